@@ -1,0 +1,1 @@
+//! What all projections share: the redb file, its one writing thread, the cursor and its check against the log.

@@ -1,0 +1,1 @@
+//! Which deliveries are known, and the head of every workflow: a projection of one shard's EVENTS.

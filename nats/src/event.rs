@@ -1,0 +1,309 @@
+//! An event as a NATS message and back: the CloudEvents NATS binding in binary mode, with the payload untouched.
+//!
+//! | header | holds |
+//! |---|---|
+//! | `ce-specversion` | `1.0` |
+//! | `ce-id`, `Nats-Msg-Id` | event id |
+//! | `ce-source`, `ce-type` | as the sender or its source's rules name them |
+//! | `ce-time`, `ce-recordedtime` | when it happened, when it was accepted; RFC 3339 |
+//! | `ce-datacontenttype` | media type of the payload |
+//! | `ce-partitionkey` | workflow id |
+//! | `ce-sequence` | number in the workflow, 20 digits |
+//! | `ce-previousid` | event id of the predecessor; absent for the first |
+//! | `ce-deliveryid` | the sender's delivery id; absent where there is none |
+//! | `ce-verifiedby` | scheme and index of the secret, such as `standard/0` |
+//! | `traceparent` | the sender's, where it sent one |
+//! | `weft-data` | RFC 6901 pointer to the part of the payload that is `data`; absent: all of it |
+//! | `weft-quarantine` | why workers must not attempt it |
+//! | `weft-kept-…` | sender's headers that the source keeps |
+//!
+//! Header values are percent-encoded as the binding says (space, `"`, `%`, and everything outside printable ASCII), so
+//! nothing that a sender supplies can end a header line, and none of it ever becomes a `Nats-*` header.
+
+use async_nats::{HeaderMap, header::NATS_MESSAGE_ID};
+use bytes::Bytes;
+use jiff::Timestamp;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use prost::Message as _;
+use weft_proto::{
+    ids::{EventId, SequenceNumber, StreamSeq, WorkflowId},
+    v1::Heads,
+};
+
+use crate::{
+    message::{Outgoing, Stored},
+    subject::Layout,
+};
+
+/// Bytes that a CloudEvents header value may not hold as they are.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+
+/// Header names beyond the `ce-` ones are ours.
+const DATA_POINTER: &str = "weft-data";
+/// Why an event is not to be attempted.
+const QUARANTINE: &str = "weft-quarantine";
+/// In front of the name of a sender's header that is kept.
+const KEPT: &str = "weft-kept-";
+/// The media type of JSON.
+pub const JSON: &str = "application/json";
+
+/// An accepted event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Its id.
+    pub id: EventId,
+    /// Its number in its workflow.
+    pub sequence_number: SequenceNumber,
+    /// Its workflow.
+    pub workflow: WorkflowId,
+    /// The event before it in its workflow.
+    pub previous: Option<EventId>,
+    /// What happened, such as `order.paid`.
+    pub event_type: String,
+    /// Who sent it.
+    pub source: String,
+    /// When it happened.
+    pub time: Timestamp,
+    /// When the gateway accepted it.
+    pub received_at: Timestamp,
+    /// What the sender calls this delivery.
+    pub delivery_id: Option<String>,
+    /// Media type of `payload`.
+    pub content_type: String,
+    /// RFC 6901 pointer to the part of `payload` that is `data`; empty: all of it.
+    pub data_pointer: String,
+    /// Scheme and index of the secret that verified it, such as `standard/0`.
+    pub verified_by: String,
+    /// W3C trace context of the request.
+    pub traceparent: Option<String>,
+    /// Why workers must not attempt it.
+    pub quarantine: Option<String>,
+    /// Sender's headers handed on, lower-case names.
+    pub kept_headers: Vec<(String, String)>,
+    /// The sender's body, untouched.
+    pub payload: Bytes,
+}
+
+/// What stands in EVENTS.
+#[derive(Debug, Clone)]
+pub enum Entry {
+    /// An event.
+    Event(Box<Event>),
+    /// Heads carried forward.
+    Heads(Heads),
+    /// Somebody else's message: to be counted and passed over.
+    Foreign(DecodeError),
+}
+
+/// Why a message is not ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Neither an event's nor a heads subject.
+    #[error("subject {0:?} is not one of ours")]
+    Subject(String),
+    /// A header that every event has is missing or malformed.
+    #[error("header {0} is missing or malformed")]
+    Header(&'static str),
+    /// The payload is not the record that its subject says.
+    #[error("payload is not a heads record")]
+    Payload,
+}
+
+impl Event {
+    /// The message that stores it.
+    pub fn encode(&self, layout: Layout) -> Outgoing {
+        let mut headers = HeaderMap::new();
+        let mut put = |name: &'static str, value: &str| headers.insert(name, escape(value).as_str());
+        put("ce-specversion", "1.0");
+        put("ce-id", &self.id.to_string());
+        put("ce-source", &self.source);
+        put("ce-type", &self.event_type);
+        put("ce-time", &self.time.to_string());
+        put("ce-recordedtime", &self.received_at.to_string());
+        put("ce-datacontenttype", &self.content_type);
+        put("ce-partitionkey", self.workflow.as_str());
+        put("ce-sequence", &format!("{:020}", self.sequence_number.0));
+        if let Some(previous) = self.previous {
+            put("ce-previousid", &previous.to_string());
+        }
+        if let Some(delivery_id) = &self.delivery_id {
+            put("ce-deliveryid", delivery_id);
+        }
+        put("ce-verifiedby", &self.verified_by);
+        if let Some(traceparent) = &self.traceparent {
+            put("traceparent", traceparent);
+        }
+        if !self.data_pointer.is_empty() {
+            put(DATA_POINTER, &self.data_pointer);
+        }
+        if let Some(reason) = &self.quarantine {
+            put(QUARANTINE, reason);
+        }
+        put("Nats-Msg-Id", &self.id.to_string());
+        for (name, value) in &self.kept_headers {
+            headers.insert(format!("{KEPT}{name}").as_str(), escape(value).as_str());
+        }
+        Outgoing { subject: layout.event_subject(&self.workflow), headers, payload: self.payload.clone() }
+    }
+
+    /// The event of a message.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`] when it is not an event of ours.
+    pub fn decode(layout: Layout, message: &Stored) -> Result<Self, DecodeError> {
+        let workflow = layout
+            .workflow_of(&message.subject)
+            .ok_or_else(|| DecodeError::Subject(message.subject.clone()))?;
+        Self::decode_parts(workflow, &message.headers, message.payload.clone())
+    }
+
+    /// The event of a message whose workflow is known from elsewhere than its subject, such as a dead letter's copy.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError::Header`] when a header that every event has is missing or malformed.
+    pub fn decode_parts(workflow: WorkflowId, headers: &HeaderMap, payload: Bytes) -> Result<Self, DecodeError> {
+        let optional = |name: &'static str| headers.get(name).and_then(|value| unescape(value.as_str()));
+        let required = |name: &'static str| optional(name).ok_or(DecodeError::Header(name));
+        let id: EventId = required("ce-id")?.parse().map_err(|_| DecodeError::Header("ce-id"))?;
+        let sequence = required("ce-sequence")?.parse().map_err(|_| DecodeError::Header("ce-sequence"))?;
+        let previous = optional("ce-previousid")
+            .map(|text| text.parse().map_err(|_| DecodeError::Header("ce-previousid")))
+            .transpose()?;
+        let time = |name: &'static str| required(name)?.parse().map_err(|_| DecodeError::Header(name));
+        let kept_headers = headers
+            .iter()
+            .filter_map(|(name, values)| {
+                let name: &str = name.as_ref();
+                let value = unescape(values.first()?.as_str())?;
+                Some((name.strip_prefix(KEPT)?.to_owned(), value))
+            })
+            .collect();
+        Ok(Self {
+            id,
+            sequence_number: SequenceNumber(sequence),
+            workflow,
+            previous,
+            event_type: required("ce-type")?,
+            source: required("ce-source")?,
+            time: time("ce-time")?,
+            received_at: time("ce-recordedtime")?,
+            delivery_id: optional("ce-deliveryid"),
+            content_type: optional("ce-datacontenttype").unwrap_or_else(|| JSON.into()),
+            data_pointer: optional(DATA_POINTER).unwrap_or_default(),
+            verified_by: optional("ce-verifiedby").unwrap_or_default(),
+            traceparent: optional("traceparent"),
+            quarantine: optional(QUARANTINE),
+            kept_headers,
+            payload,
+        })
+    }
+}
+
+impl Entry {
+    /// What a message of EVENTS is. Never fails: what is not ours is [`Entry::Foreign`].
+    pub fn decode(layout: Layout, message: &Stored) -> Self {
+        if message.subject.starts_with("heads.") {
+            return match Heads::decode(message.payload.clone()) {
+                Ok(heads) => Self::Heads(heads),
+                Err(_) => Self::Foreign(DecodeError::Payload),
+            };
+        }
+        match Event::decode(layout, message) {
+            Ok(event) => Self::Event(Box::new(event)),
+            Err(error) => Self::Foreign(error),
+        }
+    }
+}
+
+/// The event id that a message carries, if it carries one: what projections compare at their cursor.
+pub fn event_id_of(message: &Stored) -> Option<EventId> {
+    message.headers.get(NATS_MESSAGE_ID).and_then(|value| value.as_str().parse().ok())
+}
+
+/// An event with its place in EVENTS.
+#[derive(Debug, Clone)]
+pub struct StoredEvent {
+    /// Its place in its shard's EVENTS.
+    pub seq: StreamSeq,
+    /// When the server stored it: the time that retention and the dedup horizon count by.
+    pub stored_at: Timestamp,
+    /// The event.
+    pub event: Event,
+}
+
+fn escape(value: &str) -> String {
+    utf8_percent_encode(value, ESCAPED).to_string()
+}
+
+fn unescape(value: &str) -> Option<String> {
+    percent_decode_str(value).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    prop_compose! {
+        fn event()(
+            id in any::<u128>(), number in 1u64.., workflow in "\\PC{1,30}", previous in any::<Option<u128>>(),
+            event_type in "\\PC{1,40}", source in "[a-z0-9-]{1,40}", delivery_id in proptest::option::of("[ -~]{1,256}"),
+            micros in 0i64..4_000_000_000_000_000, pointer in "(/[a-z]{1,5}){0,3}", kept in "\\PC{0,20}",
+            payload in proptest::collection::vec(any::<u8>(), 0..64),
+        ) -> Event {
+            Event {
+                id: EventId::from_bytes(id.to_be_bytes()),
+                sequence_number: SequenceNumber(number),
+                workflow: WorkflowId::new(workflow.chars().take(20).collect::<String>()).unwrap(),
+                previous: previous.map(|id| EventId::from_bytes(id.to_be_bytes())),
+                event_type, source,
+                time: Timestamp::from_microsecond(micros).unwrap(),
+                received_at: Timestamp::from_microsecond(micros).unwrap(),
+                delivery_id,
+                content_type: JSON.into(),
+                data_pointer: pointer,
+                verified_by: "standard/0".into(),
+                traceparent: None,
+                quarantine: None,
+                kept_headers: vec![("x-shop".into(), kept)],
+                payload: payload.into(),
+            }
+        }
+    }
+
+    fn stored(outgoing: Outgoing) -> Stored {
+        Stored {
+            seq: StreamSeq(1),
+            stored_at: Timestamp::UNIX_EPOCH,
+            subject: outgoing.subject,
+            headers: outgoing.headers,
+            payload: outgoing.payload,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_event_survives_its_message(event in event(), shards in 1u32..9) {
+            let layout = Layout::new(shards);
+            let outgoing = event.encode(layout);
+            for (_, values) in outgoing.headers.iter() {
+                for value in values {
+                    prop_assert!(value.as_str().bytes().all(|byte| (0x21..0x7f).contains(&byte)), "{value:?}");
+                }
+            }
+            prop_assert_eq!(Event::decode(layout, &stored(outgoing)), Ok(event));
+        }
+    }
+
+    #[test]
+    fn somebody_elses_message_is_foreign() {
+        let message = stored(Outgoing { subject: "events.a".into(), headers: HeaderMap::new(), payload: Bytes::new() });
+        assert!(matches!(
+            Entry::decode(Layout::new(1), &message),
+            Entry::Foreign(DecodeError::Header("ce-id"))
+        ));
+    }
+}

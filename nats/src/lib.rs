@@ -1,0 +1,28 @@
+//! The log: how events and decisions lie in NATS JetStream, and how they are appended and read.
+//!
+//! - [`subject`]: names of streams and subjects, the escaping of workflow ids, the shard of a workflow.
+//! - [`event`]: an event as a NATS message (CloudEvents NATS binding, binary mode) and back.
+//! - [`connect`]: one connection, whose state can be asked.
+//! - [`streams`]: the streams and buckets, made by whoever comes first.
+//! - [`append`]: compare-and-append, the only way into EVENTS and OUTCOMES.
+//! - [`reader`]: a stream in order from a sequence on, without end, through restarts of the server.
+//! - [`direct`]: a few messages by sequence, without a consumer.
+//! - [`catalog`]: sources and subscriptions, watched by every role.
+//! - [`options`]: the sections `[nats]`, `[log]`, `[dead_letters]`, `[rejected]`, and the typed durations and sizes of all sections.
+//! - [`server`]: nats-server as a supervised child process.
+//!
+//! This crate knows nothing of HTTP requests, of redb, or of what gateways, workers and admins decide.
+
+pub mod append;
+pub mod catalog;
+pub mod connect;
+pub mod direct;
+pub mod event;
+pub mod message;
+pub mod options;
+pub mod reader;
+pub mod server;
+pub mod streams;
+pub mod subject;
+
+pub use async_nats;

@@ -1,0 +1,50 @@
+//! Messages on their way into and out of a stream.
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use jiff::Timestamp;
+use weft_proto::ids::StreamSeq;
+
+/// A message to be appended.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// Where to.
+    pub subject: String,
+    /// Its headers, without the ones that appending adds (expectation, batch).
+    pub headers: HeaderMap,
+    /// Its body.
+    pub payload: Bytes,
+}
+
+impl Outgoing {
+    /// What the server counts against `max_payload` and `max_msg_size`, in bytes: the payload and the encoded headers,
+    /// with room for the headers that appending adds.
+    pub fn encoded_size(&self) -> usize {
+        /// `NATS/1.0`, the closing line, and the longest expectation and batch headers.
+        const APPEND_HEADERS: usize = 256;
+        let headers: usize = self
+            .headers
+            .iter()
+            .flat_map(|(name, values)| {
+                let name: &str = name.as_ref();
+                values.iter().map(move |value| name.len() + value.as_str().len() + 4)
+            })
+            .sum();
+        self.payload.len() + headers + self.subject.len() + APPEND_HEADERS
+    }
+}
+
+/// A message as it is stored.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// Its place in the stream.
+    pub seq: StreamSeq,
+    /// When the server stored it.
+    pub stored_at: Timestamp,
+    /// Its subject.
+    pub subject: String,
+    /// Its headers, including the ones that appending added.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub payload: Bytes,
+}

@@ -1,0 +1,195 @@
+//! Names of streams and subjects, and the shard of a workflow.
+//!
+//! A workflow id becomes one subject token: every byte outside `[A-Za-z0-9_=@:~-]` is percent-encoded, so `.`, `*`, `>`,
+//! spaces and UTF-8 are harmless and decoding gives the same id back. The shard is the FNV-1a 32-bit hash of that token
+//! modulo the number of shards: what NATS' own `partition` mapping computes, so that others can compute it too.
+
+use std::{borrow::Cow, fmt};
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use weft_proto::ids::{EventId, InvalidId, Run, ShardId, WorkflowId};
+
+/// Bytes that a subject token may not hold as they are.
+const ESCAPED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'_').remove(b'=').remove(b'@').remove(b':').remove(b'~').remove(b'-');
+
+/// The stream of dead letters.
+pub const DLQ_STREAM: &str = "DLQ";
+/// The stream of refused requests.
+pub const REJECTED_STREAM: &str = "REJECTED";
+/// The bucket of sources and subscriptions.
+pub const CATALOG_BUCKET: &str = "weft_catalog";
+/// The bucket of shard leases.
+pub const LEASES_BUCKET: &str = "weft_leases";
+
+/// The subject token of a workflow id.
+pub fn encode_workflow(workflow: &WorkflowId) -> Cow<'_, str> {
+    utf8_percent_encode(workflow.as_str(), ESCAPED).into()
+}
+
+/// The workflow id of a subject token.
+///
+/// # Errors
+///
+/// [`InvalidId`] when the token is not what [`encode_workflow`] gives for any id.
+pub fn decode_workflow(token: &str) -> Result<WorkflowId, InvalidId> {
+    let text = percent_decode_str(token).decode_utf8().map_err(|_| InvalidId::ControlCharacter)?;
+    WorkflowId::new(text.into_owned())
+}
+
+/// FNV-1a, 32 bits.
+fn fnv1a32(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+}
+
+/// How the log is cut into shards, and so what everything in it is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    shards: u32,
+}
+
+impl Layout {
+    /// `shards` from 1; 0 counts as 1.
+    pub const fn new(shards: u32) -> Self {
+        Self { shards: if shards == 0 { 1 } else { shards } }
+    }
+
+    /// The number of shards.
+    pub const fn shards(self) -> u32 {
+        self.shards
+    }
+
+    /// Every shard, in order.
+    pub fn all(self) -> impl Iterator<Item = ShardId> {
+        (0..self.shards).map(ShardId)
+    }
+
+    /// The shard that holds a workflow.
+    pub fn shard_of(self, workflow: &WorkflowId) -> ShardId {
+        ShardId(fnv1a32(encode_workflow(workflow).as_bytes()) % self.shards)
+    }
+
+    /// `EVENTS`, or `EVENTS_<k>` where there are several shards.
+    pub fn events_stream(self, shard: ShardId) -> String {
+        self.per_shard("EVENTS", shard)
+    }
+
+    /// `OUTCOMES`, or `OUTCOMES_<k>`.
+    pub fn outcomes_stream(self, shard: ShardId) -> String {
+        self.per_shard("OUTCOMES", shard)
+    }
+
+    /// `COMMANDS`, or `COMMANDS_<k>`.
+    pub fn commands_stream(self, shard: ShardId) -> String {
+        self.per_shard("COMMANDS", shard)
+    }
+
+    /// The subject of a workflow's events: `events.<workflowId>`, or `events.<k>.<workflowId>`.
+    pub fn event_subject(self, workflow: &WorkflowId) -> String {
+        let token = encode_workflow(workflow);
+        if self.shards == 1 {
+            format!("events.{token}")
+        } else {
+            let shard = fnv1a32(token.as_bytes()) % self.shards;
+            format!("events.{shard}.{token}")
+        }
+    }
+
+    /// Every event subject of a shard.
+    pub fn event_subjects(self, shard: ShardId) -> String {
+        if self.shards == 1 { "events.*".into() } else { format!("events.{shard}.*") }
+    }
+
+    /// The workflow of an event subject of this layout; `None` for any other subject.
+    pub fn workflow_of(self, subject: &str) -> Option<WorkflowId> {
+        let rest = subject.strip_prefix("events.")?;
+        let token = if self.shards == 1 { rest } else { rest.split_once('.')?.1 };
+        if token.contains('.') {
+            return None;
+        }
+        decode_workflow(token).ok()
+    }
+
+    /// The subject of heads carried forward, inside EVENTS.
+    pub fn heads_subject(self, shard: ShardId) -> String {
+        format!("heads.{shard}")
+    }
+
+    /// The subject of commits.
+    pub fn outcomes_subject(self, shard: ShardId) -> String {
+        format!("outcomes.{shard}")
+    }
+
+    /// The subject of checkpoint chunks.
+    pub fn chunk_subject(self, shard: ShardId) -> String {
+        format!("outcomes.{shard}.chunk")
+    }
+
+    /// The subject of checkpoint ends: the last message on it is the newest complete checkpoint.
+    pub fn checkpoint_subject(self, shard: ShardId) -> String {
+        format!("outcomes.{shard}.checkpoint")
+    }
+
+    /// The subject of commands.
+    pub fn commands_subject(self, shard: ShardId) -> String {
+        format!("commands.{shard}")
+    }
+
+    fn per_shard(self, name: &str, shard: ShardId) -> String {
+        if self.shards == 1 { name.into() } else { format!("{name}_{shard}") }
+    }
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} shard{}", self.shards, if self.shards == 1 { "" } else { "s" })
+    }
+}
+
+/// The subject of one dead letter: `dlq.<subscription>.<workflowId>.<eventId>.<run>`.
+pub fn dead_letter_subject(subscription: &str, workflow: &WorkflowId, event: EventId, run: Run) -> String {
+    format!("dlq.{subscription}.{}.{event}.{run}", encode_workflow(workflow))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn workflow(text: &str) -> WorkflowId {
+        WorkflowId::new(text).unwrap()
+    }
+
+    #[test]
+    fn shards_are_the_contracts_vectors() {
+        for (id, of_8, of_64) in [("wf-1", 2, 34), ("a", 4, 44), ("order-42", 4, 52), ("order.42", 5, 45)] {
+            assert_eq!(Layout::new(8).shard_of(&workflow(id)), ShardId(of_8), "{id} of 8");
+            assert_eq!(Layout::new(64).shard_of(&workflow(id)), ShardId(of_64), "{id} of 64");
+        }
+    }
+
+    #[test]
+    fn subjects_are_the_contracts() {
+        let one = Layout::new(1);
+        assert_eq!(one.event_subject(&workflow("order.42")), "events.order%2E42");
+        assert_eq!(one.events_stream(ShardId(0)), "EVENTS");
+        assert_eq!(one.heads_subject(ShardId(0)), "heads.0");
+        let eight = Layout::new(8);
+        assert_eq!(eight.event_subject(&workflow("order-42")), "events.4.order-42");
+        assert_eq!(eight.events_stream(ShardId(4)), "EVENTS_4");
+    }
+
+    proptest! {
+        #[test]
+        fn every_workflow_id_survives_its_subject(text in "\\PC{1,32}", shards in 1u32..70) {
+            prop_assume!(text.len() <= weft_proto::ids::WORKFLOW_ID_BYTES_MAX);
+            let Ok(id) = WorkflowId::new(text) else { return Ok(()) };
+            let layout = Layout::new(shards);
+            let subject = layout.event_subject(&id);
+            prop_assert!(subject.bytes().all(|byte| byte.is_ascii_graphic()));
+            prop_assert!(!subject.contains(['*', '>']));
+            prop_assert_eq!(layout.workflow_of(&subject), Some(id));
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The contracts of Weft: the protobuf messages and services of package `weft.v1`, and the identifiers that every crate
+//! shares.
+//!
+//! This crate knows no other crate of the house, and nothing of NATS, redb or HTTP.
+
+pub mod ids;
+
+/// Generated from `proto/weft/v1/*.proto`.
+#[allow(missing_docs, clippy::all)]
+pub mod v1 {
+    tonic::include_proto!("weft.v1");
+}
+
+/// The encoded `FileDescriptorSet` of [`v1`], for gRPC reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/weft_descriptor.bin"));

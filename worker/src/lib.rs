@@ -1,0 +1,18 @@
+//! Through: the way of an event from the log to its receivers.
+//!
+//! ordered reader → match ([`matching`]) → lanes ([`lane`], pure) → destination ([`destination`]) → commit on OUTCOMES →
+//! ledger ([`ledger`]). The driver ([`driver`]) is the only place that waits. Between this crate and the gateways only
+//! the log passes.
+
+pub mod destination;
+pub mod driver;
+pub mod lane;
+pub mod ledger;
+pub mod matching;
+pub mod metrics;
+pub mod options;
+pub mod ownership;
+pub mod service;
+
+pub use options::WorkerOptions;
+pub use service::Worker;
