@@ -18,8 +18,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     )?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     std::fs::write(out.join("weft_descriptor.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure()
-        .bytes(".weft.v1.Event.data")
-        .compile_fds(descriptors)?;
+    tonic_prost_build::configure().bytes(".weft.v1.Event.data").compile_fds(descriptors)?;
     Ok(())
 }

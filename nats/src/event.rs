@@ -152,9 +152,8 @@ impl Event {
     ///
     /// [`DecodeError`] when it is not an event of ours.
     pub fn decode(layout: Layout, message: &Stored) -> Result<Self, DecodeError> {
-        let workflow = layout
-            .workflow_of(&message.subject)
-            .ok_or_else(|| DecodeError::Subject(message.subject.clone()))?;
+        let workflow =
+            layout.workflow_of(&message.subject).ok_or_else(|| DecodeError::Subject(message.subject.clone()))?;
         Self::decode_parts(workflow, &message.headers, message.payload.clone())
     }
 
@@ -301,9 +300,6 @@ mod tests {
     #[test]
     fn somebody_elses_message_is_foreign() {
         let message = stored(Outgoing { subject: "events.a".into(), headers: HeaderMap::new(), payload: Bytes::new() });
-        assert!(matches!(
-            Entry::decode(Layout::new(1), &message),
-            Entry::Foreign(DecodeError::Header("ce-id"))
-        ));
+        assert!(matches!(Entry::decode(Layout::new(1), &message), Entry::Foreign(DecodeError::Header("ce-id"))));
     }
 }

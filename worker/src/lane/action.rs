@@ -73,7 +73,7 @@ pub enum Action {
 }
 
 /// What is to be committed next.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Draft {
     /// Grows by one with each draft: [`Input::Committed`](super::Input::Committed) names it.
     pub number: u64,
