@@ -1,9 +1,9 @@
 //! Identifiers and positions. Each is its own type, so that an event id never stands where a subscription's uid belongs
 //! and a stream sequence never where a workflow's number does.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
 /// The name space of event ids made from delivery ids (UUID version 5).
@@ -100,15 +100,16 @@ impl SubscriptionUid {
 }
 
 /// Names a workflow: 1 to [`WORKFLOW_ID_BYTES_MAX`] bytes of UTF-8 without control characters.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct WorkflowId(Box<str>);
+///
+/// Cheap to clone: lanes, queues and timers all name it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkflowId(Arc<str>);
 
 impl WorkflowId {
     /// # Errors
     ///
     /// [`InvalidId`] when it is empty, too long, or holds a control character.
-    pub fn new(text: impl Into<Box<str>>) -> Result<Self, InvalidId> {
+    pub fn new(text: impl Into<Arc<str>>) -> Result<Self, InvalidId> {
         let text = text.into();
         if text.is_empty() {
             return Err(InvalidId::Empty);
@@ -125,6 +126,12 @@ impl WorkflowId {
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl Serialize for WorkflowId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 

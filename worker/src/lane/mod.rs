@@ -3,17 +3,23 @@
 //! A *lane* is the events of one workflow for one subscription. Only its head is ever attempted, so a receiver never sees
 //! event n + 1 before event n is settled; lanes do not wait for each other.
 
-use jiff::Timestamp;
-use rand::rngs::StdRng;
 use weft_proto::{ids::StreamSeq, v1};
 
 mod action;
 pub mod backoff;
+mod draft;
 mod input;
+#[allow(clippy::module_inception, reason = "the machine's unit is the lane, and so is the module's")]
+mod lane;
+mod machine;
+mod schedule;
+mod settle;
+mod world;
 
 pub use action::{Action, Draft, LanePrevious};
 pub use backoff::RetryPolicy;
 pub use input::{AttemptEnd, Input, LaneKey, OnExhausted, RedriveItem, Rules, Verdict, Work};
+pub use machine::Lanes;
 
 /// Names an attempt in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,51 +70,5 @@ pub struct Restored {
     pub subscriptions: Vec<v1::SubscriptionState>,
 }
 
-/// All lanes of one shard.
-#[derive(Debug)]
-pub struct Lanes {}
-
-impl Lanes {
-    /// Lanes as the ledger left them. Rules follow by [`Input::Subscribed`]; until then their lanes wait.
-    pub fn new(limits: Limits, restored: Restored, rng: StdRng) -> Self {
-        let _ = (limits, restored, rng);
-        todo!()
-    }
-
-    /// Takes note of what happened at `now` and adds what must be done to `actions`.
-    pub fn handle(&mut self, input: Input, now: Timestamp, actions: &mut Vec<Action>) {
-        let _ = (input, now, actions);
-        todo!()
-    }
-
-    /// When [`Input::TimerFired`] is wanted, if ever.
-    pub fn next_deadline(&self) -> Option<Timestamp> {
-        todo!()
-    }
-
-    /// What has been decided since the last draft, if anything; at most `commit_bytes_max` at a time. The caller commits
-    /// drafts in the order in which they are taken, one at a time, and reports each with [`Input::Committed`].
-    pub fn take_draft(&mut self) -> Option<Draft> {
-        todo!()
-    }
-
-    /// Whether [`take_draft`](Self::take_draft) would give something.
-    pub fn has_draft(&self) -> bool {
-        todo!()
-    }
-
-    /// From now on no attempt starts: what is in flight ends and is committed.
-    pub fn drain(&mut self) {
-        todo!()
-    }
-
-    /// Attempts in flight.
-    pub fn attempts_in_flight(&self) -> usize {
-        todo!()
-    }
-
-    /// How far the shared reader's events have been taken.
-    pub fn cursor(&self) -> StreamSeq {
-        todo!()
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,249 @@
+//! One lane: what of it is unsettled, what of that is in memory, and what it may do next.
+//!
+//! The unsettled events lie in `next..=last`. Of them the buffer holds every one up to `complete_to`, in order; a lane
+//! whose buffer ends before `last` is *parked* there and reads on from the log when the buffer is empty. So an arrival
+//! is pushed only while the buffer reaches to `last`: no gap and no repeat is possible between arrivals and catching up.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use weft_nats::event::StoredEvent;
+use weft_proto::{
+    ids::{EventId, Run, StreamSeq},
+    v1,
+};
+
+use super::AttemptId;
+
+/// What an event in memory costs besides its payload: headers, ids, the allocation itself.
+const EVENT_OVERHEAD_BYTES: usize = 512;
+
+/// What an event in memory counts, in bytes.
+pub(super) fn event_bytes(event: &StoredEvent) -> usize {
+    event.event.payload.len() + EVENT_OVERHEAD_BYTES
+}
+
+/// How far the attempts of one event in one run have come.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Tries {
+    /// Attempts that have ended.
+    pub ended: u32,
+    /// No attempt before this.
+    pub not_before: Option<Timestamp>,
+    /// When the first attempt failed.
+    pub first_failed_at: Option<Timestamp>,
+}
+
+/// A redrive or replay of one event.
+#[derive(Debug, Clone)]
+pub(super) struct PendingRun {
+    pub event_id: EventId,
+    /// Where the payload is kept: the run that ended in the dead letter, and the subscription's name then.
+    pub dead_run: Run,
+    pub subscription_name: String,
+    /// The event, once loaded.
+    pub event: Option<Arc<StoredEvent>>,
+    /// It has been asked for.
+    pub loading: bool,
+    pub tries: Tries,
+}
+
+/// How a lane stands with the catching up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CatchUp {
+    No,
+    /// Waits for a place among the lanes that catch up.
+    Queued,
+    /// Asked for.
+    Running,
+}
+
+/// What a lane attempts: its head, or a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    Head,
+    Run(StreamSeq, Run),
+}
+
+/// What a lane needs to go on.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Need {
+    /// Nothing: it is settled, or waits for an attempt, a commit or an operator.
+    Nothing,
+    /// An attempt of this.
+    Attempt(Target),
+    /// The passing of time.
+    Time(Timestamp),
+    /// Its next events from the log.
+    CatchUp,
+    /// The event of a run.
+    Load(StreamSeq, Run),
+}
+
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub next: StreamSeq,
+    pub last: StreamSeq,
+    pub complete_to: StreamSeq,
+    pub buffer: VecDeque<Arc<StoredEvent>>,
+    pub head: Tries,
+    pub runs: BTreeMap<(StreamSeq, Run), PendingRun>,
+    pub in_flight: Option<(AttemptId, Target)>,
+    pub catch_up: CatchUp,
+    /// No attempt before this draft is committed.
+    pub hold: Option<u64>,
+    pub blocked: bool,
+    /// What it delivered last since it came into memory.
+    pub delivered: Option<EventId>,
+    /// The newest draft that tells of it: it may leave memory once that is committed.
+    pub touched: u64,
+    /// It stands in its subscription's ready queue.
+    pub ready: bool,
+    /// Its entry among the timers.
+    pub timer: Option<Timestamp>,
+}
+
+impl Lane {
+    /// A lane with nothing unsettled.
+    pub fn settled() -> Self {
+        Self {
+            next: StreamSeq(1),
+            last: StreamSeq(0),
+            complete_to: StreamSeq(0),
+            buffer: VecDeque::new(),
+            head: Tries::default(),
+            runs: BTreeMap::new(),
+            in_flight: None,
+            catch_up: CatchUp::No,
+            hold: None,
+            blocked: false,
+            delivered: None,
+            touched: 0,
+            ready: false,
+            timer: None,
+        }
+    }
+
+    /// A lane as the ledger left it: parked, with nothing in memory.
+    pub fn restored(lane: &v1::Lane) -> Self {
+        Self {
+            next: StreamSeq(lane.next),
+            last: StreamSeq(lane.last),
+            complete_to: StreamSeq(lane.next.saturating_sub(1)),
+            head: Tries {
+                ended: lane.attempts,
+                not_before: instant(lane.next_attempt_at_ms),
+                first_failed_at: instant(lane.first_failed_at_ms),
+            },
+            blocked: lane.state() == v1::LaneState::Blocked,
+            ..Self::settled()
+        }
+    }
+
+    /// Whether no live event is unsettled.
+    pub fn is_settled(&self) -> bool {
+        self.next > self.last
+    }
+
+    /// Whether nothing at all is to be done, so that it need not be in memory.
+    pub fn is_idle(&self) -> bool {
+        self.is_settled() && self.runs.is_empty() && self.in_flight.is_none() && self.hold.is_none()
+    }
+
+    /// Takes an event that has arrived. Whether it is kept in memory: it is when the buffer reaches to it and has `room`.
+    pub fn arrive(&mut self, event: Arc<StoredEvent>, room: bool) -> bool {
+        let seq = event.seq;
+        debug_assert!(seq > self.last, "P3: events of a lane arrive in order");
+        if self.is_settled() {
+            self.next = seq;
+            self.complete_to = self.last.max(StreamSeq(seq.0 - 1));
+            self.head = Tries::default();
+        }
+        let keep = room && self.complete_to >= self.last.max(StreamSeq(self.next.0 - 1));
+        self.last = seq;
+        if keep {
+            self.complete_to = seq;
+            self.buffer.push_back(event);
+        }
+        keep
+    }
+
+    /// Settles the head: the lane goes on behind `seq`. Returns the event's bytes in memory.
+    pub fn settle_head(&mut self, seq: StreamSeq) -> usize {
+        let event = self.buffer.pop_front();
+        debug_assert!(
+            event.as_ref().is_some_and(|event| event.seq == seq && seq >= self.next && seq <= self.last),
+            "P3: only the head settles"
+        );
+        self.next = seq.next();
+        self.head = Tries::default();
+        self.blocked = false;
+        event.map_or(0, |event| event_bytes(&event))
+    }
+
+    /// Puts the events in memory back to the log: only positions stay. Returns their bytes. The head of an attempt in
+    /// flight stays.
+    pub fn park(&mut self) -> usize {
+        if matches!(self.in_flight, Some((_, Target::Head))) || self.catch_up == CatchUp::Running {
+            return 0;
+        }
+        self.complete_to = StreamSeq(self.next.0.saturating_sub(1));
+        self.buffer.drain(..).map(|event| event_bytes(&event)).sum()
+    }
+
+    /// What it needs at `now`, given that its subscription may deliver.
+    ///
+    /// A run goes before the head while none of its kind waits before it; the head does not wait for a run's backoff.
+    pub fn need(&self, now: Timestamp) -> Need {
+        if self.in_flight.is_some() || self.hold.is_some() {
+            return Need::Nothing;
+        }
+        let mut wake: Option<Timestamp> = None;
+        if let Some((&(seq, run), pending)) = self.runs.first_key_value() {
+            match pending.tries.not_before {
+                Some(at) if at > now => wake = Some(at),
+                _ if pending.event.is_some() => return Need::Attempt(Target::Run(seq, run)),
+                _ if !pending.loading => return Need::Load(seq, run),
+                _ => {}
+            }
+        }
+        if !self.is_settled() && !self.blocked {
+            match self.head.not_before {
+                Some(at) if at > now => wake = Some(wake.map_or(at, |other| other.min(at))),
+                _ if !self.buffer.is_empty() => return Need::Attempt(Target::Head),
+                _ if self.catch_up == CatchUp::No => return Need::CatchUp,
+                _ => {}
+            }
+        }
+        wake.map_or(Need::Nothing, Need::Time)
+    }
+
+    /// The event of a target.
+    pub fn event(&self, target: Target) -> Option<&Arc<StoredEvent>> {
+        match target {
+            Target::Head => self.buffer.front(),
+            Target::Run(seq, run) => self.runs.get(&(seq, run))?.event.as_ref(),
+        }
+    }
+
+    /// The tries of a target.
+    pub fn tries(&mut self, target: Target) -> Option<&mut Tries> {
+        match target {
+            Target::Head => Some(&mut self.head),
+            Target::Run(seq, run) => self.runs.get_mut(&(seq, run)).map(|pending| &mut pending.tries),
+        }
+    }
+}
+
+/// Unix milliseconds of a log record; 0 stands for none.
+pub(super) fn instant(ms: i64) -> Option<Timestamp> {
+    if ms == 0 { None } else { Timestamp::from_millisecond(ms).ok() }
+}
+
+/// The other way.
+pub(super) fn millis(at: Option<Timestamp>) -> i64 {
+    at.map_or(0, Timestamp::as_millisecond)
+}

@@ -1,0 +1,447 @@
+//! All lanes of one shard.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use rand::rngs::StdRng;
+use weft_nats::event::StoredEvent;
+use weft_proto::{
+    ids::{Run, StreamSeq, SubscriptionUid},
+    v1::{self, subscription_change::Change},
+};
+
+use super::{
+    AttemptId, Limits, Restored,
+    action::{Action, Draft, LanePrevious},
+    draft::Drafts,
+    input::{Input, LaneKey, RedriveItem, Rules, Work},
+    lane::{CatchUp, Lane, Need, PendingRun, Target, Tries, event_bytes},
+    schedule::Schedule,
+    world::{Subscription, World},
+};
+
+/// Messages that the cursor may run ahead of the last draft before it is drafted for its own sake: what a restart reads
+/// again, well under a second's reading.
+const CURSOR_LAG_MAX: u64 = 10_000;
+
+/// All lanes of one shard.
+#[derive(Debug)]
+pub struct Lanes {
+    pub(super) limits: Limits,
+    pub(super) world: World,
+    pub(super) schedule: Schedule,
+    pub(super) drafts: Drafts,
+    /// Lanes that wait for a place to catch up.
+    catch_ups_waiting: VecDeque<LaneKey>,
+    catch_ups_running: usize,
+    pub(super) attempts: HashMap<AttemptId, Work>,
+    attempts_started: u64,
+    pub(super) buffered_bytes: usize,
+    cursor: StreamSeq,
+    commands_cursor: u64,
+    /// The cursor of the newest draft.
+    drafted_cursor: StreamSeq,
+    drafted_commands: u64,
+    draining: bool,
+    pub(super) rng: StdRng,
+}
+
+impl Lanes {
+    /// Lanes as the ledger left them. Rules follow by [`Input::Subscribed`]; until then their lanes wait.
+    pub fn new(limits: Limits, restored: Restored, rng: StdRng) -> Self {
+        Self {
+            limits,
+            world: World::restored(&restored),
+            schedule: Schedule::default(),
+            drafts: Drafts::default(),
+            catch_ups_waiting: VecDeque::new(),
+            catch_ups_running: 0,
+            attempts: HashMap::new(),
+            attempts_started: 0,
+            buffered_bytes: 0,
+            cursor: restored.cursor,
+            commands_cursor: restored.commands_cursor,
+            drafted_cursor: restored.cursor,
+            drafted_commands: restored.commands_cursor,
+            draining: false,
+            rng,
+        }
+    }
+
+    /// Takes note of what happened at `now` and adds what must be done to `actions`.
+    pub fn handle(&mut self, input: Input, now: Timestamp, actions: &mut Vec<Action>) {
+        match input {
+            Input::Subscribed(rules) => self.subscribed(rules, now, actions),
+            Input::Unsubscribed { uid } => self.unsubscribed(uid),
+            Input::Arrived { event, takers } => self.arrived(&event, &takers, now, actions),
+            Input::Passed { seq } => self.cursor = self.cursor.max(seq),
+            Input::Backfilled { uid, seq, event } => self.backfilled(uid, seq, event, now, actions),
+            Input::Joined { uid } => self.joined(uid),
+            Input::Ended { attempt, end } => self.ended(attempt, end, now, actions),
+            Input::CaughtUp { lane, events, through } => self.caught_up(&lane, events, through, now, actions),
+            Input::Loaded { work, event } => self.loaded(&work, event, now, actions),
+            Input::Redrive { command, request_id, items } => self.redrive(command, request_id, items),
+            Input::CommandPassed { command } => self.commands_cursor = self.commands_cursor.max(command),
+            Input::Committed { draft } => self.committed(draft, now, actions),
+            Input::TimerFired => {
+                while let Some(key) = self.schedule.pop_due(now) {
+                    if let Some(lane) = self.world.lanes.get_mut(&key) {
+                        lane.timer = None;
+                    }
+                    self.advance(&key, now, actions);
+                }
+            }
+        }
+        self.start_attempts(now, actions);
+        self.start_catch_ups(actions);
+        if self.drafts.is_full(self.limits.commit_bytes_max) {
+            self.seal();
+        }
+    }
+
+    /// When [`Input::TimerFired`] is wanted, if ever.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.schedule.next_deadline()
+    }
+
+    /// What has been decided since the last draft, if anything; at most about `commit_bytes_max` at a time. The caller
+    /// commits drafts in the order in which they are taken, one at a time, and reports each with [`Input::Committed`].
+    pub fn take_draft(&mut self) -> Option<Draft> {
+        if let Some(draft) = self.drafts.take() {
+            return Some(draft);
+        }
+        if !self.has_draft() {
+            return None;
+        }
+        self.seal();
+        self.drafts.take()
+    }
+
+    /// Whether [`take_draft`](Self::take_draft) would give something.
+    pub fn has_draft(&self) -> bool {
+        self.drafts.is_due()
+            || self.cursor.0 - self.drafted_cursor.0 >= CURSOR_LAG_MAX
+            || self.commands_cursor > self.drafted_commands
+    }
+
+    /// From now on no attempt starts: what is in flight ends and is committed.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Attempts in flight.
+    pub fn attempts_in_flight(&self) -> usize {
+        self.schedule.in_flight()
+    }
+
+    /// How far the shared reader's events have been taken.
+    pub fn cursor(&self) -> StreamSeq {
+        self.cursor
+    }
+
+    /// How far COMMANDS has been taken.
+    pub fn commands_cursor(&self) -> u64 {
+        self.commands_cursor
+    }
+
+    /// Lanes in memory.
+    pub fn lanes_in_memory(&self) -> usize {
+        self.world.lanes.len()
+    }
+
+    /// Bytes of events in memory.
+    pub fn buffered_bytes(&self) -> usize {
+        self.buffered_bytes
+    }
+
+    fn seal(&mut self) {
+        self.drafts.seal(self.cursor, self.commands_cursor, &self.world);
+        self.drafted_cursor = self.cursor;
+        self.drafted_commands = self.commands_cursor;
+    }
+
+    fn subscribed(&mut self, rules: Rules, now: Timestamp, actions: &mut Vec<Action>) {
+        let uid = rules.uid;
+        let cursor = self.cursor;
+        let drafts = &mut self.drafts;
+        let subscription = self.world.subscriptions.entry(uid).or_insert_with(|| {
+            let opened = v1::Opened { name: rules.name.clone(), from: rules.start.0, revision: rules.revision };
+            drafts.subscription(uid, Change::Opened(opened));
+            // What lies at or below the cursor has passed the shared reader: a reader of its own fetches it.
+            let detached = (rules.start <= cursor).then(|| StreamSeq(rules.start.0.saturating_sub(1)));
+            if detached.is_some() {
+                drafts.detached(uid);
+            }
+            Subscription { rules: None, detached }
+        });
+        if subscription.rules.as_ref().is_some_and(|old| old.revision != rules.revision) {
+            let revised = v1::Revised { revision: rules.revision, from: cursor.next().0 };
+            self.drafts.subscription(uid, Change::Revised(revised));
+        }
+        let paused = rules.paused;
+        let concurrency = if paused { 0 } else { rules.concurrency };
+        subscription.rules = Some(rules);
+        self.schedule.set_concurrency(uid, concurrency);
+        let keys: Vec<LaneKey> = self.world.lanes_of(uid).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            if paused && let Some(lane) = self.world.lanes.get_mut(&key) {
+                self.buffered_bytes -= lane.park();
+            }
+            self.advance(&key, now, actions);
+        }
+    }
+
+    fn unsubscribed(&mut self, uid: SubscriptionUid) {
+        if self.world.subscriptions.remove(&uid).is_none() {
+            return;
+        }
+        self.schedule.remove(uid);
+        let keys: Vec<LaneKey> = self.world.lanes_of(uid).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            if let Some(lane) = self.world.lanes.remove(&key) {
+                self.buffered_bytes -= lane.buffer.iter().map(|event| event_bytes(event)).sum::<usize>();
+                if let Some(at) = lane.timer {
+                    self.schedule.disarm(at, &key);
+                }
+            }
+        }
+        let closed = v1::Closed { up_to: self.cursor.0, ..Default::default() };
+        self.drafts.subscription(uid, Change::Closed(closed));
+    }
+
+    fn arrived(
+        &mut self,
+        event: &Arc<StoredEvent>,
+        takers: &[SubscriptionUid],
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        debug_assert!(event.seq > self.cursor, "P3: the shared reader only goes forward");
+        self.cursor = event.seq;
+        if takers.is_empty() {
+            self.drafts.outcome(
+                None,
+                v1::Outcome {
+                    sequence: event.seq.0,
+                    kind: v1::OutcomeKind::Unrouted.into(),
+                    workflow_id: event.event.workflow.as_str().to_owned(),
+                    event_id: event.event.id.to_vec(),
+                    at_ms: now.as_millisecond(),
+                    ..Default::default()
+                },
+                None,
+            );
+        }
+        for uid in takers {
+            self.take(*uid, event, now, actions);
+        }
+    }
+
+    fn take(&mut self, uid: SubscriptionUid, event: &Arc<StoredEvent>, now: Timestamp, actions: &mut Vec<Action>) {
+        let key = LaneKey { subscription: uid, workflow: event.event.workflow.clone() };
+        let active = self.world.is_active(uid);
+        let lane = self.world.lanes.entry(key.clone()).or_insert_with(Lane::settled);
+        let room = active
+            && lane.buffer.len() < self.limits.lane_events_max
+            && self.buffered_bytes + event_bytes(event) <= self.limits.buffered_bytes_max;
+        if lane.arrive(Arc::clone(event), room) {
+            self.buffered_bytes += event_bytes(event);
+        }
+        lane.touched = self.drafts.open();
+        self.drafts.touch(&key);
+        self.advance(&key, now, actions);
+    }
+
+    fn backfilled(
+        &mut self,
+        uid: SubscriptionUid,
+        seq: StreamSeq,
+        event: Option<Arc<StoredEvent>>,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(subscription) = self.world.subscriptions.get_mut(&uid) else { return };
+        if subscription.detached.is_none_or(|cursor| seq <= cursor) {
+            return;
+        }
+        subscription.detached = Some(seq);
+        self.drafts.detached(uid);
+        if let Some(event) = event {
+            self.take(uid, &event, now, actions);
+        }
+    }
+
+    fn joined(&mut self, uid: SubscriptionUid) {
+        if let Some(subscription) = self.world.subscriptions.get_mut(&uid) {
+            debug_assert_eq!(subscription.detached, Some(self.cursor), "P3: readers join where they meet");
+            subscription.detached = None;
+            self.drafts.subscription(uid, Change::Detached(v1::Detached { cursor: 0 }));
+        }
+    }
+
+    fn caught_up(
+        &mut self,
+        key: &LaneKey,
+        events: Vec<Arc<StoredEvent>>,
+        through: StreamSeq,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        self.catch_ups_running = self.catch_ups_running.saturating_sub(1);
+        let Some(lane) = self.world.lanes.get_mut(key) else { return };
+        if lane.catch_up != CatchUp::Running {
+            return;
+        }
+        lane.catch_up = CatchUp::No;
+        for event in events {
+            if event.seq > lane.complete_to && event.seq <= lane.last {
+                self.buffered_bytes += event_bytes(&event);
+                lane.complete_to = event.seq;
+                lane.buffer.push_back(event);
+            }
+        }
+        lane.complete_to = lane.complete_to.max(through.min(lane.last));
+        if let Some(first) = lane.buffer.front() {
+            lane.next = first.seq;
+        } else if lane.complete_to >= lane.next {
+            // The log has none of them any more: nobody can deliver them, and the lane must not wait for ever.
+            let (from, through) = (lane.next, lane.complete_to);
+            lane.next = lane.complete_to.next();
+            lane.head = Tries::default();
+            lane.touched = self.drafts.open();
+            self.drafts.force(key);
+            actions.push(Action::Lost { lane: key.clone(), from, through });
+        }
+        self.advance(key, now, actions);
+    }
+
+    fn redrive(&mut self, command: Run, request_id: String, items: Vec<RedriveItem>) {
+        self.commands_cursor = self.commands_cursor.max(command.0);
+        let mut results = Vec::with_capacity(items.len());
+        for item in items {
+            let RedriveItem { lane: key, subscription_name, seq, event, dead_run, applicable } = item;
+            let known = self.world.subscriptions.contains_key(&key.subscription);
+            let running =
+                self.world.lanes.get(&key).is_some_and(|lane| lane.runs.keys().any(|(other, _)| *other == seq));
+            let taken = applicable && known && !running;
+            results.push(v1::ItemResult {
+                subscription: key.subscription.to_vec(),
+                sequence: seq.0,
+                status: if taken { v1::CommandStatus::Taken } else { v1::CommandStatus::NotApplicable }.into(),
+            });
+            if !taken {
+                continue;
+            }
+            let lane = self.world.lanes.entry(key.clone()).or_insert_with(Lane::settled);
+            let pending = PendingRun {
+                event_id: event,
+                dead_run,
+                subscription_name,
+                event: None,
+                loading: false,
+                tries: Tries::default(),
+            };
+            lane.runs.insert((seq, command), pending);
+            // The command takes effect by its commit: attempts follow it.
+            lane.hold = Some(self.drafts.open());
+            lane.touched = self.drafts.open();
+            self.drafts.run(&key, seq, command);
+        }
+        self.drafts.result(v1::CommandResult { command: command.0, request_id, items: results });
+    }
+
+    /// Does what a lane needs next.
+    pub(super) fn advance(&mut self, key: &LaneKey, now: Timestamp, actions: &mut Vec<Action>) {
+        if !self.world.is_active(key.subscription) {
+            return;
+        }
+        let Some(lane) = self.world.lanes.get_mut(key) else { return };
+        match lane.need(now) {
+            Need::Nothing => {
+                if lane.is_idle() && lane.touched < self.drafts.oldest_uncommitted() {
+                    self.forget(key);
+                }
+            }
+            Need::Attempt(_) => {
+                if !lane.ready {
+                    lane.ready = true;
+                    self.schedule.push_ready(key.clone());
+                }
+            }
+            Need::Time(at) => {
+                if lane.timer != Some(at) {
+                    if let Some(old) = lane.timer.replace(at) {
+                        self.schedule.disarm(old, key);
+                    }
+                    self.schedule.arm(at, key.clone());
+                }
+            }
+            Need::CatchUp => {
+                lane.catch_up = CatchUp::Queued;
+                self.catch_ups_waiting.push_back(key.clone());
+            }
+            Need::Load(seq, run) => {
+                if let Some(pending) = lane.runs.get_mut(&(seq, run)) {
+                    pending.loading = true;
+                    actions.push(Action::Load {
+                        work: Work { lane: key.clone(), seq, run },
+                        subscription_name: pending.subscription_name.clone(),
+                        event: pending.event_id,
+                        dead_run: pending.dead_run,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Starts attempts of ready lanes in their turn, within the bounds.
+    fn start_attempts(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        while !self.draining
+            && self.schedule.in_flight() < self.limits.attempts_max
+            && self.drafts.uncommitted_outcomes() < self.limits.uncommitted_max
+        {
+            let Some(key) = self.schedule.pop_ready() else { return };
+            let Some(lane) = self.world.lanes.get_mut(&key) else { continue };
+            lane.ready = false;
+            let Need::Attempt(target) = lane.need(now) else {
+                // Something came between: it is told again what it needs.
+                self.advance(&key, now, actions);
+                continue;
+            };
+            let Some(event) = lane.event(target).cloned() else { continue };
+            let id = AttemptId(self.attempts_started);
+            self.attempts_started += 1;
+            lane.in_flight = Some((id, target));
+            let number = lane.tries(target).map_or(1, |tries| tries.ended + 1);
+            let previous = lane.delivered.map_or(LanePrevious::AskLedger, LanePrevious::Known);
+            let run = match target {
+                Target::Head => Run::LIVE,
+                Target::Run(_, run) => run,
+            };
+            self.schedule.attempt_started(key.subscription);
+            let work = Work { lane: key, seq: event.seq, run };
+            self.attempts.insert(id, work.clone());
+            actions.push(Action::Attempt { id, work, event, number, previous });
+        }
+    }
+
+    /// Lets waiting lanes catch up, a few at a time.
+    fn start_catch_ups(&mut self, actions: &mut Vec<Action>) {
+        while !self.draining && self.catch_ups_running < self.limits.catch_ups_max {
+            // With the memory full, lanes wait until attempts have made room; where none is to be made, one event goes.
+            let full = self.buffered_bytes >= self.limits.buffered_bytes_max;
+            if full && (self.schedule.in_flight() > 0 || self.schedule.has_ready() || self.catch_ups_running > 0) {
+                return;
+            }
+            let Some(key) = self.catch_ups_waiting.pop_front() else { return };
+            let Some(lane) = self.world.lanes.get_mut(&key) else { continue };
+            let limit = if full { 1 } else { self.limits.lane_events_max };
+            lane.catch_up = CatchUp::Running;
+            self.catch_ups_running += 1;
+            actions.push(Action::CatchUp { from: lane.next, through: lane.last, limit, lane: key });
+        }
+    }
+}

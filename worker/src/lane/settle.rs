@@ -1,0 +1,189 @@
+//! The ends of attempts: what settles, what waits, what must be committed before the lane goes on.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use weft_nats::event::StoredEvent;
+use weft_proto::v1;
+
+use super::{
+    AttemptId,
+    action::Action,
+    input::{AttemptEnd, LaneKey, OnExhausted, Verdict, Work},
+    lane::{Target, Tries, millis},
+    machine::Lanes,
+    world::{attempt_record, ceil_millisecond, outcome_of},
+};
+
+/// A lane that waits for longer than this gives its events back to the log: reading them again costs a round trip, and
+/// a receiver that is down for hours costs no memory.
+const PARK_AFTER: SignedDuration = SignedDuration::from_secs(5);
+
+impl Lanes {
+    pub(super) fn ended(&mut self, attempt: AttemptId, end: AttemptEnd, now: Timestamp, actions: &mut Vec<Action>) {
+        let Some(work) = self.attempts.remove(&attempt) else {
+            debug_assert!(false, "an attempt ends once");
+            return;
+        };
+        self.schedule.attempt_ended(work.lane.subscription);
+        let key = &work.lane;
+        let Some(lane) = self.world.lanes.get_mut(key) else { return };
+        let Some((in_flight, target)) = lane.in_flight.take() else { return };
+        debug_assert_eq!(in_flight, attempt, "P3: at most one attempt of a lane is in flight");
+        let (Some(event), Some(tries)) = (lane.event(target).cloned(), lane.tries(target)) else { return };
+        tries.ended += 1;
+        if end.verdict != Verdict::Delivered {
+            tries.first_failed_at.get_or_insert(end.ended_at);
+        }
+        let tries = tries.clone();
+        let rules =
+            self.world.subscriptions.get(&key.subscription).and_then(|subscription| subscription.rules.as_ref());
+        let wait = match end.verdict {
+            Verdict::Transient => {
+                rules.and_then(|rules| rules.retry.delay(tries.ended, end.retry_after, &mut self.rng))
+            }
+            Verdict::Delivered | Verdict::Permanent => None,
+        };
+        let block = rules.is_some_and(|rules| rules.on_exhausted == OnExhausted::Block) && target == Target::Head;
+        // Rounded up to the millisecond that is committed, so that a restart waits for exactly the same moment.
+        let next_attempt = wait.and_then(|wait| end.ended_at.checked_add(wait).ok()).map(ceil_millisecond);
+        self.drafts.attempt(attempt_record(&work, &event, tries.ended, &end, next_attempt));
+
+        if end.verdict == Verdict::Delivered {
+            self.settle(&work, target, &event, &tries, v1::OutcomeKind::Delivered, &end, now);
+        } else if let Some(at) = next_attempt {
+            self.wait(&work, target, at, now);
+        } else if block {
+            self.block(key);
+        } else {
+            self.settle(&work, target, &event, &tries, v1::OutcomeKind::DeadLettered, &end, now);
+        }
+        self.advance(key, now, actions);
+    }
+
+    /// The target is attempted again, not before `at`.
+    fn wait(&mut self, work: &Work, target: Target, at: Timestamp, now: Timestamp) {
+        let Some(lane) = self.world.lanes.get_mut(&work.lane) else { return };
+        if let Some(tries) = lane.tries(target) {
+            tries.not_before = Some(at);
+        }
+        if at.duration_since(now) >= PARK_AFTER {
+            self.buffered_bytes -= lane.park();
+        }
+        lane.touched = self.drafts.open();
+        match target {
+            Target::Head => self.drafts.touch(&work.lane),
+            Target::Run(seq, run) => self.drafts.run(&work.lane, seq, run),
+        }
+    }
+
+    /// The lane stands still until an operator decides.
+    fn block(&mut self, key: &LaneKey) {
+        let Some(lane) = self.world.lanes.get_mut(key) else { return };
+        lane.blocked = true;
+        self.buffered_bytes -= lane.park();
+        lane.hold = Some(self.drafts.open());
+        lane.touched = self.drafts.open();
+        self.drafts.touch(key);
+    }
+
+    /// The target has come to its end. A lane runs ahead of the commit over live successes only: whatever else settles
+    /// is committed before its next attempt.
+    #[allow(clippy::too_many_arguments)]
+    fn settle(
+        &mut self,
+        work: &Work,
+        target: Target,
+        event: &Arc<StoredEvent>,
+        tries: &Tries,
+        kind: v1::OutcomeKind,
+        end: &AttemptEnd,
+        now: Timestamp,
+    ) {
+        let Some(lane) = self.world.lanes.get_mut(&work.lane) else { return };
+        match target {
+            Target::Head => {
+                self.buffered_bytes -= lane.settle_head(event.seq);
+                if kind == v1::OutcomeKind::Delivered {
+                    lane.delivered = Some(event.event.id);
+                }
+            }
+            Target::Run(seq, run) => {
+                lane.runs.remove(&(seq, run));
+            }
+        }
+        if kind != v1::OutcomeKind::Delivered || target != Target::Head {
+            lane.hold = Some(self.drafts.open());
+        }
+        lane.touched = self.drafts.open();
+        let is_dead = kind == v1::OutcomeKind::DeadLettered;
+        let reason = match (is_dead, end.verdict) {
+            (false, _) => v1::DeadLetterReason::Unspecified,
+            (true, Verdict::Permanent) => v1::DeadLetterReason::Permanent,
+            (true, _) => v1::DeadLetterReason::Exhausted,
+        };
+        let outcome = v1::Outcome {
+            kind: kind.into(),
+            event_id: event.event.id.to_vec(),
+            attempts: tries.ended,
+            reason: reason.into(),
+            at_ms: now.as_millisecond(),
+            first_failed_at_ms: if is_dead { millis(tries.first_failed_at) } else { 0 },
+            last_error: if is_dead { end.error.clone() } else { String::new() },
+            last_status: if is_dead { u32::from(end.status) } else { 0 },
+            ..outcome_of(work)
+        };
+        self.drafts.outcome(Some(&work.lane), outcome, is_dead.then(|| Arc::clone(event)));
+    }
+
+    pub(super) fn loaded(
+        &mut self,
+        work: &Work,
+        event: Option<Arc<StoredEvent>>,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(lane) = self.world.lanes.get_mut(&work.lane) else { return };
+        let Some(pending) = lane.runs.get_mut(&(work.seq, work.run)) else { return };
+        pending.loading = false;
+        if event.is_some() {
+            pending.event = event;
+        } else {
+            let outcome = v1::Outcome {
+                kind: v1::OutcomeKind::DeadLettered.into(),
+                event_id: pending.event_id.to_vec(),
+                attempts: pending.tries.ended,
+                reason: v1::DeadLetterReason::Expired.into(),
+                at_ms: now.as_millisecond(),
+                last_error: "its copy on DLQ is no longer kept".into(),
+                ..outcome_of(work)
+            };
+            lane.runs.remove(&(work.seq, work.run));
+            lane.hold = Some(self.drafts.open());
+            lane.touched = self.drafts.open();
+            self.drafts.outcome(Some(&work.lane), outcome, None);
+        }
+        self.advance(&work.lane, now, actions);
+    }
+
+    pub(super) fn committed(&mut self, draft: u64, now: Timestamp, actions: &mut Vec<Action>) {
+        for key in self.drafts.committed(draft) {
+            let Some(lane) = self.world.lanes.get_mut(&key) else { continue };
+            if lane.hold.is_some_and(|hold| hold <= draft) {
+                lane.hold = None;
+                self.advance(&key, now, actions);
+            } else if lane.touched <= draft && lane.is_idle() {
+                self.forget(&key);
+            }
+        }
+    }
+
+    /// Takes an idle lane out of memory: a lane without work costs nothing.
+    pub(super) fn forget(&mut self, key: &LaneKey) {
+        if let Some(lane) = self.world.lanes.remove(key)
+            && let Some(at) = lane.timer
+        {
+            self.schedule.disarm(at, key);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Single rules, one script each.
+
+use super::*;
+
+fn world_with(events: u64) -> World {
+    let mut world = World::new(1);
+    // Events of one workflow that only subscription 0 takes.
+    while (world.log.len() as u64) < events {
+        world.log.push(event(world.log.len() as u64 + 1, 0));
+    }
+    world.pause(1, true);
+    world
+}
+
+fn attempted(world: &World) -> Vec<u64> {
+    world.attempts.iter().map(|attempt| attempt.work.seq.0).collect()
+}
+
+#[test]
+fn a_success_lets_the_lane_run_ahead_of_the_commit() {
+    let mut world = world_with(3);
+    (0..3).for_each(|_| world.read());
+    assert_eq!(attempted(&world), [1]);
+    let attempt = world.attempts.pop().unwrap();
+    world.end(attempt, Verdict::Delivered);
+    assert_eq!(attempted(&world), [2], "no commit was needed");
+}
+
+#[test]
+fn a_dead_letter_is_committed_before_the_next_attempt() {
+    let mut world = world_with(3);
+    (0..3).for_each(|_| world.read());
+    let attempt = world.attempts.pop().unwrap();
+    world.end(attempt, Verdict::Permanent);
+    assert!(attempted(&world).is_empty(), "nothing starts before the commit");
+    let draft = world.lanes.take_draft().unwrap();
+    assert_eq!(draft.dead.len(), 1, "its event is handed on for the copy");
+    world.drafts_taken.push_back(draft);
+    world.commit();
+    assert_eq!(attempted(&world), [2]);
+}
+
+#[test]
+fn a_retry_waits_and_survives_a_crash() {
+    let mut world = world_with(1);
+    world.read();
+    let attempt = world.attempts.pop().unwrap();
+    world.end(attempt, Verdict::Transient);
+    let due = world.lanes.next_deadline().unwrap();
+    world.run(Step::TakeDraft);
+    world.commit();
+    world.crash(false);
+    assert!(attempted(&world).is_empty());
+    assert_eq!(world.lanes.next_deadline(), Some(due), "the same moment as before the crash");
+}
+
+#[test]
+fn a_long_wait_gives_the_memory_back() {
+    let mut world = world_with(2);
+    (0..2).for_each(|_| world.read());
+    for _ in 0..2 {
+        let attempt = world.attempts.pop().unwrap();
+        world.end(attempt, Verdict::Transient);
+        world.now = world.lanes.next_deadline().unwrap_or(world.now);
+        world.handle(Input::TimerFired);
+        if world.lanes.buffered_bytes() == 0 {
+            assert_eq!(world.catch_ups.len(), 1, "parked, and read again when it is due");
+            world.catch_up(0, false);
+        }
+    }
+    assert_eq!(attempted(&world), [1], "the second wait was longer than the parking time, and the head is back");
+}
+
+#[test]
+fn a_deleted_subscription_frees_its_lanes_and_its_late_answer_is_harmless() {
+    let mut world = world_with(2);
+    (0..2).for_each(|_| world.read());
+    world.handle(Input::Unsubscribed { uid: uid(0) });
+    assert_eq!(world.lanes.buffered_bytes(), 0);
+    let attempt = world.attempts.pop().unwrap();
+    world.end(attempt, Verdict::Delivered);
+    assert_eq!(world.lanes.attempts_in_flight(), 0);
+    let draft = world.lanes.take_draft().unwrap();
+    assert!(draft.commit.subscriptions.iter().any(|change| {
+        matches!(&change.change, Some(v1::subscription_change::Change::Closed(closed)) if closed.up_to == 2)
+    }));
+}
+
+#[test]
+fn a_blocking_subscription_stands_still_with_its_event_unsettled() {
+    let mut world = world_with(2);
+    let mut blocking = rules(0, false, 2);
+    blocking.on_exhausted = OnExhausted::Block;
+    world.handle(Input::Subscribed(blocking));
+    (0..2).for_each(|_| world.read());
+    let attempt = world.attempts.pop().unwrap();
+    world.end(attempt, Verdict::Permanent);
+    world.run(Step::TakeDraft);
+    world.commit();
+    assert!(attempted(&world).is_empty());
+    let lane = world.record.lanes.values().next().unwrap();
+    assert_eq!((lane.next, lane.last, lane.state()), (1, 2, v1::LaneState::Blocked));
+}
+
+#[test]
+fn an_earlier_start_reads_on_its_own_and_joins() {
+    let mut world = world_with(4);
+    (0..4).for_each(|_| world.read());
+    let late = Rules { uid: uid(9), name: "late".into(), ..rules(9, false, 5) };
+    world.handle(Input::Subscribed(late));
+    for event in world.log.clone() {
+        world.handle(Input::Backfilled { uid: uid(9), seq: event.seq, event: None });
+    }
+    world.handle(Input::Joined { uid: uid(9) });
+    let draft = world.lanes.take_draft().unwrap();
+    let joined = v1::subscription_change::Change::Detached(v1::Detached { cursor: 0 });
+    assert!(draft.commit.subscriptions.iter().any(|change| change.change.as_ref() == Some(&joined)));
+}

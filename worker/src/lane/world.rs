@@ -1,0 +1,175 @@
+//! The lanes and subscriptions that drafts tell of, and how they are written into log records.
+
+use std::collections::{BTreeMap, HashMap};
+
+use jiff::Timestamp;
+use weft_nats::event::StoredEvent;
+use weft_proto::{
+    ids::{EventId, Run, StreamSeq, SubscriptionUid, WorkflowId},
+    v1,
+};
+
+use super::{
+    Restored,
+    draft::State,
+    input::{AttemptEnd, LaneKey, Rules, Work},
+    lane::{Lane, PendingRun, Tries, instant, millis},
+};
+
+/// What the machine knows of a subscription.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    /// None until the catalog tells them.
+    pub rules: Option<Rules>,
+    /// While it reads on its own: how far it has come.
+    pub detached: Option<StreamSeq>,
+}
+
+/// The state that drafts tell of.
+#[derive(Debug, Default)]
+pub(super) struct World {
+    pub lanes: BTreeMap<LaneKey, Lane>,
+    pub subscriptions: HashMap<SubscriptionUid, Subscription>,
+}
+
+impl World {
+    /// The world as the ledger left it.
+    pub fn restored(restored: &Restored) -> Self {
+        let mut world = World::default();
+        for state in restored.subscriptions.iter().filter(|state| !state.closed) {
+            if let Some(uid) = SubscriptionUid::from_slice(&state.subscription) {
+                let detached = state.detached.map(StreamSeq);
+                world.subscriptions.insert(uid, Subscription { rules: None, detached });
+            }
+        }
+        for lane in &restored.lanes {
+            if let Some(key) = key_of(&lane.subscription, &lane.workflow_id) {
+                world.lanes.insert(key, Lane::restored(lane));
+            }
+        }
+        for run in &restored.runs {
+            let (Some(key), Some(event_id)) =
+                (key_of(&run.subscription, &run.workflow_id), EventId::from_slice(&run.event_id))
+            else {
+                continue;
+            };
+            let pending = PendingRun {
+                event_id,
+                dead_run: Run(run.dead_run),
+                subscription_name: run.subscription_name.clone(),
+                event: None,
+                loading: false,
+                tries: Tries {
+                    ended: run.attempts,
+                    not_before: instant(run.next_attempt_at_ms),
+                    first_failed_at: instant(run.first_failed_at_ms),
+                },
+            };
+            let lane = world.lanes.entry(key).or_insert_with(Lane::settled);
+            lane.runs.insert((StreamSeq(run.sequence), Run(run.run)), pending);
+        }
+        world
+    }
+
+    pub fn lanes_of(&self, uid: SubscriptionUid) -> impl Iterator<Item = (&LaneKey, &Lane)> {
+        // No workflow id sorts before the shortest one that there can be.
+        let first = WorkflowId::new(" ").ok().map(|workflow| LaneKey { subscription: uid, workflow });
+        first
+            .into_iter()
+            .flat_map(|first| self.lanes.range(first..))
+            .take_while(move |(key, _)| key.subscription == uid)
+    }
+
+    /// Whether a subscription's lanes may do anything.
+    pub fn is_active(&self, uid: SubscriptionUid) -> bool {
+        self.subscriptions
+            .get(&uid)
+            .and_then(|subscription| subscription.rules.as_ref())
+            .is_some_and(|rules| !rules.paused)
+    }
+}
+
+impl State for World {
+    fn lane(&self, key: &LaneKey) -> Option<v1::Lane> {
+        let lane = self.lanes.get(key).filter(|lane| !lane.is_settled())?;
+        Some(v1::Lane {
+            subscription: key.subscription.to_vec(),
+            workflow_id: key.workflow.as_str().to_owned(),
+            next: lane.next.0,
+            last: lane.last.0,
+            attempts: lane.head.ended,
+            next_attempt_at_ms: millis(lane.head.not_before),
+            state: if lane.blocked { v1::LaneState::Blocked } else { v1::LaneState::Open }.into(),
+            first_failed_at_ms: millis(lane.head.first_failed_at),
+        })
+    }
+
+    fn run(&self, work: &Work) -> Option<v1::PendingRun> {
+        let pending = self.lanes.get(&work.lane)?.runs.get(&(work.seq, work.run))?;
+        Some(v1::PendingRun {
+            subscription: work.lane.subscription.to_vec(),
+            sequence: work.seq.0,
+            run: work.run.0,
+            workflow_id: work.lane.workflow.as_str().to_owned(),
+            event_id: pending.event_id.to_vec(),
+            attempts: pending.tries.ended,
+            next_attempt_at_ms: millis(pending.tries.not_before),
+            dead_run: pending.dead_run.0,
+            subscription_name: pending.subscription_name.clone(),
+            first_failed_at_ms: millis(pending.tries.first_failed_at),
+        })
+    }
+
+    fn detached(&self, uid: SubscriptionUid) -> u64 {
+        self.subscriptions.get(&uid).and_then(|subscription| subscription.detached).map_or(0, |cursor| cursor.0)
+    }
+}
+
+pub(super) fn key_of(subscription: &[u8], workflow: &str) -> Option<LaneKey> {
+    Some(LaneKey {
+        subscription: SubscriptionUid::from_slice(subscription)?,
+        workflow: WorkflowId::new(workflow).ok()?,
+    })
+}
+
+/// An outcome with what names its work.
+pub(super) fn outcome_of(work: &Work) -> v1::Outcome {
+    v1::Outcome {
+        subscription: work.lane.subscription.to_vec(),
+        sequence: work.seq.0,
+        run: work.run.0,
+        workflow_id: work.lane.workflow.as_str().to_owned(),
+        ..Default::default()
+    }
+}
+
+pub(super) fn attempt_record(
+    work: &Work,
+    event: &StoredEvent,
+    number: u32,
+    end: &AttemptEnd,
+    next_attempt: Option<Timestamp>,
+) -> v1::Attempt {
+    v1::Attempt {
+        subscription: work.lane.subscription.to_vec(),
+        sequence: work.seq.0,
+        run: work.run.0,
+        number,
+        started_at_ms: end.started_at.as_millisecond(),
+        ended_at_ms: end.ended_at.as_millisecond(),
+        class: end.class.into(),
+        status: u32::from(end.status),
+        error: end.error.clone(),
+        response: end.response.to_vec(),
+        next_attempt_at_ms: millis(next_attempt),
+        event_id: event.event.id.to_vec(),
+        workflow_id: work.lane.workflow.as_str().to_owned(),
+    }
+}
+
+pub(super) fn ceil_millisecond(at: Timestamp) -> Timestamp {
+    if at.as_nanosecond() % 1_000_000 == 0 {
+        return at;
+    }
+    Timestamp::from_millisecond(at.as_millisecond().saturating_add(1)).unwrap_or(at)
+}
