@@ -1,1 +1,291 @@
-//! error
+//! Every way in which a request can be refused, as `application/problem+json` (RFC 9457) with a stable `code`.
+//!
+//! One table gives each code its status and title. A `detail` tells the sender what to do; it never holds a secret, an
+//! expected signature or anything of our insides.
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+use weft_nats::{cursor::Cursor, scan::ScanError};
+
+use crate::{identify::IdentifyError, metrics, sequencer::SubmitError, verify::VerifyError};
+
+/// What went wrong, for machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// The body is not what the source takes.
+    MalformedBody,
+    /// Neither path nor rule names a workflow.
+    MissingWorkflow,
+    /// The workflow id breaks a rule.
+    InvalidWorkflow,
+    /// No usable type.
+    MissingType,
+    /// No usable delivery id.
+    MissingDeliveryId,
+    /// `since` is neither an event id nor a cursor of this log.
+    BadCursor,
+    /// A query parameter makes no sense.
+    BadQuery,
+    /// The request is not signed.
+    SignatureMissing,
+    /// The signature does not hold.
+    SignatureInvalid,
+    /// Signed too long ago, or in the future.
+    TimestampOutOfWindow,
+    /// No API key.
+    KeyMissing,
+    /// An API key that is not known.
+    KeyInvalid,
+    /// No such source.
+    UnknownSource,
+    /// No such event.
+    UnknownEvent,
+    /// No such route.
+    NotFound,
+    /// The route does not take this method.
+    MethodNotAllowed,
+    /// The body came too slowly.
+    RequestTimeout,
+    /// The delivery id was used before with another body.
+    IdReused,
+    /// What follows the cursor is no longer kept.
+    CursorExpired,
+    /// Larger than the gateway takes.
+    BodyTooLarge,
+    /// A body that the gateway cannot read, such as a compressed one.
+    UnsupportedMediaType,
+    /// A fault of ours.
+    Internal,
+    /// The log does not answer.
+    LogUnavailable,
+    /// The log is at its limit.
+    LogFull,
+    /// The gateway has not caught up with the log yet.
+    Starting,
+    /// More waits than the gateway takes.
+    Overloaded,
+    /// The gateway is shutting down.
+    Draining,
+}
+
+impl Code {
+    /// Status, code and title.
+    const fn row(self) -> (StatusCode, &'static str, &'static str) {
+        use StatusCode as S;
+        match self {
+            Self::MalformedBody => (S::BAD_REQUEST, "malformed_body", "Malformed body"),
+            Self::MissingWorkflow => (S::BAD_REQUEST, "missing_workflow", "Missing workflow id"),
+            Self::InvalidWorkflow => (S::BAD_REQUEST, "invalid_workflow", "Invalid workflow id"),
+            Self::MissingType => (S::BAD_REQUEST, "missing_type", "Missing type"),
+            Self::MissingDeliveryId => (S::BAD_REQUEST, "missing_delivery_id", "Missing delivery id"),
+            Self::BadCursor => (S::BAD_REQUEST, "bad_cursor", "Bad cursor"),
+            Self::BadQuery => (S::BAD_REQUEST, "bad_query", "Bad query"),
+            Self::SignatureMissing => (S::UNAUTHORIZED, "signature_missing", "Signature missing"),
+            Self::SignatureInvalid => (S::UNAUTHORIZED, "signature_invalid", "Signature invalid"),
+            Self::TimestampOutOfWindow => (S::UNAUTHORIZED, "timestamp_out_of_window", "Timestamp out of window"),
+            Self::KeyMissing => (S::UNAUTHORIZED, "key_missing", "API key missing"),
+            Self::KeyInvalid => (S::UNAUTHORIZED, "key_invalid", "API key invalid"),
+            Self::UnknownSource => (S::NOT_FOUND, "unknown_source", "Unknown source"),
+            Self::UnknownEvent => (S::NOT_FOUND, "unknown_event", "Unknown event"),
+            Self::NotFound => (S::NOT_FOUND, "not_found", "Not found"),
+            Self::MethodNotAllowed => (S::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed"),
+            Self::RequestTimeout => (S::REQUEST_TIMEOUT, "request_timeout", "Request timeout"),
+            Self::IdReused => (S::CONFLICT, "id_reused", "Delivery id reused"),
+            Self::CursorExpired => (S::GONE, "cursor_expired", "Cursor expired"),
+            Self::BodyTooLarge => (S::PAYLOAD_TOO_LARGE, "body_too_large", "Body too large"),
+            Self::UnsupportedMediaType => {
+                (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Unsupported media type")
+            }
+            Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
+            Self::LogUnavailable => (S::SERVICE_UNAVAILABLE, "log_unavailable", "Log unavailable"),
+            Self::LogFull => (S::SERVICE_UNAVAILABLE, "log_full", "Log full"),
+            Self::Starting => (S::SERVICE_UNAVAILABLE, "starting", "Starting"),
+            Self::Overloaded => (S::SERVICE_UNAVAILABLE, "overloaded", "Overloaded"),
+            Self::Draining => (S::SERVICE_UNAVAILABLE, "draining", "Draining"),
+        }
+    }
+
+    /// The HTTP status.
+    pub const fn status(self) -> StatusCode {
+        self.row().0
+    }
+
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
+        self.row().1
+    }
+
+    /// When to try again, in seconds, where trying again may help: soon for what passes by itself, later for a log that
+    /// somebody must make room in.
+    const fn retry_after_secs(self) -> Option<u32> {
+        match self {
+            Self::LogUnavailable | Self::Overloaded | Self::Draining => Some(1),
+            Self::Starting => Some(2),
+            Self::LogFull => Some(30),
+            _ => None,
+        }
+    }
+}
+
+/// A refusal on its way to the client.
+#[derive(Debug)]
+pub struct Problem {
+    code: Code,
+    detail: String,
+    oldest: Option<Cursor>,
+}
+
+/// The body of a problem.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oldest_cursor: Option<String>,
+}
+
+impl Problem {
+    /// A refusal; `detail` says in one line what is wrong and what to do.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), oldest: None }
+    }
+
+    /// The cursor in front of the oldest event kept, for who must start over.
+    pub fn expired(oldest: Cursor) -> Self {
+        let detail = "unknown event id, or what follows is no longer kept; go on from oldestCursor";
+        Self { oldest: Some(oldest), ..Self::new(Code::CursorExpired, detail) }
+    }
+
+    /// For machines.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let (status, code, title) = self.code.row();
+        ::metrics::counter!(metrics::REFUSED, "code" => code).increment(1);
+        let body = Body {
+            r#type: format!("urn:weft:problem:{code}"),
+            title,
+            status: status.as_u16(),
+            detail: &self.detail,
+            code,
+            oldest_cursor: self.oldest.map(|cursor| cursor.to_string()),
+        };
+        // Strings and numbers: there is nothing that could fail.
+        let body = serde_json::to_vec(&body).unwrap_or_default();
+        let content_type = HeaderValue::from_static("application/problem+json");
+        let mut response = (status, [(header::CONTENT_TYPE, content_type)], body).into_response();
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.code.retry_after_secs() {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        match self.code {
+            Code::KeyMissing | Code::KeyInvalid => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"weft\""));
+            }
+            // The rest of the body may still be on its way; nobody will read it.
+            Code::BodyTooLarge | Code::RequestTimeout => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+impl From<VerifyError> for Problem {
+    fn from(error: VerifyError) -> Self {
+        let code = match &error {
+            VerifyError::Missing { .. } => Code::SignatureMissing,
+            VerifyError::Malformed { .. } | VerifyError::Invalid => Code::SignatureInvalid,
+            VerifyError::OutOfWindow { .. } => Code::TimestampOutOfWindow,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<IdentifyError> for Problem {
+    fn from(error: IdentifyError) -> Self {
+        let code = match &error {
+            IdentifyError::MalformedBody => Code::MalformedBody,
+            IdentifyError::MissingWorkflow { .. } => Code::MissingWorkflow,
+            IdentifyError::InvalidWorkflow(_) => Code::InvalidWorkflow,
+            IdentifyError::MissingType { .. } => Code::MissingType,
+            IdentifyError::MissingDeliveryId { .. } => Code::MissingDeliveryId,
+            IdentifyError::HeadersTooLarge => Code::BodyTooLarge,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<SubmitError> for Problem {
+    fn from(error: SubmitError) -> Self {
+        let (code, detail) = match error {
+            SubmitError::IdReused => (
+                Code::IdReused,
+                "the delivery id was accepted before with another workflow, type or body; use a new id",
+            ),
+            SubmitError::TooLarge => (Code::BodyTooLarge, "body and headers together are larger than the log takes"),
+            SubmitError::Overloaded => (Code::Overloaded, "too many events wait; send again with the same delivery id"),
+            SubmitError::Full => (Code::LogFull, "the log is at its limit; send again with the same delivery id"),
+            SubmitError::Unavailable => (
+                Code::LogUnavailable,
+                "the log did not answer; the event may have been accepted: send again with the same delivery id",
+            ),
+            SubmitError::Starting => (Code::Starting, "the gateway is catching up with the log; send again"),
+            SubmitError::Draining => (Code::Draining, "the gateway is shutting down; send again"),
+        };
+        Self::new(code, detail)
+    }
+}
+
+impl From<ScanError> for Problem {
+    fn from(error: ScanError) -> Self {
+        match error {
+            ScanError::Expired { oldest } => Self::expired(oldest),
+            ScanError::Unavailable(reason) => {
+                tracing::debug!(reason, "scan failed");
+                Self::new(Code::LogUnavailable, "the log did not answer; ask again")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    /// The members of RFC 9457 and ours, and when to try again.
+    #[tokio::test]
+    async fn a_problem_says_what_the_contract_says() {
+        let response = Problem::from(SubmitError::Unavailable).into_response();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        assert_eq!(response.headers()["retry-after"], "1");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["code"], "log_unavailable");
+        assert_eq!((body["status"].as_u64(), body["title"].as_str()), (Some(503), Some("Log unavailable")));
+        assert_eq!(body["type"], "urn:weft:problem:log_unavailable");
+        assert!(body["detail"].as_str().unwrap().contains("same delivery id"));
+        assert_eq!(body.get("oldestCursor"), None);
+    }
+
+    #[test]
+    fn every_503_says_when_to_try_again() {
+        for code in [Code::LogUnavailable, Code::LogFull, Code::Starting, Code::Overloaded, Code::Draining] {
+            assert_eq!(code.status(), 503);
+            assert!(Problem::new(code, "").into_response().headers().contains_key("retry-after"), "{}", code.as_str());
+        }
+    }
+}

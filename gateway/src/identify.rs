@@ -1,1 +1,307 @@
-//! identify
+//! Which event is this? Delivery id, workflow, type and time of a verified request, by the rules of its source.
+//!
+//! Pure: a request and a time in, an event to be numbered out. It runs after verification, so it is the first to read
+//! the body.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+use weft_nats::{envelope, event, pointer};
+use weft_proto::{
+    ids::{DELIVERY_ID_BYTES_MAX, EventId, InvalidId, WorkflowId},
+    v1::{
+        self, BodyKind, OnIdReuse, Source, delivery_id_rule::From as DeliveryFrom, rule::From as RuleFrom,
+        verification::Scheme,
+    },
+};
+
+use crate::{sequencer::NewEvent, verify::Verified};
+
+#[cfg(test)]
+mod tests;
+
+/// The longest type, in bytes.
+pub const TYPE_BYTES_MAX: usize = 256;
+/// The most that kept headers may weigh, names and values: with percent-encoding they stay below the 64 KiB that NATS
+/// takes as headers of one message.
+pub const KEPT_HEADERS_BYTES_MAX: usize = 16 * 1024;
+
+const GITHUB_DELIVERY: &str = "x-github-delivery";
+const GITHUB_EVENT: &str = "x-github-event";
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// How the events of one source are read out of its requests.
+#[derive(Debug)]
+pub struct Rules {
+    source: String,
+    delivery_id: DeliveryId,
+    workflow: Option<Place>,
+    event_type: Place,
+    data_pointer: String,
+    json: bool,
+    keep_headers: Vec<HeaderName>,
+    receipt_on_id_reuse: bool,
+}
+
+/// Where a value is taken from.
+#[derive(Debug)]
+enum Place {
+    Pointer(String),
+    Header(HeaderName),
+    Fixed(String),
+}
+
+#[derive(Debug)]
+enum DeliveryId {
+    /// The one that the scheme signs.
+    Signed,
+    At(Place),
+    /// Of the body.
+    Digest,
+    None,
+}
+
+/// A request that has been verified.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The workflow that the path names.
+    pub path_workflow: Option<&'a str>,
+    /// Its headers.
+    pub headers: &'a HeaderMap,
+    /// Its raw body.
+    pub body: &'a Bytes,
+    /// What of it was signed.
+    pub verified: &'a Verified,
+    /// When it was received.
+    pub received_at: Timestamp,
+}
+
+/// Why a request is no event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdentifyError {
+    /// The source takes JSON and this is none.
+    #[error("the body is not one JSON value in UTF-8")]
+    MalformedBody,
+    /// Neither path nor rule names a workflow.
+    #[error("no workflow id {place}; name it there or in the path")]
+    MissingWorkflow {
+        /// Where it was looked for.
+        place: String,
+    },
+    /// The workflow id breaks a rule.
+    #[error("the workflow id {0}")]
+    InvalidWorkflow(InvalidId),
+    /// No type, or one that breaks a rule.
+    #[error("no type of 1 to {TYPE_BYTES_MAX} bytes without control characters {place}")]
+    MissingType {
+        /// Where it was looked for.
+        place: String,
+    },
+    /// No delivery id, or one that breaks a rule.
+    #[error("no delivery id of 1 to {DELIVERY_ID_BYTES_MAX} printable ASCII characters {place}")]
+    MissingDeliveryId {
+        /// Where it was looked for.
+        place: String,
+    },
+    /// The headers that the source keeps are too large.
+    #[error("the headers that the source keeps are larger than {KEPT_HEADERS_BYTES_MAX} bytes")]
+    HeadersTooLarge,
+}
+
+impl Rules {
+    /// Reads the rules of a source.
+    ///
+    /// # Errors
+    ///
+    /// In one line, what is wrong and what would be right.
+    pub fn compile(source: &Source) -> Result<Self, String> {
+        let scheme = source.verification.as_ref().and_then(|verification| verification.scheme.as_ref());
+        let github = matches!(scheme, Some(Scheme::Github(_)));
+        let event_type = match place("type", source.r#type.as_ref())? {
+            Some(place) => place,
+            None if github => Place::Header(HeaderName::from_static(GITHUB_EVENT)),
+            None => Place::Pointer("/type".into()),
+        };
+        if !pointer::is_pointer(&source.data_pointer) {
+            return Err(format!("data = {:?} is not an RFC 6901 pointer such as /data", source.data_pointer));
+        }
+        let keep_headers = source
+            .keep_headers
+            .iter()
+            .map(|name| name.parse().map_err(|_| format!("keep_headers: {name:?} is not the name of a header")))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            source: source.name.clone(),
+            delivery_id: delivery_id(source, scheme)?,
+            workflow: place("workflow", source.workflow.as_ref())?,
+            event_type,
+            data_pointer: source.data_pointer.clone(),
+            json: source.body() != BodyKind::Any,
+            keep_headers,
+            receipt_on_id_reuse: match source.on_id_reuse() {
+                OnIdReuse::Receipt => true,
+                OnIdReuse::Conflict => false,
+                OnIdReuse::Unspecified => github,
+            },
+        })
+    }
+
+    /// The event that a request stands for.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentifyError`].
+    pub fn identify(&self, request: &Request<'_>) -> Result<NewEvent, IdentifyError> {
+        if self.json && !pointer::is_json(request.body) {
+            return Err(IdentifyError::MalformedBody);
+        }
+        let workflow = self.workflow(request)?;
+        let event_type = self.event_type(request)?;
+        let delivery_id = self.delivery_id(request)?;
+        Ok(NewEvent {
+            id: delivery_id.as_deref().map_or_else(EventId::unique, |id| EventId::of_delivery(&self.source, id)),
+            workflow,
+            event_type,
+            source: self.source.clone(),
+            time: request.verified.timestamp.unwrap_or(request.received_at),
+            received_at: request.received_at,
+            delivery_id,
+            content_type: self.content_type(request.headers),
+            data_pointer: self.data_pointer.clone(),
+            verified_by: request.verified.by(),
+            traceparent: traceparent(request.headers),
+            quarantine: None,
+            kept_headers: self.kept_headers(request.headers)?,
+            payload: request.body.clone(),
+            receipt_on_id_reuse: self.receipt_on_id_reuse,
+        })
+    }
+
+    fn workflow(&self, request: &Request<'_>) -> Result<WorkflowId, IdentifyError> {
+        let named = match (request.path_workflow, &self.workflow) {
+            (Some(path), _) => Some(path.to_owned()),
+            (None, Some(place)) => place.read(request),
+            (None, None) => None,
+        };
+        let named = named.ok_or_else(|| IdentifyError::MissingWorkflow { place: describe(self.workflow.as_ref()) })?;
+        WorkflowId::new(named).map_err(IdentifyError::InvalidWorkflow)
+    }
+
+    fn event_type(&self, request: &Request<'_>) -> Result<String, IdentifyError> {
+        self.event_type
+            .read(request)
+            .filter(|text| (1..=TYPE_BYTES_MAX).contains(&text.len()) && !text.contains(char::is_control))
+            .ok_or_else(|| IdentifyError::MissingType { place: self.event_type.to_string() })
+    }
+
+    fn delivery_id(&self, request: &Request<'_>) -> Result<Option<String>, IdentifyError> {
+        let (found, place) = match &self.delivery_id {
+            DeliveryId::None => return Ok(None),
+            DeliveryId::Digest => return Ok(Some(hex::encode(Sha256::digest(request.body)))),
+            DeliveryId::Signed => (request.verified.id.clone(), "among the signed headers".to_owned()),
+            DeliveryId::At(place) => (place.read(request), place.to_string()),
+        };
+        let printable = |id: &String| {
+            (1..=DELIVERY_ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+        };
+        found.filter(printable).map(Some).ok_or(IdentifyError::MissingDeliveryId { place })
+    }
+
+    /// Where the body is known to be JSON it is called so, whatever a careless sender calls it.
+    fn content_type(&self, headers: &HeaderMap) -> String {
+        let named = header_text(headers, &http::header::CONTENT_TYPE);
+        match named {
+            Some(named) if !self.json || envelope::is_json(&named) => named,
+            _ if self.json => event::JSON.to_owned(),
+            _ => "application/octet-stream".to_owned(),
+        }
+    }
+
+    fn kept_headers(&self, headers: &HeaderMap) -> Result<Vec<(String, String)>, IdentifyError> {
+        let kept: Vec<_> = self
+            .keep_headers
+            .iter()
+            .filter_map(|name| Some((name.as_str().to_owned(), header_text(headers, name)?)))
+            .collect();
+        let bytes: usize = kept.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if bytes > KEPT_HEADERS_BYTES_MAX { Err(IdentifyError::HeadersTooLarge) } else { Ok(kept) }
+    }
+}
+
+impl Place {
+    fn read(&self, request: &Request<'_>) -> Option<String> {
+        match self {
+            Self::Pointer(pointer) => pointer::scalar(request.body, pointer).map(Into::into),
+            Self::Header(name) => header_text(request.headers, name),
+            Self::Fixed(text) => Some(text.clone()),
+        }
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Pointer(pointer) => write!(f, "at {pointer} of the body"),
+            Self::Header(name) => write!(f, "in header {name}"),
+            Self::Fixed(_) => f.write_str("in the source's rule"),
+        }
+    }
+}
+
+fn describe(place: Option<&Place>) -> String {
+    place.map_or_else(|| "by a rule of the source".to_owned(), Place::to_string)
+}
+
+/// Compiles a rule; `None` where there is none.
+fn place(key: &str, rule: Option<&v1::Rule>) -> Result<Option<Place>, String> {
+    rule.and_then(|rule| rule.from.as_ref())
+        .map(|from| match from {
+            RuleFrom::Pointer(pointer) => pointer_place(key, pointer),
+            RuleFrom::Header(name) => header_place(key, name),
+            RuleFrom::Fixed(text) => Ok(Place::Fixed(text.clone())),
+        })
+        .transpose()
+}
+
+fn pointer_place(key: &str, text: &str) -> Result<Place, String> {
+    if pointer::is_pointer(text) {
+        Ok(Place::Pointer(text.to_owned()))
+    } else {
+        Err(format!("{key}: {text:?} is not an RFC 6901 pointer such as /data/id"))
+    }
+}
+
+fn header_place(key: &str, name: &str) -> Result<Place, String> {
+    name.parse().map(Place::Header).map_err(|_| format!("{key}: {name:?} is not the name of a header"))
+}
+
+/// The rule of a source, or its scheme's own.
+fn delivery_id(source: &Source, scheme: Option<&Scheme>) -> Result<DeliveryId, String> {
+    match source.delivery_id.as_ref().and_then(|rule| rule.from.as_ref()) {
+        Some(DeliveryFrom::Header(name)) => header_place("delivery_id", name).map(DeliveryId::At),
+        Some(DeliveryFrom::Pointer(pointer)) => pointer_place("delivery_id", pointer).map(DeliveryId::At),
+        Some(DeliveryFrom::Digest(_)) => Ok(DeliveryId::Digest),
+        Some(DeliveryFrom::None(_)) => Ok(DeliveryId::None),
+        None => match scheme {
+            Some(Scheme::Standard(_)) => Ok(DeliveryId::Signed),
+            Some(Scheme::Github(_)) => Ok(DeliveryId::At(Place::Header(HeaderName::from_static(GITHUB_DELIVERY)))),
+            Some(Scheme::Hmac(_) | Scheme::None(_)) | None => {
+                Err("delivery_id: the scheme has none of its own; name a header or a pointer, digest, or none".into())
+            }
+        },
+    }
+}
+
+/// A header's value where it is text; the first of several.
+fn header_text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    std::str::from_utf8(headers.get(name)?.as_bytes()).ok().map(str::to_owned)
+}
+
+/// The W3C trace context, where it has its form; any other is dropped, as the recommendation says.
+fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let text = header_text(headers, &TRACEPARENT)?;
+    let lengths: Vec<usize> = text.split('-').map(str::len).collect();
+    let hex = text.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    (hex && lengths == [2, 32, 16, 2]).then_some(text)
+}

@@ -1,1 +1,150 @@
-//! ingest
+//! `POST /api/v1/webhooks/{source}[/{workflowId}]`: from a signed request to a receipt.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Json,
+    extract::{Path, Request, State, rejection::PathRejection},
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::time::timeout;
+use weft_proto::ids::{EventId, SequenceNumber, WorkflowId};
+
+use crate::{
+    error::{Code, Problem},
+    identify, metrics,
+    router::Api,
+    sequencer::{NewEvent, Receipt, SubmitError},
+    sources::LookupError,
+};
+
+/// How long a sender waits for its receipt at the most. The sequencer gives up sooner; this holds whatever happens there.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The header that tells a repeat's answer from a first one's.
+const REPLAYED: &str = "idempotent-replayed";
+
+/// The answer to an accepted event.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Accepted {
+    event_id: EventId,
+    sequence_number: SequenceNumber,
+    workflow_id: WorkflowId,
+    previous_event_id: Option<EventId>,
+    duplicate: bool,
+}
+
+/// A webhook whose workflow the source's rule names.
+pub async fn ruled(
+    State(api): State<Arc<Api>>,
+    path: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Result<Response, Problem> {
+    // A name that is not UTF-8 is nobody's.
+    let Path(source) = path.map_err(|_| unknown_source())?;
+    accept(&api, &source, None, request).await
+}
+
+/// A webhook whose workflow the path names.
+pub async fn named(
+    State(api): State<Arc<Api>>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let Path((source, workflow)) =
+        path.map_err(|_| Problem::new(Code::InvalidWorkflow, "the workflow id in the path is not UTF-8"))?;
+    accept(&api, &source, Some(&workflow), request).await
+}
+
+/// A webhook whose path ends behind the source's slash: its workflow id is there, and empty.
+pub async fn unnamed(
+    State(api): State<Arc<Api>>,
+    path: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let Path(source) = path.map_err(|_| unknown_source())?;
+    accept(&api, &source, Some(""), request).await
+}
+
+/// A webhook of a source called like the reading route beside it.
+pub async fn events(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
+    accept(&api, "events", None, request).await
+}
+
+/// Verify, identify, sequence, answer.
+async fn accept(api: &Api, source: &str, workflow: Option<&str>, request: Request) -> Result<Response, Problem> {
+    let began = Instant::now();
+    let event = read(api, source, workflow, request).await?;
+    let source = event.source.clone();
+    let receipt = submit(api, event).await?;
+    let name = if receipt.duplicate { metrics::DUPLICATE } else { metrics::ACCEPTED };
+    ::metrics::counter!(name, "source" => source).increment(1);
+    ::metrics::histogram!(metrics::RECEIPT_SECONDS).record(began.elapsed());
+    Ok(answer(receipt))
+}
+
+/// The event of a request. Its body counts against the budget until here only: what waits for the log has a bound of its
+/// own.
+async fn read(api: &Api, source: &str, workflow: Option<&str>, request: Request) -> Result<NewEvent, Problem> {
+    let source = api.sources.get(source).map_err(|error| match error {
+        LookupError::Starting => SubmitError::Starting.into(),
+        LookupError::Unknown => unknown_source(),
+        LookupError::Broken => Problem::new(Code::Internal, "the source's configuration cannot be used"),
+    })?;
+    let (head, body) = request.into_parts();
+    refuse_compressed(&head.headers)?;
+    let body = api.bodies.read(&head.headers, body).await?;
+    // Milliseconds are what the log, the envelope and people read.
+    let now = Timestamp::now();
+    let received_at = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
+    let verified = source.verifier.verify(&head.headers, &body.bytes, received_at)?;
+    let event = source.rules.identify(&identify::Request {
+        path_workflow: workflow,
+        headers: &head.headers,
+        body: &body.bytes,
+        verified: &verified,
+        received_at,
+    })?;
+    Ok(event)
+}
+
+async fn submit(api: &Api, event: NewEvent) -> Result<Receipt, Problem> {
+    let log = api.log()?;
+    let receipt = timeout(ANSWER_TIMEOUT, log.sequencer.submit(event)).await;
+    Ok(receipt.unwrap_or(Err(SubmitError::Unavailable))?)
+}
+
+fn answer(receipt: Receipt) -> Response {
+    let body = Json(Accepted {
+        event_id: receipt.event_id,
+        sequence_number: receipt.sequence_number,
+        workflow_id: receipt.workflow,
+        previous_event_id: receipt.previous,
+        duplicate: receipt.duplicate,
+    });
+    if receipt.duplicate {
+        (StatusCode::OK, [(REPLAYED, HeaderValue::from_static("true"))], body).into_response()
+    } else {
+        (StatusCode::ACCEPTED, body).into_response()
+    }
+}
+
+/// The signature is over what was sent, and `data` is what was signed: a compressed body would reach receivers as such.
+fn refuse_compressed(headers: &HeaderMap) -> Result<(), Problem> {
+    let plain = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+    if headers.get_all(header::CONTENT_ENCODING).iter().all(plain) {
+        return Ok(());
+    }
+    Err(Problem::new(Code::UnsupportedMediaType, "the body has a content-encoding; send it uncompressed"))
+}
+
+fn unknown_source() -> Problem {
+    Problem::new(Code::UnknownSource, "no source of this name; check the path against the configured sources")
+}

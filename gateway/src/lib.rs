@@ -1,17 +1,22 @@
 //! In: the way of an event from a sender to the log.
 //!
-//! verify ([`verify`]) → identify ([`identify`]) → sequence ([`sequencer`]) → answer ([`ingest`]), and the `since` query
-//! ([`since`]). Between this crate and the workers only the log passes.
+//! [`body`] → [`verify`] → [`identify`] → [`sequencer`] → the answer, as [`ingest`] strings them together; and reading:
+//! [`since`]. Refusals are [`error`]'s. Between this crate and the workers only the log passes.
 
+pub mod auth;
+pub mod body;
 pub mod error;
 pub mod identify;
 pub mod ingest;
 pub mod metrics;
 pub mod options;
+pub mod readiness;
 pub mod router;
 pub mod sequencer;
+pub mod serve;
 pub mod service;
 pub mod since;
+pub mod sources;
 pub mod verify;
 
 pub use options::GatewayOptions;

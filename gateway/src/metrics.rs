@@ -1,1 +1,26 @@
-//! metrics
+//! The names of what a gateway counts.
+
+use metrics::{Unit, describe_counter, describe_histogram};
+
+/// Events taken into the log, by `source`.
+pub const ACCEPTED: &str = "weft_gateway_events_accepted_total";
+/// Repeats that were answered with the first receipt, by `source`.
+pub const DUPLICATE: &str = "weft_gateway_events_duplicate_total";
+/// Requests that were answered with an error, by the problem's `code`.
+pub const REFUSED: &str = "weft_gateway_requests_refused_total";
+/// From a webhook's first byte to its receipt, in seconds, accepted and repeated ones.
+pub const RECEIPT_SECONDS: &str = "weft_gateway_receipt_seconds";
+/// Connections that have been opened.
+pub const CONNECTIONS_OPENED: &str = "weft_gateway_connections_opened_total";
+/// Connections that have been closed.
+pub const CONNECTIONS_CLOSED: &str = "weft_gateway_connections_closed_total";
+
+/// Tells the recorder what the names mean.
+pub fn describe() {
+    describe_counter!(ACCEPTED, "events taken into the log");
+    describe_counter!(DUPLICATE, "repeats answered with the first receipt");
+    describe_counter!(REFUSED, "requests answered with an error, by its code");
+    describe_histogram!(RECEIPT_SECONDS, Unit::Seconds, "time from a webhook's headers to its receipt");
+    describe_counter!(CONNECTIONS_OPENED, "connections opened");
+    describe_counter!(CONNECTIONS_CLOSED, "connections closed");
+}

@@ -10,7 +10,7 @@ use serde::Deserialize;
 pub struct GatewayOptions {
     /// Where the HTTP API listens. Port 0: a free one.
     pub listen: SocketAddr,
-    /// The largest body taken, at most 8 MiB.
+    /// The largest body taken, at most 8 MiB. A body of exactly this size is taken.
     pub max_body: bytesize::ByteSize,
 }
 

@@ -1,1 +1,85 @@
-//! router
+//! The routes of the HTTP API, and what all of them share.
+
+use std::sync::{Arc, OnceLock};
+
+use axum::{
+    Router,
+    routing::{get, post},
+};
+use weft_nats::{connect::Connection, subject::Layout};
+
+use crate::{
+    auth::ReadKey,
+    body,
+    error::{Code, Problem},
+    ingest,
+    sequencer::{Sequencer, SubmitError},
+    since,
+    sources::Sources,
+};
+
+#[cfg(test)]
+mod tests;
+
+/// What the routes share.
+#[derive(Debug)]
+pub struct Api {
+    /// Who may send.
+    pub sources: Sources,
+    /// Who may read.
+    pub read_key: ReadKey,
+    /// How bodies are read.
+    pub bodies: body::Reader,
+    /// Set once, when the log is there.
+    log: OnceLock<Log>,
+}
+
+/// The log, once it is there.
+#[derive(Debug)]
+pub struct Log {
+    /// Where events are read.
+    pub connection: Connection,
+    /// How the log is cut.
+    pub layout: Layout,
+    /// Where events get their number.
+    pub sequencer: Sequencer,
+}
+
+impl Api {
+    /// Without a log: every route that needs it answers 503 until [`open`](Self::open).
+    pub fn new(sources: Sources, read_key: ReadKey, limits: body::Limits) -> Self {
+        Self { sources, read_key, bodies: body::Reader::new(limits), log: OnceLock::new() }
+    }
+
+    /// The log is there. Only the first call counts.
+    pub fn open(&self, log: Log) {
+        if self.log.set(log).is_err() {
+            tracing::debug!("log was opened before");
+        }
+    }
+
+    /// The log.
+    ///
+    /// # Errors
+    ///
+    /// A [`Problem`] with `starting` while it is not there.
+    pub fn log(&self) -> Result<&Log, Problem> {
+        self.log.get().ok_or_else(|| SubmitError::Starting.into())
+    }
+}
+
+/// The routes.
+pub fn router(api: Arc<Api>) -> Router {
+    Router::new()
+        .route("/api/v1/webhooks/events", get(since::since).post(ingest::events))
+        .route("/api/v1/webhooks/{source}", post(ingest::ruled))
+        .route("/api/v1/webhooks/{source}/", post(ingest::unnamed))
+        .route("/api/v1/webhooks/{source}/{workflow}", post(ingest::named))
+        .route("/api/v1/events", get(since::event_of_delivery))
+        .route("/api/v1/events/{event}", get(since::event))
+        .fallback(async || Problem::new(Code::NotFound, "no such route; the API is below /api/v1"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(Code::MethodNotAllowed, "the route does not take this method; see header allow")
+        })
+        .with_state(api)
+}

@@ -1,17 +1,38 @@
 //! The gateway as a component: bind, run, drain.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use weft_nats::{connect::Connection, streams::LogSpec};
+use tokio::{net::TcpListener, sync::watch, time::sleep};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use weft_nats::{
+    catalog::Catalog,
+    connect::Connection,
+    options::Secret,
+    streams::{self, EnsureError, LogSpec},
+    subject::Layout,
+};
 
-use crate::options::GatewayOptions;
+use crate::{
+    auth::ReadKey,
+    body, metrics,
+    options::GatewayOptions,
+    readiness,
+    router::{Api, router},
+    serve,
+    sources::Sources,
+};
+
+/// How long a body may take from its first byte to its last.
+const BODY_TIME: Duration = Duration::from_secs(30);
+/// Between two looks for a log that is not there.
+const LOG_RETRY: Duration = Duration::from_millis(500);
 
 /// A gateway whose port is bound and that serves nothing yet.
 #[derive(Debug)]
 pub struct Gateway {
     options: GatewayOptions,
+    listener: TcpListener,
+    local_addr: SocketAddr,
 }
 
 /// What ends a gateway.
@@ -19,7 +40,7 @@ pub struct Gateway {
 pub enum RunError {
     /// The log is another than the configuration says.
     #[error("{0}")]
-    Log(#[from] weft_nats::streams::EnsureError),
+    Log(#[from] EnsureError),
     /// The folder cannot be used.
     #[error("{path}: {source}")]
     Folder {
@@ -38,16 +59,19 @@ impl Gateway {
     ///
     /// What the system says, such as that the port is taken.
     pub async fn bind(options: GatewayOptions) -> std::io::Result<Self> {
-        Ok(Self { options })
+        let listener = TcpListener::bind(options.listen).await?;
+        let local_addr = listener.local_addr()?;
+        Ok(Self { options, listener, local_addr })
     }
 
-    /// Where it listens.
+    /// Where it listens; with port 0 in the options, the port that the system gave.
     pub fn local_addr(&self) -> SocketAddr {
-        self.options.listen
+        self.local_addr
     }
 
     /// Serves until `drain`: then stops to accept, finishes what is in flight, and returns. `missing` says what it still
-    /// waits for, `None` while it is ready. `folder` holds its redb files.
+    /// waits for, `None` while it is ready. `folder` holds its redb files. Reading needs `read_token`; without one nobody
+    /// may read.
     ///
     /// # Errors
     ///
@@ -57,10 +81,75 @@ impl Gateway {
         connection: Connection,
         spec: LogSpec,
         folder: PathBuf,
+        read_token: Option<Secret>,
         missing: watch::Sender<Option<String>>,
         drain: CancellationToken,
     ) -> Result<(), RunError> {
-        let _ = (connection, spec, folder, missing, drain);
-        todo!()
+        metrics::describe();
+        // What serves requests outlives them: the catalog's watch and the sequencer end only after the last answer.
+        let stop = CancellationToken::new();
+        let closing = drain.child_token();
+        let catalog = Catalog::new(connection.clone()).watch(stop.child_token());
+        let limits = body::Limits {
+            bytes_max: usize::try_from(self.options.max_body.as_u64()).unwrap_or(usize::MAX),
+            time: BODY_TIME,
+        };
+        let api = Arc::new(Api::new(Sources::new(catalog), ReadKey::new(read_token.as_ref()), limits));
+        let tasks = TaskTracker::new();
+        let (progress, progressed) = watch::channel(Some("streams: not looked for yet".to_owned()));
+        tasks.spawn(readiness::watch(connection.clone(), api.clone(), progressed, missing, closing.clone()));
+
+        let serving = serve::serve(self.listener, router(api.clone()), closing.clone());
+        let opening = async {
+            let opened = open_log(connection, &spec, folder, &api, progress, &stop, &tasks, &closing).await;
+            if opened.is_err() {
+                closing.cancel();
+            }
+            opened
+        };
+        let ((), opened) = tokio::join!(serving, opening);
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        opened
+    }
+}
+
+/// Waits for the log, starts the sequencer on it, and opens both to the routes. Gives up when `closing` comes first.
+#[allow(clippy::too_many_arguments)]
+async fn open_log(
+    connection: Connection,
+    spec: &LogSpec,
+    folder: PathBuf,
+    api: &Api,
+    progress: watch::Sender<Option<String>>,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+    closing: &CancellationToken,
+) -> Result<(), RunError> {
+    let layout = tokio::select! {
+        layout = ensure(&connection, spec, &progress) => layout?,
+        () = closing.cancelled() => return Ok(()),
+    };
+    let _ = (layout, folder, api, stop, tasks);
+    Ok(())
+}
+
+/// Makes or checks the streams, for as long as it takes the server to be there.
+async fn ensure(
+    connection: &Connection,
+    spec: &LogSpec,
+    progress: &watch::Sender<Option<String>>,
+) -> Result<Layout, EnsureError> {
+    loop {
+        connection.connected().await;
+        match streams::ensure(connection, spec).await {
+            Ok(layout) => return Ok(layout),
+            Err(EnsureError::Unavailable(reason)) => {
+                progress.send_replace(Some(format!("streams: {reason}")));
+                sleep(LOG_RETRY).await;
+            }
+            Err(mismatch @ EnsureError::Mismatch(_)) => return Err(mismatch),
+        }
     }
 }

@@ -1,1 +1,215 @@
-//! since
+//! Reading: the events after a cursor, and one event.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use axum::{
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, HeaderValue, header};
+use tokio::time::timeout;
+use weft_nats::{
+    cursor::Cursor,
+    direct, envelope,
+    event::Event,
+    scan::{self, Filter, Page},
+};
+use weft_proto::ids::{EventId, WorkflowId};
+
+use crate::{
+    error::{Code, Problem},
+    router::{Api, Log},
+    sequencer::SubmitError,
+};
+
+/// Events of one page where the query does not say.
+const LIMIT_DEFAULT: usize = 100;
+/// The most events of one page.
+const LIMIT_MAX: usize = 1000;
+/// How long a reader waits for its page at the most.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+type Pairs = Vec<(String, String)>;
+
+/// What a reader asks for.
+#[derive(Debug, Default)]
+struct Wanted {
+    since: Option<String>,
+    filter: Filter,
+    limit: usize,
+}
+
+/// `GET /api/v1/webhooks/events?since=…`.
+pub async fn since(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    query: Result<Query<Pairs>, QueryRejection>,
+) -> Result<Response, Problem> {
+    api.read_key.check(&headers)?;
+    let wanted = Wanted::parse(pairs(query)?)?;
+    let log = api.log()?;
+    let page = in_time(async {
+        let cursor = match &wanted.since {
+            Some(text) => Some(resolve(log, text).await?),
+            None => None,
+        };
+        Ok(scan::scan(&log.connection, log.layout, cursor.as_ref(), &wanted.filter, wanted.limit).await?)
+    })
+    .await?;
+    Ok(json(write_page(&page)))
+}
+
+/// `GET /api/v1/events/{eventId}`.
+pub async fn event(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Response, Problem> {
+    api.read_key.check(&headers)?;
+    let id = path.ok().and_then(|Path(id)| id.parse().ok()).ok_or_else(unknown_event)?;
+    one(&api, id).await
+}
+
+/// `GET /api/v1/events?source=&deliveryId=`.
+pub async fn event_of_delivery(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    query: Result<Query<Pairs>, QueryRejection>,
+) -> Result<Response, Problem> {
+    api.read_key.check(&headers)?;
+    let (mut source, mut delivery_id) = (None, None);
+    for (name, value) in pairs(query)? {
+        match name.as_str() {
+            "source" => source = Some(value),
+            "deliveryId" => delivery_id = Some(value),
+            _ => return Err(unknown_parameter(&name)),
+        }
+    }
+    let (Some(source), Some(delivery_id)) = (source, delivery_id) else {
+        return Err(Problem::new(Code::BadQuery, "name both source and deliveryId"));
+    };
+    one(&api, EventId::of_delivery(&source, &delivery_id)).await
+}
+
+async fn one(api: &Api, id: EventId) -> Result<Response, Problem> {
+    let log = api.log()?;
+    let event = in_time(find(log, id)).await?.ok_or_else(unknown_event)?;
+    Ok(json(envelope::to_json(&event).into()))
+}
+
+async fn find(log: &Log, id: EventId) -> Result<Option<Event>, Problem> {
+    let Some((shard, seq)) = log.sequencer.position_of(id).await? else { return Ok(None) };
+    let message = direct::get(&log.connection, &log.layout.events_stream(shard), seq).await.map_err(|error| {
+        tracing::debug!(%error, "event cannot be read");
+        Problem::from(SubmitError::Unavailable)
+    })?;
+    Ok(message.and_then(|message| Event::decode(log.layout, &message).ok()).filter(|event| event.id == id))
+}
+
+/// The cursor that a reader names: one it was given, or the event it saw last.
+async fn resolve(log: &Log, text: &str) -> Result<Cursor, Problem> {
+    let Ok(id) = text.parse::<EventId>() else {
+        return Cursor::parse(text, log.layout)
+            .map_err(|error| Problem::new(Code::BadCursor, format!("since is {error}")));
+    };
+    match log.sequencer.position_of(id).await? {
+        Some((shard, seq)) => Ok(scan::behind(&log.connection, log.layout, shard, seq).await?),
+        // Unknown and expired cannot be told apart.
+        None => Err(Problem::expired(scan::oldest(&log.connection, log.layout).await?)),
+    }
+}
+
+impl Wanted {
+    fn parse(pairs: Pairs) -> Result<Self, Problem> {
+        let mut wanted = Self { limit: LIMIT_DEFAULT, ..Self::default() };
+        for (name, value) in pairs {
+            match name.as_str() {
+                // Empty: as if it were not there.
+                "since" => wanted.since = Some(value).filter(|text| !text.is_empty()),
+                "workflowId" => {
+                    let workflow = WorkflowId::new(value)
+                        .map_err(|error| Problem::new(Code::InvalidWorkflow, format!("workflowId {error}")))?;
+                    wanted.filter.workflow = Some(workflow);
+                }
+                "type" => wanted.filter.event_type = Some(value),
+                "source" => wanted.filter.source = Some(value),
+                "limit" => {
+                    let limit = value.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
+                    let detail = || format!("limit is not a number from 1 to {LIMIT_MAX}");
+                    wanted.limit = limit.ok_or_else(|| Problem::new(Code::BadQuery, detail()))?;
+                }
+                _ => return Err(unknown_parameter(&name)),
+            }
+        }
+        Ok(wanted)
+    }
+}
+
+/// `{"events":[…],"nextCursor":"…","hasMore":…}`, with the envelopes as they are.
+fn write_page(page: &Page) -> Vec<u8> {
+    let payloads: usize = page.events.iter().map(|stored| stored.event.payload.len() + 512).sum();
+    let mut out = Vec::with_capacity(payloads + 128);
+    out.extend_from_slice(b"{\"events\":[");
+    for (index, stored) in page.events.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        envelope::write(&stored.event, &mut out);
+    }
+    // A cursor's text needs no escapes.
+    out.extend_from_slice(format!("],\"nextCursor\":\"{}\",\"hasMore\":{}}}", page.next, page.has_more).as_bytes());
+    out
+}
+
+fn json(body: Vec<u8>) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
+}
+
+fn pairs(query: Result<Query<Pairs>, QueryRejection>) -> Result<Pairs, Problem> {
+    query
+        .map(|Query(pairs)| pairs)
+        .map_err(|_| Problem::new(Code::BadQuery, "the query is not name=value pairs in UTF-8"))
+}
+
+async fn in_time<T>(answer: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    let late = || Problem::new(Code::LogUnavailable, "the log did not answer in time; ask again");
+    timeout(ANSWER_TIMEOUT, answer).await.unwrap_or_else(|_| Err(late()))
+}
+
+fn unknown_event() -> Problem {
+    Problem::new(Code::UnknownEvent, "no event of this id is known; it may have expired")
+}
+
+fn unknown_parameter(name: &str) -> Problem {
+    Problem::new(Code::BadQuery, format!("{name:?} is not a parameter of this route"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(query: &[(&str, &str)]) -> Result<Wanted, Code> {
+        let pairs = query.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Wanted::parse(pairs).map_err(|problem| problem.code())
+    }
+
+    #[test]
+    fn a_query_is_read_within_its_bounds() {
+        let wanted = parse(&[("since", ""), ("workflowId", "é.*"), ("type", "order.*"), ("source", "shop")]).unwrap();
+        assert_eq!((wanted.since, wanted.limit), (None, 100));
+        assert_eq!(wanted.filter.workflow.unwrap().as_str(), "é.*");
+        assert_eq!(
+            (wanted.filter.event_type.as_deref(), wanted.filter.source.as_deref()),
+            (Some("order.*"), Some("shop"))
+        );
+        assert_eq!(parse(&[("limit", "1000")]).unwrap().limit, 1000);
+        for limit in ["0", "1001", "-1", "", "ten", "99999999999999999999"] {
+            assert_eq!(parse(&[("limit", limit)]).unwrap_err(), Code::BadQuery, "{limit}");
+        }
+        assert_eq!(parse(&[("workflowId", "")]).unwrap_err(), Code::InvalidWorkflow);
+        assert_eq!(parse(&[("sinse", "x")]).unwrap_err(), Code::BadQuery);
+    }
+}

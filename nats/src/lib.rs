@@ -2,27 +2,36 @@
 //!
 //! - [`subject`]: names of streams and subjects, the escaping of workflow ids, the shard of a workflow.
 //! - [`event`]: an event as a NATS message (CloudEvents NATS binding, binary mode) and back.
+//! - [`envelope`]: an event as JSON, with [`pointer`]s into its body.
 //! - [`connect`]: one connection, whose state can be asked.
 //! - [`streams`]: the streams and buckets, made by whoever comes first.
 //! - [`append`]: compare-and-append, the only way into EVENTS and OUTCOMES.
 //! - [`reader`]: a stream in order from a sequence on, without end, through restarts of the server.
 //! - [`direct`]: a few messages by sequence, without a consumer.
+//! - [`cursor`] and [`scan`]: a reader's place in the whole log as opaque text, and the page of events behind it.
 //! - [`catalog`]: sources and subscriptions, watched by every role.
 //! - [`options`]: the sections `[nats]`, `[log]`, `[dead_letters]`, `[rejected]`, and the typed durations and sizes of all sections.
 //! - [`server`]: nats-server as a supervised child process.
+//! - `testing` (with the feature of that name): a real nats-server for tests.
 //!
 //! This crate knows nothing of HTTP requests, of redb, or of what gateways, workers and admins decide.
 
 pub mod append;
 pub mod catalog;
 pub mod connect;
+pub mod cursor;
 pub mod direct;
+pub mod envelope;
 pub mod event;
 pub mod message;
 pub mod options;
+pub mod pointer;
 pub mod reader;
+pub mod scan;
 pub mod server;
 pub mod streams;
 pub mod subject;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use async_nats;

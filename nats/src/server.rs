@@ -6,6 +6,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::options::{LogOptions, NatsOptions};
 
+mod program;
+
+pub use program::{VERSION_MIN, Version, find_program};
+
 /// How the embedded server is run.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
@@ -90,13 +94,4 @@ impl Server {
     pub async fn stopped(self) {
         todo!()
     }
-}
-
-/// Finds a nats-server of at least 2.15.1: `WEFT_NATS_SERVER`, then the PATH, then the project's cache.
-///
-/// # Errors
-///
-/// [`ServerError::Program`] says where it looked and what to do.
-pub fn find_program() -> Result<PathBuf, ServerError> {
-    todo!()
 }

@@ -24,6 +24,7 @@ use weft_proto::{
 use super::{lane::event_bytes, *};
 
 mod script;
+mod tidy;
 
 const SUBSCRIPTIONS: u8 = 2;
 const WORKFLOWS: u8 = 3;

@@ -1,0 +1,208 @@
+//! A request's body in memory, within three bounds: its size, the time it may take, and what all bodies together may hold.
+//!
+//! Anybody may open a connection, so nothing is set aside for what a sender only announces: each piece counts against the
+//! budget when it is there.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, header};
+use http_body_util::BodyExt as _;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
+
+use crate::error::{Code, Problem};
+
+/// The most that all bodies in memory may hold, in bytes: a few hundred of the default size, so that a gateway lives in
+/// 1 GiB. At least [`BUDGET_BODIES_MIN`] of the largest size fit whatever that is.
+const BUDGET_BYTES: usize = 256 * 1024 * 1024;
+/// See [`BUDGET_BYTES`].
+const BUDGET_BODIES_MIN: usize = 32;
+/// How long what is left of a body that is too large is read and thrown away, so that a sender who writes before it
+/// reads gets to see the answer; and at most as many bytes as a body may have.
+const DISCARD_TIME: Duration = Duration::from_secs(1);
+
+/// What a body may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes; one that is exactly as large is taken.
+    pub bytes_max: usize,
+    /// From its first byte to its last.
+    pub time: Duration,
+}
+
+/// Reads bodies. Cheap to clone; clones share the budget.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    limits: Limits,
+    budget: Arc<Semaphore>,
+}
+
+/// A body, and its share of the budget for as long as this lives.
+#[derive(Debug)]
+pub struct Held {
+    /// The body.
+    pub bytes: Bytes,
+    _share: Option<OwnedSemaphorePermit>,
+}
+
+impl Reader {
+    /// A reader with a budget of its own.
+    pub fn new(limits: Limits) -> Self {
+        let budget = BUDGET_BYTES.max(limits.bytes_max.saturating_mul(BUDGET_BODIES_MIN)).min(Semaphore::MAX_PERMITS);
+        Self { limits, budget: Arc::new(Semaphore::new(budget)) }
+    }
+
+    /// Reads a body to its end.
+    ///
+    /// # Errors
+    ///
+    /// A [`Problem`] with `body_too_large`, `request_timeout`, `overloaded`, or `malformed_body` when the sender stops
+    /// in the middle.
+    pub async fn read(&self, headers: &HeaderMap, mut body: Body) -> Result<Held, Problem> {
+        let deadline = Instant::now() + self.limits.time;
+        let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        if announced.is_some_and(|length: usize| length > self.limits.bytes_max) {
+            // A sender that waits for our leave has sent nothing yet.
+            if !headers.contains_key(header::EXPECT) {
+                self.discard(body).await;
+            }
+            return Err(self.too_large());
+        }
+        let mut gathered = Gathered::default();
+        let mut share: Option<OwnedSemaphorePermit> = None;
+        loop {
+            let frame = match timeout_at(deadline, body.frame()).await {
+                Ok(Some(Ok(frame))) => frame,
+                Ok(None) => return Ok(Held { bytes: gathered.finish(), _share: share }),
+                Ok(Some(Err(_))) => return Err(Problem::new(Code::MalformedBody, "the body ended before its end")),
+                Err(_) => {
+                    let detail = format!("the body did not arrive within {}s; send again", self.limits.time.as_secs());
+                    return Err(Problem::new(Code::RequestTimeout, detail));
+                }
+            };
+            let Ok(piece) = frame.into_data() else { continue };
+            if gathered.len() + piece.len() > self.limits.bytes_max {
+                self.discard(body).await;
+                return Err(self.too_large());
+            }
+            let granted = self.grant(piece.len())?;
+            match &mut share {
+                Some(share) => share.merge(granted),
+                None => share = Some(granted),
+            }
+            gathered.push(piece);
+        }
+    }
+
+    /// A share of the budget, at once or not at all: a sender that waits would hold what it has sent already.
+    fn grant(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+        let overloaded = || Problem::new(Code::Overloaded, "too many requests at once; send again");
+        let bytes = u32::try_from(bytes).map_err(|_| overloaded())?;
+        self.budget.clone().try_acquire_many_owned(bytes).map_err(|_| overloaded())
+    }
+
+    async fn discard(&self, mut body: Body) {
+        let deadline = Instant::now() + DISCARD_TIME;
+        let mut left = self.limits.bytes_max;
+        while let Ok(Some(Ok(frame))) = timeout_at(deadline, body.frame()).await {
+            let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
+            left = rest;
+        }
+    }
+
+    fn too_large(&self) -> Problem {
+        Problem::new(Code::BodyTooLarge, format!("the body is larger than {} bytes", self.limits.bytes_max))
+    }
+}
+
+/// The pieces of a body; one that came in one piece is not copied.
+#[derive(Default)]
+struct Gathered {
+    only: Bytes,
+    many: BytesMut,
+}
+
+impl Gathered {
+    fn len(&self) -> usize {
+        self.only.len() + self.many.len()
+    }
+
+    fn push(&mut self, piece: Bytes) {
+        if self.len() == 0 {
+            self.only = piece;
+            return;
+        }
+        if self.many.is_empty() {
+            self.many.extend_from_slice(&std::mem::take(&mut self.only));
+        }
+        self.many.extend_from_slice(&piece);
+    }
+
+    fn finish(self) -> Bytes {
+        if self.many.is_empty() { self.only } else { self.many.freeze() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::{StreamExt as _, stream};
+
+    use super::*;
+
+    fn reader(bytes_max: usize) -> Reader {
+        Reader::new(Limits { bytes_max, time: Duration::from_secs(5) })
+    }
+
+    fn pieces(pieces: &[&'static str]) -> Body {
+        let pieces: Vec<_> =
+            pieces.iter().map(|piece| Ok::<_, Infallible>(Bytes::from_static(piece.as_bytes()))).collect();
+        Body::from_stream(stream::iter(pieces))
+    }
+
+    #[tokio::test]
+    async fn exactly_the_limit_is_taken_and_one_byte_more_is_not() {
+        let reader = reader(6);
+        for (parts, whole) in [(&["abcdef"][..], "abcdef"), (&["ab", "", "cd", "ef"], "abcdef"), (&[], "")] {
+            assert_eq!(reader.read(&HeaderMap::new(), pieces(parts)).await.unwrap().bytes, whole);
+        }
+        for parts in [&["abcdefg"][..], &["abc", "def", "g"]] {
+            let problem = reader.read(&HeaderMap::new(), pieces(parts)).await.unwrap_err();
+            assert_eq!(problem.code(), Code::BodyTooLarge);
+        }
+    }
+
+    /// A length that is too large is refused for what it says, before a sender that asks has sent anything.
+    #[tokio::test]
+    async fn an_announced_length_is_enough() {
+        let headers = [("content-length", "7"), ("expect", "100-continue")]
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        let problem = reader(6)
+            .read(&headers.into_iter().collect(), Body::from_stream(stream::pending::<Result<Bytes, Infallible>>()))
+            .await;
+        assert_eq!(problem.unwrap_err().code(), Code::BodyTooLarge);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_body_times_out() {
+        let first = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"a"))]);
+        let body = Body::from_stream(first.chain(stream::pending()));
+        assert_eq!(reader(6).read(&HeaderMap::new(), body).await.unwrap_err().code(), Code::RequestTimeout);
+    }
+
+    /// Bodies are refused while others hold the whole budget, and taken again when those are gone.
+    #[tokio::test]
+    async fn the_budget_is_shared_and_given_back() {
+        let reader = Reader { budget: Arc::new(Semaphore::new(4)), ..reader(4) };
+        let held = reader.clone().read(&HeaderMap::new(), pieces(&["abc"])).await.unwrap();
+        let refused = reader.read(&HeaderMap::new(), pieces(&["de"])).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Overloaded);
+        drop(held);
+        assert!(reader.read(&HeaderMap::new(), pieces(&["de"])).await.is_ok());
+    }
+}

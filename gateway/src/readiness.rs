@@ -1,0 +1,65 @@
+//! Whether the gateway is ready, and if not, what it waits for.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::sleep};
+use tokio_util::sync::CancellationToken;
+use weft_nats::connect::Connection;
+
+use crate::router::Api;
+
+/// How often the connection is looked at: it tells its state only when asked.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Keeps `missing` up to date until `cancel`; then it says that the gateway is draining.
+pub async fn watch(
+    connection: Connection,
+    api: Arc<Api>,
+    mut progress: watch::Receiver<Option<String>>,
+    missing: watch::Sender<Option<String>>,
+    cancel: CancellationToken,
+) {
+    loop {
+        let now =
+            first_missing(connection.is_connected(), progress.borrow_and_update().clone(), api.sources.complete());
+        missing.send_if_modified(|before| {
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
+        tokio::select! {
+            () = sleep(LOOK_INTERVAL) => {}
+            // Once nobody reports progress any more only the interval remains.
+            Ok(()) = progress.changed() => {}
+            () = cancel.cancelled() => {
+                missing.send_replace(Some("draining".into()));
+                return;
+            }
+        }
+    }
+}
+
+/// What is missing first, in the order in which things come.
+fn first_missing(connected: bool, progress: Option<String>, catalog_complete: bool) -> Option<String> {
+    if !connected {
+        return Some("nats: not connected".into());
+    }
+    if progress.is_some() {
+        return progress;
+    }
+    (!catalog_complete).then(|| "catalog: not read to its end yet".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named_in_order() {
+        let receipts = || Some("receipts: 12,000 of 40,000 events".to_owned());
+        assert_eq!(first_missing(false, receipts(), false).as_deref(), Some("nats: not connected"));
+        assert_eq!(first_missing(true, receipts(), false), receipts());
+        assert!(first_missing(true, None, false).is_some_and(|text| text.starts_with("catalog")));
+        assert_eq!(first_missing(true, None, true), None);
+    }
+}

@@ -1,0 +1,152 @@
+//! HMAC-SHA256 over a text that the configuration spells: header, prefix, encoding, and a template such as
+//! `{timestamp}.{body}`. For senders that sign, but by no standard.
+
+use std::time::Duration;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::{HeaderMap, HeaderName};
+use jiff::Timestamp;
+use weft_proto::v1::{HmacScheme, SignatureEncoding};
+
+use super::{Keys, Verified, VerifyError, check_window, required, tolerance, unix_seconds};
+
+/// The template where the configuration gives none.
+const TEMPLATE_DEFAULT: &str = "{body}";
+
+/// A piece of the signed text.
+#[derive(Debug, PartialEq, Eq)]
+enum Segment {
+    Text(String),
+    Id,
+    Timestamp,
+    Body,
+}
+
+#[derive(Debug)]
+pub(super) struct Template {
+    keys: Keys,
+    header: HeaderName,
+    prefix: String,
+    encoding: SignatureEncoding,
+    segments: Vec<Segment>,
+    /// The header that `{id}` stands for, where the template has it.
+    id: Option<HeaderName>,
+    /// The header that `{timestamp}` stands for, where the template has it.
+    timestamp: Option<HeaderName>,
+    tolerance: Duration,
+}
+
+impl Template {
+    pub(super) fn compile(scheme: &HmacScheme) -> Result<Self, String> {
+        let template = if scheme.template.is_empty() { TEMPLATE_DEFAULT } else { &scheme.template };
+        let segments = parse(template)?;
+        if !segments.contains(&Segment::Body) {
+            return Err(format!("template {template:?} does not sign the body; it must contain {{body}}"));
+        }
+        // Where an id ends must be plain, or one signed text could be cut in two ways.
+        let cut = |pair: &[Segment]| pair[0] == Segment::Id && !matches!(pair[1], Segment::Text(_));
+        if segments.windows(2).any(cut) {
+            return Err(format!("template {template:?} must have text, such as a full stop, behind {{id}}"));
+        }
+        Ok(Self {
+            keys: Keys::new(&scheme.secrets)?,
+            header: header_name("header", &scheme.header)?,
+            prefix: scheme.prefix.clone(),
+            encoding: scheme.encoding(),
+            id: placeholder(&segments, &Segment::Id, "id_header", &scheme.id_header)?,
+            timestamp: placeholder(&segments, &Segment::Timestamp, "timestamp_header", &scheme.timestamp_header)?,
+            segments,
+            tolerance: tolerance(scheme.tolerance_ms),
+        })
+    }
+
+    pub(super) fn verify(&self, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Result<Verified, VerifyError> {
+        let signature = required(headers, &self.header)?;
+        let id = self.id.as_ref().map(|header| required(headers, header)).transpose()?;
+        let timestamp = self.timestamp.as_ref().map(|header| required(headers, header)).transpose()?;
+        self.check_id(id)?;
+        let tag = signature.strip_prefix(&self.prefix).and_then(|encoded| self.decode(encoded));
+        let tag = tag.ok_or(VerifyError::Invalid)?;
+        let parts = self.segments.iter().map(|segment| match segment {
+            Segment::Text(text) => text.as_bytes(),
+            Segment::Id => id.unwrap_or_default().as_bytes(),
+            Segment::Timestamp => timestamp.unwrap_or_default().as_bytes(),
+            Segment::Body => body,
+        });
+        let secret = self.keys.signer(parts, &[tag]).ok_or(VerifyError::Invalid)?;
+        let timestamp = match (&self.timestamp, timestamp) {
+            (Some(header), Some(text)) => {
+                let timestamp = unix_seconds(header, text)?;
+                check_window(timestamp, now, self.tolerance)?;
+                Some(timestamp)
+            }
+            _ => None,
+        };
+        Ok(Verified { scheme: "hmac", secret: Some(secret), id: id.map(str::to_owned), timestamp })
+    }
+
+    /// An id must not contain the text that ends it in the template.
+    fn check_id(&self, id: Option<&str>) -> Result<(), VerifyError> {
+        let (Some(header), Some(id)) = (&self.id, id) else { return Ok(()) };
+        let ambiguous = self.segments.windows(2).any(
+            |pair| matches!(pair, [Segment::Id, Segment::Text(end)] if end.chars().next().is_some_and(|end| id.contains(end))),
+        );
+        if ambiguous {
+            let rule = "must not contain the character that ends it in the signed text";
+            return Err(VerifyError::Malformed { header: header.clone(), rule });
+        }
+        Ok(())
+    }
+
+    fn decode(&self, encoded: &str) -> Option<Vec<u8>> {
+        match self.encoding {
+            SignatureEncoding::Unspecified | SignatureEncoding::Hex => hex::decode(encoded).ok(),
+            SignatureEncoding::Base64 => STANDARD.decode(encoded).ok(),
+        }
+    }
+}
+
+/// Cuts a template at its placeholders.
+fn parse(template: &str) -> Result<Vec<Segment>, String> {
+    let mut segments = Vec::new();
+    let mut rest = template;
+    while let Some((text, tail)) = rest.split_once('{') {
+        if !text.is_empty() {
+            segments.push(Segment::Text(text.to_owned()));
+        }
+        let (name, tail) =
+            tail.split_once('}').ok_or_else(|| format!("template {template:?} has a {{ without its }}"))?;
+        segments.push(match name {
+            "id" => Segment::Id,
+            "timestamp" => Segment::Timestamp,
+            "body" => Segment::Body,
+            _ => return Err(format!("template {template:?}: {{{name}}} is none of {{id}}, {{timestamp}}, {{body}}")),
+        });
+        rest = tail;
+    }
+    if !rest.is_empty() {
+        segments.push(Segment::Text(rest.to_owned()));
+    }
+    Ok(segments)
+}
+
+/// The header of a placeholder: needed where the template has it, refused where it would count for nothing.
+fn placeholder(
+    segments: &[Segment],
+    wanted: &Segment,
+    key: &str,
+    configured: &str,
+) -> Result<Option<HeaderName>, String> {
+    if segments.contains(wanted) {
+        return header_name(key, configured).map(Some);
+    }
+    if configured.is_empty() {
+        return Ok(None);
+    }
+    let name = key.trim_end_matches("_header");
+    Err(format!("{key} is not signed unless the template contains {{{name}}}; add it or leave {key} out"))
+}
+
+fn header_name(key: &str, configured: &str) -> Result<HeaderName, String> {
+    configured.parse().map_err(|_| format!("{key} = {configured:?} is not the name of a header"))
+}

@@ -1,0 +1,7 @@
+//! The gateway over a real nats-server: real sockets, real streams, real receipts.
+
+mod http;
+mod mesh;
+mod service;
+mod since;
+mod webhooks;

@@ -1,0 +1,114 @@
+//! A nats-server and gateways on it.
+
+use std::{net::SocketAddr, path::Path, time::Duration};
+
+use tempfile::TempDir;
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use weft_gateway::{Gateway, GatewayOptions, service::RunError};
+use weft_nats::{
+    catalog::Catalog,
+    connect::Connection,
+    options::{LogOptions, Secret},
+    streams::{self, LogSpec},
+    testing::TestServer,
+};
+use weft_proto::v1::{Rule, Source, StandardScheme, Verification, rule, verification::Scheme};
+
+use crate::http::SECRET;
+
+/// What reads are opened by.
+pub const READ_TOKEN: &str = "reading";
+/// The largest body that these gateways take: the default.
+pub const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// How long anything may take.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A nats-server with a log and the source `shop`, and gateways.
+pub struct Mesh {
+    pub server: TestServer,
+    pub connection: Connection,
+    pub spec: LogSpec,
+}
+
+/// A gateway that runs.
+pub struct Running {
+    pub address: SocketAddr,
+    pub missing: watch::Receiver<Option<String>>,
+    pub drain: CancellationToken,
+    pub task: JoinHandle<Result<(), RunError>>,
+    _folder: TempDir,
+}
+
+pub fn spec(shards: u32) -> LogSpec {
+    let log = LogOptions { shards, ..LogOptions::default() };
+    LogSpec { log, body_bytes_max: BODY_BYTES_MAX as u64, ..LogSpec::default() }
+}
+
+/// Takes its workflow from `/workflow` and its type from `/type`.
+pub fn shop() -> Source {
+    let scheme = Scheme::Standard(StandardScheme { secrets: vec![SECRET.into()], tolerance_ms: 0 });
+    Source {
+        name: "shop".into(),
+        verification: Some(Verification { scheme: Some(scheme) }),
+        workflow: Some(Rule { from: Some(rule::From::Pointer("/workflow".into())) }),
+        ..Source::default()
+    }
+}
+
+impl Mesh {
+    pub async fn start(shards: u32) -> Self {
+        let server = TestServer::start().await;
+        let connection = server.connection("test").await;
+        let spec = spec(shards);
+        streams::ensure(&connection, &spec).await.unwrap();
+        Catalog::new(connection.clone()).put_source(&shop(), 0).await.unwrap();
+        Self { server, connection, spec }
+    }
+
+    /// A gateway that is ready.
+    pub async fn gateway(&self) -> Running {
+        let mut gateway = self.unready_gateway().await;
+        gateway.ready().await;
+        gateway
+    }
+
+    /// A gateway that has bound its port.
+    pub async fn unready_gateway(&self) -> Running {
+        run(self.server.connection("gateway").await, self.spec.clone()).await
+    }
+}
+
+/// Runs a gateway on a free port and a fresh folder.
+pub async fn run(connection: Connection, spec: LogSpec) -> Running {
+    let folder = TempDir::new().unwrap();
+    let options = GatewayOptions { listen: "127.0.0.1:0".parse().unwrap(), ..GatewayOptions::default() };
+    let gateway = Gateway::bind(options).await.unwrap();
+    let address = gateway.local_addr();
+    let (told, missing) = watch::channel(Some("start".to_owned()));
+    let drain = CancellationToken::new();
+    let path = Path::to_path_buf(folder.path());
+    let token = Some(Secret::new(READ_TOKEN));
+    let task = tokio::spawn(gateway.run(connection, spec, path, token, told, drain.clone()));
+    Running { address, missing, drain, task, _folder: folder }
+}
+
+impl Running {
+    /// Waits until nothing is missing.
+    pub async fn ready(&mut self) {
+        self.missing_is(Option::is_none).await;
+    }
+
+    /// Waits until what is missing fits.
+    pub async fn missing_is(&mut self, fits: impl FnMut(&Option<String>) -> bool) {
+        let fitting = tokio::time::timeout(PATIENCE, self.missing.wait_for(fits)).await;
+        let fitted = fitting.is_ok_and(|fitting| fitting.is_ok());
+        assert!(fitted, "missing: {:?}", *self.missing.borrow());
+    }
+
+    /// Drains it and waits for its end.
+    pub async fn drained(self) {
+        self.drain.cancel();
+        tokio::time::timeout(PATIENCE, self.task).await.expect("ends in time").unwrap().unwrap();
+    }
+}

@@ -1,0 +1,4 @@
+//! The log against a real nats-server.
+
+mod log;
+mod testing;
