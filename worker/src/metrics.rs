@@ -1,1 +1,21 @@
-//! metrics
+//! Names of the worker's metrics.
+
+use crate::lane::AttemptEnd;
+
+/// Attempts that ended, by `class`.
+pub const ATTEMPTS: &str = "weft_worker_attempts_total";
+/// How long attempts took, seconds.
+pub const ATTEMPT_SECONDS: &str = "weft_worker_attempt_seconds";
+/// Outcomes committed.
+pub const OUTCOMES: &str = "weft_worker_outcomes_total";
+/// Messages in EVENTS that are not ours.
+pub const FOREIGN_MESSAGES: &str = "weft_worker_foreign_messages_total";
+/// Ranges of a lane that EVENTS had dropped before they were settled.
+pub const LOST_RANGES: &str = "weft_worker_lost_ranges_total";
+
+/// Counts an attempt.
+pub fn attempt_ended(end: &AttemptEnd) {
+    metrics::counter!(ATTEMPTS, "class" => end.class.as_str_name()).increment(1);
+    let seconds = end.ended_at.duration_since(end.started_at).as_secs_f64();
+    metrics::histogram!(ATTEMPT_SECONDS).record(seconds);
+}

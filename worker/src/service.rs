@@ -1,12 +1,35 @@
-//! The worker as a component: run, drain.
+//! The worker as a component: it owns shards, one driver each, until it is drained.
 
-use std::path::PathBuf;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use weft_nats::{connect::Connection, streams::LogSpec};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use weft_nats::{
+    catalog::Catalog,
+    connect::Connection,
+    streams::{self, EnsureError, LogSpec},
+    subject::Layout,
+};
+use weft_proto::ids::ShardId;
 
-use crate::options::WorkerOptions;
+use crate::{
+    destination::Destinations,
+    driver::{Context, Driver, DriverError},
+    lane::Limits,
+    ledger::{self, RecoveryError},
+    options::WorkerOptions,
+    ownership::Leases,
+};
+
+/// The pause before what failed is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// How often a worker looks whether a shard has become free, as a part of the lease.
+const STANDBY_PARTS: u32 = 4;
 
 /// A worker that does nothing yet.
 #[derive(Debug)]
@@ -19,7 +42,7 @@ pub struct Worker {
 pub enum RunError {
     /// The log is another than the configuration says.
     #[error("{0}")]
-    Log(#[from] weft_nats::streams::EnsureError),
+    Log(#[from] EnsureError),
     /// The folder cannot be used.
     #[error("{path}: {source}")]
     Folder {
@@ -38,8 +61,7 @@ impl Worker {
     }
 
     /// Owns shards and delivers until `drain`: then starts no attempt, finishes what is in flight, commits, gives up its
-    /// leases, and returns. `missing` says what it still
-    /// waits for, `None` while it is ready. `folder` holds its redb files.
+    /// leases, and returns. `missing` says what it still waits for, `None` while it is ready. `folder` holds its redb files.
     ///
     /// # Errors
     ///
@@ -52,7 +74,199 @@ impl Worker {
         missing: watch::Sender<Option<String>>,
         drain: CancellationToken,
     ) -> Result<(), RunError> {
-        let _ = (self.options, connection, spec, folder, missing, drain);
-        todo!()
+        let worker =
+            worker_id(&folder).map_err(|source| RunError::Folder { path: folder.clone(), source: Box::new(source) })?;
+        missing.send_replace(Some("nats: not connected".into()));
+        let layout = loop {
+            match streams::ensure(&connection, &spec).await {
+                Ok(layout) => break layout,
+                Err(EnsureError::Unavailable(problem)) => {
+                    missing.send_replace(Some(format!("nats: {problem}")));
+                    tokio::select! {
+                        () = drain.cancelled() => return Ok(()),
+                        () = tokio::time::sleep(RETRY_PAUSE) => {}
+                    }
+                }
+                Err(mismatch) => return Err(mismatch.into()),
+            }
+        };
+        let end = CancellationToken::new();
+        let _end = end.clone().drop_guard();
+        let context = Context {
+            catalog: Catalog::new(connection.clone()).watch(end),
+            destinations: Arc::new(Destinations::new(self.options.allow_networks.clone())),
+            limits: self.limits(layout),
+            connection: connection.clone(),
+            layout,
+            worker: worker.clone(),
+        };
+        let leases = Leases::new(connection, worker, self.options.lease.0);
+        let states = States::new(layout, missing);
+        let shards = TaskTracker::new();
+        for shard in layout.all() {
+            let owner = Owner {
+                context: context.clone(),
+                leases: leases.clone(),
+                standby: self.options.lease.0 / STANDBY_PARTS,
+                shard,
+                file: folder.join(format!("ledger-{shard}.redb")),
+                states: Arc::clone(&states),
+            };
+            // Logs its own faults, tries again, and ends with `drain`.
+            shards.spawn(owner.run(drain.clone()));
+        }
+        shards.close();
+        shards.wait().await;
+        Ok(())
     }
+
+    /// The bounds of one shard: attempts and memory are the process's, shared among the shards.
+    fn limits(&self, layout: Layout) -> Limits {
+        let shards = layout.shards() as usize;
+        let defaults = Limits::default();
+        Limits {
+            attempts_max: (self.options.concurrency / shards).max(1),
+            buffered_bytes_max: defaults.buffered_bytes_max / shards,
+            ..defaults
+        }
+    }
+}
+
+/// The worker's id, which persists: after a restart it may retake its own leases at once.
+fn worker_id(folder: &Path) -> std::io::Result<String> {
+    std::fs::create_dir_all(folder)?;
+    let path = folder.join("worker.id");
+    if let Ok(text) = std::fs::read_to_string(&path)
+        && uuid::Uuid::try_parse(text.trim()).is_ok()
+    {
+        return Ok(text.trim().to_owned());
+    }
+    let id = uuid::Uuid::new_v4().to_string();
+    std::fs::write(&path, &id)?;
+    Ok(id)
+}
+
+/// What each shard still waits for, told as one text.
+#[derive(Debug)]
+struct States {
+    waiting: Mutex<BTreeMap<ShardId, String>>,
+    missing: watch::Sender<Option<String>>,
+}
+
+impl States {
+    fn new(layout: Layout, missing: watch::Sender<Option<String>>) -> Arc<Self> {
+        let waiting = layout.all().map(|shard| (shard, "starting".to_owned())).collect();
+        Arc::new(Self { waiting: Mutex::new(waiting), missing })
+    }
+
+    /// A shard waits for something; `None`: it is delivered, here or by another worker.
+    fn set(&self, shard: ShardId, what: Option<String>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        match what {
+            Some(what) => drop(waiting.insert(shard, what)),
+            None => drop(waiting.remove(&shard)),
+        }
+        let first = waiting.iter().next().map(|(shard, what)| format!("shard {shard}: {what}"));
+        self.missing.send_if_modified(|missing| {
+            let changed = *missing != first;
+            *missing = first;
+            changed
+        });
+    }
+}
+
+/// Owns one shard, again and again.
+struct Owner {
+    context: Context,
+    leases: Leases,
+    standby: Duration,
+    shard: ShardId,
+    file: PathBuf,
+    states: Arc<States>,
+}
+
+impl Owner {
+    async fn run(self, drain: CancellationToken) {
+        while !drain.is_cancelled() {
+            // Not cancelled: a driver that drains ends by itself, with what is in flight committed.
+            let pause = self.own(&drain).await;
+            tokio::select! {
+                () = drain.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Waits for the lease, takes the shard over, drives it until it ends. How long to wait before the next try.
+    async fn own(&self, drain: &CancellationToken) -> Duration {
+        let shard = self.shard;
+        let lease = match self.leases.acquire(shard).await {
+            Ok(Ok(lease)) => lease,
+            Ok(Err(holder)) => {
+                tracing::debug!(%shard, holder, "shard is owned by another worker");
+                // A standby is ready: it delivers nothing because somebody else does.
+                self.states.set(shard, None);
+                return self.standby;
+            }
+            Err(problem) => {
+                self.states.set(shard, Some(format!("lease: {problem}")));
+                return RETRY_PAUSE;
+            }
+        };
+        let release = CancellationToken::new();
+        let (tenure, keeping) = lease.keep(release.clone());
+        // Ends when it is released or lost.
+        let keeper = tokio::spawn(keeping);
+        self.states.set(shard, Some("reading its outcomes".into()));
+        let Context { connection, layout, .. } = &self.context;
+        let ended = match ledger::recover(connection, *layout, shard, &self.file).await {
+            Ok(recovered) => match self.check_events(&recovered).await {
+                Ok(()) => {
+                    self.states.set(shard, None);
+                    Driver::new(self.context.clone(), shard, tenure, recovered).run(drain.clone()).await
+                }
+                Err(error) => Err(error.into()),
+            },
+            Err(error) => Err(error.into()),
+        };
+        release.cancel();
+        let _ = keeper.await;
+        if let Err(error) = ended {
+            let problem = problem_of(&error);
+            match error {
+                DriverError::Fenced | DriverError::LeaseLost => tracing::warn!(%shard, problem, "shard is given up"),
+                _ => tracing::error!(%shard, problem, "shard stops"),
+            }
+            self.states.set(shard, Some(problem));
+        }
+        RETRY_PAUSE
+    }
+
+    /// A ledger that lies beyond EVENTS was made of another log: delivering on would skip what comes.
+    async fn check_events(&self, recovered: &ledger::Recovered) -> Result<(), RecoveryError> {
+        let stream = self.context.layout.events_stream(self.shard);
+        let state = streams::state(&self.context.connection, &stream).await?;
+        if recovered.positions.cursor > state.last {
+            return Err(RecoveryError::Lost(format!(
+                "{stream} ends at {} but its outcomes reach to {}: it has been restored from an earlier copy; \
+                 restore OUTCOMES of the same moment",
+                state.last, recovered.positions.cursor
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// An error with its causes, in one line.
+fn problem_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
 }

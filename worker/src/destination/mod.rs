@@ -1,1 +1,186 @@
-//! destination/mod
+//! Where events go.
+//!
+//! A [`Destination`] takes events of one lane, in order, and says how many of them, counted from the first, it has taken,
+//! and why it did not take the next. [`Destinations`] holds the one of each subscription and makes single deliveries of
+//! it. The only kind so far is HTTP.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use ipnet::IpNet;
+use jiff::Timestamp;
+use weft_nats::event::StoredEvent;
+use weft_proto::{
+    ids::{EventId, Run, SubscriptionUid},
+    v1::{self, AttemptClass},
+};
+
+use crate::lane::{AttemptEnd, Verdict};
+
+pub mod address;
+pub mod http;
+pub mod retry_after;
+pub mod signature;
+
+/// One attempt to deliver an event.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// The event.
+    pub event: Arc<StoredEvent>,
+    /// Whose.
+    pub uid: SubscriptionUid,
+    /// Live, or a redrive or replay.
+    pub run: Run,
+    /// Number of this attempt in its run, from 1.
+    pub number: u32,
+    /// The event that the lane delivered before; `None`: none, or not known to matter.
+    pub lane_previous: Option<EventId>,
+    /// The shard's owner: grows with each.
+    pub epoch: u64,
+    /// How long it may take, connecting and reading the answer included.
+    pub timeout: Duration,
+}
+
+/// Why an event was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Whether it may go better later.
+    pub permanent: bool,
+    /// What it was.
+    pub class: AttemptClass,
+    /// HTTP status; 0: none.
+    pub status: u16,
+    /// For a person.
+    pub error: String,
+    /// First [`RESPONSE_BYTES_MAX`] of the response.
+    pub response: Bytes,
+    /// What the receiver asked for.
+    pub retry_after: Option<Duration>,
+}
+
+/// How a delivery of several events ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// How many of them, counted from the first, the receiver has. The others count as not attempted, but for the next.
+    pub count: usize,
+    /// Why the next was not taken; `None` when all were.
+    pub failure: Option<Failure>,
+    /// HTTP status of a success; 0: none.
+    pub status: u16,
+    /// First [`RESPONSE_BYTES_MAX`] of a success' response.
+    pub response: Bytes,
+}
+
+/// What of a response is kept.
+pub const RESPONSE_BYTES_MAX: usize = 1024;
+
+/// Somewhere that events can be delivered to.
+#[async_trait]
+pub trait Destination: std::fmt::Debug + Send + Sync {
+    /// Delivers events of one lane, in order, within the time-out of the first.
+    async fn deliver(&self, deliveries: &[Delivery]) -> Taken;
+}
+
+/// The destination of each subscription.
+#[derive(Debug)]
+pub struct Destinations {
+    allow_networks: Arc<[IpNet]>,
+    by_subscription: RwLock<HashMap<SubscriptionUid, Arc<dyn Destination>>>,
+}
+
+impl Destinations {
+    /// None yet. `allow_networks`: private networks that may be reached.
+    pub fn new(allow_networks: Vec<IpNet>) -> Self {
+        Self { allow_networks: allow_networks.into(), by_subscription: RwLock::default() }
+    }
+
+    /// Makes the destination of a subscription, or makes it anew.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, in one line; its deliveries fail until it is put right.
+    pub fn put(&self, subscription: &v1::Subscription) -> Result<(), String> {
+        let uid = SubscriptionUid::from_slice(&subscription.uid).ok_or("uid is not a UUID")?;
+        let made: Result<Arc<dyn Destination>, String> =
+            match subscription.destination.as_ref().and_then(|destination| destination.kind.as_ref()) {
+                Some(v1::destination::Kind::Http(http)) => {
+                    let concurrency = subscription.concurrency.max(1) as usize;
+                    http::HttpDestination::new(http, concurrency, Arc::clone(&self.allow_networks))
+                        .map(|destination| Arc::new(destination) as Arc<dyn Destination>)
+                }
+                None => Err("it has no destination that this version knows".into()),
+            };
+        let mut destinations = self.by_subscription.write().unwrap_or_else(PoisonError::into_inner);
+        match made {
+            Ok(destination) => {
+                destinations.insert(uid, destination);
+                Ok(())
+            }
+            Err(problem) => {
+                destinations.remove(&uid);
+                Err(problem)
+            }
+        }
+    }
+
+    /// A subscription is gone.
+    pub fn remove(&self, uid: SubscriptionUid) {
+        self.by_subscription.write().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+    }
+
+    /// Makes one attempt.
+    pub async fn deliver(&self, delivery: Delivery) -> AttemptEnd {
+        let started_at = Timestamp::now();
+        let destination =
+            self.by_subscription.read().unwrap_or_else(PoisonError::into_inner).get(&delivery.uid).cloned();
+        let taken = match destination {
+            Some(destination) => destination.deliver(std::slice::from_ref(&delivery)).await,
+            None => Taken::failed(Failure::transient(
+                AttemptClass::Protocol,
+                "the subscription's destination cannot be used; see the worker's log",
+            )),
+        };
+        let ended_at = Timestamp::now();
+        match taken.failure {
+            None => AttemptEnd {
+                verdict: Verdict::Delivered,
+                class: AttemptClass::Delivered,
+                status: taken.status,
+                error: String::new(),
+                response: taken.response,
+                retry_after: None,
+                started_at,
+                ended_at,
+            },
+            Some(failure) => AttemptEnd {
+                verdict: if failure.permanent { Verdict::Permanent } else { Verdict::Transient },
+                class: failure.class,
+                status: failure.status,
+                error: failure.error,
+                response: failure.response,
+                retry_after: failure.retry_after,
+                started_at,
+                ended_at,
+            },
+        }
+    }
+}
+
+impl Failure {
+    /// A failure before any answer that may pass.
+    pub fn transient(class: AttemptClass, error: impl Into<String>) -> Self {
+        Self { permanent: false, class, status: 0, error: error.into(), response: Bytes::new(), retry_after: None }
+    }
+}
+
+impl Taken {
+    /// None was taken.
+    pub fn failed(failure: Failure) -> Self {
+        Self { count: 0, failure: Some(failure), status: 0, response: Bytes::new() }
+    }
+}

@@ -52,7 +52,7 @@ pub(super) trait State {
     fn lane(&self, key: &LaneKey) -> Option<v1::Lane>;
     /// The run; `None` when it is settled.
     fn run(&self, work: &Work) -> Option<v1::PendingRun>;
-    /// How far the own reader of a detached subscription has come; 0: it has joined.
+    /// The next sequence that the own reader of a detached subscription wants; 0: it has joined.
     fn detached(&self, uid: SubscriptionUid) -> u64;
 }
 
@@ -109,6 +109,11 @@ impl Drafts {
         self.detached.insert(uid);
     }
 
+    /// Sealed drafts that nobody has taken yet.
+    pub fn waiting(&self) -> usize {
+        self.sealed.len()
+    }
+
     /// Outcomes that are not committed.
     pub fn uncommitted_outcomes(&self) -> usize {
         self.uncommitted_outcomes
@@ -151,7 +156,7 @@ impl Drafts {
         }
         commit.runs.extend(mem::take(&mut self.runs).iter().filter_map(|work| state.run(work)));
         for uid in mem::take(&mut self.detached) {
-            let change = v1::subscription_change::Change::Detached(v1::Detached { cursor: state.detached(uid) });
+            let change = v1::subscription_change::Change::Detached(v1::Detached { next: state.detached(uid) });
             commit.subscriptions.push(v1::SubscriptionChange { subscription: uid.to_vec(), change: Some(change) });
         }
         self.forced.clear();

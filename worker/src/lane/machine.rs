@@ -147,6 +147,11 @@ impl Lanes {
         self.commands_cursor
     }
 
+    /// Sealed drafts that nobody has taken yet.
+    pub fn drafts_waiting(&self) -> usize {
+        self.drafts.waiting()
+    }
+
     /// Lanes in memory.
     pub fn lanes_in_memory(&self) -> usize {
         self.world.lanes.len()
@@ -278,7 +283,7 @@ impl Lanes {
         if let Some(subscription) = self.world.subscriptions.get_mut(&uid) {
             debug_assert_eq!(subscription.detached, Some(self.cursor), "P3: readers join where they meet");
             subscription.detached = None;
-            self.drafts.subscription(uid, Change::Detached(v1::Detached { cursor: 0 }));
+            self.drafts.subscription(uid, Change::Detached(v1::Detached { next: 0 }));
         }
     }
 

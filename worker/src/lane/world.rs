@@ -38,7 +38,7 @@ impl World {
         let mut world = World::default();
         for state in restored.subscriptions.iter().filter(|state| !state.closed) {
             if let Some(uid) = SubscriptionUid::from_slice(&state.subscription) {
-                let detached = state.detached.map(StreamSeq);
+                let detached = state.detached.map(|next| StreamSeq(next.saturating_sub(1)));
                 world.subscriptions.insert(uid, Subscription { rules: None, detached });
             }
         }
@@ -121,7 +121,7 @@ impl State for World {
     }
 
     fn detached(&self, uid: SubscriptionUid) -> u64 {
-        self.subscriptions.get(&uid).and_then(|subscription| subscription.detached).map_or(0, |cursor| cursor.0)
+        self.subscriptions.get(&uid).and_then(|subscription| subscription.detached).map_or(0, |cursor| cursor.next().0)
     }
 }
 

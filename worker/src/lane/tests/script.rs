@@ -113,6 +113,6 @@ fn an_earlier_start_reads_on_its_own_and_joins() {
     }
     world.handle(Input::Joined { uid: uid(9) });
     let draft = world.lanes.take_draft().unwrap();
-    let joined = v1::subscription_change::Change::Detached(v1::Detached { cursor: 0 });
+    let joined = v1::subscription_change::Change::Detached(v1::Detached { next: 0 });
     assert!(draft.commit.subscriptions.iter().any(|change| change.change.as_ref() == Some(&joined)));
 }

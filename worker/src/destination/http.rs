@@ -1,0 +1,277 @@
+//! Webhooks: an HTTP POST, signed by Standard Webhooks.
+//!
+//! 2xx is done. 400, 413, 415 and 422 never go better. Everything else may: other answers, also redirections, which are
+//! never followed, and whatever goes wrong before an answer.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use ipnet::IpNet;
+use jiff::Timestamp;
+use reqwest::{
+    Client, Response, StatusCode, Url,
+    dns::{Addrs, Name, Resolve, Resolving},
+    header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+};
+use weft_nats::{envelope, subject::encode_workflow};
+use weft_proto::{
+    ids::Run,
+    v1::{self, AttemptClass},
+};
+
+use super::{
+    Delivery, Destination, Failure, RESPONSE_BYTES_MAX, Taken,
+    address::{RefusedAddress, check},
+    retry_after,
+    signature::Signer,
+};
+
+/// How long an unused connection is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A receiver of webhooks.
+#[derive(Debug)]
+pub struct HttpDestination {
+    client: Client,
+    url: Url,
+    signer: Signer,
+    allow_networks: Arc<[IpNet]>,
+}
+
+impl HttpDestination {
+    /// A receiver at `http.url` that at most `concurrency` attempts call at a time.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the URL or a secret, in one line.
+    pub fn new(http: &v1::HttpDestination, concurrency: usize, allow_networks: Arc<[IpNet]>) -> Result<Self, String> {
+        install_crypto();
+        let url: Url = http.url.parse().map_err(|error| format!("url {:?}: {error}", http.url))?;
+        if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+            return Err(format!("url {:?} is not of the form https://host/path", http.url));
+        }
+        let client = Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .tcp_nodelay(true)
+            .pool_max_idle_per_host(concurrency)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .dns_resolver(Guarded { allow_networks: Arc::clone(&allow_networks) })
+            .build()
+            .map_err(|error| format!("no HTTP client: {error}"))?;
+        Ok(Self { client, url, signer: Signer::new(&http.secrets)?, allow_networks })
+    }
+
+    async fn post(&self, delivery: &Delivery) -> Result<(u16, Bytes), Failure> {
+        // A name is checked where it is resolved; an address in the URL is not resolved.
+        if let Some(address) = literal(&self.url) {
+            check(address, &self.allow_networks)
+                .map_err(|refused| Failure::transient(AttemptClass::RefusedAddress, refused.to_string()))?;
+        }
+        let body = envelope::to_json(&delivery.event.event);
+        let headers = headers(delivery, &self.signer, Timestamp::now(), &body);
+        let request = self.client.post(self.url.clone()).headers(headers).timeout(delivery.timeout).body(body);
+        let response = request.send().await.map_err(|error| failure(&error, delivery.timeout))?;
+        let status = response.status();
+        let retry_after = response
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| retry_after::parse(value.to_str().ok()?, Timestamp::now()));
+        let excerpt = excerpt(response).await;
+        if status.is_success() {
+            return Ok((status.as_u16(), excerpt));
+        }
+        Err(Failure {
+            permanent: is_permanent(status),
+            class: AttemptClass::HttpStatus,
+            status: status.as_u16(),
+            error: match status {
+                _ if status.is_redirection() => format!("status {status}; redirections are not followed"),
+                StatusCode::GONE => format!("status {status}: the receiver wants no more events"),
+                _ => format!("status {status}"),
+            },
+            response: excerpt,
+            retry_after,
+        })
+    }
+}
+
+#[async_trait]
+impl Destination for HttpDestination {
+    async fn deliver(&self, deliveries: &[Delivery]) -> Taken {
+        let mut taken = Taken { count: 0, failure: None, status: 0, response: Bytes::new() };
+        for delivery in deliveries {
+            match self.post(delivery).await {
+                Ok((status, response)) => {
+                    taken.count += 1;
+                    taken.status = status;
+                    taken.response = response;
+                }
+                Err(failure) => {
+                    taken.failure = Some(failure);
+                    break;
+                }
+            }
+        }
+        taken
+    }
+}
+
+/// The process-wide TLS provider; a second installation is of no account.
+fn install_crypto() {
+    static INSTALLED: OnceLock<()> = OnceLock::new();
+    INSTALLED.get_or_init(|| drop(rustls::crypto::ring::default_provider().install_default()));
+}
+
+/// What never goes better by repeating.
+fn is_permanent(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_REQUEST
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::UNSUPPORTED_MEDIA_TYPE
+            | StatusCode::UNPROCESSABLE_ENTITY
+    )
+}
+
+fn literal(url: &Url) -> Option<IpAddr> {
+    let host = url.host_str()?;
+    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+}
+
+/// The headers of one attempt. The workflow id is percent-encoded as in its subject, so that every id fits a header.
+fn headers(delivery: &Delivery, signer: &Signer, now: Timestamp, body: &[u8]) -> HeaderMap {
+    let event = &delivery.event.event;
+    let mut headers = HeaderMap::new();
+    let mut put = |name: &'static str, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    };
+    let id = event.id.to_string();
+    let timestamp = now.as_second();
+    put("content-type", "application/json");
+    put("user-agent", concat!("weft/", env!("CARGO_PKG_VERSION")));
+    put("webhook-id", &id);
+    put("webhook-timestamp", &timestamp.to_string());
+    put("webhook-signature", &signer.sign(&id, timestamp, body));
+    put("weft-workflow-id", &encode_workflow(&event.workflow));
+    put("weft-sequence", &event.sequence_number.to_string());
+    if let Some(previous) = event.previous {
+        put("weft-previous-event-id", &previous.to_string());
+    }
+    if delivery.run == Run::LIVE {
+        if let Some(previous) = delivery.lane_previous {
+            put("weft-lane-previous-event-id", &previous.to_string());
+        }
+    } else {
+        put("weft-replay", "true");
+    }
+    put("weft-attempt", &delivery.number.to_string());
+    put("weft-epoch", &delivery.epoch.to_string());
+    if let Some(traceparent) = &event.traceparent {
+        put("traceparent", traceparent);
+    }
+    headers
+}
+
+/// The first bytes of a response. What fails while it is read changes nothing: the status has been given.
+async fn excerpt(mut response: Response) -> Bytes {
+    let mut excerpt = BytesMut::new();
+    while excerpt.len() < RESPONSE_BYTES_MAX {
+        match response.chunk().await {
+            Ok(Some(chunk)) => excerpt.extend_from_slice(&chunk),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    excerpt.truncate(RESPONSE_BYTES_MAX);
+    excerpt.freeze()
+}
+
+/// What went wrong before an answer.
+fn failure(error: &reqwest::Error, timeout: Duration) -> Failure {
+    if error.is_timeout() {
+        let text = format!("no answer within {} ms", timeout.as_millis());
+        return Failure::transient(AttemptClass::Timeout, text);
+    }
+    let chain = Chain(error);
+    if let Some(refused) = chain.find::<RefusedAddress>() {
+        return Failure::transient(AttemptClass::RefusedAddress, refused.to_string());
+    }
+    if chain.find::<NoAddress>().is_some() {
+        return Failure::transient(AttemptClass::Dns, chain.text());
+    }
+    if chain.find::<rustls::Error>().is_some() {
+        return Failure::transient(AttemptClass::Tls, chain.text());
+    }
+    let class = if error.is_connect() { AttemptClass::Connect } else { AttemptClass::Protocol };
+    Failure::transient(class, chain.text())
+}
+
+/// An error and its causes.
+struct Chain<'a>(&'a (dyn std::error::Error + 'static));
+
+impl<'a> Chain<'a> {
+    fn causes(&self) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+        std::iter::successors(Some(self.0), |error| error.source())
+    }
+
+    /// The first of a kind. An `io::Error` hides what it wraps from `source`, so it is looked into.
+    fn find<T: std::error::Error + 'static>(&self) -> Option<&'a T> {
+        self.causes().find_map(|error| {
+            error.downcast_ref::<T>().or_else(|| error.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref::<T>())
+        })
+    }
+
+    /// The innermost cause says what happened; the outer ones repeat the URL.
+    fn text(&self) -> String {
+        self.causes().last().map(ToString::to_string).unwrap_or_default()
+    }
+}
+
+/// Resolves names and refuses addresses that must not be called.
+#[derive(Debug, Clone)]
+struct Guarded {
+    allow_networks: Arc<[IpNet]>,
+}
+
+/// A name that has no address.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} cannot be resolved: {problem}")]
+struct NoAddress {
+    name: String,
+    problem: String,
+}
+
+impl Resolve for Guarded {
+    fn resolve(&self, name: Name) -> Resolving {
+        let allow_networks = Arc::clone(&self.allow_networks);
+        Box::pin(async move {
+            let name = name.as_str().to_owned();
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await;
+            let found: Vec<SocketAddr> = match found {
+                Ok(found) => found.collect(),
+                Err(error) => return Err(NoAddress { name: name.clone(), problem: error.to_string() }.into()),
+            };
+            // Those that may be called, or the reason against the first.
+            let mut refused = None;
+            let mut allowed = Vec::with_capacity(found.len());
+            for address in found {
+                match check(address.ip(), &allow_networks) {
+                    Ok(()) => allowed.push(address),
+                    Err(error) => drop(refused.get_or_insert(error)),
+                }
+            }
+            match (allowed.is_empty(), refused) {
+                (false, _) => Ok(Box::new(allowed.into_iter()) as Addrs),
+                (true, Some(refused)) => Err(refused.into()),
+                (true, None) => Err(NoAddress { name: name.clone(), problem: "it has no address".into() }.into()),
+            }
+        })
+    }
+}

@@ -1,0 +1,59 @@
+//! Attempts: begun on the lanes' word, while the lease allows it.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::task::JoinError;
+use weft_nats::event::StoredEvent;
+
+use super::{Driver, DriverError};
+use crate::{
+    destination::Delivery,
+    lane::{AttemptEnd, AttemptId, Input, LanePrevious, Work},
+};
+
+impl Driver {
+    pub(super) fn attempt(
+        &mut self,
+        id: AttemptId,
+        work: Work,
+        event: Arc<StoredEvent>,
+        number: u32,
+        previous: LanePrevious,
+    ) -> Result<(), DriverError> {
+        if !self.tenure.may_attempt() {
+            return Err(DriverError::LeaseLost);
+        }
+        let uid = work.lane.subscription;
+        let lane_previous = match previous {
+            LanePrevious::Known(event) => Some(event),
+            LanePrevious::AskLedger => self.commits.ledger().head(&work.lane)?,
+        };
+        let timeout = self
+            .subscriptions
+            .get(&uid)
+            .map_or(DEFAULT_TIMEOUT, |compiled| Duration::from_millis(compiled.subscription.value.timeout_ms));
+        let delivery =
+            Delivery { event, uid, run: work.run, number, lane_previous, epoch: self.commits.epoch(), timeout };
+        let destinations = Arc::clone(&self.context.destinations);
+        // Answered by `ended`, also when it panics: the id comes back with the join error's task id.
+        self.attempts.spawn(async move { (id, destinations.deliver(delivery).await) });
+        Ok(())
+    }
+
+    pub(super) fn ended(&mut self, ended: Result<(AttemptId, AttemptEnd), JoinError>) -> Result<(), DriverError> {
+        match ended {
+            Ok((attempt, end)) => {
+                crate::metrics::attempt_ended(&end);
+                self.handle(Input::Ended { attempt, end })
+            }
+            // A destination has panicked. Its lane cannot be told how the attempt ended, so the shard starts over: what
+            // was not committed is attempted again.
+            Err(error) => Err(DriverError::Ledger(crate::ledger::LedgerError::Record(format!(
+                "a destination has failed in the midst of an attempt: {error}"
+            )))),
+        }
+    }
+}
+
+/// For an attempt of a subscription that has just been deleted.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);

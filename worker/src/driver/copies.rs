@@ -1,0 +1,229 @@
+//! Copies of dead letters on DLQ: the event as it was, and in headers why it died.
+//!
+//! A copy is made after the commit that says so, by a task that never gives up while the shard is owned, and exactly
+//! once: its subject names subscription, workflow, event and run, and must be empty. How far copies are made stands in
+//! the next commit; a take-over makes those behind it.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
+use weft_nats::{
+    append::publish_once,
+    async_nats::HeaderMap,
+    connect::Connection,
+    direct,
+    event::{Event, StoredEvent},
+    message::Outgoing,
+    subject::{DLQ_STREAM, Layout, dead_letter_subject, encode_workflow},
+};
+use weft_proto::{
+    ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
+    v1::{self, outcome_record::Record},
+};
+
+use super::{Context, DriverError};
+use crate::ledger::recovery::decode;
+
+/// Commits whose dead letters wait to be copied. The driver waits above that: a commit is made in the same log, so where
+/// copies cannot be made, commits cannot either.
+const QUEUE_COMMITS: usize = 64;
+/// The pauses between two tries of a copy.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// Records read at once by a take-over.
+const READ_MESSAGES: usize = 200;
+/// Bytes read at once by a take-over.
+const READ_BYTES: usize = 8 * 1024 * 1024;
+
+/// The dead letters of one commit.
+#[derive(Debug)]
+struct Job {
+    position: u64,
+    copies: Vec<Copy>,
+}
+
+/// One dead letter.
+#[derive(Debug)]
+struct Copy {
+    outcome: v1::Outcome,
+    event: Arc<StoredEvent>,
+}
+
+#[derive(Debug)]
+pub(super) struct Copies {
+    jobs: mpsc::Sender<Job>,
+    copied: watch::Receiver<u64>,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// Names of subscriptions by uid, as the catalog has them.
+type Names = watch::Receiver<Arc<weft_nats::catalog::Snapshot>>;
+
+impl Copies {
+    pub fn start(context: &Context, position: u64) -> Self {
+        let (jobs, queue) = mpsc::channel(QUEUE_COMMITS);
+        let (copied_sender, copied) = watch::channel(position);
+        let task = work(context.connection.clone(), context.catalog.clone(), queue, copied_sender);
+        Self { jobs, copied, _task: AbortOnDropHandle::new(tokio::spawn(task)) }
+    }
+
+    /// OUTCOMES sequence up to which every dead letter has its copy.
+    pub fn copied(&self) -> u64 {
+        *self.copied.borrow()
+    }
+
+    /// A commit is stored: its dead letters are to be copied.
+    pub async fn add(&self, position: u64, commit: &v1::Commit, dead: Vec<Arc<StoredEvent>>) {
+        let events: HashMap<u64, Arc<StoredEvent>> = dead.into_iter().map(|event| (event.seq.0, event)).collect();
+        let copies = commit
+            .outcomes
+            .iter()
+            .filter(|outcome| outcome.kind() == v1::OutcomeKind::DeadLettered)
+            .filter_map(|outcome| Some((outcome.clone(), events.get(&outcome.sequence).cloned()?)))
+            .map(|(outcome, event)| Copy { outcome, event })
+            .collect();
+        // Refused only when the task is gone, which ends with the shard.
+        let _ = self.jobs.send(Job { position, copies }).await;
+    }
+
+    /// Makes the copies of the owner before that may be missing: of every commit behind `copied`.
+    pub async fn repeat(&self, context: &Context, shard: ShardId, copied: u64) -> Result<(), DriverError> {
+        let stream = context.layout.outcomes_stream(shard);
+        let mut from = StreamSeq(copied).next();
+        loop {
+            let read = direct::range(&context.connection, &stream, from, ">", READ_MESSAGES, READ_BYTES).await;
+            let messages = match read {
+                Ok(messages) => messages,
+                Err(direct::DirectError::Unavailable(_)) => {
+                    tokio::time::sleep(PAUSE.1).await;
+                    continue;
+                }
+                Err(error) => return Err(crate::ledger::RecoveryError::from(error).into()),
+            };
+            let Some(last) = messages.last() else {
+                let done = Job { position: from.0 - 1, copies: Vec::new() };
+                let _ = self.jobs.send(done).await;
+                return Ok(());
+            };
+            from = last.seq.next();
+            for message in &messages {
+                let Some(Record::Commit(commit)) = decode(message) else { continue };
+                let mut dead = Vec::new();
+                for outcome in commit.outcomes.iter().filter(|o| o.kind() == v1::OutcomeKind::DeadLettered) {
+                    dead.extend(find(&context.connection, context.layout, shard, outcome).await);
+                }
+                if !dead.is_empty() {
+                    self.add(message.seq.0, &commit, dead).await;
+                }
+            }
+        }
+    }
+}
+
+/// The event of a dead letter of the owner before: in EVENTS, or an earlier copy of it.
+async fn find(
+    connection: &Connection,
+    layout: Layout,
+    shard: ShardId,
+    outcome: &v1::Outcome,
+) -> Option<Arc<StoredEvent>> {
+    let workflow = WorkflowId::new(outcome.workflow_id.as_str()).ok()?;
+    let event_id = EventId::from_slice(&outcome.event_id)?;
+    let seq = StreamSeq(outcome.sequence);
+    let stored = match direct::get(connection, &layout.events_stream(shard), seq).await {
+        Ok(Some(message)) => Some(message),
+        _ => {
+            let subject = format!("dlq.*.{}.{event_id}.*", encode_workflow(&workflow));
+            direct::last_by_subject(connection, DLQ_STREAM, &subject).await.ok().flatten()
+        }
+    }?;
+    let event = Event::decode_parts(workflow, &stored.headers, stored.payload).ok()?;
+    Some(Arc::new(StoredEvent { seq, stored_at: stored.stored_at, event }))
+}
+
+async fn work(connection: Connection, mut names: Names, mut queue: mpsc::Receiver<Job>, copied: watch::Sender<u64>) {
+    while let Some(job) = queue.recv().await {
+        // A copy's subject holds the subscription's name.
+        if !job.copies.is_empty() && names.wait_for(|catalog| catalog.complete).await.is_err() {
+            return;
+        }
+        for copy in &job.copies {
+            make(&connection, &names, copy).await;
+        }
+        copied.send_if_modified(|position| {
+            let grows = job.position > *position;
+            *position = (*position).max(job.position);
+            grows
+        });
+    }
+}
+
+async fn make(connection: &Connection, names: &Names, copy: &Copy) {
+    let Some(message) = message(names, copy) else {
+        tracing::error!(sequence = copy.outcome.sequence, "dead letter of an unknown subscription has no copy");
+        return;
+    };
+    let mut pause = PAUSE.0;
+    loop {
+        match publish_once(connection, &message).await {
+            Ok(_) => return,
+            Err(problem) => {
+                tracing::warn!(%problem, subject = message.subject, "copy of a dead letter is tried again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE.1);
+                connection.connected().await;
+            }
+        }
+    }
+}
+
+/// The event's own message with the failure's context in headers.
+fn message(names: &Names, copy: &Copy) -> Option<Outgoing> {
+    let Copy { outcome, event } = copy;
+    let uid = SubscriptionUid::from_slice(&outcome.subscription)?;
+    let name = names
+        .borrow()
+        .subscriptions
+        .values()
+        .find(|subscription| subscription.value.uid == outcome.subscription)
+        .map(|subscription| subscription.value.name.clone())
+        .unwrap_or_else(|| uid.to_string());
+    let workflow = &event.event.workflow;
+    let mut headers: HeaderMap = event.event.encode(Layout::new(1)).headers;
+    // The message id is the event's in EVENTS; here one event may stand in several copies.
+    headers.insert("Nats-Msg-Id", format!("{uid}:{}:{}", event.event.id, outcome.run).as_str());
+    let error = outcome.last_error.replace(['\r', '\n'], " ");
+    for (header, value) in [
+        ("weft-subscription", name.clone()),
+        ("weft-subscription-uid", uid.to_string()),
+        ("weft-reason", reason(outcome.reason()).to_owned()),
+        ("weft-attempts", outcome.attempts.to_string()),
+        ("weft-last-status", outcome.last_status.to_string()),
+        ("weft-last-error", error),
+        ("weft-first-failed-at", time(outcome.first_failed_at_ms)),
+        ("weft-dead-lettered-at", time(outcome.at_ms)),
+        ("weft-seq", outcome.sequence.to_string()),
+        ("weft-run", outcome.run.to_string()),
+    ] {
+        headers.insert(header, value.as_str());
+    }
+    let subject = dead_letter_subject(&name, workflow, event.event.id, Run(outcome.run));
+    Some(Outgoing { subject, headers, payload: event.event.payload.clone() })
+}
+
+fn time(ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(ms).map(|at| at.to_string()).unwrap_or_default()
+}
+
+/// A dead letter's reason, as the contract names it.
+fn reason(reason: v1::DeadLetterReason) -> &'static str {
+    match reason {
+        v1::DeadLetterReason::Unspecified => "unknown",
+        v1::DeadLetterReason::Exhausted => "exhausted",
+        v1::DeadLetterReason::Permanent => "permanent",
+        v1::DeadLetterReason::TransformFailed => "transform_failed",
+        v1::DeadLetterReason::SchemaInvalid => "schema_invalid",
+        v1::DeadLetterReason::Skipped => "skipped",
+        v1::DeadLetterReason::Expired => "expired",
+    }
+}

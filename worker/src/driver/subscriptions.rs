@@ -1,0 +1,103 @@
+//! News of the catalog: subscriptions that come, change and go.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use weft_nats::catalog::{Revised, Snapshot};
+use weft_proto::{
+    ids::{ShardId, StreamSeq, SubscriptionUid},
+    v1,
+};
+
+use super::{Driver, DriverError};
+use crate::{
+    lane::{Input, OnExhausted, RetryPolicy, Rules},
+    matching::{Compiled, Matcher},
+};
+
+impl Driver {
+    /// Brings lanes, matching and destinations to the catalog. Nothing is decided by what a catalog that has not been
+    /// read to its end does not say.
+    pub(super) fn catalog_changed(&mut self, snapshot: &Snapshot) -> Result<(), DriverError> {
+        if !snapshot.complete {
+            return Ok(());
+        }
+        let mut there = HashSet::new();
+        for subscription in snapshot.subscriptions.values() {
+            let Some(matcher) = Matcher::new(&subscription.value, self.shard) else { continue };
+            let uid = matcher.uid;
+            there.insert(uid);
+            let known = self.subscriptions.get(&uid).map(|compiled| compiled.subscription.revision);
+            if known == Some(subscription.revision) {
+                continue;
+            }
+            if let Err(problem) = self.context.destinations.put(&subscription.value) {
+                tracing::error!(subscription = subscription.value.name, %problem, "subscription cannot be delivered to");
+            }
+            let rules = rules(subscription, uid, self.shard);
+            let start = matcher.start;
+            self.subscriptions.insert(uid, Compiled { matcher, subscription: subscription.clone() });
+            if !self.backfills.knows(uid) && start <= self.lanes.cursor() {
+                self.backfills.begin(uid, StreamSeq(start.0 - 1));
+            }
+            self.backfills.seen(uid);
+            self.handle(Input::Subscribed(rules))?;
+        }
+        let gone: Vec<SubscriptionUid> = self
+            .subscriptions
+            .keys()
+            .copied()
+            .chain(self.backfills.restored())
+            .filter(|uid| !there.contains(uid))
+            .collect();
+        for uid in gone {
+            self.subscriptions.remove(&uid);
+            self.backfills.forget(uid);
+            self.context.destinations.remove(uid);
+            self.handle(Input::Unsubscribed { uid })?;
+        }
+        self.matching = true;
+        Ok(())
+    }
+}
+
+/// What the lanes must know of a subscription.
+fn rules(subscription: &Revised<Arc<v1::Subscription>>, uid: SubscriptionUid, shard: ShardId) -> Rules {
+    let value = &subscription.value;
+    let start = value.starts.get(shard.0 as usize).copied().unwrap_or(1).max(1);
+    Rules {
+        uid,
+        name: value.name.clone(),
+        revision: subscription.revision,
+        start: StreamSeq(start),
+        concurrency: value.concurrency.max(1) as usize,
+        retry: retry(value.retry.as_ref()),
+        on_exhausted: match value.on_exhausted() {
+            v1::OnExhausted::Block => OnExhausted::Block,
+            v1::OnExhausted::DeadLetter | v1::OnExhausted::Unspecified => OnExhausted::DeadLetter,
+        },
+        paused: value.paused,
+    }
+}
+
+/// The contract's defaults where the subscription says nothing.
+fn retry(retry: Option<&v1::Retry>) -> RetryPolicy {
+    match retry {
+        Some(retry) if !retry.schedule_ms.is_empty() => {
+            RetryPolicy::Schedule(retry.schedule_ms.iter().copied().map(Duration::from_millis).collect())
+        }
+        Some(retry) => RetryPolicy::Exponential {
+            max_retries: retry.max_retries,
+            base: Duration::from_millis(retry.base_ms),
+            factor: retry.factor,
+            max: Duration::from_millis(retry.max_ms),
+            jitter: retry.jitter,
+        },
+        None => RetryPolicy::Exponential {
+            max_retries: 3,
+            base: Duration::from_secs(1),
+            factor: 2.0,
+            max: Duration::from_secs(3600),
+            jitter: 0.2,
+        },
+    }
+}

@@ -1,0 +1,160 @@
+//! The whole state as records, so that a take-over need not read OUTCOMES from its beginning.
+
+use std::sync::Arc;
+
+use prost::Message as _;
+use redb::{ReadableDatabase as _, ReadableTable as _};
+use tokio::sync::mpsc;
+use weft_proto::v1;
+
+use super::{
+    LedgerError,
+    tables::{self, Positions, decode},
+};
+
+/// Bytes of one chunk, about: as large as a commit.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// Chunks that wait to be appended.
+const CHUNKS_AHEAD: usize = 2;
+/// The bytes of a uid in a key.
+const UID_BYTES: usize = 16;
+
+/// A piece of a checkpoint, in order.
+#[derive(Debug)]
+pub enum Piece {
+    /// Part of the state.
+    Chunk(v1::CheckpointChunk),
+    /// The positions of the state, and the number of chunks.
+    End {
+        /// What the end marker says, but for `first_chunk`.
+        end: v1::CheckpointEnd,
+    },
+}
+
+/// Reads a consistent state out of the file, in a thread of its own.
+pub(super) fn read(database: Arc<redb::Database>) -> mpsc::Receiver<Result<Piece, LedgerError>> {
+    let (pieces, receiver) = mpsc::channel(CHUNKS_AHEAD);
+    // Ends when the state is read, or when nobody takes its pieces any more.
+    tokio::task::spawn_blocking(move || {
+        if let Err(Failure::Ledger(error)) = read_all(&database, &pieces) {
+            let _ = pieces.blocking_send(Err(error));
+        }
+    });
+    receiver
+}
+
+enum Failure {
+    Ledger(LedgerError),
+    /// The receiver is gone.
+    Gone,
+}
+
+impl<E: Into<LedgerError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Ledger(error.into())
+    }
+}
+
+struct Chunks<'a> {
+    pieces: &'a mpsc::Sender<Result<Piece, LedgerError>>,
+    chunk: v1::CheckpointChunk,
+    bytes: usize,
+    count: u32,
+}
+
+impl Chunks<'_> {
+    /// Takes note of a record of so many bytes in the chunk.
+    fn grown(&mut self, bytes: usize) -> Result<(), Failure> {
+        self.bytes += bytes;
+        if self.bytes >= CHUNK_BYTES { self.send() } else { Ok(()) }
+    }
+
+    fn send(&mut self) -> Result<(), Failure> {
+        let next = v1::CheckpointChunk { position: self.chunk.position, index: self.count + 1, ..Default::default() };
+        let chunk = std::mem::replace(&mut self.chunk, next);
+        self.count += 1;
+        self.bytes = 0;
+        self.pieces.blocking_send(Ok(Piece::Chunk(chunk))).map_err(|_| Failure::Gone)
+    }
+}
+
+fn read_all(database: &redb::Database, pieces: &mpsc::Sender<Result<Piece, LedgerError>>) -> Result<(), Failure> {
+    // One transaction: positions and rows belong together.
+    let transaction = database.begin_read().map_err(LedgerError::from)?;
+    let positions = tables::positions_of(&transaction)?;
+    let chunk = v1::CheckpointChunk { position: positions.outcomes.0, ..Default::default() };
+    let mut chunks = Chunks { pieces, chunk, bytes: 0, count: 0 };
+    for row in tables::all::<v1::SubscriptionState>(&transaction, tables::SUBSCRIPTIONS)? {
+        let bytes = row.encoded_len();
+        chunks.chunk.subscriptions.push(row);
+        chunks.grown(bytes)?;
+    }
+    for row in transaction.open_table(tables::LANES).map_err(LedgerError::from)?.iter().map_err(LedgerError::from)? {
+        let (_, value) = row.map_err(LedgerError::from)?;
+        chunks.chunk.lanes.push(decode(value.value())?);
+        chunks.grown(value.value().len())?;
+    }
+    for row in transaction.open_table(tables::RUNS).map_err(LedgerError::from)?.iter().map_err(LedgerError::from)? {
+        let (_, value) = row.map_err(LedgerError::from)?;
+        chunks.chunk.runs.push(decode(value.value())?);
+        chunks.grown(value.value().len())?;
+    }
+    heads(&transaction, &mut chunks)?;
+    dead_letters(&transaction, &mut chunks)?;
+    for row in transaction.open_table(tables::REQUESTS).map_err(LedgerError::from)?.iter().map_err(LedgerError::from)? {
+        let (request, command) = row.map_err(LedgerError::from)?;
+        let request_id = request.value().to_owned();
+        let bytes = request_id.len() + 8;
+        chunks.chunk.requests.push(v1::SeenRequest { request_id, command: command.value() });
+        chunks.grown(bytes)?;
+    }
+    chunks.send()?;
+    let end = end_of(positions, chunks.count);
+    pieces.blocking_send(Ok(Piece::End { end })).map_err(|_| Failure::Gone)
+}
+
+fn heads(transaction: &redb::ReadTransaction, chunks: &mut Chunks<'_>) -> Result<(), Failure> {
+    for row in transaction.open_table(tables::HEADS).map_err(LedgerError::from)?.iter().map_err(LedgerError::from)? {
+        let (key, value) = row.map_err(LedgerError::from)?;
+        let (key, value) = (key.value(), value.value());
+        let (Some((uid, workflow)), Some((event, seq))) = (key.split_at_checked(UID_BYTES), value.split_at_checked(16))
+        else {
+            continue;
+        };
+        let (Ok(workflow), Ok(seq)) = (std::str::from_utf8(workflow), seq.try_into()) else { continue };
+        chunks.chunk.heads.push(v1::LaneHead {
+            subscription: uid.to_vec(),
+            workflow_id: workflow.to_owned(),
+            event_id: event.to_vec(),
+            sequence: u64::from_be_bytes(seq),
+        });
+        chunks.grown(key.len() + value.len())?;
+    }
+    Ok(())
+}
+
+fn dead_letters(transaction: &redb::ReadTransaction, chunks: &mut Chunks<'_>) -> Result<(), Failure> {
+    for row in transaction.open_table(tables::DEAD).map_err(LedgerError::from)?.iter().map_err(LedgerError::from)? {
+        let (key, value) = row.map_err(LedgerError::from)?;
+        let Some((uid, seq)) = key.value().split_at_checked(UID_BYTES) else { continue };
+        let Ok(seq) = seq.try_into() else { continue };
+        let (run, at_ms) = value.value();
+        let sequence = u64::from_be_bytes(seq);
+        chunks.chunk.dead_letters.push(v1::OpenDeadLetter { subscription: uid.to_vec(), sequence, run, at_ms });
+        chunks.grown(40)?;
+    }
+    Ok(())
+}
+
+fn end_of(positions: Positions, chunks: u32) -> v1::CheckpointEnd {
+    v1::CheckpointEnd {
+        position: positions.outcomes.0,
+        chunks,
+        first_chunk: 0,
+        epoch: positions.epoch,
+        cursor: positions.cursor.0,
+        commands_cursor: positions.commands,
+        cursor_event_id: Vec::new(),
+        copied: positions.copied,
+    }
+}
