@@ -80,7 +80,8 @@ impl Leases {
         let held = direct::last_by_subject(&self.connection, &stream, &key);
         let held = held.await.map_err(|error| error.to_string())?;
         let expected = match &held {
-            Some(message) if message.headers.get("KV-Operation").is_none() => {
+            // Markers of deletion and of expiry are empty.
+            Some(message) if !message.payload.is_empty() => {
                 let holder = String::from_utf8_lossy(&message.payload).into_owned();
                 if holder != self.worker {
                     return Ok(Err(holder));

@@ -218,14 +218,17 @@ struct Chain<'a>(&'a (dyn std::error::Error + 'static));
 
 impl<'a> Chain<'a> {
     fn causes(&self) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
-        std::iter::successors(Some(self.0), |error| error.source())
+        // An `io::Error` names as its source not what it wraps, but the source of that.
+        let wrapped = |error: &'a (dyn std::error::Error + 'static)| {
+            let inner: &'a (dyn std::error::Error + 'static) = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+            Some(inner)
+        };
+        std::iter::successors(Some(self.0), move |error| wrapped(*error).or_else(|| error.source()))
     }
 
-    /// The first of a kind. An `io::Error` hides what it wraps from `source`, so it is looked into.
+    /// The first of a kind.
     fn find<T: std::error::Error + 'static>(&self) -> Option<&'a T> {
-        self.causes().find_map(|error| {
-            error.downcast_ref::<T>().or_else(|| error.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref::<T>())
-        })
+        self.causes().find_map(|error| error.downcast_ref::<T>())
     }
 
     /// The innermost cause says what happened; the outer ones repeat the URL.

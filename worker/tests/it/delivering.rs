@@ -1,0 +1,208 @@
+//! From EVENTS to receivers, through failures, restarts and take-overs.
+
+use prost::Message as _;
+use weft_nats::async_nats::HeaderMap;
+use weft_proto::{ids::SubscriptionUid, v1};
+
+use crate::support::{Log, PATIENCE, Receiver, Running, assert_in_order};
+
+/// P3: with a fifth of the first attempts failing, every workflow arrives in order, signed, with its chain unbroken.
+#[tokio::test(flavor = "multi_thread")]
+async fn delivers_in_order_through_failures() {
+    let mut log = Log::start().await;
+    let receiver =
+        Receiver::start(|request| if request.attempt == 1 && request.sequence % 5 == 0 { 500 } else { 200 }).await;
+    log.subscribe("billing", &receiver, 1).await;
+    log.events(500, 20).await;
+    let folder = tempfile::tempdir().unwrap();
+    let worker = Running::start(&log, folder.path());
+    let requests = receiver.until_delivered(500).await;
+    assert_in_order(&requests, 20, 25);
+    assert!(requests.iter().all(|request| request.signed));
+    for workflow in 0..20 {
+        let delivered: Vec<_> = requests
+            .iter()
+            .filter(|request| request.workflow == format!("w{workflow}") && request.answered == 200)
+            .collect();
+        assert_eq!(delivered[0].lane_previous, None);
+        for pair in delivered.windows(2) {
+            assert_eq!(pair[1].lane_previous.as_deref(), Some(pair[0].id.as_str()), "the lane's chain has no gap");
+        }
+    }
+    worker.stop().await;
+    let outcomes = outcomes(&log, 500).await;
+    assert_eq!(outcomes.len(), 500, "P5: exactly one outcome an event");
+}
+
+/// The outcomes of every commit so far, at least `count`.
+async fn outcomes(log: &Log, count: usize) -> Vec<v1::Outcome> {
+    let commits = |messages: &[weft_nats::message::Stored]| -> Vec<v1::Outcome> {
+        messages
+            .iter()
+            .filter_map(|message| v1::OutcomeRecord::decode(message.payload.clone()).ok()?.record)
+            .filter_map(|record| match record {
+                v1::outcome_record::Record::Commit(commit) => Some(commit.outcomes),
+                _ => None,
+            })
+            .flatten()
+            .collect()
+    };
+    let messages = log.read("OUTCOMES", |messages| commits(messages).len() >= count).await;
+    commits(&messages)
+}
+
+/// P3, P5: a worker that is stopped anywhere goes on exactly there, with its file and without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn goes_on_where_it_stopped_with_and_without_its_file() {
+    let mut log = Log::start().await;
+    let receiver =
+        Receiver::start(|request| if request.attempt == 1 && request.sequence % 7 == 0 { 503 } else { 200 }).await;
+    log.subscribe("billing", &receiver, 1).await;
+    let folder = tempfile::tempdir().unwrap();
+    log.events(600, 10).await;
+    for (round, keep) in [true, false, true].into_iter().enumerate() {
+        let worker = Running::start(&log, folder.path());
+        receiver.until_delivered(120 * (round + 1)).await;
+        worker.abort().await;
+        if !keep {
+            std::fs::remove_file(folder.path().join("ledger-0.redb")).unwrap();
+        }
+    }
+    let worker = Running::start(&log, folder.path());
+    let requests = receiver.until_delivered(600).await;
+    assert_in_order(&requests, 10, 60);
+    let epochs: Vec<u64> = requests.iter().map(|request| request.epoch).collect();
+    assert!(epochs.windows(2).all(|pair| pair[0] <= pair[1]), "the epoch grows with each owner");
+    worker.stop().await;
+    assert_eq!(outcomes(&log, 600).await.len(), 600, "P5: exactly one outcome an event");
+}
+
+/// A dead letter is copied with its context, the lane goes on, a redrive delivers it once, however often it is asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_copied_and_redriven_once() {
+    let mut log = Log::start().await;
+    let receiver = Receiver::start(|request| if request.sequence == 2 && !request.replay { 422 } else { 200 }).await;
+    let subscription = log.subscribe("billing", &receiver, 1).await;
+    let events = log.events(3, 1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let worker = Running::start(&log, folder.path());
+    let requests = receiver.until_delivered(2).await;
+    let third = requests.iter().find(|request| request.sequence == 3).unwrap();
+    assert_eq!(third.lane_previous, Some(events[0].id.to_string()), "the dead letter is no part of the chain");
+
+    let copies = log.read("DLQ", |messages| !messages.is_empty()).await;
+    let copy = &copies[0];
+    assert_eq!(copy.subject, format!("dlq.billing.w0.{}.0", events[1].id));
+    assert_eq!(copy.payload, events[1].payload);
+    let header = |name: &str| copy.headers.get(name).map(|value| value.as_str().to_owned()).unwrap_or_default();
+    assert_eq!((header("weft-reason"), header("weft-attempts")), ("permanent".into(), "1".into()));
+    assert_eq!((header("weft-last-status"), header("ce-id")), ("422".into(), events[1].id.to_string()));
+
+    let redrive = v1::Command {
+        request_id: "request-1".into(),
+        operator: "test".into(),
+        reason: "receiver is mended".into(),
+        at_ms: 1,
+        action: Some(v1::command::Action::Redrive(v1::Redrive {
+            items: vec![v1::RedriveItem {
+                subscription: subscription.uid.clone(),
+                subscription_name: "billing".into(),
+                sequence: 2,
+                workflow_id: "w0".into(),
+                event_id: events[1].id.to_vec(),
+                run: 0,
+            }],
+        })),
+    };
+    for _ in 0..2 {
+        let payload = redrive.encode_to_vec();
+        let ack = log.connection.jetstream().publish_with_headers("commands.0", HeaderMap::new(), payload.into());
+        ack.await.unwrap().await.unwrap();
+    }
+    let requests = receiver.until_delivered(3).await;
+    let replays: Vec<_> = requests.iter().filter(|request| request.replay).collect();
+    assert_eq!((replays.len(), replays[0].sequence, replays[0].attempt), (1, 2, 1));
+    // Both commands are behind it when the next event has been delivered and the worker has drained.
+    log.events(1, 1).await;
+    receiver.until_delivered(4).await;
+    worker.stop().await;
+    let outcomes = outcomes(&log, 5).await;
+    let of_second: Vec<_> =
+        outcomes.iter().filter(|outcome| outcome.sequence == 2).map(|o| (o.run, o.kind())).collect();
+    assert_eq!(of_second, [(0, v1::OutcomeKind::DeadLettered), (1, v1::OutcomeKind::Delivered)]);
+    let replays = receiver.requests.lock().unwrap().iter().filter(|request| request.replay).count();
+    assert_eq!(replays, 1, "the same request acts once");
+}
+
+/// A worker that loses its lease to another stops, and the other delivers everything in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_worker_takes_over_from_one_that_is_gone() {
+    let mut log = Log::start().await;
+    let receiver = Receiver::start(|_| 200).await;
+    log.subscribe("billing", &receiver, 1).await;
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let first = Running::start(&log, one.path());
+    log.events(100, 5).await;
+    receiver.until_delivered(100).await;
+    let second = Running::start(&log, two.path());
+    first.abort().await;
+    log.events(100, 5).await;
+    let requests = receiver.until_delivered(200).await;
+    assert_in_order(&requests, 5, 40);
+    assert!(requests.last().unwrap().epoch > requests[0].epoch);
+    second.stop().await;
+}
+
+/// A subscription that begins at the beginning of a log that is already being delivered misses nothing and repeats
+/// nothing, also while events keep coming.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_subscription_begins_where_it_says() {
+    let mut log = Log::start().await;
+    let (early, late) = (Receiver::start(|_| 200).await, Receiver::start(|_| 200).await);
+    log.subscribe("early", &early, 1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let worker = Running::start(&log, folder.path());
+    log.events(700, 7).await;
+    early.until_delivered(700).await;
+    log.subscribe("late", &late, 1).await;
+    log.events(700, 7).await;
+    let requests = late.until_delivered(1400).await;
+    assert_in_order(&requests, 7, 200);
+    early.until_delivered(1400).await;
+    worker.stop().await;
+    assert_eq!(late.requests.lock().unwrap().len(), 1400, "nothing came twice");
+}
+
+/// P5: a subscription that is deleted settles nothing behind it, and an event that nobody takes is unrouted.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_nobody_takes_are_unrouted() {
+    let mut log = Log::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let worker = Running::start(&log, folder.path());
+    log.events(3, 1).await;
+    let outcomes = outcomes(&log, 3).await;
+    assert!(outcomes.iter().all(|outcome| outcome.kind() == v1::OutcomeKind::Unrouted));
+    worker.stop().await;
+}
+
+/// P1: nats-server killed while deliveries are under way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_server_costs_no_event_and_no_order() {
+    let mut log = Log::start().await;
+    let receiver = Receiver::start(|_| 200).await;
+    let subscription = log.subscribe("billing", &receiver, 1).await;
+    let folder = tempfile::tempdir().unwrap();
+    log.events(1000, 10).await;
+    let worker = Running::start(&log, folder.path());
+    receiver.until_delivered(200).await;
+    log.server.kill();
+    log.server.restart().await;
+    tokio::time::timeout(PATIENCE, log.connection.connected()).await.unwrap();
+    let requests = receiver.until_delivered(1000).await;
+    assert_in_order(&requests, 10, 100);
+    worker.stop().await;
+    let outcomes = outcomes(&log, 1000).await;
+    let uid = SubscriptionUid::from_slice(&subscription.uid).unwrap();
+    assert!(outcomes.iter().all(|outcome| outcome.subscription == uid.as_bytes()));
+    assert_eq!(outcomes.len(), 1000);
+}

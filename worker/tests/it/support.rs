@@ -1,0 +1,309 @@
+//! A log with events, a receiver that remembers, a worker that can be stopped.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::IntoResponse,
+};
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use weft_nats::{
+    append::Appender,
+    catalog::Catalog,
+    connect::Connection,
+    event::Event,
+    message::Stored,
+    options::Span,
+    reader::{OrderedReader, ReaderOptions},
+    streams::{self, LogSpec},
+    subject::Layout,
+    testing::TestServer,
+};
+use weft_proto::{
+    ids::{EventId, SequenceNumber, StreamSeq, SubscriptionUid, WorkflowId},
+    v1,
+};
+use weft_worker::{Worker, WorkerOptions};
+
+/// How long anything may take before it counts as never.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/// A log, and what appends to it.
+pub struct Log {
+    pub server: TestServer,
+    pub connection: Connection,
+    pub layout: Layout,
+    appender: Appender,
+    end: StreamSeq,
+    heads: BTreeMap<String, (u64, EventId)>,
+}
+
+pub fn spec() -> LogSpec {
+    LogSpec { body_bytes_max: 1 << 20, ..LogSpec::default() }
+}
+
+impl Log {
+    pub async fn start() -> Self {
+        let server = TestServer::start().await;
+        let connection = server.connection("test").await;
+        let layout = streams::ensure(&connection, &spec()).await.unwrap();
+        let appender = Appender::new(connection.clone());
+        Self { server, connection, layout, appender, end: StreamSeq(0), heads: BTreeMap::new() }
+    }
+
+    /// Appends `count` events, spread over workflows `w0`, `w1`, …
+    pub async fn events(&mut self, count: usize, workflows: usize) -> Vec<Event> {
+        let events: Vec<Event> = (0..count).map(|index| self.event(&format!("w{}", index % workflows))).collect();
+        for chunk in events.chunks(500) {
+            let messages: Vec<_> = chunk.iter().map(|event| event.encode(self.layout)).collect();
+            self.end = self.appender.append(self.end, &messages).await.unwrap();
+        }
+        events
+    }
+
+    fn event(&mut self, workflow: &str) -> Event {
+        let id = EventId::unique();
+        let head = self.heads.get(workflow).copied();
+        let number = head.map_or(1, |(number, _)| number + 1);
+        self.heads.insert(workflow.to_owned(), (number, id));
+        Event {
+            id,
+            sequence_number: SequenceNumber(number),
+            workflow: WorkflowId::new(workflow).unwrap(),
+            previous: head.map(|(_, id)| id),
+            event_type: "order.paid".into(),
+            source: "shop".into(),
+            time: Timestamp::now(),
+            received_at: Timestamp::now(),
+            delivery_id: None,
+            content_type: "application/json".into(),
+            data_pointer: String::new(),
+            verified_by: "none/0".into(),
+            traceparent: None,
+            quarantine: None,
+            kept_headers: vec![],
+            payload: Bytes::from(format!("{{\"number\":{number}}}")),
+        }
+    }
+
+    /// Subscribes a receiver, with short waits.
+    pub async fn subscribe(&self, name: &str, receiver: &Receiver, start: u64) -> v1::Subscription {
+        let subscription = v1::Subscription {
+            uid: SubscriptionUid::unique().to_vec(),
+            name: name.into(),
+            types: vec!["*".into()],
+            destination: Some(v1::Destination {
+                kind: Some(v1::destination::Kind::Http(v1::HttpDestination {
+                    url: format!("http://{}/", receiver.address),
+                    secrets: vec![SECRET.into()],
+                    format: v1::HttpFormat::Envelope.into(),
+                })),
+            }),
+            timeout_ms: 5_000,
+            concurrency: 64,
+            retry: Some(v1::Retry {
+                max_retries: 2,
+                base_ms: 20,
+                factor: 2.0,
+                max_ms: 1000,
+                jitter: 0.1,
+                schedule_ms: vec![],
+            }),
+            ordered: true,
+            starts: vec![start],
+            ..Default::default()
+        };
+        Catalog::new(self.connection.clone()).put_subscription(&subscription, 0).await.unwrap();
+        subscription
+    }
+
+    /// Every message of a stream, read until `enough`.
+    pub async fn read(&self, stream: &str, enough: impl Fn(&[Stored]) -> bool) -> Vec<Stored> {
+        let options = ReaderOptions {
+            stream: stream.into(),
+            name: "test".into(),
+            from: StreamSeq(1),
+            filter: None,
+            batch_messages_max: 500,
+        };
+        let mut reader = OrderedReader::new(self.connection.clone(), options);
+        let mut messages = Vec::new();
+        while !enough(&messages) {
+            let batch = tokio::time::timeout(PATIENCE, reader.next()).await.expect("enough messages").unwrap();
+            messages.extend(batch.messages);
+        }
+        messages
+    }
+}
+
+/// What came in one request.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub id: String,
+    pub workflow: String,
+    pub sequence: u64,
+    pub lane_previous: Option<String>,
+    pub attempt: u32,
+    pub epoch: u64,
+    pub replay: bool,
+    pub signed: bool,
+    pub answered: u16,
+}
+
+type Answer = dyn Fn(&Request) -> u16 + Send + Sync;
+
+/// A receiver on loopback that answers by a rule and remembers everything.
+pub struct Receiver {
+    pub address: SocketAddr,
+    pub requests: Arc<Mutex<Vec<Request>>>,
+    changed: watch::Receiver<usize>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Clone)]
+struct Shared {
+    answer: Arc<Answer>,
+    requests: Arc<Mutex<Vec<Request>>>,
+    changed: Arc<watch::Sender<usize>>,
+}
+
+impl Receiver {
+    pub async fn start(answer: impl Fn(&Request) -> u16 + Send + Sync + 'static) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let (sender, changed) = watch::channel(0);
+        let shared = Shared { answer: Arc::new(answer), requests: requests.clone(), changed: Arc::new(sender) };
+        let router = Router::new().fallback(receive).with_state(shared);
+        let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { address, requests, changed, task }
+    }
+
+    /// Waits until the requests are as wanted.
+    pub async fn until(&self, mut enough: impl FnMut(&[Request]) -> bool) -> Vec<Request> {
+        let mut changed = self.changed.clone();
+        let waited = tokio::time::timeout(PATIENCE, async {
+            loop {
+                changed.mark_unchanged();
+                if enough(&self.requests.lock().unwrap()) {
+                    return;
+                }
+                changed.changed().await.unwrap();
+            }
+        });
+        if waited.await.is_err() {
+            panic!("the receiver has only {} requests", self.requests.lock().unwrap().len());
+        }
+        self.requests.lock().unwrap().clone()
+    }
+
+    /// Waits until so many events have been taken, repeats not counted, a redrive as one more.
+    pub async fn until_delivered(&self, count: usize) -> Vec<Request> {
+        self.until(|requests| {
+            let taken = requests.iter().filter(|request| request.answered == 200);
+            taken.map(|request| (&request.id, request.replay)).collect::<BTreeSet<_>>().len() >= count
+        })
+        .await
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn receive(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> impl IntoResponse {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let number = |name: &str| text(name).and_then(|text| text.parse().ok()).unwrap_or(0);
+    let signed = standardwebhooks::Webhook::new(SECRET).unwrap().verify(&body, &headers).is_ok();
+    let mut request = Request {
+        id: text("webhook-id").unwrap_or_default(),
+        workflow: text("weft-workflow-id").unwrap_or_default(),
+        sequence: number("weft-sequence"),
+        lane_previous: text("weft-lane-previous-event-id"),
+        attempt: number("weft-attempt") as u32,
+        epoch: number("weft-epoch"),
+        replay: text("weft-replay").as_deref() == Some("true"),
+        signed,
+        answered: 0,
+    };
+    request.answered = (shared.answer)(&request);
+    let status = StatusCode::from_u16(request.answered).unwrap();
+    shared.requests.lock().unwrap().push(request);
+    shared.changed.send_modify(|count| *count += 1);
+    (status, "answer")
+}
+
+/// A worker in a runtime of its own, so that it can end with everything that it has started.
+pub struct Running {
+    drain: CancellationToken,
+    task: JoinHandle<Result<(), weft_worker::service::RunError>>,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Running {
+    pub fn start(log: &Log, folder: &Path) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let nats = log.server.options();
+        let options = WorkerOptions {
+            concurrency: 64,
+            lease: Span::secs(2),
+            allow_networks: vec!["127.0.0.0/8".parse().unwrap()],
+        };
+        let drain = CancellationToken::new();
+        let (drained, folder) = (drain.clone(), folder.to_owned());
+        let task = runtime.spawn(async move {
+            let connection = Connection::connect(&nats, "worker").await.unwrap();
+            Worker::new(options).run(connection, spec(), folder, watch::channel(None).0, drained).await
+        });
+        Self { drain, task, runtime: Some(runtime) }
+    }
+
+    /// Drains it.
+    pub async fn stop(mut self) {
+        self.drain.cancel();
+        tokio::time::timeout(PATIENCE, &mut self.task).await.expect("it drains").unwrap().unwrap();
+    }
+
+    /// Ends it in the midst of things: nothing of it runs on, its lease is not given back.
+    pub async fn abort(mut self) {
+        let runtime = self.runtime.take().unwrap();
+        tokio::task::spawn_blocking(move || drop(runtime)).await.unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// P3 at the receiver: every workflow's first successes are 1, 2, 3, …
+pub fn assert_in_order(requests: &[Request], workflows: usize, each: u64) {
+    let mut seen: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+    for request in requests.iter().filter(|request| request.answered == 200 && !request.replay) {
+        let numbers = seen.entry(&request.workflow).or_default();
+        if !numbers.contains(&request.sequence) {
+            numbers.push(request.sequence);
+        }
+    }
+    assert_eq!(seen.len(), workflows);
+    for (workflow, numbers) in seen {
+        assert_eq!(numbers, (1..=each).collect::<Vec<_>>(), "{workflow}");
+    }
+}
