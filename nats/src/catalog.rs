@@ -1,53 +1,62 @@
 //! Sources and subscriptions: prost messages in the KV bucket `weft_catalog`, under `source.<name>` and
 //! `subscription.<name>`, changed by revision and watched by every role.
+//!
+//! A follower reads the whole bucket whenever it has been disconnected, and replaces what it knew by what it reads: a
+//! bucket that was restored or made anew meanwhile needs no case of its own, and nobody decides by half a catalog. In
+//! between it reads what comes, like any reader of a stream.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use async_nats::jetstream::kv::{self, CreateErrorKind, Operation, UpdateErrorKind};
-use futures_util::StreamExt as _;
-use prost::Message as _;
+use async_nats::{HeaderMap, jetstream::context::PublishErrorKind};
+use prost::Message;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use weft_proto::v1::{Source, Subscription};
+use weft_proto::{
+    ids::StreamSeq,
+    v1::{Source, Subscription},
+};
 
-use crate::{connect::Connection, subject::CATALOG_BUCKET};
+use crate::{
+    connect::Connection,
+    direct,
+    reader::{OrderedReader, ReaderOptions},
+    streams,
+    subject::CATALOG_BUCKET,
+};
 
 mod pattern;
+mod snapshot;
 mod validate;
 
 pub use pattern::pattern_matches;
+pub use snapshot::{Revised, Snapshot};
 pub use validate::{validate_source, validate_subscription};
 
-/// The pause between two tries to follow the catalog: changes are to be live within a second.
-const RETRY_PAUSE: Duration = Duration::from_millis(300);
-/// How often a follower asks whether the bucket has moved on without it: what a watch that died silently costs at most.
-const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// What the keys of sources begin with.
+const SOURCE: &str = "source";
+/// What the keys of subscriptions begin with.
+const SUBSCRIPTION: &str = "subscription";
 
-/// Something of the catalog with the revision of its key: grows with every change in the bucket.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Revised<T> {
-    /// The bucket's revision that wrote it.
-    pub revision: u64,
-    /// The value.
-    pub value: T,
-}
-
-/// The catalog at one moment.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Snapshot {
-    /// Whether the bucket has been read to its end: until then nothing may be decided by what is missing.
-    pub complete: bool,
-    /// Sources by name.
-    pub sources: BTreeMap<String, Revised<Arc<Source>>>,
-    /// Subscriptions by name.
-    pub subscriptions: BTreeMap<String, Revised<Arc<Subscription>>>,
-}
+/// The pause between two tries to follow the catalog: a change is to be live within a second.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// How long reading the whole bucket may take: some thousand entries take some milliseconds.
+const READ_PATIENCE: Duration = Duration::from_secs(10);
+/// The pause before a replica is asked again that had less than the leader says there is.
+const REPLICA_PAUSE: Duration = Duration::from_millis(20);
+/// Messages asked for at a time.
+const READ_MESSAGES: usize = 1000;
+/// Bytes asked for at a time.
+const READ_BYTES: usize = 4 << 20;
 
 /// Why the catalog did not take a change.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
     /// Someone else changed it meanwhile: read, decide again.
-    #[error("{key} was changed by someone else")]
+    #[error("{key} was changed by someone else; read it again and decide again")]
     Conflict {
         /// The key.
         key: String,
@@ -60,7 +69,7 @@ pub enum CatalogError {
         /// What is wrong and what would be right.
         problem: String,
     },
-    /// No server, no bucket, no answer.
+    /// No server, no bucket, no answer. A change may have been stored all the same: read before it is tried again.
     #[error("the catalog is not there: {0}")]
     Unavailable(String),
 }
@@ -69,35 +78,6 @@ pub enum CatalogError {
 #[derive(Debug, Clone)]
 pub struct Catalog {
     connection: Connection,
-}
-
-impl Snapshot {
-    /// Takes an entry of the bucket. What cannot be decoded is logged and passed over.
-    fn apply(&mut self, entry: &kv::Entry) {
-        let Some((kind, name)) = entry.key.split_once('.') else { return };
-        let deleted = entry.operation != Operation::Put;
-        match (kind, deleted) {
-            ("source", true) => drop(self.sources.remove(name)),
-            ("subscription", true) => drop(self.subscriptions.remove(name)),
-            ("source", false) => insert(&mut self.sources, name, entry, Source::decode(entry.value.clone())),
-            ("subscription", false) => {
-                insert(&mut self.subscriptions, name, entry, Subscription::decode(entry.value.clone()));
-            }
-            _ => {}
-        }
-    }
-}
-
-fn insert<T>(
-    into: &mut BTreeMap<String, Revised<Arc<T>>>,
-    name: &str,
-    entry: &kv::Entry,
-    decoded: Result<T, prost::DecodeError>,
-) {
-    match decoded {
-        Ok(value) => drop(into.insert(name.to_owned(), Revised { revision: entry.revision, value: Arc::new(value) })),
-        Err(error) => tracing::error!(key = entry.key, %error, "catalog entry cannot be decoded and is ignored"),
-    }
 }
 
 impl Catalog {
@@ -111,54 +91,57 @@ impl Catalog {
     pub fn watch(&self, cancel: CancellationToken) -> watch::Receiver<Arc<Snapshot>> {
         let (sender, receiver) = watch::channel(Arc::new(Snapshot::default()));
         let catalog = self.clone();
-        // Logs its own faults and ends with `cancel`.
+        // Ends with `cancel`, or when nobody looks any more; what goes wrong passes, and is tried again.
         tokio::spawn(async move {
-            loop {
-                let ended = tokio::select! {
-                    () = cancel.cancelled() => return,
-                    ended = catalog.follow(&sender) => ended,
-                };
-                if let Err(problem) = ended {
-                    tracing::debug!(problem, "catalog watch starts over");
+            let following = async {
+                while !sender.is_closed() {
+                    let problem = catalog.follow(&sender).await;
+                    tracing::debug!(problem, "catalog is read anew");
+                    tokio::time::sleep(RETRY_PAUSE).await;
                 }
-                tokio::select! {
-                    () = cancel.cancelled() => return,
-                    () = tokio::time::sleep(RETRY_PAUSE) => {}
-                }
+            };
+            tokio::select! {
+                () = following => {}
+                () = sender.closed() => {}
+                () = cancel.cancelled() => {}
             }
         });
         receiver
     }
 
-    /// Follows the bucket with one watch, for as long as that lives.
-    async fn follow(&self, sender: &watch::Sender<Arc<Snapshot>>) -> Result<(), String> {
+    /// Reads the whole bucket and then what comes, until that must be begun anew; says why.
+    async fn follow(&self, sender: &watch::Sender<Arc<Snapshot>>) -> String {
         self.connection.connected().await;
-        let store = self.store().await.map_err(|error| error.to_string())?;
-        let last = store.status().await.map_err(|error| error.to_string())?.info.state.last_sequence;
-        let mut entries = store.watch_with_history(">").await.map_err(|error| error.to_string())?;
-        let mut snapshot = Snapshot { complete: last == 0, ..Snapshot::default() };
-        let mut seen = 0;
-        if snapshot.complete {
-            publish(sender, &snapshot);
-        }
+        let mut disconnected = pin!(self.connection.changed());
+        let (mut snapshot, position) = match self.scan().await {
+            Ok(scanned) => scanned,
+            Err(error) => return error.to_string(),
+        };
+        let mut reader = OrderedReader::new(
+            self.connection.clone(),
+            ReaderOptions {
+                stream: stream(),
+                name: "catalog".into(),
+                from: position,
+                filter: None,
+                batch_messages_max: READ_MESSAGES,
+            },
+        );
         loop {
-            let entry = match tokio::time::timeout(CHECK_INTERVAL, entries.next()).await {
-                Ok(Some(Ok(entry))) => entry,
-                Ok(Some(Err(error))) => return Err(error.to_string()),
-                Ok(None) => return Err("the watch has ended".into()),
-                Err(_silence) => {
-                    let last = store.status().await.map_err(|error| error.to_string())?.info.state.last_sequence;
-                    if last > seen && seen > 0 {
-                        return Err(format!("the watch stands at {seen}, the bucket at {last}"));
-                    }
-                    continue;
+            sender.send_if_modified(|known| {
+                let changed = **known != snapshot;
+                if changed {
+                    *known = Arc::new(snapshot.clone());
                 }
+                changed
+            });
+            let batch = tokio::select! {
+                batch = reader.next() => batch,
+                () = &mut disconnected => return "the connection has changed".into(),
             };
-            seen = entry.revision;
-            snapshot.apply(&entry);
-            snapshot.complete |= entry.delta == 0 || seen >= last;
-            if snapshot.complete {
-                publish(sender, &snapshot);
+            match batch {
+                Ok(batch) => batch.messages.iter().for_each(|message| snapshot.apply(&prefix(), message)),
+                Err(error) => return error.to_string(),
             }
         }
     }
@@ -169,17 +152,35 @@ impl Catalog {
     ///
     /// [`CatalogError::Unavailable`].
     pub async fn read(&self) -> Result<Snapshot, CatalogError> {
-        let store = self.store().await?;
+        self.scan().await.map(|(snapshot, _)| snapshot)
+    }
+
+    /// Reads the bucket up to where the leader says that it ends. Returns what it holds and what comes next.
+    async fn scan(&self) -> Result<(Snapshot, StreamSeq), CatalogError> {
         let unavailable = |error: &dyn std::fmt::Display| CatalogError::Unavailable(error.to_string());
+        let deadline = Instant::now() + READ_PATIENCE;
+        let stream = stream();
+        let state = streams::state(&self.connection, &stream).await.map_err(|error| unavailable(&error))?;
         let mut snapshot = Snapshot { complete: true, ..Snapshot::default() };
-        let mut keys = store.keys().await.map_err(|error| unavailable(&error))?;
-        while let Some(key) = keys.next().await {
-            let key = key.map_err(|error| unavailable(&error))?;
-            if let Some(entry) = store.entry(key).await.map_err(|error| unavailable(&error))? {
-                snapshot.apply(&entry);
-            }
+        let mut position = state.first;
+        while position <= state.last {
+            let found = direct::range(&self.connection, &stream, position, ">", READ_MESSAGES, READ_BYTES);
+            let messages = found.await.map_err(|error| unavailable(&error))?;
+            let Some(last) = messages.last() else {
+                // Any replica may answer, also one that is behind.
+                if Instant::now() > deadline {
+                    return Err(CatalogError::Unavailable(format!(
+                        "{stream} is known up to {}, and not readable",
+                        state.last
+                    )));
+                }
+                tokio::time::sleep(REPLICA_PAUSE).await;
+                continue;
+            };
+            position = last.seq.next();
+            messages.iter().for_each(|message| snapshot.apply(&prefix(), message));
         }
-        Ok(snapshot)
+        Ok((snapshot, position))
     }
 
     /// Stores a source. `expected` is the revision that the caller has read; 0: it must not exist. Returns the new revision.
@@ -188,7 +189,7 @@ impl Catalog {
     ///
     /// [`CatalogError`].
     pub async fn put_source(&self, source: &Source, expected: u64) -> Result<u64, CatalogError> {
-        let key = format!("source.{}", source.name);
+        let key = format!("{SOURCE}.{}", source.name);
         validate_source(source).map_err(|problem| CatalogError::Invalid { key: key.clone(), problem })?;
         self.put(key, source.encode_to_vec(), expected).await
     }
@@ -199,69 +200,90 @@ impl Catalog {
     ///
     /// [`CatalogError`].
     pub async fn put_subscription(&self, subscription: &Subscription, expected: u64) -> Result<u64, CatalogError> {
-        let key = format!("subscription.{}", subscription.name);
+        let key = format!("{SUBSCRIPTION}.{}", subscription.name);
         validate_subscription(subscription).map_err(|problem| CatalogError::Invalid { key: key.clone(), problem })?;
         self.put(key, subscription.encode_to_vec(), expected).await
     }
 
-    /// Removes a source.
+    /// Removes a source that has the revision `expected`.
     ///
     /// # Errors
     ///
     /// [`CatalogError`].
     pub async fn delete_source(&self, name: &str, expected: u64) -> Result<(), CatalogError> {
-        self.delete(format!("source.{name}"), expected).await
+        self.delete(format!("{SOURCE}.{name}"), expected).await
     }
 
-    /// Removes a subscription.
+    /// Removes a subscription that has the revision `expected`.
     ///
     /// # Errors
     ///
     /// [`CatalogError`].
     pub async fn delete_subscription(&self, name: &str, expected: u64) -> Result<(), CatalogError> {
-        self.delete(format!("subscription.{name}"), expected).await
+        self.delete(format!("{SUBSCRIPTION}.{name}"), expected).await
     }
 
     async fn put(&self, key: String, value: Vec<u8>, expected: u64) -> Result<u64, CatalogError> {
-        let store = self.store().await?;
-        if expected == 0 {
-            return store.create(&key, value.into()).await.map_err(|error| match error.kind() {
-                CreateErrorKind::AlreadyExists => CatalogError::Conflict { key },
-                _ => CatalogError::Unavailable(error.to_string()),
-            });
-        }
-        store.update(&key, value.into(), expected).await.map_err(|error| match error.kind() {
-            UpdateErrorKind::WrongLastRevision => CatalogError::Conflict { key },
-            _ => CatalogError::Unavailable(error.to_string()),
-        })
+        let expected = if expected == 0 { self.marker(&key).await? } else { expected };
+        self.store(key, HeaderMap::new(), value, expected).await
     }
 
     async fn delete(&self, key: String, expected: u64) -> Result<(), CatalogError> {
-        let store = self.store().await?;
-        store.delete_expect_revision(&key, Some(expected)).await.map_err(|error| {
-            if error.kind() == UpdateErrorKind::WrongLastRevision {
-                CatalogError::Conflict { key }
-            } else {
-                CatalogError::Unavailable(error.to_string())
-            }
-        })
+        // A key that is not there has no revision, and a marker for it would be noise.
+        if expected == 0 {
+            return Err(CatalogError::Conflict { key });
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert("KV-Operation", "DEL");
+        self.store(key, headers, Vec::new(), expected).await.map(drop)
     }
 
-    async fn store(&self) -> Result<kv::Store, CatalogError> {
+    /// The revision that a key must have for it not to exist: that of the marker of its removal, else 0.
+    async fn marker(&self, key: &str) -> Result<u64, CatalogError> {
+        let last = direct::last_by_subject(&self.connection, &stream(), &subject(key)).await;
+        match last.map_err(|error| CatalogError::Unavailable(error.to_string()))? {
+            Some(message) if snapshot::removes(&message.headers) => Ok(message.seq.0),
+            Some(_) => Err(CatalogError::Conflict { key: key.to_owned() }),
+            None => Ok(0),
+        }
+    }
+
+    /// Stores a message for a key whose last revision is `expected`.
+    async fn store(
+        &self,
+        key: String,
+        mut headers: HeaderMap,
+        value: Vec<u8>,
+        expected: u64,
+    ) -> Result<u64, CatalogError> {
+        // While disconnected the client would queue it and send it much later.
         if !self.connection.is_connected() {
             return Err(CatalogError::Unavailable("not connected".into()));
         }
-        let jetstream = self.connection.jetstream();
-        jetstream.get_key_value(CATALOG_BUCKET).await.map_err(|error| CatalogError::Unavailable(error.to_string()))
+        headers.insert("Nats-Expected-Last-Subject-Sequence", expected.to_string());
+        let stored = async {
+            self.connection.jetstream().publish_with_headers(subject(&key), headers, value.into()).await?.await
+        };
+        match stored.await {
+            Ok(ack) => Ok(ack.sequence),
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Err(CatalogError::Conflict { key }),
+            // Another change of the key is under way on a cluster: the server has no number to tell yet.
+            Err(error) if error.to_string().contains("wrong last sequence") => Err(CatalogError::Conflict { key }),
+            Err(error) => Err(CatalogError::Unavailable(error.to_string())),
+        }
     }
 }
 
-fn publish(sender: &watch::Sender<Arc<Snapshot>>, snapshot: &Snapshot) {
-    sender.send_if_modified(|current| {
-        let changed = **current != *snapshot;
-        if changed {
-            *current = Arc::new(snapshot.clone());
-        }
-        changed
-    });
+/// The stream behind the bucket.
+fn stream() -> String {
+    format!("KV_{CATALOG_BUCKET}")
+}
+
+/// What the subjects of all keys begin with.
+fn prefix() -> String {
+    format!("$KV.{CATALOG_BUCKET}.")
+}
+
+fn subject(key: &str) -> String {
+    format!("$KV.{CATALOG_BUCKET}.{key}")
 }

@@ -126,7 +126,7 @@ impl Connection {
 }
 
 /// The client's options with what proves who we are.
-fn authenticated(options: &NatsOptions) -> Result<ConnectOptions, ConnectError> {
+pub(crate) fn authenticated(options: &NatsOptions) -> Result<ConnectOptions, ConnectError> {
     let problem = ConnectError::Options;
     let mut connect = ConnectOptions::new();
     match (&options.user, &options.password) {
@@ -145,6 +145,9 @@ fn authenticated(options: &NatsOptions) -> Result<ConnectOptions, ConnectError> 
         connect = connect
             .credentials(creds.expose())
             .map_err(|error| problem(format!("creds is not a NATS credentials file: {error}")))?;
+    }
+    if let Some(prefix) = &options.inbox_prefix {
+        connect = connect.custom_inbox_prefix(prefix.clone());
     }
     if let Some(ca) = &options.tls_ca {
         connect = connect.add_root_certificates(ca.clone()).require_tls(true);

@@ -146,6 +146,8 @@ pub struct NatsOptions {
     pub nkey: Option<SecretRef>,
     /// Certificate authority file (PEM) of the server, besides the system's own.
     pub tls_ca: Option<PathBuf>,
+    /// What the subjects of answers begin with, where this user may subscribe to no other; `_INBOX` when absent.
+    pub inbox_prefix: Option<String>,
 }
 
 /// How much EVENTS may hold.
@@ -215,6 +217,54 @@ impl Default for LogOptions {
             dedup_horizon: Span::days(7),
             remember_workflows: Span::days(400),
         }
+    }
+}
+
+impl LogOptions {
+    /// The most shards.
+    pub const SHARDS_MAX: u32 = 256;
+    /// The shortest horizon: the server's shortest duplicate window.
+    pub const HORIZON_MIN: Span = Span(Duration::from_millis(100));
+
+    /// Checks the section for what no log could be made of.
+    ///
+    /// # Errors
+    ///
+    /// The key, its value, and what would be right, in one line.
+    pub fn validate(&self) -> Result<(), String> {
+        if !(1..=Self::SHARDS_MAX).contains(&self.shards) {
+            return Err(format!("[log] shards is {}; say 1 to {}", self.shards, Self::SHARDS_MAX));
+        }
+        if ![1, 3, 5].contains(&self.replicas) {
+            return Err(format!("[log] replicas is {}; say 1, 3 or 5", self.replicas));
+        }
+        if self.fsync != "always" {
+            let interval: Span = self
+                .fsync
+                .parse()
+                .map_err(|problem| format!("[log] fsync is neither \"always\" nor an interval: {problem}"))?;
+            if interval.0.is_zero() {
+                return Err("[log] fsync is zero; say \"always\", or an interval such as 2m".into());
+            }
+        }
+        if self.dedup_horizon >= self.retention {
+            return Err(format!(
+                "[log] dedup_horizon is {} and retention {}; the horizon must be the shorter, since what is no longer kept \
+                 cannot be recognised after a rebuild",
+                self.dedup_horizon, self.retention
+            ));
+        }
+        if self.dedup_horizon < Self::HORIZON_MIN {
+            return Err(format!("[log] dedup_horizon is {}; say at least {}", self.dedup_horizon, Self::HORIZON_MIN));
+        }
+        if self.remember_workflows < self.retention {
+            return Err(format!(
+                "[log] remember_workflows is {} and retention {}; say at least as long, since a workflow is remembered \
+                 while its events are kept",
+                self.remember_workflows, self.retention
+            ));
+        }
+        Ok(())
     }
 }
 

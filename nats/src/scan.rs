@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use jiff::{SignedDuration, Timestamp};
 use weft_proto::ids::{ShardId, StreamSeq, WorkflowId};
 
@@ -272,13 +273,29 @@ impl Source {
         let chunk =
             direct::range(connection, &self.stream, from, &self.subject, CHUNK_MESSAGES, self.chunk_bytes).await?;
         if chunk.is_empty() {
-            if !self.filtered {
+            if self.filtered {
+                self.check_last(connection).await?;
+            } else {
                 check_dropped(connection, &self.stream, self.end).await?;
             }
             self.position = self.end;
         }
         self.ahead = chunk.into();
         Ok(())
+    }
+
+    /// Asks the stream's leader whether the subject really ends here: a direct get may be answered by a replica that does
+    /// not have everything yet.
+    async fn check_last(&self, connection: &Connection) -> Result<(), ScanError> {
+        let unavailable = |error: &dyn std::fmt::Display| ScanError::Unavailable(format!("{}: {error}", self.stream));
+        let stream =
+            connection.jetstream().get_stream_no_info(&self.stream).await.map_err(|error| unavailable(&error))?;
+        match stream.get_last_raw_message_by_subject(&self.subject).await {
+            Ok(last) if last.sequence > self.position.0 => Err(unavailable(&"a replica is behind")),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(()),
+            Err(error) => Err(unavailable(&error)),
+        }
     }
 
     /// When the next message was stored.

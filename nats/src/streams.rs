@@ -1,38 +1,42 @@
 //! The streams and buckets of a log: made by whichever role comes first, checked by everyone else.
 //!
 //! Number of shards, hash and format version stand in the metadata of `EVENTS`; a process that is configured otherwise
-//! is refused, since it would number and order by other rules.
+//! is refused, since it would number and order by other rules. The first EVENTS stream is made before all others, and then
+//! it is looked for another log again: the subjects of two logs overlap, but of two streams made at the same moment the
+//! server may take both.
 
-use std::{collections::HashMap, time::Duration};
+use std::fmt::Display;
 
 use async_nats::jetstream::{
-    context::{CreateStreamErrorKind, GetStreamErrorKind},
-    stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
+    ErrorCode,
+    context::RequestErrorKind,
+    response::Response,
+    stream::{Config, Info},
 };
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
-use weft_proto::ids::{ShardId, StreamSeq};
+use weft_proto::ids::StreamSeq;
 
 use crate::{
     connect::Connection,
-    options::{DeadLetterOptions, LogOptions, MESSAGE_OVERHEAD_BYTES, MaxBytes, RejectedOptions},
-    subject::{CATALOG_BUCKET, DLQ_STREAM, LEASES_BUCKET, Layout, REJECTED_STREAM},
+    options::{DeadLetterOptions, LogOptions, MESSAGE_OVERHEAD_BYTES, RejectedOptions},
+    server::{VERSION_MIN, Version},
+    subject::Layout,
 };
+
+mod definition;
+
+use definition::Verdict;
 
 /// The version of everything that is stored in the log.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// The oldest server whose atomic batches sync once and whose checks are as the append needs them.
-const SERVER_MIN: (i64, i64, i64) = (2, 15, 1);
-/// The most shards: each is two streams, and a server holds some hundreds of them comfortably.
-const SHARDS_MAX: u32 = 256;
-/// The largest body, so that a batch still holds one.
-const BODY_BYTES_MAX: u64 = 8 * 1024 * 1024;
-/// The server's own duplicate window: it is in memory, so it only covers the client's own repeats.
-const DUPLICATE_WINDOW_MAX: Duration = Duration::from_secs(120);
-/// Readers of one stream: gateways, workers, admins, tails. The server's own limit is a thousand.
-const CONSUMERS_MAX: i32 = 900;
-/// How long the audit log is kept.
-const COMMANDS_RETENTION: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+/// The largest body that a log may be made for: what one atomic batch may hold.
+pub const BODY_BYTES_MAX: u64 = 8 << 20;
+
+/// Streams that are checked or made at the same time: enough to hide the round trips of many shards, few enough not to
+/// flood a cluster's meta leader.
+const CONCURRENCY: usize = 8;
 
 /// Everything that decides what the streams look like.
 #[derive(Debug, Clone, Default)]
@@ -46,47 +50,27 @@ pub struct LogSpec {
     /// The largest body that a gateway takes, in bytes; `max_msg_size` is this plus
     /// [`MESSAGE_OVERHEAD_BYTES`](crate::options::MESSAGE_OVERHEAD_BYTES).
     pub body_bytes_max: u64,
-    /// `max_bytes` of EVENTS, a shard, where `[log] max_bytes` is `auto`; `None`: unlimited.
+    /// `max_bytes` of EVENTS, a shard, where `[log] max_bytes` is `auto`. `None`: unlimited when the stream is made, else
+    /// left as it is.
     pub auto_bytes_max: Option<u64>,
 }
 
 impl LogSpec {
     /// The largest message of EVENTS, in bytes.
     pub fn message_bytes_max(&self) -> u64 {
-        self.body_bytes_max + MESSAGE_OVERHEAD_BYTES
+        self.body_bytes_max.saturating_add(MESSAGE_OVERHEAD_BYTES)
     }
 
-    /// Checks what no log could be made of.
+    /// Checks for what no log could be made of.
     ///
     /// # Errors
     ///
-    /// Which option, what is wrong, what would be right; one line.
+    /// `[section] key`, what is wrong, and what would be right, in one line.
     pub fn validate(&self) -> Result<(), String> {
-        let log = &self.log;
-        if !(1..=SHARDS_MAX).contains(&log.shards) {
-            return Err(format!("[log] shards = {} is not within 1 and {SHARDS_MAX}", log.shards));
-        }
-        if ![1, 3, 5].contains(&log.replicas) {
-            return Err(format!("[log] replicas = {} is none of 1, 3, 5", log.replicas));
-        }
-        if log.dedup_horizon >= log.retention {
+        self.log.validate()?;
+        if !(1..=BODY_BYTES_MAX).contains(&self.body_bytes_max) {
             return Err(format!(
-                "[log] dedup_horizon = {} must be below retention = {}: a delivery is recognised by its event",
-                log.dedup_horizon, log.retention
-            ));
-        }
-        if log.remember_workflows < log.retention {
-            return Err(format!(
-                "[log] remember_workflows = {} must not be below retention = {}",
-                log.remember_workflows, log.retention
-            ));
-        }
-        if log.fsync != "always" {
-            log.fsync.parse::<crate::options::Span>().map_err(|error| format!("[log] fsync: {error}"))?;
-        }
-        if self.body_bytes_max == 0 || self.body_bytes_max > BODY_BYTES_MAX {
-            return Err(format!(
-                "[gateway] max_body is {} bytes; it must lie within 1 and {BODY_BYTES_MAX} (8 MiB)",
+                "[gateway] max_body is {} bytes; say 1 to {BODY_BYTES_MAX} (8 MiB)",
                 self.body_bytes_max
             ));
         }
@@ -124,21 +108,21 @@ pub struct StreamState {
 /// [`EnsureError`].
 pub async fn ensure(connection: &Connection, spec: &LogSpec) -> Result<Layout, EnsureError> {
     spec.validate().map_err(EnsureError::Mismatch)?;
-    if !connection.is_connected() {
-        return Err(EnsureError::Unavailable("not connected".into()));
-    }
     check_server(connection, spec)?;
     let layout = Layout::new(spec.log.shards);
     check_shards(connection, layout).await?;
-    for shard in layout.all() {
-        ensure_stream(connection, events(spec, layout, shard)).await?;
-        ensure_stream(connection, outcomes(spec, layout, shard)).await?;
-        ensure_stream(connection, commands(spec, layout, shard)).await?;
+    let mut definitions = definition::all(layout, spec).into_iter();
+    if let Some(first) = definitions.next() {
+        let made = ensure_stream(connection, &first, spec).await;
+        // Another log may have come to be since we looked: that says more than what became of ours.
+        check_shards(connection, layout).await?;
+        made?;
     }
-    ensure_stream(connection, dead_letters(spec)).await?;
-    ensure_stream(connection, rejected(spec)).await?;
-    ensure_stream(connection, bucket(spec, CATALOG_BUCKET, 5)).await?;
-    ensure_stream(connection, bucket(spec, LEASES_BUCKET, 1)).await?;
+    stream::iter(definitions)
+        .map(async |definition| ensure_stream(connection, &definition, spec).await)
+        .buffer_unordered(CONCURRENCY)
+        .try_collect::<()>()
+        .await?;
     Ok(layout)
 }
 
@@ -148,211 +132,148 @@ pub async fn ensure(connection: &Connection, spec: &LogSpec) -> Result<Layout, E
 ///
 /// [`EnsureError::Unavailable`]; [`EnsureError::Mismatch`] when there is no such stream.
 pub async fn state(connection: &Connection, stream: &str) -> Result<StreamState, EnsureError> {
-    let info = info(connection, stream)
-        .await?
-        .ok_or_else(|| EnsureError::Mismatch(format!("there is no stream {stream}: start a gateway, or `weft up`")))?;
+    let info = info(connection, stream).await?.ok_or_else(|| {
+        EnsureError::Mismatch(format!("there is no stream {stream}; it has been removed from the server"))
+    })?;
     let created = Timestamp::from_nanosecond(info.created.unix_timestamp_nanos())
-        .map_err(|error| EnsureError::Unavailable(format!("{stream} was made at no time: {error}")))?;
+        .map_err(|error| EnsureError::Unavailable(format!("{stream} has no sound time of creation: {error}")))?;
     let last = StreamSeq(info.state.last_sequence);
     let first = if info.state.messages == 0 { last.next() } else { StreamSeq(info.state.first_sequence) };
     Ok(StreamState { created, first, last })
 }
 
-async fn info(
-    connection: &Connection,
-    stream: &str,
-) -> Result<Option<async_nats::jetstream::stream::Info>, EnsureError> {
-    if !connection.is_connected() {
-        return Err(EnsureError::Unavailable("not connected".into()));
-    }
-    match connection.jetstream().get_stream(stream).await {
-        Ok(stream) => Ok(Some(stream.cached_info().clone())),
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(api) if api.kind().0 == NO_STREAM => Ok(None),
-            _ => Err(EnsureError::Unavailable(format!("{stream}: {error}"))),
-        },
-    }
-}
-
-/// The API's code for a stream that is not there.
-const NO_STREAM: u64 = 10059;
-
+/// What is wrong with the server. A version that cannot be read is let through: a wrapper's, perhaps.
 fn check_server(connection: &Connection, spec: &LogSpec) -> Result<(), EnsureError> {
-    let (major, minor, patch) = SERVER_MIN;
-    if !connection.client().is_server_compatible(major, minor, patch) {
+    if !connection.is_connected() {
+        return Err(EnsureError::Unavailable("the server does not answer".into()));
+    }
+    let server = connection.client().server_info();
+    if Version::parse(&server.version).is_some_and(|version| version < VERSION_MIN) {
         return Err(EnsureError::Mismatch(format!(
-            "nats-server {} is too old: Weft needs {major}.{minor}.{patch} or newer",
-            connection.client().server_info().version
+            "nats-server at {} is {}; update it to {VERSION_MIN} or newer",
+            server.host, server.version
         )));
     }
     let needed = spec.message_bytes_max();
-    match connection.max_payload() {
-        Some(max_payload) if (max_payload as u64) < needed => Err(EnsureError::Mismatch(format!(
-            "the server's max_payload is {max_payload} bytes but [gateway] max_body needs {needed}: \
-             raise max_payload, or lower max_body to {} bytes",
-            (max_payload as u64).saturating_sub(MESSAGE_OVERHEAD_BYTES)
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// Whether the log that is there has as many shards as the configuration says: a log of one shard has `EVENTS`, any
-/// other `EVENTS_0`.
-async fn check_shards(connection: &Connection, layout: Layout) -> Result<(), EnsureError> {
-    for (stream, one_shard) in [("EVENTS", true), ("EVENTS_0", false)] {
-        let Some(info) = info(connection, stream).await? else { continue };
-        let shards = info.config.metadata.get("weft-shards").and_then(|text| text.parse::<u32>().ok());
-        let shards = shards.unwrap_or(if one_shard { 1 } else { 0 });
-        if shards != layout.shards() {
-            return Err(EnsureError::Mismatch(format!(
-                "the log has {shards} shard(s) but [log] shards = {}: the number is fixed when the log is made; \
-                 set it back, or begin a new log",
-                layout.shards()
-            )));
-        }
-        let format = info.config.metadata.get("weft-format").map_or("none", String::as_str);
-        if format != FORMAT_VERSION.to_string() {
-            return Err(EnsureError::Mismatch(format!(
-                "the log has format {format} but this program writes {FORMAT_VERSION}: use the matching version"
-            )));
-        }
+    if (server.max_payload as u64) < needed {
+        return Err(EnsureError::Mismatch(format!(
+            "nats-server's max_payload is {}, and bodies of {} bytes need {needed}; raise max_payload there or lower \
+             [gateway] max_body",
+            server.max_payload, spec.body_bytes_max
+        )));
     }
     Ok(())
 }
 
-/// Makes a stream, or brings the one that is there to the configuration.
-async fn ensure_stream(connection: &Connection, wanted: Config) -> Result<(), EnsureError> {
-    let name = wanted.name.clone();
-    let jetstream = connection.jetstream();
-    if let Some(there) = info(connection, &name).await? {
-        let there = there.config;
-        if is_as_wanted(&there, &wanted) {
-            return Ok(());
-        }
-        if there.storage != wanted.storage || there.retention != wanted.retention {
-            return Err(EnsureError::Mismatch(format!("stream {name} is there, but not one of Weft's: remove it")));
-        }
-        let updated = jetstream.update_stream(&wanted).await;
-        return updated.map(drop).map_err(|error| refused(&name, error.kind(), &error));
+/// Whether there is a log with another number of shards: its streams have other names where one of the numbers is 1.
+async fn check_shards(connection: &Connection, layout: Layout) -> Result<(), EnsureError> {
+    let other = if layout.shards() == 1 { Layout::new(2) } else { Layout::new(1) };
+    let name = definition::first_events_stream(other);
+    let Some(info) = info(connection, &name).await? else { return Ok(()) };
+    match info.config.metadata.get(definition::SHARDS) {
+        Some(theirs) => Err(mismatch(&name, definition::SHARDS, Some(theirs), &layout.shards().to_string())),
+        // Somebody else's stream that happens to have the name; the server says so when subjects overlap.
+        None => Ok(()),
     }
-    match jetstream.create_stream(&wanted).await {
-        Ok(_) => Ok(()),
-        // Another role was faster: with the same configuration it is the same stream.
-        Err(error) => match info(connection, &name).await? {
-            Some(there) if is_as_wanted(&there.config, &wanted) => Ok(()),
-            _ => Err(refused(&name, error.kind(), &error)),
+}
+
+/// Makes one stream, or brings it up to date. A stream that another made meanwhile is compared like any other.
+async fn ensure_stream(connection: &Connection, wanted: &Config, spec: &LogSpec) -> Result<(), EnsureError> {
+    let name = &wanted.name;
+    let existing = match info(connection, name).await? {
+        Some(info) => info,
+        None => match create(connection, wanted).await? {
+            Some(info) => {
+                tracing::info!(stream = name, "stream made");
+                info
+            }
+            None => info(connection, name)
+                .await?
+                .ok_or_else(|| EnsureError::Unavailable(format!("stream {name} comes and goes")))?,
         },
-    }
-}
-
-/// Whether the parts that we set are as wanted. The server fills in others.
-fn is_as_wanted(there: &Config, wanted: &Config) -> bool {
-    there.subjects == wanted.subjects
-        && there.max_age == wanted.max_age
-        && there.max_bytes == wanted.max_bytes
-        && there.max_message_size == wanted.max_message_size
-        && there.max_messages_per_subject == wanted.max_messages_per_subject
-        && there.discard == wanted.discard
-        && there.num_replicas == wanted.num_replicas
-        && there.duplicate_window == wanted.duplicate_window
-        && there.allow_atomic_publish == wanted.allow_atomic_publish
-        && there.allow_direct == wanted.allow_direct
-        && there.allow_message_ttl == wanted.allow_message_ttl
-        && there.storage == wanted.storage
-        && there.retention == wanted.retention
-}
-
-fn refused(name: &str, kind: CreateStreamErrorKind, error: &dyn std::fmt::Display) -> EnsureError {
-    match kind {
-        CreateStreamErrorKind::TimedOut
-        | CreateStreamErrorKind::Response
-        | CreateStreamErrorKind::JetStreamUnavailable => EnsureError::Unavailable(format!("{name}: {error}")),
-        _ => EnsureError::Mismatch(format!("the server does not take stream {name}: {error}")),
-    }
-}
-
-/// What all streams of a log have in common.
-fn stream(spec: &LogSpec, name: String, subjects: Vec<String>, max_age: Duration) -> Config {
-    Config {
-        name,
-        subjects,
-        max_age,
-        retention: RetentionPolicy::Limits,
-        storage: StorageType::File,
-        num_replicas: spec.log.replicas,
-        discard: DiscardPolicy::New,
-        max_bytes: -1,
-        max_messages: -1,
-        max_messages_per_subject: -1,
-        max_message_size: -1,
-        max_consumers: CONSUMERS_MAX,
-        // Never longer than the messages: the server refuses that.
-        duplicate_window: DUPLICATE_WINDOW_MAX.min(max_age),
-        allow_direct: true,
-        deny_delete: true,
-        metadata: HashMap::from([("weft-format".into(), FORMAT_VERSION.to_string())]),
-        ..Config::default()
-    }
-}
-
-fn sharded(mut config: Config, layout: Layout, shard: ShardId) -> Config {
-    config.metadata.extend([
-        ("weft-shards".to_owned(), layout.shards().to_string()),
-        ("weft-shard".to_owned(), shard.to_string()),
-        ("weft-hash".to_owned(), "fnv1a32".to_owned()),
-    ]);
-    config
-}
-
-fn events(spec: &LogSpec, layout: Layout, shard: ShardId) -> Config {
-    let subjects = vec![layout.event_subjects(shard), layout.heads_subject(shard)];
-    let max_bytes = match spec.log.max_bytes {
-        MaxBytes::Auto => spec.auto_bytes_max,
-        MaxBytes::Bytes(bytes) => Some(bytes),
     };
-    let config = Config {
-        max_bytes: max_bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
-        max_message_size: i32::try_from(spec.message_bytes_max()).unwrap_or(i32::MAX),
-        duplicate_window: DUPLICATE_WINDOW_MAX.min(spec.log.dedup_horizon.0).max(Duration::from_millis(100)),
-        allow_atomic_publish: true,
-        ..stream(spec, layout.events_stream(shard), subjects, spec.log.retention.0)
-    };
-    sharded(config, layout, shard)
-}
-
-fn outcomes(spec: &LogSpec, layout: Layout, shard: ShardId) -> Config {
-    let subjects = vec![layout.outcomes_subject(shard), layout.chunk_subject(shard), layout.checkpoint_subject(shard)];
-    let config = Config {
-        allow_atomic_publish: true,
-        ..stream(spec, layout.outcomes_stream(shard), subjects, spec.log.retention.0)
-    };
-    sharded(config, layout, shard)
-}
-
-fn commands(spec: &LogSpec, layout: Layout, shard: ShardId) -> Config {
-    let subjects = vec![layout.commands_subject(shard)];
-    sharded(stream(spec, layout.commands_stream(shard), subjects, COMMANDS_RETENTION), layout, shard)
-}
-
-fn dead_letters(spec: &LogSpec) -> Config {
-    stream(spec, DLQ_STREAM.into(), vec!["dlq.>".into()], spec.dead_letters.retention.0)
-}
-
-fn rejected(spec: &LogSpec) -> Config {
-    Config {
-        discard: DiscardPolicy::Old,
-        max_bytes: i64::try_from(spec.rejected.max_bytes.as_u64()).unwrap_or(i64::MAX),
-        ..stream(spec, REJECTED_STREAM.into(), vec!["rejected.>".into()], spec.dead_letters.retention.0)
+    match definition::compare(&existing.config, wanted, spec) {
+        Verdict::Keep => Ok(()),
+        Verdict::Update(config) => {
+            request(connection, "UPDATE", name, &config).await?.map_err(|error| refused(name, &error))?;
+            tracing::info!(stream = name, "stream updated");
+            Ok(())
+        }
+        Verdict::Mismatch { key, theirs, ours } => Err(mismatch(name, &key, theirs.as_deref(), &ours)),
     }
 }
 
-/// A key-value bucket, as the client libraries make them, with messages that may have a time to live.
-fn bucket(spec: &LogSpec, name: &str, history: i64) -> Config {
-    Config {
-        max_messages_per_subject: history,
-        duplicate_window: DUPLICATE_WINDOW_MAX,
-        allow_rollup: true,
-        allow_message_ttl: true,
-        ..stream(spec, format!("KV_{name}"), vec![format!("$KV.{name}.>")], Duration::ZERO)
+/// Makes a stream; `None` when there is one of that name by now.
+async fn create(connection: &Connection, config: &Config) -> Result<Option<Info>, EnsureError> {
+    match request(connection, "CREATE", &config.name, config).await? {
+        Ok(info) => Ok(Some(info)),
+        Err(error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST => Ok(None),
+        Err(error) => Err(refused(&config.name, &error)),
     }
+}
+
+/// What the server knows of a stream; `None` when there is none of that name.
+async fn info(connection: &Connection, stream: &str) -> Result<Option<Info>, EnsureError> {
+    if !connection.is_connected() {
+        return Err(EnsureError::Unavailable("the server does not answer".into()));
+    }
+    match request(connection, "INFO", stream, &()).await? {
+        Ok(info) => Ok(Some(info)),
+        Err(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
+        Err(error) => Err(refused(stream, &error)),
+    }
+}
+
+/// One request of the stream API, within the connection's time-out.
+async fn request<T: serde::Serialize>(
+    connection: &Connection,
+    verb: &str,
+    stream: &str,
+    body: &T,
+) -> Result<Result<Info, async_nats::jetstream::Error>, EnsureError> {
+    let response = connection.jetstream().request(format!("STREAM.{verb}.{stream}"), body).await;
+    match response {
+        Ok(Response::Ok(info)) => Ok(Ok(info)),
+        Ok(Response::Err { error }) => Ok(Err(error)),
+        Err(error) => Err(EnsureError::Unavailable(match error.kind() {
+            RequestErrorKind::NoResponders => "JetStream is not enabled on the server, or has no leader".into(),
+            RequestErrorKind::TimedOut => format!(
+                "no answer about stream {stream}; if that stays so, this user may not ask for it ($JS.API.STREAM.{verb})"
+            ),
+            _ => error.to_string(),
+        })),
+    }
+}
+
+/// What a refusal by the server means: what it says of the request itself does not pass, what it says of its own state may.
+fn refused(stream: &str, error: &async_nats::jetstream::Error) -> EnsureError {
+    let permanent = match error.error_code() {
+        ErrorCode::CLUSTER_NO_PEERS => false,
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED
+        | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
+        | ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED
+        | ErrorCode::STREAM_INVALID_CONFIG => true,
+        _ => error.code() == 400,
+    };
+    let advice: &dyn Display = match error.error_code() {
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED => &"; lower [log] max_bytes or give the server more storage",
+        ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED => &"; set [log] replicas = 1 or use a cluster",
+        ErrorCode::STREAM_SUBJECT_OVERLAP => &"; remove the stream that takes these subjects or use another account",
+        _ => &"",
+    };
+    let text = format!("nats-server refuses stream {stream}: {error}{advice}");
+    if permanent { EnsureError::Mismatch(text) } else { EnsureError::Unavailable(text) }
+}
+
+fn mismatch(stream: &str, key: &str, theirs: Option<&str>, ours: &str) -> EnsureError {
+    EnsureError::Mismatch(match (key, theirs) {
+        (definition::SHARDS, Some(theirs)) => format!(
+            "the log was made with {theirs} shards, and this process is configured with {ours}; set [log] shards = {theirs}"
+        ),
+        (definition::FORMAT, Some(theirs)) => format!(
+            "stream {stream} has format {theirs}, and this program writes format {ours}; run the program that fits the log"
+        ),
+        (_, Some(theirs)) => format!("stream {stream} has {key} = {theirs}, not {ours}; use another server or account"),
+        (_, None) => format!("stream {stream} was not made by weft; rename it or use another server or account"),
+    })
 }

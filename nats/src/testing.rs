@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitOptions};
 use tempfile::TempDir;
 
 use crate::{connect::Connection, options::NatsOptions, server::find_program};
@@ -87,10 +87,7 @@ impl TestServer {
 
     /// A server that is told more.
     pub fn builder() -> TestServerBuilder {
-        TestServerBuilder {
-            max_payload: (1 << 20) + crate::options::MESSAGE_OVERHEAD_BYTES,
-            config: String::new(),
-        }
+        TestServerBuilder { max_payload: (1 << 20) + crate::options::MESSAGE_OVERHEAD_BYTES, config: String::new() }
     }
 
     /// `nats://127.0.0.1:<port>`; the same after a restart.
@@ -132,13 +129,16 @@ impl TestServer {
         *self.lock() = Some(process);
     }
 
-    /// Stops the server in its tracks (SIGSTOP): connections stay open and nothing answers.
+    /// Stops the server in its tracks (SIGSTOP): connections stay open and nothing answers. Returns when all its threads
+    /// stand still.
     ///
     /// # Panics
     ///
     /// When it does not run.
     pub fn pause(&self) {
-        self.signal(Signal::STOP);
+        let pid = self.signal(Signal::STOP);
+        let stopped = rustix::process::waitpid(Some(pid), WaitOptions::UNTRACED).expect("our own child stops");
+        assert!(stopped.is_some_and(|(_, status)| status.stopped()), "nats-server ended before it could be paused");
     }
 
     /// Lets a paused server go on (SIGCONT).
@@ -150,10 +150,11 @@ impl TestServer {
         self.signal(Signal::CONT);
     }
 
-    fn signal(&self, signal: Signal) {
+    fn signal(&self, signal: Signal) -> Pid {
         let guard = self.lock();
-        let process = guard.as_ref().expect("the server runs");
-        rustix::process::kill_process(process.pid(), signal).expect("our own child takes signals");
+        let pid = guard.as_ref().expect("the server runs").pid();
+        rustix::process::kill_process(pid, signal).expect("our own child takes signals");
+        pid
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Process>> {

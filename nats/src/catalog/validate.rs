@@ -2,12 +2,22 @@
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use weft_proto::{
-    ids::SubscriptionUid,
+    ids::{SubscriptionUid, WorkflowId},
     v1::{self, BodyKind, Source, Subscription, delivery_id_rule, destination, rule, verification::Scheme},
 };
 
+use crate::pointer::is_pointer;
+
 /// The longest name.
 const NAME_MAX: usize = 40;
+/// The longest name of a header.
+const HEADER_BYTES_MAX: usize = 128;
+/// The most patterns or sources of a subscription: each event is held against all of them.
+const PATTERNS_MAX: usize = 256;
+/// The longest type pattern.
+const PATTERN_BYTES_MAX: usize = 256;
+/// The most waits of a retry schedule.
+const SCHEDULE_MAX: usize = 100;
 
 /// Checks a source for what no gateway could work with.
 ///
@@ -35,19 +45,12 @@ pub fn validate_source(source: &Source) -> Result<(), String> {
             check_rule(source, what, rule)?;
         }
     }
+    if let Some(v1::Rule { from: Some(rule::From::Fixed(workflow)) }) = &source.workflow {
+        WorkflowId::new(workflow.as_str()).map_err(|problem| format!("workflow: {workflow:?} {problem}"))?;
+    }
+    check_delivery_id(source)?;
     check_pointer("data", &source.data_pointer)?;
-    if let Some(delivery_id_rule::From::Pointer(pointer)) =
-        source.delivery_id.as_ref().and_then(|rule| rule.from.as_ref())
-    {
-        check_pointer("delivery_id", pointer)?;
-        check_json(source, "delivery_id")?;
-    }
-    for header in &source.keep_headers {
-        if header.is_empty() || !header.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
-            return Err(format!("keep_headers: {header:?} is not the name of a header"));
-        }
-    }
-    Ok(())
+    source.keep_headers.iter().try_for_each(|header| check_header("keep_headers", header))
 }
 
 /// Checks a subscription for what no worker could work with.
@@ -63,29 +66,81 @@ pub fn validate_subscription(subscription: &Subscription) -> Result<(), String> 
     if subscription.types.is_empty() {
         return Err("types is empty: it would take nothing; say [\"*\"] for everything".into());
     }
+    if subscription.types.len() > PATTERNS_MAX || subscription.sources.len() > PATTERNS_MAX {
+        return Err(format!("types and sources may have {PATTERNS_MAX} entries each; use patterns with *"));
+    }
+    if let Some(pattern) = subscription.types.iter().find(|pattern| !(1..=PATTERN_BYTES_MAX).contains(&pattern.len())) {
+        return Err(format!("types: {pattern:?} is empty or longer than {PATTERN_BYTES_MAX} bytes"));
+    }
+    for source in &subscription.sources {
+        check_name(source).map_err(|problem| format!("sources: {problem}"))?;
+    }
     if subscription.timeout_ms == 0 || subscription.concurrency == 0 {
-        return Err("timeout and concurrency must not be 0".into());
+        return Err("timeout and concurrency must not be 0: nothing could be delivered".into());
     }
     if let Some(retry) = &subscription.retry {
-        if !(0.0..=1.0).contains(&retry.jitter) {
-            return Err(format!("retry: jitter = {} is not within 0 and 1", retry.jitter));
-        }
-        if !(retry.factor >= 1.0 && retry.factor.is_finite()) {
-            return Err(format!("retry: factor = {} is below 1: waits must not shrink", retry.factor));
-        }
+        check_retry(retry)?;
     }
     match subscription.destination.as_ref().and_then(|destination| destination.kind.as_ref()) {
         Some(destination::Kind::Http(http)) => {
-            if !(http.url.starts_with("https://") || http.url.starts_with("http://")) {
-                return Err(format!("destination: url {:?} begins with neither https:// nor http://", http.url));
-            }
+            check_url(&http.url)?;
             if http.secrets.is_empty() {
                 return Err("destination: secret is missing: receivers verify deliveries by it".into());
             }
-            http.secrets.iter().try_for_each(|secret| check_standard_secret(secret))
+            http.secrets
+                .iter()
+                .try_for_each(|secret| check_standard_secret(secret))
+                .map_err(|problem| format!("destination: {problem}"))
         }
-        None => Err("destination is missing".into()),
+        None => Err("destination is missing: say where deliveries go".into()),
     }
+}
+
+fn check_retry(retry: &v1::Retry) -> Result<(), String> {
+    if retry.schedule_ms.len() > SCHEDULE_MAX {
+        return Err(format!("retry: schedule has {} waits; {SCHEDULE_MAX} are the most", retry.schedule_ms.len()));
+    }
+    if !(0.0..=1.0).contains(&retry.jitter) {
+        return Err(format!("retry: jitter = {} is not within 0 and 1", retry.jitter));
+    }
+    // An explicit schedule replaces the rest.
+    if !retry.schedule_ms.is_empty() {
+        return Ok(());
+    }
+    if !(retry.factor >= 1.0 && retry.factor.is_finite()) {
+        return Err(format!("retry: factor = {} is below 1: waits must not shrink", retry.factor));
+    }
+    if retry.base_ms > retry.max_ms {
+        return Err(format!("retry: base = {} ms is above max = {} ms", retry.base_ms, retry.max_ms));
+    }
+    Ok(())
+}
+
+/// The form only: whether the address may be reached is decided where it is resolved.
+fn check_url(url: &str) -> Result<(), String> {
+    let rest = url
+        .strip_prefix("https://")
+        .or_else(|| url.strip_prefix("http://"))
+        .ok_or("destination: url begins with neither https:// nor http://")?;
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.contains('@') {
+        // Without the URL: it holds a password.
+        return Err("destination: url holds a user or password; deliveries are signed instead".into());
+    }
+    let (host, port) = match authority.rsplit_once(':') {
+        // A colon within brackets belongs to an IPv6 address.
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    if host.is_empty() || port.is_some_and(|port| port.parse::<u16>().is_err()) {
+        return Err(format!("destination: url {url:?} has no host, or a port that is none"));
+    }
+    if !url.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(format!(
+            "destination: url {url:?} holds a space or a character that is not ASCII; percent-encode it"
+        ));
+    }
+    Ok(())
 }
 
 fn check_name(name: &str) -> Result<(), String> {
@@ -120,17 +175,21 @@ fn check_standard_secret(secret: &str) -> Result<(), String> {
 
 fn check_hmac(source: &Source, hmac: &v1::HmacScheme) -> Result<(), String> {
     check_secrets(&hmac.secrets)?;
-    if hmac.header.is_empty() {
-        return Err("verify: scheme hmac needs header, the name of the header with the signature".into());
+    check_header("verify: header, which names the header with the signature,", &hmac.header)?;
+    // Absent means the body alone.
+    let template = if hmac.template.is_empty() { "{body}" } else { &hmac.template };
+    if !template.contains("{body}") {
+        return Err(format!("verify: template {template:?} does not hold {{body}}: the body would not be signed"));
     }
-    if !hmac.template.contains("{body}") {
-        return Err(format!("verify: template {:?} does not hold {{body}}", hmac.template));
-    }
-    if hmac.template.contains("{timestamp}") == hmac.timestamp_header.is_empty() {
-        return Err("verify: timestamp_header belongs to a template with {timestamp}, and only to one".into());
-    }
-    if hmac.template.contains("{id}") && hmac.id_header.is_empty() {
-        return Err("verify: a template with {id} needs delivery_id = { header = \"…\" }".into());
+    for (placeholder, key, header) in
+        [("{timestamp}", "timestamp_header", &hmac.timestamp_header), ("{id}", "id_header", &hmac.id_header)]
+    {
+        match (template.contains(placeholder), header.is_empty()) {
+            (true, true) => return Err(format!("verify: a template with {placeholder} needs {key}")),
+            (false, false) => return Err(format!("verify: {key} belongs to a template with {placeholder}")),
+            (true, false) => check_header(key, header)?,
+            (false, true) => {}
+        }
     }
     check_delivery_id_is_said(source, "hmac")
 }
@@ -145,23 +204,45 @@ fn check_delivery_id_is_said(source: &Source, scheme: &str) -> Result<(), String
     }
 }
 
+fn check_delivery_id(source: &Source) -> Result<(), String> {
+    let Some(rule) = &source.delivery_id else { return Ok(()) };
+    match &rule.from {
+        Some(delivery_id_rule::From::Pointer(pointer)) => {
+            check_pointer("delivery_id", pointer)?;
+            check_json(source, "delivery_id")
+        }
+        Some(delivery_id_rule::From::Header(header)) => check_header("delivery_id", header),
+        Some(delivery_id_rule::From::Digest(true) | delivery_id_rule::From::None(true)) => Ok(()),
+        _ => Err("delivery_id says nothing; leave it out or give a header, a pointer, \"digest\" or \"none\"".into()),
+    }
+}
+
 fn check_rule(source: &Source, what: &str, rule: &v1::Rule) -> Result<(), String> {
     match &rule.from {
         Some(rule::From::Pointer(pointer)) => {
             check_pointer(what, pointer)?;
             check_json(source, what)
         }
-        Some(rule::From::Header(name) | rule::From::Fixed(name)) if !name.is_empty() => Ok(()),
+        Some(rule::From::Header(name)) => check_header(what, name),
+        Some(rule::From::Fixed(text)) if !text.is_empty() => Ok(()),
         _ => Err(format!("{what}: say {{ pointer = \"/…\" }}, {{ header = \"…\" }} or {{ fixed = \"…\" }}")),
     }
 }
 
 fn check_pointer(what: &str, pointer: &str) -> Result<(), String> {
-    if pointer.is_empty() || pointer.starts_with('/') {
-        Ok(())
-    } else {
-        Err(format!("{what}: pointer {pointer:?} does not begin with /"))
+    if is_pointer(pointer) {
+        return Ok(());
     }
+    Err(format!("{what}: {pointer:?} is not a JSON pointer; begin with /, write ~0 for ~ and ~1 for a / within a name"))
+}
+
+fn check_header(what: &str, name: &str) -> Result<(), String> {
+    // The characters of a token (RFC 9110).
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if (1..=HEADER_BYTES_MAX).contains(&name.len()) && name.bytes().all(fits) {
+        return Ok(());
+    }
+    Err(format!("{what}: {name:?} is not the name of a header"))
 }
 
 fn check_json(source: &Source, what: &str) -> Result<(), String> {
@@ -170,3 +251,6 @@ fn check_json(source: &Source, what: &str) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

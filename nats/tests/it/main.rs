@@ -1,4 +1,8 @@
 //! The log against a real nats-server.
 
+mod catalog;
 mod log;
+mod scan;
+mod server;
+mod streams;
 mod testing;

@@ -1,0 +1,184 @@
+//! Each rule by one value that keeps it and one that breaks it, and that the message names what is wrong.
+
+use weft_proto::v1::{
+    DeliveryIdRule, Destination, GithubScheme, HmacScheme, HttpDestination, NoneScheme, Retry, Rule, StandardScheme,
+    Verification,
+};
+
+use super::*;
+
+/// The base64 of 24 bytes.
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+fn source(scheme: Scheme) -> Source {
+    Source { name: "shop".into(), verification: Some(Verification { scheme: Some(scheme) }), ..Source::default() }
+}
+
+fn standard() -> Source {
+    source(Scheme::Standard(StandardScheme { secrets: vec![SECRET.into()], tolerance_ms: 300_000 }))
+}
+
+fn hmac(change: impl FnOnce(&mut HmacScheme)) -> Source {
+    let mut scheme = HmacScheme { secrets: vec!["s".into()], header: "X-Signature".into(), ..HmacScheme::default() };
+    change(&mut scheme);
+    Source {
+        delivery_id: Some(DeliveryIdRule { from: Some(delivery_id_rule::From::Digest(true)) }),
+        ..source(Scheme::Hmac(scheme))
+    }
+}
+
+fn subscription() -> Subscription {
+    let http = HttpDestination { url: "https://billing.example/hooks".into(), secrets: vec![SECRET.into()], format: 1 };
+    Subscription {
+        uid: vec![7; 16],
+        name: "billing".into(),
+        types: vec!["order.*".into()],
+        timeout_ms: 15_000,
+        concurrency: 64,
+        retry: Some(Retry {
+            max_retries: 3,
+            base_ms: 1000,
+            factor: 2.0,
+            max_ms: 3_600_000,
+            jitter: 0.2,
+            schedule_ms: vec![],
+        }),
+        destination: Some(Destination { kind: Some(destination::Kind::Http(http)) }),
+        ..Subscription::default()
+    }
+}
+
+#[track_caller]
+fn refuses_source(change: impl FnOnce(&mut Source), names: &str) {
+    let mut source = standard();
+    change(&mut source);
+    let problem = validate_source(&source).expect_err("a broken rule");
+    assert!(problem.contains(names), "{problem}");
+}
+
+#[track_caller]
+fn refuses_subscription(change: impl FnOnce(&mut Subscription), names: &str) {
+    let mut subscription = subscription();
+    change(&mut subscription);
+    let problem = validate_subscription(&subscription).expect_err("a broken rule");
+    assert!(problem.contains(names), "{problem}");
+}
+
+fn url(url: &str) -> impl FnOnce(&mut Subscription) {
+    let http = HttpDestination { url: url.into(), secrets: vec![SECRET.into()], format: 1 };
+    move |subscription| subscription.destination = Some(Destination { kind: Some(destination::Kind::Http(http)) })
+}
+
+#[test]
+fn sound_values_pass() {
+    validate_source(&standard()).unwrap();
+    validate_source(&source(Scheme::Github(GithubScheme { secrets: vec!["s".into()] }))).unwrap();
+    validate_source(&hmac(|_| {})).unwrap();
+    validate_source(&hmac(|hmac| {
+        hmac.template = "{id}.{timestamp}.{body}".into();
+        hmac.id_header = "X-Id".into();
+        hmac.timestamp_header = "X-Time".into();
+    }))
+    .unwrap();
+    validate_subscription(&subscription()).unwrap();
+    for sound in ["http://127.0.0.1:8080", "https://[::1]:8443/a?b=c", "https://[::1]/", "http://a"] {
+        let mut subscription = subscription();
+        url(sound)(&mut subscription);
+        validate_subscription(&subscription).unwrap();
+    }
+}
+
+#[test]
+fn names_are_what_a_subject_and_a_path_may_hold() {
+    for name in ["", "Shop", "shop.eu", "shop*", "shöp", &"x".repeat(41)] {
+        refuses_source(|source| source.name = name.into(), "name");
+        refuses_subscription(|subscription| subscription.name = name.into(), "name");
+    }
+    refuses_subscription(|subscription| subscription.sources = vec!["a b".into()], "sources");
+}
+
+#[test]
+fn a_source_without_a_usable_secret_is_refused() {
+    refuses_source(|source| source.verification = None, "verify");
+    for (secret, names) in [("whsec_c2hvcnQ=", "24 to 64"), ("whsec_?", "base64"), ("", "empty")] {
+        let scheme = StandardScheme { secrets: vec![secret.into()], tolerance_ms: 0 };
+        refuses_source(
+            |source| source.verification = Some(Verification { scheme: Some(Scheme::Standard(scheme)) }),
+            names,
+        );
+    }
+    let problem = validate_source(&source(Scheme::Github(GithubScheme { secrets: vec![] }))).unwrap_err();
+    assert!(problem.contains("secrets"), "{problem}");
+}
+
+#[test]
+fn hmac_and_none_must_say_where_the_delivery_id_is() {
+    for mut silent in [hmac(|_| {}), source(Scheme::None(NoneScheme {}))] {
+        silent.delivery_id = None;
+        assert!(validate_source(&silent).unwrap_err().contains("delivery_id"));
+    }
+}
+
+#[test]
+fn a_template_signs_the_body_and_has_its_headers() {
+    let refused = |change: fn(&mut HmacScheme)| validate_source(&hmac(change)).unwrap_err();
+    assert!(refused(|hmac| hmac.header = "X Signature".into()).contains("header"));
+    assert!(refused(|hmac| hmac.template = "{id}".into()).contains("{body}"));
+    assert!(refused(|hmac| hmac.template = "{timestamp}.{body}".into()).contains("timestamp_header"));
+    assert!(refused(|hmac| hmac.template = "{id}.{body}".into()).contains("id_header"));
+    assert!(refused(|hmac| hmac.timestamp_header = "X-Time".into()).contains("{timestamp}"));
+}
+
+#[test]
+fn rules_point_at_something() {
+    let pointer = |pointer: &str| Some(Rule { from: Some(rule::From::Pointer(pointer.into())) });
+    refuses_source(|source| source.workflow = pointer("data"), "workflow");
+    refuses_source(|source| source.r#type = pointer("/a~2"), "type");
+    refuses_source(|source| source.workflow = Some(Rule { from: None }), "workflow");
+    refuses_source(
+        |source| source.workflow = Some(Rule { from: Some(rule::From::Fixed("x".repeat(129))) }),
+        "longer than 128",
+    );
+    refuses_source(
+        |source| {
+            source.body = BodyKind::Any.into();
+            source.workflow = pointer("/a");
+        },
+        "body",
+    );
+    refuses_source(|source| source.data_pointer = "x".into(), "data");
+    refuses_source(|source| source.keep_headers = vec!["a b".into()], "keep_headers");
+}
+
+#[test]
+fn a_subscription_can_be_delivered() {
+    refuses_subscription(|subscription| subscription.uid = vec![1], "uid");
+    refuses_subscription(|subscription| subscription.types.clear(), "types");
+    refuses_subscription(|subscription| subscription.types = vec![String::new()], "types");
+    refuses_subscription(|subscription| subscription.timeout_ms = 0, "timeout");
+    refuses_subscription(|subscription| subscription.concurrency = 0, "concurrency");
+    refuses_subscription(|subscription| subscription.destination = None, "destination");
+    for broken in ["ftp://a", "https://", "https:///x", "http://a:99999", "http://a b", "http://u:secret@a", "http://é"]
+    {
+        refuses_subscription(url(broken), "url");
+    }
+    // A password in a URL is not repeated in the message.
+    let mut with_password = subscription();
+    url("http://u:hunter2@a")(&mut with_password);
+    assert!(!validate_subscription(&with_password).unwrap_err().contains("hunter2"));
+}
+
+#[test]
+fn waits_grow_and_stay_within_their_bounds() {
+    let retry = |change: fn(&mut Retry)| {
+        move |subscription: &mut Subscription| change(subscription.retry.as_mut().expect("the sound one has it"))
+    };
+    for jitter in [retry(|retry| retry.jitter = 1.5), retry(|retry| retry.jitter = f64::NAN)] {
+        refuses_subscription(jitter, "jitter");
+    }
+    for factor in [retry(|retry| retry.factor = 0.5), retry(|retry| retry.factor = f64::INFINITY)] {
+        refuses_subscription(factor, "factor");
+    }
+    refuses_subscription(retry(|retry| retry.max_ms = 1), "base");
+    refuses_subscription(retry(|retry| retry.schedule_ms = vec![1; 101]), "schedule");
+}

@@ -1,0 +1,71 @@
+//! The configuration that the embedded server is given: generated anew at each start, since it holds the port and the
+//! passwords. Its form is JSON, which nats-server's own language includes.
+
+use std::{ffi::OsString, fs, io};
+
+use serde_json::{Value, json};
+
+use super::{
+    ServerError, ServerOptions, Users,
+    folder::{Folder, failed, write_private},
+};
+use crate::subject::Layout;
+
+/// Memory streams and consumers: readers' consumers are there, and no stream of ours.
+const MEMORY_BYTES_MAX: u64 = 256 << 20;
+
+/// The server's arguments. A process left over is recognised by them.
+pub(super) fn arguments(folder: &Folder) -> [OsString; 2] {
+    ["--config".into(), folder.config().into()]
+}
+
+/// Writes the configuration.
+pub(super) fn write(folder: &Folder, options: &ServerOptions, port: u16, users: &Users) -> Result<(), ServerError> {
+    let store = folder.store();
+    fs::create_dir_all(&store).map_err(|source| failed(&store, source))?;
+    let text = |path: std::path::PathBuf| {
+        path.into_os_string().into_string().map_err(|path| {
+            failed(path.as_ref(), io::Error::new(io::ErrorKind::InvalidFilename, "its name is not UTF-8"))
+        })
+    };
+    let config = render(&Values {
+        port,
+        pid_file: text(folder.pid())?,
+        store_dir: text(store)?,
+        store_bytes_max: folder.store_bytes_max()?,
+        max_payload: options.max_payload,
+        sync_interval: &options.log.fsync,
+        users: users.config(Layout::new(options.log.shards)),
+    });
+    let config = serde_json::to_string_pretty(&config).expect("a JSON value is JSON");
+    write_private(&folder.config(), &config)
+}
+
+struct Values<'a> {
+    port: u16,
+    pid_file: String,
+    store_dir: String,
+    store_bytes_max: u64,
+    max_payload: u64,
+    sync_interval: &'a str,
+    users: Value,
+}
+
+fn render(values: &Values<'_>) -> Value {
+    json!({
+        "server_name": "weft",
+        "host": "127.0.0.1",
+        "port": values.port,
+        "pid_file": values.pid_file,
+        "max_payload": values.max_payload,
+        // Our own log has the time of every line.
+        "logtime": false,
+        "jetstream": {
+            "store_dir": values.store_dir,
+            "sync_interval": values.sync_interval,
+            "max_file_store": values.store_bytes_max,
+            "max_memory_store": MEMORY_BYTES_MAX,
+        },
+        "authorization": { "users": values.users },
+    })
+}

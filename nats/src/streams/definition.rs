@@ -1,0 +1,253 @@
+//! What each stream and bucket looks like, and what may be changed of one that is there already. Pure.
+
+use std::{collections::HashMap, time::Duration};
+
+use async_nats::jetstream::stream::{Config, DiscardPolicy};
+use weft_proto::ids::ShardId;
+
+use super::{FORMAT_VERSION, LogSpec};
+use crate::{
+    options::{MaxBytes, Span},
+    subject::{CATALOG_BUCKET, DLQ_STREAM, LEASES_BUCKET, Layout, REJECTED_STREAM},
+};
+
+/// Metadata: the version of what is stored.
+pub(super) const FORMAT: &str = "weft-format";
+/// Metadata: the number of shards of the log.
+pub(super) const SHARDS: &str = "weft-shards";
+/// Metadata: which shard a stream belongs to.
+const SHARD: &str = "weft-shard";
+/// Metadata: how a workflow's shard is found.
+const HASH: &str = "weft-hash";
+
+/// The server's own duplicate window. It is held in memory, so it only covers what the client itself repeats.
+const DUPLICATE_WINDOW_MAX: Duration = Duration::from_secs(2 * 60);
+/// Consumers on one stream: below the server's default of 1000, which "unlimited" would mean.
+const CONSUMERS_MAX: i32 = 900;
+/// How long COMMANDS keeps a command: it is the audit log.
+const COMMANDS_RETENTION: Span = Span::days(400);
+/// Earlier values that the catalog keeps of each key.
+const CATALOG_HISTORY: i64 = 5;
+/// How long the leases bucket tells of a key that has expired.
+const LEASE_MARKER_TTL: Duration = Duration::from_secs(60);
+
+/// The stream that is made first and so decides which log there is.
+pub(super) fn first_events_stream(layout: Layout) -> String {
+    layout.events_stream(ShardId(0))
+}
+
+/// Every stream of the log, the first EVENTS first: that one decides who makes the log.
+pub(super) fn all(layout: Layout, spec: &LogSpec) -> Vec<Config> {
+    let mut streams = Vec::new();
+    streams.extend(layout.all().map(|shard| events(layout, shard, spec)));
+    streams.extend(layout.all().map(|shard| outcomes(layout, shard, spec)));
+    streams.extend(layout.all().map(|shard| commands(layout, shard, spec)));
+    streams.extend([dead_letters(spec), rejected(spec), catalog(spec), leases(spec)]);
+    streams
+}
+
+/// What happened. Nothing in it may be replaced or removed by a message (rollup, TTL, schedules are off) or one by one;
+/// a full stream refuses what is new, so that nothing is dropped that is not settled.
+fn events(layout: Layout, shard: ShardId, spec: &LogSpec) -> Config {
+    let max_bytes = match spec.log.max_bytes {
+        MaxBytes::Bytes(bytes) => Some(bytes),
+        MaxBytes::Auto => spec.auto_bytes_max,
+    };
+    Config {
+        subjects: vec![layout.event_subjects(shard), layout.heads_subject(shard)],
+        max_age: spec.log.retention.0,
+        max_bytes: max_bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
+        max_message_size: i32::try_from(spec.message_bytes_max()).unwrap_or(i32::MAX),
+        duplicate_window: DUPLICATE_WINDOW_MAX.min(spec.log.dedup_horizon.0),
+        allow_atomic_publish: true,
+        ..sharded(layout.events_stream(shard), layout, shard, spec)
+    }
+}
+
+/// What became of it: commits and checkpoints. It has no limit of size, so that a full EVENTS can still be settled.
+fn outcomes(layout: Layout, shard: ShardId, spec: &LogSpec) -> Config {
+    Config {
+        subjects: vec![layout.outcomes_subject(shard), layout.chunk_subject(shard), layout.checkpoint_subject(shard)],
+        max_age: spec.log.retention.0,
+        allow_atomic_publish: true,
+        ..sharded(layout.outcomes_stream(shard), layout, shard, spec)
+    }
+}
+
+/// What operators asked for.
+fn commands(layout: Layout, shard: ShardId, spec: &LogSpec) -> Config {
+    Config {
+        subjects: vec![layout.commands_subject(shard)],
+        max_age: COMMANDS_RETENTION.0,
+        ..sharded(layout.commands_stream(shard), layout, shard, spec)
+    }
+}
+
+fn dead_letters(spec: &LogSpec) -> Config {
+    Config { subjects: vec!["dlq.>".into()], max_age: spec.dead_letters.retention.0, ..plain(DLQ_STREAM.into(), spec) }
+}
+
+/// Refused requests, for an operator to look at; the oldest go when it is full.
+fn rejected(spec: &LogSpec) -> Config {
+    Config {
+        subjects: vec!["rejected.>".into()],
+        max_bytes: i64::try_from(spec.rejected.max_bytes.as_u64()).unwrap_or(i64::MAX),
+        discard: DiscardPolicy::Old,
+        ..plain(REJECTED_STREAM.into(), spec)
+    }
+}
+
+fn catalog(spec: &LogSpec) -> Config {
+    Config { max_messages_per_subject: CATALOG_HISTORY, ..bucket(CATALOG_BUCKET, spec) }
+}
+
+/// Keys here expire by a TTL of their own, and a marker tells watchers of it.
+fn leases(spec: &LogSpec) -> Config {
+    Config {
+        max_messages_per_subject: 1,
+        allow_message_ttl: true,
+        subject_delete_marker_ttl: Some(LEASE_MARKER_TTL),
+        ..bucket(LEASES_BUCKET, spec)
+    }
+}
+
+/// A KV bucket as clients expect it.
+fn bucket(name: &str, spec: &LogSpec) -> Config {
+    Config { subjects: vec![format!("$KV.{name}.>")], allow_rollup: true, ..plain(format!("KV_{name}"), spec) }
+}
+
+/// A stream of one shard.
+fn sharded(name: String, layout: Layout, shard: ShardId, spec: &LogSpec) -> Config {
+    let mut config = plain(name, spec);
+    let own = [(SHARDS, layout.shards().to_string()), (SHARD, shard.to_string()), (HASH, "fnv1a32".into())];
+    config.metadata.extend(own.map(|(key, value)| (key.to_owned(), value)));
+    config
+}
+
+/// What all have in common: on disk, read directly, no message removed by hand.
+fn plain(name: String, spec: &LogSpec) -> Config {
+    Config {
+        name,
+        max_bytes: -1,
+        max_messages: -1,
+        max_messages_per_subject: -1,
+        max_message_size: -1,
+        max_consumers: CONSUMERS_MAX,
+        discard: DiscardPolicy::New,
+        num_replicas: spec.log.replicas,
+        allow_direct: true,
+        deny_delete: true,
+        metadata: HashMap::from([(FORMAT.to_owned(), FORMAT_VERSION.to_string())]),
+        ..Config::default()
+    }
+}
+
+/// What is to be done about a stream that is there.
+#[derive(Debug, PartialEq)]
+pub(super) enum Verdict {
+    /// It is as it should be.
+    Keep,
+    /// It should look like this.
+    Update(Box<Config>),
+    /// It belongs to another log.
+    Mismatch {
+        /// The metadata key that differs.
+        key: String,
+        /// What the stream says; `None`: nothing.
+        theirs: Option<String>,
+        /// What this process is configured with.
+        ours: String,
+    },
+}
+
+/// Compares a stream with what it should be. What neither we decide nor the server lets change stays as it is:
+/// placement, compression, the number of consumers.
+pub(super) fn compare(existing: &Config, wanted: &Config, spec: &LogSpec) -> Verdict {
+    for key in [FORMAT, HASH, SHARDS, SHARD] {
+        let (theirs, ours) = (existing.metadata.get(key), wanted.metadata.get(key));
+        if let Some(ours) = ours
+            && theirs != Some(ours)
+        {
+            return Verdict::Mismatch { key: key.into(), theirs: theirs.cloned(), ours: ours.clone() };
+        }
+    }
+    let mut config = existing.clone();
+    config.subjects.clone_from(&wanted.subjects);
+    config.max_age = wanted.max_age;
+    config.discard = wanted.discard;
+    config.num_replicas = wanted.num_replicas;
+    config.max_messages_per_subject = wanted.max_messages_per_subject;
+    config.allow_direct = wanted.allow_direct;
+    config.allow_atomic_publish = wanted.allow_atomic_publish;
+    config.allow_message_ttl = wanted.allow_message_ttl;
+    config.deny_delete = wanted.deny_delete;
+    if !wanted.duplicate_window.is_zero() {
+        config.duplicate_window = wanted.duplicate_window;
+    } else if !config.max_age.is_zero() {
+        // The server's own choice, which must not be above the age.
+        config.duplicate_window = config.duplicate_window.min(config.max_age);
+    }
+    // A process that does not know the disk leaves the size that one who knew it has set.
+    if wanted.max_bytes > 0 || spec.log.max_bytes != MaxBytes::Auto {
+        config.max_bytes = wanted.max_bytes;
+    }
+    // Only up: a process that is configured with less must not refuse another's events.
+    config.max_message_size = config.max_message_size.max(wanted.max_message_size);
+    if config == *existing { Verdict::Keep } else { Verdict::Update(Box::new(config)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> LogSpec {
+        LogSpec { body_bytes_max: 1 << 20, ..LogSpec::default() }
+    }
+
+    /// The hardening of EVENTS: with rollup, TTL or schedules on, any publisher could remove what is stored.
+    #[test]
+    fn no_message_can_remove_events() {
+        for config in all(Layout::new(2), &spec()).iter().filter(|config| !config.name.starts_with("KV_")) {
+            assert!(config.deny_delete && !config.allow_rollup && !config.allow_message_ttl, "{}", config.name);
+            assert!(!config.allow_message_schedules && config.subject_delete_marker_ttl.is_none(), "{}", config.name);
+            assert_eq!(config.discard == DiscardPolicy::Old, config.name == REJECTED_STREAM, "{}", config.name);
+        }
+    }
+
+    #[test]
+    fn a_stream_of_another_log_is_recognised() {
+        let spec = spec();
+        let [two, four] = [2, 4].map(|shards| all(Layout::new(shards), &spec).swap_remove(0));
+        let Verdict::Mismatch { key, theirs, ours } = compare(&four, &two, &spec) else { panic!("a mismatch") };
+        assert_eq!((key.as_str(), theirs.as_deref(), ours.as_str()), (SHARDS, Some("4"), "2"));
+        let foreign = Config { name: two.name.clone(), ..Config::default() };
+        assert!(matches!(compare(&foreign, &two, &spec), Verdict::Mismatch { theirs: None, .. }));
+    }
+
+    #[test]
+    fn limits_are_updated_and_the_operators_own_settings_kept() {
+        let spec = spec();
+        let wanted = all(Layout::new(1), &spec).swap_remove(0);
+        assert_eq!(compare(&wanted, &wanted, &spec), Verdict::Keep);
+
+        let longer = Config {
+            max_age: Duration::from_secs(1),
+            description: Some("ours".into()),
+            max_consumers: 10,
+            max_message_size: i32::MAX,
+            ..wanted.clone()
+        };
+        let Verdict::Update(updated) = compare(&longer, &wanted, &spec) else { panic!("an update") };
+        assert_eq!(updated.max_age, wanted.max_age);
+        assert_eq!((updated.description.as_deref(), updated.max_consumers), (Some("ours"), 10));
+        assert_eq!(updated.max_message_size, i32::MAX);
+    }
+
+    #[test]
+    fn only_who_knows_a_size_sets_it() {
+        let known = LogSpec { auto_bytes_max: Some(1 << 30), ..spec() };
+        let [sized, unsized_] = [&known, &spec()].map(|spec| all(Layout::new(1), spec).swap_remove(0));
+        assert_eq!(compare(&sized, &unsized_, &spec()), Verdict::Keep);
+        assert!(matches!(compare(&unsized_, &sized, &known), Verdict::Update(config) if config.max_bytes == 1 << 30));
+    }
+}

@@ -1,0 +1,165 @@
+//! The catalog: changed by revision, watched through everything that happens to the server.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use weft_nats::{
+    catalog::{Catalog, CatalogError, Snapshot},
+    connect::Connection,
+    streams::{self, LogSpec},
+    testing::TestServer,
+};
+use weft_proto::v1::{
+    Destination, HttpDestination, Source, StandardScheme, Subscription, Verification, destination, verification,
+};
+
+const PATIENCE: Duration = Duration::from_secs(15);
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+fn source(name: &str) -> Source {
+    let scheme = verification::Scheme::Standard(StandardScheme { secrets: vec![SECRET.into()], tolerance_ms: 1000 });
+    Source { name: name.into(), verification: Some(Verification { scheme: Some(scheme) }), ..Source::default() }
+}
+
+fn subscription(name: &str) -> Subscription {
+    let http = HttpDestination { url: "http://127.0.0.1:1/".into(), secrets: vec![SECRET.into()], format: 1 };
+    Subscription {
+        uid: vec![1; 16],
+        name: name.into(),
+        types: vec!["*".into()],
+        timeout_ms: 1000,
+        concurrency: 1,
+        destination: Some(Destination { kind: Some(destination::Kind::Http(http)) }),
+        ..Subscription::default()
+    }
+}
+
+async fn ensure(connection: &Connection) {
+    streams::ensure(connection, &LogSpec { body_bytes_max: 1 << 20, ..LogSpec::default() }).await.unwrap();
+}
+
+async fn see(watch: &mut watch::Receiver<Arc<Snapshot>>, what: impl FnMut(&Arc<Snapshot>) -> bool) -> Arc<Snapshot> {
+    tokio::time::timeout(PATIENCE, watch.wait_for(what)).await.expect("the change is seen").unwrap().clone()
+}
+
+fn names(snapshot: &Snapshot) -> Vec<&str> {
+    snapshot.sources.keys().map(String::as_str).collect()
+}
+
+#[tokio::test]
+async fn a_change_needs_the_revision_that_was_read() {
+    let server = TestServer::start().await;
+    let connection = server.connection("test").await;
+    let catalog = Catalog::new(connection.clone());
+    assert!(matches!(catalog.put_source(&source("a"), 0).await, Err(CatalogError::Unavailable(_))), "no bucket yet");
+    ensure(&connection).await;
+
+    let conflict = |result: Result<_, CatalogError>| assert!(matches!(result, Err(CatalogError::Conflict { .. })));
+    let first = catalog.put_source(&source("a"), 0).await.unwrap();
+    conflict(catalog.put_source(&source("a"), 0).await.map(drop));
+    let second = catalog.put_source(&source("a"), first).await.unwrap();
+    assert!(second > first);
+    conflict(catalog.put_source(&source("a"), first).await.map(drop));
+    conflict(catalog.delete_source("a", first).await);
+    conflict(catalog.delete_source("nobody", 0).await);
+    catalog.delete_source("a", second).await.unwrap();
+    assert!(catalog.read().await.unwrap().sources.is_empty());
+    // After a deletion the key can be made again, and only once.
+    let again = catalog.put_source(&source("a"), 0).await.unwrap();
+    conflict(catalog.put_source(&source("a"), 0).await.map(drop));
+    catalog.put_subscription(&subscription("b"), 0).await.unwrap();
+
+    let snapshot = catalog.read().await.unwrap();
+    assert!(snapshot.complete);
+    assert_eq!((snapshot.sources["a"].revision, &*snapshot.sources["a"].value), (again, &source("a")));
+    assert_eq!(&*snapshot.subscriptions["b"].value, &subscription("b"));
+    let invalid = catalog.put_subscription(&Subscription { types: vec![], ..subscription("c") }, 0).await;
+    assert!(matches!(invalid, Err(CatalogError::Invalid { .. })));
+}
+
+/// Of many who decide on the same revision one is taken: the control plane loses no change.
+#[tokio::test]
+async fn of_racing_changes_one_is_taken() {
+    let server = TestServer::start().await;
+    let connection = server.connection("test").await;
+    ensure(&connection).await;
+    let catalog = Catalog::new(connection);
+    let first = source("a");
+    let puts = futures_util::future::join_all((0..8).map(|_| catalog.put_source(&first, 0))).await;
+    assert_eq!(puts.iter().filter(|put| put.is_ok()).count(), 1, "{puts:?}");
+    assert!(puts.iter().all(|put| matches!(put, Ok(_) | Err(CatalogError::Conflict { .. }))), "{puts:?}");
+}
+
+#[tokio::test]
+async fn a_watch_is_complete_only_when_the_bucket_has_been_read() {
+    let server = TestServer::start().await;
+    let connection = server.connection("test").await;
+    let catalog = Catalog::new(connection.clone());
+    let mut early = catalog.watch(CancellationToken::new());
+    assert!(!early.borrow().complete);
+    ensure(&connection).await;
+    // An empty bucket has been read, too.
+    assert!(names(&*see(&mut early, |snapshot| snapshot.complete).await).is_empty());
+    for number in 0..40 {
+        catalog.put_source(&source(&format!("s-{number}")), 0).await.unwrap();
+    }
+    see(&mut early, |snapshot| snapshot.sources.len() == 40).await;
+    let cancel = CancellationToken::new();
+    let mut late = catalog.watch(cancel.clone());
+    let complete = see(&mut late, |snapshot| snapshot.complete).await;
+    assert_eq!(complete.sources.len(), 40, "never half a catalog");
+    cancel.cancel();
+    let ended = async { while late.changed().await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, ended).await.expect("a watch ends with its token");
+}
+
+#[tokio::test]
+async fn a_watch_lives_through_restarts_and_sees_what_it_missed() {
+    let server = TestServer::start().await;
+    let connection = server.connection("watcher").await;
+    ensure(&connection).await;
+    let mut watch = Catalog::new(connection.clone()).watch(CancellationToken::new());
+    let catalog = Catalog::new(server.connection("writer").await);
+    let kept = catalog.put_source(&source("kept"), 0).await.unwrap();
+    let gone = catalog.put_source(&source("gone"), 0).await.unwrap();
+    see(&mut watch, |snapshot| names(snapshot) == ["gone", "kept"]).await;
+
+    // The server is away, then changes before the watcher is back.
+    server.kill();
+    see_disconnected(&connection).await;
+    assert_eq!(names(&watch.borrow()), ["gone", "kept"], "what was known stays in force");
+    server.restart().await;
+    let catalog = Catalog::new(server.connection("writer again").await);
+    catalog.delete_source("gone", gone).await.unwrap();
+    catalog.put_source(&source("new"), 0).await.unwrap();
+    let snapshot = see(&mut watch, |snapshot| names(snapshot) == ["kept", "new"]).await;
+    assert!(snapshot.complete);
+    assert_eq!(snapshot.sources["kept"].revision, kept);
+    // And what comes after.
+    catalog.put_source(&source("kept"), kept).await.unwrap();
+    see(&mut watch, |snapshot| snapshot.sources["kept"].revision > kept).await;
+}
+
+/// A bucket that is another than before (restored, made anew) replaces what was known of the old one.
+#[tokio::test]
+async fn a_watch_follows_the_bucket_that_is_there() {
+    let server = TestServer::start().await;
+    let connection = server.connection("watcher").await;
+    ensure(&connection).await;
+    let catalog = Catalog::new(connection.clone());
+    let mut watch = catalog.watch(CancellationToken::new());
+    for name in ["a", "b", "c"] {
+        catalog.put_source(&source(name), 0).await.unwrap();
+    }
+    see(&mut watch, |snapshot| snapshot.sources.len() == 3).await;
+    connection.jetstream().delete_stream("KV_weft_catalog").await.unwrap();
+    ensure(&connection).await;
+    catalog.put_source(&source("d"), 0).await.unwrap();
+    see(&mut watch, |snapshot| names(snapshot) == ["d"]).await;
+}
+
+async fn see_disconnected(connection: &Connection) {
+    let away = weft_nats::testing::eventually(PATIENCE, async || !connection.is_connected()).await;
+    assert!(away, "the connection is lost");
+}

@@ -1,0 +1,273 @@
+//! The supervised server: what each user may do, and that neither it nor we outlive the other to any harm.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use futures_util::StreamExt as _;
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use tokio_util::sync::CancellationToken;
+use weft_nats::{
+    async_nats::{self, ConnectOptions, ServerAddr, jetstream::consumer},
+    catalog::{Catalog, CatalogError},
+    connect::Connection,
+    options::{LogOptions, MESSAGE_OVERHEAD_BYTES, NatsOptions},
+    server::{Server, ServerError, ServerOptions, find_program},
+    streams::{self, LogSpec},
+    testing::eventually,
+};
+use weft_proto::{
+    ids::StreamSeq,
+    v1::{GithubScheme, Source, Verification, verification},
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn options(folder: &Path) -> ServerOptions {
+    ServerOptions {
+        program: find_program().unwrap(),
+        folder: folder.to_owned(),
+        log: LogOptions::default(),
+        max_payload: (1 << 20) + MESSAGE_OVERHEAD_BYTES,
+        port: 0,
+        launcher: Vec::new(),
+    }
+}
+
+async fn connect(user: &NatsOptions) -> Connection {
+    let connection = Connection::connect(user, "test").await.unwrap();
+    tokio::time::timeout(PATIENCE, connection.connected()).await.expect("the user is let in");
+    connection
+}
+
+async fn ensure(connection: &Connection) {
+    streams::ensure(connection, &LogSpec { body_bytes_max: 1 << 20, ..LogSpec::default() }).await.unwrap();
+}
+
+async fn last(connection: &Connection, stream: &str) -> StreamSeq {
+    streams::state(connection, stream).await.unwrap().last
+}
+
+/// Publishes and waits until the server has seen it, stored or refused.
+async fn publish(connection: &Connection, subject: &str) {
+    connection.client().publish(subject.to_owned(), "x".into()).await.unwrap();
+    let seen = connection.client().request("$JS.API.INFO", "".into());
+    tokio::time::timeout(PATIENCE, seen).await.expect("the server answers").unwrap();
+}
+
+fn pid(folder: &Path) -> Pid {
+    let text = std::fs::read_to_string(folder.join("nats.pid")).unwrap();
+    Pid::from_raw(text.trim().parse().unwrap()).unwrap()
+}
+
+/// Whether a process runs; one that only waits to be buried does not.
+fn runs(pid: Pid) -> bool {
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')),
+        Err(_) => test_kill_process(pid).is_ok(),
+    }
+}
+
+async fn ends(pid: Pid) -> bool {
+    eventually(PATIENCE, async || !runs(pid)).await
+}
+
+/// A process that runs a server on a folder.
+struct Supervisor(Child);
+
+impl Supervisor {
+    fn start(folder: &Path, port: u16, launched: bool) -> (Self, String) {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_weft-nats-supervise"))
+            .arg("run")
+            .arg(folder)
+            .arg(port.to_string())
+            .args(launched.then_some("launched"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut url = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut url).unwrap();
+        (Self(child), url.trim().to_owned())
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn each_role_writes_its_own_streams_and_no_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let cancel = CancellationToken::new();
+    let server = Server::start(options(folder.path()), cancel.clone()).await.unwrap();
+    let users = server.users();
+    let (gateway, worker, admin) =
+        tokio::join!(connect(&users.gateway), connect(&users.worker), connect(&users.admin));
+    for role in [&gateway, &worker, &admin] {
+        ensure(role).await;
+        assert_eq!(role.max_payload(), Some((1 << 20) + 128 * 1024));
+    }
+    for (subject, stream, writer) in [
+        ("events.w", "EVENTS", 0),
+        ("heads.0", "EVENTS", 0),
+        ("rejected.shop", "REJECTED", 0),
+        ("outcomes.0", "OUTCOMES", 1),
+        ("outcomes.0.checkpoint", "OUTCOMES", 1),
+        ("dlq.s.w.e.0", "DLQ", 1),
+        ("commands.0", "COMMANDS", 2),
+        ("$KV.weft_leases.0", "KV_weft_leases", 1),
+    ] {
+        for (index, role) in [&gateway, &worker, &admin].into_iter().enumerate() {
+            // The operator's role may write any bucket.
+            let allowed = index == writer || (index == 2 && subject.starts_with("$KV."));
+            let before = last(&admin, stream).await;
+            publish(role, subject).await;
+            assert_eq!(last(&admin, stream).await > before, allowed, "role {index} on {subject}");
+        }
+    }
+    let scheme = verification::Scheme::Github(GithubScheme { secrets: vec!["s".into()] });
+    let verification = Some(Verification { scheme: Some(scheme) });
+    let source = Source { name: "shop".into(), verification, ..Source::default() };
+    let refused = Catalog::new(gateway.clone()).put_source(&source, 0).await;
+    assert!(matches!(refused, Err(CatalogError::Unavailable(_))), "{refused:?}");
+    Catalog::new(admin).put_source(&source, 0).await.unwrap();
+    assert_eq!(Catalog::new(gateway).read().await.unwrap().sources.len(), 1);
+
+    cancel.cancel();
+    tokio::time::timeout(PATIENCE, server.stopped()).await.expect("it ends with its token");
+    assert!(ends(pid(folder.path())).await);
+}
+
+/// The contract's tail: stored events through a consumer, nothing else.
+#[tokio::test]
+async fn the_tail_user_reads_events_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(options(folder.path()), CancellationToken::new()).await.unwrap();
+    let gateway = connect(&server.users().gateway).await;
+    ensure(&gateway).await;
+    for subject in ["events.a", "events.b", "events.a"] {
+        publish(&gateway, subject).await;
+    }
+
+    let url = std::fs::read_to_string(folder.path().join("tail.url")).unwrap();
+    let address: ServerAddr = url.trim().parse().unwrap();
+    let (user, password) = (address.username().unwrap(), address.password().unwrap());
+    let tail = ConnectOptions::with_user_and_password(user.into(), password.into());
+    let client = tail.connect(address).await.unwrap();
+    let jetstream = async_nats::jetstream::new(client.clone());
+    let stream = jetstream.get_stream("EVENTS").await.unwrap();
+    let filter_subject = "events.a".to_owned();
+    let pull = consumer::pull::OrderedConfig { filter_subject: filter_subject.clone(), ..Default::default() };
+    let pulled = stream.create_consumer(pull).await.unwrap().messages().await.unwrap();
+    let deliver_subject = client.new_inbox();
+    let push = consumer::push::OrderedConfig { filter_subject, deliver_subject, ..Default::default() };
+    let pushed = stream.create_consumer(push).await.unwrap().messages().await.unwrap();
+    let pulled = tokio::time::timeout(PATIENCE, pulled.take(2).collect::<Vec<_>>()).await.expect("both events");
+    let pushed = tokio::time::timeout(PATIENCE, pushed.take(2).collect::<Vec<_>>()).await.expect("both events");
+    let subjects: Vec<_> = pulled.iter().flatten().map(|message| message.subject.as_str()).collect();
+    assert_eq!(subjects, ["events.a", "events.a"]);
+    assert_eq!(pushed.iter().flatten().count(), 2);
+
+    let tail = connect(&server.users().tail).await;
+    for subject in ["events.x", "outcomes.0", "commands.0", "dlq.s", "$KV.weft_catalog.source.shop"] {
+        publish(&tail, subject).await;
+    }
+    let state = last(&gateway, "EVENTS").await;
+    assert_eq!(state, StreamSeq(3));
+    for stream in ["OUTCOMES", "COMMANDS", "DLQ", "KV_weft_catalog"] {
+        assert_eq!(last(&gateway, stream).await, StreamSeq(0), "{stream}");
+    }
+    // Neither what is only published nor what others are answered: the catalog's secrets go through their inboxes.
+    for subject in ["events.>", "_INBOX_gateway.>", "_INBOX_admin.>", ">"] {
+        let mut seen = tail.client().subscribe(subject).await.unwrap();
+        publish(&gateway, "events.a").await;
+        publish(&tail, "nothing").await;
+        assert!(futures_util::FutureExt::now_or_never(seen.next()).is_none(), "{subject}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_dies_comes_back_with_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(options(folder.path()), CancellationToken::new()).await.unwrap();
+    let admin = connect(&server.users().admin).await;
+    ensure(&admin).await;
+    let before = streams::state(&admin, "EVENTS").await.unwrap();
+    for _ in 0..2 {
+        let pid = pid(folder.path());
+        kill_process(pid, Signal::KILL).unwrap();
+        assert!(ends(pid).await);
+        let back = eventually(PATIENCE, async || streams::state(&admin, "EVENTS").await.is_ok()).await;
+        assert!(back, "the same users, the same port");
+        assert_eq!(streams::state(&admin, "EVENTS").await.unwrap(), before);
+    }
+}
+
+/// P1's other half: two servers never share a store, so the one that we started must die with us.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_launched_server_dies_with_its_supervisor() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut supervisor, _) = Supervisor::start(folder.path(), 0, true);
+    let server = pid(folder.path());
+    assert!(runs(server));
+    supervisor.kill();
+    assert!(ends(server).await);
+}
+
+#[tokio::test]
+async fn a_server_left_over_does_not_block_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut supervisor, url) = Supervisor::start(folder.path(), 0, false);
+    let stale = pid(folder.path());
+    let busy = Server::start(options(folder.path()), CancellationToken::new()).await;
+    assert!(matches!(busy, Err(ServerError::InUse { .. })), "{busy:?}");
+    assert!(runs(stale), "a server that somebody minds is left alone");
+
+    supervisor.kill();
+    // It may hang, too.
+    kill_process(stale, Signal::STOP).unwrap();
+    let port = url.rsplit(':').next().unwrap().parse().unwrap();
+    let server = Server::start(ServerOptions { port, ..options(folder.path()) }, CancellationToken::new()).await.unwrap();
+    assert_eq!(server.url(), url, "with it gone its port is free");
+    assert_ne!(pid(folder.path()), stale);
+    assert!(ends(stale).await);
+}
+
+#[tokio::test]
+async fn what_stands_in_the_way_is_worked_around_or_said() {
+    let folder = tempfile::tempdir().unwrap();
+    // A process id that by now is somebody else's.
+    std::fs::write(folder.path().join("nats.pid"), std::process::id().to_string()).unwrap();
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let cancel = CancellationToken::new();
+    let server = Server::start(ServerOptions { port, ..options(folder.path()) }, cancel.clone()).await.unwrap();
+    assert_ne!(server.url(), format!("nats://127.0.0.1:{port}"));
+    cancel.cancel();
+    server.stopped().await;
+
+    let start = async |options| Server::start(options, CancellationToken::new()).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let below = start(options(&file.path().join("nats"))).await;
+    assert!(matches!(below, Err(ServerError::Folder { .. })), "{below:?}");
+    let missing = start(ServerOptions { program: PathBuf::from("/nonexistent/nats-server"), ..options(folder.path()) }).await;
+    assert!(matches!(&missing, Err(ServerError::Start(problem)) if problem.contains("nonexistent")), "{missing:?}");
+    let ends = start(ServerOptions { program: PathBuf::from("/bin/false"), ..options(folder.path()) }).await;
+    assert!(matches!(ends, Err(ServerError::Start(_))), "{ends:?}");
+    // What failed leaves nothing behind that would stop the next.
+    start(options(folder.path())).await.unwrap();
+}
