@@ -1,1 +1,295 @@
-//! What an operator asks for: events, their deliveries and attempts, dead letters. A projection of EVENTS, OUTCOMES, DLQ and COMMANDS.
+//! What an operator asks for: events, their deliveries and attempts, dead letters, and how far commands have come. A
+//! projection of EVENTS, OUTCOMES, COMMANDS and DLQ of all shards.
+//!
+//! A delivery is keyed by (shard, sequence, subscription uid, run), and each stream writes only what it alone knows, so
+//! the streams may be read in any order against each other. Payloads are not stored: they are read from EVENTS when
+//! somebody asks, or from the copy on DLQ once the event has expired.
+//!
+//! - [`status`]: what deliveries, events and dead letters are called; pure.
+//! - `tables`: the rows; `apply`: how messages become rows; `copy`: the copies on DLQ; `sweep`: how rows leave.
+//! - `events`, `dead_letters`, `requests`: reading.
+//! - `follow`: the tasks that keep it up to date.
+//!
+//! Reads see what has been committed to the file. Whoever must see something in particular waits for it first:
+//! [`History::catch_up`], [`History::reach_command`].
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use redb::{Database, ReadableDatabase as _};
+use tokio::{sync::watch, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use weft_nats::{catalog::Snapshot, connect::Connection, streams, subject::Layout};
+use weft_proto::ids::{EventId, Run, ShardId, StreamSeq};
+
+use crate::projection::{self, OpenError};
+
+mod apply;
+mod copy;
+mod dead_letters;
+mod events;
+mod follow;
+mod names;
+mod requests;
+pub mod status;
+mod sweep;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+use apply::Source;
+pub use dead_letters::{DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterPage, DeadLetterPlace};
+pub use events::{DeliveryHistory, EventHistory};
+use names::Subscriptions;
+pub use requests::{CommandItem, ItemProgress, StoredCommand};
+use tables::View;
+
+/// Stands between a request id and the number of the part that a long request was cut into: `<id>`, `<id>#1`, `<id>#2`.
+pub const PART_SEPARATOR: char = '#';
+
+/// The version of the file; another is set aside and built again.
+const FORMAT: &str = "history 1";
+/// The file's name in its folder.
+const FILE: &str = "history.redb";
+/// Pages of the file in memory, in bytes: operators look at the newest part, which the writer has just written.
+const CACHE_BYTES: usize = 64 * 1024 * 1024;
+
+/// What a history is told.
+#[derive(Debug, Clone)]
+pub struct HistoryOptions {
+    /// Holds its file.
+    pub folder: PathBuf,
+    /// How long dead letters are kept.
+    pub dead_letter_retention: Duration,
+    /// How often expired rows are looked for.
+    pub sweep_interval: Duration,
+}
+
+/// A history that follows the log. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct History {
+    shared: Arc<Shared>,
+}
+
+/// Why a history gives no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// It is being built and has not come so far.
+    #[error("the history is being built: {0}; try again in a moment")]
+    Building(String),
+    /// It has not come so far in time.
+    #[error("the history has fallen behind the log; try again in a moment")]
+    Behind,
+    /// The log does not say where it ends.
+    #[error("{0}")]
+    Log(#[from] streams::EnsureError),
+    /// Its file cannot be read.
+    #[error("the history cannot be read: {0}")]
+    Database(#[from] redb::Error),
+}
+
+#[derive(Debug)]
+struct Shared {
+    connection: Connection,
+    layout: Layout,
+    options: HistoryOptions,
+    catalog: watch::Receiver<Arc<Snapshot>>,
+    /// What it follows; positions are in this order.
+    sources: Vec<Source>,
+    /// `None` while it is opened again.
+    database: RwLock<Option<Arc<Database>>>,
+    /// What has been committed of each source.
+    positions: watch::Sender<Vec<StreamSeq>>,
+    /// What is still to be read of what was there at the start.
+    progress: watch::Sender<Option<String>>,
+}
+
+impl History {
+    /// Opens or makes the file and starts to follow the log, on `tasks`, until `cancel`. The streams must have been made;
+    /// a server that is not there is waited for.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]: the folder cannot be used. A damaged file is built again.
+    pub async fn start(
+        connection: Connection,
+        layout: Layout,
+        options: HistoryOptions,
+        catalog: watch::Receiver<Arc<Snapshot>>,
+        cancel: CancellationToken,
+        tasks: &TaskTracker,
+    ) -> Result<Self, OpenError> {
+        let sources: Vec<Source> = layout
+            .all()
+            .flat_map(|shard| [Source::Events(shard), Source::Outcomes(shard), Source::Commands(shard)])
+            .chain([Source::DeadLetters])
+            .collect();
+        let positions = watch::Sender::new(vec![StreamSeq(0); sources.len()]);
+        let progress = watch::Sender::new(Some("history: not opened yet".to_owned()));
+        let database = RwLock::new(None);
+        let shared =
+            Arc::new(Shared { connection, layout, options, catalog, sources, database, positions, progress });
+        let database = shared.open().await?;
+        // Heals itself, logs its faults, and ends with `cancel`.
+        tasks.spawn(follow::supervise(Arc::clone(&shared), database, cancel));
+        Ok(Self { shared })
+    }
+
+    /// What is still to be read of what the log held at the start; `None` once that has been read.
+    pub fn progress(&self) -> watch::Receiver<Option<String>> {
+        self.shared.progress.subscribe()
+    }
+
+    /// Changes with every commit to the file.
+    pub fn changes(&self) -> watch::Receiver<Vec<StreamSeq>> {
+        self.shared.positions.subscribe()
+    }
+
+    /// Waits until everything that the log holds at this moment has been read: what is asked next sees it.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`] when that takes longer than `patience`, or the log does not answer.
+    pub async fn catch_up(&self, patience: Duration) -> Result<(), HistoryError> {
+        let shared = &self.shared;
+        // The copies on DLQ follow their outcomes and say nothing that these do not.
+        let sources: Vec<(usize, Source)> =
+            shared.sources.iter().copied().enumerate().filter(|(_, source)| *source != Source::DeadLetters).collect();
+        let ends = futures_util::future::try_join_all(sources.into_iter().map(|(index, source)| async move {
+            let state = streams::state(&shared.connection, &source.stream(shared.layout)).await?;
+            Ok::<_, HistoryError>((index, state.last))
+        }));
+        let ends = ends.await?;
+        self.wait(patience, |positions| ends.iter().all(|(index, end)| positions[*index] >= *end)).await
+    }
+
+    /// Waits until a command has been read.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`] when that takes longer than `patience`.
+    pub async fn reach_command(&self, shard: ShardId, command: Run, patience: Duration) -> Result<(), HistoryError> {
+        let commands = Source::Commands(shard);
+        let Some(index) = self.shared.sources.iter().position(|source| *source == commands) else { return Ok(()) };
+        self.wait(patience, |positions| positions[index].0 >= command.0).await
+    }
+
+    async fn wait(
+        &self,
+        patience: Duration,
+        reached: impl FnMut(&Vec<StreamSeq>) -> bool,
+    ) -> Result<(), HistoryError> {
+        let mut positions = self.shared.positions.subscribe();
+        let in_time = timeout(patience, positions.wait_for(reached)).await.is_ok_and(|reached| reached.is_ok());
+        if in_time {
+            return Ok(());
+        }
+        Err(match self.shared.progress.borrow().clone() {
+            Some(progress) => HistoryError::Building(progress),
+            None => HistoryError::Behind,
+        })
+    }
+
+    /// What became of an event; `None` when no event of this id is kept.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn event(&self, id: EventId) -> Result<Option<EventHistory>, HistoryError> {
+        self.read(move |view, subscriptions| events::event(view, subscriptions, id)).await
+    }
+
+    /// Where an event stands in the log, or stood, where a dead letter of it is kept.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn position_of(&self, id: EventId) -> Result<Option<(ShardId, StreamSeq)>, HistoryError> {
+        self.read(move |view, _| Ok(events::places(view, id)?.pop())).await
+    }
+
+    /// The dead letter of an event for the subscription of this name.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn dead_letter(
+        &self,
+        subscription: String,
+        event: EventId,
+    ) -> Result<Option<DeadLetter>, HistoryError> {
+        self.read(move |view, subscriptions| dead_letters::find(view, subscriptions, &subscription, event)).await
+    }
+
+    /// Dead letters behind `after`, the newest first, at most `limit`. A page may be short, even empty, before the end: a
+    /// filter that takes little is given up for the page after some ten thousand rows.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn dead_letters(
+        &self,
+        filter: DeadLetterFilter,
+        after: Option<DeadLetterCursor>,
+        limit: usize,
+    ) -> Result<DeadLetterPage, HistoryError> {
+        self.read(move |view, subscriptions| dead_letters::page(view, subscriptions, &filter, after, limit)).await
+    }
+
+    /// The commands of a request, by shard; empty when the request is unknown.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn request(&self, request_id: String) -> Result<Vec<StoredCommand>, HistoryError> {
+        self.read(move |view, _| requests::request(view, &request_id)).await
+    }
+
+    /// How far commands have come with these items, in the order given.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn item_progress(&self, items: Vec<CommandItem>) -> Result<Vec<ItemProgress>, HistoryError> {
+        self.read(move |view, _| requests::progress(view, &items)).await
+    }
+
+    /// Runs a query on a thread that may block, on one state of the file.
+    async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&View, &Subscriptions) -> Result<T, redb::Error> + Send + 'static,
+    ) -> Result<T, HistoryError> {
+        let database = self.shared.database.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(database) = database else {
+            return Err(HistoryError::Building(self.shared.progress.borrow().clone().unwrap_or_default()));
+        };
+        let subscriptions = Subscriptions::of(&self.shared.catalog.borrow());
+        let answer = tokio::task::spawn_blocking(move || {
+            let view = View::open(&database.begin_read()?)?;
+            query(&view, &subscriptions)
+        });
+        Ok(answer.await.unwrap_or_else(|error| Err(redb::Error::Corrupted(error.to_string())))?)
+    }
+}
+
+impl Shared {
+    fn file(&self) -> PathBuf {
+        self.options.folder.join(FILE)
+    }
+
+    async fn open(&self) -> Result<Database, OpenError> {
+        let path = self.file();
+        let opened = tokio::task::spawn_blocking(move || projection::open(&path, FORMAT, CACHE_BYTES));
+        opened.await.unwrap_or_else(|error| {
+            Err(OpenError::Unusable { path: self.file(), source: std::io::Error::other(error) })
+        })
+    }
+
+    /// Lets readers at the file; `None`: no more.
+    fn publish(&self, database: Option<Arc<Database>>) {
+        *self.database.write().unwrap_or_else(PoisonError::into_inner) = database;
+    }
+}

@@ -1,0 +1,167 @@
+//! How each message of the log becomes rows.
+//!
+//! What is malformed is not ours: it is passed over, and its stream's position moves on.
+
+use prost::Message as _;
+use redb::ReadableTable as _;
+use weft_nats::{
+    event::{Entry, event_id_of},
+    message::Stored,
+    subject::Layout,
+};
+use weft_proto::{
+    ids::{EventId, ShardId},
+    v1,
+};
+
+use super::{
+    copy,
+    tables::{DeadRow, EventRow, SWEPT, Tables, UID_MAX, UID_MIN, Uid, encode, get},
+};
+
+mod outcomes;
+
+/// A stream of the log, by what it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    Events(ShardId),
+    Outcomes(ShardId),
+    Commands(ShardId),
+    DeadLetters,
+}
+
+impl Source {
+    /// The stream's name.
+    pub fn stream(self, layout: Layout) -> String {
+        match self {
+            Self::Events(shard) => layout.events_stream(shard),
+            Self::Outcomes(shard) => layout.outcomes_stream(shard),
+            Self::Commands(shard) => layout.commands_stream(shard),
+            Self::DeadLetters => weft_nats::subject::DLQ_STREAM.into(),
+        }
+    }
+
+    /// Whether a message's payload is part of what is stored of it.
+    pub fn needs_payload(self) -> bool {
+        matches!(self, Self::Outcomes(_) | Self::Commands(_))
+    }
+}
+
+/// The request id that an operator gave, without the number of the part that a long request was cut into.
+pub(super) fn base_request_id(request_id: &str) -> &str {
+    request_id.split_once(super::PART_SEPARATOR).map_or(request_id, |(base, _)| base)
+}
+
+/// The uid of a field of a log record.
+pub(super) fn uid_of(bytes: &[u8]) -> Option<Uid> {
+    bytes.try_into().ok().filter(|uid| *uid != UID_MIN)
+}
+
+impl Tables<'_> {
+    /// Takes a message.
+    pub fn apply(&mut self, layout: Layout, source: Source, message: &Stored) -> Result<(), redb::Error> {
+        match source {
+            Source::Events(shard) => self.apply_event(layout, shard, message),
+            Source::Outcomes(shard) => self.apply_outcome_record(shard, message),
+            Source::Commands(shard) => self.apply_command(shard, message),
+            Source::DeadLetters => self.apply_copy(layout, message),
+        }
+    }
+
+    fn apply_event(&mut self, layout: Layout, shard: ShardId, message: &Stored) -> Result<(), redb::Error> {
+        // Heads carried forward and foreign messages are nothing that an operator asks for.
+        let Entry::Event(event) = Entry::decode(layout, message) else { return Ok(()) };
+        let row = EventRow {
+            id: event.id.to_vec(),
+            workflow: event.workflow.as_str().to_owned(),
+            event_type: event.event_type,
+            source: event.source,
+            sequence_number: event.sequence_number.0,
+        };
+        self.events.insert((shard.0, message.seq.0), &encode(&row)[..])?;
+        self.event_ids.insert((event.id.as_bytes(), shard.0, message.seq.0), ())?;
+        Ok(())
+    }
+
+    fn apply_command(&mut self, shard: ShardId, message: &Stored) -> Result<(), redb::Error> {
+        let Ok(command) = v1::Command::decode(message.payload.clone()) else { return Ok(()) };
+        let seq = message.seq.0;
+        let request = (command.request_id.as_str(), shard.0);
+        // A request acts once: the shard's owner passes over whatever comes again under its id.
+        if self.requests.get(request)?.is_some() {
+            return Ok(());
+        }
+        self.requests.insert(request, seq)?;
+        self.commands.insert((shard.0, seq), &message.payload[..])?;
+        let Some(v1::command::Action::Redrive(redrive)) = command.action else { return Ok(()) };
+        for item in &redrive.items {
+            let Some(uid) = uid_of(&item.subscription) else { continue };
+            self.redrives.insert((shard.0, item.sequence, &uid, seq), ())?;
+            self.name(&uid, &item.subscription_name)?;
+        }
+        Ok(())
+    }
+
+    fn apply_copy(&mut self, layout: Layout, message: &Stored) -> Result<(), redb::Error> {
+        let Some(copy) = copy::decode(layout, message) else { return Ok(()) };
+        let uid = *copy.subscription.as_bytes();
+        self.name(&uid, &copy.subscription_name)?;
+        let row = DeadRow { outcome: Some(copy.outcome), witnessed: false, event: Some(copy.event) };
+        self.put_dead(copy.shard, copy.seq.0, &uid, row)
+    }
+
+    /// Merges what is known of a dead letter: of two runs the newer counts, of the same run either.
+    pub(super) fn put_dead(&mut self, shard: ShardId, seq: u64, uid: &Uid, new: DeadRow) -> Result<(), redb::Error> {
+        let key = (shard.0, seq, uid);
+        let old: DeadRow = get(&self.dead, key)?.unwrap_or_default();
+        let run = |row: &DeadRow| row.outcome.as_ref().map(|outcome| outcome.run);
+        let (old_run, new_run) = (run(&old), run(&new));
+        let old_at = old.outcome.as_ref().map(|outcome| outcome.at_ms);
+        let newest = if new_run > old_run { new.outcome } else { old.outcome };
+        let Some(newest) = newest else { return Ok(()) };
+        if old_at != Some(newest.at_ms) {
+            if let Some(at) = old_at {
+                self.dead_by_time.remove((at, shard.0, seq, uid))?;
+            }
+            self.dead_by_time.insert((newest.at_ms, shard.0, seq, uid), ())?;
+        }
+        if let Some(id) = EventId::from_slice(&newest.event_id) {
+            self.event_ids.insert((id.as_bytes(), shard.0, seq), ())?;
+        }
+        let merged = DeadRow {
+            outcome: Some(newest),
+            witnessed: old.witnessed || new.witnessed,
+            event: old.event.or(new.event),
+        };
+        self.dead.insert(key, &encode(&merged)[..])?;
+        Ok(())
+    }
+
+    /// Whether rows of this event have been removed for good: a late record of it must not leave a row behind that
+    /// nobody removes. Redrives are of dead letters, which outlive their events.
+    pub(super) fn is_swept(&self, shard: ShardId, seq: u64, run: u64) -> Result<bool, redb::Error> {
+        let swept = self.marks.get((SWEPT, shard.0))?.is_some_and(|swept| seq <= swept.value());
+        Ok(swept && run == 0 && !self.has_dead(shard, seq)?)
+    }
+
+    /// Whether a dead letter of this event is kept.
+    pub(super) fn has_dead(&self, shard: ShardId, seq: u64) -> Result<bool, redb::Error> {
+        let range = (shard.0, seq, &UID_MIN)..=(shard.0, seq, &UID_MAX);
+        Ok(self.dead.range(range)?.next().transpose()?.is_some())
+    }
+
+    pub(super) fn name(&mut self, uid: &Uid, name: &str) -> Result<(), redb::Error> {
+        if !name.is_empty() && self.names.get(uid)?.is_none_or(|known| known.value() != name) {
+            self.names.insert(uid, name)?;
+        }
+        Ok(())
+    }
+}
+
+/// What stays of a message once its reader has it: the payloads of events are read from the log when somebody asks.
+pub(super) fn slim(source: Source, mut message: Stored) -> Stored {
+    if !source.needs_payload() && (event_id_of(&message).is_some() || source == Source::DeadLetters) {
+        message.payload = bytes::Bytes::new();
+    }
+    message
+}

@@ -1,0 +1,211 @@
+//! What a record of OUTCOMES changes.
+//!
+//! The rules for lanes are the ledger's: an outcome of the live run moves its lane behind the event; then the lanes that
+//! the commit lists stand as listed; a lane with nothing unsettled has no row. Only a deleted subscription's lanes stay
+//! as they are: they say which events were discarded with it.
+
+use prost::Message as _;
+use redb::ReadableTable as _;
+use weft_nats::message::Stored;
+use weft_proto::{
+    ids::ShardId,
+    v1::{self, CommandStatus, OutcomeKind, outcome_record::Record, subscription_change::Change},
+};
+
+use super::uid_of;
+use crate::history::tables::{
+    CHECKPOINT, CHECKPOINT_AT, DeadRow, DeliveryRow, FIRST_READ, MATCHED, Tables, UID_MIN, Uid, encode, get,
+};
+
+impl Tables<'_> {
+    pub(super) fn apply_outcome_record(&mut self, shard: ShardId, message: &Stored) -> Result<(), redb::Error> {
+        if self.mark(FIRST_READ, shard)?.is_none() {
+            self.marks.insert((FIRST_READ, shard.0), message.seq.0)?;
+        }
+        let Ok(record) = v1::OutcomeRecord::decode(message.payload.clone()) else { return Ok(()) };
+        match record.record {
+            Some(Record::Commit(commit)) => self.apply_commit(shard, commit),
+            Some(Record::Chunk(chunk)) => self.apply_chunk(shard, &chunk),
+            Some(Record::End(end)) => self.apply_checkpoint_end(shard, &end, message.stored_at.as_millisecond()),
+            None => Ok(()),
+        }
+    }
+
+    fn apply_commit(&mut self, shard: ShardId, commit: v1::Commit) -> Result<(), redb::Error> {
+        for outcome in commit.outcomes {
+            self.apply_outcome(shard, outcome)?;
+        }
+        for attempt in commit.attempts {
+            self.apply_attempt(shard, attempt)?;
+        }
+        for lane in &commit.lanes {
+            self.put_lane(lane)?;
+        }
+        for run in &commit.runs {
+            self.apply_run(shard, run)?;
+        }
+        for result in &commit.results {
+            self.apply_result(shard, result)?;
+        }
+        for change in &commit.subscriptions {
+            self.apply_change(shard, change)?;
+        }
+        self.marks.insert((MATCHED, shard.0), commit.cursor)?;
+        Ok(())
+    }
+
+    fn apply_outcome(&mut self, shard: ShardId, outcome: v1::Outcome) -> Result<(), redb::Error> {
+        let (seq, run, kind) = (outcome.sequence, outcome.run, outcome.kind());
+        let uid = match uid_of(&outcome.subscription) {
+            Some(uid) => uid,
+            None if kind == OutcomeKind::Unrouted => UID_MIN,
+            None => return Ok(()),
+        };
+        if kind != OutcomeKind::DeadLettered && self.is_swept(shard, seq, run)? {
+            return Ok(());
+        }
+        if run == 0 && uid != UID_MIN {
+            self.settle_lane(&uid, &outcome)?;
+        }
+        let key = (shard.0, seq, &uid, run);
+        let mut row: DeliveryRow = get(&self.deliveries, key)?.unwrap_or_default();
+        row.attempts = row.attempts.max(outcome.attempts);
+        row.next_attempt_at_ms = 0;
+        if kind == OutcomeKind::DeadLettered {
+            let dead = DeadRow { outcome: Some(outcome.clone()), witnessed: true, event: None };
+            self.put_dead(shard, seq, &uid, dead)?;
+        }
+        row.outcome = Some(outcome);
+        self.deliveries.insert(key, &encode(&row)[..])?;
+        Ok(())
+    }
+
+    fn apply_attempt(&mut self, shard: ShardId, mut attempt: v1::Attempt) -> Result<(), redb::Error> {
+        let Some(uid) = uid_of(&attempt.subscription) else { return Ok(()) };
+        if self.is_swept(shard, attempt.sequence, attempt.run)? {
+            return Ok(());
+        }
+        let key = (shard.0, attempt.sequence, &uid, attempt.run);
+        let mut row: DeliveryRow = get(&self.deliveries, key)?.unwrap_or_default();
+        row.attempts = row.attempts.max(attempt.number);
+        if row.outcome.is_none() {
+            row.next_attempt_at_ms = attempt.next_attempt_at_ms;
+        }
+        self.deliveries.insert(key, &encode(&row)[..])?;
+        let key = (shard.0, attempt.sequence, &uid, attempt.run, attempt.number);
+        // What the key and the event's row say is not stored again.
+        attempt.subscription.clear();
+        attempt.event_id.clear();
+        attempt.workflow_id.clear();
+        self.attempts.insert(key, &encode(&attempt)[..])?;
+        Ok(())
+    }
+
+    fn settle_lane(&mut self, uid: &Uid, outcome: &v1::Outcome) -> Result<(), redb::Error> {
+        let lane: Option<v1::Lane> = get(&self.lanes, (outcome.workflow_id.as_str(), uid))?;
+        let Some(lane) = lane else { return Ok(()) };
+        self.put_lane(&v1::Lane {
+            next: outcome.sequence.saturating_add(1),
+            attempts: 0,
+            next_attempt_at_ms: 0,
+            first_failed_at_ms: 0,
+            state: v1::LaneState::Open.into(),
+            ..lane
+        })
+    }
+
+    fn put_lane(&mut self, lane: &v1::Lane) -> Result<(), redb::Error> {
+        let Some(uid) = uid_of(&lane.subscription) else { return Ok(()) };
+        let key = (lane.workflow_id.as_str(), &uid);
+        if lane.next > lane.last {
+            self.lanes.remove(key)?;
+        } else {
+            self.lanes.insert(key, &encode(lane)[..])?;
+        }
+        Ok(())
+    }
+
+    fn apply_run(&mut self, shard: ShardId, run: &v1::PendingRun) -> Result<(), redb::Error> {
+        let Some(uid) = uid_of(&run.subscription) else { return Ok(()) };
+        self.name(&uid, &run.subscription_name)?;
+        let key = (shard.0, run.sequence, &uid, run.run);
+        let mut row: DeliveryRow = get(&self.deliveries, key)?.unwrap_or_default();
+        row.attempts = row.attempts.max(run.attempts);
+        row.next_attempt_at_ms = run.next_attempt_at_ms;
+        self.deliveries.insert(key, &encode(&row)[..])?;
+        Ok(())
+    }
+
+    fn apply_result(&mut self, shard: ShardId, result: &v1::CommandResult) -> Result<(), redb::Error> {
+        for item in result.items.iter().filter(|item| item.status() == CommandStatus::NotApplicable) {
+            if let Some(uid) = uid_of(&item.subscription) {
+                self.refused.insert((shard.0, result.command, item.sequence, &uid), ())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_change(&mut self, shard: ShardId, change: &v1::SubscriptionChange) -> Result<(), redb::Error> {
+        let Some(uid) = uid_of(&change.subscription) else { return Ok(()) };
+        let mut state: v1::SubscriptionState = get(&self.subscriptions, (shard.0, &uid))?.unwrap_or_default();
+        match &change.change {
+            Some(Change::Opened(opened)) => {
+                state.name.clone_from(&opened.name);
+                state.from = opened.from;
+                state.revision = opened.revision;
+                self.name(&uid, &opened.name)?;
+            }
+            Some(Change::Revised(revised)) => state.revision = revised.revision,
+            Some(Change::Detached(detached)) => state.detached = (detached.next > 0).then_some(detached.next),
+            Some(Change::Closed(_)) => state.closed = true,
+            None => {}
+        }
+        self.subscriptions.insert((shard.0, &uid), &encode(&state)[..])?;
+        Ok(())
+    }
+
+    /// Of a checkpoint only what no commit that is still kept may tell: which dead letters were open, what the
+    /// subscriptions are called, and lanes that nothing has happened to since. A lane that was settled between the
+    /// checkpoint's position and the chunk comes back by this; its events have outcomes, so nothing is called pending
+    /// by it, and its next commit puts it right.
+    fn apply_chunk(&mut self, shard: ShardId, chunk: &v1::CheckpointChunk) -> Result<(), redb::Error> {
+        for state in &chunk.subscriptions {
+            let Some(uid) = uid_of(&state.subscription) else { continue };
+            self.name(&uid, &state.name)?;
+            let key = (shard.0, &uid);
+            if self.subscriptions.get(key)?.is_none() {
+                self.subscriptions.insert(key, &encode(state)[..])?;
+            }
+        }
+        if self.mark(CHECKPOINT, shard)?.is_some() {
+            return Ok(());
+        }
+        for dead in &chunk.dead_letters {
+            if let Some(uid) = uid_of(&dead.subscription) {
+                self.still_open.insert((shard.0, dead.sequence, &uid), chunk.position)?;
+            }
+        }
+        for lane in &chunk.lanes {
+            let Some(uid) = uid_of(&lane.subscription) else { continue };
+            if self.lanes.get((lane.workflow_id.as_str(), &uid))?.is_none() {
+                self.put_lane(lane)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// From the first checkpoint on whose position lies within what was read, nothing of the dead letters before is
+    /// unknown: they are open if it lists them.
+    fn apply_checkpoint_end(&mut self, shard: ShardId, end: &v1::CheckpointEnd, at_ms: i64) -> Result<(), redb::Error> {
+        let covers = self.mark(FIRST_READ, shard)?.is_some_and(|first| end.position.saturating_add(1) >= first);
+        if covers && self.mark(CHECKPOINT, shard)?.is_none() {
+            self.marks.insert((CHECKPOINT, shard.0), end.position)?;
+            self.marks.insert((CHECKPOINT_AT, shard.0), u64::try_from(at_ms).unwrap_or_default())?;
+        }
+        Ok(())
+    }
+
+    fn mark(&self, name: &'static str, shard: ShardId) -> Result<Option<u64>, redb::Error> {
+        Ok(self.marks.get((name, shard.0))?.map(|value| value.value()))
+    }
+}

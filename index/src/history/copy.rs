@@ -1,0 +1,65 @@
+//! The copy of a dead letter on DLQ: the event's own message, with the failure in headers and its place in the subject.
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use weft_nats::{
+    event::Event,
+    message::Stored,
+    subject::{Layout, decode_workflow},
+};
+use weft_proto::{
+    ids::{ShardId, StreamSeq, SubscriptionUid},
+    v1,
+};
+
+use super::{status::reason_of, tables::EventRow};
+
+/// What a copy says.
+#[derive(Debug)]
+pub(super) struct Copy {
+    pub shard: ShardId,
+    pub seq: StreamSeq,
+    pub subscription: SubscriptionUid,
+    pub subscription_name: String,
+    pub outcome: v1::Outcome,
+    pub event: EventRow,
+}
+
+/// The copy of a message; `None` when it is none of ours.
+pub(super) fn decode(layout: Layout, message: &Stored) -> Option<Copy> {
+    let mut tokens = message.subject.strip_prefix("dlq.")?.split('.');
+    let subscription_name = tokens.next()?.to_owned();
+    let workflow = decode_workflow(tokens.next()?).ok()?;
+    let event = Event::decode_parts(workflow.clone(), &message.headers, Bytes::new()).ok()?;
+    let text = |name: &'static str| message.headers.get(name).map(|value| value.as_str());
+    let number = |name| text(name).and_then(|text| text.parse::<u32>().ok()).unwrap_or_default();
+    let millis = |name| {
+        text(name).and_then(|text| text.parse::<Timestamp>().ok()).map_or(0, |time: Timestamp| time.as_millisecond())
+    };
+    let seq: u64 = text("weft-seq")?.parse().ok()?;
+    let subscription: SubscriptionUid = text("weft-subscription-uid")?.parse().ok()?;
+    let outcome = v1::Outcome {
+        subscription: subscription.to_vec(),
+        sequence: seq,
+        run: text("weft-run")?.parse().ok()?,
+        kind: v1::OutcomeKind::DeadLettered.into(),
+        workflow_id: workflow.as_str().to_owned(),
+        event_id: event.id.to_vec(),
+        attempts: number("weft-attempts"),
+        reason: reason_of(text("weft-reason")?).unwrap_or_default().into(),
+        at_ms: millis("weft-dead-lettered-at"),
+        first_failed_at_ms: millis("weft-first-failed-at"),
+        last_error: text("weft-last-error").unwrap_or_default().to_owned(),
+        last_status: number("weft-last-status"),
+        operator: String::new(),
+    };
+    let shard = layout.shard_of(&workflow);
+    let event = EventRow {
+        id: event.id.to_vec(),
+        workflow: workflow.as_str().to_owned(),
+        event_type: event.event_type,
+        source: event.source,
+        sequence_number: event.sequence_number.0,
+    };
+    Some(Copy { shard, seq: StreamSeq(seq), subscription, subscription_name, outcome, event })
+}

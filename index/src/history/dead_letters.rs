@@ -1,0 +1,274 @@
+//! Reading: dead letters, one by one and in pages, the newest first.
+
+use weft_proto::{
+    ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
+    v1::{self, DeadLetterReason, OutcomeKind},
+};
+
+use super::{
+    events,
+    names::Subscriptions,
+    status::{DeadLetterFacts, DeadLetterStatus, dead_letter_status},
+    tables::{CHECKPOINT, CHECKPOINT_AT, DeadRow, DeliveryRow, EventRow, UID_MAX, UID_MIN, Uid, View, decode, get},
+};
+
+/// The most rows that one page looks at, so that a filter that takes little costs a bounded time.
+const ROWS_MAX: usize = 10_000;
+
+/// Names a dead letter and its copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetterPlace {
+    /// Its event's shard.
+    pub shard: ShardId,
+    /// Its event's place in EVENTS.
+    pub seq: StreamSeq,
+    /// The subscription.
+    pub uid: SubscriptionUid,
+    /// The subscription's name: part of the copy's subject.
+    pub subscription: String,
+    /// The workflow: part of the copy's subject.
+    pub workflow: WorkflowId,
+    /// The event: part of the copy's subject.
+    pub event: EventId,
+    /// The run that ended in it: part of the copy's subject.
+    pub run: Run,
+}
+
+/// A dead letter.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeadLetter {
+    /// Where it is.
+    pub place: DeadLetterPlace,
+    /// The event's number in its workflow; 0 while neither the event nor the copy has been read.
+    pub sequence_number: u64,
+    /// The event's type.
+    pub event_type: String,
+    /// The event's source.
+    pub source: String,
+    /// Why.
+    pub reason: DeadLetterReason,
+    /// Attempts of the run that ended in it.
+    pub attempts: u32,
+    /// HTTP status of the last attempt; 0: none.
+    pub last_status: u32,
+    /// The last failure in words.
+    pub last_error: String,
+    /// The run's first failure, in unix milliseconds; 0: unknown.
+    pub first_failed_at_ms: i64,
+    /// When it was given up, in unix milliseconds.
+    pub dead_lettered_at_ms: i64,
+    /// How it stands.
+    pub status: DeadLetterStatus,
+}
+
+/// Which dead letters are wanted. The default wants all.
+#[derive(Debug, Clone, Default)]
+pub struct DeadLetterFilter {
+    /// Only this subscription's, by name.
+    pub subscription: Option<String>,
+    /// Only of this workflow.
+    pub workflow: Option<String>,
+    /// Only of events of types that this pattern takes.
+    pub event_type: Option<String>,
+    /// Only of events of this source.
+    pub source: Option<String>,
+    /// Only for this reason.
+    pub reason: Option<DeadLetterReason>,
+    /// Dead-lettered at or after, in unix milliseconds.
+    pub since_ms: Option<i64>,
+    /// Dead-lettered before, in unix milliseconds.
+    pub until_ms: Option<i64>,
+    /// Only of these statuses; empty: of all.
+    pub statuses: Vec<DeadLetterStatus>,
+}
+
+impl DeadLetterFilter {
+    fn takes(&self, dead_letter: &DeadLetter) -> bool {
+        let place = &dead_letter.place;
+        self.subscription.as_ref().is_none_or(|name| *name == place.subscription)
+            && self.workflow.as_ref().is_none_or(|workflow| workflow == place.workflow.as_str())
+            && self.source.as_ref().is_none_or(|source| *source == dead_letter.source)
+            && self.reason.is_none_or(|reason| reason == dead_letter.reason)
+            && (self.statuses.is_empty() || self.statuses.contains(&dead_letter.status))
+            && self
+                .event_type
+                .as_ref()
+                .is_none_or(|pattern| weft_nats::catalog::pattern_matches(pattern, &dead_letter.event_type))
+    }
+}
+
+/// Behind which dead letter a page goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeadLetterCursor {
+    /// When it was given up, in unix milliseconds.
+    pub at_ms: i64,
+    /// Its shard.
+    pub shard: ShardId,
+    /// Its event's place.
+    pub seq: StreamSeq,
+    /// Its subscription.
+    pub uid: SubscriptionUid,
+}
+
+/// Some dead letters, and where to go on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeadLetterPage {
+    /// The newest first.
+    pub dead_letters: Vec<DeadLetter>,
+    /// `None` at the end. The filter may take none of what follows.
+    pub next: Option<DeadLetterCursor>,
+}
+
+impl DeadLetterPlace {
+    pub(super) fn of(
+        view: &View,
+        subscriptions: &Subscriptions,
+        shard: u32,
+        seq: u64,
+        uid: &Uid,
+        row: &DeadRow,
+    ) -> Result<Option<Self>, redb::Error> {
+        let Some(outcome) = &row.outcome else { return Ok(None) };
+        let (Ok(workflow), Some(event)) =
+            (WorkflowId::new(outcome.workflow_id.as_str()), EventId::from_slice(&outcome.event_id))
+        else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            shard: ShardId(shard),
+            seq: StreamSeq(seq),
+            uid: SubscriptionUid::from_bytes(*uid),
+            subscription: subscriptions.name(view, uid)?,
+            workflow,
+            event,
+            run: Run(outcome.run),
+        }))
+    }
+}
+
+/// The dead letter of an event for the subscription of a name; the newest where there are several.
+pub(super) fn find(
+    view: &View,
+    subscriptions: &Subscriptions,
+    subscription: &str,
+    event: EventId,
+) -> Result<Option<DeadLetter>, redb::Error> {
+    for (shard, seq) in events::places(view, event)?.into_iter().rev() {
+        for row in view.dead.range((shard.0, seq.0, &UID_MIN)..=(shard.0, seq.0, &UID_MAX))?.rev() {
+            let (key, value) = row?;
+            let (shard, seq, uid) = key.value();
+            if subscriptions.name(view, uid)? == subscription
+                && let Some(dead_letter) = read(view, subscriptions, shard, seq, uid, &decode(value.value())?)?
+            {
+                return Ok(Some(dead_letter));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// A page behind `after`, with at most `limit` dead letters.
+pub(super) fn page(
+    view: &View,
+    subscriptions: &Subscriptions,
+    filter: &DeadLetterFilter,
+    after: Option<DeadLetterCursor>,
+    limit: usize,
+) -> Result<DeadLetterPage, redb::Error> {
+    let uid = after.map_or(UID_MIN, |after| *after.uid.as_bytes());
+    let until = filter.until_ms.unwrap_or(i64::MAX);
+    let end = match after {
+        Some(after) if after.at_ms < until => (after.at_ms, after.shard.0, after.seq.0, &uid),
+        _ => (until, 0, 0, &UID_MIN),
+    };
+    let start = (filter.since_ms.unwrap_or(i64::MIN), 0, 0, &UID_MIN);
+    let mut page = DeadLetterPage { dead_letters: Vec::new(), next: None };
+    if start >= end {
+        return Ok(page);
+    }
+    let mut last = None;
+    for (looked_at, row) in view.dead_by_time.range(start..end)?.rev().enumerate() {
+        if page.dead_letters.len() >= limit.max(1) || looked_at >= ROWS_MAX {
+            page.next = last;
+            break;
+        }
+        let (key, _) = row?;
+        let (at_ms, shard, seq, uid) = key.value();
+        last = Some(DeadLetterCursor {
+            at_ms,
+            shard: ShardId(shard),
+            seq: StreamSeq(seq),
+            uid: SubscriptionUid::from_bytes(*uid),
+        });
+        let Some(row) = get::<_, DeadRow>(&view.dead, (shard, seq, uid))? else { continue };
+        let dead_letter = read(view, subscriptions, shard, seq, uid, &row)?;
+        page.dead_letters.extend(dead_letter.filter(|dead_letter| filter.takes(dead_letter)));
+    }
+    Ok(page)
+}
+
+fn read(
+    view: &View,
+    subscriptions: &Subscriptions,
+    shard: u32,
+    seq: u64,
+    uid: &Uid,
+    row: &DeadRow,
+) -> Result<Option<DeadLetter>, redb::Error> {
+    let Some(outcome) = &row.outcome else { return Ok(None) };
+    let Some(place) = DeadLetterPlace::of(view, subscriptions, shard, seq, uid, row)? else { return Ok(None) };
+    let stored: Option<EventRow> = get(&view.events, (shard, seq))?;
+    let event = stored.or_else(|| row.event.clone()).unwrap_or_default();
+    Ok(Some(DeadLetter {
+        status: dead_letter_status(facts(view, shard, seq, uid, row, outcome)?),
+        place,
+        sequence_number: event.sequence_number,
+        event_type: event.event_type,
+        source: event.source,
+        reason: outcome.reason(),
+        attempts: outcome.attempts,
+        last_status: outcome.last_status,
+        last_error: outcome.last_error.clone(),
+        first_failed_at_ms: outcome.first_failed_at_ms,
+        dead_lettered_at_ms: outcome.at_ms,
+    }))
+}
+
+fn facts(
+    view: &View,
+    shard: u32,
+    seq: u64,
+    uid: &Uid,
+    row: &DeadRow,
+    outcome: &v1::Outcome,
+) -> Result<DeadLetterFacts, redb::Error> {
+    let later = outcome.run.saturating_add(1);
+    let mut settled = None;
+    for row in view.deliveries.range((shard, seq, uid, later)..=(shard, seq, uid, u64::MAX))? {
+        let delivery: DeliveryRow = decode(row?.1.value())?;
+        let kind = delivery.outcome.as_ref().map(v1::Outcome::kind);
+        settled = kind.filter(|kind| *kind != OutcomeKind::DeadLettered).or(settled);
+    }
+    let state: Option<v1::SubscriptionState> = get(&view.subscriptions, (shard, uid))?;
+    // A deleted subscription's dead letters cannot be redriven any more.
+    let settled = settled.or(state.filter(|state| state.closed).map(|_| OutcomeKind::Discarded));
+    let mut commanded = false;
+    for row in view.redrives.range((shard, seq, uid, later)..=(shard, seq, uid, u64::MAX))? {
+        let command = row?.0.value().3;
+        let refused = view.refused.get((shard, command, seq, uid))?.is_some();
+        let delivery: Option<DeliveryRow> = get(&view.deliveries, (shard, seq, uid, command))?;
+        let ended = delivery.is_some_and(|delivery| delivery.outcome.is_some());
+        commanded |= !refused && !ended;
+    }
+    let mark = |name: &'static str| -> Result<Option<u64>, redb::Error> {
+        Ok(view.marks.get((name, shard))?.map(|mark| mark.value()))
+    };
+    let listed = view.still_open.get((shard, seq, uid))?.map(|position| position.value());
+    let closed_before = match (mark(CHECKPOINT)?, mark(CHECKPOINT_AT)?) {
+        (Some(checkpoint), Some(at)) if !row.witnessed => {
+            u64::try_from(outcome.at_ms).is_ok_and(|dead_at| dead_at < at) && listed != Some(checkpoint)
+        }
+        _ => false,
+    };
+    Ok(DeadLetterFacts { run: Run(outcome.run), reason: outcome.reason(), settled, commanded, closed_before })
+}

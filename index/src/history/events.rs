@@ -1,0 +1,199 @@
+//! Reading: one event, its deliveries and their attempts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use weft_proto::{
+    ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid},
+    v1,
+};
+
+use super::{
+    dead_letters::DeadLetterPlace,
+    names::{Subscriptions, takes},
+    status::{DeliveryFacts, DeliveryStatus, EventStatus, Owed, delivery_status, event_status},
+    tables::{DeadRow, DeliveryRow, EventRow, MATCHED, UID_MAX, UID_MIN, Uid, View, decode, get},
+};
+
+/// What became of an event.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EventHistory {
+    /// Its shard.
+    pub shard: ShardId,
+    /// Its place in the shard's EVENTS.
+    pub seq: StreamSeq,
+    /// Worst of its deliveries.
+    pub status: EventStatus,
+    /// By subscription's name, then by run.
+    pub deliveries: Vec<DeliveryHistory>,
+    /// A dead letter of it, whose copy holds its payload when EVENTS no longer does.
+    pub dead_letter: Option<DeadLetterPlace>,
+}
+
+/// One event for one subscription in one run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeliveryHistory {
+    /// The subscription's name.
+    pub subscription: String,
+    /// The subscription.
+    pub uid: SubscriptionUid,
+    /// Live, or the command that asked for it.
+    pub run: Run,
+    /// How it stands.
+    pub status: DeliveryStatus,
+    /// Attempts that have ended; attempts whose records are gone count, too.
+    pub attempt_count: u32,
+    /// The attempts, in order. Subscription, event id and workflow id are left empty.
+    pub attempts: Vec<v1::Attempt>,
+    /// When it was settled, in unix milliseconds.
+    pub settled_at_ms: Option<i64>,
+    /// When it is attempted next, in unix milliseconds.
+    pub next_attempt_at_ms: Option<i64>,
+}
+
+/// Where events of this id stand, the newest last: a delivery repeated beyond the dedup horizon is a new event with the
+/// old id.
+pub(super) fn places(view: &View, id: EventId) -> Result<Vec<(ShardId, StreamSeq)>, redb::Error> {
+    let mut places = Vec::new();
+    for row in view.event_ids.range((id.as_bytes(), 0, 0)..=(id.as_bytes(), u32::MAX, u64::MAX))? {
+        let (_, shard, seq) = row?.0.value();
+        places.push((ShardId(shard), StreamSeq(seq)));
+    }
+    Ok(places)
+}
+
+/// What is known of the newest event of this id.
+pub(super) fn event(
+    view: &View,
+    subscriptions: &Subscriptions,
+    id: EventId,
+) -> Result<Option<EventHistory>, redb::Error> {
+    let Some((shard, seq)) = places(view, id)?.pop() else { return Ok(None) };
+    let dead = dead_rows(view, shard, seq)?;
+    let stored: Option<EventRow> = get(&view.events, (shard.0, seq.0))?;
+    let Some(event) = stored.or_else(|| dead.iter().find_map(|(_, row)| of_dead(row))) else { return Ok(None) };
+    let at = At { view, subscriptions, shard: shard.0, seq: seq.0, event };
+    let rows = at.rows()?;
+    let unrouted = rows.contains_key(&(UID_MIN, 0));
+    let mut deliveries = at.recorded(&rows)?;
+    deliveries.extend(at.owed(&rows)?);
+    deliveries.sort_by(|one, other| (&one.subscription, one.uid, one.run).cmp(&(&other.subscription, other.uid, other.run)));
+    // Of each subscription the last is that of the newest run.
+    let newest: BTreeMap<_, _> = deliveries.iter().map(|delivery| (delivery.uid, delivery.status)).collect();
+    let dead_letter = match dead.first() {
+        Some((uid, row)) => DeadLetterPlace::of(view, subscriptions, shard.0, seq.0, uid, row)?,
+        None => None,
+    };
+    Ok(Some(EventHistory { shard, seq, status: event_status(newest.into_values(), unrouted), deliveries, dead_letter }))
+}
+
+/// The dead letters of an event.
+fn dead_rows(view: &View, shard: ShardId, seq: StreamSeq) -> Result<Vec<(Uid, DeadRow)>, redb::Error> {
+    let mut rows = Vec::new();
+    for row in view.dead.range((shard.0, seq.0, &UID_MIN)..=(shard.0, seq.0, &UID_MAX))? {
+        let (key, value) = row?;
+        rows.push((*key.value().2, decode(value.value())?));
+    }
+    Ok(rows)
+}
+
+/// What a dead letter says of its event, once EVENTS no longer holds it.
+fn of_dead(row: &DeadRow) -> Option<EventRow> {
+    let of_outcome = |outcome: &v1::Outcome| EventRow {
+        id: outcome.event_id.clone(),
+        workflow: outcome.workflow_id.clone(),
+        ..EventRow::default()
+    };
+    row.event.clone().or_else(|| row.outcome.as_ref().map(of_outcome))
+}
+
+type Rows = BTreeMap<(Uid, u64), DeliveryRow>;
+
+/// One event, and what is known when it is asked for.
+struct At<'v> {
+    view: &'v View,
+    subscriptions: &'v Subscriptions,
+    shard: u32,
+    seq: u64,
+    event: EventRow,
+}
+
+impl At<'_> {
+    /// The rows of its deliveries by subscription and run.
+    fn rows(&self) -> Result<Rows, redb::Error> {
+        let range = (self.shard, self.seq, &UID_MIN, 0)..=(self.shard, self.seq, &UID_MAX, u64::MAX);
+        let mut rows = Rows::new();
+        for row in self.view.deliveries.range(range)? {
+            let (key, value) = row?;
+            let (_, _, uid, run) = key.value();
+            rows.insert((*uid, run), decode(value.value())?);
+        }
+        Ok(rows)
+    }
+
+    /// Deliveries that the log tells of.
+    fn recorded(&self, rows: &Rows) -> Result<Vec<DeliveryHistory>, redb::Error> {
+        let mut deliveries = Vec::new();
+        for ((uid, run), row) in rows.iter().filter(|((uid, _), _)| *uid != UID_MIN) {
+            deliveries.push(self.delivery(uid, *run, row)?);
+        }
+        Ok(deliveries)
+    }
+
+    /// Deliveries that the log does not tell of yet: matched and waiting in their lane, or still to be matched.
+    fn owed(&self, rows: &Rows) -> Result<Vec<DeliveryHistory>, redb::Error> {
+        let mut uids: BTreeSet<Uid> = self.subscriptions.uids().copied().collect();
+        let workflow = self.event.workflow.as_str();
+        for row in self.view.lanes.range((workflow, &UID_MIN)..=(workflow, &UID_MAX))? {
+            uids.insert(*row?.0.value().1);
+        }
+        let matched = self.view.marks.get((MATCHED, self.shard))?.map_or(0, |matched| matched.value());
+        let mut deliveries = Vec::new();
+        for uid in uids.iter().filter(|uid| !rows.contains_key(&(**uid, 0))) {
+            let state: Option<v1::SubscriptionState> = get(&self.view.subscriptions, (self.shard, uid))?;
+            let lane = self.lane(uid)?.map(|lane| (lane.next, lane.last));
+            let matched = state.and_then(|state| state.detached).map_or(matched, |next| next.saturating_sub(1));
+            let subscription = self.subscriptions.get(uid);
+            let taken = subscription.map(|subscription| takes(subscription, self.shard, self.seq, &self.event));
+            if (Owed { seq: self.seq, lane, matched, taken }).is_owed() {
+                deliveries.push(self.delivery(uid, 0, &DeliveryRow::default())?);
+            }
+        }
+        Ok(deliveries)
+    }
+
+    fn lane(&self, uid: &Uid) -> Result<Option<v1::Lane>, redb::Error> {
+        get(&self.view.lanes, (self.event.workflow.as_str(), uid))
+    }
+
+    fn delivery(&self, uid: &Uid, run: u64, row: &DeliveryRow) -> Result<DeliveryHistory, redb::Error> {
+        let lane_state = self.lane(uid)?.map(|lane| lane.state());
+        let state: Option<v1::SubscriptionState> = get(&self.view.subscriptions, (self.shard, uid))?;
+        let facts = DeliveryFacts {
+            outcome: row.outcome.as_ref().map(v1::Outcome::kind),
+            attempts: row.attempts,
+            lane_blocked: run == 0 && lane_state == Some(v1::LaneState::Blocked),
+            paused: lane_state == Some(v1::LaneState::Paused)
+                || self.subscriptions.get(uid).is_some_and(|subscription| subscription.paused),
+            closed: state.is_some_and(|state| state.closed),
+        };
+        Ok(DeliveryHistory {
+            subscription: self.subscriptions.name(self.view, uid)?,
+            uid: SubscriptionUid::from_bytes(*uid),
+            run: Run(run),
+            status: delivery_status(facts),
+            attempt_count: row.attempts,
+            attempts: self.attempts(uid, run)?,
+            settled_at_ms: row.outcome.as_ref().map(|outcome| outcome.at_ms),
+            next_attempt_at_ms: Some(row.next_attempt_at_ms).filter(|at| *at > 0 && row.outcome.is_none()),
+        })
+    }
+
+    fn attempts(&self, uid: &Uid, run: u64) -> Result<Vec<v1::Attempt>, redb::Error> {
+        let range = (self.shard, self.seq, uid, run, 0)..=(self.shard, self.seq, uid, run, u32::MAX);
+        let mut attempts = Vec::new();
+        for row in self.view.attempts.range(range)? {
+            attempts.push(decode(row?.1.value())?);
+        }
+        Ok(attempts)
+    }
+}

@@ -1,0 +1,412 @@
+//! The tasks that keep a history up to date: one reader a stream, one writing thread, the sweep.
+//!
+//! Whatever goes wrong ends the round: the file is opened again where it could not be written, or removed and built anew
+//! where it does not fit the log, and the next round begins. Nothing that is odd about a cache ends the process.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use redb::{Database, ReadableTable as _, WriteTransaction};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+use weft_nats::{
+    message::Stored,
+    reader::{OrderedReader, ReadError, ReaderOptions},
+    streams::{self, EnsureError},
+    subject::Layout,
+};
+use weft_proto::ids::{ShardId, StreamSeq};
+
+use super::{
+    Shared,
+    apply::{Source, slim},
+    sweep::{Expired, LaneCursor},
+    tables::{SWEPT, Tables},
+};
+use crate::projection::{self, Pace, Position, Projector, Verdict, Writer};
+
+/// Messages of one read: what one change holds.
+const BATCH_MESSAGES: usize = 500;
+/// Some reads wait while others are committed; an interval well below what a person notices lets commits gather.
+const PACE: Pace = Pace { queue: 32, commit: 16, interval: Duration::from_millis(10) };
+/// Between two looks for a log that is not there, and between two tries to open the file.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// How often the building is told in the log.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+/// With fewer messages to read, nothing is told: it is done in a moment.
+const TOLD_FROM: u64 = 10_000;
+
+/// Why a round ends.
+#[derive(Debug)]
+enum End {
+    Cancelled,
+    /// The file does not fit the log.
+    Rebuild(String),
+    /// The file could not be read or written.
+    Failed(redb::Error),
+}
+
+impl From<redb::Error> for End {
+    fn from(error: redb::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Follows the log until `cancel`, in rounds.
+pub(super) async fn supervise(shared: Arc<Shared>, database: Database, cancel: CancellationToken) {
+    let mut opened = Some(database);
+    loop {
+        let database = match opened.take() {
+            Some(database) => database,
+            None => match open_again(&shared, &cancel).await {
+                Some(database) => database,
+                None => return,
+            },
+        };
+        let end = follow(&shared, Arc::new(database), &cancel).await;
+        shared.publish(None);
+        let remove = match &end {
+            End::Cancelled => return,
+            End::Rebuild(reason) => {
+                tracing::warn!(reason, "history does not fit the log and is built anew");
+                true
+            }
+            End::Failed(error) => {
+                tracing::error!(%error, "history cannot be written and is opened again");
+                matches!(error, redb::Error::Corrupted(_))
+            }
+        };
+        shared.progress.send_replace(Some("history: is opened again".into()));
+        shared.positions.send_modify(|positions| positions.fill(StreamSeq(0)));
+        if remove && let Err(error) = projection::remove(&shared.file()) {
+            tracing::error!(%error, "history cannot be removed");
+        }
+        tokio::select! {
+            () = sleep(RETRY_PAUSE) => {}
+            () = cancel.cancelled() => return,
+        }
+    }
+}
+
+async fn open_again(shared: &Shared, cancel: &CancellationToken) -> Option<Database> {
+    loop {
+        match shared.open().await {
+            Ok(database) => return Some(database),
+            // The last reader of the old one may still hold it; a full disk may have room again.
+            Err(error) => tracing::warn!(%error, "history cannot be opened yet"),
+        }
+        tokio::select! {
+            () = sleep(RETRY_PAUSE) => {}
+            () = cancel.cancelled() => return None,
+        }
+    }
+}
+
+/// Where a round begins in one stream.
+struct Start {
+    position: Position,
+    /// The stream's end at that time.
+    end: StreamSeq,
+    /// Not as the file says: the file has nothing of the stream, or the stream went on without us.
+    moved: bool,
+}
+
+/// One round.
+async fn follow(shared: &Arc<Shared>, database: Arc<Database>, cancel: &CancellationToken) -> End {
+    let starts = tokio::select! {
+        starts = starts(shared, &database) => match starts {
+            Ok(starts) => starts,
+            Err(end) => return end,
+        },
+        () = cancel.cancelled() => return End::Cancelled,
+    };
+    let prepared = {
+        let (shared, database) = (Arc::clone(shared), Arc::clone(&database));
+        let moved: Vec<_> = starts.iter().map(|start| start.moved.then(|| start.position.clone())).collect();
+        tokio::task::spawn_blocking(move || prepare(&shared, &database, &moved)).await
+    };
+    match prepared {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return End::Failed(error),
+        Err(error) => return End::Failed(redb::Error::Corrupted(error.to_string())),
+    }
+    let committed = Committed {
+        positions: starts.iter().map(|start| start.position.cursor).collect(),
+        sweeps: 0,
+        more_to_sweep: false,
+    };
+    shared.positions.send_replace(committed.positions.clone());
+    shared.publish(Some(Arc::clone(&database)));
+    let projection = Projection {
+        layout: shared.layout,
+        sources: shared.sources.clone(),
+        positions: starts.iter().map(|start| start.position.clone()).collect(),
+        sweeps: 0,
+        lanes: LaneCursor::default(),
+    };
+    let writer = match Writer::start(database, projection, committed, PACE, "history".into()) {
+        Ok(writer) => Arc::new(writer),
+        Err(error) => return End::Failed(redb::Error::Io(error)),
+    };
+    let mut tasks = JoinSet::new();
+    for (index, start) in starts.iter().enumerate() {
+        tasks.spawn(read(Arc::clone(shared), Arc::clone(&writer), index, start.position.cursor.next()));
+    }
+    tasks.spawn(sweep(Arc::clone(shared), Arc::clone(&writer)));
+    let end = tokio::select! {
+        end = tasks.join_next() => end,
+        () = tell(shared, writer.committed(), &starts) => None,
+        () = cancel.cancelled() => Some(Ok(End::Cancelled)),
+    };
+    tasks.shutdown().await;
+    let closed = match Arc::into_inner(writer) {
+        Some(writer) => writer.close().await,
+        None => Ok(()),
+    };
+    match (end, closed) {
+        (Some(Ok(End::Cancelled)), _) => End::Cancelled,
+        (_, Err(error)) => End::Failed(error),
+        (Some(Ok(end)), Ok(())) => end,
+        (_, Ok(())) => End::Failed(redb::Error::Corrupted("a task of the history ended".into())),
+    }
+}
+
+/// Where to begin, once the log answers.
+async fn starts(shared: &Shared, database: &Database) -> Result<Vec<Start>, End> {
+    let mut starts = Vec::with_capacity(shared.sources.len());
+    for source in &shared.sources {
+        let stream = source.stream(shared.layout);
+        let transaction = redb::ReadableDatabase::begin_read(database).map_err(redb::Error::from)?;
+        let known = projection::position(&transaction, &stream)?;
+        drop(transaction);
+        starts.push(loop {
+            shared.connection.connected().await;
+            match start(shared, &stream, known.clone()).await {
+                Ok(Ok(start)) => break start,
+                Ok(Err(reason)) => return Err(End::Rebuild(format!("{stream}: {reason}"))),
+                Err(error) => {
+                    shared.progress.send_replace(Some(format!("history: {error}")));
+                    sleep(RETRY_PAUSE).await;
+                }
+            }
+        });
+    }
+    Ok(starts)
+}
+
+/// Where to begin in one stream, or why the file does not fit it.
+async fn start(
+    shared: &Shared,
+    stream: &str,
+    known: Option<Position>,
+) -> Result<Result<Start, projection::Mismatch>, EnsureError> {
+    let before = |first: StreamSeq| StreamSeq(first.0.saturating_sub(1));
+    let Some(position) = known else {
+        let state = streams::state(&shared.connection, stream).await?;
+        let position = Position { cursor: before(state.first), ..Position::start(state.created) };
+        return Ok(Ok(Start { position, end: state.last, moved: true }));
+    };
+    let (state, verdict) = projection::verify(&shared.connection, stream, &position).await?;
+    Ok(match verdict {
+        Verdict::Keep => Ok(Start { position, end: state.last, moved: false }),
+        Verdict::Skip { first } => {
+            tracing::warn!(stream, position = position.cursor.0, first = first.0, "history has missed messages");
+            let position = Position { cursor: before(first), mark: None, ..position };
+            Ok(Start { position, end: state.last, moved: true })
+        }
+        Verdict::Rebuild(mismatch) => Err(mismatch),
+    })
+}
+
+/// Makes the tables, and writes the positions that the file does not have.
+fn prepare(shared: &Shared, database: &Database, moved: &[Option<Position>]) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        let mut tables = Tables::open(&transaction)?;
+        for (source, position) in shared.sources.iter().zip(moved) {
+            let Some(position) = position else { continue };
+            // What is gone of EVENTS when they are first read is gone for good: nothing that OUTCOMES still tells of it
+            // is to be kept.
+            if let Source::Events(shard) = source
+                && tables.marks.get((SWEPT, shard.0))?.is_none()
+            {
+                tables.marks.insert((SWEPT, shard.0), position.cursor.0)?;
+            }
+        }
+    }
+    for (source, position) in shared.sources.iter().zip(moved) {
+        if let Some(position) = position {
+            projection::set_position(&transaction, &source.stream(shared.layout), position)?;
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Reads one stream into the writer.
+async fn read(shared: Arc<Shared>, writer: Arc<Writer<Projection>>, index: usize, from: StreamSeq) -> End {
+    let source = shared.sources[index];
+    let stream = source.stream(shared.layout);
+    let reader = |from| {
+        let options = ReaderOptions {
+            stream: stream.clone(),
+            name: "history".into(),
+            from,
+            filter: None,
+            batch_messages_max: BATCH_MESSAGES,
+        };
+        OrderedReader::new(shared.connection.clone(), options)
+    };
+    let mut messages = reader(from);
+    loop {
+        let change = match messages.next().await {
+            Ok(batch) => {
+                let messages = batch.messages.into_iter().map(|message| slim(source, message)).collect();
+                Change::Messages { index, messages }
+            }
+            Err(ReadError::Gone { position, first, .. }) => {
+                tracing::warn!(stream, position = position.0, first = first.0, "history has missed messages");
+                messages = reader(first);
+                Change::Skip { index, first }
+            }
+            Err(behind @ ReadError::Behind { .. }) => return End::Rebuild(behind.to_string()),
+        };
+        if writer.send(change).await.is_err() {
+            // The round ends with what the writer says.
+            return End::Rebuild("the writer has ended".into());
+        }
+    }
+}
+
+/// Has expired rows removed, now and then.
+async fn sweep(shared: Arc<Shared>, writer: Arc<Writer<Projection>>) -> End {
+    loop {
+        sleep(shared.options.sweep_interval).await;
+        match expired(&shared).await {
+            Ok(expired) => {
+                let mut committed = writer.committed();
+                loop {
+                    let sweeps = committed.borrow_and_update().sweeps;
+                    if writer.send(Change::Sweep(expired.clone())).await.is_err() {
+                        return End::Rebuild("the writer has ended".into());
+                    }
+                    match committed.wait_for(|committed| committed.sweeps > sweeps).await {
+                        Ok(committed) if committed.more_to_sweep => {}
+                        Ok(_) => break,
+                        Err(_) => return End::Rebuild("the writer has ended".into()),
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(%error, "history cannot be swept now"),
+        }
+    }
+}
+
+async fn expired(shared: &Shared) -> Result<Expired, EnsureError> {
+    let mut firsts: Vec<(ShardId, StreamSeq, StreamSeq)> = Vec::new();
+    for shard in shared.layout.all() {
+        let events = streams::state(&shared.connection, &shared.layout.events_stream(shard)).await?;
+        let commands = streams::state(&shared.connection, &shared.layout.commands_stream(shard)).await?;
+        firsts.push((shard, events.first, commands.first));
+    }
+    let retention = i64::try_from(shared.options.dead_letter_retention.as_millis()).unwrap_or(i64::MAX);
+    let dead_before_ms = Timestamp::now().as_millisecond().saturating_sub(retention);
+    Ok(Expired { firsts, dead_before_ms })
+}
+
+/// Passes on what has been committed, and how much is left of what was there at the start. Ends with the writer.
+async fn tell(shared: &Shared, mut committed: watch::Receiver<Committed>, starts: &[Start]) {
+    let total: u64 = starts.iter().map(|start| start.end.0.saturating_sub(start.position.cursor.0)).sum();
+    if total >= TOLD_FROM {
+        tracing::info!(messages = total, "history is being built");
+    }
+    let mut told = Instant::now();
+    let mut building = true;
+    loop {
+        let positions = committed.borrow_and_update().positions.clone();
+        if building {
+            let left: u64 =
+                starts.iter().zip(&positions).map(|(start, position)| start.end.0.saturating_sub(position.0)).sum();
+            building = left > 0;
+            let text = format!("history: {} of {total} messages", total - left.min(total));
+            shared.progress.send_replace(building.then_some(text));
+            if total >= TOLD_FROM && (!building || told.elapsed() >= PROGRESS_INTERVAL) {
+                tracing::info!(read = total - left.min(total), messages = total, "history progress");
+                told = Instant::now();
+            }
+        }
+        shared.positions.send_replace(positions);
+        if committed.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What the writing thread is handed.
+enum Change {
+    Messages { index: usize, messages: Vec<Stored> },
+    Skip { index: usize, first: StreamSeq },
+    Sweep(Expired),
+}
+
+/// What it tells after each commit.
+#[derive(Debug, Clone)]
+struct Committed {
+    positions: Vec<StreamSeq>,
+    /// Sweeps made in this round.
+    sweeps: u64,
+    /// Whether the last one left something.
+    more_to_sweep: bool,
+}
+
+struct Projection {
+    layout: Layout,
+    sources: Vec<Source>,
+    positions: Vec<Position>,
+    sweeps: u64,
+    lanes: LaneCursor,
+}
+
+impl Projector for Projection {
+    type Change = Change;
+    type Committed = Committed;
+
+    fn apply(&mut self, transaction: &WriteTransaction, changes: Vec<Change>) -> Result<Committed, redb::Error> {
+        let mut touched = vec![false; self.sources.len()];
+        let mut more_to_sweep = false;
+        {
+            let mut tables = Tables::open(transaction)?;
+            for change in changes {
+                match change {
+                    Change::Messages { index, messages } => {
+                        for message in &messages {
+                            tables.apply(self.layout, self.sources[index], message)?;
+                            self.positions[index].advance(message);
+                        }
+                        touched[index] = true;
+                    }
+                    Change::Skip { index, first } => {
+                        let position = &mut self.positions[index];
+                        position.cursor = StreamSeq(first.0.saturating_sub(1));
+                        position.mark = None;
+                        touched[index] = true;
+                    }
+                    Change::Sweep(expired) => {
+                        more_to_sweep |= tables.sweep(self.layout, &expired, &mut self.lanes)?;
+                        self.sweeps += 1;
+                    }
+                }
+            }
+        }
+        for (index, _) in touched.iter().enumerate().filter(|(_, touched)| **touched) {
+            let stream = self.sources[index].stream(self.layout);
+            projection::set_position(transaction, &stream, &self.positions[index])?;
+        }
+        let positions = self.positions.iter().map(|position| position.cursor).collect();
+        Ok(Committed { positions, sweeps: self.sweeps, more_to_sweep })
+    }
+}

@@ -1,0 +1,101 @@
+//! Reading: commands by the request that they belong to, and how far they have come.
+
+use weft_proto::{
+    ids::{Run, ShardId, StreamSeq, SubscriptionUid},
+    v1::{self, OutcomeKind, command::Action},
+};
+
+use super::{
+    apply::base_request_id,
+    tables::{DeliveryRow, View, decode, get},
+};
+
+/// One thing that a command asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommandItem {
+    /// The event's shard.
+    pub shard: ShardId,
+    /// The event's place in EVENTS.
+    pub seq: StreamSeq,
+    /// The subscription.
+    pub uid: SubscriptionUid,
+    /// The command: its COMMANDS sequence.
+    pub run: Run,
+}
+
+/// How far a command has come with one of its items.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ItemProgress {
+    /// Waiting, or being attempted.
+    Pending,
+    /// It was not in the state that the command names.
+    NotApplicable,
+    /// Settled.
+    Settled(OutcomeKind),
+}
+
+/// A stored command.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredCommand {
+    /// The shard that it is for.
+    pub shard: ShardId,
+    /// Its place in the shard's COMMANDS: the run of what it asks for.
+    pub run: Run,
+    /// The command.
+    pub command: v1::Command,
+}
+
+impl StoredCommand {
+    /// What it asks for, in its order, with the item as it is stored. What is malformed is left out, as its shard's owner
+    /// leaves it out.
+    pub fn items(&self) -> impl Iterator<Item = (CommandItem, &v1::RedriveItem)> {
+        let items = match &self.command.action {
+            Some(Action::Redrive(redrive)) => &redrive.items[..],
+            None => &[],
+        };
+        items.iter().filter_map(|item| {
+            let uid = SubscriptionUid::from_slice(&item.subscription)?;
+            Some((CommandItem { shard: self.shard, seq: StreamSeq(item.sequence), uid, run: self.run }, item))
+        })
+    }
+}
+
+/// The commands of a request, by the id that the operator gave; empty when it is unknown.
+pub(super) fn request(view: &View, request_id: &str) -> Result<Vec<StoredCommand>, redb::Error> {
+    // The parts' ids begin with the request's and its separator; whatever else sorts between is another's.
+    let end = format!("{request_id}{}", char::from_u32(super::PART_SEPARATOR as u32 + 1).unwrap_or('\u{10ffff}'));
+    let mut commands = Vec::new();
+    for row in view.requests.range((request_id, 0)..(end.as_str(), 0))? {
+        let (key, seq) = row?;
+        let ((id, shard), seq) = (key.value(), seq.value());
+        if base_request_id(id) == request_id
+            && let Some(command) = get(&view.commands, (shard, seq))?
+        {
+            commands.push(StoredCommand { shard: ShardId(shard), run: Run(seq), command });
+        }
+    }
+    commands.sort_by_key(|command| (command.shard, command.run));
+    Ok(commands)
+}
+
+/// How far each item has come, in the order given.
+pub(super) fn progress(view: &View, items: &[CommandItem]) -> Result<Vec<ItemProgress>, redb::Error> {
+    items.iter().map(|item| item_progress(view, item)).collect()
+}
+
+fn item_progress(view: &View, item: &CommandItem) -> Result<ItemProgress, redb::Error> {
+    let CommandItem { shard, seq, uid, run } = item;
+    if view.refused.get((shard.0, run.0, seq.0, uid.as_bytes()))?.is_some() {
+        return Ok(ItemProgress::NotApplicable);
+    }
+    let row = view.deliveries.get((shard.0, seq.0, uid.as_bytes(), run.0))?;
+    let row: Option<DeliveryRow> = row.map(|row| decode(row.value())).transpose()?;
+    let outcome = row.and_then(|row| row.outcome);
+    if let Some(outcome) = outcome {
+        return Ok(ItemProgress::Settled(outcome.kind()));
+    }
+    let state: Option<v1::SubscriptionState> = get(&view.subscriptions, (shard.0, uid.as_bytes()))?;
+    // With its subscription deleted what was under way is discarded.
+    let closed = state.is_some_and(|state| state.closed);
+    Ok(if closed { ItemProgress::Settled(OutcomeKind::Discarded) } else { ItemProgress::Pending })
+}

@@ -1,0 +1,343 @@
+//! What a delivery, an event and a dead letter are called, by what the log says of them. Pure.
+
+use weft_proto::{
+    ids::Run,
+    v1::{DeadLetterReason, OutcomeKind},
+};
+
+/// How one event stands with one subscription in one run. Ordered from the best to the worst, so that the worst of
+/// several is their maximum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DeliveryStatus {
+    /// The receiver has it.
+    Delivered,
+    /// An operator has declared it done.
+    Resolved,
+    /// An operator has given it up, or its subscription was deleted.
+    Discarded,
+    /// Not attempted yet.
+    Pending,
+    /// Being attempted. The log tells only of attempts that have ended, so a history never says this.
+    Delivering,
+    /// Waits because its subscription is paused.
+    Paused,
+    /// Failed, and to be attempted again.
+    Retrying,
+    /// Given up by the retry policy.
+    DeadLettered,
+    /// Failed, and its lane waits for an operator.
+    Blocked,
+}
+
+impl DeliveryStatus {
+    /// As the contract writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Resolved => "resolved",
+            Self::Discarded => "discarded",
+            Self::Pending => "pending",
+            Self::Delivering => "delivering",
+            Self::Paused => "paused",
+            Self::Retrying => "retrying",
+            Self::DeadLettered => "dead_lettered",
+            Self::Blocked => "blocked",
+        }
+    }
+}
+
+/// What is known of one delivery.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DeliveryFacts {
+    /// How it was settled.
+    pub outcome: Option<OutcomeKind>,
+    /// Attempts that have ended.
+    pub attempts: u32,
+    /// Its lane stands still until an operator decides. Only a lane's head has attempts, so of the events of a blocked
+    /// lane the one with attempts is the blocked one.
+    pub lane_blocked: bool,
+    /// Its subscription is paused.
+    pub paused: bool,
+    /// Its subscription is deleted: what was unsettled then is discarded.
+    pub closed: bool,
+}
+
+/// What a delivery is called.
+pub fn delivery_status(facts: DeliveryFacts) -> DeliveryStatus {
+    match facts.outcome {
+        Some(OutcomeKind::Delivered) => return DeliveryStatus::Delivered,
+        Some(OutcomeKind::DeadLettered) => return DeliveryStatus::DeadLettered,
+        Some(OutcomeKind::Discarded) => return DeliveryStatus::Discarded,
+        // Not outcomes of a delivery.
+        Some(OutcomeKind::Unrouted | OutcomeKind::Unspecified) | None => {}
+    }
+    if facts.closed {
+        DeliveryStatus::Discarded
+    } else if facts.lane_blocked && facts.attempts > 0 {
+        DeliveryStatus::Blocked
+    } else if facts.paused {
+        DeliveryStatus::Paused
+    } else if facts.attempts > 0 {
+        DeliveryStatus::Retrying
+    } else {
+        DeliveryStatus::Pending
+    }
+}
+
+/// Whether an event that has neither an outcome nor an attempt is still owed to a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owed {
+    /// The event's place.
+    pub seq: u64,
+    /// First unsettled and last matched sequence of its lane, where the lane has anything unsettled.
+    pub lane: Option<(u64, u64)>,
+    /// The subscription's events have been matched up to here.
+    pub matched: u64,
+    /// Whether the catalog's subscription takes the event; `None` where the catalog has no such subscription.
+    pub taken: Option<bool>,
+}
+
+impl Owed {
+    /// Up to where events have been matched the lane decides, and the catalog only tells which of the workflow's events
+    /// between its ends the subscription takes; behind that the catalog alone does. A filter that was changed meanwhile
+    /// is taken as it is now.
+    pub fn is_owed(self) -> bool {
+        if self.lane.is_some_and(|(next, last)| (next..=last).contains(&self.seq)) {
+            return self.taken != Some(false);
+        }
+        self.seq > self.matched && self.taken == Some(true)
+    }
+}
+
+/// How an event stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventStatus {
+    /// No subscription took it.
+    Unrouted,
+    /// The worst of its deliveries.
+    Worst(DeliveryStatus),
+}
+
+impl EventStatus {
+    /// As the contract writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unrouted => "unrouted",
+            Self::Worst(status) => status.as_str(),
+        }
+    }
+}
+
+/// An event's status by those of the newest run for each subscription: what a redrive has delivered is no longer dead. An
+/// event of which nothing is known yet is pending.
+pub fn event_status(newest_runs: impl IntoIterator<Item = DeliveryStatus>, unrouted: bool) -> EventStatus {
+    match newest_runs.into_iter().max() {
+        Some(worst) => EventStatus::Worst(worst),
+        None if unrouted => EventStatus::Unrouted,
+        None => EventStatus::Worst(DeliveryStatus::Pending),
+    }
+}
+
+/// How a dead letter stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeadLetterStatus {
+    /// Nobody has done anything about it.
+    Open,
+    /// It is being delivered again.
+    Redriving,
+    /// It has been delivered after all.
+    Redriven,
+    /// An operator has declared it done.
+    Resolved,
+    /// An operator has given it up.
+    Discarded,
+    /// Its payload is no longer kept, so it cannot be redriven.
+    Expired,
+}
+
+impl DeadLetterStatus {
+    /// Every status.
+    pub const ALL: [Self; 6] =
+        [Self::Open, Self::Redriving, Self::Redriven, Self::Resolved, Self::Discarded, Self::Expired];
+
+    /// As the contract writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Redriving => "redriving",
+            Self::Redriven => "redriven",
+            Self::Resolved => "resolved",
+            Self::Discarded => "discarded",
+            Self::Expired => "expired",
+        }
+    }
+
+    /// The status of a contract's name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == name)
+    }
+}
+
+/// What is known of a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeadLetterFacts {
+    /// The run that ended in it last.
+    pub run: Run,
+    /// Why.
+    pub reason: DeadLetterReason,
+    /// The newest later run that settled otherwise than in another dead letter, and how.
+    pub settled: Option<OutcomeKind>,
+    /// A later command asks for it and has been neither refused nor settled.
+    pub commanded: bool,
+    /// Its outcome is older than the history's knowledge of OUTCOMES, and a complete checkpoint since then does not list
+    /// it as open.
+    pub closed_before: bool,
+}
+
+/// What a dead letter is called.
+pub fn dead_letter_status(facts: DeadLetterFacts) -> DeadLetterStatus {
+    match facts.settled {
+        Some(OutcomeKind::Delivered) => DeadLetterStatus::Redriven,
+        Some(OutcomeKind::Discarded) => DeadLetterStatus::Discarded,
+        _ if facts.commanded => DeadLetterStatus::Redriving,
+        // The live run expires with its payload copied; a redrive expires because there is no copy any more.
+        _ if facts.reason == DeadLetterReason::Expired && facts.run != Run::LIVE => DeadLetterStatus::Expired,
+        _ if facts.closed_before => DeadLetterStatus::Redriven,
+        _ => DeadLetterStatus::Open,
+    }
+}
+
+/// A dead letter's reason as the contract writes it.
+pub const fn reason_name(reason: DeadLetterReason) -> &'static str {
+    match reason {
+        DeadLetterReason::Unspecified => "",
+        DeadLetterReason::Exhausted => "exhausted",
+        DeadLetterReason::Permanent => "permanent",
+        DeadLetterReason::TransformFailed => "transform_failed",
+        DeadLetterReason::SchemaInvalid => "schema_invalid",
+        DeadLetterReason::Skipped => "skipped",
+        DeadLetterReason::Expired => "expired",
+    }
+}
+
+/// The reason of a contract's name.
+pub fn reason_of(name: &str) -> Option<DeadLetterReason> {
+    const ALL: [DeadLetterReason; 6] = [
+        DeadLetterReason::Exhausted,
+        DeadLetterReason::Permanent,
+        DeadLetterReason::TransformFailed,
+        DeadLetterReason::SchemaInvalid,
+        DeadLetterReason::Skipped,
+        DeadLetterReason::Expired,
+    ];
+    ALL.into_iter().find(|reason| reason_name(*reason) == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The contract's order: blocked > dead_lettered > retrying > paused > delivering > pending > discarded > resolved >
+    /// delivered, or unrouted.
+    #[test]
+    fn the_worst_delivery_names_the_event() {
+        let best_to_worst = [
+            "delivered",
+            "resolved",
+            "discarded",
+            "pending",
+            "delivering",
+            "paused",
+            "retrying",
+            "dead_lettered",
+            "blocked",
+        ];
+        let all = [
+            DeliveryStatus::Delivered,
+            DeliveryStatus::Resolved,
+            DeliveryStatus::Discarded,
+            DeliveryStatus::Pending,
+            DeliveryStatus::Delivering,
+            DeliveryStatus::Paused,
+            DeliveryStatus::Retrying,
+            DeliveryStatus::DeadLettered,
+            DeliveryStatus::Blocked,
+        ];
+        assert_eq!(all.map(DeliveryStatus::as_str), best_to_worst);
+        for pair in all.windows(2) {
+            assert_eq!(event_status([pair[1], pair[0]], false), EventStatus::Worst(pair[1]));
+        }
+        assert_eq!(event_status([], true).as_str(), "unrouted");
+        assert_eq!(event_status([], false).as_str(), "pending");
+        assert_eq!(event_status([DeliveryStatus::Delivered], true).as_str(), "delivered");
+    }
+
+    #[test]
+    fn deliveries_are_named_by_what_settled_them_or_holds_them() {
+        let fresh = DeliveryFacts::default();
+        let failed = DeliveryFacts { attempts: 2, ..fresh };
+        let paused = DeliveryFacts { paused: true, ..failed };
+        let blocked = DeliveryFacts { lane_blocked: true, ..paused };
+        for (facts, expected) in [
+            (fresh, "pending"),
+            (failed, "retrying"),
+            (paused, "paused"),
+            (blocked, "blocked"),
+            // Behind the head of a blocked lane.
+            (DeliveryFacts { attempts: 0, paused: false, ..blocked }, "pending"),
+            (DeliveryFacts { closed: true, ..blocked }, "discarded"),
+            (DeliveryFacts { outcome: Some(OutcomeKind::Delivered), closed: true, ..blocked }, "delivered"),
+            (DeliveryFacts { outcome: Some(OutcomeKind::DeadLettered), ..blocked }, "dead_lettered"),
+            (DeliveryFacts { outcome: Some(OutcomeKind::Discarded), ..fresh }, "discarded"),
+        ] {
+            assert_eq!(delivery_status(facts).as_str(), expected, "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_owed_lies_in_the_lane_or_behind_the_matching() {
+        let owed = |seq, lane, matched, taken| Owed { seq, lane, matched, taken }.is_owed();
+        let lane = Some((5, 8));
+        for (seq, taken, expected) in [
+            (4, Some(true), false),
+            (5, Some(true), true),
+            (8, None, true),
+            (8, Some(false), false),
+            (9, Some(true), false),
+            (10, Some(true), false),
+            (11, Some(true), true),
+            (11, None, false),
+        ] {
+            assert_eq!(owed(seq, lane, 10, taken), expected, "{seq} {taken:?}");
+        }
+        assert!(!owed(3, None, 10, Some(true)));
+        assert!(owed(11, None, 10, Some(true)));
+    }
+
+    #[test]
+    fn dead_letters_are_named_by_what_came_after() {
+        let open = DeadLetterFacts {
+            run: Run::LIVE,
+            reason: DeadLetterReason::Exhausted,
+            settled: None,
+            commanded: false,
+            closed_before: false,
+        };
+        let expired = DeadLetterFacts { reason: DeadLetterReason::Expired, ..open };
+        for (facts, expected) in [
+            (open, DeadLetterStatus::Open),
+            (DeadLetterFacts { commanded: true, ..open }, DeadLetterStatus::Redriving),
+            (DeadLetterFacts { settled: Some(OutcomeKind::Delivered), ..open }, DeadLetterStatus::Redriven),
+            (DeadLetterFacts { settled: Some(OutcomeKind::Discarded), ..open }, DeadLetterStatus::Discarded),
+            (DeadLetterFacts { closed_before: true, ..open }, DeadLetterStatus::Redriven),
+            (expired, DeadLetterStatus::Open),
+            (DeadLetterFacts { run: Run(9), ..expired }, DeadLetterStatus::Expired),
+        ] {
+            assert_eq!(dead_letter_status(facts), expected, "{facts:?}");
+            assert_eq!(DeadLetterStatus::parse(expected.as_str()), Some(expected));
+        }
+        assert_eq!(DeadLetterStatus::parse("gone"), None);
+        assert_eq!(reason_of("permanent"), Some(DeadLetterReason::Permanent));
+        assert_eq!(reason_of(""), None);
+    }
+}

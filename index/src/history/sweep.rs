@@ -1,0 +1,186 @@
+//! Rows leave with what they tell of: those of events with EVENTS, those of commands with COMMANDS, dead letters by their
+//! own retention. What a dead letter is kept for stays with it.
+//!
+//! A sweep removes a bounded number of events, so that no transaction grows with what has expired; it says whether more
+//! is left.
+
+use std::collections::BTreeSet;
+
+use redb::ReadableTable as _;
+use weft_nats::subject::Layout;
+use weft_proto::{
+    ids::{EventId, ShardId, StreamSeq, WorkflowId},
+    v1,
+};
+
+use super::tables::{DeadRow, EventRow, SWEPT, Tables, UID_MAX, UID_MIN, Uid, decode, get};
+
+/// The most events, dead letters and commands that one sweep removes, each: some ten thousand rows, well under a
+/// second's work.
+pub(super) const SWEEP_MAX: usize = 2_000;
+/// The most lanes that one sweep looks at.
+const LANES_MAX: usize = 10_000;
+
+/// What has expired.
+#[derive(Debug, Clone)]
+pub(super) struct Expired {
+    /// The first sequences that the shards' EVENTS and COMMANDS still hold.
+    pub firsts: Vec<(ShardId, StreamSeq, StreamSeq)>,
+    /// Dead letters from before this are gone, in unix milliseconds.
+    pub dead_before_ms: i64,
+}
+
+/// Where the sweep of lanes goes on: they have no order of age.
+#[derive(Debug, Default)]
+pub(super) struct LaneCursor(Option<(String, Uid)>);
+
+impl Tables<'_> {
+    /// Removes expired rows. Whether more is left.
+    pub fn sweep(
+        &mut self,
+        layout: Layout,
+        expired: &Expired,
+        lanes: &mut LaneCursor,
+    ) -> Result<bool, redb::Error> {
+        let mut more = self.sweep_dead(expired.dead_before_ms)?;
+        for (shard, events, commands) in &expired.firsts {
+            more |= self.sweep_events(*shard, *events)?;
+            more |= self.sweep_commands(*shard, *commands)?;
+        }
+        self.sweep_lanes(layout, expired, lanes)?;
+        Ok(more)
+    }
+
+    fn sweep_dead(&mut self, before_ms: i64) -> Result<bool, redb::Error> {
+        let range = (i64::MIN, 0, 0, &UID_MIN)..(before_ms, 0, 0, &UID_MIN);
+        let mut gone = Vec::new();
+        for row in self.dead_by_time.range(range)?.take(SWEEP_MAX) {
+            let (key, _) = row?;
+            let (at, shard, seq, uid) = key.value();
+            gone.push((at, shard, seq, *uid));
+        }
+        for (at, shard, seq, uid) in &gone {
+            self.dead_by_time.remove((*at, *shard, *seq, uid))?;
+            self.still_open.remove((*shard, *seq, uid))?;
+            let row = self.dead.remove((*shard, *seq, uid))?;
+            let row = row.map(|row| decode::<DeadRow>(row.value())).transpose()?;
+            let swept = self.marks.get((SWEPT, *shard))?.map_or(0, |swept| swept.value());
+            // The event has expired before it and was kept for its sake.
+            if *seq <= swept && !self.has_dead(ShardId(*shard), *seq)? {
+                let id = row.and_then(|row| row.outcome).and_then(|outcome| EventId::from_slice(&outcome.event_id));
+                self.events.remove((*shard, *seq))?;
+                if let Some(id) = id {
+                    self.event_ids.remove((id.as_bytes(), *shard, *seq))?;
+                }
+                self.remove_deliveries(*shard, *seq, *seq, &BTreeSet::new())?;
+            }
+        }
+        Ok(gone.len() == SWEEP_MAX)
+    }
+
+    fn sweep_events(&mut self, shard: ShardId, first: StreamSeq) -> Result<bool, redb::Error> {
+        let swept = self.marks.get((SWEPT, shard.0))?.map_or(0, |swept| swept.value());
+        let mut through = first.0.saturating_sub(1);
+        if swept >= through {
+            return Ok(false);
+        }
+        let mut gone = Vec::new();
+        for row in self.events.range((shard.0, swept + 1)..(shard.0, first.0))?.take(SWEEP_MAX) {
+            let (key, value) = row?;
+            let row: EventRow = decode(value.value())?;
+            gone.push((key.value().1, EventId::from_slice(&row.id)));
+        }
+        let full = gone.len() == SWEEP_MAX;
+        if full {
+            through = gone.last().map_or(through, |(seq, _)| *seq);
+        }
+        let kept = self.dead_among(shard, swept + 1, through)?;
+        for (seq, id) in gone.into_iter().filter(|(seq, _)| !kept.contains(seq)) {
+            self.events.remove((shard.0, seq))?;
+            if let Some(id) = id {
+                self.event_ids.remove((id.as_bytes(), shard.0, seq))?;
+            }
+        }
+        self.remove_deliveries(shard.0, swept + 1, through, &kept)?;
+        self.marks.insert((SWEPT, shard.0), through)?;
+        Ok(full)
+    }
+
+    /// Which of these events a dead letter is kept of.
+    fn dead_among(&self, shard: ShardId, from: u64, through: u64) -> Result<BTreeSet<u64>, redb::Error> {
+        let range = (shard.0, from, &UID_MIN)..=(shard.0, through, &UID_MAX);
+        self.dead.range(range)?.map(|row| Ok(row.map(|(key, _)| key.value().1)?)).collect()
+    }
+
+    /// Also of events that were dropped before they were read, and so have no row of their own.
+    fn remove_deliveries(
+        &mut self,
+        shard: u32,
+        from: u64,
+        through: u64,
+        kept: &BTreeSet<u64>,
+    ) -> Result<(), redb::Error> {
+        let deliveries = (shard, from, &UID_MIN, 0)..=(shard, through, &UID_MAX, u64::MAX);
+        self.deliveries.retain_in(deliveries, |key, _| kept.contains(&key.1))?;
+        let attempts = (shard, from, &UID_MIN, 0, 0)..=(shard, through, &UID_MAX, u64::MAX, u32::MAX);
+        self.attempts.retain_in(attempts, |key, _| kept.contains(&key.1))?;
+        Ok(())
+    }
+
+    fn sweep_commands(&mut self, shard: ShardId, first: StreamSeq) -> Result<bool, redb::Error> {
+        let mut gone = Vec::new();
+        for row in self.commands.range((shard.0, 0)..(shard.0, first.0))?.take(SWEEP_MAX) {
+            let (key, value) = row?;
+            gone.push((key.value().1, decode::<v1::Command>(value.value())?));
+        }
+        for (seq, command) in &gone {
+            self.commands.remove((shard.0, *seq))?;
+            self.requests.remove((command.request_id.as_str(), shard.0))?;
+            if let Some(v1::command::Action::Redrive(redrive)) = &command.action {
+                for item in &redrive.items {
+                    if let Some(uid) = super::apply::uid_of(&item.subscription) {
+                        self.redrives.remove((shard.0, item.sequence, &uid, *seq))?;
+                        self.refused.remove((shard.0, *seq, item.sequence, &uid))?;
+                    }
+                }
+            }
+        }
+        Ok(gone.len() == SWEEP_MAX)
+    }
+
+    /// Lanes of deleted subscriptions stay to say what was discarded; they go with the last of their events.
+    fn sweep_lanes(
+        &mut self,
+        layout: Layout,
+        expired: &Expired,
+        cursor: &mut LaneCursor,
+    ) -> Result<(), redb::Error> {
+        let from = cursor.0.take();
+        let from = from.as_ref().map_or(("", &UID_MIN), |(workflow, uid)| (workflow.as_str(), uid));
+        let mut gone = Vec::new();
+        let mut seen = 0;
+        for row in self.lanes.range(from..)?.take(LANES_MAX) {
+            let (key, value) = row?;
+            let lane: v1::Lane = decode(value.value())?;
+            let (workflow, uid) = key.value();
+            seen += 1;
+            if seen == LANES_MAX {
+                cursor.0 = Some((workflow.to_owned(), *uid));
+            }
+            let Some(shard) = WorkflowId::new(workflow).ok().map(|workflow| layout.shard_of(&workflow)) else { continue };
+            let expired = expired.firsts.iter().any(|(of, first, _)| *of == shard && lane.last < first.0);
+            if expired && self.is_closed(shard, uid)? {
+                gone.push((workflow.to_owned(), *uid));
+            }
+        }
+        for (workflow, uid) in &gone {
+            self.lanes.remove((workflow.as_str(), uid))?;
+        }
+        Ok(())
+    }
+
+    fn is_closed(&self, shard: ShardId, uid: &Uid) -> Result<bool, redb::Error> {
+        let state: Option<v1::SubscriptionState> = get(&self.subscriptions, (shard.0, uid))?;
+        Ok(state.is_some_and(|state| state.closed))
+    }
+}

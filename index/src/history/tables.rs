@@ -1,0 +1,158 @@
+//! The tables of the history, and the rows in them.
+//!
+//! | table | key | holds | written by |
+//! |---|---|---|---|
+//! | `events` | shard, sequence | what an event is, without its payload | EVENTS |
+//! | `event_ids` | event id, shard, sequence | – | EVENTS, OUTCOMES, DLQ |
+//! | `deliveries` | shard, sequence, uid, run | outcome, attempts, next attempt | OUTCOMES |
+//! | `attempts` | shard, sequence, uid, run, number | `v1::Attempt` | OUTCOMES |
+//! | `dead` | shard, sequence, uid | the newest dead letter of a delivery | OUTCOMES, DLQ |
+//! | `dead_by_time` | when, shard, sequence, uid | – | with `dead` |
+//! | `still_open` | shard, sequence, uid | the checkpoint that lists it | OUTCOMES |
+//! | `lanes` | workflow id, uid | `v1::Lane`: what is unsettled | OUTCOMES |
+//! | `subscriptions` | shard, uid | `v1::SubscriptionState` | OUTCOMES |
+//! | `names` | uid | the subscription's name | OUTCOMES, COMMANDS, DLQ |
+//! | `commands` | shard, COMMANDS sequence | `v1::Command` | COMMANDS |
+//! | `requests` | request id, shard | the COMMANDS sequence that came first | COMMANDS |
+//! | `redrives` | shard, sequence, uid, COMMANDS sequence | – | COMMANDS |
+//! | `refused` | shard, COMMANDS sequence, sequence, uid | – | OUTCOMES |
+//! | `marks` | name, shard | a number | OUTCOMES, the sweep |
+//!
+//! Where two streams write the same table, either they write the same (the copy on DLQ says what its outcome said), or the
+//! newer run wins: whichever is read first, the rows come out alike.
+
+use prost::Message;
+use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
+use weft_proto::v1;
+
+/// A subscription's uid as part of a key.
+pub(super) type Uid = [u8; 16];
+/// Below every uid. Also stands for "no subscription" in the outcome of an unrouted event: no uid is nil.
+pub(super) const UID_MIN: Uid = [0; 16];
+/// Above every uid.
+pub(super) const UID_MAX: Uid = [0xff; 16];
+
+type Row = &'static [u8];
+type Bytes16 = &'static [u8; 16];
+type DeliveryKey = (u32, u64, Bytes16);
+type RunKey = (u32, u64, Bytes16, u64);
+
+/// Up to where the shard's EVENTS has been matched.
+pub(super) const MATCHED: &str = "matched";
+/// The EVENTS sequence up to which expired rows have been removed.
+pub(super) const SWEPT: &str = "swept";
+/// The first record of OUTCOMES that was read.
+pub(super) const FIRST_READ: &str = "first read";
+/// The position of the first complete checkpoint that was taken behind that.
+pub(super) const CHECKPOINT: &str = "checkpoint";
+/// When that was stored, in unix milliseconds.
+pub(super) const CHECKPOINT_AT: &str = "checkpoint at";
+
+macro_rules! tables {
+    ($($field:ident, $constant:ident, $name:literal: $key:ty => $value:ty;)*) => {
+        $(pub(super) const $constant: TableDefinition<$key, $value> = TableDefinition::new($name);)*
+
+        /// All tables of a write transaction.
+        pub(super) struct Tables<'t> {
+            $(pub $field: Table<'t, $key, $value>,)*
+        }
+
+        impl<'t> Tables<'t> {
+            /// Opens, and where they are missing makes, all tables.
+            pub fn open(transaction: &'t WriteTransaction) -> Result<Self, redb::Error> {
+                Ok(Self { $($field: transaction.open_table($constant)?,)* })
+            }
+        }
+
+        /// All tables at one moment.
+        pub(super) struct View {
+            $(pub $field: redb::ReadOnlyTable<$key, $value>,)*
+        }
+
+        impl View {
+            /// The tables must have been made.
+            pub fn open(transaction: &ReadTransaction) -> Result<Self, redb::Error> {
+                Ok(Self { $($field: transaction.open_table($constant)?,)* })
+            }
+        }
+    };
+}
+
+tables! {
+    events, EVENTS, "events": (u32, u64) => Row;
+    event_ids, EVENT_IDS, "event_ids": (Bytes16, u32, u64) => ();
+    deliveries, DELIVERIES, "deliveries": RunKey => Row;
+    attempts, ATTEMPTS, "attempts": (u32, u64, Bytes16, u64, u32) => Row;
+    dead, DEAD, "dead": DeliveryKey => Row;
+    dead_by_time, DEAD_BY_TIME, "dead_by_time": (i64, u32, u64, Bytes16) => ();
+    still_open, STILL_OPEN, "still_open": DeliveryKey => u64;
+    lanes, LANES, "lanes": (&'static str, Bytes16) => Row;
+    subscriptions, SUBSCRIPTIONS, "subscriptions": (u32, Bytes16) => Row;
+    names, NAMES, "names": Bytes16 => &'static str;
+    commands, COMMANDS, "commands": (u32, u64) => Row;
+    requests, REQUESTS, "requests": (&'static str, u32) => u64;
+    redrives, REDRIVES, "redrives": RunKey => ();
+    refused, REFUSED, "refused": (u32, u64, u64, Bytes16) => ();
+    marks, MARKS, "marks": (&'static str, u32) => u64;
+}
+
+/// What an event is.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct EventRow {
+    #[prost(bytes = "vec", tag = "1")]
+    pub id: Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub workflow: String,
+    #[prost(string, tag = "3")]
+    pub event_type: String,
+    #[prost(string, tag = "4")]
+    pub source: String,
+    #[prost(uint64, tag = "5")]
+    pub sequence_number: u64,
+}
+
+/// What became of an event for a subscription in a run.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct DeliveryRow {
+    /// Once it is settled.
+    #[prost(message, optional, tag = "1")]
+    pub outcome: Option<v1::Outcome>,
+    /// Attempts that have ended.
+    #[prost(uint32, tag = "2")]
+    pub attempts: u32,
+    /// 0: none is to come.
+    #[prost(int64, tag = "3")]
+    pub next_attempt_at_ms: i64,
+}
+
+/// The newest dead letter of an event for a subscription.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct DeadRow {
+    #[prost(message, optional, tag = "1")]
+    pub outcome: Option<v1::Outcome>,
+    /// Its outcome was read on OUTCOMES, so what came after it was, too.
+    #[prost(bool, tag = "2")]
+    pub witnessed: bool,
+    /// What the event is, by its copy on DLQ: it outlives the event.
+    #[prost(message, optional, tag = "3")]
+    pub event: Option<EventRow>,
+}
+
+/// A row as bytes.
+pub(super) fn encode(row: &impl Message) -> Vec<u8> {
+    row.encode_to_vec()
+}
+
+/// A row of bytes that this version has written.
+pub(super) fn decode<T: Message + Default>(bytes: &[u8]) -> Result<T, redb::Error> {
+    T::decode(bytes).map_err(|error| redb::Error::Corrupted(format!("a row of the history: {error}")))
+}
+
+/// The row at `key`.
+pub(super) fn get<'k, K, T>(table: &impl ReadableTable<K, Row>, key: K::SelfType<'k>) -> Result<Option<T>, redb::Error>
+where
+    K: redb::Key + 'static,
+    T: Message + Default,
+{
+    table.get(key)?.map(|row| decode(row.value())).transpose()
+}

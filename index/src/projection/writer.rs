@@ -1,0 +1,219 @@
+//! The one thread that writes a projection.
+
+use std::{io, sync::Arc, thread, time::Duration};
+
+use redb::{Database, WriteTransaction};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+
+/// How changes become rows.
+pub trait Projector: Send + 'static {
+    /// What is applied, such as the messages of one read.
+    type Change: Send + 'static;
+    /// What is told after each commit, such as the cursor.
+    type Committed: Clone + Send + Sync + 'static;
+
+    /// Applies changes in order, with the cursor behind them, as part of `transaction`.
+    ///
+    /// # Errors
+    ///
+    /// What redb says: nothing of the transaction is kept, and the writer ends.
+    fn apply(
+        &mut self,
+        transaction: &WriteTransaction,
+        changes: Vec<Self::Change>,
+    ) -> Result<Self::Committed, redb::Error>;
+}
+
+/// How much is gathered into one commit.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// The most changes that wait; who sends more, waits.
+    pub queue: usize,
+    /// The most changes of one commit: what a crash can make the projection read again.
+    pub commit: usize,
+    /// From one commit to the next at least, unless so much waits that a commit is full: each commit syncs the disk,
+    /// which the log's own syncs share.
+    pub interval: Duration,
+}
+
+/// Hands changes to the writing thread.
+#[derive(Debug)]
+pub struct Writer<P: Projector> {
+    sender: mpsc::Sender<P::Change>,
+    committed: watch::Receiver<P::Committed>,
+    ended: oneshot::Receiver<Result<(), redb::Error>>,
+}
+
+/// The writing thread has ended; [`Writer::close`] says why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the projection is no longer written")]
+pub struct WriterGone;
+
+impl<P: Projector> Writer<P> {
+    /// Starts the thread under `name`. `committed` is what the file holds now.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no thread.
+    pub fn start(
+        database: Arc<Database>,
+        projector: P,
+        committed: P::Committed,
+        pace: Pace,
+        name: String,
+    ) -> io::Result<Self> {
+        let (sender, receiver) = mpsc::channel(pace.queue.max(1));
+        let (told, committed) = watch::channel(committed);
+        let (end, ended) = oneshot::channel();
+        thread::Builder::new().name(name).spawn(move || {
+            let result = write(&database, projector, receiver, &told, pace);
+            // Whoever hears of the end may open the file again.
+            drop(database);
+            let _ = end.send(result);
+        })?;
+        Ok(Self { sender, committed, ended })
+    }
+
+    /// Hands over a change; waits while as many wait as may.
+    ///
+    /// # Errors
+    ///
+    /// [`WriterGone`].
+    pub async fn send(&self, change: P::Change) -> Result<(), WriterGone> {
+        self.sender.send(change).await.map_err(|_| WriterGone)
+    }
+
+    /// Waits for room for one change. Safe to cancel.
+    ///
+    /// # Errors
+    ///
+    /// [`WriterGone`].
+    pub async fn reserve(&self) -> Result<mpsc::Permit<'_, P::Change>, WriterGone> {
+        self.sender.reserve().await.map_err(|_| WriterGone)
+    }
+
+    /// What has been committed. The sender's end means that the thread has ended.
+    pub fn committed(&self) -> watch::Receiver<P::Committed> {
+        self.committed.clone()
+    }
+
+    /// Commits what waits, ends the thread, and says how it ended.
+    ///
+    /// # Errors
+    ///
+    /// What redb said, also when that was long ago.
+    pub async fn close(self) -> Result<(), redb::Error> {
+        drop(self.sender);
+        // Without a word the thread has panicked: its transaction is lost, what was committed before is not.
+        self.ended.await.unwrap_or_else(|_| Err(redb::Error::Corrupted("the writing thread panicked".into())))
+    }
+}
+
+fn write<P: Projector>(
+    database: &Database,
+    mut projector: P,
+    mut receiver: mpsc::Receiver<P::Change>,
+    told: &watch::Sender<P::Committed>,
+    pace: Pace,
+) -> Result<(), redb::Error> {
+    let commit_max = pace.commit.clamp(1, pace.queue.max(1));
+    let mut next_commit = Instant::now();
+    while let Some(change) = receiver.blocking_recv() {
+        let pause = next_commit.saturating_duration_since(Instant::now());
+        if receiver.len() + 1 < commit_max && !receiver.is_closed() {
+            thread::sleep(pause);
+        }
+        let mut changes = Vec::with_capacity((receiver.len() + 1).min(commit_max));
+        changes.push(change);
+        while changes.len() < commit_max
+            && let Ok(change) = receiver.try_recv()
+        {
+            changes.push(change);
+        }
+        let mut transaction = database.begin_write()?;
+        // After a crash the file opens at once instead of being walked from end to end.
+        transaction.set_quick_repair(true);
+        let committed = projector.apply(&transaction, changes)?;
+        transaction.commit()?;
+        told.send_replace(committed);
+        next_commit = Instant::now() + pace.interval;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition};
+
+    use super::*;
+
+    const SUM: TableDefinition<(), u64> = TableDefinition::new("sum");
+
+    /// Adds numbers up and tells the sum; refuses 1313.
+    struct Sum;
+
+    impl Projector for Sum {
+        type Change = u64;
+        type Committed = u64;
+
+        fn apply(&mut self, transaction: &WriteTransaction, changes: Vec<u64>) -> Result<u64, redb::Error> {
+            let mut table = transaction.open_table(SUM)?;
+            let mut sum = table.get(())?.map_or(0, |sum| sum.value());
+            for change in changes {
+                if change == 1313 {
+                    return Err(redb::Error::Corrupted("1313".into()));
+                }
+                sum += change;
+            }
+            table.insert((), sum)?;
+            Ok(sum)
+        }
+    }
+
+    fn start(database: &Arc<Database>) -> Writer<Sum> {
+        let pace = Pace { queue: 8, commit: 4, interval: Duration::from_millis(5) };
+        Writer::start(database.clone(), Sum, 0, pace, "sum".into()).unwrap()
+    }
+
+    fn stored(database: &Database) -> u64 {
+        database.begin_read().unwrap().open_table(SUM).unwrap().get(()).unwrap().unwrap().value()
+    }
+
+    #[tokio::test]
+    async fn what_was_handed_over_is_committed_and_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sum.redb");
+        let database = Arc::new(Database::create(&path).unwrap());
+        let writer = start(&database);
+        let mut committed = writer.committed();
+        for number in 1..=100 {
+            writer.send(number).await.unwrap();
+        }
+        committed.wait_for(|sum| *sum == 5050).await.unwrap();
+        assert_eq!(stored(&database), 5050);
+        writer.send(1).await.unwrap();
+        writer.close().await.unwrap();
+        assert_eq!(stored(&database), 5051);
+        // The thread has let go of the file.
+        drop(database);
+        Database::create(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_failed_commit_ends_the_writer_and_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Arc::new(Database::create(folder.path().join("sum.redb")).unwrap());
+        let writer = start(&database);
+        writer.send(5).await.unwrap();
+        writer.committed().wait_for(|sum| *sum == 5).await.unwrap();
+        let mut committed = writer.committed();
+        writer.send(1313).await.unwrap();
+        while committed.changed().await.is_ok() {}
+        assert!(matches!(writer.send(1).await, Err(WriterGone)));
+        assert!(matches!(writer.close().await, Err(redb::Error::Corrupted(_))));
+        assert_eq!(stored(&database), 5);
+    }
+}
