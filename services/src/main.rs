@@ -1,1 +1,35 @@
-fn main() {}
+//! The `weft` binary: what you run.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use weft::{
+    cli::{self, Cli, Command},
+    exit::Failure,
+};
+
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    match run(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("weft: {failure}");
+            failure.code()
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    // It becomes another program: nothing of ours, threads least of all, may be there yet.
+    if let Command::Launch(args) = command {
+        return Err(Failure::of(&weft_nats::server::launch(args.command)));
+    }
+    // One implementation of TLS for every client of the process. A second call would only find the first one's.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::Failed(format!("no threads: {error}")))?;
+    let result = runtime.block_on(cli::run(command));
+    // What may still run (a blocked read of stdin, a connection to a dead server) has nothing to lose.
+    runtime.shutdown_background();
+    result
+}

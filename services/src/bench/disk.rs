@@ -1,0 +1,93 @@
+//! The disk below a folder: what a figure of fsynced writes must be read against.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+/// Syncs that the median is taken of.
+const SYNCS: usize = 200;
+/// Bytes of each write: a page, as a small message costs the disk.
+const WRITE_BYTES: usize = 4096;
+
+/// What is known of a disk.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Disk {
+    /// Such as `ext4`.
+    pub file_system: String,
+    /// Median time of a write of 4 KiB and its fdatasync, in milliseconds.
+    pub fdatasync_ms: f64,
+}
+
+impl Disk {
+    /// Measures the disk of a folder.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written to.
+    pub fn measure(folder: &Path) -> anyhow::Result<Self> {
+        let fdatasync_ms = fdatasync(folder).with_context(|| folder.display().to_string())?.as_secs_f64() * 1000.0;
+        Ok(Self { file_system: file_system(folder).unwrap_or_else(|| "unknown".into()), fdatasync_ms })
+    }
+
+    /// Whether a sync reaches a disk at all.
+    pub fn is_memory(&self) -> bool {
+        matches!(self.file_system.as_str(), "tmpfs" | "ramfs" | "devtmpfs")
+    }
+
+    /// One line for people.
+    pub fn line(&self, folder: &Path) -> String {
+        let warning = if self.is_memory() { " (memory: syncs cost nothing here, choose a folder on a disk)" } else { "" };
+        format!("{}: {}, fdatasync {:.3} ms (median){warning}", folder.display(), self.file_system, self.fdatasync_ms)
+    }
+}
+
+fn fdatasync(folder: &Path) -> std::io::Result<Duration> {
+    let mut file: File = tempfile::tempfile_in(folder)?;
+    let page = [7; WRITE_BYTES];
+    let mut times = Vec::with_capacity(SYNCS);
+    for _ in 0..SYNCS {
+        let started = Instant::now();
+        file.write_all(&page)?;
+        file.sync_data()?;
+        times.push(started.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times[SYNCS / 2])
+}
+
+/// The type of the file system that a folder lies on.
+fn file_system(folder: &Path) -> Option<String> {
+    let folder = folder.canonicalize().ok()?;
+    file_system_in(&fs::read_to_string("/proc/self/mounts").ok()?, &folder)
+}
+
+/// The mount whose place is the longest beginning of the path; of several on one place the last.
+fn file_system_in(mounts: &str, folder: &Path) -> Option<String> {
+    let mounts = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        Some((Path::new(fields.next()?), fields.next()?))
+    });
+    let holding = mounts.filter(|(place, _)| folder.starts_with(place));
+    holding.max_by_key(|(place, _)| place.components().count()).map(|(_, kind)| kind.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_mount_counts() {
+        let mounts = "/dev/vda / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n/dev/vdb /tmp/data xfs rw 0 0\n";
+        let kind = |folder: &str| file_system_in(mounts, Path::new(folder));
+        assert_eq!(kind("/tmp/data/x").as_deref(), Some("xfs"));
+        assert_eq!(kind("/tmp/database").as_deref(), Some("tmpfs"));
+        assert_eq!(kind("/home").as_deref(), Some("ext4"));
+    }
+}

@@ -1,0 +1,107 @@
+//! The command line.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    bench,
+    command::{dlq, event},
+    config::Config,
+    exit::Failure,
+    role::{self, Role},
+    telemetry, up,
+};
+
+/// What roles log where nothing else is said.
+const ROLE_LOG: &str = "info";
+/// What commands log: only what went wrong.
+const COMMAND_LOG: &str = "warn";
+
+/// An ordered, durable event mesh: webhooks in, signed webhooks out, in order per workflow.
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, about, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The nouns.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run every role and a nats-server
+    Up(RunArgs),
+    /// Run a gateway against [nats] url
+    Gateway(RunArgs),
+    /// Run a worker against [nats] url
+    Worker(RunArgs),
+    /// Run an admin against [nats] url
+    Admin(RunArgs),
+    /// Send, get and tail events
+    #[command(subcommand)]
+    Event(event::EventCommand),
+    /// List, get and redrive dead letters
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
+    /// Measure
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+    /// Start a program that dies with us
+    #[command(hide = true)]
+    Launch(LaunchArgs),
+}
+
+/// How a role is run.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// The configuration [default: ./weft.toml, where there is one]
+    #[arg(short, long, env = "WEFT_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The data folder [default: the configuration's, else ./weft-data]
+    #[arg(long, env = "WEFT_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+/// A program and its arguments.
+#[derive(Debug, clap::Args)]
+pub struct LaunchArgs {
+    /// As they are
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<OsString>,
+}
+
+impl Command {
+    /// What is logged where nobody says otherwise.
+    const fn log_default(&self) -> &'static str {
+        match self {
+            Self::Up(_) | Self::Gateway(_) | Self::Worker(_) | Self::Admin(_) => ROLE_LOG,
+            _ => COMMAND_LOG,
+        }
+    }
+}
+
+/// Carries out a command.
+///
+/// # Errors
+///
+/// [`Failure`], with its exit code.
+pub async fn run(command: Command) -> Result<(), Failure> {
+    telemetry::log_to_stderr(command.log_default());
+    match command {
+        Command::Up(args) => up::up(load(&args)?).await,
+        Command::Gateway(args) => role::run(Role::Gateway, load(&args)?).await,
+        Command::Worker(args) => role::run(Role::Worker, load(&args)?).await,
+        Command::Admin(args) => role::run(Role::Admin, load(&args)?).await,
+        Command::Event(command) => event::run(command).await,
+        Command::Dlq(command) => dlq::run(command).await,
+        Command::Bench(command) => bench::run(command).await,
+        Command::Launch(args) => Err(Failure::of(&weft_nats::server::launch(args.command))),
+    }
+}
+
+fn load(args: &RunArgs) -> Result<Config, Failure> {
+    let config = Config::load(args.config.as_deref(), args.data.as_deref()).map_err(|error| Failure::of(&error))?;
+    config.warn();
+    Ok(config)
+}

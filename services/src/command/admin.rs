@@ -1,0 +1,128 @@
+//! The connection to the admin: where it is, with which token, and what its refusals mean for the exit code.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use tonic::{
+    Code, Request, Status,
+    metadata::{Ascii, MetadataValue},
+    transport::{Channel, Endpoint},
+};
+use weft_proto::v1::{
+    dead_letter_service_client::DeadLetterServiceClient, event_service_client::EventServiceClient,
+};
+
+use crate::{
+    config::DATA_DEFAULT,
+    data::{CLIENT_FILE, Client},
+    exit::{Failure, chain},
+};
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest answer taken: a page of large events.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Where the admin is and who asks.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct AdminArgs {
+    /// The admin's address, such as http://127.0.0.1:9080 [default: the one in client.toml of the data folder]
+    #[arg(long, env = "WEFT_SERVER", value_name = "URL")]
+    pub server: Option<String>,
+    /// The bearer token [default: the one in client.toml of the data folder]
+    #[arg(long, env = "WEFT_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// The data folder with client.toml
+    #[arg(long, env = "WEFT_DATA", value_name = "DIR", default_value = DATA_DEFAULT)]
+    pub data: PathBuf,
+}
+
+/// A connection that asks with a token.
+#[derive(Debug, Clone)]
+pub struct AdminClient {
+    channel: Channel,
+    authorization: MetadataValue<Ascii>,
+    server: String,
+}
+
+impl AdminArgs {
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Usage`] when nobody says where; [`Failure::Unavailable`] when nobody answers there.
+    pub async fn connect(self) -> Result<AdminClient, Failure> {
+        let (server, token) = match (self.server, self.token) {
+            (Some(server), Some(token)) => (server, token),
+            (server, token) => {
+                let client = read_client(&self.data.join(CLIENT_FILE))?;
+                (server.unwrap_or(client.server), token.unwrap_or(client.token))
+            }
+        };
+        AdminClient::connect(server, &token).await
+    }
+}
+
+impl AdminClient {
+    /// Connects to a server with a token.
+    ///
+    /// # Errors
+    ///
+    /// As [`AdminArgs::connect`].
+    pub async fn connect(server: String, token: &str) -> Result<Self, Failure> {
+        let usage = |problem: &str| Failure::Usage(format!("{problem}; see --server and --token"));
+        let authorization =
+            format!("Bearer {token}").parse().map_err(|_| usage("the token holds what no header can"))?;
+        let endpoint = Endpoint::from_shared(server.clone())
+            .map_err(|_| usage("the server is not an address such as http://127.0.0.1:9080"))?
+            .connect_timeout(CONNECT_TIMEOUT);
+        let channel = endpoint.connect().await.map_err(|error| {
+            Failure::Unavailable(format!("no admin answers at {server}: {}; is `weft up` running?", chain(&error)))
+        })?;
+        Ok(Self { channel, authorization, server })
+    }
+
+    /// The event service.
+    pub fn events(&self) -> EventServiceClient<Channel> {
+        EventServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// The dead letter service.
+    pub fn dead_letters(&self) -> DeadLetterServiceClient<Channel> {
+        DeadLetterServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// A request with the token.
+    pub fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("authorization", self.authorization.clone());
+        request
+    }
+
+    /// What a refusal means.
+    pub fn failure(&self, status: &Status) -> Failure {
+        let text = match status.message() {
+            "" => format!("{}: {}", self.server, status.code()),
+            message => message.lines().collect::<Vec<_>>().join(" "),
+        };
+        match status.code() {
+            Code::NotFound => Failure::NotFound(text),
+            Code::InvalidArgument | Code::OutOfRange => Failure::Usage(text),
+            Code::Unavailable | Code::DeadlineExceeded => {
+                Failure::Unavailable(format!("{text}; the admin at {} cannot answer now", self.server))
+            }
+            Code::Unauthenticated => Failure::Failed(format!("{text}; see --token")),
+            _ => Failure::Failed(text),
+        }
+    }
+}
+
+fn read_client(path: &std::path::Path) -> Result<Client, Failure> {
+    let text = fs::read_to_string(path).map_err(|error| {
+        let path = path.display();
+        Failure::Usage(format!("{path}: {error}; name the admin with --server and --token, or the folder with --data"))
+    })?;
+    // Its own text could quote the token.
+    toml::from_str(&text).map_err(|_| {
+        Failure::Failed(format!("{} does not hold server and token; start `weft up` to write it anew", path.display()))
+    })
+}

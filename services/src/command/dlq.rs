@@ -1,0 +1,251 @@
+//! `weft dlq list | get | redrive`.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use uuid::Uuid;
+use weft_proto::v1::{self, RedriveDeadLettersRequest, RedriveDeadLettersResponse};
+
+use super::{
+    admin::{AdminArgs, AdminClient},
+    output::{self, Format, Row},
+    select::DeadLetterFilterArgs,
+    view,
+};
+use crate::exit::Failure;
+
+/// Dead letters of one page: the most that the service gives.
+const PAGE_SIZE: u32 = 1000;
+
+/// The verbs.
+#[derive(Debug, clap::Subcommand)]
+pub enum DlqCommand {
+    /// List dead letters, newest last
+    List(ListArgs),
+    /// Show one dead letter with its event
+    Get(GetArgs),
+    /// Deliver dead letters again
+    Redrive(RedriveArgs),
+}
+
+/// `weft dlq list`.
+#[derive(Debug, clap::Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    filter: DeadLetterFilterArgs,
+    /// Only these statuses: open, redriving, redriven, resolved, discarded, expired [default: open]
+    #[arg(long, value_name = "STATUS", value_delimiter = ',')]
+    status: Vec<String>,
+    /// At most so many
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
+    limit: usize,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How to print [default: table on a terminal, jsonl in a pipe]
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+/// `weft dlq get`.
+#[derive(Debug, clap::Args)]
+pub struct GetArgs {
+    /// <subscription>:<eventId>
+    id: String,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How to print [default: table on a terminal, jsonl in a pipe]
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+/// `weft dlq redrive`.
+#[derive(Debug, clap::Args)]
+pub struct RedriveArgs {
+    /// <subscription>:<eventId>
+    #[arg(value_name = "ID")]
+    ids: Vec<String>,
+    #[command(flatten)]
+    filter: DeadLetterFilterArgs,
+    /// Everything that is open
+    #[arg(long)]
+    all: bool,
+    /// Only say how many it would be
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+    /// Why, for the audit log
+    #[arg(long, default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How to print [default: table on a terminal, jsonl in a pipe]
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+/// Carries out one verb.
+///
+/// # Errors
+///
+/// [`Failure`], with its exit code.
+pub async fn run(command: DlqCommand) -> Result<(), Failure> {
+    match command {
+        DlqCommand::List(args) => list(args).await,
+        DlqCommand::Get(args) => get(args).await,
+        DlqCommand::Redrive(args) => redrive(args).await,
+    }
+}
+
+async fn list(args: ListArgs) -> Result<(), Failure> {
+    let admin = args.admin.connect().await?;
+    let filter = args.filter.into_filter(args.status);
+    let letters = pages(&admin, filter, args.limit).await?;
+    let rows: Vec<_> = letters.into_iter().map(view::DeadLetter::from).collect();
+    output::list(Format::or_default(args.output), &rows)
+}
+
+/// Dead letters, page by page, at most `limit`.
+///
+/// # Errors
+///
+/// [`Failure`], as the admin answers.
+pub async fn pages(
+    admin: &AdminClient,
+    filter: v1::DeadLetterFilter,
+    limit: usize,
+) -> Result<Vec<v1::DeadLetter>, Failure> {
+    let mut letters = Vec::new();
+    let mut page_token = String::new();
+    while letters.len() < limit {
+        let left = u32::try_from(limit - letters.len()).unwrap_or(u32::MAX);
+        let page_size = left.min(PAGE_SIZE);
+        let request = v1::ListDeadLettersRequest { filter: Some(filter.clone()), page_size, page_token };
+        let answer = admin.dead_letters().list_dead_letters(admin.request(request)).await;
+        let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
+        letters.extend(page.dead_letters);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    Ok(letters)
+}
+
+async fn get(args: GetArgs) -> Result<(), Failure> {
+    let admin = args.admin.connect().await?;
+    let request = admin.request(v1::GetDeadLetterRequest { id: args.id.clone() });
+    let answer = admin.dead_letters().get_dead_letter(request).await.map_err(|status| admin.failure(&status))?;
+    let answer = answer.into_inner();
+    let letter = answer.dead_letter.ok_or_else(|| Failure::NotFound(format!("no dead letter {}", args.id)))?;
+    let letter = view::DeadLetter::with_event(letter, answer.event);
+    output::one(Format::or_default(args.output), &letter, || {
+        let pairs = view::DeadLetter::HEADINGS.iter().map(|name| (*name).to_owned()).zip(letter.cells());
+        let rows = pairs.map(|(name, cell)| vec![name, cell]);
+        output::table(&["", ""], rows).to_string()
+    })
+}
+
+/// What a redrive came to.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Redriven {
+    request_id: String,
+    dry_run: bool,
+    selected: u32,
+    delivered: u32,
+    failed: u32,
+    not_applicable: u32,
+}
+
+impl Redriven {
+    fn take(&mut self, progress: &RedriveDeadLettersResponse) {
+        self.selected = progress.selected;
+        self.delivered = progress.delivered;
+        self.failed = progress.failed;
+        self.not_applicable = progress.not_applicable;
+        if !progress.request_id.is_empty() {
+            self.request_id.clone_from(&progress.request_id);
+        }
+    }
+
+    fn settled(&self) -> u32 {
+        self.delivered + self.failed + self.not_applicable
+    }
+
+    fn human(&self) -> String {
+        if self.dry_run {
+            return format!("would redrive {}", self.selected);
+        }
+        let Self { selected, delivered, failed, not_applicable, .. } = self;
+        format!("redriven {selected}: {delivered} delivered, {failed} failed again, {not_applicable} not applicable")
+    }
+}
+
+async fn redrive(args: RedriveArgs) -> Result<(), Failure> {
+    let chosen = [!args.ids.is_empty(), !args.filter.is_empty(), args.all].into_iter().filter(|chosen| *chosen).count();
+    if chosen != 1 {
+        let problem = "say what to redrive: ids, filters such as --subscription, or --all; one of the three";
+        return Err(Failure::Usage(problem.into()));
+    }
+    let by_id = !args.ids.is_empty();
+    let admin = args.admin.connect().await?;
+    let request = RedriveDeadLettersRequest {
+        ids: args.ids,
+        filter: (!args.filter.is_empty()).then(|| args.filter.into_filter(Vec::new())),
+        all: args.all,
+        reason: args.reason,
+        request_id: Uuid::now_v7().to_string(),
+        dry_run: args.dry_run,
+    };
+    let on_terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    if !args.dry_run && !args.yes && !by_id && on_terminal {
+        let planned = carry_out(&admin, RedriveDeadLettersRequest { dry_run: true, ..request.clone() }).await?;
+        if !confirmed(planned.selected)? {
+            return Err(Failure::Failed("nothing was redriven".into()));
+        }
+    }
+    let result = carry_out(&admin, request).await?;
+    output::one(Format::or_default(args.output), &result, || result.human())?;
+    if result.failed > 0 {
+        return Err(Failure::Failed(format!("{} failed again; see weft dlq list", result.failed)));
+    }
+    Ok(())
+}
+
+/// Sends the request and follows its progress to the end.
+async fn carry_out(admin: &AdminClient, request: RedriveDeadLettersRequest) -> Result<Redriven, Failure> {
+    let mut result =
+        Redriven { request_id: request.request_id.clone(), dry_run: request.dry_run, ..Redriven::default() };
+    let answer = admin.dead_letters().redrive_dead_letters(admin.request(request)).await;
+    let mut progress = answer.map_err(|status| admin.failure(&status))?.into_inner();
+    let bar = bar();
+    while let Some(step) = progress.message().await.map_err(|status| admin.failure(&status))? {
+        result.take(&step);
+        bar.set_length(result.selected.into());
+        bar.set_position(result.settled().into());
+    }
+    bar.finish_and_clear();
+    Ok(result)
+}
+
+/// On stderr, and only on a terminal.
+fn bar() -> ProgressBar {
+    // Without a length it would draw an empty bar before it knows anything.
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("redriving {bar:40} {pos}/{len} {elapsed}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn confirmed(selected: u32) -> Result<bool, Failure> {
+    let failed = |error: std::io::Error| Failure::Failed(format!("terminal: {error}; use --yes"));
+    let mut stderr = std::io::stderr().lock();
+    write!(stderr, "redrive {selected} dead letters? [y/N] ").and_then(|()| stderr.flush()).map_err(failed)?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).map_err(failed)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

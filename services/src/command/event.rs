@@ -1,0 +1,122 @@
+//! `weft event send | get | tail`.
+
+use std::{io::Read as _, path::Path};
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tonic::Code;
+use weft_proto::v1::{self, TailEventsRequest};
+
+use super::{
+    admin::{AdminArgs, AdminClient},
+    output::{self, Format},
+    select::{EventFilterArgs, Since, parse_since},
+    view,
+};
+use crate::exit::Failure;
+
+
+/// The verbs.
+#[derive(Debug, clap::Subcommand)]
+pub enum EventCommand {
+    /// Show an event and what became of it
+    Get(GetArgs),
+    /// Show events as they are accepted
+    Tail(TailArgs),
+}
+
+/// `weft event get`.
+#[derive(Debug, clap::Args)]
+pub struct GetArgs {
+    /// The event's id
+    event_id: String,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How to print [default: table on a terminal, jsonl in a pipe]
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+/// `weft event tail`.
+#[derive(Debug, clap::Args)]
+pub struct TailArgs {
+    /// Begin earlier than now: an age (1h), a time, an event id or a cursor
+    #[arg(long, value_name = "AGE|TIME|ID", value_parser = parse_since)]
+    since: Option<Since>,
+    /// Begin with the oldest event that is kept
+    #[arg(long, conflicts_with = "since")]
+    from_beginning: bool,
+    #[command(flatten)]
+    filter: EventFilterArgs,
+    /// End after so many events
+    #[arg(short = 'n', long, value_name = "N")]
+    limit: Option<u64>,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How to print [default: table on a terminal, jsonl in a pipe]
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+/// Carries out one verb.
+///
+/// # Errors
+///
+/// [`Failure`], with its exit code.
+pub async fn run(command: EventCommand) -> Result<(), Failure> {
+    match command {
+        EventCommand::Get(args) => get(args).await,
+        EventCommand::Tail(args) => tail(args).await,
+    }
+}
+
+async fn get(args: GetArgs) -> Result<(), Failure> {
+    let admin = args.admin.connect().await?;
+    let request = admin.request(v1::GetEventRequest { event_id: args.event_id.clone() });
+    let answer = admin.events().get_event(request).await.map_err(|status| admin.failure(&status))?;
+    let event = view::EventWithDeliveries::new(answer.into_inner())
+        .ok_or_else(|| Failure::NotFound(format!("no event {}", args.event_id)))?;
+    output::one(Format::or_default(args.output), &event, || event.human())
+}
+
+async fn tail(args: TailArgs) -> Result<(), Failure> {
+    let admin = args.admin.connect().await?;
+    let format = Format::or_default(args.output);
+    let (since, from_beginning, not_before) = match args.since {
+        None => (String::new(), args.from_beginning, None),
+        Some(Since::Place(place)) => (place, false, None),
+        // Cursors are places, not times: everything older is read and passed over.
+        Some(Since::Time(time)) => (String::new(), true, Some(view::Time(time))),
+    };
+    let request = TailEventsRequest { since, filter: Some(args.filter.into()), from_beginning };
+    let answer = admin.events().tail_events(admin.request(request)).await;
+    let mut events = answer.map_err(|status| admin.failure(&status))?.into_inner();
+    let mut left = args.limit.unwrap_or(u64::MAX);
+    while left > 0 {
+        let Some(next) = next_event(&mut events, &admin).await? else { break };
+        let event = view::Event::from(next);
+        if not_before.is_some_and(|limit| event.received_at().is_some_and(|time| time < limit)) {
+            continue;
+        }
+        output::next(format, &event, || event.line())?;
+        left -= 1;
+    }
+    Ok(())
+}
+
+/// The next event of a tail; `None` at its end.
+async fn next_event(
+    events: &mut tonic::Streaming<v1::TailEventsResponse>,
+    admin: &AdminClient,
+) -> Result<Option<v1::Event>, Failure> {
+    loop {
+        match events.message().await {
+            Ok(Some(v1::TailEventsResponse { event: Some(event), .. })) => return Ok(Some(event)),
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(None),
+            // The admin drains: it ends the stream on purpose.
+            Err(status) if status.code() == Code::Cancelled => return Ok(None),
+            Err(status) => return Err(admin.failure(&status)),
+        }
+    }
+}

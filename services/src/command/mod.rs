@@ -1,0 +1,8 @@
+//! The operator's commands: `weft <noun> <verb>`.
+
+pub mod admin;
+pub mod dlq;
+pub mod event;
+pub mod output;
+pub mod select;
+pub mod view;

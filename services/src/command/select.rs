@@ -1,0 +1,133 @@
+//! Which things a command is about: filters, and since when.
+
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+use weft_nats::options::Span;
+use weft_proto::v1;
+
+/// Filters of events.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct EventFilterArgs {
+    /// Only this workflow
+    #[arg(long, value_name = "ID")]
+    pub workflow: Option<String>,
+    /// Only types that match; `*` is any run of characters
+    #[arg(long = "type", value_name = "PATTERN")]
+    pub event_type: Option<String>,
+    /// Only this source
+    #[arg(long, value_name = "NAME")]
+    pub source: Option<String>,
+}
+
+impl From<EventFilterArgs> for v1::EventFilter {
+    fn from(args: EventFilterArgs) -> Self {
+        Self {
+            workflow_id: args.workflow.unwrap_or_default(),
+            r#type: args.event_type.unwrap_or_default(),
+            source: args.source.unwrap_or_default(),
+        }
+    }
+}
+
+/// Filters of dead letters.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct DeadLetterFilterArgs {
+    /// Only this subscription
+    #[arg(long, value_name = "NAME")]
+    pub subscription: Option<String>,
+    #[command(flatten)]
+    pub event: EventFilterArgs,
+    /// Only this reason, such as exhausted or permanent
+    #[arg(long, value_name = "CODE")]
+    pub reason_code: Option<String>,
+    /// Dead-lettered since: 1h, or 2026-11-21T02:00:00Z
+    #[arg(long, value_name = "AGE|TIME", value_parser = parse_moment)]
+    pub since: Option<Timestamp>,
+    /// Dead-lettered before: 1h, or 2026-11-21T02:00:00Z
+    #[arg(long, value_name = "AGE|TIME", value_parser = parse_moment)]
+    pub until: Option<Timestamp>,
+}
+
+impl DeadLetterFilterArgs {
+    /// Whether anything is filtered.
+    pub fn is_empty(&self) -> bool {
+        let Self { subscription, event, reason_code, since, until } = self;
+        let EventFilterArgs { workflow, event_type, source } = event;
+        [subscription, workflow, event_type, source, reason_code].into_iter().all(Option::is_none)
+            && since.is_none()
+            && until.is_none()
+    }
+
+    /// The filter of a request; no statuses mean the open ones.
+    pub fn into_filter(self, statuses: Vec<String>) -> v1::DeadLetterFilter {
+        v1::DeadLetterFilter {
+            subscription: self.subscription.unwrap_or_default(),
+            workflow_id: self.event.workflow.unwrap_or_default(),
+            r#type: self.event.event_type.unwrap_or_default(),
+            source: self.event.source.unwrap_or_default(),
+            reason: self.reason_code.unwrap_or_default(),
+            since: self.since.map(to_proto),
+            until: self.until.map(to_proto),
+            statuses,
+        }
+    }
+}
+
+/// Where a reader of events begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Since {
+    /// With what was received then.
+    Time(Timestamp),
+    /// Behind an event or a cursor.
+    Place(String),
+}
+
+/// An age (`1h`), a time (RFC 3339), an event id or a cursor.
+///
+/// # Errors
+///
+/// Never: what is neither age nor time is for the server to judge.
+pub fn parse_since(text: &str) -> Result<Since, String> {
+    Ok(parse_moment(text).map_or_else(|_| Since::Place(text.to_owned()), Since::Time))
+}
+
+/// An age, counted back from now, or a time.
+fn parse_moment(text: &str) -> Result<Timestamp, String> {
+    let now = || Timestamp::try_from(SystemTime::now());
+    if let Ok(time) = text.parse() {
+        return Ok(time);
+    }
+    let age: Span = text.parse().map_err(|_| format!("{text:?} is neither an age such as 1h nor an RFC 3339 time"))?;
+    now().and_then(|now| now.checked_sub(age.0)).map_err(|_| format!("{text:?} is before all time"))
+}
+
+fn to_proto(time: Timestamp) -> prost_types::Timestamp {
+    let (mut seconds, mut nanos) = (time.as_second(), time.subsec_nanosecond());
+    // Nanoseconds count forward in the message, also before 1970.
+    if nanos < 0 {
+        (seconds, nanos) = (seconds - 1, nanos + 1_000_000_000);
+    }
+    prost_types::Timestamp { seconds, nanos }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_is_an_age_a_time_or_a_place() {
+        let time = "2026-11-21T02:00:00Z";
+        assert_eq!(parse_since(time), Ok(Since::Time(time.parse().unwrap())));
+        assert!(matches!(parse_since("90m"), Ok(Since::Time(time)) if time < Timestamp::now()));
+        let id = "adc8ac26-5f51-590c-a093-d32f0b5c22c7";
+        assert_eq!(parse_since(id), Ok(Since::Place(id.into())));
+        assert!(parse_moment("soon").is_err());
+    }
+
+    #[test]
+    fn times_before_1970_keep_their_order() {
+        let time = to_proto("1969-12-31T23:59:59.5Z".parse().unwrap());
+        assert_eq!((time.seconds, time.nanos), (-1, 500_000_000));
+    }
+}

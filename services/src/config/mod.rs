@@ -1,0 +1,244 @@
+//! `weft.toml`: read, overlaid with its environment twins, checked, and turned into what each role takes.
+//!
+//! A wrong configuration ends the process with one line that says where (file and line, or variable), what, and what
+//! would be right. The options of each section live in the crates that read them; what is here is only what the file
+//! adds: sources and subscriptions as people write them, and the rules that span sections.
+
+mod document;
+mod schema;
+mod source;
+mod subscription;
+mod validate;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use weft_admin::AdminOptions;
+use weft_gateway::GatewayOptions;
+use weft_nats::{
+    options::{DeadLetterOptions, LogOptions, NatsOptions, RejectedOptions, SecretRef},
+    streams::LogSpec,
+};
+use weft_proto::v1;
+use weft_worker::WorkerOptions;
+
+use document::{Document, KeyPath};
+use source::SourceForm;
+pub use subscription::{DesiredSubscription, Start};
+use subscription::SubscriptionForm;
+
+/// The file that is read where none is named, if it is there.
+pub const FILE_DEFAULT: &str = "weft.toml";
+/// The data folder where none is named.
+pub const DATA_DEFAULT: &str = "./weft-data";
+
+/// Why a configuration cannot be used. One line each.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{file}: {source}; name another file with --config")]
+    Read {
+        /// Which.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Something in it is wrong.
+    #[error("{place}: {problem}")]
+    At {
+        /// File and line, or the environment variable.
+        place: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+}
+
+/// `[ops]`: health, readiness and metrics.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OpsOptions {
+    /// Where they are served. None: the role's own default.
+    pub listen: Option<SocketAddr>,
+}
+
+/// What the file says should be in the catalog.
+#[derive(Debug, Clone, Default)]
+pub struct DesiredCatalog {
+    /// In the file's order.
+    pub sources: Vec<v1::Source>,
+    /// In the file's order.
+    pub subscriptions: Vec<DesiredSubscription>,
+}
+
+/// A whole, valid configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The data folder.
+    pub data: PathBuf,
+    /// `[nats]`.
+    pub nats: NatsOptions,
+    /// `[ops]`.
+    pub ops: OpsOptions,
+    /// `[log]`, `[dead_letters]`, `[rejected]`, and what follows for the streams.
+    pub spec: LogSpec,
+    /// `[gateway]`.
+    pub gateway: GatewayOptions,
+    /// `[worker]`.
+    pub worker: WorkerOptions,
+    /// `[admin]`.
+    pub admin: AdminOptions,
+    /// `[[source]]` and `[[subscription]]`.
+    pub catalog: DesiredCatalog,
+    /// Secrets that stand in the file in clear, by key.
+    pub clear_secrets: Vec<String>,
+}
+
+/// The file as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct File {
+    data: Option<PathBuf>,
+    nats: NatsOptions,
+    ops: OpsOptions,
+    log: LogOptions,
+    dead_letters: DeadLetterOptions,
+    rejected: RejectedOptions,
+    gateway: GatewayOptions,
+    worker: WorkerOptions,
+    admin: AdminOptions,
+    source: Vec<SourceForm>,
+    subscription: Vec<SubscriptionForm>,
+}
+
+/// Something wrong with the value at a path.
+type Problem = (KeyPath, String);
+
+impl Config {
+    /// Reads the configuration: `file`, else `./weft.toml` where there is one, else the defaults; then the environment.
+    /// `data` replaces the file's data folder.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`].
+    pub fn load(file: Option<&Path>, data: Option<&Path>) -> Result<Self, ConfigError> {
+        let path = file.unwrap_or(Path::new(FILE_DEFAULT));
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(ConfigError::Read { file: path.to_owned(), source }),
+        };
+        let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+        let mut twins = Vec::new();
+        for (name, value) in variables.filter(|(name, _)| name.starts_with("WEFT_")) {
+            let problem = || ConfigError::At { place: name.clone(), problem: "is not UTF-8".into() };
+            twins.push((name.clone(), value.into_string().map_err(|_| problem())?));
+        }
+        Self::parse(path, text, twins, data)
+    }
+
+    /// As [`load`](Self::load), from a text and variables.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::At`].
+    pub fn parse(
+        file: &Path,
+        text: String,
+        variables: impl IntoIterator<Item = (String, String)>,
+        data: Option<&Path>,
+    ) -> Result<Self, ConfigError> {
+        let mut document = Document::parse(file, text)?;
+        document.overlay(variables)?;
+        document.check_keys()?;
+        let written: File = serde_path_to_error::deserialize(document.table().clone()).map_err(|error| {
+            let path = KeyPath::from(error.path());
+            let inner = error.into_inner();
+            // The parser's message quotes the value.
+            let problem = if path.names_secret() {
+                "is of the wrong kind: one secret is a text, several are a list of texts".to_owned()
+            } else {
+                inner.message().lines().collect::<Vec<_>>().join(" ")
+            };
+            ConfigError::At { place: document.place(&path), problem: format!("{path}: {problem}") }
+        })?;
+        Self::from_file(written, data).map_err(|(path, problem)| {
+            let place = document.place(&path);
+            ConfigError::At { place, problem: format!("{path}: {problem}") }
+        })
+    }
+
+    fn from_file(file: File, data: Option<&Path>) -> Result<Self, Problem> {
+        let mut secrets = Secrets::default();
+        let mut catalog = DesiredCatalog::default();
+        for (index, form) in file.source.into_iter().enumerate() {
+            let path = KeyPath::default().key("source").index(index);
+            catalog.sources.push(form.into_source(&path, &mut secrets)?);
+        }
+        for (index, form) in file.subscription.into_iter().enumerate() {
+            let path = KeyPath::default().key("subscription").index(index);
+            catalog.subscriptions.push(form.into_subscription(&path, &mut secrets)?);
+        }
+        secrets.note(&KeyPath::default().key("admin").key("token"), file.admin.token.as_ref());
+        secrets.note(&KeyPath::default().key("nats").key("password"), file.nats.password.as_ref());
+        let spec = LogSpec {
+            log: file.log,
+            dead_letters: file.dead_letters,
+            rejected: file.rejected,
+            body_bytes_max: file.gateway.max_body.as_u64(),
+            auto_bytes_max: None,
+        };
+        let config = Self {
+            data: data.map(Path::to_owned).or(file.data).unwrap_or_else(|| DATA_DEFAULT.into()),
+            nats: file.nats,
+            ops: file.ops,
+            spec,
+            gateway: file.gateway,
+            worker: file.worker,
+            admin: file.admin,
+            catalog,
+            clear_secrets: secrets.clear,
+        };
+        validate::check(&config)?;
+        Ok(config)
+    }
+
+    /// Warns of secrets that stand in the file in clear.
+    pub fn warn(&self) {
+        if !self.clear_secrets.is_empty() {
+            let keys = self.clear_secrets.join(", ");
+            tracing::warn!(keys, "secrets stand in the configuration in clear; env:NAME or file:PATH keep them out");
+        }
+    }
+}
+
+/// Resolves secrets and notes which of them stand in clear.
+#[derive(Debug, Default)]
+struct Secrets {
+    clear: Vec<String>,
+}
+
+impl Secrets {
+    fn note(&mut self, path: &KeyPath, secret: Option<&SecretRef>) {
+        if matches!(secret, Some(SecretRef::Clear(_))) {
+            self.clear.push(path.to_string());
+        }
+    }
+
+    fn resolve(&mut self, path: &KeyPath, secret: &SecretRef) -> Result<String, Problem> {
+        self.note(path, Some(secret));
+        match secret.resolve() {
+            Ok(secret) => Ok(secret.expose().to_owned()),
+            Err(problem) => Err((path.clone(), problem)),
+        }
+    }
+
+    fn resolve_all(&mut self, path: &KeyPath, secrets: &[SecretRef]) -> Result<Vec<String>, Problem> {
+        secrets.iter().enumerate().map(|(index, secret)| self.resolve(&path.index(index), secret)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

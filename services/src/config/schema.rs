@@ -1,0 +1,183 @@
+//! Every key of `weft.toml`: one table that unknown keys, environment twins and keys of later versions are judged by.
+//!
+//! The typed options of the crates refuse unknown keys, too, but they know neither the line nor the nearest name, and an
+//! environment variable is text that only its key's shape turns into a number or a list.
+
+/// What a key holds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Shape {
+    /// Text: names, durations, sizes, addresses, secrets.
+    Text,
+    /// A whole number.
+    Integer,
+    /// A number.
+    Float,
+    /// `true` or `false`.
+    Bool,
+    /// A list of texts; commas separate them in an environment variable.
+    List,
+    /// A text, or a table with these keys.
+    TextOrTable(&'static [Key]),
+    /// A table with these keys.
+    Table(&'static [Key]),
+    /// Any number of tables with these keys.
+    Tables(&'static [Key]),
+    /// Part of the format, but not of this version. Harmless only where it is left empty.
+    Later,
+}
+
+/// One key and what it holds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Key {
+    /// As it is written.
+    pub name: &'static str,
+    /// What stands behind it.
+    pub shape: Shape,
+}
+
+const fn key(name: &'static str, shape: Shape) -> Key {
+    Key { name, shape }
+}
+
+use Shape::{Bool, Float, Integer, Later, List, Table, Tables, Text, TextOrTable};
+
+/// The whole file.
+pub const ROOT: &[Key] = &[
+    key("data", Text),
+    key("nats", Table(NATS)),
+    key("ops", Table(&[key("listen", Text)])),
+    key("log", Table(LOG)),
+    key("dead_letters", Table(&[key("retention", Text)])),
+    key("rejected", Table(&[key("max_bytes", Text)])),
+    key("gateway", Table(GATEWAY)),
+    key("worker", Table(WORKER)),
+    key("admin", Table(&[key("listen", Text), key("token", Text), key("tls", Later)])),
+    key("source", Tables(SOURCE)),
+    key("subscription", Tables(SUBSCRIPTION)),
+];
+
+const NATS: &[Key] = &[
+    key("url", Text),
+    key("creds", Text),
+    key("user", Text),
+    key("password", Text),
+    key("nkey", Text),
+    key("tls_ca", Text),
+    key("inbox_prefix", Text),
+    key("tls", Later),
+];
+
+const LOG: &[Key] = &[
+    key("shards", Integer),
+    key("replicas", Integer),
+    key("fsync", Text),
+    key("retention", Text),
+    key("max_bytes", Text),
+    key("on_full", Text),
+    key("dedup_horizon", Text),
+    key("remember_workflows", Text),
+];
+
+const GATEWAY: &[Key] = &[
+    key("listen", Text),
+    key("max_body", Text),
+    key("rate_limit", Later),
+    key("trusted_proxies", Later),
+    key("tls", Later),
+];
+
+const WORKER: &[Key] = &[key("concurrency", Integer), key("lease", Text), key("allow_networks", List)];
+
+const SOURCE: &[Key] = &[
+    key("name", Text),
+    key("verify", Table(VERIFY)),
+    key("delivery_id", TextOrTable(&[key("header", Text), key("pointer", Text)])),
+    key("workflow", Table(RULE)),
+    key("type", Table(RULE)),
+    key("data", Table(&[key("pointer", Text)])),
+    key("body", Text),
+    key("on_id_reuse", Text),
+    key("keep_headers", List),
+    key("schema", Later),
+    key("rate", Later),
+];
+
+const VERIFY: &[Key] = &[
+    key("scheme", Text),
+    key("secrets", List),
+    key("tolerance", Text),
+    key("header", Text),
+    key("prefix", Text),
+    key("encoding", Text),
+    key("template", Text),
+    key("timestamp_header", Text),
+    key("id_header", Text),
+    key("allow_unsigned", Bool),
+];
+
+const RULE: &[Key] = &[key("pointer", Text), key("header", Text), key("fixed", Text)];
+
+const SUBSCRIPTION: &[Key] = &[
+    key("name", Text),
+    key("types", List),
+    key("sources", List),
+    key("destination", Table(DESTINATION)),
+    key("batch", Table(&[key("max_events", Integer)])),
+    key("timeout", Text),
+    key("concurrency", Integer),
+    key("retry", Table(RETRY)),
+    key("on_exhausted", Text),
+    key("ordered", Bool),
+    key("start", Text),
+    key("filter", Later),
+    key("transform", Later),
+    key("rate", Later),
+];
+
+const DESTINATION: &[Key] = &[
+    key("type", Text),
+    key("url", Text),
+    key("secret", Text),
+    key("secrets", List),
+    key("format", Text),
+    key("tls", Later),
+    key("subject", Later),
+];
+
+const RETRY: &[Key] = &[
+    key("max_retries", Integer),
+    key("base", Text),
+    key("factor", Float),
+    key("max", Text),
+    key("jitter", Float),
+    key("schedule", List),
+];
+
+/// The key of that name.
+pub fn find(keys: &'static [Key], name: &str) -> Option<&'static Key> {
+    keys.iter().find(|key| key.name == name)
+}
+
+/// The known name that is nearest to a misspelt one; `None` when none is near.
+pub fn nearest(keys: &[Key], name: &str) -> Option<&'static str> {
+    /// Below this two names have little more in common than their letters.
+    const SIMILARITY_MIN: f64 = 0.6;
+    keys.iter()
+        .map(|key| (strsim::normalized_damerau_levenshtein(key.name, name), key.name))
+        .filter(|(similarity, _)| *similarity >= SIMILARITY_MIN)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_key_has_a_nearest_one() {
+        assert_eq!(nearest(ROOT, "gatway"), Some("gateway"));
+        assert_eq!(nearest(GATEWAY, "max_boby"), Some("max_body"));
+        assert_eq!(nearest(SUBSCRIPTION, "retires"), Some("retry"));
+        assert_eq!(nearest(ROOT, "zzz"), None);
+    }
+}

@@ -1,0 +1,207 @@
+//! `[[source]]` as people write it, and the source of the catalog that it stands for.
+
+use serde::Deserialize;
+use toml::Value;
+use weft_nats::options::{SecretRef, Span};
+use weft_proto::v1::{
+    self, BodyKind, DeliveryIdRule, GithubScheme, HmacScheme, NoneScheme, OnIdReuse, Rule, SignatureEncoding, Source,
+    StandardScheme, Verification, delivery_id_rule, rule, verification,
+};
+
+use super::{KeyPath, Problem, Secrets};
+
+/// How far a signed timestamp may be off where the file does not say.
+const TOLERANCE_DEFAULT: Span = Span::secs(300);
+/// Schemes of the format that later versions bring.
+const SCHEMES_LATER: [&str; 4] = ["stripe", "slack", "shopify", "api_key"];
+
+#[derive(Debug, Deserialize)]
+pub(super) struct SourceForm {
+    name: String,
+    verify: VerifyForm,
+    delivery_id: Option<Value>,
+    workflow: Option<RuleForm>,
+    r#type: Option<RuleForm>,
+    data: Option<DataForm>,
+    #[serde(default)]
+    body: BodyForm,
+    on_id_reuse: Option<ReuseForm>,
+    #[serde(default)]
+    keep_headers: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct VerifyForm {
+    scheme: String,
+    #[serde(default)]
+    secrets: Vec<SecretRef>,
+    tolerance: Option<Span>,
+    #[serde(default)]
+    header: String,
+    #[serde(default)]
+    prefix: String,
+    #[serde(default)]
+    encoding: EncodingForm,
+    template: Option<String>,
+    #[serde(default)]
+    timestamp_header: String,
+    #[serde(default)]
+    id_header: String,
+    #[serde(default)]
+    allow_unsigned: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum EncodingForm {
+    #[default]
+    Hex,
+    Base64,
+}
+
+#[derive(Debug, Deserialize)]
+struct RuleForm {
+    pointer: Option<String>,
+    header: Option<String>,
+    fixed: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct DataForm {
+    pointer: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum BodyForm {
+    #[default]
+    Json,
+    Any,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ReuseForm {
+    Conflict,
+    Receipt,
+}
+
+impl SourceForm {
+    /// The source, with its secrets.
+    pub(super) fn into_source(self, path: &KeyPath, secrets: &mut Secrets) -> Result<Source, Problem> {
+        let scheme = self.verify.into_scheme(&path.key("verify"), secrets)?;
+        let delivery_id = delivery_id(self.delivery_id, &path.key("delivery_id"))?;
+        let on_id_reuse = match (self.on_id_reuse, &scheme) {
+            (Some(ReuseForm::Conflict), _) => OnIdReuse::Conflict,
+            (Some(ReuseForm::Receipt), _) => OnIdReuse::Receipt,
+            // A redelivery of theirs may differ in what is not the event.
+            (None, verification::Scheme::Github(_)) => OnIdReuse::Receipt,
+            (None, _) => OnIdReuse::Conflict,
+        };
+        let body = match self.body {
+            BodyForm::Json => BodyKind::Json,
+            BodyForm::Any => BodyKind::Any,
+        };
+        Ok(Source {
+            name: self.name,
+            verification: Some(Verification { scheme: Some(scheme) }),
+            delivery_id,
+            workflow: self.workflow.map(|form| form.into_rule(&path.key("workflow"))).transpose()?,
+            r#type: self.r#type.map(|form| form.into_rule(&path.key("type"))).transpose()?,
+            data_pointer: self.data.map(|data| data.pointer).unwrap_or_default(),
+            body: body.into(),
+            on_id_reuse: on_id_reuse.into(),
+            keep_headers: self.keep_headers,
+        })
+    }
+}
+
+impl VerifyForm {
+    fn into_scheme(self, path: &KeyPath, secrets: &mut Secrets) -> Result<verification::Scheme, Problem> {
+        use verification::Scheme;
+        self.check_keys(path)?;
+        let tolerance_ms = millis(self.tolerance.unwrap_or(TOLERANCE_DEFAULT));
+        let keys = secrets.resolve_all(&path.key("secrets"), &self.secrets)?;
+        match self.scheme.as_str() {
+            "standard" => Ok(Scheme::Standard(StandardScheme { secrets: keys, tolerance_ms })),
+            "github" => Ok(Scheme::Github(GithubScheme { secrets: keys })),
+            "hmac" => Ok(Scheme::Hmac(HmacScheme {
+                secrets: keys,
+                header: self.header,
+                prefix: self.prefix,
+                encoding: match self.encoding {
+                    EncodingForm::Hex => SignatureEncoding::Hex.into(),
+                    EncodingForm::Base64 => SignatureEncoding::Base64.into(),
+                },
+                template: self.template.unwrap_or_else(|| "{body}".into()),
+                timestamp_header: self.timestamp_header,
+                id_header: self.id_header,
+                tolerance_ms,
+            })),
+            "none" if self.allow_unsigned => Ok(Scheme::None(NoneScheme {})),
+            "none" => {
+                let problem = "scheme \"none\" takes events from anyone; say allow_unsigned = true if that is meant";
+                Err((path.key("scheme"), problem.into()))
+            }
+            later if SCHEMES_LATER.contains(&later) => {
+                let problem = format!("scheme {later:?} is not supported by this version; use standard, github or hmac");
+                Err((path.key("scheme"), problem))
+            }
+            other => {
+                Err((path.key("scheme"), format!("unknown scheme {other:?}; known: standard, github, hmac, none")))
+            }
+        }
+    }
+
+    /// A key that the scheme does not read would only seem to protect.
+    fn check_keys(&self, path: &KeyPath) -> Result<(), Problem> {
+        let hmac = self.scheme == "hmac";
+        let needless = [
+            ("header", !hmac && !self.header.is_empty()),
+            ("prefix", !hmac && !self.prefix.is_empty()),
+            ("template", !hmac && self.template.is_some()),
+            ("timestamp_header", !hmac && !self.timestamp_header.is_empty()),
+            ("id_header", !hmac && !self.id_header.is_empty()),
+            ("tolerance", matches!(self.scheme.as_str(), "github" | "none") && self.tolerance.is_some()),
+            ("secrets", self.scheme == "none" && !self.secrets.is_empty()),
+        ];
+        match needless.iter().find(|(_, present)| *present) {
+            Some((key, _)) => Err((path.key(*key), format!("scheme {:?} does not read it; remove it", self.scheme))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl RuleForm {
+    fn into_rule(self, path: &KeyPath) -> Result<Rule, Problem> {
+        let from = match (self.pointer, self.header, self.fixed) {
+            (Some(pointer), None, None) => rule::From::Pointer(pointer),
+            (None, Some(header), None) => rule::From::Header(header),
+            (None, None, Some(fixed)) => rule::From::Fixed(fixed),
+            _ => return Err((path.clone(), "say exactly one of pointer, header and fixed".into())),
+        };
+        Ok(Rule { from: Some(from) })
+    }
+}
+
+fn delivery_id(value: Option<Value>, path: &KeyPath) -> Result<Option<DeliveryIdRule>, Problem> {
+    use delivery_id_rule::From;
+    let wrong = || (path.clone(), "say { header = … }, { pointer = … }, \"digest\" or \"none\"".to_owned());
+    let from = match value {
+        None => return Ok(None),
+        Some(Value::String(word)) if word == "digest" => From::Digest(true),
+        Some(Value::String(word)) if word == "none" => From::None(true),
+        Some(Value::Table(table)) => match (table.get("header"), table.get("pointer")) {
+            (Some(Value::String(header)), None) => From::Header(header.clone()),
+            (None, Some(Value::String(pointer))) => From::Pointer(pointer.clone()),
+            _ => return Err(wrong()),
+        },
+        Some(_) => return Err(wrong()),
+    };
+    Ok(Some(v1::DeliveryIdRule { from: Some(from) }))
+}
+
+/// Whole milliseconds; a span beyond 584 million years counts as that.
+pub(super) fn millis(span: Span) -> u64 {
+    u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,227 @@
+//! `[[subscription]]` as people write it, and the subscription of the catalog that it stands for.
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use weft_nats::options::{SecretRef, Span};
+use weft_proto::{
+    ids::EventId,
+    v1::{
+        Destination, HttpDestination, HttpFormat, OnExhausted, Retry, Subscription, destination,
+    },
+};
+
+use super::{KeyPath, Problem, Secrets, source::millis};
+
+/// Kinds of destinations of the format that later versions bring.
+const DESTINATIONS_LATER: [&str; 4] = ["grpc", "nats", "postgres", "custom"];
+/// Formats of a delivery that later versions bring.
+const FORMATS_LATER: [&str; 2] = ["cloudevents", "raw"];
+
+/// A subscription as the file wants it. Its uid and starts are made when it is created.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DesiredSubscription {
+    /// Without uid, starts and creation time.
+    pub value: Subscription,
+    /// Where it starts, if it is created now.
+    pub start: Start,
+}
+
+/// Which events a new subscription takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// The ones accepted after its creation.
+    Now,
+    /// All that are kept.
+    Beginning,
+    /// The ones stored at this time or later.
+    At(Timestamp),
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct SubscriptionForm {
+    name: String,
+    #[serde(default = "all_types")]
+    types: Vec<String>,
+    #[serde(default)]
+    sources: Vec<String>,
+    destination: DestinationForm,
+    #[serde(default)]
+    batch: BatchForm,
+    #[serde(default = "timeout")]
+    timeout: Span,
+    #[serde(default = "concurrency")]
+    concurrency: u32,
+    #[serde(default)]
+    retry: RetryForm,
+    #[serde(default)]
+    on_exhausted: ExhaustedForm,
+    #[serde(default = "ordered")]
+    ordered: bool,
+    #[serde(default = "start")]
+    start: String,
+}
+
+fn all_types() -> Vec<String> {
+    vec!["*".into()]
+}
+
+const fn timeout() -> Span {
+    Span::secs(15)
+}
+
+const fn concurrency() -> u32 {
+    64
+}
+
+const fn ordered() -> bool {
+    true
+}
+
+fn start() -> String {
+    "now".into()
+}
+
+#[derive(Debug, Deserialize)]
+struct DestinationForm {
+    r#type: String,
+    #[serde(default)]
+    url: String,
+    secret: Option<SecretRef>,
+    #[serde(default)]
+    secrets: Vec<SecretRef>,
+    #[serde(default = "envelope")]
+    format: String,
+}
+
+fn envelope() -> String {
+    "envelope".into()
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+struct BatchForm {
+    max_events: u32,
+}
+
+impl Default for BatchForm {
+    fn default() -> Self {
+        Self { max_events: 1 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+struct RetryForm {
+    max_retries: u32,
+    base: Span,
+    factor: f64,
+    max: Span,
+    jitter: f64,
+    schedule: Vec<Span>,
+}
+
+impl Default for RetryForm {
+    fn default() -> Self {
+        let max = Span::secs(60 * 60);
+        Self { max_retries: 3, base: Span::secs(1), factor: 2.0, max, jitter: 0.2, schedule: Vec::new() }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ExhaustedForm {
+    #[default]
+    DeadLetter,
+    Block,
+}
+
+impl SubscriptionForm {
+    /// The subscription, with its secrets.
+    pub(super) fn into_subscription(
+        self,
+        path: &KeyPath,
+        secrets: &mut Secrets,
+    ) -> Result<DesiredSubscription, Problem> {
+        let later = |key: &str, what: &str| (path.key(key), format!("{what} is not supported by this version"));
+        if self.batch.max_events != 1 {
+            return Err(later("batch", "a batch of more than one event"));
+        }
+        if !self.ordered {
+            return Err(later("ordered", "ordered = false"));
+        }
+        let start = parse_start(&self.start).map_err(|problem| (path.key("start"), problem))?;
+        let on_exhausted = match self.on_exhausted {
+            ExhaustedForm::DeadLetter => OnExhausted::DeadLetter,
+            ExhaustedForm::Block => OnExhausted::Block,
+        };
+        let value = Subscription {
+            uid: Vec::new(),
+            name: self.name,
+            types: self.types,
+            sources: self.sources,
+            destination: Some(self.destination.into_destination(&path.key("destination"), secrets)?),
+            timeout_ms: millis(self.timeout),
+            concurrency: self.concurrency,
+            retry: Some(self.retry.into_retry()),
+            on_exhausted: on_exhausted.into(),
+            ordered: self.ordered,
+            starts: Vec::new(),
+            paused: false,
+            pause_reason: String::new(),
+            created_at_ms: 0,
+        };
+        Ok(DesiredSubscription { value, start })
+    }
+}
+
+impl DestinationForm {
+    fn into_destination(self, path: &KeyPath, secrets: &mut Secrets) -> Result<Destination, Problem> {
+        if DESTINATIONS_LATER.contains(&self.r#type.as_str()) {
+            let problem = format!("type {:?} is not supported by this version; use \"http\"", self.r#type);
+            return Err((path.key("type"), problem));
+        }
+        if self.r#type != "http" {
+            return Err((path.key("type"), format!("unknown type {:?}; known: http", self.r#type)));
+        }
+        if FORMATS_LATER.contains(&self.format.as_str()) {
+            let problem = format!("format {:?} is not supported by this version; use \"envelope\"", self.format);
+            return Err((path.key("format"), problem));
+        }
+        if self.format != "envelope" {
+            return Err((path.key("format"), format!("unknown format {:?}; known: envelope", self.format)));
+        }
+        let mut keys = Vec::new();
+        if let Some(secret) = &self.secret {
+            keys.push(secrets.resolve(&path.key("secret"), secret)?);
+        }
+        keys.extend(secrets.resolve_all(&path.key("secrets"), &self.secrets)?);
+        let http = HttpDestination { url: self.url, secrets: keys, format: HttpFormat::Envelope.into() };
+        Ok(Destination { kind: Some(destination::Kind::Http(http)) })
+    }
+}
+
+impl RetryForm {
+    fn into_retry(self) -> Retry {
+        Retry {
+            max_retries: self.max_retries,
+            base_ms: millis(self.base),
+            factor: self.factor,
+            max_ms: millis(self.max),
+            jitter: self.jitter,
+            schedule_ms: self.schedule.into_iter().map(millis).collect(),
+        }
+    }
+}
+
+fn parse_start(text: &str) -> Result<Start, String> {
+    match text {
+        "now" => Ok(Start::Now),
+        "beginning" => Ok(Start::Beginning),
+        _ if text.parse::<EventId>().is_ok() => Err(format!(
+            "start at an event id ({text}) is not supported by this version; use the time at which it was received"
+        )),
+        _ => text.parse().map(Start::At).map_err(|_| {
+            format!("{text:?} is neither now, beginning, nor a time such as 2026-11-21T02:00:00Z (RFC 3339)")
+        }),
+    }
+}

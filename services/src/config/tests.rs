@@ -1,0 +1,173 @@
+use weft_proto::v1::{delivery_id_rule, destination, rule, verification};
+
+use super::*;
+
+const SECRET: &str = "whsec_cXVpY2tzdGFydC1zaG9wLXNlY3JldC0wMDAx";
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(Path::new("weft.toml"), text.to_owned(), [], None).map_err(|error| error.to_string())
+}
+
+fn refused(text: &str) -> String {
+    let error = parse(text).expect_err("a refused configuration");
+    assert_eq!(error.lines().count(), 1, "one line: {error}");
+    error
+}
+
+fn source(rest: &str) -> String {
+    format!("[[source]]\nname = \"shop\"\n{rest}\n")
+}
+
+fn subscription(rest: &str) -> String {
+    format!(
+        "[[subscription]]\nname = \"billing\"\n\
+         destination = {{ type = \"http\", url = \"https://billing.example/hooks\", secret = \"{SECRET}\" }}\n{rest}\n"
+    )
+}
+
+#[test]
+fn nothing_written_is_the_contracts_defaults() {
+    let config = parse("").unwrap();
+    assert_eq!(config.data, Path::new("./weft-data"));
+    assert_eq!(config.gateway.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.admin.listen.to_string(), "127.0.0.1:9080");
+    assert_eq!(config.spec.body_bytes_max, 1024 * 1024);
+    assert_eq!((config.spec.log.retention, config.spec.log.dedup_horizon), (
+        weft_nats::options::Span::days(8),
+        weft_nats::options::Span::days(7)
+    ));
+}
+
+/// Every section and key of this version, as the contract writes it.
+#[test]
+fn a_full_file_is_understood() {
+    let text = format!(
+        r#"data = "/tmp/x"
+[ops]
+listen = "127.0.0.1:9101"
+[log]
+shards = 2
+replicas = 1
+fsync = "2m"
+retention = "9d"
+max_bytes = "10GiB"
+on_full = "refuse"
+dedup_horizon = "7d"
+remember_workflows = "400d"
+[dead_letters]
+retention = "30d"
+[rejected]
+max_bytes = "100MiB"
+[gateway]
+listen = "127.0.0.1:8081"
+max_body = "8MiB"
+[worker]
+concurrency = 8
+lease = "3s"
+allow_networks = ["10.0.0.0/8"]
+[admin]
+listen = "127.0.0.1:9081"
+token = "{SECRET}"
+[[source]]
+name = "shop"
+verify = {{ scheme = "standard", secrets = ["{SECRET}"], tolerance = "1m" }}
+workflow = {{ pointer = "/data/orderId" }}
+type = {{ fixed = "x" }}
+data = {{ pointer = "/data" }}
+keep_headers = ["x-a"]
+[[source]]
+name = "own"
+verify = {{ scheme = "hmac", secrets = ["k"], header = "X-Signature", prefix = "sha256=", encoding = "base64" }}
+delivery_id = "digest"
+[[subscription]]
+name = "billing"
+types = ["order.*"]
+sources = ["shop"]
+destination = {{ type = "http", url = "https://billing.example/hooks", secret = "{SECRET}", format = "envelope" }}
+batch = {{ max_events = 1 }}
+timeout = "5s"
+concurrency = 3
+retry = {{ max_retries = 1, base = "10ms", factor = 3, max = "1m", jitter = 0 }}
+on_exhausted = "block"
+ordered = true
+start = "2026-11-21T02:00:00Z"
+"#
+    );
+    let config = parse(&text).unwrap();
+    assert_eq!((config.spec.log.shards, config.gateway.max_body.as_u64()), (2, 8 * 1024 * 1024));
+    let shop = &config.catalog.sources[0];
+    let Some(verification::Scheme::Standard(scheme)) = shop.verification.clone().unwrap().scheme else {
+        panic!("standard")
+    };
+    assert_eq!((scheme.secrets, scheme.tolerance_ms), (vec![SECRET.to_owned()], 60_000));
+    assert_eq!(shop.workflow.clone().unwrap().from, Some(rule::From::Pointer("/data/orderId".into())));
+    let own = config.catalog.sources[1].delivery_id.clone().unwrap();
+    assert_eq!(own.from, Some(delivery_id_rule::From::Digest(true)));
+    let billing = &config.catalog.subscriptions[0];
+    assert!(matches!(billing.start, Start::At(_)));
+    let Some(destination::Kind::Http(http)) = billing.value.destination.clone().unwrap().kind else { panic!("http") };
+    assert_eq!(http.secrets, [SECRET]);
+    assert_eq!(billing.value.retry.as_ref().map(|retry| (retry.base_ms, retry.factor)), Some((10, 3.0)));
+    assert_eq!(config.clear_secrets.len(), 4);
+}
+
+#[test]
+fn values_of_the_wrong_kind_are_placed() {
+    let error = refused("[log]\nshards = \"two\"\n");
+    assert!(error.starts_with("weft.toml:2: log.shards: "), "{error}");
+    let error = refused("[gateway]\n\nlisten = \"localhost\"\n");
+    assert!(error.starts_with("weft.toml:3: gateway.listen: "), "{error}");
+    let error = refused(&subscription("timeout = \"5 parsecs\""));
+    assert!(error.starts_with("weft.toml:4: subscription[0].timeout: "), "{error}");
+}
+
+#[test]
+fn pairs_that_contradict_each_other_are_refused() {
+    assert!(refused("[log]\nretention = \"2d\"\n").starts_with("weft.toml:1: log.dedup_horizon: "));
+    assert!(refused("[log]\nreplicas = 3\n").contains("[nats] url"));
+    assert!(refused("[gateway]\nmax_body = \"9MiB\"\n").starts_with("weft.toml:2: gateway.max_body: "));
+    assert!(refused("[nats]\nuser = \"a\"\n").contains("belong together"));
+    let twice = source("verify = { scheme = \"none\", allow_unsigned = true }\ndelivery_id = \"none\"");
+    assert!(refused(&twice.repeat(2)).contains("\"shop\" is there twice"));
+}
+
+#[test]
+fn sources_of_later_versions_and_mistakes_are_told_apart() {
+    let later = refused(&source("verify = { scheme = \"stripe\", secrets = [\"x\"] }"));
+    assert!(later.contains("weft.toml:3: source[0].verify.scheme: scheme \"stripe\" is not supported"), "{later}");
+    assert!(refused(&source("verify = { scheme = \"hmca\" }")).contains("unknown scheme"));
+    assert!(refused(&source("verify = { scheme = \"none\" }")).contains("allow_unsigned = true"));
+    let needless = refused(&source("verify = { scheme = \"github\", secrets = [\"x\"], header = \"X-A\" }"));
+    assert!(needless.contains("does not read it"), "{needless}");
+    let rules = "verify = { scheme = \"github\", secrets = [\"x\"] }\nworkflow = { pointer = \"/a\", header = \"b\" }";
+    assert!(refused(&source(rules)).contains("exactly one of pointer, header and fixed"));
+    assert!(refused(&source("verify = { scheme = \"hmac\", secrets = [\"env:WEFT_NO_SUCH\"], header = \"X-A\" }"))
+        .contains("environment variable WEFT_NO_SUCH is not set"));
+}
+
+#[test]
+fn subscriptions_of_later_versions_and_mistakes_are_told_apart() {
+    for (rest, text) in [
+        ("ordered = false", "ordered = false is not supported by this version"),
+        ("batch = { max_events = 5 }", "is not supported by this version"),
+        ("filter = \"data.a > 1\"", "subscription[0].filter is not supported by this version"),
+        ("start = \"adc8ac26-5f51-590c-a093-d32f0b5c22c7\"", "is not supported by this version"),
+        ("start = \"yesterday\"", "neither now, beginning"),
+        ("retires = 3", "did you mean retry?"),
+        ("sources = [\"shpo\"]\n[[source]]\nname = \"shop\"\nverify = { scheme = \"github\", secrets = [\"x\"] }", "not a [[source]]"),
+    ] {
+        let error = refused(&subscription(rest));
+        assert!(error.contains(text), "{rest}: {error}");
+    }
+}
+
+/// A secret may be in the file, but never in a message.
+#[test]
+fn secrets_are_not_printed() {
+    let config = parse(&subscription("")).unwrap();
+    assert_eq!(config.clear_secrets, ["subscription[0].destination.secret"]);
+    let error = refused(&subscription("start = \"yesterday\""));
+    assert!(!error.contains(SECRET));
+    let error = refused(&source(&format!("verify = {{ scheme = \"standard\", secrets = \"{SECRET}\" }}")));
+    assert!(error.contains("several are a list of texts") && !error.contains(SECRET), "{error}");
+}

@@ -1,0 +1,87 @@
+//! The rules that span keys or sections. What a single value may be is its type's business; what a gateway or worker
+//! cannot work with, the catalog's.
+
+use std::collections::BTreeSet;
+
+use weft_gateway::verify::Verifier;
+use weft_nats::{
+    catalog::{validate_source, validate_subscription},
+    options::Span,
+};
+use weft_proto::{ids::SubscriptionUid, v1::Subscription};
+
+use super::{Config, KeyPath, Problem};
+
+/// Below this a lease would end in an ordinary pause of a busy machine.
+const LEASE_MIN: Span = Span::secs(1);
+
+/// The first rule that is broken.
+pub(super) fn check(config: &Config) -> Result<(), Problem> {
+    check_log(config)?;
+    check_roles(config)?;
+    check_catalog(config)
+}
+
+fn check_log(config: &Config) -> Result<(), Problem> {
+    config.spec.validate().map_err(placed)?;
+    let replicas = config.spec.log.replicas;
+    if replicas > 1 && config.nats.url.is_none() {
+        let problem = format!("{replicas} copies need a cluster; name its servers with [nats] url");
+        return Err((KeyPath::default().key("log").key("replicas"), problem));
+    }
+    Ok(())
+}
+
+/// The crates say `[section] key …`; the file knows its line.
+fn placed(problem: String) -> Problem {
+    let named = problem.strip_prefix('[').and_then(|rest| rest.split_once("] "));
+    let Some((section, rest)) = named else { return (KeyPath::default(), problem) };
+    let key = rest.split([' ', ':']).next().unwrap_or_default();
+    (KeyPath::default().key(section).key(key), rest.to_owned())
+}
+
+fn check_roles(config: &Config) -> Result<(), Problem> {
+    let root = KeyPath::default();
+    if config.worker.concurrency == 0 {
+        return Err((root.key("worker").key("concurrency"), "0 would deliver nothing; use 1 or more".into()));
+    }
+    if config.worker.lease < LEASE_MIN {
+        let problem = format!("{} is below {LEASE_MIN}; a short pause would lose the shard", config.worker.lease);
+        return Err((root.key("worker").key("lease"), problem));
+    }
+    if config.nats.user.is_some() != config.nats.password.is_some() {
+        return Err((root.key("nats"), "user and password belong together: give both or neither".into()));
+    }
+    Ok(())
+}
+
+fn check_catalog(config: &Config) -> Result<(), Problem> {
+    let root = KeyPath::default();
+    let mut names = BTreeSet::new();
+    for (index, source) in config.catalog.sources.iter().enumerate() {
+        let path = root.key("source").index(index);
+        if !names.insert(&source.name) {
+            return Err((path.key("name"), format!("source {:?} is there twice", source.name)));
+        }
+        validate_source(source).map_err(|problem| (path.clone(), problem))?;
+        Verifier::compile(source).map_err(|error| (path.key("verify"), error.problem))?;
+    }
+    let mut names = BTreeSet::new();
+    for (index, subscription) in config.catalog.subscriptions.iter().enumerate() {
+        let path = root.key("subscription").index(index);
+        let value = &subscription.value;
+        if !names.insert(&value.name) {
+            return Err((path.key("name"), format!("subscription {:?} is there twice", value.name)));
+        }
+        // Its uid is made when it is created.
+        let created = Subscription { uid: SubscriptionUid::unique().to_vec(), ..value.clone() };
+        validate_subscription(&created).map_err(|problem| (path.clone(), problem))?;
+        // A misspelt source would be a subscription that waits for ever.
+        let sources = &config.catalog.sources;
+        let unknown = value.sources.iter().find(|name| !sources.iter().any(|source| source.name == **name));
+        if let (Some(name), false) = (unknown, sources.is_empty()) {
+            return Err((path.key("sources"), format!("{name:?} is not a [[source]] of this file")));
+        }
+    }
+    Ok(())
+}

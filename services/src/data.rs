@@ -1,0 +1,163 @@
+//! The data folder: a folder for each role, and the files that the operator's commands find.
+
+use std::{
+    fs::{self, DirBuilder, OpenOptions},
+    io::{self, Write as _},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
+use weft_admin::AdminOptions;
+use weft_nats::options::Secret;
+
+use crate::exit::Failure;
+
+/// Server and token for the operator's commands, inside the data folder.
+pub const CLIENT_FILE: &str = "client.toml";
+/// The admin's token where the configuration names none, inside the data folder.
+const TOKEN_FILE: &str = "admin/token";
+/// Random bytes of a token that is made.
+const TOKEN_BYTES: usize = 32;
+
+/// What `client.toml` holds.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Client {
+    /// The admin's address, such as `http://127.0.0.1:9080`.
+    pub server: String,
+    /// Its bearer token.
+    pub token: String,
+}
+
+/// A data folder that can be used.
+#[derive(Debug, Clone)]
+pub struct DataFolder {
+    path: PathBuf,
+}
+
+impl DataFolder {
+    /// Makes the folder where it is missing and makes sure that it can be written to. Only the owner may look into it:
+    /// events and passwords lie there.
+    ///
+    /// # Errors
+    ///
+    /// One line: the folder, what is wrong with it, how to choose another.
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        let unusable = |error: io::Error| {
+            let path = path.display();
+            Failure::Failed(format!("data folder {path} cannot be used: {error}; choose another with --data or WEFT_DATA"))
+        };
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
+        let path = path.canonicalize().map_err(unusable)?;
+        tempfile::tempfile_in(&path).map_err(unusable)?;
+        Ok(Self { path })
+    }
+
+    /// The folder of one role; each makes its own.
+    pub fn role(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The admin's token: the configured one, else the one that is kept here, else a new one, kept from now on.
+    ///
+    /// # Errors
+    ///
+    /// One line: the secret cannot be read, or the file cannot be written.
+    pub fn admin_token(&self, options: &AdminOptions) -> Result<Secret, Failure> {
+        if let Some(token) = &options.token {
+            return token.resolve().map_err(|problem| Failure::Failed(format!("[admin] token: {problem}")));
+        }
+        let path = self.path.join(TOKEN_FILE);
+        match fs::read_to_string(&path) {
+            Ok(token) if !token.trim().is_empty() => return Ok(Secret::new(token.trim())),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&path, &error)),
+            _ => {}
+        }
+        let token = format!("weft_{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; TOKEN_BYTES]>()));
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(self.role("admin"))
+            .map_err(|error| failed(&path, &error))?;
+        write_private(&path, &format!("{token}\n"))?;
+        Ok(Secret::new(token))
+    }
+
+    /// Writes `client.toml` for an admin that listens at `admin`; returns its path.
+    ///
+    /// # Errors
+    ///
+    /// One line: the file cannot be written.
+    pub fn write_client(&self, admin: SocketAddr, token: &Secret) -> Result<PathBuf, Failure> {
+        let client = Client { server: format!("http://{}", reachable(admin)), token: token.expose().to_owned() };
+        let path = self.path.join(CLIENT_FILE);
+        let text = toml::to_string(&client).map_err(|error| Failure::of(&error))?;
+        write_private(&path, &text)?;
+        Ok(path)
+    }
+}
+
+/// Where a client on this machine reaches a listener: an unspecified address listens on all of them.
+pub fn reachable(listener: SocketAddr) -> SocketAddr {
+    let mut address = listener;
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
+}
+
+/// Writes a file that only its owner may read, whole or not at all.
+fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
+    let new = path.with_extension("new");
+    let write = || {
+        // A file left over keeps its mode when it is opened again.
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, path)
+    };
+    write().map_err(|error| failed(path, &error))
+}
+
+fn failed(path: &Path, error: &io::Error) -> Failure {
+    Failure::Failed(format!("{}: {error}; choose another data folder with --data", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_token_is_made_once_kept_and_private() {
+        let parent = tempfile::tempdir().unwrap();
+        let data = DataFolder::open(&parent.path().join("a/b")).unwrap();
+        let token = data.admin_token(&AdminOptions::default()).unwrap();
+        assert!(token.expose().len() > 40);
+        assert_eq!(data.admin_token(&AdminOptions::default()).unwrap(), token);
+        let client = data.write_client("0.0.0.0:9080".parse().unwrap(), &token).unwrap();
+        let read: Client = toml::from_str(&fs::read_to_string(&client).unwrap()).unwrap();
+        assert_eq!((read.server.as_str(), read.token.as_str()), ("http://127.0.0.1:9080", token.expose()));
+        for path in [client, data.role("admin/token")] {
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn a_folder_below_a_file_is_refused_in_one_line() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = DataFolder::open(&file.path().join("data")).unwrap_err().to_string();
+        assert!(error.contains("cannot be used") && error.contains("--data"), "{error}");
+        assert_eq!(error.lines().count(), 1);
+    }
+}

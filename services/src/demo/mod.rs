@@ -1,0 +1,2 @@
+//! Demo.
+pub mod check;

@@ -1,0 +1,74 @@
+//! How the process ends: the exit codes of the contract, and the one line that says why.
+
+use std::{fmt, process::ExitCode};
+
+/// What a command could not do, by what its caller decides on.
+#[derive(Debug)]
+pub enum Failure {
+    /// Exit code 1.
+    Failed(String),
+    /// Exit code 2: called in a way that makes no sense.
+    Usage(String),
+    /// Exit code 3: what was named is not there.
+    NotFound(String),
+    /// Exit code 4: the server cannot be reached, or cannot answer now.
+    Unavailable(String),
+}
+
+impl Failure {
+    /// A failure with the whole chain of causes, in one line.
+    pub fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::Failed(chain(error))
+    }
+
+    /// The exit code.
+    pub fn code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
+            Self::NotFound(_) => 3,
+            Self::Unavailable(_) => 4,
+        })
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Failed(text) | Self::Usage(text) | Self::NotFound(text) | Self::Unavailable(text)) = self;
+        f.write_str(text)
+    }
+}
+
+/// For what is only ever a failure, such as a file that cannot be written.
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::of(error.as_ref())
+    }
+}
+
+/// An error and its causes, in one line. A cause that the error has already told is not told again.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text.lines().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_is_one_line_and_repeats_nothing() {
+        let inner = std::io::Error::other("disk\nfull");
+        let error = anyhow::Error::new(inner).context("weft-data: disk\nfull").context("outer");
+        assert_eq!(chain(error.as_ref()), "outer: weft-data: disk full");
+    }
+}

@@ -1,0 +1,27 @@
+//! What you run: the roles in one process or in several, and the operator's commands.
+//!
+//! - [`config`]: `weft.toml` with its environment twins; one line for whatever is wrong with it.
+//! - [`up`] and [`role`]: the processes; [`roles`] starts and drains, [`ops`] tells how they are, [`apply`] writes the
+//!   file's sources and subscriptions into the catalog, [`data`] is the folder.
+//! - [`command`]: `weft event`, `weft dlq`, `weft sign`, `weft listen`.
+//! - [`sender`] and [`receiver`]: both ends of a mesh, for commands, proofs and tests.
+//! - [`demo`] and [`bench`]: a mesh of real [`process`]es, and what it is found to do.
+//!
+//! The library exists for the `weft` binary and its tests. Nothing else depends on it.
+
+pub mod announce;
+pub mod apply;
+pub mod bench;
+pub mod cli;
+pub mod command;
+pub mod config;
+pub mod data;
+pub mod demo;
+pub mod exit;
+pub mod ops;
+pub mod process;
+pub mod role;
+pub mod roles;
+pub mod signal;
+pub mod telemetry;
+pub mod up;

@@ -1,0 +1,145 @@
+//! What watches a process needs: `/healthz`, `/readyz`, `/metrics`.
+
+use std::{fmt::Write as _, net::SocketAddr, sync::Arc};
+
+use axum::{Router, extract::State, routing::get};
+use http::StatusCode;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::telemetry::UPKEEP_INTERVAL;
+
+/// What each part of the process still waits for; `None` while it is ready.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness {
+    parts: Vec<(&'static str, watch::Receiver<Option<String>>)>,
+}
+
+impl Readiness {
+    /// Adds a part, which waits for its start. It tells of itself through the sender.
+    pub fn add(&mut self, name: &'static str) -> watch::Sender<Option<String>> {
+        let (sender, receiver) = watch::channel(Some("not started".to_owned()));
+        self.parts.push((name, receiver));
+        sender
+    }
+
+    /// What is missing, a line each; empty when the process is ready. A part that has ended counts as missing.
+    pub fn missing(&self) -> Vec<String> {
+        let missing = |(name, receiver): &(&str, watch::Receiver<Option<String>>)| {
+            let waits_for = receiver.borrow().clone();
+            let waits_for = waits_for.or_else(|| receiver.has_changed().is_err().then(|| "ended".to_owned()))?;
+            Some(format!("{name}: {waits_for}"))
+        };
+        self.parts.iter().filter_map(missing).collect()
+    }
+
+    /// Waits until every part is ready.
+    pub async fn ready(&self) {
+        while !self.missing().is_empty() {
+            for (_, part) in &self.parts {
+                // A part that has ended is never ready again.
+                if part.has_changed().is_err() || part.clone().wait_for(Option::is_none).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+    }
+}
+
+/// The endpoints, bound and not served yet.
+#[derive(Debug)]
+pub struct Ops {
+    listener: TcpListener,
+    local_addr: SocketAddr,
+}
+
+#[derive(Clone)]
+struct Shared {
+    readiness: Arc<Readiness>,
+    metrics: PrometheusHandle,
+}
+
+impl Ops {
+    /// Binds the port.
+    ///
+    /// # Errors
+    ///
+    /// What the system says, such as that the port is taken.
+    pub async fn bind(listen: SocketAddr) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(listen).await?;
+        let local_addr = listener.local_addr()?;
+        Ok(Self { listener, local_addr })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Serves until `stop`, which comes last: a draining process still tells how it is.
+    pub async fn serve(self, readiness: Readiness, metrics: PrometheusHandle, stop: CancellationToken) {
+        let shared = Shared { readiness: Arc::new(readiness), metrics: metrics.clone() };
+        let router = Router::new()
+            .route("/healthz", get(|| async { "ok\n" }))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(|State(shared): State<Shared>| async move { shared.metrics.render() }))
+            .with_state(shared);
+        let upkeep = async {
+            let mut ticks = interval(UPKEEP_INTERVAL);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                metrics.run_upkeep();
+            }
+        };
+        tokio::select! {
+            served = axum::serve(self.listener, router) => {
+                if let Err(error) = served {
+                    tracing::error!(%error, "ops endpoints ended");
+                }
+            }
+            () = upkeep => {}
+            // Probes come again; none needs its answer.
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+async fn readyz(State(shared): State<Shared>) -> (StatusCode, String) {
+    let missing = shared.readiness.missing();
+    if missing.is_empty() {
+        return (StatusCode::OK, "ready\n".into());
+    }
+    let mut text = String::new();
+    for line in missing {
+        // Into a string nothing fails.
+        let _ = writeln!(text, "{line}");
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn ready_is_when_every_part_is() {
+        let mut readiness = Readiness::default();
+        let (gateway, worker) = (readiness.add("gateway"), readiness.add("worker"));
+        gateway.send_replace(None);
+        assert_eq!(readiness.missing(), ["worker: not started"]);
+        let waiting = tokio::spawn({
+            let readiness = readiness.clone();
+            async move { readiness.ready().await }
+        });
+        worker.send_replace(None);
+        tokio::time::timeout(std::time::Duration::from_secs(5), waiting).await.unwrap().unwrap();
+        drop(worker);
+        assert_eq!(readiness.missing(), ["worker: ended"]);
+    }
+}

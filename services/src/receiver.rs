@@ -1,0 +1,248 @@
+//! A receiver of deliveries: verifies each, answers by a rule, remembers everything in the order of arrival.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{DefaultBodyLimit, Request, State},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+};
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::task::AbortOnDropHandle;
+
+/// The largest body taken: the largest event in its envelope.
+const BODY_BYTES_MAX: usize = 24 * 1024 * 1024;
+
+/// One attempt to deliver, as it arrived.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Arrival {
+    /// When it arrived.
+    pub at: Timestamp,
+    /// `webhook-id`.
+    pub event_id: String,
+    /// `weft-workflow-id`, decoded.
+    pub workflow_id: String,
+    /// `weft-sequence`.
+    pub sequence_number: u64,
+    /// `weft-previous-event-id`.
+    pub previous_event_id: Option<String>,
+    /// `weft-lane-previous-event-id`.
+    pub lane_previous_event_id: Option<String>,
+    /// The event's type, out of the body.
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// The sender's delivery id, out of the body.
+    pub delivery_id: Option<String>,
+    /// `weft-attempt`.
+    pub attempt: u32,
+    /// `weft-replay`.
+    pub replay: bool,
+    /// `weft-epoch`.
+    pub epoch: u64,
+    /// Whether the signature holds.
+    pub signed: bool,
+    /// Whether the lane's chain holds: this event follows the one that was taken before it. `None` for what comes again.
+    pub in_order: Option<bool>,
+    /// The status it was answered with.
+    pub status: u16,
+}
+
+/// How an arrival is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// After this.
+    pub delay: Duration,
+}
+
+impl Answer {
+    /// 200, at once.
+    pub const OK: Self = Self::now(200);
+
+    /// A status, at once.
+    pub const fn now(status: u16) -> Self {
+        Self { status, delay: Duration::ZERO }
+    }
+}
+
+/// Decides the answer to an arrival whose `status` is not filled in yet.
+pub type Rule = dyn Fn(&Arrival) -> Answer + Send + Sync;
+
+/// A receiver that runs until it is dropped.
+#[derive(Debug)]
+pub struct Receiver {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    _server: AbortOnDropHandle<()>,
+}
+
+struct Shared {
+    verifier: standardwebhooks::Webhook,
+    rule: Box<Rule>,
+    state: Mutex<Records>,
+    arrived: watch::Sender<usize>,
+}
+
+#[derive(Debug, Default)]
+struct Records {
+    arrivals: Vec<Arrival>,
+    /// The event that was taken last, by workflow.
+    taken: HashMap<String, String>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Shared")
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Records> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Receiver {
+    /// Listens at `listen` (port 0: a free one) for deliveries signed with `secret` (`whsec_…`).
+    ///
+    /// # Errors
+    ///
+    /// That the port is taken, or that the secret is not of its form.
+    pub async fn start(
+        listen: SocketAddr,
+        secret: &str,
+        rule: impl Fn(&Arrival) -> Answer + Send + Sync + 'static,
+    ) -> Result<Self, String> {
+        let listener = TcpListener::bind(listen).await.map_err(|error| format!("{listen}: {error}"))?;
+        let address = listener.local_addr().map_err(|error| error.to_string())?;
+        let verifier = standardwebhooks::Webhook::new(secret)
+            .map_err(|_| "the secret is not whsec_ and base64; the subscription's is wanted".to_owned())?;
+        let shared = Arc::new(Shared {
+            verifier,
+            rule: Box::new(rule),
+            state: Mutex::default(),
+            arrived: watch::Sender::new(0),
+        });
+        let router = Router::new()
+            .fallback(receive)
+            .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+            .with_state(Arc::clone(&shared));
+        // Ends with this receiver; a fault of one connection is that connection's.
+        let server = tokio::spawn(async move {
+            let _ = axum::serve(listener, router).await;
+        });
+        Ok(Self { address, shared, _server: AbortOnDropHandle::new(server) })
+    }
+
+    /// `http://<address>/`.
+    pub fn url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+
+    /// Everything so far, in the order of arrival.
+    pub fn arrivals(&self) -> Vec<Arrival> {
+        self.shared.lock().arrivals.clone()
+    }
+
+    /// What arrived behind the first `seen`.
+    pub fn arrivals_behind(&self, seen: usize) -> Vec<Arrival> {
+        self.shared.lock().arrivals.get(seen..).unwrap_or_default().to_vec()
+    }
+
+    /// Grows with every arrival that has been answered.
+    pub fn arrived(&self) -> watch::Receiver<usize> {
+        self.shared.arrived.subscribe()
+    }
+
+    /// Waits until the arrivals are as wanted, at most for `patience`. Whether they are.
+    pub async fn until(&self, patience: Duration, mut enough: impl FnMut(&[Arrival]) -> bool) -> bool {
+        let mut arrived = self.arrived();
+        let waiting = async {
+            loop {
+                arrived.mark_unchanged();
+                if enough(&self.shared.lock().arrivals) {
+                    return;
+                }
+                if arrived.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::time::timeout(patience, waiting).await.is_ok()
+    }
+}
+
+async fn receive(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let at = Timestamp::now();
+    let (parts, body) = request.into_parts();
+    let Ok(body) = axum::body::to_bytes(body, BODY_BYTES_MAX).await else {
+        return StatusCode::PAYLOAD_TOO_LARGE.into_response();
+    };
+    let signed = shared.verifier.verify(&body, &parts.headers).is_ok();
+    let mut arrival = read(&parts.headers, &body, at);
+    arrival.signed = signed;
+    let answer = (shared.rule)(&arrival);
+    arrival.status = answer.status;
+    if !answer.delay.is_zero() {
+        tokio::time::sleep(answer.delay).await;
+    }
+    shared.lock().add(arrival);
+    shared.arrived.send_modify(|count| *count += 1);
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (status, Body::empty()).into_response()
+}
+
+impl Records {
+    fn add(&mut self, mut arrival: Arrival) {
+        let taken_before = self.taken.get(&arrival.workflow_id);
+        let again = arrival.replay || taken_before == Some(&arrival.event_id);
+        arrival.in_order = (!again).then(|| arrival.lane_previous_event_id.as_ref() == taken_before);
+        if (200..300).contains(&arrival.status) && !again {
+            self.taken.insert(arrival.workflow_id.clone(), arrival.event_id.clone());
+        }
+        self.arrivals.push(arrival);
+    }
+}
+
+/// What the receiver reads of an envelope.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Envelope {
+    #[serde(rename = "type")]
+    event_type: String,
+    workflow_id: String,
+    delivery_id: Option<String>,
+}
+
+fn read(headers: &HeaderMap, body: &[u8], at: Timestamp) -> Arrival {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let number = |name: &str| text(name).and_then(|text| text.parse().ok()).unwrap_or(0u64);
+    let envelope: Envelope = serde_json::from_slice(body).unwrap_or_default();
+    Arrival {
+        at,
+        event_id: text("webhook-id").unwrap_or_default(),
+        workflow_id: envelope.workflow_id,
+        sequence_number: number("weft-sequence"),
+        previous_event_id: text("weft-previous-event-id"),
+        lane_previous_event_id: text("weft-lane-previous-event-id"),
+        event_type: envelope.event_type,
+        delivery_id: envelope.delivery_id,
+        attempt: u32::try_from(number("weft-attempt")).unwrap_or(u32::MAX),
+        replay: text("weft-replay").as_deref() == Some("true"),
+        epoch: number("weft-epoch"),
+        signed: false,
+        in_order: None,
+        status: 0,
+    }
+}

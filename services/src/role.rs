@@ -1,0 +1,129 @@
+//! `weft gateway`, `weft worker`, `weft admin`: one role in a process of its own, against `[nats] url`.
+//!
+//! A server that is not there never ends the process: `/readyz` says what is missing until it comes.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use tokio_util::sync::CancellationToken;
+use weft_admin::Admin;
+use weft_gateway::Gateway;
+use weft_nats::connect::Connection;
+use weft_worker::Worker;
+
+use crate::{
+    announce::{self, Line},
+    config::Config,
+    data::{DataFolder, reachable},
+    exit::Failure,
+    ops::{Ops, Readiness},
+    roles::{Roles, bind_failure},
+    signal, telemetry,
+    up::connect,
+};
+
+/// Which one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// In.
+    Gateway,
+    /// Through.
+    Worker,
+    /// Control.
+    Admin,
+}
+
+impl Role {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Worker => "worker",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// Where its ops endpoints listen by default: one machine holds one of each.
+    const fn ops_listen(self) -> SocketAddr {
+        let port = match self {
+            Self::Gateway => 9101,
+            Self::Worker => 9102,
+            Self::Admin => 9103,
+        };
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+    }
+}
+
+/// Runs one role until a signal.
+///
+/// # Errors
+///
+/// One line: what a person must put right.
+pub async fn run(role: Role, config: Config) -> Result<(), Failure> {
+    let data = DataFolder::open(&config.data)?;
+    let mut readiness = Readiness::default();
+    let mut roles = Roles::default();
+    let drain = signal::drain_token().map_err(|error| Failure::of(&error))?;
+    let ops_listen = config.ops.listen.unwrap_or(role.ops_listen());
+    let ops = Ops::bind(ops_listen).await.map_err(|error| bind_failure("ops", ops_listen, &error))?;
+    let metrics = telemetry::record_metrics()?;
+    let mut lines = vec![("ops", format!("http://{}", reachable(ops.local_addr())))];
+    lines.extend(start(role, config, &data, &mut readiness, &mut roles).await?);
+
+    let stop = CancellationToken::new();
+    let ops = tokio::spawn(ops.serve(readiness.clone(), metrics, stop.clone()));
+    let announcing = async {
+        readiness.ready().await;
+        announce::ready(&lines);
+        std::future::pending::<()>().await;
+    };
+    let result = tokio::select! {
+        result = roles.run(&drain) => result,
+        () = announcing => Ok(()),
+    };
+    stop.cancel();
+    // Nothing of it matters any more.
+    let _ = ops.await;
+    result
+}
+
+/// Binds the role's port and starts it; what it announces.
+async fn start(
+    role: Role,
+    config: Config,
+    data: &DataFolder,
+    readiness: &mut Readiness,
+    roles: &mut Roles,
+) -> Result<Vec<Line>, Failure> {
+    let (name, folder, spec) = (role.name(), data.role(role.name()), config.spec);
+    let missing = readiness.add(name);
+    let connection = |nats| async move { connect(&nats, &format!("weft-{name}")).await };
+    match role {
+        Role::Gateway => {
+            let listen = config.gateway.listen;
+            let gateway = Gateway::bind(config.gateway).await;
+            let gateway = gateway.map_err(|error| bind_failure(name, listen, &error))?;
+            let line = ("gateway", format!("http://{}", reachable(gateway.local_addr())));
+            let token = config.admin.token.map(|token| token.resolve()).transpose();
+            let token = token.map_err(|problem| Failure::Failed(format!("[admin] token: {problem}")))?;
+            let connection: Connection = connection(config.nats).await?;
+            roles.start(name, |drain| gateway.run(connection, spec, folder, token, missing, drain));
+            Ok(vec![line])
+        }
+        Role::Worker => {
+            let connection = connection(config.nats).await?;
+            let worker = Worker::new(config.worker);
+            roles.start(name, |drain| worker.run(connection, spec, folder, missing, drain));
+            Ok(Vec::new())
+        }
+        Role::Admin => {
+            let token = data.admin_token(&config.admin)?;
+            let listen = config.admin.listen;
+            let admin = Admin::bind(config.admin, token.clone()).await;
+            let admin = admin.map_err(|error| bind_failure(name, listen, &error))?;
+            let line = ("admin", format!("http://{}", reachable(admin.local_addr())));
+            let client = data.write_client(admin.local_addr(), &token)?;
+            let connection = connection(config.nats).await?;
+            roles.start(name, |drain| admin.run(connection, spec, folder, missing, drain));
+            Ok(vec![line, ("client", client.display().to_string())])
+        }
+    }
+}

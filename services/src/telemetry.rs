@@ -1,0 +1,35 @@
+//! Logs and metrics of the process: logs to stderr, metrics in a recorder that `/metrics` renders.
+
+use std::{io::IsTerminal as _, time::Duration};
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+/// How often the recorder empties its buffers into its histograms, whether or not anybody asks for them.
+pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// From a tenth of a millisecond to a minute: fsyncs at one end, slow receivers at the other.
+const SECONDS_BUCKETS: [f64; 16] =
+    [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
+
+/// Sends log lines to stderr, filtered by `WEFT_LOG`, else `RUST_LOG`, else `default`.
+pub fn log_to_stderr(default: &str) {
+    let wanted = ["WEFT_LOG", "RUST_LOG"].into_iter().find_map(|name| std::env::var(name).ok());
+    let filter = EnvFilter::builder().parse_lossy(wanted.as_deref().unwrap_or(default));
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    // Only a second call fails; the first subscriber stays.
+    let _ = subscriber.try_init();
+}
+
+/// Records what the roles count, from now on.
+///
+/// # Errors
+///
+/// When the process has a recorder already.
+pub fn record_metrics() -> anyhow::Result<PrometheusHandle> {
+    let builder = PrometheusBuilder::new();
+    let builder = builder.set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS_BUCKETS)?;
+    Ok(builder.install_recorder()?)
+}

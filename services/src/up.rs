@@ -1,0 +1,290 @@
+//! `weft up`: every role and a supervised nats-server in one process.
+//!
+//! What can only be put right by a person (configuration, data folder, ports) is found before anything is started.
+//! What passes by itself (a server elsewhere that is not there yet) never ends the process. Draining goes from the
+//! outside in: gateway, worker, admin, and nats-server last.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::{sync::watch, task::JoinHandle, time::sleep};
+use tokio_util::sync::CancellationToken;
+use weft_admin::Admin;
+use weft_gateway::Gateway;
+use weft_nats::{
+    connect::Connection,
+    options::{NatsOptions, Secret},
+    server::{self, Server, ServerOptions},
+    streams::{self, LogSpec},
+};
+use weft_worker::Worker;
+
+use crate::{
+    announce::{self, Line},
+    apply::{ApplyError, apply},
+    config::{Config, DesiredCatalog},
+    data::{DataFolder, reachable},
+    exit::Failure,
+    ops::{Ops, Readiness},
+    roles::{Roles, bind_failure},
+    signal, telemetry,
+};
+
+/// Where the ops endpoints of `weft up` listen.
+const OPS_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9101);
+/// The embedded server's wanted port.
+const NATS_PORT: u16 = 4222;
+/// Between two tries to write the catalog while the log is not there.
+const CATALOG_RETRY: Duration = Duration::from_millis(500);
+
+/// Runs the mesh until a signal.
+///
+/// # Errors
+///
+/// One line: what a person must put right.
+pub async fn up(mut config: Config) -> Result<(), Failure> {
+    let data = DataFolder::open(&config.data)?;
+    let token = data.admin_token(&config.admin)?;
+    let bound = Bound::bind(&config, &token).await?;
+    let drain = signal::drain_token().map_err(|error| Failure::of(&error))?;
+    let metrics = telemetry::record_metrics()?;
+    config.worker.allow_networks.extend(loopback());
+
+    let mut readiness = Readiness::default();
+    let missing = Missing::new(&mut readiness);
+    let client = data.write_client(bound.admin.local_addr(), &token)?;
+    let mut lines = bound.lines();
+    lines.push(("client", client.display().to_string()));
+    // What outlives the roles.
+    let stop = CancellationToken::new();
+    let (gateway, admin, ops) = bound.serve_ops(readiness.clone(), metrics, stop.clone());
+
+    let nats = tokio::select! {
+        nats = Nats::start(&mut config, &data, stop.clone()) => nats?,
+        () = drain.cancelled() => return Ok(()),
+    };
+    lines.extend(nats.lines(&data));
+    missing.nats.send_replace(None);
+
+    let roles = start(config, &data, &nats.access, gateway, admin, token, missing).await?;
+    let announcing = async {
+        readiness.ready().await;
+        announce::ready(&lines);
+        std::future::pending::<()>().await;
+    };
+    let result = tokio::select! {
+        result = roles.run(&drain) => result,
+        () = announcing => Ok(()),
+    };
+    stop.cancel();
+    nats.stopped().await;
+    // Nothing of it matters any more.
+    let _ = ops.await;
+    result
+}
+
+/// Everything that listens, bound before any serious work.
+struct Bound {
+    gateway: Gateway,
+    admin: Admin,
+    ops: Ops,
+}
+
+impl Bound {
+    async fn bind(config: &Config, token: &Secret) -> Result<Self, Failure> {
+        let listen = config.gateway.listen;
+        let gateway = Gateway::bind(config.gateway.clone()).await;
+        let gateway = gateway.map_err(|error| bind_failure("gateway", listen, &error))?;
+        let listen = config.admin.listen;
+        let admin = Admin::bind(config.admin.clone(), token.clone()).await;
+        let admin = admin.map_err(|error| bind_failure("admin", listen, &error))?;
+        let listen = config.ops.listen.unwrap_or(OPS_LISTEN);
+        let ops = Ops::bind(listen).await.map_err(|error| bind_failure("ops", listen, &error))?;
+        Ok(Self { gateway, admin, ops })
+    }
+
+    fn lines(&self) -> Vec<Line> {
+        let url = |address| format!("http://{}", reachable(address));
+        vec![
+            ("gateway", url(self.gateway.local_addr())),
+            ("admin", url(self.admin.local_addr())),
+            ("ops", url(self.ops.local_addr())),
+        ]
+    }
+
+    fn serve_ops(
+        self,
+        readiness: Readiness,
+        metrics: PrometheusHandle,
+        stop: CancellationToken,
+    ) -> (Gateway, Admin, JoinHandle<()>) {
+        (self.gateway, self.admin, tokio::spawn(self.ops.serve(readiness, metrics, stop)))
+    }
+}
+
+/// What each part of the process waits for.
+struct Missing {
+    nats: watch::Sender<Option<String>>,
+    catalog: watch::Sender<Option<String>>,
+    gateway: watch::Sender<Option<String>>,
+    worker: watch::Sender<Option<String>>,
+    admin: watch::Sender<Option<String>>,
+}
+
+impl Missing {
+    fn new(readiness: &mut Readiness) -> Self {
+        Self {
+            nats: readiness.add("nats"),
+            catalog: readiness.add("catalog"),
+            gateway: readiness.add("gateway"),
+            worker: readiness.add("worker"),
+            admin: readiness.add("admin"),
+        }
+    }
+}
+
+/// How each role connects.
+struct Access {
+    gateway: NatsOptions,
+    worker: NatsOptions,
+    admin: NatsOptions,
+}
+
+/// The log's server: ours, or one elsewhere.
+struct Nats {
+    access: Access,
+    url: String,
+    server: Option<Server>,
+}
+
+impl Nats {
+    /// Starts the embedded server, unless `[nats] url` names another.
+    async fn start(config: &mut Config, data: &DataFolder, stop: CancellationToken) -> Result<Self, Failure> {
+        if let Some(url) = &config.nats.url {
+            let same = || config.nats.clone();
+            let access = Access { gateway: same(), worker: same(), admin: same() };
+            return Ok(Self { access, url: url.clone(), server: None });
+        }
+        let folder = data.role("nats");
+        let auto_bytes_max = server::auto_bytes_max(&folder, config.spec.log.shards);
+        config.spec.auto_bytes_max = Some(auto_bytes_max.map_err(|error| Failure::of(&error))?);
+        let program = server::find_program().map_err(|error| Failure::of(&error))?;
+        let weft = std::env::current_exe().map_err(|error| Failure::of(&error))?;
+        let options = ServerOptions {
+            program,
+            folder,
+            log: config.spec.log.clone(),
+            max_payload: config.spec.message_bytes_max(),
+            port: NATS_PORT,
+            launcher: vec![weft.into(), "launch".into()],
+        };
+        let server = Server::start(options, stop).await.map_err(|error| Failure::of(&error))?;
+        let users = server.users();
+        let access =
+            Access { gateway: users.gateway.clone(), worker: users.worker.clone(), admin: users.admin.clone() };
+        Ok(Self { access, url: server.url().to_owned(), server: Some(server) })
+    }
+
+    fn lines(&self, data: &DataFolder) -> Vec<Line> {
+        let mut lines = vec![("nats", self.url.clone())];
+        if self.server.is_some() {
+            lines.push(("tail", data.role("nats/tail.url").display().to_string()));
+        }
+        lines
+    }
+
+    /// Waits for the end of the embedded server, once it has been told.
+    async fn stopped(self) {
+        if let Some(server) = self.server {
+            server.stopped().await;
+        }
+    }
+}
+
+/// Connects and starts the roles, and writes the file's catalog as soon as there is a log.
+async fn start(
+    config: Config,
+    data: &DataFolder,
+    access: &Access,
+    gateway: Gateway,
+    admin: Admin,
+    token: Secret,
+    missing: Missing,
+) -> Result<Roles, Failure> {
+    let mut roles = Roles::default();
+    let spec = config.spec.clone();
+
+    let connection = connect(&access.admin, "weft-catalog").await?;
+    let (catalog_spec, catalog) = (spec.clone(), config.catalog);
+    roles.start("catalog", |drain| async move {
+        tokio::select! {
+            written = write_catalog(&connection, &catalog_spec, &catalog, &missing.catalog) => written?,
+            () = drain.cancelled() => return Ok(()),
+        }
+        drain.cancelled().await;
+        Ok::<(), ApplyError>(())
+    });
+
+    let connection = connect(&access.gateway, "weft-gateway").await?;
+    let (gateway_spec, folder) = (spec.clone(), data.role("gateway"));
+    roles.start("gateway", |drain| {
+        gateway.run(connection, gateway_spec, folder, Some(token), missing.gateway, drain)
+    });
+
+    let connection = connect(&access.worker, "weft-worker").await?;
+    let (worker_spec, folder) = (spec.clone(), data.role("worker"));
+    let worker = Worker::new(config.worker);
+    roles.start("worker", |drain| worker.run(connection, worker_spec, folder, missing.worker, drain));
+
+    let connection = connect(&access.admin, "weft-admin").await?;
+    let folder = data.role("admin");
+    roles.start("admin", |drain| admin.run(connection, spec, folder, missing.admin, drain));
+    Ok(roles)
+}
+
+/// Makes the streams and writes the file's sources and subscriptions, for as long as it takes the log to be there.
+async fn write_catalog(
+    connection: &Connection,
+    spec: &LogSpec,
+    catalog: &DesiredCatalog,
+    missing: &watch::Sender<Option<String>>,
+) -> Result<(), ApplyError> {
+    loop {
+        missing.send_replace(Some("waits for nats".into()));
+        connection.connected().await;
+        let written = async {
+            let layout = streams::ensure(connection, spec).await?;
+            apply(connection, layout, catalog).await
+        };
+        match written.await {
+            Ok(applied) => {
+                let (created, updated) = (applied.created, applied.updated);
+                tracing::info!(created, updated, "sources and subscriptions of the configuration are in the catalog");
+                missing.send_replace(None);
+                return Ok(());
+            }
+            Err(ApplyError::Unavailable(problem)) => {
+                missing.send_replace(Some(problem));
+                sleep(CATALOG_RETRY).await;
+            }
+            Err(refused @ ApplyError::Refused(_)) => return Err(refused),
+        }
+    }
+}
+
+/// A connection under a name; a server that is not there yet is no error.
+pub async fn connect(options: &NatsOptions, name: &str) -> Result<Connection, Failure> {
+    Connection::connect(options, name).await.map_err(|error| Failure::of(&error))
+}
+
+/// What `weft up` lets destinations reach besides the configured networks: receivers on the same machine.
+fn loopback() -> [IpNet; 2] {
+    [
+        Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8).into(),
+        Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128).into(),
+    ]
+}
