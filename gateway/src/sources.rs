@@ -102,7 +102,7 @@ mod tests {
     fn source(name: &str, usable: bool) -> v1::Source {
         v1::Source {
             name: name.into(),
-            verification: usable.then(|| Verification { scheme: Some(Scheme::None(NoneScheme {})) }),
+            verification: usable.then_some(Verification { scheme: Some(Scheme::None(NoneScheme {})) }),
             delivery_id: Some(DeliveryIdRule { from: Some(delivery_id_rule::From::Digest(true)) }),
             ..v1::Source::default()
         }

@@ -1,0 +1,88 @@
+//! What becomes of each event of a group: a pure function of the log up to S and of the group.
+//!
+//! Invariants, which hold for everything up to S plus what the group appends, provided that it is appended at S + 1 or
+//! not at all: one receipt an id; numbers contiguous from a workflow's head; each predecessor the event before.
+
+use std::collections::HashMap;
+
+use weft_index::receipts::{Accepted, Head, Horizons};
+use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
+
+use super::overlay::Overlay;
+
+/// What the receipts' file says of an event that wants a number. The default is what an empty file says.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Looked {
+    /// What the file knew when it was asked: everything up to here. The overlay must hold everything behind it.
+    pub cursor: StreamSeq,
+    /// The newest event of the same id.
+    pub accepted: Option<Accepted>,
+    /// The head of its workflow.
+    pub head: Option<Head>,
+}
+
+/// An event that wants a number.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Candidate<'a> {
+    pub id: EventId,
+    pub workflow: &'a WorkflowId,
+    /// Of workflow, type and body.
+    pub digest: &'a [u8; 32],
+    pub looked: &'a Looked,
+}
+
+/// What becomes of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// It is in the log: this is its receipt.
+    Known(Accepted),
+    /// Its id is in the log, with another body.
+    Reused(Accepted),
+    /// It is to be appended.
+    New {
+        /// Its number.
+        sequence_number: SequenceNumber,
+        /// Its predecessor.
+        previous: Option<EventId>,
+    },
+    /// The group holds an event of the same id before it, at this index, which is [`New`](Self::New).
+    Repeat {
+        /// The index of the first.
+        of: usize,
+        /// Whether the body is the same.
+        same_body: bool,
+    },
+}
+
+/// Decides for a group, in order. Everything up to `overlay.end()` is taken into account, and what the group itself
+/// appends before each event.
+pub(super) fn decide<'a>(
+    overlay: &Overlay,
+    horizons: Horizons,
+    group: impl IntoIterator<Item = Candidate<'a>>,
+) -> Vec<Decision> {
+    let now = overlay.now();
+    // What the group itself appends.
+    let mut firsts: HashMap<EventId, (usize, &[u8; 32])> = HashMap::new();
+    let mut heads: HashMap<&WorkflowId, (SequenceNumber, EventId)> = HashMap::new();
+    let decide_one = |(index, candidate): (usize, Candidate<'a>)| {
+        let Candidate { id, workflow, digest, looked } = candidate;
+        debug_assert!(looked.cursor >= overlay.base(), "P2: a gap between the file's answer and the overlay");
+        if let Some((of, first)) = firsts.get(&id) {
+            return Decision::Repeat { of: *of, same_body: *first == digest };
+        }
+        let accepted = overlay.accepted(id).or(looked.accepted.as_ref());
+        if let Some(accepted) = accepted.filter(|accepted| horizons.knows(accepted, now)) {
+            let accepted = accepted.clone();
+            return if accepted.digest == *digest { Decision::Known(accepted) } else { Decision::Reused(accepted) };
+        }
+        let (sequence_number, previous) = match heads.get(workflow) {
+            Some((number, event)) => (number.next(), Some(*event)),
+            None => horizons.next(overlay.head(workflow).or(looked.head.as_ref()), now),
+        };
+        firsts.insert(id, (index, digest));
+        heads.insert(workflow, (sequence_number, id));
+        Decision::New { sequence_number, previous }
+    };
+    group.into_iter().enumerate().map(decide_one).collect()
+}

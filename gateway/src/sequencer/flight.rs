@@ -1,0 +1,152 @@
+//! A decided group on its way into the log, and what becomes of it there.
+
+use std::collections::VecDeque;
+
+use weft_index::receipts::{Head, Horizons};
+use weft_nats::message::Outgoing;
+use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
+
+use super::{
+    decide::{Candidate, Decision, decide},
+    overlay::Overlay,
+    submission::{Submission, no_message},
+};
+
+/// Heads to be carried forward, as the first message of a group: they hold at S.
+#[derive(Debug)]
+pub(super) struct Carry {
+    /// The message's id.
+    pub id: EventId,
+    pub heads: Vec<(WorkflowId, Head)>,
+    pub message: Outgoing,
+}
+
+/// What is being appended behind `expected`: the heads, if any, then the new events in order.
+#[derive(Debug)]
+pub(super) struct Flight {
+    expected: StreamSeq,
+    carry: Option<(EventId, Vec<(WorkflowId, Head)>)>,
+    news: Vec<New>,
+    /// Events whose id a new one of this group has: answered when that one is stored.
+    repeats: Vec<Repeat>,
+}
+
+#[derive(Debug)]
+struct New {
+    submission: Submission,
+    sequence_number: SequenceNumber,
+    previous: Option<EventId>,
+}
+
+#[derive(Debug)]
+struct Repeat {
+    submission: Submission,
+    /// Index in `news`.
+    of: usize,
+    same_body: bool,
+}
+
+/// What is left of a flight that was not wholly stored.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    /// Not certainly stored, in the order in which they were to be appended; then repeats.
+    pub submissions: VecDeque<Submission>,
+    /// Whether the heads were stored, if there were any.
+    pub carried: bool,
+}
+
+impl Flight {
+    /// Decides for a group, answers what is known already, and returns the rest with the messages to be appended behind
+    /// `overlay.end()`.
+    pub fn decide(
+        overlay: &Overlay,
+        horizons: Horizons,
+        group: Vec<Submission>,
+        carry: Option<Carry>,
+    ) -> (Self, Vec<Outgoing>) {
+        let candidates = group.iter().map(|submission| {
+            let Submission { id, workflow, digest, looked, .. } = submission;
+            Candidate { id: *id, workflow, digest, looked }
+        });
+        let decisions = decide(overlay, horizons, candidates);
+        let mut flight = Self { expected: overlay.end(), carry: None, news: Vec::new(), repeats: Vec::new() };
+        let mut messages = Vec::with_capacity(group.len() + 1);
+        if let Some(carry) = carry {
+            messages.push(carry.message);
+            flight.carry = Some((carry.id, carry.heads));
+        }
+        // Index in the group → index in `news`.
+        let mut places = vec![0; decisions.len()];
+        for (index, (mut submission, decision)) in group.into_iter().zip(decisions).enumerate() {
+            match decision {
+                Decision::Known(accepted) => submission.answer_known(&accepted, true),
+                Decision::Reused(accepted) => submission.answer_known(&accepted, false),
+                Decision::New { sequence_number, previous } => {
+                    if let Some(place) = places.get_mut(index) {
+                        *place = flight.news.len();
+                    }
+                    submission.number(sequence_number, previous);
+                    messages.push(std::mem::replace(&mut submission.message, no_message()));
+                    flight.news.push(New { submission, sequence_number, previous });
+                }
+                Decision::Repeat { of, same_body } => {
+                    let of = places.get(of).copied().unwrap_or_default();
+                    flight.repeats.push(Repeat { submission, of, same_body });
+                }
+            }
+        }
+        (flight, messages)
+    }
+
+    /// The end that everything in it was decided on.
+    pub fn expected(&self) -> StreamSeq {
+        self.expected
+    }
+
+    /// The file's cursor of the oldest look-up in it: the overlay must keep what lies behind, since what is left is
+    /// decided again.
+    pub fn looked_at(&self) -> Option<StreamSeq> {
+        let submissions = self.news.iter().map(|new| &new.submission);
+        let submissions = submissions.chain(self.repeats.iter().map(|repeat| &repeat.submission));
+        submissions.map(|submission| submission.looked.cursor).min()
+    }
+
+    /// The first `stored` of `messages` are certainly stored behind `expected`: enters them into the overlay, answers
+    /// who waits for them, and gives back the rest.
+    pub fn land(self, stored: usize, messages: Vec<Outgoing>, overlay: &mut Overlay) -> Left {
+        let mut left = Left::default();
+        let mut seq = self.expected;
+        let mut messages = messages.into_iter();
+        let mut stored_events = stored;
+        if let Some((id, heads)) = self.carry {
+            messages.next();
+            if stored > 0 {
+                seq = seq.next();
+                overlay.append_heads(seq, id, heads);
+                stored_events -= 1;
+                left.carried = true;
+            }
+        }
+        let mut landed = Vec::with_capacity(stored_events);
+        for (index, (new, message)) in self.news.into_iter().zip(messages).enumerate() {
+            let New { mut submission, sequence_number, previous } = new;
+            if index < stored_events {
+                seq = seq.next();
+                let accepted = submission.accepted(seq, sequence_number, previous);
+                overlay.append(submission.id, accepted.clone());
+                landed.push(accepted);
+                submission.answer_new(sequence_number, previous);
+            } else {
+                submission.message = message;
+                left.submissions.push_back(submission);
+            }
+        }
+        for Repeat { submission, of, same_body } in self.repeats {
+            match landed.get(of) {
+                Some(accepted) => submission.answer_known(accepted, same_body),
+                None => left.submissions.push_back(submission),
+            }
+        }
+        left
+    }
+}

@@ -1,0 +1,156 @@
+//! Heads carried forward: before the newest event of an idle workflow leaves the log, a record of it is appended, so that
+//! heads stay a function of the log.
+//!
+//! Due is a head whose newest statement in the log is older than half the retention. It is looked for many times a
+//! retention, so there are several chances before it is too late, and any gateway may take them: whoever appends first is
+//! read by the others, for whom the head then is no longer due.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use prost::Message as _;
+use tokio::{task::JoinHandle, time::Instant};
+use weft_index::{
+    projection::StorageError,
+    receipts::{DueHeads, Head, Horizons, Receipts},
+};
+use weft_nats::{async_nats::HeaderMap, message::Outgoing};
+use weft_proto::{
+    ids::{EventId, StreamSeq, WorkflowId},
+    v1,
+};
+
+use super::{flight::Carry, overlay::Overlay};
+
+/// Looks in one retention.
+const LOOKS: u32 = 16;
+/// The shortest time between two looks: each walks through all heads.
+const INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// Heads of one message: some 90 KiB at the most, which the smallest `max_payload` takes.
+const MESSAGE_HEADS_MAX: usize = 500;
+
+/// A look at the file.
+pub(super) type Scan = JoinHandle<Result<Page, StorageError>>;
+
+/// Heads that are due, as the file said at `cursor`.
+#[derive(Debug)]
+pub(super) struct Page {
+    cursor: StreamSeq,
+    due: DueHeads,
+}
+
+/// Finds heads that are due and makes messages of them, one at a time.
+#[derive(Debug)]
+pub(super) struct Carrier {
+    retention: Duration,
+    interval: Duration,
+    subject: String,
+    /// The last workflow that was dealt with in this pass; `None` at a pass's start.
+    after: Option<WorkflowId>,
+    /// When to look next.
+    next_scan: Instant,
+    /// While this goes on, nothing else of it does.
+    pub scan: Option<Scan>,
+    /// Found and not boarded yet.
+    page: Option<Page>,
+    /// Where the pass goes on when what is being appended is stored.
+    aboard: Option<Option<WorkflowId>>,
+}
+
+impl Carrier {
+    /// For messages on `subject`. Looks at once: a gateway may have been away for long.
+    pub fn new(retention: Duration, subject: String) -> Self {
+        Self {
+            retention,
+            interval: (retention / LOOKS).max(INTERVAL_MIN),
+            subject,
+            after: None,
+            next_scan: Instant::now(),
+            scan: None,
+            page: None,
+            aboard: None,
+        }
+    }
+
+    /// When [`look`](Self::look) is wanted; `None` while something is under way.
+    pub fn wakes_at(&self) -> Option<Instant> {
+        let idle = self.scan.is_none() && self.page.is_none() && self.aboard.is_none();
+        idle.then_some(self.next_scan)
+    }
+
+    /// Whether heads wait to be appended.
+    pub fn has_page(&self) -> bool {
+        self.page.is_some()
+    }
+
+    /// Starts to look for heads that are due now.
+    pub fn look(&mut self, receipts: Receipts, horizons: Horizons, stream_time: Timestamp) {
+        // Retention is counted by the servers' clocks, not by stream time: a quiet log loses its messages, too.
+        let half = self.retention / 2;
+        let Ok(due_before) = Timestamp::now().checked_sub(half) else { return };
+        let after = self.after.clone();
+        self.scan = Some(tokio::task::spawn_blocking(move || {
+            let view = receipts.view()?;
+            let due = view.heads_due(horizons, stream_time, due_before, after.as_ref(), MESSAGE_HEADS_MAX)?;
+            Ok(Page { cursor: view.cursor(), due })
+        }));
+    }
+
+    /// What a look has found.
+    pub fn found(&mut self, page: Page) {
+        if page.due.heads.is_empty() {
+            self.finish(page.due.more_after);
+        } else {
+            self.page = Some(page);
+        }
+    }
+
+    /// The message to be appended behind `overlay.end()`: of the heads that were found those of which nothing has been
+    /// said since.
+    pub fn board(&mut self, overlay: &Overlay) -> Option<Carry> {
+        let Page { cursor, due } = self.page.take()?;
+        if cursor < overlay.base() {
+            // What was said between the two is in neither: look again.
+            self.next_scan = Instant::now();
+            return None;
+        }
+        let mut heads = due.heads;
+        heads.retain(|(workflow, _)| overlay.head(workflow).is_none());
+        if heads.is_empty() {
+            self.finish(due.more_after);
+            return None;
+        }
+        self.aboard = Some(due.more_after);
+        // A message id of its own, by which it is recognised when it is read back.
+        let id = EventId::unique();
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Msg-Id", id.to_string().as_str());
+        let record = v1::Heads { heads: heads.iter().map(|(workflow, head)| record(workflow, head)).collect() };
+        let message = Outgoing { subject: self.subject.clone(), headers, payload: record.encode_to_vec().into() };
+        Some(Carry { id, heads, message })
+    }
+
+    /// What [`board`](Self::board) gave has been stored, or has not.
+    pub fn landed(&mut self, stored: bool) {
+        let Some(more_after) = self.aboard.take() else { return };
+        if stored {
+            self.finish(more_after);
+        } else {
+            self.next_scan = Instant::now() + INTERVAL_MIN;
+        }
+    }
+
+    fn finish(&mut self, more_after: Option<WorkflowId>) {
+        self.next_scan = Instant::now() + if more_after.is_some() { Duration::ZERO } else { self.interval };
+        self.after = more_after;
+    }
+}
+
+fn record(workflow: &WorkflowId, head: &Head) -> v1::Head {
+    v1::Head {
+        workflow_id: workflow.to_string(),
+        sequence_number: head.sequence_number.0,
+        event_id: head.event_id.to_vec(),
+        stored_at_ms: head.stored_at.as_millisecond(),
+    }
+}

@@ -1,0 +1,45 @@
+//! What a sequencer is told.
+
+use std::{path::PathBuf, time::Duration};
+
+use weft_index::receipts::Horizons;
+use weft_nats::streams::LogSpec;
+
+/// How long a submission waits for its receipt. Below the request deadline of senders, above the ack time-out of an
+/// append, so that one lost ack still ends in a receipt.
+const SUBMIT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the sequencers of a gateway are told.
+#[derive(Debug, Clone)]
+pub struct SequencerOptions {
+    /// Where the receipts lie, a file for each shard.
+    pub folder: PathBuf,
+    /// For how long a delivery is known.
+    pub dedup_horizon: Duration,
+    /// For how long an idle workflow's number goes on.
+    pub remember_workflows: Duration,
+    /// How long EVENTS keeps a message.
+    pub retention: Duration,
+    /// The largest message that the log takes, headers included, in bytes.
+    pub message_bytes_max: usize,
+    /// How long a submission waits for its receipt.
+    pub submit_timeout: Duration,
+}
+
+impl SequencerOptions {
+    /// As the log is configured, with the receipts in `folder`.
+    pub fn new(folder: PathBuf, spec: &LogSpec) -> Self {
+        Self {
+            folder,
+            dedup_horizon: spec.log.dedup_horizon.0,
+            remember_workflows: spec.log.remember_workflows.0,
+            retention: spec.log.retention.0,
+            message_bytes_max: usize::try_from(spec.message_bytes_max()).unwrap_or(usize::MAX),
+            submit_timeout: SUBMIT_TIMEOUT,
+        }
+    }
+
+    pub(super) fn horizons(&self) -> Horizons {
+        Horizons::new(self.dedup_horizon, self.remember_workflows)
+    }
+}

@@ -1,0 +1,256 @@
+//! What is in the log beyond the receipts' file: everything from the file's cursor to S, the end that decisions are made
+//! on.
+//!
+//! Our own events enter when they are acked, before they are read; others' enter when they are read. Whatever has been
+//! committed to the file leaves.
+//!
+//! Invariant: `lines` has a line for each message in (`base`, `end`], and `ids` and `heads` say what follows from them.
+
+use std::collections::{HashMap, VecDeque};
+
+use jiff::Timestamp;
+use weft_index::{
+    projection::Mark,
+    receipts::{Accepted, Change, Content, Head},
+};
+use weft_proto::ids::{EventId, StreamSeq, WorkflowId};
+
+/// When a message was stored that has not been read back yet: after everything that has. It is too new to be forgotten.
+pub(super) const UNREAD: Timestamp = Timestamp::MAX;
+
+/// The log beyond the receipts' file.
+#[derive(Debug)]
+pub(super) struct Overlay {
+    /// Everything up to here is in the file.
+    base: StreamSeq,
+    /// S: everything up to here is known.
+    end: StreamSeq,
+    /// When the newest message that was read was stored.
+    now: Timestamp,
+    lines: VecDeque<Line>,
+    /// How many lines at the end are ours and have not been read back.
+    unread: usize,
+    ids: HashMap<EventId, Accepted>,
+    /// With the sequence of the message that says so.
+    heads: HashMap<WorkflowId, (StreamSeq, Head)>,
+}
+
+#[derive(Debug)]
+struct Line {
+    seq: StreamSeq,
+    /// Its `Nats-Msg-Id`.
+    id: Option<EventId>,
+    says: Says,
+}
+
+#[derive(Debug)]
+enum Says {
+    Event(EventId, WorkflowId),
+    Heads(Vec<(WorkflowId, Head)>),
+    Nothing,
+}
+
+/// At a sequence that was acked as ours stands something else: the log is not the one that was appended to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("another message than the one that was appended stands at {0}")]
+pub(super) struct Differs(pub StreamSeq);
+
+impl Overlay {
+    /// On a file that holds everything up to `base`, on a log that is known up to `end`, between which there is nothing,
+    /// and whose newest message was stored at `now`.
+    pub fn new(base: StreamSeq, end: StreamSeq, now: Timestamp) -> Self {
+        Self {
+            base,
+            end: end.max(base),
+            now,
+            lines: VecDeque::new(),
+            unread: 0,
+            ids: HashMap::new(),
+            heads: HashMap::new(),
+        }
+    }
+
+    /// Everything up to here must be asked of the file.
+    pub fn base(&self) -> StreamSeq {
+        self.base
+    }
+
+    /// The end of the log as far as it is known.
+    pub fn end(&self) -> StreamSeq {
+        self.end
+    }
+
+    /// Stream time: when the newest message was stored.
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Messages held.
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// The newest event of this id beyond the file.
+    pub fn accepted(&self, id: EventId) -> Option<&Accepted> {
+        self.ids.get(&id)
+    }
+
+    /// The head of a workflow that something beyond the file speaks of.
+    pub fn head(&self, workflow: &WorkflowId) -> Option<&Head> {
+        self.heads.get(workflow).map(|(_, head)| head)
+    }
+
+    /// An event of ours was stored at `end` + 1, unless it has been read already.
+    pub fn append(&mut self, id: EventId, accepted: Accepted) {
+        if accepted.seq > self.end {
+            self.unread += 1;
+            self.push_event(Some(id), id, accepted);
+        }
+    }
+
+    /// Heads of ours were carried forward to `seq`, in a message with the id `id`, unless that has been read already.
+    pub fn append_heads(&mut self, seq: StreamSeq, id: EventId, heads: Vec<(WorkflowId, Head)>) {
+        if seq > self.end {
+            self.unread += 1;
+            self.push_heads(seq, Some(id), heads);
+        }
+    }
+
+    /// The change that a message of ours makes, when this is the next of ours to be read back.
+    ///
+    /// # Errors
+    ///
+    /// [`Differs`].
+    pub fn read_back(&mut self, seq: StreamSeq, mark: Mark) -> Result<Option<Change>, Differs> {
+        let Some(index) = self.lines.len().checked_sub(self.unread).filter(|_| self.unread > 0) else {
+            return Ok(None);
+        };
+        let Some(line) = self.lines.get_mut(index) else { return Ok(None) };
+        if line.seq != seq || line.id != mark.id {
+            return Err(Differs(line.seq));
+        }
+        let stored_at = whole_millis(mark.stored_at);
+        self.unread -= 1;
+        self.now = mark.stored_at;
+        let content = match &mut line.says {
+            Says::Event(id, workflow) => {
+                if let Some((_, head)) = self.heads.get_mut(workflow).filter(|(said, _)| *said == seq) {
+                    head.stored_at = stored_at;
+                    head.carried_at = stored_at;
+                }
+                // A later event of the same id may have taken its place; then the file needs ours no more, either.
+                match self.ids.get_mut(id).filter(|accepted| accepted.seq == seq) {
+                    Some(accepted) => {
+                        accepted.stored_at = stored_at;
+                        Content::Event(*id, accepted.clone())
+                    }
+                    None => return Err(Differs(seq)),
+                }
+            }
+            Says::Heads(heads) => {
+                for (workflow, carried) in heads.iter_mut() {
+                    carried.carried_at = stored_at;
+                    if let Some((_, head)) = self.heads.get_mut(workflow).filter(|(said, _)| *said == seq) {
+                        head.carried_at = stored_at;
+                    }
+                }
+                Content::Heads(heads.clone())
+            }
+            Says::Nothing => Content::Foreign,
+        };
+        Ok(Some(Change { seq, mark, content }))
+    }
+
+    /// A message that is not ours was read.
+    ///
+    /// # Errors
+    ///
+    /// [`Differs`] when ours should have come first.
+    pub fn observe(&mut self, change: &Change) -> Result<(), Differs> {
+        if change.seq <= self.end || self.unread > 0 {
+            return Err(Differs(change.seq));
+        }
+        self.now = change.mark.stored_at;
+        match &change.content {
+            Content::Event(id, accepted) => self.push_event(change.mark.id, *id, accepted.clone()),
+            Content::Heads(heads) => self.push_heads(change.seq, change.mark.id, heads.clone()),
+            Content::Foreign => self.push(change.seq, change.mark.id, Says::Nothing),
+        }
+        Ok(())
+    }
+
+    /// The log ends at `end`, and between there and what is known is nothing.
+    pub fn skip_to(&mut self, end: StreamSeq) {
+        self.end = self.end.max(end);
+    }
+
+    /// The file holds everything up to `cursor`: forgets that.
+    pub fn prune(&mut self, cursor: StreamSeq) {
+        while let Some(line) = self.lines.front()
+            && line.seq <= cursor
+            && self.lines.len() > self.unread
+            && let Some(line) = self.lines.pop_front()
+        {
+            self.base = line.seq;
+            match line.says {
+                Says::Event(id, workflow) => {
+                    self.ids.remove_if(&id, |accepted| accepted.seq <= line.seq);
+                    self.heads.remove_if(&workflow, |(said, _)| *said <= line.seq);
+                }
+                Says::Heads(heads) => {
+                    for (workflow, _) in heads {
+                        self.heads.remove_if(&workflow, |(said, _)| *said <= line.seq);
+                    }
+                }
+                Says::Nothing => {}
+            }
+        }
+    }
+
+    fn push_event(&mut self, message_id: Option<EventId>, id: EventId, accepted: Accepted) {
+        let seq = accepted.seq;
+        let head = Head {
+            sequence_number: accepted.sequence_number,
+            event_id: id,
+            stored_at: accepted.stored_at,
+            carried_at: accepted.stored_at,
+        };
+        self.heads.insert(accepted.workflow.clone(), (seq, head));
+        let says = Says::Event(id, accepted.workflow.clone());
+        self.ids.insert(id, accepted);
+        self.push(seq, message_id, says);
+    }
+
+    fn push_heads(&mut self, seq: StreamSeq, message_id: Option<EventId>, heads: Vec<(WorkflowId, Head)>) {
+        for (workflow, carried) in &heads {
+            let head = self.heads.get(workflow).map(|(_, head)| head);
+            // A record is never behind the head that it was made of, unless somebody else made it.
+            if head.is_none_or(|head| head.sequence_number <= carried.sequence_number) {
+                self.heads.insert(workflow.clone(), (seq, *carried));
+            }
+        }
+        self.push(seq, message_id, Says::Heads(heads));
+    }
+
+    fn push(&mut self, seq: StreamSeq, id: Option<EventId>, says: Says) {
+        self.end = seq;
+        self.lines.push_back(Line { seq, id, says });
+    }
+}
+
+/// Removal of an entry that meets a condition.
+trait RemoveIf<K, V> {
+    fn remove_if(&mut self, key: &K, condition: impl FnOnce(&V) -> bool);
+}
+
+impl<K: std::hash::Hash + Eq, V> RemoveIf<K, V> for HashMap<K, V> {
+    fn remove_if(&mut self, key: &K, condition: impl FnOnce(&V) -> bool) {
+        if self.get(key).is_some_and(condition) {
+            self.remove(key);
+        }
+    }
+}
+
+fn whole_millis(time: Timestamp) -> Timestamp {
+    Timestamp::from_millisecond(time.as_millisecond()).unwrap_or(time)
+}

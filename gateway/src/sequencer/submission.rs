@@ -1,0 +1,211 @@
+//! An event on its way through the sequencer.
+
+use bytes::Bytes;
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    time::Instant,
+};
+use weft_index::receipts::{Accepted, body_digest};
+use weft_nats::{event::Event, message::Outgoing, subject::Layout};
+use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
+
+use super::{NewEvent, Receipt, SubmitError, decide::Looked, overlay::UNREAD};
+
+/// The header that holds the number: all that [`Submission::number`] sets.
+const SEQUENCE: &str = "ce-sequence";
+/// The header that names the predecessor.
+const PREVIOUS: &str = "ce-previousid";
+/// Bytes that numbering adds to a message: `ce-previousid: <uuid>`.
+const NUMBERING_BYTES: usize = 64;
+
+/// An event, encoded but for its number and predecessor, and who waits for its receipt. It is encoded and hashed where it
+/// is submitted, not in the one task that everything passes through.
+#[derive(Debug)]
+pub(super) struct Submission {
+    pub id: EventId,
+    pub workflow: WorkflowId,
+    /// Of workflow, type and body.
+    pub digest: [u8; 32],
+    /// The message; taken out while it is being appended.
+    pub message: Outgoing,
+    /// Bytes of the message.
+    pub bytes: usize,
+    pub receipt_on_id_reuse: bool,
+    /// When its sender has been answered anyway.
+    pub deadline: Instant,
+    /// What the receipts' file says of it.
+    pub looked: Looked,
+    answer: oneshot::Sender<Result<Receipt, SubmitError>>,
+    /// Its part of what the queue may hold.
+    _room: OwnedSemaphorePermit,
+}
+
+/// A message of which nothing is left, for the time in which the message is elsewhere.
+pub(super) fn no_message() -> Outgoing {
+    Outgoing { subject: String::new(), headers: Default::default(), payload: Bytes::new() }
+}
+
+/// Encodes an event but for its number.
+pub(super) fn encode(event: NewEvent, layout: Layout) -> (Event, Outgoing, usize) {
+    let event = Event {
+        id: event.id,
+        sequence_number: SequenceNumber(0),
+        workflow: event.workflow,
+        previous: None,
+        event_type: event.event_type,
+        source: event.source,
+        time: event.time,
+        received_at: event.received_at,
+        delivery_id: event.delivery_id,
+        content_type: event.content_type,
+        data_pointer: event.data_pointer,
+        verified_by: event.verified_by,
+        traceparent: event.traceparent,
+        quarantine: event.quarantine,
+        kept_headers: event.kept_headers,
+        payload: event.payload,
+    };
+    let message = event.encode(layout);
+    let bytes = message.encoded_size() + NUMBERING_BYTES;
+    (event, message, bytes)
+}
+
+impl Submission {
+    pub fn new(
+        event: &Event,
+        message: Outgoing,
+        bytes: usize,
+        receipt_on_id_reuse: bool,
+        deadline: Instant,
+        room: OwnedSemaphorePermit,
+    ) -> (Self, oneshot::Receiver<Result<Receipt, SubmitError>>) {
+        let (answer, answered) = oneshot::channel();
+        let submission = Self {
+            id: event.id,
+            workflow: event.workflow.clone(),
+            digest: body_digest(&event.workflow, &event.event_type, &event.payload),
+            message,
+            bytes,
+            receipt_on_id_reuse,
+            deadline,
+            looked: Looked::default(),
+            answer,
+            _room: room,
+        };
+        (submission, answered)
+    }
+
+    /// Writes the number and the predecessor into the message, over those of an earlier decision.
+    pub fn number(&mut self, sequence_number: SequenceNumber, previous: Option<EventId>) {
+        let headers = &mut self.message.headers;
+        headers.insert(SEQUENCE, format!("{:020}", sequence_number.0).as_str());
+        match previous {
+            Some(previous) => headers.insert(PREVIOUS, previous.to_string().as_str()),
+            None if headers.get(PREVIOUS).is_some() => {
+                let others = headers.iter().filter(|(name, _)| AsRef::<str>::as_ref(*name) != PREVIOUS);
+                let others = others.flat_map(|(name, values)| values.iter().map(|value| (name.clone(), value.clone())));
+                *headers = others.collect();
+            }
+            None => {}
+        }
+    }
+
+    /// What is remembered of it once it stands at `seq`.
+    pub fn accepted(&self, seq: StreamSeq, number: SequenceNumber, previous: Option<EventId>) -> Accepted {
+        Accepted {
+            seq,
+            stored_at: UNREAD,
+            digest: self.digest,
+            sequence_number: number,
+            workflow: self.workflow.clone(),
+            previous,
+        }
+    }
+
+    /// Tells the sender, if it still listens.
+    pub fn answer(self, answer: Result<Receipt, SubmitError>) {
+        let _ = self.answer.send(answer);
+    }
+
+    /// Its sender learns that it was accepted just now.
+    pub fn answer_new(self, sequence_number: SequenceNumber, previous: Option<EventId>) {
+        let receipt = Receipt {
+            event_id: self.id,
+            sequence_number,
+            workflow: self.workflow.clone(),
+            previous,
+            duplicate: false,
+        };
+        self.answer(Ok(receipt));
+    }
+
+    /// Its sender learns what was accepted under its id before.
+    pub fn answer_known(self, accepted: &Accepted, same_body: bool) {
+        if !same_body && !self.receipt_on_id_reuse {
+            return self.answer(Err(SubmitError::IdReused));
+        }
+        let receipt = Receipt {
+            event_id: self.id,
+            sequence_number: accepted.sequence_number,
+            workflow: accepted.workflow.clone(),
+            previous: accepted.previous,
+            duplicate: true,
+        };
+        self.answer(Ok(receipt));
+    }
+}
+
+#[cfg(test)]
+pub(super) fn test_event(id: EventId, workflow: &str, payload: &'static [u8]) -> NewEvent {
+    use jiff::Timestamp;
+    NewEvent {
+        id,
+        workflow: WorkflowId::new(workflow).unwrap(),
+        event_type: "test".into(),
+        source: "test".into(),
+        time: Timestamp::UNIX_EPOCH,
+        received_at: Timestamp::UNIX_EPOCH,
+        delivery_id: None,
+        content_type: weft_nats::event::JSON.into(),
+        data_pointer: String::new(),
+        verified_by: "standard/0".into(),
+        traceparent: None,
+        quarantine: None,
+        kept_headers: Vec::new(),
+        payload: Bytes::from_static(payload),
+        receipt_on_id_reuse: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
+    use tokio::sync::Semaphore;
+    use weft_nats::message::Stored;
+
+    use super::*;
+
+    /// Numbering is the same as encoding with the number, also when it is decided again.
+    #[test]
+    fn a_numbered_message_is_the_encoded_event() {
+        let layout = Layout::new(1);
+        let (event, message, bytes) = encode(test_event(EventId::unique(), "a", b"{}"), layout);
+        let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let (mut submission, _) = Submission::new(&event, message, bytes, false, Instant::now(), room);
+        for (number, previous) in [(1, None), (7, Some(EventId::unique())), (8, Some(EventId::unique())), (2, None)] {
+            submission.number(SequenceNumber(number), previous);
+            assert!(submission.message.encoded_size() <= bytes);
+            let stored = Stored {
+                seq: StreamSeq(1),
+                stored_at: Timestamp::UNIX_EPOCH,
+                subject: submission.message.subject.clone(),
+                headers: submission.message.headers.clone(),
+                payload: submission.message.payload.clone(),
+            };
+            let expected = Event { sequence_number: SequenceNumber(number), previous, ..event.clone() };
+            assert_eq!(Event::decode(layout, &stored), Ok(expected));
+        }
+    }
+}
