@@ -9,7 +9,11 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use jiff::Timestamp;
 use prost::Message as _;
-use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
+use tokio::{
+    sync::mpsc,
+    task::{JoinError, JoinHandle},
+    time::Instant,
+};
 use weft_nats::{
     append::{AppendErrorKind, Appender},
     async_nats::HeaderMap,
@@ -31,7 +35,7 @@ use crate::{
 };
 
 /// A checkpoint is written after so many commits: what a take-over without a file reads at the most.
-const CHECKPOINT_COMMITS: u64 = 10_000;
+pub const CHECKPOINT_COMMITS: u64 = 10_000;
 /// And after so long with at least one commit.
 const CHECKPOINT_AGE: Duration = Duration::from_secs(600);
 /// The pauses between two tries of an append.
@@ -44,11 +48,14 @@ struct InFlight {
     what: Appended,
 }
 
+/// How an append ended: the task's own end, then the append's.
+pub(super) type Answer = Result<Result<(Appender, StreamSeq), Fenced>, JoinError>;
+
 /// What an append is of.
 #[derive(Debug)]
 pub(super) enum Appended {
     Draft {
-        draft: Draft,
+        draft: Box<Draft>,
         commit: Arc<v1::Commit>,
     },
     /// The record that fences off the owner before.
@@ -59,9 +66,18 @@ pub(super) enum Appended {
     End,
 }
 
+/// What came to a pipeline.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// The append in flight has its answer.
+    Answered(Answer),
+    /// A piece of the checkpoint is there to be appended. None: it could not be read to its end.
+    Piece(Option<Piece>),
+}
+
 /// Another owner has written.
 #[derive(Debug)]
-struct Fenced;
+pub(super) struct Fenced;
 
 #[derive(Debug)]
 pub(super) struct Commits {
@@ -77,6 +93,7 @@ pub(super) struct Commits {
     copied: u64,
     checkpoint: Option<Checkpoint>,
     commits_since: u64,
+    checkpoint_commits: u64,
     checkpoint_at: Instant,
 }
 
@@ -111,6 +128,7 @@ impl Commits {
             copied: positions.copied,
             checkpoint: None,
             commits_since: 0,
+            checkpoint_commits: context.checkpoint_commits,
             checkpoint_at: Instant::now(),
         }
     }
@@ -141,7 +159,8 @@ impl Commits {
         let commit = v1::Commit { cursor: self.cursor, commands_cursor: self.commands, ..Default::default() };
         let commit = self.complete(commit);
         self.append(Record::Commit((*commit).clone()), Appended::Epoch(commit));
-        self.acked().await.map(drop)
+        let answer = self.answer().await;
+        self.finish(answer).await.map(drop)
     }
 
     /// Fills in what is the same for every commit of this owner.
@@ -157,7 +176,7 @@ impl Commits {
 
     pub fn begin(&mut self, mut draft: Draft) {
         let commit = self.complete(std::mem::take(&mut draft.commit));
-        self.append(Record::Commit((*commit).clone()), Appended::Draft { draft, commit });
+        self.append(Record::Commit((*commit).clone()), Appended::Draft { draft: Box::new(draft), commit });
     }
 
     fn append(&mut self, record: Record, what: Appended) {
@@ -174,12 +193,18 @@ impl Commits {
         self.in_flight = Some(InFlight { task, what });
     }
 
-    /// Waits for the append in flight and applies it. Safe to cancel.
-    pub async fn acked(&mut self) -> Result<Appended, DriverError> {
-        let Some(in_flight) = &mut self.in_flight else { return std::future::pending().await };
-        let result = (&mut in_flight.task).await;
+    /// Waits for the answer to the append in flight. Safe to cancel.
+    async fn answer(&mut self) -> Answer {
+        match &mut self.in_flight {
+            Some(in_flight) => (&mut in_flight.task).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Applies what an answer says. Not safe to cancel: what is stored must be applied.
+    pub async fn finish(&mut self, answer: Answer) -> Result<Appended, DriverError> {
         let Some(InFlight { what, .. }) = self.in_flight.take() else { return Err(DriverError::Fenced) };
-        let (appender, seq) = match result {
+        let (appender, seq) = match answer {
             Ok(Ok(stored)) => stored,
             Ok(Err(Fenced)) => return Err(DriverError::Fenced),
             Err(error) => return Err(LedgerError::Record(format!("the append has failed: {error}")).into()),
@@ -215,35 +240,40 @@ impl Commits {
         self.position
     }
 
-    /// Begins a checkpoint when it is time, and appends its next piece when one is there. Whether an append has begun.
-    pub fn continue_checkpoint(&mut self) -> Result<bool, DriverError> {
-        if self.checkpoint.is_none() {
-            let old = self.commits_since > 1 && self.checkpoint_at.elapsed() >= CHECKPOINT_AGE;
-            if !old && self.commits_since < CHECKPOINT_COMMITS {
-                return Ok(false);
-            }
+    /// Begins a checkpoint when it is time.
+    pub fn begin_checkpoint(&mut self) {
+        let old = self.commits_since > 1 && self.checkpoint_at.elapsed() >= CHECKPOINT_AGE;
+        if self.checkpoint.is_none() && (old || self.commits_since >= self.checkpoint_commits) {
             self.checkpoint = Some(Checkpoint { pieces: self.ledger.checkpoint(), first_chunk: StreamSeq(0) });
             self.commits_since = 0;
             self.checkpoint_at = Instant::now();
         }
-        let Some(checkpoint) = &mut self.checkpoint else { return Ok(false) };
-        match checkpoint.pieces.try_recv() {
-            Ok(Ok(Piece::Chunk(chunk))) => {
+    }
+
+    /// Waits for what comes next: the ack of the append in flight, or, while there is none, the checkpoint's next piece.
+    /// Safe to cancel.
+    pub async fn next(&mut self) -> Result<Turn, DriverError> {
+        if self.in_flight.is_some() {
+            return Ok(Turn::Answered(self.answer().await));
+        }
+        match &mut self.checkpoint {
+            Some(checkpoint) => Ok(Turn::Piece(checkpoint.pieces.recv().await.transpose()?)),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Appends a piece of the checkpoint.
+    pub fn append_piece(&mut self, piece: Option<Piece>) {
+        match piece {
+            Some(Piece::Chunk(chunk)) => {
                 let index = chunk.index;
                 self.append(Record::Chunk(chunk), Appended::Chunk { index });
-                Ok(true)
             }
-            Ok(Ok(Piece::End { end })) => {
-                let end = v1::CheckpointEnd { first_chunk: checkpoint.first_chunk.0, ..end };
-                self.append(Record::End(end), Appended::End);
-                Ok(true)
+            Some(Piece::End { end }) => {
+                let first_chunk = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.first_chunk.0);
+                self.append(Record::End(v1::CheckpointEnd { first_chunk, ..end }), Appended::End);
             }
-            Ok(Err(error)) => Err(error.into()),
-            Err(mpsc::error::TryRecvError::Empty) => Ok(false),
-            Err(mpsc::error::TryRecvError::Disconnected) => {
-                self.checkpoint = None;
-                Ok(false)
-            }
+            None => self.checkpoint = None,
         }
     }
 }
@@ -257,22 +287,21 @@ impl Drop for Commits {
 }
 
 impl Driver {
-    /// Begins the next append, when none is in flight: drafts first, a piece of a checkpoint where there is none.
-    pub(super) async fn commit_next(&mut self) -> Result<(), DriverError> {
+    /// Begins the next commit, when no append is in flight and there is something to commit.
+    pub(super) fn commit_next(&mut self) {
         if self.commits.in_flight() {
-            return Ok(());
+            return;
         }
         self.commits.set_copied(self.copies.copied());
-        match self.lanes.take_draft() {
-            Some(draft) => self.commits.begin(draft),
-            None => drop(self.commits.continue_checkpoint()?),
+        self.commits.begin_checkpoint();
+        if let Some(draft) = self.lanes.take_draft() {
+            self.commits.begin(draft);
         }
-        Ok(())
     }
 
     /// What follows a commit: lanes go on, dead letters are copied.
-    pub(super) async fn committed(&mut self, appended: Appended) -> Result<(), DriverError> {
-        let Appended::Draft { draft, commit } = appended else { return Ok(()) };
+    pub(super) async fn committed(&mut self, answer: Answer) -> Result<(), DriverError> {
+        let Appended::Draft { draft, commit } = self.commits.finish(answer).await? else { return Ok(()) };
         metrics::counter!(crate::metrics::OUTCOMES).increment(commit.outcomes.len() as u64);
         self.copies.add(self.commits.position().0, &commit, draft.dead).await;
         self.handle(Input::Committed { draft: draft.number })

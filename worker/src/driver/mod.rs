@@ -36,7 +36,8 @@ mod lookups;
 mod subscriptions;
 
 use backfill::Backfills;
-use commits::Commits;
+pub use commits::CHECKPOINT_COMMITS;
+use commits::{Commits, Turn};
 use copies::Copies;
 use lookups::Lookup;
 
@@ -60,6 +61,8 @@ pub struct Context {
     pub catalog: watch::Receiver<Arc<Snapshot>>,
     /// The bounds.
     pub limits: Limits,
+    /// A checkpoint is written after so many commits.
+    pub checkpoint_commits: u64,
 }
 
 /// Why a driver ended.
@@ -148,7 +151,7 @@ impl Driver {
         catalog.mark_changed();
         let lost = self.tenure.lost();
         loop {
-            self.commit_next().await?;
+            self.commit_next();
             let draining = drain.is_cancelled();
             if draining {
                 self.lanes.drain();
@@ -162,7 +165,10 @@ impl Driver {
                 () = lost.cancelled() => return Err(DriverError::LeaseLost),
                 () = drain.cancelled(), if !draining => {}
                 Some(ended) = self.attempts.join_next(), if !self.attempts.is_empty() => self.ended(ended)?,
-                committed = self.commits.acked(), if self.commits.in_flight() => self.committed(committed?).await?,
+                turn = self.commits.next() => match turn? {
+                    Turn::Answered(answer) => self.committed(answer).await?,
+                    Turn::Piece(piece) => self.commits.append_piece(piece),
+                },
                 Some(looked) = self.lookups.join_next(), if !self.lookups.is_empty() => self.looked(looked)?,
                 changed = catalog.changed(), if !draining => {
                     if changed.is_ok() {

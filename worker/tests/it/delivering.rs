@@ -4,7 +4,7 @@ use prost::Message as _;
 use weft_nats::async_nats::HeaderMap;
 use weft_proto::{ids::SubscriptionUid, v1};
 
-use crate::support::{Log, PATIENCE, Receiver, Running, assert_in_order};
+use crate::support::{Log, PATIENCE, Receiver, Running, assert_in_order, assert_in_order_but};
 
 /// P3: with a fifth of the first attempts failing, every workflow arrives in order, signed, with its chain unbroken.
 #[tokio::test(flavor = "multi_thread")]
@@ -98,26 +98,8 @@ async fn dead_letters_are_copied_and_redriven_once() {
     assert_eq!((header("weft-reason"), header("weft-attempts")), ("permanent".into(), "1".into()));
     assert_eq!((header("weft-last-status"), header("ce-id")), ("422".into(), events[1].id.to_string()));
 
-    let redrive = v1::Command {
-        request_id: "request-1".into(),
-        operator: "test".into(),
-        reason: "receiver is mended".into(),
-        at_ms: 1,
-        action: Some(v1::command::Action::Redrive(v1::Redrive {
-            items: vec![v1::RedriveItem {
-                subscription: subscription.uid.clone(),
-                subscription_name: "billing".into(),
-                sequence: 2,
-                workflow_id: "w0".into(),
-                event_id: events[1].id.to_vec(),
-                run: 0,
-            }],
-        })),
-    };
     for _ in 0..2 {
-        let payload = redrive.encode_to_vec();
-        let ack = log.connection.jetstream().publish_with_headers("commands.0", HeaderMap::new(), payload.into());
-        ack.await.unwrap().await.unwrap();
+        redrive(&log, &subscription, &events[1], 2).await;
     }
     let requests = receiver.until_delivered(3).await;
     let replays: Vec<_> = requests.iter().filter(|request| request.replay).collect();
@@ -132,6 +114,28 @@ async fn dead_letters_are_copied_and_redriven_once() {
     assert_eq!(of_second, [(0, v1::OutcomeKind::DeadLettered), (1, v1::OutcomeKind::Delivered)]);
     let replays = receiver.requests.lock().unwrap().iter().filter(|request| request.replay).count();
     assert_eq!(replays, 1, "the same request acts once");
+}
+
+/// Asks for one dead letter to be delivered again, always with the same request id.
+async fn redrive(log: &Log, subscription: &v1::Subscription, event: &weft_nats::event::Event, sequence: u64) {
+    let item = v1::RedriveItem {
+        subscription: subscription.uid.clone(),
+        subscription_name: subscription.name.clone(),
+        sequence,
+        workflow_id: event.workflow.to_string(),
+        event_id: event.id.to_vec(),
+        run: 0,
+    };
+    let command = v1::Command {
+        request_id: "request-1".into(),
+        operator: "test".into(),
+        reason: "receiver is mended".into(),
+        at_ms: 1,
+        action: Some(v1::command::Action::Redrive(v1::Redrive { items: vec![item] })),
+    };
+    let payload = command.encode_to_vec().into();
+    let ack = log.connection.jetstream().publish_with_headers("commands.0", HeaderMap::new(), payload);
+    ack.await.unwrap().await.unwrap();
 }
 
 /// A worker that loses its lease to another stops, and the other delivers everything in order.
@@ -205,4 +209,41 @@ async fn a_killed_server_costs_no_event_and_no_order() {
     let uid = SubscriptionUid::from_slice(&subscription.uid).unwrap();
     assert!(outcomes.iter().all(|outcome| outcome.subscription == uid.as_bytes()));
     assert_eq!(outcomes.len(), 1000);
+}
+
+/// A take-over without a file begins at the newest checkpoint and knows everything: what is unsettled, what waits for its
+/// retry, which dead letters are open, what each lane delivered last.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_takes_the_place_of_the_file() {
+    let mut log = Log::start().await;
+    let receiver = Receiver::start(|request| if request.sequence == 3 && !request.replay { 422 } else { 200 }).await;
+    let subscription = log.subscribe("billing", &receiver, 1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let worker = Running::start_with(&log, folder.path(), |worker| worker.checkpoint_every(4));
+    let events = log.events(40, 4).await;
+    receiver.until_delivered(36).await;
+    log.read("OUTCOMES", |messages| messages.iter().any(|message| message.subject == "outcomes.0.checkpoint")).await;
+    worker.stop().await;
+
+    std::fs::remove_file(folder.path().join("ledger-0.redb")).unwrap();
+    // What the checkpoint covers is gone: nothing else can say it.
+    let end = weft_nats::direct::last_by_subject(&log.connection, "OUTCOMES", "outcomes.0.checkpoint");
+    let end = end.await.unwrap().unwrap();
+    let record = v1::OutcomeRecord::decode(end.payload).unwrap().record;
+    let Some(v1::outcome_record::Record::End(end)) = record else { panic!("{record:?}") };
+    let stream = log.connection.jetstream().get_stream("OUTCOMES").await.unwrap();
+    stream.purge().sequence(end.position.min(end.first_chunk)).await.unwrap();
+
+    let worker = Running::start(&log, folder.path());
+    let more = log.events(4, 4).await;
+    let requests = receiver.until_delivered(40).await;
+    assert_in_order_but(&requests, 4, 11, 3);
+    let first = requests.iter().find(|request| request.id == more[0].id.to_string()).unwrap();
+    assert_eq!(first.lane_previous, more[0].previous.map(|id| id.to_string()), "the lane's chain goes on");
+    let dead = events.iter().find(|event| event.sequence_number.0 == 3).unwrap();
+    redrive(&log, &subscription, dead, 9).await;
+    receiver.until_delivered(41).await;
+    worker.stop().await;
+    let live = receiver.requests.lock().unwrap().iter().filter(|r| r.answered == 200 && !r.replay).count();
+    assert_eq!(live, 40, "nothing that was settled came again");
 }
