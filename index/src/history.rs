@@ -130,8 +130,7 @@ impl History {
         let positions = watch::Sender::new(vec![StreamSeq(0); sources.len()]);
         let progress = watch::Sender::new(Some("history: not opened yet".to_owned()));
         let database = RwLock::new(None);
-        let shared =
-            Arc::new(Shared { connection, layout, options, catalog, sources, database, positions, progress });
+        let shared = Arc::new(Shared { connection, layout, options, catalog, sources, database, positions, progress });
         let database = shared.open().await?;
         // Heals itself, logs its faults, and ends with `cancel`.
         tasks.spawn(follow::supervise(Arc::clone(&shared), database, cancel));
@@ -177,11 +176,7 @@ impl History {
         self.wait(patience, |positions| positions[index].0 >= command.0).await
     }
 
-    async fn wait(
-        &self,
-        patience: Duration,
-        reached: impl FnMut(&Vec<StreamSeq>) -> bool,
-    ) -> Result<(), HistoryError> {
+    async fn wait(&self, patience: Duration, reached: impl FnMut(&Vec<StreamSeq>) -> bool) -> Result<(), HistoryError> {
         let mut positions = self.shared.positions.subscribe();
         let in_time = timeout(patience, positions.wait_for(reached)).await.is_ok_and(|reached| reached.is_ok());
         if in_time {
@@ -211,17 +206,19 @@ impl History {
         self.read(move |view, _| Ok(events::places(view, id)?.pop())).await
     }
 
-    /// The dead letter of an event for the subscription of this name.
+    /// The dead letters of these subscriptions, by name, and events, in the order given.
     ///
     /// # Errors
     ///
     /// [`HistoryError`].
-    pub async fn dead_letter(
+    pub async fn find_dead_letters(
         &self,
-        subscription: String,
-        event: EventId,
-    ) -> Result<Option<DeadLetter>, HistoryError> {
-        self.read(move |view, subscriptions| dead_letters::find(view, subscriptions, &subscription, event)).await
+        ids: Vec<(String, EventId)>,
+    ) -> Result<Vec<Option<DeadLetter>>, HistoryError> {
+        self.read(move |view, subscriptions| {
+            ids.iter().map(|(name, event)| dead_letters::find(view, subscriptions, name, *event)).collect()
+        })
+        .await
     }
 
     /// Dead letters behind `after`, the newest first, at most `limit`. A page may be short, even empty, before the end: a

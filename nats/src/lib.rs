@@ -2,7 +2,7 @@
 //!
 //! - [`subject`]: names of streams and subjects, the escaping of workflow ids, the shard of a workflow.
 //! - [`event`]: an event as a NATS message (CloudEvents NATS binding, binary mode) and back.
-//! - [`envelope`]: an event as JSON, with [`pointer`]s into its body.
+//! - [`envelope`]: an event as JSON, with [`pointer`](mod@pointer)s into its body.
 //! - [`connect`]: one connection, whose state can be asked.
 //! - [`streams`]: the streams and buckets, made by whoever comes first.
 //! - [`append`]: compare-and-append, the only way into EVENTS and OUTCOMES.

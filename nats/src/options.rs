@@ -1,134 +1,14 @@
 //! The configuration of the log, and the typed values (durations, sizes, secrets) that every section is written in.
 
-use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
-/// A duration as people write it: `300ms`, `15s`, `5m`, `8d`. Units as in the humantime crate (`m` is minutes).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span(pub Duration);
+mod secret;
+mod span;
 
-impl Span {
-    /// `n` seconds.
-    pub const fn secs(n: u64) -> Self {
-        Self(Duration::from_secs(n))
-    }
-
-    /// `n` days.
-    pub const fn days(n: u64) -> Self {
-        Self::secs(n * 24 * 60 * 60)
-    }
-}
-
-impl fmt::Display for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Months and years of humantime are averages; days are what the file was written in.
-        let secs = self.0.as_secs();
-        if secs > 0 && secs % 86_400 == 0 && self.0.subsec_nanos() == 0 {
-            return write!(f, "{}d", secs / 86_400);
-        }
-        humantime::format_duration(self.0).fmt(f)
-    }
-}
-
-impl FromStr for Span {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        humantime::parse_duration(text)
-            .map(Self)
-            .map_err(|error| format!("{text:?} is not a duration such as 300ms, 15s, 5m or 8d: {error}"))
-    }
-}
-
-impl Serialize for Span {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-/// A text that is never printed: `Debug` shows only that it is there.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps a text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[secret]")
-    }
-}
-
-/// Where a secret is found: `env:NAME`, `file:PATH`, or the secret itself.
-#[derive(Clone, PartialEq, Eq)]
-pub enum SecretRef {
-    /// An environment variable.
-    Env(String),
-    /// A file; a line end at its end is not part of the secret.
-    File(PathBuf),
-    /// In clear.
-    Clear(Secret),
-}
-
-impl SecretRef {
-    /// Fetches the secret.
-    ///
-    /// # Errors
-    ///
-    /// One line for a person: which variable or file, and what is wrong with it.
-    pub fn resolve(&self) -> Result<Secret, String> {
-        match self {
-            Self::Env(name) => match std::env::var(name) {
-                Ok(text) if !text.is_empty() => Ok(Secret(text)),
-                _ => Err(format!("environment variable {name} is not set; set it or write the secret as file:PATH")),
-            },
-            Self::File(path) => match std::fs::read_to_string(path) {
-                Ok(text) => Ok(Secret(text.trim_end_matches(['\r', '\n']).to_owned())),
-                Err(error) => Err(format!("secret file {}: {error}", path.display())),
-            },
-            Self::Clear(secret) => Ok(secret.clone()),
-        }
-    }
-}
-
-impl fmt::Debug for SecretRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Env(name) => write!(f, "env:{name}"),
-            Self::File(path) => write!(f, "file:{}", path.display()),
-            Self::Clear(secret) => fmt::Debug::fmt(secret, f),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for SecretRef {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Ok(if let Some(name) = text.strip_prefix("env:") {
-            Self::Env(name.to_owned())
-        } else if let Some(path) = text.strip_prefix("file:") {
-            Self::File(path.into())
-        } else {
-            Self::Clear(Secret(text))
-        })
-    }
-}
+pub use secret::{Secret, SecretRef};
+pub use span::Span;
 
 /// `[nats]`: where the log is.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -298,3 +178,38 @@ impl Default for RejectedOptions {
 
 /// What the servers must let through above a body of the largest size: headers and our own.
 pub const MESSAGE_OVERHEAD_BYTES: u64 = 128 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<MaxBytes, serde_json::Error> {
+        serde_json::from_value(serde_json::Value::String(text.into()))
+    }
+
+    #[test]
+    fn max_bytes_is_auto_or_a_size() {
+        assert_eq!(parse("auto").unwrap(), MaxBytes::Auto);
+        assert_eq!(parse("100MiB").unwrap(), MaxBytes::Bytes(100 << 20));
+        assert!(parse("much").is_err());
+    }
+
+    #[test]
+    fn a_log_that_could_not_work_is_refused_by_the_key_that_is_wrong() {
+        LogOptions::default().validate().unwrap();
+        let refused = |change: fn(&mut LogOptions), key: &str| {
+            let mut options = LogOptions::default();
+            change(&mut options);
+            let problem = options.validate().unwrap_err();
+            assert!(problem.starts_with(&format!("[log] {key} ")), "{problem}");
+        };
+        refused(|log| log.shards = 0, "shards");
+        refused(|log| log.shards = 257, "shards");
+        refused(|log| log.replicas = 2, "replicas");
+        refused(|log| log.fsync = "never".into(), "fsync");
+        refused(|log| log.fsync = "0s".into(), "fsync");
+        refused(|log| log.dedup_horizon = log.retention, "dedup_horizon");
+        refused(|log| log.dedup_horizon = Span(Duration::from_millis(1)), "dedup_horizon");
+        refused(|log| log.remember_workflows = Span::days(1), "remember_workflows");
+    }
+}

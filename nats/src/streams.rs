@@ -48,7 +48,7 @@ pub struct LogSpec {
     /// `[rejected]`.
     pub rejected: RejectedOptions,
     /// The largest body that a gateway takes, in bytes; `max_msg_size` is this plus
-    /// [`MESSAGE_OVERHEAD_BYTES`](crate::options::MESSAGE_OVERHEAD_BYTES).
+    /// [`MESSAGE_OVERHEAD_BYTES`].
     pub body_bytes_max: u64,
     /// `max_bytes` of EVENTS, a shard, where `[log] max_bytes` is `auto`. `None`: unlimited when the stream is made, else
     /// left as it is.

@@ -6,15 +6,16 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     bench,
-    command::{dlq, event},
+    command::{dlq, event, listen, sign},
     config::Config,
+    demo,
     exit::Failure,
     role::{self, Role},
     telemetry, up,
 };
 
-/// What roles log where nothing else is said.
-const ROLE_LOG: &str = "info";
+/// What roles log where nothing else is said. What the NATS client tells of its connections, `weft_nats` tells in our words.
+const ROLE_LOG: &str = "info,async_nats=warn";
 /// What commands log: only what went wrong.
 const COMMAND_LOG: &str = "warn";
 
@@ -38,12 +39,18 @@ pub enum Command {
     Worker(RunArgs),
     /// Run an admin against [nats] url
     Admin(RunArgs),
+    /// Start a mesh, send signed traffic with failures, and show the proof
+    Demo(demo::DemoArgs),
     /// Send, get and tail events
     #[command(subcommand)]
     Event(event::EventCommand),
     /// List, get and redrive dead letters
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    /// Print the headers that a sender would sign a body with
+    Sign(sign::SignArgs),
+    /// Receive deliveries, verify them, and fail now and then
+    Listen(listen::ListenArgs),
     /// Measure
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -93,8 +100,11 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Gateway(args) => role::run(Role::Gateway, load(&args)?).await,
         Command::Worker(args) => role::run(Role::Worker, load(&args)?).await,
         Command::Admin(args) => role::run(Role::Admin, load(&args)?).await,
+        Command::Demo(args) => demo::run(args).await,
         Command::Event(command) => event::run(command).await,
         Command::Dlq(command) => dlq::run(command).await,
+        Command::Sign(args) => sign::run(args).await,
+        Command::Listen(args) => listen::run(args).await,
         Command::Bench(command) => bench::run(command).await,
         Command::Launch(args) => Err(Failure::of(&weft_nats::server::launch(args.command))),
     }

@@ -21,6 +21,8 @@ use tokio::{
 pub const READY_PATIENCE: Duration = Duration::from_secs(60);
 /// How long it may take to drain: a role's own limit, for each, is longer, but then something is wrong.
 pub const STOP_PATIENCE: Duration = Duration::from_secs(60);
+/// Our variables that a child gets, too.
+const INHERITED: [&str; 3] = ["WEFT_NATS_SERVER", "WEFT_CACHE", "WEFT_LOG"];
 /// Log lines that a failure quotes.
 const QUOTED_LINES: usize = 5;
 
@@ -69,7 +71,15 @@ impl Process {
     pub fn start(spec: &Spec) -> anyhow::Result<Self> {
         let log = File::options().create(true).append(true).open(&spec.log);
         let log = log.with_context(|| format!("{}", spec.log.display()))?;
-        let mut child = Command::new(&spec.program)
+        let mut command = Command::new(&spec.program);
+        // What configures the mesh of whoever runs us does not configure this one.
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("WEFT_") && !INHERITED.contains(&text.as_ref()) {
+                command.env_remove(name);
+            }
+        }
+        let mut child = command
             .args(&spec.args)
             .envs(spec.env.iter().cloned())
             .stdin(Stdio::null())

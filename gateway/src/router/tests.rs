@@ -196,12 +196,8 @@ async fn reading_needs_the_key() {
 
 #[tokio::test]
 async fn a_bad_query_is_told() {
-    for (query, wanted) in [
-        ("limit=0", "bad_query"),
-        ("nonsense=1", "bad_query"),
-        ("workflowId=", "invalid_workflow"),
-        
-    ] {
+    for (query, wanted) in [("limit=0", "bad_query"), ("nonsense=1", "bad_query"), ("workflowId=", "invalid_workflow")]
+    {
         let request = Request::get(format!("/api/v1/webhooks/events?{query}")).header("x-api-key", KEY);
         assert_eq!(code(request.body(Body::empty()).unwrap()).await, wanted, "{query}");
     }

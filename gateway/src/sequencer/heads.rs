@@ -25,7 +25,7 @@ use super::{flight::Carry, overlay::Overlay};
 /// Looks in one retention.
 const LOOKS: u32 = 16;
 /// The shortest time between two looks: each walks through all heads.
-const INTERVAL_MIN: Duration = Duration::from_secs(1);
+const INTERVAL_MIN: Duration = Duration::from_millis(250);
 /// Heads of one message: some 90 KiB at the most, which the smallest `max_payload` takes.
 const MESSAGE_HEADS_MAX: usize = 500;
 

@@ -3,10 +3,47 @@
 //! Each decision is made on everything up to one sequence S of EVENTS and is appended expecting S: if anyone else wrote
 //! meanwhile the append fails, the sequencer reads on and decides again. So two gateways never give one number twice, and
 //! a delivery that was sent to both at the same moment is accepted once.
+//!
+//! - `decide`: what becomes of each event of a group; pure.
+//! - `overlay`: the log beyond the receipts' file; `lookup`: what the file says.
+//! - `flight`: a decided group on its way into the log; `session`: the loop that sends one after the other.
+//! - `shard`: opens, compares, catches up, and starts over; `heads`: carried forward.
+//!
+//! A sender whose append had no answer, and whose event is then found in the log, is told that it is a duplicate: 200 is
+//! right for whoever sent it, 202 might be the second one.
+
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot, watch},
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use weft_index::{projection::OpenError, receipts::Receipts};
+use weft_nats::{connect::Connection, streams, subject::Layout};
+use weft_proto::ids::{EventId, SequenceNumber, ShardId, StreamSeq, WorkflowId};
+
+mod decide;
+mod flight;
+mod heads;
+mod lookup;
+mod options;
+mod overlay;
+mod probe;
+mod progress;
+mod session;
+mod shard;
+mod submission;
+#[cfg(test)]
+mod tests;
+
+pub use options::SequencerOptions;
+
+use progress::Progress;
+use shard::{Ask, Inbox, Shard};
+use submission::Submission;
 
 /// An event that has been verified and identified and wants a number.
 #[derive(Debug, Clone)]
@@ -84,9 +121,86 @@ pub enum SubmitError {
     Draining,
 }
 
+/// Events that may wait in one shard: some tenths of a second of the highest rate. More would only be answered late.
+const QUEUE_EVENTS_MAX: usize = 10_000;
+/// Bytes of the messages that may wait in one shard or be under way.
+const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Questions that may wait in one shard.
+const QUEUE_ASKS_MAX: usize = 1_000;
+
 /// Hands events to the sequencers of all shards. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Sequencer {}
+pub struct Sequencer {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    connection: Connection,
+    layout: Layout,
+    message_bytes_max: usize,
+    submit_timeout: Duration,
+    drain: CancellationToken,
+    desks: Vec<Desk>,
+}
+
+/// Where one shard takes events and questions.
+#[derive(Debug)]
+struct Desk {
+    queue: mpsc::Sender<Submission>,
+    asks: mpsc::Sender<Ask>,
+    /// A permit for each byte that may wait.
+    room: Arc<Semaphore>,
+    /// The receipts, while they have caught up with the log.
+    current: watch::Receiver<Option<Receipts>>,
+}
+
+/// Opens the receipts of every shard and starts their sequencers on `tasks`. `progress` says what they still wait for,
+/// `None` while all are ready. When `drain` comes they finish what waits, and end.
+///
+/// # Errors
+///
+/// [`OpenError`]: the folder cannot be used. An absent log is none: they wait for it.
+pub async fn start(
+    connection: Connection,
+    layout: Layout,
+    options: SequencerOptions,
+    progress: watch::Sender<Option<String>>,
+    drain: CancellationToken,
+    tasks: &TaskTracker,
+) -> Result<Sequencer, OpenError> {
+    let progress = Progress::new(layout.shards(), progress);
+    let mut desks = Vec::new();
+    let mut shards = Vec::new();
+    for id in layout.all() {
+        let stream = layout.events_stream(id);
+        let path = options.folder.join(format!("receipts-{id}.redb"));
+        let receipts = shard::open(path.clone(), stream.clone(), options.horizons()).await?;
+        let (queue, queued) = mpsc::channel(QUEUE_EVENTS_MAX);
+        let (asks, asked) = mpsc::channel(QUEUE_ASKS_MAX);
+        let (current, currently) = watch::channel(None);
+        desks.push(Desk { queue, asks, room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)), current: currently });
+        let shard = Shard {
+            id,
+            layout,
+            stream,
+            connection: connection.clone(),
+            options: options.clone(),
+            path,
+            drain: drain.clone(),
+            progress: progress.clone(),
+            current,
+        };
+        shards.push(shard.run(Inbox { queue: queued, asks: asked }, receipts));
+    }
+    for shard in shards {
+        // Sees to its own errors; ends by `drain`.
+        tasks.spawn(shard);
+    }
+    let (message_bytes_max, submit_timeout) = (options.message_bytes_max, options.submit_timeout);
+    let inner = Inner { connection, layout, message_bytes_max, submit_timeout, drain, desks };
+    Ok(Sequencer { inner: Arc::new(inner) })
+}
 
 impl Sequencer {
     /// Numbers and appends an event, or recognises it. Dropping the future does not cancel the append.
@@ -95,8 +209,29 @@ impl Sequencer {
     ///
     /// [`SubmitError`].
     pub async fn submit(&self, event: NewEvent) -> Result<Receipt, SubmitError> {
-        let _ = event;
-        todo!()
+        let inner = &*self.inner;
+        if inner.drain.is_cancelled() {
+            return Err(SubmitError::Draining);
+        }
+        let desk = inner.desk(inner.layout.shard_of(&event.workflow))?;
+        let receipt_on_id_reuse = event.receipt_on_id_reuse;
+        let (event, message, bytes) = submission::encode(event, inner.layout);
+        if bytes > inner.message_bytes_max() {
+            return Err(SubmitError::TooLarge);
+        }
+        let permits = u32::try_from(bytes).map_err(|_| SubmitError::TooLarge)?;
+        let room = desk.room.clone().try_acquire_many_owned(permits).map_err(|_| SubmitError::Overloaded)?;
+        let deadline = Instant::now() + inner.submit_timeout;
+        let (submission, answer) = Submission::new(&event, message, bytes, receipt_on_id_reuse, deadline, room);
+        desk.queue.try_send(submission).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => SubmitError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => SubmitError::Draining,
+        })?;
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(answer)) => answer,
+            // Too late, or the shard starts over.
+            Ok(Err(_)) | Err(_) => Err(SubmitError::Unavailable),
+        }
     }
 
     /// Where an event stands in the EVENTS of its shard: first as far as this gateway knows, then, when it does not know
@@ -105,8 +240,66 @@ impl Sequencer {
     /// # Errors
     ///
     /// [`SubmitError::Unavailable`], [`SubmitError::Starting`].
-    pub async fn position_of(&self, id: EventId) -> Result<Option<(weft_proto::ids::ShardId, StreamSeq)>, SubmitError> {
-        let _ = id;
-        todo!()
+    pub async fn position_of(&self, id: EventId) -> Result<Option<(ShardId, StreamSeq)>, SubmitError> {
+        let inner = &*self.inner;
+        let find = async {
+            if let Some(found) = inner.find(id).await? {
+                return Ok(Some(found));
+            }
+            for shard in inner.layout.all() {
+                inner.read_on(shard).await?;
+            }
+            inner.find(id).await
+        };
+        timeout(inner.submit_timeout, find).await.unwrap_or(Err(SubmitError::Unavailable))
+    }
+}
+
+impl Inner {
+    /// A shard's desk, open.
+    fn desk(&self, shard: ShardId) -> Result<&Desk, SubmitError> {
+        let desk = self.desks.get(shard.0 as usize).ok_or(SubmitError::Starting)?;
+        if desk.current.borrow().is_some() { Ok(desk) } else { Err(SubmitError::Starting) }
+    }
+
+    fn message_bytes_max(&self) -> usize {
+        self.connection.max_payload().map_or(self.message_bytes_max, |max| max.min(self.message_bytes_max))
+    }
+
+    /// Looks for an event in what is known of all shards.
+    async fn find(&self, id: EventId) -> Result<Option<(ShardId, StreamSeq)>, SubmitError> {
+        for shard in self.layout.all() {
+            let desk = self.desk(shard)?;
+            // What leaves the overlay is in the file before, so in this order nothing is missed.
+            let (answer, answered) = oneshot::channel();
+            desk.ask(Ask::Position { id, answer }).await?;
+            if let Some(seq) = answered.await.map_err(|_| SubmitError::Starting)? {
+                return Ok(Some((shard, seq)));
+            }
+            let receipts = desk.current.borrow().clone().ok_or(SubmitError::Starting)?;
+            let looked = tokio::task::spawn_blocking(move || receipts.view()?.receipt(id)).await;
+            match looked {
+                Ok(Ok(Some(accepted))) => return Ok(Some((shard, accepted.seq))),
+                Ok(Ok(None)) => {}
+                // The shard's own task will meet the same and see to it.
+                Ok(Err(_)) | Err(_) => return Err(SubmitError::Unavailable),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits until the shard has read to the end that the log has now.
+    async fn read_on(&self, shard: ShardId) -> Result<(), SubmitError> {
+        let state = streams::state(&self.connection, &self.layout.events_stream(shard)).await;
+        let end = state.map_err(|_| SubmitError::Unavailable)?.last;
+        let (answer, answered) = oneshot::channel();
+        self.desk(shard)?.ask(Ask::Reach { end, answer }).await?;
+        answered.await.map_err(|_| SubmitError::Unavailable)
+    }
+}
+
+impl Desk {
+    async fn ask(&self, ask: Ask) -> Result<(), SubmitError> {
+        self.asks.send(ask).await.map_err(|_| SubmitError::Draining)
     }
 }

@@ -2,6 +2,7 @@
 
 mod http;
 mod mesh;
+mod sequencer;
 mod service;
 mod since;
 mod webhooks;

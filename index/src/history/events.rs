@@ -76,7 +76,8 @@ pub(super) fn event(
     let unrouted = rows.contains_key(&(UID_MIN, 0));
     let mut deliveries = at.recorded(&rows)?;
     deliveries.extend(at.owed(&rows)?);
-    deliveries.sort_by(|one, other| (&one.subscription, one.uid, one.run).cmp(&(&other.subscription, other.uid, other.run)));
+    deliveries
+        .sort_by(|one, other| (&one.subscription, one.uid, one.run).cmp(&(&other.subscription, other.uid, other.run)));
     // Of each subscription the last is that of the newest run.
     let newest: BTreeMap<_, _> = deliveries.iter().map(|delivery| (delivery.uid, delivery.status)).collect();
     let dead_letter = match dead.first() {

@@ -36,12 +36,7 @@ pub(super) struct LaneCursor(Option<(String, Uid)>);
 
 impl Tables<'_> {
     /// Removes expired rows. Whether more is left.
-    pub fn sweep(
-        &mut self,
-        layout: Layout,
-        expired: &Expired,
-        lanes: &mut LaneCursor,
-    ) -> Result<bool, redb::Error> {
+    pub fn sweep(&mut self, layout: Layout, expired: &Expired, lanes: &mut LaneCursor) -> Result<bool, redb::Error> {
         let mut more = self.sweep_dead(expired.dead_before_ms)?;
         for (shard, events, commands) in &expired.firsts {
             more |= self.sweep_events(*shard, *events)?;
@@ -149,12 +144,7 @@ impl Tables<'_> {
     }
 
     /// Lanes of deleted subscriptions stay to say what was discarded; they go with the last of their events.
-    fn sweep_lanes(
-        &mut self,
-        layout: Layout,
-        expired: &Expired,
-        cursor: &mut LaneCursor,
-    ) -> Result<(), redb::Error> {
+    fn sweep_lanes(&mut self, layout: Layout, expired: &Expired, cursor: &mut LaneCursor) -> Result<(), redb::Error> {
         let from = cursor.0.take();
         let from = from.as_ref().map_or(("", &UID_MIN), |(workflow, uid)| (workflow.as_str(), uid));
         let mut gone = Vec::new();
@@ -167,7 +157,9 @@ impl Tables<'_> {
             if seen == LANES_MAX {
                 cursor.0 = Some((workflow.to_owned(), *uid));
             }
-            let Some(shard) = WorkflowId::new(workflow).ok().map(|workflow| layout.shard_of(&workflow)) else { continue };
+            let Some(shard) = WorkflowId::new(workflow).ok().map(|workflow| layout.shard_of(&workflow)) else {
+                continue;
+            };
             let expired = expired.firsts.iter().any(|(of, first, _)| *of == shard && lane.last < first.0);
             if expired && self.is_closed(shard, uid)? {
                 gone.push((workflow.to_owned(), *uid));

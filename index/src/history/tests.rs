@@ -1,1 +1,517 @@
+//! The history without a server: messages in, answers out.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use proptest::prelude::*;
+use prost::Message as _;
+use redb::{Database, ReadableDatabase as _, backends::InMemoryBackend};
+use weft_nats::{
+    async_nats::HeaderMap,
+    catalog::{Revised, Snapshot},
+    event::{Event, JSON},
+    message::Stored,
+    subject::{Layout, dead_letter_subject},
+};
+use weft_proto::{
+    ids::{EventId, Run, SequenceNumber, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
+    v1::{self, CommandStatus, OutcomeKind, outcome_record::Record},
+};
+
+use super::{
+    apply::Source,
+    dead_letters::{self, DeadLetterFilter},
+    events,
+    names::Subscriptions,
+    requests::{self, ItemProgress},
+    status::{DeadLetterStatus, DeliveryStatus},
+    sweep::{Expired, LaneCursor},
+    tables::{Tables, View},
+};
+
+const LAYOUT: Layout = Layout::new(1);
+const SHARD: ShardId = ShardId(0);
+const BILLING: SubscriptionUid = SubscriptionUid::from_bytes([1; 16]);
+const AUDIT: SubscriptionUid = SubscriptionUid::from_bytes([2; 16]);
+
+fn event_id(number: u64) -> EventId {
+    EventId::of_delivery("shop", &number.to_string())
+}
+
+fn event(number: u64) -> Event {
+    Event {
+        id: event_id(number),
+        sequence_number: SequenceNumber(number),
+        workflow: WorkflowId::new("order-1").unwrap(),
+        previous: (number > 1).then(|| event_id(number - 1)),
+        event_type: "order.paid".into(),
+        source: "shop".into(),
+        time: Timestamp::UNIX_EPOCH,
+        received_at: Timestamp::UNIX_EPOCH,
+        delivery_id: None,
+        content_type: JSON.into(),
+        data_pointer: String::new(),
+        verified_by: "standard/0".into(),
+        traceparent: None,
+        quarantine: None,
+        kept_headers: Vec::new(),
+        payload: Bytes::from_static(b"{}"),
+    }
+}
+
+fn stored(seq: u64, subject: String, headers: HeaderMap, payload: Vec<u8>) -> Stored {
+    let stored_at = Timestamp::from_millisecond(seq as i64 * 1000).unwrap();
+    Stored { seq: StreamSeq(seq), stored_at, subject, headers, payload: payload.into() }
+}
+
+/// Event `number` at the sequence of that number.
+fn event_message(number: u64) -> Stored {
+    let outgoing = event(number).encode(LAYOUT);
+    stored(number, outgoing.subject, outgoing.headers, outgoing.payload.to_vec())
+}
+
+fn record(seq: u64, record: Record) -> Stored {
+    let record = v1::OutcomeRecord { record: Some(record) };
+    stored(seq, "outcomes.0".into(), HeaderMap::new(), record.encode_to_vec())
+}
+
+fn commit(seq: u64, commit: v1::Commit) -> Stored {
+    record(seq, Record::Commit(commit))
+}
+
+fn outcome(uid: SubscriptionUid, number: u64, run: u64, kind: OutcomeKind, at_ms: i64) -> v1::Outcome {
+    let dead = kind == OutcomeKind::DeadLettered;
+    v1::Outcome {
+        subscription: uid.to_vec(),
+        sequence: number,
+        run,
+        kind: kind.into(),
+        workflow_id: "order-1".into(),
+        event_id: event_id(number).to_vec(),
+        attempts: 2,
+        reason: if dead { v1::DeadLetterReason::Exhausted } else { v1::DeadLetterReason::Unspecified }.into(),
+        at_ms,
+        first_failed_at_ms: if dead { at_ms - 1000 } else { 0 },
+        last_error: if dead { "answered 500".into() } else { String::new() },
+        last_status: if dead { 500 } else { 0 },
+        operator: String::new(),
+    }
+}
+
+fn attempt(uid: SubscriptionUid, number: u64, run: u64, attempt: u32, next_ms: i64) -> v1::Attempt {
+    v1::Attempt {
+        subscription: uid.to_vec(),
+        sequence: number,
+        run,
+        number: attempt,
+        class: v1::AttemptClass::HttpStatus.into(),
+        status: 500,
+        next_attempt_at_ms: next_ms,
+        ..Default::default()
+    }
+}
+
+fn lane(uid: SubscriptionUid, next: u64, last: u64, state: v1::LaneState) -> v1::Lane {
+    v1::Lane {
+        subscription: uid.to_vec(),
+        workflow_id: "order-1".into(),
+        next,
+        last,
+        state: state.into(),
+        ..Default::default()
+    }
+}
+
+fn opened(uid: SubscriptionUid, name: &str) -> v1::SubscriptionChange {
+    let opened = v1::Opened { name: name.into(), from: 1, revision: 1 };
+    let change = Some(v1::subscription_change::Change::Opened(opened));
+    v1::SubscriptionChange { subscription: uid.to_vec(), change }
+}
+
+/// What the owner puts on DLQ after the commit with this outcome.
+fn copy(seq: u64, name: &str, outcome: &v1::Outcome) -> Stored {
+    let event = event(outcome.sequence);
+    let mut headers = event.encode(LAYOUT).headers;
+    let time = |ms| Timestamp::from_millisecond(ms).unwrap().to_string();
+    for (header, value) in [
+        ("weft-subscription-uid", SubscriptionUid::from_slice(&outcome.subscription).unwrap().to_string()),
+        ("weft-reason", "exhausted".into()),
+        ("weft-attempts", outcome.attempts.to_string()),
+        ("weft-last-status", outcome.last_status.to_string()),
+        ("weft-last-error", outcome.last_error.clone()),
+        ("weft-first-failed-at", time(outcome.first_failed_at_ms)),
+        ("weft-dead-lettered-at", time(outcome.at_ms)),
+        ("weft-seq", outcome.sequence.to_string()),
+        ("weft-run", outcome.run.to_string()),
+    ] {
+        headers.insert(header, value.as_str());
+    }
+    let subject = dead_letter_subject(name, &event.workflow, event.id, Run(outcome.run));
+    stored(seq, subject, headers, b"{}".to_vec())
+}
+
+fn redrive(seq: u64, request_id: &str, numbers: &[u64]) -> Stored {
+    let items = numbers.iter().map(|number| v1::RedriveItem {
+        subscription: BILLING.to_vec(),
+        subscription_name: "billing".into(),
+        sequence: *number,
+        workflow_id: "order-1".into(),
+        event_id: event_id(*number).to_vec(),
+        run: 0,
+    });
+    let action = Some(v1::command::Action::Redrive(v1::Redrive { items: items.collect() }));
+    let command = v1::Command { request_id: request_id.into(), action, ..Default::default() };
+    stored(seq, "commands.0".into(), HeaderMap::new(), command.encode_to_vec())
+}
+
+fn results(command: u64, number: u64, status: CommandStatus) -> v1::CommandResult {
+    let item = v1::ItemResult { subscription: BILLING.to_vec(), sequence: number, status: status.into() };
+    v1::CommandResult { command, request_id: String::new(), items: vec![item] }
+}
+
+struct Index {
+    database: Database,
+}
+
+impl Index {
+    fn new() -> Self {
+        let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
+        let index = Self { database };
+        index.write(|_| ());
+        index
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&mut Tables<'_>) -> T) -> T {
+        let transaction = self.database.begin_write().unwrap();
+        let answer = change(&mut Tables::open(&transaction).unwrap());
+        transaction.commit().unwrap();
+        answer
+    }
+
+    fn apply<'m>(&self, messages: impl IntoIterator<Item = &'m (Source, Stored)>) {
+        self.write(|tables| {
+            for (source, message) in messages {
+                tables.apply(LAYOUT, *source, message).unwrap();
+            }
+        });
+    }
+
+    fn view(&self) -> View {
+        View::open(&self.database.begin_read().unwrap()).unwrap()
+    }
+
+    fn event(&self, catalog: &Snapshot, number: u64) -> Option<events::EventHistory> {
+        events::event(&self.view(), &Subscriptions::of(catalog), event_id(number)).unwrap()
+    }
+
+    fn dead_letter(&self, number: u64) -> Option<dead_letters::DeadLetter> {
+        let subscriptions = Subscriptions::of(&Snapshot::default());
+        dead_letters::find(&self.view(), &subscriptions, "billing", event_id(number)).unwrap()
+    }
+
+    fn statuses(&self, numbers: impl IntoIterator<Item = u64>) -> Vec<DeadLetterStatus> {
+        numbers.into_iter().map(|number| self.dead_letter(number).unwrap().status).collect()
+    }
+
+    fn progress(&self, request_id: &str) -> Vec<ItemProgress> {
+        let view = self.view();
+        let commands = requests::request(&view, request_id).unwrap();
+        let items: Vec<_> = commands.iter().flat_map(|command| command.items().map(|(item, _)| item)).collect();
+        requests::progress(&view, &items).unwrap()
+    }
+}
+
+fn outcomes(messages: impl IntoIterator<Item = Stored>) -> Vec<(Source, Stored)> {
+    messages.into_iter().map(|message| (Source::Outcomes(SHARD), message)).collect()
+}
+
+fn event_messages(numbers: std::ops::RangeInclusive<u64>) -> Vec<(Source, Stored)> {
+    numbers.map(|number| (Source::Events(SHARD), event_message(number))).collect()
+}
+
+fn catalog(types: &str, paused: bool) -> Snapshot {
+    let subscription = v1::Subscription {
+        uid: BILLING.to_vec(),
+        name: "billing".into(),
+        types: vec![types.into()],
+        paused,
+        ..Default::default()
+    };
+    let revised = Revised { revision: 1, value: Arc::new(subscription) };
+    Snapshot { complete: true, subscriptions: [("billing".into(), revised)].into(), ..Snapshot::default() }
+}
+
+/// Four events: one delivered, one unrouted, one dead-lettered and redriven, one dead-lettered, redriven and dead again;
+/// a fifth redrive is refused.
+fn story() -> [Vec<(Source, Stored)>; 4] {
+    let dead = |number, run, at| outcome(BILLING, number, run, OutcomeKind::DeadLettered, at);
+    let unrouted = v1::Outcome { subscription: Vec::new(), ..outcome(AUDIT, 2, 0, OutcomeKind::Unrouted, 2) };
+    let commits = [
+        commit(
+            1,
+            v1::Commit {
+                cursor: 4,
+                subscriptions: vec![opened(BILLING, "billing")],
+                attempts: vec![attempt(BILLING, 3, 0, 1, 5_000)],
+                lanes: vec![lane(BILLING, 3, 4, v1::LaneState::Open)],
+                outcomes: vec![outcome(BILLING, 1, 0, OutcomeKind::Delivered, 1), unrouted],
+                ..Default::default()
+            },
+        ),
+        commit(
+            2,
+            v1::Commit {
+                cursor: 4,
+                attempts: vec![attempt(BILLING, 3, 0, 2, 0), attempt(BILLING, 4, 0, 1, 0)],
+                outcomes: vec![dead(3, 0, 6_000), dead(4, 0, 7_000)],
+                ..Default::default()
+            },
+        ),
+        commit(
+            3,
+            v1::Commit {
+                cursor: 4,
+                results: vec![results(7, 3, CommandStatus::Taken), results(7, 4, CommandStatus::Taken)],
+                runs: vec![v1::PendingRun {
+                    subscription: BILLING.to_vec(),
+                    sequence: 3,
+                    run: 7,
+                    ..Default::default()
+                }],
+                ..Default::default()
+            },
+        ),
+        commit(
+            4,
+            v1::Commit {
+                cursor: 4,
+                attempts: vec![attempt(BILLING, 4, 7, 1, 0)],
+                outcomes: vec![outcome(BILLING, 3, 7, OutcomeKind::Delivered, 8_000), dead(4, 7, 9_000)],
+                results: vec![results(8, 3, CommandStatus::NotApplicable)],
+                ..Default::default()
+            },
+        ),
+    ];
+    let copies = [
+        copy(1, "billing", &dead(3, 0, 6_000)),
+        copy(2, "billing", &dead(4, 0, 7_000)),
+        copy(3, "billing", &dead(4, 7, 9_000)),
+    ];
+    let commands = [redrive(7, "again", &[3, 4]), redrive(8, "again-3", &[3]), redrive(9, "again-3", &[4])];
+    [
+        event_messages(1..=4),
+        outcomes(commits),
+        commands.map(|message| (Source::Commands(SHARD), message)).to_vec(),
+        copies.map(|message| (Source::DeadLetters, message)).to_vec(),
+    ]
+}
+
+/// The streams one after the other as `order` says, each in its own order.
+fn interleave(streams: [Vec<(Source, Stored)>; 4], order: &[usize]) -> Vec<(Source, Stored)> {
+    let mut streams = streams.map(std::collections::VecDeque::from);
+    let mut messages: Vec<_> = order.iter().filter_map(|stream| streams[*stream].pop_front()).collect();
+    messages.extend(streams.into_iter().flatten());
+    messages
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Each stream writes only what it alone knows: in whatever order the streams are read, the answers are the same.
+    #[test]
+    fn the_order_of_the_streams_does_not_matter(order in proptest::collection::vec(0usize..4, 0..14)) {
+        let index = Index::new();
+        index.apply(&interleave(story(), &order));
+        let catalog = Snapshot::default();
+        let statuses: Vec<_> =
+            (1..=4).map(|number| index.event(&catalog, number).unwrap().status.as_str()).collect();
+        prop_assert_eq!(statuses, ["delivered", "unrouted", "delivered", "dead_lettered"]);
+        prop_assert_eq!(index.statuses(3..=4), [DeadLetterStatus::Redriven, DeadLetterStatus::Open]);
+        let dead = index.dead_letter(4).unwrap();
+        prop_assert_eq!((dead.place.run, dead.dead_lettered_at_ms, dead.sequence_number), (Run(7), 9_000, 4));
+        prop_assert_eq!((dead.source.as_str(), dead.last_error.as_str()), ("shop", "answered 500"));
+        prop_assert_eq!(
+            index.progress("again"),
+            [ItemProgress::Settled(OutcomeKind::Delivered), ItemProgress::Settled(OutcomeKind::DeadLettered)]
+        );
+        // The command that came first under the id; the other never acts.
+        prop_assert_eq!(index.progress("again-3"), [ItemProgress::NotApplicable]);
+        let third = index.event(&catalog, 3).unwrap();
+        let deliveries: Vec<_> = third
+            .deliveries
+            .iter()
+            .map(|delivery| (delivery.subscription.as_str(), delivery.run, delivery.status, delivery.attempts.len()))
+            .collect();
+        prop_assert_eq!(
+            deliveries,
+            [
+                ("billing", Run::LIVE, DeliveryStatus::DeadLettered, 2),
+                ("billing", Run(7), DeliveryStatus::Delivered, 0)
+            ]
+        );
+        let all = DeadLetterFilter::default();
+        let page = dead_letters::page(&index.view(), &Subscriptions::of(&catalog), &all, None, 10).unwrap();
+        let numbers: Vec<_> = page.dead_letters.iter().map(|dead| dead.sequence_number).collect();
+        prop_assert_eq!((numbers, page.next), (vec![4, 3], None));
+    }
+}
+
+/// A command is seen by the dead letters that it names before its shard's owner has read it.
+#[test]
+fn a_redrive_shows_from_its_command_on() {
+    let [events, mut commits, commands, _] = story();
+    let last = commits.split_off(2);
+    let index = Index::new();
+    index.apply(events.iter().chain(&commits));
+    assert_eq!(index.statuses(3..=4), [DeadLetterStatus::Open, DeadLetterStatus::Open]);
+    index.apply(&commands[..1]);
+    assert_eq!(index.statuses(3..=4), [DeadLetterStatus::Redriving, DeadLetterStatus::Redriving]);
+    assert_eq!(index.progress("again"), [ItemProgress::Pending, ItemProgress::Pending]);
+    index.apply(&last);
+    assert_eq!(index.statuses(3..=4), [DeadLetterStatus::Redriven, DeadLetterStatus::Open]);
+    assert_eq!(index.progress("agai"), []);
+}
+
+#[test]
+fn what_is_not_settled_waits_in_its_lane() {
+    let index = Index::new();
+    index.apply(&event_messages(1..=4));
+    let of = |catalog: &Snapshot, number| index.event(catalog, number).unwrap().status.as_str().to_owned();
+    let taking = catalog("order.*", false);
+    assert_eq!(of(&taking, 1), "pending", "not matched yet");
+    let failing = v1::Commit {
+        cursor: 3,
+        lanes: vec![lane(BILLING, 1, 2, v1::LaneState::Open)],
+        attempts: vec![attempt(BILLING, 1, 0, 1, 60_000)],
+        ..Default::default()
+    };
+    index.apply(&outcomes([commit(1, failing)]));
+    assert_eq!(of(&taking, 1), "retrying");
+    assert_eq!(index.event(&taking, 1).unwrap().deliveries[0].next_attempt_at_ms, Some(60_000));
+    assert_eq!([of(&taking, 2), of(&taking, 4)], ["pending", "pending"]);
+    assert_eq!(index.event(&taking, 3).unwrap().deliveries, [], "matched, and not in the lane");
+    assert_eq!([of(&catalog("order.*", true), 1), of(&catalog("order.*", true), 2)], ["paused", "paused"]);
+    assert_eq!(index.event(&catalog("stock.*", false), 2).unwrap().deliveries, []);
+
+    let blocked =
+        v1::Commit { lanes: vec![lane(BILLING, 1, 2, v1::LaneState::Blocked)], cursor: 4, ..Default::default() };
+    index.apply(&outcomes([commit(2, blocked)]));
+    assert_eq!([of(&taking, 1), of(&taking, 2)], ["blocked", "pending"]);
+
+    let closed = v1::subscription_change::Change::Closed(v1::Closed { up_to: 4, ..Default::default() });
+    let closed = v1::SubscriptionChange { subscription: BILLING.to_vec(), change: Some(closed) };
+    index.apply(&outcomes([commit(3, v1::Commit { subscriptions: vec![closed], cursor: 4, ..Default::default() })]));
+    let gone = Snapshot::default();
+    assert_eq!([of(&gone, 1), of(&gone, 2)], ["discarded", "discarded"]);
+}
+
+/// Pages hold every dead letter once, whatever their size, also of the same millisecond.
+#[test]
+fn pages_of_dead_letters_hold_everything_once() {
+    let index = Index::new();
+    index.apply(&event_messages(1..=7));
+    let dead = |number| outcome(BILLING, number, 0, OutcomeKind::DeadLettered, 5_000 + (number as i64 / 3));
+    let outcomes_of_all = (1..=7).map(dead).collect();
+    index.apply(&outcomes([commit(1, v1::Commit { cursor: 7, outcomes: outcomes_of_all, ..Default::default() })]));
+    let (view, subscriptions) = (index.view(), Subscriptions::of(&catalog("*", false)));
+    let numbers = |filter: &DeadLetterFilter, limit: usize| {
+        let (mut numbers, mut after) = (Vec::new(), None);
+        loop {
+            let page = dead_letters::page(&view, &subscriptions, filter, after, limit).unwrap();
+            assert!(page.dead_letters.len() <= limit);
+            numbers.extend(page.dead_letters.iter().map(|dead| dead.sequence_number));
+            after = page.next;
+            if after.is_none() {
+                return numbers;
+            }
+        }
+    };
+    for limit in [1, 2, 3, 7, 8] {
+        assert_eq!(numbers(&DeadLetterFilter::default(), limit), [7, 6, 5, 4, 3, 2, 1], "{limit}");
+    }
+    let window = DeadLetterFilter { since_ms: Some(5_001), until_ms: Some(5_002), ..Default::default() };
+    assert_eq!(numbers(&window, 2), [5, 4, 3]);
+    let none = DeadLetterFilter { event_type: Some("stock.*".into()), ..Default::default() };
+    assert_eq!(numbers(&none, 2), [0u64; 0]);
+    let redriven = DeadLetterFilter { statuses: vec![DeadLetterStatus::Redriven], ..Default::default() };
+    assert_eq!(numbers(&redriven, 2), [0u64; 0]);
+}
+
+/// Rows go with their events, those of dead letters with these, and late records leave nothing behind.
+#[test]
+fn expired_rows_leave() {
+    let index = Index::new();
+    let [events, commits, commands, copies] = story();
+    index.apply(events.iter().chain(&commits).chain(&commands).chain(&copies));
+    let sweep = |events, commands, dead_before_ms| {
+        let firsts = vec![(SHARD, StreamSeq(events), StreamSeq(commands))];
+        let expired = Expired { firsts, dead_before_ms };
+        assert!(!index.write(|tables| tables.sweep(LAYOUT, &expired, &mut LaneCursor::default()).unwrap()));
+    };
+    let catalog = Snapshot::default();
+    let is_known = |number| index.event(&catalog, number).is_some();
+    sweep(5, 1, 0);
+    assert_eq!([1, 2, 3, 4].map(is_known), [false, false, true, true]);
+    assert_eq!(index.statuses(3..=4), [DeadLetterStatus::Redriven, DeadLetterStatus::Open]);
+    // An outcome that comes after its event has gone.
+    let late = outcome(BILLING, 1, 0, OutcomeKind::Delivered, 1);
+    index.apply(&outcomes([commit(5, v1::Commit { cursor: 4, outcomes: vec![late], ..Default::default() })]));
+    sweep(5, 10, 6_001);
+    assert_eq!([3, 4].map(is_known), [false, true]);
+    assert!(index.dead_letter(3).is_none());
+    sweep(5, 10, 9_001);
+    assert!(!is_known(4));
+    let view = index.view();
+    let empty = [
+        view.events.range::<(u32, u64)>(..).unwrap().count(),
+        view.event_ids.range::<(&[u8; 16], u32, u64)>(..).unwrap().count(),
+        view.deliveries.range::<(u32, u64, &[u8; 16], u64)>(..).unwrap().count(),
+        view.attempts.range::<(u32, u64, &[u8; 16], u64, u32)>(..).unwrap().count(),
+        view.dead.range::<(u32, u64, &[u8; 16])>(..).unwrap().count(),
+        view.dead_by_time.range::<(i64, u32, u64, &[u8; 16])>(..).unwrap().count(),
+        view.commands.range::<(u32, u64)>(..).unwrap().count(),
+        view.requests.range::<(&str, u32)>(..).unwrap().count(),
+        view.redrives.range::<(u32, u64, &[u8; 16], u64)>(..).unwrap().count(),
+        view.refused.range::<(u32, u64, u64, &[u8; 16])>(..).unwrap().count(),
+    ];
+    assert_eq!(empty, [0; 10]);
+}
+
+/// Built anew when OUTCOMES no longer tells what became of old dead letters, the history asks the checkpoint.
+#[test]
+fn a_checkpoint_tells_which_old_dead_letters_are_open() {
+    let index = Index::new();
+    let dead = |number: u64| outcome(BILLING, number, 0, OutcomeKind::DeadLettered, 1_000);
+    let copies = [copy(1, "billing", &dead(1)), copy(2, "billing", &dead(2))];
+    index.apply(&copies.map(|message| (Source::DeadLetters, message)));
+    assert_eq!(index.statuses(1..=2), [DeadLetterStatus::Open, DeadLetterStatus::Open]);
+    let open = v1::OpenDeadLetter { subscription: BILLING.to_vec(), sequence: 2, run: 0, at_ms: 1_000 };
+    let chunk =
+        |position, dead_letters| Record::Chunk(v1::CheckpointChunk { position, dead_letters, ..Default::default() });
+    let end = |position| Record::End(v1::CheckpointEnd { position, ..Default::default() });
+    // The end of a checkpoint that was taken before the first record that is still kept: it may lack what lies between.
+    index.apply(&outcomes([record(100, end(90))]));
+    assert_eq!(index.statuses(1..=2), [DeadLetterStatus::Open, DeadLetterStatus::Open]);
+    index.apply(&outcomes([record(101, chunk(100, vec![open])), record(102, end(100))]));
+    assert_eq!(index.statuses(1..=2), [DeadLetterStatus::Redriven, DeadLetterStatus::Open]);
+    // Later checkpoints say nothing new, and a dead letter that was seen to die is not asked after.
+    index.apply(&outcomes([record(103, chunk(102, vec![])), record(104, end(102))]));
+    index.apply(&outcomes([commit(105, v1::Commit { outcomes: vec![dead(3)], ..Default::default() })]));
+    assert_eq!(index.statuses(1..=2), [DeadLetterStatus::Redriven, DeadLetterStatus::Open]);
+}
+
+/// Whatever somebody else puts into the streams is passed over.
+#[test]
+fn foreign_messages_are_passed_over() {
+    let index = Index::new();
+    for source in [Source::Events(SHARD), Source::Outcomes(SHARD), Source::Commands(SHARD), Source::DeadLetters] {
+        for subject in ["", "events.a", "dlq.a.b.c.d", "outcomes.0"] {
+            for payload in [&b""[..], b"\xff\xff\xff", b"{}"] {
+                let message = stored(1, subject.into(), HeaderMap::new(), payload.to_vec());
+                index.apply([&(source, message)]);
+            }
+        }
+    }
+    assert_eq!(index.view().events.range::<(u32, u64)>(..).unwrap().count(), 0);
+}

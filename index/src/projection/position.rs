@@ -77,6 +77,13 @@ pub enum Mismatch {
     },
 }
 
+impl Mark {
+    /// What `message` is recognised by.
+    pub fn of(message: &Stored) -> Self {
+        Self { stored_at: message.stored_at, id: event_id_of(message) }
+    }
+}
+
 impl Position {
     /// In front of a stream's first message.
     pub const fn start(created: Timestamp) -> Self {
@@ -86,7 +93,7 @@ impl Position {
     /// Behind `message`.
     pub fn advance(&mut self, message: &Stored) {
         self.cursor = message.seq;
-        self.mark = Some(Mark { stored_at: message.stored_at, id: event_id_of(message) });
+        self.mark = Some(Mark::of(message));
     }
 }
 
@@ -101,7 +108,7 @@ pub fn check(position: &Position, state: &StreamState, at_cursor: Option<&Stored
         return Verdict::Rebuild(Mismatch::Behind { cursor, last: state.last });
     }
     if let (Some(mark), Some(message)) = (position.mark, at_cursor)
-        && mark != (Mark { stored_at: message.stored_at, id: event_id_of(message) })
+        && mark != Mark::of(message)
     {
         return Verdict::Rebuild(Mismatch::Message { cursor });
     }

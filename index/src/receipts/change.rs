@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use weft_nats::{
-    event::{Entry, Event, event_id_of},
+    event::{Entry, Event},
     message::Stored,
     subject::Layout,
 };
@@ -39,7 +39,7 @@ pub enum Content {
 impl Change {
     /// Reads a message. Hashes an event's body.
     pub fn of(layout: Layout, message: &Stored) -> Self {
-        let mark = Mark { stored_at: message.stored_at, id: event_id_of(message) };
+        let mark = Mark::of(message);
         let content = match Entry::decode(layout, message) {
             Entry::Event(event) => Content::Event(event.id, accepted(&event, message)),
             Entry::Heads(heads) => Content::Heads(carried(heads, message.stored_at)),

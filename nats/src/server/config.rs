@@ -9,7 +9,7 @@ use super::{
     ServerError, ServerOptions, Users,
     folder::{Folder, failed, write_private},
 };
-use crate::subject::Layout;
+use crate::{options::Span, subject::Layout};
 
 /// Memory streams and consumers: readers' consumers are there, and no stream of ours.
 const MEMORY_BYTES_MAX: u64 = 256 << 20;
@@ -34,24 +34,24 @@ pub(super) fn write(folder: &Folder, options: &ServerOptions, port: u16, users: 
         store_dir: text(store)?,
         store_bytes_max: folder.store_bytes_max()?,
         max_payload: options.max_payload,
-        sync_interval: &options.log.fsync,
+        sync_interval: sync_interval(&options.log.fsync),
         users: users.config(Layout::new(options.log.shards)),
     });
     let config = serde_json::to_string_pretty(&config).expect("a JSON value is JSON");
     write_private(&folder.config(), &config)
 }
 
-struct Values<'a> {
+struct Values {
     port: u16,
     pid_file: String,
     store_dir: String,
     store_bytes_max: u64,
     max_payload: u64,
-    sync_interval: &'a str,
+    sync_interval: String,
     users: Value,
 }
 
-fn render(values: &Values<'_>) -> Value {
+fn render(values: &Values) -> Value {
     json!({
         "server_name": "weft",
         "host": "127.0.0.1",
@@ -68,4 +68,9 @@ fn render(values: &Values<'_>) -> Value {
         },
         "authorization": { "users": values.users },
     })
+}
+
+/// `[log] fsync` in the server's words: it knows neither days nor spaces.
+fn sync_interval(fsync: &str) -> String {
+    fsync.parse::<Span>().map_or_else(|_| fsync.to_owned(), |interval| format!("{}ms", interval.0.as_millis().max(1)))
 }

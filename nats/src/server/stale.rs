@@ -29,6 +29,8 @@ pub(super) async fn end(folder: &Folder) -> Result<(), ServerError> {
         tracing::warn!(pid = pid.as_raw_pid(), ?signal, "a nats-server of an earlier run is ended");
         // An error means that it is gone or not ours to end; the look that follows tells which.
         let _ = kill_process(pid, signal);
+        // One that is stopped would not take it before it goes on.
+        let _ = kill_process(pid, Signal::CONT);
         let deadline = Instant::now() + patience;
         while is_running(pid) && Instant::now() < deadline {
             tokio::time::sleep(POLL).await;

@@ -6,6 +6,7 @@
 use std::{
     ffi::OsString,
     io,
+    os::unix::process::CommandExt,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
         Arc,
@@ -190,6 +191,8 @@ impl Duty {
         let mut child = Command::new(&self.command[0])
             .args(&self.command[1..])
             .env(launch::PARENT, std::process::id().to_string())
+            // A Ctrl-C at the terminal is for us: the server ends last, when everyone has drained.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

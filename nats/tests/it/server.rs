@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, getpgid, kill_process, test_kill_process};
 use tokio_util::sync::CancellationToken;
 use weft_nats::{
     async_nats::{self, ConnectOptions, ServerAddr, jetstream::consumer},
@@ -114,8 +114,7 @@ async fn each_role_writes_its_own_streams_and_no_others() {
     let cancel = CancellationToken::new();
     let server = Server::start(options(folder.path()), cancel.clone()).await.unwrap();
     let users = server.users();
-    let (gateway, worker, admin) =
-        tokio::join!(connect(&users.gateway), connect(&users.worker), connect(&users.admin));
+    let (gateway, worker, admin) = tokio::join!(connect(&users.gateway), connect(&users.worker), connect(&users.admin));
     for role in [&gateway, &worker, &admin] {
         ensure(role).await;
         assert_eq!(role.max_payload(), Some((1 << 20) + 128 * 1024));
@@ -224,6 +223,7 @@ async fn a_launched_server_dies_with_its_supervisor() {
     let (mut supervisor, _) = Supervisor::start(folder.path(), 0, true);
     let server = pid(folder.path());
     assert!(runs(server));
+    assert_eq!(getpgid(Some(server)).unwrap(), server, "a Ctrl-C at the terminal does not reach it");
     supervisor.kill();
     assert!(ends(server).await);
 }
@@ -241,7 +241,8 @@ async fn a_server_left_over_does_not_block_the_next_start() {
     // It may hang, too.
     kill_process(stale, Signal::STOP).unwrap();
     let port = url.rsplit(':').next().unwrap().parse().unwrap();
-    let server = Server::start(ServerOptions { port, ..options(folder.path()) }, CancellationToken::new()).await.unwrap();
+    let server =
+        Server::start(ServerOptions { port, ..options(folder.path()) }, CancellationToken::new()).await.unwrap();
     assert_eq!(server.url(), url, "with it gone its port is free");
     assert_ne!(pid(folder.path()), stale);
     assert!(ends(stale).await);
@@ -255,7 +256,10 @@ async fn what_stands_in_the_way_is_worked_around_or_said() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
     let cancel = CancellationToken::new();
-    let server = Server::start(ServerOptions { port, ..options(folder.path()) }, cancel.clone()).await.unwrap();
+    // Units that the server's own language does not know.
+    let log = LogOptions { fsync: "1day 500ms".into(), ..LogOptions::default() };
+    let options_taken = ServerOptions { port, log, ..options(folder.path()) };
+    let server = Server::start(options_taken, cancel.clone()).await.unwrap();
     assert_ne!(server.url(), format!("nats://127.0.0.1:{port}"));
     cancel.cancel();
     server.stopped().await;
@@ -264,7 +268,8 @@ async fn what_stands_in_the_way_is_worked_around_or_said() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let below = start(options(&file.path().join("nats"))).await;
     assert!(matches!(below, Err(ServerError::Folder { .. })), "{below:?}");
-    let missing = start(ServerOptions { program: PathBuf::from("/nonexistent/nats-server"), ..options(folder.path()) }).await;
+    let missing =
+        start(ServerOptions { program: PathBuf::from("/nonexistent/nats-server"), ..options(folder.path()) }).await;
     assert!(matches!(&missing, Err(ServerError::Start(problem)) if problem.contains("nonexistent")), "{missing:?}");
     let ends = start(ServerOptions { program: PathBuf::from("/bin/false"), ..options(folder.path()) }).await;
     assert!(matches!(ends, Err(ServerError::Start(_))), "{ends:?}");

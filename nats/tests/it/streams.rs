@@ -43,7 +43,10 @@ async fn every_role_at_once_makes_one_log() {
     assert_eq!((events.max_age, events.duplicate_window), (Span::days(8).0, Duration::from_secs(120)));
     assert!(events.allow_direct && events.allow_atomic_publish && events.deny_delete && !events.allow_rollup);
     assert_eq!(events.max_message_size as u64, (1 << 20) + MESSAGE_OVERHEAD_BYTES);
-    assert_eq!(config(&roles[0], "OUTCOMES_0").await.subjects, ["outcomes.0", "outcomes.0.chunk", "outcomes.0.checkpoint"]);
+    assert_eq!(
+        config(&roles[0], "OUTCOMES_0").await.subjects,
+        ["outcomes.0", "outcomes.0.chunk", "outcomes.0.checkpoint"]
+    );
     assert!(config(&roles[0], "KV_weft_leases").await.allow_message_ttl);
     assert_eq!(config(&roles[0], "KV_weft_catalog").await.subjects, ["$KV.weft_catalog.>"]);
     for stream in ["COMMANDS_1", "DLQ", "REJECTED"] {
@@ -148,7 +151,9 @@ async fn a_server_that_is_away_is_unavailable_and_an_empty_stream_has_a_state() 
     server.kill();
     let away = weft_nats::testing::eventually(Duration::from_secs(10), async || !connection.is_connected()).await;
     assert!(away);
-    for result in [streams::ensure(&connection, &spec(1)).await.map(drop), streams::state(&connection, "DLQ").await.map(drop)] {
+    for result in
+        [streams::ensure(&connection, &spec(1)).await.map(drop), streams::state(&connection, "DLQ").await.map(drop)]
+    {
         assert!(matches!(result, Err(EnsureError::Unavailable(_))), "{result:?}");
     }
 }

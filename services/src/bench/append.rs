@@ -31,12 +31,13 @@ use weft_proto::ids::{EventId, SequenceNumber, ShardId, StreamSeq, WorkflowId};
 
 use super::{
     disk::Disk,
+    folder::Folder,
     latency::{Latencies, Percentiles},
-    mesh::{BenchNats, Folder},
 };
 use crate::{
     command::output::{self, Format, Row},
     exit::Failure,
+    mesh::{Nats, weft_program},
 };
 
 /// Plain publishes in flight.
@@ -112,7 +113,7 @@ pub async fn run(args: AppendArgs) -> Result<(), Failure> {
     let folder = Folder::new(&args.data)?;
     let disk = Disk::measure(folder.path())?;
     let stop = CancellationToken::new();
-    let nats = BenchNats::start(folder.path(), stop.clone()).await?;
+    let nats = Nats::start(&weft_program()?, folder.path(), stop.clone()).await?;
     let phases = phases(&nats, &args).await;
     stop.cancel();
     nats.stopped().await;
@@ -123,10 +124,10 @@ pub async fn run(args: AppendArgs) -> Result<(), Failure> {
     })
 }
 
-async fn phases(nats: &BenchNats, args: &AppendArgs) -> anyhow::Result<Vec<Phase>> {
-    let admin = nats.admin("weft-bench-streams").await?;
+async fn phases(nats: &Nats, args: &AppendArgs) -> anyhow::Result<Vec<Phase>> {
+    let admin = nats.connection("admin", "weft-bench-streams").await?;
     let layout = streams::ensure(&admin, nats.spec()).await?;
-    let connection = nats.gateway("weft-bench").await?;
+    let connection = nats.connection("gateway", "weft-bench").await?;
     let log = Log { connection, layout, payload: body(args.payload) };
     let time = Duration::from_secs(args.seconds.max(1));
 

@@ -5,17 +5,23 @@
 
 pub mod append;
 pub mod cpu;
+pub mod deliver;
 pub mod disk;
+pub mod folder;
+pub mod hundred;
 pub mod latency;
-pub mod mesh;
 
 use crate::exit::Failure;
 
 /// What is measured.
 #[derive(Debug, clap::Subcommand)]
 pub enum BenchCommand {
+    /// 100 senders x 100 events, 20 % sent twice, 20 % failing at first: the promises, counted
+    Hundred(hundred::HundredArgs),
     /// Compare-and-append against plain fsynced publishes
     Append(append::AppendArgs),
+    /// Signed HTTP to 202 and to delivered, with CPU seconds of each process
+    Deliver(deliver::DeliverArgs),
 }
 
 /// Carries out one of them.
@@ -25,6 +31,8 @@ pub enum BenchCommand {
 /// [`Failure`]; of `hundred` also when a promise did not hold.
 pub async fn run(command: BenchCommand) -> Result<(), Failure> {
     match command {
+        BenchCommand::Hundred(args) => hundred::run(args).await,
         BenchCommand::Append(args) => append::run(args).await,
+        BenchCommand::Deliver(args) => deliver::run(args).await,
     }
 }

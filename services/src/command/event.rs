@@ -1,9 +1,5 @@
 //! `weft event send | get | tail`.
 
-use std::{io::Read as _, path::Path};
-
-use serde::Serialize;
-use serde_json::value::RawValue;
 use tonic::Code;
 use weft_proto::v1::{self, TailEventsRequest};
 
@@ -15,10 +11,13 @@ use super::{
 };
 use crate::exit::Failure;
 
+mod send;
 
 /// The verbs.
 #[derive(Debug, clap::Subcommand)]
 pub enum EventCommand {
+    /// Sign an event and post it, as a sender would
+    Send(send::SendArgs),
     /// Show an event and what became of it
     Get(GetArgs),
     /// Show events as they are accepted
@@ -65,6 +64,7 @@ pub struct TailArgs {
 /// [`Failure`], with its exit code.
 pub async fn run(command: EventCommand) -> Result<(), Failure> {
     match command {
+        EventCommand::Send(args) => send::run(args).await,
         EventCommand::Get(args) => get(args).await,
         EventCommand::Tail(args) => tail(args).await,
     }

@@ -3,6 +3,8 @@
 pub mod admin;
 pub mod dlq;
 pub mod event;
+pub mod listen;
 pub mod output;
 pub mod select;
+pub mod sign;
 pub mod view;

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::exit::Failure;
 
 /// A line below the headings and nothing else: easy to read, easy to copy.
-const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::new('─', '─', '─', '─'));
+const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
 /// `-o`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

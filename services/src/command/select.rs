@@ -36,6 +36,7 @@ pub struct DeadLetterFilterArgs {
     /// Only this subscription
     #[arg(long, value_name = "NAME")]
     pub subscription: Option<String>,
+    /// Of whose events
     #[command(flatten)]
     pub event: EventFilterArgs,
     /// Only this reason, such as exhausted or permanent

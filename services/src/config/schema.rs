@@ -161,7 +161,7 @@ pub fn find(keys: &'static [Key], name: &str) -> Option<&'static Key> {
 /// The known name that is nearest to a misspelt one; `None` when none is near.
 pub fn nearest(keys: &[Key], name: &str) -> Option<&'static str> {
     /// Below this two names have little more in common than their letters.
-    const SIMILARITY_MIN: f64 = 0.6;
+    const SIMILARITY_MIN: f64 = 0.5;
     keys.iter()
         .map(|key| (strsim::normalized_damerau_levenshtein(key.name, name), key.name))
         .filter(|(similarity, _)| *similarity >= SIMILARITY_MIN)

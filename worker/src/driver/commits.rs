@@ -70,7 +70,7 @@ pub(super) enum Appended {
 #[derive(Debug)]
 pub(super) enum Turn {
     /// The append in flight has its answer.
-    Answered(Answer),
+    Answered(Box<Answer>),
     /// A piece of the checkpoint is there to be appended. None: it could not be read to its end.
     Piece(Option<Piece>),
 }
@@ -254,7 +254,7 @@ impl Commits {
     /// Safe to cancel.
     pub async fn next(&mut self) -> Result<Turn, DriverError> {
         if self.in_flight.is_some() {
-            return Ok(Turn::Answered(self.answer().await));
+            return Ok(Turn::Answered(Box::new(self.answer().await)));
         }
         match &mut self.checkpoint {
             Some(checkpoint) => Ok(Turn::Piece(checkpoint.pieces.recv().await.transpose()?)),

@@ -166,7 +166,7 @@ impl Driver {
                 () = drain.cancelled(), if !draining => {}
                 Some(ended) = self.attempts.join_next(), if !self.attempts.is_empty() => self.ended(ended)?,
                 turn = self.commits.next() => match turn? {
-                    Turn::Answered(answer) => self.committed(answer).await?,
+                    Turn::Answered(answer) => self.committed(*answer).await?,
                     Turn::Piece(piece) => self.commits.append_piece(piece),
                 },
                 Some(looked) = self.lookups.join_next(), if !self.lookups.is_empty() => self.looked(looked)?,

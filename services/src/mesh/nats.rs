@@ -1,9 +1,8 @@
-//! What is measured: a nats-server of our own, and roles as processes of their own.
+//! A nats-server that syncs every write, as `weft up` runs it, under a process of its own.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use weft_nats::{
     connect::Connection,
@@ -12,48 +11,24 @@ use weft_nats::{
     streams::LogSpec,
 };
 
-use crate::exit::Failure;
-
 /// Bodies of the default size.
 const BODY_BYTES_MAX: u64 = 1024 * 1024;
 
-/// A fresh folder on a chosen disk, gone at the end.
+/// A running server. It dies with us.
 #[derive(Debug)]
-pub struct Folder(TempDir);
-
-impl Folder {
-    /// Makes the folder inside `parent`.
-    ///
-    /// # Errors
-    ///
-    /// One line: `parent` cannot be used.
-    pub fn new(parent: &Path) -> Result<Self, Failure> {
-        let made = tempfile::Builder::new().prefix("weft-bench-").tempdir_in(parent);
-        made.map(Self)
-            .map_err(|error| Failure::Failed(format!("{}: {error}; choose another with --data", parent.display())))
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-/// A nats-server that syncs every write.
-#[derive(Debug)]
-pub struct BenchNats {
+pub struct Nats {
     server: Server,
     spec: LogSpec,
     folder: PathBuf,
 }
 
-impl BenchNats {
-    /// Starts it below `folder`.
+impl Nats {
+    /// Starts it below `folder`; `program` is the `weft` binary.
     ///
     /// # Errors
     ///
     /// When there is none, or it does not serve.
-    pub async fn start(folder: &Path, stop: CancellationToken) -> anyhow::Result<Self> {
+    pub async fn start(program: &Path, folder: &Path, stop: CancellationToken) -> anyhow::Result<Self> {
         let folder = folder.join("nats");
         let spec = LogSpec { log: LogOptions::default(), body_bytes_max: BODY_BYTES_MAX, ..LogSpec::default() };
         let options = ServerOptions {
@@ -62,33 +37,26 @@ impl BenchNats {
             log: spec.log.clone(),
             max_payload: spec.message_bytes_max(),
             port: 0,
-            launcher: vec![std::env::current_exe()?.into(), "launch".into()],
+            launcher: vec![program.into(), "launch".into()],
         };
         let server = Server::start(options, stop).await?;
         Ok(Self { server, spec, folder })
     }
 
-    /// The log that the benchmarks make of it.
+    /// The log that roles with the default configuration make of it.
     pub fn spec(&self) -> &LogSpec {
         &self.spec
     }
 
-    /// A connection of the gateway's user.
+    /// A connection of a role's user.
     ///
     /// # Errors
     ///
     /// When it does not come about.
-    pub async fn gateway(&self, name: &str) -> anyhow::Result<Connection> {
-        connect(&self.server.users().gateway, name).await
-    }
-
-    /// A connection of the admin's user.
-    ///
-    /// # Errors
-    ///
-    /// When it does not come about.
-    pub async fn admin(&self, name: &str) -> anyhow::Result<Connection> {
-        connect(&self.server.users().admin, name).await
+    pub async fn connection(&self, role: &str, name: &str) -> anyhow::Result<Connection> {
+        let connection = Connection::connect(self.user(role), name).await?;
+        connection.connected().await;
+        Ok(connection)
     }
 
     /// The server's process id.
@@ -108,12 +76,7 @@ impl BenchNats {
     ///
     /// When a password cannot be read.
     pub fn environment(&self, role: &str) -> anyhow::Result<Vec<(String, String)>> {
-        let users = self.server.users();
-        let options = match role {
-            "gateway" => &users.gateway,
-            "worker" => &users.worker,
-            _ => &users.admin,
-        };
+        let options = self.user(role);
         let password = options.password.as_ref().map(SecretRef::resolve).transpose().map_err(anyhow::Error::msg)?;
         let variables = [
             ("WEFT_NATS__URL", options.url.clone()),
@@ -128,10 +91,13 @@ impl BenchNats {
     pub async fn stopped(self) {
         self.server.stopped().await;
     }
-}
 
-async fn connect(options: &NatsOptions, name: &str) -> anyhow::Result<Connection> {
-    let connection = Connection::connect(options, name).await?;
-    connection.connected().await;
-    Ok(connection)
+    fn user(&self, role: &str) -> &NatsOptions {
+        let users = self.server.users();
+        match role {
+            "gateway" => &users.gateway,
+            "worker" => &users.worker,
+            _ => &users.admin,
+        }
+    }
 }

@@ -1,0 +1,285 @@
+//! One shard's sequencer through its whole life: opens the receipts, compares them with the log, catches up, works, and
+//! starts over when something does not fit.
+
+use std::{path::PathBuf, time::Duration};
+
+use jiff::Timestamp;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use weft_index::{
+    projection::{self, Mismatch, OpenError, Position, StorageError, Verdict, Writer, WriterGone},
+    receipts::{Apply, Change, Horizons, Receipts},
+};
+use weft_nats::{
+    connect::Connection,
+    reader::{OrderedReader, ReadError, ReaderOptions},
+    streams::{self, EnsureError, StreamState},
+    subject::Layout,
+};
+use weft_proto::ids::{EventId, ShardId, StreamSeq};
+
+use super::{
+    options::SequencerOptions,
+    overlay::{Differs, Overlay},
+    probe::{Probed, ask_between},
+    progress::{Progress, count_of},
+    session::Session,
+    submission::Submission,
+};
+
+/// Between two tries of whatever does not work at the moment.
+const RETRY: Duration = Duration::from_millis(300);
+/// So often the log may end before the receipts before that is believed: a new leader may not have applied everything.
+const BEHIND_MAX: u32 = 10;
+/// Messages of one read.
+const READ_MESSAGES_MAX: usize = 500;
+/// Without a message for so long while the log is known to have more, the server is asked whether there is any.
+const QUIET: Duration = Duration::from_millis(250);
+
+/// What a shard's sequencer is made of.
+#[derive(Debug)]
+pub(super) struct Shard {
+    pub id: ShardId,
+    pub layout: Layout,
+    pub stream: String,
+    pub connection: Connection,
+    pub options: SequencerOptions,
+    pub path: PathBuf,
+    pub drain: CancellationToken,
+    pub progress: Progress,
+    /// The receipts, while they have caught up with the log.
+    pub current: watch::Sender<Option<Receipts>>,
+}
+
+/// What comes to a shard's sequencer.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    pub queue: mpsc::Receiver<Submission>,
+    pub asks: mpsc::Receiver<Ask>,
+}
+
+/// A question to a shard's sequencer.
+#[derive(Debug)]
+pub(super) enum Ask {
+    /// Where does this event stand, beyond the receipts' file?
+    Position { id: EventId, answer: oneshot::Sender<Option<StreamSeq>> },
+    /// Tell me when everything up to `end` has been read.
+    Reach { end: StreamSeq, answer: oneshot::Sender<()> },
+}
+
+/// Why a session ends before its time.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    /// The log is another one than the receipts were made of.
+    #[error("the receipts are of another log: {0}")]
+    Log(#[from] Mismatch),
+    /// The log is another one than was appended to.
+    #[error("{0}")]
+    Differs(#[from] Differs),
+    /// The log cannot be read on from where the receipts stand.
+    #[error("{0}")]
+    Read(#[from] ReadError),
+    /// The file cannot be read or written.
+    #[error("the receipts' file fails: {0}")]
+    Storage(#[from] StorageError),
+    /// The writer has ended; its own error says why.
+    #[error("the receipts are no longer written")]
+    Written,
+}
+
+impl From<WriterGone> for Fault {
+    fn from(_: WriterGone) -> Self {
+        Self::Written
+    }
+}
+
+/// A session's beginning: the receipts have caught up.
+struct Started {
+    created: Timestamp,
+    writer: Writer<Apply>,
+    reader: OrderedReader,
+    overlay: Overlay,
+}
+
+/// Opens a shard's receipts on a thread that may block.
+pub(super) async fn open(path: PathBuf, stream: String, horizons: Horizons) -> Result<Receipts, OpenError> {
+    let folder = path.clone();
+    let opened = tokio::task::spawn_blocking(move || Receipts::open(&path, &stream, horizons)).await;
+    opened.unwrap_or_else(|error| Err(OpenError::Unusable { path: folder, source: std::io::Error::other(error) }))
+}
+
+impl Shard {
+    pub fn horizons(&self) -> Horizons {
+        self.options.horizons()
+    }
+
+    /// Works until it is drained.
+    pub async fn run(self, mut inbox: Inbox, receipts: Receipts) {
+        let mut receipts = Some(receipts);
+        while let Some(opened) = receipts.take() {
+            match self.session(&mut inbox, &opened).await {
+                Ok(()) => break,
+                Err(fault) => {
+                    self.current.send_replace(None);
+                    self.progress.set(self.id, Some("receipts: starting over".into()));
+                    receipts = self.recover(&fault, opened).await;
+                }
+            }
+        }
+        self.current.send_replace(None);
+    }
+
+    async fn session(&self, inbox: &mut Inbox, receipts: &Receipts) -> Result<(), Fault> {
+        let started = tokio::select! {
+            started = self.start(receipts) => started?,
+            () = self.drain.cancelled() => return Ok(()),
+        };
+        let Started { created, writer, reader, overlay } = started;
+        self.current.send_replace(Some(receipts.clone()));
+        self.progress.set(self.id, None);
+        let session = Session::new(self, created, inbox, receipts.clone(), &writer, reader, overlay);
+        let worked = session.run().await;
+        // Where the writer has failed, that is the reason for everything else.
+        writer.close().await?;
+        worked
+    }
+
+    /// Reads the log from `from` on.
+    pub fn reader(&self, from: StreamSeq) -> OrderedReader {
+        let options = ReaderOptions {
+            stream: self.stream.clone(),
+            name: format!("receipts-{}", self.id),
+            from,
+            filter: None,
+            batch_messages_max: READ_MESSAGES_MAX,
+        };
+        OrderedReader::new(self.connection.clone(), options)
+    }
+
+    /// Compares the receipts with the log and reads it to its end. Waits for the log for as long as it takes.
+    async fn start(&self, receipts: &Receipts) -> Result<Started, Fault> {
+        let started_at = Instant::now();
+        let (mut position, state) = self.verified(receipts).await?;
+        if position.cursor.next() < state.first {
+            if position.cursor > StreamSeq(0) {
+                let (shard, cursor, first) = (self.id.0, position.cursor.0, state.first.0);
+                tracing::warn!(shard, cursor, first, "messages behind the receipts are gone unread");
+            }
+            position = Position { cursor: StreamSeq(state.first.0 - 1), mark: None, ..position };
+        }
+        let Position { created, cursor: from, mark } = position.clone();
+        let writer = {
+            let receipts = receipts.clone();
+            let started = tokio::task::spawn_blocking(move || receipts.writer(position)).await;
+            started.unwrap_or_else(|error| Err(StorageError::Corrupted(error.to_string())))?
+        };
+        let mut reader = self.reader(from.next());
+        let now = mark.map_or(Timestamp::UNIX_EPOCH, |mark| mark.stored_at);
+        let overlay = self.catch_up(&mut reader, &writer, from, state.last, now).await?;
+        let (events, secs) = (overlay.end().0 - from.0, started_at.elapsed().as_secs_f64());
+        tracing::info!(shard = self.id.0, events, secs, "receipts have caught up");
+        Ok(Started { created, writer, reader, overlay })
+    }
+
+    /// Where the receipts stand, in a log that is the one they were made of.
+    async fn verified(&self, receipts: &Receipts) -> Result<(Position, StreamState), Fault> {
+        let view = receipts.clone();
+        let view = tokio::task::spawn_blocking(move || view.view().map(|view| view.position().cloned())).await;
+        let stored = view.unwrap_or_else(|error| Err(StorageError::Corrupted(error.to_string())))?;
+        let mut behind = 0;
+        loop {
+            let verified = match &stored {
+                Some(position) => projection::verify(&self.connection, &self.stream, position).await,
+                None => streams::state(&self.connection, &self.stream).await.map(|state| (state, Verdict::Keep)),
+            };
+            let waits_for = match verified {
+                Ok((state, Verdict::Keep | Verdict::Skip { .. })) => {
+                    return Ok((stored.unwrap_or(Position::start(state.created)), state));
+                }
+                Ok((_, Verdict::Rebuild(mismatch))) => {
+                    behind += 1;
+                    if !matches!(mismatch, Mismatch::Behind { .. }) || behind > BEHIND_MAX {
+                        return Err(mismatch.into());
+                    }
+                    mismatch.to_string()
+                }
+                Err(EnsureError::Unavailable(reason) | EnsureError::Mismatch(reason)) => reason,
+            };
+            self.progress.set(self.id, Some(format!("receipts: {waits_for}")));
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Reads the log to `last`, straight into the file, and waits until all of it is there.
+    async fn catch_up(
+        &self,
+        reader: &mut OrderedReader,
+        writer: &Writer<Apply>,
+        from: StreamSeq,
+        last: StreamSeq,
+        mut now: Timestamp,
+    ) -> Result<Overlay, Fault> {
+        let (mut read, mut written) = (from, from);
+        while read < last {
+            let done = count_of(read.0 - from.0, last.0 - from.0);
+            self.progress.set(self.id, Some(format!("receipts: {done} events")));
+            match timeout(QUIET, reader.next()).await {
+                Ok(batch) => {
+                    let messages = batch?.messages;
+                    let Some(newest) = messages.last() else { continue };
+                    (read, now) = (newest.seq, newest.stored_at);
+                    written = read;
+                    writer.send(messages.iter().map(|message| Change::of(self.layout, message)).collect()).await?;
+                }
+                Err(_) => {
+                    if let Probed::Nothing { .. } = ask_between(&self.connection, &self.stream, read, last).await {
+                        read = last;
+                    }
+                }
+            }
+        }
+        let mut committed = writer.committed();
+        committed.wait_for(|committed| committed.cursor >= written).await.map_err(|_| Fault::Written)?;
+        Ok(Overlay::new(written, read, now))
+    }
+
+    /// Makes the receipts fit to begin again, from nothing where they are not of this log. `None`: drained meanwhile.
+    async fn recover(&self, fault: &Fault, receipts: Receipts) -> Option<Receipts> {
+        let shard = self.id.0;
+        let rebuild = match fault {
+            Fault::Log(_) | Fault::Differs(_) => true,
+            Fault::Storage(error) => !matches!(error, StorageError::Io(_) | StorageError::PreviousIo),
+            // Compared with the log at the next start.
+            Fault::Read(_) | Fault::Written => false,
+        };
+        if rebuild {
+            tracing::error!(shard, reason = %fault, "receipts are built anew");
+        } else {
+            tracing::warn!(shard, reason = %fault, "receipts start over");
+        }
+        drop(receipts);
+        let mut removed = !rebuild;
+        loop {
+            tokio::select! {
+                () = sleep(RETRY) => {}
+                () = self.drain.cancelled() => return None,
+            }
+            let opened = if removed || projection::remove(&self.path).is_ok() {
+                removed = true;
+                open(self.path.clone(), self.stream.clone(), self.horizons()).await
+            } else {
+                Err(OpenError::InUse { path: self.path.clone() })
+            };
+            match opened {
+                Ok(receipts) => return Some(receipts),
+                Err(error) => {
+                    self.progress.set(self.id, Some(format!("receipts: {error}")));
+                    tracing::warn!(shard, %error, "receipts cannot be opened");
+                }
+            }
+        }
+    }
+}

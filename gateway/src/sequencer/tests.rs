@@ -1,0 +1,150 @@
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+use weft_nats::event::Event;
+use weft_proto::ids::EventId;
+
+use super::SubmitError;
+
+mod ages;
+mod model;
+
+use model::{Answer, Fate, Mutant, Step, World};
+
+/// P2: no id stands in the log twice.
+fn one_event_an_id(events: &[Event]) -> Result<(), String> {
+    let mut seen = HashMap::new();
+    for event in events {
+        if seen.insert(event.id, ()).is_some() {
+            return Err(format!("{} was accepted twice", event.id));
+        }
+    }
+    Ok(())
+}
+
+/// P3: numbers are contiguous from 1 in each workflow, and each event names the one before it.
+fn contiguous_and_linked(events: &[Event]) -> Result<(), String> {
+    let mut heads: HashMap<&str, (u64, EventId)> = HashMap::new();
+    for event in events {
+        let before = heads.insert(event.workflow.as_str(), (event.sequence_number.0, event.id));
+        let expected = before.map_or((1, None), |(number, id)| (number + 1, Some(id)));
+        if (event.sequence_number.0, event.previous) != expected {
+            return Err(format!("{} {} does not follow {before:?}", event.workflow, event.sequence_number));
+        }
+    }
+    Ok(())
+}
+
+/// P1, P2: every sender was told what stands in the log; at most one of an id's senders that it was the first, and
+/// without faults exactly one; and whoever sent another body learns that.
+fn told_the_truth(events: &[Event], answers: &[Answer], faults: bool) -> Result<(), String> {
+    let mut firsts: HashMap<EventId, u32> = HashMap::new();
+    for Answer { delivery, other_body, answer } in answers {
+        let id = model::id_of(*delivery);
+        let stored = events.iter().find(|event| event.id == id);
+        let Some(answer) = answer else {
+            if faults {
+                continue;
+            }
+            return Err(format!("nobody answered delivery {delivery}"));
+        };
+        let stored = stored.ok_or(format!("{id} was answered and is not in the log"))?;
+        let same_body = (stored.payload == *b"other".as_slice()) == *other_body;
+        match answer {
+            Ok(receipt) => {
+                let told = (receipt.event_id, receipt.sequence_number, receipt.previous);
+                if told != (stored.id, stored.sequence_number, stored.previous) || !same_body {
+                    return Err(format!("{receipt:?} is not what stands in the log"));
+                }
+                *firsts.entry(id).or_default() += u32::from(!receipt.duplicate);
+            }
+            Err(SubmitError::IdReused) if !same_body => {}
+            Err(error) => return Err(format!("{id}: {error}")),
+        }
+    }
+    for event in events {
+        let count = firsts.get(&event.id).copied().unwrap_or_default();
+        if count > 1 || (count == 0 && !faults) {
+            return Err(format!("{} of the senders of {} were told that it is new", count, event.id));
+        }
+    }
+    Ok(())
+}
+
+fn run(gateways: usize, mutant: Mutant, steps: &[Step]) -> Result<(), String> {
+    let mut world = World::new(gateways, mutant);
+    for step in steps {
+        world.step(*step);
+    }
+    world.settle();
+    let events = world.events()?;
+    one_event_an_id(&events)?;
+    contiguous_and_linked(&events)?;
+    let answers = world.answers();
+    told_the_truth(&events, &answers, world.faults)
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        6 => Just(Fate::Acked),
+        1 => Just(Fate::AckLost),
+        1 => Just(Fate::Lost),
+        1 => any::<u8>().prop_map(Fate::Partial),
+        1 => Just(Fate::Late),
+    ]
+}
+
+fn step(fate: impl Strategy<Value = Fate>, faulty: bool) -> impl Strategy<Value = Step> {
+    let gateway = 0..3usize;
+    prop_oneof![
+        8 => (gateway.clone(), 0..12u8, prop::bool::weighted(0.1)).prop_map(|(gateway, delivery, other_body)| {
+            Step::Submit { gateway, delivery, other_body }
+        }),
+        8 => gateway.clone().prop_map(|gateway| Step::LookUp { gateway }),
+        8 => (gateway.clone(), prop::bool::weighted(0.2)).prop_map(|(gateway, carry)| Step::Launch { gateway, carry }),
+        8 => (gateway.clone(), fate).prop_map(|(gateway, fate)| Step::Land { gateway, fate }),
+        8 => (gateway.clone(), 0..8u8).prop_map(|(gateway, messages)| Step::Read { gateway, messages }),
+        3 => gateway.clone().prop_map(|gateway| Step::Commit { gateway }),
+        u32::from(faulty) => gateway.prop_map(|gateway| Step::Kill { gateway }),
+        1 => Just(Step::Arrive),
+    ]
+}
+
+fn faulty_steps() -> impl Strategy<Value = Vec<Step>> {
+    proptest::collection::vec(step(fate(), true), 1..250)
+}
+
+fn faultless_steps() -> impl Strategy<Value = Vec<Step>> {
+    proptest::collection::vec(step(Just(Fate::Acked), false), 1..250)
+}
+
+proptest! {
+    #[test]
+    fn whatever_gets_lost_ids_stay_single_and_numbers_contiguous(
+        gateways in 1..4usize, steps in faulty_steps(),
+    ) {
+        prop_assert_eq!(run(gateways, Mutant::None, &steps), Ok(()));
+    }
+
+    /// "One 202, one 200 with the same receipt."
+    #[test]
+    fn without_faults_exactly_one_sender_is_the_first(gateways in 1..4usize, steps in faultless_steps()) {
+        prop_assert_eq!(run(gateways, Mutant::None, &steps), Ok(()));
+    }
+}
+
+/// The properties above hold because of the comparison and the overlay: without either, even faultless runs break them.
+#[test]
+fn the_properties_notice_a_missing_comparison_and_a_missing_overlay() {
+    use proptest::{strategy::ValueTree, test_runner::TestRunner};
+    for (gateways, mutant) in [(2, Mutant::NoComparison), (1, Mutant::NoOverlay)] {
+        let mut runner = TestRunner::deterministic();
+        let noticed = (0..256).any(|_| {
+            let steps = faultless_steps().new_tree(&mut runner).unwrap().current();
+            assert_eq!(run(gateways, Mutant::None, &steps), Ok(()));
+            // The mutants also break what the model takes for granted.
+            std::panic::catch_unwind(|| run(gateways, mutant, &steps)).map_or(true, |result| result.is_err())
+        });
+        assert!(noticed, "{mutant:?}");
+    }
+}

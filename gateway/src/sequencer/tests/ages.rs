@@ -1,0 +1,94 @@
+//! How decisions age: by the log's own time.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use weft_index::{
+    projection::Mark,
+    receipts::{Accepted, Change, Content, Head, Horizons},
+};
+use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
+
+use crate::sequencer::{
+    decide::{Candidate, Decision, Looked, decide},
+    overlay::{Differs, Overlay, UNREAD},
+};
+
+const DIGEST: [u8; 32] = [1; 32];
+
+fn at(secs: i64) -> Timestamp {
+    Timestamp::from_second(secs).unwrap()
+}
+
+fn horizons() -> Horizons {
+    Horizons::new(Duration::from_secs(10), Duration::from_secs(100))
+}
+
+fn accepted(seq: u64, stored_at: Timestamp, number: u64) -> Accepted {
+    Accepted {
+        seq: StreamSeq(seq),
+        stored_at,
+        digest: DIGEST,
+        sequence_number: SequenceNumber(number),
+        workflow: WorkflowId::new("a").unwrap(),
+        previous: None,
+    }
+}
+
+fn foreign(seq: u64, stored_at: Timestamp) -> Change {
+    Change { seq: StreamSeq(seq), mark: Mark { stored_at, id: None }, content: Content::Foreign }
+}
+
+fn decide_one(overlay: &Overlay, id: EventId, looked: &Looked) -> Decision {
+    let workflow = WorkflowId::new("a").unwrap();
+    let candidate = Candidate { id, workflow: &workflow, digest: &DIGEST, looked };
+    decide(overlay, horizons(), [candidate]).remove(0)
+}
+
+/// The file says the same all the time; what it means changes with the newest message of the log.
+#[test]
+fn repeats_are_known_to_the_horizon_and_workflows_as_long_as_remembered() {
+    let (first, other) = (EventId::unique(), EventId::unique());
+    let head =
+        Head { sequence_number: SequenceNumber(7), event_id: first, stored_at: at(0), carried_at: at(0) };
+    let looked = Looked { cursor: StreamSeq(1), accepted: Some(accepted(1, at(0), 7)), head: Some(head) };
+    let next = Decision::New { sequence_number: SequenceNumber(8), previous: Some(first) };
+    let anew = Decision::New { sequence_number: SequenceNumber(1), previous: None };
+    let mut overlay = Overlay::new(StreamSeq(1), StreamSeq(1), at(10));
+    assert_eq!(decide_one(&overlay, first, &looked), Decision::Known(accepted(1, at(0), 7)));
+    overlay.observe(&foreign(2, at(11))).unwrap();
+    assert_eq!(decide_one(&overlay, first, &looked), next, "beyond the horizon it is a new event");
+    overlay.observe(&foreign(3, at(100))).unwrap();
+    let unknown = Looked { accepted: None, ..looked.clone() };
+    assert_eq!(decide_one(&overlay, other, &unknown), next);
+    overlay.observe(&foreign(4, at(101))).unwrap();
+    assert_eq!(decide_one(&overlay, other, &unknown), anew, "forgotten");
+}
+
+/// An event of ours whose time is not known yet is never too old, however old the newest message is that was read.
+#[test]
+fn what_was_acked_and_not_read_is_known() {
+    let id = EventId::unique();
+    let mut overlay = Overlay::new(StreamSeq(1), StreamSeq(1), at(0));
+    overlay.append(id, accepted(2, UNREAD, 1));
+    let looked = Looked { cursor: StreamSeq(1), ..Looked::default() };
+    assert!(matches!(decide_one(&overlay, id, &looked), Decision::Known(_)));
+    let mark = Mark { stored_at: at(5_000), id: Some(id) };
+    let change = overlay.read_back(StreamSeq(2), mark).unwrap().unwrap();
+    let Content::Event(_, read) = change.content else { panic!("an event") };
+    assert_eq!(read.stored_at, at(5_000));
+    assert!(matches!(decide_one(&overlay, id, &looked), Decision::Known(_)));
+    overlay.observe(&foreign(3, at(5_011))).unwrap();
+    assert!(matches!(decide_one(&overlay, id, &looked), Decision::New { .. }));
+}
+
+/// A log that lost what it had acked is another log.
+#[test]
+fn another_message_in_our_place_is_noticed() {
+    let id = EventId::unique();
+    let mut overlay = Overlay::new(StreamSeq(1), StreamSeq(1), at(0));
+    overlay.append(id, accepted(2, UNREAD, 1));
+    let theirs = Mark { stored_at: at(1), id: Some(EventId::unique()) };
+    assert_eq!(overlay.read_back(StreamSeq(2), theirs).unwrap_err(), Differs(StreamSeq(2)));
+    assert_eq!(overlay.observe(&foreign(3, at(1))), Err(Differs(StreamSeq(3))));
+}

@@ -1,0 +1,401 @@
+//! A log and gateways in memory, for the pure part: several sequencers on one log, interleaved at will, with acks and
+//! appends that get lost and late copies that arrive after all.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::Instant,
+};
+use weft_index::{
+    projection::Mark,
+    receipts::{Accepted, Change, Content, Head, Horizons},
+};
+use weft_nats::{
+    async_nats::HeaderMap,
+    event::{Entry, Event},
+    message::{Outgoing, Stored},
+    subject::Layout,
+};
+use weft_proto::{
+    ids::{EventId, StreamSeq, WorkflowId},
+    v1,
+};
+
+use crate::sequencer::{
+    Receipt, SubmitError,
+    decide::Looked,
+    flight::{Carry, Flight},
+    overlay::Overlay,
+    submission::{self, Submission, test_event},
+};
+
+pub const LAYOUT: Layout = Layout::new(1);
+
+pub fn horizons() -> Horizons {
+    Horizons::new(Duration::from_secs(1_000_000), Duration::from_secs(10_000_000))
+}
+
+/// What is switched off, to see that the properties notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    None,
+    /// The log stores whatever comes, whatever is expected.
+    NoComparison,
+    /// What was appended beyond the file is forgotten.
+    NoOverlay,
+}
+
+/// The stream.
+#[derive(Debug)]
+pub struct Log {
+    pub messages: Vec<Stored>,
+    pub mutant: Mutant,
+}
+
+/// How an append ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// As the log decides, and the gateway learns of it.
+    Acked,
+    /// As the log decides, and the gateway does not learn of it.
+    AckLost,
+    /// It never arrives.
+    Lost,
+    /// One by one, and after so many (modulo the messages) nothing arrives any more.
+    Partial(u8),
+    /// It arrives later, and the gateway has given it up by then.
+    Late,
+}
+
+/// What can happen.
+#[derive(Debug, Clone, Copy)]
+pub enum Step {
+    /// A sender sends delivery `delivery` to a gateway, with its own body or with another one.
+    Submit { gateway: usize, delivery: u8, other_body: bool },
+    /// Its sequencer asks the file about what has arrived.
+    LookUp { gateway: usize },
+    /// It decides and sends off, with heads or without.
+    Launch { gateway: usize, carry: bool },
+    /// Its append ends.
+    Land { gateway: usize, fate: Fate },
+    /// Its reader brings so many messages.
+    Read { gateway: usize, messages: u8 },
+    /// Its file holds all that has been read, and the overlay forgets that.
+    Commit { gateway: usize },
+    /// It is killed and starts again: nothing but its file stays.
+    Kill { gateway: usize },
+    /// A late copy arrives.
+    Arrive,
+}
+
+/// A delivery's answer, as its sender saw it: with the body that was sent.
+#[derive(Debug)]
+pub struct Answer {
+    pub delivery: u8,
+    pub other_body: bool,
+    /// `None`: the gateway was killed first.
+    pub answer: Option<Result<Receipt, SubmitError>>,
+}
+
+/// The receipts' file.
+#[derive(Debug, Default)]
+struct File {
+    cursor: StreamSeq,
+    ids: HashMap<EventId, Accepted>,
+    heads: HashMap<WorkflowId, Head>,
+}
+
+struct Gateway {
+    file: File,
+    overlay: Overlay,
+    /// Read and not in the file.
+    unwritten: Vec<Change>,
+    arrived: Vec<Submission>,
+    ready: VecDeque<Submission>,
+    flight: Option<(Flight, Vec<Outgoing>)>,
+    target: StreamSeq,
+}
+
+/// All of it.
+pub struct World {
+    pub log: Log,
+    gateways: Vec<Gateway>,
+    late: Vec<(StreamSeq, Vec<Outgoing>)>,
+    waiting: Vec<(u8, bool, oneshot::Receiver<Result<Receipt, SubmitError>>)>,
+    room: Arc<Semaphore>,
+    /// Whether an answer may have been lost to a fault.
+    pub faults: bool,
+}
+
+/// The workflow of a delivery.
+pub fn workflow_of(delivery: u8) -> &'static str {
+    ["a", "b", "c"][usize::from(delivery) % 3]
+}
+
+pub fn id_of(delivery: u8) -> EventId {
+    EventId::of_delivery("model", &delivery.to_string())
+}
+
+impl Log {
+    fn end(&self) -> StreamSeq {
+        StreamSeq(self.messages.len() as u64)
+    }
+
+    /// All or nothing.
+    fn append(&mut self, expected: StreamSeq, messages: &[Outgoing]) -> bool {
+        if expected != self.end() && self.mutant != Mutant::NoComparison {
+            return false;
+        }
+        for message in messages {
+            let seq = self.end().next();
+            self.messages.push(Stored {
+                seq,
+                stored_at: Timestamp::from_second(1_700_000_000 + seq.0 as i64).unwrap(),
+                subject: message.subject.clone(),
+                headers: message.headers.clone(),
+                payload: message.payload.clone(),
+            });
+        }
+        true
+    }
+}
+
+impl Gateway {
+    fn new() -> Self {
+        Self {
+            file: File::default(),
+            overlay: Overlay::new(StreamSeq(0), StreamSeq(0), Timestamp::UNIX_EPOCH),
+            unwritten: Vec::new(),
+            arrived: Vec::new(),
+            ready: VecDeque::new(),
+            flight: None,
+            target: StreamSeq(0),
+        }
+    }
+
+    fn look_up(&mut self) {
+        for mut submission in self.arrived.drain(..) {
+            submission.looked = Looked {
+                cursor: self.file.cursor,
+                accepted: self.file.ids.get(&submission.id).cloned(),
+                head: self.file.heads.get(&submission.workflow).copied(),
+            };
+            self.ready.push_back(submission);
+        }
+    }
+
+    fn launch(&mut self, carry: bool, mutant: Mutant) {
+        if self.flight.is_some() || self.overlay.end() < self.target {
+            return;
+        }
+        let heads: Vec<_> = self.file.heads.iter().map(|(workflow, head)| (workflow.clone(), *head)).collect();
+        let carry = (carry && self.file.cursor >= self.overlay.base()).then(|| carry_of(heads, &self.overlay));
+        let empty = Overlay::new(self.overlay.base(), self.overlay.end(), self.overlay.now());
+        let overlay = if mutant == Mutant::NoOverlay { &empty } else { &self.overlay };
+        let (flight, messages) =
+            Flight::decide(overlay, horizons(), self.ready.drain(..).collect(), carry.flatten());
+        self.flight = Some((flight, messages));
+    }
+
+    fn land(&mut self, log: &mut Log, fate: Fate, late: &mut Vec<(StreamSeq, Vec<Outgoing>)>) {
+        let Some((flight, messages)) = self.flight.take() else { return };
+        let expected = flight.expected();
+        let stored = match fate {
+            Fate::Acked if log.append(expected, &messages) => messages.len(),
+            Fate::Acked | Fate::Lost => 0,
+            Fate::AckLost => {
+                log.append(expected, &messages);
+                0
+            }
+            Fate::Partial(count) => {
+                let count = usize::from(count) % (messages.len() + 1);
+                if log.append(expected, &messages[..count]) { count } else { 0 }
+            }
+            Fate::Late => {
+                late.push((expected, messages.clone()));
+                0
+            }
+        };
+        let left = flight.land(stored, messages, &mut self.overlay);
+        for submission in left.submissions.into_iter().rev() {
+            self.ready.push_front(submission);
+        }
+        self.target = log.end();
+    }
+
+    fn read(&mut self, log: &Log, count: usize) {
+        let read = self.unwritten.last().map_or(self.file.cursor, |change| change.seq);
+        for message in log.messages.iter().skip(read.0 as usize).take(count) {
+            let decoded = Change::of(LAYOUT, message);
+            match self.overlay.read_back(message.seq, Mark::of(message)).expect("the same log") {
+                Some(change) => same_change(&change, &decoded),
+                None => self.overlay.observe(&decoded).expect("the same log"),
+            }
+            self.unwritten.push(decoded);
+        }
+    }
+
+    fn commit(&mut self) {
+        for change in self.unwritten.drain(..) {
+            self.file.cursor = change.seq;
+            match change.content {
+                Content::Event(id, accepted) => {
+                    let head = Head {
+                        sequence_number: accepted.sequence_number,
+                        event_id: id,
+                        stored_at: accepted.stored_at,
+                        carried_at: accepted.stored_at,
+                    };
+                    self.file.heads.insert(accepted.workflow.clone(), head);
+                    self.file.ids.insert(id, accepted);
+                }
+                Content::Heads(heads) => self.file.heads.extend(heads),
+                Content::Foreign => {}
+            }
+        }
+        let looked = self.ready.iter().map(|submission| submission.looked.cursor).min();
+        let in_flight = self.flight.as_ref().and_then(|(flight, _)| flight.looked_at());
+        let floor = [looked, in_flight].into_iter().flatten().fold(self.file.cursor, StreamSeq::min);
+        self.overlay.prune(floor);
+    }
+}
+
+/// What is read back must be what decoding gives.
+fn same_change(ours: &Change, decoded: &Change) {
+    assert_eq!((ours.seq, ours.mark), (decoded.seq, decoded.mark));
+    match (&ours.content, &decoded.content) {
+        (Content::Event(a, ours), Content::Event(b, decoded)) => assert_eq!((a, ours), (b, decoded)),
+        (Content::Heads(ours), Content::Heads(decoded)) => assert_eq!(ours, decoded),
+        (ours, decoded) => panic!("{ours:?} is not {decoded:?}"),
+    }
+}
+
+fn carry_of(mut heads: Vec<(WorkflowId, Head)>, overlay: &Overlay) -> Option<Carry> {
+    heads.retain(|(workflow, _)| overlay.head(workflow).is_none());
+    let record = v1::Heads {
+        heads: heads
+            .iter()
+            .map(|(workflow, head)| v1::Head {
+                workflow_id: workflow.to_string(),
+                sequence_number: head.sequence_number.0,
+                event_id: head.event_id.to_vec(),
+                stored_at_ms: head.stored_at.as_millisecond(),
+            })
+            .collect(),
+    };
+    let id = EventId::unique();
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Msg-Id", id.to_string().as_str());
+    let payload = prost::Message::encode_to_vec(&record).into();
+    (!heads.is_empty()).then(|| Carry { id, heads, message: Outgoing { subject: "heads.0".into(), headers, payload } })
+}
+
+impl World {
+    pub fn new(gateways: usize, mutant: Mutant) -> Self {
+        Self {
+            log: Log { messages: Vec::new(), mutant },
+            gateways: (0..gateways).map(|_| Gateway::new()).collect(),
+            late: Vec::new(),
+            waiting: Vec::new(),
+            room: Arc::new(Semaphore::new(1 << 20)),
+            faults: false,
+        }
+    }
+
+    pub fn step(&mut self, step: Step) {
+        let mutant = self.log.mutant;
+        let count = self.gateways.len();
+        match step {
+            Step::Submit { gateway, delivery, other_body } => {
+                let body: &'static [u8] = if other_body { b"other" } else { b"body" };
+                let (event, message, bytes) =
+                    submission::encode(test_event(id_of(delivery), workflow_of(delivery), body), LAYOUT);
+                let room = self.room.clone().try_acquire_owned().expect("room for all");
+                let (submission, answer) = Submission::new(&event, message, bytes, false, Instant::now(), room);
+                self.gateways[gateway % count].arrived.push(submission);
+                self.waiting.push((delivery, other_body, answer));
+            }
+            Step::LookUp { gateway } => self.gateways[gateway % count].look_up(),
+            Step::Launch { gateway, carry } => self.gateways[gateway % count].launch(carry, mutant),
+            Step::Land { gateway, fate } => {
+                self.faults |= fate != Fate::Acked;
+                self.gateways[gateway % count].land(&mut self.log, fate, &mut self.late);
+            }
+            Step::Read { gateway, messages } => self.gateways[gateway % count].read(&self.log, messages.into()),
+            Step::Commit { gateway } => self.gateways[gateway % count].commit(),
+            Step::Kill { gateway } => {
+                self.faults = true;
+                let killed = &mut self.gateways[gateway % count];
+                if let Some((flight, messages)) = killed.flight.take() {
+                    self.late.push((flight.expected(), messages));
+                }
+                let file = std::mem::take(&mut killed.file);
+                let overlay = Overlay::new(file.cursor, file.cursor, Timestamp::UNIX_EPOCH);
+                *killed = Gateway { file, overlay, target: self.log.end(), ..Gateway::new() };
+            }
+            Step::Arrive => {
+                if let Some((expected, messages)) = self.late.pop() {
+                    self.log.append(expected, &messages);
+                }
+            }
+        }
+    }
+
+    /// Lets everything come to its end, without further faults.
+    pub fn settle(&mut self) {
+        let gateways = self.gateways.len();
+        for _ in 0..4 {
+            for gateway in 0..gateways {
+                self.step(Step::LookUp { gateway });
+                self.step(Step::Arrive);
+                self.gateways[gateway].target = self.log.end();
+                self.step(Step::Read { gateway, messages: u8::MAX });
+                self.step(Step::Launch { gateway, carry: false });
+                self.gateways[gateway].land(&mut self.log, Fate::Acked, &mut self.late);
+                self.step(Step::Read { gateway, messages: u8::MAX });
+            }
+        }
+    }
+
+    /// What every sender was told.
+    pub fn answers(&mut self) -> Vec<Answer> {
+        let waiting = self.waiting.iter_mut();
+        waiting
+            .map(|(delivery, other_body, answer)| Answer {
+                delivery: *delivery,
+                other_body: *other_body,
+                answer: answer.try_recv().ok(),
+            })
+            .collect()
+    }
+
+    /// The events of the log, with the heads before each carried record checked on the way.
+    pub fn events(&self) -> Result<Vec<Event>, String> {
+        let mut heads: HashMap<String, (u64, EventId)> = HashMap::new();
+        let mut events = Vec::new();
+        for message in &self.log.messages {
+            match Entry::decode(LAYOUT, message) {
+                Entry::Event(event) => {
+                    heads.insert(event.workflow.to_string(), (event.sequence_number.0, event.id));
+                    events.push(*event);
+                }
+                Entry::Heads(record) => {
+                    for head in record.heads {
+                        let stated = (head.sequence_number, EventId::from_slice(&head.event_id).ok_or("no id")?);
+                        if heads.get(&head.workflow_id) != Some(&stated) {
+                            return Err(format!("a carried head is not the head of {}", head.workflow_id));
+                        }
+                    }
+                }
+                Entry::Foreign(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(events)
+    }
+}

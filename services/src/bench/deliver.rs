@@ -1,0 +1,309 @@
+//! `weft bench deliver`: signed HTTP to 202, and signed HTTP to delivered, with the CPU time of each process.
+//!
+//! nats-server, gateway, worker and admin run as processes of their own; sender and receiver are this one. The senders
+//! are a closed loop: each waits for its answer before it comes again. First no subscription wants the events, then one
+//! takes them all.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{anyhow, bail};
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use weft_nats::{connect::Connection, streams, subject::Layout};
+
+use super::{
+    cpu,
+    disk::Disk,
+    folder::Folder,
+    latency::{Latencies, Percentiles},
+};
+use crate::{
+    apply::apply,
+    command::output::{self, Format},
+    config::Config,
+    exit::Failure,
+    mesh::{Nats, RoleProcess, SOURCE, Wiring, weft_program},
+    receiver::{Answer, Receiver},
+    sender::{Sender, Signing},
+};
+
+/// Workflows that the events are spread over.
+const WORKFLOWS: usize = 1000;
+/// How long the last delivery may take after the last event was sent.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// CPU time is told for so many events.
+const CPU_EVENTS: f64 = 10_000.0;
+
+/// `weft bench deliver`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DeliverArgs {
+    /// Events of each phase
+    #[arg(long, default_value_t = 20_000)]
+    events: usize,
+    /// Senders, each with a connection of its own
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// Bytes of each event's body
+    #[arg(long, default_value_t = 512)]
+    payload: usize,
+    /// A folder on the disk to be used; a new one is made inside and removed at the end
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    data: PathBuf,
+    /// How to print [default: table on a terminal, jsonl in a pipe]
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+/// One phase.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Phase {
+    name: &'static str,
+    events: usize,
+    events_per_second: f64,
+    #[serde(flatten)]
+    latency: Percentiles,
+    /// CPU seconds for 10,000 events, by process.
+    #[serde(serialize_with = "as_map")]
+    cpu_seconds: Vec<(&'static str, f64)>,
+}
+
+fn as_map<S: Serializer>(pairs: &[(&'static str, f64)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(pairs.iter().copied())
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    disk: Disk,
+    connections: usize,
+    payload_bytes: usize,
+    phases: Vec<Phase>,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+///
+/// [`Failure`]: something does not start, or an event was refused or did not arrive.
+pub async fn run(args: DeliverArgs) -> Result<(), Failure> {
+    let folder = Folder::new(&args.data)?;
+    let disk = Disk::measure(folder.path())?;
+    let phases = measure(&args, folder.path()).await?;
+    let report = Report { disk, connections: args.connections, payload_bytes: args.payload, phases };
+    output::one(Format::or_default(args.output), &report, || human(&report, folder.path()))
+}
+
+async fn measure(args: &DeliverArgs, folder: &Path) -> anyhow::Result<Vec<Phase>> {
+    let program = weft_program()?;
+    let stop = CancellationToken::new();
+    let nats = Nats::start(&program, folder, stop.clone()).await?;
+    let start = |role: &str| -> anyhow::Result<RoleProcess> {
+        let mut env = nats.environment(role)?;
+        env.push(("WEFT_WORKER__ALLOW_NETWORKS".into(), "127.0.0.0/8".into()));
+        RoleProcess::start(&program, role, &folder.join(role), env)
+    };
+    let (mut gateway, mut worker, mut admin) = (start("gateway")?, start("worker")?, start("admin")?);
+    let url = gateway.ready().await?.get("gateway")?.to_owned();
+    worker.ready().await?;
+    admin.ready().await?;
+
+    let wiring = Wiring::new();
+    let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), &wiring.receiver_secret, |_| Answer::OK).await;
+    let receiver = receiver.map_err(|problem| anyhow!(problem))?;
+    let connection = nats.connection("admin", "weft-bench").await?;
+    let layout = streams::ensure(&connection, nats.spec()).await?;
+    let mut processes = vec![("nats-server", nats.pid()?)];
+    for (name, process) in [("gateway", &gateway), ("worker", &worker), ("admin", &admin)] {
+        processes.push((name, process.pid().ok_or_else(|| anyhow!("{name} has ended"))?));
+    }
+    processes.push(("sender and receiver", std::process::id()));
+    let run = Run { args: args.clone(), url, signing: wiring.signing(), receiver, processes };
+
+    configure(&connection, layout, &wiring.config(None)).await?;
+    run.until_known().await?;
+    let accepted = run.phase("signed HTTP to 202", "accept", false).await?;
+    configure(&connection, layout, &wiring.config(Some(&run.receiver.url()))).await?;
+    let delivered = run.phase("signed HTTP to delivered", "deliver", true).await?;
+
+    for process in [&mut gateway, &mut worker, &mut admin] {
+        process.stop().await?;
+    }
+    stop.cancel();
+    nats.stopped().await;
+    Ok(vec![accepted, delivered])
+}
+
+/// Puts a configuration's sources and subscriptions into the catalog.
+async fn configure(connection: &Connection, layout: Layout, text: &str) -> anyhow::Result<()> {
+    let config = Config::parse(Path::new("bench"), text.to_owned(), [], None)?;
+    apply(connection, layout, &config.catalog).await?;
+    Ok(())
+}
+
+struct Run {
+    args: DeliverArgs,
+    url: String,
+    signing: Signing,
+    receiver: Receiver,
+    processes: Vec<(&'static str, u32)>,
+}
+
+/// What one sender did.
+struct Sent {
+    latencies: Latencies,
+    /// When each event was sent, by delivery id.
+    at: Vec<(String, Timestamp)>,
+}
+
+impl Run {
+    /// Waits until the gateway knows the source: its catalog follows within a second.
+    async fn until_known(&self) -> anyhow::Result<()> {
+        let sender = Sender::new(&self.url).map_err(|problem| anyhow!(problem))?;
+        let started = Instant::now();
+        while started.elapsed() < PATIENCE {
+            let answer = sender.send(SOURCE, Some("warm-up"), &self.signing, "warm-up", None, body("warm-up", 0)).await;
+            if answer.is_ok_and(|answer| answer.receipt().is_some()) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        bail!("the gateway does not take an event")
+    }
+
+    async fn phase(&self, name: &'static str, prefix: &str, delivered: bool) -> anyhow::Result<Phase> {
+        let events = self.args.events;
+        let cpu_before = self.cpu()?;
+        let started = Instant::now();
+        let sent = self.send_all(prefix).await?;
+        let mut latencies = sent.latencies;
+        if delivered {
+            let prefix = format!("{prefix}-");
+            latencies = self.wait_for(&prefix, sent.at.into_iter().collect()).await?;
+        }
+        let elapsed = started.elapsed().as_secs_f64();
+        let cpu_after = self.cpu()?;
+        let cpu_seconds = cpu_before.into_iter().zip(cpu_after).map(|((name, before), (_, after))| {
+            (name, (after - before) * CPU_EVENTS / events as f64)
+        });
+        Ok(Phase {
+            name,
+            events,
+            events_per_second: events as f64 / elapsed,
+            latency: latencies.percentiles(),
+            cpu_seconds: cpu_seconds.collect(),
+        })
+    }
+
+    fn cpu(&self) -> anyhow::Result<Vec<(&'static str, f64)>> {
+        self.processes.iter().map(|(name, pid)| Ok((*name, cpu::seconds(*pid)?))).collect()
+    }
+
+    async fn send_all(&self, prefix: &str) -> anyhow::Result<Sent> {
+        let mut senders = JoinSet::new();
+        let signing = Arc::new(self.signing.clone());
+        let next = Arc::new(AtomicUsize::new(0));
+        for _ in 0..self.args.connections.max(1) {
+            let sender = Sender::new(&self.url).map_err(|problem| anyhow!(problem))?;
+            let (signing, next, prefix) = (signing.clone(), next.clone(), prefix.to_owned());
+            let (events, payload) = (self.args.events, self.args.payload);
+            senders.spawn(async move {
+                let mut sent = Sent { latencies: Latencies::new(), at: Vec::new() };
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= events {
+                        return anyhow::Ok(sent);
+                    }
+                    let id = format!("{prefix}-{index}");
+                    let workflow = format!("{prefix}-{}", index % WORKFLOWS);
+                    let body = body(&id, payload);
+                    let (at, started) = (Timestamp::now(), Instant::now());
+                    let answer = sender.send(SOURCE, Some(&workflow), &signing, &id, None, body).await;
+                    let answer = answer.map_err(|problem| anyhow!(problem))?;
+                    if answer.status != 202 {
+                        bail!("{id} was answered {} {}", answer.status, answer.code().unwrap_or_default());
+                    }
+                    sent.latencies.record(started.elapsed());
+                    sent.at.push((id, at));
+                }
+            });
+        }
+        let mut all = Sent { latencies: Latencies::new(), at: Vec::new() };
+        while let Some(sent) = senders.join_next().await {
+            let sent = sent??;
+            all.latencies.add(&sent.latencies);
+            all.at.extend(sent.at);
+        }
+        Ok(all)
+    }
+
+    /// Waits until everything has arrived; from sent to arrived.
+    async fn wait_for(&self, prefix: &str, mut sent: HashMap<String, Timestamp>) -> anyhow::Result<Latencies> {
+        let mut latencies = Latencies::new();
+        let mut seen = 0;
+        let all = self
+            .receiver
+            .until(PATIENCE, |arrivals| {
+                for arrival in arrivals.get(seen..).unwrap_or_default() {
+                    let id = arrival.delivery_id.as_deref().filter(|id| id.starts_with(prefix)).unwrap_or_default();
+                    if let Some(at) = sent.remove(id) {
+                        // Both times are of one clock; one that was set back meanwhile counts as no time.
+                        latencies.record(arrival.at.duration_since(at).try_into().unwrap_or_default());
+                    }
+                }
+                seen = arrivals.len();
+                sent.is_empty()
+            })
+            .await;
+        if all { Ok(latencies) } else { bail!("{} events did not arrive", sent.len()) }
+    }
+}
+
+fn body(id: &str, bytes: usize) -> Bytes {
+    let head = format!(r#"{{"type":"bench.deliver","data":{{"id":"{id}","pad":""#);
+    let pad = "x".repeat(bytes.saturating_sub(head.len() + 3));
+    format!(r#"{head}{pad}"}}}}"#).into()
+}
+
+fn human(report: &Report, folder: &Path) -> String {
+    let speed = report.phases.iter().map(|phase| {
+        vec![
+            phase.name.to_owned(),
+            phase.events.to_string(),
+            format!("{:.0}", phase.events_per_second),
+            format!("{:.1}", phase.latency.p50_ms),
+            format!("{:.1}", phase.latency.p99_ms),
+            format!("{:.1}", phase.latency.max_ms),
+        ]
+    });
+    let speed = output::table(&["PHASE", "EVENTS", "EVENTS/S", "P50 MS", "P99 MS", "MAX MS"], speed);
+    let names = report.phases.first().map(|phase| phase.cpu_seconds.as_slice()).unwrap_or_default();
+    let cpu = names.iter().enumerate().map(|(index, (name, _))| {
+        let seconds = report.phases.iter().filter_map(|phase| phase.cpu_seconds.get(index));
+        std::iter::once((*name).to_owned()).chain(seconds.map(|(_, seconds)| format!("{seconds:.2}"))).collect()
+    });
+    let cpu = output::table(&["CPU S PER 10,000 EVENTS", "TO 202", "TO DELIVERED"], cpu);
+    format!("{} connections, {}\n{speed}\n\n{cpu}", report.connections, report.disk.line(folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_have_the_wanted_size_and_are_json() {
+        assert_eq!(body("a-1", 512).len(), 512);
+        assert!(serde_json::from_slice::<serde_json::Value>(&body("a-1", 0)).is_ok());
+    }
+}

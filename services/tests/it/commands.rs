@@ -1,0 +1,98 @@
+//! The operator's commands against a running mesh: what they print for programs, and their exit codes.
+
+use std::{path::Path, process::Output};
+
+use serde_json::Value;
+use tokio::process::Command;
+use weft::{
+    mesh::{SOURCE, SUBSCRIPTION, Up, Wiring},
+    receiver::{Answer, Receiver},
+};
+use weft_nats::testing::eventually;
+
+use crate::mesh::{PATIENCE, program, provide_tls};
+
+struct Operator<'a> {
+    data: &'a Path,
+    gateway: String,
+    secret: &'a str,
+}
+
+impl Operator<'_> {
+    async fn run(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(program());
+        command
+            .args(args)
+            .env("WEFT_DATA", self.data)
+            .env("WEFT_GATEWAY", &self.gateway)
+            .env("WEFT_SECRET", self.secret);
+        command.kill_on_drop(true).output().await.unwrap()
+    }
+
+    /// The objects that a command prints, one a line.
+    async fn lines(&self, args: &[&str]) -> Vec<Value> {
+        let output = self.run(args).await;
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    async fn code(&self, args: &[&str]) -> Option<i32> {
+        self.run(args).await.status.code()
+    }
+}
+
+/// One event is refused for good, becomes a dead letter, is found, redriven and shown as delivered.
+#[tokio::test]
+async fn an_operator_sees_and_redrives_a_dead_letter() {
+    provide_tls();
+    let folder = tempfile::tempdir().unwrap();
+    let wiring = Wiring::new();
+    let rule = |arrival: &weft::receiver::Arrival| {
+        if arrival.event_type == "order.bad" && !arrival.replay { Answer::now(422) } else { Answer::OK }
+    };
+    let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), &wiring.receiver_secret, rule).await.unwrap();
+    let mut up = Up::start(&program(), folder.path(), &wiring.config(Some(&receiver.url()))).await.unwrap();
+    let operator = Operator {
+        data: &folder.path().join("data"),
+        gateway: up.endpoints.get("gateway").unwrap().to_owned(),
+        secret: &wiring.sender_secret,
+    };
+
+    let send = ["event", "send", "--source", SOURCE, "--workflow", "order-1", "--data", r#"{"total":1.50}"#];
+    let bad = operator.lines(&[&send[..], &["--type", "order.bad", "--id", "evt_1"]].concat()).await;
+    assert_eq!((bad[0]["sequenceNumber"].as_u64(), bad[0]["duplicate"].as_bool()), (Some(1), Some(false)));
+    let id = bad[0]["eventId"].as_str().unwrap();
+    let good = operator.lines(&[&send[..], &["--type", "order.good"]].concat()).await;
+    assert_eq!(good[0]["previousEventId"], *id);
+    assert!(receiver.until(PATIENCE, |arrivals| arrivals.len() >= 2).await);
+
+    let letter_id = format!("{SUBSCRIPTION}:{id}");
+    assert!(eventually(PATIENCE, async || { operator.lines(&["dlq", "list"]).await.len() == 1 }).await);
+    let letters = operator.lines(&["dlq", "list", "--subscription", SUBSCRIPTION]).await;
+    assert_eq!((&letters[0]["id"], letters[0]["lastStatus"].as_u64()), (&Value::from(letter_id.as_str()), Some(422)));
+    let letter = operator.lines(&["dlq", "get", &letter_id]).await;
+    assert_eq!(letter[0]["event"]["data"]["total"].to_string(), "1.5");
+
+    let redriven = operator.lines(&["dlq", "redrive", &letter_id, "--reason", "fixed"]).await;
+    assert_eq!((redriven[0]["selected"].as_u64(), redriven[0]["delivered"].as_u64()), (Some(1), Some(1)));
+    assert!(receiver.arrivals().last().is_some_and(|arrival| arrival.replay && arrival.event_id == *id));
+    assert!(eventually(PATIENCE, async || { operator.lines(&["dlq", "list"]).await.is_empty() }).await);
+
+    let event = operator.lines(&["event", "get", id]).await;
+    assert_eq!((event[0]["workflowId"].as_str(), event[0]["sequenceNumber"].as_u64()), (Some("order-1"), Some(1)));
+    assert!(event[0]["deliveries"].as_array().is_some_and(|deliveries| !deliveries.is_empty()));
+    let tail = operator.lines(&["event", "tail", "--from-beginning", "--limit", "2"]).await;
+    assert_eq!(
+        tail.iter().map(|event| event["type"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["order.bad", "order.good"]
+    );
+
+    assert_eq!(operator.code(&["event", "get", "adc8ac26-5f51-590c-a093-d32f0b5c22c7"]).await, Some(3));
+    assert_eq!(operator.code(&["dlq", "redrive"]).await, Some(2));
+    assert_eq!(operator.code(&["dlq", "list", "--token", "wrong"]).await, Some(1));
+    assert_eq!(operator.code(&["event", "send", "--source", "nobody", "--type", "a"]).await, Some(3));
+    up.stop().await.unwrap();
+    assert_eq!(operator.code(&["dlq", "list"]).await, Some(4));
+    assert_eq!(operator.code(&["event", "send", "--source", SOURCE, "--type", "a"]).await, Some(4));
+}

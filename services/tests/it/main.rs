@@ -1,0 +1,10 @@
+//! The binary as a process: what it says when it cannot start, and what it does when it can.
+
+mod commands;
+mod faults;
+mod load;
+mod mesh;
+mod order;
+mod refusals;
+mod roles;
+mod up;

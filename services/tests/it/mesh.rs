@@ -1,0 +1,162 @@
+//! A mesh of separate processes, each of which can be killed and started again.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tempfile::TempDir;
+use weft::{
+    apply::apply,
+    config::Config,
+    mesh::{RoleProcess, SOURCE, Wiring},
+    receiver::{Answer, Arrival, Receiver},
+    sender::{self, Receipt, Sender},
+};
+use weft_nats::{
+    streams::{self, LogSpec},
+    testing::TestServer,
+};
+
+use crate::order;
+
+/// How long anything may take before it counts as never.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Bodies of the default size.
+const BODY_BYTES_MAX: u64 = 1024 * 1024;
+/// How often a refused event is sent again before that counts as never.
+const POSTS_MAX: usize = 600;
+
+/// The `weft` binary.
+pub fn program() -> PathBuf {
+    env!("CARGO_BIN_EXE_weft").into()
+}
+
+/// nats-server, gateway, worker, admin and receiver.
+pub struct Mesh {
+    /// The server; it takes everyone.
+    pub server: TestServer,
+    pub gateway: RoleProcess,
+    pub worker: RoleProcess,
+    pub admin: RoleProcess,
+    pub receiver: Receiver,
+    pub wiring: Wiring,
+    folder: TempDir,
+}
+
+impl Mesh {
+    /// Starts everything, ready to be sent to; the receiver answers by `rule`.
+    pub async fn start(rule: impl Fn(&Arrival) -> Answer + Send + Sync + 'static) -> Self {
+        Self::with(Wiring::new(), rule).await
+    }
+
+    /// As [`start`](Self::start), with a wiring of one's own.
+    pub async fn with(wiring: Wiring, rule: impl Fn(&Arrival) -> Answer + Send + Sync + 'static) -> Self {
+        provide_tls();
+        let server = TestServer::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), &wiring.receiver_secret, rule).await.unwrap();
+        let connection = server.connection("test").await;
+        let spec = LogSpec { body_bytes_max: BODY_BYTES_MAX, ..LogSpec::default() };
+        let layout = streams::ensure(&connection, &spec).await.unwrap();
+        let text = wiring.config(Some(&receiver.url()));
+        let config = Config::parse(Path::new("weft.toml"), text, [], None).unwrap();
+        apply(&connection, layout, &config.catalog).await.unwrap();
+        let mut gateway = role("gateway", "gateway", &server, folder.path());
+        let mut worker = role("worker", "worker", &server, folder.path());
+        let mut admin = role("admin", "admin", &server, folder.path());
+        for process in [&mut gateway, &mut worker, &mut admin] {
+            process.ready().await.unwrap();
+        }
+        Self { server, gateway, worker, admin, receiver, wiring, folder }
+    }
+
+    /// One more process of a role, with a folder of its own, ready.
+    pub async fn another(&self, role_name: &str, instance: &str) -> RoleProcess {
+        let mut process = role(role_name, instance, &self.server, self.folder.path());
+        process.ready().await.unwrap();
+        process
+    }
+
+    /// Below it, each instance has a folder of its own.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A sender to the gateway.
+    pub fn sender(&self) -> Sender {
+        sender_to(&self.gateway)
+    }
+
+    /// Posts one event until it is accepted, as a sender does: whatever the answer, or none, it comes again with the
+    /// same delivery id.
+    pub async fn send(&self, workflow: &str, delivery_id: &str) -> Receipt {
+        send(&self.sender(), &self.wiring, workflow, delivery_id).await
+    }
+
+    /// Waits until every workflow's events were taken, and judges the order of everything.
+    pub async fn assert_delivered(&self, events: &BTreeMap<String, u64>) {
+        let all = |arrivals: &[Arrival]| {
+            let taken = |arrival: &&Arrival| (200..300).contains(&arrival.status);
+            let mut last = BTreeMap::<&str, u64>::new();
+            for arrival in arrivals.iter().filter(taken) {
+                let last = last.entry(&arrival.workflow_id).or_default();
+                *last = arrival.sequence_number.max(*last);
+            }
+            events.iter().all(|(workflow, count)| last.get(workflow.as_str()) == Some(count))
+        };
+        self.receiver.until(PATIENCE, all).await;
+        if let Err(problem) = order::check(&self.receiver.arrivals(), events) {
+            panic!("{problem}");
+        }
+    }
+}
+
+/// A role's process against a server.
+pub fn role(role: &str, instance: &str, server: &TestServer, folder: &Path) -> RoleProcess {
+    let env = vec![
+        ("WEFT_NATS__URL".to_owned(), server.url().to_owned()),
+        ("WEFT_WORKER__ALLOW_NETWORKS".to_owned(), "127.0.0.0/8".to_owned()),
+    ];
+    RoleProcess::start(&program(), role, &folder.join(instance), env).unwrap()
+}
+
+/// A sender to a gateway's process.
+pub fn sender_to(gateway: &RoleProcess) -> Sender {
+    provide_tls();
+    let address = gateway.variable("WEFT_GATEWAY__LISTEN").unwrap();
+    Sender::new(&format!("http://{address}")).unwrap()
+}
+
+/// As [`Mesh::send`], through any sender.
+pub async fn send(sender: &Sender, wiring: &Wiring, workflow: &str, delivery_id: &str) -> Receipt {
+    for _ in 0..POSTS_MAX {
+        let answer = post(sender, wiring, workflow, delivery_id).await;
+        match answer {
+            Ok(answer) if answer.receipt().is_some() => return answer.receipt().unwrap(),
+            Ok(answer) => assert_eq!(answer.status, 503, "{:?}", answer.detail()),
+            // The gateway is gone, for now.
+            Err(_) => {}
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{delivery_id} was never accepted");
+}
+
+/// Posts one event, once.
+pub async fn post(
+    sender: &Sender,
+    wiring: &Wiring,
+    workflow: &str,
+    delivery_id: &str,
+) -> Result<sender::Answer, String> {
+    let body = Bytes::from(format!(r#"{{"type":"order.changed","data":{{"id":"{delivery_id}"}}}}"#));
+    sender.send(SOURCE, Some(workflow), &wiring.signing(), delivery_id, None, body).await
+}
+
+/// What `main` does for the binary.
+pub fn provide_tls() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}

@@ -1,0 +1,71 @@
+//! What only a person can put right ends the process: exit code 1, one line that says what to do.
+
+use std::{fs, net::TcpListener, path::Path, process::Output};
+
+use tokio::process::Command;
+
+use crate::mesh::program;
+
+async fn run(folder: &Path, config: &str, env: &[(&str, &str)]) -> Output {
+    let file = folder.join("weft.toml");
+    fs::write(&file, config).unwrap();
+    let mut command = Command::new(program());
+    command.arg("up").arg("--config").arg(file).current_dir(folder).envs(env.iter().copied());
+    command.kill_on_drop(true).output().await.unwrap()
+}
+
+#[track_caller]
+fn assert_one_line(output: &Output, parts: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    for part in parts {
+        assert!(stderr.contains(part), "{part:?} is not in {stderr}");
+    }
+    assert!(output.stdout.is_empty());
+}
+
+#[tokio::test]
+async fn a_misspelt_key_names_line_and_nearest_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), "[gateway]\nlissten = \"127.0.0.1:0\"\n", &[]).await;
+    assert_one_line(&output, &["weft.toml:2", "gateway.lissten", "did you mean listen?"]);
+    let output = run(folder.path(), "", &[("WEFT_GATEWAY__LISSTEN", "127.0.0.1:0")]).await;
+    assert_one_line(&output, &["WEFT_GATEWAY__LISSTEN", "did you mean listen?"]);
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_says_how_to_choose_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for (section, variable) in
+        [("gateway", "WEFT_GATEWAY__LISTEN"), ("admin", "WEFT_ADMIN__LISTEN"), ("ops", "WEFT_OPS__LISTEN")]
+    {
+        let free = "127.0.0.1:0";
+        let listen = |name: &str| if name == section { address.as_str() } else { free };
+        let config = ["gateway", "admin", "ops"].map(|name| format!("[{name}]\nlisten = \"{}\"\n", listen(name)));
+        let output = run(folder.path(), &config.concat(), &[]).await;
+        assert_one_line(&output, &["address in use", &address, &format!("[{section}] listen"), variable]);
+    }
+    assert!(
+        !folder.path().join("weft-data/nats").exists(),
+        "nats-server must not be started before the ports are ours"
+    );
+}
+
+#[tokio::test]
+async fn a_data_folder_below_a_regular_file_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), "").unwrap();
+    let output = run(folder.path(), "data = \"file/data\"\n", &[]).await;
+    assert_one_line(&output, &["file/data", "cannot be used", "--data"]);
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(program());
+    let output = command.args(["up", "--config", "no-such.toml"]).current_dir(folder.path()).output().await.unwrap();
+    assert_one_line(&output, &["no-such.toml", "--config"]);
+}
