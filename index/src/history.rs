@@ -8,7 +8,7 @@
 //! - [`status`]: what deliveries, events and dead letters are called; pure.
 //! - `tables`: the rows; `apply`: how messages become rows; `copy`: the copies on DLQ; `sweep`: how rows leave.
 //! - `events`, `dead_letters`, `requests`: reading.
-//! - `follow`: the tasks that keep it up to date.
+//! - `follow`: the tasks that keep it up to date; `change`: what the writing thread does.
 //!
 //! Reads see what has been committed to the file. Whoever must see something in particular waits for it first:
 //! [`History::catch_up`], [`History::reach_command`].
@@ -28,6 +28,7 @@ use weft_proto::ids::{EventId, Run, ShardId, StreamSeq};
 use crate::projection::{self, OpenError};
 
 mod apply;
+mod change;
 mod copy;
 mod dead_letters;
 mod events;

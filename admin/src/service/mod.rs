@@ -1,18 +1,54 @@
 //! The admin as a component: bind, run, drain.
+//!
+//! - `state`: what the services share once the log is there.
+//! - `events`, `tail`: `EventService`; `dead_letters`, `redrive`: `DeadLetterService`.
+//! - `readiness`: what is missing, for people and for `grpc.health.v1`.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use weft_nats::{connect::Connection, streams::LogSpec};
+use tokio::{net::TcpListener, sync::watch, time::sleep};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::transport::{Server, server::TcpIncoming};
+use tonic_health::server::health_reporter;
+use weft_index::history::{History, HistoryOptions};
+use weft_nats::{
+    catalog::Catalog,
+    connect::Connection,
+    options::Secret,
+    streams::{self, EnsureError, LogSpec},
+    subject::Layout,
+};
+use weft_proto::v1::{dead_letter_service_server::DeadLetterServiceServer, event_service_server::EventServiceServer};
 
-use crate::options::AdminOptions;
+use crate::{auth::BearerToken, options::AdminOptions};
+
+mod dead_letters;
+mod events;
+mod page_token;
+mod readiness;
+mod redrive;
+mod state;
+mod tail;
+
+use dead_letters::DeadLetters;
+use events::Events;
+use state::{Log, State};
+
+/// Between two looks for a log that is not there.
+const LOG_RETRY: Duration = Duration::from_millis(500);
+/// How often the history looks for rows that have expired.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+/// How often a silent connection is asked whether it is alive: tails are silent for long.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// How long calls in flight may take to end once draining has begun; streams end at once.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An admin whose port is bound and that serves nothing yet.
 #[derive(Debug)]
 pub struct Admin {
-    options: AdminOptions,
-    token: weft_nats::options::Secret,
+    listener: TcpListener,
+    local_addr: SocketAddr,
+    token: Secret,
 }
 
 /// What ends an admin.
@@ -20,7 +56,7 @@ pub struct Admin {
 pub enum RunError {
     /// The log is another than the configuration says.
     #[error("{0}")]
-    Log(#[from] weft_nats::streams::EnsureError),
+    Log(#[from] EnsureError),
     /// The folder cannot be used.
     #[error("{path}: {source}")]
     Folder {
@@ -38,13 +74,15 @@ impl Admin {
     /// # Errors
     ///
     /// What the system says, such as that the port is taken.
-    pub async fn bind(options: AdminOptions, token: weft_nats::options::Secret) -> std::io::Result<Self> {
-        Ok(Self { options, token })
+    pub async fn bind(options: AdminOptions, token: Secret) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(options.listen).await?;
+        let local_addr = listener.local_addr()?;
+        Ok(Self { listener, local_addr, token })
     }
 
-    /// Where it listens.
+    /// Where it listens; with port 0 in the options, the port that the system gave.
     pub fn local_addr(&self) -> SocketAddr {
-        self.options.listen
+        self.local_addr
     }
 
     /// Serves until `drain`: then stops to accept, finishes what is in flight, and returns. `missing` says what it still
@@ -61,7 +99,123 @@ impl Admin {
         missing: watch::Sender<Option<String>>,
         drain: CancellationToken,
     ) -> Result<(), RunError> {
-        let _ = (connection, spec, folder, missing, drain);
-        todo!()
+        // What serves requests outlives them: the history ends only after the last answer.
+        let stop = CancellationToken::new();
+        let closing = drain.child_token();
+        let tasks = TaskTracker::new();
+        let state = Arc::new(State::new(closing.clone()));
+        let (reporter, health) = health_reporter();
+        readiness::not_serving(&reporter).await;
+        let (progress, progressed) = watch::channel(Some("streams: not looked for yet".to_owned()));
+        let watched = readiness::watch(connection.clone(), progressed, missing, reporter, closing.clone());
+        tasks.spawn(watched);
+
+        let serving = serve(self.listener, &self.token, &state, health, &closing);
+        let opening = async {
+            let opened = open_log(connection, &spec, folder, &state, &progress, &stop, &tasks).await;
+            if opened.is_err() {
+                closing.cancel();
+            }
+            opened
+        };
+        let ((), opened) = tokio::join!(serving, opening);
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        opened
+    }
+}
+
+/// Serves all services on the port until `closing`, then lets what is in flight end.
+async fn serve(
+    listener: TcpListener,
+    token: &Secret,
+    state: &Arc<State>,
+    health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
+    closing: &CancellationToken,
+) {
+    let token = BearerToken::new(token);
+    let events = EventServiceServer::with_interceptor(Events::new(Arc::clone(state)), token.clone());
+    let dead_letters = DeadLetterServiceServer::with_interceptor(DeadLetters::new(Arc::clone(state)), token);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(weft_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let mut router = Server::builder()
+        .http2_keepalive_interval(Some(PING_INTERVAL))
+        .add_service(health)
+        .add_service(events)
+        .add_service(dead_letters);
+    // The descriptors are compiled in: a failure shows in every test, and costs only the reflection.
+    match (reflection().build_v1(), reflection().build_v1alpha()) {
+        (Ok(v1), Ok(v1alpha)) => router = router.add_service(v1).add_service(v1alpha),
+        (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "reflection is not served"),
+    }
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let late = async {
+        closing.cancelled().await;
+        sleep(DRAIN_TIMEOUT).await;
+    };
+    tokio::select! {
+        served = router.serve_with_incoming_shutdown(incoming, closing.cancelled()) => {
+            if let Err(error) = served {
+                tracing::error!(%error, "admin cannot serve");
+            }
+        }
+        () = late => tracing::warn!("calls in flight did not end in time"),
+    }
+}
+
+/// Waits for the log, starts the history on it, and opens both to the services. Gives up when draining comes first.
+async fn open_log(
+    connection: Connection,
+    spec: &LogSpec,
+    folder: PathBuf,
+    state: &State,
+    progress: &watch::Sender<Option<String>>,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) -> Result<(), RunError> {
+    let layout = tokio::select! {
+        layout = ensure(&connection, spec, progress) => layout?,
+        () = state.draining().cancelled() => return Ok(()),
+    };
+    let catalog = Catalog::new(connection.clone()).watch(stop.child_token());
+    let options = HistoryOptions {
+        folder: folder.clone(),
+        dead_letter_retention: spec.dead_letters.retention.0,
+        sweep_interval: SWEEP_INTERVAL,
+    };
+    let history = History::start(connection.clone(), layout, options, catalog, stop.child_token(), tasks)
+        .await
+        .map_err(|source| RunError::Folder { path: folder, source: Box::new(source) })?;
+    let mut read = history.progress();
+    state.open(Log { connection, layout, history });
+    loop {
+        progress.send_replace(read.borrow_and_update().clone());
+        tokio::select! {
+            changed = read.changed() => if changed.is_err() { return Ok(()) },
+            () = state.draining().cancelled() => return Ok(()),
+        }
+    }
+}
+
+/// Makes or checks the streams, for as long as it takes the server to be there.
+async fn ensure(
+    connection: &Connection,
+    spec: &LogSpec,
+    progress: &watch::Sender<Option<String>>,
+) -> Result<Layout, EnsureError> {
+    loop {
+        connection.connected().await;
+        match streams::ensure(connection, spec).await {
+            Ok(layout) => return Ok(layout),
+            Err(EnsureError::Unavailable(reason)) => {
+                progress.send_replace(Some(format!("streams: {reason}")));
+                sleep(LOG_RETRY).await;
+            }
+            Err(mismatch @ EnsureError::Mismatch(_)) => return Err(mismatch),
+        }
     }
 }

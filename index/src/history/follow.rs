@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use redb::{Database, ReadableTable as _, WriteTransaction};
+use redb::{Database, ReadableTable as _};
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -14,25 +14,24 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use weft_nats::{
-    message::Stored,
     reader::{OrderedReader, ReadError, ReaderOptions},
     streams::{self, EnsureError},
-    subject::Layout,
 };
 use weft_proto::ids::{ShardId, StreamSeq};
 
 use super::{
     Shared,
     apply::{Source, slim},
-    sweep::{Expired, LaneCursor},
+    change::{Change, Committed, Projection},
+    sweep::Expired,
     tables::{SWEPT, Tables},
 };
-use crate::projection::{self, Pace, Position, Projector, Verdict, Writer};
+use crate::projection::{self, Pace, Position, Verdict, Writer};
 
 /// Messages of one read: what one change holds.
 const BATCH_MESSAGES: usize = 500;
 /// Some reads wait while others are committed; an interval well below what a person notices lets commits gather.
-const PACE: Pace = Pace { queue: 32, commit: 16, interval: Duration::from_millis(10) };
+const PACE: Pace = Pace { queue: 32, commit: 16, interval: Duration::from_millis(50) };
 /// Between two looks for a log that is not there, and between two tries to open the file.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How often the building is told in the log.
@@ -134,20 +133,11 @@ async fn follow(shared: &Arc<Shared>, database: Arc<Database>, cancel: &Cancella
         Ok(Err(error)) => return End::Failed(error),
         Err(error) => return End::Failed(redb::Error::Corrupted(error.to_string())),
     }
-    let committed = Committed {
-        positions: starts.iter().map(|start| start.position.cursor).collect(),
-        sweeps: 0,
-        more_to_sweep: false,
-    };
+    let positions = starts.iter().map(|start| start.position.clone()).collect();
+    let projection = Projection::new(shared.layout, shared.sources.clone(), positions);
+    let committed = projection.committed();
     shared.positions.send_replace(committed.positions.clone());
     shared.publish(Some(Arc::clone(&database)));
-    let projection = Projection {
-        layout: shared.layout,
-        sources: shared.sources.clone(),
-        positions: starts.iter().map(|start| start.position.clone()).collect(),
-        sweeps: 0,
-        lanes: LaneCursor::default(),
-    };
     let writer = match Writer::start(database, projection, committed, PACE, "history".into()) {
         Ok(writer) => Arc::new(writer),
         Err(error) => return End::Failed(redb::Error::Io(error)),
@@ -262,15 +252,26 @@ async fn read(shared: Arc<Shared>, writer: Arc<Writer<Projection>>, index: usize
         OrderedReader::new(shared.connection.clone(), options)
     };
     let mut messages = reader(from);
+    let mut next = from;
     loop {
         let change = match messages.next().await {
             Ok(batch) => {
+                // No interior message is ever removed: a gap is what retention took while we read.
+                let gap = batch.messages.iter().fold(0, |gap, message| {
+                    let gap = gap + message.seq.0.saturating_sub(next.0);
+                    next = message.seq.next();
+                    gap
+                });
+                if gap > 0 {
+                    tracing::warn!(stream, messages = gap, "history has missed messages");
+                }
                 let messages = batch.messages.into_iter().map(|message| slim(source, message)).collect();
                 Change::Messages { index, messages }
             }
             Err(ReadError::Gone { position, first, .. }) => {
                 tracing::warn!(stream, position = position.0, first = first.0, "history has missed messages");
                 messages = reader(first);
+                next = first;
                 Change::Skip { index, first }
             }
             Err(behind @ ReadError::Behind { .. }) => return End::Rebuild(behind.to_string()),
@@ -343,70 +344,5 @@ async fn tell(shared: &Shared, mut committed: watch::Receiver<Committed>, starts
         if committed.changed().await.is_err() {
             return;
         }
-    }
-}
-
-/// What the writing thread is handed.
-enum Change {
-    Messages { index: usize, messages: Vec<Stored> },
-    Skip { index: usize, first: StreamSeq },
-    Sweep(Expired),
-}
-
-/// What it tells after each commit.
-#[derive(Debug, Clone)]
-struct Committed {
-    positions: Vec<StreamSeq>,
-    /// Sweeps made in this round.
-    sweeps: u64,
-    /// Whether the last one left something.
-    more_to_sweep: bool,
-}
-
-struct Projection {
-    layout: Layout,
-    sources: Vec<Source>,
-    positions: Vec<Position>,
-    sweeps: u64,
-    lanes: LaneCursor,
-}
-
-impl Projector for Projection {
-    type Change = Change;
-    type Committed = Committed;
-
-    fn apply(&mut self, transaction: &WriteTransaction, changes: Vec<Change>) -> Result<Committed, redb::Error> {
-        let mut touched = vec![false; self.sources.len()];
-        let mut more_to_sweep = false;
-        {
-            let mut tables = Tables::open(transaction)?;
-            for change in changes {
-                match change {
-                    Change::Messages { index, messages } => {
-                        for message in &messages {
-                            tables.apply(self.layout, self.sources[index], message)?;
-                            self.positions[index].advance(message);
-                        }
-                        touched[index] = true;
-                    }
-                    Change::Skip { index, first } => {
-                        let position = &mut self.positions[index];
-                        position.cursor = StreamSeq(first.0.saturating_sub(1));
-                        position.mark = None;
-                        touched[index] = true;
-                    }
-                    Change::Sweep(expired) => {
-                        more_to_sweep |= tables.sweep(self.layout, &expired, &mut self.lanes)?;
-                        self.sweeps += 1;
-                    }
-                }
-            }
-        }
-        for (index, _) in touched.iter().enumerate().filter(|(_, touched)| **touched) {
-            let stream = self.sources[index].stream(self.layout);
-            projection::set_position(transaction, &stream, &self.positions[index])?;
-        }
-        let positions = self.positions.iter().map(|position| position.cursor).collect();
-        Ok(Committed { positions, sweeps: self.sweeps, more_to_sweep })
     }
 }

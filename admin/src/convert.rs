@@ -1,0 +1,121 @@
+//! From what the log and the history say to the messages of the services.
+
+use jiff::Timestamp;
+use weft_index::history::{DeadLetter, DeliveryHistory, status::reason_name};
+use weft_nats::{envelope, event::Event};
+use weft_proto::v1;
+
+/// The envelope of an event.
+pub fn event(event: Event) -> v1::Event {
+    // A pointer that names nothing makes a null, as in the envelope in JSON.
+    let data = envelope::data_of(&event).unwrap_or_else(|| bytes::Bytes::from_static(b"null"));
+    v1::Event {
+        event_id: event.id.to_string(),
+        sequence_number: event.sequence_number.0,
+        workflow_id: event.workflow.as_str().to_owned(),
+        previous_event_id: event.previous.map(|id| id.to_string()),
+        r#type: event.event_type,
+        source: event.source,
+        time: Some(timestamp(event.time)),
+        received_at: Some(timestamp(event.received_at)),
+        delivery_id: event.delivery_id,
+        data,
+        data_content_type: event.content_type,
+    }
+}
+
+/// A delivery with its attempts.
+pub fn delivery(delivery: DeliveryHistory) -> v1::Delivery {
+    v1::Delivery {
+        subscription: delivery.subscription,
+        status: delivery.status.as_str().to_owned(),
+        run: delivery.run.0,
+        attempt_count: delivery.attempt_count,
+        attempts: delivery.attempts.into_iter().map(attempt).collect(),
+        settled_at: delivery.settled_at_ms.and_then(milliseconds),
+        next_attempt_at: delivery.next_attempt_at_ms.and_then(milliseconds),
+    }
+}
+
+fn attempt(attempt: v1::Attempt) -> v1::DeliveryAttempt {
+    v1::DeliveryAttempt {
+        number: attempt.number,
+        started_at: milliseconds(attempt.started_at_ms),
+        ended_at: milliseconds(attempt.ended_at_ms),
+        outcome: class_name(attempt.class()).to_owned(),
+        status: attempt.status,
+        error: attempt.error,
+        response: attempt.response,
+    }
+}
+
+const fn class_name(class: v1::AttemptClass) -> &'static str {
+    match class {
+        v1::AttemptClass::Unspecified => "",
+        v1::AttemptClass::Delivered => "delivered",
+        v1::AttemptClass::HttpStatus => "http_status",
+        v1::AttemptClass::Timeout => "timeout",
+        v1::AttemptClass::Connect => "connect",
+        v1::AttemptClass::Dns => "dns",
+        v1::AttemptClass::Tls => "tls",
+        v1::AttemptClass::RefusedAddress => "refused_address",
+        v1::AttemptClass::Protocol => "protocol",
+    }
+}
+
+/// A dead letter.
+pub fn dead_letter(dead_letter: DeadLetter) -> v1::DeadLetter {
+    let place = dead_letter.place;
+    v1::DeadLetter {
+        id: format!("{}:{}", place.subscription, place.event),
+        event_id: place.event.to_string(),
+        subscription: place.subscription,
+        workflow_id: place.workflow.as_str().to_owned(),
+        sequence_number: dead_letter.sequence_number,
+        r#type: dead_letter.event_type,
+        source: dead_letter.source,
+        reason: reason_name(dead_letter.reason).to_owned(),
+        attempts: dead_letter.attempts,
+        last_status: dead_letter.last_status,
+        last_error: dead_letter.last_error,
+        first_failed_at: milliseconds(dead_letter.first_failed_at_ms),
+        dead_lettered_at: milliseconds(dead_letter.dead_lettered_at_ms),
+        status: dead_letter.status.as_str().to_owned(),
+    }
+}
+
+/// A time of the log's records; `None` for 0, which stands for no time.
+fn milliseconds(ms: i64) -> Option<prost_types::Timestamp> {
+    if ms == 0 { None } else { Timestamp::from_millisecond(ms).ok().map(timestamp) }
+}
+
+fn timestamp(time: Timestamp) -> prost_types::Timestamp {
+    // Nanoseconds count forward from the second in protobuf, also before the epoch.
+    let nanos = time.subsec_nanosecond();
+    let borrow = i64::from(nanos < 0);
+    prost_types::Timestamp { seconds: time.as_second() - borrow, nanos: nanos + borrow as i32 * 1_000_000_000 }
+}
+
+/// A request's time in unix milliseconds; `None` when it is none.
+pub fn to_milliseconds(time: &prost_types::Timestamp) -> Option<i64> {
+    let time = Timestamp::new(time.seconds, time.nanos).ok()?;
+    Some(time.as_millisecond())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_survive() {
+        for text in ["2026-11-21T02:00:00.123456789Z", "1969-12-31T23:59:59.25Z", "1970-01-01T00:00:00Z"] {
+            let time: Timestamp = text.parse().unwrap();
+            let proto = timestamp(time);
+            assert!((0..1_000_000_000).contains(&proto.nanos), "{text}");
+            assert_eq!(Timestamp::new(proto.seconds, proto.nanos).unwrap(), time, "{text}");
+            assert_eq!(to_milliseconds(&proto), Some(time.as_millisecond()));
+        }
+        assert_eq!(milliseconds(0), None);
+        assert_eq!(to_milliseconds(&prost_types::Timestamp { seconds: i64::MAX, nanos: 0 }), None);
+    }
+}

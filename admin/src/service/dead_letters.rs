@@ -1,0 +1,159 @@
+//! `DeadLetterService`: what could not be delivered, and its second chance.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+use weft_index::history::{
+    DeadLetterFilter,
+    status::{DeadLetterStatus, reason_of},
+};
+use weft_proto::{
+    ids::EventId,
+    v1::{self, dead_letter_service_server::DeadLetterService},
+};
+
+use super::{
+    events::page_size,
+    page_token,
+    redrive::{self, Responses},
+    state::State,
+};
+use crate::{
+    convert,
+    error::{Code, of_history, refuse},
+};
+
+/// `DeadLetterService` over the history; redrives go to COMMANDS.
+#[derive(Debug)]
+pub(super) struct DeadLetters {
+    state: Arc<State>,
+}
+
+impl DeadLetters {
+    pub fn new(state: Arc<State>) -> Self {
+        Self { state }
+    }
+}
+
+#[tonic::async_trait]
+impl DeadLetterService for DeadLetters {
+    async fn list_dead_letters(
+        &self,
+        request: Request<v1::ListDeadLettersRequest>,
+    ) -> Result<Response<v1::ListDeadLettersResponse>, Status> {
+        let log = self.state.log()?;
+        let v1::ListDeadLettersRequest { filter, page_size: asked, page_token } = request.into_inner();
+        let filter = filter_of(filter.unwrap_or_default())?;
+        let after = page_token::decode(&page_token)?;
+        let limit = page_size(asked, "page_size")?;
+        log.catch_up().await?;
+        let page = log.history.dead_letters(filter, after, limit).await.map_err(of_history)?;
+        Ok(Response::new(v1::ListDeadLettersResponse {
+            dead_letters: page.dead_letters.into_iter().map(convert::dead_letter).collect(),
+            next_page_token: page.next.map(page_token::encode).unwrap_or_default(),
+        }))
+    }
+
+    async fn get_dead_letter(
+        &self,
+        request: Request<v1::GetDeadLetterRequest>,
+    ) -> Result<Response<v1::GetDeadLetterResponse>, Status> {
+        let log = self.state.log()?;
+        let text = request.into_inner().id;
+        let id = parse_id(&text)?;
+        log.catch_up().await?;
+        let unknown = || refuse(Code::NotFound, format!("no dead letter {text} is kept"));
+        let found = log.history.find_dead_letters(vec![id]).await.map_err(of_history)?;
+        let found = found.into_iter().next().flatten().ok_or_else(unknown)?;
+        let place = &found.place;
+        let event = log.event(place.event, place.shard, place.seq, Some(place)).await?;
+        Ok(Response::new(v1::GetDeadLetterResponse {
+            event: event.map(convert::event),
+            dead_letter: Some(convert::dead_letter(found)),
+        }))
+    }
+
+    type RedriveDeadLettersStream = Responses;
+
+    async fn redrive_dead_letters(
+        &self,
+        request: Request<v1::RedriveDeadLettersRequest>,
+    ) -> Result<Response<Self::RedriveDeadLettersStream>, Status> {
+        let log = self.state.log()?;
+        let place = self.state.place()?;
+        let stream = redrive::redrive(log, request.into_inner(), self.state.draining().clone(), place).await?;
+        Ok(Response::new(stream))
+    }
+}
+
+/// The subscription's name and the event of a dead letter's id.
+pub(super) fn parse_id(id: &str) -> Result<(String, EventId), Status> {
+    id.rsplit_once(':')
+        .and_then(|(subscription, event)| Some((subscription.to_owned(), event.parse().ok()?)))
+        .ok_or_else(|| refuse(Code::BadQuery, format!("{id:?} is not of the form <subscription>:<eventId>")))
+}
+
+/// The filter of a request; an empty field filters nothing, but no status means: open.
+pub(super) fn filter_of(filter: v1::DeadLetterFilter) -> Result<DeadLetterFilter, Status> {
+    let given = |text: String| Some(text).filter(|text| !text.is_empty());
+    let time = |time: Option<prost_types::Timestamp>, field: &str| {
+        time.map(|time| {
+            convert::to_milliseconds(&time)
+                .ok_or_else(|| refuse(Code::BadQuery, format!("filter.{field} is not a time within years 1 to 9999")))
+        })
+        .transpose()
+    };
+    let reason = given(filter.reason).map(|name| {
+        reason_of(&name).ok_or_else(|| refuse(Code::BadQuery, format!("filter.reason {name:?} is not a reason")))
+    });
+    let mut statuses = Vec::with_capacity(filter.statuses.len());
+    for name in &filter.statuses {
+        let status = DeadLetterStatus::parse(name);
+        statuses
+            .push(status.ok_or_else(|| refuse(Code::BadQuery, format!("filter.statuses: {name:?} is not a status")))?);
+    }
+    if statuses.is_empty() {
+        statuses.push(DeadLetterStatus::Open);
+    }
+    Ok(DeadLetterFilter {
+        subscription: given(filter.subscription),
+        workflow: given(filter.workflow_id),
+        event_type: given(filter.r#type),
+        source: given(filter.source),
+        reason: reason.transpose()?,
+        since_ms: time(filter.since, "since")?,
+        until_ms: time(filter.until, "until")?,
+        statuses,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_a_name_and_an_event() {
+        let event = EventId::of_delivery("shop", "evt_1");
+        assert_eq!(parse_id(&format!("billing:{event}")).unwrap(), ("billing".into(), event));
+        for wrong in ["", "billing", "billing:", "billing:evt_1", &event.to_string()] {
+            assert!(parse_id(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn filters_are_read_and_refused() {
+        let open = filter_of(v1::DeadLetterFilter::default()).unwrap();
+        assert_eq!((open.statuses, open.subscription), (vec![DeadLetterStatus::Open], None));
+        let wrong = [
+            v1::DeadLetterFilter { reason: "boredom".into(), ..Default::default() },
+            v1::DeadLetterFilter { statuses: vec!["gone".into()], ..Default::default() },
+            v1::DeadLetterFilter {
+                since: Some(prost_types::Timestamp { seconds: i64::MAX, nanos: 0 }),
+                ..Default::default()
+            },
+        ];
+        for filter in wrong {
+            assert_eq!(filter_of(filter).unwrap_err().code(), tonic::Code::InvalidArgument);
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! How a redrive goes, as the history learns it: one message with what was selected, then one for each item that
+//! settles, until none is left.
+
+use std::{collections::VecDeque, time::Duration};
+
+use futures_util::{StreamExt as _, stream::unfold};
+use tokio::{
+    sync::{OwnedSemaphorePermit, watch},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use weft_index::history::{CommandItem, History, ItemProgress, StoredCommand};
+use weft_proto::{
+    ids::{EventId, StreamSeq},
+    v1::{self, OutcomeKind},
+};
+
+use super::Responses;
+use crate::service::state::draining;
+
+/// The pause between two looks: a look costs a row an item that is not settled.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// One redrive that is followed.
+pub(super) struct Progress {
+    history: History,
+    changes: watch::Receiver<Vec<StreamSeq>>,
+    draining: CancellationToken,
+    /// What the next message says besides its item.
+    counts: v1::RedriveDeadLettersResponse,
+    /// Not settled yet, with the dead letters' ids.
+    pending: Vec<(CommandItem, String)>,
+    ready: VecDeque<v1::RedriveDeadLettersResponse>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Progress {
+    /// Follows what these commands name.
+    pub fn new(
+        history: History,
+        request_id: String,
+        commands: &[StoredCommand],
+        draining: CancellationToken,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        let pending: Vec<_> =
+            commands.iter().flat_map(StoredCommand::items).map(|(place, item)| (place, dead_letter_id(item))).collect();
+        let selected = u32::try_from(pending.len()).unwrap_or(u32::MAX);
+        let counts = v1::RedriveDeadLettersResponse { selected, request_id, ..Default::default() };
+        let first = v1::RedriveDeadLettersResponse { status: "redriving".into(), ..counts.clone() };
+        let changes = history.changes();
+        Self { history, changes, draining, counts, pending, ready: VecDeque::from([first]), _place: place }
+    }
+
+    /// The messages; the last one is that of the item that settles last.
+    pub fn into_responses(self) -> Responses {
+        let responses = unfold(Some(self), async |progress| {
+            let mut progress = progress?;
+            match progress.next().await? {
+                Ok(response) => Some((Ok(response), Some(progress))),
+                Err(status) => Some((Err(status), None)),
+            }
+        });
+        responses.boxed()
+    }
+
+    async fn next(&mut self) -> Option<Result<v1::RedriveDeadLettersResponse, Status>> {
+        loop {
+            if let Some(response) = self.ready.pop_front() {
+                return Some(Ok(response));
+            }
+            if self.pending.is_empty() {
+                return None;
+            }
+            self.changes.mark_unchanged();
+            self.look().await;
+            if self.ready.is_empty() {
+                tokio::select! {
+                    () = self.draining.cancelled() => return Some(Err(draining())),
+                    _ = self.changes.changed() => {}
+                }
+                sleep(LOOK_INTERVAL).await;
+            }
+        }
+    }
+
+    /// Asks how the pending items stand. A history that is being opened again is asked at its next change.
+    async fn look(&mut self) {
+        let items = self.pending.iter().map(|(item, _)| *item).collect();
+        let states = match self.history.item_progress(items).await {
+            Ok(states) => states,
+            Err(error) => {
+                tracing::debug!(%error, "progress of a redrive is not known now");
+                return;
+            }
+        };
+        let pending = std::mem::take(&mut self.pending);
+        for ((item, id), state) in pending.into_iter().zip(states) {
+            match count(&mut self.counts, state) {
+                None => self.pending.push((item, id)),
+                Some(status) => {
+                    let settled = v1::RedriveDeadLettersResponse { id, status: status.into(), ..self.counts.clone() };
+                    self.ready.push_back(settled);
+                }
+            }
+        }
+    }
+}
+
+/// Counts an item; its status once it is settled.
+fn count(counts: &mut v1::RedriveDeadLettersResponse, state: ItemProgress) -> Option<&'static str> {
+    let (counter, status) = match state {
+        ItemProgress::Pending => return None,
+        ItemProgress::NotApplicable => (&mut counts.not_applicable, "not_applicable"),
+        ItemProgress::Settled(OutcomeKind::Delivered) => (&mut counts.delivered, "redriven"),
+        ItemProgress::Settled(OutcomeKind::Discarded) => (&mut counts.failed, "discarded"),
+        ItemProgress::Settled(OutcomeKind::DeadLettered | OutcomeKind::Unrouted | OutcomeKind::Unspecified) => {
+            (&mut counts.failed, "open")
+        }
+    };
+    *counter += 1;
+    Some(status)
+}
+
+fn dead_letter_id(item: &v1::RedriveItem) -> String {
+    let event = EventId::from_slice(&item.event_id).map(|id| id.to_string()).unwrap_or_default();
+    format!("{}:{event}", item.subscription_name)
+}

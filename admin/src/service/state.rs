@@ -1,0 +1,100 @@
+//! What the services share.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use weft_index::history::{DeadLetterPlace, History};
+use weft_nats::{
+    connect::Connection,
+    direct,
+    event::Event,
+    subject::{DLQ_STREAM, Layout, dead_letter_subject},
+};
+use weft_proto::ids::{EventId, ShardId, StreamSeq};
+
+use crate::error::{Code, of_direct, of_history, refuse};
+
+/// Tails and redrives that are told of at a time: each tail is a consumer a shard, of which a stream has some hundreds.
+const STREAMS_MAX: usize = 64;
+/// How long an answer waits for the history to come as far as the log: in rest some milliseconds.
+const CATCH_UP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the services share: the log once it is there, and what bounds them.
+#[derive(Debug)]
+pub(super) struct State {
+    log: OnceLock<Log>,
+    draining: CancellationToken,
+    streams: Arc<Semaphore>,
+}
+
+/// The log, and what is known of it.
+#[derive(Debug, Clone)]
+pub(super) struct Log {
+    pub connection: Connection,
+    pub layout: Layout,
+    pub history: History,
+}
+
+impl State {
+    pub fn new(draining: CancellationToken) -> Self {
+        Self { log: OnceLock::new(), draining, streams: Arc::new(Semaphore::new(STREAMS_MAX)) }
+    }
+
+    /// From now on the services answer.
+    pub fn open(&self, log: Log) {
+        // Opened once a run; a second log would be the same.
+        let _ = self.log.set(log);
+    }
+
+    pub fn log(&self) -> Result<&Log, Status> {
+        self.log.get().ok_or_else(|| refuse(Code::Starting, "the log has not been found yet; try again in a moment"))
+    }
+
+    /// A place for a stream of answers, held while it lasts.
+    pub fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let full = || format!("{STREAMS_MAX} streams are open already; close one, or try again later");
+        Arc::clone(&self.streams).try_acquire_owned().map_err(|_| refuse(Code::Overloaded, full()))
+    }
+
+    /// Ends streams: set when the process is to end.
+    pub fn draining(&self) -> &CancellationToken {
+        &self.draining
+    }
+}
+
+/// What a stream's last word is when the process ends.
+pub(super) fn draining() -> Status {
+    refuse(Code::Draining, "the admin is stopping; connect again and go on from the last cursor")
+}
+
+impl Log {
+    /// Waits until the history knows everything that the log holds at this moment.
+    pub async fn catch_up(&self) -> Result<(), Status> {
+        self.history.catch_up(CATCH_UP_PATIENCE).await.map_err(of_history)
+    }
+
+    /// The event with its payload, from EVENTS, or from the copy of its dead letter.
+    pub async fn event(
+        &self,
+        id: EventId,
+        shard: ShardId,
+        seq: StreamSeq,
+        dead_letter: Option<&DeadLetterPlace>,
+    ) -> Result<Option<Event>, Status> {
+        let stream = self.layout.events_stream(shard);
+        let message = direct::get(&self.connection, &stream, seq).await.map_err(of_direct)?;
+        let event = message.and_then(|message| Event::decode(self.layout, &message).ok());
+        if let Some(event) = event.filter(|event| event.id == id) {
+            return Ok(Some(event));
+        }
+        let Some(place) = dead_letter else { return Ok(None) };
+        let subject = dead_letter_subject(&place.subscription, &place.workflow, place.event, place.run);
+        let copy = direct::last_by_subject(&self.connection, DLQ_STREAM, &subject).await.map_err(of_direct)?;
+        Ok(copy.and_then(|copy| Event::decode_parts(place.workflow.clone(), &copy.headers, copy.payload).ok()))
+    }
+}

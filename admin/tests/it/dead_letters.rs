@@ -1,0 +1,246 @@
+//! `DeadLetterService`: listed, shown, redriven; and a history that is built anew says the same.
+
+use prost::Message as _;
+use tonic::{Code, Streaming};
+use weft_nats::{direct, streams};
+use weft_proto::{
+    ids::{EventId, ShardId, StreamSeq, WorkflowId},
+    v1::{self, CommandStatus, OutcomeKind},
+};
+
+use crate::mesh::{BILLING, Mesh, PATIENCE, outcome, reason};
+
+const SHARD: ShardId = ShardId(0);
+
+async fn list(mesh: &Mesh, request: v1::ListDeadLettersRequest) -> v1::ListDeadLettersResponse {
+    mesh.admin.dead_letters().list_dead_letters(request).await.unwrap().into_inner()
+}
+
+async fn statuses(mesh: &Mesh, ids: &[String]) -> Vec<String> {
+    let mut statuses = Vec::new();
+    for id in ids {
+        let request = v1::GetDeadLetterRequest { id: id.clone() };
+        let answer = mesh.admin.dead_letters().get_dead_letter(request).await.unwrap().into_inner();
+        statuses.push(answer.dead_letter.unwrap().status);
+    }
+    statuses
+}
+
+async fn redrive(mesh: &Mesh, request: v1::RedriveDeadLettersRequest) -> Streaming<v1::RedriveDeadLettersResponse> {
+    mesh.admin.dead_letters().redrive_dead_letters(request).await.unwrap().into_inner()
+}
+
+async fn next(stream: &mut Streaming<v1::RedriveDeadLettersResponse>) -> Option<v1::RedriveDeadLettersResponse> {
+    tokio::time::timeout(PATIENCE, stream.message()).await.expect("in time").unwrap()
+}
+
+/// Three dead letters of `order-1`, `order-2` and `order-3`, with their ids, events and places.
+async fn three(mesh: &mut Mesh) -> (Vec<String>, Vec<(String, EventId, u64)>) {
+    let mut places = Vec::new();
+    for workflow in ["order-1", "order-2", "order-3"] {
+        let (id, seq) = mesh.event(workflow, r#"{"total":1}"#).await;
+        mesh.dead_letter(workflow, id, seq, 0).await;
+        places.push((workflow.to_owned(), id, seq));
+    }
+    (places.iter().map(|(_, id, _)| format!("billing:{id}")).collect(), places)
+}
+
+async fn commands(mesh: &Mesh, shard: ShardId) -> Vec<(u64, v1::Command)> {
+    let stream = mesh.layout.commands_stream(shard);
+    let messages = direct::range(&mesh.connection, &stream, StreamSeq(1), ">", 100, 1 << 20).await.unwrap();
+    messages.into_iter().map(|message| (message.seq.0, v1::Command::decode(message.payload).unwrap())).collect()
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_and_shown() {
+    let mut mesh = Mesh::start(1).await;
+    let (ids, places) = three(&mut mesh).await;
+    let mut listed = Vec::new();
+    let mut token = String::new();
+    loop {
+        let request = v1::ListDeadLettersRequest { page_size: 2, page_token: token, filter: None };
+        let page = list(&mesh, request).await;
+        listed.extend(page.dead_letters.into_iter().map(|dead| dead.id));
+        token = page.next_page_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    listed.reverse();
+    assert_eq!(listed, ids, "each once, the newest first");
+
+    let filter = v1::DeadLetterFilter { workflow_id: "order-2".into(), r#type: "order.*".into(), ..Default::default() };
+    let of_one = list(&mesh, v1::ListDeadLettersRequest { filter: Some(filter), ..Default::default() }).await;
+    let [dead] = &of_one.dead_letters[..] else { panic!("one: {of_one:?}") };
+    assert_eq!((dead.id.as_str(), dead.subscription.as_str(), dead.sequence_number), (ids[1].as_str(), "billing", 1));
+    assert_eq!((dead.reason.as_str(), dead.attempts, dead.last_status), ("exhausted", 1, 500));
+    assert_eq!((dead.last_error.as_str(), dead.status.as_str()), ("answered 500", "open"));
+    assert_eq!((dead.r#type.as_str(), dead.source.as_str()), ("order.paid", "shop"));
+    assert!(dead.first_failed_at.unwrap().seconds <= dead.dead_lettered_at.unwrap().seconds);
+
+    // The copy outlives the event.
+    mesh.drop_events_below(SHARD, places[2].2 + 1).await;
+    let request = v1::GetDeadLetterRequest { id: ids[0].clone() };
+    let shown = mesh.admin.dead_letters().get_dead_letter(request).await.unwrap().into_inner();
+    assert_eq!(&shown.event.unwrap().data[..], br#"{"total":1}"#);
+    let request = v1::GetEventRequest { event_id: places[0].1.to_string() };
+    let event = mesh.admin.events().get_event(request).await.unwrap().into_inner();
+    assert_eq!((event.status.as_str(), event.event.unwrap().event_id), ("dead_lettered", places[0].1.to_string()));
+
+    let unknown = v1::GetDeadLetterRequest { id: format!("audit:{}", places[0].1) };
+    let refused = mesh.admin.dead_letters().get_dead_letter(unknown).await;
+    assert_eq!(reason(refused), (Code::NotFound, "NOT_FOUND".into()));
+    let nonsense = v1::ListDeadLettersRequest { page_token: "x".into(), ..Default::default() };
+    let refused = mesh.admin.dead_letters().list_dead_letters(nonsense).await;
+    assert_eq!(reason(refused), (Code::InvalidArgument, "BAD_QUERY".into()));
+}
+
+/// A redrive is one command, however often it is called for, and its progress is what became of each item.
+#[tokio::test]
+async fn a_redrive_acts_once_and_tells_how_it_goes() {
+    let mut mesh = Mesh::start(1).await;
+    let (ids, places) = three(&mut mesh).await;
+    let request = v1::RedriveDeadLettersRequest {
+        all: true,
+        reason: "fixed".into(),
+        request_id: "again".into(),
+        ..Default::default()
+    };
+    let mut dry = redrive(&mesh, v1::RedriveDeadLettersRequest { dry_run: true, ..request.clone() }).await;
+    assert_eq!(next(&mut dry).await.unwrap().selected, 3);
+    let mut named = Vec::new();
+    while let Some(item) = next(&mut dry).await {
+        named.push(item.id);
+    }
+    assert_eq!((named, commands(&mesh, SHARD).await.len()), (ids.clone(), 0));
+
+    let mut progress = redrive(&mesh, request.clone()).await;
+    let first = next(&mut progress).await.unwrap();
+    assert_eq!((first.selected, first.request_id.as_str(), first.id.as_str()), (3, "again", ""));
+    // Whoever has seen the command stored sees its effect at once.
+    assert_eq!(statuses(&mesh, &ids).await, ["redriving"; 3]);
+    let [(run, command)] = &commands(&mesh, SHARD).await[..] else { panic!("one command") };
+    assert_eq!((command.request_id.as_str(), command.reason.as_str()), ("again", "fixed"));
+    let Some(v1::command::Action::Redrive(items)) = &command.action else { panic!("a redrive") };
+    let sequences: Vec<_> = items.items.iter().map(|item| item.sequence).collect();
+    assert_eq!(sequences, places.iter().map(|(_, _, seq)| *seq).collect::<Vec<_>>(), "in the order of the events");
+
+    // Its owner: refuses the first, delivers the second, fails with the third.
+    let refused = v1::ItemResult {
+        subscription: BILLING.to_vec(),
+        sequence: places[0].2,
+        status: CommandStatus::NotApplicable.into(),
+    };
+    let result = v1::CommandResult { command: *run, request_id: "again".into(), items: vec![refused] };
+    let (workflow, id, seq) = &places[1];
+    let delivered = outcome(workflow, *id, *seq, *run, OutcomeKind::Delivered);
+    let commit = v1::Commit { results: vec![result], outcomes: vec![delivered], ..Default::default() };
+    mesh.commit(SHARD, commit).await;
+    let (workflow, id, seq) = &places[2];
+    mesh.dead_letter(workflow, *id, *seq, *run).await;
+    let mut settled = Vec::new();
+    let mut last = first;
+    while let Some(item) = next(&mut progress).await {
+        settled.push((item.id.clone(), item.status.clone()));
+        last = item;
+    }
+    settled.sort();
+    let mut expected: Vec<_> =
+        ids.iter().cloned().zip(["not_applicable", "redriven", "open"].map(str::to_owned)).collect();
+    expected.sort();
+    assert_eq!(settled, expected);
+    assert_eq!((last.delivered, last.failed, last.not_applicable), (1, 1, 1));
+    assert_eq!(statuses(&mesh, &ids).await, ["open", "redriven", "open"]);
+
+    // Again under the same id: the same progress, and no further command.
+    let mut again = redrive(&mesh, request).await;
+    assert_eq!(next(&mut again).await.unwrap().selected, 3);
+    let mut repeated = 0;
+    while next(&mut again).await.is_some() {
+        repeated += 1;
+    }
+    assert_eq!((repeated, commands(&mesh, SHARD).await.len()), (3, 1));
+
+    let unknown =
+        v1::RedriveDeadLettersRequest { ids: vec![format!("billing:{}", EventId::unique())], ..Default::default() };
+    let answer = mesh.admin.dead_letters().redrive_dead_letters(unknown).await.map(drop);
+    assert_eq!(reason(answer), (Code::NotFound, "NOT_FOUND".into()));
+    let nothing = v1::RedriveDeadLettersRequest::default();
+    let answer = mesh.admin.dead_letters().redrive_dead_letters(nothing).await.map(drop);
+    assert_eq!(reason(answer), (Code::InvalidArgument, "BAD_QUERY".into()));
+}
+
+/// Each shard's dead letters go to its own owner.
+#[tokio::test]
+async fn a_redrive_is_cut_by_shard() {
+    let mut mesh = Mesh::start(8).await;
+    let (ids, places) = three(&mut mesh).await;
+    let request = v1::RedriveDeadLettersRequest { ids: ids.clone(), request_id: "some".into(), ..Default::default() };
+    let mut progress = redrive(&mesh, request).await;
+    assert_eq!(next(&mut progress).await.unwrap().selected, 3);
+    for (workflow, id, seq) in &places {
+        let shard = mesh.layout.shard_of(&WorkflowId::new(workflow.as_str()).unwrap());
+        let (run, command) = commands(&mesh, shard).await.remove(0);
+        let Some(v1::command::Action::Redrive(items)) = command.action else { panic!("a redrive") };
+        assert!(items.items.iter().any(|item| item.event_id == id.to_vec() && item.sequence == *seq));
+        let delivered = outcome(workflow, *id, *seq, run, OutcomeKind::Delivered);
+        mesh.commit(shard, v1::Commit { outcomes: vec![delivered], ..Default::default() }).await;
+    }
+    let mut delivered = 0;
+    while let Some(item) = next(&mut progress).await {
+        assert_eq!(item.status, "redriven");
+        delivered = item.delivered;
+    }
+    assert_eq!(delivered, 3);
+}
+
+/// No projection is a source of truth: without its file, or with a damaged one, or with one of another log, the history
+/// says the same as before.
+#[tokio::test]
+async fn a_history_that_is_built_anew_says_the_same() {
+    let mut mesh = Mesh::start(1).await;
+    let (ids, places) = three(&mut mesh).await;
+    let request = v1::RedriveDeadLettersRequest { ids: vec![ids[0].clone()], ..Default::default() };
+    let mut progress = redrive(&mesh, request).await;
+    next(&mut progress).await.unwrap();
+    let (run, _) = commands(&mesh, SHARD).await.remove(0);
+    let delivered = outcome(&places[0].0, places[0].1, places[0].2, run, OutcomeKind::Delivered);
+    mesh.commit(SHARD, v1::Commit { cursor: 3, outcomes: vec![delivered], ..Default::default() }).await;
+    while next(&mut progress).await.is_some() {}
+
+    async fn answers(
+        mesh: &Mesh,
+        places: &[(String, EventId, u64)],
+    ) -> (Vec<v1::DeadLetter>, Vec<v1::GetEventResponse>) {
+        let statuses = ["open", "redriven"].map(str::to_owned).to_vec();
+        let filter = Some(v1::DeadLetterFilter { statuses, ..Default::default() });
+        let listed = list(mesh, v1::ListDeadLettersRequest { filter, ..Default::default() }).await.dead_letters;
+        let mut events = Vec::new();
+        for (_, id, _) in places {
+            let request = v1::GetEventRequest { event_id: id.to_string() };
+            events.push(mesh.admin.events().get_event(request).await.unwrap().into_inner());
+        }
+        (listed, events)
+    }
+    let before = answers(&mesh, &places).await;
+    assert_eq!(before.0.len(), 3);
+    assert_eq!(before.1[0].status, "delivered");
+    assert_eq!(before.1[0].deliveries.len(), 2);
+
+    let file = "history.redb";
+    mesh.restart_admin(|_| ()).await;
+    assert_eq!(answers(&mesh, &places).await, before, "kept");
+    mesh.restart_admin(|folder| std::fs::remove_file(folder.join(file)).unwrap()).await;
+    assert_eq!(answers(&mesh, &places).await, before, "deleted");
+    mesh.restart_admin(|folder| std::fs::write(folder.join(file), vec![0x55; 20_000]).unwrap()).await;
+    assert_eq!(answers(&mesh, &places).await, before, "damaged");
+
+    // Another log under the same names: nothing of the old one is told.
+    for stream in ["EVENTS", "OUTCOMES", "COMMANDS", "DLQ"] {
+        mesh.connection.jetstream().delete_stream(stream).await.unwrap();
+    }
+    streams::ensure(&mesh.connection, &crate::mesh::spec(1)).await.unwrap();
+    mesh.restart_admin(|_| ()).await;
+    let all = v1::ListDeadLettersRequest::default();
+    assert_eq!(list(&mesh, all).await.dead_letters, [], "of another log");
+}

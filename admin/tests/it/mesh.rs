@@ -1,0 +1,284 @@
+//! A log, an admin on it, and what puts things into the log.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use prost::Message as _;
+use tempfile::TempDir;
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Request, Status,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint},
+};
+use weft_admin::{Admin, AdminOptions, service::RunError};
+use weft_nats::{
+    append::Appender,
+    connect::Connection,
+    event::{Event, JSON},
+    message::Outgoing,
+    options::{LogOptions, NatsOptions, Secret},
+    streams::{self, LogSpec},
+    subject::{Layout, dead_letter_subject},
+    testing::{TestServer, eventually},
+};
+use weft_proto::{
+    ids::{EventId, Run, SequenceNumber, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
+    v1::{
+        self, OutcomeKind, dead_letter_service_client::DeadLetterServiceClient,
+        event_service_client::EventServiceClient, outcome_record::Record,
+    },
+};
+
+pub const TOKEN: &str = "weft-token";
+/// How long anything may take that comes without a fault.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const BILLING: SubscriptionUid = SubscriptionUid::from_bytes([7; 16]);
+
+/// A running admin.
+pub struct Running {
+    pub url: String,
+    pub missing: watch::Receiver<Option<String>>,
+    pub drain: CancellationToken,
+    task: JoinHandle<Result<(), RunError>>,
+}
+
+/// Sends the bearer token.
+#[derive(Clone)]
+pub struct Bearer(pub &'static str);
+
+pub type Client = InterceptedService<Channel, Bearer>;
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if !self.0.is_empty() {
+            request.metadata_mut().insert("authorization", self.0.parse().unwrap());
+        }
+        Ok(request)
+    }
+}
+
+impl Running {
+    pub async fn start(nats: &NatsOptions, shards: u32, folder: &Path) -> Self {
+        let options = AdminOptions { listen: ([127, 0, 0, 1], 0).into(), token: None };
+        let admin = Admin::bind(options, Secret::new(TOKEN)).await.unwrap();
+        let url = format!("http://{}", admin.local_addr());
+        let connection = Connection::connect(nats, "admin").await.unwrap();
+        let (told, missing) = watch::channel(Some("starting".to_owned()));
+        let drain = CancellationToken::new();
+        let run = admin.run(connection, spec(shards), folder.to_owned(), told, drain.clone());
+        Self { url, missing, drain, task: tokio::spawn(run) }
+    }
+
+    pub async fn ready(&mut self) {
+        let in_time = tokio::time::timeout(PATIENCE, self.missing.wait_for(Option::is_none)).await.is_ok();
+        assert!(in_time, "not ready: {:?}", self.missing.borrow());
+    }
+
+    pub async fn stop(self) -> Result<(), RunError> {
+        self.drain.cancel();
+        tokio::time::timeout(PATIENCE, self.task).await.expect("the admin ends").unwrap()
+    }
+
+    /// How it ends by itself.
+    pub async fn ended(self) -> Result<(), RunError> {
+        tokio::time::timeout(PATIENCE, self.task).await.expect("the admin ends").unwrap()
+    }
+
+    pub fn channel(&self) -> Channel {
+        Endpoint::new(self.url.clone()).unwrap().connect_lazy()
+    }
+
+    pub fn events(&self) -> EventServiceClient<Client> {
+        EventServiceClient::with_interceptor(self.channel(), Bearer("Bearer weft-token"))
+    }
+
+    pub fn dead_letters(&self) -> DeadLetterServiceClient<Client> {
+        DeadLetterServiceClient::with_interceptor(self.channel(), Bearer("Bearer weft-token"))
+    }
+}
+
+pub fn spec(shards: u32) -> LogSpec {
+    let log = LogOptions { shards, ..LogOptions::default() };
+    LogSpec { log, body_bytes_max: 1 << 20, ..LogSpec::default() }
+}
+
+/// A log, and an admin that is ready.
+pub struct Mesh {
+    pub server: TestServer,
+    pub connection: Connection,
+    pub layout: Layout,
+    pub folder: TempDir,
+    pub admin: Running,
+    appender: Appender,
+    /// What has been appended to each stream.
+    ends: BTreeMap<String, StreamSeq>,
+    numbers: BTreeMap<String, u64>,
+}
+
+impl Mesh {
+    pub async fn start(shards: u32) -> Self {
+        let server = TestServer::start().await;
+        let connection = server.connection("test").await;
+        let layout = streams::ensure(&connection, &spec(shards)).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mut admin = Running::start(&server.options(), shards, folder.path()).await;
+        admin.ready().await;
+        let appender = Appender::new(connection.clone());
+        let (ends, numbers) = (BTreeMap::new(), BTreeMap::new());
+        Self { server, connection, layout, folder, admin, appender, ends, numbers }
+    }
+
+    /// Stops the admin and starts another on the same folder.
+    pub async fn restart_admin(&mut self, between: impl FnOnce(&Path)) {
+        self.admin.drain.cancel();
+        (&mut self.admin.task).await.unwrap().unwrap();
+        between(self.folder.path());
+        self.admin = Running::start(&self.server.options(), self.layout.shards(), self.folder.path()).await;
+        self.admin.ready().await;
+    }
+
+    async fn append(&mut self, stream: String, message: Outgoing) -> u64 {
+        let end = self.ends.entry(stream).or_default();
+        let appended = async || match self.appender.append(*end, std::slice::from_ref(&message)).await {
+            Ok(seq) => {
+                *end = seq;
+                true
+            }
+            Err(_) => false,
+        };
+        assert!(eventually(PATIENCE, appended).await);
+        end.0
+    }
+
+    /// Appends the next event of a workflow.
+    pub async fn event(&mut self, workflow: &str, payload: &str) -> (EventId, u64) {
+        let number = self.numbers.entry(workflow.to_owned()).or_default();
+        *number += 1;
+        let event = event(workflow, *number, payload);
+        let stream = self.layout.events_stream(self.layout.shard_of(&event.workflow));
+        let seq = self.append(stream, event.encode(self.layout)).await;
+        (event.id, seq)
+    }
+
+    /// Appends a commit of the shard's owner.
+    pub async fn commit(&mut self, shard: ShardId, commit: v1::Commit) {
+        let record = v1::OutcomeRecord { record: Some(Record::Commit(commit)) };
+        let message = Outgoing {
+            subject: self.layout.outcomes_subject(shard),
+            headers: Default::default(),
+            payload: record.encode_to_vec().into(),
+        };
+        self.append(self.layout.outcomes_stream(shard), message).await;
+    }
+
+    /// Dead-letters an event: the commit, and the copy on DLQ.
+    pub async fn dead_letter(&mut self, workflow: &str, id: EventId, seq: u64, run: u64) {
+        let outcome = outcome(workflow, id, seq, run, OutcomeKind::DeadLettered);
+        let shard = self.layout.shard_of(&WorkflowId::new(workflow).unwrap());
+        let attempts = vec![attempt(seq, run, 1, 0)];
+        let commit = v1::Commit { cursor: seq, outcomes: vec![outcome.clone()], attempts, ..opening() };
+        self.commit(shard, commit).await;
+        let stream = self.layout.events_stream(shard);
+        let stored = weft_nats::direct::get(&self.connection, &stream, StreamSeq(seq)).await.unwrap().unwrap();
+        let mut message = Event::decode(self.layout, &stored).unwrap().encode(self.layout);
+        let time = |ms| Timestamp::from_millisecond(ms).unwrap().to_string();
+        for (header, value) in [
+            ("Nats-Msg-Id", format!("{BILLING}:{id}:{run}")),
+            ("weft-subscription-uid", BILLING.to_string()),
+            ("weft-reason", "exhausted".into()),
+            ("weft-attempts", outcome.attempts.to_string()),
+            ("weft-last-status", outcome.last_status.to_string()),
+            ("weft-last-error", outcome.last_error.clone()),
+            ("weft-first-failed-at", time(outcome.first_failed_at_ms)),
+            ("weft-dead-lettered-at", time(outcome.at_ms)),
+            ("weft-seq", seq.to_string()),
+            ("weft-run", run.to_string()),
+        ] {
+            message.headers.insert(header, value.as_str());
+        }
+        message.subject = dead_letter_subject("billing", &WorkflowId::new(workflow).unwrap(), id, Run(run));
+        assert!(weft_nats::append::publish_once(&self.connection, &message).await.unwrap());
+    }
+
+    /// Drops the messages of a shard's EVENTS below `seq`, as retention does.
+    pub async fn drop_events_below(&self, shard: ShardId, seq: u64) {
+        let stream = self.connection.jetstream().get_stream(self.layout.events_stream(shard)).await.unwrap();
+        stream.purge().sequence(seq).await.unwrap();
+    }
+}
+
+pub fn event(workflow: &str, number: u64, payload: &str) -> Event {
+    let id = |number| EventId::of_delivery("shop", &format!("{workflow}-{number}"));
+    Event {
+        id: id(number),
+        sequence_number: SequenceNumber(number),
+        workflow: WorkflowId::new(workflow).unwrap(),
+        previous: (number > 1).then(|| id(number - 1)),
+        event_type: "order.paid".into(),
+        source: "shop".into(),
+        time: "2026-11-21T02:00:00.123Z".parse().unwrap(),
+        received_at: Timestamp::now(),
+        delivery_id: Some(format!("{workflow}-{number}")),
+        content_type: JSON.into(),
+        data_pointer: String::new(),
+        verified_by: "standard/0".into(),
+        traceparent: None,
+        quarantine: None,
+        kept_headers: Vec::new(),
+        payload: Bytes::copy_from_slice(payload.as_bytes()),
+    }
+}
+
+pub fn outcome(workflow: &str, id: EventId, seq: u64, run: u64, kind: OutcomeKind) -> v1::Outcome {
+    let dead = kind == OutcomeKind::DeadLettered;
+    let at_ms = Timestamp::now().as_millisecond();
+    v1::Outcome {
+        subscription: BILLING.to_vec(),
+        sequence: seq,
+        run,
+        kind: kind.into(),
+        workflow_id: workflow.into(),
+        event_id: id.to_vec(),
+        attempts: 1,
+        reason: if dead { v1::DeadLetterReason::Exhausted } else { v1::DeadLetterReason::Unspecified }.into(),
+        at_ms,
+        first_failed_at_ms: if dead { at_ms - 1000 } else { 0 },
+        last_error: if dead { "answered 500".into() } else { String::new() },
+        last_status: if dead { 500 } else { 0 },
+        operator: String::new(),
+    }
+}
+
+pub fn attempt(seq: u64, run: u64, number: u32, next_attempt_at_ms: i64) -> v1::Attempt {
+    v1::Attempt {
+        subscription: BILLING.to_vec(),
+        sequence: seq,
+        run,
+        number,
+        started_at_ms: 1_700_000_000_000 + i64::from(number),
+        ended_at_ms: 1_700_000_000_500 + i64::from(number),
+        class: v1::AttemptClass::HttpStatus.into(),
+        status: 500,
+        error: "answered 500".into(),
+        response: b"oops".to_vec(),
+        next_attempt_at_ms,
+        ..Default::default()
+    }
+}
+
+/// A commit that says what the subscription is called.
+pub fn opening() -> v1::Commit {
+    let opened = v1::Opened { name: "billing".into(), from: 1, revision: 1 };
+    let change = Some(v1::subscription_change::Change::Opened(opened));
+    let change = v1::SubscriptionChange { subscription: BILLING.to_vec(), change };
+    v1::Commit { subscriptions: vec![change], epoch: 1, ..Default::default() }
+}
+
+/// The reason in a refusal's details.
+pub fn reason<T: std::fmt::Debug>(answer: Result<T, Status>) -> (tonic::Code, String) {
+    let status = answer.unwrap_err();
+    (status.code(), weft_admin::error::reason(&status).unwrap_or_default())
+}

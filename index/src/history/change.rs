@@ -1,0 +1,104 @@
+//! What the writing thread of a history does.
+
+use redb::WriteTransaction;
+use weft_nats::{message::Stored, subject::Layout};
+use weft_proto::ids::StreamSeq;
+
+use super::{
+    apply::Source,
+    sweep::{Expired, LaneCursor},
+    tables::Tables,
+};
+use crate::projection::{self, Position, Projector};
+
+/// What the writing thread is handed.
+pub(super) enum Change {
+    /// What one read of a source brought.
+    Messages {
+        /// Which source.
+        index: usize,
+        /// In order, without the payloads that are not needed.
+        messages: Vec<Stored>,
+    },
+    /// A source goes on at `first`: what lay before it has been dropped unread.
+    Skip {
+        /// Which source.
+        index: usize,
+        /// The first sequence kept.
+        first: StreamSeq,
+    },
+    /// Expired rows are to be removed.
+    Sweep(Expired),
+}
+
+/// What it tells after each commit.
+#[derive(Debug, Clone)]
+pub(super) struct Committed {
+    /// What has been applied of each source.
+    pub positions: Vec<StreamSeq>,
+    /// Sweeps made in this round.
+    pub sweeps: u64,
+    /// Whether the last one left something.
+    pub more_to_sweep: bool,
+}
+
+/// Applies changes, with the positions behind them.
+pub(super) struct Projection {
+    layout: Layout,
+    sources: Vec<Source>,
+    positions: Vec<Position>,
+    sweeps: u64,
+    more_to_sweep: bool,
+    lanes: LaneCursor,
+}
+
+impl Projection {
+    /// Goes on at these positions, one for each source.
+    pub fn new(layout: Layout, sources: Vec<Source>, positions: Vec<Position>) -> Self {
+        Self { layout, sources, positions, sweeps: 0, more_to_sweep: false, lanes: LaneCursor::default() }
+    }
+
+    /// What the file holds now.
+    pub fn committed(&self) -> Committed {
+        let positions = self.positions.iter().map(|position| position.cursor).collect();
+        Committed { positions, sweeps: self.sweeps, more_to_sweep: self.more_to_sweep }
+    }
+}
+
+impl Projector for Projection {
+    type Change = Change;
+    type Committed = Committed;
+
+    fn apply(&mut self, transaction: &WriteTransaction, changes: Vec<Change>) -> Result<Committed, redb::Error> {
+        let mut touched = vec![false; self.sources.len()];
+        {
+            let mut tables = Tables::open(transaction)?;
+            for change in changes {
+                match change {
+                    Change::Messages { index, messages } => {
+                        for message in &messages {
+                            tables.apply(self.layout, self.sources[index], message)?;
+                            self.positions[index].advance(message);
+                        }
+                        touched[index] = true;
+                    }
+                    Change::Skip { index, first } => {
+                        let position = &mut self.positions[index];
+                        position.cursor = StreamSeq(first.0.saturating_sub(1));
+                        position.mark = None;
+                        touched[index] = true;
+                    }
+                    Change::Sweep(expired) => {
+                        self.more_to_sweep = tables.sweep(self.layout, &expired, &mut self.lanes)?;
+                        self.sweeps += 1;
+                    }
+                }
+            }
+        }
+        for (index, _) in touched.iter().enumerate().filter(|(_, touched)| **touched) {
+            let stream = self.sources[index].stream(self.layout);
+            projection::set_position(transaction, &stream, &self.positions[index])?;
+        }
+        Ok(self.committed())
+    }
+}
