@@ -88,11 +88,7 @@ enum Change<'a> {
 /// # Errors
 ///
 /// [`ApplyError`]: what was written before it stays.
-pub async fn apply(
-    connection: &Connection,
-    layout: Layout,
-    desired: &DesiredCatalog,
-) -> Result<Applied, ApplyError> {
+pub async fn apply(connection: &Connection, layout: Layout, desired: &DesiredCatalog) -> Result<Applied, ApplyError> {
     let catalog = Catalog::new(connection.clone());
     let mut applied = Applied::default();
     for _ in 0..CONFLICTS_MAX {

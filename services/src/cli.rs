@@ -21,7 +21,7 @@ const COMMAND_LOG: &str = "warn";
 
 /// An ordered, durable event mesh: webhooks in, signed webhooks out, in order per workflow.
 #[derive(Debug, Parser)]
-#[command(name = "weft", version, about, propagate_version = true)]
+#[command(name = "weft", version, propagate_version = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -33,11 +33,11 @@ pub struct Cli {
 pub enum Command {
     /// Run every role and a nats-server
     Up(RunArgs),
-    /// Run a gateway against [nats] url
+    /// Run a gateway against the nats-server of the configuration
     Gateway(RunArgs),
-    /// Run a worker against [nats] url
+    /// Run a worker against the nats-server of the configuration
     Worker(RunArgs),
-    /// Run an admin against [nats] url
+    /// Run an admin against the nats-server of the configuration
     Admin(RunArgs),
     /// Start a mesh, send signed traffic with failures, and show the proof
     Demo(demo::DemoArgs),

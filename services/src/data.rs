@@ -48,7 +48,9 @@ impl DataFolder {
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let unusable = |error: io::Error| {
             let path = path.display();
-            Failure::Failed(format!("data folder {path} cannot be used: {error}; choose another with --data or WEFT_DATA"))
+            Failure::Failed(format!(
+                "data folder {path} cannot be used: {error}; choose another with --data or WEFT_DATA"
+            ))
         };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
         let path = path.canonicalize().map_err(unusable)?;

@@ -5,7 +5,7 @@
 //!   file's sources and subscriptions into the catalog, [`data`] is the folder.
 //! - [`command`]: `weft event`, `weft dlq`, `weft sign`, `weft listen`.
 //! - [`sender`] and [`receiver`]: both ends of a mesh, for commands, proofs and tests.
-//! - [`demo`] and [`bench`]: a [`mesh`] of real [`process`]es, and what it is found to do.
+//! - [`demo`] and [`mod@bench`]: a [`mesh`] of real [`process`]es, and what it is found to do.
 //!
 //! The library exists for the `weft` binary and its tests. Nothing else depends on it.
 

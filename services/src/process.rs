@@ -79,7 +79,10 @@ impl Process {
                 command.env_remove(name);
             }
         }
+        // The launcher makes it die with us, also when we are killed.
         let mut child = command
+            .arg("launch")
+            .arg(&spec.program)
             .args(&spec.args)
             .envs(spec.env.iter().cloned())
             .stdin(Stdio::null())
@@ -156,8 +159,9 @@ impl Process {
     pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
         match timeout(STOP_PATIENCE, self.child.wait()).await {
             Ok(status) => Ok(status?),
-            Err(_) => Err(anyhow!("it did not end within {} s", STOP_PATIENCE.as_secs()))
-                .with_context(|| self.last_words()),
+            Err(_) => {
+                Err(anyhow!("it did not end within {} s", STOP_PATIENCE.as_secs())).with_context(|| self.last_words())
+            }
         }
     }
 

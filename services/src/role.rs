@@ -70,14 +70,9 @@ pub async fn run(role: Role, config: Config) -> Result<(), Failure> {
 
     let stop = CancellationToken::new();
     let ops = tokio::spawn(ops.serve(readiness.clone(), metrics, stop.clone()));
-    let announcing = async {
-        readiness.ready().await;
-        announce::ready(&lines);
-        std::future::pending::<()>().await;
-    };
     let result = tokio::select! {
         result = roles.run(&drain) => result,
-        () = announcing => Ok(()),
+        () = announce::when_ready(&readiness, &lines) => Ok(()),
     };
     stop.cancel();
     // Nothing of it matters any more.

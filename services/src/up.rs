@@ -19,7 +19,7 @@ use weft_nats::{
     connect::Connection,
     options::{NatsOptions, Secret},
     server::{self, Server, ServerOptions},
-    streams::{self, LogSpec},
+    streams::{self, EnsureError, LogSpec},
 };
 use weft_worker::Worker;
 
@@ -55,10 +55,10 @@ pub async fn up(mut config: Config) -> Result<(), Failure> {
     config.worker.allow_networks.extend(loopback());
 
     let mut readiness = Readiness::default();
+    let nats_missing = readiness.add("nats");
     let missing = Missing::new(&mut readiness);
-    let client = data.write_client(bound.admin.local_addr(), &token)?;
     let mut lines = bound.lines();
-    lines.push(("client", client.display().to_string()));
+    let admin_address = bound.admin.local_addr();
     // What outlives the roles.
     let stop = CancellationToken::new();
     let (gateway, admin, ops) = bound.serve_ops(readiness.clone(), metrics, stop.clone());
@@ -68,21 +68,18 @@ pub async fn up(mut config: Config) -> Result<(), Failure> {
         () = drain.cancelled() => return Ok(()),
     };
     lines.extend(nats.lines(&data));
-    missing.nats.send_replace(None);
-
+    // Only now is it certain that no other mesh lives in the folder.
+    lines.push(("client", data.write_client(admin_address, &token)?.display().to_string()));
+    nats_missing.send_replace(None);
     let roles = start(config, &data, &nats.access, gateway, admin, token, missing).await?;
-    let announcing = async {
-        readiness.ready().await;
-        announce::ready(&lines);
-        std::future::pending::<()>().await;
-    };
     let result = tokio::select! {
         result = roles.run(&drain) => result,
-        () = announcing => Ok(()),
+        () = announce::when_ready(&readiness, &lines) => Ok(()),
     };
     stop.cancel();
     nats.stopped().await;
-    // Nothing of it matters any more.
+    // Until here it has said that nats was there. Nothing of the ops endpoints matters any more.
+    drop(nats_missing);
     let _ = ops.await;
     result
 }
@@ -126,9 +123,8 @@ impl Bound {
     }
 }
 
-/// What each part of the process waits for.
+/// What each role waits for.
 struct Missing {
-    nats: watch::Sender<Option<String>>,
     catalog: watch::Sender<Option<String>>,
     gateway: watch::Sender<Option<String>>,
     worker: watch::Sender<Option<String>>,
@@ -138,7 +134,6 @@ struct Missing {
 impl Missing {
     fn new(readiness: &mut Readiness) -> Self {
         Self {
-            nats: readiness.add("nats"),
             catalog: readiness.add("catalog"),
             gateway: readiness.add("gateway"),
             worker: readiness.add("worker"),
@@ -186,7 +181,24 @@ impl Nats {
         let users = server.users();
         let access =
             Access { gateway: users.gateway.clone(), worker: users.worker.clone(), admin: users.admin.clone() };
-        Ok(Self { access, url: server.url().to_owned(), server: Some(server) })
+        let nats = Self { access, url: server.url().to_owned(), server: Some(server) };
+        nats.make_streams(&config.spec).await?;
+        Ok(nats)
+    }
+
+    /// Makes the streams of our own server before any role comes to it: each of several that make a stream at the same
+    /// moment has the server set its space aside, and there may not be so much.
+    async fn make_streams(&self, spec: &LogSpec) -> Result<(), Failure> {
+        let connection = connect(&self.access.admin, "weft-streams").await?;
+        loop {
+            connection.connected().await;
+            match streams::ensure(&connection, spec).await {
+                Ok(_) => return Ok(()),
+                Err(EnsureError::Unavailable(problem)) => tracing::info!(problem, "waiting for the streams"),
+                Err(mismatch @ EnsureError::Mismatch(_)) => return Err(Failure::of(&mismatch)),
+            }
+            sleep(CATALOG_RETRY).await;
+        }
     }
 
     fn lines(&self, data: &DataFolder) -> Vec<Line> {
@@ -231,9 +243,7 @@ async fn start(
 
     let connection = connect(&access.gateway, "weft-gateway").await?;
     let (gateway_spec, folder) = (spec.clone(), data.role("gateway"));
-    roles.start("gateway", |drain| {
-        gateway.run(connection, gateway_spec, folder, Some(token), missing.gateway, drain)
-    });
+    roles.start("gateway", |drain| gateway.run(connection, gateway_spec, folder, Some(token), missing.gateway, drain));
 
     let connection = connect(&access.worker, "weft-worker").await?;
     let (worker_spec, folder) = (spec.clone(), data.role("worker"));
@@ -283,8 +293,5 @@ pub async fn connect(options: &NatsOptions, name: &str) -> Result<Connection, Fa
 
 /// What `weft up` lets destinations reach besides the configured networks: receivers on the same machine.
 fn loopback() -> [IpNet; 2] {
-    [
-        Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8).into(),
-        Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128).into(),
-    ]
+    [Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8).into(), Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128).into()]
 }

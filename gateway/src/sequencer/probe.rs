@@ -51,12 +51,7 @@ pub(super) fn nothing_between(shard: &Shard, behind: StreamSeq, up_to: StreamSeq
 }
 
 /// As [`nothing_between`]. Asks the stream's leader: what a follower does not have yet would be taken for deleted.
-pub(super) async fn ask_between(
-    connection: &Connection,
-    stream: &str,
-    behind: StreamSeq,
-    up_to: StreamSeq,
-) -> Probed {
+pub(super) async fn ask_between(connection: &Connection, stream: &str, behind: StreamSeq, up_to: StreamSeq) -> Probed {
     let asked = async {
         let stream = connection.jetstream().get_stream_no_info(stream).await.map_err(|error| error.to_string())?;
         match stream.get_first_raw_message_by_subject(">", behind.next().0).await {

@@ -18,21 +18,19 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use weft_index::{
-    projection::{Mark, Mismatch, StorageError, Writer},
+    projection::{StorageError, Writer},
     receipts::{Apply, Change, Committed, Receipts},
 };
 use weft_nats::{
-    append::{AppendError, AppendErrorKind, Appender, BATCH_BYTES_MAX, BATCH_MESSAGES_MAX},
+    append::{AppendError, Appender, BATCH_MESSAGES_MAX},
     connect::Connection,
     message::Outgoing,
     reader::{Batch, OrderedReader, ReadError},
-    streams::StreamState,
 };
 use weft_proto::ids::StreamSeq;
 
 use super::{
-    SubmitError,
-    flight::{Flight, Left},
+    flight::Flight,
     heads::{Carrier, Page},
     lookup::{Looking, look_up},
     overlay::Overlay,
@@ -41,6 +39,9 @@ use super::{
     submission::Submission,
 };
 
+mod append;
+mod follow;
+
 /// Submissions that may wait for their turn, asked about already: two groups, so that the next is always there.
 const READY_MAX: usize = 2 * BATCH_MESSAGES_MAX;
 /// Changes that may wait for the writer before nothing more is read: a few reads, since the writer has a queue.
@@ -48,22 +49,11 @@ const UNWRITTEN_MAX: usize = 1_000;
 /// Messages beyond the file with which nothing more is appended: some seconds of the highest rate, and some 20 MiB. The
 /// file falls so far behind only on a disk that hangs.
 const OVERLAY_MAX: usize = 50_000;
-/// Callers that may wait for the log to be read on to some end.
-const REACHING_MAX: usize = 1_000;
 /// Without a message for so long while the log is known to have more, the server is asked whether there is any: the
 /// messages up to the end may have been deleted.
 const QUIET: Duration = Duration::from_millis(250);
-/// The pauses before an append that failed is tried again: the first as short as a stolen turn, the last as long as an
-/// outage can wait.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
-/// So often the log may end before what was acked before that is believed: a new leader may not have applied everything
-/// yet.
-const BEHIND_MAX: u32 = 10;
-/// After so many failures in a row without the log having moved on, events go one by one: something in the group may be
-/// what the server does not take. Of a batch it only says that it is incomplete.
-const FAILURES_TOGETHER_MAX: u32 = 2;
 
-type Append = Pin<Box<dyn Future<Output = Landed> + Send>>;
+type Append = Pin<Box<dyn Future<Output = Box<Landed>> + Send>>;
 type Changed = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A shard at work.
@@ -117,7 +107,7 @@ struct Landed {
 /// What the session has waited for.
 enum Happening {
     Read(Result<Batch, ReadError>),
-    Landed(Landed),
+    Landed(Box<Landed>),
     Looked(Result<Vec<Submission>, StorageError>),
     Probed(Probed),
     Scanned(Result<Page, StorageError>),
@@ -223,8 +213,11 @@ impl<'a> Session<'a> {
     fn take(&mut self, happening: Happening) -> Result<(), Fault> {
         match happening {
             Happening::Read(batch) => self.read(batch?)?,
-            Happening::Landed(landed) => self.land(landed),
-            Happening::Looked(group) => self.ready.extend(group?),
+            Happening::Landed(landed) => self.land(*landed),
+            Happening::Looked(group) => {
+                self.ready.extend(group?);
+                self.prune();
+            }
             Happening::Probed(probed) => self.probed(probed)?,
             Happening::Scanned(page) => self.carrier.found(page?),
             Happening::Arrived(count) => self.closed = count == 0,
@@ -263,228 +256,6 @@ impl<'a> Session<'a> {
             self.looking = Some(look_up(self.receipts.clone(), mem::take(&mut self.arrived)));
         }
     }
-
-    /// Decides for what is ready and sends it off, unless something must come first.
-    fn launch(&mut self) {
-        let waits = self.probe.is_some() || self.overlay.end() < self.target || self.overlay.len() >= OVERLAY_MAX;
-        while !waits
-            && (!self.ready.is_empty() || self.carrier.has_page())
-            && let Some(mut appender) = self.appender.take()
-        {
-            let group = self.next_group();
-            let carry = self.carrier.board(&self.overlay);
-            let (flight, messages) = Flight::decide(&self.overlay, self.shard.horizons(), group, carry);
-            if messages.is_empty() {
-                // All of them were known, and have been answered.
-                self.appender = Some(appender);
-                continue;
-            }
-            let expected = flight.expected();
-            self.flight = Some(flight);
-            let lost = changed(&self.shard.connection);
-            self.append = Some(Box::pin(async move {
-                let result = tokio::select! {
-                    result = appender.append(expected, &messages) => result,
-                    // No ack comes over another connection than the one that the append went over.
-                    () = lost => Err(connection_lost()),
-                };
-                Landed { appender, messages, result }
-            }));
-        }
-    }
-
-    /// The next submissions that go together, without those that have been given up.
-    fn next_group(&mut self) -> Vec<Submission> {
-        // One place is left for heads.
-        let messages_max = if self.alone > 0 { 1 } else { BATCH_MESSAGES_MAX - 1 };
-        let now = Instant::now();
-        let mut group = Vec::with_capacity(self.ready.len().min(messages_max));
-        let mut bytes = 0;
-        while group.len() < messages_max
-            && let Some(next) = self.ready.front()
-            && (group.is_empty() || bytes + next.bytes <= BATCH_BYTES_MAX)
-            && let Some(submission) = self.ready.pop_front()
-        {
-            if submission.deadline <= now {
-                submission.answer(Err(SubmitError::Unavailable));
-            } else if submission.looked.cursor < self.overlay.base() {
-                self.arrived.push(submission);
-            } else {
-                bytes += submission.bytes;
-                group.push(submission);
-            }
-        }
-        self.alone = self.alone.saturating_sub(1);
-        group
-    }
-
-    fn land(&mut self, landed: Landed) {
-        let Landed { appender, messages, result } = landed;
-        self.appender = Some(appender);
-        let Some(flight) = self.flight.take() else { return };
-        let sent = messages.len();
-        let stored = result.as_ref().map_or_else(|error| error.stored, |_| sent).min(sent);
-        let ours = flight.expected().0 + stored as u64;
-        let left = flight.land(stored, messages, &mut self.overlay);
-        self.carrier.landed(left.carried);
-        self.answer_reached();
-        match result {
-            Ok(_) => self.failures = 0,
-            Err(AppendError { kind, .. }) => self.failed(kind, sent, self.overlay.end().0 > ours, left),
-        }
-    }
-
-    /// Sees to what is left of a flight. `moved_on`: somebody else's messages have been read since it was decided.
-    fn failed(&mut self, kind: AppendErrorKind, sent: usize, moved_on: bool, mut left: Left) {
-        tracing::debug!(shard = self.shard.id.0, %kind, left = left.submissions.len(), "append not wholly stored");
-        self.failures = self.failures.saturating_add(1);
-        match kind {
-            AppendErrorKind::Conflict { last: Some(last) } if last > self.overlay.end() => {
-                self.failures = 0;
-                self.target = self.target.max(last);
-            }
-            AppendErrorKind::Conflict { .. } if moved_on => self.failures = 0,
-            AppendErrorKind::Full(_) => {
-                for submission in left.submissions.drain(..) {
-                    submission.answer(Err(SubmitError::Full));
-                }
-            }
-            AppendErrorKind::Refused(_) if sent > 1 => self.alone = left.submissions.len(),
-            AppendErrorKind::Refused(reason) => {
-                tracing::warn!(shard = self.shard.id.0, reason, "the log refuses an event");
-                let too_large = reason.contains("exceed");
-                let answer = if too_large { SubmitError::TooLarge } else { SubmitError::Unavailable };
-                if let Some(submission) = left.submissions.pop_front() {
-                    submission.answer(Err(answer));
-                }
-            }
-            kind => {
-                if !matches!(kind, AppendErrorKind::Unavailable(_)) && self.failures >= FAILURES_TOGETHER_MAX {
-                    self.alone = left.submissions.len();
-                }
-                self.probe_end();
-            }
-        }
-        for submission in left.submissions.into_iter().rev() {
-            self.ready.push_front(submission);
-        }
-    }
-
-    /// Asks where the log ends, after a pause that grows with each failure.
-    fn probe_end(&mut self) {
-        let doubled = PAUSE.0.saturating_mul(1 << self.failures.min(8));
-        self.probe = Some(probe::end(self.shard, doubled.min(PAUSE.1)));
-    }
-
-    fn probed(&mut self, probed: Probed) -> Result<(), Fault> {
-        match probed {
-            Probed::End(state) => self.ends(&state)?,
-            Probed::Nothing { behind, up_to } => {
-                if behind == self.overlay.end() {
-                    self.overlay.skip_to(up_to);
-                    self.answer_reached();
-                }
-            }
-            // The reader brings it.
-            Probed::Something => self.heard_at = Instant::now(),
-            Probed::Unavailable(reason) => {
-                tracing::debug!(shard = self.shard.id.0, reason, "log does not answer");
-                self.give_up_expired();
-                self.failures = self.failures.saturating_add(1);
-                self.probe_end();
-            }
-        }
-        Ok(())
-    }
-
-    /// The log is known to end there.
-    fn ends(&mut self, state: &StreamState) -> Result<(), Fault> {
-        let (cursor, last) = (self.overlay.end(), state.last);
-        if state.created != self.created {
-            return Err(Mismatch::Created { expected: self.created, found: state.created }.into());
-        }
-        if last < cursor {
-            self.behind += 1;
-            if self.behind > BEHIND_MAX {
-                return Err(Mismatch::Behind { cursor, last }.into());
-            }
-            self.probe_end();
-            return Ok(());
-        }
-        self.behind = 0;
-        self.target = self.target.max(last);
-        Ok(())
-    }
-
-    /// Makes room for those who still wait.
-    fn give_up_expired(&mut self) {
-        let now = Instant::now();
-        for submission in mem::take(&mut self.ready) {
-            if submission.deadline <= now {
-                submission.answer(Err(SubmitError::Unavailable));
-            } else {
-                self.ready.push_back(submission);
-            }
-        }
-    }
-
-    fn read(&mut self, batch: Batch) -> Result<(), Fault> {
-        self.heard_at = Instant::now();
-        for message in &batch.messages {
-            let mark = Mark::of(message);
-            let change = match self.overlay.read_back(message.seq, mark)? {
-                Some(change) => change,
-                None => {
-                    let change = Change::of(self.shard.layout, message);
-                    self.overlay.observe(&change)?;
-                    change
-                }
-            };
-            self.unwritten.push(change);
-        }
-        self.answer_reached();
-        Ok(())
-    }
-
-    /// Forgets what the file holds, as far as no look-up may still need it.
-    fn prune(&mut self) {
-        let mut floor = self.committed.borrow_and_update().cursor;
-        let looked = self.ready.iter().map(|submission| submission.looked.cursor);
-        let in_flight = self.flight.as_ref().and_then(Flight::looked_at);
-        let looking = self.looking.is_some().then_some(self.looking_from);
-        for needed in looked.chain(in_flight).chain(looking) {
-            floor = floor.min(needed);
-        }
-        self.overlay.prune(floor);
-    }
-
-    fn asked(&mut self, ask: Option<Ask>) {
-        match ask {
-            Some(Ask::Position { id, answer }) => {
-                let _ = answer.send(self.overlay.accepted(id).map(|accepted| accepted.seq));
-            }
-            Some(Ask::Reach { end, answer }) => {
-                self.reaching.retain(|(_, waiting)| !waiting.is_closed());
-                if self.reaching.len() < REACHING_MAX {
-                    self.reaching.push((end, answer));
-                }
-                self.answer_reached();
-            }
-            None => {}
-        }
-    }
-
-    fn answer_reached(&mut self) {
-        let end = self.overlay.end();
-        for (_, answer) in self.reaching.extract_if(.., |(wanted, _)| *wanted <= end) {
-            let _ = answer.send(());
-        }
-    }
-
-    /// Where the overlay is to arrive for all who wait.
-    fn wanted_end(&self) -> StreamSeq {
-        self.reaching.iter().map(|(end, _)| *end).fold(self.target, StreamSeq::max)
-    }
 }
 
 /// Waits for what is in the slot and empties it; for ever while it is empty. Safe to cancel.
@@ -511,10 +282,6 @@ async fn at(time: Option<Instant>) {
 fn changed(connection: &Connection) -> Changed {
     let connection = connection.clone();
     Box::pin(async move { connection.changed().await })
-}
-
-fn connection_lost() -> AppendError {
-    AppendError { stored: 0, kind: AppendErrorKind::Unknown("connection lost".into()) }
 }
 
 /// redb asserts where it meets damaged pages.

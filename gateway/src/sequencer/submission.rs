@@ -129,13 +129,8 @@ impl Submission {
 
     /// Its sender learns that it was accepted just now.
     pub fn answer_new(self, sequence_number: SequenceNumber, previous: Option<EventId>) {
-        let receipt = Receipt {
-            event_id: self.id,
-            sequence_number,
-            workflow: self.workflow.clone(),
-            previous,
-            duplicate: false,
-        };
+        let receipt =
+            Receipt { event_id: self.id, sequence_number, workflow: self.workflow.clone(), previous, duplicate: false };
         self.answer(Ok(receipt));
     }
 

@@ -35,6 +35,7 @@ struct Mesh {
 /// A sequencer, as a gateway runs it.
 struct Running {
     sequencer: Sequencer,
+    connection: Connection,
     missing: watch::Receiver<Option<String>>,
     drain: CancellationToken,
     tasks: TaskTracker,
@@ -61,8 +62,8 @@ impl Mesh {
         let connection = self.server.connection("sequencer").await;
         let (told, missing) = watch::channel(None);
         let (drain, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let started = sequencer::start(connection, self.layout, options, told, drain.clone(), &tasks).await;
-        let mut running = Running { sequencer: started.unwrap(), missing, drain, tasks };
+        let started = sequencer::start(connection.clone(), self.layout, options, told, drain.clone(), &tasks).await;
+        let mut running = Running { sequencer: started.unwrap(), connection, missing, drain, tasks };
         running.ready().await;
         running
     }

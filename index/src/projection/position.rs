@@ -11,9 +11,11 @@ use weft_nats::{
 };
 use weft_proto::ids::{EventId, StreamSeq};
 
-/// Stream → (its creation in unix nanoseconds, cursor, whether a message stands at the cursor, when that was stored in
-/// unix nanoseconds, its event id).
-const POSITIONS: TableDefinition<&str, (i64, u64, bool, i64, Option<&[u8; 16]>)> = TableDefinition::new("positions");
+/// A stream's creation in unix nanoseconds, the cursor, whether a message stands at the cursor, when that was stored in
+/// unix nanoseconds, its event id.
+type Row = (i64, u64, bool, i64, Option<&'static [u8; 16]>);
+/// By the stream's name.
+const POSITIONS: TableDefinition<&str, Row> = TableDefinition::new("positions");
 
 /// A cursor in a stream, with what tells the stream from another one.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -166,13 +166,15 @@ impl Log {
     /// Publishes without an expectation, many in flight on one connection.
     async fn plain(&self, time: Duration) -> anyhow::Result<Phase> {
         let started = Instant::now();
-        let publishes = stream::iter(0u64..).take_while(|_| std::future::ready(started.elapsed() < time)).map(|number| async move {
-            let message = self.message(number)?;
-            let sent = Instant::now();
-            let jetstream = self.connection.jetstream();
-            jetstream.publish_with_headers(message.subject, message.headers, message.payload).await?.await?;
-            anyhow::Ok(sent.elapsed())
-        });
+        let publishes = stream::iter(0u64..).take_while(|_| std::future::ready(started.elapsed() < time)).map(
+            |number| async move {
+                let message = self.message(number)?;
+                let sent = Instant::now();
+                let jetstream = self.connection.jetstream();
+                jetstream.publish_with_headers(message.subject, message.headers, message.payload).await?.await?;
+                anyhow::Ok(sent.elapsed())
+            },
+        );
         let mut publishes = std::pin::pin!(publishes.buffer_unordered(PLAIN_IN_FLIGHT));
         let mut latencies = Latencies::new();
         while let Some(latency) = publishes.next().await {

@@ -140,6 +140,8 @@ async fn measure(args: &DeliverArgs, folder: &Path) -> anyhow::Result<Vec<Phase>
     for process in [&mut gateway, &mut worker, &mut admin] {
         process.stop().await?;
     }
+    // It would take the server's end for an outage.
+    drop(connection);
     stop.cancel();
     nats.stopped().await;
     Ok(vec![accepted, delivered])
@@ -194,9 +196,10 @@ impl Run {
         }
         let elapsed = started.elapsed().as_secs_f64();
         let cpu_after = self.cpu()?;
-        let cpu_seconds = cpu_before.into_iter().zip(cpu_after).map(|((name, before), (_, after))| {
-            (name, (after - before) * CPU_EVENTS / events as f64)
-        });
+        let cpu_seconds = cpu_before
+            .into_iter()
+            .zip(cpu_after)
+            .map(|((name, before), (_, after))| (name, (after - before) * CPU_EVENTS / events as f64));
         Ok(Phase {
             name,
             events,

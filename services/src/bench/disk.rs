@@ -43,7 +43,8 @@ impl Disk {
 
     /// One line for people.
     pub fn line(&self, folder: &Path) -> String {
-        let warning = if self.is_memory() { " (memory: syncs cost nothing here, choose a folder on a disk)" } else { "" };
+        let warning =
+            if self.is_memory() { " (memory: syncs cost nothing here, choose a folder on a disk)" } else { "" };
         format!("{}: {}, fdatasync {:.3} ms (median){warning}", folder.display(), self.file_system, self.fdatasync_ms)
     }
 }

@@ -7,9 +7,7 @@ use tonic::{
     metadata::{Ascii, MetadataValue},
     transport::{Channel, Endpoint},
 };
-use weft_proto::v1::{
-    dead_letter_service_client::DeadLetterServiceClient, event_service_client::EventServiceClient,
-};
+use weft_proto::v1::{dead_letter_service_client::DeadLetterServiceClient, event_service_client::EventServiceClient};
 
 use crate::{
     config::DATA_DEFAULT,

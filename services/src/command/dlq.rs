@@ -50,7 +50,7 @@ pub struct ListArgs {
 /// `weft dlq get`.
 #[derive(Debug, clap::Args)]
 pub struct GetArgs {
-    /// <subscription>:<eventId>
+    /// The dead letter: its subscription, a colon, its event's id
     id: String,
     #[command(flatten)]
     admin: AdminArgs,
@@ -62,7 +62,7 @@ pub struct GetArgs {
 /// `weft dlq redrive`.
 #[derive(Debug, clap::Args)]
 pub struct RedriveArgs {
-    /// <subscription>:<eventId>
+    /// The dead letter: its subscription, a colon, its event's id
     #[arg(value_name = "ID")]
     ids: Vec<String>,
     #[command(flatten)]
@@ -77,7 +77,7 @@ pub struct RedriveArgs {
     #[arg(short, long)]
     yes: bool,
     /// Why, for the audit log
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
     #[command(flatten)]
     admin: AdminArgs,

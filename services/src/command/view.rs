@@ -150,8 +150,7 @@ impl From<v1::DeliveryAttempt> for Attempt {
             outcome: attempt.outcome,
             status: (attempt.status != 0).then_some(attempt.status),
             error: (!attempt.error.is_empty()).then_some(attempt.error),
-            response: (!attempt.response.is_empty())
-                .then(|| String::from_utf8_lossy(&attempt.response).into_owned()),
+            response: (!attempt.response.is_empty()).then(|| String::from_utf8_lossy(&attempt.response).into_owned()),
         }
     }
 }
@@ -207,11 +206,15 @@ impl EventWithDeliveries {
                     String::new(),
                     attempt.number.to_string(),
                     text_or_dash(attempt.ended_at.as_ref()),
-                    [Some(attempt.outcome.clone()), attempt.status.map(|status| status.to_string()), attempt.error.clone()]
-                        .into_iter()
-                        .flatten()
-                        .collect::<Vec<_>>()
-                        .join(" "),
+                    [
+                        Some(attempt.outcome.clone()),
+                        attempt.status.map(|status| status.to_string()),
+                        attempt.error.clone(),
+                    ]
+                    .into_iter()
+                    .flatten()
+                    .collect::<Vec<_>>()
+                    .join(" "),
                 ]
             });
             std::iter::once(settled).chain(attempts)

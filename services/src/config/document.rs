@@ -1,7 +1,7 @@
 //! The text of `weft.toml` with its environment twins laid over it, checked key by key, and able to say where a key
 //! stands.
 
-use std::{collections::BTreeMap, fmt, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use toml::{
     Table, Value,
@@ -10,6 +10,7 @@ use toml::{
 
 use super::{
     ConfigError,
+    key_path::{KeyPath, Step},
     schema::{self, Key, Shape},
 };
 
@@ -17,66 +18,6 @@ use super::{
 const VARIABLE_PREFIX: &str = "WEFT_";
 /// What stands between the levels of a key in the name of its twin.
 const VARIABLE_LEVEL: &str = "__";
-
-/// One step of the way to a value.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Step {
-    /// Into a table.
-    Key(String),
-    /// Into a list.
-    Index(usize),
-}
-
-/// The way to a value, such as `source[1].verify.scheme`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct KeyPath(Vec<Step>);
-
-impl KeyPath {
-    /// One step further, into a table.
-    pub fn key(&self, name: impl Into<String>) -> Self {
-        let mut path = self.clone();
-        path.0.push(Step::Key(name.into()));
-        path
-    }
-
-    /// One step further, into a list.
-    pub fn index(&self, index: usize) -> Self {
-        let mut path = self.clone();
-        path.0.push(Step::Index(index));
-        path
-    }
-
-    /// Whether the value is a secret, so that messages must not quote it.
-    pub fn names_secret(&self) -> bool {
-        const SECRETS: [&str; 6] = ["secret", "secrets", "token", "password", "nkey", "creds"];
-        self.0.iter().any(|step| matches!(step, Step::Key(name) if SECRETS.contains(&name.as_str())))
-    }
-}
-
-impl From<&serde_path_to_error::Path> for KeyPath {
-    fn from(path: &serde_path_to_error::Path) -> Self {
-        use serde_path_to_error::Segment;
-        let steps = path.iter().filter_map(|segment| match segment {
-            Segment::Seq { index } => Some(Step::Index(*index)),
-            Segment::Map { key } => Some(Step::Key(key.clone())),
-            Segment::Enum { .. } | Segment::Unknown => None,
-        });
-        Self(steps.collect())
-    }
-}
-
-impl fmt::Display for KeyPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, step) in self.0.iter().enumerate() {
-            match step {
-                Step::Key(name) if place == 0 => f.write_str(name)?,
-                Step::Key(name) => write!(f, ".{name}")?,
-                Step::Index(index) => write!(f, "[{index}]")?,
-            }
-        }
-        Ok(())
-    }
-}
 
 /// A parsed file.
 #[derive(Debug)]
@@ -180,7 +121,7 @@ impl Document {
 fn nearest_start(root: &DeTable<'_>, path: &KeyPath) -> Option<usize> {
     let mut start = None;
     let mut value = None;
-    for step in &path.0 {
+    for step in path.steps() {
         let Some((next_start, next)) = step_into(root, value, step) else { break };
         start = Some(next_start);
         value = Some(next);

@@ -5,6 +5,7 @@
 //! adds: sources and subscriptions as people write them, and the rules that span sections.
 
 mod document;
+mod key_path;
 mod schema;
 mod source;
 mod subscription;
@@ -25,10 +26,11 @@ use weft_nats::{
 use weft_proto::v1;
 use weft_worker::WorkerOptions;
 
-use document::{Document, KeyPath};
+use document::Document;
+use key_path::KeyPath;
 use source::SourceForm;
-pub use subscription::{DesiredSubscription, Start};
 use subscription::SubscriptionForm;
+pub use subscription::{DesiredSubscription, Start};
 
 /// The file that is read where none is named, if it is there.
 pub const FILE_DEFAULT: &str = "weft.toml";

@@ -99,7 +99,6 @@ const SOURCE: &[Key] = &[
     key("on_id_reuse", Text),
     key("keep_headers", List),
     key("schema", Later),
-    key("rate", Later),
 ];
 
 const VERIFY: &[Key] = &[
@@ -134,15 +133,8 @@ const SUBSCRIPTION: &[Key] = &[
     key("rate", Later),
 ];
 
-const DESTINATION: &[Key] = &[
-    key("type", Text),
-    key("url", Text),
-    key("secret", Text),
-    key("secrets", List),
-    key("format", Text),
-    key("tls", Later),
-    key("subject", Later),
-];
+const DESTINATION: &[Key] =
+    &[key("type", Text), key("url", Text), key("secret", Text), key("secrets", List), key("format", Text)];
 
 const RETRY: &[Key] = &[
     key("max_retries", Integer),

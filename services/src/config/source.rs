@@ -144,7 +144,8 @@ impl VerifyForm {
                 Err((path.key("scheme"), problem.into()))
             }
             later if SCHEMES_LATER.contains(&later) => {
-                let problem = format!("scheme {later:?} is not supported by this version; use standard, github or hmac");
+                let problem =
+                    format!("scheme {later:?} is not supported by this version; use standard, github or hmac");
                 Err((path.key("scheme"), problem))
             }
             other => {

@@ -5,9 +5,7 @@ use serde::Deserialize;
 use weft_nats::options::{SecretRef, Span};
 use weft_proto::{
     ids::EventId,
-    v1::{
-        Destination, HttpDestination, HttpFormat, OnExhausted, Retry, Subscription, destination,
-    },
+    v1::{Destination, HttpDestination, HttpFormat, OnExhausted, Retry, Subscription, destination},
 };
 
 use super::{KeyPath, Problem, Secrets, source::millis};

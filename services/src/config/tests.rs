@@ -32,10 +32,10 @@ fn nothing_written_is_the_contracts_defaults() {
     assert_eq!(config.gateway.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:9080");
     assert_eq!(config.spec.body_bytes_max, 1024 * 1024);
-    assert_eq!((config.spec.log.retention, config.spec.log.dedup_horizon), (
-        weft_nats::options::Span::days(8),
-        weft_nats::options::Span::days(7)
-    ));
+    assert_eq!(
+        (config.spec.log.retention, config.spec.log.dedup_horizon),
+        (weft_nats::options::Span::days(8), weft_nats::options::Span::days(7))
+    );
 }
 
 /// Every section and key of this version, as the contract writes it.
@@ -141,8 +141,10 @@ fn sources_of_later_versions_and_mistakes_are_told_apart() {
     assert!(needless.contains("does not read it"), "{needless}");
     let rules = "verify = { scheme = \"github\", secrets = [\"x\"] }\nworkflow = { pointer = \"/a\", header = \"b\" }";
     assert!(refused(&source(rules)).contains("exactly one of pointer, header and fixed"));
-    assert!(refused(&source("verify = { scheme = \"hmac\", secrets = [\"env:WEFT_NO_SUCH\"], header = \"X-A\" }"))
-        .contains("environment variable WEFT_NO_SUCH is not set"));
+    assert!(
+        refused(&source("verify = { scheme = \"hmac\", secrets = [\"env:WEFT_NO_SUCH\"], header = \"X-A\" }"))
+            .contains("environment variable WEFT_NO_SUCH is not set")
+    );
 }
 
 #[test]
@@ -154,10 +156,31 @@ fn subscriptions_of_later_versions_and_mistakes_are_told_apart() {
         ("start = \"adc8ac26-5f51-590c-a093-d32f0b5c22c7\"", "is not supported by this version"),
         ("start = \"yesterday\"", "neither now, beginning"),
         ("retires = 3", "did you mean retry?"),
-        ("sources = [\"shpo\"]\n[[source]]\nname = \"shop\"\nverify = { scheme = \"github\", secrets = [\"x\"] }", "not a [[source]]"),
+        (
+            "sources = [\"shpo\"]\n[[source]]\nname = \"shop\"\nverify = { scheme = \"github\", secrets = [\"x\"] }",
+            "not a [[source]]",
+        ),
     ] {
         let error = refused(&subscription(rest));
         assert!(error.contains(text), "{rest}: {error}");
+    }
+}
+
+/// What the crates' options take and what the table of keys says are the same, so that neither refuses what the other
+/// knows.
+#[test]
+fn the_table_of_keys_is_that_of_the_options() {
+    for section in schema::ROOT {
+        let schema::Shape::Table(keys) = section.shape else { continue };
+        let text = format!("[{}]\nno_such_key = 1\n", section.name);
+        let error = toml::from_str::<File>(&text).expect_err("an unknown key").message().to_owned();
+        let (_, taken) = error.split_once("expected").expect("what is expected");
+        let mut taken: Vec<_> = taken.split('`').skip(1).step_by(2).collect();
+        let supported = keys.iter().filter(|key| key.shape != schema::Shape::Later);
+        let mut supported: Vec<_> = supported.map(|key| key.name).collect();
+        taken.sort_unstable();
+        supported.sort_unstable();
+        assert_eq!(supported, taken, "[{}]", section.name);
     }
 }
 

@@ -120,7 +120,7 @@ pub fn verdicts(evidence: &Evidence) -> Vec<Verdict> {
         verdict("duplicates", repeats(evidence)),
         verdict("rejected", refusals(evidence)),
         verdict("signatures", signatures(evidence)),
-        verdict("strangers", strangers(evidence, &accepted)),
+        verdict("nothing else", strangers(evidence, &accepted)),
     ];
     for (workflow, receipts) in &accepted {
         verdicts.push(verdict(&format!("workflow {workflow}"), in_order(evidence, workflow, receipts)));
@@ -262,12 +262,7 @@ fn in_order(evidence: &Evidence, workflow: &str, receipts: &[&Receipt]) -> Resul
 }
 
 /// Whether an attempt is the next one of the head of its lane, with true predecessors.
-fn check_head(
-    attempt: &Attempt,
-    head: &Receipt,
-    lane_previous: Option<&str>,
-    failures: u32,
-) -> Result<(), String> {
+fn check_head(attempt: &Attempt, head: &Receipt, lane_previous: Option<&str>, failures: u32) -> Result<(), String> {
     let Attempt { sequence, number, .. } = attempt;
     if attempt.event_id != head.event_id || *sequence != head.sequence_number {
         return Err(format!("#{sequence} came while #{} was due", head.sequence_number));
@@ -322,7 +317,10 @@ fn redriven(evidence: &Evidence) -> Result<String, String> {
         return Err(format!("{} deliveries were marked as replays where 1 was due", replays.len()));
     };
     if replay.event_id != receipt.event_id || replay.sequence != receipt.sequence_number {
-        return Err(format!("{} #{} was delivered again instead of the dead letter", replay.workflow_id, replay.sequence));
+        return Err(format!(
+            "{} #{} was delivered again instead of the dead letter",
+            replay.workflow_id, replay.sequence
+        ));
     }
     if !replay.succeeded() {
         return Err(format!("the receiver answered {}", replay.status));

@@ -144,7 +144,8 @@ impl Posting {
             Kind::Refusable(code) => format!("{id}-{code}"),
             _ => id,
         };
-        let body = format!(r#"{{"type":"order.changed","data":{{"orderId":"{workflow}","step":{}}}}}"#, index % EVENTS + 1);
+        let body =
+            format!(r#"{{"type":"order.changed","data":{{"orderId":"{workflow}","step":{}}}}}"#, index % EVENTS + 1);
         let body = Bytes::from(body);
         let timestamp = jiff::Timestamp::now().as_second() - age_secs;
         let headers = self.signing.headers(&id, timestamp, None, &body).map_err(|problem| anyhow!(problem))?;
@@ -195,7 +196,10 @@ async fn settle(admin: &AdminClient, receiver: &Receiver) -> anyhow::Result<Vec<
     let request = v1::RedriveDeadLettersRequest { all: true, reason: "demo".into(), ..Default::default() };
     let progress = admin.dead_letters().redrive_dead_letters(admin.request(request)).await;
     let mut progress = progress.map_err(failed)?.into_inner();
-    let ended = async { while progress.message().await?.is_some() {} Ok::<(), tonic::Status>(()) };
+    let ended = async {
+        while progress.message().await?.is_some() {}
+        Ok::<(), tonic::Status>(())
+    };
     if let Ok(ended) = tokio::time::timeout(PATIENCE, ended).await {
         ended.map_err(failed)?;
     }

@@ -72,7 +72,7 @@ async fn an_operator_sees_and_redrives_a_dead_letter() {
     let letters = operator.lines(&["dlq", "list", "--subscription", SUBSCRIPTION]).await;
     assert_eq!((&letters[0]["id"], letters[0]["lastStatus"].as_u64()), (&Value::from(letter_id.as_str()), Some(422)));
     let letter = operator.lines(&["dlq", "get", &letter_id]).await;
-    assert_eq!(letter[0]["event"]["data"]["total"].to_string(), "1.5");
+    assert_eq!(letter[0]["event"]["data"]["data"]["total"].as_f64(), Some(1.5));
 
     let redriven = operator.lines(&["dlq", "redrive", &letter_id, "--reason", "fixed"]).await;
     assert_eq!((redriven[0]["selected"].as_u64(), redriven[0]["delivered"].as_u64()), (Some(1), Some(1)));
@@ -88,7 +88,7 @@ async fn an_operator_sees_and_redrives_a_dead_letter() {
         ["order.bad", "order.good"]
     );
 
-    assert_eq!(operator.code(&["event", "get", "adc8ac26-5f51-590c-a093-d32f0b5c22c7"]).await, Some(3));
+    assert_eq!(operator.code(&["event", "get", "00000000-0000-0000-0000-000000000000"]).await, Some(3));
     assert_eq!(operator.code(&["dlq", "redrive"]).await, Some(2));
     assert_eq!(operator.code(&["dlq", "list", "--token", "wrong"]).await, Some(1));
     assert_eq!(operator.code(&["event", "send", "--source", "nobody", "--type", "a"]).await, Some(3));

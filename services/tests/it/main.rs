@@ -1,5 +1,6 @@
 //! The binary as a process: what it says when it cannot start, and what it does when it can.
 
+mod apply;
 mod commands;
 mod faults;
 mod load;

@@ -49,8 +49,7 @@ fn decide_one(overlay: &Overlay, id: EventId, looked: &Looked) -> Decision {
 #[test]
 fn repeats_are_known_to_the_horizon_and_workflows_as_long_as_remembered() {
     let (first, other) = (EventId::unique(), EventId::unique());
-    let head =
-        Head { sequence_number: SequenceNumber(7), event_id: first, stored_at: at(0), carried_at: at(0) };
+    let head = Head { sequence_number: SequenceNumber(7), event_id: first, stored_at: at(0), carried_at: at(0) };
     let looked = Looked { cursor: StreamSeq(1), accepted: Some(accepted(1, at(0), 7)), head: Some(head) };
     let next = Decision::New { sequence_number: SequenceNumber(8), previous: Some(first) };
     let anew = Decision::New { sequence_number: SequenceNumber(1), previous: None };

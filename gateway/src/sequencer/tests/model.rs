@@ -122,12 +122,15 @@ struct Gateway {
     target: StreamSeq,
 }
 
+/// A sender that waits: its delivery, whether it sent another body, and where the answer comes.
+type Waiting = (u8, bool, oneshot::Receiver<Result<Receipt, SubmitError>>);
+
 /// All of it.
 pub struct World {
     pub log: Log,
     gateways: Vec<Gateway>,
     late: Vec<(StreamSeq, Vec<Outgoing>)>,
-    waiting: Vec<(u8, bool, oneshot::Receiver<Result<Receipt, SubmitError>>)>,
+    waiting: Vec<Waiting>,
     room: Arc<Semaphore>,
     /// Whether an answer may have been lost to a fault.
     pub faults: bool,
@@ -198,8 +201,7 @@ impl Gateway {
         let carry = (carry && self.file.cursor >= self.overlay.base()).then(|| carry_of(heads, &self.overlay));
         let empty = Overlay::new(self.overlay.base(), self.overlay.end(), self.overlay.now());
         let overlay = if mutant == Mutant::NoOverlay { &empty } else { &self.overlay };
-        let (flight, messages) =
-            Flight::decide(overlay, horizons(), self.ready.drain(..).collect(), carry.flatten());
+        let (flight, messages) = Flight::decide(overlay, horizons(), self.ready.drain(..).collect(), carry.flatten());
         self.flight = Some((flight, messages));
     }
 

@@ -2,11 +2,7 @@
 
 use std::fs;
 
-use weft_nats::{
-    options::Span,
-    streams::LogSpec,
-    testing::eventually,
-};
+use weft_nats::{options::Span, streams::LogSpec, testing::eventually};
 
 use super::*;
 
@@ -67,10 +63,8 @@ async fn heads_outlive_their_events() {
 /// Beyond the dedup horizon a repeat is a new event, and the server does not hold it back for longer.
 #[tokio::test]
 async fn a_repeat_beyond_the_horizon_is_new() {
-    let log = weft_nats::options::LogOptions {
-        dedup_horizon: Span::secs(1),
-        ..weft_nats::options::LogOptions::default()
-    };
+    let log =
+        weft_nats::options::LogOptions { dedup_horizon: Span::secs(1), ..weft_nats::options::LogOptions::default() };
     let mesh = Mesh::with(LogSpec { log, ..spec(1) }).await;
     let folder = folder();
     let gateway = mesh.sequencer(&folder).await;

@@ -98,11 +98,8 @@ fn percent(part: usize, whole: usize) -> f64 {
 }
 
 fn in_time(events: usize, acknowledged: &[Acknowledged]) -> Finding {
-    let quick: HashSet<&str> = acknowledged
-        .iter()
-        .filter(|one| one.after <= ACKNOWLEDGED_WITHIN)
-        .map(|one| one.event_id.as_str())
-        .collect();
+    let quick: HashSet<&str> =
+        acknowledged.iter().filter(|one| one.after <= ACKNOWLEDGED_WITHIN).map(|one| one.event_id.as_str()).collect();
     let share = percent(quick.len(), events);
     Finding {
         promise: "acknowledged within 2 s",
@@ -148,9 +145,8 @@ fn delivered_once(outcomes: &HashMap<&str, Outcome>) -> Finding {
 
 fn recovered(outcomes: &HashMap<&str, Outcome>) -> Finding {
     let failed = outcomes.values().filter(|outcome| outcome.failures > 0);
-    let (failed, recovered) = failed.fold((0, 0), |(failed, recovered), outcome| {
-        (failed + 1, recovered + usize::from(outcome.successes > 0))
-    });
+    let (failed, recovered) = failed
+        .fold((0, 0), |(failed, recovered), outcome| (failed + 1, recovered + usize::from(outcome.successes > 0)));
     let share = percent(recovered, failed);
     Finding {
         promise: "transient failures recovered by retry",

@@ -44,7 +44,8 @@ fn attempt(workflow: &str, sequence: u64, number: u32, status: u16) -> Attempt {
 
 /// Two workflows of four: `a` with a retry at 2, `b` with 3 refused for good and redriven; one repeat, one refusal.
 fn sound() -> Evidence {
-    let mut posts: Vec<_> = ["a", "b"].into_iter().flat_map(|workflow| (1..=4).map(move |n| post(workflow, n))).collect();
+    let mut posts: Vec<_> =
+        ["a", "b"].into_iter().flat_map(|workflow| (1..=4).map(move |n| post(workflow, n))).collect();
     posts.push(Post { kind: Kind::Repeat, status: 200, replayed: true, ..post("a", 1) });
     posts.push(Post {
         kind: Kind::Refusable("signature_invalid"),
@@ -67,12 +68,8 @@ fn sound() -> Evidence {
         attempt("a", 4, 1, 200),
         Attempt { replay: true, ..attempt("b", 3, 1, 200) },
     ];
-    let dead_letters = vec![DeadLetter {
-        event_id: id("b", 3),
-        reason: "permanent".into(),
-        attempts: 1,
-        status: "redriven".into(),
-    }];
+    let dead_letters =
+        vec![DeadLetter { event_id: id("b", 3), reason: "permanent".into(), attempts: 1, status: "redriven".into() }];
     Evidence { posts, attempts, dead_letters, poison: "evt-b-3".into() }
 }
 
@@ -100,9 +97,8 @@ fn sound_evidence_holds_and_shows_what_was_received() {
     let evidence = sound();
     assert_eq!(broken(&evidence), Vec::<String>::new());
     let verdicts = verdicts(&evidence);
-    let finding = |claim: &str| {
-        verdicts.iter().find(|verdict| verdict.claim == claim).unwrap().finding.clone().unwrap()
-    };
+    let finding =
+        |claim: &str| verdicts.iter().find(|verdict| verdict.claim == claim).unwrap().finding.clone().unwrap();
     assert_eq!(finding("workflow a"), "1 2 2r 3 4");
     assert_eq!(finding("workflow b"), "1 2 3x 4");
     assert_eq!(finding("dead letter"), "b #3, permanent after 1 attempts");
@@ -112,9 +108,11 @@ fn sound_evidence_holds_and_shows_what_was_received() {
 #[test]
 fn no_evidence_proves_nothing() {
     let broken = broken(&Evidence::default());
-    assert!(["accepted", "duplicates", "rejected", "dead letter", "redrive"].iter().all(|claim| {
-        broken.iter().any(|broken| broken == claim)
-    }));
+    assert!(
+        ["accepted", "duplicates", "rejected", "dead letter", "redrive"]
+            .iter()
+            .all(|claim| { broken.iter().any(|broken| broken == claim) })
+    );
 }
 
 #[test]
@@ -189,7 +187,7 @@ fn answers_that_break_the_contract_are_noticed() {
 
 #[test]
 fn dead_letters_that_do_not_fit_are_noticed() {
-    assert_breaks("strangers", |evidence| evidence.attempts[0].event_id = "unknown".into());
+    assert_breaks("nothing else", |evidence| evidence.attempts[0].event_id = "unknown".into());
     assert_breaks("dead letter", |evidence| evidence.dead_letters.clear());
     assert_breaks("dead letter", |evidence| evidence.dead_letters[0].attempts = 4);
     assert_breaks("dead letter", |evidence| evidence.dead_letters[0].event_id = id("a", 1));

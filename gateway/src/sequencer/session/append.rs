@@ -1,0 +1,144 @@
+//! From what is ready to an append in flight, and what becomes of it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use weft_nats::append::{AppendError, AppendErrorKind, BATCH_BYTES_MAX, BATCH_MESSAGES_MAX};
+
+use super::{Landed, OVERLAY_MAX, Session, changed};
+use crate::sequencer::{
+    SubmitError,
+    flight::{Flight, Left},
+    probe,
+    submission::Submission,
+};
+
+/// The pauses before an append that failed is tried again: the first as short as a stolen turn, the last as long as an
+/// outage can wait.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+/// After so many failures in a row without the log having moved on, events go one by one: something in the group may be
+/// what the server does not take. Of a batch it only says that it is incomplete.
+const FAILURES_TOGETHER_MAX: u32 = 2;
+
+impl Session<'_> {
+    /// Decides for what is ready and sends it off, unless something must come first.
+    pub(super) fn launch(&mut self) {
+        let waits = self.probe.is_some() || self.overlay.end() < self.target || self.overlay.len() >= OVERLAY_MAX;
+        while !waits
+            && (!self.ready.is_empty() || self.carrier.has_page())
+            && let Some(mut appender) = self.appender.take()
+        {
+            let group = self.next_group();
+            let carry = self.carrier.board(&self.overlay);
+            let (flight, messages) = Flight::decide(&self.overlay, self.shard.horizons(), group, carry);
+            if messages.is_empty() {
+                // All of them were known, and have been answered.
+                self.appender = Some(appender);
+                continue;
+            }
+            let expected = flight.expected();
+            self.flight = Some(flight);
+            let lost = changed(&self.shard.connection);
+            self.append = Some(Box::pin(async move {
+                let result = tokio::select! {
+                    result = appender.append(expected, &messages) => result,
+                    // No ack comes over another connection than the one that the append went over.
+                    () = lost => Err(connection_lost()),
+                };
+                Box::new(Landed { appender, messages, result })
+            }));
+        }
+    }
+
+    /// The next submissions that go together, without those that have been given up.
+    fn next_group(&mut self) -> Vec<Submission> {
+        // One place is left for heads.
+        let messages_max = if self.alone > 0 { 1 } else { BATCH_MESSAGES_MAX - 1 };
+        let now = Instant::now();
+        let mut group = Vec::with_capacity(self.ready.len().min(messages_max));
+        let mut bytes = 0;
+        while group.len() < messages_max
+            && let Some(next) = self.ready.front()
+            && (group.is_empty() || bytes + next.bytes <= BATCH_BYTES_MAX)
+            && let Some(submission) = self.ready.pop_front()
+        {
+            if submission.deadline <= now {
+                submission.answer(Err(SubmitError::Unavailable));
+            } else if submission.looked.cursor < self.overlay.base() {
+                self.arrived.push(submission);
+            } else {
+                bytes += submission.bytes;
+                group.push(submission);
+            }
+        }
+        self.alone = self.alone.saturating_sub(1);
+        group
+    }
+
+    pub(super) fn land(&mut self, landed: Landed) {
+        let Landed { appender, messages, result } = landed;
+        self.appender = Some(appender);
+        let Some(flight) = self.flight.take() else { return };
+        let sent = messages.len();
+        let stored = result.as_ref().map_or_else(|error| error.stored, |_| sent).min(sent);
+        let ours = flight.expected().0 + stored as u64;
+        let left = flight.land(stored, messages, &mut self.overlay);
+        self.carrier.landed(left.carried);
+        self.answer_reached();
+        match result {
+            Ok(_) => self.failures = 0,
+            Err(AppendError { kind, .. }) => self.failed(kind, sent, self.overlay.end().0 > ours, left),
+        }
+        self.prune();
+    }
+
+    /// Sees to what is left of a flight. `moved_on`: somebody else's messages have been read since it was decided.
+    fn failed(&mut self, kind: AppendErrorKind, sent: usize, moved_on: bool, mut left: Left) {
+        tracing::debug!(shard = self.shard.id.0, %kind, left = left.submissions.len(), "append not wholly stored");
+        self.failures = self.failures.saturating_add(1);
+        match kind {
+            AppendErrorKind::Conflict { last: Some(last) } if last > self.overlay.end() => {
+                self.failures = 0;
+                self.target = self.target.max(last);
+            }
+            AppendErrorKind::Conflict { .. } if moved_on => self.failures = 0,
+            AppendErrorKind::Full(_) => {
+                for submission in left.submissions.drain(..) {
+                    submission.answer(Err(SubmitError::Full));
+                }
+            }
+            AppendErrorKind::Refused(_) if sent > 1 => self.alone = left.submissions.len(),
+            AppendErrorKind::Refused(reason) => {
+                tracing::warn!(shard = self.shard.id.0, reason, "the log refuses an event");
+                let too_large = reason.contains("exceed");
+                let answer = if too_large { SubmitError::TooLarge } else { SubmitError::Unavailable };
+                if let Some(submission) = left.submissions.pop_front() {
+                    submission.answer(Err(answer));
+                }
+            }
+            kind => {
+                if !matches!(kind, AppendErrorKind::Unavailable(_)) && self.failures >= FAILURES_TOGETHER_MAX {
+                    self.alone = left.submissions.len();
+                }
+                self.probe_end();
+            }
+        }
+        if sent == 1 && self.failures >= FAILURES_TOGETHER_MAX {
+            // What the server does not take for now holds up nobody else.
+            self.ready.append(&mut left.submissions);
+        } else {
+            left.submissions.append(&mut self.ready);
+            self.ready = left.submissions;
+        }
+    }
+
+    /// Asks where the log ends, after a pause that grows with each failure.
+    pub(super) fn probe_end(&mut self) {
+        let doubled = PAUSE.0.saturating_mul(1 << self.failures.min(8));
+        self.probe = Some(probe::end(self.shard, doubled.min(PAUSE.1)));
+    }
+}
+
+fn connection_lost() -> AppendError {
+    AppendError { stored: 0, kind: AppendErrorKind::Unknown("connection lost".into()) }
+}

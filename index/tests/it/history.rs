@@ -1,0 +1,152 @@
+//! A history keeps up with its log, whatever happens to the server, to the streams and to what they hold.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use prost::Message as _;
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use weft_index::history::{History, HistoryOptions};
+use weft_nats::{
+    append::Appender,
+    catalog::Snapshot,
+    connect::Connection,
+    event::{Event, JSON},
+    message::Outgoing,
+    streams::{self, LogSpec},
+    subject::Layout,
+    testing::{TestServer, eventually},
+};
+use weft_proto::{
+    ids::{EventId, SequenceNumber, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
+    v1::{self, OutcomeKind, outcome_record::Record},
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const SHARD: ShardId = ShardId(0);
+
+fn event_id(number: u64) -> EventId {
+    EventId::of_delivery("shop", &number.to_string())
+}
+
+/// Appends events that are delivered at once.
+struct Writer {
+    appender: Appender,
+    layout: Layout,
+    events: StreamSeq,
+    outcomes: StreamSeq,
+}
+
+impl Writer {
+    fn new(connection: &Connection, layout: Layout) -> Self {
+        let appender = Appender::new(connection.clone());
+        Self { appender, layout, events: StreamSeq(0), outcomes: StreamSeq(0) }
+    }
+
+    /// Events with the numbers of their sequences, of a workflow each.
+    async fn delivered(&mut self, count: u64) {
+        let numbers: Vec<u64> = (self.events.0 + 1..=self.events.0 + count).collect();
+        let messages: Vec<_> = numbers.iter().map(|number| event(*number).encode(self.layout)).collect();
+        self.events = self.appender.append(self.events, &messages).await.unwrap();
+        let outcomes = numbers.iter().map(|number| outcome(*number)).collect();
+        let commit = v1::Commit { cursor: self.events.0, outcomes, ..Default::default() };
+        let record = v1::OutcomeRecord { record: Some(Record::Commit(commit)) };
+        let subject = self.layout.outcomes_subject(SHARD);
+        let message = Outgoing { subject, headers: Default::default(), payload: record.encode_to_vec().into() };
+        self.outcomes = self.appender.append(self.outcomes, &[message]).await.unwrap();
+    }
+}
+
+fn event(number: u64) -> Event {
+    Event {
+        id: event_id(number),
+        sequence_number: SequenceNumber(1),
+        workflow: WorkflowId::new(format!("order-{number}")).unwrap(),
+        previous: None,
+        event_type: "order.paid".into(),
+        source: "shop".into(),
+        time: Timestamp::now(),
+        received_at: Timestamp::now(),
+        delivery_id: None,
+        content_type: JSON.into(),
+        data_pointer: String::new(),
+        verified_by: "standard/0".into(),
+        traceparent: None,
+        quarantine: None,
+        kept_headers: Vec::new(),
+        payload: Bytes::from_static(b"{}"),
+    }
+}
+
+fn outcome(number: u64) -> v1::Outcome {
+    v1::Outcome {
+        subscription: SubscriptionUid::from_bytes([7; 16]).to_vec(),
+        sequence: number,
+        kind: OutcomeKind::Delivered.into(),
+        workflow_id: format!("order-{number}"),
+        event_id: event_id(number).to_vec(),
+        attempts: 1,
+        at_ms: 1,
+        ..Default::default()
+    }
+}
+
+async fn start(connection: Connection, layout: Layout, folder: &Path, cancel: &CancellationToken) -> History {
+    let options = HistoryOptions {
+        folder: folder.to_owned(),
+        dead_letter_retention: Duration::from_secs(60),
+        sweep_interval: Duration::from_millis(20),
+    };
+    let catalog = watch::Sender::new(Arc::new(Snapshot::default())).subscribe();
+    History::start(connection, layout, options, catalog, cancel.clone(), &TaskTracker::new()).await.unwrap()
+}
+
+async fn is_delivered(history: &History, number: u64) -> bool {
+    let event = history.event(event_id(number)).await;
+    event.is_ok_and(|event| event.is_some_and(|event| event.status.as_str() == "delivered"))
+}
+
+#[tokio::test]
+async fn a_history_keeps_up_with_its_log() {
+    let server = TestServer::start().await;
+    let connection = server.connection("test").await;
+    let spec = LogSpec { body_bytes_max: 1 << 20, ..LogSpec::default() };
+    let layout = streams::ensure(&connection, &spec).await.unwrap();
+    let mut writer = Writer::new(&connection, layout);
+    writer.delivered(300).await;
+    let folder = tempfile::tempdir().unwrap();
+    let cancel = CancellationToken::new();
+    let history = start(connection.clone(), layout, folder.path(), &cancel).await;
+    history.catch_up(PATIENCE).await.unwrap();
+    assert!(is_delivered(&history, 1).await && is_delivered(&history, 300).await);
+
+    // The server is killed and comes again.
+    server.kill();
+    server.restart().await;
+    connection.connected().await;
+    writer.delivered(300).await;
+    history.catch_up(PATIENCE).await.unwrap();
+    assert!(is_delivered(&history, 1).await && is_delivered(&history, 600).await);
+
+    // Retention drops events: what is told of them goes with them.
+    let stream = connection.jetstream().get_stream(layout.events_stream(SHARD)).await.unwrap();
+    stream.purge().sequence(500).await.unwrap();
+    let gone = async || history.position_of(event_id(499)).await.is_ok_and(|place| place.is_none());
+    assert!(eventually(PATIENCE, gone).await);
+    assert!(history.event(event_id(1)).await.unwrap().is_none());
+    assert!(is_delivered(&history, 500).await, "nothing else goes");
+
+    // The streams are made anew under a history that runs: it is built anew.
+    for stream in [layout.events_stream(SHARD), layout.outcomes_stream(SHARD)] {
+        connection.jetstream().delete_stream(stream).await.unwrap();
+    }
+    streams::ensure(&connection, &spec).await.unwrap();
+    let mut writer = Writer::new(&connection, layout);
+    writer.delivered(3).await;
+    let rebuilt = async || is_delivered(&history, 3).await && !is_delivered(&history, 600).await;
+    assert!(eventually(PATIENCE, rebuilt).await);
+    history.catch_up(PATIENCE).await.unwrap();
+    assert!(history.progress().borrow().is_none());
+    cancel.cancel();
+}

@@ -1,0 +1,4 @@
+//! Projections of a real log.
+
+mod history;
+mod receipts;
