@@ -10,13 +10,14 @@
 //!
 //! `Nats-Expected-Last-Msg-Id` is never sent: on replicated streams a mismatch stops the stream for ever.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_nats::{
     HeaderMap, HeaderValue,
-    client::{Client, RequestErrorKind},
+    client::{Client, PublishError, PublishErrorKind, RequestErrorKind},
 };
 use bytes::Bytes;
+use tokio::time::{Instant, timeout_at};
 use weft_proto::ids::StreamSeq;
 
 use crate::{connect::Connection, message::Outgoing};
@@ -32,9 +33,9 @@ pub const BATCH_MESSAGES_MAX: usize = 1000;
 /// The most bytes of one atomic batch, so that its staging stays small and a slow disk answers in time.
 pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// How long the server may take for an ack. A slow disk syncs in well under a second; who waits longer than this is
-/// better served by a 503 and a repeat.
-const ACK_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long an append may take, however many acks it waits for. A slow disk syncs in well under a second; who waits
+/// longer than this is better served by a 503 and a repeat.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Appends to one stream. One append at a time: `append` takes `&mut self`.
 #[derive(Debug)]
@@ -49,8 +50,8 @@ pub struct Appender {
 #[derive(Debug, thiserror::Error)]
 #[error("{kind}")]
 pub struct AppendError {
-    /// How many leading messages are certainly stored, at the sequences that follow the expected one. Never more than 0
-    /// for an atomic batch.
+    /// How many leading messages are certainly stored, at the sequences that follow the expected one. Of an atomic batch
+    /// it is none.
     pub stored: usize,
     /// What stopped it.
     pub kind: AppendErrorKind,
@@ -70,7 +71,8 @@ pub enum AppendErrorKind {
     /// stream's end, decide again.
     #[error("no answer from the log: {0}")]
     Unknown(String),
-    /// No server, no stream, no leader: certainly not stored.
+    /// No server, no stream, no leader, or a disk that takes nothing. Not stored, save that a disk which fails midway may
+    /// keep a prefix: read on before deciding again.
     #[error("the log is not there: {0}")]
     Unavailable(String),
     /// EVENTS is at its `max_bytes` (10077 and kin): certainly not stored.
@@ -98,89 +100,132 @@ impl Appender {
     /// Appends `messages` behind `expected`, the stream's last sequence as the caller knows it. Returns the stream's new
     /// last sequence: `expected` + the number of messages.
     ///
-    /// At most [`BATCH_MESSAGES_MAX`] messages and [`BATCH_BYTES_MAX`] bytes. Every prefix of what is appended must be a
-    /// valid state: when it goes one by one, a failure leaves a prefix.
+    /// More than [`BATCH_MESSAGES_MAX`] messages or [`BATCH_BYTES_MAX`] bytes go in several parts, one after the other.
+    /// Every prefix of what is appended must be a valid state: a failure may leave one.
     ///
     /// # Errors
     ///
-    /// [`AppendError`]: how much is certainly stored, and what to do.
+    /// [`AppendError`]: how much is certainly stored, and what to do. It comes within some seconds.
     pub async fn append(&mut self, expected: StreamSeq, messages: &[Outgoing]) -> Result<StreamSeq, AppendError> {
-        if messages.is_empty() {
-            return Ok(expected);
-        }
         // While it is disconnected the client queues: the message would arrive when nobody waits for it any more.
         if !self.connection.is_connected() {
             return Err(AppendErrorKind::Unavailable("not connected".into()).after(0));
         }
-        if messages.len() > BATCH_MESSAGES_MAX {
-            let text = format!("{} messages at once; at most {BATCH_MESSAGES_MAX}", messages.len());
-            return Err(AppendErrorKind::Refused(text).after(0));
-        }
-        if self.crossover.prefers_batch(messages.len()) {
-            self.append_batch(expected, messages).await.map_err(|kind| kind.after(0))
-        } else {
-            self.append_singly(expected, messages).await
-        }
-    }
-
-    async fn append_singly(&mut self, expected: StreamSeq, messages: &[Outgoing]) -> Result<StreamSeq, AppendError> {
-        let started = Instant::now();
+        let deadline = Instant::now() + APPEND_TIMEOUT;
         let mut last = expected;
-        for (stored, message) in messages.iter().enumerate() {
-            let mut headers = message.headers.clone();
-            headers.insert("Nats-Expected-Last-Sequence", HeaderValue::from(last.0));
-            let expected = Expected { last: last.next(), batch: None };
-            self.request(message, headers, &expected).await.map_err(|kind| kind.after(stored))?;
-            last = last.next();
+        let mut left = messages;
+        while !left.is_empty() {
+            let (part, rest) = left.split_at(leading_part(left));
+            let appended = if self.crossover.prefers_batch(part.len()) {
+                self.append_batch(&mut last, part, deadline).await
+            } else {
+                self.append_singly(&mut last, part, deadline).await
+            };
+            appended.map_err(|kind| kind.after((last.0 - expected.0) as usize))?;
+            left = rest;
         }
-        self.crossover.singles_took(messages.len(), started.elapsed());
         Ok(last)
     }
 
-    async fn append_batch(&mut self, expected: StreamSeq, messages: &[Outgoing]) -> Result<StreamSeq, AppendErrorKind> {
+    /// Moves `last` with each message that is stored.
+    async fn append_singly(
+        &mut self,
+        last: &mut StreamSeq,
+        messages: &[Outgoing],
+        deadline: Instant,
+    ) -> Result<(), AppendErrorKind> {
+        let started = Instant::now();
+        for message in messages {
+            let mut headers = message.headers.clone();
+            headers.insert("Nats-Expected-Last-Sequence", HeaderValue::from(last.0));
+            let expected = Expected { last: last.next(), batch: None };
+            self.commit(message, headers, &expected, deadline).await?;
+            *last = expected.last;
+        }
+        self.crossover.singles_took(messages.len(), started.elapsed());
+        Ok(())
+    }
+
+    /// Moves `last` when all is stored.
+    async fn append_batch(
+        &mut self,
+        last: &mut StreamSeq,
+        messages: &[Outgoing],
+        deadline: Instant,
+    ) -> Result<(), AppendErrorKind> {
+        let Some((closing, leading)) = messages.split_last() else { return Ok(()) };
         let started = Instant::now();
         self.batches += 1;
         let id = format!("{}-{}", self.batch_ids, self.batches);
-        let last_index = messages.len() - 1;
-        for (index, message) in messages.iter().enumerate() {
+        let headers_of = |index: usize, message: &Outgoing| {
             let mut headers = message.headers.clone();
             headers.insert("Nats-Batch-Id", id.as_str());
             headers.insert("Nats-Batch-Sequence", HeaderValue::from(index as u64 + 1));
             if index == 0 {
-                headers.insert("Nats-Expected-Last-Sequence", HeaderValue::from(expected.0));
+                headers.insert("Nats-Expected-Last-Sequence", HeaderValue::from(last.0));
             }
-            if index < last_index {
-                // No reply subject: the server answers only the commit. All go on one connection, so in order.
-                let client = self.connection.client();
-                client
-                    .publish_with_headers(message.subject.clone(), headers, message.payload.clone())
-                    .await
-                    .map_err(|error| AppendErrorKind::Unknown(error.to_string()))?;
-            } else {
-                headers.insert("Nats-Batch-Commit", "1");
-                let end = StreamSeq(expected.0 + messages.len() as u64);
-                self.request(message, headers, &Expected { last: end, batch: Some(messages.len()) }).await?;
-            }
+            headers
+        };
+        for (index, message) in leading.iter().enumerate() {
+            self.stage(message, headers_of(index, message), deadline).await?;
         }
+        let mut headers = headers_of(leading.len(), closing);
+        headers.insert("Nats-Batch-Commit", "1");
+        let expected = Expected { last: StreamSeq(last.0 + messages.len() as u64), batch: Some(messages.len()) };
+        self.commit(closing, headers, &expected, deadline).await?;
+        *last = expected.last;
         self.crossover.batch_took(messages.len(), started.elapsed());
-        Ok(StreamSeq(expected.0 + messages.len() as u64))
+        Ok(())
     }
 
-    async fn request(
+    /// Sends a message of a batch that another will commit. Without a reply subject: the server answers only the commit.
+    /// All go on one connection, so in order. Until the commit is sent, nothing can have been stored.
+    async fn stage(&self, message: &Outgoing, headers: HeaderMap, deadline: Instant) -> Result<(), AppendErrorKind> {
+        let client = self.connection.client();
+        let publish = client.publish_with_headers(message.subject.clone(), headers, message.payload.clone());
+        // Waits when the client's queue is full, as it is when the server takes nothing.
+        let sent = timeout_at(deadline, publish).await.map_err(|_| AppendErrorKind::Unavailable(no_answer()))?;
+        sent.map_err(|error: PublishError| match error.kind() {
+            PublishErrorKind::MaxPayloadExceeded | PublishErrorKind::InvalidSubject => {
+                AppendErrorKind::Refused(error.to_string())
+            }
+            PublishErrorKind::Send => AppendErrorKind::Unavailable(error.to_string()),
+        })
+    }
+
+    async fn commit(
         &self,
         message: &Outgoing,
         headers: HeaderMap,
         expected: &Expected,
+        deadline: Instant,
     ) -> Result<(), AppendErrorKind> {
-        let answer = answer(self.connection.client(), &message.subject, headers, message.payload.clone()).await?;
+        let answer = answer(self.connection.client(), message, headers, deadline).await?;
         ack::check(&answer, expected)
     }
 }
 
+/// How many leading messages go as one part: at least one, within the bounds of a batch.
+fn leading_part(messages: &[Outgoing]) -> usize {
+    let mut bytes = 0usize;
+    let within = messages.iter().take(BATCH_MESSAGES_MAX).take_while(|message| {
+        bytes = bytes.saturating_add(message.encoded_size());
+        bytes <= BATCH_BYTES_MAX
+    });
+    within.count().clamp(1, messages.len().max(1))
+}
+
 /// Sends a publish and waits for its ack.
-async fn answer(client: &Client, subject: &str, headers: HeaderMap, payload: Bytes) -> Result<Bytes, AppendErrorKind> {
-    let request = async_nats::Request::new().headers(headers).payload(payload).timeout(Some(ACK_TIMEOUT));
-    match client.send_request(subject.to_owned(), request).await {
+async fn answer(
+    client: &Client,
+    message: &Outgoing,
+    headers: HeaderMap,
+    deadline: Instant,
+) -> Result<Bytes, AppendErrorKind> {
+    // The deadline bounds the wait for a place in the client's queue, too, which the request's own time-out does not.
+    let request = async_nats::Request::new().headers(headers).payload(message.payload.clone()).timeout(None);
+    let sent = timeout_at(deadline, client.send_request(message.subject.clone(), request)).await;
+    match sent.map_err(|_| AppendErrorKind::Unknown(no_answer()))? {
         Ok(message) => Ok(message.payload),
         Err(error) => Err(match error.kind() {
             RequestErrorKind::NoResponders => AppendErrorKind::Unavailable("no stream takes it, or no leader".into()),
@@ -190,6 +235,10 @@ async fn answer(client: &Client, subject: &str, headers: HeaderMap, payload: Byt
             _ => AppendErrorKind::Unknown(error.to_string()),
         }),
     }
+}
+
+fn no_answer() -> String {
+    format!("no answer in {} s", APPEND_TIMEOUT.as_secs())
 }
 
 /// Publishes one message of which the stream must hold none on its subject yet. `Ok(false)`: there was one.
@@ -203,7 +252,8 @@ pub async fn publish_once(connection: &Connection, message: &Outgoing) -> Result
     }
     let mut headers = message.headers.clone();
     headers.insert("Nats-Expected-Last-Subject-Sequence", "0");
-    let answer = answer(connection.client(), &message.subject, headers, message.payload.clone()).await?;
+    let deadline = Instant::now() + APPEND_TIMEOUT;
+    let answer = answer(connection.client(), message, headers, deadline).await?;
     match ack::check_stored(&answer) {
         Ok(()) => Ok(true),
         Err(AppendErrorKind::Conflict { .. }) => Ok(false),

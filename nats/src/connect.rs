@@ -3,7 +3,10 @@
 //! The client queues while it is disconnected and sends what it queued after it has reconnected, so callers ask
 //! [`Connection::is_connected`] before they begin something that must not linger.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock, Weak, atomic::Ordering},
+    time::Duration,
+};
 
 use async_nats::{Client, ConnectOptions, Event, connection::State, jetstream};
 use tokio::sync::watch;
@@ -17,6 +20,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(3);
 /// The longest pause between two tries to connect: short, since an outage lasts at least as long as the pause.
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How often a wait for a change of state looks by itself, in case that the news of it came too early.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How long an API request or an ack may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -27,7 +32,13 @@ pub struct Connection {
     jetstream: jetstream::Context,
     /// Grows with every change of the connection's state.
     changes: watch::Receiver<u64>,
+    /// The client as the event callback sees it. The callback holds it weakly: the client lives as long as its owners.
+    _seen_by_events: Arc<OnceLock<Client>>,
 }
+
+/// Which of the connections that the client has had, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Epoch(u64);
 
 /// Why a connection cannot even be attempted.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +72,8 @@ impl Connection {
         })?;
         let servers: Vec<&str> = url.split(',').map(str::trim).collect();
         let (sender, changes) = watch::channel(0u64);
+        let seen_by_events = Arc::new(OnceLock::new());
+        let events_see = Arc::downgrade(&seen_by_events);
         let connect = authenticated(options)?
             .name(name)
             .retry_on_initial_connect()
@@ -72,8 +85,16 @@ impl Connection {
                 if attempts == 0 { Duration::ZERO } else { doubled.min(RECONNECT_PAUSE_MAX) }
             })
             .event_callback(move |event| {
-                sender.send_modify(|changes| *changes += 1);
-                async move { report(&event) }
+                if matches!(event, Event::Connected | Event::Disconnected | Event::Closed) {
+                    sender.send_modify(|changes| *changes += 1);
+                }
+                let client = events_see.clone();
+                async move {
+                    report(&event);
+                    if event == Event::LameDuckMode {
+                        leave(&client).await;
+                    }
+                }
             });
         let client = connect
             .connect(servers.as_slice())
@@ -83,7 +104,8 @@ impl Connection {
             .timeout(REQUEST_TIMEOUT)
             .ack_timeout(REQUEST_TIMEOUT)
             .build(client.clone());
-        Ok(Self { client, jetstream, changes })
+        seen_by_events.get_or_init(|| client.clone());
+        Ok(Self { client, jetstream, changes, _seen_by_events: seen_by_events })
     }
 
     /// Whether the server is there at this moment.
@@ -93,19 +115,39 @@ impl Connection {
 
     /// Waits until the server is there.
     pub async fn connected(&self) {
-        let mut changes = self.changes.clone();
-        while !self.is_connected() {
-            // The event comes a moment before or after the state changes: look again after a short while, too.
-            let _ = tokio::time::timeout(Duration::from_millis(50), changes.changed()).await;
-        }
+        self.until(Self::is_connected).await;
     }
 
-    /// Waits until the connection's state changes: it is lost, or there again.
-    pub async fn changed(&self) {
+    /// Waits until the connection is lost or there again, from this call on.
+    pub fn changed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let connection = self.clone();
+        let before = (self.is_connected(), self.epoch());
+        async move { connection.until(|now| (now.is_connected(), now.epoch()) != before).await }
+    }
+
+    /// The connection that is there now, or was there last.
+    pub(crate) fn epoch(&self) -> Epoch {
+        Epoch(self.client.statistics().connects.load(Ordering::Relaxed))
+    }
+
+    /// Waits until the connection of `epoch` is no more, also when another has taken its place long ago: whatever the
+    /// server kept for it in memory may be gone.
+    pub(crate) async fn ended(&self, epoch: Epoch) {
+        self.until(|now| !now.is_connected() || now.epoch() != epoch).await;
+    }
+
+    async fn until(&self, condition: impl Fn(&Self) -> bool) {
         let mut changes = self.changes.clone();
-        changes.mark_unchanged();
-        if changes.changed().await.is_err() {
-            std::future::pending::<()>().await;
+        loop {
+            changes.mark_unchanged();
+            if condition(self) {
+                return;
+            }
+            // The event may come a moment before the state changes: look again after a while, too.
+            if let Ok(Err(_)) = tokio::time::timeout(LOOK_AGAIN, changes.changed()).await {
+                // The client has ended; nothing changes any more.
+                std::future::pending::<()>().await;
+            }
         }
     }
 
@@ -153,6 +195,15 @@ pub(crate) fn authenticated(options: &NatsOptions) -> Result<ConnectOptions, Con
         connect = connect.add_root_certificates(ca.clone()).require_tls(true);
     }
     Ok(connect)
+}
+
+/// Goes to another server at once, instead of when this one closes the connection at a moment of its choice.
+async fn leave(client: &Weak<OnceLock<Client>>) {
+    let client = client.upgrade().and_then(|client| client.get().cloned());
+    // An error means that the client has ended.
+    if let Some(client) = client {
+        let _ = client.force_reconnect().await;
+    }
 }
 
 fn report(event: &Event) {

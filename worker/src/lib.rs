@@ -8,6 +8,7 @@ pub mod destination;
 pub mod driver;
 pub mod lane;
 pub mod ledger;
+mod log;
 pub mod matching;
 pub mod metrics;
 pub mod options;

@@ -10,7 +10,7 @@ pub const ATTEMPT_SECONDS: &str = "weft_worker_attempt_seconds";
 pub const OUTCOMES: &str = "weft_worker_outcomes_total";
 /// Messages in EVENTS that are not ours.
 pub const FOREIGN_MESSAGES: &str = "weft_worker_foreign_messages_total";
-/// Ranges of a lane that EVENTS had dropped before they were settled.
+/// Ranges of events that EVENTS had dropped before they were settled.
 pub const LOST_RANGES: &str = "weft_worker_lost_ranges_total";
 
 /// Counts an attempt.

@@ -16,7 +16,7 @@ use weft_nats::{
 };
 use weft_proto::ids::ShardId;
 
-/// The shortest time to live that the server keeps, in seconds.
+/// The shortest time to live that the server keeps, in seconds; it knows no parts of one.
 const TTL_SECONDS_MIN: u64 = 1;
 
 /// A clock that goes on while the machine sleeps, so that a lease is not believed in after a nap.
@@ -64,9 +64,9 @@ impl Tenure {
 }
 
 impl Leases {
-    /// Leases of `worker`, which live for `ttl` without renewal; at least a second.
+    /// Leases of `worker`, which live for `ttl` without renewal, in whole seconds and at least one.
     pub fn new(connection: Connection, worker: String, ttl: Duration) -> Self {
-        Self { connection, worker, ttl: ttl.max(Duration::from_secs(TTL_SECONDS_MIN)) }
+        Self { connection, worker, ttl: Duration::from_secs(ttl.as_secs().max(TTL_SECONDS_MIN)) }
     }
 
     /// Takes the lease of a shard if it is free or our own; else says who holds it.
@@ -92,7 +92,7 @@ impl Leases {
             None => 0,
         };
         let renewed_at = boottime();
-        match self.put(shard, expected).await? {
+        match self.put(shard, expected, self.ttl).await? {
             Some(revision) => Ok(Ok(Lease { leases: self.clone(), shard, revision, renewed_at })),
             None => Ok(Err("another worker, since a moment ago".into())),
         }
@@ -103,22 +103,27 @@ impl Leases {
     }
 
     /// Writes the lease behind `expected`; `None` when somebody else has written.
-    async fn put(&self, shard: ShardId, expected: u64) -> Result<Option<u64>, String> {
+    async fn put(&self, shard: ShardId, expected: u64, patience: Duration) -> Result<Option<u64>, String> {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Expected-Last-Subject-Sequence", HeaderValue::from(expected));
-        headers.insert("Nats-TTL", format!("{}s", self.ttl.as_secs().max(TTL_SECONDS_MIN)).as_str());
-        self.publish(shard, headers, self.worker.clone().into()).await
+        headers.insert("Nats-TTL", format!("{}s", self.ttl.as_secs()).as_str());
+        self.publish(shard, headers, self.worker.clone().into(), patience).await
     }
 
-    async fn publish(&self, shard: ShardId, headers: HeaderMap, payload: bytes::Bytes) -> Result<Option<u64>, String> {
+    async fn publish(
+        &self,
+        shard: ShardId,
+        headers: HeaderMap,
+        payload: bytes::Bytes,
+        patience: Duration,
+    ) -> Result<Option<u64>, String> {
         if !self.connection.is_connected() {
             return Err("not connected".into());
         }
         let jetstream = self.connection.jetstream();
         let ack = jetstream.publish_with_headers(self.key(shard), headers, payload);
         let ack = ack.await.map_err(|error| error.to_string())?;
-        // A late ack is of no use: by then the lease counts as lost.
-        match tokio::time::timeout(self.ttl, ack).await {
+        match tokio::time::timeout(patience, ack).await {
             Ok(Ok(ack)) => Ok(Some(ack.sequence)),
             Ok(Err(error)) if error.kind() == async_nats::jetstream::context::PublishErrorKind::WrongLastSequence => {
                 Ok(None)
@@ -156,7 +161,9 @@ impl Lease {
                 () = tokio::time::sleep(interval) => {}
             }
             let sent_at = boottime();
-            match self.leases.put(self.shard, self.revision).await {
+            // A later ack is of no use: by then the lease counts as lost.
+            let patience = self.attempts_until().saturating_sub(sent_at);
+            match self.leases.put(self.shard, self.revision, patience).await {
                 Ok(Some(revision)) => {
                     self.revision = revision;
                     self.renewed_at = sent_at;
@@ -182,7 +189,7 @@ impl Lease {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Expected-Last-Subject-Sequence", HeaderValue::from(self.revision));
         headers.insert("KV-Operation", "DEL");
-        if let Err(problem) = self.leases.publish(self.shard, headers, bytes::Bytes::new()).await {
+        if let Err(problem) = self.leases.publish(self.shard, headers, bytes::Bytes::new(), self.leases.ttl).await {
             tracing::debug!(shard = %self.shard, problem, "lease runs out by itself");
         }
     }

@@ -19,7 +19,7 @@ use weft_proto::ids::ShardId;
 
 use crate::{
     destination::Destinations,
-    driver::{CHECKPOINT_COMMITS, Context, Driver, DriverError},
+    driver::{CheckpointPace, Context, Driver, DriverError},
     lane::Limits,
     ledger::{self, RecoveryError},
     options::WorkerOptions,
@@ -28,6 +28,9 @@ use crate::{
 
 /// The pause before what failed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// The pause before a shard is tried again whose fault does not pass by itself: its log has lost something, or its file
+/// cannot be used. An operator must act, and reads of it in the log.
+const FAULT_PAUSE: Duration = Duration::from_secs(5);
 /// How often a worker looks whether a shard has become free, as a part of the lease.
 const STANDBY_PARTS: u32 = 4;
 
@@ -35,7 +38,7 @@ const STANDBY_PARTS: u32 = 4;
 #[derive(Debug)]
 pub struct Worker {
     options: WorkerOptions,
-    checkpoint_commits: u64,
+    checkpoint_commits: Option<u64>,
 }
 
 /// What ends a worker.
@@ -58,14 +61,14 @@ pub enum RunError {
 impl Worker {
     /// A worker with these options.
     pub fn new(options: WorkerOptions) -> Self {
-        Self { options, checkpoint_commits: CHECKPOINT_COMMITS }
+        Self { options, checkpoint_commits: None }
     }
 
     /// Writes a checkpoint of each shard after so many commits instead of the usual 10,000: a take-over then reads less, and
     /// OUTCOMES holds more.
     #[must_use]
     pub fn checkpoint_every(mut self, commits: u64) -> Self {
-        self.checkpoint_commits = commits.max(1);
+        self.checkpoint_commits = Some(commits.max(1));
         self
     }
 
@@ -105,7 +108,7 @@ impl Worker {
             catalog: Catalog::new(connection.clone()).watch(end),
             destinations: Arc::new(Destinations::new(self.options.allow_networks.clone())),
             limits: self.limits(layout),
-            checkpoint_commits: self.checkpoint_commits,
+            checkpoints: self.checkpoints(&spec),
             connection: connection.clone(),
             layout,
             worker: worker.clone(),
@@ -128,6 +131,11 @@ impl Worker {
         shards.close();
         shards.wait().await;
         Ok(())
+    }
+
+    fn checkpoints(&self, spec: &LogSpec) -> CheckpointPace {
+        let pace = CheckpointPace::new(spec.log.retention.0);
+        CheckpointPace { commits: self.checkpoint_commits.unwrap_or(pace.commits), ..pace }
     }
 
     /// The bounds of one shard: attempts and memory are the process's, shared among the shards.
@@ -241,15 +249,19 @@ impl Owner {
         };
         release.cancel();
         let _ = keeper.await;
-        if let Err(error) = ended {
-            let problem = problem_of(&error);
-            match error {
-                DriverError::Fenced | DriverError::LeaseLost => tracing::warn!(%shard, problem, "shard is given up"),
-                _ => tracing::error!(%shard, problem, "shard stops"),
-            }
-            self.states.set(shard, Some(problem));
+        let Err(error) = ended else { return RETRY_PAUSE };
+        let problem = problem_of(&error);
+        let passes = match error {
+            DriverError::Fenced | DriverError::LeaseLost | DriverError::Recovery(RecoveryError::Unavailable(_)) => true,
+            DriverError::Log(_) | DriverError::Ledger(_) | DriverError::Recovery(_) | DriverError::Task { .. } => false,
+        };
+        if passes {
+            tracing::warn!(%shard, problem, "shard is given up");
+        } else {
+            tracing::error!(%shard, problem, "shard stops");
         }
-        RETRY_PAUSE
+        self.states.set(shard, Some(problem));
+        if passes { RETRY_PAUSE } else { FAULT_PAUSE }
     }
 
     /// A ledger that lies beyond EVENTS was made of another log: delivering on would skip what comes.

@@ -18,6 +18,9 @@ struct Ack {
 
 #[derive(Debug, Deserialize)]
 struct ApiError {
+    /// As in HTTP.
+    #[serde(default)]
+    code: u16,
     #[serde(default)]
     err_code: u64,
     #[serde(default)]
@@ -61,7 +64,7 @@ fn parse(answer: &[u8]) -> Result<Ack, AppendErrorKind> {
 
 /// The error codes of nats-server 2.15, `server/errors.json`.
 fn classify(error: ApiError) -> AppendErrorKind {
-    let ApiError { err_code, description } = error;
+    let ApiError { code, err_code, description } = error;
     match err_code {
         // Wrong last sequence: the text ends with the stream's.
         10071 => {
@@ -76,9 +79,11 @@ fn classify(error: ApiError) -> AppendErrorKind {
         10077 if description.contains("maximum") => AppendErrorKind::Full(description),
         10077 => AppendErrorKind::Unavailable(description),
         // No leader, JetStream not enabled or not available, resources exceeded, too many requests or batches.
-        10008 | 10009 | 10023 | 10028 | 10039 | 10047 | 10074 | 10076 | 10118 | 10167 | 10210 => {
+        10002 | 10008 | 10009 | 10023 | 10028 | 10039 | 10047 | 10076 | 10118 | 10167 | 10194 | 10210 => {
             AppendErrorKind::Unavailable(description)
         }
+        // Codes to come that speak of the server's state, not of the message.
+        _ if matches!(code, 429 | 503) => AppendErrorKind::Unavailable(description),
         _ => AppendErrorKind::Refused(format!("{description} ({err_code})")),
     }
 }
@@ -107,15 +112,18 @@ mod tests {
 
     #[test]
     fn errors_say_what_to_do() {
-        let error = |code: u64, text: &str| {
-            let answer = format!(r#"{{"error":{{"code":400,"err_code":{code},"description":"{text}"}},"seq":0}}"#);
+        let of_code = |http: u16, code: u64, text: &str| {
+            let answer = format!(r#"{{"error":{{"code":{http},"err_code":{code},"description":"{text}"}},"seq":0}}"#);
             expect(&answer, 1, None).unwrap_err()
         };
+        let error = |code, text| of_code(400, code, text);
         assert_eq!(error(10071, "wrong last sequence: 41"), AppendErrorKind::Conflict { last: Some(StreamSeq(41)) });
         assert_eq!(error(10164, "wrong last sequence"), AppendErrorKind::Conflict { last: None });
         assert!(matches!(error(10077, "maximum bytes exceeded"), AppendErrorKind::Full(_)));
         assert!(matches!(error(10077, "no space left on device"), AppendErrorKind::Unavailable(_)));
         assert!(matches!(error(10054, "message size exceeds maximum allowed"), AppendErrorKind::Refused(_)));
+        assert!(matches!(of_code(503, 99_999, "something of tomorrow"), AppendErrorKind::Unavailable(_)));
+        assert!(matches!(error(99_999, "something of tomorrow"), AppendErrorKind::Refused(_)));
         assert!(matches!(error(10176, "atomic publish batch is incomplete"), AppendErrorKind::Unknown(_)));
     }
 }

@@ -35,23 +35,16 @@ impl Driver {
         let delivery =
             Delivery { event, uid, run: work.run, number, lane_previous, epoch: self.commits.epoch(), timeout };
         let destinations = Arc::clone(&self.context.destinations);
-        // Answered by `ended`, also when it panics: the id comes back with the join error's task id.
+        // Answered by `ended`; ends with the shard.
         self.attempts.spawn(async move { (id, destinations.deliver(delivery).await) });
         Ok(())
     }
 
     pub(super) fn ended(&mut self, ended: Result<(AttemptId, AttemptEnd), JoinError>) -> Result<(), DriverError> {
-        match ended {
-            Ok((attempt, end)) => {
-                crate::metrics::attempt_ended(&end);
-                self.handle(Input::Ended { attempt, end })
-            }
-            // A destination has panicked. Its lane cannot be told how the attempt ended, so the shard starts over: what
-            // was not committed is attempted again.
-            Err(error) => Err(DriverError::Ledger(crate::ledger::LedgerError::Record(format!(
-                "a destination has failed in the midst of an attempt: {error}"
-            )))),
-        }
+        // Of a destination that has panicked nobody can say how the attempt ended.
+        let (attempt, end) = ended.map_err(|source| DriverError::Task { what: "an attempt", source })?;
+        crate::metrics::attempt_ended(&end);
+        self.handle(Input::Ended { attempt, end })
     }
 }
 

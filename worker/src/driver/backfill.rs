@@ -1,66 +1,70 @@
 //! Subscriptions that begin behind the shared reader: each reads on its own until it meets it.
 //!
-//! They meet exactly: a step of an own reader never goes beyond the shared cursor, and the one that reaches it joins in
-//! the same turn, before the shared reader goes on. So no event is taken twice and none is passed over.
+//! They meet exactly. An own reader never reads beyond the shared cursor; within one step of it the shared reader waits,
+//! and who stands where the shared reader stands joins it before it goes on. So no event is taken twice and none is
+//! passed over, and however busy the log is, they meet.
 
-use std::collections::{HashMap, HashSet};
-
-use weft_nats::{
-    connect::Connection,
-    direct,
-    event::{Entry, StoredEvent},
-    message::Stored,
-    subject::Layout,
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::Bound,
+    sync::Arc,
 };
+
+use tokio::task::{JoinError, JoinSet};
+use weft_nats::event::{Entry, StoredEvent};
 use weft_proto::{
-    ids::{ShardId, StreamSeq, SubscriptionUid},
+    ids::{StreamSeq, SubscriptionUid},
     v1,
 };
 
-use super::{Context, Driver, DriverError};
-use crate::{lane::Input, ledger::RecoveryError};
+use super::{Driver, DriverError};
+use crate::{
+    lane::Input,
+    log::{Bounds, Log, Read},
+};
 
-/// Messages of one step.
-const STEP_MESSAGES: usize = 256;
-/// Bytes of one step.
-const STEP_BYTES: usize = 8 * 1024 * 1024;
+/// What one step reads: a turn's work.
+const STEP: Bounds = Bounds { messages: 256, bytes: 8 * 1024 * 1024 };
 
 #[derive(Debug)]
 pub(super) struct Backfills {
-    connection: Connection,
-    layout: Layout,
-    shard: ShardId,
+    log: Log,
     /// How far each has come.
-    cursors: HashMap<SubscriptionUid, StreamSeq>,
+    cursors: BTreeMap<SubscriptionUid, StreamSeq>,
     /// Subscriptions that the ledger knows and the catalog has not confirmed yet.
     restored: HashSet<SubscriptionUid>,
     known: HashSet<SubscriptionUid>,
-    /// Whose turn it is.
-    turn: usize,
+    /// Whose turn it was last.
+    turn: Option<SubscriptionUid>,
+    /// At most one reads at a time, as a task: a busy shard goes through many turns while the log answers.
+    reading: JoinSet<Step>,
+    /// Whether the read under way may come to the shared cursor.
+    closing: bool,
 }
 
 /// What one of them has read.
 #[derive(Debug)]
 pub(super) struct Step {
     uid: SubscriptionUid,
-    messages: Vec<Stored>,
+    from: StreamSeq,
+    read: Read,
 }
 
 impl Backfills {
-    pub fn new(context: &Context, shard: ShardId, restored: &[v1::SubscriptionState]) -> Self {
+    pub fn new(log: Log, restored: &[v1::SubscriptionState]) -> Self {
         let uid_of = |state: &v1::SubscriptionState| SubscriptionUid::from_slice(&state.subscription);
         let open = restored.iter().filter(|state| !state.closed);
         let known: HashSet<_> = open.clone().filter_map(uid_of).collect();
         Self {
-            connection: context.connection.clone(),
-            layout: context.layout,
-            shard,
+            log,
             cursors: open
                 .filter_map(|state| Some((uid_of(state)?, StreamSeq(state.detached?.saturating_sub(1)))))
                 .collect(),
             restored: known.clone(),
             known,
-            turn: 0,
+            turn: None,
+            reading: JoinSet::new(),
+            closing: false,
         }
     }
 
@@ -69,8 +73,9 @@ impl Backfills {
         self.cursors.contains_key(&uid)
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.cursors.is_empty()
+    /// Whether the shared reader must wait for a read under way.
+    pub fn is_closing(&self) -> bool {
+        self.closing && !self.reading.is_empty()
     }
 
     /// Whether the shard has had this subscription before.
@@ -99,60 +104,72 @@ impl Backfills {
         self.cursors.insert(uid, after);
     }
 
-    /// The next messages of one of them, in turn. None: it has come to the stream's end. Safe to cancel.
-    pub async fn next(&mut self) -> Result<Step, DriverError> {
-        let mut uids: Vec<_> = self.cursors.keys().copied().collect();
-        uids.sort_unstable();
-        let Some(uid) = uids.get(self.turn % uids.len().max(1)).copied() else {
-            return std::future::pending().await;
-        };
-        let from = self.cursors.get(&uid).copied().unwrap_or_default().next();
-        let stream = self.layout.events_stream(self.shard);
-        loop {
-            match direct::range(&self.connection, &stream, from, ">", STEP_MESSAGES, STEP_BYTES).await {
-                Ok(messages) => {
-                    self.turn = self.turn.wrapping_add(1);
-                    return Ok(Step { uid, messages });
-                }
-                Err(direct::DirectError::Unavailable(problem)) => {
-                    tracing::debug!(problem, "backfill is tried again");
-                    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-                }
-                Err(error) => return Err(RecoveryError::from(error).into()),
-            }
+    /// Whose turn it is and how far it has come; `None` while one reads.
+    fn next_turn(&mut self) -> Option<(SubscriptionUid, StreamSeq)> {
+        if !self.reading.is_empty() {
+            return None;
+        }
+        let behind_last = self.turn.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.cursors.range((behind_last, Bound::Unbounded)).next().or_else(|| self.cursors.iter().next());
+        let (uid, cursor) = next.map(|(uid, cursor)| (*uid, *cursor))?;
+        self.turn = Some(uid);
+        Some((uid, cursor))
+    }
+
+    /// Reads behind `cursor` for a subscription, at most to the shared cursor.
+    fn read(&mut self, uid: SubscriptionUid, cursor: StreamSeq, shared: StreamSeq) {
+        self.closing = shared.0 - cursor.0 <= STEP.messages as u64;
+        let (log, from) = (self.log.clone(), cursor.next());
+        self.reading.spawn(async move {
+            let stream = log.layout.events_stream(log.shard);
+            Step { uid, from, read: log.range(&stream, ">", from, shared, STEP).await }
+        });
+    }
+
+    /// The end of the read under way; for ever when there is none. Safe to cancel.
+    pub async fn next(&mut self) -> Result<Step, JoinError> {
+        match self.reading.join_next().await {
+            Some(step) => step,
+            None => std::future::pending().await,
         }
     }
 }
 
 impl Driver {
-    pub(super) fn backfilled(&mut self, step: Step) -> Result<(), DriverError> {
-        let Step { uid, messages } = step;
+    /// Lets the one whose turn it is read on, unless one is reading; who has met the shared reader joins it.
+    pub(super) fn backfill_next(&mut self) -> Result<(), DriverError> {
         let shared = self.lanes.cursor();
-        let mut reached = messages.is_empty();
-        for message in messages {
-            if message.seq > shared {
-                reached = true;
-                break;
+        while let Some((uid, cursor)) = self.backfills.next_turn() {
+            if cursor < shared {
+                self.backfills.read(uid, cursor, shared);
+                return Ok(());
             }
+            self.backfills.cursors.remove(&uid);
+            self.handle(Input::Joined { uid })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn backfilled(&mut self, step: Result<Step, JoinError>) -> Result<(), DriverError> {
+        let Step { uid, from, read } = step.map_err(|source| DriverError::Task { what: "a read", source })?;
+        // Its subscription may have been deleted meanwhile.
+        if self.backfills.cursors.get(&uid).map(|cursor| cursor.next()) != Some(from) {
+            return Ok(());
+        }
+        for message in read.messages {
             let seq = message.seq;
             let event = match Entry::decode(self.context.layout, &message) {
                 Entry::Event(event) => {
                     let event = StoredEvent { seq, stored_at: message.stored_at, event: *event };
                     let takes = |compiled: &crate::matching::Compiled| compiled.matcher.takes(&event);
-                    self.subscriptions.get(&uid).is_some_and(takes).then(|| std::sync::Arc::new(event))
+                    self.subscriptions.get(&uid).is_some_and(takes).then(|| Arc::new(event))
                 }
                 Entry::Heads(_) | Entry::Foreign(_) => None,
             };
-            self.backfills.cursors.insert(uid, seq);
             self.handle(Input::Backfilled { uid, seq, event })?;
-            reached = seq == shared;
         }
-        if reached {
-            // Nothing lies between its cursor and the shared one.
-            self.handle(Input::Backfilled { uid, seq: shared, event: None })?;
-            self.backfills.cursors.remove(&uid);
-            self.handle(Input::Joined { uid })?;
-        }
+        self.handle(Input::Backfilled { uid, seq: read.known, event: None })?;
+        self.backfills.cursors.insert(uid, read.known);
         Ok(())
     }
 }

@@ -1,12 +1,8 @@
 //! The pipeline of commits: one append in flight, never given up while the shard is owned, nothing applied before its ack.
-//!
-//! An append whose answer is lost is found by reading on: the record behind our position is ours, then it was stored;
-//! or another owner's, then we are fenced; or there is none, then the same append goes again with the same expectation,
-//! so that of two copies only one can be stored.
+//! The pieces of a checkpoint go through the same pipeline, between commits.
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use prost::Message as _;
 use tokio::{
@@ -14,32 +10,22 @@ use tokio::{
     task::{JoinError, JoinHandle},
     time::Instant,
 };
-use weft_nats::{
-    append::{AppendErrorKind, Appender},
-    async_nats::HeaderMap,
-    connect::Connection,
-    direct,
-    message::Outgoing,
-    streams,
-    subject::Layout,
-};
+use weft_nats::{append::Appender, async_nats::HeaderMap, message::Outgoing};
 use weft_proto::{
-    ids::{ShardId, StreamSeq},
+    ids::StreamSeq,
     v1::{self, outcome_record::Record},
 };
 
-use super::{Context, Driver, DriverError};
+use super::{
+    Context, Driver, DriverError,
+    append::{Fenced, append_until_stored},
+    pace::SinceCheckpoint,
+};
 use crate::{
     lane::{Draft, Input},
     ledger::{Ledger, LedgerError, checkpoint::Piece, tables::Positions},
+    log::Log,
 };
-
-/// A checkpoint is written after so many commits: what a take-over without a file reads at the most.
-pub const CHECKPOINT_COMMITS: u64 = 10_000;
-/// And after so long with at least one commit.
-const CHECKPOINT_AGE: Duration = Duration::from_secs(600);
-/// The pauses between two tries of an append.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// An append that is under way.
 #[derive(Debug)]
@@ -75,10 +61,6 @@ pub(super) enum Turn {
     Piece(Option<Piece>),
 }
 
-/// Another owner has written.
-#[derive(Debug)]
-pub(super) struct Fenced;
-
 #[derive(Debug)]
 pub(super) struct Commits {
     log: Log,
@@ -92,9 +74,9 @@ pub(super) struct Commits {
     commands: u64,
     copied: u64,
     checkpoint: Option<Checkpoint>,
-    commits_since: u64,
-    checkpoint_commits: u64,
-    checkpoint_at: Instant,
+    /// The last append was a commit: a piece of the checkpoint may go before the next.
+    piece_next: bool,
+    since_checkpoint: SinceCheckpoint,
 }
 
 /// A checkpoint that is being written.
@@ -104,20 +86,21 @@ struct Checkpoint {
     first_chunk: StreamSeq,
 }
 
-/// OUTCOMES of one shard.
-#[derive(Debug, Clone)]
-struct Log {
-    connection: Connection,
-    layout: Layout,
-    shard: ShardId,
-}
-
 impl Commits {
-    pub fn new(context: &Context, shard: ShardId, ledger: Ledger, positions: Positions) -> Self {
-        let connection = context.connection.clone();
+    /// Begins behind `positions`; the last checkpoint was made at `checkpoint`, or never was one but the stream was made
+    /// then.
+    pub fn new(
+        context: &Context,
+        log: Log,
+        ledger: Ledger,
+        positions: Positions,
+        checkpoint: (StreamSeq, Timestamp),
+    ) -> Self {
+        let age = Duration::try_from(Timestamp::now().duration_since(checkpoint.1)).unwrap_or(Duration::ZERO);
+        let commits = positions.outcomes.0.saturating_sub(checkpoint.0.0);
         Self {
-            appender: Some(Appender::new(connection.clone())),
-            log: Log { connection, layout: context.layout, shard },
+            appender: Some(Appender::new(log.connection.clone())),
+            log,
             worker: context.worker.clone(),
             ledger,
             in_flight: None,
@@ -127,9 +110,8 @@ impl Commits {
             commands: positions.commands,
             copied: positions.copied,
             checkpoint: None,
-            commits_since: 0,
-            checkpoint_commits: context.checkpoint_commits,
-            checkpoint_at: Instant::now(),
+            piece_next: false,
+            since_checkpoint: SinceCheckpoint::new(context.checkpoints, commits, age, Instant::now()),
         }
     }
 
@@ -185,6 +167,7 @@ impl Commits {
             Appended::Chunk { .. } => self.log.layout.chunk_subject(self.log.shard),
             Appended::End => self.log.layout.checkpoint_subject(self.log.shard),
         };
+        self.piece_next = matches!(what, Appended::Draft { .. });
         let payload = v1::OutcomeRecord { record: Some(record) }.encode_to_vec().into();
         let message = Outgoing { subject, headers: HeaderMap::new(), payload };
         let Some(appender) = self.appender.take() else { return };
@@ -207,7 +190,7 @@ impl Commits {
         let (appender, seq) = match answer {
             Ok(Ok(stored)) => stored,
             Ok(Err(Fenced)) => return Err(DriverError::Fenced),
-            Err(error) => return Err(LedgerError::Record(format!("the append has failed: {error}")).into()),
+            Err(source) => return Err(DriverError::Task { what: "an append", source }),
         };
         self.appender = Some(appender);
         self.position = seq;
@@ -215,7 +198,7 @@ impl Commits {
             Appended::Draft { commit, .. } | Appended::Epoch(commit) => {
                 self.cursor = commit.cursor;
                 self.commands = commit.commands_cursor;
-                self.commits_since += 1;
+                self.since_checkpoint.committed();
                 Some(Arc::clone(commit))
             }
             Appended::Chunk { index } => {
@@ -242,12 +225,22 @@ impl Commits {
 
     /// Begins a checkpoint when it is time.
     pub fn begin_checkpoint(&mut self) {
-        let old = self.commits_since > 1 && self.checkpoint_at.elapsed() >= CHECKPOINT_AGE;
-        if self.checkpoint.is_none() && (old || self.commits_since >= self.checkpoint_commits) {
+        if self.checkpoint_wait().is_some_and(|wait| wait.is_zero()) {
             self.checkpoint = Some(Checkpoint { pieces: self.ledger.checkpoint(), first_chunk: StreamSeq(0) });
-            self.commits_since = 0;
-            self.checkpoint_at = Instant::now();
+            self.since_checkpoint.begun(Instant::now());
         }
+    }
+
+    /// How long it is to the next checkpoint; `None` while one is being written or a commit is in flight.
+    pub fn checkpoint_wait(&self) -> Option<Duration> {
+        let is_free = self.checkpoint.is_none() && self.in_flight.is_none();
+        is_free.then(|| self.since_checkpoint.wait(Instant::now()))
+    }
+
+    /// Ends the ledger: what was applied is on disk when this returns.
+    pub async fn close(&mut self) {
+        self.checkpoint = None;
+        self.ledger.close().await;
     }
 
     /// Waits for what comes next: the ack of the append in flight, or, while there is none, the checkpoint's next piece.
@@ -260,6 +253,14 @@ impl Commits {
             Some(checkpoint) => Ok(Turn::Piece(checkpoint.pieces.recv().await.transpose()?)),
             None => std::future::pending().await,
         }
+    }
+
+    /// The next piece of the checkpoint, if it is ready and a commit has gone since the last: so the two take turns
+    /// however busy the shard is.
+    pub fn ready_piece(&mut self) -> Result<Option<Piece>, DriverError> {
+        let Some(checkpoint) = self.checkpoint.as_mut().filter(|_| self.piece_next) else { return Ok(None) };
+        // An empty channel that is closed is found out by `next`.
+        Ok(checkpoint.pieces.try_recv().ok().transpose()?)
     }
 
     /// Appends a piece of the checkpoint.
@@ -287,16 +288,20 @@ impl Drop for Commits {
 }
 
 impl Driver {
-    /// Begins the next commit, when no append is in flight and there is something to commit.
-    pub(super) fn commit_next(&mut self) {
+    /// Begins the next append, when none is in flight: a commit where there is something to commit, or a piece of the
+    /// checkpoint.
+    pub(super) fn commit_next(&mut self) -> Result<(), DriverError> {
         if self.commits.in_flight() {
-            return;
+            return Ok(());
         }
         self.commits.set_copied(self.copies.copied());
         self.commits.begin_checkpoint();
-        if let Some(draft) = self.lanes.take_draft() {
+        if let Some(piece) = self.commits.ready_piece()? {
+            self.commits.append_piece(Some(piece));
+        } else if let Some(draft) = self.lanes.take_draft() {
             self.commits.begin(draft);
         }
+        Ok(())
     }
 
     /// What follows a commit: lanes go on, dead letters are copied.
@@ -305,60 +310,5 @@ impl Driver {
         metrics::counter!(crate::metrics::OUTCOMES).increment(commit.outcomes.len() as u64);
         self.copies.add(self.commits.position().0, &commit, draft.dead).await;
         self.handle(Input::Committed { draft: draft.number })
-    }
-}
-
-/// Appends one record behind `expected`, however long it takes.
-async fn append_until_stored(
-    log: Log,
-    mut appender: Appender,
-    expected: StreamSeq,
-    message: Outgoing,
-) -> Result<(Appender, StreamSeq), Fenced> {
-    let mut pause = PAUSE.0;
-    loop {
-        let problem = match appender.append(expected, std::slice::from_ref(&message)).await {
-            Ok(seq) => return Ok((appender, seq)),
-            Err(error) => match error.kind {
-                AppendErrorKind::Conflict { .. } | AppendErrorKind::Unknown(_) => {
-                    match log.stored_behind(expected, &message.payload).await {
-                        Ok(Behind::Ours(seq)) => return Ok((appender, seq)),
-                        Ok(Behind::Anothers) => return Err(Fenced),
-                        Ok(Behind::Nothing) => error.kind.to_string(),
-                        Err(problem) => problem,
-                    }
-                }
-                AppendErrorKind::Unavailable(_) | AppendErrorKind::Full(_) | AppendErrorKind::Refused(_) => {
-                    error.kind.to_string()
-                }
-            },
-        };
-        tracing::warn!(shard = %log.shard, problem, "commit is tried again");
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE.1);
-        log.connection.connected().await;
-    }
-}
-
-/// What stands behind a position.
-enum Behind {
-    Ours(StreamSeq),
-    Anothers,
-    Nothing,
-}
-
-impl Log {
-    async fn stored_behind(&self, expected: StreamSeq, payload: &Bytes) -> Result<Behind, String> {
-        let stream = self.layout.outcomes_stream(self.shard);
-        let state = streams::state(&self.connection, &stream).await.map_err(|error| error.to_string())?;
-        if state.last <= expected {
-            return Ok(Behind::Nothing);
-        }
-        let next = direct::range(&self.connection, &stream, expected.next(), ">", 1, payload.len() * 2 + 4096).await;
-        match next.map_err(|error| error.to_string())?.first() {
-            Some(message) if message.payload == *payload => Ok(Behind::Ours(message.seq)),
-            Some(_) => Ok(Behind::Anothers),
-            None => Ok(Behind::Nothing),
-        }
     }
 }

@@ -12,28 +12,28 @@ use weft_nats::{
     append::publish_once,
     async_nats::HeaderMap,
     connect::Connection,
-    direct,
     event::{Event, StoredEvent},
     message::Outgoing,
     subject::{DLQ_STREAM, Layout, dead_letter_subject, encode_workflow},
 };
 use weft_proto::{
-    ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
+    ids::{EventId, Run, StreamSeq, SubscriptionUid, WorkflowId},
     v1::{self, outcome_record::Record},
 };
 
-use super::{Context, DriverError};
-use crate::ledger::recovery::decode;
+use super::Context;
+use crate::{
+    ledger::recovery::decode,
+    log::{Bounds, Log},
+};
 
 /// Commits whose dead letters wait to be copied. The driver waits above that: a commit is made in the same log, so where
 /// copies cannot be made, commits cannot either.
 const QUEUE_COMMITS: usize = 64;
 /// The pauses between two tries of a copy.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// Records read at once by a take-over.
-const READ_MESSAGES: usize = 200;
-/// Bytes read at once by a take-over.
-const READ_BYTES: usize = 8 * 1024 * 1024;
+/// What a take-over reads at once.
+const READ: Bounds = Bounds { messages: 200, bytes: 8 * 1024 * 1024 };
 
 /// The dead letters of one commit.
 #[derive(Debug)]
@@ -53,6 +53,8 @@ struct Copy {
 pub(super) struct Copies {
     jobs: mpsc::Sender<Job>,
     copied: watch::Receiver<u64>,
+    /// The OUTCOMES sequence of the newest commit that was handed over.
+    added: u64,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -64,7 +66,7 @@ impl Copies {
         let (jobs, queue) = mpsc::channel(QUEUE_COMMITS);
         let (copied_sender, copied) = watch::channel(position);
         let task = work(context.connection.clone(), context.catalog.clone(), queue, copied_sender);
-        Self { jobs, copied, _task: AbortOnDropHandle::new(tokio::spawn(task)) }
+        Self { jobs, copied, added: position, _task: AbortOnDropHandle::new(tokio::spawn(task)) }
     }
 
     /// OUTCOMES sequence up to which every dead letter has its copy.
@@ -73,7 +75,7 @@ impl Copies {
     }
 
     /// A commit is stored: its dead letters are to be copied.
-    pub async fn add(&self, position: u64, commit: &v1::Commit, dead: Vec<Arc<StoredEvent>>) {
+    pub async fn add(&mut self, position: u64, commit: &v1::Commit, dead: Vec<Arc<StoredEvent>>) {
         let events: HashMap<u64, Arc<StoredEvent>> = dead.into_iter().map(|event| (event.seq.0, event)).collect();
         let copies = commit
             .outcomes
@@ -82,61 +84,60 @@ impl Copies {
             .filter_map(|outcome| Some((outcome.clone(), events.get(&outcome.sequence).cloned()?)))
             .map(|(outcome, event)| Copy { outcome, event })
             .collect();
-        // Refused only when the task is gone, which ends with the shard.
-        let _ = self.jobs.send(Job { position, copies }).await;
+        self.push(Job { position, copies }).await;
     }
 
-    /// Makes the copies of the owner before that may be missing: of every commit behind `copied`.
-    pub async fn repeat(&self, context: &Context, shard: ShardId, copied: u64) -> Result<(), DriverError> {
-        let stream = context.layout.outcomes_stream(shard);
-        let mut from = StreamSeq(copied).next();
-        loop {
-            let read = direct::range(&context.connection, &stream, from, ">", READ_MESSAGES, READ_BYTES).await;
-            let messages = match read {
-                Ok(messages) => messages,
-                Err(direct::DirectError::Unavailable(_)) => {
-                    tokio::time::sleep(PAUSE.1).await;
-                    continue;
-                }
-                Err(error) => return Err(crate::ledger::RecoveryError::from(error).into()),
-            };
-            let Some(last) = messages.last() else {
-                let done = Job { position: from.0 - 1, copies: Vec::new() };
-                let _ = self.jobs.send(done).await;
-                return Ok(());
-            };
-            from = last.seq.next();
-            for message in &messages {
+    /// Makes the copies of the owner before that may be missing: of every commit in `copied + 1..=through` of OUTCOMES.
+    pub async fn repeat(&mut self, log: &Log, copied: u64, through: StreamSeq) {
+        let stream = log.layout.outcomes_stream(log.shard);
+        let mut known = StreamSeq(copied);
+        while known < through {
+            let read = log.range(&stream, ">", known.next(), through, READ).await;
+            known = read.known;
+            for message in &read.messages {
                 let Some(Record::Commit(commit)) = decode(message) else { continue };
                 let mut dead = Vec::new();
                 for outcome in commit.outcomes.iter().filter(|o| o.kind() == v1::OutcomeKind::DeadLettered) {
-                    dead.extend(find(&context.connection, context.layout, shard, outcome).await);
+                    dead.extend(find(log, outcome).await);
                 }
                 if !dead.is_empty() {
                     self.add(message.seq.0, &commit, dead).await;
                 }
             }
+            self.push(Job { position: known.0, copies: Vec::new() }).await;
         }
+    }
+
+    /// Waits until every dead letter has its copy. Safe to cancel.
+    pub async fn done(&mut self) {
+        let added = self.added;
+        // An error means that the task is gone, which ends with the shard.
+        let _ = self.copied.wait_for(|copied| *copied >= added).await;
+    }
+
+    async fn push(&mut self, job: Job) {
+        self.added = self.added.max(job.position);
+        // Refused only when the task is gone, which ends with the shard.
+        let _ = self.jobs.send(job).await;
     }
 }
 
 /// The event of a dead letter of the owner before: in EVENTS, or an earlier copy of it.
-async fn find(
-    connection: &Connection,
-    layout: Layout,
-    shard: ShardId,
-    outcome: &v1::Outcome,
-) -> Option<Arc<StoredEvent>> {
+async fn find(log: &Log, outcome: &v1::Outcome) -> Option<Arc<StoredEvent>> {
     let workflow = WorkflowId::new(outcome.workflow_id.as_str()).ok()?;
     let event_id = EventId::from_slice(&outcome.event_id)?;
     let seq = StreamSeq(outcome.sequence);
-    let stored = match direct::get(connection, &layout.events_stream(shard), seq).await {
-        Ok(Some(message)) => Some(message),
-        _ => {
+    let stored = match log.get(&log.layout.events_stream(log.shard), seq).await {
+        Some(message) => Some(message),
+        None => {
             let subject = format!("dlq.*.{}.{event_id}.*", encode_workflow(&workflow));
-            direct::last_by_subject(connection, DLQ_STREAM, &subject).await.ok().flatten()
+            log.last_by_subject(DLQ_STREAM, &subject).await
         }
-    }?;
+    };
+    let Some(stored) = stored else {
+        tracing::error!(sequence = seq.0, %event_id, "dead letter is no longer in the log and gets no copy");
+        return None;
+    };
     let event = Event::decode_parts(workflow, &stored.headers, stored.payload).ok()?;
     Some(Arc::new(StoredEvent { seq, stored_at: stored.stored_at, event }))
 }

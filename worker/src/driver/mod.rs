@@ -14,37 +14,44 @@ use tokio_util::sync::CancellationToken;
 use weft_nats::{
     catalog::Snapshot,
     connect::Connection,
-    reader::{Batch, OrderedReader, ReadError, ReaderOptions},
+    reader::{OrderedReader, ReadError, ReaderOptions},
     subject::Layout,
 };
-use weft_proto::ids::{ShardId, SubscriptionUid};
+use weft_proto::ids::{ShardId, StreamSeq, SubscriptionUid};
 
 use crate::{
     destination::Destinations,
     lane::{Action, AttemptEnd, AttemptId, Input, Lanes, Limits},
     ledger::{LedgerError, Recovered, RecoveryError},
+    log::Log,
     matching::Compiled,
     ownership::Tenure,
 };
 
+mod append;
 mod attempts;
 mod backfill;
 mod commands;
 mod commits;
 mod copies;
+mod events;
 mod lookups;
+mod pace;
 mod subscriptions;
 
 use backfill::Backfills;
-pub use commits::CHECKPOINT_COMMITS;
 use commits::{Commits, Turn};
 use copies::Copies;
 use lookups::Lookup;
+pub use pace::CheckpointPace;
 
 /// Messages of EVENTS of one turn: few enough that ended attempts and acks do not wait long.
 const TURN_MESSAGES: usize = 256;
 /// Sealed drafts that wait for their commit, above which nothing more is read: each is a whole commit.
 const DRAFTS_WAITING_MAX: usize = 16;
+/// How long a drain waits for the copies of dead letters: long enough for a log that answers; the next owner makes the
+/// rest.
+const DRAIN_COPIES: Duration = Duration::from_secs(5);
 
 /// What a driver needs besides its shard's state.
 #[derive(Debug, Clone)]
@@ -61,8 +68,8 @@ pub struct Context {
     pub catalog: watch::Receiver<Arc<Snapshot>>,
     /// The bounds.
     pub limits: Limits,
-    /// A checkpoint is written after so many commits.
-    pub checkpoint_commits: u64,
+    /// How often a checkpoint is written.
+    pub checkpoints: CheckpointPace,
 }
 
 /// Why a driver ended.
@@ -74,15 +81,24 @@ pub enum DriverError {
     /// The lease ran out before it could be renewed.
     #[error("the lease has run out")]
     LeaseLost,
-    /// EVENTS is not the log that the ledger was made of, or has dropped what is unsettled.
+    /// EVENTS is not the log that the ledger was made of, or COMMANDS has dropped what is not carried out.
     #[error(transparent)]
     Log(#[from] ReadError),
     /// The ledger's file.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// Reading OUTCOMES again after an uncertain commit.
+    /// What OUTCOMES and EVENTS hold does not allow it to begin.
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
+    /// A task has panicked. What was not committed is done again, so the shard starts over.
+    #[error("{what} has failed in the midst of it")]
+    Task {
+        /// What it did.
+        what: &'static str,
+        /// How it ended.
+        #[source]
+        source: tokio::task::JoinError,
+    },
 }
 
 /// Drives one shard.
@@ -107,20 +123,16 @@ pub struct Driver {
 impl Driver {
     /// Takes over a shard that has been recovered and whose epoch record is the next thing to be committed.
     pub fn new(context: Context, shard: ShardId, tenure: Tenure, recovered: Recovered) -> Self {
-        let Recovered { ledger, positions, restored } = recovered;
-        let reader = |stream: String, what: &str, after: u64| {
-            let name = format!("worker-{what}-{shard}");
-            let from = weft_proto::ids::StreamSeq(after + 1);
-            let options = ReaderOptions { stream, name, from, filter: None, batch_messages_max: TURN_MESSAGES };
-            OrderedReader::new(context.connection.clone(), options)
-        };
-        let events = reader(context.layout.events_stream(shard), "events", positions.cursor.0);
-        let commands = reader(context.layout.commands_stream(shard), "commands", positions.commands);
-        let detached = restored.subscriptions.clone();
+        let Recovered { ledger, positions, restored, checkpoint } = recovered;
+        let log = Log { connection: context.connection.clone(), layout: context.layout, shard };
+        let stream = context.layout.events_stream(shard);
+        let events = reader(&context, stream, &format!("events-{shard}"), positions.cursor.next());
+        let stream = context.layout.commands_stream(shard);
+        let commands = reader(&context, stream, &format!("commands-{shard}"), StreamSeq(positions.commands + 1));
+        let backfills = Backfills::new(log.clone(), &restored.subscriptions);
         let lanes = Lanes::new(context.limits, restored, StdRng::from_rng(&mut rand::rng()));
         let copies = Copies::start(&context, positions.copied);
-        let commits = Commits::new(&context, shard, ledger, positions);
-        let backfills = Backfills::new(&context, shard, &detached);
+        let commits = Commits::new(&context, log, ledger, positions, checkpoint);
         Self {
             context,
             shard,
@@ -144,72 +156,86 @@ impl Driver {
     ///
     /// [`DriverError`]: why it had to stop. Nothing is lost; the next owner goes on from OUTCOMES.
     pub async fn run(mut self, drain: CancellationToken) -> Result<(), DriverError> {
-        self.commits.fence().await?;
-        self.copies.repeat(&self.context, self.shard, self.commits.copied()).await?;
-        tracing::info!(shard = %self.shard, epoch = self.commits.epoch(), "shard is taken over");
-        let mut catalog = self.context.catalog.clone();
-        catalog.mark_changed();
         let lost = self.tenure.lost();
-        loop {
-            self.commit_next();
-            let draining = drain.is_cancelled();
-            if draining {
-                self.lanes.drain();
-                if self.attempts.is_empty() && !self.commits.in_flight() && !self.lanes.has_draft() {
-                    return Ok(());
-                }
-            }
-            let reads = self.matching && !draining && self.lanes.drafts_waiting() < DRAFTS_WAITING_MAX;
-            let deadline = self.lanes.next_deadline();
-            tokio::select! {
-                () = lost.cancelled() => return Err(DriverError::LeaseLost),
-                () = drain.cancelled(), if !draining => {}
-                Some(ended) = self.attempts.join_next(), if !self.attempts.is_empty() => self.ended(ended)?,
-                turn = self.commits.next() => match turn? {
-                    Turn::Answered(answer) => self.committed(*answer).await?,
-                    Turn::Piece(piece) => self.commits.append_piece(piece),
-                },
-                Some(looked) = self.lookups.join_next(), if !self.lookups.is_empty() => self.looked(looked)?,
-                changed = catalog.changed(), if !draining => {
-                    if changed.is_ok() {
-                        let snapshot = Arc::clone(&catalog.borrow_and_update());
-                        self.catalog_changed(&snapshot)?;
-                    }
-                }
-                () = sleep_until(deadline), if deadline.is_some() && !draining => self.handle(Input::TimerFired)?,
-                batch = self.commands.next(), if self.matching && !draining => self.commanded(&batch?)?,
-                step = self.backfills.next(), if reads && !self.backfills.is_empty() => self.backfilled(step?)?,
-                batch = self.events.next(), if reads => self.arrived(batch?)?,
-            }
-        }
+        let ended = tokio::select! {
+            biased;
+            () = lost.cancelled() => Err(DriverError::LeaseLost),
+            ended = self.drive(&drain) => ended,
+        };
+        self.commits.close().await;
+        ended
     }
 
-    fn arrived(&mut self, batch: Batch) -> Result<(), DriverError> {
-        use weft_nats::event::{Entry, StoredEvent};
-        for message in batch.messages {
-            let seq = message.seq;
-            let stored_at = message.stored_at;
-            match Entry::decode(self.context.layout, &message) {
-                Entry::Event(event) => {
-                    let event = Arc::new(StoredEvent { seq, stored_at, event: *event });
-                    let takers = self
-                        .subscriptions
-                        .values()
-                        .filter(|compiled| !self.backfills.has(compiled.matcher.uid))
-                        .filter(|compiled| compiled.matcher.takes(&event))
-                        .map(|compiled| compiled.matcher.uid)
-                        .collect();
-                    self.handle(Input::Arrived { event, takers })?;
-                }
-                Entry::Heads(_) => self.handle(Input::Passed { seq })?,
-                Entry::Foreign(problem) => {
-                    metrics::counter!(crate::metrics::FOREIGN_MESSAGES).increment(1);
-                    tracing::debug!(seq = seq.0, %problem, "message is not an event and is passed over");
-                    self.handle(Input::Passed { seq })?;
-                }
+    async fn drive(&mut self, drain: &CancellationToken) -> Result<(), DriverError> {
+        tokio::select! {
+            () = drain.cancelled() => return Ok(()),
+            fenced = self.take_over() => fenced?,
+        }
+        let mut catalog = self.context.catalog.clone();
+        catalog.mark_changed();
+        while !(drain.is_cancelled() && self.is_drained()) {
+            self.turn(drain, &mut catalog).await?;
+        }
+        // What is missing is made by the next owner.
+        let _ = tokio::time::timeout(DRAIN_COPIES, self.copies.done()).await;
+        Ok(())
+    }
+
+    /// Fences off the owner before, and makes the copies that it has left.
+    async fn take_over(&mut self) -> Result<(), DriverError> {
+        let through = self.commits.position();
+        self.commits.fence().await?;
+        let log = self.log();
+        self.copies.repeat(&log, self.commits.copied(), through).await;
+        tracing::info!(shard = %self.shard, epoch = self.commits.epoch(), "shard is taken over");
+        Ok(())
+    }
+
+    /// From now on no attempt starts. Whether what was in flight has ended and is committed.
+    fn is_drained(&mut self) -> bool {
+        self.lanes.drain();
+        self.attempts.is_empty() && !self.commits.in_flight() && !self.lanes.has_draft()
+    }
+
+    /// Takes one thing that has happened, whichever it is, and carries out what follows.
+    async fn turn(
+        &mut self,
+        drain: &CancellationToken,
+        catalog: &mut watch::Receiver<Arc<Snapshot>>,
+    ) -> Result<(), DriverError> {
+        self.commit_next()?;
+        let active = !drain.is_cancelled();
+        let reads = self.matching && active && self.lanes.drafts_waiting() < DRAFTS_WAITING_MAX;
+        if reads {
+            self.backfill_next()?;
+        }
+        let deadline = self.lanes.next_deadline();
+        let checkpoint = self.commits.checkpoint_wait();
+        tokio::select! {
+            () = drain.cancelled(), if active => {}
+            Some(ended) = self.attempts.join_next() => self.ended(ended)?,
+            turn = self.commits.next() => match turn? {
+                Turn::Answered(answer) => self.committed(*answer).await?,
+                Turn::Piece(piece) => self.commits.append_piece(piece),
+            },
+            // The next turn begins it.
+            () = tokio::time::sleep(checkpoint.unwrap_or_default()), if checkpoint.is_some() => {}
+            Some(looked) = self.lookups.join_next() => self.looked(looked)?,
+            Ok(()) = catalog.changed(), if active => {
+                let snapshot = Arc::clone(&catalog.borrow_and_update());
+                self.catalog_changed(&snapshot)?;
             }
+            () = sleep_until(deadline), if active => self.handle(Input::TimerFired)?,
+            batch = self.commands.next(), if self.matching && active => self.commanded(&batch?)?,
+            step = self.backfills.next(), if active => self.backfilled(step)?,
+            batch = self.events.next(), if reads && !self.backfills.is_closing() => self.read(batch)?,
         }
         Ok(())
+    }
+
+    /// The shard's streams.
+    fn log(&self) -> Log {
+        Log { connection: self.context.connection.clone(), layout: self.context.layout, shard: self.shard }
     }
 
     /// Tells the lanes, and carries out what they ask for.
@@ -227,9 +253,8 @@ impl Driver {
                 }
                 Action::Lost { lane, from, through } => {
                     metrics::counter!(crate::metrics::LOST_RANGES).increment(1);
-                    let Self { shard, .. } = self;
                     tracing::error!(
-                        %shard, subscription = %lane.subscription, workflow_id = %lane.workflow,
+                        shard = %self.shard, subscription = %lane.subscription, workflow_id = %lane.workflow,
                         from = from.0, through = through.0,
                         "events of a lane are no longer in the log although they are unsettled"
                     );
@@ -238,6 +263,12 @@ impl Driver {
         }
         Ok(())
     }
+}
+
+fn reader(context: &Context, stream: String, name: &str, from: StreamSeq) -> OrderedReader {
+    let name = format!("worker-{name}");
+    let options = ReaderOptions { stream, name, from, filter: None, batch_messages_max: TURN_MESSAGES };
+    OrderedReader::new(context.connection.clone(), options)
 }
 
 /// Until a moment of the wall clock; for ever when there is none.

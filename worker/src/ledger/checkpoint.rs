@@ -2,22 +2,19 @@
 
 use std::sync::Arc;
 
-use prost::Message as _;
-use redb::{ReadableDatabase as _, ReadableTable as _};
+use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use tokio::sync::mpsc;
 use weft_proto::v1;
 
 use super::{
     LedgerError,
-    tables::{self, Positions, decode},
+    tables::{self, Positions, UID_BYTES, decode},
 };
 
 /// Bytes of one chunk, about: as large as a commit.
 const CHUNK_BYTES: usize = 256 * 1024;
 /// Chunks that wait to be appended.
 const CHUNKS_AHEAD: usize = 2;
-/// The bytes of a uid in a key.
-const UID_BYTES: usize = 16;
 
 /// A piece of a checkpoint, in order.
 #[derive(Debug)]
@@ -84,33 +81,30 @@ fn read_all(database: &redb::Database, pieces: &mpsc::Sender<Result<Piece, Ledge
     let positions = tables::positions_of(&transaction)?;
     let chunk = v1::CheckpointChunk { position: positions.outcomes.0, ..Default::default() };
     let mut chunks = Chunks { pieces, chunk, bytes: 0, count: 0 };
-    for row in tables::all::<v1::SubscriptionState>(&transaction, tables::SUBSCRIPTIONS)? {
-        let bytes = row.encoded_len();
-        chunks.chunk.subscriptions.push(row);
-        chunks.grown(bytes)?;
-    }
-    for row in transaction.open_table(tables::LANES).map_err(LedgerError::from)?.iter().map_err(LedgerError::from)? {
-        let (_, value) = row.map_err(LedgerError::from)?;
-        chunks.chunk.lanes.push(decode(value.value())?);
-        chunks.grown(value.value().len())?;
-    }
-    for row in transaction.open_table(tables::RUNS).map_err(LedgerError::from)?.iter().map_err(LedgerError::from)? {
-        let (_, value) = row.map_err(LedgerError::from)?;
-        chunks.chunk.runs.push(decode(value.value())?);
-        chunks.grown(value.value().len())?;
-    }
+    rows(&transaction, tables::SUBSCRIPTIONS, &mut chunks, |chunk, state| chunk.subscriptions.push(state))?;
+    rows(&transaction, tables::LANES, &mut chunks, |chunk, lane| chunk.lanes.push(lane))?;
+    rows(&transaction, tables::RUNS, &mut chunks, |chunk, run| chunk.runs.push(run))?;
     heads(&transaction, &mut chunks)?;
     dead_letters(&transaction, &mut chunks)?;
-    for row in transaction.open_table(tables::REQUESTS).map_err(LedgerError::from)?.iter().map_err(LedgerError::from)? {
-        let (request, command) = row.map_err(LedgerError::from)?;
-        let request_id = request.value().to_owned();
-        let bytes = request_id.len() + 8;
-        chunks.chunk.requests.push(v1::SeenRequest { request_id, command: command.value() });
-        chunks.grown(bytes)?;
-    }
+    requests(&transaction, &mut chunks)?;
     chunks.send()?;
     let end = end_of(positions, chunks.count);
     pieces.blocking_send(Ok(Piece::End { end })).map_err(|_| Failure::Gone)
+}
+
+/// The rows of a table that hold records.
+fn rows<T: prost::Message + Default>(
+    transaction: &redb::ReadTransaction,
+    table: TableDefinition<&[u8], &[u8]>,
+    chunks: &mut Chunks<'_>,
+    push: impl Fn(&mut v1::CheckpointChunk, T),
+) -> Result<(), Failure> {
+    for row in transaction.open_table(table).map_err(LedgerError::from)?.iter().map_err(LedgerError::from)? {
+        let (_, value) = row.map_err(LedgerError::from)?;
+        push(&mut chunks.chunk, decode(value.value())?);
+        chunks.grown(value.value().len())?;
+    }
+    Ok(())
 }
 
 fn heads(transaction: &redb::ReadTransaction, chunks: &mut Chunks<'_>) -> Result<(), Failure> {
@@ -142,6 +136,17 @@ fn dead_letters(transaction: &redb::ReadTransaction, chunks: &mut Chunks<'_>) ->
         let sequence = u64::from_be_bytes(seq);
         chunks.chunk.dead_letters.push(v1::OpenDeadLetter { subscription: uid.to_vec(), sequence, run, at_ms });
         chunks.grown(40)?;
+    }
+    Ok(())
+}
+
+fn requests(transaction: &redb::ReadTransaction, chunks: &mut Chunks<'_>) -> Result<(), Failure> {
+    for row in transaction.open_table(tables::REQUESTS).map_err(LedgerError::from)?.iter().map_err(LedgerError::from)? {
+        let (request, value) = row.map_err(LedgerError::from)?;
+        let (request_id, (command, at_ms)) = (request.value().to_owned(), value.value());
+        let bytes = request_id.len() + 16;
+        chunks.chunk.requests.push(v1::SeenRequest { request_id, command, at_ms });
+        chunks.grown(bytes)?;
     }
     Ok(())
 }

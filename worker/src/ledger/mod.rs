@@ -5,12 +5,14 @@
 //! the cursor that is not listed is settled. A redb file caches that state, so that a restart reads only the commits
 //! behind its position; without the file the newest checkpoint takes its place.
 //!
-//! - [`tables`]: the state in redb, and how a commit changes it.
-//! - [`store`]: the thread that owns the file, and what has been applied but is not on disk yet.
+//! - [`tables`]: the state in redb; `apply`: how a commit changes it.
+//! - [`store`]: the file and the thread that writes it; `overlay`: what has been applied but is not on disk yet.
 //! - [`recovery`]: from whatever is there to the state at the end of OUTCOMES.
 //! - [`checkpoint`]: the state as records.
 
+mod apply;
 pub mod checkpoint;
+mod overlay;
 pub mod recovery;
 pub mod store;
 pub mod tables;
@@ -22,13 +24,14 @@ pub use store::Ledger;
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The file or its folder.
-    #[error("ledger {path}: {problem}")]
-    File {
-        /// Which.
-        path: std::path::PathBuf,
-        /// What the system said.
-        problem: String,
-    },
+    #[error(transparent)]
+    File(#[from] weft_index::projection::OpenError),
+    /// The system gives no thread.
+    #[error("ledger: no thread to write it")]
+    Thread(#[source] std::io::Error),
+    /// It has been closed.
+    #[error("ledger: it is closed")]
+    Closed,
     /// Reading or writing the database.
     #[error("ledger: {0}")]
     Database(#[from] redb::Error),

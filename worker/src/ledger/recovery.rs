@@ -4,9 +4,15 @@
 //! whole stream from its first message. Then every record behind that. A stream whose beginning has expired and that has
 //! no checkpoint cannot say what is settled: then the shard is refused rather than delivered twice.
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
 
+use jiff::Timestamp;
 use prost::Message as _;
+use weft_index::projection;
 use weft_nats::{connect::Connection, direct, direct::DirectError, message::Stored, streams, subject::Layout};
 use weft_proto::{
     ids::{ShardId, StreamSeq},
@@ -14,16 +20,17 @@ use weft_proto::{
 };
 
 use super::{
-    LedgerError,
+    LedgerError, apply,
     store::{self, Ledger},
     tables::{self, Applied, Positions},
 };
-use crate::lane::Restored;
+use crate::{
+    lane::Restored,
+    log::{Bounds, Log},
+};
 
-/// Records of one read.
-const READ_MESSAGES: usize = 500;
-/// Bytes of one read.
-const READ_BYTES: usize = 8 * 1024 * 1024;
+/// What is read at once.
+const READ: Bounds = Bounds { messages: 500, bytes: 8 * 1024 * 1024 };
 /// How often long work says how far it is.
 const PROGRESS: std::time::Duration = std::time::Duration::from_secs(2);
 
@@ -36,6 +43,8 @@ pub struct Recovered {
     pub positions: Positions,
     /// For the lanes.
     pub restored: Restored,
+    /// Where the newest checkpoint ends and when it was written. Where there is none: 0, and when OUTCOMES was made.
+    pub checkpoint: (StreamSeq, Timestamp),
 }
 
 /// Why a shard cannot be taken over.
@@ -69,7 +78,7 @@ pub fn decode(message: &Stored) -> Option<Record> {
     v1::OutcomeRecord::decode(message.payload.clone()).ok()?.record
 }
 
-/// Brings the ledger in `path` to the end of OUTCOMES.
+/// Brings the ledger in `path` to the end of OUTCOMES. A file that cannot be read is built again.
 ///
 /// # Errors
 ///
@@ -80,30 +89,133 @@ pub async fn recover(
     shard: ShardId,
     path: &Path,
 ) -> Result<Recovered, RecoveryError> {
-    let stream = layout.outcomes_stream(shard);
-    let state = streams::state(connection, &stream).await?;
-    let created_ns = u64::try_from(state.created.as_nanosecond()).unwrap_or(0);
-    let path = path.to_owned();
-    let database = store::open_database(&path)?;
-    let mut positions = tables::positions(&database)?;
-    if let Some(reason) = mismatch(positions, created_ns, state) {
-        if positions.outcomes.0 > 0 {
-            tracing::warn!(%shard, reason, "ledger is built again from the log");
+    let log = Log { connection: connection.clone(), layout, shard };
+    match Recovery::begin(&log, path).await?.run().await {
+        Err(RecoveryError::Ledger(error @ (LedgerError::Database(_) | LedgerError::Record(_)))) => {
+            tracing::warn!(%shard, path = %path.display(), %error, "ledger cannot be read and is built again");
+            projection::remove(path).map_err(LedgerError::File)?;
+            Recovery::begin(&log, path).await?.run().await
         }
-        positions = from_checkpoint(connection, layout, shard, &database, created_ns).await?;
+        ended => ended,
     }
-    if positions.outcomes.next() < state.first {
-        return Err(RecoveryError::Lost(format!(
-            "{stream} begins at {} and no checkpoint covers what was before: nobody can say what is settled; \
-             restore the stream or the ledger {}",
-            state.first,
-            path.display()
-        )));
+}
+
+struct Recovery<'a> {
+    log: &'a Log,
+    stream: String,
+    state: streams::StreamState,
+    created_ns: u64,
+    path: PathBuf,
+    database: Arc<redb::Database>,
+}
+
+impl<'a> Recovery<'a> {
+    async fn begin(log: &'a Log, path: &Path) -> Result<Self, RecoveryError> {
+        let stream = log.layout.outcomes_stream(log.shard);
+        let state = streams::state(&log.connection, &stream).await?;
+        let created_ns = u64::try_from(state.created.as_nanosecond()).unwrap_or(0);
+        let path = path.to_owned();
+        let opened = path.clone();
+        let database = blocking(move || store::open_database(&opened)).await?;
+        Ok(Self { log, stream, state, created_ns, path, database: Arc::new(database) })
     }
-    follow(connection, &stream, &database, positions.outcomes, state.last, created_ns).await?;
-    positions = Positions { created_ns, ..tables::positions(&database)? };
-    let restored = store::restored(&database, positions)?;
-    Ok(Recovered { ledger: Ledger::start(database, positions)?, positions, restored })
+
+    async fn run(self) -> Result<Recovered, RecoveryError> {
+        let checkpoint =
+            direct::last_by_subject(&self.log.connection, &self.stream, &self.checkpoint_subject()).await?;
+        let mut positions = self.positions().await?;
+        if let Some(reason) = mismatch(positions, self.created_ns, self.state) {
+            if positions.outcomes.0 > 0 {
+                tracing::warn!(shard = %self.log.shard, reason, "ledger is built again from the log");
+            }
+            self.load(checkpoint.as_ref()).await?;
+            positions = self.positions().await?;
+        }
+        if positions.outcomes.next() < self.state.first {
+            return Err(RecoveryError::Lost(format!(
+                "{} begins at {} and no checkpoint covers what was before: nobody can say what is settled; \
+                 restore the stream or the ledger {}",
+                self.stream,
+                self.state.first,
+                self.path.display()
+            )));
+        }
+        self.follow(positions.outcomes).await?;
+        let positions = Positions { created_ns: self.created_ns, ..self.positions().await? };
+        let database = Arc::clone(&self.database);
+        let restored = blocking(move || store::restored(&database, positions)).await?;
+        let checkpoint = checkpoint.map_or((StreamSeq(0), self.state.created), |end| (end.seq, end.stored_at));
+        Ok(Recovered { ledger: Ledger::start(self.database, positions)?, positions, restored, checkpoint })
+    }
+
+    async fn positions(&self) -> Result<Positions, LedgerError> {
+        let database = Arc::clone(&self.database);
+        blocking(move || tables::positions(&database)).await
+    }
+
+    fn checkpoint_subject(&self) -> String {
+        self.log.layout.checkpoint_subject(self.log.shard)
+    }
+
+    /// Puts a checkpoint in the place of everything, or nothing where there is none.
+    async fn load(&self, end: Option<&Stored>) -> Result<(), RecoveryError> {
+        let database = Arc::clone(&self.database);
+        let Some(Record::End(end)) = end.and_then(decode) else {
+            return Ok(blocking(move || apply::clear(&database)).await?);
+        };
+        let chunks = self.chunks(&end).await?;
+        tracing::info!(shard = %self.log.shard, position = end.position, chunks = end.chunks, "ledger begins at a checkpoint");
+        let created_ns = self.created_ns;
+        Ok(blocking(move || apply::load_checkpoint(&database, &chunks, &end, created_ns)).await?)
+    }
+
+    async fn chunks(&self, end: &v1::CheckpointEnd) -> Result<Vec<v1::CheckpointChunk>, RecoveryError> {
+        let Log { connection, layout, shard } = self.log;
+        let subject = layout.chunk_subject(*shard);
+        let mut chunks = Vec::new();
+        let mut from = StreamSeq(end.first_chunk);
+        while chunks.len() < end.chunks as usize {
+            let messages = direct::range(connection, &self.stream, from, &subject, READ.messages, READ.bytes).await?;
+            let Some(last) = messages.last() else {
+                let problem = format!("{}: the checkpoint of {} is not whole", self.stream, end.position);
+                return Err(RecoveryError::Lost(problem));
+            };
+            from = last.seq.next();
+            chunks.extend(messages.iter().filter_map(decode).filter_map(|record| match record {
+                Record::Chunk(chunk) if chunk.position == end.position => Some(chunk),
+                _ => None,
+            }));
+        }
+        Ok(chunks)
+    }
+
+    /// Applies everything behind `from`.
+    async fn follow(&self, from: StreamSeq) -> Result<(), RecoveryError> {
+        let (started, mut said) = (Instant::now(), Instant::now());
+        let (mut position, last) = (from, self.state.last);
+        while position < last {
+            let read = self.log.try_range(&self.stream, ">", position.next(), last, READ).await?;
+            let records: Vec<Applied> = read.messages.iter().map(applied).collect();
+            let (database, created_ns) = (Arc::clone(&self.database), self.created_ns);
+            blocking(move || apply::apply(&database, &records, created_ns)).await?;
+            position = read.known;
+            if said.elapsed() > PROGRESS {
+                said = Instant::now();
+                tracing::info!(stream = self.stream, position = position.0, last = last.0, "ledger reads the log");
+            }
+        }
+        let elapsed_ms = started.elapsed().as_millis() as u64;
+        tracing::debug!(stream = self.stream, from = from.0, to = position.0, elapsed_ms, "ledger has read the log");
+        Ok(())
+    }
+}
+
+fn applied(message: &Stored) -> Applied {
+    let commit = match decode(message) {
+        Some(Record::Commit(commit)) => Some(Arc::new(commit)),
+        _ => None,
+    };
+    Applied { seq: message.seq, commit }
 }
 
 /// Why the file does not belong to the stream as it is.
@@ -121,76 +233,13 @@ fn mismatch(positions: Positions, created_ns: u64, state: streams::StreamState) 
     }
 }
 
-/// Loads the newest complete checkpoint, or nothing where there is none.
-async fn from_checkpoint(
-    connection: &Connection,
-    layout: Layout,
-    shard: ShardId,
-    database: &redb::Database,
-    created_ns: u64,
-) -> Result<Positions, RecoveryError> {
-    let stream = layout.outcomes_stream(shard);
-    let end = direct::last_by_subject(connection, &stream, &layout.checkpoint_subject(shard)).await?;
-    let Some(Record::End(end)) = end.as_ref().and_then(decode) else {
-        tables::clear(database)?;
-        return Ok(Positions::default());
-    };
-    let mut chunks = Vec::new();
-    let mut from = StreamSeq(end.first_chunk);
-    while chunks.len() < end.chunks as usize {
-        let messages =
-            direct::range(connection, &stream, from, &layout.chunk_subject(shard), READ_MESSAGES, READ_BYTES).await?;
-        let Some(last) = messages.last() else {
-            return Err(RecoveryError::Lost(format!("{stream}: the checkpoint of {} is not whole", end.position)));
-        };
-        from = last.seq.next();
-        chunks.extend(messages.iter().filter_map(decode).filter_map(|record| match record {
-            Record::Chunk(chunk) if chunk.position == end.position => Some(chunk),
-            _ => None,
-        }));
+/// Runs what waits for the disk where it keeps no task waiting.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LedgerError> + Send + 'static,
+) -> Result<T, LedgerError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        // redb asserts where it meets damaged pages.
+        Err(error) => Err(LedgerError::Record(error.to_string())),
     }
-    tables::load_checkpoint(database, &chunks, &end, created_ns)?;
-    tracing::info!(%shard, position = end.position, chunks = end.chunks, "ledger begins at a checkpoint");
-    Ok(tables::positions(database)?)
-}
-
-/// Applies everything behind `from` up to `last`.
-async fn follow(
-    connection: &Connection,
-    stream: &str,
-    database: &redb::Database,
-    from: StreamSeq,
-    last: StreamSeq,
-    created_ns: u64,
-) -> Result<(), RecoveryError> {
-    let (started, mut said) = (Instant::now(), Instant::now());
-    let mut position = from;
-    while position < last {
-        let messages = direct::range(connection, stream, position.next(), ">", READ_MESSAGES, READ_BYTES).await?;
-        let Some(end) = messages.last().map(|message| message.seq) else { break };
-        let records: Vec<Applied> = messages
-            .iter()
-            .map(|message| {
-                let commit = match decode(message) {
-                    Some(Record::Commit(commit)) => Some(Arc::new(commit)),
-                    _ => None,
-                };
-                Applied { seq: message.seq, commit }
-            })
-            .collect();
-        tables::apply(database, &records, created_ns)?;
-        position = end;
-        if said.elapsed() > PROGRESS {
-            said = Instant::now();
-            tracing::info!(stream, position = position.0, last = last.0, "ledger reads the log");
-        }
-    }
-    tracing::debug!(
-        stream,
-        from = from.0,
-        to = position.0,
-        elapsed_ms = started.elapsed().as_millis() as u64,
-        "ledger has read the log"
-    );
-    Ok(())
 }

@@ -1,96 +1,78 @@
-//! The thread that owns the ledger's file, and what has been applied but is not on disk yet.
+//! The ledger's file, and what has been applied but is not on disk yet.
 //!
 //! redb commits wait for the disk, so one thread writes, batching whatever waits. Reads see everything that has been
 //! applied: first the overlay of what is not on disk yet, then the file.
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-    thread::JoinHandle,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
+use weft_index::projection::{self, CACHE_BYTES_DEFAULT, Pace, Projector, Writer};
 use weft_proto::{
-    ids::{EventId, Run, StreamSeq, SubscriptionUid, WorkflowId},
+    ids::{EventId, Run, StreamSeq, SubscriptionUid},
     v1,
 };
 
 use super::{
-    LedgerError, checkpoint,
+    LedgerError, apply, checkpoint,
+    overlay::Overlay,
     tables::{self, Applied, Positions},
 };
 use crate::lane::{LaneKey, Restored};
 
-/// Records that wait for the thread: a few seconds' commits. Who applies more waits.
-const QUEUE_RECORDS: usize = 1024;
-/// Records of one transaction: what a sync is shared by, while a reader of the overlay still finds it small.
-const BATCH_RECORDS: usize = 256;
-/// What redb may hold in memory.
-const CACHE_BYTES: usize = 32 * 1024 * 1024;
+/// How commits are gathered into transactions. The file is a cache, so it may lag; what waits is held in memory, and a
+/// commit has up to 256 KiB.
+const PACE: Pace = Pace { queue: 128, commit: 64, interval: Duration::from_millis(100) };
 
-/// A shard's ledger. Dropping it ends its thread once what was applied is on disk.
+/// A shard's ledger.
 #[derive(Debug)]
 pub struct Ledger {
     database: Arc<redb::Database>,
-    records: Option<mpsc::Sender<Applied>>,
-    /// The sequence up to which the file has everything; an error ends the shard.
-    durable: watch::Receiver<Result<StreamSeq, String>>,
-    thread: Option<JoinHandle<()>>,
+    /// `None` once it is closed.
+    writer: Option<Writer<Tables>>,
+    /// The sequence up to which the file has everything.
+    durable: watch::Receiver<StreamSeq>,
     overlay: Overlay,
     position: StreamSeq,
 }
 
-/// What has been applied but is not on disk yet, with the sequence that it came by.
-#[derive(Debug, Default)]
-struct Overlay {
-    heads: HashMap<LaneKey, (StreamSeq, EventId)>,
-    dead: HashMap<(SubscriptionUid, StreamSeq), (StreamSeq, Option<Run>)>,
-    requests: HashMap<String, StreamSeq>,
-    pruned_to: StreamSeq,
+/// Writes commits into the tables.
+#[derive(Debug)]
+struct Tables {
+    created_ns: u64,
 }
 
-/// Opens a shard's file; one that cannot be read is thrown away: it is a cache.
+impl Projector for Tables {
+    type Change = Applied;
+    type Committed = StreamSeq;
+
+    fn apply(&mut self, transaction: &redb::WriteTransaction, records: Vec<Applied>) -> Result<StreamSeq, redb::Error> {
+        apply::apply_in(transaction, &records, self.created_ns).map_err(|error| match error {
+            LedgerError::Database(error) => error,
+            other => redb::Error::Corrupted(other.to_string()),
+        })?;
+        Ok(records.last().map_or(StreamSeq(0), |last| last.seq))
+    }
+}
+
+/// Opens a shard's file; one that cannot be read is set aside: it is a cache. Blocks.
 ///
 /// # Errors
 ///
 /// [`LedgerError::File`] when no file can be made there.
-pub fn open_database(path: &Path) -> Result<redb::Database, LedgerError> {
-    let failed = |problem: String| LedgerError::File { path: path.to_owned(), problem };
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|error| failed(error.to_string()))?;
-    }
-    let open = || redb::Builder::new().set_cache_size(CACHE_BYTES).create(path);
-    match open() {
-        Ok(database) => Ok(database),
-        Err(redb::DatabaseError::DatabaseAlreadyOpen) => {
-            Err(failed("is open in another process; give this worker a data folder of its own".into()))
-        }
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "ledger file cannot be read and is built again");
-            let aside: PathBuf = path.with_extension("corrupt");
-            std::fs::rename(path, &aside).map_err(|error| failed(error.to_string()))?;
-            open().map_err(|error| failed(error.to_string()))
-        }
-    }
+pub(super) fn open_database(path: &Path) -> Result<redb::Database, LedgerError> {
+    projection::open(path, tables::FORMAT, CACHE_BYTES_DEFAULT).map_err(LedgerError::File)
 }
 
 impl Ledger {
     /// Takes over a database whose state is that of OUTCOMES at `positions.outcomes`.
-    pub(super) fn start(database: redb::Database, positions: Positions) -> Result<Self, LedgerError> {
-        let database = Arc::new(database);
-        let (records, queue) = mpsc::channel(QUEUE_RECORDS);
-        let (durable_sender, durable) = watch::channel(Ok(positions.outcomes));
-        let writer = Arc::clone(&database);
-        let thread = std::thread::Builder::new()
-            .name("ledger".into())
-            .spawn(move || write(&writer, queue, &durable_sender, positions.created_ns))
-            .map_err(|error| LedgerError::Record(format!("no thread: {error}")))?;
+    pub(super) fn start(database: Arc<redb::Database>, positions: Positions) -> Result<Self, LedgerError> {
+        let projector = Tables { created_ns: positions.created_ns };
+        let writer = Writer::start(Arc::clone(&database), projector, positions.outcomes, PACE, "ledger".into())
+            .map_err(LedgerError::Thread)?;
         Ok(Self {
             database,
-            records: Some(records),
-            durable,
-            thread: Some(thread),
+            durable: writer.committed(),
+            writer: Some(writer),
             overlay: Overlay::default(),
             position: positions.outcomes,
         })
@@ -103,28 +85,30 @@ impl Ledger {
     /// [`LedgerError`] when the file cannot be written any more: the shard must stop.
     pub async fn apply(&mut self, seq: StreamSeq, commit: Option<Arc<v1::Commit>>) -> Result<(), LedgerError> {
         debug_assert!(seq > self.position, "OUTCOMES is applied in order");
-        self.check()?;
         if let Some(commit) = &commit {
             self.overlay.add(seq, commit);
         }
         self.position = seq;
-        if let Some(records) = &self.records
-            && records.send(Applied { seq, commit }).await.is_err()
-        {
-            self.check()?;
+        let Some(writer) = &self.writer else { return Err(LedgerError::Closed) };
+        if writer.send(Applied { seq, commit }).await.is_err() {
+            let ended = match self.writer.take() {
+                Some(writer) => writer.close().await,
+                None => Ok(()),
+            };
+            ended?;
+            return Err(LedgerError::Closed);
         }
-        let durable = self.durable.borrow().clone();
-        if let Ok(durable) = durable {
-            self.overlay.prune(durable);
-        }
+        self.overlay.prune(*self.durable.borrow());
         Ok(())
     }
 
-    /// Fails when the thread has failed.
-    fn check(&self) -> Result<(), LedgerError> {
-        match &*self.durable.borrow() {
-            Ok(_) => Ok(()),
-            Err(problem) => Err(LedgerError::Record(problem.clone())),
+    /// Waits until what was applied is on disk, so that the next owner of the file begins there. Nothing can be applied
+    /// afterwards.
+    pub async fn close(&mut self) {
+        if let Some(writer) = self.writer.take()
+            && let Err(error) = writer.close().await
+        {
+            tracing::warn!(%error, "ledger could not be written to its end; what is missing is read again");
         }
     }
 
@@ -139,8 +123,8 @@ impl Ledger {
     ///
     /// [`LedgerError`].
     pub fn head(&self, key: &LaneKey) -> Result<Option<EventId>, LedgerError> {
-        match self.overlay.heads.get(key) {
-            Some((_, event)) => Ok(Some(*event)),
+        match self.overlay.head(key) {
+            Some(head) => Ok(head),
             None => tables::head(&self.database, key.subscription, key.workflow.as_str()),
         }
     }
@@ -151,8 +135,8 @@ impl Ledger {
     ///
     /// [`LedgerError`].
     pub fn open_dead_letter(&self, uid: SubscriptionUid, seq: StreamSeq) -> Result<Option<Run>, LedgerError> {
-        match self.overlay.dead.get(&(uid, seq)) {
-            Some((_, run)) => Ok(*run),
+        match self.overlay.open_dead_letter(uid, seq) {
+            Some(run) => Ok(run),
             None => tables::open_dead_letter(&self.database, uid, seq),
         }
     }
@@ -163,7 +147,7 @@ impl Ledger {
     ///
     /// [`LedgerError`].
     pub fn has_request(&self, request_id: &str) -> Result<bool, LedgerError> {
-        Ok(self.overlay.requests.contains_key(request_id) || tables::has_request(&self.database, request_id)?)
+        Ok(self.overlay.has_request(request_id) || tables::has_request(&self.database, request_id)?)
     }
 
     /// Begins to write the whole state out, as the file has it: chunks come out of the channel, then the end. A thread
@@ -173,76 +157,7 @@ impl Ledger {
     }
 }
 
-impl Drop for Ledger {
-    fn drop(&mut self) {
-        self.records.take();
-        if let Some(thread) = self.thread.take() {
-            // What was applied reaches the disk: the next owner of the file begins there.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Overlay {
-    fn add(&mut self, seq: StreamSeq, commit: &v1::Commit) {
-        for outcome in &commit.outcomes {
-            let Some(uid) = SubscriptionUid::from_slice(&outcome.subscription) else { continue };
-            let event = (uid, StreamSeq(outcome.sequence));
-            match outcome.kind() {
-                v1::OutcomeKind::DeadLettered => drop(self.dead.insert(event, (seq, Some(Run(outcome.run))))),
-                _ if outcome.run != 0 => drop(self.dead.insert(event, (seq, None))),
-                v1::OutcomeKind::Delivered => {
-                    if let (Ok(workflow), Some(id)) =
-                        (WorkflowId::new(outcome.workflow_id.as_str()), EventId::from_slice(&outcome.event_id))
-                    {
-                        self.heads.insert(LaneKey { subscription: uid, workflow }, (seq, id));
-                    }
-                }
-                _ => {}
-            }
-        }
-        for result in &commit.results {
-            self.requests.insert(result.request_id.clone(), seq);
-        }
-    }
-
-    fn prune(&mut self, durable: StreamSeq) {
-        // Not at every commit: a pass costs as much as what is there.
-        if durable.0 < self.pruned_to.0 + BATCH_RECORDS as u64 / 4 && self.heads.len() < 10_000 {
-            return;
-        }
-        self.pruned_to = durable;
-        self.heads.retain(|_, (seq, _)| *seq > durable);
-        self.dead.retain(|_, (seq, _)| *seq > durable);
-        self.requests.retain(|_, seq| *seq > durable);
-    }
-}
-
-fn write(
-    database: &redb::Database,
-    mut queue: mpsc::Receiver<Applied>,
-    durable: &watch::Sender<Result<StreamSeq, String>>,
-    created_ns: u64,
-) {
-    let mut batch = Vec::with_capacity(BATCH_RECORDS);
-    while queue.blocking_recv_many(&mut batch, BATCH_RECORDS) > 0 {
-        match tables::apply(database, &batch, created_ns) {
-            Ok(()) => {
-                if let Some(last) = batch.last() {
-                    let _ = durable.send_replace(Ok(last.seq));
-                }
-            }
-            Err(error) => {
-                tracing::error!(%error, "ledger cannot be written; its shard stops");
-                let _ = durable.send_replace(Err(error.to_string()));
-                return;
-            }
-        }
-        batch.clear();
-    }
-}
-
-/// The state that a new owner starts from.
+/// The state that a new owner starts from. Blocks.
 pub(super) fn restored(database: &redb::Database, positions: Positions) -> Result<Restored, LedgerError> {
     use redb::ReadableDatabase as _;
     let transaction = database.begin_read()?;

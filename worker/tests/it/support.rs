@@ -16,10 +16,12 @@ use axum::{
 };
 use bytes::Bytes;
 use jiff::Timestamp;
+use prost::Message as _;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use weft_nats::{
     append::Appender,
+    async_nats::HeaderMap as NatsHeaders,
     catalog::Catalog,
     connect::Connection,
     event::Event,
@@ -100,7 +102,17 @@ impl Log {
 
     /// Subscribes a receiver, with short waits.
     pub async fn subscribe(&self, name: &str, receiver: &Receiver, start: u64) -> v1::Subscription {
-        let subscription = v1::Subscription {
+        self.subscribe_with(name, receiver, start, |_| ()).await
+    }
+
+    pub async fn subscribe_with(
+        &self,
+        name: &str,
+        receiver: &Receiver,
+        start: u64,
+        with: impl FnOnce(&mut v1::Subscription),
+    ) -> v1::Subscription {
+        let mut subscription = v1::Subscription {
             uid: SubscriptionUid::unique().to_vec(),
             name: name.into(),
             types: vec!["*".into()],
@@ -125,8 +137,36 @@ impl Log {
             starts: vec![start],
             ..Default::default()
         };
+        with(&mut subscription);
         Catalog::new(self.connection.clone()).put_subscription(&subscription, 0).await.unwrap();
         subscription
+    }
+
+    /// Publishes a record that no worker of the test has made.
+    pub async fn publish(&self, subject: &str, record: &impl prost::Message) {
+        let payload = record.encode_to_vec().into();
+        let ack = self.connection.jetstream().publish_with_headers(subject.to_owned(), NatsHeaders::new(), payload);
+        ack.await.unwrap().await.unwrap();
+    }
+
+    /// Every commit so far, read until `enough`.
+    pub async fn commits(&self, enough: impl Fn(&[v1::Commit]) -> bool) -> Vec<v1::Commit> {
+        let commits = |messages: &[Stored]| -> Vec<v1::Commit> {
+            let records = messages.iter().filter_map(|message| v1::OutcomeRecord::decode(message.payload.clone()).ok());
+            let commits = records.filter_map(|record| match record.record {
+                Some(v1::outcome_record::Record::Commit(commit)) => Some(commit),
+                _ => None,
+            });
+            commits.collect()
+        };
+        commits(&self.read("OUTCOMES", |messages| enough(&commits(messages))).await)
+    }
+
+    /// Every outcome so far, at least `count`.
+    pub async fn outcomes(&self, count: usize) -> Vec<v1::Outcome> {
+        let of = |commits: &[v1::Commit]| commits.iter().map(|commit| commit.outcomes.len()).sum::<usize>();
+        let commits = self.commits(|commits| of(commits) >= count).await;
+        commits.into_iter().flat_map(|commit| commit.outcomes).collect()
     }
 
     /// Every message of a stream, read until `enough`.
@@ -140,17 +180,21 @@ impl Log {
         };
         let mut reader = OrderedReader::new(self.connection.clone(), options);
         let mut messages = Vec::new();
-        while !enough(&messages) {
+        loop {
             let batch = tokio::time::timeout(PATIENCE, reader.next()).await.expect("enough messages").unwrap();
             messages.extend(batch.messages);
+            // All that there is: who counts wants to see what is too much as well.
+            if batch.pending == 0 && enough(&messages) {
+                return messages;
+            }
         }
-        messages
     }
 }
 
 /// What came in one request.
 #[derive(Debug, Clone)]
 pub struct Request {
+    pub at: Timestamp,
     pub id: String,
     pub workflow: String,
     pub sequence: u64,
@@ -230,6 +274,7 @@ async fn receive(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) 
     let number = |name: &str| text(name).and_then(|text| text.parse().ok()).unwrap_or(0);
     let signed = standardwebhooks::Webhook::new(SECRET).unwrap().verify(&body, &headers).is_ok();
     let mut request = Request {
+        at: Timestamp::now(),
         id: text("webhook-id").unwrap_or_default(),
         workflow: text("weft-workflow-id").unwrap_or_default(),
         sequence: number("weft-sequence"),
@@ -249,6 +294,7 @@ async fn receive(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) 
 
 /// A worker in a runtime of its own, so that it can end with everything that it has started.
 pub struct Running {
+    missing: watch::Receiver<Option<String>>,
     drain: CancellationToken,
     task: JoinHandle<Result<(), weft_worker::service::RunError>>,
     runtime: Option<tokio::runtime::Runtime>,
@@ -269,12 +315,19 @@ impl Running {
         };
         let worker = with(Worker::new(options));
         let drain = CancellationToken::new();
+        let (missing_sender, missing) = watch::channel(None);
         let (drained, folder) = (drain.clone(), folder.to_owned());
         let task = runtime.spawn(async move {
             let connection = Connection::connect(&nats, "worker").await.unwrap();
-            worker.run(connection, spec(), folder, watch::channel(None).0, drained).await
+            worker.run(connection, spec(), folder, missing_sender, drained).await
         });
-        Self { drain, task, runtime: Some(runtime) }
+        Self { missing, drain, task, runtime: Some(runtime) }
+    }
+
+    /// Waits until what it says to be missing is as wanted.
+    pub async fn until_missing(&mut self, wanted: impl Fn(Option<&str>) -> bool) -> Option<String> {
+        let found = self.missing.wait_for(|missing| wanted(missing.as_deref()));
+        tokio::time::timeout(PATIENCE, found).await.expect("it says so").unwrap().clone()
     }
 
     /// Drains it.

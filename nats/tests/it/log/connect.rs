@@ -1,0 +1,47 @@
+//! The connection and its state.
+
+use std::fs;
+
+use rustix::process::{Pid, Signal, kill_process};
+use weft_nats::{
+    connect::Connection,
+    options::NatsOptions,
+    testing::{TestServer, eventually},
+};
+
+use super::PATIENCE;
+
+#[tokio::test]
+async fn it_may_begin_before_the_server_does_and_says_where_it_stands() {
+    let server = TestServer::start().await;
+    server.kill();
+    let connection = Connection::connect(&server.options(), "test").await.unwrap();
+    assert!(!connection.is_connected());
+    assert_eq!(connection.max_payload(), None);
+    let changed = connection.changed();
+    server.restart().await;
+    tokio::time::timeout(PATIENCE, connection.connected()).await.unwrap();
+    tokio::time::timeout(PATIENCE, changed).await.unwrap();
+    assert_eq!(connection.max_payload(), Some((1 << 20) + 128 * 1024));
+}
+
+/// A server in lame duck mode keeps its clients for a while and takes no others: who goes at once is served elsewhere.
+#[tokio::test]
+async fn a_server_that_is_about_to_stop_is_left_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let pid_file = |name: &str| folder.path().join(name);
+    let (first, second) = (pid_file("first"), pid_file("second"));
+    let start = |file: &std::path::Path| TestServer::builder().config(&format!("pid_file: {file:?}")).start();
+    let (one, other) = (start(&first).await, start(&second).await);
+    let options = NatsOptions { url: Some(format!("{},{}", one.url(), other.url())), ..NatsOptions::default() };
+    let connection = Connection::connect(&options, "test").await.unwrap();
+    tokio::time::timeout(PATIENCE, connection.connected()).await.unwrap();
+    let port = |connection: &Connection| connection.client().server_info().port;
+    let served_by = port(&connection);
+    let file = if one.url().ends_with(&served_by.to_string()) { first } else { second };
+    let pid = fs::read_to_string(file).unwrap().trim().parse().unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::USR2).unwrap();
+    // Well before the server's own grace period of ten seconds ends.
+    let patience = PATIENCE / 4;
+    assert!(eventually(patience, async || connection.is_connected() && port(&connection) != served_by).await);
+}

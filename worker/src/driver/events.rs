@@ -1,0 +1,59 @@
+//! What the shared reader brings: each event goes to the subscriptions that take it.
+
+use std::sync::Arc;
+
+use weft_nats::{
+    event::{Entry, StoredEvent},
+    reader::{Batch, ReadError},
+};
+use weft_proto::ids::StreamSeq;
+
+use super::{Driver, DriverError, reader};
+use crate::lane::Input;
+
+impl Driver {
+    /// Takes what the shared reader brings. Events that the log has dropped unread are lost: that is said loudly, and the
+    /// shard goes on with the oldest that is kept, since nobody can bring them back.
+    pub(super) fn read(&mut self, batch: Result<Batch, ReadError>) -> Result<(), DriverError> {
+        match batch {
+            Ok(batch) => self.arrived(batch),
+            Err(ReadError::Gone { stream, position, first }) => {
+                metrics::counter!(crate::metrics::LOST_RANGES).increment(1);
+                tracing::error!(
+                    shard = %self.shard, stream, from = position.0, through = first.0 - 1,
+                    "events were dropped from the log before they were read; raise its retention or max_bytes"
+                );
+                self.events = reader(&self.context, stream, &format!("events-{}", self.shard), first);
+                self.handle(Input::Passed { seq: StreamSeq(first.0 - 1) })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn arrived(&mut self, batch: Batch) -> Result<(), DriverError> {
+        for message in batch.messages {
+            let seq = message.seq;
+            let stored_at = message.stored_at;
+            match Entry::decode(self.context.layout, &message) {
+                Entry::Event(event) => {
+                    let event = Arc::new(StoredEvent { seq, stored_at, event: *event });
+                    let takers = self
+                        .subscriptions
+                        .values()
+                        .filter(|compiled| !self.backfills.has(compiled.matcher.uid))
+                        .filter(|compiled| compiled.matcher.takes(&event))
+                        .map(|compiled| compiled.matcher.uid)
+                        .collect();
+                    self.handle(Input::Arrived { event, takers })?;
+                }
+                Entry::Heads(_) => self.handle(Input::Passed { seq })?,
+                Entry::Foreign(problem) => {
+                    metrics::counter!(crate::metrics::FOREIGN_MESSAGES).increment(1);
+                    tracing::debug!(seq = seq.0, %problem, "message is not an event and is passed over");
+                    self.handle(Input::Passed { seq })?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

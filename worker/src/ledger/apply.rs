@@ -1,0 +1,258 @@
+//! How commits change the state.
+//!
+//! The state follows from the commits alone, whatever clock the process has, and however they are cut into transactions.
+//!
+//! The rules of a commit, in this order: each outcome of run 0 moves its lane behind the event and ends its tries; an
+//! outcome of another run ends that run; a dead letter is open from its outcome until another outcome of the same event
+//! and subscription; then the lanes, runs and subscriptions that the commit lists stand as listed. A lane with nothing
+//! unsettled has no row; a closed subscription has only its own. With the first commit of a day, request ids of commits
+//! older than 30 days are forgotten.
+
+use prost::Message as _;
+use redb::ReadableTable as _;
+use weft_proto::v1::{self, subscription_change::Change};
+
+use super::{
+    LedgerError,
+    tables::{
+        Applied, Bytes, DEAD, HEADS, LANES, META, REQUESTS, RUNS, SUBSCRIPTIONS, decode, event_key, lane_key, run_key,
+    },
+};
+
+/// For how long a request id is known: who repeats a call after a month means it.
+const REQUESTS_KEPT_MS: i64 = 30 * DAY_MS;
+const DAY_MS: i64 = 24 * 3600 * 1000;
+
+/// Applies records in one transaction.
+pub(super) fn apply(database: &redb::Database, records: &[Applied], created_ns: u64) -> Result<(), LedgerError> {
+    let transaction = database.begin_write()?;
+    apply_in(&transaction, records, created_ns)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Applies records as part of a transaction.
+pub(super) fn apply_in(
+    transaction: &redb::WriteTransaction,
+    records: &[Applied],
+    created_ns: u64,
+) -> Result<(), LedgerError> {
+    let mut state = State::open(transaction)?;
+    for record in records {
+        if let Some(commit) = &record.commit {
+            state.apply(commit)?;
+        }
+        state.meta.insert("outcomes", record.seq.0)?;
+    }
+    state.meta.insert("created", created_ns)?;
+    Ok(())
+}
+
+/// Puts a checkpoint's chunks and end in the place of everything.
+pub(super) fn load_checkpoint(
+    database: &redb::Database,
+    chunks: &[v1::CheckpointChunk],
+    end: &v1::CheckpointEnd,
+    created_ns: u64,
+) -> Result<(), LedgerError> {
+    clear(database)?;
+    let transaction = database.begin_write()?;
+    {
+        let mut state = State::open(&transaction)?;
+        for chunk in chunks {
+            state.load(chunk)?;
+        }
+        for (name, value) in [
+            ("outcomes", end.position),
+            ("cursor", end.cursor),
+            ("commands", end.commands_cursor),
+            ("epoch", end.epoch),
+            ("copied", end.copied),
+            ("created", created_ns),
+        ] {
+            state.meta.insert(name, value)?;
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Forgets everything.
+pub(super) fn clear(database: &redb::Database) -> Result<(), LedgerError> {
+    let transaction = database.begin_write()?;
+    for table in [LANES, HEADS, RUNS, SUBSCRIPTIONS] {
+        transaction.delete_table(table)?;
+    }
+    transaction.delete_table(DEAD)?;
+    transaction.delete_table(REQUESTS)?;
+    transaction.delete_table(META)?;
+    drop(State::open(&transaction)?);
+    transaction.commit()?;
+    Ok(())
+}
+
+/// All tables of a write transaction.
+struct State<'t> {
+    lanes: redb::Table<'t, Bytes, Bytes>,
+    heads: redb::Table<'t, Bytes, Bytes>,
+    runs: redb::Table<'t, Bytes, Bytes>,
+    dead: redb::Table<'t, Bytes, (u64, i64)>,
+    subscriptions: redb::Table<'t, Bytes, Bytes>,
+    requests: redb::Table<'t, &'static str, (u64, i64)>,
+    meta: redb::Table<'t, &'static str, u64>,
+}
+
+impl<'t> State<'t> {
+    fn open(transaction: &'t redb::WriteTransaction) -> Result<Self, LedgerError> {
+        Ok(Self {
+            lanes: transaction.open_table(LANES)?,
+            heads: transaction.open_table(HEADS)?,
+            runs: transaction.open_table(RUNS)?,
+            dead: transaction.open_table(DEAD)?,
+            subscriptions: transaction.open_table(SUBSCRIPTIONS)?,
+            requests: transaction.open_table(REQUESTS)?,
+            meta: transaction.open_table(META)?,
+        })
+    }
+
+    fn apply(&mut self, commit: &v1::Commit) -> Result<(), LedgerError> {
+        for outcome in commit.outcomes.iter().filter(|outcome| !outcome.subscription.is_empty()) {
+            self.settle(outcome)?;
+        }
+        for lane in &commit.lanes {
+            self.put_lane(lane)?;
+        }
+        for run in &commit.runs {
+            let key = run_key(&run.subscription, run.sequence, run.run);
+            self.runs.insert(&key[..], &run.encode_to_vec()[..])?;
+        }
+        for result in &commit.results {
+            self.requests.insert(result.request_id.as_str(), (result.command, commit.at_ms))?;
+        }
+        self.forget_requests(commit.at_ms)?;
+        for change in &commit.subscriptions {
+            self.change(change)?;
+        }
+        self.meta.insert("cursor", commit.cursor)?;
+        self.meta.insert("commands", commit.commands_cursor)?;
+        self.meta.insert("epoch", commit.epoch)?;
+        self.meta.insert("copied", commit.copied)?;
+        Ok(())
+    }
+
+    fn settle(&mut self, outcome: &v1::Outcome) -> Result<(), LedgerError> {
+        let key = lane_key(&outcome.subscription, &outcome.workflow_id);
+        if outcome.run == 0 {
+            let lane = self.lanes.get(&key[..])?.map(|row| decode::<v1::Lane>(row.value())).transpose()?;
+            if let Some(lane) = lane {
+                self.put_lane(&v1::Lane {
+                    next: outcome.sequence + 1,
+                    attempts: 0,
+                    next_attempt_at_ms: 0,
+                    first_failed_at_ms: 0,
+                    state: v1::LaneState::Open.into(),
+                    ..lane
+                })?;
+            }
+            if outcome.kind() == v1::OutcomeKind::Delivered {
+                self.put_head(&key, &outcome.event_id, outcome.sequence)?;
+            }
+        } else {
+            self.runs.remove(&run_key(&outcome.subscription, outcome.sequence, outcome.run)[..])?;
+        }
+        let event = event_key(&outcome.subscription, outcome.sequence);
+        if outcome.kind() == v1::OutcomeKind::DeadLettered {
+            self.dead.insert(&event[..], (outcome.run, outcome.at_ms))?;
+        } else if outcome.run != 0 {
+            self.dead.remove(&event[..])?;
+        }
+        Ok(())
+    }
+
+    fn put_lane(&mut self, lane: &v1::Lane) -> Result<(), LedgerError> {
+        let key = lane_key(&lane.subscription, &lane.workflow_id);
+        if lane.next > lane.last {
+            self.lanes.remove(&key[..])?;
+        } else {
+            self.lanes.insert(&key[..], &lane.encode_to_vec()[..])?;
+        }
+        Ok(())
+    }
+
+    fn put_head(&mut self, key: &[u8], event_id: &[u8], seq: u64) -> Result<(), LedgerError> {
+        self.heads.insert(key, &[event_id, &seq.to_be_bytes()].concat()[..])?;
+        Ok(())
+    }
+
+    fn change(&mut self, change: &v1::SubscriptionChange) -> Result<(), LedgerError> {
+        let uid = &change.subscription[..];
+        let state = self.subscriptions.get(uid)?.map(|row| decode::<v1::SubscriptionState>(row.value())).transpose()?;
+        let mut state =
+            state.unwrap_or_else(|| v1::SubscriptionState { subscription: uid.to_vec(), ..Default::default() });
+        match &change.change {
+            Some(Change::Opened(opened)) => {
+                state.name.clone_from(&opened.name);
+                state.from = opened.from;
+                state.revision = opened.revision;
+            }
+            Some(Change::Revised(revised)) => state.revision = revised.revision,
+            Some(Change::Detached(detached)) => state.detached = (detached.next > 0).then_some(detached.next),
+            Some(Change::Closed(_)) => {
+                state.closed = true;
+                self.forget(uid)?;
+            }
+            None => {}
+        }
+        self.subscriptions.insert(uid, &state.encode_to_vec()[..])?;
+        Ok(())
+    }
+
+    /// Removes everything of a closed subscription but its own row.
+    fn forget(&mut self, uid: &[u8]) -> Result<(), LedgerError> {
+        let mine = |key: &[u8]| key.starts_with(uid);
+        self.lanes.retain(|key, _| !mine(key))?;
+        self.heads.retain(|key, _| !mine(key))?;
+        self.runs.retain(|key, _| !mine(key))?;
+        self.dead.retain(|key, _| !mine(key))?;
+        Ok(())
+    }
+
+    /// Once a day, forgets the request ids that are old. What is old is the same all day, so that it does not matter
+    /// which commit of the day looks.
+    fn forget_requests(&mut self, now_ms: i64) -> Result<(), LedgerError> {
+        let today = u64::try_from(now_ms / DAY_MS).unwrap_or(0);
+        let last = self.meta.get("requests_day")?.map_or(0, |day| day.value());
+        if today > last {
+            let kept_from_ms = now_ms - now_ms % DAY_MS - REQUESTS_KEPT_MS;
+            self.requests.retain(|_, (_, at_ms)| at_ms >= kept_from_ms)?;
+            self.meta.insert("requests_day", today)?;
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, chunk: &v1::CheckpointChunk) -> Result<(), LedgerError> {
+        for lane in &chunk.lanes {
+            self.put_lane(lane)?;
+        }
+        for head in &chunk.heads {
+            self.put_head(&lane_key(&head.subscription, &head.workflow_id), &head.event_id, head.sequence)?;
+        }
+        for run in &chunk.runs {
+            let key = run_key(&run.subscription, run.sequence, run.run);
+            self.runs.insert(&key[..], &run.encode_to_vec()[..])?;
+        }
+        for dead in &chunk.dead_letters {
+            self.dead.insert(&event_key(&dead.subscription, dead.sequence)[..], (dead.run, dead.at_ms))?;
+        }
+        for state in &chunk.subscriptions {
+            self.subscriptions.insert(&state.subscription[..], &state.encode_to_vec()[..])?;
+        }
+        for request in &chunk.requests {
+            self.requests.insert(request.request_id.as_str(), (request.command, request.at_ms))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,322 @@
+//! The state is a function of the commits: however they are cut into transactions, and whether they are read from the
+//! beginning, behind a checkpoint, or seen through the overlay.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use redb::{ReadableDatabase as _, TableHandle as _, backends::InMemoryBackend};
+use weft_proto::ids::{Run, StreamSeq, SubscriptionUid, WorkflowId};
+
+use super::*;
+use crate::{
+    lane::LaneKey,
+    ledger::{
+        checkpoint,
+        overlay::Overlay,
+        tables::{UID_BYTES, all, has_request, head, open_dead_letter, positions_of},
+    },
+};
+
+const WORKFLOWS: [&str; 3] = ["a", "ab", "b"];
+const CREATED_NS: u64 = 77;
+
+fn memory() -> redb::Database {
+    let database = redb::Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
+    clear(&database).unwrap();
+    database
+}
+
+fn uid(index: u8) -> Vec<u8> {
+    vec![index + 1; UID_BYTES]
+}
+
+fn event(sequence: u64) -> Vec<u8> {
+    vec![u8::try_from(sequence).unwrap(); 16]
+}
+
+fn outcome(subscription: u8, workflow: usize, sequence: u64, run: u64, kind: v1::OutcomeKind) -> v1::Outcome {
+    v1::Outcome {
+        subscription: uid(subscription),
+        sequence,
+        run,
+        kind: kind.into(),
+        workflow_id: WORKFLOWS[workflow].into(),
+        event_id: event(sequence),
+        at_ms: 5,
+        ..Default::default()
+    }
+}
+
+fn lane(subscription: u8, workflow: usize, next: u64, last: u64) -> v1::Lane {
+    v1::Lane {
+        subscription: uid(subscription),
+        workflow_id: WORKFLOWS[workflow].into(),
+        next,
+        last,
+        attempts: 2,
+        next_attempt_at_ms: 99,
+        first_failed_at_ms: 98,
+        state: v1::LaneState::Open.into(),
+    }
+}
+
+fn run(subscription: u8, workflow: usize, sequence: u64, run: u64) -> v1::PendingRun {
+    v1::PendingRun {
+        subscription: uid(subscription),
+        sequence,
+        run,
+        workflow_id: WORKFLOWS[workflow].into(),
+        event_id: event(sequence),
+        ..Default::default()
+    }
+}
+
+fn change(subscription: u8, change: Change) -> v1::SubscriptionChange {
+    v1::SubscriptionChange { subscription: uid(subscription), change: Some(change) }
+}
+
+fn result(request: u8, command: u64) -> v1::CommandResult {
+    v1::CommandResult { command, request_id: format!("request {request}"), items: vec![] }
+}
+
+/// Commits as records from `first` on.
+fn records(first: u64, commits: &[v1::Commit]) -> Vec<Applied> {
+    let record =
+        |(seq, commit): (u64, &v1::Commit)| Applied { seq: StreamSeq(seq), commit: Some(Arc::new(commit.clone())) };
+    (first..).zip(commits).map(record).collect()
+}
+
+/// Everything that the tables hold, but for the day on which old request ids were looked for last.
+fn dump(database: &redb::Database) -> Vec<(String, Vec<u8>, Vec<u8>)> {
+    let transaction = database.begin_read().unwrap();
+    let mut rows = Vec::new();
+    for table in [LANES, HEADS, RUNS, SUBSCRIPTIONS] {
+        for row in transaction.open_table(table).unwrap().iter().unwrap() {
+            let (key, value) = row.unwrap();
+            rows.push((table.name().to_owned(), key.value().to_vec(), value.value().to_vec()));
+        }
+    }
+    for row in transaction.open_table(DEAD).unwrap().iter().unwrap() {
+        let (key, value) = row.unwrap();
+        rows.push(("dead".into(), key.value().to_vec(), format!("{:?}", value.value()).into()));
+    }
+    for row in transaction.open_table(REQUESTS).unwrap().iter().unwrap() {
+        let (key, value) = row.unwrap();
+        rows.push(("requests".into(), key.value().into(), format!("{:?}", value.value()).into()));
+    }
+    rows.push(("positions".into(), vec![], format!("{:?}", positions_of(&transaction).unwrap()).into()));
+    rows
+}
+
+/// The checkpoint of a state, put in the place of another's.
+fn through_checkpoint(database: Arc<redb::Database>) -> redb::Database {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let (chunks, end) = runtime.block_on(async {
+        let mut pieces = checkpoint::read(database);
+        let mut chunks = Vec::new();
+        loop {
+            match pieces.recv().await.unwrap().unwrap() {
+                checkpoint::Piece::Chunk(chunk) => chunks.push(chunk),
+                checkpoint::Piece::End { end } => return (chunks, end),
+            }
+        }
+    });
+    assert_eq!(chunks.len(), end.chunks as usize);
+    assert!((0..).zip(&chunks).all(|(index, chunk)| chunk.index == index && chunk.position == end.position));
+    let loaded = memory();
+    apply(&loaded, &records(1, &[v1::Commit { lanes: vec![lane(0, 0, 1, 9)], ..Default::default() }]), 1).unwrap();
+    load_checkpoint(&loaded, &chunks, &end, CREATED_NS).unwrap();
+    loaded
+}
+
+fn commits() -> impl Strategy<Value = Vec<v1::Commit>> {
+    use v1::OutcomeKind::{DeadLettered, Delivered, Discarded, Unrouted};
+    let kind = prop_oneof![4 => Just(Delivered), 3 => Just(DeadLettered), 1 => Just(Discarded), 1 => Just(Unrouted)];
+    let outcome = (0..3u8, 0..3usize, 1..9u64, prop_oneof![2 => Just(0), 1 => 1..4u64], kind).prop_map(
+        |(subscription, workflow, sequence, run, kind)| match kind {
+            Unrouted => v1::Outcome { subscription: vec![], ..outcome(0, workflow, sequence, 0, kind) },
+            _ => outcome(subscription, workflow, sequence, run, kind),
+        },
+    );
+    let lane = (0..3u8, 0..3usize, 1..9u64, 0..9u64).prop_map(|(s, w, next, last)| lane(s, w, next, last));
+    let run = (0..3u8, 0..3usize, 1..9u64, 1..4u64).prop_map(|(s, w, sequence, r)| run(s, w, sequence, r));
+    let change = (0..3u8, 0..8u64).prop_map(|(subscription, n)| {
+        change(
+            subscription,
+            match n {
+                0 => Change::Closed(v1::Closed::default()),
+                1..4 => Change::Detached(v1::Detached { next: n - 1 }),
+                4..6 => Change::Revised(v1::Revised { revision: n, from: 1 }),
+                _ => Change::Opened(v1::Opened { name: "s".into(), from: n, revision: n }),
+            },
+        )
+    });
+    let result = (0..4u8, 1..9u64).prop_map(|(request, command)| result(request, command));
+    let commit = (
+        prop::collection::vec(outcome, 0..6),
+        prop::collection::vec(lane, 0..4),
+        prop::collection::vec(run, 0..3),
+        prop::collection::vec(change, 0..2),
+        prop::collection::vec(result, 0..2),
+        0..40i64,
+    );
+    let commit = commit.prop_map(|(outcomes, lanes, runs, subscriptions, results, days)| v1::Commit {
+        outcomes,
+        lanes,
+        runs,
+        subscriptions,
+        results,
+        cursor: 8,
+        at_ms: days * DAY_MS / 4,
+        ..Default::default()
+    });
+    // As owners do, none says anything of a subscription that it has closed, and time goes forward.
+    prop::collection::vec(commit, 1..12).prop_map(|mut commits| {
+        let mut closed: Vec<Vec<u8>> = Vec::new();
+        let mut at_ms = 0;
+        for (index, commit) in (1..).zip(&mut commits) {
+            at_ms += commit.at_ms;
+            (commit.at_ms, commit.epoch, commit.commands_cursor, commit.copied) = (at_ms, index, index * 2, index - 1);
+            commit.outcomes.retain(|outcome| !closed.contains(&outcome.subscription));
+            let closes = |change: &v1::SubscriptionChange| matches!(change.change, Some(Change::Closed(_)));
+            closed.extend(commit.subscriptions.iter().filter(|c| closes(c)).map(|c| c.subscription.clone()));
+            commit.lanes.retain(|lane| !closed.contains(&lane.subscription));
+            commit.runs.retain(|run| !closed.contains(&run.subscription));
+        }
+        commits
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// P3, P5: a take-over with the file, without it, and behind a checkpoint all begin at the same state.
+    #[test]
+    fn every_way_to_read_the_commits_ends_in_the_same_state(commits in commits(), cut in 0..12usize) {
+        let cut = cut.min(commits.len());
+        let all = records(1, &commits);
+        let whole = memory();
+        apply(&whole, &all, CREATED_NS).unwrap();
+        let begun = memory();
+        for record in &all[..cut] {
+            apply(&begun, std::slice::from_ref(record), CREATED_NS).unwrap();
+        }
+        let loaded = through_checkpoint(Arc::new(begun));
+        apply(&loaded, &all[cut..], CREATED_NS).unwrap();
+        prop_assert_eq!(dump(&whole), dump(&loaded));
+    }
+
+    /// What has been applied is seen at once, whatever of it is on disk.
+    #[test]
+    fn the_overlay_says_what_the_file_will_say(commits in commits(), cut in 0..12usize, pruned in 0..12usize) {
+        let (cut, all) = (cut.min(commits.len()), records(1, &commits));
+        let (whole, file, mut overlay) = (memory(), memory(), Overlay::default());
+        apply(&whole, &all, CREATED_NS).unwrap();
+        apply(&file, &all[..cut], CREATED_NS).unwrap();
+        for record in &all {
+            overlay.add(record.seq, record.commit.as_ref().unwrap());
+        }
+        overlay.prune(StreamSeq(pruned.min(cut) as u64));
+        for subscription in (0..3).map(|index| SubscriptionUid::from_slice(&uid(index)).unwrap()) {
+            for workflow in WORKFLOWS {
+                let key = LaneKey { subscription, workflow: WorkflowId::new(workflow).unwrap() };
+                let seen = overlay.head(&key).unwrap_or_else(|| head(&file, subscription, workflow).unwrap());
+                prop_assert_eq!(seen, head(&whole, subscription, workflow).unwrap());
+            }
+            for seq in (1..9).map(StreamSeq) {
+                let seen = overlay.open_dead_letter(subscription, seq);
+                let seen = seen.unwrap_or_else(|| open_dead_letter(&file, subscription, seq).unwrap());
+                prop_assert_eq!(seen, open_dead_letter(&whole, subscription, seq).unwrap());
+            }
+        }
+        for request in (0..4).map(|request| format!("request {request}")) {
+            let known = has_request(&whole, &request).unwrap();
+            let seen = overlay.has_request(&request) || has_request(&file, &request).unwrap();
+            prop_assert!(seen || !known, "a request that acted is never forgotten early");
+        }
+    }
+}
+
+/// Applies commits and reads the lanes.
+fn lanes_after(commits: &[v1::Commit]) -> Vec<v1::Lane> {
+    let database = memory();
+    apply(&database, &records(1, commits), CREATED_NS).unwrap();
+    all(&database.begin_read().unwrap(), LANES).unwrap()
+}
+
+#[test]
+fn an_outcome_moves_its_lane_and_ends_its_tries() {
+    let waits = v1::Commit { lanes: vec![lane(0, 0, 3, 7)], ..Default::default() };
+    let settles = v1::Commit { outcomes: vec![outcome(0, 0, 3, 0, v1::OutcomeKind::Delivered)], ..Default::default() };
+    let lanes = lanes_after(&[waits.clone(), settles]);
+    let expected = v1::Lane { attempts: 0, next_attempt_at_ms: 0, first_failed_at_ms: 0, ..lane(0, 0, 4, 7) };
+    assert_eq!(lanes, [expected]);
+
+    let redriven = v1::Commit { outcomes: vec![outcome(0, 0, 2, 9, v1::OutcomeKind::Delivered)], ..Default::default() };
+    assert_eq!(lanes_after(&[waits.clone(), redriven]), [lane(0, 0, 3, 7)], "a redrive leaves the live lane alone");
+
+    let last = v1::Commit { outcomes: vec![outcome(0, 0, 7, 0, v1::OutcomeKind::DeadLettered)], ..Default::default() };
+    assert_eq!(lanes_after(&[waits.clone(), last]), [], "a lane with nothing unsettled has no row");
+
+    let relisted = v1::Commit {
+        outcomes: vec![outcome(0, 0, 3, 0, v1::OutcomeKind::Delivered)],
+        lanes: vec![lane(0, 0, 6, 9)],
+        ..Default::default()
+    };
+    assert_eq!(lanes_after(&[waits, relisted]), [lane(0, 0, 6, 9)], "what a commit lists stands as listed");
+}
+
+#[test]
+fn a_dead_letter_is_open_until_another_run_ends() {
+    use v1::OutcomeKind::{DeadLettered, Delivered};
+    let database = memory();
+    let subscription = SubscriptionUid::from_slice(&uid(0)).unwrap();
+    let ends = |run, kind| v1::Commit { outcomes: vec![outcome(0, 0, 3, run, kind)], ..Default::default() };
+    for (seq, commit, open) in [
+        (1, ends(0, DeadLettered), Some(Run(0))),
+        (2, v1::Commit { runs: vec![run(0, 0, 3, 4)], ..Default::default() }, Some(Run(0))),
+        (3, ends(4, DeadLettered), Some(Run(4))),
+        (4, ends(6, Delivered), None),
+    ] {
+        apply(&database, &records(seq, &[commit]), CREATED_NS).unwrap();
+        assert_eq!(open_dead_letter(&database, subscription, StreamSeq(3)).unwrap(), open, "behind commit {seq}");
+    }
+    assert_eq!(all::<v1::PendingRun>(&database.begin_read().unwrap(), RUNS).unwrap(), [], "ended runs have no row");
+    assert_eq!(head(&database, subscription, "a").unwrap(), None, "a redrive is no part of the lane's chain");
+}
+
+#[test]
+fn a_closed_subscription_leaves_only_its_own_row() {
+    let database = memory();
+    let busy = |subscription| v1::Commit {
+        outcomes: vec![
+            outcome(subscription, 0, 1, 0, v1::OutcomeKind::Delivered),
+            outcome(subscription, 1, 2, 0, v1::OutcomeKind::DeadLettered),
+        ],
+        lanes: vec![lane(subscription, 0, 3, 3)],
+        runs: vec![run(subscription, 1, 2, 4)],
+        subscriptions: vec![change(subscription, Change::Opened(v1::Opened::default()))],
+        ..Default::default()
+    };
+    apply(&database, &records(1, &[busy(0), busy(1)]), CREATED_NS).unwrap();
+    let close =
+        v1::Commit { subscriptions: vec![change(0, Change::Closed(v1::Closed::default()))], ..Default::default() };
+    apply(&database, &records(3, &[close]), CREATED_NS).unwrap();
+    let left: Vec<_> =
+        dump(&database).into_iter().filter(|(_, key, _)| key.starts_with(&uid(0))).map(|(t, ..)| t).collect();
+    assert_eq!(left, ["subscriptions"]);
+    assert_eq!(dump(&database).iter().filter(|(_, key, _)| key.starts_with(&uid(1))).count(), 5, "others keep theirs");
+}
+
+#[test]
+fn request_ids_are_known_for_thirty_days() {
+    let database = memory();
+    let at = |seq, at_ms, results| {
+        let commit = v1::Commit { at_ms, results, ..Default::default() };
+        apply(&database, &records(seq, &[commit]), CREATED_NS).unwrap();
+        has_request(&database, "request 1").unwrap()
+    };
+    assert!(at(1, DAY_MS, vec![result(1, 1)]));
+    assert!(at(2, 31 * DAY_MS - 1, vec![]));
+    assert!(!at(3, 32 * DAY_MS, vec![]));
+}

@@ -1,0 +1,93 @@
+//! What commits have changed that the file does not hold yet.
+//!
+//! Each answer is `Some` where a commit in the overlay decides, also when it decides that there is nothing, and `None`
+//! where the file does. What the file holds by now may stay for a while: it says the same.
+
+use std::collections::HashMap;
+
+use weft_proto::{
+    ids::{EventId, Run, StreamSeq, SubscriptionUid, WorkflowId},
+    v1::{self, subscription_change::Change},
+};
+
+use crate::lane::LaneKey;
+
+/// Commits from one pass of pruning to the next: a pass costs as much as what is there.
+const PRUNE_COMMITS: u64 = 64;
+/// Entries above which every commit prunes.
+const ENTRIES_MAX: usize = 10_000;
+
+/// Every entry stands with the OUTCOMES sequence that it came by.
+#[derive(Debug, Default)]
+pub(super) struct Overlay {
+    heads: HashMap<LaneKey, (StreamSeq, EventId)>,
+    dead: HashMap<(SubscriptionUid, StreamSeq), (StreamSeq, Option<Run>)>,
+    requests: HashMap<String, StreamSeq>,
+    closed: HashMap<SubscriptionUid, StreamSeq>,
+    pruned_to: StreamSeq,
+}
+
+impl Overlay {
+    /// Takes what the commit at `seq` changes.
+    pub fn add(&mut self, seq: StreamSeq, commit: &v1::Commit) {
+        for outcome in &commit.outcomes {
+            let Some(uid) = SubscriptionUid::from_slice(&outcome.subscription) else { continue };
+            self.settle(seq, uid, outcome);
+        }
+        for result in &commit.results {
+            self.requests.insert(result.request_id.clone(), seq);
+        }
+        for change in commit.subscriptions.iter().filter(|change| matches!(change.change, Some(Change::Closed(_)))) {
+            if let Some(uid) = SubscriptionUid::from_slice(&change.subscription) {
+                self.closed.insert(uid, seq);
+            }
+        }
+    }
+
+    fn settle(&mut self, seq: StreamSeq, uid: SubscriptionUid, outcome: &v1::Outcome) {
+        let is_dead = outcome.kind() == v1::OutcomeKind::DeadLettered;
+        if is_dead || outcome.run != 0 {
+            let run = is_dead.then_some(Run(outcome.run));
+            self.dead.insert((uid, StreamSeq(outcome.sequence)), (seq, run));
+        } else if outcome.kind() == v1::OutcomeKind::Delivered
+            && let (Ok(workflow), Some(event)) =
+                (WorkflowId::new(outcome.workflow_id.as_str()), EventId::from_slice(&outcome.event_id))
+        {
+            self.heads.insert(LaneKey { subscription: uid, workflow }, (seq, event));
+        }
+    }
+
+    /// The event that a lane delivered last.
+    pub fn head(&self, key: &LaneKey) -> Option<Option<EventId>> {
+        if self.closed.contains_key(&key.subscription) {
+            return Some(None);
+        }
+        self.heads.get(key).map(|(_, event)| Some(*event))
+    }
+
+    /// The run in which a dead letter that is open was made.
+    pub fn open_dead_letter(&self, uid: SubscriptionUid, seq: StreamSeq) -> Option<Option<Run>> {
+        if self.closed.contains_key(&uid) {
+            return Some(None);
+        }
+        self.dead.get(&(uid, seq)).map(|(_, run)| *run)
+    }
+
+    /// Whether a commit in the overlay carries out a command with this request id.
+    pub fn has_request(&self, request_id: &str) -> bool {
+        self.requests.contains_key(request_id)
+    }
+
+    /// Forgets what the file holds, which is everything up to `durable`.
+    pub fn prune(&mut self, durable: StreamSeq) {
+        let entries = self.heads.len() + self.dead.len() + self.requests.len() + self.closed.len();
+        if durable.0 < self.pruned_to.0 + PRUNE_COMMITS && entries < ENTRIES_MAX {
+            return;
+        }
+        self.pruned_to = durable;
+        self.heads.retain(|_, (seq, _)| *seq > durable);
+        self.dead.retain(|_, (seq, _)| *seq > durable);
+        self.requests.retain(|_, seq| *seq > durable);
+        self.closed.retain(|_, seq| *seq > durable);
+    }
+}
