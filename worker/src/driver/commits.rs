@@ -27,6 +27,10 @@ use crate::{
     log::Log,
 };
 
+/// How long successes wait for others to be committed with. Their lanes run ahead meanwhile, so nobody waits for it; a
+/// commit costs a sync, and its readers a transaction each. A crash repeats that much more.
+const LINGER: Duration = Duration::from_millis(5);
+
 /// An append that is under way.
 #[derive(Debug)]
 struct InFlight {
@@ -298,10 +302,23 @@ impl Driver {
         self.commits.begin_checkpoint();
         if let Some(piece) = self.commits.ready_piece()? {
             self.commits.append_piece(Some(piece));
-        } else if let Some(draft) = self.lanes.take_draft() {
+        } else if self.draft_wait().is_some_and(|wait| wait.is_zero())
+            && let Some(draft) = self.lanes.take_draft()
+        {
+            self.draft_since = None;
             self.commits.begin(draft);
         }
         Ok(())
+    }
+
+    /// How long it is until the next draft is committed; `None` while there is none, or an append is in flight.
+    pub(super) fn draft_wait(&mut self) -> Option<Duration> {
+        if self.commits.in_flight() || !self.lanes.has_draft() {
+            return None;
+        }
+        let since = *self.draft_since.get_or_insert_with(Instant::now);
+        let is_urgent = self.lanes.is_draft_urgent() || self.lanes.attempts_in_flight() == 0;
+        Some(if is_urgent { Duration::ZERO } else { LINGER.saturating_sub(since.elapsed()) })
     }
 
     /// What follows a commit: lanes go on, dead letters are copied.

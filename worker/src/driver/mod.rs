@@ -118,6 +118,8 @@ pub struct Driver {
     lookups: JoinSet<Lookup>,
     /// Whether the catalog has been read to its end: nothing is matched before.
     matching: bool,
+    /// Since when there has been something to commit.
+    draft_since: Option<tokio::time::Instant>,
 }
 
 impl Driver {
@@ -147,6 +149,7 @@ impl Driver {
             attempts: JoinSet::new(),
             lookups: JoinSet::new(),
             matching: false,
+            draft_since: None,
         }
     }
 
@@ -211,6 +214,7 @@ impl Driver {
         }
         let deadline = self.lanes.next_deadline();
         let checkpoint = self.commits.checkpoint_wait();
+        let draft = self.draft_wait();
         tokio::select! {
             () = drain.cancelled(), if active => {}
             Some(ended) = self.attempts.join_next() => self.ended(ended)?,
@@ -220,6 +224,7 @@ impl Driver {
             },
             // The next turn begins it.
             () = tokio::time::sleep(checkpoint.unwrap_or_default()), if checkpoint.is_some() => {}
+            () = tokio::time::sleep(draft.unwrap_or_default()), if draft.is_some() => {}
             Some(looked) = self.lookups.join_next() => self.looked(looked)?,
             Ok(()) = catalog.changed(), if active => {
                 let snapshot = Arc::clone(&catalog.borrow_and_update());

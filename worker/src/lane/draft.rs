@@ -33,6 +33,8 @@ pub(super) struct Drafts {
     commit: v1::Commit,
     dead: Vec<Arc<StoredEvent>>,
     bytes: usize,
+    /// Something waits for the open draft's commit.
+    urgent: bool,
     /// Lanes that the open draft tells of.
     lanes: BTreeSet<LaneKey>,
     /// Lanes whose settledness no outcome tells: written even when settled.
@@ -64,6 +66,8 @@ impl Drafts {
 
     pub fn outcome(&mut self, key: Option<&LaneKey>, outcome: v1::Outcome, dead: Option<Arc<StoredEvent>>) {
         self.bytes += outcome.encoded_len();
+        // Only live successes let their lane run ahead.
+        self.urgent |= outcome.run != 0 || outcome.kind() != v1::OutcomeKind::Delivered && key.is_some();
         self.commit.outcomes.push(outcome);
         self.uncommitted_outcomes += 1;
         self.dead.extend(dead);
@@ -79,10 +83,12 @@ impl Drafts {
 
     pub fn result(&mut self, result: v1::CommandResult) {
         self.bytes += result.encoded_len();
+        self.urgent = true;
         self.commit.results.push(result);
     }
 
     pub fn subscription(&mut self, uid: SubscriptionUid, change: v1::subscription_change::Change) {
+        self.urgent = true;
         self.commit.subscriptions.push(v1::SubscriptionChange { subscription: uid.to_vec(), change: Some(change) });
     }
 
@@ -97,6 +103,7 @@ impl Drafts {
     /// As [`touch`](Self::touch), also when the lane is settled without an outcome.
     pub fn force(&mut self, key: &LaneKey) {
         self.touch(key);
+        self.urgent = true;
         self.forced.insert(key.clone());
     }
 
@@ -131,6 +138,11 @@ impl Drafts {
             || !self.runs.is_empty()
     }
 
+    /// Whether something waits for what has been decided to be committed, or it has grown to a whole commit.
+    pub fn is_urgent(&self) -> bool {
+        self.urgent || !self.sealed.is_empty()
+    }
+
     /// The oldest draft that is not committed, or the open one.
     pub fn oldest_uncommitted(&self) -> u64 {
         self.uncommitted.front().map_or(self.number, |(number, ..)| *number)
@@ -161,6 +173,7 @@ impl Drafts {
         }
         self.forced.clear();
         self.bytes = 0;
+        self.urgent = false;
         self.uncommitted.push_back((self.number, commit.outcomes.len(), lanes.into_iter().collect()));
         self.sealed.push_back(Draft { number: self.number, commit, dead: mem::take(&mut self.dead) });
         self.number += 1;

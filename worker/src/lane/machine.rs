@@ -127,6 +127,12 @@ impl Lanes {
             || self.commands_cursor > self.drafted_commands
     }
 
+    /// Whether something waits for the next draft to be committed: a lane that may not go on before, or an operator. If
+    /// not, a moment's wait makes one commit of many.
+    pub fn is_draft_urgent(&self) -> bool {
+        self.drafts.is_urgent() || self.drafts.uncommitted_outcomes() >= self.limits.uncommitted_max / 2
+    }
+
     /// From now on no attempt starts: what is in flight ends and is committed.
     pub fn drain(&mut self) {
         self.draining = true;
