@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, ConnectOptions, Event, connection::State, jetstream};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr, connection::State, jetstream};
 use tokio::sync::watch;
 
 use crate::options::NatsOptions;
@@ -176,7 +176,15 @@ pub(crate) fn authenticated(options: &NatsOptions) -> Result<ConnectOptions, Con
             let password = password.resolve().map_err(problem)?;
             connect = connect.user_and_password(user.clone(), password.expose().to_owned());
         }
-        (None, None) => {}
+        (None, None) => {
+            // The client library does not take them out of the URL.
+            let server =
+                options.url.as_deref().and_then(|url| url.split(',').next()?.trim().parse::<ServerAddr>().ok());
+            let named = server.as_ref().and_then(|server| Some((server.username()?, server.password()?)));
+            if let Some((user, password)) = named {
+                connect = connect.user_and_password(user.to_owned(), password.to_owned());
+            }
+        }
         _ => return Err(problem("user and password belong together: give both or neither".into())),
     }
     if let Some(nkey) = &options.nkey {

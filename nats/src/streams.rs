@@ -7,6 +7,8 @@
 
 use std::fmt::Display;
 
+use std::time::Duration;
+
 use async_nats::jetstream::{
     ErrorCode,
     context::RequestErrorKind,
@@ -177,6 +179,10 @@ async fn check_shards(connection: &Connection, layout: Layout) -> Result<(), Ens
     }
 }
 
+/// How often and at what distance a stream is looked for whose bytes another creation may have reserved.
+const RESERVED_TRIES: u32 = 10;
+const RESERVED_PAUSE: Duration = Duration::from_millis(100);
+
 /// Makes one stream, or brings it up to date. A stream that another made meanwhile is compared like any other.
 async fn ensure_stream(connection: &Connection, wanted: &Config, spec: &LogSpec) -> Result<(), EnsureError> {
     let name = &wanted.name;
@@ -208,6 +214,17 @@ async fn create(connection: &Connection, config: &Config) -> Result<Option<Info>
     match request(connection, "CREATE", &config.name, config).await? {
         Ok(info) => Ok(Some(info)),
         Err(error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST => Ok(None),
+        Err(error) if error.error_code() == ErrorCode::STORAGE_RESOURCES_EXCEEDED => {
+            // A creation reserves its `max_bytes` before its stream is there. So this is either too much for the server, or
+            // just enough and another role is making the same stream: then it is there in a moment.
+            for _ in 0..RESERVED_TRIES {
+                tokio::time::sleep(RESERVED_PAUSE).await;
+                if info(connection, &config.name).await?.is_some() {
+                    return Ok(None);
+                }
+            }
+            Err(refused(&config.name, &error))
+        }
         Err(error) => Err(refused(&config.name, &error)),
     }
 }

@@ -1,6 +1,6 @@
 //! The connection and its state.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 use weft_nats::{
@@ -44,4 +44,19 @@ async fn a_server_that_is_about_to_stop_is_left_at_once() {
     // Well before the server's own grace period of ten seconds ends.
     let patience = PATIENCE / 4;
     assert!(eventually(patience, async || connection.is_connected() && port(&connection) != served_by).await);
+}
+
+/// A URL as `tail.url` has it is enough to connect with.
+#[tokio::test]
+async fn user_and_password_may_stand_in_the_url() {
+    let server = TestServer::builder().config("authorization { user: anna, password: secret }").start().await;
+    let with = |userinfo: &str| NatsOptions {
+        url: Some(server.url().replace("nats://", &format!("nats://{userinfo}@"))),
+        ..NatsOptions::default()
+    };
+    let connection = Connection::connect(&with("anna:secret"), "test").await.unwrap();
+    tokio::time::timeout(PATIENCE, connection.connected()).await.expect("it is let in");
+    let stranger = Connection::connect(&with("anna:wrong"), "test").await.unwrap();
+    let refused = tokio::time::timeout(Duration::from_millis(300), stranger.connected()).await;
+    assert!(refused.is_err(), "the server asks for the password");
 }
