@@ -1,4 +1,7 @@
-//! A receiver of deliveries: verifies each, answers by a rule, remembers everything in the order of arrival.
+//! A receiver of deliveries: verifies each, answers by a rule, remembers what it has answered, in that order.
+//!
+//! Who hangs up before the answer has not been answered: such a request is seen by the rule, but not remembered.
+//! What is remembered is bounded: a run that ends may leave everything here, whoever goes on for ever takes it out.
 
 use std::{
     collections::HashMap,
@@ -17,10 +20,16 @@ use axum::{
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::{net::TcpListener, sync::watch};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// The largest body taken: the largest event in its envelope.
 const BODY_BYTES_MAX: usize = 24 * 1024 * 1024;
+/// The most arrivals that are remembered at a time, some hundred bytes each; further ones are told to come later.
+const ARRIVALS_MAX: usize = 1_000_000;
+/// The most workflows whose order is watched; further ones are taken as they come.
+const WORKFLOWS_MAX: usize = 1_000_000;
+/// How long answers that are being sent may take when the receiver stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One attempt to deliver, as it arrived.
 #[derive(Debug, Clone, Serialize)]
@@ -30,7 +39,7 @@ pub struct Arrival {
     pub at: Timestamp,
     /// `webhook-id`.
     pub event_id: String,
-    /// `weft-workflow-id`, decoded.
+    /// The workflow, out of the body.
     pub workflow_id: String,
     /// `weft-sequence`.
     pub sequence_number: u64,
@@ -51,7 +60,8 @@ pub struct Arrival {
     pub epoch: u64,
     /// Whether the signature holds.
     pub signed: bool,
-    /// Whether the lane's chain holds: this event follows the one that was taken before it. `None` for what comes again.
+    /// Whether the lane's chain holds: this event follows the one that was taken before it, as far as this receiver has
+    /// seen. `None` for what was taken before.
     pub in_order: Option<bool>,
     /// The status it was answered with.
     pub status: u16,
@@ -79,12 +89,13 @@ impl Answer {
 /// Decides the answer to an arrival whose `status` is not filled in yet.
 pub type Rule = dyn Fn(&Arrival) -> Answer + Send + Sync;
 
-/// A receiver that runs until it is dropped.
+/// A receiver that runs until it is stopped or dropped.
 #[derive(Debug)]
 pub struct Receiver {
     address: SocketAddr,
     shared: Arc<Shared>,
-    _server: AbortOnDropHandle<()>,
+    stop: CancellationToken,
+    server: AbortOnDropHandle<()>,
 }
 
 struct Shared {
@@ -97,8 +108,14 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Records {
     arrivals: Vec<Arrival>,
-    /// The event that was taken last, by workflow.
-    taken: HashMap<String, String>,
+    /// What was taken last, by workflow.
+    taken: HashMap<String, Taken>,
+}
+
+#[derive(Debug)]
+struct Taken {
+    sequence_number: u64,
+    event_id: String,
 }
 
 impl std::fmt::Debug for Shared {
@@ -138,11 +155,20 @@ impl Receiver {
             .fallback(receive)
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
             .with_state(Arc::clone(&shared));
+        let stop = CancellationToken::new();
+        let stopped = stop.clone().cancelled_owned();
         // Ends with this receiver; a fault of one connection is that connection's.
         let server = tokio::spawn(async move {
-            let _ = axum::serve(listener, router).await;
+            let _ = axum::serve(listener, router).with_graceful_shutdown(stopped).await;
         });
-        Ok(Self { address, shared, _server: AbortOnDropHandle::new(server) })
+        Ok(Self { address, shared, stop, server: AbortOnDropHandle::new(server) })
+    }
+
+    /// Takes nothing more, and lets the answers that are under way arrive.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        // Whoever does not read its answer by then is cut off.
+        let _ = tokio::time::timeout(STOP_TIMEOUT, self.server).await;
     }
 
     /// `http://<address>/`.
@@ -150,14 +176,14 @@ impl Receiver {
         format!("http://{}/", self.address)
     }
 
-    /// Everything so far, in the order of arrival.
+    /// Everything that is remembered, in the order of the answers.
     pub fn arrivals(&self) -> Vec<Arrival> {
         self.shared.lock().arrivals.clone()
     }
 
-    /// What arrived behind the first `seen`.
-    pub fn arrivals_behind(&self, seen: usize) -> Vec<Arrival> {
-        self.shared.lock().arrivals.get(seen..).unwrap_or_default().to_vec()
+    /// Everything that is remembered, which is then forgotten. The order of what follows is still judged by it.
+    pub fn take_arrivals(&self) -> Vec<Arrival> {
+        std::mem::take(&mut self.shared.lock().arrivals)
     }
 
     /// Grows with every arrival that has been answered.
@@ -189,6 +215,9 @@ async fn receive(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     let Ok(body) = axum::body::to_bytes(body, BODY_BYTES_MAX).await else {
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
+    if shared.lock().arrivals.len() >= ARRIVALS_MAX {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
     let signed = shared.verifier.verify(&body, &parts.headers).is_ok();
     let mut arrival = read(&parts.headers, &body, at);
     arrival.signed = signed;
@@ -205,11 +234,16 @@ async fn receive(State(shared): State<Arc<Shared>>, request: Request) -> Respons
 
 impl Records {
     fn add(&mut self, mut arrival: Arrival) {
-        let taken_before = self.taken.get(&arrival.workflow_id);
-        let again = arrival.replay || taken_before == Some(&arrival.event_id);
-        arrival.in_order = (!again).then(|| arrival.lane_previous_event_id.as_ref() == taken_before);
-        if (200..300).contains(&arrival.status) && !again {
-            self.taken.insert(arrival.workflow_id.clone(), arrival.event_id.clone());
+        let last = self.taken.get(&arrival.workflow_id);
+        // A crash of the worker repeats the end of a lane, which may be more than its last event.
+        let again = arrival.replay || last.is_some_and(|last| arrival.sequence_number <= last.sequence_number);
+        // Before the first event of a workflow there may have been others, taken before this receiver began.
+        let follows = last.is_none_or(|last| arrival.lane_previous_event_id.as_ref() == Some(&last.event_id));
+        arrival.in_order = (!again).then_some(follows);
+        let watched = last.is_some() || self.taken.len() < WORKFLOWS_MAX;
+        if (200..300).contains(&arrival.status) && !again && watched {
+            let taken = Taken { sequence_number: arrival.sequence_number, event_id: arrival.event_id.clone() };
+            self.taken.insert(arrival.workflow_id.clone(), taken);
         }
         self.arrivals.push(arrival);
     }
@@ -246,3 +280,6 @@ fn read(headers: &HeaderMap, body: &[u8], at: Timestamp) -> Arrival {
         status: 0,
     }
 }
+
+#[cfg(test)]
+mod tests;

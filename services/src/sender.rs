@@ -152,6 +152,8 @@ impl Sender {
     pub fn new(gateway: &str) -> Result<Self, String> {
         let client = reqwest::Client::builder()
             .no_proxy()
+            // A signed request is for the one that it was signed for.
+            .redirect(reqwest::redirect::Policy::none())
             .tcp_nodelay(true)
             .timeout(POST_TIMEOUT)
             .build()
@@ -233,7 +235,16 @@ mod tests {
             header(&github, "guid", 0, b"Hello, World!", "X-Hub-Signature-256"),
             "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
         );
+        assert_eq!(header(&github, "guid", 0, b"", "X-GitHub-Delivery"), "guid");
         assert_eq!(header(&github, "guid", 0, b"", "X-GitHub-Event"), "push");
+        // RFC 4231, case 2.
+        let hmac = Signing { scheme: Scheme::Hmac, secret: "Jefe".into() };
+        let body = b"what do ya want for nothing?";
+        assert_eq!(
+            header(&hmac, "evt-1", 0, body, "X-Signature"),
+            "sha256=5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+        );
+        assert_eq!(header(&hmac, "evt-1", 0, body, "X-Delivery-Id"), "evt-1");
     }
 
     #[test]

@@ -227,6 +227,9 @@ impl Log {
     }
 }
 
+/// Turns of the scheduler in which a group may grow: some tens of microseconds, little beside a sync.
+const GATHER_TURNS_MAX: usize = 64;
+
 /// An event that waits for its ack.
 struct Waiting {
     message: Outgoing,
@@ -248,8 +251,24 @@ async fn append_all(
             // A caller whose time is over waits no more.
             let _ = ack.send(());
         }
+        gather(&waiting).await;
     }
     Ok(())
+}
+
+/// Lets those who have just been answered come again before the next group is taken: as long as the queue grows from one
+/// turn of the scheduler to the next. Without it the first few would go alone, each with a sync of its own, and the rest
+/// would wait for them.
+async fn gather(waiting: &mpsc::Receiver<Waiting>) {
+    let mut seen = 0;
+    for _ in 0..GATHER_TURNS_MAX {
+        tokio::task::yield_now().await;
+        let waits = waiting.len();
+        if waits > 0 && waits == seen {
+            return;
+        }
+        seen = waits;
+    }
 }
 
 /// An event as a gateway appends it.

@@ -3,7 +3,6 @@
 use std::{
     io::{IsTerminal as _, Write as _},
     net::SocketAddr,
-    time::Duration,
 };
 
 use rand::RngExt as _;
@@ -55,17 +54,16 @@ pub async fn run(args: ListenArgs) -> Result<(), Failure> {
     let table = args.output.map_or(terminal, |output| output == Format::Table);
     eprintln!("listening at {}", receiver.url());
     let mut arrived = receiver.arrived();
-    let (mut seen, mut taken) = (0, 0);
+    let mut taken = 0;
     loop {
         arrived.mark_unchanged();
-        for arrival in receiver.arrivals_behind(seen) {
-            seen += 1;
+        for arrival in receiver.take_arrivals() {
             taken += u64::from((200..300).contains(&arrival.status));
             print(&arrival, table).map_err(|error| Failure::Failed(error.to_string()))?;
         }
         if args.limit.is_some_and(|limit| taken >= limit) {
-            // The last answer is on its way: a moment lets it arrive.
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            // The last answer may be under way.
+            receiver.stop().await;
             return Ok(());
         }
         tokio::select! {
@@ -77,10 +75,15 @@ pub async fn run(args: ListenArgs) -> Result<(), Failure> {
 
 fn print(arrival: &Arrival, table: bool) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    if !table {
-        serde_json::to_writer(&mut out, arrival)?;
-        return writeln!(out);
+    if table {
+        return writeln!(out, "{}", line(arrival));
     }
+    serde_json::to_writer(&mut out, arrival)?;
+    writeln!(out)
+}
+
+/// An arrival for people.
+fn line(arrival: &Arrival) -> String {
     let signature = if arrival.signed { "signed" } else { "BAD SIGNATURE" };
     let order = match (arrival.replay, arrival.in_order) {
         (true, _) => "replay",
@@ -88,16 +91,20 @@ fn print(arrival: &Arrival, table: bool) -> std::io::Result<()> {
         (_, Some(false)) => "GAP",
         (_, None) => "again",
     };
-    writeln!(
-        out,
+    format!(
         "{}  {:<24} #{:<6} {:<24} attempt {}  {}  {signature}  {order}",
         arrival.at.strftime("%H:%M:%S%.3f"),
-        arrival.workflow_id,
+        printable(&arrival.workflow_id),
         arrival.sequence_number,
-        arrival.event_type,
+        printable(&arrival.event_type),
         arrival.attempt,
         arrival.status,
     )
+}
+
+/// What a stranger has sent must not steer the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|char| if char.is_control() { char::REPLACEMENT_CHARACTER } else { char }).collect()
 }
 
 fn parse_percent(text: &str) -> Result<f64, String> {
@@ -110,5 +117,45 @@ fn parse_percent(text: &str) -> Result<f64, String> {
         Ok(number / 100.0)
     } else {
         Err(format!("{text:?} is not within 0% and 100%"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentages_are_within_their_bounds() {
+        assert_eq!(parse_percent("20%"), Ok(0.2));
+        assert_eq!(parse_percent("100"), Ok(1.0));
+        for text in ["", "%", "-1%", "101%", "NaN", "a fifth"] {
+            assert!(parse_percent(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_says_what_is_wrong() {
+        let arrival = Arrival {
+            at: "2026-11-21T02:00:00.123Z".parse().unwrap(),
+            event_id: "id-2".into(),
+            workflow_id: "order\u{1b}[2J".into(),
+            sequence_number: 2,
+            previous_event_id: None,
+            lane_previous_event_id: None,
+            event_type: "order.paid".into(),
+            delivery_id: None,
+            attempt: 3,
+            replay: false,
+            epoch: 1,
+            signed: false,
+            in_order: Some(false),
+            status: 500,
+        };
+        let words: Vec<_> = line(&arrival).split_whitespace().map(str::to_owned).collect();
+        let wanted = "02:00:00.123 order\u{fffd}[2J #2 order.paid attempt 3 500 BAD SIGNATURE GAP";
+        assert_eq!(words.join(" "), wanted);
+        let fine = Arrival { signed: true, in_order: Some(true), ..arrival };
+        assert!(line(&fine).ends_with("signed  in order"));
+        assert!(line(&Arrival { replay: true, in_order: None, ..fine }).ends_with("replay"));
     }
 }

@@ -57,20 +57,25 @@ pub async fn run(args: SignArgs) -> Result<(), Failure> {
     let headers = signing
         .headers(&id, timestamp, args.event_type.as_deref(), &body)
         .map_err(|problem| Failure::Failed(format!("--secret: {problem}")))?;
-    match args.output {
-        Output::Headers => headers.iter().for_each(|(name, value)| println!("{name}: {value}")),
+    println!("{}", render(&headers, args.output));
+    Ok(())
+}
+
+fn render(headers: &[(&'static str, String)], output: Output) -> String {
+    match output {
+        Output::Headers => {
+            headers.iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>().join("\n")
+        }
+        // Within single quotes a shell leaves everything as it is, but for a single quote.
         Output::Curl => {
-            let arguments =
-                headers.iter().map(|(name, value)| format!("-H '{name}: {}'", value.replace('\'', "'\\''")));
-            println!("{}", arguments.collect::<Vec<_>>().join(" "));
+            let quoted = |(name, value): &(&str, String)| format!("-H '{name}: {}'", value.replace('\'', r"'\''"));
+            headers.iter().map(quoted).collect::<Vec<_>>().join(" ")
         }
         Output::Json => {
-            let object: serde_json::Map<_, _> =
-                headers.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-            println!("{}", serde_json::Value::Object(object));
+            let object = headers.iter().map(|(name, value)| ((*name).to_owned(), value.as_str().into()));
+            serde_json::Value::Object(object.collect()).to_string()
         }
     }
-    Ok(())
 }
 
 /// A secret as the configuration would be given it.
@@ -92,4 +97,18 @@ fn read(path: &PathBuf) -> std::io::Result<Vec<u8>> {
         return Ok(body);
     }
     std::fs::read(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_printed_for_people_for_shells_and_for_programs() {
+        let headers = [("X-GitHub-Delivery", "it's".to_owned()), ("X-GitHub-Event", "push".to_owned())];
+        assert_eq!(render(&headers, Output::Headers), "X-GitHub-Delivery: it's\nX-GitHub-Event: push");
+        assert_eq!(render(&headers, Output::Curl), r"-H 'X-GitHub-Delivery: it'\''s' -H 'X-GitHub-Event: push'");
+        let json: serde_json::Value = serde_json::from_str(&render(&headers, Output::Json)).unwrap();
+        assert_eq!((&json["X-GitHub-Delivery"], &json["X-GitHub-Event"]), (&"it's".into(), &"push".into()));
+    }
 }

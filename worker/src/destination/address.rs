@@ -1,8 +1,8 @@
 //! Addresses that a destination must not lie at: a subscriber's URL must not make the worker call its own network.
 //!
 //! Refused are loopback, private, link-local (with the metadata services of clouds), shared (RFC 6598), multicast,
-//! unspecified, reserved and documentation addresses, and IPv6 forms that carry an IPv4 address (mapped, 6to4, NAT64),
-//! unless `[worker] allow_networks` holds them. The check is made on the addresses that are connected to, whether they
+//! unspecified, reserved and documentation addresses, in whatever form: an IPv6 address that leads to an IPv4 one (mapped,
+//! 6to4, NAT64) is judged by that. Unless `[worker] allow_networks` holds them. The check is made on the addresses that are connected to, whether they
 //! stand in the URL or come from DNS, so a name that changes its mind between check and use changes nothing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -36,57 +36,56 @@ pub fn check(address: IpAddr, allow_networks: &[IpNet]) -> Result<(), RefusedAdd
     rule.map_or(Ok(()), |rule| Err(RefusedAddress { address, rule }))
 }
 
-/// The IPv4 address that an IPv6 address stands for, where it does.
+/// The IPv4 address that an IPv6 address leads to, where it does.
 fn plain(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
-    let [a, b, c, d, .., g, h] = v6.segments();
+    let segments = v6.segments();
     let v4 = |high: u16, low: u16| {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
         IpAddr::V4(Ipv4Addr::new(a, b, c, d))
     };
-    match (a, b) {
-        _ if v6.to_ipv4_mapped().is_some() => v4(g, h),
-        // 6to4: 2002:V4::/16.
-        (0x2002, _) => v4(b, c),
-        // NAT64: 64:ff9b::/96, and the local-use 64:ff9b:1::/48.
-        (0x64, 0xff9b) if c <= 1 => v4(g, h),
-        // IPv4-compatible, but for :: and ::1.
-        (0, 0) if c == 0 && d == 0 && v6.segments()[4..6] == [0, 0] && v6.to_bits() > 1 => v4(g, h),
+    match segments {
+        // Mapped: ::ffff:0:0/96.
+        [0, 0, 0, 0, 0, 0xffff, high, low] => v4(high, low),
+        // 6to4: 2002::/16.
+        [0x2002, high, low, ..] => v4(high, low),
+        // NAT64: 64:ff9b::/96.
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
         _ => address,
     }
 }
 
 fn refused_v4(address: Ipv4Addr) -> Option<&'static str> {
-    let [a, b, c, _] = address.octets();
-    Some(match (a, b, c) {
-        (0, ..) => "unspecified",
-        (127, ..) => "loopback",
-        (10, ..) | (192, 168, _) => "private",
-        (172, 16..=31, _) => "private",
-        (169, 254, _) => "link-local (cloud metadata)",
-        (100, 64..=127, _) => "shared address space",
-        (192, 0, 0) => "reserved",
-        (192, 0, 2) | (198, 51, 100) | (203, 0, 113) => "for documentation",
-        (198, 18..=19, _) => "for benchmarks",
-        (224..=239, ..) => "multicast",
-        (240..=255, ..) => "reserved",
+    Some(match address.octets() {
+        [0, ..] => "unspecified",
+        [127, ..] => "loopback",
+        [10, ..] | [192, 168, ..] | [172, 16..=31, ..] => "private",
+        [169, 254, ..] => "link-local (cloud metadata)",
+        // Azure's metadata, though the address is public.
+        [168, 63, 129, 16] => "cloud metadata",
+        [100, 64..=127, ..] => "shared address space",
+        [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] => "for documentation",
+        [198, 18..=19, ..] => "for benchmarks",
+        [224..=239, ..] => "multicast",
+        [192, 0, 0, _] | [192, 88, 99, _] | [240..=255, ..] => "reserved",
         _ => return None,
     })
 }
 
+/// Only global unicast, 2000::/3, can be public: whatever else is refused, also forms that are yet to be invented.
 fn refused_v6(address: Ipv6Addr) -> Option<&'static str> {
-    let [a, b, ..] = address.segments();
-    Some(match a {
+    Some(match address.segments() {
+        [0x2001, 0, ..] => "a tunnel",
+        [0x2001, 0xdb8, ..] | [0x3fff, 0..=0x0fff, ..] => "for documentation",
+        [0x2001, 0..=0x01ff, ..] => "reserved",
+        [0x2000..=0x3fff, ..] => return None,
         _ if address.is_unspecified() => "unspecified",
         _ if address.is_loopback() => "loopback",
-        0xfe80..=0xfebf => "link-local",
-        0xfec0..=0xfeff => "site-local",
-        0xfc00..=0xfdff => "private",
-        0xff00..=0xffff => "multicast",
-        0x2001 if b == 0xdb8 => "for documentation",
-        0x2001 if b == 0 => "a tunnel",
-        0x100 => "reserved",
-        _ => return None,
+        [0xfe80..=0xfebf, ..] => "link-local",
+        [0xfec0..=0xfeff, ..] => "site-local",
+        [0xfc00..=0xfdff, ..] => "private",
+        [0xff00..=0xffff, ..] => "multicast",
+        _ => "reserved",
     })
 }
 
@@ -94,53 +93,51 @@ fn refused_v6(address: Ipv6Addr) -> Option<&'static str> {
 mod tests {
     use super::*;
 
+    fn rule(text: &str) -> Option<&'static str> {
+        check(text.parse().unwrap(), &[]).err().map(|refused| refused.rule)
+    }
+
     #[test]
     fn what_is_not_public_is_refused_in_every_form() {
-        for text in [
-            "127.0.0.1",
-            "127.9.9.9",
-            "0.0.0.0",
-            "10.1.2.3",
-            "172.16.0.1",
-            "172.31.255.255",
-            "192.168.1.1",
-            "169.254.169.254",
-            "100.64.0.1",
-            "224.0.0.1",
-            "255.255.255.255",
-            "192.0.2.1",
-            "198.18.0.1",
-            "::",
-            "::1",
-            "fe80::1",
-            "fd00::1",
-            "fd00:ec2::254",
-            "ff02::1",
-            "2001:db8::1",
-            "::ffff:127.0.0.1",
-            "::ffff:10.0.0.1",
-            "::ffff:169.254.169.254",
-            "2002:7f00:1::",
-            "64:ff9b::7f00:1",
-            "64:ff9b:1::a00:1",
-            "::127.0.0.1",
+        for (wanted, addresses) in [
+            ("unspecified", "0.0.0.0 0.1.2.3 :: ::ffff:0.0.0.0"),
+            ("loopback", "127.0.0.1 127.9.9.9 ::1 ::ffff:127.0.0.1 2002:7f00:1:: 64:ff9b::7f00:1"),
+            ("private", "10.1.2.3 172.16.0.1 172.31.255.255 192.168.1.1 fd00::1 fd00:ec2::254 ::ffff:10.0.0.1"),
+            ("link-local (cloud metadata)", "169.254.169.254 ::ffff:169.254.169.254 64:ff9b::a9fe:a9fe"),
+            ("cloud metadata", "168.63.129.16"),
+            ("link-local", "fe80::1 febf::1"),
+            ("site-local", "fec0::1"),
+            ("shared address space", "100.64.0.1 100.100.100.200 100.127.255.255"),
+            ("multicast", "224.0.0.1 239.1.2.3 ff02::1"),
+            ("for documentation", "192.0.2.1 198.51.100.1 203.0.113.1 2001:db8::1 3fff:fff::1"),
+            ("for benchmarks", "198.18.0.1 198.19.255.255"),
+            ("a tunnel", "2001:0:4136:e378:8000:63bf:3fff:fdd2"),
+            ("reserved", "192.0.0.192 192.88.99.1 240.0.0.1 255.255.255.255 100::1 2001:10::1 5f00::1"),
+            // An IPv4 address within, in forms that nothing public uses: compatible, translated, private NAT64.
+            ("reserved", "::127.0.0.1 ::ffff:0:7f00:1 64:ff9b:1::a00:1 64:ff9b:1:a00:0:100:101:101"),
         ] {
-            assert!(check(text.parse().unwrap(), &[]).is_err(), "{text}");
+            for address in addresses.split(' ') {
+                assert_eq!(rule(address), Some(wanted), "{address}");
+            }
         }
     }
 
     #[test]
     fn public_addresses_pass() {
-        for text in ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"] {
-            assert_eq!(check(text.parse().unwrap(), &[]), Ok(()), "{text}");
+        for address in "1.1.1.1 172.15.0.1 172.32.0.1 100.63.0.1 100.128.0.1 169.253.1.1 168.63.129.17 198.20.0.1 \
+                        2606:4700::1111 2001:4860:4860::8888 3ffe::1 ::ffff:1.1.1.1 64:ff9b::101:101 2002:101:101::1"
+            .split_whitespace()
+        {
+            assert_eq!(rule(address), None, "{address}");
         }
     }
 
     #[test]
     fn an_allowed_network_passes_in_its_mapped_form_too() {
-        let allow = ["127.0.0.0/8".parse().unwrap()];
-        assert_eq!(check("127.0.0.1".parse().unwrap(), &allow), Ok(()));
-        assert_eq!(check("::ffff:127.0.0.1".parse().unwrap(), &allow), Ok(()));
+        let allow = ["127.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        for address in ["127.0.0.1", "::ffff:127.0.0.1", "fd00::7"] {
+            assert_eq!(check(address.parse().unwrap(), &allow), Ok(()), "{address}");
+        }
         let refused = check("10.0.0.1".parse().unwrap(), &allow).unwrap_err();
         assert!(refused.to_string().contains("private") && refused.to_string().contains("allow_networks"));
     }

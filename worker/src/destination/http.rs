@@ -4,7 +4,7 @@
 //! never followed, and whatever goes wrong before an answer.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -15,7 +15,6 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use reqwest::{
     Client, Response, StatusCode, Url,
-    dns::{Addrs, Name, Resolve, Resolving},
     header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
 use weft_nats::{envelope, subject::encode_workflow};
@@ -25,8 +24,9 @@ use weft_proto::{
 };
 
 use super::{
-    Delivery, Destination, Failure, RESPONSE_BYTES_MAX, Taken,
+    Delivery, Destination, Failure, InvalidDestination, RESPONSE_BYTES_MAX, Taken,
     address::{RefusedAddress, check},
+    resolver::{GuardedResolver, NoAddress},
     retry_after,
     signature::Signer,
 };
@@ -48,23 +48,26 @@ impl HttpDestination {
     ///
     /// # Errors
     ///
-    /// What is wrong with the URL or a secret, in one line.
-    pub fn new(http: &v1::HttpDestination, concurrency: usize, allow_networks: Arc<[IpNet]>) -> Result<Self, String> {
+    /// [`InvalidDestination`]: its URL or one of its secrets is none, or there is no TLS in this process.
+    pub fn new(
+        http: &v1::HttpDestination,
+        concurrency: usize,
+        allow_networks: Arc<[IpNet]>,
+    ) -> Result<Self, InvalidDestination> {
         install_crypto();
-        let url: Url = http.url.parse().map_err(|error| format!("url {:?}: {error}", http.url))?;
-        if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-            return Err(format!("url {:?} is not of the form https://host/path", http.url));
-        }
+        let signer = Signer::new(&http.secrets)?;
+        let url = Url::parse(&http.url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let url = url.filter(Url::has_host).ok_or_else(|| InvalidDestination::Url { url: http.url.clone() })?;
         let client = Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .tcp_nodelay(true)
             .pool_max_idle_per_host(concurrency)
             .pool_idle_timeout(IDLE_TIMEOUT)
-            .dns_resolver(Guarded { allow_networks: Arc::clone(&allow_networks) })
+            .dns_resolver(GuardedResolver::new(Arc::clone(&allow_networks)))
             .build()
-            .map_err(|error| format!("no HTTP client: {error}"))?;
-        Ok(Self { client, url, signer: Signer::new(&http.secrets)?, allow_networks })
+            .map_err(|error| InvalidDestination::Client { cause: Chain(&error).innermost() })?;
+        Ok(Self { client, url, signer, allow_networks })
     }
 
     async fn post(&self, delivery: &Delivery) -> Result<(u16, Bytes), Failure> {
@@ -76,7 +79,7 @@ impl HttpDestination {
         let body = envelope::to_json(&delivery.event.event);
         let headers = headers(delivery, &self.signer, Timestamp::now(), &body);
         let request = self.client.post(self.url.clone()).headers(headers).timeout(delivery.timeout).body(body);
-        let response = request.send().await.map_err(|error| failure(&error, delivery.timeout))?;
+        let response = request.send().await.map_err(|error| failure(&error, &self.url, delivery.timeout))?;
         let status = response.status();
         let retry_after = response
             .headers()
@@ -193,24 +196,34 @@ async fn excerpt(mut response: Response) -> Bytes {
     excerpt.freeze()
 }
 
-/// What went wrong before an answer.
-fn failure(error: &reqwest::Error, timeout: Duration) -> Failure {
+/// What went wrong before an answer: what, where.
+fn failure(error: &reqwest::Error, url: &Url, timeout: Duration) -> Failure {
+    let at = authority(url);
     if error.is_timeout() {
-        let text = format!("no answer within {} ms", timeout.as_millis());
+        let text = format!("no answer from {at} within {} ms", timeout.as_millis());
         return Failure::transient(AttemptClass::Timeout, text);
     }
     let chain = Chain(error);
     if let Some(refused) = chain.find::<RefusedAddress>() {
         return Failure::transient(AttemptClass::RefusedAddress, refused.to_string());
     }
-    if chain.find::<NoAddress>().is_some() {
-        return Failure::transient(AttemptClass::Dns, chain.text());
+    if let Some(no_address) = chain.find::<NoAddress>() {
+        return Failure::transient(AttemptClass::Dns, no_address.to_string());
     }
+    let cause = chain.innermost();
     if chain.find::<rustls::Error>().is_some() {
-        return Failure::transient(AttemptClass::Tls, chain.text());
+        return Failure::transient(AttemptClass::Tls, format!("no TLS with {at}: {cause}"));
     }
-    let class = if error.is_connect() { AttemptClass::Connect } else { AttemptClass::Protocol };
-    Failure::transient(class, chain.text())
+    if error.is_connect() {
+        return Failure::transient(AttemptClass::Connect, format!("no connection to {at}: {cause}"));
+    }
+    Failure::transient(AttemptClass::Protocol, format!("no valid answer from {at}: {cause}"))
+}
+
+/// Host and port: the rest of a URL may hold what is nobody's business.
+fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// An error and its causes.
@@ -231,50 +244,8 @@ impl<'a> Chain<'a> {
         self.causes().find_map(|error| error.downcast_ref::<T>())
     }
 
-    /// The innermost cause says what happened; the outer ones repeat the URL.
-    fn text(&self) -> String {
+    /// What happened; the outer ones only say what was being done.
+    fn innermost(&self) -> String {
         self.causes().last().map(ToString::to_string).unwrap_or_default()
-    }
-}
-
-/// Resolves names and refuses addresses that must not be called.
-#[derive(Debug, Clone)]
-struct Guarded {
-    allow_networks: Arc<[IpNet]>,
-}
-
-/// A name that has no address.
-#[derive(Debug, thiserror::Error)]
-#[error("{name} cannot be resolved: {problem}")]
-struct NoAddress {
-    name: String,
-    problem: String,
-}
-
-impl Resolve for Guarded {
-    fn resolve(&self, name: Name) -> Resolving {
-        let allow_networks = Arc::clone(&self.allow_networks);
-        Box::pin(async move {
-            let name = name.as_str().to_owned();
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await;
-            let found: Vec<SocketAddr> = match found {
-                Ok(found) => found.collect(),
-                Err(error) => return Err(NoAddress { name: name.clone(), problem: error.to_string() }.into()),
-            };
-            // Those that may be called, or the reason against the first.
-            let mut refused = None;
-            let mut allowed = Vec::with_capacity(found.len());
-            for address in found {
-                match check(address.ip(), &allow_networks) {
-                    Ok(()) => allowed.push(address),
-                    Err(error) => drop(refused.get_or_insert(error)),
-                }
-            }
-            match (allowed.is_empty(), refused) {
-                (false, _) => Ok(Box::new(allowed.into_iter()) as Addrs),
-                (true, Some(refused)) => Err(refused.into()),
-                (true, None) => Err(NoAddress { name: name.clone(), problem: "it has no address".into() }.into()),
-            }
-        })
     }
 }

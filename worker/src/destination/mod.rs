@@ -20,10 +20,12 @@ use weft_proto::{
     v1::{self, AttemptClass},
 };
 
+use self::signature::InvalidSecret;
 use crate::lane::{AttemptEnd, Verdict};
 
 pub mod address;
 pub mod http;
+pub mod resolver;
 pub mod retry_after;
 pub mod signature;
 
@@ -82,8 +84,34 @@ pub const RESPONSE_BYTES_MAX: usize = 1024;
 /// Somewhere that events can be delivered to.
 #[async_trait]
 pub trait Destination: std::fmt::Debug + Send + Sync {
-    /// Delivers events of one lane, in order, within the time-out of the first.
+    /// Delivers events of one lane, in order, each attempt within its own time-out.
     async fn deliver(&self, deliveries: &[Delivery]) -> Taken;
+}
+
+/// Why a subscription has no destination.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidDestination {
+    /// Its uid cannot be read.
+    #[error("uid is not a UUID; create the subscription anew")]
+    Uid,
+    /// It has none, or one of a later version.
+    #[error("destination is missing, or of a kind that this version does not know; give it one of type http")]
+    Kind,
+    /// Its URL leads nowhere.
+    #[error("destination: url {url:?} is not of the form https://host/path")]
+    Url {
+        /// As configured.
+        url: String,
+    },
+    /// Nothing could be signed.
+    #[error("destination: {0}")]
+    Secret(#[from] InvalidSecret),
+    /// The process cannot call anybody, such as for want of root certificates.
+    #[error("no HTTP client: {cause}")]
+    Client {
+        /// What is missing.
+        cause: String,
+    },
 }
 
 /// The destination of each subscription.
@@ -103,28 +131,32 @@ impl Destinations {
     ///
     /// # Errors
     ///
-    /// What is wrong with it, in one line; its deliveries fail until it is put right.
-    pub fn put(&self, subscription: &v1::Subscription) -> Result<(), String> {
-        let uid = SubscriptionUid::from_slice(&subscription.uid).ok_or("uid is not a UUID")?;
-        let made: Result<Arc<dyn Destination>, String> =
-            match subscription.destination.as_ref().and_then(|destination| destination.kind.as_ref()) {
-                Some(v1::destination::Kind::Http(http)) => {
-                    let concurrency = subscription.concurrency.max(1) as usize;
-                    http::HttpDestination::new(http, concurrency, Arc::clone(&self.allow_networks))
-                        .map(|destination| Arc::new(destination) as Arc<dyn Destination>)
-                }
-                None => Err("it has no destination that this version knows".into()),
-            };
+    /// [`InvalidDestination`]; its deliveries fail, and may later succeed, until it is put right.
+    pub fn put(&self, subscription: &v1::Subscription) -> Result<(), InvalidDestination> {
+        let uid = SubscriptionUid::from_slice(&subscription.uid).ok_or(InvalidDestination::Uid)?;
+        let made = self.make(subscription);
         let mut destinations = self.by_subscription.write().unwrap_or_else(PoisonError::into_inner);
         match made {
             Ok(destination) => {
                 destinations.insert(uid, destination);
                 Ok(())
             }
+            // Not what it was before: that is no longer wanted.
             Err(problem) => {
                 destinations.remove(&uid);
                 Err(problem)
             }
+        }
+    }
+
+    fn make(&self, subscription: &v1::Subscription) -> Result<Arc<dyn Destination>, InvalidDestination> {
+        match subscription.destination.as_ref().and_then(|destination| destination.kind.as_ref()) {
+            Some(v1::destination::Kind::Http(http)) => {
+                let concurrency = subscription.concurrency.max(1) as usize;
+                let allow_networks = Arc::clone(&self.allow_networks);
+                Ok(Arc::new(http::HttpDestination::new(http, concurrency, allow_networks)?))
+            }
+            None => Err(InvalidDestination::Kind),
         }
     }
 

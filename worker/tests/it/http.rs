@@ -2,9 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{Router, http::StatusCode, response::IntoResponse, routing::post};
+use axum::{
+    Router,
+    http::{HeaderMap, StatusCode},
+    response::IntoResponse,
+    routing::post,
+};
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use jiff::Timestamp;
+use tokio::sync::mpsc;
 use weft_nats::event::{Event, StoredEvent};
 use weft_proto::{
     ids::{EventId, Run, SequenceNumber, StreamSeq, SubscriptionUid, WorkflowId},
@@ -17,11 +24,25 @@ use weft_worker::{
 
 use crate::support::SECRET;
 
-/// A receiver with one route for each way to answer.
-async fn receiver() -> String {
+/// Another secret, during a rotation.
+const NEW_SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX";
+/// Time enough for an answer, and little to wait for one that does not come.
+const TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Where the receivers are.
+const LOCAL: &[&str] = &["127.0.0.0/8"];
+
+/// A receiver with one route for each way to answer. What comes to `/ok` can be looked at.
+async fn receiver() -> (String, mpsc::UnboundedReceiver<(HeaderMap, Bytes)>) {
+    let (sender, taken) = mpsc::unbounded_channel();
+    let ok = move |headers: HeaderMap, body: Bytes| async move {
+        sender.send((headers, body)).unwrap();
+        "thanks"
+    };
     let router = Router::new()
-        .route("/ok", post(|| async { "thanks" }))
+        .route("/ok", post(ok))
         .route("/late", post(std::future::pending::<StatusCode>))
+        .route("/stuck", post(stuck))
         .route("/gone", post(|| async { StatusCode::GONE }))
         .route("/bad", post(|| async { (StatusCode::UNPROCESSABLE_ENTITY, "what is this") }))
         .route("/elsewhere", post(|| async { (StatusCode::FOUND, [("location", "/ok")]) }))
@@ -30,7 +51,7 @@ async fn receiver() -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-    format!("http://{address}")
+    (format!("http://{address}"), taken)
 }
 
 async fn endless() -> impl IntoResponse {
@@ -38,26 +59,18 @@ async fn endless() -> impl IntoResponse {
     (StatusCode::INTERNAL_SERVER_ERROR, axum::body::Body::from_stream(chunks))
 }
 
-async fn attempt(url: &str, allow: &str) -> AttemptEnd {
-    let uid = SubscriptionUid::unique();
-    let destinations = Destinations::new(allow.split_whitespace().map(|network| network.parse().unwrap()).collect());
-    let subscription = v1::Subscription {
-        uid: uid.to_vec(),
-        destination: Some(v1::Destination {
-            kind: Some(v1::destination::Kind::Http(v1::HttpDestination {
-                url: url.into(),
-                secrets: vec![SECRET.into()],
-                format: v1::HttpFormat::Envelope.into(),
-            })),
-        }),
-        ..Default::default()
-    };
-    destinations.put(&subscription).unwrap();
+/// A status, the beginning of a body, and no end.
+async fn stuck() -> impl IntoResponse {
+    let begun = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"so far"))]);
+    axum::body::Body::from_stream(begun.chain(futures_util::stream::pending()))
+}
+
+fn delivery() -> Delivery {
     let event = Event {
         id: EventId::unique(),
-        sequence_number: SequenceNumber(1),
+        sequence_number: SequenceNumber(7),
         workflow: WorkflowId::new("größe 1").unwrap(),
-        previous: None,
+        previous: Some(EventId::unique()),
         event_type: "t".into(),
         source: "s".into(),
         time: Timestamp::now(),
@@ -66,27 +79,82 @@ async fn attempt(url: &str, allow: &str) -> AttemptEnd {
         content_type: "application/json".into(),
         data_pointer: String::new(),
         verified_by: String::new(),
-        traceparent: None,
+        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         quarantine: None,
         kept_headers: vec![],
-        payload: Bytes::from_static(b"{}"),
+        payload: Bytes::from_static(b"{\"exact\": 1.50}"),
     };
-    let delivery = Delivery {
+    Delivery {
         event: Arc::new(StoredEvent { seq: StreamSeq(1), stored_at: Timestamp::now(), event }),
-        uid,
+        uid: SubscriptionUid::unique(),
         run: Run::LIVE,
-        number: 1,
-        lane_previous: None,
-        epoch: 1,
-        timeout: Duration::from_millis(500),
+        number: 3,
+        lane_previous: Some(EventId::unique()),
+        epoch: 9,
+        timeout: TIMEOUT,
+    }
+}
+
+async fn deliver(delivery: Delivery, url: &str, allow: &[&str]) -> AttemptEnd {
+    let destinations = Destinations::new(allow.iter().map(|network| network.parse().unwrap()).collect());
+    let subscription = v1::Subscription {
+        uid: delivery.uid.to_vec(),
+        destination: Some(v1::Destination {
+            kind: Some(v1::destination::Kind::Http(v1::HttpDestination {
+                url: url.into(),
+                secrets: vec![SECRET.into(), NEW_SECRET.into()],
+                format: v1::HttpFormat::Envelope.into(),
+            })),
+        }),
+        ..Default::default()
     };
+    destinations.put(&subscription).unwrap();
     destinations.deliver(delivery).await
+}
+
+async fn attempt(url: &str, allow: &[&str]) -> AttemptEnd {
+    deliver(delivery(), url, allow).await
+}
+
+/// The contract's request, header by header, and a signature that a library of Standard Webhooks takes with either secret.
+#[tokio::test]
+async fn a_delivery_is_signed_and_says_its_place() {
+    let (url, mut taken) = receiver().await;
+    let live = delivery();
+    let end = deliver(live.clone(), &format!("{url}/ok"), LOCAL).await;
+    assert_eq!((end.verdict, end.status, &end.response[..]), (Verdict::Delivered, 200, &b"thanks"[..]));
+    let (headers, body) = taken.recv().await.unwrap();
+    for secret in [SECRET, NEW_SECRET] {
+        standardwebhooks::Webhook::new(secret).unwrap().verify(&body, &headers).unwrap();
+    }
+    let event = &live.event.event;
+    for (name, value) in [
+        ("content-type", "application/json"),
+        ("webhook-id", &event.id.to_string()),
+        ("weft-workflow-id", "gr%C3%B6%C3%9Fe%201"),
+        ("weft-sequence", "7"),
+        ("weft-previous-event-id", &event.previous.unwrap().to_string()),
+        ("weft-lane-previous-event-id", &live.lane_previous.unwrap().to_string()),
+        ("weft-attempt", "3"),
+        ("weft-epoch", "9"),
+        ("traceparent", event.traceparent.as_deref().unwrap()),
+    ] {
+        assert_eq!(headers[name], value, "{name}");
+    }
+    assert!(headers["user-agent"].to_str().unwrap().starts_with("weft/"));
+    assert!(!headers.contains_key("weft-replay"));
+    let text = std::str::from_utf8(&body).unwrap();
+    assert!(text.contains("\"sequenceNumber\":7") && text.contains("{\"exact\": 1.50}"), "{text}");
+
+    deliver(Delivery { run: Run(12), lane_previous: None, ..live }, &format!("{url}/ok"), LOCAL).await;
+    let (headers, _) = taken.recv().await.unwrap();
+    assert_eq!((&headers["weft-replay"], &headers["weft-sequence"]), (&"true".parse().unwrap(), &"7".parse().unwrap()));
+    assert!(!headers.contains_key("weft-lane-previous-event-id"));
 }
 
 #[tokio::test]
 async fn answers_are_told_apart() {
-    let url = receiver().await;
-    let local = "127.0.0.0/8";
+    let (url, _taken) = receiver().await;
     let (permanent, transient) = (Verdict::Permanent, Verdict::Transient);
     for (path, verdict, class, status) in [
         ("/ok", Verdict::Delivered, AttemptClass::Delivered, 200),
@@ -96,35 +164,40 @@ async fn answers_are_told_apart() {
         ("/nowhere", transient, AttemptClass::HttpStatus, 404),
         ("/late", transient, AttemptClass::Timeout, 0),
         ("/endless", transient, AttemptClass::HttpStatus, 500),
+        // The status has been given: how the body ends changes nothing.
+        ("/stuck", Verdict::Delivered, AttemptClass::Delivered, 200),
     ] {
-        let end = attempt(&format!("{url}{path}"), local).await;
+        let end = attempt(&format!("{url}{path}"), LOCAL).await;
+        let took = Duration::try_from(end.ended_at.duration_since(end.started_at)).unwrap();
+        assert!(took < TIMEOUT * 4, "{path}: took {took:?}, the body included");
         assert_eq!((end.verdict, end.class, end.status), (verdict, class, status), "{path}: {}", end.error);
         assert!(end.response.len() <= 1024, "{path}: the response is bounded");
     }
-    let busy = attempt(&format!("{url}/busy"), local).await;
+    let busy = attempt(&format!("{url}/busy"), LOCAL).await;
     assert_eq!((busy.status, busy.retry_after), (429, Some(Duration::from_secs(17))));
-    assert_eq!(attempt(&format!("{url}/bad"), local).await.response, "what is this");
+    assert_eq!(attempt(&format!("{url}/bad"), LOCAL).await.response, "what is this");
 }
 
 #[tokio::test]
 async fn what_goes_wrong_before_an_answer_is_named() {
-    let url = receiver().await;
-    let refused = attempt(&url, "").await;
-    assert_eq!((refused.verdict, refused.class), (Verdict::Transient, AttemptClass::RefusedAddress));
-    assert!(refused.error.contains("loopback") && refused.error.contains("allow_networks"), "{}", refused.error);
-    let by_name = attempt(&url.replace("127.0.0.1", "localhost"), "").await;
-    assert_eq!(
-        by_name.class,
-        AttemptClass::RefusedAddress,
-        "a name is checked where it is resolved: {}",
-        by_name.error
-    );
+    let (url, _taken) = receiver().await;
+    for host in ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "[::ffff:127.0.0.1]", "localhost"] {
+        let end = attempt(&url.replace("127.0.0.1", host), &["10.0.0.0/8"]).await;
+        assert_eq!(
+            (end.verdict, end.class),
+            (Verdict::Transient, AttemptClass::RefusedAddress),
+            "{host}: {}",
+            end.error
+        );
+        assert!(end.error.contains("loopback") && end.error.contains("allow_networks"), "{host}: {}", end.error);
+    }
 
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let closed = attempt(&format!("http://{free}/"), "127.0.0.0/8").await;
+    let closed = attempt(&format!("http://{free}/"), LOCAL).await;
     assert_eq!((closed.verdict, closed.class), (Verdict::Transient, AttemptClass::Connect), "{}", closed.error);
-    let plain = attempt(&url.replace("http://", "https://"), "127.0.0.0/8").await;
+    assert!(closed.error.contains(&free.to_string()), "it says where: {}", closed.error);
+    let plain = attempt(&url.replace("http://", "https://"), LOCAL).await;
     assert_eq!(plain.class, AttemptClass::Tls, "{}", plain.error);
-    let unknown = attempt("http://no-such-host.invalid/", "").await;
+    let unknown = attempt("http://no-such-host.invalid/", &[]).await;
     assert_eq!(unknown.class, AttemptClass::Dns, "{}", unknown.error);
 }

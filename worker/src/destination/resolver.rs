@@ -1,0 +1,84 @@
+//! Names of destinations, resolved for one connection and judged at once.
+//!
+//! A name that was public when its subscription was made may lead inside by the time it is called. So the check sits here,
+//! where the addresses come from that are connected to, and its verdict is kept for no longer than that connection's making.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use ipnet::IpNet;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+use super::address::{RefusedAddress, check};
+
+/// Resolves by the system, and leaves out what must not be called.
+#[derive(Debug, Clone)]
+pub struct GuardedResolver {
+    allow_networks: Arc<[IpNet]>,
+}
+
+impl GuardedResolver {
+    /// `allow_networks`: private networks that may be called.
+    pub fn new(allow_networks: Arc<[IpNet]>) -> Self {
+        Self { allow_networks }
+    }
+}
+
+/// A name that has no address.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} cannot be resolved: {cause}")]
+pub struct NoAddress {
+    name: String,
+    cause: String,
+}
+
+impl Resolve for GuardedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let allow_networks = Arc::clone(&self.allow_networks);
+        Box::pin(async move {
+            let name = name.as_str();
+            let no_address = |cause: String| NoAddress { name: name.to_owned(), cause };
+            let found = tokio::net::lookup_host((name, 0)).await.map_err(|error| no_address(error.to_string()))?;
+            match allowed(found, &allow_networks) {
+                Ok(addresses) if addresses.is_empty() => Err(no_address("it has no address".into()).into()),
+                Ok(addresses) => Ok(Box::new(addresses.into_iter()) as Addrs),
+                Err(refused) => Err(refused.into()),
+            }
+        })
+    }
+}
+
+/// Those that may be called; when none may, the reason against the first.
+fn allowed(
+    found: impl Iterator<Item = SocketAddr>,
+    allow_networks: &[IpNet],
+) -> Result<Vec<SocketAddr>, RefusedAddress> {
+    let (mut addresses, mut first_refused) = (Vec::new(), None);
+    for address in found {
+        match check(address.ip(), allow_networks) {
+            Ok(()) => addresses.push(address),
+            Err(refused) => drop(first_refused.get_or_insert(refused)),
+        }
+    }
+    match first_refused {
+        Some(refused) if addresses.is_empty() => Err(refused),
+        _ => Ok(addresses),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(addresses: &[&str]) -> Result<Vec<String>, &'static str> {
+        let found = addresses.iter().map(|address| SocketAddr::new(address.parse().unwrap(), 0));
+        let addresses = allowed(found, &[]).map_err(|refused| refused.rule)?;
+        Ok(addresses.iter().map(|address| address.ip().to_string()).collect())
+    }
+
+    #[test]
+    fn a_name_with_an_inner_and_a_public_address_is_called_at_the_public_one() {
+        assert_eq!(judged(&["10.0.0.1", "1.1.1.1", "::1"]), Ok(vec!["1.1.1.1".into()]));
+        assert_eq!(judged(&["10.0.0.1", "::1"]), Err("private"));
+        assert_eq!(judged(&[]), Ok(vec![]));
+    }
+}
