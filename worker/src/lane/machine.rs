@@ -302,11 +302,16 @@ impl Lanes {
         actions: &mut Vec<Action>,
     ) {
         self.catch_ups_running = self.catch_ups_running.saturating_sub(1);
+        let active = self.world.is_active(key.subscription);
         let Some(lane) = self.world.lanes.get_mut(key) else { return };
         if lane.catch_up != CatchUp::Running {
             return;
         }
         lane.catch_up = CatchUp::No;
+        // Paused meanwhile: what nobody may attempt stays in the log.
+        if !active {
+            return;
+        }
         for event in events {
             if event.seq > lane.complete_to && event.seq <= lane.last {
                 self.buffered_bytes += event_bytes(&event);
@@ -448,7 +453,13 @@ impl Lanes {
                 return;
             }
             let Some(key) = self.catch_ups_waiting.pop_front() else { return };
+            let active = self.world.is_active(key.subscription);
             let Some(lane) = self.world.lanes.get_mut(&key) else { continue };
+            if !active {
+                // It is told again what it needs when its subscription goes on.
+                lane.catch_up = CatchUp::No;
+                continue;
+            }
             let limit = if full { 1 } else { self.limits.lane_events_max };
             lane.catch_up = CatchUp::Running;
             self.catch_ups_running += 1;
