@@ -6,6 +6,7 @@
 //! - [`connect`]: one connection, whose state can be asked.
 //! - [`streams`]: the streams and buckets, made by whoever comes first.
 //! - [`append`]: compare-and-append, the only way into EVENTS and OUTCOMES.
+//! - [`private_file`]: files with secrets, readable by their owner alone.
 //! - [`reader`]: a stream in order from a sequence on, without end, through restarts of the server.
 //! - [`direct`]: a few messages by sequence, without a consumer.
 //! - [`cursor`] and [`scan`]: a reader's place in the whole log as opaque text, and the page of events behind it.
@@ -26,6 +27,7 @@ pub mod event;
 pub mod message;
 pub mod options;
 pub mod pointer;
+pub mod private_file;
 pub mod reader;
 pub mod scan;
 pub mod server;

@@ -1,17 +1,17 @@
 //! The data folder: a folder for each role, and the files that the operator's commands find.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
-    io::{self, Write as _},
+    fs::{self, DirBuilder},
+    io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use weft_admin::AdminOptions;
-use weft_nats::options::Secret;
+use weft_nats::{options::Secret, private_file};
 
 use crate::exit::Failure;
 
@@ -113,21 +113,9 @@ pub fn reachable(listener: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Writes a file that only its owner may read, whole or not at all.
+/// As [`private_file::write`], with what to do about it.
 fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
-    let new = path.with_extension("new");
-    let write = || {
-        // A file left over keeps its mode when it is opened again.
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, path)
-    };
-    write().map_err(|error| failed(path, &error))
+    private_file::write(path, text).map_err(|error| failed(path, &error))
 }
 
 fn failed(path: &Path, error: &io::Error) -> Failure {

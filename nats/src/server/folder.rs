@@ -2,13 +2,14 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, Write},
+    io,
     net::{Ipv4Addr, TcpListener},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
 use super::ServerError;
+use crate::private_file;
 
 /// The part of a disk that EVENTS may fill, all shards together, in percent. What is left is for OUTCOMES, DLQ, the
 /// indexes, and whoever else writes to the disk.
@@ -72,21 +73,9 @@ impl Folder {
     }
 }
 
-/// Writes a file that only we may read, whole or not at all.
+/// As [`private_file::write`], with this folder's failure.
 pub(super) fn write_private(path: &Path, text: &str) -> Result<(), ServerError> {
-    let new = path.with_extension("new");
-    let write = || {
-        // A file left over keeps its mode when it is opened again.
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, path)
-    };
-    write().map_err(|source| failed(path, source))
+    private_file::write(path, text).map_err(|source| failed(path, source))
 }
 
 /// A folder's failure.
