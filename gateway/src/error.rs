@@ -37,6 +37,10 @@ pub enum Code {
     KeyMissing,
     /// An API key that is not known.
     KeyInvalid,
+    /// An API key without the scope that this needs.
+    ScopeMissing,
+    /// An API key that may not touch this source or workflow, or a source that is not for API keys.
+    OutOfScope,
     /// No such source.
     UnknownSource,
     /// No such event.
@@ -55,6 +59,10 @@ pub enum Code {
     BodyTooLarge,
     /// A body that the gateway cannot read, such as a compressed one.
     UnsupportedMediaType,
+    /// The data is not what the source's schema says.
+    SchemaInvalid,
+    /// More requests than the limit allows.
+    RateLimited,
     /// A fault of ours.
     Internal,
     /// The log does not answer.
@@ -86,6 +94,8 @@ impl Code {
             Self::TimestampOutOfWindow => (S::UNAUTHORIZED, "timestamp_out_of_window", "Timestamp out of window"),
             Self::KeyMissing => (S::UNAUTHORIZED, "key_missing", "API key missing"),
             Self::KeyInvalid => (S::UNAUTHORIZED, "key_invalid", "API key invalid"),
+            Self::ScopeMissing => (S::FORBIDDEN, "scope_missing", "Scope missing"),
+            Self::OutOfScope => (S::FORBIDDEN, "out_of_scope", "Out of scope"),
             Self::UnknownSource => (S::NOT_FOUND, "unknown_source", "Unknown source"),
             Self::UnknownEvent => (S::NOT_FOUND, "unknown_event", "Unknown event"),
             Self::NotFound => (S::NOT_FOUND, "not_found", "Not found"),
@@ -97,6 +107,8 @@ impl Code {
             Self::UnsupportedMediaType => {
                 (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Unsupported media type")
             }
+            Self::SchemaInvalid => (S::UNPROCESSABLE_ENTITY, "schema_invalid", "Schema invalid"),
+            Self::RateLimited => (S::TOO_MANY_REQUESTS, "rate_limited", "Rate limited"),
             Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
             Self::LogUnavailable => (S::SERVICE_UNAVAILABLE, "log_unavailable", "Log unavailable"),
             Self::LogFull => (S::SERVICE_UNAVAILABLE, "log_full", "Log full"),

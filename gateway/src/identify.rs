@@ -286,7 +286,7 @@ fn delivery_id(source: &Source, scheme: Option<&Scheme>) -> Result<DeliveryId, S
         None => match scheme {
             Some(Scheme::Standard(_)) => Ok(DeliveryId::Signed),
             Some(Scheme::Github(_)) => Ok(DeliveryId::At(Place::Header(HeaderName::from_static(GITHUB_DELIVERY)))),
-            Some(Scheme::Hmac(_) | Scheme::None(_)) | None => {
+            Some(_) | None => {
                 Err("delivery_id: the scheme has none of its own; name a header or a pointer, digest, or none".into())
             }
         },

@@ -9,7 +9,7 @@ use axum::{
 use weft_nats::{connect::Connection, subject::Layout};
 
 use crate::{
-    auth::ReadKey,
+    auth::Keys,
     body,
     error::{Code, Problem},
     ingest,
@@ -26,8 +26,8 @@ mod tests;
 pub struct Api {
     /// Who may send.
     pub sources: Sources,
-    /// Who may read.
-    pub read_key: ReadKey,
+    /// Who may call, apart from signed webhooks.
+    pub keys: Keys,
     /// How bodies are read.
     pub bodies: body::Reader,
     /// Set once, when the log is there.
@@ -47,8 +47,8 @@ pub struct Log {
 
 impl Api {
     /// Without a log: every route that needs it answers 503 until [`open`](Self::open).
-    pub fn new(sources: Sources, read_key: ReadKey, limits: body::Limits) -> Self {
-        Self { sources, read_key, bodies: body::Reader::new(limits), log: OnceLock::new() }
+    pub fn new(sources: Sources, keys: Keys, limits: body::Limits) -> Self {
+        Self { sources, keys, bodies: body::Reader::new(limits), log: OnceLock::new() }
     }
 
     /// The log is there. Only the first call counts.

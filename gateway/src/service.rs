@@ -14,7 +14,7 @@ use weft_nats::{
 };
 
 use crate::{
-    auth::ReadKey,
+    auth::Keys,
     body, metrics,
     options::GatewayOptions,
     readiness,
@@ -66,8 +66,8 @@ impl Gateway {
     }
 
     /// Serves until `drain`: then stops to accept, finishes what is in flight, and returns. `missing` says what it still
-    /// waits for, `None` while it is ready. `folder` holds its redb files. Reading needs `read_token`; without one nobody
-    /// may read.
+    /// waits for, `None` while it is ready. `folder` holds its redb files. `bootstrap_key` may do everything; without
+    /// one only the keys of the catalog count.
     ///
     /// # Errors
     ///
@@ -77,7 +77,7 @@ impl Gateway {
         connection: Connection,
         spec: LogSpec,
         folder: PathBuf,
-        read_token: Option<Secret>,
+        bootstrap_key: Option<Secret>,
         missing: watch::Sender<Option<String>>,
         drain: CancellationToken,
     ) -> Result<(), RunError> {
@@ -90,7 +90,8 @@ impl Gateway {
             bytes_max: usize::try_from(self.options.max_body.as_u64()).unwrap_or(usize::MAX),
             time: BODY_TIME,
         };
-        let api = Arc::new(Api::new(Sources::new(catalog), ReadKey::new(read_token.as_ref()), limits));
+        let keys = Keys::new(bootstrap_key.as_ref(), catalog.clone());
+        let api = Arc::new(Api::new(Sources::new(catalog), keys, limits));
         let tasks = TaskTracker::new();
         let (progress, progressed) = watch::channel(Some("streams: not looked for yet".to_owned()));
         tasks.spawn(readiness::watch(connection.clone(), api.clone(), progressed, missing, closing.clone()));

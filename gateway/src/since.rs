@@ -17,9 +17,13 @@ use weft_nats::{
     event::Event,
     scan::{self, Filter, Page},
 };
-use weft_proto::ids::{EventId, WorkflowId};
+use weft_proto::{
+    ids::{EventId, WorkflowId},
+    v1::Scope,
+};
 
 use crate::{
+    auth::Grant,
     error::{Code, Problem},
     router::{Api, Log},
     sequencer::SubmitError,
@@ -48,8 +52,9 @@ pub async fn since(
     headers: HeaderMap,
     query: Result<Query<Pairs>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    api.read_key.check(&headers)?;
-    let wanted = Wanted::parse(pairs(query)?)?;
+    let grant = api.keys.authorize(&headers, Scope::Read)?;
+    let mut wanted = Wanted::parse(pairs(query)?)?;
+    grant.limit(&mut wanted.filter);
     let log = api.log()?;
     let page = in_time(async {
         let cursor = match &wanted.since {
@@ -68,9 +73,9 @@ pub async fn event(
     headers: HeaderMap,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    api.read_key.check(&headers)?;
+    let grant = api.keys.authorize(&headers, Scope::Read)?;
     let id = path.ok().and_then(|Path(id)| id.parse().ok()).ok_or_else(unknown_event)?;
-    one(&api, id).await
+    one(&api, &grant, id).await
 }
 
 /// `GET /api/v1/events?source=&deliveryId=`.
@@ -79,7 +84,7 @@ pub async fn event_of_delivery(
     headers: HeaderMap,
     query: Result<Query<Pairs>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    api.read_key.check(&headers)?;
+    let grant = api.keys.authorize(&headers, Scope::Read)?;
     let (mut source, mut delivery_id) = (None, None);
     for (name, value) in pairs(query)? {
         match name.as_str() {
@@ -91,12 +96,14 @@ pub async fn event_of_delivery(
     let (Some(source), Some(delivery_id)) = (source, delivery_id) else {
         return Err(Problem::new(Code::BadQuery, "name both source and deliveryId"));
     };
-    one(&api, EventId::of_delivery(&source, &delivery_id)).await
+    one(&api, &grant, EventId::of_delivery(&source, &delivery_id)).await
 }
 
-async fn one(api: &Api, id: EventId) -> Result<Response, Problem> {
+/// An event that the key may not touch is unknown to it.
+async fn one(api: &Api, grant: &Grant, id: EventId) -> Result<Response, Problem> {
     let log = api.log()?;
-    let event = in_time(find(log, id)).await?.ok_or_else(unknown_event)?;
+    let event = in_time(find(log, id)).await?.filter(|event| grant.check(&event.source, &event.workflow).is_ok());
+    let event = event.ok_or_else(unknown_event)?;
     Ok(json(envelope::to_json(&event).into()))
 }
 

@@ -40,6 +40,8 @@ pub use validate::{validate_source, validate_subscription};
 const SOURCE: &str = "source";
 /// What the keys of subscriptions begin with.
 const SUBSCRIPTION: &str = "subscription";
+/// What the keys of API keys begin with.
+const KEY: &str = "key";
 
 /// The pause between two tries to follow the catalog: a change is to be live within a second.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);

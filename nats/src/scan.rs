@@ -46,6 +46,10 @@ pub struct Filter {
     pub event_type: Option<String>,
     /// Only this source's.
     pub source: Option<String>,
+    /// Only these sources'; empty: all.
+    pub sources: Vec<String>,
+    /// Only workflows whose id begins with one of these; empty: all.
+    pub workflow_prefixes: Vec<String>,
 }
 
 impl Filter {
@@ -54,6 +58,9 @@ impl Filter {
         self.workflow.as_ref().is_none_or(|workflow| *workflow == event.workflow)
             && self.source.as_ref().is_none_or(|source| *source == event.source)
             && self.event_type.as_ref().is_none_or(|pattern| pattern_matches(pattern, &event.event_type))
+            && (self.sources.is_empty() || self.sources.contains(&event.source))
+            && (self.workflow_prefixes.is_empty()
+                || self.workflow_prefixes.iter().any(|prefix| event.workflow.as_str().starts_with(prefix)))
     }
 }
 

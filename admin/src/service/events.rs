@@ -134,6 +134,7 @@ fn filter_of(filter: v1::EventFilter) -> Result<Filter, Status> {
         workflow: workflow.map_err(|problem| refuse(Code::InvalidWorkflow, format!("filter.workflow_id {problem}")))?,
         event_type: given(filter.r#type),
         source: given(filter.source),
+        ..Filter::default()
     })
 }
 

@@ -39,8 +39,8 @@ fn routes(complete: bool) -> Router {
     let sources = BTreeMap::from([("shop".to_owned(), shop)]);
     let (_, catalog) = watch::channel(Arc::new(Snapshot { complete, sources, ..Snapshot::default() }));
     let limits = body::Limits { bytes_max: BODY_BYTES_MAX, time: Duration::from_secs(5) };
-    let key = ReadKey::new(Some(&Secret::new(KEY)));
-    router(Arc::new(Api::new(Sources::new(catalog), key, limits)))
+    let keys = Keys::new(Some(&Secret::new(KEY)), catalog.clone());
+    router(Arc::new(Api::new(Sources::new(catalog), keys, limits)))
 }
 
 /// Status, code and detail of the answer.

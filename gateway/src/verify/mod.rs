@@ -132,6 +132,9 @@ impl Verifier {
             Some(Configured::Github(scheme)) => github::Github::compile(scheme).map(Scheme::Github),
             Some(Configured::Hmac(scheme)) => hmac::Template::compile(scheme).map(Scheme::Hmac),
             Some(Configured::None(_)) => Ok(Scheme::Unsigned),
+            Some(Configured::Stripe(_) | Configured::Slack(_) | Configured::Shopify(_) | Configured::ApiKey(_)) => {
+                Err("the scheme is not supported by this version".to_owned())
+            }
             None => Err("no scheme; name one of standard, github, hmac, none".to_owned()),
         };
         scheme

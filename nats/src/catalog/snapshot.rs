@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use async_nats::HeaderMap;
 use prost::Message;
-use weft_proto::v1::{Source, Subscription};
+use weft_proto::v1::{ApiKey, Source, Subscription};
 
-use super::{SOURCE, SUBSCRIPTION};
+use super::{KEY, SOURCE, SUBSCRIPTION};
 use crate::message::Stored;
 
 /// Something of the catalog with the revision of its key: grows with every change in the bucket.
@@ -27,6 +27,8 @@ pub struct Snapshot {
     pub sources: BTreeMap<String, Revised<Arc<Source>>>,
     /// Subscriptions by name.
     pub subscriptions: BTreeMap<String, Revised<Arc<Subscription>>>,
+    /// API keys by id.
+    pub keys: BTreeMap<String, Revised<Arc<ApiKey>>>,
 }
 
 impl Snapshot {
@@ -40,6 +42,7 @@ impl Snapshot {
             SUBSCRIPTION => {
                 change(&mut self.subscriptions, name, message, |subscription: &Subscription| &subscription.name)
             }
+            KEY => change(&mut self.keys, name, message, |key: &ApiKey| &key.id),
             _ => {}
         }
     }

@@ -37,7 +37,11 @@ pub fn validate_source(source: &Source) -> Result<(), String> {
             standard.secrets.iter().try_for_each(|secret| check_standard_secret(secret))?;
         }
         Scheme::Github(github) => check_secrets(&github.secrets)?,
+        Scheme::Stripe(stripe) => check_secrets(&stripe.secrets)?,
+        Scheme::Slack(slack) => check_secrets(&slack.secrets)?,
+        Scheme::Shopify(shopify) => check_secrets(&shopify.secrets)?,
         Scheme::Hmac(hmac) => check_hmac(source, hmac)?,
+        Scheme::ApiKey(_) => check_delivery_id_is_said(source, "api_key")?,
         Scheme::None(_) => check_delivery_id_is_said(source, "none")?,
     }
     for (what, rule) in [("workflow", &source.workflow), ("type", &source.r#type)] {

@@ -112,6 +112,8 @@ impl SourceForm {
             body: body.into(),
             on_id_reuse: on_id_reuse.into(),
             keep_headers: self.keep_headers,
+            schemas: Vec::new(),
+            max_body_bytes: 0,
         })
     }
 }
