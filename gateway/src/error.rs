@@ -179,20 +179,27 @@ impl Problem {
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+impl Problem {
+    /// The body: `application/problem+json`.
+    pub fn to_json(&self) -> Vec<u8> {
         let (status, code, title) = self.code.row();
-        ::metrics::counter!(metrics::REFUSED, "code" => code).increment(1);
         let body = Body {
             r#type: format!("urn:weft:problem:{code}"),
             title,
             status: status.as_u16(),
             detail: &self.detail,
             code,
-            oldest_cursor: self.oldest.map(|cursor| cursor.to_string()),
+            oldest_cursor: self.oldest.as_ref().map(Cursor::to_string),
         };
         // Strings and numbers: there is nothing that could fail.
-        let body = serde_json::to_vec(&body).unwrap_or_default();
+        serde_json::to_vec(&body).unwrap_or_default()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        ::metrics::counter!(metrics::REFUSED, "code" => self.code.as_str()).increment(1);
+        let (status, body) = (self.code.status(), self.to_json());
         let content_type = HeaderValue::from_static("application/problem+json");
         let mut response = (status, [(header::CONTENT_TYPE, content_type)], body).into_response();
         let headers = response.headers_mut();

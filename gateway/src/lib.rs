@@ -1,7 +1,7 @@
 //! In: the way of an event from a sender to the log.
 //!
 //! [`body`] → [`verify`] → [`identify`] → [`sequencer`] → the answer, as [`ingest`] strings them together; and reading:
-//! [`since`]. Refusals are [`error`]'s. Between this crate and the workers only the log passes.
+//! [`since`], [`stream`]. Refusals are [`error`]'s. Between this crate and the workers only the log passes.
 
 pub mod auth;
 pub mod body;
@@ -17,6 +17,7 @@ pub mod serve;
 pub mod service;
 pub mod since;
 pub mod sources;
+pub mod stream;
 pub mod verify;
 
 pub use options::GatewayOptions;

@@ -6,6 +6,7 @@ use axum::{
     Router,
     routing::{get, post},
 };
+use tokio_util::sync::CancellationToken;
 use weft_nats::{connect::Connection, subject::Layout};
 
 use crate::{
@@ -16,6 +17,7 @@ use crate::{
     sequencer::{Sequencer, SubmitError},
     since,
     sources::Sources,
+    stream::{self, Streams},
 };
 
 #[cfg(test)]
@@ -28,6 +30,8 @@ pub struct Api {
     pub sources: Sources,
     /// Who may call, apart from signed webhooks.
     pub keys: Keys,
+    /// The open event streams.
+    pub streams: Streams,
     /// How bodies are read.
     pub bodies: body::Reader,
     /// Set once, when the log is there.
@@ -47,8 +51,10 @@ pub struct Log {
 
 impl Api {
     /// Without a log: every route that needs it answers 503 until [`open`](Self::open).
-    pub fn new(sources: Sources, keys: Keys, limits: body::Limits) -> Self {
-        Self { sources, keys, bodies: body::Reader::new(limits), log: OnceLock::new() }
+    /// `closing` ends the event streams.
+    pub fn new(sources: Sources, keys: Keys, limits: body::Limits, closing: CancellationToken) -> Self {
+        let (streams, bodies) = (Streams::new(closing), body::Reader::new(limits));
+        Self { sources, keys, streams, bodies, log: OnceLock::new() }
     }
 
     /// The log is there. Only the first call counts.
@@ -76,6 +82,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/api/v1/webhooks/{source}/", post(ingest::unnamed))
         .route("/api/v1/webhooks/{source}/{workflow}", post(ingest::named))
         .route("/api/v1/events", get(since::event_of_delivery))
+        .route("/api/v1/events/stream", get(stream::stream))
         .route("/api/v1/events/{event}", get(since::event))
         .fallback(async || Problem::new(Code::NotFound, "no such route; the API is below /api/v1"))
         .method_not_allowed_fallback(async || {

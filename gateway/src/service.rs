@@ -91,7 +91,7 @@ impl Gateway {
             time: BODY_TIME,
         };
         let keys = Keys::new(bootstrap_key.as_ref(), catalog.clone());
-        let api = Arc::new(Api::new(Sources::new(catalog), keys, limits));
+        let api = Arc::new(Api::new(Sources::new(catalog), keys, limits, closing.clone()));
         let tasks = TaskTracker::new();
         let (progress, progressed) = watch::channel(Some("streams: not looked for yet".to_owned()));
         tasks.spawn(readiness::watch(connection.clone(), api.clone(), progressed, missing, closing.clone()));

@@ -1,4 +1,4 @@
-//! Reading: the events after a cursor, and one event.
+//! Reading: a page of the events after a cursor, and one event.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -27,6 +27,7 @@ use crate::{
     error::{Code, Problem},
     router::{Api, Log},
     sequencer::SubmitError,
+    sources::LookupError,
 };
 
 /// Events of one page where the query does not say.
@@ -36,13 +37,19 @@ const LIMIT_MAX: usize = 1000;
 /// How long a reader waits for its page at the most.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-type Pairs = Vec<(String, String)>;
+/// The parameters of a query, in its order.
+pub type Pairs = Vec<(String, String)>;
 
 /// What a reader asks for.
 #[derive(Debug, Default)]
-struct Wanted {
-    since: Option<String>,
-    filter: Filter,
+pub struct Wanted {
+    /// A cursor or an event id; `None`: from the oldest event kept.
+    pub since: Option<String>,
+    /// Which events.
+    pub filter: Filter,
+    /// The name of a subscription that takes them.
+    subscription: Option<String>,
+    /// Events of a page.
     limit: usize,
 }
 
@@ -53,8 +60,7 @@ pub async fn since(
     query: Result<Query<Pairs>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let grant = api.keys.authorize(&headers, Scope::Read)?;
-    let mut wanted = Wanted::parse(pairs(query)?)?;
-    grant.limit(&mut wanted.filter);
+    let wanted = Wanted::read(&api, &grant, pairs(query)?)?;
     let log = api.log()?;
     let page = in_time(async {
         let cursor = match &wanted.since {
@@ -117,7 +123,11 @@ async fn find(log: &Log, id: EventId) -> Result<Option<Event>, Problem> {
 }
 
 /// The cursor that a reader names: one it was given, or the event it saw last.
-async fn resolve(log: &Log, text: &str) -> Result<Cursor, Problem> {
+///
+/// # Errors
+///
+/// A [`Problem`] with `bad_cursor`, `cursor_expired` or `log_unavailable`.
+pub async fn resolve(log: &Log, text: &str) -> Result<Cursor, Problem> {
     let Ok(id) = text.parse::<EventId>() else {
         return Cursor::parse(text, log.layout)
             .map_err(|error| Problem::new(Code::BadCursor, format!("since is {error}")));
@@ -130,6 +140,27 @@ async fn resolve(log: &Log, text: &str) -> Result<Cursor, Problem> {
 }
 
 impl Wanted {
+    /// What a query asks for, as far as a key may see it.
+    ///
+    /// # Errors
+    ///
+    /// A [`Problem`] with `bad_query`, `invalid_workflow` or `starting`.
+    pub fn read(api: &Api, grant: &Grant, pairs: Pairs) -> Result<Self, Problem> {
+        let mut wanted = Self::parse(pairs)?;
+        grant.limit(&mut wanted.filter);
+        if let Some(name) = &wanted.subscription {
+            let unknown = || Problem::new(Code::BadQuery, format!("there is no subscription {name:?}"));
+            let subscription = api.sources.subscription(name).map_err(|error| match error {
+                LookupError::Starting => SubmitError::Starting.into(),
+                LookupError::Unknown | LookupError::Broken => unknown(),
+            })?;
+            if !wanted.filter.of_subscription(&subscription, api.log()?.layout) {
+                return Err(unknown());
+            }
+        }
+        Ok(wanted)
+    }
+
     fn parse(pairs: Pairs) -> Result<Self, Problem> {
         let mut wanted = Self { limit: LIMIT_DEFAULT, ..Self::default() };
         for (name, value) in pairs {
@@ -143,6 +174,7 @@ impl Wanted {
                 }
                 "type" => wanted.filter.event_type = Some(value),
                 "source" => wanted.filter.source = Some(value),
+                "subscription" => wanted.subscription = Some(value),
                 "limit" => {
                     let limit = value.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
                     let detail = || format!("limit is not a number from 1 to {LIMIT_MAX}");
@@ -175,13 +207,23 @@ fn json(body: Vec<u8>) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
 }
 
-fn pairs(query: Result<Query<Pairs>, QueryRejection>) -> Result<Pairs, Problem> {
+/// The parameters of a query.
+///
+/// # Errors
+///
+/// A [`Problem`] with `bad_query`.
+pub fn pairs(query: Result<Query<Pairs>, QueryRejection>) -> Result<Pairs, Problem> {
     query
         .map(|Query(pairs)| pairs)
         .map_err(|_| Problem::new(Code::BadQuery, "the query is not name=value pairs in UTF-8"))
 }
 
-async fn in_time<T>(answer: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+/// An answer that the log gives in time.
+///
+/// # Errors
+///
+/// Its own, and a [`Problem`] with `log_unavailable` when it is late.
+pub async fn in_time<T>(answer: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
     let late = || Problem::new(Code::LogUnavailable, "the log did not answer in time; ask again");
     timeout(ANSWER_TIMEOUT, answer).await.unwrap_or_else(|_| Err(late()))
 }

@@ -56,6 +56,17 @@ impl Sources {
         self.catalog.borrow().complete
     }
 
+    /// A subscription, as the catalog has it at this moment.
+    ///
+    /// # Errors
+    ///
+    /// [`LookupError`], never `Broken`.
+    pub fn subscription(&self, name: &str) -> Result<Arc<v1::Subscription>, LookupError> {
+        let snapshot = self.catalog.borrow();
+        let absent = if snapshot.complete { LookupError::Unknown } else { LookupError::Starting };
+        snapshot.subscriptions.get(name).map(|found| Arc::clone(&found.value)).ok_or(absent)
+    }
+
     /// The source of a name, as the catalog has it at this moment.
     ///
     /// # Errors

@@ -28,10 +28,12 @@ use crate::{
     subject::CATALOG_BUCKET,
 };
 
+mod matcher;
 mod pattern;
 mod snapshot;
 mod validate;
 
+pub use matcher::Matcher;
 pub use pattern::pattern_matches;
 pub use snapshot::{Revised, Snapshot};
 pub use validate::{validate_source, validate_subscription};

@@ -5,4 +5,5 @@ mod mesh;
 mod sequencer;
 mod service;
 mod since;
+mod stream;
 mod webhooks;
