@@ -27,6 +27,7 @@ use weft_proto::ids::{EventId, SequenceNumber, ShardId, StreamSeq, WorkflowId};
 
 mod decide;
 mod flight;
+mod gather;
 mod heads;
 mod lookup;
 mod options;
