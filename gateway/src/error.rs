@@ -254,6 +254,10 @@ impl From<SubmitError> for Problem {
             ),
             SubmitError::TooLarge => (Code::BodyTooLarge, "body and headers together are larger than the log takes"),
             SubmitError::Overloaded => (Code::Overloaded, "too many events wait; send again with the same delivery id"),
+            SubmitError::Behind => (
+                Code::LogUnavailable,
+                "an event before it was not accepted; send all from there on again, with the same delivery ids",
+            ),
             SubmitError::Full => (Code::LogFull, "the log is at its limit; send again with the same delivery id"),
             SubmitError::Unavailable => (
                 Code::LogUnavailable,

@@ -1,6 +1,6 @@
 //! From what is ready to an append in flight, and what becomes of it.
 
-use std::time::Duration;
+use std::{collections::VecDeque, mem, time::Duration};
 
 use tokio::time::Instant;
 use weft_nats::append::{AppendError, AppendErrorKind, BATCH_BYTES_MAX, BATCH_MESSAGES_MAX};
@@ -96,10 +96,17 @@ impl Session<'_> {
             Ok(_) => {
                 self.failures = 0;
                 self.gather.landed(sent, took, Instant::now());
+                self.put_back(left.submissions);
             }
             Err(AppendError { kind, .. }) => self.failed(kind, sent, self.overlay.end().0 > ours, left),
         }
         self.prune();
+    }
+
+    /// Before all that is ready: it came before.
+    fn put_back(&mut self, mut submissions: VecDeque<Submission>) {
+        submissions.append(&mut self.ready);
+        self.ready = submissions;
     }
 
     /// Sees to what is left of a flight. `moved_on`: somebody else's messages have been read since it was decided.
@@ -135,11 +142,14 @@ impl Session<'_> {
             }
         }
         if sent == 1 && self.failures >= FAILURES_TOGETHER_MAX {
-            // What the server does not take for now holds up nobody else.
+            // What the server does not take for now holds up nobody but those behind it in its chain.
+            let chained = |waiting: &Submission| left.submissions.iter().any(|put_off| put_off.is_chained_to(waiting));
+            let (mut behind, others) = mem::take(&mut self.ready).into_iter().partition(chained);
+            self.ready = others;
             self.ready.append(&mut left.submissions);
+            self.ready.append(&mut behind);
         } else {
-            left.submissions.append(&mut self.ready);
-            self.ready = left.submissions;
+            self.put_back(left.submissions);
         }
     }
 
