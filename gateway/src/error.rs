@@ -5,7 +5,7 @@
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use weft_nats::{cursor::Cursor, scan::ScanError};
 
 use crate::{identify::IdentifyError, metrics, sequencer::SubmitError, verify::VerifyError};
@@ -173,15 +173,32 @@ impl Problem {
         Self { oldest: Some(oldest), ..Self::new(Code::CursorExpired, detail) }
     }
 
+    /// Of one event of several, by its place among them, from 0.
+    pub fn of_event(self, index: usize) -> Self {
+        Self { detail: format!("event {index}: {}", self.detail), ..self }
+    }
+
     /// For machines.
     pub fn code(&self) -> Code {
         self.code
+    }
+
+    /// What is wrong and what to do, in one line.
+    pub fn detail(&self) -> &str {
+        &self.detail
     }
 }
 
 impl Problem {
     /// The body: `application/problem+json`.
     pub fn to_json(&self) -> Vec<u8> {
+        // Strings and numbers: there is nothing that could fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+impl Serialize for Problem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (status, code, title) = self.code.row();
         let body = Body {
             r#type: format!("urn:weft:problem:{code}"),
@@ -191,8 +208,7 @@ impl Problem {
             code,
             oldest_cursor: self.oldest.as_ref().map(Cursor::to_string),
         };
-        // Strings and numbers: there is nothing that could fail.
-        serde_json::to_vec(&body).unwrap_or_default()
+        body.serialize(serializer)
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How long a sender waits for its receipt at the most. The sequencer gives up sooner; this holds whatever happens there.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The header that tells a repeat's answer from a first one's.
 const REPLAYED: &str = "idempotent-replayed";
@@ -33,7 +33,7 @@ const REPLAYED: &str = "idempotent-replayed";
 /// The answer to an accepted event.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Accepted {
+pub(crate) struct Accepted {
     event_id: EventId,
     sequence_number: SequenceNumber,
     workflow_id: WorkflowId,
@@ -84,8 +84,7 @@ async fn accept(api: &Api, source: &str, workflow: Option<&str>, request: Reques
     let event = read(api, source, workflow, request).await?;
     let source = event.source.clone();
     let receipt = submit(api, event).await?;
-    let name = if receipt.duplicate { metrics::DUPLICATE } else { metrics::ACCEPTED };
-    ::metrics::counter!(name, "source" => source).increment(1);
+    count(source, &receipt);
     ::metrics::histogram!(metrics::RECEIPT_SECONDS).record(began.elapsed());
     Ok(answer(receipt))
 }
@@ -101,9 +100,7 @@ async fn read(api: &Api, source: &str, workflow: Option<&str>, request: Request)
     let (head, body) = request.into_parts();
     refuse_compressed(&head.headers)?;
     let body = api.bodies.read(&head.headers, body).await?;
-    // Milliseconds are what the log, the envelope and people read.
-    let now = Timestamp::now();
-    let received_at = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
+    let received_at = now();
     let verified = source.verifier.verify(&head.headers, &body.bytes, received_at)?;
     let event = source.rules.identify(&identify::Request {
         path_workflow: workflow,
@@ -115,29 +112,48 @@ async fn read(api: &Api, source: &str, workflow: Option<&str>, request: Request)
     Ok(event)
 }
 
-async fn submit(api: &Api, event: NewEvent) -> Result<Receipt, Problem> {
+pub(crate) async fn submit(api: &Api, event: NewEvent) -> Result<Receipt, Problem> {
     let log = api.log()?;
     let receipt = timeout(ANSWER_TIMEOUT, log.sequencer.submit(event)).await;
     Ok(receipt.unwrap_or(Err(SubmitError::Unavailable))?)
 }
 
-fn answer(receipt: Receipt) -> Response {
-    let body = Json(Accepted {
-        event_id: receipt.event_id,
-        sequence_number: receipt.sequence_number,
-        workflow_id: receipt.workflow,
-        previous_event_id: receipt.previous,
-        duplicate: receipt.duplicate,
-    });
-    if receipt.duplicate {
+/// The time, in the milliseconds that the log, the envelope and people read.
+pub(crate) fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+}
+
+/// Counts an accepted or repeated event.
+pub(crate) fn count(source: impl Into<::metrics::SharedString>, receipt: &Receipt) {
+    let name = if receipt.duplicate { metrics::DUPLICATE } else { metrics::ACCEPTED };
+    ::metrics::counter!(name, "source" => source.into()).increment(1);
+}
+
+pub(crate) fn answer(receipt: Receipt) -> Response {
+    let duplicate = receipt.duplicate;
+    let body = Json(Accepted::from(receipt));
+    if duplicate {
         (StatusCode::OK, [(REPLAYED, HeaderValue::from_static("true"))], body).into_response()
     } else {
         (StatusCode::ACCEPTED, body).into_response()
     }
 }
 
+impl From<Receipt> for Accepted {
+    fn from(receipt: Receipt) -> Self {
+        Self {
+            event_id: receipt.event_id,
+            sequence_number: receipt.sequence_number,
+            workflow_id: receipt.workflow,
+            previous_event_id: receipt.previous,
+            duplicate: receipt.duplicate,
+        }
+    }
+}
+
 /// The signature is over what was sent, and `data` is what was signed: a compressed body would reach receivers as such.
-fn refuse_compressed(headers: &HeaderMap) -> Result<(), Problem> {
+pub(crate) fn refuse_compressed(headers: &HeaderMap) -> Result<(), Problem> {
     let plain = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
     if headers.get_all(header::CONTENT_ENCODING).iter().all(plain) {
         return Ok(());

@@ -4,6 +4,8 @@ use metrics::{Unit, describe_counter, describe_histogram};
 
 /// Events taken into the log, by `source`.
 pub const ACCEPTED: &str = "weft_gateway_events_accepted_total";
+/// The `source` under which events of API keys are counted: theirs are free to choose, and each would be a series.
+pub const API_SOURCE: &str = "api";
 /// Repeats that were answered with the first receipt, by `source`.
 pub const DUPLICATE: &str = "weft_gateway_events_duplicate_total";
 /// Requests that were answered with an error, by the problem's `code`.

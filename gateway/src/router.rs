@@ -13,7 +13,7 @@ use crate::{
     auth::Keys,
     body,
     error::{Code, Problem},
-    ingest,
+    events, ingest,
     sequencer::{Sequencer, SubmitError},
     since,
     sources::Sources,
@@ -81,7 +81,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/api/v1/webhooks/{source}", post(ingest::ruled))
         .route("/api/v1/webhooks/{source}/", post(ingest::unnamed))
         .route("/api/v1/webhooks/{source}/{workflow}", post(ingest::named))
-        .route("/api/v1/events", get(since::event_of_delivery))
+        .route("/api/v1/events", get(since::event_of_delivery).post(events::publish))
         .route("/api/v1/events/stream", get(stream::stream))
         .route("/api/v1/events/{event}", get(since::event))
         .fallback(async || Problem::new(Code::NotFound, "no such route; the API is below /api/v1"))
