@@ -56,6 +56,11 @@ impl Reader {
         Self { limits, budget: Arc::new(Semaphore::new(budget)) }
     }
 
+    /// The most bytes of one body.
+    pub fn bytes_max(&self) -> usize {
+        self.limits.bytes_max
+    }
+
     /// Reads a body to its end.
     ///
     /// # Errors

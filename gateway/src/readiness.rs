@@ -6,22 +6,28 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use weft_nats::connect::Connection;
 
-use crate::router::Api;
+use crate::{router::Api, rpc::Health};
 
 /// How often the connection is looked at: it tells its state only when asked.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Keeps `missing` up to date until `cancel`; then it says that the gateway is draining.
+/// Keeps `missing` and the health service up to date until `cancel`; then they say that the gateway is draining.
 pub async fn watch(
     connection: Connection,
     api: Arc<Api>,
     mut progress: watch::Receiver<Option<String>>,
     missing: watch::Sender<Option<String>>,
+    health: Health,
     cancel: CancellationToken,
 ) {
+    let mut ready = false;
     loop {
         let now =
             first_missing(connection.is_connected(), progress.borrow_and_update().clone(), api.sources.complete());
+        if ready != now.is_none() {
+            ready = now.is_none();
+            health.tell(ready).await;
+        }
         missing.send_if_modified(|before| {
             let changed = *before != now;
             *before = now;
@@ -33,6 +39,7 @@ pub async fn watch(
             Ok(()) = progress.changed() => {}
             () = cancel.cancelled() => {
                 missing.send_replace(Some("draining".into()));
+                health.tell(false).await;
                 return;
             }
         }

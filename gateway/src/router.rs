@@ -57,6 +57,11 @@ impl Api {
         Self { sources, keys, streams, bodies, log: OnceLock::new() }
     }
 
+    /// Ends what does not end by itself.
+    pub fn closing(&self) -> &CancellationToken {
+        self.streams.closing()
+    }
+
     /// The log is there. Only the first call counts.
     pub fn open(&self, log: Log) {
         if self.log.set(log).is_err() {

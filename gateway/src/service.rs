@@ -19,6 +19,7 @@ use crate::{
     options::GatewayOptions,
     readiness,
     router::{Api, Log, router},
+    rpc,
     sequencer::{self, SequencerOptions},
     serve,
     sources::Sources,
@@ -94,9 +95,10 @@ impl Gateway {
         let api = Arc::new(Api::new(Sources::new(catalog), keys, limits, closing.clone()));
         let tasks = TaskTracker::new();
         let (progress, progressed) = watch::channel(Some("streams: not looked for yet".to_owned()));
-        tasks.spawn(readiness::watch(connection.clone(), api.clone(), progressed, missing, closing.clone()));
+        let (services, health) = rpc::routes(&api).await;
+        tasks.spawn(readiness::watch(connection.clone(), api.clone(), progressed, missing, health, closing.clone()));
 
-        let serving = serve::serve(self.listener, router(api.clone()), closing.clone());
+        let serving = serve::serve(self.listener, router(api.clone()).merge(services), closing.clone());
         let opening = async {
             let opening = Opening { connection, spec, folder, progress, api, closing: closing.clone() };
             let opened = opening.open(&stop, &tasks).await;

@@ -62,6 +62,11 @@ impl Streams {
         Self { places: Arc::new(Semaphore::new(STREAMS_MAX)), closing }
     }
 
+    /// What ends them.
+    pub fn closing(&self) -> &CancellationToken {
+        &self.closing
+    }
+
     fn place(&self) -> Result<OwnedSemaphorePermit, Problem> {
         let full = |_| Problem::new(Code::Overloaded, format!("{STREAMS_MAX} streams are open; connect again later"));
         Arc::clone(&self.places).try_acquire_owned().map_err(full)

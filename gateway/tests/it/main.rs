@@ -1,7 +1,9 @@
 //! The gateway over a real nats-server: real sockets, real streams, real receipts.
 
+mod events;
 mod http;
 mod mesh;
+mod rpc;
 mod sequencer;
 mod service;
 mod since;
