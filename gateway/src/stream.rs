@@ -5,7 +5,7 @@
 //! little does not leave its client far behind.
 //!
 //! Nothing is buffered for a slow client: the log is read as fast as the client takes it. A client that takes nothing
-//! for [`STALL_MAX`] is let go; its last words, when it reads on after all, are where to go on.
+//! for 30 s is let go; its last words, when it reads on after all, are where to go on.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
