@@ -6,12 +6,14 @@
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 use weft_nats::{cursor::Cursor, scan::ScanError};
 
 use crate::{identify::IdentifyError, metrics, sequencer::SubmitError, verify::VerifyError};
 
 /// What went wrong, for machines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Code {
     /// The body is not what the source takes.
     MalformedBody,
@@ -149,14 +151,21 @@ pub struct Problem {
 }
 
 /// The body of a problem.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Body<'a> {
+#[schema(as = Problem)]
+pub(crate) struct Body<'a> {
+    /// `urn:weft:problem:<code>`.
     r#type: String,
+    /// The code for people.
     title: &'static str,
+    /// The HTTP status.
     status: u16,
+    /// What is wrong and what to do, in one line.
     detail: &'a str,
-    code: &'static str,
+    /// What went wrong, for machines.
+    code: Code,
+    /// With `cursor_expired`: where what is kept begins.
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest_cursor: Option<String>,
 }
@@ -205,7 +214,7 @@ impl Serialize for Problem {
             title,
             status: status.as_u16(),
             detail: &self.detail,
-            code,
+            code: self.code,
             oldest_cursor: self.oldest.as_ref().map(Cursor::to_string),
         };
         body.serialize(serializer)

@@ -20,12 +20,14 @@ use axum::{
 use http::{HeaderMap, StatusCode, header};
 use serde::Serialize;
 use tokio::time::timeout;
+use utoipa::ToSchema;
 use weft_nats::envelope;
 
 use crate::{
-    error::{Code, Problem},
+    error::{self, Code, Problem},
     ingest::{self, ANSWER_TIMEOUT, Accepted},
     metrics,
+    openapi::PlainEvent,
     router::Api,
     sequencer::{NewEvent, NotTaken, SubmitError},
 };
@@ -60,24 +62,47 @@ enum Form {
 }
 
 /// The answer to a batch.
-#[derive(Serialize)]
-struct Batch {
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Batch {
+    /// In the batch's order.
     results: Vec<Outcome>,
 }
 
 /// What became of one event of a batch.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(untagged)]
-enum Outcome {
+pub(crate) enum Outcome {
+    /// Its receipt.
     Accepted(Accepted),
+    /// Its delivery id was accepted before with another body.
+    #[schema(value_type = error::Body)]
     Refused(Problem),
 }
 
-/// `POST /api/v1/events`.
+/// `POST /api/v1/events`: CloudEvents binary, structured or batch, or plain JSON.
 ///
 /// # Errors
 ///
 /// A [`Problem`]: nothing of the request is accepted, unless its code is `log_unavailable`.
+#[utoipa::path(
+    post,
+    path = "/api/v1/events",
+    tag = "ingest",
+    security(("apiKey" = []), ("bearer" = [])),
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "The delivery id, where the event names none"),
+    ),
+    request_body(content(
+        (PlainEvent = "application/json"),
+        (Value = "application/cloudevents+json"),
+        (Vec<Value> = "application/cloudevents-batch+json"),
+    )),
+    responses(
+        (status = 202, description = "Accepted: on disk, in order, once", body = Accepted),
+        (status = 200, description = "Accepted before, or what became of each event of a batch",
+            content((Accepted = "application/json"), (Batch = "application/json"))),
+    )
+)]
 pub async fn publish(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
     let began = Instant::now();
     let (head, body) = request.into_parts();

@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::timeout;
+use utoipa::ToSchema;
 use weft_proto::ids::{EventId, SequenceNumber, WorkflowId};
 
 use crate::{
@@ -31,17 +32,42 @@ pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const REPLAYED: &str = "idempotent-replayed";
 
 /// The answer to an accepted event.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Receipt)]
 pub(crate) struct Accepted {
+    /// The event's id.
+    #[schema(value_type = uuid::Uuid)]
     event_id: EventId,
+    /// Its number in its workflow, from 1.
+    #[schema(value_type = u64, minimum = 1)]
     sequence_number: SequenceNumber,
+    /// Its workflow.
+    #[schema(value_type = String)]
     workflow_id: WorkflowId,
+    /// The event before it in its workflow.
+    #[schema(value_type = Option<uuid::Uuid>, required)]
     previous_event_id: Option<EventId>,
+    /// It had been accepted before: this is the first receipt.
     duplicate: bool,
 }
 
 /// A webhook whose workflow the source's rule names.
+///
+/// Authenticated by the source's scheme alone. The same delivery again gets the first receipt.
+#[utoipa::path(
+    post,
+    path = "/api/v1/webhooks/{source}",
+    tag = "ingest",
+    security(()),
+    params(("source" = String, Path, description = "Name of a configured source")),
+    request_body(description = "What the sender signed", content((Value = "application/json"), (String = "*/*"))),
+    responses(
+        (status = 202, description = "Accepted: on disk, in order, once", body = Accepted),
+        (status = 200, description = "Accepted before", body = Accepted,
+            headers(("Idempotent-Replayed" = String, description = "true"))),
+    )
+)]
 pub async fn ruled(
     State(api): State<Arc<Api>>,
     path: Result<Path<String>, PathRejection>,
@@ -53,6 +79,22 @@ pub async fn ruled(
 }
 
 /// A webhook whose workflow the path names.
+#[utoipa::path(
+    post,
+    path = "/api/v1/webhooks/{source}/{workflow}",
+    tag = "ingest",
+    security(()),
+    params(
+        ("source" = String, Path, description = "Name of a configured source"),
+        ("workflow" = String, Path, description = "The workflow id, percent-encoded; wins over the source's rule"),
+    ),
+    request_body(description = "What the sender signed", content((Value = "application/json"), (String = "*/*"))),
+    responses(
+        (status = 202, description = "Accepted: on disk, in order, once", body = Accepted),
+        (status = 200, description = "Accepted before", body = Accepted,
+            headers(("Idempotent-Replayed" = String, description = "true"))),
+    )
+)]
 pub async fn named(
     State(api): State<Arc<Api>>,
     path: Result<Path<(String, String)>, PathRejection>,

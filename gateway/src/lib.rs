@@ -10,6 +10,7 @@ pub mod events;
 pub mod identify;
 pub mod ingest;
 pub mod metrics;
+pub mod openapi;
 pub mod options;
 pub mod readiness;
 pub mod router;

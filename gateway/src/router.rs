@@ -13,7 +13,7 @@ use crate::{
     auth::Keys,
     body,
     error::{Code, Problem},
-    events, ingest,
+    events, ingest, openapi,
     sequencer::{Sequencer, SubmitError},
     since,
     sources::Sources,
@@ -88,6 +88,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/api/v1/webhooks/{source}/{workflow}", post(ingest::named))
         .route("/api/v1/events", get(since::event_of_delivery).post(events::publish))
         .route("/api/v1/events/stream", get(stream::stream))
+        .route("/api/v1/openapi.json", get(openapi::document))
         .route("/api/v1/events/{event}", get(since::event))
         .fallback(async || Problem::new(Code::NotFound, "no such route; the API is below /api/v1"))
         .method_not_allowed_fallback(async || {

@@ -25,6 +25,7 @@ use weft_proto::{
 use crate::{
     auth::Grant,
     error::{Code, Problem},
+    openapi,
     router::{Api, Log},
     sequencer::SubmitError,
     sources::LookupError,
@@ -53,7 +54,22 @@ pub struct Wanted {
     limit: usize,
 }
 
-/// `GET /api/v1/webhooks/events?since=…`.
+/// The events after a cursor, oldest first.
+#[utoipa::path(
+    get,
+    path = "/api/v1/webhooks/events",
+    tag = "read",
+    security(("apiKey" = []), ("bearer" = [])),
+    params(
+        ("since" = Option<String>, Query, description = "A cursor, or an event id; absent: from the oldest event kept"),
+        ("workflowId" = Option<String>, Query, description = "Only this workflow"),
+        ("type" = Option<String>, Query, description = "Only types that this pattern takes; `*` is any run of characters"),
+        ("source" = Option<String>, Query, description = "Only this source"),
+        ("subscription" = Option<String>, Query, description = "Only what this subscription takes"),
+        ("limit" = Option<u32>, Query, description = "1 to 1000; 100 where nothing is said"),
+    ),
+    responses((status = 200, description = "A page", body = openapi::Page))
+)]
 pub async fn since(
     State(api): State<Arc<Api>>,
     headers: HeaderMap,
@@ -73,7 +89,15 @@ pub async fn since(
     Ok(json(write_page(&page)))
 }
 
-/// `GET /api/v1/events/{eventId}`.
+/// One event.
+#[utoipa::path(
+    get,
+    path = "/api/v1/events/{event}",
+    tag = "read",
+    security(("apiKey" = []), ("bearer" = [])),
+    params(("event" = uuid::Uuid, Path, description = "Its id")),
+    responses((status = 200, description = "Its envelope", body = openapi::Envelope))
+)]
 pub async fn event(
     State(api): State<Arc<Api>>,
     headers: HeaderMap,
@@ -84,7 +108,18 @@ pub async fn event(
     one(&api, &grant, id).await
 }
 
-/// `GET /api/v1/events?source=&deliveryId=`.
+/// The event of a delivery.
+#[utoipa::path(
+    get,
+    path = "/api/v1/events",
+    tag = "read",
+    security(("apiKey" = []), ("bearer" = [])),
+    params(
+        ("source" = String, Query, description = "Who sent it"),
+        ("deliveryId" = String, Query, description = "What the sender calls it"),
+    ),
+    responses((status = 200, description = "Its envelope", body = openapi::Envelope))
+)]
 pub async fn event_of_delivery(
     State(api): State<Arc<Api>>,
     headers: HeaderMap,

@@ -73,11 +73,28 @@ impl Streams {
     }
 }
 
-/// `GET /api/v1/events/stream?since=…`.
+/// The events after a cursor and those to come, as Server-Sent Events.
+///
+/// Each event's `id` is the cursor behind it.
 ///
 /// # Errors
 ///
 /// A [`Problem`].
+#[utoipa::path(
+    get,
+    path = "/api/v1/events/stream",
+    tag = "read",
+    security(("apiKey" = []), ("bearer" = [])),
+    params(
+        ("since" = Option<String>, Query, description = "A cursor, or an event id; absent: from the oldest event kept"),
+        ("workflowId" = Option<String>, Query, description = "Only this workflow"),
+        ("type" = Option<String>, Query, description = "Only types that this pattern takes; `*` is any run of characters"),
+        ("source" = Option<String>, Query, description = "Only this source"),
+        ("subscription" = Option<String>, Query, description = "Only what this subscription takes"),
+        ("Last-Event-ID" = Option<String>, Header, description = "As `since`, and before it"),
+    ),
+    responses((status = 200, description = "Envelopes", body = String, content_type = "text/event-stream"))
+)]
 pub async fn stream(
     State(api): State<Arc<Api>>,
     headers: HeaderMap,
