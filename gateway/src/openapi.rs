@@ -22,8 +22,7 @@ use crate::{error, events, ingest, since, stream};
 #[openapi(
     info(
         title = "Weft gateway",
-        description = "Events in, in order per workflow, each taken once; and the events that were taken, to be read.",
-        license(name = "")
+        description = "Events in, in order per workflow, each taken once; and the events that were taken, to be read."
     ),
     paths(
         ingest::ruled,
@@ -148,6 +147,8 @@ pub async fn document() -> Response {
 
 impl Modify for Shared {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        // The crate names none.
+        document.info.license = None;
         let components = document.components.get_or_insert_with(Default::default);
         let key = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("x-api-key")));
         components.add_security_scheme("apiKey", key);
