@@ -75,7 +75,7 @@ impl Gateway {
     /// [`RunError`]: what does not pass. An absent server passes: it stays up, answers 503 and tells `missing`.
     pub async fn run(
         self,
-        connection: Connection,
+        catalog: Catalog,
         spec: LogSpec,
         folder: PathBuf,
         bootstrap_key: Option<Secret>,
@@ -86,7 +86,8 @@ impl Gateway {
         // What serves requests outlives them: the catalog's watch and the sequencer end only after the last answer.
         let stop = CancellationToken::new();
         let closing = drain.child_token();
-        let catalog = Catalog::new(connection.clone()).watch(stop.child_token());
+        let connection = catalog.connection().clone();
+        let catalog = catalog.watch(stop.child_token());
         let limits = body::Limits {
             bytes_max: usize::try_from(self.options.max_body.as_u64()).unwrap_or(usize::MAX),
             time: BODY_TIME,

@@ -51,9 +51,9 @@ impl Sources {
         Self { catalog, compiled: Mutex::default() }
     }
 
-    /// Whether the catalog has been read to its end.
-    pub fn complete(&self) -> bool {
-        self.catalog.borrow().complete
+    /// What the catalog lacks for sources to be looked up in it, for people; `None`: nothing.
+    pub fn missing(&self) -> Option<String> {
+        self.catalog.borrow().missing()
     }
 
     /// A subscription, as the catalog has it at this moment.

@@ -93,7 +93,7 @@ impl Admin {
     /// [`RunError`]: what does not pass. An absent server passes: it stays up, answers UNAVAILABLE and tells `missing`.
     pub async fn run(
         self,
-        connection: Connection,
+        catalog: Catalog,
         spec: LogSpec,
         folder: PathBuf,
         missing: watch::Sender<Option<String>>,
@@ -107,12 +107,12 @@ impl Admin {
         let (reporter, health) = health_reporter();
         readiness::not_serving(&reporter).await;
         let (progress, progressed) = watch::channel(Some("streams: not looked for yet".to_owned()));
-        let watched = readiness::watch(connection.clone(), progressed, missing, reporter, closing.clone());
+        let watched = readiness::watch(catalog.connection().clone(), progressed, missing, reporter, closing.clone());
         tasks.spawn(watched);
 
         let serving = serve(self.listener, &self.token, &state, health, &closing);
         let opening = async {
-            let opened = open_log(connection, &spec, folder, &state, &progress, &stop, &tasks).await;
+            let opened = open_log(&catalog, &spec, folder, &state, &progress, &stop, &tasks).await;
             if opened.is_err() {
                 closing.cancel();
             }
@@ -169,7 +169,7 @@ async fn serve(
 
 /// Waits for the log, starts the history on it, and opens both to the services. Gives up when draining comes first.
 async fn open_log(
-    connection: Connection,
+    catalog: &Catalog,
     spec: &LogSpec,
     folder: PathBuf,
     state: &State,
@@ -178,10 +178,11 @@ async fn open_log(
     tasks: &TaskTracker,
 ) -> Result<(), RunError> {
     let layout = tokio::select! {
-        layout = ensure(&connection, spec, progress) => layout?,
+        layout = ensure(catalog.connection(), spec, progress) => layout?,
         () = state.draining().cancelled() => return Ok(()),
     };
-    let catalog = Catalog::new(connection.clone()).watch(stop.child_token());
+    let connection = catalog.connection().clone();
+    let catalog = catalog.watch(stop.child_token());
     let options = HistoryOptions {
         folder: folder.clone(),
         dead_letter_retention: spec.dead_letters.retention.0,

@@ -16,13 +16,14 @@ use tonic::{
 use weft_admin::{Admin, AdminOptions, service::RunError};
 use weft_nats::{
     append::Appender,
+    catalog::Catalog,
     connect::Connection,
     event::{Event, JSON},
     message::Outgoing,
     options::{LogOptions, NatsOptions, Secret},
     streams::{self, LogSpec},
     subject::{Layout, dead_letter_subject},
-    testing::{TestServer, eventually},
+    testing::{TestServer, eventually, master_key},
 };
 use weft_proto::{
     ids::{EventId, Run, SequenceNumber, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
@@ -68,7 +69,8 @@ impl Running {
         let connection = Connection::connect(nats, "admin").await.unwrap();
         let (told, missing) = watch::channel(Some("starting".to_owned()));
         let drain = CancellationToken::new();
-        let run = admin.run(connection, spec(shards), folder.to_owned(), told, drain.clone());
+        let run =
+            admin.run(Catalog::new(connection, master_key()), spec(shards), folder.to_owned(), told, drain.clone());
         Self { url, missing, drain, task: tokio::spawn(run) }
     }
 

@@ -145,10 +145,10 @@ async fn each_role_writes_its_own_streams_and_no_others() {
     let scheme = verification::Scheme::Github(GithubScheme { secrets: vec!["s".into()] });
     let verification = Some(Verification { scheme: Some(scheme) });
     let source = Source { name: "shop".into(), verification, ..Source::default() };
-    let refused = Catalog::new(gateway.clone()).put_source(&source, 0).await;
+    let refused = Catalog::new(gateway.clone(), weft_nats::testing::master_key()).put_source(&source, 0).await;
     assert!(matches!(refused, Err(CatalogError::Unavailable(_))), "{refused:?}");
-    Catalog::new(admin).put_source(&source, 0).await.unwrap();
-    assert_eq!(Catalog::new(gateway).read().await.unwrap().sources.len(), 1);
+    Catalog::new(admin, weft_nats::testing::master_key()).put_source(&source, 0).await.unwrap();
+    assert_eq!(Catalog::new(gateway, weft_nats::testing::master_key()).read().await.unwrap().sources.len(), 1);
 
     cancel.cancel();
     tokio::time::timeout(PATIENCE, server.stopped()).await.expect("it ends with its token");
