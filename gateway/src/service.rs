@@ -17,7 +17,7 @@ use crate::{
     auth::Keys,
     body, metrics,
     options::GatewayOptions,
-    readiness,
+    readiness, rejected,
     router::{Api, Log, router},
     rpc,
     sequencer::{self, SequencerOptions},
@@ -98,6 +98,9 @@ impl Gateway {
         let (progress, progressed) = watch::channel(Some("streams: not looked for yet".to_owned()));
         let (services, health) = rpc::routes(&api).await;
         tasks.spawn(readiness::watch(connection.clone(), api.clone(), progressed, missing, health, closing.clone()));
+
+        tasks.spawn(rejected::keeper::keep(api.clone(), connection.clone(), stop.child_token()));
+        tasks.spawn(rejected::retry::serve(api.clone(), connection.clone(), closing.clone()));
 
         let serving = serve::serve(self.listener, router(api.clone()).merge(services), closing.clone());
         let opening = async {
