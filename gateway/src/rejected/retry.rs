@@ -36,6 +36,8 @@ use crate::{
 const CONCURRENCY: usize = 8;
 /// Between two tries to subscribe, which fail only when the client has ended.
 const SUBSCRIBE_RETRY: Duration = Duration::from_millis(500);
+/// What the inboxes of all clients begin with.
+const INBOXES: &str = "_INBOX";
 /// What the path of a webhook begins with.
 const WEBHOOKS: &str = "/api/v1/webhooks/";
 
@@ -59,7 +61,8 @@ pub async fn serve(api: Arc<Api>, connection: Connection, closing: CancellationT
 }
 
 async fn answer(api: &Api, connection: &Connection, request: Message) {
-    let Some(reply) = request.reply else { return };
+    // An answer goes to who asked and nowhere else: neither into a stream, nor to a consumer that delivers here.
+    let Some(reply) = request.reply.filter(|reply| reply.starts_with(INBOXES)) else { return };
     let sequence = RetryEntry::decode(request.payload).map_or(0, |entry| entry.sequence);
     let mut answer = RetriedRejected { id: sequence.to_string(), ..RetriedRejected::default() };
     match retry(api, connection, StreamSeq(sequence)).await {
@@ -79,11 +82,15 @@ async fn answer(api: &Api, connection: &Connection, request: Message) {
 
 /// Takes an entry now.
 async fn retry(api: &Api, connection: &Connection, sequence: StreamSeq) -> Result<Receipt, Problem> {
+    let unknown = || Problem::new(Code::NotFound, "no such refused request is kept");
+    // To the server no sequence at all, and what a request that makes no sense names.
+    if sequence == StreamSeq::default() {
+        return Err(unknown());
+    }
     let stored = direct::get(connection, REJECTED_STREAM, sequence).await.map_err(|error| {
         tracing::debug!(%error, "entry cannot be read");
         Problem::new(Code::LogUnavailable, "the inbox did not answer; retry again")
     })?;
-    let unknown = || Problem::new(Code::NotFound, "no such refused request is kept");
     let stored = stored.ok_or_else(unknown)?;
     let entry = Rejected::decode(stored.payload).map_err(|_| unknown())?;
     let request = KeptRequest::of(&entry)?;
