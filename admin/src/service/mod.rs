@@ -2,6 +2,7 @@
 //!
 //! - `state`: what the services share once the log is there.
 //! - `events`, `tail`: `EventService`; `dead_letters`, `redrive`: `DeadLetterService`.
+//! - `rejected`: `RejectedService`.
 //! - `readiness`: what is missing, for people and for `grpc.health.v1`.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -18,7 +19,10 @@ use weft_nats::{
     streams::{self, EnsureError, LogSpec},
     subject::Layout,
 };
-use weft_proto::v1::{dead_letter_service_server::DeadLetterServiceServer, event_service_server::EventServiceServer};
+use weft_proto::v1::{
+    dead_letter_service_server::DeadLetterServiceServer, event_service_server::EventServiceServer,
+    rejected_service_server::RejectedServiceServer,
+};
 
 use crate::{auth::BearerToken, options::AdminOptions};
 
@@ -27,11 +31,13 @@ mod events;
 mod page_token;
 mod readiness;
 mod redrive;
+mod rejected;
 mod state;
 mod tail;
 
 use dead_letters::DeadLetters;
 use events::Events;
+use rejected::RejectedRequests;
 use state::{Log, State};
 
 /// Between two looks for a log that is not there.
@@ -136,7 +142,8 @@ async fn serve(
 ) {
     let token = BearerToken::new(token);
     let events = EventServiceServer::with_interceptor(Events::new(Arc::clone(state)), token.clone());
-    let dead_letters = DeadLetterServiceServer::with_interceptor(DeadLetters::new(Arc::clone(state)), token);
+    let dead_letters = DeadLetterServiceServer::with_interceptor(DeadLetters::new(Arc::clone(state)), token.clone());
+    let rejected = RejectedServiceServer::with_interceptor(RejectedRequests::new(Arc::clone(state)), token);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(weft_proto::FILE_DESCRIPTOR_SET)
@@ -146,7 +153,8 @@ async fn serve(
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .add_service(health)
         .add_service(events)
-        .add_service(dead_letters);
+        .add_service(dead_letters)
+        .add_service(rejected);
     // The descriptors are compiled in: a failure shows in every test, and costs only the reflection.
     match (reflection().build_v1(), reflection().build_v1alpha()) {
         (Ok(v1), Ok(v1alpha)) => router = router.add_service(v1).add_service(v1alpha),

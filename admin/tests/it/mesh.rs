@@ -30,6 +30,7 @@ use weft_proto::{
     v1::{
         self, OutcomeKind, dead_letter_service_client::DeadLetterServiceClient,
         event_service_client::EventServiceClient, outcome_record::Record,
+        rejected_service_client::RejectedServiceClient,
     },
 };
 
@@ -99,6 +100,12 @@ impl Running {
 
     pub fn dead_letters(&self) -> DeadLetterServiceClient<Client> {
         DeadLetterServiceClient::with_interceptor(self.channel(), Bearer("Bearer weft-token"))
+    }
+}
+
+impl Running {
+    pub fn rejected(&self) -> RejectedServiceClient<Client> {
+        RejectedServiceClient::with_interceptor(self.channel(), Bearer("Bearer weft-token"))
     }
 }
 
