@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     bench,
-    command::{dlq, event, listen, sign},
+    command::{dlq, event, listen, rejected, sign},
     config::Config,
     demo,
     exit::Failure,
@@ -47,6 +47,9 @@ pub enum Command {
     /// List, get and redrive dead letters
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    /// List, get and retry refused requests
+    #[command(subcommand)]
+    Rejected(rejected::RejectedCommand),
     /// Print the headers that a sender would sign a body with
     Sign(sign::SignArgs),
     /// Receive deliveries, verify them, and fail now and then
@@ -103,6 +106,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Demo(args) => demo::run(args).await,
         Command::Event(command) => event::run(command).await,
         Command::Dlq(command) => dlq::run(command).await,
+        Command::Rejected(command) => rejected::run(command).await,
         Command::Sign(args) => sign::run(args).await,
         Command::Listen(args) => listen::run(args).await,
         Command::Bench(command) => bench::run(command).await,

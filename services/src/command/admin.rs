@@ -7,7 +7,10 @@ use tonic::{
     metadata::{Ascii, MetadataValue},
     transport::{Channel, Endpoint},
 };
-use weft_proto::v1::{dead_letter_service_client::DeadLetterServiceClient, event_service_client::EventServiceClient};
+use weft_proto::v1::{
+    dead_letter_service_client::DeadLetterServiceClient, event_service_client::EventServiceClient,
+    rejected_service_client::RejectedServiceClient,
+};
 
 use crate::{
     config::DATA_DEFAULT,
@@ -87,6 +90,11 @@ impl AdminClient {
     /// The dead letter service.
     pub fn dead_letters(&self) -> DeadLetterServiceClient<Channel> {
         DeadLetterServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// The service of refused requests.
+    pub fn rejected(&self) -> RejectedServiceClient<Channel> {
+        RejectedServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// A request with the token.
