@@ -7,5 +7,6 @@ mod load;
 mod mesh;
 mod order;
 mod refusals;
+mod rejected;
 mod roles;
 mod up;
