@@ -18,7 +18,7 @@ use weft_gateway::Gateway;
 use weft_nats::{
     catalog::Catalog,
     connect::Connection,
-    options::{NatsOptions, Secret},
+    options::{NatsOptions, Secret, servers},
     server::{self, Server, ServerOptions},
     streams::{self, EnsureError, LogSpec},
 };
@@ -203,7 +203,7 @@ impl Nats {
     }
 
     fn lines(&self, data: &DataFolder) -> Vec<Line> {
-        let mut lines = vec![("nats", self.url.clone())];
+        let mut lines = vec![("nats", servers::shown(&self.url))];
         if self.server.is_some() {
             lines.push(("tail", data.role("nats/tail.url").display().to_string()));
         }

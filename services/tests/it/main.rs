@@ -9,4 +9,5 @@ mod order;
 mod refusals;
 mod rejected;
 mod roles;
+mod secrets;
 mod up;
