@@ -119,3 +119,24 @@ fn load(args: &RunArgs) -> Result<Config, Failure> {
     config.warn();
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever logs what a command was called with logs no secret.
+    #[test]
+    fn arguments_print_without_their_secrets() {
+        for line in [
+            "weft dlq list --token hush",
+            "weft rejected retry --all --token hush",
+            "weft event send --source shop --type t --secret hush",
+            "weft sign --secret hush",
+            "weft listen --secret hush",
+        ] {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            let text = format!("{cli:?}");
+            assert!(text.contains("[secret]") && !text.contains("hush"), "{text}");
+        }
+    }
+}

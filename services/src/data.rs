@@ -2,6 +2,7 @@
 
 use std::{
     env::VarError,
+    fmt,
     fs::{self, DirBuilder},
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -28,13 +29,20 @@ const MASTER_KEY_FILE: &str = "master.key";
 const TOKEN_BYTES: usize = 32;
 
 /// What `client.toml` holds.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Client {
     /// The admin's address, such as `http://127.0.0.1:9080`.
     pub server: String,
     /// Its bearer token.
     pub token: String,
+}
+
+/// Without the token.
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("server", &self.server).finish_non_exhaustive()
+    }
 }
 
 /// A data folder that can be used.

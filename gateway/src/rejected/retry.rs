@@ -123,6 +123,8 @@ impl KeptRequest {
     ///
     /// A [`Problem`] when it is not the whole request.
     fn of(entry: &Rejected) -> Result<Self, Problem> {
+        let no_webhook = || Problem::new(Code::NotFound, "the request was not sent to a webhook; it cannot be retried");
+        let workflow = workflow(&entry.path).ok_or_else(no_webhook)?;
         if entry.truncated {
             let detail = "only the beginning of the request was kept; its sender must send it again";
             return Err(Problem::new(Code::BodyTooLarge, detail));
@@ -131,8 +133,6 @@ impl KeptRequest {
             let detail = "a secret stood in the request and was taken out; its sender must send it again";
             return Err(Problem::new(Code::MalformedBody, detail));
         }
-        let no_webhook = || Problem::new(Code::NotFound, "the request was not sent to a webhook; it cannot be retried");
-        let workflow = workflow(&entry.path).ok_or_else(no_webhook)?;
         let headers = entry.headers.iter().filter_map(|header| {
             let name: HeaderName = header.name.parse().ok()?;
             Some((name, HeaderValue::from_bytes(header.value.as_bytes()).ok()?))

@@ -20,8 +20,8 @@ use weft_proto::{
 };
 
 use crate::{
-    http::{Request, SECRET, get, send, webhook},
-    mesh::{Mesh, PATIENCE, shop},
+    http::{Request, SECRET, events, get, send, webhook},
+    mesh::{Mesh, PATIENCE, READ_TOKEN, shop},
 };
 
 const BODY: &str = r#"{"type":"order.paid","workflow":"w"}"#;
@@ -223,6 +223,29 @@ async fn refusals_are_kept_whole_and_without_secrets() {
     assert_eq!(retry(&mesh.connection, *leaky).await.code, "malformed_body");
     assert_eq!(retry(&mesh.connection, *long).await.code, "body_too_large");
     assert_eq!(retry(&mesh.connection, *reused).await.code, "id_reused");
+    gateway.drained().await;
+}
+
+/// What was refused of callers with an API key is kept, too, without the key; and so it cannot be retried.
+#[tokio::test]
+async fn refused_events_of_callers_are_kept_without_their_keys() {
+    let mesh = Mesh::start(1).await;
+    let gateway = mesh.gateway().await;
+    let plain = [("content-type", "application/json")];
+    let mut keyless = events(&plain, "{}");
+    keyless.head = keyless.head.replace(READ_TOKEN, "weft_ab12cd34_0123456789abcdef0123456789abcdef");
+    assert_eq!(send(gateway.address, &keyless).await.unwrap().code(), "key_invalid");
+    assert_eq!(send(gateway.address, &events(&plain, "{\"a\":1}")).await.unwrap().status, 400);
+    assert_eq!(send(gateway.address, &events(&[("content-type", "text/plain")], "x")).await.unwrap().status, 415);
+    let entries = kept(&mesh.connection, 3).await;
+    for (sequence, entry) in &entries {
+        assert_eq!((entry.source.as_str(), entry.path.as_str()), ("_events", "/api/v1/events"));
+        let text = format!("{entry:?}");
+        assert!(!text.contains("weft_ab12cd34") && !text.contains(READ_TOKEN), "{text}");
+        assert_eq!(retry(&mesh.connection, *sequence).await.code, "not_found");
+    }
+    let bodies: Vec<_> = entries.iter().map(|(_, entry)| (&entry.body[..], entry.truncated)).collect();
+    assert_eq!(bodies, [(&b""[..], true), (b"{\"a\":1}", false), (b"", true)]);
     gateway.drained().await;
 }
 

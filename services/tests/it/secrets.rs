@@ -113,6 +113,8 @@ async fn provoke(gateway: &str, wiring: &Wiring) -> Vec<u8> {
         post(format!("{gateway}/api/v1/webhooks/nobody?key={KEY}")).header("x-api-key", KEY),
         client.get(format!("{gateway}/api/v1/webhooks/events")).header("x-api-key", KEY),
         client.get(format!("{gateway}/api/v1/webhooks/events?since=x")).header("x-api-key", TOKEN),
+        post(format!("{gateway}/api/v1/events")).header("x-api-key", KEY),
+        post(format!("{gateway}/api/v1/events")).header("content-type", "application/json").bearer_auth(TOKEN),
         client.get(format!("{gateway}/api/v1/events/x")).bearer_auth(TOKEN),
         client.get(format!("{gateway}/api/v1/{KEY}")),
     ];
