@@ -15,7 +15,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::timeout;
 use utoipa::ToSchema;
-use weft_proto::ids::{EventId, SequenceNumber, WorkflowId};
+use weft_proto::{
+    ids::{EventId, SequenceNumber, WorkflowId},
+    v1::Scope,
+};
 
 use crate::{
     error::{Code, Problem},
@@ -23,6 +26,7 @@ use crate::{
     router::Api,
     sequencer::{NewEvent, Receipt, SubmitError},
     sources::LookupError,
+    verify::Verified,
 };
 
 /// How long a sender waits for its receipt at the most. The sequencer gives up sooner; this holds whatever happens there.
@@ -54,17 +58,19 @@ pub(crate) struct Accepted {
 
 /// A webhook whose workflow the source's rule names.
 ///
-/// Authenticated by the source's scheme alone. The same delivery again gets the first receipt.
+/// Authenticated by the source's scheme alone: a signature, or with scheme `api_key` a key with scope `ingest`. The same
+/// delivery again gets the first receipt.
 #[utoipa::path(
     post,
     path = "/api/v1/webhooks/{source}",
     tag = "ingest",
-    security(()),
+    security((), ("apiKey" = []), ("bearer" = [])),
     params(("source" = String, Path, description = "Name of a configured source")),
     request_body(description = "What the sender signed", content((Value = "application/json"), (String = "*/*"))),
     responses(
         (status = 202, description = "Accepted: on disk, in order, once", body = Accepted),
-        (status = 200, description = "Accepted before", body = Accepted,
+        (status = 200, description = "Accepted before; or the challenge by which Slack asks whose the address is",
+            content((Accepted = "application/json"), (String = "text/plain")),
             headers(("Idempotent-Replayed" = String, description = "true"))),
     )
 )]
@@ -83,7 +89,7 @@ pub async fn ruled(
     post,
     path = "/api/v1/webhooks/{source}/{workflow}",
     tag = "ingest",
-    security(()),
+    security((), ("apiKey" = []), ("bearer" = [])),
     params(
         ("source" = String, Path, description = "Name of a configured source"),
         ("workflow" = String, Path, description = "The workflow id, percent-encoded; wins over the source's rule"),
@@ -91,7 +97,8 @@ pub async fn ruled(
     request_body(description = "What the sender signed", content((Value = "application/json"), (String = "*/*"))),
     responses(
         (status = 202, description = "Accepted: on disk, in order, once", body = Accepted),
-        (status = 200, description = "Accepted before", body = Accepted,
+        (status = 200, description = "Accepted before; or the challenge by which Slack asks whose the address is",
+            content((Accepted = "application/json"), (String = "text/plain")),
             headers(("Idempotent-Replayed" = String, description = "true"))),
     )
 )]
@@ -120,10 +127,21 @@ pub async fn events(State(api): State<Arc<Api>>, request: Request) -> Result<Res
     accept(&api, "events", None, request).await
 }
 
+/// A verified request.
+#[derive(Debug)]
+enum Incoming {
+    Event(Box<NewEvent>),
+    /// The provider asks whether the address is its owner's: the text to send back.
+    Challenge(String),
+}
+
 /// Verify, identify, sequence, answer.
 async fn accept(api: &Api, source: &str, workflow: Option<&str>, request: Request) -> Result<Response, Problem> {
     let began = Instant::now();
-    let event = read(api, source, workflow, request).await?;
+    let event = match read(api, source, workflow, request).await? {
+        Incoming::Event(event) => *event,
+        Incoming::Challenge(text) => return Ok(text.into_response()),
+    };
     let source = event.source.clone();
     let receipt = submit(api, event).await?;
     count(source, &receipt);
@@ -131,19 +149,26 @@ async fn accept(api: &Api, source: &str, workflow: Option<&str>, request: Reques
     Ok(answer(receipt))
 }
 
-/// The event of a request. Its body counts against the budget until here only: what waits for the log has a bound of its
+/// What a request stands for. Its body counts against the budget until here only: what waits for the log has a bound of its
 /// own.
-async fn read(api: &Api, source: &str, workflow: Option<&str>, request: Request) -> Result<NewEvent, Problem> {
-    let source = api.sources.get(source).map_err(|error| match error {
+async fn read(api: &Api, name: &str, workflow: Option<&str>, request: Request) -> Result<Incoming, Problem> {
+    let source = api.sources.get(name).map_err(|error| match error {
         LookupError::Starting => SubmitError::Starting.into(),
         LookupError::Unknown => unknown_source(),
         LookupError::Broken => Problem::new(Code::Internal, "the source's configuration cannot be used"),
     })?;
     let (head, body) = request.into_parts();
     refuse_compressed(&head.headers)?;
+    let grant = source.verifier.takes_key().then(|| api.keys.authorize(&head.headers, Scope::Ingest)).transpose()?;
     let body = api.bodies.read(&head.headers, body).await?;
     let received_at = now();
-    let verified = source.verifier.verify(&head.headers, &body.bytes, received_at)?;
+    let verified = match &grant {
+        Some(grant) => Verified::of_key(grant.name()),
+        None => source.verifier.verify(&head.headers, &body.bytes, received_at)?,
+    };
+    if let Some(challenge) = source.verifier.challenge(&body.bytes) {
+        return Ok(Incoming::Challenge(challenge));
+    }
     let event = source.rules.identify(&identify::Request {
         path_workflow: workflow,
         headers: &head.headers,
@@ -151,7 +176,10 @@ async fn read(api: &Api, source: &str, workflow: Option<&str>, request: Request)
         verified: &verified,
         received_at,
     })?;
-    Ok(event)
+    if let Some(grant) = grant {
+        grant.check(&event.source, &event.workflow)?;
+    }
+    Ok(Incoming::Event(Box::new(event)))
 }
 
 pub(crate) async fn submit(api: &Api, event: NewEvent) -> Result<Receipt, Problem> {
