@@ -17,7 +17,10 @@ use weft_proto::{
     v1::{ApiKey, Scope},
 };
 
-use crate::error::{Code, Problem};
+use crate::{
+    error::{Code, Problem},
+    verify::Verified,
+};
 
 #[cfg(test)]
 mod tests;
@@ -91,9 +94,14 @@ impl Grant {
         self.key.as_ref().map(|key| key.id.as_str())
     }
 
+    /// The key's id, or `bootstrap`.
+    pub fn name(&self) -> &str {
+        self.key_id().unwrap_or("bootstrap")
+    }
+
     /// What is written beside an event about who sent it: `api_key/<id>`.
     pub fn verified_by(&self) -> String {
-        format!("api_key/{}", self.key_id().unwrap_or("bootstrap"))
+        Verified::of_key(self.name()).by()
     }
 
     /// Whether it may touch events of a source.

@@ -250,6 +250,7 @@ impl From<VerifyError> for Problem {
         let code = match &error {
             VerifyError::Missing { .. } => Code::SignatureMissing,
             VerifyError::Malformed { .. } | VerifyError::Invalid => Code::SignatureInvalid,
+            VerifyError::KeyNeeded => Code::KeyMissing,
             VerifyError::OutOfWindow { .. } => Code::TimestampOutOfWindow,
         };
         Self::new(code, error.to_string())

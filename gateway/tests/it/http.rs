@@ -25,6 +25,7 @@ pub struct Request {
 pub struct Answer {
     pub status: u16,
     pub headers: BTreeMap<String, String>,
+    /// The body; a string where it is not JSON.
     pub json: Value,
 }
 
@@ -45,9 +46,16 @@ impl Answer {
 pub fn webhook(path: &str, id: &str, body: &str) -> Request {
     let at = Timestamp::now().as_second();
     let signature = Webhook::new(SECRET).unwrap().sign(id, at, body.as_bytes()).unwrap();
+    let at = at.to_string();
+    post(path, &[("webhook-id", id), ("webhook-timestamp", &at), ("webhook-signature", &signature)], body)
+}
+
+/// A webhook with these headers. `path` is what follows `/api/v1/webhooks/`.
+pub fn post(path: &str, headers: &[(&str, &str)], body: &str) -> Request {
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let head = format!(
         "POST /api/v1/webhooks/{path} HTTP/1.1\r\nhost: weft\r\nconnection: close\r\ncontent-length: {}\r\n\
-         webhook-id: {id}\r\nwebhook-timestamp: {at}\r\nwebhook-signature: {signature}\r\n\r\n",
+         {headers}\r\n",
         body.len()
     );
     Request { head, body: body.into() }
@@ -93,5 +101,6 @@ pub async fn answer(socket: &mut TcpStream) -> io::Result<Answer> {
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
         .collect();
-    Ok(Answer { status, headers, json: serde_json::from_str(body).map_err(io::Error::other)? })
+    let json = serde_json::from_str(body).unwrap_or_else(|_| body.into());
+    Ok(Answer { status, headers, json })
 }

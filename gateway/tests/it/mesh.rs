@@ -62,8 +62,14 @@ impl Mesh {
         let connection = server.connection("test").await;
         let spec = spec(shards);
         streams::ensure(&connection, &spec).await.unwrap();
-        Catalog::new(connection.clone(), master_key()).put_source(&shop(), 0).await.unwrap();
-        Self { server, connection, spec }
+        let mesh = Self { server, connection, spec };
+        mesh.add(&shop()).await;
+        mesh
+    }
+
+    /// Adds a source. Gateways that start from now on have it when they are ready.
+    pub async fn add(&self, source: &Source) {
+        Catalog::new(self.connection.clone(), master_key()).put_source(source, 0).await.unwrap();
     }
 
     /// A gateway that is ready.

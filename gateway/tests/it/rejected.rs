@@ -10,7 +10,7 @@ use weft_nats::{
     connect::Connection,
     direct, streams,
     subject::{REJECTED_STREAM, RETRY_SUBJECT},
-    testing::eventually,
+    testing::{eventually, master_key},
 };
 use weft_proto::{
     ids::{EventId, StreamSeq},
@@ -66,7 +66,7 @@ fn forged(path: &str, id: &str, body: &str) -> Request {
 
 /// The source `shop` with these secrets.
 async fn configure(mesh: &Mesh, secret: &str) {
-    let catalog = Catalog::new(mesh.connection.clone());
+    let catalog = Catalog::new(mesh.connection.clone(), master_key());
     let revision = catalog.read().await.unwrap().sources["shop"].revision;
     let mut source = shop();
     let scheme = Scheme::Standard(StandardScheme { secrets: vec![secret.into()], tolerance_ms: 0 });
@@ -154,7 +154,7 @@ async fn only_freshness_is_waived() {
 #[tokio::test]
 async fn a_retry_without_a_delivery_id_acts_once() {
     let mesh = Mesh::start(1).await;
-    let catalog = Catalog::new(mesh.connection.clone());
+    let catalog = Catalog::new(mesh.connection.clone(), master_key());
     let mut source = shop();
     source.delivery_id = Some(DeliveryIdRule { from: Some(delivery_id_rule::From::None(true)) });
     let revision = catalog.read().await.unwrap().sources["shop"].revision;
