@@ -102,13 +102,14 @@ async fn read(api: &Api, source: &str, workflow: Option<&str>, request: Request)
     let body = api.bodies.read(&head.headers, body).await?;
     let received_at = now();
     let verified = source.verifier.verify(&head.headers, &body.bytes, received_at)?;
-    let event = source.rules.identify(&identify::Request {
+    let mut event = source.rules.identify(&identify::Request {
         path_workflow: workflow,
         headers: &head.headers,
         body: &body.bytes,
         verified: &verified,
         received_at,
     })?;
+    source.schemas.judge(&mut event).await?;
     Ok(event)
 }
 

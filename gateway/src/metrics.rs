@@ -10,6 +10,8 @@ pub const API_SOURCE: &str = "api";
 pub const DUPLICATE: &str = "weft_gateway_events_duplicate_total";
 /// Requests that were answered with an error, by the problem's `code`.
 pub const REFUSED: &str = "weft_gateway_requests_refused_total";
+/// Events whose data is not what their source's schema says, by `source` and the rule's `mode`.
+pub const SCHEMA_VIOLATIONS: &str = "weft_gateway_schema_violations_total";
 /// From a webhook's first byte to its receipt, in seconds, accepted and repeated ones.
 pub const RECEIPT_SECONDS: &str = "weft_gateway_receipt_seconds";
 /// Connections that have been opened.
@@ -22,6 +24,7 @@ pub fn describe() {
     describe_counter!(ACCEPTED, "events taken into the log");
     describe_counter!(DUPLICATE, "repeats answered with the first receipt");
     describe_counter!(REFUSED, "requests answered with an error, by its code");
+    describe_counter!(SCHEMA_VIOLATIONS, "events whose data is not what their source's schema says");
     describe_histogram!(RECEIPT_SECONDS, Unit::Seconds, "time from a webhook's headers to its receipt");
     describe_counter!(CONNECTIONS_OPENED, "connections opened");
     describe_counter!(CONNECTIONS_CLOSED, "connections closed");
