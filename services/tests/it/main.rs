@@ -8,4 +8,5 @@ mod mesh;
 mod order;
 mod refusals;
 mod roles;
+mod schemas;
 mod up;
