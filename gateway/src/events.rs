@@ -17,7 +17,9 @@ use axum::{
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::timeout;
 use weft_nats::envelope;
@@ -86,7 +88,7 @@ pub async fn publish(State(api): State<Arc<Api>>, request: Request) -> Result<Re
     let form = Form::of(&head.headers)?;
     let body = api.bodies.read(&head.headers, body).await?;
     let answer = if form == Form::Batch {
-        let events = batch(&caller, &head.headers, &body.bytes)?;
+        let events = batch(&head.headers, &body.bytes, |draft| caller.admit(draft))?;
         drop(body);
         accept_all(&api, events).await?
     } else {
@@ -98,6 +100,19 @@ pub async fn publish(State(api): State<Arc<Api>>, request: Request) -> Result<Re
     };
     ::metrics::histogram!(metrics::RECEIPT_SECONDS).record(began.elapsed());
     Ok(answer)
+}
+
+/// The events of a request as they would be submitted, whoever sends it. Pure; what fuzzing begins at.
+///
+/// # Errors
+///
+/// A [`Problem`]: what is wrong with the request, or with one of its events.
+pub fn read(headers: &HeaderMap, body: &Bytes, received_at: Timestamp) -> Result<Vec<NewEvent>, Problem> {
+    let check = |draft: Draft| draft.check(received_at, String::new());
+    match Form::of(headers)? {
+        Form::Batch => batch(headers, body, check),
+        form => Ok(vec![check(single(form, headers, body)?)?]),
+    }
 }
 
 impl Form {
@@ -125,7 +140,7 @@ impl Form {
 }
 
 /// The one event of a request.
-fn single(form: Form, headers: &HeaderMap, body: &bytes::Bytes) -> Result<Draft, Problem> {
+fn single(form: Form, headers: &HeaderMap, body: &Bytes) -> Result<Draft, Problem> {
     let draft = match form {
         Form::Binary => binary::read(headers, body)?,
         Form::Structured | Form::Batch => structured::read(json::text(body)?)?,
@@ -134,8 +149,12 @@ fn single(form: Form, headers: &HeaderMap, body: &bytes::Bytes) -> Result<Draft,
     draft.in_request(headers, idempotency_key(headers)?)
 }
 
-/// All events of a batch, checked.
-fn batch(caller: &Caller<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Vec<NewEvent>, Problem> {
+/// All events of a batch, each as `admit` takes it.
+fn batch(
+    headers: &HeaderMap,
+    body: &[u8],
+    admit: impl Fn(Draft) -> Result<NewEvent, Problem>,
+) -> Result<Vec<NewEvent>, Problem> {
     if idempotency_key(headers)?.is_some() {
         let detail = "Idempotency-Key names one event; the events of a batch have ids of their own";
         return Err(Problem::new(Code::MissingDeliveryId, detail));
@@ -143,7 +162,7 @@ fn batch(caller: &Caller<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Vec<Ne
     let elements = json::elements(json::text(body)?, BATCH_EVENTS_MAX)?;
     let read = |(index, element): (usize, &str)| {
         let draft = structured::read(element).and_then(|draft| draft.in_request(headers, None));
-        draft.and_then(|draft| caller.admit(draft)).map_err(|problem| problem.of_event(index))
+        draft.and_then(&admit).map_err(|problem| problem.of_event(index))
     };
     elements.into_iter().enumerate().map(read).collect()
 }

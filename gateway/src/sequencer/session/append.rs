@@ -24,7 +24,8 @@ impl Session<'_> {
     /// Decides for what is ready and sends it off, unless something must come first.
     pub(super) fn launch(&mut self) {
         let gathers = self.gathers_until().is_some();
-        let waits = gathers || self.probe.is_some() || self.overlay.end() < self.target || self.overlay.len() >= OVERLAY_MAX;
+        let waits =
+            gathers || self.probe.is_some() || self.overlay.end() < self.target || self.overlay.len() >= OVERLAY_MAX;
         while !waits
             && (!self.ready.is_empty() || self.carrier.has_page())
             && let Some(mut appender) = self.appender.take()
