@@ -183,7 +183,7 @@ async fn receive(
         if let Some(challenge) = source.verifier.challenge(&body) {
             return Ok(Received::Challenge(challenge));
         }
-        let event = event(source, workflow, &head.headers, &body, &verified, received_at)?;
+        let event = event(source, workflow, &head.headers, &body, &verified, received_at).await?;
         if let Some(grant) = &grant {
             grant.check(&event.source, &event.workflow)?;
         }
@@ -212,7 +212,7 @@ pub(crate) fn source(api: &Api, name: &str) -> Result<Arc<Source>, Problem> {
 /// # Errors
 ///
 /// A [`Problem`] that is the sender's to mend.
-pub(crate) fn event(
+pub(crate) async fn event(
     source: &Source,
     path_workflow: Option<&str>,
     headers: &HeaderMap,
@@ -221,7 +221,9 @@ pub(crate) fn event(
     received_at: Timestamp,
 ) -> Result<NewEvent, Problem> {
     let request = identify::Request { path_workflow, headers, body, verified, received_at };
-    Ok(source.rules.identify(&request)?)
+    let mut event = source.rules.identify(&request)?;
+    source.schemas.judge(&mut event).await?;
+    Ok(event)
 }
 
 /// Gives an event its place in the log.

@@ -15,6 +15,8 @@ pub const REJECTED_KEPT: &str = "weft_gateway_rejected_kept_total";
 /// Refused requests that were to be kept and were not, by `reason`: `pace` (too many of the source), `queue` (too many wait),
 /// `log` (it did not take it), `closed` (the gateway has only begun).
 pub const REJECTED_DROPPED: &str = "weft_gateway_rejected_dropped_total";
+/// Events whose data is not what their source's schema says, by `source` and the rule's `mode`.
+pub const SCHEMA_VIOLATIONS: &str = "weft_gateway_schema_violations_total";
 /// From a webhook's first byte to its receipt, in seconds, accepted and repeated ones.
 pub const RECEIPT_SECONDS: &str = "weft_gateway_receipt_seconds";
 /// Connections that have been opened.
@@ -29,6 +31,7 @@ pub fn describe() {
     describe_counter!(REFUSED, "requests answered with an error, by its code");
     describe_counter!(REJECTED_KEPT, "refused requests kept in the inbox");
     describe_counter!(REJECTED_DROPPED, "refused requests that the inbox did not take, by reason");
+    describe_counter!(SCHEMA_VIOLATIONS, "events whose data is not what their source's schema says");
     describe_histogram!(RECEIPT_SECONDS, Unit::Seconds, "time from a webhook's headers to its receipt");
     describe_counter!(CONNECTIONS_OPENED, "connections opened");
     describe_counter!(CONNECTIONS_CLOSED, "connections closed");

@@ -307,7 +307,8 @@ fn a_caller_sends_what_its_key_allows() {
 fn a_batch_is_checked_whole() {
     let api = api(true);
     let caller = Caller::new(&api, &headers(&[("x-api-key", BOOTSTRAP)])).unwrap();
-    let read = |events: &serde_json::Value| batch(&caller, &HeaderMap::new(), events.to_string().as_bytes());
+    let admit = |draft| caller.admit(draft);
+    let read = |events: &serde_json::Value| batch(&HeaderMap::new(), events.to_string().as_bytes(), admit);
     let good: Vec<_> = (0..BATCH_EVENTS_MAX).map(|n| with("id", n.to_string())).collect();
     let ids: Vec<_> = read(&json!(good)).unwrap().into_iter().map(|event| event.delivery_id.unwrap()).collect();
     assert_eq!(ids, (0..BATCH_EVENTS_MAX).map(|n| n.to_string()).collect::<Vec<_>>(), "in order");
@@ -324,6 +325,6 @@ fn a_batch_is_checked_whole() {
         assert!(problem.detail().starts_with("event 3: "), "{}", problem.detail());
     }
     assert_eq!(read(&cloudevent()).unwrap_err().code(), Code::MalformedBody);
-    let keyed = batch(&caller, &headers(&[("idempotency-key", "a")]), b"[]");
+    let keyed = batch(&headers(&[("idempotency-key", "a")]), b"[]", admit);
     assert_eq!(keyed.unwrap_err().code(), Code::MissingDeliveryId);
 }

@@ -8,6 +8,8 @@ use weft_proto::{
 
 use crate::pointer::is_pointer;
 
+mod schemas;
+
 /// The longest name.
 const NAME_MAX: usize = 40;
 /// The longest name of a header.
@@ -54,7 +56,8 @@ pub fn validate_source(source: &Source) -> Result<(), String> {
     }
     check_delivery_id(source)?;
     check_pointer("data", &source.data_pointer)?;
-    source.keep_headers.iter().try_for_each(|header| check_header("keep_headers", header))
+    source.keep_headers.iter().try_for_each(|header| check_header("keep_headers", header))?;
+    schemas::check_schemas(source)
 }
 
 /// Checks a subscription for what no worker could work with.

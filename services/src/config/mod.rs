@@ -4,6 +4,7 @@
 //! would be right. The options of each section live in the crates that read them; what is here is only what the file
 //! adds: sources and subscriptions as people write them, and the rules that span sections.
 
+mod data_schema;
 mod document;
 mod key_path;
 mod schema;

@@ -98,8 +98,11 @@ const SOURCE: &[Key] = &[
     key("body", Text),
     key("on_id_reuse", Text),
     key("keep_headers", List),
-    key("schema", Later),
+    key("schema", Tables(DATA_SCHEMA)),
 ];
+
+const DATA_SCHEMA: &[Key] =
+    &[key("type", Text), key("json_schema", Text), key("protobuf", Text), key("message", Text), key("mode", Text)];
 
 const VERIFY: &[Key] = &[
     key("scheme", Text),

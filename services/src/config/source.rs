@@ -8,7 +8,7 @@ use weft_proto::v1::{
     StandardScheme, Verification, delivery_id_rule, rule, verification,
 };
 
-use super::{KeyPath, Problem, Secrets};
+use super::{KeyPath, Problem, Secrets, data_schema::SchemaForm};
 
 /// How far a signed timestamp may be off where the file does not say.
 const TOLERANCE_DEFAULT: Span = Span::secs(300);
@@ -28,6 +28,8 @@ pub(super) struct SourceForm {
     on_id_reuse: Option<ReuseForm>,
     #[serde(default)]
     keep_headers: Vec<String>,
+    #[serde(default)]
+    schema: Vec<SchemaForm>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -102,6 +104,8 @@ impl SourceForm {
             BodyForm::Json => BodyKind::Json,
             BodyForm::Any => BodyKind::Any,
         };
+        let schemas = self.schema.into_iter().enumerate();
+        let schemas = schemas.map(|(index, form)| form.into_rule(&path.key("schema").index(index)));
         Ok(Source {
             name: self.name,
             verification: Some(Verification { scheme: Some(scheme) }),
@@ -112,7 +116,7 @@ impl SourceForm {
             body: body.into(),
             on_id_reuse: on_id_reuse.into(),
             keep_headers: self.keep_headers,
-            schemas: Vec::new(),
+            schemas: schemas.collect::<Result<_, _>>()?,
             max_body_bytes: 0,
         })
     }

@@ -1,4 +1,4 @@
-use weft_proto::v1::{delivery_id_rule, destination, rule, verification};
+use weft_proto::v1::{SchemaMode, delivery_id_rule, destination, rule, schema_rule, verification};
 
 use super::*;
 
@@ -145,6 +145,37 @@ fn sources_of_later_versions_and_mistakes_are_told_apart() {
         refused(&source("verify = { scheme = \"hmac\", secrets = [\"env:WEFT_NO_SUCH\"], header = \"X-A\" }"))
             .contains("environment variable WEFT_NO_SUCH is not set")
     );
+}
+
+/// A schema stands in the file or beside it, and one that cannot be used is refused where it is written.
+#[test]
+fn schemas_are_inline_or_in_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("order.json");
+    std::fs::write(&file, r#"{"type":"object"}"#).unwrap();
+    let with =
+        |schema: &str| source(&format!("verify = {{ scheme = \"github\", secrets = [\"x\"] }}\nschema = [{schema}]"));
+    let two = format!(
+        r#"{{ type = "order.*", json_schema = "file:{}", mode = "reject" }},
+        {{ type = "*", json_schema = "{{}}", mode = "quarantine" }}"#,
+        file.display()
+    );
+    let config = parse(&with(&two)).unwrap();
+    let rules = &config.catalog.sources[0].schemas;
+    assert_eq!(rules[0].schema, Some(schema_rule::Schema::JsonSchema(r#"{"type":"object"}"#.into())));
+    assert_eq!((rules[0].r#type.as_str(), rules[0].mode()), ("order.*", SchemaMode::Reject));
+    assert_eq!((rules[1].r#type.as_str(), rules[1].mode()), ("*", SchemaMode::Quarantine));
+    for (schema, says) in [
+        (r#"{ type = "*", json_schema = "file:/no/such.json", mode = "warn" }"#, "source[0].schema[0].json_schema: "),
+        (r#"{ type = "*", json_schema = "{", mode = "warn" }"#, "schema[0]: is not JSON"),
+        (r#"{ type = "*", json_schema = "{}", mode = "drop" }"#, "source[0].schema[0].mode: "),
+        (r#"{ type = "*", mode = "warn" }"#, "either json_schema, or protobuf and message"),
+        (r#"{ type = "*", protobuf = "CgV4", message = "a.B", mode = "warn" }"#, "protoc --include_imports"),
+        (r#"{ type = "*", jsonschema = "{}", mode = "warn" }"#, "did you mean json_schema?"),
+    ] {
+        let error = refused(&with(schema));
+        assert!(error.contains(says), "{schema}: {error}");
+    }
 }
 
 #[test]

@@ -9,5 +9,6 @@ mod order;
 mod refusals;
 mod rejected;
 mod roles;
+mod schemas;
 mod secrets;
 mod up;
