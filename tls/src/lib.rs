@@ -11,6 +11,8 @@ pub mod acceptor;
 mod identity;
 pub mod listener;
 pub mod options;
+#[cfg(feature = "testing")]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 
