@@ -24,6 +24,7 @@ use utoipa::ToSchema;
 use weft_nats::envelope;
 
 use crate::{
+    admission::Client,
     error::{self, Code, Problem},
     ingest::{self, ANSWER_TIMEOUT, Accepted},
     metrics,
@@ -103,10 +104,11 @@ pub(crate) enum Outcome {
             content((Accepted = "application/json"), (Batch = "application/json"))),
     )
 )]
-pub async fn publish(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
+pub async fn publish(State(api): State<Arc<Api>>, client: Client, request: Request) -> Result<Response, Problem> {
     let began = Instant::now();
     let (head, body) = request.into_parts();
     let caller = Caller::new(&api, &head.headers)?;
+    api.admission.key(&client, caller.grant())?;
     ingest::refuse_compressed(&head.headers)?;
     let form = Form::of(&head.headers)?;
     let body = api.bodies.read(&head.headers, body).await?;

@@ -18,6 +18,7 @@ use utoipa::ToSchema;
 use weft_proto::ids::{EventId, SequenceNumber, WorkflowId};
 
 use crate::{
+    admission::Client,
     error::{Code, Problem},
     identify, metrics,
     router::Api,
@@ -133,17 +134,19 @@ async fn accept(api: &Api, source: &str, workflow: Option<&str>, request: Reques
 
 /// The event of a request. Its body counts against the budget until here only: what waits for the log has a bound of its
 /// own.
-async fn read(api: &Api, source: &str, workflow: Option<&str>, request: Request) -> Result<NewEvent, Problem> {
-    let source = api.sources.get(source).map_err(|error| match error {
+async fn read(api: &Api, name: &str, workflow: Option<&str>, request: Request) -> Result<NewEvent, Problem> {
+    let source = api.sources.get(name).map_err(|error| match error {
         LookupError::Starting => SubmitError::Starting.into(),
         LookupError::Unknown => unknown_source(),
         LookupError::Broken => Problem::new(Code::Internal, "the source's configuration cannot be used"),
     })?;
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    let client = head.extensions.remove::<Client>().unwrap_or_default();
     refuse_compressed(&head.headers)?;
-    let body = api.bodies.read(&head.headers, body).await?;
+    let body = api.bodies.read_within(source.body_bytes_max, &head.headers, body).await?;
     let received_at = now();
     let verified = source.verifier.verify(&head.headers, &body.bytes, received_at)?;
+    api.admission.source(&client, name)?;
     let event = source.rules.identify(&identify::Request {
         path_workflow: workflow,
         headers: &head.headers,

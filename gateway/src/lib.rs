@@ -3,6 +3,7 @@
 //! [`body`] → [`verify`] → [`identify`] → [`sequencer`] → the answer, as [`ingest`] strings them together; and reading:
 //! [`since`], [`stream`]. With an API key, [`events`] takes CloudEvents and [`rpc`] gRPC. Refusals are [`error`]'s. Between this crate and the workers only the log passes.
 
+pub mod admission;
 pub mod auth;
 pub mod body;
 pub mod error;

@@ -18,6 +18,8 @@ pub struct Source {
     pub verifier: Verifier,
     /// How they are read.
     pub rules: Rules,
+    /// The largest body that it may send, in bytes; `None`: what the gateway takes.
+    pub body_bytes_max: Option<usize>,
 }
 
 /// Why there is no source.
@@ -96,7 +98,10 @@ fn compile(configured: &Revised<Arc<v1::Source>>) -> Option<Arc<Source>> {
     let verifier = Verifier::compile(source).map_err(|error| error.to_string());
     let rules = Rules::compile(source);
     match (verifier, rules) {
-        (Ok(verifier), Ok(rules)) => Some(Arc::new(Source { verifier, rules })),
+        (Ok(verifier), Ok(rules)) => {
+            let body_bytes_max = usize::try_from(source.max_body_bytes).unwrap_or(usize::MAX);
+            Some(Arc::new(Source { verifier, rules, body_bytes_max: Some(body_bytes_max).filter(|bytes| *bytes > 0) }))
+        }
         (Err(problem), _) | (_, Err(problem)) => {
             tracing::error!(source = source.name, revision = configured.revision, problem, "source cannot be used");
             None
