@@ -1,11 +1,14 @@
 //! The gateway over a real nats-server: real sockets, real streams, real receipts.
 
+mod admission;
 mod events;
 mod http;
 mod mesh;
+mod overload;
 mod rpc;
 mod sequencer;
 mod service;
 mod since;
 mod stream;
+mod tls;
 mod webhooks;

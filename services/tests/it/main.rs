@@ -2,10 +2,12 @@
 
 mod apply;
 mod commands;
+mod drain;
 mod faults;
 mod load;
 mod mesh;
 mod order;
 mod refusals;
 mod roles;
+mod tls;
 mod up;
