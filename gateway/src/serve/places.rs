@@ -12,9 +12,9 @@ use crate::admission::{TrustedProxies, network};
 
 /// Connections at a time; further ones wait in the system's backlog. Each costs a socket and some tens of KiB.
 const CONNECTIONS_MAX: usize = 8192;
-/// Connections at a time of one address (IPv6: one /64): a quarter, so that nobody takes all the places alone. Further ones
-/// are closed. Trusted proxies speak for many and are not counted.
-const CONNECTIONS_PER_ADDRESS_MAX: usize = CONNECTIONS_MAX / 4;
+/// Connections at a time of one address (IPv6: one /64): half, so that nobody takes all the places alone, and a proxy that
+/// nobody has called trusted still has plenty. Further ones are closed. Trusted proxies are not counted.
+const CONNECTIONS_PER_ADDRESS_MAX: usize = CONNECTIONS_MAX / 2;
 
 /// The places that there are.
 #[derive(Debug)]
