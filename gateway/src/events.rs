@@ -27,6 +27,7 @@ use utoipa::ToSchema;
 use weft_nats::envelope;
 
 use crate::{
+    admission::Client,
     body::Refusal,
     error::{self, Code, Problem},
     ingest::{self, ANSWER_TIMEOUT, Accepted},
@@ -108,10 +109,10 @@ pub(crate) enum Outcome {
             content((Accepted = "application/json"), (Batch = "application/json"))),
     )
 )]
-pub async fn publish(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
+pub async fn publish(State(api): State<Arc<Api>>, client: Client, request: Request) -> Result<Response, Problem> {
     let began = Instant::now();
     let (head, body) = request.into_parts();
-    match receive(&api, &head.headers, body).await {
+    match receive(&api, &client, &head.headers, body).await {
         Ok(answer) => {
             ::metrics::histogram!(metrics::RECEIPT_SECONDS).record(began.elapsed());
             Ok(answer)
@@ -125,9 +126,10 @@ pub async fn publish(State(api): State<Arc<Api>>, request: Request) -> Result<Re
 }
 
 /// From a request to its answer; a refusal tells what had been read of the body.
-async fn receive(api: &Api, headers: &HeaderMap, body: Body) -> Result<Response, Refusal> {
+async fn receive(api: &Api, client: &Client, headers: &HeaderMap, body: Body) -> Result<Response, Refusal> {
     let of_head = |problem| Refusal::of_head(problem, headers);
     let caller = Caller::new(api, headers).map_err(of_head)?;
+    api.admission.key(client, caller.grant()).map_err(of_head)?;
     ingest::refuse_compressed(headers).map_err(of_head)?;
     let form = Form::of(headers).map_err(of_head)?;
     let held = api.bodies.read(headers, body).await?;

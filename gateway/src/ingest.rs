@@ -23,6 +23,7 @@ use weft_proto::{
 };
 
 use crate::{
+    admission::Client,
     body::Refusal,
     error::{Code, Problem},
     identify, metrics,
@@ -168,11 +169,12 @@ async fn receive(
     body: Body,
 ) -> Result<Received, Refusal> {
     let of_head = |problem| Refusal::of_head(problem, &head.headers);
+    let client = head.extensions.get::<Client>().cloned().unwrap_or_default();
     refuse_compressed(&head.headers).map_err(of_head)?;
     // A key needs no body, so nothing is read for who has none.
-    let grant = source.verifier.takes_key().then(|| api.keys.authorize(&head.headers, Scope::Ingest)).transpose();
+    let grant = source.verifier.takes_key().then(|| api.authorize(&client, &head.headers, Scope::Ingest)).transpose();
     let grant = grant.map_err(of_head)?;
-    let held = api.bodies.read(&head.headers, body).await?;
+    let held = api.bodies.read_within(source.body_bytes_max, &head.headers, body).await?;
     let body = held.bytes.clone();
     let received = async {
         let received_at = now();
@@ -180,6 +182,7 @@ async fn receive(
             Some(grant) => Verified::of_key(grant.name()),
             None => source.verifier.verify(&head.headers, &body, received_at)?,
         };
+        api.admission.source(&client, &source.configured.name)?;
         if let Some(challenge) = source.verifier.challenge(&body) {
             return Ok(Received::Challenge(challenge));
         }

@@ -4,6 +4,7 @@
 //! and reading: [`since`], [`stream`]. With an API key, [`events`] takes CloudEvents and [`rpc`] gRPC. Refusals are
 //! [`error`]'s; what was refused is kept in [`rejected`]. Between this crate and the workers only the log passes.
 
+pub mod admission;
 pub mod auth;
 pub mod body;
 pub mod error;

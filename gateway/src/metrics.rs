@@ -24,6 +24,9 @@ pub const CONNECTIONS_OPENED: &str = "weft_gateway_connections_opened_total";
 /// Connections that have been closed.
 pub const CONNECTIONS_CLOSED: &str = "weft_gateway_connections_closed_total";
 
+/// Connections that were closed at once, since their address has too many.
+pub const CONNECTIONS_REFUSED: &str = "weft_gateway_connections_refused_total";
+
 /// Tells the recorder what the names mean.
 pub fn describe() {
     describe_counter!(ACCEPTED, "events taken into the log");
@@ -35,4 +38,5 @@ pub fn describe() {
     describe_histogram!(RECEIPT_SECONDS, Unit::Seconds, "time from a webhook's headers to its receipt");
     describe_counter!(CONNECTIONS_OPENED, "connections opened");
     describe_counter!(CONNECTIONS_CLOSED, "connections closed");
+    describe_counter!(CONNECTIONS_REFUSED, "connections closed at once, since their address has too many");
 }

@@ -23,6 +23,7 @@ use weft_proto::{
 };
 
 use crate::{
+    admission::Client,
     auth::Grant,
     error::{Code, Problem},
     openapi,
@@ -72,10 +73,11 @@ pub struct Wanted {
 )]
 pub async fn since(
     State(api): State<Arc<Api>>,
+    client: Client,
     headers: HeaderMap,
     query: Result<Query<Pairs>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let grant = api.keys.authorize(&headers, Scope::Read)?;
+    let grant = api.authorize(&client, &headers, Scope::Read)?;
     let wanted = Wanted::read(&api, &grant, pairs(query)?)?;
     let log = api.log()?;
     let page = in_time(async {
@@ -100,10 +102,11 @@ pub async fn since(
 )]
 pub async fn event(
     State(api): State<Arc<Api>>,
+    client: Client,
     headers: HeaderMap,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    let grant = api.keys.authorize(&headers, Scope::Read)?;
+    let grant = api.authorize(&client, &headers, Scope::Read)?;
     let id = path.ok().and_then(|Path(id)| id.parse().ok()).ok_or_else(unknown_event)?;
     one(&api, &grant, id).await
 }
@@ -122,10 +125,11 @@ pub async fn event(
 )]
 pub async fn event_of_delivery(
     State(api): State<Arc<Api>>,
+    client: Client,
     headers: HeaderMap,
     query: Result<Query<Pairs>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let grant = api.keys.authorize(&headers, Scope::Read)?;
+    let grant = api.authorize(&client, &headers, Scope::Read)?;
     let (mut source, mut delivery_id) = (None, None);
     for (name, value) in pairs(query)? {
         match name.as_str() {

@@ -26,6 +26,8 @@ pub struct Source {
     pub rules: Rules,
     /// What their data must be.
     pub schemas: Schemas,
+    /// The largest body that it may send, in bytes; `None`: what the gateway takes.
+    pub body_bytes_max: Option<usize>,
 }
 
 /// Why there is no source.
@@ -108,7 +110,10 @@ fn compile(configured: &Revised<Arc<v1::Source>>, turns: &Turns) -> Option<Arc<S
     let schemas = Schemas::compile(source, turns.clone());
     match (verifier, rules, schemas) {
         (Ok(verifier), Ok(rules), Ok(schemas)) => {
-            Some(Arc::new(Source { configured: Arc::clone(source), verifier, rules, schemas }))
+            let body_bytes_max = usize::try_from(source.max_body_bytes).unwrap_or(usize::MAX);
+            let body_bytes_max = Some(body_bytes_max).filter(|bytes| *bytes > 0);
+            let configured = Arc::clone(source);
+            Some(Arc::new(Source { configured, verifier, rules, schemas, body_bytes_max }))
         }
         (Err(problem), ..) | (_, Err(problem), _) | (.., Err(problem)) => {
             tracing::error!(source = source.name, revision = configured.revision, problem, "source cannot be used");

@@ -29,6 +29,7 @@ use weft_nats::{cursor::Cursor, scan, tail::Tail};
 use weft_proto::v1::Scope;
 
 use crate::{
+    admission::Client,
     error::{Code, Problem},
     router::Api,
     since::{Pairs, Wanted, in_time, pairs, resolve},
@@ -97,10 +98,11 @@ impl Streams {
 )]
 pub async fn stream(
     State(api): State<Arc<Api>>,
+    client: Client,
     headers: HeaderMap,
     query: Result<Query<Pairs>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let grant = api.keys.authorize(&headers, Scope::Read)?;
+    let grant = api.authorize(&client, &headers, Scope::Read)?;
     let wanted = Wanted::read(&api, &grant, pairs(query)?)?;
     let since = last_event_id(&headers).or(wanted.since);
     let place = api.streams.place()?;

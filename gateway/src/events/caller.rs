@@ -30,6 +30,11 @@ impl<'a> Caller<'a> {
         Ok(Self { api, grant: api.keys.authorize(headers, Scope::Ingest)? })
     }
 
+    /// What its key may do.
+    pub fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
     /// The event, received now, if it is as it must be and the caller may send it.
     ///
     /// # Errors

@@ -17,7 +17,13 @@ use weft_proto::{
 };
 
 use super::*;
-use crate::{auth::Keys, body, sources::Sources};
+use crate::{
+    admission::{Admission, TrustedProxies},
+    auth::Keys,
+    body,
+    options::RateLimits,
+    sources::Sources,
+};
 
 const BOOTSTRAP: &str = "s3cret";
 const LIMITED: &str = "weft_abcd1234_0123456789abcdef0123456789abcdef";
@@ -48,7 +54,8 @@ fn api(complete: bool) -> Api {
     let (_, catalog) = watch::channel(Arc::new(snapshot));
     let keys = Keys::new(Some(&Secret::new(BOOTSTRAP)), catalog.clone());
     let limits = body::Limits { bytes_max: 1 << 20, time: Duration::from_secs(5) };
-    Api::new(Sources::new(catalog), keys, limits, CancellationToken::new())
+    let admission = Admission::new(&RateLimits::default(), TrustedProxies::default());
+    Api::new(Sources::new(catalog), keys, admission, limits, CancellationToken::new())
 }
 
 /// The event of a request, or why there is none.

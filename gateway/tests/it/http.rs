@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use standardwebhooks::Webhook;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
@@ -89,7 +89,7 @@ pub async fn send(to: SocketAddr, request: &Request) -> io::Result<Answer> {
 }
 
 /// Reads an answer on a connection that the server closes behind it.
-pub async fn answer(socket: &mut TcpStream) -> io::Result<Answer> {
+pub async fn answer(socket: &mut (impl AsyncRead + Unpin)) -> io::Result<Answer> {
     let mut bytes = Vec::new();
     socket.read_to_end(&mut bytes).await?;
     let text = String::from_utf8(bytes).map_err(io::Error::other)?;

@@ -1,8 +1,10 @@
 //! The gateway over a real nats-server: real sockets, real streams, real receipts.
 
+mod admission;
 mod events;
 mod http;
 mod mesh;
+mod overload;
 mod providers;
 mod rejected;
 mod rpc;
@@ -10,4 +12,5 @@ mod sequencer;
 mod service;
 mod since;
 mod stream;
+mod tls;
 mod webhooks;

@@ -79,6 +79,13 @@ impl Mesh {
         gateway
     }
 
+    /// A gateway that is ready, with options of one's own.
+    pub async fn gateway_with(&self, options: GatewayOptions) -> Running {
+        let mut gateway = run_with(options, self.server.connection("gateway").await, self.spec.clone()).await;
+        gateway.ready().await;
+        gateway
+    }
+
     /// A gateway that has bound its port.
     pub async fn unready_gateway(&self) -> Running {
         run(self.server.connection("gateway").await, self.spec.clone()).await
@@ -87,8 +94,13 @@ impl Mesh {
 
 /// Runs a gateway on a free port and a fresh folder.
 pub async fn run(connection: Connection, spec: LogSpec) -> Running {
+    run_with(GatewayOptions::default(), connection, spec).await
+}
+
+/// As [`run`], with options of one's own.
+pub async fn run_with(options: GatewayOptions, connection: Connection, spec: LogSpec) -> Running {
     let folder = TempDir::new().unwrap();
-    let options = GatewayOptions { listen: "127.0.0.1:0".parse().unwrap(), ..GatewayOptions::default() };
+    let options = GatewayOptions { listen: "127.0.0.1:0".parse().unwrap(), ..options };
     let gateway = Gateway::bind(options).await.unwrap();
     let address = gateway.local_addr();
     let (told, missing) = watch::channel(Some("start".to_owned()));

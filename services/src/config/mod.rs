@@ -186,6 +186,9 @@ impl Config {
         }
         secrets.note(&KeyPath::default().key("admin").key("token"), file.admin.token.as_ref());
         secrets.note(&KeyPath::default().key("nats").key("password"), file.nats.password.as_ref());
+        for (section, tls) in [("gateway", &file.gateway.tls), ("admin", &file.admin.tls)] {
+            secrets.note(&KeyPath::default().key(section).key("tls").key("key"), tls.key.as_ref());
+        }
         let spec = LogSpec {
             log: file.log,
             dead_letters: file.dead_letters,

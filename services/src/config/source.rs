@@ -1,5 +1,6 @@
 //! `[[source]]` as people write it, and the source of the catalog that it stands for.
 
+use bytesize::ByteSize;
 use serde::Deserialize;
 use toml::Value;
 use weft_nats::options::{SecretRef, Span};
@@ -25,6 +26,7 @@ pub(super) struct SourceForm {
     data: Option<DataForm>,
     #[serde(default)]
     body: BodyForm,
+    max_body: Option<ByteSize>,
     on_id_reuse: Option<ReuseForm>,
     #[serde(default)]
     keep_headers: Vec<String>,
@@ -117,7 +119,7 @@ impl SourceForm {
             on_id_reuse: on_id_reuse.into(),
             keep_headers: self.keep_headers,
             schemas: schemas.collect::<Result<_, _>>()?,
-            max_body_bytes: 0,
+            max_body_bytes: self.max_body.map_or(0, |size| size.as_u64()),
         })
     }
 }

@@ -2,6 +2,7 @@
 
 mod apply;
 mod commands;
+mod drain;
 mod faults;
 mod load;
 mod mesh;
@@ -11,4 +12,5 @@ mod rejected;
 mod roles;
 mod schemas;
 mod secrets;
+mod tls;
 mod up;
