@@ -68,15 +68,8 @@ impl Api {
         closing: CancellationToken,
     ) -> Self {
         let (streams, bodies) = (Streams::new(closing), body::Reader::new(limits));
-        Self {
-            sources,
-            keys,
-            admission: Arc::new(admission),
-            streams,
-            bodies,
-            rejected: Inbox::default(),
-            log: OnceLock::new(),
-        }
+        let rejected = Inbox::new(sources.catalog());
+        Self { sources, keys, admission: Arc::new(admission), streams, bodies, rejected, log: OnceLock::new() }
     }
 
     /// What a request may do, provided that its key has a scope; it counts against the limit of the key.

@@ -63,6 +63,11 @@ impl Sources {
         Self { catalog, compiled: Mutex::default(), turns: Turns::default() }
     }
 
+    /// The catalog that they are looked up in.
+    pub fn catalog(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.catalog.clone()
+    }
+
     /// What the catalog lacks for sources to be looked up in it, for people; `None`: nothing.
     pub fn missing(&self) -> Option<String> {
         self.catalog.borrow().missing()

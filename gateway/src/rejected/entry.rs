@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 use weft_proto::v1::{Rejected, RejectedHeader};
 
-use super::{Refused, redact::Redactor};
+use super::{
+    Refused,
+    redact::{Redactor, Secrets},
+};
 use crate::admission::Client;
 
 /// The most of a body that is kept, in bytes: webhooks are mostly smaller, and what is larger still shows what it is.
@@ -21,8 +24,8 @@ const PATH_BYTES_MAX: usize = 8 * 1024;
 const DETAIL_BYTES_MAX: usize = 4 * 1024;
 
 /// The entry of a refused request.
-pub(super) fn of(refused: &Refused<'_>) -> Rejected {
-    let redactor = Redactor::new(refused.to);
+pub(super) fn of(refused: &Refused<'_>, secrets: &Secrets) -> Rejected {
+    let redactor = Redactor::new(refused.to, secrets);
     let (head, refusal) = (refused.head, refused.refusal);
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     let (path, path_redacted) = redactor.path(target);
@@ -100,7 +103,7 @@ mod tests {
     fn entry(request: http::request::Builder, body: &[u8], body_size: u64) -> Rejected {
         let (mut head, ()) = request.body(()).unwrap().into_parts();
         head.extensions.insert(Client::at([192, 0, 2, 7].into()));
-        of(&Refused {
+        let refused = Refused {
             to: Addressee::Source(&v1::Source { name: "shop".into(), ..v1::Source::default() }),
             received_at: "2026-11-21T02:00:00.123Z".parse().unwrap(),
             head: &head,
@@ -109,7 +112,8 @@ mod tests {
                 begun: Bytes::copy_from_slice(body),
                 size: body_size,
             },
-        })
+        };
+        of(&refused, &Secrets::of([]).unwrap())
     }
 
     #[test]
