@@ -6,7 +6,7 @@ use async_nats::HeaderMap;
 use prost::Message;
 use weft_proto::v1::{ApiKey, Source, Subscription};
 
-use super::{KEY, SOURCE, SUBSCRIPTION};
+use super::{KEY, Removal, SOURCE, SUBSCRIPTION};
 use crate::message::Stored;
 
 /// Something of the catalog with the revision of its key: grows with every change in the bucket.
@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub subscriptions: BTreeMap<String, Revised<Arc<Subscription>>>,
     /// API keys by id.
     pub keys: BTreeMap<String, Revised<Arc<ApiKey>>>,
+    /// Who removed a subscription, by its uid: of those whose removal the bucket still knows.
+    pub removals: BTreeMap<Vec<u8>, Removal>,
 }
 
 impl Snapshot {
@@ -40,6 +42,11 @@ impl Snapshot {
         match kind {
             SOURCE => change(&mut self.sources, name, message, |source: &Source| &source.name),
             SUBSCRIPTION => {
+                if removes(&message.headers)
+                    && let Some(removed) = self.subscriptions.get(name)
+                {
+                    self.removals.insert(removed.value.uid.clone(), Removal::of(&message.headers));
+                }
                 change(&mut self.subscriptions, name, message, |subscription: &Subscription| &subscription.name)
             }
             KEY => change(&mut self.keys, name, message, |key: &ApiKey| &key.id),

@@ -78,7 +78,7 @@ async fn command_all(
 ) -> Result<Vec<StoredCommand>, Status> {
     let now = Timestamp::now();
     for (shard, command) in command::cut(request_id, OPERATOR, reason, now, selected) {
-        let run = command::append(&log.connection, log.layout, shard, &command).await?;
+        let run = command::append(log, shard, &command).await?;
         log.history.reach_command(shard, run, COMMAND_PATIENCE).await.map_err(of_history)?;
     }
     // As they are stored: a call of the same id elsewhere may have been faster.
