@@ -6,6 +6,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,6 +29,7 @@ use crate::{
     apply::{ApplyError, apply},
     config::{Config, DesiredCatalog},
     data::{DataFolder, reachable},
+    deliveries::WorkerDeliveries,
     exit::Failure,
     ops::{Ops, Readiness},
     roles::{Roles, bind_failure},
@@ -49,10 +51,10 @@ const CATALOG_RETRY: Duration = Duration::from_millis(500);
 pub async fn up(mut config: Config) -> Result<(), Failure> {
     let data = DataFolder::open(&config.data)?;
     let token = data.admin_token(&config.admin)?;
+    config.worker.allow_networks.extend(loopback());
     let bound = Bound::bind(&config, &token).await?;
     let drain = signal::drain_token().map_err(|error| Failure::of(&error))?;
     let metrics = telemetry::record_metrics()?;
-    config.worker.allow_networks.extend(loopback());
 
     let mut readiness = Readiness::default();
     let nats_missing = readiness.add("nats");
@@ -97,7 +99,8 @@ impl Bound {
         let gateway = Gateway::bind(config.gateway.clone()).await;
         let gateway = gateway.map_err(|error| bind_failure("gateway", listen, &error))?;
         let listen = config.admin.listen;
-        let admin = Admin::bind(config.admin.clone(), token.clone()).await;
+        let deliveries = Arc::new(WorkerDeliveries::new(config.worker.allow_networks.clone()));
+        let admin = Admin::bind(config.admin.clone(), token.clone(), deliveries).await;
         let admin = admin.map_err(|error| bind_failure("admin", listen, &error))?;
         let listen = config.ops.listen.unwrap_or(OPS_LISTEN);
         let ops = Ops::bind(listen).await.map_err(|error| bind_failure("ops", listen, &error))?;

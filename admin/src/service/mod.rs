@@ -1,7 +1,7 @@
 //! The admin as a component: bind, run, drain.
 //!
 //! - `state`: what the services share once the log is there.
-//! - `events`, `tail`: `EventService`; `dead_letters`, `redrive`: `DeadLetterService`.
+//! - `events`, `tail`: `EventService`; `dead_letters`, `redrive`: `DeadLetterService`; `catalog`: `CatalogService`.
 //! - `readiness`: what is missing, for people and for `grpc.health.v1`.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -18,10 +18,14 @@ use weft_nats::{
     streams::{self, EnsureError, LogSpec},
     subject::Layout,
 };
-use weft_proto::v1::{dead_letter_service_server::DeadLetterServiceServer, event_service_server::EventServiceServer};
+use weft_proto::v1::{
+    catalog_service_server::CatalogServiceServer, dead_letter_service_server::DeadLetterServiceServer,
+    event_service_server::EventServiceServer,
+};
 
-use crate::{auth::BearerToken, options::AdminOptions};
+use crate::{auth::BearerToken, deliveries::Deliveries, options::AdminOptions};
 
+mod catalog;
 mod dead_letters;
 mod events;
 mod page_token;
@@ -30,6 +34,7 @@ mod redrive;
 mod state;
 mod tail;
 
+use catalog::Catalogs;
 use dead_letters::DeadLetters;
 use events::Events;
 use state::{Log, State};
@@ -49,6 +54,7 @@ pub struct Admin {
     listener: TcpListener,
     local_addr: SocketAddr,
     token: Secret,
+    deliveries: Arc<dyn Deliveries>,
 }
 
 /// What ends an admin.
@@ -69,15 +75,15 @@ pub enum RunError {
 }
 
 impl Admin {
-    /// Binds the port, before any serious work.
+    /// Binds the port, before any serious work. `deliveries` is the code that delivers.
     ///
     /// # Errors
     ///
     /// What the system says, such as that the port is taken.
-    pub async fn bind(options: AdminOptions, token: Secret) -> std::io::Result<Self> {
+    pub async fn bind(options: AdminOptions, token: Secret, deliveries: Arc<dyn Deliveries>) -> std::io::Result<Self> {
         let listener = TcpListener::bind(options.listen).await?;
         let local_addr = listener.local_addr()?;
-        Ok(Self { listener, local_addr, token })
+        Ok(Self { listener, local_addr, token, deliveries })
     }
 
     /// Where it listens; with port 0 in the options, the port that the system gave.
@@ -110,7 +116,7 @@ impl Admin {
         let watched = readiness::watch(connection.clone(), progressed, missing, reporter, closing.clone());
         tasks.spawn(watched);
 
-        let serving = serve(self.listener, &self.token, &state, health, &closing);
+        let serving = serve(self.listener, &self.token, &state, self.deliveries, health, &closing);
         let opening = async {
             let opened = open_log(connection, &spec, folder, &state, &progress, &stop, &tasks).await;
             if opened.is_err() {
@@ -131,12 +137,14 @@ async fn serve(
     listener: TcpListener,
     token: &Secret,
     state: &Arc<State>,
+    deliveries: Arc<dyn Deliveries>,
     health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
     closing: &CancellationToken,
 ) {
     let token = BearerToken::new(token);
     let events = EventServiceServer::with_interceptor(Events::new(Arc::clone(state)), token.clone());
-    let dead_letters = DeadLetterServiceServer::with_interceptor(DeadLetters::new(Arc::clone(state)), token);
+    let dead_letters = DeadLetterServiceServer::with_interceptor(DeadLetters::new(Arc::clone(state)), token.clone());
+    let catalog = CatalogServiceServer::with_interceptor(Catalogs::new(Arc::clone(state), deliveries), token);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(weft_proto::FILE_DESCRIPTOR_SET)
@@ -146,7 +154,8 @@ async fn serve(
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .add_service(health)
         .add_service(events)
-        .add_service(dead_letters);
+        .add_service(dead_letters)
+        .add_service(catalog);
     // The descriptors are compiled in: a failure shows in every test, and costs only the reflection.
     match (reflection().build_v1(), reflection().build_v1alpha()) {
         (Ok(v1), Ok(v1alpha)) => router = router.add_service(v1).add_service(v1alpha),
@@ -181,17 +190,18 @@ async fn open_log(
         layout = ensure(&connection, spec, progress) => layout?,
         () = state.draining().cancelled() => return Ok(()),
     };
-    let catalog = Catalog::new(connection.clone()).watch(stop.child_token());
+    let catalog = Catalog::new(connection.clone());
+    let watched = catalog.watch(stop.child_token());
     let options = HistoryOptions {
         folder: folder.clone(),
         dead_letter_retention: spec.dead_letters.retention.0,
         sweep_interval: SWEEP_INTERVAL,
     };
-    let history = History::start(connection.clone(), layout, options, catalog, stop.child_token(), tasks)
+    let history = History::start(connection.clone(), layout, options, watched, stop.child_token(), tasks)
         .await
         .map_err(|source| RunError::Folder { path: folder, source: Box::new(source) })?;
     let mut read = history.progress();
-    state.open(Log { connection, layout, history });
+    state.open(Log { connection, layout, history, catalog });
     loop {
         progress.send_replace(read.borrow_and_update().clone());
         tokio::select! {

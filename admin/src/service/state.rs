@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use weft_index::history::{DeadLetterPlace, History};
 use weft_nats::{
+    catalog::Catalog,
     connect::Connection,
     direct,
     event::Event,
@@ -38,6 +39,7 @@ pub(super) struct Log {
     pub connection: Connection,
     pub layout: Layout,
     pub history: History,
+    pub catalog: Catalog,
 }
 
 impl State {

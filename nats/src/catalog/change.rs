@@ -5,9 +5,10 @@
 
 use std::fmt;
 
-use weft_proto::v1::Subscription;
+use weft_proto::v1::{ApiKey, Source, Subscription};
 
 use super::{
+    diff::diff,
     entry::{Entry, Kind, Value},
     snapshot::{Revised, Snapshot},
     start::Start,
@@ -115,6 +116,22 @@ impl Change {
     fn new<T: Entry>(name: &str, action: Action, expected: u64, value: Option<T>) -> Self {
         let value = value.map(T::into_value);
         Self { kind: T::KIND, name: name.to_owned(), action, expected, value, start: Start::Now }
+    }
+
+    /// What it makes of the catalog that it was decided on, line by line, without secrets.
+    pub fn diff(&self, snapshot: &Snapshot) -> Vec<String> {
+        match (&self.value, self.kind) {
+            (Some(Value::Source(after)), _) => self.difference(snapshot, Some(after.as_ref())),
+            (Some(Value::Subscription(after)), _) => self.difference(snapshot, Some(after.as_ref())),
+            (Some(Value::Key(after)), _) => self.difference(snapshot, Some(after.as_ref())),
+            (None, Kind::Source) => self.difference::<Source>(snapshot, None),
+            (None, Kind::Subscription) => self.difference::<Subscription>(snapshot, None),
+            (None, Kind::Key) => self.difference::<ApiKey>(snapshot, None),
+        }
+    }
+
+    fn difference<T: Entry>(&self, snapshot: &Snapshot, after: Option<&T>) -> Vec<String> {
+        diff(T::all(snapshot).get(&self.name).map(|entry| entry.value.as_ref()), after)
     }
 }
 
