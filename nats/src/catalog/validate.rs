@@ -113,6 +113,9 @@ pub fn validate_key(key: &ApiKey) -> Result<(), String> {
     if !sound {
         return Err(format!("id {:?} is not of the form [a-z0-9]{{{KEY_ID_CHARS}}}", key.id));
     }
+    if key.scopes.is_empty() {
+        return Err("scopes is empty: the key could do nothing".into());
+    }
     Ok(())
 }
 
