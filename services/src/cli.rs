@@ -6,7 +6,10 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     bench,
-    command::{dlq, event, listen, sign},
+    command::{
+        catalog::{apply, key, source, subscription},
+        dlq, event, listen, sign,
+    },
     config::Config,
     demo,
     exit::Failure,
@@ -47,6 +50,17 @@ pub enum Command {
     /// List, get and redrive dead letters
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    /// Make, show, change and remove sources
+    #[command(subcommand)]
+    Source(source::SourceCommand),
+    /// Make, show, change, pause, test and remove subscriptions
+    #[command(subcommand)]
+    Subscription(subscription::SubscriptionCommand),
+    /// Make, show, change and revoke API keys
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Make sources and subscriptions what a file says
+    Apply(apply::ApplyArgs),
     /// Print the headers that a sender would sign a body with
     Sign(sign::SignArgs),
     /// Receive deliveries, verify them, and fail now and then
@@ -103,6 +117,10 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Demo(args) => demo::run(args).await,
         Command::Event(command) => event::run(command).await,
         Command::Dlq(command) => dlq::run(command).await,
+        Command::Source(command) => source::run(command).await,
+        Command::Subscription(command) => subscription::run(command).await,
+        Command::Key(command) => key::run(command).await,
+        Command::Apply(args) => apply::run(args).await,
         Command::Sign(args) => sign::run(args).await,
         Command::Listen(args) => listen::run(args).await,
         Command::Bench(command) => bench::run(command).await,

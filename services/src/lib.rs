@@ -4,7 +4,8 @@
 //! - [`up`] and [`role`]: the processes; [`roles`] starts and drains, [`ops`] tells how they are, [`apply`] writes the
 //!   file's sources and subscriptions into the catalog, [`data`] is the folder,
 //!   [`deliveries`] ties the admin's tests of receivers to the worker's code.
-//! - [`command`]: `weft event`, `weft dlq`, `weft sign`, `weft listen`.
+//! - [`command`]: `weft event`, `weft dlq`, `weft source`, `weft subscription`, `weft key`, `weft apply`, `weft sign`,
+//!   `weft listen`.
 //! - [`sender`] and [`receiver`]: both ends of a mesh, for commands, proofs and tests.
 //! - [`demo`] and [`mod@bench`]: a [`mesh`] of real [`process`]es, and what it is found to do.
 //!

@@ -7,7 +7,10 @@ use tonic::{
     metadata::{Ascii, MetadataValue},
     transport::{Channel, Endpoint},
 };
-use weft_proto::v1::{dead_letter_service_client::DeadLetterServiceClient, event_service_client::EventServiceClient};
+use weft_proto::v1::{
+    catalog_service_client::CatalogServiceClient, dead_letter_service_client::DeadLetterServiceClient,
+    event_service_client::EventServiceClient,
+};
 
 use crate::{
     config::DATA_DEFAULT,
@@ -87,6 +90,11 @@ impl AdminClient {
     /// The dead letter service.
     pub fn dead_letters(&self) -> DeadLetterServiceClient<Channel> {
         DeadLetterServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// The catalog service.
+    pub fn catalog(&self) -> CatalogServiceClient<Channel> {
+        CatalogServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// A request with the token.

@@ -1,7 +1,5 @@
 //! `weft dlq list | get | redrive`.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
-
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use uuid::Uuid;
@@ -9,6 +7,7 @@ use weft_proto::v1::{self, RedriveDeadLettersRequest, RedriveDeadLettersResponse
 
 use super::{
     admin::{AdminArgs, AdminClient},
+    confirm::{confirmed, on_terminal},
     output::{self, Format, Row},
     select::DeadLetterFilterArgs,
     view,
@@ -200,10 +199,9 @@ async fn redrive(args: RedriveArgs) -> Result<(), Failure> {
         request_id: Uuid::now_v7().to_string(),
         dry_run: args.dry_run,
     };
-    let on_terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-    if !args.dry_run && !args.yes && !by_id && on_terminal {
+    if !args.dry_run && !args.yes && !by_id && on_terminal() {
         let planned = carry_out(&admin, RedriveDeadLettersRequest { dry_run: true, ..request.clone() }).await?;
-        if !confirmed(planned.selected)? {
+        if !confirmed(&format!("redrive {} dead letters?", planned.selected))? {
             return Err(Failure::Failed("nothing was redriven".into()));
         }
     }
@@ -239,13 +237,4 @@ fn bar() -> ProgressBar {
         bar.set_style(style);
     }
     bar
-}
-
-fn confirmed(selected: u32) -> Result<bool, Failure> {
-    let failed = |error: std::io::Error| Failure::Failed(format!("terminal: {error}; use --yes"));
-    let mut stderr = std::io::stderr().lock();
-    write!(stderr, "redrive {selected} dead letters? [y/N] ").and_then(|()| stderr.flush()).map_err(failed)?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer).map_err(failed)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

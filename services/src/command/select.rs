@@ -103,7 +103,8 @@ fn parse_moment(text: &str) -> Result<Timestamp, String> {
     now().and_then(|now| now.checked_sub(age.0)).map_err(|_| format!("{text:?} is before all time"))
 }
 
-fn to_proto(time: Timestamp) -> prost_types::Timestamp {
+/// A time, as messages hold it.
+pub fn to_proto(time: Timestamp) -> prost_types::Timestamp {
     let (mut seconds, mut nanos) = (time.as_second(), time.subsec_nanosecond());
     // Nanoseconds count forward in the message, also before 1970.
     if nanos < 0 {

@@ -1,7 +1,5 @@
 //! `weft event send`: an event of one's own, signed and posted as a sender would.
 
-use std::{fs, io::Read as _};
-
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -10,6 +8,7 @@ use uuid::Uuid;
 use crate::{
     command::{
         output::{self, Format},
+        read_data,
         sign::secret,
     },
     exit::{Failure, chain},
@@ -112,16 +111,4 @@ fn refusal(answer: &Answer) -> Failure {
         429 | 503 => Failure::Unavailable(text),
         _ => Failure::Failed(text),
     }
-}
-
-fn read_data(data: &str) -> Result<String, Failure> {
-    let read = if data == "-" {
-        let mut text = String::new();
-        std::io::stdin().lock().read_to_string(&mut text).map(|_| text)
-    } else if let Some(path) = data.strip_prefix('@') {
-        fs::read_to_string(path)
-    } else {
-        return Ok(data.to_owned());
-    };
-    read.map_err(|error| Failure::Failed(format!("--data {data}: {error}")))
 }
