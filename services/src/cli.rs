@@ -133,3 +133,16 @@ fn load(args: &RunArgs) -> Result<Config, Failure> {
     config.warn();
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// No two flags of a command have one name, and whatever else only the first call would find.
+    #[test]
+    fn every_command_can_be_called() {
+        Cli::command().debug_assert();
+    }
+}

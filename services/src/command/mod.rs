@@ -16,7 +16,7 @@ use std::{fs, io::Read as _};
 use crate::exit::Failure;
 
 /// The data that a flag names: itself, @FILE, or - for standard input.
-fn read_data(data: &str) -> Result<String, Failure> {
+fn read_data(flag: &str, data: &str) -> Result<String, Failure> {
     let read = if data == "-" {
         let mut text = String::new();
         std::io::stdin().lock().read_to_string(&mut text).map(|_| text)
@@ -25,5 +25,5 @@ fn read_data(data: &str) -> Result<String, Failure> {
     } else {
         return Ok(data.to_owned());
     };
-    read.map_err(|error| Failure::Failed(format!("--data {data}: {error}")))
+    read.map_err(|error| Failure::Failed(format!("{flag} {data}: {error}")))
 }

@@ -12,14 +12,15 @@ use weft_nats::testing::eventually;
 
 use crate::mesh::{PATIENCE, program, provide_tls};
 
-struct Operator<'a> {
-    data: &'a Path,
-    gateway: String,
-    secret: &'a str,
+/// Runs commands as an operator does, who has the data folder's `client.toml` and the sender's secret.
+pub struct Operator<'a> {
+    pub data: &'a Path,
+    pub gateway: String,
+    pub secret: &'a str,
 }
 
 impl Operator<'_> {
-    async fn run(&self, args: &[&str]) -> Output {
+    pub async fn run(&self, args: &[&str]) -> Output {
         let mut command = Command::new(program());
         command
             .args(args)
@@ -30,14 +31,14 @@ impl Operator<'_> {
     }
 
     /// The objects that a command prints, one a line.
-    async fn lines(&self, args: &[&str]) -> Vec<Value> {
+    pub async fn lines(&self, args: &[&str]) -> Vec<Value> {
         let output = self.run(args).await;
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    async fn code(&self, args: &[&str]) -> Option<i32> {
+    pub async fn code(&self, args: &[&str]) -> Option<i32> {
         self.run(args).await.status.code()
     }
 }

@@ -132,7 +132,7 @@ pub struct TestArgs {
     name: String,
     /// The event's data: JSON, @FILE, or - for standard input [default: an example]
     #[arg(long, value_name = "JSON|@FILE|-")]
-    data: Option<String>,
+    body: Option<String>,
     #[command(flatten)]
     reason: ReasonArgs,
     #[command(flatten)]
@@ -332,7 +332,7 @@ struct Tested {
 
 async fn test(args: TestArgs) -> Result<(), Failure> {
     let format = args.common.format();
-    let data = args.data.as_deref().map(read_data).transpose()?.unwrap_or_default();
+    let data = args.body.as_deref().map(|body| read_data("--body", body)).transpose()?.unwrap_or_default();
     let admin = args.common.admin.connect().await?;
     let request = v1::TestSubscriptionRequest {
         name: args.name.clone(),

@@ -66,7 +66,7 @@ struct Accepted<'a> {
 }
 
 pub(super) async fn run(args: SendArgs) -> Result<(), Failure> {
-    let data = read_data(&args.data)?;
+    let data = read_data("--data", &args.data)?;
     let data: &RawValue =
         serde_json::from_str(&data).map_err(|error| Failure::Usage(format!("--data is not JSON: {error}")))?;
     let body = serde_json::to_vec(&Body { r#type: &args.event_type, data }).map_err(|error| Failure::of(&error))?;
