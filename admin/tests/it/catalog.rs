@@ -169,7 +169,7 @@ async fn a_key_is_told_once() {
     let again = client.create_api_key(request.clone()).await.unwrap().into_inner();
     assert_eq!((again.key.as_str(), again.view), ("", Some(view.clone())), "the key was shown then");
     let listed = client.list_api_keys(v1::ListApiKeysRequest::default()).await.unwrap().into_inner().keys;
-    assert_eq!(listed, [view.clone()]);
+    assert_eq!(listed, std::slice::from_ref(&view));
     let nothing = v1::CreateApiKeyRequest { scopes: Vec::new(), request_id: String::new(), ..request };
     refused(client.create_api_key(nothing).await, Code::InvalidArgument, "INVALID_ENTRY");
 

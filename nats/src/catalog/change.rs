@@ -142,10 +142,11 @@ impl Change {
 /// [`Refusal::Exists`], [`Refusal::Invalid`].
 pub fn create<T: Entry>(snapshot: &Snapshot, value: T) -> Result<Change, Refusal> {
     check(&value)?;
-    if T::all(snapshot).contains_key(value.name()) {
-        return Err(Refusal::Exists { kind: T::KIND, name: value.name().to_owned() });
+    if T::all(snapshot).contains_key(value.id()) {
+        return Err(Refusal::Exists { kind: T::KIND, name: value.id().to_owned() });
     }
-    Ok(Change::new(&value.name().to_owned(), Action::Created, 0, Some(value)))
+    let name = value.id().to_owned();
+    Ok(Change::new(&name, Action::Created, 0, Some(value)))
 }
 
 /// Makes a subscription that begins at `start`.
@@ -165,11 +166,11 @@ pub fn create_subscription(snapshot: &Snapshot, value: Subscription, start: Star
 ///
 /// [`Refusal::NotFound`], [`Refusal::Conflict`], [`Refusal::Invalid`].
 pub fn update<T: Entry>(snapshot: &Snapshot, mut value: T, revision: u64) -> Result<Option<Change>, Refusal> {
-    let stored = find::<T>(snapshot, value.name(), revision)?;
+    let stored = find::<T>(snapshot, value.id(), revision)?;
     value.keep(&stored.value);
     keep_secrets(&mut value, &stored.value);
     check(&value)?;
-    let name = value.name().to_owned();
+    let name = value.id().to_owned();
     Ok((value != *stored.value).then(|| Change::new(&name, Action::Updated, stored.revision, Some(value))))
 }
 
@@ -214,7 +215,7 @@ pub(super) fn find<'a, T: Entry>(
 }
 
 fn check<T: Entry>(value: &T) -> Result<(), Refusal> {
-    let invalid = |problem| Refusal::Invalid { kind: T::KIND, name: value.name().to_owned(), problem };
+    let invalid = |problem| Refusal::Invalid { kind: T::KIND, name: value.id().to_owned(), problem };
     value.check().map_err(invalid)
 }
 

@@ -57,7 +57,7 @@ pub trait Entry: Clone + PartialEq {
     const KIND: Kind;
 
     /// What it is found by: a name, or a key's id.
-    fn name(&self) -> &str;
+    fn id(&self) -> &str;
 
     /// All of its kind.
     fn all(snapshot: &Snapshot) -> &BTreeMap<String, Revised<Arc<Self>>>;
@@ -91,7 +91,7 @@ pub trait Entry: Clone + PartialEq {
 impl Entry for Source {
     const KIND: Kind = Kind::Source;
 
-    fn name(&self) -> &str {
+    fn id(&self) -> &str {
         &self.name
     }
 
@@ -147,7 +147,7 @@ impl Entry for Source {
 impl Entry for Subscription {
     const KIND: Kind = Kind::Subscription;
 
-    fn name(&self) -> &str {
+    fn id(&self) -> &str {
         &self.name
     }
 
@@ -201,7 +201,7 @@ impl Entry for Subscription {
 impl Entry for ApiKey {
     const KIND: Kind = Kind::Key;
 
-    fn name(&self) -> &str {
+    fn id(&self) -> &str {
         &self.id
     }
 

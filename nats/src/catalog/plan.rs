@@ -85,8 +85,8 @@ pub fn plan(snapshot: &Snapshot, desired: &Desired, prune: bool) -> Result<Vec<C
 fn names<'a, T: Entry + 'a>(entries: impl Iterator<Item = &'a T>) -> Result<BTreeSet<&'a str>, Refusal> {
     let mut names = BTreeSet::new();
     for entry in entries {
-        if !names.insert(entry.name()) {
-            let (name, problem) = (entry.name().to_owned(), "it is there twice".to_owned());
+        if !names.insert(entry.id()) {
+            let (name, problem) = (entry.id().to_owned(), "it is there twice".to_owned());
             return Err(Refusal::Invalid { kind: T::KIND, name, problem });
         }
     }

@@ -43,10 +43,10 @@ pub(super) trait View: Sized {
     /// BAD_QUERY.
     fn page(snapshot: &Snapshot, size: u32, token: &str) -> Result<(Vec<Self>, String), Status> {
         let (size, after) = (page_size(size, "page_size")?, name_behind(token)?);
-        let mut rest = Self::Entry::all(snapshot).values().filter(|entry| entry.value.name() > after.as_str());
+        let mut rest = Self::Entry::all(snapshot).values().filter(|entry| entry.value.id() > after.as_str());
         let page: Vec<_> = rest.by_ref().take(size).collect();
         let more = rest.next().is_some();
-        let next = page.last().filter(|_| more).map(|last| URL_SAFE_NO_PAD.encode(last.value.name()));
+        let next = page.last().filter(|_| more).map(|last| URL_SAFE_NO_PAD.encode(last.value.id()));
         Ok((page.into_iter().map(Self::of).collect(), next.unwrap_or_default()))
     }
 }
