@@ -1,5 +1,10 @@
-//! Sources and subscriptions: prost messages in the KV bucket `weft_catalog`, under `source.<name>` and
-//! `subscription.<name>`, changed by revision and watched by every role.
+//! Sources, subscriptions and API keys: prost messages in the KV bucket `weft_catalog`, under `source.<name>`,
+//! `subscription.<name>` and `key.<id>`, changed by revision and watched by every role.
+//!
+//! - `snapshot`: what the bucket's messages make of it; `matcher`, `pattern`: which events a subscription takes.
+//! - [`change`] and `plan`: what is to be changed, decided on a snapshot; [`mod@diff`], [`fields`], [`entry`]: what that is,
+//!   in words and without secrets. Pure.
+//! - [`edit`]: makes changes, stamped (`stamp`) and recorded; `start`: where a new subscription begins.
 //!
 //! A follower reads the whole bucket whenever it has been disconnected, and replaces what it knew by what it reads: a
 //! bucket that was restored or made anew meanwhile needs no case of its own, and nobody decides by half a catalog. In

@@ -3,7 +3,6 @@
 //! What is to be changed, and how it is written so that nobody is overwritten unseen, is `weft_nats::catalog`'s: the
 //! admin's `Apply` does the same.
 
-use uuid::Uuid;
 use weft_nats::{
     catalog::{
         Catalog, Desired, Locate, LocateError, Stamp,
@@ -71,16 +70,21 @@ impl Locate for NoIndex {
     }
 }
 
-/// Makes the catalog what `desired` says; nothing is removed.
+/// Makes the catalog what `desired` says; nothing is removed. `request_id` names the start: tries of one start have the
+/// same, so that the record of one that broke off is completed by the next.
 ///
 /// # Errors
 ///
 /// [`ApplyError`]: what was written before it stays.
-pub async fn apply(connection: &Connection, layout: Layout, desired: &Desired) -> Result<Applied, ApplyError> {
+pub async fn apply(
+    connection: &Connection,
+    layout: Layout,
+    desired: &Desired,
+    request_id: &str,
+) -> Result<Applied, ApplyError> {
     let editor = Editor::new(Catalog::new(connection.clone()), connection.clone(), layout, NoIndex);
-    let request_id = Uuid::now_v7().to_string();
-    let stamp = Stamp { request_id, operator: OPERATOR.into(), reason: REASON.into() };
-    let call = Call { method: "Apply", name: "", records_nothing: false };
+    let stamp = Stamp { request_id: request_id.to_owned(), operator: OPERATOR.into(), reason: REASON.into() };
+    let call = Call { method: "Apply", name: "", recorded_idle: false };
     let edited = editor.edit(&stamp, call, |snapshot, _| plan(snapshot, desired, false)).await?;
     let count = |action: Action| edited.changes.iter().filter(|change| change.action == action.as_str()).count();
     Ok(Applied { created: count(Action::Created), updated: count(Action::Updated) })

@@ -14,6 +14,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 use weft_admin::Admin;
 use weft_gateway::Gateway;
 use weft_nats::{
@@ -266,12 +267,13 @@ async fn write_catalog(
     catalog: &DesiredCatalog,
     missing: &watch::Sender<Option<String>>,
 ) -> Result<(), ApplyError> {
+    let request_id = Uuid::now_v7().to_string();
     loop {
         missing.send_replace(Some("waits for nats".into()));
         connection.connected().await;
         let written = async {
             let layout = streams::ensure(connection, spec).await?;
-            apply(connection, layout, catalog).await
+            apply(connection, layout, catalog, &request_id).await
         };
         match written.await {
             Ok(applied) => {

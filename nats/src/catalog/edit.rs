@@ -77,8 +77,8 @@ pub struct Call<'a> {
     pub method: &'a str,
     /// What it names; empty where it names no single thing.
     pub name: &'a str,
-    /// Whether it is recorded also where it has changed nothing.
-    pub records_nothing: bool,
+    /// Whether it is recorded even where nothing was left to change: a call that must act once, and no more, has to be.
+    pub recorded_idle: bool,
 }
 
 /// What a call came to.
@@ -88,8 +88,6 @@ pub struct Edited {
     pub snapshot: Snapshot,
     /// What this request has written, also in calls before that broke off.
     pub changes: Vec<v1::CatalogChange>,
-    /// The sequence of its record in COMMANDS of [`RECORD_SHARD`]; `None` where there is none.
-    pub record: Option<u64>,
 }
 
 /// Changes the catalog of one log.
@@ -124,8 +122,8 @@ impl<L: Locate> Editor<L> {
             let (snapshot, changes) = self.catalog.read_with_trail(&stamp.request_id).await?;
             let plan = if settled { Vec::new() } else { decide(&snapshot, &changes)? };
             if plan.is_empty() {
-                let record = self.record(stamp, call, &changes).await?;
-                return Ok(Edited { snapshot, changes, record });
+                self.record(stamp, call, &changes).await?;
+                return Ok(Edited { snapshot, changes });
             }
             settled = self.write_all(plan, stamp).await?;
             if !settled {
@@ -167,26 +165,20 @@ impl<L: Locate> Editor<L> {
     }
 
     /// Records a call: one command, or several where it has changed much.
-    async fn record(
-        &self,
-        stamp: &Stamp,
-        call: Call<'_>,
-        changes: &[v1::CatalogChange],
-    ) -> Result<Option<u64>, EditError> {
-        if changes.is_empty() && !call.records_nothing {
-            return Ok(None);
+    async fn record(&self, stamp: &Stamp, call: Call<'_>, changes: &[v1::CatalogChange]) -> Result<(), EditError> {
+        if changes.is_empty() && !call.recorded_idle {
+            return Ok(());
         }
-        let mut last = None;
         for (part, changes) in parts(changes).into_iter().enumerate() {
             let (method, name) = (call.method.to_owned(), call.name.to_owned());
             let edit = v1::CatalogEdit { method, name, changes, test: None };
-            last = Some(record(&self.connection, self.layout, stamp, part, edit).await?);
+            record(&self.connection, self.layout, stamp, part, edit).await?;
         }
-        Ok(last)
+        Ok(())
     }
 }
 
-/// Appends one record; its sequence in COMMANDS of [`RECORD_SHARD`].
+/// Appends one record to COMMANDS of [`RECORD_SHARD`].
 ///
 /// # Errors
 ///
@@ -197,7 +189,7 @@ pub async fn record(
     stamp: &Stamp,
     part: usize,
     edit: v1::CatalogEdit,
-) -> Result<u64, EditError> {
+) -> Result<(), EditError> {
     let command = v1::Command {
         request_id: commands::part_id(&stamp.request_id, part),
         operator: stamp.operator.clone(),
@@ -205,8 +197,7 @@ pub async fn record(
         at_ms: Timestamp::now().as_millisecond(),
         action: Some(v1::command::Action::Catalog(edit)),
     };
-    let run = commands::append(connection, layout, RECORD_SHARD, &command).await.map_err(EditError::Unrecorded)?;
-    Ok(run.0)
+    commands::append(connection, layout, RECORD_SHARD, &command).await.map(drop).map_err(EditError::Unrecorded)
 }
 
 /// Cuts changes so that each part fits a message; at least one part, which may be empty. A change that alone is too large

@@ -78,10 +78,10 @@ impl Mutation {
     ) -> Result<Edited, Status> {
         if let Some(edit) = self.recorded(log).await? {
             let snapshot = log.catalog.read().await.map_err(of_catalog)?;
-            return Ok(Edited { snapshot, changes: edit.changes, record: None });
+            return Ok(Edited { snapshot, changes: edit.changes });
         }
         let editor = Editor::new(log.catalog.clone(), log.connection.clone(), log.layout, log.clone());
-        let call = Call { method: self.method, name: &self.name, records_nothing: true };
+        let call = Call { method: self.method, name: &self.name, recorded_idle: true };
         editor.edit(&self.stamp, call, decide).await.map_err(of_edit)
     }
 
