@@ -14,6 +14,7 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{
     Json,
+    body::Body,
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
@@ -24,10 +25,12 @@ use utoipa::ToSchema;
 use weft_nats::envelope;
 
 use crate::{
+    body::Refusal,
     error::{self, Code, Problem},
     ingest::{self, ANSWER_TIMEOUT, Accepted},
     metrics,
     openapi::PlainEvent,
+    rejected::{Addressee, Refused},
     router::Api,
     sequencer::{NewEvent, NotTaken, SubmitError},
 };
@@ -106,23 +109,40 @@ pub(crate) enum Outcome {
 pub async fn publish(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
     let began = Instant::now();
     let (head, body) = request.into_parts();
-    let caller = Caller::new(&api, &head.headers)?;
-    ingest::refuse_compressed(&head.headers)?;
-    let form = Form::of(&head.headers)?;
-    let body = api.bodies.read(&head.headers, body).await?;
-    let answer = if form == Form::Batch {
-        let events = batch(&caller, &head.headers, &body.bytes)?;
-        drop(body);
-        accept_all(&api, events).await?
-    } else {
-        let draft = single(form, &head.headers, &body.bytes)?;
-        drop(body);
-        let receipt = ingest::submit(&api, caller.admit(draft)?).await?;
+    match receive(&api, &head.headers, body).await {
+        Ok(answer) => {
+            ::metrics::histogram!(metrics::RECEIPT_SECONDS).record(began.elapsed());
+            Ok(answer)
+        }
+        Err(refusal) => {
+            let received_at = ingest::now();
+            api.rejected.keep(&Refused { to: Addressee::Events, received_at, head: &head, refusal: &refusal });
+            Err(refusal.problem)
+        }
+    }
+}
+
+/// From a request to its answer; a refusal tells what had been read of the body.
+async fn receive(api: &Api, headers: &HeaderMap, body: Body) -> Result<Response, Refusal> {
+    let of_head = |problem| Refusal::of_head(problem, headers);
+    let caller = Caller::new(api, headers).map_err(of_head)?;
+    ingest::refuse_compressed(headers).map_err(of_head)?;
+    let form = Form::of(headers).map_err(of_head)?;
+    let held = api.bodies.read(headers, body).await?;
+    let body = held.bytes.clone();
+    let accepted = async {
+        if form == Form::Batch {
+            let events = batch(&caller, headers, &body)?;
+            drop(held);
+            return accept_all(api, events).await;
+        }
+        let draft = single(form, headers, &body)?;
+        drop(held);
+        let receipt = ingest::submit(api, caller.admit(draft)?).await?;
         ingest::count(metrics::API_SOURCE, &receipt);
-        ingest::answer(receipt)
+        Ok(ingest::answer(receipt))
     };
-    ::metrics::histogram!(metrics::RECEIPT_SECONDS).record(began.elapsed());
-    Ok(answer)
+    accepted.await.map_err(|problem| Refusal::of_whole(problem, body))
 }
 
 impl Form {

@@ -7,10 +7,12 @@ use std::{
 
 use axum::{
     Json,
+    body::Body,
     extract::{Path, Request, State, rejection::PathRejection},
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::timeout;
@@ -18,11 +20,14 @@ use utoipa::ToSchema;
 use weft_proto::ids::{EventId, SequenceNumber, WorkflowId};
 
 use crate::{
+    body::Refusal,
     error::{Code, Problem},
     identify, metrics,
+    rejected::{Addressee, Refused},
     router::Api,
     sequencer::{NewEvent, Receipt, SubmitError},
-    sources::LookupError,
+    sources::{LookupError, Source},
+    verify::Freshness,
 };
 
 /// How long a sender waits for its receipt at the most. The sequencer gives up sooner; this holds whatever happens there.
@@ -120,40 +125,81 @@ pub async fn events(State(api): State<Arc<Api>>, request: Request) -> Result<Res
     accept(&api, "events", None, request).await
 }
 
-/// Verify, identify, sequence, answer.
-async fn accept(api: &Api, source: &str, workflow: Option<&str>, request: Request) -> Result<Response, Problem> {
+/// Verify, identify, sequence, answer; keep what is refused.
+async fn accept(api: &Api, name: &str, workflow: Option<&str>, request: Request) -> Result<Response, Problem> {
     let began = Instant::now();
-    let event = read(api, source, workflow, request).await?;
-    let source = event.source.clone();
-    let receipt = submit(api, event).await?;
-    count(source, &receipt);
-    ::metrics::histogram!(metrics::RECEIPT_SECONDS).record(began.elapsed());
-    Ok(answer(receipt))
+    let source = source(api, name)?;
+    let (head, body) = request.into_parts();
+    match receive(api, &source, workflow, &head, body).await {
+        Ok(receipt) => {
+            count(name.to_owned(), &receipt);
+            ::metrics::histogram!(metrics::RECEIPT_SECONDS).record(began.elapsed());
+            Ok(answer(receipt))
+        }
+        Err(refusal) => {
+            let to = Addressee::Source(&source.configured);
+            api.rejected.keep(&Refused { to, received_at: now(), head: &head, refusal: &refusal });
+            Err(refusal.problem)
+        }
+    }
 }
 
-/// The event of a request. Its body counts against the budget until here only: what waits for the log has a bound of its
-/// own.
-async fn read(api: &Api, source: &str, workflow: Option<&str>, request: Request) -> Result<NewEvent, Problem> {
-    let source = api.sources.get(source).map_err(|error| match error {
+/// From a request to its receipt; a refusal tells what had been read of the body.
+async fn receive(
+    api: &Api,
+    source: &Source,
+    workflow: Option<&str>,
+    head: &Parts,
+    body: Body,
+) -> Result<Receipt, Refusal> {
+    refuse_compressed(&head.headers).map_err(|problem| Refusal::of_head(problem, &head.headers))?;
+    let held = api.bodies.read(&head.headers, body).await?;
+    let body = held.bytes.clone();
+    let accepted = async {
+        let event = event(source, workflow, &head.headers, &body, Freshness::Required)?;
+        // The body counts against the budget until here only: what waits for the log has a bound of its own.
+        drop(held);
+        submit(api, event).await
+    };
+    accepted.await.map_err(|problem| Refusal::of_whole(problem, body))
+}
+
+/// The source of a name.
+///
+/// # Errors
+///
+/// A [`Problem`] with `unknown_source`, or with what is ours to mend.
+pub(crate) fn source(api: &Api, name: &str) -> Result<Arc<Source>, Problem> {
+    api.sources.get(name).map_err(|error| match error {
         LookupError::Starting => SubmitError::Starting.into(),
         LookupError::Unknown => unknown_source(),
         LookupError::Broken => Problem::new(Code::Internal, "the source's configuration cannot be used"),
-    })?;
-    let (head, body) = request.into_parts();
-    refuse_compressed(&head.headers)?;
-    let body = api.bodies.read(&head.headers, body).await?;
-    let received_at = now();
-    let verified = source.verifier.verify(&head.headers, &body.bytes, received_at)?;
-    let event = source.rules.identify(&identify::Request {
-        path_workflow: workflow,
-        headers: &head.headers,
-        body: &body.bytes,
-        verified: &verified,
-        received_at,
-    })?;
-    Ok(event)
+    })
 }
 
+/// The event that a request to a source stands for, once it is verified.
+///
+/// # Errors
+///
+/// A [`Problem`] that is the sender's to mend.
+pub(crate) fn event(
+    source: &Source,
+    path_workflow: Option<&str>,
+    headers: &HeaderMap,
+    body: &Bytes,
+    freshness: Freshness,
+) -> Result<NewEvent, Problem> {
+    let received_at = now();
+    let verified = source.verifier.verify_with(freshness, headers, body, received_at)?;
+    let request = identify::Request { path_workflow, headers, body, verified: &verified, received_at };
+    Ok(source.rules.identify(&request)?)
+}
+
+/// Gives an event its place in the log.
+///
+/// # Errors
+///
+/// A [`Problem`]: a delivery id that was used, or what is ours to mend.
 pub(crate) async fn submit(api: &Api, event: NewEvent) -> Result<Receipt, Problem> {
     let log = api.log()?;
     let receipt = timeout(ANSWER_TIMEOUT, log.sequencer.submit(event)).await;

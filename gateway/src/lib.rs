@@ -1,7 +1,8 @@
 //! In: the way of an event from a sender to the log.
 //!
 //! [`body`] → [`verify`] → [`identify`] → [`sequencer`] → the answer, as [`ingest`] strings them together; and reading:
-//! [`since`], [`stream`]. With an API key, [`events`] takes CloudEvents and [`rpc`] gRPC. Refusals are [`error`]'s. Between this crate and the workers only the log passes.
+//! [`since`], [`stream`]. With an API key, [`events`] takes CloudEvents and [`rpc`] gRPC. Refusals are [`error`]'s; what was
+//! refused is kept in [`rejected`]. Between this crate and the workers only the log passes.
 
 pub mod auth;
 pub mod body;
@@ -13,6 +14,7 @@ pub mod metrics;
 pub mod openapi;
 pub mod options;
 pub mod readiness;
+pub mod rejected;
 pub mod router;
 pub mod rpc;
 pub mod sequencer;

@@ -10,6 +10,11 @@ pub const API_SOURCE: &str = "api";
 pub const DUPLICATE: &str = "weft_gateway_events_duplicate_total";
 /// Requests that were answered with an error, by the problem's `code`.
 pub const REFUSED: &str = "weft_gateway_requests_refused_total";
+/// Refused requests that were kept, by `source`.
+pub const REJECTED_KEPT: &str = "weft_gateway_rejected_kept_total";
+/// Refused requests that were to be kept and were not, by `reason`: `pace` (too many of the source), `queue` (too many wait),
+/// `log` (it did not take it), `closed` (the gateway has only begun).
+pub const REJECTED_DROPPED: &str = "weft_gateway_rejected_dropped_total";
 /// From a webhook's first byte to its receipt, in seconds, accepted and repeated ones.
 pub const RECEIPT_SECONDS: &str = "weft_gateway_receipt_seconds";
 /// Connections that have been opened.
@@ -22,6 +27,8 @@ pub fn describe() {
     describe_counter!(ACCEPTED, "events taken into the log");
     describe_counter!(DUPLICATE, "repeats answered with the first receipt");
     describe_counter!(REFUSED, "requests answered with an error, by its code");
+    describe_counter!(REJECTED_KEPT, "refused requests kept in the inbox");
+    describe_counter!(REJECTED_DROPPED, "refused requests that the inbox did not take, by reason");
     describe_histogram!(RECEIPT_SECONDS, Unit::Seconds, "time from a webhook's headers to its receipt");
     describe_counter!(CONNECTIONS_OPENED, "connections opened");
     describe_counter!(CONNECTIONS_CLOSED, "connections closed");

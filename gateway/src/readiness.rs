@@ -22,8 +22,7 @@ pub async fn watch(
 ) {
     let mut ready = false;
     loop {
-        let now =
-            first_missing(connection.is_connected(), progress.borrow_and_update().clone(), api.sources.complete());
+        let now = first_missing(connection.is_connected(), progress.borrow_and_update().clone(), api.sources.missing());
         if ready != now.is_none() {
             ready = now.is_none();
             health.tell(ready).await;
@@ -47,14 +46,14 @@ pub async fn watch(
 }
 
 /// What is missing first, in the order in which things come.
-fn first_missing(connected: bool, progress: Option<String>, catalog_complete: bool) -> Option<String> {
+fn first_missing(connected: bool, progress: Option<String>, catalog: Option<String>) -> Option<String> {
     if !connected {
         return Some("nats: not connected".into());
     }
     if progress.is_some() {
         return progress;
     }
-    (!catalog_complete).then(|| "catalog: not read to its end yet".into())
+    catalog
 }
 
 #[cfg(test)]
@@ -63,10 +62,11 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_in_order() {
+        let catalog = || Some("catalog: not read to its end yet".to_owned());
         let receipts = || Some("receipts: 12,000 of 40,000 events".to_owned());
-        assert_eq!(first_missing(false, receipts(), false).as_deref(), Some("nats: not connected"));
-        assert_eq!(first_missing(true, receipts(), false), receipts());
-        assert!(first_missing(true, None, false).is_some_and(|text| text.starts_with("catalog")));
-        assert_eq!(first_missing(true, None, true), None);
+        assert_eq!(first_missing(false, receipts(), catalog()).as_deref(), Some("nats: not connected"));
+        assert_eq!(first_missing(true, receipts(), catalog()), receipts());
+        assert!(first_missing(true, None, catalog()).is_some_and(|text| text.starts_with("catalog")));
+        assert_eq!(first_missing(true, None, None), None);
     }
 }

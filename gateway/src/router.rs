@@ -14,6 +14,7 @@ use crate::{
     body,
     error::{Code, Problem},
     events, ingest, openapi,
+    rejected::Inbox,
     sequencer::{Sequencer, SubmitError},
     since,
     sources::Sources,
@@ -34,6 +35,8 @@ pub struct Api {
     pub streams: Streams,
     /// How bodies are read.
     pub bodies: body::Reader,
+    /// Where refused requests are kept.
+    pub rejected: Inbox,
     /// Set once, when the log is there.
     log: OnceLock<Log>,
 }
@@ -54,7 +57,7 @@ impl Api {
     /// `closing` ends the event streams.
     pub fn new(sources: Sources, keys: Keys, limits: body::Limits, closing: CancellationToken) -> Self {
         let (streams, bodies) = (Streams::new(closing), body::Reader::new(limits));
-        Self { sources, keys, streams, bodies, log: OnceLock::new() }
+        Self { sources, keys, streams, bodies, rejected: Inbox::default(), log: OnceLock::new() }
     }
 
     /// Ends what does not end by itself.

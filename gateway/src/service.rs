@@ -17,7 +17,7 @@ use crate::{
     auth::Keys,
     body, metrics,
     options::GatewayOptions,
-    readiness,
+    readiness, rejected,
     router::{Api, Log, router},
     rpc,
     sequencer::{self, SequencerOptions},
@@ -75,7 +75,7 @@ impl Gateway {
     /// [`RunError`]: what does not pass. An absent server passes: it stays up, answers 503 and tells `missing`.
     pub async fn run(
         self,
-        connection: Connection,
+        catalog: Catalog,
         spec: LogSpec,
         folder: PathBuf,
         bootstrap_key: Option<Secret>,
@@ -86,7 +86,8 @@ impl Gateway {
         // What serves requests outlives them: the catalog's watch and the sequencer end only after the last answer.
         let stop = CancellationToken::new();
         let closing = drain.child_token();
-        let catalog = Catalog::new(connection.clone()).watch(stop.child_token());
+        let connection = catalog.connection().clone();
+        let catalog = catalog.watch(stop.child_token());
         let limits = body::Limits {
             bytes_max: usize::try_from(self.options.max_body.as_u64()).unwrap_or(usize::MAX),
             time: BODY_TIME,
@@ -97,6 +98,9 @@ impl Gateway {
         let (progress, progressed) = watch::channel(Some("streams: not looked for yet".to_owned()));
         let (services, health) = rpc::routes(&api).await;
         tasks.spawn(readiness::watch(connection.clone(), api.clone(), progressed, missing, health, closing.clone()));
+
+        tasks.spawn(rejected::keeper::keep(api.clone(), connection.clone(), stop.child_token()));
+        tasks.spawn(rejected::retry::serve(api.clone(), connection.clone(), closing.clone()));
 
         let serving = serve::serve(self.listener, router(api.clone()).merge(services), closing.clone());
         let opening = async {

@@ -1,5 +1,5 @@
 //! Sources, subscriptions and API keys: prost messages in the KV bucket `weft_catalog`, under `source.<name>`,
-//! `subscription.<name>` and `key.<id>`, changed by revision and watched by every role.
+//! `subscription.<name>` and `key.<id>`, sealed (`seal`) with the master key, changed by revision and watched by every role.
 //!
 //! - `snapshot`: what the bucket's messages make of it; `matcher`, `pattern`: which events a subscription takes.
 //! - [`change`] and `plan`: what is to be changed, decided on a snapshot; [`mod@diff`], [`fields`], [`entry`]: what that is,
@@ -45,6 +45,7 @@ pub mod fields;
 mod matcher;
 mod pattern;
 mod plan;
+mod seal;
 mod snapshot;
 mod stamp;
 mod start;
@@ -53,6 +54,7 @@ mod validate;
 pub use matcher::Matcher;
 pub use pattern::pattern_matches;
 pub use plan::{Desired, DesiredSubscription, plan};
+pub use seal::MasterKey;
 pub use snapshot::{Revised, Snapshot};
 pub use stamp::{Removal, Stamp};
 pub use start::{Locate, LocateError, Start};
@@ -102,12 +104,18 @@ pub enum CatalogError {
 #[derive(Debug, Clone)]
 pub struct Catalog {
     connection: Connection,
+    key: MasterKey,
 }
 
 impl Catalog {
     /// The bucket need not exist yet.
-    pub fn new(connection: Connection) -> Self {
-        Self { connection }
+    pub fn new(connection: Connection, key: MasterKey) -> Self {
+        Self { connection, key }
+    }
+
+    /// The connection that it is read and changed through.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// Follows the catalog: the receiver's value changes within a second of every change. A stored value that cannot be
@@ -164,7 +172,9 @@ impl Catalog {
                 () = &mut disconnected => return "the connection has changed".into(),
             };
             match batch {
-                Ok(batch) => batch.messages.iter().for_each(|message| snapshot.apply(&prefix(), message)),
+                // Which entries cannot be opened is not remembered: what has come may have mended them.
+                Ok(_) if snapshot.other_key.is_some() => return "entries are sealed with another key".into(),
+                Ok(batch) => batch.messages.iter().for_each(|message| snapshot.apply(&prefix(), &self.key, message)),
                 Err(error) => return error.to_string(),
             }
         }
@@ -214,8 +224,8 @@ impl Catalog {
             position = last.seq.next();
             for message in &messages {
                 match trail.as_deref_mut() {
-                    Some(trail) => trail.apply(&mut snapshot, &prefix(), message),
-                    None => snapshot.apply(&prefix(), message),
+                    Some(trail) => trail.apply(&mut snapshot, &prefix(), &self.key, message),
+                    None => snapshot.apply(&prefix(), &self.key, message),
                 }
             }
         }
@@ -281,7 +291,8 @@ impl Catalog {
 
     async fn put(&self, key: String, headers: HeaderMap, value: Vec<u8>, expected: u64) -> Result<u64, CatalogError> {
         let expected = if expected == 0 { self.marker(&key).await? } else { expected };
-        self.store(key, headers, value, expected).await
+        let sealed = self.key.seal(&key, &value);
+        self.store(key, headers, sealed, expected).await
     }
 
     async fn delete(&self, key: String, mut headers: HeaderMap, expected: u64) -> Result<(), CatalogError> {

@@ -4,6 +4,7 @@
 //! This crate knows no other crate of the house, and nothing of NATS, redb or HTTP.
 
 pub mod ids;
+mod redacted;
 pub mod rpc;
 
 /// Generated from `proto/weft/v1/*.proto`.

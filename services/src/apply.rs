@@ -10,7 +10,6 @@ use weft_nats::{
         edit::{Call, EditError, Editor},
         plan,
     },
-    connect::Connection,
     streams::EnsureError,
     subject::Layout,
 };
@@ -77,12 +76,12 @@ impl Locate for NoIndex {
 ///
 /// [`ApplyError`]: what was written before it stays.
 pub async fn apply(
-    connection: &Connection,
+    catalog: &Catalog,
     layout: Layout,
     desired: &Desired,
     request_id: &str,
 ) -> Result<Applied, ApplyError> {
-    let editor = Editor::new(Catalog::new(connection.clone()), connection.clone(), layout, NoIndex);
+    let editor = Editor::new(catalog.clone(), layout, NoIndex);
     let stamp = Stamp { request_id: request_id.to_owned(), operator: OPERATOR.into(), reason: REASON.into() };
     let call = Call { method: "Apply", name: "", recorded_idle: false };
     let edited = editor.edit(&stamp, call, |snapshot, _| plan(snapshot, desired, false)).await?;

@@ -8,7 +8,7 @@ use crate::{
     bench,
     command::{
         catalog::{apply, key, source, subscription},
-        dlq, event, listen, sign,
+        dlq, event, listen, rejected, sign,
     },
     config::Config,
     demo,
@@ -61,6 +61,9 @@ pub enum Command {
     Key(key::KeyCommand),
     /// Make sources and subscriptions what a file says
     Apply(apply::ApplyArgs),
+    /// List, get and retry refused requests
+    #[command(subcommand)]
+    Rejected(rejected::RejectedCommand),
     /// Print the headers that a sender would sign a body with
     Sign(sign::SignArgs),
     /// Receive deliveries, verify them, and fail now and then
@@ -121,6 +124,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Subscription(command) => subscription::run(command).await,
         Command::Key(command) => key::run(command).await,
         Command::Apply(args) => apply::run(args).await,
+        Command::Rejected(command) => rejected::run(command).await,
         Command::Sign(args) => sign::run(args).await,
         Command::Listen(args) => listen::run(args).await,
         Command::Bench(command) => bench::run(command).await,
@@ -144,5 +148,23 @@ mod tests {
     #[test]
     fn every_command_can_be_called() {
         Cli::command().debug_assert();
+    }
+
+    /// Whoever logs what a command was called with logs no secret.
+    #[test]
+    fn arguments_print_without_their_secrets() {
+        for line in [
+            "weft dlq list --token hush",
+            "weft rejected retry --all --token hush",
+            "weft event send --source shop --type t --secret hush",
+            "weft sign --secret hush",
+            "weft listen --secret hush",
+            "weft source list --token hush",
+            "weft key list --token hush",
+        ] {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            let text = format!("{cli:?}");
+            assert!(text.contains("[secret]") && !text.contains("hush"), "{text}");
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! The admin as a component: bind, run, drain.
 //!
 //! - `state`: what the services share once the log is there.
-//! - `events`, `tail`: `EventService`; `dead_letters`, `redrive`: `DeadLetterService`; `catalog`: `CatalogService`.
+//! - `events`, `tail`: `EventService`; `dead_letters`, `redrive`: `DeadLetterService`; `catalog`: `CatalogService`;
+//!   `rejected`: `RejectedService`.
 //! - `readiness`: what is missing, for people and for `grpc.health.v1`.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -20,7 +21,7 @@ use weft_nats::{
 };
 use weft_proto::v1::{
     catalog_service_server::CatalogServiceServer, dead_letter_service_server::DeadLetterServiceServer,
-    event_service_server::EventServiceServer,
+    event_service_server::EventServiceServer, rejected_service_server::RejectedServiceServer,
 };
 
 use crate::{auth::BearerToken, deliveries::Deliveries, options::AdminOptions};
@@ -31,12 +32,14 @@ mod events;
 mod page_token;
 mod readiness;
 mod redrive;
+mod rejected;
 mod state;
 mod tail;
 
 use catalog::Catalogs;
 use dead_letters::DeadLetters;
 use events::Events;
+use rejected::RejectedRequests;
 use state::{Log, State};
 
 /// Between two looks for a log that is not there.
@@ -99,7 +102,7 @@ impl Admin {
     /// [`RunError`]: what does not pass. An absent server passes: it stays up, answers UNAVAILABLE and tells `missing`.
     pub async fn run(
         self,
-        connection: Connection,
+        catalog: Catalog,
         spec: LogSpec,
         folder: PathBuf,
         missing: watch::Sender<Option<String>>,
@@ -113,12 +116,12 @@ impl Admin {
         let (reporter, health) = health_reporter();
         readiness::not_serving(&reporter).await;
         let (progress, progressed) = watch::channel(Some("streams: not looked for yet".to_owned()));
-        let watched = readiness::watch(connection.clone(), progressed, missing, reporter, closing.clone());
+        let watched = readiness::watch(catalog.connection().clone(), progressed, missing, reporter, closing.clone());
         tasks.spawn(watched);
 
         let serving = serve(self.listener, &self.token, &state, self.deliveries, health, &closing);
         let opening = async {
-            let opened = open_log(connection, &spec, folder, &state, &progress, &stop, &tasks).await;
+            let opened = open_log(&catalog, &spec, folder, &state, &progress, &stop, &tasks).await;
             if opened.is_err() {
                 closing.cancel();
             }
@@ -144,6 +147,7 @@ async fn serve(
     let token = BearerToken::new(token);
     let events = EventServiceServer::with_interceptor(Events::new(Arc::clone(state)), token.clone());
     let dead_letters = DeadLetterServiceServer::with_interceptor(DeadLetters::new(Arc::clone(state)), token.clone());
+    let rejected = RejectedServiceServer::with_interceptor(RejectedRequests::new(Arc::clone(state)), token.clone());
     let catalog = CatalogServiceServer::with_interceptor(Catalogs::new(Arc::clone(state), deliveries), token);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -155,6 +159,7 @@ async fn serve(
         .add_service(health)
         .add_service(events)
         .add_service(dead_letters)
+        .add_service(rejected)
         .add_service(catalog);
     // The descriptors are compiled in: a failure shows in every test, and costs only the reflection.
     match (reflection().build_v1(), reflection().build_v1alpha()) {
@@ -178,7 +183,7 @@ async fn serve(
 
 /// Waits for the log, starts the history on it, and opens both to the services. Gives up when draining comes first.
 async fn open_log(
-    connection: Connection,
+    catalog: &Catalog,
     spec: &LogSpec,
     folder: PathBuf,
     state: &State,
@@ -187,10 +192,10 @@ async fn open_log(
     tasks: &TaskTracker,
 ) -> Result<(), RunError> {
     let layout = tokio::select! {
-        layout = ensure(&connection, spec, progress) => layout?,
+        layout = ensure(catalog.connection(), spec, progress) => layout?,
         () = state.draining().cancelled() => return Ok(()),
     };
-    let catalog = Catalog::new(connection.clone());
+    let connection = catalog.connection().clone();
     let watched = catalog.watch(stop.child_token());
     let options = HistoryOptions {
         folder: folder.clone(),
@@ -201,7 +206,7 @@ async fn open_log(
         .await
         .map_err(|source| RunError::Folder { path: folder, source: Box::new(source) })?;
     let mut read = history.progress();
-    state.open(Log { connection, layout, history, catalog });
+    state.open(Log { connection, layout, history, catalog: catalog.clone() });
     loop {
         progress.send_replace(read.borrow_and_update().clone());
         tokio::select! {

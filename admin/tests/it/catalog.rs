@@ -4,7 +4,7 @@
 use prost::Message as _;
 use tonic::{Code, Status};
 use weft_nats::{
-    catalog::{Catalog, Stamp, change},
+    catalog::{Stamp, change},
     direct, streams,
 };
 use weft_proto::{
@@ -108,7 +108,7 @@ async fn a_source_is_made_changed_and_removed() {
     let update = v1::UpdateSourceRequest { revision: 1, reason: "new form".into(), ..update };
     let updated = client.update_source(update).await.unwrap().into_inner();
     assert_eq!((secrets(&updated), updated.revision), (vec![String::new()], 2));
-    let stored = Catalog::new(mesh.connection.clone()).read().await.unwrap();
+    let stored = mesh.kv().read().await.unwrap();
     let Some(Scheme::Standard(kept)) = stored.sources["shop"].value.verification.clone().unwrap().scheme else {
         panic!("standard")
     };
@@ -174,7 +174,7 @@ async fn a_key_is_told_once() {
     refused(client.create_api_key(nothing).await, Code::InvalidArgument, "INVALID_ENTRY");
 
     let digest = async || {
-        let stored = Catalog::new(mesh.connection.clone()).read().await.unwrap();
+        let stored = mesh.kv().read().await.unwrap();
         stored.keys.get(&key.id).map(|key| key.value.digest.clone())
     };
     let before = digest().await.unwrap();

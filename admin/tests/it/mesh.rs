@@ -24,20 +24,21 @@ use tonic::{
 use weft_admin::{Admin, AdminOptions, deliveries::Deliveries, service::RunError};
 use weft_nats::{
     append::Appender,
+    catalog::Catalog,
     connect::Connection,
     event::{Event, JSON, StoredEvent},
     message::Outgoing,
     options::{LogOptions, NatsOptions, Secret},
     streams::{self, LogSpec},
     subject::{Layout, dead_letter_subject},
-    testing::{TestServer, eventually},
+    testing::{TestServer, eventually, master_key},
 };
 use weft_proto::{
     ids::{EventId, Run, SequenceNumber, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
     v1::{
         self, OutcomeKind, catalog_service_client::CatalogServiceClient,
         dead_letter_service_client::DeadLetterServiceClient, event_service_client::EventServiceClient,
-        outcome_record::Record,
+        outcome_record::Record, rejected_service_client::RejectedServiceClient,
     },
 };
 
@@ -107,7 +108,8 @@ impl Running {
         let connection = Connection::connect(nats, "admin").await.unwrap();
         let (told, missing) = watch::channel(Some("starting".to_owned()));
         let drain = CancellationToken::new();
-        let run = admin.run(connection, spec(shards), folder.to_owned(), told, drain.clone());
+        let run =
+            admin.run(Catalog::new(connection, master_key()), spec(shards), folder.to_owned(), told, drain.clone());
         Self { url, missing, drain, task: tokio::spawn(run) }
     }
 
@@ -143,6 +145,12 @@ impl Running {
     }
 }
 
+impl Running {
+    pub fn rejected(&self) -> RejectedServiceClient<Client> {
+        RejectedServiceClient::with_interceptor(self.channel(), Bearer("Bearer weft-token"))
+    }
+}
+
 pub fn spec(shards: u32) -> LogSpec {
     let log = LogOptions { shards, ..LogOptions::default() };
     LogSpec { log, body_bytes_max: 1 << 20, ..LogSpec::default() }
@@ -162,6 +170,11 @@ pub struct Mesh {
 }
 
 impl Mesh {
+    /// The catalog, past the admin.
+    pub fn kv(&self) -> Catalog {
+        Catalog::new(self.connection.clone(), master_key())
+    }
+
     pub async fn start(shards: u32) -> Self {
         let server = TestServer::start().await;
         let connection = server.connection("test").await;

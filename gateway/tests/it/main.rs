@@ -3,6 +3,7 @@
 mod events;
 mod http;
 mod mesh;
+mod rejected;
 mod rpc;
 mod sequencer;
 mod service;

@@ -130,7 +130,10 @@ async fn filters_hold_and_a_subscription_is_one() {
         starts: vec![1, 1],
         ..Subscription::default()
     };
-    Catalog::new(mesh.connection.clone()).put_subscription(&subscription, 0).await.unwrap();
+    Catalog::new(mesh.connection.clone(), weft_nats::testing::master_key())
+        .put_subscription(&subscription, 0)
+        .await
+        .unwrap();
     for n in 1..=3 {
         publish(gateway.address, "a", n).await;
         publish(gateway.address, "b", n).await;

@@ -94,15 +94,14 @@ pub struct Edited {
 #[derive(Debug, Clone)]
 pub struct Editor<L> {
     catalog: Catalog,
-    connection: Connection,
     layout: Layout,
     index: L,
 }
 
 impl<L: Locate> Editor<L> {
     /// `index` knows where events are stored.
-    pub fn new(catalog: Catalog, connection: Connection, layout: Layout, index: L) -> Self {
-        Self { catalog, connection, layout, index }
+    pub fn new(catalog: Catalog, layout: Layout, index: L) -> Self {
+        Self { catalog, layout, index }
     }
 
     /// Decides, writes and records. `decide` is given the catalog and what this request has written already, and says what
@@ -120,6 +119,9 @@ impl<L: Locate> Editor<L> {
         let mut settled = false;
         for _ in 0..CONFLICTS_MAX {
             let (snapshot, changes) = self.catalog.read_with_trail(&stamp.request_id).await?;
+            if let Some(missing) = snapshot.missing() {
+                return Err(EditError::Unavailable(missing));
+            }
             let plan = if settled { Vec::new() } else { decide(&snapshot, &changes)? };
             if plan.is_empty() {
                 self.record(stamp, call, &changes).await?;
@@ -152,7 +154,7 @@ impl<L: Locate> Editor<L> {
             Some(Value::Subscription(value)) if value.uid.is_empty() => {
                 let made = v1::Subscription {
                     uid: SubscriptionUid::unique().to_vec(),
-                    starts: resolve(&self.connection, self.layout, change.start, &self.index).await?,
+                    starts: resolve(self.catalog.connection(), self.layout, change.start, &self.index).await?,
                     created_at_ms: Timestamp::now().as_millisecond(),
                     ..*value
                 };
@@ -172,7 +174,7 @@ impl<L: Locate> Editor<L> {
         for (part, changes) in parts(changes).into_iter().enumerate() {
             let (method, name) = (call.method.to_owned(), call.name.to_owned());
             let edit = v1::CatalogEdit { method, name, changes, test: None };
-            record(&self.connection, self.layout, stamp, part, edit).await?;
+            record(self.catalog.connection(), self.layout, stamp, part, edit).await?;
         }
         Ok(())
     }

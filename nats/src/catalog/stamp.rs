@@ -9,6 +9,7 @@ use async_nats::HeaderMap;
 use weft_proto::v1;
 
 use super::{
+    MasterKey,
     change::Action,
     diff::diff,
     entry::{Entry, Kind},
@@ -85,16 +86,16 @@ impl<'a> Trail<'a> {
     }
 
     /// Takes a message of the bucket into the snapshot, and notes it when this request has written it.
-    pub fn apply(&mut self, snapshot: &mut Snapshot, prefix: &str, message: &Stored) {
+    pub fn apply(&mut self, snapshot: &mut Snapshot, prefix: &str, master: &MasterKey, message: &Stored) {
         let key = message.subject.strip_prefix(prefix).and_then(|key| key.split_once('.'));
         let kind = key.and_then(|(kind, name)| Some((Kind::parse(kind)?, name)));
         let Some((kind, name)) =
             kind.filter(|_| text(&message.headers, REQUEST_ID).as_deref() == Some(self.request_id))
         else {
-            snapshot.apply(prefix, message);
+            snapshot.apply(prefix, master, message);
             return;
         };
-        let mut take = |snapshot: &mut Snapshot| snapshot.apply(prefix, message);
+        let mut take = |snapshot: &mut Snapshot| snapshot.apply(prefix, master, message);
         let diff = match kind {
             Kind::Source => difference::<v1::Source>(name, snapshot, &mut take),
             Kind::Subscription => difference::<v1::Subscription>(name, snapshot, &mut take),

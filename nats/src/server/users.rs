@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     options::{NatsOptions, Secret, SecretRef},
-    subject::{CATALOG_BUCKET, LEASES_BUCKET, Layout},
+    subject::{CATALOG_BUCKET, LEASES_BUCKET, Layout, RETRY_SUBJECT},
 };
 
 /// Random bytes in a password.
@@ -68,30 +68,28 @@ impl Users {
     /// The users as the server's configuration names them.
     pub(super) fn config(&self, layout: Layout) -> Value {
         let roles = [
-            (&self.gateway, gateway_subjects()),
-            (&self.worker, worker_subjects()),
-            (&self.admin, admin_subjects()),
-            (&self.tail, tail_subjects(layout)),
+            (&self.gateway, gateway_subjects(), Some(RETRY_SUBJECT)),
+            (&self.worker, worker_subjects(), None),
+            (&self.admin, admin_subjects(), None),
+            (&self.tail, tail_subjects(layout), None),
         ];
-        roles.into_iter().map(|(user, publish)| entry(user, &publish)).collect()
+        roles.into_iter().map(|(user, publish, answers)| entry(user, &publish, answers)).collect()
     }
 }
 
-/// One user: may publish to `publish` and subscribe to its own inbox.
-fn entry(user: &NatsOptions, publish: &[String]) -> Value {
+/// One user: may publish to `publish` and subscribe to its own inbox; and answer, once each, the requests on `answers`.
+fn entry(user: &NatsOptions, publish: &[String], answers: Option<&str>) -> Value {
     let password = match &user.password {
         Some(SecretRef::Clear(password)) => password.expose(),
         _ => "",
     };
     let inbox = user.inbox_prefix.as_deref().unwrap_or("_INBOX");
-    json!({
-        "user": user.user,
-        "password": password,
-        "permissions": {
-            "publish": { "allow": publish },
-            "subscribe": { "allow": [format!("{inbox}.>")] },
-        },
-    })
+    let subscribe: Vec<_> = std::iter::once(format!("{inbox}.>")).chain(answers.map(str::to_owned)).collect();
+    let mut permissions = json!({ "publish": { "allow": publish }, "subscribe": { "allow": subscribe } });
+    if answers.is_some() {
+        permissions["allow_responses"] = true.into();
+    }
+    json!({ "user": user.user, "password": password, "permissions": permissions })
 }
 
 /// What every role does with JetStream: make and check streams, read through consumers and directly. Nothing that
@@ -131,7 +129,7 @@ fn worker_subjects() -> Vec<String> {
 }
 
 fn admin_subjects() -> Vec<String> {
-    ["commands.>", "$KV.>", "$JS.API.>", "$JS.FC.>", "$JS.ACK.>"].map(str::to_owned).to_vec()
+    ["commands.>", RETRY_SUBJECT, "$KV.>", "$JS.API.>", "$JS.FC.>", "$JS.ACK.>"].map(str::to_owned).to_vec()
 }
 
 /// Reading EVENTS through a consumer or directly. No subscription to `events.>` itself, which would also show what was

@@ -2,11 +2,12 @@
 
 pub mod admin;
 pub mod catalog;
-pub mod confirm;
 pub mod dlq;
 pub mod event;
 pub mod listen;
 pub mod output;
+pub mod prompt;
+pub mod rejected;
 pub mod select;
 pub mod sign;
 pub mod view;

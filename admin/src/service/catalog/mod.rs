@@ -18,7 +18,7 @@ use weft_nats::catalog::{
 use weft_proto::v1::{self, catalog_service_server::CatalogService};
 
 use super::state::{Log, State};
-use crate::{deliveries::Deliveries, error::of_catalog};
+use crate::deliveries::Deliveries;
 
 mod applied;
 mod keys;
@@ -50,7 +50,7 @@ impl Catalogs {
     }
 
     async fn snapshot(&self) -> Result<Snapshot, Status> {
-        self.log()?.catalog.read().await.map_err(of_catalog)
+        self.log()?.snapshot().await
     }
 
     async fn get<V: View>(&self, name: &str) -> Answer<V> {

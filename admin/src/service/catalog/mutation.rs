@@ -23,7 +23,7 @@ use weft_proto::{
 
 use crate::{
     auth::operator,
-    error::{Code, of_catalog, of_history, refuse},
+    error::{Code, of_history, refuse},
     service::{
         redrive::{COMMAND_PATIENCE, request_id},
         state::Log,
@@ -77,10 +77,10 @@ impl Mutation {
         decide: impl Fn(&Snapshot, &[v1::CatalogChange]) -> Result<Vec<Change>, Refusal>,
     ) -> Result<Edited, Status> {
         if let Some(edit) = self.recorded(log).await? {
-            let snapshot = log.catalog.read().await.map_err(of_catalog)?;
+            let snapshot = log.snapshot().await?;
             return Ok(Edited { snapshot, changes: edit.changes });
         }
-        let editor = Editor::new(log.catalog.clone(), log.connection.clone(), log.layout, log.clone());
+        let editor = Editor::new(log.catalog.clone(), log.layout, log.clone());
         let call = Call { method: self.method, name: &self.name, recorded_idle: true };
         editor.edit(&self.stamp, call, decide).await.map_err(of_edit)
     }

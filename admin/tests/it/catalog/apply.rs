@@ -25,7 +25,7 @@ async fn a_file_is_applied() {
     let everything = [("subscription", "billing", "created"), ("source", "shop", "created")];
     let dry = client.apply(v1::ApplyRequest { dry_run: true, ..wanted() }).await.unwrap().into_inner();
     assert_eq!(told(&dry), everything);
-    assert!(Catalog::new(mesh.connection.clone()).read().await.unwrap().sources.is_empty());
+    assert!(mesh.kv().read().await.unwrap().sources.is_empty());
 
     let done = client.apply(wanted()).await.unwrap().into_inner();
     assert_eq!(told(&done), everything);
@@ -47,7 +47,7 @@ async fn a_file_is_applied() {
     assert_eq!(told(&dry), [("subscription", "billing", "deleted")]);
     let done = client.apply(v1::ApplyRequest { dry_run: false, reason: "gone".into(), ..pruning }).await.unwrap();
     assert_eq!(told(&done.into_inner()), [("subscription", "billing", "deleted")]);
-    let snapshot = Catalog::new(mesh.connection.clone()).read().await.unwrap();
+    let snapshot = mesh.kv().read().await.unwrap();
     assert!(snapshot.subscriptions.is_empty());
     // The worker discards what is pending in the name of whoever removed it.
     let removal = snapshot.removals.values().next().unwrap();
@@ -64,14 +64,14 @@ async fn a_repeated_apply_acts_once() {
     let first = client.apply(request.clone()).await.unwrap().into_inner();
     client.delete_source(v1::DeleteSourceRequest { name: "shop".into(), ..Default::default() }).await.unwrap();
     assert_eq!(client.apply(request).await.unwrap().into_inner(), first);
-    assert!(Catalog::new(mesh.connection.clone()).read().await.unwrap().sources.is_empty());
+    assert!(mesh.kv().read().await.unwrap().sources.is_empty());
 }
 
 /// An apply that broke off is finished by its repeat, and its record tells of both halves.
 #[tokio::test]
 async fn an_apply_that_broke_off_is_finished() {
     let mesh = Mesh::start(1).await;
-    let catalog = Catalog::new(mesh.connection.clone());
+    let catalog = mesh.kv();
     let stamp = Stamp { request_id: "deploy-1".into(), operator: "bootstrap".into(), reason: String::new() };
     let first_half = change::create(&catalog.read().await.unwrap(), source("shop")).unwrap();
     catalog.write(&first_half, &stamp).await.unwrap();
@@ -88,5 +88,5 @@ async fn nothing_of_a_broken_file_is_applied() {
     let mut broken = wanted();
     broken.sources[0].data_pointer = "data".into();
     refused(mesh.admin.catalog().apply(broken).await, Code::InvalidArgument, "INVALID_ENTRY");
-    assert!(Catalog::new(mesh.connection.clone()).read().await.unwrap().subscriptions.is_empty());
+    assert!(mesh.kv().read().await.unwrap().subscriptions.is_empty());
 }

@@ -21,7 +21,7 @@ async fn a_repeated_request_acts_once_across_admins_and_restarts() {
     mesh.restart_admin(|_| {}).await;
     let mut client = mesh.admin.catalog();
     refused(client.create_source(create_source("shop", "once")).await, Code::NotFound, "NOT_FOUND");
-    let stored = Catalog::new(mesh.connection.clone()).read().await.unwrap();
+    let stored = mesh.kv().read().await.unwrap();
     assert!(stored.sources.is_empty());
     assert_eq!(records(&mesh).await.len(), 2);
     other.stop().await.unwrap();
@@ -44,7 +44,7 @@ async fn a_request_id_names_one_call() {
 async fn a_call_that_broke_off_is_completed_by_its_repeat() {
     let mesh = Mesh::start(1).await;
     let mut client = mesh.admin.catalog();
-    let catalog = Catalog::new(mesh.connection.clone());
+    let catalog = mesh.kv();
     let stamp = Stamp { request_id: "broke-off".into(), operator: "bootstrap".into(), reason: "a new\nshop".into() };
     let change = change::create(&catalog.read().await.unwrap(), source("shop")).unwrap();
     catalog.write(&change, &stamp).await.unwrap();

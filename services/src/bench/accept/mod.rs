@@ -112,16 +112,16 @@ impl Bench {
         let program = weft_program()?;
         let stop = CancellationToken::new();
         let nats = Nats::start(&program, folder, stop.clone()).await?;
-        let connection = nats.connection("admin", "weft-bench").await?;
-        let layout = streams::ensure(&connection, nats.spec()).await?;
+        let catalog = nats.catalog("weft-bench").await?;
+        let layout = streams::ensure(catalog.connection(), nats.spec()).await?;
         let wiring = Wiring::new();
         let config = Config::parse(Path::new("bench"), wiring.config(None), [], None)?;
-        apply(&connection, layout, &config.catalog).await?;
+        apply(&catalog, layout, &config.catalog, "bench").await?;
         let mut gateway =
             RoleProcess::start(&program, "gateway", &folder.join("gateway"), nats.environment("gateway")?)?;
         let url = gateway.ready().await?.get("gateway")?.to_owned();
         // It would take the server's end for an outage.
-        drop(connection);
+        drop(catalog);
         let folder = folder.to_owned();
         let bench = Self { nats, gateway, wiring, url, folder, stop, program };
         // One event goes the whole way first: streams, files and caches are there.

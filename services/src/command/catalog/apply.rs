@@ -9,8 +9,8 @@ use super::{CommonArgs, ReasonArgs, request_id, wanted};
 use crate::{
     command::{
         admin::AdminClient,
-        confirm::{confirm, on_terminal},
         output::{self, Format},
+        prompt::{confirm, is_attended},
     },
     config::FILE_DEFAULT,
     exit::Failure,
@@ -71,7 +71,7 @@ pub async fn run(args: ApplyArgs) -> Result<(), Failure> {
         reason: args.reason.reason,
         request_id: request_id(),
     };
-    if args.prune && !args.dry_run && !args.yes && on_terminal() {
+    if args.prune && !args.dry_run && !args.yes && is_attended() {
         let planned = apply(&admin, v1::ApplyRequest { dry_run: true, ..request.clone() }).await?;
         let removed = names(&planned, "deleted");
         if !removed.is_empty() {

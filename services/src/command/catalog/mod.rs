@@ -5,7 +5,7 @@
 
 use uuid::Uuid;
 
-use super::{admin::AdminArgs, confirm::confirm, output::Format};
+use super::{admin::AdminArgs, output::Format, prompt::confirm};
 use crate::exit::Failure;
 
 pub mod apply;

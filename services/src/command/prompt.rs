@@ -1,15 +1,17 @@
-//! Asking before something goes that does not come back.
+//! What a command says to people while it works: a question before, a bar meanwhile. On stderr.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
 use crate::exit::Failure;
 
-/// Whether there is somebody to ask.
-pub fn on_terminal() -> bool {
+/// Whether there is a person to ask.
+pub fn is_attended() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
-/// Asks on the terminal; whether the answer is yes.
+/// Asks; anything but yes is no.
 ///
 /// # Errors
 ///
@@ -30,8 +32,18 @@ pub fn confirmed(question: &str) -> Result<bool, Failure> {
 ///
 /// The answer is no.
 pub fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
-    if yes || !on_terminal() || confirmed(question)? {
+    if yes || !is_attended() || confirmed(question)? {
         return Ok(());
     }
     Err(Failure::Failed("nothing was changed".into()))
+}
+
+/// A bar under a verb such as `redriving`; it shows only on a terminal.
+pub fn bar(verb: &str) -> ProgressBar {
+    // Without a length it would draw an empty bar before it knows anything.
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template(&format!("{verb} {{bar:40}} {{pos}}/{{len}} {{elapsed}}")) {
+        bar.set_style(style);
+    }
+    bar
 }
