@@ -116,7 +116,13 @@ pub async fn publish(State(api): State<Arc<Api>>, request: Request) -> Result<Re
         }
         Err(refusal) => {
             let received_at = ingest::now();
-            api.rejected.keep(&Refused { to: Addressee::Events, received_at, head: &head, refusal: &refusal });
+            let catalog = api.sources.catalog();
+            api.rejected.keep(&Refused {
+                to: Addressee::Events(&catalog),
+                received_at,
+                head: &head,
+                refusal: &refusal,
+            });
             Err(refusal.problem)
         }
     }

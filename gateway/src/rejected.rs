@@ -15,7 +15,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use http::{StatusCode, request::Parts};
 use jiff::Timestamp;
 use tokio::{sync::mpsc, time::Instant};
-use weft_nats::subject;
+use weft_nats::{catalog::Snapshot, subject};
 use weft_proto::v1;
 
 use crate::{body::Refusal, error::Code, metrics};
@@ -37,15 +37,15 @@ const EVENTS: &str = "_events";
 pub enum Addressee<'r> {
     /// A webhook of a source.
     Source(&'r v1::Source),
-    /// `POST /api/v1/events`, with an API key.
-    Events,
+    /// `POST /api/v1/events`, with an API key. Which of the catalog's secrets its sender has put there nobody knows.
+    Events(&'r Snapshot),
 }
 
 impl Addressee<'_> {
     fn name(&self) -> &str {
         match self {
             Self::Source(source) => &source.name,
-            Self::Events => EVENTS,
+            Self::Events(_) => EVENTS,
         }
     }
 }

@@ -58,6 +58,11 @@ impl Sources {
         self.catalog.borrow().missing()
     }
 
+    /// The catalog at this moment.
+    pub fn catalog(&self) -> Arc<Snapshot> {
+        self.catalog.borrow().clone()
+    }
+
     /// A subscription, as the catalog has it at this moment.
     ///
     /// # Errors

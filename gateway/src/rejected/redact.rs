@@ -4,12 +4,13 @@
 //!   [`SECRET_WORDS`], except the headers that the source's scheme signs with: they prove a secret and do not tell it.
 //! - Values of query parameters whose name holds one of [`SECRET_WORDS`] or [`QUERY_WORDS`]. Neither a scheme nor a rule of
 //!   a source reads the query, so nothing that a retry needs is lost.
-//! - Wherever it stands, also in the body: a secret of the source, as it is configured, percent-encoded, or in JSON with
+//! - Wherever it stands, also in the body: a secret of the source (of any source, where a request names none), as it is configured, percent-encoded, or in JSON with
 //!   escaped slashes; and whatever looks like an API key of ours.
 
 use std::borrow::Cow;
 
 use http::{HeaderName, HeaderValue};
+use memchr::memmem;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use weft_proto::v1::{Source, verification::Scheme};
 
@@ -50,24 +51,16 @@ impl std::fmt::Debug for Hidden {
 
 impl<'s> Redactor<'s> {
     pub fn new(to: Addressee<'s>) -> Self {
-        let scheme = match to {
-            Addressee::Source(source) => scheme(source),
-            Addressee::Events => None,
+        let sources: Vec<&Source> = match to {
+            Addressee::Source(source) => vec![source],
+            Addressee::Events(catalog) => catalog.sources.values().map(|source| &*source.value).collect(),
         };
-        let secrets: &[String] = match scheme {
-            Some(Scheme::Standard(scheme)) => &scheme.secrets,
-            Some(Scheme::Github(scheme)) => &scheme.secrets,
-            Some(Scheme::Hmac(scheme)) => &scheme.secrets,
-            Some(Scheme::Stripe(scheme)) => &scheme.secrets,
-            Some(Scheme::Slack(scheme)) => &scheme.secrets,
-            Some(Scheme::Shopify(scheme)) => &scheme.secrets,
-            Some(Scheme::ApiKey(_) | Scheme::None(_)) | None => &[],
+        let secrets = sources.into_iter().filter_map(scheme).flat_map(secrets);
+        let signed = match to {
+            Addressee::Source(source) => scheme(source).map(signing_headers).unwrap_or_default(),
+            Addressee::Events(_) => Vec::new(),
         };
-        let signed = match scheme {
-            Some(Scheme::Hmac(scheme)) => vec![&*scheme.header, &*scheme.timestamp_header, &*scheme.id_header],
-            _ => Vec::new(),
-        };
-        Self { secrets: secrets.iter().flat_map(|secret| forms(secret)).collect(), signed }
+        Self { secrets: secrets.flat_map(|secret| forms(secret)).collect(), signed }
     }
 
     /// A header's value as it is kept.
@@ -122,11 +115,13 @@ impl<'s> Redactor<'s> {
 
     /// Bytes without the secrets in them; `None` when there are none.
     pub fn scrub(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        // Of many sources' secrets hardly one stands in a request: those that do not are not looked for at every byte.
+        let present: Vec<_> = self.secrets.iter().filter(|secret| memmem::find(bytes, &secret.0).is_some()).collect();
         let mut scrubbed = Vec::new();
         let mut copied = 0;
         let mut at = 0;
         while at < bytes.len() {
-            let found = self.secret_at(&bytes[at..]);
+            let found = secret_at(&present, &bytes[at..]);
             if found > 0 {
                 scrubbed.extend_from_slice(&bytes[copied..at]);
                 scrubbed.extend_from_slice(REDACTED.as_bytes());
@@ -141,11 +136,32 @@ impl<'s> Redactor<'s> {
             scrubbed
         })
     }
+}
 
-    /// The length of the longest secret that these bytes begin with; 0 for none.
-    fn secret_at(&self, bytes: &[u8]) -> usize {
-        let configured = self.secrets.iter().filter(|secret| bytes.starts_with(&secret.0)).map(|secret| secret.0.len());
-        configured.max().unwrap_or(0).max(key_length(bytes))
+/// The length of the longest secret that these bytes begin with; 0 for none.
+fn secret_at(secrets: &[&Hidden], bytes: &[u8]) -> usize {
+    let configured = secrets.iter().filter(|secret| bytes.starts_with(&secret.0)).map(|secret| secret.0.len());
+    configured.max().unwrap_or(0).max(key_length(bytes))
+}
+
+/// What a scheme verifies by.
+fn secrets(scheme: &Scheme) -> &[String] {
+    match scheme {
+        Scheme::Standard(scheme) => &scheme.secrets,
+        Scheme::Github(scheme) => &scheme.secrets,
+        Scheme::Hmac(scheme) => &scheme.secrets,
+        Scheme::Stripe(scheme) => &scheme.secrets,
+        Scheme::Slack(scheme) => &scheme.secrets,
+        Scheme::Shopify(scheme) => &scheme.secrets,
+        Scheme::ApiKey(_) | Scheme::None(_) => &[],
+    }
+}
+
+/// The headers that a scheme is configured to sign with.
+fn signing_headers(scheme: &Scheme) -> Vec<&str> {
+    match scheme {
+        Scheme::Hmac(scheme) => vec![&*scheme.header, &*scheme.timestamp_header, &*scheme.id_header],
+        _ => Vec::new(),
     }
 }
 
@@ -176,8 +192,11 @@ fn holds_any(name: &str, words: &[&str]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proptest::prelude::*;
-    use weft_proto::v1::{HmacScheme, StandardScheme, Verification};
+    use weft_nats::catalog::{Revised, Snapshot};
+    use weft_proto::v1::{GithubScheme, HmacScheme, StandardScheme, Verification};
 
     use super::*;
 
@@ -261,6 +280,17 @@ mod tests {
         }
         assert_eq!(redactor.scrub(b"weft_ is a word, weft_gateway_0 a name"), None);
         assert!(!format!("{redactor:?}").contains("c2Vj"));
+    }
+
+    /// Who sends events with an API key may send any source's secret by mistake.
+    #[test]
+    fn a_request_to_no_source_loses_the_secrets_of_all() {
+        let revised = |source| Revised { revision: 1, value: Arc::new(source) };
+        let github = Scheme::Github(GithubScheme { secrets: vec!["hush-hush".into()] });
+        let sources = [("a".to_owned(), revised(standard())), ("b".to_owned(), revised(source(github)))];
+        let catalog = Snapshot { sources: sources.into(), ..Snapshot::default() };
+        let redactor = Redactor::new(Addressee::Events(&catalog));
+        assert_eq!(redactor.text(&format!("{CORE} hush-hush hush")), "[redacted] [redacted] hush");
     }
 
     proptest! {
