@@ -31,10 +31,23 @@ impl BearerToken {
 }
 
 impl Interceptor for BearerToken {
-    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         self.check(request.metadata().get("authorization").map(|value| value.as_encoded_bytes()))?;
+        request.extensions_mut().insert(Operator(BOOTSTRAP.to_owned()));
         Ok(request)
     }
+}
+
+/// Who calls, as the audit log names him.
+#[derive(Debug, Clone)]
+struct Operator(String);
+
+/// Whoever has the token of the configuration.
+const BOOTSTRAP: &str = "bootstrap";
+
+/// Who makes a call that was let in.
+pub fn operator<T>(request: &Request<T>) -> String {
+    request.extensions().get::<Operator>().map(|operator| operator.0.clone()).unwrap_or_default()
 }
 
 /// The token of a header's value; the scheme's name is case-insensitive.

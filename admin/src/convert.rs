@@ -49,7 +49,8 @@ fn attempt(attempt: v1::Attempt) -> v1::DeliveryAttempt {
     }
 }
 
-const fn class_name(class: v1::AttemptClass) -> &'static str {
+/// What an attempt's class is called.
+pub const fn class_name(class: v1::AttemptClass) -> &'static str {
     match class {
         v1::AttemptClass::Unspecified => "",
         v1::AttemptClass::Delivered => "delivered",

@@ -2,7 +2,7 @@
 
 use tonic::Status;
 use weft_index::history::HistoryError;
-use weft_nats::{cursor::Cursor, direct::DirectError, scan::ScanError};
+use weft_nats::{catalog::CatalogError, cursor::Cursor, direct::DirectError, scan::ScanError};
 use weft_proto::rpc;
 
 pub use weft_proto::rpc::reason;
@@ -24,6 +24,14 @@ pub enum Code {
     KeyMissing,
     /// A bearer token that is not the right one.
     KeyInvalid,
+    /// A source, subscription or key that nobody could work with.
+    InvalidEntry,
+    /// Something of that name is there already.
+    AlreadyExists,
+    /// Someone else has changed it meanwhile.
+    Conflict,
+    /// A request id that another call had.
+    IdReused,
     /// What follows the cursor is no longer kept.
     CursorExpired,
     /// No NATS server, no stream, no answer in time.
@@ -48,6 +56,10 @@ impl Code {
             Self::NotFound => "NOT_FOUND",
             Self::KeyMissing => "KEY_MISSING",
             Self::KeyInvalid => "KEY_INVALID",
+            Self::InvalidEntry => "INVALID_ENTRY",
+            Self::AlreadyExists => "ALREADY_EXISTS",
+            Self::Conflict => "CONFLICT",
+            Self::IdReused => "ID_REUSED",
             Self::CursorExpired => "CURSOR_EXPIRED",
             Self::LogUnavailable => "LOG_UNAVAILABLE",
             Self::Starting => "STARTING",
@@ -59,7 +71,11 @@ impl Code {
 
     const fn canonical(self) -> tonic::Code {
         match self {
-            Self::BadQuery | Self::BadCursor | Self::InvalidWorkflow => tonic::Code::InvalidArgument,
+            Self::BadQuery | Self::BadCursor | Self::InvalidWorkflow | Self::InvalidEntry => {
+                tonic::Code::InvalidArgument
+            }
+            Self::AlreadyExists | Self::IdReused => tonic::Code::AlreadyExists,
+            Self::Conflict => tonic::Code::Aborted,
             Self::UnknownEvent | Self::NotFound => tonic::Code::NotFound,
             Self::KeyMissing | Self::KeyInvalid => tonic::Code::Unauthenticated,
             Self::CursorExpired => tonic::Code::OutOfRange,
@@ -90,6 +106,16 @@ pub fn of_history(error: HistoryError) -> Status {
             tracing::error!(%error, "history cannot be read");
             refuse(Code::Internal, "the history cannot be read; see the admin's log")
         }
+    }
+}
+
+/// What the catalog could not do.
+pub fn of_catalog(error: CatalogError) -> Status {
+    let message = error.to_string();
+    match error {
+        CatalogError::Conflict { .. } => refuse(Code::Conflict, message),
+        CatalogError::Invalid { .. } => refuse(Code::InvalidEntry, message),
+        CatalogError::Unavailable(_) => refuse(Code::LogUnavailable, message),
     }
 }
 

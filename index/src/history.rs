@@ -47,9 +47,7 @@ pub use events::{DeliveryHistory, EventHistory};
 use names::Subscriptions;
 pub use requests::{CommandItem, ItemProgress, StoredCommand};
 use tables::View;
-
-/// Stands between a request id and the number of the part that a long request was cut into: `<id>`, `<id>#1`, `<id>#2`.
-pub const PART_SEPARATOR: char = '#';
+pub use weft_nats::commands::PART_SEPARATOR;
 
 /// The version of the file; another is set aside and built again.
 const FORMAT: &str = "history 1";

@@ -1,5 +1,10 @@
 //! Sources, subscriptions and API keys: prost messages in the KV bucket `weft_catalog`, under `source.<name>`,
-//! `subscription.<name>` and `key.<id>`, sealed with the master key, changed by revision and watched by every role.
+//! `subscription.<name>` and `key.<id>`, sealed (`seal`) with the master key, changed by revision and watched by every role.
+//!
+//! - `snapshot`: what the bucket's messages make of it; `matcher`, `pattern`: which events a subscription takes.
+//! - [`change`] and `plan`: what is to be changed, decided on a snapshot; [`mod@diff`], [`fields`], [`entry`]: what that is,
+//!   in words and without secrets. Pure.
+//! - [`edit`]: makes changes, stamped (`stamp`) and recorded; `start`: where a new subscription begins.
 //!
 //! A follower reads the whole bucket whenever it has been disconnected, and replaces what it knew by what it reads: a
 //! bucket that was restored or made anew meanwhile needs no case of its own, and nobody decides by half a catalog. In
@@ -17,8 +22,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_proto::{
     ids::StreamSeq,
-    v1::{Source, Subscription},
+    v1::{CatalogChange, Source, Subscription},
 };
+
+use change::Change;
+use entry::Value;
+use stamp::Trail;
 
 use crate::{
     connect::Connection,
@@ -28,17 +37,28 @@ use crate::{
     subject::CATALOG_BUCKET,
 };
 
+pub mod change;
+pub mod diff;
+pub mod edit;
+pub mod entry;
+pub mod fields;
 mod matcher;
 mod pattern;
+mod plan;
 mod seal;
 mod snapshot;
+mod stamp;
+mod start;
 mod validate;
 
 pub use matcher::Matcher;
 pub use pattern::pattern_matches;
+pub use plan::{Desired, DesiredSubscription, plan};
 pub use seal::MasterKey;
 pub use snapshot::{Revised, Snapshot};
-pub use validate::{validate_source, validate_subscription};
+pub use stamp::{Removal, Stamp};
+pub use start::{Locate, LocateError, Start};
+pub use validate::{validate_key, validate_source, validate_subscription};
 
 /// What the keys of sources begin with.
 const SOURCE: &str = "source";
@@ -125,7 +145,7 @@ impl Catalog {
     async fn follow(&self, sender: &watch::Sender<Arc<Snapshot>>) -> String {
         self.connection.connected().await;
         let mut disconnected = pin!(self.connection.changed());
-        let (mut snapshot, position) = match self.scan().await {
+        let (mut snapshot, position) = match self.scan(None).await {
             Ok(scanned) => scanned,
             Err(error) => return error.to_string(),
         };
@@ -166,11 +186,21 @@ impl Catalog {
     ///
     /// [`CatalogError::Unavailable`].
     pub async fn read(&self) -> Result<Snapshot, CatalogError> {
-        self.scan().await.map(|(snapshot, _)| snapshot)
+        self.scan(None).await.map(|(snapshot, _)| snapshot)
+    }
+
+    /// The catalog as it stands now, and what of it was written by one request.
+    pub(crate) async fn read_with_trail(
+        &self,
+        request_id: &str,
+    ) -> Result<(Snapshot, Vec<CatalogChange>), CatalogError> {
+        let mut trail = Trail::new(request_id);
+        let (snapshot, _) = self.scan(Some(&mut trail)).await?;
+        Ok((snapshot, trail.written))
     }
 
     /// Reads the bucket up to where the leader says that it ends. Returns what it holds and what comes next.
-    async fn scan(&self) -> Result<(Snapshot, StreamSeq), CatalogError> {
+    async fn scan(&self, mut trail: Option<&mut Trail<'_>>) -> Result<(Snapshot, StreamSeq), CatalogError> {
         let unavailable = |error: &dyn std::fmt::Display| CatalogError::Unavailable(error.to_string());
         let deadline = Instant::now() + READ_PATIENCE;
         let stream = stream();
@@ -192,7 +222,12 @@ impl Catalog {
                 continue;
             };
             position = last.seq.next();
-            messages.iter().for_each(|message| snapshot.apply(&prefix(), &self.key, message));
+            for message in &messages {
+                match trail.as_deref_mut() {
+                    Some(trail) => trail.apply(&mut snapshot, &prefix(), &self.key, message),
+                    None => snapshot.apply(&prefix(), &self.key, message),
+                }
+            }
         }
         Ok((snapshot, position))
     }
@@ -205,7 +240,7 @@ impl Catalog {
     pub async fn put_source(&self, source: &Source, expected: u64) -> Result<u64, CatalogError> {
         let key = format!("{SOURCE}.{}", source.name);
         validate_source(source).map_err(|problem| CatalogError::Invalid { key: key.clone(), problem })?;
-        self.put(key, source.encode_to_vec(), expected).await
+        self.put(key, HeaderMap::new(), source.encode_to_vec(), expected).await
     }
 
     /// Stores a subscription, as [`put_source`](Self::put_source).
@@ -216,7 +251,7 @@ impl Catalog {
     pub async fn put_subscription(&self, subscription: &Subscription, expected: u64) -> Result<u64, CatalogError> {
         let key = format!("{SUBSCRIPTION}.{}", subscription.name);
         validate_subscription(subscription).map_err(|problem| CatalogError::Invalid { key: key.clone(), problem })?;
-        self.put(key, subscription.encode_to_vec(), expected).await
+        self.put(key, HeaderMap::new(), subscription.encode_to_vec(), expected).await
     }
 
     /// Removes a source that has the revision `expected`.
@@ -225,7 +260,7 @@ impl Catalog {
     ///
     /// [`CatalogError`].
     pub async fn delete_source(&self, name: &str, expected: u64) -> Result<(), CatalogError> {
-        self.delete(format!("{SOURCE}.{name}"), expected).await
+        self.delete(format!("{SOURCE}.{name}"), HeaderMap::new(), expected).await
     }
 
     /// Removes a subscription that has the revision `expected`.
@@ -234,21 +269,37 @@ impl Catalog {
     ///
     /// [`CatalogError`].
     pub async fn delete_subscription(&self, name: &str, expected: u64) -> Result<(), CatalogError> {
-        self.delete(format!("{SUBSCRIPTION}.{name}"), expected).await
+        self.delete(format!("{SUBSCRIPTION}.{name}"), HeaderMap::new(), expected).await
     }
 
-    async fn put(&self, key: String, value: Vec<u8>, expected: u64) -> Result<u64, CatalogError> {
+    /// Stores what was decided, stamped.
+    ///
+    /// # Errors
+    ///
+    /// [`CatalogError`].
+    pub async fn write(&self, change: &Change, stamp: &Stamp) -> Result<(), CatalogError> {
+        let key = format!("{}.{}", change.kind.as_str(), change.name);
+        let headers = stamp.headers(change.action);
+        let value = match &change.value {
+            None => return self.delete(key, headers, change.expected).await,
+            Some(Value::Source(source)) => source.encode_to_vec(),
+            Some(Value::Subscription(subscription)) => subscription.encode_to_vec(),
+            Some(Value::Key(api_key)) => api_key.encode_to_vec(),
+        };
+        self.put(key, headers, value, change.expected).await.map(drop)
+    }
+
+    async fn put(&self, key: String, headers: HeaderMap, value: Vec<u8>, expected: u64) -> Result<u64, CatalogError> {
         let expected = if expected == 0 { self.marker(&key).await? } else { expected };
         let sealed = self.key.seal(&key, &value);
-        self.store(key, HeaderMap::new(), sealed, expected).await
+        self.store(key, headers, sealed, expected).await
     }
 
-    async fn delete(&self, key: String, expected: u64) -> Result<(), CatalogError> {
+    async fn delete(&self, key: String, mut headers: HeaderMap, expected: u64) -> Result<(), CatalogError> {
         // A key that is not there has no revision, and a marker for it would be noise.
         if expected == 0 {
             return Err(CatalogError::Conflict { key });
         }
-        let mut headers = HeaderMap::new();
         headers.insert("KV-Operation", "DEL");
         self.store(key, headers, Vec::new(), expected).await.map(drop)
     }

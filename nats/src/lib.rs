@@ -11,7 +11,8 @@
 //! - [`direct`]: a few messages by sequence, without a consumer.
 //! - [`cursor`] and [`scan`]: a reader's place in the whole log as opaque text, and the page of events behind it.
 //! - [`tail`]: the events behind a cursor and those to come.
-//! - [`catalog`]: sources and subscriptions, watched by every role.
+//! - [`catalog`]: sources, subscriptions and keys, watched by every role.
+//! - [`commands`]: what operators ask for, and the record of what they have changed.
 //! - [`options`]: the sections `[nats]`, `[log]`, `[dead_letters]`, `[rejected]`, and the typed durations and sizes of all sections.
 //! - [`server`]: nats-server as a supervised child process.
 //! - `testing` (with the feature of that name): a real nats-server for tests.
@@ -20,6 +21,7 @@
 
 pub mod append;
 pub mod catalog;
+pub mod commands;
 pub mod connect;
 pub mod cursor;
 pub mod direct;

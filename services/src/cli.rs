@@ -6,7 +6,10 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     bench,
-    command::{dlq, event, listen, rejected, sign},
+    command::{
+        catalog::{apply, key, source, subscription},
+        dlq, event, listen, rejected, sign,
+    },
     config::Config,
     demo,
     exit::Failure,
@@ -47,6 +50,17 @@ pub enum Command {
     /// List, get and redrive dead letters
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    /// Make, show, change and remove sources
+    #[command(subcommand)]
+    Source(source::SourceCommand),
+    /// Make, show, change, pause, test and remove subscriptions
+    #[command(subcommand)]
+    Subscription(subscription::SubscriptionCommand),
+    /// Make, show, change and revoke API keys
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Make sources and subscriptions what a file says
+    Apply(apply::ApplyArgs),
     /// List, get and retry refused requests
     #[command(subcommand)]
     Rejected(rejected::RejectedCommand),
@@ -106,6 +120,10 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Demo(args) => demo::run(args).await,
         Command::Event(command) => event::run(command).await,
         Command::Dlq(command) => dlq::run(command).await,
+        Command::Source(command) => source::run(command).await,
+        Command::Subscription(command) => subscription::run(command).await,
+        Command::Key(command) => key::run(command).await,
+        Command::Apply(args) => apply::run(args).await,
         Command::Rejected(command) => rejected::run(command).await,
         Command::Sign(args) => sign::run(args).await,
         Command::Listen(args) => listen::run(args).await,
@@ -122,7 +140,15 @@ fn load(args: &RunArgs) -> Result<Config, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
+
+    /// No two flags of a command have one name, and whatever else only the first call would find.
+    #[test]
+    fn every_command_can_be_called() {
+        Cli::command().debug_assert();
+    }
 
     /// Whoever logs what a command was called with logs no secret.
     #[test]
@@ -133,6 +159,8 @@ mod tests {
             "weft event send --source shop --type t --secret hush",
             "weft sign --secret hush",
             "weft listen --secret hush",
+            "weft source list --token hush",
+            "weft key list --token hush",
         ] {
             let cli = Cli::try_parse_from(line.split(' ')).unwrap();
             let text = format!("{cli:?}");

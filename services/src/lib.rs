@@ -2,8 +2,10 @@
 //!
 //! - [`config`]: `weft.toml` with its environment twins; one line for whatever is wrong with it.
 //! - [`up`] and [`role`]: the processes; [`roles`] starts and drains, [`ops`] tells how they are, [`apply`] writes the
-//!   file's sources and subscriptions into the catalog, [`data`] is the folder.
-//! - [`command`]: `weft event`, `weft dlq`, `weft sign`, `weft listen`.
+//!   file's sources and subscriptions into the catalog, [`data`] is the folder,
+//!   [`deliveries`] ties the admin's tests of receivers to the worker's code.
+//! - [`command`]: `weft event`, `weft dlq`, `weft source`, `weft subscription`, `weft key`, `weft apply`, `weft sign`,
+//!   `weft listen`.
 //! - [`sender`] and [`receiver`]: both ends of a mesh, for commands, proofs and tests.
 //! - [`demo`] and [`mod@bench`]: a [`mesh`] of real [`process`]es, and what it is found to do.
 //!
@@ -16,6 +18,7 @@ pub mod cli;
 pub mod command;
 pub mod config;
 pub mod data;
+pub mod deliveries;
 pub mod demo;
 pub mod exit;
 pub mod mesh;

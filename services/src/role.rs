@@ -2,7 +2,10 @@
 //!
 //! A server that is not there never ends the process: `/readyz` says what is missing until it comes.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use tokio_util::sync::CancellationToken;
 use weft_admin::Admin;
@@ -14,6 +17,7 @@ use crate::{
     announce::{self, Line},
     config::Config,
     data::{DataFolder, url},
+    deliveries::WorkerDeliveries,
     exit::Failure,
     ops::{Ops, Readiness},
     roles::{Roles, bind_failure},
@@ -117,7 +121,8 @@ async fn start(
             let token = data.admin_token(&config.admin)?;
             let listen = config.admin.listen;
             let ca = config.admin.tls.cert.clone();
-            let admin = Admin::bind(config.admin, token.clone()).await;
+            let deliveries = Arc::new(WorkerDeliveries::new(config.worker.allow_networks));
+            let admin = Admin::bind(config.admin, token.clone(), deliveries).await;
             let admin = admin.map_err(|error| bind_failure(name, listen, &error))?;
             let line = ("admin", url(admin.scheme(), admin.local_addr()));
             let client = data.write_client(line.1.clone(), &token, ca.as_ref())?;

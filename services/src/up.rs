@@ -6,6 +6,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,6 +14,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 use weft_admin::Admin;
 use weft_gateway::Gateway;
 use weft_nats::{
@@ -29,6 +31,7 @@ use crate::{
     apply::{ApplyError, apply},
     config::{Config, DesiredCatalog},
     data::{DataFolder, url},
+    deliveries::WorkerDeliveries,
     exit::Failure,
     ops::{Ops, Readiness},
     roles::{Roles, bind_failure},
@@ -50,10 +53,10 @@ const CATALOG_RETRY: Duration = Duration::from_millis(500);
 pub async fn up(mut config: Config) -> Result<(), Failure> {
     let data = DataFolder::open(&config.data)?;
     let token = data.admin_token(&config.admin)?;
+    config.worker.allow_networks.extend(loopback());
     let bound = Bound::bind(&config, &token).await?;
     let drain = signal::drain_token().map_err(|error| Failure::of(&error))?;
     let metrics = telemetry::record_metrics()?;
-    config.worker.allow_networks.extend(loopback());
 
     let mut readiness = Readiness::default();
     let nats_missing = readiness.add("nats");
@@ -99,7 +102,8 @@ impl Bound {
         let gateway = Gateway::bind(config.gateway.clone()).await;
         let gateway = gateway.map_err(|error| bind_failure("gateway", listen, &error))?;
         let listen = config.admin.listen;
-        let admin = Admin::bind(config.admin.clone(), token.clone()).await;
+        let deliveries = Arc::new(WorkerDeliveries::new(config.worker.allow_networks.clone()));
+        let admin = Admin::bind(config.admin.clone(), token.clone(), deliveries).await;
         let admin = admin.map_err(|error| bind_failure("admin", listen, &error))?;
         let listen = config.ops.listen.unwrap_or(OPS_LISTEN);
         let ops = Ops::bind(listen).await.map_err(|error| bind_failure("ops", listen, &error.into()))?;
@@ -268,12 +272,13 @@ async fn write_catalog(
     desired: &DesiredCatalog,
     missing: &watch::Sender<Option<String>>,
 ) -> Result<(), ApplyError> {
+    let request_id = Uuid::now_v7().to_string();
     loop {
         missing.send_replace(Some("waits for nats".into()));
         kv.connection().connected().await;
         let written = async {
             let layout = streams::ensure(kv.connection(), spec).await?;
-            apply(kv, layout, desired).await
+            apply(kv, layout, desired, &request_id).await
         };
         match written.await {
             Ok(applied) => {

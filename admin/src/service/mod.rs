@@ -1,8 +1,8 @@
 //! The admin as a component: bind, run, drain.
 //!
 //! - `state`: what the services share once the log is there.
-//! - `events`, `tail`: `EventService`; `dead_letters`, `redrive`: `DeadLetterService`.
-//! - `rejected`: `RejectedService`.
+//! - `events`, `tail`: `EventService`; `dead_letters`, `redrive`: `DeadLetterService`; `catalog`: `CatalogService`;
+//!   `rejected`: `RejectedService`.
 //! - `readiness`: what is missing, for people and for `grpc.health.v1`.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -20,13 +20,14 @@ use weft_nats::{
     subject::Layout,
 };
 use weft_proto::v1::{
-    dead_letter_service_server::DeadLetterServiceServer, event_service_server::EventServiceServer,
-    rejected_service_server::RejectedServiceServer,
+    catalog_service_server::CatalogServiceServer, dead_letter_service_server::DeadLetterServiceServer,
+    event_service_server::EventServiceServer, rejected_service_server::RejectedServiceServer,
 };
 use weft_tls::{BindError, Listener, listener::secured};
 
-use crate::{auth::BearerToken, options::AdminOptions};
+use crate::{auth::BearerToken, deliveries::Deliveries, options::AdminOptions};
 
+mod catalog;
 mod dead_letters;
 mod events;
 mod page_token;
@@ -36,6 +37,7 @@ mod rejected;
 mod state;
 mod tail;
 
+use catalog::Catalogs;
 use dead_letters::DeadLetters;
 use events::Events;
 use rejected::RejectedRequests;
@@ -55,6 +57,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Admin {
     listener: Listener,
     token: Secret,
+    deliveries: Arc<dyn Deliveries>,
 }
 
 /// What ends an admin.
@@ -75,14 +78,18 @@ pub enum RunError {
 }
 
 impl Admin {
-    /// Binds the port, before any serious work.
+    /// Binds the port, before any serious work. `deliveries` is the code that delivers.
     ///
     /// # Errors
     ///
     /// [`BindError`]: the port is taken, or the certificate cannot be used.
-    pub async fn bind(options: AdminOptions, token: Secret) -> Result<Self, BindError> {
+    pub async fn bind(
+        options: AdminOptions,
+        token: Secret,
+        deliveries: Arc<dyn Deliveries>,
+    ) -> Result<Self, BindError> {
         let listener = Listener::bind(options.listen, &options.tls).await?;
-        Ok(Self { listener, token })
+        Ok(Self { listener, token, deliveries })
     }
 
     /// Where it listens; with port 0 in the options, the port that the system gave.
@@ -123,7 +130,7 @@ impl Admin {
         if let Some(acceptor) = self.listener.acceptor.clone() {
             tasks.spawn(acceptor.renew(stop.child_token()));
         }
-        let serving = serve(self.listener, &self.token, &state, health, &closing);
+        let serving = serve(self.listener, &self.token, &state, self.deliveries, health, &closing);
         let opening = async {
             let opened = open_log(&catalog, &spec, folder, &state, &progress, &stop, &tasks).await;
             if opened.is_err() {
@@ -144,13 +151,15 @@ async fn serve(
     listener: Listener,
     token: &Secret,
     state: &Arc<State>,
+    deliveries: Arc<dyn Deliveries>,
     health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
     closing: &CancellationToken,
 ) {
     let token = BearerToken::new(token);
     let events = EventServiceServer::with_interceptor(Events::new(Arc::clone(state)), token.clone());
     let dead_letters = DeadLetterServiceServer::with_interceptor(DeadLetters::new(Arc::clone(state)), token.clone());
-    let rejected = RejectedServiceServer::with_interceptor(RejectedRequests::new(Arc::clone(state)), token);
+    let rejected = RejectedServiceServer::with_interceptor(RejectedRequests::new(Arc::clone(state)), token.clone());
+    let catalog = CatalogServiceServer::with_interceptor(Catalogs::new(Arc::clone(state), deliveries), token);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(weft_proto::FILE_DESCRIPTOR_SET)
@@ -161,7 +170,8 @@ async fn serve(
         .add_service(health)
         .add_service(events)
         .add_service(dead_letters)
-        .add_service(rejected);
+        .add_service(rejected)
+        .add_service(catalog);
     // The descriptors are compiled in: a failure shows in every test, and costs only the reflection.
     match (reflection().build_v1(), reflection().build_v1alpha()) {
         (Ok(v1), Ok(v1alpha)) => router = router.add_service(v1).add_service(v1alpha),
@@ -208,17 +218,17 @@ async fn open_log(
         () = state.draining().cancelled() => return Ok(()),
     };
     let connection = catalog.connection().clone();
-    let catalog = catalog.watch(stop.child_token());
+    let watched = catalog.watch(stop.child_token());
     let options = HistoryOptions {
         folder: folder.clone(),
         dead_letter_retention: spec.dead_letters.retention.0,
         sweep_interval: SWEEP_INTERVAL,
     };
-    let history = History::start(connection.clone(), layout, options, catalog, stop.child_token(), tasks)
+    let history = History::start(connection.clone(), layout, options, watched, stop.child_token(), tasks)
         .await
         .map_err(|source| RunError::Folder { path: folder, source: Box::new(source) })?;
     let mut read = history.progress();
-    state.open(Log { connection, layout, history });
+    state.open(Log { connection, layout, history, catalog: catalog.clone() });
     loop {
         progress.send_replace(read.borrow_and_update().clone());
         tokio::select! {

@@ -8,7 +8,8 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use weft_nats::connect::Connection;
 
 /// What `grpc.health.v1` knows: the server as a whole, and each service.
-const NAMES: [&str; 4] = ["", "weft.v1.EventService", "weft.v1.DeadLetterService", "weft.v1.RejectedService"];
+const NAMES: [&str; 5] =
+    ["", "weft.v1.EventService", "weft.v1.DeadLetterService", "weft.v1.RejectedService", "weft.v1.CatalogService"];
 /// How often the connection is looked at: it tells its state only when asked.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 

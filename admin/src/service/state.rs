@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use weft_index::history::{DeadLetterPlace, History};
 use weft_nats::{
+    catalog::{Catalog, Snapshot},
     connect::Connection,
     direct,
     event::Event,
@@ -17,7 +18,7 @@ use weft_nats::{
 };
 use weft_proto::ids::{EventId, ShardId, StreamSeq};
 
-use crate::error::{Code, of_direct, of_history, refuse};
+use crate::error::{Code, of_catalog, of_direct, of_history, refuse};
 
 /// Tails and redrives that are told of at a time: each tail is a consumer a shard, of which a stream has some hundreds.
 const STREAMS_MAX: usize = 64;
@@ -38,6 +39,7 @@ pub(super) struct Log {
     pub connection: Connection,
     pub layout: Layout,
     pub history: History,
+    pub catalog: Catalog,
 }
 
 impl State {
@@ -76,6 +78,15 @@ impl Log {
     /// Waits until the history knows everything that the log holds at this moment.
     pub async fn catch_up(&self) -> Result<(), Status> {
         self.history.catch_up(CATCH_UP_PATIENCE).await.map_err(of_history)
+    }
+
+    /// The catalog as it stands now, all of it.
+    pub async fn snapshot(&self) -> Result<Snapshot, Status> {
+        let snapshot = self.catalog.read().await.map_err(of_catalog)?;
+        match snapshot.missing() {
+            Some(missing) => Err(refuse(Code::LogUnavailable, missing)),
+            None => Ok(snapshot),
+        }
     }
 
     /// The event with its payload, from EVENTS, or from the copy of its dead letter.

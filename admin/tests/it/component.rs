@@ -1,5 +1,7 @@
 //! The admin as a component: who may call, what it says while something is missing, what ends it.
 
+use std::sync::Arc;
+
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_reflection::pb::v1::{
@@ -14,7 +16,7 @@ use weft_nats::{
 use weft_proto::v1::{self, event_service_client::EventServiceClient};
 use weft_tls::BindError;
 
-use crate::mesh::{Bearer, Mesh, PATIENCE, Running, TOKEN, reason};
+use crate::mesh::{Bearer, Mesh, PATIENCE, Receivers, Running, TOKEN, reason};
 
 async fn health(admin: &Running) -> ServingStatus {
     let request = HealthCheckRequest { service: "weft.v1.EventService".into() };
@@ -93,6 +95,6 @@ async fn what_does_not_pass_ends_it_in_one_line() {
         listen: mesh.admin.url.trim_start_matches("http://").parse().unwrap(),
         ..AdminOptions::default()
     };
-    let refused = Admin::bind(taken, Secret::new(TOKEN)).await;
+    let refused = Admin::bind(taken, Secret::new(TOKEN), Arc::new(Receivers::default())).await;
     assert!(matches!(refused, Err(BindError::Listen(error)) if error.kind() == std::io::ErrorKind::AddrInUse));
 }

@@ -1,6 +1,14 @@
 //! A log, an admin on it, and what puts things into the log.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -13,12 +21,12 @@ use tonic::{
     service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, Endpoint},
 };
-use weft_admin::{Admin, AdminOptions, service::RunError};
+use weft_admin::{Admin, AdminOptions, deliveries::Deliveries, service::RunError};
 use weft_nats::{
     append::Appender,
     catalog::Catalog,
     connect::Connection,
-    event::{Event, JSON},
+    event::{Event, JSON, StoredEvent},
     message::Outgoing,
     options::{LogOptions, NatsOptions, Secret},
     streams::{self, LogSpec},
@@ -28,9 +36,9 @@ use weft_nats::{
 use weft_proto::{
     ids::{EventId, Run, SequenceNumber, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
     v1::{
-        self, OutcomeKind, dead_letter_service_client::DeadLetterServiceClient,
-        event_service_client::EventServiceClient, outcome_record::Record,
-        rejected_service_client::RejectedServiceClient,
+        self, OutcomeKind, catalog_service_client::CatalogServiceClient,
+        dead_letter_service_client::DeadLetterServiceClient, event_service_client::EventServiceClient,
+        outcome_record::Record, rejected_service_client::RejectedServiceClient,
     },
 };
 
@@ -62,10 +70,40 @@ impl Interceptor for Bearer {
     }
 }
 
+/// Stands for the worker's code: every receiver takes what it is given, and one address is not allowed. A status is the
+/// number of deliveries so far, above 200.
+#[derive(Debug, Default)]
+pub struct Receivers {
+    deliveries: AtomicU32,
+}
+
+/// The address that is not allowed.
+pub const REFUSED_URL: &str = "https://inside.example/";
+
+#[tonic::async_trait]
+impl Deliveries for Receivers {
+    async fn check(&self, subscription: &v1::Subscription) -> Result<(), String> {
+        let kind = subscription.destination.as_ref().and_then(|destination| destination.kind.as_ref());
+        match kind {
+            Some(v1::destination::Kind::Http(http)) if http.url == REFUSED_URL => {
+                Err("destination: not allowed".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn deliver(&self, _subscription: &v1::Subscription, event: StoredEvent) -> Result<v1::Attempt, String> {
+        assert_eq!(event.event.event_type, "weft.test");
+        let status = 200 + self.deliveries.fetch_add(1, Ordering::Relaxed);
+        let class = v1::AttemptClass::Delivered.into();
+        Ok(v1::Attempt { class, status, started_at_ms: 5, ended_at_ms: 12, ..Default::default() })
+    }
+}
+
 impl Running {
     pub async fn start(nats: &NatsOptions, shards: u32, folder: &Path) -> Self {
         let options = AdminOptions { listen: ([127, 0, 0, 1], 0).into(), ..AdminOptions::default() };
-        let admin = Admin::bind(options, Secret::new(TOKEN)).await.unwrap();
+        let admin = Admin::bind(options, Secret::new(TOKEN), Arc::new(Receivers::default())).await.unwrap();
         let url = format!("http://{}", admin.local_addr());
         let connection = Connection::connect(nats, "admin").await.unwrap();
         let (told, missing) = watch::channel(Some("starting".to_owned()));
@@ -98,6 +136,10 @@ impl Running {
         EventServiceClient::with_interceptor(self.channel(), Bearer("Bearer weft-token"))
     }
 
+    pub fn catalog(&self) -> CatalogServiceClient<Client> {
+        CatalogServiceClient::with_interceptor(self.channel(), Bearer("Bearer weft-token"))
+    }
+
     pub fn dead_letters(&self) -> DeadLetterServiceClient<Client> {
         DeadLetterServiceClient::with_interceptor(self.channel(), Bearer("Bearer weft-token"))
     }
@@ -128,6 +170,11 @@ pub struct Mesh {
 }
 
 impl Mesh {
+    /// The catalog, past the admin.
+    pub fn kv(&self) -> Catalog {
+        Catalog::new(self.connection.clone(), master_key())
+    }
+
     pub async fn start(shards: u32) -> Self {
         let server = TestServer::start().await;
         let connection = server.connection("test").await;

@@ -51,7 +51,8 @@ impl StoredCommand {
     pub fn items(&self) -> impl Iterator<Item = (CommandItem, &v1::RedriveItem)> {
         let items = match &self.command.action {
             Some(Action::Redrive(redrive)) => &redrive.items[..],
-            None => &[],
+            // Nothing that is under way.
+            Some(Action::Catalog(_)) | None => &[],
         };
         items.iter().filter_map(|item| {
             let uid = SubscriptionUid::from_slice(&item.subscription)?;

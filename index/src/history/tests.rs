@@ -498,6 +498,20 @@ fn a_checkpoint_tells_which_old_dead_letters_are_open() {
     assert_eq!(index.statuses(1..=2), [DeadLetterStatus::Redriven, DeadLetterStatus::Open]);
 }
 
+/// The record of a change of the catalog names its request and asks for nothing.
+#[test]
+fn a_record_of_the_catalog_is_found_by_its_request() {
+    let index = Index::new();
+    let edit = v1::CatalogEdit { method: "CreateSource".into(), name: "shop".into(), ..Default::default() };
+    let action = Some(v1::command::Action::Catalog(edit));
+    let command = v1::Command { request_id: "made".into(), action: action.clone(), ..Default::default() };
+    let message = stored(1, "commands.0".into(), HeaderMap::new(), command.encode_to_vec());
+    index.apply(&[(Source::Commands(SHARD), message)]);
+    let found = requests::request(&index.view(), "made").unwrap();
+    assert_eq!(found.iter().map(|stored| stored.command.action.clone()).collect::<Vec<_>>(), [action]);
+    assert!(index.progress("made").is_empty());
+}
+
 /// Whatever somebody else puts into the streams is passed over.
 #[test]
 fn foreign_messages_are_passed_over() {

@@ -6,7 +6,7 @@ use async_nats::HeaderMap;
 use prost::Message;
 use weft_proto::v1::{ApiKey, Source, Subscription};
 
-use super::{KEY, MasterKey, SOURCE, SUBSCRIPTION, seal::OpenError};
+use super::{KEY, MasterKey, Removal, SOURCE, SUBSCRIPTION, seal::OpenError};
 use crate::message::Stored;
 
 /// Something of the catalog with the revision of its key: grows with every change in the bucket.
@@ -32,6 +32,8 @@ pub struct Snapshot {
     pub subscriptions: BTreeMap<String, Revised<Arc<Subscription>>>,
     /// API keys by id.
     pub keys: BTreeMap<String, Revised<Arc<ApiKey>>>,
+    /// Who removed a subscription, by its uid: of those whose removal the bucket still knows.
+    pub removals: BTreeMap<Vec<u8>, Removal>,
 }
 
 impl Snapshot {
@@ -39,6 +41,12 @@ impl Snapshot {
     pub(super) fn apply(&mut self, prefix: &str, key: &MasterKey, message: &Stored) {
         let Some(entry) = message.subject.strip_prefix(prefix) else { return };
         let Some((kind, name)) = entry.split_once('.') else { return };
+        if kind == SUBSCRIPTION
+            && removes(&message.headers)
+            && let Some(removed) = self.subscriptions.get(name)
+        {
+            self.removals.insert(removed.value.uid.clone(), Removal::of(&message.headers));
+        }
         let entry = Entry { key, entry, name, message };
         let changed = match kind {
             SOURCE => entry.change(&mut self.sources, |source| &source.name),

@@ -3,7 +3,7 @@
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use weft_proto::{
     ids::{SubscriptionUid, WorkflowId},
-    v1::{self, BodyKind, Source, Subscription, delivery_id_rule, destination, rule, verification::Scheme},
+    v1::{self, ApiKey, BodyKind, Source, Subscription, delivery_id_rule, destination, rule, verification::Scheme},
 };
 
 use crate::pointer::is_pointer;
@@ -12,6 +12,8 @@ mod schemas;
 
 /// The longest name.
 const NAME_MAX: usize = 40;
+/// Characters of the part of a key that names it.
+const KEY_ID_CHARS: usize = 8;
 /// The longest name of a header.
 const HEADER_BYTES_MAX: usize = 128;
 /// The most patterns or sources of a subscription: each event is held against all of them.
@@ -101,6 +103,23 @@ pub fn validate_subscription(subscription: &Subscription) -> Result<(), String> 
         }
         None => Err("destination is missing: say where deliveries go".into()),
     }
+}
+
+/// Checks an API key for what nobody could work with.
+///
+/// # Errors
+///
+/// What is wrong and what would be right, in one line.
+pub fn validate_key(key: &ApiKey) -> Result<(), String> {
+    let sound =
+        key.id.len() == KEY_ID_CHARS && key.id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    if !sound {
+        return Err(format!("id {:?} is not of the form [a-z0-9]{{{KEY_ID_CHARS}}}", key.id));
+    }
+    if key.scopes.is_empty() {
+        return Err("scopes is empty: the key could do nothing".into());
+    }
+    Ok(())
 }
 
 fn check_retry(retry: &v1::Retry) -> Result<(), String> {

@@ -150,7 +150,7 @@ async fn measure(args: &DeliverArgs, folder: &Path) -> anyhow::Result<Vec<Phase>
 /// Puts a configuration's sources and subscriptions into the catalog.
 async fn configure(catalog: &Catalog, layout: Layout, text: &str) -> anyhow::Result<()> {
     let config = Config::parse(Path::new("bench"), text.to_owned(), [], None)?;
-    apply(catalog, layout, &config.catalog).await?;
+    apply(catalog, layout, &config.catalog, "bench").await?;
     Ok(())
 }
 

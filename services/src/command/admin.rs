@@ -13,8 +13,8 @@ use tonic::{
 };
 use weft_nats::options::Secret;
 use weft_proto::v1::{
-    dead_letter_service_client::DeadLetterServiceClient, event_service_client::EventServiceClient,
-    rejected_service_client::RejectedServiceClient,
+    catalog_service_client::CatalogServiceClient, dead_letter_service_client::DeadLetterServiceClient,
+    event_service_client::EventServiceClient, rejected_service_client::RejectedServiceClient,
 };
 
 use crate::{
@@ -111,6 +111,11 @@ impl AdminClient {
     /// The service of refused requests.
     pub fn rejected(&self) -> RejectedServiceClient<Channel> {
         RejectedServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// The catalog service.
+    pub fn catalog(&self) -> CatalogServiceClient<Channel> {
+        CatalogServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// A request with the token.

@@ -1,6 +1,7 @@
 //! The operator's commands: `weft <noun> <verb>`.
 
 pub mod admin;
+pub mod catalog;
 pub mod dlq;
 pub mod event;
 pub mod listen;
@@ -10,3 +11,20 @@ pub mod rejected;
 pub mod select;
 pub mod sign;
 pub mod view;
+
+use std::{fs, io::Read as _};
+
+use crate::exit::Failure;
+
+/// The data that a flag names: itself, @FILE, or - for standard input.
+fn read_data(flag: &str, data: &str) -> Result<String, Failure> {
+    let read = if data == "-" {
+        let mut text = String::new();
+        std::io::stdin().lock().read_to_string(&mut text).map(|_| text)
+    } else if let Some(path) = data.strip_prefix('@') {
+        fs::read_to_string(path)
+    } else {
+        return Ok(data.to_owned());
+    };
+    read.map_err(|error| Failure::Failed(format!("{flag} {data}: {error}")))
+}

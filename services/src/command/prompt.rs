@@ -25,6 +25,19 @@ pub fn confirmed(question: &str) -> Result<bool, Failure> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
+/// Refuses to go on unless it was said to, or somebody says so now. Where there is nobody to ask, the command itself is
+/// the answer.
+///
+/// # Errors
+///
+/// The answer is no.
+pub fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
+    if yes || !is_attended() || confirmed(question)? {
+        return Ok(());
+    }
+    Err(Failure::Failed("nothing was changed".into()))
+}
+
 /// A bar under a verb such as `redriving`; it shows only on a terminal.
 pub fn bar(verb: &str) -> ProgressBar {
     // Without a length it would draw an empty bar before it knows anything.

@@ -24,14 +24,13 @@ use weft_nats::{
     options::{DeadLetterOptions, LogOptions, NatsOptions, RejectedOptions, SecretRef},
     streams::LogSpec,
 };
-use weft_proto::v1;
 use weft_worker::WorkerOptions;
 
 use document::Document;
 use key_path::KeyPath;
 use source::SourceForm;
 use subscription::SubscriptionForm;
-pub use subscription::{DesiredSubscription, Start};
+pub use weft_nats::catalog::{Desired as DesiredCatalog, DesiredSubscription, Start};
 
 /// The file that is read where none is named, if it is there.
 pub const FILE_DEFAULT: &str = "weft.toml";
@@ -65,15 +64,6 @@ pub enum ConfigError {
 pub struct OpsOptions {
     /// Where they are served. None: the role's own default.
     pub listen: Option<SocketAddr>,
-}
-
-/// What the file says should be in the catalog.
-#[derive(Debug, Clone, Default)]
-pub struct DesiredCatalog {
-    /// In the file's order.
-    pub sources: Vec<v1::Source>,
-    /// In the file's order.
-    pub subscriptions: Vec<DesiredSubscription>,
 }
 
 /// A whole, valid configuration.

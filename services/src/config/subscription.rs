@@ -1,6 +1,5 @@
 //! `[[subscription]]` as people write it, and the subscription of the catalog that it stands for.
 
-use jiff::Timestamp;
 use serde::Deserialize;
 use weft_nats::options::{SecretRef, Span};
 use weft_proto::{
@@ -8,32 +7,12 @@ use weft_proto::{
     v1::{Destination, HttpDestination, HttpFormat, OnExhausted, Retry, Subscription, destination},
 };
 
-use super::{KeyPath, Problem, Secrets, source::millis};
+use super::{DesiredSubscription, KeyPath, Problem, Secrets, Start, source::millis};
 
 /// Kinds of destinations of the format that later versions bring.
 const DESTINATIONS_LATER: [&str; 4] = ["grpc", "nats", "postgres", "custom"];
 /// Formats of a delivery that later versions bring.
 const FORMATS_LATER: [&str; 2] = ["cloudevents", "raw"];
-
-/// A subscription as the file wants it. Its uid and starts are made when it is created.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DesiredSubscription {
-    /// Without uid, starts and creation time.
-    pub value: Subscription,
-    /// Where it starts, if it is created now.
-    pub start: Start,
-}
-
-/// Which events a new subscription takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// The ones accepted after its creation.
-    Now,
-    /// All that are kept.
-    Beginning,
-    /// The ones stored at this time or later.
-    At(Timestamp),
-}
 
 #[derive(Debug, Deserialize)]
 pub(super) struct SubscriptionForm {
@@ -213,13 +192,14 @@ impl RetryForm {
 
 fn parse_start(text: &str) -> Result<Start, String> {
     match text {
-        "now" => Ok(Start::Now),
-        "beginning" => Ok(Start::Beginning),
-        _ if text.parse::<EventId>().is_ok() => Err(format!(
-            "start at an event id ({text}) is not supported by this version; use the time at which it was received"
-        )),
-        _ => text.parse().map(Start::At).map_err(|_| {
-            format!("{text:?} is neither now, beginning, nor a time such as 2026-11-21T02:00:00Z (RFC 3339)")
-        }),
+        "now" => return Ok(Start::Now),
+        "beginning" => return Ok(Start::Beginning),
+        _ => {}
     }
+    if let Ok(id) = text.parse::<EventId>() {
+        return Ok(Start::Behind(id));
+    }
+    text.parse().map(Start::At).map_err(|_| {
+        format!("{text:?} is neither now, beginning, an event id, nor a time such as 2026-11-21T02:00:00Z (RFC 3339)")
+    })
 }

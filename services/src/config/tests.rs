@@ -203,7 +203,6 @@ fn subscriptions_of_later_versions_and_mistakes_are_told_apart() {
         ("ordered = false", "ordered = false is not supported by this version"),
         ("batch = { max_events = 5 }", "is not supported by this version"),
         ("filter = \"data.a > 1\"", "subscription[0].filter is not supported by this version"),
-        ("start = \"adc8ac26-5f51-590c-a093-d32f0b5c22c7\"", "is not supported by this version"),
         ("start = \"yesterday\"", "neither now, beginning"),
         ("retires = 3", "did you mean retry?"),
         (

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use uuid::Uuid;
 use weft::{
     apply::{Applied, apply},
     config::{Config, DesiredCatalog},
@@ -45,7 +46,7 @@ impl Log {
     }
 
     async fn apply(&self, desired: &DesiredCatalog) -> Applied {
-        apply(&self.catalog(), self.layout, desired).await.unwrap()
+        apply(&self.catalog(), self.layout, desired, &Uuid::now_v7().to_string()).await.unwrap()
     }
 
     fn catalog(&self) -> Catalog {

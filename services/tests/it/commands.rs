@@ -12,7 +12,7 @@ use weft_nats::testing::eventually;
 
 use crate::mesh::{PATIENCE, program, provide_tls};
 
-/// Who runs commands against a mesh.
+/// Runs commands as an operator does, who has the data folder's `client.toml` and the sender's secret.
 pub struct Operator<'a> {
     pub data: &'a Path,
     pub gateway: String,
@@ -38,7 +38,7 @@ impl Operator<'_> {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    async fn code(&self, args: &[&str]) -> Option<i32> {
+    pub async fn code(&self, args: &[&str]) -> Option<i32> {
         self.run(args).await.status.code()
     }
 }

@@ -1,6 +1,7 @@
 //! The binary as a process: what it says when it cannot start, and what it does when it can.
 
 mod apply;
+mod catalog;
 mod commands;
 mod drain;
 mod faults;

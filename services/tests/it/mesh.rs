@@ -64,7 +64,7 @@ impl Mesh {
         let layout = streams::ensure(&connection, &spec).await.unwrap();
         let text = wiring.config(Some(&receiver.url()));
         let config = Config::parse(Path::new("weft.toml"), text, [], None).unwrap();
-        apply(&Catalog::new(connection, master_key()), layout, &config.catalog).await.unwrap();
+        apply(&Catalog::new(connection, master_key()), layout, &config.catalog, "test").await.unwrap();
         let mut gateway = role("gateway", "gateway", &server, folder.path());
         let mut worker = role("worker", "worker", &server, folder.path());
         let mut admin = role("admin", "admin", &server, folder.path());

@@ -17,6 +17,7 @@ use reqwest::{
     Client, Response, StatusCode, Url,
     header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
+use tokio::time::timeout;
 use weft_nats::{envelope, subject::encode_workflow};
 use weft_proto::{
     ids::Run,
@@ -26,13 +27,15 @@ use weft_proto::{
 use super::{
     Delivery, Destination, Failure, InvalidDestination, RESPONSE_BYTES_MAX, Taken,
     address::{RefusedAddress, check},
-    resolver::{GuardedResolver, NoAddress},
+    resolver::{GuardedResolver, NoAddress, ResolveError, resolve},
     retry_after,
     signature::Signer,
 };
 
 /// How long an unused connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a name may take to be resolved for a check: somebody waits for it.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A receiver of webhooks.
 #[derive(Debug)]
@@ -122,6 +125,18 @@ impl Destination for HttpDestination {
             }
         }
         taken
+    }
+
+    async fn check(&self) -> Result<(), RefusedAddress> {
+        match (literal(&self.url), self.url.host_str()) {
+            (Some(address), _) => check(address, &self.allow_networks),
+            (None, Some(name)) => match timeout(LOOKUP_TIMEOUT, resolve(name, &self.allow_networks)).await {
+                Ok(Err(ResolveError::Refused(refused))) => Err(refused),
+                // A name that has no address now may have one when it is called, and is judged then.
+                Ok(Ok(_) | Err(ResolveError::NoAddress(_))) | Err(_) => Ok(()),
+            },
+            (None, None) => Ok(()),
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use weft_proto::{
     v1::{self, AttemptClass},
 };
 
-use self::signature::InvalidSecret;
+use self::{address::RefusedAddress, signature::InvalidSecret};
 use crate::lane::{AttemptEnd, Verdict};
 
 pub mod address;
@@ -86,6 +86,15 @@ pub const RESPONSE_BYTES_MAX: usize = 1024;
 pub trait Destination: std::fmt::Debug + Send + Sync {
     /// Delivers events of one lane, in order, each attempt within its own time-out.
     async fn deliver(&self, deliveries: &[Delivery]) -> Taken;
+
+    /// Whether it may be called, as far as can be told without calling it.
+    ///
+    /// # Errors
+    ///
+    /// [`RefusedAddress`]: it lies where nothing may be called.
+    async fn check(&self) -> Result<(), RefusedAddress> {
+        Ok(())
+    }
 }
 
 /// Why a subscription has no destination.
@@ -149,7 +158,12 @@ impl Destinations {
         }
     }
 
-    fn make(&self, subscription: &v1::Subscription) -> Result<Arc<dyn Destination>, InvalidDestination> {
+    /// The destination that a subscription would have.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidDestination`].
+    pub fn make(&self, subscription: &v1::Subscription) -> Result<Arc<dyn Destination>, InvalidDestination> {
         match subscription.destination.as_ref().and_then(|destination| destination.kind.as_ref()) {
             Some(v1::destination::Kind::Http(http)) => {
                 let concurrency = subscription.concurrency.max(1) as usize;

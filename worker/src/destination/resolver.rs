@@ -31,19 +31,42 @@ pub struct NoAddress {
     cause: String,
 }
 
+/// Why a name is not called.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// It leads nowhere.
+    #[error(transparent)]
+    NoAddress(#[from] NoAddress),
+    /// It leads where nothing may be called.
+    #[error(transparent)]
+    Refused(#[from] RefusedAddress),
+}
+
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let allow_networks = Arc::clone(&self.allow_networks);
         Box::pin(async move {
-            let name = name.as_str();
-            let no_address = |cause: String| NoAddress { name: name.to_owned(), cause };
-            let found = tokio::net::lookup_host((name, 0)).await.map_err(|error| no_address(error.to_string()))?;
-            match allowed(found, &allow_networks) {
-                Ok(addresses) if addresses.is_empty() => Err(no_address("it has no address".into()).into()),
+            // The cause itself: whoever looks for it looks for its type.
+            match resolve(name.as_str(), &allow_networks).await {
                 Ok(addresses) => Ok(Box::new(addresses.into_iter()) as Addrs),
-                Err(refused) => Err(refused.into()),
+                Err(ResolveError::NoAddress(error)) => Err(error.into()),
+                Err(ResolveError::Refused(refused)) => Err(refused.into()),
             }
         })
+    }
+}
+
+/// The addresses of a name that may be called; at least one.
+///
+/// # Errors
+///
+/// [`ResolveError`].
+pub async fn resolve(name: &str, allow_networks: &[IpNet]) -> Result<Vec<SocketAddr>, ResolveError> {
+    let no_address = |cause: String| NoAddress { name: name.to_owned(), cause };
+    let found = tokio::net::lookup_host((name, 0)).await.map_err(|error| no_address(error.to_string()))?;
+    match allowed(found, allow_networks)? {
+        addresses if addresses.is_empty() => Err(no_address("it has no address".into()).into()),
+        addresses => Ok(addresses),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use weft_nats::catalog::{Matcher, Revised, Snapshot};
+use weft_nats::catalog::{Matcher, Removal, Revised, Snapshot};
 use weft_proto::{
     ids::{ShardId, StreamSeq, SubscriptionUid},
     v1,
@@ -53,7 +53,9 @@ impl Driver {
             self.subscriptions.remove(&uid);
             self.backfills.forget(uid);
             self.context.destinations.remove(uid);
-            self.handle(Input::Unsubscribed { uid })?;
+            let Removal { operator, reason } =
+                snapshot.removals.get(uid.as_bytes().as_slice()).cloned().unwrap_or_default();
+            self.handle(Input::Unsubscribed { uid, operator, reason })?;
         }
         self.matching = true;
         Ok(())

@@ -120,6 +120,10 @@ pub enum Input {
     Unsubscribed {
         /// Which.
         uid: SubscriptionUid,
+        /// Who deleted it; empty where that is not known.
+        operator: String,
+        /// Why.
+        reason: String,
     },
     /// The shared reader came to this event; `takers` are the attached subscriptions that match it. None: unrouted.
     Arrived {

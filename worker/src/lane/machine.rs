@@ -75,7 +75,7 @@ impl Lanes {
     pub fn handle(&mut self, input: Input, now: Timestamp, actions: &mut Vec<Action>) {
         match input {
             Input::Subscribed(rules) => self.subscribed(rules, now, actions),
-            Input::Unsubscribed { uid } => self.unsubscribed(uid),
+            Input::Unsubscribed { uid, operator, reason } => self.unsubscribed(uid, operator, reason),
             Input::Arrived { event, takers } => self.arrived(&event, &takers, now, actions),
             Input::Passed { seq } => self.cursor = self.cursor.max(seq),
             Input::Backfilled { uid, seq, event } => self.backfilled(uid, seq, event, now, actions),
@@ -205,7 +205,7 @@ impl Lanes {
         }
     }
 
-    fn unsubscribed(&mut self, uid: SubscriptionUid) {
+    fn unsubscribed(&mut self, uid: SubscriptionUid, operator: String, reason: String) {
         if self.world.subscriptions.remove(&uid).is_none() {
             return;
         }
@@ -219,7 +219,7 @@ impl Lanes {
                 }
             }
         }
-        let closed = v1::Closed { up_to: self.cursor.0, ..Default::default() };
+        let closed = v1::Closed { operator, reason, up_to: self.cursor.0 };
         self.drafts.subscription(uid, Change::Closed(closed));
     }
 

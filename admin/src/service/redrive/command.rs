@@ -1,34 +1,22 @@
 //! The commands of a redrive: cut to size, and appended so that each is stored once.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use prost::Message as _;
-use tokio::time::sleep;
 use tonic::Status;
-use weft_index::history::{DeadLetter, PART_SEPARATOR};
-use weft_nats::{
-    async_nats::jetstream::message::PublishMessage, connect::Connection, options::MESSAGE_OVERHEAD_BYTES,
-    subject::Layout,
-};
+use weft_index::history::DeadLetter;
+use weft_nats::commands::{self, ITEMS_BYTES_MAX, cut_reason, part_id};
 use weft_proto::{
     ids::{Run, ShardId},
     v1,
 };
 
-use crate::error::{Code, refuse};
+use crate::{
+    error::{Code, refuse},
+    service::state::Log,
+};
 
 /// The most items of one command, so that its owner takes it in one commit.
 const ITEMS_MAX: usize = 1_000;
-/// The most bytes of a command's items: every server of the mesh takes a message of [`MESSAGE_OVERHEAD_BYTES`].
-const ITEMS_BYTES_MAX: usize = MESSAGE_OVERHEAD_BYTES as usize * 3 / 4;
-/// The longest reason, in characters; what is longer is cut.
-const REASON_CHARS_MAX: usize = 500;
-/// Tries to append a command, and the pause between two: within the server's duplicate window, so that a repeat of what
-/// was stored after all is recognised by its message id.
-const TRIES: u32 = 5;
-const TRY_PAUSE: Duration = Duration::from_millis(500);
-
 /// The commands that name all of `selected`, which is sorted by shard. The first of a shard has the request's id, the
 /// others a number behind it: owners take each id once.
 pub(super) fn cut(
@@ -41,12 +29,10 @@ pub(super) fn cut(
     let mut commands = Vec::new();
     for of_shard in selected.chunk_by(|one, other| one.place.shard == other.place.shard) {
         for (part, items) in parts(of_shard.iter().map(item)).into_iter().enumerate() {
-            let request_id =
-                if part == 0 { request_id.to_owned() } else { format!("{request_id}{PART_SEPARATOR}{part}") };
             let command = v1::Command {
-                request_id,
+                request_id: part_id(request_id, part),
                 operator: operator.to_owned(),
-                reason: reason.chars().take(REASON_CHARS_MAX).collect(),
+                reason: cut_reason(reason),
                 at_ms: now.as_millisecond(),
                 action: Some(v1::command::Action::Redrive(v1::Redrive { items })),
             };
@@ -88,53 +74,21 @@ fn parts(items: impl Iterator<Item = v1::RedriveItem>) -> Vec<Vec<v1::RedriveIte
     parts
 }
 
-/// Appends a command under its id as message id. Returns its run: its COMMANDS sequence, or that of the command which was
-/// stored under the same id before.
-pub(super) async fn append(
-    connection: &Connection,
-    layout: Layout,
-    shard: ShardId,
-    command: &v1::Command,
-) -> Result<Run, Status> {
-    let payload = bytes::Bytes::from(command.encode_to_vec());
-    let mut tried = 0;
-    loop {
-        tried += 1;
-        let problem = match publish(connection, layout.commands_subject(shard), command, payload.clone()).await {
-            Ok(run) => return Ok(run),
-            Err(problem) => problem,
-        };
-        if tried == TRIES {
-            let message = format!(
-                "the command could not be stored: {problem}; if some of it shows as redriving, redrive the rest under \
-                 another request_id, else repeat it"
-            );
-            return Err(refuse(Code::LogUnavailable, message));
-        }
-        tracing::debug!(problem, "command is appended again");
-        sleep(TRY_PAUSE).await;
-    }
-}
-
-async fn publish(
-    connection: &Connection,
-    subject: String,
-    command: &v1::Command,
-    payload: bytes::Bytes,
-) -> Result<Run, String> {
-    // While it is disconnected the client queues: the command would be stored when nobody waits for it any more.
-    if !connection.is_connected() {
-        return Err("not connected".into());
-    }
-    let message = PublishMessage::build().payload(payload).message_id(&command.request_id);
-    let ack = connection.jetstream().send_publish(subject, message).await.map_err(|error| error.to_string())?;
-    let ack = ack.await.map_err(|error| error.to_string())?;
-    Ok(Run(ack.sequence))
+/// Appends a command. Returns its run.
+pub(super) async fn append(log: &Log, shard: ShardId, command: &v1::Command) -> Result<Run, Status> {
+    commands::append(&log.connection, log.layout, shard, command).await.map_err(|problem| {
+        let message = format!(
+            "the command could not be stored: {problem}; if some of it shows as redriving, redrive the rest under \
+             another request_id, else repeat it"
+        );
+        refuse(Code::LogUnavailable, message)
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use weft_index::history::{DeadLetterPlace, status::DeadLetterStatus};
+    use weft_nats::options::MESSAGE_OVERHEAD_BYTES;
     use weft_proto::ids::{EventId, StreamSeq, SubscriptionUid, WorkflowId};
 
     use super::*;

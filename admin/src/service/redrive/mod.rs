@@ -17,7 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use weft_index::history::{DeadLetter, PART_SEPARATOR, StoredCommand, status::DeadLetterStatus};
-use weft_proto::v1;
+use weft_proto::v1::{self, command::Action};
 
 use super::{
     dead_letters::{filter_of, parse_id},
@@ -40,7 +40,7 @@ const PAGE: usize = 1_000;
 /// The longest request id, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 /// How long a command's way into the history may take; in rest some milliseconds.
-const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
 /// Who asks, as long as there is one token for all.
 const OPERATOR: &str = "admin";
 
@@ -62,6 +62,9 @@ pub(super) async fn redrive(
         return Ok(dry_run(&request_id, what.select(log).await?));
     }
     let mut commands = log.history.request(request_id.clone()).await.map_err(of_history)?;
+    if commands.iter().any(|stored| !matches!(stored.command.action, Some(Action::Redrive(_)))) {
+        return Err(refuse(Code::IdReused, "request_id was used for another call; use a new one"));
+    }
     if commands.is_empty() {
         let selected = what.select(log).await?;
         commands = command_all(log, &request_id, &request.reason, &selected).await?;
@@ -78,7 +81,7 @@ async fn command_all(
 ) -> Result<Vec<StoredCommand>, Status> {
     let now = Timestamp::now();
     for (shard, command) in command::cut(request_id, OPERATOR, reason, now, selected) {
-        let run = command::append(&log.connection, log.layout, shard, &command).await?;
+        let run = command::append(log, shard, &command).await?;
         log.history.reach_command(shard, run, COMMAND_PATIENCE).await.map_err(of_history)?;
     }
     // As they are stored: a call of the same id elsewhere may have been faster.
@@ -86,7 +89,7 @@ async fn command_all(
 }
 
 /// The id that the caller gave, or a new one.
-fn request_id(given: &str) -> Result<String, Status> {
+pub(super) fn request_id(given: &str) -> Result<String, Status> {
     if given.is_empty() {
         return Ok(uuid::Uuid::now_v7().to_string());
     }

@@ -116,7 +116,7 @@ impl Bench {
         let layout = streams::ensure(catalog.connection(), nats.spec()).await?;
         let wiring = Wiring::new();
         let config = Config::parse(Path::new("bench"), wiring.config(None), [], None)?;
-        apply(&catalog, layout, &config.catalog).await?;
+        apply(&catalog, layout, &config.catalog, "bench").await?;
         let mut gateway =
             RoleProcess::start(&program, "gateway", &folder.join("gateway"), nats.environment("gateway")?)?;
         let url = gateway.ready().await?.get("gateway")?.to_owned();

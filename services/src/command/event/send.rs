@@ -1,7 +1,5 @@
 //! `weft event send`: an event of one's own, signed and posted as a sender would.
 
-use std::{fs, io::Read as _};
-
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -11,6 +9,7 @@ use weft_nats::options::Secret;
 use crate::{
     command::{
         output::{self, Format},
+        read_data,
         sign::secret,
     },
     exit::{Failure, chain},
@@ -68,7 +67,7 @@ struct Accepted<'a> {
 }
 
 pub(super) async fn run(args: SendArgs) -> Result<(), Failure> {
-    let data = read_data(&args.data)?;
+    let data = read_data("--data", &args.data)?;
     let data: &RawValue =
         serde_json::from_str(&data).map_err(|error| Failure::Usage(format!("--data is not JSON: {error}")))?;
     let body = serde_json::to_vec(&Body { r#type: &args.event_type, data }).map_err(|error| Failure::of(&error))?;
@@ -113,16 +112,4 @@ fn refusal(answer: &Answer) -> Failure {
         429 | 503 => Failure::Unavailable(text),
         _ => Failure::Failed(text),
     }
-}
-
-fn read_data(data: &str) -> Result<String, Failure> {
-    let read = if data == "-" {
-        let mut text = String::new();
-        std::io::stdin().lock().read_to_string(&mut text).map(|_| text)
-    } else if let Some(path) = data.strip_prefix('@') {
-        fs::read_to_string(path)
-    } else {
-        return Ok(data.to_owned());
-    };
-    read.map_err(|error| Failure::Failed(format!("--data {data}: {error}")))
 }

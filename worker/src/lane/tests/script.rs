@@ -75,14 +75,15 @@ fn a_long_wait_gives_the_memory_back() {
 fn a_deleted_subscription_frees_its_lanes_and_its_late_answer_is_harmless() {
     let mut world = world_with(2);
     (0..2).for_each(|_| world.read());
-    world.handle(Input::Unsubscribed { uid: uid(0) });
+    world.handle(Input::Unsubscribed { uid: uid(0), operator: "ann".into(), reason: "moved".into() });
     assert_eq!(world.lanes.buffered_bytes(), 0);
     let attempt = world.attempts.pop().unwrap();
     world.end(attempt, Verdict::Delivered);
     assert_eq!(world.lanes.attempts_in_flight(), 0);
     let draft = world.lanes.take_draft().unwrap();
     assert!(draft.commit.subscriptions.iter().any(|change| {
-        matches!(&change.change, Some(v1::subscription_change::Change::Closed(closed)) if closed.up_to == 2)
+        matches!(&change.change, Some(v1::subscription_change::Change::Closed(closed))
+            if closed.up_to == 2 && closed.operator == "ann" && closed.reason == "moved")
     }));
 }
 

@@ -1,0 +1,24 @@
+//! What `Apply` has changed, or would change.
+
+use weft_nats::catalog::{Snapshot, change::Change};
+use weft_proto::v1;
+
+/// What would change.
+pub(super) fn planned(snapshot: &Snapshot, changes: &[Change]) -> v1::ApplyResponse {
+    let changes = changes.iter().map(|change| v1::AppliedChange {
+        kind: change.kind.as_str().to_owned(),
+        name: change.name.clone(),
+        action: change.action.as_str().to_owned(),
+        diff: change.diff(snapshot),
+    });
+    v1::ApplyResponse { changes: changes.collect() }
+}
+
+/// What has changed.
+pub(super) fn done(changes: Vec<v1::CatalogChange>) -> v1::ApplyResponse {
+    let changes = changes.into_iter().map(|change| {
+        let v1::CatalogChange { kind, name, action, diff, .. } = change;
+        v1::AppliedChange { kind, name, action, diff }
+    });
+    v1::ApplyResponse { changes: changes.collect() }
+}

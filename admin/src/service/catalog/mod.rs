@@ -1,0 +1,260 @@
+//! `CatalogService`: sources, subscriptions and keys.
+//!
+//! - `mutation`: a change that acts once, is stamped and recorded; `wanted`: what requests want.
+//! - `view`: entries as they are answered, without secrets.
+//! - `keys`: new keys; `trial`: test deliveries.
+
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+use jiff::Timestamp;
+use tonic::{Request, Response, Status};
+use weft_nats::catalog::{
+    Snapshot,
+    change::{Change, Refusal, create, create_subscription, delete, pause, update},
+    entry::{Kind, without_secrets},
+    plan,
+};
+use weft_proto::v1::{self, catalog_service_server::CatalogService};
+
+use super::state::{Log, State};
+use crate::deliveries::Deliveries;
+
+mod applied;
+mod keys;
+mod mutation;
+mod trial;
+mod view;
+mod wanted;
+
+use mutation::{Mutation, of_refusal};
+use view::View;
+use wanted::given;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// `CatalogService` over the catalog; what it changes is recorded on COMMANDS.
+#[derive(Debug)]
+pub(super) struct Catalogs {
+    state: Arc<State>,
+    deliveries: Arc<dyn Deliveries>,
+}
+
+impl Catalogs {
+    pub fn new(state: Arc<State>, deliveries: Arc<dyn Deliveries>) -> Self {
+        Self { state, deliveries }
+    }
+
+    fn log(&self) -> Result<&Log, Status> {
+        self.state.log()
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, Status> {
+        self.log()?.snapshot().await
+    }
+
+    async fn get<V: View>(&self, name: &str) -> Answer<V> {
+        V::find(&self.snapshot().await?, name).map(Response::new)
+    }
+
+    /// Changes one entry and answers what it is then.
+    async fn change<V: View>(
+        &self,
+        mutation: &Mutation,
+        name: &str,
+        decide: impl Fn(&Snapshot) -> Result<Option<Change>, Refusal>,
+    ) -> Answer<V> {
+        let edited = mutation.change(self.log()?, decide).await?;
+        V::find(&edited.snapshot, name).map(Response::new)
+    }
+
+    /// Removes one entry.
+    async fn remove<V: View>(&self, mutation: &Mutation, name: &str, revision: u64) -> Result<(), Status> {
+        let gone = |snapshot: &Snapshot| delete::<V::Entry>(snapshot, name, revision).map(Some);
+        mutation.change(self.log()?, gone).await.map(drop)
+    }
+
+    /// Whether a destination may be called is judged by the code that will call it.
+    async fn check(&self, subscription: &v1::Subscription) -> Result<(), Status> {
+        let (kind, name) = (Kind::Subscription, subscription.name.clone());
+        let checked = self.deliveries.check(subscription).await;
+        checked.map_err(|problem| of_refusal(&Refusal::Invalid { kind, name, problem }))
+    }
+}
+
+#[tonic::async_trait]
+impl CatalogService for Catalogs {
+    async fn create_source(&self, request: Request<v1::CreateSourceRequest>) -> Answer<v1::SourceView> {
+        let asked = request.get_ref();
+        let source = given(asked.source.clone(), "source")?;
+        let mutation = Mutation::new(&request, "CreateSource", &source.name, &asked.request_id, &asked.reason)?;
+        let make = |snapshot: &Snapshot| create(snapshot, source.clone()).map(Some);
+        self.change(&mutation, &source.name, make).await
+    }
+
+    async fn get_source(&self, request: Request<v1::GetSourceRequest>) -> Answer<v1::SourceView> {
+        self.get(&request.get_ref().name).await
+    }
+
+    async fn list_sources(&self, request: Request<v1::ListSourcesRequest>) -> Answer<v1::ListSourcesResponse> {
+        let v1::ListSourcesRequest { page_size, page_token } = request.get_ref();
+        let (sources, next_page_token) = View::page(&self.snapshot().await?, *page_size, page_token)?;
+        Ok(Response::new(v1::ListSourcesResponse { sources, next_page_token }))
+    }
+
+    async fn update_source(&self, request: Request<v1::UpdateSourceRequest>) -> Answer<v1::SourceView> {
+        let asked = request.get_ref();
+        let source = given(asked.source.clone(), "source")?;
+        let mutation = Mutation::new(&request, "UpdateSource", &source.name, &asked.request_id, &asked.reason)?;
+        self.change(&mutation, &source.name, |snapshot| update(snapshot, source.clone(), asked.revision)).await
+    }
+
+    async fn delete_source(&self, request: Request<v1::DeleteSourceRequest>) -> Answer<v1::DeleteSourceResponse> {
+        let asked = request.get_ref();
+        let mutation = Mutation::new(&request, "DeleteSource", &asked.name, &asked.request_id, &asked.reason)?;
+        self.remove::<v1::SourceView>(&mutation, &asked.name, asked.revision).await?;
+        Ok(Response::new(v1::DeleteSourceResponse {}))
+    }
+
+    async fn create_subscription(
+        &self,
+        request: Request<v1::CreateSubscriptionRequest>,
+    ) -> Answer<v1::SubscriptionView> {
+        let asked = request.get_ref();
+        let subscription = given(asked.subscription.clone(), "subscription")?;
+        let start = wanted::start(asked.start.clone())?;
+        let name = &subscription.name;
+        let mutation = Mutation::new(&request, "CreateSubscription", name, &asked.request_id, &asked.reason)?;
+        self.check(&subscription).await?;
+        let make = |snapshot: &Snapshot| create_subscription(snapshot, subscription.clone(), start).map(Some);
+        self.change(&mutation, name, make).await
+    }
+
+    async fn get_subscription(&self, request: Request<v1::GetSubscriptionRequest>) -> Answer<v1::SubscriptionView> {
+        self.get(&request.get_ref().name).await
+    }
+
+    async fn list_subscriptions(
+        &self,
+        request: Request<v1::ListSubscriptionsRequest>,
+    ) -> Answer<v1::ListSubscriptionsResponse> {
+        let v1::ListSubscriptionsRequest { page_size, page_token } = request.get_ref();
+        let (subscriptions, next_page_token) = View::page(&self.snapshot().await?, *page_size, page_token)?;
+        Ok(Response::new(v1::ListSubscriptionsResponse { subscriptions, next_page_token }))
+    }
+
+    async fn update_subscription(
+        &self,
+        request: Request<v1::UpdateSubscriptionRequest>,
+    ) -> Answer<v1::SubscriptionView> {
+        let asked = request.get_ref();
+        let subscription = given(asked.subscription.clone(), "subscription")?;
+        let name = &subscription.name;
+        let mutation = Mutation::new(&request, "UpdateSubscription", name, &asked.request_id, &asked.reason)?;
+        self.check(&subscription).await?;
+        self.change(&mutation, name, |snapshot| update(snapshot, subscription.clone(), asked.revision)).await
+    }
+
+    async fn delete_subscription(
+        &self,
+        request: Request<v1::DeleteSubscriptionRequest>,
+    ) -> Answer<v1::DeleteSubscriptionResponse> {
+        let asked = request.get_ref();
+        let mutation = Mutation::new(&request, "DeleteSubscription", &asked.name, &asked.request_id, &asked.reason)?;
+        self.remove::<v1::SubscriptionView>(&mutation, &asked.name, asked.revision).await?;
+        Ok(Response::new(v1::DeleteSubscriptionResponse {}))
+    }
+
+    async fn pause_subscription(&self, request: Request<v1::PauseSubscriptionRequest>) -> Answer<v1::SubscriptionView> {
+        let asked = request.get_ref();
+        let mutation = Mutation::new(&request, "PauseSubscription", &asked.name, &asked.request_id, &asked.reason)?;
+        let reason = mutation.stamp().reason.as_str();
+        self.change(&mutation, &asked.name, |snapshot| pause(snapshot, &asked.name, Some(reason))).await
+    }
+
+    async fn resume_subscription(
+        &self,
+        request: Request<v1::ResumeSubscriptionRequest>,
+    ) -> Answer<v1::SubscriptionView> {
+        let asked = request.get_ref();
+        let mutation = Mutation::new(&request, "ResumeSubscription", &asked.name, &asked.request_id, &asked.reason)?;
+        self.change(&mutation, &asked.name, |snapshot| pause(snapshot, &asked.name, None)).await
+    }
+
+    async fn test_subscription(
+        &self,
+        request: Request<v1::TestSubscriptionRequest>,
+    ) -> Answer<v1::TestSubscriptionResponse> {
+        let asked = request.get_ref();
+        let mutation = Mutation::new(&request, "TestSubscription", &asked.name, &asked.request_id, &asked.reason)?;
+        if let Some(edit) = mutation.recorded(self.log()?).await? {
+            return Ok(Response::new(trial::answer(edit.test.unwrap_or_default())));
+        }
+        let snapshot = self.snapshot().await?;
+        let missing = || of_refusal(&Refusal::NotFound { kind: Kind::Subscription, name: asked.name.clone() });
+        let subscription = snapshot.subscriptions.get(&asked.name).ok_or_else(missing)?;
+        let deliveries = self.deliveries.as_ref();
+        trial::deliver(self.log()?, deliveries, &mutation, &subscription.value, asked.data.clone())
+            .await
+            .map(Response::new)
+    }
+
+    async fn create_api_key(&self, request: Request<v1::CreateApiKeyRequest>) -> Answer<v1::CreateApiKeyResponse> {
+        let asked = request.get_ref();
+        let mutation = Mutation::new(&request, "CreateApiKey", &asked.name, &asked.request_id, &asked.reason)?;
+        let (key, text) = keys::make(asked, Timestamp::now())?;
+        let make = |snapshot: &Snapshot| create(snapshot, key.clone()).map(Some);
+        let edited = mutation.change(self.log()?, make).await?;
+        // Of a call that comes again it is the key that the first one made.
+        let id = edited.changes.first().map_or("", |change| &change.name);
+        let view = v1::ApiKeyView::find(&edited.snapshot, id)?;
+        let text = if id == key.id { text.expose() } else { "" };
+        Ok(Response::new(v1::CreateApiKeyResponse { view: Some(view), key: text.to_owned() }))
+    }
+
+    async fn get_api_key(&self, request: Request<v1::GetApiKeyRequest>) -> Answer<v1::ApiKeyView> {
+        self.get(&request.get_ref().id).await
+    }
+
+    async fn list_api_keys(&self, request: Request<v1::ListApiKeysRequest>) -> Answer<v1::ListApiKeysResponse> {
+        let v1::ListApiKeysRequest { page_size, page_token } = request.get_ref();
+        let (keys, next_page_token) = View::page(&self.snapshot().await?, *page_size, page_token)?;
+        Ok(Response::new(v1::ListApiKeysResponse { keys, next_page_token }))
+    }
+
+    async fn update_api_key(&self, request: Request<v1::UpdateApiKeyRequest>) -> Answer<v1::ApiKeyView> {
+        let asked = request.get_ref();
+        let key = given(asked.key.clone(), "key")?;
+        let mutation = Mutation::new(&request, "UpdateApiKey", &key.id, &asked.request_id, &asked.reason)?;
+        self.change(&mutation, &key.id, |snapshot| update(snapshot, key.clone(), asked.revision)).await
+    }
+
+    async fn delete_api_key(&self, request: Request<v1::DeleteApiKeyRequest>) -> Answer<v1::DeleteApiKeyResponse> {
+        let asked = request.get_ref();
+        let mutation = Mutation::new(&request, "DeleteApiKey", &asked.id, &asked.request_id, &asked.reason)?;
+        self.remove::<v1::ApiKeyView>(&mutation, &asked.id, asked.revision).await?;
+        Ok(Response::new(v1::DeleteApiKeyResponse {}))
+    }
+
+    async fn apply(&self, request: Request<v1::ApplyRequest>) -> Answer<v1::ApplyResponse> {
+        let asked = request.get_ref();
+        let mutation = Mutation::new(&request, "Apply", "", &asked.request_id, &asked.reason)?;
+        let desired = wanted::desired(asked.sources.clone(), asked.subscriptions.clone())?;
+        let snapshot = self.snapshot().await?;
+        let new = desired.subscriptions.iter().filter(|wanted| goes_elsewhere(&snapshot, &wanted.value));
+        try_join_all(new.map(|wanted| self.check(&wanted.value))).await?;
+        if asked.dry_run {
+            let changes = plan(&snapshot, &desired, asked.prune).map_err(|refusal| of_refusal(&refusal))?;
+            return Ok(Response::new(applied::planned(&snapshot, &changes)));
+        }
+        let edited = mutation.carry_out(self.log()?, |snapshot, _| plan(snapshot, &desired, asked.prune)).await?;
+        Ok(Response::new(applied::done(edited.changes)))
+    }
+}
+
+/// Whether a subscription has another destination than the stored one of its name, or is new.
+fn goes_elsewhere(snapshot: &Snapshot, wanted: &v1::Subscription) -> bool {
+    let destination = |subscription: &v1::Subscription| without_secrets(subscription).destination;
+    let stored = snapshot.subscriptions.get(&wanted.name);
+    stored.is_none_or(|stored| destination(&stored.value) != destination(wanted))
+}

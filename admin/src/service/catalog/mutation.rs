@@ -1,0 +1,167 @@
+//! A change of the catalog that acts once.
+//!
+//! First the history is asked whether a call of this request id has been recorded: then nothing is done, and the answer
+//! is the entry as it is. Else it is decided, written with its stamp and recorded (`weft_nats::catalog::edit` says in
+//! which order, and why). Two admins with the same id at the same moment agree by the revision and the stamp.
+
+use jiff::Timestamp;
+use tonic::{Request, Status};
+use weft_index::history::HistoryError;
+use weft_nats::{
+    catalog::{
+        Locate, LocateError, Snapshot, Stamp,
+        change::{Change, Refusal},
+        edit::{Call, EditError, Edited, Editor, RECORD_SHARD},
+    },
+    commands::cut_reason,
+    streams,
+};
+use weft_proto::{
+    ids::{EventId, Run, ShardId, StreamSeq},
+    v1::{self, command::Action},
+};
+
+use crate::{
+    auth::operator,
+    error::{Code, of_history, refuse},
+    service::{
+        redrive::{COMMAND_PATIENCE, request_id},
+        state::Log,
+    },
+};
+
+/// A mutation that somebody asks for.
+#[derive(Debug)]
+pub(super) struct Mutation {
+    stamp: Stamp,
+    method: &'static str,
+    name: String,
+}
+
+impl Mutation {
+    /// Of a call of `method` that names `name`; the request says who calls.
+    ///
+    /// # Errors
+    ///
+    /// BAD_QUERY: the request id is none.
+    pub fn new<T>(
+        request: &Request<T>,
+        method: &'static str,
+        name: &str,
+        given_id: &str,
+        reason: &str,
+    ) -> Result<Self, Status> {
+        let stamp =
+            Stamp { request_id: request_id(given_id)?, operator: operator(request), reason: cut_reason(reason) };
+        Ok(Self { stamp, method, name: name.to_owned() })
+    }
+
+    /// Who, why, by which request.
+    pub fn stamp(&self) -> &Stamp {
+        &self.stamp
+    }
+
+    /// Its record, with nothing in it.
+    pub fn edit(&self) -> v1::CatalogEdit {
+        v1::CatalogEdit { method: self.method.to_owned(), name: self.name.clone(), changes: Vec::new(), test: None }
+    }
+
+    /// Decides, writes, records; or tells what the first call of this request did.
+    ///
+    /// # Errors
+    ///
+    /// What cannot be, and what is not there now.
+    pub async fn carry_out(
+        &self,
+        log: &Log,
+        decide: impl Fn(&Snapshot, &[v1::CatalogChange]) -> Result<Vec<Change>, Refusal>,
+    ) -> Result<Edited, Status> {
+        if let Some(edit) = self.recorded(log).await? {
+            let snapshot = log.snapshot().await?;
+            return Ok(Edited { snapshot, changes: edit.changes });
+        }
+        let editor = Editor::new(log.catalog.clone(), log.layout, log.clone());
+        let call = Call { method: self.method, name: &self.name, recorded_idle: true };
+        editor.edit(&self.stamp, call, decide).await.map_err(of_edit)
+    }
+
+    /// As [`carry_out`](Self::carry_out), of a single entry: once it has been written by this request, nothing is left.
+    ///
+    /// # Errors
+    ///
+    /// As [`carry_out`](Self::carry_out).
+    pub async fn change(
+        &self,
+        log: &Log,
+        decide: impl Fn(&Snapshot) -> Result<Option<Change>, Refusal>,
+    ) -> Result<Edited, Status> {
+        let once = |snapshot: &Snapshot, written: &[v1::CatalogChange]| match written {
+            [] => Ok(decide(snapshot)?.into_iter().collect()),
+            _ => Ok(Vec::new()),
+        };
+        self.carry_out(log, once).await
+    }
+
+    /// What a call of this request id has been recorded with.
+    ///
+    /// # Errors
+    ///
+    /// ID_REUSED when it was another call; STARTING, LOG_UNAVAILABLE.
+    pub async fn recorded(&self, log: &Log) -> Result<Option<v1::CatalogEdit>, Status> {
+        let stream = log.layout.commands_stream(RECORD_SHARD);
+        let state = streams::state(&log.connection, &stream).await;
+        let end = state.map_err(|error| of_history(HistoryError::Log(error)))?.last;
+        log.history.reach_command(RECORD_SHARD, Run(end.0), COMMAND_PATIENCE).await.map_err(of_history)?;
+        let stored = log.history.request(self.stamp.request_id.clone()).await.map_err(of_history)?;
+        let mut whole: Option<v1::CatalogEdit> = None;
+        for command in stored {
+            let edit = match command.command.action {
+                Some(Action::Catalog(edit)) if edit.method == self.method && edit.name == self.name => edit,
+                _ => return Err(refuse(Code::IdReused, self.reused(command.command.at_ms))),
+            };
+            match &mut whole {
+                Some(whole) => whole.changes.extend(edit.changes),
+                None => whole = Some(edit),
+            }
+        }
+        Ok(whole)
+    }
+
+    fn reused(&self, at_ms: i64) -> String {
+        let at = Timestamp::from_millisecond(at_ms).unwrap_or_default();
+        format!("request_id {:?} was used at {at:.0} for another call; use a new one", self.stamp.request_id)
+    }
+}
+
+/// Where events are stored, by the history.
+impl Locate for Log {
+    async fn locate(&self, id: EventId) -> Result<Option<(ShardId, StreamSeq)>, LocateError> {
+        let unavailable = |problem: String| LocateError::Unavailable(problem);
+        if let Some(place) = self.history.position_of(id).await.map_err(|error| unavailable(error.to_string()))? {
+            return Ok(Some(place));
+        }
+        self.catch_up().await.map_err(|status| unavailable(status.message().to_owned()))?;
+        self.history.position_of(id).await.map_err(|error| unavailable(error.to_string()))
+    }
+}
+
+/// What an edit could not do.
+pub(super) fn of_edit(error: EditError) -> Status {
+    let message = error.to_string();
+    match error {
+        EditError::Refused(refusal) => of_refusal(&refusal),
+        EditError::Start(_) => refuse(Code::BadQuery, message),
+        EditError::Unavailable(_) | EditError::Unrecorded(_) => refuse(Code::LogUnavailable, message),
+    }
+}
+
+/// What cannot be.
+pub(super) fn of_refusal(refusal: &Refusal) -> Status {
+    let code = match refusal {
+        Refusal::NotFound { .. } => Code::NotFound,
+        Refusal::Exists { .. } => Code::AlreadyExists,
+        Refusal::Conflict { .. } => Code::Conflict,
+        Refusal::Invalid { .. } => Code::InvalidEntry,
+    };
+    refuse(code, refusal.to_string())
+}

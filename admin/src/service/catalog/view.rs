@@ -1,0 +1,109 @@
+//! Entries as they are answered: without their secrets. Lists of them, page by page.
+
+use std::sync::Arc;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use tonic::Status;
+use weft_nats::catalog::{
+    Revised, Snapshot,
+    change::Refusal,
+    entry::{Entry, without_secrets},
+};
+use weft_proto::v1;
+
+use super::mutation::of_refusal;
+use crate::{
+    error::{Code, refuse},
+    service::events::page_size,
+};
+
+/// An entry that is answered.
+pub(super) trait View: Sized {
+    /// Of what.
+    type Entry: Entry;
+
+    /// Without its secrets.
+    fn of(entry: &Revised<Arc<Self::Entry>>) -> Self;
+
+    /// The view of the entry of that name.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND.
+    fn find(snapshot: &Snapshot, name: &str) -> Result<Self, Status> {
+        let missing = || Refusal::NotFound { kind: Self::Entry::KIND, name: name.to_owned() };
+        let entry = Self::Entry::all(snapshot).get(name).ok_or_else(|| of_refusal(&missing()))?;
+        Ok(Self::of(entry))
+    }
+
+    /// A page of all, by name, and the token of the next.
+    ///
+    /// # Errors
+    ///
+    /// BAD_QUERY.
+    fn page(snapshot: &Snapshot, size: u32, token: &str) -> Result<(Vec<Self>, String), Status> {
+        let (size, after) = (page_size(size, "page_size")?, name_behind(token)?);
+        let mut rest = Self::Entry::all(snapshot).values().filter(|entry| entry.value.id() > after.as_str());
+        let page: Vec<_> = rest.by_ref().take(size).collect();
+        let more = rest.next().is_some();
+        let next = page.last().filter(|_| more).map(|last| URL_SAFE_NO_PAD.encode(last.value.id()));
+        Ok((page.into_iter().map(Self::of).collect(), next.unwrap_or_default()))
+    }
+}
+
+/// The name that the page before ended with; no name is empty.
+fn name_behind(token: &str) -> Result<String, Status> {
+    let name = URL_SAFE_NO_PAD.decode(token).ok().and_then(|name| String::from_utf8(name).ok());
+    name.ok_or_else(|| refuse(Code::BadQuery, "page_token is none of ours; use a next_page_token as it was given"))
+}
+
+impl View for v1::SourceView {
+    type Entry = v1::Source;
+
+    fn of(entry: &Revised<Arc<v1::Source>>) -> Self {
+        Self { source: Some(without_secrets(&*entry.value)), revision: entry.revision }
+    }
+}
+
+impl View for v1::SubscriptionView {
+    type Entry = v1::Subscription;
+
+    fn of(entry: &Revised<Arc<v1::Subscription>>) -> Self {
+        Self { subscription: Some(without_secrets(&*entry.value)), revision: entry.revision }
+    }
+}
+
+impl View for v1::ApiKeyView {
+    type Entry = v1::ApiKey;
+
+    fn of(entry: &Revised<Arc<v1::ApiKey>>) -> Self {
+        let key = v1::ApiKey { digest: Vec::new(), ..entry.value.as_ref().clone() };
+        Self { key: Some(key), revision: entry.revision, last_used_at: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(names: &[&str]) -> Snapshot {
+        let source = |name: &&str| v1::Source { name: (*name).to_owned(), ..v1::Source::default() };
+        let sources =
+            names.iter().map(|name| ((*name).to_owned(), Revised { revision: 1, value: Arc::new(source(name)) }));
+        Snapshot { complete: true, sources: sources.collect(), ..Snapshot::default() }
+    }
+
+    /// Pages go on by name, so an entry that comes or goes meanwhile moves no other.
+    #[test]
+    fn pages_hold_everything_once() {
+        let names = |views: &[v1::SourceView]| -> Vec<String> {
+            views.iter().map(|view| view.source.clone().unwrap().name).collect()
+        };
+        let (first, token) = v1::SourceView::page(&snapshot(&["a", "b", "c", "d"]), 2, "").unwrap();
+        assert_eq!(names(&first), ["a", "b"]);
+        let (second, end) = v1::SourceView::page(&snapshot(&["a", "c", "d"]), 2, &token).unwrap();
+        assert_eq!((names(&second), end.as_str()), (vec!["c".to_owned(), "d".to_owned()], ""));
+        assert!(v1::SourceView::page(&snapshot(&[]), 2, "!").is_err());
+        assert!(v1::SourceView::page(&snapshot(&[]), 1001, "").is_err());
+    }
+}

@@ -1,0 +1,107 @@
+//! Subscriptions: where they begin, who may not be called, pauses, test deliveries.
+
+use weft_proto::ids::EventId;
+
+use super::*;
+use crate::mesh::REFUSED_URL;
+
+fn create(name: &str, from: Option<v1::start::From>) -> v1::CreateSubscriptionRequest {
+    v1::CreateSubscriptionRequest {
+        subscription: Some(subscription(name, "https://a.example/")),
+        start: from.map(|from| v1::Start { from: Some(from) }),
+        ..Default::default()
+    }
+}
+
+/// Of 8 shards `wf-1` is in 2 and `a` in 4. An event positions its own shard; the others begin at its time less 5 s.
+#[tokio::test]
+async fn a_subscription_begins_where_it_is_told_to() {
+    use v1::start::From;
+    let mut mesh = Mesh::start(8).await;
+    for _ in 0..3 {
+        mesh.event("wf-1", "{}").await;
+    }
+    mesh.event("a", "{}").await;
+    let (id, seq) = mesh.event("wf-1", "{}").await;
+    let mut client = mesh.admin.catalog();
+    for (name, from, expected) in [
+        ("absent", None, (5, 2)),
+        ("now", Some(From::Now(true)), (5, 2)),
+        ("beginning", Some(From::Beginning(true)), (1, 1)),
+        ("behind", Some(From::EventId(id.to_string())), (seq + 1, 1)),
+        ("to-come", Some(From::Time(prost_types::Timestamp { seconds: 4_102_444_800, nanos: 0 })), (5, 2)),
+        ("long-ago", Some(From::Time(prost_types::Timestamp { seconds: 0, nanos: 0 })), (1, 1)),
+    ] {
+        let made = client.create_subscription(create(name, from)).await.unwrap().into_inner().subscription.unwrap();
+        assert_eq!((made.starts[2], made.starts[4]), expected, "{name}");
+        assert_eq!((made.uid.len(), made.created_at_ms > 0, made.starts.len()), (16, true, 8), "{name}");
+    }
+    let unknown = create("unknown", Some(From::EventId(EventId::unique().to_string())));
+    refused(client.create_subscription(unknown).await, Code::InvalidArgument, "BAD_QUERY");
+}
+
+#[tokio::test]
+async fn what_may_not_be_called_is_not_saved() {
+    let mesh = Mesh::start(1).await;
+    let mut client = mesh.admin.catalog();
+    let mut request = create("inside", None);
+    request.subscription = Some(subscription("inside", REFUSED_URL));
+    let message = refused(client.create_subscription(request).await, Code::InvalidArgument, "INVALID_ENTRY");
+    assert_eq!(message, "subscription \"inside\": destination: not allowed");
+    client.create_subscription(create("billing", None)).await.unwrap();
+    let moved = Some(subscription("billing", REFUSED_URL));
+    let update = v1::UpdateSubscriptionRequest { subscription: moved.clone(), ..Default::default() };
+    refused(client.update_subscription(update).await, Code::InvalidArgument, "INVALID_ENTRY");
+    let wanted = vec![v1::WantedSubscription { subscription: moved, start: None }];
+    let apply = v1::ApplyRequest { subscriptions: wanted, ..Default::default() };
+    refused(client.apply(apply).await, Code::InvalidArgument, "INVALID_ENTRY");
+}
+
+/// A pause is the operator's and stays through whatever else is changed.
+#[tokio::test]
+async fn a_subscription_is_paused_and_goes_on() {
+    let mesh = Mesh::start(1).await;
+    let mut client = mesh.admin.catalog();
+    let made = client.create_subscription(create("billing", None)).await.unwrap().into_inner();
+    let pause = v1::PauseSubscriptionRequest { name: "billing".into(), reason: "moving".into(), ..Default::default() };
+    let paused = client.pause_subscription(pause.clone()).await.unwrap().into_inner();
+    let value = paused.subscription.clone().unwrap();
+    assert_eq!((value.paused, value.pause_reason.as_str()), (true, "moving"));
+    assert_eq!(client.pause_subscription(pause).await.unwrap().into_inner(), paused, "it is paused already");
+
+    let slower = v1::Subscription { timeout_ms: 30_000, ..subscription("billing", "https://a.example/") };
+    let update = v1::UpdateSubscriptionRequest { subscription: Some(slower), ..Default::default() };
+    let updated = client.update_subscription(update).await.unwrap().into_inner().subscription.unwrap();
+    assert_eq!((updated.paused, updated.timeout_ms), (true, 30_000));
+    assert_eq!(updated.uid, made.subscription.unwrap().uid);
+
+    let resume = v1::ResumeSubscriptionRequest { name: "billing".into(), ..Default::default() };
+    let resumed = client.resume_subscription(resume).await.unwrap().into_inner().subscription.unwrap();
+    assert_eq!((resumed.paused, resumed.pause_reason.as_str()), (false, ""));
+    let nobody = v1::PauseSubscriptionRequest { name: "nobody".into(), ..Default::default() };
+    refused(client.pause_subscription(nobody).await, Code::NotFound, "NOT_FOUND");
+    let actions: Vec<_> = records(&mesh)
+        .await
+        .iter()
+        .map(|(_, edit)| edit.changes.first().map_or("", |change| change.action.as_str()).to_owned())
+        .collect();
+    assert_eq!(actions, ["created", "paused", "", "updated", "resumed"]);
+}
+
+/// A test leaves nothing in the log but its record, and comes once for a request.
+#[tokio::test]
+async fn a_test_delivery_is_recorded_and_not_stored() {
+    let mesh = Mesh::start(1).await;
+    let mut client = mesh.admin.catalog();
+    client.create_subscription(create("billing", None)).await.unwrap();
+    let test = v1::TestSubscriptionRequest { name: "billing".into(), request_id: "t1".into(), ..Default::default() };
+    let answer = client.test_subscription(test.clone()).await.unwrap().into_inner();
+    assert_eq!((answer.delivered, answer.outcome.as_str(), answer.http_status), (true, "delivered", 200));
+    assert_eq!(answer.duration_ms, 7);
+    assert_eq!(client.test_subscription(test.clone()).await.unwrap().into_inner(), answer, "not delivered again");
+    let other = v1::TestSubscriptionRequest { request_id: "t2".into(), ..test };
+    assert_eq!(client.test_subscription(other).await.unwrap().into_inner().http_status, 201);
+    assert_eq!(streams::state(&mesh.connection, "EVENTS").await.unwrap().last, StreamSeq(0));
+    let records = records(&mesh).await;
+    assert_eq!(records[1].1.test.as_ref().map(|test| test.http_status), Some(200));
+}

@@ -1,0 +1,232 @@
+//! One change of one entry, decided on a catalog that was read. Pure.
+//!
+//! A change names the revision that it was decided on, so that nobody overwrites unseen what someone else has done
+//! meanwhile: then it is not taken, and has to be decided again.
+
+use std::fmt;
+
+use weft_proto::v1::{ApiKey, Source, Subscription};
+
+use super::{
+    diff::diff,
+    entry::{Entry, Kind, Value},
+    snapshot::{Revised, Snapshot},
+    start::Start,
+};
+
+/// What becomes of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// It is made.
+    Created,
+    /// It says something else.
+    Updated,
+    /// It is removed.
+    Deleted,
+    /// A subscription is paused.
+    Paused,
+    /// A subscription goes on.
+    Resumed,
+}
+
+impl Action {
+    /// What it is called.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Updated => "updated",
+            Self::Deleted => "deleted",
+            Self::Paused => "paused",
+            Self::Resumed => "resumed",
+        }
+    }
+}
+
+/// Why a change is not made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Nothing of that name is there.
+    #[error("no {} {name:?} is there", .kind.as_str())]
+    NotFound {
+        /// Of which kind.
+        kind: Kind,
+        /// Which.
+        name: String,
+    },
+    /// Something of that name is there already.
+    #[error("{} {name:?} is there already; update it, or choose another name", .kind.as_str())]
+    Exists {
+        /// Of which kind.
+        kind: Kind,
+        /// Which.
+        name: String,
+    },
+    /// It is not what the caller has read.
+    #[error(
+        "{} {name:?} has revision {stored} and not {given}: someone has changed it; read it again, then decide again",
+        .kind.as_str()
+    )]
+    Conflict {
+        /// Of which kind.
+        kind: Kind,
+        /// Which.
+        name: String,
+        /// The revision that the caller has read.
+        given: u64,
+        /// The revision that it has.
+        stored: u64,
+    },
+    /// It breaks a rule.
+    #[error("{} {name:?}: {problem}", .kind.as_str())]
+    Invalid {
+        /// Of which kind.
+        kind: Kind,
+        /// Which.
+        name: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+}
+
+/// A change that has been decided. `Debug` shows nothing of its value: secrets are part of it.
+#[derive(Clone, PartialEq)]
+pub struct Change {
+    /// Of which kind.
+    pub kind: Kind,
+    /// Of which entry.
+    pub name: String,
+    /// What becomes of it.
+    pub action: Action,
+    /// The revision that it was decided on; 0: it must not exist.
+    pub expected: u64,
+    /// What it will be; `None`: it is removed.
+    pub(super) value: Option<Value>,
+    /// Where a new subscription begins.
+    pub(super) start: Start,
+}
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, name, action, expected, .. } = self;
+        write!(f, "Change({} {name} {} on {expected})", kind.as_str(), action.as_str())
+    }
+}
+
+impl Change {
+    fn new<T: Entry>(name: &str, action: Action, expected: u64, value: Option<T>) -> Self {
+        let value = value.map(T::into_value);
+        Self { kind: T::KIND, name: name.to_owned(), action, expected, value, start: Start::Now }
+    }
+
+    /// What it makes of the catalog that it was decided on, line by line, without secrets.
+    pub fn diff(&self, snapshot: &Snapshot) -> Vec<String> {
+        match (&self.value, self.kind) {
+            (Some(Value::Source(after)), _) => self.difference(snapshot, Some(after.as_ref())),
+            (Some(Value::Subscription(after)), _) => self.difference(snapshot, Some(after.as_ref())),
+            (Some(Value::Key(after)), _) => self.difference(snapshot, Some(after.as_ref())),
+            (None, Kind::Source) => self.difference::<Source>(snapshot, None),
+            (None, Kind::Subscription) => self.difference::<Subscription>(snapshot, None),
+            (None, Kind::Key) => self.difference::<ApiKey>(snapshot, None),
+        }
+    }
+
+    fn difference<T: Entry>(&self, snapshot: &Snapshot, after: Option<&T>) -> Vec<String> {
+        diff(T::all(snapshot).get(&self.name).map(|entry| entry.value.as_ref()), after)
+    }
+}
+
+/// Makes an entry. What only the catalog knows of a subscription is made when it is written.
+///
+/// # Errors
+///
+/// [`Refusal::Exists`], [`Refusal::Invalid`].
+pub fn create<T: Entry>(snapshot: &Snapshot, value: T) -> Result<Change, Refusal> {
+    check(&value)?;
+    if T::all(snapshot).contains_key(value.id()) {
+        return Err(Refusal::Exists { kind: T::KIND, name: value.id().to_owned() });
+    }
+    let name = value.id().to_owned();
+    Ok(Change::new(&name, Action::Created, 0, Some(value)))
+}
+
+/// Makes a subscription that begins at `start`.
+///
+/// # Errors
+///
+/// As [`create`].
+pub fn create_subscription(snapshot: &Snapshot, value: Subscription, start: Start) -> Result<Change, Refusal> {
+    let value = Subscription { uid: Vec::new(), starts: Vec::new(), created_at_ms: 0, paused: false, ..value };
+    Ok(Change { start, ..create(snapshot, value)? })
+}
+
+/// Replaces an entry that has the revision `revision`; 0: whatever it has. `None` when it is that already. What only the
+/// catalog knows of it is kept, and so are its secrets where none are given.
+///
+/// # Errors
+///
+/// [`Refusal::NotFound`], [`Refusal::Conflict`], [`Refusal::Invalid`].
+pub fn update<T: Entry>(snapshot: &Snapshot, mut value: T, revision: u64) -> Result<Option<Change>, Refusal> {
+    let stored = find::<T>(snapshot, value.id(), revision)?;
+    value.keep(&stored.value);
+    keep_secrets(&mut value, &stored.value);
+    check(&value)?;
+    let name = value.id().to_owned();
+    Ok((value != *stored.value).then(|| Change::new(&name, Action::Updated, stored.revision, Some(value))))
+}
+
+/// Removes an entry that has the revision `revision`; 0: whatever it has.
+///
+/// # Errors
+///
+/// [`Refusal::NotFound`], [`Refusal::Conflict`].
+pub fn delete<T: Entry>(snapshot: &Snapshot, name: &str, revision: u64) -> Result<Change, Refusal> {
+    let stored = find::<T>(snapshot, name, revision)?;
+    Ok(Change::new::<T>(name, Action::Deleted, stored.revision, None))
+}
+
+/// Pauses a subscription for a reason, or lets it go on. `None` when it is as it should be already.
+///
+/// # Errors
+///
+/// [`Refusal::NotFound`].
+pub fn pause(snapshot: &Snapshot, name: &str, reason: Option<&str>) -> Result<Option<Change>, Refusal> {
+    let stored = find::<Subscription>(snapshot, name, 0)?;
+    if stored.value.paused == reason.is_some() {
+        return Ok(None);
+    }
+    let (paused, pause_reason) = (reason.is_some(), reason.unwrap_or_default().to_owned());
+    let value = Subscription { paused, pause_reason, ..stored.value.as_ref().clone() };
+    let action = if paused { Action::Paused } else { Action::Resumed };
+    Ok(Some(Change::new(name, action, stored.revision, Some(value))))
+}
+
+pub(super) fn find<'a, T: Entry>(
+    snapshot: &'a Snapshot,
+    name: &str,
+    revision: u64,
+) -> Result<&'a Revised<std::sync::Arc<T>>, Refusal> {
+    let missing = || Refusal::NotFound { kind: T::KIND, name: name.to_owned() };
+    let stored = T::all(snapshot).get(name).ok_or_else(missing)?;
+    if revision != 0 && revision != stored.revision {
+        let (name, stored) = (name.to_owned(), stored.revision);
+        return Err(Refusal::Conflict { kind: T::KIND, name, given: revision, stored });
+    }
+    Ok(stored)
+}
+
+fn check<T: Entry>(value: &T) -> Result<(), Refusal> {
+    let invalid = |problem| Refusal::Invalid { kind: T::KIND, name: value.id().to_owned(), problem };
+    value.check().map_err(invalid)
+}
+
+/// Whoever does not know the secrets may change everything else.
+fn keep_secrets<T: Entry>(value: &mut T, stored: &T) {
+    if !value.shares_secrets(stored) {
+        return;
+    }
+    if let (Some(secrets), Some(kept)) = (value.secrets_mut(), stored.secrets())
+        && secrets.iter().all(String::is_empty)
+    {
+        secrets.clone_from(kept);
+    }
+}

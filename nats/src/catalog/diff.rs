@@ -1,0 +1,105 @@
+//! What differs between two values of an entry, line by line, without secrets. Pure.
+
+use std::collections::BTreeSet;
+
+use super::{entry::Entry, fields::Field};
+
+/// The longest line, in characters: a JSON Schema may be long, and the lines stand in the audit log.
+const LINE_CHARS_MAX: usize = 400;
+
+/// The lines: `- timeout = "15s"`, `+ timeout = "30s"`. Of what is made, everything is a `+`; of what is removed, a `-`.
+pub fn diff<T: Entry>(before: Option<&T>, after: Option<&T>) -> Vec<String> {
+    let fields = |entry: Option<&T>| entry.map(T::fields).unwrap_or_default();
+    let (old, new) = (fields(before), fields(after));
+    let secrets_changed = before.zip(after).is_some_and(|(before, after)| before.secrets() != after.secrets());
+    let mut lines = Vec::new();
+    let mut told = BTreeSet::new();
+    for field in old.iter().chain(&new) {
+        if !told.insert(&field.key) {
+            continue;
+        }
+        let find = |fields: &[Field]| fields.iter().find(|other| other.key == field.key).cloned();
+        let (old, new) = (find(&old), find(&new));
+        let rotated = field.is_secrets() && secrets_changed;
+        if old == new && !rotated {
+            continue;
+        }
+        lines.extend(old.map(|old| line('-', &old, false)));
+        lines.extend(new.map(|new| line('+', &new, rotated)));
+    }
+    if lines.is_empty() && before != after {
+        lines.push("~ something that has no name in weft.toml".into());
+    }
+    lines
+}
+
+fn line(sign: char, field: &Field, rotated: bool) -> String {
+    let value = if field.is_secrets() {
+        let count = field.value.as_u64().unwrap_or_default();
+        let noun = if count == 1 { "secret" } else { "secrets" };
+        format!("({count} {noun}{})", if rotated { ", changed" } else { "" })
+    } else {
+        field.value.to_string()
+    };
+    let line = format!("{sign} {} = {value}", field.key);
+    if line.chars().count() <= LINE_CHARS_MAX {
+        return line;
+    }
+    line.chars().take(LINE_CHARS_MAX).chain("…".chars()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_proto::v1::{ApiKey, Destination, HttpDestination, Scope, Subscription, destination};
+
+    use super::*;
+
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+    fn subscription() -> Subscription {
+        let http = HttpDestination { url: "https://a.example/".into(), secrets: vec![SECRET.into()], format: 1 };
+        Subscription {
+            name: "billing".into(),
+            types: vec!["order.*".into()],
+            timeout_ms: 15_000,
+            concurrency: 64,
+            destination: Some(Destination { kind: Some(destination::Kind::Http(http)) }),
+            ..Subscription::default()
+        }
+    }
+
+    #[test]
+    fn only_what_differs_is_told() {
+        let before = subscription();
+        let after = Subscription { timeout_ms: 30_000, sources: vec!["shop".into()], ..before.clone() };
+        let lines = diff(Some(&before), Some(&after));
+        assert_eq!(lines, ["- timeout = \"15s\"", "+ timeout = \"30s\"", "+ sources = [\"shop\"]"]);
+        assert!(diff(Some(&before), Some(&before)).is_empty());
+    }
+
+    /// A rotation shows, and nothing of either secret does.
+    #[test]
+    fn a_changed_secret_shows_as_changed_and_nothing_more() {
+        let before = subscription();
+        let mut after = before.clone();
+        after.secrets_mut().unwrap()[0] = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX".into();
+        let lines = diff(Some(&before), Some(&after));
+        assert_eq!(lines, ["- destination.secrets = (1 secret)", "+ destination.secrets = (1 secret, changed)"]);
+        let key = ApiKey { digest: b"digest".to_vec(), scopes: vec![Scope::Read.into()], ..ApiKey::default() };
+        for lines in [diff(None, Some(&before)), diff(Some(&before), None), diff(None, Some(&key))] {
+            assert!(!lines.is_empty() && !lines.concat().contains("MfKQ") && !lines.concat().contains("digest"));
+        }
+    }
+
+    #[test]
+    fn a_difference_without_a_name_is_not_passed_over() {
+        let (one, other) = (subscription(), Subscription { starts: vec![7], ..subscription() });
+        assert_eq!(diff(Some(&one), Some(&other)).len(), 1);
+    }
+
+    #[test]
+    fn a_long_value_is_cut() {
+        let long = Subscription { pause_reason: "é".repeat(1000), ..subscription() };
+        assert!(diff(None, Some(&long)).iter().all(|line| line.chars().count() <= LINE_CHARS_MAX + 1));
+    }
+}

@@ -1,0 +1,271 @@
+//! Changes the catalog for somebody: decided on what is there, stamped with who and why, recorded on COMMANDS.
+//!
+//! The order is: write, with the revision that the change was decided on; read again what is stamped with this request;
+//! record that. The catalog is the truth, so a crash between leaves the truth: a change that is there and says in its own
+//! headers who made it, and only lacks its record. The same request again finds its stamp, changes nothing more, and
+//! completes the record. A record without its change cannot come to be.
+//!
+//! Whether a request has been recorded before is for the caller to ask, who has the history. A stamp is found for as long
+//! as fewer than five later changes of the same entry have followed it: more than enough for a call that comes again.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use prost::Message as _;
+use tokio::time::sleep;
+use weft_proto::{
+    ids::{ShardId, SubscriptionUid},
+    v1,
+};
+
+use super::{
+    Catalog, CatalogError, Snapshot, Stamp,
+    change::{Change, Refusal},
+    entry::Value,
+    start::{Locate, StartError, resolve},
+};
+use crate::{
+    commands::{self, ITEMS_BYTES_MAX},
+    connect::Connection,
+    subject::Layout,
+};
+
+/// How often a change that others were faster at is decided again. Only processes that start with the same file collide,
+/// and each collision means that one of them is done.
+const CONFLICTS_MAX: usize = 32;
+/// Between two tries.
+const CONFLICT_PAUSE: Duration = Duration::from_millis(50);
+/// Where records go: COMMANDS are each shard's own, and a change of the catalog is no shard's.
+pub const RECORD_SHARD: ShardId = ShardId(0);
+
+/// Why the catalog is not what somebody wants.
+#[derive(Debug, thiserror::Error)]
+pub enum EditError {
+    /// Does not pass: what was asked for cannot be.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Does not pass: a start that stands for no sequence.
+    #[error("{0}")]
+    Start(String),
+    /// Passes: no server, no answer. What was written before stays; the same request again completes it.
+    #[error("the catalog cannot be written: {0}")]
+    Unavailable(String),
+    /// Passes: everything is written, and only the record is missing; the same request again completes it.
+    #[error("the change is made, but its record could not be stored: {0}; repeat it with the same request id")]
+    Unrecorded(String),
+}
+
+impl From<CatalogError> for EditError {
+    fn from(error: CatalogError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+impl From<StartError> for EditError {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Unavailable(problem) => Self::Unavailable(problem),
+            StartError::Refused(problem) => Self::Start(problem),
+        }
+    }
+}
+
+/// A call, as its record names it.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    /// Such as `UpdateSource`.
+    pub method: &'a str,
+    /// What it names; empty where it names no single thing.
+    pub name: &'a str,
+    /// Whether it is recorded even where nothing was left to change: a call that must act once, and no more, has to be.
+    pub recorded_idle: bool,
+}
+
+/// What a call came to.
+#[derive(Debug)]
+pub struct Edited {
+    /// The catalog with it.
+    pub snapshot: Snapshot,
+    /// What this request has written, also in calls before that broke off.
+    pub changes: Vec<v1::CatalogChange>,
+}
+
+/// Changes the catalog of one log.
+#[derive(Debug, Clone)]
+pub struct Editor<L> {
+    catalog: Catalog,
+    layout: Layout,
+    index: L,
+}
+
+impl<L: Locate> Editor<L> {
+    /// `index` knows where events are stored.
+    pub fn new(catalog: Catalog, layout: Layout, index: L) -> Self {
+        Self { catalog, layout, index }
+    }
+
+    /// Decides, writes and records. `decide` is given the catalog and what this request has written already, and says what
+    /// is still to be changed; it is asked again when someone else was faster.
+    ///
+    /// # Errors
+    ///
+    /// [`EditError`].
+    pub async fn edit(
+        &self,
+        stamp: &Stamp,
+        call: Call<'_>,
+        decide: impl Fn(&Snapshot, &[v1::CatalogChange]) -> Result<Vec<Change>, Refusal>,
+    ) -> Result<Edited, EditError> {
+        let mut settled = false;
+        for _ in 0..CONFLICTS_MAX {
+            let (snapshot, changes) = self.catalog.read_with_trail(&stamp.request_id).await?;
+            if let Some(missing) = snapshot.missing() {
+                return Err(EditError::Unavailable(missing));
+            }
+            let plan = if settled { Vec::new() } else { decide(&snapshot, &changes)? };
+            if plan.is_empty() {
+                self.record(stamp, call, &changes).await?;
+                return Ok(Edited { snapshot, changes });
+            }
+            settled = self.write_all(plan, stamp).await?;
+            if !settled {
+                sleep(CONFLICT_PAUSE).await;
+            }
+        }
+        Err(EditError::Unavailable("others change the same entries all the time".into()))
+    }
+
+    /// Whether all were taken. One that was not does not keep the others from being written.
+    async fn write_all(&self, plan: Vec<Change>, stamp: &Stamp) -> Result<bool, EditError> {
+        let mut all = true;
+        for change in plan {
+            match self.write(change, stamp).await {
+                Err(WriteError::Catalog(CatalogError::Conflict { .. })) => all = false,
+                Err(WriteError::Catalog(error)) => return Err(error.into()),
+                Err(WriteError::Start(error)) => return Err(error.into()),
+                Ok(()) => {}
+            }
+        }
+        Ok(all)
+    }
+
+    async fn write(&self, change: Change, stamp: &Stamp) -> Result<(), WriteError> {
+        let change = match change.value {
+            Some(Value::Subscription(value)) if value.uid.is_empty() => {
+                let made = v1::Subscription {
+                    uid: SubscriptionUid::unique().to_vec(),
+                    starts: resolve(self.catalog.connection(), self.layout, change.start, &self.index).await?,
+                    created_at_ms: Timestamp::now().as_millisecond(),
+                    ..*value
+                };
+                Change { value: Some(Value::Subscription(Box::new(made))), ..change }
+            }
+            value => Change { value, ..change },
+        };
+        self.catalog.write(&change, stamp).await?;
+        Ok(())
+    }
+
+    /// Records a call: one command, or several where it has changed much.
+    async fn record(&self, stamp: &Stamp, call: Call<'_>, changes: &[v1::CatalogChange]) -> Result<(), EditError> {
+        if changes.is_empty() && !call.recorded_idle {
+            return Ok(());
+        }
+        for (part, changes) in parts(changes).into_iter().enumerate() {
+            let (method, name) = (call.method.to_owned(), call.name.to_owned());
+            let edit = v1::CatalogEdit { method, name, changes, test: None };
+            record(self.catalog.connection(), self.layout, stamp, part, edit).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Appends one record to COMMANDS of [`RECORD_SHARD`].
+///
+/// # Errors
+///
+/// [`EditError::Unrecorded`].
+pub async fn record(
+    connection: &Connection,
+    layout: Layout,
+    stamp: &Stamp,
+    part: usize,
+    edit: v1::CatalogEdit,
+) -> Result<(), EditError> {
+    let command = v1::Command {
+        request_id: commands::part_id(&stamp.request_id, part),
+        operator: stamp.operator.clone(),
+        reason: stamp.reason.clone(),
+        at_ms: Timestamp::now().as_millisecond(),
+        action: Some(v1::command::Action::Catalog(edit)),
+    };
+    commands::append(connection, layout, RECORD_SHARD, &command).await.map(drop).map_err(EditError::Unrecorded)
+}
+
+/// Cuts changes so that each part fits a message; at least one part, which may be empty. A change that alone is too large
+/// loses the end of its diff.
+fn parts(changes: &[v1::CatalogChange]) -> Vec<Vec<v1::CatalogChange>> {
+    let mut parts = vec![Vec::new()];
+    let mut bytes = 0;
+    for change in changes {
+        let mut change = change.clone();
+        while change.encoded_len() > ITEMS_BYTES_MAX && change.diff.pop().is_some() {}
+        // Key and length of the field.
+        let size = change.encoded_len() + 6;
+        if bytes + size > ITEMS_BYTES_MAX && bytes > 0 {
+            parts.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += size;
+        if let Some(part) = parts.last_mut() {
+            part.push(change);
+        }
+    }
+    parts
+}
+
+enum WriteError {
+    Catalog(CatalogError),
+    Start(StartError),
+}
+
+impl From<CatalogError> for WriteError {
+    fn from(error: CatalogError) -> Self {
+        Self::Catalog(error)
+    }
+}
+
+impl From<StartError> for WriteError {
+    fn from(error: StartError) -> Self {
+        Self::Start(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(lines: usize) -> v1::CatalogChange {
+        v1::CatalogChange { kind: "source".into(), diff: vec!["x".repeat(400); lines], ..Default::default() }
+    }
+
+    /// Every change is in one record, in order; no record is larger than any server takes.
+    #[test]
+    fn records_fit_and_hold_everything_once() {
+        let changes: Vec<_> = (0..500).map(|number| change(number % 7)).collect();
+        let parts = parts(&changes);
+        assert!(parts.len() > 1);
+        assert_eq!(parts.concat(), changes);
+        for changes in parts {
+            let edit = v1::CatalogEdit { changes, ..Default::default() };
+            assert!(edit.encoded_len() <= ITEMS_BYTES_MAX);
+        }
+    }
+
+    #[test]
+    fn a_call_that_changed_nothing_has_one_empty_part() {
+        assert_eq!(parts(&[]), [vec![]]);
+        let cut = &parts(&[change(1000)])[0][0];
+        assert!(cut.encoded_len() <= ITEMS_BYTES_MAX && cut.diff.len() > 100);
+    }
+}

@@ -1,0 +1,249 @@
+//! What the catalog holds, seen alike: sources, subscriptions and API keys. Pure.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use weft_proto::v1::{ApiKey, Source, Subscription, destination, verification::Scheme};
+
+use super::{
+    Revised, Snapshot,
+    fields::{self, Field},
+    validate_key, validate_source, validate_subscription,
+};
+
+/// Stands for the uid that a subscription gets when it is written.
+const UID_TO_COME: [u8; 16] = [1; 16];
+
+/// The kinds of entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A sender.
+    Source,
+    /// A receiver.
+    Subscription,
+    /// An API key.
+    Key,
+}
+
+impl Kind {
+    /// What the entries' keys in the bucket begin with, and what the kind is called.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Source => super::SOURCE,
+            Self::Subscription => super::SUBSCRIPTION,
+            Self::Key => super::KEY,
+        }
+    }
+
+    /// The kind of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Source, Self::Subscription, Self::Key].into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+/// An entry's value, whichever kind it is of.
+#[derive(Clone, PartialEq)]
+pub enum Value {
+    /// A source.
+    Source(Box<Source>),
+    /// A subscription; without a uid it is one that is to be made.
+    Subscription(Box<Subscription>),
+    /// An API key.
+    Key(Box<ApiKey>),
+}
+
+/// Something that the catalog holds.
+pub trait Entry: Clone + PartialEq {
+    /// Its kind.
+    const KIND: Kind;
+
+    /// What it is found by: a name, or a key's id.
+    fn id(&self) -> &str;
+
+    /// All of its kind.
+    fn all(snapshot: &Snapshot) -> &BTreeMap<String, Revised<Arc<Self>>>;
+
+    /// What is wrong with it, in one line; what is made when it is written may be missing.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong and what would be right.
+    fn check(&self) -> Result<(), String>;
+
+    /// What it says, as `weft.toml` calls it, without secrets.
+    fn fields(&self) -> Vec<Field>;
+
+    /// Its secrets, for what is secret by the same means in both; `None` where it has none.
+    fn secrets(&self) -> Option<&Vec<String>>;
+
+    /// As [`secrets`](Self::secrets).
+    fn secrets_mut(&mut self) -> Option<&mut Vec<String>>;
+
+    /// Whether the secrets of `other` would do for it.
+    fn shares_secrets(&self, other: &Self) -> bool;
+
+    /// Takes over what only the catalog knows of the stored one.
+    fn keep(&mut self, stored: &Self);
+
+    /// As a value of any kind.
+    fn into_value(self) -> Value;
+}
+
+impl Entry for Source {
+    const KIND: Kind = Kind::Source;
+
+    fn id(&self) -> &str {
+        &self.name
+    }
+
+    fn all(snapshot: &Snapshot) -> &BTreeMap<String, Revised<Arc<Self>>> {
+        &snapshot.sources
+    }
+
+    fn check(&self) -> Result<(), String> {
+        validate_source(self)
+    }
+
+    fn fields(&self) -> Vec<Field> {
+        fields::of_source(self)
+    }
+
+    fn secrets(&self) -> Option<&Vec<String>> {
+        match self.verification.as_ref()?.scheme.as_ref()? {
+            Scheme::Standard(scheme) => Some(&scheme.secrets),
+            Scheme::Github(scheme) => Some(&scheme.secrets),
+            Scheme::Hmac(scheme) => Some(&scheme.secrets),
+            Scheme::Stripe(scheme) => Some(&scheme.secrets),
+            Scheme::Slack(scheme) => Some(&scheme.secrets),
+            Scheme::Shopify(scheme) => Some(&scheme.secrets),
+            Scheme::None(_) | Scheme::ApiKey(_) => None,
+        }
+    }
+
+    fn secrets_mut(&mut self) -> Option<&mut Vec<String>> {
+        match self.verification.as_mut()?.scheme.as_mut()? {
+            Scheme::Standard(scheme) => Some(&mut scheme.secrets),
+            Scheme::Github(scheme) => Some(&mut scheme.secrets),
+            Scheme::Hmac(scheme) => Some(&mut scheme.secrets),
+            Scheme::Stripe(scheme) => Some(&mut scheme.secrets),
+            Scheme::Slack(scheme) => Some(&mut scheme.secrets),
+            Scheme::Shopify(scheme) => Some(&mut scheme.secrets),
+            Scheme::None(_) | Scheme::ApiKey(_) => None,
+        }
+    }
+
+    fn shares_secrets(&self, other: &Self) -> bool {
+        let scheme =
+            |source: &Self| source.verification.as_ref()?.scheme.as_ref().map(std::mem::discriminant::<Scheme>);
+        scheme(self) == scheme(other)
+    }
+
+    fn keep(&mut self, _stored: &Self) {}
+
+    fn into_value(self) -> Value {
+        Value::Source(Box::new(self))
+    }
+}
+
+impl Entry for Subscription {
+    const KIND: Kind = Kind::Subscription;
+
+    fn id(&self) -> &str {
+        &self.name
+    }
+
+    fn all(snapshot: &Snapshot) -> &BTreeMap<String, Revised<Arc<Self>>> {
+        &snapshot.subscriptions
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.uid.is_empty() {
+            return validate_subscription(&Self { uid: UID_TO_COME.to_vec(), ..self.clone() });
+        }
+        validate_subscription(self)
+    }
+
+    fn fields(&self) -> Vec<Field> {
+        fields::of_subscription(self)
+    }
+
+    fn secrets(&self) -> Option<&Vec<String>> {
+        match self.destination.as_ref()?.kind.as_ref()? {
+            destination::Kind::Http(http) => Some(&http.secrets),
+        }
+    }
+
+    fn secrets_mut(&mut self) -> Option<&mut Vec<String>> {
+        match self.destination.as_mut()?.kind.as_mut()? {
+            destination::Kind::Http(http) => Some(&mut http.secrets),
+        }
+    }
+
+    fn shares_secrets(&self, other: &Self) -> bool {
+        let kind = |subscription: &Self| {
+            subscription.destination.as_ref()?.kind.as_ref().map(std::mem::discriminant::<destination::Kind>)
+        };
+        kind(self) == kind(other)
+    }
+
+    fn keep(&mut self, stored: &Self) {
+        self.uid.clone_from(&stored.uid);
+        self.starts.clone_from(&stored.starts);
+        self.paused = stored.paused;
+        self.pause_reason.clone_from(&stored.pause_reason);
+        self.created_at_ms = stored.created_at_ms;
+    }
+
+    fn into_value(self) -> Value {
+        Value::Subscription(Box::new(self))
+    }
+}
+
+impl Entry for ApiKey {
+    const KIND: Kind = Kind::Key;
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn all(snapshot: &Snapshot) -> &BTreeMap<String, Revised<Arc<Self>>> {
+        &snapshot.keys
+    }
+
+    fn check(&self) -> Result<(), String> {
+        validate_key(self)
+    }
+
+    fn fields(&self) -> Vec<Field> {
+        fields::of_key(self)
+    }
+
+    fn secrets(&self) -> Option<&Vec<String>> {
+        None
+    }
+
+    fn secrets_mut(&mut self) -> Option<&mut Vec<String>> {
+        None
+    }
+
+    fn shares_secrets(&self, _other: &Self) -> bool {
+        false
+    }
+
+    fn keep(&mut self, stored: &Self) {
+        self.digest.clone_from(&stored.digest);
+        self.created_at_ms = stored.created_at_ms;
+    }
+
+    fn into_value(self) -> Value {
+        Value::Key(Box::new(self))
+    }
+}
+
+/// An entry as it may be shown: of its secrets only how many there are.
+pub fn without_secrets<T: Entry>(entry: &T) -> T {
+    let mut shown = entry.clone();
+    if let Some(secrets) = shown.secrets_mut() {
+        secrets.iter_mut().for_each(String::clear);
+    }
+    shown
+}

@@ -1,0 +1,202 @@
+//! What an entry says, field by field, as `weft.toml` calls it: for differences, the audit log and people. Pure.
+//!
+//! Secrets are counted, never shown. What only the catalog knows (uid, starts, creation) is left out.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use weft_proto::v1::{
+    ApiKey, BodyKind, DeliveryIdRule, OnExhausted, OnIdReuse, Rule, SchemaMode, Scope, SignatureEncoding, Source,
+    Subscription, delivery_id_rule, destination, rule, schema_rule, verification::Scheme,
+};
+
+use crate::options::Span;
+
+/// The end of the name of what counts secrets.
+const SECRETS: &str = "secrets";
+
+/// One thing that an entry says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Field {
+    /// Its name, with dots between levels, such as `retry.max_retries`.
+    pub key: String,
+    /// Its value; of secrets their number.
+    pub value: Value,
+}
+
+impl Field {
+    /// Whether it counts secrets.
+    pub fn is_secrets(&self) -> bool {
+        self.key.ends_with(SECRETS)
+    }
+}
+
+/// The fields of a message, in the file's order.
+#[derive(Default)]
+struct Fields(Vec<Field>);
+
+impl Fields {
+    fn put(&mut self, key: impl Into<String>, value: impl Into<Value>) {
+        self.0.push(Field { key: key.into(), value: value.into() });
+    }
+
+    /// Leaves out what is empty.
+    fn put_text(&mut self, key: &str, text: &str) {
+        if !text.is_empty() {
+            self.put(key, text);
+        }
+    }
+
+    fn put_list(&mut self, key: &str, list: &[String]) {
+        if !list.is_empty() {
+            self.put(key, list);
+        }
+    }
+}
+
+pub(super) fn of_source(source: &Source) -> Vec<Field> {
+    let mut fields = Fields::default();
+    if let Some(scheme) = source.verification.as_ref().and_then(|verification| verification.scheme.as_ref()) {
+        of_scheme(&mut fields, scheme);
+    }
+    if let Some(DeliveryIdRule { from: Some(from) }) = &source.delivery_id {
+        match from {
+            delivery_id_rule::From::Header(header) => fields.put("delivery_id.header", header.as_str()),
+            delivery_id_rule::From::Pointer(pointer) => fields.put("delivery_id.pointer", pointer.as_str()),
+            delivery_id_rule::From::Digest(_) => fields.put("delivery_id", "digest"),
+            delivery_id_rule::From::None(_) => fields.put("delivery_id", "none"),
+        }
+    }
+    for (name, rule) in [("workflow", &source.workflow), ("type", &source.r#type)] {
+        if let Some(Rule { from: Some(from) }) = rule {
+            let (kind, text) = match from {
+                rule::From::Pointer(pointer) => ("pointer", pointer),
+                rule::From::Header(header) => ("header", header),
+                rule::From::Fixed(fixed) => ("fixed", fixed),
+            };
+            fields.put(format!("{name}.{kind}"), text.as_str());
+        }
+    }
+    fields.put_text("data.pointer", &source.data_pointer);
+    fields.put("body", if source.body() == BodyKind::Any { "any" } else { "json" });
+    fields.put("on_id_reuse", if source.on_id_reuse() == OnIdReuse::Receipt { "receipt" } else { "conflict" });
+    fields.put_list("keep_headers", &source.keep_headers);
+    if source.max_body_bytes != 0 {
+        fields.put("max_body_bytes", source.max_body_bytes);
+    }
+    for (index, schema) in source.schemas.iter().enumerate() {
+        let mode = match schema.mode() {
+            SchemaMode::Warn | SchemaMode::Unspecified => "warn",
+            SchemaMode::Reject => "reject",
+            SchemaMode::Quarantine => "quarantine",
+        };
+        let mut rule = json!({ "type": schema.r#type, "mode": mode });
+        match &schema.schema {
+            Some(schema_rule::Schema::JsonSchema(text)) => rule["json_schema"] = text.as_str().into(),
+            Some(schema_rule::Schema::Protobuf(protobuf)) => {
+                rule["message"] = protobuf.message.as_str().into();
+                rule["descriptor_bytes"] = protobuf.descriptor_set.len().into();
+            }
+            None => {}
+        }
+        fields.put(format!("schema.{index}"), rule);
+    }
+    fields.0
+}
+
+fn of_scheme(fields: &mut Fields, scheme: &Scheme) {
+    let (name, secrets, tolerance) = match scheme {
+        Scheme::Standard(scheme) => ("standard", Some(&scheme.secrets), Some(scheme.tolerance_ms)),
+        Scheme::Github(scheme) => ("github", Some(&scheme.secrets), None),
+        Scheme::Hmac(scheme) => ("hmac", Some(&scheme.secrets), Some(scheme.tolerance_ms)),
+        Scheme::Stripe(scheme) => ("stripe", Some(&scheme.secrets), Some(scheme.tolerance_ms)),
+        Scheme::Slack(scheme) => ("slack", Some(&scheme.secrets), Some(scheme.tolerance_ms)),
+        Scheme::Shopify(scheme) => ("shopify", Some(&scheme.secrets), None),
+        Scheme::None(_) => ("none", None, None),
+        Scheme::ApiKey(_) => ("api_key", None, None),
+    };
+    fields.put("verify.scheme", name);
+    if let Some(secrets) = secrets {
+        fields.put("verify.secrets", secrets.len());
+    }
+    if let Some(tolerance) = tolerance {
+        fields.put("verify.tolerance", span(tolerance));
+    }
+    if let Scheme::Hmac(hmac) = scheme {
+        fields.put_text("verify.header", &hmac.header);
+        fields.put_text("verify.prefix", &hmac.prefix);
+        let base64 = hmac.encoding() == SignatureEncoding::Base64;
+        fields.put("verify.encoding", if base64 { "base64" } else { "hex" });
+        fields.put_text("verify.template", &hmac.template);
+        fields.put_text("verify.timestamp_header", &hmac.timestamp_header);
+        fields.put_text("verify.id_header", &hmac.id_header);
+    }
+}
+
+pub(super) fn of_subscription(subscription: &Subscription) -> Vec<Field> {
+    let mut fields = Fields::default();
+    fields.put("types", subscription.types.as_slice());
+    fields.put_list("sources", &subscription.sources);
+    match subscription.destination.as_ref().and_then(|destination| destination.kind.as_ref()) {
+        Some(destination::Kind::Http(http)) => {
+            fields.put("destination.type", "http");
+            fields.put("destination.url", http.url.as_str());
+            fields.put("destination.secrets", http.secrets.len());
+            fields.put("destination.format", "envelope");
+        }
+        None => {}
+    }
+    fields.put("timeout", span(subscription.timeout_ms));
+    fields.put("concurrency", subscription.concurrency);
+    if let Some(retry) = &subscription.retry {
+        // An explicit schedule replaces the rest.
+        if retry.schedule_ms.is_empty() {
+            fields.put("retry.max_retries", retry.max_retries);
+            fields.put("retry.base", span(retry.base_ms));
+            fields.put("retry.factor", retry.factor);
+            fields.put("retry.max", span(retry.max_ms));
+            fields.put("retry.jitter", retry.jitter);
+        } else {
+            fields.put("retry.schedule", retry.schedule_ms.iter().copied().map(span).collect::<Vec<_>>());
+        }
+    }
+    let block = subscription.on_exhausted() == OnExhausted::Block;
+    fields.put("on_exhausted", if block { "block" } else { "dead_letter" });
+    fields.put("ordered", subscription.ordered);
+    fields.put("paused", subscription.paused);
+    fields.put_text("pause_reason", &subscription.pause_reason);
+    fields.0
+}
+
+pub(super) fn of_key(key: &ApiKey) -> Vec<Field> {
+    let mut fields = Fields::default();
+    fields.put_text("name", &key.name);
+    fields.put("scopes", key.scopes().map(scope_name).collect::<Vec<_>>());
+    fields.put_list("sources", &key.sources);
+    fields.put_list("workflow_prefixes", &key.workflow_prefixes);
+    if key.expires_at_ms != 0 {
+        fields.put("expires_at", time(key.expires_at_ms));
+    }
+    fields.0
+}
+
+/// What a scope is called.
+pub const fn scope_name(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Ingest => "ingest",
+        Scope::Read => "read",
+        Scope::Operate => "operate",
+        Scope::Admin => "admin",
+        Scope::Unspecified => "unknown",
+    }
+}
+
+fn span(ms: u64) -> String {
+    Span(Duration::from_millis(ms)).to_string()
+}
+
+/// A time that no calendar has is shown as its number.
+fn time(ms: i64) -> String {
+    Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |time| time.to_string())
+}

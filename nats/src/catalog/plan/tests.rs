@@ -1,0 +1,142 @@
+use std::sync::Arc;
+
+use weft_proto::v1::{
+    ApiKey, Destination, HttpDestination, StandardScheme, Verification, destination, verification::Scheme,
+};
+
+use super::*;
+use crate::catalog::{
+    Revised,
+    change::{Action, pause, update},
+    entry::{Kind, Value},
+};
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+fn source(name: &str) -> Source {
+    let scheme = Scheme::Standard(StandardScheme { secrets: vec![SECRET.into()], tolerance_ms: 1000 });
+    Source { name: name.into(), verification: Some(Verification { scheme: Some(scheme) }), ..Source::default() }
+}
+
+fn subscription(name: &str) -> Subscription {
+    let http = HttpDestination { url: "https://a.example/".into(), secrets: vec![SECRET.into()], format: 1 };
+    Subscription {
+        name: name.into(),
+        types: vec!["order.*".into()],
+        timeout_ms: 1000,
+        concurrency: 1,
+        destination: Some(Destination { kind: Some(destination::Kind::Http(http)) }),
+        ..Subscription::default()
+    }
+}
+
+fn desired() -> Desired {
+    let subscriptions = vec![DesiredSubscription { value: subscription("billing"), start: Start::Beginning }];
+    Desired { sources: vec![source("shop")], subscriptions }
+}
+
+fn stored() -> Snapshot {
+    let mut snapshot = Snapshot { complete: true, ..Snapshot::default() };
+    let billing = Subscription {
+        uid: vec![7; 16],
+        starts: vec![42],
+        paused: true,
+        pause_reason: "by hand".into(),
+        created_at_ms: 5,
+        ..subscription("billing")
+    };
+    snapshot.sources.insert("shop".into(), Revised { revision: 3, value: Arc::new(source("shop")) });
+    snapshot.subscriptions.insert("billing".into(), Revised { revision: 4, value: Arc::new(billing) });
+    snapshot
+}
+
+fn told(changes: &[Change]) -> Vec<(Action, &str, u64)> {
+    changes.iter().map(|change| (change.action, change.name.as_str(), change.expected)).collect()
+}
+
+#[test]
+fn subscriptions_are_made_before_sources_and_go_after_them() {
+    let changes = plan(&Snapshot::default(), &desired(), false).unwrap();
+    assert_eq!(told(&changes), [(Action::Created, "billing", 0), (Action::Created, "shop", 0)]);
+    assert_eq!(changes[0].start, Start::Beginning);
+    let changes = plan(&stored(), &Desired::default(), true).unwrap();
+    assert_eq!(told(&changes), [(Action::Deleted, "shop", 3), (Action::Deleted, "billing", 4)]);
+}
+
+#[test]
+fn the_same_again_changes_nothing_and_nothing_goes_without_prune() {
+    assert_eq!(plan(&stored(), &desired(), true).unwrap(), []);
+    assert_eq!(plan(&stored(), &Desired::default(), false).unwrap(), []);
+}
+
+/// A subscription goes on where it is: uid, starts, creation and pause are the catalog's.
+#[test]
+fn a_change_keeps_what_only_the_catalog_knows() {
+    let mut desired = desired();
+    desired.subscriptions[0].value.types = vec!["*".into()];
+    let changes = plan(&stored(), &desired, false).unwrap();
+    assert_eq!(told(&changes), [(Action::Updated, "billing", 4)]);
+    let Some(Value::Subscription(value)) = &changes[0].value else { panic!("a subscription") };
+    assert_eq!(value.types, ["*"]);
+    assert_eq!((value.uid.len(), value.starts.as_slice(), value.paused), (16, &[42][..], true));
+    assert_eq!((value.pause_reason.as_str(), value.created_at_ms), ("by hand", 5));
+}
+
+#[test]
+fn nothing_is_planned_with_a_broken_or_doubled_entry() {
+    let mut doubled = desired();
+    doubled.sources.push(source("shop"));
+    let refusal = plan(&stored(), &doubled, false).unwrap_err();
+    assert!(matches!(refusal, Refusal::Invalid { kind: Kind::Source, .. }), "{refusal}");
+    let mut broken = desired();
+    broken.subscriptions[0].value.timeout_ms = 0;
+    assert!(matches!(plan(&stored(), &broken, false), Err(Refusal::Invalid { kind: Kind::Subscription, .. })));
+}
+
+/// Whoever reads an entry gets no secrets, changes what he means to change, and sends it back.
+#[test]
+fn an_update_without_secrets_keeps_them() {
+    for secrets in [vec![], vec![String::new()]] {
+        let mut shown = Source { data_pointer: "/data".into(), ..source("shop") };
+        *shown.secrets_mut().unwrap() = secrets;
+        let change = update(&stored(), shown, 3).unwrap().unwrap();
+        let Some(Value::Source(value)) = change.value else { panic!("a source") };
+        assert_eq!(
+            (value.secrets().unwrap().as_slice(), value.data_pointer.as_str()),
+            (&[SECRET.to_owned()][..], "/data")
+        );
+    }
+    // The secret of one scheme is none of another's.
+    let github = Scheme::Github(Default::default());
+    let other = Source { verification: Some(Verification { scheme: Some(github) }), ..source("shop") };
+    assert!(matches!(update(&stored(), other, 0), Err(Refusal::Invalid { .. })));
+}
+
+#[test]
+fn a_change_needs_the_revision_that_was_read() {
+    let changed = Source { data_pointer: "/data".into(), ..source("shop") };
+    let refusal = update(&stored(), changed.clone(), 2).unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "source \"shop\" has revision 3 and not 2: someone has changed it; read it again, then decide again"
+    );
+    assert_eq!(update(&stored(), changed, 0).unwrap().unwrap().expected, 3);
+    assert_eq!(update(&stored(), source("shop"), 3).unwrap(), None, "it says that already");
+    assert!(matches!(change::delete::<ApiKey>(&stored(), "a", 0), Err(Refusal::NotFound { kind: Kind::Key, .. })));
+}
+
+#[test]
+fn pausing_what_is_paused_changes_nothing() {
+    assert_eq!(pause(&stored(), "billing", Some("again")).unwrap(), None);
+    let resumed = pause(&stored(), "billing", None).unwrap().unwrap();
+    let Some(Value::Subscription(value)) = resumed.value else { panic!("a subscription") };
+    assert_eq!((resumed.action, value.paused, value.pause_reason.as_str()), (Action::Resumed, false, ""));
+}
+
+/// A change travels with its secrets: nothing of it may reach a log.
+#[test]
+fn no_secret_is_printed() {
+    let changes = plan(&Snapshot::default(), &desired(), false).unwrap();
+    let text = format!("{changes:?} {:?}", desired());
+    assert!(text.contains("billing") && !text.contains(SECRET), "{text}");
+}

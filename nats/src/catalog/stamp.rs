@@ -1,0 +1,120 @@
+//! Who changed an entry, why, and by which request: headers of the message that holds the change.
+//!
+//! Change and stamp are one message, so there is never one without the other: a call that broke off after its write is
+//! recognised by its request id when it comes again, and its audit record is completed.
+
+use std::sync::Arc;
+
+use async_nats::HeaderMap;
+use weft_proto::v1;
+
+use super::{
+    MasterKey,
+    change::Action,
+    diff::diff,
+    entry::{Entry, Kind},
+    snapshot::Snapshot,
+};
+use crate::{
+    event::{escape, unescape},
+    message::Stored,
+};
+
+const REQUEST_ID: &str = "weft-request-id";
+const OPERATOR: &str = "weft-operator";
+const REASON: &str = "weft-reason";
+const ACTION: &str = "weft-action";
+
+/// Who changes something, why, and by which request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp {
+    /// Names the request: the same id acts once.
+    pub request_id: String,
+    /// The id of a key, or `bootstrap`.
+    pub operator: String,
+    /// For people.
+    pub reason: String,
+}
+
+impl Stamp {
+    /// The headers of a change.
+    pub(super) fn headers(&self, action: Action) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let values = [
+            (REQUEST_ID, self.request_id.as_str()),
+            (OPERATOR, &self.operator),
+            (REASON, &self.reason),
+            (ACTION, action.as_str()),
+        ];
+        for (name, value) in values.into_iter().filter(|(_, value)| !value.is_empty()) {
+            headers.insert(name, escape(value));
+        }
+        headers
+    }
+}
+
+/// Who removed an entry, and why; empty where its removal does not say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Removal {
+    /// The id of a key, or `bootstrap`.
+    pub operator: String,
+    /// For people.
+    pub reason: String,
+}
+
+impl Removal {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let text = |name| text(headers, name).unwrap_or_default();
+        Self { operator: text(OPERATOR), reason: text(REASON) }
+    }
+}
+
+fn text(headers: &HeaderMap, name: &'static str) -> Option<String> {
+    unescape(headers.get(name)?.as_str())
+}
+
+/// Gathers what one request has written while the bucket is read.
+#[derive(Debug)]
+pub(super) struct Trail<'a> {
+    request_id: &'a str,
+    pub written: Vec<v1::CatalogChange>,
+}
+
+impl<'a> Trail<'a> {
+    pub fn new(request_id: &'a str) -> Self {
+        Self { request_id, written: Vec::new() }
+    }
+
+    /// Takes a message of the bucket into the snapshot, and notes it when this request has written it.
+    pub fn apply(&mut self, snapshot: &mut Snapshot, prefix: &str, master: &MasterKey, message: &Stored) {
+        let key = message.subject.strip_prefix(prefix).and_then(|key| key.split_once('.'));
+        let kind = key.and_then(|(kind, name)| Some((Kind::parse(kind)?, name)));
+        let Some((kind, name)) =
+            kind.filter(|_| text(&message.headers, REQUEST_ID).as_deref() == Some(self.request_id))
+        else {
+            snapshot.apply(prefix, master, message);
+            return;
+        };
+        let mut take = |snapshot: &mut Snapshot| snapshot.apply(prefix, master, message);
+        let diff = match kind {
+            Kind::Source => difference::<v1::Source>(name, snapshot, &mut take),
+            Kind::Subscription => difference::<v1::Subscription>(name, snapshot, &mut take),
+            Kind::Key => difference::<v1::ApiKey>(name, snapshot, &mut take),
+        };
+        self.written.push(v1::CatalogChange {
+            kind: kind.as_str().to_owned(),
+            name: name.to_owned(),
+            action: text(&message.headers, ACTION).unwrap_or_default(),
+            revision: message.seq.0,
+            diff,
+        });
+    }
+}
+
+/// What `take` does to an entry.
+fn difference<T: Entry>(name: &str, snapshot: &mut Snapshot, take: &mut impl FnMut(&mut Snapshot)) -> Vec<String> {
+    let find = |snapshot: &Snapshot| T::all(snapshot).get(name).map(|entry| Arc::clone(&entry.value));
+    let before = find(snapshot);
+    take(snapshot);
+    diff(before.as_deref(), find(snapshot).as_deref())
+}

@@ -1,0 +1,79 @@
+//! Appending to COMMANDS: an operator's wishes, and the record of what operators have changed.
+
+use std::time::Duration;
+
+use async_nats::jetstream::message::PublishMessage;
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::time::sleep;
+use weft_proto::{
+    ids::{Run, ShardId},
+    v1,
+};
+
+use crate::{connect::Connection, options::MESSAGE_OVERHEAD_BYTES, subject::Layout};
+
+/// Stands between a request id and the number of the part that a long request was cut into: `<id>`, `<id>#1`, `<id>#2`.
+pub const PART_SEPARATOR: char = '#';
+/// The most bytes of a command's items: every server of the mesh takes a message of [`MESSAGE_OVERHEAD_BYTES`].
+pub const ITEMS_BYTES_MAX: usize = MESSAGE_OVERHEAD_BYTES as usize * 3 / 4;
+/// The longest reason, in characters; what is longer is cut.
+const REASON_CHARS_MAX: usize = 500;
+/// Tries to append a command, and the pause between two: within the server's duplicate window, so that a repeat of what
+/// was stored after all is recognised by its message id.
+const TRIES: u32 = 5;
+const TRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// A reason as it is kept.
+pub fn cut_reason(reason: &str) -> String {
+    reason.chars().take(REASON_CHARS_MAX).collect()
+}
+
+/// The id of a request's part.
+pub fn part_id(request_id: &str, part: usize) -> String {
+    if part == 0 { request_id.to_owned() } else { format!("{request_id}{PART_SEPARATOR}{part}") }
+}
+
+/// Appends a command under its id as message id. Returns its run: its COMMANDS sequence, or that of the command which was
+/// stored under the same id before.
+///
+/// # Errors
+///
+/// What the server said last. The command may have been stored all the same.
+pub async fn append(
+    connection: &Connection,
+    layout: Layout,
+    shard: ShardId,
+    command: &v1::Command,
+) -> Result<Run, String> {
+    let payload = Bytes::from(command.encode_to_vec());
+    let mut tried = 0;
+    loop {
+        tried += 1;
+        let problem = match publish(connection, layout.commands_subject(shard), command, payload.clone()).await {
+            Ok(run) => return Ok(run),
+            Err(problem) => problem,
+        };
+        if tried == TRIES {
+            return Err(problem);
+        }
+        tracing::debug!(problem, "command is appended again");
+        sleep(TRY_PAUSE).await;
+    }
+}
+
+async fn publish(
+    connection: &Connection,
+    subject: String,
+    command: &v1::Command,
+    payload: Bytes,
+) -> Result<Run, String> {
+    // While it is disconnected the client queues: the command would be stored when nobody waits for it any more.
+    if !connection.is_connected() {
+        return Err("not connected".into());
+    }
+    let message = PublishMessage::build().payload(payload).message_id(&command.request_id);
+    let ack = connection.jetstream().send_publish(subject, message).await.map_err(|error| error.to_string())?;
+    let ack = ack.await.map_err(|error| error.to_string())?;
+    Ok(Run(ack.sequence))
+}

@@ -1,0 +1,84 @@
+//! `weft source | subscription | key | apply`: what is in the catalog, through the admin.
+//!
+//! - `wanted`: what files and flags want, as messages.
+//! - `view`: what the admin answers, as it is printed.
+
+use uuid::Uuid;
+
+use super::{admin::AdminArgs, output::Format, prompt::confirm};
+use crate::exit::Failure;
+
+pub mod apply;
+pub mod key;
+pub mod source;
+pub mod subscription;
+mod view;
+mod wanted;
+
+/// Entries of one page: the most that the service gives.
+const PAGE_SIZE: u32 = 1000;
+
+/// Of every command: where the admin is, and how to print.
+#[derive(Debug, clap::Args)]
+pub struct CommonArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How to print [default: table on a terminal, jsonl in a pipe]
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+impl CommonArgs {
+    fn format(&self) -> Format {
+        Format::or_default(self.output)
+    }
+}
+
+/// Of every command that changes something.
+#[derive(Debug, clap::Args)]
+pub struct ReasonArgs {
+    /// Why, for the audit log
+    #[arg(long, default_value = "", hide_default_value = true)]
+    reason: String,
+}
+
+/// Of every command that shows one entry.
+#[derive(Debug, clap::Args)]
+pub struct GetArgs {
+    /// Which
+    name: String,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// Of every command that shows all entries.
+#[derive(Debug, clap::Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// Of every command that removes an entry.
+#[derive(Debug, clap::Args)]
+pub struct DeleteArgs {
+    /// Which
+    name: String,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+    #[command(flatten)]
+    reason: ReasonArgs,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+impl DeleteArgs {
+    fn confirm(&self, question: &str) -> Result<(), Failure> {
+        confirm(self.yes, question)
+    }
+}
+
+/// Names a call: one that is repeated after its answer was lost acts once.
+fn request_id() -> String {
+    Uuid::now_v7().to_string()
+}

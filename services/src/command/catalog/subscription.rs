@@ -1,0 +1,362 @@
+//! `weft subscription create | get | list | update | delete | pause | resume | test`.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use weft_nats::{
+    catalog::{DesiredSubscription, entry::Entry as _},
+    options::Span,
+};
+use weft_proto::v1::{self, destination};
+
+use super::{
+    CommonArgs, DeleteArgs, GetArgs, ListArgs, PAGE_SIZE, ReasonArgs, request_id,
+    view::{Deleted, Subscription},
+    wanted::{self, Flags},
+};
+use crate::{
+    command::{
+        admin::AdminClient,
+        output::{self, Format},
+        read_data,
+    },
+    exit::Failure,
+};
+
+/// The verbs.
+#[derive(Debug, clap::Subcommand)]
+pub enum SubscriptionCommand {
+    /// Make a subscription, or every [[subscription]] of a file
+    Create(CreateArgs),
+    /// Show a subscription
+    Get(GetArgs),
+    /// List subscriptions
+    List(ListArgs),
+    /// Change a subscription, or replace it by a file's
+    Update(UpdateArgs),
+    /// Remove a subscription: what it has pending is discarded
+    Delete(DeleteArgs),
+    /// Deliver nothing to it until it is resumed; its backlog stays
+    Pause(SwitchArgs),
+    /// Let a paused subscription go on
+    Resume(SwitchArgs),
+    /// Make one signed test delivery
+    Test(TestArgs),
+}
+
+/// What flags say of a subscription.
+#[derive(Debug, clap::Args)]
+pub struct FlagArgs {
+    /// Where its deliveries go
+    #[arg(long)]
+    url: Option<String>,
+    /// Which types it takes, such as 'order.*'
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    types: Vec<String>,
+    /// Which sources it takes [default: all]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    sources: Vec<String>,
+    /// What signs its deliveries: env:NAME or file:PATH; several while they are rotated, newest first
+    #[arg(long = "secret", value_name = "SECRET")]
+    secrets: Vec<String>,
+    /// How long an attempt may take, such as 15s
+    #[arg(long, value_name = "DURATION")]
+    timeout: Option<Span>,
+    /// Attempts in flight at the most
+    #[arg(long, value_name = "N")]
+    concurrency: Option<u32>,
+}
+
+impl FlagArgs {
+    fn is_empty(&self) -> bool {
+        let Self { url, types, sources, secrets, timeout, concurrency } = self;
+        url.is_none()
+            && types.is_empty()
+            && sources.is_empty()
+            && secrets.is_empty()
+            && timeout.is_none()
+            && concurrency.is_none()
+    }
+}
+
+/// `weft subscription create`.
+#[derive(Debug, clap::Args)]
+pub struct CreateArgs {
+    /// Its name; with a file: only this one of it
+    name: Option<String>,
+    /// A file with [[subscription]], as in weft.toml
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    flags: FlagArgs,
+    /// Where it begins: now, beginning, an event id or a time [default: now]
+    #[arg(long, value_name = "START", conflicts_with = "file")]
+    start: Option<String>,
+    #[command(flatten)]
+    reason: ReasonArgs,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// `weft subscription update`.
+#[derive(Debug, clap::Args)]
+pub struct UpdateArgs {
+    /// Which; with a file: only this one of it
+    name: Option<String>,
+    /// A file with [[subscription]], as in weft.toml
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    flags: FlagArgs,
+    #[command(flatten)]
+    reason: ReasonArgs,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// `weft subscription pause` and `resume`.
+#[derive(Debug, clap::Args)]
+pub struct SwitchArgs {
+    /// Which
+    name: String,
+    #[command(flatten)]
+    reason: ReasonArgs,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// `weft subscription test`.
+#[derive(Debug, clap::Args)]
+pub struct TestArgs {
+    /// Which
+    name: String,
+    /// The event's data: JSON, @FILE, or - for standard input [default: an example]
+    #[arg(long, value_name = "JSON|@FILE|-")]
+    body: Option<String>,
+    #[command(flatten)]
+    reason: ReasonArgs,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// Carries out one verb.
+///
+/// # Errors
+///
+/// [`Failure`], with its exit code.
+pub async fn run(command: SubscriptionCommand) -> Result<(), Failure> {
+    match command {
+        SubscriptionCommand::Create(args) => create(args).await,
+        SubscriptionCommand::Get(args) => get(args).await,
+        SubscriptionCommand::List(args) => list(args).await,
+        SubscriptionCommand::Update(args) => update(args).await,
+        SubscriptionCommand::Delete(args) => delete(args).await,
+        SubscriptionCommand::Pause(args) => pause(args).await,
+        SubscriptionCommand::Resume(args) => resume(args).await,
+        SubscriptionCommand::Test(args) => test(args).await,
+    }
+}
+
+async fn create(args: CreateArgs) -> Result<(), Failure> {
+    let subscriptions = match (&args.file, &args.name) {
+        (Some(file), name) => of_file(file, name.as_deref(), &args.flags)?,
+        (None, Some(name)) => of_flags(name, &args)?,
+        (None, None) => return Err(wanted::nothing_named("subscription")),
+    };
+    let format = args.common.format();
+    let admin = args.common.admin.connect().await?;
+    for wanted in subscriptions {
+        let v1::WantedSubscription { subscription, start } = wanted::subscription(wanted);
+        let reason = args.reason.reason.clone();
+        let request = v1::CreateSubscriptionRequest { subscription, start, reason, request_id: request_id() };
+        let answer = admin.catalog().create_subscription(admin.request(request)).await;
+        print(format, answer.map_err(|status| admin.failure(&status))?.into_inner())?;
+    }
+    Ok(())
+}
+
+fn of_file(file: &Path, name: Option<&str>, flags: &FlagArgs) -> Result<Vec<DesiredSubscription>, Failure> {
+    if !flags.is_empty() {
+        return Err(Failure::Usage("the file says it all; give either -f or flags".into()));
+    }
+    let wanted = wanted::of_file(file)?.subscriptions;
+    wanted::chosen(wanted, name, |wanted| &wanted.value.name, "subscription", file)
+}
+
+fn of_flags(name: &str, args: &CreateArgs) -> Result<Vec<DesiredSubscription>, Failure> {
+    let mut flags = Flags::default();
+    flags.put("name", Some(name));
+    flags.put_list("types", &args.flags.types);
+    flags.put_list("sources", &args.flags.sources);
+    flags.put("destination.type", Some("http"));
+    flags.put("destination.url", args.flags.url.as_deref());
+    flags.put_list("destination.secrets", &args.flags.secrets);
+    flags.put("timeout", args.flags.timeout.map(|span| span.to_string()));
+    flags.put("concurrency", args.flags.concurrency.map(i64::from));
+    flags.put("start", args.start.as_deref());
+    Ok(flags.into_desired("subscription")?.subscriptions)
+}
+
+async fn get(args: GetArgs) -> Result<(), Failure> {
+    let format = args.common.format();
+    let admin = args.common.admin.connect().await?;
+    print(format, find(&admin, args.name).await?)
+}
+
+async fn find(admin: &AdminClient, name: String) -> Result<v1::SubscriptionView, Failure> {
+    let request = admin.request(v1::GetSubscriptionRequest { name });
+    let answer = admin.catalog().get_subscription(request).await;
+    Ok(answer.map_err(|status| admin.failure(&status))?.into_inner())
+}
+
+async fn list(args: ListArgs) -> Result<(), Failure> {
+    let format = args.common.format();
+    let admin = args.common.admin.connect().await?;
+    let mut rows = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = admin.request(v1::ListSubscriptionsRequest { page_size: PAGE_SIZE, page_token });
+        let answer = admin.catalog().list_subscriptions(request).await;
+        let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
+        rows.extend(page.subscriptions.into_iter().map(Subscription::from));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return output::list(format, &rows);
+        }
+    }
+}
+
+async fn update(args: UpdateArgs) -> Result<(), Failure> {
+    let format = args.common.format();
+    let (subscriptions, revision, admin) = match (args.file, args.name) {
+        (Some(file), name) => {
+            let wanted = of_file(&file, name.as_deref(), &args.flags)?;
+            let values = wanted.into_iter().map(|wanted| wanted.value).collect();
+            (values, 0, args.common.admin.connect().await?)
+        }
+        (None, Some(_)) if args.flags.is_empty() => {
+            return Err(Failure::Usage("say what is to change: -f FILE, or flags such as --url".into()));
+        }
+        (None, Some(name)) => {
+            let admin = args.common.admin.connect().await?;
+            let view = find(&admin, name).await?;
+            let mut value = view.subscription.unwrap_or_default();
+            overlay(&mut value, args.flags)?;
+            (vec![value], view.revision, admin)
+        }
+        (None, None) => return Err(wanted::nothing_named("subscription")),
+    };
+    for value in subscriptions {
+        let request = v1::UpdateSubscriptionRequest {
+            subscription: Some(value),
+            revision,
+            reason: args.reason.reason.clone(),
+            request_id: request_id(),
+        };
+        let answer = admin.catalog().update_subscription(admin.request(request)).await;
+        print(format, answer.map_err(|status| admin.failure(&status))?.into_inner())?;
+    }
+    Ok(())
+}
+
+/// Changes what the flags name.
+fn overlay(value: &mut v1::Subscription, flags: FlagArgs) -> Result<(), Failure> {
+    let FlagArgs { url, types, sources, secrets, timeout, concurrency } = flags;
+    if !types.is_empty() {
+        value.types = types;
+    }
+    if !sources.is_empty() {
+        value.sources = sources;
+    }
+    if let Some(Span(timeout)) = timeout {
+        value.timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    }
+    value.concurrency = concurrency.unwrap_or(value.concurrency);
+    if let Some(url) = url {
+        match value.destination.as_mut().and_then(|destination| destination.kind.as_mut()) {
+            Some(destination::Kind::Http(http)) => http.url = url,
+            None => return Err(Failure::Usage("--url is of destinations of type http".into())),
+        }
+    }
+    if !secrets.is_empty() {
+        let secrets = wanted::secrets(&secrets)?;
+        *value.secrets_mut().ok_or_else(|| Failure::Usage("its destination has no secrets".into()))? = secrets;
+    }
+    Ok(())
+}
+
+async fn delete(args: DeleteArgs) -> Result<(), Failure> {
+    args.confirm(&format!("delete subscription {}? what it has pending is discarded", args.name))?;
+    let format = args.common.format();
+    let admin = args.common.admin.connect().await?;
+    let request = v1::DeleteSubscriptionRequest {
+        name: args.name.clone(),
+        revision: 0,
+        reason: args.reason.reason,
+        request_id: request_id(),
+    };
+    let answer = admin.catalog().delete_subscription(admin.request(request)).await;
+    answer.map_err(|status| admin.failure(&status))?;
+    let deleted = Deleted::new("subscription", &args.name);
+    output::one(format, &deleted, || deleted.human())
+}
+
+async fn pause(args: SwitchArgs) -> Result<(), Failure> {
+    let format = args.common.format();
+    let admin = args.common.admin.connect().await?;
+    let request =
+        v1::PauseSubscriptionRequest { name: args.name, reason: args.reason.reason, request_id: request_id() };
+    let answer = admin.catalog().pause_subscription(admin.request(request)).await;
+    print(format, answer.map_err(|status| admin.failure(&status))?.into_inner())
+}
+
+async fn resume(args: SwitchArgs) -> Result<(), Failure> {
+    let format = args.common.format();
+    let admin = args.common.admin.connect().await?;
+    let request =
+        v1::ResumeSubscriptionRequest { name: args.name, reason: args.reason.reason, request_id: request_id() };
+    let answer = admin.catalog().resume_subscription(admin.request(request)).await;
+    print(format, answer.map_err(|status| admin.failure(&status))?.into_inner())
+}
+
+/// How a test delivery went.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Tested {
+    delivered: bool,
+    outcome: String,
+    http_status: Option<u32>,
+    message: String,
+    duration_ms: u64,
+}
+
+async fn test(args: TestArgs) -> Result<(), Failure> {
+    let format = args.common.format();
+    let data = args.body.as_deref().map(|body| read_data("--body", body)).transpose()?.unwrap_or_default();
+    let admin = args.common.admin.connect().await?;
+    let request = v1::TestSubscriptionRequest {
+        name: args.name.clone(),
+        data: data.into_bytes(),
+        reason: args.reason.reason,
+        request_id: request_id(),
+    };
+    let answer = admin.catalog().test_subscription(admin.request(request)).await;
+    let answer = answer.map_err(|status| admin.failure(&status))?.into_inner();
+    let tested = Tested {
+        delivered: answer.delivered,
+        outcome: answer.outcome,
+        http_status: (answer.http_status != 0).then_some(answer.http_status),
+        message: answer.message,
+        duration_ms: answer.duration_ms,
+    };
+    output::one(format, &tested, || format!("{} in {} ms: {}", tested.outcome, tested.duration_ms, tested.message))?;
+    match tested.delivered {
+        true => Ok(()),
+        false => Err(Failure::Failed(format!("{} does not take deliveries: {}", args.name, tested.message))),
+    }
+}
+
+fn print(format: Format, view: v1::SubscriptionView) -> Result<(), Failure> {
+    let subscription = Subscription::from(view);
+    output::one(format, &subscription, || subscription.0.human())
+}
