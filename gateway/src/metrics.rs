@@ -10,6 +10,10 @@ pub const DUPLICATE: &str = "weft_gateway_events_duplicate_total";
 pub const REFUSED: &str = "weft_gateway_requests_refused_total";
 /// From a webhook's first byte to its receipt, in seconds, accepted and repeated ones.
 pub const RECEIPT_SECONDS: &str = "weft_gateway_receipt_seconds";
+/// Events that another gateway appended for this one.
+pub const FORWARDED: &str = "weft_gateway_events_forwarded_total";
+/// Events that were to be appended by another gateway and that this one appends after all.
+pub const TAKEN_BACK: &str = "weft_gateway_events_taken_back_total";
 /// Connections that have been opened.
 pub const CONNECTIONS_OPENED: &str = "weft_gateway_connections_opened_total";
 /// Connections that have been closed.
@@ -21,6 +25,8 @@ pub fn describe() {
     describe_counter!(DUPLICATE, "repeats answered with the first receipt");
     describe_counter!(REFUSED, "requests answered with an error, by its code");
     describe_histogram!(RECEIPT_SECONDS, Unit::Seconds, "time from a webhook's headers to its receipt");
+    describe_counter!(FORWARDED, "events appended by the shard's preferred appender");
+    describe_counter!(TAKEN_BACK, "events that the preferred appender did not answer for");
     describe_counter!(CONNECTIONS_OPENED, "connections opened");
     describe_counter!(CONNECTIONS_CLOSED, "connections closed");
 }

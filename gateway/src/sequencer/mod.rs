@@ -8,6 +8,7 @@
 //! - `overlay`: the log beyond the receipts' file; `lookup`: what the file says.
 //! - `flight`: a decided group on its way into the log; `session`: the loop that sends one after the other.
 //! - `shard`: opens, compares, catches up, and starts over; `heads`: carried forward.
+//! - `preferred`: of several gateways one appends for all, as long as it answers.
 //!
 //! A sender whose append had no answer, and whose event is then found in the log, is told that it is a duplicate: 200 is
 //! right for whoever sent it, 202 might be the second one.
@@ -31,6 +32,7 @@ mod heads;
 mod lookup;
 mod options;
 mod overlay;
+mod preferred;
 mod probe;
 mod progress;
 mod session;
@@ -41,6 +43,7 @@ mod tests;
 
 pub use options::SequencerOptions;
 
+use preferred::{Own, Preferred};
 use progress::Progress;
 use shard::{Ask, Inbox, Shard};
 use submission::Submission;
@@ -148,6 +151,8 @@ struct Inner {
 #[derive(Debug)]
 struct Desk {
     queue: mpsc::Sender<Submission>,
+    /// Where they go instead while another gateway appends.
+    preferred: Option<Preferred>,
     asks: mpsc::Sender<Ask>,
     /// A permit for each byte that may wait.
     room: Arc<Semaphore>,
@@ -179,7 +184,18 @@ pub async fn start(
         let (queue, queued) = mpsc::channel(QUEUE_EVENTS_MAX);
         let (asks, asked) = mpsc::channel(QUEUE_ASKS_MAX);
         let (current, currently) = watch::channel(None);
-        desks.push(Desk { queue, asks, room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)), current: currently });
+        let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
+        let (drained, preferred) = if options.forwards {
+            let drained = CancellationToken::new();
+            let (queue, room, current) = (queue.clone(), room.clone(), currently.clone());
+            let own = Own { queue, room, current, submit_timeout: options.submit_timeout };
+            let connection = connection.clone();
+            let started = preferred::start(id, layout, connection, own, drain.clone(), drained.clone(), tasks).await;
+            (drained, started)
+        } else {
+            (drain.clone(), None)
+        };
+        desks.push(Desk { queue, preferred, asks, room, current: currently });
         let shard = Shard {
             id,
             layout,
@@ -187,7 +203,7 @@ pub async fn start(
             connection: connection.clone(),
             options: options.clone(),
             path,
-            drain: drain.clone(),
+            drain: drained,
             progress: progress.clone(),
             current,
         };
@@ -223,7 +239,8 @@ impl Sequencer {
         let room = desk.room.clone().try_acquire_many_owned(permits).map_err(|_| SubmitError::Overloaded)?;
         let deadline = Instant::now() + inner.submit_timeout;
         let (submission, answer) = Submission::new(&event, message, bytes, receipt_on_id_reuse, deadline, room);
-        desk.queue.try_send(submission).map_err(|error| match error {
+        let queue = desk.preferred.as_ref().and_then(Preferred::route).unwrap_or(&desk.queue);
+        queue.try_send(submission).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => SubmitError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => SubmitError::Draining,
         })?;

@@ -24,6 +24,8 @@ pub struct SequencerOptions {
     pub message_bytes_max: usize,
     /// How long a submission waits for its receipt.
     pub submit_timeout: Duration,
+    /// Whether one of several gateways appends for all. Without it each appends for itself: right, and slower.
+    pub forwards: bool,
 }
 
 impl SequencerOptions {
@@ -36,6 +38,7 @@ impl SequencerOptions {
             retention: spec.log.retention.0,
             message_bytes_max: usize::try_from(spec.message_bytes_max()).unwrap_or(usize::MAX),
             submit_timeout: SUBMIT_TIMEOUT,
+            forwards: true,
         }
     }
 

@@ -18,6 +18,9 @@ const PREVIOUS: &str = "ce-previousid";
 /// Bytes that numbering adds to a message: `ce-previousid: <uuid>`.
 const NUMBERING_BYTES: usize = 64;
 
+/// What its sender is told.
+pub(super) type Answer = Result<Receipt, SubmitError>;
+
 /// An event, encoded but for its number and predecessor, and who waits for its receipt. It is encoded and hashed where it
 /// is submitted, not in the one task that everything passes through.
 #[derive(Debug)]
@@ -35,9 +38,28 @@ pub(super) struct Submission {
     pub deadline: Instant,
     /// What the receipts' file says of it.
     pub looked: Looked,
-    answer: oneshot::Sender<Result<Receipt, SubmitError>>,
+    answer: oneshot::Sender<Answer>,
     /// Its part of what the queue may hold.
     _room: OwnedSemaphorePermit,
+}
+
+/// An event that has been encoded and hashed.
+#[derive(Debug, Clone)]
+pub(super) struct Encoded {
+    pub id: EventId,
+    pub workflow: WorkflowId,
+    /// Of workflow, type and body.
+    pub digest: [u8; 32],
+    /// The message but for its number and predecessor.
+    pub message: Outgoing,
+    /// Bytes of the message once it is numbered.
+    pub bytes: usize,
+    pub receipt_on_id_reuse: bool,
+}
+
+/// Bytes of a message once it is numbered.
+pub(super) fn numbered_bytes(message: &Outgoing) -> usize {
+    message.encoded_size() + NUMBERING_BYTES
 }
 
 /// A message of which nothing is left, for the time in which the message is elsewhere.
@@ -66,7 +88,7 @@ pub(super) fn encode(event: NewEvent, layout: Layout) -> (Event, Outgoing, usize
         payload: event.payload,
     };
     let message = event.encode(layout);
-    let bytes = message.encoded_size() + NUMBERING_BYTES;
+    let bytes = numbered_bytes(&message);
     (event, message, bytes)
 }
 
@@ -78,21 +100,31 @@ impl Submission {
         receipt_on_id_reuse: bool,
         deadline: Instant,
         room: OwnedSemaphorePermit,
-    ) -> (Self, oneshot::Receiver<Result<Receipt, SubmitError>>) {
-        let (answer, answered) = oneshot::channel();
-        let submission = Self {
+    ) -> (Self, oneshot::Receiver<Answer>) {
+        let encoded = Encoded {
             id: event.id,
             workflow: event.workflow.clone(),
             digest: body_digest(&event.workflow, &event.event_type, &event.payload),
             message,
             bytes,
             receipt_on_id_reuse,
-            deadline,
-            looked: Looked::default(),
-            answer,
-            _room: room,
         };
+        Self::of(encoded, deadline, room)
+    }
+
+    /// Of an event that has been encoded and hashed, here or by another gateway.
+    pub fn of(encoded: Encoded, deadline: Instant, room: OwnedSemaphorePermit) -> (Self, oneshot::Receiver<Answer>) {
+        let (answer, answered) = oneshot::channel();
+        let Encoded { id, workflow, digest, message, bytes, receipt_on_id_reuse } = encoded;
+        let looked = Looked::default();
+        let submission =
+            Self { id, workflow, digest, message, bytes, receipt_on_id_reuse, deadline, looked, answer, _room: room };
         (submission, answered)
+    }
+
+    /// From now on somebody else hears its answer. Who heard it before.
+    pub fn redirect(&mut self, answer: oneshot::Sender<Answer>) -> oneshot::Sender<Answer> {
+        std::mem::replace(&mut self.answer, answer)
     }
 
     /// Writes the number and the predecessor into the message, over those of an earlier decision.
@@ -123,7 +155,7 @@ impl Submission {
     }
 
     /// Tells the sender, if it still listens.
-    pub fn answer(self, answer: Result<Receipt, SubmitError>) {
+    pub fn answer(self, answer: Answer) {
         let _ = self.answer.send(answer);
     }
 

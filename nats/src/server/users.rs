@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     options::{NatsOptions, Secret, SecretRef},
-    subject::{CATALOG_BUCKET, LEASES_BUCKET, Layout},
+    subject::{APPENDER_KEYS, CATALOG_BUCKET, FORWARD_SUBJECTS, LEASES_BUCKET, Layout},
 };
 
 /// Random bytes in a password.
@@ -67,29 +67,33 @@ impl Users {
 
     /// The users as the server's configuration names them.
     pub(super) fn config(&self, layout: Layout) -> Value {
+        // Gateways hand each other events; nobody else hears or says anything there.
+        let among_gateways = [FORWARD_SUBJECTS];
         let roles = [
-            (&self.gateway, gateway_subjects()),
-            (&self.worker, worker_subjects()),
-            (&self.admin, admin_subjects()),
-            (&self.tail, tail_subjects(layout)),
+            (&self.gateway, gateway_subjects(), among_gateways.as_slice()),
+            (&self.worker, worker_subjects(), &[]),
+            (&self.admin, admin_subjects(), &[]),
+            (&self.tail, tail_subjects(layout), &[]),
         ];
-        roles.into_iter().map(|(user, publish)| entry(user, &publish)).collect()
+        roles.into_iter().map(|(user, publish, subscribe)| entry(user, &publish, subscribe)).collect()
     }
 }
 
-/// One user: may publish to `publish` and subscribe to its own inbox.
-fn entry(user: &NatsOptions, publish: &[String]) -> Value {
+/// One user: may publish to `publish`, and subscribe to its own inbox and to `subscribe`.
+fn entry(user: &NatsOptions, publish: &[String], subscribe: &[&str]) -> Value {
     let password = match &user.password {
         Some(SecretRef::Clear(password)) => password.expose(),
         _ => "",
     };
     let inbox = user.inbox_prefix.as_deref().unwrap_or("_INBOX");
+    let inbox = format!("{inbox}.>");
+    let subscribe: Vec<&str> = subscribe.iter().copied().chain([inbox.as_str()]).collect();
     json!({
         "user": user.user,
         "password": password,
         "permissions": {
             "publish": { "allow": publish },
-            "subscribe": { "allow": [format!("{inbox}.>")] },
+            "subscribe": { "allow": subscribe },
         },
     })
 }
@@ -117,7 +121,7 @@ fn role_subjects(own: &[String]) -> Vec<String> {
 }
 
 fn gateway_subjects() -> Vec<String> {
-    role_subjects(&["events.>", "heads.>", "rejected.>"].map(str::to_owned))
+    role_subjects(&["events.>", "heads.>", "rejected.>", FORWARD_SUBJECTS, APPENDER_KEYS].map(str::to_owned))
 }
 
 fn worker_subjects() -> Vec<String> {
