@@ -22,6 +22,7 @@ use crate::mesh::{PATIENCE, spec};
 
 mod faults;
 mod log;
+mod preferred;
 mod receipts;
 
 /// A nats-server with a log.

@@ -146,7 +146,7 @@ async fn phases(nats: &Nats, args: &AppendArgs) -> anyhow::Result<Vec<Phase>> {
 }
 
 /// JSON of exactly so many bytes, or a little more where it would be none.
-fn body(bytes: usize) -> Bytes {
+pub(super) fn body(bytes: usize) -> Bytes {
     const EMPTY: &str = r#"{"type":"bench","pad":""}"#;
     let pad = "x".repeat(bytes.saturating_sub(EMPTY.len()));
     format!(r#"{{"type":"bench","pad":"{pad}"}}"#).into()

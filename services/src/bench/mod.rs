@@ -1,6 +1,6 @@
 //! `weft bench`: what a mesh of real processes on this machine does, in figures.
 //!
-//! `hundred` judges (its exit code says whether the promises held); `append` and `deliver` only measure. Whatever is
+//! `hundred` judges (its exit code says whether the promises held); `append`, `gateways` and `deliver` only measure. Whatever is
 //! measured runs against a real nats-server that syncs every write, in a fresh folder on a real disk.
 
 pub mod append;
@@ -8,6 +8,7 @@ pub mod cpu;
 pub mod deliver;
 pub mod disk;
 pub mod folder;
+pub mod gateways;
 pub mod hundred;
 pub mod latency;
 
@@ -20,6 +21,8 @@ pub enum BenchCommand {
     Hundred(hundred::HundredArgs),
     /// Compare-and-append against plain fsynced publishes
     Append(append::AppendArgs),
+    /// Several gateways on one shard against one alone
+    Gateways(gateways::GatewaysArgs),
     /// Signed HTTP to 202 and to delivered, with CPU seconds of each process
     Deliver(deliver::DeliverArgs),
 }
@@ -33,6 +36,7 @@ pub async fn run(command: BenchCommand) -> Result<(), Failure> {
     match command {
         BenchCommand::Hundred(args) => hundred::run(args).await,
         BenchCommand::Append(args) => append::run(args).await,
+        BenchCommand::Gateways(args) => gateways::run(args).await,
         BenchCommand::Deliver(args) => deliver::run(args).await,
     }
 }

@@ -3,6 +3,7 @@
 mod apply;
 mod commands;
 mod faults;
+mod gateways;
 mod load;
 mod mesh;
 mod order;

@@ -13,7 +13,7 @@ use crate::sequencer::{SubmitError, submission::Answer};
 /// How long a late word of the preferred appender is waited for, once the event is known to be in the log: longer than a
 /// busy machine makes a living one wait, and well below what a sender waits. Without it the sender is told that its event
 /// is a duplicate, which is right for whoever sent it.
-pub(super) const LATE_MAX: Duration = Duration::from_secs(1);
+pub(in crate::sequencer) const LATE_MAX: Duration = Duration::from_secs(1);
 
 /// The answer, of what is decided here and what is decided there.
 pub(in crate::sequencer) async fn reconcile(
@@ -23,11 +23,13 @@ pub(in crate::sequencer) async fn reconcile(
     let mut told = None;
     let decided = loop {
         tokio::select! {
-            decided = &mut here => break decided.unwrap_or(Err(SubmitError::Unavailable)),
+            // Of two words at the same moment, theirs may be the better one.
+            biased;
             answer = &mut there, if told.is_none() => match answer {
                 Ok(answer) if is_new(&answer) => return answer,
                 other => told = Some(other),
-            }
+            },
+            decided = &mut here => break decided.unwrap_or(Err(SubmitError::Unavailable)),
         }
     };
     if told.is_some() || !decided.as_ref().is_ok_and(|receipt| receipt.duplicate) {

@@ -47,7 +47,7 @@ mod pipeline;
 pub(super) mod wire;
 
 #[cfg(test)]
-pub(super) use late::reconcile;
+pub(super) use late::{LATE_MAX, reconcile};
 
 use forwarder::Forwarder;
 use hint::Hints;

@@ -1,5 +1,5 @@
-//! A log and gateways in memory, for the pure part: several sequencers on one log, interleaved at will, with acks and
-//! appends that get lost and late copies that arrive after all.
+//! A log and gateways in memory, for the pure part: several sequencers on one log, interleaved at will, that hand events to
+//! each other and do not wait for ever, with acks and appends that get lost and late copies that arrive after all.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,6 +10,7 @@ use std::{
 use jiff::Timestamp;
 use tokio::{
     sync::{Semaphore, oneshot},
+    task::JoinSet,
     time::Instant,
 };
 use weft_index::{
@@ -32,10 +33,17 @@ use crate::sequencer::{
     decide::Looked,
     flight::{Carry, Flight},
     overlay::Overlay,
+    preferred::{
+        LATE_MAX, reconcile,
+        wire::{self, Verdict},
+    },
     submission::{self, Submission, test_event},
 };
 
 pub const LAYOUT: Layout = Layout::new(1);
+
+/// What all clocks say.
+const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
 pub fn horizons() -> Horizons {
     Horizons::new(Duration::from_secs(1_000_000), Duration::from_secs(10_000_000))
@@ -49,6 +57,8 @@ pub enum Mutant {
     NoComparison,
     /// What was appended beyond the file is forgotten.
     NoOverlay,
+    /// Who has waited no more for another gateway hears nothing from it.
+    NoLateWord,
 }
 
 /// The stream.
@@ -78,7 +88,13 @@ pub enum Fate {
 pub enum Step {
     /// A sender sends delivery `delivery` to a gateway, with its own body or with another one.
     Submit { gateway: usize, delivery: u8, other_body: bool },
-    /// Its sequencer asks the file about what has arrived.
+    /// What was submitted to it goes to another one, as a request.
+    Forward { gateway: usize, to: usize },
+    /// It hears what has become of what it handed to others.
+    Hear { gateway: usize },
+    /// It waits no more for what it handed to others, and appends it itself as well.
+    GiveUp { gateway: usize },
+    /// It appends what was submitted to it: its sequencer asks the file about that and about what others handed to it.
     LookUp { gateway: usize },
     /// It decides and sends off, with heads or without.
     Launch { gateway: usize, carry: bool },
@@ -111,7 +127,19 @@ struct File {
     heads: HashMap<WorkflowId, Head>,
 }
 
+/// An event that another gateway is to append.
+struct Away {
+    submission: Submission,
+    /// Its receipt from there.
+    there: oneshot::Receiver<submission::Answer>,
+}
+
 struct Gateway {
+    /// Submitted, and on no way yet.
+    submitted: Vec<Submission>,
+    away: Vec<Away>,
+    /// Senders that wait for what is decided here and there.
+    reconciling: JoinSet<()>,
     file: File,
     overlay: Overlay,
     /// Read and not in the file.
@@ -123,7 +151,7 @@ struct Gateway {
 }
 
 /// A sender that waits: its delivery, whether it sent another body, and where the answer comes.
-type Waiting = (u8, bool, oneshot::Receiver<Result<Receipt, SubmitError>>);
+type Waiting = (u8, bool, oneshot::Receiver<submission::Answer>);
 
 /// All of it.
 pub struct World {
@@ -172,6 +200,9 @@ impl Log {
 impl Gateway {
     fn new() -> Self {
         Self {
+            submitted: Vec::new(),
+            away: Vec::new(),
+            reconciling: JoinSet::new(),
             file: File::default(),
             overlay: Overlay::new(StreamSeq(0), StreamSeq(0), Timestamp::UNIX_EPOCH),
             unwritten: Vec::new(),
@@ -182,7 +213,54 @@ impl Gateway {
         }
     }
 
+    /// What it would forward, as it arrives there.
+    fn forward(&mut self, room: &Arc<Semaphore>) -> Vec<Submission> {
+        let request = wire::request(NOW, &self.submitted);
+        let events = wire::events(request, LAYOUT, NOW).expect("a request");
+        let mut there = Vec::new();
+        for (submission, event) in self.submitted.drain(..).zip(events) {
+            let room = room.clone().try_acquire_owned().expect("room for all");
+            let (arriving, answer) = Submission::of(event.expect("an event"), Instant::now(), room);
+            there.push(arriving);
+            self.away.push(Away { submission, there: answer });
+        }
+        there
+    }
+
+    fn hear(&mut self) {
+        for Away { submission, mut there } in std::mem::take(&mut self.away) {
+            match there.try_recv() {
+                Ok(answer) => {
+                    let verdict = wire::encode_verdict(Verdict::Told(answer));
+                    match wire::decode_verdict(verdict, submission.id, &submission.workflow) {
+                        Verdict::Told(answer) => submission.answer(answer),
+                        Verdict::NotTaken => panic!("it was taken"),
+                    }
+                }
+                Err(oneshot::error::TryRecvError::Empty) => self.away.push(Away { submission, there }),
+                Err(oneshot::error::TryRecvError::Closed) => self.take_back(submission, there),
+            }
+        }
+    }
+
+    fn take_back(&mut self, mut submission: Submission, there: oneshot::Receiver<submission::Answer>) {
+        let (tell, here) = oneshot::channel();
+        let sender = submission.redirect(tell);
+        self.reconciling.spawn(async move {
+            let _ = sender.send(reconcile(here, there).await);
+        });
+        self.arrived.push(submission);
+    }
+
+    fn give_up(&mut self, mutant: Mutant) {
+        for Away { submission, there } in std::mem::take(&mut self.away) {
+            let silent = oneshot::channel().1;
+            self.take_back(submission, if mutant == Mutant::NoLateWord { silent } else { there });
+        }
+    }
+
     fn look_up(&mut self) {
+        self.arrived.append(&mut self.submitted);
         for mut submission in self.arrived.drain(..) {
             submission.looked = Looked {
                 cursor: self.file.cursor,
@@ -320,9 +398,16 @@ impl World {
                     submission::encode(test_event(id_of(delivery), workflow_of(delivery), body), LAYOUT);
                 let room = self.room.clone().try_acquire_owned().expect("room for all");
                 let (submission, answer) = Submission::new(&event, message, bytes, false, Instant::now(), room);
-                self.gateways[gateway % count].arrived.push(submission);
+                self.gateways[gateway % count].submitted.push(submission);
                 self.waiting.push((delivery, other_body, answer));
             }
+            Step::Forward { gateway, to } if gateway % count != to % count => {
+                let there = self.gateways[gateway % count].forward(&self.room);
+                self.gateways[to % count].arrived.extend(there);
+            }
+            Step::Forward { .. } => {}
+            Step::Hear { gateway } => self.gateways[gateway % count].hear(),
+            Step::GiveUp { gateway } => self.gateways[gateway % count].give_up(mutant),
             Step::LookUp { gateway } => self.gateways[gateway % count].look_up(),
             Step::Launch { gateway, carry } => self.gateways[gateway % count].launch(carry, mutant),
             Step::Land { gateway, fate } => {
@@ -349,8 +434,8 @@ impl World {
         }
     }
 
-    /// Lets everything come to its end, without further faults.
-    pub fn settle(&mut self) {
+    /// Lets everything come to its end, without further faults. Needs a runtime whose time stands still.
+    pub async fn settle(&mut self) {
         let gateways = self.gateways.len();
         for _ in 0..4 {
             for gateway in 0..gateways {
@@ -361,8 +446,11 @@ impl World {
                 self.step(Step::Launch { gateway, carry: false });
                 self.gateways[gateway].land(&mut self.log, Fate::Acked, &mut self.late);
                 self.step(Step::Read { gateway, messages: u8::MAX });
+                self.step(Step::Hear { gateway });
             }
         }
+        // Whoever waits for a late word has heard it by now, or never will.
+        tokio::time::sleep(LATE_MAX * 2).await;
     }
 
     /// What every sender was told.

@@ -1,0 +1,90 @@
+//! One of several sequencers appends for all.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use futures_util::StreamExt as _;
+use weft_nats::testing::eventually;
+
+use super::*;
+
+/// Who appends, as the key says.
+async fn holder(mesh: &Mesh) -> Option<String> {
+    let key = mesh.layout.appender_key(ShardId(0));
+    let message = direct::last_by_subject(&mesh.connection, "KV_weft_leases", &key).await.unwrap()?;
+    Some(String::from_utf8(message.payload.to_vec()).unwrap()).filter(|holder| !holder.is_empty())
+}
+
+/// Requests that gateways send each other, from now on.
+async fn requests(mesh: &Mesh) -> Arc<AtomicUsize> {
+    let mut heard = mesh.connection.client().subscribe("forward.*.*.events").await.unwrap();
+    mesh.connection.client().flush().await.unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = count.clone();
+    tokio::spawn(async move {
+        while heard.next().await.is_some() {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    count
+}
+
+/// The first gateway takes the role, others send it their events, and everyone is told the truth.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_send_their_events_to_who_appends() {
+    let mesh = Mesh::start().await;
+    let folders = [folder(), folder()];
+    let preferred = mesh.sequencer(&folders[0]).await;
+    let requests = requests(&mesh).await;
+    preferred.insist(event("a", 1)).await;
+    assert!(eventually(PATIENCE, async || holder(&mesh).await.is_some()).await, "somebody appends");
+    assert_eq!(requests.load(Ordering::Relaxed), 0, "alone it sends nothing to anybody");
+
+    let other = mesh.sequencer(&folders[1]).await;
+    let mut number = 1;
+    let forwarded = async || {
+        number += 1;
+        let receipt = other.insist(event("a", number)).await;
+        assert_eq!((receipt.sequence_number.0, receipt.duplicate), (number, false));
+        requests.load(Ordering::Relaxed) > 0
+    };
+    assert!(eventually(PATIENCE, forwarded).await, "events are forwarded");
+    let first = other.insist(event("a", 1)).await;
+    assert_eq!((first.sequence_number.0, first.duplicate), (1, true));
+    let reused = NewEvent { payload: Bytes::from_static(b"{}"), ..event("a", 1) };
+    assert_eq!(other.sequencer.submit(reused.clone()).await, Err(SubmitError::IdReused));
+    let receipt = other.sequencer.submit(NewEvent { receipt_on_id_reuse: true, ..reused }).await;
+    assert_eq!(receipt, Ok(first));
+    assert_eq!(mesh.events().await.len() as u64, number);
+}
+
+/// A drain hands the role over first, and nobody waits for who has left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_hands_the_role_over() {
+    let mesh = Mesh::start().await;
+    let folders = [folder(), folder()];
+    let [preferred, other] = [mesh.sequencer(&folders[0]).await, mesh.sequencer(&folders[1]).await];
+    preferred.insist(event("a", 1)).await;
+    assert!(eventually(PATIENCE, async || holder(&mesh).await.is_some()).await, "somebody appends");
+    let before = holder(&mesh).await;
+    let senders: JoinSet<_> = (2..200)
+        .map(|delivery| {
+            let sequencer = other.sequencer.clone();
+            async move { sequencer.submit(event("a", delivery)).await }
+        })
+        .collect();
+    preferred.stop().await;
+    let receipts = senders.join_all().await;
+    assert!(receipts.iter().all(|receipt| receipt.as_ref().is_ok_and(|receipt| !receipt.duplicate)), "{receipts:?}");
+    assert_ne!(holder(&mesh).await, before, "the role has been given back");
+    let mut number = 200;
+    let taken = async || {
+        number += 1;
+        other.insist(event("a", number)).await;
+        holder(&mesh).await.is_some()
+    };
+    assert!(eventually(PATIENCE, taken).await, "who stays takes it");
+    assert_eq!(mesh.events().await.len() as u64, number - 1);
+}
