@@ -6,7 +6,7 @@
 NATS_SERVER = $(or $(WEFT_NATS_SERVER),$(shell nats/server.sh))
 WITH_NATS = WEFT_NATS_SERVER="$(NATS_SERVER)"
 
-.PHONY: demo up test check fmt lint doc build bench nats-server
+.PHONY: demo up test test-interop check fmt lint doc build bench nats-server
 
 # Starts a whole mesh, sends signed traffic with failures, prints the proof.
 demo: nats-server build
@@ -19,6 +19,15 @@ up: nats-server build
 # The whole test suite, against real nats-servers and real processes.
 test: nats-server
 	$(WITH_NATS) cargo test --workspace --locked
+
+# Senders' and receivers' own libraries against a running mesh. Needs Node.js and npm.
+test-interop: nats-server interop/node_modules
+	cargo build --locked --bin weft
+	$(WITH_NATS) WEFT="$(CURDIR)/target/debug/weft" npm --prefix interop test
+
+interop/node_modules: interop/package-lock.json
+	npm --prefix interop ci
+	@touch $@
 
 # Everything that must hold before a change is shown to others.
 check: lint doc test

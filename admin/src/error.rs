@@ -1,18 +1,11 @@
-//! What the services refuse, and how: a canonical gRPC code, a line that says what to do, and a `google.rpc.ErrorInfo`
-//! whose reason is the contract's code in upper case.
+//! What the services refuse: the contract's codes with their canonical gRPC codes. [`rpc`] says how it is written.
 
-use std::collections::HashMap;
-
-use bytes::Bytes;
-use prost::Message;
 use tonic::Status;
 use weft_index::history::HistoryError;
 use weft_nats::{cursor::Cursor, direct::DirectError, scan::ScanError};
+use weft_proto::rpc;
 
-/// Who the errors are of.
-const DOMAIN: &str = "weft";
-/// What names `google.rpc.ErrorInfo` among a status's details.
-const ERROR_INFO: &str = "type.googleapis.com/google.rpc.ErrorInfo";
+pub use weft_proto::rpc::reason;
 
 /// The codes of the contract that these services answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,37 +69,16 @@ impl Code {
     }
 }
 
-/// `google.rpc.Status`, which is what `grpc-status-details-bin` holds.
-#[derive(Clone, PartialEq, prost::Message)]
-struct RpcStatus {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<prost_types::Any>,
-}
-
-/// `google.rpc.ErrorInfo`.
-#[derive(Clone, PartialEq, prost::Message)]
-struct ErrorInfo {
-    #[prost(string, tag = "1")]
-    reason: String,
-    #[prost(string, tag = "2")]
-    domain: String,
-    #[prost(map = "string, string", tag = "3")]
-    metadata: HashMap<String, String>,
-}
-
 /// The status of a code.
 pub fn refuse(code: Code, message: impl Into<String>) -> Status {
-    with_metadata(code, message.into(), HashMap::new())
+    rpc::refusal(code.canonical(), code.reason(), message, [])
 }
 
 /// The cursor that was given cannot be followed any more; the status names the oldest one that can.
 pub fn expired(oldest: &Cursor) -> Status {
     let message = "what follows the cursor is no longer kept, or the event is unknown; go on from oldestCursor";
-    with_metadata(Code::CursorExpired, message.into(), [("oldestCursor".to_owned(), oldest.to_string())].into())
+    let code = Code::CursorExpired;
+    rpc::refusal(code.canonical(), code.reason(), message, [("oldestCursor", oldest.to_string())])
 }
 
 /// What a history could not do.
@@ -132,36 +104,4 @@ pub fn of_scan(error: ScanError) -> Status {
 /// What a direct get could not do.
 pub fn of_direct(error: DirectError) -> Status {
     refuse(Code::LogUnavailable, error.to_string())
-}
-
-/// The reason that a status carries in its `google.rpc.ErrorInfo`: the contract's code in upper case.
-pub fn reason(status: &Status) -> Option<String> {
-    let details = RpcStatus::decode(status.details()).ok()?.details;
-    let info = details.iter().find(|detail| detail.type_url == ERROR_INFO)?;
-    Some(ErrorInfo::decode(&info.value[..]).ok()?.reason)
-}
-
-fn with_metadata(code: Code, message: String, metadata: HashMap<String, String>) -> Status {
-    let info = ErrorInfo { reason: code.reason().into(), domain: DOMAIN.into(), metadata };
-    let info = prost_types::Any { type_url: ERROR_INFO.into(), value: info.encode_to_vec() };
-    let status = RpcStatus { code: code.canonical() as i32, message: message.clone(), details: vec![info] };
-    Status::with_details(code.canonical(), message, Bytes::from(status.encode_to_vec()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The bytes are those that any client with google.rpc's definitions reads.
-    #[test]
-    fn a_refusal_carries_its_reason() {
-        let status = refuse(Code::UnknownEvent, "no");
-        assert_eq!(status.code(), tonic::Code::NotFound);
-        let rpc = RpcStatus::decode(status.details()).unwrap();
-        assert_eq!((rpc.code, rpc.message.as_str()), (5, "no"));
-        let info = ErrorInfo::decode(&rpc.details[0].value[..]).unwrap();
-        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("UNKNOWN_EVENT", "weft"));
-        assert_eq!(reason(&status).as_deref(), Some("UNKNOWN_EVENT"));
-        assert_eq!(reason(&Status::not_found("no")), None);
-    }
 }

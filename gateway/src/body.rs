@@ -49,6 +49,35 @@ pub struct Held {
     _share: Option<OwnedSemaphorePermit>,
 }
 
+/// A refusal, and what had been read of the body by then.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The answer.
+    pub problem: Problem,
+    /// The beginning of the body, or all of it.
+    pub begun: Bytes,
+    /// Bytes of all of it as far as they are known: announced, or seen.
+    pub size: u64,
+}
+
+impl Refusal {
+    /// Of a request whose body has not been looked at.
+    pub fn of_head(problem: Problem, headers: &HeaderMap) -> Self {
+        Self { problem, begun: Bytes::new(), size: announced(headers).unwrap_or_default() }
+    }
+
+    /// Of a request whose body has been read to its end.
+    pub fn of_whole(problem: Problem, body: Bytes) -> Self {
+        Self { problem, size: body.len() as u64, begun: body }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        refusal.problem
+    }
+}
+
 impl Reader {
     /// A reader with a budget of its own.
     pub fn new(limits: Limits) -> Self {
@@ -56,40 +85,52 @@ impl Reader {
         Self { limits, budget: Arc::new(Semaphore::new(budget)) }
     }
 
+    /// The most bytes of one body.
+    pub fn bytes_max(&self) -> usize {
+        self.limits.bytes_max
+    }
+
     /// Reads a body to its end.
     ///
     /// # Errors
     ///
-    /// A [`Problem`] with `body_too_large`, `request_timeout`, `overloaded`, or `malformed_body` when the sender stops
-    /// in the middle.
-    pub async fn read(&self, headers: &HeaderMap, mut body: Body) -> Result<Held, Problem> {
+    /// [`Refusal`], with a problem `body_too_large`, `request_timeout`, `overloaded`, or `malformed_body` when the sender
+    /// stops in the middle.
+    pub async fn read(&self, headers: &HeaderMap, mut body: Body) -> Result<Held, Refusal> {
         let deadline = Instant::now() + self.limits.time;
-        let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        if announced.is_some_and(|length: usize| length > self.limits.bytes_max) {
+        let announced = announced(headers);
+        let mut gathered = Gathered::default();
+        if announced.is_some_and(|length| length > self.limits.bytes_max as u64) {
             // A sender that waits for our leave has sent nothing yet.
             if !headers.contains_key(header::EXPECT) {
                 self.discard(body).await;
             }
-            return Err(self.too_large());
+            return Err(gathered.refuse(self.too_large(), announced));
         }
-        let mut gathered = Gathered::default();
         let mut share: Option<OwnedSemaphorePermit> = None;
         loop {
             let frame = match timeout_at(deadline, body.frame()).await {
                 Ok(Some(Ok(frame))) => frame,
                 Ok(None) => return Ok(Held { bytes: gathered.finish(), _share: share }),
-                Ok(Some(Err(_))) => return Err(Problem::new(Code::MalformedBody, "the body ended before its end")),
+                Ok(Some(Err(_))) => {
+                    let problem = Problem::new(Code::MalformedBody, "the body ended before its end");
+                    return Err(gathered.refuse(problem, announced));
+                }
                 Err(_) => {
                     let detail = format!("the body did not arrive within {}s; send again", self.limits.time.as_secs());
-                    return Err(Problem::new(Code::RequestTimeout, detail));
+                    return Err(gathered.refuse(Problem::new(Code::RequestTimeout, detail), announced));
                 }
             };
             let Ok(piece) = frame.into_data() else { continue };
             if gathered.len() + piece.len() > self.limits.bytes_max {
                 self.discard(body).await;
-                return Err(self.too_large());
+                let seen = gathered.len() + piece.len();
+                return Err(gathered.refuse(self.too_large(), announced.or(Some(seen as u64))));
             }
-            let granted = self.grant(piece.len())?;
+            let granted = match self.grant(piece.len()) {
+                Ok(granted) => granted,
+                Err(problem) => return Err(gathered.refuse(problem, announced)),
+            };
             match &mut share {
                 Some(share) => share.merge(granted),
                 None => share = Some(granted),
@@ -119,6 +160,11 @@ impl Reader {
     }
 }
 
+/// The size that a request says its body has.
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 /// The pieces of a body; one that came in one piece is not copied.
 #[derive(Default)]
 struct Gathered {
@@ -140,6 +186,11 @@ impl Gathered {
             self.many.extend_from_slice(&std::mem::take(&mut self.only));
         }
         self.many.extend_from_slice(&piece);
+    }
+
+    fn refuse(self, problem: Problem, size: Option<u64>) -> Refusal {
+        let seen = self.len() as u64;
+        Refusal { problem, begun: self.finish(), size: size.unwrap_or(seen).max(seen) }
     }
 
     fn finish(self) -> Bytes {
@@ -172,8 +223,8 @@ mod tests {
             assert_eq!(reader.read(&HeaderMap::new(), pieces(parts)).await.unwrap().bytes, whole);
         }
         for parts in [&["abcdefg"][..], &["abc", "def", "g"]] {
-            let problem = reader.read(&HeaderMap::new(), pieces(parts)).await.unwrap_err();
-            assert_eq!(problem.code(), Code::BodyTooLarge);
+            let refusal = reader.read(&HeaderMap::new(), pieces(parts)).await.unwrap_err();
+            assert_eq!((refusal.problem.code(), refusal.size), (Code::BodyTooLarge, 7));
         }
     }
 
@@ -185,14 +236,15 @@ mod tests {
         let problem = reader(6)
             .read(&headers.into_iter().collect(), Body::from_stream(stream::pending::<Result<Bytes, Infallible>>()))
             .await;
-        assert_eq!(problem.unwrap_err().code(), Code::BodyTooLarge);
+        assert_eq!(problem.unwrap_err().problem.code(), Code::BodyTooLarge);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_body_times_out() {
         let first = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"a"))]);
         let body = Body::from_stream(first.chain(stream::pending()));
-        assert_eq!(reader(6).read(&HeaderMap::new(), body).await.unwrap_err().code(), Code::RequestTimeout);
+        let refusal = reader(6).read(&HeaderMap::new(), body).await.unwrap_err();
+        assert_eq!((refusal.problem.code(), &refusal.begun[..], refusal.size), (Code::RequestTimeout, &b"a"[..], 1));
     }
 
     /// Bodies are refused while others hold the whole budget, and taken again when those are gone.
@@ -201,7 +253,7 @@ mod tests {
         let reader = Reader { budget: Arc::new(Semaphore::new(4)), ..reader(4) };
         let held = reader.clone().read(&HeaderMap::new(), pieces(&["abc"])).await.unwrap();
         let refused = reader.read(&HeaderMap::new(), pieces(&["de"])).await.unwrap_err();
-        assert_eq!(refused.code(), Code::Overloaded);
+        assert_eq!(refused.problem.code(), Code::Overloaded);
         drop(held);
         assert!(reader.read(&HeaderMap::new(), pieces(&["de"])).await.is_ok());
     }

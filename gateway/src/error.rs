@@ -5,13 +5,15 @@
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 use weft_nats::{cursor::Cursor, scan::ScanError};
 
 use crate::{identify::IdentifyError, metrics, sequencer::SubmitError, verify::VerifyError};
 
 /// What went wrong, for machines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Code {
     /// The body is not what the source takes.
     MalformedBody,
@@ -149,14 +151,21 @@ pub struct Problem {
 }
 
 /// The body of a problem.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Body<'a> {
+#[schema(as = Problem)]
+pub(crate) struct Body<'a> {
+    /// `urn:weft:problem:<code>`.
     r#type: String,
+    /// The code for people.
     title: &'static str,
+    /// The HTTP status.
     status: u16,
+    /// What is wrong and what to do, in one line.
     detail: &'a str,
-    code: &'static str,
+    /// What went wrong, for machines.
+    code: Code,
+    /// With `cursor_expired`: where what is kept begins.
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest_cursor: Option<String>,
 }
@@ -173,26 +182,49 @@ impl Problem {
         Self { oldest: Some(oldest), ..Self::new(Code::CursorExpired, detail) }
     }
 
+    /// Of one event of several, by its place among them, from 0.
+    pub fn of_event(self, index: usize) -> Self {
+        Self { detail: format!("event {index}: {}", self.detail), ..self }
+    }
+
     /// For machines.
     pub fn code(&self) -> Code {
         self.code
     }
+
+    /// What is wrong and what to do, in one line.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+impl Problem {
+    /// The body: `application/problem+json`.
+    pub fn to_json(&self) -> Vec<u8> {
+        // Strings and numbers: there is nothing that could fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+impl Serialize for Problem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (status, code, title) = self.code.row();
-        ::metrics::counter!(metrics::REFUSED, "code" => code).increment(1);
         let body = Body {
             r#type: format!("urn:weft:problem:{code}"),
             title,
             status: status.as_u16(),
             detail: &self.detail,
-            code,
-            oldest_cursor: self.oldest.map(|cursor| cursor.to_string()),
+            code: self.code,
+            oldest_cursor: self.oldest.as_ref().map(Cursor::to_string),
         };
-        // Strings and numbers: there is nothing that could fail.
-        let body = serde_json::to_vec(&body).unwrap_or_default();
+        body.serialize(serializer)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        ::metrics::counter!(metrics::REFUSED, "code" => self.code.as_str()).increment(1);
+        let (status, body) = (self.code.status(), self.to_json());
         let content_type = HeaderValue::from_static("application/problem+json");
         let mut response = (status, [(header::CONTENT_TYPE, content_type)], body).into_response();
         let headers = response.headers_mut();
@@ -247,6 +279,10 @@ impl From<SubmitError> for Problem {
             ),
             SubmitError::TooLarge => (Code::BodyTooLarge, "body and headers together are larger than the log takes"),
             SubmitError::Overloaded => (Code::Overloaded, "too many events wait; send again with the same delivery id"),
+            SubmitError::Behind => (
+                Code::LogUnavailable,
+                "an event before it was not accepted; send all from there on again, with the same delivery ids",
+            ),
             SubmitError::Full => (Code::LogFull, "the log is at its limit; send again with the same delivery id"),
             SubmitError::Unavailable => (
                 Code::LogUnavailable,

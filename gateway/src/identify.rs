@@ -191,7 +191,7 @@ impl Rules {
     fn event_type(&self, request: &Request<'_>) -> Result<String, IdentifyError> {
         self.event_type
             .read(request)
-            .filter(|text| (1..=TYPE_BYTES_MAX).contains(&text.len()) && !text.contains(char::is_control))
+            .filter(|text| is_type(text))
             .ok_or_else(|| IdentifyError::MissingType { place: self.event_type.to_string() })
     }
 
@@ -202,10 +202,7 @@ impl Rules {
             DeliveryId::Signed => (request.verified.id.clone(), "among the signed headers".to_owned()),
             DeliveryId::At(place) => (place.read(request), place.to_string()),
         };
-        let printable = |id: &String| {
-            (1..=DELIVERY_ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(|byte| (b' '..=b'~').contains(&byte))
-        };
-        found.filter(printable).map(Some).ok_or(IdentifyError::MissingDeliveryId { place })
+        found.filter(|id| is_delivery_id(id)).map(Some).ok_or(IdentifyError::MissingDeliveryId { place })
     }
 
     /// Where the body is known to be JSON it is called so, whatever a careless sender calls it.
@@ -298,10 +295,23 @@ fn header_text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     std::str::from_utf8(headers.get(name)?.as_bytes()).ok().map(str::to_owned)
 }
 
-/// The W3C trace context, where it has its form; any other is dropped, as the recommendation says.
-fn traceparent(headers: &HeaderMap) -> Option<String> {
-    let text = header_text(headers, &TRACEPARENT)?;
-    let lengths: Vec<usize> = text.split('-').map(str::len).collect();
+/// The W3C trace context of a request, where it has its form; any other is dropped, as the recommendation says.
+pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
+    header_text(headers, &TRACEPARENT).filter(|text| is_traceparent(text))
+}
+
+/// Whether a text has the form of a W3C trace context.
+pub(crate) fn is_traceparent(text: &str) -> bool {
     let hex = text.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-    (hex && lengths == [2, 32, 16, 2]).then_some(text)
+    hex && text.split('-').map(str::len).eq([2, 32, 16, 2])
+}
+
+/// Whether a text can be a type.
+pub(crate) fn is_type(text: &str) -> bool {
+    (1..=TYPE_BYTES_MAX).contains(&text.len()) && !text.contains(char::is_control)
+}
+
+/// Whether a text can be a delivery id.
+pub(crate) fn is_delivery_id(text: &str) -> bool {
+    (1..=DELIVERY_ID_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }

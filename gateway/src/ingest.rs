@@ -7,41 +7,72 @@ use std::{
 
 use axum::{
     Json,
+    body::Body,
     extract::{Path, Request, State, rejection::PathRejection},
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::timeout;
+use utoipa::ToSchema;
 use weft_proto::ids::{EventId, SequenceNumber, WorkflowId};
 
 use crate::{
+    body::Refusal,
     error::{Code, Problem},
     identify, metrics,
+    rejected::{Addressee, Refused},
     router::Api,
     sequencer::{NewEvent, Receipt, SubmitError},
-    sources::LookupError,
+    sources::{LookupError, Source},
+    verify::Freshness,
 };
 
 /// How long a sender waits for its receipt at the most. The sequencer gives up sooner; this holds whatever happens there.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The header that tells a repeat's answer from a first one's.
 const REPLAYED: &str = "idempotent-replayed";
 
 /// The answer to an accepted event.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Accepted {
+#[schema(as = Receipt)]
+pub(crate) struct Accepted {
+    /// The event's id.
+    #[schema(value_type = uuid::Uuid)]
     event_id: EventId,
+    /// Its number in its workflow, from 1.
+    #[schema(value_type = u64, minimum = 1)]
     sequence_number: SequenceNumber,
+    /// Its workflow.
+    #[schema(value_type = String)]
     workflow_id: WorkflowId,
+    /// The event before it in its workflow.
+    #[schema(value_type = Option<uuid::Uuid>, required)]
     previous_event_id: Option<EventId>,
+    /// It had been accepted before: this is the first receipt.
     duplicate: bool,
 }
 
 /// A webhook whose workflow the source's rule names.
+///
+/// Authenticated by the source's scheme alone. The same delivery again gets the first receipt.
+#[utoipa::path(
+    post,
+    path = "/api/v1/webhooks/{source}",
+    tag = "ingest",
+    security(()),
+    params(("source" = String, Path, description = "Name of a configured source")),
+    request_body(description = "What the sender signed", content((Value = "application/json"), (String = "*/*"))),
+    responses(
+        (status = 202, description = "Accepted: on disk, in order, once", body = Accepted),
+        (status = 200, description = "Accepted before", body = Accepted,
+            headers(("Idempotent-Replayed" = String, description = "true"))),
+    )
+)]
 pub async fn ruled(
     State(api): State<Arc<Api>>,
     path: Result<Path<String>, PathRejection>,
@@ -53,6 +84,22 @@ pub async fn ruled(
 }
 
 /// A webhook whose workflow the path names.
+#[utoipa::path(
+    post,
+    path = "/api/v1/webhooks/{source}/{workflow}",
+    tag = "ingest",
+    security(()),
+    params(
+        ("source" = String, Path, description = "Name of a configured source"),
+        ("workflow" = String, Path, description = "The workflow id, percent-encoded; wins over the source's rule"),
+    ),
+    request_body(description = "What the sender signed", content((Value = "application/json"), (String = "*/*"))),
+    responses(
+        (status = 202, description = "Accepted: on disk, in order, once", body = Accepted),
+        (status = 200, description = "Accepted before", body = Accepted,
+            headers(("Idempotent-Replayed" = String, description = "true"))),
+    )
+)]
 pub async fn named(
     State(api): State<Arc<Api>>,
     path: Result<Path<(String, String)>, PathRejection>,
@@ -78,66 +125,123 @@ pub async fn events(State(api): State<Arc<Api>>, request: Request) -> Result<Res
     accept(&api, "events", None, request).await
 }
 
-/// Verify, identify, sequence, answer.
-async fn accept(api: &Api, source: &str, workflow: Option<&str>, request: Request) -> Result<Response, Problem> {
+/// Verify, identify, sequence, answer; keep what is refused.
+async fn accept(api: &Api, name: &str, workflow: Option<&str>, request: Request) -> Result<Response, Problem> {
     let began = Instant::now();
-    let event = read(api, source, workflow, request).await?;
-    let source = event.source.clone();
-    let receipt = submit(api, event).await?;
-    let name = if receipt.duplicate { metrics::DUPLICATE } else { metrics::ACCEPTED };
-    ::metrics::counter!(name, "source" => source).increment(1);
-    ::metrics::histogram!(metrics::RECEIPT_SECONDS).record(began.elapsed());
-    Ok(answer(receipt))
+    let source = source(api, name)?;
+    let (head, body) = request.into_parts();
+    match receive(api, &source, workflow, &head, body).await {
+        Ok(receipt) => {
+            count(name.to_owned(), &receipt);
+            ::metrics::histogram!(metrics::RECEIPT_SECONDS).record(began.elapsed());
+            Ok(answer(receipt))
+        }
+        Err(refusal) => {
+            let to = Addressee::Source(&source.configured);
+            api.rejected.keep(&Refused { to, received_at: now(), head: &head, refusal: &refusal });
+            Err(refusal.problem)
+        }
+    }
 }
 
-/// The event of a request. Its body counts against the budget until here only: what waits for the log has a bound of its
-/// own.
-async fn read(api: &Api, source: &str, workflow: Option<&str>, request: Request) -> Result<NewEvent, Problem> {
-    let source = api.sources.get(source).map_err(|error| match error {
+/// From a request to its receipt; a refusal tells what had been read of the body.
+async fn receive(
+    api: &Api,
+    source: &Source,
+    workflow: Option<&str>,
+    head: &Parts,
+    body: Body,
+) -> Result<Receipt, Refusal> {
+    refuse_compressed(&head.headers).map_err(|problem| Refusal::of_head(problem, &head.headers))?;
+    let held = api.bodies.read(&head.headers, body).await?;
+    let body = held.bytes.clone();
+    let accepted = async {
+        let event = event(source, workflow, &head.headers, &body, Freshness::Required)?;
+        // The body counts against the budget until here only: what waits for the log has a bound of its own.
+        drop(held);
+        submit(api, event).await
+    };
+    accepted.await.map_err(|problem| Refusal::of_whole(problem, body))
+}
+
+/// The source of a name.
+///
+/// # Errors
+///
+/// A [`Problem`] with `unknown_source`, or with what is ours to mend.
+pub(crate) fn source(api: &Api, name: &str) -> Result<Arc<Source>, Problem> {
+    api.sources.get(name).map_err(|error| match error {
         LookupError::Starting => SubmitError::Starting.into(),
         LookupError::Unknown => unknown_source(),
         LookupError::Broken => Problem::new(Code::Internal, "the source's configuration cannot be used"),
-    })?;
-    let (head, body) = request.into_parts();
-    refuse_compressed(&head.headers)?;
-    let body = api.bodies.read(&head.headers, body).await?;
-    // Milliseconds are what the log, the envelope and people read.
-    let now = Timestamp::now();
-    let received_at = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
-    let verified = source.verifier.verify(&head.headers, &body.bytes, received_at)?;
-    let event = source.rules.identify(&identify::Request {
-        path_workflow: workflow,
-        headers: &head.headers,
-        body: &body.bytes,
-        verified: &verified,
-        received_at,
-    })?;
-    Ok(event)
+    })
 }
 
-async fn submit(api: &Api, event: NewEvent) -> Result<Receipt, Problem> {
+/// The event that a request to a source stands for, once it is verified.
+///
+/// # Errors
+///
+/// A [`Problem`] that is the sender's to mend.
+pub(crate) fn event(
+    source: &Source,
+    path_workflow: Option<&str>,
+    headers: &HeaderMap,
+    body: &Bytes,
+    freshness: Freshness,
+) -> Result<NewEvent, Problem> {
+    let received_at = now();
+    let verified = source.verifier.verify_with(freshness, headers, body, received_at)?;
+    let request = identify::Request { path_workflow, headers, body, verified: &verified, received_at };
+    Ok(source.rules.identify(&request)?)
+}
+
+/// Gives an event its place in the log.
+///
+/// # Errors
+///
+/// A [`Problem`]: a delivery id that was used, or what is ours to mend.
+pub(crate) async fn submit(api: &Api, event: NewEvent) -> Result<Receipt, Problem> {
     let log = api.log()?;
     let receipt = timeout(ANSWER_TIMEOUT, log.sequencer.submit(event)).await;
     Ok(receipt.unwrap_or(Err(SubmitError::Unavailable))?)
 }
 
-fn answer(receipt: Receipt) -> Response {
-    let body = Json(Accepted {
-        event_id: receipt.event_id,
-        sequence_number: receipt.sequence_number,
-        workflow_id: receipt.workflow,
-        previous_event_id: receipt.previous,
-        duplicate: receipt.duplicate,
-    });
-    if receipt.duplicate {
+/// The time, in the milliseconds that the log, the envelope and people read.
+pub(crate) fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+}
+
+/// Counts an accepted or repeated event.
+pub(crate) fn count(source: impl Into<::metrics::SharedString>, receipt: &Receipt) {
+    let name = if receipt.duplicate { metrics::DUPLICATE } else { metrics::ACCEPTED };
+    ::metrics::counter!(name, "source" => source.into()).increment(1);
+}
+
+pub(crate) fn answer(receipt: Receipt) -> Response {
+    let duplicate = receipt.duplicate;
+    let body = Json(Accepted::from(receipt));
+    if duplicate {
         (StatusCode::OK, [(REPLAYED, HeaderValue::from_static("true"))], body).into_response()
     } else {
         (StatusCode::ACCEPTED, body).into_response()
     }
 }
 
+impl From<Receipt> for Accepted {
+    fn from(receipt: Receipt) -> Self {
+        Self {
+            event_id: receipt.event_id,
+            sequence_number: receipt.sequence_number,
+            workflow_id: receipt.workflow,
+            previous_event_id: receipt.previous,
+            duplicate: receipt.duplicate,
+        }
+    }
+}
+
 /// The signature is over what was sent, and `data` is what was signed: a compressed body would reach receivers as such.
-fn refuse_compressed(headers: &HeaderMap) -> Result<(), Problem> {
+pub(crate) fn refuse_compressed(headers: &HeaderMap) -> Result<(), Problem> {
     let plain = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
     if headers.get_all(header::CONTENT_ENCODING).iter().all(plain) {
         return Ok(());

@@ -1,22 +1,28 @@
 //! In: the way of an event from a sender to the log.
 //!
 //! [`body`] → [`verify`] → [`identify`] → [`sequencer`] → the answer, as [`ingest`] strings them together; and reading:
-//! [`since`]. Refusals are [`error`]'s. Between this crate and the workers only the log passes.
+//! [`since`], [`stream`]. With an API key, [`events`] takes CloudEvents and [`rpc`] gRPC. Refusals are [`error`]'s; what was
+//! refused is kept in [`rejected`]. Between this crate and the workers only the log passes.
 
 pub mod auth;
 pub mod body;
 pub mod error;
+pub mod events;
 pub mod identify;
 pub mod ingest;
 pub mod metrics;
+pub mod openapi;
 pub mod options;
 pub mod readiness;
+pub mod rejected;
 pub mod router;
+pub mod rpc;
 pub mod sequencer;
 pub mod serve;
 pub mod service;
 pub mod since;
 pub mod sources;
+pub mod stream;
 pub mod verify;
 
 pub use options::GatewayOptions;

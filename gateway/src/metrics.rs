@@ -4,10 +4,17 @@ use metrics::{Unit, describe_counter, describe_histogram};
 
 /// Events taken into the log, by `source`.
 pub const ACCEPTED: &str = "weft_gateway_events_accepted_total";
+/// The `source` under which events of API keys are counted: theirs are free to choose, and each would be a series.
+pub const API_SOURCE: &str = "api";
 /// Repeats that were answered with the first receipt, by `source`.
 pub const DUPLICATE: &str = "weft_gateway_events_duplicate_total";
 /// Requests that were answered with an error, by the problem's `code`.
 pub const REFUSED: &str = "weft_gateway_requests_refused_total";
+/// Refused requests that were kept, by `source`.
+pub const REJECTED_KEPT: &str = "weft_gateway_rejected_kept_total";
+/// Refused requests that were to be kept and were not, by `reason`: `pace` (too many of the source), `queue` (too many wait),
+/// `log` (it did not take it), `closed` (the gateway has only begun).
+pub const REJECTED_DROPPED: &str = "weft_gateway_rejected_dropped_total";
 /// From a webhook's first byte to its receipt, in seconds, accepted and repeated ones.
 pub const RECEIPT_SECONDS: &str = "weft_gateway_receipt_seconds";
 /// Events that another gateway appended for this one.
@@ -24,6 +31,8 @@ pub fn describe() {
     describe_counter!(ACCEPTED, "events taken into the log");
     describe_counter!(DUPLICATE, "repeats answered with the first receipt");
     describe_counter!(REFUSED, "requests answered with an error, by its code");
+    describe_counter!(REJECTED_KEPT, "refused requests kept in the inbox");
+    describe_counter!(REJECTED_DROPPED, "refused requests that the inbox did not take, by reason");
     describe_histogram!(RECEIPT_SECONDS, Unit::Seconds, "time from a webhook's headers to its receipt");
     describe_counter!(FORWARDED, "events appended by the shard's preferred appender");
     describe_counter!(TAKEN_BACK, "events that the preferred appender did not answer for");

@@ -6,22 +6,27 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use weft_nats::connect::Connection;
 
-use crate::router::Api;
+use crate::{router::Api, rpc::Health};
 
 /// How often the connection is looked at: it tells its state only when asked.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Keeps `missing` up to date until `cancel`; then it says that the gateway is draining.
+/// Keeps `missing` and the health service up to date until `cancel`; then they say that the gateway is draining.
 pub async fn watch(
     connection: Connection,
     api: Arc<Api>,
     mut progress: watch::Receiver<Option<String>>,
     missing: watch::Sender<Option<String>>,
+    health: Health,
     cancel: CancellationToken,
 ) {
+    let mut ready = false;
     loop {
-        let now =
-            first_missing(connection.is_connected(), progress.borrow_and_update().clone(), api.sources.complete());
+        let now = first_missing(connection.is_connected(), progress.borrow_and_update().clone(), api.sources.missing());
+        if ready != now.is_none() {
+            ready = now.is_none();
+            health.tell(ready).await;
+        }
         missing.send_if_modified(|before| {
             let changed = *before != now;
             *before = now;
@@ -33,6 +38,7 @@ pub async fn watch(
             Ok(()) = progress.changed() => {}
             () = cancel.cancelled() => {
                 missing.send_replace(Some("draining".into()));
+                health.tell(false).await;
                 return;
             }
         }
@@ -40,14 +46,14 @@ pub async fn watch(
 }
 
 /// What is missing first, in the order in which things come.
-fn first_missing(connected: bool, progress: Option<String>, catalog_complete: bool) -> Option<String> {
+fn first_missing(connected: bool, progress: Option<String>, catalog: Option<String>) -> Option<String> {
     if !connected {
         return Some("nats: not connected".into());
     }
     if progress.is_some() {
         return progress;
     }
-    (!catalog_complete).then(|| "catalog: not read to its end yet".into())
+    catalog
 }
 
 #[cfg(test)]
@@ -56,10 +62,11 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_in_order() {
+        let catalog = || Some("catalog: not read to its end yet".to_owned());
         let receipts = || Some("receipts: 12,000 of 40,000 events".to_owned());
-        assert_eq!(first_missing(false, receipts(), false).as_deref(), Some("nats: not connected"));
-        assert_eq!(first_missing(true, receipts(), false), receipts());
-        assert!(first_missing(true, None, false).is_some_and(|text| text.starts_with("catalog")));
-        assert_eq!(first_missing(true, None, true), None);
+        assert_eq!(first_missing(false, receipts(), catalog()).as_deref(), Some("nats: not connected"));
+        assert_eq!(first_missing(true, receipts(), catalog()), receipts());
+        assert!(first_missing(true, None, catalog()).is_some_and(|text| text.starts_with("catalog")));
+        assert_eq!(first_missing(true, None, None), None);
     }
 }

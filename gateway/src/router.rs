@@ -6,16 +6,19 @@ use axum::{
     Router,
     routing::{get, post},
 };
+use tokio_util::sync::CancellationToken;
 use weft_nats::{connect::Connection, subject::Layout};
 
 use crate::{
     auth::Keys,
     body,
     error::{Code, Problem},
-    ingest,
+    events, ingest, openapi,
+    rejected::Inbox,
     sequencer::{Sequencer, SubmitError},
     since,
     sources::Sources,
+    stream::{self, Streams},
 };
 
 #[cfg(test)]
@@ -28,8 +31,12 @@ pub struct Api {
     pub sources: Sources,
     /// Who may call, apart from signed webhooks.
     pub keys: Keys,
+    /// The open event streams.
+    pub streams: Streams,
     /// How bodies are read.
     pub bodies: body::Reader,
+    /// Where refused requests are kept.
+    pub rejected: Inbox,
     /// Set once, when the log is there.
     log: OnceLock<Log>,
 }
@@ -47,8 +54,15 @@ pub struct Log {
 
 impl Api {
     /// Without a log: every route that needs it answers 503 until [`open`](Self::open).
-    pub fn new(sources: Sources, keys: Keys, limits: body::Limits) -> Self {
-        Self { sources, keys, bodies: body::Reader::new(limits), log: OnceLock::new() }
+    /// `closing` ends the event streams.
+    pub fn new(sources: Sources, keys: Keys, limits: body::Limits, closing: CancellationToken) -> Self {
+        let (streams, bodies) = (Streams::new(closing), body::Reader::new(limits));
+        Self { sources, keys, streams, bodies, rejected: Inbox::default(), log: OnceLock::new() }
+    }
+
+    /// Ends what does not end by itself.
+    pub fn closing(&self) -> &CancellationToken {
+        self.streams.closing()
     }
 
     /// The log is there. Only the first call counts.
@@ -75,7 +89,9 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/api/v1/webhooks/{source}", post(ingest::ruled))
         .route("/api/v1/webhooks/{source}/", post(ingest::unnamed))
         .route("/api/v1/webhooks/{source}/{workflow}", post(ingest::named))
-        .route("/api/v1/events", get(since::event_of_delivery))
+        .route("/api/v1/events", get(since::event_of_delivery).post(events::publish))
+        .route("/api/v1/events/stream", get(stream::stream))
+        .route("/api/v1/openapi.json", get(openapi::document))
         .route("/api/v1/events/{event}", get(since::event))
         .fallback(async || Problem::new(Code::NotFound, "no such route; the API is below /api/v1"))
         .method_not_allowed_fallback(async || {

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::pin,
     sync::{
         Arc,
@@ -10,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Router, extract::ConnectInfo};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -71,13 +72,13 @@ async fn serve_with(patience: Patience, listener: TcpListener, router: Router, d
             accepted = accept(&listener, &places) => accepted,
             () = drain.cancelled() => break,
         };
-        let Some((stream, place)) = accepted else { break };
+        let Some((stream, peer, place)) = accepted else { break };
         let (builder, router) = (builder.clone(), router.clone());
         let (drain, force) = (drain.clone(), force.clone());
         // A connection that ends in an error has told its client all there is to tell.
         connections.spawn(async move {
             ::metrics::counter!(metrics::CONNECTIONS_OPENED).increment(1);
-            let served = connection(&builder, stream, router, patience.first_head, &drain);
+            let served = connection(&builder, stream, peer, router, patience.first_head, &drain);
             tokio::select! {
                 () = served => {}
                 () = force.cancelled() => {}
@@ -113,11 +114,11 @@ fn builder(patience: Patience) -> Builder<TokioExecutor> {
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
     let place = places.clone().acquire_owned().await.ok()?;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return Some((stream, place)),
+            Ok((stream, peer)) => return Some((stream, peer, place)),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "connection cannot be accepted");
@@ -137,6 +138,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 async fn connection(
     builder: &Builder<TokioExecutor>,
     stream: TcpStream,
+    peer: SocketAddr,
     router: Router,
     first_head: Duration,
     drain: &CancellationToken,
@@ -147,8 +149,9 @@ async fn connection(
     }
     let spoken = Arc::new(AtomicBool::new(false));
     let speaking = spoken.clone();
-    let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
+    let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
         speaking.store(true, Ordering::Relaxed);
+        request.extensions_mut().insert(ConnectInfo(peer));
         router.clone().oneshot(request)
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
@@ -180,8 +183,6 @@ async fn connection(
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use axum::routing::get;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},

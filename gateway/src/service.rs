@@ -17,8 +17,9 @@ use crate::{
     auth::Keys,
     body, metrics,
     options::GatewayOptions,
-    readiness,
+    readiness, rejected,
     router::{Api, Log, router},
+    rpc,
     sequencer::{self, SequencerOptions},
     serve,
     sources::Sources,
@@ -74,7 +75,7 @@ impl Gateway {
     /// [`RunError`]: what does not pass. An absent server passes: it stays up, answers 503 and tells `missing`.
     pub async fn run(
         self,
-        connection: Connection,
+        catalog: Catalog,
         spec: LogSpec,
         folder: PathBuf,
         bootstrap_key: Option<Secret>,
@@ -85,18 +86,23 @@ impl Gateway {
         // What serves requests outlives them: the catalog's watch and the sequencer end only after the last answer.
         let stop = CancellationToken::new();
         let closing = drain.child_token();
-        let catalog = Catalog::new(connection.clone()).watch(stop.child_token());
+        let connection = catalog.connection().clone();
+        let catalog = catalog.watch(stop.child_token());
         let limits = body::Limits {
             bytes_max: usize::try_from(self.options.max_body.as_u64()).unwrap_or(usize::MAX),
             time: BODY_TIME,
         };
         let keys = Keys::new(bootstrap_key.as_ref(), catalog.clone());
-        let api = Arc::new(Api::new(Sources::new(catalog), keys, limits));
+        let api = Arc::new(Api::new(Sources::new(catalog), keys, limits, closing.clone()));
         let tasks = TaskTracker::new();
         let (progress, progressed) = watch::channel(Some("streams: not looked for yet".to_owned()));
-        tasks.spawn(readiness::watch(connection.clone(), api.clone(), progressed, missing, closing.clone()));
+        let (services, health) = rpc::routes(&api).await;
+        tasks.spawn(readiness::watch(connection.clone(), api.clone(), progressed, missing, health, closing.clone()));
 
-        let serving = serve::serve(self.listener, router(api.clone()), closing.clone());
+        tasks.spawn(rejected::keeper::keep(api.clone(), connection.clone(), stop.child_token()));
+        tasks.spawn(rejected::retry::serve(api.clone(), connection.clone(), closing.clone()));
+
+        let serving = serve::serve(self.listener, router(api.clone()).merge(services), closing.clone());
         let opening = async {
             let opening = Opening { connection, spec, folder, progress, api, closing: closing.clone() };
             let opened = opening.open(&stop, &tasks).await;

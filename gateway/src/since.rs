@@ -1,4 +1,4 @@
-//! Reading: the events after a cursor, and one event.
+//! Reading: a page of the events after a cursor, and one event.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -25,8 +25,10 @@ use weft_proto::{
 use crate::{
     auth::Grant,
     error::{Code, Problem},
+    openapi,
     router::{Api, Log},
     sequencer::SubmitError,
+    sources::LookupError,
 };
 
 /// Events of one page where the query does not say.
@@ -36,25 +38,45 @@ const LIMIT_MAX: usize = 1000;
 /// How long a reader waits for its page at the most.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-type Pairs = Vec<(String, String)>;
+/// The parameters of a query, in its order.
+pub type Pairs = Vec<(String, String)>;
 
 /// What a reader asks for.
 #[derive(Debug, Default)]
-struct Wanted {
-    since: Option<String>,
-    filter: Filter,
+pub struct Wanted {
+    /// A cursor or an event id; `None`: from the oldest event kept.
+    pub since: Option<String>,
+    /// Which events.
+    pub filter: Filter,
+    /// The name of a subscription that takes them.
+    subscription: Option<String>,
+    /// Events of a page.
     limit: usize,
 }
 
-/// `GET /api/v1/webhooks/events?since=…`.
+/// The events after a cursor, oldest first.
+#[utoipa::path(
+    get,
+    path = "/api/v1/webhooks/events",
+    tag = "read",
+    security(("apiKey" = []), ("bearer" = [])),
+    params(
+        ("since" = Option<String>, Query, description = "A cursor, or an event id; absent: from the oldest event kept"),
+        ("workflowId" = Option<String>, Query, description = "Only this workflow"),
+        ("type" = Option<String>, Query, description = "Only types that this pattern takes; `*` is any run of characters"),
+        ("source" = Option<String>, Query, description = "Only this source"),
+        ("subscription" = Option<String>, Query, description = "Only what this subscription takes"),
+        ("limit" = Option<u32>, Query, description = "1 to 1000; 100 where nothing is said"),
+    ),
+    responses((status = 200, description = "A page", body = openapi::Page))
+)]
 pub async fn since(
     State(api): State<Arc<Api>>,
     headers: HeaderMap,
     query: Result<Query<Pairs>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let grant = api.keys.authorize(&headers, Scope::Read)?;
-    let mut wanted = Wanted::parse(pairs(query)?)?;
-    grant.limit(&mut wanted.filter);
+    let wanted = Wanted::read(&api, &grant, pairs(query)?)?;
     let log = api.log()?;
     let page = in_time(async {
         let cursor = match &wanted.since {
@@ -67,7 +89,15 @@ pub async fn since(
     Ok(json(write_page(&page)))
 }
 
-/// `GET /api/v1/events/{eventId}`.
+/// One event.
+#[utoipa::path(
+    get,
+    path = "/api/v1/events/{event}",
+    tag = "read",
+    security(("apiKey" = []), ("bearer" = [])),
+    params(("event" = uuid::Uuid, Path, description = "Its id")),
+    responses((status = 200, description = "Its envelope", body = openapi::Envelope))
+)]
 pub async fn event(
     State(api): State<Arc<Api>>,
     headers: HeaderMap,
@@ -78,7 +108,18 @@ pub async fn event(
     one(&api, &grant, id).await
 }
 
-/// `GET /api/v1/events?source=&deliveryId=`.
+/// The event of a delivery.
+#[utoipa::path(
+    get,
+    path = "/api/v1/events",
+    tag = "read",
+    security(("apiKey" = []), ("bearer" = [])),
+    params(
+        ("source" = String, Query, description = "Who sent it"),
+        ("deliveryId" = String, Query, description = "What the sender calls it"),
+    ),
+    responses((status = 200, description = "Its envelope", body = openapi::Envelope))
+)]
 pub async fn event_of_delivery(
     State(api): State<Arc<Api>>,
     headers: HeaderMap,
@@ -117,7 +158,11 @@ async fn find(log: &Log, id: EventId) -> Result<Option<Event>, Problem> {
 }
 
 /// The cursor that a reader names: one it was given, or the event it saw last.
-async fn resolve(log: &Log, text: &str) -> Result<Cursor, Problem> {
+///
+/// # Errors
+///
+/// A [`Problem`] with `bad_cursor`, `cursor_expired` or `log_unavailable`.
+pub async fn resolve(log: &Log, text: &str) -> Result<Cursor, Problem> {
     let Ok(id) = text.parse::<EventId>() else {
         return Cursor::parse(text, log.layout)
             .map_err(|error| Problem::new(Code::BadCursor, format!("since is {error}")));
@@ -130,6 +175,27 @@ async fn resolve(log: &Log, text: &str) -> Result<Cursor, Problem> {
 }
 
 impl Wanted {
+    /// What a query asks for, as far as a key may see it.
+    ///
+    /// # Errors
+    ///
+    /// A [`Problem`] with `bad_query`, `invalid_workflow` or `starting`.
+    pub fn read(api: &Api, grant: &Grant, pairs: Pairs) -> Result<Self, Problem> {
+        let mut wanted = Self::parse(pairs)?;
+        grant.limit(&mut wanted.filter);
+        if let Some(name) = &wanted.subscription {
+            let unknown = || Problem::new(Code::BadQuery, format!("there is no subscription {name:?}"));
+            let subscription = api.sources.subscription(name).map_err(|error| match error {
+                LookupError::Starting => SubmitError::Starting.into(),
+                LookupError::Unknown | LookupError::Broken => unknown(),
+            })?;
+            if !wanted.filter.of_subscription(&subscription, api.log()?.layout) {
+                return Err(unknown());
+            }
+        }
+        Ok(wanted)
+    }
+
     fn parse(pairs: Pairs) -> Result<Self, Problem> {
         let mut wanted = Self { limit: LIMIT_DEFAULT, ..Self::default() };
         for (name, value) in pairs {
@@ -143,6 +209,7 @@ impl Wanted {
                 }
                 "type" => wanted.filter.event_type = Some(value),
                 "source" => wanted.filter.source = Some(value),
+                "subscription" => wanted.subscription = Some(value),
                 "limit" => {
                     let limit = value.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
                     let detail = || format!("limit is not a number from 1 to {LIMIT_MAX}");
@@ -175,13 +242,23 @@ fn json(body: Vec<u8>) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
 }
 
-fn pairs(query: Result<Query<Pairs>, QueryRejection>) -> Result<Pairs, Problem> {
+/// The parameters of a query.
+///
+/// # Errors
+///
+/// A [`Problem`] with `bad_query`.
+pub fn pairs(query: Result<Query<Pairs>, QueryRejection>) -> Result<Pairs, Problem> {
     query
         .map(|Query(pairs)| pairs)
         .map_err(|_| Problem::new(Code::BadQuery, "the query is not name=value pairs in UTF-8"))
 }
 
-async fn in_time<T>(answer: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+/// An answer that the log gives in time.
+///
+/// # Errors
+///
+/// Its own, and a [`Problem`] with `log_unavailable` when it is late.
+pub async fn in_time<T>(answer: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
     let late = || Problem::new(Code::LogUnavailable, "the log did not answer in time; ask again");
     timeout(ANSWER_TIMEOUT, answer).await.unwrap_or_else(|_| Err(late()))
 }

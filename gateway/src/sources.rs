@@ -14,6 +14,8 @@ use crate::{identify::Rules, verify::Verifier};
 /// A source that requests can be checked against.
 #[derive(Debug)]
 pub struct Source {
+    /// As the catalog has it.
+    pub configured: Arc<v1::Source>,
     /// How its requests are verified.
     pub verifier: Verifier,
     /// How they are read.
@@ -51,9 +53,20 @@ impl Sources {
         Self { catalog, compiled: Mutex::default() }
     }
 
-    /// Whether the catalog has been read to its end.
-    pub fn complete(&self) -> bool {
-        self.catalog.borrow().complete
+    /// What the catalog lacks for sources to be looked up in it, for people; `None`: nothing.
+    pub fn missing(&self) -> Option<String> {
+        self.catalog.borrow().missing()
+    }
+
+    /// A subscription, as the catalog has it at this moment.
+    ///
+    /// # Errors
+    ///
+    /// [`LookupError`], never `Broken`.
+    pub fn subscription(&self, name: &str) -> Result<Arc<v1::Subscription>, LookupError> {
+        let snapshot = self.catalog.borrow();
+        let absent = if snapshot.complete { LookupError::Unknown } else { LookupError::Starting };
+        snapshot.subscriptions.get(name).map(|found| Arc::clone(&found.value)).ok_or(absent)
     }
 
     /// The source of a name, as the catalog has it at this moment.
@@ -85,7 +98,7 @@ fn compile(configured: &Revised<Arc<v1::Source>>) -> Option<Arc<Source>> {
     let verifier = Verifier::compile(source).map_err(|error| error.to_string());
     let rules = Rules::compile(source);
     match (verifier, rules) {
-        (Ok(verifier), Ok(rules)) => Some(Arc::new(Source { verifier, rules })),
+        (Ok(verifier), Ok(rules)) => Some(Arc::new(Source { configured: Arc::clone(source), verifier, rules })),
         (Err(problem), _) | (_, Err(problem)) => {
             tracing::error!(source = source.name, revision = configured.revision, problem, "source cannot be used");
             None

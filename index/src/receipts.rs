@@ -51,10 +51,11 @@ const FORMAT: &str = "weft receipts 1";
 /// How changes are gathered into commits. A change is what one read brought, at most some hundred messages.
 const PACE: Pace = Pace {
     // Two commits: one is written while the next gathers.
-    queue: 32,
-    commit: 16,
-    // The sequencer holds this much in memory, and a crash repeats this much reading.
-    interval: Duration::from_millis(50),
+    queue: 512,
+    commit: 256,
+    // The sequencer holds this much in memory, and a crash repeats this much reading. Less often is less work: events of
+    // one commit share pages, and each commit's sync stands in the way of the log's own.
+    interval: Duration::from_millis(200),
 };
 
 /// An event as it is remembered: everything that its sender was told.

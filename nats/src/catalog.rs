@@ -1,5 +1,5 @@
-//! Sources and subscriptions: prost messages in the KV bucket `weft_catalog`, under `source.<name>` and
-//! `subscription.<name>`, changed by revision and watched by every role.
+//! Sources, subscriptions and API keys: prost messages in the KV bucket `weft_catalog`, under `source.<name>`,
+//! `subscription.<name>` and `key.<id>`, sealed with the master key, changed by revision and watched by every role.
 //!
 //! A follower reads the whole bucket whenever it has been disconnected, and replaces what it knew by what it reads: a
 //! bucket that was restored or made anew meanwhile needs no case of its own, and nobody decides by half a catalog. In
@@ -28,11 +28,15 @@ use crate::{
     subject::CATALOG_BUCKET,
 };
 
+mod matcher;
 mod pattern;
+mod seal;
 mod snapshot;
 mod validate;
 
+pub use matcher::Matcher;
 pub use pattern::pattern_matches;
+pub use seal::MasterKey;
 pub use snapshot::{Revised, Snapshot};
 pub use validate::{validate_source, validate_subscription};
 
@@ -80,12 +84,18 @@ pub enum CatalogError {
 #[derive(Debug, Clone)]
 pub struct Catalog {
     connection: Connection,
+    key: MasterKey,
 }
 
 impl Catalog {
     /// The bucket need not exist yet.
-    pub fn new(connection: Connection) -> Self {
-        Self { connection }
+    pub fn new(connection: Connection, key: MasterKey) -> Self {
+        Self { connection, key }
+    }
+
+    /// The connection that it is read and changed through.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// Follows the catalog: the receiver's value changes within a second of every change. A stored value that cannot be
@@ -142,7 +152,9 @@ impl Catalog {
                 () = &mut disconnected => return "the connection has changed".into(),
             };
             match batch {
-                Ok(batch) => batch.messages.iter().for_each(|message| snapshot.apply(&prefix(), message)),
+                // Which entries cannot be opened is not remembered: what has come may have mended them.
+                Ok(_) if snapshot.other_key.is_some() => return "entries are sealed with another key".into(),
+                Ok(batch) => batch.messages.iter().for_each(|message| snapshot.apply(&prefix(), &self.key, message)),
                 Err(error) => return error.to_string(),
             }
         }
@@ -180,7 +192,7 @@ impl Catalog {
                 continue;
             };
             position = last.seq.next();
-            messages.iter().for_each(|message| snapshot.apply(&prefix(), message));
+            messages.iter().for_each(|message| snapshot.apply(&prefix(), &self.key, message));
         }
         Ok((snapshot, position))
     }
@@ -227,7 +239,8 @@ impl Catalog {
 
     async fn put(&self, key: String, value: Vec<u8>, expected: u64) -> Result<u64, CatalogError> {
         let expected = if expected == 0 { self.marker(&key).await? } else { expected };
-        self.store(key, HeaderMap::new(), value, expected).await
+        let sealed = self.key.seal(&key, &value);
+        self.store(key, HeaderMap::new(), sealed, expected).await
     }
 
     async fn delete(&self, key: String, expected: u64) -> Result<(), CatalogError> {

@@ -11,7 +11,7 @@ use std::{
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, connection::State, jetstream};
 use tokio::sync::watch;
 
-use crate::options::NatsOptions;
+use crate::options::{NatsOptions, servers};
 
 /// How long a try to connect may take, TLS and authentication included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ pub enum ConnectError {
     /// The client refused to start.
     #[error("cannot connect to {url}")]
     Client {
-        /// The servers.
+        /// The servers, without users and passwords.
         url: String,
         /// What the client said.
         #[source]
@@ -99,7 +99,7 @@ impl Connection {
         let client = connect
             .connect(servers.as_slice())
             .await
-            .map_err(|source| ConnectError::Client { url: url.clone(), source })?;
+            .map_err(|source| ConnectError::Client { url: servers::shown(&url), source })?;
         let jetstream = jetstream::context::ContextBuilder::new()
             .timeout(REQUEST_TIMEOUT)
             .ack_timeout(REQUEST_TIMEOUT)

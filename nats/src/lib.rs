@@ -10,6 +10,7 @@
 //! - [`reader`]: a stream in order from a sequence on, without end, through restarts of the server.
 //! - [`direct`]: a few messages by sequence, without a consumer.
 //! - [`cursor`] and [`scan`]: a reader's place in the whole log as opaque text, and the page of events behind it.
+//! - [`tail`]: the events behind a cursor and those to come.
 //! - [`catalog`]: sources and subscriptions, watched by every role.
 //! - [`options`]: the sections `[nats]`, `[log]`, `[dead_letters]`, `[rejected]`, and the typed durations and sizes of all sections.
 //! - [`server`]: nats-server as a supervised child process.
@@ -33,6 +34,7 @@ pub mod scan;
 pub mod server;
 pub mod streams;
 pub mod subject;
+pub mod tail;
 #[cfg(feature = "testing")]
 pub mod testing;
 

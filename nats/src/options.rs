@@ -1,17 +1,18 @@
 //! The configuration of the log, and the typed values (durations, sizes, secrets) that every section is written in.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 mod secret;
+pub mod servers;
 mod span;
 
 pub use secret::{Secret, SecretRef};
 pub use span::Span;
 
 /// `[nats]`: where the log is.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NatsOptions {
     /// `nats://host:port`, several separated by commas. None: `weft up` starts its own server.
@@ -28,6 +29,22 @@ pub struct NatsOptions {
     pub tls_ca: Option<PathBuf>,
     /// What the subjects of answers begin with, where this user may subscribe to no other; `_INBOX` when absent.
     pub inbox_prefix: Option<String>,
+}
+
+/// Without the users and passwords that stand in the URL.
+impl fmt::Debug for NatsOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { url, creds, user, password, nkey, tls_ca, inbox_prefix } = self;
+        f.debug_struct("NatsOptions")
+            .field("url", &url.as_deref().map(servers::shown))
+            .field("creds", creds)
+            .field("user", user)
+            .field("password", password)
+            .field("nkey", nkey)
+            .field("tls_ca", tls_ca)
+            .field("inbox_prefix", inbox_prefix)
+            .finish()
+    }
 }
 
 /// How much EVENTS may hold.

@@ -12,10 +12,13 @@ use std::collections::VecDeque;
 
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use jiff::{SignedDuration, Timestamp};
-use weft_proto::ids::{ShardId, StreamSeq, WorkflowId};
+use weft_proto::{
+    ids::{ShardId, StreamSeq, WorkflowId},
+    v1::Subscription,
+};
 
 use crate::{
-    catalog::pattern_matches,
+    catalog::{Matcher, pattern_matches},
     connect::Connection,
     cursor::Cursor,
     direct::{self, DirectError},
@@ -50,17 +53,39 @@ pub struct Filter {
     pub sources: Vec<String>,
     /// Only workflows whose id begins with one of these; empty: all.
     pub workflow_prefixes: Vec<String>,
+    /// Only what a subscription takes: its matchers, in shard order.
+    pub subscription: Option<Vec<Matcher>>,
 }
 
 impl Filter {
-    /// Whether an event is wanted.
-    pub fn takes(&self, event: &crate::event::Event) -> bool {
+    /// Wants only what a subscription takes; whether there is such a thing: its uid is one.
+    #[must_use]
+    pub fn of_subscription(&mut self, subscription: &Subscription, layout: Layout) -> bool {
+        self.subscription = layout.all().map(|shard| Matcher::new(subscription, shard)).collect();
+        self.subscription.is_some()
+    }
+
+    /// The shards that may hold what is wanted.
+    pub fn shards(&self, layout: Layout) -> Vec<ShardId> {
+        match &self.workflow {
+            Some(workflow) => vec![layout.shard_of(workflow)],
+            None => layout.all().collect(),
+        }
+    }
+
+    /// Whether an event of a shard is wanted.
+    pub fn takes(&self, shard: ShardId, stored: &StoredEvent) -> bool {
+        let event = &stored.event;
         self.workflow.as_ref().is_none_or(|workflow| *workflow == event.workflow)
             && self.source.as_ref().is_none_or(|source| *source == event.source)
             && self.event_type.as_ref().is_none_or(|pattern| pattern_matches(pattern, &event.event_type))
             && (self.sources.is_empty() || self.sources.contains(&event.source))
             && (self.workflow_prefixes.is_empty()
                 || self.workflow_prefixes.iter().any(|prefix| event.workflow.as_str().starts_with(prefix)))
+            && self
+                .subscription
+                .as_ref()
+                .is_none_or(|matchers| matchers.get(shard.0 as usize).is_some_and(|matcher| matcher.takes(stored)))
     }
 }
 
@@ -117,10 +142,7 @@ pub async fn scan(
         Some(cursor) => cursor.clone(),
         None => oldest(connection, layout).await?,
     };
-    let shards: Vec<ShardId> = match &filter.workflow {
-        Some(workflow) => vec![layout.shard_of(workflow)],
-        None => layout.all().collect(),
-    };
+    let shards = filter.shards(layout);
     let chunk_bytes = CHUNK_BYTES_TOTAL / shards.len().max(1);
     let mut sources = Vec::with_capacity(shards.len());
     for shard in shards {
@@ -343,11 +365,12 @@ async fn merge(
         oldest.position = message.seq;
         entries += 1;
         // Heads and what is not ours only move the position.
-        if let Entry::Event(event) = Entry::decode(layout, &message)
-            && filter.takes(&event)
-        {
-            bytes += event.payload.len();
-            events.push(StoredEvent { seq: message.seq, stored_at: message.stored_at, event: *event });
+        if let Entry::Event(event) = Entry::decode(layout, &message) {
+            let stored = StoredEvent { seq: message.seq, stored_at: message.stored_at, event: *event };
+            if filter.takes(oldest.shard, &stored) {
+                bytes += stored.event.payload.len();
+                events.push(stored);
+            }
         }
     }
 }

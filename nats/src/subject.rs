@@ -17,6 +17,10 @@ const ESCAPED: &AsciiSet =
 pub const DLQ_STREAM: &str = "DLQ";
 /// The stream of refused requests.
 pub const REJECTED_STREAM: &str = "REJECTED";
+/// Where admins ask gateways to take a refused request after all.
+pub const RETRY_SUBJECT: &str = "gateway.retry";
+/// The queue group of the gateways there: one of them answers.
+pub const RETRY_QUEUE: &str = "gateway";
 /// The bucket of sources and subscriptions.
 pub const CATALOG_BUCKET: &str = "weft_catalog";
 /// The bucket of shard leases.
@@ -169,6 +173,11 @@ impl fmt::Display for Layout {
 /// The subject of one dead letter: `dlq.<subscription>.<workflowId>.<eventId>.<run>`.
 pub fn dead_letter_subject(subscription: &str, workflow: &WorkflowId, event: EventId, run: Run) -> String {
     format!("dlq.{subscription}.{}.{event}.{run}", encode_workflow(workflow))
+}
+
+/// The subject of the refused requests of a source, whose name is one token.
+pub fn rejected(source: &str) -> String {
+    format!("rejected.{source}")
 }
 
 #[cfg(test)]

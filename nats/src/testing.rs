@@ -13,12 +13,24 @@ use std::{
 use rustix::process::{Pid, Signal, WaitOptions};
 use tempfile::TempDir;
 
-use crate::{connect::Connection, options::NatsOptions, server::find_program};
+use crate::{catalog::MasterKey, connect::Connection, options::NatsOptions, server::find_program};
 
 /// How long a server may take to serve. Generous: a machine that runs many tests at once is slow.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(5);
+
+/// The master key of test meshes as a text: always the same, so that everyone who meets on a server has it.
+pub const MASTER_KEY: &str = "dGVzdCB0ZXN0IHRlc3QgdGVzdCB0ZXN0IHRlc3QgdGU=";
+
+/// [`MASTER_KEY`] as a key.
+///
+/// # Panics
+///
+/// Never: the text is one.
+pub fn master_key() -> MasterKey {
+    MasterKey::parse(MASTER_KEY).expect("base64 of 32 bytes")
+}
 
 /// A server for one test, without users.
 #[derive(Debug)]

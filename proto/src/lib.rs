@@ -1,9 +1,11 @@
-//! The contracts of Weft: the protobuf messages and services of package `weft.v1`, and the identifiers that every crate
-//! shares.
+//! The contracts of Weft: the protobuf messages and services of package `weft.v1`, the identifiers that every crate
+//! shares, and how services say what they refuse.
 //!
 //! This crate knows no other crate of the house, and nothing of NATS, redb or HTTP.
 
 pub mod ids;
+mod redacted;
+pub mod rpc;
 
 /// Generated from `proto/weft/v1/*.proto`.
 #[allow(missing_docs, clippy::all)]

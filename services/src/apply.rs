@@ -88,14 +88,13 @@ enum Change<'a> {
 /// # Errors
 ///
 /// [`ApplyError`]: what was written before it stays.
-pub async fn apply(connection: &Connection, layout: Layout, desired: &DesiredCatalog) -> Result<Applied, ApplyError> {
-    let catalog = Catalog::new(connection.clone());
+pub async fn apply(catalog: &Catalog, layout: Layout, desired: &DesiredCatalog) -> Result<Applied, ApplyError> {
     let mut applied = Applied::default();
     for _ in 0..CONFLICTS_MAX {
         let changes = plan(&catalog.read().await?, desired);
         let mut conflict = false;
         for change in changes {
-            match put(connection, layout, &catalog, &change).await {
+            match put(layout, catalog, &change).await {
                 Ok(true) => applied.created += 1,
                 Ok(false) => applied.updated += 1,
                 Err(PutError::Conflict) => conflict = true,
@@ -158,12 +157,7 @@ fn conflict_or_failed(error: CatalogError) -> PutError {
 }
 
 /// Writes one change; whether it made something new.
-async fn put(
-    connection: &Connection,
-    layout: Layout,
-    catalog: &Catalog,
-    change: &Change<'_>,
-) -> Result<bool, PutError> {
+async fn put(layout: Layout, catalog: &Catalog, change: &Change<'_>) -> Result<bool, PutError> {
     match change {
         Change::Source { value, expected } => {
             catalog.put_source(value, *expected).await.map_err(conflict_or_failed)?;
@@ -176,7 +170,7 @@ async fn put(
         Change::NewSubscription(wanted) => {
             let value = Subscription {
                 uid: SubscriptionUid::unique().to_vec(),
-                starts: starts(connection, layout, wanted.start).await?,
+                starts: starts(catalog.connection(), layout, wanted.start).await?,
                 created_at_ms: Timestamp::now().as_millisecond(),
                 ..wanted.value.clone()
             };

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     bench,
-    command::{dlq, event, listen, sign},
+    command::{dlq, event, listen, rejected, sign},
     config::Config,
     demo,
     exit::Failure,
@@ -47,6 +47,9 @@ pub enum Command {
     /// List, get and redrive dead letters
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    /// List, get and retry refused requests
+    #[command(subcommand)]
+    Rejected(rejected::RejectedCommand),
     /// Print the headers that a sender would sign a body with
     Sign(sign::SignArgs),
     /// Receive deliveries, verify them, and fail now and then
@@ -103,6 +106,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Demo(args) => demo::run(args).await,
         Command::Event(command) => event::run(command).await,
         Command::Dlq(command) => dlq::run(command).await,
+        Command::Rejected(command) => rejected::run(command).await,
         Command::Sign(args) => sign::run(args).await,
         Command::Listen(args) => listen::run(args).await,
         Command::Bench(command) => bench::run(command).await,
@@ -114,4 +118,25 @@ fn load(args: &RunArgs) -> Result<Config, Failure> {
     let config = Config::load(args.config.as_deref(), args.data.as_deref()).map_err(|error| Failure::of(&error))?;
     config.warn();
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever logs what a command was called with logs no secret.
+    #[test]
+    fn arguments_print_without_their_secrets() {
+        for line in [
+            "weft dlq list --token hush",
+            "weft rejected retry --all --token hush",
+            "weft event send --source shop --type t --secret hush",
+            "weft sign --secret hush",
+            "weft listen --secret hush",
+        ] {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            let text = format!("{cli:?}");
+            assert!(text.contains("[secret]") && !text.contains("hush"), "{text}");
+        }
+    }
 }

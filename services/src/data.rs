@@ -1,6 +1,8 @@
 //! The data folder: a folder for each role, and the files that the operator's commands find.
 
 use std::{
+    env::VarError,
+    fmt,
     fs::{self, DirBuilder},
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -11,7 +13,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use weft_admin::AdminOptions;
-use weft_nats::{options::Secret, private_file};
+use weft_nats::{catalog::MasterKey, options::Secret, private_file};
 
 use crate::exit::Failure;
 
@@ -19,17 +21,28 @@ use crate::exit::Failure;
 pub const CLIENT_FILE: &str = "client.toml";
 /// The admin's token where the configuration names none, inside the data folder.
 const TOKEN_FILE: &str = "admin/token";
+/// The catalog's key, in the environment.
+pub const MASTER_KEY_VARIABLE: &str = "WEFT_MASTER_KEY";
+/// The catalog's key where the environment has none, inside the data folder.
+const MASTER_KEY_FILE: &str = "master.key";
 /// Random bytes of a token that is made.
 const TOKEN_BYTES: usize = 32;
 
 /// What `client.toml` holds.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Client {
     /// The admin's address, such as `http://127.0.0.1:9080`.
     pub server: String,
     /// Its bearer token.
     pub token: String,
+}
+
+/// Without the token.
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("server", &self.server).finish_non_exhaustive()
+    }
 }
 
 /// A data folder that can be used.
@@ -88,6 +101,37 @@ impl DataFolder {
         Ok(Secret::new(token))
     }
 
+    /// The key that the catalog is sealed with: the environment's, else the one that is kept here, else a new one, kept from
+    /// now on.
+    ///
+    /// # Errors
+    ///
+    /// One line: the key is none, or the file cannot be read or written.
+    pub fn master_key(&self) -> Result<MasterKey, Failure> {
+        match std::env::var(MASTER_KEY_VARIABLE) {
+            Ok(text) => {
+                MasterKey::parse(&text).map_err(|problem| Failure::Failed(format!("{MASTER_KEY_VARIABLE}: {problem}")))
+            }
+            Err(VarError::NotUnicode(_)) => Err(Failure::Failed(format!("{MASTER_KEY_VARIABLE} is not UTF-8"))),
+            Err(VarError::NotPresent) => self.kept_master_key(),
+        }
+    }
+
+    fn kept_master_key(&self) -> Result<MasterKey, Failure> {
+        let path = self.path.join(MASTER_KEY_FILE);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let text = MasterKey::generate();
+                write_private(&path, &format!("{text}\n"))?;
+                text
+            }
+            Err(error) => return Err(failed(&path, &error)),
+        };
+        // A damaged file is not replaced: what was sealed with the key in it is lost without it.
+        MasterKey::parse(&text).map_err(|problem| Failure::Failed(format!("{}: {problem}", path.display())))
+    }
+
     /// Writes `client.toml` for an admin that listens at `admin`; returns its path.
     ///
     /// # Errors
@@ -141,6 +185,20 @@ mod tests {
         for path in [client, data.role("admin/token")] {
             assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
         }
+    }
+
+    #[test]
+    fn a_master_key_is_made_once_kept_private_and_never_replaced() {
+        let parent = tempfile::tempdir().unwrap();
+        let data = DataFolder::open(parent.path()).unwrap();
+        let key = data.kept_master_key().unwrap();
+        assert_eq!(data.kept_master_key().unwrap().id(), key.id());
+        let path = parent.path().canonicalize().unwrap().join(MASTER_KEY_FILE);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::write(&path, "damaged").unwrap();
+        let error = data.kept_master_key().unwrap_err().to_string();
+        assert!(error.contains("master.key") && error.contains("openssl"), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "damaged");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use tokio_util::sync::CancellationToken;
 use weft_admin::Admin;
 use weft_gateway::Gateway;
-use weft_nats::connect::Connection;
+use weft_nats::catalog::Catalog;
 use weft_worker::Worker;
 
 use crate::{
@@ -90,7 +90,11 @@ async fn start(
 ) -> Result<Vec<Line>, Failure> {
     let (name, folder, spec) = (role.name(), data.role(role.name()), config.spec);
     let missing = readiness.add(name);
-    let connection = |nats| async move { connect(&nats, &format!("weft-{name}")).await };
+    let key = data.master_key()?;
+    let catalog = |nats| async move {
+        let connection = connect(&nats, &format!("weft-{name}")).await?;
+        Ok::<_, Failure>(Catalog::new(connection, key))
+    };
     match role {
         Role::Gateway => {
             let listen = config.gateway.listen;
@@ -99,14 +103,14 @@ async fn start(
             let line = ("gateway", format!("http://{}", reachable(gateway.local_addr())));
             let token = config.admin.token.map(|token| token.resolve()).transpose();
             let token = token.map_err(|problem| Failure::Failed(format!("[admin] token: {problem}")))?;
-            let connection: Connection = connection(config.nats).await?;
-            roles.start(name, |drain| gateway.run(connection, spec, folder, token, missing, drain));
+            let catalog = catalog(config.nats).await?;
+            roles.start(name, |drain| gateway.run(catalog, spec, folder, token, missing, drain));
             Ok(vec![line])
         }
         Role::Worker => {
-            let connection = connection(config.nats).await?;
+            let catalog = catalog(config.nats).await?;
             let worker = Worker::new(config.worker);
-            roles.start(name, |drain| worker.run(connection, spec, folder, missing, drain));
+            roles.start(name, |drain| worker.run(catalog, spec, folder, missing, drain));
             Ok(Vec::new())
         }
         Role::Admin => {
@@ -116,8 +120,8 @@ async fn start(
             let admin = admin.map_err(|error| bind_failure(name, listen, &error))?;
             let line = ("admin", format!("http://{}", reachable(admin.local_addr())));
             let client = data.write_client(admin.local_addr(), &token)?;
-            let connection = connection(config.nats).await?;
-            roles.start(name, |drain| admin.run(connection, spec, folder, missing, drain));
+            let catalog = catalog(config.nats).await?;
+            roles.start(name, |drain| admin.run(catalog, spec, folder, missing, drain));
             Ok(vec![line, ("client", client.display().to_string())])
         }
     }

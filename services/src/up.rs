@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 use weft_admin::Admin;
 use weft_gateway::Gateway;
 use weft_nats::{
+    catalog::Catalog,
     connect::Connection,
-    options::{NatsOptions, Secret},
+    options::{NatsOptions, Secret, servers},
     server::{self, Server, ServerOptions},
     streams::{self, EnsureError, LogSpec},
 };
@@ -202,7 +203,7 @@ impl Nats {
     }
 
     fn lines(&self, data: &DataFolder) -> Vec<Line> {
-        let mut lines = vec![("nats", self.url.clone())];
+        let mut lines = vec![("nats", servers::shown(&self.url))];
         if self.server.is_some() {
             lines.push(("tail", data.role("nats/tail.url").display().to_string()));
         }
@@ -230,45 +231,49 @@ async fn start(
     let mut roles = Roles::default();
     let spec = config.spec.clone();
 
-    let connection = connect(&access.admin, "weft-catalog").await?;
-    let (catalog_spec, catalog) = (spec.clone(), config.catalog);
+    let key = data.master_key()?;
+    let catalog = async |access: &NatsOptions, name: &str| -> Result<Catalog, Failure> {
+        Ok(Catalog::new(connect(access, name).await?, key.clone()))
+    };
+    let kv = catalog(&access.admin, "weft-catalog").await?;
+    let (catalog_spec, desired) = (spec.clone(), config.catalog);
     roles.start("catalog", |drain| async move {
         tokio::select! {
-            written = write_catalog(&connection, &catalog_spec, &catalog, &missing.catalog) => written?,
+            written = write_catalog(&kv, &catalog_spec, &desired, &missing.catalog) => written?,
             () = drain.cancelled() => return Ok(()),
         }
         drain.cancelled().await;
         Ok::<(), ApplyError>(())
     });
 
-    let connection = connect(&access.gateway, "weft-gateway").await?;
+    let kv = catalog(&access.gateway, "weft-gateway").await?;
     let (gateway_spec, folder) = (spec.clone(), data.role("gateway"));
-    roles.start("gateway", |drain| gateway.run(connection, gateway_spec, folder, Some(token), missing.gateway, drain));
+    roles.start("gateway", |drain| gateway.run(kv, gateway_spec, folder, Some(token), missing.gateway, drain));
 
-    let connection = connect(&access.worker, "weft-worker").await?;
+    let kv = catalog(&access.worker, "weft-worker").await?;
     let (worker_spec, folder) = (spec.clone(), data.role("worker"));
     let worker = Worker::new(config.worker);
-    roles.start("worker", |drain| worker.run(connection, worker_spec, folder, missing.worker, drain));
+    roles.start("worker", |drain| worker.run(kv, worker_spec, folder, missing.worker, drain));
 
-    let connection = connect(&access.admin, "weft-admin").await?;
+    let kv = catalog(&access.admin, "weft-admin").await?;
     let folder = data.role("admin");
-    roles.start("admin", |drain| admin.run(connection, spec, folder, missing.admin, drain));
+    roles.start("admin", |drain| admin.run(kv, spec, folder, missing.admin, drain));
     Ok(roles)
 }
 
 /// Makes the streams and writes the file's sources and subscriptions, for as long as it takes the log to be there.
 async fn write_catalog(
-    connection: &Connection,
+    kv: &Catalog,
     spec: &LogSpec,
-    catalog: &DesiredCatalog,
+    desired: &DesiredCatalog,
     missing: &watch::Sender<Option<String>>,
 ) -> Result<(), ApplyError> {
     loop {
         missing.send_replace(Some("waits for nats".into()));
-        connection.connected().await;
+        kv.connection().connected().await;
         let written = async {
-            let layout = streams::ensure(connection, spec).await?;
-            apply(connection, layout, catalog).await
+            let layout = streams::ensure(kv.connection(), spec).await?;
+            apply(kv, layout, desired).await
         };
         match written.await {
             Ok(applied) => {

@@ -1,49 +1,9 @@
-//! Which subscriptions take an event. Pure.
+//! The subscriptions of the catalog as a worker uses them.
 
 use std::sync::Arc;
 
-use weft_nats::{
-    catalog::{Revised, pattern_matches},
-    event::{Event, StoredEvent},
-};
-use weft_proto::{
-    ids::{ShardId, StreamSeq, SubscriptionUid},
-    v1,
-};
-
-/// What of a subscription decides whether it takes an event of one shard.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Matcher {
-    /// Whose.
-    pub uid: SubscriptionUid,
-    /// It takes events from this sequence on.
-    pub start: StreamSeq,
-    types: Vec<String>,
-    sources: Vec<String>,
-}
-
-impl Matcher {
-    /// The matcher of a subscription of the catalog; `None` when its uid is none.
-    pub fn new(subscription: &v1::Subscription, shard: ShardId) -> Option<Self> {
-        let start = subscription.starts.get(shard.0 as usize).copied().unwrap_or(1).max(1);
-        Some(Self {
-            uid: SubscriptionUid::from_slice(&subscription.uid)?,
-            start: StreamSeq(start),
-            types: subscription.types.clone(),
-            sources: subscription.sources.clone(),
-        })
-    }
-
-    /// Whether it takes this event.
-    pub fn takes(&self, event: &StoredEvent) -> bool {
-        event.seq >= self.start && self.takes_kind(&event.event)
-    }
-
-    fn takes_kind(&self, event: &Event) -> bool {
-        (self.sources.is_empty() || self.sources.contains(&event.source))
-            && self.types.iter().any(|pattern| pattern_matches(pattern, &event.event_type))
-    }
-}
+use weft_nats::catalog::{Matcher, Revised};
+use weft_proto::v1;
 
 /// A subscription of the catalog as a worker uses it for one shard.
 #[derive(Debug, Clone)]
@@ -52,56 +12,4 @@ pub struct Compiled {
     pub matcher: Matcher,
     /// What it says.
     pub subscription: Revised<Arc<v1::Subscription>>,
-}
-
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use jiff::Timestamp;
-    use weft_proto::ids::{EventId, SequenceNumber, WorkflowId};
-
-    use super::*;
-
-    fn event(seq: u64, event_type: &str, source: &str) -> StoredEvent {
-        StoredEvent {
-            seq: StreamSeq(seq),
-            stored_at: Timestamp::UNIX_EPOCH,
-            event: Event {
-                id: EventId::unique(),
-                sequence_number: SequenceNumber(1),
-                workflow: WorkflowId::new("w").unwrap(),
-                previous: None,
-                event_type: event_type.into(),
-                source: source.into(),
-                time: Timestamp::UNIX_EPOCH,
-                received_at: Timestamp::UNIX_EPOCH,
-                delivery_id: None,
-                content_type: "application/json".into(),
-                data_pointer: String::new(),
-                verified_by: String::new(),
-                traceparent: None,
-                quarantine: None,
-                kept_headers: vec![],
-                payload: Bytes::new(),
-            },
-        }
-    }
-
-    #[test]
-    fn type_source_and_start_decide() {
-        let subscription = v1::Subscription {
-            uid: SubscriptionUid::unique().to_vec(),
-            types: vec!["order.*".into(), "refund".into()],
-            sources: vec!["shop".into()],
-            starts: vec![1, 5],
-            ..Default::default()
-        };
-        let matcher = Matcher::new(&subscription, ShardId(1)).unwrap();
-        assert!(matcher.takes(&event(5, "order.paid", "shop")));
-        assert!(matcher.takes(&event(9, "refund", "shop")));
-        assert!(!matcher.takes(&event(9, "refund.late", "shop")));
-        assert!(!matcher.takes(&event(9, "order.paid", "other")), "another source");
-        assert!(!matcher.takes(&event(4, "order.paid", "shop")), "before its start");
-        assert!(Matcher::new(&v1::Subscription::default(), ShardId(0)).is_none(), "no uid");
-    }
 }

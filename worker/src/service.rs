@@ -10,8 +10,7 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_nats::{
-    catalog::Catalog,
-    connect::Connection,
+    catalog::{Catalog, Snapshot},
     streams::{self, EnsureError, LogSpec},
     subject::Layout,
 };
@@ -80,7 +79,7 @@ impl Worker {
     /// [`RunError`]: what does not pass. An absent server passes: it stays up and tells `missing`.
     pub async fn run(
         self,
-        connection: Connection,
+        catalog: Catalog,
         spec: LogSpec,
         folder: PathBuf,
         missing: watch::Sender<Option<String>>,
@@ -88,6 +87,7 @@ impl Worker {
     ) -> Result<(), RunError> {
         let worker =
             worker_id(&folder).map_err(|source| RunError::Folder { path: folder.clone(), source: Box::new(source) })?;
+        let connection = catalog.connection().clone();
         missing.send_replace(Some("nats: not connected".into()));
         let layout = loop {
             match streams::ensure(&connection, &spec).await {
@@ -105,7 +105,7 @@ impl Worker {
         let end = CancellationToken::new();
         let _end = end.clone().drop_guard();
         let context = Context {
-            catalog: Catalog::new(connection.clone()).watch(end),
+            catalog: catalog.watch(end),
             destinations: Arc::new(Destinations::new(self.options.allow_networks.clone())),
             limits: self.limits(layout),
             checkpoints: self.checkpoints(&spec),
@@ -116,6 +116,7 @@ impl Worker {
         let leases = Leases::new(connection, worker, self.options.lease.0);
         let states = States::new(layout, missing);
         let shards = TaskTracker::new();
+        shards.spawn(tell_catalog(context.catalog.clone(), Arc::clone(&states), drain.clone()));
         for shard in layout.all() {
             let owner = Owner {
                 context: context.clone(),
@@ -167,29 +168,53 @@ fn worker_id(folder: &Path) -> std::io::Result<String> {
 /// What each shard still waits for, told as one text.
 #[derive(Debug)]
 struct States {
-    waiting: Mutex<BTreeMap<ShardId, String>>,
+    /// What each shard waits for, and under no shard what all of them do.
+    waiting: Mutex<BTreeMap<Option<ShardId>, String>>,
     missing: watch::Sender<Option<String>>,
 }
 
 impl States {
     fn new(layout: Layout, missing: watch::Sender<Option<String>>) -> Arc<Self> {
-        let waiting = layout.all().map(|shard| (shard, "starting".to_owned())).collect();
+        let waiting = layout.all().map(|shard| (Some(shard), "starting".to_owned())).collect();
         Arc::new(Self { waiting: Mutex::new(waiting), missing })
     }
 
     /// A shard waits for something; `None`: it is delivered, here or by another worker.
     fn set(&self, shard: ShardId, what: Option<String>) {
+        self.tell(Some(shard), what);
+    }
+
+    /// All shards wait for the catalog; `None`: it is there.
+    fn set_catalog(&self, what: Option<String>) {
+        self.tell(None, what);
+    }
+
+    fn tell(&self, shard: Option<ShardId>, what: Option<String>) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         match what {
             Some(what) => drop(waiting.insert(shard, what)),
             None => drop(waiting.remove(&shard)),
         }
-        let first = waiting.iter().next().map(|(shard, what)| format!("shard {shard}: {what}"));
+        let first = waiting.iter().next().map(|(shard, what)| match shard {
+            Some(shard) => format!("shard {shard}: {what}"),
+            None => what.clone(),
+        });
         self.missing.send_if_modified(|missing| {
             let changed = *missing != first;
             *missing = first;
             changed
         });
+    }
+}
+
+/// Tells what the catalog lacks, until `drain`.
+async fn tell_catalog(mut catalog: watch::Receiver<Arc<Snapshot>>, states: Arc<States>, drain: CancellationToken) {
+    loop {
+        states.set_catalog(catalog.borrow_and_update().missing());
+        tokio::select! {
+            changed = catalog.changed() => if changed.is_err() { return },
+            () = drain.cancelled() => return,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! - `state`: what the services share once the log is there.
 //! - `events`, `tail`: `EventService`; `dead_letters`, `redrive`: `DeadLetterService`.
+//! - `rejected`: `RejectedService`.
 //! - `readiness`: what is missing, for people and for `grpc.health.v1`.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -18,7 +19,10 @@ use weft_nats::{
     streams::{self, EnsureError, LogSpec},
     subject::Layout,
 };
-use weft_proto::v1::{dead_letter_service_server::DeadLetterServiceServer, event_service_server::EventServiceServer};
+use weft_proto::v1::{
+    dead_letter_service_server::DeadLetterServiceServer, event_service_server::EventServiceServer,
+    rejected_service_server::RejectedServiceServer,
+};
 
 use crate::{auth::BearerToken, options::AdminOptions};
 
@@ -27,11 +31,13 @@ mod events;
 mod page_token;
 mod readiness;
 mod redrive;
+mod rejected;
 mod state;
 mod tail;
 
 use dead_letters::DeadLetters;
 use events::Events;
+use rejected::RejectedRequests;
 use state::{Log, State};
 
 /// Between two looks for a log that is not there.
@@ -93,7 +99,7 @@ impl Admin {
     /// [`RunError`]: what does not pass. An absent server passes: it stays up, answers UNAVAILABLE and tells `missing`.
     pub async fn run(
         self,
-        connection: Connection,
+        catalog: Catalog,
         spec: LogSpec,
         folder: PathBuf,
         missing: watch::Sender<Option<String>>,
@@ -107,12 +113,12 @@ impl Admin {
         let (reporter, health) = health_reporter();
         readiness::not_serving(&reporter).await;
         let (progress, progressed) = watch::channel(Some("streams: not looked for yet".to_owned()));
-        let watched = readiness::watch(connection.clone(), progressed, missing, reporter, closing.clone());
+        let watched = readiness::watch(catalog.connection().clone(), progressed, missing, reporter, closing.clone());
         tasks.spawn(watched);
 
         let serving = serve(self.listener, &self.token, &state, health, &closing);
         let opening = async {
-            let opened = open_log(connection, &spec, folder, &state, &progress, &stop, &tasks).await;
+            let opened = open_log(&catalog, &spec, folder, &state, &progress, &stop, &tasks).await;
             if opened.is_err() {
                 closing.cancel();
             }
@@ -136,7 +142,8 @@ async fn serve(
 ) {
     let token = BearerToken::new(token);
     let events = EventServiceServer::with_interceptor(Events::new(Arc::clone(state)), token.clone());
-    let dead_letters = DeadLetterServiceServer::with_interceptor(DeadLetters::new(Arc::clone(state)), token);
+    let dead_letters = DeadLetterServiceServer::with_interceptor(DeadLetters::new(Arc::clone(state)), token.clone());
+    let rejected = RejectedServiceServer::with_interceptor(RejectedRequests::new(Arc::clone(state)), token);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(weft_proto::FILE_DESCRIPTOR_SET)
@@ -146,7 +153,8 @@ async fn serve(
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .add_service(health)
         .add_service(events)
-        .add_service(dead_letters);
+        .add_service(dead_letters)
+        .add_service(rejected);
     // The descriptors are compiled in: a failure shows in every test, and costs only the reflection.
     match (reflection().build_v1(), reflection().build_v1alpha()) {
         (Ok(v1), Ok(v1alpha)) => router = router.add_service(v1).add_service(v1alpha),
@@ -169,7 +177,7 @@ async fn serve(
 
 /// Waits for the log, starts the history on it, and opens both to the services. Gives up when draining comes first.
 async fn open_log(
-    connection: Connection,
+    catalog: &Catalog,
     spec: &LogSpec,
     folder: PathBuf,
     state: &State,
@@ -178,10 +186,11 @@ async fn open_log(
     tasks: &TaskTracker,
 ) -> Result<(), RunError> {
     let layout = tokio::select! {
-        layout = ensure(&connection, spec, progress) => layout?,
+        layout = ensure(catalog.connection(), spec, progress) => layout?,
         () = state.draining().cancelled() => return Ok(()),
     };
-    let catalog = Catalog::new(connection.clone()).watch(stop.child_token());
+    let connection = catalog.connection().clone();
+    let catalog = catalog.watch(stop.child_token());
     let options = HistoryOptions {
         folder: folder.clone(),
         dead_letter_retention: spec.dead_letters.retention.0,

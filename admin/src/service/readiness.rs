@@ -8,7 +8,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use weft_nats::connect::Connection;
 
 /// What `grpc.health.v1` knows: the server as a whole, and each service.
-const NAMES: [&str; 3] = ["", "weft.v1.EventService", "weft.v1.DeadLetterService"];
+const NAMES: [&str; 4] = ["", "weft.v1.EventService", "weft.v1.DeadLetterService", "weft.v1.RejectedService"];
 /// How often the connection is looked at: it tells its state only when asked.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 

@@ -41,7 +41,9 @@ async fn services_need_the_token_and_health_and_reflection_do_not() {
     let answer = answers.message().await.unwrap().unwrap().message_response;
     let Some(MessageResponse::ListServicesResponse(services)) = answer else { panic!("a list: {answer:?}") };
     let names: Vec<_> = services.service.iter().map(|service| service.name.as_str()).collect();
-    for service in ["weft.v1.EventService", "weft.v1.DeadLetterService", "grpc.health.v1.Health"] {
+    for service in
+        ["weft.v1.EventService", "weft.v1.DeadLetterService", "weft.v1.RejectedService", "grpc.health.v1.Health"]
+    {
         assert!(names.contains(&service), "{names:?}");
     }
 }

@@ -5,3 +5,4 @@ mod component;
 mod dead_letters;
 mod events;
 mod mesh;
+mod rejected;

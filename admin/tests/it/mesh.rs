@@ -16,19 +16,21 @@ use tonic::{
 use weft_admin::{Admin, AdminOptions, service::RunError};
 use weft_nats::{
     append::Appender,
+    catalog::Catalog,
     connect::Connection,
     event::{Event, JSON},
     message::Outgoing,
     options::{LogOptions, NatsOptions, Secret},
     streams::{self, LogSpec},
     subject::{Layout, dead_letter_subject},
-    testing::{TestServer, eventually},
+    testing::{TestServer, eventually, master_key},
 };
 use weft_proto::{
     ids::{EventId, Run, SequenceNumber, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
     v1::{
         self, OutcomeKind, dead_letter_service_client::DeadLetterServiceClient,
         event_service_client::EventServiceClient, outcome_record::Record,
+        rejected_service_client::RejectedServiceClient,
     },
 };
 
@@ -68,7 +70,8 @@ impl Running {
         let connection = Connection::connect(nats, "admin").await.unwrap();
         let (told, missing) = watch::channel(Some("starting".to_owned()));
         let drain = CancellationToken::new();
-        let run = admin.run(connection, spec(shards), folder.to_owned(), told, drain.clone());
+        let run =
+            admin.run(Catalog::new(connection, master_key()), spec(shards), folder.to_owned(), told, drain.clone());
         Self { url, missing, drain, task: tokio::spawn(run) }
     }
 
@@ -97,6 +100,12 @@ impl Running {
 
     pub fn dead_letters(&self) -> DeadLetterServiceClient<Client> {
         DeadLetterServiceClient::with_interceptor(self.channel(), Bearer("Bearer weft-token"))
+    }
+}
+
+impl Running {
+    pub fn rejected(&self) -> RejectedServiceClient<Client> {
+        RejectedServiceClient::with_interceptor(self.channel(), Bearer("Bearer weft-token"))
     }
 }
 

@@ -40,7 +40,7 @@ fn routes(complete: bool) -> Router {
     let (_, catalog) = watch::channel(Arc::new(Snapshot { complete, sources, ..Snapshot::default() }));
     let limits = body::Limits { bytes_max: BODY_BYTES_MAX, time: Duration::from_secs(5) };
     let keys = Keys::new(Some(&Secret::new(KEY)), catalog.clone());
-    router(Arc::new(Api::new(Sources::new(catalog), keys, limits)))
+    router(Arc::new(Api::new(Sources::new(catalog), keys, limits, CancellationToken::new())))
 }
 
 /// Status, code and detail of the answer.

@@ -1,14 +1,15 @@
 //! What becomes of each event of a group: a pure function of the log up to S and of the group.
 //!
 //! Invariants, which hold for everything up to S plus what the group appends, provided that it is appended at S + 1 or
-//! not at all: one receipt an id; numbers contiguous from a workflow's head; each predecessor the event before.
+//! not at all: one receipt an id; numbers contiguous from a workflow's head; each predecessor the event before; nothing of
+//! a chain behind what breaks it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use weft_index::receipts::{Accepted, Head, Horizons};
 use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
 
-use super::overlay::Overlay;
+use super::{chain::Linked, overlay::Overlay};
 
 /// What the receipts' file says of an event that wants a number. The default is what an empty file says.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +30,8 @@ pub(super) struct Candidate<'a> {
     /// Of workflow, type and body.
     pub digest: &'a [u8; 32],
     pub looked: &'a Looked,
+    /// The chain that it is a member of.
+    pub linked: Option<Linked>,
 }
 
 /// What becomes of an event.
@@ -52,6 +55,8 @@ pub(super) enum Decision {
         /// Whether the body is the same.
         same_body: bool,
     },
+    /// Something before it in its chain is refused, or will be if the group is appended: not to be appended now.
+    Behind,
 }
 
 /// Decides for a group, in order. Everything up to `overlay.end()` is taken into account, and what the group itself
@@ -65,16 +70,30 @@ pub(super) fn decide<'a>(
     // What the group itself appends.
     let mut firsts: HashMap<EventId, (usize, &[u8; 32])> = HashMap::new();
     let mut heads: HashMap<&WorkflowId, (SequenceNumber, EventId)> = HashMap::new();
+    // Chains that the group itself breaks.
+    let mut broken = HashSet::new();
     let decide_one = |(index, candidate): (usize, Candidate<'a>)| {
-        let Candidate { id, workflow, digest, looked } = candidate;
+        let Candidate { id, workflow, digest, looked, linked } = candidate;
         debug_assert!(looked.cursor >= overlay.base(), "P2: a gap between the file's answer and the overlay");
+        if linked.is_some_and(|linked| linked.broken || broken.contains(&linked.key)) {
+            return Decision::Behind;
+        }
+        let mut refused = || broken.extend(linked.filter(|linked| linked.reuse_breaks).map(|linked| linked.key));
         if let Some((of, first)) = firsts.get(&id) {
-            return Decision::Repeat { of: *of, same_body: *first == digest };
+            let same_body = *first == digest;
+            if !same_body {
+                refused();
+            }
+            return Decision::Repeat { of: *of, same_body };
         }
         let accepted = overlay.accepted(id).or(looked.accepted.as_ref());
         if let Some(accepted) = accepted.filter(|accepted| horizons.knows(accepted, now)) {
             let accepted = accepted.clone();
-            return if accepted.digest == *digest { Decision::Known(accepted) } else { Decision::Reused(accepted) };
+            if accepted.digest == *digest {
+                return Decision::Known(accepted);
+            }
+            refused();
+            return Decision::Reused(accepted);
         }
         let (sequence_number, previous) = match heads.get(workflow) {
             Some((number, event)) => (number.next(), Some(*event)),

@@ -7,6 +7,7 @@ use weft_nats::message::Outgoing;
 use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
 
 use super::{
+    SubmitError,
     decide::{Candidate, Decision, decide},
     overlay::Overlay,
     submission::{Submission, no_message},
@@ -29,10 +30,14 @@ pub(super) struct Flight {
     news: Vec<New>,
     /// Events whose id a new one of this group has: answered when that one is stored.
     repeats: Vec<Repeat>,
+    /// Events behind a repeat that will be refused: decided again when it has been. With their places in the group.
+    behind: Vec<(usize, Submission)>,
 }
 
 #[derive(Debug)]
 struct New {
+    /// Its place in the group.
+    place: usize,
     submission: Submission,
     sequence_number: SequenceNumber,
     previous: Option<EventId>,
@@ -40,6 +45,8 @@ struct New {
 
 #[derive(Debug)]
 struct Repeat {
+    /// Its place in the group.
+    place: usize,
     submission: Submission,
     /// Index in `news`.
     of: usize,
@@ -49,7 +56,7 @@ struct Repeat {
 /// What is left of a flight that was not wholly stored.
 #[derive(Debug, Default)]
 pub(super) struct Left {
-    /// Not certainly stored, in the order in which they were to be appended; then repeats.
+    /// Not certainly stored, in their order in the group.
     pub submissions: VecDeque<Submission>,
     /// Whether the heads were stored, if there were any.
     pub carried: bool,
@@ -66,33 +73,38 @@ impl Flight {
     ) -> (Self, Vec<Outgoing>) {
         let candidates = group.iter().map(|submission| {
             let Submission { id, workflow, digest, looked, .. } = submission;
-            Candidate { id: *id, workflow, digest, looked }
+            Candidate { id: *id, workflow, digest, looked, linked: submission.linked() }
         });
         let decisions = decide(overlay, horizons, candidates);
-        let mut flight = Self { expected: overlay.end(), carry: None, news: Vec::new(), repeats: Vec::new() };
+        let mut flight =
+            Self { expected: overlay.end(), carry: None, news: Vec::new(), repeats: Vec::new(), behind: Vec::new() };
         let mut messages = Vec::with_capacity(group.len() + 1);
         if let Some(carry) = carry {
             messages.push(carry.message);
             flight.carry = Some((carry.id, carry.heads));
         }
-        // Index in the group → index in `news`.
-        let mut places = vec![0; decisions.len()];
-        for (index, (mut submission, decision)) in group.into_iter().zip(decisions).enumerate() {
+        // Place in the group → index in `news`.
+        let mut indices = vec![0; decisions.len()];
+        for (place, (mut submission, decision)) in group.into_iter().zip(decisions).enumerate() {
             match decision {
                 Decision::Known(accepted) => submission.answer_known(&accepted, true),
                 Decision::Reused(accepted) => submission.answer_known(&accepted, false),
                 Decision::New { sequence_number, previous } => {
-                    if let Some(place) = places.get_mut(index) {
-                        *place = flight.news.len();
+                    if let Some(index) = indices.get_mut(place) {
+                        *index = flight.news.len();
                     }
                     submission.number(sequence_number, previous);
                     messages.push(std::mem::replace(&mut submission.message, no_message()));
-                    flight.news.push(New { submission, sequence_number, previous });
+                    flight.news.push(New { place, submission, sequence_number, previous });
                 }
                 Decision::Repeat { of, same_body } => {
-                    let of = places.get(of).copied().unwrap_or_default();
-                    flight.repeats.push(Repeat { submission, of, same_body });
+                    let of = indices.get(of).copied().unwrap_or_default();
+                    flight.repeats.push(Repeat { place, submission, of, same_body });
                 }
+                Decision::Behind if submission.linked().is_none_or(|linked| linked.broken) => {
+                    submission.answer(Err(SubmitError::Behind));
+                }
+                Decision::Behind => flight.behind.push((place, submission)),
             }
         }
         (flight, messages)
@@ -108,13 +120,14 @@ impl Flight {
     pub fn looked_at(&self) -> Option<StreamSeq> {
         let submissions = self.news.iter().map(|new| &new.submission);
         let submissions = submissions.chain(self.repeats.iter().map(|repeat| &repeat.submission));
+        let submissions = submissions.chain(self.behind.iter().map(|(_, submission)| submission));
         submissions.map(|submission| submission.looked.cursor).min()
     }
 
     /// The first `stored` of `messages` are certainly stored behind `expected`: enters them into the overlay, answers
     /// who waits for them, and gives back the rest.
     pub fn land(self, stored: usize, messages: Vec<Outgoing>, overlay: &mut Overlay) -> Left {
-        let mut left = Left::default();
+        let mut carried = false;
         let mut seq = self.expected;
         let mut messages = messages.into_iter();
         let mut stored_events = stored;
@@ -124,12 +137,13 @@ impl Flight {
                 seq = seq.next();
                 overlay.append_heads(seq, id, heads);
                 stored_events -= 1;
-                left.carried = true;
+                carried = true;
             }
         }
+        let mut left = self.behind;
         let mut landed = Vec::with_capacity(stored_events);
         for (index, (new, message)) in self.news.into_iter().zip(messages).enumerate() {
-            let New { mut submission, sequence_number, previous } = new;
+            let New { place, mut submission, sequence_number, previous } = new;
             if index < stored_events {
                 seq = seq.next();
                 let accepted = submission.accepted(seq, sequence_number, previous);
@@ -138,15 +152,16 @@ impl Flight {
                 submission.answer_new(sequence_number, previous);
             } else {
                 submission.message = message;
-                left.submissions.push_back(submission);
+                left.push((place, submission));
             }
         }
-        for Repeat { submission, of, same_body } in self.repeats {
+        for Repeat { place, submission, of, same_body } in self.repeats {
             match landed.get(of) {
                 Some(accepted) => submission.answer_known(accepted, same_body),
-                None => left.submissions.push_back(submission),
+                None => left.push((place, submission)),
             }
         }
-        left
+        left.sort_unstable_by_key(|(place, _)| *place);
+        Left { submissions: left.into_iter().map(|(_, submission)| submission).collect(), carried }
     }
 }

@@ -7,6 +7,7 @@
 //! - `decide`: what becomes of each event of a group; pure.
 //! - `overlay`: the log beyond the receipts' file; `lookup`: what the file says.
 //! - `flight`: a decided group on its way into the log; `session`: the loop that sends one after the other.
+//! - `desk`: where events come in, alone, many at once, or in a line; `chain`: those that must not overtake each other.
 //! - `shard`: opens, compares, catches up, and starts over; `heads`: carried forward.
 //! - `preferred`: of several gateways one appends for all, as long as it answers.
 //!
@@ -18,16 +19,19 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot, watch},
-    time::{Instant, timeout, timeout_at},
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use weft_index::{projection::OpenError, receipts::Receipts};
+use weft_index::projection::OpenError;
 use weft_nats::{connect::Connection, streams, subject::Layout};
 use weft_proto::ids::{EventId, SequenceNumber, ShardId, StreamSeq, WorkflowId};
 
+mod chain;
 mod decide;
+mod desk;
 mod flight;
+mod gather;
 mod heads;
 mod lookup;
 mod options;
@@ -41,12 +45,13 @@ mod submission;
 #[cfg(test)]
 mod tests;
 
+pub use desk::{Line, NotTaken, Pending};
 pub use options::SequencerOptions;
 
-use preferred::{Own, Preferred};
+use desk::Desk;
 use progress::Progress;
 use shard::{Ask, Inbox, Shard};
-use submission::Submission;
+use submission::Encoded;
 
 /// An event that has been verified and identified and wants a number.
 #[derive(Debug, Clone)]
@@ -107,6 +112,9 @@ pub enum SubmitError {
     /// The message would be larger than the log takes.
     #[error("the event is larger than the log takes")]
     TooLarge,
+    /// An event before it, that it must not overtake, was not accepted. Not appended.
+    #[error("an event before it was not accepted")]
+    Behind,
     /// More events wait than the queue holds. Not appended.
     #[error("too many events wait for the log")]
     Overloaded,
@@ -124,10 +132,6 @@ pub enum SubmitError {
     Draining,
 }
 
-/// Events that may wait in one shard: some tenths of a second of the highest rate. More would only be answered late.
-const QUEUE_EVENTS_MAX: usize = 10_000;
-/// Bytes of the messages that may wait in one shard or be under way.
-const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Questions that may wait in one shard.
 const QUEUE_ASKS_MAX: usize = 1_000;
 
@@ -145,19 +149,6 @@ struct Inner {
     submit_timeout: Duration,
     drain: CancellationToken,
     desks: Vec<Desk>,
-}
-
-/// Where one shard takes events and questions.
-#[derive(Debug)]
-struct Desk {
-    queue: mpsc::Sender<Submission>,
-    /// Where they go instead while another gateway appends.
-    preferred: Option<Preferred>,
-    asks: mpsc::Sender<Ask>,
-    /// A permit for each byte that may wait.
-    room: Arc<Semaphore>,
-    /// The receipts, while they have caught up with the log.
-    current: watch::Receiver<Option<Receipts>>,
 }
 
 /// Opens the receipts of every shard and starts their sequencers on `tasks`. `progress` says what they still wait for,
@@ -181,21 +172,18 @@ pub async fn start(
         let stream = layout.events_stream(id);
         let path = options.folder.join(format!("receipts-{id}.redb"));
         let receipts = shard::open(path.clone(), stream.clone(), options.horizons()).await?;
-        let (queue, queued) = mpsc::channel(QUEUE_EVENTS_MAX);
         let (asks, asked) = mpsc::channel(QUEUE_ASKS_MAX);
         let (current, currently) = watch::channel(None);
-        let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
-        let (drained, preferred) = if options.forwards {
+        let (mut desk, queued) = Desk::new(options.queue_events_max, asks, currently);
+        let drained = if options.forwards {
             let drained = CancellationToken::new();
-            let (queue, room, current) = (queue.clone(), room.clone(), currently.clone());
-            let own = Own { queue, room, current, submit_timeout: options.submit_timeout };
-            let connection = connection.clone();
-            let started = preferred::start(id, layout, connection, own, drain.clone(), drained.clone(), tasks).await;
-            (drained, started)
+            let (connection, own) = (connection.clone(), desk.own(options.submit_timeout));
+            desk.preferred = preferred::start(id, layout, connection, own, drain.clone(), drained.clone(), tasks).await;
+            drained
         } else {
-            (drain.clone(), None)
+            drain.clone()
         };
-        desks.push(Desk { queue, preferred, asks, room, current: currently });
+        desks.push(desk);
         let shard = Shard {
             id,
             layout,
@@ -225,30 +213,7 @@ impl Sequencer {
     ///
     /// [`SubmitError`].
     pub async fn submit(&self, event: NewEvent) -> Result<Receipt, SubmitError> {
-        let inner = &*self.inner;
-        if inner.drain.is_cancelled() {
-            return Err(SubmitError::Draining);
-        }
-        let desk = inner.desk(inner.layout.shard_of(&event.workflow))?;
-        let receipt_on_id_reuse = event.receipt_on_id_reuse;
-        let (event, message, bytes) = submission::encode(event, inner.layout);
-        if bytes > inner.message_bytes_max() {
-            return Err(SubmitError::TooLarge);
-        }
-        let permits = u32::try_from(bytes).map_err(|_| SubmitError::TooLarge)?;
-        let room = desk.room.clone().try_acquire_many_owned(permits).map_err(|_| SubmitError::Overloaded)?;
-        let deadline = Instant::now() + inner.submit_timeout;
-        let (submission, answer) = Submission::new(&event, message, bytes, receipt_on_id_reuse, deadline, room);
-        let queue = desk.preferred.as_ref().and_then(Preferred::route).unwrap_or(&desk.queue);
-        queue.try_send(submission).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => SubmitError::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => SubmitError::Draining,
-        })?;
-        match timeout_at(deadline, answer).await {
-            Ok(Ok(answer)) => answer,
-            // Too late, or the shard starts over.
-            Ok(Err(_)) | Err(_) => Err(SubmitError::Unavailable),
-        }
+        self.enqueue(event, None)?.receipt().await
     }
 
     /// Where an event stands in the EVENTS of its shard: first as far as this gateway knows, then, when it does not know
@@ -273,6 +238,21 @@ impl Sequencer {
 }
 
 impl Inner {
+    /// Nothing is taken in while it drains.
+    fn accepts(&self) -> Result<(), SubmitError> {
+        if self.drain.is_cancelled() { Err(SubmitError::Draining) } else { Ok(()) }
+    }
+
+    /// By when what is taken in now has its answer.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.submit_timeout
+    }
+
+    fn encode(&self, event: NewEvent) -> Result<Encoded, SubmitError> {
+        let event = Encoded::new(event, self.layout);
+        if event.bytes > self.message_bytes_max() { Err(SubmitError::TooLarge) } else { Ok(event) }
+    }
+
     /// A shard's desk, open.
     fn desk(&self, shard: ShardId) -> Result<&Desk, SubmitError> {
         let desk = self.desks.get(shard.0 as usize).ok_or(SubmitError::Starting)?;
@@ -312,11 +292,5 @@ impl Inner {
         let (answer, answered) = oneshot::channel();
         self.desk(shard)?.ask(Ask::Reach { end, answer }).await?;
         answered.await.map_err(|_| SubmitError::Unavailable)
-    }
-}
-
-impl Desk {
-    async fn ask(&self, ask: Ask) -> Result<(), SubmitError> {
-        self.asks.send(ask).await.map_err(|_| SubmitError::Draining)
     }
 }

@@ -9,6 +9,9 @@ use weft_nats::streams::LogSpec;
 /// append, so that one lost ack still ends in a receipt.
 const SUBMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Events that may wait in one shard: some tenths of a second of the highest rate. More would only be answered late.
+const QUEUE_EVENTS_MAX: usize = 10_000;
+
 /// What the sequencers of a gateway are told.
 #[derive(Debug, Clone)]
 pub struct SequencerOptions {
@@ -24,6 +27,8 @@ pub struct SequencerOptions {
     pub message_bytes_max: usize,
     /// How long a submission waits for its receipt.
     pub submit_timeout: Duration,
+    /// Events that may wait in one shard; at least 1.
+    pub queue_events_max: usize,
     /// Whether one of several gateways appends for all. Without it each appends for itself: right, and slower.
     pub forwards: bool,
 }
@@ -38,6 +43,7 @@ impl SequencerOptions {
             retention: spec.log.retention.0,
             message_bytes_max: usize::try_from(spec.message_bytes_max()).unwrap_or(usize::MAX),
             submit_timeout: SUBMIT_TIMEOUT,
+            queue_events_max: QUEUE_EVENTS_MAX,
             forwards: true,
         }
     }

@@ -31,6 +31,7 @@ use weft_proto::ids::StreamSeq;
 
 use super::{
     flight::Flight,
+    gather::Gather,
     heads::{Carrier, Page},
     lookup::{Looking, look_up},
     overlay::Overlay,
@@ -81,6 +82,7 @@ pub(super) struct Session<'a> {
     appender: Option<Appender>,
     flight: Option<Flight>,
     append: Option<Append>,
+    gather: Gather,
     /// The log is known to reach here: nothing is decided before.
     target: StreamSeq,
     probe: Option<Probe>,
@@ -102,6 +104,8 @@ struct Landed {
     appender: Appender,
     messages: Vec<Outgoing>,
     result: Result<StreamSeq, AppendError>,
+    /// How long it took.
+    took: Duration,
 }
 
 /// What the session has waited for.
@@ -113,6 +117,8 @@ enum Happening {
     Scanned(Result<Page, StorageError>),
     Arrived(usize),
     Asked(Option<Ask>),
+    /// A group has waited long enough for others.
+    Gathered,
     /// Changes went to the writer.
     Written,
     Committed,
@@ -153,6 +159,7 @@ impl<'a> Session<'a> {
             appender: Some(Appender::new(shard.connection.clone())),
             flight: None,
             append: None,
+            gather: Gather::default(),
             probe: None,
             failures: 0,
             behind: 0,
@@ -184,6 +191,7 @@ impl<'a> Session<'a> {
     async fn happening(&mut self) -> Result<Happening, Fault> {
         let takes_in = !self.closed && self.arrived.is_empty() && self.ready.len() < READY_MAX;
         let quiet_at = (self.probe.is_none() && self.wanted_end() > self.overlay.end()).then(|| self.heard_at + QUIET);
+        let gathered_at = self.gathers_until();
         let look_at = self.carrier.wakes_at();
         Ok(tokio::select! {
             batch = self.reader.next(), if self.unwritten.len() < UNWRITTEN_MAX => Happening::Read(batch),
@@ -204,6 +212,7 @@ impl<'a> Session<'a> {
                 Happening::Committed
             }
             () = settled(&mut self.connection_changed) => Happening::ConnectionChanged,
+            () = at(gathered_at) => Happening::Gathered,
             () = at(quiet_at) => Happening::Quiet,
             () = at(look_at) => Happening::LookForHeads,
             () = self.shard.drain.cancelled(), if !self.draining => Happening::Drain,
@@ -239,7 +248,7 @@ impl<'a> Session<'a> {
                 self.draining = true;
                 self.inbox.queue.close();
             }
-            Happening::Written => {}
+            Happening::Gathered | Happening::Written => {}
         }
         Ok(())
     }

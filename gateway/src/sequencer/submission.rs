@@ -9,7 +9,12 @@ use weft_index::receipts::{Accepted, body_digest};
 use weft_nats::{event::Event, message::Outgoing, subject::Layout};
 use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
 
-use super::{NewEvent, Receipt, SubmitError, decide::Looked, overlay::UNREAD};
+use super::{
+    NewEvent, Receipt, SubmitError,
+    chain::{Link, Linked},
+    decide::Looked,
+    overlay::UNREAD,
+};
 
 /// The header that holds the number: all that [`Submission::number`] sets.
 const SEQUENCE: &str = "ce-sequence";
@@ -38,23 +43,11 @@ pub(super) struct Submission {
     pub deadline: Instant,
     /// What the receipts' file says of it.
     pub looked: Looked,
+    /// What it holds of its chain, if it is a member of one.
+    link: Option<Link>,
     answer: oneshot::Sender<Answer>,
     /// Its part of what the queue may hold.
     _room: OwnedSemaphorePermit,
-}
-
-/// An event that has been encoded and hashed.
-#[derive(Debug, Clone)]
-pub(super) struct Encoded {
-    pub id: EventId,
-    pub workflow: WorkflowId,
-    /// Of workflow, type and body.
-    pub digest: [u8; 32],
-    /// The message but for its number and predecessor.
-    pub message: Outgoing,
-    /// Bytes of the message once it is numbered.
-    pub bytes: usize,
-    pub receipt_on_id_reuse: bool,
 }
 
 /// Bytes of a message once it is numbered.
@@ -67,9 +60,63 @@ pub(super) fn no_message() -> Outgoing {
     Outgoing { subject: String::new(), headers: Default::default(), payload: Bytes::new() }
 }
 
-/// Encodes an event but for its number.
-pub(super) fn encode(event: NewEvent, layout: Layout) -> (Event, Outgoing, usize) {
-    let event = Event {
+/// An event that is encoded and waits for nobody yet.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    pub id: EventId,
+    pub workflow: WorkflowId,
+    /// Of workflow, type and body.
+    pub digest: [u8; 32],
+    /// The message but for its number and predecessor.
+    pub message: Outgoing,
+    /// Bytes of the message once it is numbered.
+    pub bytes: usize,
+    pub receipt_on_id_reuse: bool,
+}
+
+impl Encoded {
+    /// Encodes an event but for its number.
+    pub fn new(event: NewEvent, layout: Layout) -> Self {
+        let receipt_on_id_reuse = event.receipt_on_id_reuse;
+        let event = unnumbered(event);
+        let message = event.encode(layout);
+        Self {
+            id: event.id,
+            digest: body_digest(&event.workflow, &event.event_type, &event.payload),
+            workflow: event.workflow,
+            bytes: numbered_bytes(&message),
+            message,
+            receipt_on_id_reuse,
+        }
+    }
+
+    /// With who waits for its receipt until `deadline`, and its `room` in the queue.
+    pub fn submission(
+        self,
+        deadline: Instant,
+        room: OwnedSemaphorePermit,
+        link: Option<Link>,
+    ) -> (Submission, oneshot::Receiver<Answer>) {
+        let (answer, answered) = oneshot::channel();
+        let submission = Submission {
+            id: self.id,
+            workflow: self.workflow,
+            digest: self.digest,
+            message: self.message,
+            bytes: self.bytes,
+            receipt_on_id_reuse: self.receipt_on_id_reuse,
+            deadline,
+            looked: Looked::default(),
+            link,
+            answer,
+            _room: room,
+        };
+        (submission, answered)
+    }
+}
+
+fn unnumbered(event: NewEvent) -> Event {
+    Event {
         id: event.id,
         sequence_number: SequenceNumber(0),
         workflow: event.workflow,
@@ -86,40 +133,20 @@ pub(super) fn encode(event: NewEvent, layout: Layout) -> (Event, Outgoing, usize
         quarantine: event.quarantine,
         kept_headers: event.kept_headers,
         payload: event.payload,
-    };
-    let message = event.encode(layout);
-    let bytes = numbered_bytes(&message);
-    (event, message, bytes)
+    }
 }
 
 impl Submission {
-    pub fn new(
-        event: &Event,
-        message: Outgoing,
-        bytes: usize,
-        receipt_on_id_reuse: bool,
-        deadline: Instant,
-        room: OwnedSemaphorePermit,
-    ) -> (Self, oneshot::Receiver<Answer>) {
-        let encoded = Encoded {
-            id: event.id,
-            workflow: event.workflow.clone(),
-            digest: body_digest(&event.workflow, &event.event_type, &event.payload),
-            message,
-            bytes,
-            receipt_on_id_reuse,
-        };
-        Self::of(encoded, deadline, room)
+    /// Its chain at this moment.
+    pub fn linked(&self) -> Option<Linked> {
+        let linked = self.link.as_ref()?.chain().linked();
+        Some(Linked { reuse_breaks: linked.reuse_breaks && !self.receipt_on_id_reuse, ..linked })
     }
 
-    /// Of an event that has been encoded and hashed, here or by another gateway.
-    pub fn of(encoded: Encoded, deadline: Instant, room: OwnedSemaphorePermit) -> (Self, oneshot::Receiver<Answer>) {
-        let (answer, answered) = oneshot::channel();
-        let Encoded { id, workflow, digest, message, bytes, receipt_on_id_reuse } = encoded;
-        let looked = Looked::default();
-        let submission =
-            Self { id, workflow, digest, message, bytes, receipt_on_id_reuse, deadline, looked, answer, _room: room };
-        (submission, answered)
+    /// Whether both are members of one chain.
+    pub fn is_chained_to(&self, other: &Self) -> bool {
+        let key = |submission: &Self| submission.link.as_ref().map(|link| link.chain().key());
+        key(self).is_some_and(|own| key(other) == Some(own))
     }
 
     /// From now on somebody else hears its answer. Who heard it before.
@@ -156,6 +183,9 @@ impl Submission {
 
     /// Tells the sender, if it still listens.
     pub fn answer(self, answer: Answer) {
+        if let Some(link) = self.link {
+            link.settle(&answer);
+        }
         let _ = self.answer.send(answer);
     }
 
@@ -218,9 +248,11 @@ mod tests {
     #[test]
     fn a_numbered_message_is_the_encoded_event() {
         let layout = Layout::new(1);
-        let (event, message, bytes) = encode(test_event(EventId::unique(), "a", b"{}"), layout);
+        let event = test_event(EventId::unique(), "a", b"{}");
+        let encoded = Encoded::new(event.clone(), layout);
+        let (event, bytes) = (unnumbered(event), encoded.bytes);
         let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        let (mut submission, _) = Submission::new(&event, message, bytes, false, Instant::now(), room);
+        let (mut submission, _) = encoded.submission(Instant::now(), room, None);
         for (number, previous) in [(1, None), (7, Some(EventId::unique())), (8, Some(EventId::unique())), (2, None)] {
             submission.number(SequenceNumber(number), previous);
             assert!(submission.message.encoded_size() <= bytes);

@@ -9,7 +9,7 @@ use super::SubmitError;
 mod ages;
 mod model;
 
-use model::{Answer, Fate, Mutant, Step, World};
+use model::{Answer, Fate, Mutant, Sent, Step, World};
 
 /// P2: no id stands in the log twice.
 fn one_event_an_id(events: &[Event]) -> Result<(), String> {
@@ -39,27 +39,23 @@ fn contiguous_and_linked(events: &[Event]) -> Result<(), String> {
 /// without faults exactly one; and whoever sent another body learns that.
 fn told_the_truth(events: &[Event], answers: &[Answer], faults: bool) -> Result<(), String> {
     let mut firsts: HashMap<EventId, u32> = HashMap::new();
-    for Answer { delivery, other_body, answer } in answers {
-        let id = model::id_of(*delivery);
+    for Answer { sent, answer } in answers {
+        let id = model::id_of(sent.delivery);
         let stored = events.iter().find(|event| event.id == id);
-        let Some(answer) = answer else {
-            if faults {
-                continue;
-            }
-            return Err(format!("nobody answered delivery {delivery}"));
-        };
-        let stored = stored.ok_or(format!("{id} was answered and is not in the log"))?;
-        let same_body = (stored.payload == *b"other".as_slice()) == *other_body;
+        let same_body = |stored: &Event| stored.payload == body_of(sent);
         match answer {
-            Ok(receipt) => {
+            None | Some(Err(SubmitError::Unavailable)) if faults => {}
+            Some(Err(SubmitError::Behind)) if sent.chain.is_some() => {}
+            Some(Err(SubmitError::IdReused)) if stored.is_some_and(|stored| !same_body(stored)) => {}
+            Some(Ok(receipt)) => {
+                let stored = stored.ok_or(format!("{id} was answered and is not in the log"))?;
                 let told = (receipt.event_id, receipt.sequence_number, receipt.previous);
-                if told != (stored.id, stored.sequence_number, stored.previous) || !same_body {
+                if told != (stored.id, stored.sequence_number, stored.previous) || !same_body(stored) {
                     return Err(format!("{receipt:?} is not what stands in the log"));
                 }
                 *firsts.entry(id).or_default() += u32::from(!receipt.duplicate);
             }
-            Err(SubmitError::IdReused) if !same_body => {}
-            Err(error) => return Err(format!("{id}: {error}")),
+            other => return Err(format!("{sent:?} was answered {other:?}")),
         }
     }
     for event in events {
@@ -69,6 +65,32 @@ fn told_the_truth(events: &[Event], answers: &[Answer], faults: bool) -> Result<
         }
     }
     Ok(())
+}
+
+/// Where a member of a chain was stored, everything before it in the chain had been: as it was sent, or with another body
+/// where the chain goes on behind that.
+fn chains_have_no_holes(events: &[Event], answers: &[Answer]) -> Result<(), String> {
+    let mut members: HashMap<usize, Vec<&Sent>> = HashMap::new();
+    for Answer { sent, .. } in answers {
+        let Some(chain) = sent.chain else { continue };
+        let before = members.entry(chain).or_default();
+        if let Some(at) = events.iter().position(|event| event.received_at.as_second() == sent.number) {
+            for earlier in before.iter() {
+                let id = model::id_of(earlier.delivery);
+                let accepted = events[..at].iter().find(|event| event.id == id);
+                let as_sent = |event: &Event| event.payload == body_of(earlier) || !model::reuse_breaks(chain);
+                if !accepted.is_some_and(as_sent) {
+                    return Err(format!("{sent:?} was accepted without {earlier:?}"));
+                }
+            }
+        }
+        before.push(sent);
+    }
+    Ok(())
+}
+
+fn body_of(sent: &Sent) -> &'static [u8] {
+    if sent.other_body { b"other" } else { b"body" }
 }
 
 fn run(gateways: usize, mutant: Mutant, steps: &[Step]) -> Result<(), String> {
@@ -87,6 +109,7 @@ async fn run_in_time(gateways: usize, mutant: Mutant, steps: &[Step]) -> Result<
     one_event_an_id(&events)?;
     contiguous_and_linked(&events)?;
     let answers = world.answers();
+    chains_have_no_holes(&events, &answers)?;
     told_the_truth(&events, &answers, world.faults)
 }
 
@@ -109,15 +132,27 @@ fn between_gateways() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// What senders do: submit, alone or in a chain, and give up waiting.
+fn among_senders(faulty: bool) -> impl Strategy<Value = Step> {
+    let (gateway, chain) = (0..3usize, 0..model::CHAINS);
+    prop_oneof![
+        8 => (gateway.clone(), 0..12u8, prop::bool::weighted(0.1), prop::option::of(chain.clone())).prop_map(
+            |(gateway, delivery, other_body, chain)| Step::Submit { gateway, delivery, other_body, chain },
+        ),
+        1 => (gateway.clone(), chain).prop_map(|(gateway, chain)| Step::EndChain { gateway, chain }),
+        u32::from(faulty) => (gateway, 0..4u8).prop_map(|(gateway, count)| Step::Expire { gateway, count }),
+    ]
+}
+
 fn step(fate: impl Strategy<Value = Fate>, faulty: bool) -> impl Strategy<Value = Step> {
     let gateway = 0..3usize;
     prop_oneof![
-        8 => (gateway.clone(), 0..12u8, prop::bool::weighted(0.1)).prop_map(|(gateway, delivery, other_body)| {
-            Step::Submit { gateway, delivery, other_body }
-        }),
+        10 => among_senders(faulty),
         10 => between_gateways(),
         8 => gateway.clone().prop_map(|gateway| Step::LookUp { gateway }),
-        8 => (gateway.clone(), prop::bool::weighted(0.2)).prop_map(|(gateway, carry)| Step::Launch { gateway, carry }),
+        8 => (gateway.clone(), prop::bool::weighted(0.2), 0..12u8).prop_map(|(gateway, carry, more)| {
+            Step::Launch { gateway, carry, more }
+        }),
         8 => (gateway.clone(), fate).prop_map(|(gateway, fate)| Step::Land { gateway, fate }),
         8 => (gateway.clone(), 0..8u8).prop_map(|(gateway, messages)| Step::Read { gateway, messages }),
         3 => gateway.clone().prop_map(|gateway| Step::Commit { gateway }),
@@ -149,12 +184,18 @@ proptest! {
     }
 }
 
-/// The properties above hold because of the comparison, the overlay and the late word: without either, even faultless runs
-/// break them.
+/// The properties above hold because of the comparison, the overlay, the chains, the late word, and because no chain is
+/// handed on: without any of them, even faultless runs break them.
 #[test]
 fn the_properties_notice_what_is_missing() {
     use proptest::{strategy::ValueTree, test_runner::TestRunner};
-    for (gateways, mutant) in [(2, Mutant::NoComparison), (1, Mutant::NoOverlay), (2, Mutant::NoLateWord)] {
+    for (gateways, mutant) in [
+        (2, Mutant::NoComparison),
+        (1, Mutant::NoOverlay),
+        (1, Mutant::NoChain),
+        (2, Mutant::NoLateWord),
+        (2, Mutant::ChainsHandedOn),
+    ] {
         let mut runner = TestRunner::deterministic();
         let noticed = (0..256).any(|_| {
             let steps = faultless_steps().new_tree(&mut runner).unwrap().current();

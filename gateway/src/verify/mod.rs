@@ -82,6 +82,8 @@ pub enum VerifyError {
     /// The signed timestamp is too far from the gateway's clock.
     #[error("the signed timestamp is {}s {direction} the gateway's clock; at most {}s are allowed", by.as_secs(), tolerance.as_secs())]
     OutOfWindow {
+        /// When it was signed.
+        signed: Timestamp,
         /// How far.
         by: Duration,
         /// To which side.
@@ -89,6 +91,15 @@ pub enum VerifyError {
         /// How far is allowed.
         tolerance: Duration,
     },
+}
+
+/// Whether a request must have been signed lately.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// As of every request that comes from outside.
+    Required,
+    /// As of one that was received before and kept.
+    Waived,
 }
 
 /// The side of the gateway's clock on which a timestamp lies.
@@ -140,6 +151,27 @@ impl Verifier {
         scheme
             .map(|scheme| Self { scheme })
             .map_err(|problem| CompileError { source_name: source.name.clone(), problem })
+    }
+
+    /// As [`verify`](Self::verify), however long ago it was signed where that is waived.
+    ///
+    /// # Errors
+    ///
+    /// [`VerifyError`].
+    pub fn verify_with(
+        &self,
+        freshness: Freshness,
+        headers: &HeaderMap,
+        body: &[u8],
+        now: Timestamp,
+    ) -> Result<Verified, VerifyError> {
+        match self.verify(headers, body, now) {
+            // The signature has held by then; looked at when it was signed, it is fresh.
+            Err(VerifyError::OutOfWindow { signed, .. }) if freshness == Freshness::Waived => {
+                self.verify(headers, body, signed)
+            }
+            verified => verified,
+        }
     }
 
     /// Whether a request with these headers and this raw body is the sender's, and fresh.
@@ -218,7 +250,7 @@ fn check_window(signed: Timestamp, now: Timestamp, tolerance: Duration) -> Resul
         return Ok(());
     }
     let direction = if distance > 0 { Direction::Behind } else { Direction::Ahead };
-    Err(VerifyError::OutOfWindow { by, direction, tolerance })
+    Err(VerifyError::OutOfWindow { signed, by, direction, tolerance })
 }
 
 /// A tolerance as configured; 0 stands for the default.

@@ -105,6 +105,7 @@ fn the_vectors_of_other_senders_hold_by_template() {
     assert_eq!(
         timed.verify(&request, body, at(1_700_000_061)),
         Err(VerifyError::OutOfWindow {
+            signed: at(1_700_000_000),
             by: Duration::from_secs(61),
             direction: Direction::Behind,
             tolerance: Duration::from_secs(60)
@@ -145,6 +146,17 @@ fn freshness_is_measured_both_ways() {
     let mut moved = request.clone();
     moved.insert("webhook-timestamp", "1".parse().unwrap());
     assert_eq!(verifier.verify(&moved, b"{}", at(10_000)), Err(VerifyError::Invalid));
+}
+
+/// Waiving freshness waives nothing else: the signature must hold, and it gives the time.
+#[test]
+fn what_was_kept_is_verified_but_for_its_age() {
+    let verifier = standard(&[STANDARD_SECRET]);
+    let request = signed(STANDARD_SECRET, "m1", 10_000, "{}");
+    let verify = |freshness, body: &[u8]| verifier.verify_with(freshness, &request, body, at(99_000));
+    assert!(matches!(verify(Freshness::Required, b"{}"), Err(VerifyError::OutOfWindow { .. })));
+    assert_eq!(verify(Freshness::Waived, b"{}").unwrap().timestamp, Some(at(10_000)));
+    assert_eq!(verify(Freshness::Waived, b"{ }"), Err(VerifyError::Invalid));
 }
 
 #[test]

@@ -60,6 +60,18 @@ pub fn get(path: &str) -> Request {
     Request { head, body: Vec::new() }
 }
 
+/// Events to `POST /api/v1/events`, with the key that the tests' gateways take.
+pub fn events(headers: &[(&str, &str)], body: impl Into<Vec<u8>>) -> Request {
+    let (key, body) = (crate::mesh::READ_TOKEN, body.into());
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let head = format!(
+        "POST /api/v1/events HTTP/1.1\r\nhost: weft\r\nconnection: close\r\ncontent-length: {}\r\nx-api-key: {key}\r\n\
+         {headers}\r\n",
+        body.len()
+    );
+    Request { head, body }
+}
+
 /// Sends a request and reads the answer to its end.
 pub async fn send(to: SocketAddr, request: &Request) -> io::Result<Answer> {
     let mut socket = TcpStream::connect(to).await?;

@@ -1,8 +1,12 @@
 //! The gateway over a real nats-server: real sockets, real streams, real receipts.
 
+mod events;
 mod http;
 mod mesh;
+mod rejected;
+mod rpc;
 mod sequencer;
 mod service;
 mod since;
+mod stream;
 mod webhooks;

@@ -11,7 +11,7 @@ use weft_nats::{
     connect::Connection,
     options::{LogOptions, Secret},
     streams::{self, LogSpec},
-    testing::TestServer,
+    testing::{TestServer, master_key},
 };
 use weft_proto::v1::{Rule, Source, StandardScheme, Verification, rule, verification::Scheme};
 
@@ -62,7 +62,7 @@ impl Mesh {
         let connection = server.connection("test").await;
         let spec = spec(shards);
         streams::ensure(&connection, &spec).await.unwrap();
-        Catalog::new(connection.clone()).put_source(&shop(), 0).await.unwrap();
+        Catalog::new(connection.clone(), master_key()).put_source(&shop(), 0).await.unwrap();
         Self { server, connection, spec }
     }
 
@@ -89,7 +89,8 @@ pub async fn run(connection: Connection, spec: LogSpec) -> Running {
     let drain = CancellationToken::new();
     let path = Path::to_path_buf(folder.path());
     let token = Some(Secret::new(READ_TOKEN));
-    let task = tokio::spawn(gateway.run(connection, spec, path, token, told, drain.clone()));
+    let task =
+        tokio::spawn(gateway.run(Catalog::new(connection, master_key()), spec, path, token, told, drain.clone()));
     Running { address, missing, drain, task, _folder: folder }
 }
 

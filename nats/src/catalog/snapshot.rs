@@ -6,7 +6,7 @@ use async_nats::HeaderMap;
 use prost::Message;
 use weft_proto::v1::{ApiKey, Source, Subscription};
 
-use super::{KEY, SOURCE, SUBSCRIPTION};
+use super::{KEY, MasterKey, SOURCE, SUBSCRIPTION, seal::OpenError};
 use crate::message::Stored;
 
 /// Something of the catalog with the revision of its key: grows with every change in the bucket.
@@ -21,8 +21,11 @@ pub struct Revised<T> {
 /// The catalog at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Snapshot {
-    /// Whether the bucket has been read to its end: until then nothing may be decided by what is missing.
+    /// Whether the bucket has been read to its end, and all of it could be opened: until then nothing may be decided by
+    /// what is missing.
     pub complete: bool,
+    /// The id of another master key that entries are sealed with.
+    pub other_key: Option<String>,
     /// Sources by name.
     pub sources: BTreeMap<String, Revised<Arc<Source>>>,
     /// Subscriptions by name.
@@ -33,45 +36,82 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Takes a message of the bucket. What cannot be decoded is logged and passed over: the last sound value stays.
-    pub(super) fn apply(&mut self, prefix: &str, message: &Stored) {
-        let Some((kind, name)) = message.subject.strip_prefix(prefix).and_then(|key| key.split_once('.')) else {
-            return;
+    pub(super) fn apply(&mut self, prefix: &str, key: &MasterKey, message: &Stored) {
+        let Some(entry) = message.subject.strip_prefix(prefix) else { return };
+        let Some((kind, name)) = entry.split_once('.') else { return };
+        let entry = Entry { key, entry, name, message };
+        let changed = match kind {
+            SOURCE => entry.change(&mut self.sources, |source| &source.name),
+            SUBSCRIPTION => entry.change(&mut self.subscriptions, |subscription| &subscription.name),
+            KEY => entry.change(&mut self.keys, |key| &key.id),
+            _ => Ok(()),
         };
-        match kind {
-            SOURCE => change(&mut self.sources, name, message, |source: &Source| &source.name),
-            SUBSCRIPTION => {
-                change(&mut self.subscriptions, name, message, |subscription: &Subscription| &subscription.name)
+        match changed {
+            Ok(()) => {}
+            // Its value may be anything: nothing can be said of the catalog as a whole.
+            Err(Unusable::Sealed(OpenError::OtherKey { id })) => {
+                self.complete = false;
+                self.other_key = Some(id);
             }
-            KEY => change(&mut self.keys, name, message, |key: &ApiKey| &key.id),
-            _ => {}
+            Err(problem) => {
+                let (key, revision) = (&message.subject, message.seq.0);
+                tracing::error!(key, revision, %problem, "catalog entry makes no sense and is passed over");
+            }
+        }
+    }
+
+    /// What is missing for it to be decided by, for people; `None`: nothing.
+    pub fn missing(&self) -> Option<String> {
+        match &self.other_key {
+            Some(id) => Some(format!(
+                "catalog: sealed with another master key ({id}); set WEFT_MASTER_KEY, or copy master.key from the data \
+                 folder that it was made in"
+            )),
+            None if self.complete => None,
+            None => Some("catalog: not read to its end yet".into()),
         }
     }
 }
 
-fn change<T: Message + Default>(
-    entries: &mut BTreeMap<String, Revised<Arc<T>>>,
-    name: &str,
-    message: &Stored,
-    name_of: impl Fn(&T) -> &String,
-) {
-    if removes(&message.headers) {
-        entries.remove(name);
-        return;
-    }
-    let problem = match T::decode(message.payload.clone()) {
-        Ok(value) if name_of(&value) == name => {
-            entries.insert(name.to_owned(), Revised { revision: message.seq.0, value: Arc::new(value) });
-            return;
+/// A message of the bucket on its way to a value.
+struct Entry<'a> {
+    key: &'a MasterKey,
+    /// The entry's name in the bucket.
+    entry: &'a str,
+    /// What of it names the value.
+    name: &'a str,
+    message: &'a Stored,
+}
+
+/// Why an entry cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error(transparent)]
+    Sealed(#[from] OpenError),
+    #[error(transparent)]
+    Encoded(#[from] prost::DecodeError),
+    #[error("it names itself {0:?}")]
+    Misnamed(String),
+}
+
+impl Entry<'_> {
+    fn change<T: Message + Default>(
+        &self,
+        entries: &mut BTreeMap<String, Revised<Arc<T>>>,
+        name_of: impl Fn(&T) -> &String,
+    ) -> Result<(), Unusable> {
+        if removes(&self.message.headers) {
+            entries.remove(self.name);
+            return Ok(());
         }
-        Ok(value) => format!("it names itself {:?}", name_of(&value)),
-        Err(error) => error.to_string(),
-    };
-    tracing::error!(
-        key = message.subject,
-        revision = message.seq.0,
-        problem,
-        "catalog entry makes no sense and is passed over"
-    );
+        let value = T::decode(self.key.open(self.entry, &self.message.payload)?.as_slice())?;
+        if name_of(&value) != self.name {
+            return Err(Unusable::Misnamed(name_of(&value).clone()));
+        }
+        let revised = Revised { revision: self.message.seq.0, value: Arc::new(value) };
+        entries.insert(self.name.to_owned(), revised);
+        Ok(())
+    }
 }
 
 /// Whether a message removes its key: deleted or purged by a client, or expired.
@@ -99,34 +139,52 @@ mod tests {
         }
     }
 
-    fn source(name: &str) -> Vec<u8> {
-        Source { name: name.into(), ..Source::default() }.encode_to_vec()
+    fn source(key: &MasterKey, entry: &str, name: &str) -> Vec<u8> {
+        key.seal(entry, &Source { name: name.into(), ..Source::default() }.encode_to_vec())
     }
 
     #[test]
     fn the_last_sound_value_of_a_key_counts() {
+        let key = MasterKey::parse(&MasterKey::generate()).unwrap();
+        let named = |entry: &str, name: &str| source(&key, entry, name);
         let mut snapshot = Snapshot::default();
         let mut revisions = |messages: &[Stored]| {
-            messages.iter().for_each(|message| snapshot.apply("$KV.b.", message));
+            messages.iter().for_each(|message| snapshot.apply("$KV.b.", &key, message));
             snapshot.sources.iter().map(|(name, source)| (name.clone(), source.revision)).collect::<Vec<_>>()
         };
         let stored = [
-            message(1, "source.a", None, source("a")),
-            message(2, "source.b", None, source("b")),
-            message(3, "source.a", None, source("a")),
+            message(1, "source.a", None, named("source.a", "a")),
+            message(2, "source.b", None, named("source.b", "b")),
+            message(3, "source.a", None, named("source.a", "a")),
         ];
         assert_eq!(revisions(&stored), [("a".to_owned(), 3), ("b".to_owned(), 2)]);
         let nonsense = [
             message(4, "source.a", None, vec![0xff, 0xff]),
-            message(5, "source.b", None, source("a")),
-            message(6, "source", None, source("c")),
-            message(7, "other.c", None, source("c")),
+            message(5, "source.b", None, named("source.b", "a")),
+            message(6, "source", None, named("source", "c")),
+            message(7, "other.c", None, named("other.c", "c")),
+            // Not sealed, and sealed as another entry.
+            message(8, "source.a", None, Source { name: "a".into(), ..Source::default() }.encode_to_vec()),
+            message(9, "source.a", None, named("source.b", "a")),
         ];
         assert_eq!(revisions(&nonsense), [("a".to_owned(), 3), ("b".to_owned(), 2)]);
-        for (seq, header) in [(8, ("KV-Operation", "DEL")), (9, ("Nats-Marker-Reason", "MaxAge"))] {
-            let name = if seq == 8 { "source.a" } else { "source.b" };
+        for (seq, header) in [(10, ("KV-Operation", "DEL")), (11, ("Nats-Marker-Reason", "MaxAge"))] {
+            let name = if seq == 10 { "source.a" } else { "source.b" };
             revisions(&[message(seq, name, Some(header), Vec::new())]);
         }
         assert_eq!(revisions(&[]), []);
+    }
+
+    /// Nothing is decided by a catalog of which a part cannot be read, and people are told what to do.
+    #[test]
+    fn entries_of_another_key_leave_the_catalog_incomplete() {
+        let (ours, theirs) = (MasterKey::generate(), MasterKey::generate());
+        let (ours, theirs) = (MasterKey::parse(&ours).unwrap(), MasterKey::parse(&theirs).unwrap());
+        let mut snapshot = Snapshot { complete: true, ..Snapshot::default() };
+        assert_eq!(snapshot.missing(), None);
+        snapshot.apply("$KV.b.", &ours, &message(1, "source.a", None, source(&theirs, "source.a", "a")));
+        assert!(!snapshot.complete && snapshot.sources.is_empty());
+        let missing = snapshot.missing().unwrap();
+        assert!(missing.contains(&theirs.id()) && missing.contains("WEFT_MASTER_KEY"), "{missing}");
     }
 }

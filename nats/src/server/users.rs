@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     options::{NatsOptions, Secret, SecretRef},
-    subject::{APPENDER_KEYS, CATALOG_BUCKET, FORWARD_SUBJECTS, LEASES_BUCKET, Layout},
+    subject::{APPENDER_KEYS, CATALOG_BUCKET, FORWARD_SUBJECTS, LEASES_BUCKET, Layout, RETRY_SUBJECT},
 };
 
 /// Random bytes in a password.
@@ -67,35 +67,33 @@ impl Users {
 
     /// The users as the server's configuration names them.
     pub(super) fn config(&self, layout: Layout) -> Value {
-        // Gateways hand each other events; nobody else hears or says anything there.
-        let among_gateways = [FORWARD_SUBJECTS];
         let roles = [
-            (&self.gateway, gateway_subjects(), among_gateways.as_slice()),
-            (&self.worker, worker_subjects(), &[]),
-            (&self.admin, admin_subjects(), &[]),
-            (&self.tail, tail_subjects(layout), &[]),
+            // Gateways hand each other events; nobody else hears or says anything there.
+            (&self.gateway, gateway_subjects(), [FORWARD_SUBJECTS].as_slice(), Some(RETRY_SUBJECT)),
+            (&self.worker, worker_subjects(), &[], None),
+            (&self.admin, admin_subjects(), &[], None),
+            (&self.tail, tail_subjects(layout), &[], None),
         ];
-        roles.into_iter().map(|(user, publish, subscribe)| entry(user, &publish, subscribe)).collect()
+        let entries = roles.into_iter().map(|(user, publish, hears, answers)| entry(user, &publish, hears, answers));
+        entries.collect()
     }
 }
 
-/// One user: may publish to `publish`, and subscribe to its own inbox and to `subscribe`.
-fn entry(user: &NatsOptions, publish: &[String], subscribe: &[&str]) -> Value {
+/// One user: may publish to `publish` and subscribe to its own inbox and to `hears`; and answer, once each, the requests
+/// on `answers`.
+fn entry(user: &NatsOptions, publish: &[String], hears: &[&str], answers: Option<&str>) -> Value {
     let password = match &user.password {
         Some(SecretRef::Clear(password)) => password.expose(),
         _ => "",
     };
     let inbox = user.inbox_prefix.as_deref().unwrap_or("_INBOX");
     let inbox = format!("{inbox}.>");
-    let subscribe: Vec<&str> = subscribe.iter().copied().chain([inbox.as_str()]).collect();
-    json!({
-        "user": user.user,
-        "password": password,
-        "permissions": {
-            "publish": { "allow": publish },
-            "subscribe": { "allow": subscribe },
-        },
-    })
+    let subscribe: Vec<_> = [inbox.as_str()].into_iter().chain(hears.iter().copied()).chain(answers).collect();
+    let mut permissions = json!({ "publish": { "allow": publish }, "subscribe": { "allow": subscribe } });
+    if answers.is_some() {
+        permissions["allow_responses"] = true.into();
+    }
+    json!({ "user": user.user, "password": password, "permissions": permissions })
 }
 
 /// What every role does with JetStream: make and check streams, read through consumers and directly. Nothing that
@@ -135,7 +133,7 @@ fn worker_subjects() -> Vec<String> {
 }
 
 fn admin_subjects() -> Vec<String> {
-    ["commands.>", "$KV.>", "$JS.API.>", "$JS.FC.>", "$JS.ACK.>"].map(str::to_owned).to_vec()
+    ["commands.>", RETRY_SUBJECT, "$KV.>", "$JS.API.>", "$JS.FC.>", "$JS.ACK.>"].map(str::to_owned).to_vec()
 }
 
 /// Reading EVENTS through a consumer or directly. No subscription to `events.>` itself, which would also show what was

@@ -51,7 +51,7 @@ fn names(snapshot: &Snapshot) -> Vec<&str> {
 async fn a_change_needs_the_revision_that_was_read() {
     let server = TestServer::start().await;
     let connection = server.connection("test").await;
-    let catalog = Catalog::new(connection.clone());
+    let catalog = Catalog::new(connection.clone(), weft_nats::testing::master_key());
     assert!(matches!(catalog.put_source(&source("a"), 0).await, Err(CatalogError::Unavailable(_))), "no bucket yet");
     ensure(&connection).await;
 
@@ -84,7 +84,7 @@ async fn of_racing_changes_one_is_taken() {
     let server = TestServer::start().await;
     let connection = server.connection("test").await;
     ensure(&connection).await;
-    let catalog = Catalog::new(connection);
+    let catalog = Catalog::new(connection, weft_nats::testing::master_key());
     let first = source("a");
     let puts = futures_util::future::join_all((0..8).map(|_| catalog.put_source(&first, 0))).await;
     assert_eq!(puts.iter().filter(|put| put.is_ok()).count(), 1, "{puts:?}");
@@ -95,7 +95,7 @@ async fn of_racing_changes_one_is_taken() {
 async fn a_watch_is_complete_only_when_the_bucket_has_been_read() {
     let server = TestServer::start().await;
     let connection = server.connection("test").await;
-    let catalog = Catalog::new(connection.clone());
+    let catalog = Catalog::new(connection.clone(), weft_nats::testing::master_key());
     let mut early = catalog.watch(CancellationToken::new());
     assert!(!early.borrow().complete);
     ensure(&connection).await;
@@ -119,8 +119,8 @@ async fn a_watch_lives_through_restarts_and_sees_what_it_missed() {
     let server = TestServer::start().await;
     let connection = server.connection("watcher").await;
     ensure(&connection).await;
-    let mut watch = Catalog::new(connection.clone()).watch(CancellationToken::new());
-    let catalog = Catalog::new(server.connection("writer").await);
+    let mut watch = Catalog::new(connection.clone(), weft_nats::testing::master_key()).watch(CancellationToken::new());
+    let catalog = Catalog::new(server.connection("writer").await, weft_nats::testing::master_key());
     let kept = catalog.put_source(&source("kept"), 0).await.unwrap();
     let gone = catalog.put_source(&source("gone"), 0).await.unwrap();
     see(&mut watch, |snapshot| names(snapshot) == ["gone", "kept"]).await;
@@ -130,7 +130,7 @@ async fn a_watch_lives_through_restarts_and_sees_what_it_missed() {
     see_disconnected(&connection).await;
     assert_eq!(names(&watch.borrow()), ["gone", "kept"], "what was known stays in force");
     server.restart().await;
-    let catalog = Catalog::new(server.connection("writer again").await);
+    let catalog = Catalog::new(server.connection("writer again").await, weft_nats::testing::master_key());
     catalog.delete_source("gone", gone).await.unwrap();
     catalog.put_source(&source("new"), 0).await.unwrap();
     let snapshot = see(&mut watch, |snapshot| names(snapshot) == ["kept", "new"]).await;
@@ -147,7 +147,7 @@ async fn a_watch_follows_the_bucket_that_is_there() {
     let server = TestServer::start().await;
     let connection = server.connection("watcher").await;
     ensure(&connection).await;
-    let catalog = Catalog::new(connection.clone());
+    let catalog = Catalog::new(connection.clone(), weft_nats::testing::master_key());
     let mut watch = catalog.watch(CancellationToken::new());
     for name in ["a", "b", "c"] {
         catalog.put_source(&source(name), 0).await.unwrap();

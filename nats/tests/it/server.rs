@@ -18,6 +18,7 @@ use weft_nats::{
     options::{LogOptions, MESSAGE_OVERHEAD_BYTES, NatsOptions},
     server::{Server, ServerError, ServerOptions, find_program},
     streams::{self, LogSpec},
+    subject::{RETRY_QUEUE, RETRY_SUBJECT},
     testing::eventually,
 };
 use weft_proto::{
@@ -145,14 +146,45 @@ async fn each_role_writes_its_own_streams_and_no_others() {
     let scheme = verification::Scheme::Github(GithubScheme { secrets: vec!["s".into()] });
     let verification = Some(Verification { scheme: Some(scheme) });
     let source = Source { name: "shop".into(), verification, ..Source::default() };
-    let refused = Catalog::new(gateway.clone()).put_source(&source, 0).await;
+    let refused = Catalog::new(gateway.clone(), weft_nats::testing::master_key()).put_source(&source, 0).await;
     assert!(matches!(refused, Err(CatalogError::Unavailable(_))), "{refused:?}");
-    Catalog::new(admin).put_source(&source, 0).await.unwrap();
-    assert_eq!(Catalog::new(gateway).read().await.unwrap().sources.len(), 1);
+    Catalog::new(admin, weft_nats::testing::master_key()).put_source(&source, 0).await.unwrap();
+    assert_eq!(Catalog::new(gateway, weft_nats::testing::master_key()).read().await.unwrap().sources.len(), 1);
 
     cancel.cancel();
     tokio::time::timeout(PATIENCE, server.stopped()).await.expect("it ends with its token");
     assert!(ends(pid(folder.path())).await);
+}
+
+/// Retries are asked for by admins and answered by gateways; neither workers nor whoever may tail reaches them.
+#[tokio::test]
+async fn only_admins_ask_for_retries() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(options(folder.path()), CancellationToken::new()).await.unwrap();
+    let users = server.users();
+    let gateway = connect(&users.gateway).await;
+    let mut requests = gateway.client().queue_subscribe(RETRY_SUBJECT, RETRY_QUEUE.to_owned()).await.unwrap();
+    gateway.client().flush().await.unwrap();
+    let others = [connect(&users.worker).await, connect(&users.tail).await];
+    let mut heard = Vec::new();
+    for other in &others {
+        heard.push(other.client().subscribe(RETRY_SUBJECT).await.unwrap());
+        publish(other, RETRY_SUBJECT).await;
+    }
+    let admin = connect(&users.admin).await;
+    let answering = async {
+        let request = requests.next().await.unwrap();
+        assert_eq!(request.payload, "by an admin", "the first that comes through");
+        gateway.client().publish(request.reply.unwrap(), "answer".into()).await.unwrap();
+    };
+    let asking = admin.client().request(RETRY_SUBJECT, "by an admin".into());
+    let (answer, ()) = tokio::join!(asking, answering);
+    assert_eq!(answer.unwrap().payload, "answer");
+    for (other, mut heard) in others.iter().zip(heard) {
+        // Behind what it would have heard.
+        publish(other, "nothing").await;
+        assert!(futures_util::FutureExt::now_or_never(heard.next()).is_none());
+    }
 }
 
 /// The contract's tail: stored events through a consumer, nothing else.

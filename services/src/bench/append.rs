@@ -33,6 +33,7 @@ use super::{
     disk::Disk,
     folder::Folder,
     latency::{Latencies, Percentiles},
+    load::Outcome,
 };
 use crate::{
     command::output::{self, Format, Row},
@@ -145,6 +146,24 @@ async fn phases(nats: &Nats, args: &AppendArgs) -> anyhow::Result<Vec<Phase>> {
     Ok(phases)
 }
 
+/// Compare-and-append alone: so many callers in a closed loop, after a warm-up. The log must be nobody else's: the events
+/// are numbered for nobody.
+///
+/// # Errors
+///
+/// When an append does not go through.
+pub async fn alone(
+    connection: Connection,
+    layout: Layout,
+    payload: usize,
+    callers: usize,
+    time: Duration,
+) -> anyhow::Result<Outcome> {
+    let log = Log { connection, layout, payload: body(payload) };
+    log.append_all(callers, WARM_UP).await?;
+    log.append_all(callers, time).await
+}
+
 /// JSON of exactly so many bytes, or a little more where it would be none.
 pub(super) fn body(bytes: usize) -> Bytes {
     const EMPTY: &str = r#"{"type":"bench","pad":""}"#;
@@ -185,6 +204,11 @@ impl Log {
 
     /// Compare-and-append with group commit, under a closed loop of callers.
     async fn append(&self, callers: usize, time: Duration) -> anyhow::Result<Phase> {
+        let Outcome { latencies, elapsed } = self.append_all(callers, time).await?;
+        Ok(phase("compare-and-append", callers, &latencies, elapsed))
+    }
+
+    async fn append_all(&self, callers: usize, time: Duration) -> anyhow::Result<Outcome> {
         let state = streams::state(&self.connection, &self.layout.events_stream(ShardId(0))).await?;
         let (queue, waiting) = mpsc::channel::<Waiting>(callers);
         let appending = tokio::spawn(append_all(self.connection.clone(), state.last, waiting));
@@ -222,7 +246,7 @@ impl Log {
         appending.await??;
         match failure {
             Some(error) => Err(error),
-            None => Ok(phase("compare-and-append", callers, &latencies, elapsed)),
+            None => Ok(Outcome { latencies, elapsed }),
         }
     }
 }

@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use weft_nats::{connect::Connection, streams, subject::Layout};
+use weft_nats::{catalog::Catalog, streams, subject::Layout};
 
 use super::{
     cpu,
@@ -122,8 +122,8 @@ async fn measure(args: &DeliverArgs, folder: &Path) -> anyhow::Result<Vec<Phase>
     let wiring = Wiring::new();
     let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), &wiring.receiver_secret, |_| Answer::OK).await;
     let receiver = receiver.map_err(|problem| anyhow!(problem))?;
-    let connection = nats.connection("admin", "weft-bench").await?;
-    let layout = streams::ensure(&connection, nats.spec()).await?;
+    let catalog = nats.catalog("weft-bench").await?;
+    let layout = streams::ensure(catalog.connection(), nats.spec()).await?;
     let mut processes = vec![("nats-server", nats.pid()?)];
     for (name, process) in [("gateway", &gateway), ("worker", &worker), ("admin", &admin)] {
         processes.push((name, process.pid().ok_or_else(|| anyhow!("{name} has ended"))?));
@@ -131,26 +131,26 @@ async fn measure(args: &DeliverArgs, folder: &Path) -> anyhow::Result<Vec<Phase>
     processes.push(("sender and receiver", std::process::id()));
     let run = Run { args: args.clone(), url, signing: wiring.signing(), receiver, processes };
 
-    configure(&connection, layout, &wiring.config(None)).await?;
+    configure(&catalog, layout, &wiring.config(None)).await?;
     run.until_known().await?;
     let accepted = run.phase("signed HTTP to 202", "accept", false).await?;
-    configure(&connection, layout, &wiring.config(Some(&run.receiver.url()))).await?;
+    configure(&catalog, layout, &wiring.config(Some(&run.receiver.url()))).await?;
     let delivered = run.phase("signed HTTP to delivered", "deliver", true).await?;
 
     for process in [&mut gateway, &mut worker, &mut admin] {
         process.stop().await?;
     }
     // It would take the server's end for an outage.
-    drop(connection);
+    drop(catalog);
     stop.cancel();
     nats.stopped().await;
     Ok(vec![accepted, delivered])
 }
 
 /// Puts a configuration's sources and subscriptions into the catalog.
-async fn configure(connection: &Connection, layout: Layout, text: &str) -> anyhow::Result<()> {
+async fn configure(catalog: &Catalog, layout: Layout, text: &str) -> anyhow::Result<()> {
     let config = Config::parse(Path::new("bench"), text.to_owned(), [], None)?;
-    apply(connection, layout, &config.catalog).await?;
+    apply(catalog, layout, &config.catalog).await?;
     Ok(())
 }
 

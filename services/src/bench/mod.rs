@@ -1,8 +1,10 @@
 //! `weft bench`: what a mesh of real processes on this machine does, in figures.
 //!
-//! `hundred` judges (its exit code says whether the promises held); `append`, `gateways` and `deliver` only measure. Whatever is
+//! `hundred` judges (its exit code says whether the promises held); the others only measure. Whatever is
 //! measured runs against a real nats-server that syncs every write, in a fresh folder on a real disk.
 
+pub mod accept;
+pub mod answer;
 pub mod append;
 pub mod cpu;
 pub mod deliver;
@@ -11,6 +13,8 @@ pub mod folder;
 pub mod gateways;
 pub mod hundred;
 pub mod latency;
+pub mod load;
+pub mod memory;
 
 use crate::exit::Failure;
 
@@ -21,6 +25,11 @@ pub enum BenchCommand {
     Hundred(hundred::HundredArgs),
     /// Compare-and-append against plain fsynced publishes
     Append(append::AppendArgs),
+    /// Signed HTTP to 202: an open loop at a rate, or against its bounds
+    Accept(accept::AcceptArgs),
+    /// Verify and answer, without a log: what a gateway is measured against
+    #[command(hide = true)]
+    Answer(answer::AnswerArgs),
     /// Several gateways on one shard against one alone
     Gateways(gateways::GatewaysArgs),
     /// Signed HTTP to 202 and to delivered, with CPU seconds of each process
@@ -36,6 +45,8 @@ pub async fn run(command: BenchCommand) -> Result<(), Failure> {
     match command {
         BenchCommand::Hundred(args) => hundred::run(args).await,
         BenchCommand::Append(args) => append::run(args).await,
+        BenchCommand::Accept(args) => accept::run(args).await,
+        BenchCommand::Answer(args) => answer::run(args).await,
         BenchCommand::Gateways(args) => gateways::run(args).await,
         BenchCommand::Deliver(args) => deliver::run(args).await,
     }

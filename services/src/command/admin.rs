@@ -7,7 +7,11 @@ use tonic::{
     metadata::{Ascii, MetadataValue},
     transport::{Channel, Endpoint},
 };
-use weft_proto::v1::{dead_letter_service_client::DeadLetterServiceClient, event_service_client::EventServiceClient};
+use weft_nats::options::Secret;
+use weft_proto::v1::{
+    dead_letter_service_client::DeadLetterServiceClient, event_service_client::EventServiceClient,
+    rejected_service_client::RejectedServiceClient,
+};
 
 use crate::{
     config::DATA_DEFAULT,
@@ -28,7 +32,7 @@ pub struct AdminArgs {
     pub server: Option<String>,
     /// The bearer token [default: the one in client.toml of the data folder]
     #[arg(long, env = "WEFT_TOKEN", hide_env_values = true)]
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// The data folder with client.toml
     #[arg(long, env = "WEFT_DATA", value_name = "DIR", default_value = DATA_DEFAULT)]
     pub data: PathBuf,
@@ -53,10 +57,10 @@ impl AdminArgs {
             (Some(server), Some(token)) => (server, token),
             (server, token) => {
                 let client = read_client(&self.data.join(CLIENT_FILE))?;
-                (server.unwrap_or(client.server), token.unwrap_or(client.token))
+                (server.unwrap_or(client.server), token.unwrap_or_else(|| Secret::new(client.token)))
             }
         };
-        AdminClient::connect(server, &token).await
+        AdminClient::connect(server, token.expose()).await
     }
 }
 
@@ -68,8 +72,11 @@ impl AdminClient {
     /// As [`AdminArgs::connect`].
     pub async fn connect(server: String, token: &str) -> Result<Self, Failure> {
         let usage = |problem: &str| Failure::Usage(format!("{problem}; see --server and --token"));
-        let authorization =
-            format!("Bearer {token}").parse().map_err(|_| usage("the token holds what no header can"))?;
+        let authorization = format!("Bearer {token}").parse();
+        let mut authorization: MetadataValue<Ascii> =
+            authorization.map_err(|_| usage("the token holds what no header can"))?;
+        // What prints or compresses headers leaves it alone.
+        authorization.set_sensitive(true);
         let endpoint = Endpoint::from_shared(server.clone())
             .map_err(|_| usage("the server is not an address such as http://127.0.0.1:9080"))?
             .connect_timeout(CONNECT_TIMEOUT);
@@ -87,6 +94,11 @@ impl AdminClient {
     /// The dead letter service.
     pub fn dead_letters(&self) -> DeadLetterServiceClient<Channel> {
         DeadLetterServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// The service of refused requests.
+    pub fn rejected(&self) -> RejectedServiceClient<Channel> {
+        RejectedServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// A request with the token.

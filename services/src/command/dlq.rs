@@ -1,8 +1,5 @@
 //! `weft dlq list | get | redrive`.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
-
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use uuid::Uuid;
 use weft_proto::v1::{self, RedriveDeadLettersRequest, RedriveDeadLettersResponse};
@@ -10,6 +7,7 @@ use weft_proto::v1::{self, RedriveDeadLettersRequest, RedriveDeadLettersResponse
 use super::{
     admin::{AdminArgs, AdminClient},
     output::{self, Format, Row},
+    prompt,
     select::DeadLetterFilterArgs,
     view,
 };
@@ -200,10 +198,9 @@ async fn redrive(args: RedriveArgs) -> Result<(), Failure> {
         request_id: Uuid::now_v7().to_string(),
         dry_run: args.dry_run,
     };
-    let on_terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-    if !args.dry_run && !args.yes && !by_id && on_terminal {
+    if !args.dry_run && !args.yes && !by_id && prompt::is_attended() {
         let planned = carry_out(&admin, RedriveDeadLettersRequest { dry_run: true, ..request.clone() }).await?;
-        if !confirmed(planned.selected)? {
+        if !prompt::confirmed(&format!("redrive {} dead letters?", planned.selected))? {
             return Err(Failure::Failed("nothing was redriven".into()));
         }
     }
@@ -221,7 +218,7 @@ async fn carry_out(admin: &AdminClient, request: RedriveDeadLettersRequest) -> R
         Redriven { request_id: request.request_id.clone(), dry_run: request.dry_run, ..Redriven::default() };
     let answer = admin.dead_letters().redrive_dead_letters(admin.request(request)).await;
     let mut progress = answer.map_err(|status| admin.failure(&status))?.into_inner();
-    let bar = bar();
+    let bar = prompt::bar("redriving");
     while let Some(step) = progress.message().await.map_err(|status| admin.failure(&status))? {
         result.take(&step);
         bar.set_length(result.selected.into());
@@ -229,23 +226,4 @@ async fn carry_out(admin: &AdminClient, request: RedriveDeadLettersRequest) -> R
     }
     bar.finish_and_clear();
     Ok(result)
-}
-
-/// On stderr, and only on a terminal.
-fn bar() -> ProgressBar {
-    // Without a length it would draw an empty bar before it knows anything.
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("redriving {bar:40} {pos}/{len} {elapsed}") {
-        bar.set_style(style);
-    }
-    bar
-}
-
-fn confirmed(selected: u32) -> Result<bool, Failure> {
-    let failed = |error: std::io::Error| Failure::Failed(format!("terminal: {error}; use --yes"));
-    let mut stderr = std::io::stderr().lock();
-    write!(stderr, "redrive {selected} dead letters? [y/N] ").and_then(|()| stderr.flush()).map_err(failed)?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer).map_err(failed)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

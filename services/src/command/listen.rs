@@ -6,7 +6,7 @@ use std::{
 };
 
 use rand::RngExt as _;
-use weft_nats::options::Span;
+use weft_nats::options::{Secret, Span};
 
 use super::{output::Format, sign::secret};
 use crate::{
@@ -22,7 +22,7 @@ pub struct ListenArgs {
     port: u16,
     /// The subscription's secret: env:NAME, file:PATH, or the secret itself
     #[arg(long)]
-    secret: String,
+    secret: Secret,
     /// Answer 500 to so many of the attempts
     #[arg(long, value_name = "PERCENT", default_value = "0%", value_parser = parse_percent)]
     fail: f64,
@@ -49,7 +49,7 @@ pub async fn run(args: ListenArgs) -> Result<(), Failure> {
         Answer { status, delay }
     };
     let listen = SocketAddr::from(([127, 0, 0, 1], args.port));
-    let receiver = Receiver::start(listen, &secret(&args.secret)?, rule).await.map_err(Failure::Failed)?;
+    let receiver = Receiver::start(listen, &secret(args.secret.expose())?, rule).await.map_err(Failure::Failed)?;
     let terminal = std::io::stdout().is_terminal();
     let table = args.output.map_or(terminal, |output| output == Format::Table);
     eprintln!("listening at {}", receiver.url());

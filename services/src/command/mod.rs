@@ -5,6 +5,8 @@ pub mod dlq;
 pub mod event;
 pub mod listen;
 pub mod output;
+pub mod prompt;
+pub mod rejected;
 pub mod select;
 pub mod sign;
 pub mod view;

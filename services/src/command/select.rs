@@ -94,7 +94,11 @@ pub fn parse_since(text: &str) -> Result<Since, String> {
 }
 
 /// An age, counted back from now, or a time.
-fn parse_moment(text: &str) -> Result<Timestamp, String> {
+///
+/// # Errors
+///
+/// When the text is neither.
+pub fn parse_moment(text: &str) -> Result<Timestamp, String> {
     let now = || Timestamp::try_from(SystemTime::now());
     if let Ok(time) = text.parse() {
         return Ok(time);
@@ -103,7 +107,8 @@ fn parse_moment(text: &str) -> Result<Timestamp, String> {
     now().and_then(|now| now.checked_sub(age.0)).map_err(|_| format!("{text:?} is before all time"))
 }
 
-fn to_proto(time: Timestamp) -> prost_types::Timestamp {
+/// A time as messages carry it.
+pub fn to_proto(time: Timestamp) -> prost_types::Timestamp {
     let (mut seconds, mut nanos) = (time.as_second(), time.subsec_nanosecond());
     // Nanoseconds count forward in the message, also before 1970.
     if nanos < 0 {

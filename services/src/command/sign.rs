@@ -2,6 +2,8 @@
 
 use std::{io::Read as _, path::PathBuf};
 
+use weft_nats::options::{Secret, SecretRef};
+
 use crate::{
     exit::Failure,
     sender::{Scheme, Signing},
@@ -15,7 +17,7 @@ pub struct SignArgs {
     scheme: Scheme,
     /// The source's secret: env:NAME, file:PATH, or the secret itself
     #[arg(long)]
-    secret: String,
+    secret: Secret,
     /// The delivery id [default: a new one]
     #[arg(long)]
     id: Option<String>,
@@ -51,7 +53,7 @@ enum Output {
 /// [`Failure`]: the body cannot be read, or the secret is not of the scheme's form.
 pub async fn run(args: SignArgs) -> Result<(), Failure> {
     let body = read(&args.body).map_err(|error| Failure::Failed(format!("{}: {error}", args.body.display())))?;
-    let signing = Signing { scheme: args.scheme, secret: secret(&args.secret)? };
+    let signing = Signing { scheme: args.scheme, secret: secret(args.secret.expose())? };
     let id = args.id.unwrap_or_else(|| format!("msg_{}", uuid::Uuid::new_v4().simple()));
     let timestamp = args.timestamp.unwrap_or_else(|| jiff::Timestamp::now().as_second());
     let headers = signing
@@ -84,7 +86,7 @@ fn render(headers: &[(&'static str, String)], output: Output) -> String {
 ///
 /// [`Failure`]: which variable or file is not there.
 pub fn secret(text: &str) -> Result<String, Failure> {
-    let reference: weft_nats::options::SecretRef =
+    let reference: SecretRef =
         serde_json::from_value(text.into()).map_err(|error| Failure::Failed(format!("--secret: {error}")))?;
     let secret = reference.resolve().map_err(|problem| Failure::Failed(format!("--secret: {problem}")))?;
     Ok(secret.expose().to_owned())

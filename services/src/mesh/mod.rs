@@ -5,7 +5,7 @@ mod nats;
 mod role;
 mod up;
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
@@ -24,7 +24,7 @@ pub const SUBSCRIPTION: &str = "billing";
 const SECRET_BYTES: usize = 32;
 
 /// Who sends, who receives, and how often a delivery is tried.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Wiring {
     /// The sender's secret.
     pub sender_secret: String,
@@ -65,6 +65,13 @@ impl Wiring {
             ));
         }
         text
+    }
+}
+
+/// Without the secrets.
+impl fmt::Debug for Wiring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wiring").field("retry", &self.retry).field("timeout", &self.timeout).finish_non_exhaustive()
     }
 }
 

@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 use weft_nats::{
+    catalog::{Catalog, MasterKey},
     connect::Connection,
     options::{LogOptions, NatsOptions, SecretRef},
     server::{self, Server, ServerOptions},
     streams::LogSpec,
 };
+
+use crate::data::MASTER_KEY_VARIABLE;
 
 /// Bodies of the default size.
 const BODY_BYTES_MAX: u64 = 1024 * 1024;
@@ -20,6 +23,8 @@ pub struct Nats {
     server: Server,
     spec: LogSpec,
     folder: PathBuf,
+    /// Roles on this server have folders of their own: they are told.
+    master_key: String,
 }
 
 impl Nats {
@@ -40,7 +45,7 @@ impl Nats {
             launcher: vec![program.into(), "launch".into()],
         };
         let server = Server::start(options, stop).await?;
-        Ok(Self { server, spec, folder })
+        Ok(Self { server, spec, folder, master_key: MasterKey::generate() })
     }
 
     /// The log that roles with the default configuration make of it.
@@ -57,6 +62,16 @@ impl Nats {
         let connection = Connection::connect(self.user(role), name).await?;
         connection.connected().await;
         Ok(connection)
+    }
+
+    /// The catalog of the roles on this server, through a connection of the admin's user.
+    ///
+    /// # Errors
+    ///
+    /// When the connection does not come about.
+    pub async fn catalog(&self, name: &str) -> anyhow::Result<Catalog> {
+        let key = MasterKey::parse(&self.master_key).map_err(anyhow::Error::msg)?;
+        Ok(Catalog::new(self.connection("admin", name).await?, key))
     }
 
     /// The server's process id.
@@ -79,6 +94,7 @@ impl Nats {
         let options = self.user(role);
         let password = options.password.as_ref().map(SecretRef::resolve).transpose().map_err(anyhow::Error::msg)?;
         let variables = [
+            (MASTER_KEY_VARIABLE, Some(self.master_key.clone())),
             ("WEFT_NATS__URL", options.url.clone()),
             ("WEFT_NATS__USER", options.user.clone()),
             ("WEFT_NATS__PASSWORD", password.map(|password| password.expose().to_owned())),

@@ -45,11 +45,15 @@ impl Log {
     }
 
     async fn apply(&self, desired: &DesiredCatalog) -> Applied {
-        apply(&self.connection, self.layout, desired).await.unwrap()
+        apply(&self.catalog(), self.layout, desired).await.unwrap()
+    }
+
+    fn catalog(&self) -> Catalog {
+        Catalog::new(self.connection.clone(), weft_nats::testing::master_key())
     }
 
     async fn starts(&self, name: &str) -> Vec<u64> {
-        let snapshot = Catalog::new(self.connection.clone()).read().await.unwrap();
+        let snapshot = self.catalog().read().await.unwrap();
         snapshot.subscriptions[name].value.starts.clone()
     }
 }

@@ -17,13 +17,14 @@ use weft::{
     sender::{Receipt, Sender},
 };
 use weft_nats::{
+    catalog::Catalog,
     connect::Connection,
     direct,
     event::{Entry, Event},
     options::{LogOptions, Span},
     streams::{self, LogSpec},
     subject::Layout,
-    testing::{TestServer, eventually},
+    testing::{MASTER_KEY, TestServer, eventually, master_key},
 };
 use weft_proto::ids::{StreamSeq, WorkflowId};
 
@@ -73,7 +74,7 @@ async fn prepared(server: &TestServer, wiring: &Wiring, log: LogOptions) -> Conn
     let spec = LogSpec { log, body_bytes_max: 1 << 20, ..LogSpec::default() };
     let layout = streams::ensure(&connection, &spec).await.unwrap();
     let config = Config::parse(Path::new("weft.toml"), wiring.config(None), [], None).unwrap();
-    apply(&connection, layout, &config.catalog).await.unwrap();
+    apply(&Catalog::new(connection.clone(), master_key()), layout, &config.catalog).await.unwrap();
     connection
 }
 
@@ -260,8 +261,12 @@ async fn numbers_outlive_events_and_receipts() {
     let log = LogOptions { retention: Span::secs(10), dedup_horizon: Span::secs(5), ..LogOptions::default() };
     let connection = prepared(&server, &wiring, log).await;
     let gateway = |instance: &str| {
-        let variables =
-            [("WEFT_NATS__URL", server.url()), ("WEFT_LOG__RETENTION", "10s"), ("WEFT_LOG__DEDUP_HORIZON", "5s")];
+        let variables = [
+            ("WEFT_NATS__URL", server.url()),
+            ("WEFT_MASTER_KEY", MASTER_KEY),
+            ("WEFT_LOG__RETENTION", "10s"),
+            ("WEFT_LOG__DEDUP_HORIZON", "5s"),
+        ];
         let env = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         RoleProcess::start(&program(), "gateway", &folder.path().join(instance), env).unwrap()
     };

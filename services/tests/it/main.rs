@@ -8,5 +8,7 @@ mod load;
 mod mesh;
 mod order;
 mod refusals;
+mod rejected;
 mod roles;
+mod secrets;
 mod up;

@@ -16,8 +16,9 @@ use weft::{
     sender::{self, Receipt, Sender},
 };
 use weft_nats::{
+    catalog::Catalog,
     streams::{self, LogSpec},
-    testing::TestServer,
+    testing::{MASTER_KEY, TestServer, master_key},
 };
 
 use crate::order;
@@ -63,7 +64,7 @@ impl Mesh {
         let layout = streams::ensure(&connection, &spec).await.unwrap();
         let text = wiring.config(Some(&receiver.url()));
         let config = Config::parse(Path::new("weft.toml"), text, [], None).unwrap();
-        apply(&connection, layout, &config.catalog).await.unwrap();
+        apply(&Catalog::new(connection, master_key()), layout, &config.catalog).await.unwrap();
         let mut gateway = role("gateway", "gateway", &server, folder.path());
         let mut worker = role("worker", "worker", &server, folder.path());
         let mut admin = role("admin", "admin", &server, folder.path());
@@ -118,6 +119,7 @@ impl Mesh {
 pub fn role(role: &str, instance: &str, server: &TestServer, folder: &Path) -> RoleProcess {
     let env = vec![
         ("WEFT_NATS__URL".to_owned(), server.url().to_owned()),
+        ("WEFT_MASTER_KEY".to_owned(), MASTER_KEY.to_owned()),
         ("WEFT_WORKER__ALLOW_NETWORKS".to_owned(), "127.0.0.0/8".to_owned()),
     ];
     RoleProcess::start(&program(), role, &folder.join(instance), env).unwrap()

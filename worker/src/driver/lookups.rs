@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinError;
 use weft_nats::{
+    catalog::Matcher,
     event::{Event, StoredEvent},
     subject::{DLQ_STREAM, dead_letter_subject},
 };
@@ -13,7 +14,6 @@ use super::{Driver, DriverError};
 use crate::{
     lane::{Input, LaneKey, Work},
     log::{Bounds, Log},
-    matching::Matcher,
 };
 
 /// Bytes of one read: what a lane may bring into memory at once.

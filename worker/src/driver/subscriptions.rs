@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use weft_nats::catalog::{Revised, Snapshot};
+use weft_nats::catalog::{Matcher, Revised, Snapshot};
 use weft_proto::{
     ids::{ShardId, StreamSeq, SubscriptionUid},
     v1,
@@ -11,7 +11,7 @@ use weft_proto::{
 use super::{Driver, DriverError};
 use crate::{
     lane::{Input, OnExhausted, RetryPolicy, Rules},
-    matching::{Compiled, Matcher},
+    matching::Compiled,
 };
 
 impl Driver {

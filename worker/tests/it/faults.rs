@@ -137,7 +137,7 @@ async fn a_deleted_subscription_is_closed_and_stays_closed() {
     let worker = Running::start(&log, folder.path());
     log.events(4, 2).await;
     down.until(|requests| requests.len() > 3).await;
-    let catalog = Catalog::new(log.connection.clone());
+    let catalog = Catalog::new(log.connection.clone(), weft_nats::testing::master_key());
     let revision = catalog.read().await.unwrap().subscriptions["doomed"].revision;
     catalog.delete_subscription("doomed", revision).await.unwrap();
     let is_closed = |change: &v1::SubscriptionChange| {

@@ -138,7 +138,10 @@ impl Log {
             ..Default::default()
         };
         with(&mut subscription);
-        Catalog::new(self.connection.clone()).put_subscription(&subscription, 0).await.unwrap();
+        Catalog::new(self.connection.clone(), weft_nats::testing::master_key())
+            .put_subscription(&subscription, 0)
+            .await
+            .unwrap();
         subscription
     }
 
@@ -319,7 +322,15 @@ impl Running {
         let (drained, folder) = (drain.clone(), folder.to_owned());
         let task = runtime.spawn(async move {
             let connection = Connection::connect(&nats, "worker").await.unwrap();
-            worker.run(connection, spec(), folder, missing_sender, drained).await
+            worker
+                .run(
+                    Catalog::new(connection, weft_nats::testing::master_key()),
+                    spec(),
+                    folder,
+                    missing_sender,
+                    drained,
+                )
+                .await
         });
         Self { missing, drain, task, runtime: Some(runtime) }
     }

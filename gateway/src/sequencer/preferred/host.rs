@@ -100,7 +100,7 @@ impl Host {
         };
         let bytes = u32::try_from(event.bytes).unwrap_or(u32::MAX);
         let Ok(room) = self.room.clone().try_acquire_many_owned(bytes) else { return overloaded };
-        let (submission, answer) = Submission::of(event, deadline, room);
+        let (submission, answer) = event.submission(deadline, room, None);
         match self.queue.try_send(submission) {
             Ok(()) => Taken::Waits(answer),
             Err(mpsc::error::TrySendError::Full(_)) => overloaded,

@@ -19,7 +19,10 @@
 //! - `late`: a preferred appender that said nothing for 50 ms is not waited for: the events go into the own queue as well,
 //!   and the event id makes them one. Whoever decides first decides, and a late "accepted" still reaches its sender.
 //!
-//! Events that are submitted at the same time may be appended in any order, also those of one workflow and one sender.
+//! Events that are submitted at the same time, each alone, may be appended in any order, also those of one workflow and one
+//! sender. Members of a [chain](super::chain) may not, and are not handed on: a chain's order and its end are kept by the one
+//! session that all of its members pass through. A batch is its own group commit, so it gains the least from being handed on,
+//! and one that were handed on would have to be taken back whole, and to break here where it breaks there.
 
 use std::{
     sync::{
@@ -54,7 +57,7 @@ use hint::Hints;
 use host::Host;
 use keeper::Keeper;
 
-use super::{QUEUE_EVENTS_MAX, submission::Submission};
+use super::submission::Submission;
 
 /// What a gateway is called among gateways: a token of a subject, another one at each start.
 pub(super) type Name = Arc<str>;
@@ -106,6 +109,8 @@ pub(super) struct Own {
     /// The receipts, while they have caught up with the log.
     pub current: watch::Receiver<Option<Receipts>>,
     pub submit_timeout: Duration,
+    /// Events that may wait, here as there.
+    pub events_max: usize,
 }
 
 /// Starts what is needed for one shard on `tasks`. When `drain` comes the role is handed over, and whoever waits for
@@ -129,11 +134,11 @@ pub(super) async fn start(
     let hints = Hints::new(connection.clone(), layout.appender_key(shard), me.clone());
     let standing = watch::Sender::new(Standing::Nobody);
     let shared = Shared { shard, layout, connection, me, standing, work: Work::default() };
-    let (queue, queued) = mpsc::channel(QUEUE_EVENTS_MAX);
+    let (queue, queued) = mpsc::channel(own.events_max);
     let (doubts, doubted) = mpsc::channel(DOUBTS_MAX);
 
     tasks.spawn(Keeper::new(shared.clone(), hints, doubted).run(drain.clone()));
-    let Own { queue: own, room, current, submit_timeout } = own;
+    let Own { queue: own, room, current, submit_timeout, events_max: _ } = own;
     let host = Host { shared: shared.clone(), queue: own.clone(), room, current, submit_timeout };
     tasks.spawn(host.run(requests, drain.clone()));
     let forwarder = Forwarder::new(shared.clone(), queued, own, doubts, tasks.clone());
@@ -145,9 +150,13 @@ pub(super) async fn start(
 }
 
 impl Preferred {
-    /// An event has come; where to put it, unless it is the own queue.
-    pub fn route(&self) -> Option<&mpsc::Sender<Submission>> {
+    /// Events have come.
+    pub fn note(&self) {
         self.shared.work.note();
+    }
+
+    /// Where an event goes that belongs to no chain, unless to the own queue.
+    pub fn route(&self) -> Option<&mpsc::Sender<Submission>> {
         matches!(*self.shared.standing.borrow(), Standing::Theirs(_)).then_some(&self.queue)
     }
 }

@@ -61,7 +61,7 @@ fn forwarded(submission: &Submission) -> v1::ForwardedEvent {
     v1::ForwardedEvent {
         event_id: submission.id.to_vec(),
         workflow_id: submission.workflow.to_string(),
-        digest: submission.digest.to_vec(),
+        body_digest: submission.digest.to_vec(),
         receipt_on_id_reuse: submission.receipt_on_id_reuse,
         headers: headers.collect(),
         payload: submission.message.payload.clone(),
@@ -85,7 +85,7 @@ fn encoded(event: v1::ForwardedEvent, layout: Layout) -> Option<Encoded> {
     let message = Outgoing { subject: layout.event_subject(&workflow), headers, payload: event.payload };
     Some(Encoded {
         id: EventId::from_slice(&event.event_id)?,
-        digest: event.digest.try_into().ok()?,
+        digest: event.body_digest.try_into().ok()?,
         bytes: numbered_bytes(&message),
         receipt_on_id_reuse: event.receipt_on_id_reuse,
         workflow,
@@ -134,7 +134,8 @@ pub(in crate::sequencer) fn encode_verdict(verdict: Verdict) -> v1::ForwardVerdi
         Err(SubmitError::TooLarge) => of(ForwardOutcome::TooLarge),
         Err(SubmitError::Overloaded) => of(ForwardOutcome::Overloaded),
         Err(SubmitError::Full) => of(ForwardOutcome::Full),
-        Err(SubmitError::Unavailable | SubmitError::Starting | SubmitError::Draining) => {
+        // Behind others stands only what is not handed on.
+        Err(SubmitError::Behind | SubmitError::Unavailable | SubmitError::Starting | SubmitError::Draining) => {
             of(ForwardOutcome::Unspecified)
         }
     }
@@ -179,7 +180,7 @@ mod tests {
     use tokio::{sync::Semaphore, time::Instant};
 
     use super::*;
-    use crate::sequencer::submission::{self, test_event};
+    use crate::sequencer::{NewEvent, submission::test_event};
 
     fn now() -> Timestamp {
         Timestamp::from_second(1_700_000_000).unwrap()
@@ -189,9 +190,9 @@ mod tests {
     #[test]
     fn a_forwarded_event_is_the_same_event() {
         let layout = Layout::new(3);
-        let (event, message, bytes) = submission::encode(test_event(EventId::unique(), "a ü", b"{}"), layout);
+        let event = NewEvent { receipt_on_id_reuse: true, ..test_event(EventId::unique(), "a ü", b"{}") };
         let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        let (submission, _) = Submission::new(&event, message, bytes, true, Instant::now(), room);
+        let (submission, _) = Encoded::new(event, layout).submission(Instant::now(), room, None);
         let there = events(request(now(), [&submission]), layout, now()).unwrap().remove(0).unwrap();
         assert_eq!((there.id, &there.workflow, there.digest), (submission.id, &submission.workflow, submission.digest));
         assert_eq!((there.bytes, there.receipt_on_id_reuse), (submission.bytes, submission.receipt_on_id_reuse));
@@ -236,7 +237,7 @@ mod tests {
         }
         assert_eq!(there_and_back(Verdict::NotTaken), Verdict::NotTaken);
         // Of what only the other gateway is, nobody here can tell what became of the event.
-        for error in [SubmitError::Starting, SubmitError::Draining] {
+        for error in [SubmitError::Behind, SubmitError::Starting, SubmitError::Draining] {
             assert_eq!(there_and_back(Verdict::Told(Err(error))), Verdict::Told(Err(SubmitError::Unavailable)));
         }
         let unknown = v1::ForwardVerdict { outcome: 99, ..Default::default() };

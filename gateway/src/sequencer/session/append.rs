@@ -1,6 +1,6 @@
 //! From what is ready to an append in flight, and what becomes of it.
 
-use std::time::Duration;
+use std::{collections::VecDeque, mem, time::Duration};
 
 use tokio::time::Instant;
 use weft_nats::append::{AppendError, AppendErrorKind, BATCH_BYTES_MAX, BATCH_MESSAGES_MAX};
@@ -23,7 +23,9 @@ const FAILURES_TOGETHER_MAX: u32 = 2;
 impl Session<'_> {
     /// Decides for what is ready and sends it off, unless something must come first.
     pub(super) fn launch(&mut self) {
-        let waits = self.probe.is_some() || self.overlay.end() < self.target || self.overlay.len() >= OVERLAY_MAX;
+        let gathers = self.gathers_until().is_some();
+        let waits =
+            gathers || self.probe.is_some() || self.overlay.end() < self.target || self.overlay.len() >= OVERLAY_MAX;
         while !waits
             && (!self.ready.is_empty() || self.carrier.has_page())
             && let Some(mut appender) = self.appender.take()
@@ -38,16 +40,22 @@ impl Session<'_> {
             }
             let expected = flight.expected();
             self.flight = Some(flight);
-            let lost = changed(&self.shard.connection);
+            let (lost, launched) = (changed(&self.shard.connection), Instant::now());
             self.append = Some(Box::pin(async move {
                 let result = tokio::select! {
                     result = appender.append(expected, &messages) => result,
                     // No ack comes over another connection than the one that the append went over.
                     () = lost => Err(connection_lost()),
                 };
-                Box::new(Landed { appender, messages, result })
+                Box::new(Landed { appender, messages, result, took: launched.elapsed() })
             }));
         }
+    }
+
+    /// Until when what is ready waits for others; `None`: it does not.
+    pub(super) fn gathers_until(&self) -> Option<Instant> {
+        let idle = self.append.is_none() && !self.ready.is_empty() && !self.draining;
+        if idle { self.gather.waits(self.ready.len(), Instant::now()) } else { None }
     }
 
     /// The next submissions that go together, without those that have been given up.
@@ -76,7 +84,7 @@ impl Session<'_> {
     }
 
     pub(super) fn land(&mut self, landed: Landed) {
-        let Landed { appender, messages, result } = landed;
+        let Landed { appender, messages, result, took } = landed;
         self.appender = Some(appender);
         let Some(flight) = self.flight.take() else { return };
         let sent = messages.len();
@@ -86,16 +94,27 @@ impl Session<'_> {
         self.carrier.landed(left.carried);
         self.answer_reached();
         match result {
-            Ok(_) => self.failures = 0,
+            Ok(_) => {
+                self.failures = 0;
+                self.gather.landed(sent, took, Instant::now());
+                self.put_back(left.submissions);
+            }
             Err(AppendError { kind, .. }) => self.failed(kind, sent, self.overlay.end().0 > ours, left),
         }
         self.prune();
+    }
+
+    /// Before all that is ready: it came before.
+    fn put_back(&mut self, mut submissions: VecDeque<Submission>) {
+        submissions.append(&mut self.ready);
+        self.ready = submissions;
     }
 
     /// Sees to what is left of a flight. `moved_on`: somebody else's messages have been read since it was decided.
     fn failed(&mut self, kind: AppendErrorKind, sent: usize, moved_on: bool, mut left: Left) {
         tracing::debug!(shard = self.shard.id.0, %kind, left = left.submissions.len(), "append not wholly stored");
         self.failures = self.failures.saturating_add(1);
+        self.gather.failed();
         match kind {
             AppendErrorKind::Conflict { last: Some(last) } if last > self.overlay.end() => {
                 self.failures = 0;
@@ -124,11 +143,14 @@ impl Session<'_> {
             }
         }
         if sent == 1 && self.failures >= FAILURES_TOGETHER_MAX {
-            // What the server does not take for now holds up nobody else.
+            // What the server does not take for now holds up nobody but those behind it in its chain.
+            let chained = |waiting: &Submission| left.submissions.iter().any(|put_off| put_off.is_chained_to(waiting));
+            let (mut behind, others) = mem::take(&mut self.ready).into_iter().partition(chained);
+            self.ready = others;
             self.ready.append(&mut left.submissions);
+            self.ready.append(&mut behind);
         } else {
-            left.submissions.append(&mut self.ready);
-            self.ready = left.submissions;
+            self.put_back(left.submissions);
         }
     }
 

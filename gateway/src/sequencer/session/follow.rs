@@ -105,9 +105,10 @@ impl Session<'_> {
             floor = floor.min(needed);
         }
         self.overlay.prune(floor);
-        if self.overlay.len() >= OVERLAY_MAX && self.append.is_none() {
-            // They wait for room, and what the file told them may be what takes the room: it is asked again.
-            self.arrived.extend(self.ready.drain(..));
+        if self.overlay.len() >= OVERLAY_MAX && self.append.is_none() && self.looking.is_none() {
+            // They wait for room, and what the file told them may be what takes the room: it is asked again. They came
+            // before what has arrived.
+            self.arrived.splice(..0, self.ready.drain(..));
         }
     }
 

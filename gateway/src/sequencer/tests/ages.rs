@@ -41,7 +41,7 @@ fn foreign(seq: u64, stored_at: Timestamp) -> Change {
 
 fn decide_one(overlay: &Overlay, id: EventId, looked: &Looked) -> Decision {
     let workflow = WorkflowId::new("a").unwrap();
-    let candidate = Candidate { id, workflow: &workflow, digest: &DIGEST, looked };
+    let candidate = Candidate { id, workflow: &workflow, digest: &DIGEST, looked, linked: None };
     decide(overlay, horizons(), [candidate]).remove(0)
 }
 

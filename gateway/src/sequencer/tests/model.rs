@@ -30,6 +30,7 @@ use weft_proto::{
 
 use crate::sequencer::{
     Receipt, SubmitError,
+    chain::{Chain, Reuse},
     decide::Looked,
     flight::{Carry, Flight},
     overlay::Overlay,
@@ -37,7 +38,7 @@ use crate::sequencer::{
         LATE_MAX, reconcile,
         wire::{self, Verdict},
     },
-    submission::{self, Submission, test_event},
+    submission::{self, Encoded, Submission, test_event},
 };
 
 pub const LAYOUT: Layout = Layout::new(1);
@@ -49,6 +50,9 @@ pub fn horizons() -> Horizons {
     Horizons::new(Duration::from_secs(1_000_000), Duration::from_secs(10_000_000))
 }
 
+/// Chains that senders add to at one gateway.
+pub const CHAINS: usize = 2;
+
 /// What is switched off, to see that the properties notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutant {
@@ -59,6 +63,10 @@ pub enum Mutant {
     NoOverlay,
     /// Who has waited no more for another gateway hears nothing from it.
     NoLateWord,
+    /// Nobody is told what belongs to one chain.
+    NoChain,
+    /// Members of chains go to other gateways like any other event.
+    ChainsHandedOn,
 }
 
 /// The stream.
@@ -86,9 +94,14 @@ pub enum Fate {
 /// What can happen.
 #[derive(Debug, Clone, Copy)]
 pub enum Step {
-    /// A sender sends delivery `delivery` to a gateway, with its own body or with another one.
-    Submit { gateway: usize, delivery: u8, other_body: bool },
-    /// What was submitted to it goes to another one, as a request.
+    /// A sender sends delivery `delivery` to a gateway, with its own body or with another one, alone or as the next of
+    /// one of the gateway's chains.
+    Submit { gateway: usize, delivery: u8, other_body: bool, chain: Option<usize> },
+    /// One of the gateway's chains gets no more members; another takes its place.
+    EndChain { gateway: usize, chain: usize },
+    /// The oldest that are ready have waited for too long.
+    Expire { gateway: usize, count: u8 },
+    /// What was submitted to it alone goes to another one, as a request.
     Forward { gateway: usize, to: usize },
     /// It hears what has become of what it handed to others.
     Hear { gateway: usize },
@@ -96,8 +109,8 @@ pub enum Step {
     GiveUp { gateway: usize },
     /// It appends what was submitted to it: its sequencer asks the file about that and about what others handed to it.
     LookUp { gateway: usize },
-    /// It decides and sends off, with heads or without.
-    Launch { gateway: usize, carry: bool },
+    /// It decides for so many of those that are ready, and one more, and sends off, with heads or without.
+    Launch { gateway: usize, carry: bool, more: u8 },
     /// Its append ends.
     Land { gateway: usize, fate: Fate },
     /// Its reader brings so many messages.
@@ -110,11 +123,21 @@ pub enum Step {
     Arrive,
 }
 
-/// A delivery's answer, as its sender saw it: with the body that was sent.
-#[derive(Debug)]
-pub struct Answer {
+/// What was sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Sent {
+    /// Tells submissions of one delivery apart, in the log too: when it was received, in seconds.
+    pub number: i64,
     pub delivery: u8,
     pub other_body: bool,
+    /// The chain that it is a member of.
+    pub chain: Option<usize>,
+}
+
+/// A delivery's answer, as its sender saw it.
+#[derive(Debug)]
+pub struct Answer {
+    pub sent: Sent,
     /// `None`: the gateway was killed first.
     pub answer: Option<Result<Receipt, SubmitError>>,
 }
@@ -148,10 +171,12 @@ struct Gateway {
     ready: VecDeque<Submission>,
     flight: Option<(Flight, Vec<Outgoing>)>,
     target: StreamSeq,
+    /// The chains that senders add to, with their numbers.
+    chains: [Option<(usize, Chain)>; CHAINS],
 }
 
-/// A sender that waits: its delivery, whether it sent another body, and where the answer comes.
-type Waiting = (u8, bool, oneshot::Receiver<submission::Answer>);
+/// A sender that waits, and where the answer comes.
+type Waiting = (Sent, oneshot::Receiver<submission::Answer>);
 
 /// All of it.
 pub struct World {
@@ -160,6 +185,7 @@ pub struct World {
     late: Vec<(StreamSeq, Vec<Outgoing>)>,
     waiting: Vec<Waiting>,
     room: Arc<Semaphore>,
+    chains: usize,
     /// Whether an answer may have been lost to a fault.
     pub faults: bool,
 }
@@ -167,6 +193,11 @@ pub struct World {
 /// The workflow of a delivery.
 pub fn workflow_of(delivery: u8) -> &'static str {
     ["a", "b", "c"][usize::from(delivery) % 3]
+}
+
+/// Whether the chain of this number ends with a reused id.
+pub fn reuse_breaks(chain: usize) -> bool {
+    chain.is_multiple_of(2)
 }
 
 pub fn id_of(delivery: u8) -> EventId {
@@ -210,6 +241,7 @@ impl Gateway {
             ready: VecDeque::new(),
             flight: None,
             target: StreamSeq(0),
+            chains: [None, None],
         }
     }
 
@@ -220,7 +252,7 @@ impl Gateway {
         let mut there = Vec::new();
         for (submission, event) in self.submitted.drain(..).zip(events) {
             let room = room.clone().try_acquire_owned().expect("room for all");
-            let (arriving, answer) = Submission::of(event.expect("an event"), Instant::now(), room);
+            let (arriving, answer) = event.expect("an event").submission(Instant::now(), room, None);
             there.push(arriving);
             self.away.push(Away { submission, there: answer });
         }
@@ -271,7 +303,7 @@ impl Gateway {
         }
     }
 
-    fn launch(&mut self, carry: bool, mutant: Mutant) {
+    fn launch(&mut self, carry: bool, more: u8, mutant: Mutant) {
         if self.flight.is_some() || self.overlay.end() < self.target {
             return;
         }
@@ -279,7 +311,8 @@ impl Gateway {
         let carry = (carry && self.file.cursor >= self.overlay.base()).then(|| carry_of(heads, &self.overlay));
         let empty = Overlay::new(self.overlay.base(), self.overlay.end(), self.overlay.now());
         let overlay = if mutant == Mutant::NoOverlay { &empty } else { &self.overlay };
-        let (flight, messages) = Flight::decide(overlay, horizons(), self.ready.drain(..).collect(), carry.flatten());
+        let group = self.ready.drain(..self.ready.len().min(usize::from(more) + 1)).collect();
+        let (flight, messages) = Flight::decide(overlay, horizons(), group, carry.flatten());
         self.flight = Some((flight, messages));
     }
 
@@ -384,6 +417,7 @@ impl World {
             late: Vec::new(),
             waiting: Vec::new(),
             room: Arc::new(Semaphore::new(1 << 20)),
+            chains: 0,
             faults: false,
         }
     }
@@ -392,14 +426,41 @@ impl World {
         let mutant = self.log.mutant;
         let count = self.gateways.len();
         match step {
-            Step::Submit { gateway, delivery, other_body } => {
+            Step::Submit { gateway, delivery, other_body, chain } => {
+                let own = &mut self.gateways[gateway % count].chains;
+                let chain = chain.map(|chain| {
+                    own[chain % CHAINS].get_or_insert_with(|| {
+                        self.chains += 1;
+                        // Every other one goes on behind a reused id.
+                        let reuse = if reuse_breaks(self.chains) { Reuse::Breaks } else { Reuse::LeftOut };
+                        (self.chains, Chain::new(reuse))
+                    })
+                });
+                let sent = Sent {
+                    number: self.waiting.len() as i64,
+                    delivery,
+                    other_body,
+                    chain: chain.as_ref().map(|c| c.0),
+                };
+                let link = chain.filter(|_| mutant != Mutant::NoChain).map(|(_, chain)| chain.link());
                 let body: &'static [u8] = if other_body { b"other" } else { b"body" };
-                let (event, message, bytes) =
-                    submission::encode(test_event(id_of(delivery), workflow_of(delivery), body), LAYOUT);
+                let mut event = test_event(id_of(delivery), workflow_of(delivery), body);
+                event.received_at = Timestamp::from_second(sent.number).unwrap();
                 let room = self.room.clone().try_acquire_owned().expect("room for all");
-                let (submission, answer) = Submission::new(&event, message, bytes, false, Instant::now(), room);
-                self.gateways[gateway % count].submitted.push(submission);
-                self.waiting.push((delivery, other_body, answer));
+                let (submission, answer) = Encoded::new(event, LAYOUT).submission(Instant::now(), room, link);
+                let gateway = &mut self.gateways[gateway % count];
+                // As at a desk: whatever is a member of a chain stays here.
+                let stays = sent.chain.is_some() && mutant != Mutant::ChainsHandedOn;
+                if stays { &mut gateway.arrived } else { &mut gateway.submitted }.push(submission);
+                self.waiting.push((sent, answer));
+            }
+            Step::EndChain { gateway, chain } => self.gateways[gateway % count].chains[chain % CHAINS] = None,
+            Step::Expire { gateway, count: expired } => {
+                self.faults = true;
+                let ready = &mut self.gateways[gateway % count].ready;
+                for submission in ready.drain(..ready.len().min(expired.into())) {
+                    submission.answer(Err(SubmitError::Unavailable));
+                }
             }
             Step::Forward { gateway, to } if gateway % count != to % count => {
                 let there = self.gateways[gateway % count].forward(&self.room);
@@ -409,7 +470,7 @@ impl World {
             Step::Hear { gateway } => self.gateways[gateway % count].hear(),
             Step::GiveUp { gateway } => self.gateways[gateway % count].give_up(mutant),
             Step::LookUp { gateway } => self.gateways[gateway % count].look_up(),
-            Step::Launch { gateway, carry } => self.gateways[gateway % count].launch(carry, mutant),
+            Step::Launch { gateway, carry, more } => self.gateways[gateway % count].launch(carry, more, mutant),
             Step::Land { gateway, fate } => {
                 self.faults |= fate != Fate::Acked;
                 self.gateways[gateway % count].land(&mut self.log, fate, &mut self.late);
@@ -443,7 +504,7 @@ impl World {
                 self.step(Step::Arrive);
                 self.gateways[gateway].target = self.log.end();
                 self.step(Step::Read { gateway, messages: u8::MAX });
-                self.step(Step::Launch { gateway, carry: false });
+                self.step(Step::Launch { gateway, carry: false, more: u8::MAX });
                 self.gateways[gateway].land(&mut self.log, Fate::Acked, &mut self.late);
                 self.step(Step::Read { gateway, messages: u8::MAX });
                 self.step(Step::Hear { gateway });
@@ -456,13 +517,7 @@ impl World {
     /// What every sender was told.
     pub fn answers(&mut self) -> Vec<Answer> {
         let waiting = self.waiting.iter_mut();
-        waiting
-            .map(|(delivery, other_body, answer)| Answer {
-                delivery: *delivery,
-                other_body: *other_body,
-                answer: answer.try_recv().ok(),
-            })
-            .collect()
+        waiting.map(|(sent, answer)| Answer { sent: *sent, answer: answer.try_recv().ok() }).collect()
     }
 
     /// The events of the log, with the heads before each carried record checked on the way.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
+use weft_nats::options::Secret;
 
 use crate::{
     command::{
@@ -39,7 +40,7 @@ pub struct SendArgs {
     scheme: Scheme,
     /// The source's secret: env:NAME, file:PATH, or the secret itself
     #[arg(long, env = "WEFT_SECRET", hide_env_values = true)]
-    secret: String,
+    secret: Secret,
     /// The gateway's address
     #[arg(long, env = "WEFT_GATEWAY", value_name = "URL", default_value = "http://127.0.0.1:8080")]
     gateway: String,
@@ -71,7 +72,7 @@ pub(super) async fn run(args: SendArgs) -> Result<(), Failure> {
     let data: &RawValue =
         serde_json::from_str(&data).map_err(|error| Failure::Usage(format!("--data is not JSON: {error}")))?;
     let body = serde_json::to_vec(&Body { r#type: &args.event_type, data }).map_err(|error| Failure::of(&error))?;
-    let signing = Signing { scheme: args.scheme, secret: secret(&args.secret)? };
+    let signing = Signing { scheme: args.scheme, secret: secret(args.secret.expose())? };
     let id = args.id.unwrap_or_else(|| format!("msg_{}", Uuid::now_v7().simple()));
     let now = jiff::Timestamp::now().as_second();
     let headers = signing.headers(&id, now, Some(&args.event_type), &body);

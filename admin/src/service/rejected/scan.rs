@@ -1,0 +1,162 @@
+//! The inbox, newest first, page by page. A stream is only read forwards, so it is read window by window from its end.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use prost::Message as _;
+use tonic::Status;
+use weft_nats::{
+    connect::Connection,
+    direct,
+    message::Stored,
+    streams,
+    subject::{self, REJECTED_STREAM},
+};
+use weft_proto::{ids::StreamSeq, v1::Rejected};
+
+use crate::{
+    convert,
+    error::{Code, of_direct, refuse},
+};
+
+/// Sequences of one window.
+const WINDOW: u64 = 256;
+/// The most sequences that one page looks at, so that a filter that takes little costs a bounded time.
+const LOOKED_MAX: u64 = 10_000;
+/// The most bytes that one page reads: bodies are read with their entries.
+const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of one direct get.
+const CHUNK_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of one page: gRPC clients take 4 MiB of message where they are not told otherwise.
+const PAGE_BYTES_MAX: usize = 3 * 1024 * 1024;
+/// By how much an entry may be stored later than it was received, and clocks may differ: beyond that, all that is older
+/// was received before, too.
+const STORE_SLACK_MS: i64 = 60_000;
+
+/// Which entries are wanted. The default wants all.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Filter {
+    /// Of this source.
+    pub source: Option<String>,
+    /// Refused with this code.
+    pub code: Option<String>,
+    /// Received then or later.
+    pub since_ms: Option<i64>,
+}
+
+impl Filter {
+    fn takes(&self, entry: &Rejected) -> bool {
+        let received_ms = || entry.received_at.as_ref().and_then(convert::to_milliseconds).unwrap_or_default();
+        self.code.as_ref().is_none_or(|code| *code == entry.code)
+            && self.since_ms.is_none_or(|since_ms| received_ms() >= since_ms)
+    }
+
+    /// Whether nothing that is stored before this one can be wanted.
+    fn ends_at(&self, stored: &Stored) -> bool {
+        self.since_ms.is_some_and(|since_ms| stored.stored_at.as_millisecond() < since_ms - STORE_SLACK_MS)
+    }
+}
+
+/// Some entries, and where to go on.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    /// Newest first, without bodies.
+    pub entries: Vec<Rejected>,
+    /// What is older than this has not been looked at; `None`: there is nothing older.
+    pub next: Option<StreamSeq>,
+}
+
+/// The page in front of `before`; `None`: from the newest.
+///
+/// # Errors
+///
+/// LOG_UNAVAILABLE.
+pub(super) async fn newest(
+    connection: &Connection,
+    filter: &Filter,
+    before: Option<StreamSeq>,
+    limit: usize,
+) -> Result<Page, Status> {
+    let state = streams::state(connection, REJECTED_STREAM).await;
+    let state = state.map_err(|error| refuse(Code::LogUnavailable, error.to_string()))?;
+    let end = state.last.next();
+    let mut before = before.map_or(end, |before| before.min(end));
+    let mut page = Page::default();
+    let (mut looked, mut read, mut bytes) = (0, 0, 0);
+    while before > state.first && looked < LOOKED_MAX && read < READ_BYTES_MAX {
+        let from = StreamSeq(before.0.saturating_sub(WINDOW)).max(state.first);
+        for stored in window(connection, filter, from, before).await?.into_iter().rev() {
+            if filter.ends_at(&stored) {
+                return Ok(page);
+            }
+            read += stored.payload.len();
+            let Some(mut entry) = decode(&stored).filter(|entry| filter.takes(entry)) else { continue };
+            entry.body.clear();
+            bytes += entry.encoded_len();
+            let full = page.entries.len() == limit || bytes > PAGE_BYTES_MAX;
+            if full && !page.entries.is_empty() {
+                page.next = Some(stored.seq.next());
+                return Ok(page);
+            }
+            page.entries.push(entry);
+        }
+        looked += before.0 - from.0;
+        before = from;
+    }
+    page.next = (before > state.first).then_some(before);
+    Ok(page)
+}
+
+/// What is stored from `from` on in front of `before`, in order.
+async fn window(
+    connection: &Connection,
+    filter: &Filter,
+    mut from: StreamSeq,
+    before: StreamSeq,
+) -> Result<Vec<Stored>, Status> {
+    let subject = filter.source.as_deref().map_or_else(|| ">".to_owned(), subject::rejected);
+    let mut found = Vec::new();
+    while from < before {
+        let messages_max = usize::try_from(before.0 - from.0).unwrap_or(usize::MAX);
+        let chunk = direct::range(connection, REJECTED_STREAM, from, &subject, messages_max, CHUNK_BYTES).await;
+        let chunk = chunk.map_err(of_direct)?;
+        let Some(last) = chunk.last() else { break };
+        from = last.seq.next();
+        found.extend(chunk.into_iter().filter(|stored| stored.seq < before));
+    }
+    Ok(found)
+}
+
+/// The entry of a message; `None` for what is none of ours.
+pub(super) fn decode(stored: &Stored) -> Option<Rejected> {
+    let entry = Rejected::decode(stored.payload.clone()).ok()?;
+    Some(Rejected { id: stored.seq.to_string(), ..entry })
+}
+
+/// The page token for what is older than a sequence. Opaque to clients.
+pub(super) fn encode_token(before: StreamSeq) -> String {
+    URL_SAFE_NO_PAD.encode(before.0.to_be_bytes())
+}
+
+/// `None` for the empty token: the first page.
+pub(super) fn decode_token(token: &str) -> Result<Option<StreamSeq>, Status> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let bytes = URL_SAFE_NO_PAD.decode(token).ok().and_then(|bytes| bytes.try_into().ok());
+    let refused = || refuse(Code::BadQuery, "page_token is none of ours; use a next_page_token as it was given");
+    bytes.map(|bytes| Some(StreamSeq(u64::from_be_bytes(bytes)))).ok_or_else(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_survives_and_anything_else_is_refused() {
+        let before = StreamSeq(4711);
+        assert_eq!(decode_token(&encode_token(before)).unwrap(), Some(before));
+        assert_eq!(decode_token("").unwrap(), None);
+        for wrong in ["x", "AAAA", "é"] {
+            assert!(decode_token(wrong).is_err(), "{wrong}");
+        }
+    }
+}

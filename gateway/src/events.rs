@@ -1,0 +1,242 @@
+//! `POST /api/v1/events`: events from callers with an API key, as CloudEvents or as plain JSON.
+//!
+//! | content type | body |
+//! |---|---|
+//! | `application/cloudevents+json` | one CloudEvent, structured |
+//! | `application/cloudevents-batch+json` | up to [`BATCH_EVENTS_MAX`] of them |
+//! | any, with headers `ce-…` | the data of one CloudEvent, binary |
+//! | `application/json` | `{type, workflowId, data, id?, time?, source?}` |
+//!
+//! - `attributes`: what CloudEvents say beside their data, in whichever mode; `binary`, `structured`, `plain`: the modes.
+//! - `draft`: an event as a caller describes it, whichever way it came; `caller`: what the caller may send.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Request, State},
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, StatusCode, header};
+use serde::Serialize;
+use tokio::time::timeout;
+use utoipa::ToSchema;
+use weft_nats::envelope;
+
+use crate::{
+    body::Refusal,
+    error::{self, Code, Problem},
+    ingest::{self, ANSWER_TIMEOUT, Accepted},
+    metrics,
+    openapi::PlainEvent,
+    rejected::{Addressee, Refused},
+    router::Api,
+    sequencer::{NewEvent, NotTaken, SubmitError},
+};
+
+mod attributes;
+mod binary;
+mod caller;
+mod draft;
+mod json;
+mod plain;
+mod structured;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use caller::Caller;
+pub(crate) use draft::{Draft, check_json};
+
+/// Events of one batch: as many as one append takes, so that a batch waits for one or two.
+pub const BATCH_EVENTS_MAX: usize = 1000;
+
+const CLOUDEVENTS: &str = "application/cloudevents";
+/// Where the API keys' callers name deliveries that have no id of their own.
+const IDEMPOTENCY_KEYS: [&str; 2] = ["idempotency-key", "x-idempotency-key"];
+
+/// How a request describes its events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Binary,
+    Structured,
+    Batch,
+    Plain,
+}
+
+/// The answer to a batch.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Batch {
+    /// In the batch's order.
+    results: Vec<Outcome>,
+}
+
+/// What became of one event of a batch.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum Outcome {
+    /// Its receipt.
+    Accepted(Accepted),
+    /// Its delivery id was accepted before with another body.
+    #[schema(value_type = error::Body)]
+    Refused(Problem),
+}
+
+/// `POST /api/v1/events`: CloudEvents binary, structured or batch, or plain JSON.
+///
+/// # Errors
+///
+/// A [`Problem`]: nothing of the request is accepted, unless its code is `log_unavailable`.
+#[utoipa::path(
+    post,
+    path = "/api/v1/events",
+    tag = "ingest",
+    security(("apiKey" = []), ("bearer" = [])),
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "The delivery id, where the event names none"),
+    ),
+    request_body(content(
+        (PlainEvent = "application/json"),
+        (Value = "application/cloudevents+json"),
+        (Vec<Value> = "application/cloudevents-batch+json"),
+    )),
+    responses(
+        (status = 202, description = "Accepted: on disk, in order, once", body = Accepted),
+        (status = 200, description = "Accepted before, or what became of each event of a batch",
+            content((Accepted = "application/json"), (Batch = "application/json"))),
+    )
+)]
+pub async fn publish(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
+    let began = Instant::now();
+    let (head, body) = request.into_parts();
+    match receive(&api, &head.headers, body).await {
+        Ok(answer) => {
+            ::metrics::histogram!(metrics::RECEIPT_SECONDS).record(began.elapsed());
+            Ok(answer)
+        }
+        Err(refusal) => {
+            let received_at = ingest::now();
+            api.rejected.keep(&Refused { to: Addressee::Events, received_at, head: &head, refusal: &refusal });
+            Err(refusal.problem)
+        }
+    }
+}
+
+/// From a request to its answer; a refusal tells what had been read of the body.
+async fn receive(api: &Api, headers: &HeaderMap, body: Body) -> Result<Response, Refusal> {
+    let of_head = |problem| Refusal::of_head(problem, headers);
+    let caller = Caller::new(api, headers).map_err(of_head)?;
+    ingest::refuse_compressed(headers).map_err(of_head)?;
+    let form = Form::of(headers).map_err(of_head)?;
+    let held = api.bodies.read(headers, body).await?;
+    let body = held.bytes.clone();
+    let accepted = async {
+        if form == Form::Batch {
+            let events = batch(&caller, headers, &body)?;
+            drop(held);
+            return accept_all(api, events).await;
+        }
+        let draft = single(form, headers, &body)?;
+        drop(held);
+        let receipt = ingest::submit(api, caller.admit(draft)?).await?;
+        ingest::count(metrics::API_SOURCE, &receipt);
+        Ok(ingest::answer(receipt))
+    };
+    accepted.await.map_err(|problem| Refusal::of_whole(problem, body))
+}
+
+impl Form {
+    fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        if let Some(kind) = essence.strip_prefix(CLOUDEVENTS) {
+            return match kind {
+                "+json" => Ok(Self::Structured),
+                "-batch+json" => Ok(Self::Batch),
+                _ => Err(unsupported("CloudEvents are taken as JSON, or in binary mode")),
+            };
+        }
+        if binary::is_meant(headers) {
+            return Ok(Self::Binary);
+        }
+        if envelope::is_json(&essence) {
+            return Ok(Self::Plain);
+        }
+        Err(unsupported(
+            "send application/json, application/cloudevents+json, application/cloudevents-batch+json, or a CloudEvent in \
+             binary mode",
+        ))
+    }
+}
+
+/// The one event of a request.
+fn single(form: Form, headers: &HeaderMap, body: &bytes::Bytes) -> Result<Draft, Problem> {
+    let draft = match form {
+        Form::Binary => binary::read(headers, body)?,
+        Form::Structured | Form::Batch => structured::read(json::text(body)?)?,
+        Form::Plain => plain::read(json::text(body)?)?,
+    };
+    draft.in_request(headers, idempotency_key(headers)?)
+}
+
+/// All events of a batch, checked.
+fn batch(caller: &Caller<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Vec<NewEvent>, Problem> {
+    if idempotency_key(headers)?.is_some() {
+        let detail = "Idempotency-Key names one event; the events of a batch have ids of their own";
+        return Err(Problem::new(Code::MissingDeliveryId, detail));
+    }
+    let elements = json::elements(json::text(body)?, BATCH_EVENTS_MAX)?;
+    let read = |(index, element): (usize, &str)| {
+        let draft = structured::read(element).and_then(|draft| draft.in_request(headers, None));
+        draft.and_then(|draft| caller.admit(draft)).map_err(|problem| problem.of_event(index))
+    };
+    elements.into_iter().enumerate().map(read).collect()
+}
+
+/// Submits all of a batch. One whose id was used before with another body has a problem in its place; of anything else
+/// that goes wrong the whole batch is told.
+async fn accept_all(api: &Api, events: Vec<NewEvent>) -> Result<Response, Problem> {
+    let log = api.log()?;
+    let answers = timeout(ANSWER_TIMEOUT, log.sequencer.submit_all(events)).await;
+    let answers = answers.unwrap_or(Err(NotTaken { at: None, error: SubmitError::Unavailable }));
+    let answers = answers.map_err(|NotTaken { at, error }| {
+        let problem = Problem::from(error);
+        at.into_iter().fold(problem, Problem::of_event)
+    })?;
+    let mut results = Vec::with_capacity(answers.len());
+    for answer in answers {
+        results.push(match answer {
+            Ok(receipt) => {
+                ingest::count(metrics::API_SOURCE, &receipt);
+                Outcome::Accepted(receipt.into())
+            }
+            Err(error @ SubmitError::IdReused) => Outcome::Refused(error.into()),
+            Err(error) => return Err(error.into()),
+        });
+    }
+    Ok((StatusCode::OK, Json(Batch { results })).into_response())
+}
+
+/// What the caller names this delivery.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let unusable = |detail: &str| Problem::new(Code::MissingDeliveryId, detail);
+    let mut key: Option<String> = None;
+    for name in IDEMPOTENCY_KEYS {
+        for value in headers.get_all(name) {
+            let value = value.to_str().map_err(|_| unusable("the Idempotency-Key is not printable ASCII"))?;
+            if key.as_deref().is_some_and(|key| key != value) {
+                return Err(unusable("the request has two Idempotency-Keys that differ"));
+            }
+            key = Some(value.to_owned());
+        }
+    }
+    Ok(key)
+}
+
+fn unsupported(detail: &str) -> Problem {
+    Problem::new(Code::UnsupportedMediaType, detail)
+}
+
+fn malformed(detail: impl Into<String>) -> Problem {
+    Problem::new(Code::MalformedBody, detail)
+}

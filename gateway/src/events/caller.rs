@@ -1,0 +1,52 @@
+//! Who sends events, and what that allows.
+
+use http::HeaderMap;
+use weft_proto::v1::Scope;
+
+use super::Draft;
+use crate::{
+    auth::Grant,
+    error::{Code, Problem},
+    ingest,
+    router::Api,
+    sequencer::{NewEvent, SubmitError},
+    sources::LookupError,
+};
+
+/// A caller that may send events.
+#[derive(Debug)]
+pub(crate) struct Caller<'a> {
+    api: &'a Api,
+    grant: Grant,
+}
+
+impl<'a> Caller<'a> {
+    /// The caller whose key stands in these headers.
+    ///
+    /// # Errors
+    ///
+    /// A [`Problem`] of its key.
+    pub fn new(api: &'a Api, headers: &HeaderMap) -> Result<Self, Problem> {
+        Ok(Self { api, grant: api.keys.authorize(headers, Scope::Ingest)? })
+    }
+
+    /// The event, received now, if it is as it must be and the caller may send it.
+    ///
+    /// # Errors
+    ///
+    /// A [`Problem`]: what [`Draft::check`] says, or `out_of_scope`; `starting` while the catalog is not there.
+    pub fn admit(&self, draft: Draft) -> Result<NewEvent, Problem> {
+        let event = draft.check(ingest::now(), self.grant.verified_by())?;
+        // The ids of a source's events are made of its name: whoever may use it could take another's ids.
+        match self.api.sources.get(&event.source) {
+            Err(LookupError::Unknown) => {}
+            Err(LookupError::Starting) => return Err(SubmitError::Starting.into()),
+            Ok(_) | Err(LookupError::Broken) => {
+                let detail = "the source is one of signed webhooks; name another";
+                return Err(Problem::new(Code::OutOfScope, detail));
+            }
+        }
+        self.grant.check(&event.source, &event.workflow)?;
+        Ok(event)
+    }
+}

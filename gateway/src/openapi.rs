@@ -1,0 +1,266 @@
+//! The HTTP API as an OpenAPI 3.1 document, generated from the handlers and their types.
+
+use std::sync::LazyLock;
+
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderValue, header};
+use serde::Serialize;
+use utoipa::{
+    Modify, OpenApi, ToSchema,
+    openapi::{
+        ContentBuilder, Ref, RefOr, Response as OpenApiResponse, ResponseBuilder,
+        path::Operation,
+        security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme},
+    },
+};
+
+use crate::{error, events, ingest, since, stream};
+
+/// The document.
+#[derive(Debug, OpenApi)]
+#[openapi(
+    info(
+        title = "Weft gateway",
+        description = "Events in, in order per workflow, each taken once; and the events that were taken, to be read."
+    ),
+    paths(
+        ingest::ruled,
+        ingest::named,
+        events::publish,
+        since::since,
+        since::event_of_delivery,
+        since::event,
+        stream::stream,
+        document,
+    ),
+    components(schemas(
+        ingest::Accepted,
+        error::Body,
+        error::Code,
+        Envelope,
+        Page,
+        PlainEvent,
+        events::Batch,
+        events::Outcome,
+    )),
+    tags(
+        (name = "ingest", description = "Sending events"),
+        (name = "read", description = "Reading events"),
+    ),
+    modifiers(&Shared),
+)]
+struct Api;
+
+/// What all operations share: how callers are known, and how requests are refused.
+struct Shared;
+
+/// An event as it is read and delivered. `data` is the sender's, byte for byte; where the body is not JSON,
+/// `dataContentType` and `dataBase64` stand in its place.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Envelope {
+    /// The event's id.
+    event_id: uuid::Uuid,
+    /// Its number in its workflow, from 1.
+    #[schema(minimum = 1)]
+    sequence_number: u64,
+    /// Its workflow.
+    workflow_id: String,
+    /// The event before it in its workflow.
+    #[schema(required)]
+    previous_event_id: Option<uuid::Uuid>,
+    /// What happened, such as `order.paid`.
+    r#type: String,
+    /// Who sent it.
+    source: String,
+    /// When it happened, as the sender says; else as `receivedAt`.
+    #[schema(format = DateTime)]
+    time: String,
+    /// When the gateway received it.
+    #[schema(format = DateTime)]
+    received_at: String,
+    /// What the sender calls this delivery.
+    #[schema(required)]
+    delivery_id: Option<String>,
+    /// Any JSON.
+    #[schema(value_type = Option<Value>)]
+    data: Option<serde_json::Value>,
+    /// Media type of `dataBase64`.
+    data_content_type: Option<String>,
+    /// The body, where it is not JSON.
+    #[schema(format = Byte)]
+    data_base64: Option<String>,
+}
+
+/// Events behind a cursor, oldest first.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Page {
+    /// May be empty while `hasMore` is true: one request looks at a bounded part of the log.
+    events: Vec<Envelope>,
+    /// Where to go on. Opaque.
+    next_cursor: String,
+    /// Whether the log holds more.
+    has_more: bool,
+}
+
+/// One event in plain JSON.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PlainEvent {
+    /// What happened, such as `order.paid`.
+    r#type: String,
+    /// Its workflow.
+    #[schema(max_length = 128)]
+    workflow_id: String,
+    /// Any JSON.
+    #[schema(value_type = Option<Value>)]
+    data: Option<serde_json::Value>,
+    /// Names this delivery: the same one again gets the first receipt. Absent: `Idempotency-Key`, else a new event.
+    #[schema(max_length = 256)]
+    id: Option<String>,
+    /// When it happened.
+    #[schema(format = DateTime)]
+    time: Option<String>,
+    /// Who sends it; `api` where nothing is said. Not the name of a configured webhook source.
+    source: Option<String>,
+}
+
+/// The document as it is served: it never changes while a gateway runs.
+static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
+    // Maps with texts as keys: there is nothing that could fail.
+    serde_json::to_vec(&Api::openapi()).unwrap_or_default().into()
+});
+
+/// This document.
+#[utoipa::path(
+    get,
+    path = "/api/v1/openapi.json",
+    tag = "read",
+    security(()),
+    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json"))
+)]
+pub async fn document() -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], DOCUMENT.clone()).into_response()
+}
+
+impl Modify for Shared {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        // The crate names none.
+        document.info.license = None;
+        let components = document.components.get_or_insert_with(Default::default);
+        let key = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("x-api-key")));
+        components.add_security_scheme("apiKey", key);
+        components.add_security_scheme("bearer", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+        components.responses.insert("problem".to_owned(), problem().into());
+        for item in document.paths.paths.values_mut() {
+            for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+                refuse_by_default(operation);
+            }
+        }
+    }
+}
+
+fn refuse_by_default(operation: &mut Operation) {
+    let problem = RefOr::Ref(Ref::from_response_name("problem"));
+    operation.responses.responses.entry("default".to_owned()).or_insert(problem);
+}
+
+fn problem() -> OpenApiResponse {
+    let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+    ResponseBuilder::new()
+        .description("Refused: problem details (RFC 9457) with a stable code")
+        .content("application/problem+json", body)
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::{Value, json};
+    use weft_nats::{envelope, event::Event};
+    use weft_proto::ids::{EventId, SequenceNumber, WorkflowId};
+
+    use super::*;
+
+    fn document() -> Value {
+        serde_json::from_slice(&DOCUMENT).unwrap()
+    }
+
+    fn event() -> Event {
+        Event {
+            id: EventId::unique(),
+            sequence_number: SequenceNumber(1),
+            workflow: WorkflowId::new("w").unwrap(),
+            previous: None,
+            event_type: "t".into(),
+            source: "shop".into(),
+            time: jiff::Timestamp::UNIX_EPOCH,
+            received_at: jiff::Timestamp::UNIX_EPOCH,
+            delivery_id: None,
+            content_type: String::new(),
+            data_pointer: String::new(),
+            verified_by: "none".into(),
+            traceparent: None,
+            quarantine: None,
+            kept_headers: Vec::new(),
+            payload: Bytes::from_static(b"{}"),
+        }
+    }
+
+    fn names(object: &Value) -> BTreeSet<&str> {
+        object.as_object().unwrap().keys().map(String::as_str).collect()
+    }
+
+    /// Whoever adds a route describes it: the document has every path of the router but those that only serve to refuse.
+    #[test]
+    fn every_route_is_described() {
+        let document = document();
+        let router = include_str!("router.rs");
+        let routed: BTreeSet<&str> =
+            router.split(".route(\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        let refusing = BTreeSet::from(["/api/v1/webhooks/{source}/"]);
+        assert_eq!(routed.difference(&refusing).copied().collect::<BTreeSet<_>>(), names(&document["paths"]));
+    }
+
+    #[test]
+    fn every_operation_can_be_refused_and_every_reference_leads_somewhere() {
+        let document = document();
+        assert_eq!(document["openapi"], "3.1.0");
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let refused = &operation["responses"]["default"]["$ref"];
+                assert_eq!(refused, "#/components/responses/problem", "{method} {path}");
+            }
+        }
+        let text = document.to_string();
+        for reference in text.split("\"$ref\":\"#").skip(1).filter_map(|rest| rest.split('"').next()) {
+            assert!(document.pointer(reference).is_some(), "{reference}");
+        }
+    }
+
+    #[test]
+    fn every_code_is_named() {
+        let document = document();
+        let codes = document["components"]["schemas"]["Code"]["enum"].as_array().unwrap();
+        assert!(codes.contains(&json!("timestamp_out_of_window")) && codes.contains(&json!("log_full")), "{codes:?}");
+        let code = error::Code::TimestampOutOfWindow;
+        assert_eq!(serde_json::to_value(code).unwrap(), json!(code.as_str()));
+    }
+
+    /// The envelope that is described is the one that is written.
+    #[test]
+    fn the_envelope_is_described_as_it_is_written() {
+        let described = document();
+        let described = names(&described["components"]["schemas"]["Envelope"]["properties"]);
+        let mut written = BTreeSet::new();
+        for content_type in ["application/json", "text/plain"] {
+            let event = Event { content_type: content_type.into(), ..event() };
+            let json: Value = serde_json::from_slice(&envelope::to_json(&event)).unwrap();
+            written.extend(names(&json).into_iter().map(str::to_owned));
+        }
+        assert_eq!(written, described.into_iter().map(str::to_owned).collect());
+    }
+}

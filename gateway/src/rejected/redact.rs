@@ -1,0 +1,277 @@
+//! What is taken out of a refused request before it is kept. Pure.
+//!
+//! - Values of headers that carry credentials: those named in [`CREDENTIAL_HEADERS`], and any whose name holds one of
+//!   [`SECRET_WORDS`], except the headers that the source's scheme signs with: they prove a secret and do not tell it.
+//! - Values of query parameters whose name holds one of [`SECRET_WORDS`] or [`QUERY_WORDS`]. Neither a scheme nor a rule of
+//!   a source reads the query, so nothing that a retry needs is lost.
+//! - Wherever it stands, also in the body: a secret of the source, as it is configured, percent-encoded, or in JSON with
+//!   escaped slashes; and whatever looks like an API key of ours.
+
+use std::borrow::Cow;
+
+use http::{HeaderName, HeaderValue};
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use weft_proto::v1::{Source, verification::Scheme};
+
+use super::Addressee;
+
+/// What stands where something was taken out.
+pub const REDACTED: &str = "[redacted]";
+
+/// Headers whose value is a credential.
+const CREDENTIAL_HEADERS: [&str; 5] = ["authorization", "cookie", "set-cookie", "x-api-key", "proxy-authorization"];
+/// Parts of names that carry a secret, in headers and queries.
+const SECRET_WORDS: [&str; 9] =
+    ["token", "secret", "password", "passwd", "credential", "api-key", "apikey", "api_key", "access-key"];
+/// Parts of names that carry a secret in queries, where there is no scheme that would sign by them.
+const QUERY_WORDS: [&str; 4] = ["key", "sig", "auth", "code"];
+/// What an API key of ours begins with.
+const KEY_PREFIX: &[u8] = b"weft_";
+/// The fewest characters of an API key behind its prefix: less is an ordinary word.
+const KEY_CHARS_MIN: usize = 16;
+
+/// Takes out what a request to one source must not show.
+#[derive(Debug)]
+pub(super) struct Redactor<'s> {
+    /// What is searched for, never empty texts.
+    secrets: Vec<Hidden>,
+    /// Names of the headers that the source's scheme signs with, as they are configured.
+    signed: Vec<&'s str>,
+}
+
+/// A text that `Debug` does not print.
+struct Hidden(Vec<u8>);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(REDACTED)
+    }
+}
+
+impl<'s> Redactor<'s> {
+    pub fn new(to: Addressee<'s>) -> Self {
+        let scheme = match to {
+            Addressee::Source(source) => scheme(source),
+            Addressee::Events => None,
+        };
+        let secrets: &[String] = match scheme {
+            Some(Scheme::Standard(scheme)) => &scheme.secrets,
+            Some(Scheme::Github(scheme)) => &scheme.secrets,
+            Some(Scheme::Hmac(scheme)) => &scheme.secrets,
+            Some(Scheme::Stripe(scheme)) => &scheme.secrets,
+            Some(Scheme::Slack(scheme)) => &scheme.secrets,
+            Some(Scheme::Shopify(scheme)) => &scheme.secrets,
+            Some(Scheme::ApiKey(_) | Scheme::None(_)) | None => &[],
+        };
+        let signed = match scheme {
+            Some(Scheme::Hmac(scheme)) => vec![&*scheme.header, &*scheme.timestamp_header, &*scheme.id_header],
+            _ => Vec::new(),
+        };
+        Self { secrets: secrets.iter().flat_map(|secret| forms(secret)).collect(), signed }
+    }
+
+    /// A header's value as it is kept.
+    pub fn header(&self, name: &HeaderName, value: &HeaderValue) -> String {
+        let name = name.as_str();
+        let signs = || self.signed.iter().any(|signed| signed.eq_ignore_ascii_case(name));
+        if CREDENTIAL_HEADERS.contains(&name) || (holds_any(name, &SECRET_WORDS) && !signs()) {
+            return REDACTED.to_owned();
+        }
+        self.text(&String::from_utf8_lossy(value.as_bytes()))
+    }
+
+    /// Path and query as they are kept, and whether something is gone from the path, which a retry would need.
+    pub fn path(&self, target: &str) -> (String, bool) {
+        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        let segments: Vec<_> = path.split('/').map(|segment| self.encoded(segment)).collect();
+        let redacted = segments.iter().any(|segment| matches!(segment, Cow::Owned(_)));
+        let mut kept = segments.join("/");
+        if let Some(query) = query {
+            kept.push('?');
+            kept.push_str(&query.split('&').map(|parameter| self.parameter(parameter)).collect::<Vec<_>>().join("&"));
+        }
+        (kept, redacted)
+    }
+
+    fn parameter(&self, parameter: &str) -> String {
+        let Some((name, value)) = parameter.split_once('=') else { return self.encoded(parameter).into_owned() };
+        let plain = percent_decode_str(name).decode_utf8_lossy().to_ascii_lowercase();
+        let secret = holds_any(&plain, &SECRET_WORDS) || holds_any(&plain, &QUERY_WORDS);
+        let value = if secret { Cow::Borrowed(REDACTED) } else { self.encoded(value) };
+        format!("{}={value}", self.encoded(name))
+    }
+
+    /// A part of a URL: gone as a whole when it holds a secret, encoded or not.
+    fn encoded<'t>(&self, part: &'t str) -> Cow<'t, str> {
+        let plain: Cow<'_, [u8]> = percent_decode_str(part).into();
+        if self.scrub(&plain).or_else(|| self.scrub(part.as_bytes())).is_some() {
+            Cow::Owned(REDACTED.to_owned())
+        } else {
+            Cow::Borrowed(part)
+        }
+    }
+
+    /// A text without the secrets in it.
+    pub fn text(&self, text: &str) -> String {
+        match self.scrub(text.as_bytes()) {
+            // Secrets are texts: what is left is one, too, unless a secret stood within a character's bytes.
+            Some(scrubbed) => String::from_utf8_lossy(&scrubbed).into_owned(),
+            None => text.to_owned(),
+        }
+    }
+
+    /// Bytes without the secrets in them; `None` when there are none.
+    pub fn scrub(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let mut scrubbed = Vec::new();
+        let mut copied = 0;
+        let mut at = 0;
+        while at < bytes.len() {
+            let found = self.secret_at(&bytes[at..]);
+            if found > 0 {
+                scrubbed.extend_from_slice(&bytes[copied..at]);
+                scrubbed.extend_from_slice(REDACTED.as_bytes());
+                at += found;
+                copied = at;
+            } else {
+                at += 1;
+            }
+        }
+        (copied > 0).then(|| {
+            scrubbed.extend_from_slice(&bytes[copied..]);
+            scrubbed
+        })
+    }
+
+    /// The length of the longest secret that these bytes begin with; 0 for none.
+    fn secret_at(&self, bytes: &[u8]) -> usize {
+        let configured = self.secrets.iter().filter(|secret| bytes.starts_with(&secret.0)).map(|secret| secret.0.len());
+        configured.max().unwrap_or(0).max(key_length(bytes))
+    }
+}
+
+fn scheme(source: &Source) -> Option<&Scheme> {
+    source.verification.as_ref()?.scheme.as_ref()
+}
+
+/// A secret as it may stand in a request: without what goes around it, as it is and encoded.
+fn forms(secret: &str) -> Vec<Hidden> {
+    let core = secret.strip_prefix("whsec_").unwrap_or(secret).trim_end_matches('=');
+    let mut forms =
+        vec![core.to_owned(), utf8_percent_encode(core, NON_ALPHANUMERIC).to_string(), core.replace('/', "\\/")];
+    forms.retain(|form| !form.is_empty());
+    forms.dedup();
+    forms.into_iter().map(|form| Hidden(form.into_bytes())).collect()
+}
+
+/// The length of the API key that these bytes begin with; 0 for none.
+fn key_length(bytes: &[u8]) -> usize {
+    let Some(rest) = bytes.strip_prefix(KEY_PREFIX) else { return 0 };
+    let chars = rest.iter().take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')).count();
+    if chars < KEY_CHARS_MIN { 0 } else { KEY_PREFIX.len() + chars }
+}
+
+fn holds_any(name: &str, words: &[&str]) -> bool {
+    words.iter().any(|word| name.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use weft_proto::v1::{HmacScheme, StandardScheme, Verification};
+
+    use super::*;
+
+    const SECRET: &str = "whsec_c2VjcmV0L3NlY3JldCtzZWNyZXQ=";
+    const CORE: &str = "c2VjcmV0L3NlY3JldCtzZWNyZXQ";
+    const KEY: &str = "weft_ab12cd34_0123456789abcdef0123456789abcdef";
+
+    fn source(scheme: Scheme) -> Source {
+        Source { verification: Some(Verification { scheme: Some(scheme) }), ..Source::default() }
+    }
+
+    fn standard() -> Source {
+        source(Scheme::Standard(StandardScheme { secrets: vec![SECRET.into()], tolerance_ms: 0 }))
+    }
+
+    fn header(redactor: &Redactor<'_>, name: &'static str, value: &str) -> String {
+        redactor.header(&HeaderName::from_static(name), &HeaderValue::from_str(value).unwrap())
+    }
+
+    #[test]
+    fn credentials_in_headers_are_gone_and_signatures_stay() {
+        let source = standard();
+        let redactor = Redactor::new(Addressee::Source(&source));
+        for name in ["authorization", "cookie", "x-api-key", "proxy-authorization", "x-gitlab-token", "x-app-secret"] {
+            assert_eq!(header(&redactor, name, "anything"), REDACTED, "{name}");
+        }
+        for (name, value) in [("webhook-signature", "v1,abc="), ("x-hub-signature-256", "sha256=00"), ("accept", "*/*")]
+        {
+            assert_eq!(header(&redactor, name, value), value);
+        }
+        assert_eq!(header(&redactor, "webhook-signature", &format!("v1,{SECRET}")), "v1,whsec_[redacted]=");
+        assert_eq!(header(&redactor, "x-anything", &format!("k={KEY};")), "k=[redacted];");
+    }
+
+    /// A scheme may sign by a header whose name sounds like a secret's; a credential's header stays one.
+    #[test]
+    fn the_headers_of_a_scheme_are_kept() {
+        let hmac = |header: &str| {
+            let secrets = vec!["hush".into()];
+            source(Scheme::Hmac(HmacScheme { secrets, header: header.into(), ..HmacScheme::default() }))
+        };
+        let signs = hmac("X-Shop-Token");
+        assert_eq!(header(&Redactor::new(Addressee::Source(&signs)), "x-shop-token", "00ff"), "00ff");
+        assert_eq!(header(&Redactor::new(Addressee::Source(&signs)), "x-shop-token", "hush"), REDACTED);
+        let signs = hmac("Authorization");
+        assert_eq!(header(&Redactor::new(Addressee::Source(&signs)), "authorization", "00ff"), REDACTED);
+    }
+
+    #[test]
+    fn queries_lose_what_is_named_like_a_secret_and_paths_what_is_one() {
+        let source = standard();
+        let redactor = Redactor::new(Addressee::Source(&source));
+        let encoded = utf8_percent_encode(CORE, NON_ALPHANUMERIC).to_string();
+        for (target, kept, redacted) in [
+            ("/shop/w?try=2&a", "/shop/w?try=2&a", false),
+            ("/shop/w?access_token=a&Api%4Bey=b", "/shop/w?access_token=[redacted]&Api%4Bey=[redacted]", false),
+            ("/shop/w?sig=a&x=b%20c", "/shop/w?sig=[redacted]&x=b%20c", false),
+            (&format!("/shop/w?x={encoded}"), "/shop/w?x=[redacted]", false),
+            (&format!("/shop/w?{KEY}"), "/shop/w?[redacted]", false),
+            (&format!("/shop/{encoded}"), "/shop/[redacted]", true),
+            (&format!("/shop/{KEY}?"), "/shop/[redacted]?", true),
+        ] {
+            assert_eq!(redactor.path(target), (kept.to_owned(), redacted));
+        }
+    }
+
+    #[test]
+    fn bodies_lose_secrets_however_they_are_written() {
+        let source = standard();
+        let redactor = Redactor::new(Addressee::Source(&source));
+        for written in [
+            SECRET.to_owned(),
+            CORE.to_owned(),
+            CORE.replace('/', "\\/"),
+            utf8_percent_encode(CORE, NON_ALPHANUMERIC).to_string(),
+            KEY.to_owned(),
+        ] {
+            let body = format!("{{\"a\":\"{written}\",\"b\":\"{written}\"}}");
+            let scrubbed = String::from_utf8(redactor.scrub(body.as_bytes()).unwrap()).unwrap();
+            assert!(!scrubbed.contains(&written) && scrubbed.matches(REDACTED).count() == 2, "{scrubbed}");
+        }
+        assert_eq!(redactor.scrub(b"weft_ is a word, weft_gateway_0 a name"), None);
+        assert!(!format!("{redactor:?}").contains("c2Vj"));
+    }
+
+    proptest! {
+        /// Wherever a secret stands, it does not come through, and what is around it does.
+        #[test]
+        fn no_secret_survives(before in "[ -~]{0,40}", after in "[ -~]{0,40}") {
+            let source = standard();
+            let redactor = Redactor::new(Addressee::Source(&source));
+            let scrubbed = redactor.text(&format!("{before}{CORE}{after}"));
+            prop_assert!(!scrubbed.contains(CORE));
+            prop_assert!(scrubbed.contains(REDACTED));
+        }
+    }
+}

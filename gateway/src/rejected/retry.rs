@@ -1,0 +1,215 @@
+//! An entry of the inbox verified again, with today's secrets and rules, and taken if it passes now.
+//!
+//! The request comes over NATS from an admin and names an entry by its sequence; the entry is read from REJECTED, where
+//! only gateways write. So whoever may ask for a retry can have nothing taken that no sender has sent. All is as for a new
+//! request, but for its freshness: it was signed when it was sent.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::percent_decode_str;
+use prost::Message as _;
+use tokio_util::sync::CancellationToken;
+use weft_nats::{
+    async_nats::Message,
+    connect::Connection,
+    direct,
+    subject::{REJECTED_STREAM, RETRY_QUEUE, RETRY_SUBJECT},
+};
+use weft_proto::{
+    ids::{EventId, StreamSeq},
+    v1::{Rejected, RetriedRejected, RetryEntry},
+};
+
+use super::redact::REDACTED;
+use crate::{
+    error::{Code, Problem},
+    ingest,
+    router::Api,
+    sequencer::Receipt,
+    verify::Freshness,
+};
+
+/// Retries at a time. Admins ask one by one, so this bounds what a mistake of theirs costs.
+const CONCURRENCY: usize = 8;
+/// Between two tries to subscribe, which fail only when the client has ended.
+const SUBSCRIBE_RETRY: Duration = Duration::from_millis(500);
+/// What the inboxes of all clients begin with.
+const INBOXES: &str = "_INBOX";
+/// What the path of a webhook begins with.
+const WEBHOOKS: &str = "/api/v1/webhooks/";
+
+/// Answers retries until `closing`.
+pub async fn serve(api: Arc<Api>, connection: Connection, closing: CancellationToken) {
+    let client = connection.client();
+    let requests = loop {
+        match client.queue_subscribe(RETRY_SUBJECT, RETRY_QUEUE.to_owned()).await {
+            Ok(requests) => break requests,
+            Err(error) => tracing::debug!(%error, "retries are not subscribed to"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(SUBSCRIBE_RETRY) => {}
+            () = closing.cancelled() => return,
+        }
+    };
+    requests
+        .take_until(closing.cancelled())
+        .for_each_concurrent(CONCURRENCY, |request| answer(&api, &connection, request))
+        .await;
+}
+
+async fn answer(api: &Api, connection: &Connection, request: Message) {
+    // An answer goes to who asked and nowhere else: neither into a stream, nor to a consumer that delivers here.
+    let Some(reply) = request.reply.filter(|reply| reply.starts_with(INBOXES)) else { return };
+    let sequence = RetryEntry::decode(request.payload).map_or(0, |entry| entry.sequence);
+    let mut answer = RetriedRejected { id: sequence.to_string(), ..RetriedRejected::default() };
+    match retry(api, connection, StreamSeq(sequence)).await {
+        Ok(receipt) => {
+            answer.event_id = receipt.event_id.to_string();
+            answer.duplicate = receipt.duplicate;
+        }
+        Err(problem) => {
+            answer.code = problem.code().as_str().to_owned();
+            answer.detail = problem.detail().to_owned();
+        }
+    }
+    if let Err(error) = connection.client().publish(reply, answer.encode_to_vec().into()).await {
+        tracing::debug!(%error, "a retry's answer is not sent");
+    }
+}
+
+/// Takes an entry now.
+async fn retry(api: &Api, connection: &Connection, sequence: StreamSeq) -> Result<Receipt, Problem> {
+    let unknown = || Problem::new(Code::NotFound, "no such refused request is kept");
+    // To the server no sequence at all, and what a request that makes no sense names.
+    if sequence == StreamSeq::default() {
+        return Err(unknown());
+    }
+    let stored = direct::get(connection, REJECTED_STREAM, sequence).await.map_err(|error| {
+        tracing::debug!(%error, "entry cannot be read");
+        Problem::new(Code::LogUnavailable, "the inbox did not answer; retry again")
+    })?;
+    let stored = stored.ok_or_else(unknown)?;
+    let entry = Rejected::decode(stored.payload).map_err(|_| unknown())?;
+    let request = KeptRequest::of(&entry)?;
+    let source = ingest::source(api, &entry.source)?;
+    let mut event =
+        ingest::event(&source, request.workflow.as_deref(), &request.headers, &request.body, Freshness::Waived)
+            .map_err(|problem| request.explain(problem))?;
+    if event.delivery_id.is_none() {
+        // Nothing of the sender's tells a repeat, so the entry itself does: retried twice, it is taken once.
+        let received = entry.received_at.unwrap_or_default();
+        let entry = format!("rejected/{sequence}/{}.{:09}", received.seconds, received.nanos);
+        event.id = EventId::of_delivery(&event.source, &entry);
+    }
+    let receipt = ingest::submit(api, event).await?;
+    ingest::count(source.configured.name.clone(), &receipt);
+    Ok(receipt)
+}
+
+/// What of an entry is verified and read again.
+struct KeptRequest {
+    workflow: Option<String>,
+    headers: HeaderMap,
+    body: Bytes,
+    /// Whether a header's value is gone.
+    header_redacted: bool,
+}
+
+impl KeptRequest {
+    /// # Errors
+    ///
+    /// A [`Problem`] when it is not the whole request.
+    fn of(entry: &Rejected) -> Result<Self, Problem> {
+        let no_webhook = || Problem::new(Code::NotFound, "the request was not sent to a webhook; it cannot be retried");
+        let workflow = workflow(&entry.path).ok_or_else(no_webhook)?;
+        if entry.truncated {
+            let detail = "only the beginning of the request was kept; its sender must send it again";
+            return Err(Problem::new(Code::BodyTooLarge, detail));
+        }
+        if entry.redacted {
+            let detail = "a secret stood in the request and was taken out; its sender must send it again";
+            return Err(Problem::new(Code::MalformedBody, detail));
+        }
+        let headers = entry.headers.iter().filter_map(|header| {
+            let name: HeaderName = header.name.parse().ok()?;
+            Some((name, HeaderValue::from_bytes(header.value.as_bytes()).ok()?))
+        });
+        let mut kept = HeaderMap::new();
+        headers.for_each(|(name, value)| {
+            kept.append(name, value);
+        });
+        let header_redacted = entry.headers.iter().any(|header| header.value.contains(REDACTED));
+        Ok(Self { workflow, headers: kept, body: Bytes::copy_from_slice(&entry.body), header_redacted })
+    }
+
+    /// Says so where a refusal may come from what was taken out.
+    fn explain(&self, problem: Problem) -> Problem {
+        if !self.header_redacted || problem.code().status() != http::StatusCode::UNAUTHORIZED {
+            return problem;
+        }
+        let detail = format!("{}; values of some headers were not kept, see the entry", problem.detail());
+        Problem::new(problem.code(), detail)
+    }
+}
+
+/// The workflow that a webhook's path names; the outer `None` for any other path.
+#[allow(clippy::option_option)]
+fn workflow(path: &str) -> Option<Option<String>> {
+    let path = path.split_once('?').map_or(path, |(path, _)| path);
+    let Some((_, workflow)) = path.strip_prefix(WEBHOOKS)?.split_once('/') else { return Some(None) };
+    Some(Some(percent_decode_str(workflow).decode_utf8().ok()?.into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_proto::v1::RejectedHeader;
+
+    use super::*;
+
+    fn entry(path: &str) -> Rejected {
+        Rejected { path: path.into(), ..Rejected::default() }
+    }
+
+    #[test]
+    fn a_path_names_its_workflow_as_the_routes_read_it() {
+        for (path, expected) in [
+            ("/api/v1/webhooks/shop", Some(None)),
+            ("/api/v1/webhooks/shop?a=/b", Some(None)),
+            ("/api/v1/webhooks/shop/", Some(Some(""))),
+            ("/api/v1/webhooks/shop/w%201%2F2?a", Some(Some("w 1/2"))),
+            ("/api/v1/webhooks/shop/%FF", None),
+            ("/api/v1/events", None),
+        ] {
+            assert_eq!(workflow(path).as_ref().map(Option::as_deref), expected, "{path}");
+        }
+    }
+
+    /// What is not whole is not retried: it could only be refused for the wrong reason.
+    #[test]
+    fn an_entry_that_is_not_whole_is_refused() {
+        let whole = entry("/api/v1/webhooks/shop");
+        assert!(KeptRequest::of(&whole).is_ok());
+        for (entry, code) in [
+            (Rejected { truncated: true, ..whole.clone() }, Code::BodyTooLarge),
+            (Rejected { redacted: true, ..whole.clone() }, Code::MalformedBody),
+            (entry("/api/v1/events"), Code::NotFound),
+        ] {
+            assert_eq!(KeptRequest::of(&entry).err().map(|problem| problem.code()), Some(code));
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_that_headers_are_gone() {
+        let header = |name: &str, value: &str| RejectedHeader { name: name.into(), value: value.into() };
+        let mut entry = entry("/api/v1/webhooks/shop");
+        entry.headers = vec![header("a", "1"), header("a", "2"), header("authorization", REDACTED)];
+        let request = KeptRequest::of(&entry).unwrap();
+        assert_eq!(request.headers.get_all("a").iter().count(), 2);
+        let explained = request.explain(Problem::new(Code::SignatureInvalid, "no"));
+        assert!(explained.detail().contains("not kept"), "{}", explained.detail());
+        assert_eq!(request.explain(Problem::new(Code::MissingType, "no")).detail(), "no");
+    }
+}

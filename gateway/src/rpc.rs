@@ -1,0 +1,80 @@
+//! gRPC, on the port of the HTTP API: `weft.v1.IngestService`, reflection, and `grpc.health.v1`.
+//!
+//! - `publish`: the calls; `line`: events of a stream on their way, in order; `status`: refusals.
+
+use std::sync::Arc;
+
+use axum::{Router, response::IntoResponse};
+use tonic::{server::NamedService, service::interceptor::InterceptedService};
+use tonic_health::{
+    ServingStatus,
+    server::{HealthReporter, health_reporter},
+};
+use weft_proto::v1::ingest_service_server::IngestServiceServer;
+
+use crate::router::Api;
+
+mod line;
+mod publish;
+mod status;
+
+use publish::{Ingest, KeyHolders};
+
+/// What a message holds beside the data: names of some hundred bytes each, and a media type.
+const MESSAGE_OVERHEAD_BYTES: usize = 16 * 1024;
+
+/// Tells `grpc.health.v1` whether the gateway is ready. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Health(HealthReporter);
+
+impl Health {
+    /// Tells the server as a whole, and its one service.
+    pub async fn tell(&self, ready: bool) {
+        let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for name in ["", <IngestServiceServer<Ingest> as NamedService>::NAME] {
+            self.0.set_service_status(name, status).await;
+        }
+    }
+}
+
+/// The services' routes, and where to tell their health: not ready until told.
+pub async fn routes(api: &Arc<Api>) -> (Router, Health) {
+    let (reporter, health_server) = health_reporter();
+    let health = Health(reporter);
+    health.tell(false).await;
+    let message_bytes_max = api.bodies.bytes_max().saturating_add(MESSAGE_OVERHEAD_BYTES);
+    let ingest = IngestServiceServer::new(Ingest::new(Arc::clone(api))).max_decoding_message_size(message_bytes_max);
+    // Before anything is read of a message: what strangers send is not kept in memory.
+    let ingest = InterceptedService::new(ingest, KeyHolders::new(Arc::clone(api)));
+    let mut router = routed(routed(Router::new(), ingest), health_server);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(weft_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name(<IngestServiceServer<Ingest> as NamedService>::NAME)
+            .with_service_name("grpc.health.v1.Health")
+    };
+    // The descriptors are compiled in: a failure shows in every test, and costs only the reflection.
+    match (reflection().build_v1(), reflection().build_v1alpha()) {
+        (Ok(v1), Ok(v1alpha)) => router = routed(routed(router, v1), v1alpha),
+        (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "reflection is not served"),
+    }
+    (router, health)
+}
+
+/// With a service at the path that gRPC gives it.
+fn routed<S>(router: Router, service: S) -> Router
+where
+    S: tower::Service<
+            http::Request<axum::body::Body>,
+            Response: IntoResponse,
+            Error = std::convert::Infallible,
+            Future: Send,
+        > + NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+{
+    router.route_service(&format!("/{}/{{method}}", S::NAME), service)
+}

@@ -1,0 +1,48 @@
+//! A refusal as a gRPC status: the same codes as over HTTP.
+
+use tonic::Status;
+use weft_proto::rpc;
+
+use crate::{
+    error::{Code, Problem},
+    metrics,
+};
+
+impl From<Problem> for Status {
+    fn from(problem: Problem) -> Self {
+        let code = problem.code();
+        ::metrics::counter!(metrics::REFUSED, "code" => code.as_str()).increment(1);
+        rpc::refusal(canonical(code), code.as_str(), problem.detail(), [])
+    }
+}
+
+/// The canonical code of one of the contract's.
+const fn canonical(code: Code) -> tonic::Code {
+    match code {
+        Code::MalformedBody
+        | Code::MissingWorkflow
+        | Code::InvalidWorkflow
+        | Code::MissingType
+        | Code::MissingDeliveryId
+        | Code::BadCursor
+        | Code::BadQuery
+        | Code::BodyTooLarge
+        | Code::UnsupportedMediaType
+        | Code::SchemaInvalid => tonic::Code::InvalidArgument,
+        Code::SignatureMissing
+        | Code::SignatureInvalid
+        | Code::TimestampOutOfWindow
+        | Code::KeyMissing
+        | Code::KeyInvalid => tonic::Code::Unauthenticated,
+        Code::ScopeMissing | Code::OutOfScope => tonic::Code::PermissionDenied,
+        Code::UnknownSource | Code::UnknownEvent | Code::NotFound | Code::MethodNotAllowed => tonic::Code::NotFound,
+        Code::RequestTimeout => tonic::Code::DeadlineExceeded,
+        Code::IdReused => tonic::Code::AlreadyExists,
+        Code::CursorExpired => tonic::Code::OutOfRange,
+        Code::RateLimited => tonic::Code::ResourceExhausted,
+        Code::Internal => tonic::Code::Internal,
+        Code::LogUnavailable | Code::LogFull | Code::Starting | Code::Overloaded | Code::Draining => {
+            tonic::Code::Unavailable
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Where events come in: one alone, many of which all or none are taken in, or a line of them.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    time::{Instant, timeout_at},
+};
+use weft_index::receipts::Receipts;
+use weft_proto::ids::{ShardId, WorkflowId};
+
+use super::{
+    NewEvent, Receipt, Sequencer, SubmitError,
+    chain::{Chain, Link, Reuse},
+    preferred::{Own, Preferred},
+    shard::Ask,
+    submission::{Answer, Encoded, Submission},
+};
+
+#[cfg(test)]
+mod tests;
+
+/// Bytes of the messages that may wait in one shard or be under way.
+const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Where one shard takes events and questions.
+#[derive(Debug)]
+pub(super) struct Desk {
+    queue: mpsc::Sender<Submission>,
+    /// Where events go instead while another gateway appends.
+    pub preferred: Option<Preferred>,
+    asks: mpsc::Sender<Ask>,
+    /// A permit for each byte that may wait.
+    room: Arc<Semaphore>,
+    /// The receipts, while they have caught up with the log.
+    pub current: watch::Receiver<Option<Receipts>>,
+}
+
+/// An event that waits for its receipt. Dropping this does not cancel its append.
+#[derive(Debug)]
+pub struct Pending {
+    answer: oneshot::Receiver<Answer>,
+    deadline: Instant,
+}
+
+/// Why none of many events was taken in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotTaken {
+    /// The place among them of the one that is the reason, if it is one of them.
+    pub at: Option<usize>,
+    /// The reason.
+    pub error: SubmitError,
+}
+
+/// Events of one sender, each submitted before the last is answered and nevertheless never accepted without those before
+/// it: whatever of a line is accepted is a beginning of it.
+#[derive(Debug)]
+pub struct Line {
+    sequencer: Sequencer,
+    chain: Chain,
+    shard: Option<ShardId>,
+}
+
+impl Desk {
+    /// With the other end of its queue.
+    pub fn new(
+        queue_events_max: usize,
+        asks: mpsc::Sender<Ask>,
+        current: watch::Receiver<Option<Receipts>>,
+    ) -> (Self, mpsc::Receiver<Submission>) {
+        let (queue, queued) = mpsc::channel(queue_events_max);
+        let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
+        (Self { queue, preferred: None, asks, room, current }, queued)
+    }
+
+    /// The queue behind it, for events that other gateways hand on and those that come back from them.
+    pub fn own(&self, submit_timeout: Duration) -> Own {
+        let Self { queue, room, current, .. } = self;
+        let events_max = queue.max_capacity();
+        Own { queue: queue.clone(), room: room.clone(), current: current.clone(), submit_timeout, events_max }
+    }
+
+    pub async fn ask(&self, ask: Ask) -> Result<(), SubmitError> {
+        self.asks.send(ask).await.map_err(|_| SubmitError::Draining)
+    }
+
+    /// Takes in one event.
+    fn take(&self, event: Encoded, deadline: Instant, link: Option<Link>) -> Result<Pending, SubmitError> {
+        let room = self.room(event.bytes)?;
+        let queue = match &link {
+            None => self.shared_queue(),
+            Some(_) => self.chained_queue(),
+        };
+        let (submission, answer) = event.submission(deadline, room, link);
+        queue.try_send(submission).map_err(|error| refused(&error))?;
+        Ok(Pending { answer, deadline })
+    }
+
+    /// Where events go of which any gateway may take any.
+    fn shared_queue(&self) -> &mpsc::Sender<Submission> {
+        let queue = self.chained_queue();
+        self.preferred.as_ref().and_then(Preferred::route).unwrap_or(queue)
+    }
+
+    /// Where members of chains go: always the one session that keeps them in order.
+    fn chained_queue(&self) -> &mpsc::Sender<Submission> {
+        if let Some(preferred) = &self.preferred {
+            preferred.note();
+        }
+        &self.queue
+    }
+
+    /// Room for so many bytes, at once or not at all.
+    fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, SubmitError> {
+        let permits = u32::try_from(bytes).map_err(|_| SubmitError::Overloaded)?;
+        self.room.clone().try_acquire_many_owned(permits).map_err(|_| SubmitError::Overloaded)
+    }
+}
+
+/// Takes in all of the events, in their order at each desk, or none. Each goes to the desk at the index beside it; those
+/// at one desk are a chain of which reused ids are left out.
+fn take_all(desks: &[Desk], events: Vec<(usize, Encoded)>, deadline: Instant) -> Result<Vec<Pending>, SubmitError> {
+    let mut wanted = vec![(0, 0); desks.len()];
+    for (index, event) in &events {
+        let (places, bytes) = wanted.get_mut(*index).ok_or(SubmitError::Starting)?;
+        *places += 1;
+        *bytes += event.bytes;
+    }
+    // All that is needed before anything is sent: what is sent cannot be taken back.
+    let mut reserved = Vec::with_capacity(desks.len());
+    for (desk, (places, bytes)) in desks.iter().zip(wanted) {
+        let places = desk.chained_queue().try_reserve_many(places).map_err(|error| refused(&error))?;
+        reserved.push((places, desk.room(bytes)?, Chain::new(Reuse::LeftOut)));
+    }
+    let take = |(index, event): (usize, Encoded)| {
+        let (places, room, chain) = reserved.get_mut(index).ok_or(SubmitError::Starting)?;
+        let (place, room) = places.next().zip(room.split(event.bytes)).ok_or(SubmitError::Overloaded)?;
+        let (submission, answer) = event.submission(deadline, room, Some(chain.link()));
+        place.send(submission);
+        Ok(Pending { answer, deadline })
+    };
+    events.into_iter().map(take).collect()
+}
+
+fn refused<T>(error: &mpsc::error::TrySendError<T>) -> SubmitError {
+    match error {
+        mpsc::error::TrySendError::Full(_) => SubmitError::Overloaded,
+        mpsc::error::TrySendError::Closed(_) => SubmitError::Draining,
+    }
+}
+
+impl Pending {
+    /// The receipt, by the deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError`].
+    pub async fn receipt(self) -> Result<Receipt, SubmitError> {
+        match timeout_at(self.deadline, self.answer).await {
+            Ok(Ok(answer)) => answer,
+            // Too late, or the shard starts over.
+            Ok(Err(_)) | Err(_) => Err(SubmitError::Unavailable),
+        }
+    }
+}
+
+impl Sequencer {
+    /// Submits many events of one sender: takes in all of them or none, and keeps their order in each workflow. The
+    /// answers come in the order of the events. One whose id was used before with another body is left out
+    /// ([`SubmitError::IdReused`]). With any other error, events of its shard behind it are not accepted either.
+    ///
+    /// # Errors
+    ///
+    /// [`NotTaken`]: none of them is accepted.
+    pub async fn submit_all(&self, events: Vec<NewEvent>) -> Result<Vec<Result<Receipt, SubmitError>>, NotTaken> {
+        let none = |error| NotTaken { at: None, error };
+        let inner = &*self.inner;
+        inner.accepts().map_err(none)?;
+        let mut encoded = Vec::with_capacity(events.len());
+        for (at, event) in events.into_iter().enumerate() {
+            let shard = inner.layout.shard_of(&event.workflow);
+            inner.desk(shard).map_err(none)?;
+            let event = inner.encode(event).map_err(|error| NotTaken { at: Some(at), error })?;
+            encoded.push((shard.0 as usize, event));
+        }
+        let pending = take_all(&inner.desks, encoded, inner.deadline()).map_err(none)?;
+        let mut answers = Vec::with_capacity(pending.len());
+        for pending in pending {
+            answers.push(pending.receipt().await);
+        }
+        Ok(answers)
+    }
+
+    /// A line that nobody stands in yet.
+    pub fn line(&self) -> Line {
+        Line { sequencer: self.clone(), chain: Chain::new(Reuse::Breaks), shard: None }
+    }
+
+    pub(super) fn enqueue(&self, event: NewEvent, link: Option<Link>) -> Result<Pending, SubmitError> {
+        let inner = &*self.inner;
+        inner.accepts()?;
+        let desk = inner.desk(inner.layout.shard_of(&event.workflow))?;
+        desk.take(inner.encode(event)?, inner.deadline(), link)
+    }
+}
+
+impl Line {
+    /// Whether an event of this workflow may be submitted while others wait. It may not behind events of another shard:
+    /// two shards do not know of each other which of their events were accepted.
+    pub fn joins(&self, workflow: &WorkflowId) -> bool {
+        self.shard.is_none_or(|shard| shard == self.sequencer.inner.layout.shard_of(workflow))
+    }
+
+    /// Submits the next event. Where it does not [join](Self::joins), everything before it must have been accepted.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError`]: it is not taken in, and nothing may be submitted behind it.
+    pub fn submit(&mut self, event: NewEvent) -> Result<Pending, SubmitError> {
+        self.shard = Some(self.sequencer.inner.layout.shard_of(&event.workflow));
+        self.sequencer.enqueue(event, Some(self.chain.link()))
+    }
+
+    /// What of it is not on its way into the log is not accepted any more.
+    pub fn cut(&self) {
+        self.chain.cut();
+    }
+}

@@ -1,0 +1,74 @@
+use weft_nats::{
+    event::{Event, JSON},
+    options::LogOptions,
+    scan::Filter,
+    streams::{self, LogSpec},
+    subject::Layout,
+    testing::TestServer,
+};
+use weft_proto::ids::{EventId, SequenceNumber, WorkflowId};
+
+use super::*;
+
+const EVENTS: u64 = 10;
+
+/// The events 1 to [`EVENTS`] of workflow `w`, as gateways would have numbered them.
+async fn log(server: &TestServer) -> (weft_nats::connect::Connection, Layout) {
+    let connection = server.connection("test").await;
+    let spec = LogSpec { log: LogOptions::default(), body_bytes_max: 1 << 20, ..LogSpec::default() };
+    let layout = streams::ensure(&connection, &spec).await.unwrap();
+    for number in 1..=EVENTS {
+        let message = Event {
+            id: EventId::unique(),
+            sequence_number: SequenceNumber(number),
+            workflow: WorkflowId::new("w").unwrap(),
+            previous: None,
+            event_type: "t".into(),
+            source: "shop".into(),
+            time: jiff::Timestamp::UNIX_EPOCH,
+            received_at: jiff::Timestamp::UNIX_EPOCH,
+            delivery_id: None,
+            content_type: JSON.into(),
+            data_pointer: String::new(),
+            verified_by: "none".into(),
+            traceparent: None,
+            quarantine: None,
+            kept_headers: Vec::new(),
+            payload: Bytes::from_static(b"{}"),
+        }
+        .encode(layout);
+        let published =
+            connection.jetstream().publish_with_headers(message.subject, message.headers, message.payload).await;
+        published.unwrap().await.unwrap();
+    }
+    (connection, layout)
+}
+
+/// The `id` of a frame.
+fn id(frame: &Bytes) -> String {
+    let text = std::str::from_utf8(frame).unwrap();
+    text.lines().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned()
+}
+
+/// A client that takes nothing is let go, its last words name the last event that it was given, and from there on
+/// nothing is missing.
+#[tokio::test]
+async fn who_stalls_is_let_go_with_a_cursor() {
+    let server = TestServer::start().await;
+    let (connection, layout) = log(&server).await;
+    let open = async |cursor| Tail::open(connection.clone(), layout, Filter::default(), cursor).await.unwrap();
+    let (frames, mut taken) = mpsc::channel(FRAMES_AHEAD);
+    let mut feed = Feed::new(open(Cursor::new(layout, [])).await, frames, Duration::from_millis(50));
+    let End::Told(problem) = feed.run(&CancellationToken::new()).await else { panic!("not told") };
+    assert_eq!(problem.code(), Code::Overloaded);
+    assert_eq!(taken.recv().await.unwrap(), frame::reconnect(RECONNECT_MS));
+    let mut given = Vec::new();
+    while let Ok(frame) = taken.try_recv() {
+        given.push(id(&frame));
+    }
+    assert_eq!(given.len(), FRAMES_AHEAD - 1);
+    assert_eq!(id(&frame::problem(&feed.cursor, &problem)), given[given.len() - 1]);
+    let mut rest = open(feed.cursor).await;
+    let next = rest.next().await.unwrap();
+    assert_eq!(next.sequence_number, SequenceNumber(given.len() as u64 + 1));
+}

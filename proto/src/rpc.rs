@@ -1,0 +1,75 @@
+//! What a service refuses, on the wire: a canonical gRPC code, a line that says what to do, and a `google.rpc.ErrorInfo`
+//! whose reason is the contract's code in upper case.
+
+use std::collections::HashMap;
+
+use prost::Message;
+use tonic::{Code, Status};
+
+/// Who the errors are of.
+const DOMAIN: &str = "weft";
+/// What names `google.rpc.ErrorInfo` among a status's details.
+const ERROR_INFO: &str = "type.googleapis.com/google.rpc.ErrorInfo";
+
+/// `google.rpc.Status`, which is what `grpc-status-details-bin` holds.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<prost_types::Any>,
+}
+
+/// `google.rpc.ErrorInfo`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct ErrorInfo {
+    #[prost(string, tag = "1")]
+    reason: String,
+    #[prost(string, tag = "2")]
+    domain: String,
+    #[prost(map = "string, string", tag = "3")]
+    metadata: HashMap<String, String>,
+}
+
+/// A status with its reason: one of the contract's codes, in either case.
+pub fn refusal(
+    code: Code,
+    reason: &str,
+    message: impl Into<String>,
+    metadata: impl IntoIterator<Item = (&'static str, String)>,
+) -> Status {
+    let message = message.into();
+    let metadata = metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let info = ErrorInfo { reason: reason.to_ascii_uppercase(), domain: DOMAIN.into(), metadata };
+    let info = prost_types::Any { type_url: ERROR_INFO.into(), value: info.encode_to_vec() };
+    let status = RpcStatus { code: code as i32, message: message.clone(), details: vec![info] };
+    Status::with_details(code, message, status.encode_to_vec().into())
+}
+
+/// The reason that a status carries in its `google.rpc.ErrorInfo`: the contract's code in upper case.
+pub fn reason(status: &Status) -> Option<String> {
+    let details = RpcStatus::decode(status.details()).ok()?.details;
+    let info = details.iter().find(|detail| detail.type_url == ERROR_INFO)?;
+    Some(ErrorInfo::decode(&info.value[..]).ok()?.reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bytes are those that any client with google.rpc's definitions reads.
+    #[test]
+    fn a_refusal_carries_its_reason() {
+        let status = refusal(Code::NotFound, "unknown_event", "no", [("oldestCursor", "c".to_owned())]);
+        assert_eq!((status.code(), status.message()), (Code::NotFound, "no"));
+        let rpc = RpcStatus::decode(status.details()).unwrap();
+        assert_eq!((rpc.code, rpc.message.as_str()), (5, "no"));
+        let info = ErrorInfo::decode(&rpc.details[0].value[..]).unwrap();
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("UNKNOWN_EVENT", "weft"));
+        assert_eq!(info.metadata["oldestCursor"], "c");
+        assert_eq!(reason(&status).as_deref(), Some("UNKNOWN_EVENT"));
+        assert_eq!(reason(&Status::not_found("no")), None);
+    }
+}

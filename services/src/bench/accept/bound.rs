@@ -1,0 +1,221 @@
+//! A closed loop of signed requests against its two bounds: the appender alone with as many callers, and the same server
+//! verifying and answering without a log. The bounds are measured before and after, so that a disk or a neighbour that
+//! changes its mood shows.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use weft_nats::streams;
+
+use super::{Bench, Common, CpuPerEvent, cpu_of};
+use crate::{
+    bench::{
+        append,
+        disk::Disk,
+        folder::Folder,
+        latency::Percentiles,
+        load::{self, Outcome},
+    },
+    command::output::{self, Format, Row},
+    exit::Failure,
+    mesh::Nats,
+    process::{Process, Spec},
+};
+
+/// Workflows that the events are spread over.
+const WORKFLOWS: u64 = 1000;
+/// Connections of the two comparisons.
+const CALLERS: [usize; 2] = [64, 256];
+/// A generator that could not do twice as much as what it measured has measured itself.
+const CEILING_RATIO_MIN: f64 = 2.0;
+
+/// `weft bench accept bound`.
+#[derive(Debug, clap::Args)]
+pub struct BoundArgs {
+    /// Seconds of each phase
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// One phase.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Phase {
+    name: &'static str,
+    callers: usize,
+    events_per_second: f64,
+    #[serde(flatten)]
+    latency: Percentiles,
+    #[serde(flatten)]
+    cpu: Option<CpuPerEvent>,
+}
+
+/// What the phases with one number of callers say together.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Verdict {
+    callers: usize,
+    /// Signed HTTP to 202 ÷ the mean of the appender alone, before and after.
+    of_appender: f64,
+    /// The server's CPU of a 202 ÷ that of an answer without a log.
+    server_cpu: f64,
+    /// The generator's ceiling ÷ the result.
+    ceiling: f64,
+    /// Whether the generator could do at least twice what was measured.
+    valid: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    disk: Disk,
+    payload_bytes: usize,
+    phases: Vec<Phase>,
+    verdicts: Vec<Verdict>,
+}
+
+impl Row for Phase {
+    const HEADINGS: &'static [&'static str] =
+        &["PHASE", "CALLERS", "EVENTS/S", "P50 MS", "P99 MS", "MAX MS", "NATS US", "SERVER US", "GENERATOR US"];
+
+    fn cells(&self) -> Vec<String> {
+        let cpu =
+            |of: fn(&CpuPerEvent) -> f64| self.cpu.as_ref().map_or_else(String::new, |cpu| format!("{:.1}", of(cpu)));
+        vec![
+            self.name.to_owned(),
+            self.callers.to_string(),
+            format!("{:.0}", self.events_per_second),
+            format!("{:.2}", self.latency.p50_ms),
+            format!("{:.2}", self.latency.p99_ms),
+            format!("{:.2}", self.latency.max_ms),
+            cpu(|cpu| cpu.nats_us),
+            cpu(|cpu| cpu.server_us),
+            cpu(|cpu| cpu.generator_us),
+        ]
+    }
+}
+
+impl Row for Verdict {
+    const HEADINGS: &'static [&'static str] =
+        &["CALLERS", "÷ APPENDER", "SERVER CPU ÷ ANSWER", "CEILING ÷ RESULT", "VALID"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.callers.to_string(),
+            format!("{:.2}", self.of_appender),
+            format!("{:.1}", self.server_cpu),
+            format!("{:.1}", self.ceiling),
+            if self.valid { "yes".into() } else { "no: the generator is the limit".into() },
+        ]
+    }
+}
+
+/// Measures and prints.
+///
+/// # Errors
+///
+/// [`Failure`]: something does not start, or an event was not accepted.
+pub async fn run(args: BoundArgs) -> Result<(), Failure> {
+    let folder = Folder::new(&args.common.data)?;
+    let disk = Disk::measure(folder.path())?;
+    let bench = Bench::start(folder.path()).await?;
+    let time = Duration::from_secs(args.seconds.max(1));
+    let mut phases = Vec::new();
+    let mut verdicts = Vec::new();
+    for callers in CALLERS {
+        let measured = compare(&bench, callers, time, args.common.payload).await?;
+        verdicts.push(verdict(callers, &measured));
+        phases.extend(measured);
+    }
+    bench.end().await?;
+    let report = Report { disk, payload_bytes: args.common.payload, phases, verdicts };
+    output::one(Format::or_default(args.common.output), &report, || {
+        let phases = output::table(Phase::HEADINGS, report.phases.iter().map(Row::cells));
+        let verdicts = output::table(Verdict::HEADINGS, report.verdicts.iter().map(Row::cells));
+        format!("{}\n{phases}\n\n{verdicts}", report.disk.line(folder.path()))
+    })
+}
+
+async fn compare(bench: &Bench, callers: usize, time: Duration, payload: usize) -> anyhow::Result<Vec<Phase>> {
+    let append = async || -> anyhow::Result<Phase> {
+        let measured = appender_alone(bench, callers, time, payload).await?;
+        let (events_per_second, latency) = (measured.rate(), measured.latencies.percentiles());
+        Ok(Phase { name: "appender alone", callers, events_per_second, latency, cpu: None })
+    };
+    let before = append().await?;
+    let bound = answer(bench, callers, time, payload).await?;
+    let traffic = bench.traffic(&format!("c{callers}"), WORKFLOWS, payload)?;
+    load::closed(bench.traffic(&format!("w{callers}"), WORKFLOWS, payload)?, callers, time / 4, 202).await?;
+    let (outcome, cpu) = bench.closed(traffic, callers, time).await?;
+    let accepted = Phase {
+        name: "signed HTTP to 202",
+        callers,
+        events_per_second: outcome.rate(),
+        latency: outcome.latencies.percentiles(),
+        cpu: Some(cpu),
+    };
+    let after = append().await?;
+    Ok(vec![before, bound, accepted, after])
+}
+
+/// The appender alone, on a log and a server of its own.
+async fn appender_alone(bench: &Bench, callers: usize, time: Duration, payload: usize) -> anyhow::Result<Outcome> {
+    let folder = tempfile::tempdir_in(&bench.folder)?;
+    let stop = CancellationToken::new();
+    let nats = Nats::start(&bench.program, folder.path(), stop.clone()).await?;
+    let layout = streams::ensure(&nats.connection("admin", "weft-bench-streams").await?, nats.spec()).await?;
+    let connection = nats.connection("gateway", "weft-bench-append").await?;
+    let outcome = append::alone(connection, layout, payload, callers, time).await;
+    stop.cancel();
+    nats.stopped().await;
+    outcome
+}
+
+/// The same server without a log.
+async fn answer(bench: &Bench, callers: usize, time: Duration, payload: usize) -> anyhow::Result<Phase> {
+    let folder = tempfile::tempdir()?;
+    let mut process = Process::start(&Spec {
+        program: bench.program.clone(),
+        args: vec!["bench".into(), "answer".into()],
+        env: vec![("WEFT_BENCH_SECRET".into(), bench.wiring.sender_secret.clone())],
+        log: folder.path().join("answer.log"),
+    })?;
+    let url = process.ready().await?.get("answer")?.to_owned();
+    let mut traffic = bench.traffic("answer", WORKFLOWS, payload)?;
+    traffic.to = url.strip_prefix("http://").context("not an http address")?.parse()?;
+    let pid = process.pid().context("it has ended")?;
+    load::closed(traffic.clone(), callers, time / 4, 202).await?;
+    let before = cpu_of(&bench.nats, pid)?;
+    let outcome = load::closed(traffic, callers, time, 202).await?;
+    let cpu = cpu_of(&bench.nats, pid)?.since(before, outcome.latencies.count());
+    process.stop().await?;
+    Ok(Phase {
+        name: "verify and answer",
+        callers,
+        events_per_second: outcome.rate(),
+        latency: outcome.latencies.percentiles(),
+        cpu: Some(cpu),
+    })
+}
+
+fn verdict(callers: usize, phases: &[Phase]) -> Verdict {
+    let of = |name: &str| phases.iter().filter(|phase| phase.name == name).collect::<Vec<_>>();
+    let rate = |name: &str| {
+        let found = of(name);
+        found.iter().map(|phase| phase.events_per_second).sum::<f64>() / found.len().max(1) as f64
+    };
+    let cpu = |name: &str| of(name).iter().filter_map(|phase| phase.cpu).map(|cpu| cpu.server_us).sum::<f64>();
+    let accepted = rate("signed HTTP to 202");
+    let ceiling = rate("verify and answer") / accepted;
+    Verdict {
+        callers,
+        of_appender: accepted / rate("appender alone"),
+        server_cpu: cpu("signed HTTP to 202") / cpu("verify and answer"),
+        ceiling,
+        valid: ceiling >= CEILING_RATIO_MIN,
+    }
+}

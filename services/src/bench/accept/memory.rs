@@ -1,0 +1,161 @@
+//! What a gateway holds that knows millions of workflows and ids: the log is filled first, without a gateway; then one
+//! starts on it, builds its receipts, and takes events.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use weft_nats::{
+    append::{Appender, BATCH_MESSAGES_MAX},
+    event::{Event, JSON},
+    streams,
+};
+use weft_proto::ids::{EventId, SequenceNumber, ShardId, WorkflowId};
+
+use super::{Bench, Common};
+use crate::{
+    bench::{disk::Disk, folder::Folder, latency::Percentiles, memory::Memory},
+    command::output::{self, Format},
+    exit::Failure,
+    mesh::{Nats, SOURCE, weft_program},
+};
+
+/// Connections of the load.
+const CALLERS: usize = 64;
+/// Bytes of each preloaded event's body.
+const PRELOAD_PAYLOAD: usize = 64;
+
+/// `weft bench accept memory`.
+#[derive(Debug, clap::Args)]
+pub struct MemoryArgs {
+    /// Workflows in the log before the gateway starts
+    #[arg(long, default_value_t = 1_000_000)]
+    workflows: u64,
+    /// Events, each with an id of its own, in the log before the gateway starts
+    #[arg(long, default_value_t = 10_000_000)]
+    events: u64,
+    /// Seconds of load
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    disk: Disk,
+    workflows: u64,
+    ids: u64,
+    preload_seconds: f64,
+    /// From the gateway's start to ready.
+    receipts_seconds: f64,
+    when_ready: Memory,
+    events_per_second: f64,
+    #[serde(flatten)]
+    latency: Percentiles,
+    after_load: Memory,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+///
+/// [`Failure`]: something does not start, or an event was not accepted.
+pub async fn run(args: MemoryArgs) -> Result<(), Failure> {
+    let folder = Folder::new(&args.common.data)?;
+    let disk = Disk::measure(folder.path())?;
+    let started = Instant::now();
+    preload(folder.path(), args.workflows.max(1), args.events).await?;
+    let preload_seconds = started.elapsed().as_secs_f64();
+
+    let started = Instant::now();
+    let bench = Bench::start(folder.path()).await?;
+    let receipts_seconds = started.elapsed().as_secs_f64();
+    let when_ready = Memory::of(bench.gateway_pid()?)?;
+    let traffic = bench.traffic("load", args.workflows.max(1), args.common.payload)?;
+    let (outcome, _) = bench.closed(traffic, CALLERS, Duration::from_secs(args.seconds.max(1))).await?;
+    let after_load = Memory::of(bench.gateway_pid()?)?;
+    bench.end().await?;
+    let report = Report {
+        disk,
+        workflows: args.workflows,
+        ids: args.events,
+        preload_seconds,
+        receipts_seconds,
+        when_ready,
+        events_per_second: outcome.rate(),
+        latency: outcome.latencies.percentiles(),
+        after_load,
+    };
+    output::one(Format::or_default(args.common.output), &report, || human(&report))
+}
+
+/// Fills a new log below `folder` as gateways would have: numbers, predecessors and ids are right.
+async fn preload(folder: &std::path::Path, workflows: u64, events: u64) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    let nats = Nats::start(&weft_program()?, folder, stop.clone()).await?;
+    let connection = nats.connection("admin", "weft-bench-streams").await?;
+    let layout = streams::ensure(&connection, nats.spec()).await?;
+    drop(connection);
+    let connection = nats.connection("gateway", "weft-bench-preload").await?;
+    let mut last = streams::state(&connection, &layout.events_stream(ShardId(0))).await?.last;
+    let mut appender = Appender::new(connection);
+    let style = ProgressStyle::with_template("preload {bar:40} {human_pos}/{human_len} events, {eta}")?;
+    let progress = ProgressBar::new(events).with_style(style);
+    let payload = Bytes::from(vec![b'1'; PRELOAD_PAYLOAD]);
+    let id = |number: u64| EventId::of_delivery(SOURCE, &format!("preload-{number}"));
+    let mut group = Vec::with_capacity(BATCH_MESSAGES_MAX);
+    for number in 0..events {
+        let now = Timestamp::now();
+        let event = Event {
+            id: id(number),
+            sequence_number: SequenceNumber(number / workflows + 1),
+            workflow: WorkflowId::new(format!("w-{}", number % workflows))?,
+            previous: number.checked_sub(workflows).map(id),
+            event_type: "bench.preload".into(),
+            source: SOURCE.into(),
+            time: now,
+            received_at: now,
+            delivery_id: Some(format!("preload-{number}")),
+            content_type: JSON.into(),
+            data_pointer: String::new(),
+            verified_by: "standard/0".into(),
+            traceparent: None,
+            quarantine: None,
+            kept_headers: Vec::new(),
+            payload: payload.clone(),
+        };
+        group.push(event.encode(layout));
+        if group.len() == BATCH_MESSAGES_MAX || number + 1 == events {
+            last = appender.append(last, &group).await.context("preload")?;
+            progress.inc(group.len() as u64);
+            group.clear();
+        }
+    }
+    progress.finish_and_clear();
+    drop(appender);
+    stop.cancel();
+    nats.stopped().await;
+    Ok(())
+}
+
+fn human(report: &Report) -> String {
+    let rows = [
+        ("workflows", report.workflows.to_string()),
+        ("ids", report.ids.to_string()),
+        ("seconds to fill the log", format!("{:.0}", report.preload_seconds)),
+        ("seconds from the gateway's start to ready", format!("{:.0}", report.receipts_seconds)),
+        ("resident MiB when ready", format!("{:.1}", report.when_ready.resident_mib)),
+        ("events/s of the load", format!("{:.0}", report.events_per_second)),
+        ("p99 ms of the load", format!("{:.2}", report.latency.p99_ms)),
+        ("resident MiB after the load", format!("{:.1}", report.after_load.resident_mib)),
+        ("VmHWM MiB", format!("{:.1}", report.after_load.peak_mib)),
+    ];
+    let rows = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]);
+    format!("fdatasync {:.3} ms\n{}", report.disk.fdatasync_ms, output::table(&["", "VALUE"], rows))
+}

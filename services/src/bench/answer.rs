@@ -1,0 +1,79 @@
+//! The bound that a gateway is measured against: the same server, bodies, verification and identification, and an
+//! answer without a log.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{Path, Request, State},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use http::StatusCode;
+use jiff::Timestamp;
+use tokio::net::TcpListener;
+use weft_gateway::{body, error::Problem, identify, serve, verify::Verifier};
+use weft_proto::v1::Source;
+
+use crate::{config::Config, exit::Failure, mesh::Wiring, signal};
+
+/// `weft bench answer`: started by `weft bench accept`.
+#[derive(Debug, clap::Args)]
+pub struct AnswerArgs {
+    /// The senders' secret
+    #[arg(long, env = "WEFT_BENCH_SECRET", hide_env_values = true)]
+    secret: String,
+}
+
+struct Shared {
+    verifier: Verifier,
+    rules: identify::Rules,
+    bodies: body::Reader,
+}
+
+/// Serves until a signal.
+///
+/// # Errors
+///
+/// [`Failure`]: no port, or a secret that is none.
+pub async fn run(args: AnswerArgs) -> Result<(), Failure> {
+    let wiring = Wiring { sender_secret: args.secret, ..Wiring::new() };
+    let config = Config::parse("bench".as_ref(), wiring.config(None), [], None).map_err(|error| Failure::of(&error))?;
+    let source: &Source = config.catalog.sources.first().ok_or_else(|| Failure::Failed("no source".into()))?;
+    let verifier = Verifier::compile(source).map_err(|error| Failure::of(&error))?;
+    let rules = identify::Rules::compile(source).map_err(Failure::Failed)?;
+    let limits = body::Limits { bytes_max: 1 << 20, time: std::time::Duration::from_secs(30) };
+    let shared = Arc::new(Shared { verifier, rules, bodies: body::Reader::new(limits) });
+    let router = Router::new().route("/api/v1/webhooks/{source}/{workflow}", post(answer)).with_state(shared);
+    let drain = signal::drain_token().map_err(|error| Failure::of(&error))?;
+    let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| Failure::of(&error))?;
+    println!("answer http://{}\nready", listener.local_addr().map_err(|error| Failure::of(&error))?);
+    serve::serve(listener, router, drain).await;
+    Ok(())
+}
+
+async fn answer(
+    State(shared): State<Arc<Shared>>,
+    Path((_, workflow)): Path<(String, String)>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (head, body) = request.into_parts();
+    let body = shared.bodies.read(&head.headers, body).await?;
+    let received_at = Timestamp::now();
+    let verified = shared.verifier.verify(&head.headers, &body.bytes, received_at)?;
+    let event = shared.rules.identify(&identify::Request {
+        path_workflow: Some(&workflow),
+        headers: &head.headers,
+        body: &body.bytes,
+        verified: &verified,
+        received_at,
+    })?;
+    let receipt = serde_json::json!({
+        "eventId": event.id,
+        "sequenceNumber": 1,
+        "workflowId": event.workflow,
+        "previousEventId": null,
+        "duplicate": false,
+    });
+    Ok((StatusCode::ACCEPTED, Json(receipt)).into_response())
+}

@@ -1,0 +1,36 @@
+//! What a command says to people while it works: a question before, a bar meanwhile. On stderr.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::exit::Failure;
+
+/// Whether there is a person to ask.
+pub fn is_attended() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// Asks; anything but yes is no.
+///
+/// # Errors
+///
+/// When the terminal is gone.
+pub fn confirmed(question: &str) -> Result<bool, Failure> {
+    let failed = |error: std::io::Error| Failure::Failed(format!("terminal: {error}; use --yes"));
+    let mut stderr = std::io::stderr().lock();
+    write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush()).map_err(failed)?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).map_err(failed)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// A bar under a verb such as `redriving`; it shows only on a terminal.
+pub fn bar(verb: &str) -> ProgressBar {
+    // Without a length it would draw an empty bar before it knows anything.
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template(&format!("{verb} {{bar:40}} {{pos}}/{{len}} {{elapsed}}")) {
+        bar.set_style(style);
+    }
+    bar
+}

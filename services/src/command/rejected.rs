@@ -1,0 +1,246 @@
+//! `weft rejected list | get | retry`: requests that gateways refused.
+
+use jiff::Timestamp;
+use uuid::Uuid;
+use weft_proto::v1::{self, RetryRejectedRequest};
+
+use super::{
+    admin::{AdminArgs, AdminClient},
+    output::{self, Format},
+    prompt,
+    select::{parse_moment, to_proto},
+};
+use crate::exit::Failure;
+
+mod view;
+
+/// Entries of one page: the most that the service gives.
+const PAGE_SIZE: u32 = 1000;
+/// Entries of one call: a fraction of a second, so that the bar moves.
+const RETRIES: usize = 100;
+
+/// The verbs.
+#[derive(Debug, clap::Subcommand)]
+pub enum RejectedCommand {
+    /// List refused requests, newest first
+    List(ListArgs),
+    /// Show one refused request with its headers and body
+    Get(GetArgs),
+    /// Verify refused requests again, however old, and accept those that pass now
+    Retry(RetryArgs),
+}
+
+/// Which of them.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct FilterArgs {
+    /// Only this source
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+    /// Only this code, such as signature_invalid
+    #[arg(long, value_name = "CODE")]
+    reason_code: Option<String>,
+    /// Received since: 1h, or 2026-11-21T02:00:00Z
+    #[arg(long, value_name = "AGE|TIME", value_parser = parse_moment)]
+    since: Option<Timestamp>,
+}
+
+impl FilterArgs {
+    fn is_empty(&self) -> bool {
+        let Self { source, reason_code, since } = self;
+        source.is_none() && reason_code.is_none() && since.is_none()
+    }
+}
+
+/// `weft rejected list`.
+#[derive(Debug, clap::Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// At most so many
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
+    limit: usize,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How to print [default: table on a terminal, jsonl in a pipe]
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+/// `weft rejected get`.
+#[derive(Debug, clap::Args)]
+pub struct GetArgs {
+    /// The number that the list shows
+    id: String,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How to print [default: table on a terminal, jsonl in a pipe]
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+/// `weft rejected retry`.
+#[derive(Debug, clap::Args)]
+pub struct RetryArgs {
+    /// The numbers that the list shows
+    #[arg(value_name = "ID")]
+    ids: Vec<String>,
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// Everything that is kept
+    #[arg(long)]
+    all: bool,
+    /// Only list which it would be
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", hide_default_value = true)]
+    reason: String,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How to print [default: table on a terminal, jsonl in a pipe]
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+/// Carries out one verb.
+///
+/// # Errors
+///
+/// [`Failure`], with its exit code.
+pub async fn run(command: RejectedCommand) -> Result<(), Failure> {
+    match command {
+        RejectedCommand::List(args) => list(args).await,
+        RejectedCommand::Get(args) => get(args).await,
+        RejectedCommand::Retry(args) => retry(args).await,
+    }
+}
+
+async fn list(args: ListArgs) -> Result<(), Failure> {
+    let admin = args.admin.connect().await?;
+    let entries = pages(&admin, args.filter, args.limit).await?;
+    print(Format::or_default(args.output), entries)
+}
+
+fn print(format: Format, entries: Vec<v1::Rejected>) -> Result<(), Failure> {
+    let rows: Vec<_> = entries.into_iter().map(view::Rejected::listed).collect();
+    output::list(format, &rows)
+}
+
+/// Entries, page by page, at most `limit`, newest first.
+async fn pages(admin: &AdminClient, filter: FilterArgs, limit: usize) -> Result<Vec<v1::Rejected>, Failure> {
+    let mut entries = Vec::new();
+    let mut request = v1::ListRejectedRequest {
+        source: filter.source.unwrap_or_default(),
+        code: filter.reason_code.unwrap_or_default(),
+        since: filter.since.map(to_proto),
+        ..v1::ListRejectedRequest::default()
+    };
+    while entries.len() < limit {
+        let left = u32::try_from(limit - entries.len()).unwrap_or(u32::MAX);
+        request.page_size = left.min(PAGE_SIZE);
+        let answer = admin.rejected().list_rejected(admin.request(request.clone())).await;
+        let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
+        entries.extend(page.rejected);
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            break;
+        }
+    }
+    Ok(entries)
+}
+
+async fn get(args: GetArgs) -> Result<(), Failure> {
+    let admin = args.admin.connect().await?;
+    let request = admin.request(v1::GetRejectedRequest { id: args.id });
+    let answer = admin.rejected().get_rejected(request).await.map_err(|status| admin.failure(&status))?;
+    let entry = view::Rejected::whole(answer.into_inner());
+    output::one(Format::or_default(args.output), &entry, || entry.human())
+}
+
+async fn retry(args: RetryArgs) -> Result<(), Failure> {
+    let chosen = [!args.ids.is_empty(), !args.filter.is_empty(), args.all].into_iter().filter(|chosen| *chosen).count();
+    if chosen != 1 {
+        let problem = "say what to retry: ids, filters such as --source, or --all; one of the three";
+        return Err(Failure::Usage(problem.into()));
+    }
+    let admin = args.admin.connect().await?;
+    let format = Format::or_default(args.output);
+    let by_id = !args.ids.is_empty();
+    let ids = if by_id && !args.dry_run {
+        args.ids
+    } else {
+        let entries =
+            if by_id { each(&admin, args.ids).await? } else { pages(&admin, args.filter, usize::MAX).await? };
+        if args.dry_run {
+            return print(format, entries);
+        }
+        entries.into_iter().map(|entry| entry.id).collect()
+    };
+    let question = || format!("retry {} refused requests?", ids.len());
+    if !by_id && !args.yes && prompt::is_attended() && !prompt::confirmed(&question())? {
+        return Err(Failure::Failed("nothing was retried".into()));
+    }
+    let (results, failure) = carry_out(&admin, in_order(ids), &args.reason).await;
+    let refused = results.iter().filter(|result| !result.code.is_empty()).count();
+    let rows: Vec<_> = results.into_iter().map(view::Retried::from).collect();
+    output::list(format, &rows)?;
+    match failure {
+        Some(failure) => Err(failure),
+        None if refused > 0 => Err(Failure::Failed(format!("{refused} of {} were refused again", rows.len()))),
+        None => Ok(()),
+    }
+}
+
+/// The entries of these ids.
+async fn each(admin: &AdminClient, ids: Vec<String>) -> Result<Vec<v1::Rejected>, Failure> {
+    let mut entries = Vec::with_capacity(ids.len());
+    for id in ids {
+        let answer = admin.rejected().get_rejected(admin.request(v1::GetRejectedRequest { id })).await;
+        entries.push(answer.map_err(|status| admin.failure(&status))?.into_inner());
+    }
+    Ok(entries)
+}
+
+/// In the order in which they were kept. What is no number comes first, and is refused before anything is done.
+fn in_order(mut ids: Vec<String>) -> Vec<String> {
+    ids.sort_by_cached_key(|id| id.parse::<u64>().ok());
+    ids.dedup();
+    ids
+}
+
+/// Retries them all, part by part; what came of it, and what ended it early.
+async fn carry_out(admin: &AdminClient, ids: Vec<String>, reason: &str) -> (Vec<v1::RetriedRejected>, Option<Failure>) {
+    let bar = prompt::bar("retrying");
+    bar.set_length(ids.len() as u64);
+    let mut results = Vec::with_capacity(ids.len());
+    let mut failure = None;
+    for part in ids.chunks(RETRIES) {
+        let request_id = Uuid::now_v7().to_string();
+        let request = RetryRejectedRequest { ids: part.to_vec(), reason: reason.to_owned(), request_id };
+        match admin.rejected().retry_rejected(admin.request(request)).await {
+            Ok(answer) => results.extend(answer.into_inner().results),
+            Err(status) => {
+                failure = Some(admin.failure(&status));
+                break;
+            }
+        }
+        bar.set_position(results.len() as u64);
+    }
+    bar.finish_and_clear();
+    (results, failure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Order is by number, not by spelling: 9 was kept before 10.
+    #[test]
+    fn entries_are_retried_in_the_order_in_which_they_were_kept() {
+        let ids = ["10", "9", "x", "9", "100"].map(str::to_owned).to_vec();
+        assert_eq!(in_order(ids), ["x", "9", "10", "100"]);
+    }
+}
