@@ -1,6 +1,6 @@
 //! Where events come in: one alone, many of which all or none are taken in, or a line of them.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
@@ -10,7 +10,7 @@ use weft_index::receipts::Receipts;
 use weft_proto::ids::{ShardId, WorkflowId};
 
 use super::{
-    NewEvent, Receipt, Sequencer, SubmitError,
+    NewEvent, Receipt, Sequencer, SequencerOptions, SubmitError,
     chain::{Chain, Link, Reuse},
     preferred::{Own, Preferred},
     shard::Ask,
@@ -74,10 +74,15 @@ impl Desk {
     }
 
     /// The queue behind it, for events that other gateways hand on and those that come back from them.
-    pub fn own(&self, submit_timeout: Duration) -> Own {
-        let Self { queue, room, current, .. } = self;
-        let events_max = queue.max_capacity();
-        Own { queue: queue.clone(), room: room.clone(), current: current.clone(), submit_timeout, events_max }
+    pub fn own(&self, options: &SequencerOptions) -> Own {
+        Own {
+            queue: self.queue.clone(),
+            room: self.room.clone(),
+            current: self.current.clone(),
+            submit_timeout: options.submit_timeout,
+            dedup_horizon: options.dedup_horizon,
+            events_max: self.queue.max_capacity(),
+        }
     }
 
     pub async fn ask(&self, ask: Ask) -> Result<(), SubmitError> {

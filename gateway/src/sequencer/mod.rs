@@ -177,7 +177,7 @@ pub async fn start(
         let (mut desk, queued) = Desk::new(options.queue_events_max, asks, currently);
         let drained = if options.forwards {
             let drained = CancellationToken::new();
-            let (connection, own) = (connection.clone(), desk.own(options.submit_timeout));
+            let (connection, own) = (connection.clone(), desk.own(&options));
             desk.preferred = preferred::start(id, layout, connection, own, drain.clone(), drained.clone(), tasks).await;
             drained
         } else {

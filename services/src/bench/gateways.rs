@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use weft_gateway::sequencer::{self, NewEvent, Sequencer, SequencerOptions};
+use weft_gateway::sequencer::{self, NewEvent, Receipt, Sequencer, SequencerOptions, SubmitError};
 use weft_nats::{event::JSON, streams};
 use weft_proto::ids::{EventId, WorkflowId};
 
@@ -52,6 +52,9 @@ pub struct GatewaysArgs {
     /// Callers of all gateways together
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     callers: u64,
+    /// Events that each caller submits at a time: above 1 as a batch, which stays at its gateway
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    batch: u64,
     /// Bytes of each event's body
     #[arg(long, default_value_t = 512)]
     payload: usize,
@@ -86,6 +89,7 @@ struct Report {
     disk: Disk,
     payload_bytes: usize,
     callers: u64,
+    batch: u64,
     phases: Vec<Phase>,
 }
 
@@ -135,7 +139,7 @@ pub async fn run(args: GatewaysArgs) -> Result<(), Failure> {
     for phase in phases.iter_mut().filter(|phase| phase.gateways > 1) {
         phase.ratio = Some(phase.events_per_second / one);
     }
-    let report = Report { disk, payload_bytes: args.payload, callers: args.callers, phases };
+    let report = Report { disk, payload_bytes: args.payload, callers: args.callers, batch: args.batch, phases };
     output::one(Format::or_default(args.output), &report, || {
         let table = output::table(Phase::HEADINGS, report.phases.iter().map(Row::cells));
         format!("{}\n{table}", report.disk.line(folder.path()))
@@ -158,11 +162,10 @@ async fn phase(name: &str, gateways: u64, forwards: bool, folder: &Path, args: &
         running.push(gateway(&nats, &folder.join(format!("gateway-{number}")), forwards).await?);
     }
     let sequencers: Arc<[Sequencer]> = running.iter().map(|gateway| gateway.sequencer.clone()).collect();
-    let payload = body(args.payload);
-    load(&sequencers, args.callers, &payload, WARM_UP).await?;
+    load(&sequencers, args, WARM_UP).await?;
     let (ours, theirs) = (cpu::seconds(std::process::id())?, cpu::seconds(nats.pid()?)?);
     let started = Instant::now();
-    let latencies = load(&sequencers, args.callers, &payload, Duration::from_secs(args.seconds.max(1))).await?;
+    let latencies = load(&sequencers, args, Duration::from_secs(args.seconds.max(1))).await?;
     let elapsed = started.elapsed();
     let measured = Phase {
         name: name.into(),
@@ -197,30 +200,31 @@ async fn gateway(nats: &Nats, folder: &Path, forwards: bool) -> anyhow::Result<G
     Ok(Gateway { sequencer, drain, tasks })
 }
 
-/// Callers in a closed loop, spread over the gateways.
-async fn load(
-    sequencers: &Arc<[Sequencer]>,
-    callers: u64,
-    payload: &Bytes,
-    time: Duration,
-) -> anyhow::Result<Latencies> {
-    let started = Instant::now();
+/// Callers in a closed loop, spread over the gateways. Each event counts with the time that its batch took.
+async fn load(sequencers: &Arc<[Sequencer]>, args: &GatewaysArgs, time: Duration) -> anyhow::Result<Latencies> {
+    let (started, payload) = (Instant::now(), body(args.payload));
+    let (callers, batch) = (args.callers, args.batch);
     let mut tasks = JoinSet::new();
     for caller in 0..callers {
         let (sequencers, payload) = (sequencers.clone(), payload.clone());
         tasks.spawn(async move {
             let sequencer = &sequencers[caller as usize % sequencers.len()];
             let mut latencies = Latencies::new();
-            let mut number = caller;
+            let mut workflows = (caller..).step_by(callers as usize).map(|number| number % WORKFLOWS);
             while started.elapsed() < time {
-                let event = event(&payload, number % WORKFLOWS)?;
-                number += callers;
+                let events: Vec<_> = workflows
+                    .by_ref()
+                    .take(batch as usize)
+                    .map(|workflow| event(&payload, workflow))
+                    .collect::<anyhow::Result<_>>()?;
                 let sent = Instant::now();
-                let receipt = sequencer.submit(event).await?;
-                if receipt.duplicate {
-                    return Err(anyhow!("{} was taken for a duplicate", receipt.event_id));
+                for receipt in submit(sequencer, events).await? {
+                    let receipt = receipt?;
+                    if receipt.duplicate {
+                        return Err(anyhow!("{} was taken for a duplicate", receipt.event_id));
+                    }
+                    latencies.record(sent.elapsed());
                 }
-                latencies.record(sent.elapsed());
             }
             anyhow::Ok(latencies)
         });
@@ -230,6 +234,15 @@ async fn load(
         latencies.add(&caller??);
     }
     Ok(latencies)
+}
+
+/// One event alone, several as a batch.
+async fn submit(sequencer: &Sequencer, mut events: Vec<NewEvent>) -> anyhow::Result<Vec<Result<Receipt, SubmitError>>> {
+    if events.len() > 1 {
+        return sequencer.submit_all(events).await.map_err(|refused| refused.error.into());
+    }
+    let event = events.pop().context("no event")?;
+    Ok(vec![sequencer.submit(event).await])
 }
 
 fn event(payload: &Bytes, workflow: u64) -> anyhow::Result<NewEvent> {

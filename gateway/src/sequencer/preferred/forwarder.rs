@@ -213,7 +213,8 @@ impl Forwarder {
                     let _ = sender.send(reconcile(here, there).await);
                 });
                 events.push((told, tell_there));
-                self.take_back(submission);
+                // It may have been appended elsewhere.
+                self.append_here(submission, SubmitError::Unavailable);
             }
             if why != Why::Gone {
                 self.late.insert(number, Late { since: Instant::now(), events });
@@ -241,13 +242,18 @@ impl Forwarder {
         }
     }
 
-    /// This gateway appends it.
+    /// This gateway appends it, and nobody else has.
     fn take_back(&self, submission: Submission) {
+        self.append_here(submission, SubmitError::Overloaded);
+    }
+
+    /// This gateway appends it; where it has no room for it, the answer is `full`.
+    fn append_here(&self, submission: Submission, full: SubmitError) {
         ::metrics::counter!(metrics::TAKEN_BACK).increment(1);
         match self.own.try_send(submission) {
             Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(submission)) => submission.answer(Err(SubmitError::Overloaded)),
-            // It may have been appended elsewhere.
+            Err(mpsc::error::TrySendError::Full(submission)) => submission.answer(Err(full)),
+            // The session has ended before its time.
             Err(mpsc::error::TrySendError::Closed(submission)) => submission.answer(Err(SubmitError::Unavailable)),
         }
     }

@@ -50,6 +50,8 @@ pub(super) struct Host {
     /// The receipts, while they have caught up with the log.
     pub current: watch::Receiver<Option<Receipts>>,
     pub submit_timeout: Duration,
+    /// How old a request may be.
+    pub age_max: Duration,
 }
 
 impl Host {
@@ -81,7 +83,8 @@ impl Host {
     /// task of its own, of which there are no more than others may have under way.
     async fn take(&self, request: Message, pending: &TaskTracker) {
         let serves = self.current.borrow().is_some() && !matches!(self.shared.standing(), Standing::Theirs(_));
-        let events = serves.then(|| wire::events(request.payload.clone(), self.shared.layout, Timestamp::now()));
+        let events =
+            serves.then(|| wire::events(request.payload.clone(), self.shared.layout, Timestamp::now(), self.age_max));
         let (Some(Some(events)), Some(reply)) = (events, request.reply.clone()) else {
             return self.refuse(request).await;
         };

@@ -109,6 +109,8 @@ pub(super) struct Own {
     /// The receipts, while they have caught up with the log.
     pub current: watch::Receiver<Option<Receipts>>,
     pub submit_timeout: Duration,
+    /// For how long ids are known.
+    pub dedup_horizon: Duration,
     /// Events that may wait, here as there.
     pub events_max: usize,
 }
@@ -138,8 +140,9 @@ pub(super) async fn start(
     let (doubts, doubted) = mpsc::channel(DOUBTS_MAX);
 
     tasks.spawn(Keeper::new(shared.clone(), hints, doubted).run(drain.clone()));
-    let Own { queue: own, room, current, submit_timeout, events_max: _ } = own;
-    let host = Host { shared: shared.clone(), queue: own.clone(), room, current, submit_timeout };
+    let Own { queue: own, room, current, submit_timeout, dedup_horizon, events_max: _ } = own;
+    let age_max = wire::age_max(dedup_horizon);
+    let host = Host { shared: shared.clone(), queue: own.clone(), room, current, submit_timeout, age_max };
     tasks.spawn(host.run(requests, drain.clone()));
     let forwarder = Forwarder::new(shared.clone(), queued, own, doubts, tasks.clone());
     tasks.spawn(async move {

@@ -20,9 +20,15 @@ use crate::sequencer::{
     submission::{Answer, Encoded, Submission, numbered_bytes},
 };
 
-/// How old a request may be, by two clocks that may differ. What lay in a socket while a gateway stood still must not be
-/// appended when nobody knows its ids any more; a preferred appender whose clock is further off than this is not used.
+/// How old a request may be at the most, by two clocks that may differ: a preferred appender whose clock is further off is
+/// not used.
 const AGE_MAX: Duration = Duration::from_secs(30);
+
+/// How old a request may be where ids are known for `dedup_horizon`: what lay in a socket while a gateway stood still must
+/// not be appended when nobody knows its ids any more.
+pub(in crate::sequencer) fn age_max(dedup_horizon: Duration) -> Duration {
+    AGE_MAX.min(dedup_horizon / 2)
+}
 
 /// The answer to a whole request.
 #[derive(Debug)]
@@ -69,11 +75,16 @@ fn forwarded(submission: &Submission) -> v1::ForwardedEvent {
 }
 
 /// The events of a request that arrived at `now`; each is `None` where it makes no sense to this version. `None`: no
-/// request, or too old a one.
-pub(in crate::sequencer) fn events(request: Bytes, layout: Layout, now: Timestamp) -> Option<Vec<Option<Encoded>>> {
+/// request, or one older than `age_max`.
+pub(in crate::sequencer) fn events(
+    request: Bytes,
+    layout: Layout,
+    now: Timestamp,
+    age_max: Duration,
+) -> Option<Vec<Option<Encoded>>> {
     let request = v1::Forward::decode(request).ok()?;
     let age = Duration::from_millis(now.as_millisecond().abs_diff(request.sent_at_ms));
-    (age <= AGE_MAX).then(|| request.events.into_iter().map(|event| encoded(event, layout)).collect())
+    (age <= age_max).then(|| request.events.into_iter().map(|event| encoded(event, layout)).collect())
 }
 
 fn encoded(event: v1::ForwardedEvent, layout: Layout) -> Option<Encoded> {
@@ -193,7 +204,7 @@ mod tests {
         let event = NewEvent { receipt_on_id_reuse: true, ..test_event(EventId::unique(), "a ü", b"{}") };
         let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let (submission, _) = Encoded::new(event, layout).submission(Instant::now(), room, None);
-        let there = events(request(now(), [&submission]), layout, now()).unwrap().remove(0).unwrap();
+        let there = events(request(now(), [&submission]), layout, now(), AGE_MAX).unwrap().remove(0).unwrap();
         assert_eq!((there.id, &there.workflow, there.digest), (submission.id, &submission.workflow, submission.digest));
         assert_eq!((there.bytes, there.receipt_on_id_reuse), (submission.bytes, submission.receipt_on_id_reuse));
         let (theirs, ours) = (there.message, submission.message);
@@ -204,11 +215,13 @@ mod tests {
     #[test]
     fn an_old_request_is_refused() {
         let layout = Layout::new(1);
-        for late in [AGE_MAX, AGE_MAX + Duration::from_millis(1)] {
-            let taken = events(request(now(), []), layout, now() + late).is_some();
-            assert_eq!(taken, late == AGE_MAX);
+        for (horizon, oldest) in [(Duration::from_secs(604_800), AGE_MAX), (Duration::from_secs(5), AGE_MAX / 12)] {
+            for late in [oldest, oldest + Duration::from_millis(1)] {
+                let taken = events(request(now(), []), layout, now() + late, age_max(horizon)).is_some();
+                assert_eq!(taken, late == oldest, "{late:?} of {horizon:?}");
+            }
         }
-        assert!(events(Bytes::from_static(b"not ours"), layout, now()).is_none());
+        assert!(events(Bytes::from_static(b"not ours"), layout, now(), AGE_MAX).is_none());
     }
 
     #[test]

@@ -248,7 +248,7 @@ impl Gateway {
     /// What it would forward, as it arrives there.
     fn forward(&mut self, room: &Arc<Semaphore>) -> Vec<Submission> {
         let request = wire::request(NOW, &self.submitted);
-        let events = wire::events(request, LAYOUT, NOW).expect("a request");
+        let events = wire::events(request, LAYOUT, NOW, Duration::ZERO).expect("a request");
         let mut there = Vec::new();
         for (submission, event) in self.submitted.drain(..).zip(events) {
             let room = room.clone().try_acquire_owned().expect("room for all");

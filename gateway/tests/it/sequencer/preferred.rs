@@ -60,6 +60,54 @@ async fn others_send_their_events_to_who_appends() {
     assert_eq!(mesh.events().await.len() as u64, number);
 }
 
+/// Nothing of a line behind what is refused is accepted, also at a gateway that hands other events on meanwhile; and a batch
+/// stands in its order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chains_keep_their_order_beside_events_that_are_handed_on() {
+    const LINE: u64 = 40;
+    let mesh = Mesh::start().await;
+    let folders = [folder(), folder()];
+    let preferred = mesh.sequencer(&folders[0]).await;
+    preferred.insist(event("a", 0)).await;
+    assert!(eventually(PATIENCE, async || holder(&mesh).await.is_some()).await, "somebody appends");
+    let other = mesh.sequencer(&folders[1]).await;
+    let requests = requests(&mesh).await;
+    let mut warm_up = 10_000;
+    let forwarded = async || {
+        warm_up += 1;
+        other.insist(event("c", warm_up)).await;
+        requests.load(Ordering::Relaxed) > 0
+    };
+    assert!(eventually(PATIENCE, forwarded).await, "events are forwarded");
+
+    let sent = requests.load(Ordering::Relaxed);
+    let reused = NewEvent { payload: Bytes::from_static(b"other"), ..event("a", 0) };
+    let mut line = other.sequencer.line();
+    let mut lined = Vec::new();
+    let mut alone = JoinSet::new();
+    for delivery in 1..LINE {
+        let next = if delivery == LINE / 2 { reused.clone() } else { event("a", delivery) };
+        lined.push(line.submit(next).unwrap());
+        let sequencer = other.sequencer.clone();
+        alone.spawn(async move { sequencer.submit(event("b", 100 + delivery)).await });
+    }
+    let batch: Vec<_> = (1000..1000 + LINE).map(|delivery| event("d", delivery)).collect();
+    let batched = other.sequencer.submit_all(batch).await.unwrap();
+    assert!(batched.iter().all(Result::is_ok), "{batched:?}");
+    let numbers: Vec<_> = batched.into_iter().flatten().map(|receipt| receipt.sequence_number.0).collect();
+    assert!(numbers.iter().copied().eq(1..=LINE), "{numbers:?}");
+    let mut answers = Vec::new();
+    for pending in lined {
+        answers.push(pending.receipt().await);
+    }
+    let (before, behind) = answers.split_at(LINE as usize / 2 - 1);
+    assert!(before.iter().all(Result::is_ok), "{before:?}");
+    assert_eq!(behind[0], Err(SubmitError::IdReused));
+    assert!(behind[1..].iter().all(|answer| *answer == Err(SubmitError::Behind)), "{behind:?}");
+    assert!(alone.join_all().await.iter().all(Result::is_ok));
+    assert!(requests.load(Ordering::Relaxed) > sent, "the others are handed on meanwhile");
+}
+
 /// A drain hands the role over first, and nobody waits for who has left.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_hands_the_role_over() {
