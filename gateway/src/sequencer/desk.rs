@@ -12,7 +12,7 @@ use weft_proto::ids::{ShardId, WorkflowId};
 use super::{
     NewEvent, Receipt, Sequencer, SequencerOptions, SubmitError,
     chain::{Chain, Link, Reuse},
-    preferred::{Own, Preferred},
+    preferred::{Own, Parcel, Preferred},
     shard::Ask,
     submission::{Answer, Encoded, Submission},
 };
@@ -41,6 +41,30 @@ pub(super) struct Desk {
 pub struct Pending {
     answer: oneshot::Receiver<Answer>,
     deadline: Instant,
+}
+
+/// Places for events of one desk that stay together.
+enum Places<'a> {
+    Here(mpsc::PermitIterator<'a, Submission>),
+    /// They leave as one.
+    Elsewhere(mpsc::Permit<'a, Parcel>, Parcel),
+}
+
+impl Places<'_> {
+    fn fill(&mut self, submission: Submission) -> Result<(), SubmitError> {
+        match self {
+            Self::Here(places) => places.next().ok_or(SubmitError::Overloaded)?.send(submission),
+            Self::Elsewhere(_, parcel) => parcel.push(submission),
+        }
+        Ok(())
+    }
+
+    /// All of them have been filled.
+    fn finish(self) {
+        if let Self::Elsewhere(place, parcel) = self {
+            place.send(parcel);
+        }
+    }
 }
 
 /// Why none of many events was taken in.
@@ -92,27 +116,30 @@ impl Desk {
     /// Takes in one event.
     fn take(&self, event: Encoded, deadline: Instant, link: Option<Link>) -> Result<Pending, SubmitError> {
         let room = self.room(event.bytes)?;
-        let queue = match &link {
-            None => self.shared_queue(),
-            Some(_) => self.chained_queue(),
-        };
+        // Whoever stands in a line stays with those before it.
+        let stays = link.is_some();
         let (submission, answer) = event.submission(deadline, room, link);
-        queue.try_send(submission).map_err(|error| refused(&error))?;
+        match self.route() {
+            Some(elsewhere) if !stays => elsewhere.try_send(vec![submission]).map_err(|error| refused(&error))?,
+            _ => self.queue.try_send(submission).map_err(|error| refused(&error))?,
+        }
         Ok(Pending { answer, deadline })
     }
 
-    /// Where events go of which any gateway may take any.
-    fn shared_queue(&self) -> &mpsc::Sender<Submission> {
-        let queue = self.chained_queue();
-        self.preferred.as_ref().and_then(Preferred::route).unwrap_or(queue)
+    /// Where events go that have just come, unless into the queue.
+    fn route(&self) -> Option<&mpsc::Sender<Parcel>> {
+        self.preferred.as_ref().and_then(Preferred::route)
     }
 
-    /// Where members of chains go: always the one session that keeps them in order.
-    fn chained_queue(&self) -> &mpsc::Sender<Submission> {
-        if let Some(preferred) = &self.preferred {
-            preferred.note();
+    /// Places for so many events that stay together.
+    fn reserve(&self, places: usize) -> Result<Places<'_>, SubmitError> {
+        match self.route() {
+            Some(elsewhere) if places > 0 => {
+                let place = elsewhere.try_reserve().map_err(|error| refused(&error))?;
+                Ok(Places::Elsewhere(place, Vec::with_capacity(places)))
+            }
+            _ => self.queue.try_reserve_many(places).map(Places::Here).map_err(|error| refused(&error)),
         }
-        &self.queue
     }
 
     /// Room for so many bytes, at once or not at all.
@@ -134,17 +161,18 @@ fn take_all(desks: &[Desk], events: Vec<(usize, Encoded)>, deadline: Instant) ->
     // All that is needed before anything is sent: what is sent cannot be taken back.
     let mut reserved = Vec::with_capacity(desks.len());
     for (desk, (places, bytes)) in desks.iter().zip(wanted) {
-        let places = desk.chained_queue().try_reserve_many(places).map_err(|error| refused(&error))?;
-        reserved.push((places, desk.room(bytes)?, Chain::new(Reuse::LeftOut)));
+        reserved.push((desk.reserve(places)?, desk.room(bytes)?, Chain::new(Reuse::LeftOut)));
     }
     let take = |(index, event): (usize, Encoded)| {
         let (places, room, chain) = reserved.get_mut(index).ok_or(SubmitError::Starting)?;
-        let (place, room) = places.next().zip(room.split(event.bytes)).ok_or(SubmitError::Overloaded)?;
+        let room = room.split(event.bytes).ok_or(SubmitError::Overloaded)?;
         let (submission, answer) = event.submission(deadline, room, Some(chain.link()));
-        place.send(submission);
+        places.fill(submission)?;
         Ok(Pending { answer, deadline })
     };
-    events.into_iter().map(take).collect()
+    let pending = events.into_iter().map(take).collect();
+    reserved.into_iter().for_each(|(places, ..)| places.finish());
+    pending
 }
 
 fn refused<T>(error: &mpsc::error::TrySendError<T>) -> SubmitError {

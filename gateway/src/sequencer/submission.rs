@@ -11,7 +11,7 @@ use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
 
 use super::{
     NewEvent, Receipt, SubmitError,
-    chain::{Link, Linked},
+    chain::{ChainKey, Link, Linked},
     decide::Looked,
     overlay::UNREAD,
 };
@@ -143,10 +143,14 @@ impl Submission {
         Some(Linked { reuse_breaks: linked.reuse_breaks && !self.receipt_on_id_reuse, ..linked })
     }
 
+    /// What tells its chain from others, if it is a member of one.
+    pub fn chain(&self) -> Option<ChainKey> {
+        self.link.as_ref().map(|link| link.chain().key())
+    }
+
     /// Whether both are members of one chain.
     pub fn is_chained_to(&self, other: &Self) -> bool {
-        let key = |submission: &Self| submission.link.as_ref().map(|link| link.chain().key());
-        key(self).is_some_and(|own| key(other) == Some(own))
+        self.chain().is_some_and(|own| other.chain() == Some(own))
     }
 
     /// From now on somebody else hears its answer. Who heard it before.

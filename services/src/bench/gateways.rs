@@ -52,7 +52,7 @@ pub struct GatewaysArgs {
     /// Callers of all gateways together
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     callers: u64,
-    /// Events that each caller submits at a time: above 1 as a batch, which stays at its gateway
+    /// Events that each caller submits at a time: above 1 as a batch
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
     batch: u64,
     /// Bytes of each event's body

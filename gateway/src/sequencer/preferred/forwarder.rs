@@ -14,7 +14,7 @@ use weft_nats::async_nats::{Message, StatusCode, Subscriber};
 use weft_proto::v1;
 
 use super::{
-    Name, Shared, Standing,
+    Name, Parcel, Shared, Standing,
     keeper::{Doubt, Why},
     late::{LATE_MAX, reconcile},
     pipeline::{Pipeline, SILENCE_MAX},
@@ -28,9 +28,9 @@ use crate::{
     },
 };
 
-/// Events of one request: a quarter of a group commit, so that several requests fill one.
+/// Events of one request, unless one batch is larger: a quarter of a group commit, so that several requests fill one.
 const REQUEST_EVENTS_MAX: usize = 250;
-/// Bytes of the messages of one request, unless one event alone is larger.
+/// Bytes of the messages of one request, unless one event or batch alone is larger.
 const REQUEST_BYTES_MAX: usize = 256 * 1024;
 /// Bytes that a request adds to the messages in it, for each: field tags and lengths, the id and the digest.
 const EVENT_OVERHEAD_BYTES: usize = 512;
@@ -40,12 +40,12 @@ const EVENT_OVERHEAD_BYTES: usize = 512;
 pub(super) struct Forwarder {
     shared: Shared,
     /// What is to be forwarded.
-    queue: mpsc::Receiver<Submission>,
+    queue: mpsc::Receiver<Parcel>,
     /// Where this gateway's own session takes events.
     own: mpsc::Sender<Submission>,
     doubts: mpsc::Sender<Doubt>,
     tasks: TaskTracker,
-    waiting: VecDeque<Submission>,
+    waiting: VecDeque<Parcel>,
     pipeline: Pipeline,
     /// Requests that were given up, of which the preferred appender may still say something.
     late: HashMap<u64, Late>,
@@ -63,7 +63,7 @@ type Told = (weft_proto::ids::EventId, weft_proto::ids::WorkflowId);
 impl Forwarder {
     pub fn new(
         shared: Shared,
-        queue: mpsc::Receiver<Submission>,
+        queue: mpsc::Receiver<Parcel>,
         own: mpsc::Sender<Submission>,
         doubts: mpsc::Sender<Doubt>,
         tasks: TaskTracker,
@@ -126,15 +126,18 @@ impl Forwarder {
         }
     }
 
-    /// At least one event, as many as fit.
+    /// At least one parcel, as many as fit.
     fn next_request(&mut self) -> Vec<Submission> {
-        let mut bytes = 0usize;
-        let fitting = self.waiting.iter().take(REQUEST_EVENTS_MAX).take_while(|submission| {
-            bytes = bytes.saturating_add(submission.bytes + EVENT_OVERHEAD_BYTES);
-            bytes <= REQUEST_BYTES_MAX
+        let (mut events, mut bytes) = (0usize, 0usize);
+        let fitting = self.waiting.iter().take_while(|parcel| {
+            events = events.saturating_add(parcel.len());
+            for submission in *parcel {
+                bytes = bytes.saturating_add(submission.bytes + EVENT_OVERHEAD_BYTES);
+            }
+            events <= REQUEST_EVENTS_MAX && bytes <= REQUEST_BYTES_MAX
         });
-        let count = fitting.count().clamp(1, self.waiting.len().max(1));
-        self.waiting.drain(..count.min(self.waiting.len())).collect()
+        let count = fitting.count().max(1);
+        self.waiting.drain(..count.min(self.waiting.len())).flatten().collect()
     }
 
     /// Whether it went out, as far as we know.
@@ -237,8 +240,8 @@ impl Forwarder {
     }
 
     fn take_back_waiting(&mut self) {
-        while let Some(submission) = self.waiting.pop_front() {
-            self.take_back(submission);
+        while let Some(parcel) = self.waiting.pop_front() {
+            parcel.into_iter().for_each(|submission| self.take_back(submission));
         }
     }
 

@@ -14,11 +14,11 @@ use weft_nats::async_nats::{Message, Subject, Subscriber};
 
 use super::{
     Shared, Standing,
-    wire::{self, Reply, Verdict},
+    wire::{self, Arrived, Reply, Verdict},
 };
 use crate::sequencer::{
     SubmitError,
-    submission::{Answer, Encoded, Submission},
+    submission::{Answer, Submission},
 };
 
 /// How often a gateway that waits is told that its request is worked at: several times in the silence after which it would
@@ -90,12 +90,13 @@ impl Host {
         };
         self.shared.work.note();
         let deadline = Instant::now() + self.submit_timeout;
-        let taken: Vec<Taken> = events.into_iter().map(|event| self.queue(event, deadline)).collect();
+        let taken: Vec<Taken> = events.into_iter().map(|arrived| self.queue(arrived, deadline)).collect();
         let shared = self.shared.clone();
         pending.spawn(async move { answer(&shared, reply, taken).await });
     }
 
-    fn queue(&self, event: Option<Encoded>, deadline: Instant) -> Taken {
+    /// An event that is not queued breaks its chain: its link ends here.
+    fn queue(&self, Arrived { event, link }: Arrived, deadline: Instant) -> Taken {
         let overloaded = Taken::Decided(Verdict::Told(Err(SubmitError::Overloaded)));
         let Some(event) = event.filter(|event| self.shared.layout.shard_of(&event.workflow) == self.shared.shard)
         else {
@@ -103,7 +104,7 @@ impl Host {
         };
         let bytes = u32::try_from(event.bytes).unwrap_or(u32::MAX);
         let Ok(room) = self.room.clone().try_acquire_many_owned(bytes) else { return overloaded };
-        let (submission, answer) = event.submission(deadline, room, None);
+        let (submission, answer) = event.submission(deadline, room, link);
         match self.queue.try_send(submission) {
             Ok(()) => Taken::Waits(answer),
             Err(mpsc::error::TrySendError::Full(_)) => overloaded,

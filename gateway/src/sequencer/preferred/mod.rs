@@ -20,9 +20,12 @@
 //!   and the event id makes them one. Whoever decides first decides, and a late "accepted" still reaches its sender.
 //!
 //! Events that are submitted at the same time, each alone, may be appended in any order, also those of one workflow and one
-//! sender. Members of a [chain](super::chain) may not, and are not handed on: a chain's order and its end are kept by the one
-//! session that all of its members pass through. A batch is its own group commit, so it gains the least from being handed on,
-//! and one that were handed on would have to be taken back whole, and to break here where it breaks there.
+//! sender. Members of a [chain](super::chain) may not:
+//!
+//! - A batch is whole when it is submitted, and goes as a whole: in one request, in which it is a chain there as well, or into
+//!   the own queue. Given up, it goes there whole, too: each of the two copies is accepted from its beginning on, and a member
+//!   that one of them has appended is known to the other, so whatever of both is accepted is a beginning.
+//! - Of a line nobody knows the next member yet. It is appended here, by the one session that all of it passes through.
 
 use std::{
     sync::{
@@ -98,8 +101,11 @@ struct Work {
 pub(super) struct Preferred {
     shared: Shared,
     /// What is to be forwarded.
-    queue: mpsc::Sender<Submission>,
+    queue: mpsc::Sender<Parcel>,
 }
+
+/// Events that stay together until they are appended: one alone, or the members of a batch in their order.
+pub(super) type Parcel = Vec<Submission>;
 
 /// The queue of the session that appends for this gateway.
 #[derive(Debug, Clone)]
@@ -153,13 +159,9 @@ pub(super) async fn start(
 }
 
 impl Preferred {
-    /// Events have come.
-    pub fn note(&self) {
+    /// Where one event or a batch goes that has just come, unless to the own queue.
+    pub fn route(&self) -> Option<&mpsc::Sender<Parcel>> {
         self.shared.work.note();
-    }
-
-    /// Where an event goes that belongs to no chain, unless to the own queue.
-    pub fn route(&self) -> Option<&mpsc::Sender<Submission>> {
         matches!(*self.shared.standing.borrow(), Standing::Theirs(_)).then_some(&self.queue)
     }
 }

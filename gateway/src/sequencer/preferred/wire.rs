@@ -1,6 +1,6 @@
 //! What gateways say to each other, and back: requests with events, answers with verdicts. Pure.
 
-use std::{str::FromStr as _, time::Duration};
+use std::{collections::HashMap, str::FromStr as _, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -17,6 +17,7 @@ use weft_proto::{
 
 use crate::sequencer::{
     Receipt, SubmitError,
+    chain::{Chain, Link, Reuse},
     submission::{Answer, Encoded, Submission, numbered_bytes},
 };
 
@@ -55,11 +56,20 @@ pub(in crate::sequencer) fn request<'a>(
     now: Timestamp,
     submissions: impl IntoIterator<Item = &'a Submission>,
 ) -> Bytes {
-    let events = submissions.into_iter().map(forwarded).collect();
+    let mut chains = HashMap::new();
+    let mut number = |key| {
+        let next = chains.len() as u32 + 1;
+        *chains.entry(key).or_insert(next)
+    };
+    let events = submissions.into_iter().map(|submission| {
+        let chain = submission.chain().map_or(0, &mut number);
+        forwarded(submission, chain)
+    });
+    let events = events.collect();
     v1::Forward { sent_at_ms: now.as_millisecond(), events }.encode_to_vec().into()
 }
 
-fn forwarded(submission: &Submission) -> v1::ForwardedEvent {
+fn forwarded(submission: &Submission, chain: u32) -> v1::ForwardedEvent {
     let headers = submission.message.headers.iter().flat_map(|(name, values)| {
         let name: &str = name.as_ref();
         values.iter().map(move |value| v1::ForwardedHeader { name: name.to_owned(), value: value.as_str().to_owned() })
@@ -71,20 +81,35 @@ fn forwarded(submission: &Submission) -> v1::ForwardedEvent {
         receipt_on_id_reuse: submission.receipt_on_id_reuse,
         headers: headers.collect(),
         payload: submission.message.payload.clone(),
+        chain,
     }
 }
 
-/// The events of a request that arrived at `now`; each is `None` where it makes no sense to this version. `None`: no
-/// request, or one older than `age_max`.
+/// An event of a request.
+pub(in crate::sequencer) struct Arrived {
+    /// `None`: it makes no sense to this version.
+    pub event: Option<Encoded>,
+    /// What it holds of its chain, if it is a member of one.
+    pub link: Option<Link>,
+}
+
+/// The events of a request that arrived at `now`. `None`: no request, or one older than `age_max`.
 pub(in crate::sequencer) fn events(
     request: Bytes,
     layout: Layout,
     now: Timestamp,
     age_max: Duration,
-) -> Option<Vec<Option<Encoded>>> {
+) -> Option<Vec<Arrived>> {
     let request = v1::Forward::decode(request).ok()?;
     let age = Duration::from_millis(now.as_millisecond().abs_diff(request.sent_at_ms));
-    (age <= age_max).then(|| request.events.into_iter().map(|event| encoded(event, layout)).collect())
+    let mut chains = HashMap::new();
+    let arrived = |event: v1::ForwardedEvent| {
+        // What is a chain when it is handed on is a batch.
+        let chain = || chains.entry(event.chain).or_insert_with(|| Chain::new(Reuse::LeftOut)).link();
+        let link = (event.chain != 0).then(chain);
+        Arrived { event: encoded(event, layout), link }
+    };
+    (age <= age_max).then(|| request.events.into_iter().map(arrived).collect())
 }
 
 fn encoded(event: v1::ForwardedEvent, layout: Layout) -> Option<Encoded> {
@@ -145,8 +170,8 @@ pub(in crate::sequencer) fn encode_verdict(verdict: Verdict) -> v1::ForwardVerdi
         Err(SubmitError::TooLarge) => of(ForwardOutcome::TooLarge),
         Err(SubmitError::Overloaded) => of(ForwardOutcome::Overloaded),
         Err(SubmitError::Full) => of(ForwardOutcome::Full),
-        // Behind others stands only what is not handed on.
-        Err(SubmitError::Behind | SubmitError::Unavailable | SubmitError::Starting | SubmitError::Draining) => {
+        Err(SubmitError::Behind) => of(ForwardOutcome::Behind),
+        Err(SubmitError::Unavailable | SubmitError::Starting | SubmitError::Draining) => {
             of(ForwardOutcome::Unspecified)
         }
     }
@@ -166,6 +191,7 @@ pub(in crate::sequencer) fn decode_verdict(verdict: v1::ForwardVerdict, id: Even
         ForwardOutcome::TooLarge => Err(SubmitError::TooLarge),
         ForwardOutcome::Overloaded => Err(SubmitError::Overloaded),
         ForwardOutcome::Full => Err(SubmitError::Full),
+        ForwardOutcome::Behind => Err(SubmitError::Behind),
         ForwardOutcome::Unspecified => Err(SubmitError::Unavailable),
     })
 }
@@ -204,11 +230,30 @@ mod tests {
         let event = NewEvent { receipt_on_id_reuse: true, ..test_event(EventId::unique(), "a ü", b"{}") };
         let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let (submission, _) = Encoded::new(event, layout).submission(Instant::now(), room, None);
-        let there = events(request(now(), [&submission]), layout, now(), AGE_MAX).unwrap().remove(0).unwrap();
+        let there = events(request(now(), [&submission]), layout, now(), AGE_MAX).unwrap().remove(0);
+        assert!(there.link.is_none());
+        let there = there.event.unwrap();
         assert_eq!((there.id, &there.workflow, there.digest), (submission.id, &submission.workflow, submission.digest));
         assert_eq!((there.bytes, there.receipt_on_id_reuse), (submission.bytes, submission.receipt_on_id_reuse));
         let (theirs, ours) = (there.message, submission.message);
         assert_eq!((theirs.subject, theirs.headers, theirs.payload), (ours.subject, ours.headers, ours.payload));
+    }
+
+    /// Whatever is a chain here is one there, apart from others.
+    #[test]
+    fn chains_survive_the_way() {
+        let layout = Layout::new(1);
+        let batches = [Chain::new(Reuse::LeftOut), Chain::new(Reuse::LeftOut)];
+        let room = Arc::new(Semaphore::new(9));
+        let submissions = [Some(0), None, Some(1), Some(0), Some(1)].map(|batch| {
+            let event = Encoded::new(test_event(EventId::unique(), "a", b"{}"), layout);
+            let link = batch.map(|batch: usize| batches[batch].link());
+            event.submission(Instant::now(), room.clone().try_acquire_owned().unwrap(), link).0
+        });
+        let there = events(request(now(), &submissions), layout, now(), AGE_MAX).unwrap();
+        let key = |at: usize| there[at].link.as_ref().map(|link| link.chain().key());
+        assert!(key(0).is_some() && key(0) == key(3) && key(2) == key(4) && key(0) != key(2) && key(1).is_none());
+        assert!(!there[0].link.as_ref().unwrap().chain().linked().reuse_breaks);
     }
 
     /// P2: a request that waited for longer than anything is asked for again is not carried out.
@@ -243,6 +288,7 @@ mod tests {
             Err(SubmitError::TooLarge),
             Err(SubmitError::Overloaded),
             Err(SubmitError::Full),
+            Err(SubmitError::Behind),
             Err(SubmitError::Unavailable),
         ];
         for answer in told {
@@ -250,7 +296,7 @@ mod tests {
         }
         assert_eq!(there_and_back(Verdict::NotTaken), Verdict::NotTaken);
         // Of what only the other gateway is, nobody here can tell what became of the event.
-        for error in [SubmitError::Behind, SubmitError::Starting, SubmitError::Draining] {
+        for error in [SubmitError::Starting, SubmitError::Draining] {
             assert_eq!(there_and_back(Verdict::Told(Err(error))), Verdict::Told(Err(SubmitError::Unavailable)));
         }
         let unknown = v1::ForwardVerdict { outcome: 99, ..Default::default() };

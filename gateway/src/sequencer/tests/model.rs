@@ -65,8 +65,10 @@ pub enum Mutant {
     NoLateWord,
     /// Nobody is told what belongs to one chain.
     NoChain,
-    /// Members of chains go to other gateways like any other event.
-    ChainsHandedOn,
+    /// Members of lines go to other gateways like any other event.
+    LinesHandedOn,
+    /// Batches go to other gateways, which do not learn that they are batches.
+    BatchesFallApart,
 }
 
 /// The stream.
@@ -97,11 +99,11 @@ pub enum Step {
     /// A sender sends delivery `delivery` to a gateway, with its own body or with another one, alone or as the next of
     /// one of the gateway's chains.
     Submit { gateway: usize, delivery: u8, other_body: bool, chain: Option<usize> },
-    /// One of the gateway's chains gets no more members; another takes its place.
+    /// One of the gateway's chains gets no more members; another takes its place. A batch is submitted by this.
     EndChain { gateway: usize, chain: usize },
     /// The oldest that are ready have waited for too long.
     Expire { gateway: usize, count: u8 },
-    /// What was submitted to it alone goes to another one, as a request.
+    /// What was submitted to it goes to another one, as a request; lines do not.
     Forward { gateway: usize, to: usize },
     /// It hears what has become of what it handed to others.
     Hear { gateway: usize },
@@ -160,6 +162,8 @@ struct Away {
 struct Gateway {
     /// Submitted, and on no way yet.
     submitted: Vec<Submission>,
+    /// Batches that are not whole yet, by their chains.
+    batches: [Vec<Submission>; CHAINS],
     away: Vec<Away>,
     /// Senders that wait for what is decided here and there.
     reconciling: JoinSet<()>,
@@ -232,6 +236,7 @@ impl Gateway {
     fn new() -> Self {
         Self {
             submitted: Vec::new(),
+            batches: Default::default(),
             away: Vec::new(),
             reconciling: JoinSet::new(),
             file: File::default(),
@@ -245,14 +250,20 @@ impl Gateway {
         }
     }
 
+    fn end_chain(&mut self, chain: usize) {
+        self.chains[chain] = None;
+        self.submitted.append(&mut self.batches[chain]);
+    }
+
     /// What it would forward, as it arrives there.
-    fn forward(&mut self, room: &Arc<Semaphore>) -> Vec<Submission> {
+    fn forward(&mut self, mutant: Mutant, room: &Arc<Semaphore>) -> Vec<Submission> {
         let request = wire::request(NOW, &self.submitted);
         let events = wire::events(request, LAYOUT, NOW, Duration::ZERO).expect("a request");
         let mut there = Vec::new();
-        for (submission, event) in self.submitted.drain(..).zip(events) {
+        for (submission, arrived) in self.submitted.drain(..).zip(events) {
             let room = room.clone().try_acquire_owned().expect("room for all");
-            let (arriving, answer) = event.expect("an event").submission(Instant::now(), room, None);
+            let link = arrived.link.filter(|_| mutant != Mutant::BatchesFallApart);
+            let (arriving, answer) = arrived.event.expect("an event").submission(Instant::now(), room, link);
             there.push(arriving);
             self.away.push(Away { submission, there: answer });
         }
@@ -427,7 +438,7 @@ impl World {
         let count = self.gateways.len();
         match step {
             Step::Submit { gateway, delivery, other_body, chain } => {
-                let own = &mut self.gateways[gateway % count].chains;
+                let (own, chain_at) = (&mut self.gateways[gateway % count].chains, chain);
                 let chain = chain.map(|chain| {
                     own[chain % CHAINS].get_or_insert_with(|| {
                         self.chains += 1;
@@ -449,12 +460,16 @@ impl World {
                 let room = self.room.clone().try_acquire_owned().expect("room for all");
                 let (submission, answer) = Encoded::new(event, LAYOUT).submission(Instant::now(), room, link);
                 let gateway = &mut self.gateways[gateway % count];
-                // As at a desk: whatever is a member of a chain stays here.
-                let stays = sent.chain.is_some() && mutant != Mutant::ChainsHandedOn;
-                if stays { &mut gateway.arrived } else { &mut gateway.submitted }.push(submission);
+                // As at a desk.
+                match (chain_at, sent.chain) {
+                    (Some(at), Some(number)) if !reuse_breaks(number) => &mut gateway.batches[at % CHAINS],
+                    (Some(_), _) if mutant != Mutant::LinesHandedOn => &mut gateway.arrived,
+                    _ => &mut gateway.submitted,
+                }
+                .push(submission);
                 self.waiting.push((sent, answer));
             }
-            Step::EndChain { gateway, chain } => self.gateways[gateway % count].chains[chain % CHAINS] = None,
+            Step::EndChain { gateway, chain } => self.gateways[gateway % count].end_chain(chain % CHAINS),
             Step::Expire { gateway, count: expired } => {
                 self.faults = true;
                 let ready = &mut self.gateways[gateway % count].ready;
@@ -463,7 +478,7 @@ impl World {
                 }
             }
             Step::Forward { gateway, to } if gateway % count != to % count => {
-                let there = self.gateways[gateway % count].forward(&self.room);
+                let there = self.gateways[gateway % count].forward(mutant, &self.room);
                 self.gateways[to % count].arrived.extend(there);
             }
             Step::Forward { .. } => {}
@@ -498,6 +513,9 @@ impl World {
     /// Lets everything come to its end, without further faults. Needs a runtime whose time stands still.
     pub async fn settle(&mut self) {
         let gateways = self.gateways.len();
+        for gateway in 0..gateways {
+            (0..CHAINS).for_each(|chain| self.step(Step::EndChain { gateway, chain }));
+        }
         for _ in 0..4 {
             for gateway in 0..gateways {
                 self.step(Step::LookUp { gateway });

@@ -60,8 +60,8 @@ async fn others_send_their_events_to_who_appends() {
     assert_eq!(mesh.events().await.len() as u64, number);
 }
 
-/// Nothing of a line behind what is refused is accepted, also at a gateway that hands other events on meanwhile; and a batch
-/// stands in its order.
+/// P3: a batch that is handed on stands in its order; and nothing of a line behind what is refused is accepted, also at a
+/// gateway that hands other events on meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chains_keep_their_order_beside_events_that_are_handed_on() {
     const LINE: u64 = 40;
@@ -80,8 +80,16 @@ async fn chains_keep_their_order_beside_events_that_are_handed_on() {
     };
     assert!(eventually(PATIENCE, forwarded).await, "events are forwarded");
 
-    let sent = requests.load(Ordering::Relaxed);
     let reused = NewEvent { payload: Bytes::from_static(b"other"), ..event("a", 0) };
+    let sent = requests.load(Ordering::Relaxed);
+    let batch = (0..LINE).map(|place| if place == 7 { reused.clone() } else { event("d", 1000 + place) }).collect();
+    let batched = other.sequencer.submit_all(batch).await.unwrap();
+    assert_eq!(batched[7], Err(SubmitError::IdReused));
+    let numbers: Vec<_> = batched.into_iter().flatten().map(|receipt| receipt.sequence_number.0).collect();
+    assert!(numbers.iter().copied().eq(1..LINE), "{numbers:?}");
+    assert!(eventually(PATIENCE, async || requests.load(Ordering::Relaxed) > sent).await, "a batch is handed on");
+
+    let sent = requests.load(Ordering::Relaxed);
     let mut line = other.sequencer.line();
     let mut lined = Vec::new();
     let mut alone = JoinSet::new();
@@ -91,11 +99,6 @@ async fn chains_keep_their_order_beside_events_that_are_handed_on() {
         let sequencer = other.sequencer.clone();
         alone.spawn(async move { sequencer.submit(event("b", 100 + delivery)).await });
     }
-    let batch: Vec<_> = (1000..1000 + LINE).map(|delivery| event("d", delivery)).collect();
-    let batched = other.sequencer.submit_all(batch).await.unwrap();
-    assert!(batched.iter().all(Result::is_ok), "{batched:?}");
-    let numbers: Vec<_> = batched.into_iter().flatten().map(|receipt| receipt.sequence_number.0).collect();
-    assert!(numbers.iter().copied().eq(1..=LINE), "{numbers:?}");
     let mut answers = Vec::new();
     for pending in lined {
         answers.push(pending.receipt().await);
