@@ -17,6 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "weft/v1/dead_letter_service.proto",
             "weft/v1/event.proto",
             "weft/v1/event_service.proto",
+            "weft/v1/forward.proto",
             "weft/v1/ingest_service.proto",
             "weft/v1/log.proto",
             "weft/v1/rejected_service.proto",
@@ -27,6 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(out.join("weft_descriptor.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .bytes(".weft.v1.Event.data")
+        .bytes(".weft.v1.ForwardedEvent.payload")
         .bytes(".weft.v1.PublishRequest.data")
         // `src/redacted.rs` has theirs.
         .skip_debug(messages_with_secrets(&descriptors))

@@ -19,6 +19,10 @@ pub const REJECTED_DROPPED: &str = "weft_gateway_rejected_dropped_total";
 pub const SCHEMA_VIOLATIONS: &str = "weft_gateway_schema_violations_total";
 /// From a webhook's first byte to its receipt, in seconds, accepted and repeated ones.
 pub const RECEIPT_SECONDS: &str = "weft_gateway_receipt_seconds";
+/// Events that another gateway appended for this one.
+pub const FORWARDED: &str = "weft_gateway_events_forwarded_total";
+/// Events that were to be appended by another gateway and that this one appends after all.
+pub const TAKEN_BACK: &str = "weft_gateway_events_taken_back_total";
 /// Connections that have been opened.
 pub const CONNECTIONS_OPENED: &str = "weft_gateway_connections_opened_total";
 /// Connections that have been closed.
@@ -36,6 +40,8 @@ pub fn describe() {
     describe_counter!(REJECTED_DROPPED, "refused requests that the inbox did not take, by reason");
     describe_counter!(SCHEMA_VIOLATIONS, "events whose data is not what their source's schema says");
     describe_histogram!(RECEIPT_SECONDS, Unit::Seconds, "time from a webhook's headers to its receipt");
+    describe_counter!(FORWARDED, "events appended by the shard's preferred appender");
+    describe_counter!(TAKEN_BACK, "events that the preferred appender did not answer for");
     describe_counter!(CONNECTIONS_OPENED, "connections opened");
     describe_counter!(CONNECTIONS_CLOSED, "connections closed");
     describe_counter!(CONNECTIONS_REFUSED, "connections closed at once, since their address has too many");

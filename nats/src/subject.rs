@@ -26,6 +26,11 @@ pub const CATALOG_BUCKET: &str = "weft_catalog";
 /// The bucket of shard leases.
 pub const LEASES_BUCKET: &str = "weft_leases";
 
+/// Every subject on which gateways talk to each other. No stream takes them.
+pub const FORWARD_SUBJECTS: &str = "forward.>";
+/// Every key under which gateways say who appends.
+pub const APPENDER_KEYS: &str = "$KV.weft_leases.appender.*";
+
 /// The subject token of a workflow id.
 pub fn encode_workflow(workflow: &WorkflowId) -> Cow<'_, str> {
     utf8_percent_encode(workflow.as_str(), ESCAPED).into()
@@ -137,6 +142,21 @@ impl Layout {
     /// The subject of commands.
     pub fn commands_subject(self, shard: ShardId) -> String {
         format!("commands.{shard}")
+    }
+
+    /// The key that names a shard's preferred appender, in the bucket of leases.
+    pub fn appender_key(self, shard: ShardId) -> String {
+        format!("$KV.{LEASES_BUCKET}.appender.{shard}")
+    }
+
+    /// Where the gateway `gateway` takes other gateways' events of a shard.
+    pub fn forward_subject(self, shard: ShardId, gateway: &str) -> String {
+        format!("forward.{shard}.{gateway}.events")
+    }
+
+    /// Where the gateway `gateway` is told what became of request `number` of a shard; `*` stands for all numbers.
+    pub fn forward_answer_subject(self, shard: ShardId, gateway: &str, number: impl fmt::Display) -> String {
+        format!("forward.{shard}.{gateway}.answers.{number}")
     }
 
     fn per_shard(self, name: &str, shard: ShardId) -> String {

@@ -10,10 +10,11 @@ use weft_index::receipts::Receipts;
 use weft_proto::ids::{ShardId, WorkflowId};
 
 use super::{
-    NewEvent, Receipt, Sequencer, SubmitError,
+    NewEvent, Receipt, Sequencer, SequencerOptions, SubmitError,
     chain::{Chain, Link, Reuse},
+    preferred::{Own, Parcel, Preferred},
     shard::Ask,
-    submission::{Encoded, Submission},
+    submission::{Answer, Encoded, Submission},
 };
 
 #[cfg(test)]
@@ -26,6 +27,8 @@ const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Desk {
     queue: mpsc::Sender<Submission>,
+    /// Where events go instead while another gateway appends.
+    pub preferred: Option<Preferred>,
     asks: mpsc::Sender<Ask>,
     /// A permit for each byte that may wait.
     room: Arc<Semaphore>,
@@ -36,8 +39,32 @@ pub(super) struct Desk {
 /// An event that waits for its receipt. Dropping this does not cancel its append.
 #[derive(Debug)]
 pub struct Pending {
-    answer: oneshot::Receiver<Result<Receipt, SubmitError>>,
+    answer: oneshot::Receiver<Answer>,
     deadline: Instant,
+}
+
+/// Places for events of one desk that stay together.
+enum Places<'a> {
+    Here(mpsc::PermitIterator<'a, Submission>),
+    /// They leave as one.
+    Elsewhere(mpsc::Permit<'a, Parcel>, Parcel),
+}
+
+impl Places<'_> {
+    fn fill(&mut self, submission: Submission) -> Result<(), SubmitError> {
+        match self {
+            Self::Here(places) => places.next().ok_or(SubmitError::Overloaded)?.send(submission),
+            Self::Elsewhere(_, parcel) => parcel.push(submission),
+        }
+        Ok(())
+    }
+
+    /// All of them have been filled.
+    fn finish(self) {
+        if let Self::Elsewhere(place, parcel) = self {
+            place.send(parcel);
+        }
+    }
 }
 
 /// Why none of many events was taken in.
@@ -66,7 +93,20 @@ impl Desk {
         current: watch::Receiver<Option<Receipts>>,
     ) -> (Self, mpsc::Receiver<Submission>) {
         let (queue, queued) = mpsc::channel(queue_events_max);
-        (Self { queue, asks, room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)), current }, queued)
+        let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
+        (Self { queue, preferred: None, asks, room, current }, queued)
+    }
+
+    /// The queue behind it, for events that other gateways hand on and those that come back from them.
+    pub fn own(&self, options: &SequencerOptions) -> Own {
+        Own {
+            queue: self.queue.clone(),
+            room: self.room.clone(),
+            current: self.current.clone(),
+            submit_timeout: options.submit_timeout,
+            dedup_horizon: options.dedup_horizon,
+            events_max: self.queue.max_capacity(),
+        }
     }
 
     pub async fn ask(&self, ask: Ask) -> Result<(), SubmitError> {
@@ -76,9 +116,30 @@ impl Desk {
     /// Takes in one event.
     fn take(&self, event: Encoded, deadline: Instant, link: Option<Link>) -> Result<Pending, SubmitError> {
         let room = self.room(event.bytes)?;
+        // Whoever stands in a line stays with those before it.
+        let stays = link.is_some();
         let (submission, answer) = event.submission(deadline, room, link);
-        self.queue.try_send(submission).map_err(|error| refused(&error))?;
+        match self.route() {
+            Some(elsewhere) if !stays => elsewhere.try_send(vec![submission]).map_err(|error| refused(&error))?,
+            _ => self.queue.try_send(submission).map_err(|error| refused(&error))?,
+        }
         Ok(Pending { answer, deadline })
+    }
+
+    /// Where events go that have just come, unless into the queue.
+    fn route(&self) -> Option<&mpsc::Sender<Parcel>> {
+        self.preferred.as_ref().and_then(Preferred::route)
+    }
+
+    /// Places for so many events that stay together.
+    fn reserve(&self, places: usize) -> Result<Places<'_>, SubmitError> {
+        match self.route() {
+            Some(elsewhere) if places > 0 => {
+                let place = elsewhere.try_reserve().map_err(|error| refused(&error))?;
+                Ok(Places::Elsewhere(place, Vec::with_capacity(places)))
+            }
+            _ => self.queue.try_reserve_many(places).map(Places::Here).map_err(|error| refused(&error)),
+        }
     }
 
     /// Room for so many bytes, at once or not at all.
@@ -100,17 +161,18 @@ fn take_all(desks: &[Desk], events: Vec<(usize, Encoded)>, deadline: Instant) ->
     // All that is needed before anything is sent: what is sent cannot be taken back.
     let mut reserved = Vec::with_capacity(desks.len());
     for (desk, (places, bytes)) in desks.iter().zip(wanted) {
-        let places = desk.queue.try_reserve_many(places).map_err(|error| refused(&error))?;
-        reserved.push((places, desk.room(bytes)?, Chain::new(Reuse::LeftOut)));
+        reserved.push((desk.reserve(places)?, desk.room(bytes)?, Chain::new(Reuse::LeftOut)));
     }
     let take = |(index, event): (usize, Encoded)| {
         let (places, room, chain) = reserved.get_mut(index).ok_or(SubmitError::Starting)?;
-        let (place, room) = places.next().zip(room.split(event.bytes)).ok_or(SubmitError::Overloaded)?;
+        let room = room.split(event.bytes).ok_or(SubmitError::Overloaded)?;
         let (submission, answer) = event.submission(deadline, room, Some(chain.link()));
-        place.send(submission);
+        places.fill(submission)?;
         Ok(Pending { answer, deadline })
     };
-    events.into_iter().map(take).collect()
+    let pending = events.into_iter().map(take).collect();
+    reserved.into_iter().for_each(|(places, ..)| places.finish());
+    pending
 }
 
 fn refused<T>(error: &mpsc::error::TrySendError<T>) -> SubmitError {

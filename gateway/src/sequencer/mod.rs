@@ -9,6 +9,7 @@
 //! - `flight`: a decided group on its way into the log; `session`: the loop that sends one after the other.
 //! - `desk`: where events come in, alone, many at once, or in a line; `chain`: those that must not overtake each other.
 //! - `shard`: opens, compares, catches up, and starts over; `heads`: carried forward.
+//! - `preferred`: of several gateways one appends for all, as long as it answers.
 //!
 //! A sender whose append had no answer, and whose event is then found in the log, is told that it is a duplicate: 200 is
 //! right for whoever sent it, 202 might be the second one.
@@ -35,6 +36,7 @@ mod heads;
 mod lookup;
 mod options;
 mod overlay;
+mod preferred;
 mod probe;
 mod progress;
 mod session;
@@ -172,7 +174,15 @@ pub async fn start(
         let receipts = shard::open(path.clone(), stream.clone(), options.horizons()).await?;
         let (asks, asked) = mpsc::channel(QUEUE_ASKS_MAX);
         let (current, currently) = watch::channel(None);
-        let (desk, queued) = Desk::new(options.queue_events_max, asks, currently);
+        let (mut desk, queued) = Desk::new(options.queue_events_max, asks, currently);
+        let drained = if options.forwards {
+            let drained = CancellationToken::new();
+            let (connection, own) = (connection.clone(), desk.own(&options));
+            desk.preferred = preferred::start(id, layout, connection, own, drain.clone(), drained.clone(), tasks).await;
+            drained
+        } else {
+            drain.clone()
+        };
         desks.push(desk);
         let shard = Shard {
             id,
@@ -181,7 +191,7 @@ pub async fn start(
             connection: connection.clone(),
             options: options.clone(),
             path,
-            drain: drain.clone(),
+            drain: drained,
             progress: progress.clone(),
             current,
         };

@@ -29,6 +29,8 @@ pub struct SequencerOptions {
     pub submit_timeout: Duration,
     /// Events that may wait in one shard; at least 1.
     pub queue_events_max: usize,
+    /// Whether one of several gateways appends for all. Without it each appends for itself: right, and slower.
+    pub forwards: bool,
 }
 
 impl SequencerOptions {
@@ -42,6 +44,7 @@ impl SequencerOptions {
             message_bytes_max: usize::try_from(spec.message_bytes_max()).unwrap_or(usize::MAX),
             submit_timeout: SUBMIT_TIMEOUT,
             queue_events_max: QUEUE_EVENTS_MAX,
+            forwards: true,
         }
     }
 

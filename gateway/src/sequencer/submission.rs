@@ -11,7 +11,7 @@ use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
 
 use super::{
     NewEvent, Receipt, SubmitError,
-    chain::{Link, Linked},
+    chain::{ChainKey, Link, Linked},
     decide::Looked,
     overlay::UNREAD,
 };
@@ -22,6 +22,9 @@ const SEQUENCE: &str = "ce-sequence";
 const PREVIOUS: &str = "ce-previousid";
 /// Bytes that numbering adds to a message: `ce-previousid: <uuid>`.
 const NUMBERING_BYTES: usize = 64;
+
+/// What its sender is told.
+pub(super) type Answer = Result<Receipt, SubmitError>;
 
 /// An event, encoded but for its number and predecessor, and who waits for its receipt. It is encoded and hashed where it
 /// is submitted, not in the one task that everything passes through.
@@ -42,9 +45,14 @@ pub(super) struct Submission {
     pub looked: Looked,
     /// What it holds of its chain, if it is a member of one.
     link: Option<Link>,
-    answer: oneshot::Sender<Result<Receipt, SubmitError>>,
+    answer: oneshot::Sender<Answer>,
     /// Its part of what the queue may hold.
     _room: OwnedSemaphorePermit,
+}
+
+/// Bytes of a message once it is numbered.
+pub(super) fn numbered_bytes(message: &Outgoing) -> usize {
+    message.encoded_size() + NUMBERING_BYTES
 }
 
 /// A message of which nothing is left, for the time in which the message is elsewhere.
@@ -57,11 +65,13 @@ pub(super) fn no_message() -> Outgoing {
 pub(super) struct Encoded {
     pub id: EventId,
     pub workflow: WorkflowId,
-    digest: [u8; 32],
-    message: Outgoing,
+    /// Of workflow, type and body.
+    pub digest: [u8; 32],
+    /// The message but for its number and predecessor.
+    pub message: Outgoing,
     /// Bytes of the message once it is numbered.
     pub bytes: usize,
-    receipt_on_id_reuse: bool,
+    pub receipt_on_id_reuse: bool,
 }
 
 impl Encoded {
@@ -74,7 +84,7 @@ impl Encoded {
             id: event.id,
             digest: body_digest(&event.workflow, &event.event_type, &event.payload),
             workflow: event.workflow,
-            bytes: message.encoded_size() + NUMBERING_BYTES,
+            bytes: numbered_bytes(&message),
             message,
             receipt_on_id_reuse,
         }
@@ -86,7 +96,7 @@ impl Encoded {
         deadline: Instant,
         room: OwnedSemaphorePermit,
         link: Option<Link>,
-    ) -> (Submission, oneshot::Receiver<Result<Receipt, SubmitError>>) {
+    ) -> (Submission, oneshot::Receiver<Answer>) {
         let (answer, answered) = oneshot::channel();
         let submission = Submission {
             id: self.id,
@@ -133,10 +143,19 @@ impl Submission {
         Some(Linked { reuse_breaks: linked.reuse_breaks && !self.receipt_on_id_reuse, ..linked })
     }
 
+    /// What tells its chain from others, if it is a member of one.
+    pub fn chain(&self) -> Option<ChainKey> {
+        self.link.as_ref().map(|link| link.chain().key())
+    }
+
     /// Whether both are members of one chain.
     pub fn is_chained_to(&self, other: &Self) -> bool {
-        let key = |submission: &Self| submission.link.as_ref().map(|link| link.chain().key());
-        key(self).is_some_and(|own| key(other) == Some(own))
+        self.chain().is_some_and(|own| other.chain() == Some(own))
+    }
+
+    /// From now on somebody else hears its answer. Who heard it before.
+    pub fn redirect(&mut self, answer: oneshot::Sender<Answer>) -> oneshot::Sender<Answer> {
+        std::mem::replace(&mut self.answer, answer)
     }
 
     /// Writes the number and the predecessor into the message, over those of an earlier decision.
@@ -167,7 +186,7 @@ impl Submission {
     }
 
     /// Tells the sender, if it still listens.
-    pub fn answer(self, answer: Result<Receipt, SubmitError>) {
+    pub fn answer(self, answer: Answer) {
         if let Some(link) = self.link {
             link.settle(&answer);
         }

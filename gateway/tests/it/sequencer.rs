@@ -23,6 +23,7 @@ use crate::mesh::{PATIENCE, spec};
 mod chains;
 mod faults;
 mod log;
+mod preferred;
 mod receipts;
 
 /// A nats-server with a log.

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     options::{NatsOptions, Secret, SecretRef},
-    subject::{CATALOG_BUCKET, LEASES_BUCKET, Layout, RETRY_SUBJECT},
+    subject::{APPENDER_KEYS, CATALOG_BUCKET, FORWARD_SUBJECTS, LEASES_BUCKET, Layout, RETRY_SUBJECT},
 };
 
 /// Random bytes in a password.
@@ -68,23 +68,27 @@ impl Users {
     /// The users as the server's configuration names them.
     pub(super) fn config(&self, layout: Layout) -> Value {
         let roles = [
-            (&self.gateway, gateway_subjects(), Some(RETRY_SUBJECT)),
-            (&self.worker, worker_subjects(), None),
-            (&self.admin, admin_subjects(), None),
-            (&self.tail, tail_subjects(layout), None),
+            // Gateways hand each other events; nobody else hears or says anything there.
+            (&self.gateway, gateway_subjects(), [FORWARD_SUBJECTS].as_slice(), Some(RETRY_SUBJECT)),
+            (&self.worker, worker_subjects(), &[], None),
+            (&self.admin, admin_subjects(), &[], None),
+            (&self.tail, tail_subjects(layout), &[], None),
         ];
-        roles.into_iter().map(|(user, publish, answers)| entry(user, &publish, answers)).collect()
+        let entries = roles.into_iter().map(|(user, publish, hears, answers)| entry(user, &publish, hears, answers));
+        entries.collect()
     }
 }
 
-/// One user: may publish to `publish` and subscribe to its own inbox; and answer, once each, the requests on `answers`.
-fn entry(user: &NatsOptions, publish: &[String], answers: Option<&str>) -> Value {
+/// One user: may publish to `publish` and subscribe to its own inbox and to `hears`; and answer, once each, the requests
+/// on `answers`.
+fn entry(user: &NatsOptions, publish: &[String], hears: &[&str], answers: Option<&str>) -> Value {
     let password = match &user.password {
         Some(SecretRef::Clear(password)) => password.expose(),
         _ => "",
     };
     let inbox = user.inbox_prefix.as_deref().unwrap_or("_INBOX");
-    let subscribe: Vec<_> = std::iter::once(format!("{inbox}.>")).chain(answers.map(str::to_owned)).collect();
+    let inbox = format!("{inbox}.>");
+    let subscribe: Vec<_> = [inbox.as_str()].into_iter().chain(hears.iter().copied()).chain(answers).collect();
     let mut permissions = json!({ "publish": { "allow": publish }, "subscribe": { "allow": subscribe } });
     if answers.is_some() {
         permissions["allow_responses"] = true.into();
@@ -115,7 +119,7 @@ fn role_subjects(own: &[String]) -> Vec<String> {
 }
 
 fn gateway_subjects() -> Vec<String> {
-    role_subjects(&["events.>", "heads.>", "rejected.>"].map(str::to_owned))
+    role_subjects(&["events.>", "heads.>", "rejected.>", FORWARD_SUBJECTS, APPENDER_KEYS].map(str::to_owned))
 }
 
 fn worker_subjects() -> Vec<String> {

@@ -18,11 +18,11 @@ use weft_nats::{
     options::{LogOptions, MESSAGE_OVERHEAD_BYTES, NatsOptions},
     server::{Server, ServerError, ServerOptions, find_program},
     streams::{self, LogSpec},
-    subject::{RETRY_QUEUE, RETRY_SUBJECT},
+    subject::{FORWARD_SUBJECTS, Layout, RETRY_QUEUE, RETRY_SUBJECT},
     testing::eventually,
 };
 use weft_proto::{
-    ids::StreamSeq,
+    ids::{ShardId, StreamSeq},
     v1::{GithubScheme, Source, Verification, verification},
 };
 
@@ -185,6 +185,46 @@ async fn only_admins_ask_for_retries() {
         publish(other, "nothing").await;
         assert!(futures_util::FutureExt::now_or_never(heard.next()).is_none());
     }
+}
+
+/// Gateways hand each other events, answer more than once, and say who appends; nobody else hears any of it or has a say.
+#[tokio::test]
+async fn gateways_talk_among_themselves() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(options(folder.path()), CancellationToken::new()).await.unwrap();
+    let users = server.users();
+    let gateways = [connect(&users.gateway).await, connect(&users.gateway).await];
+    ensure(&gateways[0]).await;
+    let layout = Layout::new(1);
+    let (asked, told) = (layout.forward_subject(ShardId(0), "a"), layout.forward_answer_subject(ShardId(0), "b", 1));
+    let mut requests = gateways[0].client().subscribe(asked.clone()).await.unwrap();
+    let mut answers = gateways[1].client().subscribe(told.clone()).await.unwrap();
+    for gateway in &gateways {
+        gateway.client().flush().await.unwrap();
+    }
+    let others = [connect(&users.worker).await, connect(&users.admin).await, connect(&users.tail).await];
+    let mut heard = Vec::new();
+    for other in &others {
+        heard.push(other.client().subscribe(FORWARD_SUBJECTS).await.unwrap());
+        publish(other, &asked).await;
+        publish(other, &told).await;
+    }
+    let ask = gateways[1].client().publish_with_reply(asked, told.clone(), "by a gateway".into());
+    ask.await.unwrap();
+    let request = tokio::time::timeout(PATIENCE, requests.next()).await.expect("it comes through").unwrap();
+    assert_eq!((request.payload, request.reply.as_deref()), ("by a gateway".into(), Some(told.as_str())));
+    for answer in ["working", "verdicts"] {
+        gateways[0].client().publish(told.clone(), answer.into()).await.unwrap();
+        let heard = tokio::time::timeout(PATIENCE, answers.next()).await.expect("it comes through").unwrap();
+        assert_eq!(heard.payload, answer, "nobody else's word comes first");
+    }
+    for (other, mut heard) in others.iter().zip(heard) {
+        // Behind what it would have heard.
+        publish(other, "nothing").await;
+        assert!(futures_util::FutureExt::now_or_never(heard.next()).is_none());
+    }
+    publish(&gateways[0], &layout.appender_key(ShardId(0))).await;
+    assert!(eventually(PATIENCE, async || last(&gateways[0], "KV_weft_leases").await == StreamSeq(1)).await);
 }
 
 /// The contract's tail: stored events through a consumer, nothing else.

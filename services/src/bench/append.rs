@@ -165,7 +165,7 @@ pub async fn alone(
 }
 
 /// JSON of exactly so many bytes, or a little more where it would be none.
-fn body(bytes: usize) -> Bytes {
+pub(super) fn body(bytes: usize) -> Bytes {
     const EMPTY: &str = r#"{"type":"bench","pad":""}"#;
     let pad = "x".repeat(bytes.saturating_sub(EMPTY.len()));
     format!(r#"{{"type":"bench","pad":"{pad}"}}"#).into()

@@ -10,6 +10,7 @@ pub mod cpu;
 pub mod deliver;
 pub mod disk;
 pub mod folder;
+pub mod gateways;
 pub mod hundred;
 pub mod latency;
 pub mod load;
@@ -29,6 +30,8 @@ pub enum BenchCommand {
     /// Verify and answer, without a log: what a gateway is measured against
     #[command(hide = true)]
     Answer(answer::AnswerArgs),
+    /// Several gateways on one shard against one alone
+    Gateways(gateways::GatewaysArgs),
     /// Signed HTTP to 202 and to delivered, with CPU seconds of each process
     Deliver(deliver::DeliverArgs),
 }
@@ -44,6 +47,7 @@ pub async fn run(command: BenchCommand) -> Result<(), Failure> {
         BenchCommand::Append(args) => append::run(args).await,
         BenchCommand::Accept(args) => accept::run(args).await,
         BenchCommand::Answer(args) => answer::run(args).await,
+        BenchCommand::Gateways(args) => gateways::run(args).await,
         BenchCommand::Deliver(args) => deliver::run(args).await,
     }
 }

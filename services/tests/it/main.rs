@@ -5,6 +5,7 @@ mod catalog;
 mod commands;
 mod drain;
 mod faults;
+mod gateways;
 mod load;
 mod mesh;
 mod order;

@@ -1,5 +1,5 @@
-//! A log and gateways in memory, for the pure part: several sequencers on one log, interleaved at will, with acks and
-//! appends that get lost and late copies that arrive after all.
+//! A log and gateways in memory, for the pure part: several sequencers on one log, interleaved at will, that hand events to
+//! each other and do not wait for ever, with acks and appends that get lost and late copies that arrive after all.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,6 +10,7 @@ use std::{
 use jiff::Timestamp;
 use tokio::{
     sync::{Semaphore, oneshot},
+    task::JoinSet,
     time::Instant,
 };
 use weft_index::{
@@ -33,10 +34,17 @@ use crate::sequencer::{
     decide::Looked,
     flight::{Carry, Flight},
     overlay::Overlay,
-    submission::{Encoded, Submission, test_event},
+    preferred::{
+        LATE_MAX, reconcile,
+        wire::{self, Verdict},
+    },
+    submission::{self, Encoded, Submission, test_event},
 };
 
 pub const LAYOUT: Layout = Layout::new(1);
+
+/// What all clocks say.
+const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
 pub fn horizons() -> Horizons {
     Horizons::new(Duration::from_secs(1_000_000), Duration::from_secs(10_000_000))
@@ -53,8 +61,14 @@ pub enum Mutant {
     NoComparison,
     /// What was appended beyond the file is forgotten.
     NoOverlay,
+    /// Who has waited no more for another gateway hears nothing from it.
+    NoLateWord,
     /// Nobody is told what belongs to one chain.
     NoChain,
+    /// Members of lines go to other gateways like any other event.
+    LinesHandedOn,
+    /// Batches go to other gateways, which do not learn that they are batches.
+    BatchesFallApart,
 }
 
 /// The stream.
@@ -85,11 +99,17 @@ pub enum Step {
     /// A sender sends delivery `delivery` to a gateway, with its own body or with another one, alone or as the next of
     /// one of the gateway's chains.
     Submit { gateway: usize, delivery: u8, other_body: bool, chain: Option<usize> },
-    /// One of the gateway's chains gets no more members; another takes its place.
+    /// One of the gateway's chains gets no more members; another takes its place. A batch is submitted by this.
     EndChain { gateway: usize, chain: usize },
     /// The oldest that are ready have waited for too long.
     Expire { gateway: usize, count: u8 },
-    /// Its sequencer asks the file about what has arrived.
+    /// What was submitted to it goes to another one, as a request; lines do not.
+    Forward { gateway: usize, to: usize },
+    /// It hears what has become of what it handed to others.
+    Hear { gateway: usize },
+    /// It waits no more for what it handed to others, and appends it itself as well.
+    GiveUp { gateway: usize },
+    /// It appends what was submitted to it: its sequencer asks the file about that and about what others handed to it.
     LookUp { gateway: usize },
     /// It decides for so many of those that are ready, and one more, and sends off, with heads or without.
     Launch { gateway: usize, carry: bool, more: u8 },
@@ -132,7 +152,21 @@ struct File {
     heads: HashMap<WorkflowId, Head>,
 }
 
+/// An event that another gateway is to append.
+struct Away {
+    submission: Submission,
+    /// Its receipt from there.
+    there: oneshot::Receiver<submission::Answer>,
+}
+
 struct Gateway {
+    /// Submitted, and on no way yet.
+    submitted: Vec<Submission>,
+    /// Batches that are not whole yet, by their chains.
+    batches: [Vec<Submission>; CHAINS],
+    away: Vec<Away>,
+    /// Senders that wait for what is decided here and there.
+    reconciling: JoinSet<()>,
     file: File,
     overlay: Overlay,
     /// Read and not in the file.
@@ -146,7 +180,7 @@ struct Gateway {
 }
 
 /// A sender that waits, and where the answer comes.
-type Waiting = (Sent, oneshot::Receiver<Result<Receipt, SubmitError>>);
+type Waiting = (Sent, oneshot::Receiver<submission::Answer>);
 
 /// All of it.
 pub struct World {
@@ -201,6 +235,10 @@ impl Log {
 impl Gateway {
     fn new() -> Self {
         Self {
+            submitted: Vec::new(),
+            batches: Default::default(),
+            away: Vec::new(),
+            reconciling: JoinSet::new(),
             file: File::default(),
             overlay: Overlay::new(StreamSeq(0), StreamSeq(0), Timestamp::UNIX_EPOCH),
             unwritten: Vec::new(),
@@ -212,7 +250,60 @@ impl Gateway {
         }
     }
 
+    fn end_chain(&mut self, chain: usize) {
+        self.chains[chain] = None;
+        self.submitted.append(&mut self.batches[chain]);
+    }
+
+    /// What it would forward, as it arrives there.
+    fn forward(&mut self, mutant: Mutant, room: &Arc<Semaphore>) -> Vec<Submission> {
+        let request = wire::request(NOW, &self.submitted);
+        let events = wire::events(request, LAYOUT, NOW, Duration::ZERO).expect("a request");
+        let mut there = Vec::new();
+        for (submission, arrived) in self.submitted.drain(..).zip(events) {
+            let room = room.clone().try_acquire_owned().expect("room for all");
+            let link = arrived.link.filter(|_| mutant != Mutant::BatchesFallApart);
+            let (arriving, answer) = arrived.event.expect("an event").submission(Instant::now(), room, link);
+            there.push(arriving);
+            self.away.push(Away { submission, there: answer });
+        }
+        there
+    }
+
+    fn hear(&mut self) {
+        for Away { submission, mut there } in std::mem::take(&mut self.away) {
+            match there.try_recv() {
+                Ok(answer) => {
+                    let verdict = wire::encode_verdict(Verdict::Told(answer));
+                    match wire::decode_verdict(verdict, submission.id, &submission.workflow) {
+                        Verdict::Told(answer) => submission.answer(answer),
+                        Verdict::NotTaken => panic!("it was taken"),
+                    }
+                }
+                Err(oneshot::error::TryRecvError::Empty) => self.away.push(Away { submission, there }),
+                Err(oneshot::error::TryRecvError::Closed) => self.take_back(submission, there),
+            }
+        }
+    }
+
+    fn take_back(&mut self, mut submission: Submission, there: oneshot::Receiver<submission::Answer>) {
+        let (tell, here) = oneshot::channel();
+        let sender = submission.redirect(tell);
+        self.reconciling.spawn(async move {
+            let _ = sender.send(reconcile(here, there).await);
+        });
+        self.arrived.push(submission);
+    }
+
+    fn give_up(&mut self, mutant: Mutant) {
+        for Away { submission, there } in std::mem::take(&mut self.away) {
+            let silent = oneshot::channel().1;
+            self.take_back(submission, if mutant == Mutant::NoLateWord { silent } else { there });
+        }
+    }
+
     fn look_up(&mut self) {
+        self.arrived.append(&mut self.submitted);
         for mut submission in self.arrived.drain(..) {
             submission.looked = Looked {
                 cursor: self.file.cursor,
@@ -347,7 +438,7 @@ impl World {
         let count = self.gateways.len();
         match step {
             Step::Submit { gateway, delivery, other_body, chain } => {
-                let own = &mut self.gateways[gateway % count].chains;
+                let (own, chain_at) = (&mut self.gateways[gateway % count].chains, chain);
                 let chain = chain.map(|chain| {
                     own[chain % CHAINS].get_or_insert_with(|| {
                         self.chains += 1;
@@ -368,10 +459,17 @@ impl World {
                 event.received_at = Timestamp::from_second(sent.number).unwrap();
                 let room = self.room.clone().try_acquire_owned().expect("room for all");
                 let (submission, answer) = Encoded::new(event, LAYOUT).submission(Instant::now(), room, link);
-                self.gateways[gateway % count].arrived.push(submission);
+                let gateway = &mut self.gateways[gateway % count];
+                // As at a desk.
+                match (chain_at, sent.chain) {
+                    (Some(at), Some(number)) if !reuse_breaks(number) => &mut gateway.batches[at % CHAINS],
+                    (Some(_), _) if mutant != Mutant::LinesHandedOn => &mut gateway.arrived,
+                    _ => &mut gateway.submitted,
+                }
+                .push(submission);
                 self.waiting.push((sent, answer));
             }
-            Step::EndChain { gateway, chain } => self.gateways[gateway % count].chains[chain % CHAINS] = None,
+            Step::EndChain { gateway, chain } => self.gateways[gateway % count].end_chain(chain % CHAINS),
             Step::Expire { gateway, count: expired } => {
                 self.faults = true;
                 let ready = &mut self.gateways[gateway % count].ready;
@@ -379,6 +477,13 @@ impl World {
                     submission.answer(Err(SubmitError::Unavailable));
                 }
             }
+            Step::Forward { gateway, to } if gateway % count != to % count => {
+                let there = self.gateways[gateway % count].forward(mutant, &self.room);
+                self.gateways[to % count].arrived.extend(there);
+            }
+            Step::Forward { .. } => {}
+            Step::Hear { gateway } => self.gateways[gateway % count].hear(),
+            Step::GiveUp { gateway } => self.gateways[gateway % count].give_up(mutant),
             Step::LookUp { gateway } => self.gateways[gateway % count].look_up(),
             Step::Launch { gateway, carry, more } => self.gateways[gateway % count].launch(carry, more, mutant),
             Step::Land { gateway, fate } => {
@@ -405,9 +510,12 @@ impl World {
         }
     }
 
-    /// Lets everything come to its end, without further faults.
-    pub fn settle(&mut self) {
+    /// Lets everything come to its end, without further faults. Needs a runtime whose time stands still.
+    pub async fn settle(&mut self) {
         let gateways = self.gateways.len();
+        for gateway in 0..gateways {
+            (0..CHAINS).for_each(|chain| self.step(Step::EndChain { gateway, chain }));
+        }
         for _ in 0..4 {
             for gateway in 0..gateways {
                 self.step(Step::LookUp { gateway });
@@ -417,8 +525,11 @@ impl World {
                 self.step(Step::Launch { gateway, carry: false, more: u8::MAX });
                 self.gateways[gateway].land(&mut self.log, Fate::Acked, &mut self.late);
                 self.step(Step::Read { gateway, messages: u8::MAX });
+                self.step(Step::Hear { gateway });
             }
         }
+        // Whoever waits for a late word has heard it by now, or never will.
+        tokio::time::sleep(LATE_MAX * 2).await;
     }
 
     /// What every sender was told.

@@ -1,0 +1,263 @@
+//! The other gateways' side: hands events to the preferred appender and its verdicts to their senders, and takes events
+//! back into the own queue when it does not answer.
+
+use std::collections::{HashMap, VecDeque};
+
+use futures_util::StreamExt as _;
+use jiff::Timestamp;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use weft_nats::async_nats::{Message, StatusCode, Subscriber};
+use weft_proto::v1;
+
+use super::{
+    Name, Parcel, Shared, Standing,
+    keeper::{Doubt, Why},
+    late::{LATE_MAX, reconcile},
+    pipeline::{Pipeline, SILENCE_MAX},
+    wire::{self, Reply, Verdict},
+};
+use crate::{
+    metrics,
+    sequencer::{
+        SubmitError,
+        submission::{Answer, Submission},
+    },
+};
+
+/// Events of one request, unless one batch is larger: a quarter of a group commit, so that several requests fill one.
+const REQUEST_EVENTS_MAX: usize = 250;
+/// Bytes of the messages of one request, unless one event or batch alone is larger.
+const REQUEST_BYTES_MAX: usize = 256 * 1024;
+/// Bytes that a request adds to the messages in it, for each: field tags and lengths, the id and the digest.
+const EVENT_OVERHEAD_BYTES: usize = 512;
+
+/// Forwards for one shard.
+#[derive(Debug)]
+pub(super) struct Forwarder {
+    shared: Shared,
+    /// What is to be forwarded.
+    queue: mpsc::Receiver<Parcel>,
+    /// Where this gateway's own session takes events.
+    own: mpsc::Sender<Submission>,
+    doubts: mpsc::Sender<Doubt>,
+    tasks: TaskTracker,
+    waiting: VecDeque<Parcel>,
+    pipeline: Pipeline,
+    /// Requests that were given up, of which the preferred appender may still say something.
+    late: HashMap<u64, Late>,
+}
+
+#[derive(Debug)]
+struct Late {
+    since: Instant,
+    events: Vec<(Told, oneshot::Sender<Answer>)>,
+}
+
+/// What makes a receipt of a verdict.
+type Told = (weft_proto::ids::EventId, weft_proto::ids::WorkflowId);
+
+impl Forwarder {
+    pub fn new(
+        shared: Shared,
+        queue: mpsc::Receiver<Parcel>,
+        own: mpsc::Sender<Submission>,
+        doubts: mpsc::Sender<Doubt>,
+        tasks: TaskTracker,
+    ) -> Self {
+        let (waiting, pipeline, late) = (VecDeque::new(), Pipeline::default(), HashMap::new());
+        Self { shared, queue, own, doubts, tasks, waiting, pipeline, late }
+    }
+
+    /// Works until `drain`, and until everything that was handed to it has been answered or taken back.
+    pub async fn run(mut self, mut answers: Subscriber, drain: CancellationToken) {
+        let mut arrived = Vec::new();
+        let (mut closed, mut draining) = (false, false);
+        while !(closed && self.waiting.is_empty() && self.pipeline.is_empty()) {
+            let takes_in = !closed && self.waiting.len() < REQUEST_EVENTS_MAX;
+            tokio::select! {
+                // What has been said counts before what has not: we may have been the ones who stood still.
+                biased;
+                answer = answers.next() => match answer {
+                    Some(answer) => self.answered(&answer),
+                    // The client has ended.
+                    None => break,
+                },
+                () = drain.cancelled(), if !draining => {
+                    draining = true;
+                    self.queue.close();
+                }
+                () = super::at(self.pipeline.silent_at()) => {
+                    self.doubt(Why::Silent);
+                    self.give_up(Why::Silent);
+                }
+                count = self.queue.recv_many(&mut arrived, REQUEST_EVENTS_MAX), if takes_in => {
+                    closed = count == 0;
+                    self.waiting.extend(arrived.drain(..));
+                }
+            }
+            self.send().await;
+        }
+        self.give_up(Why::Silent);
+    }
+
+    /// Sends off what waits, as far as it may be under way.
+    async fn send(&mut self) {
+        while !self.waiting.is_empty() && self.pipeline.has_room() {
+            let to = match self.shared.standing() {
+                Standing::Theirs(holder) if self.pipeline.to().is_none_or(|to| *to == holder) => holder,
+                // Nobody to send it to, or the last one still owes answers.
+                _ => return self.take_back_waiting(),
+            };
+            let submissions = self.next_request();
+            let request = wire::request(Timestamp::now(), &submissions);
+            if request.len() > self.shared.connection.max_payload().unwrap_or(0) {
+                submissions.into_iter().for_each(|submission| self.take_back(submission));
+                continue;
+            }
+            let number = self.pipeline.send(&to, Instant::now(), submissions);
+            if !self.publish(&to, number, request).await {
+                self.doubt(Why::Silent);
+                self.give_up(Why::Silent);
+            }
+        }
+    }
+
+    /// At least one parcel, as many as fit.
+    fn next_request(&mut self) -> Vec<Submission> {
+        let (mut events, mut bytes) = (0usize, 0usize);
+        let fitting = self.waiting.iter().take_while(|parcel| {
+            events = events.saturating_add(parcel.len());
+            for submission in *parcel {
+                bytes = bytes.saturating_add(submission.bytes + EVENT_OVERHEAD_BYTES);
+            }
+            events <= REQUEST_EVENTS_MAX && bytes <= REQUEST_BYTES_MAX
+        });
+        let count = fitting.count().max(1);
+        self.waiting.drain(..count.min(self.waiting.len())).flatten().collect()
+    }
+
+    /// Whether it went out, as far as we know.
+    async fn publish(&self, to: &Name, number: u64, request: bytes::Bytes) -> bool {
+        let Shared { connection, layout, shard, me, .. } = &self.shared;
+        // While it is disconnected the client queues: the request would arrive when nobody waits for it any more.
+        if !connection.is_connected() {
+            return false;
+        }
+        let subject = layout.forward_subject(*shard, to);
+        let reply = layout.forward_answer_subject(*shard, me, number);
+        let published = connection.client().publish_with_reply(subject, reply, request);
+        matches!(timeout(SILENCE_MAX, published).await, Ok(Ok(())))
+    }
+
+    fn answered(&mut self, message: &Message) {
+        let number = message.subject.rsplit('.').next().and_then(|number| number.parse().ok());
+        let Some(number) = number else { return };
+        let nobody = message.status == Some(StatusCode::NO_RESPONDERS);
+        let reply = if nobody { None } else { wire::decode_reply(message.payload.clone()) };
+        let under_way = self.pipeline.heard(number, Instant::now());
+        match reply {
+            Some(Reply::Verdicts(verdicts)) if under_way => self.decided(number, verdicts),
+            Some(Reply::Verdicts(verdicts)) => self.decided_late(number, verdicts),
+            Some(Reply::Refused) if under_way => {
+                self.doubt(Why::Refused);
+                self.take_back_request(number);
+            }
+            None if nobody && under_way => {
+                self.doubt(Why::Gone);
+                // Of this one nothing was taken, of the others nothing more will be heard.
+                self.take_back_request(number);
+                self.give_up(Why::Gone);
+            }
+            Some(Reply::Working | Reply::Refused) | None => {}
+        }
+    }
+
+    fn decided(&mut self, number: u64, verdicts: Vec<v1::ForwardVerdict>) {
+        let Some(submissions) = self.pipeline.answered(number) else { return };
+        ::metrics::counter!(metrics::FORWARDED).increment(submissions.len() as u64);
+        let mut verdicts = verdicts.into_iter();
+        for submission in submissions {
+            // One that is missing may have been appended.
+            let verdict = verdicts.next().unwrap_or_default();
+            match wire::decode_verdict(verdict, submission.id, &submission.workflow) {
+                Verdict::Told(answer) => submission.answer(answer),
+                Verdict::NotTaken => self.take_back(submission),
+            }
+        }
+    }
+
+    /// As [`decided`](Self::decided), of a request that was given up.
+    fn decided_late(&mut self, number: u64, verdicts: Vec<v1::ForwardVerdict>) {
+        let late = self.late.remove(&number).into_iter().flat_map(|late| late.events);
+        for (((id, workflow), tell), verdict) in late.zip(verdicts) {
+            if let Verdict::Told(answer) = wire::decode_verdict(verdict, id, &workflow) {
+                // Its sender may have its answer already.
+                let _ = tell.send(answer);
+            }
+        }
+    }
+
+    /// Waits no more for what is under way: whoever appends it first makes it one event.
+    fn give_up(&mut self, why: Why) {
+        self.late.retain(|_, late| why != Why::Gone && late.since.elapsed() < LATE_MAX);
+        for (number, submissions) in self.pipeline.give_up() {
+            let mut events = Vec::with_capacity(submissions.len());
+            for mut submission in submissions {
+                let told = (submission.id, submission.workflow.clone());
+                let (tell_here, here) = oneshot::channel();
+                let (tell_there, there) = oneshot::channel();
+                let sender = submission.redirect(tell_here);
+                // Ends with the submission's own answer, and a second.
+                self.tasks.spawn(async move {
+                    let _ = sender.send(reconcile(here, there).await);
+                });
+                events.push((told, tell_there));
+                // It may have been appended elsewhere.
+                self.append_here(submission, SubmitError::Unavailable);
+            }
+            if why != Why::Gone {
+                self.late.insert(number, Late { since: Instant::now(), events });
+            }
+        }
+        self.take_back_waiting();
+    }
+
+    /// Tells the keeper, and forwards nothing more until it knows better.
+    fn doubt(&self, why: Why) {
+        let Some(holder) = self.pipeline.to().cloned() else { return };
+        self.shared.doubt(&holder);
+        // Where doubts queue up, the first says enough.
+        let _ = self.doubts.try_send(Doubt { holder, why });
+    }
+
+    fn take_back_request(&mut self, number: u64) {
+        let submissions = self.pipeline.answered(number);
+        submissions.into_iter().flatten().for_each(|submission| self.take_back(submission));
+    }
+
+    fn take_back_waiting(&mut self) {
+        while let Some(parcel) = self.waiting.pop_front() {
+            parcel.into_iter().for_each(|submission| self.take_back(submission));
+        }
+    }
+
+    /// This gateway appends it, and nobody else has.
+    fn take_back(&self, submission: Submission) {
+        self.append_here(submission, SubmitError::Overloaded);
+    }
+
+    /// This gateway appends it; where it has no room for it, the answer is `full`.
+    fn append_here(&self, submission: Submission, full: SubmitError) {
+        ::metrics::counter!(metrics::TAKEN_BACK).increment(1);
+        match self.own.try_send(submission) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(submission)) => submission.answer(Err(full)),
+            // The session has ended before its time.
+            Err(mpsc::error::TrySendError::Closed(submission)) => submission.answer(Err(SubmitError::Unavailable)),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What a sender is told when its event was handed to a preferred appender that then fell silent: the event goes into the
+//! own queue as well, and whoever appends first makes it one event.
+//!
+//! "Known" here may then mean our own copy, appended there: its sender is the first, and only the preferred appender can
+//! say so. So its late word is waited for, for a while. At most one of the two says "new": both compare before they append.
+
+use std::time::Duration;
+
+use tokio::{sync::oneshot, time::timeout};
+
+use crate::sequencer::{SubmitError, submission::Answer};
+
+/// How long a late word of the preferred appender is waited for, once the event is known to be in the log: longer than a
+/// busy machine makes a living one wait, and well below what a sender waits. Without it the sender is told that its event
+/// is a duplicate, which is right for whoever sent it.
+pub(in crate::sequencer) const LATE_MAX: Duration = Duration::from_secs(1);
+
+/// The answer, of what is decided here and what is decided there.
+pub(in crate::sequencer) async fn reconcile(
+    mut here: oneshot::Receiver<Answer>,
+    mut there: oneshot::Receiver<Answer>,
+) -> Answer {
+    let mut told = None;
+    let decided = loop {
+        tokio::select! {
+            // Of two words at the same moment, theirs may be the better one.
+            biased;
+            answer = &mut there, if told.is_none() => match answer {
+                Ok(answer) if is_new(&answer) => return answer,
+                other => told = Some(other),
+            },
+            decided = &mut here => break decided.unwrap_or(Err(SubmitError::Unavailable)),
+        }
+    };
+    if told.is_some() || !decided.as_ref().is_ok_and(|receipt| receipt.duplicate) {
+        return decided;
+    }
+    match timeout(LATE_MAX, there).await {
+        Ok(Ok(answer)) if is_new(&answer) => answer,
+        _ => decided,
+    }
+}
+
+fn is_new(answer: &Answer) -> bool {
+    answer.as_ref().is_ok_and(|receipt| !receipt.duplicate)
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_proto::ids::{EventId, SequenceNumber, WorkflowId};
+
+    use super::*;
+    use crate::sequencer::Receipt;
+
+    fn receipt(duplicate: bool) -> Answer {
+        Ok(Receipt {
+            event_id: EventId::from_bytes([1; 16]),
+            sequence_number: SequenceNumber(1),
+            workflow: WorkflowId::new("a").unwrap(),
+            previous: None,
+            duplicate,
+        })
+    }
+
+    /// `None`: the one that would have told it is gone, at once or in the end.
+    async fn reconciled(here: Option<Answer>, there: Option<Answer>, there_first: bool) -> Answer {
+        let (tell_here, told_here) = oneshot::channel();
+        let (tell_there, told_there) = oneshot::channel();
+        let telling = async {
+            let ours = async { here.map(|answer| tell_here.send(answer)) };
+            let theirs = async { there.map(|answer| tell_there.send(answer)) };
+            if there_first {
+                theirs.await;
+                tokio::task::yield_now().await;
+                ours.await;
+            } else {
+                ours.await;
+                tokio::time::sleep(LATE_MAX / 2).await;
+                theirs.await;
+            }
+        };
+        tokio::join!(reconcile(told_here, told_there), telling).0
+    }
+
+    /// P2: whoever of the two accepted it, its sender is told "new" exactly if it was one of them.
+    #[tokio::test(start_paused = true)]
+    async fn one_of_two_says_new() {
+        for there_first in [false, true] {
+            let told = async |here, there| reconciled(here, there, there_first).await;
+            assert_eq!(told(Some(receipt(false)), Some(receipt(true))).await, receipt(false));
+            assert_eq!(told(Some(receipt(true)), Some(receipt(false))).await, receipt(false));
+            assert_eq!(told(Some(receipt(true)), Some(receipt(true))).await, receipt(true));
+            assert_eq!(told(Some(receipt(true)), None).await, receipt(true));
+            assert_eq!(told(Some(receipt(false)), None).await, receipt(false));
+            assert_eq!(told(None, None).await, Err(SubmitError::Unavailable));
+        }
+        assert_eq!(reconciled(None, Some(receipt(false)), true).await, receipt(false));
+    }
+
+    /// A preferred appender that is gone without a word costs [`LATE_MAX`] at the most.
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_not_waited_for_long() {
+        let (tell, here) = oneshot::channel();
+        let (_never, there) = oneshot::channel();
+        tell.send(receipt(true)).unwrap();
+        let began = tokio::time::Instant::now();
+        assert_eq!(reconcile(here, there).await, receipt(true));
+        assert!(began.elapsed() >= LATE_MAX && began.elapsed() < LATE_MAX * 2);
+    }
+}

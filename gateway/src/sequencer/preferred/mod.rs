@@ -1,0 +1,221 @@
+//! One gateway of several appends for all: the *preferred appender* of a shard.
+//!
+//! Several gateways that append to one shard are right, and slow: whoever loses the comparison reads on and decides again.
+//! So all but one hand their events over, many in a request, and the one that appends puts them into its queue beside its
+//! own. Who that is says a key in the bucket of leases; it is a hint and not a promise: everything stays right when two
+//! gateways believe to be the one, or none does, because each append is compared as ever.
+//!
+//! ```text
+//! submit ─ Ours, Nobody ─▶ own queue ◀──────── host ◀── requests of others
+//!        └ Theirs ─▶ forwarder ═ request ═▶ its host      │
+//!                     │    ▲ ═══ verdicts ════╝           ▼
+//!                     └ silent, gone: own queue      verdicts to them
+//! keeper: claims, renews, follows, gives back the key
+//! ```
+//!
+//! - `keeper`, `hint`: who it is. Looked at once a second while events come; a gateway that is alone writes the key as often,
+//!   and that is all it pays.
+//! - `forwarder`, `pipeline`: requests under way; `host`: what comes from others; `wire`: what they say to each other.
+//! - `late`: a preferred appender that said nothing for 50 ms is not waited for: the events go into the own queue as well,
+//!   and the event id makes them one. Whoever decides first decides, and a late "accepted" still reaches its sender.
+//!
+//! Events that are submitted at the same time, each alone, may be appended in any order, also those of one workflow and one
+//! sender. Members of a [chain](super::chain) may not:
+//!
+//! - A batch is whole when it is submitted, and goes as a whole: in one request, in which it is a chain there as well, or into
+//!   the own queue. Given up, it goes there whole, too: each of the two copies is accepted from its beginning on, and a member
+//!   that one of them has appended is known to the other, so whatever of both is accepted is a beginning.
+//! - Of a line nobody knows the next member yet. It is appended here, by the one session that all of it passes through.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, Semaphore, mpsc, watch},
+    time::{Instant, sleep_until},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use weft_index::receipts::Receipts;
+use weft_nats::{connect::Connection, subject::Layout};
+use weft_proto::ids::ShardId;
+
+mod forwarder;
+mod hint;
+mod host;
+mod keeper;
+mod late;
+mod pipeline;
+pub(super) mod wire;
+
+#[cfg(test)]
+pub(super) use late::{LATE_MAX, reconcile};
+
+use forwarder::Forwarder;
+use hint::Hints;
+use host::Host;
+use keeper::Keeper;
+
+use super::submission::Submission;
+
+/// What a gateway is called among gateways: a token of a subject, another one at each start.
+pub(super) type Name = Arc<str>;
+
+/// Doubts that may wait for the keeper: it looks at the newest state anyway.
+const DOUBTS_MAX: usize = 8;
+
+/// Who appends, as far as this gateway knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Whoever has events.
+    Nobody,
+    /// This gateway.
+    Ours,
+    /// Another one.
+    Theirs(Name),
+}
+
+/// What the tasks of one shard have in common. Cheap to clone.
+#[derive(Debug, Clone)]
+struct Shared {
+    shard: ShardId,
+    layout: Layout,
+    connection: Connection,
+    me: Name,
+    standing: watch::Sender<Standing>,
+    work: Work,
+}
+
+/// Whether events have come.
+#[derive(Debug, Clone, Default)]
+struct Work {
+    inner: Arc<(AtomicBool, Notify)>,
+}
+
+/// Where a shard's events go, as seen by whoever submits them.
+#[derive(Debug)]
+pub(super) struct Preferred {
+    shared: Shared,
+    /// What is to be forwarded.
+    queue: mpsc::Sender<Parcel>,
+}
+
+/// Events that stay together until they are appended: one alone, or the members of a batch in their order.
+pub(super) type Parcel = Vec<Submission>;
+
+/// The queue of the session that appends for this gateway.
+#[derive(Debug, Clone)]
+pub(super) struct Own {
+    pub queue: mpsc::Sender<Submission>,
+    pub room: Arc<Semaphore>,
+    /// The receipts, while they have caught up with the log.
+    pub current: watch::Receiver<Option<Receipts>>,
+    pub submit_timeout: Duration,
+    /// For how long ids are known.
+    pub dedup_horizon: Duration,
+    /// Events that may wait, here as there.
+    pub events_max: usize,
+}
+
+/// Starts what is needed for one shard on `tasks`. When `drain` comes the role is handed over, and whoever waits for
+/// another gateway is answered; then `drained` tells the session to end as well. `None`: the client has ended.
+pub(super) async fn start(
+    shard: ShardId,
+    layout: Layout,
+    connection: Connection,
+    own: Own,
+    drain: CancellationToken,
+    drained: CancellationToken,
+    tasks: &TaskTracker,
+) -> Option<Preferred> {
+    // Whatever comes in between, the session ends no later than this.
+    let drained = drained.drop_guard();
+    let me = Name::from(uuid::Uuid::new_v4().simple().to_string());
+    let client = connection.client();
+    // Before anybody can learn of us.
+    let requests = client.subscribe(layout.forward_subject(shard, &me)).await.ok()?;
+    let answers = client.subscribe(layout.forward_answer_subject(shard, &me, '*')).await.ok()?;
+    let hints = Hints::new(connection.clone(), layout.appender_key(shard), me.clone());
+    let standing = watch::Sender::new(Standing::Nobody);
+    let shared = Shared { shard, layout, connection, me, standing, work: Work::default() };
+    let (queue, queued) = mpsc::channel(own.events_max);
+    let (doubts, doubted) = mpsc::channel(DOUBTS_MAX);
+
+    tasks.spawn(Keeper::new(shared.clone(), hints, doubted).run(drain.clone()));
+    let Own { queue: own, room, current, submit_timeout, dedup_horizon, events_max: _ } = own;
+    let age_max = wire::age_max(dedup_horizon);
+    let host = Host { shared: shared.clone(), queue: own.clone(), room, current, submit_timeout, age_max };
+    tasks.spawn(host.run(requests, drain.clone()));
+    let forwarder = Forwarder::new(shared.clone(), queued, own, doubts, tasks.clone());
+    tasks.spawn(async move {
+        forwarder.run(answers, drain).await;
+        drop(drained);
+    });
+    Some(Preferred { shared, queue })
+}
+
+impl Preferred {
+    /// Where one event or a batch goes that has just come, unless to the own queue.
+    pub fn route(&self) -> Option<&mpsc::Sender<Parcel>> {
+        self.shared.work.note();
+        matches!(*self.shared.standing.borrow(), Standing::Theirs(_)).then_some(&self.queue)
+    }
+}
+
+impl Shared {
+    fn standing(&self) -> Standing {
+        self.standing.borrow().clone()
+    }
+
+    fn stand(&self, standing: Standing) {
+        let changed = self.standing.send_if_modified(|now| {
+            let changed = *now != standing;
+            now.clone_from(&standing);
+            changed
+        });
+        if changed {
+            tracing::debug!(shard = self.shard.0, ?standing, "preferred appender");
+        }
+    }
+
+    /// Forwards nothing more to `holder`.
+    fn doubt(&self, holder: &Name) {
+        self.standing.send_if_modified(|now| {
+            let followed = matches!(now, Standing::Theirs(followed) if followed == holder);
+            if followed {
+                *now = Standing::Nobody;
+            }
+            followed
+        });
+    }
+}
+
+impl Work {
+    /// An event has come.
+    fn note(&self) {
+        let (noted, wake) = &*self.inner;
+        // One look tells the keeper enough; the rest of a second costs no more than this load.
+        if !noted.load(Ordering::Relaxed) && !noted.swap(true, Ordering::Relaxed) {
+            wake.notify_one();
+        }
+    }
+
+    /// Waits until an event has come since this last returned.
+    async fn arrived(&self) {
+        let (noted, wake) = &*self.inner;
+        wake.notified().await;
+        noted.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Waits until then; for ever when there is no such time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,117 @@
+//! Requests under way to the preferred appender, and when it counts as silent. Pure.
+//!
+//! It is silent when nothing at all has come from it for [`SILENCE_MAX`] while something was under way: not when one
+//! request takes long, since then it says that it is at it. So one that is overloaded, or whose disk is slow, keeps its
+//! role, and one that is gone costs everyone this time once, not with every request.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::Instant;
+
+use super::Name;
+use crate::sequencer::submission::Submission;
+
+/// Without a word for so long, the preferred appender is not waited for any more: ten times what a group commit takes, and
+/// little beside what a sender waits.
+pub(super) const SILENCE_MAX: Duration = Duration::from_millis(50);
+/// Requests under way at a time: one is being appended, one waits for the next append, and one each is on its way there
+/// and back. More would only be smaller.
+const REQUESTS_MAX: usize = 4;
+
+/// Requests under way.
+#[derive(Debug, Default)]
+pub(super) struct Pipeline {
+    /// To whom, while there are any.
+    to: Option<Name>,
+    requests: BTreeMap<u64, Request>,
+    heard_at: Option<Instant>,
+    last_number: u64,
+}
+
+#[derive(Debug)]
+struct Request {
+    sent_at: Instant,
+    submissions: Vec<Submission>,
+}
+
+impl Pipeline {
+    /// Whether one more request may be sent to anyone.
+    pub fn has_room(&self) -> bool {
+        self.requests.len() < REQUESTS_MAX
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    /// To whom requests are under way.
+    pub fn to(&self) -> Option<&Name> {
+        self.to.as_ref().filter(|_| !self.is_empty())
+    }
+
+    /// A request is about to be sent; its number.
+    pub fn send(&mut self, to: &Name, now: Instant, submissions: Vec<Submission>) -> u64 {
+        debug_assert!(self.to().is_none_or(|under_way| under_way == to), "answers would be taken for another's");
+        self.to = Some(to.clone());
+        self.last_number += 1;
+        self.requests.insert(self.last_number, Request { sent_at: now, submissions });
+        self.last_number
+    }
+
+    /// It said something of request `number`; whether that is under way.
+    pub fn heard(&mut self, number: u64, now: Instant) -> bool {
+        let under_way = self.requests.contains_key(&number);
+        if under_way {
+            self.heard_at = Some(now);
+        }
+        under_way
+    }
+
+    /// Request `number` has been answered: what was in it.
+    pub fn answered(&mut self, number: u64) -> Option<Vec<Submission>> {
+        self.requests.remove(&number).map(|request| request.submissions)
+    }
+
+    /// When it counts as silent, unless it says something first.
+    pub fn silent_at(&self) -> Option<Instant> {
+        let oldest = self.requests.first_key_value()?.1.sent_at;
+        let since = self.heard_at.map_or(oldest, |heard| heard.max(oldest));
+        Some(since + SILENCE_MAX)
+    }
+
+    /// Waits no more: everything that is under way, in the order in which it was sent.
+    pub fn give_up(&mut self) -> Vec<(u64, Vec<Submission>)> {
+        std::mem::take(&mut self.requests).into_iter().map(|(number, request)| (number, request.submissions)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STEP: Duration = Duration::from_millis(10);
+
+    /// Only a preferred appender that says nothing at all is given up, and only while something is under way.
+    #[test]
+    fn silence_counts_from_the_last_word_or_the_oldest_request() {
+        let (mut pipeline, to, start) = (Pipeline::default(), Name::from("a"), Instant::now());
+        assert_eq!(pipeline.silent_at(), None);
+        let first = pipeline.send(&to, start + STEP, Vec::new());
+        let second = pipeline.send(&to, start + STEP * 2, Vec::new());
+        assert_eq!(pipeline.silent_at(), Some(start + STEP + SILENCE_MAX));
+        assert!(pipeline.heard(first, start + STEP * 3) && !pipeline.heard(second + 1, start + STEP * 4));
+        assert_eq!(pipeline.silent_at(), Some(start + STEP * 3 + SILENCE_MAX));
+        assert!(pipeline.answered(first).is_some() && pipeline.answered(first).is_none());
+        let given_up: Vec<u64> = pipeline.give_up().into_iter().map(|(number, _)| number).collect();
+        assert_eq!((given_up, pipeline.silent_at(), pipeline.to()), (vec![second], None, None));
+    }
+
+    #[test]
+    fn requests_under_way_are_few() {
+        let (mut pipeline, to) = (Pipeline::default(), Name::from("a"));
+        while pipeline.has_room() {
+            pipeline.send(&to, Instant::now(), Vec::new());
+        }
+        assert_eq!((pipeline.requests.len(), pipeline.to()), (REQUESTS_MAX, Some(&to)));
+    }
+}

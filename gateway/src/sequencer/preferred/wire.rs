@@ -1,0 +1,306 @@
+//! What gateways say to each other, and back: requests with events, answers with verdicts. Pure.
+
+use std::{collections::HashMap, str::FromStr as _, time::Duration};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use prost::Message as _;
+use weft_nats::{
+    async_nats::{HeaderMap, HeaderName, HeaderValue},
+    message::Outgoing,
+    subject::Layout,
+};
+use weft_proto::{
+    ids::{EventId, SequenceNumber, WorkflowId},
+    v1::{self, ForwardOutcome, forward_answer},
+};
+
+use crate::sequencer::{
+    Receipt, SubmitError,
+    chain::{Chain, Link, Reuse},
+    submission::{Answer, Encoded, Submission, numbered_bytes},
+};
+
+/// How old a request may be at the most, by two clocks that may differ: a preferred appender whose clock is further off is
+/// not used.
+const AGE_MAX: Duration = Duration::from_secs(30);
+
+/// How old a request may be where ids are known for `dedup_horizon`: what lay in a socket while a gateway stood still must
+/// not be appended when nobody knows its ids any more.
+pub(in crate::sequencer) fn age_max(dedup_horizon: Duration) -> Duration {
+    AGE_MAX.min(dedup_horizon / 2)
+}
+
+/// The answer to a whole request.
+#[derive(Debug)]
+pub(in crate::sequencer) enum Reply {
+    /// The preferred appender is at it.
+    Working,
+    /// It has taken none of it.
+    Refused,
+    /// What became of each event, in order.
+    Verdicts(Vec<v1::ForwardVerdict>),
+}
+
+/// What became of an event there.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::sequencer) enum Verdict {
+    /// Its sender is to be told this.
+    Told(Answer),
+    /// It has certainly not been appended: we may.
+    NotTaken,
+}
+
+/// A request that was sent at `now`.
+pub(in crate::sequencer) fn request<'a>(
+    now: Timestamp,
+    submissions: impl IntoIterator<Item = &'a Submission>,
+) -> Bytes {
+    let mut chains = HashMap::new();
+    let mut number = |key| {
+        let next = chains.len() as u32 + 1;
+        *chains.entry(key).or_insert(next)
+    };
+    let events = submissions.into_iter().map(|submission| {
+        let chain = submission.chain().map_or(0, &mut number);
+        forwarded(submission, chain)
+    });
+    let events = events.collect();
+    v1::Forward { sent_at_ms: now.as_millisecond(), events }.encode_to_vec().into()
+}
+
+fn forwarded(submission: &Submission, chain: u32) -> v1::ForwardedEvent {
+    let headers = submission.message.headers.iter().flat_map(|(name, values)| {
+        let name: &str = name.as_ref();
+        values.iter().map(move |value| v1::ForwardedHeader { name: name.to_owned(), value: value.as_str().to_owned() })
+    });
+    v1::ForwardedEvent {
+        event_id: submission.id.to_vec(),
+        workflow_id: submission.workflow.to_string(),
+        body_digest: submission.digest.to_vec(),
+        receipt_on_id_reuse: submission.receipt_on_id_reuse,
+        headers: headers.collect(),
+        payload: submission.message.payload.clone(),
+        chain,
+    }
+}
+
+/// An event of a request.
+pub(in crate::sequencer) struct Arrived {
+    /// `None`: it makes no sense to this version.
+    pub event: Option<Encoded>,
+    /// What it holds of its chain, if it is a member of one.
+    pub link: Option<Link>,
+}
+
+/// The events of a request that arrived at `now`. `None`: no request, or one older than `age_max`.
+pub(in crate::sequencer) fn events(
+    request: Bytes,
+    layout: Layout,
+    now: Timestamp,
+    age_max: Duration,
+) -> Option<Vec<Arrived>> {
+    let request = v1::Forward::decode(request).ok()?;
+    let age = Duration::from_millis(now.as_millisecond().abs_diff(request.sent_at_ms));
+    let mut chains = HashMap::new();
+    let arrived = |event: v1::ForwardedEvent| {
+        // What is a chain when it is handed on is a batch.
+        let chain = || chains.entry(event.chain).or_insert_with(|| Chain::new(Reuse::LeftOut)).link();
+        let link = (event.chain != 0).then(chain);
+        Arrived { event: encoded(event, layout), link }
+    };
+    (age <= age_max).then(|| request.events.into_iter().map(arrived).collect())
+}
+
+fn encoded(event: v1::ForwardedEvent, layout: Layout) -> Option<Encoded> {
+    let workflow = WorkflowId::new(event.workflow_id).ok()?;
+    let mut headers = HeaderMap::new();
+    for v1::ForwardedHeader { name, value } in event.headers {
+        headers.append(HeaderName::from_str(&name).ok()?, HeaderValue::from_str(&value).ok()?);
+    }
+    let message = Outgoing { subject: layout.event_subject(&workflow), headers, payload: event.payload };
+    Some(Encoded {
+        id: EventId::from_slice(&event.event_id)?,
+        digest: event.body_digest.try_into().ok()?,
+        bytes: numbered_bytes(&message),
+        receipt_on_id_reuse: event.receipt_on_id_reuse,
+        workflow,
+        message,
+    })
+}
+
+/// A reply as it is sent.
+pub(in crate::sequencer) fn encode_reply(reply: Reply) -> Bytes {
+    let answer = match reply {
+        Reply::Working => forward_answer::Answer::Working(v1::ForwardWorking {}),
+        Reply::Refused => forward_answer::Answer::Refused(v1::ForwardRefused {}),
+        Reply::Verdicts(verdicts) => forward_answer::Answer::Verdicts(v1::ForwardVerdicts { verdicts }),
+    };
+    v1::ForwardAnswer { answer: Some(answer) }.encode_to_vec().into()
+}
+
+/// A reply; `None` where it makes no sense.
+pub(in crate::sequencer) fn decode_reply(reply: Bytes) -> Option<Reply> {
+    Some(match v1::ForwardAnswer::decode(reply).ok()?.answer? {
+        forward_answer::Answer::Working(_) => Reply::Working,
+        forward_answer::Answer::Refused(_) => Reply::Refused,
+        forward_answer::Answer::Verdicts(v1::ForwardVerdicts { verdicts }) => Reply::Verdicts(verdicts),
+    })
+}
+
+/// An event's verdict as it is sent.
+pub(in crate::sequencer) fn encode_verdict(verdict: Verdict) -> v1::ForwardVerdict {
+    let of = |outcome: ForwardOutcome| v1::ForwardVerdict { outcome: outcome.into(), ..Default::default() };
+    let answer = match verdict {
+        Verdict::NotTaken => return of(ForwardOutcome::NotTaken),
+        Verdict::Told(answer) => answer,
+    };
+    match answer {
+        Ok(receipt) => {
+            let outcome = if receipt.duplicate { ForwardOutcome::Repeated } else { ForwardOutcome::Accepted };
+            v1::ForwardVerdict {
+                outcome: outcome.into(),
+                sequence_number: receipt.sequence_number.0,
+                previous_event_id: receipt.previous.map(EventId::to_vec).unwrap_or_default(),
+                // The sender of something new knows it.
+                workflow_id: if receipt.duplicate { receipt.workflow.to_string() } else { String::new() },
+            }
+        }
+        Err(SubmitError::IdReused) => of(ForwardOutcome::IdReused),
+        Err(SubmitError::TooLarge) => of(ForwardOutcome::TooLarge),
+        Err(SubmitError::Overloaded) => of(ForwardOutcome::Overloaded),
+        Err(SubmitError::Full) => of(ForwardOutcome::Full),
+        Err(SubmitError::Behind) => of(ForwardOutcome::Behind),
+        Err(SubmitError::Unavailable | SubmitError::Starting | SubmitError::Draining) => {
+            of(ForwardOutcome::Unspecified)
+        }
+    }
+}
+
+/// The verdict on event `id` of `workflow`. What makes no sense may have been appended.
+pub(in crate::sequencer) fn decode_verdict(verdict: v1::ForwardVerdict, id: EventId, workflow: &WorkflowId) -> Verdict {
+    let outcome = verdict.outcome();
+    Verdict::Told(match outcome {
+        ForwardOutcome::NotTaken => return Verdict::NotTaken,
+        ForwardOutcome::Accepted => receipt(verdict, id, Some(workflow.clone()), false),
+        ForwardOutcome::Repeated => {
+            let first = WorkflowId::new(verdict.workflow_id.as_str()).ok();
+            receipt(verdict, id, first, true)
+        }
+        ForwardOutcome::IdReused => Err(SubmitError::IdReused),
+        ForwardOutcome::TooLarge => Err(SubmitError::TooLarge),
+        ForwardOutcome::Overloaded => Err(SubmitError::Overloaded),
+        ForwardOutcome::Full => Err(SubmitError::Full),
+        ForwardOutcome::Behind => Err(SubmitError::Behind),
+        ForwardOutcome::Unspecified => Err(SubmitError::Unavailable),
+    })
+}
+
+fn receipt(verdict: v1::ForwardVerdict, id: EventId, workflow: Option<WorkflowId>, duplicate: bool) -> Answer {
+    let previous = match verdict.previous_event_id.as_slice() {
+        [] => None,
+        bytes => Some(EventId::from_slice(bytes).ok_or(SubmitError::Unavailable)?),
+    };
+    Ok(Receipt {
+        event_id: id,
+        sequence_number: SequenceNumber(verdict.sequence_number),
+        workflow: workflow.ok_or(SubmitError::Unavailable)?,
+        previous,
+        duplicate,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::{sync::Semaphore, time::Instant};
+
+    use super::*;
+    use crate::sequencer::{NewEvent, submission::test_event};
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_700_000_000).unwrap()
+    }
+
+    /// The preferred appender stores what the event's own gateway would have stored.
+    #[test]
+    fn a_forwarded_event_is_the_same_event() {
+        let layout = Layout::new(3);
+        let event = NewEvent { receipt_on_id_reuse: true, ..test_event(EventId::unique(), "a ü", b"{}") };
+        let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let (submission, _) = Encoded::new(event, layout).submission(Instant::now(), room, None);
+        let there = events(request(now(), [&submission]), layout, now(), AGE_MAX).unwrap().remove(0);
+        assert!(there.link.is_none());
+        let there = there.event.unwrap();
+        assert_eq!((there.id, &there.workflow, there.digest), (submission.id, &submission.workflow, submission.digest));
+        assert_eq!((there.bytes, there.receipt_on_id_reuse), (submission.bytes, submission.receipt_on_id_reuse));
+        let (theirs, ours) = (there.message, submission.message);
+        assert_eq!((theirs.subject, theirs.headers, theirs.payload), (ours.subject, ours.headers, ours.payload));
+    }
+
+    /// Whatever is a chain here is one there, apart from others.
+    #[test]
+    fn chains_survive_the_way() {
+        let layout = Layout::new(1);
+        let batches = [Chain::new(Reuse::LeftOut), Chain::new(Reuse::LeftOut)];
+        let room = Arc::new(Semaphore::new(9));
+        let submissions = [Some(0), None, Some(1), Some(0), Some(1)].map(|batch| {
+            let event = Encoded::new(test_event(EventId::unique(), "a", b"{}"), layout);
+            let link = batch.map(|batch: usize| batches[batch].link());
+            event.submission(Instant::now(), room.clone().try_acquire_owned().unwrap(), link).0
+        });
+        let there = events(request(now(), &submissions), layout, now(), AGE_MAX).unwrap();
+        let key = |at: usize| there[at].link.as_ref().map(|link| link.chain().key());
+        assert!(key(0).is_some() && key(0) == key(3) && key(2) == key(4) && key(0) != key(2) && key(1).is_none());
+        assert!(!there[0].link.as_ref().unwrap().chain().linked().reuse_breaks);
+    }
+
+    /// P2: a request that waited for longer than anything is asked for again is not carried out.
+    #[test]
+    fn an_old_request_is_refused() {
+        let layout = Layout::new(1);
+        for (horizon, oldest) in [(Duration::from_secs(604_800), AGE_MAX), (Duration::from_secs(5), AGE_MAX / 12)] {
+            for late in [oldest, oldest + Duration::from_millis(1)] {
+                let taken = events(request(now(), []), layout, now() + late, age_max(horizon)).is_some();
+                assert_eq!(taken, late == oldest, "{late:?} of {horizon:?}");
+            }
+        }
+        assert!(events(Bytes::from_static(b"not ours"), layout, now(), AGE_MAX).is_none());
+    }
+
+    #[test]
+    fn verdicts_survive_the_way() {
+        let (id, workflow) = (EventId::unique(), WorkflowId::new("a").unwrap());
+        let receipt = |workflow: &str, previous, duplicate| Receipt {
+            event_id: id,
+            sequence_number: SequenceNumber(7),
+            workflow: WorkflowId::new(workflow).unwrap(),
+            previous,
+            duplicate,
+        };
+        let there_and_back = |verdict| decode_verdict(encode_verdict(verdict), id, &workflow);
+        let told = [
+            Ok(receipt("a", None, false)),
+            Ok(receipt("a", Some(EventId::unique()), false)),
+            Ok(receipt("first", Some(EventId::unique()), true)),
+            Err(SubmitError::IdReused),
+            Err(SubmitError::TooLarge),
+            Err(SubmitError::Overloaded),
+            Err(SubmitError::Full),
+            Err(SubmitError::Behind),
+            Err(SubmitError::Unavailable),
+        ];
+        for answer in told {
+            assert_eq!(there_and_back(Verdict::Told(answer.clone())), Verdict::Told(answer));
+        }
+        assert_eq!(there_and_back(Verdict::NotTaken), Verdict::NotTaken);
+        // Of what only the other gateway is, nobody here can tell what became of the event.
+        for error in [SubmitError::Starting, SubmitError::Draining] {
+            assert_eq!(there_and_back(Verdict::Told(Err(error))), Verdict::Told(Err(SubmitError::Unavailable)));
+        }
+        let unknown = v1::ForwardVerdict { outcome: 99, ..Default::default() };
+        assert_eq!(decode_verdict(unknown, id, &workflow), Verdict::Told(Err(SubmitError::Unavailable)));
+        assert!(decode_reply(Bytes::from_static(b"not ours")).is_none());
+    }
+}

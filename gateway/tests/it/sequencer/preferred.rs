@@ -1,0 +1,141 @@
+//! One of several sequencers appends for all.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use futures_util::StreamExt as _;
+use weft_nats::testing::eventually;
+
+use super::*;
+
+/// Who appends, as the key says.
+async fn holder(mesh: &Mesh) -> Option<String> {
+    let key = mesh.layout.appender_key(ShardId(0));
+    let message = direct::last_by_subject(&mesh.connection, "KV_weft_leases", &key).await.unwrap()?;
+    Some(String::from_utf8(message.payload.to_vec()).unwrap()).filter(|holder| !holder.is_empty())
+}
+
+/// Requests that gateways send each other, from now on.
+async fn requests(mesh: &Mesh) -> Arc<AtomicUsize> {
+    let mut heard = mesh.connection.client().subscribe("forward.*.*.events").await.unwrap();
+    mesh.connection.client().flush().await.unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = count.clone();
+    tokio::spawn(async move {
+        while heard.next().await.is_some() {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    count
+}
+
+/// The first gateway takes the role, others send it their events, and everyone is told the truth.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_send_their_events_to_who_appends() {
+    let mesh = Mesh::start().await;
+    let folders = [folder(), folder()];
+    let preferred = mesh.sequencer(&folders[0]).await;
+    let requests = requests(&mesh).await;
+    preferred.insist(event("a", 1)).await;
+    assert!(eventually(PATIENCE, async || holder(&mesh).await.is_some()).await, "somebody appends");
+    assert_eq!(requests.load(Ordering::Relaxed), 0, "alone it sends nothing to anybody");
+
+    let other = mesh.sequencer(&folders[1]).await;
+    let mut number = 1;
+    let forwarded = async || {
+        number += 1;
+        let receipt = other.insist(event("a", number)).await;
+        assert_eq!((receipt.sequence_number.0, receipt.duplicate), (number, false));
+        requests.load(Ordering::Relaxed) > 0
+    };
+    assert!(eventually(PATIENCE, forwarded).await, "events are forwarded");
+    let first = other.insist(event("a", 1)).await;
+    assert_eq!((first.sequence_number.0, first.duplicate), (1, true));
+    let reused = NewEvent { payload: Bytes::from_static(b"{}"), ..event("a", 1) };
+    assert_eq!(other.sequencer.submit(reused.clone()).await, Err(SubmitError::IdReused));
+    let receipt = other.sequencer.submit(NewEvent { receipt_on_id_reuse: true, ..reused }).await;
+    assert_eq!(receipt, Ok(first));
+    assert_eq!(mesh.events().await.len() as u64, number);
+}
+
+/// P3: a batch that is handed on stands in its order; and nothing of a line behind what is refused is accepted, also at a
+/// gateway that hands other events on meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chains_keep_their_order_beside_events_that_are_handed_on() {
+    const LINE: u64 = 40;
+    let mesh = Mesh::start().await;
+    let folders = [folder(), folder()];
+    let preferred = mesh.sequencer(&folders[0]).await;
+    preferred.insist(event("a", 0)).await;
+    assert!(eventually(PATIENCE, async || holder(&mesh).await.is_some()).await, "somebody appends");
+    let other = mesh.sequencer(&folders[1]).await;
+    let requests = requests(&mesh).await;
+    let mut warm_up = 10_000;
+    let forwarded = async || {
+        warm_up += 1;
+        other.insist(event("c", warm_up)).await;
+        requests.load(Ordering::Relaxed) > 0
+    };
+    assert!(eventually(PATIENCE, forwarded).await, "events are forwarded");
+
+    let reused = NewEvent { payload: Bytes::from_static(b"other"), ..event("a", 0) };
+    let sent = requests.load(Ordering::Relaxed);
+    let batch = (0..LINE).map(|place| if place == 7 { reused.clone() } else { event("d", 1000 + place) }).collect();
+    let batched = other.sequencer.submit_all(batch).await.unwrap();
+    assert_eq!(batched[7], Err(SubmitError::IdReused));
+    let numbers: Vec<_> = batched.into_iter().flatten().map(|receipt| receipt.sequence_number.0).collect();
+    assert!(numbers.iter().copied().eq(1..LINE), "{numbers:?}");
+    assert!(eventually(PATIENCE, async || requests.load(Ordering::Relaxed) > sent).await, "a batch is handed on");
+
+    let sent = requests.load(Ordering::Relaxed);
+    let mut line = other.sequencer.line();
+    let mut lined = Vec::new();
+    let mut alone = JoinSet::new();
+    for delivery in 1..LINE {
+        let next = if delivery == LINE / 2 { reused.clone() } else { event("a", delivery) };
+        lined.push(line.submit(next).unwrap());
+        let sequencer = other.sequencer.clone();
+        alone.spawn(async move { sequencer.submit(event("b", 100 + delivery)).await });
+    }
+    let mut answers = Vec::new();
+    for pending in lined {
+        answers.push(pending.receipt().await);
+    }
+    let (before, behind) = answers.split_at(LINE as usize / 2 - 1);
+    assert!(before.iter().all(Result::is_ok), "{before:?}");
+    assert_eq!(behind[0], Err(SubmitError::IdReused));
+    assert!(behind[1..].iter().all(|answer| *answer == Err(SubmitError::Behind)), "{behind:?}");
+    assert!(alone.join_all().await.iter().all(Result::is_ok));
+    assert!(requests.load(Ordering::Relaxed) > sent, "the others are handed on meanwhile");
+}
+
+/// A drain hands the role over first, and nobody waits for who has left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_hands_the_role_over() {
+    let mesh = Mesh::start().await;
+    let folders = [folder(), folder()];
+    let [preferred, other] = [mesh.sequencer(&folders[0]).await, mesh.sequencer(&folders[1]).await];
+    preferred.insist(event("a", 1)).await;
+    assert!(eventually(PATIENCE, async || holder(&mesh).await.is_some()).await, "somebody appends");
+    let before = holder(&mesh).await;
+    let senders: JoinSet<_> = (2..200)
+        .map(|delivery| {
+            let sequencer = other.sequencer.clone();
+            async move { sequencer.submit(event("a", delivery)).await }
+        })
+        .collect();
+    preferred.stop().await;
+    let receipts = senders.join_all().await;
+    assert!(receipts.iter().all(|receipt| receipt.as_ref().is_ok_and(|receipt| !receipt.duplicate)), "{receipts:?}");
+    assert_ne!(holder(&mesh).await, before, "the role has been given back");
+    let mut number = 200;
+    let taken = async || {
+        number += 1;
+        other.insist(event("a", number)).await;
+        holder(&mesh).await.is_some()
+    };
+    assert!(eventually(PATIENCE, taken).await, "who stays takes it");
+    assert_eq!(mesh.events().await.len() as u64, number - 1);
+}
