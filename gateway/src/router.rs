@@ -7,10 +7,9 @@ use axum::{
     routing::{get, post},
 };
 use tokio_util::sync::CancellationToken;
-use weft_nats::{connect::Connection, subject::Layout};
+use weft_nats::{catalog::keys::Keys, connect::Connection, subject::Layout};
 
 use crate::{
-    auth::Keys,
     body,
     error::{Code, Problem},
     events, ingest, openapi,

@@ -12,6 +12,7 @@ use axum::{
 use http::{HeaderMap, HeaderValue, header};
 use tokio::time::timeout;
 use weft_nats::{
+    catalog::keys::Grant,
     cursor::Cursor,
     direct, envelope,
     event::Event,
@@ -23,7 +24,7 @@ use weft_proto::{
 };
 
 use crate::{
-    auth::Grant,
+    auth::authorize,
     error::{Code, Problem},
     openapi,
     router::{Api, Log},
@@ -75,7 +76,7 @@ pub async fn since(
     headers: HeaderMap,
     query: Result<Query<Pairs>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let grant = api.keys.authorize(&headers, Scope::Read)?;
+    let grant = authorize(&api.keys, &headers, Scope::Read)?;
     let wanted = Wanted::read(&api, &grant, pairs(query)?)?;
     let log = api.log()?;
     let page = in_time(async {
@@ -103,7 +104,7 @@ pub async fn event(
     headers: HeaderMap,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    let grant = api.keys.authorize(&headers, Scope::Read)?;
+    let grant = authorize(&api.keys, &headers, Scope::Read)?;
     let id = path.ok().and_then(|Path(id)| id.parse().ok()).ok_or_else(unknown_event)?;
     one(&api, &grant, id).await
 }
@@ -125,7 +126,7 @@ pub async fn event_of_delivery(
     headers: HeaderMap,
     query: Result<Query<Pairs>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let grant = api.keys.authorize(&headers, Scope::Read)?;
+    let grant = authorize(&api.keys, &headers, Scope::Read)?;
     let (mut source, mut delivery_id) = (None, None);
     for (name, value) in pairs(query)? {
         match name.as_str() {

@@ -1,11 +1,12 @@
 //! Who sends events, and what that allows.
 
 use http::HeaderMap;
+use weft_nats::catalog::keys::Grant;
 use weft_proto::v1::Scope;
 
 use super::Draft;
 use crate::{
-    auth::Grant,
+    auth::authorize,
     error::{Code, Problem},
     ingest,
     router::Api,
@@ -27,7 +28,7 @@ impl<'a> Caller<'a> {
     ///
     /// A [`Problem`] of its key.
     pub fn new(api: &'a Api, headers: &HeaderMap) -> Result<Self, Problem> {
-        Ok(Self { api, grant: api.keys.authorize(headers, Scope::Ingest)? })
+        Ok(Self { api, grant: authorize(&api.keys, headers, Scope::Ingest)? })
     }
 
     /// The event, received now, if it is as it must be and the caller may send it.

@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_nats::{
-    catalog::{Revised, Snapshot},
+    catalog::{Revised, Snapshot, keys::Keys},
     options::Secret,
 };
 use weft_proto::{
@@ -17,7 +17,7 @@ use weft_proto::{
 };
 
 use super::*;
-use crate::{auth::Keys, body, sources::Sources};
+use crate::{body, sources::Sources};
 
 const BOOTSTRAP: &str = "s3cret";
 const LIMITED: &str = "weft_abcd1234_0123456789abcdef0123456789abcdef";

@@ -14,6 +14,7 @@ use weft_proto::v1::{
 
 use super::line;
 use crate::{
+    auth::authorize,
     error::{Code, Problem},
     events::{Caller, Draft, check_json},
     identify, ingest, metrics,
@@ -46,7 +47,7 @@ impl KeyHolders {
 
 impl Interceptor for KeyHolders {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        self.api.keys.authorize(request.metadata().as_ref(), Scope::Ingest)?;
+        authorize(&self.api.keys, request.metadata().as_ref(), Scope::Ingest)?;
         Ok(request)
     }
 }

@@ -115,7 +115,13 @@ fn role_subjects(own: &[String]) -> Vec<String> {
 }
 
 fn gateway_subjects() -> Vec<String> {
-    role_subjects(&["events.>", "heads.>", "rejected.>"].map(str::to_owned))
+    role_subjects(&[
+        "events.>".to_owned(),
+        "heads.>".to_owned(),
+        "rejected.>".to_owned(),
+        // When keys were used last, and nothing else there.
+        format!("$KV.{CATALOG_BUCKET}.key-used.*"),
+    ])
 }
 
 fn worker_subjects() -> Vec<String> {
