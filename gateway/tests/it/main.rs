@@ -2,6 +2,7 @@
 
 mod events;
 mod http;
+mod keys;
 mod mesh;
 mod rejected;
 mod rpc;
