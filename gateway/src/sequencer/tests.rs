@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 use weft_nats::event::Event;
@@ -89,6 +89,24 @@ fn chains_have_no_holes(events: &[Event], answers: &[Answer]) -> Result<(), Stri
     Ok(())
 }
 
+/// Nobody is told that something before it was refused unless something was. Faults leave answers out.
+fn who_is_behind_is_behind_something(answers: &[Answer]) -> Result<(), String> {
+    let mut refused = HashSet::new();
+    for Answer { sent, answer } in answers {
+        let Some(chain) = sent.chain else { continue };
+        match answer {
+            Some(Err(SubmitError::Behind)) if !refused.contains(&chain) => {
+                return Err(format!("{sent:?} is behind nothing that was refused"));
+            }
+            Some(Err(_)) => {
+                refused.insert(chain);
+            }
+            Some(Ok(_)) | None => {}
+        }
+    }
+    Ok(())
+}
+
 fn body_of(sent: &Sent) -> &'static [u8] {
     if sent.other_body { b"other" } else { b"body" }
 }
@@ -110,6 +128,9 @@ async fn run_in_time(gateways: usize, mutant: Mutant, steps: &[Step]) -> Result<
     contiguous_and_linked(&events)?;
     let answers = world.answers();
     chains_have_no_holes(&events, &answers)?;
+    if !world.faults {
+        who_is_behind_is_behind_something(&answers)?;
+    }
     told_the_truth(&events, &answers, world.faults)
 }
 
