@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use serde::Deserialize;
 use weft_nats::options::SecretRef;
+use weft_tls::TlsOptions;
 
 /// `[admin]`: the gRPC services.
 #[derive(Debug, Clone, Deserialize)]
@@ -13,10 +14,12 @@ pub struct AdminOptions {
     pub listen: SocketAddr,
     /// The bearer token with every scope. None: `weft up` makes one.
     pub token: Option<SecretRef>,
+    /// Certificate and key. Empty: plain text.
+    pub tls: TlsOptions,
 }
 
 impl Default for AdminOptions {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9080)), token: None }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9080)), token: None, tls: TlsOptions::default() }
     }
 }

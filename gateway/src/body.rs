@@ -96,16 +96,32 @@ impl Reader {
     ///
     /// [`Refusal`], with a problem `body_too_large`, `request_timeout`, `overloaded`, or `malformed_body` when the sender
     /// stops in the middle.
-    pub async fn read(&self, headers: &HeaderMap, mut body: Body) -> Result<Held, Refusal> {
+    pub async fn read(&self, headers: &HeaderMap, body: Body) -> Result<Held, Refusal> {
+        self.read_within(None, headers, body).await
+    }
+
+    /// As [`read`](Self::read), where the sender may be told to stay below what others may send.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub async fn read_within(
+        &self,
+        bytes_max: Option<usize>,
+        headers: &HeaderMap,
+        mut body: Body,
+    ) -> Result<Held, Refusal> {
+        let bytes_max = bytes_max.map_or(self.limits.bytes_max, |own| own.min(self.limits.bytes_max));
+        let too_large = || Problem::new(Code::BodyTooLarge, format!("the body is larger than {bytes_max} bytes"));
         let deadline = Instant::now() + self.limits.time;
         let announced = announced(headers);
         let mut gathered = Gathered::default();
-        if announced.is_some_and(|length| length > self.limits.bytes_max as u64) {
+        if announced.is_some_and(|length| length > bytes_max as u64) {
             // A sender that waits for our leave has sent nothing yet.
             if !headers.contains_key(header::EXPECT) {
-                self.discard(body).await;
+                discard(body, bytes_max).await;
             }
-            return Err(gathered.refuse(self.too_large(), announced));
+            return Err(gathered.refuse(too_large(), announced));
         }
         let mut share: Option<OwnedSemaphorePermit> = None;
         loop {
@@ -122,10 +138,10 @@ impl Reader {
                 }
             };
             let Ok(piece) = frame.into_data() else { continue };
-            if gathered.len() + piece.len() > self.limits.bytes_max {
-                self.discard(body).await;
+            if gathered.len() + piece.len() > bytes_max {
+                discard(body, bytes_max).await;
                 let seen = gathered.len() + piece.len();
-                return Err(gathered.refuse(self.too_large(), announced.or(Some(seen as u64))));
+                return Err(gathered.refuse(too_large(), announced.or(Some(seen as u64))));
             }
             let granted = match self.grant(piece.len()) {
                 Ok(granted) => granted,
@@ -145,18 +161,14 @@ impl Reader {
         let bytes = u32::try_from(bytes).map_err(|_| overloaded())?;
         self.budget.clone().try_acquire_many_owned(bytes).map_err(|_| overloaded())
     }
+}
 
-    async fn discard(&self, mut body: Body) {
-        let deadline = Instant::now() + DISCARD_TIME;
-        let mut left = self.limits.bytes_max;
-        while let Ok(Some(Ok(frame))) = timeout_at(deadline, body.frame()).await {
-            let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
-            left = rest;
-        }
-    }
-
-    fn too_large(&self) -> Problem {
-        Problem::new(Code::BodyTooLarge, format!("the body is larger than {} bytes", self.limits.bytes_max))
+/// Reads and throws away what is left of a body, within [`DISCARD_TIME`] and `left` bytes.
+async fn discard(mut body: Body, mut left: usize) {
+    let deadline = Instant::now() + DISCARD_TIME;
+    while let Ok(Some(Ok(frame))) = timeout_at(deadline, body.frame()).await {
+        let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
+        left = rest;
     }
 }
 
@@ -225,6 +237,18 @@ mod tests {
         for parts in [&["abcdefg"][..], &["abc", "def", "g"]] {
             let refusal = reader.read(&HeaderMap::new(), pieces(parts)).await.unwrap_err();
             assert_eq!((refusal.problem.code(), refusal.size), (Code::BodyTooLarge, 7));
+        }
+    }
+
+    /// A source may be held below what the gateway takes, never above it.
+    #[tokio::test]
+    async fn the_lower_limit_holds() {
+        let reader = reader(6);
+        for (own, limit) in [(None, 6), (Some(3), 3), (Some(9), 6)] {
+            for (length, taken) in [(limit, true), (limit + 1, false)] {
+                let body = Body::from("x".repeat(length));
+                assert_eq!(reader.read_within(own, &HeaderMap::new(), body).await.is_ok(), taken, "{own:?} {length}");
+            }
         }
     }
 

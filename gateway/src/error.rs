@@ -130,6 +130,44 @@ impl Code {
         self.row().1
     }
 
+    /// Whether a request that is refused with it counts against its address: what the caller did wrong does. That an event
+    /// is not there, or was there before, is an answer; and what a limit or our own state refused says nothing of the caller.
+    pub const fn counts_against_address(self) -> bool {
+        match self {
+            Self::MalformedBody
+            | Self::MissingWorkflow
+            | Self::InvalidWorkflow
+            | Self::MissingType
+            | Self::MissingDeliveryId
+            | Self::BadCursor
+            | Self::BadQuery
+            | Self::SignatureMissing
+            | Self::SignatureInvalid
+            | Self::TimestampOutOfWindow
+            | Self::KeyMissing
+            | Self::KeyInvalid
+            | Self::ScopeMissing
+            | Self::OutOfScope
+            | Self::UnknownSource
+            | Self::NotFound
+            | Self::MethodNotAllowed
+            | Self::RequestTimeout
+            | Self::BodyTooLarge
+            | Self::UnsupportedMediaType
+            | Self::SchemaInvalid => true,
+            Self::UnknownEvent
+            | Self::IdReused
+            | Self::CursorExpired
+            | Self::RateLimited
+            | Self::Internal
+            | Self::LogUnavailable
+            | Self::LogFull
+            | Self::Starting
+            | Self::Overloaded
+            | Self::Draining => false,
+        }
+    }
+
     /// When to try again, in seconds, where trying again may help: soon for what passes by itself, later for a log that
     /// somebody must make room in.
     const fn retry_after_secs(self) -> Option<u32> {
@@ -148,6 +186,7 @@ pub struct Problem {
     code: Code,
     detail: String,
     oldest: Option<Cursor>,
+    retry_after_secs: Option<u32>,
 }
 
 /// The body of a problem.
@@ -173,7 +212,7 @@ pub(crate) struct Body<'a> {
 impl Problem {
     /// A refusal; `detail` says in one line what is wrong and what to do.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), oldest: None }
+        Self { code, detail: detail.into(), oldest: None, retry_after_secs: code.retry_after_secs() }
     }
 
     /// The cursor in front of the oldest event kept, for who must start over.
@@ -185,6 +224,11 @@ impl Problem {
     /// Of one event of several, by its place among them, from 0.
     pub fn of_event(self, index: usize) -> Self {
         Self { detail: format!("event {index}: {}", self.detail), ..self }
+    }
+
+    /// One request too many; the next may come after so many seconds.
+    pub fn rate_limited(detail: impl Into<String>, retry_after_secs: u32) -> Self {
+        Self { retry_after_secs: Some(retry_after_secs), ..Self::new(Code::RateLimited, detail) }
     }
 
     /// For machines.
@@ -227,8 +271,9 @@ impl IntoResponse for Problem {
         let (status, body) = (self.code.status(), self.to_json());
         let content_type = HeaderValue::from_static("application/problem+json");
         let mut response = (status, [(header::CONTENT_TYPE, content_type)], body).into_response();
+        response.extensions_mut().insert(self.code);
         let headers = response.headers_mut();
-        if let Some(seconds) = self.code.retry_after_secs() {
+        if let Some(seconds) = self.retry_after_secs {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
         match self.code {
@@ -250,6 +295,7 @@ impl From<VerifyError> for Problem {
         let code = match &error {
             VerifyError::Missing { .. } => Code::SignatureMissing,
             VerifyError::Malformed { .. } | VerifyError::Invalid => Code::SignatureInvalid,
+            VerifyError::KeyNeeded => Code::KeyMissing,
             VerifyError::OutOfWindow { .. } => Code::TimestampOutOfWindow,
         };
         Self::new(code, error.to_string())

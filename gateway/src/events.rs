@@ -18,13 +18,16 @@ use axum::{
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 use weft_nats::envelope;
 
 use crate::{
+    admission::Client,
     body::Refusal,
     error::{self, Code, Problem},
     ingest::{self, ANSWER_TIMEOUT, Accepted},
@@ -106,39 +109,34 @@ pub(crate) enum Outcome {
             content((Accepted = "application/json"), (Batch = "application/json"))),
     )
 )]
-pub async fn publish(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
+pub async fn publish(State(api): State<Arc<Api>>, client: Client, request: Request) -> Result<Response, Problem> {
     let began = Instant::now();
     let (head, body) = request.into_parts();
-    match receive(&api, &head.headers, body).await {
+    match receive(&api, &client, &head.headers, body).await {
         Ok(answer) => {
             ::metrics::histogram!(metrics::RECEIPT_SECONDS).record(began.elapsed());
             Ok(answer)
         }
         Err(refusal) => {
             let received_at = ingest::now();
-            let catalog = api.sources.catalog();
-            api.rejected.keep(&Refused {
-                to: Addressee::Events(&catalog),
-                received_at,
-                head: &head,
-                refusal: &refusal,
-            });
+            api.rejected.keep(&Refused { to: Addressee::Events, received_at, head: &head, refusal: &refusal });
             Err(refusal.problem)
         }
     }
 }
 
 /// From a request to its answer; a refusal tells what had been read of the body.
-async fn receive(api: &Api, headers: &HeaderMap, body: Body) -> Result<Response, Refusal> {
+async fn receive(api: &Api, client: &Client, headers: &HeaderMap, body: Body) -> Result<Response, Refusal> {
     let of_head = |problem| Refusal::of_head(problem, headers);
     let caller = Caller::new(api, headers).map_err(of_head)?;
+    api.admission.key(client, caller.grant()).map_err(of_head)?;
     ingest::refuse_compressed(headers).map_err(of_head)?;
     let form = Form::of(headers).map_err(of_head)?;
     let held = api.bodies.read(headers, body).await?;
     let body = held.bytes.clone();
     let accepted = async {
         if form == Form::Batch {
-            let events = batch(&caller, headers, &body)?;
+            let events = batch(headers, &body, |draft| caller.admit(draft))?;
             drop(held);
             return accept_all(api, events).await;
         }
@@ -149,6 +147,19 @@ async fn receive(api: &Api, headers: &HeaderMap, body: Body) -> Result<Response,
         Ok(ingest::answer(receipt))
     };
     accepted.await.map_err(|problem| Refusal::of_whole(problem, body))
+}
+
+/// The events of a request as they would be submitted, whoever sends it. Pure; what fuzzing begins at.
+///
+/// # Errors
+///
+/// A [`Problem`]: what is wrong with the request, or with one of its events.
+pub fn read(headers: &HeaderMap, body: &Bytes, received_at: Timestamp) -> Result<Vec<NewEvent>, Problem> {
+    let check = |draft: Draft| draft.check(received_at, String::new());
+    match Form::of(headers)? {
+        Form::Batch => batch(headers, body, check),
+        form => Ok(vec![check(single(form, headers, body)?)?]),
+    }
 }
 
 impl Form {
@@ -176,7 +187,7 @@ impl Form {
 }
 
 /// The one event of a request.
-fn single(form: Form, headers: &HeaderMap, body: &bytes::Bytes) -> Result<Draft, Problem> {
+fn single(form: Form, headers: &HeaderMap, body: &Bytes) -> Result<Draft, Problem> {
     let draft = match form {
         Form::Binary => binary::read(headers, body)?,
         Form::Structured | Form::Batch => structured::read(json::text(body)?)?,
@@ -185,8 +196,12 @@ fn single(form: Form, headers: &HeaderMap, body: &bytes::Bytes) -> Result<Draft,
     draft.in_request(headers, idempotency_key(headers)?)
 }
 
-/// All events of a batch, checked.
-fn batch(caller: &Caller<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Vec<NewEvent>, Problem> {
+/// All events of a batch, each as `admit` takes it.
+fn batch(
+    headers: &HeaderMap,
+    body: &[u8],
+    admit: impl Fn(Draft) -> Result<NewEvent, Problem>,
+) -> Result<Vec<NewEvent>, Problem> {
     if idempotency_key(headers)?.is_some() {
         let detail = "Idempotency-Key names one event; the events of a batch have ids of their own";
         return Err(Problem::new(Code::MissingDeliveryId, detail));
@@ -194,7 +209,7 @@ fn batch(caller: &Caller<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Vec<Ne
     let elements = json::elements(json::text(body)?, BATCH_EVENTS_MAX)?;
     let read = |(index, element): (usize, &str)| {
         let draft = structured::read(element).and_then(|draft| draft.in_request(headers, None));
-        draft.and_then(|draft| caller.admit(draft)).map_err(|problem| problem.of_event(index))
+        draft.and_then(&admit).map_err(|problem| problem.of_event(index))
     };
     elements.into_iter().enumerate().map(read).collect()
 }

@@ -16,8 +16,12 @@ use weft_proto::{
     },
 };
 
-use crate::{sequencer::NewEvent, verify::Verified};
+use crate::{
+    sequencer::NewEvent,
+    verify::{self, Verified},
+};
 
+mod defaults;
 #[cfg(test)]
 mod tests;
 
@@ -27,8 +31,6 @@ pub const TYPE_BYTES_MAX: usize = 256;
 /// takes as headers of one message.
 pub const KEPT_HEADERS_BYTES_MAX: usize = 16 * 1024;
 
-const GITHUB_DELIVERY: &str = "x-github-delivery";
-const GITHUB_EVENT: &str = "x-github-event";
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// How the events of one source are read out of its requests.
@@ -49,6 +51,8 @@ pub struct Rules {
 enum Place {
     Pointer(String),
     Header(HeaderName),
+    /// The first of these that is there.
+    AnyHeader(&'static [HeaderName]),
     Fixed(String),
 }
 
@@ -117,12 +121,7 @@ impl Rules {
     /// In one line, what is wrong and what would be right.
     pub fn compile(source: &Source) -> Result<Self, String> {
         let scheme = source.verification.as_ref().and_then(|verification| verification.scheme.as_ref());
-        let github = matches!(scheme, Some(Scheme::Github(_)));
-        let event_type = match place("type", source.r#type.as_ref())? {
-            Some(place) => place,
-            None if github => Place::Header(HeaderName::from_static(GITHUB_EVENT)),
-            None => Place::Pointer("/type".into()),
-        };
+        let event_type = place("type", source.r#type.as_ref())?.unwrap_or_else(|| defaults::event_type(scheme));
         if !pointer::is_pointer(&source.data_pointer) {
             return Err(format!("data = {:?} is not an RFC 6901 pointer such as /data", source.data_pointer));
         }
@@ -142,7 +141,7 @@ impl Rules {
             receipt_on_id_reuse: match source.on_id_reuse() {
                 OnIdReuse::Receipt => true,
                 OnIdReuse::Conflict => false,
-                OnIdReuse::Unspecified => github,
+                OnIdReuse::Unspecified => defaults::receipt_on_id_reuse(scheme),
             },
         })
     }
@@ -231,6 +230,7 @@ impl Place {
         match self {
             Self::Pointer(pointer) => pointer::scalar(request.body, pointer).map(Into::into),
             Self::Header(name) => header_text(request.headers, name),
+            Self::AnyHeader(names) => names.iter().find_map(|name| header_text(request.headers, name)),
             Self::Fixed(text) => Some(text.clone()),
         }
     }
@@ -241,6 +241,10 @@ impl std::fmt::Display for Place {
         match self {
             Self::Pointer(pointer) => write!(f, "at {pointer} of the body"),
             Self::Header(name) => write!(f, "in header {name}"),
+            Self::AnyHeader(names) => {
+                let names: Vec<_> = names.iter().map(HeaderName::as_str).collect();
+                write!(f, "in header {}", names.join(" or "))
+            }
             Self::Fixed(_) => f.write_str("in the source's rule"),
         }
     }
@@ -276,17 +280,19 @@ fn header_place(key: &str, name: &str) -> Result<Place, String> {
 /// The rule of a source, or its scheme's own.
 fn delivery_id(source: &Source, scheme: Option<&Scheme>) -> Result<DeliveryId, String> {
     match source.delivery_id.as_ref().and_then(|rule| rule.from.as_ref()) {
-        Some(DeliveryFrom::Header(name)) => header_place("delivery_id", name).map(DeliveryId::At),
+        Some(DeliveryFrom::Header(name)) => Ok(match header_place("delivery_id", name)? {
+            // The header that is named may be the one of the other family, which then nobody has signed.
+            Place::Header(name) if matches!(scheme, Some(Scheme::Standard(_))) && verify::is_standard_id(&name) => {
+                DeliveryId::Signed
+            }
+            place => DeliveryId::At(place),
+        }),
         Some(DeliveryFrom::Pointer(pointer)) => pointer_place("delivery_id", pointer).map(DeliveryId::At),
         Some(DeliveryFrom::Digest(_)) => Ok(DeliveryId::Digest),
         Some(DeliveryFrom::None(_)) => Ok(DeliveryId::None),
-        None => match scheme {
-            Some(Scheme::Standard(_)) => Ok(DeliveryId::Signed),
-            Some(Scheme::Github(_)) => Ok(DeliveryId::At(Place::Header(HeaderName::from_static(GITHUB_DELIVERY)))),
-            Some(_) | None => {
-                Err("delivery_id: the scheme has none of its own; name a header or a pointer, digest, or none".into())
-            }
-        },
+        None => defaults::delivery_id(scheme).ok_or_else(|| {
+            "delivery_id: the scheme has none of its own; name a header or a pointer, digest, or none".into()
+        }),
     }
 }
 

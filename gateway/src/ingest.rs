@@ -17,9 +17,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::timeout;
 use utoipa::ToSchema;
-use weft_proto::ids::{EventId, SequenceNumber, WorkflowId};
+use weft_proto::{
+    ids::{EventId, SequenceNumber, WorkflowId},
+    v1::Scope,
+};
 
 use crate::{
+    admission::Client,
     body::Refusal,
     error::{Code, Problem},
     identify, metrics,
@@ -27,7 +31,7 @@ use crate::{
     router::Api,
     sequencer::{NewEvent, Receipt, SubmitError},
     sources::{LookupError, Source},
-    verify::Freshness,
+    verify::Verified,
 };
 
 /// How long a sender waits for its receipt at the most. The sequencer gives up sooner; this holds whatever happens there.
@@ -59,17 +63,19 @@ pub(crate) struct Accepted {
 
 /// A webhook whose workflow the source's rule names.
 ///
-/// Authenticated by the source's scheme alone. The same delivery again gets the first receipt.
+/// Authenticated by the source's scheme alone: a signature, or with scheme `api_key` a key with scope `ingest`. The same
+/// delivery again gets the first receipt.
 #[utoipa::path(
     post,
     path = "/api/v1/webhooks/{source}",
     tag = "ingest",
-    security(()),
+    security((), ("apiKey" = []), ("bearer" = [])),
     params(("source" = String, Path, description = "Name of a configured source")),
     request_body(description = "What the sender signed", content((Value = "application/json"), (String = "*/*"))),
     responses(
         (status = 202, description = "Accepted: on disk, in order, once", body = Accepted),
-        (status = 200, description = "Accepted before", body = Accepted,
+        (status = 200, description = "Accepted before; or the challenge by which Slack asks whose the address is",
+            content((Accepted = "application/json"), (String = "text/plain")),
             headers(("Idempotent-Replayed" = String, description = "true"))),
     )
 )]
@@ -88,7 +94,7 @@ pub async fn ruled(
     post,
     path = "/api/v1/webhooks/{source}/{workflow}",
     tag = "ingest",
-    security(()),
+    security((), ("apiKey" = []), ("bearer" = [])),
     params(
         ("source" = String, Path, description = "Name of a configured source"),
         ("workflow" = String, Path, description = "The workflow id, percent-encoded; wins over the source's rule"),
@@ -96,7 +102,8 @@ pub async fn ruled(
     request_body(description = "What the sender signed", content((Value = "application/json"), (String = "*/*"))),
     responses(
         (status = 202, description = "Accepted: on disk, in order, once", body = Accepted),
-        (status = 200, description = "Accepted before", body = Accepted,
+        (status = 200, description = "Accepted before; or the challenge by which Slack asks whose the address is",
+            content((Accepted = "application/json"), (String = "text/plain")),
             headers(("Idempotent-Replayed" = String, description = "true"))),
     )
 )]
@@ -125,17 +132,26 @@ pub async fn events(State(api): State<Arc<Api>>, request: Request) -> Result<Res
     accept(&api, "events", None, request).await
 }
 
+/// What a request came to.
+#[derive(Debug)]
+enum Received {
+    Accepted(Receipt),
+    /// The provider asks whether the address is its owner's: the text to send back.
+    Challenge(String),
+}
+
 /// Verify, identify, sequence, answer; keep what is refused.
 async fn accept(api: &Api, name: &str, workflow: Option<&str>, request: Request) -> Result<Response, Problem> {
     let began = Instant::now();
     let source = source(api, name)?;
     let (head, body) = request.into_parts();
     match receive(api, &source, workflow, &head, body).await {
-        Ok(receipt) => {
+        Ok(Received::Accepted(receipt)) => {
             count(name.to_owned(), &receipt);
             ::metrics::histogram!(metrics::RECEIPT_SECONDS).record(began.elapsed());
             Ok(answer(receipt))
         }
+        Ok(Received::Challenge(text)) => Ok(text.into_response()),
         Err(refusal) => {
             let to = Addressee::Source(&source.configured);
             api.rejected.keep(&Refused { to, received_at: now(), head: &head, refusal: &refusal });
@@ -151,17 +167,34 @@ async fn receive(
     workflow: Option<&str>,
     head: &Parts,
     body: Body,
-) -> Result<Receipt, Refusal> {
-    refuse_compressed(&head.headers).map_err(|problem| Refusal::of_head(problem, &head.headers))?;
-    let held = api.bodies.read(&head.headers, body).await?;
+) -> Result<Received, Refusal> {
+    let of_head = |problem| Refusal::of_head(problem, &head.headers);
+    let client = head.extensions.get::<Client>().cloned().unwrap_or_default();
+    refuse_compressed(&head.headers).map_err(of_head)?;
+    // A key needs no body, so nothing is read for who has none.
+    let grant = source.verifier.takes_key().then(|| api.authorize(&client, &head.headers, Scope::Ingest)).transpose();
+    let grant = grant.map_err(of_head)?;
+    let held = api.bodies.read_within(source.body_bytes_max, &head.headers, body).await?;
     let body = held.bytes.clone();
-    let accepted = async {
-        let event = event(source, workflow, &head.headers, &body, Freshness::Required)?;
+    let received = async {
+        let received_at = now();
+        let verified = match &grant {
+            Some(grant) => Verified::of_key(grant.operator()),
+            None => source.verifier.verify(&head.headers, &body, received_at)?,
+        };
+        api.admission.source(&client, &source.configured.name)?;
+        if let Some(challenge) = source.verifier.challenge(&body) {
+            return Ok(Received::Challenge(challenge));
+        }
+        let event = event(source, workflow, &head.headers, &body, &verified, received_at).await?;
+        if let Some(grant) = &grant {
+            grant.check(&event.source, &event.workflow)?;
+        }
         // The body counts against the budget until here only: what waits for the log has a bound of its own.
         drop(held);
-        submit(api, event).await
+        submit(api, event).await.map(Received::Accepted)
     };
-    accepted.await.map_err(|problem| Refusal::of_whole(problem, body))
+    received.await.map_err(|problem| Refusal::of_whole(problem, body))
 }
 
 /// The source of a name.
@@ -177,22 +210,23 @@ pub(crate) fn source(api: &Api, name: &str) -> Result<Arc<Source>, Problem> {
     })
 }
 
-/// The event that a request to a source stands for, once it is verified.
+/// The event that a verified request to a source stands for.
 ///
 /// # Errors
 ///
 /// A [`Problem`] that is the sender's to mend.
-pub(crate) fn event(
+pub(crate) async fn event(
     source: &Source,
     path_workflow: Option<&str>,
     headers: &HeaderMap,
     body: &Bytes,
-    freshness: Freshness,
+    verified: &Verified,
+    received_at: Timestamp,
 ) -> Result<NewEvent, Problem> {
-    let received_at = now();
-    let verified = source.verifier.verify_with(freshness, headers, body, received_at)?;
-    let request = identify::Request { path_workflow, headers, body, verified: &verified, received_at };
-    Ok(source.rules.identify(&request)?)
+    let request = identify::Request { path_workflow, headers, body, verified, received_at };
+    let mut event = source.rules.identify(&request)?;
+    source.schemas.judge(&mut event).await?;
+    Ok(event)
 }
 
 /// Gives an event its place in the log.

@@ -1,9 +1,10 @@
 //! In: the way of an event from a sender to the log.
 //!
-//! [`body`] → [`verify`] → [`identify`] → [`sequencer`] → the answer, as [`ingest`] strings them together; and reading:
-//! [`since`], [`stream`]. With an API key, [`events`] takes CloudEvents and [`rpc`] gRPC. Refusals are [`error`]'s; what was
-//! refused is kept in [`rejected`]. Between this crate and the workers only the log passes.
+//! [`body`] → [`verify`] → [`identify`] → [`schema`] → [`sequencer`] → the answer, as [`ingest`] strings them together;
+//! and reading: [`since`], [`stream`]. With an API key, [`events`] takes CloudEvents and [`rpc`] gRPC. Refusals are
+//! [`error`]'s; what was refused is kept in [`rejected`]. Between this crate and the workers only the log passes.
 
+pub mod admission;
 pub mod auth;
 pub mod body;
 pub mod error;
@@ -17,6 +18,7 @@ pub mod readiness;
 pub mod rejected;
 pub mod router;
 pub mod rpc;
+pub mod schema;
 pub mod sequencer;
 pub mod serve;
 pub mod service;

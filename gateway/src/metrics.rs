@@ -13,14 +13,19 @@ pub const REFUSED: &str = "weft_gateway_requests_refused_total";
 /// Refused requests that were kept, by `source`.
 pub const REJECTED_KEPT: &str = "weft_gateway_rejected_kept_total";
 /// Refused requests that were to be kept and were not, by `reason`: `pace` (too many of the source), `queue` (too many wait),
-/// `log` (it did not take it), `closed` (the gateway has only begun).
+/// `log` (it did not take it), `secrets` (there are too many to be searched for), `closed` (the gateway has only begun).
 pub const REJECTED_DROPPED: &str = "weft_gateway_rejected_dropped_total";
+/// Events whose data is not what their source's schema says, by `source` and the rule's `mode`.
+pub const SCHEMA_VIOLATIONS: &str = "weft_gateway_schema_violations_total";
 /// From a webhook's first byte to its receipt, in seconds, accepted and repeated ones.
 pub const RECEIPT_SECONDS: &str = "weft_gateway_receipt_seconds";
 /// Connections that have been opened.
 pub const CONNECTIONS_OPENED: &str = "weft_gateway_connections_opened_total";
 /// Connections that have been closed.
 pub const CONNECTIONS_CLOSED: &str = "weft_gateway_connections_closed_total";
+
+/// Connections that were closed at once, since their address has too many.
+pub const CONNECTIONS_REFUSED: &str = "weft_gateway_connections_refused_total";
 
 /// Tells the recorder what the names mean.
 pub fn describe() {
@@ -29,7 +34,9 @@ pub fn describe() {
     describe_counter!(REFUSED, "requests answered with an error, by its code");
     describe_counter!(REJECTED_KEPT, "refused requests kept in the inbox");
     describe_counter!(REJECTED_DROPPED, "refused requests that the inbox did not take, by reason");
+    describe_counter!(SCHEMA_VIOLATIONS, "events whose data is not what their source's schema says");
     describe_histogram!(RECEIPT_SECONDS, Unit::Seconds, "time from a webhook's headers to its receipt");
     describe_counter!(CONNECTIONS_OPENED, "connections opened");
     describe_counter!(CONNECTIONS_CLOSED, "connections closed");
+    describe_counter!(CONNECTIONS_REFUSED, "connections closed at once, since their address has too many");
 }

@@ -2,7 +2,11 @@
 
 use std::net::SocketAddr;
 
+use ipnet::IpNet;
 use serde::Deserialize;
+use weft_tls::TlsOptions;
+
+use crate::admission::Rate;
 
 /// `[gateway]`: the HTTP API.
 #[derive(Debug, Clone, Deserialize)]
@@ -12,10 +16,40 @@ pub struct GatewayOptions {
     pub listen: SocketAddr,
     /// The largest body taken, at most 8 MiB. A body of exactly this size is taken.
     pub max_body: bytesize::ByteSize,
+    /// How much of whom is taken.
+    pub rate_limit: RateLimits,
+    /// Networks of proxies whose `X-Forwarded-For` or `Forwarded` is believed. None: nobody's is.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Certificate and key. Empty: plain HTTP.
+    pub tls: TlsOptions,
+}
+
+/// `rate_limit = { per_ip = "600/min", per_source = "off", per_key = "60000/min" }`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RateLimits {
+    /// Refused requests of one address; accepted ones never count.
+    pub per_ip: Rate,
+    /// Verified webhooks of one source.
+    pub per_source: Rate,
+    /// Requests with one API key.
+    pub per_key: Rate,
+}
+
+impl Default for RateLimits {
+    fn default() -> Self {
+        Self { per_ip: Rate::per_minute(600), per_source: Rate::Off, per_key: Rate::per_minute(60_000) }
+    }
 }
 
 impl Default for GatewayOptions {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), max_body: bytesize::ByteSize::mib(1) }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            max_body: bytesize::ByteSize::mib(1),
+            rate_limit: RateLimits::default(),
+            trusted_proxies: Vec::new(),
+            tls: TlsOptions::default(),
+        }
     }
 }

@@ -10,11 +10,14 @@
 //! - [`keeper`]: from the queue into the stream.
 //! - [`retry`]: an entry verified again and taken, when an admin asks.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use http::{StatusCode, request::Parts};
 use jiff::Timestamp;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use weft_nats::{catalog::Snapshot, subject};
 use weft_proto::v1;
 
@@ -28,6 +31,7 @@ pub mod retry;
 
 use keeper::Entry;
 use pace::Pace;
+use redact::Secrets;
 
 /// The name under which refused requests to `POST /api/v1/events` are kept. No source can have it.
 const EVENTS: &str = "_events";
@@ -37,15 +41,15 @@ const EVENTS: &str = "_events";
 pub enum Addressee<'r> {
     /// A webhook of a source.
     Source(&'r v1::Source),
-    /// `POST /api/v1/events`, with an API key. Which of the catalog's secrets its sender has put there nobody knows.
-    Events(&'r Snapshot),
+    /// `POST /api/v1/events`, with an API key.
+    Events,
 }
 
 impl Addressee<'_> {
     fn name(&self) -> &str {
         match self {
             Self::Source(source) => &source.name,
-            Self::Events(_) => EVENTS,
+            Self::Events => EVENTS,
         }
     }
 }
@@ -64,13 +68,21 @@ pub struct Refused<'r> {
 }
 
 /// Where refused requests are handed in. Closed until [`open`](Self::open).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Inbox {
     queue: OnceLock<mpsc::Sender<Entry>>,
     pace: Mutex<Pace>,
+    catalog: watch::Receiver<Arc<Snapshot>>,
+    /// The secrets of the catalog as it was last needed.
+    secrets: Mutex<Option<(Arc<Snapshot>, Arc<Secrets>)>>,
 }
 
 impl Inbox {
+    /// An inbox that knows the secrets of a catalog's sources.
+    pub fn new(catalog: watch::Receiver<Arc<Snapshot>>) -> Self {
+        Self { queue: OnceLock::new(), pace: Mutex::default(), catalog, secrets: Mutex::default() }
+    }
+
     /// From now on what is kept goes into this queue. Only the first call counts.
     pub fn open(&self, queue: mpsc::Sender<Entry>) {
         if self.queue.set(queue).is_err() {
@@ -91,7 +103,24 @@ impl Inbox {
             return dropped("pace");
         }
         let Ok(place) = queue.try_reserve() else { return dropped("queue") };
-        place.send(Entry { subject: subject::rejected(source), content: entry::of(refused) });
+        let Some(secrets) = self.secrets() else { return dropped("secrets") };
+        place.send(Entry { subject: subject::rejected(source), content: entry::of(refused, &secrets) });
+    }
+
+    /// The secrets that no entry may show; `None` where they cannot be searched for, so that nothing is kept.
+    fn secrets(&self) -> Option<Arc<Secrets>> {
+        let snapshot = Arc::clone(&self.catalog.borrow());
+        let mut known = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, secrets)) = &*known
+            && Arc::ptr_eq(of, &snapshot)
+        {
+            return Some(Arc::clone(secrets));
+        }
+        let secrets = Secrets::of(snapshot.sources.values().map(|source| &*source.value));
+        let secrets = secrets.inspect_err(|error| tracing::error!(%error, "secrets cannot be searched for")).ok()?;
+        let secrets = Arc::new(secrets);
+        *known = Some((snapshot, Arc::clone(&secrets)));
+        Some(secrets)
     }
 }
 
@@ -116,8 +145,12 @@ fn dropped(reason: &'static str) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use bytes::Bytes;
     use http::Request;
+    use weft_nats::catalog::Revised;
+    use weft_proto::v1::verification::Scheme;
 
     use super::*;
     use crate::error::Problem;
@@ -136,7 +169,7 @@ mod tests {
     /// What is a sender's to mend is kept; a limit's and our own refusals are not.
     #[tokio::test]
     async fn refusals_are_kept_by_their_code() {
-        let inbox = Inbox::default();
+        let inbox = Inbox::new(watch::channel(Arc::default()).1);
         let (queue, mut kept) = mpsc::channel(16);
         inbox.open(queue);
         for (code, expected) in [
@@ -158,10 +191,34 @@ mod tests {
         }
     }
 
+    /// A sender may mistake one source for another, so the secret of any source is taken out.
+    #[tokio::test]
+    async fn secrets_of_other_sources_are_not_kept() {
+        let secret = "c2VjcmV0IG9mIGFub3RoZXI";
+        let scheme = Scheme::Shopify(v1::ShopifyScheme { secrets: vec![secret.into()] });
+        let verification = Some(v1::Verification { scheme: Some(scheme) });
+        let other = v1::Source { name: "other".into(), verification, ..v1::Source::default() };
+        let sources = BTreeMap::from([("other".to_owned(), Revised { value: Arc::new(other), revision: 1 })]);
+        let snapshot = Snapshot { sources, ..Snapshot::default() };
+        let inbox = Inbox::new(watch::channel(Arc::new(snapshot)).1);
+        let (queue, mut kept) = mpsc::channel(1);
+        inbox.open(queue);
+        let (head, ()) = Request::post(format!("/api/v1/webhooks/shop/{secret}")).body(()).unwrap().into_parts();
+        let refusal = Refusal::of_whole(Problem::new(Code::SignatureInvalid, "no"), secret.into());
+        inbox.keep(&Refused {
+            to: Addressee::Events,
+            received_at: Timestamp::UNIX_EPOCH,
+            head: &head,
+            refusal: &refusal,
+        });
+        let entry = kept.try_recv().unwrap().content;
+        assert_eq!((&*entry.path, &entry.body[..]), ("/api/v1/webhooks/shop/[redacted]", &b"[redacted]"[..]));
+    }
+
     /// A full queue and a closed inbox cost an answer nothing: what does not fit is gone.
     #[tokio::test(start_paused = true)]
     async fn what_does_not_fit_is_dropped() {
-        let inbox = Inbox::default();
+        let inbox = Inbox::new(watch::channel(Arc::default()).1);
         keep(&inbox, "shop", Code::SignatureInvalid);
         let (queue, mut kept) = mpsc::channel(2);
         inbox.open(queue);

@@ -6,11 +6,18 @@ use axum::{
     Router,
     routing::{get, post},
 };
+use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
-use weft_nats::{catalog::keys::Keys, connect::Connection, subject::Layout};
+use weft_nats::{
+    catalog::keys::{Grant, Keys},
+    connect::Connection,
+    subject::Layout,
+};
+use weft_proto::v1::Scope;
 
 use crate::{
-    body,
+    admission::{self, Admission, Client},
+    auth, body,
     error::{Code, Problem},
     events, ingest, openapi,
     rejected::Inbox,
@@ -30,6 +37,8 @@ pub struct Api {
     pub sources: Sources,
     /// Who may call, apart from signed webhooks.
     pub keys: Keys,
+    /// How much of whom is taken.
+    pub admission: Arc<Admission>,
     /// The open event streams.
     pub streams: Streams,
     /// How bodies are read.
@@ -54,9 +63,27 @@ pub struct Log {
 impl Api {
     /// Without a log: every route that needs it answers 503 until [`open`](Self::open).
     /// `closing` ends the event streams.
-    pub fn new(sources: Sources, keys: Keys, limits: body::Limits, closing: CancellationToken) -> Self {
+    pub fn new(
+        sources: Sources,
+        keys: Keys,
+        admission: Admission,
+        limits: body::Limits,
+        closing: CancellationToken,
+    ) -> Self {
         let (streams, bodies) = (Streams::new(closing), body::Reader::new(limits));
-        Self { sources, keys, streams, bodies, rejected: Inbox::default(), log: OnceLock::new() }
+        let rejected = Inbox::new(sources.catalog());
+        Self { sources, keys, admission: Arc::new(admission), streams, bodies, rejected, log: OnceLock::new() }
+    }
+
+    /// What a request may do, provided that its key has a scope; it counts against the limit of the key.
+    ///
+    /// # Errors
+    ///
+    /// A [`Problem`], as [`auth::authorize`], or with `rate_limited`.
+    pub fn authorize(&self, client: &Client, headers: &HeaderMap, scope: Scope) -> Result<Grant, Problem> {
+        let grant = auth::authorize(&self.keys, headers, scope)?;
+        self.admission.key(client, &grant)?;
+        Ok(grant)
     }
 
     /// Ends what does not end by itself.
@@ -83,7 +110,8 @@ impl Api {
 
 /// The routes.
 pub fn router(api: Arc<Api>) -> Router {
-    Router::new()
+    let admission = Arc::clone(&api.admission);
+    let routes = Router::new()
         .route("/api/v1/webhooks/events", get(since::since).post(ingest::events))
         .route("/api/v1/webhooks/{source}", post(ingest::ruled))
         .route("/api/v1/webhooks/{source}/", post(ingest::unnamed))
@@ -96,5 +124,6 @@ pub fn router(api: Arc<Api>) -> Router {
         .method_not_allowed_fallback(async || {
             Problem::new(Code::MethodNotAllowed, "the route does not take this method; see header allow")
         })
-        .with_state(api)
+        .with_state(api);
+    admission::around(routes, admission)
 }

@@ -12,7 +12,7 @@ use tonic_health::{
 };
 use weft_proto::v1::ingest_service_server::IngestServiceServer;
 
-use crate::router::Api;
+use crate::{admission, router::Api};
 
 mod line;
 mod publish;
@@ -59,7 +59,7 @@ pub async fn routes(api: &Arc<Api>) -> (Router, Health) {
         (Ok(v1), Ok(v1alpha)) => router = routed(routed(router, v1), v1alpha),
         (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "reflection is not served"),
     }
-    (router, health)
+    (admission::around(router, Arc::clone(&api.admission)), health)
 }
 
 /// With a service at the path that gRPC gives it.

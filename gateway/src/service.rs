@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, sync::watch, time::sleep};
+use tokio::{sync::watch, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_index::projection::OpenError;
 use weft_nats::{
@@ -12,8 +12,10 @@ use weft_nats::{
     streams::{self, EnsureError, LogSpec},
     subject::Layout,
 };
+use weft_tls::{BindError, Listener};
 
 use crate::{
+    admission::{Admission, TrustedProxies},
     body, metrics,
     options::GatewayOptions,
     readiness, rejected,
@@ -33,8 +35,7 @@ const LOG_RETRY: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Gateway {
     options: GatewayOptions,
-    listener: TcpListener,
-    local_addr: SocketAddr,
+    listener: Listener,
 }
 
 /// What ends a gateway.
@@ -53,16 +54,20 @@ impl Gateway {
     ///
     /// # Errors
     ///
-    /// What the system says, such as that the port is taken.
-    pub async fn bind(options: GatewayOptions) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(options.listen).await?;
-        let local_addr = listener.local_addr()?;
-        Ok(Self { options, listener, local_addr })
+    /// [`BindError`]: the port is taken, or the certificate cannot be used.
+    pub async fn bind(options: GatewayOptions) -> Result<Self, BindError> {
+        let listener = Listener::bind(options.listen, &options.tls).await?;
+        Ok(Self { options, listener })
     }
 
     /// Where it listens; with port 0 in the options, the port that the system gave.
     pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+        self.listener.local_addr
+    }
+
+    /// `http` or `https`.
+    pub fn scheme(&self) -> &'static str {
+        self.listener.scheme()
     }
 
     /// Serves until `drain`: then stops to accept, finishes what is in flight, and returns. `missing` says what it still
@@ -92,8 +97,13 @@ impl Gateway {
             time: BODY_TIME,
         };
         let keys = Keys::new(bootstrap_key.as_ref(), watched.clone());
-        let api = Arc::new(Api::new(Sources::new(watched), keys, limits, closing.clone()));
+        let proxies = TrustedProxies::new(self.options.trusted_proxies);
+        let admission = Admission::new(&self.options.rate_limit, proxies.clone());
+        let api = Arc::new(Api::new(Sources::new(watched), keys, admission, limits, closing.clone()));
         let tasks = TaskTracker::new();
+        if let Some(acceptor) = self.listener.acceptor.clone() {
+            tasks.spawn(acceptor.renew(stop.child_token()));
+        }
         let (progress, progressed) = watch::channel(Some("streams: not looked for yet".to_owned()));
         let (services, health) = rpc::routes(&api).await;
         tasks.spawn(readiness::watch(connection.clone(), api.clone(), progressed, missing, health, closing.clone()));
@@ -103,7 +113,7 @@ impl Gateway {
         tasks.spawn(rejected::keeper::keep(api.clone(), connection.clone(), stop.child_token()));
         tasks.spawn(rejected::retry::serve(api.clone(), connection.clone(), closing.clone()));
 
-        let serving = serve::serve(self.listener, router(api.clone()).merge(services), closing.clone());
+        let serving = serve::serve(self.listener, router(api.clone()).merge(services), proxies, closing.clone());
         let opening = async {
             let opening = Opening { connection, spec, folder, progress, api, closing: closing.clone() };
             let opened = opening.open(&stop, &tasks).await;

@@ -24,7 +24,7 @@ use weft_proto::{
 };
 
 use crate::{
-    auth::authorize,
+    admission::Client,
     error::{Code, Problem},
     openapi,
     router::{Api, Log},
@@ -73,10 +73,11 @@ pub struct Wanted {
 )]
 pub async fn since(
     State(api): State<Arc<Api>>,
+    client: Client,
     headers: HeaderMap,
     query: Result<Query<Pairs>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let grant = authorize(&api.keys, &headers, Scope::Read)?;
+    let grant = api.authorize(&client, &headers, Scope::Read)?;
     let wanted = Wanted::read(&api, &grant, pairs(query)?)?;
     let log = api.log()?;
     let page = in_time(async {
@@ -101,10 +102,11 @@ pub async fn since(
 )]
 pub async fn event(
     State(api): State<Arc<Api>>,
+    client: Client,
     headers: HeaderMap,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    let grant = authorize(&api.keys, &headers, Scope::Read)?;
+    let grant = api.authorize(&client, &headers, Scope::Read)?;
     let id = path.ok().and_then(|Path(id)| id.parse().ok()).ok_or_else(unknown_event)?;
     one(&api, &grant, id).await
 }
@@ -123,10 +125,11 @@ pub async fn event(
 )]
 pub async fn event_of_delivery(
     State(api): State<Arc<Api>>,
+    client: Client,
     headers: HeaderMap,
     query: Result<Query<Pairs>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let grant = authorize(&api.keys, &headers, Scope::Read)?;
+    let grant = api.authorize(&client, &headers, Scope::Read)?;
     let (mut source, mut delivery_id) = (None, None);
     for (name, value) in pairs(query)? {
         match name.as_str() {

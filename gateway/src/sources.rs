@@ -9,7 +9,11 @@ use tokio::sync::watch;
 use weft_nats::catalog::{Revised, Snapshot};
 use weft_proto::v1;
 
-use crate::{identify::Rules, verify::Verifier};
+use crate::{
+    identify::Rules,
+    schema::{Schemas, Turns},
+    verify::Verifier,
+};
 
 /// A source that requests can be checked against.
 #[derive(Debug)]
@@ -20,6 +24,10 @@ pub struct Source {
     pub verifier: Verifier,
     /// How they are read.
     pub rules: Rules,
+    /// What their data must be.
+    pub schemas: Schemas,
+    /// The largest body that it may send, in bytes; `None`: what the gateway takes.
+    pub body_bytes_max: Option<usize>,
 }
 
 /// Why there is no source.
@@ -39,6 +47,8 @@ pub struct Sources {
     catalog: watch::Receiver<Arc<Snapshot>>,
     /// Only names that the catalog has, so it is as bounded as that.
     compiled: Mutex<HashMap<String, Compiled>>,
+    /// Shared by the schemas of all sources.
+    turns: Turns,
 }
 
 #[derive(Debug)]
@@ -50,17 +60,17 @@ struct Compiled {
 impl Sources {
     /// The sources of a catalog that is being watched.
     pub fn new(catalog: watch::Receiver<Arc<Snapshot>>) -> Self {
-        Self { catalog, compiled: Mutex::default() }
+        Self { catalog, compiled: Mutex::default(), turns: Turns::default() }
+    }
+
+    /// The catalog that they are looked up in.
+    pub fn catalog(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.catalog.clone()
     }
 
     /// What the catalog lacks for sources to be looked up in it, for people; `None`: nothing.
     pub fn missing(&self) -> Option<String> {
         self.catalog.borrow().missing()
-    }
-
-    /// The catalog at this moment.
-    pub fn catalog(&self) -> Arc<Snapshot> {
-        self.catalog.borrow().clone()
     }
 
     /// A subscription, as the catalog has it at this moment.
@@ -91,20 +101,26 @@ impl Sources {
         {
             return known.source.clone().ok_or(LookupError::Broken);
         }
-        let source = compile(configured);
+        let source = compile(configured, &self.turns);
         compiled.retain(|name, _| snapshot.sources.contains_key(name));
         compiled.insert(name.to_owned(), Compiled { revision: configured.revision, source: source.clone() });
         source.ok_or(LookupError::Broken)
     }
 }
 
-fn compile(configured: &Revised<Arc<v1::Source>>) -> Option<Arc<Source>> {
+fn compile(configured: &Revised<Arc<v1::Source>>, turns: &Turns) -> Option<Arc<Source>> {
     let source = &configured.value;
     let verifier = Verifier::compile(source).map_err(|error| error.to_string());
     let rules = Rules::compile(source);
-    match (verifier, rules) {
-        (Ok(verifier), Ok(rules)) => Some(Arc::new(Source { configured: Arc::clone(source), verifier, rules })),
-        (Err(problem), _) | (_, Err(problem)) => {
+    let schemas = Schemas::compile(source, turns.clone());
+    match (verifier, rules, schemas) {
+        (Ok(verifier), Ok(rules), Ok(schemas)) => {
+            let body_bytes_max = usize::try_from(source.max_body_bytes).unwrap_or(usize::MAX);
+            let body_bytes_max = Some(body_bytes_max).filter(|bytes| *bytes > 0);
+            let configured = Arc::clone(source);
+            Some(Arc::new(Source { configured, verifier, rules, schemas, body_bytes_max }))
+        }
+        (Err(problem), ..) | (_, Err(problem), _) | (.., Err(problem)) => {
             tracing::error!(source = source.name, revision = configured.revision, problem, "source cannot be used");
             None
         }

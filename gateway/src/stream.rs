@@ -29,7 +29,7 @@ use weft_nats::{catalog::keys::Grant, cursor::Cursor, scan, tail::Tail};
 use weft_proto::v1::Scope;
 
 use crate::{
-    auth::authorize,
+    admission::Client,
     error::{Code, Problem},
     router::Api,
     since::{Pairs, Wanted, in_time, pairs, resolve},
@@ -98,10 +98,11 @@ impl Streams {
 )]
 pub async fn stream(
     State(api): State<Arc<Api>>,
+    client: Client,
     headers: HeaderMap,
     query: Result<Query<Pairs>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let grant = authorize(&api.keys, &headers, Scope::Read)?;
+    let grant = api.authorize(&client, &headers, Scope::Read)?;
     let wanted = Wanted::read(&api, &grant, pairs(query)?)?;
     let since = last_event_id(&headers).or(wanted.since);
     let place = api.streams.place()?;

@@ -11,7 +11,7 @@ use std::{
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, connection::State, jetstream};
 use tokio::sync::watch;
 
-use crate::options::{NatsOptions, servers};
+use crate::options::{NatsOptions, NatsTls, servers};
 
 /// How long a try to connect may take, TLS and authentication included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -199,10 +199,25 @@ pub(crate) fn authenticated(options: &NatsOptions) -> Result<ConnectOptions, Con
     if let Some(prefix) = &options.inbox_prefix {
         connect = connect.custom_inbox_prefix(prefix.clone());
     }
-    if let Some(ca) = &options.tls_ca {
-        connect = connect.add_root_certificates(ca.clone()).require_tls(true);
+    secured(connect, &options.tls)
+}
+
+/// The client reads the files whenever it connects, so what is found wrong only then would look like a server that is not
+/// there; and renewed files need no restart.
+fn secured(mut connect: ConnectOptions, tls: &NatsTls) -> Result<ConnectOptions, ConnectError> {
+    for (key, file) in [("ca", &tls.ca), ("cert", &tls.cert), ("key", &tls.key)] {
+        let Some(file) = file else { continue };
+        file.check().map_err(|problem| ConnectError::Options(format!("tls.{key}: {problem}")))?;
+        connect = connect.require_tls(true);
     }
-    Ok(connect)
+    if let Some(ca) = &tls.ca {
+        connect = connect.add_root_certificates(ca.path().to_owned());
+    }
+    match (&tls.cert, &tls.key) {
+        (Some(cert), Some(key)) => Ok(connect.add_client_certificate(cert.path().to_owned(), key.path().to_owned())),
+        (None, None) => Ok(connect),
+        _ => Err(ConnectError::Options("tls: cert and key belong together: give both or neither".into())),
+    }
 }
 
 /// Goes to another server at once, instead of when this one closes the connection at a moment of its choice.

@@ -76,11 +76,16 @@ pub fn write(event: &Event, out: &mut Vec<u8>) {
 /// The part of the payload that is `data`, byte for byte; without copying. `None` when the event's pointer names nothing
 /// in it.
 pub fn data_of(event: &Event) -> Option<Bytes> {
-    if event.data_pointer.is_empty() {
-        return Some(event.payload.clone());
+    part(&event.payload, &event.data_pointer)
+}
+
+/// As [`data_of`], of what is not an event yet.
+pub fn part(payload: &Bytes, pointer: &str) -> Option<Bytes> {
+    if pointer.is_empty() {
+        return Some(payload.clone());
     }
-    let part = pointer::find(&event.payload, &event.data_pointer)?;
-    Some(event.payload.slice_ref(part.as_bytes()))
+    let part = pointer::find(payload, pointer)?;
+    Some(payload.slice_ref(part.as_bytes()))
 }
 
 /// Whether a media type is JSON: `application/json`, `text/json`, or anything with the suffix `+json`.

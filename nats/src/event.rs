@@ -42,6 +42,9 @@ const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 const DATA_POINTER: &str = "weft-data";
 /// Why an event is not to be attempted.
 const QUARANTINE: &str = "weft-quarantine";
+/// What [`Event::quarantine`] begins with where the data is not what the source's schema says; the validator's message
+/// follows.
+pub const SCHEMA_INVALID: &str = "schema_invalid: ";
 /// In front of the name of a sender's header that is kept.
 const KEPT: &str = "weft-kept-";
 /// The media type of JSON.
@@ -76,7 +79,8 @@ pub struct Event {
     pub verified_by: String,
     /// W3C trace context of the request.
     pub traceparent: Option<String>,
-    /// Why workers must not attempt it.
+    /// Why workers must not attempt it: [`SCHEMA_INVALID`] and a message, one line. They make it a dead letter for each
+    /// subscription that takes it.
     pub quarantine: Option<String>,
     /// Sender's headers handed on, lower-case names.
     pub kept_headers: Vec<(String, String)>,

@@ -1,13 +1,15 @@
 //! The configuration of the log, and the typed values (durations, sizes, secrets) that every section is written in.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+mod file_ref;
 mod secret;
 pub mod servers;
 mod span;
 
+pub use file_ref::FileRef;
 pub use secret::{Secret, SecretRef};
 pub use span::Span;
 
@@ -25,8 +27,8 @@ pub struct NatsOptions {
     pub password: Option<SecretRef>,
     /// Seed of an nkey.
     pub nkey: Option<SecretRef>,
-    /// Certificate authority file (PEM) of the server, besides the system's own.
-    pub tls_ca: Option<PathBuf>,
+    /// How the connection is secured; empty: as the URL (`tls://`) or the server demands.
+    pub tls: NatsTls,
     /// What the subjects of answers begin with, where this user may subscribe to no other; `_INBOX` when absent.
     pub inbox_prefix: Option<String>,
 }
@@ -34,17 +36,29 @@ pub struct NatsOptions {
 /// Without the users and passwords that stand in the URL.
 impl fmt::Debug for NatsOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { url, creds, user, password, nkey, tls_ca, inbox_prefix } = self;
+        let Self { url, creds, user, password, nkey, tls, inbox_prefix } = self;
         f.debug_struct("NatsOptions")
             .field("url", &url.as_deref().map(servers::shown))
             .field("creds", creds)
             .field("user", user)
             .field("password", password)
             .field("nkey", nkey)
-            .field("tls_ca", tls_ca)
+            .field("tls", tls)
             .field("inbox_prefix", inbox_prefix)
             .finish()
     }
+}
+
+/// `tls = { ca = "file:…", cert = "file:…", key = "file:…" }` of `[nats]`. Any of it makes TLS a must.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NatsTls {
+    /// Certificates (PEM) that the server's is trusted by, instead of the system's.
+    pub ca: Option<FileRef>,
+    /// Our own certificate (PEM), where the server asks for one; with `key`.
+    pub cert: Option<FileRef>,
+    /// The private key of `cert` (PEM).
+    pub key: Option<FileRef>,
 }
 
 /// How much EVENTS may hold.

@@ -13,7 +13,11 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use weft_admin::AdminOptions;
-use weft_nats::{catalog::MasterKey, options::Secret, private_file};
+use weft_nats::{
+    catalog::MasterKey,
+    options::{Secret, SecretRef},
+    private_file,
+};
 
 use crate::exit::Failure;
 
@@ -36,6 +40,9 @@ pub struct Client {
     pub server: String,
     /// Its bearer token.
     pub token: String,
+    /// The certificates (PEM) that its own is trusted by, instead of the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
 }
 
 /// Without the token.
@@ -132,18 +139,29 @@ impl DataFolder {
         MasterKey::parse(&text).map_err(|problem| Failure::Failed(format!("{}: {problem}", path.display())))
     }
 
-    /// Writes `client.toml` for an admin that listens at `admin`; returns its path.
+    /// Writes `client.toml` for an admin at `server`; returns its path. Where its certificate is a file the commands trust what
+    /// stands there: on the machine of the admin a certificate that no authority has signed works, too.
     ///
     /// # Errors
     ///
     /// One line: the file cannot be written.
-    pub fn write_client(&self, admin: SocketAddr, token: &Secret) -> Result<PathBuf, Failure> {
-        let client = Client { server: format!("http://{}", reachable(admin)), token: token.expose().to_owned() };
+    pub fn write_client(&self, server: String, token: &Secret, cert: Option<&SecretRef>) -> Result<PathBuf, Failure> {
+        let ca = match cert {
+            // The commands are started anywhere.
+            Some(SecretRef::File(path)) => Some(std::path::absolute(path).map_err(|error| failed(path, &error))?),
+            _ => None,
+        };
+        let client = Client { server, token: token.expose().to_owned(), ca };
         let path = self.path.join(CLIENT_FILE);
         let text = toml::to_string(&client).map_err(|error| Failure::of(&error))?;
         write_private(&path, &text)?;
         Ok(path)
     }
+}
+
+/// The address of a listener for clients on this machine.
+pub fn url(scheme: &str, listener: SocketAddr) -> String {
+    format!("{scheme}://{}", reachable(listener))
 }
 
 /// Where a client on this machine reaches a listener: an unspecified address listens on all of them.
@@ -179,7 +197,7 @@ mod tests {
         let token = data.admin_token(&AdminOptions::default()).unwrap();
         assert!(token.expose().len() > 40);
         assert_eq!(data.admin_token(&AdminOptions::default()).unwrap(), token);
-        let client = data.write_client("0.0.0.0:9080".parse().unwrap(), &token).unwrap();
+        let client = data.write_client(url("http", "0.0.0.0:9080".parse().unwrap()), &token, None).unwrap();
         let read: Client = toml::from_str(&fs::read_to_string(&client).unwrap()).unwrap();
         assert_eq!((read.server.as_str(), read.token.as_str()), ("http://127.0.0.1:9080", token.expose()));
         for path in [client, data.role("admin/token")] {

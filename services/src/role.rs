@@ -16,7 +16,7 @@ use weft_worker::Worker;
 use crate::{
     announce::{self, Line},
     config::Config,
-    data::{DataFolder, reachable},
+    data::{DataFolder, url},
     deliveries::WorkerDeliveries,
     exit::Failure,
     ops::{Ops, Readiness},
@@ -67,9 +67,9 @@ pub async fn run(role: Role, config: Config) -> Result<(), Failure> {
     let mut roles = Roles::default();
     let drain = signal::drain_token().map_err(|error| Failure::of(&error))?;
     let ops_listen = config.ops.listen.unwrap_or(role.ops_listen());
-    let ops = Ops::bind(ops_listen).await.map_err(|error| bind_failure("ops", ops_listen, &error))?;
+    let ops = Ops::bind(ops_listen).await.map_err(|error| bind_failure("ops", ops_listen, &error.into()))?;
     let metrics = telemetry::record_metrics()?;
-    let mut lines = vec![("ops", format!("http://{}", reachable(ops.local_addr())))];
+    let mut lines = vec![("ops", url("http", ops.local_addr()))];
     lines.extend(start(role, config, &data, &mut readiness, &mut roles).await?);
 
     let stop = CancellationToken::new();
@@ -104,7 +104,7 @@ async fn start(
             let listen = config.gateway.listen;
             let gateway = Gateway::bind(config.gateway).await;
             let gateway = gateway.map_err(|error| bind_failure(name, listen, &error))?;
-            let line = ("gateway", format!("http://{}", reachable(gateway.local_addr())));
+            let line = ("gateway", url(gateway.scheme(), gateway.local_addr()));
             let token = config.admin.token.map(|token| token.resolve()).transpose();
             let token = token.map_err(|problem| Failure::Failed(format!("[admin] token: {problem}")))?;
             let catalog = catalog(config.nats).await?;
@@ -120,11 +120,12 @@ async fn start(
         Role::Admin => {
             let token = data.admin_token(&config.admin)?;
             let listen = config.admin.listen;
+            let ca = config.admin.tls.cert.clone();
             let deliveries = Arc::new(WorkerDeliveries::new(config.worker.allow_networks));
             let admin = Admin::bind(config.admin, token.clone(), deliveries).await;
             let admin = admin.map_err(|error| bind_failure(name, listen, &error))?;
-            let line = ("admin", format!("http://{}", reachable(admin.local_addr())));
-            let client = data.write_client(admin.local_addr(), &token)?;
+            let line = ("admin", url(admin.scheme(), admin.local_addr()));
+            let client = data.write_client(line.1.clone(), &token, ca.as_ref())?;
             let catalog = catalog(config.nats).await?;
             roles.start(name, |drain| admin.run(catalog, spec, folder, missing, drain));
             Ok(vec![line, ("client", client.display().to_string())])

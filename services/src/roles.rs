@@ -7,6 +7,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
+use weft_tls::BindError;
 
 use crate::exit::{Failure, chain};
 
@@ -85,8 +86,13 @@ impl Roles {
     }
 }
 
-/// The failure of a port that cannot be bound: what to do about it.
-pub fn bind_failure(role: &str, listen: SocketAddr, error: &io::Error) -> Failure {
+/// The failure of a port that cannot be bound, or not with its certificate: what to do about it.
+pub fn bind_failure(role: &str, listen: SocketAddr, error: &BindError) -> Failure {
+    let error = match error {
+        BindError::Listen(error) => error,
+        BindError::Tls(error) => return Failure::Failed(format!("[{role}] {error}")),
+    };
+
     let choose = format!("choose another with [{role}] listen or WEFT_{}__LISTEN", role.to_ascii_uppercase());
     Failure::Failed(match error.kind() {
         io::ErrorKind::AddrInUse => format!("address in use: {listen}; {choose}"),
@@ -137,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_taken_port_says_how_to_choose_another() {
-        let error = io::Error::from(io::ErrorKind::AddrInUse);
+        let error = io::Error::from(io::ErrorKind::AddrInUse).into();
         let failure = bind_failure("gateway", "127.0.0.1:8080".parse().unwrap(), &error);
         assert_eq!(
             failure.to_string(),

@@ -30,7 +30,7 @@ use crate::{
     announce::{self, Line},
     apply::{ApplyError, apply},
     config::{Config, DesiredCatalog},
-    data::{DataFolder, reachable},
+    data::{DataFolder, url},
     deliveries::WorkerDeliveries,
     exit::Failure,
     ops::{Ops, Readiness},
@@ -62,7 +62,8 @@ pub async fn up(mut config: Config) -> Result<(), Failure> {
     let nats_missing = readiness.add("nats");
     let missing = Missing::new(&mut readiness);
     let mut lines = bound.lines();
-    let admin_address = bound.admin.local_addr();
+    let admin_url = url(bound.admin.scheme(), bound.admin.local_addr());
+    let admin_ca = config.admin.tls.cert.clone();
     // What outlives the roles.
     let stop = CancellationToken::new();
     let (gateway, admin, ops) = bound.serve_ops(readiness.clone(), metrics, stop.clone());
@@ -73,7 +74,7 @@ pub async fn up(mut config: Config) -> Result<(), Failure> {
     };
     lines.extend(nats.lines(&data));
     // Only now is it certain that no other mesh lives in the folder.
-    lines.push(("client", data.write_client(admin_address, &token)?.display().to_string()));
+    lines.push(("client", data.write_client(admin_url, &token, admin_ca.as_ref())?.display().to_string()));
     nats_missing.send_replace(None);
     let roles = start(config, &data, &nats.access, gateway, admin, token, missing).await?;
     let result = tokio::select! {
@@ -105,16 +106,15 @@ impl Bound {
         let admin = Admin::bind(config.admin.clone(), token.clone(), deliveries).await;
         let admin = admin.map_err(|error| bind_failure("admin", listen, &error))?;
         let listen = config.ops.listen.unwrap_or(OPS_LISTEN);
-        let ops = Ops::bind(listen).await.map_err(|error| bind_failure("ops", listen, &error))?;
+        let ops = Ops::bind(listen).await.map_err(|error| bind_failure("ops", listen, &error.into()))?;
         Ok(Self { gateway, admin, ops })
     }
 
     fn lines(&self) -> Vec<Line> {
-        let url = |address| format!("http://{}", reachable(address));
         vec![
-            ("gateway", url(self.gateway.local_addr())),
-            ("admin", url(self.admin.local_addr())),
-            ("ops", url(self.ops.local_addr())),
+            ("gateway", url(self.gateway.scheme(), self.gateway.local_addr())),
+            ("admin", url(self.admin.scheme(), self.admin.local_addr())),
+            ("ops", url("http", self.ops.local_addr())),
         ]
     }
 

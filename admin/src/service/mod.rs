@@ -7,7 +7,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, sync::watch, time::sleep};
+use tokio::{sync::watch, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::{Server, server::TcpIncoming};
 use tonic_health::server::health_reporter;
@@ -23,6 +23,7 @@ use weft_proto::v1::{
     catalog_service_server::CatalogServiceServer, dead_letter_service_server::DeadLetterServiceServer,
     event_service_server::EventServiceServer, rejected_service_server::RejectedServiceServer,
 };
+use weft_tls::{BindError, Listener, listener::secured};
 
 use crate::{auth::Guard, deliveries::Deliveries, options::AdminOptions};
 
@@ -54,8 +55,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// An admin whose port is bound and that serves nothing yet.
 #[derive(Debug)]
 pub struct Admin {
-    listener: TcpListener,
-    local_addr: SocketAddr,
+    listener: Listener,
     token: Secret,
     deliveries: Arc<dyn Deliveries>,
 }
@@ -82,16 +82,24 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// What the system says, such as that the port is taken.
-    pub async fn bind(options: AdminOptions, token: Secret, deliveries: Arc<dyn Deliveries>) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(options.listen).await?;
-        let local_addr = listener.local_addr()?;
-        Ok(Self { listener, local_addr, token, deliveries })
+    /// [`BindError`]: the port is taken, or the certificate cannot be used.
+    pub async fn bind(
+        options: AdminOptions,
+        token: Secret,
+        deliveries: Arc<dyn Deliveries>,
+    ) -> Result<Self, BindError> {
+        let listener = Listener::bind(options.listen, &options.tls).await?;
+        Ok(Self { listener, token, deliveries })
     }
 
     /// Where it listens; with port 0 in the options, the port that the system gave.
     pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+        self.listener.local_addr
+    }
+
+    /// `http` or `https`.
+    pub fn scheme(&self) -> &'static str {
+        self.listener.scheme()
     }
 
     /// Serves until `drain`: then stops to accept, finishes what is in flight, and returns. `missing` says what it still
@@ -124,6 +132,9 @@ impl Admin {
         let seen = readiness::Seen { connection, catalog: watched.clone(), progress: progressed };
         tasks.spawn(readiness::watch(seen, missing, reporter, closing.clone()));
 
+        if let Some(acceptor) = self.listener.acceptor.clone() {
+            tasks.spawn(acceptor.renew(stop.child_token()));
+        }
         let serving = serve(self.listener, Guard::new(keys), &state, self.deliveries, health, &closing);
         let opening = async {
             let opening = Opening { catalog: &catalog, watched, spec: &spec, folder, state: &state, progress };
@@ -143,7 +154,7 @@ impl Admin {
 
 /// Serves all services on the port until `closing`, then lets what is in flight end.
 async fn serve(
-    listener: TcpListener,
+    listener: Listener,
     guard: Guard,
     state: &Arc<State>,
     deliveries: Arc<dyn Deliveries>,
@@ -172,13 +183,24 @@ async fn serve(
         (Ok(v1), Ok(v1alpha)) => router = router.add_service(v1).add_service(v1alpha),
         (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "reflection is not served"),
     }
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let served = async {
+        match listener.acceptor {
+            None => {
+                let incoming = TcpIncoming::from(listener.tcp).with_nodelay(Some(true));
+                router.serve_with_incoming_shutdown(incoming, closing.cancelled()).await
+            }
+            Some(acceptor) => {
+                let incoming = secured(listener.tcp, acceptor);
+                router.serve_with_incoming_shutdown(incoming, closing.cancelled()).await
+            }
+        }
+    };
     let late = async {
         closing.cancelled().await;
         sleep(DRAIN_TIMEOUT).await;
     };
     tokio::select! {
-        served = router.serve_with_incoming_shutdown(incoming, closing.cancelled()) => {
+        served = served => {
             if let Err(error) = served {
                 tracing::error!(%error, "admin cannot serve");
             }

@@ -107,7 +107,7 @@ impl Deliveries for Receivers {
 
 impl Running {
     pub async fn start(nats: &NatsOptions, shards: u32, folder: &Path) -> Self {
-        let options = AdminOptions { listen: ([127, 0, 0, 1], 0).into(), token: None };
+        let options = AdminOptions { listen: ([127, 0, 0, 1], 0).into(), ..AdminOptions::default() };
         let admin = Admin::bind(options, Secret::new(TOKEN), Arc::new(Receivers::default())).await.unwrap();
         let url = format!("http://{}", admin.local_addr());
         let connection = Connection::connect(nats, "admin").await.unwrap();

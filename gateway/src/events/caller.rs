@@ -12,6 +12,7 @@ use crate::{
     router::Api,
     sequencer::{NewEvent, SubmitError},
     sources::LookupError,
+    verify::Verified,
 };
 
 /// A caller that may send events.
@@ -31,13 +32,18 @@ impl<'a> Caller<'a> {
         Ok(Self { api, grant: authorize(&api.keys, headers, Scope::Ingest)? })
     }
 
+    /// What its key may do.
+    pub fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
     /// The event, received now, if it is as it must be and the caller may send it.
     ///
     /// # Errors
     ///
     /// A [`Problem`]: what [`Draft::check`] says, or `out_of_scope`; `starting` while the catalog is not there.
     pub fn admit(&self, draft: Draft) -> Result<NewEvent, Problem> {
-        let event = draft.check(ingest::now(), self.grant.verified_by())?;
+        let event = draft.check(ingest::now(), Verified::of_key(self.grant.operator()).by())?;
         // The ids of a source's events are made of its name: whoever may use it could take another's ids.
         match self.api.sources.get(&event.source) {
             Err(LookupError::Unknown) => {}

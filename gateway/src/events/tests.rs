@@ -17,7 +17,12 @@ use weft_proto::{
 };
 
 use super::*;
-use crate::{body, sources::Sources};
+use crate::{
+    admission::{Admission, TrustedProxies},
+    body,
+    options::RateLimits,
+    sources::Sources,
+};
 
 const BOOTSTRAP: &str = "s3cret";
 const LIMITED: &str = "weft_abcd1234_0123456789abcdef0123456789abcdef";
@@ -48,7 +53,8 @@ fn api(complete: bool) -> Api {
     let (_, catalog) = watch::channel(Arc::new(snapshot));
     let keys = Keys::new(Some(&Secret::new(BOOTSTRAP)), catalog.clone());
     let limits = body::Limits { bytes_max: 1 << 20, time: Duration::from_secs(5) };
-    Api::new(Sources::new(catalog), keys, limits, CancellationToken::new())
+    let admission = Admission::new(&RateLimits::default(), TrustedProxies::default());
+    Api::new(Sources::new(catalog), keys, admission, limits, CancellationToken::new())
 }
 
 /// The event of a request, or why there is none.
@@ -307,7 +313,8 @@ fn a_caller_sends_what_its_key_allows() {
 fn a_batch_is_checked_whole() {
     let api = api(true);
     let caller = Caller::new(&api, &headers(&[("x-api-key", BOOTSTRAP)])).unwrap();
-    let read = |events: &serde_json::Value| batch(&caller, &HeaderMap::new(), events.to_string().as_bytes());
+    let admit = |draft| caller.admit(draft);
+    let read = |events: &serde_json::Value| batch(&HeaderMap::new(), events.to_string().as_bytes(), admit);
     let good: Vec<_> = (0..BATCH_EVENTS_MAX).map(|n| with("id", n.to_string())).collect();
     let ids: Vec<_> = read(&json!(good)).unwrap().into_iter().map(|event| event.delivery_id.unwrap()).collect();
     assert_eq!(ids, (0..BATCH_EVENTS_MAX).map(|n| n.to_string()).collect::<Vec<_>>(), "in order");
@@ -324,6 +331,6 @@ fn a_batch_is_checked_whole() {
         assert!(problem.detail().starts_with("event 3: "), "{}", problem.detail());
     }
     assert_eq!(read(&cloudevent()).unwrap_err().code(), Code::MalformedBody);
-    let keyed = batch(&caller, &headers(&[("idempotency-key", "a")]), b"[]");
+    let keyed = batch(&headers(&[("idempotency-key", "a")]), b"[]", admit);
     assert_eq!(keyed.unwrap_err().code(), Code::MissingDeliveryId);
 }

@@ -3,6 +3,8 @@ use weft_proto::v1::{DeliveryIdRule, GithubScheme, HmacScheme, NoneScheme, Rule,
 
 use super::*;
 
+mod schemes;
+
 fn scheme(scheme: Scheme) -> Option<Verification> {
     Some(Verification { scheme: Some(scheme) })
 }
@@ -44,8 +46,7 @@ fn identify_with(
     body: &str,
 ) -> Result<NewEvent, IdentifyError> {
     let verified = Verified {
-        scheme: "standard",
-        secret: Some(0),
+        signer: verify::Signer::Secret { scheme: "standard", index: 0 },
         id: Some("evt_1".into()),
         timestamp: Some(Timestamp::UNIX_EPOCH),
     };

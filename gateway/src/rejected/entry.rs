@@ -1,12 +1,13 @@
 //! A refused request as it is kept: cut to size, and without secrets.
 
-use std::net::SocketAddr;
-
-use axum::extract::ConnectInfo;
 use jiff::Timestamp;
 use weft_proto::v1::{Rejected, RejectedHeader};
 
-use super::{Refused, redact::Redactor};
+use super::{
+    Refused,
+    redact::{Redactor, Secrets},
+};
+use crate::admission::Client;
 
 /// The most of a body that is kept, in bytes: webhooks are mostly smaller, and what is larger still shows what it is.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -23,8 +24,8 @@ const PATH_BYTES_MAX: usize = 8 * 1024;
 const DETAIL_BYTES_MAX: usize = 4 * 1024;
 
 /// The entry of a refused request.
-pub(super) fn of(refused: &Refused<'_>) -> Rejected {
-    let redactor = Redactor::new(refused.to);
+pub(super) fn of(refused: &Refused<'_>, secrets: &Secrets) -> Rejected {
+    let redactor = Redactor::new(refused.to, secrets);
     let (head, refusal) = (refused.head, refused.refusal);
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     let (path, path_redacted) = redactor.path(target);
@@ -40,7 +41,7 @@ pub(super) fn of(refused: &Refused<'_>) -> Rejected {
         detail: cut(redactor.text(refusal.problem.detail()), DETAIL_BYTES_MAX),
         method: head.method.to_string(),
         path: cut(path, PATH_BYTES_MAX),
-        client: head.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.to_string()).unwrap_or_default(),
+        client: head.extensions.get::<Client>().and_then(Client::address).map(|at| at.to_string()).unwrap_or_default(),
         headers,
         redacted: path_redacted || scrubbed.is_some(),
         body: scrubbed.unwrap_or_else(|| begun.to_vec()),
@@ -101,8 +102,8 @@ mod tests {
 
     fn entry(request: http::request::Builder, body: &[u8], body_size: u64) -> Rejected {
         let (mut head, ()) = request.body(()).unwrap().into_parts();
-        head.extensions.insert(ConnectInfo(SocketAddr::from(([192, 0, 2, 7], 4711))));
-        of(&Refused {
+        head.extensions.insert(Client::at([192, 0, 2, 7].into()));
+        let refused = Refused {
             to: Addressee::Source(&v1::Source { name: "shop".into(), ..v1::Source::default() }),
             received_at: "2026-11-21T02:00:00.123Z".parse().unwrap(),
             head: &head,
@@ -111,7 +112,8 @@ mod tests {
                 begun: Bytes::copy_from_slice(body),
                 size: body_size,
             },
-        })
+        };
+        of(&refused, &Secrets::of([]).unwrap())
     }
 
     #[test]
@@ -122,7 +124,7 @@ mod tests {
         assert_eq!((entry.source.as_str(), entry.method.as_str()), ("shop", "POST"));
         assert_eq!(entry.path, "/api/v1/webhooks/shop/w%201?try=2");
         assert_eq!((entry.code.as_str(), entry.detail.as_str()), ("signature_invalid", "no"));
-        assert_eq!(entry.client, "192.0.2.7:4711");
+        assert_eq!(entry.client, "192.0.2.7");
         assert_eq!(entry.received_at, Some(prost_types::Timestamp { seconds: 1_795_226_400, nanos: 123_000_000 }));
         let headers: Vec<_> = entry.headers.iter().map(|header| (&*header.name, &*header.value)).collect();
         assert_eq!(headers, [("x-sig", "a"), ("x-sig", "\u{fffd}")]);

@@ -4,13 +4,13 @@
 //!   [`SECRET_WORDS`], except the headers that the source's scheme signs with: they prove a secret and do not tell it.
 //! - Values of query parameters whose name holds one of [`SECRET_WORDS`] or [`QUERY_WORDS`]. Neither a scheme nor a rule of
 //!   a source reads the query, so nothing that a retry needs is lost.
-//! - Wherever it stands, also in the body: a secret of the source (of any source, where a request names none), as it is configured, percent-encoded, or in JSON with
+//! - Wherever it stands, also in the body: a secret of any source, as it is configured, percent-encoded, or in JSON with
 //!   escaped slashes; and whatever looks like an API key of ours.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
+use aho_corasick::{AhoCorasick, BuildError, Input, MatchKind, PatternID};
 use http::{HeaderName, HeaderValue};
-use memchr::memmem;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use weft_proto::v1::{Source, verification::Scheme};
 
@@ -27,40 +27,63 @@ const SECRET_WORDS: [&str; 9] =
 /// Parts of names that carry a secret in queries, where there is no scheme that would sign by them.
 const QUERY_WORDS: [&str; 4] = ["key", "sig", "auth", "code"];
 /// What an API key of ours begins with.
-const KEY_PREFIX: &[u8] = b"weft_";
+const KEY_PREFIX: &str = "weft_";
 /// The fewest characters of an API key behind its prefix: less is an ordinary word.
 const KEY_CHARS_MIN: usize = 16;
 
-/// Takes out what a request to one source must not show.
+/// The secrets of all sources, compiled so that a text is searched once, however many there are. A request may tell the
+/// secret of any of them, wherever it was sent to.
+pub(super) struct Secrets(AhoCorasick);
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} forms of secrets", self.0.patterns_len())
+    }
+}
+
+impl Secrets {
+    /// # Errors
+    ///
+    /// [`BuildError`]: there are more than can be searched for, some gigabytes.
+    pub fn of<'s>(sources: impl IntoIterator<Item = &'s Source>) -> Result<Self, BuildError> {
+        let secrets = sources.into_iter().flat_map(|source| secrets(scheme(source)));
+        let forms = std::iter::once(KEY_PREFIX.as_bytes().to_vec()).chain(secrets.flat_map(|secret| forms(secret)));
+        AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(forms).map(Self)
+    }
+
+    /// Where the first secret at or behind `from` stands.
+    fn find(&self, bytes: &[u8], mut from: usize) -> Option<Range<usize>> {
+        loop {
+            let found = self.0.find(Input::new(bytes).range(from..))?;
+            let key = key_length(&bytes[found.start()..]);
+            if found.pattern() != PatternID::ZERO || key > 0 {
+                return Some(found.start()..found.end().max(found.start() + key));
+            }
+            // Only the prefix of a key, in an ordinary word.
+            from = found.start() + 1;
+        }
+    }
+}
+
+/// Takes out what a request must not show.
 #[derive(Debug)]
 pub(super) struct Redactor<'s> {
-    /// What is searched for, never empty texts.
-    secrets: Vec<Hidden>,
+    secrets: &'s Secrets,
     /// Names of the headers that the source's scheme signs with, as they are configured.
     signed: Vec<&'s str>,
 }
 
-/// A text that `Debug` does not print.
-struct Hidden(Vec<u8>);
-
-impl std::fmt::Debug for Hidden {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(REDACTED)
-    }
-}
-
 impl<'s> Redactor<'s> {
-    pub fn new(to: Addressee<'s>) -> Self {
-        let sources: Vec<&Source> = match to {
-            Addressee::Source(source) => vec![source],
-            Addressee::Events(catalog) => catalog.sources.values().map(|source| &*source.value).collect(),
+    pub fn new(to: Addressee<'s>, secrets: &'s Secrets) -> Self {
+        let scheme = match to {
+            Addressee::Source(source) => scheme(source),
+            Addressee::Events => None,
         };
-        let secrets = sources.into_iter().filter_map(scheme).flat_map(secrets);
-        let signed = match to {
-            Addressee::Source(source) => scheme(source).map(signing_headers).unwrap_or_default(),
-            Addressee::Events(_) => Vec::new(),
+        let signed = match scheme {
+            Some(Scheme::Hmac(scheme)) => vec![&*scheme.header, &*scheme.timestamp_header, &*scheme.id_header],
+            _ => Vec::new(),
         };
-        Self { secrets: secrets.flat_map(|secret| forms(secret)).collect(), signed }
+        Self { secrets, signed }
     }
 
     /// A header's value as it is kept.
@@ -115,21 +138,12 @@ impl<'s> Redactor<'s> {
 
     /// Bytes without the secrets in them; `None` when there are none.
     pub fn scrub(&self, bytes: &[u8]) -> Option<Vec<u8>> {
-        // Of many sources' secrets hardly one stands in a request: those that do not are not looked for at every byte.
-        let present: Vec<_> = self.secrets.iter().filter(|secret| memmem::find(bytes, &secret.0).is_some()).collect();
         let mut scrubbed = Vec::new();
         let mut copied = 0;
-        let mut at = 0;
-        while at < bytes.len() {
-            let found = secret_at(&present, &bytes[at..]);
-            if found > 0 {
-                scrubbed.extend_from_slice(&bytes[copied..at]);
-                scrubbed.extend_from_slice(REDACTED.as_bytes());
-                at += found;
-                copied = at;
-            } else {
-                at += 1;
-            }
+        while let Some(found) = self.secrets.find(bytes, copied) {
+            scrubbed.extend_from_slice(&bytes[copied..found.start]);
+            scrubbed.extend_from_slice(REDACTED.as_bytes());
+            copied = found.end;
         }
         (copied > 0).then(|| {
             scrubbed.extend_from_slice(&bytes[copied..]);
@@ -138,30 +152,15 @@ impl<'s> Redactor<'s> {
     }
 }
 
-/// The length of the longest secret that these bytes begin with; 0 for none.
-fn secret_at(secrets: &[&Hidden], bytes: &[u8]) -> usize {
-    let configured = secrets.iter().filter(|secret| bytes.starts_with(&secret.0)).map(|secret| secret.0.len());
-    configured.max().unwrap_or(0).max(key_length(bytes))
-}
-
-/// What a scheme verifies by.
-fn secrets(scheme: &Scheme) -> &[String] {
+fn secrets(scheme: Option<&Scheme>) -> &[String] {
     match scheme {
-        Scheme::Standard(scheme) => &scheme.secrets,
-        Scheme::Github(scheme) => &scheme.secrets,
-        Scheme::Hmac(scheme) => &scheme.secrets,
-        Scheme::Stripe(scheme) => &scheme.secrets,
-        Scheme::Slack(scheme) => &scheme.secrets,
-        Scheme::Shopify(scheme) => &scheme.secrets,
-        Scheme::ApiKey(_) | Scheme::None(_) => &[],
-    }
-}
-
-/// The headers that a scheme is configured to sign with.
-fn signing_headers(scheme: &Scheme) -> Vec<&str> {
-    match scheme {
-        Scheme::Hmac(scheme) => vec![&*scheme.header, &*scheme.timestamp_header, &*scheme.id_header],
-        _ => Vec::new(),
+        Some(Scheme::Standard(scheme)) => &scheme.secrets,
+        Some(Scheme::Github(scheme)) => &scheme.secrets,
+        Some(Scheme::Hmac(scheme)) => &scheme.secrets,
+        Some(Scheme::Stripe(scheme)) => &scheme.secrets,
+        Some(Scheme::Slack(scheme)) => &scheme.secrets,
+        Some(Scheme::Shopify(scheme)) => &scheme.secrets,
+        Some(Scheme::ApiKey(_) | Scheme::None(_)) | None => &[],
     }
 }
 
@@ -170,18 +169,18 @@ fn scheme(source: &Source) -> Option<&Scheme> {
 }
 
 /// A secret as it may stand in a request: without what goes around it, as it is and encoded.
-fn forms(secret: &str) -> Vec<Hidden> {
+fn forms(secret: &str) -> Vec<Vec<u8>> {
     let core = secret.strip_prefix("whsec_").unwrap_or(secret).trim_end_matches('=');
     let mut forms =
         vec![core.to_owned(), utf8_percent_encode(core, NON_ALPHANUMERIC).to_string(), core.replace('/', "\\/")];
     forms.retain(|form| !form.is_empty());
     forms.dedup();
-    forms.into_iter().map(|form| Hidden(form.into_bytes())).collect()
+    forms.into_iter().map(String::into_bytes).collect()
 }
 
 /// The length of the API key that these bytes begin with; 0 for none.
 fn key_length(bytes: &[u8]) -> usize {
-    let Some(rest) = bytes.strip_prefix(KEY_PREFIX) else { return 0 };
+    let Some(rest) = bytes.strip_prefix(KEY_PREFIX.as_bytes()) else { return 0 };
     let chars = rest.iter().take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')).count();
     if chars < KEY_CHARS_MIN { 0 } else { KEY_PREFIX.len() + chars }
 }
@@ -192,11 +191,8 @@ fn holds_any(name: &str, words: &[&str]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use proptest::prelude::*;
-    use weft_nats::catalog::{Revised, Snapshot};
-    use weft_proto::v1::{GithubScheme, HmacScheme, StandardScheme, Verification};
+    use weft_proto::v1::{HmacScheme, StandardScheme, Verification};
 
     use super::*;
 
@@ -212,6 +208,10 @@ mod tests {
         source(Scheme::Standard(StandardScheme { secrets: vec![SECRET.into()], tolerance_ms: 0 }))
     }
 
+    fn secrets(source: &Source) -> Secrets {
+        Secrets::of([source]).unwrap()
+    }
+
     fn header(redactor: &Redactor<'_>, name: &'static str, value: &str) -> String {
         redactor.header(&HeaderName::from_static(name), &HeaderValue::from_str(value).unwrap())
     }
@@ -219,7 +219,8 @@ mod tests {
     #[test]
     fn credentials_in_headers_are_gone_and_signatures_stay() {
         let source = standard();
-        let redactor = Redactor::new(Addressee::Source(&source));
+        let secrets = secrets(&source);
+        let redactor = Redactor::new(Addressee::Source(&source), &secrets);
         for name in ["authorization", "cookie", "x-api-key", "proxy-authorization", "x-gitlab-token", "x-app-secret"] {
             assert_eq!(header(&redactor, name, "anything"), REDACTED, "{name}");
         }
@@ -239,16 +240,19 @@ mod tests {
             source(Scheme::Hmac(HmacScheme { secrets, header: header.into(), ..HmacScheme::default() }))
         };
         let signs = hmac("X-Shop-Token");
-        assert_eq!(header(&Redactor::new(Addressee::Source(&signs)), "x-shop-token", "00ff"), "00ff");
-        assert_eq!(header(&Redactor::new(Addressee::Source(&signs)), "x-shop-token", "hush"), REDACTED);
+        let secrets = secrets(&signs);
+        let redactor = Redactor::new(Addressee::Source(&signs), &secrets);
+        assert_eq!(header(&redactor, "x-shop-token", "00ff"), "00ff");
+        assert_eq!(header(&redactor, "x-shop-token", "hush"), REDACTED);
         let signs = hmac("Authorization");
-        assert_eq!(header(&Redactor::new(Addressee::Source(&signs)), "authorization", "00ff"), REDACTED);
+        assert_eq!(header(&Redactor::new(Addressee::Source(&signs), &secrets), "authorization", "00ff"), REDACTED);
     }
 
     #[test]
     fn queries_lose_what_is_named_like_a_secret_and_paths_what_is_one() {
         let source = standard();
-        let redactor = Redactor::new(Addressee::Source(&source));
+        let secrets = secrets(&source);
+        let redactor = Redactor::new(Addressee::Source(&source), &secrets);
         let encoded = utf8_percent_encode(CORE, NON_ALPHANUMERIC).to_string();
         for (target, kept, redacted) in [
             ("/shop/w?try=2&a", "/shop/w?try=2&a", false),
@@ -266,7 +270,8 @@ mod tests {
     #[test]
     fn bodies_lose_secrets_however_they_are_written() {
         let source = standard();
-        let redactor = Redactor::new(Addressee::Source(&source));
+        let secrets = secrets(&source);
+        let redactor = Redactor::new(Addressee::Source(&source), &secrets);
         for written in [
             SECRET.to_owned(),
             CORE.to_owned(),
@@ -282,23 +287,12 @@ mod tests {
         assert!(!format!("{redactor:?}").contains("c2Vj"));
     }
 
-    /// Who sends events with an API key may send any source's secret by mistake.
-    #[test]
-    fn a_request_to_no_source_loses_the_secrets_of_all() {
-        let revised = |source| Revised { revision: 1, value: Arc::new(source) };
-        let github = Scheme::Github(GithubScheme { secrets: vec!["hush-hush".into()] });
-        let sources = [("a".to_owned(), revised(standard())), ("b".to_owned(), revised(source(github)))];
-        let catalog = Snapshot { sources: sources.into(), ..Snapshot::default() };
-        let redactor = Redactor::new(Addressee::Events(&catalog));
-        assert_eq!(redactor.text(&format!("{CORE} hush-hush hush")), "[redacted] [redacted] hush");
-    }
-
     proptest! {
         /// Wherever a secret stands, it does not come through, and what is around it does.
         #[test]
         fn no_secret_survives(before in "[ -~]{0,40}", after in "[ -~]{0,40}") {
-            let source = standard();
-            let redactor = Redactor::new(Addressee::Source(&source));
+            let secrets = secrets(&standard());
+            let redactor = Redactor::new(Addressee::Events, &secrets);
             let scrubbed = redactor.text(&format!("{before}{CORE}{after}"));
             prop_assert!(!scrubbed.contains(CORE));
             prop_assert!(scrubbed.contains(REDACTED));

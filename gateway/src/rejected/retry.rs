@@ -28,7 +28,8 @@ use crate::{
     error::{Code, Problem},
     ingest,
     router::Api,
-    sequencer::Receipt,
+    sequencer::{NewEvent, Receipt},
+    sources::Source,
     verify::Freshness,
 };
 
@@ -95,9 +96,7 @@ async fn retry(api: &Api, connection: &Connection, sequence: StreamSeq) -> Resul
     let entry = Rejected::decode(stored.payload).map_err(|_| unknown())?;
     let request = KeptRequest::of(&entry)?;
     let source = ingest::source(api, &entry.source)?;
-    let mut event =
-        ingest::event(&source, request.workflow.as_deref(), &request.headers, &request.body, Freshness::Waived)
-            .map_err(|problem| request.explain(problem))?;
+    let mut event = request.event(&source).await?;
     if event.delivery_id.is_none() {
         // Nothing of the sender's tells a repeat, so the entry itself does: retried twice, it is taken once.
         let received = entry.received_at.unwrap_or_default();
@@ -143,6 +142,18 @@ impl KeptRequest {
         });
         let header_redacted = entry.headers.iter().any(|header| header.value.contains(REDACTED));
         Ok(Self { workflow, headers: kept, body: Bytes::copy_from_slice(&entry.body), header_redacted })
+    }
+
+    /// The event that it stands for, by today's secrets and rules.
+    ///
+    /// # Errors
+    ///
+    /// A [`Problem`]: it is refused still.
+    async fn event(&self, source: &Source) -> Result<NewEvent, Problem> {
+        let (headers, body, now) = (&self.headers, &self.body, ingest::now());
+        let verified = source.verifier.verify_with(Freshness::Waived, headers, body, now);
+        let verified = verified.map_err(|error| self.explain(error.into()))?;
+        ingest::event(source, self.workflow.as_deref(), headers, body, &verified, now).await
     }
 
     /// Says so where a refusal may come from what was taken out.

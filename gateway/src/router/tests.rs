@@ -17,6 +17,7 @@ use weft_nats::{
 use weft_proto::v1::{Rule, Source, StandardScheme, Verification, rule, verification::Scheme};
 
 use super::*;
+use crate::{admission::TrustedProxies, options::RateLimits};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const KEY: &str = "reading";
@@ -40,7 +41,8 @@ fn routes(complete: bool) -> Router {
     let (_, catalog) = watch::channel(Arc::new(Snapshot { complete, sources, ..Snapshot::default() }));
     let limits = body::Limits { bytes_max: BODY_BYTES_MAX, time: Duration::from_secs(5) };
     let keys = Keys::new(Some(&Secret::new(KEY)), catalog.clone());
-    router(Arc::new(Api::new(Sources::new(catalog), keys, limits, CancellationToken::new())))
+    let admission = Admission::new(&RateLimits::default(), TrustedProxies::default());
+    router(Arc::new(Api::new(Sources::new(catalog), keys, admission, limits, CancellationToken::new())))
 }
 
 /// Status, code and detail of the answer.

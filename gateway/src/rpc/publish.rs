@@ -14,7 +14,7 @@ use weft_proto::v1::{
 
 use super::line;
 use crate::{
-    auth::authorize,
+    admission::Client,
     error::{Code, Problem},
     events::{Caller, Draft, check_json},
     identify, ingest, metrics,
@@ -47,7 +47,8 @@ impl KeyHolders {
 
 impl Interceptor for KeyHolders {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        authorize(&self.api.keys, request.metadata().as_ref(), Scope::Ingest)?;
+        let client = request.extensions().get::<Client>().cloned().unwrap_or_default();
+        self.api.authorize(&client, request.metadata().as_ref(), Scope::Ingest)?;
         Ok(request)
     }
 }

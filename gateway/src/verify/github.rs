@@ -1,12 +1,13 @@
 //! GitHub: `X-Hub-Signature-256: sha256=` and hex of HMAC-SHA256 over the body.
 //!
 //! Nothing but the body is signed: there is no timestamp, and the delivery id in `X-GitHub-Delivery` is GitHub's word
-//! only. What protects against a replay is that a delivery is accepted once.
+//! only. What protects against a replay is that a delivery is accepted once. The older `X-Hub-Signature` with SHA-1 is
+//! not looked at.
 
 use http::{HeaderMap, HeaderName};
 use weft_proto::v1::GithubScheme;
 
-use super::{Keys, Verified, VerifyError, required};
+use super::{Keys, Verified, VerifyError, lower_hex, required};
 
 const SIGNATURE: HeaderName = HeaderName::from_static("x-hub-signature-256");
 
@@ -22,9 +23,8 @@ impl Github {
 
     pub(super) fn verify(&self, headers: &HeaderMap, body: &[u8]) -> Result<Verified, VerifyError> {
         let signature = required(headers, &SIGNATURE)?;
-        let tag = signature.strip_prefix("sha256=").and_then(|digits| hex::decode(digits).ok());
-        let tag = tag.ok_or(VerifyError::Invalid)?;
+        let tag = signature.strip_prefix("sha256=").and_then(lower_hex).ok_or(VerifyError::Invalid)?;
         let secret = self.keys.signer([body].into_iter(), &[tag]).ok_or(VerifyError::Invalid)?;
-        Ok(Verified { scheme: "github", secret: Some(secret), id: None, timestamp: None })
+        Ok(Verified::signed("github", secret, None, None))
     }
 }

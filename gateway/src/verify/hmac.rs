@@ -43,10 +43,16 @@ impl Template {
         if !segments.contains(&Segment::Body) {
             return Err(format!("template {template:?} does not sign the body; it must contain {{body}}"));
         }
-        // Where an id ends must be plain, or one signed text could be cut in two ways.
-        let cut = |pair: &[Segment]| pair[0] == Segment::Id && !matches!(pair[1], Segment::Text(_));
-        if segments.windows(2).any(cut) {
-            return Err(format!("template {template:?} must have text, such as a full stop, behind {{id}}"));
+        // Where an id begins and ends must be plain, or one signed text could be cut in two ways.
+        let runs_on = |pair: &[Segment]| match pair {
+            [Segment::Id, next] => !matches!(next, Segment::Text(_)),
+            [previous, Segment::Id] => !matches!(previous, Segment::Text(_)),
+            _ => false,
+        };
+        if segments.windows(2).any(runs_on) {
+            return Err(format!(
+                "template {template:?} must have text, such as a full stop, between {{id}} and the rest"
+            ));
         }
         Ok(Self {
             keys: Keys::new(&scheme.secrets)?,
@@ -82,17 +88,19 @@ impl Template {
             }
             _ => None,
         };
-        Ok(Verified { scheme: "hmac", secret: Some(secret), id: id.map(str::to_owned), timestamp })
+        Ok(Verified::signed("hmac", secret, id, timestamp))
     }
 
-    /// An id must not contain the text that ends it in the template.
+    /// An id must not contain what sets it apart from the rest.
     fn check_id(&self, id: Option<&str>) -> Result<(), VerifyError> {
         let (Some(header), Some(id)) = (&self.id, id) else { return Ok(()) };
-        let ambiguous = self.segments.windows(2).any(
-            |pair| matches!(pair, [Segment::Id, Segment::Text(end)] if end.chars().next().is_some_and(|end| id.contains(end))),
-        );
-        if ambiguous {
-            let rule = "must not contain the character that ends it in the signed text";
+        let border = |pair: &[Segment]| match pair {
+            [Segment::Id, Segment::Text(next)] => next.chars().next(),
+            [Segment::Text(previous), Segment::Id] => previous.chars().next_back(),
+            _ => None,
+        };
+        if self.segments.windows(2).filter_map(border).any(|border| id.contains(border)) {
+            let rule = "must not contain the character that sets it apart in the signed text";
             return Err(VerifyError::Malformed { header: header.clone(), rule });
         }
         Ok(())

@@ -8,19 +8,27 @@ use std::{fmt, time::Duration};
 
 use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
-use sha2::Sha256;
 use weft_proto::v1::{Source, verification::Scheme as Configured};
 
-use ::hmac::{Hmac, KeyInit as _, Mac as _};
+use self::keys::{Key, Keys, NO_SECRETS, lower_hex};
 
 mod github;
 mod hmac;
+mod keys;
+mod shopify;
+mod slack;
 mod standard;
+mod stripe;
 #[cfg(test)]
 mod tests;
 
 /// The tolerance where the configuration names none: what the reference libraries of Standard Webhooks use.
 const TOLERANCE_DEFAULT: Duration = Duration::from_secs(300);
+/// The most signatures of one request that are looked at. A rotation makes two or three; an asymmetric one costs a pass
+/// over the body for each key, which anybody may ask for.
+const SIGNATURES_MAX: usize = 8;
+
+pub(crate) use standard::is_id as is_standard_id;
 
 /// How the requests of one source are verified.
 #[derive(Debug)]
@@ -32,30 +40,68 @@ pub struct Verifier {
 enum Scheme {
     Standard(standard::Standard),
     Github(github::Github),
+    Stripe(stripe::Stripe),
+    Slack(slack::Slack),
+    Shopify(shopify::Shopify),
     Hmac(hmac::Template),
+    ApiKey,
     Unsigned,
 }
 
 /// A request that is the sender's, and what of it was signed besides the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
-    /// The scheme's name.
-    pub scheme: &'static str,
-    /// Which of the source's secrets signed it; `None` where nothing is signed.
-    pub secret: Option<usize>,
+    /// Who stands for it.
+    pub signer: Signer,
     /// The delivery id, where the scheme signs one.
     pub id: Option<String>,
     /// When the sender signed it, where the scheme signs that.
     pub timestamp: Option<Timestamp>,
 }
 
-impl Verified {
-    /// Scheme and index of the secret, such as `standard/0`; `none` where nothing is signed.
-    pub fn by(&self) -> String {
-        match self.secret {
-            Some(secret) => format!("{}/{secret}", self.scheme),
-            None => self.scheme.to_owned(),
+/// Who stands for a request. Displayed as it is written beside the event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Signer {
+    /// Whoever has this secret of the source: `standard/0`.
+    Secret {
+        /// The scheme's name.
+        scheme: &'static str,
+        /// The secret's place among those of the source, newest first.
+        index: usize,
+    },
+    /// The holder of an API key: `api_key/<id>`.
+    Key {
+        /// The part of the key that names it.
+        id: String,
+    },
+    /// Nobody; the source takes what is not signed: `none`.
+    Nobody,
+}
+
+impl fmt::Display for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Secret { scheme, index } => write!(f, "{scheme}/{index}"),
+            Self::Key { id } => write!(f, "api_key/{id}"),
+            Self::Nobody => f.write_str("none"),
         }
+    }
+}
+
+impl Verified {
+    /// Signed with a secret of the source.
+    fn signed(scheme: &'static str, index: usize, id: Option<&str>, timestamp: Option<Timestamp>) -> Self {
+        Self { signer: Signer::Secret { scheme, index }, id: id.map(str::to_owned), timestamp }
+    }
+
+    /// Who stands for it, as it is written beside the event: `standard/0`.
+    pub fn by(&self) -> String {
+        self.signer.to_string()
+    }
+
+    /// Sent by who holds an API key.
+    pub fn of_key(id: impl Into<String>) -> Self {
+        Self { signer: Signer::Key { id: id.into() }, id: None, timestamp: None }
     }
 }
 
@@ -76,6 +122,9 @@ pub enum VerifyError {
         /// What it must be.
         rule: &'static str,
     },
+    /// The source takes API keys, which are not looked at here.
+    #[error("the source takes an API key instead of a signature; send it as x-api-key or as Authorization: Bearer")]
+    KeyNeeded,
     /// No secret of the source gives this signature.
     #[error("the signature does not match the body and the source's secrets; sign the raw body")]
     Invalid,
@@ -142,11 +191,14 @@ impl Verifier {
             Some(Configured::Standard(scheme)) => standard::Standard::compile(scheme).map(Scheme::Standard),
             Some(Configured::Github(scheme)) => github::Github::compile(scheme).map(Scheme::Github),
             Some(Configured::Hmac(scheme)) => hmac::Template::compile(scheme).map(Scheme::Hmac),
+            Some(Configured::Stripe(scheme)) => stripe::Stripe::compile(scheme).map(Scheme::Stripe),
+            Some(Configured::Slack(scheme)) => slack::Slack::compile(scheme).map(Scheme::Slack),
+            Some(Configured::Shopify(scheme)) => shopify::Shopify::compile(scheme).map(Scheme::Shopify),
+            Some(Configured::ApiKey(_)) => Ok(Scheme::ApiKey),
             Some(Configured::None(_)) => Ok(Scheme::Unsigned),
-            Some(Configured::Stripe(_) | Configured::Slack(_) | Configured::Shopify(_) | Configured::ApiKey(_)) => {
-                Err("the scheme is not supported by this version".to_owned())
+            None => {
+                Err("no scheme; name one of standard, github, stripe, slack, shopify, hmac, api_key, none".to_owned())
             }
-            None => Err("no scheme; name one of standard, github, hmac, none".to_owned()),
         };
         scheme
             .map(|scheme| Self { scheme })
@@ -183,60 +235,46 @@ impl Verifier {
         match &self.scheme {
             Scheme::Standard(scheme) => scheme.verify(headers, body, now),
             Scheme::Github(scheme) => scheme.verify(headers, body),
+            Scheme::Stripe(scheme) => scheme.verify(headers, body, now),
+            Scheme::Slack(scheme) => scheme.verify(headers, body, now),
+            Scheme::Shopify(scheme) => scheme.verify(headers, body),
             Scheme::Hmac(scheme) => scheme.verify(headers, body, now),
-            Scheme::Unsigned => Ok(Verified { scheme: "none", secret: None, id: None, timestamp: None }),
+            Scheme::ApiKey => Err(VerifyError::KeyNeeded),
+            Scheme::Unsigned => Ok(Verified { signer: Signer::Nobody, id: None, timestamp: None }),
+        }
+    }
+
+    /// Whether its requests carry an API key instead of a signature: then [`verify`](Self::verify) takes none of them.
+    pub fn takes_key(&self) -> bool {
+        matches!(self.scheme, Scheme::ApiKey)
+    }
+
+    /// What a verified request wants to hear back, where it is no event but the provider's question whether anybody is
+    /// there.
+    pub fn challenge(&self, body: &[u8]) -> Option<String> {
+        match self.scheme {
+            Scheme::Slack(_) => slack::challenge(body),
+            _ => None,
         }
     }
 }
 
-/// The secrets of a source, as HMAC-SHA256 states that have taken their key already. Newest first.
-struct Keys(Vec<Hmac<Sha256>>);
-
-impl fmt::Debug for Keys {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{} secrets]", self.0.len())
-    }
-}
-
-impl Keys {
-    /// # Errors
-    ///
-    /// When there is none, or one that is empty: it would make every signature easy to forge.
-    fn new<K: AsRef<[u8]>>(secrets: impl IntoIterator<Item = K>) -> Result<Self, String> {
-        let mut keys = Vec::new();
-        for (index, secret) in secrets.into_iter().enumerate() {
-            let secret = secret.as_ref();
-            if secret.is_empty() {
-                return Err(format!("secret {index} is empty; give the sender's secret"));
-            }
-            keys.push(Hmac::new_from_slice(secret).map_err(|_| format!("secret {index} cannot be a key"))?);
-        }
-        if keys.is_empty() { Err("no secrets; give at least one".into()) } else { Ok(Self(keys)) }
-    }
-
-    /// The index of the secret that gives one of `tags` for the parts put together.
-    fn signer<'p>(&self, parts: impl Iterator<Item = &'p [u8]> + Clone, tags: &[Vec<u8>]) -> Option<usize> {
-        self.0.iter().position(|key| {
-            let mut mac = key.clone();
-            for part in parts.clone() {
-                mac.update(part);
-            }
-            // Compares in constant time; a tag of another length is no match.
-            tags.iter().any(|tag| mac.clone().verify_slice(tag).is_ok())
-        })
-    }
-}
-
-/// The text of a header that must be there.
+/// The text of a header that must be there, and once: of two values, another reader might take the other.
 fn required<'h>(headers: &'h HeaderMap, header: &HeaderName) -> Result<&'h str, VerifyError> {
-    let value = headers.get(header).ok_or_else(|| VerifyError::Missing { header: header.clone() })?;
-    value.to_str().map_err(|_| VerifyError::Malformed { header: header.clone(), rule: "must be printable ASCII" })
+    let malformed = |rule| VerifyError::Malformed { header: header.clone(), rule };
+    let mut values = headers.get_all(header).iter();
+    let value = values.next().ok_or_else(|| VerifyError::Missing { header: header.clone() })?;
+    if values.next().is_some() {
+        return Err(malformed("must be there once"));
+    }
+    value.to_str().map_err(|_| malformed("must be printable ASCII"))
 }
 
 /// Unix seconds as a signed header spells them.
 fn unix_seconds(header: &HeaderName, text: &str) -> Result<Timestamp, VerifyError> {
     let malformed = || VerifyError::Malformed { header: header.clone(), rule: "must be unix seconds" };
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+    // One spelling of a time: beside a digit of the body, a zero in front would be cut off as part of either.
+    if text.starts_with('0') || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(malformed());
     }
     text.parse().ok().and_then(|seconds| Timestamp::from_second(seconds).ok()).ok_or_else(malformed)

@@ -1,8 +1,9 @@
 //! The vectors of the schemes' own documents, and what must hold for any of them.
 
+use ::hmac::{Hmac, KeyInit as _, Mac as _};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use jiff::{SignedDuration, Timestamp};
-use proptest::prelude::*;
+use jiff::Timestamp;
+use sha2::Sha256;
 use standardwebhooks::Webhook;
 use weft_proto::v1::{
     GithubScheme, HmacScheme, NoneScheme, SignatureEncoding, Source, StandardScheme, Verification,
@@ -10,6 +11,12 @@ use weft_proto::v1::{
 };
 
 use super::*;
+
+mod properties;
+mod providers;
+mod public_keys;
+mod senders;
+mod traps;
 
 const STANDARD_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const OTHER_SECRET: &str = "whsec_b3RoZXItc2VjcmV0LW90aGVyLXNlY3JldA==";
@@ -198,7 +205,8 @@ fn what_could_never_verify_is_refused_at_compile_time() {
         ("does not sign the body", HmacScheme { template: "{timestamp}".into(), ..complete.clone() }),
         ("timestamp_header", HmacScheme { template: "{timestamp}.{body}".into(), ..complete.clone() }),
         ("is not signed", HmacScheme { timestamp_header: "x-t".into(), ..complete.clone() }),
-        ("behind {id}", HmacScheme { template: "{id}{body}".into(), id_header: "x-i".into(), ..complete.clone() }),
+        ("between {id}", HmacScheme { template: "{id}{body}".into(), id_header: "x-i".into(), ..complete.clone() }),
+        ("between {id}", HmacScheme { template: "{body}{id}".into(), id_header: "x-i".into(), ..complete.clone() }),
         ("none of", HmacScheme { template: "{body}{nonce}".into(), ..complete.clone() }),
         ("without its", HmacScheme { template: "{body".into(), ..complete }),
     ] {
@@ -215,51 +223,5 @@ fn what_could_never_verify_is_refused_at_compile_time() {
 #[test]
 fn debug_shows_no_secret() {
     let text = format!("{:?}", github());
-    assert!(text.contains("[1 secrets]") && !text.contains("Everybody"), "{text}");
-}
-
-proptest! {
-    /// What the reference library signs is taken; with one byte of body, id, timestamp or signature changed it is not.
-    #[test]
-    fn one_changed_byte_anywhere_fails(
-        body in "[ -~]{0,40}", id in "[a-zA-Z0-9_]{1,20}", time in 1_000_000_000i64..2_000_000_000,
-        place in 0usize..4, index in any::<prop::sample::Index>(), bit in 0u8..5,
-    ) {
-        let verifier = standard(&[STANDARD_SECRET]);
-        let mut request = signed(STANDARD_SECRET, &id, time, &body);
-        let mut body = body.into_bytes();
-        prop_assert!(verifier.verify(&request, &body, at(time)).is_ok());
-
-        if place == 3 {
-            prop_assume!(!body.is_empty());
-            let index = index.index(body.len());
-            body[index] ^= 1 << bit;
-        } else {
-            let header = ["webhook-id", "webhook-timestamp", "webhook-signature"][place];
-            let mut value = request[header].as_bytes().to_vec();
-            let index = index.index(value.len());
-            value[index] ^= 1 << bit;
-            let Ok(value) = HeaderValue::from_bytes(&value) else { return Ok(()) };
-            request.insert(header, value);
-        }
-        prop_assert!(verifier.verify(&request, &body, at(time)).is_err());
-    }
-
-    /// Nothing that a sender may send makes it panic.
-    #[test]
-    fn any_request_is_answered(
-        values in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..30), 4),
-        body in proptest::collection::vec(any::<u8>(), 0..30), hours in -100_000i64..100_000,
-    ) {
-        let names = ["webhook-id", "webhook-timestamp", "webhook-signature", "x-hub-signature-256"];
-        let mut request = HeaderMap::new();
-        for (name, value) in names.into_iter().zip(values) {
-            if let Ok(value) = HeaderValue::from_bytes(&value) {
-                request.insert(name, value);
-            }
-        }
-        let now = Timestamp::UNIX_EPOCH + SignedDuration::from_hours(hours);
-        prop_assert!(standard(&[STANDARD_SECRET]).verify(&request, &body, now).is_err());
-        prop_assert!(github().verify(&request, &body, now).is_err());
-    }
+    assert!(text.contains("[secret]") && !text.contains("Everybody"), "{text}");
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use standardwebhooks::Webhook;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
@@ -32,6 +32,7 @@ impl Request {
 pub struct Answer {
     pub status: u16,
     pub headers: BTreeMap<String, String>,
+    /// The body; a string where it is not JSON.
     pub json: Value,
 }
 
@@ -52,9 +53,16 @@ impl Answer {
 pub fn webhook(path: &str, id: &str, body: &str) -> Request {
     let at = Timestamp::now().as_second();
     let signature = Webhook::new(SECRET).unwrap().sign(id, at, body.as_bytes()).unwrap();
+    let at = at.to_string();
+    post(path, &[("webhook-id", id), ("webhook-timestamp", &at), ("webhook-signature", &signature)], body)
+}
+
+/// A webhook with these headers. `path` is what follows `/api/v1/webhooks/`.
+pub fn post(path: &str, headers: &[(&str, &str)], body: &str) -> Request {
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let head = format!(
         "POST /api/v1/webhooks/{path} HTTP/1.1\r\nhost: weft\r\nconnection: close\r\ncontent-length: {}\r\n\
-         webhook-id: {id}\r\nwebhook-timestamp: {at}\r\nwebhook-signature: {signature}\r\n\r\n",
+         {headers}\r\n",
         body.len()
     );
     Request { head, body: body.into() }
@@ -88,7 +96,7 @@ pub async fn send(to: SocketAddr, request: &Request) -> io::Result<Answer> {
 }
 
 /// Reads an answer on a connection that the server closes behind it.
-pub async fn answer(socket: &mut TcpStream) -> io::Result<Answer> {
+pub async fn answer(socket: &mut (impl AsyncRead + Unpin)) -> io::Result<Answer> {
     let mut bytes = Vec::new();
     socket.read_to_end(&mut bytes).await?;
     let text = String::from_utf8(bytes).map_err(io::Error::other)?;
@@ -100,5 +108,6 @@ pub async fn answer(socket: &mut TcpStream) -> io::Result<Answer> {
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
         .collect();
-    Ok(Answer { status, headers, json: serde_json::from_str(body).map_err(io::Error::other)? })
+    let json = serde_json::from_str(body).unwrap_or_else(|_| body.into());
+    Ok(Answer { status, headers, json })
 }

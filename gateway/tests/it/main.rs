@@ -1,13 +1,17 @@
 //! The gateway over a real nats-server: real sockets, real streams, real receipts.
 
+mod admission;
 mod events;
 mod http;
 mod keys;
 mod mesh;
+mod overload;
+mod providers;
 mod rejected;
 mod rpc;
 mod sequencer;
 mod service;
 mod since;
 mod stream;
+mod tls;
 mod webhooks;

@@ -62,13 +62,26 @@ impl Mesh {
         let connection = server.connection("test").await;
         let spec = spec(shards);
         streams::ensure(&connection, &spec).await.unwrap();
-        Catalog::new(connection.clone(), master_key()).put_source(&shop(), 0).await.unwrap();
-        Self { server, connection, spec }
+        let mesh = Self { server, connection, spec };
+        mesh.add(&shop()).await;
+        mesh
+    }
+
+    /// Adds a source. Gateways that start from now on have it when they are ready.
+    pub async fn add(&self, source: &Source) {
+        Catalog::new(self.connection.clone(), master_key()).put_source(source, 0).await.unwrap();
     }
 
     /// A gateway that is ready.
     pub async fn gateway(&self) -> Running {
         let mut gateway = self.unready_gateway().await;
+        gateway.ready().await;
+        gateway
+    }
+
+    /// A gateway that is ready, with options of one's own.
+    pub async fn gateway_with(&self, options: GatewayOptions) -> Running {
+        let mut gateway = run_with(options, self.server.connection("gateway").await, self.spec.clone()).await;
         gateway.ready().await;
         gateway
     }
@@ -81,8 +94,13 @@ impl Mesh {
 
 /// Runs a gateway on a free port and a fresh folder.
 pub async fn run(connection: Connection, spec: LogSpec) -> Running {
+    run_with(GatewayOptions::default(), connection, spec).await
+}
+
+/// As [`run`], with options of one's own.
+pub async fn run_with(options: GatewayOptions, connection: Connection, spec: LogSpec) -> Running {
     let folder = TempDir::new().unwrap();
-    let options = GatewayOptions { listen: "127.0.0.1:0".parse().unwrap(), ..GatewayOptions::default() };
+    let options = GatewayOptions { listen: "127.0.0.1:0".parse().unwrap(), ..options };
     let gateway = Gateway::bind(options).await.unwrap();
     let address = gateway.local_addr();
     let (told, missing) = watch::channel(Some("start".to_owned()));

@@ -135,11 +135,6 @@ impl Grant {
         self.key_id().unwrap_or(BOOTSTRAP)
     }
 
-    /// What is written beside an event about who sent it: `api_key/<id>`.
-    pub fn verified_by(&self) -> String {
-        format!("api_key/{}", self.operator())
-    }
-
     /// The sources that it is limited to; empty: all.
     pub fn sources(&self) -> &[String] {
         self.key.as_ref().map_or(&[], |key| &key.sources)

@@ -11,6 +11,8 @@ use weft_proto::{
 use super::keys::KEY_ID_CHARS;
 use crate::pointer::is_pointer;
 
+mod schemas;
+
 /// The longest name.
 const NAME_MAX: usize = 40;
 /// The longest text that people call a key by.
@@ -65,7 +67,8 @@ pub fn validate_source(source: &Source) -> Result<(), String> {
     }
     check_delivery_id(source)?;
     check_pointer("data", &source.data_pointer)?;
-    source.keep_headers.iter().try_for_each(|header| check_header("keep_headers", header))
+    source.keep_headers.iter().try_for_each(|header| check_header("keep_headers", header))?;
+    schemas::check_schemas(source)
 }
 
 /// Checks a subscription for what no worker could work with.

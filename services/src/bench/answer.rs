@@ -11,9 +11,9 @@ use axum::{
 };
 use http::StatusCode;
 use jiff::Timestamp;
-use tokio::net::TcpListener;
-use weft_gateway::{body, error::Problem, identify, serve, verify::Verifier};
+use weft_gateway::{admission::TrustedProxies, body, error::Problem, identify, serve, verify::Verifier};
 use weft_proto::v1::Source;
+use weft_tls::{Listener, TlsOptions};
 
 use crate::{config::Config, exit::Failure, mesh::Wiring, signal};
 
@@ -46,9 +46,10 @@ pub async fn run(args: AnswerArgs) -> Result<(), Failure> {
     let shared = Arc::new(Shared { verifier, rules, bodies: body::Reader::new(limits) });
     let router = Router::new().route("/api/v1/webhooks/{source}/{workflow}", post(answer)).with_state(shared);
     let drain = signal::drain_token().map_err(|error| Failure::of(&error))?;
-    let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| Failure::of(&error))?;
-    println!("answer http://{}\nready", listener.local_addr().map_err(|error| Failure::of(&error))?);
-    serve::serve(listener, router, drain).await;
+    let listen = ([127, 0, 0, 1], 0).into();
+    let listener = Listener::bind(listen, &TlsOptions::default()).await.map_err(|error| Failure::of(&error))?;
+    println!("answer http://{}\nready", listener.local_addr);
+    serve::serve(listener, router, TrustedProxies::default(), drain).await;
     Ok(())
 }
 

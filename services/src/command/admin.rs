@@ -1,11 +1,15 @@
 //! The connection to the admin: where it is, with which token, and what its refusals mean for the exit code.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tonic::{
     Code, Request, Status,
     metadata::{Ascii, MetadataValue},
-    transport::{Channel, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 use weft_nats::options::Secret;
 use weft_proto::v1::{
@@ -33,6 +37,9 @@ pub struct AdminArgs {
     /// The bearer token [default: the one in client.toml of the data folder]
     #[arg(long, env = "WEFT_TOKEN", hide_env_values = true)]
     pub token: Option<Secret>,
+    /// Certificates (PEM) that the admin's is trusted by, instead of the system's [default: those of client.toml]
+    #[arg(long, env = "WEFT_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
     /// The data folder with client.toml
     #[arg(long, env = "WEFT_DATA", value_name = "DIR", default_value = DATA_DEFAULT)]
     pub data: PathBuf,
@@ -53,33 +60,38 @@ impl AdminArgs {
     ///
     /// [`Failure::Usage`] when nobody says where; [`Failure::Unavailable`] when nobody answers there.
     pub async fn connect(self) -> Result<AdminClient, Failure> {
-        let (server, token) = match (self.server, self.token) {
-            (Some(server), Some(token)) => (server, token),
+        let (server, token, ca) = match (self.server, self.token) {
+            (Some(server), Some(token)) => (server, token, self.ca),
             (server, token) => {
                 let client = read_client(&self.data.join(CLIENT_FILE))?;
-                (server.unwrap_or(client.server), token.unwrap_or_else(|| Secret::new(client.token)))
+                let token = token.unwrap_or_else(|| Secret::new(client.token));
+                (server.unwrap_or(client.server), token, self.ca.or(client.ca))
             }
         };
-        AdminClient::connect(server, token.expose()).await
+        AdminClient::connect(server, token.expose(), ca.as_deref()).await
     }
 }
 
 impl AdminClient {
-    /// Connects to a server with a token.
+    /// Connects to a server with a token. What certificates `ca` holds are trusted instead of the
+    /// system's.
     ///
     /// # Errors
     ///
     /// As [`AdminArgs::connect`].
-    pub async fn connect(server: String, token: &str) -> Result<Self, Failure> {
+    pub async fn connect(server: String, token: &str, ca: Option<&Path>) -> Result<Self, Failure> {
         let usage = |problem: &str| Failure::Usage(format!("{problem}; see --server and --token"));
         let authorization = format!("Bearer {token}").parse();
         let mut authorization: MetadataValue<Ascii> =
             authorization.map_err(|_| usage("the token holds what no header can"))?;
         // What prints or compresses headers leaves it alone.
         authorization.set_sensitive(true);
-        let endpoint = Endpoint::from_shared(server.clone())
+        let mut endpoint = Endpoint::from_shared(server.clone())
             .map_err(|_| usage("the server is not an address such as http://127.0.0.1:9080"))?
             .connect_timeout(CONNECT_TIMEOUT);
+        if endpoint.uri().scheme_str() == Some("https") {
+            endpoint = endpoint.tls_config(trusting(ca)?).map_err(|error| Failure::of(&error))?;
+        }
         let channel = endpoint.connect().await.map_err(|error| {
             Failure::Unavailable(format!("no admin answers at {server}: {}; is `weft up` running?", chain(&error)))
         })?;
@@ -131,7 +143,15 @@ impl AdminClient {
     }
 }
 
-fn read_client(path: &std::path::Path) -> Result<Client, Failure> {
+/// Trusts the certificates of a file, else the system's authorities.
+fn trusting(ca: Option<&Path>) -> Result<ClientTlsConfig, Failure> {
+    let config = ClientTlsConfig::new();
+    let Some(path) = ca else { return Ok(config.with_native_roots()) };
+    let pem = fs::read(path).map_err(|error| Failure::Usage(format!("{}: {error}; see --ca", path.display())))?;
+    Ok(config.ca_certificate(Certificate::from_pem(pem)))
+}
+
+fn read_client(path: &Path) -> Result<Client, Failure> {
     let text = fs::read_to_string(path).map_err(|error| {
         let path = path.display();
         Failure::Usage(format!("{path}: {error}; name the admin with --server and --token, or the folder with --data"))

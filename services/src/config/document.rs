@@ -250,9 +250,9 @@ mod tests {
 
     #[test]
     fn keys_of_later_versions_are_refused_unless_empty() {
-        let error = document("[gateway]\nrate_limit = { per_ip = \"1/s\" }\n").check_keys().unwrap_err();
-        assert!(error.to_string().contains("gateway.rate_limit is not supported by this version"), "{error}");
-        document("[gateway]\ntrusted_proxies = []\n[admin]\ntls = {}\n").check_keys().unwrap();
+        let error = document("[[source]]\nschema = [{ mode = \"warn\" }]\n").check_keys().unwrap_err();
+        assert!(error.to_string().contains("source[0].schema is not supported by this version"), "{error}");
+        document("[[source]]\nschema = []\n").check_keys().unwrap();
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl KeyPath {
 
     /// Whether the value is a secret, so that messages must not quote it.
     pub fn names_secret(&self) -> bool {
-        const SECRETS: [&str; 6] = ["secret", "secrets", "token", "password", "nkey", "creds"];
+        const SECRETS: [&str; 7] = ["secret", "secrets", "token", "password", "nkey", "creds", "key"];
         self.0.iter().any(|step| matches!(step, Step::Key(name) if SECRETS.contains(&name.as_str())))
     }
 }

@@ -4,6 +4,7 @@
 //! would be right. The options of each section live in the crates that read them; what is here is only what the file
 //! adds: sources and subscriptions as people write them, and the rules that span sections.
 
+mod data_schema;
 mod document;
 mod key_path;
 mod schema;
@@ -175,6 +176,9 @@ impl Config {
         }
         secrets.note(&KeyPath::default().key("admin").key("token"), file.admin.token.as_ref());
         secrets.note(&KeyPath::default().key("nats").key("password"), file.nats.password.as_ref());
+        for (section, tls) in [("gateway", &file.gateway.tls), ("admin", &file.admin.tls)] {
+            secrets.note(&KeyPath::default().key(section).key("tls").key("key"), tls.key.as_ref());
+        }
         let spec = LogSpec {
             log: file.log,
             dead_letters: file.dead_letters,

@@ -51,7 +51,7 @@ pub const ROOT: &[Key] = &[
     key("rejected", Table(&[key("max_bytes", Text)])),
     key("gateway", Table(GATEWAY)),
     key("worker", Table(WORKER)),
-    key("admin", Table(&[key("listen", Text), key("token", Text), key("tls", Later)])),
+    key("admin", Table(&[key("listen", Text), key("token", Text), key("tls", Table(TLS))])),
     key("source", Tables(SOURCE)),
     key("subscription", Tables(SUBSCRIPTION)),
 ];
@@ -62,9 +62,8 @@ const NATS: &[Key] = &[
     key("user", Text),
     key("password", Text),
     key("nkey", Text),
-    key("tls_ca", Text),
     key("inbox_prefix", Text),
-    key("tls", Later),
+    key("tls", Table(&[key("ca", Text), key("cert", Text), key("key", Text)])),
 ];
 
 const LOG: &[Key] = &[
@@ -81,10 +80,14 @@ const LOG: &[Key] = &[
 const GATEWAY: &[Key] = &[
     key("listen", Text),
     key("max_body", Text),
-    key("rate_limit", Later),
-    key("trusted_proxies", Later),
-    key("tls", Later),
+    key("rate_limit", Table(RATE_LIMIT)),
+    key("trusted_proxies", List),
+    key("tls", Table(TLS)),
 ];
+
+const RATE_LIMIT: &[Key] = &[key("per_ip", Text), key("per_source", Text), key("per_key", Text)];
+
+const TLS: &[Key] = &[key("cert", Text), key("key", Text)];
 
 const WORKER: &[Key] = &[key("concurrency", Integer), key("lease", Text), key("allow_networks", List)];
 
@@ -96,10 +99,14 @@ const SOURCE: &[Key] = &[
     key("type", Table(RULE)),
     key("data", Table(&[key("pointer", Text)])),
     key("body", Text),
+    key("max_body", Text),
     key("on_id_reuse", Text),
     key("keep_headers", List),
-    key("schema", Later),
+    key("schema", Tables(DATA_SCHEMA)),
 ];
+
+const DATA_SCHEMA: &[Key] =
+    &[key("type", Text), key("json_schema", Text), key("protobuf", Text), key("message", Text), key("mode", Text)];
 
 const VERIFY: &[Key] = &[
     key("scheme", Text),

@@ -1,5 +1,6 @@
 //! `[[source]]` as people write it, and the source of the catalog that it stands for.
 
+use bytesize::ByteSize;
 use serde::Deserialize;
 use toml::Value;
 use weft_nats::options::{SecretRef, Span};
@@ -8,7 +9,7 @@ use weft_proto::v1::{
     StandardScheme, Verification, delivery_id_rule, rule, verification,
 };
 
-use super::{KeyPath, Problem, Secrets};
+use super::{KeyPath, Problem, Secrets, data_schema::SchemaForm};
 
 /// How far a signed timestamp may be off where the file does not say.
 const TOLERANCE_DEFAULT: Span = Span::secs(300);
@@ -25,9 +26,12 @@ pub(super) struct SourceForm {
     data: Option<DataForm>,
     #[serde(default)]
     body: BodyForm,
+    max_body: Option<ByteSize>,
     on_id_reuse: Option<ReuseForm>,
     #[serde(default)]
     keep_headers: Vec<String>,
+    #[serde(default)]
+    schema: Vec<SchemaForm>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -102,6 +106,8 @@ impl SourceForm {
             BodyForm::Json => BodyKind::Json,
             BodyForm::Any => BodyKind::Any,
         };
+        let schemas = self.schema.into_iter().enumerate();
+        let schemas = schemas.map(|(index, form)| form.into_rule(&path.key("schema").index(index)));
         Ok(Source {
             name: self.name,
             verification: Some(Verification { scheme: Some(scheme) }),
@@ -112,8 +118,8 @@ impl SourceForm {
             body: body.into(),
             on_id_reuse: on_id_reuse.into(),
             keep_headers: self.keep_headers,
-            schemas: Vec::new(),
-            max_body_bytes: 0,
+            schemas: schemas.collect::<Result<_, _>>()?,
+            max_body_bytes: self.max_body.map_or(0, |size| size.as_u64()),
         })
     }
 }

@@ -1,4 +1,4 @@
-use weft_proto::v1::{delivery_id_rule, destination, rule, verification};
+use weft_proto::v1::{SchemaMode, delivery_id_rule, destination, rule, schema_rule, verification};
 
 use super::*;
 
@@ -61,12 +61,16 @@ max_bytes = "100MiB"
 [gateway]
 listen = "127.0.0.1:8081"
 max_body = "8MiB"
+rate_limit = {{ per_ip = "10/s", per_source = "5000/h" }}
+trusted_proxies = ["10.0.0.0/8"]
+tls = {{ cert = "file:cert.pem", key = "file:key.pem" }}
 [worker]
 concurrency = 8
 lease = "3s"
 allow_networks = ["10.0.0.0/8"]
 [admin]
 listen = "127.0.0.1:9081"
+tls = {{}}
 token = "{SECRET}"
 [[source]]
 name = "shop"
@@ -75,6 +79,7 @@ workflow = {{ pointer = "/data/orderId" }}
 type = {{ fixed = "x" }}
 data = {{ pointer = "/data" }}
 keep_headers = ["x-a"]
+max_body = "5MiB"
 [[source]]
 name = "own"
 verify = {{ scheme = "hmac", secrets = ["k"], header = "X-Signature", prefix = "sha256=", encoding = "base64" }}
@@ -95,7 +100,13 @@ start = "2026-11-21T02:00:00Z"
     );
     let config = parse(&text).unwrap();
     assert_eq!((config.spec.log.shards, config.gateway.max_body.as_u64()), (2, 8 * 1024 * 1024));
+    let limits = config.gateway.rate_limit;
+    let limits = [limits.per_ip, limits.per_source, limits.per_key].map(|rate| rate.to_string());
+    assert_eq!(limits, ["10/s", "5000/h", "60000/min"]);
+    assert_eq!(config.gateway.trusted_proxies.len(), 1);
+    assert!(config.gateway.tls.cert.is_some() && config.admin.tls.cert.is_none());
     let shop = &config.catalog.sources[0];
+    assert_eq!(shop.max_body_bytes, 5 * 1024 * 1024);
     let Some(verification::Scheme::Standard(scheme)) = shop.verification.clone().unwrap().scheme else {
         panic!("standard")
     };
@@ -119,6 +130,8 @@ fn values_of_the_wrong_kind_are_placed() {
     assert!(error.starts_with("weft.toml:3: gateway.listen: "), "{error}");
     let error = refused(&subscription("timeout = \"5 parsecs\""));
     assert!(error.starts_with("weft.toml:4: subscription[0].timeout: "), "{error}");
+    let error = refused("[gateway]\nrate_limit = { per_ip = \"10/day\" }\n");
+    assert!(error.starts_with("weft.toml:2: gateway.rate_limit.per_ip: ") && error.contains("600/min"), "{error}");
 }
 
 #[test]
@@ -127,6 +140,12 @@ fn pairs_that_contradict_each_other_are_refused() {
     assert!(refused("[log]\nreplicas = 3\n").contains("[nats] url"));
     assert!(refused("[gateway]\nmax_body = \"9MiB\"\n").starts_with("weft.toml:2: gateway.max_body: "));
     assert!(refused("[nats]\nuser = \"a\"\n").contains("belong together"));
+    let large = format!(
+        "[gateway]\nmax_body = \"2MiB\"\n{}",
+        source("verify = { scheme = \"none\", allow_unsigned = true }\nmax_body = \"3MiB\"")
+    );
+    assert!(refused(&large).starts_with("weft.toml:6: source[0].max_body: "), "{}", refused(&large));
+    assert!(refused("[admin]\ntls = { cert = \"file:a\" }\n").starts_with("weft.toml:2: admin.tls: "));
     let twice = source("verify = { scheme = \"none\", allow_unsigned = true }\ndelivery_id = \"none\"");
     assert!(refused(&twice.repeat(2)).contains("\"shop\" is there twice"));
 }
@@ -145,6 +164,37 @@ fn sources_of_later_versions_and_mistakes_are_told_apart() {
         refused(&source("verify = { scheme = \"hmac\", secrets = [\"env:WEFT_NO_SUCH\"], header = \"X-A\" }"))
             .contains("environment variable WEFT_NO_SUCH is not set")
     );
+}
+
+/// A schema stands in the file or beside it, and one that cannot be used is refused where it is written.
+#[test]
+fn schemas_are_inline_or_in_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("order.json");
+    std::fs::write(&file, r#"{"type":"object"}"#).unwrap();
+    let with =
+        |schema: &str| source(&format!("verify = {{ scheme = \"github\", secrets = [\"x\"] }}\nschema = [{schema}]"));
+    let two = format!(
+        r#"{{ type = "order.*", json_schema = "file:{}", mode = "reject" }},
+        {{ type = "*", json_schema = "{{}}", mode = "quarantine" }}"#,
+        file.display()
+    );
+    let config = parse(&with(&two)).unwrap();
+    let rules = &config.catalog.sources[0].schemas;
+    assert_eq!(rules[0].schema, Some(schema_rule::Schema::JsonSchema(r#"{"type":"object"}"#.into())));
+    assert_eq!((rules[0].r#type.as_str(), rules[0].mode()), ("order.*", SchemaMode::Reject));
+    assert_eq!((rules[1].r#type.as_str(), rules[1].mode()), ("*", SchemaMode::Quarantine));
+    for (schema, says) in [
+        (r#"{ type = "*", json_schema = "file:/no/such.json", mode = "warn" }"#, "source[0].schema[0].json_schema: "),
+        (r#"{ type = "*", json_schema = "{", mode = "warn" }"#, "schema[0]: is not JSON"),
+        (r#"{ type = "*", json_schema = "{}", mode = "drop" }"#, "source[0].schema[0].mode: "),
+        (r#"{ type = "*", mode = "warn" }"#, "either json_schema, or protobuf and message"),
+        (r#"{ type = "*", protobuf = "CgV4", message = "a.B", mode = "warn" }"#, "protoc --include_imports"),
+        (r#"{ type = "*", jsonschema = "{}", mode = "warn" }"#, "did you mean json_schema?"),
+    ] {
+        let error = refused(&with(schema));
+        assert!(error.contains(says), "{schema}: {error}");
+    }
 }
 
 #[test]

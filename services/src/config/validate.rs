@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use bytesize::ByteSize;
 use weft_gateway::verify::Verifier;
 use weft_nats::{
     catalog::{validate_source, validate_subscription},
@@ -19,6 +20,7 @@ const LEASE_MIN: Span = Span::secs(1);
 pub(super) fn check(config: &Config) -> Result<(), Problem> {
     check_log(config)?;
     check_roles(config)?;
+    check_gateway(config)?;
     check_catalog(config)
 }
 
@@ -51,6 +53,25 @@ fn check_roles(config: &Config) -> Result<(), Problem> {
     }
     if config.nats.user.is_some() != config.nats.password.is_some() {
         return Err((root.key("nats"), "user and password belong together: give both or neither".into()));
+    }
+    Ok(())
+}
+
+fn check_gateway(config: &Config) -> Result<(), Problem> {
+    let root = KeyPath::default();
+    for (section, tls) in [("gateway", &config.gateway.tls), ("admin", &config.admin.tls)] {
+        if tls.cert.is_some() != tls.key.is_some() {
+            let problem = "cert and key belong together: give both or neither";
+            return Err((root.key(section).key("tls"), problem.into()));
+        }
+    }
+    let max_body = config.gateway.max_body;
+    for (index, source) in config.catalog.sources.iter().enumerate() {
+        if source.max_body_bytes > max_body.as_u64() {
+            let own = ByteSize::b(source.max_body_bytes);
+            let problem = format!("{own} is above [gateway] max_body, which is {max_body}; lower it, or raise that");
+            return Err((root.key("source").index(index).key("max_body"), problem));
+        }
     }
     Ok(())
 }

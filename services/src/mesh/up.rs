@@ -73,7 +73,7 @@ impl Up {
     ///
     /// When the admin does not answer.
     pub async fn admin(&self) -> anyhow::Result<AdminClient> {
-        let args = AdminArgs { server: None, token: None, data: self.data.clone() };
+        let args = AdminArgs { data: self.data.clone(), ..AdminArgs::default() };
         args.connect().await.map_err(|failure| anyhow::anyhow!("{failure}"))
     }
 

@@ -12,7 +12,7 @@ use weft_nats::testing::eventually;
 
 use crate::mesh::{PATIENCE, program, provide_tls};
 
-/// Runs commands as an operator does, who has the data folder's `client.toml` and the sender's secret.
+/// Who runs commands against a mesh.
 pub struct Operator<'a> {
     pub data: &'a Path,
     pub gateway: String,

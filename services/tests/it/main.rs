@@ -3,6 +3,7 @@
 mod apply;
 mod catalog;
 mod commands;
+mod drain;
 mod faults;
 mod load;
 mod mesh;
@@ -10,5 +11,7 @@ mod order;
 mod refusals;
 mod rejected;
 mod roles;
+mod schemas;
 mod secrets;
+mod tls;
 mod up;

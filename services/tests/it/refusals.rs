@@ -54,6 +54,24 @@ async fn a_port_that_is_taken_says_how_to_choose_another() {
     );
 }
 
+/// Certificates are looked at before anything is started, and only by the roles that show them.
+#[tokio::test]
+async fn a_certificate_that_cannot_be_used_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("key.pem"), "not a key, and not to be quoted").unwrap();
+    let listen = ["gateway", "admin", "ops"].map(|name| format!("[{name}]\nlisten = \"127.0.0.1:0\"\n")).concat();
+    for section in ["gateway", "admin"] {
+        let variable = |key: &str| format!("WEFT_{}__TLS__{key}", section.to_ascii_uppercase());
+        let (cert, key) = (variable("CERT"), variable("KEY"));
+        let output = run(folder.path(), &listen, &[(&*cert, "file:no.pem"), (&*key, "file:key.pem")]).await;
+        assert_one_line(&output, &[&format!("[{section}] tls.cert"), "no.pem"]);
+        let output = run(folder.path(), &listen, &[(&*cert, "file:key.pem"), (&*key, "file:key.pem")]).await;
+        assert_one_line(&output, &[&format!("[{section}] tls.cert holds no certificate")]);
+        let output = run(folder.path(), &listen, &[(&*cert, "file:no.pem")]).await;
+        assert_one_line(&output, &[&format!("{section}.tls: cert and key belong together")]);
+    }
+}
+
 #[tokio::test]
 async fn a_data_folder_below_a_regular_file_is_named() {
     let folder = tempfile::tempdir().unwrap();

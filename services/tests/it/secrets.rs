@@ -58,9 +58,9 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The files that are meant to hold secrets, below the data folder, and the folder of the catalog's store.
+/// The files that are meant to hold secrets, below the data folder. The catalog's store is none: it is sealed.
 const MEANT: [&str; 6] =
-    ["client.toml", "admin/token", "nats/tail.url", "nats/users.json", "nats/nats.conf", "KV_weft_catalog"];
+    ["client.toml", "master.key", "admin/token", "nats/tail.url", "nats/users.json", "nats/nats.conf"];
 
 /// Whether a file is meant to hold secrets; such a file is its owner's alone.
 fn is_meant_for_secrets(path: &Path) -> bool {

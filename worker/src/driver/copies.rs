@@ -212,7 +212,11 @@ fn message(names: &Names, copy: &Copy) -> Option<Outgoing> {
     Some(Outgoing { subject, headers, payload: event.event.payload.clone() })
 }
 
+/// Empty for 0, which stands for no time: what was never attempted has never failed.
 fn time(ms: i64) -> String {
+    if ms == 0 {
+        return String::new();
+    }
     jiff::Timestamp::from_millisecond(ms).map(|at| at.to_string()).unwrap_or_default()
 }
 

@@ -428,6 +428,12 @@ impl Lanes {
                 continue;
             };
             let Some(event) = lane.event(target).cloned() else { continue };
+            if target == Target::Head
+                && let Some(reason) = &event.event.quarantine
+            {
+                self.quarantined(key, &event, reason, now);
+                continue;
+            }
             let id = AttemptId(self.attempts_started);
             self.attempts_started += 1;
             lane.in_flight = Some((id, target));

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use weft_nats::event::StoredEvent;
-use weft_proto::v1;
+use weft_nats::event::{SCHEMA_INVALID, StoredEvent};
+use weft_proto::{ids::Run, v1};
 
 use super::{
     AttemptId,
@@ -18,6 +18,13 @@ use super::{
 /// A lane that waits for longer than this gives its events back to the log: reading them again costs a round trip, and
 /// a receiver that is down for hours costs no memory.
 const PARK_AFTER: SignedDuration = SignedDuration::from_secs(5);
+
+/// Why an event is a dead letter.
+struct Death {
+    reason: v1::DeadLetterReason,
+    error: String,
+    status: u16,
+}
 
 impl Lanes {
     pub(super) fn ended(&mut self, attempt: AttemptId, end: AttemptEnd, now: Timestamp, actions: &mut Vec<Action>) {
@@ -50,15 +57,29 @@ impl Lanes {
         self.drafts.attempt(attempt_record(&work, &event, tries.ended, &end, next_attempt));
 
         if end.verdict == Verdict::Delivered {
-            self.settle(&work, target, &event, &tries, v1::OutcomeKind::Delivered, &end, now);
+            self.settle(&work, target, &event, &tries, None, now);
         } else if let Some(at) = next_attempt {
             self.wait(&work, target, at, now);
         } else if block {
             self.block(key);
         } else {
-            self.settle(&work, target, &event, &tries, v1::OutcomeKind::DeadLettered, &end, now);
+            let reason = match end.verdict {
+                Verdict::Permanent => v1::DeadLetterReason::Permanent,
+                Verdict::Delivered | Verdict::Transient => v1::DeadLetterReason::Exhausted,
+            };
+            let death = Death { reason, error: end.error, status: end.status };
+            self.settle(&work, target, &event, &tries, Some(death), now);
         }
         self.advance(key, now, actions);
+    }
+
+    /// The turn of a lane's head has come that was accepted for keeping only: it is a dead letter without an attempt,
+    /// also where exhausted events block, since no wait makes it better. A redrive of it is a run, and is attempted.
+    pub(super) fn quarantined(&mut self, key: LaneKey, event: &Arc<StoredEvent>, reason: &str, now: Timestamp) {
+        let error = reason.strip_prefix(SCHEMA_INVALID).unwrap_or(reason).to_owned();
+        let death = Death { reason: v1::DeadLetterReason::SchemaInvalid, error, status: 0 };
+        let work = Work { lane: key, seq: event.seq, run: Run::LIVE };
+        self.settle(&work, Target::Head, event, &Tries::default(), Some(death), now);
     }
 
     /// The target is attempted again, not before `at`.
@@ -89,22 +110,20 @@ impl Lanes {
 
     /// The target has come to its end. A lane runs ahead of the commit over live successes only: whatever else settles
     /// is committed before its next attempt.
-    #[allow(clippy::too_many_arguments)]
     fn settle(
         &mut self,
         work: &Work,
         target: Target,
         event: &Arc<StoredEvent>,
         tries: &Tries,
-        kind: v1::OutcomeKind,
-        end: &AttemptEnd,
+        death: Option<Death>,
         now: Timestamp,
     ) {
         let Some(lane) = self.world.lanes.get_mut(&work.lane) else { return };
         match target {
             Target::Head => {
                 self.buffered_bytes -= lane.settle_head(event.seq);
-                if kind == v1::OutcomeKind::Delivered {
+                if death.is_none() {
                     lane.delivered = Some(event.event.id);
                 }
             }
@@ -112,28 +131,27 @@ impl Lanes {
                 lane.runs.remove(&(seq, run));
             }
         }
-        if kind != v1::OutcomeKind::Delivered || target != Target::Head {
+        if death.is_some() || target != Target::Head {
             lane.hold = Some(self.drafts.open());
         }
         lane.touched = self.drafts.open();
-        let is_dead = kind == v1::OutcomeKind::DeadLettered;
-        let reason = match (is_dead, end.verdict) {
-            (false, _) => v1::DeadLetterReason::Unspecified,
-            (true, Verdict::Permanent) => v1::DeadLetterReason::Permanent,
-            (true, _) => v1::DeadLetterReason::Exhausted,
-        };
-        let outcome = v1::Outcome {
-            kind: kind.into(),
+        let settled = v1::Outcome {
+            kind: v1::OutcomeKind::Delivered.into(),
             event_id: event.event.id.to_vec(),
             attempts: tries.ended,
-            reason: reason.into(),
             at_ms: now.as_millisecond(),
-            first_failed_at_ms: if is_dead { millis(tries.first_failed_at) } else { 0 },
-            last_error: if is_dead { end.error.clone() } else { String::new() },
-            last_status: if is_dead { u32::from(end.status) } else { 0 },
             ..outcome_of(work)
         };
-        self.drafts.outcome(Some(&work.lane), outcome, is_dead.then(|| Arc::clone(event)));
+        let Some(death) = death else { return self.drafts.outcome(Some(&work.lane), settled, None) };
+        let outcome = v1::Outcome {
+            kind: v1::OutcomeKind::DeadLettered.into(),
+            reason: death.reason.into(),
+            first_failed_at_ms: millis(tries.first_failed_at),
+            last_error: death.error,
+            last_status: u32::from(death.status),
+            ..settled
+        };
+        self.drafts.outcome(Some(&work.lane), outcome, Some(Arc::clone(event)));
     }
 
     pub(super) fn loaded(

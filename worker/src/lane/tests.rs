@@ -4,7 +4,8 @@
 //! The invariants: L1 the head of a lane settles before the next event is attempted, and whatever is no success is
 //! committed before that; L2 at most one attempt of a lane is in flight; L3 every event settles exactly once in the
 //! committed record; L4 nothing is lost: after healing, everything is settled and memory is empty; L5 no attempt before
-//! its time, none of a paused subscription, none beyond the bounds.
+//! its time, none of a paused subscription, none beyond the bounds; L6 a quarantined event is attempted by a redrive
+//! only, and its live run ends as a dead letter.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,6 +29,7 @@ mod tidy;
 
 const SUBSCRIPTIONS: u8 = 2;
 const WORKFLOWS: u8 = 3;
+const QUARANTINE: &str = "schema_invalid: /total: value is not a number";
 const PAYLOAD: &[u8] = &[b'x'; 100];
 
 fn limits() -> Limits {
@@ -46,6 +48,10 @@ fn uid(number: u8) -> SubscriptionUid {
 }
 
 fn event(seq: u64, workflow: u8) -> Arc<StoredEvent> {
+    quarantined_event(seq, workflow, None)
+}
+
+fn quarantined_event(seq: u64, workflow: u8, quarantine: Option<&str>) -> Arc<StoredEvent> {
     Arc::new(StoredEvent {
         seq: StreamSeq(seq),
         stored_at: Timestamp::UNIX_EPOCH,
@@ -63,7 +69,7 @@ fn event(seq: u64, workflow: u8) -> Arc<StoredEvent> {
             data_pointer: String::new(),
             verified_by: String::new(),
             traceparent: None,
-            quarantine: None,
+            quarantine: quarantine.map(str::to_owned),
             kept_headers: vec![],
             payload: Bytes::from_static(PAYLOAD),
         },
@@ -96,7 +102,7 @@ fn rules(subscription: u8, paused: bool, revision: u64) -> Rules {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Append { workflow: u8 },
+    Append { workflow: u8, quarantined: bool },
     Read,
     End { which: u8, verdict: u8 },
     TakeDraft,
@@ -112,7 +118,8 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        8 => (0..WORKFLOWS).prop_map(|workflow| Step::Append { workflow }),
+        7 => (0..WORKFLOWS).prop_map(|workflow| Step::Append { workflow, quarantined: false }),
+        1 => (0..WORKFLOWS).prop_map(|workflow| Step::Append { workflow, quarantined: true }),
         8 => Just(Step::Read),
         10 => (any::<u8>(), 0u8..10).prop_map(|(which, verdict)| Step::End { which, verdict }),
         6 => Just(Step::TakeDraft),
@@ -288,6 +295,7 @@ impl World {
         let retry_at = self.retry_at.get(&(work.lane.clone(), work.seq, work.run));
         assert!(retry_at.is_none_or(|at| *at <= self.now), "L5: before its time");
         if work.run == Run::LIVE {
+            assert_eq!(event.event.quarantine, None, "L6: what is quarantined is not attempted");
             for earlier in self.log.iter().take_while(|earlier| earlier.seq < work.seq) {
                 if earlier.event.workflow == work.lane.workflow && takes(subscription, earlier.seq) {
                     let settled = self.delivered.contains(&(work.lane.clone(), earlier.seq))
@@ -306,7 +314,10 @@ impl World {
 
     fn run(&mut self, step: Step) {
         match step {
-            Step::Append { workflow } => self.log.push(event(self.log.len() as u64 + 1, workflow)),
+            Step::Append { workflow, quarantined } => {
+                let reason = quarantined.then_some(QUARANTINE);
+                self.log.push(quarantined_event(self.log.len() as u64 + 1, workflow, reason));
+            }
             Step::Read => self.read(),
             Step::End { which, verdict } if !self.attempts.is_empty() => {
                 let attempt = self.attempts.swap_remove(usize::from(which) % self.attempts.len());
@@ -518,6 +529,8 @@ impl World {
             for event in self.log.iter().filter(|event| takes(subscription, event.seq)) {
                 let outcomes = self.record.outcomes.get(&(uid(subscription).to_vec(), event.seq.0, 0));
                 assert_eq!(outcomes.map(|(count, _)| *count), Some(1), "L3, L4: event {} of {subscription}", event.seq);
+                let dead = outcomes.is_some_and(|(_, kind)| *kind == i32::from(v1::OutcomeKind::DeadLettered));
+                assert!(dead || event.event.quarantine.is_none(), "L6: event {} of {subscription}", event.seq);
             }
         }
         for event in self.log.iter().filter(|event| (0..SUBSCRIPTIONS).all(|number| !takes(number, event.seq))) {

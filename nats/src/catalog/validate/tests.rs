@@ -1,8 +1,8 @@
 //! Each rule by one value that keeps it and one that breaks it, and that the message names what is wrong.
 
 use weft_proto::v1::{
-    DeliveryIdRule, Destination, GithubScheme, HmacScheme, HttpDestination, NoneScheme, Retry, Rule, StandardScheme,
-    Verification,
+    DeliveryIdRule, Destination, GithubScheme, HmacScheme, HttpDestination, NoneScheme, ProtobufSchema, Retry, Rule,
+    SchemaMode, SchemaRule, StandardScheme, Verification, schema_rule::Schema,
 };
 
 use super::*;
@@ -148,6 +148,33 @@ fn rules_point_at_something() {
     );
     refuses_source(|source| source.data_pointer = "x".into(), "data");
     refuses_source(|source| source.keep_headers = vec!["a b".into()], "keep_headers");
+}
+
+/// Schemas are few, small enough for one message of the catalog, and compile: who saves a source hears it at once, and no
+/// gateway has to refuse its events for it.
+#[test]
+fn schemas_are_within_their_bounds_and_compile() {
+    let rule = |text: &str| SchemaRule {
+        r#type: "order.*".into(),
+        schema: Some(Schema::JsonSchema(text.into())),
+        mode: SchemaMode::Reject.into(),
+    };
+    let large = |bytes: usize| rule(&format!("{{\"title\":\"{}\"}}", "x".repeat(bytes)));
+    let mut sound = standard();
+    sound.schemas = vec![rule(r#"{"type":"object"}"#); 64];
+    validate_source(&sound).unwrap();
+    refuses_source(|source| source.schemas = vec![rule("true"); 65], "64 are the most");
+    refuses_source(|source| source.schemas = vec![large(256 * 1024)], "schema[0]: is ");
+    refuses_source(|source| source.schemas = vec![large(200 * 1024); 3], "bytes in all");
+    refuses_source(|source| source.schemas = vec![rule("true"), rule("{")], "schema[1]: is not JSON");
+    refuses_source(|source| source.schemas = vec![SchemaRule { mode: 0, ..rule("true") }], "schema[0]: mode");
+    refuses_source(|source| source.schemas = vec![SchemaRule { schema: None, ..rule("true") }], "json_schema");
+    refuses_source(|source| source.schemas = vec![SchemaRule { r#type: String::new(), ..rule("true") }], "type");
+    let protobuf = Schema::Protobuf(ProtobufSchema { descriptor_set: vec![], message: "shop.v1.Order".into() });
+    refuses_source(
+        |source| source.schemas = vec![SchemaRule { schema: Some(protobuf), ..rule("") }],
+        "not in the descriptor set",
+    );
 }
 
 #[test]

@@ -1,11 +1,16 @@
 //! The connection and its state.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustix::process::{Pid, Signal, kill_process};
 use weft_nats::{
     connect::Connection,
-    options::NatsOptions,
+    options::{FileRef, NatsOptions, NatsTls},
     testing::{TestServer, eventually},
 };
 
@@ -59,4 +64,48 @@ async fn user_and_password_may_stand_in_the_url() {
     let stranger = Connection::connect(&with("anna:wrong"), "test").await.unwrap();
     let refused = tokio::time::timeout(Duration::from_millis(300), stranger.connected()).await;
     assert!(refused.is_err(), "the server asks for the password");
+}
+
+/// A server that asks for a certificate is spoken to with ours, and only when its own is trusted.
+#[tokio::test]
+async fn tls_goes_both_ways() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let folder = tempfile::tempdir().unwrap();
+    let [trusted, foreign] = ["trusted", "foreign"].map(|name| authority(&folder.path().join(name)));
+    let file = |authority: &Path, name: &str| Some(FileRef::new(authority.join(name)));
+    let tls = format!(
+        "tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}",
+        trusted.join("cert.pem"),
+        trusted.join("key.pem"),
+        trusted.join("ca.pem")
+    );
+    let server = TestServer::builder().config(&tls).start().await;
+    let with = |ca: &Path, own: &Path| {
+        let tls = NatsTls { ca: file(ca, "ca.pem"), cert: file(own, "cert.pem"), key: file(own, "key.pem") };
+        NatsOptions { tls, ..server.options() }
+    };
+    let welcome = Connection::connect(&with(&trusted, &trusted), "test").await.unwrap();
+    tokio::time::timeout(PATIENCE, welcome.connected()).await.unwrap();
+    for stranger in [with(&foreign, &trusted), with(&trusted, &foreign), server.options()] {
+        let refused = Connection::connect(&stranger, "stranger").await.unwrap();
+        let connected = tokio::time::timeout(Duration::from_millis(300), refused.connected()).await;
+        assert!(connected.is_err(), "{:?}", stranger.tls);
+    }
+    let absent = NatsTls { ca: file(&trusted, "absent.pem"), ..NatsTls::default() };
+    let error = Connection::connect(&NatsOptions { tls: absent, ..server.options() }, "test").await.unwrap_err();
+    assert!(error.to_string().contains("[nats] tls.ca: file "), "{error}");
+}
+
+/// A folder with an authority and a certificate that it has signed for this machine.
+fn authority(folder: &Path) -> PathBuf {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let cert = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    fs::create_dir(folder).unwrap();
+    for (name, pem) in [("ca.pem", issuer.pem()), ("cert.pem", cert.pem()), ("key.pem", key.serialize_pem())] {
+        fs::write(folder.join(name), pem).unwrap();
+    }
+    folder.to_owned()
 }

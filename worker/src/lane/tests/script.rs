@@ -117,3 +117,82 @@ fn an_earlier_start_reads_on_its_own_and_joins() {
     let joined = v1::subscription_change::Change::Detached(v1::Detached { next: 0 });
     assert!(draft.commit.subscriptions.iter().any(|change| change.change.as_ref() == Some(&joined)));
 }
+
+/// A world whose first event is quarantined, and whose second is not.
+fn world_with_a_quarantined_head() -> World {
+    let mut world = world_with(0);
+    world.log.push(quarantined_event(1, 0, Some(QUARANTINE)));
+    world.log.push(event(2, 0));
+    world
+}
+
+#[test]
+fn a_quarantined_event_is_a_dead_letter_without_an_attempt() {
+    let mut world = world_with_a_quarantined_head();
+    (0..2).for_each(|_| world.read());
+    assert!(attempted(&world).is_empty(), "the event behind it waits for the commit");
+    let draft = world.lanes.take_draft().unwrap();
+    assert!(draft.commit.attempts.is_empty());
+    let outcome = &draft.commit.outcomes[0];
+    assert_eq!(
+        (outcome.kind(), outcome.reason()),
+        (v1::OutcomeKind::DeadLettered, v1::DeadLetterReason::SchemaInvalid)
+    );
+    assert_eq!((outcome.attempts, outcome.last_error.as_str()), (0, "/total: value is not a number"));
+    assert_eq!(draft.dead.len(), 1, "its event is handed on for the copy");
+    world.drafts_taken.push_back(draft);
+    world.commit();
+    assert_eq!(attempted(&world), [2]);
+}
+
+#[test]
+fn a_redrive_releases_a_quarantined_event() {
+    let mut world = world_with_a_quarantined_head();
+    world.read();
+    world.run(Step::TakeDraft);
+    world.commit();
+    world.redrive(0);
+    world.run(Step::TakeDraft);
+    world.commit();
+    world.run(Step::Load { which: 0 });
+    assert_eq!(attempted(&world), [1]);
+    let attempt = world.attempts.pop().unwrap();
+    world.end(attempt, Verdict::Delivered);
+    world.run(Step::TakeDraft);
+    world.commit();
+    assert!(world.record.open_dead.is_empty());
+}
+
+/// A quarantined event waits like any other: for its turn, behind what is unsettled, and while nobody may be attempted.
+#[test]
+fn a_quarantined_event_keeps_its_place() {
+    let mut world = world_with(1);
+    world.log.push(quarantined_event(2, 0, Some(QUARANTINE)));
+    (0..2).for_each(|_| world.read());
+    assert_eq!(attempted(&world), [1]);
+    world.pause(0, true);
+    let attempt = world.attempts.pop().unwrap();
+    world.end(attempt, Verdict::Delivered);
+    let outcomes = |world: &World| world.record.outcomes.len();
+    world.run(Step::TakeDraft);
+    world.commit();
+    assert_eq!(outcomes(&world), 1, "the backlog of a paused subscription stays");
+    world.pause(0, false);
+    while !world.catch_ups.is_empty() {
+        world.catch_up(0, false);
+    }
+    world.run(Step::TakeDraft);
+    world.commit();
+    assert_eq!(outcomes(&world), 2);
+}
+
+/// Blocking is for what may go better later.
+#[test]
+fn a_blocking_subscription_dead_letters_what_is_quarantined() {
+    let mut world = world_with_a_quarantined_head();
+    world.handle(Input::Subscribed(Rules { on_exhausted: OnExhausted::Block, ..rules(0, false, 2) }));
+    (0..2).for_each(|_| world.read());
+    world.run(Step::TakeDraft);
+    world.commit();
+    assert_eq!(attempted(&world), [2]);
+}

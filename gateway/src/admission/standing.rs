@@ -1,0 +1,58 @@
+//! How a caller stands with a limit, as every answer tells it.
+
+use std::{cmp::Ordering, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use jiff::Timestamp;
+
+const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
+/// How a caller stands with one limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// Requests that may come at once.
+    pub limit: u32,
+    /// How many of them are left.
+    pub remaining: u32,
+    /// When all of them are there again.
+    pub reset_in: Duration,
+}
+
+impl Standing {
+    /// The one that binds sooner.
+    pub(super) fn tighter(self, other: Self) -> Self {
+        match self.remaining.cmp(&other.remaining).then(self.limit.cmp(&other.limit)) {
+            Ordering::Greater => other,
+            Ordering::Less | Ordering::Equal => self,
+        }
+    }
+
+    /// Writes the headers; the reset is a whole unix second, never too early.
+    pub(super) fn write(self, headers: &mut HeaderMap, now: Timestamp) {
+        let reset = u128::try_from(now.as_millisecond()).unwrap_or(0) + self.reset_in.as_millis();
+        let reset = u64::try_from(reset.div_ceil(1000)).unwrap_or(u64::MAX);
+        headers.insert(LIMIT, HeaderValue::from(self.limit));
+        headers.insert(REMAINING, HeaderValue::from(self.remaining));
+        headers.insert(RESET, HeaderValue::from(reset));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tighter_limit_is_told() {
+        let standing = |limit, remaining| Standing { limit, remaining, reset_in: Duration::from_millis(1) };
+        let (narrow, wide) = (standing(600, 3), standing(60_000, 4));
+        assert_eq!(narrow.tighter(wide), narrow);
+        assert_eq!(wide.tighter(narrow), narrow);
+        assert_eq!(standing(2, 0).tighter(standing(1, 0)), standing(1, 0));
+        let mut headers = HeaderMap::new();
+        narrow.write(&mut headers, Timestamp::from_millisecond(10_000).unwrap());
+        let text = |name: &HeaderName| headers[name].to_str().unwrap().to_owned();
+        assert_eq!([text(&LIMIT), text(&REMAINING), text(&RESET)], ["600", "3", "11"]);
+    }
+}

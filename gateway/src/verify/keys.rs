@@ -1,0 +1,69 @@
+//! Shared secrets, and the tags that they give.
+
+use std::fmt;
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+
+/// A source without a secret would take nothing.
+pub(super) const NO_SECRETS: &str = "no secrets; give at least one";
+
+/// The secrets of a source. Newest first.
+#[derive(Debug)]
+pub(super) struct Keys(Vec<Key>);
+
+impl Keys {
+    /// # Errors
+    ///
+    /// When there is none, or one that is empty.
+    pub(super) fn new(secrets: &[String]) -> Result<Self, String> {
+        if secrets.is_empty() {
+            return Err(NO_SECRETS.into());
+        }
+        let keys = secrets.iter().enumerate().map(|(index, secret)| Key::new(index, secret.as_bytes()));
+        keys.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The index of the secret that gives one of `tags` for the parts put together.
+    pub(super) fn signer<'p>(&self, parts: impl Iterator<Item = &'p [u8]> + Clone, tags: &[Vec<u8>]) -> Option<usize> {
+        self.0.iter().position(|key| key.gives(parts.clone(), tags))
+    }
+}
+
+/// A secret, as an HMAC-SHA256 state that has taken its key already.
+pub(super) struct Key(Hmac<Sha256>);
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+impl Key {
+    /// # Errors
+    ///
+    /// When it is empty: every signature would be easy to forge. `index` is its place among the source's secrets.
+    pub(super) fn new(index: usize, secret: &[u8]) -> Result<Self, String> {
+        if secret.is_empty() {
+            return Err(format!("secret {index} is empty; give the sender's secret"));
+        }
+        Hmac::new_from_slice(secret).map(Self).map_err(|_| format!("secret {index} cannot be a key"))
+    }
+
+    /// Whether it gives one of `tags` for the parts put together.
+    pub(super) fn gives<'p>(&self, parts: impl Iterator<Item = &'p [u8]>, tags: &[Vec<u8>]) -> bool {
+        if tags.is_empty() {
+            return false;
+        }
+        let mut mac = self.0.clone();
+        parts.for_each(|part| mac.update(part));
+        // Compares in constant time; a tag of another length is no match.
+        tags.iter().any(|tag| mac.clone().verify_slice(tag).is_ok())
+    }
+}
+
+/// Bytes as the providers spell them: two lower-case digits each. One spelling only, so that a signature that was
+/// changed anywhere is another one.
+pub(super) fn lower_hex(text: &str) -> Option<Vec<u8>> {
+    if text.bytes().any(|byte| byte.is_ascii_uppercase()) { None } else { hex::decode(text).ok() }
+}

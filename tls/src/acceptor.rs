@@ -1,0 +1,113 @@
+//! The server's side of the handshake.
+
+use std::{
+    io,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use rustls::{
+    ServerConfig,
+    crypto::{CryptoProvider, ring},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use tokio::{
+    net::TcpStream,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::{TlsError, identity, options::TlsOptions};
+
+/// How long a handshake may take: a few round trips over the slowest links. Who stops in the middle holds no place longer.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the files are looked at: certificates are renewed days before they end.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(60);
+/// What is spoken over TLS, the preferred first.
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// Accepts TLS 1.2 and 1.3 with one certificate, which may be renewed. Cheap to clone; clones share the certificate.
+#[derive(Debug, Clone)]
+pub struct Acceptor {
+    config: Arc<ServerConfig>,
+    presented: Arc<Presented>,
+}
+
+/// The certificate that new connections are shown.
+#[derive(Debug)]
+struct Presented {
+    options: TlsOptions,
+    provider: CryptoProvider,
+    identity: RwLock<Arc<CertifiedKey>>,
+}
+
+impl Acceptor {
+    /// Reads certificate and key; `None` when the options name neither.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError`]: what a person must put right.
+    pub fn open(options: &TlsOptions) -> Result<Option<Self>, TlsError> {
+        let provider = ring::default_provider();
+        let Some(identity) = identity::read(options, &provider)? else { return Ok(None) };
+        let builder = ServerConfig::builder_with_provider(Arc::new(provider.clone()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| TlsError::Unusable(error.to_string()))?;
+        let presented = Arc::new(Presented { options: options.clone(), provider, identity: RwLock::new(identity) });
+        let mut config = builder.with_no_client_auth().with_cert_resolver(presented.clone());
+        config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+        Ok(Some(Self { config: Arc::new(config), presented }))
+    }
+
+    /// Shakes hands, within 10 seconds.
+    ///
+    /// # Errors
+    ///
+    /// What TLS or the connection said, or [`io::ErrorKind::TimedOut`]; only this connection is concerned.
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let handshake = TlsAcceptor::from(self.config.clone()).accept(stream);
+        timeout(HANDSHAKE_TIMEOUT, handshake).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Looks at the files every minute until `stop`, and shows new connections what is new there. Files that cannot be used
+    /// change nothing: the last good certificate stays, and the log says why.
+    pub async fn renew(self, stop: CancellationToken) {
+        let mut ticks = interval(RENEWAL_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = None;
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            match self.reload() {
+                Ok(true) => tracing::info!("certificate renewed"),
+                Ok(false) => {}
+                // Once for each reason, not once a minute.
+                Err(error) if told.as_ref() == Some(&error) => continue,
+                Err(error) => {
+                    tracing::warn!(%error, "certificate cannot be renewed; the last one stays");
+                    told = Some(error);
+                    continue;
+                }
+            }
+            told = None;
+        }
+    }
+
+    /// Reads the files again; whether another certificate is there.
+    pub(crate) fn reload(&self) -> Result<bool, TlsError> {
+        let presented = &*self.presented;
+        let Some(found) = identity::read(&presented.options, &presented.provider)? else { return Ok(false) };
+        let mut identity = presented.identity.write().unwrap_or_else(PoisonError::into_inner);
+        let renewed = identity.cert != found.cert;
+        if renewed {
+            *identity = found;
+        }
+        Ok(renewed)
+    }
+}
+
+impl ResolvesServerCert for Presented {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.identity.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+}

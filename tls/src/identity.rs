@@ -1,0 +1,56 @@
+//! Who the server is: a certificate chain and the key that goes with it.
+
+use std::sync::Arc;
+
+use rustls::{
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    sign::CertifiedKey,
+};
+use weft_nats::options::SecretRef;
+
+use crate::options::TlsOptions;
+
+/// Why there is no TLS. One line each, for a person; none quotes a key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TlsError {
+    /// One without the other.
+    #[error("tls: cert and key belong together: give both or neither")]
+    Half,
+    /// A file or variable cannot be read.
+    #[error("tls.{key}: {problem}")]
+    Unreadable {
+        /// `cert` or `key`.
+        key: &'static str,
+        /// What the system said.
+        problem: String,
+    },
+    /// There is no certificate in what `cert` names.
+    #[error("tls.cert holds no certificate in PEM (-----BEGIN CERTIFICATE-----)")]
+    NoCertificate,
+    /// There is no key in what `key` names.
+    #[error("tls.key holds no private key in PEM (-----BEGIN PRIVATE KEY-----)")]
+    NoKey,
+    /// Each is sound, or seems so, but they cannot be used together.
+    #[error("tls: certificate and key cannot be used: {0}")]
+    Unusable(String),
+}
+
+/// Reads and checks both; `None` when the options name neither.
+pub(crate) fn read(options: &TlsOptions, provider: &CryptoProvider) -> Result<Option<Arc<CertifiedKey>>, TlsError> {
+    let (cert, key) = match (&options.cert, &options.key) {
+        (None, None) => return Ok(None),
+        (Some(cert), Some(key)) => (pem("cert", cert)?, pem("key", key)?),
+        _ => return Err(TlsError::Half),
+    };
+    let chain = CertificateDer::pem_slice_iter(cert.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let chain = chain.ok().filter(|chain| !chain.is_empty()).ok_or(TlsError::NoCertificate)?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| TlsError::NoKey)?;
+    let identity = CertifiedKey::from_der(chain, key, provider);
+    identity.map(Arc::new).map(Some).map_err(|error| TlsError::Unusable(error.to_string()))
+}
+
+fn pem(key: &'static str, secret: &SecretRef) -> Result<String, TlsError> {
+    let secret = secret.resolve().map_err(|problem| TlsError::Unreadable { key, problem })?;
+    Ok(secret.expose().to_owned())
+}

@@ -1,0 +1,22 @@
+//! The port of a role: bound, and with TLS where the configuration names a certificate.
+//!
+//! - [`options`]: `tls = { cert = "file:…", key = "file:…" }`.
+//! - `identity`: certificate and key, read and checked against each other.
+//! - [`acceptor`]: the server's side of the handshake, and certificates that are renewed while it runs.
+//! - [`listener`]: a bound port and its acceptor.
+//!
+//! It knows nothing of what is spoken over its connections.
+
+pub mod acceptor;
+mod identity;
+pub mod listener;
+pub mod options;
+#[cfg(feature = "testing")]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use acceptor::Acceptor;
+pub use identity::TlsError;
+pub use listener::{BindError, Listener};
+pub use options::TlsOptions;

@@ -1,0 +1,96 @@
+//! Certificates for tests, and a client that trusts them.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use weft_nats::options::SecretRef;
+
+use crate::TlsOptions;
+
+/// Names and addresses of this machine.
+const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
+
+/// An authority, and a folder with what it has signed last.
+#[derive(Debug)]
+pub struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    folder: TempDir,
+}
+
+/// Nothing here fails on a machine that tests run on.
+#[expect(clippy::missing_panics_doc, reason = "of tests")]
+#[expect(clippy::new_without_default, reason = "each is another")]
+impl Authority {
+    /// A new one, with a certificate for this machine.
+    pub fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        let issuer = CertifiedIssuer::self_signed(params, key).expect("a certificate");
+        let authority = Self { issuer, folder: TempDir::new().expect("a temporary folder") };
+        fs::write(authority.ca(), authority.issuer.pem()).expect("the folder is ours");
+        authority.sign();
+        authority
+    }
+
+    /// Writes a new certificate and its key.
+    pub fn sign(&self) {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(NAMES.map(str::to_owned)).expect("sound names");
+        let cert = params.signed_by(&key, &self.issuer).expect("a certificate");
+        fs::write(self.cert(), cert.pem()).expect("the folder is ours");
+        fs::write(self.key(), key.serialize_pem()).expect("the folder is ours");
+    }
+
+    /// The certificate of the authority.
+    pub fn ca(&self) -> PathBuf {
+        self.path("ca.pem")
+    }
+
+    /// The certificate that it signed last.
+    pub fn cert(&self) -> PathBuf {
+        self.path("cert.pem")
+    }
+
+    /// The key of that.
+    pub fn key(&self) -> PathBuf {
+        self.path("key.pem")
+    }
+
+    /// A file in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        Path::join(self.folder.path(), name)
+    }
+
+    /// Serves with the certificate that it signed last.
+    pub fn options(&self) -> TlsOptions {
+        TlsOptions { cert: Some(SecretRef::File(self.cert())), key: Some(SecretRef::File(self.key())) }
+    }
+
+    /// Connects to this machine as a client that trusts only this authority and speaks only `protocol`.
+    ///
+    /// # Errors
+    ///
+    /// What TLS or the connection said.
+    pub async fn connect(&self, to: SocketAddr, protocol: &str) -> io::Result<TlsStream<TcpStream>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).expect("a sound certificate");
+        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("the provider has ciphers")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![protocol.into()];
+        let name = ServerName::try_from(NAMES[0]).expect("a sound name");
+        TlsConnector::from(Arc::new(config)).connect(name, TcpStream::connect(to).await?).await
+    }
+}

@@ -1,0 +1,80 @@
+//! Real handshakes with certificates made here.
+
+use std::fs;
+
+use rcgen::KeyPair;
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::client::TlsStream;
+use weft_nats::options::SecretRef;
+
+use super::*;
+use crate::testing::Authority;
+
+fn acceptor(authority: &Authority) -> Acceptor {
+    Acceptor::open(&authority.options()).unwrap().unwrap()
+}
+
+/// A handshake from both ends, with a client that trusts the authority and speaks `protocol`.
+async fn shake_hands(
+    authority: &Authority,
+    acceptor: &Acceptor,
+    protocol: &str,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let accepted = async { acceptor.accept(listener.accept().await.unwrap().0).await };
+    let (client, _) = tokio::join!(authority.connect(address, protocol), accepted);
+    client
+}
+
+/// Both protocols are offered; a client that trusts another authority turns away.
+#[tokio::test]
+async fn clients_that_trust_the_authority_agree_on_a_protocol() {
+    let authority = Authority::new();
+    let acceptor = acceptor(&authority);
+    for protocol in ["h2", "http/1.1"] {
+        let client = shake_hands(&authority, &acceptor, protocol).await.unwrap();
+        assert_eq!(client.get_ref().1.alpn_protocol(), Some(protocol.as_bytes()));
+    }
+    assert!(shake_hands(&Authority::new(), &acceptor, "h2").await.is_err());
+}
+
+/// New files are shown to new connections; files that cannot be used leave everything as it was.
+#[tokio::test]
+async fn a_renewed_certificate_is_shown_to_new_connections() {
+    let authority = Authority::new();
+    let acceptor = acceptor(&authority);
+    assert_eq!(acceptor.reload(), Ok(false));
+    authority.sign();
+    assert_eq!(acceptor.reload(), Ok(true));
+    let renewed = CertificateDer::from_pem_file(authority.path("cert.pem")).unwrap();
+    fs::write(authority.path("key.pem"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    assert!(matches!(acceptor.reload(), Err(TlsError::Unusable(_))));
+    let client = shake_hands(&authority, &acceptor, "h2").await.unwrap();
+    assert_eq!(client.get_ref().1.peer_certificates().unwrap()[0], renewed);
+}
+
+/// Each mistake is named by its key, in one line, without a word of the private key.
+#[test]
+fn wrong_files_are_told_in_one_line() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let sound = authority.options();
+    let problem = |options: TlsOptions| Acceptor::open(&options).unwrap_err().to_string();
+    let absent = || Some(SecretRef::File(authority.path("absent.pem")));
+    let swapped = TlsOptions { cert: sound.key.clone(), key: sound.cert.clone() };
+    let keyless = TlsOptions { key: sound.cert.clone(), ..sound.clone() };
+    let foreign = TlsOptions { key: other.options().key, ..sound.clone() };
+    for (options, part) in [
+        (TlsOptions { key: None, ..sound.clone() }, "both or neither"),
+        (TlsOptions { cert: absent(), ..sound.clone() }, "absent.pem"),
+        (TlsOptions { key: absent(), ..sound.clone() }, "tls.key"),
+        (swapped, "no certificate"),
+        (keyless, "no private key"),
+        (foreign, "cannot be used"),
+    ] {
+        let problem = problem(options);
+        assert!(problem.contains(part) && problem.lines().count() == 1, "{problem}");
+    }
+    assert!(Acceptor::open(&TlsOptions::default()).unwrap().is_none());
+}
