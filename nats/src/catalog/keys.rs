@@ -134,6 +134,7 @@ impl Grant {
     pub fn operator(&self) -> &str {
         self.key_id().unwrap_or(BOOTSTRAP)
     }
+
     /// The sources that it is limited to; empty: all.
     pub fn sources(&self) -> &[String] {
         self.key.as_ref().map_or(&[], |key| &key.sources)
