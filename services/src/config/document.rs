@@ -250,9 +250,9 @@ mod tests {
 
     #[test]
     fn keys_of_later_versions_are_refused_unless_empty() {
-        let error = document("[[source]]\nschema = [{ mode = \"warn\" }]\n").check_keys().unwrap_err();
-        assert!(error.to_string().contains("source[0].schema is not supported by this version"), "{error}");
-        document("[[source]]\nschema = []\n").check_keys().unwrap();
+        let error = document("[[subscription]]\nfilter = \"data.a > 1\"\n").check_keys().unwrap_err();
+        assert!(error.to_string().contains("subscription[0].filter is not supported by this version"), "{error}");
+        document("[[subscription]]\nfilter = {}\n").check_keys().unwrap();
     }
 
     #[test]

@@ -5,16 +5,19 @@ use serde::Deserialize;
 use toml::Value;
 use weft_nats::options::{SecretRef, Span};
 use weft_proto::v1::{
-    self, BodyKind, DeliveryIdRule, GithubScheme, HmacScheme, NoneScheme, OnIdReuse, Rule, SignatureEncoding, Source,
-    StandardScheme, Verification, delivery_id_rule, rule, verification,
+    self, ApiKeyScheme, BodyKind, DeliveryIdRule, GithubScheme, HmacScheme, NoneScheme, OnIdReuse, Rule, ShopifyScheme,
+    SignatureEncoding, SlackScheme, Source, StandardScheme, StripeScheme, Verification, delivery_id_rule, rule,
+    verification,
 };
 
 use super::{KeyPath, Problem, Secrets, data_schema::SchemaForm};
 
 /// How far a signed timestamp may be off where the file does not say.
 const TOLERANCE_DEFAULT: Span = Span::secs(300);
-/// Schemes of the format that later versions bring.
-const SCHEMES_LATER: [&str; 4] = ["stripe", "slack", "shopify", "api_key"];
+/// The schemes, for messages.
+const SCHEMES: &str = "standard, github, stripe, slack, shopify, hmac, api_key, none";
+/// Schemes that sign no time, or nothing, so that nothing can be too old.
+const SCHEMES_TIMELESS: [&str; 4] = ["github", "shopify", "api_key", "none"];
 
 #[derive(Debug, Deserialize)]
 pub(super) struct SourceForm {
@@ -95,12 +98,10 @@ impl SourceForm {
     pub(super) fn into_source(self, path: &KeyPath, secrets: &mut Secrets) -> Result<Source, Problem> {
         let scheme = self.verify.into_scheme(&path.key("verify"), secrets)?;
         let delivery_id = delivery_id(self.delivery_id, &path.key("delivery_id"))?;
-        let on_id_reuse = match (self.on_id_reuse, &scheme) {
-            (Some(ReuseForm::Conflict), _) => OnIdReuse::Conflict,
-            (Some(ReuseForm::Receipt), _) => OnIdReuse::Receipt,
-            // A redelivery of theirs may differ in what is not the event.
-            (None, verification::Scheme::Github(_)) => OnIdReuse::Receipt,
-            (None, _) => OnIdReuse::Conflict,
+        let on_id_reuse = match self.on_id_reuse {
+            Some(ReuseForm::Conflict) => OnIdReuse::Conflict,
+            Some(ReuseForm::Receipt) => OnIdReuse::Receipt,
+            None => reuse_default(&scheme),
         };
         let body = match self.body {
             BodyForm::Json => BodyKind::Json,
@@ -133,6 +134,10 @@ impl VerifyForm {
         match self.scheme.as_str() {
             "standard" => Ok(Scheme::Standard(StandardScheme { secrets: keys, tolerance_ms })),
             "github" => Ok(Scheme::Github(GithubScheme { secrets: keys })),
+            "stripe" => Ok(Scheme::Stripe(StripeScheme { secrets: keys, tolerance_ms })),
+            "slack" => Ok(Scheme::Slack(SlackScheme { secrets: keys, tolerance_ms })),
+            "shopify" => Ok(Scheme::Shopify(ShopifyScheme { secrets: keys })),
+            "api_key" => Ok(Scheme::ApiKey(ApiKeyScheme {})),
             "hmac" => Ok(Scheme::Hmac(HmacScheme {
                 secrets: keys,
                 header: self.header,
@@ -151,31 +156,26 @@ impl VerifyForm {
                 let problem = "scheme \"none\" takes events from anyone; say allow_unsigned = true if that is meant";
                 Err((path.key("scheme"), problem.into()))
             }
-            later if SCHEMES_LATER.contains(&later) => {
-                let problem =
-                    format!("scheme {later:?} is not supported by this version; use standard, github or hmac");
-                Err((path.key("scheme"), problem))
-            }
-            other => {
-                Err((path.key("scheme"), format!("unknown scheme {other:?}; known: standard, github, hmac, none")))
-            }
+            other => Err((path.key("scheme"), format!("unknown scheme {other:?}; known: {SCHEMES}"))),
         }
     }
 
     /// A key that the scheme does not read would only seem to protect.
     fn check_keys(&self, path: &KeyPath) -> Result<(), Problem> {
-        let hmac = self.scheme == "hmac";
+        let scheme = self.scheme.as_str();
+        let hmac = scheme == "hmac";
         let needless = [
             ("header", !hmac && !self.header.is_empty()),
             ("prefix", !hmac && !self.prefix.is_empty()),
             ("template", !hmac && self.template.is_some()),
             ("timestamp_header", !hmac && !self.timestamp_header.is_empty()),
             ("id_header", !hmac && !self.id_header.is_empty()),
-            ("tolerance", matches!(self.scheme.as_str(), "github" | "none") && self.tolerance.is_some()),
-            ("secrets", self.scheme == "none" && !self.secrets.is_empty()),
+            ("tolerance", SCHEMES_TIMELESS.contains(&scheme) && self.tolerance.is_some()),
+            ("secrets", matches!(scheme, "api_key" | "none") && !self.secrets.is_empty()),
+            ("allow_unsigned", scheme != "none" && self.allow_unsigned),
         ];
         match needless.iter().find(|(_, present)| *present) {
-            Some((key, _)) => Err((path.key(*key), format!("scheme {:?} does not read it; remove it", self.scheme))),
+            Some((key, _)) => Err((path.key(*key), format!("scheme {scheme:?} does not read it; remove it"))),
             None => Ok(()),
         }
     }
@@ -190,6 +190,15 @@ impl RuleForm {
             _ => return Err((path.clone(), "say exactly one of pointer, header and fixed".into())),
         };
         Ok(Rule { from: Some(from) })
+    }
+}
+
+/// A redelivery of the big providers may differ in what is not the event, and they take a 409 for a failure.
+fn reuse_default(scheme: &verification::Scheme) -> OnIdReuse {
+    use verification::Scheme;
+    match scheme {
+        Scheme::Github(_) | Scheme::Stripe(_) | Scheme::Slack(_) | Scheme::Shopify(_) => OnIdReuse::Receipt,
+        Scheme::Standard(_) | Scheme::Hmac(_) | Scheme::ApiKey(_) | Scheme::None(_) => OnIdReuse::Conflict,
     }
 }
 

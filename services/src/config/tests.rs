@@ -1,4 +1,4 @@
-use weft_proto::v1::{SchemaMode, delivery_id_rule, destination, rule, schema_rule, verification};
+use weft_proto::v1::{OnIdReuse, SchemaMode, delivery_id_rule, destination, rule, schema_rule, verification};
 
 use super::*;
 
@@ -151,19 +151,57 @@ fn pairs_that_contradict_each_other_are_refused() {
 }
 
 #[test]
-fn sources_of_later_versions_and_mistakes_are_told_apart() {
-    let later = refused(&source("verify = { scheme = \"stripe\", secrets = [\"x\"] }"));
-    assert!(later.contains("weft.toml:3: source[0].verify.scheme: scheme \"stripe\" is not supported"), "{later}");
-    assert!(refused(&source("verify = { scheme = \"hmca\" }")).contains("unknown scheme"));
+fn mistakes_in_a_source_are_told_with_their_key() {
+    let unknown = refused(&source("verify = { scheme = \"hmca\" }"));
+    assert!(unknown.contains("weft.toml:3: source[0].verify.scheme: unknown scheme \"hmca\"; known: "), "{unknown}");
     assert!(refused(&source("verify = { scheme = \"none\" }")).contains("allow_unsigned = true"));
-    let needless = refused(&source("verify = { scheme = \"github\", secrets = [\"x\"], header = \"X-A\" }"));
-    assert!(needless.contains("does not read it"), "{needless}");
+    for (verify, key) in [
+        (r#"scheme = "github", secrets = ["x"], header = "X-A""#, "header"),
+        (r#"scheme = "shopify", secrets = ["x"], tolerance = "1m""#, "tolerance"),
+        (r#"scheme = "stripe", secrets = ["x"], template = "{body}""#, "template"),
+        (r#"scheme = "api_key", secrets = ["x"]"#, "secrets"),
+        (r#"scheme = "slack", secrets = ["x"], allow_unsigned = true"#, "allow_unsigned"),
+    ] {
+        let needless = refused(&source(&format!("verify = {{ {verify} }}")));
+        let (_, told) = needless.split_once("source[0].verify.").unwrap_or_else(|| panic!("{needless}"));
+        assert!(told.starts_with(key) && told.contains("does not read it"), "{needless}");
+    }
     let rules = "verify = { scheme = \"github\", secrets = [\"x\"] }\nworkflow = { pointer = \"/a\", header = \"b\" }";
     assert!(refused(&source(rules)).contains("exactly one of pointer, header and fixed"));
     assert!(
         refused(&source("verify = { scheme = \"hmac\", secrets = [\"env:WEFT_NO_SUCH\"], header = \"X-A\" }"))
             .contains("environment variable WEFT_NO_SUCH is not set")
     );
+}
+
+/// Every scheme of the contract, with what else it reads; a delivery that comes twice with another body is the big
+/// providers' way.
+#[test]
+fn every_scheme_can_be_written() {
+    use verification::Scheme;
+    let verified = |rest: &str| {
+        let config = parse(&source(rest)).unwrap_or_else(|error| panic!("{rest}: {error}"));
+        let source = config.catalog.sources[0].clone();
+        (source.verification.clone().unwrap().scheme.unwrap(), source.on_id_reuse())
+    };
+    let (scheme, reuse) = verified(r#"verify = { scheme = "stripe", secrets = ["whsec_test_secret"] }"#);
+    let Scheme::Stripe(stripe) = scheme else { panic!("{scheme:?}") };
+    assert_eq!((stripe.secrets, stripe.tolerance_ms), (vec!["whsec_test_secret".to_owned()], 300_000));
+    assert_eq!(reuse, OnIdReuse::Receipt);
+    let (scheme, reuse) = verified(r#"verify = { scheme = "slack", secrets = ["a", "b"], tolerance = "1m" }"#);
+    let Scheme::Slack(slack) = scheme else { panic!("{scheme:?}") };
+    assert_eq!((slack.secrets.len(), slack.tolerance_ms, reuse), (2, 60_000, OnIdReuse::Receipt));
+    let (scheme, reuse) = verified(r#"verify = { scheme = "shopify", secrets = ["a"] }"#);
+    assert!(matches!(scheme, Scheme::Shopify(_)) && reuse == OnIdReuse::Receipt, "{scheme:?}");
+    let (scheme, reuse) = verified(r#"verify = { scheme = "github", secrets = ["a"] }"#);
+    assert!(matches!(scheme, Scheme::Github(_)) && reuse == OnIdReuse::Receipt, "{scheme:?}");
+    let (scheme, reuse) = verified("verify = { scheme = \"api_key\" }\ndelivery_id = { pointer = \"/id\" }");
+    assert!(matches!(scheme, Scheme::ApiKey(_)) && reuse == OnIdReuse::Conflict, "{scheme:?}");
+    let strict = "verify = { scheme = \"stripe\", secrets = [\"a\"] }\non_id_reuse = \"conflict\"";
+    assert_eq!(verified(strict).1, OnIdReuse::Conflict);
+    assert!(refused(&source("verify = { scheme = \"api_key\" }")).contains("delivery_id"));
+    let wrong = refused(&source(r#"verify = { scheme = "stripe", secrets = ["sk_live_hush"] }"#));
+    assert!(wrong.contains("signing secret") && !wrong.contains("hush"), "{wrong}");
 }
 
 /// A schema stands in the file or beside it, and one that cannot be used is refused where it is written.

@@ -1,14 +1,18 @@
 //! Each rule by one value that keeps it and one that breaks it, and that the message names what is wrong.
 
 use weft_proto::v1::{
-    DeliveryIdRule, Destination, GithubScheme, HmacScheme, HttpDestination, NoneScheme, ProtobufSchema, Retry, Rule,
-    SchemaMode, SchemaRule, StandardScheme, Verification, schema_rule::Schema,
+    ApiKeyScheme, DeliveryIdRule, Destination, GithubScheme, HmacScheme, HttpDestination, NoneScheme, ProtobufSchema,
+    Retry, Rule, SchemaMode, SchemaRule, ShopifyScheme, SlackScheme, StandardScheme, StripeScheme, Verification,
+    schema_rule::Schema,
 };
 
 use super::*;
 
 /// The base64 of 24 bytes.
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+/// Svix's published pair.
+const PUBLIC: &str = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=";
+const PRIVATE: &str = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==";
 
 fn source(scheme: Scheme) -> Source {
     Source { name: "shop".into(), verification: Some(Verification { scheme: Some(scheme) }), ..Source::default() }
@@ -111,9 +115,76 @@ fn a_source_without_a_usable_secret_is_refused() {
     assert!(problem.contains("secrets"), "{problem}");
 }
 
+/// A source of a scheme that has secrets, with one.
+fn with_secret(scheme: &str, secret: &str) -> Source {
+    let secrets = vec![secret.to_owned()];
+    match scheme {
+        "standard" => source(Scheme::Standard(StandardScheme { secrets, tolerance_ms: 0 })),
+        "github" => source(Scheme::Github(GithubScheme { secrets })),
+        "stripe" => source(Scheme::Stripe(StripeScheme { secrets, tolerance_ms: 0 })),
+        "slack" => source(Scheme::Slack(SlackScheme { secrets, tolerance_ms: 0 })),
+        "shopify" => source(Scheme::Shopify(ShopifyScheme { secrets })),
+        "hmac" => hmac(|hmac| hmac.secrets = secrets),
+        other => panic!("{other}"),
+    }
+}
+
+/// Each scheme takes the secret that its sender shows.
 #[test]
-fn hmac_and_none_must_say_where_the_delivery_id_is() {
-    for mut silent in [hmac(|_| {}), source(Scheme::None(NoneScheme {}))] {
+fn secrets_have_their_schemes_form() {
+    for (scheme, secret) in [
+        ("standard", SECRET),
+        ("standard", PUBLIC),
+        // 25 bytes, without the padding.
+        ("standard", "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGA"),
+        ("github", "It's a Secret to Everybody"),
+        ("stripe", "whsec_test_secret"),
+        ("slack", "8f742231b10e8888abcd99yyyzzz85a5"),
+        ("shopify", "shpss_0123456789abcdef0123456789abcdef"),
+        ("hmac", "k"),
+    ] {
+        validate_source(&with_secret(scheme, secret)).unwrap_or_else(|problem| panic!("{scheme}: {problem}"));
+    }
+}
+
+/// A credential that signs nothing, or by another scheme, is told apart and not repeated.
+#[test]
+fn a_secret_of_something_else_is_refused() {
+    for (scheme, secret, names) in [
+        ("standard", PRIVATE, "private key"),
+        ("standard", "whpk_AAAA", "Ed25519 public key"),
+        // No point of the curve; the identity, under which anything is signed.
+        ("standard", "whpk_AgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "Ed25519 public key"),
+        ("standard", "whpk_AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "Ed25519 public key"),
+        ("standard", "whsec_test_secret", "scheme = \"stripe\""),
+        ("github", "ghp_0123456789", "GitHub's API"),
+        ("github", "github_pat_0123456789", "GitHub's API"),
+        ("github", PUBLIC, "scheme = \"standard\""),
+        ("stripe", "sk_live_0123456789", "signing secret"),
+        ("stripe", PRIVATE, "scheme = \"standard\""),
+        ("slack", "xoxb-0123456789", "signing secret"),
+        ("slack", "xapp-0123456789", "signing secret"),
+        ("shopify", "shpat_0123456789", "client secret"),
+        ("hmac", PUBLIC, "scheme = \"standard\""),
+    ] {
+        let problem = validate_source(&with_secret(scheme, secret)).expect_err(secret);
+        assert!(problem.starts_with("verify: secret 0 ") && problem.contains(names), "{scheme}: {problem}");
+        assert!(!problem.contains(secret), "{problem}");
+    }
+    // Deliveries are signed with a shared secret; what verifies a pair's signatures signs nothing.
+    for secret in [PUBLIC, PRIVATE] {
+        let http =
+            HttpDestination { url: "https://billing.example/hooks".into(), secrets: vec![secret.into()], format: 1 };
+        refuses_subscription(
+            |subscription| subscription.destination = Some(Destination { kind: Some(destination::Kind::Http(http)) }),
+            "destination: secret ",
+        );
+    }
+}
+
+#[test]
+fn schemes_without_a_delivery_id_must_say_where_it_is() {
+    for mut silent in [hmac(|_| {}), source(Scheme::ApiKey(ApiKeyScheme {})), source(Scheme::None(NoneScheme {}))] {
         silent.delivery_id = None;
         assert!(validate_source(&silent).unwrap_err().contains("delivery_id"));
     }
