@@ -167,13 +167,14 @@ impl At<'_> {
     }
 
     fn delivery(&self, uid: &Uid, run: u64, row: &DeliveryRow) -> Result<DeliveryHistory, redb::Error> {
-        let lane_state = self.lane(uid)?.map(|lane| lane.state());
+        let lane = self.lane(uid)?;
+        let lane_state = lane.as_ref().map(v1::Lane::state);
         let state: Option<v1::SubscriptionState> = get(&self.view.subscriptions, (self.shard, uid))?;
         let facts = DeliveryFacts {
             outcome: row.outcome.as_ref().map(v1::Outcome::kind),
             attempts: row.attempts,
             lane_blocked: run == 0 && lane_state == Some(v1::LaneState::Blocked),
-            paused: lane_state == Some(v1::LaneState::Paused)
+            paused: lane.is_some_and(|lane| lane.paused)
                 || self.subscriptions.get(uid).is_some_and(|subscription| subscription.paused),
             closed: state.is_some_and(|state| state.closed),
         };

@@ -51,8 +51,10 @@ impl StoredCommand {
     pub fn items(&self) -> impl Iterator<Item = (CommandItem, &v1::RedriveItem)> {
         let items = match &self.command.action {
             Some(Action::Redrive(redrive)) => &redrive.items[..],
+            Some(Action::Replay(replay)) => &replay.items[..],
+            Some(Action::Close(close)) => &close.items[..],
             // Nothing that is under way.
-            Some(Action::Catalog(_)) | None => &[],
+            Some(Action::Catalog(_) | Action::Lane(_) | Action::ReplayOrder(_)) | None => &[],
         };
         items.iter().filter_map(|item| {
             let uid = SubscriptionUid::from_slice(&item.subscription)?;

@@ -68,6 +68,7 @@ pub fn delivery_status(facts: DeliveryFacts) -> DeliveryStatus {
         Some(OutcomeKind::Delivered) => return DeliveryStatus::Delivered,
         Some(OutcomeKind::DeadLettered) => return DeliveryStatus::DeadLettered,
         Some(OutcomeKind::Discarded) => return DeliveryStatus::Discarded,
+        Some(OutcomeKind::Resolved) => return DeliveryStatus::Resolved,
         // Not outcomes of a delivery.
         Some(OutcomeKind::Unrouted | OutcomeKind::Unspecified) | None => {}
     }
@@ -199,6 +200,7 @@ pub fn dead_letter_status(facts: DeadLetterFacts) -> DeadLetterStatus {
     match facts.settled {
         Some(OutcomeKind::Delivered) => DeadLetterStatus::Redriven,
         Some(OutcomeKind::Discarded) => DeadLetterStatus::Discarded,
+        Some(OutcomeKind::Resolved) => DeadLetterStatus::Resolved,
         _ if facts.commanded => DeadLetterStatus::Redriving,
         // The live run expires with its payload copied; a redrive expires because there is no copy any more.
         _ if facts.reason == DeadLetterReason::Expired && facts.run != Run::LIVE => DeadLetterStatus::Expired,
@@ -329,6 +331,7 @@ mod tests {
             (DeadLetterFacts { commanded: true, ..open }, DeadLetterStatus::Redriving),
             (DeadLetterFacts { settled: Some(OutcomeKind::Delivered), ..open }, DeadLetterStatus::Redriven),
             (DeadLetterFacts { settled: Some(OutcomeKind::Discarded), ..open }, DeadLetterStatus::Discarded),
+            (DeadLetterFacts { settled: Some(OutcomeKind::Resolved), ..open }, DeadLetterStatus::Resolved),
             (DeadLetterFacts { closed_before: true, ..open }, DeadLetterStatus::Redriven),
             (expired, DeadLetterStatus::Open),
             (DeadLetterFacts { run: Run(9), ..expired }, DeadLetterStatus::Expired),

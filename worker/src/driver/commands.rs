@@ -8,7 +8,7 @@ use weft_proto::{
 };
 
 use super::{Driver, DriverError};
-use crate::lane::{Input, LaneKey, RedriveItem};
+use crate::lane::{Command, Head, Input, LaneKey, LaneOrder, Order, RedriveItem, ReplayOrder};
 
 impl Driver {
     /// Hands commands to the lanes: each acts once, by its request id, and under the condition that it names.
@@ -24,26 +24,51 @@ impl Driver {
                 self.handle(Input::CommandPassed { command })?;
                 continue;
             }
-            match decoded.action {
-                Some(Action::Redrive(redrive)) => {
-                    let mut items = Vec::with_capacity(redrive.items.len());
-                    for item in &redrive.items {
-                        items.extend(self.redrive_item(item)?);
-                    }
-                    self.handle(Input::Redrive { command: Run(command), request_id: decoded.request_id, items })?;
+            match self.order(decoded.action)? {
+                Some(order) => {
+                    let v1::Command { request_id, operator, reason, .. } = decoded;
+                    let command = Command { command: Run(command), request_id, operator, reason, order };
+                    self.handle(Input::Commanded(command))?;
                 }
-                // The record of what has been done; nothing of it is a shard's to do.
-                Some(Action::Catalog(_)) => self.handle(Input::CommandPassed { command })?,
-                None => {
-                    tracing::warn!(command, "command of a later version is passed over");
-                    self.handle(Input::CommandPassed { command })?;
-                }
+                None => self.handle(Input::CommandPassed { command })?,
             }
         }
         Ok(())
     }
 
-    fn redrive_item(&self, item: &v1::RedriveItem) -> Result<Option<RedriveItem>, DriverError> {
+    /// What a command asks for; `None` where nothing of it is a shard's to do.
+    fn order(&self, action: Option<Action>) -> Result<Option<Order>, DriverError> {
+        Ok(match action {
+            Some(Action::Redrive(redrive)) => Some(Order::Redrive(self.items(&redrive.items)?)),
+            Some(Action::Replay(replay)) => {
+                let live = |item: RedriveItem| RedriveItem { dead_run: Run::LIVE, ..item };
+                Some(Order::Replay(self.items(&replay.items)?.into_iter().map(live).collect()))
+            }
+            Some(Action::Close(close)) => match close.kind() {
+                kind @ (v1::OutcomeKind::Resolved | v1::OutcomeKind::Discarded) => {
+                    Some(Order::Close { kind, items: self.items(&close.items)? })
+                }
+                _ => None,
+            },
+            Some(Action::Lane(order)) => lane_order(&order),
+            Some(Action::ReplayOrder(order)) => {
+                let run = Run(order.run);
+                replay_order(order.action()).map(|order| Order::ReplayOrder { run, order })
+            }
+            // The record of what has been done.
+            Some(Action::Catalog(_)) => None,
+            None => {
+                tracing::warn!("command of a later version is passed over");
+                None
+            }
+        })
+    }
+
+    fn items(&self, items: &[v1::RedriveItem]) -> Result<Vec<RedriveItem>, DriverError> {
+        items.iter().filter_map(|item| self.item(item).transpose()).collect()
+    }
+
+    fn item(&self, item: &v1::RedriveItem) -> Result<Option<RedriveItem>, DriverError> {
         let (Some(subscription), Some(event), Ok(workflow)) = (
             SubscriptionUid::from_slice(&item.subscription),
             EventId::from_slice(&item.event_id),
@@ -61,5 +86,30 @@ impl Driver {
             dead_run: Run(item.run),
             applicable: open == Some(Run(item.run)),
         }))
+    }
+}
+
+fn lane_order(order: &v1::LaneOrder) -> Option<Order> {
+    let lane = LaneKey {
+        subscription: SubscriptionUid::from_slice(&order.subscription)?,
+        workflow: WorkflowId::new(order.workflow_id.as_str()).ok()?,
+    };
+    let head = Head { seq: StreamSeq(order.sequence), next: StreamSeq(order.next.min(order.sequence)) };
+    let order = match order.action() {
+        v1::LaneAction::Retry => LaneOrder::Retry { head },
+        v1::LaneAction::Skip => LaneOrder::Skip { head, event: EventId::from_slice(&order.event_id)? },
+        v1::LaneAction::Pause => LaneOrder::Pause,
+        v1::LaneAction::Resume => LaneOrder::Resume,
+        v1::LaneAction::Unspecified => return None,
+    };
+    Some(Order::Lane { lane, order })
+}
+
+fn replay_order(action: v1::ReplayAction) -> Option<ReplayOrder> {
+    match action {
+        v1::ReplayAction::Pause => Some(ReplayOrder::Pause),
+        v1::ReplayAction::Resume => Some(ReplayOrder::Resume),
+        v1::ReplayAction::Cancel => Some(ReplayOrder::Cancel),
+        v1::ReplayAction::Unspecified => None,
     }
 }

@@ -11,7 +11,6 @@ use tokio_util::task::AbortOnDropHandle;
 use weft_nats::{
     append::publish_once,
     async_nats::HeaderMap,
-    connect::Connection,
     event::{Event, StoredEvent},
     message::Outgoing,
     subject::{DLQ_STREAM, Layout, dead_letter_subject, encode_workflow},
@@ -46,7 +45,8 @@ struct Job {
 #[derive(Debug)]
 struct Copy {
     outcome: v1::Outcome,
-    event: Arc<StoredEvent>,
+    /// `None`: it was in the log only.
+    event: Option<Arc<StoredEvent>>,
 }
 
 #[derive(Debug)]
@@ -62,10 +62,10 @@ pub(super) struct Copies {
 type Names = watch::Receiver<Arc<weft_nats::catalog::Snapshot>>;
 
 impl Copies {
-    pub fn start(context: &Context, position: u64) -> Self {
+    pub fn start(context: &Context, log: Log, position: u64) -> Self {
         let (jobs, queue) = mpsc::channel(QUEUE_COMMITS);
         let (copied_sender, copied) = watch::channel(position);
-        let task = work(context.connection.clone(), context.catalog.clone(), queue, copied_sender);
+        let task = work(log, context.catalog.clone(), queue, copied_sender);
         Self { jobs, copied, added: position, _task: AbortOnDropHandle::new(tokio::spawn(task)) }
     }
 
@@ -81,8 +81,8 @@ impl Copies {
             .outcomes
             .iter()
             .filter(|outcome| outcome.kind() == v1::OutcomeKind::DeadLettered)
-            .filter_map(|outcome| Some((outcome.clone(), events.get(&outcome.sequence).cloned()?)))
-            .map(|(outcome, event)| Copy { outcome, event })
+            .map(|outcome| Copy { outcome: outcome.clone(), event: events.get(&outcome.sequence).cloned() })
+            .filter(|copy| copy.event.is_some() || copy.outcome.reason() == v1::DeadLetterReason::Skipped)
             .collect();
         self.push(Job { position, copies }).await;
     }
@@ -142,14 +142,14 @@ async fn find(log: &Log, outcome: &v1::Outcome) -> Option<Arc<StoredEvent>> {
     Some(Arc::new(StoredEvent { seq, stored_at: stored.stored_at, event }))
 }
 
-async fn work(connection: Connection, mut names: Names, mut queue: mpsc::Receiver<Job>, copied: watch::Sender<u64>) {
+async fn work(log: Log, mut names: Names, mut queue: mpsc::Receiver<Job>, copied: watch::Sender<u64>) {
     while let Some(job) = queue.recv().await {
         // A copy's subject holds the subscription's name.
         if !job.copies.is_empty() && names.wait_for(|catalog| catalog.complete).await.is_err() {
             return;
         }
         for copy in &job.copies {
-            make(&connection, &names, copy).await;
+            make(&log, &names, copy).await;
         }
         copied.send_if_modified(|position| {
             let grows = job.position > *position;
@@ -159,8 +159,14 @@ async fn work(connection: Connection, mut names: Names, mut queue: mpsc::Receive
     }
 }
 
-async fn make(connection: &Connection, names: &Names, copy: &Copy) {
-    let Some(message) = message(names, copy) else {
+async fn make(log: &Log, names: &Names, copy: &Copy) {
+    let connection = &log.connection;
+    let event = match &copy.event {
+        Some(event) => Some(Arc::clone(event)),
+        None => find(log, &copy.outcome).await,
+    };
+    let Some(event) = event else { return };
+    let Some(message) = message(names, &copy.outcome, &event) else {
         tracing::error!(sequence = copy.outcome.sequence, "dead letter of an unknown subscription has no copy");
         return;
     };
@@ -179,8 +185,7 @@ async fn make(connection: &Connection, names: &Names, copy: &Copy) {
 }
 
 /// The event's own message with the failure's context in headers.
-fn message(names: &Names, copy: &Copy) -> Option<Outgoing> {
-    let Copy { outcome, event } = copy;
+fn message(names: &Names, outcome: &v1::Outcome, event: &StoredEvent) -> Option<Outgoing> {
     let uid = SubscriptionUid::from_slice(&outcome.subscription)?;
     let name = names
         .borrow()

@@ -133,7 +133,7 @@ impl Driver {
         let commands = reader(&context, stream, &format!("commands-{shard}"), StreamSeq(positions.commands + 1));
         let backfills = Backfills::new(log.clone(), &restored.subscriptions);
         let lanes = Lanes::new(context.limits, restored, StdRng::from_rng(&mut rand::rng()));
-        let copies = Copies::start(&context, positions.copied);
+        let copies = Copies::start(&context, log.clone(), positions.copied);
         let commits = Commits::new(&context, log, ledger, positions, checkpoint);
         Self {
             context,

@@ -5,7 +5,7 @@
 //! moment of its cursor. So every draft is a whole: the state after it is the state after all inputs up to it.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     mem,
     sync::Arc,
 };
@@ -46,6 +46,8 @@ pub(super) struct Drafts {
     /// Per draft that is not committed: its number, its outcomes, the lanes that it tells of.
     uncommitted: VecDeque<(u64, usize, Vec<LaneKey>)>,
     uncommitted_outcomes: usize,
+    /// Events with an outcome of a run that is not committed, and its draft.
+    settling: BTreeMap<(Vec<u8>, u64), u64>,
 }
 
 /// How the parts of the state that a draft tells of stand when it is sealed.
@@ -68,6 +70,9 @@ impl Drafts {
         self.bytes += outcome.encoded_len();
         // Only live successes let their lane run ahead.
         self.urgent |= outcome.run != 0 || outcome.kind() != v1::OutcomeKind::Delivered && key.is_some();
+        if outcome.run != 0 {
+            self.settling.insert((outcome.subscription.clone(), outcome.sequence), self.number);
+        }
         self.commit.outcomes.push(outcome);
         self.uncommitted_outcomes += 1;
         self.dead.extend(dead);
@@ -114,6 +119,11 @@ impl Drafts {
 
     pub fn detached(&mut self, uid: SubscriptionUid) {
         self.detached.insert(uid);
+    }
+
+    /// Whether a run of this event has an outcome that is not committed.
+    pub fn is_settling(&self, uid: SubscriptionUid, seq: StreamSeq) -> bool {
+        !self.settling.is_empty() && self.settling.contains_key(&(uid.to_vec(), seq.0))
     }
 
     /// Sealed drafts that nobody has taken yet.
@@ -186,6 +196,7 @@ impl Drafts {
 
     /// Takes note that a draft is committed. The lanes that it told of.
     pub fn committed(&mut self, number: u64) -> Vec<LaneKey> {
+        self.settling.retain(|_, draft| *draft > number);
         let mut lanes = Vec::new();
         while self.uncommitted.front().is_some_and(|(oldest, ..)| *oldest <= number) {
             if let Some((_, outcomes, keys)) = self.uncommitted.pop_front() {

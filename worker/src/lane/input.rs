@@ -94,7 +94,7 @@ pub struct AttemptEnd {
     pub ended_at: Timestamp,
 }
 
-/// A redrive of one dead letter.
+/// One event that a command is about: a dead letter, or what is replayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedriveItem {
     /// The lane.
@@ -105,10 +105,98 @@ pub struct RedriveItem {
     pub seq: StreamSeq,
     /// The event.
     pub event: EventId,
-    /// The run that ended in the dead letter.
+    /// The run that ended in the dead letter; of what is replayed the live one.
     pub dead_run: Run,
-    /// Whether the ledger holds this dead letter as open: else the result is `not_applicable`.
+    /// Whether the ledger holds this dead letter as open: else the result is `not_applicable`. For what is replayed the
+    /// lanes say themselves whether it is settled.
     pub applicable: bool,
+}
+
+/// What has to be a lane's head for a command to apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// Its place in EVENTS.
+    pub seq: StreamSeq,
+    /// From here to `seq` EVENTS holds nothing else of the lane: a lane that has not read its head yet only knows where
+    /// it looks for it.
+    pub next: StreamSeq,
+}
+
+/// What an operator wants of one lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LaneOrder {
+    /// The head is attempted at once; its retry policy begins anew.
+    Retry {
+        /// What has to be the head.
+        head: Head,
+    },
+    /// The head becomes a dead letter.
+    Skip {
+        /// What has to be the head.
+        head: Head,
+        /// Its event.
+        event: EventId,
+    },
+    /// Nothing is attempted until it is resumed.
+    Pause,
+    /// It goes on.
+    Resume,
+}
+
+/// What an operator wants of a replay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplayOrder {
+    /// None of its runs is attempted until it is resumed.
+    Pause,
+    /// It goes on.
+    Resume,
+    /// What has not been delivered is discarded.
+    Cancel,
+}
+
+/// What a command asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Dead letters are delivered again.
+    Redrive(Vec<RedriveItem>),
+    /// Settled events are delivered again.
+    Replay(Vec<RedriveItem>),
+    /// Dead letters are not to be redriven.
+    Close {
+        /// Resolved or discarded.
+        kind: v1::OutcomeKind,
+        /// Which.
+        items: Vec<RedriveItem>,
+    },
+    /// For one lane.
+    Lane {
+        /// Which.
+        lane: LaneKey,
+        /// What of it.
+        order: LaneOrder,
+    },
+    /// For the runs of a replay.
+    ReplayOrder {
+        /// The command that asked for them.
+        run: Run,
+        /// What of them.
+        order: ReplayOrder,
+    },
+}
+
+/// An operator's wish, from COMMANDS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// Its COMMANDS sequence: the run of what it has delivered.
+    pub command: Run,
+    /// Its request id.
+    pub request_id: String,
+    /// Who.
+    pub operator: String,
+    /// Why.
+    pub reason: String,
+    /// What.
+    pub order: Order,
 }
 
 /// Everything that can happen to lanes.
@@ -175,15 +263,8 @@ pub enum Input {
         /// Its event.
         event: Option<Arc<StoredEvent>>,
     },
-    /// A redrive came from COMMANDS.
-    Redrive {
-        /// Its COMMANDS sequence: the run of its items.
-        command: Run,
-        /// Its request id.
-        request_id: String,
-        /// What it names.
-        items: Vec<RedriveItem>,
-    },
+    /// An operator's wish came from COMMANDS.
+    Commanded(Command),
     /// A command that changes nothing here: repeated, or not ours. Only moves the COMMANDS position.
     CommandPassed {
         /// Its COMMANDS sequence.

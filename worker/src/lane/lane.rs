@@ -31,6 +31,8 @@ pub(super) fn event_bytes(event: &StoredEvent) -> usize {
 pub(super) struct Tries {
     /// Attempts that have ended.
     pub ended: u32,
+    /// Of these the ones before an operator asked for another try: the retry policy counts from there.
+    pub before: u32,
     /// No attempt before this.
     pub not_before: Option<Timestamp>,
     /// When the first attempt failed.
@@ -48,6 +50,8 @@ pub(super) struct PendingRun {
     pub event: Option<Arc<StoredEvent>>,
     /// It has been asked for.
     pub loading: bool,
+    /// Its replay is paused.
+    pub paused: bool,
     pub tries: Tries,
 }
 
@@ -66,6 +70,11 @@ pub(super) enum CatchUp {
 pub(super) enum Target {
     Head,
     Run(StreamSeq, Run),
+    /// Of what is in flight only: an operator has settled it meanwhile. Its event, and the attempt's number.
+    Gone {
+        event: EventId,
+        number: u32,
+    },
 }
 
 /// What a lane needs to go on.
@@ -96,6 +105,8 @@ pub(super) struct Lane {
     /// No attempt before this draft is committed.
     pub hold: Option<u64>,
     pub blocked: bool,
+    /// An operator has stopped it.
+    pub paused: bool,
     /// What it delivered last since it came into memory.
     pub delivered: Option<EventId>,
     /// The newest draft that tells of it: it may leave memory once that is committed.
@@ -120,6 +131,7 @@ impl Lane {
             catch_up: CatchUp::No,
             hold: None,
             blocked: false,
+            paused: false,
             delivered: None,
             touched: 0,
             ready: false,
@@ -135,10 +147,12 @@ impl Lane {
             complete_to: StreamSeq(lane.next.saturating_sub(1)),
             head: Tries {
                 ended: lane.attempts,
+                before: lane.attempts_before,
                 not_before: instant(lane.next_attempt_at_ms),
                 first_failed_at: instant(lane.first_failed_at_ms),
             },
             blocked: lane.state() == v1::LaneState::Blocked,
+            paused: lane.paused,
             ..Self::settled()
         }
     }
@@ -150,7 +164,12 @@ impl Lane {
 
     /// Whether nothing at all is to be done, so that it need not be in memory.
     pub fn is_idle(&self) -> bool {
-        self.is_settled() && self.runs.is_empty() && self.in_flight.is_none() && self.hold.is_none()
+        self.is_settled() && self.runs.is_empty() && self.in_flight.is_none() && self.hold.is_none() && !self.paused
+    }
+
+    /// Where the oldest unsettled event stands: exactly, once it has been in memory.
+    pub fn first(&self) -> StreamSeq {
+        self.buffer.front().map_or(self.next, |event| event.seq)
     }
 
     /// Takes an event that has arrived. Whether it is kept in memory: it is when the buffer reaches to it and has `room`.
@@ -184,12 +203,22 @@ impl Lane {
         event.map_or(0, |event| event_bytes(&event))
     }
 
+    /// Settles the head without having it in memory, as [`settle_head`](Self::settle_head) does.
+    pub fn settle_unread(&mut self, seq: StreamSeq) {
+        debug_assert!(self.buffer.is_empty() && seq >= self.next && seq <= self.last, "P3: only the head settles");
+        self.next = seq.next();
+        self.complete_to = self.complete_to.max(seq);
+        self.head = Tries::default();
+        self.blocked = false;
+    }
+
     /// Puts the events in memory back to the log: only positions stay. Returns their bytes. The head of an attempt in
     /// flight stays.
     pub fn park(&mut self) -> usize {
         if matches!(self.in_flight, Some((_, Target::Head))) || self.catch_up == CatchUp::Running {
             return 0;
         }
+        self.next = self.first();
         self.complete_to = StreamSeq(self.next.0.saturating_sub(1));
         self.buffer.drain(..).map(|event| event_bytes(&event)).sum()
     }
@@ -198,11 +227,11 @@ impl Lane {
     ///
     /// A run goes before the head while none of its kind waits before it; the head does not wait for a run's backoff.
     pub fn need(&self, now: Timestamp) -> Need {
-        if self.in_flight.is_some() || self.hold.is_some() {
+        if self.in_flight.is_some() || self.hold.is_some() || self.paused {
             return Need::Nothing;
         }
         let mut wake: Option<Timestamp> = None;
-        if let Some((&(seq, run), pending)) = self.runs.first_key_value() {
+        if let Some((&(seq, run), pending)) = self.runs.iter().find(|(_, pending)| !pending.paused) {
             match pending.tries.not_before {
                 Some(at) if at > now => wake = Some(at),
                 _ if pending.event.is_some() => return Need::Attempt(Target::Run(seq, run)),
@@ -226,6 +255,7 @@ impl Lane {
         match target {
             Target::Head => self.buffer.front(),
             Target::Run(seq, run) => self.runs.get(&(seq, run))?.event.as_ref(),
+            Target::Gone { .. } => None,
         }
     }
 
@@ -234,6 +264,7 @@ impl Lane {
         match target {
             Target::Head => Some(&mut self.head),
             Target::Run(seq, run) => self.runs.get_mut(&(seq, run)).map(|pending| &mut pending.tries),
+            Target::Gone { .. } => None,
         }
     }
 }

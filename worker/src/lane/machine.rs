@@ -17,8 +17,8 @@ use super::{
     AttemptId, Limits, Restored,
     action::{Action, Draft, LanePrevious},
     draft::Drafts,
-    input::{Input, LaneKey, RedriveItem, Rules, Work},
-    lane::{CatchUp, Lane, Need, PendingRun, Target, Tries, event_bytes},
+    input::{Input, LaneKey, Rules, Work},
+    lane::{CatchUp, Lane, Need, Target, Tries, event_bytes},
     schedule::Schedule,
     world::{Subscription, World},
 };
@@ -40,8 +40,8 @@ pub struct Lanes {
     pub(super) attempts: HashMap<AttemptId, Work>,
     attempts_started: u64,
     pub(super) buffered_bytes: usize,
-    cursor: StreamSeq,
-    commands_cursor: u64,
+    pub(super) cursor: StreamSeq,
+    pub(super) commands_cursor: u64,
     /// The cursor of the newest draft.
     drafted_cursor: StreamSeq,
     drafted_commands: u64,
@@ -83,7 +83,7 @@ impl Lanes {
             Input::Ended { attempt, end } => self.ended(attempt, end, now, actions),
             Input::CaughtUp { lane, events, through } => self.caught_up(&lane, events, through, now, actions),
             Input::Loaded { work, event } => self.loaded(&work, event, now, actions),
-            Input::Redrive { command, request_id, items } => self.redrive(command, request_id, items),
+            Input::Commanded(command) => self.commanded(command, now, actions),
             Input::CommandPassed { command } => self.commands_cursor = self.commands_cursor.max(command),
             Input::Committed { draft } => self.committed(draft, now, actions),
             Input::TimerFired => {
@@ -256,6 +256,7 @@ impl Lanes {
         let active = self.world.is_active(uid);
         let lane = self.world.lanes.entry(key.clone()).or_insert_with(Lane::settled);
         let room = active
+            && !lane.paused
             && lane.buffer.len() < self.limits.lane_events_max
             && self.buffered_bytes + event_bytes(event) <= self.limits.buffered_bytes_max;
         if lane.arrive(Arc::clone(event), room) {
@@ -309,7 +310,7 @@ impl Lanes {
         }
         lane.catch_up = CatchUp::No;
         // Paused meanwhile: what nobody may attempt stays in the log.
-        if !active {
+        if !active || lane.paused {
             return;
         }
         for event in events {
@@ -332,41 +333,6 @@ impl Lanes {
             actions.push(Action::Lost { lane: key.clone(), from, through });
         }
         self.advance(key, now, actions);
-    }
-
-    fn redrive(&mut self, command: Run, request_id: String, items: Vec<RedriveItem>) {
-        self.commands_cursor = self.commands_cursor.max(command.0);
-        let mut results = Vec::with_capacity(items.len());
-        for item in items {
-            let RedriveItem { lane: key, subscription_name, seq, event, dead_run, applicable } = item;
-            let known = self.world.subscriptions.contains_key(&key.subscription);
-            let running =
-                self.world.lanes.get(&key).is_some_and(|lane| lane.runs.keys().any(|(other, _)| *other == seq));
-            let taken = applicable && known && !running;
-            results.push(v1::ItemResult {
-                subscription: key.subscription.to_vec(),
-                sequence: seq.0,
-                status: if taken { v1::CommandStatus::Taken } else { v1::CommandStatus::NotApplicable }.into(),
-            });
-            if !taken {
-                continue;
-            }
-            let lane = self.world.lanes.entry(key.clone()).or_insert_with(Lane::settled);
-            let pending = PendingRun {
-                event_id: event,
-                dead_run,
-                subscription_name,
-                event: None,
-                loading: false,
-                tries: Tries::default(),
-            };
-            lane.runs.insert((seq, command), pending);
-            // The command takes effect by its commit: attempts follow it.
-            lane.hold = Some(self.drafts.open());
-            lane.touched = self.drafts.open();
-            self.drafts.run(&key, seq, command);
-        }
-        self.drafts.result(v1::CommandResult { command: command.0, request_id, items: results });
     }
 
     /// Does what a lane needs next.
@@ -442,6 +408,7 @@ impl Lanes {
             let run = match target {
                 Target::Head => Run::LIVE,
                 Target::Run(_, run) => run,
+                Target::Gone { .. } => continue,
             };
             self.schedule.attempt_started(key.subscription);
             let work = Work { lane: key, seq: event.seq, run };
@@ -461,8 +428,8 @@ impl Lanes {
             let Some(key) = self.catch_ups_waiting.pop_front() else { return };
             let active = self.world.is_active(key.subscription);
             let Some(lane) = self.world.lanes.get_mut(&key) else { continue };
-            if !active {
-                // It is told again what it needs when its subscription goes on.
+            if !active || lane.paused {
+                // It is told again what it needs when it goes on.
                 lane.catch_up = CatchUp::No;
                 continue;
             }

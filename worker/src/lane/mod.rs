@@ -7,6 +7,7 @@ use weft_proto::{ids::StreamSeq, v1};
 
 mod action;
 pub mod backoff;
+mod command;
 mod draft;
 mod input;
 #[allow(clippy::module_inception, reason = "the machine's unit is the lane, and so is the module's")]
@@ -18,7 +19,9 @@ mod world;
 
 pub use action::{Action, Draft, LanePrevious};
 pub use backoff::RetryPolicy;
-pub use input::{AttemptEnd, Input, LaneKey, OnExhausted, RedriveItem, Rules, Verdict, Work};
+pub use input::{
+    AttemptEnd, Command, Head, Input, LaneKey, LaneOrder, OnExhausted, Order, RedriveItem, ReplayOrder, Rules, Verdict, Work,
+};
 pub use machine::Lanes;
 
 /// Names an attempt in this process.

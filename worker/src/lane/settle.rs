@@ -20,10 +20,10 @@ use super::{
 const PARK_AFTER: SignedDuration = SignedDuration::from_secs(5);
 
 /// Why an event is a dead letter.
-struct Death {
-    reason: v1::DeadLetterReason,
-    error: String,
-    status: u16,
+pub(super) struct Death {
+    pub reason: v1::DeadLetterReason,
+    pub error: String,
+    pub status: u16,
 }
 
 impl Lanes {
@@ -37,6 +37,12 @@ impl Lanes {
         let Some(lane) = self.world.lanes.get_mut(key) else { return };
         let Some((in_flight, target)) = lane.in_flight.take() else { return };
         debug_assert_eq!(in_flight, attempt, "P3: at most one attempt of a lane is in flight");
+        if let Target::Gone { event, number } = target {
+            self.drafts.attempt(attempt_record(&work, event, number, &end, None));
+            lane.touched = self.drafts.open();
+            self.drafts.touch(key);
+            return self.advance(key, now, actions);
+        }
         let (Some(event), Some(tries)) = (lane.event(target).cloned(), lane.tries(target)) else { return };
         tries.ended += 1;
         if end.verdict != Verdict::Delivered {
@@ -47,14 +53,14 @@ impl Lanes {
             self.world.subscriptions.get(&key.subscription).and_then(|subscription| subscription.rules.as_ref());
         let wait = match end.verdict {
             Verdict::Transient => {
-                rules.and_then(|rules| rules.retry.delay(tries.ended, end.retry_after, &mut self.rng))
+                rules.and_then(|rules| rules.retry.delay(tries.ended - tries.before, end.retry_after, &mut self.rng))
             }
             Verdict::Delivered | Verdict::Permanent => None,
         };
         let block = rules.is_some_and(|rules| rules.on_exhausted == OnExhausted::Block) && target == Target::Head;
         // Rounded up to the millisecond that is committed, so that a restart waits for exactly the same moment.
         let next_attempt = wait.and_then(|wait| end.ended_at.checked_add(wait).ok()).map(ceil_millisecond);
-        self.drafts.attempt(attempt_record(&work, &event, tries.ended, &end, next_attempt));
+        self.drafts.attempt(attempt_record(&work, event.event.id, tries.ended, &end, next_attempt));
 
         if end.verdict == Verdict::Delivered {
             self.settle(&work, target, &event, &tries, None, now);
@@ -95,6 +101,7 @@ impl Lanes {
         match target {
             Target::Head => self.drafts.touch(&work.lane),
             Target::Run(seq, run) => self.drafts.run(&work.lane, seq, run),
+            Target::Gone { .. } => {}
         }
     }
 
@@ -110,7 +117,7 @@ impl Lanes {
 
     /// The target has come to its end. A lane runs ahead of the commit over live successes only: whatever else settles
     /// is committed before its next attempt.
-    fn settle(
+    pub(super) fn settle(
         &mut self,
         work: &Work,
         target: Target,
@@ -130,6 +137,7 @@ impl Lanes {
             Target::Run(seq, run) => {
                 lane.runs.remove(&(seq, run));
             }
+            Target::Gone { .. } => {}
         }
         if death.is_some() || target != Target::Head {
             lane.hold = Some(self.drafts.open());

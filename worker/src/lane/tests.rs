@@ -100,6 +100,21 @@ fn rules(subscription: u8, paused: bool, revision: u64) -> Rules {
     }
 }
 
+fn lane(subscription: u8, workflow: u8) -> LaneKey {
+    LaneKey { subscription: uid(subscription), workflow: WorkflowId::new(format!("w{workflow}")).unwrap() }
+}
+
+fn item(subscription: u8, event: &StoredEvent, dead_run: Run) -> RedriveItem {
+    RedriveItem {
+        lane: LaneKey { subscription: uid(subscription), workflow: event.event.workflow.clone() },
+        subscription_name: "s".into(),
+        seq: event.seq,
+        event: event.event.id,
+        dead_run,
+        applicable: true,
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Append { workflow: u8, quarantined: bool },
@@ -113,6 +128,13 @@ enum Step {
     Pause { subscription: u8 },
     Resume { subscription: u8 },
     Redrive { which: u8 },
+    Resolve { which: u8 },
+    Replay { subscription: u8, which: u8 },
+    OrderReplay { which: u8, order: u8 },
+    RetryLane { which: u8 },
+    SkipLane { which: u8 },
+    PauseLane { subscription: u8, workflow: u8 },
+    ResumeLane { subscription: u8, workflow: u8 },
     Crash { committed: bool },
 }
 
@@ -130,6 +152,15 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..SUBSCRIPTIONS).prop_map(|subscription| Step::Pause { subscription }),
         2 => (0..SUBSCRIPTIONS).prop_map(|subscription| Step::Resume { subscription }),
         2 => any::<u8>().prop_map(|which| Step::Redrive { which }),
+        1 => any::<u8>().prop_map(|which| Step::Resolve { which }),
+        1 => (0..SUBSCRIPTIONS, any::<u8>()).prop_map(|(subscription, which)| Step::Replay { subscription, which }),
+        1 => (any::<u8>(), 0u8..3).prop_map(|(which, order)| Step::OrderReplay { which, order }),
+        1 => any::<u8>().prop_map(|which| Step::RetryLane { which }),
+        1 => any::<u8>().prop_map(|which| Step::SkipLane { which }),
+        1 => (0..SUBSCRIPTIONS, 0..WORKFLOWS)
+            .prop_map(|(subscription, workflow)| Step::PauseLane { subscription, workflow }),
+        2 => (0..SUBSCRIPTIONS, 0..WORKFLOWS)
+            .prop_map(|(subscription, workflow)| Step::ResumeLane { subscription, workflow }),
         1 => any::<bool>().prop_map(|committed| Step::Crash { committed }),
     ]
 }
@@ -167,7 +198,7 @@ impl Record {
                     state.next = outcome.sequence + 1;
                     state.attempts = 0;
                     state.next_attempt_at_ms = 0;
-                    if state.next > state.last {
+                    if state.next > state.last && !state.paused {
                         self.lanes.remove(&lane);
                     }
                 }
@@ -175,6 +206,9 @@ impl Record {
                 self.runs.remove(&(key.0.clone(), key.1, outcome.run));
             }
             match outcome.kind() {
+                v1::OutcomeKind::Resolved => {
+                    assert!(self.open_dead.remove(&key).is_some(), "only what is open is resolved");
+                }
                 v1::OutcomeKind::DeadLettered => {
                     self.open_dead.insert(key, (outcome.run, outcome.workflow_id.clone()));
                 }
@@ -185,7 +219,11 @@ impl Record {
         }
         for lane in &commit.lanes {
             let key = (lane.subscription.clone(), lane.workflow_id.clone());
-            if lane.next > lane.last {
+            if lane.attempts > 0 && lane.next_attempt_at_ms == 0 {
+                // An operator's retry.
+                self.not_before.remove(&(lane.subscription.clone(), lane.next, 0));
+            }
+            if lane.next > lane.last && !lane.paused {
                 self.lanes.remove(&key);
             } else {
                 self.lanes.insert(key, lane.clone());
@@ -292,6 +330,8 @@ impl World {
         assert!(self.attempts.iter().filter(of_subscription).count() < 2, "L5: concurrency of the subscription");
         let subscription = work.lane.subscription.as_bytes()[0] - 1;
         assert!(!self.paused.contains(&subscription), "L5: paused");
+        let lane = (work.lane.subscription.to_vec(), work.lane.workflow.to_string());
+        assert!(!self.record.lanes.get(&lane).is_some_and(|lane| lane.paused), "L5: paused lane");
         let retry_at = self.retry_at.get(&(work.lane.clone(), work.seq, work.run));
         assert!(retry_at.is_none_or(|at| *at <= self.now), "L5: before its time");
         if work.run == Run::LIVE {
@@ -345,9 +385,50 @@ impl World {
             }
             Step::Pause { subscription } => self.pause(subscription, true),
             Step::Resume { subscription } => self.pause(subscription, false),
-            Step::Redrive { which } => self.redrive(which),
+            Step::Redrive { which } => {
+                if let Some(item) = self.dead_letter(which) {
+                    self.command(Order::Redrive(vec![item]));
+                }
+            }
+            Step::Resolve { which } => {
+                if let Some(item) = self.dead_letter(which) {
+                    self.command(Order::Close { kind: v1::OutcomeKind::Resolved, items: vec![item] });
+                }
+            }
+            Step::Replay { subscription, which } if !self.log.is_empty() => {
+                let event = &self.log[usize::from(which) % self.log.len()];
+                let item = item(subscription, event, Run::LIVE);
+                self.command(Order::Replay(vec![item]));
+            }
+            Step::OrderReplay { which, order } if !self.record.runs.is_empty() => {
+                let runs: Vec<u64> = self.record.runs.keys().map(|(_, _, run)| *run).collect();
+                let run = Run(runs[usize::from(which) % runs.len()]);
+                let order = [ReplayOrder::Pause, ReplayOrder::Resume, ReplayOrder::Cancel][usize::from(order)];
+                self.command(Order::ReplayOrder { run, order });
+            }
+            Step::RetryLane { which } => {
+                if let Some((lane, head, _)) = self.head(which) {
+                    self.retry_at.remove(&(lane.clone(), head.seq, Run::LIVE));
+                    self.command(Order::Lane { lane, order: LaneOrder::Retry { head } });
+                }
+            }
+            Step::SkipLane { which } => {
+                if let Some((lane, head, event)) = self.head(which) {
+                    self.command(Order::Lane { lane, order: LaneOrder::Skip { head, event } });
+                }
+            }
+            Step::PauseLane { subscription, workflow } => {
+                self.command(Order::Lane { lane: lane(subscription, workflow), order: LaneOrder::Pause });
+            }
+            Step::ResumeLane { subscription, workflow } => {
+                self.command(Order::Lane { lane: lane(subscription, workflow), order: LaneOrder::Resume });
+            }
             Step::Crash { committed } => self.crash(committed),
-            Step::End { .. } | Step::CatchUp { .. } | Step::Load { .. } => {}
+            Step::End { .. }
+            | Step::CatchUp { .. }
+            | Step::Load { .. }
+            | Step::Replay { .. }
+            | Step::OrderReplay { .. } => {}
         }
     }
 
@@ -432,29 +513,34 @@ impl World {
     }
 
     fn redrive(&mut self, which: u8) {
-        let command = Run(self.record.commands_cursor.max(self.lanes_commands()) + 1);
-        if self.record.open_dead.is_empty() {
-            return;
-        }
-        let ((subscription, seq), (run, workflow)) =
-            self.record.open_dead.iter().nth(usize::from(which) % self.record.open_dead.len()).unwrap();
-        let item = RedriveItem {
-            lane: LaneKey {
-                subscription: SubscriptionUid::from_slice(subscription).unwrap(),
-                workflow: WorkflowId::new(workflow.as_str()).unwrap(),
-            },
-            subscription_name: "s".into(),
-            seq: StreamSeq(*seq),
-            event: self.log[*seq as usize - 1].event.id,
-            dead_run: Run(*run),
-            applicable: true,
-        };
-        self.handle(Input::Redrive { command, request_id: format!("r{command}"), items: vec![item] });
+        self.run(Step::Redrive { which });
     }
 
-    /// COMMANDS is read in order: the next command lies behind every one that was handed over.
-    fn lanes_commands(&mut self) -> u64 {
-        self.lanes.commands_cursor()
+    /// An open dead letter, as the committed record knows it.
+    fn dead_letter(&self, which: u8) -> Option<RedriveItem> {
+        let which = usize::from(which).checked_rem(self.record.open_dead.len())?;
+        let ((subscription, seq), (run, _)) = self.record.open_dead.iter().nth(which)?;
+        Some(item(subscription[0] - 1, &self.log[*seq as usize - 1], Run(*run)))
+    }
+
+    /// An unsettled lane and its head, as the committed record and the log tell them.
+    fn head(&self, which: u8) -> Option<(LaneKey, Head, EventId)> {
+        let which = usize::from(which).checked_rem(self.record.lanes.len())?;
+        let ((subscription, workflow), state) = self.record.lanes.iter().nth(which)?;
+        let subscription = subscription[0] - 1;
+        let is_of_lane = |event: &&Arc<StoredEvent>| {
+            event.event.workflow.as_str() == workflow && takes(subscription, event.seq) && event.seq.0 >= state.next
+        };
+        let event = self.log.iter().find(is_of_lane)?;
+        let lane = LaneKey { subscription: uid(subscription), workflow: event.event.workflow.clone() };
+        Some((lane, Head { seq: event.seq, next: StreamSeq(state.next) }, event.event.id))
+    }
+
+    /// A command comes from COMMANDS, which is read in order: it lies behind every one that was handed over.
+    fn command(&mut self, order: Order) {
+        let command = Run(self.record.commands_cursor.max(self.lanes.commands_cursor()) + 1);
+        let (operator, reason) = ("ann".into(), String::new());
+        self.handle(Input::Commanded(Command { command, request_id: format!("r{command}"), operator, reason, order }));
     }
 
     fn crash(&mut self, committed: bool) {
@@ -517,11 +603,24 @@ impl World {
             } else if let Some(at) = self.lanes.next_deadline() {
                 self.now = self.now.max(at);
                 self.handle(Input::TimerFired);
+            } else if let Some(order) = self.paused_by_operators() {
+                self.command(order);
             } else {
                 return self.check_end();
             }
         }
         panic!("L4: it does not come to an end");
+    }
+
+    /// What resumes a lane or a run that an operator has paused.
+    fn paused_by_operators(&self) -> Option<Order> {
+        let lane = self.record.lanes.values().find(|lane| lane.paused).map(|lane| {
+            let subscription = SubscriptionUid::from_slice(&lane.subscription).unwrap();
+            let workflow = WorkflowId::new(lane.workflow_id.as_str()).unwrap();
+            Order::Lane { lane: LaneKey { subscription, workflow }, order: LaneOrder::Resume }
+        });
+        let run = || self.record.runs.values().find(|run| run.paused);
+        lane.or_else(|| run().map(|run| Order::ReplayOrder { run: Run(run.run), order: ReplayOrder::Resume }))
     }
 
     fn check_end(&self) {

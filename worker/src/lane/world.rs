@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
-use weft_nats::event::StoredEvent;
 use weft_proto::{
     ids::{EventId, Run, StreamSeq, SubscriptionUid, WorkflowId},
     v1,
@@ -59,8 +58,10 @@ impl World {
                 subscription_name: run.subscription_name.clone(),
                 event: None,
                 loading: false,
+                paused: run.paused,
                 tries: Tries {
                     ended: run.attempts,
+                    before: 0,
                     not_before: instant(run.next_attempt_at_ms),
                     first_failed_at: instant(run.first_failed_at_ms),
                 },
@@ -91,16 +92,18 @@ impl World {
 
 impl State for World {
     fn lane(&self, key: &LaneKey) -> Option<v1::Lane> {
-        let lane = self.lanes.get(key).filter(|lane| !lane.is_settled())?;
+        let lane = self.lanes.get(key).filter(|lane| !lane.is_settled() || lane.paused)?;
         Some(v1::Lane {
             subscription: key.subscription.to_vec(),
             workflow_id: key.workflow.as_str().to_owned(),
-            next: lane.next.0,
+            next: lane.first().0,
             last: lane.last.0,
             attempts: lane.head.ended,
             next_attempt_at_ms: millis(lane.head.not_before),
             state: if lane.blocked { v1::LaneState::Blocked } else { v1::LaneState::Open }.into(),
             first_failed_at_ms: millis(lane.head.first_failed_at),
+            paused: lane.paused,
+            attempts_before: lane.head.before,
         })
     }
 
@@ -117,6 +120,7 @@ impl State for World {
             dead_run: pending.dead_run.0,
             subscription_name: pending.subscription_name.clone(),
             first_failed_at_ms: millis(pending.tries.first_failed_at),
+            paused: pending.paused,
         })
     }
 
@@ -145,7 +149,7 @@ pub(super) fn outcome_of(work: &Work) -> v1::Outcome {
 
 pub(super) fn attempt_record(
     work: &Work,
-    event: &StoredEvent,
+    event: EventId,
     number: u32,
     end: &AttemptEnd,
     next_attempt: Option<Timestamp>,
@@ -162,7 +166,7 @@ pub(super) fn attempt_record(
         error: end.error.clone(),
         response: end.response.to_vec(),
         next_attempt_at_ms: millis(next_attempt),
-        event_id: event.event.id.to_vec(),
+        event_id: event.to_vec(),
         workflow_id: work.lane.workflow.as_str().to_owned(),
     }
 }

@@ -5,7 +5,7 @@
 //! The rules of a commit, in this order: each outcome of run 0 moves its lane behind the event and ends its tries; an
 //! outcome of another run ends that run; a dead letter is open from its outcome until another outcome of the same event
 //! and subscription; then the lanes, runs and subscriptions that the commit lists stand as listed. A lane with nothing
-//! unsettled has no row; a closed subscription has only its own. With the first commit of a day, request ids of commits
+//! unsettled has no row unless it is paused; a closed subscription has only its own. With the first commit of a day, request ids of commits
 //! older than 30 days are forgotten.
 
 use prost::Message as _;
@@ -148,6 +148,7 @@ impl<'t> State<'t> {
                 self.put_lane(&v1::Lane {
                     next: outcome.sequence + 1,
                     attempts: 0,
+                    attempts_before: 0,
                     next_attempt_at_ms: 0,
                     first_failed_at_ms: 0,
                     state: v1::LaneState::Open.into(),
@@ -171,7 +172,7 @@ impl<'t> State<'t> {
 
     fn put_lane(&mut self, lane: &v1::Lane) -> Result<(), LedgerError> {
         let key = lane_key(&lane.subscription, &lane.workflow_id);
-        if lane.next > lane.last {
+        if lane.next > lane.last && !lane.paused {
             self.lanes.remove(&key[..])?;
         } else {
             self.lanes.insert(&key[..], &lane.encode_to_vec()[..])?;

@@ -115,6 +115,7 @@ fn count(counts: &mut v1::RedriveDeadLettersResponse, state: ItemProgress) -> Op
         ItemProgress::NotApplicable => (&mut counts.not_applicable, "not_applicable"),
         ItemProgress::Settled(OutcomeKind::Delivered) => (&mut counts.delivered, "redriven"),
         ItemProgress::Settled(OutcomeKind::Discarded) => (&mut counts.failed, "discarded"),
+        ItemProgress::Settled(OutcomeKind::Resolved) => (&mut counts.failed, "resolved"),
         ItemProgress::Settled(OutcomeKind::DeadLettered | OutcomeKind::Unrouted | OutcomeKind::Unspecified) => {
             (&mut counts.failed, "open")
         }

@@ -1,7 +1,7 @@
 //! What a record of OUTCOMES changes.
 //!
 //! The rules for lanes are the ledger's: an outcome of the live run moves its lane behind the event; then the lanes that
-//! the commit lists stand as listed; a lane with nothing unsettled has no row. Only a deleted subscription's lanes stay
+//! the commit lists stand as listed; a lane with nothing unsettled has no row unless it is paused. Only a deleted subscription's lanes stay
 //! as they are: they say which events were discarded with it.
 
 use prost::Message as _;
@@ -107,6 +107,7 @@ impl Tables<'_> {
         self.put_lane(&v1::Lane {
             next: outcome.sequence.saturating_add(1),
             attempts: 0,
+            attempts_before: 0,
             next_attempt_at_ms: 0,
             first_failed_at_ms: 0,
             state: v1::LaneState::Open.into(),
@@ -117,7 +118,7 @@ impl Tables<'_> {
     fn put_lane(&mut self, lane: &v1::Lane) -> Result<(), redb::Error> {
         let Some(uid) = uid_of(&lane.subscription) else { return Ok(()) };
         let key = (lane.workflow_id.as_str(), &uid);
-        if lane.next > lane.last {
+        if lane.next > lane.last && !lane.paused {
             self.lanes.remove(key)?;
         } else {
             self.lanes.insert(key, &encode(lane)[..])?;

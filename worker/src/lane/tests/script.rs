@@ -196,3 +196,191 @@ fn a_blocking_subscription_dead_letters_what_is_quarantined() {
     world.commit();
     assert_eq!(attempted(&world), [2]);
 }
+
+/// A world whose lane is blocked at its first event, of two.
+fn world_with_a_blocked_lane() -> World {
+    let mut world = world_with(2);
+    world.handle(Input::Subscribed(Rules { on_exhausted: OnExhausted::Block, ..rules(0, false, 2) }));
+    (0..2).for_each(|_| world.read());
+    let attempt = world.attempts.pop().unwrap();
+    world.end(attempt, Verdict::Permanent);
+    commit_all(&mut world);
+    assert!(attempted(&world).is_empty());
+    world
+}
+
+fn commit_all(world: &mut World) {
+    while world.lanes.has_draft() {
+        world.run(Step::TakeDraft);
+        world.commit();
+    }
+}
+
+fn catch_up_all(world: &mut World) {
+    while !world.catch_ups.is_empty() {
+        world.catch_up(0, false);
+    }
+}
+
+/// What the newest commit in the hands of the driver says of its only command's only item.
+fn status(draft: &Draft) -> v1::CommandStatus {
+    draft.commit.results[0].items[0].status()
+}
+
+#[test]
+fn a_retry_follows_its_commit_and_begins_the_policy_anew() {
+    let mut world = world_with_a_blocked_lane();
+    world.run(Step::RetryLane { which: 0 });
+    catch_up_all(&mut world);
+    assert!(attempted(&world).is_empty(), "not before the commit");
+    commit_all(&mut world);
+    catch_up_all(&mut world);
+    assert_eq!(attempted(&world), [1]);
+    let attempt = world.attempts.pop().unwrap();
+    world.end(attempt, Verdict::Transient);
+    assert!(world.lanes.next_deadline().is_some(), "it has its retries again");
+    commit_all(&mut world);
+    let lane = world.record.lanes.values().next().unwrap();
+    assert_eq!((lane.attempts, lane.attempts_before, lane.state()), (2, 1, v1::LaneState::Open));
+}
+
+#[test]
+fn a_retry_does_not_wait_for_the_backoff() {
+    let mut world = world_with(1);
+    world.read();
+    let attempt = world.attempts.pop().unwrap();
+    world.end(attempt, Verdict::Transient);
+    commit_all(&mut world);
+    world.run(Step::RetryLane { which: 0 });
+    commit_all(&mut world);
+    catch_up_all(&mut world);
+    assert_eq!(attempted(&world), [1]);
+}
+
+/// Also from the log only: the lane holds positions while it is blocked.
+#[test]
+fn a_skip_makes_the_head_a_dead_letter_and_the_lane_goes_on() {
+    let mut world = world_with_a_blocked_lane();
+    world.run(Step::SkipLane { which: 0 });
+    catch_up_all(&mut world);
+    assert!(attempted(&world).is_empty(), "not before the commit");
+    let draft = world.lanes.take_draft().unwrap();
+    assert_eq!(status(&draft), v1::CommandStatus::Taken);
+    let outcome = &draft.commit.outcomes[0];
+    assert_eq!((outcome.kind(), outcome.reason()), (v1::OutcomeKind::DeadLettered, v1::DeadLetterReason::Skipped));
+    assert_eq!((outcome.attempts, outcome.last_error.as_str()), (1, "skipped by ann"));
+    world.drafts_taken.push_back(draft);
+    world.commit();
+    catch_up_all(&mut world);
+    assert_eq!(attempted(&world), [2]);
+}
+
+/// However its attempt ends: it is in the history, and the event stays settled.
+#[test]
+fn a_skipped_head_in_flight_is_settled_and_the_lane_waits_for_its_attempt() {
+    let mut world = world_with(2);
+    (0..2).for_each(|_| world.read());
+    let head = Head { seq: StreamSeq(1), next: StreamSeq(1) };
+    let event = world.log[0].event.id;
+    world.command(Order::Lane { lane: lane(0, 0), order: LaneOrder::Skip { head, event } });
+    commit_all(&mut world);
+    assert_eq!(attempted(&world), [1], "L2: nothing starts beside it");
+    let attempt = world.attempts.pop().unwrap();
+    world.end(attempt, Verdict::Delivered);
+    let draft = world.lanes.take_draft().unwrap();
+    assert_eq!((draft.commit.attempts.len(), draft.commit.outcomes.len()), (1, 0));
+    assert_eq!(attempted(&world), [2]);
+}
+
+/// A command is about the state that it names.
+#[test]
+fn a_command_about_what_is_no_longer_so_changes_nothing() {
+    let mut world = world_with_a_blocked_lane();
+    let event = world.log[1].event.id;
+    let head = Head { seq: StreamSeq(2), next: StreamSeq(2) };
+    let dead = item(0, &world.log[0].clone(), Run::LIVE);
+    for order in [
+        Order::Lane { lane: lane(0, 0), order: LaneOrder::Skip { head, event } },
+        Order::Lane { lane: lane(0, 0), order: LaneOrder::Retry { head } },
+        Order::Lane { lane: lane(0, 0), order: LaneOrder::Resume },
+        Order::Replay(vec![dead.clone()]),
+        Order::Redrive(vec![RedriveItem { applicable: false, ..dead.clone() }]),
+        Order::Close { kind: v1::OutcomeKind::Discarded, items: vec![RedriveItem { applicable: false, ..dead }] },
+    ] {
+        world.command(order.clone());
+        let draft = world.lanes.take_draft().unwrap();
+        assert_eq!(status(&draft), v1::CommandStatus::NotApplicable, "{order:?}");
+        assert!(draft.commit.outcomes.is_empty() && draft.commit.runs.is_empty(), "{order:?}");
+        world.drafts_taken.push_back(draft);
+        world.commit();
+    }
+    let lane = world.record.lanes.values().next().unwrap();
+    assert_eq!((lane.next, lane.state()), (1, v1::LaneState::Blocked));
+}
+
+#[test]
+fn a_paused_lane_survives_a_crash_and_holds_no_memory() {
+    let mut world = world_with(3);
+    world.run(Step::PauseLane { subscription: 0, workflow: 0 });
+    commit_all(&mut world);
+    world.crash(false);
+    (0..3).for_each(|_| world.read());
+    assert!(attempted(&world).is_empty() && world.catch_ups.is_empty());
+    assert_eq!(world.lanes.buffered_bytes(), 0);
+    world.run(Step::ResumeLane { subscription: 0, workflow: 0 });
+    assert!(world.catch_ups.is_empty(), "not before the commit");
+    commit_all(&mut world);
+    catch_up_all(&mut world);
+    assert_eq!(attempted(&world), [1]);
+}
+
+/// Its dead letter has come to an end by the first command, though nothing is committed when the second comes.
+#[test]
+fn a_discarded_dead_letter_is_not_redriven() {
+    let mut world = world_with_a_quarantined_head();
+    world.read();
+    commit_all(&mut world);
+    let dead = world.dead_letter(0).unwrap();
+    world.command(Order::Close { kind: v1::OutcomeKind::Discarded, items: vec![dead.clone()] });
+    world.command(Order::Redrive(vec![dead]));
+    let draft = world.lanes.take_draft().unwrap();
+    let statuses: Vec<_> = draft.commit.results.iter().map(|result| result.items[0].status()).collect();
+    assert_eq!(statuses, [v1::CommandStatus::Taken, v1::CommandStatus::NotApplicable]);
+    assert_eq!((draft.commit.outcomes[0].operator.as_str(), draft.commit.outcomes[0].run), ("ann", 1));
+}
+
+/// Several of one workflow go in the order of their events; paused ones wait, cancelled ones are discarded.
+#[test]
+fn a_replay_goes_in_order_waits_and_ends() {
+    let mut world = world_with(3);
+    (0..3).for_each(|_| world.read());
+    for _ in 0..3 {
+        let attempt = world.attempts.pop().unwrap();
+        world.end(attempt, Verdict::Delivered);
+        catch_up_all(&mut world);
+    }
+    commit_all(&mut world);
+    let items = world.log.iter().rev().map(|event| item(0, event, Run::LIVE)).collect();
+    world.command(Order::Replay(items));
+    assert!(world.loads.is_empty(), "not before the commit");
+    commit_all(&mut world);
+    world.run(Step::Load { which: 0 });
+    assert_eq!(attempted(&world), [1]);
+    world.command(Order::ReplayOrder { run: Run(1), order: ReplayOrder::Pause });
+    let attempt = world.attempts.pop().unwrap();
+    world.end(attempt, Verdict::Delivered);
+    commit_all(&mut world);
+    assert!(world.loads.is_empty() && attempted(&world).is_empty());
+    world.command(Order::ReplayOrder { run: Run(1), order: ReplayOrder::Resume });
+    commit_all(&mut world);
+    world.run(Step::Load { which: 0 });
+    assert_eq!(attempted(&world), [2]);
+    world.command(Order::ReplayOrder { run: Run(1), order: ReplayOrder::Cancel });
+    let attempt = world.attempts.pop().unwrap();
+    world.end(attempt, Verdict::Transient);
+    commit_all(&mut world);
+    let kinds: Vec<_> = (1..=3).map(|seq| world.record.outcomes[&(uid(0).to_vec(), seq, 1)].1).collect();
+    let [delivered, discarded] = [v1::OutcomeKind::Delivered, v1::OutcomeKind::Discarded].map(i32::from);
+    assert_eq!(kinds, [delivered, discarded, discarded]);
+    assert!(world.record.runs.is_empty() && world.lanes.next_deadline().is_none());
+}

@@ -57,6 +57,7 @@ fn lane(subscription: u8, workflow: usize, next: u64, last: u64) -> v1::Lane {
         next_attempt_at_ms: 99,
         first_failed_at_ms: 98,
         state: v1::LaneState::Open.into(),
+        ..Default::default()
     }
 }
 

@@ -1,0 +1,275 @@
+//! What operators ask of lanes.
+//!
+//! Each command takes effect by the commit that holds its result and moves the COMMANDS position behind it: what follows
+//! from it is held until then. It is conditional on the state that it names; what is not so is `not_applicable`.
+
+use jiff::Timestamp;
+use weft_proto::{
+    ids::{EventId, Run, StreamSeq, SubscriptionUid},
+    v1,
+};
+
+use super::{
+    action::Action,
+    input::{Command, Head, LaneKey, LaneOrder, Order, RedriveItem, ReplayOrder, Work},
+    lane::{CatchUp, Lane, PendingRun, Target, Tries, millis},
+    machine::Lanes,
+    settle::Death,
+    world::outcome_of,
+};
+
+/// Who asked, and why.
+struct Wish<'a> {
+    command: Run,
+    operator: &'a str,
+    reason: &'a str,
+}
+
+impl Lanes {
+    pub(super) fn commanded(&mut self, command: Command, now: Timestamp, actions: &mut Vec<Action>) {
+        let Command { command, request_id, operator, reason, order } = command;
+        self.commands_cursor = self.commands_cursor.max(command.0);
+        let wish = Wish { command, operator: &operator, reason: &reason };
+        let items = match order {
+            Order::Redrive(items) => self.each(items, |lanes, item| item.applicable && lanes.begin_run(command, item)),
+            Order::Replay(items) => {
+                self.each(items, |lanes, item| lanes.is_settled(&item.lane, item.seq) && lanes.begin_run(command, item))
+            }
+            Order::Close { kind, items } => self.each(items, |lanes, item| lanes.close(&wish, kind, item, now)),
+            Order::Lane { lane, order } => {
+                let seq = match order {
+                    LaneOrder::Retry { head } | LaneOrder::Skip { head, .. } => head.seq,
+                    LaneOrder::Pause | LaneOrder::Resume => StreamSeq(0),
+                };
+                let taken = self.order_lane(&wish, &lane, order, now);
+                self.advance(&lane, now, actions);
+                vec![result(lane.subscription, seq, taken)]
+            }
+            Order::ReplayOrder { run, order } => {
+                self.order_replay(&wish, run, order, now, actions);
+                vec![]
+            }
+        };
+        self.drafts.result(v1::CommandResult { command: command.0, request_id, items });
+    }
+
+    fn each(
+        &mut self,
+        items: Vec<RedriveItem>,
+        mut take: impl FnMut(&mut Self, &RedriveItem) -> bool,
+    ) -> Vec<v1::ItemResult> {
+        items.iter().map(|item| result(item.lane.subscription, item.seq, take(self, item))).collect()
+    }
+
+    /// Whether an event has come to its end in its lane. What has not been matched yet, or waits, is delivered anyway.
+    fn is_settled(&self, key: &LaneKey, seq: StreamSeq) -> bool {
+        let detached = self.world.subscriptions.get(&key.subscription).and_then(|subscription| subscription.detached);
+        let waits = |lane: &Lane| (lane.first()..=lane.last).contains(&seq);
+        seq <= detached.unwrap_or(self.cursor) && !self.world.lanes.get(key).is_some_and(waits)
+    }
+
+    /// The event is to be delivered in a run of its own, unless another run of it is under way.
+    fn begin_run(&mut self, command: Run, item: &RedriveItem) -> bool {
+        let RedriveItem { lane: key, subscription_name, seq, event, dead_run, .. } = item;
+        if !self.world.subscriptions.contains_key(&key.subscription) || self.is_running(key, *seq) {
+            return false;
+        }
+        let lane = self.world.lanes.entry(key.clone()).or_insert_with(Lane::settled);
+        let pending = PendingRun {
+            event_id: *event,
+            dead_run: *dead_run,
+            subscription_name: subscription_name.clone(),
+            event: None,
+            loading: false,
+            paused: false,
+            tries: Tries::default(),
+        };
+        lane.runs.insert((*seq, command), pending);
+        lane.hold = Some(self.drafts.open());
+        lane.touched = self.drafts.open();
+        self.drafts.run(key, *seq, command);
+        true
+    }
+
+    /// Whether a run of the event is under way, or has ended and is not committed: until then nobody can say how its dead
+    /// letter stands.
+    fn is_running(&self, key: &LaneKey, seq: StreamSeq) -> bool {
+        self.drafts.is_settling(key.subscription, seq) || self.world.lanes.get(key).is_some_and(|lane| lane.runs.keys().any(|(other, _)| *other == seq))
+    }
+
+    /// An open dead letter has come to its end by an operator's word.
+    fn close(&mut self, wish: &Wish, kind: v1::OutcomeKind, item: &RedriveItem, now: Timestamp) -> bool {
+        if !item.applicable || self.is_running(&item.lane, item.seq) {
+            return false;
+        }
+        let work = Work { lane: item.lane.clone(), seq: item.seq, run: wish.command };
+        let outcome = v1::Outcome {
+            kind: kind.into(),
+            event_id: item.event.to_vec(),
+            at_ms: now.as_millisecond(),
+            operator: wish.operator.to_owned(),
+            ..outcome_of(&work)
+        };
+        self.drafts.outcome(None, outcome, None);
+        true
+    }
+
+    fn order_lane(&mut self, wish: &Wish, key: &LaneKey, order: LaneOrder, now: Timestamp) -> bool {
+        if !self.world.subscriptions.contains_key(&key.subscription) {
+            return false;
+        }
+        match order {
+            LaneOrder::Retry { head } => self.retry(key, head),
+            LaneOrder::Skip { head, event } => self.skip(wish, key, head, event, now),
+            LaneOrder::Pause => self.pause_lane(key, true),
+            LaneOrder::Resume => self.pause_lane(key, false),
+        }
+    }
+
+    /// The head is attempted as soon as this is committed, and has all its retries before it again. Nothing to do for
+    /// one that is being attempted.
+    fn retry(&mut self, key: &LaneKey, head: Head) -> bool {
+        let Some(lane) = self.world.lanes.get_mut(key) else { return false };
+        if !is_head(lane, head) || matches!(lane.in_flight, Some((_, Target::Head))) {
+            return false;
+        }
+        lane.blocked = false;
+        lane.head.not_before = None;
+        lane.head.before = lane.head.ended;
+        self.hold(key);
+        true
+    }
+
+    /// The head becomes a dead letter, also while it is being attempted: however that ends, it is settled.
+    fn skip(&mut self, wish: &Wish, key: &LaneKey, head: Head, event_id: EventId, now: Timestamp) -> bool {
+        let Some(lane) = self.world.lanes.get_mut(key) else { return false };
+        if !is_head(lane, head) {
+            return false;
+        }
+        let seq = head.seq;
+        if let Some((attempt, Target::Head)) = lane.in_flight {
+            lane.in_flight = Some((attempt, Target::Gone { event: event_id, number: lane.head.ended + 1 }));
+        }
+        let (work, tries) = (Work { lane: key.clone(), seq, run: Run::LIVE }, lane.head.clone());
+        let error = match wish.reason {
+            "" => format!("skipped by {}", wish.operator),
+            reason => format!("skipped by {}: {reason}", wish.operator),
+        };
+        let reason = v1::DeadLetterReason::Skipped;
+        if let Some(event) = lane.buffer.front().cloned() {
+            let death = Death { reason, error, status: 0 };
+            self.settle(&work, Target::Head, &event, &tries, Some(death), now);
+            return true;
+        }
+        // Its copy is made from the log.
+        lane.settle_unread(seq);
+        let outcome = v1::Outcome {
+            kind: v1::OutcomeKind::DeadLettered.into(),
+            event_id: event_id.to_vec(),
+            attempts: tries.ended,
+            reason: reason.into(),
+            at_ms: now.as_millisecond(),
+            first_failed_at_ms: millis(tries.first_failed_at),
+            last_error: error,
+            ..outcome_of(&work)
+        };
+        self.drafts.outcome(Some(key), outcome, None);
+        self.hold(key);
+        true
+    }
+
+    fn pause_lane(&mut self, key: &LaneKey, paused: bool) -> bool {
+        if self.world.lanes.get(key).is_some_and(|lane| lane.paused) == paused {
+            return false;
+        }
+        let lane = self.world.lanes.entry(key.clone()).or_insert_with(Lane::settled);
+        lane.paused = paused;
+        if paused {
+            self.buffered_bytes -= lane.park();
+            if lane.catch_up == CatchUp::Queued {
+                lane.catch_up = CatchUp::No;
+            }
+        }
+        self.hold(key);
+        true
+    }
+
+    /// Nothing of the lane is attempted before the open draft is committed, which tells of the lane.
+    fn hold(&mut self, key: &LaneKey) {
+        if let Some(lane) = self.world.lanes.get_mut(key) {
+            lane.hold = Some(self.drafts.open());
+            lane.touched = self.drafts.open();
+            self.drafts.force(key);
+        }
+    }
+
+    fn order_replay(
+        &mut self,
+        wish: &Wish,
+        run: Run,
+        order: ReplayOrder,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        let of_run = |(key, lane): (&LaneKey, &Lane)| {
+            let seqs: Vec<StreamSeq> = lane.runs.keys().filter(|(_, other)| *other == run).map(|(seq, _)| *seq).collect();
+            (key.clone(), seqs)
+        };
+        let found: Vec<_> = self.world.lanes.iter().map(of_run).filter(|(_, seqs)| !seqs.is_empty()).collect();
+        for (key, seqs) in found {
+            for seq in seqs {
+                match order {
+                    ReplayOrder::Pause | ReplayOrder::Resume => {
+                        self.pause_run(&key, seq, run, order == ReplayOrder::Pause);
+                    }
+                    ReplayOrder::Cancel => self.cancel_run(wish, &key, seq, run, now),
+                }
+            }
+            self.advance(&key, now, actions);
+        }
+    }
+
+    fn pause_run(&mut self, key: &LaneKey, seq: StreamSeq, run: Run, paused: bool) {
+        let Some(lane) = self.world.lanes.get_mut(key) else { return };
+        if let Some(pending) = lane.runs.get_mut(&(seq, run)) {
+            pending.paused = paused;
+            lane.hold = Some(self.drafts.open());
+            lane.touched = self.drafts.open();
+            self.drafts.run(key, seq, run);
+        }
+    }
+
+    fn cancel_run(&mut self, wish: &Wish, key: &LaneKey, seq: StreamSeq, run: Run, now: Timestamp) {
+        let Some(lane) = self.world.lanes.get_mut(key) else { return };
+        let Some(pending) = lane.runs.remove(&(seq, run)) else { return };
+        if let Some((attempt, target)) = lane.in_flight
+            && target == Target::Run(seq, run)
+        {
+            let gone = Target::Gone { event: pending.event_id, number: pending.tries.ended + 1 };
+            lane.in_flight = Some((attempt, gone));
+        }
+        let outcome = v1::Outcome {
+            kind: v1::OutcomeKind::Discarded.into(),
+            event_id: pending.event_id.to_vec(),
+            attempts: pending.tries.ended,
+            at_ms: now.as_millisecond(),
+            operator: wish.operator.to_owned(),
+            ..outcome_of(&Work { lane: key.clone(), seq, run })
+        };
+        lane.hold = Some(self.drafts.open());
+        lane.touched = self.drafts.open();
+        self.drafts.outcome(Some(key), outcome, None);
+    }
+}
+
+/// Whether the lane's oldest unsettled event is this one.
+fn is_head(lane: &Lane, head: Head) -> bool {
+    let first = lane.first();
+    let unread = lane.buffer.is_empty() && (head.next..=head.seq).contains(&first);
+    !lane.is_settled() && head.seq <= lane.last && (first == head.seq || unread)
+}
+
+fn result(subscription: SubscriptionUid, seq: StreamSeq, taken: bool) -> v1::ItemResult {
+    let status = if taken { v1::CommandStatus::Taken } else { v1::CommandStatus::NotApplicable };
+    v1::ItemResult { subscription: subscription.to_vec(), sequence: seq.0, status: status.into() }
+}
