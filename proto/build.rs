@@ -21,6 +21,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "weft/v1/ingest_service.proto",
             "weft/v1/log.proto",
             "weft/v1/rejected_service.proto",
+            "weft/v1/replay_service.proto",
+            "weft/v1/workflow_service.proto",
         ],
         ["proto"],
     )?;

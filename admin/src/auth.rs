@@ -106,6 +106,15 @@ pub fn ended() -> Status {
     refuse(Code::KeyInvalid, "the key was revoked or changed, or has expired; call again")
 }
 
+/// Refuses a caller who is limited to some sources, where it is not known which source something is of.
+///
+/// # Errors
+///
+/// OUT_OF_SCOPE.
+pub fn check_all_sources(grant: &Grant) -> Result<(), Status> {
+    if grant.sources().is_empty() { Ok(()) } else { Err(of_key(KeyError::Limited)) }
+}
+
 /// Refuses a caller who is limited to some workflows, where it is not known which workflow something is of.
 ///
 /// # Errors

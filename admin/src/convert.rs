@@ -46,6 +46,7 @@ fn attempt(attempt: v1::Attempt) -> v1::DeliveryAttempt {
         status: attempt.status,
         error: attempt.error,
         response: attempt.response,
+        next_attempt_at: milliseconds(attempt.next_attempt_at_ms),
     }
 }
 
@@ -86,7 +87,7 @@ pub fn dead_letter(dead_letter: DeadLetter) -> v1::DeadLetter {
 }
 
 /// A time of the log's records; `None` for 0, which stands for no time.
-fn milliseconds(ms: i64) -> Option<prost_types::Timestamp> {
+pub fn milliseconds(ms: i64) -> Option<prost_types::Timestamp> {
     if ms == 0 { None } else { Timestamp::from_millisecond(ms).ok().map(timestamp) }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! - [`status`]: what deliveries, events and dead letters are called; pure.
 //! - `tables`: the rows; `apply`: how messages become rows; `copy`: the copies on DLQ; `sweep`: how rows leave.
-//! - `events`, `dead_letters`, `requests`: reading.
+//! - `events`, `dead_letters`, `lanes`, `replays`, `requests`: reading.
 //! - `follow`: the tasks that keep it up to date; `change`: what the writing thread does.
 //!
 //! Reads see what has been committed to the file. Whoever must see something in particular waits for it first:
@@ -23,7 +23,10 @@ use redb::{Database, ReadableDatabase as _};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_nats::{catalog::Snapshot, connect::Connection, streams, subject::Layout};
-use weft_proto::ids::{EventId, Run, ShardId, StreamSeq};
+use weft_proto::{
+    ids::{EventId, Run, ShardId, StreamSeq},
+    v1,
+};
 
 use crate::projection::{self, OpenError};
 
@@ -33,7 +36,9 @@ mod copy;
 mod dead_letters;
 mod events;
 mod follow;
+mod lanes;
 mod names;
+mod replays;
 mod requests;
 pub mod status;
 mod sweep;
@@ -44,13 +49,15 @@ mod tests;
 use apply::Source;
 pub use dead_letters::{DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterPage, DeadLetterPlace};
 pub use events::{DeliveryHistory, EventHistory};
+pub use lanes::{LaneCursor, LaneFilter, LaneHistory, LanePage};
 use names::Subscriptions;
+pub use replays::{ReplayCursor, ReplayPage};
 pub use requests::{CommandItem, ItemProgress, StoredCommand};
 use tables::View;
 pub use weft_nats::commands::PART_SEPARATOR;
 
 /// The version of the file; another is set aside and built again.
-const FORMAT: &str = "history 1";
+const FORMAT: &str = "history 2";
 /// The file's name in its folder.
 const FILE: &str = "history.redb";
 /// Pages of the file in memory, in bytes: operators look at the newest part, which the writer has just written.
@@ -242,6 +249,58 @@ impl History {
     /// [`HistoryError`].
     pub async fn request(&self, request_id: String) -> Result<Vec<StoredCommand>, HistoryError> {
         self.read(move |view, _| requests::request(view, &request_id)).await
+    }
+
+    /// Whether the shard's owner has carried a command out; what came of its items, [`item_progress`](Self::item_progress)
+    /// says.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn is_carried_out(&self, shard: ShardId, command: Run) -> Result<bool, HistoryError> {
+        self.read(move |view, _| requests::is_carried_out(view, shard, command)).await
+    }
+
+    /// Whether a shard's owner has refused an item of a command.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn is_refused(&self, item: CommandItem) -> Result<bool, HistoryError> {
+        self.read(move |view, _| requests::is_refused(view, &item)).await
+    }
+
+    /// Lanes behind `after`, by workflow, at most `limit`. A page may be short, even empty, before the end.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn lanes(
+        &self,
+        filter: LaneFilter,
+        after: Option<LaneCursor>,
+        limit: usize,
+    ) -> Result<LanePage, HistoryError> {
+        let layout = self.shared.layout;
+        self.read(move |view, subscriptions| lanes::page(view, subscriptions, layout, &filter, after, limit)).await
+    }
+
+    /// The request ids of replays, the newest first, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn replays(&self, after: Option<ReplayCursor>, limit: usize) -> Result<ReplayPage, HistoryError> {
+        self.read(move |view, _| replays::page(view, after, limit)).await
+    }
+
+    /// What was ordered of a replay last.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn replay_order(&self, replay: String) -> Result<Option<v1::ReplayAction>, HistoryError> {
+        self.read(move |view, _| replays::order(view, &replay)).await
     }
 
     /// How far commands have come with these items, in the order given.

@@ -28,13 +28,29 @@ const OPEN: [&str; 2] = ["grpc.health.v1.", "grpc.reflection."];
 const PACKAGE: &str = "weft.v1.";
 
 /// Every method of the admin.
-const METHODS: [(&str, Scope, Limits); 28] = [
+const METHODS: [(&str, Scope, Limits); 44] = [
     ("EventService/GetEvent", Scope::Read, Heeded),
     ("EventService/EventsSince", Scope::Read, Heeded),
     ("EventService/TailEvents", Scope::Read, Heeded),
     ("DeadLetterService/ListDeadLetters", Scope::Read, Heeded),
     ("DeadLetterService/GetDeadLetter", Scope::Read, Heeded),
     ("DeadLetterService/RedriveDeadLetters", Scope::Operate, Heeded),
+    ("DeadLetterService/ResolveDeadLetters", Scope::Operate, Heeded),
+    ("DeadLetterService/DiscardDeadLetters", Scope::Operate, Heeded),
+    ("DeadLetterService/DeadLetterStats", Scope::Read, Heeded),
+    ("WorkflowService/GetWorkflow", Scope::Read, Heeded),
+    ("WorkflowService/ListLanes", Scope::Read, Heeded),
+    ("WorkflowService/RetryLane", Scope::Operate, Heeded),
+    ("WorkflowService/SkipLane", Scope::Operate, Heeded),
+    ("WorkflowService/PauseLane", Scope::Operate, Heeded),
+    ("WorkflowService/ResumeLane", Scope::Operate, Heeded),
+    ("ReplayService/PlanReplay", Scope::Read, Heeded),
+    ("ReplayService/StartReplay", Scope::Operate, Heeded),
+    ("ReplayService/GetReplay", Scope::Read, Refused),
+    ("ReplayService/ListReplays", Scope::Read, Refused),
+    ("ReplayService/PauseReplay", Scope::Operate, Refused),
+    ("ReplayService/ResumeReplay", Scope::Operate, Refused),
+    ("ReplayService/CancelReplay", Scope::Operate, Refused),
     ("RejectedService/ListRejected", Scope::Read, Heeded),
     ("RejectedService/GetRejected", Scope::Read, Heeded),
     ("RejectedService/RetryRejected", Scope::Operate, Refused),

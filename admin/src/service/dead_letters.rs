@@ -14,6 +14,7 @@ use weft_proto::{
 };
 
 use super::{
+    closing, dead_letter_stats,
     events::page_size,
     page_token,
     redrive::{self, Responses},
@@ -87,6 +88,38 @@ impl DeadLetterService for DeadLetters {
         let grant = auth::grant(&request)?;
         let stream = redrive::redrive(log, &grant, request.into_inner(), self.state.draining().clone(), place).await?;
         Ok(Response::new(stream))
+    }
+
+    async fn resolve_dead_letters(
+        &self,
+        request: Request<v1::ResolveDeadLettersRequest>,
+    ) -> Result<Response<v1::CloseDeadLettersResponse>, Status> {
+        let grant = auth::grant(&request)?;
+        closing::close(self.state.log()?, &grant, request.into_inner().into()).await.map(Response::new)
+    }
+
+    async fn discard_dead_letters(
+        &self,
+        request: Request<v1::DiscardDeadLettersRequest>,
+    ) -> Result<Response<v1::CloseDeadLettersResponse>, Status> {
+        let grant = auth::grant(&request)?;
+        closing::close(self.state.log()?, &grant, request.into_inner().into()).await.map(Response::new)
+    }
+
+    async fn dead_letter_stats(
+        &self,
+        request: Request<v1::DeadLetterStatsRequest>,
+    ) -> Result<Response<v1::DeadLetterStatsResponse>, Status> {
+        let log = self.state.log()?;
+        let grant = auth::grant(&request)?;
+        let asked = request.into_inner().filter.unwrap_or_default();
+        let any = asked.statuses.is_empty();
+        let mut filter = limited(&grant, filter_of(asked)?);
+        if any {
+            filter.statuses.clear();
+        }
+        log.catch_up().await?;
+        dead_letter_stats::count(log, filter).await.map(Response::new)
     }
 }
 

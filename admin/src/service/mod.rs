@@ -1,8 +1,10 @@
 //! The admin as a component: bind, run, drain.
 //!
 //! - `state`: what the services share once the log is there.
-//! - `events`, `tail`: `EventService`; `dead_letters`, `redrive`: `DeadLetterService`; `catalog`: `CatalogService`;
+//! - `events`, `tail`: `EventService`; `dead_letters`, `selection`, `redrive`, `closing`, `dead_letter_stats`:
+//!   `DeadLetterService`; `workflows`: `WorkflowService`; `replays`: `ReplayService`; `catalog`: `CatalogService`;
 //!   `rejected`: `RejectedService`.
+//! - `command`: what they append to COMMANDS.
 //! - `readiness`: what is missing, for people and for `grpc.health.v1`.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -22,26 +24,35 @@ use weft_nats::{
 use weft_proto::v1::{
     catalog_service_server::CatalogServiceServer, dead_letter_service_server::DeadLetterServiceServer,
     event_service_server::EventServiceServer, rejected_service_server::RejectedServiceServer,
+    replay_service_server::ReplayServiceServer, workflow_service_server::WorkflowServiceServer,
 };
 use weft_tls::{BindError, Listener, listener::secured};
 
 use crate::{auth::Guard, deliveries::Deliveries, options::AdminOptions};
 
 mod catalog;
+mod closing;
+mod command;
+mod dead_letter_stats;
 mod dead_letters;
 mod events;
 mod page_token;
 mod readiness;
 mod redrive;
 mod rejected;
+mod replays;
+mod selection;
 mod state;
 mod tail;
+mod workflows;
 
 use catalog::Catalogs;
 use dead_letters::DeadLetters;
 use events::Events;
 use rejected::RejectedRequests;
+use replays::Replays;
 use state::{Log, State};
+use workflows::Workflows;
 
 /// Between two looks for a log that is not there.
 const LOG_RETRY: Duration = Duration::from_millis(500);
@@ -164,6 +175,8 @@ async fn serve(
     let events = EventServiceServer::new(Events::new(Arc::clone(state)));
     let dead_letters = DeadLetterServiceServer::new(DeadLetters::new(Arc::clone(state)));
     let rejected = RejectedServiceServer::new(RejectedRequests::new(Arc::clone(state)));
+    let workflows = WorkflowServiceServer::new(Workflows::new(Arc::clone(state)));
+    let replays = ReplayServiceServer::new(Replays::new(Arc::clone(state)));
     let catalog = CatalogServiceServer::new(Catalogs::new(Arc::clone(state), deliveries));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -177,6 +190,8 @@ async fn serve(
         .add_service(events)
         .add_service(dead_letters)
         .add_service(rejected)
+        .add_service(workflows)
+        .add_service(replays)
         .add_service(catalog);
     // The descriptors are compiled in: a failure shows in every test, and costs only the reflection.
     match (reflection().build_v1(), reflection().build_v1alpha()) {

@@ -1,8 +1,8 @@
-//! The page token of dead letters: behind which one the next page begins. Opaque to clients.
+//! Page tokens: behind which entry the next page begins. Opaque to clients.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tonic::Status;
-use weft_index::history::DeadLetterCursor;
+use weft_index::history::{DeadLetterCursor, LaneCursor, ReplayCursor};
 use weft_proto::ids::{ShardId, StreamSeq, SubscriptionUid};
 
 use crate::error::{Code, refuse};
@@ -18,12 +18,7 @@ pub(super) fn encode(cursor: DeadLetterCursor) -> String {
 
 /// `None` for the empty token: the first page.
 pub(super) fn decode(token: &str) -> Result<Option<DeadLetterCursor>, Status> {
-    if token.is_empty() {
-        return Ok(None);
-    }
-    let refused = || refuse(Code::BadQuery, "page_token is none of ours; use a next_page_token as it was given");
-    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| refused())?;
-    let parse = || {
+    let parse = |bytes: &[u8]| {
         let (at_ms, rest) = bytes.split_first_chunk()?;
         let (shard, rest) = rest.split_first_chunk()?;
         let (seq, uid) = rest.split_first_chunk()?;
@@ -34,7 +29,60 @@ pub(super) fn decode(token: &str) -> Result<Option<DeadLetterCursor>, Status> {
             uid: SubscriptionUid::from_slice(uid)?,
         })
     };
-    parse().map(Some).ok_or_else(refused)
+    read(token, parse)
+}
+
+pub(super) fn encode_lane(cursor: LaneCursor) -> String {
+    let mut bytes = cursor.uid.to_vec();
+    bytes.extend_from_slice(cursor.workflow.as_bytes());
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// `None` for the empty token: the first page.
+pub(super) fn decode_lane(token: &str) -> Result<Option<LaneCursor>, Status> {
+    let parse = |bytes: &[u8]| {
+        let (uid, workflow) = bytes.split_at_checked(16)?;
+        Some(LaneCursor {
+            uid: SubscriptionUid::from_slice(uid)?,
+            workflow: String::from_utf8(workflow.to_vec()).ok().filter(|workflow| !workflow.is_empty())?,
+        })
+    };
+    read(token, parse)
+}
+
+pub(super) fn encode_replay(cursor: &ReplayCursor) -> String {
+    let mut bytes = cursor.at_ms.to_be_bytes().to_vec();
+    bytes.extend_from_slice(cursor.request_id.as_bytes());
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// `None` for the empty token: the first page.
+pub(super) fn decode_replay(token: &str) -> Result<Option<ReplayCursor>, Status> {
+    let parse = |bytes: &[u8]| {
+        let (at_ms, request_id) = bytes.split_first_chunk()?;
+        let request_id = String::from_utf8(request_id.to_vec()).ok().filter(|id| !id.is_empty())?;
+        Some(ReplayCursor { at_ms: i64::from_be_bytes(*at_ms), request_id })
+    };
+    read(token, parse)
+}
+
+pub(super) fn encode_number(number: u64) -> String {
+    URL_SAFE_NO_PAD.encode(number.to_be_bytes())
+}
+
+/// 0 for the empty token: the first page.
+pub(super) fn decode_number(token: &str) -> Result<u64, Status> {
+    let number = read(token, |bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?)))?;
+    Ok(number.unwrap_or(0).min(u64::MAX - 1))
+}
+
+fn read<T>(token: &str, parse: impl Fn(&[u8]) -> Option<T>) -> Result<Option<T>, Status> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let refused = || refuse(Code::BadQuery, "page_token is none of ours; use a next_page_token as it was given");
+    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| refused())?;
+    parse(&bytes).map(Some).ok_or_else(refused)
 }
 
 #[cfg(test)]

@@ -5,10 +5,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use weft_index::history::{DeadLetterPlace, History};
+use weft_index::history::{DeadLetterPlace, History, StoredCommand};
 use weft_nats::{
     catalog::{Catalog, Snapshot},
     connect::Connection,
@@ -87,6 +90,24 @@ impl Log {
             Some(missing) => Err(refuse(Code::LogUnavailable, missing)),
             None => Ok(snapshot),
         }
+    }
+
+    /// Waits until a command has been carried out and the history says so. Whether that came in time: a shard that nobody
+    /// owns does nothing.
+    pub async fn carried_out(&self, stored: &StoredCommand, patience: Duration) -> Result<bool, Status> {
+        let mut changes = self.history.changes();
+        let carried_out = async {
+            loop {
+                changes.mark_unchanged();
+                if self.history.is_carried_out(stored.shard, stored.run).await.map_err(of_history)? {
+                    return Ok(true);
+                }
+                if changes.changed().await.is_err() {
+                    return Ok(false);
+                }
+            }
+        };
+        timeout(patience, carried_out).await.unwrap_or(Ok(false))
     }
 
     /// The event with its payload, from EVENTS, or from the copy of its dead letter.

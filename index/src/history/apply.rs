@@ -11,7 +11,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{EventId, ShardId},
-    v1,
+    v1::{self, command::Action},
 };
 
 use super::{
@@ -93,11 +93,25 @@ impl Tables<'_> {
         }
         self.requests.insert(request, seq)?;
         self.commands.insert((shard.0, seq), &message.payload[..])?;
-        let Some(v1::command::Action::Redrive(redrive)) = command.action else { return Ok(()) };
-        for item in &redrive.items {
-            let Some(uid) = uid_of(&item.subscription) else { continue };
-            self.redrives.insert((shard.0, item.sequence, &uid, seq), ())?;
-            self.name(&uid, &item.subscription_name)?;
+        match command.action {
+            Some(Action::Redrive(redrive)) => {
+                for item in &redrive.items {
+                    let Some(uid) = uid_of(&item.subscription) else { continue };
+                    self.redrives.insert((shard.0, item.sequence, &uid, seq), ())?;
+                    self.name(&uid, &item.subscription_name)?;
+                }
+            }
+            Some(Action::Replay(_)) => {
+                self.replays.insert((command.at_ms, base_request_id(&command.request_id)), ())?;
+            }
+            Some(Action::ReplayOrder(order)) => {
+                // Streams of several shards tell of it in any order.
+                let known = self.replay_orders.get(order.replay.as_str())?.map_or(i64::MIN, |order| order.value().0);
+                if command.at_ms >= known {
+                    self.replay_orders.insert(order.replay.as_str(), (command.at_ms, order.action))?;
+                }
+            }
+            Some(Action::Close(_) | Action::Lane(_) | Action::Catalog(_)) | None => {}
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use weft_proto::{
 
 use super::{
     apply::base_request_id,
-    tables::{DeliveryRow, View, decode, get},
+    tables::{COMMANDED, DeliveryRow, View, decode, get},
 };
 
 /// One thing that a command asks for.
@@ -86,9 +86,20 @@ pub(super) fn progress(view: &View, items: &[CommandItem]) -> Result<Vec<ItemPro
     items.iter().map(|item| item_progress(view, item)).collect()
 }
 
+/// Whether the shard's owner has come behind a command.
+pub(super) fn is_carried_out(view: &View, shard: ShardId, command: Run) -> Result<bool, redb::Error> {
+    Ok(view.marks.get((COMMANDED, shard.0))?.is_some_and(|mark| mark.value() >= command.0))
+}
+
+/// Whether an item was not in the state that its command names.
+pub(super) fn is_refused(view: &View, item: &CommandItem) -> Result<bool, redb::Error> {
+    let CommandItem { shard, seq, uid, run } = item;
+    Ok(view.refused.get((shard.0, run.0, seq.0, uid.as_bytes()))?.is_some())
+}
+
 fn item_progress(view: &View, item: &CommandItem) -> Result<ItemProgress, redb::Error> {
     let CommandItem { shard, seq, uid, run } = item;
-    if view.refused.get((shard.0, run.0, seq.0, uid.as_bytes()))?.is_some() {
+    if is_refused(view, item)? {
         return Ok(ItemProgress::NotApplicable);
     }
     let row = view.deliveries.get((shard.0, seq.0, uid.as_bytes(), run.0))?;

@@ -10,9 +10,10 @@ use redb::ReadableTable as _;
 use weft_nats::subject::Layout;
 use weft_proto::{
     ids::{EventId, ShardId, StreamSeq, WorkflowId},
-    v1,
+    v1::{self, command::Action},
 };
 
+use super::apply::{base_request_id, uid_of};
 use super::tables::{DeadRow, EventRow, SWEPT, Tables, UID_MAX, UID_MIN, Uid, decode, get};
 
 /// The most events, dead letters and commands that one sweep removes, each: some ten thousand rows, well under a
@@ -131,12 +132,27 @@ impl Tables<'_> {
         for (seq, command) in &gone {
             self.commands.remove((shard.0, *seq))?;
             self.requests.remove((command.request_id.as_str(), shard.0))?;
-            if let Some(v1::command::Action::Redrive(redrive)) = &command.action {
-                for item in &redrive.items {
-                    if let Some(uid) = super::apply::uid_of(&item.subscription) {
-                        self.redrives.remove((shard.0, item.sequence, &uid, *seq))?;
-                        self.refused.remove((shard.0, *seq, item.sequence, &uid))?;
+            let items = match &command.action {
+                Some(Action::Redrive(redrive)) => &redrive.items[..],
+                Some(Action::Close(close)) => &close.items[..],
+                Some(Action::Replay(replay)) => {
+                    let request_id = base_request_id(&command.request_id);
+                    self.replays.remove((command.at_ms, request_id))?;
+                    self.replay_orders.remove(request_id)?;
+                    &replay.items[..]
+                }
+                Some(Action::Lane(order)) => {
+                    if let Some(uid) = uid_of(&order.subscription) {
+                        self.refused.remove((shard.0, *seq, order.sequence, &uid))?;
                     }
+                    &[]
+                }
+                Some(Action::ReplayOrder(_) | Action::Catalog(_)) | None => &[],
+            };
+            for item in items {
+                if let Some(uid) = uid_of(&item.subscription) {
+                    self.redrives.remove((shard.0, item.sequence, &uid, *seq))?;
+                    self.refused.remove((shard.0, *seq, item.sequence, &uid))?;
                 }
             }
         }

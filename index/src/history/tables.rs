@@ -16,6 +16,8 @@
 //! | `requests` | request id, shard | the COMMANDS sequence that came first | COMMANDS |
 //! | `redrives` | shard, sequence, uid, COMMANDS sequence | – | COMMANDS |
 //! | `refused` | shard, COMMANDS sequence, sequence, uid | – | OUTCOMES |
+//! | `replays` | unix ms, request id | – | COMMANDS |
+//! | `replay_orders` | the replay's request id | unix ms and action of the newest order | COMMANDS |
 //! | `marks` | name, shard | a number | OUTCOMES, the sweep |
 //!
 //! Where two streams write the same table, either they write the same (the copy on DLQ says what its outcome said), or the
@@ -37,6 +39,8 @@ type Bytes16 = &'static [u8; 16];
 type DeliveryKey = (u32, u64, Bytes16);
 type RunKey = (u32, u64, Bytes16, u64);
 
+/// Up to where the shard's COMMANDS has been carried out.
+pub(super) const COMMANDED: &str = "commanded";
 /// Up to where the shard's EVENTS has been matched.
 pub(super) const MATCHED: &str = "matched";
 /// The EVENTS sequence up to which expired rows have been removed.
@@ -93,6 +97,8 @@ tables! {
     requests, REQUESTS, "requests": (&'static str, u32) => u64;
     redrives, REDRIVES, "redrives": RunKey => ();
     refused, REFUSED, "refused": (u32, u64, u64, Bytes16) => ();
+    replays, REPLAYS, "replays": (i64, &'static str) => ();
+    replay_orders, REPLAY_ORDERS, "replay_orders": &'static str => (i64, i32);
     marks, MARKS, "marks": (&'static str, u32) => u64;
 }
 

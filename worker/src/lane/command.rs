@@ -94,7 +94,8 @@ impl Lanes {
     /// Whether a run of the event is under way, or has ended and is not committed: until then nobody can say how its dead
     /// letter stands.
     fn is_running(&self, key: &LaneKey, seq: StreamSeq) -> bool {
-        self.drafts.is_settling(key.subscription, seq) || self.world.lanes.get(key).is_some_and(|lane| lane.runs.keys().any(|(other, _)| *other == seq))
+        self.drafts.is_settling(key.subscription, seq)
+            || self.world.lanes.get(key).is_some_and(|lane| lane.runs.keys().any(|(other, _)| *other == seq))
     }
 
     /// An open dead letter has come to its end by an operator's word.
@@ -203,16 +204,10 @@ impl Lanes {
         }
     }
 
-    fn order_replay(
-        &mut self,
-        wish: &Wish,
-        run: Run,
-        order: ReplayOrder,
-        now: Timestamp,
-        actions: &mut Vec<Action>,
-    ) {
+    fn order_replay(&mut self, wish: &Wish, run: Run, order: ReplayOrder, now: Timestamp, actions: &mut Vec<Action>) {
         let of_run = |(key, lane): (&LaneKey, &Lane)| {
-            let seqs: Vec<StreamSeq> = lane.runs.keys().filter(|(_, other)| *other == run).map(|(seq, _)| *seq).collect();
+            let seqs: Vec<StreamSeq> =
+                lane.runs.keys().filter(|(_, other)| *other == run).map(|(seq, _)| *seq).collect();
             (key.clone(), seqs)
         };
         let found: Vec<_> = self.world.lanes.iter().map(of_run).filter(|(_, seqs)| !seqs.is_empty()).collect();

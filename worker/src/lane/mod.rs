@@ -20,7 +20,8 @@ mod world;
 pub use action::{Action, Draft, LanePrevious};
 pub use backoff::RetryPolicy;
 pub use input::{
-    AttemptEnd, Command, Head, Input, LaneKey, LaneOrder, OnExhausted, Order, RedriveItem, ReplayOrder, Rules, Verdict, Work,
+    AttemptEnd, Command, Head, Input, LaneKey, LaneOrder, OnExhausted, Order, RedriveItem, ReplayOrder, Rules, Verdict,
+    Work,
 };
 pub use machine::Lanes;
 

@@ -25,7 +25,7 @@ use crate::{
     auth::grant,
     error::{Code, of_history, refuse},
     service::{
-        redrive::{COMMAND_PATIENCE, request_id},
+        command::{COMMAND_PATIENCE, request_id},
         state::Log,
     },
 };

@@ -14,7 +14,7 @@ use weft_proto::{
 
 use super::uid_of;
 use crate::history::tables::{
-    CHECKPOINT, CHECKPOINT_AT, DeadRow, DeliveryRow, FIRST_READ, MATCHED, Tables, UID_MIN, Uid, encode, get,
+    CHECKPOINT, CHECKPOINT_AT, COMMANDED, DeadRow, DeliveryRow, FIRST_READ, MATCHED, Tables, UID_MIN, Uid, encode, get,
 };
 
 impl Tables<'_> {
@@ -51,6 +51,7 @@ impl Tables<'_> {
             self.apply_change(shard, change)?;
         }
         self.marks.insert((MATCHED, shard.0), commit.cursor)?;
+        self.marks.insert((COMMANDED, shard.0), commit.commands_cursor)?;
         Ok(())
     }
 

@@ -1,0 +1,229 @@
+//! Commands: cut to size, appended so that each is stored once, and found again by their request.
+//!
+//! A request becomes one command a shard, or several where it names many. Its request id is the commands' id, so a call
+//! that is repeated under the same id commands nothing and tells of what the first one commanded. A call that fails
+//! between two of its commands has acted partly, and says so.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use prost::Message as _;
+use tonic::Status;
+use weft_index::history::{DeadLetter, PART_SEPARATOR, StoredCommand};
+use weft_nats::{
+    catalog::keys::Grant,
+    commands::{self, ITEMS_BYTES_MAX, cut_reason, part_id},
+};
+use weft_proto::{
+    ids::{Run, ShardId},
+    v1::{self, command::Action},
+};
+
+use super::state::Log;
+use crate::error::{Code, of_history, refuse};
+
+/// The most items of one command, so that its owner takes it in one commit.
+const ITEMS_MAX: usize = 1_000;
+/// The longest request id, in bytes.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+/// How long a command's way into the history may take; in rest some milliseconds.
+pub(super) const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Who asks for something, why, and under which id.
+#[derive(Debug, Clone)]
+pub(super) struct Call {
+    pub request_id: String,
+    operator: String,
+    reason: String,
+}
+
+impl Call {
+    /// # Errors
+    ///
+    /// BAD_QUERY: the request id is none.
+    pub fn new(grant: &Grant, given_id: &str, reason: &str) -> Result<Self, Status> {
+        let (operator, reason) = (grant.operator().to_owned(), cut_reason(reason));
+        Ok(Self { request_id: request_id(given_id)?, operator, reason })
+    }
+
+    /// What this call has commanded before; empty when it is new. `is_same` tells its commands from another call's.
+    ///
+    /// # Errors
+    ///
+    /// ID_REUSED where another call had the id.
+    pub async fn stored(&self, log: &Log, is_same: impl Fn(&Action) -> bool) -> Result<Vec<StoredCommand>, Status> {
+        let commands = log.history.request(self.request_id.clone()).await.map_err(of_history)?;
+        if commands.iter().any(|stored| !stored.command.action.as_ref().is_some_and(&is_same)) {
+            return Err(refuse(Code::IdReused, "request_id was used for another call; use a new one"));
+        }
+        Ok(commands)
+    }
+
+    /// Appends these actions, each the part of its place, and waits until the history knows them. Returns them as they
+    /// are stored: a call of the same id elsewhere may have been faster.
+    ///
+    /// # Errors
+    ///
+    /// LOG_UNAVAILABLE, STARTING. Some may have been stored.
+    pub async fn command(&self, log: &Log, actions: Vec<(ShardId, Action)>) -> Result<Vec<StoredCommand>, Status> {
+        for (shard, command) in self.commands(Timestamp::now(), actions) {
+            let run = append(log, shard, &command).await?;
+            log.history.reach_command(shard, run, COMMAND_PATIENCE).await.map_err(of_history)?;
+        }
+        log.history.request(self.request_id.clone()).await.map_err(of_history)
+    }
+
+    /// The first of a shard has the request's id, the others a number behind it: owners take each id once.
+    fn commands(&self, now: Timestamp, actions: Vec<(ShardId, Action)>) -> Vec<(ShardId, v1::Command)> {
+        let mut commands: Vec<(ShardId, v1::Command)> = Vec::with_capacity(actions.len());
+        let mut part = 0;
+        for (shard, action) in actions {
+            part = if commands.last().is_some_and(|(last, _)| *last == shard) { part + 1 } else { 0 };
+            let command = v1::Command {
+                request_id: part_id(&self.request_id, part),
+                operator: self.operator.clone(),
+                reason: self.reason.clone(),
+                at_ms: now.as_millisecond(),
+                action: Some(action),
+            };
+            commands.push((shard, command));
+        }
+        commands
+    }
+}
+
+/// The id that the caller gave, or a new one.
+pub(super) fn request_id(given: &str) -> Result<String, Status> {
+    if given.is_empty() {
+        return Ok(uuid::Uuid::now_v7().to_string());
+    }
+    let fits = given.len() <= REQUEST_ID_BYTES_MAX
+        && given.bytes().all(|byte| byte.is_ascii_graphic() && char::from(byte) != PART_SEPARATOR);
+    let problem =
+        || format!("request_id is not 1 to {REQUEST_ID_BYTES_MAX} visible ASCII characters without {PART_SEPARATOR:?}");
+    if fits { Ok(given.to_owned()) } else { Err(refuse(Code::BadQuery, problem())) }
+}
+
+/// The actions that name all of these items, which are sorted by shard.
+pub(super) fn cut(
+    items: &[(ShardId, v1::RedriveItem)],
+    action: impl Fn(Vec<v1::RedriveItem>) -> Action,
+) -> Vec<(ShardId, Action)> {
+    let of_shards = items.chunk_by(|one, other| one.0 == other.0);
+    let parts = of_shards.flat_map(|of_shard| parts(of_shard).into_iter().map(|part| (of_shard[0].0, part)));
+    parts.map(|(shard, part)| (shard, action(part))).collect()
+}
+
+/// What a command says of a dead letter.
+pub(super) fn item(dead_letter: &DeadLetter) -> (ShardId, v1::RedriveItem) {
+    let place = &dead_letter.place;
+    let item = v1::RedriveItem {
+        subscription: place.uid.to_vec(),
+        subscription_name: place.subscription.clone(),
+        sequence: place.seq.0,
+        workflow_id: place.workflow.as_str().to_owned(),
+        event_id: place.event.to_vec(),
+        run: place.run.0,
+    };
+    (place.shard, item)
+}
+
+fn parts(items: &[(ShardId, v1::RedriveItem)]) -> Vec<Vec<v1::RedriveItem>> {
+    let mut parts: Vec<Vec<v1::RedriveItem>> = Vec::new();
+    let mut bytes = 0;
+    for (_, item) in items {
+        // Key and length of the field.
+        let size = item.encoded_len() + 4;
+        match parts.last_mut() {
+            Some(part) if part.len() < ITEMS_MAX && bytes + size <= ITEMS_BYTES_MAX => {
+                bytes += size;
+                part.push(item.clone());
+            }
+            _ => {
+                bytes = size;
+                parts.push(vec![item.clone()]);
+            }
+        }
+    }
+    parts
+}
+
+/// Appends a command. Returns its run.
+async fn append(log: &Log, shard: ShardId, command: &v1::Command) -> Result<Run, Status> {
+    commands::append(&log.connection, log.layout, shard, command).await.map_err(|problem| {
+        let message = format!(
+            "the command could not be stored: {problem}; part of it may have been: repeat the call under another \
+             request_id for what has not been taken"
+        );
+        refuse(Code::LogUnavailable, message)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_index::history::{DeadLetterPlace, status::DeadLetterStatus};
+    use weft_nats::options::MESSAGE_OVERHEAD_BYTES;
+    use weft_proto::ids::{EventId, StreamSeq, SubscriptionUid, WorkflowId};
+
+    use super::*;
+
+    fn dead_letter(shard: u32, seq: u64, workflow: &str) -> DeadLetter {
+        DeadLetter {
+            place: DeadLetterPlace {
+                shard: ShardId(shard),
+                seq: StreamSeq(seq),
+                uid: SubscriptionUid::unique(),
+                subscription: "billing".into(),
+                workflow: WorkflowId::new(workflow).unwrap(),
+                event: EventId::unique(),
+                run: Run::LIVE,
+            },
+            sequence_number: seq,
+            event_type: String::new(),
+            source: String::new(),
+            reason: v1::DeadLetterReason::Exhausted,
+            attempts: 1,
+            last_status: 0,
+            last_error: String::new(),
+            first_failed_at_ms: 0,
+            dead_lettered_at_ms: 0,
+            status: DeadLetterStatus::Open,
+        }
+    }
+
+    /// Every item is in one command, in order; no command is larger than any server takes; ids are each shard's own.
+    #[test]
+    fn commands_fit_and_hold_everything_once() {
+        let long = "w".repeat(128);
+        let selected: Vec<_> = (1..=1500)
+            .map(|seq| dead_letter(0, seq, &long))
+            .chain((1..=1001).map(|seq| dead_letter(3, seq, "w")))
+            .collect();
+        let items: Vec<_> = selected.iter().map(item).collect();
+        let call = Call { request_id: "again".into(), operator: "admin".into(), reason: cut_reason(&"r".repeat(2000)) };
+        let redrive = |items| Action::Redrive(v1::Redrive { items });
+        let commands = call.commands(Timestamp::UNIX_EPOCH, cut(&items, redrive));
+        let mut sequences = Vec::new();
+        for (shard, command) in &commands {
+            assert!(command.encoded_len() < MESSAGE_OVERHEAD_BYTES as usize);
+            let Some(v1::command::Action::Redrive(redrive)) = &command.action else { panic!("a redrive") };
+            assert!((1..=ITEMS_MAX).contains(&redrive.items.len()));
+            sequences.extend(redrive.items.iter().map(|item| (*shard, item.sequence)));
+        }
+        let expected: Vec<_> = selected.iter().map(|dead| (dead.place.shard, dead.place.seq.0)).collect();
+        assert_eq!(sequences, expected);
+        let ids: Vec<_> = commands.iter().map(|(shard, command)| (shard.0, command.request_id.as_str())).collect();
+        assert!(ids.starts_with(&[(0, "again"), (0, "again#1")]), "{ids:?}");
+        assert!(ids.ends_with(&[(3, "again"), (3, "again#1")]), "{ids:?}");
+        assert!(cut(&[], redrive).is_empty());
+    }
+
+    #[test]
+    fn request_ids_name_one_request() {
+        assert_eq!(request_id("again-1").unwrap(), "again-1");
+        assert_ne!(request_id("").unwrap(), request_id("").unwrap());
+        for wrong in ["again#1", "a b", "é", &"x".repeat(129)] {
+            assert!(request_id(wrong).is_err(), "{wrong}");
+        }
+    }
+}

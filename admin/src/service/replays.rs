@@ -1,0 +1,197 @@
+//! `ReplayService`: settled events are delivered once more.
+//!
+//! A replay is the commands of the request that started it: its name is their request id, and how it goes is what became
+//! of their items.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+use weft_index::history::{ItemProgress, StoredCommand};
+use weft_nats::catalog::keys::Grant;
+use weft_proto::{
+    ids::EventId,
+    v1::{self, OutcomeKind, ReplayAction, command::Action, replay_service_server::ReplayService},
+};
+
+use super::{
+    command::{Call, cut},
+    page_token,
+    state::{Log, State},
+};
+use crate::{
+    auth, convert,
+    error::{Code, of_history, refuse},
+};
+
+mod selection;
+
+use selection::select;
+
+/// What a plan shows.
+const SAMPLE: usize = 10;
+/// Replays of one page: each is counted anew, item by item.
+const PAGE_DEFAULT: u32 = 20;
+const PAGE_MAX: u32 = 100;
+
+/// `ReplayService` over the log and its history; replays go to COMMANDS.
+#[derive(Debug)]
+pub(super) struct Replays {
+    state: Arc<State>,
+}
+
+impl Replays {
+    pub fn new(state: Arc<State>) -> Self {
+        Self { state }
+    }
+
+    /// Tells the parts of a replay what to do.
+    async fn order(
+        &self,
+        grant: &Grant,
+        id: &str,
+        action: ReplayAction,
+        given_id: &str,
+        reason: &str,
+    ) -> Result<Response<v1::Replay>, Status> {
+        let log = self.state.log()?;
+        let call = Call::new(grant, given_id, reason)?;
+        log.catch_up().await?;
+        let parts = find(log, id).await?;
+        let is_same = |stored: &Action| matches!(stored, Action::ReplayOrder(order) if order.replay == id && order.action() == action);
+        if call.stored(log, is_same).await?.is_empty() {
+            if log.history.replay_order(id.to_owned()).await.map_err(of_history)? == Some(ReplayAction::Cancel) {
+                return Err(refuse(Code::Conflict, format!("replay {id} is cancelled")));
+            }
+            let order = |part: &StoredCommand| {
+                let order = v1::ReplayOrder { replay: id.to_owned(), run: part.run.0, action: action.into() };
+                (part.shard, Action::ReplayOrder(order))
+            };
+            call.command(log, parts.iter().map(order).collect()).await?;
+        }
+        view(log, id, &parts).await.map(Response::new)
+    }
+}
+
+#[tonic::async_trait]
+impl ReplayService for Replays {
+    async fn plan_replay(
+        &self,
+        request: Request<v1::PlanReplayRequest>,
+    ) -> Result<Response<v1::PlanReplayResponse>, Status> {
+        let log = self.state.log()?;
+        let grant = auth::grant(&request)?;
+        let selected = select(log, &grant, request.into_inner().selection.unwrap_or_default()).await?;
+        let sample = selected.iter().take(SAMPLE).map(|(_, item)| v1::ReplayItem {
+            event_id: EventId::from_slice(&item.event_id).map(|id| id.to_string()).unwrap_or_default(),
+            subscription: item.subscription_name.clone(),
+            workflow_id: item.workflow_id.clone(),
+        });
+        let count = u32::try_from(selected.len()).unwrap_or(u32::MAX);
+        Ok(Response::new(v1::PlanReplayResponse { count, sample: sample.collect() }))
+    }
+
+    async fn start_replay(&self, request: Request<v1::StartReplayRequest>) -> Result<Response<v1::Replay>, Status> {
+        let log = self.state.log()?;
+        let grant = auth::grant(&request)?;
+        let v1::StartReplayRequest { selection, reason, request_id } = request.into_inner();
+        let call = Call::new(&grant, &request_id, &reason)?;
+        log.catch_up().await?;
+        let mut parts = call.stored(log, |action| matches!(action, Action::Replay(_))).await?;
+        if parts.is_empty() {
+            let selected = select(log, &grant, selection.unwrap_or_default()).await?;
+            if selected.is_empty() {
+                return Err(refuse(Code::NotFound, "no event that a subscription takes is selected"));
+            }
+            parts = call.command(log, cut(&selected, |items| Action::Replay(v1::ReplayEvents { items }))).await?;
+        }
+        view(log, &call.request_id, &parts).await.map(Response::new)
+    }
+
+    async fn get_replay(&self, request: Request<v1::GetReplayRequest>) -> Result<Response<v1::Replay>, Status> {
+        let log = self.state.log()?;
+        let id = request.into_inner().id;
+        log.catch_up().await?;
+        view(log, &id, &find(log, &id).await?).await.map(Response::new)
+    }
+
+    async fn list_replays(
+        &self,
+        request: Request<v1::ListReplaysRequest>,
+    ) -> Result<Response<v1::ListReplaysResponse>, Status> {
+        let log = self.state.log()?;
+        let v1::ListReplaysRequest { page_size, page_token } = request.into_inner();
+        let limit = match page_size {
+            0 => PAGE_DEFAULT,
+            1..=PAGE_MAX => page_size,
+            _ => return Err(refuse(Code::BadQuery, format!("page_size is not 1 to {PAGE_MAX}"))),
+        };
+        let after = page_token::decode_replay(&page_token)?;
+        log.catch_up().await?;
+        let page = log.history.replays(after, limit as usize).await.map_err(of_history)?;
+        let mut replays = Vec::with_capacity(page.request_ids.len());
+        for id in &page.request_ids {
+            replays.push(view(log, id, &find(log, id).await?).await?);
+        }
+        let next_page_token = page.next.as_ref().map(page_token::encode_replay).unwrap_or_default();
+        Ok(Response::new(v1::ListReplaysResponse { replays, next_page_token }))
+    }
+
+    async fn pause_replay(&self, request: Request<v1::PauseReplayRequest>) -> Result<Response<v1::Replay>, Status> {
+        let grant = auth::grant(&request)?;
+        let v1::PauseReplayRequest { id, reason, request_id } = request.into_inner();
+        self.order(&grant, &id, ReplayAction::Pause, &request_id, &reason).await
+    }
+
+    async fn resume_replay(&self, request: Request<v1::ResumeReplayRequest>) -> Result<Response<v1::Replay>, Status> {
+        let grant = auth::grant(&request)?;
+        let v1::ResumeReplayRequest { id, reason, request_id } = request.into_inner();
+        self.order(&grant, &id, ReplayAction::Resume, &request_id, &reason).await
+    }
+
+    async fn cancel_replay(&self, request: Request<v1::CancelReplayRequest>) -> Result<Response<v1::Replay>, Status> {
+        let grant = auth::grant(&request)?;
+        let v1::CancelReplayRequest { id, reason, request_id } = request.into_inner();
+        self.order(&grant, &id, ReplayAction::Cancel, &request_id, &reason).await
+    }
+}
+
+/// The commands of a replay.
+async fn find(log: &Log, id: &str) -> Result<Vec<StoredCommand>, Status> {
+    let parts = log.history.request(id.to_owned()).await.map_err(of_history)?;
+    let is_replay = |part: &StoredCommand| matches!(part.command.action, Some(Action::Replay(_)));
+    if parts.is_empty() || !parts.iter().all(is_replay) {
+        return Err(refuse(Code::NotFound, format!("no replay {id} is kept")));
+    }
+    Ok(parts)
+}
+
+/// How a replay stands.
+async fn view(log: &Log, id: &str, parts: &[StoredCommand]) -> Result<v1::Replay, Status> {
+    let items: Vec<_> = parts.iter().flat_map(StoredCommand::items).map(|(item, _)| item).collect();
+    let mut replay = v1::Replay { id: id.to_owned(), ..Default::default() };
+    if let Some(first) = parts.first() {
+        replay.operator.clone_from(&first.command.operator);
+        replay.reason.clone_from(&first.command.reason);
+        replay.started_at = convert::milliseconds(first.command.at_ms);
+    }
+    replay.selected = u32::try_from(items.len()).unwrap_or(u32::MAX);
+    for state in log.history.item_progress(items).await.map_err(of_history)? {
+        let counter = match state {
+            ItemProgress::Pending => &mut replay.pending,
+            ItemProgress::NotApplicable => &mut replay.not_applicable,
+            ItemProgress::Settled(OutcomeKind::Delivered) => &mut replay.delivered,
+            ItemProgress::Settled(OutcomeKind::Discarded) => &mut replay.discarded,
+            ItemProgress::Settled(_) => &mut replay.failed,
+        };
+        *counter += 1;
+    }
+    let order = log.history.replay_order(id.to_owned()).await.map_err(of_history)?;
+    replay.state = match order {
+        Some(ReplayAction::Cancel) => "cancelled",
+        _ if replay.pending == 0 => "done",
+        Some(ReplayAction::Pause) => "paused",
+        Some(ReplayAction::Resume | ReplayAction::Unspecified) | None => "running",
+    }
+    .to_owned();
+    Ok(replay)
+}

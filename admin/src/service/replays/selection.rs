@@ -1,0 +1,171 @@
+//! Which events are replayed, and to whom.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use tonic::Status;
+use weft_nats::{
+    catalog::{Matcher, Snapshot, keys::Grant},
+    cursor::Cursor,
+    event::StoredEvent,
+    scan::{self, Filter},
+};
+use weft_proto::{
+    ids::{EventId, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
+    v1,
+};
+
+use crate::{
+    auth, convert,
+    error::{Code, of_history, of_scan, refuse},
+    service::state::Log,
+};
+
+/// The most deliveries of one replay: what is held in memory while it is commanded and while it runs, some 20 MB.
+const SELECTED_MAX: usize = 100_000;
+/// The most events that are named one by one.
+const IDS_MAX: usize = 1_000;
+/// Events of one look into the log.
+const PAGE: usize = 1_000;
+/// By how much the clocks of gateways and servers may differ.
+const CLOCK_SLACK: SignedDuration = SignedDuration::from_secs(5);
+
+/// The items of a replay's commands, sorted by shard and in the order of their events: a lane goes in its order.
+///
+/// # Errors
+///
+/// BAD_QUERY, NOT_FOUND for an unknown id or subscription, LOG_UNAVAILABLE.
+pub(super) async fn select(
+    log: &Log,
+    grant: &Grant,
+    selection: v1::ReplaySelection,
+) -> Result<Vec<(ShardId, v1::RedriveItem)>, Status> {
+    let snapshot = log.snapshot().await?;
+    let mut chosen =
+        Chosen { receivers: Receivers::of(log, &snapshot, &selection.subscription)?, items: BTreeMap::new() };
+    match (selection.event_ids.is_empty(), selection.filter, selection.all) {
+        (false, None, false) => by_id(log, grant, &selection.event_ids, &mut chosen).await?,
+        (true, Some(filter), false) => by_filter(log, grant, filter, &mut chosen).await?,
+        (true, None, true) => by_filter(log, grant, v1::ReplayFilter::default(), &mut chosen).await?,
+        _ => return Err(refuse(Code::BadQuery, "give event_ids, or a filter, or all; exactly one of them")),
+    }
+    Ok(chosen.items.into_iter().map(|((shard, ..), item)| (shard, item)).collect())
+}
+
+/// Subscriptions as they are now, with a matcher for each shard. Where they began does not matter: a replay may bring
+/// them what came before.
+struct Receivers(Vec<(SubscriptionUid, String, Vec<Matcher>)>);
+
+impl Receivers {
+    fn of(log: &Log, snapshot: &Snapshot, only: &str) -> Result<Self, Status> {
+        if !only.is_empty() && !snapshot.subscriptions.contains_key(only) {
+            return Err(refuse(Code::NotFound, format!("no subscription {only}")));
+        }
+        let wanted = snapshot.subscriptions.values().filter(|found| only.is_empty() || found.value.name == only);
+        let receivers = wanted.filter_map(|found| {
+            let from_the_beginning = v1::Subscription { starts: Vec::new(), ..v1::Subscription::clone(&found.value) };
+            let matchers: Vec<_> =
+                log.layout.all().filter_map(|shard| Matcher::new(&from_the_beginning, shard)).collect();
+            Some((SubscriptionUid::from_slice(&found.value.uid)?, found.value.name.clone(), matchers))
+        });
+        Ok(Self(receivers.collect()))
+    }
+}
+
+struct Chosen {
+    receivers: Receivers,
+    items: BTreeMap<(ShardId, StreamSeq, SubscriptionUid), v1::RedriveItem>,
+}
+
+impl Chosen {
+    fn take(&mut self, shard: ShardId, stored: &StoredEvent) -> Result<(), Status> {
+        let takes = |matchers: &[Matcher]| matchers.get(shard.0 as usize).is_some_and(|matcher| matcher.takes(stored));
+        for (uid, name, _) in self.receivers.0.iter().filter(|(_, _, matchers)| takes(matchers)) {
+            let item = v1::RedriveItem {
+                subscription: uid.to_vec(),
+                subscription_name: name.clone(),
+                sequence: stored.seq.0,
+                workflow_id: stored.event.workflow.as_str().to_owned(),
+                event_id: stored.event.id.to_vec(),
+                run: 0,
+            };
+            self.items.insert((shard, stored.seq, *uid), item);
+        }
+        if self.items.len() > SELECTED_MAX {
+            let problem = format!("more than {SELECTED_MAX} deliveries are selected; replay them in narrower parts");
+            return Err(refuse(Code::BadQuery, problem));
+        }
+        Ok(())
+    }
+}
+
+async fn by_id(log: &Log, grant: &Grant, ids: &[String], chosen: &mut Chosen) -> Result<(), Status> {
+    if ids.len() > IDS_MAX {
+        return Err(refuse(Code::BadQuery, format!("more than {IDS_MAX} event_ids; use a filter")));
+    }
+    log.catch_up().await?;
+    for text in ids {
+        let id: EventId =
+            text.parse().map_err(|problem| refuse(Code::BadQuery, format!("event_ids: {text:?} {problem}")))?;
+        let unknown = || refuse(Code::UnknownEvent, format!("no event {id} is kept; nothing was replayed"));
+        let (shard, seq) = log.history.position_of(id).await.map_err(of_history)?.ok_or_else(unknown)?;
+        let event = log.event(id, shard, seq, None).await?.ok_or_else(unknown)?;
+        grant.check(&event.source, &event.workflow).map_err(|_| unknown())?;
+        chosen.take(shard, &StoredEvent { seq, stored_at: event.received_at, event })?;
+    }
+    Ok(())
+}
+
+async fn by_filter(log: &Log, grant: &Grant, asked: v1::ReplayFilter, chosen: &mut Chosen) -> Result<(), Status> {
+    let (since, until) = (time(asked.since, "since")?, time(asked.until, "until")?);
+    let given = |text: String| Some(text).filter(|text| !text.is_empty());
+    let workflow = given(asked.workflow_id).map(|text| {
+        WorkflowId::new(text).map_err(|problem| refuse(Code::InvalidWorkflow, format!("filter.workflow_id: {problem}")))
+    });
+    let (workflow, event_type, source) = (workflow.transpose()?, given(asked.r#type), given(asked.source));
+    let filter = auth::limited(grant, Filter { workflow, event_type, source, ..Filter::default() });
+    // What comes from now on is delivered by itself.
+    let end = scan::newest(&log.connection, log.layout).await.map_err(of_scan)?;
+    let mut cursor = begin(log, &filter, since).await?;
+    loop {
+        let page = scan::scan(&log.connection, log.layout, Some(&cursor), &filter, PAGE).await.map_err(of_scan)?;
+        for stored in &page.events {
+            let shard = log.layout.shard_of(&stored.event.workflow);
+            let at = stored.event.received_at;
+            let in_time = since.is_none_or(|since| at >= since) && until.is_none_or(|until| at < until);
+            if in_time && stored.seq <= end.position(shard) {
+                chosen.take(shard, stored)?;
+            }
+        }
+        let past = |stored: &StoredEvent| {
+            until.is_some_and(|until| stored.stored_at > until.checked_add(CLOCK_SLACK).unwrap_or(Timestamp::MAX))
+        };
+        cursor = page.next;
+        let read = filter.shards(log.layout).iter().all(|shard| cursor.position(*shard) >= end.position(*shard));
+        if !page.has_more || read || page.events.last().is_some_and(past) {
+            return Ok(());
+        }
+    }
+}
+
+/// In front of the first event that may be wanted.
+async fn begin(log: &Log, filter: &Filter, since: Option<Timestamp>) -> Result<Cursor, Status> {
+    let mut cursor = scan::oldest(&log.connection, log.layout).await.map_err(of_scan)?;
+    if let Some(since) = since {
+        let since = since.checked_sub(CLOCK_SLACK).unwrap_or(Timestamp::MIN);
+        for shard in filter.shards(log.layout) {
+            let stream = log.layout.events_stream(shard);
+            let before = scan::before_time(&log.connection, &stream, since).await.map_err(of_scan)?;
+            cursor.set(shard, before.max(cursor.position(shard)));
+        }
+    }
+    Ok(cursor)
+}
+
+fn time(time: Option<prost_types::Timestamp>, field: &str) -> Result<Option<Timestamp>, Status> {
+    let refused = || refuse(Code::BadQuery, format!("filter.{field} is not a time within years 1 to 9999"));
+    let read = |time: prost_types::Timestamp| {
+        convert::to_milliseconds(&time).and_then(|ms| Timestamp::from_millisecond(ms).ok()).ok_or_else(refused)
+    };
+    time.map(read).transpose()
+}

@@ -1,0 +1,114 @@
+//! Which dead letters a request names.
+
+use std::collections::{BTreeMap, btree_map::Entry};
+
+use tonic::Status;
+use weft_index::history::{DeadLetter, status::DeadLetterStatus};
+use weft_nats::catalog::keys::Grant;
+use weft_proto::v1;
+
+use super::{
+    dead_letters::{filter_of, limited, parse_id, sees},
+    state::Log,
+};
+use crate::error::{Code, of_history, refuse};
+
+/// The most dead letters of one request: what is held in memory while it is followed, some 20 MB.
+pub(super) const SELECTED_MAX: usize = 100_000;
+/// Dead letters of one look into the history.
+pub(super) const PAGE: usize = 1_000;
+
+/// Which dead letters a request names.
+#[derive(Debug, PartialEq)]
+pub(super) enum Selection {
+    Ids(Vec<String>),
+    Filter(v1::DeadLetterFilter),
+}
+
+impl Selection {
+    /// # Errors
+    ///
+    /// BAD_QUERY where it is none, or more than one of the three.
+    pub fn of(ids: Vec<String>, filter: Option<v1::DeadLetterFilter>, all: bool) -> Result<Self, Status> {
+        let selection = match (ids.is_empty(), filter, all) {
+            (false, None, false) => Self::Ids(ids),
+            (true, Some(filter), false) => Self::Filter(filter),
+            (true, None, true) => Self::Filter(v1::DeadLetterFilter::default()),
+            _ => return Err(refuse(Code::BadQuery, "give ids, or a filter, or all; exactly one of them")),
+        };
+        if let Self::Filter(filter) = &selection
+            && filter.statuses.iter().any(|status| status != DeadLetterStatus::Open.as_str())
+        {
+            return Err(refuse(Code::BadQuery, "filter.statuses: only open dead letters can be chosen; leave it out"));
+        }
+        Ok(selection)
+    }
+
+    /// The dead letters, sorted by shard and in the order of their events: a redriven lane goes in its order, too. Of ids also those that
+    /// are not open: their shard's owner says that they are not.
+    pub async fn select(self, log: &Log, grant: &Grant) -> Result<Vec<DeadLetter>, Status> {
+        let found = match self {
+            Self::Ids(ids) => by_id(log, grant, &ids).await?,
+            Self::Filter(filter) => by_filter(log, grant, filter).await?,
+        };
+        let mut selected = BTreeMap::new();
+        for dead_letter in found {
+            let place = &dead_letter.place;
+            if let Entry::Vacant(entry) = selected.entry((place.shard, place.seq, place.uid)) {
+                entry.insert(dead_letter);
+            }
+        }
+        Ok(selected.into_values().collect())
+    }
+}
+
+async fn by_id(log: &Log, grant: &Grant, ids: &[String]) -> Result<Vec<DeadLetter>, Status> {
+    check_count(ids.len())?;
+    let parsed = ids.iter().map(|id| parse_id(id)).collect::<Result<Vec<_>, _>>()?;
+    let found = log.history.find_dead_letters(parsed).await.map_err(of_history)?;
+    let unknown = |id: &String| refuse(Code::NotFound, format!("no dead letter {id} is kept; nothing was done"));
+    let seen = |found: Option<DeadLetter>| found.filter(|found| sees(grant, found));
+    found.into_iter().zip(ids).map(|(found, id)| seen(found).ok_or_else(|| unknown(id))).collect()
+}
+
+async fn by_filter(log: &Log, grant: &Grant, filter: v1::DeadLetterFilter) -> Result<Vec<DeadLetter>, Status> {
+    let filter = limited(grant, filter_of(filter)?);
+    let mut found = Vec::new();
+    let mut after = None;
+    loop {
+        let page = log.history.dead_letters(filter.clone(), after, PAGE).await.map_err(of_history)?;
+        found.extend(page.dead_letters);
+        check_count(found.len())?;
+        after = page.next;
+        if after.is_none() {
+            return Ok(found);
+        }
+    }
+}
+
+fn check_count(selected: usize) -> Result<(), Status> {
+    let problem = || format!("more than {SELECTED_MAX} dead letters are selected; take them in narrower parts");
+    if selected <= SELECTED_MAX { Ok(()) } else { Err(refuse(Code::BadQuery, problem())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_selects_in_one_way() {
+        let (ids, filter) = (vec!["a:b".to_owned()], Some(v1::DeadLetterFilter::default()));
+        assert_eq!(Selection::of(ids.clone(), None, false).unwrap(), Selection::Ids(ids.clone()));
+        assert_eq!(Selection::of(vec![], None, true).unwrap(), Selection::Filter(Default::default()));
+        let redriven = v1::DeadLetterFilter { statuses: vec!["redriven".into()], ..Default::default() };
+        for (ids, filter, all) in [
+            (vec![], None, false),
+            (ids.clone(), None, true),
+            (ids, filter.clone(), false),
+            (vec![], filter, true),
+            (vec![], Some(redriven), false),
+        ] {
+            assert!(Selection::of(ids, filter, all).is_err());
+        }
+    }
+}

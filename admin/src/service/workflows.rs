@@ -1,0 +1,319 @@
+//! `WorkflowService`: workflows and their lanes, and what operators make of them.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+use weft_index::history::{CommandItem, LaneFilter, LaneHistory};
+use weft_nats::{
+    catalog::{Matcher, keys::Grant},
+    direct,
+    event::{Event, StoredEvent},
+};
+use weft_proto::{
+    ids::{EventId, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
+    v1::{self, LaneAction, command::Action, workflow_service_server::WorkflowService},
+};
+
+use super::{
+    command::{COMMAND_PATIENCE, Call},
+    events::page_size,
+    page_token,
+    state::{Log, State},
+};
+use crate::{
+    auth, convert,
+    error::{Code, of_direct, of_history, of_key, refuse},
+};
+
+/// Bytes of the events of one page: gRPC clients take 4 MiB of message where they are not told otherwise.
+const PAGE_BYTES: usize = 3 * 1024 * 1024;
+/// Events of one look for a lane's head: most subscriptions take most of a workflow.
+const HEAD_LOOK: usize = 16;
+
+/// `WorkflowService` over the log and its history; orders go to COMMANDS.
+#[derive(Debug)]
+pub(super) struct Workflows {
+    state: Arc<State>,
+}
+
+impl Workflows {
+    pub fn new(state: Arc<State>) -> Self {
+        Self { state }
+    }
+
+    /// Tells a lane what to do, and waits until its shard's owner has done it.
+    async fn order(&self, grant: Grant, order: Order) -> Result<Response<v1::LaneResponse>, Status> {
+        let log = self.state.log()?;
+        let call = Call::new(&grant, &order.request_id, &order.reason)?;
+        let workflow = workflow_of(&order.workflow_id)?;
+        log.catch_up().await?;
+        let uid = subscription(log, &order.subscription).await?;
+        let is_same = |action: &Action| {
+            matches!(action, Action::Lane(lane) if lane.action() == order.action
+                && lane.workflow_id == order.workflow_id && lane.subscription == uid.to_vec())
+        };
+        let mut commands = call.stored(log, is_same).await?;
+        if commands.is_empty() {
+            check(log, &grant, &workflow).await?;
+            let (shard, wanted) = order.command(log, uid, &workflow).await?;
+            commands = call.command(log, vec![(shard, Action::Lane(wanted))]).await?;
+        }
+        let stored = commands.first().ok_or_else(|| refuse(Code::Internal, "the command is not in the history"))?;
+        let Some(Action::Lane(lane_order)) = &stored.command.action else {
+            return Err(refuse(Code::IdReused, "request_id was used for another call; use a new one"));
+        };
+        if !log.carried_out(stored, COMMAND_PATIENCE).await? {
+            let message = "the command is stored, and is carried out once a worker owns the workflow's shard; \
+                           call again under the same request_id to see";
+            return Err(refuse(Code::Starting, message));
+        }
+        let (shard, run) = (stored.shard, stored.run);
+        let item = CommandItem { shard, seq: StreamSeq(lane_order.sequence), uid, run };
+        if log.history.is_refused(item).await.map_err(of_history)? {
+            return Err(refuse(Code::Conflict, order.refusal()));
+        }
+        let event = EventId::from_slice(&lane_order.event_id);
+        let lane = match find(log, uid, &workflow).await? {
+            Some(lane) => Some(view(log, lane).await?),
+            None => None,
+        };
+        Ok(Response::new(v1::LaneResponse {
+            event_id: event.map(|event| event.to_string()).unwrap_or_default(),
+            lane,
+            request_id: call.request_id,
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl WorkflowService for Workflows {
+    async fn get_workflow(
+        &self,
+        request: Request<v1::GetWorkflowRequest>,
+    ) -> Result<Response<v1::GetWorkflowResponse>, Status> {
+        let log = self.state.log()?;
+        let grant = auth::grant(&request)?;
+        let asked = request.into_inner();
+        let workflow = workflow_of(&asked.workflow_id)?;
+        let after = page_token::decode_number(&asked.page_token)?;
+        let limit = page_size(asked.page_size, "page_size")?;
+        log.catch_up().await?;
+        let shard = log.layout.shard_of(&workflow);
+        let found = read(log, &workflow, StreamSeq(after + 1), limit).await?;
+        let next_page_token = match found.last() {
+            Some(last) if found.len() >= limit => page_token::encode_number(last.seq.0),
+            _ => String::new(),
+        };
+        let seen = found.into_iter().filter(|stored| grant.check(&stored.event.source, &workflow).is_ok());
+        let mut events = Vec::new();
+        for stored in seen {
+            let known = log.history.event(stored.event.id).await.map_err(of_history)?;
+            let status = known.filter(|known| known.shard == shard && known.seq == stored.seq);
+            events.push(v1::WorkflowEvent {
+                status: status.map_or("pending", |known| known.status.as_str()).to_owned(),
+                event: Some(convert::event(stored.event)),
+            });
+        }
+        if events.is_empty() && asked.page_token.is_empty() {
+            return Err(refuse(Code::NotFound, format!("no event of workflow {workflow} is kept")));
+        }
+        let filter = LaneFilter { workflow: Some(workflow.as_str().to_owned()), ..LaneFilter::default() };
+        let page = log.history.lanes(filter, None, usize::MAX).await.map_err(of_history)?;
+        let mut lanes = Vec::new();
+        for lane in page.lanes {
+            lanes.push(view(log, lane).await?);
+        }
+        let workflow_id = workflow.as_str().to_owned();
+        Ok(Response::new(v1::GetWorkflowResponse { workflow_id, events, lanes, next_page_token }))
+    }
+
+    async fn list_lanes(
+        &self,
+        request: Request<v1::ListLanesRequest>,
+    ) -> Result<Response<v1::ListLanesResponse>, Status> {
+        let log = self.state.log()?;
+        let grant = auth::grant(&request)?;
+        let asked = request.into_inner();
+        for state in &asked.states {
+            if !["open", "waiting", "blocked", "paused"].contains(&state.as_str()) {
+                return Err(refuse(
+                    Code::BadQuery,
+                    format!("states: {state:?} is not open, waiting, blocked or paused"),
+                ));
+            }
+        }
+        // Lanes have no source, so a key that is limited to some sees none.
+        auth::check_all_sources(&grant)?;
+        let given = |text: String| Some(text).filter(|text| !text.is_empty());
+        let filter = LaneFilter {
+            subscription: given(asked.subscription),
+            workflow: given(asked.workflow_id),
+            workflow_prefixes: grant.workflow_prefixes().to_vec(),
+            states: asked.states,
+        };
+        let after = page_token::decode_lane(&asked.page_token)?;
+        let limit = page_size(asked.page_size, "page_size")?;
+        log.catch_up().await?;
+        let page = log.history.lanes(filter, after, limit).await.map_err(of_history)?;
+        let mut lanes = Vec::with_capacity(page.lanes.len());
+        for lane in page.lanes {
+            lanes.push(view(log, lane).await?);
+        }
+        let next_page_token = page.next.map(page_token::encode_lane).unwrap_or_default();
+        Ok(Response::new(v1::ListLanesResponse { lanes, next_page_token }))
+    }
+
+    async fn retry_lane(&self, request: Request<v1::RetryLaneRequest>) -> Result<Response<v1::LaneResponse>, Status> {
+        let grant = auth::grant(&request)?;
+        let v1::RetryLaneRequest { subscription, workflow_id, event_id, reason, request_id } = request.into_inner();
+        let action = LaneAction::Retry;
+        self.order(grant, Order { action, subscription, workflow_id, event_id, reason, request_id }).await
+    }
+
+    async fn skip_lane(&self, request: Request<v1::SkipLaneRequest>) -> Result<Response<v1::LaneResponse>, Status> {
+        let grant = auth::grant(&request)?;
+        let v1::SkipLaneRequest { subscription, workflow_id, event_id, reason, request_id } = request.into_inner();
+        let action = LaneAction::Skip;
+        self.order(grant, Order { action, subscription, workflow_id, event_id, reason, request_id }).await
+    }
+
+    async fn pause_lane(&self, request: Request<v1::PauseLaneRequest>) -> Result<Response<v1::LaneResponse>, Status> {
+        let grant = auth::grant(&request)?;
+        let v1::PauseLaneRequest { subscription, workflow_id, reason, request_id } = request.into_inner();
+        let (action, event_id) = (LaneAction::Pause, String::new());
+        self.order(grant, Order { action, subscription, workflow_id, event_id, reason, request_id }).await
+    }
+
+    async fn resume_lane(&self, request: Request<v1::ResumeLaneRequest>) -> Result<Response<v1::LaneResponse>, Status> {
+        let grant = auth::grant(&request)?;
+        let v1::ResumeLaneRequest { subscription, workflow_id, reason, request_id } = request.into_inner();
+        let (action, event_id) = (LaneAction::Resume, String::new());
+        self.order(grant, Order { action, subscription, workflow_id, event_id, reason, request_id }).await
+    }
+}
+
+/// What a lane is told.
+struct Order {
+    action: LaneAction,
+    subscription: String,
+    workflow_id: String,
+    event_id: String,
+    reason: String,
+    request_id: String,
+}
+
+impl Order {
+    /// The command, with the head that it is about.
+    async fn command(
+        &self,
+        log: &Log,
+        uid: SubscriptionUid,
+        workflow: &WorkflowId,
+    ) -> Result<(ShardId, v1::LaneOrder), Status> {
+        let mut order = v1::LaneOrder {
+            subscription: uid.to_vec(),
+            subscription_name: self.subscription.clone(),
+            workflow_id: self.workflow_id.clone(),
+            action: self.action.into(),
+            ..Default::default()
+        };
+        if matches!(self.action, LaneAction::Retry | LaneAction::Skip) {
+            let unsettled = find(log, uid, workflow).await?.filter(|lane| lane.lane.next <= lane.lane.last);
+            let lane = unsettled.ok_or_else(|| {
+                let Self { subscription, workflow_id, .. } = self;
+                refuse(Code::NotFound, format!("nothing of workflow {workflow_id} is unsettled for {subscription}"))
+            })?;
+            let head = head(log, &lane).await?.ok_or_else(|| refuse(Code::Conflict, self.refusal()))?;
+            if !self.event_id.is_empty() && self.event_id != head.event.id.to_string() {
+                return Err(refuse(Code::Conflict, format!("the head is {}, not {}", head.event.id, self.event_id)));
+            }
+            order.next = lane.lane.next;
+            order.sequence = head.seq.0;
+            order.event_id = head.event.id.to_vec();
+        }
+        Ok((log.layout.shard_of(workflow), order))
+    }
+
+    /// Why its shard's owner has not taken it.
+    fn refusal(&self) -> &'static str {
+        match self.action {
+            LaneAction::Retry => "the head has been settled meanwhile, or is being attempted",
+            LaneAction::Skip => "the head has been settled meanwhile",
+            LaneAction::Pause => "the lane is paused already, or its subscription is gone",
+            LaneAction::Resume | LaneAction::Unspecified => "the lane is not paused",
+        }
+    }
+}
+
+fn workflow_of(text: &str) -> Result<WorkflowId, Status> {
+    WorkflowId::new(text).map_err(|problem| refuse(Code::InvalidWorkflow, format!("workflow_id: {problem}")))
+}
+
+/// Refuses whoever may not touch a workflow. Its events tell which source they are of, so a key that is limited to some
+/// sources may touch none as a whole.
+async fn check(log: &Log, grant: &Grant, workflow: &WorkflowId) -> Result<(), Status> {
+    let (stream, subject) =
+        (log.layout.events_stream(log.layout.shard_of(workflow)), log.layout.event_subject(workflow));
+    let newest = direct::last_by_subject(&log.connection, &stream, &subject).await.map_err(of_direct)?;
+    let event = newest.and_then(|message| Event::decode(log.layout, &message).ok());
+    let source = event.map(|event| event.source).unwrap_or_default();
+    grant.check(&source, workflow).map_err(of_key)
+}
+
+/// The subscription of a name.
+async fn subscription(log: &Log, name: &str) -> Result<SubscriptionUid, Status> {
+    let snapshot = log.snapshot().await?;
+    let found = snapshot.subscriptions.get(name).and_then(|found| SubscriptionUid::from_slice(&found.value.uid));
+    found.ok_or_else(|| refuse(Code::NotFound, format!("no subscription {name}")))
+}
+
+/// A lane with something unsettled, or paused.
+async fn find(log: &Log, uid: SubscriptionUid, workflow: &WorkflowId) -> Result<Option<LaneHistory>, Status> {
+    let filter = LaneFilter { workflow: Some(workflow.as_str().to_owned()), ..LaneFilter::default() };
+    let page = log.history.lanes(filter, None, usize::MAX).await.map_err(of_history)?;
+    Ok(page.lanes.into_iter().find(|lane| lane.uid == uid))
+}
+
+/// Events of a workflow from a place on.
+async fn read(log: &Log, workflow: &WorkflowId, from: StreamSeq, limit: usize) -> Result<Vec<StoredEvent>, Status> {
+    let stream = log.layout.events_stream(log.layout.shard_of(workflow));
+    let subject = log.layout.event_subject(workflow);
+    let messages =
+        direct::range(&log.connection, &stream, from, &subject, limit, PAGE_BYTES).await.map_err(of_direct)?;
+    let events = messages.into_iter().filter_map(|message| {
+        let event = Event::decode(log.layout, &message).ok()?;
+        Some(StoredEvent { seq: message.seq, stored_at: message.stored_at, event })
+    });
+    Ok(events.collect())
+}
+
+/// The oldest unsettled event of a lane: of its workflow's from `next` on the first that its subscription takes.
+async fn head(log: &Log, lane: &LaneHistory) -> Result<Option<StoredEvent>, Status> {
+    let snapshot = log.snapshot().await?;
+    let subscription = snapshot.subscriptions.get(&lane.subscription);
+    let matcher = subscription.and_then(|subscription| Matcher::new(&subscription.value, lane.shard));
+    let mut from = StreamSeq(lane.lane.next);
+    while from.0 <= lane.lane.last {
+        let events = read(log, &lane.workflow, from, HEAD_LOOK).await?;
+        let Some(last) = events.last().map(|last| last.seq) else { return Ok(None) };
+        let taken = |event: &StoredEvent| matcher.as_ref().is_none_or(|matcher| matcher.takes(event));
+        if let Some(head) = events.into_iter().find(taken) {
+            return Ok(Some(head).filter(|head| head.seq.0 <= lane.lane.last));
+        }
+        from = last.next();
+    }
+    Ok(None)
+}
+
+async fn view(log: &Log, lane: LaneHistory) -> Result<v1::WorkflowLane, Status> {
+    let head = head(log, &lane).await?;
+    Ok(v1::WorkflowLane {
+        state: lane.state().to_owned(),
+        subscription: lane.subscription,
+        workflow_id: lane.workflow.as_str().to_owned(),
+        head_event_id: head.map(|head| head.event.id.to_string()).unwrap_or_default(),
+        attempts: lane.lane.attempts,
+        next_attempt_at: convert::milliseconds(lane.lane.next_attempt_at_ms),
+        first_failed_at: convert::milliseconds(lane.lane.first_failed_at_ms),
+    })
+}

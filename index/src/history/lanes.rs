@@ -1,0 +1,141 @@
+//! Reading: lanes with something unsettled, and those that an operator has paused.
+
+use weft_nats::subject::Layout;
+use weft_proto::{
+    ids::{ShardId, SubscriptionUid, WorkflowId},
+    v1,
+};
+
+use super::{
+    names::Subscriptions,
+    tables::{UID_MIN, Uid, View, decode, get},
+};
+
+/// The most rows that one page looks at, so that a filter that takes little costs a bounded time.
+const ROWS_MAX: usize = 10_000;
+
+/// A lane.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LaneHistory {
+    /// The subscription.
+    pub uid: SubscriptionUid,
+    /// Its name.
+    pub subscription: String,
+    /// The workflow.
+    pub workflow: WorkflowId,
+    /// The workflow's shard.
+    pub shard: ShardId,
+    /// What its shard's owner says of it.
+    pub lane: v1::Lane,
+}
+
+impl LaneHistory {
+    /// As the contract writes it.
+    pub fn state(&self) -> &'static str {
+        if self.lane.paused {
+            "paused"
+        } else if self.lane.state() == v1::LaneState::Blocked {
+            "blocked"
+        } else if self.lane.next_attempt_at_ms > 0 {
+            "waiting"
+        } else {
+            "open"
+        }
+    }
+}
+
+/// Which lanes are wanted. The default wants all.
+#[derive(Debug, Clone, Default)]
+pub struct LaneFilter {
+    /// Only this subscription's, by name.
+    pub subscription: Option<String>,
+    /// Only of this workflow.
+    pub workflow: Option<String>,
+    /// Only of workflows whose id begins with one of these; empty: of all.
+    pub workflow_prefixes: Vec<String>,
+    /// Only in these states; empty: in all.
+    pub states: Vec<String>,
+}
+
+impl LaneFilter {
+    fn takes(&self, lane: &LaneHistory) -> bool {
+        self.subscription.as_ref().is_none_or(|name| *name == lane.subscription)
+            && (self.workflow_prefixes.is_empty()
+                || self.workflow_prefixes.iter().any(|prefix| lane.workflow.as_str().starts_with(prefix)))
+            && (self.states.is_empty() || self.states.iter().any(|state| state == lane.state()))
+    }
+}
+
+/// Behind which lane a page goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneCursor {
+    /// Its workflow.
+    pub workflow: String,
+    /// Its subscription.
+    pub uid: SubscriptionUid,
+}
+
+/// Some lanes, and where to go on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LanePage {
+    /// By workflow, then by subscription.
+    pub lanes: Vec<LaneHistory>,
+    /// `None` at the end. The filter may take none of what follows.
+    pub next: Option<LaneCursor>,
+}
+
+/// A page behind `after`.
+pub(super) fn page(
+    view: &View,
+    subscriptions: &Subscriptions,
+    layout: Layout,
+    filter: &LaneFilter,
+    after: Option<LaneCursor>,
+    limit: usize,
+) -> Result<LanePage, redb::Error> {
+    let first = filter.workflow.clone().unwrap_or_default();
+    let (workflow, uid) = match &after {
+        Some(after) => (after.workflow.as_str(), *after.uid.as_bytes()),
+        None => (first.as_str(), UID_MIN),
+    };
+    let mut page = LanePage { lanes: Vec::new(), next: None };
+    let mut last = None;
+    for (looked_at, row) in view.lanes.range((workflow, &uid)..)?.enumerate() {
+        if page.lanes.len() >= limit.max(1) || looked_at >= ROWS_MAX {
+            page.next = last;
+            break;
+        }
+        let (key, value) = row?;
+        let (workflow, uid) = key.value();
+        if filter.workflow.as_ref().is_some_and(|wanted| wanted != workflow) {
+            break;
+        }
+        let cursor = LaneCursor { workflow: workflow.to_owned(), uid: SubscriptionUid::from_bytes(*uid) };
+        if after.as_ref() == Some(&cursor) {
+            continue;
+        }
+        last = Some(cursor);
+        let lane = read(view, subscriptions, layout, workflow, uid, decode(value.value())?)?;
+        page.lanes.extend(lane.filter(|lane| filter.takes(lane)));
+    }
+    Ok(page)
+}
+
+/// The lane; `None` where its subscription is deleted.
+fn read(
+    view: &View,
+    subscriptions: &Subscriptions,
+    layout: Layout,
+    workflow: &str,
+    uid: &Uid,
+    lane: v1::Lane,
+) -> Result<Option<LaneHistory>, redb::Error> {
+    let Ok(workflow) = WorkflowId::new(workflow) else { return Ok(None) };
+    let shard = layout.shard_of(&workflow);
+    let state: Option<v1::SubscriptionState> = get(&view.subscriptions, (shard.0, uid))?;
+    if state.is_some_and(|state| state.closed) {
+        return Ok(None);
+    }
+    let subscription = subscriptions.name(view, uid)?;
+    Ok(Some(LaneHistory { uid: SubscriptionUid::from_bytes(*uid), subscription, workflow, shard, lane }))
+}
