@@ -8,7 +8,7 @@ use crate::{
     bench,
     command::{
         catalog::{apply, key, source, subscription},
-        dlq, event, listen, rejected, sign,
+        dlq, event, listen, rejected, replay, sign, workflow,
     },
     config::Config,
     demo,
@@ -44,12 +44,18 @@ pub enum Command {
     Admin(RunArgs),
     /// Start a mesh, send signed traffic with failures, and show the proof
     Demo(demo::DemoArgs),
-    /// Send, get and tail events
+    /// Send, get, tail and replay events
     #[command(subcommand)]
     Event(event::EventCommand),
-    /// List, get and redrive dead letters
+    /// Show workflows and their lanes; retry, skip, pause and resume lanes
+    #[command(subcommand)]
+    Workflow(workflow::WorkflowCommand),
+    /// List, get, redrive, resolve, discard and count dead letters
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    /// Deliver settled events once more, and see how it goes
+    #[command(subcommand)]
+    Replay(replay::ReplayCommand),
     /// Make, show, change and remove sources
     #[command(subcommand)]
     Source(source::SourceCommand),
@@ -119,7 +125,9 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Admin(args) => role::run(Role::Admin, load(&args)?).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Event(command) => event::run(command).await,
+        Command::Workflow(command) => workflow::run(command).await,
         Command::Dlq(command) => dlq::run(command).await,
+        Command::Replay(command) => replay::run(command).await,
         Command::Source(command) => source::run(command).await,
         Command::Subscription(command) => subscription::run(command).await,
         Command::Key(command) => key::run(command).await,

@@ -3,7 +3,10 @@
 //! ordered reader → match ([`matching`]) → lanes ([`lane`], pure) → destination ([`destination`]) → commit on OUTCOMES →
 //! ledger ([`ledger`]). The driver ([`driver`]) is the only place that waits. Between this crate and the gateways only
 //! the log passes.
+//!
+//! A program may embed it, with code of its own to deliver to: [`Worker::builder`].
 
+pub mod builder;
 pub mod destination;
 pub mod driver;
 pub mod lane;
@@ -15,5 +18,6 @@ pub mod options;
 pub mod ownership;
 pub mod service;
 
+pub use builder::WorkerBuilder;
 pub use options::WorkerOptions;
 pub use service::Worker;

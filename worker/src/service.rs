@@ -1,7 +1,7 @@
 //! The worker as a component: it owns shards, one driver each, until it is drained.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -17,7 +17,7 @@ use weft_nats::{
 use weft_proto::ids::ShardId;
 
 use crate::{
-    destination::Destinations,
+    destination::{Destination, Destinations},
     driver::{CheckpointPace, Context, Driver, DriverError},
     lane::Limits,
     ledger::{self, RecoveryError},
@@ -38,6 +38,7 @@ const STANDBY_PARTS: u32 = 4;
 pub struct Worker {
     options: WorkerOptions,
     checkpoint_commits: Option<u64>,
+    custom: HashMap<String, Arc<dyn Destination>>,
 }
 
 /// What ends a worker.
@@ -60,7 +61,18 @@ pub enum RunError {
 impl Worker {
     /// A worker with these options.
     pub fn new(options: WorkerOptions) -> Self {
-        Self { options, checkpoint_commits: None }
+        Self { options, checkpoint_commits: None, custom: HashMap::new() }
+    }
+
+    /// Delivers by this code what goes to the custom destination of this name.
+    #[must_use]
+    pub fn destination(mut self, name: impl Into<String>, destination: Arc<dyn Destination>) -> Self {
+        self.custom.insert(name.into(), destination);
+        self
+    }
+
+    pub(crate) fn with_options(self, options: WorkerOptions) -> Self {
+        Self { options, ..self }
     }
 
     /// Writes a checkpoint of each shard after so many commits instead of the usual 10,000: a take-over then reads less, and
@@ -106,7 +118,9 @@ impl Worker {
         let _end = end.clone().drop_guard();
         let context = Context {
             catalog: catalog.watch(end),
-            destinations: Arc::new(Destinations::new(self.options.allow_networks.clone())),
+            destinations: Arc::new(
+                Destinations::new(self.options.allow_networks.clone()).with_custom(self.custom.clone()),
+            ),
             limits: self.limits(layout),
             checkpoints: self.checkpoints(&spec),
             connection: connection.clone(),

@@ -39,6 +39,7 @@ use weft_proto::{
         self, OutcomeKind, catalog_service_client::CatalogServiceClient,
         dead_letter_service_client::DeadLetterServiceClient, event_service_client::EventServiceClient,
         outcome_record::Record, rejected_service_client::RejectedServiceClient,
+        replay_service_client::ReplayServiceClient, workflow_service_client::WorkflowServiceClient,
     },
 };
 
@@ -151,6 +152,14 @@ impl Running {
 }
 
 impl Running {
+    pub fn workflows(&self) -> WorkflowServiceClient<Client> {
+        WorkflowServiceClient::with_interceptor(self.channel(), bearer(TOKEN))
+    }
+
+    pub fn replays(&self) -> ReplayServiceClient<Client> {
+        ReplayServiceClient::with_interceptor(self.channel(), bearer(TOKEN))
+    }
+
     pub fn rejected(&self) -> RejectedServiceClient<Client> {
         RejectedServiceClient::with_interceptor(self.channel(), bearer(TOKEN))
     }

@@ -169,12 +169,14 @@ impl Entry for Subscription {
     fn secrets(&self) -> Option<&Vec<String>> {
         match self.destination.as_ref()?.kind.as_ref()? {
             destination::Kind::Http(http) => Some(&http.secrets),
+            destination::Kind::Custom(_) => None,
         }
     }
 
     fn secrets_mut(&mut self) -> Option<&mut Vec<String>> {
         match self.destination.as_mut()?.kind.as_mut()? {
             destination::Kind::Http(http) => Some(&mut http.secrets),
+            destination::Kind::Custom(_) => None,
         }
     }
 

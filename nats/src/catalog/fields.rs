@@ -145,6 +145,10 @@ pub(super) fn of_subscription(subscription: &Subscription) -> Vec<Field> {
             fields.put("destination.secrets", http.secrets.len());
             fields.put("destination.format", "envelope");
         }
+        Some(destination::Kind::Custom(custom)) => {
+            fields.put("destination.type", "custom");
+            fields.put("destination.name", custom.name.as_str());
+        }
         None => {}
     }
     fields.put("timeout", span(subscription.timeout_ms));

@@ -104,6 +104,9 @@ pub fn validate_subscription(subscription: &Subscription) -> Result<(), String> 
                 .try_for_each(|secret| secrets::check_signing(secret))
                 .map_err(|problem| format!("destination: secret {problem}"))
         }
+        Some(destination::Kind::Custom(custom)) => {
+            check_name(&custom.name).map_err(|problem| format!("destination: {problem}"))
+        }
         None => Err("destination is missing: say where deliveries go".into()),
     }
 }

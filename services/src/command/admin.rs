@@ -15,6 +15,7 @@ use weft_nats::options::Secret;
 use weft_proto::v1::{
     catalog_service_client::CatalogServiceClient, dead_letter_service_client::DeadLetterServiceClient,
     event_service_client::EventServiceClient, rejected_service_client::RejectedServiceClient,
+    replay_service_client::ReplayServiceClient, workflow_service_client::WorkflowServiceClient,
 };
 
 use crate::{
@@ -116,6 +117,16 @@ impl AdminClient {
     /// The catalog service.
     pub fn catalog(&self) -> CatalogServiceClient<Channel> {
         CatalogServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// The workflow service.
+    pub fn workflows(&self) -> WorkflowServiceClient<Channel> {
+        WorkflowServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// The replay service.
+    pub fn replays(&self) -> ReplayServiceClient<Channel> {
+        ReplayServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// A request with the token.

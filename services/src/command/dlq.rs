@@ -1,4 +1,4 @@
-//! `weft dlq list | get | redrive`.
+//! `weft dlq list | get | redrive | resolve | discard | stats`.
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -25,6 +25,12 @@ pub enum DlqCommand {
     Get(GetArgs),
     /// Deliver dead letters again
     Redrive(RedriveArgs),
+    /// Declare dead letters done: their receivers have what they need
+    Resolve(RedriveArgs),
+    /// Give dead letters up; nothing is erased
+    Discard(RedriveArgs),
+    /// Count dead letters by subscription, reason and status
+    Stats(StatsArgs),
 }
 
 /// `weft dlq list`.
@@ -57,7 +63,19 @@ pub struct GetArgs {
     output: Option<Format>,
 }
 
-/// `weft dlq redrive`.
+/// `weft dlq stats`.
+#[derive(Debug, clap::Args)]
+pub struct StatsArgs {
+    #[command(flatten)]
+    filter: DeadLetterFilterArgs,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How to print [default: table on a terminal, jsonl in a pipe]
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+/// `weft dlq redrive | resolve | discard`.
 #[derive(Debug, clap::Args)]
 pub struct RedriveArgs {
     /// The dead letter: its subscription, a colon, its event's id
@@ -94,6 +112,9 @@ pub async fn run(command: DlqCommand) -> Result<(), Failure> {
         DlqCommand::List(args) => list(args).await,
         DlqCommand::Get(args) => get(args).await,
         DlqCommand::Redrive(args) => redrive(args).await,
+        DlqCommand::Resolve(args) => close(args, Closing::Resolve).await,
+        DlqCommand::Discard(args) => close(args, Closing::Discard).await,
+        DlqCommand::Stats(args) => stats(args).await,
     }
 }
 
@@ -226,4 +247,93 @@ async fn carry_out(admin: &AdminClient, request: RedriveDeadLettersRequest) -> R
     }
     bar.finish_and_clear();
     Ok(result)
+}
+
+/// How dead letters end that are not redriven.
+#[derive(Debug, Clone, Copy)]
+enum Closing {
+    Resolve,
+    Discard,
+}
+
+impl Closing {
+    const fn verb(self) -> &'static str {
+        match self {
+            Self::Resolve => "resolve",
+            Self::Discard => "discard",
+        }
+    }
+}
+
+/// What closing them came to.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Closed {
+    request_id: String,
+    dry_run: bool,
+    selected: u32,
+    closed: u32,
+    not_applicable: u32,
+    pending: u32,
+}
+
+async fn close(args: RedriveArgs, closing: Closing) -> Result<(), Failure> {
+    let verb = closing.verb();
+    let chosen = [!args.ids.is_empty(), !args.filter.is_empty(), args.all].into_iter().filter(|chosen| *chosen).count();
+    if chosen != 1 {
+        let problem = format!("say what to {verb}: ids, filters such as --subscription, or --all; one of the three");
+        return Err(Failure::Usage(problem));
+    }
+    let by_id = !args.ids.is_empty();
+    let admin = args.admin.connect().await?;
+    let request = v1::ResolveDeadLettersRequest {
+        ids: args.ids,
+        filter: (!args.filter.is_empty()).then(|| args.filter.into_filter(Vec::new())),
+        all: args.all,
+        reason: args.reason,
+        request_id: Uuid::now_v7().to_string(),
+        dry_run: args.dry_run,
+    };
+    if !args.dry_run && !args.yes && !by_id && prompt::is_attended() {
+        let dry_run = v1::ResolveDeadLettersRequest { dry_run: true, ..request.clone() };
+        let planned = ask_close(&admin, dry_run, closing).await?;
+        if !prompt::confirmed(&format!("{verb} {} dead letters?", planned.selected))? {
+            return Err(Failure::Failed("nothing was done".into()));
+        }
+    }
+    let closed = ask_close(&admin, request, closing).await?;
+    output::one(Format::or_default(args.output), &closed, || match &closed {
+        Closed { dry_run: true, selected, .. } => format!("would {verb} {selected}"),
+        Closed { selected, closed, not_applicable, pending, .. } => {
+            format!("{verb} {selected}: {closed} done, {not_applicable} not applicable, {pending} pending")
+        }
+    })
+}
+
+async fn ask_close(
+    admin: &AdminClient,
+    request: v1::ResolveDeadLettersRequest,
+    closing: Closing,
+) -> Result<Closed, Failure> {
+    let dry_run = request.dry_run;
+    let answer = match closing {
+        Closing::Resolve => admin.dead_letters().resolve_dead_letters(admin.request(request)).await,
+        Closing::Discard => {
+            let v1::ResolveDeadLettersRequest { ids, filter, all, reason, request_id, dry_run } = request;
+            let request = v1::DiscardDeadLettersRequest { ids, filter, all, reason, request_id, dry_run };
+            admin.dead_letters().discard_dead_letters(admin.request(request)).await
+        }
+    };
+    let answer = answer.map_err(|status| admin.failure(&status))?.into_inner();
+    let v1::CloseDeadLettersResponse { selected, closed, not_applicable, pending, request_id } = answer;
+    Ok(Closed { request_id, dry_run, selected, closed, not_applicable, pending })
+}
+
+async fn stats(args: StatsArgs) -> Result<(), Failure> {
+    let admin = args.admin.connect().await?;
+    let request = v1::DeadLetterStatsRequest { filter: Some(args.filter.into_filter(Vec::new())) };
+    let answer = admin.dead_letters().dead_letter_stats(admin.request(request)).await;
+    let answer = answer.map_err(|status| admin.failure(&status))?.into_inner();
+    let rows: Vec<_> = answer.counts.into_iter().map(view::DeadLetterCount::from).collect();
+    output::list(Format::or_default(args.output), &rows)
 }

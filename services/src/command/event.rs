@@ -1,4 +1,4 @@
-//! `weft event send | get | tail`.
+//! `weft event send | get | tail | replay`.
 
 use tonic::Code;
 use weft_proto::v1::{self, TailEventsRequest};
@@ -6,6 +6,7 @@ use weft_proto::v1::{self, TailEventsRequest};
 use super::{
     admin::{AdminArgs, AdminClient},
     output::{self, Format},
+    replay,
     select::{EventFilterArgs, Since, parse_since},
     view,
 };
@@ -22,6 +23,8 @@ pub enum EventCommand {
     Get(GetArgs),
     /// Show events as they are accepted
     Tail(TailArgs),
+    /// Deliver settled events once more, as `weft replay start`
+    Replay(replay::StartArgs),
 }
 
 /// `weft event get`.
@@ -67,6 +70,7 @@ pub async fn run(command: EventCommand) -> Result<(), Failure> {
         EventCommand::Send(args) => send::run(args).await,
         EventCommand::Get(args) => get(args).await,
         EventCommand::Tail(args) => tail(args).await,
+        EventCommand::Replay(args) => replay::start(args).await,
     }
 }
 

@@ -8,9 +8,11 @@ pub mod listen;
 pub mod output;
 pub mod prompt;
 pub mod rejected;
+pub mod replay;
 pub mod select;
 pub mod sign;
 pub mod view;
+pub mod workflow;
 
 use std::{fs, io::Read as _};
 

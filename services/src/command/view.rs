@@ -9,6 +9,10 @@ use weft_proto::v1;
 
 use super::output::Row;
 
+mod orders;
+
+pub use orders::{DeadLetterCount, Lane, Ordered, Plan, Replay, Workflow};
+
 /// A time, to the millisecond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub struct Time(pub Timestamp);
@@ -125,6 +129,7 @@ struct Attempt {
     status: Option<u32>,
     error: Option<String>,
     response: Option<String>,
+    next_attempt_at: Option<Time>,
 }
 
 impl From<v1::Delivery> for Delivery {
@@ -147,6 +152,7 @@ impl From<v1::DeliveryAttempt> for Attempt {
             number: attempt.number,
             started_at: Time::of(attempt.started_at.as_ref()),
             ended_at: Time::of(attempt.ended_at.as_ref()),
+            next_attempt_at: Time::of(attempt.next_attempt_at.as_ref()),
             outcome: attempt.outcome,
             status: (attempt.status != 0).then_some(attempt.status),
             error: (!attempt.error.is_empty()).then_some(attempt.error),

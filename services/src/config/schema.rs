@@ -140,8 +140,14 @@ const SUBSCRIPTION: &[Key] = &[
     key("rate", Later),
 ];
 
-const DESTINATION: &[Key] =
-    &[key("type", Text), key("url", Text), key("secret", Text), key("secrets", List), key("format", Text)];
+const DESTINATION: &[Key] = &[
+    key("type", Text),
+    key("name", Text),
+    key("url", Text),
+    key("secret", Text),
+    key("secrets", List),
+    key("format", Text),
+];
 
 const RETRY: &[Key] = &[
     key("max_retries", Integer),

@@ -4,13 +4,13 @@ use serde::Deserialize;
 use weft_nats::options::{SecretRef, Span};
 use weft_proto::{
     ids::EventId,
-    v1::{Destination, HttpDestination, HttpFormat, OnExhausted, Retry, Subscription, destination},
+    v1::{CustomDestination, Destination, HttpDestination, HttpFormat, OnExhausted, Retry, Subscription, destination},
 };
 
 use super::{DesiredSubscription, KeyPath, Problem, Secrets, Start, source::millis};
 
 /// Kinds of destinations of the format that later versions bring.
-const DESTINATIONS_LATER: [&str; 4] = ["grpc", "nats", "postgres", "custom"];
+const DESTINATIONS_LATER: [&str; 3] = ["grpc", "nats", "postgres"];
 /// Formats of a delivery that later versions bring.
 const FORMATS_LATER: [&str; 2] = ["cloudevents", "raw"];
 
@@ -61,6 +61,8 @@ fn start() -> String {
 #[derive(Debug, Deserialize)]
 struct DestinationForm {
     r#type: String,
+    #[serde(default)]
+    name: String,
     #[serde(default)]
     url: String,
     secret: Option<SecretRef>,
@@ -157,8 +159,11 @@ impl DestinationForm {
             let problem = format!("type {:?} is not supported by this version; use \"http\"", self.r#type);
             return Err((path.key("type"), problem));
         }
+        if self.r#type == "custom" {
+            return Ok(Destination { kind: Some(destination::Kind::Custom(CustomDestination { name: self.name })) });
+        }
         if self.r#type != "http" {
-            return Err((path.key("type"), format!("unknown type {:?}; known: http", self.r#type)));
+            return Err((path.key("type"), format!("unknown type {:?}; known: http, custom", self.r#type)));
         }
         if FORMATS_LATER.contains(&self.format.as_str()) {
             let problem = format!("format {:?} is not supported by this version; use \"envelope\"", self.format);

@@ -2,7 +2,7 @@
 //!
 //! A [`Destination`] takes events of one lane, in order, and says how many of them, counted from the first, it has taken,
 //! and why it did not take the next. [`Destinations`] holds the one of each subscription and makes single deliveries of
-//! it. The only kind so far is HTTP.
+//! it: HTTP, or code of the program that embeds the worker.
 
 use std::{
     collections::HashMap,
@@ -106,6 +106,12 @@ pub enum InvalidDestination {
     /// It has none, or one of a later version.
     #[error("destination is missing, or of a kind that this version does not know; give it one of type http")]
     Kind,
+    /// It goes to code that this process does not have.
+    #[error("destination: this worker has no code named {name:?}; start one that has")]
+    Custom {
+        /// As configured.
+        name: String,
+    },
     /// Its URL leads nowhere.
     #[error("destination: url {url:?} is not of the form https://host/path")]
     Url {
@@ -127,13 +133,20 @@ pub enum InvalidDestination {
 #[derive(Debug)]
 pub struct Destinations {
     allow_networks: Arc<[IpNet]>,
+    custom: HashMap<String, Arc<dyn Destination>>,
     by_subscription: RwLock<HashMap<SubscriptionUid, Arc<dyn Destination>>>,
 }
 
 impl Destinations {
     /// None yet. `allow_networks`: private networks that may be reached.
     pub fn new(allow_networks: Vec<IpNet>) -> Self {
-        Self { allow_networks: allow_networks.into(), by_subscription: RwLock::default() }
+        Self { allow_networks: allow_networks.into(), custom: HashMap::new(), by_subscription: RwLock::default() }
+    }
+
+    /// With code of the process to deliver to, by name.
+    #[must_use]
+    pub fn with_custom(self, custom: HashMap<String, Arc<dyn Destination>>) -> Self {
+        Self { custom, ..self }
     }
 
     /// Makes the destination of a subscription, or makes it anew.
@@ -169,6 +182,10 @@ impl Destinations {
                 let concurrency = subscription.concurrency.max(1) as usize;
                 let allow_networks = Arc::clone(&self.allow_networks);
                 Ok(Arc::new(http::HttpDestination::new(http, concurrency, allow_networks)?))
+            }
+            Some(v1::destination::Kind::Custom(custom)) => {
+                let unknown = || InvalidDestination::Custom { name: custom.name.clone() };
+                self.custom.get(&custom.name).cloned().ok_or_else(unknown)
             }
             None => Err(InvalidDestination::Kind),
         }
@@ -225,6 +242,11 @@ impl Failure {
 }
 
 impl Taken {
+    /// So many were taken: all.
+    pub fn all(count: usize) -> Self {
+        Self { count, failure: None, status: 0, response: Bytes::new() }
+    }
+
     /// None was taken.
     pub fn failed(failure: Failure) -> Self {
         Self { count: 0, failure: Some(failure), status: 0, response: Bytes::new() }

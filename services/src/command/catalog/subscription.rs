@@ -275,7 +275,9 @@ fn overlay(value: &mut v1::Subscription, flags: FlagArgs) -> Result<(), Failure>
     if let Some(url) = url {
         match value.destination.as_mut().and_then(|destination| destination.kind.as_mut()) {
             Some(destination::Kind::Http(http)) => http.url = url,
-            None => return Err(Failure::Usage("--url is of destinations of type http".into())),
+            Some(destination::Kind::Custom(_)) | None => {
+                return Err(Failure::Usage("--url is of destinations of type http".into()));
+            }
         }
     }
     if !secrets.is_empty() {

@@ -1,0 +1,251 @@
+//! `weft replay plan | start | list | get | pause | resume | cancel`, and `weft event replay`.
+
+use jiff::Timestamp;
+use uuid::Uuid;
+use weft_proto::v1;
+
+use super::{
+    admin::{AdminArgs, AdminClient},
+    output::{self, Format, Row as _},
+    prompt,
+    select::{EventFilterArgs, parse_moment, to_proto},
+    view,
+};
+use crate::exit::Failure;
+
+/// Replays of one page: the most that the service gives.
+const PAGE_SIZE: u32 = 100;
+
+/// The verbs.
+#[derive(Debug, clap::Subcommand)]
+pub enum ReplayCommand {
+    /// Show what a replay would deliver
+    Plan(PlanArgs),
+    /// Deliver settled events once more
+    Start(StartArgs),
+    /// List replays, newest first
+    List(ListArgs),
+    /// Show how a replay goes
+    Get(GetArgs),
+    /// Attempt nothing of a replay until it is resumed
+    Pause(OrderArgs),
+    /// Let a paused replay go on
+    Resume(OrderArgs),
+    /// End a replay: what has not been delivered is discarded
+    Cancel(OrderArgs),
+}
+
+/// Which events, and to whom.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct SelectionArgs {
+    /// The events' ids
+    #[arg(value_name = "EVENT")]
+    ids: Vec<String>,
+    #[command(flatten)]
+    filter: EventFilterArgs,
+    /// Accepted since: 1h, or 2026-11-21T02:00:00Z
+    #[arg(long, value_name = "AGE|TIME", value_parser = parse_moment)]
+    since: Option<Timestamp>,
+    /// Accepted before: 1h, or 2026-11-21T02:00:00Z
+    #[arg(long, value_name = "AGE|TIME", value_parser = parse_moment)]
+    until: Option<Timestamp>,
+    /// Everything that is kept
+    #[arg(long)]
+    all: bool,
+    /// To this subscription only [default: each that takes the event]
+    #[arg(long, value_name = "NAME")]
+    subscription: Option<String>,
+}
+
+impl SelectionArgs {
+    fn into_selection(self) -> Result<v1::ReplaySelection, Failure> {
+        let Self { ids, filter, since, until, all, subscription } = self;
+        let EventFilterArgs { workflow, event_type, source } = filter;
+        let filtered = [&workflow, &event_type, &source].into_iter().any(Option::is_some) || since.or(until).is_some();
+        if [!ids.is_empty(), filtered, all].into_iter().filter(|chosen| *chosen).count() != 1 {
+            let problem = "say what to replay: ids, filters such as --workflow, or --all; one of the three";
+            return Err(Failure::Usage(problem.into()));
+        }
+        let filter = filtered.then(|| v1::ReplayFilter {
+            workflow_id: workflow.unwrap_or_default(),
+            r#type: event_type.unwrap_or_default(),
+            source: source.unwrap_or_default(),
+            since: since.map(to_proto),
+            until: until.map(to_proto),
+        });
+        Ok(v1::ReplaySelection { event_ids: ids, filter, all, subscription: subscription.unwrap_or_default() })
+    }
+}
+
+/// `weft replay plan`.
+#[derive(Debug, clap::Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    selection: SelectionArgs,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How to print [default: table on a terminal, jsonl in a pipe]
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+/// `weft replay start`, `weft event replay`.
+#[derive(Debug, clap::Args)]
+pub struct StartArgs {
+    #[command(flatten)]
+    selection: SelectionArgs,
+    /// Only say what it would be
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", hide_default_value = true)]
+    reason: String,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How to print [default: table on a terminal, jsonl in a pipe]
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+/// `weft replay list`.
+#[derive(Debug, clap::Args)]
+pub struct ListArgs {
+    /// At most so many
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+    limit: usize,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How to print [default: table on a terminal, jsonl in a pipe]
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+/// `weft replay get`.
+#[derive(Debug, clap::Args)]
+pub struct GetArgs {
+    /// The replay's id
+    id: String,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How to print [default: table on a terminal, jsonl in a pipe]
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+/// `weft replay pause | resume | cancel`.
+#[derive(Debug, clap::Args)]
+pub struct OrderArgs {
+    /// The replay's id
+    id: String,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", hide_default_value = true)]
+    reason: String,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How to print [default: table on a terminal, jsonl in a pipe]
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+/// Carries out one verb.
+///
+/// # Errors
+///
+/// [`Failure`], with its exit code.
+pub async fn run(command: ReplayCommand) -> Result<(), Failure> {
+    match command {
+        ReplayCommand::Plan(args) => {
+            let selection = args.selection.into_selection()?;
+            plan(&args.admin.connect().await?, selection, args.output).await
+        }
+        ReplayCommand::Start(args) => start(args).await,
+        ReplayCommand::List(args) => list(args).await,
+        ReplayCommand::Get(args) => {
+            let admin = args.admin.connect().await?;
+            let request = admin.request(v1::GetReplayRequest { id: args.id });
+            let answer = admin.replays().get_replay(request).await.map_err(|status| admin.failure(&status))?;
+            print(answer.into_inner(), args.output)
+        }
+        ReplayCommand::Pause(OrderArgs { id, reason, admin, output }) => {
+            let admin = admin.connect().await?;
+            let request = v1::PauseReplayRequest { id, reason, request_id: Uuid::now_v7().to_string() };
+            let answer = admin.replays().pause_replay(admin.request(request)).await;
+            print(answer.map_err(|status| admin.failure(&status))?.into_inner(), output)
+        }
+        ReplayCommand::Resume(OrderArgs { id, reason, admin, output }) => {
+            let admin = admin.connect().await?;
+            let request = v1::ResumeReplayRequest { id, reason, request_id: Uuid::now_v7().to_string() };
+            let answer = admin.replays().resume_replay(admin.request(request)).await;
+            print(answer.map_err(|status| admin.failure(&status))?.into_inner(), output)
+        }
+        ReplayCommand::Cancel(OrderArgs { id, reason, admin, output }) => {
+            let admin = admin.connect().await?;
+            let request = v1::CancelReplayRequest { id, reason, request_id: Uuid::now_v7().to_string() };
+            let answer = admin.replays().cancel_replay(admin.request(request)).await;
+            print(answer.map_err(|status| admin.failure(&status))?.into_inner(), output)
+        }
+    }
+}
+
+/// `weft event replay` and `weft replay start`.
+///
+/// # Errors
+///
+/// [`Failure`], with its exit code.
+pub async fn start(args: StartArgs) -> Result<(), Failure> {
+    let by_id = !args.selection.ids.is_empty();
+    let selection = args.selection.into_selection()?;
+    let admin = args.admin.connect().await?;
+    if args.dry_run {
+        return plan(&admin, selection, args.output).await;
+    }
+    if !by_id && !args.yes && prompt::is_attended() {
+        let planned = ask_plan(&admin, selection.clone()).await?;
+        if !prompt::confirmed(&format!("replay {} deliveries?", planned.count))? {
+            return Err(Failure::Failed("nothing was replayed".into()));
+        }
+    }
+    let (selection, request_id) = (Some(selection), Uuid::now_v7().to_string());
+    let request = v1::StartReplayRequest { selection, reason: args.reason, request_id };
+    let answer = admin.replays().start_replay(admin.request(request)).await;
+    print(answer.map_err(|status| admin.failure(&status))?.into_inner(), args.output)
+}
+
+async fn ask_plan(admin: &AdminClient, selection: v1::ReplaySelection) -> Result<v1::PlanReplayResponse, Failure> {
+    let request = admin.request(v1::PlanReplayRequest { selection: Some(selection) });
+    let answer = admin.replays().plan_replay(request).await.map_err(|status| admin.failure(&status))?;
+    Ok(answer.into_inner())
+}
+
+async fn plan(admin: &AdminClient, selection: v1::ReplaySelection, output: Option<Format>) -> Result<(), Failure> {
+    let plan = view::Plan::from(ask_plan(admin, selection).await?);
+    output::one(Format::or_default(output), &plan, || plan.human())
+}
+
+async fn list(args: ListArgs) -> Result<(), Failure> {
+    let admin = args.admin.connect().await?;
+    let mut replays = Vec::new();
+    let mut page_token = String::new();
+    while replays.len() < args.limit {
+        let left = u32::try_from(args.limit - replays.len()).unwrap_or(u32::MAX);
+        let request = v1::ListReplaysRequest { page_size: left.min(PAGE_SIZE), page_token };
+        let answer = admin.replays().list_replays(admin.request(request)).await;
+        let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
+        replays.extend(page.replays.into_iter().map(view::Replay::from));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    output::list(Format::or_default(args.output), &replays)
+}
+
+fn print(replay: v1::Replay, output: Option<Format>) -> Result<(), Failure> {
+    let replay = view::Replay::from(replay);
+    output::one(Format::or_default(output), &replay, || {
+        output::table(view::Replay::HEADINGS, [replay.cells()]).to_string()
+    })
+}

@@ -1,0 +1,237 @@
+//! Lanes, workflows, replays and counts as the commands print them.
+
+use serde::Serialize;
+use weft_proto::v1;
+
+use super::{Event, Time, text_or_dash};
+use crate::command::output::{self, Row};
+
+fn given(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+/// A lane.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lane {
+    subscription: String,
+    workflow_id: String,
+    state: String,
+    head_event_id: Option<String>,
+    attempts: u32,
+    next_attempt_at: Option<Time>,
+    first_failed_at: Option<Time>,
+}
+
+impl From<v1::WorkflowLane> for Lane {
+    fn from(lane: v1::WorkflowLane) -> Self {
+        Self {
+            next_attempt_at: Time::of(lane.next_attempt_at.as_ref()),
+            first_failed_at: Time::of(lane.first_failed_at.as_ref()),
+            subscription: lane.subscription,
+            workflow_id: lane.workflow_id,
+            state: lane.state,
+            head_event_id: given(lane.head_event_id),
+            attempts: lane.attempts,
+        }
+    }
+}
+
+impl Row for Lane {
+    const HEADINGS: &'static [&'static str] =
+        &["SUBSCRIPTION", "WORKFLOW", "STATE", "HEAD", "ATTEMPTS", "NEXT ATTEMPT", "FIRST FAILED"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.subscription.clone(),
+            self.workflow_id.clone(),
+            self.state.clone(),
+            text_or_dash(self.head_event_id.as_ref()),
+            self.attempts.to_string(),
+            text_or_dash(self.next_attempt_at.as_ref()),
+            text_or_dash(self.first_failed_at.as_ref()),
+        ]
+    }
+}
+
+/// What a lane was told.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ordered {
+    /// The request.
+    pub request_id: String,
+    /// What was retried or skipped.
+    pub event_id: Option<String>,
+    /// How the lane stands; `None` where nothing of it is unsettled.
+    pub lane: Option<Lane>,
+}
+
+impl From<v1::LaneResponse> for Ordered {
+    fn from(answer: v1::LaneResponse) -> Self {
+        let v1::LaneResponse { event_id, lane, request_id } = answer;
+        Self { request_id, event_id: given(event_id), lane: lane.map(Lane::from) }
+    }
+}
+
+/// A workflow: its events in order, and its lanes.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Workflow {
+    workflow_id: String,
+    events: Vec<WorkflowEvent>,
+    lanes: Vec<Lane>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WorkflowEvent {
+    #[serde(flatten)]
+    event: Event,
+    status: String,
+}
+
+impl From<v1::GetWorkflowResponse> for Workflow {
+    fn from(workflow: v1::GetWorkflowResponse) -> Self {
+        let event =
+            |event: v1::WorkflowEvent| Some(WorkflowEvent { event: Event::from(event.event?), status: event.status });
+        Self {
+            workflow_id: workflow.workflow_id,
+            events: workflow.events.into_iter().filter_map(event).collect(),
+            lanes: workflow.lanes.into_iter().map(Lane::from).collect(),
+        }
+    }
+}
+
+impl Workflow {
+    /// For people: the events, then the lanes.
+    pub fn human(&self) -> String {
+        let rows = self.events.iter().map(|event| {
+            let Event { sequence_number, event_id, r#type, source, received_at, .. } = &event.event;
+            let received_at = text_or_dash(received_at.as_ref());
+            vec![
+                sequence_number.to_string(),
+                event_id.clone(),
+                r#type.clone(),
+                source.clone(),
+                received_at,
+                event.status.clone(),
+            ]
+        });
+        let events = output::table(&["SEQ", "EVENT", "TYPE", "SOURCE", "RECEIVED", "STATUS"], rows);
+        if self.lanes.is_empty() {
+            return events.to_string();
+        }
+        format!("{events}\n\n{}", output::table(Lane::HEADINGS, self.lanes.iter().map(Row::cells)))
+    }
+}
+
+/// A replay.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Replay {
+    id: String,
+    state: String,
+    selected: u32,
+    delivered: u32,
+    failed: u32,
+    discarded: u32,
+    not_applicable: u32,
+    pending: u32,
+    operator: String,
+    reason: String,
+    started_at: Option<Time>,
+}
+
+impl From<v1::Replay> for Replay {
+    fn from(replay: v1::Replay) -> Self {
+        Self {
+            started_at: Time::of(replay.started_at.as_ref()),
+            id: replay.id,
+            state: replay.state,
+            selected: replay.selected,
+            delivered: replay.delivered,
+            failed: replay.failed,
+            discarded: replay.discarded,
+            not_applicable: replay.not_applicable,
+            pending: replay.pending,
+            operator: replay.operator,
+            reason: replay.reason,
+        }
+    }
+}
+
+impl Row for Replay {
+    const HEADINGS: &'static [&'static str] =
+        &["ID", "STATE", "SELECTED", "DELIVERED", "FAILED", "DISCARDED", "N/A", "PENDING", "STARTED", "OPERATOR"];
+
+    fn cells(&self) -> Vec<String> {
+        let counts = [self.selected, self.delivered, self.failed, self.discarded, self.not_applicable, self.pending];
+        let mut cells = vec![self.id.clone(), self.state.clone()];
+        cells.extend(counts.map(|count| count.to_string()));
+        cells.extend([text_or_dash(self.started_at.as_ref()), self.operator.clone()]);
+        cells
+    }
+}
+
+/// What a replay would deliver.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    count: u32,
+    sample: Vec<PlannedDelivery>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PlannedDelivery {
+    event_id: String,
+    subscription: String,
+    workflow_id: String,
+}
+
+impl From<v1::PlanReplayResponse> for Plan {
+    fn from(plan: v1::PlanReplayResponse) -> Self {
+        let delivery = |item: v1::ReplayItem| PlannedDelivery {
+            event_id: item.event_id,
+            subscription: item.subscription,
+            workflow_id: item.workflow_id,
+        };
+        Self { count: plan.count, sample: plan.sample.into_iter().map(delivery).collect() }
+    }
+}
+
+impl Plan {
+    /// For people.
+    pub fn human(&self) -> String {
+        let rows = self.sample.iter().map(|delivery| {
+            vec![delivery.event_id.clone(), delivery.subscription.clone(), delivery.workflow_id.clone()]
+        });
+        let table = output::table(&["EVENT", "SUBSCRIPTION", "WORKFLOW"], rows);
+        format!("would replay {} deliveries, such as\n{table}", self.count)
+    }
+}
+
+/// How many dead letters there are of a kind.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeadLetterCount {
+    subscription: String,
+    reason: String,
+    status: String,
+    count: u64,
+}
+
+impl From<v1::DeadLetterCount> for DeadLetterCount {
+    fn from(count: v1::DeadLetterCount) -> Self {
+        let v1::DeadLetterCount { subscription, reason, status, count } = count;
+        Self { subscription, reason, status, count }
+    }
+}
+
+impl Row for DeadLetterCount {
+    const HEADINGS: &'static [&'static str] = &["SUBSCRIPTION", "REASON", "STATUS", "COUNT"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.subscription.clone(), self.reason.clone(), self.status.clone(), self.count.to_string()]
+    }
+}

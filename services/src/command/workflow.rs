@@ -1,0 +1,203 @@
+//! `weft workflow get | lanes | retry | skip | pause | resume`.
+
+use tonic::{Response, Status};
+use uuid::Uuid;
+use weft_proto::v1;
+
+use super::{
+    admin::{AdminArgs, AdminClient},
+    output::{self, Format, Row as _},
+    view,
+};
+use crate::exit::Failure;
+
+/// Entries of one page: the most that the service gives.
+const PAGE_SIZE: u32 = 1000;
+
+/// The verbs.
+#[derive(Debug, clap::Subcommand)]
+pub enum WorkflowCommand {
+    /// Show a workflow's events in order, and its lanes
+    Get(GetArgs),
+    /// List lanes that have something unsettled or are paused
+    Lanes(LanesArgs),
+    /// Attempt the head of a lane now, whether it waits or is blocked
+    Retry(HeadArgs),
+    /// Make the head of a lane a dead letter, so that the lane goes on
+    Skip(HeadArgs),
+    /// Attempt nothing of a lane until it is resumed
+    Pause(LaneArgs),
+    /// Let a paused lane go on
+    Resume(LaneArgs),
+}
+
+/// `weft workflow get`.
+#[derive(Debug, clap::Args)]
+pub struct GetArgs {
+    /// The workflow's id
+    workflow: String,
+    /// At most so many events
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
+    limit: usize,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How to print [default: table on a terminal, jsonl in a pipe]
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+/// `weft workflow lanes`.
+#[derive(Debug, clap::Args)]
+pub struct LanesArgs {
+    /// Only this subscription
+    #[arg(long, value_name = "NAME")]
+    subscription: Option<String>,
+    /// Only this workflow
+    #[arg(long, value_name = "ID")]
+    workflow: Option<String>,
+    /// Only these states: open, waiting, blocked, paused
+    #[arg(long, value_name = "STATE", value_delimiter = ',')]
+    state: Vec<String>,
+    /// At most so many
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
+    limit: usize,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How to print [default: table on a terminal, jsonl in a pipe]
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+/// Which lane, and why.
+#[derive(Debug, clap::Args)]
+pub struct LaneArgs {
+    /// The workflow's id
+    workflow: String,
+    /// The lane's subscription
+    #[arg(long, value_name = "NAME")]
+    subscription: String,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", hide_default_value = true)]
+    reason: String,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How to print [default: table on a terminal, jsonl in a pipe]
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+/// Which lane's head, and why.
+#[derive(Debug, clap::Args)]
+pub struct HeadArgs {
+    #[command(flatten)]
+    lane: LaneArgs,
+    /// Only if this event is the head
+    #[arg(long, value_name = "ID")]
+    event: Option<String>,
+}
+
+/// Carries out one verb.
+///
+/// # Errors
+///
+/// [`Failure`], with its exit code.
+pub async fn run(command: WorkflowCommand) -> Result<(), Failure> {
+    match command {
+        WorkflowCommand::Get(args) => get(args).await,
+        WorkflowCommand::Lanes(args) => lanes(args).await,
+        WorkflowCommand::Retry(HeadArgs { lane, event }) => {
+            order(lane, "retried", async move |admin: AdminClient, subscription, workflow_id, reason, request_id| {
+                let event_id = event.unwrap_or_default();
+                let request = v1::RetryLaneRequest { subscription, workflow_id, event_id, reason, request_id };
+                admin.workflows().retry_lane(admin.request(request)).await
+            })
+            .await
+        }
+        WorkflowCommand::Skip(HeadArgs { lane, event }) => {
+            order(lane, "skipped", async move |admin: AdminClient, subscription, workflow_id, reason, request_id| {
+                let event_id = event.unwrap_or_default();
+                let request = v1::SkipLaneRequest { subscription, workflow_id, event_id, reason, request_id };
+                admin.workflows().skip_lane(admin.request(request)).await
+            })
+            .await
+        }
+        WorkflowCommand::Pause(lane) => {
+            order(lane, "paused", async move |admin: AdminClient, subscription, workflow_id, reason, request_id| {
+                let request = v1::PauseLaneRequest { subscription, workflow_id, reason, request_id };
+                admin.workflows().pause_lane(admin.request(request)).await
+            })
+            .await
+        }
+        WorkflowCommand::Resume(lane) => {
+            order(lane, "resumed", async move |admin: AdminClient, subscription, workflow_id, reason, request_id| {
+                let request = v1::ResumeLaneRequest { subscription, workflow_id, reason, request_id };
+                admin.workflows().resume_lane(admin.request(request)).await
+            })
+            .await
+        }
+    }
+}
+
+async fn get(args: GetArgs) -> Result<(), Failure> {
+    let admin = args.admin.connect().await?;
+    let mut workflow = v1::GetWorkflowResponse::default();
+    let mut page_token = String::new();
+    while workflow.events.len() < args.limit {
+        let left = u32::try_from(args.limit - workflow.events.len()).unwrap_or(u32::MAX);
+        let page_size = left.min(PAGE_SIZE);
+        let request = v1::GetWorkflowRequest { workflow_id: args.workflow.clone(), page_size, page_token };
+        let answer = admin.workflows().get_workflow(admin.request(request)).await;
+        let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
+        page_token = page.next_page_token.clone();
+        let mut events = std::mem::take(&mut workflow.events);
+        events.extend(page.events.iter().cloned());
+        workflow = v1::GetWorkflowResponse { events, ..page };
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    let workflow = view::Workflow::from(workflow);
+    output::one(Format::or_default(args.output), &workflow, || workflow.human())
+}
+
+async fn lanes(args: LanesArgs) -> Result<(), Failure> {
+    let admin = args.admin.connect().await?;
+    let mut request = v1::ListLanesRequest {
+        subscription: args.subscription.unwrap_or_default(),
+        workflow_id: args.workflow.unwrap_or_default(),
+        states: args.state,
+        ..Default::default()
+    };
+    let mut lanes = Vec::new();
+    while lanes.len() < args.limit {
+        let left = u32::try_from(args.limit - lanes.len()).unwrap_or(u32::MAX);
+        request.page_size = left.min(PAGE_SIZE);
+        let answer = admin.workflows().list_lanes(admin.request(request.clone())).await;
+        let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
+        lanes.extend(page.lanes.into_iter().map(view::Lane::from));
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            break;
+        }
+    }
+    output::list(Format::or_default(args.output), &lanes)
+}
+
+/// Tells a lane what to do; `done` is what people read.
+async fn order(
+    args: LaneArgs,
+    done: &str,
+    call: impl AsyncFnOnce(AdminClient, String, String, String, String) -> Result<Response<v1::LaneResponse>, Status>,
+) -> Result<(), Failure> {
+    let admin = args.admin.connect().await?;
+    let request_id = Uuid::now_v7().to_string();
+    let answer = call(admin.clone(), args.subscription, args.workflow, args.reason, request_id).await;
+    let ordered = view::Ordered::from(answer.map_err(|status| admin.failure(&status))?.into_inner());
+    output::one(Format::or_default(args.output), &ordered, || match &ordered.lane {
+        Some(lane) => {
+            let table = output::table(view::Lane::HEADINGS, [lane.cells()]);
+            format!("{done} {}\n{table}", ordered.event_id.as_deref().unwrap_or_default())
+        }
+        None => format!("{done} {}", ordered.event_id.as_deref().unwrap_or_default()),
+    })
+}
