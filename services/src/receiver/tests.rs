@@ -51,11 +51,11 @@ fn a_gap_is_told_from_a_retry_and_a_repeat() {
 async fn post(url: String, secret: &str, number: u64) -> u16 {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let body = format!(r#"{{"workflowId":"größe 1","type":"order.paid","deliveryId":"evt-{number}","data":{{}}}}"#);
-    let signing = crate::sender::Signing { scheme: crate::sender::Scheme::Standard, secret: secret.into() };
+    let signing = crate::sender::Signing::new(crate::sender::Scheme::Standard, secret);
     let headers = signing.headers("id-1", Timestamp::now().as_second(), None, body.as_bytes()).unwrap();
     let mut request = reqwest::Client::builder().no_proxy().build().unwrap().post(url).body(body);
     for (name, value) in
-        headers.into_iter().chain([("weft-sequence", number.to_string()), ("weft-attempt", "2".into())])
+        headers.into_iter().chain([("weft-sequence".into(), number.to_string()), ("weft-attempt".into(), "2".into())])
     {
         request = request.header(name, value);
     }
