@@ -6,7 +6,7 @@
 NATS_SERVER = $(or $(WEFT_NATS_SERVER),$(shell nats/server.sh))
 WITH_NATS = WEFT_NATS_SERVER="$(NATS_SERVER)"
 
-.PHONY: demo up test test-interop check fmt lint doc build bench nats-server
+.PHONY: demo up test test-interop fuzz check fmt lint doc build bench nats-server
 
 # Starts a whole mesh, sends signed traffic with failures, prints the proof.
 demo: nats-server build
@@ -28,6 +28,10 @@ test-interop: nats-server interop/node_modules
 interop/node_modules: interop/package-lock.json
 	npm --prefix interop ci
 	@touch $@
+
+# What arrives from outside, fuzzed: a million executions of each target, or it fails. Needs g++.
+fuzz:
+	fuzz/run.sh
 
 # Everything that must hold before a change is shown to others.
 check: lint doc test

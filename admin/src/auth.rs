@@ -1,80 +1,116 @@
-//! Who may call: whoever sends the bearer token.
+//! Who may call what: the bootstrap token, or a key of the catalog with the scope that the method needs.
+//!
+//! One layer in front of all services decides, by the table in [`methods`], before anything of a request is read; what is
+//! not in the table is refused to all but admins. A call that was let in carries its [`Grant`], which says who acts and
+//! what the caller may see.
 
-use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq as _;
-use tonic::{Request, Status, service::Interceptor};
-use weft_nats::options::Secret;
+use std::{
+    future::{Ready, ready},
+    sync::Arc,
+    task::{Context, Poll},
+};
 
-use crate::error::{Code, refuse};
+use futures_util::future::Either;
+use http::header::AUTHORIZATION;
+use tonic::{Request, Status, body::Body};
+use tower::{Layer, Service};
+use weft_nats::{
+    catalog::keys::{Grant, KeyError, Keys, bearer},
+    scan::Filter,
+};
 
-/// Checks `authorization: Bearer <token>` in constant time. Of the token it keeps the digest: comparing digests tells
-/// nothing of the token's length either.
+use crate::error::{Code, of_key, refuse};
+
+pub mod methods;
+
+use methods::{Access, Limits};
+
+/// Lets calls through to the services behind it.
 #[derive(Debug, Clone)]
-pub struct BearerToken(Option<[u8; 32]>);
+pub struct Guard {
+    keys: Arc<Keys>,
+}
 
-impl BearerToken {
-    /// An empty token lets nobody in.
-    pub fn new(token: &Secret) -> Self {
-        Self(Some(token.expose()).filter(|token| !token.is_empty()).map(|token| Sha256::digest(token).into()))
+impl Guard {
+    /// Whoever has one of these keys is let in.
+    pub fn new(keys: Arc<Keys>) -> Self {
+        Self { keys }
     }
 
-    fn check(&self, authorization: Option<&[u8]>) -> Result<(), Status> {
-        const MISSING: &str = "a token is needed; send it as metadata `authorization: Bearer <token>`";
-        let given = authorization.and_then(bearer).ok_or_else(|| refuse(Code::KeyMissing, MISSING))?;
-        let digest: [u8; 32] = Sha256::digest(given).into();
-        if self.0.is_some_and(|wanted| wanted.ct_eq(&digest).into()) {
-            Ok(())
-        } else {
-            Err(refuse(Code::KeyInvalid, "the token is not valid; the one that counts is [admin] token"))
+    /// Decides about a call and gives it its grant.
+    fn admit<B>(&self, request: &mut http::Request<B>) -> Result<(), Status> {
+        let Access::Key(scope, limits) = methods::access(request.uri().path()) else { return Ok(()) };
+        let given = request.headers().get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
+        let grant = self.keys.authorize(given.filter(|key| !key.is_empty()), scope).map_err(of_key)?;
+        if limits == Limits::Refused {
+            grant.check_unlimited().map_err(of_key)?;
+        }
+        request.extensions_mut().insert(grant);
+        Ok(())
+    }
+}
+
+impl<S> Layer<S> for Guard {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Guarded { guard: self.clone(), inner }
+    }
+}
+
+/// Services behind a [`Guard`].
+#[derive(Debug, Clone)]
+pub struct Guarded<S> {
+    guard: Guard,
+    inner: S,
+}
+
+impl<S, B> Service<http::Request<B>> for Guarded<S>
+where
+    S: Service<http::Request<B>, Response = http::Response<Body>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Either<Ready<Result<S::Response, S::Error>>, S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
+        match self.guard.admit(&mut request) {
+            Ok(()) => Either::Right(self.inner.call(request)),
+            Err(status) => Either::Left(ready(Ok(status.into_http()))),
         }
     }
 }
 
-impl Interceptor for BearerToken {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        self.check(request.metadata().get("authorization").map(|value| value.as_encoded_bytes()))?;
-        request.extensions_mut().insert(Operator(BOOTSTRAP.to_owned()));
-        Ok(request)
-    }
+/// What a call that was let in may do.
+///
+/// # Errors
+///
+/// INTERNAL: it was not let in by a [`Guard`].
+pub fn grant<T>(request: &Request<T>) -> Result<Grant, Status> {
+    let granted = request.extensions().get::<Grant>().cloned();
+    granted.ok_or_else(|| refuse(Code::Internal, "the call has passed no guard"))
 }
 
-/// Who calls, as the audit log names him.
-#[derive(Debug, Clone)]
-struct Operator(String);
-
-/// Whoever has the token of the configuration.
-const BOOTSTRAP: &str = "bootstrap";
-
-/// Who makes a call that was let in.
-pub fn operator<T>(request: &Request<T>) -> String {
-    request.extensions().get::<Operator>().map(|operator| operator.0.clone()).unwrap_or_default()
+/// The filter, narrowed to what a caller may see.
+pub fn limited(grant: &Grant, mut filter: Filter) -> Filter {
+    grant.limit(&mut filter);
+    filter
 }
 
-/// The token of a header's value; the scheme's name is case-insensitive.
-fn bearer(value: &[u8]) -> Option<&[u8]> {
-    let (scheme, token) = value.split_at_checked(7)?;
-    (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then_some(token)
+/// Why a stream that has been open longer than its key ends.
+pub fn ended() -> Status {
+    refuse(Code::KeyInvalid, "the key was revoked or changed, or has expired; call again")
 }
 
-#[cfg(test)]
-mod tests {
-    use tonic::Code;
-
-    use super::*;
-
-    #[test]
-    fn only_the_token_opens() {
-        let token = BearerToken::new(&Secret::new("s3cret"));
-        let message = |value: Option<&str>| token.check(value.map(str::as_bytes)).map_err(|status| status.code());
-        assert_eq!(message(Some("Bearer s3cret")), Ok(()));
-        assert_eq!(message(Some("bearer s3cret")), Ok(()));
-        for wrong in
-            [None, Some(""), Some("Bearer "), Some("Bearer s3cre"), Some("Bearer s3crett"), Some("Basic s3cret")]
-        {
-            assert_eq!(message(wrong), Err(Code::Unauthenticated), "{wrong:?}");
-        }
-        let nobody = BearerToken::new(&Secret::new(""));
-        assert!(nobody.check(Some(b"Bearer ")).is_err());
-        assert!(nobody.check(Some(b"Bearer x")).is_err());
-    }
+/// Refuses a caller who is limited to some workflows, where it is not known which workflow something is of.
+///
+/// # Errors
+///
+/// OUT_OF_SCOPE.
+pub fn check_all_workflows(grant: &Grant) -> Result<(), Status> {
+    if grant.workflow_prefixes().is_empty() { Ok(()) } else { Err(of_key(KeyError::Limited)) }
 }

@@ -2,7 +2,12 @@
 
 use tonic::Status;
 use weft_index::history::HistoryError;
-use weft_nats::{catalog::CatalogError, cursor::Cursor, direct::DirectError, scan::ScanError};
+use weft_nats::{
+    catalog::{CatalogError, keys::KeyError},
+    cursor::Cursor,
+    direct::DirectError,
+    scan::ScanError,
+};
 use weft_proto::rpc;
 
 pub use weft_proto::rpc::reason;
@@ -20,10 +25,14 @@ pub enum Code {
     UnknownEvent,
     /// No such thing.
     NotFound,
-    /// No bearer token.
+    /// No key.
     KeyMissing,
-    /// A bearer token that is not the right one.
+    /// A key that is not known, or has expired.
     KeyInvalid,
+    /// A key without the scope that this needs.
+    ScopeMissing,
+    /// A key that may not touch this.
+    OutOfScope,
     /// A source, subscription or key that nobody could work with.
     InvalidEntry,
     /// Something of that name is there already.
@@ -56,6 +65,8 @@ impl Code {
             Self::NotFound => "NOT_FOUND",
             Self::KeyMissing => "KEY_MISSING",
             Self::KeyInvalid => "KEY_INVALID",
+            Self::ScopeMissing => "SCOPE_MISSING",
+            Self::OutOfScope => "OUT_OF_SCOPE",
             Self::InvalidEntry => "INVALID_ENTRY",
             Self::AlreadyExists => "ALREADY_EXISTS",
             Self::Conflict => "CONFLICT",
@@ -78,6 +89,7 @@ impl Code {
             Self::Conflict => tonic::Code::Aborted,
             Self::UnknownEvent | Self::NotFound => tonic::Code::NotFound,
             Self::KeyMissing | Self::KeyInvalid => tonic::Code::Unauthenticated,
+            Self::ScopeMissing | Self::OutOfScope => tonic::Code::PermissionDenied,
             Self::CursorExpired => tonic::Code::OutOfRange,
             Self::LogUnavailable | Self::Starting | Self::Overloaded | Self::Draining => tonic::Code::Unavailable,
             Self::Internal => tonic::Code::Internal,
@@ -95,6 +107,18 @@ pub fn expired(oldest: &Cursor) -> Status {
     let message = "what follows the cursor is no longer kept, or the event is unknown; go on from oldestCursor";
     let code = Code::CursorExpired;
     rpc::refusal(code.canonical(), code.reason(), message, [("oldestCursor", oldest.to_string())])
+}
+
+/// What a key may not do.
+pub fn of_key(error: KeyError) -> Status {
+    let code = match error {
+        KeyError::Missing => Code::KeyMissing,
+        KeyError::Unknown | KeyError::Expired => Code::KeyInvalid,
+        KeyError::Starting => Code::Starting,
+        KeyError::ScopeMissing(_) => Code::ScopeMissing,
+        KeyError::Source | KeyError::Workflow | KeyError::Limited => Code::OutOfScope,
+    };
+    refuse(code, error.to_string())
 }
 
 /// What a history could not do.

@@ -1,8 +1,8 @@
-//! Control: the gRPC services that operators use, over the history projection, behind a bearer token.
+//! Control: the gRPC services that operators use, over the history projection, behind keys.
 //!
 //! - [`service`]: the admin as a component, and the services.
 //! - [`deliveries`]: what it asks of the code that delivers.
-//! - [`auth`]: the bearer token; [`error`]: what is refused, and how; [`convert`]: the log's words as the services'.
+//! - [`auth`]: who may call what; [`error`]: what is refused, and how; [`convert`]: the log's words as the services'.
 //!
 //! This crate knows nothing of gateways and workers: it reads the log's projections and appends commands.
 

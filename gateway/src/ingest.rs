@@ -179,7 +179,7 @@ async fn receive(
     let received = async {
         let received_at = now();
         let verified = match &grant {
-            Some(grant) => Verified::of_key(grant.name()),
+            Some(grant) => Verified::of_key(grant.operator()),
             None => source.verifier.verify(&head.headers, &body, received_at)?,
         };
         api.admission.source(&client, &source.configured.name)?;

@@ -8,13 +8,16 @@ use axum::{
 };
 use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
-use weft_nats::{connect::Connection, subject::Layout};
+use weft_nats::{
+    catalog::keys::{Grant, Keys},
+    connect::Connection,
+    subject::Layout,
+};
 use weft_proto::v1::Scope;
 
 use crate::{
     admission::{self, Admission, Client},
-    auth::{Grant, Keys},
-    body,
+    auth, body,
     error::{Code, Problem},
     events, ingest, openapi,
     rejected::Inbox,
@@ -76,9 +79,9 @@ impl Api {
     ///
     /// # Errors
     ///
-    /// A [`Problem`], as [`Keys::authorize`], or with `rate_limited`.
+    /// A [`Problem`], as [`auth::authorize`], or with `rate_limited`.
     pub fn authorize(&self, client: &Client, headers: &HeaderMap, scope: Scope) -> Result<Grant, Problem> {
-        let grant = self.keys.authorize(headers, scope)?;
+        let grant = auth::authorize(&self.keys, headers, scope)?;
         self.admission.key(client, &grant)?;
         Ok(grant)
     }

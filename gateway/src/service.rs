@@ -6,7 +6,7 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_index::projection::OpenError;
 use weft_nats::{
-    catalog::Catalog,
+    catalog::{Catalog, keys::Keys},
     connect::Connection,
     options::Secret,
     streams::{self, EnsureError, LogSpec},
@@ -16,7 +16,6 @@ use weft_tls::{BindError, Listener};
 
 use crate::{
     admission::{Admission, TrustedProxies},
-    auth::Keys,
     body, metrics,
     options::GatewayOptions,
     readiness, rejected,
@@ -92,15 +91,15 @@ impl Gateway {
         let stop = CancellationToken::new();
         let closing = drain.child_token();
         let connection = catalog.connection().clone();
-        let catalog = catalog.watch(stop.child_token());
+        let watched = catalog.watch(stop.child_token());
         let limits = body::Limits {
             bytes_max: usize::try_from(self.options.max_body.as_u64()).unwrap_or(usize::MAX),
             time: BODY_TIME,
         };
-        let keys = Keys::new(bootstrap_key.as_ref(), catalog.clone());
+        let keys = Keys::new(bootstrap_key.as_ref(), watched.clone());
         let proxies = TrustedProxies::new(self.options.trusted_proxies);
         let admission = Admission::new(&self.options.rate_limit, proxies.clone());
-        let api = Arc::new(Api::new(Sources::new(catalog), keys, admission, limits, closing.clone()));
+        let api = Arc::new(Api::new(Sources::new(watched), keys, admission, limits, closing.clone()));
         let tasks = TaskTracker::new();
         if let Some(acceptor) = self.listener.acceptor.clone() {
             tasks.spawn(acceptor.renew(stop.child_token()));
@@ -109,6 +108,8 @@ impl Gateway {
         let (services, health) = rpc::routes(&api).await;
         tasks.spawn(readiness::watch(connection.clone(), api.clone(), progressed, missing, health, closing.clone()));
 
+        let (noting, stopped) = (api.clone(), stop.child_token());
+        tasks.spawn(async move { noting.keys.write_uses(&catalog, &stopped).await });
         tasks.spawn(rejected::keeper::keep(api.clone(), connection.clone(), stop.child_token()));
         tasks.spawn(rejected::retry::serve(api.clone(), connection.clone(), closing.clone()));
 

@@ -12,6 +12,7 @@ use axum::{
 use http::{HeaderMap, HeaderValue, header};
 use tokio::time::timeout;
 use weft_nats::{
+    catalog::keys::Grant,
     cursor::Cursor,
     direct, envelope,
     event::Event,
@@ -24,7 +25,6 @@ use weft_proto::{
 
 use crate::{
     admission::Client,
-    auth::Grant,
     error::{Code, Problem},
     openapi,
     router::{Api, Log},

@@ -25,7 +25,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use weft_nats::{cursor::Cursor, scan, tail::Tail};
+use weft_nats::{catalog::keys::Grant, cursor::Cursor, scan, tail::Tail};
 use weft_proto::v1::Scope;
 
 use crate::{
@@ -119,7 +119,7 @@ pub async fn stream(
     // The channel is new: there is room.
     let last_words = frames.clone().try_reserve_owned().map_err(|_| Problem::new(Code::Internal, "no room"))?;
     // Ends with its client, by `closing`, or when the log has nothing more to say.
-    tokio::spawn(feed(tail, frames, last_words, api.streams.closing.clone(), place));
+    tokio::spawn(feed(tail, frames, last_words, api.streams.closing.clone(), grant, place));
     let body = Body::from_stream(unfold(taken, async |mut taken| {
         let frame: Bytes = taken.recv().await?;
         Some((Ok::<_, Infallible>(frame), taken))
@@ -151,10 +151,15 @@ async fn feed(
     frames: mpsc::Sender<Bytes>,
     last_words: OwnedPermit<Bytes>,
     closing: CancellationToken,
+    grant: Grant,
     _place: OwnedSemaphorePermit,
 ) {
     let mut feed = Feed::new(tail, frames, STALL_MAX);
-    if let End::Told(problem) = feed.run(&closing).await {
+    let end = tokio::select! {
+        end = feed.run(&closing) => end,
+        () = grant.ended() => End::Told(Problem::new(Code::KeyInvalid, "the key was revoked or changed, or has expired")),
+    };
+    if let End::Told(problem) = end {
         last_words.send(frame::problem(&feed.cursor, &problem));
     }
 }

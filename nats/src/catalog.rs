@@ -4,6 +4,7 @@
 //! - `snapshot`: what the bucket's messages make of it; `matcher`, `pattern`: which events a subscription takes.
 //! - [`change`] and `plan`: what is to be changed, decided on a snapshot; [`mod@diff`], [`fields`], [`entry`]: what that is,
 //!   in words and without secrets. Pure.
+//! - [`keys`]: how API keys are made, and what whoever sends one may do.
 //! - [`edit`]: makes changes, stamped (`stamp`) and recorded; `start`: where a new subscription begins.
 //!
 //! A follower reads the whole bucket whenever it has been disconnected, and replaces what it knew by what it reads: a
@@ -22,7 +23,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_proto::{
     ids::StreamSeq,
-    v1::{CatalogChange, Source, Subscription},
+    v1::{ApiKey, CatalogChange, Source, Subscription},
 };
 
 use change::Change;
@@ -42,6 +43,7 @@ pub mod diff;
 pub mod edit;
 pub mod entry;
 pub mod fields;
+pub mod keys;
 mod matcher;
 mod pattern;
 mod plan;
@@ -66,6 +68,8 @@ const SOURCE: &str = "source";
 const SUBSCRIPTION: &str = "subscription";
 /// What the keys of API keys begin with.
 const KEY: &str = "key";
+/// What the keys of API keys' last uses begin with.
+const KEY_USED: &str = "key-used";
 
 /// The pause between two tries to follow the catalog: a change is to be live within a second.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -149,6 +153,8 @@ impl Catalog {
             Ok(scanned) => scanned,
             Err(error) => return error.to_string(),
         };
+        // Uses of keys come all the time and decide nothing: nobody is woken by them.
+        snapshot.keys_used.clear();
         let mut reader = OrderedReader::new(
             self.connection.clone(),
             ReaderOptions {
@@ -174,7 +180,10 @@ impl Catalog {
             match batch {
                 // Which entries cannot be opened is not remembered: what has come may have mended them.
                 Ok(_) if snapshot.other_key.is_some() => return "entries are sealed with another key".into(),
-                Ok(batch) => batch.messages.iter().for_each(|message| snapshot.apply(&prefix(), &self.key, message)),
+                Ok(batch) => {
+                    let decisive = batch.messages.iter().filter(|message| !snapshot::is_use(&prefix(), message));
+                    decisive.for_each(|message| snapshot.apply(&prefix(), &self.key, message));
+                }
                 Err(error) => return error.to_string(),
             }
         }
@@ -254,6 +263,27 @@ impl Catalog {
         self.put(key, HeaderMap::new(), subscription.encode_to_vec(), expected).await
     }
 
+    /// Stores an API key, as [`put_source`](Self::put_source).
+    ///
+    /// # Errors
+    ///
+    /// [`CatalogError`].
+    pub async fn put_key(&self, api_key: &ApiKey, expected: u64) -> Result<u64, CatalogError> {
+        let key = format!("{KEY}.{}", api_key.id);
+        validate_key(api_key).map_err(|problem| CatalogError::Invalid { key: key.clone(), problem })?;
+        self.put(key, HeaderMap::new(), api_key.encode_to_vec(), expected).await
+    }
+
+    /// Stores when an API key was used last, in unix milliseconds; whoever stores last is right. Not sealed: gateways may
+    /// write this and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// [`CatalogError::Unavailable`].
+    pub async fn put_key_use(&self, id: &str, at_ms: i64) -> Result<(), CatalogError> {
+        self.publish(format!("{KEY_USED}.{id}"), HeaderMap::new(), at_ms.to_string().into_bytes()).await.map(drop)
+    }
+
     /// Removes a source that has the revision `expected`.
     ///
     /// # Errors
@@ -270,6 +300,15 @@ impl Catalog {
     /// [`CatalogError`].
     pub async fn delete_subscription(&self, name: &str, expected: u64) -> Result<(), CatalogError> {
         self.delete(format!("{SUBSCRIPTION}.{name}"), HeaderMap::new(), expected).await
+    }
+
+    /// Revokes an API key that has the revision `expected`.
+    ///
+    /// # Errors
+    ///
+    /// [`CatalogError`].
+    pub async fn delete_key(&self, id: &str, expected: u64) -> Result<(), CatalogError> {
+        self.delete(format!("{KEY}.{id}"), HeaderMap::new(), expected).await
     }
 
     /// Stores what was decided, stamped.
@@ -322,11 +361,15 @@ impl Catalog {
         value: Vec<u8>,
         expected: u64,
     ) -> Result<u64, CatalogError> {
+        headers.insert("Nats-Expected-Last-Subject-Sequence", expected.to_string());
+        self.publish(key, headers, value).await
+    }
+
+    async fn publish(&self, key: String, headers: HeaderMap, value: Vec<u8>) -> Result<u64, CatalogError> {
         // While disconnected the client would queue it and send it much later.
         if !self.connection.is_connected() {
             return Err(CatalogError::Unavailable("not connected".into()));
         }
-        headers.insert("Nats-Expected-Last-Subject-Sequence", expected.to_string());
         let stored = async {
             self.connection.jetstream().publish_with_headers(subject(&key), headers, value.into()).await?.await
         };

@@ -107,6 +107,11 @@ impl TestServer {
         &self.url
     }
 
+    /// The folder that holds all of its files.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// What a client needs to connect.
     pub fn options(&self) -> NatsOptions {
         NatsOptions { url: Some(self.url.clone()), ..NatsOptions::default() }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 use weft_index::history::{
-    DeadLetterFilter,
+    DeadLetter, DeadLetterFilter,
     status::{DeadLetterStatus, reason_of},
 };
+use weft_nats::catalog::keys::Grant;
 use weft_proto::{
     ids::EventId,
     v1::{self, dead_letter_service_server::DeadLetterService},
@@ -19,7 +20,7 @@ use super::{
     state::State,
 };
 use crate::{
-    convert,
+    auth, convert,
     error::{Code, of_history, refuse},
 };
 
@@ -42,8 +43,9 @@ impl DeadLetterService for DeadLetters {
         request: Request<v1::ListDeadLettersRequest>,
     ) -> Result<Response<v1::ListDeadLettersResponse>, Status> {
         let log = self.state.log()?;
+        let grant = auth::grant(&request)?;
         let v1::ListDeadLettersRequest { filter, page_size: asked, page_token } = request.into_inner();
-        let filter = filter_of(filter.unwrap_or_default())?;
+        let filter = limited(&grant, filter_of(filter.unwrap_or_default())?);
         let after = page_token::decode(&page_token)?;
         let limit = page_size(asked, "page_size")?;
         log.catch_up().await?;
@@ -59,12 +61,13 @@ impl DeadLetterService for DeadLetters {
         request: Request<v1::GetDeadLetterRequest>,
     ) -> Result<Response<v1::GetDeadLetterResponse>, Status> {
         let log = self.state.log()?;
+        let grant = auth::grant(&request)?;
         let text = request.into_inner().id;
         let id = parse_id(&text)?;
         log.catch_up().await?;
         let unknown = || refuse(Code::NotFound, format!("no dead letter {text} is kept"));
         let found = log.history.find_dead_letters(vec![id]).await.map_err(of_history)?;
-        let found = found.into_iter().next().flatten().ok_or_else(unknown)?;
+        let found = found.into_iter().next().flatten().filter(|found| sees(&grant, found)).ok_or_else(unknown)?;
         let place = &found.place;
         let event = log.event(place.event, place.shard, place.seq, Some(place)).await?;
         Ok(Response::new(v1::GetDeadLetterResponse {
@@ -81,7 +84,8 @@ impl DeadLetterService for DeadLetters {
     ) -> Result<Response<Self::RedriveDeadLettersStream>, Status> {
         let log = self.state.log()?;
         let place = self.state.place()?;
-        let stream = redrive::redrive(log, request.into_inner(), self.state.draining().clone(), place).await?;
+        let grant = auth::grant(&request)?;
+        let stream = redrive::redrive(log, &grant, request.into_inner(), self.state.draining().clone(), place).await?;
         Ok(Response::new(stream))
     }
 }
@@ -91,6 +95,17 @@ pub(super) fn parse_id(id: &str) -> Result<(String, EventId), Status> {
     id.rsplit_once(':')
         .and_then(|(subscription, event)| Some((subscription.to_owned(), event.parse().ok()?)))
         .ok_or_else(|| refuse(Code::BadQuery, format!("{id:?} is not of the form <subscription>:<eventId>")))
+}
+
+/// The filter, narrowed to what a caller may see.
+pub(super) fn limited(grant: &Grant, filter: DeadLetterFilter) -> DeadLetterFilter {
+    let (sources, workflow_prefixes) = (grant.sources().to_vec(), grant.workflow_prefixes().to_vec());
+    DeadLetterFilter { sources, workflow_prefixes, ..filter }
+}
+
+/// Whether a caller may see it. What a key may not see is not there.
+pub(super) fn sees(grant: &Grant, dead_letter: &DeadLetter) -> bool {
+    grant.check(&dead_letter.source, &dead_letter.place.workflow).is_ok()
 }
 
 /// The filter of a request; an empty field filters nothing, but no status means: open.
@@ -124,6 +139,7 @@ pub(super) fn filter_of(filter: v1::DeadLetterFilter) -> Result<DeadLetterFilter
         since_ms: time(filter.since, "since")?,
         until_ms: time(filter.until, "until")?,
         statuses,
+        ..DeadLetterFilter::default()
     })
 }
 

@@ -19,7 +19,7 @@ use super::{
     tail::{self, Responses},
 };
 use crate::{
-    convert,
+    auth, convert,
     error::{Code, expired, of_history, of_scan, refuse},
 };
 
@@ -47,13 +47,17 @@ impl Events {
 impl EventService for Events {
     async fn get_event(&self, request: Request<v1::GetEventRequest>) -> Result<Response<v1::GetEventResponse>, Status> {
         let log = self.state.log()?;
+        let grant = auth::grant(&request)?;
         let id: EventId = request.into_inner().event_id.parse().map_err(|problem| {
             refuse(Code::BadQuery, format!("event_id {problem}; it is the eventId of an accepted event"))
         })?;
         log.catch_up().await?;
         let unknown = || refuse(Code::UnknownEvent, format!("no event {id} is kept"));
         let found = log.history.event(id).await.map_err(of_history)?.ok_or_else(unknown)?;
-        let event = log.event(id, found.shard, found.seq, found.dead_letter.as_ref()).await?.ok_or_else(unknown)?;
+        let event = log.event(id, found.shard, found.seq, found.dead_letter.as_ref()).await?;
+        // What a key may not see is not there.
+        let seen = event.filter(|event| grant.check(&event.source, &event.workflow).is_ok());
+        let event = seen.ok_or_else(unknown)?;
         Ok(Response::new(v1::GetEventResponse {
             event: Some(convert::event(event)),
             status: found.status.as_str().to_owned(),
@@ -66,8 +70,9 @@ impl EventService for Events {
         request: Request<v1::EventsSinceRequest>,
     ) -> Result<Response<v1::EventsSinceResponse>, Status> {
         let log = self.state.log()?;
+        let grant = auth::grant(&request)?;
         let v1::EventsSinceRequest { since, filter, limit } = request.into_inner();
-        let filter = filter_of(filter.unwrap_or_default())?;
+        let filter = auth::limited(&grant, filter_of(filter.unwrap_or_default())?);
         let limit = page_size(limit, "limit")?;
         let start = match since.is_empty() {
             true => scan::oldest(&log.connection, log.layout).await.map_err(of_scan)?,
@@ -90,8 +95,9 @@ impl EventService for Events {
         request: Request<v1::TailEventsRequest>,
     ) -> Result<Response<Self::TailEventsStream>, Status> {
         let log = self.state.log()?;
+        let grant = auth::grant(&request)?;
         let v1::TailEventsRequest { since, filter, from_beginning } = request.into_inner();
-        let filter = filter_of(filter.unwrap_or_default())?;
+        let filter = auth::limited(&grant, filter_of(filter.unwrap_or_default())?);
         if from_beginning && !since.is_empty() {
             return Err(refuse(Code::BadQuery, "since and from_beginning exclude each other; give one of them"));
         }
@@ -103,7 +109,7 @@ impl EventService for Events {
             resolve(log, &since).await?
         };
         let place = self.state.place()?;
-        let stream = tail::open(log, filter, cursor, self.state.draining().clone(), place).await?;
+        let stream = tail::open(log, filter, cursor, grant, self.state.draining().clone(), place).await?;
         Ok(Response::new(stream))
     }
 }

@@ -13,7 +13,7 @@ use tonic::transport::{Server, server::TcpIncoming};
 use tonic_health::server::health_reporter;
 use weft_index::history::{History, HistoryOptions};
 use weft_nats::{
-    catalog::Catalog,
+    catalog::{Catalog, Snapshot, keys::Keys},
     connect::Connection,
     options::Secret,
     streams::{self, EnsureError, LogSpec},
@@ -25,7 +25,7 @@ use weft_proto::v1::{
 };
 use weft_tls::{BindError, Listener, listener::secured};
 
-use crate::{auth::BearerToken, deliveries::Deliveries, options::AdminOptions};
+use crate::{auth::Guard, deliveries::Deliveries, options::AdminOptions};
 
 mod catalog;
 mod dead_letters;
@@ -121,18 +121,24 @@ impl Admin {
         let closing = drain.child_token();
         let tasks = TaskTracker::new();
         let state = Arc::new(State::new(closing.clone()));
+        let watched = catalog.watch(stop.child_token());
+        let keys = Arc::new(Keys::new(Some(&self.token), watched.clone()));
+        let (noting, noted, stopped) = (catalog.clone(), Arc::clone(&keys), stop.child_token());
+        tasks.spawn(async move { noted.write_uses(&noting, &stopped).await });
         let (reporter, health) = health_reporter();
         readiness::not_serving(&reporter).await;
         let (progress, progressed) = watch::channel(Some("streams: not looked for yet".to_owned()));
-        let watched = readiness::watch(catalog.connection().clone(), progressed, missing, reporter, closing.clone());
-        tasks.spawn(watched);
+        let connection = catalog.connection().clone();
+        let seen = readiness::Seen { connection, catalog: watched.clone(), progress: progressed };
+        tasks.spawn(readiness::watch(seen, missing, reporter, closing.clone()));
 
         if let Some(acceptor) = self.listener.acceptor.clone() {
             tasks.spawn(acceptor.renew(stop.child_token()));
         }
-        let serving = serve(self.listener, &self.token, &state, self.deliveries, health, &closing);
+        let serving = serve(self.listener, Guard::new(keys), &state, self.deliveries, health, &closing);
         let opening = async {
-            let opened = open_log(&catalog, &spec, folder, &state, &progress, &stop, &tasks).await;
+            let opening = Opening { catalog: &catalog, watched, spec: &spec, folder, state: &state, progress };
+            let opened = opening.open(&stop, &tasks).await;
             if opened.is_err() {
                 closing.cancel();
             }
@@ -149,17 +155,16 @@ impl Admin {
 /// Serves all services on the port until `closing`, then lets what is in flight end.
 async fn serve(
     listener: Listener,
-    token: &Secret,
+    guard: Guard,
     state: &Arc<State>,
     deliveries: Arc<dyn Deliveries>,
     health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
     closing: &CancellationToken,
 ) {
-    let token = BearerToken::new(token);
-    let events = EventServiceServer::with_interceptor(Events::new(Arc::clone(state)), token.clone());
-    let dead_letters = DeadLetterServiceServer::with_interceptor(DeadLetters::new(Arc::clone(state)), token.clone());
-    let rejected = RejectedServiceServer::with_interceptor(RejectedRequests::new(Arc::clone(state)), token.clone());
-    let catalog = CatalogServiceServer::with_interceptor(Catalogs::new(Arc::clone(state), deliveries), token);
+    let events = EventServiceServer::new(Events::new(Arc::clone(state)));
+    let dead_letters = DeadLetterServiceServer::new(DeadLetters::new(Arc::clone(state)));
+    let rejected = RejectedServiceServer::new(RejectedRequests::new(Arc::clone(state)));
+    let catalog = CatalogServiceServer::new(Catalogs::new(Arc::clone(state), deliveries));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(weft_proto::FILE_DESCRIPTOR_SET)
@@ -167,6 +172,7 @@ async fn serve(
     };
     let mut router = Server::builder()
         .http2_keepalive_interval(Some(PING_INTERVAL))
+        .layer(guard)
         .add_service(health)
         .add_service(events)
         .add_service(dead_letters)
@@ -203,37 +209,41 @@ async fn serve(
     }
 }
 
-/// Waits for the log, starts the history on it, and opens both to the services. Gives up when draining comes first.
-async fn open_log(
-    catalog: &Catalog,
-    spec: &LogSpec,
+/// The log on its way to the services.
+struct Opening<'a> {
+    catalog: &'a Catalog,
+    watched: watch::Receiver<Arc<Snapshot>>,
+    spec: &'a LogSpec,
     folder: PathBuf,
-    state: &State,
-    progress: &watch::Sender<Option<String>>,
-    stop: &CancellationToken,
-    tasks: &TaskTracker,
-) -> Result<(), RunError> {
-    let layout = tokio::select! {
-        layout = ensure(catalog.connection(), spec, progress) => layout?,
-        () = state.draining().cancelled() => return Ok(()),
-    };
-    let connection = catalog.connection().clone();
-    let watched = catalog.watch(stop.child_token());
-    let options = HistoryOptions {
-        folder: folder.clone(),
-        dead_letter_retention: spec.dead_letters.retention.0,
-        sweep_interval: SWEEP_INTERVAL,
-    };
-    let history = History::start(connection.clone(), layout, options, watched, stop.child_token(), tasks)
-        .await
-        .map_err(|source| RunError::Folder { path: folder, source: Box::new(source) })?;
-    let mut read = history.progress();
-    state.open(Log { connection, layout, history, catalog: catalog.clone() });
-    loop {
-        progress.send_replace(read.borrow_and_update().clone());
-        tokio::select! {
-            changed = read.changed() => if changed.is_err() { return Ok(()) },
+    state: &'a State,
+    progress: watch::Sender<Option<String>>,
+}
+
+impl Opening<'_> {
+    /// Waits for the log, starts the history on it, and opens both to the services. Gives up when draining comes first.
+    async fn open(self, stop: &CancellationToken, tasks: &TaskTracker) -> Result<(), RunError> {
+        let Self { catalog, watched, spec, folder, state, progress } = self;
+        let connection = catalog.connection().clone();
+        let layout = tokio::select! {
+            layout = ensure(&connection, spec, &progress) => layout?,
             () = state.draining().cancelled() => return Ok(()),
+        };
+        let options = HistoryOptions {
+            folder: folder.clone(),
+            dead_letter_retention: spec.dead_letters.retention.0,
+            sweep_interval: SWEEP_INTERVAL,
+        };
+        let history = History::start(connection.clone(), layout, options, watched, stop.child_token(), tasks)
+            .await
+            .map_err(|source| RunError::Folder { path: folder, source: Box::new(source) })?;
+        let mut read = history.progress();
+        state.open(Log { connection, layout, history, catalog: catalog.clone() });
+        loop {
+            progress.send_replace(read.borrow_and_update().clone());
+            tokio::select! {
+                changed = read.changed() => if changed.is_err() { return Ok(()) },
+                () = state.draining().cancelled() => return Ok(()),
+            }
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Whether the admin is ready, and if not, what it waits for.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
-use weft_nats::connect::Connection;
+use weft_nats::{catalog::Snapshot, connect::Connection};
 
 /// What `grpc.health.v1` knows: the server as a whole, and each service.
 const NAMES: [&str; 5] =
@@ -18,10 +18,17 @@ pub(super) async fn not_serving(reporter: &HealthReporter) {
     tell(reporter, ServingStatus::NotServing).await;
 }
 
+/// What it goes by.
+pub(super) struct Seen {
+    pub connection: Connection,
+    pub catalog: watch::Receiver<Arc<Snapshot>>,
+    /// What the log still waits for.
+    pub progress: watch::Receiver<Option<String>>,
+}
+
 /// Keeps `missing` and the health service up to date until `closing`; then they say that the admin is draining.
 pub(super) async fn watch(
-    connection: Connection,
-    mut progress: watch::Receiver<Option<String>>,
+    Seen { connection, catalog, mut progress }: Seen,
     missing: watch::Sender<Option<String>>,
     reporter: HealthReporter,
     closing: CancellationToken,
@@ -29,7 +36,10 @@ pub(super) async fn watch(
     let mut serving = false;
     loop {
         let waits_for = progress.borrow_and_update().clone();
-        let now = if connection.is_connected() { waits_for } else { Some("nats: not connected".to_owned()) };
+        let now = match connection.is_connected() {
+            true => waits_for.or_else(|| catalog.borrow().missing()),
+            false => Some("nats: not connected".to_owned()),
+        };
         if serving != now.is_none() {
             serving = now.is_none();
             tell(&reporter, if serving { ServingStatus::Serving } else { ServingStatus::NotServing }).await;

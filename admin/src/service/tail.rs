@@ -6,16 +6,16 @@ use futures_util::{Stream, StreamExt as _, stream::unfold};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use weft_nats::{cursor::Cursor, scan::Filter, tail::Tail};
+use weft_nats::{catalog::keys::Grant, cursor::Cursor, scan::Filter, tail::Tail};
 use weft_proto::v1;
 
 use super::state::{Log, draining};
-use crate::{convert, error::of_scan};
+use crate::{auth, convert, error::of_scan};
 
 /// What `TailEvents` answers.
 pub(super) type Responses = Pin<Box<dyn Stream<Item = Result<v1::TailEventsResponse, Status>> + Send>>;
 
-/// Starts a tail behind `cursor`. `place` is held while it lasts.
+/// Starts a tail behind `cursor`, which ends with the caller's key. `place` is held while it lasts.
 ///
 /// # Errors
 ///
@@ -24,21 +24,23 @@ pub(super) async fn open(
     log: &Log,
     filter: Filter,
     cursor: Cursor,
+    grant: Grant,
     stop: CancellationToken,
     place: OwnedSemaphorePermit,
 ) -> Result<Responses, Status> {
     let tail = Tail::open(log.connection.clone(), log.layout, filter, cursor).await.map_err(of_scan)?;
-    let responses = unfold(Some((tail, stop, place)), async |open| {
-        let (mut tail, stop, place) = open?;
+    let responses = unfold(Some((tail, Box::pin(grant.ended()), stop, place)), async |open| {
+        let (mut tail, mut ended, stop, place) = open?;
         let next = tokio::select! {
             biased;
             () = stop.cancelled() => Err(draining()),
+            () = &mut ended => Err(auth::ended()),
             next = tail.next() => next.map_err(of_scan),
         };
         match next {
             Ok(event) => {
                 let (event, cursor) = (Some(convert::event(event)), tail.cursor().to_string());
-                Some((Ok(v1::TailEventsResponse { event, cursor }), Some((tail, stop, place))))
+                Some((Ok(v1::TailEventsResponse { event, cursor }), Some((tail, ended, stop, place))))
             }
             Err(status) => Some((Err(status), None)),
         }

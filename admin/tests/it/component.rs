@@ -27,7 +27,7 @@ async fn health(admin: &Running) -> ServingStatus {
 async fn services_need_the_token_and_health_and_reflection_do_not() {
     let mesh = Mesh::start(1).await;
     for (token, expected) in [("", "KEY_MISSING"), ("Basic eDp5", "KEY_MISSING"), ("Bearer other", "KEY_INVALID")] {
-        let mut client = EventServiceClient::with_interceptor(mesh.admin.channel(), Bearer(token));
+        let mut client = EventServiceClient::with_interceptor(mesh.admin.channel(), Bearer(token.to_owned()));
         let answer = client.events_since(v1::EventsSinceRequest::default()).await;
         assert_eq!(reason(answer), (Code::Unauthenticated, expected.into()), "{token:?}");
     }

@@ -5,5 +5,6 @@ mod catalog;
 mod component;
 mod dead_letters;
 mod events;
+mod keys;
 mod mesh;
 mod rejected;

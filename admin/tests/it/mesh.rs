@@ -57,7 +57,12 @@ pub struct Running {
 
 /// Sends the bearer token.
 #[derive(Clone)]
-pub struct Bearer(pub &'static str);
+pub struct Bearer(pub String);
+
+/// Sends this key.
+pub fn bearer(key: &str) -> Bearer {
+    Bearer(format!("Bearer {key}"))
+}
 
 pub type Client = InterceptedService<Channel, Bearer>;
 
@@ -133,21 +138,21 @@ impl Running {
     }
 
     pub fn events(&self) -> EventServiceClient<Client> {
-        EventServiceClient::with_interceptor(self.channel(), Bearer("Bearer weft-token"))
+        EventServiceClient::with_interceptor(self.channel(), bearer(TOKEN))
     }
 
     pub fn catalog(&self) -> CatalogServiceClient<Client> {
-        CatalogServiceClient::with_interceptor(self.channel(), Bearer("Bearer weft-token"))
+        CatalogServiceClient::with_interceptor(self.channel(), bearer(TOKEN))
     }
 
     pub fn dead_letters(&self) -> DeadLetterServiceClient<Client> {
-        DeadLetterServiceClient::with_interceptor(self.channel(), Bearer("Bearer weft-token"))
+        DeadLetterServiceClient::with_interceptor(self.channel(), bearer(TOKEN))
     }
 }
 
 impl Running {
     pub fn rejected(&self) -> RejectedServiceClient<Client> {
-        RejectedServiceClient::with_interceptor(self.channel(), Bearer("Bearer weft-token"))
+        RejectedServiceClient::with_interceptor(self.channel(), bearer(TOKEN))
     }
 }
 

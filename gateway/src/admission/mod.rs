@@ -25,9 +25,9 @@ use axum::{
 use http::{HeaderMap, header, request::Parts};
 use jiff::Timestamp;
 use tonic::Status;
+use weft_nats::catalog::keys::Grant;
 
 use crate::{
-    auth::Grant,
     error::{Code, Problem},
     options::RateLimits,
 };

@@ -3,18 +3,17 @@
 use std::collections::BTreeMap;
 
 use axum::{body::Body, routing::get};
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, StatusCode};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tower::ServiceExt as _;
 use weft_nats::{
-    catalog::{Revised, Snapshot},
+    catalog::{Revised, Snapshot, keys::Keys},
     options::Secret,
 };
 use weft_proto::v1::{ApiKey, Scope};
 
 use super::*;
-use crate::auth::Keys;
 
 /// Routes that need no log, and who may call them.
 fn routes(limits: RateLimits) -> Router {
@@ -140,8 +139,7 @@ fn a_key_has_its_limit_and_the_bootstrap_key_none() {
     let per_key = RateLimits { per_key: "2/h".parse().unwrap(), ..limits("off", "off") };
     let admission = Admission::new(&per_key, TrustedProxies::default());
     let count = |key: &str| {
-        let headers = [(HeaderName::from_static("x-api-key"), key.parse().unwrap())].into_iter().collect();
-        let grant = keys.authorize(&headers, Scope::Read).unwrap();
+        let grant = keys.authorize(Some(key.as_bytes()), Scope::Read).unwrap();
         admission.key(&Client::default(), &grant).map_err(|problem| problem.code())
     };
     assert_eq!([(); 3].map(|()| count(KEY)), [Ok(()), Ok(()), Err(Code::RateLimited)]);

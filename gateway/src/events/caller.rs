@@ -1,16 +1,18 @@
 //! Who sends events, and what that allows.
 
 use http::HeaderMap;
+use weft_nats::catalog::keys::Grant;
 use weft_proto::v1::Scope;
 
 use super::Draft;
 use crate::{
-    auth::Grant,
+    auth::authorize,
     error::{Code, Problem},
     ingest,
     router::Api,
     sequencer::{NewEvent, SubmitError},
     sources::LookupError,
+    verify::Verified,
 };
 
 /// A caller that may send events.
@@ -27,7 +29,7 @@ impl<'a> Caller<'a> {
     ///
     /// A [`Problem`] of its key.
     pub fn new(api: &'a Api, headers: &HeaderMap) -> Result<Self, Problem> {
-        Ok(Self { api, grant: api.keys.authorize(headers, Scope::Ingest)? })
+        Ok(Self { api, grant: authorize(&api.keys, headers, Scope::Ingest)? })
     }
 
     /// What its key may do.
@@ -41,7 +43,7 @@ impl<'a> Caller<'a> {
     ///
     /// A [`Problem`]: what [`Draft::check`] says, or `out_of_scope`; `starting` while the catalog is not there.
     pub fn admit(&self, draft: Draft) -> Result<NewEvent, Problem> {
-        let event = draft.check(ingest::now(), self.grant.verified_by())?;
+        let event = draft.check(ingest::now(), Verified::of_key(self.grant.operator()).by())?;
         // The ids of a source's events are made of its name: whoever may use it could take another's ids.
         match self.api.sources.get(&event.source) {
             Err(LookupError::Unknown) => {}

@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_nats::{
-    catalog::{Revised, Snapshot},
+    catalog::{Revised, Snapshot, keys::Keys},
     options::Secret,
 };
 use weft_proto::{
@@ -19,7 +19,6 @@ use weft_proto::{
 use super::*;
 use crate::{
     admission::{Admission, TrustedProxies},
-    auth::Keys,
     body,
     options::RateLimits,
     sources::Sources,

@@ -55,7 +55,8 @@ pub(super) enum Decision {
         /// Whether the body is the same.
         same_body: bool,
     },
-    /// Something before it in its chain is refused, or will be if the group is appended: not to be appended now.
+    /// Not to be decided now: something before it in its chain is refused, or will be if the group is appended; or it would
+    /// be refused itself, and break its chain for those before it that are yet to be stored.
     Behind,
 }
 
@@ -70,19 +71,24 @@ pub(super) fn decide<'a>(
     // What the group itself appends.
     let mut firsts: HashMap<EventId, (usize, &[u8; 32])> = HashMap::new();
     let mut heads: HashMap<&WorkflowId, (SequenceNumber, EventId)> = HashMap::new();
-    // Chains that the group itself breaks.
-    let mut broken = HashSet::new();
+    // Chains that the group itself breaks, and those of which it appends something.
+    let (mut broken, mut begun) = (HashSet::new(), HashSet::new());
     let decide_one = |(index, candidate): (usize, Candidate<'a>)| {
         let Candidate { id, workflow, digest, looked, linked } = candidate;
         debug_assert!(looked.cursor >= overlay.base(), "P2: a gap between the file's answer and the overlay");
         if linked.is_some_and(|linked| linked.broken || broken.contains(&linked.key)) {
             return Decision::Behind;
         }
-        let mut refused = || broken.extend(linked.filter(|linked| linked.reuse_breaks).map(|linked| linked.key));
+        // Whether a member that is refused has others before it that are not stored yet.
+        let mut refused = || {
+            let breaks = linked.filter(|linked| linked.reuse_breaks).map(|linked| linked.key);
+            broken.extend(breaks);
+            breaks.is_some_and(|key| begun.contains(&key))
+        };
         if let Some((of, first)) = firsts.get(&id) {
             let same_body = *first == digest;
-            if !same_body {
-                refused();
+            if !same_body && refused() {
+                return Decision::Behind;
             }
             return Decision::Repeat { of: *of, same_body };
         }
@@ -92,13 +98,13 @@ pub(super) fn decide<'a>(
             if accepted.digest == *digest {
                 return Decision::Known(accepted);
             }
-            refused();
-            return Decision::Reused(accepted);
+            return if refused() { Decision::Behind } else { Decision::Reused(accepted) };
         }
         let (sequence_number, previous) = match heads.get(workflow) {
             Some((number, event)) => (number.next(), Some(*event)),
             None => horizons.next(overlay.head(workflow).or(looked.head.as_ref()), now),
         };
+        begun.extend(linked.map(|linked| linked.key));
         firsts.insert(id, (index, digest));
         heads.insert(workflow, (sequence_number, id));
         Decision::New { sequence_number, previous }

@@ -30,7 +30,7 @@ pub(super) struct Flight {
     news: Vec<New>,
     /// Events whose id a new one of this group has: answered when that one is stored.
     repeats: Vec<Repeat>,
-    /// Events behind a repeat that will be refused: decided again when it has been. With their places in the group.
+    /// Events to be decided again when those before them in their chains are stored. With their places in the group.
     behind: Vec<(usize, Submission)>,
 }
 

@@ -20,6 +20,13 @@ pub struct Request {
     pub body: Vec<u8>,
 }
 
+impl Request {
+    /// The same with another key.
+    pub fn with_key(self, key: &str) -> Self {
+        Self { head: self.head.replacen(crate::mesh::READ_TOKEN, key, 1), ..self }
+    }
+}
+
 /// An answer.
 #[derive(Debug)]
 pub struct Answer {

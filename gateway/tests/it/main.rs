@@ -3,6 +3,7 @@
 mod admission;
 mod events;
 mod http;
+mod keys;
 mod mesh;
 mod overload;
 mod providers;

@@ -72,6 +72,10 @@ pub struct DeadLetterFilter {
     pub event_type: Option<String>,
     /// Only of events of this source.
     pub source: Option<String>,
+    /// Only of events of these sources; empty: of all.
+    pub sources: Vec<String>,
+    /// Only of workflows whose id begins with one of these; empty: of all.
+    pub workflow_prefixes: Vec<String>,
     /// Only for this reason.
     pub reason: Option<DeadLetterReason>,
     /// Dead-lettered at or after, in unix milliseconds.
@@ -88,6 +92,9 @@ impl DeadLetterFilter {
         self.subscription.as_ref().is_none_or(|name| *name == place.subscription)
             && self.workflow.as_ref().is_none_or(|workflow| workflow == place.workflow.as_str())
             && self.source.as_ref().is_none_or(|source| *source == dead_letter.source)
+            && (self.sources.is_empty() || self.sources.contains(&dead_letter.source))
+            && (self.workflow_prefixes.is_empty()
+                || self.workflow_prefixes.iter().any(|prefix| place.workflow.as_str().starts_with(prefix)))
             && self.reason.is_none_or(|reason| reason == dead_letter.reason)
             && (self.statuses.is_empty() || self.statuses.contains(&dead_letter.status))
             && self

@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_nats::HeaderMap;
+use jiff::Timestamp;
 use prost::Message;
 use weft_proto::v1::{ApiKey, Source, Subscription};
 
-use super::{KEY, MasterKey, Removal, SOURCE, SUBSCRIPTION, seal::OpenError};
+use super::{KEY, KEY_USED, MasterKey, Removal, SOURCE, SUBSCRIPTION, seal::OpenError};
 use crate::message::Stored;
 
 /// Something of the catalog with the revision of its key: grows with every change in the bucket.
@@ -32,6 +33,8 @@ pub struct Snapshot {
     pub subscriptions: BTreeMap<String, Revised<Arc<Subscription>>>,
     /// API keys by id.
     pub keys: BTreeMap<String, Revised<Arc<ApiKey>>>,
+    /// When API keys were used last, by id, to the minute. Empty in what a follower of the catalog sees.
+    pub keys_used: BTreeMap<String, Timestamp>,
     /// Who removed a subscription, by its uid: of those whose removal the bucket still knows.
     pub removals: BTreeMap<Vec<u8>, Removal>,
 }
@@ -41,6 +44,10 @@ impl Snapshot {
     pub(super) fn apply(&mut self, prefix: &str, key: &MasterKey, message: &Stored) {
         let Some(entry) = message.subject.strip_prefix(prefix) else { return };
         let Some((kind, name)) = entry.split_once('.') else { return };
+        if kind == KEY_USED {
+            self.note_use(name, message);
+            return;
+        }
         if kind == SUBSCRIPTION
             && removes(&message.headers)
             && let Some(removed) = self.subscriptions.get(name)
@@ -65,6 +72,20 @@ impl Snapshot {
                 let (key, revision) = (&message.subject, message.seq.0);
                 tracing::error!(key, revision, %problem, "catalog entry makes no sense and is passed over");
             }
+        }
+    }
+
+    fn note_use(&mut self, id: &str, message: &Stored) {
+        if removes(&message.headers) {
+            self.keys_used.remove(id);
+            return;
+        }
+        // Whoever can write here can say anything, so it is believed no more than this.
+        let ms = std::str::from_utf8(&message.payload).ok().and_then(|text| text.parse().ok());
+        let Some(used) = ms.and_then(|ms| Timestamp::from_millisecond(ms).ok()) else { return };
+        let latest = self.keys_used.get(id).is_none_or(|known| *known < used);
+        if latest {
+            self.keys_used.insert(id.to_owned(), used);
         }
     }
 
@@ -122,6 +143,12 @@ impl Entry<'_> {
     }
 }
 
+/// Whether a message only tells when a key was used.
+pub(super) fn is_use(prefix: &str, message: &Stored) -> bool {
+    let kind = message.subject.strip_prefix(prefix).and_then(|entry| entry.split_once('.'));
+    kind.is_some_and(|(kind, _)| kind == KEY_USED)
+}
+
 /// Whether a message removes its key: deleted or purged by a client, or expired.
 pub(super) fn removes(headers: &HeaderMap) -> bool {
     let operation = headers.get("KV-Operation").map(|operation| operation.as_str());
@@ -130,7 +157,6 @@ pub(super) fn removes(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
     use weft_proto::ids::StreamSeq;
 
     use super::*;
@@ -181,6 +207,20 @@ mod tests {
             revisions(&[message(seq, name, Some(header), Vec::new())]);
         }
         assert_eq!(revisions(&[]), []);
+    }
+
+    /// The latest use counts, whichever gateway writes last; nonsense is passed over.
+    #[test]
+    fn the_latest_use_of_a_key_counts() {
+        let key = MasterKey::parse(&MasterKey::generate()).unwrap();
+        let mut snapshot = Snapshot { complete: true, ..Snapshot::default() };
+        for (seq, text) in [(1, "120000"), (2, "60000"), (3, "x"), (4, "99999999999999999999")] {
+            snapshot.apply("$KV.b.", &key, &message(seq, "key-used.ab12cd34", None, text.as_bytes().to_vec()));
+        }
+        assert_eq!(snapshot.keys_used["ab12cd34"].as_second(), 120);
+        assert!(snapshot.complete && snapshot.keys.is_empty());
+        assert!(is_use("$KV.b.", &message(1, "key-used.ab12cd34", None, Vec::new())));
+        assert!(!is_use("$KV.b.", &message(1, "key.ab12cd34", None, Vec::new())));
     }
 
     /// Nothing is decided by a catalog of which a part cannot be read, and people are told what to do.

@@ -2,9 +2,12 @@
 
 use weft_proto::{
     ids::{SubscriptionUid, WorkflowId},
-    v1::{self, ApiKey, BodyKind, Source, Subscription, delivery_id_rule, destination, rule, verification::Scheme},
+    v1::{
+        self, ApiKey, BodyKind, Scope, Source, Subscription, delivery_id_rule, destination, rule, verification::Scheme,
+    },
 };
 
+use super::keys::KEY_ID_CHARS;
 use crate::pointer::is_pointer;
 
 mod schemas;
@@ -12,8 +15,14 @@ mod secrets;
 
 /// The longest name.
 const NAME_MAX: usize = 40;
-/// Characters of the part of a key that names it.
-const KEY_ID_CHARS: usize = 8;
+/// The longest text that people call a key by.
+const LABEL_BYTES_MAX: usize = 128;
+/// Bytes of a key's digest.
+const DIGEST_BYTES: usize = 32;
+/// The most entries of a key's lists: each request is held against all of them.
+const LIMITS_MAX: usize = 256;
+/// The longest prefix of a workflow: as long as a workflow's id may be.
+const PREFIX_BYTES_MAX: usize = 128;
 /// The longest name of a header.
 const HEADER_BYTES_MAX: usize = 128;
 /// The most patterns or sources of a subscription: each event is held against all of them.
@@ -110,10 +119,26 @@ pub fn validate_key(key: &ApiKey) -> Result<(), String> {
     if !sound {
         return Err(format!("id {:?} is not of the form [a-z0-9]{{{KEY_ID_CHARS}}}", key.id));
     }
+    if key.name.len() > LABEL_BYTES_MAX || key.name.chars().any(char::is_control) {
+        return Err(format!("name is longer than {LABEL_BYTES_MAX} bytes, or holds control characters"));
+    }
+    if key.digest.len() != DIGEST_BYTES {
+        return Err("digest is not a SHA-256".into());
+    }
     if key.scopes.is_empty() {
         return Err("scopes is empty: the key could do nothing".into());
     }
-    Ok(())
+    if key.scopes.iter().any(|scope| !Scope::try_from(*scope).is_ok_and(|scope| scope != Scope::Unspecified)) {
+        return Err("scopes holds something else than ingest, read, operate and admin".into());
+    }
+    if [key.scopes.len(), key.sources.len(), key.workflow_prefixes.len()].into_iter().any(|len| len > LIMITS_MAX) {
+        return Err(format!("scopes, sources and workflow_prefixes may have {LIMITS_MAX} entries each"));
+    }
+    key.sources.iter().try_for_each(|source| check_name(source)).map_err(|problem| format!("sources: {problem}"))?;
+    match key.workflow_prefixes.iter().find(|prefix| !(1..=PREFIX_BYTES_MAX).contains(&prefix.len())) {
+        Some(prefix) => Err(format!("workflow_prefixes: {prefix:?} is empty or longer than {PREFIX_BYTES_MAX} bytes")),
+        None => Ok(()),
+    }
 }
 
 fn check_retry(retry: &v1::Retry) -> Result<(), String> {

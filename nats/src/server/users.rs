@@ -119,7 +119,11 @@ fn role_subjects(own: &[String]) -> Vec<String> {
 }
 
 fn gateway_subjects() -> Vec<String> {
-    role_subjects(&["events.>", "heads.>", "rejected.>", FORWARD_SUBJECTS, APPENDER_KEYS].map(str::to_owned))
+    // Of the catalog only when keys were used last.
+    let key_uses = format!("$KV.{CATALOG_BUCKET}.key-used.*");
+    let mut own = ["events.>", "heads.>", "rejected.>", FORWARD_SUBJECTS, APPENDER_KEYS].map(str::to_owned).to_vec();
+    own.push(key_uses);
+    role_subjects(&own)
 }
 
 fn worker_subjects() -> Vec<String> {

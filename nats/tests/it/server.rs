@@ -149,7 +149,13 @@ async fn each_role_writes_its_own_streams_and_no_others() {
     let refused = Catalog::new(gateway.clone(), weft_nats::testing::master_key()).put_source(&source, 0).await;
     assert!(matches!(refused, Err(CatalogError::Unavailable(_))), "{refused:?}");
     Catalog::new(admin, weft_nats::testing::master_key()).put_source(&source, 0).await.unwrap();
-    assert_eq!(Catalog::new(gateway, weft_nats::testing::master_key()).read().await.unwrap().sources.len(), 1);
+    let used = async |role: &Connection, second: i64| {
+        Catalog::new(role.clone(), weft_nats::testing::master_key()).put_key_use("ab12cd34", second * 1000).await
+    };
+    used(&gateway, 60).await.unwrap();
+    assert!(matches!(used(&worker, 120).await, Err(CatalogError::Unavailable(_))));
+    let snapshot = Catalog::new(gateway, weft_nats::testing::master_key()).read().await.unwrap();
+    assert_eq!((snapshot.sources.len(), snapshot.keys_used["ab12cd34"].as_second()), (1, 60));
 
     cancel.cancel();
     tokio::time::timeout(PATIENCE, server.stopped()).await.expect("it ends with its token");

@@ -6,13 +6,13 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use uuid::Uuid;
 use weft::{
-    apply::{Applied, apply},
+    apply::{Applied, ApplyError, apply},
     config::{Config, DesiredCatalog},
     mesh::Wiring,
 };
 use weft_nats::{
     append::Appender,
-    catalog::Catalog,
+    catalog::{Catalog, MasterKey},
     connect::Connection,
     message::Outgoing,
     streams::{self, LogSpec},
@@ -110,4 +110,30 @@ async fn who_applies_at_the_same_moment_agrees() {
     let (a, b, c) = tokio::join!(log.apply(&desired), log.apply(&desired), log.apply(&desired));
     assert_eq!(a.created + b.created + c.created, 5);
     assert_eq!(a.updated + b.updated + c.updated, 0);
+}
+
+/// Nothing is decided by entries that cannot be read. Whoever has lost the key removes the catalog and applies it anew; the
+/// events stay.
+#[tokio::test]
+async fn a_catalog_of_another_key_is_not_written() {
+    let log = Log::start().await;
+    log.append(0, 3).await;
+    let desired = desired(subscription("billing", "beginning"));
+    log.apply(&desired).await;
+    let before = log.catalog().read().await.unwrap();
+    let other = MasterKey::parse(&MasterKey::generate()).unwrap();
+    let other = Catalog::new(log.connection.clone(), other);
+    let refused = apply(&other, log.layout, &desired, "again").await;
+    assert!(
+        matches!(&refused, Err(ApplyError::Unavailable(problem)) if problem.contains("WEFT_MASTER_KEY")),
+        "{refused:?}"
+    );
+    assert_eq!(log.catalog().read().await.unwrap(), before);
+
+    log.connection.jetstream().delete_stream("KV_weft_catalog").await.unwrap();
+    let spec = LogSpec { body_bytes_max: 1024 * 1024, ..LogSpec::default() };
+    streams::ensure(&log.connection, &spec).await.unwrap();
+    assert_eq!(apply(&other, log.layout, &desired, "anew").await.unwrap(), Applied { created: 1, updated: 0 });
+    assert_eq!(other.read().await.unwrap().subscriptions["billing"].value.starts, [1]);
+    assert_eq!(streams::state(&log.connection, "EVENTS").await.unwrap().last, StreamSeq(3));
 }

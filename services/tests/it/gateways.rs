@@ -74,7 +74,7 @@ async fn prepared(server: &TestServer, wiring: &Wiring, log: LogOptions) -> Conn
     let spec = LogSpec { log, body_bytes_max: 1 << 20, ..LogSpec::default() };
     let layout = streams::ensure(&connection, &spec).await.unwrap();
     let config = Config::parse(Path::new("weft.toml"), wiring.config(None), [], None).unwrap();
-    apply(&Catalog::new(connection.clone(), master_key()), layout, &config.catalog).await.unwrap();
+    apply(&Catalog::new(connection.clone(), master_key()), layout, &config.catalog, "prepared").await.unwrap();
     connection
 }
 

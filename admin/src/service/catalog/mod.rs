@@ -2,7 +2,7 @@
 //!
 //! - `mutation`: a change that acts once, is stamped and recorded; `wanted`: what requests want.
 //! - `view`: entries as they are answered, without secrets.
-//! - `keys`: new keys; `trial`: test deliveries.
+//! - `trial`: test deliveries.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use weft_nats::catalog::{
     Snapshot,
     change::{Change, Refusal, create, create_subscription, delete, pause, update},
     entry::{Kind, without_secrets},
-    plan,
+    keys, plan,
 };
 use weft_proto::v1::{self, catalog_service_server::CatalogService};
 
@@ -21,7 +21,6 @@ use super::state::{Log, State};
 use crate::deliveries::Deliveries;
 
 mod applied;
-mod keys;
 mod mutation;
 mod trial;
 mod view;
@@ -201,8 +200,9 @@ impl CatalogService for Catalogs {
 
     async fn create_api_key(&self, request: Request<v1::CreateApiKeyRequest>) -> Answer<v1::CreateApiKeyResponse> {
         let asked = request.get_ref();
+        let now = Timestamp::now();
         let mutation = Mutation::new(&request, "CreateApiKey", &asked.name, &asked.request_id, &asked.reason)?;
-        let (key, text) = keys::make(asked, Timestamp::now())?;
+        let (key, text) = keys::make(wanted::key(asked, now)?, now);
         let make = |snapshot: &Snapshot| create(snapshot, key.clone()).map(Some);
         let edited = mutation.change(self.log()?, make).await?;
         // Of a call that comes again it is the key that the first one made.

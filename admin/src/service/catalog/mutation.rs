@@ -22,7 +22,7 @@ use weft_proto::{
 };
 
 use crate::{
-    auth::operator,
+    auth::grant,
     error::{Code, of_history, refuse},
     service::{
         redrive::{COMMAND_PATIENCE, request_id},
@@ -51,8 +51,11 @@ impl Mutation {
         given_id: &str,
         reason: &str,
     ) -> Result<Self, Status> {
-        let stamp =
-            Stamp { request_id: request_id(given_id)?, operator: operator(request), reason: cut_reason(reason) };
+        let stamp = Stamp {
+            request_id: request_id(given_id)?,
+            operator: grant(request)?.operator().to_owned(),
+            reason: cut_reason(reason),
+        };
         Ok(Self { stamp, method, name: name.to_owned() })
     }
 

@@ -23,7 +23,7 @@ pub(super) trait View: Sized {
     type Entry: Entry;
 
     /// Without its secrets.
-    fn of(entry: &Revised<Arc<Self::Entry>>) -> Self;
+    fn of(snapshot: &Snapshot, entry: &Revised<Arc<Self::Entry>>) -> Self;
 
     /// The view of the entry of that name.
     ///
@@ -33,7 +33,7 @@ pub(super) trait View: Sized {
     fn find(snapshot: &Snapshot, name: &str) -> Result<Self, Status> {
         let missing = || Refusal::NotFound { kind: Self::Entry::KIND, name: name.to_owned() };
         let entry = Self::Entry::all(snapshot).get(name).ok_or_else(|| of_refusal(&missing()))?;
-        Ok(Self::of(entry))
+        Ok(Self::of(snapshot, entry))
     }
 
     /// A page of all, by name, and the token of the next.
@@ -47,7 +47,7 @@ pub(super) trait View: Sized {
         let page: Vec<_> = rest.by_ref().take(size).collect();
         let more = rest.next().is_some();
         let next = page.last().filter(|_| more).map(|last| URL_SAFE_NO_PAD.encode(last.value.id()));
-        Ok((page.into_iter().map(Self::of).collect(), next.unwrap_or_default()))
+        Ok((page.into_iter().map(|entry| Self::of(snapshot, entry)).collect(), next.unwrap_or_default()))
     }
 }
 
@@ -60,7 +60,7 @@ fn name_behind(token: &str) -> Result<String, Status> {
 impl View for v1::SourceView {
     type Entry = v1::Source;
 
-    fn of(entry: &Revised<Arc<v1::Source>>) -> Self {
+    fn of(_snapshot: &Snapshot, entry: &Revised<Arc<v1::Source>>) -> Self {
         Self { source: Some(without_secrets(&*entry.value)), revision: entry.revision }
     }
 }
@@ -68,7 +68,7 @@ impl View for v1::SourceView {
 impl View for v1::SubscriptionView {
     type Entry = v1::Subscription;
 
-    fn of(entry: &Revised<Arc<v1::Subscription>>) -> Self {
+    fn of(_snapshot: &Snapshot, entry: &Revised<Arc<v1::Subscription>>) -> Self {
         Self { subscription: Some(without_secrets(&*entry.value)), revision: entry.revision }
     }
 }
@@ -76,9 +76,11 @@ impl View for v1::SubscriptionView {
 impl View for v1::ApiKeyView {
     type Entry = v1::ApiKey;
 
-    fn of(entry: &Revised<Arc<v1::ApiKey>>) -> Self {
+    fn of(snapshot: &Snapshot, entry: &Revised<Arc<v1::ApiKey>>) -> Self {
         let key = v1::ApiKey { digest: Vec::new(), ..entry.value.as_ref().clone() };
-        Self { key: Some(key), revision: entry.revision, last_used_at: None }
+        let used = snapshot.keys_used.get(&key.id);
+        let last_used_at = used.map(|at| prost_types::Timestamp { seconds: at.as_second(), nanos: 0 });
+        Self { key: Some(key), revision: entry.revision, last_used_at }
     }
 }
 

@@ -44,6 +44,26 @@ pub(super) fn desired(sources: Vec<v1::Source>, subscriptions: Vec<v1::WantedSub
     Ok(Desired { sources, subscriptions: subscriptions.collect::<Result<_, Status>>()? })
 }
 
+/// The key of a request, still without its id and digest.
+///
+/// # Errors
+///
+/// BAD_QUERY: it would expire before it is made.
+pub(super) fn key(request: &v1::CreateApiKeyRequest, now: Timestamp) -> Result<v1::ApiKey, Status> {
+    let expires_at_ms = request.expires_at.as_ref().map_or(Ok(0), |time| {
+        let ms = convert::to_milliseconds(time).filter(|ms| *ms > now.as_millisecond());
+        ms.ok_or_else(|| refuse(Code::BadQuery, "expires_at is not a time to come"))
+    });
+    Ok(v1::ApiKey {
+        name: request.name.clone(),
+        scopes: request.scopes.clone(),
+        sources: request.sources.clone(),
+        workflow_prefixes: request.workflow_prefixes.clone(),
+        expires_at_ms: expires_at_ms?,
+        ..v1::ApiKey::default()
+    })
+}
+
 /// What a request must hold.
 ///
 /// # Errors
@@ -56,6 +76,17 @@ pub(super) fn given<T>(value: Option<T>, field: &str) -> Result<T, Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_expires_in_the_future() {
+        let at = |seconds| v1::CreateApiKeyRequest {
+            expires_at: Some(prost_types::Timestamp { seconds, nanos: 0 }),
+            ..Default::default()
+        };
+        let now = Timestamp::from_second(100).unwrap();
+        assert_eq!(key(&at(101), now).unwrap().expires_at_ms, 101_000);
+        assert!(key(&at(100), now).is_err());
+    }
 
     #[test]
     fn a_start_is_read_or_refused() {

@@ -17,10 +17,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use weft_index::history::{DeadLetter, PART_SEPARATOR, StoredCommand, status::DeadLetterStatus};
+use weft_nats::catalog::keys::Grant;
 use weft_proto::v1::{self, command::Action};
 
 use super::{
-    dead_letters::{filter_of, parse_id},
+    dead_letters::{filter_of, limited, parse_id, sees},
     state::Log,
 };
 use crate::error::{Code, of_history, refuse};
@@ -41,8 +42,6 @@ const PAGE: usize = 1_000;
 const REQUEST_ID_BYTES_MAX: usize = 128;
 /// How long a command's way into the history may take; in rest some milliseconds.
 pub(super) const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
-/// Who asks, as long as there is one token for all.
-const OPERATOR: &str = "admin";
 
 /// Selects, commands, and tells how it goes.
 ///
@@ -51,6 +50,7 @@ const OPERATOR: &str = "admin";
 /// BAD_QUERY, NOT_FOUND for an unknown id, LOG_UNAVAILABLE, STARTING.
 pub(super) async fn redrive(
     log: &Log,
+    grant: &Grant,
     request: v1::RedriveDeadLettersRequest,
     draining: CancellationToken,
     place: OwnedSemaphorePermit,
@@ -59,15 +59,15 @@ pub(super) async fn redrive(
     let what = Selection::of(&request)?;
     log.catch_up().await?;
     if request.dry_run {
-        return Ok(dry_run(&request_id, what.select(log).await?));
+        return Ok(dry_run(&request_id, what.select(log, grant).await?));
     }
     let mut commands = log.history.request(request_id.clone()).await.map_err(of_history)?;
     if commands.iter().any(|stored| !matches!(stored.command.action, Some(Action::Redrive(_)))) {
         return Err(refuse(Code::IdReused, "request_id was used for another call; use a new one"));
     }
     if commands.is_empty() {
-        let selected = what.select(log).await?;
-        commands = command_all(log, &request_id, &request.reason, &selected).await?;
+        let selected = what.select(log, grant).await?;
+        commands = command_all(log, &request_id, grant.operator(), &request.reason, &selected).await?;
     }
     Ok(Progress::new(log.history.clone(), request_id, &commands, draining, place).into_responses())
 }
@@ -76,11 +76,12 @@ pub(super) async fn redrive(
 async fn command_all(
     log: &Log,
     request_id: &str,
+    operator: &str,
     reason: &str,
     selected: &[DeadLetter],
 ) -> Result<Vec<StoredCommand>, Status> {
     let now = Timestamp::now();
-    for (shard, command) in command::cut(request_id, OPERATOR, reason, now, selected) {
+    for (shard, command) in command::cut(request_id, operator, reason, now, selected) {
         let run = command::append(log, shard, &command).await?;
         log.history.reach_command(shard, run, COMMAND_PATIENCE).await.map_err(of_history)?;
     }
@@ -125,10 +126,10 @@ impl Selection {
 
     /// The dead letters, in the order of their events: a redriven lane goes in its order, too. Of ids also those that
     /// are not open: their shard's owner says that they are not.
-    async fn select(self, log: &Log) -> Result<Vec<DeadLetter>, Status> {
+    async fn select(self, log: &Log, grant: &Grant) -> Result<Vec<DeadLetter>, Status> {
         let found = match self {
-            Self::Ids(ids) => by_id(log, &ids).await?,
-            Self::Filter(filter) => by_filter(log, filter).await?,
+            Self::Ids(ids) => by_id(log, grant, &ids).await?,
+            Self::Filter(filter) => by_filter(log, grant, filter).await?,
         };
         let mut selected = BTreeMap::new();
         for dead_letter in found {
@@ -141,16 +142,17 @@ impl Selection {
     }
 }
 
-async fn by_id(log: &Log, ids: &[String]) -> Result<Vec<DeadLetter>, Status> {
+async fn by_id(log: &Log, grant: &Grant, ids: &[String]) -> Result<Vec<DeadLetter>, Status> {
     check_count(ids.len())?;
     let parsed = ids.iter().map(|id| parse_id(id)).collect::<Result<Vec<_>, _>>()?;
     let found = log.history.find_dead_letters(parsed).await.map_err(of_history)?;
     let unknown = |id: &String| refuse(Code::NotFound, format!("no dead letter {id} is kept; nothing was redriven"));
-    found.into_iter().zip(ids).map(|(found, id)| found.ok_or_else(|| unknown(id))).collect()
+    let seen = |found: Option<DeadLetter>| found.filter(|found| sees(grant, found));
+    found.into_iter().zip(ids).map(|(found, id)| seen(found).ok_or_else(|| unknown(id))).collect()
 }
 
-async fn by_filter(log: &Log, filter: v1::DeadLetterFilter) -> Result<Vec<DeadLetter>, Status> {
-    let filter = filter_of(filter)?;
+async fn by_filter(log: &Log, grant: &Grant, filter: v1::DeadLetterFilter) -> Result<Vec<DeadLetter>, Status> {
+    let filter = limited(grant, filter_of(filter)?);
     let mut found = Vec::new();
     let mut after = None;
     loop {

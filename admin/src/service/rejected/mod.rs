@@ -23,7 +23,7 @@ use super::{
     state::{State, draining},
 };
 use crate::{
-    convert,
+    auth, convert,
     error::{Code, of_direct, refuse},
 };
 
@@ -57,20 +57,27 @@ impl RejectedService for RejectedRequests {
         request: Request<v1::ListRejectedRequest>,
     ) -> Result<Response<v1::ListRejectedResponse>, Status> {
         let log = self.state.log()?;
+        let grant = auth::grant(&request)?;
+        auth::check_all_workflows(&grant)?;
         let request = request.into_inner();
         let before = scan::decode_token(&request.page_token)?;
         let limit = page_size(request.page_size, "page_size")?;
-        let page = scan::newest(&log.connection, &filter_of(request)?, before, limit).await?;
+        let filter = Filter { sources: grant.sources().to_vec(), ..filter_of(request)? };
+        let page = scan::newest(&log.connection, &filter, before, limit).await?;
         let next_page_token = page.next.map(scan::encode_token).unwrap_or_default();
         Ok(Response::new(v1::ListRejectedResponse { rejected: page.entries, next_page_token }))
     }
 
     async fn get_rejected(&self, request: Request<v1::GetRejectedRequest>) -> Result<Response<v1::Rejected>, Status> {
         let log = self.state.log()?;
+        let grant = auth::grant(&request)?;
+        auth::check_all_workflows(&grant)?;
         let sequence = parse_id(&request.into_inner().id)?;
         let unknown = || refuse(Code::NotFound, format!("no refused request {sequence} is kept"));
         let stored = direct::get(&log.connection, REJECTED_STREAM, sequence).await.map_err(of_direct)?;
-        let entry = stored.as_ref().and_then(scan::decode).ok_or_else(unknown)?;
+        // What a key may not see is not there.
+        let seen = Filter { sources: grant.sources().to_vec(), ..Filter::default() };
+        let entry = stored.as_ref().and_then(scan::decode).filter(|entry| seen.takes(entry)).ok_or_else(unknown)?;
         Ok(Response::new(entry))
     }
 
@@ -156,7 +163,7 @@ fn filter_of(request: v1::ListRejectedRequest) -> Result<Filter, Status> {
         convert::to_milliseconds(&since)
             .ok_or_else(|| refuse(Code::BadQuery, "since is not a time within years 1 to 9999"))
     });
-    Ok(Filter { source, code: given(request.code), since_ms: since_ms.transpose()? })
+    Ok(Filter { source, code: given(request.code), since_ms: since_ms.transpose()?, ..Filter::default() })
 }
 
 #[cfg(test)]

@@ -36,6 +36,8 @@ const STORE_SLACK_MS: i64 = 60_000;
 pub(super) struct Filter {
     /// Of this source.
     pub source: Option<String>,
+    /// Of one of these sources; empty: of any.
+    pub sources: Vec<String>,
     /// Refused with this code.
     pub code: Option<String>,
     /// Received then or later.
@@ -43,9 +45,10 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    fn takes(&self, entry: &Rejected) -> bool {
+    pub fn takes(&self, entry: &Rejected) -> bool {
         let received_ms = || entry.received_at.as_ref().and_then(convert::to_milliseconds).unwrap_or_default();
-        self.code.as_ref().is_none_or(|code| *code == entry.code)
+        (self.sources.is_empty() || self.sources.contains(&entry.source))
+            && self.code.as_ref().is_none_or(|code| *code == entry.code)
             && self.since_ms.is_none_or(|since_ms| received_ms() >= since_ms)
     }
 

@@ -281,7 +281,8 @@ impl Gateway {
                     }
                 }
                 Err(oneshot::error::TryRecvError::Empty) => self.away.push(Away { submission, there }),
-                Err(oneshot::error::TryRecvError::Closed) => self.take_back(submission, there),
+                // Killed: nothing will come from there.
+                Err(oneshot::error::TryRecvError::Closed) => self.take_back(submission, oneshot::channel().1),
             }
         }
     }

@@ -280,3 +280,36 @@ fn waits_grow_and_stay_within_their_bounds() {
     refuses_subscription(retry(|retry| retry.max_ms = 1), "base");
     refuses_subscription(retry(|retry| retry.schedule_ms = vec![1; 101]), "schedule");
 }
+
+#[test]
+fn a_key_is_of_its_form() {
+    let sound = ApiKey {
+        id: "ab12cd34".into(),
+        name: "ci".into(),
+        digest: vec![0; 32],
+        scopes: vec![Scope::Ingest.into(), Scope::Read.into()],
+        sources: vec!["shop".into()],
+        workflow_prefixes: vec!["order-".into(), "é".into()],
+        ..ApiKey::default()
+    };
+    assert_eq!(validate_key(&sound), Ok(()));
+    let refuses = |change: fn(&mut ApiKey), word: &str| {
+        let mut key = sound.clone();
+        change(&mut key);
+        let problem = validate_key(&key).unwrap_err();
+        assert!(problem.contains(word), "{problem:?} does not name {word}");
+    };
+    refuses(|key| key.id = "ab12cd3".into(), "id");
+    refuses(|key| key.id = "AB12CD34".into(), "id");
+    refuses(|key| key.id = "ab.2cd34".into(), "id");
+    refuses(|key| key.name = "x".repeat(129), "name");
+    refuses(|key| key.name = "a\nb".into(), "name");
+    refuses(|key| key.digest = vec![0; 31], "digest");
+    refuses(|key| key.scopes.clear(), "scopes");
+    refuses(|key| key.scopes.push(0), "scopes");
+    refuses(|key| key.scopes.push(99), "scopes");
+    refuses(|key| key.sources = vec!["Shop".into()], "sources");
+    refuses(|key| key.sources = vec!["shop".into(); 257], "entries");
+    refuses(|key| key.workflow_prefixes = vec![String::new()], "workflow_prefixes");
+    refuses(|key| key.workflow_prefixes = vec!["x".repeat(129)], "workflow_prefixes");
+}

@@ -51,7 +51,7 @@ struct Phase {
     #[serde(flatten)]
     latency: Percentiles,
     #[serde(flatten)]
-    cpu: Option<CpuPerEvent>,
+    cpu: CpuPerEvent,
 }
 
 /// What the phases with one number of callers say together.
@@ -61,6 +61,10 @@ struct Verdict {
     callers: usize,
     /// Signed HTTP to 202 ÷ the mean of the appender alone, before and after.
     of_appender: f64,
+    /// The same if processors were all that counts, and nothing but the appender, a server that verifies and answers, and
+    /// the generator used them: appender's CPU ÷ (appender's + answer's + generator's). On a machine whose processors the
+    /// appender alone keeps busy, no gateway comes above it.
+    cpu_bound: f64,
     /// The server's CPU of a 202 ÷ that of an answer without a log.
     server_cpu: f64,
     /// The generator's ceiling ÷ the result.
@@ -83,8 +87,7 @@ impl Row for Phase {
         &["PHASE", "CALLERS", "EVENTS/S", "P50 MS", "P99 MS", "MAX MS", "NATS US", "SERVER US", "GENERATOR US"];
 
     fn cells(&self) -> Vec<String> {
-        let cpu =
-            |of: fn(&CpuPerEvent) -> f64| self.cpu.as_ref().map_or_else(String::new, |cpu| format!("{:.1}", of(cpu)));
+        let cpu = |of: fn(&CpuPerEvent) -> f64| format!("{:.1}", of(&self.cpu));
         vec![
             self.name.to_owned(),
             self.callers.to_string(),
@@ -101,12 +104,13 @@ impl Row for Phase {
 
 impl Row for Verdict {
     const HEADINGS: &'static [&'static str] =
-        &["CALLERS", "÷ APPENDER", "SERVER CPU ÷ ANSWER", "CEILING ÷ RESULT", "VALID"];
+        &["CALLERS", "÷ APPENDER", "CPU BOUND", "SERVER CPU ÷ ANSWER", "CEILING ÷ RESULT", "VALID"];
 
     fn cells(&self) -> Vec<String> {
         vec![
             self.callers.to_string(),
             format!("{:.2}", self.of_appender),
+            format!("{:.2}", self.cpu_bound),
             format!("{:.1}", self.server_cpu),
             format!("{:.1}", self.ceiling),
             if self.valid { "yes".into() } else { "no: the generator is the limit".into() },
@@ -142,9 +146,9 @@ pub async fn run(args: BoundArgs) -> Result<(), Failure> {
 
 async fn compare(bench: &Bench, callers: usize, time: Duration, payload: usize) -> anyhow::Result<Vec<Phase>> {
     let append = async || -> anyhow::Result<Phase> {
-        let measured = appender_alone(bench, callers, time, payload).await?;
+        let (measured, cpu) = appender_alone(bench, callers, time, payload).await?;
         let (events_per_second, latency) = (measured.rate(), measured.latencies.percentiles());
-        Ok(Phase { name: "appender alone", callers, events_per_second, latency, cpu: None })
+        Ok(Phase { name: "appender alone", callers, events_per_second, latency, cpu })
     };
     let before = append().await?;
     let bound = answer(bench, callers, time, payload).await?;
@@ -156,23 +160,35 @@ async fn compare(bench: &Bench, callers: usize, time: Duration, payload: usize) 
         callers,
         events_per_second: outcome.rate(),
         latency: outcome.latencies.percentiles(),
-        cpu: Some(cpu),
+        cpu,
     };
     let after = append().await?;
     Ok(vec![before, bound, accepted, after])
 }
 
-/// The appender alone, on a log and a server of its own.
-async fn appender_alone(bench: &Bench, callers: usize, time: Duration, payload: usize) -> anyhow::Result<Outcome> {
+/// The appender alone, on a log and a server of its own. It works in this process, as if that were the gateway.
+async fn appender_alone(
+    bench: &Bench,
+    callers: usize,
+    time: Duration,
+    payload: usize,
+) -> anyhow::Result<(Outcome, CpuPerEvent)> {
     let folder = tempfile::tempdir_in(&bench.folder)?;
     let stop = CancellationToken::new();
     let nats = Nats::start(&bench.program, folder.path(), stop.clone()).await?;
     let layout = streams::ensure(&nats.connection("admin", "weft-bench-streams").await?, nats.spec()).await?;
     let connection = nats.connection("gateway", "weft-bench-append").await?;
-    let outcome = append::alone(connection, layout, payload, callers, time).await;
+    let appender = append::Alone::new(connection, layout, payload);
+    appender.run(callers, time / 4).await?;
+    let before = cpu_of(&nats, std::process::id())?;
+    let outcome = appender.run(callers, time).await?;
+    let cpu = CpuPerEvent {
+        generator_us: 0.0,
+        ..cpu_of(&nats, std::process::id())?.since(before, outcome.latencies.count())
+    };
     stop.cancel();
     nats.stopped().await;
-    outcome
+    Ok((outcome, cpu))
 }
 
 /// The same server without a log.
@@ -198,7 +214,7 @@ async fn answer(bench: &Bench, callers: usize, time: Duration, payload: usize) -
         callers,
         events_per_second: outcome.rate(),
         latency: outcome.latencies.percentiles(),
-        cpu: Some(cpu),
+        cpu,
     })
 }
 
@@ -208,13 +224,19 @@ fn verdict(callers: usize, phases: &[Phase]) -> Verdict {
         let found = of(name);
         found.iter().map(|phase| phase.events_per_second).sum::<f64>() / found.len().max(1) as f64
     };
-    let cpu = |name: &str| of(name).iter().filter_map(|phase| phase.cpu).map(|cpu| cpu.server_us).sum::<f64>();
+    let cpu = |name: &str, part: fn(&CpuPerEvent) -> f64| {
+        let found = of(name);
+        found.iter().map(|phase| part(&phase.cpu)).sum::<f64>() / found.len().max(1) as f64
+    };
+    let server = |name: &str| cpu(name, |cpu| cpu.server_us);
+    let all = |name: &str| cpu(name, |cpu| cpu.nats_us + cpu.server_us + cpu.generator_us);
     let accepted = rate("signed HTTP to 202");
     let ceiling = rate("verify and answer") / accepted;
     Verdict {
         callers,
         of_appender: accepted / rate("appender alone"),
-        server_cpu: cpu("signed HTTP to 202") / cpu("verify and answer"),
+        cpu_bound: all("appender alone") / (all("appender alone") + all("verify and answer")),
+        server_cpu: server("signed HTTP to 202") / server("verify and answer"),
         ceiling,
         valid: ceiling >= CEILING_RATIO_MIN,
     }
