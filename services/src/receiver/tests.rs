@@ -62,6 +62,19 @@ async fn post(url: String, secret: &str, number: u64) -> u16 {
     request.send().await.unwrap().status().as_u16()
 }
 
+/// During a rotation a delivery signed with either secret counts as signed, one with another does not.
+#[tokio::test]
+async fn either_secret_of_a_rotation_is_taken() {
+    let newer = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX";
+    let other = "whsec_b3RoZXItc2VjcmV0LW90aGVyLXNlY3JldA==";
+    let rule = |arrival: &Arrival| if arrival.signed { Answer::OK } else { Answer::now(401) };
+    let secrets = [newer.to_owned(), SECRET.to_owned()];
+    let receiver = Receiver::start_with(([127, 0, 0, 1], 0).into(), &secrets, rule).await.unwrap();
+    for (secret, status) in [(newer, 200), (SECRET, 200), (other, 401)] {
+        assert_eq!(post(receiver.url(), secret, 1).await, status);
+    }
+}
+
 /// What came is what is remembered, with the verdict on its signature; what was taken out is not kept.
 #[tokio::test]
 async fn arrivals_are_verified_answered_and_remembered() {
