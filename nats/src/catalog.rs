@@ -122,6 +122,11 @@ impl Catalog {
         &self.connection
     }
 
+    /// The key that it is sealed with.
+    pub fn master_key(&self) -> &MasterKey {
+        &self.key
+    }
+
     /// Follows the catalog: the receiver's value changes within a second of every change. A stored value that cannot be
     /// decoded is logged and passed over. Ends with `cancel`; lives through restarts of the server.
     pub fn watch(&self, cancel: CancellationToken) -> watch::Receiver<Arc<Snapshot>> {
