@@ -1,5 +1,7 @@
 //! The catalog at rest: each entry is sealed as a whole with the mesh's master key.
 //!
+//! A removal is an entry's value as well, the empty one.
+//!
 //! Entries hold secrets, and the log's files, backups and whoever may read a stream would hold them too. Sealing also
 //! says who wrote an entry: one that was not made with the master key is passed over, wherever it came from. The name of
 //! the entry is part of what is sealed, so that one cannot be put in another's place.
