@@ -7,4 +7,5 @@ mod dead_letters;
 mod events;
 mod keys;
 mod mesh;
+mod orders;
 mod rejected;

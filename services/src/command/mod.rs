@@ -11,6 +11,7 @@ pub mod rejected;
 pub mod replay;
 pub mod select;
 pub mod sign;
+pub mod verify;
 pub mod view;
 pub mod workflow;
 
