@@ -97,3 +97,58 @@ async fn an_operator_sees_and_redrives_a_dead_letter() {
     assert_eq!(operator.code(&["dlq", "list"]).await, Some(4));
     assert_eq!(operator.code(&["event", "send", "--source", SOURCE, "--type", "a"]).await, Some(4));
 }
+
+/// What cannot be delivered is counted and given up; what was delivered comes again; a lane stops and goes on.
+#[tokio::test]
+async fn an_operator_discards_replays_and_pauses() {
+    provide_tls();
+    let folder = tempfile::tempdir().unwrap();
+    let wiring = Wiring::new();
+    let rule = |arrival: &weft::receiver::Arrival| {
+        if arrival.event_type == "order.bad" { Answer::now(422) } else { Answer::OK }
+    };
+    let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), &wiring.receiver_secret, rule).await.unwrap();
+    let mut up = Up::start(&program(), folder.path(), &wiring.config(Some(&receiver.url()))).await.unwrap();
+    let operator = Operator {
+        data: &folder.path().join("data"),
+        gateway: up.endpoints.get("gateway").unwrap().to_owned(),
+        secret: &wiring.sender_secret,
+    };
+    let send = ["event", "send", "--source", SOURCE, "--workflow", "order-1", "--data", "{}"];
+    operator.lines(&[&send[..], &["--type", "order.bad"]].concat()).await;
+    let good = operator.lines(&[&send[..], &["--type", "order.good"]].concat()).await;
+    let good = good[0]["eventId"].as_str().unwrap();
+    assert!(receiver.until(PATIENCE, |arrivals| arrivals.len() >= 2).await);
+    let count = async || operator.lines(&["dlq", "stats"]).await.first().and_then(|row| row["count"].as_u64());
+    assert!(eventually(PATIENCE, async || count().await == Some(1)).await);
+    let closed = operator.lines(&["dlq", "discard", "--all", "--yes", "--reason", "a test order"]).await;
+    assert_eq!((closed[0]["selected"].as_u64(), closed[0]["closed"].as_u64()), (Some(1), Some(1)));
+    assert_eq!(operator.lines(&["dlq", "stats"]).await[0]["status"], "discarded");
+
+    let delivered = async || operator.lines(&["event", "get", good]).await[0]["status"] == "delivered";
+    assert!(eventually(PATIENCE, delivered).await);
+    assert_eq!(operator.lines(&["replay", "plan", "--workflow", "order-1"]).await[0]["count"].as_u64(), Some(2));
+    let replay = operator.lines(&["event", "replay", good]).await;
+    let id = replay[0]["id"].as_str().unwrap().to_owned();
+    assert!(receiver.until(PATIENCE, |arrivals| arrivals.iter().any(|arrival| arrival.replay)).await);
+    let done = async || operator.lines(&["replay", "get", &id]).await[0]["state"] == "done";
+    assert!(eventually(PATIENCE, done).await);
+    assert_eq!(operator.lines(&["replay", "list"]).await.len(), 1);
+
+    let lane = ["order-1", "--subscription", SUBSCRIPTION];
+    operator.lines(&[&["workflow", "pause"][..], &lane].concat()).await;
+    let before = receiver.arrivals().len();
+    operator.lines(&[&send[..], &["--type", "order.good"]].concat()).await;
+    assert_eq!(operator.code(&[&["workflow", "pause"][..], &lane].concat()).await, Some(1), "it is paused already");
+    assert_eq!(receiver.arrivals().len(), before);
+    operator.lines(&[&["workflow", "resume"][..], &lane].concat()).await;
+    assert!(receiver.until(PATIENCE, |arrivals| arrivals.len() > before).await);
+    let workflow = operator.lines(&["workflow", "get", "order-1"]).await;
+    let statuses: Vec<_> = workflow[0]["events"].as_array().unwrap().iter().map(|event| &event["status"]).collect();
+    assert_eq!((statuses.len(), statuses[0]), (3, &Value::from("discarded")));
+    assert_eq!(
+        operator.code(&[&["workflow", "skip"][..], &["nobody", "--subscription", SUBSCRIPTION]].concat()).await,
+        Some(3)
+    );
+    up.stop().await.unwrap();
+}
