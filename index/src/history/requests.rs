@@ -52,7 +52,7 @@ impl StoredCommand {
         let items = match &self.command.action {
             Some(Action::Redrive(redrive)) => &redrive.items[..],
             // Nothing that is under way.
-            Some(Action::Catalog(_)) | None => &[],
+            Some(Action::Catalog(_) | Action::Retry(_)) | None => &[],
         };
         items.iter().filter_map(|item| {
             let uid = SubscriptionUid::from_slice(&item.subscription)?;

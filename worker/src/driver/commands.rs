@@ -33,7 +33,7 @@ impl Driver {
                     self.handle(Input::Redrive { command: Run(command), request_id: decoded.request_id, items })?;
                 }
                 // The record of what has been done; nothing of it is a shard's to do.
-                Some(Action::Catalog(_)) => self.handle(Input::CommandPassed { command })?,
+                Some(Action::Catalog(_) | Action::Retry(_)) => self.handle(Input::CommandPassed { command })?,
                 None => {
                     tracing::warn!(command, "command of a later version is passed over");
                     self.handle(Input::CommandPassed { command })?;
