@@ -19,7 +19,7 @@ use weft_proto::{
     v1::{self, command::Action},
 };
 
-use super::state::Log;
+use super::state::{Log, reused};
 use crate::error::{Code, of_history, refuse};
 
 /// The most items of one command, so that its owner takes it in one commit.
@@ -53,10 +53,11 @@ impl Call {
     /// ID_REUSED where another call had the id.
     pub async fn stored(&self, log: &Log, is_same: impl Fn(&Action) -> bool) -> Result<Vec<StoredCommand>, Status> {
         let commands = log.history.request(self.request_id.clone()).await.map_err(of_history)?;
-        if commands.iter().any(|stored| !stored.command.action.as_ref().is_some_and(&is_same)) {
-            return Err(refuse(Code::IdReused, "request_id was used for another call; use a new one"));
+        let other = commands.iter().find(|stored| !stored.command.action.as_ref().is_some_and(&is_same));
+        match other {
+            Some(other) => Err(reused(&self.request_id, other.command.at_ms)),
+            None => Ok(commands),
         }
-        Ok(commands)
     }
 
     /// Appends these actions, each the part of its place, and waits until the history knows them. Returns them as they

@@ -5,22 +5,25 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use weft_index::history::{DeadLetterPlace, History, StoredCommand};
+use weft_index::history::{DeadLetterPlace, History, HistoryError, StoredCommand};
 use weft_nats::{
-    catalog::{Catalog, Snapshot},
+    catalog::{Catalog, Snapshot, edit::RECORD_SHARD},
     connect::Connection,
     direct,
     event::Event,
+    streams,
     subject::{DLQ_STREAM, Layout, dead_letter_subject},
 };
-use weft_proto::ids::{EventId, ShardId, StreamSeq};
+use weft_proto::ids::{EventId, Run, ShardId, StreamSeq};
 
+use super::command::COMMAND_PATIENCE;
 use crate::error::{Code, of_catalog, of_direct, of_history, refuse};
 
 /// Tails and redrives that are told of at a time: each tail is a consumer a shard, of which a stream has some hundreds.
@@ -77,10 +80,25 @@ pub(super) fn draining() -> Status {
     refuse(Code::Draining, "the admin is stopping; connect again and go on from the last cursor")
 }
 
+/// What a call is told whose request id another call had.
+pub(super) fn reused(request_id: &str, at_ms: i64) -> Status {
+    let at = Timestamp::from_millisecond(at_ms).unwrap_or_default();
+    refuse(Code::IdReused, format!("request_id {request_id:?} was used at {at:.0} for another call; use a new one"))
+}
+
 impl Log {
     /// Waits until the history knows everything that the log holds at this moment.
     pub async fn catch_up(&self) -> Result<(), Status> {
         self.history.catch_up(CATCH_UP_PATIENCE).await.map_err(of_history)
+    }
+
+    /// What a call of this request id has been recorded with by now, in the order of its parts; empty: nothing.
+    pub async fn recorded(&self, request_id: &str) -> Result<Vec<StoredCommand>, Status> {
+        let stream = self.layout.commands_stream(RECORD_SHARD);
+        let state = streams::state(&self.connection, &stream).await;
+        let end = state.map_err(|error| of_history(HistoryError::Log(error)))?.last;
+        self.history.reach_command(RECORD_SHARD, Run(end.0), COMMAND_PATIENCE).await.map_err(of_history)?;
+        self.history.request(request_id.to_owned()).await.map_err(of_history)
     }
 
     /// The catalog as it stands now, all of it.

@@ -1,14 +1,23 @@
 //! `RejectedService`: listed newest first, shown, and retried by whichever gateway answers.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use futures_util::StreamExt as _;
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tonic::Code;
 use weft_nats::{
     connect::Connection,
+    direct, streams,
     subject::{RETRY_QUEUE, RETRY_SUBJECT, rejected},
 };
-use weft_proto::v1::{self, Rejected, RejectedHeader, RetriedRejected, RetryEntry};
+use weft_proto::{
+    ids::{EventId, ShardId, StreamSeq},
+    v1::{self, Rejected, RejectedHeader, RetriedRejected, RetryEntry, command::Action},
+};
 
 use crate::mesh::{Mesh, reason};
 
@@ -136,4 +145,92 @@ async fn retries_go_one_after_the_other_and_stop_at_an_outage() {
     let order: Vec<_> = std::iter::from_fn(|| asked.try_recv().ok()).collect();
     assert_eq!(order, [9, 30, 100, 1, 40]);
     assert_eq!(retry(&[]).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+/// Everything on COMMANDS of shard 0, in order.
+async fn records(mesh: &Mesh) -> Vec<v1::Command> {
+    let stream = mesh.layout.commands_stream(ShardId(0));
+    let end = streams::state(&mesh.connection, &stream).await.unwrap().last;
+    let stored = direct::range(&mesh.connection, &stream, StreamSeq(1), ">", 1_000, 1 << 20).await.unwrap();
+    assert_eq!(stored.len() as u64, end.0);
+    stored.into_iter().map(|stored| v1::Command::decode(stored.payload).unwrap()).collect()
+}
+
+/// A retry is recorded with who wanted it, why, and what came of it, and acts once: a repeat answers what was done, or goes on
+/// where it broke off.
+#[tokio::test]
+async fn a_retry_acts_once_and_is_recorded() {
+    let mesh = Mesh::start(2).await;
+    let retry = |ids: &[&str], request_id: &str| {
+        let ids = ids.iter().map(|id| (*id).to_owned()).collect();
+        let request = v1::RetryRejectedRequest { ids, reason: "mended".into(), request_id: request_id.into() };
+        let mut client = mesh.admin.rejected();
+        async move { client.retry_rejected(request).await.map(|answer| answer.into_inner().results) }
+    };
+    let (full, event) = (Arc::new(AtomicBool::new(true)), EventId::of_delivery("shop", "evt_1"));
+    let is_full = full.clone();
+    let mut asked = gateway(&mesh, move |sequence| {
+        let id = sequence.to_string();
+        match sequence {
+            30 => RetriedRejected { id, code: "signature_invalid".into(), detail: "no".into(), ..Default::default() },
+            40 if is_full.load(Ordering::Relaxed) => {
+                RetriedRejected { id, code: "log_full".into(), ..Default::default() }
+            }
+            _ => RetriedRejected { id, event_id: event.to_string(), duplicate: sequence == 9, ..Default::default() },
+        }
+    })
+    .await;
+    let ids = ["30", "9", "50", "40"];
+    let broken_off = retry(&ids, "mend-1").await.unwrap_err();
+    assert!(broken_off.message().contains("2 of 4") && broken_off.message().contains("mend-1"), "{broken_off}");
+    full.store(false, Ordering::Relaxed);
+    let results = retry(&ids, "mend-1").await.unwrap();
+    let told: Vec<_> = results.iter().map(|told| (told.id.as_str(), told.duplicate, told.code.as_str())).collect();
+    assert_eq!(told, [("9", true, ""), ("30", false, "signature_invalid"), ("40", false, ""), ("50", false, "")]);
+    assert_eq!((results[0].event_id.as_str(), results[1].detail.as_str()), (event.to_string().as_str(), "no"));
+    // In whatever order they are named, it is the same call.
+    assert_eq!(retry(&["9", "30", "40", "50", "9"], "mend-1").await.unwrap(), results);
+    let order: Vec<_> = std::iter::from_fn(|| asked.try_recv().ok()).collect();
+    assert_eq!(order, [9, 30, 40, 40, 50], "no entry was given to a gateway again but the one that broke off");
+
+    let records = records(&mesh).await;
+    let mut recorded = Vec::new();
+    for command in &records {
+        assert_eq!((command.operator.as_str(), command.reason.as_str()), ("bootstrap", "mended"));
+        let Some(Action::Retry(retry)) = &command.action else { panic!("{command:?}") };
+        let outcomes: Vec<_> = retry.outcomes.iter().map(|outcome| (outcome.entry, outcome.code.as_str())).collect();
+        recorded.push((command.request_id.as_str(), retry.entries.clone(), outcomes));
+    }
+    assert_eq!(
+        recorded,
+        [
+            ("mend-1", vec![9, 30, 40, 50], vec![]),
+            ("mend-1#1", vec![], vec![(9, ""), (30, "signature_invalid")]),
+            ("mend-1#2", vec![], vec![(40, ""), (50, "")]),
+        ]
+    );
+
+    // An id stands for one call.
+    assert_eq!(reason(retry(&["9"], "mend-1").await).1, "ID_REUSED");
+    let delete = v1::DeleteSourceRequest { name: "shop".into(), request_id: "mend-1".into(), ..Default::default() };
+    assert_eq!(reason(mesh.admin.catalog().delete_source(delete).await).1, "ID_REUSED");
+}
+
+/// A call of many entries is recorded in several parts, and its repeat answers all of them.
+#[tokio::test]
+async fn a_long_retry_is_recorded_in_parts() {
+    const ENTRIES: u64 = 250;
+    let mesh = Mesh::start(1).await;
+    let mut asked = gateway(&mesh, |sequence| {
+        let (id, detail) = (sequence.to_string(), "x".repeat(10_000));
+        RetriedRejected { id, code: "invalid_data".into(), detail, ..Default::default() }
+    })
+    .await;
+    let ids = (1..=ENTRIES).map(|id| id.to_string()).collect::<Vec<_>>();
+    let request = v1::RetryRejectedRequest { ids: ids.clone(), request_id: "long".into(), ..Default::default() };
+    let first = mesh.admin.rejected().retry_rejected(request.clone()).await.unwrap().into_inner().results;
+    assert!(first.iter().map(|result| &result.id).eq(&ids));
+    assert!(records(&mesh).await.len() > 2);
+    assert_eq!(mesh.admin.rejected().retry_rejected(request).await.unwrap().into_inner().results, first);
+    assert_eq!(std::iter::from_fn(|| asked.try_recv().ok()).count() as u64, ENTRIES);
 }

@@ -210,7 +210,7 @@ pub async fn closed(traffic: Traffic, connections: usize, time: Duration, status
     Ok(Outcome { latencies, elapsed: started.elapsed() })
 }
 
-/// An open loop: `rate` events a second for `time`, spread evenly over so many connections, each event at its time
+/// An open loop: `rate` events a second for `warm_up`, of which none counts, and for `time`, spread evenly over so many connections, each event at its time
 /// whatever became of the others. An event whose connection still waits for an earlier answer is late, and its lateness
 /// counts.
 ///
@@ -221,7 +221,7 @@ pub async fn open(
     traffic: Traffic,
     connections: usize,
     rate: u64,
-    time: Duration,
+    (warm_up, time): (Duration, Duration),
     status: u16,
 ) -> anyhow::Result<Outcome> {
     let (traffic, next) = (Arc::new(traffic), Arc::new(AtomicU64::new(0)));
@@ -237,20 +237,22 @@ pub async fn open(
         senders.spawn(async move {
             let mut latencies = Latencies::new();
             let mut due = started + offset;
-            while due < started + time {
+            while due < started + warm_up + time {
                 sleep_until(due.into()).await;
                 let answered = connection.exchange().await?;
                 if answered != status {
                     bail!("answered {answered} instead of {status}");
                 }
-                latencies.record(due.elapsed());
+                if due >= started + warm_up {
+                    latencies.record(due.elapsed());
+                }
                 due += between;
             }
             anyhow::Ok(latencies)
         });
     }
     let latencies = gather(senders).await?;
-    Ok(Outcome { latencies, elapsed: started.elapsed() })
+    Ok(Outcome { latencies, elapsed: started.elapsed().saturating_sub(warm_up) })
 }
 
 async fn gather(mut senders: JoinSet<anyhow::Result<Latencies>>) -> anyhow::Result<Latencies> {

@@ -56,7 +56,7 @@ impl Driver {
                 replay_order(order.action()).map(|order| Order::ReplayOrder { run, order })
             }
             // The record of what has been done.
-            Some(Action::Catalog(_)) => None,
+            Some(Action::Catalog(_) | Action::Retry(_)) => None,
             None => {
                 tracing::warn!("command of a later version is passed over");
                 None

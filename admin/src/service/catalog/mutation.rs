@@ -4,29 +4,26 @@
 //! is the entry as it is. Else it is decided, written with its stamp and recorded (`weft_nats::catalog::edit` says in
 //! which order, and why). Two admins with the same id at the same moment agree by the revision and the stamp.
 
-use jiff::Timestamp;
 use tonic::{Request, Status};
-use weft_index::history::HistoryError;
 use weft_nats::{
     catalog::{
         Locate, LocateError, Snapshot, Stamp,
         change::{Change, Refusal},
-        edit::{Call, EditError, Edited, Editor, RECORD_SHARD},
+        edit::{Call, EditError, Edited, Editor},
     },
     commands::cut_reason,
-    streams,
 };
 use weft_proto::{
-    ids::{EventId, Run, ShardId, StreamSeq},
+    ids::{EventId, ShardId, StreamSeq},
     v1::{self, command::Action},
 };
 
 use crate::{
     auth::grant,
-    error::{Code, of_history, refuse},
+    error::{Code, refuse},
     service::{
-        command::{COMMAND_PATIENCE, request_id},
-        state::Log,
+        command::request_id,
+        state::{Log, reused},
     },
 };
 
@@ -111,16 +108,12 @@ impl Mutation {
     ///
     /// ID_REUSED when it was another call; STARTING, LOG_UNAVAILABLE.
     pub async fn recorded(&self, log: &Log) -> Result<Option<v1::CatalogEdit>, Status> {
-        let stream = log.layout.commands_stream(RECORD_SHARD);
-        let state = streams::state(&log.connection, &stream).await;
-        let end = state.map_err(|error| of_history(HistoryError::Log(error)))?.last;
-        log.history.reach_command(RECORD_SHARD, Run(end.0), COMMAND_PATIENCE).await.map_err(of_history)?;
-        let stored = log.history.request(self.stamp.request_id.clone()).await.map_err(of_history)?;
+        let stored = log.recorded(&self.stamp.request_id).await?;
         let mut whole: Option<v1::CatalogEdit> = None;
         for command in stored {
             let edit = match command.command.action {
                 Some(Action::Catalog(edit)) if edit.method == self.method && edit.name == self.name => edit,
-                _ => return Err(refuse(Code::IdReused, self.reused(command.command.at_ms))),
+                _ => return Err(reused(&self.stamp.request_id, command.command.at_ms)),
             };
             match &mut whole {
                 Some(whole) => whole.changes.extend(edit.changes),
@@ -128,11 +121,6 @@ impl Mutation {
             }
         }
         Ok(whole)
-    }
-
-    fn reused(&self, at_ms: i64) -> String {
-        let at = Timestamp::from_millisecond(at_ms).unwrap_or_default();
-        format!("request_id {:?} was used at {at:.0} for another call; use a new one", self.stamp.request_id)
     }
 }
 

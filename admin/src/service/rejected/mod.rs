@@ -1,42 +1,28 @@
 //! `RejectedService`: the requests that gateways refused, and their second chance.
 //!
 //! The inbox is read where it lies: it is small, capped, and nothing is derived from it. A retry is a gateway's work; what
-//! is asked of it is a sequence, never a content.
+//! is asked of it is a sequence, never a content. What came of it is recorded on COMMANDS (`retry`).
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use prost::Message as _;
 use tonic::{Request, Response, Status};
-use weft_nats::{
-    async_nats::{self, client::RequestErrorKind},
-    connect::Connection,
-    direct,
-    subject::{REJECTED_STREAM, RETRY_SUBJECT},
-};
+use weft_nats::{direct, subject::REJECTED_STREAM};
 use weft_proto::{
     ids::StreamSeq,
-    v1::{self, RetriedRejected, RetryEntry, rejected_service_server::RejectedService},
+    v1::{self, rejected_service_server::RejectedService},
 };
 
-use super::{
-    events::page_size,
-    state::{State, draining},
-};
+use super::{events::page_size, state::State};
 use crate::{
     auth, convert,
     error::{Code, of_direct, refuse},
 };
 
+mod retry;
 mod scan;
 
+use retry::Retry;
 use scan::Filter;
-
-/// The most entries of one retry: each takes some milliseconds, one after the other.
-const RETRIES_MAX: usize = 1_000;
-/// How long a gateway may take for one: longer than it waits for the log itself.
-const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
-/// The answers that pass by themselves. Going on behind one could take a later request of a workflow before an earlier one.
-const PASSING: [&str; 6] = ["log_unavailable", "log_full", "starting", "overloaded", "draining", "internal"];
 
 /// `RejectedService` over stream REJECTED.
 #[derive(Debug)]
@@ -86,64 +72,10 @@ impl RejectedService for RejectedRequests {
         request: Request<v1::RetryRejectedRequest>,
     ) -> Result<Response<v1::RetryRejectedResponse>, Status> {
         let log = self.state.log()?;
-        let v1::RetryRejectedRequest { ids, reason, request_id } = request.into_inner();
-        let sequences = in_order(&ids)?;
-        let mut results = Vec::with_capacity(sequences.len());
-        for sequence in &sequences {
-            if self.state.draining().is_cancelled() {
-                return Err(draining());
-            }
-            match retry(&log.connection, *sequence).await {
-                Ok(result) => results.push(result),
-                Err(problem) => return Err(unfinished(&problem, results.len(), sequences.len())),
-            }
-        }
-        let accepted = results.iter().filter(|result| result.code.is_empty()).count();
-        tracing::info!(request_id, reason, retried = results.len(), accepted, "refused requests were retried");
+        let retry = Retry::new(&request)?;
+        let results = retry.carry_out(log, self.state.draining()).await?;
         Ok(Response::new(v1::RetryRejectedResponse { results }))
     }
-}
-
-/// Has a gateway retry one entry.
-///
-/// # Errors
-///
-/// What passes by itself.
-async fn retry(connection: &Connection, sequence: StreamSeq) -> Result<RetriedRejected, String> {
-    // While it is disconnected the client queues: the retry would be done when nobody waits for it any more.
-    if !connection.is_connected() {
-        return Err("nats is not connected".into());
-    }
-    let payload = RetryEntry { sequence: sequence.0 }.encode_to_vec();
-    let request = async_nats::Request::new().payload(payload.into()).timeout(Some(RETRY_TIMEOUT));
-    let answer =
-        connection.client().send_request(RETRY_SUBJECT, request).await.map_err(|error| match error.kind() {
-            RequestErrorKind::NoResponders => "no gateway is there".to_owned(),
-            _ => format!("no gateway answers: {error}"),
-        })?;
-    let result = RetriedRejected::decode(answer.payload).map_err(|error| format!("a gateway answers {error}"))?;
-    if PASSING.contains(&result.code.as_str()) {
-        return Err(format!("{}: {}", result.code, result.detail));
-    }
-    Ok(result)
-}
-
-fn unfinished(problem: &str, done: usize, all: usize) -> Status {
-    let message = format!(
-        "{problem}; {done} of {all} were retried before; call again: what was accepted is not accepted a second time"
-    );
-    refuse(Code::LogUnavailable, message)
-}
-
-/// The entries of a request, in the order in which they were kept.
-fn in_order(ids: &[String]) -> Result<Vec<StreamSeq>, Status> {
-    if !(1..=RETRIES_MAX).contains(&ids.len()) {
-        return Err(refuse(Code::BadQuery, format!("{} ids; give 1 to {RETRIES_MAX}", ids.len())));
-    }
-    let mut sequences = ids.iter().map(|id| parse_id(id)).collect::<Result<Vec<_>, _>>()?;
-    sequences.sort_unstable();
-    sequences.dedup();
-    Ok(sequences)
 }
 
 fn parse_id(id: &str) -> Result<StreamSeq, Status> {
@@ -169,17 +101,6 @@ fn filter_of(request: v1::ListRejectedRequest) -> Result<Filter, Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn retries_go_in_the_order_in_which_requests_were_kept() {
-        let ids = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
-        let sequences = in_order(&ids(&["12", "7", "12", "100"])).unwrap();
-        assert_eq!(sequences, [StreamSeq(7), StreamSeq(12), StreamSeq(100)]);
-        for wrong in [&[][..], &["0"], &["x"], &["7", "-1"], &["7.0"]] {
-            assert!(in_order(&ids(wrong)).is_err(), "{wrong:?}");
-        }
-        assert!(in_order(&vec!["1".to_owned(); RETRIES_MAX + 1]).is_err());
-    }
 
     #[test]
     fn a_source_is_one_token() {

@@ -29,6 +29,8 @@ const WORKFLOWS: u64 = 1000;
 const SLOW_PIECES: usize = 20;
 /// Between two of them: a request takes two seconds.
 const SLOW_PAUSE: Duration = Duration::from_millis(100);
+/// Before anything is counted: as long as the gateway is patient with the silent, so that by then they come one by one.
+const WARM_UP: Duration = Duration::from_secs(10);
 
 /// `weft bench accept`, the open loop.
 #[derive(Debug, clap::Args)]
@@ -88,13 +90,11 @@ async fn measure(args: &OpenArgs, disk: Disk, bench: &Bench) -> anyhow::Result<R
     let busy = (args.connections / 2).max(1);
     let slow = args.connections / 4;
     let idle = args.connections - busy - slow;
-    load::open(traffic("warm-up")?, busy.min(64), args.rate, Duration::from_secs(2), 202).await?;
-
-    let slow = slow_senders(traffic("slow")?, slow, time)?;
-    let idle = idle_senders(traffic("idle")?, idle, time);
+    let slow = slow_senders(traffic("slow")?, slow, WARM_UP + time)?;
+    let idle = idle_senders(traffic("idle")?, idle, WARM_UP + time)?;
     let before = bench.cpu()?;
-    let outcome = load::open(traffic("open")?, busy, args.rate, time, 202).await?;
-    let cpu = bench.cpu()?.since(before, outcome.latencies.count());
+    let outcome = load::open(traffic("open")?, busy, args.rate, (WARM_UP, time), 202).await?;
+    let cpu = bench.cpu()?.since(before, outcome.latencies.count() + args.rate * WARM_UP.as_secs());
     let gateway = Memory::of(bench.gateway_pid()?)?;
     Ok(Report {
         disk,
@@ -137,12 +137,15 @@ fn slow_senders(traffic: Traffic, count: usize, time: Duration) -> anyhow::Resul
 }
 
 /// Senders that connect and say nothing, and come again when they have been closed; how often they were.
-fn idle_senders(traffic: Traffic, count: usize, time: Duration) -> JoinSet<anyhow::Result<u64>> {
+fn idle_senders(traffic: Traffic, count: usize, time: Duration) -> anyhow::Result<JoinSet<anyhow::Result<u64>>> {
     let mut senders = JoinSet::new();
     let end = tokio::time::Instant::now() + time;
-    for _ in 0..count {
+    let apart = WARM_UP / u32::try_from(count.max(1))?;
+    for index in 0..count {
         let to = traffic.to;
+        let wait = apart * u32::try_from(index)?;
         senders.spawn(async move {
+            tokio::time::sleep(wait).await;
             let mut closed = 0;
             loop {
                 let mut socket = tokio::net::TcpStream::connect(to).await?;
@@ -156,7 +159,7 @@ fn idle_senders(traffic: Traffic, count: usize, time: Duration) -> JoinSet<anyho
             }
         });
     }
-    senders
+    Ok(senders)
 }
 
 async fn sum(mut counts: JoinSet<anyhow::Result<u64>>) -> anyhow::Result<u64> {
