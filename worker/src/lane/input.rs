@@ -71,6 +71,8 @@ pub enum Verdict {
     Transient,
     /// It never goes better: dead letter at once.
     Permanent,
+    /// The receiver wants nothing any more: its subscription pauses, and the event stays where it is.
+    Gone,
 }
 
 /// How an attempt ended.

@@ -27,6 +27,14 @@ use super::{
 /// again, well under a second's reading.
 const CURSOR_LAG_MAX: u64 = 10_000;
 
+/// An attempt in flight.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub work: Work,
+    /// The revision of the rules that it began by.
+    pub revision: u64,
+}
+
 /// All lanes of one shard.
 #[derive(Debug)]
 pub struct Lanes {
@@ -37,7 +45,7 @@ pub struct Lanes {
     /// Lanes that wait for a place to catch up.
     catch_ups_waiting: VecDeque<LaneKey>,
     catch_ups_running: usize,
-    pub(super) attempts: HashMap<AttemptId, Work>,
+    pub(super) attempts: HashMap<AttemptId, Started>,
     attempts_started: u64,
     pub(super) buffered_bytes: usize,
     cursor: StreamSeq,
@@ -186,19 +194,25 @@ impl Lanes {
             if detached.is_some() {
                 drafts.detached(uid);
             }
-            Subscription { rules: None, detached }
+            Subscription { detached, ..Subscription::default() }
         });
         if subscription.rules.as_ref().is_some_and(|old| old.revision != rules.revision) {
             let revised = v1::Revised { revision: rules.revision, from: cursor.next().0 };
             self.drafts.subscription(uid, Change::Revised(revised));
         }
-        let paused = rules.paused;
-        let concurrency = if paused { 0 } else { rules.concurrency };
         subscription.rules = Some(rules);
+        self.switch(uid, now, actions);
+    }
+
+    /// A subscription may deliver by other rules now, or not at all.
+    pub(super) fn switch(&mut self, uid: SubscriptionUid, now: Timestamp, actions: &mut Vec<Action>) {
+        let Some(subscription) = self.world.subscriptions.get(&uid) else { return };
+        let active = subscription.is_active();
+        let concurrency = subscription.rules.as_ref().filter(|_| active).map_or(0, |rules| rules.concurrency);
         self.schedule.set_concurrency(uid, concurrency);
         let keys: Vec<LaneKey> = self.world.lanes_of(uid).map(|(key, _)| key.clone()).collect();
         for key in keys {
-            if paused && let Some(lane) = self.world.lanes.get_mut(&key) {
+            if !active && let Some(lane) = self.world.lanes.get_mut(&key) {
                 self.buffered_bytes -= lane.park();
             }
             self.advance(&key, now, actions);
@@ -445,7 +459,9 @@ impl Lanes {
             };
             self.schedule.attempt_started(key.subscription);
             let work = Work { lane: key, seq: event.seq, run };
-            self.attempts.insert(id, work.clone());
+            let rules = self.world.subscriptions.get(&work.lane.subscription).and_then(|known| known.rules.as_ref());
+            let revision = rules.map_or(0, |rules| rules.revision);
+            self.attempts.insert(id, Started { work: work.clone(), revision });
             actions.push(Action::Attempt { id, work, event, number, previous });
         }
     }
@@ -456,6 +472,10 @@ impl Lanes {
             // With the memory full, lanes wait until attempts have made room; where none is to be made, one event goes.
             let full = self.buffered_bytes >= self.limits.buffered_bytes_max;
             if full && (self.schedule.in_flight() > 0 || self.schedule.has_ready() || self.catch_ups_running > 0) {
+                return;
+            }
+            // Lanes that wait for a moment or a commit hold the memory: soon they go on, or give it back.
+            if self.buffered_bytes >= self.limits.buffered_bytes_max.saturating_mul(2) {
                 return;
             }
             let Some(key) = self.catch_ups_waiting.pop_front() else { return };
