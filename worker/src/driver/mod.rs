@@ -263,6 +263,7 @@ impl Driver {
                     self.load(work, subscription_name, event, dead_run);
                 }
                 Action::Pause { uid, revision, reason } => self.pause(uid, revision, reason),
+                Action::Circuit { uid, open } => self.circuit_turned(uid, open),
                 Action::Lost { lane, from, through } => {
                     metrics::counter!(crate::metrics::LOST_RANGES).increment(1);
                     tracing::error!(

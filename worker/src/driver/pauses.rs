@@ -18,11 +18,9 @@ impl Driver {
     pub(super) fn pause(&mut self, uid: SubscriptionUid, revision: u64, reason: String) {
         while self.pauses.try_join_next().is_some() {}
         tracing::warn!(shard = %self.shard, subscription = %uid, reason, "subscription is paused");
-        let stamp = Stamp {
-            request_id: format!("gone-{uid}-{revision}"),
-            operator: format!("worker:{}", self.context.worker),
-            reason,
-        };
+        let operator = format!("worker {}", self.context.worker);
+        let reason = format!("{reason} (paused by {operator})");
+        let stamp = Stamp { request_id: format!("gone-{uid}-{revision}"), operator, reason };
         // Ends when the catalog has taken it, or with the shard: then the next owner attempts the event and hears the same.
         self.pauses.spawn(pause_until_taken(self.context.pauses.clone(), uid, revision, stamp));
     }

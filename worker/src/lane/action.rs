@@ -22,7 +22,7 @@ pub enum LanePrevious {
     AskLedger,
 }
 
-/// What the driver must do. Every action but `Commit` has an answering [`Input`](super::Input).
+/// What the driver must do. Whatever is not only to be said has an answering [`Input`](super::Input).
 #[derive(Debug, Clone)]
 pub enum Action {
     /// Deliver an event. Answer: [`Input::Ended`](super::Input::Ended), always, whatever happens.
@@ -70,6 +70,13 @@ pub enum Action {
         revision: u64,
         /// Why, for people.
         reason: String,
+    },
+    /// The circuit of a subscription's destination has opened, so that its lanes wait, or has closed again: say it.
+    Circuit {
+        /// Whose.
+        uid: SubscriptionUid,
+        /// Whether it has opened.
+        open: bool,
     },
     /// Events of a lane are no longer in EVENTS although they are unsettled: say it loudly. Their lane goes on.
     Lost {

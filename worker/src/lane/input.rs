@@ -54,6 +54,8 @@ pub struct Rules {
     pub start: StreamSeq,
     /// Attempts in flight at the most.
     pub concurrency: usize,
+    /// The time between two attempts at the least, but for some that come at once; `None`: no rate.
+    pub gap: Option<Duration>,
     /// When a failed attempt is repeated, and how often.
     pub retry: RetryPolicy,
     /// What happens then.

@@ -9,7 +9,8 @@ use weft_proto::{ids::Run, v1};
 use super::{
     AttemptId,
     action::Action,
-    input::{AttemptEnd, LaneKey, OnExhausted, Verdict, Work},
+    circuit::Sign,
+    input::{AttemptEnd, LaneKey, OnExhausted, Rules, Verdict, Work},
     lane::{Target, Tries, millis},
     machine::{Lanes, Started},
     world::{attempt_record, ceil_millisecond, outcome_of},
@@ -32,8 +33,13 @@ impl Lanes {
             debug_assert!(false, "an attempt ends once");
             return;
         };
-        self.schedule.attempt_ended(work.lane.subscription);
         let key = &work.lane;
+        let (sign, workflow) = (Sign::of(&end), &key.workflow);
+        let judged = self.schedule.attempt_ended(key.subscription, attempt, sign, workflow, now, &mut self.rng);
+        if judged.turned {
+            let open = self.schedule.is_held(key.subscription);
+            actions.push(Action::Circuit { uid: key.subscription, open });
+        }
         let Some(lane) = self.world.lanes.get_mut(key) else { return };
         let Some((in_flight, target)) = lane.in_flight.take() else { return };
         debug_assert_eq!(in_flight, attempt, "P3: at most one attempt of a lane is in flight");
@@ -42,12 +48,21 @@ impl Lanes {
         if end.verdict != Verdict::Delivered {
             tries.first_failed_at.get_or_insert(end.ended_at);
         }
-        let uncounted = end.verdict == Verdict::Gone;
+        let uncounted = match end.verdict {
+            Verdict::Gone => true,
+            Verdict::Transient => !judged.counts,
+            Verdict::Delivered | Verdict::Permanent => false,
+        };
         tries.uncounted += u32::from(uncounted);
         let tries = tries.clone();
         let rules =
             self.world.subscriptions.get(&key.subscription).and_then(|subscription| subscription.rules.as_ref());
         let wait = match end.verdict {
+            Verdict::Transient if uncounted => {
+                // As long as after the failure before; where there was none and there is no retry, the circuit makes it wait.
+                let wait = |rules: &Rules| rules.retry.delay(tries.counted().max(1), end.retry_after, &mut self.rng);
+                Some(rules.and_then(wait).or(end.retry_after).unwrap_or_default())
+            }
             Verdict::Transient => {
                 rules.and_then(|rules| rules.retry.delay(tries.counted(), end.retry_after, &mut self.rng))
             }
@@ -78,7 +93,7 @@ impl Lanes {
         if !self.world.is_active(key.subscription)
             && let Some(lane) = self.world.lanes.get_mut(key)
         {
-            self.buffered_bytes -= lane.park();
+            self.memory.give_back(key.subscription, lane.park());
         }
         self.advance(key, now, actions);
     }
@@ -99,9 +114,8 @@ impl Lanes {
             tries.not_before = Some(at);
         }
         // With the memory full, whoever waits makes room for who need not.
-        let full = self.buffered_bytes >= self.limits.buffered_bytes_max;
-        if full || at.duration_since(now) >= PARK_AFTER {
-            self.buffered_bytes -= lane.park();
+        if self.memory.is_full() || at.duration_since(now) >= PARK_AFTER {
+            self.memory.give_back(work.lane.subscription, lane.park());
         }
         self.tell(work, target);
     }
@@ -144,7 +158,7 @@ impl Lanes {
     fn block(&mut self, key: &LaneKey) {
         let Some(lane) = self.world.lanes.get_mut(key) else { return };
         lane.blocked = true;
-        self.buffered_bytes -= lane.park();
+        self.memory.give_back(key.subscription, lane.park());
         lane.hold = Some(self.drafts.open());
         lane.touched = self.drafts.open();
         self.drafts.touch(key);
@@ -164,7 +178,7 @@ impl Lanes {
         let Some(lane) = self.world.lanes.get_mut(&work.lane) else { return };
         match target {
             Target::Head => {
-                self.buffered_bytes -= lane.settle_head(event.seq);
+                self.memory.give_back(work.lane.subscription, lane.settle_head(event.seq));
                 if death.is_none() {
                     lane.delivered = Some(event.event.id);
                 }

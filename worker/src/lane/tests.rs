@@ -90,6 +90,7 @@ fn rules(subscription: u8, paused: bool, revision: u64) -> Rules {
         revision,
         start: StreamSeq(1),
         concurrency: 2,
+        gap: None,
         retry: RetryPolicy::Exponential {
             max_retries: RETRIES,
             base: std::time::Duration::from_secs(3),
@@ -270,6 +271,8 @@ struct World {
     catch_ups: Vec<(LaneKey, StreamSeq, StreamSeq, usize)>,
     loads: Vec<Work>,
     pauses: Vec<(SubscriptionUid, u64)>,
+    /// Subscriptions whose circuit is open, and the probe in flight.
+    held: BTreeMap<SubscriptionUid, Option<AttemptId>>,
     paused: BTreeSet<u8>,
     revision: u64,
     revisions: BTreeMap<u8, u64>,
@@ -296,6 +299,7 @@ impl World {
             catch_ups: vec![],
             loads: vec![],
             pauses: vec![],
+            held: BTreeMap::new(),
             paused: BTreeSet::new(),
             revision: 1,
             revisions: BTreeMap::new(),
@@ -326,6 +330,7 @@ impl World {
                 Action::CatchUp { lane, from, through, limit } => self.catch_ups.push((lane, from, through, limit)),
                 Action::Load { work, .. } => self.loads.push(work),
                 Action::Pause { uid, revision, .. } => self.pauses.push((uid, revision)),
+                Action::Circuit { uid, open } => self.circuit(uid, open),
                 Action::Lost { .. } => panic!("L4: the log has lost nothing"),
             }
         }
@@ -342,6 +347,9 @@ impl World {
         assert!(self.attempts.iter().filter(of_subscription).count() < 2, "L5: concurrency of the subscription");
         let subscription = work.lane.subscription.as_bytes()[0] - 1;
         assert!(!self.paused.contains(&subscription), "L5: paused");
+        if let Some(probe) = self.held.get_mut(&work.lane.subscription) {
+            assert_eq!(probe.replace(id), None, "L5: an open circuit lets one probe through");
+        }
         let revision = self.revisions[&subscription];
         assert!(!self.gone.contains(&(subscription, revision)), "L5: gone");
         let retry_at = self.retry_at.get(&(work.lane.clone(), work.seq, work.run));
@@ -364,6 +372,11 @@ impl World {
         self.attempts.push(Attempt { id, work, revision });
     }
 
+    fn circuit(&mut self, uid: SubscriptionUid, open: bool) {
+        let was_open = if open { self.held.insert(uid, None).is_some() } else { self.held.remove(&uid).is_none() };
+        assert!(!was_open, "a circuit turns from one state to the other");
+    }
+
     fn run(&mut self, step: Step) {
         match step {
             Step::Append { workflow, quarantined } => {
@@ -373,13 +386,14 @@ impl World {
             Step::Read => self.read(),
             Step::End { which, verdict } if !self.attempts.is_empty() => {
                 let attempt = self.attempts.swap_remove(usize::from(which) % self.attempts.len());
-                let verdict = match verdict {
-                    0..10 => Verdict::Delivered,
-                    10..19 => Verdict::Transient,
-                    19..21 => Verdict::Permanent,
-                    _ => Verdict::Gone,
+                let (verdict, status) = match verdict {
+                    0..9 => (Verdict::Delivered, 200),
+                    9..14 => (Verdict::Transient, 500),
+                    14..19 => (Verdict::Transient, 503),
+                    19..21 => (Verdict::Permanent, 400),
+                    _ => (Verdict::Gone, 410),
                 };
-                self.end(attempt, verdict);
+                self.end_with(attempt, verdict, status);
             }
             Step::TakeDraft => self.drafts_taken.extend(self.lanes.take_draft()),
             Step::Commit => self.commit(),
@@ -420,7 +434,16 @@ impl World {
     }
 
     fn end(&mut self, attempt: Attempt, verdict: Verdict) {
+        self.end_with(attempt, verdict, if verdict == Verdict::Gone { 410 } else { 500 });
+    }
+
+    fn end_with(&mut self, attempt: Attempt, verdict: Verdict, status: u16) {
         let work = attempt.work;
+        if let Some(probe) = self.held.get_mut(&work.lane.subscription)
+            && *probe == Some(attempt.id)
+        {
+            *probe = None;
+        }
         if verdict == Verdict::Delivered {
             self.receive(&work);
             if work.run == Run::LIVE {
@@ -430,7 +453,7 @@ impl World {
         let end = AttemptEnd {
             verdict,
             class: v1::AttemptClass::HttpStatus,
-            status: if verdict == Verdict::Gone { 410 } else { 500 },
+            status,
             error: "status 500".into(),
             response: Bytes::new(),
             retry_after: None,
@@ -542,6 +565,7 @@ impl World {
         self.delivered.clear();
         self.gone.clear();
         self.pauses.clear();
+        self.held.clear();
         self.retry_at = self
             .record
             .not_before

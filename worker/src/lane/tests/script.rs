@@ -234,3 +234,50 @@ fn what_an_earlier_receiver_says_of_itself_is_of_no_account() {
     assert!(world.pauses.is_empty());
     assert_eq!(attempted(&world), [1], "it is attempted by the new rules at once");
 }
+
+/// A deploy of the only receiver of the only workflow: with the usual retries it would be a dead letter after seven
+/// seconds.
+#[test]
+fn an_outage_of_ten_seconds_makes_no_dead_letter() {
+    let mut world = world_with(1);
+    let usual = RetryPolicy::Exponential {
+        max_retries: 3,
+        base: std::time::Duration::from_secs(1),
+        factor: 2.0,
+        max: std::time::Duration::from_secs(3600),
+        jitter: 0.0,
+    };
+    world.revision += 1;
+    world.revisions.insert(0, world.revision);
+    world.handle(Input::Subscribed(Rules { retry: usual, ..rules(0, false, world.revision) }));
+    world.read();
+    let back = world.now.checked_add(SignedDuration::from_secs(10)).unwrap();
+    let mut attempts = 0;
+    while let Some(attempt) = world.attempts.pop() {
+        attempts += 1;
+        let up = world.now >= back;
+        // The model's bound for the retry is of its own policy.
+        world.retry_at.clear();
+        world.end_with(attempt, if up { Verdict::Delivered } else { Verdict::Transient }, if up { 200 } else { 503 });
+        world.retry_at.clear();
+        world.run(Step::TakeDraft);
+        world.commit();
+        while world.attempts.is_empty()
+            && let Some(at) = world.lanes.next_deadline()
+        {
+            world.now = world.now.max(at);
+            world.handle(Input::TimerFired);
+            world.retry_at.clear();
+            while !world.catch_ups.is_empty() {
+                world.catch_up(0, false);
+            }
+        }
+    }
+    assert!((3..=8).contains(&attempts), "{attempts} attempts");
+    assert_eq!(
+        world.record.outcomes.values().map(|(_, kind)| *kind).collect::<Vec<_>>(),
+        [i32::from(v1::OutcomeKind::Delivered)]
+    );
+    let late = world.now.duration_since(back);
+    assert!(late <= SignedDuration::from_secs(12), "found {late:?} after it is back");
+}
