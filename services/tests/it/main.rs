@@ -14,5 +14,6 @@ mod rejected;
 mod roles;
 mod schemas;
 mod secrets;
+mod signing;
 mod tls;
 mod up;
