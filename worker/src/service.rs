@@ -106,6 +106,7 @@ impl Worker {
         let _end = end.clone().drop_guard();
         let context = Context {
             catalog: catalog.watch(end),
+            pauses: catalog,
             destinations: Arc::new(Destinations::new(self.options.allow_networks.clone())),
             limits: self.limits(layout),
             checkpoints: self.checkpoints(&spec),

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::task::JoinError;
 use weft_nats::event::StoredEvent;
+use weft_proto::ids::SubscriptionUid;
 
 use super::{Driver, DriverError};
 use crate::{
@@ -45,6 +46,19 @@ impl Driver {
         let (attempt, end) = ended.map_err(|source| DriverError::Task { what: "an attempt", source })?;
         crate::metrics::attempt_ended(&end);
         self.handle(Input::Ended { attempt, end })
+    }
+
+    /// Says that a receiver is away, or back.
+    pub(super) fn circuit_turned(&self, uid: SubscriptionUid, open: bool) {
+        let state = if open { "open" } else { "closed" };
+        metrics::counter!(crate::metrics::CIRCUITS, "state" => state).increment(1);
+        let name = self.subscriptions.get(&uid).map(|compiled| compiled.subscription.value.name.as_str());
+        let (shard, subscription) = (self.shard, name.unwrap_or_default());
+        if open {
+            tracing::warn!(%shard, subscription, "receiver is away and its lanes wait");
+        } else {
+            tracing::info!(%shard, subscription, "receiver is back");
+        }
     }
 }
 
