@@ -88,7 +88,7 @@ impl Member {
             if let Err(problem) = self.look().await {
                 tracing::debug!(problem, "leases cannot be looked at");
                 for shard in self.shards.values() {
-                    shard.send_replace(Err(format!("lease: {problem}")));
+                    shard.send_modify(|told| *told = Err(format!("lease: {problem}")));
                 }
             }
         }
@@ -105,7 +105,7 @@ impl Member {
         roster.workers.insert(self.me.clone(), presence);
         for (shard, duty) in self.duties.decide(&roster, seen_at) {
             if let Some(shard) = self.shards.get(&shard) {
-                shard.send_replace(Ok(duty));
+                shard.send_modify(|told| *told = Ok(duty));
             }
         }
         Ok(())
