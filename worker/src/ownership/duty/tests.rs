@@ -3,7 +3,7 @@
 //! then on nothing moves.
 
 use proptest::prelude::*;
-use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use rand::{SeedableRng as _, rngs::StdRng};
 
 use super::*;
 use crate::ownership::{Held, Presence, attempts_until};
