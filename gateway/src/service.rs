@@ -6,7 +6,7 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_index::projection::OpenError;
 use weft_nats::{
-    catalog::{Catalog, keys::Keys},
+    catalog::{Catalog, MasterKey, keys::Keys},
     connect::Connection,
     options::Secret,
     streams::{self, EnsureError, LogSpec},
@@ -91,6 +91,7 @@ impl Gateway {
         let stop = CancellationToken::new();
         let closing = drain.child_token();
         let connection = catalog.connection().clone();
+        let master_key = catalog.master_key().clone();
         let watched = catalog.watch(stop.child_token());
         let limits = body::Limits {
             bytes_max: usize::try_from(self.options.max_body.as_u64()).unwrap_or(usize::MAX),
@@ -115,7 +116,7 @@ impl Gateway {
 
         let serving = serve::serve(self.listener, router(api.clone()).merge(services), proxies, closing.clone());
         let opening = async {
-            let opening = Opening { connection, spec, folder, progress, api, closing: closing.clone() };
+            let opening = Opening { connection, master_key, spec, folder, progress, api, closing: closing.clone() };
             let opened = opening.open(&stop, &tasks).await;
             if opened.is_err() {
                 closing.cancel();
@@ -133,6 +134,7 @@ impl Gateway {
 /// The log on its way to the routes.
 struct Opening {
     connection: Connection,
+    master_key: MasterKey,
     spec: LogSpec,
     folder: PathBuf,
     progress: watch::Sender<Option<String>>,
@@ -148,7 +150,7 @@ impl Opening {
             layout = self.ensure() => layout?,
             () = self.closing.cancelled() => return Ok(()),
         };
-        let options = SequencerOptions::new(self.folder, &self.spec);
+        let options = SequencerOptions::new(self.folder, &self.spec, self.master_key);
         let connection = self.connection.clone();
         let sequencer = sequencer::start(connection, layout, options, self.progress, stop.child_token(), tasks).await?;
         self.api.open(Log { connection: self.connection, layout, sequencer });

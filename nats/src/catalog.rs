@@ -1,7 +1,7 @@
 //! Sources, subscriptions and API keys: prost messages in the KV bucket `weft_catalog`, under `source.<name>`,
 //! `subscription.<name>` and `key.<id>`, sealed (`seal`) with the master key, changed by revision and watched by every role.
 //!
-//! - `snapshot`: what the bucket's messages make of it; `matcher`, `pattern`: which events a subscription takes.
+//! - `reading`, `snapshot`: what the bucket's messages make of it; `matcher`, `pattern`: which events a subscription takes.
 //! - [`change`] and `plan`: what is to be changed, decided on a snapshot; [`mod@diff`], [`fields`], [`entry`]: what that is,
 //!   in words and without secrets. Pure.
 //! - [`keys`]: how API keys are made, and what whoever sends one may do.
@@ -28,6 +28,7 @@ use weft_proto::{
 
 use change::Change;
 use entry::Value;
+use reading::Reading;
 use stamp::Trail;
 
 use crate::{
@@ -47,6 +48,7 @@ pub mod keys;
 mod matcher;
 mod pattern;
 mod plan;
+mod reading;
 mod seal;
 mod snapshot;
 mod stamp;
@@ -71,6 +73,8 @@ const KEY: &str = "key";
 /// What the keys of API keys' last uses begin with.
 const KEY_USED: &str = "key-used";
 
+/// What a removed entry's value is. An entry names itself, so none is empty.
+const REMOVED: &[u8] = b"";
 /// The pause between two tries to follow the catalog: a change is to be live within a second.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// How long reading the whole bucket may take: some thousand entries take some milliseconds.
@@ -122,6 +126,11 @@ impl Catalog {
         &self.connection
     }
 
+    /// The key that it is sealed with.
+    pub fn master_key(&self) -> &MasterKey {
+        &self.key
+    }
+
     /// Follows the catalog: the receiver's value changes within a second of every change. A stored value that cannot be
     /// decoded is logged and passed over. Ends with `cancel`; lives through restarts of the server.
     pub fn watch(&self, cancel: CancellationToken) -> watch::Receiver<Arc<Snapshot>> {
@@ -149,12 +158,13 @@ impl Catalog {
     async fn follow(&self, sender: &watch::Sender<Arc<Snapshot>>) -> String {
         self.connection.connected().await;
         let mut disconnected = pin!(self.connection.changed());
-        let (mut snapshot, position) = match self.scan(None).await {
+        let prefix = prefix();
+        let (mut reading, position) = match self.scan(&prefix, None).await {
             Ok(scanned) => scanned,
             Err(error) => return error.to_string(),
         };
         // Uses of keys come all the time and decide nothing: nobody is woken by them.
-        snapshot.keys_used.clear();
+        reading.snapshot.keys_used.clear();
         let mut reader = OrderedReader::new(
             self.connection.clone(),
             ReaderOptions {
@@ -167,9 +177,9 @@ impl Catalog {
         );
         loop {
             sender.send_if_modified(|known| {
-                let changed = **known != snapshot;
+                let changed = **known != reading.snapshot;
                 if changed {
-                    *known = Arc::new(snapshot.clone());
+                    *known = Arc::new(reading.snapshot.clone());
                 }
                 changed
             });
@@ -178,11 +188,14 @@ impl Catalog {
                 () = &mut disconnected => return "the connection has changed".into(),
             };
             match batch {
-                // Which entries cannot be opened is not remembered: what has come may have mended them.
-                Ok(_) if snapshot.other_key.is_some() => return "entries are sealed with another key".into(),
+                // What has come may have mended what could not be read, also by what is not there any more.
+                Ok(_) if !reading.snapshot.complete => return "not all of it could be read".into(),
                 Ok(batch) => {
-                    let decisive = batch.messages.iter().filter(|message| !snapshot::is_use(&prefix(), message));
-                    decisive.for_each(|message| snapshot.apply(&prefix(), &self.key, message));
+                    let decisive = batch.messages.iter().filter(|message| !snapshot::is_use(&prefix, message));
+                    for message in decisive {
+                        reading.apply(message);
+                    }
+                    reading.conclude();
                 }
                 Err(error) => return error.to_string(),
             }
@@ -195,7 +208,7 @@ impl Catalog {
     ///
     /// [`CatalogError::Unavailable`].
     pub async fn read(&self) -> Result<Snapshot, CatalogError> {
-        self.scan(None).await.map(|(snapshot, _)| snapshot)
+        self.scan(&prefix(), None).await.map(|(reading, _)| reading.snapshot)
     }
 
     /// The catalog as it stands now, and what of it was written by one request.
@@ -204,17 +217,21 @@ impl Catalog {
         request_id: &str,
     ) -> Result<(Snapshot, Vec<CatalogChange>), CatalogError> {
         let mut trail = Trail::new(request_id);
-        let (snapshot, _) = self.scan(Some(&mut trail)).await?;
+        let snapshot = self.scan(&prefix(), Some(&mut trail)).await?.0.snapshot;
         Ok((snapshot, trail.written))
     }
 
     /// Reads the bucket up to where the leader says that it ends. Returns what it holds and what comes next.
-    async fn scan(&self, mut trail: Option<&mut Trail<'_>>) -> Result<(Snapshot, StreamSeq), CatalogError> {
+    async fn scan<'a>(
+        &'a self,
+        prefix: &'a str,
+        mut trail: Option<&mut Trail<'_>>,
+    ) -> Result<(Reading<'a>, StreamSeq), CatalogError> {
         let unavailable = |error: &dyn std::fmt::Display| CatalogError::Unavailable(error.to_string());
         let deadline = Instant::now() + READ_PATIENCE;
         let stream = stream();
         let state = streams::state(&self.connection, &stream).await.map_err(|error| unavailable(&error))?;
-        let mut snapshot = Snapshot { complete: true, ..Snapshot::default() };
+        let mut reading = Reading::new(prefix, &self.key);
         let mut position = state.first;
         while position <= state.last {
             let found = direct::range(&self.connection, &stream, position, ">", READ_MESSAGES, READ_BYTES);
@@ -233,12 +250,15 @@ impl Catalog {
             position = last.seq.next();
             for message in &messages {
                 match trail.as_deref_mut() {
-                    Some(trail) => trail.apply(&mut snapshot, &prefix(), &self.key, message),
-                    None => snapshot.apply(&prefix(), &self.key, message),
+                    Some(trail) => trail.apply(&mut reading, prefix, message),
+                    None => {
+                        reading.apply(message);
+                    }
                 }
             }
         }
-        Ok((snapshot, position))
+        reading.conclude();
+        Ok((reading, position))
     }
 
     /// Stores a source. `expected` is the revision that the caller has read; 0: it must not exist. Returns the new revision.
@@ -329,40 +349,49 @@ impl Catalog {
     }
 
     async fn put(&self, key: String, headers: HeaderMap, value: Vec<u8>, expected: u64) -> Result<u64, CatalogError> {
-        let expected = if expected == 0 { self.marker(&key).await? } else { expected };
-        let sealed = self.key.seal(&key, &value);
-        self.store(key, headers, sealed, expected).await
+        self.store(key, headers, &value, expected).await
     }
 
+    /// Stores that an entry is removed: sealed as its values are, so that nobody else can say so.
     async fn delete(&self, key: String, mut headers: HeaderMap, expected: u64) -> Result<(), CatalogError> {
-        // A key that is not there has no revision, and a marker for it would be noise.
+        // A key that is not there has no revision, and a removal of it would be noise.
         if expected == 0 {
             return Err(CatalogError::Conflict { key });
         }
+        // For people who look with the tools of NATS; whoever reads the catalog goes by what is sealed.
         headers.insert("KV-Operation", "DEL");
-        self.store(key, headers, Vec::new(), expected).await.map(drop)
+        self.store(key, headers, REMOVED, expected).await.map(drop)
     }
 
-    /// The revision that a key must have for it not to exist: that of the marker of its removal, else 0.
-    async fn marker(&self, key: &str) -> Result<u64, CatalogError> {
-        let last = direct::last_by_subject(&self.connection, &stream(), &subject(key)).await;
-        match last.map_err(|error| CatalogError::Unavailable(error.to_string()))? {
-            Some(message) if snapshot::removes(&message.headers) => Ok(message.seq.0),
-            Some(_) => Err(CatalogError::Conflict { key: key.to_owned() }),
-            None => Ok(0),
-        }
-    }
-
-    /// Stores a message for a key whose last revision is `expected`.
+    /// Seals and stores a value for a key that has the revision `expected`, 0: that is not there.
     async fn store(
         &self,
         key: String,
         mut headers: HeaderMap,
-        value: Vec<u8>,
+        value: &[u8],
         expected: u64,
     ) -> Result<u64, CatalogError> {
-        headers.insert("Nats-Expected-Last-Subject-Sequence", expected.to_string());
-        self.publish(key, headers, value).await
+        let base = self.base(&key, expected).await?;
+        headers.insert("Nats-Expected-Last-Subject-Sequence", base.to_string());
+        let sealed = self.key.seal(&key, value);
+        self.publish(key, headers, sealed).await
+    }
+
+    /// The sequence of a key's last message, whoever wrote it, if the key has the revision `expected`.
+    async fn base(&self, key: &str, expected: u64) -> Result<u64, CatalogError> {
+        let (prefix, stream, subject) = (prefix(), stream(), subject(key));
+        let mut reading = Reading::new(&prefix, &self.key);
+        let mut position = StreamSeq(1);
+        loop {
+            let messages = direct::range(&self.connection, &stream, position, &subject, READ_MESSAGES, READ_BYTES);
+            let messages = messages.await.map_err(|error| CatalogError::Unavailable(error.to_string()))?;
+            let Some(last) = messages.last() else { break };
+            position = last.seq.next();
+            for message in &messages {
+                reading.apply(message);
+            }
+        }
+        reading.base(key, expected).ok_or_else(|| CatalogError::Conflict { key: key.to_owned() })
     }
 
     async fn publish(&self, key: String, headers: HeaderMap, value: Vec<u8>) -> Result<u64, CatalogError> {

@@ -10,6 +10,7 @@
 //! - [`reader`]: a stream in order from a sequence on, without end, through restarts of the server.
 //! - [`direct`]: a few messages by sequence, without a consumer.
 //! - [`cursor`] and [`scan`]: a reader's place in the whole log as opaque text, and the page of events behind it.
+//! - [`tags`]: proof that what is said past the log comes from a process of the mesh.
 //! - [`tail`]: the events behind a cursor and those to come.
 //! - [`catalog`]: sources, subscriptions and keys, watched by every role.
 //! - [`commands`]: what operators ask for, and the record of what they have changed.
@@ -36,6 +37,7 @@ pub mod scan;
 pub mod server;
 pub mod streams;
 pub mod subject;
+pub mod tags;
 pub mod tail;
 #[cfg(feature = "testing")]
 pub mod testing;

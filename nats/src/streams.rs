@@ -27,6 +27,7 @@ use crate::{
 
 mod definition;
 
+pub(crate) use definition::CATALOG_HISTORY;
 use definition::Verdict;
 
 /// The version of everything that is stored in the log.

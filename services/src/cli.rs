@@ -8,7 +8,7 @@ use crate::{
     bench,
     command::{
         catalog::{apply, key, source, subscription},
-        dlq, event, listen, rejected, sign,
+        dlq, event, listen, rejected, sign, verify,
     },
     config::Config,
     demo,
@@ -66,6 +66,8 @@ pub enum Command {
     Rejected(rejected::RejectedCommand),
     /// Print the headers that a sender would sign a body with
     Sign(sign::SignArgs),
+    /// Say whether a gateway would take a request for its sender's
+    Verify(verify::VerifyArgs),
     /// Receive deliveries, verify them, and fail now and then
     Listen(listen::ListenArgs),
     /// Measure
@@ -126,6 +128,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Apply(args) => apply::run(args).await,
         Command::Rejected(command) => rejected::run(command).await,
         Command::Sign(args) => sign::run(args).await,
+        Command::Verify(args) => verify::run(args).await,
         Command::Listen(args) => listen::run(args).await,
         Command::Bench(command) => bench::run(command).await,
         Command::Launch(args) => Err(Failure::of(&weft_nats::server::launch(args.command))),
@@ -158,6 +161,7 @@ mod tests {
             "weft rejected retry --all --token hush",
             "weft event send --source shop --type t --secret hush",
             "weft sign --secret hush",
+            "weft verify --secret hush",
             "weft listen --secret hush",
             "weft source list --token hush",
             "weft key list --token hush",

@@ -99,7 +99,8 @@ pub struct Receiver {
 }
 
 struct Shared {
-    verifier: standardwebhooks::Webhook,
+    /// One for each secret.
+    verifiers: Vec<standardwebhooks::Webhook>,
     rule: Box<Rule>,
     state: Mutex<Records>,
     arrived: watch::Sender<usize>,
@@ -141,12 +142,27 @@ impl Receiver {
         secret: &str,
         rule: impl Fn(&Arrival) -> Answer + Send + Sync + 'static,
     ) -> Result<Self, String> {
+        Self::start_with(listen, &[secret.to_owned()], rule).await
+    }
+
+    /// As [`start`](Self::start), for deliveries signed with any of these secrets.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn start_with(
+        listen: SocketAddr,
+        secrets: &[String],
+        rule: impl Fn(&Arrival) -> Answer + Send + Sync + 'static,
+    ) -> Result<Self, String> {
         let listener = TcpListener::bind(listen).await.map_err(|error| format!("{listen}: {error}"))?;
         let address = listener.local_addr().map_err(|error| error.to_string())?;
-        let verifier = standardwebhooks::Webhook::new(secret)
+        let verifiers = secrets.iter().map(|secret| standardwebhooks::Webhook::new(secret));
+        let verifiers = verifiers
+            .collect::<Result<_, _>>()
             .map_err(|_| "the secret is not whsec_ and base64; the subscription's is wanted".to_owned())?;
         let shared = Arc::new(Shared {
-            verifier,
+            verifiers,
             rule: Box::new(rule),
             state: Mutex::default(),
             arrived: watch::Sender::new(0),
@@ -218,7 +234,7 @@ async fn receive(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     if shared.lock().arrivals.len() >= ARRIVALS_MAX {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
-    let signed = shared.verifier.verify(&body, &parts.headers).is_ok();
+    let signed = shared.verifiers.iter().any(|verifier| verifier.verify(&body, &parts.headers).is_ok());
     let mut arrival = read(&parts.headers, &body, at);
     arrival.signed = signed;
     let answer = (shared.rule)(&arrival);

@@ -104,6 +104,7 @@ impl Desk {
             room: self.room.clone(),
             current: self.current.clone(),
             submit_timeout: options.submit_timeout,
+            master_key: options.master_key.clone(),
             dedup_horizon: options.dedup_horizon,
             events_max: self.queue.max_capacity(),
         }

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use weft_index::receipts::Horizons;
-use weft_nats::streams::LogSpec;
+use weft_nats::{catalog::MasterKey, streams::LogSpec};
 
 /// How long a submission waits for its receipt. Below the request deadline of senders, above the ack time-out of an
 /// append, so that one lost ack still ends in a receipt.
@@ -31,11 +31,13 @@ pub struct SequencerOptions {
     pub queue_events_max: usize,
     /// Whether one of several gateways appends for all. Without it each appends for itself: right, and slower.
     pub forwards: bool,
+    /// The mesh's, by which gateways know each other.
+    pub master_key: MasterKey,
 }
 
 impl SequencerOptions {
     /// As the log is configured, with the receipts in `folder`.
-    pub fn new(folder: PathBuf, spec: &LogSpec) -> Self {
+    pub fn new(folder: PathBuf, spec: &LogSpec, master_key: MasterKey) -> Self {
         Self {
             folder,
             dedup_horizon: spec.log.dedup_horizon.0,
@@ -45,6 +47,7 @@ impl SequencerOptions {
             submit_timeout: SUBMIT_TIMEOUT,
             queue_events_max: QUEUE_EVENTS_MAX,
             forwards: true,
+            master_key,
         }
     }
 

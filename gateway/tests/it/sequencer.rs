@@ -22,6 +22,7 @@ use crate::mesh::{PATIENCE, spec};
 
 mod chains;
 mod faults;
+mod forged;
 mod log;
 mod preferred;
 mod receipts;
@@ -57,7 +58,12 @@ impl Mesh {
 
     /// A sequencer that has caught up, with its receipts in `folder`.
     async fn sequencer(&self, folder: &TempDir) -> Running {
-        self.sequencer_with(SequencerOptions::new(folder.path().to_owned(), &self.spec)).await
+        self.sequencer_with(SequencerOptions::new(
+            folder.path().to_owned(),
+            &self.spec,
+            weft_nats::testing::master_key(),
+        ))
+        .await
     }
 
     async fn sequencer_with(&self, options: SequencerOptions) -> Running {

@@ -1,5 +1,7 @@
 //! The catalog at rest: each entry is sealed as a whole with the mesh's master key.
 //!
+//! A removal is an entry's value as well, the empty one.
+//!
 //! Entries hold secrets, and the log's files, backups and whoever may read a stream would hold them too. Sealing also
 //! says who wrote an entry: one that was not made with the master key is passed over, wherever it came from. The name of
 //! the entry is part of what is sealed, so that one cannot be put in another's place.
@@ -13,19 +15,27 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ring::{
     aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
     digest::{SHA256, digest},
+    hkdf,
 };
+
+use crate::tags::Tags;
 
 /// What every sealed value begins with: the form's version.
 const MAGIC: &[u8; 4] = b"wft1";
+/// Salt of the keys that are derived: keeps them apart from whatever else the same bytes may be used for.
+const DERIVATION: &[u8] = b"weft derived keys 1";
 /// Bytes of a key's id.
 const ID_BYTES: usize = 4;
 /// Bytes of a master key.
 const KEY_BYTES: usize = 32;
 
-/// The key that the catalog is sealed with. Cheap to clone; never printed, but for its id.
+/// The key that the catalog is sealed with, and that keys for tags are derived from. Cheap to clone; never printed, but for
+/// its id.
 #[derive(Clone)]
 pub struct MasterKey {
     key: Arc<LessSafeKey>,
+    /// What other keys are derived from.
+    root: Arc<hkdf::Prk>,
     id: [u8; ID_BYTES],
 }
 
@@ -66,7 +76,13 @@ impl MasterKey {
         let hash = digest(&SHA256, bytes);
         let mut id = [0; ID_BYTES];
         id.copy_from_slice(&hash.as_ref()[..ID_BYTES]);
-        Ok(Self { key: Arc::new(LessSafeKey::new(key)), id })
+        let root = hkdf::Salt::new(hkdf::HKDF_SHA256, DERIVATION).extract(bytes);
+        Ok(Self { key: Arc::new(LessSafeKey::new(key)), root: Arc::new(root), id })
+    }
+
+    /// Tags for what processes of this mesh say to each other for `purpose`, which is part of the protocol.
+    pub fn tags(&self, purpose: &str) -> Tags {
+        Tags::derive(&self.root, purpose)
     }
 
     /// What tells this key from others, for people: 8 hex digits.

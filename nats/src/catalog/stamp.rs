@@ -9,10 +9,10 @@ use async_nats::HeaderMap;
 use weft_proto::v1;
 
 use super::{
-    MasterKey,
     change::Action,
     diff::diff,
     entry::{Entry, Kind},
+    reading::Reading,
     snapshot::Snapshot,
 };
 use crate::{
@@ -85,22 +85,23 @@ impl<'a> Trail<'a> {
         Self { request_id, written: Vec::new() }
     }
 
-    /// Takes a message of the bucket into the snapshot, and notes it when this request has written it.
-    pub fn apply(&mut self, snapshot: &mut Snapshot, prefix: &str, master: &MasterKey, message: &Stored) {
+    /// Takes a message of the bucket, and notes it when this request has written it.
+    pub fn apply(&mut self, reading: &mut Reading<'_>, prefix: &str, message: &Stored) {
         let key = message.subject.strip_prefix(prefix).and_then(|key| key.split_once('.'));
         let kind = key.and_then(|(kind, name)| Some((Kind::parse(kind)?, name)));
         let Some((kind, name)) =
             kind.filter(|_| text(&message.headers, REQUEST_ID).as_deref() == Some(self.request_id))
         else {
-            snapshot.apply(prefix, master, message);
+            reading.apply(message);
             return;
         };
-        let mut take = |snapshot: &mut Snapshot| snapshot.apply(prefix, master, message);
         let diff = match kind {
-            Kind::Source => difference::<v1::Source>(name, snapshot, &mut take),
-            Kind::Subscription => difference::<v1::Subscription>(name, snapshot, &mut take),
-            Kind::Key => difference::<v1::ApiKey>(name, snapshot, &mut take),
+            Kind::Source => difference::<v1::Source>(name, reading, message),
+            Kind::Subscription => difference::<v1::Subscription>(name, reading, message),
+            Kind::Key => difference::<v1::ApiKey>(name, reading, message),
         };
+        // A message that does not count says nothing of who wrote it either.
+        let Some(diff) = diff else { return };
         self.written.push(v1::CatalogChange {
             kind: kind.as_str().to_owned(),
             name: name.to_owned(),
@@ -111,10 +112,9 @@ impl<'a> Trail<'a> {
     }
 }
 
-/// What `take` does to an entry.
-fn difference<T: Entry>(name: &str, snapshot: &mut Snapshot, take: &mut impl FnMut(&mut Snapshot)) -> Vec<String> {
+/// What a message does to an entry; `None`: it does not count.
+fn difference<T: Entry>(name: &str, reading: &mut Reading<'_>, message: &Stored) -> Option<Vec<String>> {
     let find = |snapshot: &Snapshot| T::all(snapshot).get(name).map(|entry| Arc::clone(&entry.value));
-    let before = find(snapshot);
-    take(snapshot);
-    diff(before.as_deref(), find(snapshot).as_deref())
+    let before = find(&reading.snapshot);
+    reading.apply(message).then(|| diff(before.as_deref(), find(&reading.snapshot).as_deref()))
 }

@@ -143,8 +143,10 @@ fn admin_subjects() -> Vec<String> {
 /// Reading EVENTS through a consumer or directly. No subscription to `events.>` itself, which would also show what was
 /// never stored.
 ///
-/// This guards against mistakes, not against malice: NATS lets whoever may create a consumer choose the subject that it
-/// delivers to, so a stored event can be made to appear on another subject. Its URL is the operator's to hand out.
+/// This alone guards against mistakes, not against malice: NATS lets whoever may create a consumer choose the subject that it
+/// delivers to, so a stored event can be made to appear on another subject. What appears so in the catalog, or as a word among
+/// gateways, is not heeded, for it is not sealed or tagged with the master key. It can still fill streams with noise, and
+/// write over entries of the catalog until nobody can read them. Its URL is the operator's to hand out.
 fn tail_subjects(layout: Layout) -> Vec<String> {
     let mut subjects = ["$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST"].map(str::to_owned).to_vec();
     for shard in layout.all() {

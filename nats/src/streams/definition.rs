@@ -26,8 +26,8 @@ const DUPLICATE_WINDOW_MAX: Duration = Duration::from_secs(2 * 60);
 const CONSUMERS_MAX: i32 = 900;
 /// How long COMMANDS keeps a command: it is the audit log.
 const COMMANDS_RETENTION: Span = Span::days(400);
-/// Earlier values that the catalog keeps of each key.
-const CATALOG_HISTORY: i64 = 5;
+/// Messages that the catalog keeps of each key, the last one among them.
+pub(crate) const CATALOG_HISTORY: i64 = 5;
 /// How long the leases bucket tells of a key that has expired.
 const LEASE_MARKER_TTL: Duration = Duration::from_secs(60);
 

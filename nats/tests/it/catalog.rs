@@ -2,9 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use prost::Message as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_nats::{
+    async_nats::HeaderMap,
     catalog::{Catalog, CatalogError, Snapshot},
     connect::Connection,
     streams::{self, LogSpec},
@@ -162,4 +164,59 @@ async fn a_watch_follows_the_bucket_that_is_there() {
 async fn see_disconnected(connection: &Connection) {
     let away = weft_nats::testing::eventually(PATIENCE, async || !connection.is_connected()).await;
     assert!(away, "the connection is lost");
+}
+
+/// What others have written over an entry, as a value or as a marker of its removal, neither changes nor removes it: for who
+/// watches, for who starts later, and for who writes next. Where nothing of the entry is left, the catalog says so.
+#[tokio::test]
+async fn what_others_write_over_an_entry_does_not_count() {
+    let server = TestServer::start().await;
+    let connection = server.connection("test").await;
+    ensure(&connection).await;
+    let catalog = Catalog::new(connection.clone(), weft_nats::testing::master_key());
+    let revision = catalog.put_source(&source("shop"), 0).await.unwrap();
+    let mut watch = catalog.watch(CancellationToken::new());
+    see(&mut watch, |snapshot| names(snapshot) == ["shop"]).await;
+    let overwrite = async |header: Option<(&str, &str)>, payload: Vec<u8>| {
+        let mut headers = HeaderMap::new();
+        header.into_iter().for_each(|(name, value)| headers.insert(name, value));
+        let subject = "$KV.weft_catalog.source.shop";
+        let stored = connection.jetstream().publish_with_headers(subject, headers, payload.into()).await.unwrap();
+        stored.await.unwrap().sequence
+    };
+    overwrite(Some(("KV-Operation", "DEL")), Vec::new()).await;
+    overwrite(Some(("KV-Operation", "PURGE")), Vec::new()).await;
+    overwrite(None, source("shop").encode_to_vec()).await;
+    // Behind them: who sees this has seen them.
+    catalog.put_source(&source("behind"), 0).await.unwrap();
+    let seen = see(&mut watch, |snapshot| snapshot.sources.contains_key("behind")).await;
+    assert_eq!((seen.sources["shop"].revision, seen.complete), (revision, true));
+    assert_eq!(*seen, catalog.read().await.unwrap(), "who starts late concludes the same");
+
+    // It is changed and removed as ever.
+    assert!(matches!(catalog.put_source(&source("shop"), 0).await, Err(CatalogError::Conflict { .. })));
+    let revision = catalog.put_source(&source("shop"), revision).await.unwrap();
+    overwrite(None, b"forged".to_vec()).await;
+    catalog.delete_source("shop", revision).await.unwrap();
+    overwrite(None, b"forged".to_vec()).await;
+    see(&mut watch, |snapshot| names(snapshot) == ["behind"]).await;
+    let revision = catalog.put_source(&source("shop"), 0).await.unwrap();
+
+    // Written over until nothing of it is left: who knew it goes on, who comes anew knows that it does not know.
+    for _ in 0..5 {
+        overwrite(Some(("KV-Operation", "DEL")), Vec::new()).await;
+    }
+    catalog.put_source(&source("last"), 0).await.unwrap();
+    let seen = see(&mut watch, |snapshot| snapshot.sources.contains_key("last")).await;
+    assert_eq!((seen.sources["shop"].revision, seen.complete), (revision, true));
+    let late = catalog.read().await.unwrap();
+    assert!(!late.complete && late.missing().unwrap().contains("source.shop"), "{late:?}");
+    let mut late = catalog.watch(CancellationToken::new());
+    see(&mut late, |snapshot| !snapshot.lost.is_empty() && !snapshot.complete).await;
+
+    // Mended as it says.
+    let bucket = connection.jetstream().get_stream("KV_weft_catalog").await.unwrap();
+    bucket.purge().filter("$KV.weft_catalog.source.shop").await.unwrap();
+    catalog.put_source(&source("shop"), 0).await.unwrap();
+    assert_eq!(names(&*see(&mut late, |snapshot| snapshot.complete).await), ["behind", "last", "shop"]);
 }

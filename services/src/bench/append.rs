@@ -146,22 +146,23 @@ async fn phases(nats: &Nats, args: &AppendArgs) -> anyhow::Result<Vec<Phase>> {
     Ok(phases)
 }
 
-/// Compare-and-append alone: so many callers in a closed loop, after a warm-up. The log must be nobody else's: the events
-/// are numbered for nobody.
-///
-/// # Errors
-///
-/// When an append does not go through.
-pub async fn alone(
-    connection: Connection,
-    layout: Layout,
-    payload: usize,
-    callers: usize,
-    time: Duration,
-) -> anyhow::Result<Outcome> {
-    let log = Log { connection, layout, payload: body(payload) };
-    log.append_all(callers, WARM_UP).await?;
-    log.append_all(callers, time).await
+/// Compare-and-append alone. The log must be nobody else's: the events are numbered for nobody.
+pub struct Alone(Log);
+
+impl Alone {
+    /// Appends events of `payload` bytes.
+    pub fn new(connection: Connection, layout: Layout, payload: usize) -> Self {
+        Self(Log { connection, layout, payload: body(payload) })
+    }
+
+    /// So many callers in a closed loop.
+    ///
+    /// # Errors
+    ///
+    /// When an append does not go through.
+    pub async fn run(&self, callers: usize, time: Duration) -> anyhow::Result<Outcome> {
+        self.0.append_all(callers, time).await
+    }
 }
 
 /// JSON of exactly so many bytes, or a little more where it would be none.

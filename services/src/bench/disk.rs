@@ -10,8 +10,8 @@ use std::{
 use anyhow::Context as _;
 use serde::Serialize;
 
-/// Syncs that the median is taken of.
-const SYNCS: usize = 200;
+/// Syncs that the percentiles are taken of.
+const SYNCS: usize = 500;
 /// Bytes of each write: a page, as a small message costs the disk.
 const WRITE_BYTES: usize = 4096;
 
@@ -23,6 +23,8 @@ pub struct Disk {
     pub file_system: String,
     /// Median time of a write of 4 KiB and its fdatasync, in milliseconds.
     pub fdatasync_ms: f64,
+    /// The slowest of a hundred.
+    pub fdatasync_p99_ms: f64,
 }
 
 impl Disk {
@@ -32,8 +34,10 @@ impl Disk {
     ///
     /// When it cannot be written to.
     pub fn measure(folder: &Path) -> anyhow::Result<Self> {
-        let fdatasync_ms = fdatasync(folder).with_context(|| folder.display().to_string())?.as_secs_f64() * 1000.0;
-        Ok(Self { file_system: file_system(folder).unwrap_or_else(|| "unknown".into()), fdatasync_ms })
+        let times = fdatasyncs(folder).with_context(|| folder.display().to_string())?;
+        let ms = |percent: usize| times.get(SYNCS * percent / 100).map_or(0.0, |time| time.as_secs_f64() * 1000.0);
+        let file_system = file_system(folder).unwrap_or_else(|| "unknown".into());
+        Ok(Self { file_system, fdatasync_ms: ms(50), fdatasync_p99_ms: ms(99) })
     }
 
     /// Whether a sync reaches a disk at all.
@@ -45,11 +49,13 @@ impl Disk {
     pub fn line(&self, folder: &Path) -> String {
         let warning =
             if self.is_memory() { " (memory: syncs cost nothing here, choose a folder on a disk)" } else { "" };
-        format!("{}: {}, fdatasync {:.3} ms (median){warning}", folder.display(), self.file_system, self.fdatasync_ms)
+        let Self { file_system, fdatasync_ms: median, fdatasync_p99_ms: p99 } = self;
+        format!("{}: {file_system}, fdatasync {median:.3} ms (median), {p99:.2} ms (p99){warning}", folder.display())
     }
 }
 
-fn fdatasync(folder: &Path) -> std::io::Result<Duration> {
+/// How long each took, the shortest first.
+fn fdatasyncs(folder: &Path) -> std::io::Result<Vec<Duration>> {
     let mut file: File = tempfile::tempfile_in(folder)?;
     let page = [7; WRITE_BYTES];
     let mut times = Vec::with_capacity(SYNCS);
@@ -60,7 +66,7 @@ fn fdatasync(folder: &Path) -> std::io::Result<Duration> {
         times.push(started.elapsed());
     }
     times.sort_unstable();
-    Ok(times[SYNCS / 2])
+    Ok(times)
 }
 
 /// The type of the file system that a folder lies on.

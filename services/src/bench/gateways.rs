@@ -192,7 +192,8 @@ async fn gateway(nats: &Nats, folder: &Path, forwards: bool) -> anyhow::Result<G
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let connection = nats.connection("gateway", "weft-bench").await?;
     let layout = streams::ensure(&connection, nats.spec()).await?;
-    let options = SequencerOptions { forwards, ..SequencerOptions::new(folder.to_owned(), nats.spec()) };
+    let options = SequencerOptions::new(folder.to_owned(), nats.spec(), nats.master_key()?);
+    let options = SequencerOptions { forwards, ..options };
     let (told, mut missing) = watch::channel(None);
     let (drain, tasks) = (CancellationToken::new(), TaskTracker::new());
     let sequencer = sequencer::start(connection, layout, options, told, drain.clone(), &tasks).await?;

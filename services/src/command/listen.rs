@@ -20,9 +20,9 @@ pub struct ListenArgs {
     /// The port on loopback
     #[arg(long, default_value_t = 9999)]
     port: u16,
-    /// The subscription's secret: env:NAME, file:PATH, or the secret itself
-    #[arg(long)]
-    secret: Secret,
+    /// The subscription's secret: env:NAME, file:PATH, or the secret itself; several while they are rotated
+    #[arg(long = "secret", value_name = "SECRET", required = true)]
+    secrets: Vec<Secret>,
     /// Answer 500 to so many of the attempts
     #[arg(long, value_name = "PERCENT", default_value = "0%", value_parser = parse_percent)]
     fail: f64,
@@ -49,7 +49,8 @@ pub async fn run(args: ListenArgs) -> Result<(), Failure> {
         Answer { status, delay }
     };
     let listen = SocketAddr::from(([127, 0, 0, 1], args.port));
-    let receiver = Receiver::start(listen, &secret(args.secret.expose())?, rule).await.map_err(Failure::Failed)?;
+    let secrets = args.secrets.iter().map(|text| secret(text.expose())).collect::<Result<Vec<_>, _>>()?;
+    let receiver = Receiver::start_with(listen, &secrets, rule).await.map_err(Failure::Failed)?;
     let terminal = std::io::stdout().is_terminal();
     let table = args.output.map_or(terminal, |output| output == Format::Table);
     eprintln!("listening at {}", receiver.url());

@@ -10,6 +10,7 @@ pub mod prompt;
 pub mod rejected;
 pub mod select;
 pub mod sign;
+pub mod verify;
 pub mod view;
 
 use std::{fs, io::Read as _};

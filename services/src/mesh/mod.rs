@@ -49,7 +49,7 @@ impl Wiring {
 
     /// How the sender signs.
     pub fn signing(&self) -> Signing {
-        Signing { scheme: Scheme::Standard, secret: self.sender_secret.clone() }
+        Signing::new(Scheme::Standard, self.sender_secret.as_str())
     }
 
     /// The configuration: the source, and the subscription of the receiver at `receiver`; without one, only the source.

@@ -70,8 +70,16 @@ impl Nats {
     ///
     /// When the connection does not come about.
     pub async fn catalog(&self, name: &str) -> anyhow::Result<Catalog> {
-        let key = MasterKey::parse(&self.master_key).map_err(anyhow::Error::msg)?;
-        Ok(Catalog::new(self.connection("admin", name).await?, key))
+        Ok(Catalog::new(self.connection("admin", name).await?, self.master_key()?))
+    }
+
+    /// The master key of the roles on this server.
+    ///
+    /// # Errors
+    ///
+    /// None that is to be expected: it has been made here.
+    pub fn master_key(&self) -> anyhow::Result<MasterKey> {
+        MasterKey::parse(&self.master_key).map_err(anyhow::Error::msg)
     }
 
     /// The server's process id.

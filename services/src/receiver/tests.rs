@@ -51,15 +51,28 @@ fn a_gap_is_told_from_a_retry_and_a_repeat() {
 async fn post(url: String, secret: &str, number: u64) -> u16 {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let body = format!(r#"{{"workflowId":"größe 1","type":"order.paid","deliveryId":"evt-{number}","data":{{}}}}"#);
-    let signing = crate::sender::Signing { scheme: crate::sender::Scheme::Standard, secret: secret.into() };
+    let signing = crate::sender::Signing::new(crate::sender::Scheme::Standard, secret);
     let headers = signing.headers("id-1", Timestamp::now().as_second(), None, body.as_bytes()).unwrap();
     let mut request = reqwest::Client::builder().no_proxy().build().unwrap().post(url).body(body);
     for (name, value) in
-        headers.into_iter().chain([("weft-sequence", number.to_string()), ("weft-attempt", "2".into())])
+        headers.into_iter().chain([("weft-sequence".into(), number.to_string()), ("weft-attempt".into(), "2".into())])
     {
         request = request.header(name, value);
     }
     request.send().await.unwrap().status().as_u16()
+}
+
+/// During a rotation a delivery signed with either secret counts as signed, one with another does not.
+#[tokio::test]
+async fn either_secret_of_a_rotation_is_taken() {
+    let newer = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX";
+    let other = "whsec_b3RoZXItc2VjcmV0LW90aGVyLXNlY3JldA==";
+    let rule = |arrival: &Arrival| if arrival.signed { Answer::OK } else { Answer::now(401) };
+    let secrets = [newer.to_owned(), SECRET.to_owned()];
+    let receiver = Receiver::start_with(([127, 0, 0, 1], 0).into(), &secrets, rule).await.unwrap();
+    for (secret, status) in [(newer, 200), (SECRET, 200), (other, 401)] {
+        assert_eq!(post(receiver.url(), secret, 1).await, status);
+    }
 }
 
 /// What came is what is remembered, with the verdict on its signature; what was taken out is not kept.

@@ -225,3 +225,35 @@ async fn a_key_is_made_used_and_revoked() {
     assert!(eventually(PATIENCE, async || status().await == 401).await);
     assert_eq!(scene.operator().code(&["key", "create", "ci", "--scope", "root"]).await, Some(2));
 }
+
+/// What limits a key can be lifted again, each by itself; a flag that contradicts another is a mistake.
+#[tokio::test]
+async fn the_limits_of_a_key_are_lifted() {
+    let scene = Scene::start(|_| Answer::OK).await;
+    let create = ["key", "create", "ci", "--scope", "ingest", "--source", "shop", "--workflow-prefix", "order-"];
+    let made = scene.line(&[&create[..], &["--expires", "30d"]].concat()).await;
+    let id = made["id"].as_str().unwrap();
+    let limits = |key: &Value| ["sources", "workflowPrefixes", "expiresAt"].map(|limit| is_set(&key[limit]));
+    assert_eq!(limits(&made), [true, true, true], "{made}");
+    for (flag, left) in [
+        ("--all-workflows", [true, false, true]),
+        ("--no-expires", [true, false, false]),
+        ("--all-sources", [false, false, false]),
+    ] {
+        let lifted = scene.line(&["key", "update", id, flag]).await;
+        assert_eq!((limits(&lifted), &lifted["scopes"]), (left, &json!(["ingest"])), "{flag}: {lifted}");
+    }
+    for contradiction in [
+        ["--all-sources", "--source=shop"],
+        ["--all-workflows", "--workflow-prefix=order-"],
+        ["--no-expires", "--expires=30d"],
+    ] {
+        let args = [&["key", "update", id][..], &contradiction].concat();
+        assert_eq!(scene.operator().code(&args).await, Some(2), "{contradiction:?}");
+    }
+}
+
+/// Neither missing nor empty.
+fn is_set(value: &Value) -> bool {
+    !value.is_null() && value.as_array().is_none_or(|values| !values.is_empty())
+}

@@ -15,6 +15,7 @@ mod rejected;
 mod roles;
 mod schemas;
 mod secrets;
+mod signing;
 mod starts;
 mod tls;
 mod up;

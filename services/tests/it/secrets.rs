@@ -101,7 +101,7 @@ async fn provoke(gateway: &str, wiring: &Wiring) -> Vec<u8> {
     let body = format!(r#"{{"type":"t","leak":"{secret}"}}"#);
     let post = |url: String| client.post(url).body(body.clone());
     let signed = wiring.signing().headers("evt_bad", 1, None, body.as_bytes()).unwrap();
-    let stale = signed.iter().fold(post(format!("{webhook}/w")), |request, (name, value)| request.header(*name, value));
+    let stale = signed.iter().fold(post(format!("{webhook}/w")), |request, (name, value)| request.header(name, value));
     let requests = [
         post(webhook.clone()),
         post(format!("{webhook}/{secret}?token={PASSWORD}")).header("x-api-key", KEY),

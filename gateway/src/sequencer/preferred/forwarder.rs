@@ -14,7 +14,7 @@ use weft_nats::async_nats::{Message, StatusCode, Subscriber};
 use weft_proto::v1;
 
 use super::{
-    Name, Parcel, Shared, Standing,
+    HEADER_BYTES, Name, Parcel, Shared, Standing,
     keeper::{Doubt, Why},
     late::{LATE_MAX, reconcile},
     pipeline::{Pipeline, SILENCE_MAX},
@@ -114,7 +114,7 @@ impl Forwarder {
             };
             let submissions = self.next_request();
             let request = wire::request(Timestamp::now(), &submissions);
-            if request.len() > self.shared.connection.max_payload().unwrap_or(0) {
+            if request.len().saturating_add(HEADER_BYTES) > self.shared.connection.max_payload().unwrap_or(0) {
                 submissions.into_iter().for_each(|submission| self.take_back(submission));
                 continue;
             }
@@ -149,14 +149,20 @@ impl Forwarder {
         }
         let subject = layout.forward_subject(*shard, to);
         let reply = layout.forward_answer_subject(*shard, me, number);
-        let published = connection.client().publish_with_reply(subject, reply, request);
+        let headers = self.shared.tagged(&subject, &request);
+        let published = connection.client().publish_with_reply_and_headers(subject, reply, headers, request);
         matches!(timeout(SILENCE_MAX, published).await, Ok(Ok(())))
     }
 
     fn answered(&mut self, message: &Message) {
         let number = message.subject.rsplit('.').next().and_then(|number| number.parse().ok());
         let Some(number) = number else { return };
+        // The server says so to who asked only.
         let nobody = message.status == Some(StatusCode::NO_RESPONDERS);
+        if !nobody && !self.shared.is_tagged(message) {
+            tracing::warn!(subject = %message.subject, "an answer that no gateway of this mesh has given is ignored");
+            return;
+        }
         let reply = if nobody { None } else { wire::decode_reply(message.payload.clone()) };
         let under_way = self.pipeline.heard(number, Instant::now());
         match reply {

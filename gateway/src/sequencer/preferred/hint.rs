@@ -57,8 +57,8 @@ impl Hints {
         Ok(match message {
             None => Hint { holder: None, revision: 0 },
             Some(message) => {
-                // Markers of deletion and of expiry are empty.
-                let holder = std::str::from_utf8(&message.payload).ok().filter(|holder| !holder.is_empty());
+                // Markers of deletion and of expiry are empty. What is no name becomes part of no subject.
+                let holder = std::str::from_utf8(&message.payload).ok().filter(|holder| super::is_name(holder));
                 Hint { holder: holder.map(Name::from), revision: message.seq.0 }
             }
         })

@@ -82,6 +82,9 @@ impl Host {
     /// Queues the events of a request in order, before the next request is looked at; who waits for them is told by a
     /// task of its own, of which there are no more than others may have under way.
     async fn take(&self, request: Message, pending: &TaskTracker) {
+        if !self.shared.is_tagged(&request) {
+            return self.ignore(&request);
+        }
         let serves = self.current.borrow().is_some() && !matches!(self.shared.standing(), Standing::Theirs(_));
         let events =
             serves.then(|| wire::events(request.payload.clone(), self.shared.layout, Timestamp::now(), self.age_max));
@@ -112,7 +115,15 @@ impl Host {
         }
     }
 
+    /// It is not from a gateway of this mesh, or from one of a version that did not tag yet and goes on by itself.
+    fn ignore(&self, request: &Message) {
+        tracing::warn!(subject = %request.subject, "events that no gateway of this mesh has sent are ignored");
+    }
+
     async fn refuse(&self, request: Message) {
+        if !self.shared.is_tagged(&request) {
+            return self.ignore(&request);
+        }
         if let Some(reply) = request.reply {
             say(&self.shared, reply, Reply::Refused).await;
         }
@@ -134,5 +145,7 @@ async fn answer(shared: &Shared, reply: Subject, taken: Vec<Taken>) {
 
 /// An error means that the client has ended: then nobody hears anything.
 async fn say(shared: &Shared, to: Subject, reply: Reply) {
-    let _ = shared.connection.client().publish(to, wire::encode_reply(reply)).await;
+    let reply = wire::encode_reply(reply);
+    let headers = shared.tagged(&to, &reply);
+    let _ = shared.connection.client().publish_with_headers(to, headers, reply).await;
 }

@@ -19,6 +19,11 @@
 //! - `late`: a preferred appender that said nothing for 50 ms is not waited for: the events go into the own queue as well,
 //!   and the event id makes them one. Whoever decides first decides, and a late "accepted" still reaches its sender.
 //!
+//! Requests and answers are tagged with a key that only gateways of the mesh have. NATS keeps others from publishing there, but
+//! not from having a stored message delivered there, and a sender chooses what a stored body says: without tags it could be a
+//! request for events that nobody has verified, or a receipt for one that nobody has stored. A tag binds the subject, so it is
+//! good for one process and, of an answer, one request; a request is refused when it is old, and its ids make it act once.
+//!
 //! Events that are submitted at the same time, each alone, may be appended in any order, also those of one workflow and one
 //! sender. Members of a [chain](super::chain) may not:
 //!
@@ -41,7 +46,13 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_index::receipts::Receipts;
-use weft_nats::{connect::Connection, subject::Layout};
+use weft_nats::{
+    async_nats::{HeaderMap, Message},
+    catalog::MasterKey,
+    connect::Connection,
+    subject::Layout,
+    tags::{TAG_TEXT_BYTES, Tags},
+};
 use weft_proto::ids::ShardId;
 
 mod forwarder;
@@ -65,6 +76,17 @@ use super::submission::Submission;
 /// What a gateway is called among gateways: a token of a subject, another one at each start.
 pub(super) type Name = Arc<str>;
 
+/// Whether a text may be the name of a gateway.
+fn is_name(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// What tags on requests and answers are made for.
+const TAGGED: &str = "forward";
+/// The header with the tag.
+const TAG: &str = "weft-tag";
+/// Bytes that the headers of a request take: a line of version, name and tag, and their ends.
+const HEADER_BYTES: usize = 64 + TAG_TEXT_BYTES;
 /// Doubts that may wait for the keeper: it looks at the newest state anyway.
 const DOUBTS_MAX: usize = 8;
 
@@ -86,6 +108,7 @@ struct Shared {
     layout: Layout,
     connection: Connection,
     me: Name,
+    tags: Tags,
     standing: watch::Sender<Standing>,
     work: Work,
 }
@@ -115,6 +138,8 @@ pub(super) struct Own {
     /// The receipts, while they have caught up with the log.
     pub current: watch::Receiver<Option<Receipts>>,
     pub submit_timeout: Duration,
+    /// The mesh's, which tells its gateways from others.
+    pub master_key: MasterKey,
     /// For how long ids are known.
     pub dedup_horizon: Duration,
     /// Events that may wait, here as there.
@@ -141,12 +166,13 @@ pub(super) async fn start(
     let answers = client.subscribe(layout.forward_answer_subject(shard, &me, '*')).await.ok()?;
     let hints = Hints::new(connection.clone(), layout.appender_key(shard), me.clone());
     let standing = watch::Sender::new(Standing::Nobody);
-    let shared = Shared { shard, layout, connection, me, standing, work: Work::default() };
+    let tags = own.master_key.tags(TAGGED);
+    let shared = Shared { shard, layout, connection, me, tags, standing, work: Work::default() };
     let (queue, queued) = mpsc::channel(own.events_max);
     let (doubts, doubted) = mpsc::channel(DOUBTS_MAX);
 
     tasks.spawn(Keeper::new(shared.clone(), hints, doubted).run(drain.clone()));
-    let Own { queue: own, room, current, submit_timeout, dedup_horizon, events_max: _ } = own;
+    let Own { queue: own, room, current, submit_timeout, dedup_horizon, .. } = own;
     let age_max = wire::age_max(dedup_horizon);
     let host = Host { shared: shared.clone(), queue: own.clone(), room, current, submit_timeout, age_max };
     tasks.spawn(host.run(requests, drain.clone()));
@@ -180,6 +206,19 @@ impl Shared {
         if changed {
             tracing::debug!(shard = self.shard.0, ?standing, "preferred appender");
         }
+    }
+
+    /// What a message to `subject` needs for other gateways to heed it.
+    fn tagged(&self, subject: &str, payload: &[u8]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(TAG, self.tags.tag(subject, payload));
+        headers
+    }
+
+    /// Whether a gateway of this mesh has said it, here and not elsewhere.
+    fn is_tagged(&self, message: &Message) -> bool {
+        let tag = message.headers.as_ref().and_then(|headers| headers.get(TAG));
+        tag.is_some_and(|tag| self.tags.holds(&message.subject, &message.payload, tag.as_str()))
     }
 
     /// Forwards nothing more to `holder`.

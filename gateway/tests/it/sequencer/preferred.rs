@@ -11,7 +11,7 @@ use weft_nats::testing::eventually;
 use super::*;
 
 /// Who appends, as the key says.
-async fn holder(mesh: &Mesh) -> Option<String> {
+pub async fn holder(mesh: &Mesh) -> Option<String> {
     let key = mesh.layout.appender_key(ShardId(0));
     let message = direct::last_by_subject(&mesh.connection, "KV_weft_leases", &key).await.unwrap()?;
     Some(String::from_utf8(message.payload.to_vec()).unwrap()).filter(|holder| !holder.is_empty())

@@ -51,7 +51,7 @@ struct Phase {
     #[serde(flatten)]
     latency: Percentiles,
     #[serde(flatten)]
-    cpu: Option<CpuPerEvent>,
+    cpu: CpuPerEvent,
 }
 
 /// What the phases with one number of callers say together.
@@ -83,8 +83,7 @@ impl Row for Phase {
         &["PHASE", "CALLERS", "EVENTS/S", "P50 MS", "P99 MS", "MAX MS", "NATS US", "SERVER US", "GENERATOR US"];
 
     fn cells(&self) -> Vec<String> {
-        let cpu =
-            |of: fn(&CpuPerEvent) -> f64| self.cpu.as_ref().map_or_else(String::new, |cpu| format!("{:.1}", of(cpu)));
+        let cpu = |of: fn(&CpuPerEvent) -> f64| format!("{:.1}", of(&self.cpu));
         vec![
             self.name.to_owned(),
             self.callers.to_string(),
@@ -142,9 +141,9 @@ pub async fn run(args: BoundArgs) -> Result<(), Failure> {
 
 async fn compare(bench: &Bench, callers: usize, time: Duration, payload: usize) -> anyhow::Result<Vec<Phase>> {
     let append = async || -> anyhow::Result<Phase> {
-        let measured = appender_alone(bench, callers, time, payload).await?;
+        let (measured, cpu) = appender_alone(bench, callers, time, payload).await?;
         let (events_per_second, latency) = (measured.rate(), measured.latencies.percentiles());
-        Ok(Phase { name: "appender alone", callers, events_per_second, latency, cpu: None })
+        Ok(Phase { name: "appender alone", callers, events_per_second, latency, cpu })
     };
     let before = append().await?;
     let bound = answer(bench, callers, time, payload).await?;
@@ -156,23 +155,37 @@ async fn compare(bench: &Bench, callers: usize, time: Duration, payload: usize) 
         callers,
         events_per_second: outcome.rate(),
         latency: outcome.latencies.percentiles(),
-        cpu: Some(cpu),
+        cpu,
     };
     let after = append().await?;
     Ok(vec![before, bound, accepted, after])
 }
 
-/// The appender alone, on a log and a server of its own.
-async fn appender_alone(bench: &Bench, callers: usize, time: Duration, payload: usize) -> anyhow::Result<Outcome> {
+/// The appender alone, on a log and a server of its own. It works in this process, as if that were the gateway.
+async fn appender_alone(
+    bench: &Bench,
+    callers: usize,
+    time: Duration,
+    payload: usize,
+) -> anyhow::Result<(Outcome, CpuPerEvent)> {
     let folder = tempfile::tempdir_in(&bench.folder)?;
     let stop = CancellationToken::new();
     let nats = Nats::start(&bench.program, folder.path(), stop.clone()).await?;
     let layout = streams::ensure(&nats.connection("admin", "weft-bench-streams").await?, nats.spec()).await?;
     let connection = nats.connection("gateway", "weft-bench-append").await?;
-    let outcome = append::alone(connection, layout, payload, callers, time).await;
+    let appender = append::Alone::new(connection, layout, payload);
+    appender.run(callers, time / 4).await?;
+    let before = cpu_of(&nats, std::process::id())?;
+    let outcome = appender.run(callers, time).await?;
+    let cpu = CpuPerEvent {
+        generator_us: 0.0,
+        ..cpu_of(&nats, std::process::id())?.since(before, outcome.latencies.count())
+    };
+    // It would take the server's end for an outage.
+    drop(appender);
     stop.cancel();
     nats.stopped().await;
-    outcome
+    Ok((outcome, cpu))
 }
 
 /// The same server without a log.
@@ -198,7 +211,7 @@ async fn answer(bench: &Bench, callers: usize, time: Duration, payload: usize) -
         callers,
         events_per_second: outcome.rate(),
         latency: outcome.latencies.percentiles(),
-        cpu: Some(cpu),
+        cpu,
     })
 }
 
@@ -208,7 +221,7 @@ fn verdict(callers: usize, phases: &[Phase]) -> Verdict {
         let found = of(name);
         found.iter().map(|phase| phase.events_per_second).sum::<f64>() / found.len().max(1) as f64
     };
-    let cpu = |name: &str| of(name).iter().filter_map(|phase| phase.cpu).map(|cpu| cpu.server_us).sum::<f64>();
+    let cpu = |name: &str| of(name).iter().map(|phase| phase.cpu.server_us).sum::<f64>();
     let accepted = rate("signed HTTP to 202");
     let ceiling = rate("verify and answer") / accepted;
     Verdict {

@@ -116,9 +116,13 @@ fn slow_senders(traffic: Traffic, count: usize, time: Duration) -> anyhow::Resul
     let (traffic, next) = (Arc::new(traffic), Arc::new(AtomicU64::new(0)));
     let mut senders = JoinSet::new();
     let end = std::time::Instant::now() + time;
-    for _ in 0..count {
+    // Spread over the time of a request: in step they would be no slow senders, but a burst every two seconds.
+    let apart = SLOW_PAUSE * u32::try_from(SLOW_PIECES)? / u32::try_from(count.max(1))?;
+    for index in 0..count {
         let (traffic, next) = (traffic.clone(), next.clone());
+        let wait = apart * u32::try_from(index)?;
         senders.spawn(async move {
+            tokio::time::sleep(wait).await;
             let mut connection = Connection::open(traffic, next).await?;
             let mut accepted = 0;
             while std::time::Instant::now() < end {
@@ -182,9 +186,10 @@ fn human(report: &Report) -> String {
     ];
     let rows = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]);
     format!(
-        "open loop, {} connections, half of them slow or silent; fdatasync {:.3} ms\n{}",
+        "open loop, {} connections, half of them slow or silent; fdatasync {:.3} ms (median), {:.2} ms (p99)\n{}",
         report.connections,
         report.disk.fdatasync_ms,
+        report.disk.fdatasync_p99_ms,
         output::table(&["", "VALUE"], rows)
     )
 }

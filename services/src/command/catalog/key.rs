@@ -69,12 +69,21 @@ pub struct UpdateArgs {
     /// Only these sources from now on
     #[arg(long = "source", value_name = "NAME", value_delimiter = ',')]
     sources: Vec<String>,
+    /// All sources from now on
+    #[arg(long, conflicts_with = "sources")]
+    all_sources: bool,
     /// Only workflows whose id begins so from now on
     #[arg(long = "workflow-prefix", value_name = "PREFIX")]
     workflow_prefixes: Vec<String>,
+    /// All workflows from now on
+    #[arg(long, conflicts_with = "workflow_prefixes")]
+    all_workflows: bool,
     /// How long it lives from now on, such as 30d
     #[arg(long, value_name = "DURATION")]
     expires: Option<Span>,
+    /// It lives for ever from now on
+    #[arg(long, conflicts_with = "expires")]
+    no_expires: bool,
     #[command(flatten)]
     reason: ReasonArgs,
     #[command(flatten)]
@@ -153,14 +162,17 @@ async fn update(args: UpdateArgs) -> Result<(), Failure> {
     if !args.scopes.is_empty() {
         key.scopes = args.scopes.into_iter().map(i32::from).collect();
     }
-    if !args.sources.is_empty() {
+    // An empty list stands for all.
+    if args.all_sources || !args.sources.is_empty() {
         key.sources = args.sources;
     }
-    if !args.workflow_prefixes.is_empty() {
+    if args.all_workflows || !args.workflow_prefixes.is_empty() {
         key.workflow_prefixes = args.workflow_prefixes;
     }
     if let Some(span) = args.expires {
         key.expires_at_ms = expiry(span)?.as_millisecond();
+    } else if args.no_expires {
+        key.expires_at_ms = 0;
     }
     let (revision, reason) = (view.revision, args.reason.reason);
     let request = v1::UpdateApiKeyRequest { key: Some(key), revision, reason, request_id: request_id() };

@@ -13,7 +13,7 @@ pub mod key;
 pub mod source;
 pub mod subscription;
 mod view;
-mod wanted;
+pub(super) mod wanted;
 
 /// Entries of one page: the most that the service gives.
 const PAGE_SIZE: u32 = 1000;

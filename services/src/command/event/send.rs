@@ -13,7 +13,7 @@ use crate::{
         sign::secret,
     },
     exit::{Failure, chain},
-    sender::{Answer, Receipt, Scheme, Sender, Signing},
+    sender::{Answer, HmacOptions, Receipt, Scheme, Sender, Signing},
 };
 
 /// `weft event send`.
@@ -46,13 +46,42 @@ pub struct SendArgs {
     /// How to print [default: table on a terminal, jsonl in a pipe]
     #[arg(short, long, value_name = "FORMAT")]
     output: Option<Format>,
+    #[command(flatten)]
+    hmac: HmacOptions,
 }
 
-/// The body that is posted: what the default rules of a source read.
+/// The body that is posted: what the default rules of a source read, where its scheme has them.
 #[derive(Serialize)]
 struct Body<'a> {
+    /// Stripe's delivery id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    /// Slack's delivery id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_id: Option<&'a str>,
     r#type: &'a str,
+    /// Slack's event, which has the type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<Typed<'a>>,
     data: &'a RawValue,
+}
+
+#[derive(Serialize)]
+struct Typed<'a> {
+    r#type: &'a str,
+}
+
+impl<'a> Body<'a> {
+    fn new(scheme: Scheme, id: &'a str, event_type: &'a str, data: &'a RawValue) -> Self {
+        let body = Self { id: None, event_id: None, r#type: event_type, event: None, data };
+        match scheme {
+            Scheme::Stripe => Self { id: Some(id), ..body },
+            Scheme::Slack => {
+                Self { event_id: Some(id), r#type: "event_callback", event: Some(Typed { r#type: event_type }), ..body }
+            }
+            Scheme::Standard | Scheme::Github | Scheme::Shopify | Scheme::Hmac => body,
+        }
+    }
 }
 
 /// The receipt, as the gateway gave it.
@@ -70,12 +99,16 @@ pub(super) async fn run(args: SendArgs) -> Result<(), Failure> {
     let data = read_data("--data", &args.data)?;
     let data: &RawValue =
         serde_json::from_str(&data).map_err(|error| Failure::Usage(format!("--data is not JSON: {error}")))?;
-    let body = serde_json::to_vec(&Body { r#type: &args.event_type, data }).map_err(|error| Failure::of(&error))?;
-    let signing = Signing { scheme: args.scheme, secret: secret(args.secret.expose())? };
     let id = args.id.unwrap_or_else(|| format!("msg_{}", Uuid::now_v7().simple()));
+    let body = Body::new(args.scheme, &id, &args.event_type, data);
+    let body = serde_json::to_vec(&body).map_err(|error| Failure::of(&error))?;
+    let signing = Signing { hmac: args.hmac, ..Signing::new(args.scheme, secret(args.secret.expose())?) };
+    if args.scheme != Scheme::Hmac {
+        signing.hmac.check_absent(args.scheme).map_err(Failure::Usage)?;
+    }
     let now = jiff::Timestamp::now().as_second();
     let headers = signing.headers(&id, now, Some(&args.event_type), &body);
-    let headers = headers.map_err(|problem| Failure::Usage(format!("--secret: {problem}")))?;
+    let headers = headers.map_err(Failure::Usage)?;
     let sender = Sender::new(&args.gateway).map_err(Failure::Failed)?;
     let answer = sender.post(&args.source, args.workflow.as_deref(), &headers, Bytes::from(body)).await;
     let answer = answer.map_err(|error| {

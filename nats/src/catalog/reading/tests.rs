@@ -1,0 +1,169 @@
+use async_nats::HeaderMap;
+use jiff::Timestamp;
+use prost::Message as _;
+use weft_proto::{
+    ids::StreamSeq,
+    v1::{Source, Subscription},
+};
+
+use super::{super::snapshot::is_use, *};
+
+const PREFIX: &str = "$KV.b.";
+
+fn key() -> MasterKey {
+    MasterKey::parse(&MasterKey::generate()).unwrap()
+}
+
+fn message(seq: u64, key: &str, header: Option<(&str, &str)>, payload: Vec<u8>) -> Stored {
+    let mut headers = HeaderMap::new();
+    header.into_iter().for_each(|(name, value)| headers.insert(name, value));
+    Stored {
+        seq: StreamSeq(seq),
+        stored_at: Timestamp::UNIX_EPOCH,
+        subject: format!("{PREFIX}{key}"),
+        headers,
+        payload: payload.into(),
+    }
+}
+
+fn source(key: &MasterKey, entry: &str, name: &str) -> Vec<u8> {
+    key.seal(entry, &Source { name: name.into(), ..Source::default() }.encode_to_vec())
+}
+
+/// What is read of these, to the end.
+fn read<'a>(key: &'a MasterKey, messages: &[Stored]) -> Reading<'a> {
+    let mut reading = Reading::new(PREFIX, key);
+    for message in messages {
+        reading.apply(message);
+    }
+    reading.conclude();
+    reading
+}
+
+fn revisions(reading: &Reading<'_>) -> Vec<(String, u64)> {
+    reading.snapshot.sources.iter().map(|(name, source)| (name.clone(), source.revision)).collect()
+}
+
+#[test]
+fn the_last_sound_value_of_a_key_counts() {
+    let key = key();
+    let named = |entry: &str, name: &str| source(&key, entry, name);
+    let mut messages = vec![
+        message(1, "source.a", None, named("source.a", "a")),
+        message(2, "source.b", None, named("source.b", "b")),
+        message(3, "source.a", None, named("source.a", "a")),
+    ];
+    let sound = [("a".to_owned(), 3), ("b".to_owned(), 2)];
+    assert_eq!(revisions(&read(&key, &messages)), sound);
+    messages.extend([
+        message(4, "source.a", None, vec![0xff, 0xff]),
+        message(5, "source.b", None, named("source.b", "a")),
+        message(6, "source", None, named("source", "c")),
+        message(7, "other.c", None, named("other.c", "c")),
+        // Not sealed, and sealed as another entry.
+        message(8, "source.a", None, Source { name: "a".into(), ..Source::default() }.encode_to_vec()),
+        message(9, "source.a", None, named("source.b", "a")),
+    ]);
+    let reading = read(&key, &messages);
+    assert_eq!(revisions(&reading), sound);
+    assert!(reading.snapshot.complete);
+}
+
+/// An entry is removed by who has the master key, and by nobody else, with whatever marker.
+#[test]
+fn only_a_sealed_removal_removes() {
+    let key = key();
+    let subscription = Subscription { uid: vec![1; 16], name: "b".into(), ..Subscription::default() };
+    let mut messages = vec![
+        message(1, "source.a", None, source(&key, "source.a", "a")),
+        message(2, "subscription.b", None, key.seal("subscription.b", &subscription.encode_to_vec())),
+    ];
+    for (seq, header) in [
+        (3, ("KV-Operation", "DEL")),
+        (4, ("KV-Operation", "PURGE")),
+        (5, ("Nats-Marker-Reason", "MaxAge")),
+        (6, ("Nats-Marker-Reason", "Purge")),
+    ] {
+        messages.push(message(seq, "source.a", Some(header), Vec::new()));
+        messages.push(message(seq, "subscription.b", Some(header), Vec::new()));
+    }
+    // A removal of another entry, put in this one's place.
+    messages.push(message(7, "source.a", Some(("KV-Operation", "DEL")), key.seal("source.b", b"")));
+    let reading = read(&key, &messages);
+    assert_eq!((revisions(&reading), reading.snapshot.complete), (vec![("a".to_owned(), 1)], true));
+    assert!(reading.snapshot.removals.is_empty() && reading.snapshot.subscriptions.len() == 1);
+
+    messages.push(message(8, "source.a", None, key.seal("source.a", b"")));
+    messages.push(message(9, "subscription.b", Some(("weft-operator", "ab12cd34")), key.seal("subscription.b", b"")));
+    let reading = read(&key, &messages);
+    assert!(reading.snapshot.complete && reading.snapshot.sources.is_empty());
+    assert_eq!(reading.snapshot.removals[&subscription.uid].operator, "ab12cd34");
+}
+
+/// Who starts late, and finds only what others have written, does not take the entry for one that is not there; unless so
+/// little was written that nothing can have been pushed out.
+#[test]
+fn an_entry_that_was_written_over_leaves_the_catalog_incomplete() {
+    let key = key();
+    let forged = |seq: i64| message(seq.unsigned_abs(), "source.a", Some(("KV-Operation", "DEL")), Vec::new());
+    let few: Vec<_> = (1..CATALOG_HISTORY).map(forged).collect();
+    let snapshot = read(&key, &few).snapshot;
+    assert!(snapshot.complete && snapshot.sources.is_empty());
+
+    let many: Vec<_> = (2..2 + CATALOG_HISTORY).map(forged).collect();
+    let lost = read(&key, &many);
+    assert!(!lost.snapshot.complete && lost.base("source.a", 0).is_none() && lost.base("source.a", 1).is_none());
+    let missing = lost.snapshot.missing().unwrap();
+    assert!(missing.contains("source.a") && missing.contains("purge"), "{missing}");
+
+    // Who has seen what it was goes on with that; and what this version cannot read was there, too.
+    let first = message(1, "source.a", None, source(&key, "source.a", "a"));
+    let seen = read(&key, &[&[first], many.as_slice()].concat());
+    assert!(seen.snapshot.complete && revisions(&seen) == [("a".to_owned(), 1)]);
+    let unsound = message(1, "source.a", None, key.seal("source.a", &[0xff]));
+    assert!(!read(&key, &[unsound]).snapshot.complete);
+}
+
+/// An entry is written behind whatever lies on its subject, by who knows its revision.
+#[test]
+fn an_entry_is_written_behind_what_others_have_left() {
+    let key = key();
+    let mut messages = vec![message(1, "source.a", None, source(&key, "source.a", "a"))];
+    let bases = |messages: &[Stored]| [0, 1, 2].map(|expected| read(&key, messages).base("source.a", expected));
+    assert_eq!(bases(&[]), [Some(0), None, None]);
+    assert_eq!(bases(&messages), [None, Some(1), None]);
+    messages.push(message(2, "source.a", None, b"forged".to_vec()));
+    assert_eq!(bases(&messages), [None, Some(2), None]);
+    messages.push(message(3, "source.a", None, key.seal("source.a", b"")));
+    messages.push(message(4, "source.a", None, b"forged".to_vec()));
+    assert_eq!(bases(&messages), [Some(4), None, None]);
+    assert_eq!(bases(&messages[1..2]), [Some(2), None, None]);
+}
+
+/// The latest use counts, whichever gateway writes last; nonsense is passed over.
+#[test]
+fn the_latest_use_of_a_key_counts() {
+    let key = key();
+    let uses = [(1, "120000"), (2, "60000"), (3, "x"), (4, "99999999999999999999")];
+    let uses = uses.map(|(seq, text)| message(seq, "key-used.ab12cd34", None, text.as_bytes().to_vec()));
+    let snapshot = read(&key, &uses).snapshot;
+    assert_eq!(snapshot.keys_used["ab12cd34"].as_second(), 120);
+    assert!(snapshot.complete && snapshot.keys.is_empty());
+    assert!(is_use(PREFIX, &uses[0]));
+    assert!(!is_use(PREFIX, &message(1, "key.ab12cd34", None, Vec::new())));
+}
+
+/// Nothing is decided by a catalog of which a part cannot be read, and people are told what to do.
+#[test]
+fn entries_of_another_key_leave_the_catalog_incomplete() {
+    let (ours, theirs) = (key(), key());
+    let other = message(2, "source.a", None, source(&theirs, "source.a", "a"));
+    let snapshot = read(&ours, std::slice::from_ref(&other)).snapshot;
+    assert!(!snapshot.complete && snapshot.sources.is_empty());
+    let missing = snapshot.missing().unwrap();
+    assert!(missing.contains(&theirs.id()) && missing.contains("WEFT_MASTER_KEY"), "{missing}");
+    // No role writes over entries of another key: behind our own it is no role's.
+    let snapshot = read(&ours, &[message(1, "source.a", None, source(&ours, "source.a", "a")), other]).snapshot;
+    assert!(snapshot.complete && snapshot.sources.len() == 1);
+    assert!(read(&ours, &[]).snapshot.complete && read(&ours, &[]).snapshot.missing().is_none());
+}
