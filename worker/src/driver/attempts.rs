@@ -36,8 +36,15 @@ impl Driver {
         let delivery =
             Delivery { event, uid, run: work.run, number, lane_previous, epoch: self.commits.epoch(), timeout };
         let destinations = Arc::clone(&self.context.destinations);
+        let tenure = self.tenure.clone();
         // Answered by `ended`; ends with the shard.
-        self.attempts.spawn(async move { (id, destinations.deliver(delivery).await) });
+        self.attempts.spawn(async move {
+            // The process may have slept since. Then the lease is lost, and the shard ends without an answer.
+            if !tenure.may_attempt() {
+                std::future::pending::<()>().await;
+            }
+            (id, destinations.deliver(delivery).await)
+        });
         Ok(())
     }
 
