@@ -20,7 +20,7 @@ use weft_proto::{
     ids::{EventId, StreamSeq},
     v1::{self, OutcomeKind, outcome_record::Record},
 };
-use weft_worker::ownership::{Bucket, Roster, WorkerId};
+use weft_worker::ownership::{Bucket, WorkerId};
 
 use crate::{
     load::Load,
@@ -92,19 +92,24 @@ impl Scene {
         if number == 0 { &mut self.mesh.worker } else { &mut self.second }
     }
 
-    /// Waits until the leases are held as wanted: how many by each worker.
+    /// How many leases each worker holds.
+    async fn held(&self) -> Result<[usize; WORKERS], String> {
+        let roster = Bucket::new(self.connection.clone(), Duration::from_secs(3)).look().await?;
+        let held_by = |id: &WorkerId| roster.leases.values().filter(|lease| lease.holder.as_ref() == Some(id)).count();
+        Ok(self.ids.each_ref().map(held_by))
+    }
+
+    /// Waits until the leases are held as wanted.
     async fn until_held(&self, wanted: [usize; WORKERS]) {
-        let bucket = Bucket::new(self.connection.clone(), Duration::from_secs(3));
-        let held = |roster: &Roster, id: &WorkerId| {
-            roster.leases.values().filter(|lease| lease.holder.as_ref() == Some(id)).count()
-        };
-        let as_wanted = async || {
-            let Ok(roster) = bucket.look().await else { return false };
-            self.ids.iter().map(|id| held(&roster, id)).eq(wanted)
-        };
-        if !eventually(PATIENCE, as_wanted).await {
-            panic!("leases are not held {wanted:?}: {:?}", bucket.look().await);
+        if !eventually(PATIENCE, async || self.held().await == Ok(wanted)).await {
+            panic!("leases are not held {wanted:?}: {:?}", self.held().await);
         }
+    }
+
+    /// Waits until a worker has something to lose.
+    async fn until_owner(&self, worker: usize) {
+        let owns = async || self.held().await.is_ok_and(|held| held[worker] > 0);
+        assert!(eventually(PATIENCE, owns).await, "worker {worker} is given nothing");
     }
 
     async fn deal(&mut self, blow: Blow, victim: usize) {
@@ -216,6 +221,7 @@ async fn workers_that_die_and_sleep_lose_and_reorder_nothing() {
     for blow in BLOWS.into_iter().cycle() {
         load.until_accepted(load.accepted() + BETWEEN).await;
         let victim = rng.random_range(0..WORKERS);
+        scene.until_owner(victim).await;
         eprintln!("{blow:?} of worker {victim} after {} events", load.accepted());
         scene.deal(blow, victim).await;
         dealt += usize::from(!matches!(blow, Blow::Sleep));
