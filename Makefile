@@ -6,7 +6,7 @@
 NATS_SERVER = $(or $(WEFT_NATS_SERVER),$(shell nats/server.sh))
 WITH_NATS = WEFT_NATS_SERVER="$(NATS_SERVER)"
 
-.PHONY: demo up test test-interop fuzz check fmt lint doc build bench nats-server
+.PHONY: demo up test test-interop soak fuzz check fmt lint doc build bench nats-server
 
 # Starts a whole mesh, sends signed traffic with failures, prints the proof.
 demo: nats-server build
@@ -28,6 +28,12 @@ test-interop: nats-server interop/node_modules
 interop/node_modules: interop/package-lock.json
 	npm --prefix interop ci
 	@touch $@
+
+# Workers killed and put to sleep under load, twenty kills where `make test` has three; a few minutes. The seed is
+# printed; the same dice again with WEFT_SOAK_SEED.
+soak: nats-server
+	$(WITH_NATS) WEFT_SOAK_KILLS="$(or $(WEFT_SOAK_KILLS),20)" \
+		cargo test --package weft --test it --locked -- --nocapture failover::
 
 # What arrives from outside, fuzzed: a million executions of each target, or it fails. Needs g++.
 fuzz:

@@ -1,9 +1,8 @@
 //! The streams and buckets of a log: made by whichever role comes first, checked by everyone else.
 //!
 //! Number of shards, hash and format version stand in the metadata of `EVENTS`; a process that is configured otherwise
-//! is refused, since it would number and order by other rules. The first EVENTS stream is made before all others, and then
-//! it is looked for another log again: the subjects of two logs overlap, but of two streams made at the same moment the
-//! server may take both.
+//! is refused, since it would number and order by other rules. The number of shards stands in the bucket of leases, too,
+//! which is made before all others: whoever comes at the same moment with another number finds it there and makes nothing.
 
 use std::fmt::Display;
 
@@ -116,10 +115,7 @@ pub async fn ensure(connection: &Connection, spec: &LogSpec) -> Result<Layout, E
     check_shards(connection, layout).await?;
     let mut definitions = definition::all(layout, spec).into_iter();
     if let Some(first) = definitions.next() {
-        let made = ensure_stream(connection, &first, spec).await;
-        // Another log may have come to be since we looked: that says more than what became of ours.
-        check_shards(connection, layout).await?;
-        made?;
+        ensure_stream(connection, &first, spec).await?;
     }
     stream::iter(definitions)
         .map(async |definition| ensure_stream(connection, &definition, spec).await)

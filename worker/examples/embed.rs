@@ -28,7 +28,7 @@ use weft_nats::catalog::MasterKey;
 use weft_proto::v1::AttemptClass;
 use weft_worker::{
     Worker,
-    destination::{Delivery, Destination, Failure, Taken},
+    destination::{Delivery, Destination, Failure, FailureKind, Taken},
 };
 
 /// Prints what it is given. What it refuses is tried again, by the subscription's retry policy.
@@ -41,7 +41,8 @@ impl Destination for Print {
         for (taken, delivery) in deliveries.iter().enumerate() {
             let event = &delivery.event.event;
             let Ok(text) = std::str::from_utf8(&event.payload) else {
-                let failure = Failure { permanent: true, ..Failure::transient(AttemptClass::Protocol, "not text") };
+                let failure =
+                    Failure { kind: FailureKind::Permanent, ..Failure::transient(AttemptClass::Protocol, "not text") };
                 return Taken { count: taken, ..Taken::failed(failure) };
             };
             println!("{} #{} {}: {text}", event.workflow, event.sequence_number, event.event_type);

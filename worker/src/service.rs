@@ -22,7 +22,11 @@ use crate::{
     lane::Limits,
     ledger::{self, RecoveryError},
     options::WorkerOptions,
-    ownership::Leases,
+    ownership::{
+        Bucket, Leases, Tenure, WorkerId,
+        duty::Duty,
+        member::{Declined, Member, Told},
+    },
 };
 
 /// The pause before what failed is tried again.
@@ -30,8 +34,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// The pause before a shard is tried again whose fault does not pass by itself: its log has lost something, or its file
 /// cannot be used. An operator must act, and reads of it in the log.
 const FAULT_PAUSE: Duration = Duration::from_secs(5);
-/// How often a worker looks whether a shard has become free, as a part of the lease.
-const STANDBY_PARTS: u32 = 4;
 
 /// A worker that does nothing yet.
 #[derive(Debug)]
@@ -118,6 +120,7 @@ impl Worker {
         let _end = end.clone().drop_guard();
         let context = Context {
             catalog: catalog.watch(end),
+            pauses: catalog,
             destinations: Arc::new(
                 Destinations::new(self.options.allow_networks.clone()).with_custom(self.custom.clone()),
             ),
@@ -127,15 +130,20 @@ impl Worker {
             layout,
             worker: worker.clone(),
         };
-        let leases = Leases::new(connection, worker, self.options.lease.0);
+        let bucket = Bucket::new(connection, self.options.lease.0);
+        let me = WorkerId(worker);
+        let leases = Leases::new(bucket.clone(), me.clone());
+        let declined = Declined::default();
+        let member = Member::new(bucket, me, layout.shards(), declined.clone());
         let states = States::new(layout, missing);
         let shards = TaskTracker::new();
         shards.spawn(tell_catalog(context.catalog.clone(), Arc::clone(&states), drain.clone()));
-        for shard in layout.all() {
+        for (shard, told) in member.told() {
             let owner = Owner {
                 context: context.clone(),
                 leases: leases.clone(),
-                standby: self.options.lease.0 / STANDBY_PARTS,
+                told,
+                declined: declined.clone(),
                 shard,
                 file: folder.join(format!("ledger-{shard}.redb")),
                 states: Arc::clone(&states),
@@ -143,6 +151,8 @@ impl Worker {
             // Logs its own faults, tries again, and ends with `drain`.
             shards.spawn(owner.run(drain.clone()));
         }
+        // Ends with `drain`; before that it goes on whatever the log says.
+        shards.spawn(member.run(drain));
         shards.close();
         shards.wait().await;
         Ok(())
@@ -236,17 +246,18 @@ async fn tell_catalog(mut catalog: watch::Receiver<Arc<Snapshot>>, states: Arc<S
 struct Owner {
     context: Context,
     leases: Leases,
-    standby: Duration,
+    told: watch::Receiver<Told>,
+    declined: Declined,
     shard: ShardId,
     file: PathBuf,
     states: Arc<States>,
 }
 
 impl Owner {
-    async fn run(self, drain: CancellationToken) {
-        while !drain.is_cancelled() {
+    async fn run(mut self, drain: CancellationToken) {
+        while let Some(expected) = self.called(&drain).await {
             // Not cancelled: a driver that drains ends by itself, with what is in flight committed.
-            let pause = self.own(&drain).await;
+            let pause = self.own(expected, &drain).await;
             tokio::select! {
                 () = drain.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
@@ -254,17 +265,30 @@ impl Owner {
         }
     }
 
-    /// Waits for the lease, takes the shard over, drives it until it ends. How long to wait before the next try.
-    async fn own(&self, drain: &CancellationToken) -> Duration {
-        let shard = self.shard;
-        let lease = match self.leases.acquire(shard).await {
-            Ok(Ok(lease)) => lease,
-            Ok(Err(holder)) => {
-                tracing::debug!(%shard, holder, "shard is owned by another worker");
-                // A standby is ready: it delivers nothing because somebody else does.
-                self.states.set(shard, None);
-                return self.standby;
+    /// Waits for the word to own the shard, and the revision of the lease to claim it behind; each word is good for one
+    /// try. `None`: the worker drains.
+    async fn called(&mut self, drain: &CancellationToken) -> Option<u64> {
+        loop {
+            tokio::select! {
+                () = drain.cancelled() => return None,
+                changed = self.told.changed() => changed.ok()?,
             }
+            match self.told.borrow_and_update().clone() {
+                Ok(Duty::Own { expected }) => return Some(expected),
+                // A standby is ready: it delivers nothing because somebody else does.
+                Ok(Duty::StandBy | Duty::HandOver) => self.states.set(self.shard, None),
+                Err(problem) => self.states.set(self.shard, Some(problem)),
+            }
+        }
+    }
+
+    /// Claims the lease, takes the shard over, drives it until it ends. How long to wait before the next try.
+    async fn own(&self, expected: u64, drain: &CancellationToken) -> Duration {
+        let shard = self.shard;
+        let lease = match self.leases.claim(shard, expected).await {
+            Ok(Some(lease)) => lease,
+            // Something has been written since: the next look says what.
+            Ok(None) => return Duration::ZERO,
             Err(problem) => {
                 self.states.set(shard, Some(format!("lease: {problem}")));
                 return RETRY_PAUSE;
@@ -274,21 +298,10 @@ impl Owner {
         let (tenure, keeping) = lease.keep(release.clone());
         // Ends when it is released or lost.
         let keeper = tokio::spawn(keeping);
-        self.states.set(shard, Some("reading its outcomes".into()));
-        let Context { connection, layout, .. } = &self.context;
-        let ended = match ledger::recover(connection, *layout, shard, &self.file).await {
-            Ok(recovered) => match self.check_events(&recovered).await {
-                Ok(()) => {
-                    self.states.set(shard, None);
-                    Driver::new(self.context.clone(), shard, tenure, recovered).run(drain.clone()).await
-                }
-                Err(error) => Err(error.into()),
-            },
-            Err(error) => Err(error.into()),
-        };
+        let ended = self.drive(tenure, drain).await;
         release.cancel();
         let _ = keeper.await;
-        let Err(error) = ended else { return RETRY_PAUSE };
+        let Err(error) = ended else { return Duration::ZERO };
         let problem = problem_of(&error);
         let passes = match error {
             DriverError::Fenced | DriverError::LeaseLost | DriverError::Recovery(RecoveryError::Unavailable(_)) => true,
@@ -298,9 +311,39 @@ impl Owner {
             tracing::warn!(%shard, problem, "shard is given up");
         } else {
             tracing::error!(%shard, problem, "shard stops");
+            self.declined.add(shard);
         }
         self.states.set(shard, Some(problem));
         if passes { RETRY_PAUSE } else { FAULT_PAUSE }
+    }
+
+    /// Takes the shard over and drives it until `drain`, or until another worker should have it.
+    async fn drive(&self, tenure: Tenure, drain: &CancellationToken) -> Result<(), DriverError> {
+        let shard = self.shard;
+        self.states.set(shard, Some("reading its outcomes".into()));
+        let Context { connection, layout, .. } = &self.context;
+        let recovered = ledger::recover(connection, *layout, shard, &self.file).await?;
+        self.check_events(&recovered).await?;
+        self.states.set(shard, None);
+        let drain = drain.child_token();
+        let driving = Driver::new(self.context.clone(), shard, tenure, recovered).run(drain.clone());
+        tokio::pin!(driving);
+        tokio::select! {
+            ended = &mut driving => return ended,
+            () = self.dismissed() => {}
+        }
+        tracing::info!(%shard, "shard is handed over");
+        drain.cancel();
+        driving.await
+    }
+
+    /// Waits until another worker should have the shard.
+    async fn dismissed(&self) {
+        let mut told = self.told.clone();
+        if told.wait_for(|told| *told == Ok(Duty::HandOver)).await.is_err() {
+            // The worker drains.
+            std::future::pending().await
+        }
     }
 
     /// A ledger that lies beyond EVENTS was made of another log: delivering on would skip what comes.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use weft_proto::v1::{
-    ApiKey, BodyKind, DeliveryIdRule, OnExhausted, OnIdReuse, Rule, SchemaMode, Scope, SignatureEncoding, Source,
+    ApiKey, BodyKind, DeliveryIdRule, OnExhausted, OnIdReuse, Rate, Rule, SchemaMode, Scope, SignatureEncoding, Source,
     Subscription, delivery_id_rule, destination, rule, schema_rule, verification::Scheme,
 };
 
@@ -153,6 +153,9 @@ pub(super) fn of_subscription(subscription: &Subscription) -> Vec<Field> {
     }
     fields.put("timeout", span(subscription.timeout_ms));
     fields.put("concurrency", subscription.concurrency);
+    if let Some(rate) = &subscription.rate {
+        fields.put("rate", rate_text(rate));
+    }
     if let Some(retry) = &subscription.retry {
         // An explicit schedule replaces the rest.
         if retry.schedule_ms.is_empty() {
@@ -198,6 +201,15 @@ pub const fn scope_name(scope: Scope) -> &'static str {
 
 fn span(ms: u64) -> String {
     Span(Duration::from_millis(ms)).to_string()
+}
+
+fn rate_text(rate: &Rate) -> String {
+    match rate.period_ms {
+        1000 => format!("{}/s", rate.count),
+        60_000 => format!("{}/min", rate.count),
+        3_600_000 => format!("{}/h", rate.count),
+        other => format!("{} per {}", rate.count, span(other)),
+    }
 }
 
 /// A time that no calendar has is shown as its number.

@@ -31,6 +31,10 @@ const PATTERNS_MAX: usize = 256;
 const PATTERN_BYTES_MAX: usize = 256;
 /// The most waits of a retry schedule.
 const SCHEDULE_MAX: usize = 100;
+/// The longest wait between two attempts: no log keeps its events for longer.
+const WAIT_MS_MAX: u64 = 366 * 24 * 60 * 60 * 1000;
+/// The longest period of a rate: more would stop it for a day after a burst.
+const PERIOD_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 
 /// Checks a source for what no gateway could work with.
 ///
@@ -89,6 +93,11 @@ pub fn validate_subscription(subscription: &Subscription) -> Result<(), String> 
     }
     if subscription.timeout_ms == 0 || subscription.concurrency == 0 {
         return Err("timeout and concurrency must not be 0: nothing could be delivered".into());
+    }
+    if let Some(rate) = &subscription.rate
+        && (rate.count == 0 || !(1..=PERIOD_MS_MAX).contains(&rate.period_ms))
+    {
+        return Err("rate must be 1 or more in a time of up to a day; leave it out for no limit".into());
     }
     if let Some(retry) = &subscription.retry {
         check_retry(retry)?;
@@ -150,6 +159,9 @@ fn check_retry(retry: &v1::Retry) -> Result<(), String> {
     }
     if !(0.0..=1.0).contains(&retry.jitter) {
         return Err(format!("retry: jitter = {} is not within 0 and 1", retry.jitter));
+    }
+    if retry.schedule_ms.iter().chain([&retry.base_ms, &retry.max_ms]).any(|wait| *wait > WAIT_MS_MAX) {
+        return Err("retry: a wait is longer than 366 days; no event is kept for so long".into());
     }
     // An explicit schedule replaces the rest.
     if !retry.schedule_ms.is_empty() {

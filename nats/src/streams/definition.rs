@@ -31,18 +31,19 @@ pub(crate) const CATALOG_HISTORY: i64 = 5;
 /// How long the leases bucket tells of a key that has expired.
 const LEASE_MARKER_TTL: Duration = Duration::from_secs(60);
 
-/// The stream that is made first and so decides which log there is.
+/// The first stream of events: by its name one shard is told from several.
 pub(super) fn first_events_stream(layout: Layout) -> String {
     layout.events_stream(ShardId(0))
 }
 
-/// Every stream of the log, the first EVENTS first: that one decides who makes the log.
+/// Every stream of the log. The bucket of leases comes first and decides which log there is: it has the same name
+/// whatever the number of shards, and of one name the server makes one stream only.
 pub(super) fn all(layout: Layout, spec: &LogSpec) -> Vec<Config> {
-    let mut streams = Vec::new();
+    let mut streams = vec![leases(layout, spec)];
     streams.extend(layout.all().map(|shard| events(layout, shard, spec)));
     streams.extend(layout.all().map(|shard| outcomes(layout, shard, spec)));
     streams.extend(layout.all().map(|shard| commands(layout, shard, spec)));
-    streams.extend([dead_letters(spec), rejected(spec), catalog(spec), leases(spec)]);
+    streams.extend([dead_letters(spec), rejected(spec), catalog(spec)]);
     streams
 }
 
@@ -102,13 +103,15 @@ fn catalog(spec: &LogSpec) -> Config {
 }
 
 /// Keys here expire by a TTL of their own, and a marker tells watchers of it.
-fn leases(spec: &LogSpec) -> Config {
-    Config {
+fn leases(layout: Layout, spec: &LogSpec) -> Config {
+    let mut config = Config {
         max_messages_per_subject: 1,
         allow_message_ttl: true,
         subject_delete_marker_ttl: Some(LEASE_MARKER_TTL),
         ..bucket(LEASES_BUCKET, spec)
-    }
+    };
+    config.metadata.insert(SHARDS.to_owned(), layout.shards().to_string());
+    config
 }
 
 /// A KV bucket as clients expect it.
@@ -163,15 +166,20 @@ pub(super) enum Verdict {
 /// Compares a stream with what it should be. What neither we decide nor the server lets change stays as it is:
 /// placement, compression, the number of consumers.
 pub(super) fn compare(existing: &Config, wanted: &Config, spec: &LogSpec) -> Verdict {
+    let mut config = existing.clone();
     for key in [FORMAT, HASH, SHARDS, SHARD] {
         let (theirs, ours) = (existing.metadata.get(key), wanted.metadata.get(key));
-        if let Some(ours) = ours
-            && theirs != Some(ours)
-        {
-            return Verdict::Mismatch { key: key.into(), theirs: theirs.cloned(), ours: ours.clone() };
+        match ours {
+            Some(ours) if theirs.is_none() && key == SHARDS => {
+                // The bucket of leases of a log that was made when it did not say this yet.
+                config.metadata.insert(key.to_owned(), ours.clone());
+            }
+            Some(ours) if theirs != Some(ours) => {
+                return Verdict::Mismatch { key: key.into(), theirs: theirs.cloned(), ours: ours.clone() };
+            }
+            _ => {}
         }
     }
-    let mut config = existing.clone();
     config.subjects.clone_from(&wanted.subjects);
     config.max_age = wanted.max_age;
     config.discard = wanted.discard;
@@ -214,10 +222,27 @@ mod tests {
         }
     }
 
+    /// The first stream of events of a log.
+    fn first_events(shards: u32, spec: &LogSpec) -> Config {
+        events(Layout::new(shards), ShardId(0), spec)
+    }
+
+    /// Before streams of a log are made, one of a name that every log has says that it is there.
+    #[test]
+    fn the_first_stream_has_the_same_name_in_every_log() {
+        let [one, two] = [1, 2].map(|shards| all(Layout::new(shards), &spec()).swap_remove(0));
+        assert_eq!(one.name, two.name);
+        let Verdict::Mismatch { theirs, ours, .. } = compare(&two, &one, &spec()) else { panic!("a mismatch") };
+        assert_eq!((theirs.as_deref(), ours.as_str()), (Some("2"), "1"));
+        let mut older = one.clone();
+        older.metadata.remove(SHARDS);
+        assert!(matches!(compare(&older, &one, &spec()), Verdict::Update(updated) if *updated == one));
+    }
+
     #[test]
     fn a_stream_of_another_log_is_recognised() {
         let spec = spec();
-        let [two, four] = [2, 4].map(|shards| all(Layout::new(shards), &spec).swap_remove(0));
+        let [two, four] = [2, 4].map(|shards| first_events(shards, &spec));
         let Verdict::Mismatch { key, theirs, ours } = compare(&four, &two, &spec) else { panic!("a mismatch") };
         assert_eq!((key.as_str(), theirs.as_deref(), ours.as_str()), (SHARDS, Some("4"), "2"));
         let foreign = Config { name: two.name.clone(), ..Config::default() };
@@ -227,7 +252,7 @@ mod tests {
     #[test]
     fn limits_are_updated_and_the_operators_own_settings_kept() {
         let spec = spec();
-        let wanted = all(Layout::new(1), &spec).swap_remove(0);
+        let wanted = first_events(1, &spec);
         assert_eq!(compare(&wanted, &wanted, &spec), Verdict::Keep);
 
         let longer = Config {
@@ -246,7 +271,7 @@ mod tests {
     #[test]
     fn only_who_knows_a_size_sets_it() {
         let known = LogSpec { auto_bytes_max: Some(1 << 30), ..spec() };
-        let [sized, unsized_] = [&known, &spec()].map(|spec| all(Layout::new(1), spec).swap_remove(0));
+        let [sized, unsized_] = [&known, &spec()].map(|spec| first_events(1, spec));
         assert_eq!(compare(&sized, &unsized_, &spec()), Verdict::Keep);
         assert!(matches!(compare(&unsized_, &sized, &known), Verdict::Update(config) if config.max_bytes == 1 << 30));
     }

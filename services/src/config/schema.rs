@@ -137,7 +137,7 @@ const SUBSCRIPTION: &[Key] = &[
     key("start", Text),
     key("filter", Later),
     key("transform", Later),
-    key("rate", Later),
+    key("rate", Text),
 ];
 
 const DESTINATION: &[Key] = &[

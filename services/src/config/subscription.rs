@@ -1,10 +1,14 @@
 //! `[[subscription]]` as people write it, and the subscription of the catalog that it stands for.
 
 use serde::Deserialize;
+use weft_gateway::admission::{Period, Rate};
 use weft_nats::options::{SecretRef, Span};
 use weft_proto::{
     ids::EventId,
-    v1::{CustomDestination, Destination, HttpDestination, HttpFormat, OnExhausted, Retry, Subscription, destination},
+    v1::{
+        self, CustomDestination, Destination, HttpDestination, HttpFormat, OnExhausted, Retry, Subscription,
+        destination,
+    },
 };
 
 use super::{DesiredSubscription, KeyPath, Problem, Secrets, Start, source::millis};
@@ -28,6 +32,8 @@ pub(super) struct SubscriptionForm {
     timeout: Span,
     #[serde(default = "concurrency")]
     concurrency: u32,
+    #[serde(default = "rate")]
+    rate: Rate,
     #[serde(default)]
     retry: RetryForm,
     #[serde(default)]
@@ -48,6 +54,10 @@ const fn timeout() -> Span {
 
 const fn concurrency() -> u32 {
     64
+}
+
+const fn rate() -> Rate {
+    Rate::Off
 }
 
 const fn ordered() -> bool {
@@ -148,6 +158,7 @@ impl SubscriptionForm {
             paused: false,
             pause_reason: String::new(),
             created_at_ms: 0,
+            rate: into_rate(self.rate),
         };
         Ok(DesiredSubscription { value, start })
     }
@@ -193,6 +204,16 @@ impl RetryForm {
             schedule_ms: self.schedule.into_iter().map(millis).collect(),
         }
     }
+}
+
+fn into_rate(rate: Rate) -> Option<v1::Rate> {
+    let Rate::Limited { count, period } = rate else { return None };
+    let period_ms = match period {
+        Period::Second => 1000,
+        Period::Minute => 60 * 1000,
+        Period::Hour => 60 * 60 * 1000,
+    };
+    Some(v1::Rate { count: count.get(), period_ms })
 }
 
 fn parse_start(text: &str) -> Result<Start, String> {

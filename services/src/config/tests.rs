@@ -1,4 +1,4 @@
-use weft_proto::v1::{OnIdReuse, SchemaMode, delivery_id_rule, destination, rule, schema_rule, verification};
+use weft_proto::v1::{self, OnIdReuse, SchemaMode, delivery_id_rule, destination, rule, schema_rule, verification};
 
 use super::*;
 
@@ -94,6 +94,7 @@ timeout = "5s"
 concurrency = 3
 retry = {{ max_retries = 1, base = "10ms", factor = 3, max = "1m", jitter = 0 }}
 on_exhausted = "block"
+rate = "600/min"
 ordered = true
 start = "2026-11-21T02:00:00Z"
 "#
@@ -119,6 +120,7 @@ start = "2026-11-21T02:00:00Z"
     let Some(destination::Kind::Http(http)) = billing.value.destination.clone().unwrap().kind else { panic!("http") };
     assert_eq!(http.secrets, [SECRET]);
     assert_eq!(billing.value.retry.as_ref().map(|retry| (retry.base_ms, retry.factor)), Some((10, 3.0)));
+    assert_eq!(billing.value.rate, Some(v1::Rate { count: 600, period_ms: 60_000 }));
     assert_eq!(config.clear_secrets.len(), 4);
 }
 

@@ -1,8 +1,9 @@
 //! Senders that do not give up.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 use weft::sender::Receipt;
 
 use crate::mesh::{Mesh, send};
@@ -11,27 +12,54 @@ use crate::mesh::{Mesh, send};
 pub struct Load {
     senders: JoinSet<Vec<Receipt>>,
     accepted: watch::Receiver<usize>,
+    stop: CancellationToken,
 }
 
 impl Load {
     /// `each` events for each of `workflows` workflows, sent again and again until each has its receipt.
     pub fn start(mesh: &Mesh, workflows: usize, each: usize) -> Self {
+        Self::paced(mesh, workflows, each, Duration::ZERO)
+    }
+
+    /// Events for each of `workflows` workflows, each `pause` after the one before was accepted, until
+    /// [`stop`](Self::stop).
+    pub fn steady(mesh: &Mesh, workflows: usize, pause: Duration) -> Self {
+        Self::paced(mesh, workflows, usize::MAX, pause)
+    }
+
+    fn paced(mesh: &Mesh, workflows: usize, each: usize, pause: Duration) -> Self {
+        let stop = CancellationToken::new();
         let (sender, accepted) = watch::channel(0);
         let accepted_so_far = Arc::new(sender);
         let mut senders = JoinSet::new();
         for workflow in 0..workflows {
             let (sender, wiring, accepted) = (mesh.sender(), mesh.wiring.clone(), accepted_so_far.clone());
+            let stop = stop.clone();
             senders.spawn(async move {
                 let mut receipts = Vec::new();
                 for number in 0..each {
                     let id = format!("w{workflow}-{number}");
                     receipts.push(send(&sender, &wiring, &format!("w{workflow}"), &id).await);
                     accepted.send_modify(|count| *count += 1);
+                    let stopped = tokio::time::timeout(pause, stop.cancelled());
+                    if !pause.is_zero() && stopped.await.is_ok() {
+                        break;
+                    }
                 }
                 receipts
             });
         }
-        Self { senders, accepted }
+        Self { senders, accepted, stop }
+    }
+
+    /// From now on no new event is sent.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// How many events have been accepted.
+    pub fn accepted(&self) -> usize {
+        *self.accepted.borrow()
     }
 
     /// Waits until so many events have been accepted.

@@ -17,6 +17,7 @@ use weft::{
 };
 use weft_nats::{
     catalog::Catalog,
+    options::LogOptions,
     streams::{self, LogSpec},
     testing::{MASTER_KEY, TestServer, master_key},
 };
@@ -44,6 +45,7 @@ pub struct Mesh {
     pub admin: RoleProcess,
     pub receiver: Receiver,
     pub wiring: Wiring,
+    shards: u32,
     folder: TempDir,
 }
 
@@ -55,28 +57,37 @@ impl Mesh {
 
     /// As [`start`](Self::start), with a wiring of one's own.
     pub async fn with(wiring: Wiring, rule: impl Fn(&Arrival) -> Answer + Send + Sync + 'static) -> Self {
+        Self::sharded(1, wiring, rule).await
+    }
+
+    /// As [`with`](Self::with), on a log of so many shards.
+    pub async fn sharded(
+        shards: u32,
+        wiring: Wiring,
+        rule: impl Fn(&Arrival) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         provide_tls();
         let server = TestServer::start().await;
         let folder = tempfile::tempdir().unwrap();
         let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), &wiring.receiver_secret, rule).await.unwrap();
         let connection = server.connection("test").await;
-        let spec = LogSpec { body_bytes_max: BODY_BYTES_MAX, ..LogSpec::default() };
+        let log = LogOptions { shards, ..LogOptions::default() };
+        let spec = LogSpec { log, body_bytes_max: BODY_BYTES_MAX, ..LogSpec::default() };
         let layout = streams::ensure(&connection, &spec).await.unwrap();
         let text = wiring.config(Some(&receiver.url()));
         let config = Config::parse(Path::new("weft.toml"), text, [], None).unwrap();
         apply(&Catalog::new(connection, master_key()), layout, &config.catalog, "test").await.unwrap();
-        let mut gateway = role("gateway", "gateway", &server, folder.path());
-        let mut worker = role("worker", "worker", &server, folder.path());
-        let mut admin = role("admin", "admin", &server, folder.path());
+        let role = |name| role_of(shards, name, name, &server, folder.path());
+        let (mut gateway, mut worker, mut admin) = (role("gateway"), role("worker"), role("admin"));
         for process in [&mut gateway, &mut worker, &mut admin] {
             process.ready().await.unwrap();
         }
-        Self { server, gateway, worker, admin, receiver, wiring, folder }
+        Self { server, gateway, worker, admin, receiver, wiring, shards, folder }
     }
 
     /// One more process of a role, with a folder of its own, ready.
     pub async fn another(&self, role_name: &str, instance: &str) -> RoleProcess {
-        let mut process = role(role_name, instance, &self.server, self.folder.path());
+        let mut process = role_of(self.shards, role_name, instance, &self.server, self.folder.path());
         process.ready().await.unwrap();
         process
     }
@@ -117,10 +128,16 @@ impl Mesh {
 
 /// A role's process against a server.
 pub fn role(role: &str, instance: &str, server: &TestServer, folder: &Path) -> RoleProcess {
+    role_of(1, role, instance, server, folder)
+}
+
+/// As [`role`], on a log of so many shards.
+fn role_of(shards: u32, role: &str, instance: &str, server: &TestServer, folder: &Path) -> RoleProcess {
     let env = vec![
         ("WEFT_NATS__URL".to_owned(), server.url().to_owned()),
         ("WEFT_MASTER_KEY".to_owned(), MASTER_KEY.to_owned()),
         ("WEFT_WORKER__ALLOW_NETWORKS".to_owned(), "127.0.0.0/8".to_owned()),
+        ("WEFT_LOG__SHARDS".to_owned(), shards.to_string()),
     ];
     RoleProcess::start(&program(), role, &folder.join(instance), env).unwrap()
 }

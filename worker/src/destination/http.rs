@@ -1,7 +1,7 @@
 //! Webhooks: an HTTP POST, signed by Standard Webhooks.
 //!
-//! 2xx is done. 400, 413, 415 and 422 never go better. Everything else may: other answers, also redirections, which are
-//! never followed, and whatever goes wrong before an answer.
+//! 2xx is done. 400, 413, 415 and 422 never go better. 410 says that the receiver wants nothing any more. Everything else
+//! may go better: other answers, also redirections, which are never followed, and whatever goes wrong before an answer.
 
 use std::{
     net::IpAddr,
@@ -25,7 +25,7 @@ use weft_proto::{
 };
 
 use super::{
-    Delivery, Destination, Failure, InvalidDestination, RESPONSE_BYTES_MAX, Taken,
+    Delivery, Destination, Failure, FailureKind, InvalidDestination, RESPONSE_BYTES_MAX, Taken,
     address::{RefusedAddress, check},
     resolver::{GuardedResolver, NoAddress, ResolveError, resolve},
     retry_after,
@@ -93,7 +93,7 @@ impl HttpDestination {
             return Ok((status.as_u16(), excerpt));
         }
         Err(Failure {
-            permanent: is_permanent(status),
+            kind: kind(status),
             class: AttemptClass::HttpStatus,
             status: status.as_u16(),
             error: match status {
@@ -146,15 +146,16 @@ fn install_crypto() {
     INSTALLED.get_or_init(|| drop(rustls::crypto::ring::default_provider().install_default()));
 }
 
-/// What never goes better by repeating.
-fn is_permanent(status: StatusCode) -> bool {
-    matches!(
-        status,
+/// What an answer other than 2xx means. What is said of neither the event nor the receiver for ever may go better.
+fn kind(status: StatusCode) -> FailureKind {
+    match status {
         StatusCode::BAD_REQUEST
-            | StatusCode::PAYLOAD_TOO_LARGE
-            | StatusCode::UNSUPPORTED_MEDIA_TYPE
-            | StatusCode::UNPROCESSABLE_ENTITY
-    )
+        | StatusCode::PAYLOAD_TOO_LARGE
+        | StatusCode::UNSUPPORTED_MEDIA_TYPE
+        | StatusCode::UNPROCESSABLE_ENTITY => FailureKind::Permanent,
+        StatusCode::GONE => FailureKind::Gone,
+        _ => FailureKind::Transient,
+    }
 }
 
 fn literal(url: &Url) -> Option<IpAddr> {

@@ -48,11 +48,22 @@ pub struct Delivery {
     pub timeout: Duration,
 }
 
+/// Whether what has failed may go better later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// It may.
+    Transient,
+    /// This event never will.
+    Permanent,
+    /// The receiver wants no event any more, whichever.
+    Gone,
+}
+
 /// Why an event was not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     /// Whether it may go better later.
-    pub permanent: bool,
+    pub kind: FailureKind,
     /// What it was.
     pub class: AttemptClass,
     /// HTTP status; 0: none.
@@ -221,7 +232,7 @@ impl Destinations {
                 ended_at,
             },
             Some(failure) => AttemptEnd {
-                verdict: if failure.permanent { Verdict::Permanent } else { Verdict::Transient },
+                verdict: failure.kind.into(),
                 class: failure.class,
                 status: failure.status,
                 error: failure.error,
@@ -234,10 +245,27 @@ impl Destinations {
     }
 }
 
+impl From<FailureKind> for Verdict {
+    fn from(kind: FailureKind) -> Self {
+        match kind {
+            FailureKind::Transient => Self::Transient,
+            FailureKind::Permanent => Self::Permanent,
+            FailureKind::Gone => Self::Gone,
+        }
+    }
+}
+
 impl Failure {
     /// A failure before any answer that may pass.
     pub fn transient(class: AttemptClass, error: impl Into<String>) -> Self {
-        Self { permanent: false, class, status: 0, error: error.into(), response: Bytes::new(), retry_after: None }
+        Self {
+            kind: FailureKind::Transient,
+            class,
+            status: 0,
+            error: error.into(),
+            response: Bytes::new(),
+            retry_after: None,
+        }
     }
 }
 

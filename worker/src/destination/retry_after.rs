@@ -1,36 +1,59 @@
-//! `Retry-After`: seconds, or a date of HTTP (RFC 9110, section 10.2.3).
+//! `Retry-After`: seconds, or a date of HTTP in any of its three forms (RFC 9110, sections 5.6.7 and 10.2.3).
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
+use jiff::Timestamp;
 
 /// The longest wait that a receiver may ask for: beyond a day it is a mistake, or means never.
 const MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The wait that a header asks for at `now`; `None` when it says nothing that can be understood.
+/// The wait that a header asks for at `now`; `None` when it says nothing that can be understood. A date that has passed
+/// asks for none.
 pub fn parse(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
-    if let Ok(seconds) = value.parse::<u64>() {
-        return Some(Duration::from_secs(seconds).min(MAX));
-    }
-    let at = DateTimeParser::new().parse_timestamp(value).ok()?;
-    Some(Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO).min(MAX))
+    let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More seconds than can be counted are too many, and no mistake.
+        value.parse().map_or(MAX, Duration::from_secs)
+    } else {
+        let at = httpdate::parse_http_date(value).ok()?;
+        at.duration_since(SystemTime::from(now)).unwrap_or(Duration::ZERO)
+    };
+    Some(wait.min(MAX))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn at_seven(value: &str) -> Option<Duration> {
+        parse(value, "2026-11-21T07:00:00Z".parse().unwrap())
+    }
+
     #[test]
-    fn seconds_and_dates_are_understood() {
-        let now: Timestamp = "2026-11-21T07:00:00Z".parse().unwrap();
-        assert_eq!(parse("120", now), Some(Duration::from_secs(120)));
-        assert_eq!(parse(" 0 ", now), Some(Duration::ZERO));
-        assert_eq!(parse("Sat, 21 Nov 2026 07:01:30 GMT", now), Some(Duration::from_secs(90)));
-        assert_eq!(parse("Sat, 21 Nov 2026 06:00:00 GMT", now), Some(Duration::ZERO), "a date that has passed");
-        assert_eq!(parse("99999999", now), Some(MAX));
-        for nonsense in ["", "soon", "-5", "1.5"] {
-            assert_eq!(parse(nonsense, now), None, "{nonsense:?}");
+    fn seconds_are_understood_and_bounded() {
+        assert_eq!(at_seven("120"), Some(Duration::from_secs(120)));
+        assert_eq!(at_seven(" 0 "), Some(Duration::ZERO));
+        assert_eq!(at_seven("86400"), Some(MAX));
+        for many in ["86401", "99999999", "18446744073709551616"] {
+            assert_eq!(at_seven(many), Some(MAX), "{many}");
+        }
+    }
+
+    #[test]
+    fn every_form_of_a_date_is_understood() {
+        let in_90_seconds =
+            ["Sat, 21 Nov 2026 07:01:30 GMT", "Saturday, 21-Nov-26 07:01:30 GMT", "Sat Nov 21 07:01:30 2026"];
+        for date in in_90_seconds {
+            assert_eq!(at_seven(date), Some(Duration::from_secs(90)), "{date}");
+        }
+        assert_eq!(at_seven("Sat, 21 Nov 2026 06:00:00 GMT"), Some(Duration::ZERO), "a date that has passed");
+        assert_eq!(at_seven("Fri, 21 Nov 2127 07:00:00 GMT"), Some(MAX), "a date that nobody waits for");
+    }
+
+    #[test]
+    fn anything_else_says_nothing() {
+        for nonsense in ["", "soon", "-5", "+5", "1.5", "5s", "2026-11-21T07:01:30Z", "Sat, 32 Nov 2026 07:00:00 GMT"] {
+            assert_eq!(at_seven(nonsense), None, "{nonsense:?}");
         }
     }
 }

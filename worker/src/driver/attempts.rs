@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::task::JoinError;
 use weft_nats::event::StoredEvent;
+use weft_proto::ids::SubscriptionUid;
 
 use super::{Driver, DriverError};
 use crate::{
@@ -35,8 +36,15 @@ impl Driver {
         let delivery =
             Delivery { event, uid, run: work.run, number, lane_previous, epoch: self.commits.epoch(), timeout };
         let destinations = Arc::clone(&self.context.destinations);
+        let tenure = self.tenure.clone();
         // Answered by `ended`; ends with the shard.
-        self.attempts.spawn(async move { (id, destinations.deliver(delivery).await) });
+        self.attempts.spawn(async move {
+            // The process may have slept since. Then the lease is lost, and the shard ends without an answer.
+            if !tenure.may_attempt() {
+                std::future::pending::<()>().await;
+            }
+            (id, destinations.deliver(delivery).await)
+        });
         Ok(())
     }
 
@@ -45,6 +53,19 @@ impl Driver {
         let (attempt, end) = ended.map_err(|source| DriverError::Task { what: "an attempt", source })?;
         crate::metrics::attempt_ended(&end);
         self.handle(Input::Ended { attempt, end })
+    }
+
+    /// Says that a receiver is away, or back.
+    pub(super) fn circuit_turned(&self, uid: SubscriptionUid, open: bool) {
+        let state = if open { "open" } else { "closed" };
+        metrics::counter!(crate::metrics::CIRCUITS, "state" => state).increment(1);
+        let name = self.subscriptions.get(&uid).map(|compiled| compiled.subscription.value.name.as_str());
+        let (shard, subscription) = (self.shard, name.unwrap_or_default());
+        if open {
+            tracing::warn!(%shard, subscription, "receiver is away and its lanes wait");
+        } else {
+            tracing::info!(%shard, subscription, "receiver is back");
+        }
     }
 }
 

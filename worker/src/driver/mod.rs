@@ -12,7 +12,7 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use weft_nats::{
-    catalog::Snapshot,
+    catalog::{Catalog, Snapshot},
     connect::Connection,
     reader::{OrderedReader, ReadError, ReaderOptions},
     subject::Layout,
@@ -37,6 +37,7 @@ mod copies;
 mod events;
 mod lookups;
 mod pace;
+mod pauses;
 mod subscriptions;
 
 use backfill::Backfills;
@@ -66,6 +67,8 @@ pub struct Context {
     pub destinations: Arc<Destinations>,
     /// The catalog, as it changes.
     pub catalog: watch::Receiver<Arc<Snapshot>>,
+    /// The catalog, to pause subscriptions in.
+    pub pauses: Catalog,
     /// The bounds.
     pub limits: Limits,
     /// How often a checkpoint is written.
@@ -116,6 +119,8 @@ pub struct Driver {
     backfills: Backfills,
     attempts: JoinSet<(AttemptId, AttemptEnd)>,
     lookups: JoinSet<Lookup>,
+    /// Subscriptions that are being paused.
+    pauses: JoinSet<()>,
     /// Whether the catalog has been read to its end: nothing is matched before.
     matching: bool,
     /// Since when there has been something to commit.
@@ -148,6 +153,7 @@ impl Driver {
             backfills,
             attempts: JoinSet::new(),
             lookups: JoinSet::new(),
+            pauses: JoinSet::new(),
             matching: false,
             draft_since: None,
         }
@@ -256,6 +262,8 @@ impl Driver {
                 Action::Load { work, subscription_name, event, dead_run } => {
                     self.load(work, subscription_name, event, dead_run);
                 }
+                Action::Pause { uid, revision, reason } => self.pause(uid, revision, reason),
+                Action::Circuit { uid, open } => self.circuit_turned(uid, open),
                 Action::Lost { lane, from, through } => {
                     metrics::counter!(crate::metrics::LOST_RANGES).increment(1);
                     tracing::error!(

@@ -33,7 +33,7 @@ impl Driver {
             if let Err(problem) = self.context.destinations.put(&subscription.value) {
                 tracing::error!(subscription = subscription.value.name, %problem, "subscription cannot be delivered to");
             }
-            let rules = rules(subscription, uid, self.shard);
+            let rules = rules(subscription, uid, self.shard, self.context.layout.shards());
             let start = matcher.start;
             self.subscriptions.insert(uid, Compiled { matcher, subscription: subscription.clone() });
             if !self.backfills.knows(uid) && start <= self.lanes.cursor() {
@@ -62,8 +62,9 @@ impl Driver {
     }
 }
 
-/// What the lanes must know of a subscription.
-fn rules(subscription: &Revised<Arc<v1::Subscription>>, uid: SubscriptionUid, shard: ShardId) -> Rules {
+/// What the lanes must know of a subscription. Each of the shards has its part of what the receiver bears, so that
+/// workers need not ask each other; of less than one each, each has one.
+fn rules(subscription: &Revised<Arc<v1::Subscription>>, uid: SubscriptionUid, shard: ShardId, shards: u32) -> Rules {
     let value = &subscription.value;
     let start = value.starts.get(shard.0 as usize).copied().unwrap_or(1).max(1);
     Rules {
@@ -71,7 +72,8 @@ fn rules(subscription: &Revised<Arc<v1::Subscription>>, uid: SubscriptionUid, sh
         name: value.name.clone(),
         revision: subscription.revision,
         start: StreamSeq(start),
-        concurrency: value.concurrency.max(1) as usize,
+        concurrency: (value.concurrency / shards).max(1) as usize,
+        gap: value.rate.as_ref().filter(|rate| rate.count > 0).map(|rate| gap(rate, shards)),
         retry: retry(value.retry.as_ref()),
         on_exhausted: match value.on_exhausted() {
             v1::OnExhausted::Block => OnExhausted::Block,
@@ -79,6 +81,11 @@ fn rules(subscription: &Revised<Arc<v1::Subscription>>, uid: SubscriptionUid, sh
         },
         paused: value.paused,
     }
+}
+
+/// The time between two attempts in one shard.
+fn gap(rate: &v1::Rate, shards: u32) -> Duration {
+    Duration::from_millis(rate.period_ms).saturating_mul(shards) / rate.count.max(1)
 }
 
 /// The contract's defaults where the subscription says nothing.

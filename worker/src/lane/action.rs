@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use weft_nats::event::StoredEvent;
 use weft_proto::{
-    ids::{EventId, Run, StreamSeq},
+    ids::{EventId, Run, StreamSeq, SubscriptionUid},
     v1,
 };
 
@@ -22,7 +22,7 @@ pub enum LanePrevious {
     AskLedger,
 }
 
-/// What the driver must do. Every action but `Commit` has an answering [`Input`](super::Input).
+/// What the driver must do. Whatever is not only to be said has an answering [`Input`](super::Input).
 #[derive(Debug, Clone)]
 pub enum Action {
     /// Deliver an event. Answer: [`Input::Ended`](super::Input::Ended), always, whatever happens.
@@ -60,6 +60,23 @@ pub enum Action {
         event: EventId,
         /// The run that ended in the dead letter.
         dead_run: Run,
+    },
+    /// The receiver wants nothing any more: pause the subscription in the catalog, if it is still what it was. The lanes
+    /// stand still until the catalog has another revision of it. Answer: [`Input::Subscribed`](super::Input::Subscribed).
+    Pause {
+        /// Which.
+        uid: SubscriptionUid,
+        /// The revision that it must have.
+        revision: u64,
+        /// Why, for people.
+        reason: String,
+    },
+    /// The circuit of a subscription's destination has opened, so that its lanes wait, or has closed again: say it.
+    Circuit {
+        /// Whose.
+        uid: SubscriptionUid,
+        /// Whether it has opened.
+        open: bool,
     },
     /// Events of a lane are no longer in EVENTS although they are unsettled: say it loudly. Their lane goes on.
     Lost {

@@ -12,7 +12,7 @@ use weft_proto::{
 use super::{
     action::Action,
     input::{Command, Head, LaneKey, LaneOrder, Order, RedriveItem, ReplayOrder, Work},
-    lane::{CatchUp, Lane, PendingRun, Target, Tries, millis},
+    lane::{Lane, PendingRun, Target, Tries, millis},
     machine::Lanes,
     settle::Death,
     world::outcome_of,
@@ -136,7 +136,7 @@ impl Lanes {
         }
         lane.blocked = false;
         lane.head.not_before = None;
-        lane.head.before = lane.head.ended;
+        lane.head.uncounted = lane.head.ended;
         self.hold(key);
         true
     }
@@ -186,10 +186,7 @@ impl Lanes {
         let lane = self.world.lanes.entry(key.clone()).or_insert_with(Lane::settled);
         lane.paused = paused;
         if paused {
-            self.buffered_bytes -= lane.park();
-            if lane.catch_up == CatchUp::Queued {
-                lane.catch_up = CatchUp::No;
-            }
+            self.memory.give_back(key.subscription, lane.park());
         }
         self.hold(key);
         true

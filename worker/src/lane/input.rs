@@ -54,6 +54,8 @@ pub struct Rules {
     pub start: StreamSeq,
     /// Attempts in flight at the most.
     pub concurrency: usize,
+    /// The time between two attempts at the least, but for some that come at once; `None`: no rate.
+    pub gap: Option<Duration>,
     /// When a failed attempt is repeated, and how often.
     pub retry: RetryPolicy,
     /// What happens then.
@@ -71,6 +73,8 @@ pub enum Verdict {
     Transient,
     /// It never goes better: dead letter at once.
     Permanent,
+    /// The receiver wants nothing any more: its subscription pauses, and the event stays where it is.
+    Gone,
 }
 
 /// How an attempt ended.

@@ -31,12 +31,19 @@ pub(super) fn event_bytes(event: &StoredEvent) -> usize {
 pub(super) struct Tries {
     /// Attempts that have ended.
     pub ended: u32,
-    /// Of these the ones before an operator asked for another try: the retry policy counts from there.
-    pub before: u32,
+    /// Of them, those that said something of the receiver and not of the event, or that an operator has forgiven.
+    pub uncounted: u32,
     /// No attempt before this.
     pub not_before: Option<Timestamp>,
     /// When the first attempt failed.
     pub first_failed_at: Option<Timestamp>,
+}
+
+impl Tries {
+    /// Attempts that use up retries.
+    pub fn counted(&self) -> u32 {
+        self.ended.saturating_sub(self.uncounted)
+    }
 }
 
 /// A redrive or replay of one event.
@@ -147,7 +154,7 @@ impl Lane {
             complete_to: StreamSeq(lane.next.saturating_sub(1)),
             head: Tries {
                 ended: lane.attempts,
-                before: lane.attempts_before,
+                uncounted: lane.uncounted,
                 not_before: instant(lane.next_attempt_at_ms),
                 first_failed_at: instant(lane.first_failed_at_ms),
             },

@@ -1,9 +1,6 @@
 //! All lanes of one shard.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
 use rand::rngs::StdRng;
@@ -16,16 +13,26 @@ use weft_proto::{
 use super::{
     AttemptId, Limits, Restored,
     action::{Action, Draft, LanePrevious},
+    catch_ups::CatchUps,
     draft::Drafts,
     input::{Input, LaneKey, Rules, Work},
     lane::{CatchUp, Lane, Need, Target, Tries, event_bytes},
-    schedule::Schedule,
+    memory::Memory,
+    schedule::{Bounds, Schedule},
     world::{Subscription, World},
 };
 
 /// Messages that the cursor may run ahead of the last draft before it is drafted for its own sake: what a restart reads
 /// again, well under a second's reading.
 const CURSOR_LAG_MAX: u64 = 10_000;
+
+/// An attempt in flight.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub work: Work,
+    /// The revision of the rules that it began by.
+    pub revision: u64,
+}
 
 /// All lanes of one shard.
 #[derive(Debug)]
@@ -34,12 +41,10 @@ pub struct Lanes {
     pub(super) world: World,
     pub(super) schedule: Schedule,
     pub(super) drafts: Drafts,
-    /// Lanes that wait for a place to catch up.
-    catch_ups_waiting: VecDeque<LaneKey>,
-    catch_ups_running: usize,
-    pub(super) attempts: HashMap<AttemptId, Work>,
+    catch_ups: CatchUps,
+    pub(super) attempts: HashMap<AttemptId, Started>,
     attempts_started: u64,
-    pub(super) buffered_bytes: usize,
+    pub(super) memory: Memory,
     pub(super) cursor: StreamSeq,
     pub(super) commands_cursor: u64,
     /// The cursor of the newest draft.
@@ -57,11 +62,10 @@ impl Lanes {
             world: World::restored(&restored),
             schedule: Schedule::default(),
             drafts: Drafts::default(),
-            catch_ups_waiting: VecDeque::new(),
-            catch_ups_running: 0,
+            catch_ups: CatchUps::default(),
             attempts: HashMap::new(),
             attempts_started: 0,
-            buffered_bytes: 0,
+            memory: Memory::new(limits.buffered_bytes_max),
             cursor: restored.cursor,
             commands_cursor: restored.commands_cursor,
             drafted_cursor: restored.cursor,
@@ -165,7 +169,7 @@ impl Lanes {
 
     /// Bytes of events in memory.
     pub fn buffered_bytes(&self) -> usize {
-        self.buffered_bytes
+        self.memory.total()
     }
 
     fn seal(&mut self) {
@@ -186,20 +190,34 @@ impl Lanes {
             if detached.is_some() {
                 drafts.detached(uid);
             }
-            Subscription { rules: None, detached }
+            Subscription { detached, ..Subscription::default() }
         });
         if subscription.rules.as_ref().is_some_and(|old| old.revision != rules.revision) {
             let revised = v1::Revised { revision: rules.revision, from: cursor.next().0 };
             self.drafts.subscription(uid, Change::Revised(revised));
         }
-        let paused = rules.paused;
-        let concurrency = if paused { 0 } else { rules.concurrency };
+        let renewed = subscription.rules.as_ref().is_some_and(|old| old.revision != rules.revision);
         subscription.rules = Some(rules);
-        self.schedule.set_concurrency(uid, concurrency);
+        if renewed {
+            if self.schedule.is_held(uid) {
+                actions.push(Action::Circuit { uid, open: false });
+            }
+            self.schedule.forget_outage(uid);
+        }
+        self.switch(uid, now, actions);
+    }
+
+    /// A subscription may deliver by other rules now, or not at all.
+    pub(super) fn switch(&mut self, uid: SubscriptionUid, now: Timestamp, actions: &mut Vec<Action>) {
+        let Some(subscription) = self.world.subscriptions.get(&uid) else { return };
+        let active = subscription.is_active();
+        let rules = subscription.rules.as_ref();
+        let concurrency = rules.filter(|_| active).map_or(0, |rules| rules.concurrency);
+        self.schedule.set_bounds(uid, Bounds { concurrency, gap: rules.and_then(|rules| rules.gap) });
         let keys: Vec<LaneKey> = self.world.lanes_of(uid).map(|(key, _)| key.clone()).collect();
         for key in keys {
-            if paused && let Some(lane) = self.world.lanes.get_mut(&key) {
-                self.buffered_bytes -= lane.park();
+            if !active && let Some(lane) = self.world.lanes.get_mut(&key) {
+                self.memory.give_back(uid, lane.park());
             }
             self.advance(&key, now, actions);
         }
@@ -213,7 +231,7 @@ impl Lanes {
         let keys: Vec<LaneKey> = self.world.lanes_of(uid).map(|(key, _)| key.clone()).collect();
         for key in keys {
             if let Some(lane) = self.world.lanes.remove(&key) {
-                self.buffered_bytes -= lane.buffer.iter().map(|event| event_bytes(event)).sum::<usize>();
+                self.memory.give_back(uid, lane.buffer.iter().map(|event| event_bytes(event)).sum());
                 if let Some(at) = lane.timer {
                     self.schedule.disarm(at, &key);
                 }
@@ -258,9 +276,9 @@ impl Lanes {
         let room = active
             && !lane.paused
             && lane.buffer.len() < self.limits.lane_events_max
-            && self.buffered_bytes + event_bytes(event) <= self.limits.buffered_bytes_max;
+            && self.memory.has_room(uid, event_bytes(event));
         if lane.arrive(Arc::clone(event), room) {
-            self.buffered_bytes += event_bytes(event);
+            self.memory.take(uid, event_bytes(event));
         }
         lane.touched = self.drafts.open();
         self.drafts.touch(&key);
@@ -302,7 +320,7 @@ impl Lanes {
         now: Timestamp,
         actions: &mut Vec<Action>,
     ) {
-        self.catch_ups_running = self.catch_ups_running.saturating_sub(1);
+        self.catch_ups.ended();
         let active = self.world.is_active(key.subscription);
         let Some(lane) = self.world.lanes.get_mut(key) else { return };
         if lane.catch_up != CatchUp::Running {
@@ -315,7 +333,7 @@ impl Lanes {
         }
         for event in events {
             if event.seq > lane.complete_to && event.seq <= lane.last {
-                self.buffered_bytes += event_bytes(&event);
+                self.memory.take(key.subscription, event_bytes(&event));
                 lane.complete_to = event.seq;
                 lane.buffer.push_back(event);
             }
@@ -347,10 +365,11 @@ impl Lanes {
                     self.forget(key);
                 }
             }
-            Need::Attempt(_) => {
+            Need::Attempt(target) => {
                 if !lane.ready {
                     lane.ready = true;
-                    self.schedule.push_ready(key.clone());
+                    let bytes = lane.event(target).map_or(0, |event| event_bytes(event));
+                    self.schedule.push_ready(key.clone(), bytes);
                 }
             }
             Need::Time(at) => {
@@ -363,7 +382,7 @@ impl Lanes {
             }
             Need::CatchUp => {
                 lane.catch_up = CatchUp::Queued;
-                self.catch_ups_waiting.push_back(key.clone());
+                self.catch_ups.push(key.clone());
             }
             Need::Load(seq, run) => {
                 if let Some(pending) = lane.runs.get_mut(&(seq, run)) {
@@ -381,11 +400,8 @@ impl Lanes {
 
     /// Starts attempts of ready lanes in their turn, within the bounds.
     fn start_attempts(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
-        while !self.draining
-            && self.schedule.in_flight() < self.limits.attempts_max
-            && self.drafts.uncommitted_outcomes() < self.limits.uncommitted_max
-        {
-            let Some(key) = self.schedule.pop_ready() else { return };
+        while !self.draining && self.drafts.uncommitted_outcomes() < self.limits.uncommitted_max {
+            let Some(key) = self.schedule.pop_ready(now, self.limits.attempts_max) else { return };
             let Some(lane) = self.world.lanes.get_mut(&key) else { continue };
             lane.ready = false;
             let Need::Attempt(target) = lane.need(now) else {
@@ -410,32 +426,48 @@ impl Lanes {
                 Target::Run(_, run) => run,
                 Target::Gone { .. } => continue,
             };
-            self.schedule.attempt_started(key.subscription);
+            self.schedule.attempt_started(key.subscription, id, now);
             let work = Work { lane: key, seq: event.seq, run };
-            self.attempts.insert(id, work.clone());
+            let rules = self.world.subscriptions.get(&work.lane.subscription).and_then(|known| known.rules.as_ref());
+            let revision = rules.map_or(0, |rules| rules.revision);
+            self.attempts.insert(id, Started { work: work.clone(), revision });
             actions.push(Action::Attempt { id, work, event, number, previous });
         }
     }
 
     /// Lets waiting lanes catch up, a few at a time.
     fn start_catch_ups(&mut self, actions: &mut Vec<Action>) {
-        while !self.draining && self.catch_ups_running < self.limits.catch_ups_max {
+        while !self.draining && self.catch_ups.running() < self.limits.catch_ups_max {
             // With the memory full, lanes wait until attempts have made room; where none is to be made, one event goes.
-            let full = self.buffered_bytes >= self.limits.buffered_bytes_max;
-            if full && (self.schedule.in_flight() > 0 || self.schedule.has_ready() || self.catch_ups_running > 0) {
+            let full = self.memory.is_full();
+            if full && (self.schedule.in_flight() > 0 || self.schedule.has_ready() || self.catch_ups.running() > 0) {
                 return;
             }
-            let Some(key) = self.catch_ups_waiting.pop_front() else { return };
+            // Lanes that wait for a moment or a commit hold the memory: soon they go on, or give it back.
+            if self.memory.total() >= self.limits.buffered_bytes_max.saturating_mul(2) {
+                return;
+            }
+            // A subscription that has its share reads on when it has used it; one whose receiver is away, what a probe needs.
+            let (memory, schedule) = (&self.memory, &self.schedule);
+            let may_read = |uid| memory.of(uid) == 0 || !schedule.is_held(uid) && memory.has_share(uid);
+            let Some(key) = self.catch_ups.start(may_read) else { return };
             let active = self.world.is_active(key.subscription);
-            let Some(lane) = self.world.lanes.get_mut(&key) else { continue };
-            if !active || lane.paused {
+            let held = self.schedule.is_held(key.subscription);
+            let Some(lane) = self.world.lanes.get_mut(&key) else {
+                self.catch_ups.ended();
+                continue;
+            };
+            // Or it stands there twice, having left memory and come back.
+            if !active || lane.paused || lane.catch_up != CatchUp::Queued {
                 // It is told again what it needs when it goes on.
-                lane.catch_up = CatchUp::No;
+                if lane.catch_up == CatchUp::Queued {
+                    lane.catch_up = CatchUp::No;
+                }
+                self.catch_ups.ended();
                 continue;
             }
-            let limit = if full { 1 } else { self.limits.lane_events_max };
+            let limit = if full || held { 1 } else { self.limits.lane_events_max };
             lane.catch_up = CatchUp::Running;
-            self.catch_ups_running += 1;
             actions.push(Action::CatchUp { from: lane.next, through: lane.last, limit, lane: key });
         }
     }

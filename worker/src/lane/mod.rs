@@ -7,12 +7,16 @@ use weft_proto::{ids::StreamSeq, v1};
 
 mod action;
 pub mod backoff;
+mod catch_ups;
+mod circuit;
 mod command;
 mod draft;
 mod input;
 #[allow(clippy::module_inception, reason = "the machine's unit is the lane, and so is the module's")]
 mod lane;
 mod machine;
+mod memory;
+mod pace;
 mod schedule;
 mod settle;
 mod world;

@@ -1,22 +1,78 @@
 //! Whose turn it is: lanes that could start an attempt, and lanes that wait for a moment.
 //!
-//! Subscriptions take turns, and within a subscription lanes in the order in which they became ready, so a subscription
-//! with many ready lanes does not keep the others waiting.
+//! Subscriptions take turns by deficit round robin, weighed in bytes: each turn is worth a quantum, what an attempt costs
+//! is taken from it, and what is left counts for the next turn. Within a subscription lanes go in the order in which they
+//! became ready. So neither many ready lanes nor large events of one subscription keep the others waiting.
+//!
+//! A subscription starts nothing while its own bounds say no: its concurrency, its rate, its circuit. Nor does it take
+//! the last places of all: its attempts in flight stay below [`SHARE`] times the places that are free. So however many
+//! receivers are slow, there is a place for the next attempt of one that is not.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    time::Duration,
+};
 
 use jiff::Timestamp;
-use weft_proto::ids::SubscriptionUid;
+use rand::Rng;
+use weft_proto::ids::{SubscriptionUid, WorkflowId};
 
-use super::input::LaneKey;
+use super::{
+    AttemptId,
+    circuit::{Circuit, Gate, Judged, Sign},
+    input::LaneKey,
+    pace::Pace,
+};
+
+/// What a turn is worth, in bytes: some events of the usual size. The largest event waits for some thousand turns, each of
+/// which costs nothing but the looking.
+const QUANTUM: usize = 4096;
+/// A subscription alone may have eight of nine places in flight, each of eight one of nine: nearly all is used, and one
+/// is always left.
+pub(super) const SHARE: usize = 8;
+
+/// What a subscription may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Bounds {
+    /// Attempts in flight; 0 while it is paused.
+    pub concurrency: usize,
+    /// The time between two attempts.
+    pub gap: Option<Duration>,
+}
+
+/// A lane that is ready, and what its attempt costs.
+#[derive(Debug)]
+struct Ready {
+    key: LaneKey,
+    bytes: usize,
+}
 
 #[derive(Debug, Default)]
 struct Queue {
-    lanes: VecDeque<LaneKey>,
+    lanes: VecDeque<Ready>,
     in_flight: usize,
     concurrency: usize,
+    pace: Option<Pace>,
+    circuit: Circuit,
+    deficit: usize,
     /// It stands in the rotation.
     listed: bool,
+}
+
+impl Queue {
+    /// Whether it may start an attempt, as far as it is concerned.
+    fn gate(&mut self, now: Timestamp) -> Gate {
+        if self.in_flight >= self.concurrency {
+            return Gate::Shut;
+        }
+        match self.circuit.gate(now) {
+            Gate::Free => match self.pace.as_mut().and_then(|pace| pace.wait(now)) {
+                Some(from) => Gate::Until(from),
+                None => Gate::Free,
+            },
+            closed => closed,
+        }
+    }
 }
 
 /// Ready lanes and timers.
@@ -27,13 +83,30 @@ pub(super) struct Schedule {
     rotation: VecDeque<SubscriptionUid>,
     in_flight: usize,
     timers: BTreeSet<(Timestamp, LaneKey)>,
+    /// Subscriptions that have a ready lane and wait for their rate or circuit.
+    gates: BTreeSet<(Timestamp, SubscriptionUid)>,
 }
 
 impl Schedule {
-    /// A subscription may have this many attempts in flight; 0 while it is paused.
-    pub fn set_concurrency(&mut self, uid: SubscriptionUid, concurrency: usize) {
-        self.queues.entry(uid).or_default().concurrency = concurrency;
+    /// What a subscription may do from now on.
+    pub fn set_bounds(&mut self, uid: SubscriptionUid, bounds: Bounds) {
+        let queue = self.queues.entry(uid).or_default();
+        queue.concurrency = bounds.concurrency;
+        if queue.pace.as_ref().map(Pace::gap) != bounds.gap {
+            queue.pace = bounds.gap.map(Pace::new);
+        }
         self.list(uid);
+    }
+
+    /// A subscription is another than it was: what is known of its receiver need not be true any more.
+    pub fn forget_outage(&mut self, uid: SubscriptionUid) {
+        self.queues.entry(uid).or_default().circuit = Circuit::default();
+        self.list(uid);
+    }
+
+    /// Whether a subscription's circuit holds its lanes.
+    pub fn is_held(&self, uid: SubscriptionUid) -> bool {
+        self.queues.get(&uid).is_some_and(|queue| !queue.circuit.is_closed())
     }
 
     /// A subscription is gone. Its attempts in flight still count until they end.
@@ -44,26 +117,52 @@ impl Schedule {
         }
     }
 
-    /// A lane is ready. Not twice before it is popped: the lane remembers.
-    pub fn push_ready(&mut self, key: LaneKey) {
+    /// A lane is ready for an attempt that costs so many bytes. Not twice before it is popped: the lane remembers.
+    pub fn push_ready(&mut self, key: LaneKey, bytes: usize) {
         let uid = key.subscription;
-        self.queues.entry(uid).or_default().lanes.push_back(key);
+        self.queues.entry(uid).or_default().lanes.push_back(Ready { key, bytes });
         self.list(uid);
     }
 
-    /// The next lane whose turn it is.
-    pub fn pop_ready(&mut self) -> Option<LaneKey> {
-        while let Some(uid) = self.rotation.pop_front() {
-            let Some(queue) = self.queues.get_mut(&uid) else { continue };
-            queue.listed = false;
-            if queue.in_flight >= queue.concurrency {
+    /// The next lane whose turn it is, where `attempts_max` may be in flight in all.
+    pub fn pop_ready(&mut self, now: Timestamp, attempts_max: usize) -> Option<LaneKey> {
+        self.open_gates(now);
+        let free = attempts_max.saturating_sub(self.in_flight);
+        // Subscriptions in a row that have their share.
+        let mut sated = 0;
+        while let Some(uid) = self.rotation.front().copied() {
+            if sated >= self.rotation.len() || free == 0 {
+                return None;
+            }
+            let Some(queue) = self.queues.get_mut(&uid) else {
+                self.rotation.pop_front();
+                continue;
+            };
+            let gate = queue.gate(now);
+            let (Gate::Free, Some(ready)) = (gate, queue.lanes.front()) else {
+                queue.listed = false;
+                queue.deficit = 0;
+                self.rotation.pop_front();
+                if let Gate::Until(at) = gate
+                    && !queue.lanes.is_empty()
+                {
+                    self.gates.insert((at, uid));
+                }
+                continue;
+            };
+            if queue.in_flight >= SHARE.saturating_mul(free) {
+                sated += 1;
+                self.rotation.rotate_left(1);
                 continue;
             }
-            let key = queue.lanes.pop_front();
-            self.list(uid);
-            if key.is_some() {
-                return key;
+            sated = 0;
+            if queue.deficit < ready.bytes {
+                queue.deficit += QUANTUM;
+                self.rotation.rotate_left(1);
+                continue;
             }
+            queue.deficit -= ready.bytes;
+            return queue.lanes.pop_front().map(|ready| ready.key);
         }
         None
     }
@@ -73,17 +172,32 @@ impl Schedule {
         !self.rotation.is_empty()
     }
 
-    pub fn attempt_started(&mut self, uid: SubscriptionUid) {
+    pub fn attempt_started(&mut self, uid: SubscriptionUid, attempt: AttemptId, now: Timestamp) {
         self.in_flight += 1;
-        self.queues.entry(uid).or_default().in_flight += 1;
+        let queue = self.queues.entry(uid).or_default();
+        queue.in_flight += 1;
+        queue.circuit.started(attempt);
+        if let Some(pace) = &mut queue.pace {
+            pace.take(now);
+        }
     }
 
-    pub fn attempt_ended(&mut self, uid: SubscriptionUid) {
+    /// An attempt has ended. What its circuit makes of it.
+    pub fn attempt_ended(
+        &mut self,
+        uid: SubscriptionUid,
+        attempt: AttemptId,
+        sign: Sign,
+        workflow: &WorkflowId,
+        now: Timestamp,
+        rng: &mut impl Rng,
+    ) -> Judged {
         self.in_flight -= 1;
-        if let Some(queue) = self.queues.get_mut(&uid) {
-            queue.in_flight -= 1;
-        }
+        let queue = self.queues.entry(uid).or_default();
+        queue.in_flight -= 1;
+        let judged = queue.circuit.ended(attempt, sign, workflow, now, rng);
         self.list(uid);
+        judged
     }
 
     /// Attempts in flight, of all subscriptions.
@@ -100,15 +214,26 @@ impl Schedule {
     }
 
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.timers.first().map(|(at, _)| *at)
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let gate = self.gates.first().map(|(at, _)| *at);
+        timer.into_iter().chain(gate).min()
     }
 
     /// A lane whose moment has come.
     pub fn pop_due(&mut self, now: Timestamp) -> Option<LaneKey> {
-        if self.next_deadline()? > now {
+        if self.timers.first()?.0 > now {
             return None;
         }
         self.timers.pop_first().map(|(_, key)| key)
+    }
+
+    /// Lists the subscriptions again whose moment has come.
+    fn open_gates(&mut self, now: Timestamp) {
+        while self.gates.first().is_some_and(|(at, _)| *at <= now)
+            && let Some((_, uid)) = self.gates.pop_first()
+        {
+            self.list(uid);
+        }
     }
 
     fn list(&mut self, uid: SubscriptionUid) {
@@ -122,3 +247,6 @@ impl Schedule {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

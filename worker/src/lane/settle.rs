@@ -9,9 +9,10 @@ use weft_proto::{ids::Run, v1};
 use super::{
     AttemptId,
     action::Action,
-    input::{AttemptEnd, LaneKey, OnExhausted, Verdict, Work},
+    circuit::Sign,
+    input::{AttemptEnd, LaneKey, OnExhausted, Rules, Verdict, Work},
     lane::{Target, Tries, millis},
-    machine::Lanes,
+    machine::{Lanes, Started},
     world::{attempt_record, ceil_millisecond, outcome_of},
 };
 
@@ -28,42 +29,64 @@ pub(super) struct Death {
 
 impl Lanes {
     pub(super) fn ended(&mut self, attempt: AttemptId, end: AttemptEnd, now: Timestamp, actions: &mut Vec<Action>) {
-        let Some(work) = self.attempts.remove(&attempt) else {
+        let Some(Started { work, revision }) = self.attempts.remove(&attempt) else {
             debug_assert!(false, "an attempt ends once");
             return;
         };
-        self.schedule.attempt_ended(work.lane.subscription);
         let key = &work.lane;
+        let (sign, workflow) = (Sign::of(&end), &key.workflow);
+        let judged = self.schedule.attempt_ended(key.subscription, attempt, sign, workflow, now, &mut self.rng);
+        if judged.turned {
+            let open = self.schedule.is_held(key.subscription);
+            actions.push(Action::Circuit { uid: key.subscription, open });
+        }
         let Some(lane) = self.world.lanes.get_mut(key) else { return };
         let Some((in_flight, target)) = lane.in_flight.take() else { return };
         debug_assert_eq!(in_flight, attempt, "P3: at most one attempt of a lane is in flight");
+        let uncounted = match end.verdict {
+            Verdict::Gone => true,
+            Verdict::Transient => !judged.counts,
+            Verdict::Delivered | Verdict::Permanent => false,
+        };
         if let Target::Gone { event, number } = target {
-            self.drafts.attempt(attempt_record(&work, event, number, &end, None));
+            self.drafts.attempt(attempt_record(&work, event, number, &end, uncounted, None));
             lane.touched = self.drafts.open();
             self.drafts.touch(key);
-            return self.advance(key, now, actions);
+            // What it says of the receiver counts all the same.
+            if end.verdict == Verdict::Gone {
+                self.gone(&work, target, revision, now, actions);
+            }
+            return self.go_on(key, now, actions);
         }
         let (Some(event), Some(tries)) = (lane.event(target).cloned(), lane.tries(target)) else { return };
         tries.ended += 1;
         if end.verdict != Verdict::Delivered {
             tries.first_failed_at.get_or_insert(end.ended_at);
         }
+        tries.uncounted += u32::from(uncounted);
         let tries = tries.clone();
         let rules =
             self.world.subscriptions.get(&key.subscription).and_then(|subscription| subscription.rules.as_ref());
         let wait = match end.verdict {
-            Verdict::Transient => {
-                rules.and_then(|rules| rules.retry.delay(tries.ended - tries.before, end.retry_after, &mut self.rng))
+            Verdict::Transient if uncounted => {
+                // As long as after the failure before; where there was none and there is no retry, the circuit makes it wait.
+                let wait = |rules: &Rules| rules.retry.delay(tries.counted().max(1), end.retry_after, &mut self.rng);
+                Some(rules.and_then(wait).or(end.retry_after).unwrap_or_default())
             }
-            Verdict::Delivered | Verdict::Permanent => None,
+            Verdict::Transient => {
+                rules.and_then(|rules| rules.retry.delay(tries.counted(), end.retry_after, &mut self.rng))
+            }
+            Verdict::Delivered | Verdict::Permanent | Verdict::Gone => None,
         };
         let block = rules.is_some_and(|rules| rules.on_exhausted == OnExhausted::Block) && target == Target::Head;
         // Rounded up to the millisecond that is committed, so that a restart waits for exactly the same moment.
         let next_attempt = wait.and_then(|wait| end.ended_at.checked_add(wait).ok()).map(ceil_millisecond);
-        self.drafts.attempt(attempt_record(&work, event.event.id, tries.ended, &end, next_attempt));
+        self.drafts.attempt(attempt_record(&work, event.event.id, tries.ended, &end, uncounted, next_attempt));
 
         if end.verdict == Verdict::Delivered {
             self.settle(&work, target, &event, &tries, None, now);
+        } else if end.verdict == Verdict::Gone {
+            self.gone(&work, target, revision, now, actions);
         } else if let Some(at) = next_attempt {
             self.wait(&work, target, at, now);
         } else if block {
@@ -71,10 +94,21 @@ impl Lanes {
         } else {
             let reason = match end.verdict {
                 Verdict::Permanent => v1::DeadLetterReason::Permanent,
-                Verdict::Delivered | Verdict::Transient => v1::DeadLetterReason::Exhausted,
+                Verdict::Delivered | Verdict::Transient | Verdict::Gone => v1::DeadLetterReason::Exhausted,
             };
             let death = Death { reason, error: end.error, status: end.status };
             self.settle(&work, target, &event, &tries, Some(death), now);
+        }
+        self.go_on(key, now, actions);
+    }
+
+    /// An attempt has ended: the lane goes on, or, paused meanwhile, leaves in the log what nobody may attempt.
+    fn go_on(&mut self, key: &LaneKey, now: Timestamp, actions: &mut Vec<Action>) {
+        let active = self.world.is_active(key.subscription);
+        if let Some(lane) = self.world.lanes.get_mut(key)
+            && (!active || lane.paused)
+        {
+            self.memory.give_back(key.subscription, lane.park());
         }
         self.advance(key, now, actions);
     }
@@ -94,10 +128,41 @@ impl Lanes {
         if let Some(tries) = lane.tries(target) {
             tries.not_before = Some(at);
         }
-        if at.duration_since(now) >= PARK_AFTER {
-            self.buffered_bytes -= lane.park();
+        // With the memory full, whoever waits makes room for who need not.
+        if self.memory.is_full() || at.duration_since(now) >= PARK_AFTER {
+            self.memory.give_back(work.lane.subscription, lane.park());
         }
-        lane.touched = self.drafts.open();
+        self.tell(work, target);
+    }
+
+    /// The receiver wants nothing any more. What it said while the subscription was another is of no account: the event is
+    /// simply attempted again.
+    fn gone(&mut self, work: &Work, target: Target, revision: u64, now: Timestamp, actions: &mut Vec<Action>) {
+        if let Some(lane) = self.world.lanes.get_mut(&work.lane)
+            && let Some(tries) = lane.tries(target)
+        {
+            tries.not_before = None;
+        }
+        self.tell(work, target);
+        let uid = work.lane.subscription;
+        let Some(subscription) = self.world.subscriptions.get_mut(&uid) else { return };
+        let current = subscription.rules.as_ref().is_some_and(|rules| rules.revision == revision);
+        if current && subscription.is_active() {
+            subscription.gone = Some(revision);
+            let reason = format!(
+                "the receiver answered 410 (gone) to event {} of workflow {}: it wants nothing any more",
+                work.seq, work.lane.workflow
+            );
+            actions.push(Action::Pause { uid, revision, reason });
+            self.switch(uid, now, actions);
+        }
+    }
+
+    /// The open draft tells how far the target has come.
+    fn tell(&mut self, work: &Work, target: Target) {
+        if let Some(lane) = self.world.lanes.get_mut(&work.lane) {
+            lane.touched = self.drafts.open();
+        }
         match target {
             Target::Head => self.drafts.touch(&work.lane),
             Target::Run(seq, run) => self.drafts.run(&work.lane, seq, run),
@@ -109,7 +174,7 @@ impl Lanes {
     fn block(&mut self, key: &LaneKey) {
         let Some(lane) = self.world.lanes.get_mut(key) else { return };
         lane.blocked = true;
-        self.buffered_bytes -= lane.park();
+        self.memory.give_back(key.subscription, lane.park());
         lane.hold = Some(self.drafts.open());
         lane.touched = self.drafts.open();
         self.drafts.touch(key);
@@ -129,7 +194,7 @@ impl Lanes {
         let Some(lane) = self.world.lanes.get_mut(&work.lane) else { return };
         match target {
             Target::Head => {
-                self.buffered_bytes -= lane.settle_head(event.seq);
+                self.memory.give_back(work.lane.subscription, lane.settle_head(event.seq));
                 if death.is_none() {
                     lane.delivered = Some(event.event.id);
                 }

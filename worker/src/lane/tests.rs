@@ -4,8 +4,9 @@
 //! The invariants: L1 the head of a lane settles before the next event is attempted, and whatever is no success is
 //! committed before that; L2 at most one attempt of a lane is in flight; L3 every event settles exactly once in the
 //! committed record; L4 nothing is lost: after healing, everything is settled and memory is empty; L5 no attempt before
-//! its time, none of a paused subscription, none beyond the bounds; L6 a quarantined event is attempted by a redrive
-//! only, and its live run ends as a dead letter.
+//! its time, none of a paused subscription or one whose receiver is gone, none beyond the bounds; L6 a quarantined event
+//! is attempted by a redrive only, and its live run ends as a dead letter; L7 nothing is exhausted before as many attempts
+//! have counted as the policy allows, and then it is.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,6 +30,7 @@ mod tidy;
 
 const SUBSCRIPTIONS: u8 = 2;
 const WORKFLOWS: u8 = 3;
+const RETRIES: u32 = 2;
 const QUARANTINE: &str = "schema_invalid: /total: value is not a number";
 const PAYLOAD: &[u8] = &[b'x'; 100];
 
@@ -88,8 +90,9 @@ fn rules(subscription: u8, paused: bool, revision: u64) -> Rules {
         revision,
         start: StreamSeq(1),
         concurrency: 2,
+        gap: None,
         retry: RetryPolicy::Exponential {
-            max_retries: 2,
+            max_retries: RETRIES,
             base: std::time::Duration::from_secs(3),
             factor: 2.0,
             max: std::time::Duration::from_secs(60),
@@ -117,25 +120,66 @@ fn item(subscription: u8, event: &StoredEvent, dead_run: Run) -> RedriveItem {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Append { workflow: u8, quarantined: bool },
+    Append {
+        workflow: u8,
+        quarantined: bool,
+    },
     Read,
-    End { which: u8, verdict: u8 },
+    End {
+        which: u8,
+        verdict: u8,
+    },
+    /// The catalog takes a pause that was asked for.
+    TakePause,
     TakeDraft,
     Commit,
-    CatchUp { which: u8, few: bool },
-    Load { which: u8 },
-    Wait { seconds: u8 },
-    Pause { subscription: u8 },
-    Resume { subscription: u8 },
-    Redrive { which: u8 },
-    Resolve { which: u8 },
-    Replay { subscription: u8, which: u8 },
-    OrderReplay { which: u8, order: u8 },
-    RetryLane { which: u8 },
-    SkipLane { which: u8 },
-    PauseLane { subscription: u8, workflow: u8 },
-    ResumeLane { subscription: u8, workflow: u8 },
-    Crash { committed: bool },
+    CatchUp {
+        which: u8,
+        few: bool,
+    },
+    Load {
+        which: u8,
+    },
+    Wait {
+        seconds: u8,
+    },
+    Pause {
+        subscription: u8,
+    },
+    Resume {
+        subscription: u8,
+    },
+    Redrive {
+        which: u8,
+    },
+    Crash {
+        committed: bool,
+    },
+    Resolve {
+        which: u8,
+    },
+    Replay {
+        subscription: u8,
+        which: u8,
+    },
+    OrderReplay {
+        which: u8,
+        order: u8,
+    },
+    RetryLane {
+        which: u8,
+    },
+    SkipLane {
+        which: u8,
+    },
+    PauseLane {
+        subscription: u8,
+        workflow: u8,
+    },
+    ResumeLane {
+        subscription: u8,
+        workflow: u8,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -143,11 +187,12 @@ fn step() -> impl Strategy<Value = Step> {
         7 => (0..WORKFLOWS).prop_map(|workflow| Step::Append { workflow, quarantined: false }),
         1 => (0..WORKFLOWS).prop_map(|workflow| Step::Append { workflow, quarantined: true }),
         8 => Just(Step::Read),
-        10 => (any::<u8>(), 0u8..10).prop_map(|(which, verdict)| Step::End { which, verdict }),
+        10 => (any::<u8>(), 0u8..22).prop_map(|(which, verdict)| Step::End { which, verdict }),
         6 => Just(Step::TakeDraft),
         6 => Just(Step::Commit),
         4 => (any::<u8>(), any::<bool>()).prop_map(|(which, few)| Step::CatchUp { which, few }),
         2 => any::<u8>().prop_map(|which| Step::Load { which }),
+        2 => Just(Step::TakePause),
         4 => (1u8..20).prop_map(|seconds| Step::Wait { seconds }),
         1 => (0..SUBSCRIPTIONS).prop_map(|subscription| Step::Pause { subscription }),
         2 => (0..SUBSCRIPTIONS).prop_map(|subscription| Step::Resume { subscription }),
@@ -176,7 +221,11 @@ struct Record {
     outcomes: BTreeMap<(Vec<u8>, u64, u64), (u32, i32)>,
     open_dead: BTreeMap<(Vec<u8>, u64), (u64, String)>,
     not_before: BTreeMap<(Vec<u8>, u64, u64), i64>,
+    /// Attempts that count.
+    counted: BTreeMap<(Vec<u8>, u64, u64), u32>,
     subscriptions: BTreeMap<Vec<u8>, v1::SubscriptionState>,
+    /// Commands that ask for a retry at once.
+    retries: BTreeSet<u64>,
 }
 
 impl Record {
@@ -187,6 +236,13 @@ impl Record {
         for attempt in &commit.attempts {
             self.not_before
                 .insert((attempt.subscription.clone(), attempt.sequence, attempt.run), attempt.next_attempt_at_ms);
+            let counted =
+                self.counted.entry((attempt.subscription.clone(), attempt.sequence, attempt.run)).or_default();
+            *counted += u32::from(!attempt.uncounted);
+            let gone = attempt.status == 410;
+            assert!(!gone || attempt.uncounted, "L7: what a receiver that is gone says counts against no event");
+            let over = *counted > RETRIES && attempt.class() != v1::AttemptClass::Delivered;
+            assert!(!over || attempt.next_attempt_at_ms == 0, "L7: no further attempt");
         }
         for outcome in &commit.outcomes {
             let key = (outcome.subscription.clone(), outcome.sequence);
@@ -197,6 +253,7 @@ impl Record {
                 if let Some(state) = self.lanes.get_mut(&lane) {
                     state.next = outcome.sequence + 1;
                     state.attempts = 0;
+                    state.uncounted = 0;
                     state.next_attempt_at_ms = 0;
                     if state.next > state.last && !state.paused {
                         self.lanes.remove(&lane);
@@ -204,6 +261,10 @@ impl Record {
                 }
             } else {
                 self.runs.remove(&(key.0.clone(), key.1, outcome.run));
+            }
+            if outcome.reason() == v1::DeadLetterReason::Exhausted {
+                let work = (outcome.subscription.clone(), outcome.sequence, outcome.run);
+                assert_eq!(self.counted.get(&work), Some(&(RETRIES + 1)), "L7: exhausted by what counts");
             }
             match outcome.kind() {
                 v1::OutcomeKind::Resolved => {
@@ -219,10 +280,6 @@ impl Record {
         }
         for lane in &commit.lanes {
             let key = (lane.subscription.clone(), lane.workflow_id.clone());
-            if lane.attempts > 0 && lane.next_attempt_at_ms == 0 {
-                // An operator's retry.
-                self.not_before.remove(&(lane.subscription.clone(), lane.next, 0));
-            }
             if lane.next > lane.last && !lane.paused {
                 self.lanes.remove(&key);
             } else {
@@ -231,6 +288,13 @@ impl Record {
         }
         for run in &commit.runs {
             self.runs.insert((run.subscription.clone(), run.sequence, run.run), run.clone());
+        }
+        for result in commit.results.iter().filter(|result| self.retries.contains(&result.command)) {
+            for item in result.items.iter().filter(|item| item.status() == v1::CommandStatus::Taken) {
+                let head = (item.subscription.clone(), item.sequence, 0);
+                self.not_before.remove(&head);
+                self.counted.remove(&head);
+            }
         }
         for change in &commit.subscriptions {
             self.subscriptions.entry(change.subscription.clone()).or_insert_with(|| v1::SubscriptionState {
@@ -254,6 +318,7 @@ impl Record {
 struct Attempt {
     id: AttemptId,
     work: Work,
+    revision: u64,
 }
 
 struct World {
@@ -266,8 +331,14 @@ struct World {
     attempts: Vec<Attempt>,
     catch_ups: Vec<(LaneKey, StreamSeq, StreamSeq, usize)>,
     loads: Vec<Work>,
+    pauses: Vec<(SubscriptionUid, u64)>,
+    /// Subscriptions whose circuit is open, and the probe in flight.
+    held: BTreeMap<SubscriptionUid, Option<AttemptId>>,
     paused: BTreeSet<u8>,
     revision: u64,
+    revisions: BTreeMap<u8, u64>,
+    /// Revisions whose receiver is gone, as far as this process knows.
+    gone: BTreeSet<(u8, u64)>,
     /// What this process has seen delivered.
     delivered: BTreeSet<(LaneKey, StreamSeq)>,
     /// What the receiver saw, live, in order of first arrival.
@@ -288,8 +359,12 @@ impl World {
             attempts: vec![],
             catch_ups: vec![],
             loads: vec![],
+            pauses: vec![],
+            held: BTreeMap::new(),
             paused: BTreeSet::new(),
             revision: 1,
+            revisions: BTreeMap::new(),
+            gone: BTreeSet::new(),
             delivered: BTreeSet::new(),
             received: BTreeMap::new(),
             retry_at: BTreeMap::new(),
@@ -301,7 +376,8 @@ impl World {
 
     fn subscribe(&mut self) {
         for subscription in 0..SUBSCRIPTIONS {
-            let rules = rules(subscription, self.paused.contains(&subscription), self.revision);
+            let revision = *self.revisions.entry(subscription).or_insert(self.revision);
+            let rules = rules(subscription, self.paused.contains(&subscription), revision);
             self.handle(Input::Subscribed(rules));
         }
     }
@@ -314,6 +390,8 @@ impl World {
                 Action::Attempt { id, work, event, number, .. } => self.attempt(id, work, &event, number),
                 Action::CatchUp { lane, from, through, limit } => self.catch_ups.push((lane, from, through, limit)),
                 Action::Load { work, .. } => self.loads.push(work),
+                Action::Pause { uid, revision, .. } => self.pauses.push((uid, revision)),
+                Action::Circuit { uid, open } => self.circuit(uid, open),
                 Action::Lost { .. } => panic!("L4: the log has lost nothing"),
             }
         }
@@ -332,6 +410,11 @@ impl World {
         assert!(!self.paused.contains(&subscription), "L5: paused");
         let lane = (work.lane.subscription.to_vec(), work.lane.workflow.to_string());
         assert!(!self.record.lanes.get(&lane).is_some_and(|lane| lane.paused), "L5: paused lane");
+        if let Some(probe) = self.held.get_mut(&work.lane.subscription) {
+            assert_eq!(probe.replace(id), None, "L5: an open circuit lets one probe through");
+        }
+        let revision = self.revisions[&subscription];
+        assert!(!self.gone.contains(&(subscription, revision)), "L5: gone");
         let retry_at = self.retry_at.get(&(work.lane.clone(), work.seq, work.run));
         assert!(retry_at.is_none_or(|at| *at <= self.now), "L5: before its time");
         if work.run == Run::LIVE {
@@ -349,7 +432,12 @@ impl World {
             let key = (work.lane.subscription.to_vec(), work.seq.0, work.run.0);
             assert!(self.record.runs.contains_key(&key), "a redrive is attempted only when committed");
         }
-        self.attempts.push(Attempt { id, work });
+        self.attempts.push(Attempt { id, work, revision });
+    }
+
+    fn circuit(&mut self, uid: SubscriptionUid, open: bool) {
+        let was_open = if open { self.held.insert(uid, None).is_some() } else { self.held.remove(&uid).is_none() };
+        assert!(!was_open, "a circuit turns from one state to the other");
     }
 
     fn run(&mut self, step: Step) {
@@ -361,12 +449,14 @@ impl World {
             Step::Read => self.read(),
             Step::End { which, verdict } if !self.attempts.is_empty() => {
                 let attempt = self.attempts.swap_remove(usize::from(which) % self.attempts.len());
-                let verdict = match verdict {
-                    0..5 => Verdict::Delivered,
-                    5..9 => Verdict::Transient,
-                    _ => Verdict::Permanent,
+                let (verdict, status) = match verdict {
+                    0..9 => (Verdict::Delivered, 200),
+                    9..14 => (Verdict::Transient, 500),
+                    14..19 => (Verdict::Transient, 503),
+                    19..21 => (Verdict::Permanent, 400),
+                    _ => (Verdict::Gone, 410),
                 };
-                self.end(attempt, verdict);
+                self.end_with(attempt, verdict, status);
             }
             Step::TakeDraft => self.drafts_taken.extend(self.lanes.take_draft()),
             Step::Commit => self.commit(),
@@ -378,6 +468,14 @@ impl World {
                 let work = self.loads.swap_remove(usize::from(which) % self.loads.len());
                 let event = self.log[work.seq.0 as usize - 1].clone();
                 self.handle(Input::Loaded { work, event: Some(event) });
+            }
+            Step::TakePause => {
+                if let Some((uid, revision)) = self.pauses.pop() {
+                    let subscription = uid.as_bytes()[0] - 1;
+                    if self.revisions[&subscription] == revision && !self.paused.contains(&subscription) {
+                        self.pause(subscription, true);
+                    }
+                }
             }
             Step::Wait { seconds } => {
                 self.now = self.now.checked_add(SignedDuration::from_secs(i64::from(seconds))).unwrap();
@@ -440,7 +538,16 @@ impl World {
     }
 
     fn end(&mut self, attempt: Attempt, verdict: Verdict) {
+        self.end_with(attempt, verdict, if verdict == Verdict::Gone { 410 } else { 500 });
+    }
+
+    fn end_with(&mut self, attempt: Attempt, verdict: Verdict, status: u16) {
         let work = attempt.work;
+        if let Some(probe) = self.held.get_mut(&work.lane.subscription)
+            && *probe == Some(attempt.id)
+        {
+            *probe = None;
+        }
         if verdict == Verdict::Delivered {
             self.receive(&work);
             if work.run == Run::LIVE {
@@ -450,13 +557,17 @@ impl World {
         let end = AttemptEnd {
             verdict,
             class: v1::AttemptClass::HttpStatus,
-            status: 500,
+            status,
             error: "status 500".into(),
             response: Bytes::new(),
             retry_after: None,
             started_at: self.now,
             ended_at: self.now,
         };
+        let subscription = work.lane.subscription.as_bytes()[0] - 1;
+        if verdict == Verdict::Gone && self.revisions[&subscription] == attempt.revision {
+            self.gone.insert((subscription, attempt.revision));
+        }
         if verdict == Verdict::Transient {
             // The shortest wait that the policy allows.
             let at = self.now.checked_add(SignedDuration::from_millis(2400)).unwrap();
@@ -509,6 +620,7 @@ impl World {
             self.paused.remove(&subscription);
         }
         self.revision += 1;
+        self.revisions.insert(subscription, self.revision);
         self.handle(Input::Subscribed(rules(subscription, paused, self.revision)));
     }
 
@@ -540,6 +652,12 @@ impl World {
     fn command(&mut self, order: Order) {
         let command = Run(self.record.commands_cursor.max(self.lanes.commands_cursor()) + 1);
         let (operator, reason) = ("ann".into(), String::new());
+        if matches!(&order, Order::Lane { order: LaneOrder::Retry { .. }, .. }) {
+            self.record.retries.insert(command.0);
+        } else {
+            // The number of a command that was lost with its owner, and is another's now.
+            self.record.retries.remove(&command.0);
+        }
         self.handle(Input::Commanded(Command { command, request_id: format!("r{command}"), operator, reason, order }));
     }
 
@@ -560,6 +678,9 @@ impl World {
             }
         }
         self.delivered.clear();
+        self.gone.clear();
+        self.pauses.clear();
+        self.held.clear();
         self.retry_at = self
             .record
             .not_before

@@ -16,12 +16,21 @@ use super::{
 };
 
 /// What the machine knows of a subscription.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Subscription {
     /// None until the catalog tells them.
     pub rules: Option<Rules>,
     /// While it reads on its own: how far it has come.
     pub detached: Option<StreamSeq>,
+    /// The revision of the rules whose receiver has said that it wants nothing any more. Nothing is attempted by them.
+    pub gone: Option<u64>,
+}
+
+impl Subscription {
+    /// Whether its lanes may do anything.
+    pub fn is_active(&self) -> bool {
+        self.rules.as_ref().is_some_and(|rules| !rules.paused && self.gone != Some(rules.revision))
+    }
 }
 
 /// The state that drafts tell of.
@@ -38,7 +47,7 @@ impl World {
         for state in restored.subscriptions.iter().filter(|state| !state.closed) {
             if let Some(uid) = SubscriptionUid::from_slice(&state.subscription) {
                 let detached = state.detached.map(|next| StreamSeq(next.saturating_sub(1)));
-                world.subscriptions.insert(uid, Subscription { rules: None, detached });
+                world.subscriptions.insert(uid, Subscription { detached, ..Subscription::default() });
             }
         }
         for lane in &restored.lanes {
@@ -61,7 +70,7 @@ impl World {
                 paused: run.paused,
                 tries: Tries {
                     ended: run.attempts,
-                    before: 0,
+                    uncounted: run.uncounted,
                     not_before: instant(run.next_attempt_at_ms),
                     first_failed_at: instant(run.first_failed_at_ms),
                 },
@@ -83,10 +92,7 @@ impl World {
 
     /// Whether a subscription's lanes may do anything.
     pub fn is_active(&self, uid: SubscriptionUid) -> bool {
-        self.subscriptions
-            .get(&uid)
-            .and_then(|subscription| subscription.rules.as_ref())
-            .is_some_and(|rules| !rules.paused)
+        self.subscriptions.get(&uid).is_some_and(Subscription::is_active)
     }
 }
 
@@ -102,8 +108,8 @@ impl State for World {
             next_attempt_at_ms: millis(lane.head.not_before),
             state: if lane.blocked { v1::LaneState::Blocked } else { v1::LaneState::Open }.into(),
             first_failed_at_ms: millis(lane.head.first_failed_at),
+            uncounted: lane.head.uncounted,
             paused: lane.paused,
-            attempts_before: lane.head.before,
         })
     }
 
@@ -120,6 +126,7 @@ impl State for World {
             dead_run: pending.dead_run.0,
             subscription_name: pending.subscription_name.clone(),
             first_failed_at_ms: millis(pending.tries.first_failed_at),
+            uncounted: pending.tries.uncounted,
             paused: pending.paused,
         })
     }
@@ -152,6 +159,7 @@ pub(super) fn attempt_record(
     event: EventId,
     number: u32,
     end: &AttemptEnd,
+    uncounted: bool,
     next_attempt: Option<Timestamp>,
 ) -> v1::Attempt {
     v1::Attempt {
@@ -168,6 +176,7 @@ pub(super) fn attempt_record(
         next_attempt_at_ms: millis(next_attempt),
         event_id: event.to_vec(),
         workflow_id: work.lane.workflow.as_str().to_owned(),
+        uncounted,
     }
 }
 

@@ -148,7 +148,7 @@ impl<'t> State<'t> {
                 self.put_lane(&v1::Lane {
                     next: outcome.sequence + 1,
                     attempts: 0,
-                    attempts_before: 0,
+                    uncounted: 0,
                     next_attempt_at_ms: 0,
                     first_failed_at_ms: 0,
                     state: v1::LaneState::Open.into(),

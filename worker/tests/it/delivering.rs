@@ -1,9 +1,18 @@
 //! From EVENTS to receivers, through failures, restarts and take-overs.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
 use prost::Message as _;
+use weft_nats::{catalog::Catalog, testing::eventually};
 use weft_proto::v1;
 
-use crate::support::{Log, Receiver, Running, assert_in_order, assert_in_order_but};
+use crate::support::{Log, PATIENCE, Receiver, Running, assert_in_order, assert_in_order_but};
 
 /// P3: with a fifth of the first attempts failing, every workflow arrives in order, signed, with its chain unbroken.
 #[tokio::test(flavor = "multi_thread")]
@@ -212,4 +221,72 @@ async fn a_checkpoint_takes_the_place_of_the_file() {
     worker.stop().await;
     let live = receiver.requests.lock().unwrap().iter().filter(|r| r.answered == 200 && !r.replay).count();
     assert_eq!(live, 40, "nothing that was settled came again");
+}
+
+/// 410 pauses the subscription, says who and why, and keeps the event; resumed, it goes on with that event.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_is_gone_pauses_its_subscription() {
+    let mut log = Log::start().await;
+    let (leaving, staying) =
+        (Receiver::start(|request| if request.attempt == 1 { 410 } else { 200 }).await, Receiver::start(|_| 200).await);
+    log.subscribe("leaving", &leaving, 1).await;
+    log.subscribe("staying", &staying, 1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let worker = Running::start(&log, folder.path());
+    log.events(3, 1).await;
+    let catalog = Catalog::new(log.connection.clone(), weft_nats::testing::master_key());
+    let paused = async || catalog.read().await.unwrap().subscriptions["leaving"].clone();
+    assert!(eventually(PATIENCE, async || paused().await.value.paused).await);
+    let entry = paused().await;
+    let reason = &entry.value.pause_reason;
+    assert!(
+        reason.contains("410") && reason.contains("event 1 of workflow w0") && reason.contains("worker"),
+        "{reason}"
+    );
+    staying.until_delivered(3).await;
+    assert_eq!(leaving.requests.lock().unwrap().len(), 1, "nothing more is attempted");
+    let resumed = v1::Subscription { paused: false, ..entry.value.as_ref().clone() };
+    catalog.put_subscription(&resumed, entry.revision).await.unwrap();
+    leaving.until(|requests| requests.iter().any(|request| request.sequence == 1 && request.attempt == 2)).await;
+    worker.stop().await;
+}
+
+/// A deploy of ten seconds: what stands before the receiver answers 503. With the usual retries and no circuit, everything
+/// would be dead letters after seven seconds. The neighbour is delivered to as ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_ten_seconds_makes_no_dead_letters_and_delays_nobody_else() {
+    const OUTAGE: Duration = Duration::from_secs(10);
+    let mut log = Log::start().await;
+    let is_down = Arc::new(AtomicBool::new(false));
+    let down = Arc::clone(&is_down);
+    let away = Receiver::start(move |_| if down.load(Ordering::SeqCst) { 503 } else { 200 }).await;
+    let near = Receiver::start(|_| 200).await;
+    let usual =
+        v1::Retry { max_retries: 3, base_ms: 1000, factor: 2.0, max_ms: 3_600_000, jitter: 0.2, ..Default::default() };
+    log.subscribe_with("away", &away, 1, |subscription| subscription.retry = Some(usual)).await;
+    log.subscribe("near", &near, 1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let worker = Running::start(&log, folder.path());
+    let mut sent = log.events(20, 20).await.len();
+    near.until_delivered(sent).await;
+    away.until_delivered(sent).await;
+
+    is_down.store(true, Ordering::SeqCst);
+    let gone = Instant::now();
+    let mut slowest = Duration::ZERO;
+    while gone.elapsed() < OUTAGE {
+        let at = Instant::now();
+        sent += log.events(20, 20).await.len();
+        near.until_delivered(sent).await;
+        slowest = slowest.max(at.elapsed());
+    }
+    is_down.store(false, Ordering::SeqCst);
+    let requests = away.until_delivered(sent).await;
+    assert_in_order(&requests, 20, sent as u64 / 20);
+    worker.stop().await;
+    let outcomes = log.outcomes(2 * sent).await;
+    assert!(outcomes.iter().all(|outcome| outcome.kind() == v1::OutcomeKind::Delivered), "no dead letter");
+    let failed = requests.iter().filter(|request| request.answered == 503).count();
+    assert!((2..100).contains(&failed), "the circuit holds {sent} events back: {failed} attempts failed");
+    assert!(slowest < Duration::from_secs(2), "P4: twenty events to the neighbour took {slowest:?}");
 }

@@ -159,7 +159,7 @@ async fn answers_are_told_apart() {
     for (path, verdict, class, status) in [
         ("/ok", Verdict::Delivered, AttemptClass::Delivered, 200),
         ("/bad", permanent, AttemptClass::HttpStatus, 422),
-        ("/gone", transient, AttemptClass::HttpStatus, 410),
+        ("/gone", Verdict::Gone, AttemptClass::HttpStatus, 410),
         ("/elsewhere", transient, AttemptClass::HttpStatus, 302),
         ("/nowhere", transient, AttemptClass::HttpStatus, 404),
         ("/late", transient, AttemptClass::Timeout, 0),

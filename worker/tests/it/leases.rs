@@ -3,46 +3,54 @@
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use weft_nats::testing::eventually;
 use weft_proto::ids::ShardId;
-use weft_worker::ownership::Leases;
+use weft_worker::ownership::{Bucket, Lease, Leases, WorkerId};
 
 use crate::support::{Log, PATIENCE};
 
-fn leases(log: &Log, worker: &str) -> Leases {
-    Leases::new(log.connection.clone(), worker.into(), Duration::from_secs(1))
+const SHARD: ShardId = ShardId(0);
+
+fn bucket(log: &Log) -> Bucket {
+    Bucket::new(log.connection.clone(), Duration::from_secs(1))
 }
 
-/// Waits until the lease is there for the taking.
-async fn acquire(leases: &Leases) -> weft_worker::ownership::Lease {
-    let taking = async {
-        loop {
-            match leases.acquire(ShardId(0)).await.unwrap() {
-                Ok(lease) => return lease,
-                Err(_holder) => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, taking).await.expect("the lease runs out")
+fn leases(log: &Log, worker: &str) -> Leases {
+    Leases::new(bucket(log), WorkerId(worker.into()))
+}
+
+/// Who holds the lease, and its revision.
+async fn held(log: &Log) -> (Option<String>, u64) {
+    let roster = bucket(log).look().await.unwrap();
+    let lease = roster.leases.get(&SHARD);
+    lease.map_or((None, 0), |lease| (lease.holder.as_ref().map(|holder| holder.0.clone()), lease.revision))
+}
+
+/// Claims the lease as it is seen now.
+async fn claim(log: &Log, leases: &Leases) -> Lease {
+    leases.claim(SHARD, held(log).await.1).await.unwrap().unwrap()
 }
 
 #[tokio::test]
 async fn a_lease_is_its_holders_until_it_runs_out() {
     let log = Log::start().await;
     let (one, two) = (leases(&log, "one"), leases(&log, "two"));
-    let first = one.acquire(ShardId(0)).await.unwrap().unwrap();
-    assert_eq!(two.acquire(ShardId(0)).await.unwrap().unwrap_err(), "one");
+    let first = claim(&log, &one).await;
+    assert!(two.claim(SHARD, 0).await.unwrap().is_none(), "somebody was faster");
+    assert_eq!(held(&log).await.0.as_deref(), Some("one"));
     // Nobody renews it.
     drop(first);
-    acquire(&two).await;
-    assert_eq!(one.acquire(ShardId(0)).await.unwrap().unwrap_err(), "two");
+    assert!(eventually(PATIENCE, async || held(&log).await.0.is_none()).await, "it runs out");
+    let _second = claim(&log, &two).await;
+    assert_eq!(held(&log).await.0.as_deref(), Some("two"));
 }
 
 #[tokio::test]
 async fn a_holder_retakes_its_own_lease_at_once() {
     let log = Log::start().await;
     let one = leases(&log, "one");
-    drop(one.acquire(ShardId(0)).await.unwrap().unwrap());
-    assert!(one.acquire(ShardId(0)).await.unwrap().is_ok());
+    drop(claim(&log, &one).await);
+    claim(&log, &one).await;
 }
 
 #[tokio::test]
@@ -50,23 +58,24 @@ async fn a_kept_lease_outlives_its_time_and_a_released_one_is_free_at_once() {
     let log = Log::start().await;
     let (one, two) = (leases(&log, "one"), leases(&log, "two"));
     let release = CancellationToken::new();
-    let (tenure, keeping) = one.acquire(ShardId(0)).await.unwrap().unwrap().keep(release.clone());
+    let (tenure, keeping) = claim(&log, &one).await.keep(release.clone());
     let keeper = tokio::spawn(keeping);
     // Longer than its time to live.
     let outlived = tokio::time::timeout(Duration::from_secs(3), tenure.lost().cancelled_owned()).await;
     assert!(outlived.is_err(), "it is not lost");
     assert!(tenure.may_attempt());
-    assert_eq!(two.acquire(ShardId(0)).await.unwrap().unwrap_err(), "one");
+    assert_eq!(held(&log).await.0.as_deref(), Some("one"));
     release.cancel();
     keeper.await.unwrap();
-    assert!(two.acquire(ShardId(0)).await.unwrap().is_ok(), "free at once");
+    assert_eq!(held(&log).await.0, None, "free at once");
+    claim(&log, &two).await;
 }
 
 #[tokio::test]
 async fn a_holder_that_cannot_renew_stops_in_time() {
     let log = Log::start().await;
-    let (tenure, keeping) =
-        leases(&log, "one").acquire(ShardId(0)).await.unwrap().unwrap().keep(CancellationToken::new());
+    let one = leases(&log, "one");
+    let (tenure, keeping) = claim(&log, &one).await.keep(CancellationToken::new());
     let keeper = tokio::spawn(keeping);
     log.server.pause();
     tokio::time::timeout(PATIENCE, tenure.lost().cancelled_owned()).await.expect("it is lost");

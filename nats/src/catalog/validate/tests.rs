@@ -255,6 +255,11 @@ fn a_subscription_can_be_delivered() {
     refuses_subscription(|subscription| subscription.types = vec![String::new()], "types");
     refuses_subscription(|subscription| subscription.timeout_ms = 0, "timeout");
     refuses_subscription(|subscription| subscription.concurrency = 0, "concurrency");
+    for (count, period_ms) in [(0, 1000), (1, 0), (1, 86_400_001)] {
+        refuses_subscription(|subscription| subscription.rate = Some(v1::Rate { count, period_ms }), "rate");
+    }
+    let endless = Retry { schedule_ms: vec![1000, u64::MAX], ..Retry::default() };
+    refuses_subscription(|subscription| subscription.retry = Some(endless), "366 days");
     refuses_subscription(|subscription| subscription.destination = None, "destination");
     for broken in ["ftp://a", "https://", "https:///x", "http://a:99999", "http://a b", "http://u:secret@a", "http://é"]
     {

@@ -21,7 +21,7 @@ use crate::{
 /// The verbs.
 #[derive(Debug, clap::Subcommand)]
 pub enum SourceCommand {
-    /// Make a source, or every [[source]] of a file
+    /// Make a source, or every `[[source]]` of a file
     Create(CreateArgs),
     /// Show a source
     Get(GetArgs),

@@ -26,7 +26,7 @@ use crate::{
 /// The verbs.
 #[derive(Debug, clap::Subcommand)]
 pub enum SubscriptionCommand {
-    /// Make a subscription, or every [[subscription]] of a file
+    /// Make a subscription, or every `[[subscription]]` of a file
     Create(CreateArgs),
     /// Show a subscription
     Get(GetArgs),

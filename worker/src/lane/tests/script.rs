@@ -241,7 +241,7 @@ fn a_retry_follows_its_commit_and_begins_the_policy_anew() {
     assert!(world.lanes.next_deadline().is_some(), "it has its retries again");
     commit_all(&mut world);
     let lane = world.record.lanes.values().next().unwrap();
-    assert_eq!((lane.attempts, lane.attempts_before, lane.state()), (2, 1, v1::LaneState::Open));
+    assert_eq!((lane.attempts, lane.uncounted, lane.state()), (2, 1, v1::LaneState::Open));
 }
 
 #[test]
@@ -383,4 +383,89 @@ fn a_replay_goes_in_order_waits_and_ends() {
     let [delivered, discarded] = [v1::OutcomeKind::Delivered, v1::OutcomeKind::Discarded].map(i32::from);
     assert_eq!(kinds, [delivered, discarded, discarded]);
     assert!(world.record.runs.is_empty() && world.lanes.next_deadline().is_none());
+}
+
+/// 410 of one event stops the whole subscription, and no event of it is lost or used up by it.
+#[test]
+fn a_receiver_that_is_gone_pauses_its_subscription_and_keeps_everything() {
+    let mut world = world_with(2);
+    world.log[1] = event(2, 1);
+    (0..2).for_each(|_| world.read());
+    assert_eq!(attempted(&world), [1, 2]);
+    let (first, second) = (world.attempts.remove(0), world.attempts.remove(0));
+    world.end(first, Verdict::Gone);
+    assert_eq!(world.pauses, [(uid(0), 1)]);
+    world.end(second, Verdict::Gone);
+    assert_eq!(world.pauses.len(), 1, "it is asked for once");
+    world.run(Step::TakeDraft);
+    world.commit();
+    assert!(world.record.outcomes.is_empty());
+    let lanes = world.record.lanes.iter().filter(|((subscription, _), _)| *subscription == uid(0).to_vec());
+    assert_eq!(lanes.map(|(_, lane)| (lane.attempts, lane.uncounted)).collect::<Vec<_>>(), [(1, 1); 2]);
+    world.crash(false);
+    while !world.catch_ups.is_empty() {
+        world.catch_up(0, false);
+    }
+    assert_eq!(attempted(&world), [1, 2], "a crash before the catalog has it asks the receiver again");
+}
+
+/// An operator who has given the subscription another receiver is not answered for by the one before.
+#[test]
+fn what_an_earlier_receiver_says_of_itself_is_of_no_account() {
+    let mut world = world_with(1);
+    world.read();
+    world.revision += 1;
+    world.revisions.insert(0, world.revision);
+    world.handle(Input::Subscribed(rules(0, false, world.revision)));
+    let attempt = world.attempts.pop().unwrap();
+    world.end(attempt, Verdict::Gone);
+    assert!(world.pauses.is_empty());
+    assert_eq!(attempted(&world), [1], "it is attempted by the new rules at once");
+}
+
+/// A deploy of the only receiver of the only workflow: with the usual retries it would be a dead letter after seven
+/// seconds.
+#[test]
+fn an_outage_of_ten_seconds_makes_no_dead_letter() {
+    let mut world = world_with(1);
+    let usual = RetryPolicy::Exponential {
+        max_retries: 3,
+        base: std::time::Duration::from_secs(1),
+        factor: 2.0,
+        max: std::time::Duration::from_secs(3600),
+        jitter: 0.0,
+    };
+    world.revision += 1;
+    world.revisions.insert(0, world.revision);
+    world.handle(Input::Subscribed(Rules { retry: usual, ..rules(0, false, world.revision) }));
+    world.read();
+    let back = world.now.checked_add(SignedDuration::from_secs(10)).unwrap();
+    let mut attempts = 0;
+    while let Some(attempt) = world.attempts.pop() {
+        attempts += 1;
+        let up = world.now >= back;
+        // The model's bound for the retry is of its own policy.
+        world.retry_at.clear();
+        world.end_with(attempt, if up { Verdict::Delivered } else { Verdict::Transient }, if up { 200 } else { 503 });
+        world.retry_at.clear();
+        world.run(Step::TakeDraft);
+        world.commit();
+        while world.attempts.is_empty()
+            && let Some(at) = world.lanes.next_deadline()
+        {
+            world.now = world.now.max(at);
+            world.handle(Input::TimerFired);
+            world.retry_at.clear();
+            while !world.catch_ups.is_empty() {
+                world.catch_up(0, false);
+            }
+        }
+    }
+    assert!((3..=8).contains(&attempts), "{attempts} attempts");
+    assert_eq!(
+        world.record.outcomes.values().map(|(_, kind)| *kind).collect::<Vec<_>>(),
+        [i32::from(v1::OutcomeKind::Delivered)]
+    );
+    let late = world.now.duration_since(back);
+    assert!(late <= SignedDuration::from_secs(12), "found {late:?} after it is back");
 }

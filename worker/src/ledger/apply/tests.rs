@@ -57,6 +57,7 @@ fn lane(subscription: u8, workflow: usize, next: u64, last: u64) -> v1::Lane {
         next_attempt_at_ms: 99,
         first_failed_at_ms: 98,
         state: v1::LaneState::Open.into(),
+        uncounted: 1,
         ..Default::default()
     }
 }
@@ -250,7 +251,8 @@ fn an_outcome_moves_its_lane_and_ends_its_tries() {
     let waits = v1::Commit { lanes: vec![lane(0, 0, 3, 7)], ..Default::default() };
     let settles = v1::Commit { outcomes: vec![outcome(0, 0, 3, 0, v1::OutcomeKind::Delivered)], ..Default::default() };
     let lanes = lanes_after(&[waits.clone(), settles]);
-    let expected = v1::Lane { attempts: 0, next_attempt_at_ms: 0, first_failed_at_ms: 0, ..lane(0, 0, 4, 7) };
+    let expected =
+        v1::Lane { attempts: 0, uncounted: 0, next_attempt_at_ms: 0, first_failed_at_ms: 0, ..lane(0, 0, 4, 7) };
     assert_eq!(lanes, [expected]);
 
     let redriven = v1::Commit { outcomes: vec![outcome(0, 0, 2, 9, v1::OutcomeKind::Delivered)], ..Default::default() };

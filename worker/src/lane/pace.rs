@@ -1,0 +1,97 @@
+//! The rate of one subscription: attempts evenly spaced, with a little room for what comes at once.
+//!
+//! The generic cell rate algorithm: one moment says everything. In any time T there start at most `(T + BURST) / gap + 1`
+//! attempts.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+/// What may come at once: a tenth of a second's attempts, or one. More would be a burst that the rate is there to spare
+/// the receiver; less, a wake-up for each attempt.
+const BURST: Duration = Duration::from_millis(100);
+
+/// A rate, and how far it has been used up.
+#[derive(Debug)]
+pub(super) struct Pace {
+    gap: Duration,
+    /// When the next attempt is due if all come evenly.
+    due: Timestamp,
+}
+
+impl Pace {
+    /// One attempt each `gap`.
+    pub fn new(gap: Duration) -> Self {
+        Self { gap, due: Timestamp::MIN }
+    }
+
+    /// The time between two attempts.
+    pub fn gap(&self) -> Duration {
+        self.gap
+    }
+
+    /// When the next attempt may start; `None`: at once.
+    pub fn wait(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let ahead = BURST.saturating_sub(self.gap);
+        // A clock that was set back must not stop it.
+        self.due = self.due.min(add(now, ahead.saturating_add(self.gap)));
+        let from = self.due.checked_sub(ahead).unwrap_or(Timestamp::MIN);
+        (from > now).then_some(from)
+    }
+
+    /// An attempt starts.
+    pub fn take(&mut self, now: Timestamp) {
+        self.due = add(self.due.max(now), self.gap);
+    }
+}
+
+fn add(at: Timestamp, wait: Duration) -> Timestamp {
+    at.checked_add(wait).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(us: u64) -> Timestamp {
+        add(Timestamp::UNIX_EPOCH, Duration::from_micros(us))
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_does_not_stop_it() {
+        let mut pace = Pace::new(Duration::from_secs(1));
+        pace.take(at(3_600_000_000));
+        assert!(pace.wait(at(0)).is_some_and(|from| from <= at(1_000_000)));
+    }
+
+    proptest! {
+        /// In no time is the rate exceeded, and who waits as told loses nothing of it.
+        #[test]
+        fn the_rate_is_kept_and_used(gap_us in 1u64..2_000_000, waits in proptest::collection::vec(0u64..500_000, 1..200)) {
+            let mut pace = Pace::new(Duration::from_micros(gap_us));
+            let (mut now, mut starts) = (0, Vec::new());
+            for wait in waits {
+                now += wait;
+                while pace.wait(at(now)).is_none() && starts.len() < 2000 {
+                    pace.take(at(now));
+                    starts.push(now);
+                }
+            }
+            for (index, first) in starts.iter().enumerate() {
+                for (count, last) in starts[index..].iter().enumerate() {
+                    let most = (last - first + 100_000.max(gap_us)) / gap_us + 1;
+                    prop_assert!(count as u64 <= most, "{count} attempts within {} us", last - first);
+                }
+            }
+            let mut alone = Pace::new(Duration::from_micros(gap_us));
+            let mut now = at(0);
+            for _ in 0..100 {
+                now = alone.wait(now).unwrap_or(now);
+                alone.take(now);
+            }
+            prop_assert!(now <= at(99 * gap_us), "who waits as told gets the whole rate");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Turns alone: who starts, how often, and who waits.
+
+use proptest::prelude::*;
+use rand::{SeedableRng as _, rngs::StdRng};
+
+use super::*;
+
+fn uid(number: u8) -> SubscriptionUid {
+    SubscriptionUid::from_bytes([number; 16])
+}
+
+fn key(subscription: u8, workflow: usize) -> LaneKey {
+    LaneKey { subscription: uid(subscription), workflow: WorkflowId::new(format!("w{workflow}")).unwrap() }
+}
+
+fn at(ms: i64) -> Timestamp {
+    Timestamp::from_millisecond(ms).unwrap()
+}
+
+fn free(concurrency: usize) -> Bounds {
+    Bounds { concurrency, gap: None }
+}
+
+/// Starts whatever may start, as the lanes do. Whose attempts.
+fn start_all(schedule: &mut Schedule, now: Timestamp, attempts_max: usize) -> Vec<LaneKey> {
+    let mut started = Vec::new();
+    while let Some(key) = schedule.pop_ready(now, attempts_max) {
+        schedule.attempt_started(key.subscription, AttemptId(started.len() as u64), now);
+        started.push(key);
+    }
+    started
+}
+
+fn end(schedule: &mut Schedule, key: &LaneKey, sign: Sign, now: Timestamp) {
+    let mut rng = StdRng::seed_from_u64(1);
+    schedule.attempt_ended(key.subscription, AttemptId(0), sign, &key.workflow, now, &mut rng);
+}
+
+/// P4: however many receivers are slow, the next attempt of one that is not finds a place.
+#[test]
+fn slow_receivers_leave_a_place() {
+    let mut schedule = Schedule::default();
+    for subscription in 1..=20 {
+        schedule.set_bounds(uid(subscription), free(1000));
+        (0..1000).for_each(|workflow| schedule.push_ready(key(subscription, workflow), 600));
+    }
+    let started = start_all(&mut schedule, at(0), 512);
+    assert!(started.len() >= 500, "nearly all places are used: {}", started.len());
+    for subscription in 1..=20 {
+        let of = started.iter().filter(|key| key.subscription == uid(subscription)).count();
+        assert!((20..=32).contains(&of), "{of} of subscription {subscription}");
+    }
+    schedule.set_bounds(uid(99), free(64));
+    schedule.push_ready(key(99, 0), 600);
+    assert_eq!(start_all(&mut schedule, at(0), 512), [key(99, 0)]);
+}
+
+#[test]
+fn a_subscription_alone_has_nearly_everything() {
+    let mut schedule = Schedule::default();
+    schedule.set_bounds(uid(1), free(1000));
+    (0..1000).for_each(|workflow| schedule.push_ready(key(1, workflow), 600));
+    assert_eq!(start_all(&mut schedule, at(0), 9).len(), 8);
+    assert_eq!(start_all(&mut schedule, at(0), 512).len(), 456 - 8);
+}
+
+#[test]
+fn a_rate_spaces_attempts_and_asks_to_be_woken() {
+    let mut schedule = Schedule::default();
+    schedule.set_bounds(uid(1), Bounds { concurrency: 100, gap: Some(Duration::from_millis(200)) });
+    (0..3).for_each(|workflow| schedule.push_ready(key(1, workflow), 600));
+    assert_eq!(start_all(&mut schedule, at(0), 512), [key(1, 0)]);
+    assert_eq!(schedule.next_deadline(), Some(at(200)));
+    assert_eq!(start_all(&mut schedule, at(199), 512), []);
+    assert_eq!(start_all(&mut schedule, at(200), 512), [key(1, 1)]);
+    schedule.set_bounds(uid(1), free(100));
+    assert_eq!(start_all(&mut schedule, at(201), 512), [key(1, 2)], "a rate that is taken away holds nobody");
+}
+
+/// While the circuit is open nothing starts, then one attempt; its success lets the others go.
+#[test]
+fn an_open_circuit_holds_lanes_and_lets_one_probe_through() {
+    let mut schedule = Schedule::default();
+    schedule.set_bounds(uid(1), free(100));
+    (0..5).for_each(|workflow| schedule.push_ready(key(1, workflow), 600));
+    let started = start_all(&mut schedule, at(0), 3);
+    end(&mut schedule, &started[0], Sign::Away, at(0));
+    end(&mut schedule, &started[1], Sign::Away, at(600));
+    assert!(schedule.is_held(uid(1)));
+    assert_eq!(start_all(&mut schedule, at(600), 512), []);
+    let due = schedule.next_deadline().unwrap();
+    assert_eq!(start_all(&mut schedule, due, 512).len(), 1, "the probe, and nothing else");
+    end(&mut schedule, &started[0], Sign::Alive, due);
+    assert!(!schedule.is_held(uid(1)));
+    assert_eq!(start_all(&mut schedule, due, 512).len(), 5 - started.len() - 1);
+}
+
+proptest! {
+    /// Over any time in which all have ready lanes, what they have been given differs by a turn and an event at the most,
+    /// however large their events are.
+    #[test]
+    fn turns_are_worth_the_same(costs in proptest::collection::vec(1usize..20_000, 2..6), rounds in 1usize..400) {
+        let mut schedule = Schedule::default();
+        let mut given = vec![0; costs.len()];
+        for (number, cost) in costs.iter().enumerate() {
+            schedule.set_bounds(uid(number as u8), free(1000));
+            (0..2).for_each(|workflow| schedule.push_ready(key(number as u8, workflow), *cost));
+        }
+        for _ in 0..rounds {
+            let key = schedule.pop_ready(at(0), 1000).unwrap();
+            let number = usize::from(key.subscription.as_bytes()[0]);
+            given[number] += costs[number];
+            schedule.push_ready(key, costs[number]);
+        }
+        let (least, most) = (given.iter().min().unwrap(), given.iter().max().unwrap());
+        let bound = 2 * (QUANTUM + costs.iter().max().unwrap());
+        prop_assert!(most - least <= bound, "{given:?} for {costs:?}");
+    }
+
+    /// No bound is ever broken, and nobody who may start is forgotten.
+    #[test]
+    fn bounds_hold_and_nobody_is_forgotten(
+        concurrencies in proptest::collection::vec(1usize..6, 1..5), attempts_max in 1usize..12,
+        ends in proptest::collection::vec(any::<u8>(), 0..100),
+    ) {
+        let mut schedule = Schedule::default();
+        for (number, concurrency) in concurrencies.iter().enumerate() {
+            schedule.set_bounds(uid(number as u8), free(*concurrency));
+            (0..30).for_each(|workflow| schedule.push_ready(key(number as u8, workflow), 600 + 5000 * number));
+        }
+        let mut left = 30 * concurrencies.len();
+        let mut in_flight = start_all(&mut schedule, at(0), attempts_max);
+        for which in ends.into_iter().chain(std::iter::repeat_n(0, left)) {
+            prop_assert!(in_flight.len() <= attempts_max);
+            for (number, concurrency) in concurrencies.iter().enumerate() {
+                prop_assert!(in_flight.iter().filter(|key| key.subscription == uid(number as u8)).count() <= *concurrency);
+            }
+            if in_flight.is_empty() {
+                break;
+            }
+            let key = in_flight.swap_remove(usize::from(which) % in_flight.len());
+            left -= 1;
+            end(&mut schedule, &key, Sign::Alive, at(0));
+            in_flight.extend(start_all(&mut schedule, at(0), attempts_max));
+        }
+        prop_assert_eq!((left, schedule.in_flight()), (0, 0));
+    }
+}
