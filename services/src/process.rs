@@ -101,6 +101,15 @@ impl Process {
     ///
     /// When it ends, or is not ready within [`READY_PATIENCE`]; quotes its log.
     pub async fn ready(&mut self) -> anyhow::Result<Endpoints> {
+        self.ready_within(READY_PATIENCE).await
+    }
+
+    /// As [`ready`](Self::ready), with a patience of one's own: who starts on a long log has much to read.
+    ///
+    /// # Errors
+    ///
+    /// As [`ready`](Self::ready).
+    pub async fn ready_within(&mut self, patience: Duration) -> anyhow::Result<Endpoints> {
         let mut stdout = self.stdout.take().context("it has been waited for before")?;
         let announced = async {
             let mut endpoints = Endpoints::default();
@@ -113,9 +122,9 @@ impl Process {
             }
             bail!("it ended before it was ready")
         };
-        let announced = timeout(READY_PATIENCE, announced).await;
+        let announced = timeout(patience, announced).await;
         announced
-            .unwrap_or_else(|_| Err(anyhow!("it was not ready within {} s", READY_PATIENCE.as_secs())))
+            .unwrap_or_else(|_| Err(anyhow!("it was not ready within {} s", patience.as_secs())))
             .with_context(|| self.last_words())
     }
 

@@ -5,6 +5,7 @@ use std::{
     net::{Ipv4Addr, TcpListener},
     path::Path,
     process::ExitStatus,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -54,6 +55,15 @@ impl RoleProcess {
     /// When it does not become ready. Can be asked once after each start.
     pub async fn ready(&mut self) -> anyhow::Result<Endpoints> {
         self.process.ready().await
+    }
+
+    /// As [`ready`](Self::ready), with a patience of one's own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Process::ready_within`].
+    pub async fn ready_within(&mut self, patience: Duration) -> anyhow::Result<Endpoints> {
+        self.process.ready_within(patience).await
     }
 
     /// Its process id; `None` once it has ended.

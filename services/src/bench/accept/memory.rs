@@ -22,12 +22,16 @@ use crate::{
     command::output::{self, Format},
     exit::Failure,
     mesh::{Nats, SOURCE, weft_program},
+    process::READY_PATIENCE,
 };
 
 /// Connections of the load.
 const CALLERS: usize = 64;
 /// Bytes of each preloaded event's body.
 const PRELOAD_PAYLOAD: usize = 64;
+
+/// What a gateway reads of its log when it starts, in events a second, at the least.
+const READ_PER_SECOND_MIN: u64 = 5_000;
 
 /// `weft bench accept memory`.
 #[derive(Debug, clap::Args)]
@@ -74,7 +78,9 @@ pub async fn run(args: MemoryArgs) -> Result<(), Failure> {
     let preload_seconds = started.elapsed().as_secs_f64();
 
     let started = Instant::now();
-    let bench = Bench::start(folder.path()).await?;
+    let bench =
+        Bench::start_within(READY_PATIENCE + Duration::from_secs(args.events / READ_PER_SECOND_MIN), folder.path())
+            .await?;
     let receipts_seconds = started.elapsed().as_secs_f64();
     let when_ready = Memory::of(bench.gateway_pid()?)?;
     let traffic = bench.traffic("load", args.workflows.max(1), args.common.payload)?;

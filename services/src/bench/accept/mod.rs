@@ -5,7 +5,10 @@
 //! - `workflows`: one hot workflow, a thousand, a million;
 //! - `memory`: what the gateway holds after millions of workflows and ids.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, anyhow};
 use serde::Serialize;
@@ -22,6 +25,7 @@ use crate::{
     config::Config,
     exit::Failure,
     mesh::{Nats, RoleProcess, SOURCE, Wiring, weft_program},
+    process::READY_PATIENCE,
     sender::Sender,
 };
 
@@ -109,6 +113,11 @@ struct CpuPerEvent {
 
 impl Bench {
     async fn start(folder: &Path) -> anyhow::Result<Self> {
+        Self::start_within(READY_PATIENCE, folder).await
+    }
+
+    /// On a log that takes the gateway so long to read.
+    async fn start_within(patience: Duration, folder: &Path) -> anyhow::Result<Self> {
         let program = weft_program()?;
         let stop = CancellationToken::new();
         let nats = Nats::start(&program, folder, stop.clone()).await?;
@@ -119,7 +128,7 @@ impl Bench {
         apply(&catalog, layout, &config.catalog, "bench").await?;
         let mut gateway =
             RoleProcess::start(&program, "gateway", &folder.join("gateway"), nats.environment("gateway")?)?;
-        let url = gateway.ready().await?.get("gateway")?.to_owned();
+        let url = gateway.ready_within(patience).await?.get("gateway")?.to_owned();
         // It would take the server's end for an outage.
         drop(catalog);
         let folder = folder.to_owned();
@@ -154,7 +163,7 @@ impl Bench {
         &self,
         traffic: Traffic,
         connections: usize,
-        time: std::time::Duration,
+        time: Duration,
     ) -> anyhow::Result<(Outcome, CpuPerEvent)> {
         let before = self.cpu()?;
         let outcome = load::closed(traffic, connections, time, 202).await?;
