@@ -21,11 +21,12 @@ use weft_proto::ids::{ShardId, StreamSeq, SubscriptionUid};
 
 use crate::{
     destination::Destinations,
-    lane::{Action, AttemptEnd, AttemptId, Input, Lanes, Limits},
+    lane::{Action, Input, Lanes},
     ledger::{LedgerError, Recovered, RecoveryError},
     log::Log,
     matching::Compiled,
     ownership::Tenure,
+    shares::Share,
 };
 
 mod append;
@@ -40,6 +41,7 @@ mod pace;
 mod pauses;
 mod subscriptions;
 
+use attempts::Attempted;
 use backfill::Backfills;
 use commits::{Commits, Turn};
 use copies::Copies;
@@ -69,8 +71,6 @@ pub struct Context {
     pub catalog: watch::Receiver<Arc<Snapshot>>,
     /// The catalog, to pause subscriptions in.
     pub pauses: Catalog,
-    /// The bounds.
-    pub limits: Limits,
     /// How often a checkpoint is written.
     pub checkpoints: CheckpointPace,
 }
@@ -110,6 +110,7 @@ pub struct Driver {
     context: Context,
     shard: ShardId,
     tenure: Tenure,
+    share: Share,
     lanes: Lanes,
     commits: Commits,
     copies: Copies,
@@ -117,7 +118,7 @@ pub struct Driver {
     commands: OrderedReader,
     subscriptions: HashMap<SubscriptionUid, Compiled>,
     backfills: Backfills,
-    attempts: JoinSet<(AttemptId, AttemptEnd)>,
+    attempts: JoinSet<Attempted>,
     lookups: JoinSet<Lookup>,
     /// Subscriptions that are being paused.
     pauses: JoinSet<()>,
@@ -129,7 +130,13 @@ pub struct Driver {
 
 impl Driver {
     /// Takes over a shard that has been recovered and whose epoch record is the next thing to be committed.
-    pub fn new(context: Context, shard: ShardId, tenure: Tenure, recovered: Recovered) -> Self {
+    pub(crate) fn new(
+        context: Context,
+        shard: ShardId,
+        tenure: Tenure,
+        mut share: Share,
+        recovered: Recovered,
+    ) -> Self {
         let Recovered { ledger, positions, restored, checkpoint } = recovered;
         let log = Log { connection: context.connection.clone(), layout: context.layout, shard };
         let stream = context.layout.events_stream(shard);
@@ -137,13 +144,14 @@ impl Driver {
         let stream = context.layout.commands_stream(shard);
         let commands = reader(&context, stream, &format!("commands-{shard}"), StreamSeq(positions.commands + 1));
         let backfills = Backfills::new(log.clone(), &restored.subscriptions);
-        let lanes = Lanes::new(context.limits, restored, StdRng::from_rng(&mut rand::rng()));
+        let lanes = Lanes::new(share.limits(), restored, StdRng::from_rng(&mut rand::rng()));
         let copies = Copies::start(&context, log.clone(), positions.copied);
         let commits = Commits::new(&context, log, ledger, positions, checkpoint);
         Self {
             context,
             shard,
             tenure,
+            share,
             lanes,
             commits,
             copies,
@@ -235,6 +243,10 @@ impl Driver {
             Ok(()) = catalog.changed(), if active => {
                 let snapshot = Arc::clone(&catalog.borrow_and_update());
                 self.catalog_changed(&snapshot)?;
+            }
+            () = self.share.changed() => {
+                let limits = self.share.limits();
+                self.handle(Input::Bounded(limits))?;
             }
             () = sleep_until(deadline), if active => self.handle(Input::TimerFired)?,
             batch = self.commands.next(), if self.matching && active => self.commanded(&batch?)?,

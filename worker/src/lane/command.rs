@@ -11,6 +11,7 @@ use weft_proto::{
 
 use super::{
     action::Action,
+    flaw::{Flaw, has},
     input::{Command, Head, LaneKey, LaneOrder, Order, RedriveItem, ReplayOrder, Work},
     lane::{Lane, PendingRun, Target, Tries, millis},
     machine::Lanes,
@@ -94,8 +95,9 @@ impl Lanes {
     /// Whether a run of the event is under way, or has ended and is not committed: until then nobody can say how its dead
     /// letter stands.
     fn is_running(&self, key: &LaneKey, seq: StreamSeq) -> bool {
-        self.drafts.is_settling(key.subscription, seq)
-            || self.world.lanes.get(key).is_some_and(|lane| lane.runs.keys().any(|(other, _)| *other == seq))
+        let waits = |lane: &Lane| lane.runs.keys().any(|(other, _)| *other == seq);
+        let runs = self.drafts.is_settling(key.subscription, seq) || self.world.lanes.get(key).is_some_and(waits);
+        runs && !has(Flaw::SecondRun)
     }
 
     /// An open dead letter has come to its end by an operator's word.

@@ -10,7 +10,7 @@ use weft_proto::{
     v1,
 };
 
-use super::{AttemptId, backoff::RetryPolicy};
+use super::{AttemptId, Limits, backoff::RetryPolicy};
 
 /// Names a lane: the events of one workflow for one subscription.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -279,6 +279,8 @@ pub enum Input {
         /// Which.
         draft: u64,
     },
+    /// The bounds are others from now on. What is under way or in memory above them ends by itself.
+    Bounded(Limits),
     /// The moment that [`Lanes::next_deadline`](super::Lanes::next_deadline) named has come.
     TimerFired,
 }

@@ -16,7 +16,10 @@ use weft_proto::{
     v1,
 };
 
-use super::AttemptId;
+use super::{
+    AttemptId,
+    flaw::{Flaw, has},
+};
 
 /// What an event in memory costs besides its payload: headers, ids, the allocation itself.
 const EVENT_OVERHEAD_BYTES: usize = 512;
@@ -188,7 +191,8 @@ impl Lane {
             self.complete_to = self.last.max(StreamSeq(seq.0 - 1));
             self.head = Tries::default();
         }
-        let keep = room && self.complete_to >= self.last.max(StreamSeq(self.next.0 - 1));
+        let reaches = self.complete_to >= self.last.max(StreamSeq(self.next.0 - 1));
+        let keep = room && (reaches || has(Flaw::Gap));
         self.last = seq;
         if keep {
             self.complete_to = seq;
@@ -234,13 +238,15 @@ impl Lane {
     ///
     /// A run goes before the head while none of its kind waits before it; the head does not wait for a run's backoff.
     pub fn need(&self, now: Timestamp) -> Need {
-        if self.in_flight.is_some() || self.hold.is_some() || self.paused {
+        let busy = self.in_flight.is_some() && !has(Flaw::SecondAttempt);
+        let held = self.hold.is_some() && !has(Flaw::AheadOfCommit);
+        if busy || held || self.paused && !has(Flaw::PausedLane) {
             return Need::Nothing;
         }
         let mut wake: Option<Timestamp> = None;
         if let Some((&(seq, run), pending)) = self.runs.iter().find(|(_, pending)| !pending.paused) {
             match pending.tries.not_before {
-                Some(at) if at > now => wake = Some(at),
+                Some(at) if at > now && !has(Flaw::EarlyRetry) => wake = Some(at),
                 _ if pending.event.is_some() => return Need::Attempt(Target::Run(seq, run)),
                 _ if !pending.loading => return Need::Load(seq, run),
                 _ => {}
@@ -248,7 +254,7 @@ impl Lane {
         }
         if !self.is_settled() && !self.blocked {
             match self.head.not_before {
-                Some(at) if at > now => wake = Some(wake.map_or(at, |other| other.min(at))),
+                Some(at) if at > now && !has(Flaw::EarlyRetry) => wake = Some(wake.map_or(at, |other| other.min(at))),
                 _ if !self.buffer.is_empty() => return Need::Attempt(Target::Head),
                 _ if self.catch_up == CatchUp::No => return Need::CatchUp,
                 _ => {}
@@ -260,6 +266,7 @@ impl Lane {
     /// The event of a target.
     pub fn event(&self, target: Target) -> Option<&Arc<StoredEvent>> {
         match target {
+            Target::Head if has(Flaw::NotTheHead) => self.buffer.back(),
             Target::Head => self.buffer.front(),
             Target::Run(seq, run) => self.runs.get(&(seq, run))?.event.as_ref(),
             Target::Gone { .. } => None,

@@ -15,6 +15,7 @@ use super::{
     action::{Action, Draft, LanePrevious},
     catch_ups::CatchUps,
     draft::Drafts,
+    flaw::{Flaw, has},
     input::{Input, LaneKey, Rules, Work},
     lane::{CatchUp, Lane, Need, Target, Tries, event_bytes},
     memory::Memory,
@@ -90,6 +91,10 @@ impl Lanes {
             Input::Commanded(command) => self.commanded(command, now, actions),
             Input::CommandPassed { command } => self.commands_cursor = self.commands_cursor.max(command),
             Input::Committed { draft } => self.committed(draft, now, actions),
+            Input::Bounded(limits) => {
+                self.memory.set_max(limits.buffered_bytes_max);
+                self.limits = limits;
+            }
             Input::TimerFired => {
                 while let Some(key) = self.schedule.pop_due(now) {
                     if let Some(lane) = self.world.lanes.get_mut(&key) {
@@ -332,7 +337,7 @@ impl Lanes {
             return;
         }
         for event in events {
-            if event.seq > lane.complete_to && event.seq <= lane.last {
+            if (event.seq > lane.complete_to || has(Flaw::Repeat)) && event.seq <= lane.last {
                 self.memory.take(key.subscription, event_bytes(&event));
                 lane.complete_to = event.seq;
                 lane.buffer.push_back(event);
@@ -400,7 +405,8 @@ impl Lanes {
 
     /// Starts attempts of ready lanes in their turn, within the bounds.
     fn start_attempts(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
-        while !self.draining && self.drafts.uncommitted_outcomes() < self.limits.uncommitted_max {
+        let may_wait = |waiting: usize, max: usize| waiting < max || has(Flaw::BoundlessCommits);
+        while !self.draining && may_wait(self.drafts.uncommitted_outcomes(), self.limits.uncommitted_max) {
             let Some(key) = self.schedule.pop_ready(now, self.limits.attempts_max) else { return };
             let Some(lane) = self.world.lanes.get_mut(&key) else { continue };
             lane.ready = false;

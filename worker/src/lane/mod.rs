@@ -11,6 +11,7 @@ mod catch_ups;
 mod circuit;
 mod command;
 mod draft;
+mod flaw;
 mod input;
 #[allow(clippy::module_inception, reason = "the machine's unit is the lane, and so is the module's")]
 mod lane;

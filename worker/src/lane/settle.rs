@@ -10,6 +10,7 @@ use super::{
     AttemptId,
     action::Action,
     circuit::Sign,
+    flaw::{Flaw, has},
     input::{AttemptEnd, LaneKey, OnExhausted, Rules, Verdict, Work},
     lane::{Target, Tries, millis},
     machine::{Lanes, Started},
@@ -45,7 +46,7 @@ impl Lanes {
         debug_assert_eq!(in_flight, attempt, "P3: at most one attempt of a lane is in flight");
         let uncounted = match end.verdict {
             Verdict::Gone => true,
-            Verdict::Transient => !judged.counts,
+            Verdict::Transient => !judged.counts && !has(Flaw::OutageExhausts),
             Verdict::Delivered | Verdict::Permanent => false,
         };
         if let Target::Gone { event, number } = target {

@@ -26,6 +26,7 @@ use weft_proto::{
 use super::{lane::event_bytes, *};
 
 mod script;
+mod soak;
 mod tidy;
 
 const SUBSCRIPTIONS: u8 = 2;
@@ -226,6 +227,8 @@ struct Record {
     subscriptions: BTreeMap<Vec<u8>, v1::SubscriptionState>,
     /// Commands that ask for a retry at once.
     retries: BTreeSet<u64>,
+    /// Attempts that failed while the circuit was open: subscription, sequence, run, number.
+    excused: BTreeSet<(Vec<u8>, u64, u64, u32)>,
 }
 
 impl Record {
@@ -239,6 +242,9 @@ impl Record {
             let counted =
                 self.counted.entry((attempt.subscription.clone(), attempt.sequence, attempt.run)).or_default();
             *counted += u32::from(!attempt.uncounted);
+            let (work, number) = ((attempt.sequence, attempt.run), attempt.number);
+            let excused = self.excused.contains(&(attempt.subscription.clone(), work.0, work.1, number));
+            assert!(!excused || attempt.uncounted, "L7: an outage uses up no retry");
             let gone = attempt.status == 410;
             assert!(!gone || attempt.uncounted, "L7: what a receiver that is gone says counts against no event");
             let over = *counted > RETRIES && attempt.class() != v1::AttemptClass::Delivered;
@@ -289,6 +295,8 @@ impl Record {
         for run in &commit.runs {
             self.runs.insert((run.subscription.clone(), run.sequence, run.run), run.clone());
         }
+        let events: BTreeSet<_> = self.runs.keys().map(|(subscription, seq, _)| (subscription, seq)).collect();
+        assert_eq!(events.len(), self.runs.len(), "an event has one run at a time, however often it is asked for");
         for result in commit.results.iter().filter(|result| self.retries.contains(&result.command)) {
             for item in result.items.iter().filter(|item| item.status() == v1::CommandStatus::Taken) {
                 let head = (item.subscription.clone(), item.sequence, 0);
@@ -318,6 +326,7 @@ impl Record {
 struct Attempt {
     id: AttemptId,
     work: Work,
+    number: u32,
     revision: u64,
 }
 
@@ -404,6 +413,9 @@ impl World {
         assert!(number >= 1);
         assert!(self.attempts.iter().all(|other| other.work.lane != work.lane), "L2: one attempt of a lane in flight");
         assert!(self.attempts.len() < limits().attempts_max, "L5: attempts in flight");
+        // What is quarantined settles at its turn without an attempt: at most one a lane until that is committed.
+        let uncommitted_max = limits().uncommitted_max + usize::from(SUBSCRIPTIONS * WORKFLOWS);
+        assert!(self.lanes.drafts.uncommitted_outcomes() < uncommitted_max, "L5: outcomes that wait for their commit");
         let of_subscription = |attempt: &&Attempt| attempt.work.lane.subscription == work.lane.subscription;
         assert!(self.attempts.iter().filter(of_subscription).count() < 2, "L5: concurrency of the subscription");
         let subscription = work.lane.subscription.as_bytes()[0] - 1;
@@ -432,7 +444,7 @@ impl World {
             let key = (work.lane.subscription.to_vec(), work.seq.0, work.run.0);
             assert!(self.record.runs.contains_key(&key), "a redrive is attempted only when committed");
         }
-        self.attempts.push(Attempt { id, work, revision });
+        self.attempts.push(Attempt { id, work, number, revision });
     }
 
     fn circuit(&mut self, uid: SubscriptionUid, open: bool) {
@@ -547,6 +559,10 @@ impl World {
             && *probe == Some(attempt.id)
         {
             *probe = None;
+        }
+        if verdict == Verdict::Transient && self.held.contains_key(&work.lane.subscription) {
+            let subscription = work.lane.subscription.to_vec();
+            self.record.excused.insert((subscription, work.seq.0, work.run.0, attempt.number));
         }
         if verdict == Verdict::Delivered {
             self.receive(&work);
@@ -669,6 +685,7 @@ impl World {
             }
         }
         self.drafts_taken.clear();
+        self.record.excused.clear();
         self.catch_ups.clear();
         self.loads.clear();
         for attempt in std::mem::take(&mut self.attempts) {

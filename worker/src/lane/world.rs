@@ -11,6 +11,7 @@ use weft_proto::{
 use super::{
     Restored,
     draft::State,
+    flaw::{Flaw, has},
     input::{AttemptEnd, LaneKey, Rules, Work},
     lane::{Lane, PendingRun, Tries, instant, millis},
 };
@@ -29,7 +30,8 @@ pub(super) struct Subscription {
 impl Subscription {
     /// Whether its lanes may do anything.
     pub fn is_active(&self) -> bool {
-        self.rules.as_ref().is_some_and(|rules| !rules.paused && self.gone != Some(rules.revision))
+        let may = |rules: &Rules| (!rules.paused || has(Flaw::PausedSubscription)) && self.gone != Some(rules.revision);
+        self.rules.as_ref().is_some_and(may)
     }
 }
 

@@ -5,5 +5,7 @@ mod delivering;
 mod embedded;
 mod faults;
 mod http;
+mod isolation;
 mod leases;
+mod shares;
 mod support;

@@ -17,7 +17,7 @@ use axum::{
 use bytes::Bytes;
 use jiff::Timestamp;
 use prost::Message as _;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use weft_nats::{
     append::Appender,
@@ -47,6 +47,7 @@ pub struct Log {
     pub server: TestServer,
     pub connection: Connection,
     pub layout: Layout,
+    pub spec: LogSpec,
     appender: Appender,
     end: StreamSeq,
     heads: BTreeMap<String, (u64, EventId)>,
@@ -58,16 +59,27 @@ pub fn spec() -> LogSpec {
 
 impl Log {
     pub async fn start() -> Self {
+        Self::of(spec()).await
+    }
+
+    /// As [`start`](Self::start), cut otherwise.
+    pub async fn of(spec: LogSpec) -> Self {
         let server = TestServer::start().await;
         let connection = server.connection("test").await;
-        let layout = streams::ensure(&connection, &spec()).await.unwrap();
+        let layout = streams::ensure(&connection, &spec).await.unwrap();
         let appender = Appender::new(connection.clone());
-        Self { server, connection, layout, appender, end: StreamSeq(0), heads: BTreeMap::new() }
+        Self { server, connection, layout, spec, appender, end: StreamSeq(0), heads: BTreeMap::new() }
     }
 
     /// Appends `count` events, spread over workflows `w0`, `w1`, …
     pub async fn events(&mut self, count: usize, workflows: usize) -> Vec<Event> {
-        let events: Vec<Event> = (0..count).map(|index| self.event(&format!("w{}", index % workflows))).collect();
+        let workflows: Vec<String> = (0..workflows).map(|workflow| format!("w{workflow}")).collect();
+        self.events_of(count, &workflows).await
+    }
+
+    /// Appends `count` events, spread over workflows of one shard.
+    pub async fn events_of(&mut self, count: usize, workflows: &[String]) -> Vec<Event> {
+        let events: Vec<Event> = workflows.iter().cycle().take(count).map(|workflow| self.event(workflow)).collect();
         for chunk in events.chunks(500) {
             let messages: Vec<_> = chunk.iter().map(|event| event.encode(self.layout)).collect();
             self.end = self.appender.append(self.end, &messages).await.unwrap();
@@ -112,13 +124,24 @@ impl Log {
         start: u64,
         with: impl FnOnce(&mut v1::Subscription),
     ) -> v1::Subscription {
+        self.subscribe_at(name, receiver.address, start, with).await
+    }
+
+    /// Subscribes an address, whoever is there.
+    pub async fn subscribe_at(
+        &self,
+        name: &str,
+        address: SocketAddr,
+        start: u64,
+        with: impl FnOnce(&mut v1::Subscription),
+    ) -> v1::Subscription {
         let mut subscription = v1::Subscription {
             uid: SubscriptionUid::unique().to_vec(),
             name: name.into(),
             types: vec!["*".into()],
             destination: Some(v1::Destination {
                 kind: Some(v1::destination::Kind::Http(v1::HttpDestination {
-                    url: format!("http://{}/", receiver.address),
+                    url: format!("http://{address}/"),
                     secrets: vec![SECRET.into()],
                     format: v1::HttpFormat::Envelope.into(),
                 })),
@@ -228,7 +251,11 @@ struct Shared {
 
 impl Receiver {
     pub async fn start(answer: impl Fn(&Request) -> u16 + Send + Sync + 'static) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at(TcpListener::bind("127.0.0.1:0").await.unwrap(), answer)
+    }
+
+    /// As [`start`](Self::start), at an address of one's own.
+    pub fn at(listener: TcpListener, answer: impl Fn(&Request) -> u16 + Send + Sync + 'static) -> Self {
         let address = listener.local_addr().unwrap();
         let requests = Arc::new(Mutex::new(Vec::new()));
         let (sender, changed) = watch::channel(0);
@@ -317,19 +344,14 @@ impl Running {
             allow_networks: vec!["127.0.0.0/8".parse().unwrap()],
         };
         let worker = with(Worker::new(options));
+        let spec = log.spec.clone();
         let drain = CancellationToken::new();
         let (missing_sender, missing) = watch::channel(None);
         let (drained, folder) = (drain.clone(), folder.to_owned());
         let task = runtime.spawn(async move {
             let connection = Connection::connect(&nats, "worker").await.unwrap();
             worker
-                .run(
-                    Catalog::new(connection, weft_nats::testing::master_key()),
-                    spec(),
-                    folder,
-                    missing_sender,
-                    drained,
-                )
+                .run(Catalog::new(connection, weft_nats::testing::master_key()), spec, folder, missing_sender, drained)
                 .await
         });
         Self { missing, drain, task, runtime: Some(runtime) }
