@@ -158,7 +158,7 @@ impl Event {
     pub fn decode(layout: Layout, message: &Stored) -> Result<Self, DecodeError> {
         let workflow =
             layout.workflow_of(&message.subject).ok_or_else(|| DecodeError::Subject(message.subject.clone()))?;
-        Self::decode_parts(workflow, &message.headers, message.payload.clone())
+        Self::decode_parts(workflow, &message.headers, &message.payload)
     }
 
     /// The event of a message whose workflow is known from elsewhere than its subject, such as a dead letter's copy.
@@ -166,7 +166,7 @@ impl Event {
     /// # Errors
     ///
     /// [`DecodeError::Header`] when a header that every event has is missing or malformed.
-    pub fn decode_parts(workflow: WorkflowId, headers: &HeaderMap, payload: Bytes) -> Result<Self, DecodeError> {
+    pub fn decode_parts(workflow: WorkflowId, headers: &HeaderMap, payload: &[u8]) -> Result<Self, DecodeError> {
         let optional = |name: &'static str| headers.get(name).and_then(|value| unescape(value.as_str()));
         let required = |name: &'static str| optional(name).ok_or(DecodeError::Header(name));
         let id: EventId = required("ce-id")?.parse().map_err(|_| DecodeError::Header("ce-id"))?;
@@ -199,7 +199,9 @@ impl Event {
             traceparent: optional("traceparent"),
             quarantine: optional(QUARANTINE),
             kept_headers,
-            payload,
+            // Its own: what was received is a part of the connection's buffer, and would keep all of that, many events, in
+            // memory for as long as this one waits.
+            payload: Bytes::copy_from_slice(payload),
         })
     }
 }

@@ -10,6 +10,7 @@ mod gateways;
 mod load;
 mod mesh;
 mod order;
+mod outage;
 mod refusals;
 mod rejected;
 mod roles;

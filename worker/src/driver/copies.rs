@@ -138,7 +138,7 @@ async fn find(log: &Log, outcome: &v1::Outcome) -> Option<Arc<StoredEvent>> {
         tracing::error!(sequence = seq.0, %event_id, "dead letter is no longer in the log and gets no copy");
         return None;
     };
-    let event = Event::decode_parts(workflow, &stored.headers, stored.payload).ok()?;
+    let event = Event::decode_parts(workflow, &stored.headers, &stored.payload).ok()?;
     Some(Arc::new(StoredEvent { seq, stored_at: stored.stored_at, event }))
 }
 

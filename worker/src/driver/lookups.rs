@@ -88,6 +88,6 @@ async fn read_copy(log: &Log, subject: &str, work: &Work) -> Option<Arc<StoredEv
         Some(copy) => copy,
         None => log.get(&log.layout.events_stream(log.shard), work.seq).await?,
     };
-    let event = Event::decode_parts(work.lane.workflow.clone(), &message.headers, message.payload).ok()?;
+    let event = Event::decode_parts(work.lane.workflow.clone(), &message.headers, &message.payload).ok()?;
     Some(Arc::new(StoredEvent { seq: work.seq, stored_at: message.stored_at, event }))
 }

@@ -21,8 +21,8 @@ use super::{
     flaw::{Flaw, has},
 };
 
-/// What an event in memory costs besides its payload: headers, ids, the allocation itself.
-const EVENT_OVERHEAD_BYTES: usize = 512;
+/// What an event in memory costs besides its payload: its fields, their texts, the allocations, its part of a lane.
+pub(super) const EVENT_OVERHEAD_BYTES: usize = 1024;
 
 /// What an event in memory counts, in bytes.
 pub(super) fn event_bytes(event: &StoredEvent) -> usize {

@@ -23,7 +23,10 @@ use weft_proto::{
     v1,
 };
 
-use super::{lane::event_bytes, *};
+use super::{
+    lane::{EVENT_OVERHEAD_BYTES, event_bytes},
+    *,
+};
 
 mod script;
 mod soak;
@@ -39,7 +42,7 @@ fn limits() -> Limits {
     Limits {
         attempts_max: 3,
         lane_events_max: 2,
-        buffered_bytes_max: 4 * (PAYLOAD.len() + 512),
+        buffered_bytes_max: 4 * (PAYLOAD.len() + EVENT_OVERHEAD_BYTES),
         uncommitted_max: 6,
         catch_ups_max: 2,
         commit_bytes_max: 1500,
