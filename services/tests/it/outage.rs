@@ -25,7 +25,7 @@ use weft_nats::{
     direct,
     event::{Event, JSON},
     streams,
-    subject::Layout,
+    subject::{DLQ_STREAM, Layout},
     testing::eventually,
 };
 use weft_proto::{
@@ -131,7 +131,7 @@ async fn a_long_backlog_costs_little_memory_and_no_dead_letter() {
     let workflows = events / EACH;
     let all: BTreeMap<_, _> = (0..workflows).map(|workflow| (format!("w{workflow}"), EACH)).collect();
     order::check(&mesh.receiver.arrivals(), &all).unwrap();
-    let dead = streams::state(&connection, "DLQ").await.unwrap().last;
+    let dead = streams::state(&connection, DLQ_STREAM).await.unwrap().last;
     assert_eq!(dead, StreamSeq(0), "no dead letter");
     let growth = after.peak_mib - before.peak_mib;
     assert!(growth <= GROWTH_MIB_MAX, "the worker has grown by {growth:.1} MiB");
