@@ -50,8 +50,9 @@ pub use pace::CheckpointPace;
 
 /// Messages of EVENTS of one turn: few enough that ended attempts and acks do not wait long.
 const TURN_MESSAGES: usize = 256;
-/// Sealed drafts that wait for their commit, above which nothing more is read: each is a whole commit.
-const DRAFTS_WAITING_MAX: usize = 16;
+/// Sealed drafts that wait for their commit, above which nothing more is read: each is a whole commit, up to a megabyte in
+/// memory, and a few keep the commits going one after the other.
+const DRAFTS_WAITING_MAX: usize = 4;
 /// How long a drain waits for the copies of dead letters: long enough for a log that answers; the next owner makes the
 /// rest.
 const DRAIN_COPIES: Duration = Duration::from_secs(5);

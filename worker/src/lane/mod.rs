@@ -56,7 +56,7 @@ impl Default for Limits {
         Self {
             attempts_max: 512,
             lane_events_max: 64,
-            buffered_bytes_max: 32 * 1024 * 1024,
+            buffered_bytes_max: 16 * 1024 * 1024,
             uncommitted_max: 10_000,
             catch_ups_max: 4,
             commit_bytes_max: 256 * 1024,
