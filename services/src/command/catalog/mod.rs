@@ -5,7 +5,12 @@
 
 use uuid::Uuid;
 
-use super::{admin::AdminArgs, output::Format, prompt::confirm};
+use self::view::Deleted;
+use super::{
+    admin::AdminArgs,
+    output::{self, Format},
+    prompt::confirm,
+};
 use crate::exit::Failure;
 
 pub mod apply;
@@ -75,6 +80,28 @@ pub struct DeleteArgs {
 impl DeleteArgs {
     fn confirm(&self, question: &str) -> Result<(), Failure> {
         confirm(self.yes, question)
+    }
+}
+
+/// Says that an entry is gone.
+fn print_deleted(format: Format, kind: &str, name: &str) -> Result<(), Failure> {
+    let deleted = Deleted::new(kind, name);
+    output::one(format, &deleted, || deleted.human())
+}
+
+/// The entries of all pages. `page` asks for the page behind a token, and answers it with the next one's token.
+async fn all_pages<T>(
+    mut page: impl AsyncFnMut(String) -> Result<(Vec<T>, String), Failure>,
+) -> Result<Vec<T>, Failure> {
+    let mut entries = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let (found, next) = page(page_token).await?;
+        entries.extend(found);
+        if next.is_empty() {
+            return Ok(entries);
+        }
+        page_token = next;
     }
 }
 
