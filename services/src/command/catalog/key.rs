@@ -5,13 +5,14 @@ use weft_nats::options::Span;
 use weft_proto::v1;
 
 use super::{
-    CommonArgs, DeleteArgs, GetArgs, ListArgs, PAGE_SIZE, ReasonArgs, all_pages, print_deleted, request_id,
+    CommonArgs, DeleteArgs, GetArgs, ListArgs, ReasonArgs, print_deleted, request_id,
     view::{Key, parse_scope},
 };
 use crate::{
     command::{
         admin::AdminClient,
         output::{self, Format},
+        paging::{self, PAGE_MAX},
         select::to_proto,
     },
     exit::Failure,
@@ -139,8 +140,8 @@ async fn find(admin: &AdminClient, id: String) -> Result<v1::ApiKeyView, Failure
 async fn list(args: ListArgs) -> Result<(), Failure> {
     let format = args.common.format();
     let admin = args.common.admin.connect().await?;
-    let rows = all_pages(async |page_token| {
-        let request = admin.request(v1::ListApiKeysRequest { page_size: PAGE_SIZE, page_token });
+    let rows = paging::read(usize::MAX, PAGE_MAX, async |page_size, page_token| {
+        let request = admin.request(v1::ListApiKeysRequest { page_size, page_token });
         let answer = admin.catalog().list_api_keys(request).await;
         let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
         Ok((page.keys.into_iter().map(Key::from).collect(), page.next_page_token))

@@ -20,9 +20,6 @@ pub mod subscription;
 mod view;
 pub(super) mod wanted;
 
-/// Entries of one page: the most that the service gives.
-const PAGE_SIZE: u32 = 1000;
-
 /// Of every command: where the admin is, and how to print.
 #[derive(Debug, clap::Args)]
 pub struct CommonArgs {
@@ -87,22 +84,6 @@ impl DeleteArgs {
 fn print_deleted(format: Format, kind: &str, name: &str) -> Result<(), Failure> {
     let deleted = Deleted::new(kind, name);
     output::one(format, &deleted, || deleted.human())
-}
-
-/// The entries of all pages. `page` asks for the page behind a token, and answers it with the next one's token.
-async fn all_pages<T>(
-    mut page: impl AsyncFnMut(String) -> Result<(Vec<T>, String), Failure>,
-) -> Result<Vec<T>, Failure> {
-    let mut entries = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let (found, next) = page(page_token).await?;
-        entries.extend(found);
-        if next.is_empty() {
-            return Ok(entries);
-        }
-        page_token = next;
-    }
 }
 
 /// Names a call: one that is repeated after its answer was lost acts once.

@@ -6,7 +6,7 @@ use weft_nats::catalog::entry::Entry as _;
 use weft_proto::v1;
 
 use super::{
-    CommonArgs, DeleteArgs, GetArgs, ListArgs, PAGE_SIZE, ReasonArgs, all_pages, print_deleted, request_id,
+    CommonArgs, DeleteArgs, GetArgs, ListArgs, ReasonArgs, print_deleted, request_id,
     view::Source,
     wanted::{self, Flags},
 };
@@ -14,6 +14,7 @@ use crate::{
     command::{
         admin::AdminClient,
         output::{self, Format},
+        paging::{self, PAGE_MAX},
     },
     exit::Failure,
 };
@@ -141,8 +142,8 @@ async fn find(admin: &AdminClient, name: String) -> Result<v1::SourceView, Failu
 async fn list(args: ListArgs) -> Result<(), Failure> {
     let format = args.common.format();
     let admin = args.common.admin.connect().await?;
-    let rows = all_pages(async |page_token| {
-        let request = admin.request(v1::ListSourcesRequest { page_size: PAGE_SIZE, page_token });
+    let rows = paging::read(usize::MAX, PAGE_MAX, async |page_size, page_token| {
+        let request = admin.request(v1::ListSourcesRequest { page_size, page_token });
         let answer = admin.catalog().list_sources(request).await;
         let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
         Ok((page.sources.into_iter().map(Source::from).collect(), page.next_page_token))

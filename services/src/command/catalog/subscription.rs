@@ -10,7 +10,7 @@ use weft_nats::{
 use weft_proto::v1::{self, destination};
 
 use super::{
-    CommonArgs, DeleteArgs, GetArgs, ListArgs, PAGE_SIZE, ReasonArgs, all_pages, print_deleted, request_id,
+    CommonArgs, DeleteArgs, GetArgs, ListArgs, ReasonArgs, print_deleted, request_id,
     view::Subscription,
     wanted::{self, Flags},
 };
@@ -18,6 +18,7 @@ use crate::{
     command::{
         admin::AdminClient,
         output::{self, Format},
+        paging::{self, PAGE_MAX},
         read_data,
     },
     exit::Failure,
@@ -212,8 +213,8 @@ async fn find(admin: &AdminClient, name: String) -> Result<v1::SubscriptionView,
 async fn list(args: ListArgs) -> Result<(), Failure> {
     let format = args.common.format();
     let admin = args.common.admin.connect().await?;
-    let rows = all_pages(async |page_token| {
-        let request = admin.request(v1::ListSubscriptionsRequest { page_size: PAGE_SIZE, page_token });
+    let rows = paging::read(usize::MAX, PAGE_MAX, async |page_size, page_token| {
+        let request = admin.request(v1::ListSubscriptionsRequest { page_size, page_token });
         let answer = admin.catalog().list_subscriptions(request).await;
         let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
         Ok((page.subscriptions.into_iter().map(Subscription::from).collect(), page.next_page_token))
