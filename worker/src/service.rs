@@ -126,6 +126,7 @@ impl Worker {
             ),
             limits: self.limits(layout),
             checkpoints: self.checkpoints(&spec),
+            retention: spec.log.retention.0,
             connection: connection.clone(),
             layout,
             worker: worker.clone(),

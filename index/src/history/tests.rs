@@ -96,6 +96,8 @@ fn outcome(uid: SubscriptionUid, number: u64, run: u64, kind: OutcomeKind, at_ms
         last_error: if dead { "answered 500".into() } else { String::new() },
         last_status: if dead { 500 } else { 0 },
         operator: String::new(),
+        unordered: false,
+        from: 0,
     }
 }
 

@@ -28,6 +28,7 @@ use crate::{
     ownership::Tenure,
 };
 
+mod aging;
 mod append;
 mod attempts;
 mod backfill;
@@ -40,6 +41,7 @@ mod pace;
 mod pauses;
 mod subscriptions;
 
+use aging::Aging;
 use backfill::Backfills;
 use commits::{Commits, Turn};
 use copies::Copies;
@@ -73,6 +75,8 @@ pub struct Context {
     pub limits: Limits,
     /// How often a checkpoint is written.
     pub checkpoints: CheckpointPace,
+    /// How long EVENTS keeps an event. Zero: for ever.
+    pub retention: Duration,
 }
 
 /// Why a driver ended.
@@ -117,6 +121,7 @@ pub struct Driver {
     commands: OrderedReader,
     subscriptions: HashMap<SubscriptionUid, Compiled>,
     backfills: Backfills,
+    aging: Aging,
     attempts: JoinSet<(AttemptId, AttemptEnd)>,
     lookups: JoinSet<Lookup>,
     /// Subscriptions that are being paused.
@@ -138,6 +143,7 @@ impl Driver {
         let commands = reader(&context, stream, &format!("commands-{shard}"), StreamSeq(positions.commands + 1));
         let backfills = Backfills::new(log.clone(), &restored.subscriptions);
         let lanes = Lanes::new(context.limits, restored, StdRng::from_rng(&mut rand::rng()));
+        let aging = Aging::start(log.clone(), context.retention);
         let copies = Copies::start(&context, log.clone(), positions.copied);
         let commits = Commits::new(&context, log, ledger, positions, checkpoint);
         Self {
@@ -151,6 +157,7 @@ impl Driver {
             commands,
             subscriptions: HashMap::new(),
             backfills,
+            aging,
             attempts: JoinSet::new(),
             lookups: JoinSet::new(),
             pauses: JoinSet::new(),
@@ -238,6 +245,7 @@ impl Driver {
             }
             () = sleep_until(deadline), if active => self.handle(Input::TimerFired)?,
             batch = self.commands.next(), if self.matching && active => self.commanded(&batch?)?,
+            () = self.aging.changed(), if self.matching && active => self.aged()?,
             step = self.backfills.next(), if active => self.backfilled(step)?,
             batch = self.events.next(), if reads && !self.backfills.is_closing() => self.read(batch)?,
         }

@@ -99,6 +99,16 @@ pub(super) enum Need {
     Load(StreamSeq, Run),
 }
 
+impl Need {
+    /// What it wants to attempt.
+    pub fn target(self) -> Option<Target> {
+        match self {
+            Self::Attempt(target) => Some(target),
+            Self::Nothing | Self::Time(_) | Self::CatchUp | Self::Load(..) => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Lane {
     pub next: StreamSeq,

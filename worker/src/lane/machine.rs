@@ -1,6 +1,9 @@
 //! All lanes of one shard.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use rand::rngs::StdRng;
@@ -16,7 +19,7 @@ use super::{
     catch_ups::CatchUps,
     draft::Drafts,
     input::{Input, LaneKey, Rules, Work},
-    lane::{CatchUp, Lane, Need, Target, Tries, event_bytes},
+    lane::{CatchUp, Need, Target, event_bytes},
     memory::Memory,
     schedule::{Bounds, Schedule},
     world::{Subscription, World},
@@ -41,7 +44,13 @@ pub struct Lanes {
     pub(super) world: World,
     pub(super) schedule: Schedule,
     pub(super) drafts: Drafts,
-    catch_ups: CatchUps,
+    pub(super) catch_ups: CatchUps,
+    /// Lanes of workflows that read on when there is a place for the lanes of their events, by subscription.
+    pub(super) in_wait: HashMap<SubscriptionUid, BTreeSet<LaneKey>>,
+    /// Everything up to here leaves the log soon.
+    pub(super) aged_through: StreamSeq,
+    /// Lanes to be looked at because of that.
+    pub(super) overdue: BTreeSet<LaneKey>,
     pub(super) attempts: HashMap<AttemptId, Started>,
     attempts_started: u64,
     pub(super) memory: Memory,
@@ -63,6 +72,9 @@ impl Lanes {
             schedule: Schedule::default(),
             drafts: Drafts::default(),
             catch_ups: CatchUps::default(),
+            in_wait: HashMap::new(),
+            aged_through: StreamSeq(0),
+            overdue: BTreeSet::new(),
             attempts: HashMap::new(),
             attempts_started: 0,
             memory: Memory::new(limits.buffered_bytes_max),
@@ -85,7 +97,11 @@ impl Lanes {
             Input::Backfilled { uid, seq, event } => self.backfilled(uid, seq, event, now, actions),
             Input::Joined { uid } => self.joined(uid),
             Input::Ended { attempt, end } => self.ended(attempt, end, now, actions),
-            Input::CaughtUp { lane, events, through } => self.caught_up(&lane, events, through, now, actions),
+            Input::CaughtUp { lane, events, through, gone } => {
+                self.caught_up(&lane, events, (through, gone), now, actions);
+            }
+            Input::Dropped { through } => self.dropped(through, now),
+            Input::Aged { through } => self.aged(through),
             Input::Loaded { work, event } => self.loaded(&work, event, now, actions),
             Input::Commanded(command) => self.commanded(command, now, actions),
             Input::CommandPassed { command } => self.commands_cursor = self.commands_cursor.max(command),
@@ -99,6 +115,8 @@ impl Lanes {
                 }
             }
         }
+        self.expire_overdue(now, actions);
+        self.advance_workflows_in_wait(now, actions);
         self.start_attempts(now, actions);
         self.start_catch_ups(actions);
         if self.drafts.is_full(self.limits.commit_bytes_max) {
@@ -228,9 +246,10 @@ impl Lanes {
             return;
         }
         self.schedule.remove(uid);
+        self.in_wait.remove(&uid);
         let keys: Vec<LaneKey> = self.world.lanes_of(uid).map(|(key, _)| key.clone()).collect();
         for key in keys {
-            if let Some(lane) = self.world.lanes.remove(&key) {
+            if let Some(lane) = self.world.remove_lane(&key) {
                 self.memory.give_back(uid, lane.buffer.iter().map(|event| event_bytes(event)).sum());
                 if let Some(at) = lane.timer {
                     self.schedule.disarm(at, &key);
@@ -270,11 +289,11 @@ impl Lanes {
     }
 
     fn take(&mut self, uid: SubscriptionUid, event: &Arc<StoredEvent>, now: Timestamp, actions: &mut Vec<Action>) {
-        let key = LaneKey { subscription: uid, workflow: event.event.workflow.clone() };
-        let active = self.world.is_active(uid);
-        let lane = self.world.lanes.entry(key.clone()).or_insert_with(Lane::settled);
-        let room = active
-            && !lane.paused
+        let key = self.lane_for(LaneKey::of_workflow(uid, event.event.workflow.clone()), event);
+        // What the lane of a workflow takes of a subscription that is not ordered waits there for its own.
+        let may_keep = !self.spreads(&key) && self.world.may_deliver(&key);
+        let lane = self.world.lane_mut(&key);
+        let room = may_keep
             && lane.buffer.len() < self.limits.lane_events_max
             && self.memory.has_room(uid, event_bytes(event));
         if lane.arrive(Arc::clone(event), room) {
@@ -316,20 +335,33 @@ impl Lanes {
         &mut self,
         key: &LaneKey,
         events: Vec<Arc<StoredEvent>>,
-        through: StreamSeq,
+        (through, gone): (StreamSeq, StreamSeq),
         now: Timestamp,
         actions: &mut Vec<Action>,
     ) {
         self.catch_ups.ended();
-        let active = self.world.is_active(key.subscription);
+        let wanted = self.world.may_deliver(key) || self.is_overdue(key);
+        let spreads = self.spreads(key);
         let Some(lane) = self.world.lanes.get_mut(key) else { return };
         if lane.catch_up != CatchUp::Running {
             return;
         }
         lane.catch_up = CatchUp::No;
+        let gone = gone.min(lane.last);
+        if lane.next <= gone {
+            self.vanished(key, gone, now, actions);
+        }
         // Paused meanwhile: what nobody may attempt stays in the log.
-        if !active || lane.paused {
+        if !wanted {
             return;
+        }
+        let Some(lane) = self.world.lanes.get_mut(key) else { return };
+        if spreads && !events.is_empty() {
+            // An operator may have skipped the first meanwhile.
+            let (next, through) = (lane.next, through.min(lane.last));
+            let events = events.into_iter().filter(|event| (next..=through).contains(&event.seq)).collect();
+            self.spread(key, events, through, now, actions);
+            return self.advance(key, now, actions);
         }
         for event in events {
             if event.seq > lane.complete_to && event.seq <= lane.last {
@@ -343,23 +375,32 @@ impl Lanes {
             lane.next = first.seq;
         } else if lane.complete_to >= lane.next {
             // The log has none of them any more: nobody can deliver them, and the lane must not wait for ever.
-            let (from, through) = (lane.next, lane.complete_to);
-            lane.next = lane.complete_to.next();
-            lane.head = Tries::default();
-            lane.touched = self.drafts.open();
-            self.drafts.force(key);
-            actions.push(Action::Lost { lane: key.clone(), from, through });
+            let through = lane.complete_to;
+            self.vanished(key, through, now, actions);
         }
         self.advance(key, now, actions);
     }
 
     /// Does what a lane needs next.
     pub(super) fn advance(&mut self, key: &LaneKey, now: Timestamp, actions: &mut Vec<Action>) {
+        if self.is_overdue(key) {
+            self.overdue.insert(key.clone());
+            return;
+        }
         if !self.world.is_active(key.subscription) {
             return;
         }
+        let Some(need) = self.world.lanes.get(key).map(|lane| lane.need(now)) else { return };
+        // Where its workflow is stopped, the lane of an event is told again when that goes on.
+        if need != Need::Nothing && key.event.is_some() && !self.world.may_deliver(key) {
+            return;
+        }
+        if need == Need::CatchUp && self.spreads(key) && !self.has_place(key.subscription) {
+            self.in_wait.entry(key.subscription).or_default().insert(key.clone());
+            return;
+        }
         let Some(lane) = self.world.lanes.get_mut(key) else { return };
-        match lane.need(now) {
+        match need {
             Need::Nothing => {
                 if lane.is_idle() && lane.touched < self.drafts.oldest_uncommitted() {
                     self.forget(key);
@@ -402,9 +443,10 @@ impl Lanes {
     fn start_attempts(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         while !self.draining && self.drafts.uncommitted_outcomes() < self.limits.uncommitted_max {
             let Some(key) = self.schedule.pop_ready(now, self.limits.attempts_max) else { return };
+            let may_deliver = self.world.may_deliver(&key);
             let Some(lane) = self.world.lanes.get_mut(&key) else { continue };
             lane.ready = false;
-            let Need::Attempt(target) = lane.need(now) else {
+            let Some(target) = lane.need(now).target().filter(|_| may_deliver) else {
                 // Something came between: it is told again what it needs.
                 self.advance(&key, now, actions);
                 continue;
@@ -420,7 +462,11 @@ impl Lanes {
             self.attempts_started += 1;
             lane.in_flight = Some((id, target));
             let number = lane.tries(target).map_or(1, |tries| tries.ended + 1);
-            let previous = lane.delivered.map_or(LanePrevious::AskLedger, LanePrevious::Known);
+            let previous = match (key.event, lane.delivered) {
+                (Some(_), _) => LanePrevious::Unordered,
+                (None, Some(event)) => LanePrevious::Known(event),
+                (None, None) => LanePrevious::AskLedger,
+            };
             let run = match target {
                 Target::Head => Run::LIVE,
                 Target::Run(_, run) => run,
@@ -451,17 +497,22 @@ impl Lanes {
             let (memory, schedule) = (&self.memory, &self.schedule);
             let may_read = |uid| memory.of(uid) == 0 || !schedule.is_held(uid) && memory.has_share(uid);
             let Some(key) = self.catch_ups.start(may_read) else { return };
-            let active = self.world.is_active(key.subscription);
-            let held = self.schedule.is_held(key.subscription);
+            let overdue = self.is_overdue(&key);
+            let may_deliver = overdue || self.world.may_deliver(&key);
+            let waits = !overdue && self.spreads(&key) && !self.has_place(key.subscription);
+            let held = !overdue && self.schedule.is_held(key.subscription);
             let Some(lane) = self.world.lanes.get_mut(&key) else {
                 self.catch_ups.ended();
                 continue;
             };
             // Or it stands there twice, having left memory and come back.
-            if !active || lane.paused || lane.catch_up != CatchUp::Queued {
+            if !may_deliver || waits || lane.catch_up != CatchUp::Queued {
                 // It is told again what it needs when it goes on.
                 if lane.catch_up == CatchUp::Queued {
                     lane.catch_up = CatchUp::No;
+                    if waits {
+                        self.in_wait.entry(key.subscription).or_default().insert(key);
+                    }
                 }
                 self.catch_ups.ended();
                 continue;

@@ -6,7 +6,8 @@
 //! committed record; L4 nothing is lost: after healing, everything is settled and memory is empty; L5 no attempt before
 //! its time, none of a paused subscription or one whose receiver is gone, none beyond the bounds; L6 a quarantined event
 //! is attempted by a redrive only, and its live run ends as a dead letter; L7 nothing is exhausted before as many attempts
-//! have counted as the policy allows, and then it is.
+//! have counted as the policy allows, and then it is. The last subscription is not ordered: for it L1 is that an event
+//! waits for no other, and L2 that none is attempted twice at a time. L8: what leaves the log soon, and only that, expires.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,10 +26,14 @@ use weft_proto::{
 
 use super::{lane::event_bytes, *};
 
+mod expiry;
 mod script;
 mod tidy;
+mod unordered;
 
-const SUBSCRIPTIONS: u8 = 2;
+const SUBSCRIPTIONS: u8 = 3;
+/// The subscription that is not ordered.
+const UNORDERED: u8 = 2;
 const WORKFLOWS: u8 = 3;
 const RETRIES: u32 = 2;
 const QUARANTINE: &str = "schema_invalid: /total: value is not a number";
@@ -38,6 +43,7 @@ fn limits() -> Limits {
     Limits {
         attempts_max: 3,
         lane_events_max: 2,
+        event_lanes_max: 3,
         buffered_bytes_max: 4 * (PAYLOAD.len() + 512),
         uncommitted_max: 6,
         catch_ups_max: 2,
@@ -99,17 +105,18 @@ fn rules(subscription: u8, paused: bool, revision: u64) -> Rules {
             jitter: 0.2,
         },
         on_exhausted: OnExhausted::DeadLetter,
+        ordered: subscription != UNORDERED,
         paused,
     }
 }
 
 fn lane(subscription: u8, workflow: u8) -> LaneKey {
-    LaneKey { subscription: uid(subscription), workflow: WorkflowId::new(format!("w{workflow}")).unwrap() }
+    LaneKey::of_workflow(uid(subscription), WorkflowId::new(format!("w{workflow}")).unwrap())
 }
 
 fn item(subscription: u8, event: &StoredEvent, dead_run: Run) -> RedriveItem {
     RedriveItem {
-        lane: LaneKey { subscription: uid(subscription), workflow: event.event.workflow.clone() },
+        lane: LaneKey::of_workflow(uid(subscription), event.event.workflow.clone()),
         subscription_name: "s".into(),
         seq: event.seq,
         event: event.event.id,
@@ -180,6 +187,10 @@ enum Step {
         subscription: u8,
         workflow: u8,
     },
+    /// Another part of the log leaves it soon.
+    Age {
+        events: u8,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -206,8 +217,16 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(subscription, workflow)| Step::PauseLane { subscription, workflow }),
         2 => (0..SUBSCRIPTIONS, 0..WORKFLOWS)
             .prop_map(|(subscription, workflow)| Step::ResumeLane { subscription, workflow }),
+        1 => (1u8..6).prop_map(|events| Step::Age { events }),
         1 => any::<bool>().prop_map(|committed| Step::Crash { committed }),
     ]
+}
+
+/// A lane as the record names it: subscription, workflow, and the event where it is of one.
+type RecordedLane = (Vec<u8>, String, Option<u64>);
+
+fn recorded_lane(key: &LaneKey) -> RecordedLane {
+    (key.subscription.to_vec(), key.workflow.to_string(), key.event.map(|seq| seq.0))
 }
 
 /// What the committed record says, by the rules that every reader of OUTCOMES follows.
@@ -215,7 +234,7 @@ fn step() -> impl Strategy<Value = Step> {
 struct Record {
     cursor: u64,
     commands_cursor: u64,
-    lanes: BTreeMap<(Vec<u8>, String), v1::Lane>,
+    lanes: BTreeMap<RecordedLane, v1::Lane>,
     runs: BTreeMap<(Vec<u8>, u64, u64), v1::PendingRun>,
     /// Outcomes by subscription, sequence, run: how many.
     outcomes: BTreeMap<(Vec<u8>, u64, u64), (u32, i32)>,
@@ -226,6 +245,8 @@ struct Record {
     subscriptions: BTreeMap<Vec<u8>, v1::SubscriptionState>,
     /// Commands that ask for a retry at once.
     retries: BTreeSet<u64>,
+    /// Up to here everything leaves the log soon.
+    aged: u64,
 }
 
 impl Record {
@@ -249,7 +270,8 @@ impl Record {
             self.outcomes.entry((key.0.clone(), key.1, outcome.run)).or_default().0 += 1;
             self.outcomes.entry((key.0.clone(), key.1, outcome.run)).or_default().1 = outcome.kind;
             if outcome.run == 0 {
-                let lane = (key.0.clone(), outcome.workflow_id.clone());
+                let event = outcome.unordered.then_some(outcome.sequence);
+                let lane = (key.0.clone(), outcome.workflow_id.clone(), event);
                 if let Some(state) = self.lanes.get_mut(&lane) {
                     state.next = outcome.sequence + 1;
                     state.attempts = 0;
@@ -261,6 +283,9 @@ impl Record {
                 }
             } else {
                 self.runs.remove(&(key.0.clone(), key.1, outcome.run));
+            }
+            if outcome.reason() == v1::DeadLetterReason::Expired {
+                assert!(outcome.sequence <= self.aged, "L8: {} expires at {}", outcome.sequence, self.aged);
             }
             if outcome.reason() == v1::DeadLetterReason::Exhausted {
                 let work = (outcome.subscription.clone(), outcome.sequence, outcome.run);
@@ -279,7 +304,8 @@ impl Record {
             }
         }
         for lane in &commit.lanes {
-            let key = (lane.subscription.clone(), lane.workflow_id.clone());
+            let event = lane.unordered.then_some(lane.last);
+            let key = (lane.subscription.clone(), lane.workflow_id.clone(), event);
             if lane.next > lane.last && !lane.paused {
                 self.lanes.remove(&key);
             } else {
@@ -332,6 +358,7 @@ struct World {
     catch_ups: Vec<(LaneKey, StreamSeq, StreamSeq, usize)>,
     loads: Vec<Work>,
     pauses: Vec<(SubscriptionUid, u64)>,
+    lost: Vec<(u64, u64)>,
     /// Subscriptions whose circuit is open, and the probe in flight.
     held: BTreeMap<SubscriptionUid, Option<AttemptId>>,
     paused: BTreeSet<u8>,
@@ -360,6 +387,7 @@ impl World {
             catch_ups: vec![],
             loads: vec![],
             pauses: vec![],
+            lost: vec![],
             held: BTreeMap::new(),
             paused: BTreeSet::new(),
             revision: 1,
@@ -392,11 +420,16 @@ impl World {
                 Action::Load { work, .. } => self.loads.push(work),
                 Action::Pause { uid, revision, .. } => self.pauses.push((uid, revision)),
                 Action::Circuit { uid, open } => self.circuit(uid, open),
-                Action::Lost { .. } => panic!("L4: the log has lost nothing"),
+                Action::Lost { from, through, .. } => self.lost.push((from.0, through.0)),
             }
         }
         let slack = limits().lane_events_max * limits().catch_ups_max * event_bytes(&event(1, 0));
         assert!(self.lanes.buffered_bytes() <= limits().buffered_bytes_max + slack, "memory bound");
+        let slack = limits().lane_events_max * limits().catch_ups_max;
+        // Runs have lanes of their own, as many as operators ask for.
+        let runs = self.lanes.world.lanes.values().filter(|lane| !lane.runs.is_empty()).count();
+        let event_lanes = self.lanes.world.event_lanes(uid(UNORDERED));
+        assert!(event_lanes <= limits().event_lanes_max + slack + runs, "bound of lanes of events");
     }
 
     fn attempt(&mut self, id: AttemptId, work: Work, event: &StoredEvent, number: u32) {
@@ -408,8 +441,9 @@ impl World {
         assert!(self.attempts.iter().filter(of_subscription).count() < 2, "L5: concurrency of the subscription");
         let subscription = work.lane.subscription.as_bytes()[0] - 1;
         assert!(!self.paused.contains(&subscription), "L5: paused");
-        let lane = (work.lane.subscription.to_vec(), work.lane.workflow.to_string());
+        let lane = recorded_lane(&work.lane.workflow_lane());
         assert!(!self.record.lanes.get(&lane).is_some_and(|lane| lane.paused), "L5: paused lane");
+        assert_eq!(work.lane.event, (subscription == UNORDERED).then_some(work.seq), "lanes of one event");
         if let Some(probe) = self.held.get_mut(&work.lane.subscription) {
             assert_eq!(probe.replace(id), None, "L5: an open circuit lets one probe through");
         }
@@ -419,7 +453,7 @@ impl World {
         assert!(retry_at.is_none_or(|at| *at <= self.now), "L5: before its time");
         if work.run == Run::LIVE {
             assert_eq!(event.event.quarantine, None, "L6: what is quarantined is not attempted");
-            for earlier in self.log.iter().take_while(|earlier| earlier.seq < work.seq) {
+            for earlier in self.log.iter().take_while(|earlier| earlier.seq < work.seq && work.lane.event.is_none()) {
                 if earlier.event.workflow == work.lane.workflow && takes(subscription, earlier.seq) {
                     let settled = self.delivered.contains(&(work.lane.clone(), earlier.seq))
                         || self.record.outcomes.contains_key(&(work.lane.subscription.to_vec(), earlier.seq.0, 0));
@@ -506,7 +540,8 @@ impl World {
             }
             Step::RetryLane { which } => {
                 if let Some((lane, head, _)) = self.head(which) {
-                    self.retry_at.remove(&(lane.clone(), head.seq, Run::LIVE));
+                    let key = if lane.subscription == uid(UNORDERED) { lane.of_event(head.seq) } else { lane.clone() };
+                    self.retry_at.remove(&(key, head.seq, Run::LIVE));
                     self.command(Order::Lane { lane, order: LaneOrder::Retry { head } });
                 }
             }
@@ -521,6 +556,7 @@ impl World {
             Step::ResumeLane { subscription, workflow } => {
                 self.command(Order::Lane { lane: lane(subscription, workflow), order: LaneOrder::Resume });
             }
+            Step::Age { events } => self.age((self.record.aged + u64::from(events)).min(self.log.len() as u64)),
             Step::Crash { committed } => self.crash(committed),
             Step::End { .. }
             | Step::CatchUp { .. }
@@ -528,6 +564,11 @@ impl World {
             | Step::Replay { .. }
             | Step::OrderReplay { .. } => {}
         }
+    }
+
+    fn age(&mut self, through: u64) {
+        self.record.aged = through;
+        self.handle(Input::Aged { through: StreamSeq(through) });
     }
 
     fn read(&mut self) {
@@ -610,7 +651,7 @@ impl World {
         } else {
             through
         };
-        self.handle(Input::CaughtUp { lane, events, through });
+        self.handle(Input::CaughtUp { lane, events, through, gone: StreamSeq(0) });
     }
 
     fn pause(&mut self, subscription: u8, paused: bool) {
@@ -638,13 +679,13 @@ impl World {
     /// An unsettled lane and its head, as the committed record and the log tell them.
     fn head(&self, which: u8) -> Option<(LaneKey, Head, EventId)> {
         let which = usize::from(which).checked_rem(self.record.lanes.len())?;
-        let ((subscription, workflow), state) = self.record.lanes.iter().nth(which)?;
+        let ((subscription, workflow, _), state) = self.record.lanes.iter().nth(which)?;
         let subscription = subscription[0] - 1;
         let is_of_lane = |event: &&Arc<StoredEvent>| {
             event.event.workflow.as_str() == workflow && takes(subscription, event.seq) && event.seq.0 >= state.next
         };
         let event = self.log.iter().find(is_of_lane)?;
-        let lane = LaneKey { subscription: uid(subscription), workflow: event.event.workflow.clone() };
+        let lane = LaneKey::of_workflow(uid(subscription), event.event.workflow.clone());
         Some((lane, Head { seq: event.seq, next: StreamSeq(state.next) }, event.event.id))
     }
 
@@ -690,6 +731,7 @@ impl World {
                 let lane = LaneKey {
                     subscription: SubscriptionUid::from_slice(subscription).unwrap(),
                     workflow: self.log[*seq as usize - 1].event.workflow.clone(),
+                    event: (*subscription == uid(UNORDERED).to_vec()).then_some(StreamSeq(*seq)),
                 };
                 ((lane, StreamSeq(*seq), Run(*run)), Timestamp::from_millisecond(*at).unwrap())
             })
@@ -697,6 +739,7 @@ impl World {
         self.lanes = Lanes::new(limits(), self.record.restored(), StdRng::seed_from_u64(self.seed));
         self.read = self.record.cursor as usize;
         self.subscribe();
+        self.age(self.record.aged);
     }
 
     /// No more faults: everything comes to its end.
@@ -738,7 +781,7 @@ impl World {
         let lane = self.record.lanes.values().find(|lane| lane.paused).map(|lane| {
             let subscription = SubscriptionUid::from_slice(&lane.subscription).unwrap();
             let workflow = WorkflowId::new(lane.workflow_id.as_str()).unwrap();
-            Order::Lane { lane: LaneKey { subscription, workflow }, order: LaneOrder::Resume }
+            Order::Lane { lane: LaneKey::of_workflow(subscription, workflow), order: LaneOrder::Resume }
         });
         let run = || self.record.runs.values().find(|run| run.paused);
         lane.or_else(|| run().map(|run| Order::ReplayOrder { run: Run(run.run), order: ReplayOrder::Resume }))
@@ -758,6 +801,7 @@ impl World {
             let unrouted = self.record.outcomes.get(&key).map(|(_, kind)| *kind);
             assert_eq!(unrouted, Some(v1::OutcomeKind::Unrouted.into()), "P5: event {} is unrouted", event.seq);
         }
+        assert!(self.lost.is_empty(), "L4: the log has lost nothing");
         assert!(self.record.runs.is_empty(), "L4: every redrive settles");
         assert_eq!(self.lanes.buffered_bytes(), 0, "no event is left in memory");
         // Lanes that only await a commit that nothing forces may linger; they hold no event.

@@ -2,7 +2,7 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `lanes` | uid, workflow id | `v1::Lane` |
+//! | `lanes` | uid, workflow id; of the lane of one event also 0xff, sequence | `v1::Lane` |
 //! | `heads` | uid, workflow id | event id (16), sequence (8) |
 //! | `runs` | uid, sequence, run | `v1::PendingRun` |
 //! | `dead` | uid, sequence | run, unix ms |
@@ -61,8 +61,18 @@ pub struct Applied {
     pub commit: Option<std::sync::Arc<v1::Commit>>,
 }
 
-pub(super) fn lane_key(subscription: &[u8], workflow: &str) -> Vec<u8> {
+pub(super) fn workflow_key(subscription: &[u8], workflow: &str) -> Vec<u8> {
     [subscription, workflow.as_bytes()].concat()
+}
+
+/// The key of a workflow's lane, or of the lane of one event of it. No workflow id holds the byte between.
+pub(super) fn lane_key(subscription: &[u8], workflow: &str, event: Option<u64>) -> Vec<u8> {
+    let mut key = workflow_key(subscription, workflow);
+    if let Some(seq) = event {
+        key.push(0xff);
+        key.extend_from_slice(&seq.to_be_bytes());
+    }
+    key
 }
 
 pub(super) fn event_key(subscription: &[u8], seq: u64) -> Vec<u8> {
@@ -105,7 +115,7 @@ pub(super) fn head(
     workflow: &str,
 ) -> Result<Option<EventId>, LedgerError> {
     let table = database.begin_read()?.open_table(HEADS)?;
-    let row = table.get(&lane_key(uid.as_bytes(), workflow)[..])?;
+    let row = table.get(&workflow_key(uid.as_bytes(), workflow)[..])?;
     Ok(row.and_then(|row| EventId::from_slice(row.value().get(..UID_BYTES)?)))
 }
 

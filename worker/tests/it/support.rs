@@ -133,7 +133,7 @@ impl Log {
                 jitter: 0.1,
                 schedule_ms: vec![],
             }),
-            ordered: true,
+            ordered: Some(true),
             starts: vec![start],
             ..Default::default()
         };

@@ -19,6 +19,8 @@ use crate::{
 
 const WORKFLOWS: [&str; 3] = ["a", "ab", "b"];
 const CREATED_NS: u64 = 77;
+/// The subscription whose lanes are of one event each.
+const UNORDERED: u8 = 2;
 
 fn memory() -> redb::Database {
     let database = redb::Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
@@ -43,6 +45,7 @@ fn outcome(subscription: u8, workflow: usize, sequence: u64, run: u64, kind: v1:
         workflow_id: WORKFLOWS[workflow].into(),
         event_id: event(sequence),
         at_ms: 5,
+        unordered: subscription == UNORDERED,
         ..Default::default()
     }
 }
@@ -58,6 +61,7 @@ fn lane(subscription: u8, workflow: usize, next: u64, last: u64) -> v1::Lane {
         first_failed_at_ms: 98,
         state: v1::LaneState::Open.into(),
         uncounted: 1,
+        unordered: subscription == UNORDERED,
         ..Default::default()
     }
 }
@@ -221,7 +225,7 @@ proptest! {
         overlay.prune(StreamSeq(pruned.min(cut) as u64));
         for subscription in (0..3).map(|index| SubscriptionUid::from_slice(&uid(index)).unwrap()) {
             for workflow in WORKFLOWS {
-                let key = LaneKey { subscription, workflow: WorkflowId::new(workflow).unwrap() };
+                let key = LaneKey::of_workflow(subscription, WorkflowId::new(workflow).unwrap());
                 let seen = overlay.head(&key).unwrap_or_else(|| head(&file, subscription, workflow).unwrap());
                 prop_assert_eq!(seen, head(&whole, subscription, workflow).unwrap());
             }
@@ -267,6 +271,21 @@ fn an_outcome_moves_its_lane_and_ends_its_tries() {
         ..Default::default()
     };
     assert_eq!(lanes_after(&[waits, relisted]), [lane(0, 0, 6, 9)], "what a commit lists stands as listed");
+}
+
+#[test]
+fn an_outcome_of_an_event_of_its_own_lane_touches_no_other() {
+    let waiting = |seq| v1::Lane { next: seq, ..lane(UNORDERED, 0, seq, seq) };
+    let in_line = v1::Lane { unordered: false, ..lane(UNORDERED, 0, 5, 9) };
+    let waits = v1::Commit { lanes: vec![waiting(2), waiting(3), in_line.clone()], ..Default::default() };
+    let settles =
+        v1::Commit { outcomes: vec![outcome(UNORDERED, 0, 3, 0, v1::OutcomeKind::Delivered)], ..Default::default() };
+    assert_eq!(lanes_after(&[waits.clone(), settles]), [in_line.clone(), waiting(2)]);
+
+    let skipped = v1::Outcome { unordered: false, ..outcome(UNORDERED, 0, 5, 0, v1::OutcomeKind::DeadLettered) };
+    let skips = v1::Commit { outcomes: vec![skipped], ..Default::default() };
+    let lanes = lanes_after(&[waits, skips]);
+    assert_eq!(lanes.iter().map(|lane| (lane.next, lane.last)).collect::<Vec<_>>(), [(6, 9), (2, 2), (3, 3)]);
 }
 
 #[test]
