@@ -219,8 +219,7 @@ impl Order {
         };
         if matches!(self.action, LaneAction::Retry | LaneAction::Skip) {
             let place = self.place(log).await?;
-            let unsettled =
-                |lane: &v1::Lane| lane.next <= lane.last && place.is_none_or(|seq| holds(lane, seq));
+            let unsettled = |lane: &v1::Lane| lane.next <= lane.last && place.is_none_or(|seq| holds(lane, seq));
             let lane = find(log, uid, workflow, unsettled).await?.ok_or_else(|| {
                 let Self { subscription, workflow_id, .. } = self;
                 refuse(Code::NotFound, format!("nothing of workflow {workflow_id} is unsettled for {subscription}"))

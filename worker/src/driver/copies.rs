@@ -69,6 +69,11 @@ impl Copies {
         Self { jobs, copied, added: position, _task: AbortOnDropHandle::new(tokio::spawn(task)) }
     }
 
+    /// As [`copied`](Self::copied), as it grows.
+    pub fn watch_copied(&self) -> watch::Receiver<u64> {
+        self.copied.clone()
+    }
+
     /// OUTCOMES sequence up to which every dead letter has its copy.
     pub fn copied(&self) -> u64 {
         *self.copied.borrow()
@@ -97,7 +102,9 @@ impl Copies {
             for message in &read.messages {
                 let Some(Record::Commit(commit)) = decode(message) else { continue };
                 let mut dead = Vec::new();
-                for outcome in commit.outcomes.iter().filter(|o| o.kind() == v1::OutcomeKind::DeadLettered && o.from == 0) {
+                for outcome in
+                    commit.outcomes.iter().filter(|o| o.kind() == v1::OutcomeKind::DeadLettered && o.from == 0)
+                {
                     dead.extend(find(log, outcome).await);
                 }
                 if !dead.is_empty() {

@@ -10,10 +10,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::{sync::watch, task::JoinSet};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use weft_nats::{
     catalog::{Catalog, Snapshot},
     connect::Connection,
+    options::OnFull,
     reader::{OrderedReader, ReadError, ReaderOptions},
     subject::Layout,
 };
@@ -40,6 +41,7 @@ mod lookups;
 mod pace;
 mod pauses;
 mod subscriptions;
+mod trim;
 
 use aging::Aging;
 use backfill::Backfills;
@@ -47,6 +49,7 @@ use commits::{Commits, Turn};
 use copies::Copies;
 use lookups::Lookup;
 pub use pace::CheckpointPace;
+use trim::Trim;
 
 /// Messages of EVENTS of one turn: few enough that ended attempts and acks do not wait long.
 const TURN_MESSAGES: usize = 256;
@@ -77,6 +80,10 @@ pub struct Context {
     pub checkpoints: CheckpointPace,
     /// How long EVENTS keeps an event. Zero: for ever.
     pub retention: Duration,
+    /// For how long an idle workflow's number goes on.
+    pub remember: Duration,
+    /// What happens when EVENTS is nearly full.
+    pub on_full: OnFull,
 }
 
 /// Why a driver ended.
@@ -122,6 +129,8 @@ pub struct Driver {
     subscriptions: HashMap<SubscriptionUid, Compiled>,
     backfills: Backfills,
     aging: Aging,
+    /// Makes room in EVENTS, where that is wanted.
+    _trim: Option<AbortOnDropHandle<()>>,
     attempts: JoinSet<(AttemptId, AttemptEnd)>,
     lookups: JoinSet<Lookup>,
     /// Subscriptions that are being paused.
@@ -145,6 +154,8 @@ impl Driver {
         let lanes = Lanes::new(context.limits, restored, StdRng::from_rng(&mut rand::rng()));
         let aging = Aging::start(log.clone(), context.retention);
         let copies = Copies::start(&context, log.clone(), positions.copied);
+        let trim = (context.on_full == OnFull::DropSettled)
+            .then(|| Trim::start(log.clone(), ledger.settlement(), copies.watch_copied(), context.remember));
         let commits = Commits::new(&context, log, ledger, positions, checkpoint);
         Self {
             context,
@@ -158,6 +169,7 @@ impl Driver {
             subscriptions: HashMap::new(),
             backfills,
             aging,
+            _trim: trim,
             attempts: JoinSet::new(),
             lookups: JoinSet::new(),
             pauses: JoinSet::new(),

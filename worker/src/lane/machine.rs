@@ -357,8 +357,8 @@ impl Lanes {
         }
         let Some(lane) = self.world.lanes.get_mut(key) else { return };
         if spreads && !events.is_empty() {
-            // An operator may have skipped the first meanwhile.
-            let (next, through) = (lane.next, through.min(lane.last));
+            // It may be the answer to an earlier question: an operator has skipped what was asked for.
+            let (next, through) = (lane.next, through.min(lane.last).max(StreamSeq(lane.next.0 - 1)));
             let events = events.into_iter().filter(|event| (next..=through).contains(&event.seq)).collect();
             self.spread(key, events, through, now, actions);
             return self.advance(key, now, actions);

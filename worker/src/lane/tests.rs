@@ -267,6 +267,9 @@ impl Record {
         }
         for outcome in &commit.outcomes {
             let key = (outcome.subscription.clone(), outcome.sequence);
+            for gone in (outcome.from..outcome.sequence).filter(|_| outcome.from > 0) {
+                self.outcomes.entry((key.0.clone(), gone, outcome.run)).or_default().0 += 1;
+            }
             self.outcomes.entry((key.0.clone(), key.1, outcome.run)).or_default().0 += 1;
             self.outcomes.entry((key.0.clone(), key.1, outcome.run)).or_default().1 = outcome.kind;
             if outcome.run == 0 {
@@ -425,11 +428,12 @@ impl World {
         }
         let slack = limits().lane_events_max * limits().catch_ups_max * event_bytes(&event(1, 0));
         assert!(self.lanes.buffered_bytes() <= limits().buffered_bytes_max + slack, "memory bound");
-        let slack = limits().lane_events_max * limits().catch_ups_max;
-        // Runs have lanes of their own, as many as operators ask for.
-        let runs = self.lanes.world.lanes.values().filter(|lane| !lane.runs.is_empty()).count();
-        let event_lanes = self.lanes.world.event_lanes(uid(UNORDERED));
-        assert!(event_lanes <= limits().event_lanes_max + slack + runs, "bound of lanes of events");
+        // Runs have lanes of their own, as many as operators ask for, and what leaves the log soon is not kept waiting.
+        let waits = |key: &LaneKey, lane: &lane::Lane| {
+            key.event.is_some() && !lane.is_settled() && lane.first().0 > self.record.aged && lane.runs.is_empty()
+        };
+        let event_lanes = self.lanes.world.lanes.iter().filter(|(key, lane)| waits(key, lane)).count();
+        assert!(event_lanes <= limits().event_lanes_max, "bound of lanes of events");
     }
 
     fn attempt(&mut self, id: AttemptId, work: Work, event: &StoredEvent, number: u32) {

@@ -49,17 +49,22 @@ impl Lanes {
         self.world.event_lanes(uid) < self.limits.event_lanes_max
     }
 
-    /// The lane of a workflow has read on: what it has read gets lanes of its own.
+    /// The lane of a workflow has read on, up to `through`: what it has read gets lanes of its own, as long as there are
+    /// places. What leaves the log soon is not kept from it.
     pub(super) fn spread(
         &mut self,
         workflow: &LaneKey,
         events: Vec<Arc<StoredEvent>>,
-        through: StreamSeq,
+        mut through: StreamSeq,
         now: Timestamp,
         actions: &mut Vec<Action>,
     ) {
         let open = self.drafts.open();
         for event in events {
+            if event.seq > self.aged_through && !self.has_place(workflow.subscription) {
+                through = StreamSeq(event.seq.0 - 1);
+                break;
+            }
             let key = workflow.of_event(event.seq);
             self.memory.take(key.subscription, event_bytes(&event));
             let lane = self.world.lane_mut(&key);

@@ -16,7 +16,8 @@ use weft_proto::v1::{self, subscription_change::Change};
 use super::{
     LedgerError,
     tables::{
-        Applied, Bytes, DEAD, HEADS, LANES, META, REQUESTS, RUNS, SUBSCRIPTIONS, decode, event_key, lane_key, run_key, workflow_key,
+        Applied, Bytes, DEAD, HEADS, LANES, META, REQUESTS, RUNS, SUBSCRIPTIONS, decode, event_key, lane_key, run_key,
+        workflow_key,
     },
 };
 

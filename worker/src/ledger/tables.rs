@@ -52,6 +52,15 @@ pub struct Positions {
     pub copied: u64,
 }
 
+/// What commits have settled for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settled {
+    /// By the commits up to here on OUTCOMES.
+    pub outcomes: StreamSeq,
+    /// Everything in EVENTS up to here.
+    pub through: StreamSeq,
+}
+
 /// A record of OUTCOMES with its place.
 #[derive(Debug, Clone)]
 pub struct Applied {
@@ -132,6 +141,20 @@ pub(super) fn open_dead_letter(
 /// Whether a request has been carried out.
 pub(super) fn has_request(database: &redb::Database, request_id: &str) -> Result<bool, LedgerError> {
     Ok(database.begin_read()?.open_table(REQUESTS)?.get(request_id)?.is_some())
+}
+
+/// Up to where everything in EVENTS is settled, as the file has it: no lane, no run, no reader of a subscription's own
+/// needs anything of it.
+pub(super) fn settled(database: &redb::Database) -> Result<Settled, LedgerError> {
+    let transaction = database.begin_read()?;
+    let Positions { outcomes, cursor, .. } = positions_of(&transaction)?;
+    let lanes = all::<v1::Lane>(&transaction, LANES)?.into_iter().filter(|lane| lane.next <= lane.last);
+    let runs = all::<v1::PendingRun>(&transaction, RUNS)?;
+    let subscriptions = all::<v1::SubscriptionState>(&transaction, SUBSCRIPTIONS)?;
+    let detached = subscriptions.into_iter().filter(|state| !state.closed).filter_map(|state| state.detached);
+    let wanted = lanes.map(|lane| lane.next).chain(runs.into_iter().map(|run| run.sequence)).chain(detached);
+    let through = wanted.map(|seq| StreamSeq(seq.saturating_sub(1))).fold(cursor, StreamSeq::min);
+    Ok(Settled { outcomes, through })
 }
 
 /// Every record of a table.

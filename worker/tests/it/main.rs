@@ -3,7 +3,10 @@
 mod commands;
 mod delivering;
 mod embedded;
+mod expiry;
 mod faults;
+mod full;
 mod http;
 mod leases;
 mod support;
+mod unordered;

