@@ -127,6 +127,7 @@ impl Worker {
             limits: self.limits(layout),
             checkpoints: self.checkpoints(&spec),
             retention: spec.log.retention.0,
+            dead_retention: spec.dead_letters.retention.0,
             remember: spec.log.remember_workflows.0,
             on_full: spec.log.on_full,
             connection: connection.clone(),

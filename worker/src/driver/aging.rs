@@ -11,13 +11,16 @@ use tokio_util::task::AbortOnDropHandle;
 use weft_nats::scan::{self, ScanError};
 use weft_proto::ids::{StreamSeq, SubscriptionUid};
 
-use super::{Driver, DriverError};
+use super::{Driver, DriverError, commits::Forget};
 use crate::{lane::Input, log::Log};
 
 /// How often the log is asked in the life of an event, so that what is due is found well before its end, and the bounds of
 /// the pause: each time costs some fifty reads.
 const LOOKS: u32 = 100;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(60));
+
+/// A copy on DLQ may be made so much later than its dead letter.
+const COPY_LAG: Duration = Duration::from_secs(24 * 3600);
 
 /// How far the log has aged: everything up to here has come to that part of its life.
 #[derive(Debug, Clone, Copy, Default)]
@@ -26,6 +29,8 @@ struct Age {
     half: StreamSeq,
     /// It has to be read now, or never: 90 %.
     end: StreamSeq,
+    /// The first that is still there.
+    first: StreamSeq,
 }
 
 /// Follows a shard's EVENTS as they age.
@@ -75,16 +80,24 @@ async fn look(log: &Log, retention: Duration) -> Result<Age, ScanError> {
     let before = |age: Duration| Timestamp::now().checked_sub(age).unwrap_or(Timestamp::UNIX_EPOCH);
     let half = scan::before_time(&log.connection, &stream, before(retention / 2)).await?;
     let end = scan::before_time(&log.connection, &stream, before(retention / 10 * 9)).await?;
-    Ok(Age { half, end })
+    let first = log.first(&stream).await;
+    Ok(Age { half, end, first })
 }
 
 impl Driver {
     /// More of the log has aged: what leaves it soon is dealt with, and who is late is named.
     pub(super) fn aged(&mut self) -> Result<(), DriverError> {
-        let Age { half, end } = *self.aging.age.borrow_and_update();
+        let Age { half, end, first } = *self.aging.age.borrow_and_update();
+        self.commits.forget(Forget { heads_below: first, dead_before_ms: self.dead_before_ms() });
         let late = self.lanes.waiting_below(half);
         self.tell_late(&late);
         if end > StreamSeq(0) { self.handle(Input::Aged { through: end }) } else { Ok(()) }
+    }
+
+    /// Dead letters from before this can be redriven no more: neither EVENTS nor DLQ holds their payload.
+    fn dead_before_ms(&self) -> i64 {
+        let kept = self.context.retention.max(self.context.dead_retention).saturating_add(COPY_LAG);
+        Timestamp::now().checked_sub(kept).map_or(0, |at| at.as_millisecond())
     }
 
     fn tell_late(&mut self, late: &BTreeMap<SubscriptionUid, usize>) {

@@ -80,6 +80,8 @@ pub struct Context {
     pub checkpoints: CheckpointPace,
     /// How long EVENTS keeps an event. Zero: for ever.
     pub retention: Duration,
+    /// How long DLQ keeps a copy.
+    pub dead_retention: Duration,
     /// For how long an idle workflow's number goes on.
     pub remember: Duration,
     /// What happens when EVENTS is nearly full.

@@ -5,7 +5,8 @@
 //! The rules of a commit, in this order: each outcome of run 0 moves its lane (the event's own where the subscription is not
 //! ordered) behind the event and ends its tries; an
 //! outcome of another run ends that run; a dead letter is open from its outcome, if that names an event, until another outcome of the
-//! same event and subscription; then the lanes, runs and subscriptions that the commit lists stand as listed. A lane with nothing
+//! same event and subscription; then the lanes, runs and subscriptions that the commit lists stand as listed; then what it
+//! says to be forgotten is. A lane with nothing
 //! unsettled has no row unless it is paused; a closed subscription has only its own. With the first commit of a day, request ids of commits
 //! older than 30 days are forgotten.
 
@@ -16,8 +17,8 @@ use weft_proto::v1::{self, subscription_change::Change};
 use super::{
     LedgerError,
     tables::{
-        Applied, Bytes, DEAD, HEADS, LANES, META, REQUESTS, RUNS, SUBSCRIPTIONS, decode, event_key, lane_key, run_key,
-        workflow_key,
+        Applied, Bytes, DEAD, HEADS, LANES, META, REQUESTS, RUNS, SUBSCRIPTIONS, decode, event_key, head_seq, lane_key,
+        run_key, workflow_key,
     },
 };
 
@@ -135,6 +136,7 @@ impl<'t> State<'t> {
         for change in &commit.subscriptions {
             self.change(change)?;
         }
+        self.forget_gone(commit)?;
         self.meta.insert("cursor", commit.cursor)?;
         self.meta.insert("commands", commit.commands_cursor)?;
         self.meta.insert("epoch", commit.epoch)?;
@@ -218,6 +220,17 @@ impl<'t> State<'t> {
         self.heads.retain(|key, _| !mine(key))?;
         self.runs.retain(|key, _| !mine(key))?;
         self.dead.retain(|key, _| !mine(key))?;
+        Ok(())
+    }
+
+    /// Forgets what the commit says to be of no use any more.
+    fn forget_gone(&mut self, commit: &v1::Commit) -> Result<(), LedgerError> {
+        if commit.forget_heads_below > 0 {
+            self.heads.retain(|_, head| head_seq(head).is_none_or(|seq| seq >= commit.forget_heads_below))?;
+        }
+        if commit.forget_dead_before_ms > 0 {
+            self.dead.retain(|_, (_, at_ms)| at_ms >= commit.forget_dead_before_ms)?;
+        }
         Ok(())
     }
 

@@ -84,6 +84,11 @@ pub(super) fn lane_key(subscription: &[u8], workflow: &str, event: Option<u64>) 
     key
 }
 
+/// Where the event of a head stands.
+pub(super) fn head_seq(row: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(*row.last_chunk()?))
+}
+
 pub(super) fn event_key(subscription: &[u8], seq: u64) -> Vec<u8> {
     [subscription, &seq.to_be_bytes()].concat()
 }

@@ -330,6 +330,25 @@ fn a_closed_subscription_leaves_only_its_own_row() {
     assert_eq!(dump(&database).iter().filter(|(_, key, _)| key.starts_with(&uid(1))).count(), 5, "others keep theirs");
 }
 
+/// A file does not grow for ever: what nobody can use any more goes, at every reader by the same commit.
+#[test]
+fn heads_and_dead_letters_are_forgotten_when_a_commit_says_so() {
+    use v1::OutcomeKind::{DeadLettered, Delivered};
+    let database = memory();
+    let dead = |sequence, at_ms| v1::Outcome { at_ms, ..outcome(0, 0, sequence, 0, DeadLettered) };
+    let delivered = |workflow, sequence| outcome(0, workflow, sequence, 0, Delivered);
+    let made =
+        v1::Commit { outcomes: vec![delivered(0, 1), delivered(1, 2), dead(3, 70), dead(4, 71)], ..Default::default() };
+    let forgets = v1::Commit { forget_heads_below: 2, forget_dead_before_ms: 71, ..Default::default() };
+    apply(&database, &records(1, &[made, forgets, v1::Commit::default()]), CREATED_NS).unwrap();
+    let database = through_checkpoint(Arc::new(database));
+    let subscription = SubscriptionUid::from_slice(&uid(0)).unwrap();
+    let head = |workflow| head(&database, subscription, workflow).unwrap();
+    assert_eq!((head(WORKFLOWS[0]), head(WORKFLOWS[1]).map(|id| id.to_vec())), (None, Some(event(2))));
+    let open = |seq| open_dead_letter(&database, subscription, StreamSeq(seq)).unwrap();
+    assert_eq!((open(3), open(4)), (None, Some(Run(0))));
+}
+
 #[test]
 fn request_ids_are_known_for_thirty_days() {
     let database = memory();
