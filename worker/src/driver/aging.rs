@@ -96,6 +96,9 @@ impl Driver {
 
     /// Dead letters from before this can be redriven no more: neither EVENTS nor DLQ holds their payload.
     fn dead_before_ms(&self) -> i64 {
+        if self.context.dead_retention.is_zero() {
+            return 0;
+        }
         let kept = self.context.retention.max(self.context.dead_retention).saturating_add(COPY_LAG);
         Timestamp::now().checked_sub(kept).map_or(0, |at| at.as_millisecond())
     }

@@ -46,7 +46,7 @@ impl Lanes {
         lanes
     }
 
-    /// Whether the oldest unsettled event of a lane leaves the log soon. One that is being attempted is waited for.
+    /// Whether a lane is overdue.
     pub(super) fn is_overdue(&self, key: &LaneKey) -> bool {
         self.world.lanes.get(key).is_some_and(|lane| is_overdue(lane, self.aged_through))
     }
@@ -129,7 +129,8 @@ impl Lanes {
     }
 }
 
-fn is_overdue(lane: &Lane, aged_through: StreamSeq) -> bool {
+/// Whether the oldest unsettled event of a lane leaves the log soon. One that is being attempted is waited for.
+pub(super) fn is_overdue(lane: &Lane, aged_through: StreamSeq) -> bool {
     !lane.is_settled() && lane.first() <= aged_through && !matches!(lane.in_flight, Some((_, Target::Head)))
 }
 

@@ -128,6 +128,8 @@ pub(super) struct Lane {
     pub delivered: Option<EventId>,
     /// The newest draft that tells of it: it may leave memory once that is committed.
     pub touched: u64,
+    /// It is counted among its subscription's lanes of single events.
+    pub has_place: bool,
     /// It stands in its subscription's ready queue.
     pub ready: bool,
     /// Its entry among the timers.
@@ -151,6 +153,7 @@ impl Lane {
             paused: false,
             delivered: None,
             touched: 0,
+            has_place: false,
             ready: false,
             timer: None,
         }

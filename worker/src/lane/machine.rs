@@ -18,6 +18,7 @@ use super::{
     action::{Action, Draft, LanePrevious},
     catch_ups::CatchUps,
     draft::Drafts,
+    expiry,
     input::{Input, LaneKey, Rules, Work},
     lane::{CatchUp, Need, Target, event_bytes},
     memory::Memory,
@@ -300,6 +301,7 @@ impl Lanes {
             self.memory.take(uid, event_bytes(event));
         }
         lane.touched = self.drafts.open();
+        self.world.take_place(&key);
         self.drafts.touch(&key);
         self.advance(&key, now, actions);
     }
@@ -383,14 +385,15 @@ impl Lanes {
 
     /// Does what a lane needs next.
     pub(super) fn advance(&mut self, key: &LaneKey, now: Timestamp, actions: &mut Vec<Action>) {
-        if self.is_overdue(key) {
+        let Some(lane) = self.world.lanes.get(key) else { return };
+        if expiry::is_overdue(lane, self.aged_through) {
             self.overdue.insert(key.clone());
             return;
         }
+        let need = lane.need(now);
         if !self.world.is_active(key.subscription) {
             return;
         }
-        let Some(need) = self.world.lanes.get(key).map(|lane| lane.need(now)) else { return };
         // Where its workflow is stopped, the lane of an event is told again when that goes on.
         if need != Need::Nothing && key.event.is_some() && !self.world.may_deliver(key) {
             return;

@@ -70,6 +70,7 @@ impl Lanes {
             let lane = self.world.lane_mut(&key);
             lane.arrive(event, true);
             lane.touched = open;
+            self.world.take_place(&key);
             self.drafts.touch(&key);
             self.go_on(&key, now, actions);
         }

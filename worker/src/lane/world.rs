@@ -38,7 +38,7 @@ impl Subscription {
 pub(super) struct World {
     pub lanes: BTreeMap<LaneKey, Lane>,
     pub subscriptions: HashMap<SubscriptionUid, Subscription>,
-    /// Lanes of single events, by subscription.
+    /// Lanes of single events that wait to be delivered live, by subscription.
     event_lanes: HashMap<SubscriptionUid, usize>,
 }
 
@@ -55,6 +55,7 @@ impl World {
         for lane in &restored.lanes {
             if let Some(key) = key_of(&lane.subscription, &lane.workflow_id, lane.unordered.then_some(lane.last)) {
                 *world.lane_mut(&key) = Lane::restored(lane);
+                world.take_place(&key);
             }
         }
         for run in &restored.runs {
@@ -107,18 +108,22 @@ impl World {
 
     /// The lane, which is made where there is none.
     pub fn lane_mut(&mut self, key: &LaneKey) -> &mut Lane {
-        self.lanes.entry(key.clone()).or_insert_with(|| {
-            if key.event.is_some() {
-                *self.event_lanes.entry(key.subscription).or_default() += 1;
-            }
-            Lane::settled()
-        })
+        self.lanes.entry(key.clone()).or_insert_with(Lane::settled)
+    }
+
+    /// A lane has taken an event: of those of single events there are only so many. Redrives and replays are not counted,
+    /// so that they keep nothing waiting.
+    pub fn take_place(&mut self, key: &LaneKey) {
+        if let Some(lane) = self.lanes.get_mut(key).filter(|lane| key.event.is_some() && !lane.has_place) {
+            lane.has_place = true;
+            *self.event_lanes.entry(key.subscription).or_default() += 1;
+        }
     }
 
     /// Takes a lane out.
     pub fn remove_lane(&mut self, key: &LaneKey) -> Option<Lane> {
         let lane = self.lanes.remove(key)?;
-        if key.event.is_some()
+        if lane.has_place
             && let Some(count) = self.event_lanes.get_mut(&key.subscription)
         {
             *count -= 1;
@@ -129,7 +134,7 @@ impl World {
         Some(lane)
     }
 
-    /// Lanes of single events that a subscription has.
+    /// Lanes of single events that a subscription has waiting.
     pub fn event_lanes(&self, uid: SubscriptionUid) -> usize {
         self.event_lanes.get(&uid).copied().unwrap_or_default()
     }

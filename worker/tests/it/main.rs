@@ -1,5 +1,6 @@
 //! The worker against a real nats-server and real receivers.
 
+mod behind;
 mod commands;
 mod delivering;
 mod embedded;

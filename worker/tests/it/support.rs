@@ -97,6 +97,11 @@ impl Log {
         }
     }
 
+    /// The last sequence of EVENTS.
+    pub fn end(&self) -> u64 {
+        self.end.0
+    }
+
     /// Pauses a subscription, or lets it go on.
     pub async fn pause(&self, name: &str, paused: bool) {
         let catalog = Catalog::new(self.connection.clone(), weft_nats::testing::master_key());
