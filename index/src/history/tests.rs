@@ -23,6 +23,7 @@ use super::{
     apply::Source,
     dead_letters::{self, DeadLetterFilter},
     events,
+    lanes::{self, LaneFilter},
     names::Subscriptions,
     requests::{self, ItemProgress},
     status::{DeadLetterStatus, DeliveryStatus},

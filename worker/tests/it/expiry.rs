@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use weft_nats::{options::Span, streams::LogSpec, subject::DLQ_STREAM};
+use weft_nats::{message::Stored, options::Span, streams::LogSpec, subject::DLQ_STREAM};
 use weft_proto::v1;
 
 use crate::support::{Log, Receiver, Running, spec};
@@ -27,18 +27,15 @@ async fn what_waits_too_long_becomes_a_dead_letter_with_its_payload() {
     let folder = tempfile::tempdir().unwrap();
     let worker = Running::start(&log, folder.path());
     let events = log.events(3, 1).await;
-    let copies = log.read(DLQ_STREAM, |copies| copies.len() >= 4).await;
-    for copy in &copies {
-        assert_eq!(copy.headers.get("weft-reason").unwrap().as_str(), "expired", "{}", copy.subject);
+    let wanted: Vec<_> = [("paused", 0), ("paused", 1), ("paused", 2), ("blocking", 0)]
+        .map(|(name, event)| (format!("dlq.{name}.w0.{}.0", events[event].id), &events[event].payload))
+        .into();
+    let is_there = |copies: &[Stored], subject: &str| copies.iter().any(|copy| copy.subject == subject);
+    let copies = log.read(DLQ_STREAM, |copies| wanted.iter().all(|(subject, _)| is_there(copies, subject))).await;
+    for (subject, payload) in wanted {
+        let copy = copies.iter().find(|copy| copy.subject == subject).unwrap();
+        assert_eq!((copy.headers.get("weft-reason").unwrap().as_str(), &copy.payload), ("expired", payload));
     }
-    let payload = |name: &str, event: usize| {
-        let subject = format!("dlq.{name}.w0.{}.0", events[event].id);
-        copies.iter().find(|copy| copy.subject == subject).map(|copy| copy.payload.clone())
-    };
-    for event in 0..3 {
-        assert_eq!(payload("paused", event), Some(events[event].payload.clone()));
-    }
-    assert_eq!(payload("blocking", 0), Some(events[0].payload.clone()));
     // The lane of the blocked event goes on with what is left of it.
     let outcomes = log.outcomes(6).await;
     worker.stop().await;
