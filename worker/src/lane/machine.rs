@@ -294,6 +294,10 @@ impl Lanes {
         // What the lane of a workflow takes of a subscription that is not ordered waits there for its own.
         let may_keep = !self.spreads(&key) && self.world.may_deliver(&key);
         let lane = self.world.lane_mut(&key);
+        if lane.paused && lane.is_settled() {
+            // Operators are shown the head of a lane that they hold back, and skip it.
+            self.drafts.force(&key);
+        }
         let room = may_keep
             && lane.buffer.len() < self.limits.lane_events_max
             && self.memory.has_room(uid, event_bytes(event));
