@@ -19,6 +19,7 @@ mod lane;
 mod machine;
 mod memory;
 mod pace;
+mod reading;
 mod schedule;
 mod settle;
 mod unordered;
