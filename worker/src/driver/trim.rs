@@ -32,6 +32,8 @@ use crate::{
 
 /// How often it is looked how full the stream is: less than it takes to fill the last tenth of one of a sensible size.
 const PAUSE: Duration = Duration::from_millis(500);
+/// The same while nothing can go: each time reads what is unsettled.
+const PAUSE_STUCK: Duration = Duration::from_secs(5);
 /// Room is made when so much of the limit is used, until no more than that is, in percent. What lies between is room for
 /// what comes before the next look.
 const USED: (u64, u64) = (90, 80);
@@ -96,7 +98,7 @@ impl Trim {
                 }
                 Err(error) => tracing::warn!(shard = %self.log.shard, %error, "room is made in the log later"),
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(if is_stuck { PAUSE_STUCK } else { PAUSE }).await;
         }
     }
 

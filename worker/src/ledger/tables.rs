@@ -153,12 +153,21 @@ pub(super) fn has_request(database: &redb::Database, request_id: &str) -> Result
 pub(super) fn settled(database: &redb::Database) -> Result<Settled, LedgerError> {
     let transaction = database.begin_read()?;
     let Positions { outcomes, cursor, .. } = positions_of(&transaction)?;
-    let lanes = all::<v1::Lane>(&transaction, LANES)?.into_iter().filter(|lane| lane.next <= lane.last);
-    let runs = all::<v1::PendingRun>(&transaction, RUNS)?;
-    let subscriptions = all::<v1::SubscriptionState>(&transaction, SUBSCRIPTIONS)?;
-    let detached = subscriptions.into_iter().filter(|state| !state.closed).filter_map(|state| state.detached);
-    let wanted = lanes.map(|lane| lane.next).chain(runs.into_iter().map(|run| run.sequence)).chain(detached);
-    let through = wanted.map(|seq| StreamSeq(seq.saturating_sub(1))).fold(cursor, StreamSeq::min);
+    let mut through = cursor;
+    let mut keep = |seq: u64| through = through.min(StreamSeq(seq.saturating_sub(1)));
+    // One by one: there may be a lane for each workflow.
+    for row in transaction.open_table(LANES)?.iter()? {
+        let lane: v1::Lane = decode(row?.1.value())?;
+        if lane.next <= lane.last {
+            keep(lane.next);
+        }
+    }
+    for row in transaction.open_table(RUNS)?.iter()? {
+        keep(decode::<v1::PendingRun>(row?.1.value())?.sequence);
+    }
+    for state in all::<v1::SubscriptionState>(&transaction, SUBSCRIPTIONS)?.into_iter().filter(|state| !state.closed) {
+        state.detached.into_iter().for_each(&mut keep);
+    }
     Ok(Settled { outcomes, through })
 }
 

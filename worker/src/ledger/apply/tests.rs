@@ -13,7 +13,7 @@ use crate::{
     ledger::{
         checkpoint,
         overlay::Overlay,
-        tables::{UID_BYTES, all, has_request, head, open_dead_letter, positions_of},
+        tables::{Settled, UID_BYTES, all, has_request, head, open_dead_letter, positions_of, settled},
     },
 };
 
@@ -328,6 +328,28 @@ fn a_closed_subscription_leaves_only_its_own_row() {
         dump(&database).into_iter().filter(|(_, key, _)| key.starts_with(&uid(0))).map(|(t, ..)| t).collect();
     assert_eq!(left, ["subscriptions"]);
     assert_eq!(dump(&database).iter().filter(|(_, key, _)| key.starts_with(&uid(1))).count(), 5, "others keep theirs");
+}
+
+/// What may be dropped from EVENTS: nothing that a lane, a run or a reader of a subscription's own still needs.
+#[test]
+fn settled_is_what_nothing_needs() {
+    let settled = |commits: &[v1::Commit]| {
+        let database = memory();
+        apply(&database, &records(7, commits), CREATED_NS).unwrap();
+        settled(&database).unwrap()
+    };
+    let through = |commit: v1::Commit| settled(&[v1::Commit { cursor: 8, ..commit }]).through.0;
+    let expected = Settled { outcomes: StreamSeq(7), through: StreamSeq(8) };
+    assert_eq!(settled(&[v1::Commit { cursor: 8, ..Default::default() }]), expected);
+    assert_eq!(
+        through(v1::Commit { lanes: vec![lane(0, 0, 5, 7), lane(UNORDERED, 1, 4, 4)], ..Default::default() }),
+        3
+    );
+    assert_eq!(through(v1::Commit { runs: vec![run(0, 0, 2, 9)], ..Default::default() }), 1);
+    let detached = change(0, Change::Detached(v1::Detached { next: 6 }));
+    assert_eq!(through(v1::Commit { subscriptions: vec![detached], ..Default::default() }), 5);
+    let paused = v1::Lane { paused: true, ..lane(0, 0, 3, 2) };
+    assert_eq!(through(v1::Commit { lanes: vec![paused], ..Default::default() }), 8, "it has nothing unsettled");
 }
 
 /// A file does not grow for ever: what nobody can use any more goes, at every reader by the same commit.
