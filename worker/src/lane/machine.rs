@@ -60,7 +60,7 @@ pub struct Lanes {
     /// The cursor of the newest draft.
     drafted_cursor: StreamSeq,
     drafted_commands: u64,
-    draining: bool,
+    pub(super) draining: bool,
     pub(super) rng: StdRng,
 }
 
