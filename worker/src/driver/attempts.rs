@@ -30,6 +30,7 @@ impl Driver {
         let uid = work.lane.subscription;
         let lane_previous = match previous {
             LanePrevious::Known(event) => Some(event),
+            LanePrevious::Unordered => None,
             LanePrevious::AskLedger => self.commits.ledger().head(&work.lane)?,
         };
         let timeout = self
