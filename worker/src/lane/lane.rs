@@ -19,7 +19,7 @@ use weft_proto::{
 use super::AttemptId;
 
 /// What an event in memory costs besides its payload: headers, ids, the allocation itself.
-const EVENT_OVERHEAD_BYTES: usize = 512;
+pub const EVENT_OVERHEAD_BYTES: usize = 512;
 
 /// What an event in memory counts, in bytes.
 pub(super) fn event_bytes(event: &StoredEvent) -> usize {
