@@ -6,7 +6,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
-use weft_index::projection::{self, CACHE_BYTES_DEFAULT, Pace, Projector, Writer};
+use weft_index::projection::{self, Pace, Projector, Writer};
 use weft_proto::{
     ids::{EventId, Run, StreamSeq, SubscriptionUid},
     v1,
@@ -22,6 +22,10 @@ use crate::lane::{LaneKey, Restored};
 /// How commits are gathered into transactions. The file is a cache, so it may lag; what waits is held in memory, and a
 /// commit has up to 256 KiB.
 const PACE: Pace = Pace { queue: 128, commit: 64, interval: Duration::from_millis(100) };
+
+/// The page cache of the file, in bytes: small, since it is written far more than it is read, and what idle workflows
+/// leave in it is asked for once when they wake. The system caches its pages, too.
+const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 /// A shard's ledger.
 #[derive(Debug)]
@@ -60,7 +64,7 @@ impl Projector for Tables {
 ///
 /// [`LedgerError::File`] when no file can be made there.
 pub(super) fn open_database(path: &Path) -> Result<redb::Database, LedgerError> {
-    projection::open(path, tables::FORMAT, CACHE_BYTES_DEFAULT).map_err(LedgerError::File)
+    projection::open(path, tables::FORMAT, CACHE_BYTES).map_err(LedgerError::File)
 }
 
 impl Ledger {

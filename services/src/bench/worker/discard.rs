@@ -10,7 +10,9 @@ use weft_worker::{
 use crate::{config::Config, data::DataFolder, exit::Failure, signal, telemetry};
 
 /// The destination's name.
-pub const NAME: &str = "discard";
+const NAME: &str = "discard";
+/// The destination, as a configuration writes it.
+pub const DESTINATION: &str = r#"{ type = "custom", name = "discard" }"#;
 
 /// `weft bench discard`: started by `weft bench worker`.
 #[derive(Debug, clap::Args)]

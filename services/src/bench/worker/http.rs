@@ -125,7 +125,8 @@ async fn delivered(bench: &Bench, args: &HttpArgs, secret: &str) -> anyhow::Resu
     let sink = Sink::start(taken).await?;
     let preload = Preload { workflows: args.workflows, payload: args.common.payload };
     let destination = format!("{{ type = \"http\", url = \"{}\", secret = \"{secret}\" }}", sink.url());
-    bench.fill(preload, warm_up(args.events) + args.events, &destination, args.connections).await?;
+    preload.fill(&bench.nats, warm_up(args.events) + args.events).await?;
+    bench.subscribe(&destination, args.connections).await?;
     let mut worker = bench.worker(&["worker"], "worker")?;
     let phase = measure("delivered by the worker", &sink, pid_of(&worker)?, args.events).await?;
     worker.stop().await?;

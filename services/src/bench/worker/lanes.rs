@@ -127,8 +127,8 @@ pub async fn run(args: LanesArgs) -> Result<(), Failure> {
 
 async fn measure(bench: &Bench, args: &LanesArgs) -> anyhow::Result<Phase> {
     let preload = Preload { workflows: args.workflows, payload: args.common.payload };
-    let destination = format!("{{ type = \"custom\", name = \"{}\" }}", discard::NAME);
-    bench.fill(preload, args.events, &destination, args.concurrency).await?;
+    preload.fill(&bench.nats, args.events).await?;
+    bench.subscribe(discard::DESTINATION, args.concurrency).await?;
     let mut outcomes = Outcomes::follow(&bench.nats, args.events).await?;
     let nats_before = cpu::seconds(bench.nats.pid()?)?;
     let started = Instant::now();

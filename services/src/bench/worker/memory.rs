@@ -115,13 +115,13 @@ pub async fn run(args: MemoryArgs) -> Result<(), Failure> {
     })
 }
 
-/// What a worker holds that has delivered all events, or holds them all, and rests.
+/// What a worker holds that has been given events as they came, has delivered or holds them, and rests.
 async fn measure(bench: &Bench, preload: Preload, events: u64, hold: bool) -> anyhow::Result<Memory> {
-    let destination = format!("{{ type = \"custom\", name = \"{}\" }}", discard::NAME);
-    bench.fill(preload, events, &destination, CONCURRENCY).await?;
+    bench.subscribe(discard::DESTINATION, CONCURRENCY).await?;
     let mut command = vec!["bench", "discard"];
     command.extend(hold.then_some("--hold"));
     let mut worker = bench.worker(&command, "worker")?;
+    preload.fill(&bench.nats, events).await?;
     if !hold {
         Outcomes::follow(&bench.nats, events).await?.until(events).await?;
     }

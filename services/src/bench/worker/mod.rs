@@ -16,7 +16,6 @@ use anyhow::{Context as _, anyhow};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::preload::Preload;
 use crate::{
     exit::Failure,
     mesh::{Nats, RoleProcess, weft_program},
@@ -121,9 +120,8 @@ impl Bench {
         Ok(Self { nats, folder: folder.to_owned(), program, stop })
     }
 
-    /// Fills the log, and makes the one subscription, which takes everything from the beginning on.
-    async fn fill(&self, preload: Preload, events: u64, destination: &str, concurrency: usize) -> anyhow::Result<()> {
-        preload.fill(&self.nats, events).await?;
+    /// Makes the one subscription, which takes everything from the beginning on.
+    async fn subscribe(&self, destination: &str, concurrency: usize) -> anyhow::Result<()> {
         let text = format!(
             "[[subscription]]\nname = \"bench\"\nstart = \"beginning\"\nconcurrency = {concurrency}\n\
              destination = {destination}\n"

@@ -96,8 +96,8 @@ pub async fn run(args: TakeoverArgs) -> Result<(), Failure> {
 }
 
 async fn measure(bench: &Bench, preload: Preload, settled: u64) -> anyhow::Result<Phase> {
-    let destination = format!("{{ type = \"custom\", name = \"{}\" }}", discard::NAME);
-    bench.fill(preload, settled, &destination, CONCURRENCY).await?;
+    preload.fill(&bench.nats, settled).await?;
+    bench.subscribe(discard::DESTINATION, CONCURRENCY).await?;
     let mut outcomes = Outcomes::follow(&bench.nats, settled + 2).await?;
     let mut owner = bench.worker(&["bench", "discard"], "owner")?;
     outcomes.until(settled).await?;
