@@ -7,10 +7,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use weft_proto::v1::{
-    ApiKey, BodyKind, DeliveryIdRule, OnExhausted, OnIdReuse, Rate, Rule, SchemaMode, Scope, SignatureEncoding, Source,
+    ApiKey, BodyKind, DeliveryIdRule, OnExhausted, OnIdReuse, Rate, Rule, SchemaMode, SignatureEncoding, Source,
     Subscription, delivery_id_rule, destination, rule, schema_rule, verification::Scheme,
 };
 
+use super::keys::scope_name;
 use crate::options::Span;
 
 /// The end of the name of what counts secrets.
@@ -186,17 +187,6 @@ pub(super) fn of_key(key: &ApiKey) -> Vec<Field> {
         fields.put("expires_at", time(key.expires_at_ms));
     }
     fields.0
-}
-
-/// What a scope is called.
-pub const fn scope_name(scope: Scope) -> &'static str {
-    match scope {
-        Scope::Ingest => "ingest",
-        Scope::Read => "read",
-        Scope::Operate => "operate",
-        Scope::Admin => "admin",
-        Scope::Unspecified => "unknown",
-    }
 }
 
 fn span(ms: u64) -> String {

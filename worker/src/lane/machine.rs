@@ -273,6 +273,10 @@ impl Lanes {
         let key = LaneKey { subscription: uid, workflow: event.event.workflow.clone() };
         let active = self.world.is_active(uid);
         let lane = self.world.lanes.entry(key.clone()).or_insert_with(Lane::settled);
+        if lane.paused && lane.is_settled() {
+            // Operators are shown the head of a lane that they hold back, and skip it.
+            self.drafts.force(&key);
+        }
         let room = active
             && !lane.paused
             && lane.buffer.len() < self.limits.lane_events_max
