@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use serde::Serialize;
 
 use super::{Aim, Bench, PATIENCE, lines, pid_of};
@@ -150,7 +151,7 @@ async fn bare(bench: &Bench, args: &HttpArgs, secret: &str) -> anyhow::Result<Ph
         env: vec![(post::SECRET_VARIABLE.into(), secret.to_owned())],
         log: bench.folder.join("post.log"),
     })?;
-    let pid = client.pid().ok_or_else(|| anyhow::anyhow!("the client has ended"))?;
+    let pid = client.pid().context("the client has ended")?;
     let phase = measure("the bare client", &sink, pid, args.events).await?;
     client.kill().await?;
     Ok(phase)

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -143,7 +143,7 @@ impl Bench {
 }
 
 fn pid_of(process: &RoleProcess) -> anyhow::Result<u32> {
-    process.pid().ok_or_else(|| anyhow!("the worker has ended")).context("see its log")
+    process.pid().context("the worker has ended")
 }
 
 #[cfg(test)]

@@ -18,9 +18,9 @@ use crate::{
 
 /// Attempts in flight at the most.
 const CONCURRENCY: usize = 256;
-/// What a take-over without a file may take longer than a start on an empty log, in seconds, for what the newest checkpoint
-/// does not hold.
-const SECONDS_MAX: f64 = 10.0;
+/// What a take-over without a file may take longer than a start on an empty log, in seconds, however many outcomes are kept:
+/// it reads the newest checkpoint and what lies behind that.
+const SECONDS_MAX: f64 = 5.0;
 
 /// `weft bench worker takeover`.
 #[derive(Debug, clap::Args)]
