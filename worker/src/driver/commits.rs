@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use prost::Message as _;
 use tokio::{
@@ -38,26 +39,16 @@ const FORGET_PAUSE: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 struct InFlight {
     task: JoinHandle<Result<(Appender, StreamSeq), Fenced>>,
-    what: Appended,
+    /// What is being appended: a commit is applied once it is stored.
+    record: v1::OutcomeRecord,
+    /// The draft that the commit is of; none: the record that fences off the owner before.
+    draft: Option<Box<Draft>>,
+    /// Encoded.
+    bytes: usize,
 }
 
 /// How an append ended: the task's own end, then the append's.
 pub(super) type Answer = Result<Result<(Appender, StreamSeq), Fenced>, JoinError>;
-
-/// What an append is of.
-#[derive(Debug)]
-pub(super) enum Appended {
-    Draft {
-        draft: Box<Draft>,
-        commit: Arc<v1::Commit>,
-    },
-    /// The record that fences off the owner before.
-    Epoch(Arc<v1::Commit>),
-    Chunk {
-        index: u32,
-    },
-    End,
-}
 
 /// What came to a pipeline.
 #[derive(Debug)]
@@ -168,20 +159,20 @@ impl Commits {
     pub async fn fence(&mut self) -> Result<(), DriverError> {
         let commit = v1::Commit { cursor: self.cursor, commands_cursor: self.commands, ..Default::default() };
         let commit = self.complete(commit);
-        self.append(Record::Commit((*commit).clone()), Appended::Epoch(commit));
+        self.append(Record::Commit(commit), None);
         let answer = self.answer().await;
         self.finish(answer).await.map(drop)
     }
 
     /// Fills in what is the same for every commit of this owner.
-    fn complete(&self, commit: v1::Commit) -> Arc<v1::Commit> {
-        Arc::new(v1::Commit {
+    fn complete(&self, commit: v1::Commit) -> v1::Commit {
+        v1::Commit {
             epoch: self.epoch,
             worker: self.worker.clone(),
             at_ms: Timestamp::now().as_millisecond(),
             copied: self.copied,
             ..commit
-        })
+        }
     }
 
     pub fn begin(&mut self, mut draft: Draft) {
@@ -191,22 +182,24 @@ impl Commits {
             self.forgotten_at = Some(Instant::now());
         }
         let commit = self.complete(std::mem::take(&mut draft.commit));
-        self.append(Record::Commit((*commit).clone()), Appended::Draft { draft: Box::new(draft), commit });
+        self.append(Record::Commit(commit), Some(Box::new(draft)));
     }
 
-    fn append(&mut self, record: Record, what: Appended) {
-        let subject = match what {
-            Appended::Draft { .. } | Appended::Epoch(_) => self.log.layout.outcomes_subject(self.log.shard),
-            Appended::Chunk { .. } => self.log.layout.chunk_subject(self.log.shard),
-            Appended::End => self.log.layout.checkpoint_subject(self.log.shard),
+    fn append(&mut self, record: Record, draft: Option<Box<Draft>>) {
+        let subject = match record {
+            Record::Commit(_) => self.log.layout.outcomes_subject(self.log.shard),
+            Record::Chunk(_) => self.log.layout.chunk_subject(self.log.shard),
+            Record::End(_) => self.log.layout.checkpoint_subject(self.log.shard),
         };
-        self.piece_next = matches!(what, Appended::Draft { .. });
-        let payload = v1::OutcomeRecord { record: Some(record) }.encode_to_vec().into();
+        self.piece_next = draft.is_some();
+        let record = v1::OutcomeRecord { record: Some(record) };
+        let payload: Bytes = record.encode_to_vec().into();
+        let bytes = payload.len();
         let message = Outgoing { subject, headers: HeaderMap::new(), payload };
         let Some(appender) = self.appender.take() else { return };
         // Ends with its answer, or with the shard: dropping the pipeline aborts it.
         let task = tokio::spawn(append_until_stored(self.log.clone(), appender, self.position, message));
-        self.in_flight = Some(InFlight { task, what });
+        self.in_flight = Some(InFlight { task, record, draft, bytes });
     }
 
     /// Waits for the answer to the append in flight. Safe to cancel.
@@ -217,9 +210,12 @@ impl Commits {
         }
     }
 
-    /// Applies what an answer says. Not safe to cancel: what is stored must be applied.
-    pub async fn finish(&mut self, answer: Answer) -> Result<Appended, DriverError> {
-        let Some(InFlight { what, .. }) = self.in_flight.take() else { return Err(DriverError::Fenced) };
+    /// Applies what an answer says: a draft and its commit, where it was one. Not safe to cancel: what is stored must be
+    /// applied.
+    pub async fn finish(&mut self, answer: Answer) -> Result<Option<(Box<Draft>, Arc<v1::Commit>)>, DriverError> {
+        let Some(InFlight { record, draft, bytes, .. }) = self.in_flight.take() else {
+            return Err(DriverError::Fenced);
+        };
         let (appender, seq) = match answer {
             Ok(Ok(stored)) => stored,
             Ok(Err(Fenced)) => return Err(DriverError::Fenced),
@@ -227,29 +223,31 @@ impl Commits {
         };
         self.appender = Some(appender);
         self.position = seq;
-        let commit = match &what {
-            Appended::Draft { commit, .. } | Appended::Epoch(commit) => {
+        let commit = match record.record {
+            Some(Record::Commit(commit)) => {
                 self.cursor = commit.cursor;
                 self.commands = commit.commands_cursor;
-                self.since_checkpoint.committed();
-                Some(Arc::clone(commit))
+                self.since_checkpoint.committed(bytes);
+                Some(Arc::new(commit))
             }
-            Appended::Chunk { index } => {
+            Some(Record::Chunk(chunk)) => {
+                self.since_checkpoint.piece_written(bytes);
                 if let Some(checkpoint) = &mut self.checkpoint
-                    && *index == 0
+                    && chunk.index == 0
                 {
                     checkpoint.first_chunk = seq;
                 }
                 None
             }
-            Appended::End => {
+            Some(Record::End(_)) => {
                 self.checkpoint = None;
                 tracing::info!(shard = %self.log.shard, position = seq.0, "checkpoint is written");
                 None
             }
+            None => None,
         };
-        self.ledger.apply(seq, commit).await?;
-        Ok(what)
+        self.ledger.apply(seq, commit.clone()).await?;
+        Ok(draft.zip(commit))
     }
 
     pub fn position(&self) -> StreamSeq {
@@ -299,13 +297,10 @@ impl Commits {
     /// Appends a piece of the checkpoint.
     pub fn append_piece(&mut self, piece: Option<Piece>) {
         match piece {
-            Some(Piece::Chunk(chunk)) => {
-                let index = chunk.index;
-                self.append(Record::Chunk(chunk), Appended::Chunk { index });
-            }
+            Some(Piece::Chunk(chunk)) => self.append(Record::Chunk(chunk), None),
             Some(Piece::End { end }) => {
                 let first_chunk = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.first_chunk.0);
-                self.append(Record::End(v1::CheckpointEnd { first_chunk, ..end }), Appended::End);
+                self.append(Record::End(v1::CheckpointEnd { first_chunk, ..end }), None);
             }
             None => self.checkpoint = None,
         }
@@ -352,7 +347,7 @@ impl Driver {
 
     /// What follows a commit: lanes go on, dead letters are copied.
     pub(super) async fn committed(&mut self, answer: Answer) -> Result<(), DriverError> {
-        let Appended::Draft { draft, commit } = self.commits.finish(answer).await? else { return Ok(()) };
+        let Some((draft, commit)) = self.commits.finish(answer).await? else { return Ok(()) };
         metrics::counter!(crate::metrics::OUTCOMES).increment(commit.outcomes.len() as u64);
         self.copies.add(self.commits.position().0, &commit, draft.dead).await;
         self.handle(Input::Committed { draft: draft.number })

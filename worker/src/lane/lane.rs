@@ -22,7 +22,7 @@ use super::{
 };
 
 /// What an event in memory costs besides its payload: its fields, their texts, the allocations, its part of a lane.
-pub(super) const EVENT_OVERHEAD_BYTES: usize = 1024;
+pub const EVENT_OVERHEAD_BYTES: usize = 1024;
 
 /// What an event in memory counts, in bytes.
 pub(super) fn event_bytes(event: &StoredEvent) -> usize {

@@ -32,6 +32,7 @@ pub use input::{
     AttemptEnd, Command, Head, Input, LaneKey, LaneOrder, OnExhausted, Order, RedriveItem, ReplayOrder, Rules, Verdict,
     Work,
 };
+pub use lane::EVENT_OVERHEAD_BYTES;
 pub use machine::Lanes;
 
 /// Names an attempt in this process.
