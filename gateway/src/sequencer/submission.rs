@@ -6,7 +6,7 @@ use tokio::{
     time::Instant,
 };
 use weft_index::receipts::{Accepted, body_digest};
-use weft_nats::{event::Event, message::Outgoing, subject::Layout};
+use weft_nats::{message::Outgoing, subject::Layout};
 use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
 
 use super::{
@@ -78,7 +78,7 @@ impl Encoded {
     /// Encodes an event but for its number.
     pub fn new(event: NewEvent, layout: Layout) -> Self {
         let receipt_on_id_reuse = event.receipt_on_id_reuse;
-        let event = unnumbered(event);
+        let event = event.numbered(SequenceNumber(0), None);
         let message = event.encode(layout);
         Self {
             id: event.id,
@@ -112,27 +112,6 @@ impl Encoded {
             _room: room,
         };
         (submission, answered)
-    }
-}
-
-fn unnumbered(event: NewEvent) -> Event {
-    Event {
-        id: event.id,
-        sequence_number: SequenceNumber(0),
-        workflow: event.workflow,
-        previous: None,
-        event_type: event.event_type,
-        source: event.source,
-        time: event.time,
-        received_at: event.received_at,
-        delivery_id: event.delivery_id,
-        content_type: event.content_type,
-        data_pointer: event.data_pointer,
-        verified_by: event.verified_by,
-        traceparent: event.traceparent,
-        quarantine: event.quarantine,
-        kept_headers: event.kept_headers,
-        payload: event.payload,
     }
 }
 
@@ -244,7 +223,7 @@ mod tests {
 
     use jiff::Timestamp;
     use tokio::sync::Semaphore;
-    use weft_nats::message::Stored;
+    use weft_nats::{event::Event, message::Stored};
 
     use super::*;
 
@@ -254,7 +233,7 @@ mod tests {
         let layout = Layout::new(1);
         let event = test_event(EventId::unique(), "a", b"{}");
         let encoded = Encoded::new(event.clone(), layout);
-        let (event, bytes) = (unnumbered(event), encoded.bytes);
+        let bytes = encoded.bytes;
         let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let (mut submission, _) = encoded.submission(Instant::now(), room, None);
         for (number, previous) in [(1, None), (7, Some(EventId::unique())), (8, Some(EventId::unique())), (2, None)] {
@@ -267,7 +246,7 @@ mod tests {
                 headers: submission.message.headers.clone(),
                 payload: submission.message.payload.clone(),
             };
-            let expected = Event { sequence_number: SequenceNumber(number), previous, ..event.clone() };
+            let expected = event.clone().numbered(SequenceNumber(number), previous);
             assert_eq!(Event::decode(layout, &stored), Ok(expected));
         }
     }
