@@ -20,7 +20,9 @@
 //! Header values are percent-encoded as the binding says (space, `"`, `%`, and everything outside printable ASCII), so
 //! nothing that a sender supplies can end a header line, and none of it ever becomes a `Nats-*` header.
 
-use async_nats::{HeaderMap, header::NATS_MESSAGE_ID};
+use std::borrow::Cow;
+
+use async_nats::{HeaderMap, HeaderName, HeaderValue, header::NATS_MESSAGE_ID};
 use bytes::Bytes;
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
@@ -117,7 +119,9 @@ impl Event {
     /// The message that stores it.
     pub fn encode(&self, layout: Layout) -> Outgoing {
         let mut headers = HeaderMap::new();
-        let mut put = |name: &'static str, value: &str| headers.insert(name, escape(value).as_str());
+        let mut put = |name: &'static str, value: &str| {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from(escape(value).into_owned()));
+        };
         put("ce-specversion", "1.0");
         put("ce-id", &self.id.to_string());
         put("ce-source", &self.source);
@@ -145,7 +149,7 @@ impl Event {
         }
         put("Nats-Msg-Id", &self.id.to_string());
         for (name, value) in &self.kept_headers {
-            headers.insert(format!("{KEPT}{name}").as_str(), escape(value).as_str());
+            headers.insert(format!("{KEPT}{name}").as_str(), escape(value).as_ref());
         }
         Outgoing { subject: layout.event_subject(&self.workflow), headers, payload: self.payload.clone() }
     }
@@ -236,12 +240,12 @@ pub struct StoredEvent {
     pub event: Event,
 }
 
-pub(crate) fn escape(value: &str) -> String {
-    utf8_percent_encode(value, ESCAPED).to_string()
+pub(crate) fn escape(value: &str) -> Cow<'_, str> {
+    utf8_percent_encode(value, ESCAPED).into()
 }
 
 pub(crate) fn unescape(value: &str) -> Option<String> {
-    percent_decode_str(value).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+    percent_decode_str(value).decode_utf8().ok().map(Cow::into_owned)
 }
 
 #[cfg(test)]

@@ -6,7 +6,11 @@ use tokio::{
     time::Instant,
 };
 use weft_index::receipts::{Accepted, body_digest};
-use weft_nats::{message::Outgoing, subject::Layout};
+use weft_nats::{
+    async_nats::{HeaderName, HeaderValue},
+    message::Outgoing,
+    subject::Layout,
+};
 use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
 
 use super::{
@@ -17,9 +21,9 @@ use super::{
 };
 
 /// The header that holds the number: all that [`Submission::number`] sets.
-const SEQUENCE: &str = "ce-sequence";
+const SEQUENCE: HeaderName = HeaderName::from_static("ce-sequence");
 /// The header that names the predecessor.
-const PREVIOUS: &str = "ce-previousid";
+const PREVIOUS: HeaderName = HeaderName::from_static("ce-previousid");
 /// Bytes that numbering adds to a message: `ce-previousid: <uuid>`.
 const NUMBERING_BYTES: usize = 64;
 
@@ -140,11 +144,11 @@ impl Submission {
     /// Writes the number and the predecessor into the message, over those of an earlier decision.
     pub fn number(&mut self, sequence_number: SequenceNumber, previous: Option<EventId>) {
         let headers = &mut self.message.headers;
-        headers.insert(SEQUENCE, format!("{:020}", sequence_number.0).as_str());
+        headers.insert(SEQUENCE, HeaderValue::from(format!("{:020}", sequence_number.0)));
         match previous {
-            Some(previous) => headers.insert(PREVIOUS, previous.to_string().as_str()),
+            Some(previous) => headers.insert(PREVIOUS, HeaderValue::from(previous.to_string())),
             None if headers.get(PREVIOUS).is_some() => {
-                let others = headers.iter().filter(|(name, _)| AsRef::<str>::as_ref(*name) != PREVIOUS);
+                let others = headers.iter().filter(|(name, _)| **name != PREVIOUS);
                 let others = others.flat_map(|(name, values)| values.iter().map(|value| (name.clone(), value.clone())));
                 *headers = others.collect();
             }
