@@ -21,7 +21,7 @@ use crate::lane::{LaneKey, Restored};
 
 /// How commits are gathered into transactions. The file is a cache, so it may lag; what waits is held in memory, and a
 /// commit has up to 256 KiB.
-const PACE: Pace = Pace { queue: 128, commit: 64, interval: Duration::from_millis(100) };
+const PACE: Pace = Pace { queue: 128, commit: 64, interval: Duration::from_millis(100), sync_interval: Duration::ZERO };
 
 /// A shard's ledger.
 #[derive(Debug)]
