@@ -6,7 +6,8 @@
 //!
 //! - `decide`: what becomes of each event of a group; pure.
 //! - `overlay`: the log beyond the receipts' file; `lookup`: what the file says.
-//! - `flight`: a decided group on its way into the log; `session`: the loop that sends one after the other.
+//! - `flight`: a decided group on its way into the log; `session`: the loop that sends one after the other; `follow`:
+//!   whether it reads the log, or knows it by its own acks.
 //! - `desk`: where events come in, alone, many at once, or in a line; `chain`: those that must not overtake each other.
 //! - `shard`: opens, compares, catches up, and starts over; `heads`: carried forward.
 //! - `preferred`: of several gateways one appends for all, as long as it answers.
@@ -31,6 +32,7 @@ mod chain;
 mod decide;
 mod desk;
 mod flight;
+mod follow;
 mod gather;
 mod heads;
 mod lookup;
