@@ -45,6 +45,8 @@ pub(super) struct Follow {
     /// Messages of ours in a row, with nobody else's among them.
     own: usize,
     landed_at: Instant,
+    /// When the log was last asked.
+    asked_at: Option<Instant>,
     /// Where appends ended that have been neither read nor confirmed, and when they were acked.
     unconfirmed: VecDeque<(StreamSeq, Instant)>,
 }
@@ -52,18 +54,22 @@ pub(super) struct Follow {
 impl Follow {
     /// By a reader, until `own_min` messages of ours have come in a row.
     pub fn new(own_min: usize, now: Instant) -> Self {
-        Self { source: Source::Reader, own_min, own: 0, landed_at: now, unconfirmed: VecDeque::new() }
+        Self { source: Source::Reader, own_min, own: 0, landed_at: now, asked_at: None, unconfirmed: VecDeque::new() }
     }
 
     pub fn source(&self) -> Source {
         self.source
     }
 
-    /// An append of `messages` was stored as a whole; what it ended with, if that has not been read yet.
-    pub fn landed(&mut self, messages: usize, unread: Option<StreamSeq>, now: Instant) {
+    /// Messages of ours up to `end` were stored, and have not been read yet.
+    pub fn unread(&mut self, end: StreamSeq, now: Instant) {
+        self.unconfirmed.push_back((end, now));
+    }
+
+    /// An append of `messages` was stored as a whole.
+    pub fn landed(&mut self, messages: usize, now: Instant) {
         self.own = self.own.saturating_add(messages);
         self.landed_at = now;
-        self.unconfirmed.extend(unread.map(|end| (end, now)));
         if self.own >= self.own_min && self.overdue_at().is_none_or(|at| now < at) {
             self.source = Source::Acks;
         }
@@ -75,6 +81,11 @@ impl Follow {
         self.source = Source::Reader;
     }
 
+    /// The log is asked about the newest message of ours.
+    pub fn asked(&mut self, now: Instant) {
+        self.asked_at = Some(now);
+    }
+
     /// Everything up to `end` has been read or confirmed.
     pub fn known(&mut self, end: StreamSeq) {
         while self.unconfirmed.front().is_some_and(|(seq, _)| *seq <= end) {
@@ -82,10 +93,11 @@ impl Follow {
         }
     }
 
-    /// When the log is to be asked about the newest message of ours; `None`: there is none, or the reader brings it.
+    /// When the log is to be asked about the newest message of ours, if it is not being asked; `None`: there is none, or the
+    /// reader brings it.
     pub fn confirms_at(&self) -> Option<Instant> {
         let (_, acked_at) = self.unconfirmed.front().filter(|_| self.source == Source::Acks)?;
-        Some(*acked_at + CONFIRM_AFTER)
+        Some(self.asked_at.map_or(*acked_at, |asked_at| asked_at.max(*acked_at)) + CONFIRM_AFTER)
     }
 
     /// When acks are no more enough; `None`: they are not what is followed.
@@ -107,7 +119,8 @@ mod tests {
 
     fn alone(now: Instant) -> Follow {
         let mut follow = Follow::new(OWN_MIN, now);
-        follow.landed(OWN_MIN, Some(StreamSeq(256)), now);
+        follow.unread(StreamSeq(256), now);
+        follow.landed(OWN_MIN, now);
         assert_eq!(follow.source(), Source::Acks);
         follow
     }
@@ -116,12 +129,12 @@ mod tests {
     fn who_is_alone_for_a_while_reads_no_more() {
         let now = Instant::now();
         let mut follow = Follow::new(OWN_MIN, now);
-        follow.landed(OWN_MIN - 1, None, now);
+        follow.landed(OWN_MIN - 1, now);
         assert_eq!((follow.source(), follow.reads_at(), follow.confirms_at()), (Source::Reader, None, None));
         follow.others();
-        follow.landed(OWN_MIN - 1, None, now);
+        follow.landed(OWN_MIN - 1, now);
         assert_eq!(follow.source(), Source::Reader, "somebody else's was among them");
-        follow.landed(1, Some(StreamSeq(600)), now);
+        follow.landed(1, now);
         assert_eq!(follow.source(), Source::Acks);
         follow.others();
         assert_eq!((follow.source(), follow.reads_at(), follow.confirms_at()), (Source::Reader, None, None));
@@ -131,7 +144,8 @@ mod tests {
     fn acks_are_enough_while_they_come_and_are_confirmed() {
         let now = Instant::now();
         let mut follow = alone(now);
-        follow.landed(5, Some(StreamSeq(261)), now + STEP);
+        follow.unread(StreamSeq(261), now + STEP);
+        follow.landed(5, now + STEP);
         assert_eq!(follow.confirms_at(), Some(now + CONFIRM_AFTER));
         follow.known(StreamSeq(256));
         assert_eq!(follow.confirms_at(), Some(now + STEP + CONFIRM_AFTER));
@@ -140,9 +154,17 @@ mod tests {
         assert_eq!((follow.confirms_at(), follow.reads_at()), (None, Some(now + STEP + IDLE_MAX)));
         // Nothing is confirmed, though appends land: the invariant.
         for step in 0..200 {
-            follow.landed(1, Some(StreamSeq(262 + step)), now + STEP * step as u32);
+            let then = now + STEP * step as u32;
+            follow.unread(StreamSeq(262 + step), then);
+            follow.landed(1, then);
         }
         assert_eq!(follow.reads_at(), Some(now + UNCONFIRMED_MAX));
+        follow.asked(now + STEP * 20);
+        assert_eq!(
+            follow.confirms_at(),
+            Some(now + STEP * 20 + CONFIRM_AFTER),
+            "an answer that says nothing is asked for again"
+        );
     }
 
     /// What the reader owes for long is not confirmed by a later message: its time would be late by that.
@@ -150,11 +172,11 @@ mod tests {
     fn who_has_much_to_read_reads_it() {
         let now = Instant::now();
         let mut follow = Follow::new(OWN_MIN, now);
-        follow.landed(1, Some(StreamSeq(1)), now);
-        follow.landed(OWN_MIN, Some(StreamSeq(257)), now + UNCONFIRMED_MAX);
+        follow.unread(StreamSeq(1), now);
+        follow.landed(OWN_MIN, now + UNCONFIRMED_MAX);
         assert_eq!(follow.source(), Source::Reader);
         follow.known(StreamSeq(1));
-        follow.landed(1, Some(StreamSeq(258)), now + UNCONFIRMED_MAX);
+        follow.landed(1, now + UNCONFIRMED_MAX);
         assert_eq!(follow.source(), Source::Acks);
     }
 }

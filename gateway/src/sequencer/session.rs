@@ -245,9 +245,12 @@ impl<'a> Session<'a> {
     fn take(&mut self, happening: Happening) -> Result<(), Fault> {
         match happening {
             Happening::Read(batch) => self.read(batch?)?,
-            Happening::Confirms => self.confirming = Some(probe::stands_at(self.shard, self.overlay.end())),
+            Happening::Confirms => {
+                self.follow.asked(Instant::now());
+                self.confirming = Some(probe::stands_at(self.shard, self.overlay.end()));
+            }
             Happening::Confirmed(Some((seq, mark))) => self.confirmed(seq, mark)?,
-            Happening::Confirmed(None) | Happening::ReadsOn => self.follow.others(),
+            Happening::ReadsOn => self.follow.others(),
             Happening::Landed(landed) => self.land(*landed),
             Happening::Looked(group) => {
                 self.ready.extend(group?);
@@ -275,6 +278,8 @@ impl<'a> Session<'a> {
                 self.draining = true;
                 self.inbox.queue.close();
             }
+            // Asked again, or read after all.
+            Happening::Confirmed(None) => {}
             Happening::Gathered | Happening::Written => {}
         }
         Ok(())

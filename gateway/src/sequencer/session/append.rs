@@ -91,19 +91,22 @@ impl Session<'_> {
         let sent = messages.len();
         let stored = result.as_ref().map_or_else(|error| error.stored, |_| sent).min(sent);
         let ours = flight.expected().0 + stored as u64;
+        let now = Instant::now();
         let left = flight.land(stored, messages, &mut self.overlay);
+        if stored > 0 && self.overlay.unread_from() <= self.overlay.end() {
+            self.follow.unread(self.overlay.end(), now);
+        }
         self.carrier.landed(left.carried);
         self.answer_reached();
         match result {
-            Ok(last) => {
+            Ok(_) => {
                 self.failures = 0;
-                let now = Instant::now();
                 if batched {
                     self.gather.landed(sent, took, now);
                 } else {
                     self.gather.nobody();
                 }
-                self.follow.landed(sent, (self.overlay.unread_from() <= last).then_some(last), now);
+                self.follow.landed(sent, now);
                 self.put_back(left.submissions);
             }
             Err(AppendError { kind, .. }) => self.failed(kind, sent, self.overlay.end().0 > ours, left),

@@ -357,9 +357,11 @@ impl Gateway {
         };
         let sent = messages.len();
         let left = flight.land(stored, messages, &mut self.overlay);
-        let last = StreamSeq(expected.0 + stored as u64);
+        if stored > 0 && self.overlay.unread_from() <= self.overlay.end() {
+            self.follow.unread(self.overlay.end(), Instant::now());
+        }
         if fate == Fate::Acked && stored == sent {
-            self.follow.landed(sent, (self.overlay.unread_from() <= last).then_some(last), Instant::now());
+            self.follow.landed(sent, Instant::now());
         } else {
             self.follow.others();
         }
