@@ -6,7 +6,10 @@ use std::{
 };
 
 use tokio::task::JoinHandle;
-use weft_index::{projection::StorageError, receipts::View};
+use weft_index::{
+    projection::StorageError,
+    receipts::{Receipts, View},
+};
 
 use super::{decide::Looked, submission::Submission};
 
@@ -16,6 +19,11 @@ pub(super) const AT_ONCE_MAX: usize = 16;
 
 /// A group that is being asked about.
 pub(super) type Looking = JoinHandle<Result<Vec<Submission>, StorageError>>;
+
+/// What the file says now. Blocks for as long as the disk takes.
+pub(super) fn view(receipts: &Receipts) -> Result<Arc<View>, StorageError> {
+    caught(|| receipts.view().map(Arc::new))
+}
 
 /// Asks on a thread that may block.
 pub(super) fn look_up(view: Arc<View>, mut group: Vec<Submission>) -> Looking {
@@ -27,7 +35,7 @@ pub(super) fn look_up(view: Arc<View>, mut group: Vec<Submission>) -> Looking {
 
 /// Asks. Blocks for as long as the disk takes.
 pub(super) fn look_up_now(view: &View, group: &mut [Submission]) -> Result<(), StorageError> {
-    let look_up = || {
+    caught(|| {
         for submission in group {
             submission.looked = Looked {
                 cursor: view.cursor(),
@@ -36,7 +44,10 @@ pub(super) fn look_up_now(view: &View, group: &mut [Submission]) -> Result<(), S
             };
         }
         Ok(())
-    };
-    // redb asserts where it meets damaged pages.
-    catch_unwind(AssertUnwindSafe(look_up)).unwrap_or_else(|_| Err(StorageError::Corrupted("a page is damaged".into())))
+    })
+}
+
+/// redb asserts where it meets damaged pages.
+fn caught<T>(ask: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
+    catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|_| Err(StorageError::Corrupted("a page is damaged".into())))
 }

@@ -310,7 +310,7 @@ impl<'a> Session<'a> {
         }
         let view = match self.view.take() {
             Some(view) => view,
-            None => Arc::new(self.receipts.view()?),
+            None => lookup::view(&self.receipts)?,
         };
         self.view = Some(view.clone());
         if self.arrived.len() <= lookup::AT_ONCE_MAX {
