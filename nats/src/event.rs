@@ -22,10 +22,7 @@
 
 use std::{borrow::Cow, str::FromStr};
 
-use async_nats::{
-    HeaderMap,
-    header::{HeaderValue, NATS_MESSAGE_ID},
-};
+use async_nats::{HeaderMap, HeaderName, HeaderValue, header::NATS_MESSAGE_ID};
 use bytes::Bytes;
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
@@ -122,7 +119,9 @@ impl Event {
     /// The message that stores it.
     pub fn encode(&self, layout: Layout) -> Outgoing {
         let mut headers = HeaderMap::new();
-        let mut put = |name: &'static str, value: &str| headers.insert(name, escape(value).as_str());
+        let mut put = |name: &'static str, value: &str| {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from(escape(value).into_owned()));
+        };
         put("ce-specversion", "1.0");
         put("ce-id", &self.id.to_string());
         put("ce-source", &self.source);
@@ -150,7 +149,7 @@ impl Event {
         }
         put("Nats-Msg-Id", &self.id.to_string());
         for (name, value) in &self.kept_headers {
-            headers.insert(format!("{KEPT}{name}").as_str(), escape(value).as_str());
+            headers.insert(format!("{KEPT}{name}").as_str(), escape(value).as_ref());
         }
         Outgoing { subject: layout.event_subject(&self.workflow), headers, payload: self.payload.clone() }
     }
@@ -294,8 +293,8 @@ pub struct StoredEvent {
     pub event: Event,
 }
 
-pub(crate) fn escape(value: &str) -> String {
-    utf8_percent_encode(value, ESCAPED).to_string()
+pub(crate) fn escape(value: &str) -> Cow<'_, str> {
+    utf8_percent_encode(value, ESCAPED).into()
 }
 
 /// The value of a header; `None` when it is not UTF-8.

@@ -21,11 +21,7 @@ use crate::lane::{LaneKey, Restored};
 
 /// How commits are gathered into transactions. The file is a cache, so it may lag; but what waits is held in memory, and a
 /// commit has up to 256 KiB, decoded some times that.
-const PACE: Pace = Pace { queue: 16, commit: 16, interval: Duration::from_millis(100) };
-
-/// The page cache of the file, in bytes: small, since it is written far more than it is read, and what idle workflows
-/// leave in it is asked for once when they wake. The system caches its pages, too.
-const CACHE_BYTES: usize = 4 * 1024 * 1024;
+const PACE: Pace = Pace { queue: 16, commit: 16, interval: Duration::from_millis(100), sync_interval: Duration::ZERO };
 
 /// The page cache of the file, in bytes: small, since it is written far more than it is read, and what idle workflows
 /// leave in it is asked for once when they wake. The system caches its pages, too.
