@@ -11,7 +11,7 @@ use weft_proto::{
     v1,
 };
 
-use crate::{connect::Connection, options::MESSAGE_OVERHEAD_BYTES, subject::Layout};
+use crate::{connect::Connection, options::MESSAGE_OVERHEAD_BYTES, records, subject::Layout};
 
 /// Stands between a request id and the number of the part that a long request was cut into: `<id>`, `<id>#1`, `<id>#2`.
 pub const PART_SEPARATOR: char = '#';
@@ -72,7 +72,7 @@ async fn publish(
     if !connection.is_connected() {
         return Err("not connected".into());
     }
-    let message = PublishMessage::build().payload(payload).message_id(&command.request_id);
+    let message = PublishMessage::build().payload(payload).headers(records::headers()).message_id(&command.request_id);
     let ack = connection.jetstream().send_publish(subject, message).await.map_err(|error| error.to_string())?;
     let ack = ack.await.map_err(|error| error.to_string())?;
     Ok(Run(ack.sequence))

@@ -26,7 +26,6 @@ use async_nats::{HeaderMap, HeaderName, HeaderValue, header::NATS_MESSAGE_ID};
 use bytes::Bytes;
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
-use prost::Message as _;
 use weft_proto::{
     ids::{EventId, SequenceNumber, StreamSeq, WorkflowId},
     v1::Heads,
@@ -34,6 +33,7 @@ use weft_proto::{
 
 use crate::{
     message::{Outgoing, Stored},
+    records,
     subject::Layout,
 };
 
@@ -110,9 +110,9 @@ pub enum DecodeError {
     /// A header that every event has is missing or malformed.
     #[error("header {0} is missing or malformed")]
     Header(&'static str),
-    /// The payload is not the record that its subject says.
-    #[error("payload is not a heads record")]
-    Payload,
+    /// It is not the record that its subject says.
+    #[error("not a record of heads")]
+    Record,
 }
 
 impl Event {
@@ -174,6 +174,10 @@ impl Event {
         let raw = RawHeaders::of(headers);
         let optional = |value: Option<&str>| value.and_then(unescape).map(Cow::into_owned);
         let text = |value, name| required(value, name).map(Cow::into_owned);
+        // What somebody has delivered from elsewhere says which workflow it is of.
+        if required(raw.partition_key, "ce-partitionkey")? != workflow.as_str() {
+            return Err(DecodeError::Header("ce-partitionkey"));
+        }
         Ok(Self {
             id: parsed(raw.id, "ce-id")?,
             sequence_number: SequenceNumber(parsed(raw.sequence, "ce-sequence")?),
@@ -215,6 +219,7 @@ fn parsed<T: FromStr>(value: Option<&str>, name: &'static str) -> Result<T, Deco
 #[derive(Debug, Default)]
 struct RawHeaders<'a> {
     id: Option<&'a str>,
+    partition_key: Option<&'a str>,
     sequence: Option<&'a str>,
     previous: Option<&'a str>,
     event_type: Option<&'a str>,
@@ -238,6 +243,7 @@ impl<'a> RawHeaders<'a> {
             let name: &str = name.as_ref();
             let place = match name {
                 "ce-id" => &mut raw.id,
+                "ce-partitionkey" => &mut raw.partition_key,
                 "ce-sequence" => &mut raw.sequence,
                 "ce-previousid" => &mut raw.previous,
                 "ce-type" => &mut raw.event_type,
@@ -265,10 +271,7 @@ impl Entry {
     /// What a message of EVENTS is. Never fails: what is not ours is [`Entry::Foreign`].
     pub fn decode(layout: Layout, message: &Stored) -> Self {
         if message.subject.starts_with("heads.") {
-            return match Heads::decode(message.payload.clone()) {
-                Ok(heads) => Self::Heads(heads),
-                Err(_) => Self::Foreign(DecodeError::Payload),
-            };
+            return records::decode(message).map_or(Self::Foreign(DecodeError::Record), Self::Heads);
         }
         match Event::decode(layout, message) {
             Ok(event) => Self::Event(Box::new(event)),
@@ -309,8 +312,10 @@ pub(crate) fn unescape(value: &str) -> Option<Cow<'_, str>> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use weft_proto::{ids::ShardId, v1};
 
     use super::*;
+    use crate::subject::encode_workflow;
 
     prop_compose! {
         fn event()(
@@ -361,11 +366,28 @@ mod tests {
             }
             prop_assert_eq!(Event::decode(layout, &stored(outgoing)), Ok(event));
         }
+
+        /// Whoever may create consumers can have an event delivered to where another workflow, another shard, or a record
+        /// is.
+        #[test]
+        fn an_event_counts_nowhere_else(event in event(), other in event(), shards in 1u32..9) {
+            let layout = Layout::new(shards);
+            let delivered = |subject: String| stored(Outgoing { subject, ..event.encode(layout) });
+            let shard = ShardId((layout.shard_of(&event.workflow).0 + 1) % shards);
+            let token = encode_workflow(&event.workflow);
+            let elsewhere = [layout.event_subject(&other.workflow), format!("events.{shard}.{token}"), layout.heads_subject(shard)];
+            for subject in elsewhere.into_iter().filter(|subject| *subject != layout.event_subject(&event.workflow)) {
+                prop_assert!(matches!(Entry::decode(layout, &delivered(subject)), Entry::Foreign(_)));
+            }
+            prop_assert_eq!(records::decode::<v1::Command>(&delivered("commands.0".into())), None);
+        }
     }
 
     #[test]
     fn somebody_elses_message_is_foreign() {
         let message = stored(Outgoing { subject: "events.a".into(), headers: HeaderMap::new(), payload: Bytes::new() });
-        assert!(matches!(Entry::decode(Layout::new(1), &message), Entry::Foreign(DecodeError::Header("ce-id"))));
+        assert!(matches!(Entry::decode(Layout::new(1), &message), Entry::Foreign(DecodeError::Header(_))));
+        let heads = records::encode("heads.0".into(), &Heads::default());
+        assert!(matches!(Entry::decode(Layout::new(1), &stored(heads)), Entry::Heads(_)));
     }
 }

@@ -33,7 +33,7 @@ use definition::Verdict;
 pub use room::{Usage, drop_through, set_bytes_max, usage};
 
 /// The version of everything that is stored in the log.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// The largest body that a log may be made for: what one atomic batch may hold.
 pub const BODY_BYTES_MAX: u64 = 8 << 20;

@@ -116,7 +116,8 @@ impl Layout {
         if token.contains('.') {
             return None;
         }
-        decode_workflow(token).ok()
+        // In another shard than its own it would be numbered and delivered apart from its workflow.
+        decode_workflow(token).ok().filter(|workflow| self.event_subject(workflow) == subject)
     }
 
     /// The subject of heads carried forward, inside EVENTS.

@@ -29,6 +29,7 @@ use weft_nats::{
     event::{Event, JSON, StoredEvent},
     message::Outgoing,
     options::{LogOptions, NatsOptions, Secret},
+    records,
     streams::{self, LogSpec},
     subject::{Layout, dead_letter_subject},
     testing::{TestServer, eventually, master_key},
@@ -236,11 +237,7 @@ impl Mesh {
     /// Appends a commit of the shard's owner.
     pub async fn commit(&mut self, shard: ShardId, commit: v1::Commit) {
         let record = v1::OutcomeRecord { record: Some(Record::Commit(commit)) };
-        let message = Outgoing {
-            subject: self.layout.outcomes_subject(shard),
-            headers: Default::default(),
-            payload: record.encode_to_vec().into(),
-        };
+        let message = records::encode(self.layout.outcomes_subject(shard), &record);
         self.append(self.layout.outcomes_stream(shard), message).await;
     }
 
@@ -318,7 +315,7 @@ pub fn outcome(workflow: &str, id: EventId, seq: u64, run: u64, kind: OutcomeKin
         first_failed_at_ms: if dead { at_ms - 1000 } else { 0 },
         last_error: if dead { "answered 500".into() } else { String::new() },
         last_status: if dead { 500 } else { 0 },
-        operator: String::new(),
+        ..Default::default()
     }
 }
 

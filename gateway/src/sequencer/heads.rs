@@ -8,13 +8,12 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use prost::Message as _;
 use tokio::{task::JoinHandle, time::Instant};
 use weft_index::{
     projection::StorageError,
     receipts::{DueHeads, Head, Horizons, Receipts},
 };
-use weft_nats::{async_nats::HeaderMap, message::Outgoing};
+use weft_nats::records;
 use weft_proto::{
     ids::{EventId, StreamSeq, WorkflowId},
     v1,
@@ -123,10 +122,9 @@ impl Carrier {
         self.aboard = Some(due.more_after);
         // A message id of its own, by which it is recognised when it is read back.
         let id = EventId::unique();
-        let mut headers = HeaderMap::new();
-        headers.insert("Nats-Msg-Id", id.to_string().as_str());
         let record = v1::Heads { heads: heads.iter().map(|(workflow, head)| record(workflow, head)).collect() };
-        let message = Outgoing { subject: self.subject.clone(), headers, payload: record.encode_to_vec().into() };
+        let mut message = records::encode(self.subject.clone(), &record);
+        message.headers.insert("Nats-Msg-Id", id.to_string().as_str());
         Some(Carry { id, heads, message })
     }
 

@@ -2,11 +2,11 @@
 //!
 //! What is malformed is not ours: it is passed over, and its stream's position moves on.
 
-use prost::Message as _;
 use redb::ReadableTable as _;
 use weft_nats::{
     event::{Entry, event_id_of},
     message::Stored,
+    records,
     subject::Layout,
 };
 use weft_proto::{
@@ -84,7 +84,7 @@ impl Tables<'_> {
     }
 
     fn apply_command(&mut self, shard: ShardId, message: &Stored) -> Result<(), redb::Error> {
-        let Ok(command) = v1::Command::decode(message.payload.clone()) else { return Ok(()) };
+        let Some(command) = records::decode::<v1::Command>(message) else { return Ok(()) };
         let seq = message.seq.0;
         let request = (command.request_id.as_str(), shard.0);
         // A request acts once: the shard's owner passes over whatever comes again under its id.

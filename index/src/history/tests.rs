@@ -12,6 +12,7 @@ use weft_nats::{
     catalog::{Revised, Snapshot},
     event::{Event, JSON},
     message::Stored,
+    records,
     subject::{Layout, dead_letter_subject},
 };
 use weft_proto::{
@@ -74,7 +75,7 @@ fn event_message(number: u64) -> Stored {
 
 fn record(seq: u64, record: Record) -> Stored {
     let record = v1::OutcomeRecord { record: Some(record) };
-    stored(seq, "outcomes.0".into(), HeaderMap::new(), record.encode_to_vec())
+    stored(seq, "outcomes.0".into(), records::headers(), record.encode_to_vec())
 }
 
 fn commit(seq: u64, commit: v1::Commit) -> Stored {
@@ -165,7 +166,7 @@ fn redrive(seq: u64, request_id: &str, numbers: &[u64]) -> Stored {
     });
     let action = Some(v1::command::Action::Redrive(v1::Redrive { items: items.collect() }));
     let command = v1::Command { request_id: request_id.into(), action, ..Default::default() };
-    stored(seq, "commands.0".into(), HeaderMap::new(), command.encode_to_vec())
+    stored(seq, "commands.0".into(), records::headers(), command.encode_to_vec())
 }
 
 fn results(command: u64, number: u64, status: CommandStatus) -> v1::CommandResult {
@@ -545,7 +546,7 @@ fn a_record_of_the_catalog_is_found_by_its_request() {
     let edit = v1::CatalogEdit { method: "CreateSource".into(), name: "shop".into(), ..Default::default() };
     let action = Some(v1::command::Action::Catalog(edit));
     let command = v1::Command { request_id: "made".into(), action: action.clone(), ..Default::default() };
-    let message = stored(1, "commands.0".into(), HeaderMap::new(), command.encode_to_vec());
+    let message = stored(1, "commands.0".into(), records::headers(), command.encode_to_vec());
     index.apply(&[(Source::Commands(SHARD), message)]);
     let found = requests::request(&index.view(), "made").unwrap();
     assert_eq!(found.iter().map(|stored| stored.command.action.clone()).collect::<Vec<_>>(), [action]);

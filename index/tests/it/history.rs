@@ -13,7 +13,7 @@ use weft_nats::{
     catalog::Snapshot,
     connect::Connection,
     event::{Event, JSON},
-    message::Outgoing,
+    records,
     streams::{self, LogSpec},
     subject::Layout,
     testing::{TestServer, eventually},
@@ -52,8 +52,7 @@ impl Writer {
         let outcomes = numbers.iter().map(|number| outcome(*number)).collect();
         let commit = v1::Commit { cursor: self.events.0, outcomes, ..Default::default() };
         let record = v1::OutcomeRecord { record: Some(Record::Commit(commit)) };
-        let subject = self.layout.outcomes_subject(SHARD);
-        let message = Outgoing { subject, headers: Default::default(), payload: record.encode_to_vec().into() };
+        let message = records::encode(self.layout.outcomes_subject(SHARD), &record);
         self.outcomes = self.appender.append(self.outcomes, &[message]).await.unwrap();
     }
 }

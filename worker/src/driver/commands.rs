@@ -1,7 +1,6 @@
 //! What operators ask for, from COMMANDS.
 
-use prost::Message as _;
-use weft_nats::reader::Batch;
+use weft_nats::{reader::Batch, records};
 use weft_proto::{
     ids::{EventId, Run, StreamSeq, SubscriptionUid, WorkflowId},
     v1::{self, command::Action},
@@ -15,8 +14,8 @@ impl Driver {
     pub(super) fn commanded(&mut self, batch: &Batch) -> Result<(), DriverError> {
         for message in &batch.messages {
             let command = message.seq.0;
-            let Ok(decoded) = v1::Command::decode(message.payload.clone()) else {
-                tracing::warn!(command, "command cannot be read and is passed over");
+            let Some(decoded) = records::decode::<v1::Command>(message) else {
+                tracing::warn!(command, "message of COMMANDS is no command of ours and is passed over");
                 self.handle(Input::CommandPassed { command })?;
                 continue;
             };

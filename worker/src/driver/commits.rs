@@ -3,15 +3,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use jiff::Timestamp;
-use prost::Message as _;
 use tokio::{
     sync::mpsc,
     task::{JoinError, JoinHandle},
     time::Instant,
 };
-use weft_nats::{append::Appender, async_nats::HeaderMap, message::Outgoing};
+use weft_nats::{append::Appender, records};
 use weft_proto::{
     ids::StreamSeq,
     v1::{self, outcome_record::Record},
@@ -193,9 +191,8 @@ impl Commits {
         };
         self.piece_next = draft.is_some();
         let record = v1::OutcomeRecord { record: Some(record) };
-        let payload: Bytes = record.encode_to_vec().into();
-        let bytes = payload.len();
-        let message = Outgoing { subject, headers: HeaderMap::new(), payload };
+        let message = records::encode(subject, &record);
+        let bytes = message.payload.len();
         let Some(appender) = self.appender.take() else { return };
         // Ends with its answer, or with the shard: dropping the pipeline aborts it.
         let task = tokio::spawn(append_until_stored(self.log.clone(), appender, self.position, message));

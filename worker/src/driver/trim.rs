@@ -9,15 +9,14 @@ use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
-use prost::Message as _;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use weft_nats::{
     append::{AppendErrorKind, publish},
-    async_nats::HeaderMap,
     direct,
     event::Entry,
     message::{Outgoing, Stored},
+    records,
     streams::{self, Usage},
 };
 use weft_proto::{
@@ -181,10 +180,8 @@ impl Trim {
     }
 
     async fn append(&self, heads: &v1::Heads) -> Result<(), TrimError> {
-        let mut headers = HeaderMap::new();
-        headers.insert("Nats-Msg-Id", EventId::unique().to_string().as_str());
-        let subject = self.log.layout.heads_subject(self.log.shard);
-        let message = Outgoing { subject, headers, payload: heads.encode_to_vec().into() };
+        let mut message = records::encode(self.log.layout.heads_subject(self.log.shard), heads);
+        message.headers.insert("Nats-Msg-Id", EventId::unique().to_string().as_str());
         match publish(&self.log.connection, &message).await {
             Err(AppendErrorKind::Full(_)) => self.append_to_full(&message).await,
             stored => stored.map_err(TrimError::Heads),

@@ -11,9 +11,8 @@ use std::{
 };
 
 use jiff::Timestamp;
-use prost::Message as _;
 use weft_index::projection;
-use weft_nats::{connect::Connection, direct, direct::DirectError, message::Stored, streams, subject::Layout};
+use weft_nats::{connect::Connection, direct, direct::DirectError, message::Stored, records, streams, subject::Layout};
 use weft_proto::{
     ids::{ShardId, StreamSeq},
     v1::{self, outcome_record::Record},
@@ -75,7 +74,7 @@ impl From<streams::EnsureError> for RecoveryError {
 
 /// The record of a message of OUTCOMES; `None` when it is none of ours.
 pub fn decode(message: &Stored) -> Option<Record> {
-    v1::OutcomeRecord::decode(message.payload.clone()).ok()?.record
+    records::decode::<v1::OutcomeRecord>(message)?.record
 }
 
 /// Brings the ledger in `path` to the end of OUTCOMES. A file that cannot be read is built again.

@@ -21,13 +21,13 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use weft_nats::{
     append::{AppendErrorKind, Appender},
-    async_nats::HeaderMap as NatsHeaders,
     catalog::Catalog,
     connect::Connection,
     event::Event,
     message::Stored,
     options::Span,
     reader::{OrderedReader, ReaderOptions},
+    records,
     streams::{self, LogSpec},
     subject::Layout,
     testing::TestServer,
@@ -211,7 +211,7 @@ impl Log {
     /// Publishes a record that no worker of the test has made.
     pub async fn publish(&self, subject: &str, record: &impl prost::Message) {
         let payload = record.encode_to_vec().into();
-        let ack = self.connection.jetstream().publish_with_headers(subject.to_owned(), NatsHeaders::new(), payload);
+        let ack = self.connection.jetstream().publish_with_headers(subject.to_owned(), records::headers(), payload);
         ack.await.unwrap().await.unwrap();
     }
 
@@ -384,7 +384,6 @@ impl Running {
             allow_networks: vec!["127.0.0.0/8".parse().unwrap()],
         };
         let worker = with(Worker::new(options));
-        let spec = log.spec.clone();
         let drain = CancellationToken::new();
         let (missing_sender, missing) = watch::channel(None);
         let (drained, folder, spec) = (drain.clone(), folder.to_owned(), log.spec.clone());

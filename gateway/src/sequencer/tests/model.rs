@@ -18,9 +18,9 @@ use weft_index::{
     receipts::{Accepted, Change, Content, Head, Horizons},
 };
 use weft_nats::{
-    async_nats::HeaderMap,
     event::{Entry, Event},
     message::{Outgoing, Stored},
+    records,
     subject::Layout,
 };
 use weft_proto::{
@@ -461,10 +461,9 @@ fn carry_of(mut heads: Vec<(WorkflowId, Head)>, overlay: &Overlay) -> Option<Car
             .collect(),
     };
     let id = EventId::unique();
-    let mut headers = HeaderMap::new();
-    headers.insert("Nats-Msg-Id", id.to_string().as_str());
-    let payload = prost::Message::encode_to_vec(&record).into();
-    (!heads.is_empty()).then(|| Carry { id, heads, message: Outgoing { subject: "heads.0".into(), headers, payload } })
+    let mut message = records::encode("heads.0".into(), &record);
+    message.headers.insert("Nats-Msg-Id", id.to_string().as_str());
+    (!heads.is_empty()).then_some(Carry { id, heads, message })
 }
 
 impl World {

@@ -4,9 +4,8 @@
 //! the commit lists stand as listed; a lane with nothing unsettled has no row unless it is paused. Only a deleted subscription's lanes stay
 //! as they are: they say which events were discarded with it.
 
-use prost::Message as _;
 use redb::ReadableTable as _;
-use weft_nats::message::Stored;
+use weft_nats::{message::Stored, records};
 use weft_proto::{
     ids::ShardId,
     v1::{self, CommandStatus, OutcomeKind, outcome_record::Record, subscription_change::Change},
@@ -27,7 +26,7 @@ impl Tables<'_> {
         if self.mark(FIRST_READ, shard)?.is_none() {
             self.marks.insert((FIRST_READ, shard.0), message.seq.0)?;
         }
-        let Ok(record) = v1::OutcomeRecord::decode(message.payload.clone()) else { return Ok(()) };
+        let Some(record) = records::decode::<v1::OutcomeRecord>(message) else { return Ok(()) };
         match record.record {
             Some(Record::Commit(commit)) => self.apply_commit(shard, commit),
             Some(Record::Chunk(chunk)) => self.apply_chunk(shard, &chunk),

@@ -1,0 +1,34 @@
+//! Records: what gateways, workers and admins write into the log besides events.
+//!
+//! A server cannot keep a client that may create consumers from having stored events delivered to any subject, those of
+//! OUTCOMES and COMMANDS among them, and an event's body is what its sender chose. Such a message keeps the headers that
+//! it was stored with. So a record has a header that no event has, and counts only with it.
+
+use async_nats::{HeaderMap, HeaderName, HeaderValue};
+use prost::Message;
+
+use crate::message::{Outgoing, Stored};
+
+/// The header of every record. Events never have it: their headers' names are fixed, and those of a sender's headers that
+/// are kept have a prefix.
+pub const RECORD: &str = "weft-record";
+/// Its value: the version of the records.
+const VERSION: &str = "1";
+
+/// The headers of a record.
+pub fn headers() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(HeaderName::from_static(RECORD), HeaderValue::from(VERSION));
+    headers
+}
+
+/// The message that stores a record.
+pub fn encode(subject: String, record: &impl Message) -> Outgoing {
+    Outgoing { subject, headers: headers(), payload: record.encode_to_vec().into() }
+}
+
+/// The record of a message; `None` when it is none of ours.
+pub fn decode<T: Message + Default>(message: &Stored) -> Option<T> {
+    message.headers.get(RECORD)?;
+    T::decode(message.payload.clone()).ok()
+}
