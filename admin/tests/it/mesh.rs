@@ -319,6 +319,8 @@ pub fn outcome(workflow: &str, id: EventId, seq: u64, run: u64, kind: OutcomeKin
         last_error: if dead { "answered 500".into() } else { String::new() },
         last_status: if dead { 500 } else { 0 },
         operator: String::new(),
+        unordered: false,
+        from: 0,
     }
 }
 
