@@ -251,6 +251,20 @@ fn no_answer() -> String {
     format!("no answer in {} s", APPEND_TIMEOUT.as_secs())
 }
 
+/// Publishes one message, whatever stands before it: for what decides nothing.
+///
+/// # Errors
+///
+/// [`AppendErrorKind`], never a conflict.
+pub async fn publish(connection: &Connection, message: &Outgoing) -> Result<(), AppendErrorKind> {
+    if !connection.is_connected() {
+        return Err(AppendErrorKind::Unavailable("not connected".into()));
+    }
+    let deadline = Instant::now() + APPEND_TIMEOUT;
+    let answer = answer(connection.client(), message, message.headers.clone(), deadline).await?;
+    ack::check_stored(&answer)
+}
+
 /// Publishes one message of which the stream must hold none on its subject yet. `Ok(false)`: there was one.
 ///
 /// # Errors

@@ -7,10 +7,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use weft_proto::v1::{
-    ApiKey, BodyKind, DeliveryIdRule, OnExhausted, OnIdReuse, Rate, Rule, SchemaMode, Scope, SignatureEncoding, Source,
+    ApiKey, BodyKind, DeliveryIdRule, OnExhausted, OnIdReuse, Rate, Rule, SchemaMode, SignatureEncoding, Source,
     Subscription, delivery_id_rule, destination, rule, schema_rule, verification::Scheme,
 };
 
+use super::{entry::is_ordered, keys::scope_name};
 use crate::options::Span;
 
 /// The end of the name of what counts secrets.
@@ -170,7 +171,7 @@ pub(super) fn of_subscription(subscription: &Subscription) -> Vec<Field> {
     }
     let block = subscription.on_exhausted() == OnExhausted::Block;
     fields.put("on_exhausted", if block { "block" } else { "dead_letter" });
-    fields.put("ordered", subscription.ordered);
+    fields.put("ordered", is_ordered(subscription));
     fields.put("paused", subscription.paused);
     fields.put_text("pause_reason", &subscription.pause_reason);
     fields.0
@@ -186,17 +187,6 @@ pub(super) fn of_key(key: &ApiKey) -> Vec<Field> {
         fields.put("expires_at", time(key.expires_at_ms));
     }
     fields.0
-}
-
-/// What a scope is called.
-pub const fn scope_name(scope: Scope) -> &'static str {
-    match scope {
-        Scope::Ingest => "ingest",
-        Scope::Read => "read",
-        Scope::Operate => "operate",
-        Scope::Admin => "admin",
-        Scope::Unspecified => "unknown",
-    }
 }
 
 fn span(ms: u64) -> String {

@@ -214,7 +214,8 @@ fn has_scope(key: &ApiKey, wanted: Scope) -> bool {
     key.scopes().any(|scope| scope == wanted || scope == Scope::Admin)
 }
 
-fn scope_name(scope: Scope) -> &'static str {
+/// What a scope is called.
+pub const fn scope_name(scope: Scope) -> &'static str {
     match scope {
         Scope::Ingest => "ingest",
         Scope::Read => "read",

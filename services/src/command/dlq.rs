@@ -7,14 +7,12 @@ use weft_proto::v1::{self, RedriveDeadLettersRequest, RedriveDeadLettersResponse
 use super::{
     admin::{AdminArgs, AdminClient},
     output::{self, Format, Row},
+    paging::{self, PAGE_MAX},
     prompt,
     select::DeadLetterFilterArgs,
     view,
 };
 use crate::exit::Failure;
-
-/// Dead letters of one page: the most that the service gives.
-const PAGE_SIZE: u32 = 1000;
 
 /// The verbs.
 #[derive(Debug, clap::Subcommand)]
@@ -136,21 +134,13 @@ pub async fn pages(
     filter: v1::DeadLetterFilter,
     limit: usize,
 ) -> Result<Vec<v1::DeadLetter>, Failure> {
-    let mut letters = Vec::new();
-    let mut page_token = String::new();
-    while letters.len() < limit {
-        let left = u32::try_from(limit - letters.len()).unwrap_or(u32::MAX);
-        let page_size = left.min(PAGE_SIZE);
+    let letters = paging::read(limit, PAGE_MAX, async |page_size, page_token| {
         let request = v1::ListDeadLettersRequest { filter: Some(filter.clone()), page_size, page_token };
         let answer = admin.dead_letters().list_dead_letters(admin.request(request)).await;
         let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
-        letters.extend(page.dead_letters);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
-    Ok(letters)
+        Ok((page.dead_letters, page.next_page_token))
+    });
+    letters.await
 }
 
 async fn get(args: GetArgs) -> Result<(), Failure> {

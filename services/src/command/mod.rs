@@ -6,6 +6,7 @@ pub mod dlq;
 pub mod event;
 pub mod listen;
 pub mod output;
+mod paging;
 pub mod prompt;
 pub mod rejected;
 pub mod replay;

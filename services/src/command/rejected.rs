@@ -7,6 +7,7 @@ use weft_proto::v1::{self, RetryRejectedRequest};
 use super::{
     admin::{AdminArgs, AdminClient},
     output::{self, Format},
+    paging::{self, PAGE_MAX},
     prompt,
     select::{parse_moment, to_proto},
 };
@@ -14,8 +15,6 @@ use crate::exit::Failure;
 
 mod view;
 
-/// Entries of one page: the most that the service gives.
-const PAGE_SIZE: u32 = 1000;
 /// Entries of one call: a fraction of a second, so that the bar moves.
 const RETRIES: usize = 100;
 
@@ -131,25 +130,19 @@ fn print(format: Format, entries: Vec<v1::Rejected>) -> Result<(), Failure> {
 
 /// Entries, page by page, at most `limit`, newest first.
 async fn pages(admin: &AdminClient, filter: FilterArgs, limit: usize) -> Result<Vec<v1::Rejected>, Failure> {
-    let mut entries = Vec::new();
-    let mut request = v1::ListRejectedRequest {
+    let asked = v1::ListRejectedRequest {
         source: filter.source.unwrap_or_default(),
         code: filter.reason_code.unwrap_or_default(),
         since: filter.since.map(to_proto),
         ..v1::ListRejectedRequest::default()
     };
-    while entries.len() < limit {
-        let left = u32::try_from(limit - entries.len()).unwrap_or(u32::MAX);
-        request.page_size = left.min(PAGE_SIZE);
-        let answer = admin.rejected().list_rejected(admin.request(request.clone())).await;
+    let entries = paging::read(limit, PAGE_MAX, async |page_size, page_token| {
+        let request = v1::ListRejectedRequest { page_size, page_token, ..asked.clone() };
+        let answer = admin.rejected().list_rejected(admin.request(request)).await;
         let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
-        entries.extend(page.rejected);
-        request.page_token = page.next_page_token;
-        if request.page_token.is_empty() {
-            break;
-        }
-    }
-    Ok(entries)
+        Ok((page.rejected, page.next_page_token))
+    });
+    entries.await
 }
 
 async fn get(args: GetArgs) -> Result<(), Failure> {

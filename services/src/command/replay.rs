@@ -7,14 +7,14 @@ use weft_proto::v1;
 use super::{
     admin::{AdminArgs, AdminClient},
     output::{self, Format, Row as _},
-    prompt,
+    paging, prompt,
     select::{EventFilterArgs, parse_moment, to_proto},
     view,
 };
 use crate::exit::Failure;
 
 /// Replays of one page: the most that the service gives.
-const PAGE_SIZE: u32 = 100;
+const PAGE_MAX: u32 = 100;
 
 /// The verbs.
 #[derive(Debug, clap::Subcommand)]
@@ -227,20 +227,13 @@ async fn plan(admin: &AdminClient, selection: v1::ReplaySelection, output: Optio
 
 async fn list(args: ListArgs) -> Result<(), Failure> {
     let admin = args.admin.connect().await?;
-    let mut replays = Vec::new();
-    let mut page_token = String::new();
-    while replays.len() < args.limit {
-        let left = u32::try_from(args.limit - replays.len()).unwrap_or(u32::MAX);
-        let request = v1::ListReplaysRequest { page_size: left.min(PAGE_SIZE), page_token };
+    let replays = paging::read(args.limit, PAGE_MAX, async |page_size, page_token| {
+        let request = v1::ListReplaysRequest { page_size, page_token };
         let answer = admin.replays().list_replays(admin.request(request)).await;
         let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
-        replays.extend(page.replays.into_iter().map(view::Replay::from));
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
-    output::list(Format::or_default(args.output), &replays)
+        Ok((page.replays.into_iter().map(view::Replay::from).collect(), page.next_page_token))
+    });
+    output::list(Format::or_default(args.output), &replays.await?)
 }
 
 fn print(replay: v1::Replay, output: Option<Format>) -> Result<(), Failure> {

@@ -1,5 +1,7 @@
 //! `weft workflow get | lanes | retry | skip | pause | resume`.
 
+use std::mem;
+
 use tonic::{Response, Status};
 use uuid::Uuid;
 use weft_proto::v1;
@@ -7,12 +9,10 @@ use weft_proto::v1;
 use super::{
     admin::{AdminArgs, AdminClient},
     output::{self, Format, Row as _},
+    paging::{self, PAGE_MAX},
     view,
 };
 use crate::exit::Failure;
-
-/// Entries of one page: the most that the service gives.
-const PAGE_SIZE: u32 = 1000;
 
 /// The verbs.
 #[derive(Debug, clap::Subcommand)]
@@ -141,46 +141,32 @@ pub async fn run(command: WorkflowCommand) -> Result<(), Failure> {
 async fn get(args: GetArgs) -> Result<(), Failure> {
     let admin = args.admin.connect().await?;
     let mut workflow = v1::GetWorkflowResponse::default();
-    let mut page_token = String::new();
-    while workflow.events.len() < args.limit {
-        let left = u32::try_from(args.limit - workflow.events.len()).unwrap_or(u32::MAX);
-        let page_size = left.min(PAGE_SIZE);
+    let events = paging::read(args.limit, PAGE_MAX, async |page_size, page_token| {
         let request = v1::GetWorkflowRequest { workflow_id: args.workflow.clone(), page_size, page_token };
         let answer = admin.workflows().get_workflow(admin.request(request)).await;
-        let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
-        page_token = page.next_page_token.clone();
-        let mut events = std::mem::take(&mut workflow.events);
-        events.extend(page.events.iter().cloned());
-        workflow = v1::GetWorkflowResponse { events, ..page };
-        if page_token.is_empty() {
-            break;
-        }
-    }
+        workflow = answer.map_err(|status| admin.failure(&status))?.into_inner();
+        Ok((mem::take(&mut workflow.events), mem::take(&mut workflow.next_page_token)))
+    });
+    workflow = v1::GetWorkflowResponse { events: events.await?, ..workflow };
     let workflow = view::Workflow::from(workflow);
     output::one(Format::or_default(args.output), &workflow, || workflow.human())
 }
 
 async fn lanes(args: LanesArgs) -> Result<(), Failure> {
     let admin = args.admin.connect().await?;
-    let mut request = v1::ListLanesRequest {
+    let asked = v1::ListLanesRequest {
         subscription: args.subscription.unwrap_or_default(),
         workflow_id: args.workflow.unwrap_or_default(),
         states: args.state,
         ..Default::default()
     };
-    let mut lanes = Vec::new();
-    while lanes.len() < args.limit {
-        let left = u32::try_from(args.limit - lanes.len()).unwrap_or(u32::MAX);
-        request.page_size = left.min(PAGE_SIZE);
-        let answer = admin.workflows().list_lanes(admin.request(request.clone())).await;
+    let lanes = paging::read(args.limit, PAGE_MAX, async |page_size, page_token| {
+        let request = v1::ListLanesRequest { page_size, page_token, ..asked.clone() };
+        let answer = admin.workflows().list_lanes(admin.request(request)).await;
         let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
-        lanes.extend(page.lanes.into_iter().map(view::Lane::from));
-        request.page_token = page.next_page_token;
-        if request.page_token.is_empty() {
-            break;
-        }
-    }
-    output::list(Format::or_default(args.output), &lanes)
+        Ok((page.lanes.into_iter().map(view::Lane::from).collect(), page.next_page_token))
+    });
+    output::list(Format::or_default(args.output), &lanes.await?)
 }
 
 /// Tells a lane what to do; `done` is what people read.

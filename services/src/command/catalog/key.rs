@@ -5,13 +5,14 @@ use weft_nats::options::Span;
 use weft_proto::v1;
 
 use super::{
-    CommonArgs, DeleteArgs, GetArgs, ListArgs, PAGE_SIZE, ReasonArgs, request_id,
-    view::{Deleted, Key, parse_scope},
+    CommonArgs, DeleteArgs, GetArgs, ListArgs, ReasonArgs, print_deleted, request_id,
+    view::{Key, parse_scope},
 };
 use crate::{
     command::{
         admin::AdminClient,
         output::{self, Format},
+        paging::{self, PAGE_MAX},
         select::to_proto,
     },
     exit::Failure,
@@ -139,18 +140,13 @@ async fn find(admin: &AdminClient, id: String) -> Result<v1::ApiKeyView, Failure
 async fn list(args: ListArgs) -> Result<(), Failure> {
     let format = args.common.format();
     let admin = args.common.admin.connect().await?;
-    let mut rows = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let request = admin.request(v1::ListApiKeysRequest { page_size: PAGE_SIZE, page_token });
+    let rows = paging::read(usize::MAX, PAGE_MAX, async |page_size, page_token| {
+        let request = admin.request(v1::ListApiKeysRequest { page_size, page_token });
         let answer = admin.catalog().list_api_keys(request).await;
         let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
-        rows.extend(page.keys.into_iter().map(Key::from));
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return output::list(format, &rows);
-        }
-    }
+        Ok((page.keys.into_iter().map(Key::from).collect(), page.next_page_token))
+    });
+    output::list(format, &rows.await?)
 }
 
 async fn update(args: UpdateArgs) -> Result<(), Failure> {
@@ -192,8 +188,7 @@ async fn delete(args: DeleteArgs) -> Result<(), Failure> {
     };
     let answer = admin.catalog().delete_api_key(admin.request(request)).await;
     answer.map_err(|status| admin.failure(&status))?;
-    let deleted = Deleted::new("key", &args.name);
-    output::one(format, &deleted, || deleted.human())
+    print_deleted(format, "key", &args.name)
 }
 
 fn expiry(span: Span) -> Result<Timestamp, Failure> {

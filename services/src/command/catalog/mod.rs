@@ -5,7 +5,12 @@
 
 use uuid::Uuid;
 
-use super::{admin::AdminArgs, output::Format, prompt::confirm};
+use self::view::Deleted;
+use super::{
+    admin::AdminArgs,
+    output::{self, Format},
+    prompt::confirm,
+};
 use crate::exit::Failure;
 
 pub mod apply;
@@ -14,9 +19,6 @@ pub mod source;
 pub mod subscription;
 mod view;
 pub(super) mod wanted;
-
-/// Entries of one page: the most that the service gives.
-const PAGE_SIZE: u32 = 1000;
 
 /// Of every command: where the admin is, and how to print.
 #[derive(Debug, clap::Args)]
@@ -76,6 +78,12 @@ impl DeleteArgs {
     fn confirm(&self, question: &str) -> Result<(), Failure> {
         confirm(self.yes, question)
     }
+}
+
+/// Says that an entry is gone.
+fn print_deleted(format: Format, kind: &str, name: &str) -> Result<(), Failure> {
+    let deleted = Deleted::new(kind, name);
+    output::one(format, &deleted, || deleted.human())
 }
 
 /// Names a call: one that is repeated after its answer was lost acts once.

@@ -6,14 +6,15 @@ use weft_nats::catalog::entry::Entry as _;
 use weft_proto::v1;
 
 use super::{
-    CommonArgs, DeleteArgs, GetArgs, ListArgs, PAGE_SIZE, ReasonArgs, request_id,
-    view::{Deleted, Source},
+    CommonArgs, DeleteArgs, GetArgs, ListArgs, ReasonArgs, print_deleted, request_id,
+    view::Source,
     wanted::{self, Flags},
 };
 use crate::{
     command::{
         admin::AdminClient,
         output::{self, Format},
+        paging::{self, PAGE_MAX},
     },
     exit::Failure,
 };
@@ -141,18 +142,13 @@ async fn find(admin: &AdminClient, name: String) -> Result<v1::SourceView, Failu
 async fn list(args: ListArgs) -> Result<(), Failure> {
     let format = args.common.format();
     let admin = args.common.admin.connect().await?;
-    let mut rows = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let request = admin.request(v1::ListSourcesRequest { page_size: PAGE_SIZE, page_token });
+    let rows = paging::read(usize::MAX, PAGE_MAX, async |page_size, page_token| {
+        let request = admin.request(v1::ListSourcesRequest { page_size, page_token });
         let answer = admin.catalog().list_sources(request).await;
         let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
-        rows.extend(page.sources.into_iter().map(Source::from));
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return output::list(format, &rows);
-        }
-    }
+        Ok((page.sources.into_iter().map(Source::from).collect(), page.next_page_token))
+    });
+    output::list(format, &rows.await?)
 }
 
 async fn update(args: UpdateArgs) -> Result<(), Failure> {
@@ -195,8 +191,7 @@ async fn delete(args: DeleteArgs) -> Result<(), Failure> {
     };
     let answer = admin.catalog().delete_source(admin.request(request)).await;
     answer.map_err(|status| admin.failure(&status))?;
-    let deleted = Deleted::new("source", &args.name);
-    output::one(format, &deleted, || deleted.human())
+    print_deleted(format, "source", &args.name)
 }
 
 fn print(format: Format, view: v1::SourceView) -> Result<(), Failure> {

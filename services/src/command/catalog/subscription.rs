@@ -10,14 +10,15 @@ use weft_nats::{
 use weft_proto::v1::{self, destination};
 
 use super::{
-    CommonArgs, DeleteArgs, GetArgs, ListArgs, PAGE_SIZE, ReasonArgs, request_id,
-    view::{Deleted, Subscription},
+    CommonArgs, DeleteArgs, GetArgs, ListArgs, ReasonArgs, print_deleted, request_id,
+    view::Subscription,
     wanted::{self, Flags},
 };
 use crate::{
     command::{
         admin::AdminClient,
         output::{self, Format},
+        paging::{self, PAGE_MAX},
         read_data,
     },
     exit::Failure,
@@ -212,18 +213,13 @@ async fn find(admin: &AdminClient, name: String) -> Result<v1::SubscriptionView,
 async fn list(args: ListArgs) -> Result<(), Failure> {
     let format = args.common.format();
     let admin = args.common.admin.connect().await?;
-    let mut rows = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let request = admin.request(v1::ListSubscriptionsRequest { page_size: PAGE_SIZE, page_token });
+    let rows = paging::read(usize::MAX, PAGE_MAX, async |page_size, page_token| {
+        let request = admin.request(v1::ListSubscriptionsRequest { page_size, page_token });
         let answer = admin.catalog().list_subscriptions(request).await;
         let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
-        rows.extend(page.subscriptions.into_iter().map(Subscription::from));
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return output::list(format, &rows);
-        }
-    }
+        Ok((page.subscriptions.into_iter().map(Subscription::from).collect(), page.next_page_token))
+    });
+    output::list(format, &rows.await?)
 }
 
 async fn update(args: UpdateArgs) -> Result<(), Failure> {
@@ -299,8 +295,7 @@ async fn delete(args: DeleteArgs) -> Result<(), Failure> {
     };
     let answer = admin.catalog().delete_subscription(admin.request(request)).await;
     answer.map_err(|status| admin.failure(&status))?;
-    let deleted = Deleted::new("subscription", &args.name);
-    output::one(format, &deleted, || deleted.human())
+    print_deleted(format, "subscription", &args.name)
 }
 
 async fn pause(args: SwitchArgs) -> Result<(), Failure> {
