@@ -62,7 +62,7 @@ const PACE: Pace = Pace {
 
 /// By how much an event's time may be late in the receipts of the gateway that appended it. So it is known to the horizon
 /// there, and this much longer, where others have forgotten it: either is right, and what is appended is decided by
-/// comparison. Some times what an append and the question for its time may take.
+/// comparison. Twice what an append and the question for its time may take.
 pub const LATE_MAX: Duration = Duration::from_secs(10);
 
 /// An event as it is remembered: everything that its sender was told.

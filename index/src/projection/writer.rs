@@ -34,11 +34,10 @@ pub struct Pace {
     pub queue: usize,
     /// The most changes of one commit: what a crash can make the projection read again.
     pub commit: usize,
-    /// From one commit to the next at least, unless so much waits that a commit is full: each commit syncs the disk,
-    /// which the log's own syncs share.
+    /// From one commit to the next at least, unless so much waits that a commit is full.
     pub interval: Duration,
-    /// From one commit that is synced to the next that is; those between are seen at once, and a crash loses them and
-    /// reads the log from the last synced one on. Zero: each is synced.
+    /// From one commit that syncs the disk, which the log's own syncs share, to the next that does. Those between are seen at
+    /// once; a crash loses them, and the log is read again from the last synced one on. Zero: each is synced.
     pub sync_interval: Duration,
 }
 

@@ -174,6 +174,25 @@ async fn a_forgotten_workflow_may_begin_again() {
     assert_eq!((number(&receipts, "a"), number(&receipts, "b")), (Some(1), Some(2)));
 }
 
+/// Here the first event's time is late. Elsewhere it is not, so its id and its workflow are forgotten there earlier: an event
+/// that comes of that breaks no rule, and one that comes before does.
+#[tokio::test]
+async fn what_others_forget_earlier_breaks_no_rule() {
+    let late = LATE_MAX.as_secs() as i64;
+    let same_id = |secs| match event(2, secs, "b", 1, None) {
+        Change { seq, mark, content: Content::Event(_, accepted) } => {
+            Change { seq, mark, content: Content::Event(id(1), accepted) }
+        }
+        _ => panic!("an event"),
+    };
+    for (second, violations) in
+        [(event(2, 1_001, "a", 1, None), 0), (event(2, 1_000, "a", 1, None), 1), (same_id(81), 0), (same_id(80), 1)]
+    {
+        let commits = [vec![event(1, late, "a", 1, None)], vec![second.clone()]];
+        assert_eq!(apply(&Fixture::new().open(horizons()), commits).await.violations, violations, "{second:?}");
+    }
+}
+
 #[tokio::test]
 async fn carried_heads_stand_for_their_events() {
     let fixture = Fixture::new();
