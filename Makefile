@@ -29,11 +29,14 @@ interop/node_modules: interop/package-lock.json
 	npm --prefix interop ci
 	@touch $@
 
-# Workers killed and put to sleep under load, twenty kills where `make test` has three; a few minutes. The seed is
-# printed; the same dice again with WEFT_SOAK_SEED.
+# What `make test` does for seconds, for some minutes: lanes by ten million random steps; workers killed and put to sleep
+# under load, twenty kills where there are three; a receiver that is away for 200,000 events. Seeds are printed; the same
+# dice again with WEFT_SOAK_SEED.
 soak: nats-server
-	$(WITH_NATS) WEFT_SOAK_KILLS="$(or $(WEFT_SOAK_KILLS),20)" \
-		cargo test --package weft --test it --locked -- --nocapture failover::
+	WEFT_SOAK_STEPS="$(or $(WEFT_SOAK_STEPS),10000000)" \
+		cargo test --package weft-worker --lib --release --locked -- --nocapture lane::tests::soak::random
+	$(WITH_NATS) WEFT_SOAK_KILLS="$(or $(WEFT_SOAK_KILLS),20)" WEFT_SOAK_EVENTS="$(or $(WEFT_SOAK_EVENTS),200000)" \
+		cargo test --package weft --test it --locked -- --nocapture --test-threads 1 failover:: outage::
 
 # What arrives from outside, fuzzed: a million executions of each target, or it fails. Needs g++.
 fuzz:

@@ -22,10 +22,7 @@
 
 use std::{borrow::Cow, str::FromStr};
 
-use async_nats::{
-    HeaderMap,
-    header::{HeaderValue, NATS_MESSAGE_ID},
-};
+use async_nats::{HeaderMap, HeaderName, HeaderValue, header::NATS_MESSAGE_ID};
 use bytes::Bytes;
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
@@ -122,7 +119,9 @@ impl Event {
     /// The message that stores it.
     pub fn encode(&self, layout: Layout) -> Outgoing {
         let mut headers = HeaderMap::new();
-        let mut put = |name: &'static str, value: &str| headers.insert(name, escape(value).as_str());
+        let mut put = |name: &'static str, value: &str| {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from(escape(value).into_owned()));
+        };
         put("ce-specversion", "1.0");
         put("ce-id", &self.id.to_string());
         put("ce-source", &self.source);
@@ -150,7 +149,7 @@ impl Event {
         }
         put("Nats-Msg-Id", &self.id.to_string());
         for (name, value) in &self.kept_headers {
-            headers.insert(format!("{KEPT}{name}").as_str(), escape(value).as_str());
+            headers.insert(format!("{KEPT}{name}").as_str(), escape(value).as_ref());
         }
         Outgoing { subject: layout.event_subject(&self.workflow), headers, payload: self.payload.clone() }
     }
@@ -163,7 +162,7 @@ impl Event {
     pub fn decode(layout: Layout, message: &Stored) -> Result<Self, DecodeError> {
         let workflow =
             layout.workflow_of(&message.subject).ok_or_else(|| DecodeError::Subject(message.subject.clone()))?;
-        Self::decode_parts(workflow, &message.headers, message.payload.clone())
+        Self::decode_parts(workflow, &message.headers, &message.payload)
     }
 
     /// The event of a message whose workflow is known from elsewhere than its subject, such as a dead letter's copy.
@@ -171,7 +170,7 @@ impl Event {
     /// # Errors
     ///
     /// [`DecodeError::Header`] when a header that every event has is missing or malformed.
-    pub fn decode_parts(workflow: WorkflowId, headers: &HeaderMap, payload: Bytes) -> Result<Self, DecodeError> {
+    pub fn decode_parts(workflow: WorkflowId, headers: &HeaderMap, payload: &[u8]) -> Result<Self, DecodeError> {
         let raw = RawHeaders::of(headers);
         let optional = |value: Option<&str>| value.and_then(unescape).map(Cow::into_owned);
         let text = |value, name| required(value, name).map(Cow::into_owned);
@@ -195,7 +194,9 @@ impl Event {
                 .into_iter()
                 .filter_map(|(name, value)| Some((name.to_owned(), optional(Some(value))?)))
                 .collect(),
-            payload,
+            // Its own: what was received is a part of the connection's buffer, and would keep all of that, many events, in
+            // memory for as long as this one waits.
+            payload: Bytes::copy_from_slice(payload),
         })
     }
 }
@@ -292,8 +293,8 @@ pub struct StoredEvent {
     pub event: Event,
 }
 
-pub(crate) fn escape(value: &str) -> String {
-    utf8_percent_encode(value, ESCAPED).to_string()
+pub(crate) fn escape(value: &str) -> Cow<'_, str> {
+    utf8_percent_encode(value, ESCAPED).into()
 }
 
 /// The value of a header; `None` when it is not UTF-8.

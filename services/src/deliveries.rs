@@ -10,7 +10,10 @@ use weft_proto::{
     ids::{Run, SubscriptionUid},
     v1,
 };
-use weft_worker::destination::{Delivery, Destinations, InvalidDestination};
+use weft_worker::{
+    destination::{Delivery, Destinations, InvalidDestination},
+    ownership::Tenure,
+};
 
 /// Delivers as a worker with these networks does.
 #[derive(Debug)]
@@ -54,8 +57,9 @@ impl Deliveries for WorkerDeliveries {
             // No owner of a shard makes it.
             epoch: 0,
             timeout: Duration::from_millis(subscription.timeout_ms),
+            tenure: Tenure::unlimited(),
         };
-        let end = destinations.deliver(delivery).await;
+        let end = destinations.deliver(delivery).await.map_err(|not_sent| not_sent.to_string())?;
         Ok(v1::Attempt {
             subscription: subscription.uid.clone(),
             number: 1,

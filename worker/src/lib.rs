@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod options;
 pub mod ownership;
 pub mod service;
+mod shares;
 
 pub use builder::WorkerBuilder;
 pub use options::WorkerOptions;

@@ -7,7 +7,7 @@ use weft_nats::options::Span;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorkerOptions {
-    /// Attempts in flight in this process, at the most.
+    /// Attempts in flight in this process, at the most: divided among the shards that it owns at present.
     pub concurrency: usize,
     /// How long a shard's lease lives without renewal; another worker takes the shard after that.
     pub lease: Span,

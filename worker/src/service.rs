@@ -27,6 +27,7 @@ use crate::{
         duty::Duty,
         member::{Declined, Member, Told},
     },
+    shares::{Share, Shares},
 };
 
 /// The pause before what failed is tried again.
@@ -124,8 +125,11 @@ impl Worker {
             destinations: Arc::new(
                 Destinations::new(self.options.allow_networks.clone()).with_custom(self.custom.clone()),
             ),
-            limits: self.limits(layout),
             checkpoints: self.checkpoints(&spec),
+            retention: spec.log.retention.0,
+            dead_retention: spec.dead_letters.retention.0,
+            remember: spec.log.remember_workflows.0,
+            on_full: spec.log.on_full,
             connection: connection.clone(),
             layout,
             worker: worker.clone(),
@@ -133,6 +137,7 @@ impl Worker {
         let bucket = Bucket::new(connection, self.options.lease.0);
         let me = WorkerId(worker);
         let leases = Leases::new(bucket.clone(), me.clone());
+        let shares = Shares::new(Limits { attempts_max: self.options.concurrency, ..Limits::default() });
         let declined = Declined::default();
         let member = Member::new(bucket, me, layout.shards(), declined.clone());
         let states = States::new(layout, missing);
@@ -143,6 +148,7 @@ impl Worker {
                 context: context.clone(),
                 leases: leases.clone(),
                 told,
+                shares: Arc::clone(&shares),
                 declined: declined.clone(),
                 shard,
                 file: folder.join(format!("ledger-{shard}.redb")),
@@ -161,17 +167,6 @@ impl Worker {
     fn checkpoints(&self, spec: &LogSpec) -> CheckpointPace {
         let pace = CheckpointPace::new(spec.log.retention.0);
         CheckpointPace { commits: self.checkpoint_commits.unwrap_or(pace.commits), ..pace }
-    }
-
-    /// The bounds of one shard: attempts and memory are the process's, shared among the shards.
-    fn limits(&self, layout: Layout) -> Limits {
-        let shards = layout.shards() as usize;
-        let defaults = Limits::default();
-        Limits {
-            attempts_max: (self.options.concurrency / shards).max(1),
-            buffered_bytes_max: defaults.buffered_bytes_max / shards,
-            ..defaults
-        }
     }
 }
 
@@ -247,6 +242,7 @@ struct Owner {
     context: Context,
     leases: Leases,
     told: watch::Receiver<Told>,
+    shares: Arc<Shares>,
     declined: Declined,
     shard: ShardId,
     file: PathBuf,
@@ -294,11 +290,13 @@ impl Owner {
                 return RETRY_PAUSE;
             }
         };
+        // From now on: the others' attempts that are above their shares end while this one reads its outcomes.
+        let share = self.shares.take();
         let release = CancellationToken::new();
         let (tenure, keeping) = lease.keep(release.clone());
         // Ends when it is released or lost.
         let keeper = tokio::spawn(keeping);
-        let ended = self.drive(tenure, drain).await;
+        let ended = self.drive(tenure, share, drain).await;
         release.cancel();
         let _ = keeper.await;
         let Err(error) = ended else { return Duration::ZERO };
@@ -318,7 +316,7 @@ impl Owner {
     }
 
     /// Takes the shard over and drives it until `drain`, or until another worker should have it.
-    async fn drive(&self, tenure: Tenure, drain: &CancellationToken) -> Result<(), DriverError> {
+    async fn drive(&self, tenure: Tenure, share: Share, drain: &CancellationToken) -> Result<(), DriverError> {
         let shard = self.shard;
         self.states.set(shard, Some("reading its outcomes".into()));
         let Context { connection, layout, .. } = &self.context;
@@ -326,7 +324,7 @@ impl Owner {
         self.check_events(&recovered).await?;
         self.states.set(shard, None);
         let drain = drain.child_token();
-        let driving = Driver::new(self.context.clone(), shard, tenure, recovered).run(drain.clone());
+        let driving = Driver::new(self.context.clone(), shard, tenure, share, recovered).run(drain.clone());
         tokio::pin!(driving);
         tokio::select! {
             ended = &mut driving => return ended,

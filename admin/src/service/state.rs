@@ -145,6 +145,6 @@ impl Log {
         let Some(place) = dead_letter else { return Ok(None) };
         let subject = dead_letter_subject(&place.subscription, &place.workflow, place.event, place.run);
         let copy = direct::last_by_subject(&self.connection, DLQ_STREAM, &subject).await.map_err(of_direct)?;
-        Ok(copy.and_then(|copy| Event::decode_parts(place.workflow.clone(), &copy.headers, copy.payload).ok()))
+        Ok(copy.and_then(|copy| Event::decode_parts(place.workflow.clone(), &copy.headers, &copy.payload).ok()))
     }
 }

@@ -1,6 +1,5 @@
 //! The copy of a dead letter on DLQ: the event's own message, with the failure in headers and its place in the subject.
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use weft_nats::{
     event::Event,
@@ -30,7 +29,7 @@ pub(super) fn decode(layout: Layout, message: &Stored) -> Option<Copy> {
     let mut tokens = message.subject.strip_prefix("dlq.")?.split('.');
     let subscription_name = tokens.next()?.to_owned();
     let workflow = decode_workflow(tokens.next()?).ok()?;
-    let event = Event::decode_parts(workflow.clone(), &message.headers, Bytes::new()).ok()?;
+    let event = Event::decode_parts(workflow.clone(), &message.headers, &[]).ok()?;
     let text = |name: &'static str| message.headers.get(name).map(|value| value.as_str());
     let number = |name| text(name).and_then(|text| text.parse::<u32>().ok()).unwrap_or_default();
     let millis = |name| {
@@ -52,6 +51,8 @@ pub(super) fn decode(layout: Layout, message: &Stored) -> Option<Copy> {
         last_error: text("weft-last-error").unwrap_or_default().to_owned(),
         last_status: number("weft-last-status"),
         operator: String::new(),
+        unordered: false,
+        from: 0,
     };
     let shard = layout.shard_of(&workflow);
     let event = EventRow {

@@ -47,7 +47,7 @@ impl Stamp {
             (ACTION, action.as_str()),
         ];
         for (name, value) in values.into_iter().filter(|(_, value)| !value.is_empty()) {
-            headers.insert(name, escape(value));
+            headers.insert(name, escape(value).into_owned());
         }
         headers
     }

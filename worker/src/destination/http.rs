@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use reqwest::{
-    Client, Response, StatusCode, Url,
+    Body, Client, Response, StatusCode, Url,
     header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
 use tokio::time::timeout;
@@ -25,8 +25,9 @@ use weft_proto::{
 };
 
 use super::{
-    Delivery, Destination, Failure, FailureKind, InvalidDestination, RESPONSE_BYTES_MAX, Taken,
+    Delivery, Destination, Failure, FailureKind, InvalidDestination, NotSent, RESPONSE_BYTES_MAX, Taken,
     address::{RefusedAddress, check},
+    body::TenuredBody,
     resolver::{GuardedResolver, NoAddress, ResolveError, resolve},
     retry_after,
     signature::Signer,
@@ -81,6 +82,7 @@ impl HttpDestination {
         }
         let body = envelope::to_json(&delivery.event.event);
         let headers = headers(delivery, &self.signer, Timestamp::now(), &body);
+        let body = Body::wrap(TenuredBody::new(body, delivery.tenure.clone()));
         let request = self.client.post(self.url.clone()).headers(headers).timeout(delivery.timeout).body(body);
         let response = request.send().await.map_err(|error| failure(&error, &self.url, delivery.timeout))?;
         let status = response.status();
@@ -215,11 +217,15 @@ async fn excerpt(mut response: Response) -> Bytes {
 /// What went wrong before an answer: what, where.
 fn failure(error: &reqwest::Error, url: &Url, timeout: Duration) -> Failure {
     let at = authority(url);
+    let chain = Chain(error);
+    if let Some(not_sent) = chain.find::<NotSent>() {
+        let failure = Failure::transient(AttemptClass::Connect, not_sent.to_string());
+        return Failure { kind: FailureKind::NotSent, ..failure };
+    }
     if error.is_timeout() {
         let text = format!("no answer from {at} within {} ms", timeout.as_millis());
         return Failure::transient(AttemptClass::Timeout, text);
     }
-    let chain = Chain(error);
     if let Some(refused) = chain.find::<RefusedAddress>() {
         return Failure::transient(AttemptClass::RefusedAddress, refused.to_string());
     }

@@ -21,9 +21,13 @@ use weft_proto::{
 };
 
 use self::{address::RefusedAddress, signature::InvalidSecret};
-use crate::lane::{AttemptEnd, Verdict};
+use crate::{
+    lane::{AttemptEnd, Verdict},
+    ownership::Tenure,
+};
 
 pub mod address;
+mod body;
 pub mod http;
 pub mod resolver;
 pub mod retry_after;
@@ -46,6 +50,8 @@ pub struct Delivery {
     pub epoch: u64,
     /// How long it may take, connecting and reading the answer included.
     pub timeout: Duration,
+    /// The owner's: once it may start no attempt, nothing of this is sent. Asked again where something was waited for.
+    pub tenure: Tenure,
 }
 
 /// Whether what has failed may go better later.
@@ -57,7 +63,14 @@ pub enum FailureKind {
     Permanent,
     /// The receiver wants no event any more, whichever.
     Gone,
+    /// Nothing was sent, since the owner may start no attempt any more. Its successor makes the attempt.
+    NotSent,
 }
+
+/// Nothing was sent, since the owner may start no attempt any more: no attempt was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("nothing was sent: the worker's lease has run out")]
+pub struct NotSent;
 
 /// Why an event was not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -208,7 +221,15 @@ impl Destinations {
     }
 
     /// Makes one attempt.
-    pub async fn deliver(&self, delivery: Delivery) -> AttemptEnd {
+    ///
+    /// # Errors
+    ///
+    /// [`NotSent`].
+    pub async fn deliver(&self, delivery: Delivery) -> Result<AttemptEnd, NotSent> {
+        // Also for code that does not ask.
+        if !delivery.tenure.may_attempt() {
+            return Err(NotSent);
+        }
         let started_at = Timestamp::now();
         let destination =
             self.by_subscription.read().unwrap_or_else(PoisonError::into_inner).get(&delivery.uid).cloned();
@@ -220,7 +241,7 @@ impl Destinations {
             )),
         };
         let ended_at = Timestamp::now();
-        match taken.failure {
+        Ok(match taken.failure {
             None => AttemptEnd {
                 verdict: Verdict::Delivered,
                 class: AttemptClass::Delivered,
@@ -232,7 +253,7 @@ impl Destinations {
                 ended_at,
             },
             Some(failure) => AttemptEnd {
-                verdict: failure.kind.into(),
+                verdict: verdict(failure.kind)?,
                 class: failure.class,
                 status: failure.status,
                 error: failure.error,
@@ -241,17 +262,17 @@ impl Destinations {
                 started_at,
                 ended_at,
             },
-        }
+        })
     }
 }
 
-impl From<FailureKind> for Verdict {
-    fn from(kind: FailureKind) -> Self {
-        match kind {
-            FailureKind::Transient => Self::Transient,
-            FailureKind::Permanent => Self::Permanent,
-            FailureKind::Gone => Self::Gone,
-        }
+/// What a failure means for its lane.
+fn verdict(kind: FailureKind) -> Result<Verdict, NotSent> {
+    match kind {
+        FailureKind::Transient => Ok(Verdict::Transient),
+        FailureKind::Permanent => Ok(Verdict::Permanent),
+        FailureKind::Gone => Ok(Verdict::Gone),
+        FailureKind::NotSent => Err(NotSent),
     }
 }
 

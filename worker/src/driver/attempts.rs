@@ -8,9 +8,12 @@ use weft_proto::ids::SubscriptionUid;
 
 use super::{Driver, DriverError};
 use crate::{
-    destination::Delivery,
+    destination::{Delivery, NotSent},
     lane::{AttemptEnd, AttemptId, Input, LanePrevious, Work},
 };
+
+/// An attempt, and how it ended.
+pub(super) type Attempted = (AttemptId, Result<AttemptEnd, NotSent>);
 
 impl Driver {
     pub(super) fn attempt(
@@ -27,29 +30,31 @@ impl Driver {
         let uid = work.lane.subscription;
         let lane_previous = match previous {
             LanePrevious::Known(event) => Some(event),
+            LanePrevious::Unordered => None,
             LanePrevious::AskLedger => self.commits.ledger().head(&work.lane)?,
         };
         let timeout = self
             .subscriptions
             .get(&uid)
             .map_or(DEFAULT_TIMEOUT, |compiled| Duration::from_millis(compiled.subscription.value.timeout_ms));
-        let delivery =
-            Delivery { event, uid, run: work.run, number, lane_previous, epoch: self.commits.epoch(), timeout };
+        let delivery = Delivery {
+            event,
+            uid,
+            run: work.run,
+            number,
+            lane_previous,
+            epoch: self.commits.epoch(),
+            timeout,
+            tenure: self.tenure.clone(),
+        };
         let destinations = Arc::clone(&self.context.destinations);
-        let tenure = self.tenure.clone();
         // Answered by `ended`; ends with the shard.
-        self.attempts.spawn(async move {
-            // The process may have slept since. Then the lease is lost, and the shard ends without an answer.
-            if !tenure.may_attempt() {
-                std::future::pending::<()>().await;
-            }
-            (id, destinations.deliver(delivery).await)
-        });
+        self.attempts.spawn(async move { (id, destinations.deliver(delivery).await) });
         Ok(())
     }
 
     /// Takes an attempt's end, and those that have come with it: a turn for each would cost more than the lanes do.
-    pub(super) fn ended(&mut self, first: Result<(AttemptId, AttemptEnd), JoinError>) -> Result<(), DriverError> {
+    pub(super) fn ended(&mut self, first: Result<Attempted, JoinError>) -> Result<(), DriverError> {
         self.ended_one(first)?;
         for _ in 1..TURN_ATTEMPTS {
             let Some(ended) = self.attempts.try_join_next() else { break };
@@ -58,9 +63,11 @@ impl Driver {
         Ok(())
     }
 
-    fn ended_one(&mut self, ended: Result<(AttemptId, AttemptEnd), JoinError>) -> Result<(), DriverError> {
+    fn ended_one(&mut self, ended: Result<Attempted, JoinError>) -> Result<(), DriverError> {
         // Of a destination that has panicked nobody can say how the attempt ended.
         let (attempt, end) = ended.map_err(|source| DriverError::Task { what: "an attempt", source })?;
+        // Also where the lease has been renewed meanwhile: no lane is told of an attempt that was not made.
+        let end = end.map_err(|NotSent| DriverError::LeaseLost)?;
         crate::metrics::attempt_ended(&end);
         self.handle(Input::Ended { attempt, end })
     }

@@ -32,6 +32,9 @@ use crate::{
 /// commit costs a sync, and its readers a transaction each. A crash repeats that much more.
 const LINGER: Duration = Duration::from_millis(5);
 
+/// Between two commits that forget something: whoever applies them walks through all that they could forget.
+const FORGET_PAUSE: Duration = Duration::from_secs(3600);
+
 /// An append that is under way.
 #[derive(Debug)]
 struct InFlight {
@@ -72,6 +75,18 @@ pub(super) struct Commits {
     /// The last append was a commit: a piece of the checkpoint may go before the next.
     piece_next: bool,
     since_checkpoint: SinceCheckpoint,
+    /// What the next commit forgets.
+    forget: Option<Forget>,
+    forgotten_at: Option<Instant>,
+}
+
+/// What is of no use any more.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Forget {
+    /// Heads of lanes whose event stood below this.
+    pub heads_below: StreamSeq,
+    /// Open dead letters that were made before this, in unix milliseconds.
+    pub dead_before_ms: i64,
 }
 
 /// A checkpoint that is being written.
@@ -107,6 +122,8 @@ impl Commits {
             checkpoint: None,
             piece_next: false,
             since_checkpoint: SinceCheckpoint::new(context.checkpoints, commits, age, Instant::now()),
+            forget: None,
+            forgotten_at: None,
         }
     }
 
@@ -125,6 +142,13 @@ impl Commits {
 
     pub fn set_copied(&mut self, copied: u64) {
         self.copied = self.copied.max(copied);
+    }
+
+    /// The next commit forgets this, unless one has forgotten something not long ago.
+    pub fn forget(&mut self, forget: Forget) {
+        if self.forgotten_at.is_none_or(|at| at.elapsed() >= FORGET_PAUSE) {
+            self.forget = Some(forget);
+        }
     }
 
     pub fn in_flight(&self) -> bool {
@@ -152,6 +176,11 @@ impl Commits {
     }
 
     pub fn begin(&mut self, mut draft: Draft) {
+        if let Some(forget) = self.forget.take() {
+            draft.commit.forget_heads_below = forget.heads_below.0;
+            draft.commit.forget_dead_before_ms = forget.dead_before_ms;
+            self.forgotten_at = Some(Instant::now());
+        }
         let commit = self.complete(std::mem::take(&mut draft.commit));
         self.append(Record::Commit(commit), Some(Box::new(draft)));
     }

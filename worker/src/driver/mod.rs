@@ -10,10 +10,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::{sync::watch, task::JoinSet};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use weft_nats::{
     catalog::{Catalog, Snapshot},
     connect::Connection,
+    options::OnFull,
     reader::{OrderedReader, ReadError, ReaderOptions},
     subject::Layout,
 };
@@ -21,13 +22,15 @@ use weft_proto::ids::{ShardId, StreamSeq, SubscriptionUid};
 
 use crate::{
     destination::Destinations,
-    lane::{Action, AttemptEnd, AttemptId, Input, Lanes, Limits},
+    lane::{Action, Input, Lanes},
     ledger::{LedgerError, Recovered, RecoveryError},
     log::Log,
     matching::Compiled,
     ownership::Tenure,
+    shares::Share,
 };
 
+mod aging;
 mod append;
 mod attempts;
 mod backfill;
@@ -39,17 +42,22 @@ mod lookups;
 mod pace;
 mod pauses;
 mod subscriptions;
+mod trim;
 
+use aging::Aging;
+use attempts::Attempted;
 use backfill::Backfills;
 use commits::{Commits, Turn};
 use copies::Copies;
 use lookups::Lookup;
 pub use pace::CheckpointPace;
+use trim::Trim;
 
 /// Messages of EVENTS of one turn: few enough that ended attempts and acks do not wait long.
 const TURN_MESSAGES: usize = 256;
-/// Sealed drafts that wait for their commit, above which nothing more is read: each is a whole commit.
-const DRAFTS_WAITING_MAX: usize = 16;
+/// Sealed drafts that wait for their commit, above which nothing more is read: each is a whole commit, up to a megabyte in
+/// memory, and a few keep the commits going one after the other.
+const DRAFTS_WAITING_MAX: usize = 4;
 /// How long a drain waits for the copies of dead letters: long enough for a log that answers; the next owner makes the
 /// rest.
 const DRAIN_COPIES: Duration = Duration::from_secs(5);
@@ -69,10 +77,16 @@ pub struct Context {
     pub catalog: watch::Receiver<Arc<Snapshot>>,
     /// The catalog, to pause subscriptions in.
     pub pauses: Catalog,
-    /// The bounds.
-    pub limits: Limits,
     /// How often a checkpoint is written.
     pub checkpoints: CheckpointPace,
+    /// How long EVENTS keeps an event. Zero: for ever.
+    pub retention: Duration,
+    /// How long DLQ keeps a copy.
+    pub dead_retention: Duration,
+    /// For how long an idle workflow's number goes on.
+    pub remember: Duration,
+    /// What happens when EVENTS is nearly full.
+    pub on_full: OnFull,
 }
 
 /// Why a driver ended.
@@ -110,6 +124,7 @@ pub struct Driver {
     context: Context,
     shard: ShardId,
     tenure: Tenure,
+    share: Share,
     lanes: Lanes,
     commits: Commits,
     copies: Copies,
@@ -117,7 +132,10 @@ pub struct Driver {
     commands: OrderedReader,
     subscriptions: HashMap<SubscriptionUid, Compiled>,
     backfills: Backfills,
-    attempts: JoinSet<(AttemptId, AttemptEnd)>,
+    aging: Aging,
+    /// Makes room in EVENTS, where that is wanted.
+    _trim: Option<AbortOnDropHandle<()>>,
+    attempts: JoinSet<Attempted>,
     lookups: JoinSet<Lookup>,
     /// Subscriptions that are being paused.
     pauses: JoinSet<()>,
@@ -129,7 +147,13 @@ pub struct Driver {
 
 impl Driver {
     /// Takes over a shard that has been recovered and whose epoch record is the next thing to be committed.
-    pub fn new(context: Context, shard: ShardId, tenure: Tenure, recovered: Recovered) -> Self {
+    pub(crate) fn new(
+        context: Context,
+        shard: ShardId,
+        tenure: Tenure,
+        mut share: Share,
+        recovered: Recovered,
+    ) -> Self {
         let Recovered { ledger, positions, restored, checkpoint } = recovered;
         let log = Log { connection: context.connection.clone(), layout: context.layout, shard };
         let stream = context.layout.events_stream(shard);
@@ -137,13 +161,17 @@ impl Driver {
         let stream = context.layout.commands_stream(shard);
         let commands = reader(&context, stream, &format!("commands-{shard}"), StreamSeq(positions.commands + 1));
         let backfills = Backfills::new(log.clone(), &restored.subscriptions);
-        let lanes = Lanes::new(context.limits, restored, StdRng::from_rng(&mut rand::rng()));
+        let lanes = Lanes::new(share.limits(), restored, StdRng::from_rng(&mut rand::rng()));
+        let aging = Aging::start(log.clone(), context.retention);
         let copies = Copies::start(&context, log.clone(), positions.copied);
+        let trim = (context.on_full == OnFull::DropSettled)
+            .then(|| Trim::start(log.clone(), ledger.settlement(), copies.watch_copied(), context.remember));
         let commits = Commits::new(&context, log, ledger, positions, checkpoint);
         Self {
             context,
             shard,
             tenure,
+            share,
             lanes,
             commits,
             copies,
@@ -151,6 +179,8 @@ impl Driver {
             commands,
             subscriptions: HashMap::new(),
             backfills,
+            aging,
+            _trim: trim,
             attempts: JoinSet::new(),
             lookups: JoinSet::new(),
             pauses: JoinSet::new(),
@@ -236,8 +266,13 @@ impl Driver {
                 let snapshot = Arc::clone(&catalog.borrow_and_update());
                 self.catalog_changed(&snapshot)?;
             }
+            () = self.share.changed() => {
+                let limits = self.share.limits();
+                self.handle(Input::Bounded(limits))?;
+            }
             () = sleep_until(deadline), if active => self.handle(Input::TimerFired)?,
             batch = self.commands.next(), if self.matching && active => self.commanded(&batch?)?,
+            () = self.aging.changed(), if self.matching && active => self.aged()?,
             step = self.backfills.next(), if active => self.backfilled(step)?,
             batch = self.events.next(), if reads && !self.backfills.is_closing() => self.read(batch)?,
         }

@@ -22,6 +22,7 @@ use weft_proto::{ids::WorkflowId, v1::AttemptClass};
 
 use super::{
     AttemptId,
+    flaw::{Flaw, has},
     input::{AttemptEnd, Verdict},
 };
 
@@ -133,11 +134,12 @@ impl Circuit {
     pub fn gate(&mut self, now: Timestamp) -> Gate {
         match &mut self.0 {
             State::Closed(_) => Gate::Free,
+            State::HalfOpen { .. } if has(Flaw::SecondProbe) => Gate::Free,
             State::HalfOpen { .. } => Gate::Shut,
             State::Open { until, wait } => {
                 // A clock that was set back must not hold it open.
                 *until = (*until).min(after(now, wait.mul_f64(1.0 + JITTER)));
-                if *until <= now { Gate::Free } else { Gate::Until(*until) }
+                if *until <= now || has(Flaw::OpenCircuit) { Gate::Free } else { Gate::Until(*until) }
             }
         }
     }
@@ -172,7 +174,7 @@ impl Circuit {
                 Judged { counts: !outage, turned: outage }
             }
             // What began before the outage says nothing of how it is now.
-            (State::Open { .. }, _) => Judged { counts: false, turned: false },
+            (State::Open { .. }, _) => Judged { counts: has(Flaw::OutageCounts), turned: false },
             (State::HalfOpen { probe, .. }, _) if *probe != attempt => Judged { counts: false, turned: false },
             (State::HalfOpen { .. }, Sign::Alive) => {
                 *self = Self::default();

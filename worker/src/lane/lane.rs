@@ -16,10 +16,13 @@ use weft_proto::{
     v1,
 };
 
-use super::AttemptId;
+use super::{
+    AttemptId,
+    flaw::{Flaw, has},
+};
 
-/// What an event in memory costs besides its payload: headers, ids, the allocation itself.
-pub const EVENT_OVERHEAD_BYTES: usize = 512;
+/// What an event in memory costs besides its payload: its fields, their texts, the allocations, its part of a lane.
+pub const EVENT_OVERHEAD_BYTES: usize = 1024;
 
 /// What an event in memory counts, in bytes.
 pub(super) fn event_bytes(event: &StoredEvent) -> usize {
@@ -99,6 +102,16 @@ pub(super) enum Need {
     Load(StreamSeq, Run),
 }
 
+impl Need {
+    /// What it wants to attempt.
+    pub fn target(self) -> Option<Target> {
+        match self {
+            Self::Attempt(target) => Some(target),
+            Self::Nothing | Self::Time(_) | Self::CatchUp | Self::Load(..) => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Lane {
     pub next: StreamSeq,
@@ -118,6 +131,8 @@ pub(super) struct Lane {
     pub delivered: Option<EventId>,
     /// The newest draft that tells of it: it may leave memory once that is committed.
     pub touched: u64,
+    /// It is counted among its subscription's lanes of single events.
+    pub has_place: bool,
     /// It stands in its subscription's ready queue.
     pub ready: bool,
     /// Its entry among the timers.
@@ -141,6 +156,7 @@ impl Lane {
             paused: false,
             delivered: None,
             touched: 0,
+            has_place: false,
             ready: false,
             timer: None,
         }
@@ -188,7 +204,8 @@ impl Lane {
             self.complete_to = self.last.max(StreamSeq(seq.0 - 1));
             self.head = Tries::default();
         }
-        let keep = room && self.complete_to >= self.last.max(StreamSeq(self.next.0 - 1));
+        let reaches = self.complete_to >= self.last.max(StreamSeq(self.next.0 - 1));
+        let keep = room && (reaches || has(Flaw::Gap));
         self.last = seq;
         if keep {
             self.complete_to = seq;
@@ -234,13 +251,15 @@ impl Lane {
     ///
     /// A run goes before the head while none of its kind waits before it; the head does not wait for a run's backoff.
     pub fn need(&self, now: Timestamp) -> Need {
-        if self.in_flight.is_some() || self.hold.is_some() || self.paused {
+        let busy = self.in_flight.is_some() && !has(Flaw::SecondAttempt);
+        let held = self.hold.is_some() && !has(Flaw::AheadOfCommit);
+        if busy || held || self.paused && !has(Flaw::PausedLane) {
             return Need::Nothing;
         }
         let mut wake: Option<Timestamp> = None;
         if let Some((&(seq, run), pending)) = self.runs.iter().find(|(_, pending)| !pending.paused) {
             match pending.tries.not_before {
-                Some(at) if at > now => wake = Some(at),
+                Some(at) if at > now && !has(Flaw::EarlyRetry) => wake = Some(at),
                 _ if pending.event.is_some() => return Need::Attempt(Target::Run(seq, run)),
                 _ if !pending.loading => return Need::Load(seq, run),
                 _ => {}
@@ -248,7 +267,7 @@ impl Lane {
         }
         if !self.is_settled() && !self.blocked {
             match self.head.not_before {
-                Some(at) if at > now => wake = Some(wake.map_or(at, |other| other.min(at))),
+                Some(at) if at > now && !has(Flaw::EarlyRetry) => wake = Some(wake.map_or(at, |other| other.min(at))),
                 _ if !self.buffer.is_empty() => return Need::Attempt(Target::Head),
                 _ if self.catch_up == CatchUp::No => return Need::CatchUp,
                 _ => {}
@@ -260,6 +279,7 @@ impl Lane {
     /// The event of a target.
     pub fn event(&self, target: Target) -> Option<&Arc<StoredEvent>> {
         match target {
+            Target::Head if has(Flaw::NotTheHead) => self.buffer.back(),
             Target::Head => self.buffer.front(),
             Target::Run(seq, run) => self.runs.get(&(seq, run))?.event.as_ref(),
             Target::Gone { .. } => None,

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::flaw::{Flaw, has};
+
 /// What may come at once: a tenth of a second's attempts, or one. More would be a burst that the rate is there to spare
 /// the receiver; less, a wake-up for each attempt.
 const BURST: Duration = Duration::from_millis(100);
@@ -36,7 +38,7 @@ impl Pace {
         // A clock that was set back must not stop it.
         self.due = self.due.min(add(now, ahead.saturating_add(self.gap)));
         let from = self.due.checked_sub(ahead).unwrap_or(Timestamp::MIN);
-        (from > now).then_some(from)
+        (from > now && !has(Flaw::NoRate)).then_some(from)
     }
 
     /// An attempt starts.
@@ -51,9 +53,10 @@ fn add(at: Timestamp, wait: Duration) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use proptest::{prelude::*, test_runner::TestCaseResult};
 
     use super::*;
+    use crate::lane::flaw::is_noticed;
 
     fn at(us: u64) -> Timestamp {
         add(Timestamp::UNIX_EPOCH, Duration::from_micros(us))
@@ -66,32 +69,46 @@ mod tests {
         assert!(pace.wait(at(0)).is_some_and(|from| from <= at(1_000_000)));
     }
 
-    proptest! {
-        /// In no time is the rate exceeded, and who waits as told loses nothing of it.
-        #[test]
-        fn the_rate_is_kept_and_used(gap_us in 1u64..2_000_000, waits in proptest::collection::vec(0u64..500_000, 1..200)) {
-            let mut pace = Pace::new(Duration::from_micros(gap_us));
-            let (mut now, mut starts) = (0, Vec::new());
-            for wait in waits {
-                now += wait;
-                while pace.wait(at(now)).is_none() && starts.len() < 2000 {
-                    pace.take(at(now));
-                    starts.push(now);
-                }
+    /// In no time is the rate exceeded, and who waits as told loses nothing of it.
+    fn is_kept_and_used(gap_us: u64, waits: Vec<u64>) -> TestCaseResult {
+        let mut pace = Pace::new(Duration::from_micros(gap_us));
+        let (mut now, mut starts) = (0, Vec::new());
+        for wait in waits {
+            now += wait;
+            while pace.wait(at(now)).is_none() && starts.len() < 2000 {
+                pace.take(at(now));
+                starts.push(now);
             }
-            for (index, first) in starts.iter().enumerate() {
-                for (count, last) in starts[index..].iter().enumerate() {
-                    let most = (last - first + 100_000.max(gap_us)) / gap_us + 1;
-                    prop_assert!(count as u64 <= most, "{count} attempts within {} us", last - first);
-                }
-            }
-            let mut alone = Pace::new(Duration::from_micros(gap_us));
-            let mut now = at(0);
-            for _ in 0..100 {
-                now = alone.wait(now).unwrap_or(now);
-                alone.take(now);
-            }
-            prop_assert!(now <= at(99 * gap_us), "who waits as told gets the whole rate");
         }
+        for (index, first) in starts.iter().enumerate() {
+            for (count, last) in starts[index..].iter().enumerate() {
+                let most = (last - first + 100_000.max(gap_us)) / gap_us + 1;
+                prop_assert!(count as u64 <= most, "{count} attempts within {} us", last - first);
+            }
+        }
+        let mut alone = Pace::new(Duration::from_micros(gap_us));
+        let mut now = at(0);
+        for _ in 0..100 {
+            now = alone.wait(now).unwrap_or(now);
+            alone.take(now);
+        }
+        prop_assert!(now <= at(99 * gap_us), "who waits as told gets the whole rate");
+        Ok(())
+    }
+
+    fn histories() -> impl Strategy<Value = (u64, Vec<u64>)> {
+        (1u64..2_000_000, proptest::collection::vec(0u64..500_000, 1..200))
+    }
+
+    proptest! {
+        #[test]
+        fn the_rate_is_kept_and_used((gap_us, waits) in histories()) {
+            is_kept_and_used(gap_us, waits)?;
+        }
+    }
+
+    #[test]
+    fn its_flaw_is_noticed() {
+        assert!(is_noticed(Flaw::NoRate, &histories(), |(gap_us, waits)| is_kept_and_used(gap_us, waits)));
     }
 }

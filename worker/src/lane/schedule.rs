@@ -20,6 +20,7 @@ use weft_proto::ids::{SubscriptionUid, WorkflowId};
 use super::{
     AttemptId,
     circuit::{Circuit, Gate, Judged, Sign},
+    flaw::{Flaw, has},
     input::LaneKey,
     pace::Pace,
 };
@@ -62,7 +63,7 @@ struct Queue {
 impl Queue {
     /// Whether it may start an attempt, as far as it is concerned.
     fn gate(&mut self, now: Timestamp) -> Gate {
-        if self.in_flight >= self.concurrency {
+        if self.in_flight >= self.concurrency && !has(Flaw::BoundlessSubscription) {
             return Gate::Shut;
         }
         match self.circuit.gate(now) {
@@ -131,7 +132,7 @@ impl Schedule {
         // Subscriptions in a row that have their share.
         let mut sated = 0;
         while let Some(uid) = self.rotation.front().copied() {
-            if sated >= self.rotation.len() || free == 0 {
+            if sated >= self.rotation.len() || free == 0 && !has(Flaw::BoundlessAttempts) {
                 return None;
             }
             let Some(queue) = self.queues.get_mut(&uid) else {
@@ -150,19 +151,20 @@ impl Schedule {
                 }
                 continue;
             };
-            if queue.in_flight >= SHARE.saturating_mul(free) {
+            if queue.in_flight >= SHARE.saturating_mul(free) && !has(Flaw::LastPlace) && !has(Flaw::BoundlessAttempts) {
                 sated += 1;
                 self.rotation.rotate_left(1);
                 continue;
             }
             sated = 0;
-            if queue.deficit < ready.bytes {
+            if queue.deficit < ready.bytes && !has(Flaw::NoTurns) {
                 queue.deficit += QUANTUM;
                 self.rotation.rotate_left(1);
                 continue;
             }
-            queue.deficit -= ready.bytes;
-            return queue.lanes.pop_front().map(|ready| ready.key);
+            queue.deficit = queue.deficit.saturating_sub(ready.bytes);
+            let next = if has(Flaw::LastComeFirst) { queue.lanes.pop_back() } else { queue.lanes.pop_front() };
+            return next.map(|ready| ready.key);
         }
         None
     }

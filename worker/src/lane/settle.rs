@@ -10,6 +10,7 @@ use super::{
     AttemptId,
     action::Action,
     circuit::Sign,
+    flaw::{Flaw, has},
     input::{AttemptEnd, LaneKey, OnExhausted, Rules, Verdict, Work},
     lane::{Target, Tries, millis},
     machine::{Lanes, Started},
@@ -45,7 +46,7 @@ impl Lanes {
         debug_assert_eq!(in_flight, attempt, "P3: at most one attempt of a lane is in flight");
         let uncounted = match end.verdict {
             Verdict::Gone => true,
-            Verdict::Transient => !judged.counts,
+            Verdict::Transient => !judged.counts && !has(Flaw::OutageExhausts),
             Verdict::Delivered | Verdict::Permanent => false,
         };
         if let Target::Gone { event, number } = target {
@@ -103,10 +104,10 @@ impl Lanes {
     }
 
     /// An attempt has ended: the lane goes on, or, paused meanwhile, leaves in the log what nobody may attempt.
-    fn go_on(&mut self, key: &LaneKey, now: Timestamp, actions: &mut Vec<Action>) {
-        let active = self.world.is_active(key.subscription);
+    pub(super) fn go_on(&mut self, key: &LaneKey, now: Timestamp, actions: &mut Vec<Action>) {
+        let may_deliver = self.world.may_deliver(key);
         if let Some(lane) = self.world.lanes.get_mut(key)
-            && (!active || lane.paused)
+            && !may_deliver
         {
             self.memory.give_back(key.subscription, lane.park());
         }
@@ -263,6 +264,7 @@ impl Lanes {
             if lane.hold.is_some_and(|hold| hold <= draft) {
                 lane.hold = None;
                 self.advance(&key, now, actions);
+                self.advance_events_of(&key, now, actions);
             } else if lane.touched <= draft && lane.is_idle() {
                 self.forget(&key);
             }
@@ -271,7 +273,7 @@ impl Lanes {
 
     /// Takes an idle lane out of memory: a lane without work costs nothing.
     pub(super) fn forget(&mut self, key: &LaneKey) {
-        if let Some(lane) = self.world.lanes.remove(key)
+        if let Some(lane) = self.world.remove_lane(key)
             && let Some(at) = lane.timer
         {
             self.schedule.disarm(at, key);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use weft_proto::ids::ShardId;
 
@@ -32,11 +33,21 @@ pub struct Lease {
 #[derive(Debug, Clone)]
 pub struct Tenure {
     /// No attempt starts at or after this moment of the boot clock.
-    until: tokio::sync::watch::Receiver<Duration>,
+    until: watch::Receiver<Duration>,
     lost: CancellationToken,
 }
 
 impl Tenure {
+    /// One in which attempts start before `until` of the boot clock, as that is renewed, and that ends with `lost`.
+    pub fn new(until: watch::Receiver<Duration>, lost: CancellationToken) -> Self {
+        Self { until, lost }
+    }
+
+    /// One without an end: for an attempt that is no shard owner's.
+    pub fn unlimited() -> Self {
+        Self::new(watch::channel(Duration::MAX).1, CancellationToken::new())
+    }
+
     /// Whether an attempt may start now.
     pub fn may_attempt(&self) -> bool {
         boottime() < *self.until.borrow()
@@ -76,9 +87,9 @@ impl Leases {
 impl Lease {
     /// Renews the lease until it is lost or `release` is cancelled, then gives it back. What the driver sees comes first.
     pub fn keep(self, release: CancellationToken) -> (Tenure, impl Future<Output = ()> + Send) {
-        let (until, receiver) = tokio::sync::watch::channel(self.attempts_until());
+        let (until, receiver) = watch::channel(self.attempts_until());
         let lost = CancellationToken::new();
-        let tenure = Tenure { until: receiver, lost: lost.clone() };
+        let tenure = Tenure::new(receiver, lost.clone());
         (tenure, self.renew(until, lost.drop_guard(), release))
     }
 
@@ -86,12 +97,7 @@ impl Lease {
         attempts_until(self.renewed_at, self.leases.bucket.ttl())
     }
 
-    async fn renew(
-        mut self,
-        until: tokio::sync::watch::Sender<Duration>,
-        _lost: DropGuard,
-        release: CancellationToken,
-    ) {
+    async fn renew(mut self, until: watch::Sender<Duration>, _lost: DropGuard, release: CancellationToken) {
         let interval = self.leases.bucket.ttl() / 3;
         loop {
             tokio::select! {

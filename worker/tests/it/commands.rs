@@ -1,6 +1,6 @@
 //! What operators ask for on COMMANDS, up to the receiver and to DLQ.
 
-use weft_nats::event::Event;
+use weft_nats::{catalog::Catalog, event::Event};
 use weft_proto::v1::{self, LaneAction, OutcomeKind, command::Action};
 
 use crate::support::{Log, Receiver, Running};
@@ -158,4 +158,58 @@ async fn a_replay_delivers_again_in_order() {
     worker.stop().await;
     let replayed: Vec<_> = requests.iter().filter(|request| request.replay).map(|request| request.sequence).collect();
     assert_eq!(replayed, [1, 2, 3, 4, 5]);
+}
+
+/// A redrive that is committed and has had no effect when the worker dies: its successor, which knows it from the log alone,
+/// delivers it once, and the same request sent again does nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_takes_effect_once_after_a_kill_behind_its_commit() {
+    let mut log = Log::start().await;
+    let receiver = Receiver::start(|request| if request.sequence == 2 && !request.replay { 422 } else { 200 }).await;
+    let subscription = log.subscribe("billing", &receiver, 1).await;
+    let events = log.events(3, 1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let worker = Running::start(&log, folder.path());
+    log.outcomes(3).await;
+    // Paused: what is committed now waits.
+    let catalog = Catalog::new(log.connection.clone(), weft_nats::testing::master_key());
+    let found = async || catalog.read().await.unwrap().subscriptions["billing"].clone();
+    let set_paused = async |paused: bool| {
+        let found = found().await;
+        let changed = v1::Subscription { paused, ..found.value.as_ref().clone() };
+        catalog.put_subscription(&changed, found.revision).await.unwrap()
+    };
+    let revision = set_paused(true).await;
+    let is_known = |commit: &v1::Commit| {
+        let revised = |change: &v1::SubscriptionChange| matches!(&change.change, Some(v1::subscription_change::Change::Revised(revised)) if revised.revision == revision);
+        commit.subscriptions.iter().any(revised)
+    };
+    log.commits(|commits| commits.iter().any(is_known)).await;
+    let redrive = Action::Redrive(v1::Redrive { items: vec![item(&subscription, &events[1], 2, 0)] });
+    command(&log, "again", redrive.clone()).await;
+    let result = until_carried_out(&log, "again").await;
+    assert_eq!(result.items[0].status(), v1::CommandStatus::Taken);
+    worker.abort().await;
+    std::fs::remove_file(folder.path().join("ledger-0.redb")).unwrap();
+    assert!(receiver.requests.lock().unwrap().iter().all(|request| !request.replay), "killed before the effect");
+
+    let worker = Running::start(&log, folder.path());
+    command(&log, "again", redrive).await;
+    set_paused(false).await;
+    receiver.until_delivered(3).await;
+    // Behind the repeated request.
+    log.events(1, 1).await;
+    receiver.until_delivered(4).await;
+    worker.stop().await;
+    let replays: Vec<_> = receiver
+        .requests
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|request| request.replay)
+        .map(|r| (r.sequence, r.attempt))
+        .collect();
+    assert_eq!(replays, [(2, 1)]);
+    let results = log.commits(|_| true).await.into_iter().flat_map(|commit| commit.results);
+    assert_eq!(results.filter(|result| result.request_id == "again").count(), 1);
 }

@@ -251,8 +251,8 @@ async fn a_receiver_that_is_gone_pauses_its_subscription() {
     worker.stop().await;
 }
 
-/// A deploy of ten seconds: what stands before the receiver answers 503. With the usual retries and no circuit, everything
-/// would be dead letters after seven seconds. The neighbour is delivered to as ever.
+/// Deploys of ten seconds: what stands before one receiver answers 503, and at another's address nobody listens. With the
+/// usual retries and no circuit, everything would be dead letters after seven seconds. The neighbour is delivered to as ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_ten_seconds_makes_no_dead_letters_and_delays_nobody_else() {
     const OUTAGE: Duration = Duration::from_secs(10);
@@ -263,8 +263,12 @@ async fn an_outage_of_ten_seconds_makes_no_dead_letters_and_delays_nobody_else()
     let near = Receiver::start(|_| 200).await;
     let usual =
         v1::Retry { max_retries: 3, base_ms: 1000, factor: 2.0, max_ms: 3_600_000, jitter: 0.2, ..Default::default() };
-    log.subscribe_with("away", &away, 1, |subscription| subscription.retry = Some(usual)).await;
+    log.subscribe_with("away", &away, 1, |subscription| subscription.retry = Some(usual.clone())).await;
     log.subscribe("near", &near, 1).await;
+    let closed = tokio::net::TcpSocket::new_v4().unwrap();
+    closed.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = closed.local_addr().unwrap();
+    log.subscribe_at("closed", address, 1, |subscription| subscription.retry = Some(usual)).await;
     let folder = tempfile::tempdir().unwrap();
     let worker = Running::start(&log, folder.path());
     let mut sent = log.events(20, 20).await.len();
@@ -281,10 +285,12 @@ async fn an_outage_of_ten_seconds_makes_no_dead_letters_and_delays_nobody_else()
         slowest = slowest.max(at.elapsed());
     }
     is_down.store(false, Ordering::SeqCst);
+    let opened = Receiver::at(closed.listen(1024).unwrap(), |_| 200);
     let requests = away.until_delivered(sent).await;
     assert_in_order(&requests, 20, sent as u64 / 20);
+    assert_in_order(&opened.until_delivered(sent).await, 20, sent as u64 / 20);
     worker.stop().await;
-    let outcomes = log.outcomes(2 * sent).await;
+    let outcomes = log.outcomes(3 * sent).await;
     assert!(outcomes.iter().all(|outcome| outcome.kind() == v1::OutcomeKind::Delivered), "no dead letter");
     let failed = requests.iter().filter(|request| request.answered == 503).count();
     assert!((2..100).contains(&failed), "the circuit holds {sent} events back: {failed} attempts failed");

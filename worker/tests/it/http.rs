@@ -11,18 +11,24 @@ use axum::{
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpSocket, TcpStream},
+    sync::{mpsc, watch},
+};
+use tokio_util::sync::CancellationToken;
 use weft_nats::event::{Event, StoredEvent};
 use weft_proto::{
     ids::{EventId, Run, SequenceNumber, StreamSeq, SubscriptionUid, WorkflowId},
     v1::{self, AttemptClass},
 };
 use weft_worker::{
-    destination::{Delivery, Destinations},
+    destination::{Delivery, Destinations, NotSent},
     lane::{AttemptEnd, Verdict},
+    ownership::Tenure,
 };
 
-use crate::support::SECRET;
+use crate::support::{PATIENCE, SECRET};
 
 /// Another secret, during a rotation.
 const NEW_SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX";
@@ -92,10 +98,15 @@ fn delivery() -> Delivery {
         lane_previous: Some(EventId::unique()),
         epoch: 9,
         timeout: TIMEOUT,
+        tenure: Tenure::unlimited(),
     }
 }
 
 async fn deliver(delivery: Delivery, url: &str, allow: &[&str]) -> AttemptEnd {
+    try_deliver(delivery, url, allow).await.unwrap()
+}
+
+async fn try_deliver(delivery: Delivery, url: &str, allow: &[&str]) -> Result<AttemptEnd, NotSent> {
     let destinations = Destinations::new(allow.iter().map(|network| network.parse().unwrap()).collect());
     let subscription = v1::Subscription {
         uid: delivery.uid.to_vec(),
@@ -200,4 +211,49 @@ async fn what_goes_wrong_before_an_answer_is_named() {
     assert_eq!(plain.class, AttemptClass::Tls, "{}", plain.error);
     let unknown = attempt("http://no-such-host.invalid/", &[]).await;
     assert_eq!(unknown.class, AttemptClass::Dns, "{}", unknown.error);
+}
+
+/// P3 at a take-over: whether the owner may still start an attempt is asked when there is a connection to write to, however
+/// long that took to come about, and not only when the attempt began.
+#[tokio::test]
+async fn a_connection_that_comes_after_the_lease_is_sent_nothing() {
+    for outlives in [true, false] {
+        // With its queue full, a listener leaves who connects waiting until it accepts.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let _first = TcpStream::connect(address).await.unwrap();
+        let (until, tenure) = watch::channel(Duration::MAX);
+        let tenure = Tenure::new(tenure, CancellationToken::new());
+        let delivery = Delivery { timeout: PATIENCE, tenure, ..delivery() };
+        let url = format!("http://{address}/");
+        let delivering = try_deliver(delivery, &url, LOCAL);
+        tokio::pin!(delivering);
+        assert!(futures_util::poll!(&mut delivering).is_pending(), "it begins while it may, and waits");
+        if !outlives {
+            until.send_replace(Duration::ZERO);
+        }
+        listener.accept().await.unwrap();
+        let receive = async {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut received = [0; 4];
+            let length = connection.read(&mut received).await.unwrap();
+            received[..length].to_vec()
+        };
+        let (received, end) = tokio::join!(receive, delivering);
+        if outlives {
+            assert_eq!((received.as_slice(), end.unwrap().verdict), (&b"POST"[..], Verdict::Transient));
+        } else {
+            assert_eq!((received, end), (vec![], Err(NotSent)));
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_begins_without_a_lease() {
+    let (url, mut taken) = receiver().await;
+    let tenure = Tenure::new(watch::channel(Duration::ZERO).1, CancellationToken::new());
+    assert_eq!(try_deliver(Delivery { tenure, ..delivery() }, &format!("{url}/ok"), LOCAL).await, Err(NotSent));
+    assert!(taken.try_recv().is_err());
 }

@@ -17,10 +17,10 @@ use axum::{
 use bytes::Bytes;
 use jiff::Timestamp;
 use prost::Message as _;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use weft_nats::{
-    append::Appender,
+    append::{AppendErrorKind, Appender},
     async_nats::HeaderMap as NatsHeaders,
     catalog::Catalog,
     connect::Connection,
@@ -47,6 +47,7 @@ pub struct Log {
     pub server: TestServer,
     pub connection: Connection,
     pub layout: Layout,
+    pub spec: LogSpec,
     appender: Appender,
     end: StreamSeq,
     heads: BTreeMap<String, (u64, EventId)>,
@@ -58,16 +59,67 @@ pub fn spec() -> LogSpec {
 
 impl Log {
     pub async fn start() -> Self {
+        Self::of(spec()).await
+    }
+
+    /// As [`start`](Self::start), cut otherwise.
+    pub async fn of(spec: LogSpec) -> Self {
         let server = TestServer::start().await;
         let connection = server.connection("test").await;
-        let layout = streams::ensure(&connection, &spec()).await.unwrap();
+        let layout = streams::ensure(&connection, &spec).await.unwrap();
         let appender = Appender::new(connection.clone());
-        Self { server, connection, layout, appender, end: StreamSeq(0), heads: BTreeMap::new() }
+        Self { server, connection, layout, spec, appender, end: StreamSeq(0), heads: BTreeMap::new() }
+    }
+
+    /// Appends one event of a workflow with a payload of so many bytes. Whether there was room for it.
+    pub async fn large_event(&mut self, workflow: &str, bytes: usize) -> bool {
+        let head = self.heads.get(workflow).copied();
+        let payload = Bytes::from(format!("\"{}\"", "x".repeat(bytes)));
+        let event = Event { payload, ..self.event(workflow) };
+        loop {
+            // A worker may have carried heads forward meanwhile.
+            self.end = streams::state(&self.connection, "EVENTS").await.unwrap().last;
+            match self.appender.append(self.end, &[event.encode(self.layout)]).await {
+                Ok(end) => {
+                    self.end = end;
+                    return true;
+                }
+                Err(error) if matches!(error.kind, AppendErrorKind::Conflict { .. }) => {}
+                Err(error) => {
+                    assert!(matches!(error.kind, AppendErrorKind::Full(_)), "{error}");
+                    // It was not stored.
+                    match head {
+                        Some(head) => drop(self.heads.insert(workflow.to_owned(), head)),
+                        None => drop(self.heads.remove(workflow)),
+                    }
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// The last sequence of EVENTS.
+    pub fn end(&self) -> u64 {
+        self.end.0
+    }
+
+    /// Pauses a subscription, or lets it go on.
+    pub async fn pause(&self, name: &str, paused: bool) {
+        let catalog = Catalog::new(self.connection.clone(), weft_nats::testing::master_key());
+        let entry = catalog.read().await.unwrap().subscriptions[name].clone();
+        let value = v1::Subscription { paused, ..entry.value.as_ref().clone() };
+        catalog.put_subscription(&value, entry.revision).await.unwrap();
     }
 
     /// Appends `count` events, spread over workflows `w0`, `w1`, …
     pub async fn events(&mut self, count: usize, workflows: usize) -> Vec<Event> {
-        let events: Vec<Event> = (0..count).map(|index| self.event(&format!("w{}", index % workflows))).collect();
+        let workflows: Vec<String> = (0..workflows).map(|workflow| format!("w{workflow}")).collect();
+        self.events_of(count, &workflows).await
+    }
+
+    /// Appends `count` events, spread over workflows of one shard.
+    pub async fn events_of(&mut self, count: usize, workflows: &[String]) -> Vec<Event> {
+        let events: Vec<Event> = workflows.iter().cycle().take(count).map(|workflow| self.event(workflow)).collect();
         for chunk in events.chunks(500) {
             let messages: Vec<_> = chunk.iter().map(|event| event.encode(self.layout)).collect();
             self.end = self.appender.append(self.end, &messages).await.unwrap();
@@ -112,13 +164,24 @@ impl Log {
         start: u64,
         with: impl FnOnce(&mut v1::Subscription),
     ) -> v1::Subscription {
+        self.subscribe_at(name, receiver.address, start, with).await
+    }
+
+    /// Subscribes an address, whoever is there.
+    pub async fn subscribe_at(
+        &self,
+        name: &str,
+        address: SocketAddr,
+        start: u64,
+        with: impl FnOnce(&mut v1::Subscription),
+    ) -> v1::Subscription {
         let mut subscription = v1::Subscription {
             uid: SubscriptionUid::unique().to_vec(),
             name: name.into(),
             types: vec!["*".into()],
             destination: Some(v1::Destination {
                 kind: Some(v1::destination::Kind::Http(v1::HttpDestination {
-                    url: format!("http://{}/", receiver.address),
+                    url: format!("http://{address}/"),
                     secrets: vec![SECRET.into()],
                     format: v1::HttpFormat::Envelope.into(),
                 })),
@@ -133,7 +196,7 @@ impl Log {
                 jitter: 0.1,
                 schedule_ms: vec![],
             }),
-            ordered: true,
+            ordered: Some(true),
             starts: vec![start],
             ..Default::default()
         };
@@ -228,7 +291,11 @@ struct Shared {
 
 impl Receiver {
     pub async fn start(answer: impl Fn(&Request) -> u16 + Send + Sync + 'static) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at(TcpListener::bind("127.0.0.1:0").await.unwrap(), answer)
+    }
+
+    /// As [`start`](Self::start), at an address of one's own.
+    pub fn at(listener: TcpListener, answer: impl Fn(&Request) -> u16 + Send + Sync + 'static) -> Self {
         let address = listener.local_addr().unwrap();
         let requests = Arc::new(Mutex::new(Vec::new()));
         let (sender, changed) = watch::channel(0);
@@ -317,19 +384,14 @@ impl Running {
             allow_networks: vec!["127.0.0.0/8".parse().unwrap()],
         };
         let worker = with(Worker::new(options));
+        let spec = log.spec.clone();
         let drain = CancellationToken::new();
         let (missing_sender, missing) = watch::channel(None);
-        let (drained, folder) = (drain.clone(), folder.to_owned());
+        let (drained, folder, spec) = (drain.clone(), folder.to_owned(), log.spec.clone());
         let task = runtime.spawn(async move {
             let connection = Connection::connect(&nats, "worker").await.unwrap();
             worker
-                .run(
-                    Catalog::new(connection, weft_nats::testing::master_key()),
-                    spec(),
-                    folder,
-                    missing_sender,
-                    drained,
-                )
+                .run(Catalog::new(connection, weft_nats::testing::master_key()), spec, folder, missing_sender, drained)
                 .await
         });
         Self { missing, drain, task, runtime: Some(runtime) }

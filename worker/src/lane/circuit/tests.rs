@@ -1,9 +1,10 @@
 //! The circuit alone: single rules, and random histories against what it promises.
 
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::TestCaseResult};
 use rand::{SeedableRng as _, rngs::StdRng};
 
 use super::*;
+use crate::lane::flaw::is_noticed;
 
 fn workflow(number: u8) -> WorkflowId {
     WorkflowId::new(format!("w{number}")).unwrap()
@@ -98,63 +99,80 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-proptest! {
-    /// An open circuit starts nothing before its time, a half-open one has one probe, a failure counts exactly while it is
-    /// closed, and it is never stuck.
-    #[test]
-    fn it_keeps_its_promises(steps in proptest::collection::vec(step(), 1..200), seed in any::<u64>()) {
-        let mut circuit = Circuit::default();
-        let mut rng = StdRng::seed_from_u64(seed);
-        let (mut now, mut next, mut in_flight) = (at(0), 0, Vec::new());
-        // Starts since it opened, and when it did.
-        let mut opened: Option<Timestamp> = None;
-        let mut probe: Option<AttemptId> = None;
-        for step in steps {
-            match step {
-                Step::Wait { ms } => now = after(now, Duration::from_millis(ms.into())),
-                Step::Start => {
-                    let gate = circuit.gate(now);
-                    prop_assert!(probe.is_none() || gate == Gate::Shut, "one probe");
-                    prop_assert_eq!(gate == Gate::Shut, probe.is_some(), "shut by a probe only");
-                    if let (Some(opened), Gate::Free) = (opened, gate) {
-                        prop_assert!(now.duration_since(opened).as_millis() >= 800, "the shortest wait");
-                    }
-                    if gate != Gate::Free {
-                        continue;
-                    }
-                    let id = AttemptId(next);
-                    next += 1;
-                    if opened.is_some() {
-                        probe = Some(id);
-                    }
-                    circuit.started(id);
-                    in_flight.push(id);
+/// An open circuit starts nothing before its time, a half-open one has one probe, a failure counts exactly while it is
+/// closed, and it is never stuck.
+fn keeps_its_promises(steps: Vec<Step>, seed: u64) -> TestCaseResult {
+    let mut circuit = Circuit::default();
+    let mut rng = StdRng::seed_from_u64(seed);
+    let (mut now, mut next, mut in_flight) = (at(0), 0, Vec::new());
+    // Starts since it opened, and when it did.
+    let mut opened: Option<Timestamp> = None;
+    let mut probe: Option<AttemptId> = None;
+    for step in steps {
+        match step {
+            Step::Wait { ms } => now = after(now, Duration::from_millis(ms.into())),
+            Step::Start => {
+                let gate = circuit.gate(now);
+                prop_assert!(probe.is_none() || gate == Gate::Shut, "one probe");
+                prop_assert_eq!(gate == Gate::Shut, probe.is_some(), "shut by a probe only");
+                if let (Some(opened), Gate::Free) = (opened, gate) {
+                    prop_assert!(now.duration_since(opened).as_millis() >= 800, "the shortest wait");
                 }
-                Step::End { which, sign, workflow: number } => {
-                    if in_flight.is_empty() {
-                        continue;
-                    }
-                    let id = in_flight.swap_remove(usize::from(which) % in_flight.len());
-                    let sign = [Alive, Away, Away, Failed, Failed, Failed][usize::from(sign)];
-                    let was_closed = circuit.is_closed();
-                    let judged = circuit.ended(id, sign, &workflow(number), now, &mut rng);
-                    let is_closed = circuit.is_closed();
-                    prop_assert_eq!(judged.turned, was_closed != is_closed);
-                    prop_assert_eq!(judged.counts, is_closed, "what ends while it is closed counts, and nothing else");
-                    prop_assert!(sign != Alive || !was_closed || is_closed, "a sign of life never opens it");
-                    prop_assert!(was_closed || !is_closed || probe == Some(id) && sign == Alive, "only a probe closes it");
-                    if probe == Some(id) {
-                        probe = None;
-                        opened = (!is_closed).then_some(now);
-                    } else if was_closed && !is_closed {
-                        opened = Some(now);
-                    }
+                if gate != Gate::Free {
+                    continue;
+                }
+                let id = AttemptId(next);
+                next += 1;
+                if opened.is_some() {
+                    probe = Some(id);
+                }
+                circuit.started(id);
+                in_flight.push(id);
+            }
+            Step::End { which, sign, workflow: number } => {
+                if in_flight.is_empty() {
+                    continue;
+                }
+                let id = in_flight.swap_remove(usize::from(which) % in_flight.len());
+                let sign = [Alive, Away, Away, Failed, Failed, Failed][usize::from(sign)];
+                let was_closed = circuit.is_closed();
+                let judged = circuit.ended(id, sign, &workflow(number), now, &mut rng);
+                let is_closed = circuit.is_closed();
+                prop_assert_eq!(judged.turned, was_closed != is_closed);
+                prop_assert_eq!(judged.counts, is_closed, "what ends while it is closed counts, and nothing else");
+                prop_assert!(sign != Alive || !was_closed || is_closed, "a sign of life never opens it");
+                prop_assert!(was_closed || !is_closed || probe == Some(id) && sign == Alive, "only a probe closes it");
+                if probe == Some(id) {
+                    probe = None;
+                    opened = (!is_closed).then_some(now);
+                } else if was_closed && !is_closed {
+                    opened = Some(now);
                 }
             }
         }
-        if probe.is_none() {
-            let later = after(now, WAIT_MAX.mul_f64(1.0 + JITTER));
-            prop_assert_eq!(circuit.gate(later), Gate::Free, "it is never stuck");
-        }
+    }
+    if probe.is_none() {
+        let later = after(now, WAIT_MAX.mul_f64(1.0 + JITTER));
+        prop_assert_eq!(circuit.gate(later), Gate::Free, "it is never stuck");
+    }
+    Ok(())
+}
+
+fn histories() -> impl Strategy<Value = (Vec<Step>, u64)> {
+    (proptest::collection::vec(step(), 1..200), any::<u64>())
+}
+
+proptest! {
+    #[test]
+    fn it_keeps_its_promises((steps, seed) in histories()) {
+        keeps_its_promises(steps, seed)?;
+    }
+}
+
+#[test]
+fn its_flaws_are_noticed() {
+    for flaw in [Flaw::OpenCircuit, Flaw::SecondProbe, Flaw::OutageCounts] {
+        let noticed = is_noticed(flaw, &histories(), |(steps, seed)| keeps_its_promises(steps, seed));
+        assert!(noticed, "{flaw:?}");
     }
 }

@@ -1,16 +1,17 @@
 //! Turns alone: who starts, how often, and who waits.
 
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::TestCaseResult};
 use rand::{SeedableRng as _, rngs::StdRng};
 
 use super::*;
+use crate::lane::flaw::is_noticed;
 
 fn uid(number: u8) -> SubscriptionUid {
     SubscriptionUid::from_bytes([number; 16])
 }
 
 fn key(subscription: u8, workflow: usize) -> LaneKey {
-    LaneKey { subscription: uid(subscription), workflow: WorkflowId::new(format!("w{workflow}")).unwrap() }
+    LaneKey::of_workflow(uid(subscription), WorkflowId::new(format!("w{workflow}")).unwrap())
 }
 
 fn at(ms: i64) -> Timestamp {
@@ -95,54 +96,106 @@ fn an_open_circuit_holds_lanes_and_lets_one_probe_through() {
     assert_eq!(start_all(&mut schedule, due, 512).len(), 5 - started.len() - 1);
 }
 
+/// Over any time in which all have ready lanes, what they have been given differs by a turn and an event at the most,
+/// however large their events are.
+fn are_worth_the_same(costs: Vec<usize>, rounds: usize) -> TestCaseResult {
+    let mut schedule = Schedule::default();
+    let mut given = vec![0; costs.len()];
+    for (number, cost) in costs.iter().enumerate() {
+        schedule.set_bounds(uid(number as u8), free(1000));
+        (0..2).for_each(|workflow| schedule.push_ready(key(number as u8, workflow), *cost));
+    }
+    for _ in 0..rounds {
+        let key = schedule.pop_ready(at(0), 1000).unwrap();
+        let number = usize::from(key.subscription.as_bytes()[0]);
+        given[number] += costs[number];
+        schedule.push_ready(key, costs[number]);
+    }
+    let (least, most) = (given.iter().min().unwrap(), given.iter().max().unwrap());
+    let bound = 2 * (QUANTUM + costs.iter().max().unwrap());
+    prop_assert!(most - least <= bound, "{given:?} for {costs:?}");
+    Ok(())
+}
+
+fn turns() -> impl Strategy<Value = (Vec<usize>, usize)> {
+    (proptest::collection::vec(1usize..20_000, 2..6), 1usize..400)
+}
+
+/// No bound is ever broken, and nobody who may start is forgotten.
+fn bounds_hold(concurrencies: &[usize], attempts_max: usize, ends: Vec<u8>) -> TestCaseResult {
+    let mut schedule = Schedule::default();
+    for (number, concurrency) in concurrencies.iter().enumerate() {
+        schedule.set_bounds(uid(number as u8), free(*concurrency));
+        (0..30).for_each(|workflow| schedule.push_ready(key(number as u8, workflow), 600 + 5000 * number));
+    }
+    let mut left = 30 * concurrencies.len();
+    let mut in_flight = start_all(&mut schedule, at(0), attempts_max);
+    for which in ends.into_iter().chain(std::iter::repeat_n(0, left)) {
+        prop_assert!(in_flight.len() <= attempts_max);
+        for (number, concurrency) in concurrencies.iter().enumerate() {
+            let of = in_flight.iter().filter(|key| key.subscription == uid(number as u8)).count();
+            prop_assert!(of <= *concurrency);
+        }
+        if in_flight.is_empty() {
+            break;
+        }
+        let key = in_flight.swap_remove(usize::from(which) % in_flight.len());
+        left -= 1;
+        end(&mut schedule, &key, Sign::Alive, at(0));
+        in_flight.extend(start_all(&mut schedule, at(0), attempts_max));
+    }
+    prop_assert_eq!((left, schedule.in_flight()), (0, 0));
+    Ok(())
+}
+
+fn loads() -> impl Strategy<Value = (Vec<usize>, usize, Vec<u8>)> {
+    (proptest::collection::vec(1usize..6, 1..5), 1usize..12, proptest::collection::vec(any::<u8>(), 0..100))
+}
+
+/// Within a subscription each ready lane starts once before any starts again.
+fn lanes_take_turns(lanes: usize, rounds: usize) -> TestCaseResult {
+    let mut schedule = Schedule::default();
+    schedule.set_bounds(uid(1), free(1000));
+    (0..lanes).for_each(|workflow| schedule.push_ready(key(1, workflow), 600));
+    for round in 0..rounds {
+        let started = schedule.pop_ready(at(0), 1000);
+        prop_assert_eq!(&started, &Some(key(1, round % lanes)));
+        schedule.push_ready(key(1, round % lanes), 600);
+    }
+    Ok(())
+}
+
 proptest! {
-    /// Over any time in which all have ready lanes, what they have been given differs by a turn and an event at the most,
-    /// however large their events are.
     #[test]
-    fn turns_are_worth_the_same(costs in proptest::collection::vec(1usize..20_000, 2..6), rounds in 1usize..400) {
-        let mut schedule = Schedule::default();
-        let mut given = vec![0; costs.len()];
-        for (number, cost) in costs.iter().enumerate() {
-            schedule.set_bounds(uid(number as u8), free(1000));
-            (0..2).for_each(|workflow| schedule.push_ready(key(number as u8, workflow), *cost));
-        }
-        for _ in 0..rounds {
-            let key = schedule.pop_ready(at(0), 1000).unwrap();
-            let number = usize::from(key.subscription.as_bytes()[0]);
-            given[number] += costs[number];
-            schedule.push_ready(key, costs[number]);
-        }
-        let (least, most) = (given.iter().min().unwrap(), given.iter().max().unwrap());
-        let bound = 2 * (QUANTUM + costs.iter().max().unwrap());
-        prop_assert!(most - least <= bound, "{given:?} for {costs:?}");
+    fn turns_are_worth_the_same((costs, rounds) in turns()) {
+        are_worth_the_same(costs, rounds)?;
     }
 
-    /// No bound is ever broken, and nobody who may start is forgotten.
     #[test]
-    fn bounds_hold_and_nobody_is_forgotten(
-        concurrencies in proptest::collection::vec(1usize..6, 1..5), attempts_max in 1usize..12,
-        ends in proptest::collection::vec(any::<u8>(), 0..100),
-    ) {
-        let mut schedule = Schedule::default();
-        for (number, concurrency) in concurrencies.iter().enumerate() {
-            schedule.set_bounds(uid(number as u8), free(*concurrency));
-            (0..30).for_each(|workflow| schedule.push_ready(key(number as u8, workflow), 600 + 5000 * number));
-        }
-        let mut left = 30 * concurrencies.len();
-        let mut in_flight = start_all(&mut schedule, at(0), attempts_max);
-        for which in ends.into_iter().chain(std::iter::repeat_n(0, left)) {
-            prop_assert!(in_flight.len() <= attempts_max);
-            for (number, concurrency) in concurrencies.iter().enumerate() {
-                prop_assert!(in_flight.iter().filter(|key| key.subscription == uid(number as u8)).count() <= *concurrency);
-            }
-            if in_flight.is_empty() {
-                break;
-            }
-            let key = in_flight.swap_remove(usize::from(which) % in_flight.len());
-            left -= 1;
-            end(&mut schedule, &key, Sign::Alive, at(0));
-            in_flight.extend(start_all(&mut schedule, at(0), attempts_max));
-        }
-        prop_assert_eq!((left, schedule.in_flight()), (0, 0));
+    fn bounds_hold_and_nobody_is_forgotten((concurrencies, attempts_max, ends) in loads()) {
+        bounds_hold(&concurrencies, attempts_max, ends)?;
     }
+
+    #[test]
+    fn a_lane_that_fails_again_and_again_gets_no_more_than_its_turn(lanes in 2usize..50, rounds in 1usize..200) {
+        lanes_take_turns(lanes, rounds)?;
+    }
+}
+
+#[test]
+fn its_flaws_are_noticed() {
+    assert!(is_noticed(Flaw::NoTurns, &turns(), |(costs, rounds)| are_worth_the_same(costs, rounds)));
+    for flaw in [Flaw::BoundlessAttempts, Flaw::BoundlessSubscription] {
+        let noticed = is_noticed(flaw, &loads(), |(concurrencies, attempts_max, ends)| {
+            bounds_hold(&concurrencies, attempts_max, ends)
+        });
+        assert!(noticed, "{flaw:?}");
+    }
+    let lanes = (2usize..50, 1usize..200);
+    assert!(is_noticed(Flaw::LastComeFirst, &lanes, |(lanes, rounds)| lanes_take_turns(lanes, rounds)));
+    let left = || {
+        slow_receivers_leave_a_place();
+        Ok(())
+    };
+    assert!(is_noticed(Flaw::LastPlace, &Just(()), |()| left()));
 }

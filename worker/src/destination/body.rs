@@ -1,0 +1,49 @@
+//! The body of a request, given out only while its owner may start attempts.
+//!
+//! Between an attempt's begin and its request's first byte may lie a lookup, a connection that is slow to come about, a
+//! handshake, and a sleep of the whole process. So the lease is asked where there is nothing left to wait for: a client
+//! takes up the body when the connection is ready, before it writes anything (HTTP/1.1), or before anything that could be
+//! taken for an event (HTTP/2, where the header goes first).
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use super::NotSent;
+use crate::ownership::Tenure;
+
+/// One piece of bytes under a tenure.
+#[derive(Debug)]
+pub(super) struct TenuredBody {
+    bytes: Option<Bytes>,
+    tenure: Tenure,
+}
+
+impl TenuredBody {
+    pub fn new(bytes: Bytes, tenure: Tenure) -> Self {
+        Self { bytes: Some(bytes), tenure }
+    }
+}
+
+impl Body for TenuredBody {
+    type Data = Bytes;
+    type Error = NotSent;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, NotSent>>> {
+        let Some(bytes) = self.bytes.take() else { return Poll::Ready(None) };
+        let frame = if self.tenure.may_attempt() { Ok(Frame::data(bytes)) } else { Err(NotSent) };
+        Poll::Ready(Some(frame))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+    }
+}
