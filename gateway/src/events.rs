@@ -25,6 +25,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 use weft_nats::envelope;
+use weft_proto::v1::Scope;
 
 use crate::{
     admission::Client,
@@ -128,8 +129,7 @@ pub async fn publish(State(api): State<Arc<Api>>, client: Client, request: Reque
 /// From a request to its answer; a refusal tells what had been read of the body.
 async fn receive(api: &Api, client: &Client, headers: &HeaderMap, body: Body) -> Result<Response, Refusal> {
     let of_head = |problem| Refusal::of_head(problem, headers);
-    let caller = Caller::new(api, headers).map_err(of_head)?;
-    api.admission.key(client, caller.grant()).map_err(of_head)?;
+    let caller = Caller::of(api, api.authorize(client, headers, Scope::Ingest).map_err(of_head)?);
     ingest::refuse_compressed(headers).map_err(of_head)?;
     let form = Form::of(headers).map_err(of_head)?;
     let held = api.bodies.read(headers, body).await?;

@@ -53,17 +53,25 @@ const PACE: Pace = Pace {
     // Two commits: one is written while the next gathers.
     queue: 512,
     commit: 256,
-    // The sequencer holds this much in memory, and a crash repeats this much reading. Less often is less work: events of
-    // one commit share pages, and each commit's sync stands in the way of the log's own.
+    // The sequencer holds this much in memory. Less often is less work: events of one commit share pages.
     interval: Duration::from_millis(200),
+    // A crash repeats this much reading. A sync stands in the way of the log's own, and each one rewrites what redb needs
+    // to open the file after a crash.
+    sync_interval: Duration::from_secs(2),
 };
+
+/// By how much an event's time may be late in the receipts of the gateway that appended it. So it is known to the horizon
+/// there, and this much longer, where others have forgotten it: either is right, and what is appended is decided by
+/// comparison. Some times what an append and the question for its time may take.
+pub const LATE_MAX: Duration = Duration::from_secs(10);
 
 /// An event as it is remembered: everything that its sender was told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
     /// Its place in its shard's EVENTS.
     pub seq: StreamSeq,
-    /// When the server stored it, in whole milliseconds.
+    /// When the server stored it, in whole milliseconds. Of an event that its own gateway knows by an ack it may be late by
+    /// less than [`LATE_MAX`].
     pub stored_at: Timestamp,
     /// [`body_digest`].
     pub digest: [u8; 32],
@@ -147,8 +155,13 @@ impl Horizons {
     fn may_follow(&self, head: Option<&Head>, event: &Accepted) -> bool {
         let Some(head) = head else { return true };
         let follows = (event.sequence_number, event.previous) == (head.sequence_number.next(), Some(head.event_id));
-        follows || self.next(Some(head), event.stored_at) == (event.sequence_number, event.previous)
+        follows || self.next(Some(head), elsewhere(event.stored_at)) == (event.sequence_number, event.previous)
     }
+}
+
+/// What time another gateway may have gone by that took this event for one that nothing is remembered of.
+fn elsewhere(stored_at: Timestamp) -> Timestamp {
+    stored_at.saturating_add(LATE_MAX).unwrap_or(stored_at)
 }
 
 fn age_ms(stored_at: Timestamp, now: Timestamp) -> i64 {

@@ -13,8 +13,9 @@
 use std::time::Duration;
 
 use async_nats::{
-    HeaderMap, HeaderValue,
+    HeaderMap, HeaderName, HeaderValue,
     client::{Client, PublishError, PublishErrorKind, RequestErrorKind},
+    header::NATS_EXPECTED_LAST_SEQUENCE,
 };
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
@@ -32,6 +33,10 @@ use crossover::Crossover;
 pub const BATCH_MESSAGES_MAX: usize = 1000;
 /// The most bytes of one atomic batch, so that its staging stays small and a slow disk answers in time.
 pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+const BATCH_ID: HeaderName = HeaderName::from_static("Nats-Batch-Id");
+const BATCH_SEQUENCE: HeaderName = HeaderName::from_static("Nats-Batch-Sequence");
+const BATCH_COMMIT: HeaderName = HeaderName::from_static("Nats-Batch-Commit");
 
 /// How long an append may take, however many acks it waits for. A slow disk syncs in well under a second; who waits
 /// longer than this is better served by a 503 and a repeat.
@@ -97,6 +102,11 @@ impl Appender {
         Self { connection, crossover: Crossover::default(), batch_ids, batches: 0 }
     }
 
+    /// Whether so many messages would go as a batch now, and not one by one.
+    pub fn batches(&self, messages: usize) -> bool {
+        self.crossover.prefers_batch(messages)
+    }
+
     /// Appends `messages` behind `expected`, the stream's last sequence as the caller knows it. Returns the stream's new
     /// last sequence: `expected` + the number of messages.
     ///
@@ -116,7 +126,7 @@ impl Appender {
         let mut left = messages;
         while !left.is_empty() {
             let (part, rest) = left.split_at(leading_part(left));
-            let appended = if self.crossover.prefers_batch(part.len()) {
+            let appended = if self.batches(part.len()) {
                 self.append_batch(&mut last, part, deadline).await
             } else {
                 self.append_singly(&mut last, part, deadline).await
@@ -137,7 +147,7 @@ impl Appender {
         let started = Instant::now();
         for message in messages {
             let mut headers = message.headers.clone();
-            headers.insert("Nats-Expected-Last-Sequence", HeaderValue::from(last.0));
+            headers.insert(NATS_EXPECTED_LAST_SEQUENCE, HeaderValue::from(last.0));
             let expected = Expected { last: last.next(), batch: None };
             self.commit(message, headers, &expected, deadline).await?;
             *last = expected.last;
@@ -159,10 +169,10 @@ impl Appender {
         let id = format!("{}-{}", self.batch_ids, self.batches);
         let headers_of = |index: usize, message: &Outgoing| {
             let mut headers = message.headers.clone();
-            headers.insert("Nats-Batch-Id", id.as_str());
-            headers.insert("Nats-Batch-Sequence", HeaderValue::from(index as u64 + 1));
+            headers.insert(BATCH_ID, id.as_str());
+            headers.insert(BATCH_SEQUENCE, HeaderValue::from(index as u64 + 1));
             if index == 0 {
-                headers.insert("Nats-Expected-Last-Sequence", HeaderValue::from(last.0));
+                headers.insert(NATS_EXPECTED_LAST_SEQUENCE, HeaderValue::from(last.0));
             }
             headers
         };
@@ -170,7 +180,7 @@ impl Appender {
             self.stage(message, headers_of(index, message), deadline).await?;
         }
         let mut headers = headers_of(leading.len(), closing);
-        headers.insert("Nats-Batch-Commit", "1");
+        headers.insert(BATCH_COMMIT, "1");
         let expected = Expected { last: StreamSeq(last.0 + messages.len() as u64), batch: Some(messages.len()) };
         self.commit(closing, headers, &expected, deadline).await?;
         *last = expected.last;
@@ -239,6 +249,20 @@ async fn answer(
 
 fn no_answer() -> String {
     format!("no answer in {} s", APPEND_TIMEOUT.as_secs())
+}
+
+/// Publishes one message, whatever stands before it: for what decides nothing.
+///
+/// # Errors
+///
+/// [`AppendErrorKind`], never a conflict.
+pub async fn publish(connection: &Connection, message: &Outgoing) -> Result<(), AppendErrorKind> {
+    if !connection.is_connected() {
+        return Err(AppendErrorKind::Unavailable("not connected".into()));
+    }
+    let deadline = Instant::now() + APPEND_TIMEOUT;
+    let answer = answer(connection.client(), message, message.headers.clone(), deadline).await?;
+    ack::check_stored(&answer)
 }
 
 /// Publishes one message of which the stream must hold none on its subject yet. `Ok(false)`: there was one.

@@ -28,6 +28,7 @@ use weft_proto::{
 
 use change::Change;
 use entry::Value;
+pub use entry::is_ordered;
 use reading::Reading;
 use stamp::Trail;
 

@@ -26,9 +26,11 @@ use crate::{
 };
 
 mod definition;
+mod room;
 
 pub(crate) use definition::CATALOG_HISTORY;
 use definition::Verdict;
+pub use room::{Usage, drop_through, set_bytes_max, usage};
 
 /// The version of everything that is stored in the log.
 pub const FORMAT_VERSION: u32 = 1;

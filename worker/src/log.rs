@@ -105,6 +105,11 @@ impl Log {
         until_answered(|| direct::last_by_subject(&self.connection, stream, subject)).await
     }
 
+    /// The first sequence that a stream still holds, however long it takes.
+    pub async fn first(&self, stream: &str) -> StreamSeq {
+        until_answered(|| self.state(stream)).await.first
+    }
+
     async fn state(&self, stream: &str) -> Result<StreamState, DirectError> {
         let unavailable = |error: EnsureError| DirectError::Unavailable(error.to_string());
         streams::state(&self.connection, stream).await.map_err(unavailable)

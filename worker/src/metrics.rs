@@ -15,6 +15,11 @@ pub const FOREIGN_MESSAGES: &str = "weft_worker_foreign_messages_total";
 /// Ranges of events that EVENTS had dropped before they were settled.
 pub const LOST_RANGES: &str = "weft_worker_lost_ranges_total";
 
+/// Settled messages that were dropped from EVENTS because it was nearly full.
+pub const DROPPED_MESSAGES: &str = "weft_worker_dropped_messages_total";
+/// Lanes whose oldest unsettled event has come to half of its life in the log, by `shard`.
+pub const LATE_LANES: &str = "weft_worker_late_lanes";
+
 /// Counts an attempt.
 pub fn attempt_ended(end: &AttemptEnd) {
     metrics::counter!(ATTEMPTS, "class" => end.class.as_str_name()).increment(1);

@@ -34,6 +34,7 @@ pub(super) fn decode(token: &str) -> Result<Option<DeadLetterCursor>, Status> {
 
 pub(super) fn encode_lane(cursor: LaneCursor) -> String {
     let mut bytes = cursor.uid.to_vec();
+    bytes.extend_from_slice(&cursor.event.to_be_bytes());
     bytes.extend_from_slice(cursor.workflow.as_bytes());
     URL_SAFE_NO_PAD.encode(bytes)
 }
@@ -41,9 +42,11 @@ pub(super) fn encode_lane(cursor: LaneCursor) -> String {
 /// `None` for the empty token: the first page.
 pub(super) fn decode_lane(token: &str) -> Result<Option<LaneCursor>, Status> {
     let parse = |bytes: &[u8]| {
-        let (uid, workflow) = bytes.split_at_checked(16)?;
+        let (uid, rest) = bytes.split_at_checked(16)?;
+        let (event, workflow) = rest.split_first_chunk()?;
         Some(LaneCursor {
             uid: SubscriptionUid::from_slice(uid)?,
+            event: u64::from_be_bytes(*event),
             workflow: String::from_utf8(workflow.to_vec()).ok().filter(|workflow| !workflow.is_empty())?,
         })
     };

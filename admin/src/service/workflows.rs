@@ -73,7 +73,7 @@ impl Workflows {
             return Err(refuse(Code::Conflict, order.refusal()));
         }
         let event = EventId::from_slice(&lane_order.event_id);
-        let lane = match find(log, uid, &workflow).await? {
+        let lane = match find(log, uid, &workflow, |lane| holds(lane, lane_order.sequence)).await? {
             Some(lane) => Some(view(log, lane).await?),
             None => None,
         };
@@ -218,8 +218,9 @@ impl Order {
             ..Default::default()
         };
         if matches!(self.action, LaneAction::Retry | LaneAction::Skip) {
-            let unsettled = find(log, uid, workflow).await?.filter(|lane| lane.lane.next <= lane.lane.last);
-            let lane = unsettled.ok_or_else(|| {
+            let place = self.place(log).await?;
+            let unsettled = |lane: &v1::Lane| lane.next <= lane.last && place.is_none_or(|seq| holds(lane, seq));
+            let lane = find(log, uid, workflow, unsettled).await?.ok_or_else(|| {
                 let Self { subscription, workflow_id, .. } = self;
                 refuse(Code::NotFound, format!("nothing of workflow {workflow_id} is unsettled for {subscription}"))
             })?;
@@ -232,6 +233,15 @@ impl Order {
             order.event_id = head.event.id.to_vec();
         }
         Ok((log.layout.shard_of(workflow), order))
+    }
+
+    /// Where the event stands that is named, if one is.
+    async fn place(&self, log: &Log) -> Result<Option<u64>, Status> {
+        let Some(event) = Some(&self.event_id).filter(|text| !text.is_empty()) else { return Ok(None) };
+        let unknown = || refuse(Code::NotFound, format!("no event {event} is kept"));
+        let id = event.parse().map_err(|_| unknown())?;
+        let (_, seq) = log.history.position_of(id).await.map_err(of_history)?.ok_or_else(unknown)?;
+        Ok(Some(seq.0))
     }
 
     /// Why its shard's owner has not taken it.
@@ -267,11 +277,22 @@ async fn subscription(log: &Log, name: &str) -> Result<SubscriptionUid, Status> 
     found.ok_or_else(|| refuse(Code::NotFound, format!("no subscription {name}")))
 }
 
-/// A lane with something unsettled, or paused.
-async fn find(log: &Log, uid: SubscriptionUid, workflow: &WorkflowId) -> Result<Option<LaneHistory>, Status> {
+/// A lane of a workflow with something unsettled, or paused: the first that is as wanted, by its oldest event.
+async fn find(
+    log: &Log,
+    uid: SubscriptionUid,
+    workflow: &WorkflowId,
+    wanted: impl Fn(&v1::Lane) -> bool,
+) -> Result<Option<LaneHistory>, Status> {
     let filter = LaneFilter { workflow: Some(workflow.as_str().to_owned()), ..LaneFilter::default() };
     let page = log.history.lanes(filter, None, usize::MAX).await.map_err(of_history)?;
-    Ok(page.lanes.into_iter().find(|lane| lane.uid == uid))
+    let found = page.lanes.into_iter().filter(|lane| lane.uid == uid && wanted(&lane.lane));
+    Ok(found.min_by_key(|lane| lane.lane.next))
+}
+
+/// Whether a lane is that of a workflow, or that of this event of it.
+fn holds(lane: &v1::Lane, seq: u64) -> bool {
+    !lane.unordered || lane.last == seq
 }
 
 /// Events of a workflow from a place on.

@@ -35,7 +35,7 @@ pub fn subscription(name: &str, url: &str) -> v1::Subscription {
         types: vec!["order.*".into()],
         timeout_ms: 15_000,
         concurrency: 4,
-        ordered: true,
+        ordered: Some(true),
         destination: Some(v1::Destination { kind: Some(destination::Kind::Http(http)) }),
         ..v1::Subscription::default()
     }

@@ -1,12 +1,9 @@
 //! Who sends events, and what that allows.
 
-use http::HeaderMap;
 use weft_nats::catalog::keys::Grant;
-use weft_proto::v1::Scope;
 
 use super::Draft;
 use crate::{
-    auth::authorize,
     error::{Code, Problem},
     ingest,
     router::Api,
@@ -23,18 +20,9 @@ pub(crate) struct Caller<'a> {
 }
 
 impl<'a> Caller<'a> {
-    /// The caller whose key stands in these headers.
-    ///
-    /// # Errors
-    ///
-    /// A [`Problem`] of its key.
-    pub fn new(api: &'a Api, headers: &HeaderMap) -> Result<Self, Problem> {
-        Ok(Self { api, grant: authorize(&api.keys, headers, Scope::Ingest)? })
-    }
-
-    /// What its key may do.
-    pub fn grant(&self) -> &Grant {
-        &self.grant
+    /// The caller with a key that may do this.
+    pub fn of(api: &'a Api, grant: Grant) -> Self {
+        Self { api, grant }
     }
 
     /// The event, received now, if it is as it must be and the caller may send it.

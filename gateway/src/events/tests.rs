@@ -57,12 +57,17 @@ fn api(complete: bool) -> Api {
     Api::new(Sources::new(catalog), keys, admission, limits, CancellationToken::new())
 }
 
+/// Who sends these headers.
+fn caller<'a>(api: &'a Api, given: &[(&str, &str)]) -> Caller<'a> {
+    Caller::of(api, api.authorize(&Client::default(), &headers(given), Scope::Ingest).unwrap())
+}
+
 /// The event of a request, or why there is none.
 fn read(given: &[(&str, &str)], body: impl Into<Bytes>) -> Result<NewEvent, Problem> {
     let api = api(true);
     let (given, body) = (headers(given), body.into());
     let draft = single(Form::of(&given)?, &given, &body)?;
-    Caller::new(&api, &headers(&[("x-api-key", BOOTSTRAP)]))?.admit(draft)
+    caller(&api, &[("x-api-key", BOOTSTRAP)]).admit(draft)
 }
 
 fn refused(given: &[(&str, &str)], body: impl Into<Bytes>) -> (Code, String) {
@@ -299,7 +304,7 @@ fn a_caller_sends_what_its_key_allows() {
     let send = |complete: bool, source: &str, workflow: &str| {
         let api = api(complete);
         let body = json!({ "type": "t", "workflowId": workflow, "source": source }).to_string();
-        Caller::new(&api, &headers(&[("authorization", &format!("Bearer {LIMITED}"))]))?.admit(plain::read(&body)?)
+        caller(&api, &[("authorization", &format!("Bearer {LIMITED}"))]).admit(plain::read(&body)?)
     };
     assert_eq!(send(true, "orders", "order-1").unwrap().verified_by, "api_key/abcd1234");
     for (source, workflow) in [("orders", "cart-1"), ("api", "order-1"), ("shop", "order-1")] {
@@ -312,7 +317,7 @@ fn a_caller_sends_what_its_key_allows() {
 #[test]
 fn a_batch_is_checked_whole() {
     let api = api(true);
-    let caller = Caller::new(&api, &headers(&[("x-api-key", BOOTSTRAP)])).unwrap();
+    let caller = caller(&api, &[("x-api-key", BOOTSTRAP)]);
     let admit = |draft| caller.admit(draft);
     let read = |events: &serde_json::Value| batch(&HeaderMap::new(), events.to_string().as_bytes(), admit);
     let good: Vec<_> = (0..BATCH_EVENTS_MAX).map(|n| with("id", n.to_string())).collect();

@@ -15,6 +15,7 @@ use weft_proto::v1::{
 use super::line;
 use crate::{
     admission::Client,
+    auth::authorize,
     error::{Code, Problem},
     events::{Caller, Draft, check_json},
     identify, ingest, metrics,
@@ -89,7 +90,7 @@ impl IngestService for Ingest {
 /// The event of a message, if its sender may send it: the key is looked at again for each, so that one that is revoked
 /// ends its streams.
 pub(super) fn admit(api: &Api, headers: &HeaderMap, event: PublishRequest) -> Result<NewEvent, Problem> {
-    let caller = Caller::new(api, headers)?;
+    let caller = Caller::of(api, authorize(&api.keys, headers, Scope::Ingest)?);
     let bytes_max = api.bodies.bytes_max();
     if event.data.len() > bytes_max {
         return Err(Problem::new(Code::BodyTooLarge, format!("the data is larger than {bytes_max} bytes")));

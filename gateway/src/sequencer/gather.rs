@@ -3,8 +3,8 @@
 //! Senders come again as soon as they have their answers, and a batch costs about the same whatever rides in it. A group
 //! that is sent the moment the last one has landed holds only the few that waited meanwhile; the many that come a moment
 //! later wait for it, and so large and tiny groups would take turns. So after a batch the next one waits until as many are
-//! there as were answered, at most for a part of what the last one took. After a single publish nothing waits: there is
-//! no batch to be filled. Pure.
+//! there as were answered, at most for a part of what the last one took. After single publishes nothing waits: there is no
+//! batch to be filled, and at such a rate nobody comes again at once. Pure.
 
 use std::time::Duration;
 
@@ -24,13 +24,13 @@ pub(super) struct Gather {
 }
 
 impl Gather {
-    /// An append of `sent` messages has landed, `took` after it was sent, and all of their senders have been answered.
+    /// A batch of `sent` messages has landed, `took` after it was sent, and all of their senders have been answered.
     pub fn landed(&mut self, sent: usize, took: Duration, now: Instant) {
-        self.expected = (sent > 1).then(|| (sent, now + (took / WAIT_SHARE).min(WAIT_MAX)));
+        self.expected = Some((sent, now + (took / WAIT_SHARE).min(WAIT_MAX)));
     }
 
-    /// An append has failed: whoever is there goes at once.
-    pub fn failed(&mut self) {
+    /// An append has failed, or was no batch: whoever is there goes at once.
+    pub fn nobody(&mut self) {
         self.expected = None;
     }
 
@@ -53,11 +53,9 @@ mod tests {
         assert_eq!(gather.waits(9, start), Some(start + took / 2));
         assert_eq!(gather.waits(10, start), None, "all are there");
         assert_eq!(gather.waits(1, start + took / 2), None, "its time is over");
-        gather.landed(1, took, start);
-        assert_eq!(gather.waits(0, start), None, "single publishes go at once");
         gather.landed(10, Duration::from_secs(1), start);
         assert_eq!(gather.waits(1, start), Some(start + WAIT_MAX));
-        gather.failed();
+        gather.nobody();
         assert_eq!(gather.waits(1, start), None);
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! - `decide`: what becomes of each event of a group; pure.
 //! - `overlay`: the log beyond the receipts' file; `lookup`: what the file says.
-//! - `flight`: a decided group on its way into the log; `session`: the loop that sends one after the other.
+//! - `flight`: a decided group on its way into the log; `session`: the loop that sends one after the other; `follow`:
+//!   whether it reads the log, or knows it by its own acks.
 //! - `desk`: where events come in, alone, many at once, or in a line; `chain`: those that must not overtake each other.
 //! - `shard`: opens, compares, catches up, and starts over; `heads`: carried forward.
 //! - `preferred`: of several gateways one appends for all, as long as it answers.
@@ -24,13 +25,14 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_index::projection::OpenError;
-use weft_nats::{connect::Connection, streams, subject::Layout};
+use weft_nats::{connect::Connection, event::Event, streams, subject::Layout};
 use weft_proto::ids::{EventId, SequenceNumber, ShardId, StreamSeq, WorkflowId};
 
 mod chain;
 mod decide;
 mod desk;
 mod flight;
+mod follow;
 mod gather;
 mod heads;
 mod lookup;
@@ -86,6 +88,30 @@ pub struct NewEvent {
     pub payload: Bytes,
     /// The answer to a known id with another body: the first receipt instead of an error.
     pub receipt_on_id_reuse: bool,
+}
+
+impl NewEvent {
+    /// The event as it stands in the log with this number and behind this one.
+    pub fn numbered(self, sequence_number: SequenceNumber, previous: Option<EventId>) -> Event {
+        Event {
+            id: self.id,
+            sequence_number,
+            workflow: self.workflow,
+            previous,
+            event_type: self.event_type,
+            source: self.source,
+            time: self.time,
+            received_at: self.received_at,
+            delivery_id: self.delivery_id,
+            content_type: self.content_type,
+            data_pointer: self.data_pointer,
+            verified_by: self.verified_by,
+            traceparent: self.traceparent,
+            quarantine: self.quarantine,
+            kept_headers: self.kept_headers,
+            payload: self.payload,
+        }
+    }
 }
 
 /// The answer to a sender: where its event stands.

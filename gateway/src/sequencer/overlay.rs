@@ -1,8 +1,8 @@
 //! What is in the log beyond the receipts' file: everything from the file's cursor to S, the end that decisions are made
 //! on.
 //!
-//! Our own events enter when they are acked, before they are read; others' enter when they are read. Whatever has been
-//! committed to the file leaves.
+//! Our own events enter when they are acked, before they are read back or confirmed; others' enter when they are read.
+//! Whatever has been committed to the file leaves.
 //!
 //! Invariant: `lines` has a line for each message in (`base`, `end`], and `ids` and `heads` say what follows from them.
 
@@ -15,7 +15,8 @@ use weft_index::{
 };
 use weft_proto::ids::{EventId, StreamSeq, WorkflowId};
 
-/// When a message was stored that has not been read back yet: after everything that has. It is too new to be forgotten.
+/// When a message was stored that has been neither read back nor confirmed: after everything that has. It is too new to be
+/// forgotten.
 pub(super) const UNREAD: Timestamp = Timestamp::MAX;
 
 /// The log beyond the receipts' file.
@@ -25,10 +26,10 @@ pub(super) struct Overlay {
     base: StreamSeq,
     /// S: everything up to here is known.
     end: StreamSeq,
-    /// When the newest message that was read was stored.
+    /// When the newest message that was read or confirmed was stored.
     now: Timestamp,
     lines: VecDeque<Line>,
-    /// How many lines at the end are ours and have not been read back.
+    /// How many lines at the end are ours and have been neither read back nor confirmed.
     unread: usize,
     ids: HashMap<EventId, Accepted>,
     /// With the sequence of the message that says so.
@@ -80,7 +81,7 @@ impl Overlay {
         self.end
     }
 
-    /// Stream time: when the newest message was stored.
+    /// Stream time: when the newest message was stored, as far as that is known.
     pub fn now(&self) -> Timestamp {
         self.now
     }
@@ -159,6 +160,33 @@ impl Overlay {
             Says::Nothing => Content::Foreign,
         };
         Ok(Some(Change { seq, mark, content }))
+    }
+
+    /// Where the first message of ours stands that has been neither read back nor confirmed; if there is none, the next
+    /// message of the log.
+    pub fn unread_from(&self) -> StreamSeq {
+        let first = self.lines.len().checked_sub(self.unread).and_then(|index| self.lines.get(index));
+        first.map_or(self.end.next(), |line| line.seq)
+    }
+
+    /// `mark` is what stands at `seq`: the changes that the messages of ours up to there make. An ack has told that they
+    /// stand there; when each was stored nobody has asked, and it counts as stored when the one at `seq` was: a little
+    /// later than it was, so that it is not forgotten too soon.
+    ///
+    /// # Errors
+    ///
+    /// [`Differs`].
+    pub fn confirm(&mut self, seq: StreamSeq, mark: Mark) -> Result<Vec<Change>, Differs> {
+        let lines = self.lines.iter().skip(self.lines.len().saturating_sub(self.unread));
+        let confirmed: Vec<_> = lines.map(|line| (line.seq, line.id)).take_while(|line| line.0 <= seq).collect();
+        if confirmed.last().is_some_and(|line| *line != (seq, mark.id)) {
+            return Err(Differs(seq));
+        }
+        let mut changes = Vec::with_capacity(confirmed.len());
+        for (seq, id) in confirmed {
+            changes.extend(self.read_back(seq, Mark { id, ..mark })?);
+        }
+        Ok(changes)
     }
 
     /// A message that is not ours was read.

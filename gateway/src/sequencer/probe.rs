@@ -2,9 +2,11 @@
 
 use std::{future::Future, pin::Pin, time::Duration};
 
+use weft_index::projection::Mark;
 use weft_nats::{
     async_nats::jetstream::stream::RawMessageErrorKind,
     connect::Connection,
+    direct,
     streams::{self, StreamState},
 };
 use weft_proto::ids::StreamSeq;
@@ -13,6 +15,9 @@ use super::shard::Shard;
 
 /// A question under way.
 pub(super) type Probe = Pin<Box<dyn Future<Output = Probed> + Send>>;
+
+/// The question what stands at a sequence, under way. `None`: the log does not say.
+pub(super) type Confirm = Pin<Box<dyn Future<Output = Option<(StreamSeq, Mark)>> + Send>>;
 
 /// The answer.
 #[derive(Debug)]
@@ -41,6 +46,16 @@ pub(super) fn end(shard: &Shard, pause: Duration) -> Probe {
             Ok(state) => Probed::End(state),
             Err(error) => Probed::Unavailable(error.to_string()),
         }
+    })
+}
+
+/// What stands at `seq`.
+pub(super) fn stands_at(shard: &Shard, seq: StreamSeq) -> Confirm {
+    let (connection, stream) = (shard.connection.clone(), shard.stream.clone());
+    Box::pin(async move {
+        // A follower may not have it yet.
+        let message = direct::get(&connection, &stream, seq).await.ok().flatten()?;
+        Some((message.seq, Mark::of(&message)))
     })
 }
 

@@ -2,15 +2,17 @@
 //! next one.
 //!
 //! ```text
-//! inbox → arrived → looking (the file, on a blocking thread) → ready → decide → flight (append) → overlay, answers
-//!                                                                ↑ conflict, no answer: read on │
-//! reader → overlay, unwritten → writer (the file) → prune        └──────────────────────────────┘
+//! inbox → arrived → looking (the file) → ready → decide → flight (append) → overlay, answers
+//!                                          ↑ conflict, no answer: read on │        │
+//!                                          └──────────────────────────────┘        ▼ confirmed
+//!                                                reader → overlay ────────────▶ unwritten → writer (the file) → prune
 //! ```
 //!
 //! Nothing is decided before the overlay reaches `target`, the end that the log is known to have. The overlay keeps what
 //! lies behind the oldest look-up that may still be used, so that the file's answer and the overlay never leave a gap.
+//! Whether there is a reader, or acks say enough, is `follow`'s to decide.
 
-use std::{collections::VecDeque, future::Future, mem, pin::Pin, time::Duration};
+use std::{collections::VecDeque, future::Future, mem, pin::Pin, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::{
@@ -18,8 +20,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use weft_index::{
-    projection::{StorageError, Writer},
-    receipts::{Apply, Change, Committed, Receipts},
+    projection::{Mark, StorageError, Writer},
+    receipts::{Apply, Change, Committed, Receipts, View},
 };
 use weft_nats::{
     append::{AppendError, Appender, BATCH_MESSAGES_MAX},
@@ -31,11 +33,12 @@ use weft_proto::ids::StreamSeq;
 
 use super::{
     flight::Flight,
+    follow::{Follow, OWN_MIN, Source},
     gather::Gather,
     heads::{Carrier, Page},
-    lookup::{Looking, look_up},
+    lookup::{self, Looking},
     overlay::Overlay,
-    probe::{self, Probe, Probed},
+    probe::{self, Confirm, Probe, Probed},
     shard::{Ask, Fault, Inbox, Shard},
     submission::Submission,
 };
@@ -66,7 +69,11 @@ pub(super) struct Session<'a> {
     receipts: Receipts,
     writer: &'a Writer<Apply>,
     committed: watch::Receiver<Committed>,
-    reader: OrderedReader,
+    follow: Follow,
+    /// Only while it is followed.
+    reader: Option<OrderedReader>,
+    /// Only while acks are.
+    confirming: Option<Confirm>,
     /// The connection was lost, or is there again.
     connection_changed: Option<Changed>,
     /// When the reader last brought something.
@@ -74,6 +81,8 @@ pub(super) struct Session<'a> {
     overlay: Overlay,
     unwritten: Vec<Change>,
     arrived: Vec<Submission>,
+    /// What the file said last, as long as nothing has been committed since.
+    view: Option<Arc<View>>,
     looking: Option<Looking>,
     /// What the overlay must keep for `looking`.
     looking_from: StreamSeq,
@@ -104,6 +113,8 @@ struct Landed {
     appender: Appender,
     messages: Vec<Outgoing>,
     result: Result<StreamSeq, AppendError>,
+    /// Whether it was a batch.
+    batched: bool,
     /// How long it took.
     took: Duration,
 }
@@ -111,6 +122,10 @@ struct Landed {
 /// What the session has waited for.
 enum Happening {
     Read(Result<Batch, ReadError>),
+    Confirms,
+    Confirmed(Option<(StreamSeq, Mark)>),
+    /// Acks alone are no more enough.
+    ReadsOn,
     Landed(Box<Landed>),
     Looked(Result<Vec<Submission>, StorageError>),
     Probed(Probed),
@@ -146,13 +161,16 @@ impl<'a> Session<'a> {
             receipts,
             writer,
             committed: writer.committed(),
-            reader,
+            follow: Follow::new(OWN_MIN, Instant::now()),
+            reader: Some(reader),
+            confirming: None,
             connection_changed: Some(changed(&shard.connection)),
             heard_at: Instant::now(),
             target: overlay.end(),
             overlay,
             unwritten: Vec::new(),
             arrived: Vec::new(),
+            view: None,
             looking: None,
             looking_from: StreamSeq(0),
             ready: VecDeque::new(),
@@ -178,7 +196,8 @@ impl<'a> Session<'a> {
     /// [`Fault`]: the receipts cannot go on as they are. Whoever waits is told that the log is unavailable.
     pub async fn run(mut self) -> Result<(), Fault> {
         loop {
-            self.look_up();
+            self.switch();
+            self.look_up()?;
             self.launch();
             if self.is_drained() {
                 return Ok(());
@@ -192,9 +211,11 @@ impl<'a> Session<'a> {
         let takes_in = !self.closed && self.arrived.is_empty() && self.ready.len() < READY_MAX;
         let quiet_at = (self.probe.is_none() && self.wanted_end() > self.overlay.end()).then(|| self.heard_at + QUIET);
         let gathered_at = self.gathers_until();
+        let confirms_at = self.follow.confirms_at().filter(|_| self.confirming.is_none());
         let look_at = self.carrier.wakes_at();
         Ok(tokio::select! {
-            batch = self.reader.next(), if self.unwritten.len() < UNWRITTEN_MAX => Happening::Read(batch),
+            batch = next(&mut self.reader), if self.unwritten.len() < UNWRITTEN_MAX => Happening::Read(batch),
+            confirmed = settled(&mut self.confirming) => Happening::Confirmed(confirmed),
             landed = settled(&mut self.append) => Happening::Landed(landed),
             looked = settled(&mut self.looking) => Happening::Looked(looked.unwrap_or_else(panicked)),
             probed = settled(&mut self.probe) => Happening::Probed(probed),
@@ -214,6 +235,8 @@ impl<'a> Session<'a> {
             () = settled(&mut self.connection_changed) => Happening::ConnectionChanged,
             () = at(gathered_at) => Happening::Gathered,
             () = at(quiet_at) => Happening::Quiet,
+            () = at(confirms_at) => Happening::Confirms,
+            () = at(self.follow.reads_at()) => Happening::ReadsOn,
             () = at(look_at) => Happening::LookForHeads,
             () = self.shard.drain.cancelled(), if !self.draining => Happening::Drain,
         })
@@ -222,6 +245,12 @@ impl<'a> Session<'a> {
     fn take(&mut self, happening: Happening) -> Result<(), Fault> {
         match happening {
             Happening::Read(batch) => self.read(batch?)?,
+            Happening::Confirms => {
+                self.follow.asked(Instant::now());
+                self.confirming = Some(probe::stands_at(self.shard, self.overlay.end()));
+            }
+            Happening::Confirmed(Some((seq, mark))) => self.confirmed(seq, mark)?,
+            Happening::ReadsOn => self.follow.others(),
             Happening::Landed(landed) => self.land(*landed),
             Happening::Looked(group) => {
                 self.ready.extend(group?);
@@ -234,8 +263,9 @@ impl<'a> Session<'a> {
             Happening::Committed => self.prune(),
             Happening::ConnectionChanged => {
                 self.connection_changed = Some(changed(&self.shard.connection));
+                self.follow.others();
                 // It would find out by itself, by the silence.
-                self.reader = self.shard.reader(self.reader.position());
+                self.reader = None;
             }
             Happening::Quiet => {
                 self.probe = Some(probe::nothing_between(self.shard, self.overlay.end(), self.wanted_end()));
@@ -248,9 +278,24 @@ impl<'a> Session<'a> {
                 self.draining = true;
                 self.inbox.queue.close();
             }
+            // Asked again, or read after all.
+            Happening::Confirmed(None) => {}
             Happening::Gathered | Happening::Written => {}
         }
         Ok(())
+    }
+
+    /// Begins or ends to read, as it is followed now.
+    fn switch(&mut self) {
+        match self.follow.source() {
+            Source::Acks => self.reader = None,
+            Source::Reader if self.reader.is_none() => {
+                self.confirming = None;
+                self.heard_at = Instant::now();
+                self.reader = Some(self.shard.reader(self.overlay.unread_from()));
+            }
+            Source::Reader => {}
+        }
     }
 
     fn is_drained(&self) -> bool {
@@ -259,11 +304,23 @@ impl<'a> Session<'a> {
     }
 
     /// Asks the file about what has arrived.
-    fn look_up(&mut self) {
-        if self.looking.is_none() && !self.arrived.is_empty() {
-            self.looking_from = self.overlay.base();
-            self.looking = Some(look_up(self.receipts.clone(), mem::take(&mut self.arrived)));
+    fn look_up(&mut self) -> Result<(), Fault> {
+        if self.looking.is_some() || self.arrived.is_empty() {
+            return Ok(());
         }
+        let view = match self.view.take() {
+            Some(view) => view,
+            None => lookup::view(&self.receipts)?,
+        };
+        self.view = Some(view.clone());
+        if self.arrived.len() <= lookup::AT_ONCE_MAX {
+            lookup::look_up_now(&view, &mut self.arrived)?;
+            self.ready.extend(self.arrived.drain(..));
+        } else {
+            self.looking_from = view.cursor();
+            self.looking = Some(lookup::look_up(view, mem::take(&mut self.arrived)));
+        }
+        Ok(())
     }
 }
 
@@ -275,6 +332,14 @@ async fn settled<F: Future + Unpin>(slot: &mut Option<F>) -> F::Output {
             *slot = None;
             output
         }
+        None => std::future::pending().await,
+    }
+}
+
+/// The next messages; waits for ever while there is no reader. Safe to cancel.
+async fn next(reader: &mut Option<OrderedReader>) -> Result<Batch, ReadError> {
+    match reader {
+        Some(reader) => reader.next().await,
         None => std::future::pending().await,
     }
 }

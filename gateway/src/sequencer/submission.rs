@@ -6,7 +6,11 @@ use tokio::{
     time::Instant,
 };
 use weft_index::receipts::{Accepted, body_digest};
-use weft_nats::{event::Event, message::Outgoing, subject::Layout};
+use weft_nats::{
+    async_nats::{HeaderName, HeaderValue},
+    message::Outgoing,
+    subject::Layout,
+};
 use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
 
 use super::{
@@ -17,9 +21,9 @@ use super::{
 };
 
 /// The header that holds the number: all that [`Submission::number`] sets.
-const SEQUENCE: &str = "ce-sequence";
+const SEQUENCE: HeaderName = HeaderName::from_static("ce-sequence");
 /// The header that names the predecessor.
-const PREVIOUS: &str = "ce-previousid";
+const PREVIOUS: HeaderName = HeaderName::from_static("ce-previousid");
 /// Bytes that numbering adds to a message: `ce-previousid: <uuid>`.
 const NUMBERING_BYTES: usize = 64;
 
@@ -78,7 +82,7 @@ impl Encoded {
     /// Encodes an event but for its number.
     pub fn new(event: NewEvent, layout: Layout) -> Self {
         let receipt_on_id_reuse = event.receipt_on_id_reuse;
-        let event = unnumbered(event);
+        let event = event.numbered(SequenceNumber(0), None);
         let message = event.encode(layout);
         Self {
             id: event.id,
@@ -115,27 +119,6 @@ impl Encoded {
     }
 }
 
-fn unnumbered(event: NewEvent) -> Event {
-    Event {
-        id: event.id,
-        sequence_number: SequenceNumber(0),
-        workflow: event.workflow,
-        previous: None,
-        event_type: event.event_type,
-        source: event.source,
-        time: event.time,
-        received_at: event.received_at,
-        delivery_id: event.delivery_id,
-        content_type: event.content_type,
-        data_pointer: event.data_pointer,
-        verified_by: event.verified_by,
-        traceparent: event.traceparent,
-        quarantine: event.quarantine,
-        kept_headers: event.kept_headers,
-        payload: event.payload,
-    }
-}
-
 impl Submission {
     /// Its chain at this moment.
     pub fn linked(&self) -> Option<Linked> {
@@ -161,11 +144,11 @@ impl Submission {
     /// Writes the number and the predecessor into the message, over those of an earlier decision.
     pub fn number(&mut self, sequence_number: SequenceNumber, previous: Option<EventId>) {
         let headers = &mut self.message.headers;
-        headers.insert(SEQUENCE, format!("{:020}", sequence_number.0).as_str());
+        headers.insert(SEQUENCE, HeaderValue::from(format!("{:020}", sequence_number.0)));
         match previous {
-            Some(previous) => headers.insert(PREVIOUS, previous.to_string().as_str()),
+            Some(previous) => headers.insert(PREVIOUS, HeaderValue::from(previous.to_string())),
             None if headers.get(PREVIOUS).is_some() => {
-                let others = headers.iter().filter(|(name, _)| AsRef::<str>::as_ref(*name) != PREVIOUS);
+                let others = headers.iter().filter(|(name, _)| **name != PREVIOUS);
                 let others = others.flat_map(|(name, values)| values.iter().map(|value| (name.clone(), value.clone())));
                 *headers = others.collect();
             }
@@ -244,7 +227,7 @@ mod tests {
 
     use jiff::Timestamp;
     use tokio::sync::Semaphore;
-    use weft_nats::message::Stored;
+    use weft_nats::{event::Event, message::Stored};
 
     use super::*;
 
@@ -254,7 +237,7 @@ mod tests {
         let layout = Layout::new(1);
         let event = test_event(EventId::unique(), "a", b"{}");
         let encoded = Encoded::new(event.clone(), layout);
-        let (event, bytes) = (unnumbered(event), encoded.bytes);
+        let bytes = encoded.bytes;
         let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let (mut submission, _) = encoded.submission(Instant::now(), room, None);
         for (number, previous) in [(1, None), (7, Some(EventId::unique())), (8, Some(EventId::unique())), (2, None)] {
@@ -267,7 +250,7 @@ mod tests {
                 headers: submission.message.headers.clone(),
                 payload: submission.message.payload.clone(),
             };
-            let expected = Event { sequence_number: SequenceNumber(number), previous, ..event.clone() };
+            let expected = event.clone().numbered(SequenceNumber(number), previous);
             assert_eq!(Event::decode(layout, &stored), Ok(expected));
         }
     }

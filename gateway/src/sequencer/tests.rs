@@ -165,6 +165,16 @@ fn among_senders(faulty: bool) -> impl Strategy<Value = Step> {
     ]
 }
 
+/// What a gateway hears of the log.
+fn what_the_log_says() -> impl Strategy<Value = Step> {
+    let gateway = 0..3usize;
+    prop_oneof![
+        8 => (gateway.clone(), 0..8u8).prop_map(|(gateway, messages)| Step::Read { gateway, messages }),
+        3 => (gateway.clone(), any::<u8>()).prop_map(|(gateway, back)| Step::Confirm { gateway, back }),
+        1 => gateway.prop_map(|gateway| Step::ReadOn { gateway }),
+    ]
+}
+
 fn step(fate: impl Strategy<Value = Fate>, faulty: bool) -> impl Strategy<Value = Step> {
     let gateway = 0..3usize;
     prop_oneof![
@@ -175,7 +185,7 @@ fn step(fate: impl Strategy<Value = Fate>, faulty: bool) -> impl Strategy<Value 
             Step::Launch { gateway, carry, more }
         }),
         8 => (gateway.clone(), fate).prop_map(|(gateway, fate)| Step::Land { gateway, fate }),
-        8 => (gateway.clone(), 0..8u8).prop_map(|(gateway, messages)| Step::Read { gateway, messages }),
+        12 => what_the_log_says(),
         3 => gateway.clone().prop_map(|gateway| Step::Commit { gateway }),
         u32::from(faulty) => gateway.prop_map(|gateway| Step::Kill { gateway }),
         1 => Just(Step::Arrive),

@@ -20,6 +20,7 @@ use weft_proto::ids::{EventId, ShardId, StreamSeq, WorkflowId};
 
 use crate::mesh::{PATIENCE, spec};
 
+mod alone;
 mod chains;
 mod faults;
 mod forged;

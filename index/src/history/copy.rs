@@ -51,6 +51,8 @@ pub(super) fn decode(layout: Layout, message: &Stored) -> Option<Copy> {
         last_error: text("weft-last-error").unwrap_or_default().to_owned(),
         last_status: number("weft-last-status"),
         operator: String::new(),
+        unordered: false,
+        from: 0,
     };
     let shard = layout.shard_of(&workflow);
     let event = EventRow {

@@ -11,7 +11,7 @@ use super::{
     dead_letters::DeadLetterPlace,
     names::{Subscriptions, takes},
     status::{DeliveryFacts, DeliveryStatus, EventStatus, Owed, delivery_status, event_status},
-    tables::{DeadRow, DeliveryRow, EventRow, MATCHED, UID_MAX, UID_MIN, Uid, View, decode, get},
+    tables::{DeadRow, DeliveryRow, EventRow, MATCHED, UID_MAX, UID_MIN, Uid, View, WORKFLOW_LANE, decode, get},
 };
 
 /// What became of an event.
@@ -144,7 +144,7 @@ impl At<'_> {
     fn owed(&self, rows: &Rows) -> Result<Vec<DeliveryHistory>, redb::Error> {
         let mut uids: BTreeSet<Uid> = self.subscriptions.uids().copied().collect();
         let workflow = self.event.workflow.as_str();
-        for row in self.view.lanes.range((workflow, &UID_MIN)..=(workflow, &UID_MAX))? {
+        for row in self.view.lanes.range((workflow, &UID_MIN, 0)..=(workflow, &UID_MAX, u64::MAX))? {
             uids.insert(*row?.0.value().1);
         }
         let matched = self.view.marks.get((MATCHED, self.shard))?.map_or(0, |matched| matched.value());
@@ -162,8 +162,14 @@ impl At<'_> {
         Ok(deliveries)
     }
 
+    /// The lane that the event is in: its own, or its workflow's.
     fn lane(&self, uid: &Uid) -> Result<Option<v1::Lane>, redb::Error> {
-        get(&self.view.lanes, (self.event.workflow.as_str(), uid))
+        let own = get(&self.view.lanes, (self.event.workflow.as_str(), uid, self.seq))?;
+        if own.is_some() { Ok(own) } else { self.workflow_lane(uid) }
+    }
+
+    fn workflow_lane(&self, uid: &Uid) -> Result<Option<v1::Lane>, redb::Error> {
+        get(&self.view.lanes, (self.event.workflow.as_str(), uid, WORKFLOW_LANE))
     }
 
     fn delivery(&self, uid: &Uid, run: u64, row: &DeliveryRow) -> Result<DeliveryHistory, redb::Error> {
@@ -174,7 +180,7 @@ impl At<'_> {
             outcome: row.outcome.as_ref().map(v1::Outcome::kind),
             attempts: row.attempts,
             lane_blocked: run == 0 && lane_state == Some(v1::LaneState::Blocked),
-            paused: lane.is_some_and(|lane| lane.paused)
+            paused: self.workflow_lane(uid)?.is_some_and(|lane| lane.paused)
                 || self.subscriptions.get(uid).is_some_and(|subscription| subscription.paused),
             closed: state.is_some_and(|state| state.closed),
         };

@@ -31,7 +31,7 @@ use crate::projection::{self, Pace, Position, Verdict, Writer};
 /// Messages of one read: what one change holds.
 const BATCH_MESSAGES: usize = 500;
 /// Some reads wait while others are committed; an interval well below what a person notices lets commits gather.
-const PACE: Pace = Pace { queue: 32, commit: 16, interval: Duration::from_millis(50) };
+const PACE: Pace = Pace { queue: 32, commit: 16, interval: Duration::from_millis(50), sync_interval: Duration::ZERO };
 /// Between two looks for a log that is not there, and between two tries to open the file.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How often the building is told in the log.

@@ -8,7 +8,7 @@ use weft_proto::{
 
 use super::{
     names::Subscriptions,
-    tables::{UID_MIN, Uid, View, decode, get},
+    tables::{UID_MIN, Uid, View, WORKFLOW_LANE, decode, get},
 };
 
 /// The most rows that one page looks at, so that a filter that takes little costs a bounded time.
@@ -27,12 +27,14 @@ pub struct LaneHistory {
     pub shard: ShardId,
     /// What its shard's owner says of it.
     pub lane: v1::Lane,
+    /// It is the lane of one event, and an operator has stopped its workflow's.
+    pub is_stopped: bool,
 }
 
 impl LaneHistory {
     /// As the contract writes it.
     pub fn state(&self) -> &'static str {
-        if self.lane.paused {
+        if self.lane.paused || self.is_stopped {
             "paused"
         } else if self.lane.state() == v1::LaneState::Blocked {
             "blocked"
@@ -73,12 +75,14 @@ pub struct LaneCursor {
     pub workflow: String,
     /// Its subscription.
     pub uid: SubscriptionUid,
+    /// Of the lane of one event, where that stands; 0: it is the workflow's.
+    pub event: u64,
 }
 
 /// Some lanes, and where to go on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LanePage {
-    /// By workflow, then by subscription.
+    /// By workflow, then by subscription, then by event.
     pub lanes: Vec<LaneHistory>,
     /// `None` at the end. The filter may take none of what follows.
     pub next: Option<LaneCursor>,
@@ -94,23 +98,23 @@ pub(super) fn page(
     limit: usize,
 ) -> Result<LanePage, redb::Error> {
     let first = filter.workflow.clone().unwrap_or_default();
-    let (workflow, uid) = match &after {
-        Some(after) => (after.workflow.as_str(), *after.uid.as_bytes()),
-        None => (first.as_str(), UID_MIN),
+    let (workflow, uid, event) = match &after {
+        Some(after) => (after.workflow.as_str(), *after.uid.as_bytes(), after.event),
+        None => (first.as_str(), UID_MIN, WORKFLOW_LANE),
     };
     let mut page = LanePage { lanes: Vec::new(), next: None };
     let mut last = None;
-    for (looked_at, row) in view.lanes.range((workflow, &uid)..)?.enumerate() {
+    for (looked_at, row) in view.lanes.range((workflow, &uid, event)..)?.enumerate() {
         if page.lanes.len() >= limit.max(1) || looked_at >= ROWS_MAX {
             page.next = last;
             break;
         }
         let (key, value) = row?;
-        let (workflow, uid) = key.value();
+        let (workflow, uid, event) = key.value();
         if filter.workflow.as_ref().is_some_and(|wanted| wanted != workflow) {
             break;
         }
-        let cursor = LaneCursor { workflow: workflow.to_owned(), uid: SubscriptionUid::from_bytes(*uid) };
+        let cursor = LaneCursor { workflow: workflow.to_owned(), uid: SubscriptionUid::from_bytes(*uid), event };
         if after.as_ref() == Some(&cursor) {
             continue;
         }
@@ -136,6 +140,10 @@ fn read(
     if state.is_some_and(|state| state.closed) {
         return Ok(None);
     }
+    let is_stopped = lane.unordered && {
+        let of_workflow: Option<v1::Lane> = get(&view.lanes, (workflow.as_str(), uid, WORKFLOW_LANE))?;
+        of_workflow.is_some_and(|lane| lane.paused)
+    };
     let subscription = subscriptions.name(view, uid)?;
-    Ok(Some(LaneHistory { uid: SubscriptionUid::from_bytes(*uid), subscription, workflow, shard, lane }))
+    Ok(Some(LaneHistory { uid: SubscriptionUid::from_bytes(*uid), subscription, workflow, shard, lane, is_stopped }))
 }

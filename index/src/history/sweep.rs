@@ -33,7 +33,7 @@ pub(super) struct Expired {
 
 /// Where the sweep of lanes goes on: they have no order of age.
 #[derive(Debug, Default)]
-pub(super) struct LaneCursor(Option<(String, Uid)>);
+pub(super) struct LaneCursor(Option<(String, Uid, u64)>);
 
 impl Tables<'_> {
     /// Removes expired rows. Whether more is left.
@@ -162,27 +162,27 @@ impl Tables<'_> {
     /// Lanes of deleted subscriptions stay to say what was discarded; they go with the last of their events.
     fn sweep_lanes(&mut self, layout: Layout, expired: &Expired, cursor: &mut LaneCursor) -> Result<(), redb::Error> {
         let from = cursor.0.take();
-        let from = from.as_ref().map_or(("", &UID_MIN), |(workflow, uid)| (workflow.as_str(), uid));
+        let from = from.as_ref().map_or(("", &UID_MIN, 0), |(workflow, uid, event)| (workflow.as_str(), uid, *event));
         let mut gone = Vec::new();
         let mut seen = 0;
         for row in self.lanes.range(from..)?.take(LANES_MAX) {
             let (key, value) = row?;
             let lane: v1::Lane = decode(value.value())?;
-            let (workflow, uid) = key.value();
+            let (workflow, uid, event) = key.value();
             seen += 1;
             if seen == LANES_MAX {
-                cursor.0 = Some((workflow.to_owned(), *uid));
+                cursor.0 = Some((workflow.to_owned(), *uid, event));
             }
             let Some(shard) = WorkflowId::new(workflow).ok().map(|workflow| layout.shard_of(&workflow)) else {
                 continue;
             };
             let expired = expired.firsts.iter().any(|(of, first, _)| *of == shard && lane.last < first.0);
             if expired && self.is_closed(shard, uid)? {
-                gone.push((workflow.to_owned(), *uid));
+                gone.push((workflow.to_owned(), *uid, event));
             }
         }
-        for (workflow, uid) in &gone {
-            self.lanes.remove((workflow.as_str(), uid))?;
+        for (workflow, uid, event) in &gone {
+            self.lanes.remove((workflow.as_str(), uid, *event))?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@
 //! | `dead` | shard, sequence, uid | the newest dead letter of a delivery | OUTCOMES, DLQ |
 //! | `dead_by_time` | when, shard, sequence, uid | – | with `dead` |
 //! | `still_open` | shard, sequence, uid | the checkpoint that lists it | OUTCOMES |
-//! | `lanes` | workflow id, uid | `v1::Lane`: what is unsettled | OUTCOMES |
+//! | `lanes` | workflow id, uid, sequence of the lane of one event, else 0 | `v1::Lane`: what is unsettled | OUTCOMES |
 //! | `subscriptions` | shard, uid | `v1::SubscriptionState` | OUTCOMES |
 //! | `names` | uid | the subscription's name | OUTCOMES, COMMANDS, DLQ |
 //! | `commands` | shard, COMMANDS sequence | `v1::Command` | COMMANDS |
@@ -38,6 +38,9 @@ type Row = &'static [u8];
 type Bytes16 = &'static [u8; 16];
 type DeliveryKey = (u32, u64, Bytes16);
 type RunKey = (u32, u64, Bytes16, u64);
+
+/// Stands in the key of a workflow's lane where that of one event has its sequence.
+pub(super) const WORKFLOW_LANE: u64 = 0;
 
 /// Up to where the shard's COMMANDS has been carried out.
 pub(super) const COMMANDED: &str = "commanded";
@@ -90,7 +93,7 @@ tables! {
     dead, DEAD, "dead": DeliveryKey => Row;
     dead_by_time, DEAD_BY_TIME, "dead_by_time": (i64, u32, u64, Bytes16) => ();
     still_open, STILL_OPEN, "still_open": DeliveryKey => u64;
-    lanes, LANES, "lanes": (&'static str, Bytes16) => Row;
+    lanes, LANES, "lanes": (&'static str, Bytes16, u64) => Row;
     subscriptions, SUBSCRIPTIONS, "subscriptions": (u32, Bytes16) => Row;
     names, NAMES, "names": Bytes16 => &'static str;
     commands, COMMANDS, "commands": (u32, u64) => Row;

@@ -23,6 +23,7 @@ use super::{
     apply::Source,
     dead_letters::{self, DeadLetterFilter},
     events,
+    lanes::{self, LaneFilter},
     names::Subscriptions,
     requests::{self, ItemProgress},
     status::{DeadLetterStatus, DeliveryStatus},
@@ -96,6 +97,8 @@ fn outcome(uid: SubscriptionUid, number: u64, run: u64, kind: OutcomeKind, at_ms
         last_error: if dead { "answered 500".into() } else { String::new() },
         last_status: if dead { 500 } else { 0 },
         operator: String::new(),
+        unordered: false,
+        from: 0,
     }
 }
 
@@ -401,6 +404,43 @@ fn what_is_not_settled_waits_in_its_lane() {
     index.apply(&outcomes([commit(3, v1::Commit { subscriptions: vec![closed], cursor: 4, ..Default::default() })]));
     let gone = Snapshot::default();
     assert_eq!([of(&gone, 1), of(&gone, 2)], ["discarded", "discarded"]);
+}
+
+/// Of a subscription that is not ordered each event stands alone, and who pauses the workflow pauses them all.
+#[test]
+fn what_is_not_ordered_waits_each_in_a_lane_of_its_own() {
+    let index = Index::new();
+    index.apply(&event_messages(1..=4));
+    let of = |number| index.event(&catalog("order.*", false), number).unwrap().status.as_str().to_owned();
+    let own = |number, state| v1::Lane { unordered: true, ..lane(BILLING, number, number, state) };
+    let lanes =
+        vec![own(1, v1::LaneState::Blocked), own(3, v1::LaneState::Open), lane(BILLING, 4, 4, v1::LaneState::Open)];
+    let delivered = v1::Outcome { unordered: true, ..outcome(BILLING, 2, 0, OutcomeKind::Delivered, 5_000) };
+    let attempts = vec![attempt(BILLING, 1, 0, 1, 0), attempt(BILLING, 3, 0, 1, 60_000)];
+    let first = v1::Commit { cursor: 4, lanes, attempts, outcomes: vec![delivered], ..Default::default() };
+    index.apply(&outcomes([commit(1, first)]));
+    assert_eq!([1, 2, 3, 4].map(of), ["blocked", "delivered", "retrying", "pending"]);
+
+    let page = |after, limit| {
+        let subscriptions = Subscriptions::of(&catalog("order.*", false));
+        lanes::page(&index.view(), &subscriptions, LAYOUT, &LaneFilter::default(), after, limit).unwrap()
+    };
+    let (mut seen, mut after) = (Vec::new(), None);
+    loop {
+        let found = page(after, 1);
+        seen.extend(found.lanes.iter().map(|lane| (lane.lane.last, lane.state())));
+        after = found.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, [(4, "open"), (1, "blocked"), (3, "open")], "each once");
+
+    let settled = v1::Outcome { unordered: true, ..outcome(BILLING, 1, 0, OutcomeKind::DeadLettered, 6_000) };
+    let paused = v1::Lane { paused: true, ..lane(BILLING, 4, 4, v1::LaneState::Open) };
+    let second = v1::Commit { cursor: 4, lanes: vec![paused], outcomes: vec![settled], ..Default::default() };
+    index.apply(&outcomes([commit(2, second)]));
+    assert_eq!([1, 2, 3, 4].map(of), ["dead_lettered", "delivered", "paused", "paused"]);
 }
 
 /// Pages hold every dead letter once, whatever their size, also of the same millisecond.

@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc, thread, time::Duration};
 
-use redb::{Database, WriteTransaction};
+use redb::{Database, Durability, WriteTransaction};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
@@ -37,6 +37,9 @@ pub struct Pace {
     /// From one commit to the next at least, unless so much waits that a commit is full: each commit syncs the disk,
     /// which the log's own syncs share.
     pub interval: Duration,
+    /// From one commit that is synced to the next that is; those between are seen at once, and a crash loses them and
+    /// reads the log from the last synced one on. Zero: each is synced.
+    pub sync_interval: Duration,
 }
 
 /// Hands changes to the writing thread.
@@ -121,6 +124,8 @@ fn write<P: Projector>(
 ) -> Result<(), redb::Error> {
     let commit_max = pace.commit.clamp(1, pace.queue.max(1));
     let mut next_commit = Instant::now();
+    let mut next_sync = next_commit;
+    let mut synced = true;
     while let Some(change) = receiver.blocking_recv() {
         let pause = next_commit.saturating_duration_since(Instant::now());
         if receiver.len() + 1 < commit_max && !receiver.is_closed() {
@@ -133,15 +138,33 @@ fn write<P: Projector>(
         {
             changes.push(change);
         }
-        let mut transaction = database.begin_write()?;
-        // After a crash the file opens at once instead of being walked from end to end.
-        transaction.set_quick_repair(true);
+        synced = Instant::now() >= next_sync;
+        let transaction = begin(database, synced)?;
         let committed = projector.apply(&transaction, changes)?;
         transaction.commit()?;
         told.send_replace(committed);
-        next_commit = Instant::now() + pace.interval;
+        let now = Instant::now();
+        next_commit = now + pace.interval;
+        if synced {
+            next_sync = now + pace.sync_interval;
+        }
+    }
+    if !synced {
+        // With it goes what was committed before.
+        begin(database, true)?.commit()?;
     }
     Ok(())
+}
+
+fn begin(database: &Database, synced: bool) -> Result<WriteTransaction, redb::Error> {
+    let mut transaction = database.begin_write()?;
+    if synced {
+        // After a crash the file opens at once instead of being walked from end to end.
+        transaction.set_quick_repair(true);
+    } else {
+        transaction.set_durability(Durability::None)?;
+    }
+    Ok(transaction)
 }
 
 #[cfg(test)]
@@ -173,8 +196,9 @@ mod tests {
         }
     }
 
-    fn start(database: &Arc<Database>) -> Writer<Sum> {
-        let pace = Pace { queue: 8, commit: 4, interval: Duration::from_millis(5) };
+    const PACE: Pace = Pace { queue: 8, commit: 4, interval: Duration::from_millis(5), sync_interval: Duration::ZERO };
+
+    fn start(database: &Arc<Database>, pace: Pace) -> Writer<Sum> {
         Writer::start(database.clone(), Sum, 0, pace, "sum".into()).unwrap()
     }
 
@@ -187,7 +211,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sum.redb");
         let database = Arc::new(Database::create(&path).unwrap());
-        let writer = start(&database);
+        let writer = start(&database, PACE);
         let mut committed = writer.committed();
         for number in 1..=100 {
             writer.send(number).await.unwrap();
@@ -202,11 +226,33 @@ mod tests {
         Database::create(&path).unwrap();
     }
 
+    /// What is committed between two syncs is seen at once; a crash loses it, an orderly end does not.
+    #[tokio::test]
+    async fn what_is_not_synced_is_seen_and_kept_by_an_orderly_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sum.redb");
+        let after_a_crash = || {
+            let copy = folder.path().join("crashed.redb");
+            std::fs::copy(&path, &copy).unwrap();
+            stored(&Database::create(&copy).unwrap())
+        };
+        let database = Arc::new(Database::create(&path).unwrap());
+        let writer = start(&database, Pace { sync_interval: Duration::from_secs(3600), ..PACE });
+        let mut committed = writer.committed();
+        for (number, sum) in [(1, 1), (2, 3), (3, 6)] {
+            writer.send(number).await.unwrap();
+            committed.wait_for(|told| *told == sum).await.unwrap();
+            assert_eq!((stored(&database), after_a_crash()), (sum, 1), "only the first is synced");
+        }
+        writer.close().await.unwrap();
+        assert_eq!(after_a_crash(), 6);
+    }
+
     #[tokio::test]
     async fn a_failed_commit_ends_the_writer_and_says_why() {
         let folder = tempfile::tempdir().unwrap();
         let database = Arc::new(Database::create(folder.path().join("sum.redb")).unwrap());
-        let writer = start(&database);
+        let writer = start(&database, PACE);
         writer.send(5).await.unwrap();
         writer.committed().wait_for(|sum| *sum == 5).await.unwrap();
         let mut committed = writer.committed();

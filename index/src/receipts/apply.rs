@@ -6,7 +6,7 @@ use redb::{ReadableTable as _, TableHandle as _, WriteTransaction};
 use weft_proto::ids::{EventId, StreamSeq, WorkflowId};
 
 use super::{
-    Accepted, Change, Content, Head, Horizons,
+    Accepted, Change, Content, Head, Horizons, elsewhere,
     tables::{self, Bucket, HEADS, accepted_row, head_row, ids},
 };
 use crate::projection::{Position, Projector, set_position};
@@ -101,7 +101,7 @@ impl Apply {
                 let before = table.insert(id.as_bytes(), accepted_row(accepted))?;
                 let before = before.map(|row| tables::accepted(row.value())).transpose()?;
                 if before.is_some_and(|before| {
-                    before.seq != accepted.seq && self.horizons.knows(&before, accepted.stored_at)
+                    before.seq != accepted.seq && self.horizons.knows(&before, elsewhere(accepted.stored_at))
                 }) {
                     self.committed.violations += 1;
                     tracing::error!(stream = self.stream, seq = accepted.seq.0, event = %id, "event accepted twice");

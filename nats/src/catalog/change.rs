@@ -170,6 +170,8 @@ pub fn update<T: Entry>(snapshot: &Snapshot, mut value: T, revision: u64) -> Res
     value.keep(&stored.value);
     keep_secrets(&mut value, &stored.value);
     check(&value)?;
+    let invalid = |problem| Refusal::Invalid { kind: T::KIND, name: value.id().to_owned(), problem };
+    value.check_change(&stored.value).map_err(invalid)?;
     let name = value.id().to_owned();
     Ok((value != *stored.value).then(|| Change::new(&name, Action::Updated, stored.revision, Some(value))))
 }

@@ -69,6 +69,15 @@ pub trait Entry: Clone + PartialEq {
     /// What is wrong and what would be right.
     fn check(&self) -> Result<(), String>;
 
+    /// What may not become of `stored`, which this is to replace, in one line.
+    ///
+    /// # Errors
+    ///
+    /// What may not change and what to do instead.
+    fn check_change(&self, _stored: &Self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// What it says, as `weft.toml` calls it, without secrets.
     fn fields(&self) -> Vec<Field>;
 
@@ -162,6 +171,14 @@ impl Entry for Subscription {
         validate_subscription(self)
     }
 
+    fn check_change(&self, stored: &Self) -> Result<(), String> {
+        if is_ordered(self) == is_ordered(stored) {
+            return Ok(());
+        }
+        // What is unsettled waits in line or not, as it was taken.
+        Err("ordered cannot be changed; create another subscription that starts now, then delete this one".into())
+    }
+
     fn fields(&self) -> Vec<Field> {
         fields::of_subscription(self)
     }
@@ -193,11 +210,19 @@ impl Entry for Subscription {
         self.paused = stored.paused;
         self.pause_reason.clone_from(&stored.pause_reason);
         self.created_at_ms = stored.created_at_ms;
+        if is_ordered(self) == is_ordered(stored) {
+            self.ordered = stored.ordered;
+        }
     }
 
     fn into_value(self) -> Value {
         Value::Subscription(Box::new(self))
     }
+}
+
+/// Whether a subscription's events wait for those before them of the same workflow.
+pub fn is_ordered(subscription: &Subscription) -> bool {
+    subscription.ordered.unwrap_or(true)
 }
 
 impl Entry for ApiKey {

@@ -11,7 +11,7 @@ use weft_proto::v1::{
     Subscription, delivery_id_rule, destination, rule, schema_rule, verification::Scheme,
 };
 
-use super::keys::scope_name;
+use super::{entry::is_ordered, keys::scope_name};
 use crate::options::Span;
 
 /// The end of the name of what counts secrets.
@@ -171,7 +171,7 @@ pub(super) fn of_subscription(subscription: &Subscription) -> Vec<Field> {
     }
     let block = subscription.on_exhausted() == OnExhausted::Block;
     fields.put("on_exhausted", if block { "block" } else { "dead_letter" });
-    fields.put("ordered", subscription.ordered);
+    fields.put("ordered", is_ordered(subscription));
     fields.put("paused", subscription.paused);
     fields.put_text("pause_reason", &subscription.pause_reason);
     fields.0

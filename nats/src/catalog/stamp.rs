@@ -3,7 +3,7 @@
 //! Change and stamp are one message, so there is never one without the other: a call that broke off after its write is
 //! recognised by its request id when it comes again, and its audit record is completed.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use async_nats::HeaderMap;
 use weft_proto::v1;
@@ -47,7 +47,7 @@ impl Stamp {
             (ACTION, action.as_str()),
         ];
         for (name, value) in values.into_iter().filter(|(_, value)| !value.is_empty()) {
-            headers.insert(name, escape(value));
+            headers.insert(name, escape(value).into_owned());
         }
         headers
     }
@@ -70,7 +70,7 @@ impl Removal {
 }
 
 fn text(headers: &HeaderMap, name: &'static str) -> Option<String> {
-    unescape(headers.get(name)?.as_str())
+    unescape(headers.get(name)?.as_str()).map(Cow::into_owned)
 }
 
 /// Gathers what one request has written while the bucket is read.

@@ -70,7 +70,7 @@ impl Users {
         let roles = [
             // Gateways hand each other events; nobody else hears or says anything there.
             (&self.gateway, gateway_subjects(), [FORWARD_SUBJECTS].as_slice(), Some(RETRY_SUBJECT)),
-            (&self.worker, worker_subjects(), &[], None),
+            (&self.worker, worker_subjects(layout), &[], None),
             (&self.admin, admin_subjects(), &[], None),
             (&self.tail, tail_subjects(layout), &[], None),
         ];
@@ -126,14 +126,19 @@ fn gateway_subjects() -> Vec<String> {
     role_subjects(&own)
 }
 
-fn worker_subjects() -> Vec<String> {
-    role_subjects(&[
+fn worker_subjects(layout: Layout) -> Vec<String> {
+    // It drops what is settled when EVENTS is nearly full, and carries forward the heads that would go with it.
+    let mut own: Vec<_> =
+        layout.all().map(|shard| format!("$JS.API.STREAM.PURGE.{}", layout.events_stream(shard))).collect();
+    own.extend([
+        "heads.>".to_owned(),
         "outcomes.>".to_owned(),
         "dlq.>".to_owned(),
         format!("$KV.{LEASES_BUCKET}.>"),
         // A worker pauses a subscription whose receiver is gone, and writes nothing else there.
         format!("$KV.{CATALOG_BUCKET}.subscription.>"),
-    ])
+    ]);
+    role_subjects(&own)
 }
 
 fn admin_subjects() -> Vec<String> {
@@ -220,7 +225,13 @@ mod tests {
     #[test]
     fn only_the_operators_role_may_remove_anything() {
         let removing = ["$JS.API.STREAM.DELETE", "$JS.API.STREAM.PURGE", "$JS.API.STREAM.MSG.DELETE", "$JS.API.>"];
-        for subjects in [gateway_subjects(), worker_subjects(), tail_subjects(Layout::new(2))] {
+        let layout = Layout::new(2);
+        let purges = |subject: &String| {
+            layout.all().any(|shard| *subject == format!("$JS.API.STREAM.PURGE.{}", layout.events_stream(shard)))
+        };
+        // Workers drop settled events.
+        let worker = worker_subjects(layout).into_iter().filter(|subject| !purges(subject)).collect();
+        for subjects in [gateway_subjects(), worker, tail_subjects(layout)] {
             for prefix in removing {
                 assert!(!subjects.iter().any(|subject| subject.starts_with(prefix)), "{prefix} in {subjects:?}");
             }

@@ -4,10 +4,7 @@
 //! and ride in the next one, as in a gateway. The plain publishes carry the same messages without an expectation, 256
 //! in flight on one connection. The order is plain, appends, plain, so that a disk that changes its mood shows.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
@@ -30,13 +27,13 @@ use weft_nats::{
 use weft_proto::ids::{EventId, SequenceNumber, ShardId, StreamSeq, WorkflowId};
 
 use super::{
+    common::Common,
     disk::Disk,
-    folder::Folder,
     latency::{Latencies, Percentiles},
     load::Outcome,
 };
 use crate::{
-    command::output::{self, Format, Row},
+    command::output::{self, Row},
     exit::Failure,
     mesh::{Nats, weft_program},
 };
@@ -54,15 +51,8 @@ pub struct AppendArgs {
     /// Seconds of each phase
     #[arg(long, default_value_t = 5)]
     seconds: u64,
-    /// Bytes of each event's body
-    #[arg(long, default_value_t = 512)]
-    payload: usize,
-    /// A folder on the disk to be measured; a new one is made inside and removed at the end
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    data: PathBuf,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
+    #[command(flatten)]
+    common: Common,
 }
 
 /// One phase.
@@ -111,15 +101,15 @@ impl Row for Phase {
 ///
 /// [`Failure`]: no server, no disk, or an append that did not go through.
 pub async fn run(args: AppendArgs) -> Result<(), Failure> {
-    let folder = Folder::new(&args.data)?;
+    let folder = args.common.place.folder()?;
     let disk = Disk::measure(folder.path())?;
     let stop = CancellationToken::new();
     let nats = Nats::start(&weft_program()?, folder.path(), stop.clone()).await?;
     let phases = phases(&nats, &args).await;
     stop.cancel();
     nats.stopped().await;
-    let report = Report { disk, payload_bytes: args.payload, phases: phases? };
-    output::one(Format::or_default(args.output), &report, || {
+    let report = Report { disk, payload_bytes: args.common.payload, phases: phases? };
+    args.common.place.print(&report, || {
         let table = output::table(Phase::HEADINGS, report.phases.iter().map(Row::cells));
         format!("{}\n{table}", report.disk.line(folder.path()))
     })
@@ -129,7 +119,7 @@ async fn phases(nats: &Nats, args: &AppendArgs) -> anyhow::Result<Vec<Phase>> {
     let admin = nats.connection("admin", "weft-bench-streams").await?;
     let layout = streams::ensure(&admin, nats.spec()).await?;
     let connection = nats.connection("gateway", "weft-bench").await?;
-    let log = Log { connection, layout, payload: body(args.payload) };
+    let log = Log { connection, layout, payload: body(args.common.payload) };
     let time = Duration::from_secs(args.seconds.max(1));
 
     log.plain(WARM_UP).await?;

@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -17,23 +17,20 @@ use std::{
 use anyhow::{anyhow, bail};
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
-use weft_nats::{catalog::Catalog, streams, subject::Layout};
 
 use super::{
+    common::Common,
     cpu,
     disk::Disk,
-    folder::Folder,
     latency::{Latencies, Percentiles},
+    whole::WholeMesh,
 };
 use crate::{
-    apply::apply,
-    command::output::{self, Format},
-    config::Config,
+    command::output,
     exit::Failure,
-    mesh::{Nats, RoleProcess, SOURCE, Wiring, weft_program},
+    mesh::{SOURCE, Wiring},
     receiver::{Answer, Receiver},
     sender::{Sender, Signing},
 };
@@ -54,15 +51,8 @@ pub struct DeliverArgs {
     /// Senders, each with a connection of its own
     #[arg(long, default_value_t = 64)]
     connections: usize,
-    /// Bytes of each event's body
-    #[arg(long, default_value_t = 512)]
-    payload: usize,
-    /// A folder on the disk to be used; a new one is made inside and removed at the end
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    data: PathBuf,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
+    #[command(flatten)]
+    common: Common,
 }
 
 /// One phase.
@@ -75,12 +65,8 @@ struct Phase {
     #[serde(flatten)]
     latency: Percentiles,
     /// CPU seconds for 10,000 events, by process.
-    #[serde(serialize_with = "as_map")]
+    #[serde(serialize_with = "output::as_map")]
     cpu_seconds: Vec<(&'static str, f64)>,
-}
-
-fn as_map<S: Serializer>(pairs: &[(&'static str, f64)], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(pairs.iter().copied())
 }
 
 #[derive(Debug, Serialize)]
@@ -98,60 +84,28 @@ struct Report {
 ///
 /// [`Failure`]: something does not start, or an event was refused or did not arrive.
 pub async fn run(args: DeliverArgs) -> Result<(), Failure> {
-    let folder = Folder::new(&args.data)?;
+    let folder = args.common.place.folder()?;
     let disk = Disk::measure(folder.path())?;
     let phases = measure(&args, folder.path()).await?;
-    let report = Report { disk, connections: args.connections, payload_bytes: args.payload, phases };
-    output::one(Format::or_default(args.output), &report, || human(&report, folder.path()))
+    let report = Report { disk, connections: args.connections, payload_bytes: args.common.payload, phases };
+    args.common.place.print(&report, || human(&report, folder.path()))
 }
 
 async fn measure(args: &DeliverArgs, folder: &Path) -> anyhow::Result<Vec<Phase>> {
-    let program = weft_program()?;
-    let stop = CancellationToken::new();
-    let nats = Nats::start(&program, folder, stop.clone()).await?;
-    let start = |role: &str| -> anyhow::Result<RoleProcess> {
-        let mut env = nats.environment(role)?;
-        env.push(("WEFT_WORKER__ALLOW_NETWORKS".into(), "127.0.0.0/8".into()));
-        RoleProcess::start(&program, role, &folder.join(role), env)
-    };
-    let (mut gateway, mut worker, mut admin) = (start("gateway")?, start("worker")?, start("admin")?);
-    let url = gateway.ready().await?.get("gateway")?.to_owned();
-    worker.ready().await?;
-    admin.ready().await?;
-
     let wiring = Wiring::new();
+    let mesh = WholeMesh::start(folder, &wiring.config(None)).await?;
     let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), &wiring.receiver_secret, |_| Answer::OK).await;
     let receiver = receiver.map_err(|problem| anyhow!(problem))?;
-    let catalog = nats.catalog("weft-bench").await?;
-    let layout = streams::ensure(catalog.connection(), nats.spec()).await?;
-    let mut processes = vec![("nats-server", nats.pid()?)];
-    for (name, process) in [("gateway", &gateway), ("worker", &worker), ("admin", &admin)] {
-        processes.push((name, process.pid().ok_or_else(|| anyhow!("{name} has ended"))?));
-    }
+    let mut processes = mesh.pids()?;
     processes.push(("sender and receiver", std::process::id()));
-    let run = Run { args: args.clone(), url, signing: wiring.signing(), receiver, processes };
+    let run = Run { args: args.clone(), url: mesh.url.clone(), signing: wiring.signing(), receiver, processes };
 
-    configure(&catalog, layout, &wiring.config(None)).await?;
     run.until_known().await?;
     let accepted = run.phase("signed HTTP to 202", "accept", false).await?;
-    configure(&catalog, layout, &wiring.config(Some(&run.receiver.url()))).await?;
+    mesh.nats.configure(&wiring.config(Some(&run.receiver.url()))).await?;
     let delivered = run.phase("signed HTTP to delivered", "deliver", true).await?;
-
-    for process in [&mut gateway, &mut worker, &mut admin] {
-        process.stop().await?;
-    }
-    // It would take the server's end for an outage.
-    drop(catalog);
-    stop.cancel();
-    nats.stopped().await;
+    mesh.end().await?;
     Ok(vec![accepted, delivered])
-}
-
-/// Puts a configuration's sources and subscriptions into the catalog.
-async fn configure(catalog: &Catalog, layout: Layout, text: &str) -> anyhow::Result<()> {
-    let config = Config::parse(Path::new("bench"), text.to_owned(), [], None)?;
-    apply(catalog, layout, &config.catalog, "bench").await?;
-    Ok(())
 }
 
 struct Run {
@@ -220,7 +174,7 @@ impl Run {
         for _ in 0..self.args.connections.max(1) {
             let sender = Sender::new(&self.url).map_err(|problem| anyhow!(problem))?;
             let (signing, next, prefix) = (signing.clone(), next.clone(), prefix.to_owned());
-            let (events, payload) = (self.args.events, self.args.payload);
+            let (events, payload) = (self.args.events, self.args.common.payload);
             senders.spawn(async move {
                 let mut sent = Sent { latencies: Latencies::new(), at: Vec::new() };
                 loop {

@@ -5,7 +5,7 @@
 //! three that contend, three with a preferred appender, one: so that a disk that changes its mood shows.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,13 +22,13 @@ use weft_proto::ids::{EventId, WorkflowId};
 
 use super::{
     append::body,
+    common::Common,
     cpu,
     disk::Disk,
-    folder::Folder,
     latency::{Latencies, Percentiles},
 };
 use crate::{
-    command::output::{self, Format, Row},
+    command::output::{self, Row},
     exit::Failure,
     mesh::{Nats, weft_program},
 };
@@ -55,15 +55,8 @@ pub struct GatewaysArgs {
     /// Events that each caller submits at a time: above 1 as a batch
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
     batch: u64,
-    /// Bytes of each event's body
-    #[arg(long, default_value_t = 512)]
-    payload: usize,
-    /// A folder on the disk to be measured; a new one is made inside and removed at the end
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    data: PathBuf,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
+    #[command(flatten)]
+    common: Common,
 }
 
 /// One phase.
@@ -119,7 +112,7 @@ impl Row for Phase {
 ///
 /// [`Failure`]: no server, no disk, or an event that was not accepted.
 pub async fn run(args: GatewaysArgs) -> Result<(), Failure> {
-    let folder = Folder::new(&args.data)?;
+    let folder = args.common.place.folder()?;
     let disk = Disk::measure(folder.path())?;
     let mut phases = Vec::new();
     for (index, (name, gateways, forwards)) in [
@@ -139,8 +132,8 @@ pub async fn run(args: GatewaysArgs) -> Result<(), Failure> {
     for phase in phases.iter_mut().filter(|phase| phase.gateways > 1) {
         phase.ratio = Some(phase.events_per_second / one);
     }
-    let report = Report { disk, payload_bytes: args.payload, callers: args.callers, batch: args.batch, phases };
-    output::one(Format::or_default(args.output), &report, || {
+    let report = Report { disk, payload_bytes: args.common.payload, callers: args.callers, batch: args.batch, phases };
+    args.common.place.print(&report, || {
         let table = output::table(Phase::HEADINGS, report.phases.iter().map(Row::cells));
         format!("{}\n{table}", report.disk.line(folder.path()))
     })
@@ -203,7 +196,7 @@ async fn gateway(nats: &Nats, folder: &Path, forwards: bool) -> anyhow::Result<G
 
 /// Callers in a closed loop, spread over the gateways. Each event counts with the time that its batch took.
 async fn load(sequencers: &Arc<[Sequencer]>, args: &GatewaysArgs, time: Duration) -> anyhow::Result<Latencies> {
-    let (started, payload) = (Instant::now(), body(args.payload));
+    let (started, payload) = (Instant::now(), body(args.common.payload));
     let (callers, batch) = (args.callers, args.batch);
     let mut tasks = JoinSet::new();
     for caller in 0..callers {

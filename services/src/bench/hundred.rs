@@ -3,7 +3,6 @@
 
 use std::{
     collections::HashSet,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,7 +12,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use weft_proto::v1;
 
-use super::{disk::Disk, folder::Folder};
+use super::{common::Place, disk::Disk};
 use crate::{
     command::{
         admin::AdminClient,
@@ -46,12 +45,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// `weft bench hundred`.
 #[derive(Debug, clap::Args)]
 pub struct HundredArgs {
-    /// A folder on the disk to be used; a new one is made inside and removed at the end
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    data: PathBuf,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
+    #[command(flatten)]
+    place: Place,
 }
 
 /// Measures, judges, prints.
@@ -60,7 +55,7 @@ pub struct HundredArgs {
 ///
 /// [`Failure`]: the mesh does not start, or a promise did not hold.
 pub async fn run(args: HundredArgs) -> Result<(), Failure> {
-    let folder = Folder::new(&args.data)?;
+    let folder = args.place.folder()?;
     let disk = Disk::measure(folder.path())?;
     let wiring = Wiring::new();
     let listen = ([127, 0, 0, 1], 0).into();
@@ -77,7 +72,7 @@ pub async fn run(args: HundredArgs) -> Result<(), Failure> {
     let findings = judge(SENDERS * EVENTS, &acknowledged, &delivered, &dead);
     up.stop().await?;
 
-    match Format::or_default(args.output) {
+    match args.place.format() {
         Format::Table => {
             let events = (SENDERS * EVENTS) as f64;
             output::print(&format!(

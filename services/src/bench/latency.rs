@@ -18,6 +18,8 @@ pub struct Latencies(Histogram<u64>);
 pub struct Percentiles {
     /// Half are below this.
     pub p50_ms: f64,
+    /// 95 of 100 are below this.
+    pub p95_ms: f64,
     /// 99 of 100 are below this.
     pub p99_ms: f64,
     /// The longest.
@@ -64,6 +66,7 @@ impl Latencies {
         let ms = |micros: u64| micros as f64 / 1000.0;
         Percentiles {
             p50_ms: ms(self.0.value_at_quantile(0.5)),
+            p95_ms: ms(self.0.value_at_quantile(0.95)),
             p99_ms: ms(self.0.value_at_quantile(0.99)),
             max_ms: ms(self.0.max()),
         }

@@ -25,11 +25,8 @@ use tokio::{
     time::sleep_until,
 };
 
-use super::latency::Latencies;
+use super::{http1, latency::Latencies};
 use crate::mesh::SOURCE;
-
-/// The most that an answer's head may take.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// What is sent.
 #[derive(Debug, Clone)]
@@ -44,6 +41,18 @@ pub struct Traffic {
     pub workflows: u64,
     /// Bytes of each body.
     pub payload: usize,
+}
+
+impl Traffic {
+    /// To the gateway at `url`, signed with the source's secret.
+    ///
+    /// # Errors
+    ///
+    /// When the URL holds no address.
+    pub fn new(url: &str, secret: &str, prefix: &str, workflows: u64, payload: usize) -> anyhow::Result<Self> {
+        let to = url.strip_prefix("http://").context("not an http address")?.parse()?;
+        Ok(Self { to, secret: secret.to_owned(), prefix: prefix.to_owned(), workflows, payload })
+    }
 }
 
 /// What came of it.
@@ -164,18 +173,9 @@ impl Connection {
 
 /// Status and whole length of an answer, once its head is there.
 fn parse(answer: &[u8]) -> anyhow::Result<Option<(u16, usize)>> {
-    let Some(end) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
-        return if answer.len() > HEAD_BYTES_MAX { Err(anyhow!("a head without an end")) } else { Ok(None) };
-    };
-    let head = std::str::from_utf8(&answer[..end])?;
-    let mut lines = head.split("\r\n");
-    let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).context("no status")?;
-    let length = lines
-        .filter_map(|line| line.split_once(':'))
-        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
-        .and_then(|(_, length)| length.trim().parse::<usize>().ok())
-        .context("no content-length")?;
-    Ok(Some((status, end + 4 + length)))
+    let Some(message) = http1::message(answer)? else { return Ok(None) };
+    let status = message.first_line.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no status")?;
+    Ok(Some((status, message.end)))
 }
 
 /// A closed loop: each of so many connections sends its next event when it has the answer to the last, for `time`.
@@ -261,17 +261,4 @@ async fn gather(mut senders: JoinSet<anyhow::Result<Latencies>>) -> anyhow::Resu
         latencies.add(&sender??);
     }
     Ok(latencies)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answer_is_read_up_to_its_length() {
-        assert!(parse(b"HTTP/1.1 202 Accepted\r\ncontent-le").unwrap().is_none());
-        let answer = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\n{";
-        assert_eq!(parse(answer).unwrap(), Some((202, answer.len() + 1)));
-        assert!(parse(b"HTTP/1.1 202 Accepted\r\n\r\n").is_err(), "no length");
-    }
 }

@@ -6,15 +6,22 @@
 pub mod accept;
 pub mod answer;
 pub mod append;
+pub mod common;
 pub mod cpu;
 pub mod deliver;
 pub mod disk;
 pub mod folder;
 pub mod gateways;
+pub mod http1;
 pub mod hundred;
 pub mod latency;
 pub mod load;
 pub mod memory;
+pub mod post;
+pub mod preload;
+pub mod sink;
+pub mod whole;
+pub mod worker;
 
 use crate::exit::Failure;
 
@@ -30,6 +37,14 @@ pub enum BenchCommand {
     /// Verify and answer, without a log: what a gateway is measured against
     #[command(hide = true)]
     Answer(answer::AnswerArgs),
+    /// Delivering: what an event costs the worker, how soon it arrives, what the idle hold
+    Worker(worker::WorkerArgs),
+    /// A worker whose destination does nothing
+    #[command(hide = true)]
+    Discard(worker::discard::DiscardArgs),
+    /// Signed posts by the bare client: what deliveries are measured against
+    #[command(hide = true)]
+    Post(post::PostArgs),
     /// Several gateways on one shard against one alone
     Gateways(gateways::GatewaysArgs),
     /// Signed HTTP to 202 and to delivered, with CPU seconds of each process
@@ -47,6 +62,9 @@ pub async fn run(command: BenchCommand) -> Result<(), Failure> {
         BenchCommand::Append(args) => append::run(args).await,
         BenchCommand::Accept(args) => accept::run(args).await,
         BenchCommand::Answer(args) => answer::run(args).await,
+        BenchCommand::Worker(args) => worker::run(args).await,
+        BenchCommand::Discard(args) => worker::discard::run(args).await,
+        BenchCommand::Post(args) => post::run(args).await,
         BenchCommand::Gateways(args) => gateways::run(args).await,
         BenchCommand::Deliver(args) => deliver::run(args).await,
     }

@@ -5,7 +5,7 @@
 use std::io::{IsTerminal as _, Write as _};
 
 use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::exit::Failure;
@@ -82,6 +82,15 @@ pub fn next<T: Serialize>(format: Format, thing: &T, line: impl FnOnce() -> Stri
         Format::Json | Format::Jsonl => print(&compact(thing)?),
         Format::Yaml => print(&format!("---\n{}", yaml(thing)?)),
     }
+}
+
+/// Serializes named numbers as an object, in their order.
+///
+/// # Errors
+///
+/// What the serializer says.
+pub fn as_map<S: Serializer>(pairs: &[(&'static str, f64)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(pairs.iter().copied())
 }
 
 /// A table in the house style.

@@ -135,9 +135,6 @@ impl SubscriptionForm {
         if self.batch.max_events != 1 {
             return Err(later("batch", "a batch of more than one event"));
         }
-        if !self.ordered {
-            return Err(later("ordered", "ordered = false"));
-        }
         let start = parse_start(&self.start).map_err(|problem| (path.key("start"), problem))?;
         let on_exhausted = match self.on_exhausted {
             ExhaustedForm::DeadLetter => OnExhausted::DeadLetter,
@@ -153,7 +150,7 @@ impl SubscriptionForm {
             concurrency: self.concurrency,
             retry: Some(self.retry.into_retry()),
             on_exhausted: on_exhausted.into(),
-            ordered: self.ordered,
+            ordered: Some(self.ordered),
             starts: Vec::new(),
             paused: false,
             pause_reason: String::new(),

@@ -240,7 +240,6 @@ fn schemas_are_inline_or_in_files() {
 #[test]
 fn subscriptions_of_later_versions_and_mistakes_are_told_apart() {
     for (rest, text) in [
-        ("ordered = false", "ordered = false is not supported by this version"),
         ("batch = { max_events = 5 }", "is not supported by this version"),
         ("filter = \"data.a > 1\"", "subscription[0].filter is not supported by this version"),
         ("start = \"yesterday\"", "neither now, beginning"),

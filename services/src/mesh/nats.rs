@@ -9,10 +9,10 @@ use weft_nats::{
     connect::Connection,
     options::{LogOptions, NatsOptions, SecretRef},
     server::{self, Server, ServerOptions},
-    streams::LogSpec,
+    streams::{self, LogSpec},
 };
 
-use crate::data::MASTER_KEY_VARIABLE;
+use crate::{apply::apply, config::Config, data::MASTER_KEY_VARIABLE};
 
 /// Bodies of the default size.
 const BODY_BYTES_MAX: u64 = 1024 * 1024;
@@ -71,6 +71,20 @@ impl Nats {
     /// When the connection does not come about.
     pub async fn catalog(&self, name: &str) -> anyhow::Result<Catalog> {
         Ok(Catalog::new(self.connection("admin", name).await?, self.master_key()?))
+    }
+
+    /// Makes the streams, where they are not there, and puts the sources and subscriptions of a configuration into the
+    /// catalog.
+    ///
+    /// # Errors
+    ///
+    /// When it is none, or the server does not take it.
+    pub async fn configure(&self, text: &str) -> anyhow::Result<()> {
+        let config = Config::parse(Path::new("mesh"), text.to_owned(), [], None)?;
+        let catalog = self.catalog("weft-configure").await?;
+        let layout = streams::ensure(catalog.connection(), &self.spec).await?;
+        apply(&catalog, layout, &config.catalog, "configure").await?;
+        Ok(())
     }
 
     /// The master key of the roles on this server.

@@ -1,6 +1,7 @@
 //! One role as a process that can be killed and started again where it was.
 
 use std::{
+    ffi::OsString,
     fs,
     net::{Ipv4Addr, TcpListener},
     path::Path,
@@ -27,6 +28,21 @@ impl RoleProcess {
     ///
     /// When it cannot be started.
     pub fn start(program: &Path, role: &str, folder: &Path, env: Vec<(String, String)>) -> anyhow::Result<Self> {
+        Self::start_as(program, &[role], role, folder, env)
+    }
+
+    /// As [`start`](Self::start), by another command that takes the same arguments as `weft <role>`.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn start_as(
+        program: &Path,
+        command: &[&str],
+        role: &str,
+        folder: &Path,
+        env: Vec<(String, String)>,
+    ) -> anyhow::Result<Self> {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         // Nothing of the machine's: everything is said by variables.
         let config = folder.join("weft.toml");
@@ -38,12 +54,9 @@ impl RoleProcess {
         variables.retain(|(name, _)| name != "WEFT_WORKER__LISTEN");
         variables.extend(env);
         let data = folder.join("data");
-        let spec = Spec {
-            program: program.to_owned(),
-            args: vec![role.into(), "--config".into(), config.into(), "--data".into(), data.into()],
-            env: variables,
-            log: folder.join("weft.log"),
-        };
+        let mut args: Vec<OsString> = command.iter().map(Into::into).collect();
+        args.extend(["--config".into(), config.into(), "--data".into(), data.into()]);
+        let spec = Spec { program: program.to_owned(), args, env: variables, log: folder.join("weft.log") };
         let process = Process::start(&spec)?;
         Ok(Self { spec, process })
     }

@@ -6,6 +6,7 @@ mod commands;
 mod drain;
 mod failover;
 mod faults;
+mod full;
 mod gateways;
 mod load;
 mod mesh;

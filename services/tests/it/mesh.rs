@@ -17,7 +17,7 @@ use weft::{
 };
 use weft_nats::{
     catalog::Catalog,
-    options::LogOptions,
+    options::{LogOptions, MaxBytes},
     streams::{self, LogSpec},
     testing::{MASTER_KEY, TestServer, master_key},
 };
@@ -45,7 +45,7 @@ pub struct Mesh {
     pub admin: RoleProcess,
     pub receiver: Receiver,
     pub wiring: Wiring,
-    shards: u32,
+    log: LogOptions,
     folder: TempDir,
 }
 
@@ -66,28 +66,36 @@ impl Mesh {
         wiring: Wiring,
         rule: impl Fn(&Arrival) -> Answer + Send + Sync + 'static,
     ) -> Self {
+        Self::on(LogOptions { shards, ..LogOptions::default() }, wiring, rule).await
+    }
+
+    /// As [`with`](Self::with), on a log like this: so many shards, and so many bytes a shard.
+    pub async fn on(
+        log: LogOptions,
+        wiring: Wiring,
+        rule: impl Fn(&Arrival) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         provide_tls();
         let server = TestServer::start().await;
         let folder = tempfile::tempdir().unwrap();
         let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), &wiring.receiver_secret, rule).await.unwrap();
         let connection = server.connection("test").await;
-        let log = LogOptions { shards, ..LogOptions::default() };
-        let spec = LogSpec { log, body_bytes_max: BODY_BYTES_MAX, ..LogSpec::default() };
+        let spec = LogSpec { log: log.clone(), body_bytes_max: BODY_BYTES_MAX, ..LogSpec::default() };
         let layout = streams::ensure(&connection, &spec).await.unwrap();
         let text = wiring.config(Some(&receiver.url()));
         let config = Config::parse(Path::new("weft.toml"), text, [], None).unwrap();
         apply(&Catalog::new(connection, master_key()), layout, &config.catalog, "test").await.unwrap();
-        let role = |name| role_of(shards, name, name, &server, folder.path());
+        let role = |name| role_of(&log, name, name, &server, folder.path());
         let (mut gateway, mut worker, mut admin) = (role("gateway"), role("worker"), role("admin"));
         for process in [&mut gateway, &mut worker, &mut admin] {
             process.ready().await.unwrap();
         }
-        Self { server, gateway, worker, admin, receiver, wiring, shards, folder }
+        Self { server, gateway, worker, admin, receiver, wiring, log, folder }
     }
 
     /// One more process of a role, with a folder of its own, ready.
     pub async fn another(&self, role_name: &str, instance: &str) -> RoleProcess {
-        let mut process = role_of(self.shards, role_name, instance, &self.server, self.folder.path());
+        let mut process = role_of(&self.log, role_name, instance, &self.server, self.folder.path());
         process.ready().await.unwrap();
         process
     }
@@ -128,17 +136,20 @@ impl Mesh {
 
 /// A role's process against a server.
 pub fn role(role: &str, instance: &str, server: &TestServer, folder: &Path) -> RoleProcess {
-    role_of(1, role, instance, server, folder)
+    role_of(&LogOptions::default(), role, instance, server, folder)
 }
 
-/// As [`role`], on a log of so many shards.
-fn role_of(shards: u32, role: &str, instance: &str, server: &TestServer, folder: &Path) -> RoleProcess {
-    let env = vec![
+/// As [`role`], on a log like this.
+fn role_of(log: &LogOptions, role: &str, instance: &str, server: &TestServer, folder: &Path) -> RoleProcess {
+    let mut env = vec![
         ("WEFT_NATS__URL".to_owned(), server.url().to_owned()),
         ("WEFT_MASTER_KEY".to_owned(), MASTER_KEY.to_owned()),
         ("WEFT_WORKER__ALLOW_NETWORKS".to_owned(), "127.0.0.0/8".to_owned()),
-        ("WEFT_LOG__SHARDS".to_owned(), shards.to_string()),
+        ("WEFT_LOG__SHARDS".to_owned(), log.shards.to_string()),
     ];
+    if let MaxBytes::Bytes(bytes) = log.max_bytes {
+        env.push(("WEFT_LOG__MAX_BYTES".to_owned(), format!("{bytes}B")));
+    }
     RoleProcess::start(&program(), role, &folder.join(instance), env).unwrap()
 }
 

@@ -30,6 +30,7 @@ impl Driver {
         let uid = work.lane.subscription;
         let lane_previous = match previous {
             LanePrevious::Known(event) => Some(event),
+            LanePrevious::Unordered => None,
             LanePrevious::AskLedger => self.commits.ledger().head(&work.lane)?,
         };
         let timeout = self
@@ -52,7 +53,17 @@ impl Driver {
         Ok(())
     }
 
-    pub(super) fn ended(&mut self, ended: Result<Attempted, JoinError>) -> Result<(), DriverError> {
+    /// Takes an attempt's end, and those that have come with it: a turn for each would cost more than the lanes do.
+    pub(super) fn ended(&mut self, first: Result<Attempted, JoinError>) -> Result<(), DriverError> {
+        self.ended_one(first)?;
+        for _ in 1..TURN_ATTEMPTS {
+            let Some(ended) = self.attempts.try_join_next() else { break };
+            self.ended_one(ended)?;
+        }
+        Ok(())
+    }
+
+    fn ended_one(&mut self, ended: Result<Attempted, JoinError>) -> Result<(), DriverError> {
         // Of a destination that has panicked nobody can say how the attempt ended.
         let (attempt, end) = ended.map_err(|source| DriverError::Task { what: "an attempt", source })?;
         // Also where the lease has been renewed meanwhile: no lane is told of an attempt that was not made.
@@ -75,5 +86,7 @@ impl Driver {
     }
 }
 
+/// Ended attempts of one turn: few enough that acks and events do not wait long.
+const TURN_ATTEMPTS: usize = 256;
 /// For an attempt of a subscription that has just been deleted.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);

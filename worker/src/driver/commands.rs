@@ -79,7 +79,7 @@ impl Driver {
         let seq = StreamSeq(item.sequence);
         let open = self.commits.ledger().open_dead_letter(subscription, seq)?;
         Ok(Some(RedriveItem {
-            lane: LaneKey { subscription, workflow },
+            lane: LaneKey::of_workflow(subscription, workflow),
             subscription_name: item.subscription_name.clone(),
             seq,
             event,
@@ -90,10 +90,10 @@ impl Driver {
 }
 
 fn lane_order(order: &v1::LaneOrder) -> Option<Order> {
-    let lane = LaneKey {
-        subscription: SubscriptionUid::from_slice(&order.subscription)?,
-        workflow: WorkflowId::new(order.workflow_id.as_str()).ok()?,
-    };
+    let lane = LaneKey::of_workflow(
+        SubscriptionUid::from_slice(&order.subscription)?,
+        WorkflowId::new(order.workflow_id.as_str()).ok()?,
+    );
     let head = Head { seq: StreamSeq(order.sequence), next: StreamSeq(order.next.min(order.sequence)) };
     let order = match order.action() {
         v1::LaneAction::Retry => LaneOrder::Retry { head },

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use prost::Message as _;
 use tokio::{
@@ -31,30 +32,23 @@ use crate::{
 /// commit costs a sync, and its readers a transaction each. A crash repeats that much more.
 const LINGER: Duration = Duration::from_millis(5);
 
+/// Between two commits that forget something: whoever applies them walks through all that they could forget.
+const FORGET_PAUSE: Duration = Duration::from_secs(3600);
+
 /// An append that is under way.
 #[derive(Debug)]
 struct InFlight {
     task: JoinHandle<Result<(Appender, StreamSeq), Fenced>>,
-    what: Appended,
+    /// What is being appended: a commit is applied once it is stored.
+    record: v1::OutcomeRecord,
+    /// The draft that the commit is of; none: the record that fences off the owner before.
+    draft: Option<Box<Draft>>,
+    /// Encoded.
+    bytes: usize,
 }
 
 /// How an append ended: the task's own end, then the append's.
 pub(super) type Answer = Result<Result<(Appender, StreamSeq), Fenced>, JoinError>;
-
-/// What an append is of.
-#[derive(Debug)]
-pub(super) enum Appended {
-    Draft {
-        draft: Box<Draft>,
-        commit: Arc<v1::Commit>,
-    },
-    /// The record that fences off the owner before.
-    Epoch(Arc<v1::Commit>),
-    Chunk {
-        index: u32,
-    },
-    End,
-}
 
 /// What came to a pipeline.
 #[derive(Debug)]
@@ -81,6 +75,18 @@ pub(super) struct Commits {
     /// The last append was a commit: a piece of the checkpoint may go before the next.
     piece_next: bool,
     since_checkpoint: SinceCheckpoint,
+    /// What the next commit forgets.
+    forget: Option<Forget>,
+    forgotten_at: Option<Instant>,
+}
+
+/// What is of no use any more.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Forget {
+    /// Heads of lanes whose event stood below this.
+    pub heads_below: StreamSeq,
+    /// Open dead letters that were made before this, in unix milliseconds.
+    pub dead_before_ms: i64,
 }
 
 /// A checkpoint that is being written.
@@ -116,6 +122,8 @@ impl Commits {
             checkpoint: None,
             piece_next: false,
             since_checkpoint: SinceCheckpoint::new(context.checkpoints, commits, age, Instant::now()),
+            forget: None,
+            forgotten_at: None,
         }
     }
 
@@ -136,6 +144,13 @@ impl Commits {
         self.copied = self.copied.max(copied);
     }
 
+    /// The next commit forgets this, unless one has forgotten something not long ago.
+    pub fn forget(&mut self, forget: Forget) {
+        if self.forgotten_at.is_none_or(|at| at.elapsed() >= FORGET_PAUSE) {
+            self.forget = Some(forget);
+        }
+    }
+
     pub fn in_flight(&self) -> bool {
         self.in_flight.is_some()
     }
@@ -144,40 +159,47 @@ impl Commits {
     pub async fn fence(&mut self) -> Result<(), DriverError> {
         let commit = v1::Commit { cursor: self.cursor, commands_cursor: self.commands, ..Default::default() };
         let commit = self.complete(commit);
-        self.append(Record::Commit((*commit).clone()), Appended::Epoch(commit));
+        self.append(Record::Commit(commit), None);
         let answer = self.answer().await;
         self.finish(answer).await.map(drop)
     }
 
     /// Fills in what is the same for every commit of this owner.
-    fn complete(&self, commit: v1::Commit) -> Arc<v1::Commit> {
-        Arc::new(v1::Commit {
+    fn complete(&self, commit: v1::Commit) -> v1::Commit {
+        v1::Commit {
             epoch: self.epoch,
             worker: self.worker.clone(),
             at_ms: Timestamp::now().as_millisecond(),
             copied: self.copied,
             ..commit
-        })
+        }
     }
 
     pub fn begin(&mut self, mut draft: Draft) {
+        if let Some(forget) = self.forget.take() {
+            draft.commit.forget_heads_below = forget.heads_below.0;
+            draft.commit.forget_dead_before_ms = forget.dead_before_ms;
+            self.forgotten_at = Some(Instant::now());
+        }
         let commit = self.complete(std::mem::take(&mut draft.commit));
-        self.append(Record::Commit((*commit).clone()), Appended::Draft { draft: Box::new(draft), commit });
+        self.append(Record::Commit(commit), Some(Box::new(draft)));
     }
 
-    fn append(&mut self, record: Record, what: Appended) {
-        let subject = match what {
-            Appended::Draft { .. } | Appended::Epoch(_) => self.log.layout.outcomes_subject(self.log.shard),
-            Appended::Chunk { .. } => self.log.layout.chunk_subject(self.log.shard),
-            Appended::End => self.log.layout.checkpoint_subject(self.log.shard),
+    fn append(&mut self, record: Record, draft: Option<Box<Draft>>) {
+        let subject = match record {
+            Record::Commit(_) => self.log.layout.outcomes_subject(self.log.shard),
+            Record::Chunk(_) => self.log.layout.chunk_subject(self.log.shard),
+            Record::End(_) => self.log.layout.checkpoint_subject(self.log.shard),
         };
-        self.piece_next = matches!(what, Appended::Draft { .. });
-        let payload = v1::OutcomeRecord { record: Some(record) }.encode_to_vec().into();
+        self.piece_next = draft.is_some();
+        let record = v1::OutcomeRecord { record: Some(record) };
+        let payload: Bytes = record.encode_to_vec().into();
+        let bytes = payload.len();
         let message = Outgoing { subject, headers: HeaderMap::new(), payload };
         let Some(appender) = self.appender.take() else { return };
         // Ends with its answer, or with the shard: dropping the pipeline aborts it.
         let task = tokio::spawn(append_until_stored(self.log.clone(), appender, self.position, message));
-        self.in_flight = Some(InFlight { task, what });
+        self.in_flight = Some(InFlight { task, record, draft, bytes });
     }
 
     /// Waits for the answer to the append in flight. Safe to cancel.
@@ -188,9 +210,12 @@ impl Commits {
         }
     }
 
-    /// Applies what an answer says. Not safe to cancel: what is stored must be applied.
-    pub async fn finish(&mut self, answer: Answer) -> Result<Appended, DriverError> {
-        let Some(InFlight { what, .. }) = self.in_flight.take() else { return Err(DriverError::Fenced) };
+    /// Applies what an answer says: a draft and its commit, where it was one. Not safe to cancel: what is stored must be
+    /// applied.
+    pub async fn finish(&mut self, answer: Answer) -> Result<Option<(Box<Draft>, Arc<v1::Commit>)>, DriverError> {
+        let Some(InFlight { record, draft, bytes, .. }) = self.in_flight.take() else {
+            return Err(DriverError::Fenced);
+        };
         let (appender, seq) = match answer {
             Ok(Ok(stored)) => stored,
             Ok(Err(Fenced)) => return Err(DriverError::Fenced),
@@ -198,29 +223,31 @@ impl Commits {
         };
         self.appender = Some(appender);
         self.position = seq;
-        let commit = match &what {
-            Appended::Draft { commit, .. } | Appended::Epoch(commit) => {
+        let commit = match record.record {
+            Some(Record::Commit(commit)) => {
                 self.cursor = commit.cursor;
                 self.commands = commit.commands_cursor;
-                self.since_checkpoint.committed();
-                Some(Arc::clone(commit))
+                self.since_checkpoint.committed(bytes);
+                Some(Arc::new(commit))
             }
-            Appended::Chunk { index } => {
+            Some(Record::Chunk(chunk)) => {
+                self.since_checkpoint.piece_written(bytes);
                 if let Some(checkpoint) = &mut self.checkpoint
-                    && *index == 0
+                    && chunk.index == 0
                 {
                     checkpoint.first_chunk = seq;
                 }
                 None
             }
-            Appended::End => {
+            Some(Record::End(_)) => {
                 self.checkpoint = None;
                 tracing::info!(shard = %self.log.shard, position = seq.0, "checkpoint is written");
                 None
             }
+            None => None,
         };
-        self.ledger.apply(seq, commit).await?;
-        Ok(what)
+        self.ledger.apply(seq, commit.clone()).await?;
+        Ok(draft.zip(commit))
     }
 
     pub fn position(&self) -> StreamSeq {
@@ -270,13 +297,10 @@ impl Commits {
     /// Appends a piece of the checkpoint.
     pub fn append_piece(&mut self, piece: Option<Piece>) {
         match piece {
-            Some(Piece::Chunk(chunk)) => {
-                let index = chunk.index;
-                self.append(Record::Chunk(chunk), Appended::Chunk { index });
-            }
+            Some(Piece::Chunk(chunk)) => self.append(Record::Chunk(chunk), None),
             Some(Piece::End { end }) => {
                 let first_chunk = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.first_chunk.0);
-                self.append(Record::End(v1::CheckpointEnd { first_chunk, ..end }), Appended::End);
+                self.append(Record::End(v1::CheckpointEnd { first_chunk, ..end }), None);
             }
             None => self.checkpoint = None,
         }
@@ -323,7 +347,7 @@ impl Driver {
 
     /// What follows a commit: lanes go on, dead letters are copied.
     pub(super) async fn committed(&mut self, answer: Answer) -> Result<(), DriverError> {
-        let Appended::Draft { draft, commit } = self.commits.finish(answer).await? else { return Ok(()) };
+        let Some((draft, commit)) = self.commits.finish(answer).await? else { return Ok(()) };
         metrics::counter!(crate::metrics::OUTCOMES).increment(commit.outcomes.len() as u64);
         self.copies.add(self.commits.position().0, &commit, draft.dead).await;
         self.handle(Input::Committed { draft: draft.number })

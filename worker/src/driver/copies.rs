@@ -69,6 +69,11 @@ impl Copies {
         Self { jobs, copied, added: position, _task: AbortOnDropHandle::new(tokio::spawn(task)) }
     }
 
+    /// As [`copied`](Self::copied), as it grows.
+    pub fn watch_copied(&self) -> watch::Receiver<u64> {
+        self.copied.clone()
+    }
+
     /// OUTCOMES sequence up to which every dead letter has its copy.
     pub fn copied(&self) -> u64 {
         *self.copied.borrow()
@@ -82,7 +87,7 @@ impl Copies {
             .iter()
             .filter(|outcome| outcome.kind() == v1::OutcomeKind::DeadLettered)
             .map(|outcome| Copy { outcome: outcome.clone(), event: events.get(&outcome.sequence).cloned() })
-            .filter(|copy| copy.event.is_some() || copy.outcome.reason() == v1::DeadLetterReason::Skipped)
+            .filter(|copy| copy.event.is_some() || is_in_log(&copy.outcome))
             .collect();
         self.push(Job { position, copies }).await;
     }
@@ -97,7 +102,9 @@ impl Copies {
             for message in &read.messages {
                 let Some(Record::Commit(commit)) = decode(message) else { continue };
                 let mut dead = Vec::new();
-                for outcome in commit.outcomes.iter().filter(|o| o.kind() == v1::OutcomeKind::DeadLettered) {
+                for outcome in
+                    commit.outcomes.iter().filter(|o| o.kind() == v1::OutcomeKind::DeadLettered && o.from == 0)
+                {
                     dead.extend(find(log, outcome).await);
                 }
                 if !dead.is_empty() {
@@ -119,6 +126,16 @@ impl Copies {
         self.added = self.added.max(job.position);
         // Refused only when the task is gone, which ends with the shard.
         let _ = self.jobs.send(job).await;
+    }
+}
+
+/// Whether a dead letter's payload is left in the log: what was skipped or has expired may be large, and many at once.
+fn is_in_log(outcome: &v1::Outcome) -> bool {
+    match outcome.reason() {
+        v1::DeadLetterReason::Skipped => true,
+        // A run expires when its payload is gone.
+        v1::DeadLetterReason::Expired => outcome.run == Run::LIVE.0 && outcome.from == 0,
+        _ => false,
     }
 }
 

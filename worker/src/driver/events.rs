@@ -24,7 +24,7 @@ impl Driver {
                     "events were dropped from the log before they were read; raise its retention or max_bytes"
                 );
                 self.events = reader(&self.context, stream, &format!("events-{}", self.shard), first);
-                self.handle(Input::Passed { seq: StreamSeq(first.0 - 1) })
+                self.handle(Input::Dropped { through: StreamSeq(first.0 - 1) })
             }
             Err(error) => Err(error.into()),
         }

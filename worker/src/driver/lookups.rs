@@ -22,7 +22,7 @@ const READ_BYTES: usize = 4 * 1024 * 1024;
 /// A read that has come to its end.
 #[derive(Debug)]
 pub(super) enum Lookup {
-    CaughtUp { lane: LaneKey, events: Vec<Arc<StoredEvent>>, through: StreamSeq },
+    CaughtUp { lane: LaneKey, events: Vec<Arc<StoredEvent>>, through: StreamSeq, gone: StreamSeq },
     Loaded { work: Work, event: Option<Arc<StoredEvent>> },
 }
 
@@ -32,7 +32,9 @@ impl Driver {
         let log = self.log();
         self.lookups.spawn(async move {
             let (events, through) = read_lane(&log, &lane, matcher.as_ref(), from, through, limit).await;
-            Lookup::CaughtUp { lane, events, through }
+            let end = events.first().map_or(through, |event| StreamSeq(event.seq.0 - 1));
+            let gone = gone(&log, from, end).await;
+            Lookup::CaughtUp { lane, events, through, gone }
         });
     }
 
@@ -47,7 +49,9 @@ impl Driver {
 
     pub(super) fn looked(&mut self, looked: Result<Lookup, JoinError>) -> Result<(), DriverError> {
         match looked.map_err(|source| DriverError::Task { what: "a read", source })? {
-            Lookup::CaughtUp { lane, events, through } => self.handle(Input::CaughtUp { lane, events, through }),
+            Lookup::CaughtUp { lane, events, through, gone } => {
+                self.handle(Input::CaughtUp { lane, events, through, gone })
+            }
             Lookup::Loaded { work, event } => self.handle(Input::Loaded { work, event }),
         }
     }
@@ -80,6 +84,15 @@ async fn read_lane(
         }
         from = read.known.next();
     }
+}
+
+/// Up to where the log has dropped what was asked for, of which nothing was found in `from..=end`; 0: nothing of it.
+async fn gone(log: &Log, from: StreamSeq, end: StreamSeq) -> StreamSeq {
+    if end < from {
+        return StreamSeq(0);
+    }
+    let first = log.first(&log.layout.events_stream(log.shard)).await;
+    if first > from { StreamSeq(first.0 - 1).min(end) } else { StreamSeq(0) }
 }
 
 /// The event of a dead letter: its copy on DLQ, or the event itself while EVENTS has it.

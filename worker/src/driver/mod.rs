@@ -10,10 +10,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::{sync::watch, task::JoinSet};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use weft_nats::{
     catalog::{Catalog, Snapshot},
     connect::Connection,
+    options::OnFull,
     reader::{OrderedReader, ReadError, ReaderOptions},
     subject::Layout,
 };
@@ -29,6 +30,7 @@ use crate::{
     shares::Share,
 };
 
+mod aging;
 mod append;
 mod attempts;
 mod backfill;
@@ -40,13 +42,16 @@ mod lookups;
 mod pace;
 mod pauses;
 mod subscriptions;
+mod trim;
 
+use aging::Aging;
 use attempts::Attempted;
 use backfill::Backfills;
 use commits::{Commits, Turn};
 use copies::Copies;
 use lookups::Lookup;
 pub use pace::CheckpointPace;
+use trim::Trim;
 
 /// Messages of EVENTS of one turn: few enough that ended attempts and acks do not wait long.
 const TURN_MESSAGES: usize = 256;
@@ -74,6 +79,14 @@ pub struct Context {
     pub pauses: Catalog,
     /// How often a checkpoint is written.
     pub checkpoints: CheckpointPace,
+    /// How long EVENTS keeps an event. Zero: for ever.
+    pub retention: Duration,
+    /// How long DLQ keeps a copy.
+    pub dead_retention: Duration,
+    /// For how long an idle workflow's number goes on.
+    pub remember: Duration,
+    /// What happens when EVENTS is nearly full.
+    pub on_full: OnFull,
 }
 
 /// Why a driver ended.
@@ -119,6 +132,9 @@ pub struct Driver {
     commands: OrderedReader,
     subscriptions: HashMap<SubscriptionUid, Compiled>,
     backfills: Backfills,
+    aging: Aging,
+    /// Makes room in EVENTS, where that is wanted.
+    _trim: Option<AbortOnDropHandle<()>>,
     attempts: JoinSet<Attempted>,
     lookups: JoinSet<Lookup>,
     /// Subscriptions that are being paused.
@@ -146,7 +162,10 @@ impl Driver {
         let commands = reader(&context, stream, &format!("commands-{shard}"), StreamSeq(positions.commands + 1));
         let backfills = Backfills::new(log.clone(), &restored.subscriptions);
         let lanes = Lanes::new(share.limits(), restored, StdRng::from_rng(&mut rand::rng()));
+        let aging = Aging::start(log.clone(), context.retention);
         let copies = Copies::start(&context, log.clone(), positions.copied);
+        let trim = (context.on_full == OnFull::DropSettled)
+            .then(|| Trim::start(log.clone(), ledger.settlement(), copies.watch_copied(), context.remember));
         let commits = Commits::new(&context, log, ledger, positions, checkpoint);
         Self {
             context,
@@ -160,6 +179,8 @@ impl Driver {
             commands,
             subscriptions: HashMap::new(),
             backfills,
+            aging,
+            _trim: trim,
             attempts: JoinSet::new(),
             lookups: JoinSet::new(),
             pauses: JoinSet::new(),
@@ -251,6 +272,7 @@ impl Driver {
             }
             () = sleep_until(deadline), if active => self.handle(Input::TimerFired)?,
             batch = self.commands.next(), if self.matching && active => self.commanded(&batch?)?,
+            () = self.aging.changed(), if self.matching && active => self.aged()?,
             step = self.backfills.next(), if active => self.backfilled(step)?,
             batch = self.events.next(), if reads && !self.backfills.is_closing() => self.read(batch)?,
         }

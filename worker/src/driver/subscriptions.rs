@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use weft_nats::catalog::{Matcher, Removal, Revised, Snapshot};
+use weft_nats::catalog::{Matcher, Removal, Revised, Snapshot, is_ordered};
 use weft_proto::{
     ids::{ShardId, StreamSeq, SubscriptionUid},
     v1,
@@ -79,6 +79,7 @@ fn rules(subscription: &Revised<Arc<v1::Subscription>>, uid: SubscriptionUid, sh
             v1::OnExhausted::Block => OnExhausted::Block,
             v1::OnExhausted::DeadLetter | v1::OnExhausted::Unspecified => OnExhausted::DeadLetter,
         },
+        ordered: is_ordered(value),
         paused: value.paused,
     }
 }

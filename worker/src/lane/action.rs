@@ -20,6 +20,8 @@ pub enum LanePrevious {
     Known(EventId),
     /// Not since the lane has been in memory: the ledger knows.
     AskLedger,
+    /// The lane is of one event, so there is no chain.
+    Unordered,
 }
 
 /// What the driver must do. Whatever is not only to be said has an answering [`Input`](super::Input).
@@ -78,7 +80,8 @@ pub enum Action {
         /// Whether it has opened.
         open: bool,
     },
-    /// Events of a lane are no longer in EVENTS although they are unsettled: say it loudly. Their lane goes on.
+    /// Events of a lane are no longer in EVENTS although they are unsettled: say it loudly. They are recorded as expired, and
+    /// their lane goes on.
     Lost {
         /// Which lane.
         lane: LaneKey,

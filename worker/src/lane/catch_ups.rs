@@ -1,7 +1,7 @@
 //! Lanes that read on from the log, a few at a time. Subscriptions take turns, so one with many such lanes does not keep
 //! the others waiting.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use weft_proto::ids::SubscriptionUid;
 
@@ -13,6 +13,8 @@ pub(super) struct CatchUps {
     waiting: HashMap<SubscriptionUid, VecDeque<LaneKey>>,
     /// The subscriptions that have an entry.
     rotation: VecDeque<SubscriptionUid>,
+    /// Lanes whose events leave the log soon: before all others, and whether their subscription may read or not.
+    first: BTreeSet<LaneKey>,
     running: usize,
 }
 
@@ -26,8 +28,17 @@ impl CatchUps {
         queue.push_back(key);
     }
 
+    /// As [`push`](Self::push), before all others.
+    pub fn push_first(&mut self, key: LaneKey) {
+        self.first.insert(key);
+    }
+
     /// The next lane, of a subscription that may read. It runs until it has [`ended`](Self::ended).
     pub fn start(&mut self, may_read: impl Fn(SubscriptionUid) -> bool) -> Option<LaneKey> {
+        if let Some(key) = self.first.pop_first() {
+            self.running += 1;
+            return Some(key);
+        }
         let turn = self.rotation.iter().position(|uid| may_read(*uid))?;
         self.rotation.rotate_left(turn);
         let uid = self.rotation.pop_front()?;
@@ -59,7 +70,7 @@ mod tests {
 
     fn key(subscription: u8, workflow: usize) -> LaneKey {
         let workflow = WorkflowId::new(format!("w{workflow}")).unwrap();
-        LaneKey { subscription: SubscriptionUid::from_bytes([subscription; 16]), workflow }
+        LaneKey::of_workflow(SubscriptionUid::from_bytes([subscription; 16]), workflow)
     }
 
     /// P4: a lane waits for one of each other subscription, however many those have.

@@ -11,9 +11,10 @@ use weft_proto::{
 
 use super::{
     action::Action,
+    expiry::Burial,
     flaw::{Flaw, has},
     input::{Command, Head, LaneKey, LaneOrder, Order, RedriveItem, ReplayOrder, Work},
-    lane::{Lane, PendingRun, Target, Tries, millis},
+    lane::{Lane, PendingRun, Target, Tries},
     machine::Lanes,
     settle::Death,
     world::outcome_of,
@@ -34,7 +35,7 @@ impl Lanes {
         let items = match order {
             Order::Redrive(items) => self.each(items, |lanes, item| item.applicable && lanes.begin_run(command, item)),
             Order::Replay(items) => {
-                self.each(items, |lanes, item| lanes.is_settled(&item.lane, item.seq) && lanes.begin_run(command, item))
+                self.each(items, |lanes, item| lanes.is_settled(item) && lanes.begin_run(command, item))
             }
             Order::Close { kind, items } => self.each(items, |lanes, item| lanes.close(&wish, kind, item, now)),
             Order::Lane { lane, order } => {
@@ -42,6 +43,9 @@ impl Lanes {
                     LaneOrder::Retry { head } | LaneOrder::Skip { head, .. } => head.seq,
                     LaneOrder::Pause | LaneOrder::Resume => StreamSeq(0),
                 };
+                // Of a subscription that is not ordered, the head has a lane of its own, or waits in its workflow's.
+                let event = lane.of_event(seq);
+                let lane = if self.world.lanes.contains_key(&event) { event } else { lane };
                 let taken = self.order_lane(&wish, &lane, order, now);
                 self.advance(&lane, now, actions);
                 vec![result(lane.subscription, seq, taken)]
@@ -63,19 +67,22 @@ impl Lanes {
     }
 
     /// Whether an event has come to its end in its lane. What has not been matched yet, or waits, is delivered anyway.
-    fn is_settled(&self, key: &LaneKey, seq: StreamSeq) -> bool {
+    fn is_settled(&self, item: &RedriveItem) -> bool {
+        let (key, seq) = (&item.lane, item.seq);
         let detached = self.world.subscriptions.get(&key.subscription).and_then(|subscription| subscription.detached);
-        let waits = |lane: &Lane| (lane.first()..=lane.last).contains(&seq);
-        seq <= detached.unwrap_or(self.cursor) && !self.world.lanes.get(key).is_some_and(waits)
+        let waits =
+            |key: &LaneKey| self.world.lanes.get(key).is_some_and(|lane| (lane.first()..=lane.last).contains(&seq));
+        seq <= detached.unwrap_or(self.cursor) && !waits(key) && !waits(&key.of_event(seq))
     }
 
     /// The event is to be delivered in a run of its own, unless another run of it is under way.
     fn begin_run(&mut self, command: Run, item: &RedriveItem) -> bool {
-        let RedriveItem { lane: key, subscription_name, seq, event, dead_run, .. } = item;
+        let RedriveItem { lane: workflow, subscription_name, seq, event, dead_run, .. } = item;
+        let key = &self.lane_of(workflow, *seq);
         if !self.world.subscriptions.contains_key(&key.subscription) || self.is_running(key, *seq) {
             return false;
         }
-        let lane = self.world.lanes.entry(key.clone()).or_insert_with(Lane::settled);
+        let lane = self.world.lane_mut(key);
         let pending = PendingRun {
             event_id: *event,
             dead_run: *dead_run,
@@ -102,10 +109,11 @@ impl Lanes {
 
     /// An open dead letter has come to its end by an operator's word.
     fn close(&mut self, wish: &Wish, kind: v1::OutcomeKind, item: &RedriveItem, now: Timestamp) -> bool {
-        if !item.applicable || self.is_running(&item.lane, item.seq) {
+        let lane = self.lane_of(&item.lane, item.seq);
+        if !item.applicable || self.is_running(&lane, item.seq) {
             return false;
         }
-        let work = Work { lane: item.lane.clone(), seq: item.seq, run: wish.command };
+        let work = Work { lane, seq: item.seq, run: wish.command };
         let outcome = v1::Outcome {
             kind: kind.into(),
             event_id: item.event.to_vec(),
@@ -164,20 +172,8 @@ impl Lanes {
             self.settle(&work, Target::Head, &event, &tries, Some(death), now);
             return true;
         }
-        // Its copy is made from the log.
         lane.settle_unread(seq);
-        let outcome = v1::Outcome {
-            kind: v1::OutcomeKind::DeadLettered.into(),
-            event_id: event_id.to_vec(),
-            attempts: tries.ended,
-            reason: reason.into(),
-            at_ms: now.as_millisecond(),
-            first_failed_at_ms: millis(tries.first_failed_at),
-            last_error: error,
-            ..outcome_of(&work)
-        };
-        self.drafts.outcome(Some(key), outcome, None);
-        self.hold(key);
+        self.bury(key, Burial { seq, event: event_id, tries, reason, error }, now);
         true
     }
 
@@ -185,10 +181,11 @@ impl Lanes {
         if self.world.lanes.get(key).is_some_and(|lane| lane.paused) == paused {
             return false;
         }
-        let lane = self.world.lanes.entry(key.clone()).or_insert_with(Lane::settled);
+        let lane = self.world.lane_mut(key);
         lane.paused = paused;
         if paused {
             self.memory.give_back(key.subscription, lane.park());
+            self.park_events_of(key);
         }
         self.hold(key);
         true

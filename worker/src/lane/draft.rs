@@ -210,10 +210,13 @@ impl Drafts {
 
 /// A lane's record that says: nothing is unsettled.
 fn settled(key: &LaneKey) -> v1::Lane {
+    let last = key.event.map_or(0, |seq| seq.0);
     v1::Lane {
         subscription: key.subscription.to_vec(),
         workflow_id: key.workflow.as_str().to_owned(),
-        next: 1,
+        next: last + 1,
+        last,
+        unordered: key.event.is_some(),
         ..Default::default()
     }
 }

@@ -12,13 +12,33 @@ use weft_proto::{
 
 use super::{AttemptId, Limits, backoff::RetryPolicy};
 
-/// Names a lane: the events of one workflow for one subscription.
+/// Names a lane: the events of one workflow for one subscription, or one event of it where the subscription is not
+/// ordered.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneKey {
     /// Whose.
     pub subscription: SubscriptionUid,
     /// Of which workflow.
     pub workflow: WorkflowId,
+    /// The only event of the lane; `None`: it is the workflow's.
+    pub event: Option<StreamSeq>,
+}
+
+impl LaneKey {
+    /// The lane of a workflow.
+    pub fn of_workflow(subscription: SubscriptionUid, workflow: WorkflowId) -> Self {
+        Self { subscription, workflow, event: None }
+    }
+
+    /// The lane of one event of this lane's workflow.
+    pub fn of_event(&self, seq: StreamSeq) -> Self {
+        Self { event: Some(seq), ..self.clone() }
+    }
+
+    /// The lane of its workflow.
+    pub fn workflow_lane(&self) -> Self {
+        Self { event: None, ..self.clone() }
+    }
 }
 
 /// One thing to deliver: an event, to a subscription, in a run.
@@ -60,6 +80,8 @@ pub struct Rules {
     pub retry: RetryPolicy,
     /// What happens then.
     pub on_exhausted: OnExhausted,
+    /// Events of a workflow wait for each other. The catalog keeps it as it was when the subscription was created.
+    pub ordered: bool,
     /// Nothing is attempted.
     pub paused: bool,
 }
@@ -101,7 +123,7 @@ pub struct AttemptEnd {
 /// One event that a command is about: a dead letter, or what is replayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedriveItem {
-    /// The lane.
+    /// The lane of its workflow.
     pub lane: LaneKey,
     /// The subscription's name when the dead letter was made.
     pub subscription_name: String,
@@ -174,7 +196,7 @@ pub enum Order {
     },
     /// For one lane.
     Lane {
-        /// Which.
+        /// Which: a workflow's. Of a subscription that is not ordered, the head names the event.
         lane: LaneKey,
         /// What of it.
         order: LaneOrder,
@@ -229,6 +251,16 @@ pub enum Input {
         /// Its sequence.
         seq: StreamSeq,
     },
+    /// The shared reader finds that the log has dropped everything up to here before it was read.
+    Dropped {
+        /// The last sequence of it.
+        through: StreamSeq,
+    },
+    /// Everything up to here leaves the log soon: what of it is unsettled becomes a dead letter while it can be read.
+    Aged {
+        /// The last sequence of it.
+        through: StreamSeq,
+    },
     /// The own reader of a detached subscription came to `seq`; `event` is there when the subscription takes it.
     Backfilled {
         /// Which subscription.
@@ -259,6 +291,8 @@ pub enum Input {
         events: Vec<Arc<StoredEvent>>,
         /// Nothing up to here is missing in `events`.
         through: StreamSeq,
+        /// The log holds nothing any more from the sequence asked for up to here; 0: it may hold all of it.
+        gone: StreamSeq,
     },
     /// The answer to [`Action::Load`](super::Action::Load). None: the copy is gone.
     Loaded {

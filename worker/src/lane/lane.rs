@@ -22,7 +22,7 @@ use super::{
 };
 
 /// What an event in memory costs besides its payload: its fields, their texts, the allocations, its part of a lane.
-pub(super) const EVENT_OVERHEAD_BYTES: usize = 1024;
+pub const EVENT_OVERHEAD_BYTES: usize = 1024;
 
 /// What an event in memory counts, in bytes.
 pub(super) fn event_bytes(event: &StoredEvent) -> usize {
@@ -102,6 +102,16 @@ pub(super) enum Need {
     Load(StreamSeq, Run),
 }
 
+impl Need {
+    /// What it wants to attempt.
+    pub fn target(self) -> Option<Target> {
+        match self {
+            Self::Attempt(target) => Some(target),
+            Self::Nothing | Self::Time(_) | Self::CatchUp | Self::Load(..) => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Lane {
     pub next: StreamSeq,
@@ -121,6 +131,8 @@ pub(super) struct Lane {
     pub delivered: Option<EventId>,
     /// The newest draft that tells of it: it may leave memory once that is committed.
     pub touched: u64,
+    /// It is counted among its subscription's lanes of single events.
+    pub has_place: bool,
     /// It stands in its subscription's ready queue.
     pub ready: bool,
     /// Its entry among the timers.
@@ -144,6 +156,7 @@ impl Lane {
             paused: false,
             delivered: None,
             touched: 0,
+            has_place: false,
             ready: false,
             timer: None,
         }

@@ -1,6 +1,9 @@
 //! All lanes of one shard.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use rand::rngs::StdRng;
@@ -15,9 +18,10 @@ use super::{
     action::{Action, Draft, LanePrevious},
     catch_ups::CatchUps,
     draft::Drafts,
+    expiry,
     flaw::{Flaw, has},
     input::{Input, LaneKey, Rules, Work},
-    lane::{CatchUp, Lane, Need, Target, Tries, event_bytes},
+    lane::{CatchUp, Need, Target, event_bytes},
     memory::Memory,
     schedule::{Bounds, Schedule},
     world::{Subscription, World},
@@ -42,7 +46,13 @@ pub struct Lanes {
     pub(super) world: World,
     pub(super) schedule: Schedule,
     pub(super) drafts: Drafts,
-    catch_ups: CatchUps,
+    pub(super) catch_ups: CatchUps,
+    /// Lanes of workflows that read on when there is a place for the lanes of their events, by subscription.
+    pub(super) in_wait: HashMap<SubscriptionUid, BTreeSet<LaneKey>>,
+    /// Everything up to here leaves the log soon.
+    pub(super) aged_through: StreamSeq,
+    /// Lanes to be looked at because of that.
+    pub(super) overdue: BTreeSet<LaneKey>,
     pub(super) attempts: HashMap<AttemptId, Started>,
     attempts_started: u64,
     pub(super) memory: Memory,
@@ -51,7 +61,7 @@ pub struct Lanes {
     /// The cursor of the newest draft.
     drafted_cursor: StreamSeq,
     drafted_commands: u64,
-    draining: bool,
+    pub(super) draining: bool,
     pub(super) rng: StdRng,
 }
 
@@ -64,6 +74,9 @@ impl Lanes {
             schedule: Schedule::default(),
             drafts: Drafts::default(),
             catch_ups: CatchUps::default(),
+            in_wait: HashMap::new(),
+            aged_through: StreamSeq(0),
+            overdue: BTreeSet::new(),
             attempts: HashMap::new(),
             attempts_started: 0,
             memory: Memory::new(limits.buffered_bytes_max),
@@ -86,7 +99,11 @@ impl Lanes {
             Input::Backfilled { uid, seq, event } => self.backfilled(uid, seq, event, now, actions),
             Input::Joined { uid } => self.joined(uid),
             Input::Ended { attempt, end } => self.ended(attempt, end, now, actions),
-            Input::CaughtUp { lane, events, through } => self.caught_up(&lane, events, through, now, actions),
+            Input::CaughtUp { lane, events, through, gone } => {
+                self.caught_up(&lane, events, through, gone, now, actions);
+            }
+            Input::Dropped { through } => self.dropped(through, now),
+            Input::Aged { through } => self.aged(through),
             Input::Loaded { work, event } => self.loaded(&work, event, now, actions),
             Input::Commanded(command) => self.commanded(command, now, actions),
             Input::CommandPassed { command } => self.commands_cursor = self.commands_cursor.max(command),
@@ -104,6 +121,8 @@ impl Lanes {
                 }
             }
         }
+        self.expire_overdue(now, actions);
+        self.advance_workflows_in_wait(now, actions);
         self.start_attempts(now, actions);
         self.start_catch_ups(actions);
         if self.drafts.is_full(self.limits.commit_bytes_max) {
@@ -233,9 +252,10 @@ impl Lanes {
             return;
         }
         self.schedule.remove(uid);
+        self.in_wait.remove(&uid);
         let keys: Vec<LaneKey> = self.world.lanes_of(uid).map(|(key, _)| key.clone()).collect();
         for key in keys {
-            if let Some(lane) = self.world.lanes.remove(&key) {
+            if let Some(lane) = self.world.remove_lane(&key) {
                 self.memory.give_back(uid, lane.buffer.iter().map(|event| event_bytes(event)).sum());
                 if let Some(at) = lane.timer {
                     self.schedule.disarm(at, &key);
@@ -275,21 +295,22 @@ impl Lanes {
     }
 
     fn take(&mut self, uid: SubscriptionUid, event: &Arc<StoredEvent>, now: Timestamp, actions: &mut Vec<Action>) {
-        let key = LaneKey { subscription: uid, workflow: event.event.workflow.clone() };
-        let active = self.world.is_active(uid);
-        let lane = self.world.lanes.entry(key.clone()).or_insert_with(Lane::settled);
+        let key = self.lane_for(LaneKey::of_workflow(uid, event.event.workflow.clone()), event);
+        // What the lane of a workflow takes of a subscription that is not ordered waits there for its own.
+        let may_keep = !self.spreads(&key) && self.world.may_deliver(&key);
+        let lane = self.world.lane_mut(&key);
         if lane.paused && lane.is_settled() {
             // Operators are shown the head of a lane that they hold back, and skip it.
             self.drafts.force(&key);
         }
-        let room = active
-            && !lane.paused
+        let room = may_keep
             && lane.buffer.len() < self.limits.lane_events_max
             && self.memory.has_room(uid, event_bytes(event));
         if lane.arrive(Arc::clone(event), room) {
             self.memory.take(uid, event_bytes(event));
         }
         lane.touched = self.drafts.open();
+        self.world.take_place(&key);
         self.drafts.touch(&key);
         self.advance(&key, now, actions);
     }
@@ -321,54 +342,27 @@ impl Lanes {
         }
     }
 
-    fn caught_up(
-        &mut self,
-        key: &LaneKey,
-        events: Vec<Arc<StoredEvent>>,
-        through: StreamSeq,
-        now: Timestamp,
-        actions: &mut Vec<Action>,
-    ) {
-        self.catch_ups.ended();
-        let active = self.world.is_active(key.subscription);
-        let Some(lane) = self.world.lanes.get_mut(key) else { return };
-        if lane.catch_up != CatchUp::Running {
-            return;
-        }
-        lane.catch_up = CatchUp::No;
-        // Paused meanwhile: what nobody may attempt stays in the log.
-        if !active || lane.paused {
-            return;
-        }
-        for event in events {
-            if (event.seq > lane.complete_to || has(Flaw::Repeat)) && event.seq <= lane.last {
-                self.memory.take(key.subscription, event_bytes(&event));
-                lane.complete_to = event.seq;
-                lane.buffer.push_back(event);
-            }
-        }
-        lane.complete_to = lane.complete_to.max(through.min(lane.last));
-        if let Some(first) = lane.buffer.front() {
-            lane.next = first.seq;
-        } else if lane.complete_to >= lane.next {
-            // The log has none of them any more: nobody can deliver them, and the lane must not wait for ever.
-            let (from, through) = (lane.next, lane.complete_to);
-            lane.next = lane.complete_to.next();
-            lane.head = Tries::default();
-            lane.touched = self.drafts.open();
-            self.drafts.force(key);
-            actions.push(Action::Lost { lane: key.clone(), from, through });
-        }
-        self.advance(key, now, actions);
-    }
-
     /// Does what a lane needs next.
     pub(super) fn advance(&mut self, key: &LaneKey, now: Timestamp, actions: &mut Vec<Action>) {
+        let Some(lane) = self.world.lanes.get(key) else { return };
+        if expiry::is_overdue(lane, self.aged_through) {
+            self.overdue.insert(key.clone());
+            return;
+        }
+        let need = lane.need(now);
         if !self.world.is_active(key.subscription) {
             return;
         }
+        // Where its workflow is stopped, the lane of an event is told again when that goes on.
+        if need != Need::Nothing && key.event.is_some() && !self.world.may_deliver(key) {
+            return;
+        }
+        if need == Need::CatchUp && self.spreads(key) && !self.has_place(key.subscription) {
+            self.in_wait.entry(key.subscription).or_default().insert(key.clone());
+            return;
+        }
         let Some(lane) = self.world.lanes.get_mut(key) else { return };
-        match lane.need(now) {
+        match need {
             Need::Nothing => {
                 if lane.is_idle() && lane.touched < self.drafts.oldest_uncommitted() {
                     self.forget(key);
@@ -412,9 +406,10 @@ impl Lanes {
         let may_wait = |waiting: usize, max: usize| waiting < max || has(Flaw::BoundlessCommits);
         while !self.draining && may_wait(self.drafts.uncommitted_outcomes(), self.limits.uncommitted_max) {
             let Some(key) = self.schedule.pop_ready(now, self.limits.attempts_max) else { return };
+            let may_deliver = self.world.may_deliver(&key);
             let Some(lane) = self.world.lanes.get_mut(&key) else { continue };
             lane.ready = false;
-            let Need::Attempt(target) = lane.need(now) else {
+            let Some(target) = lane.need(now).target().filter(|_| may_deliver) else {
                 // Something came between: it is told again what it needs.
                 self.advance(&key, now, actions);
                 continue;
@@ -430,7 +425,11 @@ impl Lanes {
             self.attempts_started += 1;
             lane.in_flight = Some((id, target));
             let number = lane.tries(target).map_or(1, |tries| tries.ended + 1);
-            let previous = lane.delivered.map_or(LanePrevious::AskLedger, LanePrevious::Known);
+            let previous = match (key.event, lane.delivered) {
+                (Some(_), _) => LanePrevious::Unordered,
+                (None, Some(event)) => LanePrevious::Known(event),
+                (None, None) => LanePrevious::AskLedger,
+            };
             let run = match target {
                 Target::Head => Run::LIVE,
                 Target::Run(_, run) => run,
@@ -442,43 +441,6 @@ impl Lanes {
             let revision = rules.map_or(0, |rules| rules.revision);
             self.attempts.insert(id, Started { work: work.clone(), revision });
             actions.push(Action::Attempt { id, work, event, number, previous });
-        }
-    }
-
-    /// Lets waiting lanes catch up, a few at a time.
-    fn start_catch_ups(&mut self, actions: &mut Vec<Action>) {
-        while !self.draining && self.catch_ups.running() < self.limits.catch_ups_max {
-            // With the memory full, lanes wait until attempts have made room; where none is to be made, one event goes.
-            let full = self.memory.is_full();
-            if full && (self.schedule.in_flight() > 0 || self.schedule.has_ready() || self.catch_ups.running() > 0) {
-                return;
-            }
-            // Lanes that wait for a moment or a commit hold the memory: soon they go on, or give it back.
-            if self.memory.total() >= self.limits.buffered_bytes_max.saturating_mul(2) {
-                return;
-            }
-            // A subscription that has its share reads on when it has used it; one whose receiver is away, what a probe needs.
-            let (memory, schedule) = (&self.memory, &self.schedule);
-            let may_read = |uid| memory.of(uid) == 0 || !schedule.is_held(uid) && memory.has_share(uid);
-            let Some(key) = self.catch_ups.start(may_read) else { return };
-            let active = self.world.is_active(key.subscription);
-            let held = self.schedule.is_held(key.subscription);
-            let Some(lane) = self.world.lanes.get_mut(&key) else {
-                self.catch_ups.ended();
-                continue;
-            };
-            // Or it stands there twice, having left memory and come back.
-            if !active || lane.paused || lane.catch_up != CatchUp::Queued {
-                // It is told again what it needs when it goes on.
-                if lane.catch_up == CatchUp::Queued {
-                    lane.catch_up = CatchUp::No;
-                }
-                self.catch_ups.ended();
-                continue;
-            }
-            let limit = if full || held { 1 } else { self.limits.lane_events_max };
-            lane.catch_up = CatchUp::Running;
-            actions.push(Action::CatchUp { from: lane.next, through: lane.last, limit, lane: key });
         }
     }
 }

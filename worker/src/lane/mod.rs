@@ -1,7 +1,8 @@
 //! Lanes: which event is attempted when, and what becomes of it. Pure: no I/O, no clock, no async.
 //!
 //! A *lane* is the events of one workflow for one subscription. Only its head is ever attempted, so a receiver never sees
-//! event n + 1 before event n is settled; lanes do not wait for each other.
+//! event n + 1 before event n is settled; lanes do not wait for each other. A subscription that is not ordered has a lane
+//! for each event instead (`unordered`).
 
 use weft_proto::{ids::StreamSeq, v1};
 
@@ -11,6 +12,7 @@ mod catch_ups;
 mod circuit;
 mod command;
 mod draft;
+mod expiry;
 mod flaw;
 mod input;
 #[allow(clippy::module_inception, reason = "the machine's unit is the lane, and so is the module's")]
@@ -18,8 +20,10 @@ mod lane;
 mod machine;
 mod memory;
 mod pace;
+mod reading;
 mod schedule;
 mod settle;
+mod unordered;
 mod world;
 
 pub use action::{Action, Draft, LanePrevious};
@@ -28,6 +32,7 @@ pub use input::{
     AttemptEnd, Command, Head, Input, LaneKey, LaneOrder, OnExhausted, Order, RedriveItem, ReplayOrder, Rules, Verdict,
     Work,
 };
+pub use lane::EVENT_OVERHEAD_BYTES;
 pub use machine::Lanes;
 
 /// Names an attempt in this process.
@@ -41,6 +46,8 @@ pub struct Limits {
     pub attempts_max: usize,
     /// Events that one lane holds in memory; behind them only positions are kept.
     pub lane_events_max: usize,
+    /// Lanes of single events of one subscription that is not ordered; behind them only positions are kept.
+    pub event_lanes_max: usize,
     /// Bytes of events that all lanes hold in memory; above that, only positions are kept.
     pub buffered_bytes_max: usize,
     /// Outcomes that are not committed yet; above that no attempt starts.
@@ -56,6 +63,8 @@ impl Default for Limits {
         Self {
             attempts_max: 512,
             lane_events_max: 64,
+            // Some 4 MB of positions. Only events that wait, for a retry or an operator, come to so many.
+            event_lanes_max: 10_000,
             buffered_bytes_max: 16 * 1024 * 1024,
             uncommitted_max: 10_000,
             catch_ups_max: 4,

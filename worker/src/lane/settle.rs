@@ -104,10 +104,10 @@ impl Lanes {
     }
 
     /// An attempt has ended: the lane goes on, or, paused meanwhile, leaves in the log what nobody may attempt.
-    fn go_on(&mut self, key: &LaneKey, now: Timestamp, actions: &mut Vec<Action>) {
-        let active = self.world.is_active(key.subscription);
+    pub(super) fn go_on(&mut self, key: &LaneKey, now: Timestamp, actions: &mut Vec<Action>) {
+        let may_deliver = self.world.may_deliver(key);
         if let Some(lane) = self.world.lanes.get_mut(key)
-            && (!active || lane.paused)
+            && !may_deliver
         {
             self.memory.give_back(key.subscription, lane.park());
         }
@@ -264,6 +264,7 @@ impl Lanes {
             if lane.hold.is_some_and(|hold| hold <= draft) {
                 lane.hold = None;
                 self.advance(&key, now, actions);
+                self.advance_events_of(&key, now, actions);
             } else if lane.touched <= draft && lane.is_idle() {
                 self.forget(&key);
             }
@@ -272,7 +273,7 @@ impl Lanes {
 
     /// Takes an idle lane out of memory: a lane without work costs nothing.
     pub(super) fn forget(&mut self, key: &LaneKey) {
-        if let Some(lane) = self.world.lanes.remove(key)
+        if let Some(lane) = self.world.remove_lane(key)
             && let Some(at) = lane.timer
         {
             self.schedule.disarm(at, key);

@@ -6,7 +6,8 @@
 //! committed record; L4 nothing is lost: after healing, everything is settled and memory is empty; L5 no attempt before
 //! its time, none of a paused subscription or one whose receiver is gone, none beyond the bounds; L6 a quarantined event
 //! is attempted by a redrive only, and its live run ends as a dead letter; L7 nothing is exhausted before as many attempts
-//! have counted as the policy allows, and then it is.
+//! have counted as the policy allows, and then it is. The last subscription is not ordered: for it L1 is that an event
+//! waits for no other, and L2 that none is attempted twice at a time. L8: what leaves the log soon, and only that, expires.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,12 +28,18 @@ use super::{
     lane::{EVENT_OVERHEAD_BYTES, event_bytes},
     *,
 };
+use record::{Record, recorded_lane};
 
+mod expiry;
+mod record;
 mod script;
 mod soak;
 mod tidy;
+mod unordered;
 
-const SUBSCRIPTIONS: u8 = 2;
+const SUBSCRIPTIONS: u8 = 3;
+/// The subscription that is not ordered.
+const UNORDERED: u8 = 2;
 const WORKFLOWS: u8 = 3;
 const RETRIES: u32 = 2;
 const QUARANTINE: &str = "schema_invalid: /total: value is not a number";
@@ -42,6 +49,7 @@ fn limits() -> Limits {
     Limits {
         attempts_max: 3,
         lane_events_max: 2,
+        event_lanes_max: 3,
         buffered_bytes_max: 4 * (PAYLOAD.len() + EVENT_OVERHEAD_BYTES),
         uncommitted_max: 6,
         catch_ups_max: 2,
@@ -103,17 +111,18 @@ fn rules(subscription: u8, paused: bool, revision: u64) -> Rules {
             jitter: 0.2,
         },
         on_exhausted: OnExhausted::DeadLetter,
+        ordered: subscription != UNORDERED,
         paused,
     }
 }
 
 fn lane(subscription: u8, workflow: u8) -> LaneKey {
-    LaneKey { subscription: uid(subscription), workflow: WorkflowId::new(format!("w{workflow}")).unwrap() }
+    LaneKey::of_workflow(uid(subscription), WorkflowId::new(format!("w{workflow}")).unwrap())
 }
 
 fn item(subscription: u8, event: &StoredEvent, dead_run: Run) -> RedriveItem {
     RedriveItem {
-        lane: LaneKey { subscription: uid(subscription), workflow: event.event.workflow.clone() },
+        lane: LaneKey::of_workflow(uid(subscription), event.event.workflow.clone()),
         subscription_name: "s".into(),
         seq: event.seq,
         event: event.event.id,
@@ -184,6 +193,10 @@ enum Step {
         subscription: u8,
         workflow: u8,
     },
+    /// Another part of the log leaves it soon.
+    Age {
+        events: u8,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -210,120 +223,9 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(subscription, workflow)| Step::PauseLane { subscription, workflow }),
         2 => (0..SUBSCRIPTIONS, 0..WORKFLOWS)
             .prop_map(|(subscription, workflow)| Step::ResumeLane { subscription, workflow }),
+        1 => (1u8..6).prop_map(|events| Step::Age { events }),
         1 => any::<bool>().prop_map(|committed| Step::Crash { committed }),
     ]
-}
-
-/// What the committed record says, by the rules that every reader of OUTCOMES follows.
-#[derive(Debug, Default, Clone)]
-struct Record {
-    cursor: u64,
-    commands_cursor: u64,
-    lanes: BTreeMap<(Vec<u8>, String), v1::Lane>,
-    runs: BTreeMap<(Vec<u8>, u64, u64), v1::PendingRun>,
-    /// Outcomes by subscription, sequence, run: how many.
-    outcomes: BTreeMap<(Vec<u8>, u64, u64), (u32, i32)>,
-    open_dead: BTreeMap<(Vec<u8>, u64), (u64, String)>,
-    not_before: BTreeMap<(Vec<u8>, u64, u64), i64>,
-    /// Attempts that count.
-    counted: BTreeMap<(Vec<u8>, u64, u64), u32>,
-    subscriptions: BTreeMap<Vec<u8>, v1::SubscriptionState>,
-    /// Commands that ask for a retry at once.
-    retries: BTreeSet<u64>,
-    /// Attempts that failed while the circuit was open: subscription, sequence, run, number.
-    excused: BTreeSet<(Vec<u8>, u64, u64, u32)>,
-}
-
-impl Record {
-    fn apply(&mut self, commit: &v1::Commit) {
-        assert!(commit.cursor >= self.cursor && commit.commands_cursor >= self.commands_cursor);
-        self.cursor = commit.cursor;
-        self.commands_cursor = commit.commands_cursor;
-        for attempt in &commit.attempts {
-            self.not_before
-                .insert((attempt.subscription.clone(), attempt.sequence, attempt.run), attempt.next_attempt_at_ms);
-            let counted =
-                self.counted.entry((attempt.subscription.clone(), attempt.sequence, attempt.run)).or_default();
-            *counted += u32::from(!attempt.uncounted);
-            let (work, number) = ((attempt.sequence, attempt.run), attempt.number);
-            let excused = self.excused.contains(&(attempt.subscription.clone(), work.0, work.1, number));
-            assert!(!excused || attempt.uncounted, "L7: an outage uses up no retry");
-            let gone = attempt.status == 410;
-            assert!(!gone || attempt.uncounted, "L7: what a receiver that is gone says counts against no event");
-            let over = *counted > RETRIES && attempt.class() != v1::AttemptClass::Delivered;
-            assert!(!over || attempt.next_attempt_at_ms == 0, "L7: no further attempt");
-        }
-        for outcome in &commit.outcomes {
-            let key = (outcome.subscription.clone(), outcome.sequence);
-            self.outcomes.entry((key.0.clone(), key.1, outcome.run)).or_default().0 += 1;
-            self.outcomes.entry((key.0.clone(), key.1, outcome.run)).or_default().1 = outcome.kind;
-            if outcome.run == 0 {
-                let lane = (key.0.clone(), outcome.workflow_id.clone());
-                if let Some(state) = self.lanes.get_mut(&lane) {
-                    state.next = outcome.sequence + 1;
-                    state.attempts = 0;
-                    state.uncounted = 0;
-                    state.next_attempt_at_ms = 0;
-                    if state.next > state.last && !state.paused {
-                        self.lanes.remove(&lane);
-                    }
-                }
-            } else {
-                self.runs.remove(&(key.0.clone(), key.1, outcome.run));
-            }
-            if outcome.reason() == v1::DeadLetterReason::Exhausted {
-                let work = (outcome.subscription.clone(), outcome.sequence, outcome.run);
-                assert_eq!(self.counted.get(&work), Some(&(RETRIES + 1)), "L7: exhausted by what counts");
-            }
-            match outcome.kind() {
-                v1::OutcomeKind::Resolved => {
-                    assert!(self.open_dead.remove(&key).is_some(), "only what is open is resolved");
-                }
-                v1::OutcomeKind::DeadLettered => {
-                    self.open_dead.insert(key, (outcome.run, outcome.workflow_id.clone()));
-                }
-                _ => {
-                    self.open_dead.remove(&key);
-                }
-            }
-        }
-        for lane in &commit.lanes {
-            let key = (lane.subscription.clone(), lane.workflow_id.clone());
-            if lane.next > lane.last && !lane.paused {
-                self.lanes.remove(&key);
-            } else {
-                self.lanes.insert(key, lane.clone());
-            }
-        }
-        for run in &commit.runs {
-            self.runs.insert((run.subscription.clone(), run.sequence, run.run), run.clone());
-        }
-        let events: BTreeSet<_> = self.runs.keys().map(|(subscription, seq, _)| (subscription, seq)).collect();
-        assert_eq!(events.len(), self.runs.len(), "an event has one run at a time, however often it is asked for");
-        for result in commit.results.iter().filter(|result| self.retries.contains(&result.command)) {
-            for item in result.items.iter().filter(|item| item.status() == v1::CommandStatus::Taken) {
-                let head = (item.subscription.clone(), item.sequence, 0);
-                self.not_before.remove(&head);
-                self.counted.remove(&head);
-            }
-        }
-        for change in &commit.subscriptions {
-            self.subscriptions.entry(change.subscription.clone()).or_insert_with(|| v1::SubscriptionState {
-                subscription: change.subscription.clone(),
-                ..Default::default()
-            });
-        }
-    }
-
-    fn restored(&self) -> Restored {
-        Restored {
-            cursor: StreamSeq(self.cursor),
-            commands_cursor: self.commands_cursor,
-            lanes: self.lanes.values().cloned().collect(),
-            runs: self.runs.values().cloned().collect(),
-            subscriptions: self.subscriptions.values().cloned().collect(),
-        }
-    }
 }
 
 struct Attempt {
@@ -344,6 +246,7 @@ struct World {
     catch_ups: Vec<(LaneKey, StreamSeq, StreamSeq, usize)>,
     loads: Vec<Work>,
     pauses: Vec<(SubscriptionUid, u64)>,
+    lost: Vec<(u64, u64)>,
     /// Subscriptions whose circuit is open, and the probe in flight.
     held: BTreeMap<SubscriptionUid, Option<AttemptId>>,
     paused: BTreeSet<u8>,
@@ -372,6 +275,7 @@ impl World {
             catch_ups: vec![],
             loads: vec![],
             pauses: vec![],
+            lost: vec![],
             held: BTreeMap::new(),
             paused: BTreeSet::new(),
             revision: 1,
@@ -404,11 +308,17 @@ impl World {
                 Action::Load { work, .. } => self.loads.push(work),
                 Action::Pause { uid, revision, .. } => self.pauses.push((uid, revision)),
                 Action::Circuit { uid, open } => self.circuit(uid, open),
-                Action::Lost { .. } => panic!("L4: the log has lost nothing"),
+                Action::Lost { from, through, .. } => self.lost.push((from.0, through.0)),
             }
         }
         let slack = limits().lane_events_max * limits().catch_ups_max * event_bytes(&event(1, 0));
         assert!(self.lanes.buffered_bytes() <= limits().buffered_bytes_max + slack, "memory bound");
+        // Runs have lanes of their own, as many as operators ask for, and what leaves the log soon is not kept waiting.
+        let waits = |key: &LaneKey, lane: &lane::Lane| {
+            key.event.is_some() && !lane.is_settled() && lane.first().0 > self.record.aged && lane.runs.is_empty()
+        };
+        let event_lanes = self.lanes.world.lanes.iter().filter(|(key, lane)| waits(key, lane)).count();
+        assert!(event_lanes <= limits().event_lanes_max, "bound of lanes of events");
     }
 
     fn attempt(&mut self, id: AttemptId, work: Work, event: &StoredEvent, number: u32) {
@@ -423,8 +333,9 @@ impl World {
         assert!(self.attempts.iter().filter(of_subscription).count() < 2, "L5: concurrency of the subscription");
         let subscription = work.lane.subscription.as_bytes()[0] - 1;
         assert!(!self.paused.contains(&subscription), "L5: paused");
-        let lane = (work.lane.subscription.to_vec(), work.lane.workflow.to_string());
+        let lane = recorded_lane(&work.lane.workflow_lane());
         assert!(!self.record.lanes.get(&lane).is_some_and(|lane| lane.paused), "L5: paused lane");
+        assert_eq!(work.lane.event, (subscription == UNORDERED).then_some(work.seq), "lanes of one event");
         if let Some(probe) = self.held.get_mut(&work.lane.subscription) {
             assert_eq!(probe.replace(id), None, "L5: an open circuit lets one probe through");
         }
@@ -434,7 +345,7 @@ impl World {
         assert!(retry_at.is_none_or(|at| *at <= self.now), "L5: before its time");
         if work.run == Run::LIVE {
             assert_eq!(event.event.quarantine, None, "L6: what is quarantined is not attempted");
-            for earlier in self.log.iter().take_while(|earlier| earlier.seq < work.seq) {
+            for earlier in self.log.iter().take_while(|earlier| earlier.seq < work.seq && work.lane.event.is_none()) {
                 if earlier.event.workflow == work.lane.workflow && takes(subscription, earlier.seq) {
                     let settled = self.delivered.contains(&(work.lane.clone(), earlier.seq))
                         || self.record.outcomes.contains_key(&(work.lane.subscription.to_vec(), earlier.seq.0, 0));
@@ -521,7 +432,8 @@ impl World {
             }
             Step::RetryLane { which } => {
                 if let Some((lane, head, _)) = self.head(which) {
-                    self.retry_at.remove(&(lane.clone(), head.seq, Run::LIVE));
+                    let key = if lane.subscription == uid(UNORDERED) { lane.of_event(head.seq) } else { lane.clone() };
+                    self.retry_at.remove(&(key, head.seq, Run::LIVE));
                     self.command(Order::Lane { lane, order: LaneOrder::Retry { head } });
                 }
             }
@@ -536,6 +448,7 @@ impl World {
             Step::ResumeLane { subscription, workflow } => {
                 self.command(Order::Lane { lane: lane(subscription, workflow), order: LaneOrder::Resume });
             }
+            Step::Age { events } => self.age((self.record.aged + u64::from(events)).min(self.log.len() as u64)),
             Step::Crash { committed } => self.crash(committed),
             Step::End { .. }
             | Step::CatchUp { .. }
@@ -543,6 +456,11 @@ impl World {
             | Step::Replay { .. }
             | Step::OrderReplay { .. } => {}
         }
+    }
+
+    fn age(&mut self, through: u64) {
+        self.record.aged = through;
+        self.handle(Input::Aged { through: StreamSeq(through) });
     }
 
     fn read(&mut self) {
@@ -629,7 +547,7 @@ impl World {
         } else {
             through
         };
-        self.handle(Input::CaughtUp { lane, events, through });
+        self.handle(Input::CaughtUp { lane, events, through, gone: StreamSeq(0) });
     }
 
     fn pause(&mut self, subscription: u8, paused: bool) {
@@ -657,13 +575,13 @@ impl World {
     /// An unsettled lane and its head, as the committed record and the log tell them.
     fn head(&self, which: u8) -> Option<(LaneKey, Head, EventId)> {
         let which = usize::from(which).checked_rem(self.record.lanes.len())?;
-        let ((subscription, workflow), state) = self.record.lanes.iter().nth(which)?;
+        let ((subscription, workflow, _), state) = self.record.lanes.iter().nth(which)?;
         let subscription = subscription[0] - 1;
         let is_of_lane = |event: &&Arc<StoredEvent>| {
             event.event.workflow.as_str() == workflow && takes(subscription, event.seq) && event.seq.0 >= state.next
         };
         let event = self.log.iter().find(is_of_lane)?;
-        let lane = LaneKey { subscription: uid(subscription), workflow: event.event.workflow.clone() };
+        let lane = LaneKey::of_workflow(uid(subscription), event.event.workflow.clone());
         Some((lane, Head { seq: event.seq, next: StreamSeq(state.next) }, event.event.id))
     }
 
@@ -710,6 +628,7 @@ impl World {
                 let lane = LaneKey {
                     subscription: SubscriptionUid::from_slice(subscription).unwrap(),
                     workflow: self.log[*seq as usize - 1].event.workflow.clone(),
+                    event: (*subscription == uid(UNORDERED).to_vec()).then_some(StreamSeq(*seq)),
                 };
                 ((lane, StreamSeq(*seq), Run(*run)), Timestamp::from_millisecond(*at).unwrap())
             })
@@ -717,6 +636,7 @@ impl World {
         self.lanes = Lanes::new(limits(), self.record.restored(), StdRng::seed_from_u64(self.seed));
         self.read = self.record.cursor as usize;
         self.subscribe();
+        self.age(self.record.aged);
     }
 
     /// No more faults: everything comes to its end.
@@ -758,7 +678,7 @@ impl World {
         let lane = self.record.lanes.values().find(|lane| lane.paused).map(|lane| {
             let subscription = SubscriptionUid::from_slice(&lane.subscription).unwrap();
             let workflow = WorkflowId::new(lane.workflow_id.as_str()).unwrap();
-            Order::Lane { lane: LaneKey { subscription, workflow }, order: LaneOrder::Resume }
+            Order::Lane { lane: LaneKey::of_workflow(subscription, workflow), order: LaneOrder::Resume }
         });
         let run = || self.record.runs.values().find(|run| run.paused);
         lane.or_else(|| run().map(|run| Order::ReplayOrder { run: Run(run.run), order: ReplayOrder::Resume }))
@@ -778,6 +698,7 @@ impl World {
             let unrouted = self.record.outcomes.get(&key).map(|(_, kind)| *kind);
             assert_eq!(unrouted, Some(v1::OutcomeKind::Unrouted.into()), "P5: event {} is unrouted", event.seq);
         }
+        assert!(self.lost.is_empty(), "L4: the log has lost nothing");
         assert!(self.record.runs.is_empty(), "L4: every redrive settles");
         assert_eq!(self.lanes.buffered_bytes(), 0, "no event is left in memory");
         // Lanes that only await a commit that nothing forces may linger; they hold no event.

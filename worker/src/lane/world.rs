@@ -40,6 +40,8 @@ impl Subscription {
 pub(super) struct World {
     pub lanes: BTreeMap<LaneKey, Lane>,
     pub subscriptions: HashMap<SubscriptionUid, Subscription>,
+    /// Lanes of single events that wait to be delivered live, by subscription.
+    event_lanes: HashMap<SubscriptionUid, usize>,
 }
 
 impl World {
@@ -53,14 +55,16 @@ impl World {
             }
         }
         for lane in &restored.lanes {
-            if let Some(key) = key_of(&lane.subscription, &lane.workflow_id) {
-                world.lanes.insert(key, Lane::restored(lane));
+            if let Some(key) = key_of(&lane.subscription, &lane.workflow_id, lane.unordered.then_some(lane.last)) {
+                *world.lane_mut(&key) = Lane::restored(lane);
+                world.take_place(&key);
             }
         }
         for run in &restored.runs {
-            let (Some(key), Some(event_id)) =
-                (key_of(&run.subscription, &run.workflow_id), EventId::from_slice(&run.event_id))
-            else {
+            let (Some(key), Some(event_id)) = (
+                key_of(&run.subscription, &run.workflow_id, run.unordered.then_some(run.sequence)),
+                EventId::from_slice(&run.event_id),
+            ) else {
                 continue;
             };
             let pending = PendingRun {
@@ -77,15 +81,14 @@ impl World {
                     first_failed_at: instant(run.first_failed_at_ms),
                 },
             };
-            let lane = world.lanes.entry(key).or_insert_with(Lane::settled);
-            lane.runs.insert((StreamSeq(run.sequence), Run(run.run)), pending);
+            world.lane_mut(&key).runs.insert((StreamSeq(run.sequence), Run(run.run)), pending);
         }
         world
     }
 
     pub fn lanes_of(&self, uid: SubscriptionUid) -> impl Iterator<Item = (&LaneKey, &Lane)> {
         // No workflow id sorts before the shortest one that there can be.
-        let first = WorkflowId::new(" ").ok().map(|workflow| LaneKey { subscription: uid, workflow });
+        let first = WorkflowId::new(" ").ok().map(|workflow| LaneKey::of_workflow(uid, workflow));
         first
             .into_iter()
             .flat_map(|first| self.lanes.range(first..))
@@ -95,6 +98,47 @@ impl World {
     /// Whether a subscription's lanes may do anything.
     pub fn is_active(&self, uid: SubscriptionUid) -> bool {
         self.subscriptions.get(&uid).is_some_and(Subscription::is_active)
+    }
+
+    /// Whether a lane may do anything, as far as its subscription and operators are concerned. Who stops a workflow stops
+    /// the lanes of its events.
+    pub fn may_deliver(&self, key: &LaneKey) -> bool {
+        let stopped = |key: &LaneKey| self.lanes.get(key).is_some_and(|lane| lane.paused);
+        let held = |key: LaneKey| self.lanes.get(&key).is_some_and(|lane| lane.paused || lane.hold.is_some());
+        self.is_active(key.subscription) && !stopped(key) && !(key.event.is_some() && held(key.workflow_lane()))
+    }
+
+    /// The lane, which is made where there is none.
+    pub fn lane_mut(&mut self, key: &LaneKey) -> &mut Lane {
+        self.lanes.entry(key.clone()).or_insert_with(Lane::settled)
+    }
+
+    /// A lane has taken an event: of those of single events there are only so many. Redrives and replays are not counted,
+    /// so that they keep nothing waiting.
+    pub fn take_place(&mut self, key: &LaneKey) {
+        if let Some(lane) = self.lanes.get_mut(key).filter(|lane| key.event.is_some() && !lane.has_place) {
+            lane.has_place = true;
+            *self.event_lanes.entry(key.subscription).or_default() += 1;
+        }
+    }
+
+    /// Takes a lane out.
+    pub fn remove_lane(&mut self, key: &LaneKey) -> Option<Lane> {
+        let lane = self.lanes.remove(key)?;
+        if lane.has_place
+            && let Some(count) = self.event_lanes.get_mut(&key.subscription)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.event_lanes.remove(&key.subscription);
+            }
+        }
+        Some(lane)
+    }
+
+    /// Lanes of single events that a subscription has waiting.
+    pub fn event_lanes(&self, uid: SubscriptionUid) -> usize {
+        self.event_lanes.get(&uid).copied().unwrap_or_default()
     }
 }
 
@@ -112,6 +156,7 @@ impl State for World {
             first_failed_at_ms: millis(lane.head.first_failed_at),
             uncounted: lane.head.uncounted,
             paused: lane.paused,
+            unordered: key.event.is_some(),
         })
     }
 
@@ -130,6 +175,7 @@ impl State for World {
             first_failed_at_ms: millis(pending.tries.first_failed_at),
             uncounted: pending.tries.uncounted,
             paused: pending.paused,
+            unordered: work.lane.event.is_some(),
         })
     }
 
@@ -138,10 +184,11 @@ impl State for World {
     }
 }
 
-pub(super) fn key_of(subscription: &[u8], workflow: &str) -> Option<LaneKey> {
+fn key_of(subscription: &[u8], workflow: &str, event: Option<u64>) -> Option<LaneKey> {
     Some(LaneKey {
         subscription: SubscriptionUid::from_slice(subscription)?,
         workflow: WorkflowId::new(workflow).ok()?,
+        event: event.map(StreamSeq),
     })
 }
 
@@ -152,6 +199,7 @@ pub(super) fn outcome_of(work: &Work) -> v1::Outcome {
         sequence: work.seq.0,
         run: work.run.0,
         workflow_id: work.lane.workflow.as_str().to_owned(),
+        unordered: work.lane.event.is_some(),
         ..Default::default()
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! The state follows from the commits alone, whatever clock the process has, and however they are cut into transactions.
 //!
-//! The rules of a commit, in this order: each outcome of run 0 moves its lane behind the event and ends its tries; an
-//! outcome of another run ends that run; a dead letter is open from its outcome until another outcome of the same event
-//! and subscription; then the lanes, runs and subscriptions that the commit lists stand as listed. A lane with nothing
+//! The rules of a commit, in this order: each outcome of run 0 moves its lane (the event's own where the subscription is not
+//! ordered) behind the event and ends its tries; an
+//! outcome of another run ends that run; a dead letter is open from its outcome, if that names an event, until another outcome of the
+//! same event and subscription; then the lanes, runs and subscriptions that the commit lists stand as listed; then what it
+//! says to be forgotten is. A lane with nothing
 //! unsettled has no row unless it is paused; a closed subscription has only its own. With the first commit of a day, request ids of commits
 //! older than 30 days are forgotten.
 
@@ -15,7 +17,8 @@ use weft_proto::v1::{self, subscription_change::Change};
 use super::{
     LedgerError,
     tables::{
-        Applied, Bytes, DEAD, HEADS, LANES, META, REQUESTS, RUNS, SUBSCRIPTIONS, decode, event_key, lane_key, run_key,
+        Applied, Bytes, DEAD, HEADS, LANES, META, REQUESTS, RUNS, SUBSCRIPTIONS, decode, event_key, head_seq, lane_key,
+        run_key, workflow_key,
     },
 };
 
@@ -133,6 +136,7 @@ impl<'t> State<'t> {
         for change in &commit.subscriptions {
             self.change(change)?;
         }
+        self.forget_gone(commit)?;
         self.meta.insert("cursor", commit.cursor)?;
         self.meta.insert("commands", commit.commands_cursor)?;
         self.meta.insert("epoch", commit.epoch)?;
@@ -141,7 +145,8 @@ impl<'t> State<'t> {
     }
 
     fn settle(&mut self, outcome: &v1::Outcome) -> Result<(), LedgerError> {
-        let key = lane_key(&outcome.subscription, &outcome.workflow_id);
+        let event = outcome.unordered.then_some(outcome.sequence);
+        let key = lane_key(&outcome.subscription, &outcome.workflow_id, event);
         if outcome.run == 0 {
             let lane = self.lanes.get(&key[..])?.map(|row| decode::<v1::Lane>(row.value())).transpose()?;
             if let Some(lane) = lane {
@@ -155,14 +160,14 @@ impl<'t> State<'t> {
                     ..lane
                 })?;
             }
-            if outcome.kind() == v1::OutcomeKind::Delivered {
+            if outcome.kind() == v1::OutcomeKind::Delivered && !outcome.unordered {
                 self.put_head(&key, &outcome.event_id, outcome.sequence)?;
             }
         } else {
             self.runs.remove(&run_key(&outcome.subscription, outcome.sequence, outcome.run)[..])?;
         }
         let event = event_key(&outcome.subscription, outcome.sequence);
-        if outcome.kind() == v1::OutcomeKind::DeadLettered {
+        if outcome.kind() == v1::OutcomeKind::DeadLettered && outcome.from == 0 {
             self.dead.insert(&event[..], (outcome.run, outcome.at_ms))?;
         } else if outcome.run != 0 {
             self.dead.remove(&event[..])?;
@@ -171,7 +176,7 @@ impl<'t> State<'t> {
     }
 
     fn put_lane(&mut self, lane: &v1::Lane) -> Result<(), LedgerError> {
-        let key = lane_key(&lane.subscription, &lane.workflow_id);
+        let key = lane_key(&lane.subscription, &lane.workflow_id, lane.unordered.then_some(lane.last));
         if lane.next > lane.last && !lane.paused {
             self.lanes.remove(&key[..])?;
         } else {
@@ -218,6 +223,17 @@ impl<'t> State<'t> {
         Ok(())
     }
 
+    /// Forgets what the commit says to be of no use any more.
+    fn forget_gone(&mut self, commit: &v1::Commit) -> Result<(), LedgerError> {
+        if commit.forget_heads_below > 0 {
+            self.heads.retain(|_, head| head_seq(head).is_none_or(|seq| seq >= commit.forget_heads_below))?;
+        }
+        if commit.forget_dead_before_ms > 0 {
+            self.dead.retain(|_, (_, at_ms)| at_ms >= commit.forget_dead_before_ms)?;
+        }
+        Ok(())
+    }
+
     /// Once a day, forgets the request ids that are old. What is old is the same all day, so that it does not matter
     /// which commit of the day looks.
     fn forget_requests(&mut self, now_ms: i64) -> Result<(), LedgerError> {
@@ -236,7 +252,7 @@ impl<'t> State<'t> {
             self.put_lane(lane)?;
         }
         for head in &chunk.heads {
-            self.put_head(&lane_key(&head.subscription, &head.workflow_id), &head.event_id, head.sequence)?;
+            self.put_head(&workflow_key(&head.subscription, &head.workflow_id), &head.event_id, head.sequence)?;
         }
         for run in &chunk.runs {
             let key = run_key(&run.subscription, run.sequence, run.run);

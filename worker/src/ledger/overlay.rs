@@ -45,15 +45,16 @@ impl Overlay {
     }
 
     fn settle(&mut self, seq: StreamSeq, uid: SubscriptionUid, outcome: &v1::Outcome) {
-        let is_dead = outcome.kind() == v1::OutcomeKind::DeadLettered;
+        let is_dead = outcome.kind() == v1::OutcomeKind::DeadLettered && outcome.from == 0;
         if is_dead || outcome.run != 0 {
             let run = is_dead.then_some(Run(outcome.run));
             self.dead.insert((uid, StreamSeq(outcome.sequence)), (seq, run));
         } else if outcome.kind() == v1::OutcomeKind::Delivered
+            && !outcome.unordered
             && let (Ok(workflow), Some(event)) =
                 (WorkflowId::new(outcome.workflow_id.as_str()), EventId::from_slice(&outcome.event_id))
         {
-            self.heads.insert(LaneKey { subscription: uid, workflow }, (seq, event));
+            self.heads.insert(LaneKey::of_workflow(uid, workflow), (seq, event));
         }
     }
 

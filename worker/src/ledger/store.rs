@@ -15,13 +15,13 @@ use weft_proto::{
 use super::{
     LedgerError, apply, checkpoint,
     overlay::Overlay,
-    tables::{self, Applied, Positions},
+    tables::{self, Applied, Positions, Settled},
 };
 use crate::lane::{LaneKey, Restored};
 
 /// How commits are gathered into transactions. The file is a cache, so it may lag; but what waits is held in memory, and a
 /// commit has up to 256 KiB, decoded some times that.
-const PACE: Pace = Pace { queue: 16, commit: 16, interval: Duration::from_millis(100) };
+const PACE: Pace = Pace { queue: 16, commit: 16, interval: Duration::from_millis(100), sync_interval: Duration::ZERO };
 
 /// The page cache of the file, in bytes: small, since it is written far more than it is read, and what idle workflows
 /// leave in it is asked for once when they wake. The system caches its pages, too.
@@ -154,10 +154,34 @@ impl Ledger {
         Ok(self.overlay.has_request(request_id) || tables::has_request(&self.database, request_id)?)
     }
 
+    /// Tells what is settled, from any task.
+    pub fn settlement(&self) -> Settlement {
+        Settlement { database: Arc::clone(&self.database) }
+    }
+
     /// Begins to write the whole state out, as the file has it: chunks come out of the channel, then the end. A thread
     /// reads while the shard goes on; the channel's bound keeps it from running ahead.
     pub fn checkpoint(&self) -> mpsc::Receiver<Result<checkpoint::Piece, LedgerError>> {
         checkpoint::read(Arc::clone(&self.database))
+    }
+}
+
+/// What the ledger's file says to be settled. It may lag behind the ledger, and then says less.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    database: Arc<redb::Database>,
+}
+
+impl Settlement {
+    /// Up to where everything in EVENTS is settled.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`].
+    pub async fn settled(&self) -> Result<Settled, LedgerError> {
+        let database = Arc::clone(&self.database);
+        let read = tokio::task::spawn_blocking(move || tables::settled(&database)).await;
+        read.unwrap_or_else(|error| Err(LedgerError::Record(error.to_string())))
     }
 }
 

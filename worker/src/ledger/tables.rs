@@ -2,7 +2,7 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `lanes` | uid, workflow id | `v1::Lane` |
+//! | `lanes` | uid, workflow id; of the lane of one event also 0xff, sequence | `v1::Lane` |
 //! | `heads` | uid, workflow id | event id (16), sequence (8) |
 //! | `runs` | uid, sequence, run | `v1::PendingRun` |
 //! | `dead` | uid, sequence | run, unix ms |
@@ -52,6 +52,15 @@ pub struct Positions {
     pub copied: u64,
 }
 
+/// What commits have settled for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settled {
+    /// By the commits up to here on OUTCOMES.
+    pub outcomes: StreamSeq,
+    /// Everything in EVENTS up to here.
+    pub through: StreamSeq,
+}
+
 /// A record of OUTCOMES with its place.
 #[derive(Debug, Clone)]
 pub struct Applied {
@@ -61,8 +70,23 @@ pub struct Applied {
     pub commit: Option<std::sync::Arc<v1::Commit>>,
 }
 
-pub(super) fn lane_key(subscription: &[u8], workflow: &str) -> Vec<u8> {
+pub(super) fn workflow_key(subscription: &[u8], workflow: &str) -> Vec<u8> {
     [subscription, workflow.as_bytes()].concat()
+}
+
+/// The key of a workflow's lane, or of the lane of one event of it. No workflow id holds the byte between.
+pub(super) fn lane_key(subscription: &[u8], workflow: &str, event: Option<u64>) -> Vec<u8> {
+    let mut key = workflow_key(subscription, workflow);
+    if let Some(seq) = event {
+        key.push(0xff);
+        key.extend_from_slice(&seq.to_be_bytes());
+    }
+    key
+}
+
+/// Where the event of a head stands.
+pub(super) fn head_seq(row: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(*row.last_chunk()?))
 }
 
 pub(super) fn event_key(subscription: &[u8], seq: u64) -> Vec<u8> {
@@ -105,7 +129,7 @@ pub(super) fn head(
     workflow: &str,
 ) -> Result<Option<EventId>, LedgerError> {
     let table = database.begin_read()?.open_table(HEADS)?;
-    let row = table.get(&lane_key(uid.as_bytes(), workflow)[..])?;
+    let row = table.get(&workflow_key(uid.as_bytes(), workflow)[..])?;
     Ok(row.and_then(|row| EventId::from_slice(row.value().get(..UID_BYTES)?)))
 }
 
@@ -122,6 +146,29 @@ pub(super) fn open_dead_letter(
 /// Whether a request has been carried out.
 pub(super) fn has_request(database: &redb::Database, request_id: &str) -> Result<bool, LedgerError> {
     Ok(database.begin_read()?.open_table(REQUESTS)?.get(request_id)?.is_some())
+}
+
+/// Up to where everything in EVENTS is settled, as the file has it: no lane, no run, no reader of a subscription's own
+/// needs anything of it.
+pub(super) fn settled(database: &redb::Database) -> Result<Settled, LedgerError> {
+    let transaction = database.begin_read()?;
+    let Positions { outcomes, cursor, .. } = positions_of(&transaction)?;
+    let mut through = cursor;
+    let mut keep = |seq: u64| through = through.min(StreamSeq(seq.saturating_sub(1)));
+    // One by one: there may be a lane for each workflow.
+    for row in transaction.open_table(LANES)?.iter()? {
+        let lane: v1::Lane = decode(row?.1.value())?;
+        if lane.next <= lane.last {
+            keep(lane.next);
+        }
+    }
+    for row in transaction.open_table(RUNS)?.iter()? {
+        keep(decode::<v1::PendingRun>(row?.1.value())?.sequence);
+    }
+    for state in all::<v1::SubscriptionState>(&transaction, SUBSCRIPTIONS)?.into_iter().filter(|state| !state.closed) {
+        state.detached.into_iter().for_each(&mut keep);
+    }
+    Ok(Settled { outcomes, through })
 }
 
 /// Every record of a table.

@@ -1,11 +1,15 @@
 //! The worker against a real nats-server and real receivers.
 
+mod behind;
 mod commands;
 mod delivering;
 mod embedded;
+mod expiry;
 mod faults;
+mod full;
 mod http;
 mod isolation;
 mod leases;
 mod shares;
 mod support;
+mod unordered;

@@ -20,7 +20,7 @@ use prost::Message as _;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use weft_nats::{
-    append::Appender,
+    append::{AppendErrorKind, Appender},
     async_nats::HeaderMap as NatsHeaders,
     catalog::Catalog,
     connect::Connection,
@@ -69,6 +69,46 @@ impl Log {
         let layout = streams::ensure(&connection, &spec).await.unwrap();
         let appender = Appender::new(connection.clone());
         Self { server, connection, layout, spec, appender, end: StreamSeq(0), heads: BTreeMap::new() }
+    }
+
+    /// Appends one event of a workflow with a payload of so many bytes. Whether there was room for it.
+    pub async fn large_event(&mut self, workflow: &str, bytes: usize) -> bool {
+        let head = self.heads.get(workflow).copied();
+        let payload = Bytes::from(format!("\"{}\"", "x".repeat(bytes)));
+        let event = Event { payload, ..self.event(workflow) };
+        loop {
+            // A worker may have carried heads forward meanwhile.
+            self.end = streams::state(&self.connection, "EVENTS").await.unwrap().last;
+            match self.appender.append(self.end, &[event.encode(self.layout)]).await {
+                Ok(end) => {
+                    self.end = end;
+                    return true;
+                }
+                Err(error) if matches!(error.kind, AppendErrorKind::Conflict { .. }) => {}
+                Err(error) => {
+                    assert!(matches!(error.kind, AppendErrorKind::Full(_)), "{error}");
+                    // It was not stored.
+                    match head {
+                        Some(head) => drop(self.heads.insert(workflow.to_owned(), head)),
+                        None => drop(self.heads.remove(workflow)),
+                    }
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// The last sequence of EVENTS.
+    pub fn end(&self) -> u64 {
+        self.end.0
+    }
+
+    /// Pauses a subscription, or lets it go on.
+    pub async fn pause(&self, name: &str, paused: bool) {
+        let catalog = Catalog::new(self.connection.clone(), weft_nats::testing::master_key());
+        let entry = catalog.read().await.unwrap().subscriptions[name].clone();
+        let value = v1::Subscription { paused, ..entry.value.as_ref().clone() };
+        catalog.put_subscription(&value, entry.revision).await.unwrap();
     }
 
     /// Appends `count` events, spread over workflows `w0`, `w1`, …
@@ -156,7 +196,7 @@ impl Log {
                 jitter: 0.1,
                 schedule_ms: vec![],
             }),
-            ordered: true,
+            ordered: Some(true),
             starts: vec![start],
             ..Default::default()
         };
@@ -347,7 +387,7 @@ impl Running {
         let spec = log.spec.clone();
         let drain = CancellationToken::new();
         let (missing_sender, missing) = watch::channel(None);
-        let (drained, folder) = (drain.clone(), folder.to_owned());
+        let (drained, folder, spec) = (drain.clone(), folder.to_owned(), log.spec.clone());
         let task = runtime.spawn(async move {
             let connection = Connection::connect(&nats, "worker").await.unwrap();
             worker

@@ -41,13 +41,14 @@ impl Session<'_> {
             let expected = flight.expected();
             self.flight = Some(flight);
             let (lost, launched) = (changed(&self.shard.connection), Instant::now());
+            let batched = appender.batches(messages.len());
             self.append = Some(Box::pin(async move {
                 let result = tokio::select! {
                     result = appender.append(expected, &messages) => result,
                     // No ack comes over another connection than the one that the append went over.
                     () = lost => Err(connection_lost()),
                 };
-                Box::new(Landed { appender, messages, result, took: launched.elapsed() })
+                Box::new(Landed { appender, messages, result, batched, took: launched.elapsed() })
             }));
         }
     }
@@ -84,19 +85,28 @@ impl Session<'_> {
     }
 
     pub(super) fn land(&mut self, landed: Landed) {
-        let Landed { appender, messages, result, took } = landed;
+        let Landed { appender, messages, result, batched, took } = landed;
         self.appender = Some(appender);
         let Some(flight) = self.flight.take() else { return };
         let sent = messages.len();
         let stored = result.as_ref().map_or_else(|error| error.stored, |_| sent).min(sent);
         let ours = flight.expected().0 + stored as u64;
+        let now = Instant::now();
         let left = flight.land(stored, messages, &mut self.overlay);
+        if stored > 0 && self.overlay.unread_from() <= self.overlay.end() {
+            self.follow.unread(self.overlay.end(), now);
+        }
         self.carrier.landed(left.carried);
         self.answer_reached();
         match result {
             Ok(_) => {
                 self.failures = 0;
-                self.gather.landed(sent, took, Instant::now());
+                if batched {
+                    self.gather.landed(sent, took, now);
+                } else {
+                    self.gather.nobody();
+                }
+                self.follow.landed(sent, now);
                 self.put_back(left.submissions);
             }
             Err(AppendError { kind, .. }) => self.failed(kind, sent, self.overlay.end().0 > ours, left),
@@ -114,7 +124,8 @@ impl Session<'_> {
     fn failed(&mut self, kind: AppendErrorKind, sent: usize, moved_on: bool, mut left: Left) {
         tracing::debug!(shard = self.shard.id.0, %kind, left = left.submissions.len(), "append not wholly stored");
         self.failures = self.failures.saturating_add(1);
-        self.gather.failed();
+        self.gather.nobody();
+        self.follow.others();
         match kind {
             AppendErrorKind::Conflict { last: Some(last) } if last > self.overlay.end() => {
                 self.failures = 0;

@@ -77,6 +77,13 @@ impl Session<'_> {
         }
     }
 
+    /// What stands at `seq`, which was acked as ours.
+    pub(super) fn confirmed(&mut self, seq: StreamSeq, mark: Mark) -> Result<(), Fault> {
+        self.unwritten.extend(self.overlay.confirm(seq, mark)?);
+        self.follow.known(seq);
+        Ok(())
+    }
+
     pub(super) fn read(&mut self, batch: Batch) -> Result<(), Fault> {
         self.heard_at = Instant::now();
         for message in &batch.messages {
@@ -84,11 +91,16 @@ impl Session<'_> {
             let change = match self.overlay.read_back(message.seq, mark)? {
                 Some(change) => change,
                 None => {
+                    // While an append is in flight it may be ours, read before its ack: the ack will tell.
+                    if self.flight.is_none() {
+                        self.follow.others();
+                    }
                     let change = Change::of(self.shard.layout, message);
                     self.overlay.observe(&change)?;
                     change
                 }
             };
+            self.follow.known(message.seq);
             self.unwritten.push(change);
         }
         self.answer_reached();
@@ -98,6 +110,8 @@ impl Session<'_> {
     /// Forgets what the file holds, as far as no look-up may still need it.
     pub(super) fn prune(&mut self) {
         let mut floor = self.committed.borrow_and_update().cursor;
+        // What is asked from now on is asked of what is there now.
+        self.view.take_if(|view| view.cursor() < floor);
         let looked = self.ready.iter().map(|submission| submission.looked.cursor);
         let in_flight = self.flight.as_ref().and_then(Flight::looked_at);
         let looking = self.looking.is_some().then_some(self.looking_from);
@@ -119,6 +133,9 @@ impl Session<'_> {
             }
             Some(Ask::Reach { end, answer }) => {
                 self.reaching.retain(|(_, waiting)| !waiting.is_closed());
+                if end > self.overlay.end() {
+                    self.follow.others();
+                }
                 if self.reaching.len() < REACHING_MAX {
                     self.reaching.push((end, answer));
                 }

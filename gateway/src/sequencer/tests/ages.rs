@@ -81,6 +81,27 @@ fn what_was_acked_and_not_read_is_known() {
     assert!(matches!(decide_one(&overlay, id, &looked), Decision::New { .. }));
 }
 
+/// Nobody asks when each message was stored: a little later at the most, so it is known for long enough.
+#[test]
+fn what_was_acked_counts_as_stored_with_the_newest_that_was_asked_about() {
+    let ids = [(); 3].map(|()| EventId::unique());
+    let mut overlay = Overlay::new(StreamSeq(1), StreamSeq(1), at(0));
+    for (id, seq) in ids.iter().zip(2..) {
+        overlay.append(*id, accepted(seq, UNREAD, seq - 1));
+    }
+    let mark = |id, secs| Mark { stored_at: at(secs), id: Some(id) };
+    assert_eq!(overlay.confirm(StreamSeq(3), mark(ids[2], 7)).unwrap_err(), Differs(StreamSeq(3)));
+    let changes = overlay.confirm(StreamSeq(3), mark(ids[1], 7)).unwrap();
+    let marks: Vec<_> = changes.iter().map(|change| (change.seq.0, change.mark)).collect();
+    assert_eq!(marks, [(2, mark(ids[0], 7)), (3, mark(ids[1], 7))]);
+    assert_eq!((overlay.now(), overlay.unread_from(), overlay.end()), (at(7), StreamSeq(4), StreamSeq(4)));
+    assert!(overlay.confirm(StreamSeq(3), mark(ids[1], 7)).unwrap().is_empty(), "known already");
+    let looked = Looked { cursor: StreamSeq(1), ..Looked::default() };
+    for id in ids {
+        assert!(matches!(decide_one(&overlay, id, &looked), Decision::Known(_)));
+    }
+}
+
 /// A log that lost what it had acked is another log.
 #[test]
 fn another_message_in_our_place_is_noticed() {

@@ -33,6 +33,7 @@ use crate::sequencer::{
     chain::{Chain, Reuse},
     decide::Looked,
     flight::{Carry, Flight},
+    follow::{Follow, Source},
     overlay::Overlay,
     preferred::{
         LATE_MAX, reconcile,
@@ -115,8 +116,12 @@ pub enum Step {
     Launch { gateway: usize, carry: bool, more: u8 },
     /// Its append ends.
     Land { gateway: usize, fate: Fate },
-    /// Its reader brings so many messages.
+    /// Its reader, while it has one, brings so many messages.
     Read { gateway: usize, messages: u8 },
+    /// While it has no reader: it learns when one of its messages was stored, so far from the last that it knows of.
+    Confirm { gateway: usize, back: u8 },
+    /// It goes back to its reader: nothing was appended for a while, or nothing confirmed.
+    ReadOn { gateway: usize },
     /// Its file holds all that has been read, and the overlay forgets that.
     Commit { gateway: usize },
     /// It is killed and starts again: nothing but its file stays.
@@ -169,7 +174,8 @@ struct Gateway {
     reconciling: JoinSet<()>,
     file: File,
     overlay: Overlay,
-    /// Read and not in the file.
+    follow: Follow,
+    /// Read or confirmed, and not in the file.
     unwritten: Vec<Change>,
     arrived: Vec<Submission>,
     ready: VecDeque<Submission>,
@@ -241,6 +247,8 @@ impl Gateway {
             reconciling: JoinSet::new(),
             file: File::default(),
             overlay: Overlay::new(StreamSeq(0), StreamSeq(0), Timestamp::UNIX_EPOCH),
+            // Given up as soon as may be.
+            follow: Follow::new(1, Instant::now()),
             unwritten: Vec::new(),
             arrived: Vec::new(),
             ready: VecDeque::new(),
@@ -347,21 +355,59 @@ impl Gateway {
                 0
             }
         };
+        let sent = messages.len();
         let left = flight.land(stored, messages, &mut self.overlay);
+        if stored > 0 && self.overlay.unread_from() <= self.overlay.end() {
+            self.follow.unread(self.overlay.end(), Instant::now());
+        }
+        if fate == Fate::Acked && stored == sent {
+            self.follow.landed(sent, Instant::now());
+        } else {
+            self.follow.others();
+        }
         for submission in left.submissions.into_iter().rev() {
             self.ready.push_front(submission);
         }
         self.target = log.end();
     }
 
+    /// What is left of a message is when it was stored: then, or a little later.
+    fn confirm(&mut self, log: &Log, back: u64) {
+        let unread = self.overlay.unread_from()..=self.overlay.end();
+        if self.follow.source() == Source::Reader || unread.is_empty() {
+            return;
+        }
+        let seq = StreamSeq(unread.end().0 - back % (unread.end().0 - unread.start().0 + 1));
+        let stored = |seq: StreamSeq| &log.messages[seq.0 as usize - 1];
+        let changes = self.overlay.confirm(seq, Mark::of(stored(seq))).expect("the same log");
+        assert_eq!(changes.first().map(|change| change.seq), Some(*unread.start()));
+        for change in &changes {
+            let mut read = stored(change.seq).clone();
+            assert!(read.stored_at <= change.mark.stored_at);
+            read.stored_at = stored(seq).stored_at;
+            same_change(change, &Change::of(LAYOUT, &read));
+        }
+        self.follow.known(seq);
+        self.unwritten.extend(changes);
+    }
+
     fn read(&mut self, log: &Log, count: usize) {
+        if self.follow.source() == Source::Acks {
+            return;
+        }
         let read = self.unwritten.last().map_or(self.file.cursor, |change| change.seq);
         for message in log.messages.iter().skip(read.0 as usize).take(count) {
             let decoded = Change::of(LAYOUT, message);
             match self.overlay.read_back(message.seq, Mark::of(message)).expect("the same log") {
                 Some(change) => same_change(&change, &decoded),
-                None => self.overlay.observe(&decoded).expect("the same log"),
+                None => {
+                    if self.flight.is_none() {
+                        self.follow.others();
+                    }
+                    self.overlay.observe(&decoded).expect("the same log");
+                }
             }
+            self.follow.known(message.seq);
             self.unwritten.push(decoded);
         }
     }
@@ -492,6 +538,8 @@ impl World {
                 self.gateways[gateway % count].land(&mut self.log, fate, &mut self.late);
             }
             Step::Read { gateway, messages } => self.gateways[gateway % count].read(&self.log, messages.into()),
+            Step::Confirm { gateway, back } => self.gateways[gateway % count].confirm(&self.log, back.into()),
+            Step::ReadOn { gateway } => self.gateways[gateway % count].follow.others(),
             Step::Commit { gateway } => self.gateways[gateway % count].commit(),
             Step::Kill { gateway } => {
                 self.faults = true;
@@ -522,6 +570,7 @@ impl World {
                 self.step(Step::LookUp { gateway });
                 self.step(Step::Arrive);
                 self.gateways[gateway].target = self.log.end();
+                self.step(Step::ReadOn { gateway });
                 self.step(Step::Read { gateway, messages: u8::MAX });
                 self.step(Step::Launch { gateway, carry: false, more: u8::MAX });
                 self.gateways[gateway].land(&mut self.log, Fate::Acked, &mut self.late);

@@ -14,8 +14,13 @@ use weft_proto::{
 
 use super::uid_of;
 use crate::history::tables::{
-    CHECKPOINT, CHECKPOINT_AT, COMMANDED, DeadRow, DeliveryRow, FIRST_READ, MATCHED, Tables, UID_MIN, Uid, encode, get,
+    CHECKPOINT, CHECKPOINT_AT, COMMANDED, DeadRow, DeliveryRow, FIRST_READ, MATCHED, Tables, UID_MIN, Uid,
+    WORKFLOW_LANE, encode, get,
 };
+
+fn lane_key<'a>(lane: &'a v1::Lane, uid: &'a Uid) -> (&'a str, &'a Uid, u64) {
+    (lane.workflow_id.as_str(), uid, if lane.unordered { lane.last } else { WORKFLOW_LANE })
+}
 
 impl Tables<'_> {
     pub(super) fn apply_outcome_record(&mut self, shard: ShardId, message: &Stored) -> Result<(), redb::Error> {
@@ -72,7 +77,7 @@ impl Tables<'_> {
         let mut row: DeliveryRow = get(&self.deliveries, key)?.unwrap_or_default();
         row.attempts = row.attempts.max(outcome.attempts);
         row.next_attempt_at_ms = 0;
-        if kind == OutcomeKind::DeadLettered {
+        if kind == OutcomeKind::DeadLettered && outcome.from == 0 {
             let dead = DeadRow { outcome: Some(outcome.clone()), witnessed: true, event: None };
             self.put_dead(shard, seq, &uid, dead)?;
         }
@@ -103,7 +108,8 @@ impl Tables<'_> {
     }
 
     fn settle_lane(&mut self, uid: &Uid, outcome: &v1::Outcome) -> Result<(), redb::Error> {
-        let lane: Option<v1::Lane> = get(&self.lanes, (outcome.workflow_id.as_str(), uid))?;
+        let event = if outcome.unordered { outcome.sequence } else { WORKFLOW_LANE };
+        let lane: Option<v1::Lane> = get(&self.lanes, (outcome.workflow_id.as_str(), uid, event))?;
         let Some(lane) = lane else { return Ok(()) };
         self.put_lane(&v1::Lane {
             next: outcome.sequence.saturating_add(1),
@@ -118,7 +124,7 @@ impl Tables<'_> {
 
     fn put_lane(&mut self, lane: &v1::Lane) -> Result<(), redb::Error> {
         let Some(uid) = uid_of(&lane.subscription) else { return Ok(()) };
-        let key = (lane.workflow_id.as_str(), &uid);
+        let key = lane_key(lane, &uid);
         if lane.next > lane.last && !lane.paused {
             self.lanes.remove(key)?;
         } else {
@@ -189,7 +195,7 @@ impl Tables<'_> {
         }
         for lane in &chunk.lanes {
             let Some(uid) = uid_of(&lane.subscription) else { continue };
-            if self.lanes.get((lane.workflow_id.as_str(), &uid))?.is_none() {
+            if self.lanes.get(lane_key(lane, &uid))?.is_none() {
                 self.put_lane(lane)?;
             }
         }

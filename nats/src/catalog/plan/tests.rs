@@ -125,6 +125,19 @@ fn a_change_needs_the_revision_that_was_read() {
     assert!(matches!(change::delete::<ApiKey>(&stored(), "a", 0), Err(Refusal::NotFound { kind: Kind::Key, .. })));
 }
 
+/// What is unsettled waits in line or not, as it was taken. Who says nothing of it means that it stays.
+#[test]
+fn a_subscription_stays_ordered_or_not() {
+    let with = |ordered| Subscription { ordered, timeout_ms: 2000, ..subscription("billing") };
+    let refused = update(&stored(), with(Some(false)), 0).unwrap_err();
+    assert!(refused.to_string().contains("ordered cannot be changed; create another"), "{refused}");
+    let change = update(&stored(), with(Some(true)), 0).unwrap().unwrap();
+    let Some(Value::Subscription(value)) = change.value else { panic!("a subscription") };
+    assert_eq!(value.ordered, None, "as it was written");
+    let same = Subscription { ordered: Some(true), ..subscription("billing") };
+    assert_eq!(update(&stored(), same, 0), Ok(None));
+}
+
 #[test]
 fn pausing_what_is_paused_changes_nothing() {
     assert_eq!(pause(&stored(), "billing", Some("again")).unwrap(), None);

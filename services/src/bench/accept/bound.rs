@@ -9,16 +9,16 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use weft_nats::streams;
 
-use super::{Bench, Common, CpuPerEvent, cpu_of};
+use super::{Bench, CpuPerEvent, cpu_of};
 use crate::{
     bench::{
         append,
+        common::Common,
         disk::Disk,
-        folder::Folder,
         latency::Percentiles,
         load::{self, Outcome},
     },
-    command::output::{self, Format, Row},
+    command::output::{self, Row},
     exit::Failure,
     mesh::Nats,
     process::{Process, Spec},
@@ -119,7 +119,7 @@ impl Row for Verdict {
 ///
 /// [`Failure`]: something does not start, or an event was not accepted.
 pub async fn run(args: BoundArgs) -> Result<(), Failure> {
-    let folder = Folder::new(&args.common.data)?;
+    let folder = args.common.place.folder()?;
     let disk = Disk::measure(folder.path())?;
     let bench = Bench::start(folder.path()).await?;
     let time = Duration::from_secs(args.seconds.max(1));
@@ -132,7 +132,7 @@ pub async fn run(args: BoundArgs) -> Result<(), Failure> {
     }
     bench.end().await?;
     let report = Report { disk, payload_bytes: args.common.payload, phases, verdicts };
-    output::one(Format::or_default(args.common.output), &report, || {
+    args.common.place.print(&report, || {
         let phases = output::table(Phase::HEADINGS, report.phases.iter().map(Row::cells));
         let verdicts = output::table(Verdict::HEADINGS, report.verdicts.iter().map(Row::cells));
         format!("{}\n{phases}\n\n{verdicts}", report.disk.line(folder.path()))

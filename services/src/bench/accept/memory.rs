@@ -3,25 +3,15 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-use bytes::Bytes;
-use indicatif::{ProgressBar, ProgressStyle};
-use jiff::Timestamp;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
-use weft_nats::{
-    append::{Appender, BATCH_MESSAGES_MAX},
-    event::{Event, JSON},
-    streams,
-};
-use weft_proto::ids::{EventId, SequenceNumber, ShardId, WorkflowId};
 
-use super::{Bench, Common};
+use super::Bench;
 use crate::{
-    bench::{disk::Disk, folder::Folder, latency::Percentiles, memory::Memory},
-    command::output::{self, Format},
+    bench::{common::Common, disk::Disk, latency::Percentiles, memory::Memory, preload::Preload},
+    command::output,
     exit::Failure,
-    mesh::{Nats, SOURCE, weft_program},
+    mesh::{Nats, weft_program},
     process::READY_PATIENCE,
 };
 
@@ -71,7 +61,7 @@ struct Report {
 ///
 /// [`Failure`]: something does not start, or an event was not accepted.
 pub async fn run(args: MemoryArgs) -> Result<(), Failure> {
-    let folder = Folder::new(&args.common.data)?;
+    let folder = args.common.place.folder()?;
     let disk = Disk::measure(folder.path())?;
     let started = Instant::now();
     preload(folder.path(), args.workflows.max(1), args.events).await?;
@@ -98,53 +88,14 @@ pub async fn run(args: MemoryArgs) -> Result<(), Failure> {
         latency: outcome.latencies.percentiles(),
         after_load,
     };
-    output::one(Format::or_default(args.common.output), &report, || human(&report))
+    args.common.place.print(&report, || human(&report))
 }
 
-/// Fills a new log below `folder` as gateways would have: numbers, predecessors and ids are right.
+/// Fills a new log below `folder`, before a gateway is there.
 async fn preload(folder: &std::path::Path, workflows: u64, events: u64) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let nats = Nats::start(&weft_program()?, folder, stop.clone()).await?;
-    let connection = nats.connection("admin", "weft-bench-streams").await?;
-    let layout = streams::ensure(&connection, nats.spec()).await?;
-    drop(connection);
-    let connection = nats.connection("gateway", "weft-bench-preload").await?;
-    let mut last = streams::state(&connection, &layout.events_stream(ShardId(0))).await?.last;
-    let mut appender = Appender::new(connection);
-    let style = ProgressStyle::with_template("preload {bar:40} {human_pos}/{human_len} events, {eta}")?;
-    let progress = ProgressBar::new(events).with_style(style);
-    let payload = Bytes::from(vec![b'1'; PRELOAD_PAYLOAD]);
-    let id = |number: u64| EventId::of_delivery(SOURCE, &format!("preload-{number}"));
-    let mut group = Vec::with_capacity(BATCH_MESSAGES_MAX);
-    for number in 0..events {
-        let now = Timestamp::now();
-        let event = Event {
-            id: id(number),
-            sequence_number: SequenceNumber(number / workflows + 1),
-            workflow: WorkflowId::new(format!("w-{}", number % workflows))?,
-            previous: number.checked_sub(workflows).map(id),
-            event_type: "bench.preload".into(),
-            source: SOURCE.into(),
-            time: now,
-            received_at: now,
-            delivery_id: Some(format!("preload-{number}")),
-            content_type: JSON.into(),
-            data_pointer: String::new(),
-            verified_by: "standard/0".into(),
-            traceparent: None,
-            quarantine: None,
-            kept_headers: Vec::new(),
-            payload: payload.clone(),
-        };
-        group.push(event.encode(layout));
-        if group.len() == BATCH_MESSAGES_MAX || number + 1 == events {
-            last = appender.append(last, &group).await.context("preload")?;
-            progress.inc(group.len() as u64);
-            group.clear();
-        }
-    }
-    progress.finish_and_clear();
-    drop(appender);
+    Preload { workflows, payload: PRELOAD_PAYLOAD }.fill(&nats, events).await?;
     stop.cancel();
     nats.stopped().await;
     Ok(())

@@ -13,16 +13,12 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
-use weft_nats::streams;
 
 use super::{
     cpu,
     load::{self, Outcome, Traffic},
 };
 use crate::{
-    apply::apply,
-    command::output::Format,
-    config::Config,
     exit::Failure,
     mesh::{Nats, RoleProcess, SOURCE, Wiring, weft_program},
     process::READY_PATIENCE,
@@ -53,20 +49,6 @@ enum What {
     Workflows(workflows::WorkflowsArgs),
     /// What the gateway holds after millions of workflows and ids
     Memory(memory::MemoryArgs),
-}
-
-/// What all of them take.
-#[derive(Debug, Clone, clap::Args)]
-pub struct Common {
-    /// Bytes of each event's body
-    #[arg(long, default_value_t = 512)]
-    payload: usize,
-    /// A folder on the disk to be used; a new one is made inside and removed at the end
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    data: PathBuf,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
 }
 
 /// Measures and prints.
@@ -121,16 +103,11 @@ impl Bench {
         let program = weft_program()?;
         let stop = CancellationToken::new();
         let nats = Nats::start(&program, folder, stop.clone()).await?;
-        let catalog = nats.catalog("weft-bench").await?;
-        let layout = streams::ensure(catalog.connection(), nats.spec()).await?;
         let wiring = Wiring::new();
-        let config = Config::parse(Path::new("bench"), wiring.config(None), [], None)?;
-        apply(&catalog, layout, &config.catalog, "bench").await?;
+        nats.configure(&wiring.config(None)).await?;
         let mut gateway =
             RoleProcess::start(&program, "gateway", &folder.join("gateway"), nats.environment("gateway")?)?;
         let url = gateway.ready_within(patience).await?.get("gateway")?.to_owned();
-        // It would take the server's end for an outage.
-        drop(catalog);
         let folder = folder.to_owned();
         let bench = Self { nats, gateway, wiring, url, folder, stop, program };
         // One event goes the whole way first: streams, files and caches are there.
@@ -144,9 +121,7 @@ impl Bench {
 
     /// Traffic to the gateway. `prefix` is new for each phase.
     fn traffic(&self, prefix: &str, workflows: u64, payload: usize) -> anyhow::Result<Traffic> {
-        let to = self.url.strip_prefix("http://").context("not an http address")?.parse()?;
-        let secret = self.wiring.sender_secret.clone();
-        Ok(Traffic { to, secret, prefix: prefix.to_owned(), workflows, payload })
+        Traffic::new(&self.url, &self.wiring.sender_secret, prefix, workflows, payload)
     }
 
     fn gateway_pid(&self) -> anyhow::Result<u32> {

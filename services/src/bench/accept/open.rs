@@ -10,16 +10,16 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use weft_nats::options::Span;
 
-use super::{Bench, Common, CpuPerEvent};
+use super::{Bench, CpuPerEvent};
 use crate::{
     bench::{
+        common::Common,
         disk::Disk,
-        folder::Folder,
         latency::Percentiles,
         load::{self, Connection, Traffic},
         memory::Memory,
     },
-    command::output::{self, Format},
+    command::output,
     exit::Failure,
 };
 
@@ -74,13 +74,13 @@ struct Report {
 ///
 /// [`Failure`]: something does not start, or an event was not accepted.
 pub async fn run(args: OpenArgs) -> Result<(), Failure> {
-    let folder = Folder::new(&args.common.data)?;
+    let folder = args.common.place.folder()?;
     let disk = Disk::measure(folder.path())?;
     let bench = Bench::start(folder.path()).await?;
     let report = measure(&args, disk, &bench).await;
     bench.end().await?;
     let report = report?;
-    output::one(Format::or_default(args.common.output), &report, || human(&report))
+    args.common.place.print(&report, || human(&report))
 }
 
 async fn measure(args: &OpenArgs, disk: Disk, bench: &Bench) -> anyhow::Result<Report> {

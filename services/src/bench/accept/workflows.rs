@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Bench, Common, CpuPerEvent};
+use super::{Bench, CpuPerEvent};
 use crate::{
-    bench::{disk::Disk, folder::Folder, latency::Percentiles},
-    command::output::{self, Format, Row},
+    bench::{common::Common, disk::Disk, latency::Percentiles},
+    command::output::{self, Row},
     exit::Failure,
 };
 
@@ -76,7 +76,7 @@ impl Row for Phase {
 ///
 /// [`Failure`]: something does not start, or an event was not accepted.
 pub async fn run(args: WorkflowsArgs) -> Result<(), Failure> {
-    let folder = Folder::new(&args.common.data)?;
+    let folder = args.common.place.folder()?;
     let disk = Disk::measure(folder.path())?;
     let bench = Bench::start(folder.path()).await?;
     let time = Duration::from_secs(args.seconds.max(1));
@@ -94,7 +94,7 @@ pub async fn run(args: WorkflowsArgs) -> Result<(), Failure> {
     let mean = base.iter().sum::<f64>() / base.len() as f64;
     phases.iter_mut().for_each(|phase| phase.ratio = phase.events_per_second / mean);
     let report = Report { disk, payload_bytes: payload, callers: CALLERS, phases };
-    output::one(Format::or_default(args.common.output), &report, || {
+    args.common.place.print(&report, || {
         let table = output::table(Phase::HEADINGS, report.phases.iter().map(Row::cells));
         format!("{CALLERS} connections, {}\n{table}", report.disk.line(folder.path()))
     })

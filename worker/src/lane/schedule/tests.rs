@@ -11,7 +11,7 @@ fn uid(number: u8) -> SubscriptionUid {
 }
 
 fn key(subscription: u8, workflow: usize) -> LaneKey {
-    LaneKey { subscription: uid(subscription), workflow: WorkflowId::new(format!("w{workflow}")).unwrap() }
+    LaneKey::of_workflow(uid(subscription), WorkflowId::new(format!("w{workflow}")).unwrap())
 }
 
 fn at(ms: i64) -> Timestamp {

@@ -2,17 +2,18 @@
 
 use super::*;
 
-fn world_with(events: u64) -> World {
+pub(super) fn world_with(events: u64) -> World {
     let mut world = World::new(1);
     // Events of one workflow that only subscription 0 takes.
     while (world.log.len() as u64) < events {
         world.log.push(event(world.log.len() as u64 + 1, 0));
     }
     world.pause(1, true);
+    world.pause(UNORDERED, true);
     world
 }
 
-fn attempted(world: &World) -> Vec<u64> {
+pub(super) fn attempted(world: &World) -> Vec<u64> {
     world.attempts.iter().map(|attempt| attempt.work.seq.0).collect()
 }
 
@@ -198,7 +199,7 @@ fn a_blocking_subscription_dead_letters_what_is_quarantined() {
 }
 
 /// A world whose lane is blocked at its first event, of two.
-fn world_with_a_blocked_lane() -> World {
+pub(super) fn world_with_a_blocked_lane() -> World {
     let mut world = world_with(2);
     world.handle(Input::Subscribed(Rules { on_exhausted: OnExhausted::Block, ..rules(0, false, 2) }));
     (0..2).for_each(|_| world.read());
@@ -209,14 +210,14 @@ fn world_with_a_blocked_lane() -> World {
     world
 }
 
-fn commit_all(world: &mut World) {
+pub(super) fn commit_all(world: &mut World) {
     while world.lanes.has_draft() {
         world.run(Step::TakeDraft);
         world.commit();
     }
 }
 
-fn catch_up_all(world: &mut World) {
+pub(super) fn catch_up_all(world: &mut World) {
     while !world.catch_ups.is_empty() {
         world.catch_up(0, false);
     }
@@ -414,7 +415,7 @@ fn a_receiver_that_is_gone_pauses_its_subscription_and_keeps_everything() {
     world.run(Step::TakeDraft);
     world.commit();
     assert!(world.record.outcomes.is_empty());
-    let lanes = world.record.lanes.iter().filter(|((subscription, _), _)| *subscription == uid(0).to_vec());
+    let lanes = world.record.lanes.iter().filter(|((subscription, ..), _)| *subscription == uid(0).to_vec());
     assert_eq!(lanes.map(|(_, lane)| (lane.attempts, lane.uncounted)).collect::<Vec<_>>(), [(1, 1); 2]);
     world.crash(false);
     while !world.catch_ups.is_empty() {

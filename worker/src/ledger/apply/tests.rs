@@ -13,12 +13,14 @@ use crate::{
     ledger::{
         checkpoint,
         overlay::Overlay,
-        tables::{UID_BYTES, all, has_request, head, open_dead_letter, positions_of},
+        tables::{Settled, UID_BYTES, all, has_request, head, open_dead_letter, positions_of, settled},
     },
 };
 
 const WORKFLOWS: [&str; 3] = ["a", "ab", "b"];
 const CREATED_NS: u64 = 77;
+/// The subscription whose lanes are of one event each.
+const UNORDERED: u8 = 2;
 
 fn memory() -> redb::Database {
     let database = redb::Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
@@ -43,6 +45,7 @@ fn outcome(subscription: u8, workflow: usize, sequence: u64, run: u64, kind: v1:
         workflow_id: WORKFLOWS[workflow].into(),
         event_id: event(sequence),
         at_ms: 5,
+        unordered: subscription == UNORDERED,
         ..Default::default()
     }
 }
@@ -58,6 +61,7 @@ fn lane(subscription: u8, workflow: usize, next: u64, last: u64) -> v1::Lane {
         first_failed_at_ms: 98,
         state: v1::LaneState::Open.into(),
         uncounted: 1,
+        unordered: subscription == UNORDERED,
         ..Default::default()
     }
 }
@@ -221,7 +225,7 @@ proptest! {
         overlay.prune(StreamSeq(pruned.min(cut) as u64));
         for subscription in (0..3).map(|index| SubscriptionUid::from_slice(&uid(index)).unwrap()) {
             for workflow in WORKFLOWS {
-                let key = LaneKey { subscription, workflow: WorkflowId::new(workflow).unwrap() };
+                let key = LaneKey::of_workflow(subscription, WorkflowId::new(workflow).unwrap());
                 let seen = overlay.head(&key).unwrap_or_else(|| head(&file, subscription, workflow).unwrap());
                 prop_assert_eq!(seen, head(&whole, subscription, workflow).unwrap());
             }
@@ -270,6 +274,21 @@ fn an_outcome_moves_its_lane_and_ends_its_tries() {
 }
 
 #[test]
+fn an_outcome_of_an_event_of_its_own_lane_touches_no_other() {
+    let waiting = |seq| v1::Lane { next: seq, ..lane(UNORDERED, 0, seq, seq) };
+    let in_line = v1::Lane { unordered: false, ..lane(UNORDERED, 0, 5, 9) };
+    let waits = v1::Commit { lanes: vec![waiting(2), waiting(3), in_line.clone()], ..Default::default() };
+    let settles =
+        v1::Commit { outcomes: vec![outcome(UNORDERED, 0, 3, 0, v1::OutcomeKind::Delivered)], ..Default::default() };
+    assert_eq!(lanes_after(&[waits.clone(), settles]), [in_line.clone(), waiting(2)]);
+
+    let skipped = v1::Outcome { unordered: false, ..outcome(UNORDERED, 0, 5, 0, v1::OutcomeKind::DeadLettered) };
+    let skips = v1::Commit { outcomes: vec![skipped], ..Default::default() };
+    let lanes = lanes_after(&[waits, skips]);
+    assert_eq!(lanes.iter().map(|lane| (lane.next, lane.last)).collect::<Vec<_>>(), [(6, 9), (2, 2), (3, 3)]);
+}
+
+#[test]
 fn a_dead_letter_is_open_until_another_run_ends() {
     use v1::OutcomeKind::{DeadLettered, Delivered};
     let database = memory();
@@ -309,6 +328,47 @@ fn a_closed_subscription_leaves_only_its_own_row() {
         dump(&database).into_iter().filter(|(_, key, _)| key.starts_with(&uid(0))).map(|(t, ..)| t).collect();
     assert_eq!(left, ["subscriptions"]);
     assert_eq!(dump(&database).iter().filter(|(_, key, _)| key.starts_with(&uid(1))).count(), 5, "others keep theirs");
+}
+
+/// What may be dropped from EVENTS: nothing that a lane, a run or a reader of a subscription's own still needs.
+#[test]
+fn settled_is_what_nothing_needs() {
+    let settled = |commits: &[v1::Commit]| {
+        let database = memory();
+        apply(&database, &records(7, commits), CREATED_NS).unwrap();
+        settled(&database).unwrap()
+    };
+    let through = |commit: v1::Commit| settled(&[v1::Commit { cursor: 8, ..commit }]).through.0;
+    let expected = Settled { outcomes: StreamSeq(7), through: StreamSeq(8) };
+    assert_eq!(settled(&[v1::Commit { cursor: 8, ..Default::default() }]), expected);
+    assert_eq!(
+        through(v1::Commit { lanes: vec![lane(0, 0, 5, 7), lane(UNORDERED, 1, 4, 4)], ..Default::default() }),
+        3
+    );
+    assert_eq!(through(v1::Commit { runs: vec![run(0, 0, 2, 9)], ..Default::default() }), 1);
+    let detached = change(0, Change::Detached(v1::Detached { next: 6 }));
+    assert_eq!(through(v1::Commit { subscriptions: vec![detached], ..Default::default() }), 5);
+    let paused = v1::Lane { paused: true, ..lane(0, 0, 3, 2) };
+    assert_eq!(through(v1::Commit { lanes: vec![paused], ..Default::default() }), 8, "it has nothing unsettled");
+}
+
+/// A file does not grow for ever: what nobody can use any more goes, at every reader by the same commit.
+#[test]
+fn heads_and_dead_letters_are_forgotten_when_a_commit_says_so() {
+    use v1::OutcomeKind::{DeadLettered, Delivered};
+    let database = memory();
+    let dead = |sequence, at_ms| v1::Outcome { at_ms, ..outcome(0, 0, sequence, 0, DeadLettered) };
+    let delivered = |workflow, sequence| outcome(0, workflow, sequence, 0, Delivered);
+    let made =
+        v1::Commit { outcomes: vec![delivered(0, 1), delivered(1, 2), dead(3, 70), dead(4, 71)], ..Default::default() };
+    let forgets = v1::Commit { forget_heads_below: 2, forget_dead_before_ms: 71, ..Default::default() };
+    apply(&database, &records(1, &[made, forgets, v1::Commit::default()]), CREATED_NS).unwrap();
+    let database = through_checkpoint(Arc::new(database));
+    let subscription = SubscriptionUid::from_slice(&uid(0)).unwrap();
+    let head = |workflow| head(&database, subscription, workflow).unwrap();
+    assert_eq!((head(WORKFLOWS[0]), head(WORKFLOWS[1]).map(|id| id.to_vec())), (None, Some(event(2))));
+    let open = |seq| open_dead_letter(&database, subscription, StreamSeq(seq)).unwrap();
+    assert_eq!((open(3), open(4)), (None, Some(Run(0))));
 }
 
 #[test]

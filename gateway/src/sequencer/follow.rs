@@ -1,0 +1,182 @@
+//! How a session learns what stands in the log: from a reader, or from the acks of its own appends. Pure.
+//!
+//! An ack with the sequence that was expected says that nothing else stands in between. So whoever appends alone knows the
+//! log without reading it, and reading back what one has just written costs the server and the gateway as much as writing
+//! it. All that an ack does not say is when a message was stored; that is asked of the newest one now and then
+//! (`confirm`), and what was stored before it counts as stored then.
+//!
+//! The reader is given up after [`OWN_MIN`] messages in a row with nobody else's among them. It is taken up again by
+//! whatever acks do not tell: an append that failed, whose answer got lost or that somebody else was ahead of; a log that
+//! is known to reach further; a lost connection; and whenever no append asks the log for a while, since then nobody hears
+//! of others' events. Nothing depends on the choice but what it costs: each append is compared as ever.
+//!
+//! Invariant: what is not confirmed was acked less than [`UNCONFIRMED_MAX`] ago, or is read. So a time in the receipts is
+//! late by that and an append's time at the most.
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::time::Instant;
+use weft_proto::ids::StreamSeq;
+
+/// So many messages of ours in a row, and the reader is given up: what its end and its beginning cost is little beside
+/// reading these.
+pub(super) const OWN_MIN: usize = 256;
+/// So long after an ack the log is asked when its message was stored: a commit of the receipts holds what two of these
+/// bring.
+const CONFIRM_AFTER: Duration = Duration::from_millis(100);
+/// Who has no answer to that for so long reads instead.
+const UNCONFIRMED_MAX: Duration = Duration::from_secs(1);
+/// Without an append for so long, others' events are read as they come.
+const IDLE_MAX: Duration = Duration::from_secs(1);
+
+/// Where news of the log come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    Reader,
+    Acks,
+}
+
+/// What the session decides by.
+#[derive(Debug)]
+pub(super) struct Follow {
+    source: Source,
+    /// With so many messages of ours in a row the reader is given up.
+    own_min: usize,
+    /// Messages of ours in a row, with nobody else's among them.
+    own: usize,
+    landed_at: Instant,
+    /// When the log was last asked.
+    asked_at: Option<Instant>,
+    /// Where appends ended that have been neither read nor confirmed, and when they were acked.
+    unconfirmed: VecDeque<(StreamSeq, Instant)>,
+}
+
+impl Follow {
+    /// By a reader, until `own_min` messages of ours have come in a row.
+    pub fn new(own_min: usize, now: Instant) -> Self {
+        Self { source: Source::Reader, own_min, own: 0, landed_at: now, asked_at: None, unconfirmed: VecDeque::new() }
+    }
+
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    /// Messages of ours up to `end` were stored, and have not been read yet.
+    pub fn unread(&mut self, end: StreamSeq, now: Instant) {
+        self.unconfirmed.push_back((end, now));
+    }
+
+    /// An append of `messages` was stored as a whole.
+    pub fn landed(&mut self, messages: usize, now: Instant) {
+        self.own = self.own.saturating_add(messages);
+        self.landed_at = now;
+        if self.own >= self.own_min && self.overdue_at().is_none_or(|at| now < at) {
+            self.source = Source::Acks;
+        }
+    }
+
+    /// There is something in the log, or may be, that no ack of ours has told.
+    pub fn others(&mut self) {
+        self.own = 0;
+        self.source = Source::Reader;
+    }
+
+    /// The log is asked about the newest message of ours.
+    pub fn asked(&mut self, now: Instant) {
+        self.asked_at = Some(now);
+    }
+
+    /// Everything up to `end` has been read or confirmed.
+    pub fn known(&mut self, end: StreamSeq) {
+        while self.unconfirmed.front().is_some_and(|(seq, _)| *seq <= end) {
+            self.unconfirmed.pop_front();
+        }
+    }
+
+    /// When the log is to be asked about the newest message of ours, if it is not being asked; `None`: there is none, or the
+    /// reader brings it.
+    pub fn confirms_at(&self) -> Option<Instant> {
+        let (_, acked_at) = self.unconfirmed.front().filter(|_| self.source == Source::Acks)?;
+        Some(self.asked_at.map_or(*acked_at, |asked_at| asked_at.max(*acked_at)) + CONFIRM_AFTER)
+    }
+
+    /// When acks are no more enough; `None`: they are not what is followed.
+    pub fn reads_at(&self) -> Option<Instant> {
+        let idle_at = self.landed_at + IDLE_MAX;
+        (self.source == Source::Acks).then(|| self.overdue_at().map_or(idle_at, |at| at.min(idle_at)))
+    }
+
+    fn overdue_at(&self) -> Option<Instant> {
+        self.unconfirmed.front().map(|(_, acked_at)| *acked_at + UNCONFIRMED_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STEP: Duration = Duration::from_millis(10);
+
+    fn alone(now: Instant) -> Follow {
+        let mut follow = Follow::new(OWN_MIN, now);
+        follow.unread(StreamSeq(256), now);
+        follow.landed(OWN_MIN, now);
+        assert_eq!(follow.source(), Source::Acks);
+        follow
+    }
+
+    #[test]
+    fn who_is_alone_for_a_while_reads_no_more() {
+        let now = Instant::now();
+        let mut follow = Follow::new(OWN_MIN, now);
+        follow.landed(OWN_MIN - 1, now);
+        assert_eq!((follow.source(), follow.reads_at(), follow.confirms_at()), (Source::Reader, None, None));
+        follow.others();
+        follow.landed(OWN_MIN - 1, now);
+        assert_eq!(follow.source(), Source::Reader, "somebody else's was among them");
+        follow.landed(1, now);
+        assert_eq!(follow.source(), Source::Acks);
+        follow.others();
+        assert_eq!((follow.source(), follow.reads_at(), follow.confirms_at()), (Source::Reader, None, None));
+    }
+
+    #[test]
+    fn acks_are_enough_while_they_come_and_are_confirmed() {
+        let now = Instant::now();
+        let mut follow = alone(now);
+        follow.unread(StreamSeq(261), now + STEP);
+        follow.landed(5, now + STEP);
+        assert_eq!(follow.confirms_at(), Some(now + CONFIRM_AFTER));
+        follow.known(StreamSeq(256));
+        assert_eq!(follow.confirms_at(), Some(now + STEP + CONFIRM_AFTER));
+        assert_eq!(follow.reads_at(), Some(now + STEP + UNCONFIRMED_MAX));
+        follow.known(StreamSeq(261));
+        assert_eq!((follow.confirms_at(), follow.reads_at()), (None, Some(now + STEP + IDLE_MAX)));
+        // Nothing is confirmed, though appends land: the invariant.
+        for step in 0..200 {
+            let then = now + STEP * step as u32;
+            follow.unread(StreamSeq(262 + step), then);
+            follow.landed(1, then);
+        }
+        assert_eq!(follow.reads_at(), Some(now + UNCONFIRMED_MAX));
+        follow.asked(now + STEP * 20);
+        assert_eq!(
+            follow.confirms_at(),
+            Some(now + STEP * 20 + CONFIRM_AFTER),
+            "an answer that says nothing is asked for again"
+        );
+    }
+
+    /// What the reader owes for long is not confirmed by a later message: its time would be late by that.
+    #[test]
+    fn who_has_much_to_read_reads_it() {
+        let now = Instant::now();
+        let mut follow = Follow::new(OWN_MIN, now);
+        follow.unread(StreamSeq(1), now);
+        follow.landed(OWN_MIN, now + UNCONFIRMED_MAX);
+        assert_eq!(follow.source(), Source::Reader);
+        follow.known(StreamSeq(1));
+        follow.landed(1, now + UNCONFIRMED_MAX);
+        assert_eq!(follow.source(), Source::Acks);
+    }
+}

@@ -1,0 +1,118 @@
+//! What the log will drop next: events that are about to reach the end of their life in it, settled or not.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+use weft_nats::scan::{self, ScanError};
+use weft_proto::ids::{StreamSeq, SubscriptionUid};
+
+use super::{Driver, DriverError, commits::Forget};
+use crate::{lane::Input, log::Log};
+
+/// How often the log is asked in the life of an event, so that what is due is found well before its end, and the bounds of
+/// the pause: each time costs some fifty reads.
+const LOOKS: u32 = 100;
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(60));
+
+/// A copy on DLQ may be made so much later than its dead letter.
+const COPY_LAG: Duration = Duration::from_secs(24 * 3600);
+
+/// How far the log has aged: everything up to here has come to that part of its life.
+#[derive(Debug, Clone, Copy, Default)]
+struct Age {
+    /// An operator should hear of it.
+    half: StreamSeq,
+    /// It has to be read now, or never: 90 %.
+    end: StreamSeq,
+    /// The first that is still there.
+    first: StreamSeq,
+}
+
+/// Follows a shard's EVENTS as they age.
+#[derive(Debug)]
+pub(super) struct Aging {
+    age: watch::Receiver<Age>,
+    /// Subscriptions of which it has been said that they are late.
+    told: BTreeSet<SubscriptionUid>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Aging {
+    /// For a log that keeps events for `retention`. Zero: for ever.
+    pub fn start(log: Log, retention: Duration) -> Self {
+        let (sender, age) = watch::channel(Age::default());
+        // Ends with the shard.
+        let task = tokio::spawn(follow(log, retention, sender));
+        Self { age, told: BTreeSet::new(), _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Waits until more of the log has aged. Safe to cancel.
+    pub async fn changed(&mut self) {
+        if self.age.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+async fn follow(log: Log, retention: Duration, age: watch::Sender<Age>) {
+    if retention.is_zero() {
+        return std::future::pending().await;
+    }
+    let pause = (retention / LOOKS).clamp(PAUSE.0, PAUSE.1);
+    loop {
+        match look(&log, retention).await {
+            Ok(found) => {
+                age.send_replace(found);
+            }
+            Err(error) => tracing::debug!(%error, "the age of the log is asked again"),
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn look(log: &Log, retention: Duration) -> Result<Age, ScanError> {
+    let stream = log.layout.events_stream(log.shard);
+    let before = |age: Duration| Timestamp::now().checked_sub(age).unwrap_or(Timestamp::UNIX_EPOCH);
+    let half = scan::before_time(&log.connection, &stream, before(retention / 2)).await?;
+    let end = scan::before_time(&log.connection, &stream, before(retention / 10 * 9)).await?;
+    let first = log.first(&stream).await;
+    Ok(Age { half, end, first })
+}
+
+impl Driver {
+    /// More of the log has aged: what leaves it soon is dealt with, and who is late is named.
+    pub(super) fn aged(&mut self) -> Result<(), DriverError> {
+        let Age { half, end, first } = *self.aging.age.borrow_and_update();
+        self.commits.forget(Forget { heads_below: first, dead_before_ms: self.dead_before_ms() });
+        let late = self.lanes.waiting_below(half);
+        self.tell_late(&late);
+        if end > StreamSeq(0) { self.handle(Input::Aged { through: end }) } else { Ok(()) }
+    }
+
+    /// Dead letters from before this can be redriven no more: neither EVENTS nor DLQ holds their payload.
+    fn dead_before_ms(&self) -> i64 {
+        if self.context.dead_retention.is_zero() {
+            return 0;
+        }
+        let kept = self.context.retention.max(self.context.dead_retention).saturating_add(COPY_LAG);
+        Timestamp::now().checked_sub(kept).map_or(0, |at| at.as_millisecond())
+    }
+
+    fn tell_late(&mut self, late: &BTreeMap<SubscriptionUid, usize>) {
+        let lanes: usize = late.values().sum();
+        metrics::gauge!(crate::metrics::LATE_LANES, "shard" => self.shard.to_string()).set(lanes as f64);
+        for (uid, lanes) in late.iter().filter(|(uid, _)| !self.aging.told.contains(*uid)) {
+            let name = self.subscriptions.get(uid).map(|compiled| compiled.subscription.value.name.as_str());
+            tracing::warn!(
+                shard = %self.shard, subscription = name.unwrap_or_default(), lanes,
+                "events have waited for half of the retention; at nine tenths of it they become dead letters"
+            );
+        }
+        self.aging.told = late.keys().copied().collect();
+    }
+}

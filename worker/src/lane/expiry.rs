@@ -1,0 +1,147 @@
+//! Events that are about to leave the log unsettled: they become dead letters, reason `expired`, while their payload can
+//! still be read for the copy on DLQ. This waits for no retry, pause or operator, since none of them keeps the event.
+//!
+//! What has left the log nonetheless, because no worker was there, has no copy. It is recorded as a range: nobody can say
+//! any more which events lay in it.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use weft_proto::{
+    ids::{EventId, Run, StreamSeq, SubscriptionUid},
+    v1,
+};
+
+use super::{
+    action::Action,
+    input::{LaneKey, Work},
+    lane::{CatchUp, Lane, Target, Tries, millis},
+    machine::Lanes,
+    world::outcome_of,
+};
+
+/// A dead letter whose payload is still in the log.
+pub(super) struct Burial {
+    pub seq: StreamSeq,
+    pub event: EventId,
+    pub tries: Tries,
+    pub reason: v1::DeadLetterReason,
+    pub error: String,
+}
+
+impl Lanes {
+    /// Everything up to `through` leaves the log soon.
+    pub(super) fn aged(&mut self, through: StreamSeq) {
+        self.aged_through = self.aged_through.max(through);
+        let overdue = self.world.lanes.iter().filter(|(_, lane)| is_overdue(lane, self.aged_through));
+        self.overdue.extend(overdue.map(|(key, _)| key.clone()));
+    }
+
+    /// How many lanes of each subscription have something unsettled at or below `seq`.
+    pub fn waiting_below(&self, seq: StreamSeq) -> BTreeMap<SubscriptionUid, usize> {
+        let mut lanes = BTreeMap::new();
+        for (key, _) in self.world.lanes.iter().filter(|(_, lane)| !lane.is_settled() && lane.first() <= seq) {
+            *lanes.entry(key.subscription).or_default() += 1;
+        }
+        lanes
+    }
+
+    /// Whether a lane is overdue.
+    pub(super) fn is_overdue(&self, key: &LaneKey) -> bool {
+        self.world.lanes.get(key).is_some_and(|lane| is_overdue(lane, self.aged_through))
+    }
+
+    /// Deals with overdue lanes, as many as fit into a commit and below the bound of what is not committed.
+    pub(super) fn expire_overdue(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        while self.drafts.uncommitted_outcomes() < self.limits.uncommitted_max
+            && !self.drafts.is_full(self.limits.commit_bytes_max)
+            && let Some(key) = self.overdue.pop_first()
+        {
+            self.expire(&key, now, actions);
+        }
+    }
+
+    fn expire(&mut self, key: &LaneKey, now: Timestamp, actions: &mut Vec<Action>) {
+        while self.is_overdue(key) {
+            let Some(lane) = self.world.lanes.get_mut(key) else { return };
+            let Some(event) = lane.buffer.front().cloned() else {
+                if lane.catch_up != CatchUp::Running {
+                    lane.catch_up = CatchUp::Queued;
+                    self.catch_ups.push_first(key.clone());
+                }
+                return;
+            };
+            let tries = lane.head.clone();
+            self.memory.give_back(key.subscription, lane.settle_head(event.seq));
+            let (reason, error) = (v1::DeadLetterReason::Expired, "it was about to leave the log".to_owned());
+            self.bury(key, Burial { seq: event.seq, event: event.event.id, tries, reason, error }, now);
+        }
+        if let Some(lane) = self.world.lanes.get_mut(key).filter(|lane| lane.blocked) {
+            self.memory.give_back(key.subscription, lane.park());
+        }
+        self.go_on(key, now, actions);
+    }
+
+    /// The head of a lane has been settled as a dead letter. Its copy is made from the log, so its payload need not be in
+    /// memory.
+    pub(super) fn bury(&mut self, key: &LaneKey, burial: Burial, now: Timestamp) {
+        let Burial { seq, event, tries, reason, error } = burial;
+        let outcome = v1::Outcome {
+            kind: v1::OutcomeKind::DeadLettered.into(),
+            event_id: event.to_vec(),
+            attempts: tries.ended,
+            reason: reason.into(),
+            at_ms: now.as_millisecond(),
+            first_failed_at_ms: millis(tries.first_failed_at),
+            last_error: error,
+            ..outcome_of(&Work { lane: key.clone(), seq, run: Run::LIVE })
+        };
+        self.conclude(key, outcome);
+    }
+
+    /// Of a lane the log holds nothing any more from its oldest unsettled event to `through`.
+    pub(super) fn vanished(&mut self, key: &LaneKey, through: StreamSeq, now: Timestamp, actions: &mut Vec<Action>) {
+        let Some(lane) = self.world.lanes.get_mut(key) else { return };
+        let from = lane.next;
+        lane.settle_unread(through);
+        let named = outcome_of(&Work { lane: key.clone(), seq: through, run: Run::LIVE });
+        self.conclude(key, of_range(named, from, now));
+        actions.push(Action::Lost { lane: key.clone(), from, through });
+    }
+
+    /// The outcome is committed before anything else of the lane is attempted.
+    fn conclude(&mut self, key: &LaneKey, outcome: v1::Outcome) {
+        if let Some(lane) = self.world.lanes.get_mut(key) {
+            lane.hold = Some(self.drafts.open());
+            lane.touched = self.drafts.open();
+        }
+        self.drafts.outcome(Some(key), outcome, None);
+    }
+
+    /// The log has dropped everything behind the cursor up to `through` before anybody read it.
+    pub(super) fn dropped(&mut self, through: StreamSeq, now: Timestamp) {
+        let from = self.cursor.next();
+        if from <= through {
+            let named = v1::Outcome { sequence: through.0, ..Default::default() };
+            self.drafts.outcome(None, of_range(named, from, now), None);
+            self.cursor = through;
+        }
+    }
+}
+
+/// Whether the oldest unsettled event of a lane leaves the log soon. One that is being attempted is waited for.
+pub(super) fn is_overdue(lane: &Lane, aged_through: StreamSeq) -> bool {
+    !lane.is_settled() && lane.first() <= aged_through && !matches!(lane.in_flight, Some((_, Target::Head)))
+}
+
+/// The outcome of everything from `from` to the sequence that it names.
+fn of_range(named: v1::Outcome, from: StreamSeq, now: Timestamp) -> v1::Outcome {
+    v1::Outcome {
+        kind: v1::OutcomeKind::DeadLettered.into(),
+        reason: v1::DeadLetterReason::Expired.into(),
+        from: from.0,
+        at_ms: now.as_millisecond(),
+        last_error: "the log no longer held it".into(),
+        ..named
+    }
+}

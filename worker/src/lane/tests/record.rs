@@ -1,0 +1,132 @@
+//! The committed record as the model of the lanes keeps it.
+
+use super::*;
+
+/// A lane as the record names it: subscription, workflow, and the event where it is of one.
+pub(super) type RecordedLane = (Vec<u8>, String, Option<u64>);
+
+pub(super) fn recorded_lane(key: &LaneKey) -> RecordedLane {
+    (key.subscription.to_vec(), key.workflow.to_string(), key.event.map(|seq| seq.0))
+}
+
+/// What the committed record says, by the rules that every reader of OUTCOMES follows.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Record {
+    pub cursor: u64,
+    pub commands_cursor: u64,
+    pub lanes: BTreeMap<RecordedLane, v1::Lane>,
+    pub runs: BTreeMap<(Vec<u8>, u64, u64), v1::PendingRun>,
+    /// Outcomes by subscription, sequence, run: how many.
+    pub outcomes: BTreeMap<(Vec<u8>, u64, u64), (u32, i32)>,
+    pub open_dead: BTreeMap<(Vec<u8>, u64), (u64, String)>,
+    pub not_before: BTreeMap<(Vec<u8>, u64, u64), i64>,
+    /// Attempts that count.
+    pub counted: BTreeMap<(Vec<u8>, u64, u64), u32>,
+    pub subscriptions: BTreeMap<Vec<u8>, v1::SubscriptionState>,
+    /// Commands that ask for a retry at once.
+    pub retries: BTreeSet<u64>,
+    /// Attempts that failed while the circuit was open: subscription, sequence, run, number.
+    pub excused: BTreeSet<(Vec<u8>, u64, u64, u32)>,
+    /// Up to here everything leaves the log soon.
+    pub aged: u64,
+}
+
+impl Record {
+    pub fn apply(&mut self, commit: &v1::Commit) {
+        assert!(commit.cursor >= self.cursor && commit.commands_cursor >= self.commands_cursor);
+        self.cursor = commit.cursor;
+        self.commands_cursor = commit.commands_cursor;
+        for attempt in &commit.attempts {
+            self.not_before
+                .insert((attempt.subscription.clone(), attempt.sequence, attempt.run), attempt.next_attempt_at_ms);
+            let counted =
+                self.counted.entry((attempt.subscription.clone(), attempt.sequence, attempt.run)).or_default();
+            *counted += u32::from(!attempt.uncounted);
+            let (work, number) = ((attempt.sequence, attempt.run), attempt.number);
+            let excused = self.excused.contains(&(attempt.subscription.clone(), work.0, work.1, number));
+            assert!(!excused || attempt.uncounted, "L7: an outage uses up no retry");
+            let gone = attempt.status == 410;
+            assert!(!gone || attempt.uncounted, "L7: what a receiver that is gone says counts against no event");
+            let over = *counted > RETRIES && attempt.class() != v1::AttemptClass::Delivered;
+            assert!(!over || attempt.next_attempt_at_ms == 0, "L7: no further attempt");
+        }
+        for outcome in &commit.outcomes {
+            let key = (outcome.subscription.clone(), outcome.sequence);
+            for gone in (outcome.from..outcome.sequence).filter(|_| outcome.from > 0) {
+                self.outcomes.entry((key.0.clone(), gone, outcome.run)).or_default().0 += 1;
+            }
+            self.outcomes.entry((key.0.clone(), key.1, outcome.run)).or_default().0 += 1;
+            self.outcomes.entry((key.0.clone(), key.1, outcome.run)).or_default().1 = outcome.kind;
+            if outcome.run == 0 {
+                let event = outcome.unordered.then_some(outcome.sequence);
+                let lane = (key.0.clone(), outcome.workflow_id.clone(), event);
+                if let Some(state) = self.lanes.get_mut(&lane) {
+                    state.next = outcome.sequence + 1;
+                    state.attempts = 0;
+                    state.uncounted = 0;
+                    state.next_attempt_at_ms = 0;
+                    if state.next > state.last && !state.paused {
+                        self.lanes.remove(&lane);
+                    }
+                }
+            } else {
+                self.runs.remove(&(key.0.clone(), key.1, outcome.run));
+            }
+            if outcome.reason() == v1::DeadLetterReason::Expired {
+                assert!(outcome.sequence <= self.aged, "L8: {} expires at {}", outcome.sequence, self.aged);
+            }
+            if outcome.reason() == v1::DeadLetterReason::Exhausted {
+                let work = (outcome.subscription.clone(), outcome.sequence, outcome.run);
+                assert_eq!(self.counted.get(&work), Some(&(RETRIES + 1)), "L7: exhausted by what counts");
+            }
+            match outcome.kind() {
+                v1::OutcomeKind::Resolved => {
+                    assert!(self.open_dead.remove(&key).is_some(), "only what is open is resolved");
+                }
+                v1::OutcomeKind::DeadLettered => {
+                    self.open_dead.insert(key, (outcome.run, outcome.workflow_id.clone()));
+                }
+                _ => {
+                    self.open_dead.remove(&key);
+                }
+            }
+        }
+        for lane in &commit.lanes {
+            let event = lane.unordered.then_some(lane.last);
+            let key = (lane.subscription.clone(), lane.workflow_id.clone(), event);
+            if lane.next > lane.last && !lane.paused {
+                self.lanes.remove(&key);
+            } else {
+                self.lanes.insert(key, lane.clone());
+            }
+        }
+        for run in &commit.runs {
+            self.runs.insert((run.subscription.clone(), run.sequence, run.run), run.clone());
+        }
+        let events: BTreeSet<_> = self.runs.keys().map(|(subscription, seq, _)| (subscription, seq)).collect();
+        assert_eq!(events.len(), self.runs.len(), "an event has one run at a time, however often it is asked for");
+        for result in commit.results.iter().filter(|result| self.retries.contains(&result.command)) {
+            for item in result.items.iter().filter(|item| item.status() == v1::CommandStatus::Taken) {
+                let head = (item.subscription.clone(), item.sequence, 0);
+                self.not_before.remove(&head);
+                self.counted.remove(&head);
+            }
+        }
+        for change in &commit.subscriptions {
+            self.subscriptions.entry(change.subscription.clone()).or_insert_with(|| v1::SubscriptionState {
+                subscription: change.subscription.clone(),
+                ..Default::default()
+            });
+        }
+    }
+
+    pub fn restored(&self) -> Restored {
+        Restored {
+            cursor: StreamSeq(self.cursor),
+            commands_cursor: self.commands_cursor,
+            lanes: self.lanes.values().cloned().collect(),
+            runs: self.runs.values().cloned().collect(),
+            subscriptions: self.subscriptions.values().cloned().collect(),
+        }
+    }
+}

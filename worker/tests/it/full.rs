@@ -1,0 +1,74 @@
+//! EVENTS at its `max_bytes`.
+
+use weft_nats::{
+    options::{MaxBytes, OnFull},
+    streams::{self, LogSpec},
+    testing::eventually,
+};
+use weft_proto::v1;
+
+use crate::support::{Log, PATIENCE, Receiver, Running, spec};
+
+const LIMIT: u64 = 1024 * 1024;
+const EVENT_BYTES: usize = 20 * 1024;
+
+fn small(on_full: OnFull) -> LogSpec {
+    let mut spec = spec();
+    spec.log.max_bytes = MaxBytes::Bytes(LIMIT);
+    spec.log.on_full = on_full;
+    spec
+}
+
+async fn first(log: &Log) -> u64 {
+    streams::state(&log.connection, "EVENTS").await.unwrap().first.0
+}
+
+/// What is not settled stays, however full the log is; once it is settled there is room again, also where the log was so
+/// full that not even the heads found room.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_is_settled_is_dropped() {
+    let mut log = Log::of(small(OnFull::DropSettled)).await;
+    let (here, away) = (Receiver::start(|_| 200).await, Receiver::start(|_| 200).await);
+    log.subscribe("here", &here, 1).await;
+    log.subscribe_with("away", &away, 1, |subscription| subscription.paused = true).await;
+    let folder = tempfile::tempdir().unwrap();
+    let worker = Running::start(&log, folder.path());
+    let mut sent = 0;
+    while log.large_event(&format!("w{}", sent % 5), EVENT_BYTES).await {
+        sent += 1;
+    }
+    here.until_delivered(sent).await;
+    assert_eq!(first(&log).await, 1, "one subscription has nothing of it");
+    log.pause("away", false).await;
+    away.until_delivered(sent).await;
+    assert!(eventually(PATIENCE, async || first(&log).await > 1).await);
+    // As many again, and none is missed.
+    for number in 0..sent {
+        assert!(eventually(PATIENCE, async || log.large_event(&format!("w{}", number % 5), EVENT_BYTES).await).await);
+    }
+    for receiver in [&here, &away] {
+        receiver.until_delivered(2 * sent).await;
+    }
+    let config = log.connection.jetstream().get_stream("EVENTS").await.unwrap().cached_info().config.clone();
+    assert_eq!(u64::try_from(config.max_bytes).unwrap(), LIMIT, "what was lent is given back");
+    let outcomes = log.outcomes(4 * sent).await;
+    worker.stop().await;
+    assert!(outcomes.iter().all(|outcome| outcome.kind() == v1::OutcomeKind::Delivered), "P5: nothing is lost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_to_refuse_drops_nothing() {
+    let mut log = Log::of(small(OnFull::Refuse)).await;
+    let receiver = Receiver::start(|_| 200).await;
+    log.subscribe("here", &receiver, 1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let worker = Running::start(&log, folder.path());
+    let mut sent = 0;
+    while log.large_event("w", EVENT_BYTES).await {
+        sent += 1;
+    }
+    receiver.until_delivered(sent).await;
+    log.outcomes(sent).await;
+    worker.stop().await;
+    assert_eq!(first(&log).await, 1);
+}
