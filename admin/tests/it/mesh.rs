@@ -12,7 +12,6 @@ use std::{
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use prost::Message as _;
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;

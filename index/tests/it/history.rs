@@ -4,7 +4,6 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use prost::Message as _;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_index::history::{History, HistoryOptions};

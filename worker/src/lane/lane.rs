@@ -190,6 +190,11 @@ impl Lane {
         self.is_settled() && self.runs.is_empty() && self.in_flight.is_none() && self.hold.is_none() && !self.paused
     }
 
+    /// Whether an operator has stopped it.
+    pub fn is_stopped(&self) -> bool {
+        self.paused && !has(Flaw::PausedLane)
+    }
+
     /// Where the oldest unsettled event stands: exactly, once it has been in memory.
     pub fn first(&self) -> StreamSeq {
         self.buffer.front().map_or(self.next, |event| event.seq)
@@ -253,7 +258,7 @@ impl Lane {
     pub fn need(&self, now: Timestamp) -> Need {
         let busy = self.in_flight.is_some() && !has(Flaw::SecondAttempt);
         let held = self.hold.is_some() && !has(Flaw::AheadOfCommit);
-        if busy || held || self.paused && !has(Flaw::PausedLane) {
+        if busy || held || self.is_stopped() {
             return Need::Nothing;
         }
         let mut wake: Option<Timestamp> = None;

@@ -103,8 +103,8 @@ impl World {
     /// Whether a lane may do anything, as far as its subscription and operators are concerned. Who stops a workflow stops
     /// the lanes of its events.
     pub fn may_deliver(&self, key: &LaneKey) -> bool {
-        let stopped = |key: &LaneKey| self.lanes.get(key).is_some_and(|lane| lane.paused);
-        let held = |key: LaneKey| self.lanes.get(&key).is_some_and(|lane| lane.paused || lane.hold.is_some());
+        let stopped = |key: &LaneKey| self.lanes.get(key).is_some_and(Lane::is_stopped);
+        let held = |key: LaneKey| self.lanes.get(&key).is_some_and(|lane| lane.is_stopped() || lane.hold.is_some());
         self.is_active(key.subscription) && !stopped(key) && !(key.event.is_some() && held(key.workflow_lane()))
     }
 
