@@ -1,4 +1,5 @@
-//! Subscriptions that begin behind the shared reader: each reads on its own until it meets it.
+//! Subscriptions that begin behind the shared reader, or have more in memory than they may: each reads on its own until it
+//! meets it.
 //!
 //! They meet exactly. An own reader never reads beyond the shared cursor; within one step of it the shared reader waits,
 //! and who stands where the shared reader stands joins it before it goes on. So no event is taken twice and none is
@@ -136,16 +137,18 @@ impl Backfills {
 }
 
 impl Driver {
-    /// Lets the one whose turn it is read on, unless one is reading; who has met the shared reader joins it.
+    /// Lets the next one read on that may, unless one is reading; who has met the shared reader joins it.
     pub(super) fn backfill_next(&mut self) -> Result<(), DriverError> {
         let shared = self.lanes.cursor();
-        while let Some((uid, cursor)) = self.backfills.next_turn() {
-            if cursor < shared {
+        for _ in 0..self.backfills.cursors.len() {
+            let Some((uid, cursor)) = self.backfills.next_turn() else { break };
+            if cursor >= shared {
+                self.backfills.cursors.remove(&uid);
+                self.handle(Input::Joined { uid })?;
+            } else if self.lanes.reads_on(uid, cursor) {
                 self.backfills.read(uid, cursor, shared);
-                return Ok(());
+                break;
             }
-            self.backfills.cursors.remove(&uid);
-            self.handle(Input::Joined { uid })?;
         }
         Ok(())
     }

@@ -37,14 +37,12 @@ impl Driver {
             match Entry::decode(self.context.layout, &message) {
                 Entry::Event(event) => {
                     let event = Arc::new(StoredEvent { seq, stored_at, event: *event });
-                    let takers = self
-                        .subscriptions
-                        .values()
-                        .filter(|compiled| !self.backfills.has(compiled.matcher.uid))
-                        .filter(|compiled| compiled.matcher.takes(&event))
-                        .map(|compiled| compiled.matcher.uid)
-                        .collect();
-                    self.handle(Input::Arrived { event, takers })?;
+                    let takes = self.subscriptions.values().filter(|compiled| compiled.matcher.takes(&event));
+                    let (detached, takers): (Vec<_>, Vec<_>) =
+                        takes.map(|compiled| compiled.matcher.uid).partition(|uid| self.backfills.has(*uid));
+                    // Who reads on its own takes it when it comes to it.
+                    let later = takers.is_empty() && !detached.is_empty();
+                    self.handle(if later { Input::Passed { seq } } else { Input::Arrived { event, takers } })?;
                 }
                 Entry::Heads(_) => self.handle(Input::Passed { seq })?,
                 Entry::Foreign(problem) => {

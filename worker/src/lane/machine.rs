@@ -290,7 +290,11 @@ impl Lanes {
             );
         }
         for uid in takers {
-            self.take(*uid, event, now, actions);
+            if self.detaches(*uid, event) {
+                self.detach(*uid, event.seq, actions);
+            } else {
+                self.take(*uid, event, now, actions);
+            }
         }
     }
 
@@ -332,6 +336,28 @@ impl Lanes {
         if let Some(event) = event {
             self.take(uid, &event, now, actions);
         }
+    }
+
+    /// Whether a subscription has more in memory than it may, so that it goes on with a reader of its own, which waits for
+    /// room. If the shared reader went on for it, each of its lanes would have to look for its events in the log.
+    fn detaches(&self, uid: SubscriptionUid, event: &StoredEvent) -> bool {
+        self.world.is_active(uid) && !self.memory.has_room(uid, event_bytes(event))
+    }
+
+    /// From `seq` on a subscription reads on its own.
+    fn detach(&mut self, uid: SubscriptionUid, seq: StreamSeq, actions: &mut Vec<Action>) {
+        let Some(subscription) = self.world.subscriptions.get_mut(&uid) else { return };
+        debug_assert_eq!(subscription.detached, None, "P3: the shared reader has nothing for who reads on its own");
+        let after = StreamSeq(seq.0 - 1);
+        subscription.detached = Some(after);
+        self.drafts.detached(uid);
+        actions.push(Action::Detach { uid, after });
+    }
+
+    /// Whether a detached subscription that has come to `cursor` may read on: with room for more than a few events, so that
+    /// it does not stop at each; and whatever leaves the log soon.
+    pub fn reads_on(&self, uid: SubscriptionUid, cursor: StreamSeq) -> bool {
+        cursor < self.aged_through || self.memory.has_ample_share(uid)
     }
 
     fn joined(&mut self, uid: SubscriptionUid) {

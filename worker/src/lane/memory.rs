@@ -47,6 +47,11 @@ impl Memory {
         self.of(uid) < SHARE.saturating_mul(self.max.saturating_sub(self.total))
     }
 
+    /// Whether a subscription may take a good part of its share: alone it has less than a third of all.
+    pub fn has_ample_share(&self, uid: SubscriptionUid) -> bool {
+        self.of(uid).saturating_mul(2 * SHARE) < SHARE.saturating_mul(self.max.saturating_sub(self.total))
+    }
+
     /// Whether a subscription may take so many bytes more.
     pub fn has_room(&self, uid: SubscriptionUid, bytes: usize) -> bool {
         self.has_share(uid) && self.total + bytes <= self.max || has(Flaw::BoundlessMemory)

@@ -138,6 +138,7 @@ enum Step {
         quarantined: bool,
     },
     Read,
+    Backfill,
     End {
         which: u8,
         verdict: u8,
@@ -204,6 +205,7 @@ fn step() -> impl Strategy<Value = Step> {
         7 => (0..WORKFLOWS).prop_map(|workflow| Step::Append { workflow, quarantined: false }),
         1 => (0..WORKFLOWS).prop_map(|workflow| Step::Append { workflow, quarantined: true }),
         8 => Just(Step::Read),
+        4 => Just(Step::Backfill),
         10 => (any::<u8>(), 0u8..22).prop_map(|(which, verdict)| Step::End { which, verdict }),
         6 => Just(Step::TakeDraft),
         6 => Just(Step::Commit),
@@ -246,6 +248,8 @@ struct World {
     catch_ups: Vec<(LaneKey, StreamSeq, StreamSeq, usize)>,
     loads: Vec<Work>,
     pauses: Vec<(SubscriptionUid, u64)>,
+    /// How far subscriptions have come that read on their own.
+    detached: BTreeMap<SubscriptionUid, usize>,
     lost: Vec<(u64, u64)>,
     /// Subscriptions whose circuit is open, and the probe in flight.
     held: BTreeMap<SubscriptionUid, Option<AttemptId>>,
@@ -275,6 +279,7 @@ impl World {
             catch_ups: vec![],
             loads: vec![],
             pauses: vec![],
+            detached: BTreeMap::new(),
             lost: vec![],
             held: BTreeMap::new(),
             paused: BTreeSet::new(),
@@ -306,6 +311,9 @@ impl World {
                 Action::Attempt { id, work, event, number, .. } => self.attempt(id, work, &event, number),
                 Action::CatchUp { lane, from, through, limit } => self.catch_ups.push((lane, from, through, limit)),
                 Action::Load { work, .. } => self.loads.push(work),
+                Action::Detach { uid, after } => {
+                    assert!(self.detached.insert(uid, after.0 as usize).is_none(), "P3: detached once");
+                }
                 Action::Pause { uid, revision, .. } => self.pauses.push((uid, revision)),
                 Action::Circuit { uid, open } => self.circuit(uid, open),
                 Action::Lost { from, through, .. } => self.lost.push((from.0, through.0)),
@@ -373,6 +381,7 @@ impl World {
                 self.log.push(quarantined_event(self.log.len() as u64 + 1, workflow, reason));
             }
             Step::Read => self.read(),
+            Step::Backfill => drop(self.backfill()),
             Step::End { which, verdict } if !self.attempts.is_empty() => {
                 let attempt = self.attempts.swap_remove(usize::from(which) % self.attempts.len());
                 let (verdict, status) = match verdict {
@@ -466,8 +475,30 @@ impl World {
     fn read(&mut self) {
         let Some(event) = self.log.get(self.read).cloned() else { return };
         self.read += 1;
-        let takers = (0..SUBSCRIPTIONS).filter(|number| takes(*number, event.seq)).map(uid).collect();
-        self.handle(Input::Arrived { event, takers });
+        let seq = event.seq;
+        let takers = (0..SUBSCRIPTIONS).filter(|number| takes(*number, seq)).map(uid);
+        let (detached, takers): (Vec<_>, Vec<_>) = takers.partition(|uid| self.detached.contains_key(uid));
+        let later = takers.is_empty() && !detached.is_empty();
+        self.handle(if later { Input::Passed { seq } } else { Input::Arrived { event, takers } });
+    }
+
+    /// A detached subscription reads one event, or joins. Whether one could.
+    fn backfill(&mut self) -> bool {
+        for (uid, cursor) in self.detached.clone() {
+            if cursor == self.read {
+                self.detached.remove(&uid);
+                self.handle(Input::Joined { uid });
+                return true;
+            }
+            if self.lanes.reads_on(uid, StreamSeq(cursor as u64)) {
+                let event = self.log[cursor].clone();
+                let (seq, taken) = (event.seq, takes(uid.as_bytes()[0] - 1, event.seq).then_some(event));
+                self.detached.insert(uid, cursor + 1);
+                self.handle(Input::Backfilled { uid, seq, event: taken });
+                return true;
+            }
+        }
+        false
     }
 
     fn end(&mut self, attempt: Attempt, verdict: Verdict) {
@@ -618,6 +649,7 @@ impl World {
         self.delivered.clear();
         self.gone.clear();
         self.pauses.clear();
+        self.detached = self.record.detached();
         self.held.clear();
         self.retry_at = self
             .record
@@ -647,6 +679,7 @@ impl World {
         for _ in 0..100_000 {
             if self.read < self.log.len() {
                 self.read();
+            } else if self.backfill() {
             } else if let Some(attempt) = self.attempts.pop() {
                 self.end(attempt, Verdict::Delivered);
             } else if !self.catch_ups.is_empty() {

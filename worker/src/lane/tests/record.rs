@@ -113,11 +113,22 @@ impl Record {
             }
         }
         for change in &commit.subscriptions {
-            self.subscriptions.entry(change.subscription.clone()).or_insert_with(|| v1::SubscriptionState {
-                subscription: change.subscription.clone(),
-                ..Default::default()
+            let state = self.subscriptions.entry(change.subscription.clone()).or_insert_with(|| {
+                v1::SubscriptionState { subscription: change.subscription.clone(), ..Default::default() }
             });
+            if let Some(v1::subscription_change::Change::Detached(detached)) = &change.change {
+                state.detached = (detached.next > 0).then_some(detached.next);
+            }
         }
+    }
+
+    /// Who reads on its own, and up to where it has read.
+    pub fn detached(&self) -> BTreeMap<SubscriptionUid, usize> {
+        let states = self.subscriptions.values();
+        let cursor = |state: &v1::SubscriptionState| {
+            Some((SubscriptionUid::from_slice(&state.subscription)?, state.detached? as usize - 1))
+        };
+        states.filter_map(cursor).collect()
     }
 
     pub fn restored(&self) -> Restored {

@@ -119,6 +119,24 @@ fn an_earlier_start_reads_on_its_own_and_joins() {
     assert!(draft.commit.subscriptions.iter().any(|change| change.change.as_ref() == Some(&joined)));
 }
 
+/// Otherwise each of its lanes would look for its events in the log.
+#[test]
+fn a_subscription_that_fills_the_memory_reads_on_its_own() {
+    let mut world = world_with(0);
+    world.log.extend((1..=30).map(|seq| event(seq, (seq % 3) as u8)));
+    (0..30).for_each(|_| world.read());
+    assert!(world.detached.contains_key(&uid(0)), "it waits for room");
+    while let Some(attempt) = world.attempts.pop() {
+        world.end(attempt, Verdict::Delivered);
+        while world.backfill() {}
+        commit_all(&mut world);
+        assert!(world.catch_ups.is_empty());
+    }
+    assert!(!world.detached.contains_key(&uid(0)), "it has met the shared reader");
+    let taken = (1..=30).filter(|seq| takes(0, StreamSeq(*seq))).count();
+    assert_eq!(world.delivered.iter().filter(|(lane, _)| lane.subscription == uid(0)).count(), taken);
+}
+
 /// A world whose first event is quarantined, and whose second is not.
 fn world_with_a_quarantined_head() -> World {
     let mut world = world_with(0);
