@@ -27,7 +27,7 @@ pub struct LaneHistory {
     pub shard: ShardId,
     /// What its shard's owner says of it.
     pub lane: v1::Lane,
-    /// It is the lane of one event, and an operator has stopped its workflow's.
+    /// Its subscription is paused; or it is the lane of one event, and an operator has stopped its workflow's.
     pub is_stopped: bool,
 }
 
@@ -140,10 +140,11 @@ fn read(
     if state.is_some_and(|state| state.closed) {
         return Ok(None);
     }
-    let is_stopped = lane.unordered && {
-        let of_workflow: Option<v1::Lane> = get(&view.lanes, (workflow.as_str(), uid, WORKFLOW_LANE))?;
-        of_workflow.is_some_and(|lane| lane.paused)
-    };
+    let is_stopped = subscriptions.get(uid).is_some_and(|subscription| subscription.paused)
+        || lane.unordered && {
+            let of_workflow: Option<v1::Lane> = get(&view.lanes, (workflow.as_str(), uid, WORKFLOW_LANE))?;
+            of_workflow.is_some_and(|lane| lane.paused)
+        };
     let subscription = subscriptions.name(view, uid)?;
     Ok(Some(LaneHistory { uid: SubscriptionUid::from_bytes(*uid), subscription, workflow, shard, lane, is_stopped }))
 }

@@ -422,13 +422,14 @@ fn what_is_not_ordered_waits_each_in_a_lane_of_its_own() {
     index.apply(&outcomes([commit(1, first)]));
     assert_eq!([1, 2, 3, 4].map(of), ["blocked", "delivered", "retrying", "pending"]);
 
-    let page = |after, limit| {
-        let subscriptions = Subscriptions::of(&catalog("order.*", false));
+    let page = |paused, after, limit| {
+        let subscriptions = Subscriptions::of(&catalog("order.*", paused));
         lanes::page(&index.view(), &subscriptions, LAYOUT, &LaneFilter::default(), after, limit).unwrap()
     };
+    assert!(page(true, None, 10).lanes.iter().all(|lane| lane.state() == "paused"), "with their subscription");
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
-        let found = page(after, 1);
+        let found = page(false, after, 1);
         seen.extend(found.lanes.iter().map(|lane| (lane.lane.last, lane.state())));
         after = found.next;
         if after.is_none() {
