@@ -1,15 +1,15 @@
 //! `weft dlq list | get | redrive | resolve | discard | stats`.
 
 use serde::Serialize;
-use uuid::Uuid;
 use weft_proto::v1::{self, RedriveDeadLettersRequest, RedriveDeadLettersResponse};
 
 use super::{
-    admin::{AdminArgs, AdminClient},
-    output::{self, Format, Row},
+    admin::AdminClient,
+    common::{CommonArgs, ReasonArgs, request_id},
+    output::{self, Row},
     paging::{self, PAGE_MAX},
     prompt,
-    select::DeadLetterFilterArgs,
+    select::{DeadLetterFilterArgs, one_way},
     view,
 };
 use crate::exit::Failure;
@@ -43,10 +43,7 @@ pub struct ListArgs {
     #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
     limit: usize,
     #[command(flatten)]
-    admin: AdminArgs,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
+    common: CommonArgs,
 }
 
 /// `weft dlq get`.
@@ -55,10 +52,7 @@ pub struct GetArgs {
     /// The dead letter: its subscription, a colon, its event's id
     id: String,
     #[command(flatten)]
-    admin: AdminArgs,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
+    common: CommonArgs,
 }
 
 /// `weft dlq stats`.
@@ -67,10 +61,7 @@ pub struct StatsArgs {
     #[command(flatten)]
     filter: DeadLetterFilterArgs,
     #[command(flatten)]
-    admin: AdminArgs,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
+    common: CommonArgs,
 }
 
 /// `weft dlq redrive | resolve | discard`.
@@ -90,14 +81,17 @@ pub struct RedriveArgs {
     /// Do not ask
     #[arg(short, long)]
     yes: bool,
-    /// Why, for the audit log
-    #[arg(long, default_value = "", hide_default_value = true)]
-    reason: String,
     #[command(flatten)]
-    admin: AdminArgs,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
+    reason: ReasonArgs,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+impl RedriveArgs {
+    /// In which ways it says which.
+    fn given(&self) -> [bool; 3] {
+        [!self.ids.is_empty(), !self.filter.is_empty(), self.all]
+    }
 }
 
 /// Carries out one verb.
@@ -117,11 +111,12 @@ pub async fn run(command: DlqCommand) -> Result<(), Failure> {
 }
 
 async fn list(args: ListArgs) -> Result<(), Failure> {
-    let admin = args.admin.connect().await?;
+    let format = args.common.format();
+    let admin = args.common.admin.connect().await?;
     let filter = args.filter.into_filter(args.status);
     let letters = pages(&admin, filter, args.limit).await?;
     let rows: Vec<_> = letters.into_iter().map(view::DeadLetter::from).collect();
-    output::list(Format::or_default(args.output), &rows)
+    output::list(format, &rows)
 }
 
 /// Dead letters, page by page, at most `limit`.
@@ -144,13 +139,14 @@ pub async fn pages(
 }
 
 async fn get(args: GetArgs) -> Result<(), Failure> {
-    let admin = args.admin.connect().await?;
+    let format = args.common.format();
+    let admin = args.common.admin.connect().await?;
     let request = admin.request(v1::GetDeadLetterRequest { id: args.id.clone() });
     let answer = admin.dead_letters().get_dead_letter(request).await.map_err(|status| admin.failure(&status))?;
     let answer = answer.into_inner();
     let letter = answer.dead_letter.ok_or_else(|| Failure::NotFound(format!("no dead letter {}", args.id)))?;
     let letter = view::DeadLetter::with_event(letter, answer.event);
-    output::one(Format::or_default(args.output), &letter, || {
+    output::one(format, &letter, || {
         let pairs = view::DeadLetter::HEADINGS.iter().map(|name| (*name).to_owned()).zip(letter.cells());
         let rows = pairs.map(|(name, cell)| vec![name, cell]);
         output::table(&["", ""], rows).to_string()
@@ -194,19 +190,16 @@ impl Redriven {
 }
 
 async fn redrive(args: RedriveArgs) -> Result<(), Failure> {
-    let chosen = [!args.ids.is_empty(), !args.filter.is_empty(), args.all].into_iter().filter(|chosen| *chosen).count();
-    if chosen != 1 {
-        let problem = "say what to redrive: ids, filters such as --subscription, or --all; one of the three";
-        return Err(Failure::Usage(problem.into()));
-    }
+    one_way("redrive", "--subscription", args.given())?;
     let by_id = !args.ids.is_empty();
-    let admin = args.admin.connect().await?;
+    let format = args.common.format();
+    let admin = args.common.admin.connect().await?;
     let request = RedriveDeadLettersRequest {
         ids: args.ids,
         filter: (!args.filter.is_empty()).then(|| args.filter.into_filter(Vec::new())),
         all: args.all,
-        reason: args.reason,
-        request_id: Uuid::now_v7().to_string(),
+        reason: args.reason.reason,
+        request_id: request_id(),
         dry_run: args.dry_run,
     };
     if !args.dry_run && !args.yes && !by_id && prompt::is_attended() {
@@ -216,7 +209,7 @@ async fn redrive(args: RedriveArgs) -> Result<(), Failure> {
         }
     }
     let result = carry_out(&admin, request).await?;
-    output::one(Format::or_default(args.output), &result, || result.human())?;
+    output::one(format, &result, || result.human())?;
     if result.failed > 0 {
         return Err(Failure::Failed(format!("{} failed again; see weft dlq list", result.failed)));
     }
@@ -269,19 +262,16 @@ struct Closed {
 
 async fn close(args: RedriveArgs, closing: Closing) -> Result<(), Failure> {
     let verb = closing.verb();
-    let chosen = [!args.ids.is_empty(), !args.filter.is_empty(), args.all].into_iter().filter(|chosen| *chosen).count();
-    if chosen != 1 {
-        let problem = format!("say what to {verb}: ids, filters such as --subscription, or --all; one of the three");
-        return Err(Failure::Usage(problem));
-    }
+    one_way(verb, "--subscription", args.given())?;
     let by_id = !args.ids.is_empty();
-    let admin = args.admin.connect().await?;
+    let format = args.common.format();
+    let admin = args.common.admin.connect().await?;
     let request = v1::ResolveDeadLettersRequest {
         ids: args.ids,
         filter: (!args.filter.is_empty()).then(|| args.filter.into_filter(Vec::new())),
         all: args.all,
-        reason: args.reason,
-        request_id: Uuid::now_v7().to_string(),
+        reason: args.reason.reason,
+        request_id: request_id(),
         dry_run: args.dry_run,
     };
     if !args.dry_run && !args.yes && !by_id && prompt::is_attended() {
@@ -292,7 +282,7 @@ async fn close(args: RedriveArgs, closing: Closing) -> Result<(), Failure> {
         }
     }
     let closed = ask_close(&admin, request, closing).await?;
-    output::one(Format::or_default(args.output), &closed, || match &closed {
+    output::one(format, &closed, || match &closed {
         Closed { dry_run: true, selected, .. } => format!("would {verb} {selected}"),
         Closed { selected, closed, not_applicable, pending, .. } => {
             format!("{verb} {selected}: {closed} done, {not_applicable} not applicable, {pending} pending")
@@ -320,10 +310,11 @@ async fn ask_close(
 }
 
 async fn stats(args: StatsArgs) -> Result<(), Failure> {
-    let admin = args.admin.connect().await?;
+    let format = args.common.format();
+    let admin = args.common.admin.connect().await?;
     let request = v1::DeadLetterStatsRequest { filter: Some(args.filter.into_filter(Vec::new())) };
     let answer = admin.dead_letters().dead_letter_stats(admin.request(request)).await;
     let answer = answer.map_err(|status| admin.failure(&status))?.into_inner();
     let rows: Vec<_> = answer.counts.into_iter().map(view::DeadLetterCount::from).collect();
-    output::list(Format::or_default(args.output), &rows)
+    output::list(format, &rows)
 }

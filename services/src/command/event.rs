@@ -4,9 +4,9 @@ use tonic::Code;
 use weft_proto::v1::{self, TailEventsRequest};
 
 use super::{
-    admin::{AdminArgs, AdminClient},
-    output::{self, Format},
-    replay,
+    admin::AdminClient,
+    common::CommonArgs,
+    output, replay,
     select::{EventFilterArgs, Since, parse_since},
     view,
 };
@@ -33,10 +33,7 @@ pub struct GetArgs {
     /// The event's id
     event_id: String,
     #[command(flatten)]
-    admin: AdminArgs,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
+    common: CommonArgs,
 }
 
 /// `weft event tail`.
@@ -54,10 +51,7 @@ pub struct TailArgs {
     #[arg(short = 'n', long, value_name = "N")]
     limit: Option<u64>,
     #[command(flatten)]
-    admin: AdminArgs,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
+    common: CommonArgs,
 }
 
 /// Carries out one verb.
@@ -75,17 +69,18 @@ pub async fn run(command: EventCommand) -> Result<(), Failure> {
 }
 
 async fn get(args: GetArgs) -> Result<(), Failure> {
-    let admin = args.admin.connect().await?;
+    let format = args.common.format();
+    let admin = args.common.admin.connect().await?;
     let request = admin.request(v1::GetEventRequest { event_id: args.event_id.clone() });
     let answer = admin.events().get_event(request).await.map_err(|status| admin.failure(&status))?;
     let event = view::EventWithDeliveries::new(answer.into_inner())
         .ok_or_else(|| Failure::NotFound(format!("no event {}", args.event_id)))?;
-    output::one(Format::or_default(args.output), &event, || event.human())
+    output::one(format, &event, || event.human())
 }
 
 async fn tail(args: TailArgs) -> Result<(), Failure> {
-    let admin = args.admin.connect().await?;
-    let format = Format::or_default(args.output);
+    let format = args.common.format();
+    let admin = args.common.admin.connect().await?;
     let (since, from_beginning, not_before) = match args.since {
         None => (String::new(), args.from_beginning, None),
         Some(Since::Place(place)) => (place, false, None),

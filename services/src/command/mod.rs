@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod catalog;
+pub mod common;
 pub mod dlq;
 pub mod event;
 pub mod listen;

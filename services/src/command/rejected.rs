@@ -1,15 +1,15 @@
 //! `weft rejected list | get | retry`: requests that gateways refused.
 
 use jiff::Timestamp;
-use uuid::Uuid;
 use weft_proto::v1::{self, RetryRejectedRequest};
 
 use super::{
-    admin::{AdminArgs, AdminClient},
+    admin::AdminClient,
+    common::{CommonArgs, ReasonArgs, request_id},
     output::{self, Format},
     paging::{self, PAGE_MAX},
     prompt,
-    select::{parse_moment, to_proto},
+    select::{one_way, parse_moment, to_proto},
 };
 use crate::exit::Failure;
 
@@ -59,10 +59,7 @@ pub struct ListArgs {
     #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
     limit: usize,
     #[command(flatten)]
-    admin: AdminArgs,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
+    common: CommonArgs,
 }
 
 /// `weft rejected get`.
@@ -71,10 +68,7 @@ pub struct GetArgs {
     /// The number that the list shows
     id: String,
     #[command(flatten)]
-    admin: AdminArgs,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
+    common: CommonArgs,
 }
 
 /// `weft rejected retry`.
@@ -94,14 +88,10 @@ pub struct RetryArgs {
     /// Do not ask
     #[arg(short, long)]
     yes: bool,
-    /// Why, for the audit log
-    #[arg(long, default_value = "", hide_default_value = true)]
-    reason: String,
     #[command(flatten)]
-    admin: AdminArgs,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
+    reason: ReasonArgs,
+    #[command(flatten)]
+    common: CommonArgs,
 }
 
 /// Carries out one verb.
@@ -118,9 +108,10 @@ pub async fn run(command: RejectedCommand) -> Result<(), Failure> {
 }
 
 async fn list(args: ListArgs) -> Result<(), Failure> {
-    let admin = args.admin.connect().await?;
+    let format = args.common.format();
+    let admin = args.common.admin.connect().await?;
     let entries = pages(&admin, args.filter, args.limit).await?;
-    print(Format::or_default(args.output), entries)
+    print(format, entries)
 }
 
 fn print(format: Format, entries: Vec<v1::Rejected>) -> Result<(), Failure> {
@@ -146,21 +137,18 @@ async fn pages(admin: &AdminClient, filter: FilterArgs, limit: usize) -> Result<
 }
 
 async fn get(args: GetArgs) -> Result<(), Failure> {
-    let admin = args.admin.connect().await?;
+    let format = args.common.format();
+    let admin = args.common.admin.connect().await?;
     let request = admin.request(v1::GetRejectedRequest { id: args.id });
     let answer = admin.rejected().get_rejected(request).await.map_err(|status| admin.failure(&status))?;
     let entry = view::Rejected::whole(answer.into_inner());
-    output::one(Format::or_default(args.output), &entry, || entry.human())
+    output::one(format, &entry, || entry.human())
 }
 
 async fn retry(args: RetryArgs) -> Result<(), Failure> {
-    let chosen = [!args.ids.is_empty(), !args.filter.is_empty(), args.all].into_iter().filter(|chosen| *chosen).count();
-    if chosen != 1 {
-        let problem = "say what to retry: ids, filters such as --source, or --all; one of the three";
-        return Err(Failure::Usage(problem.into()));
-    }
-    let admin = args.admin.connect().await?;
-    let format = Format::or_default(args.output);
+    one_way("retry", "--source", [!args.ids.is_empty(), !args.filter.is_empty(), args.all])?;
+    let format = args.common.format();
+    let admin = args.common.admin.connect().await?;
     let by_id = !args.ids.is_empty();
     let ids = if by_id && !args.dry_run {
         args.ids
@@ -176,7 +164,7 @@ async fn retry(args: RetryArgs) -> Result<(), Failure> {
     if !by_id && !args.yes && prompt::is_attended() && !prompt::confirmed(&question())? {
         return Err(Failure::Failed("nothing was retried".into()));
     }
-    let (results, failure) = carry_out(&admin, in_order(ids), &args.reason).await;
+    let (results, failure) = carry_out(&admin, in_order(ids), &args.reason.reason).await;
     let refused = results.iter().filter(|result| !result.code.is_empty()).count();
     let rows: Vec<_> = results.into_iter().map(view::Retried::from).collect();
     output::list(format, &rows)?;
@@ -211,7 +199,7 @@ async fn carry_out(admin: &AdminClient, ids: Vec<String>, reason: &str) -> (Vec<
     let mut results = Vec::with_capacity(ids.len());
     let mut failure = None;
     for part in ids.chunks(RETRIES) {
-        let request_id = Uuid::now_v7().to_string();
+        let request_id = request_id();
         let request = RetryRejectedRequest { ids: part.to_vec(), reason: reason.to_owned(), request_id };
         match admin.rejected().retry_rejected(admin.request(request)).await {
             Ok(answer) => results.extend(answer.into_inner().results),

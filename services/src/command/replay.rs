@@ -1,14 +1,14 @@
 //! `weft replay plan | start | list | get | pause | resume | cancel`, and `weft event replay`.
 
 use jiff::Timestamp;
-use uuid::Uuid;
 use weft_proto::v1;
 
 use super::{
-    admin::{AdminArgs, AdminClient},
+    admin::AdminClient,
+    common::{CommonArgs, ReasonArgs, request_id},
     output::{self, Format, Row as _},
     paging, prompt,
-    select::{EventFilterArgs, parse_moment, to_proto},
+    select::{EventFilterArgs, one_way, parse_moment, to_proto},
     view,
 };
 use crate::exit::Failure;
@@ -62,10 +62,7 @@ impl SelectionArgs {
         let Self { ids, filter, since, until, all, subscription } = self;
         let EventFilterArgs { workflow, event_type, source } = filter;
         let filtered = [&workflow, &event_type, &source].into_iter().any(Option::is_some) || since.or(until).is_some();
-        if [!ids.is_empty(), filtered, all].into_iter().filter(|chosen| *chosen).count() != 1 {
-            let problem = "say what to replay: ids, filters such as --workflow, or --all; one of the three";
-            return Err(Failure::Usage(problem.into()));
-        }
+        one_way("replay", "--workflow", [!ids.is_empty(), filtered, all])?;
         let filter = filtered.then(|| v1::ReplayFilter {
             workflow_id: workflow.unwrap_or_default(),
             r#type: event_type.unwrap_or_default(),
@@ -83,10 +80,7 @@ pub struct PlanArgs {
     #[command(flatten)]
     selection: SelectionArgs,
     #[command(flatten)]
-    admin: AdminArgs,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
+    common: CommonArgs,
 }
 
 /// `weft replay start`, `weft event replay`.
@@ -100,14 +94,10 @@ pub struct StartArgs {
     /// Do not ask
     #[arg(short, long)]
     yes: bool,
-    /// Why, for the audit log
-    #[arg(long, default_value = "", hide_default_value = true)]
-    reason: String,
     #[command(flatten)]
-    admin: AdminArgs,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
+    reason: ReasonArgs,
+    #[command(flatten)]
+    common: CommonArgs,
 }
 
 /// `weft replay list`.
@@ -117,10 +107,7 @@ pub struct ListArgs {
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
     limit: usize,
     #[command(flatten)]
-    admin: AdminArgs,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
+    common: CommonArgs,
 }
 
 /// `weft replay get`.
@@ -129,10 +116,7 @@ pub struct GetArgs {
     /// The replay's id
     id: String,
     #[command(flatten)]
-    admin: AdminArgs,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
+    common: CommonArgs,
 }
 
 /// `weft replay pause | resume | cancel`.
@@ -140,14 +124,10 @@ pub struct GetArgs {
 pub struct OrderArgs {
     /// The replay's id
     id: String,
-    /// Why, for the audit log
-    #[arg(long, default_value = "", hide_default_value = true)]
-    reason: String,
     #[command(flatten)]
-    admin: AdminArgs,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
+    reason: ReasonArgs,
+    #[command(flatten)]
+    common: CommonArgs,
 }
 
 /// Carries out one verb.
@@ -159,33 +139,38 @@ pub async fn run(command: ReplayCommand) -> Result<(), Failure> {
     match command {
         ReplayCommand::Plan(args) => {
             let selection = args.selection.into_selection()?;
-            plan(&args.admin.connect().await?, selection, args.output).await
+            let format = args.common.format();
+            plan(&args.common.admin.connect().await?, selection, format).await
         }
         ReplayCommand::Start(args) => start(args).await,
         ReplayCommand::List(args) => list(args).await,
         ReplayCommand::Get(args) => {
-            let admin = args.admin.connect().await?;
+            let format = args.common.format();
+            let admin = args.common.admin.connect().await?;
             let request = admin.request(v1::GetReplayRequest { id: args.id });
             let answer = admin.replays().get_replay(request).await.map_err(|status| admin.failure(&status))?;
-            print(answer.into_inner(), args.output)
+            print(answer.into_inner(), format)
         }
-        ReplayCommand::Pause(OrderArgs { id, reason, admin, output }) => {
-            let admin = admin.connect().await?;
-            let request = v1::PauseReplayRequest { id, reason, request_id: Uuid::now_v7().to_string() };
+        ReplayCommand::Pause(OrderArgs { id, reason: ReasonArgs { reason }, common }) => {
+            let format = common.format();
+            let admin = common.admin.connect().await?;
+            let request = v1::PauseReplayRequest { id, reason, request_id: request_id() };
             let answer = admin.replays().pause_replay(admin.request(request)).await;
-            print(answer.map_err(|status| admin.failure(&status))?.into_inner(), output)
+            print(answer.map_err(|status| admin.failure(&status))?.into_inner(), format)
         }
-        ReplayCommand::Resume(OrderArgs { id, reason, admin, output }) => {
-            let admin = admin.connect().await?;
-            let request = v1::ResumeReplayRequest { id, reason, request_id: Uuid::now_v7().to_string() };
+        ReplayCommand::Resume(OrderArgs { id, reason: ReasonArgs { reason }, common }) => {
+            let format = common.format();
+            let admin = common.admin.connect().await?;
+            let request = v1::ResumeReplayRequest { id, reason, request_id: request_id() };
             let answer = admin.replays().resume_replay(admin.request(request)).await;
-            print(answer.map_err(|status| admin.failure(&status))?.into_inner(), output)
+            print(answer.map_err(|status| admin.failure(&status))?.into_inner(), format)
         }
-        ReplayCommand::Cancel(OrderArgs { id, reason, admin, output }) => {
-            let admin = admin.connect().await?;
-            let request = v1::CancelReplayRequest { id, reason, request_id: Uuid::now_v7().to_string() };
+        ReplayCommand::Cancel(OrderArgs { id, reason: ReasonArgs { reason }, common }) => {
+            let format = common.format();
+            let admin = common.admin.connect().await?;
+            let request = v1::CancelReplayRequest { id, reason, request_id: request_id() };
             let answer = admin.replays().cancel_replay(admin.request(request)).await;
-            print(answer.map_err(|status| admin.failure(&status))?.into_inner(), output)
+            print(answer.map_err(|status| admin.failure(&status))?.into_inner(), format)
         }
     }
 }
@@ -198,9 +183,10 @@ pub async fn run(command: ReplayCommand) -> Result<(), Failure> {
 pub async fn start(args: StartArgs) -> Result<(), Failure> {
     let by_id = !args.selection.ids.is_empty();
     let selection = args.selection.into_selection()?;
-    let admin = args.admin.connect().await?;
+    let format = args.common.format();
+    let admin = args.common.admin.connect().await?;
     if args.dry_run {
-        return plan(&admin, selection, args.output).await;
+        return plan(&admin, selection, format).await;
     }
     if !by_id && !args.yes && prompt::is_attended() {
         let planned = ask_plan(&admin, selection.clone()).await?;
@@ -208,10 +194,10 @@ pub async fn start(args: StartArgs) -> Result<(), Failure> {
             return Err(Failure::Failed("nothing was replayed".into()));
         }
     }
-    let (selection, request_id) = (Some(selection), Uuid::now_v7().to_string());
-    let request = v1::StartReplayRequest { selection, reason: args.reason, request_id };
+    let (selection, request_id) = (Some(selection), request_id());
+    let request = v1::StartReplayRequest { selection, reason: args.reason.reason, request_id };
     let answer = admin.replays().start_replay(admin.request(request)).await;
-    print(answer.map_err(|status| admin.failure(&status))?.into_inner(), args.output)
+    print(answer.map_err(|status| admin.failure(&status))?.into_inner(), format)
 }
 
 async fn ask_plan(admin: &AdminClient, selection: v1::ReplaySelection) -> Result<v1::PlanReplayResponse, Failure> {
@@ -220,25 +206,24 @@ async fn ask_plan(admin: &AdminClient, selection: v1::ReplaySelection) -> Result
     Ok(answer.into_inner())
 }
 
-async fn plan(admin: &AdminClient, selection: v1::ReplaySelection, output: Option<Format>) -> Result<(), Failure> {
+async fn plan(admin: &AdminClient, selection: v1::ReplaySelection, format: Format) -> Result<(), Failure> {
     let plan = view::Plan::from(ask_plan(admin, selection).await?);
-    output::one(Format::or_default(output), &plan, || plan.human())
+    output::one(format, &plan, || plan.human())
 }
 
 async fn list(args: ListArgs) -> Result<(), Failure> {
-    let admin = args.admin.connect().await?;
+    let format = args.common.format();
+    let admin = args.common.admin.connect().await?;
     let replays = paging::read(args.limit, PAGE_MAX, async |page_size, page_token| {
         let request = v1::ListReplaysRequest { page_size, page_token };
         let answer = admin.replays().list_replays(admin.request(request)).await;
         let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
         Ok((page.replays.into_iter().map(view::Replay::from).collect(), page.next_page_token))
     });
-    output::list(Format::or_default(args.output), &replays.await?)
+    output::list(format, &replays.await?)
 }
 
-fn print(replay: v1::Replay, output: Option<Format>) -> Result<(), Failure> {
+fn print(replay: v1::Replay, format: Format) -> Result<(), Failure> {
     let replay = view::Replay::from(replay);
-    output::one(Format::or_default(output), &replay, || {
-        output::table(view::Replay::HEADINGS, [replay.cells()]).to_string()
-    })
+    output::one(format, &replay, || output::table(view::Replay::HEADINGS, [replay.cells()]).to_string())
 }

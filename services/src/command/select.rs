@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use weft_nats::options::Span;
 use weft_proto::v1;
 
+use crate::exit::Failure;
+
 /// Filters of events.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct EventFilterArgs {
@@ -105,6 +107,18 @@ pub fn parse_moment(text: &str) -> Result<Timestamp, String> {
     }
     let age: Span = text.parse().map_err(|_| format!("{text:?} is neither an age such as 1h nor an RFC 3339 time"))?;
     now().and_then(|now| now.checked_sub(age.0)).map_err(|_| format!("{text:?} is before all time"))
+}
+
+/// Refuses a selection that is made in no way, or in several: by ids, by filters such as `filter`, or of all.
+///
+/// # Errors
+///
+/// [`Failure::Usage`]: what the `verb` wants to know.
+pub fn one_way(verb: &str, filter: &str, given: [bool; 3]) -> Result<(), Failure> {
+    if given.into_iter().filter(|given| *given).count() == 1 {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!("say what to {verb}: ids, filters such as {filter}, or --all; one of the three")))
 }
 
 /// A time as messages carry it.

@@ -3,12 +3,12 @@
 use std::mem;
 
 use tonic::{Response, Status};
-use uuid::Uuid;
 use weft_proto::v1;
 
 use super::{
-    admin::{AdminArgs, AdminClient},
-    output::{self, Format, Row as _},
+    admin::AdminClient,
+    common::{CommonArgs, ReasonArgs, request_id},
+    output::{self, Row as _},
     paging::{self, PAGE_MAX},
     view,
 };
@@ -40,10 +40,7 @@ pub struct GetArgs {
     #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
     limit: usize,
     #[command(flatten)]
-    admin: AdminArgs,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
+    common: CommonArgs,
 }
 
 /// `weft workflow lanes`.
@@ -62,10 +59,7 @@ pub struct LanesArgs {
     #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
     limit: usize,
     #[command(flatten)]
-    admin: AdminArgs,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
+    common: CommonArgs,
 }
 
 /// Which lane, and why.
@@ -76,14 +70,10 @@ pub struct LaneArgs {
     /// The lane's subscription
     #[arg(long, value_name = "NAME")]
     subscription: String,
-    /// Why, for the audit log
-    #[arg(long, default_value = "", hide_default_value = true)]
-    reason: String,
     #[command(flatten)]
-    admin: AdminArgs,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
+    reason: ReasonArgs,
+    #[command(flatten)]
+    common: CommonArgs,
 }
 
 /// Which lane's head, and why.
@@ -139,7 +129,8 @@ pub async fn run(command: WorkflowCommand) -> Result<(), Failure> {
 }
 
 async fn get(args: GetArgs) -> Result<(), Failure> {
-    let admin = args.admin.connect().await?;
+    let format = args.common.format();
+    let admin = args.common.admin.connect().await?;
     let mut workflow = v1::GetWorkflowResponse::default();
     let events = paging::read(args.limit, PAGE_MAX, async |page_size, page_token| {
         let request = v1::GetWorkflowRequest { workflow_id: args.workflow.clone(), page_size, page_token };
@@ -149,11 +140,12 @@ async fn get(args: GetArgs) -> Result<(), Failure> {
     });
     workflow = v1::GetWorkflowResponse { events: events.await?, ..workflow };
     let workflow = view::Workflow::from(workflow);
-    output::one(Format::or_default(args.output), &workflow, || workflow.human())
+    output::one(format, &workflow, || workflow.human())
 }
 
 async fn lanes(args: LanesArgs) -> Result<(), Failure> {
-    let admin = args.admin.connect().await?;
+    let format = args.common.format();
+    let admin = args.common.admin.connect().await?;
     let asked = v1::ListLanesRequest {
         subscription: args.subscription.unwrap_or_default(),
         workflow_id: args.workflow.unwrap_or_default(),
@@ -166,7 +158,7 @@ async fn lanes(args: LanesArgs) -> Result<(), Failure> {
         let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
         Ok((page.lanes.into_iter().map(view::Lane::from).collect(), page.next_page_token))
     });
-    output::list(Format::or_default(args.output), &lanes.await?)
+    output::list(format, &lanes.await?)
 }
 
 /// Tells a lane what to do; `done` is what people read.
@@ -175,11 +167,11 @@ async fn order(
     done: &str,
     call: impl AsyncFnOnce(AdminClient, String, String, String, String) -> Result<Response<v1::LaneResponse>, Status>,
 ) -> Result<(), Failure> {
-    let admin = args.admin.connect().await?;
-    let request_id = Uuid::now_v7().to_string();
-    let answer = call(admin.clone(), args.subscription, args.workflow, args.reason, request_id).await;
+    let format = args.common.format();
+    let admin = args.common.admin.connect().await?;
+    let answer = call(admin.clone(), args.subscription, args.workflow, args.reason.reason, request_id()).await;
     let ordered = view::Ordered::from(answer.map_err(|status| admin.failure(&status))?.into_inner());
-    output::one(Format::or_default(args.output), &ordered, || match &ordered.lane {
+    output::one(format, &ordered, || match &ordered.lane {
         Some(lane) => {
             let table = output::table(view::Lane::HEADINGS, [lane.cells()]);
             format!("{done} {}\n{table}", ordered.event_id.as_deref().unwrap_or_default())

@@ -3,11 +3,9 @@
 //! - `wanted`: what files and flags want, as messages.
 //! - `view`: what the admin answers, as it is printed.
 
-use uuid::Uuid;
-
 use self::view::Deleted;
 use super::{
-    admin::AdminArgs,
+    common::{CommonArgs, ReasonArgs, request_id},
     output::{self, Format},
     prompt::confirm,
 };
@@ -19,30 +17,6 @@ pub mod source;
 pub mod subscription;
 mod view;
 pub(super) mod wanted;
-
-/// Of every command: where the admin is, and how to print.
-#[derive(Debug, clap::Args)]
-pub struct CommonArgs {
-    #[command(flatten)]
-    admin: AdminArgs,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
-}
-
-impl CommonArgs {
-    fn format(&self) -> Format {
-        Format::or_default(self.output)
-    }
-}
-
-/// Of every command that changes something.
-#[derive(Debug, clap::Args)]
-pub struct ReasonArgs {
-    /// Why, for the audit log
-    #[arg(long, default_value = "", hide_default_value = true)]
-    reason: String,
-}
 
 /// Of every command that shows one entry.
 #[derive(Debug, clap::Args)]
@@ -84,9 +58,4 @@ impl DeleteArgs {
 fn print_deleted(format: Format, kind: &str, name: &str) -> Result<(), Failure> {
     let deleted = Deleted::new(kind, name);
     output::one(format, &deleted, || deleted.human())
-}
-
-/// Names a call: one that is repeated after its answer was lost acts once.
-fn request_id() -> String {
-    Uuid::now_v7().to_string()
 }

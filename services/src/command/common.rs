@@ -1,0 +1,36 @@
+//! What commands take in common.
+
+use uuid::Uuid;
+
+use super::{admin::AdminArgs, output::Format};
+
+/// Of every command: where the admin is, and how to print.
+#[derive(Debug, clap::Args)]
+pub struct CommonArgs {
+    /// Where the admin is, and who asks.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    /// How to print [default: table on a terminal, jsonl in a pipe]
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+impl CommonArgs {
+    /// How to print.
+    pub fn format(&self) -> Format {
+        Format::or_default(self.output)
+    }
+}
+
+/// Of every command that changes something.
+#[derive(Debug, clap::Args)]
+pub struct ReasonArgs {
+    /// Why, for the audit log
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub reason: String,
+}
+
+/// Names a call: one that is repeated after its answer was lost acts once.
+pub fn request_id() -> String {
+    Uuid::now_v7().to_string()
+}
