@@ -22,16 +22,17 @@ impl Outgoing {
     pub fn encoded_size(&self) -> usize {
         /// `NATS/1.0`, the closing line, and the longest expectation and batch headers.
         const APPEND_HEADERS: usize = 256;
-        let headers: usize = self
-            .headers
-            .iter()
-            .flat_map(|(name, values)| {
-                let name: &str = name.as_ref();
-                values.iter().map(move |value| name.len() + value.as_str().len() + 4)
-            })
-            .sum();
-        self.payload.len() + headers + self.subject.len() + APPEND_HEADERS
+        self.payload.len() + lines_size(&self.headers) + self.subject.len() + APPEND_HEADERS
     }
+}
+
+/// What headers take as lines: name, value, and what stands between and behind.
+fn lines_size(headers: &HeaderMap) -> usize {
+    let lines = headers.iter().flat_map(|(name, values)| {
+        let name: &str = name.as_ref();
+        values.iter().map(move |value| name.len() + value.as_str().len() + 4)
+    });
+    lines.sum()
 }
 
 /// A message as it is stored.
@@ -47,4 +48,13 @@ pub struct Stored {
     pub headers: HeaderMap,
     /// Its body.
     pub payload: Bytes,
+}
+
+impl Stored {
+    /// What it takes in its stream, in bytes, about.
+    pub fn stored_size(&self) -> usize {
+        /// `NATS/1.0`, the closing line, and what the server writes beside each message.
+        const RECORD: usize = 30;
+        self.subject.len() + self.payload.len() + lines_size(&self.headers) + RECORD
+    }
 }

@@ -4,8 +4,12 @@
 //! OUTCOMES and COMMANDS among them, and an event's body is what its sender chose. Such a message keeps the headers that
 //! it was stored with. So a record has a header that no event has, and counts only with it.
 
-use async_nats::{HeaderMap, HeaderName, HeaderValue};
+use async_nats::{HeaderMap, HeaderName, HeaderValue, header::NATS_MESSAGE_ID};
 use prost::Message;
+use weft_proto::{
+    ids::EventId,
+    v1::{Head, Heads},
+};
 
 use crate::message::{Outgoing, Stored};
 
@@ -25,6 +29,18 @@ pub fn headers() -> HeaderMap {
 /// The message that stores a record.
 pub fn encode(subject: String, record: &impl Message) -> Outgoing {
     Outgoing { subject, headers: headers(), payload: record.encode_to_vec().into() }
+}
+
+/// The most heads of one message: some 90 KiB, which the smallest `max_payload` takes.
+pub const MESSAGE_HEADS_MAX: usize = 500;
+
+/// The message that carries heads forward, at most [`MESSAGE_HEADS_MAX`], and its id, by which it is recognised when it is
+/// read back.
+pub fn heads(subject: String, heads: Vec<Head>) -> (EventId, Outgoing) {
+    let id = EventId::unique();
+    let mut message = encode(subject, &Heads { heads });
+    message.headers.insert(NATS_MESSAGE_ID, id.to_string().as_str());
+    (id, message)
 }
 
 /// The record of a message; `None` when it is none of ours.

@@ -13,9 +13,9 @@ use weft_index::{
     projection::StorageError,
     receipts::{DueHeads, Head, Horizons, Receipts},
 };
-use weft_nats::records;
+use weft_nats::records::{self, MESSAGE_HEADS_MAX};
 use weft_proto::{
-    ids::{EventId, StreamSeq, WorkflowId},
+    ids::{StreamSeq, WorkflowId},
     v1,
 };
 
@@ -25,9 +25,6 @@ use super::{flight::Carry, overlay::Overlay};
 const LOOKS: u32 = 16;
 /// The shortest time between two looks: each walks through all heads.
 const INTERVAL_MIN: Duration = Duration::from_millis(250);
-/// Heads of one message: some 90 KiB at the most, which the smallest `max_payload` takes.
-const MESSAGE_HEADS_MAX: usize = 500;
-
 /// A look at the file.
 pub(super) type Scan = JoinHandle<Result<Page, StorageError>>;
 
@@ -120,11 +117,8 @@ impl Carrier {
             return None;
         }
         self.aboard = Some(due.more_after);
-        // A message id of its own, by which it is recognised when it is read back.
-        let id = EventId::unique();
-        let record = v1::Heads { heads: heads.iter().map(|(workflow, head)| record(workflow, head)).collect() };
-        let mut message = records::encode(self.subject.clone(), &record);
-        message.headers.insert("Nats-Msg-Id", id.to_string().as_str());
+        let (id, message) =
+            records::heads(self.subject.clone(), heads.iter().map(|(workflow, head)| record(workflow, head)).collect());
         Some(Carry { id, heads, message })
     }
 

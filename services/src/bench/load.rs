@@ -210,9 +210,9 @@ pub async fn closed(traffic: Traffic, connections: usize, time: Duration, status
     Ok(Outcome { latencies, elapsed: started.elapsed() })
 }
 
-/// An open loop: `rate` events a second for `warm_up`, of which none counts, and for `time`, spread evenly over so many connections, each event at its time
-/// whatever became of the others. An event whose connection still waits for an earlier answer is late, and its lateness
-/// counts.
+/// An open loop: `rate` events a second for `warm_up`, of which none counts, and for `time`, spread evenly over so many
+/// connections, each event at its time whatever became of the others. An event whose connection still waits for an earlier
+/// answer is late, and its lateness counts.
 ///
 /// # Errors
 ///

@@ -16,11 +16,11 @@ use weft_nats::{
     direct,
     event::Entry,
     message::{Outgoing, Stored},
-    records,
+    records::{self, MESSAGE_HEADS_MAX},
     streams::{self, Usage},
 };
 use weft_proto::{
-    ids::{EventId, StreamSeq, WorkflowId},
+    ids::{StreamSeq, WorkflowId},
     v1,
 };
 
@@ -38,8 +38,6 @@ const PAUSE_STUCK: Duration = Duration::from_secs(5);
 const USED: (u64, u64) = (90, 80);
 /// What goes at once.
 const PART: Bounds = Bounds { messages: 1000, bytes: 8 * 1024 * 1024 };
-/// Heads of one message: some 90 KiB at the most.
-const MESSAGE_HEADS_MAX: usize = 500;
 /// Workflows that are looked up at a time.
 const LOOKUPS: usize = 16;
 /// What a stream that is full is lent for a message of heads.
@@ -117,7 +115,7 @@ impl Trim {
         let (mut left, mut first, mut count) = (usage.bytes.saturating_sub(target), usage.first, 0);
         while left > 0 && first <= settled.through {
             let part = self.log.try_range(&self.stream(), ">", first, settled.through, PART).await?;
-            left = left.saturating_sub(part.messages.iter().map(bytes_of).sum());
+            left = left.saturating_sub(part.messages.iter().map(|message| message.stored_size() as u64).sum());
             count += part.messages.len();
             self.carry(&part.messages, part.known).await?;
             streams::drop_through(&self.log.connection, &self.stream(), part.known).await?;
@@ -149,7 +147,7 @@ impl Trim {
             .try_collect()
             .await?;
         for heads in heads.chunks(MESSAGE_HEADS_MAX) {
-            self.append(&v1::Heads { heads: heads.to_vec() }).await?;
+            self.append(heads.to_vec()).await?;
         }
         Ok(())
     }
@@ -179,9 +177,8 @@ impl Trim {
         newest
     }
 
-    async fn append(&self, heads: &v1::Heads) -> Result<(), TrimError> {
-        let mut message = records::encode(self.log.layout.heads_subject(self.log.shard), heads);
-        message.headers.insert("Nats-Msg-Id", EventId::unique().to_string().as_str());
+    async fn append(&self, heads: Vec<v1::Head>) -> Result<(), TrimError> {
+        let (_, message) = records::heads(self.log.layout.heads_subject(self.log.shard), heads);
         match publish(&self.log.connection, &message).await {
             Err(AppendErrorKind::Full(_)) => self.append_to_full(&message).await,
             stored => stored.map_err(TrimError::Heads),
@@ -203,13 +200,4 @@ impl Trim {
 fn target(usage: Usage) -> Option<u64> {
     let max = usage.bytes_max?;
     (usage.bytes >= max / 100 * USED.0).then_some(max / 100 * USED.1)
-}
-
-/// What a message takes in the stream, about.
-fn bytes_of(message: &Stored) -> u64 {
-    let headers = message.headers.iter().map(|(name, values)| {
-        let name: &str = name.as_ref();
-        values.iter().map(|value| name.len() + value.as_str().len() + 4).sum::<usize>()
-    });
-    (message.subject.len() + message.payload.len() + headers.sum::<usize>() + 30) as u64
 }

@@ -449,20 +449,13 @@ fn same_change(ours: &Change, decoded: &Change) {
 
 fn carry_of(mut heads: Vec<(WorkflowId, Head)>, overlay: &Overlay) -> Option<Carry> {
     heads.retain(|(workflow, _)| overlay.head(workflow).is_none());
-    let record = v1::Heads {
-        heads: heads
-            .iter()
-            .map(|(workflow, head)| v1::Head {
-                workflow_id: workflow.to_string(),
-                sequence_number: head.sequence_number.0,
-                event_id: head.event_id.to_vec(),
-                stored_at_ms: head.stored_at.as_millisecond(),
-            })
-            .collect(),
-    };
-    let id = EventId::unique();
-    let mut message = records::encode("heads.0".into(), &record);
-    message.headers.insert("Nats-Msg-Id", id.to_string().as_str());
+    let records = heads.iter().map(|(workflow, head)| v1::Head {
+        workflow_id: workflow.to_string(),
+        sequence_number: head.sequence_number.0,
+        event_id: head.event_id.to_vec(),
+        stored_at_ms: head.stored_at.as_millisecond(),
+    });
+    let (id, message) = records::heads("heads.0".into(), records.collect());
     (!heads.is_empty()).then_some(Carry { id, heads, message })
 }
 
