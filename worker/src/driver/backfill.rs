@@ -1,4 +1,4 @@
-//! Subscriptions that begin behind the shared reader, or have more in memory than they may: each reads on its own until it
+//! Subscriptions that begin behind the shared reader, or have had no room for an event: each reads on its own until it
 //! meets it.
 //!
 //! They meet exactly. An own reader never reads beyond the shared cursor; within one step of it the shared reader waits,
@@ -145,7 +145,7 @@ impl Driver {
             if cursor >= shared {
                 self.backfills.cursors.remove(&uid);
                 self.handle(Input::Joined { uid })?;
-            } else if self.lanes.reads_on(uid, cursor) {
+            } else if self.lanes.reads_on(uid) {
                 self.backfills.read(uid, cursor, shared);
                 break;
             }
@@ -159,6 +159,7 @@ impl Driver {
         if self.backfills.cursors.get(&uid).map(|cursor| cursor.next()) != Some(from) {
             return Ok(());
         }
+        let mut known = read.known;
         for message in read.messages {
             let seq = message.seq;
             let event = match Entry::decode(self.context.layout, &message) {
@@ -170,9 +171,14 @@ impl Driver {
                 Entry::Heads(_) | Entry::Foreign(_) => None,
             };
             self.handle(Input::Backfilled { uid, seq, event })?;
+            if self.lanes.detached_through(uid).is_some_and(|through| through < seq) {
+                // There is no room for this one.
+                known = StreamSeq(seq.0 - 1);
+                break;
+            }
         }
-        self.handle(Input::Backfilled { uid, seq: read.known, event: None })?;
-        self.backfills.cursors.insert(uid, read.known);
+        self.handle(Input::Backfilled { uid, seq: known, event: None })?;
+        self.backfills.cursors.insert(uid, known);
         Ok(())
     }
 }

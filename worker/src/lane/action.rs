@@ -63,7 +63,7 @@ pub enum Action {
         /// The run that ended in the dead letter.
         dead_run: Run,
     },
-    /// A subscription has more in memory than it may: from now on it reads EVENTS behind `after` on its own, when
+    /// A subscription has no room for an event: from now on it reads EVENTS behind `after` on its own, when
     /// [`Lanes::reads_on`](super::Lanes::reads_on) says so, until it meets the shared reader. Answers:
     /// [`Input::Backfilled`](super::Input::Backfilled), [`Input::Joined`](super::Input::Joined).
     Detach {

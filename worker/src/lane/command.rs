@@ -69,10 +69,11 @@ impl Lanes {
     /// Whether an event has come to its end in its lane. What has not been matched yet, or waits, is delivered anyway.
     fn is_settled(&self, item: &RedriveItem) -> bool {
         let (key, seq) = (&item.lane, item.seq);
-        let detached = self.world.subscriptions.get(&key.subscription).and_then(|subscription| subscription.detached);
         let waits =
             |key: &LaneKey| self.world.lanes.get(key).is_some_and(|lane| (lane.first()..=lane.last).contains(&seq));
-        seq <= detached.unwrap_or(self.cursor) && !waits(key) && !waits(&key.of_event(seq))
+        seq <= self.detached_through(key.subscription).unwrap_or(self.cursor)
+            && !waits(key)
+            && !waits(&key.of_event(seq))
     }
 
     /// The event is to be delivered in a run of its own, unless another run of it is under way.

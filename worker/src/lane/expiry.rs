@@ -37,11 +37,17 @@ impl Lanes {
         self.overdue.extend(overdue.map(|(key, _)| key.clone()));
     }
 
-    /// How many lanes of each subscription have something unsettled at or below `seq`.
+    /// How many lanes of each subscription have something unsettled at or below `seq`; what a detached one has not read
+    /// counts as one.
     pub fn waiting_below(&self, seq: StreamSeq) -> BTreeMap<SubscriptionUid, usize> {
         let mut lanes = BTreeMap::new();
         for (key, _) in self.world.lanes.iter().filter(|(_, lane)| !lane.is_settled() && lane.first() <= seq) {
             *lanes.entry(key.subscription).or_default() += 1;
+        }
+        for (uid, subscription) in &self.world.subscriptions {
+            if subscription.detached.is_some_and(|detached| detached.waits && detached.through < seq) {
+                *lanes.entry(*uid).or_default() += 1;
+            }
         }
         lanes
     }

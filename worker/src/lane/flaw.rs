@@ -18,6 +18,8 @@ pub(super) enum Flaw {
     Repeat,
     /// Events are kept whatever they cost.
     BoundlessMemory,
+    /// A subscription that does not deliver has a lane for every workflow.
+    BoundlessLanes,
     /// Attempts start however many outcomes wait for their commit.
     BoundlessCommits,
     /// Attempts start however many are in flight.

@@ -261,7 +261,9 @@ pub enum Input {
         /// The last sequence of it.
         through: StreamSeq,
     },
-    /// The own reader of a detached subscription came to `seq`; `event` is there when the subscription takes it.
+    /// The own reader of a detached subscription came to `seq`; `event` is there when the subscription takes it. If there
+    /// is no room for it, [`Lanes::detached_through`](super::Lanes::detached_through) stays behind it, and it is read
+    /// again later.
     Backfilled {
         /// Which subscription.
         uid: SubscriptionUid,

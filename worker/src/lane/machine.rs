@@ -17,6 +17,7 @@ use super::{
     AttemptId, Limits, Restored,
     action::{Action, Draft, LanePrevious},
     catch_ups::CatchUps,
+    detach::Detached,
     draft::Drafts,
     expiry,
     flaw::{Flaw, has},
@@ -210,7 +211,7 @@ impl Lanes {
             let opened = v1::Opened { name: rules.name.clone(), from: rules.start.0, revision: rules.revision };
             drafts.subscription(uid, Change::Opened(opened));
             // What lies at or below the cursor has passed the shared reader: a reader of its own fetches it.
-            let detached = (rules.start <= cursor).then(|| StreamSeq(rules.start.0.saturating_sub(1)));
+            let detached = (rules.start <= cursor).then(|| Detached::behind(rules.start));
             if detached.is_some() {
                 drafts.detached(uid);
             }
@@ -290,18 +291,24 @@ impl Lanes {
             );
         }
         for uid in takers {
-            if self.detaches(*uid, event) {
-                self.detach(*uid, event.seq, actions);
-            } else {
+            if self.has_room_for(*uid, event) {
                 self.take(*uid, event, now, actions);
+            } else {
+                self.detach(*uid, event.seq, actions);
             }
         }
     }
 
-    fn take(&mut self, uid: SubscriptionUid, event: &Arc<StoredEvent>, now: Timestamp, actions: &mut Vec<Action>) {
+    pub(super) fn take(
+        &mut self,
+        uid: SubscriptionUid,
+        event: &Arc<StoredEvent>,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
         let key = self.lane_for(LaneKey::of_workflow(uid, event.event.workflow.clone()), event);
         // What the lane of a workflow takes of a subscription that is not ordered waits there for its own.
-        let may_keep = !self.spreads(&key) && self.world.may_deliver(&key);
+        let may_keep = !self.spreads(&key) && (self.world.may_deliver(&key) || event.seq <= self.aged_through);
         let lane = self.world.lane_mut(&key);
         if lane.paused && lane.is_settled() {
             // Operators are shown the head of a lane that they hold back, and skip it.
@@ -317,55 +324,6 @@ impl Lanes {
         self.world.take_place(&key);
         self.drafts.touch(&key);
         self.advance(&key, now, actions);
-    }
-
-    fn backfilled(
-        &mut self,
-        uid: SubscriptionUid,
-        seq: StreamSeq,
-        event: Option<Arc<StoredEvent>>,
-        now: Timestamp,
-        actions: &mut Vec<Action>,
-    ) {
-        let Some(subscription) = self.world.subscriptions.get_mut(&uid) else { return };
-        if subscription.detached.is_none_or(|cursor| seq <= cursor) {
-            return;
-        }
-        subscription.detached = Some(seq);
-        self.drafts.detached(uid);
-        if let Some(event) = event {
-            self.take(uid, &event, now, actions);
-        }
-    }
-
-    /// Whether a subscription has more in memory than it may, so that it goes on with a reader of its own, which waits for
-    /// room. If the shared reader went on for it, each of its lanes would have to look for its events in the log.
-    fn detaches(&self, uid: SubscriptionUid, event: &StoredEvent) -> bool {
-        self.world.is_active(uid) && !self.memory.has_room(uid, event_bytes(event))
-    }
-
-    /// From `seq` on a subscription reads on its own.
-    fn detach(&mut self, uid: SubscriptionUid, seq: StreamSeq, actions: &mut Vec<Action>) {
-        let Some(subscription) = self.world.subscriptions.get_mut(&uid) else { return };
-        debug_assert_eq!(subscription.detached, None, "P3: the shared reader has nothing for who reads on its own");
-        let after = StreamSeq(seq.0 - 1);
-        subscription.detached = Some(after);
-        self.drafts.detached(uid);
-        actions.push(Action::Detach { uid, after });
-    }
-
-    /// Whether a detached subscription that has come to `cursor` may read on: with room for more than a few events, so that
-    /// it does not stop at each; and whatever leaves the log soon.
-    pub fn reads_on(&self, uid: SubscriptionUid, cursor: StreamSeq) -> bool {
-        cursor < self.aged_through || self.memory.has_ample_share(uid)
-    }
-
-    fn joined(&mut self, uid: SubscriptionUid) {
-        if let Some(subscription) = self.world.subscriptions.get_mut(&uid) {
-            debug_assert_eq!(subscription.detached, Some(self.cursor), "P3: readers join where they meet");
-            subscription.detached = None;
-            self.drafts.subscription(uid, Change::Detached(v1::Detached { next: 0 }));
-        }
     }
 
     /// Does what a lane needs next.

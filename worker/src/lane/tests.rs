@@ -50,6 +50,7 @@ fn limits() -> Limits {
         attempts_max: 3,
         lane_events_max: 2,
         event_lanes_max: 3,
+        still_lanes_max: 2,
         buffered_bytes_max: 4 * (PAYLOAD.len() + EVENT_OVERHEAD_BYTES),
         uncommitted_max: 6,
         catch_ups_max: 2,
@@ -305,7 +306,15 @@ impl World {
 
     fn handle(&mut self, input: Input) {
         let mut actions = vec![];
+        let still: Vec<_> = self.paused.iter().map(|number| uid(*number)).collect();
+        let lanes_of = |lanes: &Lanes, uid| lanes.world.lanes_of(uid).count();
+        let before: Vec<_> = still.iter().map(|uid| lanes_of(&self.lanes, *uid)).collect();
+        let arrival = matches!(input, Input::Arrived { .. });
         self.lanes.handle(input, self.now, &mut actions);
+        for (uid, before) in still.into_iter().zip(before).filter(|_| arrival) {
+            let lanes = lanes_of(&self.lanes, uid);
+            assert!(lanes <= before.max(limits().still_lanes_max), "bound of lanes of a paused subscription");
+        }
         for action in actions {
             match action {
                 Action::Attempt { id, work, event, number, .. } => self.attempt(id, work, &event, number),
@@ -490,11 +499,11 @@ impl World {
                 self.handle(Input::Joined { uid });
                 return true;
             }
-            if self.lanes.reads_on(uid, StreamSeq(cursor as u64)) {
+            if self.lanes.reads_on(uid) {
                 let event = self.log[cursor].clone();
                 let (seq, taken) = (event.seq, takes(uid.as_bytes()[0] - 1, event.seq).then_some(event));
-                self.detached.insert(uid, cursor + 1);
                 self.handle(Input::Backfilled { uid, seq, event: taken });
+                self.detached.insert(uid, self.lanes.detached_through(uid).unwrap().0 as usize);
                 return true;
             }
         }

@@ -10,6 +10,7 @@ use weft_proto::{
 
 use super::{
     Restored,
+    detach::Detached,
     draft::State,
     flaw::{Flaw, has},
     input::{AttemptEnd, LaneKey, Rules, Work},
@@ -21,8 +22,8 @@ use super::{
 pub(super) struct Subscription {
     /// None until the catalog tells them.
     pub rules: Option<Rules>,
-    /// While it reads on its own: how far it has come.
-    pub detached: Option<StreamSeq>,
+    /// While it reads on its own.
+    pub detached: Option<Detached>,
     /// The revision of the rules whose receiver has said that it wants nothing any more. Nothing is attempted by them.
     pub gone: Option<u64>,
 }
@@ -40,6 +41,8 @@ impl Subscription {
 pub(super) struct World {
     pub lanes: BTreeMap<LaneKey, Lane>,
     pub subscriptions: HashMap<SubscriptionUid, Subscription>,
+    /// How many lanes there are of each subscription.
+    lane_counts: HashMap<SubscriptionUid, usize>,
     /// Lanes of single events that wait to be delivered live, by subscription.
     event_lanes: HashMap<SubscriptionUid, usize>,
 }
@@ -50,7 +53,7 @@ impl World {
         let mut world = World::default();
         for state in restored.subscriptions.iter().filter(|state| !state.closed) {
             if let Some(uid) = SubscriptionUid::from_slice(&state.subscription) {
-                let detached = state.detached.map(|next| StreamSeq(next.saturating_sub(1)));
+                let detached = state.detached.map(|next| Detached::behind(StreamSeq(next)));
                 world.subscriptions.insert(uid, Subscription { detached, ..Subscription::default() });
             }
         }
@@ -110,7 +113,10 @@ impl World {
 
     /// The lane, which is made where there is none.
     pub fn lane_mut(&mut self, key: &LaneKey) -> &mut Lane {
-        self.lanes.entry(key.clone()).or_insert_with(Lane::settled)
+        self.lanes.entry(key.clone()).or_insert_with(|| {
+            *self.lane_counts.entry(key.subscription).or_default() += 1;
+            Lane::settled()
+        })
     }
 
     /// A lane has taken an event: of those of single events there are only so many. Redrives and replays are not counted,
@@ -125,15 +131,21 @@ impl World {
     /// Takes a lane out.
     pub fn remove_lane(&mut self, key: &LaneKey) -> Option<Lane> {
         let lane = self.lanes.remove(key)?;
-        if lane.has_place
-            && let Some(count) = self.event_lanes.get_mut(&key.subscription)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.event_lanes.remove(&key.subscription);
-            }
+        count_down(&mut self.lane_counts, key.subscription);
+        if lane.has_place {
+            count_down(&mut self.event_lanes, key.subscription);
         }
         Some(lane)
+    }
+
+    /// Lanes of a subscription, whatever they wait for.
+    pub fn lanes_in_memory(&self, uid: SubscriptionUid) -> usize {
+        self.lane_counts.get(&uid).copied().unwrap_or_default()
+    }
+
+    /// How a subscription stands, if it reads on its own.
+    pub fn detached(&self, uid: SubscriptionUid) -> Option<Detached> {
+        self.subscriptions.get(&uid)?.detached
     }
 
     /// Lanes of single events that a subscription has waiting.
@@ -180,7 +192,16 @@ impl State for World {
     }
 
     fn detached(&self, uid: SubscriptionUid) -> u64 {
-        self.subscriptions.get(&uid).and_then(|subscription| subscription.detached).map_or(0, |cursor| cursor.next().0)
+        World::detached(self, uid).map_or(0, |detached| detached.through.next().0)
+    }
+}
+
+fn count_down(counts: &mut HashMap<SubscriptionUid, usize>, uid: SubscriptionUid) {
+    if let Some(count) = counts.get_mut(&uid) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&uid);
+        }
     }
 }
 

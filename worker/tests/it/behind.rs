@@ -1,5 +1,7 @@
 //! Subscriptions that are behind the log: created with an earlier start, or paused with a backlog.
 
+use weft_proto::v1::{self, subscription_change::Change};
+
 use crate::support::{Log, Receiver, Running, assert_in_order};
 
 /// No gap and no repeat where its own reader meets the shared one, however busy the log is meanwhile.
@@ -60,5 +62,42 @@ async fn the_backlog_of_a_pause_comes_in_order_and_once() {
     worker.stop().await;
     for receiver in [&paused, &other] {
         assert_eq!(receiver.requests.lock().unwrap().len(), 1800, "nothing came twice");
+    }
+}
+
+/// P3, P4: the lanes of a pause are bounded, however many workflows wait: beyond the bound the subscription reads on its
+/// own, across a restart without its file, and comes in order and once when it goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_of_many_workflows_detaches() {
+    const WORKFLOWS: usize = 1500;
+    let mut log = Log::start().await;
+    let (paused, other) = (Receiver::start(|_| 200).await, Receiver::start(|_| 200).await);
+    let subscription = log.subscribe_with("paused", &paused, 1, |subscription| subscription.paused = true).await;
+    log.subscribe("other", &other, 1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let worker = Running::start(&log, folder.path());
+    log.events(2 * WORKFLOWS, WORKFLOWS).await;
+    other.until_delivered(2 * WORKFLOWS).await;
+    let detached_at = |commit: &v1::Commit| {
+        let changes = commit.subscriptions.iter().filter(|change| change.subscription == subscription.uid);
+        changes
+            .filter_map(|change| if let Some(Change::Detached(own)) = &change.change { Some(own.next) } else { None })
+            .last()
+    };
+    let commits = log.commits(|commits| commits.iter().any(|commit| detached_at(commit).is_some())).await;
+    assert_eq!(commits.iter().rev().find_map(detached_at), Some(1001), "it waits before the workflow without a lane");
+    worker.stop().await;
+    let folder = tempfile::tempdir().unwrap();
+    let worker = Running::start(&log, folder.path());
+    log.events(WORKFLOWS, WORKFLOWS).await;
+    other.until_delivered(3 * WORKFLOWS).await;
+    log.pause("paused", false).await;
+    for receiver in [&paused, &other] {
+        let requests = receiver.until_delivered(3 * WORKFLOWS).await;
+        assert_in_order(&requests, WORKFLOWS, 3);
+    }
+    worker.stop().await;
+    for receiver in [&paused, &other] {
+        assert_eq!(receiver.requests.lock().unwrap().len(), 3 * WORKFLOWS, "nothing came twice");
     }
 }

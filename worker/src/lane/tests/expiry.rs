@@ -90,6 +90,7 @@ fn a_large_backlog_expires_bit_by_bit() {
     world.age(40);
     let mut expired = 0;
     loop {
+        while world.backfill() {}
         catch_up_all(&mut world);
         let most = limits().uncommitted_max + limits().lane_events_max;
         assert!(world.lanes.drafts.uncommitted_outcomes() <= most);

@@ -137,6 +137,27 @@ fn a_subscription_that_fills_the_memory_reads_on_its_own() {
     assert_eq!(world.delivered.iter().filter(|(lane, _)| lane.subscription == uid(0)).count(), taken);
 }
 
+/// Pausing costs no memory for each workflow there is, and what waits in the log is known to be late.
+#[test]
+fn a_paused_subscription_reads_on_when_it_goes_on() {
+    let mut world = world_with(0);
+    world.pause(0, true);
+    world.log.extend((1..=30).map(|seq| event(seq, (seq % 3) as u8)));
+    (0..30).for_each(|_| world.read());
+    assert_eq!(world.lanes.world.lanes_in_memory(uid(0)), limits().still_lanes_max);
+    assert_eq!(world.detached.get(&uid(0)), Some(&2), "the third workflow's first event waits in the log");
+    assert!(!world.backfill(), "until it goes on");
+    let late = |world: &World, seq| world.lanes.waiting_below(StreamSeq(seq)).get(&uid(0)).copied();
+    assert_eq!((late(&world, 2), late(&world, 3)), (Some(2), Some(3)));
+    commit_all(&mut world);
+    world.crash(false);
+    while world.backfill() {}
+    assert_eq!(late(&world, 3), Some(3), "who takes over finds it where it stands");
+
+    world.heal();
+    assert!(!world.detached.contains_key(&uid(0)), "it has met the shared reader");
+}
+
 /// A world whose first event is quarantined, and whose second is not.
 fn world_with_a_quarantined_head() -> World {
     let mut world = world_with(0);

@@ -64,6 +64,7 @@ fn the_model_notices_every_flaw() {
         Flaw::Gap,
         Flaw::Repeat,
         Flaw::BoundlessMemory,
+        Flaw::BoundlessLanes,
         Flaw::BoundlessCommits,
         Flaw::BoundlessAttempts,
         Flaw::BoundlessSubscription,
