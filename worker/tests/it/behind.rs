@@ -82,7 +82,7 @@ async fn a_pause_of_many_workflows_detaches() {
         let changes = commit.subscriptions.iter().filter(|change| change.subscription == subscription.uid);
         changes
             .filter_map(|change| if let Some(Change::Detached(own)) = &change.change { Some(own.next) } else { None })
-            .last()
+            .next_back()
     };
     let commits = log.commits(|commits| commits.iter().any(|commit| detached_at(commit).is_some())).await;
     assert_eq!(commits.iter().rev().find_map(detached_at), Some(1001), "it waits before the workflow without a lane");
