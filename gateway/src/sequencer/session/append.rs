@@ -30,6 +30,7 @@ impl Session<'_> {
             && (!self.ready.is_empty() || self.carrier.has_page())
             && let Some(mut appender) = self.appender.take()
         {
+            self.gather.launched(self.ready.len());
             let group = self.next_group();
             let carry = self.carrier.board(&self.overlay);
             let (flight, messages) = Flight::decide(&self.overlay, self.shard.horizons(), group, carry);
@@ -102,7 +103,7 @@ impl Session<'_> {
             Ok(_) => {
                 self.failures = 0;
                 if batched {
-                    self.gather.landed(sent, took, now);
+                    self.gather.landed(sent, self.ready.len() + left.submissions.len(), took, now);
                 } else {
                     self.gather.nobody();
                 }
