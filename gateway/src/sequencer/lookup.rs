@@ -3,6 +3,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use tokio::task::JoinHandle;
@@ -11,14 +12,41 @@ use weft_index::{
     receipts::{Receipts, View},
 };
 
-use super::{decide::Looked, submission::Submission};
+use super::{decide, submission::Submission};
 
-/// So many are asked about at once, without a thread that may block: some microseconds each where the pages are in memory,
-/// and some milliseconds for all of them where none is.
-pub(super) const AT_ONCE_MAX: usize = 16;
+/// So many are asked about at once in any case, without a thread that may block: some milliseconds for all of them where
+/// no page is in memory.
+const AT_ONCE_MAX: usize = 16;
+/// What one takes at the most for more than that to be asked about at once: some microseconds where the pages are in
+/// memory, so a few milliseconds for a whole group. A thread would be waited for as long, where processors are scarce.
+const QUICK: Duration = Duration::from_micros(20);
 
 /// A group that is being asked about.
-pub(super) type Looking = JoinHandle<Result<Vec<Submission>, StorageError>>;
+pub(super) type Looking = JoinHandle<Result<Looked, StorageError>>;
+
+/// A group that has been asked about.
+pub(super) struct Looked {
+    pub group: Vec<Submission>,
+    took: Duration,
+}
+
+/// Where the next group is asked about, by what the last ones took.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    quick: bool,
+}
+
+impl Pace {
+    /// Whether so many are asked about without a thread.
+    pub fn at_once(&self, submissions: usize) -> bool {
+        submissions <= AT_ONCE_MAX || self.quick
+    }
+
+    /// What this group took.
+    pub fn took(&mut self, looked: &Looked) {
+        self.quick = looked.took <= QUICK * u32::try_from(looked.group.len()).unwrap_or(u32::MAX);
+    }
+}
 
 /// What the file says now. Blocks for as long as the disk takes.
 pub(super) fn view(receipts: &Receipts) -> Result<Arc<View>, StorageError> {
@@ -26,28 +54,58 @@ pub(super) fn view(receipts: &Receipts) -> Result<Arc<View>, StorageError> {
 }
 
 /// Asks on a thread that may block.
-pub(super) fn look_up(view: Arc<View>, mut group: Vec<Submission>) -> Looking {
-    tokio::task::spawn_blocking(move || {
-        look_up_now(&view, &mut group)?;
-        Ok(group)
-    })
+pub(super) fn look_up(view: Arc<View>, group: Vec<Submission>) -> Looking {
+    tokio::task::spawn_blocking(move || look_up_now(&view, group))
 }
 
 /// Asks. Blocks for as long as the disk takes.
-pub(super) fn look_up_now(view: &View, group: &mut [Submission]) -> Result<(), StorageError> {
+pub(super) fn look_up_now(view: &View, mut group: Vec<Submission>) -> Result<Looked, StorageError> {
+    let started = Instant::now();
     caught(|| {
-        for submission in group {
-            submission.looked = Looked {
+        for submission in &mut group {
+            submission.looked = decide::Looked {
                 cursor: view.cursor(),
                 accepted: view.receipt(submission.id)?,
                 head: view.head(&submission.workflow)?,
             };
         }
         Ok(())
-    })
+    })?;
+    Ok(Looked { group, took: started.elapsed() })
 }
 
 /// redb asserts where it meets damaged pages.
 fn caught<T>(ask: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
     catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|_| Err(StorageError::Corrupted("a page is damaged".into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+    use weft_nats::subject::Layout;
+    use weft_proto::ids::EventId;
+
+    use super::*;
+    use crate::sequencer::submission::{Encoded, test_event};
+
+    fn looked(submissions: u32, took: Duration) -> Looked {
+        let room = Arc::new(Semaphore::new(submissions as usize));
+        let submission = |_| {
+            let room = room.clone().try_acquire_owned().unwrap();
+            let event = Encoded::new(test_event(EventId::unique(), "a", b"{}"), Layout::new(1));
+            event.submission(tokio::time::Instant::now(), room, None).0
+        };
+        Looked { group: (0..submissions).map(submission).collect(), took }
+    }
+
+    /// A disk that has to be waited for holds up no thread that others need.
+    #[test]
+    fn a_large_group_is_asked_about_at_once_while_that_is_quick() {
+        let mut pace = Pace::default();
+        assert!(pace.at_once(AT_ONCE_MAX) && !pace.at_once(AT_ONCE_MAX + 1), "nothing is known yet");
+        pace.took(&looked(100, QUICK * 100));
+        assert!(pace.at_once(1000));
+        pace.took(&looked(3, QUICK * 4));
+        assert!(pace.at_once(AT_ONCE_MAX) && !pace.at_once(AT_ONCE_MAX + 1));
+    }
 }

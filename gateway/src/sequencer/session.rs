@@ -36,7 +36,7 @@ use super::{
     follow::{Follow, OWN_MIN, Source},
     gather::Gather,
     heads::{Carrier, Page},
-    lookup::{self, Looking},
+    lookup::{self, Looked, Looking},
     overlay::Overlay,
     probe::{self, Confirm, Probe, Probed},
     shard::{Ask, Fault, Inbox, Shard},
@@ -84,6 +84,7 @@ pub(super) struct Session<'a> {
     /// What the file said last, as long as nothing has been committed since.
     view: Option<Arc<View>>,
     looking: Option<Looking>,
+    look_ups: lookup::Pace,
     /// What the overlay must keep for `looking`.
     looking_from: StreamSeq,
     ready: VecDeque<Submission>,
@@ -127,7 +128,7 @@ enum Happening {
     /// Acks alone are no more enough.
     ReadsOn,
     Landed(Box<Landed>),
-    Looked(Result<Vec<Submission>, StorageError>),
+    Looked(Result<Looked, StorageError>),
     Probed(Probed),
     Scanned(Result<Page, StorageError>),
     Arrived(usize),
@@ -172,6 +173,7 @@ impl<'a> Session<'a> {
             arrived: Vec::new(),
             view: None,
             looking: None,
+            look_ups: lookup::Pace::default(),
             looking_from: StreamSeq(0),
             ready: VecDeque::new(),
             appender: Some(Appender::new(shard.connection.clone())),
@@ -252,8 +254,8 @@ impl<'a> Session<'a> {
             Happening::Confirmed(Some((seq, mark))) => self.confirmed(seq, mark)?,
             Happening::ReadsOn => self.follow.others(),
             Happening::Landed(landed) => self.land(*landed),
-            Happening::Looked(group) => {
-                self.ready.extend(group?);
+            Happening::Looked(looked) => {
+                self.looked(looked?);
                 self.prune();
             }
             Happening::Probed(probed) => self.probed(probed)?,
@@ -313,14 +315,19 @@ impl<'a> Session<'a> {
             None => lookup::view(&self.receipts)?,
         };
         self.view = Some(view.clone());
-        if self.arrived.len() <= lookup::AT_ONCE_MAX {
-            lookup::look_up_now(&view, &mut self.arrived)?;
-            self.ready.extend(self.arrived.drain(..));
+        let group = mem::take(&mut self.arrived);
+        if self.look_ups.at_once(group.len()) {
+            self.looked(lookup::look_up_now(&view, group)?);
         } else {
             self.looking_from = view.cursor();
-            self.looking = Some(lookup::look_up(view, mem::take(&mut self.arrived)));
+            self.looking = Some(lookup::look_up(view, group));
         }
         Ok(())
+    }
+
+    fn looked(&mut self, looked: Looked) {
+        self.look_ups.took(&looked);
+        self.ready.extend(looked.group);
     }
 }
 
