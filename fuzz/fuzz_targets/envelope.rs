@@ -9,9 +9,10 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use weft_fuzz::{check_event, header, split, stored};
 use weft_nats::{
-    async_nats::{HeaderMap, HeaderName, HeaderValue},
+    async_nats::{HeaderName, HeaderValue},
     envelope,
     event::{Entry, Event},
+    headers::Headers,
     message::Outgoing,
     pointer,
     subject::Layout,
@@ -21,12 +22,12 @@ fuzz_target!(|input: &[u8]| {
     let (lines, payload) = split(input);
     let Some((subject, lines)) = lines.split_first() else { return };
     let Ok(subject) = std::str::from_utf8(subject) else { return };
-    let mut headers = HeaderMap::new();
+    let mut headers = Headers::default();
     for (name, value) in lines.iter().filter_map(|line| header(line)) {
         let text = |bytes| std::str::from_utf8(bytes).ok();
         let (Some(name), Some(value)) = (text(name), text(value)) else { continue };
         if let (Ok(name), Ok(value)) = (HeaderName::from_str(name), HeaderValue::from_str(value)) {
-            headers.append(name, value);
+            headers.put(name.as_ref(), value);
         }
     }
     let payload = Bytes::copy_from_slice(payload);

@@ -10,12 +10,11 @@
 //!
 //! `Nats-Expected-Last-Msg-Id` is never sent: on replicated streams a mismatch stops the stream for ever.
 
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 
 use async_nats::{
-    HeaderMap, HeaderName, HeaderValue,
+    HeaderMap,
     client::{Client, PublishError, PublishErrorKind, RequestErrorKind},
-    header::NATS_EXPECTED_LAST_SEQUENCE,
 };
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
@@ -34,9 +33,10 @@ pub const BATCH_MESSAGES_MAX: usize = 1000;
 /// The most bytes of one atomic batch, so that its staging stays small and a slow disk answers in time.
 pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-const BATCH_ID: HeaderName = HeaderName::from_static("Nats-Batch-Id");
-const BATCH_SEQUENCE: HeaderName = HeaderName::from_static("Nats-Batch-Sequence");
-const BATCH_COMMIT: HeaderName = HeaderName::from_static("Nats-Batch-Commit");
+const EXPECTED_LAST_SEQUENCE: &str = "Nats-Expected-Last-Sequence";
+const BATCH_ID: &str = "Nats-Batch-Id";
+const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
+const BATCH_COMMIT: &str = "Nats-Batch-Commit";
 
 /// How long an append may take, however many acks it waits for. A slow disk syncs in well under a second; who waits
 /// longer than this is better served by a 503 and a repeat.
@@ -146,8 +146,7 @@ impl Appender {
     ) -> Result<(), AppendErrorKind> {
         let started = Instant::now();
         for message in messages {
-            let mut headers = message.headers.clone();
-            headers.insert(NATS_EXPECTED_LAST_SEQUENCE, HeaderValue::from(last.0));
+            let headers = message.headers.to_wire(&[(EXPECTED_LAST_SEQUENCE, &last)]);
             let expected = Expected { last: last.next(), batch: None };
             self.commit(message, headers, &expected, deadline).await?;
             *last = expected.last;
@@ -167,20 +166,24 @@ impl Appender {
         let started = Instant::now();
         self.batches += 1;
         let id = format!("{}-{}", self.batch_ids, self.batches);
+        let expects = *last;
         let headers_of = |index: usize, message: &Outgoing| {
-            let mut headers = message.headers.clone();
-            headers.insert(BATCH_ID, id.as_str());
-            headers.insert(BATCH_SEQUENCE, HeaderValue::from(index as u64 + 1));
-            if index == 0 {
-                headers.insert(NATS_EXPECTED_LAST_SEQUENCE, HeaderValue::from(last.0));
+            let place = index + 1;
+            let batch: [(&str, &dyn Display); 4] =
+                [(BATCH_ID, &id), (BATCH_SEQUENCE, &place), (EXPECTED_LAST_SEQUENCE, &expects), (BATCH_COMMIT, &"1")];
+            // The first says what the batch stands on, the last commits it.
+            let [id, place, expected, commit] = batch;
+            match (index == 0, index == leading.len()) {
+                (true, true) => message.headers.to_wire(&[id, place, expected, commit]),
+                (true, false) => message.headers.to_wire(&[id, place, expected]),
+                (false, true) => message.headers.to_wire(&[id, place, commit]),
+                (false, false) => message.headers.to_wire(&[id, place]),
             }
-            headers
         };
         for (index, message) in leading.iter().enumerate() {
             self.stage(message, headers_of(index, message), deadline).await?;
         }
-        let mut headers = headers_of(leading.len(), closing);
-        headers.insert(BATCH_COMMIT, "1");
+        let headers = headers_of(leading.len(), closing);
         let expected = Expected { last: StreamSeq(last.0 + messages.len() as u64), batch: Some(messages.len()) };
         self.commit(closing, headers, &expected, deadline).await?;
         *last = expected.last;
@@ -261,7 +264,7 @@ pub async fn publish(connection: &Connection, message: &Outgoing) -> Result<(), 
         return Err(AppendErrorKind::Unavailable("not connected".into()));
     }
     let deadline = Instant::now() + APPEND_TIMEOUT;
-    let answer = answer(connection.client(), message, message.headers.clone(), deadline).await?;
+    let answer = answer(connection.client(), message, message.headers.to_wire(&[]), deadline).await?;
     ack::check_stored(&answer)
 }
 
@@ -274,8 +277,7 @@ pub async fn publish_once(connection: &Connection, message: &Outgoing) -> Result
     if !connection.is_connected() {
         return Err(AppendErrorKind::Unavailable("not connected".into()));
     }
-    let mut headers = message.headers.clone();
-    headers.insert("Nats-Expected-Last-Subject-Sequence", "0");
+    let headers = message.headers.to_wire(&[("Nats-Expected-Last-Subject-Sequence", &0)]);
     let deadline = Instant::now() + APPEND_TIMEOUT;
     let answer = answer(connection.client(), message, headers, deadline).await?;
     match ack::check_stored(&answer) {

@@ -72,7 +72,8 @@ async fn publish(
     if !connection.is_connected() {
         return Err("not connected".into());
     }
-    let message = PublishMessage::build().payload(payload).headers(records::headers()).message_id(&command.request_id);
+    let message =
+        PublishMessage::build().payload(payload).headers(records::headers().to_map()).message_id(&command.request_id);
     let ack = connection.jetstream().send_publish(subject, message).await.map_err(|error| error.to_string())?;
     let ack = ack.await.map_err(|error| error.to_string())?;
     Ok(Run(ack.sequence))

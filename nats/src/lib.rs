@@ -29,6 +29,7 @@ pub mod cursor;
 pub mod direct;
 pub mod envelope;
 pub mod event;
+pub mod headers;
 pub mod message;
 pub mod options;
 pub mod pointer;

@@ -5,13 +5,15 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use weft_proto::ids::StreamSeq;
 
+use crate::headers::Headers;
+
 /// A message to be appended.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
     /// Where to.
     pub subject: String,
     /// Its headers, without the ones that appending adds (expectation, batch).
-    pub headers: HeaderMap,
+    pub headers: Headers,
     /// Its body.
     pub payload: Bytes,
 }
@@ -22,7 +24,7 @@ impl Outgoing {
     pub fn encoded_size(&self) -> usize {
         /// `NATS/1.0`, the closing line, and the longest expectation and batch headers.
         const APPEND_HEADERS: usize = 256;
-        self.payload.len() + lines_size(&self.headers) + self.subject.len() + APPEND_HEADERS
+        self.payload.len() + self.headers.size() + self.subject.len() + APPEND_HEADERS
     }
 }
 

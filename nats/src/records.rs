@@ -4,14 +4,16 @@
 //! OUTCOMES and COMMANDS among them, and an event's body is what its sender chose. Such a message keeps the headers that
 //! it was stored with. So a record has a header that no event has, and counts only with it.
 
-use async_nats::{HeaderMap, HeaderName, HeaderValue, header::NATS_MESSAGE_ID};
 use prost::Message;
 use weft_proto::{
     ids::EventId,
     v1::{Head, Heads},
 };
 
-use crate::message::{Outgoing, Stored};
+use crate::{
+    headers::Headers,
+    message::{Outgoing, Stored},
+};
 
 /// The header of every record. Events never have it: their headers' names are fixed, and those of a sender's headers that
 /// are kept have a prefix.
@@ -20,9 +22,9 @@ pub const RECORD: &str = "weft-record";
 const VERSION: &str = "1";
 
 /// The headers of a record.
-pub fn headers() -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    headers.insert(HeaderName::from_static(RECORD), HeaderValue::from(VERSION));
+pub fn headers() -> Headers {
+    let mut headers = Headers::default();
+    headers.put(RECORD, VERSION);
     headers
 }
 
@@ -39,7 +41,7 @@ pub const MESSAGE_HEADS_MAX: usize = 500;
 pub fn heads(subject: String, heads: Vec<Head>) -> (EventId, Outgoing) {
     let id = EventId::unique();
     let mut message = encode(subject, &Heads { heads });
-    message.headers.insert(NATS_MESSAGE_ID, id.to_string().as_str());
+    message.headers.put("Nats-Msg-Id", id);
     (id, message)
 }
 

@@ -263,7 +263,7 @@ impl Mesh {
             ("weft-seq", seq.to_string()),
             ("weft-run", run.to_string()),
         ] {
-            message.headers.insert(header, value.as_str());
+            message.headers.set(header, value);
         }
         message.subject = dead_letter_subject("billing", &WorkflowId::new(workflow).unwrap(), id, Run(run));
         assert!(weft_nats::append::publish_once(&self.connection, &message).await.unwrap());

@@ -6,11 +6,7 @@ use tokio::{
     time::Instant,
 };
 use weft_index::receipts::{Accepted, body_digest};
-use weft_nats::{
-    async_nats::{HeaderName, HeaderValue},
-    message::Outgoing,
-    subject::Layout,
-};
+use weft_nats::{event, message::Outgoing, subject::Layout};
 use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
 
 use super::{
@@ -20,10 +16,6 @@ use super::{
     overlay::UNREAD,
 };
 
-/// The header that holds the number: all that [`Submission::number`] sets.
-const SEQUENCE: HeaderName = HeaderName::from_static("ce-sequence");
-/// The header that names the predecessor.
-const PREVIOUS: HeaderName = HeaderName::from_static("ce-previousid");
 /// Bytes that numbering adds to a message: `ce-previousid: <uuid>`.
 const NUMBERING_BYTES: usize = 64;
 
@@ -143,17 +135,7 @@ impl Submission {
 
     /// Writes the number and the predecessor into the message, over those of an earlier decision.
     pub fn number(&mut self, sequence_number: SequenceNumber, previous: Option<EventId>) {
-        let headers = &mut self.message.headers;
-        headers.insert(SEQUENCE, HeaderValue::from(format!("{:020}", sequence_number.0)));
-        match previous {
-            Some(previous) => headers.insert(PREVIOUS, HeaderValue::from(previous.to_string())),
-            None if headers.get(PREVIOUS).is_some() => {
-                let others = headers.iter().filter(|(name, _)| **name != PREVIOUS);
-                let others = others.flat_map(|(name, values)| values.iter().map(|value| (name.clone(), value.clone())));
-                *headers = others.collect();
-            }
-            None => {}
-        }
+        event::number(&mut self.message.headers, sequence_number, previous);
     }
 
     /// What is remembered of it once it stands at `seq`.
@@ -247,7 +229,7 @@ mod tests {
                 seq: StreamSeq(1),
                 stored_at: Timestamp::UNIX_EPOCH,
                 subject: submission.message.subject.clone(),
-                headers: submission.message.headers.clone(),
+                headers: submission.message.headers.to_map(),
                 payload: submission.message.payload.clone(),
             };
             let expected = event.clone().numbered(SequenceNumber(number), previous);

@@ -37,8 +37,10 @@ async fn log(server: &TestServer) -> (weft_nats::connect::Connection, Layout) {
             payload: Bytes::from_static(b"{}"),
         }
         .encode(layout);
-        let published =
-            connection.jetstream().publish_with_headers(message.subject, message.headers, message.payload).await;
+        let published = connection
+            .jetstream()
+            .publish_with_headers(message.subject, message.headers.to_map(), message.payload)
+            .await;
         published.unwrap().await.unwrap();
     }
     (connection, layout)

@@ -8,9 +8,9 @@ use proptest::prelude::*;
 use prost::Message as _;
 use redb::{Database, ReadableDatabase as _, backends::InMemoryBackend};
 use weft_nats::{
-    async_nats::HeaderMap,
     catalog::{Revised, Snapshot},
     event::{Event, JSON},
+    headers::Headers,
     message::Stored,
     records,
     subject::{Layout, dead_letter_subject},
@@ -62,9 +62,9 @@ fn event(number: u64) -> Event {
     }
 }
 
-fn stored(seq: u64, subject: String, headers: HeaderMap, payload: Vec<u8>) -> Stored {
+fn stored(seq: u64, subject: String, headers: Headers, payload: Vec<u8>) -> Stored {
     let stored_at = Timestamp::from_millisecond(seq as i64 * 1000).unwrap();
-    Stored { seq: StreamSeq(seq), stored_at, subject, headers, payload: payload.into() }
+    Stored { seq: StreamSeq(seq), stored_at, subject, headers: headers.to_map(), payload: payload.into() }
 }
 
 /// Event `number` at the sequence of that number.
@@ -149,7 +149,7 @@ fn copy(seq: u64, name: &str, outcome: &v1::Outcome) -> Stored {
         ("weft-seq", outcome.sequence.to_string()),
         ("weft-run", outcome.run.to_string()),
     ] {
-        headers.insert(header, value.as_str());
+        headers.put(header, value);
     }
     let subject = dead_letter_subject(name, &event.workflow, event.id, Run(outcome.run));
     stored(seq, subject, headers, b"{}".to_vec())
@@ -561,7 +561,7 @@ fn foreign_messages_are_passed_over() {
     for source in [Source::Events(SHARD), Source::Outcomes(SHARD), Source::Commands(SHARD), Source::DeadLetters] {
         for subject in ["", "events.a", "dlq.a.b.c.d", "outcomes.0"] {
             for payload in [&b""[..], b"\xff\xff\xff", b"{}"] {
-                let message = stored(1, subject.into(), HeaderMap::new(), payload.to_vec());
+                let message = stored(1, subject.into(), Headers::default(), payload.to_vec());
                 index.apply([&(source, message)]);
             }
         }

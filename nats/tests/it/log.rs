@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use weft_nats::{
-    async_nats::HeaderMap,
     connect::Connection,
+    headers::Headers,
     message::{Outgoing, Stored},
     reader::{OrderedReader, ReaderOptions},
     streams::{self, LogSpec},
@@ -33,7 +33,7 @@ fn spec() -> LogSpec {
 }
 
 fn message(text: &str) -> Outgoing {
-    Outgoing { subject: "events.w".into(), headers: HeaderMap::new(), payload: Bytes::from(text.to_owned()) }
+    Outgoing { subject: "events.w".into(), headers: Headers::default(), payload: Bytes::from(text.to_owned()) }
 }
 
 fn messages(count: usize) -> Vec<Outgoing> {

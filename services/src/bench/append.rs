@@ -181,7 +181,10 @@ impl Log {
                 let message = self.message(number)?;
                 let sent = Instant::now();
                 let jetstream = self.connection.jetstream();
-                jetstream.publish_with_headers(message.subject, message.headers, message.payload).await?.await?;
+                jetstream
+                    .publish_with_headers(message.subject, message.headers.to_map(), message.payload)
+                    .await?
+                    .await?;
                 anyhow::Ok(sent.elapsed())
             },
         );

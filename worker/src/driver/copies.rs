@@ -10,7 +10,6 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 use weft_nats::{
     append::publish_once,
-    async_nats::HeaderMap,
     event::{Event, StoredEvent},
     message::Outgoing,
     subject::{DLQ_STREAM, Layout, dead_letter_subject, encode_workflow},
@@ -212,23 +211,22 @@ fn message(names: &Names, outcome: &v1::Outcome, event: &StoredEvent) -> Option<
         .map(|subscription| subscription.value.name.clone())
         .unwrap_or_else(|| uid.to_string());
     let workflow = &event.event.workflow;
-    let mut headers: HeaderMap = event.event.encode(Layout::new(1)).headers;
+    let mut headers = event.event.encode(Layout::new(1)).headers;
     // The message id is the event's in EVENTS; here one event may stand in several copies.
-    headers.insert("Nats-Msg-Id", format!("{uid}:{}:{}", event.event.id, outcome.run).as_str());
-    let error = outcome.last_error.replace(['\r', '\n'], " ");
+    headers.set("Nats-Msg-Id", format_args!("{uid}:{}:{}", event.event.id, outcome.run));
     for (header, value) in [
         ("weft-subscription", name.clone()),
         ("weft-subscription-uid", uid.to_string()),
         ("weft-reason", reason(outcome.reason()).to_owned()),
         ("weft-attempts", outcome.attempts.to_string()),
         ("weft-last-status", outcome.last_status.to_string()),
-        ("weft-last-error", error),
+        ("weft-last-error", outcome.last_error.clone()),
         ("weft-first-failed-at", time(outcome.first_failed_at_ms)),
         ("weft-dead-lettered-at", time(outcome.at_ms)),
         ("weft-seq", outcome.sequence.to_string()),
         ("weft-run", outcome.run.to_string()),
     ] {
-        headers.insert(header, value.as_str());
+        headers.put(header, value);
     }
     let subject = dead_letter_subject(&name, workflow, event.event.id, Run(outcome.run));
     Some(Outgoing { subject, headers, payload: event.event.payload.clone() })

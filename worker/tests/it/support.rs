@@ -211,7 +211,8 @@ impl Log {
     /// Publishes a record that no worker of the test has made.
     pub async fn publish(&self, subject: &str, record: &impl prost::Message) {
         let payload = record.encode_to_vec().into();
-        let ack = self.connection.jetstream().publish_with_headers(subject.to_owned(), records::headers(), payload);
+        let ack =
+            self.connection.jetstream().publish_with_headers(subject.to_owned(), records::headers().to_map(), payload);
         ack.await.unwrap().await.unwrap();
     }
 

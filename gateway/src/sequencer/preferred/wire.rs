@@ -6,7 +6,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use prost::Message as _;
 use weft_nats::{
-    async_nats::{HeaderMap, HeaderName, HeaderValue},
+    async_nats::{HeaderName, HeaderValue},
+    headers::Headers,
     message::Outgoing,
     subject::Layout,
 };
@@ -70,10 +71,8 @@ pub(in crate::sequencer) fn request<'a>(
 }
 
 fn forwarded(submission: &Submission, chain: u32) -> v1::ForwardedEvent {
-    let headers = submission.message.headers.iter().flat_map(|(name, values)| {
-        let name: &str = name.as_ref();
-        values.iter().map(move |value| v1::ForwardedHeader { name: name.to_owned(), value: value.as_str().to_owned() })
-    });
+    let headers = submission.message.headers.iter();
+    let headers = headers.map(|(name, value)| v1::ForwardedHeader { name: name.to_owned(), value: value.to_owned() });
     v1::ForwardedEvent {
         event_id: submission.id.to_vec(),
         workflow_id: submission.workflow.to_string(),
@@ -114,9 +113,9 @@ pub(in crate::sequencer) fn events(
 
 fn encoded(event: v1::ForwardedEvent, layout: Layout) -> Option<Encoded> {
     let workflow = WorkflowId::new(event.workflow_id).ok()?;
-    let mut headers = HeaderMap::new();
+    let mut headers = Headers::default();
     for v1::ForwardedHeader { name, value } in event.headers {
-        headers.append(HeaderName::from_str(&name).ok()?, HeaderValue::from_str(&value).ok()?);
+        headers.put(HeaderName::from_str(&name).ok()?.as_ref(), HeaderValue::from_str(&value).ok()?);
     }
     let message = Outgoing { subject: layout.event_subject(&workflow), headers, payload: event.payload };
     Some(Encoded {

@@ -230,7 +230,7 @@ impl Log {
                 seq,
                 stored_at: Timestamp::from_second(1_700_000_000 + seq.0 as i64).unwrap(),
                 subject: message.subject.clone(),
-                headers: message.headers.clone(),
+                headers: message.headers.to_map(),
                 payload: message.payload.clone(),
             });
         }

@@ -17,7 +17,7 @@ async fn direct_gets_find_messages_by_sequence_and_subject() {
     let mut texts = messages(50);
     for (index, text) in texts.iter_mut().enumerate() {
         text.subject = format!("events.w{}", index % 5);
-        text.headers.insert("ce-id", index.to_string().as_str());
+        text.headers.put("ce-id", index);
     }
     appender.append(StreamSeq(0), &texts).await.unwrap();
     let one = direct::get(&connection, "EVENTS", StreamSeq(7)).await.unwrap().unwrap();
