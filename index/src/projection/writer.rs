@@ -41,6 +41,9 @@ pub struct Pace {
     pub sync_interval: Duration,
 }
 
+/// How often the thread looks whether a commit is full while it gathers one: whoever sends the next change waits so long.
+const LOOK: Duration = Duration::from_millis(2);
+
 /// Hands changes to the writing thread.
 #[derive(Debug)]
 pub struct Writer<P: Projector> {
@@ -126,9 +129,12 @@ fn write<P: Projector>(
     let mut next_sync = next_commit;
     let mut synced = true;
     while let Some(change) = receiver.blocking_recv() {
-        let pause = next_commit.saturating_duration_since(Instant::now());
-        if receiver.len() + 1 < commit_max && !receiver.is_closed() {
-            thread::sleep(pause);
+        while receiver.len() + 1 < commit_max && !receiver.is_closed() {
+            let pause = next_commit.saturating_duration_since(Instant::now());
+            if pause.is_zero() {
+                break;
+            }
+            thread::sleep(pause.min(LOOK));
         }
         let mut changes = Vec::with_capacity((receiver.len() + 1).min(commit_max));
         changes.push(change);
@@ -245,6 +251,24 @@ mod tests {
         }
         writer.close().await.unwrap();
         assert_eq!(after_a_crash(), 6);
+    }
+
+    /// Who sends more than waits for a commit is not held up for the rest of the interval.
+    #[tokio::test]
+    async fn a_full_commit_waits_for_no_interval() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Arc::new(Database::create(folder.path().join("sum.redb")).unwrap());
+        let writer = start(&database, Pace { queue: 4, interval: Duration::from_secs(3600), ..PACE });
+        let sending = async {
+            for number in 1..=20 {
+                writer.send(number).await.unwrap();
+                // A trickle: the thread gathers already when the queue becomes full.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), sending).await.expect("a full commit is made at once");
+        writer.close().await.unwrap();
+        assert_eq!(stored(&database), 210);
     }
 
     #[tokio::test]
