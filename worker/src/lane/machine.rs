@@ -224,6 +224,10 @@ impl Lanes {
         let renewed = subscription.rules.as_ref().is_some_and(|old| old.revision != rules.revision);
         subscription.rules = Some(rules);
         if renewed {
+            if let Some(detached) = &mut subscription.detached {
+                // Another filter may not take what it waits for.
+                detached.waits = false;
+            }
             if self.schedule.is_held(uid) {
                 actions.push(Action::Circuit { uid, open: false });
             }

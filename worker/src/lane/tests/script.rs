@@ -147,6 +147,9 @@ fn a_paused_subscription_reads_on_when_it_goes_on() {
     assert_eq!(world.lanes.world.lanes_in_memory(uid(0)), limits().still_lanes_max);
     assert_eq!(world.detached.get(&uid(0)), Some(&2), "the third workflow's first event waits in the log");
     assert!(!world.backfill(), "until it goes on");
+    world.pause(0, true);
+    assert!(world.backfill(), "or until it is changed: it may take other events now");
+    assert_eq!((world.backfill(), world.detached.get(&uid(0))), (false, Some(&2)));
     let late = |world: &World, seq| world.lanes.waiting_below(StreamSeq(seq)).get(&uid(0)).copied();
     assert_eq!((late(&world, 2), late(&world, 3)), (Some(2), Some(3)));
     commit_all(&mut world);
