@@ -6,8 +6,10 @@
 //! there who is known: who was answered, and who came meanwhile.
 //!
 //! That pays where senders do come again. Where they come by themselves, however fast others are answered, it is only
-//! lost time: after a wait in which fewer than half of those answered came, the next batches do not wait, more of them
-//! after each such wait. After single publishes nothing waits: there is no batch to be filled. Pure.
+//! lost time. The two are told apart by when they come: those who wait for answers come after them, the others as much
+//! before. So a wait has been in vain when too few came in it, or no faster than while the last batch was under way; and
+//! after it the next batches do not wait, more of them after each such wait. After single publishes nothing waits: there is
+//! no batch to be filled. Pure.
 
 use std::time::Duration;
 
@@ -19,6 +21,8 @@ use weft_nats::append::BATCH_MESSAGES_MAX;
 const WAIT_APPENDS: u32 = 2;
 /// The most that it may take, however slow the disk is.
 const WAIT_MAX: Duration = Duration::from_millis(10);
+/// So much faster come those who wait for answers than those who do not.
+const FASTER: f64 = 1.25;
 /// The most batches that do not wait after one that waited in vain, as a power of two: it is tried again several times a
 /// second.
 const SKIPS_MAX: u32 = 6;
@@ -35,11 +39,29 @@ pub(super) struct Gather {
 
 #[derive(Debug)]
 struct Round {
-    /// With so many everybody is there.
-    expected: usize,
-    /// With so many it has been worth it.
-    enough: usize,
+    /// Who was answered.
+    sent: usize,
+    /// Who came while they waited for that, and how long it was.
+    there: usize,
+    took: Duration,
+    landed_at: Instant,
     until: Instant,
+}
+
+impl Round {
+    /// With so many everybody is there.
+    fn expected(&self) -> usize {
+        (self.there + self.sent).min(BATCH_MESSAGES_MAX - 1)
+    }
+
+    /// Whether it has been worth it to wait until `now` for a group of `there`.
+    fn was_worth_it(&self, there: usize, now: Instant) -> bool {
+        let came = there.saturating_sub(self.there);
+        let waited = now.saturating_duration_since(self.landed_at);
+        // How many there would be of those who come by themselves.
+        let by_themselves = self.there as f64 * waited.as_secs_f64() / self.took.as_secs_f64().max(f64::MIN_POSITIVE);
+        there >= self.expected().min(self.there + self.sent.div_ceil(2)) && came as f64 >= FASTER * by_themselves
+    }
 }
 
 impl Gather {
@@ -51,11 +73,8 @@ impl Gather {
             self.skips -= 1;
             return;
         }
-        self.round = Some(Round {
-            expected: (there + sent).min(BATCH_MESSAGES_MAX - 1),
-            enough: (there + sent.div_ceil(2)).min(BATCH_MESSAGES_MAX - 1),
-            until: now + (took * WAIT_APPENDS).min(WAIT_MAX),
-        });
+        let until = now + (took * WAIT_APPENDS).min(WAIT_MAX);
+        self.round = Some(Round { sent, there, took, landed_at: now, until });
     }
 
     /// An append has failed, or was no batch: whoever is there goes at once.
@@ -66,14 +85,15 @@ impl Gather {
     /// Whether a group of `there` is to wait, and until when at the most.
     pub fn waits(&self, there: usize, now: Instant) -> Option<Instant> {
         let round = self.round.as_ref()?;
-        (there < round.expected && now < round.until).then_some(round.until)
+        (there < round.expected() && now < round.until).then_some(round.until)
     }
 
     /// A group of `there` is sent.
-    pub fn launched(&mut self, there: usize) {
+    pub fn launched(&mut self, there: usize, now: Instant) {
         let Some(round) = self.round.take() else { return };
-        if there >= round.enough {
-            self.in_vain = 0;
+        if round.was_worth_it(there, now) {
+            // Once may be chance.
+            self.in_vain = self.in_vain.saturating_sub(1);
         } else {
             self.in_vain = (self.in_vain + 1).min(SKIPS_MAX);
             self.skips = 1 << self.in_vain;
@@ -105,25 +125,41 @@ mod tests {
         assert_eq!(gather.waits(1, now), None);
     }
 
-    /// Who comes by himself is not kept waiting for those who do not come again.
+    /// A group that has waited as long as it may, or until all are there.
+    fn wait(gather: &mut Gather, arrivals_per_ms: f64, sent: usize, took: Duration, now: Instant) -> bool {
+        let there = |since: Duration| (arrivals_per_ms * since.as_secs_f64() * 1e3) as usize;
+        gather.landed(sent, there(took), took, now);
+        let mut waited = Duration::ZERO;
+        while gather.waits(there(took + waited), now + waited).is_some() {
+            waited += Duration::from_micros(100);
+        }
+        gather.launched(there(took + waited), now + waited);
+        waited > Duration::ZERO
+    }
+
+    /// Who comes by himself is not kept waiting for those who do not come again, at whatever rate.
     #[test]
     fn waiting_in_vain_becomes_rare() {
+        for arrivals_per_ms in [1.0, 4.0, 12.0] {
+            let now = Instant::now();
+            let mut gather = Gather::default();
+            let sent = (arrivals_per_ms * 3.0) as usize;
+            let waited = (0..650).filter(|_| wait(&mut gather, arrivals_per_ms, sent, TOOK, now)).count();
+            assert!((7..=16).contains(&waited), "{arrivals_per_ms} per ms: {waited}");
+        }
+    }
+
+    /// Two groups that take turns become one, also where so many are slow to come again.
+    #[test]
+    fn who_comes_again_is_waited_for_each_time() {
         let now = Instant::now();
         let mut gather = Gather::default();
-        let mut waited = 0;
-        for _ in 0..650 {
-            gather.landed(4, 3, TOOK, now);
-            waited += usize::from(gather.waits(4, now).is_some());
-            gather.launched(4);
-        }
-        assert!((7..=16).contains(&waited), "{waited}");
-        while gather.skips > 0 {
-            gather.landed(4, 3, TOOK, now);
-        }
+        gather.landed(128, 128, Duration::from_millis(9), now);
+        gather.launched(256, now + Duration::from_millis(6));
         for _ in 0..10 {
-            gather.landed(4, 3, TOOK, now);
-            assert!(gather.waits(4, now).is_some(), "now they come again");
-            gather.launched(5);
+            gather.landed(256, 10, Duration::from_millis(8), now);
+            assert!(gather.waits(255, now + Duration::from_millis(8)).is_some());
+            gather.launched(256, now + Duration::from_millis(8));
         }
     }
 }

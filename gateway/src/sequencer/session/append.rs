@@ -30,7 +30,7 @@ impl Session<'_> {
             && (!self.ready.is_empty() || self.carrier.has_page())
             && let Some(mut appender) = self.appender.take()
         {
-            self.gather.launched(self.ready.len());
+            self.gather.launched(self.ready.len(), Instant::now());
             let group = self.next_group();
             let carry = self.carrier.board(&self.overlay);
             let (flight, messages) = Flight::decide(&self.overlay, self.shard.horizons(), group, carry);
