@@ -170,15 +170,10 @@ impl Appender {
         let headers_of = |index: usize, message: &Outgoing| {
             let place = index + 1;
             let batch: [(&str, &dyn Display); 4] =
-                [(BATCH_ID, &id), (BATCH_SEQUENCE, &place), (EXPECTED_LAST_SEQUENCE, &expects), (BATCH_COMMIT, &"1")];
-            // The first says what the batch stands on, the last commits it.
-            let [id, place, expected, commit] = batch;
-            match (index == 0, index == leading.len()) {
-                (true, true) => message.headers.to_wire(&[id, place, expected, commit]),
-                (true, false) => message.headers.to_wire(&[id, place, expected]),
-                (false, true) => message.headers.to_wire(&[id, place, commit]),
-                (false, false) => message.headers.to_wire(&[id, place]),
-            }
+                [(BATCH_COMMIT, &"1"), (BATCH_ID, &id), (BATCH_SEQUENCE, &place), (EXPECTED_LAST_SEQUENCE, &expects)];
+            // The last commits the batch, the first says what it stands on.
+            let (from, to) = (usize::from(index < leading.len()), if index == 0 { 4 } else { 3 });
+            message.headers.to_wire(batch.get(from..to).unwrap_or_default())
         };
         for (index, message) in leading.iter().enumerate() {
             self.stage(message, headers_of(index, message), deadline).await?;
