@@ -313,9 +313,10 @@ impl Lanes {
         let key = self.lane_for(LaneKey::of_workflow(uid, event.event.workflow.clone()), event);
         // What the lane of a workflow takes of a subscription that is not ordered waits there for its own.
         let may_keep = !self.spreads(&key) && (self.world.may_deliver(&key) || event.seq <= self.aged_through);
+        let active = self.world.is_active(uid);
         let lane = self.world.lane_mut(&key);
-        if lane.paused && lane.is_settled() {
-            // Operators are shown the head of a lane that they hold back, and skip it.
+        if (lane.paused || !active) && lane.is_settled() {
+            // Operators are shown the head of a lane that is held back, and skip it.
             self.drafts.force(&key);
         }
         let room = may_keep

@@ -379,16 +379,21 @@ fn a_paused_lane_survives_a_crash_and_holds_no_memory() {
 
 /// Nothing else may come to be committed, and an operator skips what the lane's record names as its head.
 #[test]
-fn what_comes_to_a_paused_lane_is_told_of_without_another_commit() {
-    let mut world = world_with(2);
-    world.run(Step::PauseLane { subscription: 0, workflow: 0 });
-    commit_all(&mut world);
-    world.read();
-    commit_all(&mut world);
-    let lane = world.record.lanes.values().next().unwrap();
-    assert_eq!((lane.next, lane.last), (1, 1));
-    world.read();
-    assert!(world.lanes.take_draft().is_none(), "its head is known");
+fn what_comes_to_what_is_paused_is_told_of_without_another_commit() {
+    for pause in [Step::PauseLane { subscription: 0, workflow: 0 }, Step::Pause { subscription: 0 }] {
+        let mut world = world_with(3);
+        world.run(pause);
+        commit_all(&mut world);
+        world.read();
+        commit_all(&mut world);
+        let lane = world.record.lanes.values().next().unwrap();
+        assert_eq!((lane.next, lane.last), (1, 1));
+        // Others take the second.
+        world.read();
+        commit_all(&mut world);
+        world.read();
+        assert!(world.lanes.take_draft().is_none(), "its head is known");
+    }
 }
 
 /// Its dead letter has come to an end by the first command, though nothing is committed when the second comes.
