@@ -6,7 +6,7 @@
 //! passed over, and however busy the log is, they meet.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeSet, HashSet},
     ops::Bound,
     sync::Arc,
 };
@@ -30,8 +30,8 @@ const STEP: Bounds = Bounds { messages: 256, bytes: 8 * 1024 * 1024 };
 #[derive(Debug)]
 pub(super) struct Backfills {
     log: Log,
-    /// How far each has come.
-    cursors: BTreeMap<SubscriptionUid, StreamSeq>,
+    /// Who reads on its own. How far each has come, the lanes know.
+    own: BTreeSet<SubscriptionUid>,
     /// Subscriptions that the ledger knows and the catalog has not confirmed yet.
     restored: HashSet<SubscriptionUid>,
     known: HashSet<SubscriptionUid>,
@@ -58,9 +58,7 @@ impl Backfills {
         let known: HashSet<_> = open.clone().filter_map(uid_of).collect();
         Self {
             log,
-            cursors: open
-                .filter_map(|state| Some((uid_of(state)?, StreamSeq(state.detached?.saturating_sub(1)))))
-                .collect(),
+            own: open.filter(|state| state.detached.is_some()).filter_map(uid_of).collect(),
             restored: known.clone(),
             known,
             turn: None,
@@ -71,7 +69,7 @@ impl Backfills {
 
     /// Whether a subscription reads on its own.
     pub fn has(&self, uid: SubscriptionUid) -> bool {
-        self.cursors.contains_key(&uid)
+        self.own.contains(&uid)
     }
 
     /// Whether the shared reader must wait for a read under way.
@@ -97,24 +95,22 @@ impl Backfills {
 
     pub fn forget(&mut self, uid: SubscriptionUid) {
         self.restored.remove(&uid);
-        self.cursors.remove(&uid);
+        self.own.remove(&uid);
     }
 
-    /// A subscription begins behind `after`.
-    pub fn begin(&mut self, uid: SubscriptionUid, after: StreamSeq) {
-        self.cursors.insert(uid, after);
+    /// A subscription begins to read on its own.
+    pub fn begin(&mut self, uid: SubscriptionUid) {
+        self.own.insert(uid);
     }
 
-    /// Whose turn it is and how far it has come; `None` while one reads.
-    fn next_turn(&mut self) -> Option<(SubscriptionUid, StreamSeq)> {
+    /// Whose turn it is; `None` while one reads.
+    fn next_turn(&mut self) -> Option<SubscriptionUid> {
         if !self.reading.is_empty() {
             return None;
         }
         let behind_last = self.turn.map_or(Bound::Unbounded, Bound::Excluded);
-        let next = self.cursors.range((behind_last, Bound::Unbounded)).next().or_else(|| self.cursors.iter().next());
-        let (uid, cursor) = next.map(|(uid, cursor)| (*uid, *cursor))?;
-        self.turn = Some(uid);
-        Some((uid, cursor))
+        self.turn = self.own.range((behind_last, Bound::Unbounded)).next().or_else(|| self.own.first()).copied();
+        self.turn
     }
 
     /// Reads behind `cursor` for a subscription, at most to the shared cursor.
@@ -140,10 +136,11 @@ impl Driver {
     /// Lets the next one read on that may, unless one is reading; who has met the shared reader joins it.
     pub(super) fn backfill_next(&mut self) -> Result<(), DriverError> {
         let shared = self.lanes.cursor();
-        for _ in 0..self.backfills.cursors.len() {
-            let Some((uid, cursor)) = self.backfills.next_turn() else { break };
+        for _ in 0..self.backfills.own.len() {
+            let Some(uid) = self.backfills.next_turn() else { break };
+            let Some(cursor) = self.lanes.detached_through(uid) else { continue };
             if cursor >= shared {
-                self.backfills.cursors.remove(&uid);
+                self.backfills.own.remove(&uid);
                 self.handle(Input::Joined { uid })?;
             } else if self.lanes.reads_on(uid) {
                 self.backfills.read(uid, cursor, shared);
@@ -156,10 +153,9 @@ impl Driver {
     pub(super) fn backfilled(&mut self, step: Result<Step, JoinError>) -> Result<(), DriverError> {
         let Step { uid, from, read } = step.map_err(|source| DriverError::Task { what: "a read", source })?;
         // Its subscription may have been deleted meanwhile.
-        if self.backfills.cursors.get(&uid).map(|cursor| cursor.next()) != Some(from) {
+        if self.lanes.detached_through(uid).map(StreamSeq::next) != Some(from) {
             return Ok(());
         }
-        let mut known = read.known;
         for message in read.messages {
             let seq = message.seq;
             let event = match Entry::decode(self.context.layout, &message) {
@@ -173,12 +169,9 @@ impl Driver {
             self.handle(Input::Backfilled { uid, seq, event })?;
             if self.lanes.detached_through(uid).is_some_and(|through| through < seq) {
                 // There is no room for this one.
-                known = StreamSeq(seq.0 - 1);
-                break;
+                return Ok(());
             }
         }
-        self.handle(Input::Backfilled { uid, seq: known, event: None })?;
-        self.backfills.cursors.insert(uid, known);
-        Ok(())
+        self.handle(Input::Backfilled { uid, seq: read.known, event: None })
     }
 }

@@ -11,6 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use weft_nats::{
     append::publish_once,
     event::{Event, StoredEvent},
+    headers::MESSAGE_ID,
     message::Outgoing,
     subject::{DLQ_STREAM, Layout, dead_letter_subject, encode_workflow},
 };
@@ -213,7 +214,7 @@ fn message(names: &Names, outcome: &v1::Outcome, event: &StoredEvent) -> Option<
     let workflow = &event.event.workflow;
     let mut headers = event.event.encode(Layout::new(1)).headers;
     // The message id is the event's in EVENTS; here one event may stand in several copies.
-    headers.set("Nats-Msg-Id", format_args!("{uid}:{}:{}", event.event.id, outcome.run));
+    headers.set(MESSAGE_ID, format_args!("{uid}:{}:{}", event.event.id, outcome.run));
     for (header, value) in [
         ("weft-subscription", name.clone()),
         ("weft-subscription-uid", uid.to_string()),

@@ -297,7 +297,7 @@ impl Driver {
                 Action::Load { work, subscription_name, event, dead_run } => {
                     self.load(work, subscription_name, event, dead_run);
                 }
-                Action::Detach { uid, after } => self.backfills.begin(uid, after),
+                Action::Detach { uid } => self.backfills.begin(uid),
                 Action::Pause { uid, revision, reason } => self.pause(uid, revision, reason),
                 Action::Circuit { uid, open } => self.circuit_turned(uid, open),
                 Action::Lost { lane, from, through } => {

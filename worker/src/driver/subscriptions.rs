@@ -37,7 +37,7 @@ impl Driver {
             let start = matcher.start;
             self.subscriptions.insert(uid, Compiled { matcher, subscription: subscription.clone() });
             if !self.backfills.knows(uid) && start <= self.lanes.cursor() {
-                self.backfills.begin(uid, StreamSeq(start.0 - 1));
+                self.backfills.begin(uid);
             }
             self.backfills.seen(uid);
             self.handle(Input::Subscribed(rules))?;

@@ -63,14 +63,13 @@ pub enum Action {
         /// The run that ended in the dead letter.
         dead_run: Run,
     },
-    /// A subscription has no room for an event: from now on it reads EVENTS behind `after` on its own, when
-    /// [`Lanes::reads_on`](super::Lanes::reads_on) says so, until it meets the shared reader. Answers:
+    /// A subscription has no room for an event: from now on it reads EVENTS on its own, behind
+    /// [`Lanes::detached_through`](super::Lanes::detached_through), when [`Lanes::reads_on`](super::Lanes::reads_on) says
+    /// so, until it meets the shared reader. Answers:
     /// [`Input::Backfilled`](super::Input::Backfilled), [`Input::Joined`](super::Input::Joined).
     Detach {
         /// Which.
         uid: SubscriptionUid,
-        /// Up to here it has taken everything.
-        after: StreamSeq,
     },
     /// The receiver wants nothing any more: pause the subscription in the catalog, if it is still what it was. The lanes
     /// stand still until the catalog has another revision of it. Answer: [`Input::Subscribed`](super::Input::Subscribed).

@@ -47,8 +47,8 @@ impl Lanes {
         if self.world.is_active(uid) {
             return self.memory.has_room(uid, event_bytes(event));
         }
-        let lane = LaneKey::of_workflow(uid, event.event.workflow.clone());
-        self.has_room_for_lanes(uid) || self.world.lanes.contains_key(&lane)
+        let lane = || LaneKey::of_workflow(uid, event.event.workflow.clone());
+        self.has_room_for_lanes(uid) || self.world.lanes.contains_key(&lane())
     }
 
     /// Whether a subscription that does not deliver has room for another lane.
@@ -60,10 +60,9 @@ impl Lanes {
     pub(super) fn detach(&mut self, uid: SubscriptionUid, seq: StreamSeq, actions: &mut Vec<Action>) {
         let Some(subscription) = self.world.subscriptions.get_mut(&uid) else { return };
         debug_assert_eq!(subscription.detached, None, "P3: the shared reader has nothing for who reads on its own");
-        let detached = Detached { waits: true, ..Detached::behind(seq) };
-        subscription.detached = Some(detached);
+        subscription.detached = Some(Detached { waits: true, ..Detached::behind(seq) });
         self.drafts.detached(uid);
-        actions.push(Action::Detach { uid, after: detached.through });
+        actions.push(Action::Detach { uid });
     }
 
     /// How far a subscription has come that reads on its own.

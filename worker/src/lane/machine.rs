@@ -217,13 +217,11 @@ impl Lanes {
             }
             Subscription { detached, ..Subscription::default() }
         });
-        if subscription.rules.as_ref().is_some_and(|old| old.revision != rules.revision) {
-            let revised = v1::Revised { revision: rules.revision, from: cursor.next().0 };
-            self.drafts.subscription(uid, Change::Revised(revised));
-        }
         let renewed = subscription.rules.as_ref().is_some_and(|old| old.revision != rules.revision);
+        let revised = v1::Revised { revision: rules.revision, from: cursor.next().0 };
         subscription.rules = Some(rules);
         if renewed {
+            self.drafts.subscription(uid, Change::Revised(revised));
             if let Some(detached) = &mut subscription.detached {
                 // Another filter may not take what it waits for.
                 detached.waits = false;

@@ -320,7 +320,8 @@ impl World {
                 Action::Attempt { id, work, event, number, .. } => self.attempt(id, work, &event, number),
                 Action::CatchUp { lane, from, through, limit } => self.catch_ups.push((lane, from, through, limit)),
                 Action::Load { work, .. } => self.loads.push(work),
-                Action::Detach { uid, after } => {
+                Action::Detach { uid } => {
+                    let after = self.lanes.detached_through(uid).unwrap();
                     assert!(self.detached.insert(uid, after.0 as usize).is_none(), "P3: detached once");
                 }
                 Action::Pause { uid, revision, .. } => self.pauses.push((uid, revision)),
