@@ -22,7 +22,7 @@
 
 use std::{borrow::Cow, str::FromStr};
 
-use async_nats::{HeaderMap, HeaderValue, header::NATS_MESSAGE_ID};
+use async_nats::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
@@ -32,7 +32,7 @@ use weft_proto::{
 };
 
 use crate::{
-    headers::Headers,
+    headers::{Headers, MESSAGE_ID},
     message::{Outgoing, Stored},
     records,
     subject::Layout,
@@ -146,7 +146,7 @@ impl Event {
         if let Some(reason) = &self.quarantine {
             headers.put(QUARANTINE, escape(reason));
         }
-        headers.put("Nats-Msg-Id", self.id);
+        headers.put(MESSAGE_ID, self.id);
         for (name, value) in &self.kept_headers {
             headers.put(&format!("{KEPT}{name}"), escape(value));
         }
@@ -292,7 +292,7 @@ pub fn number(headers: &mut Headers, sequence_number: SequenceNumber, previous: 
 
 /// The event id that a message carries, if it carries one: what projections compare at their cursor.
 pub fn event_id_of(message: &Stored) -> Option<EventId> {
-    message.headers.get(NATS_MESSAGE_ID).and_then(|value| value.as_str().parse().ok())
+    message.headers.get(MESSAGE_ID).and_then(|value| value.as_str().parse().ok())
 }
 
 /// An event with its place in EVENTS.

@@ -21,6 +21,8 @@ pub struct Headers {
     lines: String,
 }
 
+/// The header by which the server tells messages apart.
+pub const MESSAGE_ID: &str = "Nats-Msg-Id";
 /// What stands between name and value.
 const COLON: &str = ": ";
 /// What ends a line.

@@ -11,7 +11,7 @@ use weft_proto::{
 };
 
 use crate::{
-    headers::Headers,
+    headers::{Headers, MESSAGE_ID},
     message::{Outgoing, Stored},
 };
 
@@ -41,7 +41,7 @@ pub const MESSAGE_HEADS_MAX: usize = 500;
 pub fn heads(subject: String, heads: Vec<Head>) -> (EventId, Outgoing) {
     let id = EventId::unique();
     let mut message = encode(subject, &Heads { heads });
-    message.headers.put("Nats-Msg-Id", id);
+    message.headers.put(MESSAGE_ID, id);
     (id, message)
 }
 

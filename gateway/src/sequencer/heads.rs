@@ -25,6 +25,7 @@ use super::{flight::Carry, overlay::Overlay};
 const LOOKS: u32 = 16;
 /// The shortest time between two looks: each walks through all heads.
 const INTERVAL_MIN: Duration = Duration::from_millis(250);
+
 /// A look at the file.
 pub(super) type Scan = JoinHandle<Result<Page, StorageError>>;
 

@@ -22,10 +22,10 @@ const AT_ONCE_MAX: usize = 16;
 const QUICK: Duration = Duration::from_micros(20);
 
 /// A group that is being asked about.
-pub(super) type Looking = JoinHandle<Result<Looked, StorageError>>;
+pub(super) type Looking = JoinHandle<Result<LookedUp, StorageError>>;
 
 /// A group that has been asked about.
-pub(super) struct Looked {
+pub(super) struct LookedUp {
     pub group: Vec<Submission>,
     took: Duration,
 }
@@ -43,7 +43,7 @@ impl Pace {
     }
 
     /// What this group took.
-    pub fn took(&mut self, looked: &Looked) {
+    pub fn took(&mut self, looked: &LookedUp) {
         self.quick = looked.took <= QUICK * u32::try_from(looked.group.len()).unwrap_or(u32::MAX);
     }
 }
@@ -59,7 +59,7 @@ pub(super) fn look_up(view: Arc<View>, group: Vec<Submission>) -> Looking {
 }
 
 /// Asks. Blocks for as long as the disk takes.
-pub(super) fn look_up_now(view: &View, mut group: Vec<Submission>) -> Result<Looked, StorageError> {
+pub(super) fn look_up_now(view: &View, mut group: Vec<Submission>) -> Result<LookedUp, StorageError> {
     let started = Instant::now();
     caught(|| {
         for submission in &mut group {
@@ -71,7 +71,7 @@ pub(super) fn look_up_now(view: &View, mut group: Vec<Submission>) -> Result<Loo
         }
         Ok(())
     })?;
-    Ok(Looked { group, took: started.elapsed() })
+    Ok(LookedUp { group, took: started.elapsed() })
 }
 
 /// redb asserts where it meets damaged pages.
@@ -88,14 +88,14 @@ mod tests {
     use super::*;
     use crate::sequencer::submission::{Encoded, test_event};
 
-    fn looked(submissions: u32, took: Duration) -> Looked {
+    fn looked(submissions: u32, took: Duration) -> LookedUp {
         let room = Arc::new(Semaphore::new(submissions as usize));
         let submission = |_| {
             let room = room.clone().try_acquire_owned().unwrap();
             let event = Encoded::new(test_event(EventId::unique(), "a", b"{}"), Layout::new(1));
             event.submission(tokio::time::Instant::now(), room, None).0
         };
-        Looked { group: (0..submissions).map(submission).collect(), took }
+        LookedUp { group: (0..submissions).map(submission).collect(), took }
     }
 
     /// A disk that has to be waited for holds up no thread that others need.

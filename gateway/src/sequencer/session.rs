@@ -36,7 +36,7 @@ use super::{
     follow::{Follow, OWN_MIN, Source},
     gather::Gather,
     heads::{Carrier, Page},
-    lookup::{self, Looked, Looking},
+    lookup::{self, LookedUp, Looking},
     overlay::Overlay,
     probe::{self, Confirm, Probe, Probed},
     shard::{Ask, Fault, Inbox, Shard},
@@ -128,7 +128,7 @@ enum Happening {
     /// Acks alone are no more enough.
     ReadsOn,
     Landed(Box<Landed>),
-    Looked(Result<Looked, StorageError>),
+    Looked(Result<LookedUp, StorageError>),
     Probed(Probed),
     Scanned(Result<Page, StorageError>),
     Arrived(usize),
@@ -325,7 +325,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn looked(&mut self, looked: Looked) {
+    fn looked(&mut self, looked: LookedUp) {
         self.look_ups.took(&looked);
         self.ready.extend(looked.group);
     }
