@@ -71,7 +71,7 @@ pub(super) fn decide<'a>(
     // What the group itself appends.
     let mut firsts: HashMap<EventId, (usize, &[u8; 32])> = HashMap::new();
     let mut heads: HashMap<&WorkflowId, (SequenceNumber, EventId)> = HashMap::new();
-    // Chains that the group itself breaks, and those of which it appends something.
+    // Chains that the group itself breaks, and those of which something is answered only when the group is stored.
     let (mut broken, mut begun) = (HashSet::new(), HashSet::new());
     let decide_one = |(index, candidate): (usize, Candidate<'a>)| {
         let Candidate { id, workflow, digest, looked, linked } = candidate;
@@ -79,7 +79,7 @@ pub(super) fn decide<'a>(
         if linked.is_some_and(|linked| linked.broken || broken.contains(&linked.key)) {
             return Decision::Behind;
         }
-        // Whether a member that is refused has others before it that are not stored yet.
+        // Whether a member that is refused has others before it that have no answer yet.
         let mut refused = || {
             let breaks = linked.filter(|linked| linked.reuse_breaks).map(|linked| linked.key);
             broken.extend(breaks);
@@ -90,6 +90,7 @@ pub(super) fn decide<'a>(
             if !same_body && refused() {
                 return Decision::Behind;
             }
+            begun.extend(linked.map(|linked| linked.key));
             return Decision::Repeat { of: *of, same_body };
         }
         let accepted = overlay.accepted(id).or(looked.accepted.as_ref());

@@ -232,6 +232,30 @@ fn a_batch_that_is_handed_on_remains_one() {
     assert!(run(2, Mutant::BatchesFallApart, &steps).is_err());
 }
 
+/// P3: a member of a line that waits with an event of the same id is not behind the member after it that is refused, when
+/// both wait for longer than expected since somebody else was ahead.
+#[test]
+fn who_waits_as_a_repeat_is_not_behind_what_is_refused_after_it() {
+    let submit = |gateway, delivery| Step::Submit { gateway, delivery, other_body: false, chain: None };
+    let line = |delivery, other_body| Step::Submit { gateway: 1, delivery, other_body, chain: Some(1) };
+    let steps = [
+        // The first chain is a batch, the second a line.
+        Step::Submit { gateway: 0, delivery: 0, other_body: false, chain: Some(0) },
+        submit(1, 1),
+        submit(1, 0),
+        submit(1, 11),
+        Step::LookUp { gateway: 1 },
+        line(11, false),
+        line(0, true),
+        Step::Launch { gateway: 1, carry: false, more: 1 },
+        submit(0, 2),
+        Step::LookUp { gateway: 1 },
+        Step::Land { gateway: 1, fate: Fate::Acked },
+        Step::Launch { gateway: 1, carry: false, more: 2 },
+    ];
+    assert_eq!(run(2, Mutant::None, &steps), Ok(()));
+}
+
 /// The properties above hold because of the comparison, the overlay, the chains, the late word, and because lines are not
 /// handed on: without any of them, even faultless runs break them.
 #[test]
