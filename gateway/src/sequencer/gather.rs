@@ -1,4 +1,4 @@
-//! How long a group may grow before it is sent: for those who have just been answered.
+//! How long a group may grow before it is sent, into the log or to another gateway: for those who have just been answered.
 //!
 //! Senders come again as soon as they have their answers, and a batch costs about the same whatever rides in it. A group
 //! that is sent the moment the last one has landed holds only those that came meanwhile; the many that come a moment later
@@ -14,7 +14,6 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use weft_nats::append::BATCH_MESSAGES_MAX;
 
 /// How often the last append's time gathering may take: with two groups that take turns everybody waits for the other one
 /// as long.
@@ -28,8 +27,10 @@ const FASTER: f64 = 1.25;
 const SKIPS_MAX: u32 = 6;
 
 /// Whom the next group waits for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Gather {
+    /// A group holds no more.
+    most: usize,
     round: Option<Round>,
     /// Waits in a row in which too few came.
     in_vain: u32,
@@ -49,35 +50,44 @@ struct Round {
 }
 
 impl Round {
-    /// With so many everybody is there.
-    fn expected(&self) -> usize {
-        (self.there + self.sent).min(BATCH_MESSAGES_MAX - 1)
-    }
-
-    /// Whether it has been worth it to wait until `now` for a group of `there`.
-    fn was_worth_it(&self, there: usize, now: Instant) -> bool {
+    /// Whether it has been worth it to wait until `now` for a group of `there`, where all are `expected`.
+    fn was_worth_it(&self, there: usize, expected: usize, now: Instant) -> bool {
         let came = there.saturating_sub(self.there);
         let waited = now.saturating_duration_since(self.landed_at);
         // How many there would be of those who come by themselves.
         let by_themselves = self.there as f64 * waited.as_secs_f64() / self.took.as_secs_f64().max(f64::MIN_POSITIVE);
-        there >= self.expected().min(self.there + self.sent.div_ceil(2)) && came as f64 >= FASTER * by_themselves
+        there >= expected.min(self.there + self.sent.div_ceil(2)) && came as f64 >= FASTER * by_themselves
     }
 }
 
 impl Gather {
-    /// A batch of `sent` messages has landed, `took` after it was sent, and all of their senders have been answered. `there`
-    /// have come meanwhile.
+    /// For groups of at most so many.
+    pub fn new(most: usize) -> Self {
+        Self { most, round: None, in_vain: 0, skips: 0 }
+    }
+
+    /// A group of `sent` has landed, `took` after it was sent, and all of their senders have been answered. `there` have come
+    /// meanwhile. Where one has landed before, and nothing was sent since, the next waits for both.
     pub fn landed(&mut self, sent: usize, there: usize, took: Duration, now: Instant) {
-        self.round = None;
+        let until = now + (took * WAIT_APPENDS).min(WAIT_MAX);
+        if let Some(round) = &mut self.round {
+            round.sent += sent;
+            round.until = until;
+            return;
+        }
         if self.skips > 0 {
             self.skips -= 1;
             return;
         }
-        let until = now + (took * WAIT_APPENDS).min(WAIT_MAX);
         self.round = Some(Round { sent, there, took, landed_at: now, until });
     }
 
-    /// An append has failed, or was no batch: whoever is there goes at once.
+    /// With so many everybody is there.
+    fn expected(&self, round: &Round) -> usize {
+        (round.there + round.sent).min(self.most)
+    }
+
+    /// Nobody is waited for: a group has failed, or there was none. Whoever is there goes at once.
     pub fn nobody(&mut self) {
         self.round = None;
     }
@@ -85,13 +95,13 @@ impl Gather {
     /// Whether a group of `there` is to wait, and until when at the most.
     pub fn waits(&self, there: usize, now: Instant) -> Option<Instant> {
         let round = self.round.as_ref()?;
-        (there < round.expected() && now < round.until).then_some(round.until)
+        (there < self.expected(round) && now < round.until).then_some(round.until)
     }
 
     /// A group of `there` is sent.
     pub fn launched(&mut self, there: usize, now: Instant) {
         let Some(round) = self.round.take() else { return };
-        if round.was_worth_it(there, now) {
+        if round.was_worth_it(there, self.expected(&round), now) {
             // Once may be chance.
             self.in_vain = self.in_vain.saturating_sub(1);
         } else {
@@ -106,21 +116,26 @@ mod tests {
     use super::*;
 
     const TOOK: Duration = Duration::from_millis(3);
+    const MOST: usize = 999;
 
     #[test]
     fn a_group_waits_for_everybody_who_is_known_and_not_for_long() {
         let now = Instant::now();
-        let mut gather = Gather::default();
+        let mut gather = Gather::new(MOST);
         assert_eq!(gather.waits(1, now), None, "nobody has been answered yet");
         gather.landed(10, 5, TOOK, now);
         assert_eq!(gather.waits(14, now), Some(now + TOOK * WAIT_APPENDS));
         assert_eq!(gather.waits(15, now), None, "all are there");
         assert_eq!(gather.waits(5, now + TOOK * WAIT_APPENDS), None, "its time is over");
+        gather.landed(20, 0, TOOK, now + TOOK);
+        assert_eq!(gather.waits(34, now + TOOK), Some(now + TOOK + TOOK * WAIT_APPENDS), "two have landed");
+        assert_eq!(gather.waits(35, now + TOOK), None);
+        gather.nobody();
         gather.landed(10, 5, Duration::from_secs(1), now);
         assert_eq!(gather.waits(5, now), Some(now + WAIT_MAX));
+        gather.nobody();
         gather.landed(990, 100, TOOK, now);
-        assert_eq!(gather.waits(BATCH_MESSAGES_MAX - 1, now), None, "no more fit into a batch");
-        gather.landed(10, 5, TOOK, now);
+        assert_eq!(gather.waits(MOST, now), None, "no more fit into a group");
         gather.nobody();
         assert_eq!(gather.waits(1, now), None);
     }
@@ -142,7 +157,7 @@ mod tests {
     fn waiting_in_vain_becomes_rare() {
         for arrivals_per_ms in [1.0, 4.0, 12.0] {
             let now = Instant::now();
-            let mut gather = Gather::default();
+            let mut gather = Gather::new(MOST);
             let sent = (arrivals_per_ms * 3.0) as usize;
             let waited = (0..650).filter(|_| wait(&mut gather, arrivals_per_ms, sent, TOOK, now)).count();
             assert!((7..=16).contains(&waited), "{arrivals_per_ms} per ms: {waited}");
@@ -153,7 +168,7 @@ mod tests {
     #[test]
     fn who_comes_again_is_waited_for_each_time() {
         let now = Instant::now();
-        let mut gather = Gather::default();
+        let mut gather = Gather::new(MOST);
         gather.landed(128, 128, Duration::from_millis(9), now);
         gather.launched(256, now + Duration::from_millis(6));
         for _ in 0..10 {

@@ -46,6 +46,8 @@ use super::{
 mod append;
 mod follow;
 
+/// Events that are appended together: one place of a batch is left for heads.
+const GROUP_MESSAGES_MAX: usize = BATCH_MESSAGES_MAX - 1;
 /// Submissions that may wait for their turn, asked about already: two groups, so that the next is always there.
 const READY_MAX: usize = 2 * BATCH_MESSAGES_MAX;
 /// Changes that may wait for the writer before nothing more is read: a few reads, since the writer has a queue.
@@ -179,7 +181,7 @@ impl<'a> Session<'a> {
             appender: Some(Appender::new(shard.connection.clone())),
             flight: None,
             append: None,
-            gather: Gather::default(),
+            gather: Gather::new(GROUP_MESSAGES_MAX),
             probe: None,
             failures: 0,
             behind: 0,

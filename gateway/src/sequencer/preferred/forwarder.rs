@@ -24,6 +24,7 @@ use crate::{
     metrics,
     sequencer::{
         SubmitError,
+        gather::Gather,
         submission::{Answer, Submission},
     },
 };
@@ -47,6 +48,7 @@ pub(super) struct Forwarder {
     tasks: TaskTracker,
     waiting: VecDeque<Parcel>,
     pipeline: Pipeline,
+    gather: Gather,
     /// Requests that were given up, of which the preferred appender may still say something.
     late: HashMap<u64, Late>,
 }
@@ -69,7 +71,7 @@ impl Forwarder {
         tasks: TaskTracker,
     ) -> Self {
         let (waiting, pipeline, late) = (VecDeque::new(), Pipeline::default(), HashMap::new());
-        Self { shared, queue, own, doubts, tasks, waiting, pipeline, late }
+        Self { shared, queue, own, doubts, tasks, waiting, pipeline, gather: Gather::new(REQUEST_EVENTS_MAX), late }
     }
 
     /// Works until `drain`, and until everything that was handed to it has been answered or taken back.
@@ -78,6 +80,7 @@ impl Forwarder {
         let (mut closed, mut draining) = (false, false);
         while !(closed && self.waiting.is_empty() && self.pipeline.is_empty()) {
             let takes_in = !closed && self.waiting.len() < REQUEST_EVENTS_MAX;
+            let gathered_at = self.gathers_until();
             tokio::select! {
                 // What has been said counts before what has not: we may have been the ones who stood still.
                 biased;
@@ -98,6 +101,7 @@ impl Forwarder {
                     closed = count == 0;
                     self.waiting.extend(arrived.drain(..));
                 }
+                () = super::at(gathered_at) => {}
             }
             self.send().await;
         }
@@ -106,12 +110,13 @@ impl Forwarder {
 
     /// Sends off what waits, as far as it may be under way.
     async fn send(&mut self) {
-        while !self.waiting.is_empty() && self.pipeline.has_room() {
+        while !self.waiting.is_empty() && self.pipeline.has_room() && self.gathers_until().is_none() {
             let to = match self.shared.standing() {
                 Standing::Theirs(holder) if self.pipeline.to().is_none_or(|to| *to == holder) => holder,
                 // Nobody to send it to, or the last one still owes answers.
                 _ => return self.take_back_waiting(),
             };
+            self.gather.launched(self.waiting_events(), Instant::now());
             let submissions = self.next_request();
             let request = wire::request(Timestamp::now(), &submissions);
             if request.len().saturating_add(HEADER_BYTES) > self.shared.connection.max_payload().unwrap_or(0) {
@@ -124,6 +129,16 @@ impl Forwarder {
                 self.give_up(Why::Silent);
             }
         }
+    }
+
+    fn waiting_events(&self) -> usize {
+        self.waiting.iter().map(Vec::len).sum()
+    }
+
+    /// Until when what waits waits for others, whose requests have just been answered; `None`: it does not.
+    fn gathers_until(&self) -> Option<Instant> {
+        let idle = !self.waiting.is_empty() && !self.queue.is_closed();
+        if idle { self.gather.waits(self.waiting_events(), Instant::now()) } else { None }
     }
 
     /// At least one parcel, as many as fit.
@@ -183,7 +198,9 @@ impl Forwarder {
     }
 
     fn decided(&mut self, number: u64, verdicts: Vec<v1::ForwardVerdict>) {
-        let Some(submissions) = self.pipeline.answered(number) else { return };
+        let now = Instant::now();
+        let Some((submissions, took)) = self.pipeline.answered(number, now) else { return };
+        self.gather.landed(submissions.len(), self.waiting_events(), took, now);
         ::metrics::counter!(metrics::FORWARDED).increment(submissions.len() as u64);
         let mut verdicts = verdicts.into_iter();
         for submission in submissions {
@@ -209,6 +226,7 @@ impl Forwarder {
 
     /// Waits no more for what is under way: whoever appends it first makes it one event.
     fn give_up(&mut self, why: Why) {
+        self.gather.nobody();
         self.late.retain(|_, late| why != Why::Gone && late.since.elapsed() < LATE_MAX);
         for (number, submissions) in self.pipeline.give_up() {
             let mut events = Vec::with_capacity(submissions.len());
@@ -241,8 +259,9 @@ impl Forwarder {
     }
 
     fn take_back_request(&mut self, number: u64) {
-        let submissions = self.pipeline.answered(number);
-        submissions.into_iter().flatten().for_each(|submission| self.take_back(submission));
+        self.gather.nobody();
+        let answered = self.pipeline.answered(number, Instant::now());
+        answered.into_iter().flat_map(|(submissions, _)| submissions).for_each(|submission| self.take_back(submission));
     }
 
     fn take_back_waiting(&mut self) {

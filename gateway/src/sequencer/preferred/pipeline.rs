@@ -67,9 +67,10 @@ impl Pipeline {
         under_way
     }
 
-    /// Request `number` has been answered: what was in it.
-    pub fn answered(&mut self, number: u64) -> Option<Vec<Submission>> {
-        self.requests.remove(&number).map(|request| request.submissions)
+    /// Request `number` has been answered at `now`: what was in it, and how long that took.
+    pub fn answered(&mut self, number: u64, now: Instant) -> Option<(Vec<Submission>, Duration)> {
+        let Request { sent_at, submissions } = self.requests.remove(&number)?;
+        Some((submissions, now.saturating_duration_since(sent_at)))
     }
 
     /// When it counts as silent, unless it says something first.
@@ -101,7 +102,8 @@ mod tests {
         assert_eq!(pipeline.silent_at(), Some(start + STEP + SILENCE_MAX));
         assert!(pipeline.heard(first, start + STEP * 3) && !pipeline.heard(second + 1, start + STEP * 4));
         assert_eq!(pipeline.silent_at(), Some(start + STEP * 3 + SILENCE_MAX));
-        assert!(pipeline.answered(first).is_some() && pipeline.answered(first).is_none());
+        let mut took = || pipeline.answered(first, start + STEP * 3).map(|(_, took)| took);
+        assert_eq!([took(), took()], [Some(STEP * 2), None]);
         let given_up: Vec<u64> = pipeline.give_up().into_iter().map(|(number, _)| number).collect();
         assert_eq!((given_up, pipeline.silent_at(), pipeline.to()), (vec![second], None, None));
     }

@@ -3,9 +3,9 @@
 use std::{collections::VecDeque, mem, time::Duration};
 
 use tokio::time::Instant;
-use weft_nats::append::{AppendError, AppendErrorKind, BATCH_BYTES_MAX, BATCH_MESSAGES_MAX};
+use weft_nats::append::{AppendError, AppendErrorKind, BATCH_BYTES_MAX};
 
-use super::{Landed, OVERLAY_MAX, Session, changed};
+use super::{GROUP_MESSAGES_MAX, Landed, OVERLAY_MAX, Session, changed};
 use crate::sequencer::{
     SubmitError,
     flight::{Flight, Left},
@@ -62,8 +62,7 @@ impl Session<'_> {
 
     /// The next submissions that go together, without those that have been given up.
     fn next_group(&mut self) -> Vec<Submission> {
-        // One place is left for heads.
-        let messages_max = if self.alone > 0 { 1 } else { BATCH_MESSAGES_MAX - 1 };
+        let messages_max = if self.alone > 0 { 1 } else { GROUP_MESSAGES_MAX };
         let now = Instant::now();
         let mut group = Vec::with_capacity(self.ready.len().min(messages_max));
         let mut bytes = 0;
