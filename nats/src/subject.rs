@@ -160,6 +160,14 @@ impl Layout {
         format!("forward.{shard}.{gateway}.answers.{number}")
     }
 
+    /// The gateway of [`forward_answer_subject`](Self::forward_answer_subject), of whatever shard.
+    pub fn forward_answer_gateway(self, subject: &str) -> Option<&str> {
+        match *subject.split('.').collect::<Vec<_>>() {
+            ["forward", _, gateway, "answers", _] => Some(gateway),
+            _ => None,
+        }
+    }
+
     fn per_shard(self, name: &str, shard: ShardId) -> String {
         if self.shards == 1 { name.into() } else { format!("{name}_{shard}") }
     }

@@ -12,7 +12,7 @@ use weft_proto::ids::{ShardId, WorkflowId};
 use super::{
     NewEvent, Receipt, Sequencer, SequencerOptions, SubmitError,
     chain::{Chain, Link, Reuse},
-    preferred::{Own, Parcel, Preferred},
+    preferred::{Appended, Own, Parcel, Preferred},
     shard::Ask,
     submission::{Answer, Encoded, Submission},
 };
@@ -97,8 +97,9 @@ impl Desk {
         (Self { queue, preferred: None, asks, room, current }, queued)
     }
 
-    /// The queue behind it, for events that other gateways hand on and those that come back from them.
-    pub fn own(&self, options: &SequencerOptions) -> Own {
+    /// The queue behind it, for events that other gateways hand on and those that come back from them; and where what they
+    /// append is told.
+    pub fn own(&self, options: &SequencerOptions, appended: mpsc::Sender<Appended>) -> Own {
         Own {
             queue: self.queue.clone(),
             room: self.room.clone(),
@@ -107,6 +108,7 @@ impl Desk {
             master_key: options.master_key.clone(),
             dedup_horizon: options.dedup_horizon,
             events_max: self.queue.max_capacity(),
+            appended,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use weft_index::receipts::{Head, Horizons};
+use weft_index::receipts::{Accepted, Head, Horizons};
 use weft_nats::message::Outgoing;
 use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
 
@@ -53,13 +53,15 @@ struct Repeat {
     same_body: bool,
 }
 
-/// What is left of a flight that was not wholly stored.
+/// What has become of a flight.
 #[derive(Debug, Default)]
 pub(super) struct Left {
     /// Not certainly stored, in their order in the group.
     pub submissions: VecDeque<Submission>,
     /// Whether the heads were stored, if there were any.
     pub carried: bool,
+    /// The events that were stored, in the log's order.
+    pub landed: Vec<(EventId, Accepted)>,
 }
 
 impl Flight {
@@ -141,14 +143,14 @@ impl Flight {
             }
         }
         let mut left = self.behind;
-        let mut landed = Vec::with_capacity(stored_events);
+        let mut landed: Vec<(EventId, Accepted)> = Vec::with_capacity(stored_events);
         for (index, (new, message)) in self.news.into_iter().zip(messages).enumerate() {
             let New { place, mut submission, sequence_number, previous } = new;
             if index < stored_events {
                 seq = seq.next();
                 let accepted = submission.accepted(seq, sequence_number, previous);
                 overlay.append(submission.id, accepted.clone());
-                landed.push(accepted);
+                landed.push((submission.id, accepted));
                 submission.answer_new(sequence_number, previous);
             } else {
                 submission.message = message;
@@ -157,11 +159,11 @@ impl Flight {
         }
         for Repeat { place, submission, of, same_body } in self.repeats {
             match landed.get(of) {
-                Some(accepted) => submission.answer_known(accepted, same_body),
+                Some((_, accepted)) => submission.answer_known(accepted, same_body),
                 None => left.push((place, submission)),
             }
         }
         left.sort_unstable_by_key(|(place, _)| *place);
-        Left { submissions: left.into_iter().map(|(_, submission)| submission).collect(), carried }
+        Left { submissions: left.into_iter().map(|(_, submission)| submission).collect(), carried, landed }
     }
 }

@@ -1,17 +1,22 @@
-//! How a session learns what stands in the log: from a reader, or from the acks of its own appends. Pure.
+//! How a session learns what stands in the log: from a reader, or from the acks of its own appends and from what it is told of
+//! another gateway's. Pure.
 //!
 //! An ack with the sequence that was expected says that nothing else stands in between. So whoever appends alone knows the
 //! log without reading it, and reading back what one has just written costs the server and the gateway as much as writing
 //! it. All that an ack does not say is when a message was stored; that is asked of the newest one now and then
 //! (`confirm`), and what was stored before it counts as stored then.
 //!
-//! The reader is given up after [`OWN_MIN`] messages in a row with nobody else's among them. It is taken up again by
-//! whatever acks do not tell: an append that failed, whose answer got lost or that somebody else was ahead of; a log that
-//! is known to reach further; a lost connection; and whenever no append asks the log for a while, since then nobody hears
-//! of others' events. Nothing depends on the choice but what it costs: each append is compared as ever.
+//! What another gateway appends for us it tells us ([`Appended`](super::preferred::Appended)), and that is as good as an ack:
+//! whoever has heard of everything up to S does not read it, either.
 //!
-//! Invariant: what is not confirmed was acked less than [`UNCONFIRMED_MAX`] ago, or is read. So a time in the receipts is
-//! late by that and an append's time at the most.
+//! The reader is given up after [`OWN_MIN`] messages in a row with nobody else's among them, or of which we were told without
+//! a gap. It is taken up again by whatever neither tells: a gap in what we are told; an append that failed, whose answer got
+//! lost or that somebody else was ahead of; a log that is known to reach further; a lost connection; and whenever for a while
+//! no append asks the log and nobody tells anything, since then nobody hears of others' events. Nothing depends on the choice
+//! but what it costs: each append is compared as ever.
+//!
+//! Invariant: what is not confirmed was acked or told less than [`UNCONFIRMED_MAX`] ago, or is read. So a time in the receipts
+//! is late by that and, at the most, by an append's time or by how old may be what is told.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -44,6 +49,9 @@ pub(super) struct Follow {
     own_min: usize,
     /// Messages of ours in a row, with nobody else's among them.
     own: usize,
+    /// Messages in a row that we were told of, and where the last of them stands.
+    told: (usize, StreamSeq),
+    /// When something was last acked or told.
     landed_at: Instant,
     /// When the log was last asked.
     asked_at: Option<Instant>,
@@ -54,7 +62,15 @@ pub(super) struct Follow {
 impl Follow {
     /// By a reader, until `own_min` messages of ours have come in a row.
     pub fn new(own_min: usize, now: Instant) -> Self {
-        Self { source: Source::Reader, own_min, own: 0, landed_at: now, asked_at: None, unconfirmed: VecDeque::new() }
+        Self {
+            source: Source::Reader,
+            own_min,
+            own: 0,
+            told: (0, StreamSeq(0)),
+            landed_at: now,
+            asked_at: None,
+            unconfirmed: VecDeque::new(),
+        }
     }
 
     pub fn source(&self) -> Source {
@@ -69,8 +85,25 @@ impl Follow {
     /// An append of `messages` was stored as a whole.
     pub fn landed(&mut self, messages: usize, now: Instant) {
         self.own = self.own.saturating_add(messages);
+        self.read_no_more(self.own, now);
+    }
+
+    /// Another gateway has told what stands behind `behind` up to `end`. `gap`: not everything before that is known.
+    pub fn told(&mut self, behind: StreamSeq, end: StreamSeq, gap: bool, now: Instant) {
+        let (before, told_end) = self.told;
+        let messages = usize::try_from(end.0.saturating_sub(behind.0)).unwrap_or(usize::MAX);
+        self.told = (if told_end == behind { before.saturating_add(messages) } else { messages }, end);
+        if gap {
+            self.others();
+        } else {
+            self.read_no_more(self.told.0, now);
+        }
+    }
+
+    /// So many messages in a row were known without the reader.
+    fn read_no_more(&mut self, in_a_row: usize, now: Instant) {
         self.landed_at = now;
-        if self.own >= self.own_min && self.overdue_at().is_none_or(|at| now < at) {
+        if in_a_row >= self.own_min && self.overdue_at().is_none_or(|at| now < at) {
             self.source = Source::Acks;
         }
     }
@@ -165,6 +198,28 @@ mod tests {
             Some(now + STEP * 20 + CONFIRM_AFTER),
             "an answer that says nothing is asked for again"
         );
+    }
+
+    /// What is told counts where it is told in a row, whoever was read meanwhile; and a gap is read.
+    #[test]
+    fn who_is_told_everything_reads_no_more() {
+        let now = Instant::now();
+        let mut follow = Follow::new(OWN_MIN, now);
+        let half = OWN_MIN as u64 / 2;
+        let tell =
+            |follow: &mut Follow, behind, gap| follow.told(StreamSeq(behind), StreamSeq(behind + half), gap, now);
+        tell(&mut follow, 0, false);
+        tell(&mut follow, half + 1, false);
+        assert_eq!(follow.source(), Source::Reader, "one between was not told");
+        follow.others();
+        tell(&mut follow, 2 * half + 1, false);
+        assert_eq!((follow.source(), follow.reads_at()), (Source::Acks, Some(now + IDLE_MAX)));
+        tell(&mut follow, 3 * half + 2, true);
+        assert_eq!(follow.source(), Source::Reader);
+        tell(&mut follow, 4 * half + 2, true);
+        assert_eq!(follow.source(), Source::Reader, "what lies before it is still to be read");
+        tell(&mut follow, 5 * half + 2, false);
+        assert_eq!(follow.source(), Source::Acks);
     }
 
     /// What the reader owes for long is not confirmed by a later message: its time would be late by that.

@@ -7,7 +7,7 @@
 //! - `decide`: what becomes of each event of a group; pure.
 //! - `overlay`: the log beyond the receipts' file; `lookup`: what the file says.
 //! - `flight`: a decided group on its way into the log; `session`: the loop that sends one after the other; `follow`:
-//!   whether it reads the log, or knows it by its own acks.
+//!   whether it reads the log, or knows it by acks and what it is told.
 //! - `desk`: where events come in, alone, many at once, or in a line; `chain`: those that must not overtake each other.
 //! - `shard`: opens, compares, catches up, and starts over; `heads`: carried forward.
 //! - `preferred`: of several gateways one appends for all, as long as it answers.
@@ -161,6 +161,9 @@ pub enum SubmitError {
 /// Questions that may wait in one shard.
 const QUEUE_ASKS_MAX: usize = 1_000;
 
+/// What others have appended and a shard has not heard yet: more than a stolen turn brings. What does not fit is read.
+const QUEUE_APPENDED_MAX: usize = 16;
+
 /// Hands events to the sequencers of all shards. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Sequencer {
@@ -201,13 +204,16 @@ pub async fn start(
         let (asks, asked) = mpsc::channel(QUEUE_ASKS_MAX);
         let (current, currently) = watch::channel(None);
         let (mut desk, queued) = Desk::new(options.queue_events_max, asks, currently);
-        let drained = if options.forwards {
+        let (tell, appended) = mpsc::channel(QUEUE_APPENDED_MAX);
+        let (drained, teller) = if options.forwards {
             let drained = CancellationToken::new();
-            let (connection, own) = (connection.clone(), desk.own(&options));
-            desk.preferred = preferred::start(id, layout, connection, own, drain.clone(), drained.clone(), tasks).await;
-            drained
+            let (connection, own) = (connection.clone(), desk.own(&options, tell));
+            let started = preferred::start(id, layout, connection, own, drain.clone(), drained.clone(), tasks).await;
+            let (preferred, teller) = started.unzip();
+            desk.preferred = preferred;
+            (drained, teller)
         } else {
-            drain.clone()
+            (drain.clone(), None)
         };
         desks.push(desk);
         let shard = Shard {
@@ -220,8 +226,9 @@ pub async fn start(
             drain: drained,
             progress: progress.clone(),
             current,
+            teller,
         };
-        shards.push(shard.run(Inbox { queue: queued, asks: asked }, receipts));
+        shards.push(shard.run(Inbox { queue: queued, asks: asked, appended }, receipts));
     }
     for shard in shards {
         // Sees to its own errors; ends by `drain`.

@@ -1,7 +1,8 @@
 //! What is in the log beyond the receipts' file: everything from the file's cursor to S, the end that decisions are made
 //! on.
 //!
-//! Our own events enter when they are acked, before they are read back or confirmed; others' enter when they are read.
+//! Our own events enter when they are acked, before they are read back or confirmed; others' enter when they are read, or
+//! told by who appended them, and then they count as ours.
 //! Whatever has been committed to the file leaves.
 //!
 //! Invariant: `lines` has a line for each message in (`base`, `end`], and `ids` and `heads` say what follows from them.
@@ -14,6 +15,8 @@ use weft_index::{
     receipts::{Accepted, Change, Content, Head},
 };
 use weft_proto::ids::{EventId, StreamSeq, WorkflowId};
+
+use super::preferred::Appended;
 
 /// When a message was stored that has been neither read back nor confirmed: after everything that has. It is too new to be
 /// forgotten.
@@ -107,6 +110,17 @@ impl Overlay {
             self.unread += 1;
             self.push_event(Some(id), id, accepted);
         }
+    }
+
+    /// Another gateway has told what it has appended: enters what is not known yet, as if it were ours. Whether there was any.
+    /// What lies before it must be known.
+    pub fn told(&mut self, appended: Appended) -> bool {
+        debug_assert!(appended.behind() <= self.end, "P2: a gap in what is known");
+        let before = self.end;
+        for (id, accepted) in appended.into_events() {
+            self.append(id, accepted);
+        }
+        self.end > before
     }
 
     /// Heads of ours were carried forward to `seq`, in a message with the id `id`, unless that has been read already.

@@ -38,6 +38,7 @@ use super::{
     heads::{Carrier, Page},
     lookup::{self, LookedUp, Looking},
     overlay::Overlay,
+    preferred::Appended,
     probe::{self, Confirm, Probe, Probed},
     shard::{Ask, Fault, Inbox, Shard},
     submission::Submission,
@@ -135,6 +136,7 @@ enum Happening {
     Scanned(Result<Page, StorageError>),
     Arrived(usize),
     Asked(Option<Ask>),
+    Told(Appended),
     /// A group has waited long enough for others.
     Gathered,
     /// Changes went to the writer.
@@ -228,6 +230,7 @@ impl<'a> Session<'a> {
                 Happening::Arrived(arrived)
             }
             asked = self.inbox.asks.recv() => Happening::Asked(asked),
+            Some(appended) = self.inbox.appended.recv() => Happening::Told(appended),
             room = self.writer.reserve(), if !self.unwritten.is_empty() => {
                 room.map_err(|_| Fault::Written)?.send(mem::take(&mut self.unwritten));
                 Happening::Written
@@ -264,6 +267,7 @@ impl<'a> Session<'a> {
             Happening::Scanned(page) => self.carrier.found(page?),
             Happening::Arrived(count) => self.closed = count == 0,
             Happening::Asked(ask) => self.asked(ask),
+            Happening::Told(appended) => self.told(appended),
             Happening::Committed => self.prune(),
             Happening::ConnectionChanged => {
                 self.connection_changed = Some(changed(&self.shard.connection));

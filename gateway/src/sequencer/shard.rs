@@ -24,6 +24,7 @@ use weft_proto::ids::{EventId, ShardId, StreamSeq};
 use super::{
     options::SequencerOptions,
     overlay::{Differs, Overlay},
+    preferred::{Appended, Teller},
     probe::{Probed, ask_between},
     progress::{Progress, count_of},
     session::Session,
@@ -52,6 +53,8 @@ pub(super) struct Shard {
     pub progress: Progress,
     /// The receipts, while they have caught up with the log.
     pub current: watch::Sender<Option<Receipts>>,
+    /// Tells others what is appended for them.
+    pub teller: Option<Teller>,
 }
 
 /// What comes to a shard's sequencer.
@@ -59,6 +62,8 @@ pub(super) struct Shard {
 pub(super) struct Inbox {
     pub queue: mpsc::Receiver<Submission>,
     pub asks: mpsc::Receiver<Ask>,
+    /// What others have appended.
+    pub appended: mpsc::Receiver<Appended>,
 }
 
 /// A question to a shard's sequencer.

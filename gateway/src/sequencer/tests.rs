@@ -171,6 +171,7 @@ fn what_the_log_says() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (gateway.clone(), 0..8u8).prop_map(|(gateway, messages)| Step::Read { gateway, messages }),
         3 => (gateway.clone(), any::<u8>()).prop_map(|(gateway, back)| Step::Confirm { gateway, back }),
+        6 => (gateway.clone(), 0..4u8).prop_map(|(gateway, of)| Step::Tell { gateway, of }),
         1 => gateway.prop_map(|gateway| Step::ReadOn { gateway }),
     ]
 }
@@ -256,8 +257,8 @@ fn who_waits_as_a_repeat_is_not_behind_what_is_refused_after_it() {
     assert_eq!(run(2, Mutant::None, &steps), Ok(()));
 }
 
-/// The properties above hold because of the comparison, the overlay, the chains, the late word, and because lines are not
-/// handed on: without any of them, even faultless runs break them.
+/// The properties above hold because of the comparison, the overlay, the chains, the late word, because lines are not
+/// handed on, and because nobody takes in what is told behind a gap: without any of them, even faultless runs break them.
 #[test]
 fn the_properties_notice_what_is_missing() {
     use proptest::{strategy::ValueTree, test_runner::TestRunner};
@@ -267,6 +268,7 @@ fn the_properties_notice_what_is_missing() {
         (1, Mutant::NoChain),
         (2, Mutant::NoLateWord),
         (2, Mutant::LinesHandedOn),
+        (2, Mutant::GapsUnnoticed),
     ] {
         let mut runner = TestRunner::deterministic();
         let noticed = (0..256).any(|_| {

@@ -14,10 +14,11 @@ use weft_nats::async_nats::{Message, StatusCode, Subscriber};
 use weft_proto::v1;
 
 use super::{
-    HEADER_BYTES, Name, Parcel, Shared, Standing,
+    Appended, HEADER_BYTES, Name, Parcel, Shared, Standing,
     keeper::{Doubt, Why},
     late::{LATE_MAX, reconcile},
     pipeline::{Pipeline, SILENCE_MAX},
+    tell,
     wire::{self, Reply, Verdict},
 };
 use crate::{
@@ -44,6 +45,8 @@ pub(super) struct Forwarder {
     queue: mpsc::Receiver<Parcel>,
     /// Where this gateway's own session takes events.
     own: mpsc::Sender<Submission>,
+    /// Where it hears what others have appended.
+    appended: mpsc::Sender<Appended>,
     doubts: mpsc::Sender<Doubt>,
     tasks: TaskTracker,
     waiting: VecDeque<Parcel>,
@@ -67,11 +70,13 @@ impl Forwarder {
         shared: Shared,
         queue: mpsc::Receiver<Parcel>,
         own: mpsc::Sender<Submission>,
+        appended: mpsc::Sender<Appended>,
         doubts: mpsc::Sender<Doubt>,
         tasks: TaskTracker,
     ) -> Self {
         let (waiting, pipeline, late) = (VecDeque::new(), Pipeline::default(), HashMap::new());
-        Self { shared, queue, own, doubts, tasks, waiting, pipeline, gather: Gather::new(REQUEST_EVENTS_MAX), late }
+        let gather = Gather::new(REQUEST_EVENTS_MAX);
+        Self { shared, queue, own, appended, doubts, tasks, waiting, pipeline, gather, late }
     }
 
     /// Works until `drain`, and until everything that was handed to it has been answered or taken back.
@@ -170,8 +175,11 @@ impl Forwarder {
     }
 
     fn answered(&mut self, message: &Message) {
-        let number = message.subject.rsplit('.').next().and_then(|number| number.parse().ok());
-        let Some(number) = number else { return };
+        let last = message.subject.rsplit('.').next().unwrap_or_default();
+        if last == tell::APPENDED {
+            return self.told(message);
+        }
+        let Ok(number) = last.parse() else { return };
         // The server says so to who asked only.
         let nobody = message.status == Some(StatusCode::NO_RESPONDERS);
         if !nobody && !self.shared.is_tagged(message) {
@@ -194,6 +202,17 @@ impl Forwarder {
                 self.give_up(Why::Gone);
             }
             Some(Reply::Working | Reply::Refused) | None => {}
+        }
+    }
+
+    /// What has been appended there. A session that does not follow reads it.
+    fn told(&self, message: &Message) {
+        if !self.shared.is_tagged(message) {
+            tracing::warn!(subject = %message.subject, "what no gateway of this mesh has told is ignored");
+            return;
+        }
+        if let Some(appended) = tell::decode(message.payload.clone(), Timestamp::now()) {
+            let _ = self.appended.try_send(appended);
         }
     }
 

@@ -14,6 +14,7 @@ use weft_nats::async_nats::{Message, Subject, Subscriber};
 
 use super::{
     Shared, Standing,
+    tell::Listeners,
     wire::{self, Arrived, Reply, Verdict},
 };
 use crate::sequencer::{
@@ -52,6 +53,8 @@ pub(super) struct Host {
     pub submit_timeout: Duration,
     /// How old a request may be.
     pub age_max: Duration,
+    /// Who is told what is appended.
+    pub listeners: Listeners,
 }
 
 impl Host {
@@ -92,6 +95,9 @@ impl Host {
             return self.refuse(request).await;
         };
         self.shared.work.note();
+        if let Some(name) = self.shared.layout.forward_answer_gateway(&reply).filter(|name| super::is_name(name)) {
+            self.listeners.heard(name, Instant::now());
+        }
         let deadline = Instant::now() + self.submit_timeout;
         let taken: Vec<Taken> = events.into_iter().map(|arrived| self.queue(arrived, deadline)).collect();
         let shared = self.shared.clone();

@@ -16,6 +16,7 @@
 //! - `keeper`, `hint`: who it is. Looked at once a second while events come; a gateway that is alone writes the key as often,
 //!   and that is all it pays.
 //! - `forwarder`, `pipeline`: requests under way; `host`: what comes from others; `wire`: what they say to each other.
+//! - `tell`: what is appended for others is told to them, so that they need not read it.
 //! - `late`: a preferred appender that said nothing for 50 ms is not waited for: the events go into the own queue as well,
 //!   and the event id makes them one. Whoever decides first decides, and a late "accepted" still reaches its sender.
 //!
@@ -61,15 +62,20 @@ mod host;
 mod keeper;
 mod late;
 mod pipeline;
+mod tell;
 pub(super) mod wire;
 
 #[cfg(test)]
 pub(super) use late::{LATE_MAX, reconcile};
+pub(super) use tell::{Appended, Teller};
+#[cfg(test)]
+pub(super) use tell::{decode as decode_appended, encode as encode_appended};
 
 use forwarder::Forwarder;
 use hint::Hints;
 use host::Host;
 use keeper::Keeper;
+use tell::Listeners;
 
 use super::submission::Submission;
 
@@ -144,10 +150,13 @@ pub(super) struct Own {
     pub dedup_horizon: Duration,
     /// Events that may wait, here as there.
     pub events_max: usize,
+    /// Where the session hears what others have appended.
+    pub appended: mpsc::Sender<Appended>,
 }
 
 /// Starts what is needed for one shard on `tasks`. When `drain` comes the role is handed over, and whoever waits for
-/// another gateway is answered; then `drained` tells the session to end as well. `None`: the client has ended.
+/// another gateway is answered; then `drained` tells the session to end as well. What the session appends it has to tell.
+/// `None`: the client has ended.
 pub(super) async fn start(
     shard: ShardId,
     layout: Layout,
@@ -156,7 +165,7 @@ pub(super) async fn start(
     drain: CancellationToken,
     drained: CancellationToken,
     tasks: &TaskTracker,
-) -> Option<Preferred> {
+) -> Option<(Preferred, Teller)> {
     // Whatever comes in between, the session ends no later than this.
     let drained = drained.drop_guard();
     let me = Name::from(uuid::Uuid::new_v4().simple().to_string());
@@ -172,16 +181,19 @@ pub(super) async fn start(
     let (doubts, doubted) = mpsc::channel(DOUBTS_MAX);
 
     tasks.spawn(Keeper::new(shared.clone(), hints, doubted).run(drain.clone()));
-    let Own { queue: own, room, current, submit_timeout, dedup_horizon, .. } = own;
+    let Own { queue: own, room, current, submit_timeout, dedup_horizon, appended, .. } = own;
     let age_max = wire::age_max(dedup_horizon);
-    let host = Host { shared: shared.clone(), queue: own.clone(), room, current, submit_timeout, age_max };
+    let listeners = Listeners::default();
+    let (teller, telling) = Teller::new(shared.clone(), listeners.clone());
+    tasks.spawn(telling);
+    let host = Host { shared: shared.clone(), queue: own.clone(), room, current, submit_timeout, age_max, listeners };
     tasks.spawn(host.run(requests, drain.clone()));
-    let forwarder = Forwarder::new(shared.clone(), queued, own, doubts, tasks.clone());
+    let forwarder = Forwarder::new(shared.clone(), queued, own, appended, doubts, tasks.clone());
     tasks.spawn(async move {
         forwarder.run(answers, drain).await;
         drop(drained);
     });
-    Some(Preferred { shared, queue })
+    Some((Preferred { shared, queue }, teller))
 }
 
 impl Preferred {

@@ -92,9 +92,12 @@ impl Session<'_> {
         let stored = result.as_ref().map_or_else(|error| error.stored, |_| sent).min(sent);
         let ours = flight.expected().0 + stored as u64;
         let now = Instant::now();
-        let left = flight.land(stored, messages, &mut self.overlay);
+        let mut left = flight.land(stored, messages, &mut self.overlay);
         if stored > 0 && self.overlay.unread_from() <= self.overlay.end() {
             self.follow.unread(self.overlay.end(), now);
+        }
+        if let Some(teller) = &self.shard.teller {
+            teller.tell(mem::take(&mut left.landed));
         }
         self.carrier.landed(left.carried);
         self.answer_reached();

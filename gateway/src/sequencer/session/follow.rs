@@ -14,6 +14,7 @@ use super::{OVERLAY_MAX, Session};
 use crate::sequencer::{
     SubmitError,
     flight::Flight,
+    preferred::Appended,
     probe::Probed,
     shard::{Ask, Fault},
 };
@@ -105,6 +106,18 @@ impl Session<'_> {
         }
         self.answer_reached();
         Ok(())
+    }
+
+    /// Another gateway has appended this.
+    pub(super) fn told(&mut self, appended: Appended) {
+        let (behind, end, now) = (appended.behind(), appended.end(), Instant::now());
+        // What has no room is read when there is some.
+        let gap = behind > self.overlay.end() || self.overlay.len() >= OVERLAY_MAX;
+        if !gap && self.overlay.told(appended) {
+            self.follow.unread(self.overlay.end(), now);
+        }
+        self.follow.told(behind, end, gap, now);
+        self.answer_reached();
     }
 
     /// Forgets what the file holds, as far as no look-up may still need it.

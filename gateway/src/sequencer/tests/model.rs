@@ -1,5 +1,5 @@
 //! A log and gateways in memory, for the pure part: several sequencers on one log, interleaved at will, that hand events to
-//! each other and do not wait for ever, with acks and appends that get lost and late copies that arrive after all.
+//! each other, tell each other what they append and do not wait for ever, with acks and appends that get lost and late copies that arrive after all.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::{
     sync::{Semaphore, oneshot},
@@ -36,7 +37,7 @@ use crate::sequencer::{
     follow::{Follow, Source},
     overlay::Overlay,
     preferred::{
-        LATE_MAX, reconcile,
+        Appended, LATE_MAX, decode_appended, encode_appended, reconcile,
         wire::{self, Verdict},
     },
     submission::{self, Encoded, Submission, test_event},
@@ -68,6 +69,8 @@ pub enum Mutant {
     NoChain,
     /// Members of lines go to other gateways like any other event.
     LinesHandedOn,
+    /// Who is told something does not look whether it knows what stands before it.
+    GapsUnnoticed,
     /// Batches go to other gateways, which do not learn that they are batches.
     BatchesFallApart,
 }
@@ -120,6 +123,8 @@ pub enum Step {
     Read { gateway: usize, messages: u8 },
     /// While it has no reader: it learns when one of its messages was stored, so far from the last that it knows of.
     Confirm { gateway: usize, back: u8 },
+    /// It is told of something that was appended anywhere, in whatever order, or not at all.
+    Tell { gateway: usize, of: u8 },
     /// It goes back to its reader: nothing was appended for a while, or nothing confirmed.
     ReadOn { gateway: usize },
     /// Its file holds all that has been read, and the overlay forgets that.
@@ -193,6 +198,8 @@ pub struct World {
     pub log: Log,
     gateways: Vec<Gateway>,
     late: Vec<(StreamSeq, Vec<Outgoing>)>,
+    /// What has been appended, as it is told to others.
+    told: Vec<Bytes>,
     waiting: Vec<Waiting>,
     room: Arc<Semaphore>,
     chains: usize,
@@ -336,8 +343,9 @@ impl Gateway {
         self.flight = Some((flight, messages));
     }
 
-    fn land(&mut self, log: &mut Log, fate: Fate, late: &mut Vec<(StreamSeq, Vec<Outgoing>)>) {
-        let Some((flight, messages)) = self.flight.take() else { return };
+    /// What it has to tell.
+    fn land(&mut self, log: &mut Log, fate: Fate, late: &mut Vec<(StreamSeq, Vec<Outgoing>)>) -> Option<Bytes> {
+        let (flight, messages) = self.flight.take()?;
         let expected = flight.expected();
         let stored = match fate {
             Fate::Acked if log.append(expected, &messages) => messages.len(),
@@ -369,6 +377,17 @@ impl Gateway {
             self.ready.push_front(submission);
         }
         self.target = log.end();
+        Appended::new(left.landed).map(|appended| encode_appended(NOW, &appended))
+    }
+
+    fn told(&mut self, told: Bytes, mutant: Mutant) {
+        let appended = decode_appended(told, NOW).expect("what was told");
+        let (behind, end, now) = (appended.behind(), appended.end(), Instant::now());
+        let gap = behind > self.overlay.end() && mutant != Mutant::GapsUnnoticed;
+        if !gap && self.overlay.told(appended) {
+            self.follow.unread(self.overlay.end(), now);
+        }
+        self.follow.told(behind, end, gap, now);
     }
 
     /// What is left of a message is when it was stored: then, or a little later.
@@ -465,6 +484,7 @@ impl World {
             log: Log { messages: Vec::new(), mutant },
             gateways: (0..gateways).map(|_| Gateway::new()).collect(),
             late: Vec::new(),
+            told: Vec::new(),
             waiting: Vec::new(),
             room: Arc::new(Semaphore::new(1 << 20)),
             chains: 0,
@@ -527,7 +547,14 @@ impl World {
             Step::Launch { gateway, carry, more } => self.gateways[gateway % count].launch(carry, more, mutant),
             Step::Land { gateway, fate } => {
                 self.faults |= fate != Fate::Acked;
-                self.gateways[gateway % count].land(&mut self.log, fate, &mut self.late);
+                let told = self.gateways[gateway % count].land(&mut self.log, fate, &mut self.late);
+                self.told.extend(told);
+            }
+            Step::Tell { gateway, of } => {
+                // Rather what is new.
+                if let Some(of) = self.told.len().checked_sub(1 + usize::from(of)) {
+                    self.gateways[gateway % count].told(self.told[of].clone(), mutant);
+                }
             }
             Step::Read { gateway, messages } => self.gateways[gateway % count].read(&self.log, messages.into()),
             Step::Confirm { gateway, back } => self.gateways[gateway % count].confirm(&self.log, back.into()),

@@ -11,7 +11,8 @@ async fn gateway(mesh: &Mesh, folder: &TempDir) -> Running {
     mesh.sequencer_with(SequencerOptions { forwards: false, ..options }).await
 }
 
-async fn readers(mesh: &Mesh) -> usize {
+/// Who reads the log.
+pub async fn readers(mesh: &Mesh) -> usize {
     mesh.connection.jetstream().get_stream("EVENTS").await.unwrap().cached_info().state.consumer_count
 }
 

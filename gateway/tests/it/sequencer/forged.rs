@@ -120,6 +120,49 @@ async fn an_answer_that_no_gateway_has_given_is_ignored() {
     assert!(eventually(PATIENCE, doubted).await, "it is asked, and not believed");
 }
 
+/// P1, P2: what stands in the log is believed of gateways only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_gateway_has_told_is_ignored() {
+    let mesh = Mesh::start().await;
+    let folder = folder();
+    let gateway = mesh.sequencer(&folder).await;
+    gateway.insist(event("a", 1)).await;
+    assert!(eventually(PATIENCE, async || holder(&mesh).await.is_some()).await, "somebody appends");
+    let name = holder(&mesh).await.unwrap();
+    let subject = mesh.layout.forward_answer_subject(ShardId(0), &name, "appended");
+    // Each says that delivery is what stands behind the first event.
+    let told = |delivery: u64| {
+        let made_up = v1::AppendedEvent {
+            event_id: event("a", delivery).id.to_vec(),
+            workflow_id: "a".into(),
+            body_digest: vec![0; 32],
+            sequence_number: MADE_UP,
+            previous_event_id: Vec::new(),
+        };
+        let sent_at_ms = Timestamp::now().as_millisecond();
+        Bytes::from(v1::Appended { sent_at_ms, behind_seq: 1, events: vec![made_up] }.encode_to_vec())
+    };
+    let elsewhere = mesh.layout.forward_answer_subject(ShardId(0), &name, 1);
+    let client = mesh.connection.client();
+    let payloads = [told(2), told(3), told(4), told(5)];
+    let headers = [
+        HeaderMap::new(),
+        header(&foreign_tags().tag(&subject, &payloads[1])),
+        header(&tags().tag(&elsewhere, &payloads[2])),
+        header(&tags().tag(&subject, &payloads[3])),
+    ];
+    for (headers, payload) in headers.into_iter().zip(payloads) {
+        client.publish_with_headers(subject.clone(), headers, payload).await.unwrap();
+    }
+    // The last has the mesh's key. Had another been heeded before, its place would be taken.
+    let position = async |delivery| gateway.sequencer.position_of(event("a", delivery).id).await.unwrap();
+    let believed = async || position(5).await == Some((ShardId(0), StreamSeq(2)));
+    assert!(eventually(PATIENCE, believed).await, "with the mesh's key it is a gateway");
+    for delivery in 2..5 {
+        assert_eq!(position(delivery).await, None, "{delivery}");
+    }
+}
+
 /// A claim to be the preferred appender that is no name is none, and the role is taken.
 #[tokio::test]
 async fn a_made_up_name_of_a_gateway_is_none() {

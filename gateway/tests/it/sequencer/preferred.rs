@@ -5,10 +5,10 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, future::join_all};
 use weft_nats::testing::eventually;
 
-use super::*;
+use super::{alone::readers, *};
 
 /// Who appends, as the key says.
 pub async fn holder(mesh: &Mesh) -> Option<String> {
@@ -58,6 +58,45 @@ async fn others_send_their_events_to_who_appends() {
     let receipt = other.sequencer.submit(NewEvent { receipt_on_id_reuse: true, ..reused }).await;
     assert_eq!(receipt, Ok(first));
     assert_eq!(mesh.events().await.len() as u64, number);
+}
+
+/// P2, P3: who hands events on is told what is appended and does not read it; and knows all of it when the other is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_hands_events_on_is_told_what_is_appended() {
+    let mesh = Mesh::start().await;
+    let folders = [folder(), folder()];
+    let preferred = mesh.sequencer(&folders[0]).await;
+    preferred.insist(event("a", 0)).await;
+    assert!(eventually(PATIENCE, async || holder(&mesh).await.is_some()).await, "somebody appends");
+    let other = mesh.sequencer(&folders[1]).await;
+    let mut count = 1;
+    let reads_no_more = async || {
+        let group = (count..count + 100).map(|delivery| {
+            let gateway = if delivery % 2 == 0 { &preferred } else { &other };
+            gateway.insist(event("a", delivery))
+        });
+        assert!(join_all(group).await.iter().all(|receipt| !receipt.duplicate));
+        count += 100;
+        readers(&mesh).await == 0
+    };
+    assert!(eventually(PATIENCE, reads_no_more).await);
+    preferred.stop().await;
+
+    for delivery in [0, 2, count - 2, count - 1] {
+        assert!(other.insist(event("a", delivery)).await.duplicate, "{delivery}");
+    }
+    let mut numbers = Vec::new();
+    for delivery in count..count + 3 {
+        numbers.push(other.insist(event("a", delivery)).await.sequence_number.0);
+    }
+    assert!(numbers.iter().copied().eq(count + 1..count + 4), "{numbers:?}");
+    // What it was told is in its file.
+    other.stop().await;
+    let other = mesh.sequencer(&folders[1]).await;
+    for delivery in 0..count + 3 {
+        assert!(other.insist(event("a", delivery)).await.duplicate, "{delivery}");
+    }
+    assert_eq!(mesh.events().await.len() as u64, count + 3);
 }
 
 /// P3: a batch that is handed on stands in its order; and nothing of a line behind what is refused is accepted, also at a

@@ -1,0 +1,224 @@
+//! What the preferred appender has appended is told to those who hand events to it, so that they know the log without
+//! reading it.
+//!
+//! Reading an event costs its reader and the server as much as appending it; what a gateway must know of it are some dozen
+//! bytes, many events in a message. Nothing depends on anybody's being told: who misses something reads on, each append is
+//! compared as ever, and what stands at the end is asked of the log now and then, as with [what acks tell](super::super::follow).
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use prost::Message as _;
+use tokio::{sync::mpsc, time::Instant};
+use weft_index::receipts::Accepted;
+use weft_proto::{
+    ids::{EventId, SequenceNumber, StreamSeq, WorkflowId},
+    v1,
+};
+
+use super::{HEADER_BYTES, Name, Shared};
+use crate::sequencer::overlay::UNREAD;
+
+/// What stands in the place of a request's number.
+pub(super) const APPENDED: &str = "appended";
+/// Whoever has handed events on is told for so long: it is not to begin to read in every pause of its senders.
+const LISTENS: Duration = Duration::from_secs(10);
+/// Gateways that are told. More read.
+const LISTENERS_MAX: usize = 64;
+/// Appends that wait to be told. Whoever misses one reads.
+const QUEUE_MAX: usize = 16;
+/// Who is told later, by two clocks that may differ, reads: when an event was stored is concluded from when it was told, and
+/// is to be late by well below [`LATE_MAX`](weft_index::receipts::LATE_MAX).
+const AGE_MAX: Duration = Duration::from_secs(2);
+
+/// Events that stand one behind the other in the log. Not empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::sequencer) struct Appended {
+    events: Vec<(EventId, Accepted)>,
+}
+
+impl Appended {
+    /// `None`: there is nothing, or it does not stand one behind the other.
+    pub fn new(events: Vec<(EventId, Accepted)>) -> Option<Self> {
+        let contiguous = events.is_sorted_by(|(_, a), (_, b)| a.seq.next() == b.seq);
+        let begins = events.first().is_some_and(|(_, first)| first.seq > StreamSeq(0));
+        (contiguous && begins).then_some(Self { events })
+    }
+
+    /// The end of the log that they stand behind.
+    pub fn behind(&self) -> StreamSeq {
+        StreamSeq(self.events.first().map_or(0, |(_, first)| first.seq.0.saturating_sub(1)))
+    }
+
+    /// Where the last of them stands.
+    pub fn end(&self) -> StreamSeq {
+        self.events.last().map_or(StreamSeq(0), |(_, last)| last.seq)
+    }
+
+    /// In their order.
+    pub fn into_events(self) -> Vec<(EventId, Accepted)> {
+        self.events
+    }
+}
+
+/// As it is sent at `now`.
+pub(in crate::sequencer) fn encode(now: Timestamp, appended: &Appended) -> Bytes {
+    let events = appended.events.iter().map(|(id, accepted)| v1::AppendedEvent {
+        event_id: id.to_vec(),
+        workflow_id: accepted.workflow.to_string(),
+        body_digest: accepted.digest.to_vec(),
+        sequence_number: accepted.sequence_number.0,
+        previous_event_id: accepted.previous.map(EventId::to_vec).unwrap_or_default(),
+    });
+    let behind_seq = appended.behind().0;
+    v1::Appended { sent_at_ms: now.as_millisecond(), behind_seq, events: events.collect() }.encode_to_vec().into()
+}
+
+/// What arrived at `now`. `None`: it makes no sense, or is too old.
+pub(in crate::sequencer) fn decode(payload: Bytes, now: Timestamp) -> Option<Appended> {
+    let v1::Appended { sent_at_ms, behind_seq, events } = v1::Appended::decode(payload).ok()?;
+    let age = Duration::from_millis(now.as_millisecond().abs_diff(sent_at_ms));
+    let mut seq = StreamSeq(behind_seq);
+    let accepted = events.into_iter().map(|event| {
+        seq = StreamSeq(seq.0.checked_add(1)?);
+        let previous = match event.previous_event_id.as_slice() {
+            [] => None,
+            bytes => Some(EventId::from_slice(bytes)?),
+        };
+        let accepted = Accepted {
+            seq,
+            stored_at: UNREAD,
+            digest: event.body_digest.try_into().ok()?,
+            sequence_number: SequenceNumber(event.sequence_number),
+            workflow: WorkflowId::new(event.workflow_id).ok()?,
+            previous,
+        };
+        Some((EventId::from_slice(&event.event_id)?, accepted))
+    });
+    let accepted = accepted.collect::<Option<Vec<_>>>()?;
+    if age <= AGE_MAX { Appended::new(accepted) } else { None }
+}
+
+/// Who has handed events on, and when. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Listeners {
+    heard: Arc<Mutex<HashMap<Name, Instant>>>,
+}
+
+impl Listeners {
+    /// `gateway` has handed events on.
+    pub fn heard(&self, gateway: &str, now: Instant) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = heard.get_mut(gateway) {
+            *at = now;
+        } else if heard.len() < LISTENERS_MAX {
+            heard.insert(gateway.into(), now);
+        }
+    }
+
+    /// Who is to be told.
+    fn listening(&self, now: Instant) -> Vec<Name> {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.retain(|_, at| now.saturating_duration_since(*at) < LISTENS);
+        heard.keys().cloned().collect()
+    }
+}
+
+/// Tells what this gateway appends.
+#[derive(Debug, Clone)]
+pub(in crate::sequencer) struct Teller {
+    listeners: Listeners,
+    queue: mpsc::Sender<(Timestamp, Vec<Name>, Appended)>,
+}
+
+impl Teller {
+    /// With the task that sends, which ends with the last clone.
+    pub(super) fn new(shared: Shared, listeners: Listeners) -> (Self, impl Future<Output = ()>) {
+        let (queue, queued) = mpsc::channel(QUEUE_MAX);
+        (Self { listeners, queue }, send(shared, queued))
+    }
+
+    /// These have just been stored.
+    pub fn tell(&self, events: Vec<(EventId, Accepted)>) {
+        let listening = self.listeners.listening(Instant::now());
+        if !listening.is_empty()
+            && let Some(appended) = Appended::new(events)
+        {
+            let _ = self.queue.try_send((Timestamp::now(), listening, appended));
+        }
+    }
+}
+
+async fn send(shared: Shared, mut queued: mpsc::Receiver<(Timestamp, Vec<Name>, Appended)>) {
+    while let Some((stored_at, listening, appended)) = queued.recv().await {
+        let payload = encode(stored_at, &appended);
+        if payload.len().saturating_add(HEADER_BYTES) > shared.connection.max_payload().unwrap_or(0) {
+            continue;
+        }
+        for gateway in listening {
+            let subject = shared.layout.forward_answer_subject(shared.shard, &gateway, APPENDED);
+            let headers = shared.tagged(&subject, &payload);
+            // An error means that the client has ended: then nobody hears anything.
+            let _ = shared.connection.client().publish_with_headers(subject, headers, payload.clone()).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_700_000_000).unwrap()
+    }
+
+    fn event(seq: u64, previous: Option<EventId>) -> (EventId, Accepted) {
+        let accepted = Accepted {
+            seq: StreamSeq(seq),
+            stored_at: UNREAD,
+            digest: [seq as u8; 32],
+            sequence_number: SequenceNumber(seq * 3),
+            workflow: WorkflowId::new("a ü").unwrap(),
+            previous,
+        };
+        (EventId::unique(), accepted)
+    }
+
+    #[test]
+    fn what_was_appended_survives_the_way() {
+        let first = event(7, None);
+        let appended = Appended::new(vec![first.clone(), event(8, Some(first.0))]).unwrap();
+        assert_eq!((appended.behind(), appended.end()), (StreamSeq(6), StreamSeq(8)));
+        let sent = encode(now(), &appended);
+        assert_eq!(decode(sent.clone(), now() + AGE_MAX).as_ref(), Some(&appended));
+        assert_eq!(decode(sent, now() + AGE_MAX + Duration::from_millis(1)), None, "it lay somewhere");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_nothing() {
+        assert_eq!(Appended::new(Vec::new()), None);
+        assert_eq!(Appended::new(vec![event(7, None), event(9, None)]), None, "one is missing");
+        assert_eq!(decode(Bytes::from_static(b"not ours"), now()), None);
+        let at_the_end =
+            v1::Appended { behind_seq: u64::MAX, events: vec![v1::AppendedEvent::default()], ..Default::default() };
+        for appended in [v1::Appended::default(), at_the_end] {
+            let sent = v1::Appended { sent_at_ms: now().as_millisecond(), ..appended };
+            assert_eq!(decode(sent.encode_to_vec().into(), now()), None);
+        }
+    }
+
+    #[test]
+    fn who_hands_on_nothing_more_is_told_nothing_more() {
+        let (listeners, now) = (Listeners::default(), Instant::now());
+        listeners.heard("a", now);
+        listeners.heard("b", now + LISTENS / 2);
+        assert_eq!(listeners.listening(now + LISTENS), vec![Name::from("b")]);
+        (0..LISTENERS_MAX * 2).for_each(|number| listeners.heard(&number.to_string(), now + LISTENS));
+        assert_eq!(listeners.listening(now + LISTENS).len(), LISTENERS_MAX);
+    }
+}
