@@ -31,7 +31,7 @@ impl Session<'_> {
             && let Some(mut appender) = self.appender.take()
         {
             self.gather.launched(self.ready.len(), Instant::now());
-            let group = self.next_group();
+            let group = self.next_group(appender.batches(self.ready.len()));
             let carry = self.carrier.board(&self.overlay);
             let (flight, messages) = Flight::decide(&self.overlay, self.shard.horizons(), group, carry);
             if messages.is_empty() {
@@ -60,9 +60,10 @@ impl Session<'_> {
         if idle { self.gather.waits(self.ready.len(), Instant::now()) } else { None }
     }
 
-    /// The next submissions that go together, without those that have been given up.
-    fn next_group(&mut self) -> Vec<Submission> {
-        let messages_max = if self.alone > 0 { 1 } else { GROUP_MESSAGES_MAX };
+    /// The next submissions that go together, without those that have been given up. One, where they would be published one
+    /// by one: so each is answered as soon as it is stored, and whoever comes meanwhile may make a batch of the rest.
+    fn next_group(&mut self, batches: bool) -> Vec<Submission> {
+        let messages_max = if batches && self.alone == 0 { GROUP_MESSAGES_MAX } else { 1 };
         let now = Instant::now();
         let mut group = Vec::with_capacity(self.ready.len().min(messages_max));
         let mut bytes = 0;
