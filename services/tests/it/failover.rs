@@ -153,6 +153,13 @@ impl Scene {
         });
         assert!(taken.await, "not every workflow comes to its end");
     }
+
+    /// Waits until every event has its outcome: what a killed owner had delivered and not committed comes again first.
+    async fn until_settled(&self, events: &BTreeMap<String, u64>) {
+        let all = events.values().sum::<u64>();
+        let have_all = async || settled(&self.connection).await.len() as u64 == all;
+        assert!(eventually(2 * PATIENCE, have_all).await, "not every event gets an outcome");
+    }
 }
 
 /// What each receiver of a workflow heeds that never steps back to an earlier owner.
@@ -232,6 +239,7 @@ async fn workers_that_die_and_sleep_lose_and_reorder_nothing() {
     load.stop();
     let events = load.finish().await;
     scene.until_taken(&events).await;
+    scene.until_settled(&events).await;
     scene.until_held([SHARDS as usize / WORKERS; WORKERS]).await;
     for worker in 0..WORKERS {
         assert_eq!(scene.worker(worker).stop().await.unwrap().code(), Some(0));
