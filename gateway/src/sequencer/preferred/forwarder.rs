@@ -14,7 +14,7 @@ use weft_nats::async_nats::{Message, StatusCode, Subscriber};
 use weft_proto::v1;
 
 use super::{
-    Appended, HEADER_BYTES, Name, Parcel, Shared, Standing,
+    Appended, Name, Parcel, Shared, Standing,
     keeper::{Doubt, Why},
     late::{LATE_MAX, reconcile},
     pipeline::{Pipeline, SILENCE_MAX},
@@ -124,7 +124,7 @@ impl Forwarder {
             self.gather.launched(self.waiting_events(), Instant::now());
             let submissions = self.next_request();
             let request = wire::request(Timestamp::now(), &submissions);
-            if request.len().saturating_add(HEADER_BYTES) > self.shared.connection.max_payload().unwrap_or(0) {
+            if !self.shared.fits(&request) {
                 submissions.into_iter().for_each(|submission| self.take_back(submission));
                 continue;
             }

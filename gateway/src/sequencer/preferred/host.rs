@@ -131,7 +131,7 @@ impl Host {
             return self.ignore(&request);
         }
         if let Some(reply) = request.reply {
-            say(&self.shared, reply, Reply::Refused).await;
+            self.shared.say(reply, wire::encode_reply(Reply::Refused)).await;
         }
     }
 }
@@ -142,16 +142,9 @@ async fn answer(shared: &Shared, reply: Subject, taken: Vec<Taken>) {
     let verdicts = loop {
         match timeout(WORKING, &mut verdicts).await {
             Ok(verdicts) => break verdicts,
-            Err(_) => say(shared, reply.clone(), Reply::Working).await,
+            Err(_) => shared.say(reply.clone(), wire::encode_reply(Reply::Working)).await,
         }
     };
     let verdicts = verdicts.into_iter().map(wire::encode_verdict).collect();
-    say(shared, reply, Reply::Verdicts(verdicts)).await;
-}
-
-/// An error means that the client has ended: then nobody hears anything.
-async fn say(shared: &Shared, to: Subject, reply: Reply) {
-    let reply = wire::encode_reply(reply);
-    let headers = shared.tagged(&to, &reply);
-    let _ = shared.connection.client().publish_with_headers(to, headers, reply).await;
+    shared.say(reply, wire::encode_reply(Reply::Verdicts(verdicts))).await;
 }

@@ -41,6 +41,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::{
     sync::{Notify, Semaphore, mpsc, watch},
     time::{Instant, sleep_until},
@@ -48,7 +49,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_index::receipts::Receipts;
 use weft_nats::{
-    async_nats::{HeaderMap, Message},
+    async_nats::{HeaderMap, Message, Subject},
     catalog::MasterKey,
     connect::Connection,
     subject::Layout,
@@ -225,6 +226,17 @@ impl Shared {
         let mut headers = HeaderMap::new();
         headers.insert(TAG, self.tags.tag(subject, payload));
         headers
+    }
+
+    /// Whether a payload is not too large for the server.
+    fn fits(&self, payload: &[u8]) -> bool {
+        payload.len().saturating_add(HEADER_BYTES) <= self.connection.max_payload().unwrap_or(0)
+    }
+
+    /// Tells another gateway. An error means that the client has ended: then nobody hears anything.
+    async fn say(&self, to: Subject, payload: Bytes) {
+        let headers = self.tagged(&to, &payload);
+        let _ = self.connection.client().publish_with_headers(to, headers, payload).await;
     }
 
     /// Whether a gateway of this mesh has said it, here and not elsewhere.

@@ -21,7 +21,7 @@ use weft_proto::{
     v1,
 };
 
-use super::{HEADER_BYTES, Name, Shared};
+use super::{Name, Shared, wire};
 use crate::sequencer::overlay::UNREAD;
 
 /// What stands in the place of a request's number.
@@ -73,7 +73,7 @@ pub(in crate::sequencer) fn encode(now: Timestamp, appended: &Appended) -> Bytes
         workflow_id: accepted.workflow.to_string(),
         body_digest: accepted.digest.to_vec(),
         sequence_number: accepted.sequence_number.0,
-        previous_event_id: accepted.previous.map(EventId::to_vec).unwrap_or_default(),
+        previous_event_id: wire::encode_previous(accepted.previous),
     });
     let behind_seq = appended.behind().0;
     v1::Appended { sent_at_ms: now.as_millisecond(), behind_seq, events: events.collect() }.encode_to_vec().into()
@@ -82,26 +82,23 @@ pub(in crate::sequencer) fn encode(now: Timestamp, appended: &Appended) -> Bytes
 /// What arrived at `now`. `None`: it makes no sense, or is too old.
 pub(in crate::sequencer) fn decode(payload: Bytes, now: Timestamp) -> Option<Appended> {
     let v1::Appended { sent_at_ms, behind_seq, events } = v1::Appended::decode(payload).ok()?;
-    let age = Duration::from_millis(now.as_millisecond().abs_diff(sent_at_ms));
+    if wire::age(sent_at_ms, now) > AGE_MAX {
+        return None;
+    }
     let mut seq = StreamSeq(behind_seq);
     let accepted = events.into_iter().map(|event| {
         seq = StreamSeq(seq.0.checked_add(1)?);
-        let previous = match event.previous_event_id.as_slice() {
-            [] => None,
-            bytes => Some(EventId::from_slice(bytes)?),
-        };
         let accepted = Accepted {
             seq,
             stored_at: UNREAD,
             digest: event.body_digest.try_into().ok()?,
             sequence_number: SequenceNumber(event.sequence_number),
             workflow: WorkflowId::new(event.workflow_id).ok()?,
-            previous,
+            previous: wire::decode_previous(&event.previous_event_id)?,
         };
         Some((EventId::from_slice(&event.event_id)?, accepted))
     });
-    let accepted = accepted.collect::<Option<Vec<_>>>()?;
-    if age <= AGE_MAX { Appended::new(accepted) } else { None }
+    Appended::new(accepted.collect::<Option<_>>()?)
 }
 
 /// Who has handed events on, and when. Cheap to clone.
@@ -157,14 +154,12 @@ impl Teller {
 async fn send(shared: Shared, mut queued: mpsc::Receiver<(Timestamp, Vec<Name>, Appended)>) {
     while let Some((stored_at, listening, appended)) = queued.recv().await {
         let payload = encode(stored_at, &appended);
-        if payload.len().saturating_add(HEADER_BYTES) > shared.connection.max_payload().unwrap_or(0) {
+        if !shared.fits(&payload) {
             continue;
         }
         for gateway in listening {
             let subject = shared.layout.forward_answer_subject(shared.shard, &gateway, APPENDED);
-            let headers = shared.tagged(&subject, &payload);
-            // An error means that the client has ended: then nobody hears anything.
-            let _ = shared.connection.client().publish_with_headers(subject, headers, payload.clone()).await;
+            shared.say(subject.into(), payload.clone()).await;
         }
     }
 }

@@ -32,6 +32,21 @@ pub(in crate::sequencer) fn age_max(dedup_horizon: Duration) -> Duration {
     AGE_MAX.min(dedup_horizon / 2)
 }
 
+/// How old is now what was sent at `sent_at_ms`, by two clocks that may differ: also what is from the future.
+pub(super) fn age(sent_at_ms: i64, now: Timestamp) -> Duration {
+    Duration::from_millis(now.as_millisecond().abs_diff(sent_at_ms))
+}
+
+/// The event before one, empty where there is none.
+pub(super) fn encode_previous(previous: Option<EventId>) -> Vec<u8> {
+    previous.map(EventId::to_vec).unwrap_or_default()
+}
+
+/// What [`encode_previous`] gave; `None` where it makes no sense.
+pub(super) fn decode_previous(bytes: &[u8]) -> Option<Option<EventId>> {
+    if bytes.is_empty() { Some(None) } else { EventId::from_slice(bytes).map(Some) }
+}
+
 /// The answer to a whole request.
 #[derive(Debug)]
 pub(in crate::sequencer) enum Reply {
@@ -100,7 +115,7 @@ pub(in crate::sequencer) fn events(
     age_max: Duration,
 ) -> Option<Vec<Arrived>> {
     let request = v1::Forward::decode(request).ok()?;
-    let age = Duration::from_millis(now.as_millisecond().abs_diff(request.sent_at_ms));
+    let age = age(request.sent_at_ms, now);
     let mut chains = HashMap::new();
     let arrived = |event: v1::ForwardedEvent| {
         // What is a chain when it is handed on is a batch.
@@ -160,7 +175,7 @@ pub(in crate::sequencer) fn encode_verdict(verdict: Verdict) -> v1::ForwardVerdi
             v1::ForwardVerdict {
                 outcome: outcome.into(),
                 sequence_number: receipt.sequence_number.0,
-                previous_event_id: receipt.previous.map(EventId::to_vec).unwrap_or_default(),
+                previous_event_id: encode_previous(receipt.previous),
                 // The sender of something new knows it.
                 workflow_id: if receipt.duplicate { receipt.workflow.to_string() } else { String::new() },
             }
@@ -196,10 +211,7 @@ pub(in crate::sequencer) fn decode_verdict(verdict: v1::ForwardVerdict, id: Even
 }
 
 fn receipt(verdict: v1::ForwardVerdict, id: EventId, workflow: Option<WorkflowId>, duplicate: bool) -> Answer {
-    let previous = match verdict.previous_event_id.as_slice() {
-        [] => None,
-        bytes => Some(EventId::from_slice(bytes).ok_or(SubmitError::Unavailable)?),
-    };
+    let previous = decode_previous(&verdict.previous_event_id).ok_or(SubmitError::Unavailable)?;
     Ok(Receipt {
         event_id: id,
         sequence_number: SequenceNumber(verdict.sequence_number),

@@ -1,5 +1,6 @@
 //! A log and gateways in memory, for the pure part: several sequencers on one log, interleaved at will, that hand events to
-//! each other, tell each other what they append and do not wait for ever, with acks and appends that get lost and late copies that arrive after all.
+//! each other, tell each other what they append and do not wait for ever, with acks and appends that get lost and late copies
+//! that arrive after all.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -11,7 +11,10 @@ use weft_nats::{
 };
 use weft_proto::v1::{self, ForwardOutcome, forward_answer};
 
-use super::{preferred::holder, *};
+use super::{
+    preferred::{holder, takes_the_role},
+    *,
+};
 
 /// What no sequencer of these tests says.
 const MADE_UP: u64 = 777;
@@ -33,8 +36,7 @@ async fn a_request_that_no_gateway_has_sent_is_ignored() {
     let mesh = Mesh::start().await;
     let folder = folder();
     let host = mesh.sequencer(&folder).await;
-    host.insist(event("a", 1)).await;
-    assert!(eventually(PATIENCE, async || holder(&mesh).await.is_some()).await, "somebody appends");
+    takes_the_role(&mesh, &host, 1).await;
     let subject = mesh.layout.forward_subject(ShardId(0), &holder(&mesh).await.unwrap());
     let request = |delivery: u64| {
         let forged = v1::ForwardedEvent {
@@ -126,8 +128,7 @@ async fn what_no_gateway_has_told_is_ignored() {
     let mesh = Mesh::start().await;
     let folder = folder();
     let gateway = mesh.sequencer(&folder).await;
-    gateway.insist(event("a", 1)).await;
-    assert!(eventually(PATIENCE, async || holder(&mesh).await.is_some()).await, "somebody appends");
+    takes_the_role(&mesh, &gateway, 1).await;
     let name = holder(&mesh).await.unwrap();
     let subject = mesh.layout.forward_answer_subject(ShardId(0), &name, "appended");
     // Each says that delivery is what stands behind the first event.

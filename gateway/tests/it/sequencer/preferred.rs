@@ -17,6 +17,12 @@ pub async fn holder(mesh: &Mesh) -> Option<String> {
     Some(String::from_utf8(message.payload.to_vec()).unwrap()).filter(|holder| !holder.is_empty())
 }
 
+/// It appends for all from now on, a delivery of workflow `a` first.
+pub async fn takes_the_role(mesh: &Mesh, gateway: &Running, delivery: u64) {
+    gateway.insist(event("a", delivery)).await;
+    assert!(eventually(PATIENCE, async || holder(mesh).await.is_some()).await, "somebody appends");
+}
+
 /// Requests that gateways send each other, from now on.
 async fn requests(mesh: &Mesh) -> Arc<AtomicUsize> {
     let mut heard = mesh.connection.client().subscribe("forward.*.*.events").await.unwrap();
@@ -38,8 +44,7 @@ async fn others_send_their_events_to_who_appends() {
     let folders = [folder(), folder()];
     let preferred = mesh.sequencer(&folders[0]).await;
     let requests = requests(&mesh).await;
-    preferred.insist(event("a", 1)).await;
-    assert!(eventually(PATIENCE, async || holder(&mesh).await.is_some()).await, "somebody appends");
+    takes_the_role(&mesh, &preferred, 1).await;
     assert_eq!(requests.load(Ordering::Relaxed), 0, "alone it sends nothing to anybody");
 
     let other = mesh.sequencer(&folders[1]).await;
@@ -66,8 +71,7 @@ async fn who_hands_events_on_is_told_what_is_appended() {
     let mesh = Mesh::start().await;
     let folders = [folder(), folder()];
     let preferred = mesh.sequencer(&folders[0]).await;
-    preferred.insist(event("a", 0)).await;
-    assert!(eventually(PATIENCE, async || holder(&mesh).await.is_some()).await, "somebody appends");
+    takes_the_role(&mesh, &preferred, 0).await;
     let other = mesh.sequencer(&folders[1]).await;
     let mut count = 1;
     let reads_no_more = async || {
@@ -107,8 +111,7 @@ async fn chains_keep_their_order_beside_events_that_are_handed_on() {
     let mesh = Mesh::start().await;
     let folders = [folder(), folder()];
     let preferred = mesh.sequencer(&folders[0]).await;
-    preferred.insist(event("a", 0)).await;
-    assert!(eventually(PATIENCE, async || holder(&mesh).await.is_some()).await, "somebody appends");
+    takes_the_role(&mesh, &preferred, 0).await;
     let other = mesh.sequencer(&folders[1]).await;
     let requests = requests(&mesh).await;
     let mut warm_up = 10_000;
@@ -156,8 +159,7 @@ async fn a_drain_hands_the_role_over() {
     let mesh = Mesh::start().await;
     let folders = [folder(), folder()];
     let [preferred, other] = [mesh.sequencer(&folders[0]).await, mesh.sequencer(&folders[1]).await];
-    preferred.insist(event("a", 1)).await;
-    assert!(eventually(PATIENCE, async || holder(&mesh).await.is_some()).await, "somebody appends");
+    takes_the_role(&mesh, &preferred, 1).await;
     let before = holder(&mesh).await;
     let senders: JoinSet<_> = (2..200)
         .map(|delivery| {
