@@ -25,7 +25,7 @@ const PACE: Pace = Pace { queue: 16, commit: 16, interval: Duration::from_millis
 
 /// The page cache of the file, in bytes: small, since it is written far more than it is read, and what idle workflows
 /// leave in it is asked for once when they wake. The system caches its pages, too.
-const CACHE_BYTES: usize = 4 * 1024 * 1024;
+const CACHE_BYTES: usize = 2 * 1024 * 1024;
 
 /// A shard's ledger.
 #[derive(Debug)]

@@ -19,10 +19,10 @@ const IDLE_MIB_MAX: f64 = 10e6 / (1024.0 * 1024.0);
 const FEW: u64 = 1000;
 /// Attempts in flight at the most.
 const CONCURRENCY: usize = 256;
-/// A process that has used next to nothing for so long is idle.
-const IDLE: Duration = Duration::from_secs(2);
+/// A process that has used next to nothing for so long rests: in ten seconds the allocator gives back what is not used again.
+const IDLE: Duration = Duration::from_secs(15);
 /// Next to nothing, in CPU seconds: heartbeats, lease, looks.
-const IDLE_CPU_SECONDS: f64 = 0.03;
+const IDLE_CPU_SECONDS: f64 = 0.2;
 
 /// `weft bench worker memory`.
 #[derive(Debug, clap::Args)]
