@@ -1,6 +1,10 @@
 //! What lanes are told.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -14,10 +18,15 @@ use super::{AttemptId, Limits, backoff::RetryPolicy};
 
 /// Names a lane: the events of one workflow for one subscription, or one event of it where the subscription is not
 /// ordered.
+///
+/// The order keeps the lanes of a subscription together, and in it those of a workflow.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneKey {
     /// Whose.
     pub subscription: SubscriptionUid,
+    /// A hash of the workflow's id, before it in the order: a tree of lanes is searched a dozen times for an event, and a
+    /// number is compared without a look at another place in memory. Of equal ones the ids decide.
+    workflow_hash: u64,
     /// Of which workflow.
     pub workflow: WorkflowId,
     /// The only event of the lane; `None`: it is the workflow's.
@@ -27,7 +36,16 @@ pub struct LaneKey {
 impl LaneKey {
     /// The lane of a workflow.
     pub fn of_workflow(subscription: SubscriptionUid, workflow: WorkflowId) -> Self {
-        Self { subscription, workflow, event: None }
+        let mut hasher = DefaultHasher::new();
+        workflow.hash(&mut hasher);
+        Self { subscription, workflow_hash: hasher.finish(), workflow, event: None }
+    }
+
+    /// No lane of the subscription sorts before this.
+    pub(super) fn first_of(subscription: SubscriptionUid) -> Option<Self> {
+        // Nor is an id shorter than one character, or of a lower one.
+        let workflow = WorkflowId::new(" ").ok()?;
+        Some(Self { subscription, workflow_hash: 0, workflow, event: None })
     }
 
     /// The lane of one event of this lane's workflow.

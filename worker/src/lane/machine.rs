@@ -309,10 +309,12 @@ impl Lanes {
         actions: &mut Vec<Action>,
     ) {
         let key = self.lane_for(LaneKey::of_workflow(uid, event.event.workflow.clone()), event);
-        // What the lane of a workflow takes of a subscription that is not ordered waits there for its own.
-        let may_keep = !self.spreads(&key) && (self.world.may_deliver(&key) || event.seq <= self.aged_through);
+        let spreads = self.spreads(&key);
         let active = self.world.is_active(uid);
+        let others_let = self.world.others_let(&key);
         let lane = self.world.lane_mut(&key);
+        // What the lane of a workflow takes of a subscription that is not ordered waits there for its own.
+        let may_keep = !spreads && (others_let && !lane.is_stopped() || event.seq <= self.aged_through);
         if (lane.paused || !active) && lane.is_settled() {
             // Operators are shown the head of a lane that is held back, and skip it.
             self.drafts.force(&key);
@@ -340,8 +342,14 @@ impl Lanes {
         if !self.world.is_active(key.subscription) {
             return;
         }
+        if need == Need::Nothing {
+            if lane.is_idle() && lane.touched < self.drafts.oldest_uncommitted() {
+                self.forget(key);
+            }
+            return;
+        }
         // Where its workflow is stopped, the lane of an event is told again when that goes on.
-        if need != Need::Nothing && key.event.is_some() && !self.world.may_deliver(key) {
+        if key.event.is_some() && !self.world.others_let(key) {
             return;
         }
         if need == Need::CatchUp && self.spreads(key) && !self.has_place(key.subscription) {
@@ -350,11 +358,7 @@ impl Lanes {
         }
         let Some(lane) = self.world.lanes.get_mut(key) else { return };
         match need {
-            Need::Nothing => {
-                if lane.is_idle() && lane.touched < self.drafts.oldest_uncommitted() {
-                    self.forget(key);
-                }
-            }
+            Need::Nothing => {}
             Need::Attempt(target) => {
                 if !lane.ready {
                     lane.ready = true;
@@ -393,10 +397,10 @@ impl Lanes {
         let may_wait = |waiting: usize, max: usize| waiting < max || has(Flaw::BoundlessCommits);
         while !self.draining && may_wait(self.drafts.uncommitted_outcomes(), self.limits.uncommitted_max) {
             let Some(key) = self.schedule.pop_ready(now, self.limits.attempts_max) else { return };
-            let may_deliver = self.world.may_deliver(&key);
+            let others_let = self.world.others_let(&key);
             let Some(lane) = self.world.lanes.get_mut(&key) else { continue };
             lane.ready = false;
-            let Some(target) = lane.need(now).target().filter(|_| may_deliver) else {
+            let Some(target) = lane.need(now).target().filter(|_| others_let) else {
                 // Something came between: it is told again what it needs.
                 self.advance(&key, now, actions);
                 continue;

@@ -105,9 +105,8 @@ impl Lanes {
 
     /// An attempt has ended: the lane goes on, or, paused meanwhile, leaves in the log what nobody may attempt.
     pub(super) fn go_on(&mut self, key: &LaneKey, now: Timestamp, actions: &mut Vec<Action>) {
-        let may_deliver = self.world.may_deliver(key);
-        if let Some(lane) = self.world.lanes.get_mut(key)
-            && !may_deliver
+        if !self.world.may_deliver(key)
+            && let Some(lane) = self.world.lanes.get_mut(key)
         {
             self.memory.give_back(key.subscription, lane.park());
         }

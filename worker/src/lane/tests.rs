@@ -667,11 +667,10 @@ impl World {
             .iter()
             .filter(|(_, at)| **at > 0)
             .map(|((subscription, seq, run), at)| {
-                let lane = LaneKey {
-                    subscription: SubscriptionUid::from_slice(subscription).unwrap(),
-                    workflow: self.log[*seq as usize - 1].event.workflow.clone(),
-                    event: (*subscription == uid(UNORDERED).to_vec()).then_some(StreamSeq(*seq)),
-                };
+                let workflow = self.log[*seq as usize - 1].event.workflow.clone();
+                let lane = LaneKey::of_workflow(SubscriptionUid::from_slice(subscription).unwrap(), workflow);
+                let unordered = *subscription == uid(UNORDERED).to_vec();
+                let lane = if unordered { lane.of_event(StreamSeq(*seq)) } else { lane };
                 ((lane, StreamSeq(*seq), Run(*run)), Timestamp::from_millisecond(*at).unwrap())
             })
             .collect();

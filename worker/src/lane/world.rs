@@ -90,9 +90,7 @@ impl World {
     }
 
     pub fn lanes_of(&self, uid: SubscriptionUid) -> impl Iterator<Item = (&LaneKey, &Lane)> {
-        // No workflow id sorts before the shortest one that there can be.
-        let first = WorkflowId::new(" ").ok().map(|workflow| LaneKey::of_workflow(uid, workflow));
-        first
+        LaneKey::first_of(uid)
             .into_iter()
             .flat_map(|first| self.lanes.range(first..))
             .take_while(move |(key, _)| key.subscription == uid)
@@ -103,12 +101,15 @@ impl World {
         self.subscriptions.get(&uid).is_some_and(Subscription::is_active)
     }
 
-    /// Whether a lane may do anything, as far as its subscription and operators are concerned. Who stops a workflow stops
-    /// the lanes of its events.
+    /// Whether a lane may do anything, as far as its subscription and operators are concerned.
     pub fn may_deliver(&self, key: &LaneKey) -> bool {
-        let stopped = |key: &LaneKey| self.lanes.get(key).is_some_and(Lane::is_stopped);
+        self.others_let(key) && !self.lanes.get(key).is_some_and(Lane::is_stopped)
+    }
+
+    /// As [`may_deliver`](Self::may_deliver), but for the lane itself. Who stops a workflow stops the lanes of its events.
+    pub fn others_let(&self, key: &LaneKey) -> bool {
         let held = |key: LaneKey| self.lanes.get(&key).is_some_and(|lane| lane.is_stopped() || lane.hold.is_some());
-        self.is_active(key.subscription) && !stopped(key) && !(key.event.is_some() && held(key.workflow_lane()))
+        self.is_active(key.subscription) && !(key.event.is_some() && held(key.workflow_lane()))
     }
 
     /// The lane, which is made where there is none.
@@ -122,7 +123,9 @@ impl World {
     /// A lane has taken an event: of those of single events there are only so many. Redrives and replays are not counted,
     /// so that they keep nothing waiting.
     pub fn take_place(&mut self, key: &LaneKey) {
-        if let Some(lane) = self.lanes.get_mut(key).filter(|lane| key.event.is_some() && !lane.has_place) {
+        if key.event.is_some()
+            && let Some(lane) = self.lanes.get_mut(key).filter(|lane| !lane.has_place)
+        {
             lane.has_place = true;
             *self.event_lanes.entry(key.subscription).or_default() += 1;
         }
@@ -206,10 +209,10 @@ fn count_down(counts: &mut HashMap<SubscriptionUid, usize>, uid: SubscriptionUid
 }
 
 fn key_of(subscription: &[u8], workflow: &str, event: Option<u64>) -> Option<LaneKey> {
-    Some(LaneKey {
-        subscription: SubscriptionUid::from_slice(subscription)?,
-        workflow: WorkflowId::new(workflow).ok()?,
-        event: event.map(StreamSeq),
+    let lane = LaneKey::of_workflow(SubscriptionUid::from_slice(subscription)?, WorkflowId::new(workflow).ok()?);
+    Some(match event {
+        Some(seq) => lane.of_event(StreamSeq(seq)),
+        None => lane,
     })
 }
 
