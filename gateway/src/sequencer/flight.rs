@@ -55,13 +55,13 @@ struct Repeat {
 
 /// What has become of a flight.
 #[derive(Debug, Default)]
-pub(super) struct Left {
-    /// Not certainly stored, in their order in the group.
-    pub submissions: VecDeque<Submission>,
-    /// Whether the heads were stored, if there were any.
-    pub carried: bool,
+pub(super) struct Landing {
     /// The events that were stored, in the log's order.
     pub landed: Vec<(EventId, Accepted)>,
+    /// Whether the heads were stored, if there were any.
+    pub carried: bool,
+    /// Not certainly stored, in their order in the group.
+    pub left: VecDeque<Submission>,
 }
 
 impl Flight {
@@ -128,7 +128,7 @@ impl Flight {
 
     /// The first `stored` of `messages` are certainly stored behind `expected`: enters them into the overlay, answers
     /// who waits for them, and gives back the rest.
-    pub fn land(self, stored: usize, messages: Vec<Outgoing>, overlay: &mut Overlay) -> Left {
+    pub fn land(self, stored: usize, messages: Vec<Outgoing>, overlay: &mut Overlay) -> Landing {
         let mut carried = false;
         let mut seq = self.expected;
         let mut messages = messages.into_iter();
@@ -164,6 +164,6 @@ impl Flight {
             }
         }
         left.sort_unstable_by_key(|(place, _)| *place);
-        Left { submissions: left.into_iter().map(|(_, submission)| submission).collect(), carried, landed }
+        Landing { landed, carried, left: left.into_iter().map(|(_, submission)| submission).collect() }
     }
 }

@@ -8,7 +8,7 @@ use weft_nats::append::{AppendError, AppendErrorKind, BATCH_BYTES_MAX};
 use super::{GROUP_MESSAGES_MAX, Landed, OVERLAY_MAX, Session, changed};
 use crate::sequencer::{
     SubmitError,
-    flight::{Flight, Left},
+    flight::{Flight, Landing},
     probe,
     submission::Submission,
 };
@@ -93,25 +93,25 @@ impl Session<'_> {
         let stored = result.as_ref().map_or_else(|error| error.stored, |_| sent).min(sent);
         let ours = flight.expected().0 + stored as u64;
         let now = Instant::now();
-        let mut left = flight.land(stored, messages, &mut self.overlay);
+        let Landing { landed, carried, left } = flight.land(stored, messages, &mut self.overlay);
         if stored > 0 && self.overlay.unread_from() <= self.overlay.end() {
             self.follow.unread(self.overlay.end(), now);
         }
         if let Some(teller) = &self.shard.teller {
-            teller.tell(mem::take(&mut left.landed));
+            teller.tell(landed);
         }
-        self.carrier.landed(left.carried);
+        self.carrier.landed(carried);
         self.answer_reached();
         match result {
             Ok(_) => {
                 self.failures = 0;
                 if batched {
-                    self.gather.landed(sent, self.ready.len() + left.submissions.len(), took, now);
+                    self.gather.landed(sent, self.ready.len() + left.len(), took, now);
                 } else {
                     self.gather.nobody();
                 }
                 self.follow.landed(sent, now);
-                self.put_back(left.submissions);
+                self.put_back(left);
             }
             Err(AppendError { kind, .. }) => self.failed(kind, sent, self.overlay.end().0 > ours, left),
         }
@@ -125,8 +125,8 @@ impl Session<'_> {
     }
 
     /// Sees to what is left of a flight. `moved_on`: somebody else's messages have been read since it was decided.
-    fn failed(&mut self, kind: AppendErrorKind, sent: usize, moved_on: bool, mut left: Left) {
-        tracing::debug!(shard = self.shard.id.0, %kind, left = left.submissions.len(), "append not wholly stored");
+    fn failed(&mut self, kind: AppendErrorKind, sent: usize, moved_on: bool, mut left: VecDeque<Submission>) {
+        tracing::debug!(shard = self.shard.id.0, %kind, left = left.len(), "append not wholly stored");
         self.failures = self.failures.saturating_add(1);
         self.gather.nobody();
         self.follow.others();
@@ -137,35 +137,35 @@ impl Session<'_> {
             }
             AppendErrorKind::Conflict { .. } if moved_on => self.failures = 0,
             AppendErrorKind::Full(_) => {
-                for submission in left.submissions.drain(..) {
+                for submission in left.drain(..) {
                     submission.answer(Err(SubmitError::Full));
                 }
             }
-            AppendErrorKind::Refused(_) if sent > 1 => self.alone = left.submissions.len(),
+            AppendErrorKind::Refused(_) if sent > 1 => self.alone = left.len(),
             AppendErrorKind::Refused(reason) => {
                 tracing::warn!(shard = self.shard.id.0, reason, "the log refuses an event");
                 let too_large = reason.contains("exceed");
                 let answer = if too_large { SubmitError::TooLarge } else { SubmitError::Unavailable };
-                if let Some(submission) = left.submissions.pop_front() {
+                if let Some(submission) = left.pop_front() {
                     submission.answer(Err(answer));
                 }
             }
             kind => {
                 if !matches!(kind, AppendErrorKind::Unavailable(_)) && self.failures >= FAILURES_TOGETHER_MAX {
-                    self.alone = left.submissions.len();
+                    self.alone = left.len();
                 }
                 self.probe_end();
             }
         }
         if sent == 1 && self.failures >= FAILURES_TOGETHER_MAX {
             // What the server does not take for now holds up nobody but those behind it in its chain.
-            let chained = |waiting: &Submission| left.submissions.iter().any(|put_off| put_off.is_chained_to(waiting));
+            let chained = |waiting: &Submission| left.iter().any(|put_off| put_off.is_chained_to(waiting));
             let (mut behind, others) = mem::take(&mut self.ready).into_iter().partition(chained);
             self.ready = others;
-            self.ready.append(&mut left.submissions);
+            self.ready.append(&mut left);
             self.ready.append(&mut behind);
         } else {
-            self.put_back(left.submissions);
+            self.put_back(left);
         }
     }
 
