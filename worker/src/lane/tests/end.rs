@@ -1,0 +1,113 @@
+//! How a process ends, and how everything comes to its end: the promises that only then can be judged.
+
+use super::*;
+
+impl World {
+    pub fn crash(&mut self, committed: bool) {
+        if committed {
+            // A commit whose ack was lost: the next owner reads it.
+            if let Some(draft) = self.drafts_taken.pop_front() {
+                self.record.apply(&draft.commit);
+            }
+        }
+        self.drafts_taken.clear();
+        self.record.excused.clear();
+        self.catch_ups.clear();
+        self.loads.clear();
+        for attempt in std::mem::take(&mut self.attempts) {
+            // What was under way may have arrived.
+            if attempt.id.0.is_multiple_of(2) {
+                self.receive(&attempt.work);
+            }
+        }
+        self.delivered.clear();
+        self.gone.clear();
+        self.pauses.clear();
+        self.detached = self.record.detached();
+        self.held.clear();
+        self.retry_at = self
+            .record
+            .not_before
+            .iter()
+            .filter(|(_, at)| **at > 0)
+            .map(|((subscription, seq, run), at)| {
+                let workflow = self.log[*seq as usize - 1].event.workflow.clone();
+                let lane = LaneKey::of_workflow(SubscriptionUid::from_slice(subscription).unwrap(), workflow);
+                let unordered = *subscription == uid(UNORDERED).to_vec();
+                let lane = if unordered { lane.of_event(StreamSeq(*seq)) } else { lane };
+                ((lane, StreamSeq(*seq), Run(*run)), Timestamp::from_millisecond(*at).unwrap())
+            })
+            .collect();
+        self.lanes = Lanes::new(limits(), self.record.restored(), StdRng::seed_from_u64(self.seed));
+        self.read = self.record.cursor as usize;
+        self.subscribe();
+        self.age(self.record.aged);
+    }
+
+    /// No more faults: everything comes to its end.
+    pub fn heal(&mut self) {
+        for subscription in 0..SUBSCRIPTIONS {
+            self.pause(subscription, false);
+        }
+        for _ in 0..100_000 {
+            if self.read < self.log.len() {
+                self.read();
+            } else if self.backfill() {
+            } else if let Some(attempt) = self.attempts.pop() {
+                self.end(attempt, Verdict::Delivered);
+            } else if !self.catch_ups.is_empty() {
+                self.catch_up(0, false);
+            } else if let Some(work) = self.loads.pop() {
+                let event = self.log[work.seq.0 as usize - 1].clone();
+                self.handle(Input::Loaded { work, event: Some(event) });
+            } else if let Some(draft) = self.lanes.take_draft() {
+                self.drafts_taken.push_back(draft);
+                while !self.drafts_taken.is_empty() {
+                    self.commit();
+                }
+            } else if !self.drafts_taken.is_empty() {
+                self.commit();
+            } else if let Some(at) = self.lanes.next_deadline() {
+                self.now = self.now.max(at);
+                self.handle(Input::TimerFired);
+            } else if let Some(order) = self.paused_by_operators() {
+                self.command(order);
+            } else {
+                return self.check_end();
+            }
+        }
+        panic!("L4: it does not come to an end");
+    }
+
+    /// What resumes a lane or a run that an operator has paused.
+    fn paused_by_operators(&self) -> Option<Order> {
+        let lane = self.record.lanes.values().find(|lane| lane.paused).map(|lane| {
+            let subscription = SubscriptionUid::from_slice(&lane.subscription).unwrap();
+            let workflow = WorkflowId::new(lane.workflow_id.as_str()).unwrap();
+            Order::Lane { lane: LaneKey::of_workflow(subscription, workflow), order: LaneOrder::Resume }
+        });
+        let run = || self.record.runs.values().find(|run| run.paused);
+        lane.or_else(|| run().map(|run| Order::ReplayOrder { run: Run(run.run), order: ReplayOrder::Resume }))
+    }
+
+    fn check_end(&self) {
+        for subscription in 0..SUBSCRIPTIONS {
+            for event in self.log.iter().filter(|event| takes(subscription, event.seq)) {
+                let outcomes = self.record.outcomes.get(&(uid(subscription).to_vec(), event.seq.0, 0));
+                assert_eq!(outcomes.map(|(count, _)| *count), Some(1), "L3, L4: event {} of {subscription}", event.seq);
+                let dead = outcomes.is_some_and(|(_, kind)| *kind == i32::from(v1::OutcomeKind::DeadLettered));
+                assert!(dead || event.event.quarantine.is_none(), "L6: event {} of {subscription}", event.seq);
+            }
+        }
+        for event in self.log.iter().filter(|event| (0..SUBSCRIPTIONS).all(|number| !takes(number, event.seq))) {
+            let key = (vec![], event.seq.0, 0);
+            let unrouted = self.record.outcomes.get(&key).map(|(_, kind)| *kind);
+            assert_eq!(unrouted, Some(v1::OutcomeKind::Unrouted.into()), "P5: event {} is unrouted", event.seq);
+        }
+        assert!(self.lost.is_empty(), "L4: the log has lost nothing");
+        assert!(self.record.runs.is_empty(), "L4: every redrive settles");
+        assert_eq!(self.lanes.buffered_bytes(), 0, "no event is left in memory");
+        // Lanes that only await a commit that nothing forces may linger; they hold no event.
+        assert_eq!(self.lanes.attempts_in_flight(), 0);
+    }
+}

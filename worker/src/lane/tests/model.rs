@@ -1,0 +1,414 @@
+//! The model: what the log, the receiver and the committed record hold, and a driver that answers when it is told to.
+
+use std::collections::VecDeque;
+
+use super::*;
+
+pub struct Attempt {
+    pub id: AttemptId,
+    pub work: Work,
+    pub number: u32,
+    pub revision: u64,
+}
+
+pub struct World {
+    pub lanes: Lanes,
+    pub now: Timestamp,
+    pub log: Vec<Arc<StoredEvent>>,
+    pub read: usize,
+    pub record: Record,
+    pub drafts_taken: VecDeque<Draft>,
+    pub attempts: Vec<Attempt>,
+    pub catch_ups: Vec<(LaneKey, StreamSeq, StreamSeq, usize)>,
+    pub loads: Vec<Work>,
+    pub pauses: Vec<(SubscriptionUid, u64)>,
+    /// How far subscriptions have come that read on their own.
+    pub detached: BTreeMap<SubscriptionUid, usize>,
+    pub lost: Vec<(u64, u64)>,
+    /// Subscriptions whose circuit is open, and the probe in flight.
+    pub held: BTreeMap<SubscriptionUid, Option<AttemptId>>,
+    pub paused: BTreeSet<u8>,
+    pub revision: u64,
+    pub revisions: BTreeMap<u8, u64>,
+    /// Revisions whose receiver is gone, as far as this process knows.
+    pub gone: BTreeSet<(u8, u64)>,
+    /// What this process has seen delivered.
+    pub delivered: BTreeSet<(LaneKey, StreamSeq)>,
+    /// What the receiver saw, live, in order of first arrival.
+    pub received: BTreeMap<LaneKey, Vec<StreamSeq>>,
+    pub retry_at: BTreeMap<(LaneKey, StreamSeq, Run), Timestamp>,
+    pub seed: u64,
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        let mut world = Self {
+            lanes: Lanes::new(limits(), Restored::default(), StdRng::seed_from_u64(seed)),
+            now: Timestamp::from_second(1_000_000).unwrap(),
+            log: vec![],
+            read: 0,
+            record: Record::default(),
+            drafts_taken: Default::default(),
+            attempts: vec![],
+            catch_ups: vec![],
+            loads: vec![],
+            pauses: vec![],
+            detached: BTreeMap::new(),
+            lost: vec![],
+            held: BTreeMap::new(),
+            paused: BTreeSet::new(),
+            revision: 1,
+            revisions: BTreeMap::new(),
+            gone: BTreeSet::new(),
+            delivered: BTreeSet::new(),
+            received: BTreeMap::new(),
+            retry_at: BTreeMap::new(),
+            seed,
+        };
+        world.subscribe();
+        world
+    }
+
+    pub fn subscribe(&mut self) {
+        for subscription in 0..SUBSCRIPTIONS {
+            let revision = *self.revisions.entry(subscription).or_insert(self.revision);
+            let rules = rules(subscription, self.paused.contains(&subscription), revision);
+            self.handle(Input::Subscribed(rules));
+        }
+    }
+
+    pub fn handle(&mut self, input: Input) {
+        let mut actions = vec![];
+        let still: Vec<_> = self.paused.iter().map(|number| uid(*number)).collect();
+        let lanes_of = |lanes: &Lanes, uid| lanes.world.lanes_of(uid).count();
+        let before: Vec<_> = still.iter().map(|uid| lanes_of(&self.lanes, *uid)).collect();
+        let arrival = matches!(input, Input::Arrived { .. });
+        self.lanes.handle(input, self.now, &mut actions);
+        for (uid, before) in still.into_iter().zip(before).filter(|_| arrival) {
+            let lanes = lanes_of(&self.lanes, uid);
+            assert!(lanes <= before.max(limits().still_lanes_max), "bound of lanes of a paused subscription");
+        }
+        for action in actions {
+            match action {
+                Action::Attempt { id, work, event, number, .. } => self.attempt(id, work, &event, number),
+                Action::CatchUp { lane, from, through, limit } => self.catch_ups.push((lane, from, through, limit)),
+                Action::Load { work, .. } => self.loads.push(work),
+                Action::Detach { uid } => {
+                    let after = self.lanes.detached_through(uid).unwrap();
+                    assert!(self.detached.insert(uid, after.0 as usize).is_none(), "P3: detached once");
+                }
+                Action::Pause { uid, revision, .. } => self.pauses.push((uid, revision)),
+                Action::Circuit { uid, open } => self.circuit(uid, open),
+                Action::Lost { from, through, .. } => self.lost.push((from.0, through.0)),
+            }
+        }
+        let slack = limits().lane_events_max * limits().catch_ups_max * event_bytes(&event(1, 0));
+        assert!(self.lanes.buffered_bytes() <= limits().buffered_bytes_max + slack, "memory bound");
+        // Runs have lanes of their own, as many as operators ask for, and what leaves the log soon is not kept waiting.
+        let waits = |key: &LaneKey, lane: &lane::Lane| {
+            key.event.is_some() && !lane.is_settled() && lane.first().0 > self.record.aged && lane.runs.is_empty()
+        };
+        let event_lanes = self.lanes.world.lanes.iter().filter(|(key, lane)| waits(key, lane)).count();
+        assert!(event_lanes <= limits().event_lanes_max, "bound of lanes of events");
+    }
+
+    pub fn attempt(&mut self, id: AttemptId, work: Work, event: &StoredEvent, number: u32) {
+        assert_eq!(event.seq, work.seq);
+        assert!(number >= 1);
+        assert!(self.attempts.iter().all(|other| other.work.lane != work.lane), "L2: one attempt of a lane in flight");
+        assert!(self.attempts.len() < limits().attempts_max, "L5: attempts in flight");
+        // What is quarantined settles at its turn without an attempt: at most one a lane until that is committed.
+        let uncommitted_max = limits().uncommitted_max + usize::from(SUBSCRIPTIONS * WORKFLOWS);
+        assert!(self.lanes.drafts.uncommitted_outcomes() < uncommitted_max, "L5: outcomes that wait for their commit");
+        let of_subscription = |attempt: &&Attempt| attempt.work.lane.subscription == work.lane.subscription;
+        assert!(self.attempts.iter().filter(of_subscription).count() < 2, "L5: concurrency of the subscription");
+        let subscription = work.lane.subscription.as_bytes()[0] - 1;
+        assert!(!self.paused.contains(&subscription), "L5: paused");
+        let lane = recorded_lane(&work.lane.workflow_lane());
+        assert!(!self.record.lanes.get(&lane).is_some_and(|lane| lane.paused), "L5: paused lane");
+        assert_eq!(work.lane.event, (subscription == UNORDERED).then_some(work.seq), "lanes of one event");
+        if let Some(probe) = self.held.get_mut(&work.lane.subscription) {
+            assert_eq!(probe.replace(id), None, "L5: an open circuit lets one probe through");
+        }
+        let revision = self.revisions[&subscription];
+        assert!(!self.gone.contains(&(subscription, revision)), "L5: gone");
+        let retry_at = self.retry_at.get(&(work.lane.clone(), work.seq, work.run));
+        assert!(retry_at.is_none_or(|at| *at <= self.now), "L5: before its time");
+        if work.run == Run::LIVE {
+            assert_eq!(event.event.quarantine, None, "L6: what is quarantined is not attempted");
+            for earlier in self.log.iter().take_while(|earlier| earlier.seq < work.seq && work.lane.event.is_none()) {
+                if earlier.event.workflow == work.lane.workflow && takes(subscription, earlier.seq) {
+                    let settled = self.delivered.contains(&(work.lane.clone(), earlier.seq))
+                        || self.record.outcomes.contains_key(&(work.lane.subscription.to_vec(), earlier.seq.0, 0));
+                    assert!(settled, "L1: {} is attempted before {} is settled", work.seq, earlier.seq);
+                }
+            }
+            let settled = (work.lane.subscription.to_vec(), work.seq.0, 0);
+            assert!(!self.record.outcomes.contains_key(&settled), "L3: settled events are not attempted");
+        } else {
+            let key = (work.lane.subscription.to_vec(), work.seq.0, work.run.0);
+            assert!(self.record.runs.contains_key(&key), "a redrive is attempted only when committed");
+        }
+        self.attempts.push(Attempt { id, work, number, revision });
+    }
+
+    pub fn circuit(&mut self, uid: SubscriptionUid, open: bool) {
+        let was_open = if open { self.held.insert(uid, None).is_some() } else { self.held.remove(&uid).is_none() };
+        assert!(!was_open, "a circuit turns from one state to the other");
+    }
+
+    pub fn run(&mut self, step: Step) {
+        match step {
+            Step::Append { workflow, quarantined } => {
+                let reason = quarantined.then_some(QUARANTINE);
+                self.log.push(quarantined_event(self.log.len() as u64 + 1, workflow, reason));
+            }
+            Step::Read => self.read(),
+            Step::Backfill => drop(self.backfill()),
+            Step::End { which, verdict } if !self.attempts.is_empty() => {
+                let attempt = self.attempts.swap_remove(usize::from(which) % self.attempts.len());
+                let (verdict, status) = match verdict {
+                    0..9 => (Verdict::Delivered, 200),
+                    9..14 => (Verdict::Transient, 500),
+                    14..19 => (Verdict::Transient, 503),
+                    19..21 => (Verdict::Permanent, 400),
+                    _ => (Verdict::Gone, 410),
+                };
+                self.end_with(attempt, verdict, status);
+            }
+            Step::TakeDraft => self.drafts_taken.extend(self.lanes.take_draft()),
+            Step::Commit => self.commit(),
+            Step::CatchUp { which, few } if !self.catch_ups.is_empty() => {
+                let which = usize::from(which) % self.catch_ups.len();
+                self.catch_up(which, few);
+            }
+            Step::Load { which } if !self.loads.is_empty() => {
+                let work = self.loads.swap_remove(usize::from(which) % self.loads.len());
+                let event = self.log[work.seq.0 as usize - 1].clone();
+                self.handle(Input::Loaded { work, event: Some(event) });
+            }
+            Step::TakePause => {
+                if let Some((uid, revision)) = self.pauses.pop() {
+                    let subscription = uid.as_bytes()[0] - 1;
+                    if self.revisions[&subscription] == revision && !self.paused.contains(&subscription) {
+                        self.pause(subscription, true);
+                    }
+                }
+            }
+            Step::Wait { seconds } => {
+                self.now = self.now.checked_add(SignedDuration::from_secs(i64::from(seconds))).unwrap();
+                self.handle(Input::TimerFired);
+            }
+            Step::Pause { subscription } => self.pause(subscription, true),
+            Step::Resume { subscription } => self.pause(subscription, false),
+            Step::Redrive { which } => {
+                if let Some(item) = self.dead_letter(which) {
+                    self.command(Order::Redrive(vec![item]));
+                }
+            }
+            Step::Resolve { which } => {
+                if let Some(item) = self.dead_letter(which) {
+                    self.command(Order::Close { kind: v1::OutcomeKind::Resolved, items: vec![item] });
+                }
+            }
+            Step::Replay { subscription, which } if !self.log.is_empty() => {
+                let event = &self.log[usize::from(which) % self.log.len()];
+                let item = item(subscription, event, Run::LIVE);
+                self.command(Order::Replay(vec![item]));
+            }
+            Step::OrderReplay { which, order } if !self.record.runs.is_empty() => {
+                let runs: Vec<u64> = self.record.runs.keys().map(|(_, _, run)| *run).collect();
+                let run = Run(runs[usize::from(which) % runs.len()]);
+                let order = [ReplayOrder::Pause, ReplayOrder::Resume, ReplayOrder::Cancel][usize::from(order)];
+                self.command(Order::ReplayOrder { run, order });
+            }
+            Step::RetryLane { which } => {
+                if let Some((lane, head, _)) = self.head(which) {
+                    let key = if lane.subscription == uid(UNORDERED) { lane.of_event(head.seq) } else { lane.clone() };
+                    self.retry_at.remove(&(key, head.seq, Run::LIVE));
+                    self.command(Order::Lane { lane, order: LaneOrder::Retry { head } });
+                }
+            }
+            Step::SkipLane { which } => {
+                if let Some((lane, head, event)) = self.head(which) {
+                    self.command(Order::Lane { lane, order: LaneOrder::Skip { head, event } });
+                }
+            }
+            Step::PauseLane { subscription, workflow } => {
+                self.command(Order::Lane { lane: lane(subscription, workflow), order: LaneOrder::Pause });
+            }
+            Step::ResumeLane { subscription, workflow } => {
+                self.command(Order::Lane { lane: lane(subscription, workflow), order: LaneOrder::Resume });
+            }
+            Step::Age { events } => self.age((self.record.aged + u64::from(events)).min(self.log.len() as u64)),
+            Step::Crash { committed } => self.crash(committed),
+            Step::End { .. }
+            | Step::CatchUp { .. }
+            | Step::Load { .. }
+            | Step::Replay { .. }
+            | Step::OrderReplay { .. } => {}
+        }
+    }
+
+    pub fn age(&mut self, through: u64) {
+        self.record.aged = through;
+        self.handle(Input::Aged { through: StreamSeq(through) });
+    }
+
+    pub fn read(&mut self) {
+        let Some(event) = self.log.get(self.read).cloned() else { return };
+        self.read += 1;
+        let seq = event.seq;
+        let takers = (0..SUBSCRIPTIONS).filter(|number| takes(*number, seq)).map(uid);
+        let (detached, takers): (Vec<_>, Vec<_>) = takers.partition(|uid| self.detached.contains_key(uid));
+        let later = takers.is_empty() && !detached.is_empty();
+        self.handle(if later { Input::Passed { seq } } else { Input::Arrived { event, takers } });
+    }
+
+    /// A detached subscription reads one event, or joins. Whether one could.
+    pub fn backfill(&mut self) -> bool {
+        for (uid, cursor) in self.detached.clone() {
+            if cursor == self.read {
+                self.detached.remove(&uid);
+                self.handle(Input::Joined { uid });
+                return true;
+            }
+            if self.lanes.reads_on(uid) {
+                let event = self.log[cursor].clone();
+                let (seq, taken) = (event.seq, takes(uid.as_bytes()[0] - 1, event.seq).then_some(event));
+                self.handle(Input::Backfilled { uid, seq, event: taken });
+                self.detached.insert(uid, self.lanes.detached_through(uid).unwrap().0 as usize);
+                return true;
+            }
+        }
+        false
+    }
+
+    pub fn end(&mut self, attempt: Attempt, verdict: Verdict) {
+        self.end_with(attempt, verdict, if verdict == Verdict::Gone { 410 } else { 500 });
+    }
+
+    pub fn end_with(&mut self, attempt: Attempt, verdict: Verdict, status: u16) {
+        let work = attempt.work;
+        if let Some(probe) = self.held.get_mut(&work.lane.subscription)
+            && *probe == Some(attempt.id)
+        {
+            *probe = None;
+        }
+        if verdict == Verdict::Transient && self.held.contains_key(&work.lane.subscription) {
+            let subscription = work.lane.subscription.to_vec();
+            self.record.excused.insert((subscription, work.seq.0, work.run.0, attempt.number));
+        }
+        if verdict == Verdict::Delivered {
+            self.receive(&work);
+            if work.run == Run::LIVE {
+                self.delivered.insert((work.lane.clone(), work.seq));
+            }
+        }
+        let end = AttemptEnd {
+            verdict,
+            class: v1::AttemptClass::HttpStatus,
+            status,
+            error: "status 500".into(),
+            response: Bytes::new(),
+            retry_after: None,
+            started_at: self.now,
+            ended_at: self.now,
+        };
+        let subscription = work.lane.subscription.as_bytes()[0] - 1;
+        if verdict == Verdict::Gone && self.revisions[&subscription] == attempt.revision {
+            self.gone.insert((subscription, attempt.revision));
+        }
+        if verdict == Verdict::Transient {
+            // The shortest wait that the policy allows.
+            let at = self.now.checked_add(SignedDuration::from_millis(2400)).unwrap();
+            self.retry_at.insert((work.lane, work.seq, work.run), at);
+        }
+        self.handle(Input::Ended { attempt: attempt.id, end });
+    }
+
+    pub fn receive(&mut self, work: &Work) {
+        if work.run == Run::LIVE {
+            let received = self.received.entry(work.lane.clone()).or_default();
+            if !received.contains(&work.seq) {
+                assert!(received.last().is_none_or(|last| *last < work.seq), "P3: first arrivals are in order");
+                received.push(work.seq);
+            }
+        }
+    }
+
+    pub fn commit(&mut self) {
+        if let Some(draft) = self.drafts_taken.pop_front() {
+            self.record.apply(&draft.commit);
+            self.handle(Input::Committed { draft: draft.number });
+        }
+    }
+
+    pub fn catch_up(&mut self, which: usize, few: bool) {
+        let (lane, from, through, limit) = self.catch_ups.swap_remove(which);
+        let subscription = lane.subscription.as_bytes()[0] - 1;
+        let limit = if few { 1 } else { limit };
+        let mut events: Vec<_> = self
+            .log
+            .iter()
+            .filter(|event| event.seq >= from && event.seq <= through)
+            .filter(|event| event.event.workflow == lane.workflow && takes(subscription, event.seq))
+            .cloned()
+            .collect();
+        let through = if events.len() > limit {
+            events.truncate(limit);
+            events.last().unwrap().seq
+        } else {
+            through
+        };
+        self.handle(Input::CaughtUp { lane, events, through, gone: StreamSeq(0) });
+    }
+
+    pub fn pause(&mut self, subscription: u8, paused: bool) {
+        if paused {
+            self.paused.insert(subscription);
+        } else {
+            self.paused.remove(&subscription);
+        }
+        self.revision += 1;
+        self.revisions.insert(subscription, self.revision);
+        self.handle(Input::Subscribed(rules(subscription, paused, self.revision)));
+    }
+
+    pub fn redrive(&mut self, which: u8) {
+        self.run(Step::Redrive { which });
+    }
+
+    /// An open dead letter, as the committed record knows it.
+    pub fn dead_letter(&self, which: u8) -> Option<RedriveItem> {
+        let which = usize::from(which).checked_rem(self.record.open_dead.len())?;
+        let ((subscription, seq), (run, _)) = self.record.open_dead.iter().nth(which)?;
+        Some(item(subscription[0] - 1, &self.log[*seq as usize - 1], Run(*run)))
+    }
+
+    /// An unsettled lane and its head, as the committed record and the log tell them.
+    pub fn head(&self, which: u8) -> Option<(LaneKey, Head, EventId)> {
+        let which = usize::from(which).checked_rem(self.record.lanes.len())?;
+        let ((subscription, workflow, _), state) = self.record.lanes.iter().nth(which)?;
+        let subscription = subscription[0] - 1;
+        let is_of_lane = |event: &&Arc<StoredEvent>| {
+            event.event.workflow.as_str() == workflow && takes(subscription, event.seq) && event.seq.0 >= state.next
+        };
+        let event = self.log.iter().find(is_of_lane)?;
+        let lane = LaneKey::of_workflow(uid(subscription), event.event.workflow.clone());
+        Some((lane, Head { seq: event.seq, next: StreamSeq(state.next) }, event.event.id))
+    }
+
+    /// A command comes from COMMANDS, which is read in order: it lies behind every one that was handed over.
+    pub fn command(&mut self, order: Order) {
+        let command = Run(self.record.commands_cursor.max(self.lanes.commands_cursor()) + 1);
+        let (operator, reason) = ("ann".into(), String::new());
+        if matches!(&order, Order::Lane { order: LaneOrder::Retry { .. }, .. }) {
+            self.record.retries.insert(command.0);
+        } else {
+            // The number of a command that was lost with its owner, and is another's now.
+            self.record.retries.remove(&command.0);
+        }
+        self.handle(Input::Commanded(Command { command, request_id: format!("r{command}"), operator, reason, order }));
+    }
+}

@@ -1,0 +1,102 @@
+//! What can happen, in random order.
+
+use super::*;
+
+#[derive(Debug, Clone)]
+pub enum Step {
+    Append {
+        workflow: u8,
+        quarantined: bool,
+    },
+    Read,
+    Backfill,
+    End {
+        which: u8,
+        verdict: u8,
+    },
+    /// The catalog takes a pause that was asked for.
+    TakePause,
+    TakeDraft,
+    Commit,
+    CatchUp {
+        which: u8,
+        few: bool,
+    },
+    Load {
+        which: u8,
+    },
+    Wait {
+        seconds: u8,
+    },
+    Pause {
+        subscription: u8,
+    },
+    Resume {
+        subscription: u8,
+    },
+    Redrive {
+        which: u8,
+    },
+    Crash {
+        committed: bool,
+    },
+    Resolve {
+        which: u8,
+    },
+    Replay {
+        subscription: u8,
+        which: u8,
+    },
+    OrderReplay {
+        which: u8,
+        order: u8,
+    },
+    RetryLane {
+        which: u8,
+    },
+    SkipLane {
+        which: u8,
+    },
+    PauseLane {
+        subscription: u8,
+        workflow: u8,
+    },
+    ResumeLane {
+        subscription: u8,
+        workflow: u8,
+    },
+    /// Another part of the log leaves it soon.
+    Age {
+        events: u8,
+    },
+}
+
+pub fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        7 => (0..WORKFLOWS).prop_map(|workflow| Step::Append { workflow, quarantined: false }),
+        1 => (0..WORKFLOWS).prop_map(|workflow| Step::Append { workflow, quarantined: true }),
+        8 => Just(Step::Read),
+        4 => Just(Step::Backfill),
+        10 => (any::<u8>(), 0u8..22).prop_map(|(which, verdict)| Step::End { which, verdict }),
+        6 => Just(Step::TakeDraft),
+        6 => Just(Step::Commit),
+        4 => (any::<u8>(), any::<bool>()).prop_map(|(which, few)| Step::CatchUp { which, few }),
+        2 => any::<u8>().prop_map(|which| Step::Load { which }),
+        2 => Just(Step::TakePause),
+        4 => (1u8..20).prop_map(|seconds| Step::Wait { seconds }),
+        1 => (0..SUBSCRIPTIONS).prop_map(|subscription| Step::Pause { subscription }),
+        2 => (0..SUBSCRIPTIONS).prop_map(|subscription| Step::Resume { subscription }),
+        2 => any::<u8>().prop_map(|which| Step::Redrive { which }),
+        1 => any::<u8>().prop_map(|which| Step::Resolve { which }),
+        1 => (0..SUBSCRIPTIONS, any::<u8>()).prop_map(|(subscription, which)| Step::Replay { subscription, which }),
+        1 => (any::<u8>(), 0u8..3).prop_map(|(which, order)| Step::OrderReplay { which, order }),
+        1 => any::<u8>().prop_map(|which| Step::RetryLane { which }),
+        1 => any::<u8>().prop_map(|which| Step::SkipLane { which }),
+        1 => (0..SUBSCRIPTIONS, 0..WORKFLOWS)
+            .prop_map(|(subscription, workflow)| Step::PauseLane { subscription, workflow }),
+        2 => (0..SUBSCRIPTIONS, 0..WORKFLOWS)
+            .prop_map(|(subscription, workflow)| Step::ResumeLane { subscription, workflow }),
+        1 => (1u8..6).prop_map(|events| Step::Age { events }),
+        1 => any::<bool>().prop_map(|committed| Step::Crash { committed }),
+    ]
+}
