@@ -19,7 +19,7 @@ const IDLE_MIB_MAX: f64 = 10e6 / (1024.0 * 1024.0);
 const FEW: u64 = 1000;
 /// Attempts in flight at the most.
 const CONCURRENCY: usize = 256;
-/// A process that has used next to nothing for so long rests: in ten seconds the allocator gives back what is not used again.
+/// A process that has used next to nothing for so long rests: the allocator has given back what is not used again.
 const IDLE: Duration = Duration::from_secs(15);
 /// Next to nothing, in CPU seconds: heartbeats, lease, looks.
 const IDLE_CPU_SECONDS: f64 = 0.2;
