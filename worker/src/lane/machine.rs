@@ -342,6 +342,7 @@ impl Lanes {
         if !self.world.is_active(key.subscription) {
             return;
         }
+        // Most often, and ended here without another search for the lane.
         if need == Need::Nothing {
             if lane.is_idle() && lane.touched < self.drafts.oldest_uncommitted() {
                 self.forget(key);
