@@ -7,8 +7,8 @@
 //!
 //! That pays where senders do come again. Where they come by themselves, however fast others are answered, it is only
 //! lost time. The two are told apart by when they come: those who wait for answers come after them, the others as much
-//! before. So a wait has been in vain when too few came in it, or no faster than while the last batch was under way; and
-//! after it the next batches do not wait, more of them after each such wait. After single publishes nothing waits: there is
+//! before. So a wait is in vain when too few come in it, or no faster than while the last batch was under way: it ends as
+//! soon as that shows, and the next batches do not wait, more of them after each such wait. After single publishes nothing waits: there is
 //! no batch to be filled. Pure.
 
 use std::time::Duration;
@@ -22,6 +22,8 @@ const WAIT_APPENDS: u32 = 2;
 const WAIT_MAX: Duration = Duration::from_millis(10);
 /// So much faster come those who wait for answers than those who do not.
 const FASTER: f64 = 1.25;
+/// After this part of the last append's time it is looked whether they do: those who come again have come by then.
+const LOOK_PARTS: u32 = 2;
 /// The most batches that do not wait after one that waited in vain, as a power of two: it is tried again several times a
 /// second.
 const SKIPS_MAX: u32 = 6;
@@ -46,17 +48,23 @@ struct Round {
     there: usize,
     took: Duration,
     landed_at: Instant,
+    look_at: Instant,
     until: Instant,
 }
 
 impl Round {
     /// Whether it has been worth it to wait until `now` for a group of `there`, where all are `expected`.
     fn was_worth_it(&self, there: usize, expected: usize, now: Instant) -> bool {
+        there >= expected.min(self.there + self.sent.div_ceil(2)) && self.come_again(there, now)
+    }
+
+    /// Whether those of a group of `there` who came since the batch landed have come faster than others come anyway.
+    fn come_again(&self, there: usize, now: Instant) -> bool {
         let came = there.saturating_sub(self.there);
         let waited = now.saturating_duration_since(self.landed_at);
         // How many there would be of those who come by themselves.
         let by_themselves = self.there as f64 * waited.as_secs_f64() / self.took.as_secs_f64().max(f64::MIN_POSITIVE);
-        there >= expected.min(self.there + self.sent.div_ceil(2)) && came as f64 >= FASTER * by_themselves
+        came as f64 >= FASTER * by_themselves
     }
 }
 
@@ -70,16 +78,17 @@ impl Gather {
     /// meanwhile. Where one has landed before, and nothing was sent since, the next waits for both.
     pub fn landed(&mut self, sent: usize, there: usize, took: Duration, now: Instant) {
         let until = now + (took * WAIT_APPENDS).min(WAIT_MAX);
+        let look_at = (now + took / LOOK_PARTS).min(until);
         if let Some(round) = &mut self.round {
             round.sent += sent;
-            round.until = until;
+            (round.look_at, round.until) = (look_at, until);
             return;
         }
         if self.skips > 0 {
             self.skips -= 1;
             return;
         }
-        self.round = Some(Round { sent, there, took, landed_at: now, until });
+        self.round = Some(Round { sent, there, took, landed_at: now, look_at, until });
     }
 
     /// With so many everybody is there.
@@ -92,10 +101,13 @@ impl Gather {
         self.round = None;
     }
 
-    /// Whether a group of `there` is to wait, and until when at the most.
+    /// Whether a group of `there` is to wait, and until when it need not be asked again if nobody comes.
     pub fn waits(&self, there: usize, now: Instant) -> Option<Instant> {
-        let round = self.round.as_ref()?;
-        (there < self.expected(round) && now < round.until).then_some(round.until)
+        let round = self.round.as_ref().filter(|round| there < self.expected(round))?;
+        if now < round.look_at {
+            return Some(round.look_at);
+        }
+        (now < round.until && round.come_again(there, now)).then_some(round.until)
     }
 
     /// A group of `there` is sent.
@@ -124,12 +136,17 @@ mod tests {
         let mut gather = Gather::new(MOST);
         assert_eq!(gather.waits(1, now), None, "nobody has been answered yet");
         gather.landed(10, 5, TOOK, now);
-        assert_eq!(gather.waits(14, now), Some(now + TOOK * WAIT_APPENDS));
+        let look_at = now + TOOK / LOOK_PARTS;
+        assert_eq!(gather.waits(14, now), Some(look_at));
         assert_eq!(gather.waits(15, now), None, "all are there");
-        assert_eq!(gather.waits(5, now + TOOK * WAIT_APPENDS), None, "its time is over");
-        gather.landed(20, 0, TOOK, now + TOOK);
-        assert_eq!(gather.waits(34, now + TOOK), Some(now + TOOK + TOOK * WAIT_APPENDS), "two have landed");
-        assert_eq!(gather.waits(35, now + TOOK), None);
+        assert_eq!(gather.waits(14, look_at), Some(now + TOOK * WAIT_APPENDS), "they come again");
+        assert_eq!(gather.waits(7, look_at), None, "no faster than before");
+        assert_eq!(gather.waits(14, now + TOOK * WAIT_APPENDS), None, "its time is over");
+        let landed_at = now + TOOK;
+        gather.landed(20, 0, TOOK, landed_at);
+        assert_eq!(gather.waits(34, landed_at), Some(landed_at + TOOK / LOOK_PARTS), "two have landed");
+        assert_eq!(gather.waits(34, landed_at + TOOK), Some(landed_at + TOOK * WAIT_APPENDS));
+        assert_eq!(gather.waits(35, landed_at), None);
         gather.nobody();
         gather.landed(10, 5, Duration::from_secs(1), now);
         assert_eq!(gather.waits(5, now), Some(now + WAIT_MAX));
@@ -140,8 +157,8 @@ mod tests {
         assert_eq!(gather.waits(1, now), None);
     }
 
-    /// A group that has waited as long as it may, or until all are there.
-    fn wait(gather: &mut Gather, arrivals_per_ms: f64, sent: usize, took: Duration, now: Instant) -> bool {
+    /// How long a group has waited, with so many who come by themselves.
+    fn wait(gather: &mut Gather, arrivals_per_ms: f64, sent: usize, took: Duration, now: Instant) -> Duration {
         let there = |since: Duration| (arrivals_per_ms * since.as_secs_f64() * 1e3) as usize;
         gather.landed(sent, there(took), took, now);
         let mut waited = Duration::ZERO;
@@ -149,18 +166,21 @@ mod tests {
             waited += Duration::from_micros(100);
         }
         gather.launched(there(took + waited), now + waited);
-        waited > Duration::ZERO
+        waited
     }
 
     /// Who comes by himself is not kept waiting for those who do not come again, at whatever rate.
     #[test]
-    fn waiting_in_vain_becomes_rare() {
+    fn waiting_in_vain_is_short_and_becomes_rare() {
         for arrivals_per_ms in [1.0, 4.0, 12.0] {
             let now = Instant::now();
             let mut gather = Gather::new(MOST);
             let sent = (arrivals_per_ms * 3.0) as usize;
-            let waited = (0..650).filter(|_| wait(&mut gather, arrivals_per_ms, sent, TOOK, now)).count();
+            let waits: Vec<_> = (0..650).map(|_| wait(&mut gather, arrivals_per_ms, sent, TOOK, now)).collect();
+            let waited = waits.iter().filter(|waited| !waited.is_zero()).count();
             assert!((7..=16).contains(&waited), "{arrivals_per_ms} per ms: {waited}");
+            let longest = waits.iter().max().unwrap();
+            assert!(*longest <= TOOK / LOOK_PARTS + Duration::from_millis(1), "{arrivals_per_ms} per ms: {longest:?}");
         }
     }
 

@@ -16,6 +16,12 @@ use crate::sequencer::{
 /// The pauses before an append that failed is tried again: the first as short as a stolen turn, the last as long as an
 /// outage can wait.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+/// So many times as long as a batch may it take to publish one by one, as a fraction, before a group is a batch. One by one,
+/// half of the senders have their answers after half of the time, where in a batch all wait for its end: twice as long is
+/// the same on average, but costs the log's time. And at once as long, whoever comes during a batch, at a rate with which
+/// single publishes could just keep up, is enough for the next one: a pause of the disk that made one batch would be
+/// followed by many, each event of which waits for two.
+const SINGLES_LONGER: (usize, usize) = (3, 2);
 /// After so many failures in a row without the log having moved on, events go one by one: something in the group may be
 /// what the server does not take. Of a batch it only says that it is incomplete.
 const FAILURES_TOGETHER_MAX: u32 = 2;
@@ -31,7 +37,7 @@ impl Session<'_> {
             && let Some(mut appender) = self.appender.take()
         {
             self.gather.launched(self.ready.len(), Instant::now());
-            let group = self.next_group(appender.batches(self.ready.len()));
+            let group = self.next_group(appender.batches(worth_a_batch(self.ready.len())));
             let carry = self.carrier.board(&self.overlay);
             let (flight, messages) = Flight::decide(&self.overlay, self.shard.horizons(), group, carry);
             if messages.is_empty() {
@@ -176,6 +182,24 @@ impl Session<'_> {
     }
 }
 
+/// For how many that all wait for the end a batch must be better, for it to be better for so many that are answered one by
+/// one.
+fn worth_a_batch(waiting: usize) -> usize {
+    (waiting * SINGLES_LONGER.1).div_ceil(SINGLES_LONGER.0)
+}
+
 fn connection_lost() -> AppendError {
     AppendError { stored: 0, kind: AppendErrorKind::Unknown("connection lost".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A few more go one by one than those for whom a batch is just faster; and on a log where each publish costs what a
+    /// batch costs, two are a batch as ever.
+    #[test]
+    fn a_batch_must_be_faster_by_half() {
+        assert_eq!([1, 2, 3, 9, 48].map(worth_a_batch), [1, 2, 2, 6, 32]);
+    }
 }
