@@ -17,11 +17,10 @@ use crate::sequencer::{
 /// outage can wait.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 /// So many times as long as a batch may it take to publish one by one, as a fraction, before a group is a batch. One by one,
-/// half of the senders have their answers after half of the time, where in a batch all wait for its end: twice as long is
-/// the same on average, but costs the log's time. And at once as long, whoever comes during a batch, at a rate with which
-/// single publishes could just keep up, is enough for the next one: a pause of the disk that made one batch would be
-/// followed by many, each event of which waits for two.
-const SINGLES_LONGER: (usize, usize) = (3, 2);
+/// half of the senders have their answers after half of the time, where in a batch all wait for its end; and where a batch is
+/// made as soon as it is as fast, whoever comes during it, at a rate with which single publishes could just keep up, is
+/// enough for the next one. With more than this, where publishes cannot keep up, too many wait before there is a batch.
+const SINGLES_LONGER: (usize, usize) = (5, 4);
 /// After so many failures in a row without the log having moved on, events go one by one: something in the group may be
 /// what the server does not take. Of a batch it only says that it is incomplete.
 const FAILURES_TOGETHER_MAX: u32 = 2;
@@ -199,7 +198,7 @@ mod tests {
     /// A few more go one by one than those for whom a batch is just faster; and on a log where each publish costs what a
     /// batch costs, two are a batch as ever.
     #[test]
-    fn a_batch_must_be_faster_by_half() {
-        assert_eq!([1, 2, 3, 9, 48].map(worth_a_batch), [1, 2, 2, 6, 32]);
+    fn a_batch_must_be_faster_by_a_quarter() {
+        assert_eq!([1, 2, 5, 10, 40].map(worth_a_batch), [1, 2, 4, 8, 32]);
     }
 }
