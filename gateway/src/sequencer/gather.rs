@@ -7,9 +7,9 @@
 //!
 //! That pays where senders do come again. Where they come by themselves, however fast others are answered, it is only
 //! lost time. The two are told apart by when they come: those who wait for answers come after them, the others as much
-//! before. So a wait is in vain when too few come in it, or no faster than while the last batch was under way: it ends as
-//! soon as that shows, and the next batches do not wait, more of them after each such wait. After single publishes nothing waits: there is
-//! no batch to be filled. Pure.
+//! before. So a wait is in vain when too few come in it, or no faster than while the last batch was under way. The second
+//! ends it, once there has been time to tell; after either the next batches do not wait, more of them after each such
+//! wait. After single publishes nothing waits: there is no batch to be filled. Pure.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ const WAIT_APPENDS: u32 = 2;
 const WAIT_MAX: Duration = Duration::from_millis(10);
 /// So much faster come those who wait for answers than those who do not.
 const FASTER: f64 = 1.25;
-/// After this part of the last append's time it is looked whether they do: those who come again have come by then.
+/// After the last append's time divided by this it can be told whether they do: most who come again have come by then.
 const LOOK_PARTS: u32 = 2;
 /// The most batches that do not wait after one that waited in vain, as a power of two: it is tried again several times a
 /// second.
