@@ -1,5 +1,5 @@
-//! The bound that a gateway is measured against: the same server, bodies, verification and identification, and an
-//! answer without a log.
+//! The bounds that a gateway is measured against: the same server, bodies, verification and identification, and an answer
+//! without a log, or as soon as the event is appended, which nothing is decided about.
 
 use std::sync::Arc;
 
@@ -11,10 +11,20 @@ use axum::{
 };
 use http::StatusCode;
 use jiff::Timestamp;
-use weft_gateway::{admission::TrustedProxies, body, error::Problem, identify, serve, verify::Verifier};
-use weft_proto::v1::Source;
+use weft_gateway::{
+    admission::TrustedProxies,
+    body,
+    error::Problem,
+    identify,
+    sequencer::{NewEvent, SubmitError},
+    serve,
+    verify::Verifier,
+};
+use weft_nats::{connect::Connection, options::NatsOptions, subject::Layout};
+use weft_proto::{ids::SequenceNumber, v1::Source};
 use weft_tls::{Listener, TlsOptions};
 
+use super::group::{Gather, Group};
 use crate::{config::Config, exit::Failure, mesh::Wiring, signal};
 
 /// `weft bench answer`: started by `weft bench accept`.
@@ -23,12 +33,22 @@ pub struct AnswerArgs {
     /// The senders' secret
     #[arg(long, env = "WEFT_BENCH_SECRET", hide_env_values = true)]
     secret: String,
+    /// Append each event before it is answered, to a log of one shard on the server that WEFT_NATS__URL names, in groups
+    /// of so many
+    #[arg(long, value_name = "CALLERS")]
+    append: Option<usize>,
 }
 
 struct Shared {
+    log: Option<Log>,
     verifier: Verifier,
     rules: identify::Rules,
     bodies: body::Reader,
+}
+
+struct Log {
+    layout: Layout,
+    group: Group,
 }
 
 /// Serves until a signal.
@@ -38,12 +58,18 @@ struct Shared {
 /// [`Failure`]: no port, or a secret that is none.
 pub async fn run(args: AnswerArgs) -> Result<(), Failure> {
     let wiring = Wiring { sender_secret: args.secret, ..Wiring::new() };
-    let config = Config::parse("bench".as_ref(), wiring.config(None), [], None).map_err(|error| Failure::of(&error))?;
+    let variables = Config::variables().map_err(|error| Failure::of(&error))?;
+    let config =
+        Config::parse("bench".as_ref(), wiring.config(None), variables, None).map_err(|error| Failure::of(&error))?;
     let source: &Source = config.catalog.sources.first().ok_or_else(|| Failure::Failed("no source".into()))?;
     let verifier = Verifier::compile(source).map_err(|error| Failure::of(&error))?;
     let rules = identify::Rules::compile(source).map_err(Failure::Failed)?;
     let limits = body::Limits { bytes_max: 1 << 20, time: std::time::Duration::from_secs(30) };
-    let shared = Arc::new(Shared { verifier, rules, bodies: body::Reader::new(limits) });
+    let log = match args.append {
+        Some(callers) => Some(Log::open(&config.nats, callers).await?),
+        None => None,
+    };
+    let shared = Arc::new(Shared { log, verifier, rules, bodies: body::Reader::new(limits) });
     let router = Router::new().route("/api/v1/webhooks/{source}/{workflow}", post(answer)).with_state(shared);
     let drain = signal::drain_token().map_err(|error| Failure::of(&error))?;
     let listen = ([127, 0, 0, 1], 0).into();
@@ -51,6 +77,22 @@ pub async fn run(args: AnswerArgs) -> Result<(), Failure> {
     println!("answer http://{}\nready", listener.local_addr);
     serve::serve(listener, router, TrustedProxies::default(), drain).await;
     Ok(())
+}
+
+impl Log {
+    async fn open(options: &NatsOptions, callers: usize) -> anyhow::Result<Self> {
+        let connection = Connection::connect(options, "weft-bench-answer").await?;
+        connection.connected().await;
+        let layout = Layout::new(1);
+        // Should it fail, so does every request from then on.
+        let (group, _) = Group::start(connection, layout, callers, Gather::All(callers)).await?;
+        Ok(Self { layout, group })
+    }
+
+    async fn append(&self, event: NewEvent) -> Result<(), Problem> {
+        let message = event.numbered(SequenceNumber(1), None).encode(self.layout);
+        self.group.append(message).await.map_err(|_| SubmitError::Unavailable.into())
+    }
 }
 
 async fn answer(
@@ -76,5 +118,8 @@ async fn answer(
         "previousEventId": null,
         "duplicate": false,
     });
+    if let Some(log) = &shared.log {
+        log.append(event).await?;
+    }
     Ok((StatusCode::ACCEPTED, Json(receipt)).into_response())
 }

@@ -6,29 +6,25 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinSet,
-};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use weft_nats::{
-    append::{Appender, BATCH_MESSAGES_MAX},
     connect::Connection,
     event::{Event, JSON},
     message::Outgoing,
     streams,
     subject::Layout,
 };
-use weft_proto::ids::{EventId, SequenceNumber, ShardId, StreamSeq, WorkflowId};
+use weft_proto::ids::{EventId, SequenceNumber, WorkflowId};
 
 use super::{
     common::Common,
     disk::Disk,
+    group::{Gather, Group},
     latency::{Latencies, Percentiles},
     load::Outcome,
 };
@@ -203,30 +199,25 @@ impl Log {
     }
 
     async fn append_all(&self, callers: usize, time: Duration) -> anyhow::Result<Outcome> {
-        let state = streams::state(&self.connection, &self.layout.events_stream(ShardId(0))).await?;
-        let (queue, waiting) = mpsc::channel::<Waiting>(callers);
-        let appending = tokio::spawn(append_all(self.connection.clone(), state.last, waiting));
+        let (group, appending) = Group::start(self.connection.clone(), self.layout, callers, Gather::Turns).await?;
         let started = Instant::now();
         let mut tasks = JoinSet::new();
         for _ in 0..callers {
-            let (queue, layout, payload) = (queue.clone(), self.layout, self.payload.clone());
+            let (group, layout, payload) = (group.clone(), self.layout, self.payload.clone());
             tasks.spawn(async move {
                 let mut latencies = Latencies::new();
                 let mut number = 0;
                 while started.elapsed() < time {
                     let message = message(layout, &payload, number)?;
                     number += 1;
-                    let (ack, acked) = oneshot::channel();
                     let sent = Instant::now();
-                    let gone = || anyhow!("appending has ended");
-                    queue.send(Waiting { message, ack }).await.map_err(|_| gone())?;
-                    acked.await.map_err(|_| gone())?;
+                    group.append(message).await?;
                     latencies.record(sent.elapsed());
                 }
                 anyhow::Ok(latencies)
             });
         }
-        drop(queue);
+        drop(group);
         let mut latencies = Latencies::new();
         let mut failure = None;
         while let Some(caller) = tasks.join_next().await {
@@ -242,50 +233,6 @@ impl Log {
             Some(error) => Err(error),
             None => Ok(Outcome { latencies, elapsed }),
         }
-    }
-}
-
-/// Turns of the scheduler in which a group may grow: some tens of microseconds, little beside a sync.
-const GATHER_TURNS_MAX: usize = 64;
-
-/// An event that waits for its ack.
-struct Waiting {
-    message: Outgoing,
-    ack: oneshot::Sender<()>,
-}
-
-/// One append in flight; whatever waits meanwhile rides in the next.
-async fn append_all(
-    connection: Connection,
-    mut last: StreamSeq,
-    mut waiting: mpsc::Receiver<Waiting>,
-) -> anyhow::Result<()> {
-    let mut appender = Appender::new(connection);
-    let mut group = Vec::new();
-    while waiting.recv_many(&mut group, BATCH_MESSAGES_MAX).await > 0 {
-        let (messages, acks): (Vec<_>, Vec<_>) = group.drain(..).map(|waiting| (waiting.message, waiting.ack)).unzip();
-        last = appender.append(last, &messages).await.context("append")?;
-        for ack in acks {
-            // A caller whose time is over waits no more.
-            let _ = ack.send(());
-        }
-        gather(&waiting).await;
-    }
-    Ok(())
-}
-
-/// Lets those who have just been answered come again before the next group is taken: as long as the queue grows from one
-/// turn of the scheduler to the next. Without it the first few would go alone, each with a sync of its own, and the rest
-/// would wait for them.
-async fn gather(waiting: &mpsc::Receiver<Waiting>) {
-    let mut seen = 0;
-    for _ in 0..GATHER_TURNS_MAX {
-        tokio::task::yield_now().await;
-        let waits = waiting.len();
-        if waits > 0 && waits == seen {
-            return;
-        }
-        seen = waits;
     }
 }
 

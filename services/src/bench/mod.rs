@@ -12,6 +12,7 @@ pub mod deliver;
 pub mod disk;
 pub mod folder;
 pub mod gateways;
+pub mod group;
 pub mod http1;
 pub mod hundred;
 pub mod latency;
@@ -34,7 +35,7 @@ pub enum BenchCommand {
     Append(append::AppendArgs),
     /// Signed HTTP to 202: an open loop at a rate, or against its bounds
     Accept(accept::AcceptArgs),
-    /// Verify and answer, without a log: what a gateway is measured against
+    /// Verify and answer, without a log or with nothing but appending: what a gateway is measured against
     #[command(hide = true)]
     Answer(answer::AnswerArgs),
     /// Delivering: what an event costs the worker, how soon it arrives, what the idle hold

@@ -123,13 +123,22 @@ impl Config {
             Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(source) => return Err(ConfigError::Read { file: path.to_owned(), source }),
         };
+        Self::parse(path, text, Self::variables()?, data)
+    }
+
+    /// The environment's variables for us, by name.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::At`]: one is not UTF-8.
+    pub fn variables() -> Result<Vec<(String, String)>, ConfigError> {
         let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
-        let mut twins = Vec::new();
-        for (name, value) in variables.filter(|(name, _)| name.starts_with("WEFT_")) {
-            let problem = || ConfigError::At { place: name.clone(), problem: "is not UTF-8".into() };
-            twins.push((name.clone(), value.into_string().map_err(|_| problem())?));
-        }
-        Self::parse(path, text, twins, data)
+        let ours = variables.filter(|(name, _)| name.starts_with("WEFT_"));
+        ours.map(|(name, value)| match value.into_string() {
+            Ok(value) => Ok((name, value)),
+            Err(_) => Err(ConfigError::At { place: name, problem: "is not UTF-8".into() }),
+        })
+        .collect()
     }
 
     /// As [`load`](Self::load), from a text and variables.

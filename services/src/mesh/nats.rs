@@ -34,8 +34,22 @@ impl Nats {
     ///
     /// When there is none, or it does not serve.
     pub async fn start(program: &Path, folder: &Path, stop: CancellationToken) -> anyhow::Result<Self> {
+        Self::start_for(LogOptions::default(), program, folder, stop).await
+    }
+
+    /// As [`start`](Self::start), for another log than the default one.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub async fn start_for(
+        log: LogOptions,
+        program: &Path,
+        folder: &Path,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Self> {
         let folder = folder.join("nats");
-        let spec = LogSpec { log: LogOptions::default(), body_bytes_max: BODY_BYTES_MAX, ..LogSpec::default() };
+        let spec = LogSpec { log, body_bytes_max: BODY_BYTES_MAX, ..LogSpec::default() };
         let options = ServerOptions {
             program: server::find_program()?,
             folder: folder.clone(),
@@ -48,7 +62,7 @@ impl Nats {
         Ok(Self { server, spec, folder, master_key: MasterKey::generate() })
     }
 
-    /// The log that roles with the default configuration make of it.
+    /// The log on it.
     pub fn spec(&self) -> &LogSpec {
         &self.spec
     }
@@ -107,7 +121,7 @@ impl Nats {
         text.trim().parse().with_context(|| path.display().to_string())
     }
 
-    /// Variables that make a role a client of this server.
+    /// Variables that make a role a client of this server and its log.
     ///
     /// # Errors
     ///
@@ -117,6 +131,7 @@ impl Nats {
         let password = options.password.as_ref().map(SecretRef::resolve).transpose().map_err(anyhow::Error::msg)?;
         let variables = [
             (MASTER_KEY_VARIABLE, Some(self.master_key.clone())),
+            ("WEFT_LOG__SHARDS", Some(self.spec.log.shards.to_string())),
             ("WEFT_NATS__URL", options.url.clone()),
             ("WEFT_NATS__USER", options.user.clone()),
             ("WEFT_NATS__PASSWORD", password.map(|password| password.expose().to_owned())),

@@ -1,22 +1,24 @@
-//! A closed loop of signed requests against its two bounds: the appender alone with as many callers, and the same server
-//! verifying and answering without a log. The bounds are measured before and after, so that a disk or a neighbour that
-//! changes its mood shows.
+//! A closed loop of signed requests against its bounds: the appender alone with as many callers; the same server verifying
+//! and answering without a log; and that server answering when the event is appended, without anything that makes an
+//! accepted event more than a line in the log: no number, no memory of ids. The appender is measured before and after, so
+//! that a disk or a neighbour that changes its mood shows.
 
-use std::time::Duration;
+use std::{ffi::OsString, time::Duration};
 
 use anyhow::Context as _;
 use serde::Serialize;
+use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
-use weft_nats::streams;
+use weft_nats::{streams, subject::Layout};
 
-use super::{Bench, CpuPerEvent, cpu_of};
+use super::{Bench, CpuPerEvent, LogArgs, cpu_of};
 use crate::{
     bench::{
         append,
         common::Common,
         disk::Disk,
         latency::Percentiles,
-        load::{self, Outcome},
+        load::{self, Outcome, Traffic},
     },
     command::output::{self, Row},
     exit::Failure,
@@ -37,6 +39,8 @@ pub struct BoundArgs {
     /// Seconds of each phase
     #[arg(long, default_value_t = 5)]
     seconds: u64,
+    #[command(flatten)]
+    log: LogArgs,
     #[command(flatten)]
     common: Common,
 }
@@ -61,6 +65,8 @@ struct Verdict {
     callers: usize,
     /// Signed HTTP to 202 ÷ the mean of the appender alone, before and after.
     of_appender: f64,
+    /// The same server that only appends ÷ that mean: what is left for whatever a gateway does besides.
+    append_only_of_appender: f64,
     /// The server's CPU of a 202 ÷ that of an answer without a log.
     server_cpu: f64,
     /// The generator's ceiling ÷ the result.
@@ -74,6 +80,8 @@ struct Verdict {
 struct Report {
     disk: Disk,
     payload_bytes: usize,
+    /// Of the gateway's log; the appender alone has one.
+    shards: u32,
     phases: Vec<Phase>,
     verdicts: Vec<Verdict>,
 }
@@ -100,12 +108,13 @@ impl Row for Phase {
 
 impl Row for Verdict {
     const HEADINGS: &'static [&'static str] =
-        &["CALLERS", "÷ APPENDER", "SERVER CPU ÷ ANSWER", "CEILING ÷ RESULT", "VALID"];
+        &["CALLERS", "÷ APPENDER", "APPEND ONLY ÷ APPENDER", "SERVER CPU ÷ ANSWER", "CEILING ÷ RESULT", "VALID"];
 
     fn cells(&self) -> Vec<String> {
         vec![
             self.callers.to_string(),
             format!("{:.2}", self.of_appender),
+            format!("{:.2}", self.append_only_of_appender),
             format!("{:.1}", self.server_cpu),
             format!("{:.1}", self.ceiling),
             if self.valid { "yes".into() } else { "no: the generator is the limit".into() },
@@ -121,7 +130,7 @@ impl Row for Verdict {
 pub async fn run(args: BoundArgs) -> Result<(), Failure> {
     let folder = args.common.place.folder()?;
     let disk = Disk::measure(folder.path())?;
-    let bench = Bench::start(folder.path()).await?;
+    let bench = Bench::start(args.log.options(), folder.path()).await?;
     let time = Duration::from_secs(args.seconds.max(1));
     let mut phases = Vec::new();
     let mut verdicts = Vec::new();
@@ -131,11 +140,11 @@ pub async fn run(args: BoundArgs) -> Result<(), Failure> {
         phases.extend(measured);
     }
     bench.end().await?;
-    let report = Report { disk, payload_bytes: args.common.payload, phases, verdicts };
+    let report = Report { disk, payload_bytes: args.common.payload, shards: args.log.shards, phases, verdicts };
     args.common.place.print(&report, || {
         let phases = output::table(Phase::HEADINGS, report.phases.iter().map(Row::cells));
         let verdicts = output::table(Verdict::HEADINGS, report.verdicts.iter().map(Row::cells));
-        format!("{}\n{phases}\n\n{verdicts}", report.disk.line(folder.path()))
+        format!("{}; shards: {}\n{phases}\n\n{verdicts}", report.disk.line(folder.path()), report.shards)
     })
 }
 
@@ -146,7 +155,8 @@ async fn compare(bench: &Bench, callers: usize, time: Duration, payload: usize) 
         Ok(Phase { name: "appender alone", callers, events_per_second, latency, cpu })
     };
     let before = append().await?;
-    let bound = answer(bench, callers, time, payload).await?;
+    let answered = answer(bench, callers, time, payload).await?;
+    let appended = append_and_answer(bench, callers, time, payload).await?;
     let traffic = bench.traffic(&format!("c{callers}"), WORKFLOWS, payload)?;
     load::closed(bench.traffic(&format!("w{callers}"), WORKFLOWS, payload)?, callers, time / 4, 202).await?;
     let (outcome, cpu) = bench.closed(traffic, callers, time).await?;
@@ -158,61 +168,100 @@ async fn compare(bench: &Bench, callers: usize, time: Duration, payload: usize) 
         cpu,
     };
     let after = append().await?;
-    Ok(vec![before, bound, accepted, after])
+    Ok(vec![before, answered, appended, accepted, after])
 }
 
-/// The appender alone, on a log and a server of its own. It works in this process, as if that were the gateway.
+/// A log on a server of its own, with nothing in it.
+struct OwnLog {
+    nats: Nats,
+    layout: Layout,
+    stop: CancellationToken,
+    _folder: TempDir,
+}
+
+impl OwnLog {
+    async fn start(bench: &Bench) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir_in(&bench.folder)?;
+        let stop = CancellationToken::new();
+        let nats = Nats::start(&bench.program, folder.path(), stop.clone()).await?;
+        let layout = streams::ensure(&nats.connection("admin", "weft-bench-streams").await?, nats.spec()).await?;
+        Ok(Self { nats, layout, stop, _folder: folder })
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.nats.stopped().await;
+    }
+}
+
+/// The appender alone. It works in this process, as if that were the gateway.
 async fn appender_alone(
     bench: &Bench,
     callers: usize,
     time: Duration,
     payload: usize,
 ) -> anyhow::Result<(Outcome, CpuPerEvent)> {
-    let folder = tempfile::tempdir_in(&bench.folder)?;
-    let stop = CancellationToken::new();
-    let nats = Nats::start(&bench.program, folder.path(), stop.clone()).await?;
-    let layout = streams::ensure(&nats.connection("admin", "weft-bench-streams").await?, nats.spec()).await?;
-    let connection = nats.connection("gateway", "weft-bench-append").await?;
-    let appender = append::Alone::new(connection, layout, payload);
+    let log = OwnLog::start(bench).await?;
+    let connection = log.nats.connection("gateway", "weft-bench-append").await?;
+    let appender = append::Alone::new(connection, log.layout, payload);
     appender.run(callers, time / 4).await?;
-    let before = cpu_of(&nats, std::process::id())?;
+    let before = cpu_of(&log.nats, std::process::id())?;
     let outcome = appender.run(callers, time).await?;
     let cpu = CpuPerEvent {
         generator_us: 0.0,
-        ..cpu_of(&nats, std::process::id())?.since(before, outcome.latencies.count())
+        ..cpu_of(&log.nats, std::process::id())?.since(before, outcome.latencies.count())
     };
     // It would take the server's end for an outage.
     drop(appender);
-    stop.cancel();
-    nats.stopped().await;
+    log.end().await;
     Ok((outcome, cpu))
 }
 
 /// The same server without a log.
 async fn answer(bench: &Bench, callers: usize, time: Duration, payload: usize) -> anyhow::Result<Phase> {
-    let folder = tempfile::tempdir()?;
-    let mut process = Process::start(&Spec {
-        program: bench.program.clone(),
-        args: vec!["bench".into(), "answer".into()],
-        env: vec![("WEFT_BENCH_SECRET".into(), bench.wiring.sender_secret.clone())],
-        log: folder.path().join("answer.log"),
-    })?;
-    let url = process.ready().await?.get("answer")?.to_owned();
-    let mut traffic = bench.traffic("answer", WORKFLOWS, payload)?;
-    traffic.to = url.strip_prefix("http://").context("not an http address")?.parse()?;
-    let pid = process.pid().context("it has ended")?;
-    load::closed(traffic.clone(), callers, time / 4, 202).await?;
-    let before = cpu_of(&bench.nats, pid)?;
-    let outcome = load::closed(traffic, callers, time, 202).await?;
-    let cpu = cpu_of(&bench.nats, pid)?.since(before, outcome.latencies.count());
-    process.stop().await?;
-    Ok(Phase {
-        name: "verify and answer",
-        callers,
-        events_per_second: outcome.rate(),
-        latency: outcome.latencies.percentiles(),
-        cpu,
-    })
+    let server = Answering { name: "verify and answer", nats: &bench.nats, args: Vec::new(), env: Vec::new() };
+    server.measure(bench, callers, time, payload).await
+}
+
+/// The same server, which does nothing but append.
+async fn append_and_answer(bench: &Bench, callers: usize, time: Duration, payload: usize) -> anyhow::Result<Phase> {
+    let log = OwnLog::start(bench).await?;
+    let (args, env) = (vec!["--append".into(), callers.to_string().into()], log.nats.environment("gateway")?);
+    let server = Answering { name: "verify, append, answer", nats: &log.nats, args, env };
+    let phase = server.measure(bench, callers, time, payload).await;
+    log.end().await;
+    phase
+}
+
+/// A phase with another server than the gateway.
+struct Answering<'a> {
+    name: &'static str,
+    nats: &'a Nats,
+    /// What its process is started with besides.
+    args: Vec<OsString>,
+    env: Vec<(String, String)>,
+}
+
+impl Answering<'_> {
+    async fn measure(self, bench: &Bench, callers: usize, time: Duration, payload: usize) -> anyhow::Result<Phase> {
+        let Self { name, nats, args: more, mut env } = self;
+        let folder = tempfile::tempdir()?;
+        let mut args = vec!["bench".into(), "answer".into()];
+        args.extend(more);
+        env.push(("WEFT_BENCH_SECRET".into(), bench.wiring.sender_secret.clone()));
+        let log = folder.path().join("answer.log");
+        let mut process = Process::start(&Spec { program: bench.program.clone(), args, env, log })?;
+        let url = process.ready().await?.get("answer")?.to_owned();
+        let to = url.strip_prefix("http://").context("not an http address")?.parse()?;
+        let pid = process.pid().context("it has ended")?;
+        let traffic = |prefix| anyhow::Ok(Traffic { to, ..bench.traffic(prefix, WORKFLOWS, payload)? });
+        load::closed(traffic("before")?, callers, time / 4, 202).await?;
+        let before = cpu_of(nats, pid)?;
+        let outcome = load::closed(traffic("answer")?, callers, time, 202).await?;
+        let cpu = cpu_of(nats, pid)?.since(before, outcome.latencies.count());
+        process.stop().await?;
+        Ok(Phase { name, callers, events_per_second: outcome.rate(), latency: outcome.latencies.percentiles(), cpu })
+    }
 }
 
 fn verdict(callers: usize, phases: &[Phase]) -> Verdict {
@@ -227,6 +276,7 @@ fn verdict(callers: usize, phases: &[Phase]) -> Verdict {
     Verdict {
         callers,
         of_appender: accepted / rate("appender alone"),
+        append_only_of_appender: rate("verify, append, answer") / rate("appender alone"),
         server_cpu: cpu("signed HTTP to 202") / cpu("verify and answer"),
         ceiling,
         valid: ceiling >= CEILING_RATIO_MIN,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
+use weft_nats::options::LogOptions;
 
 use super::Bench;
 use crate::{
@@ -68,9 +69,8 @@ pub async fn run(args: MemoryArgs) -> Result<(), Failure> {
     let preload_seconds = started.elapsed().as_secs_f64();
 
     let started = Instant::now();
-    let bench =
-        Bench::start_within(READY_PATIENCE + Duration::from_secs(args.events / READ_PER_SECOND_MIN), folder.path())
-            .await?;
+    let patience = READY_PATIENCE + Duration::from_secs(args.events / READ_PER_SECOND_MIN);
+    let bench = Bench::start_within(patience, LogOptions::default(), folder.path()).await?;
     let receipts_seconds = started.elapsed().as_secs_f64();
     let when_ready = Memory::of(bench.gateway_pid()?)?;
     let traffic = bench.traffic("load", args.workflows.max(1), args.common.payload)?;

@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
+use weft_nats::options::LogOptions;
 
 use super::{
     cpu,
@@ -65,6 +66,20 @@ pub async fn run(args: AcceptArgs) -> Result<(), Failure> {
     }
 }
 
+/// What the gateway appends to.
+#[derive(Debug, clap::Args)]
+struct LogArgs {
+    /// Shards of the log
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    shards: u32,
+}
+
+impl LogArgs {
+    fn options(&self) -> LogOptions {
+        LogOptions { shards: self.shards, ..LogOptions::default() }
+    }
+}
+
 /// A nats-server and a gateway as processes of their own; the generator is this one.
 struct Bench {
     nats: Nats,
@@ -94,15 +109,15 @@ struct CpuPerEvent {
 }
 
 impl Bench {
-    async fn start(folder: &Path) -> anyhow::Result<Self> {
-        Self::start_within(READY_PATIENCE, folder).await
+    async fn start(log: LogOptions, folder: &Path) -> anyhow::Result<Self> {
+        Self::start_within(READY_PATIENCE, log, folder).await
     }
 
     /// On a log that takes the gateway so long to read.
-    async fn start_within(patience: Duration, folder: &Path) -> anyhow::Result<Self> {
+    async fn start_within(patience: Duration, log: LogOptions, folder: &Path) -> anyhow::Result<Self> {
         let program = weft_program()?;
         let stop = CancellationToken::new();
-        let nats = Nats::start(&program, folder, stop.clone()).await?;
+        let nats = Nats::start_for(log, &program, folder, stop.clone()).await?;
         let wiring = Wiring::new();
         nats.configure(&wiring.config(None)).await?;
         let mut gateway =

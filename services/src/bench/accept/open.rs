@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use weft_nats::options::Span;
 
-use super::{Bench, CpuPerEvent};
+use super::{Bench, CpuPerEvent, LogArgs};
 use crate::{
     bench::{
         common::Common,
@@ -45,6 +45,8 @@ pub struct OpenArgs {
     #[arg(long, default_value_t = 2000)]
     connections: usize,
     #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -53,6 +55,7 @@ pub struct OpenArgs {
 struct Report {
     disk: Disk,
     payload_bytes: usize,
+    shards: u32,
     connections: usize,
     wanted_per_second: u64,
     events: u64,
@@ -76,7 +79,7 @@ struct Report {
 pub async fn run(args: OpenArgs) -> Result<(), Failure> {
     let folder = args.common.place.folder()?;
     let disk = Disk::measure(folder.path())?;
-    let bench = Bench::start(folder.path()).await?;
+    let bench = Bench::start(args.log.options(), folder.path()).await?;
     let report = measure(&args, disk, &bench).await;
     bench.end().await?;
     let report = report?;
@@ -99,6 +102,7 @@ async fn measure(args: &OpenArgs, disk: Disk, bench: &Bench) -> anyhow::Result<R
     Ok(Report {
         disk,
         payload_bytes: payload,
+        shards: args.log.shards,
         connections: args.connections,
         wanted_per_second: args.rate,
         events: outcome.latencies.count(),
@@ -189,8 +193,9 @@ fn human(report: &Report) -> String {
     ];
     let rows = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]);
     format!(
-        "open loop, {} connections, half of them slow or silent; fdatasync {:.3} ms (median), {:.2} ms (p99)\n{}",
+        "open loop, {} connections, half of them slow or silent; shards: {}; fdatasync {:.3} ms (median), {:.2} ms (p99)\n{}",
         report.connections,
+        report.shards,
         report.disk.fdatasync_ms,
         report.disk.fdatasync_p99_ms,
         output::table(&["", "VALUE"], rows)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Bench, CpuPerEvent};
+use super::{Bench, CpuPerEvent, LogArgs};
 use crate::{
     bench::{common::Common, disk::Disk, latency::Percentiles},
     command::output::{self, Row},
@@ -24,6 +24,8 @@ pub struct WorkflowsArgs {
     /// Seconds of each phase
     #[arg(long, default_value_t = 10)]
     seconds: u64,
+    #[command(flatten)]
+    log: LogArgs,
     #[command(flatten)]
     common: Common,
 }
@@ -47,6 +49,7 @@ struct Phase {
 struct Report {
     disk: Disk,
     payload_bytes: usize,
+    shards: u32,
     callers: usize,
     phases: Vec<Phase>,
 }
@@ -78,7 +81,7 @@ impl Row for Phase {
 pub async fn run(args: WorkflowsArgs) -> Result<(), Failure> {
     let folder = args.common.place.folder()?;
     let disk = Disk::measure(folder.path())?;
-    let bench = Bench::start(folder.path()).await?;
+    let bench = Bench::start(args.log.options(), folder.path()).await?;
     let time = Duration::from_secs(args.seconds.max(1));
     let payload = args.common.payload;
     let mut phases = Vec::new();
@@ -93,9 +96,9 @@ pub async fn run(args: WorkflowsArgs) -> Result<(), Failure> {
         phases.iter().filter(|phase| phase.workflows == BASE).map(|phase| phase.events_per_second).collect();
     let mean = base.iter().sum::<f64>() / base.len() as f64;
     phases.iter_mut().for_each(|phase| phase.ratio = phase.events_per_second / mean);
-    let report = Report { disk, payload_bytes: payload, callers: CALLERS, phases };
+    let report = Report { disk, payload_bytes: payload, shards: args.log.shards, callers: CALLERS, phases };
     args.common.place.print(&report, || {
         let table = output::table(Phase::HEADINGS, report.phases.iter().map(Row::cells));
-        format!("{CALLERS} connections, {}\n{table}", report.disk.line(folder.path()))
+        format!("{CALLERS} connections; shards: {}; {}\n{table}", report.shards, report.disk.line(folder.path()))
     })
 }
