@@ -1,7 +1,7 @@
 //! `weft bench accept`: signed HTTP to 202, against a gateway and a nats-server of their own and nothing else.
 //!
 //! - without a subcommand: an open loop at a fixed rate, from many connections of which half are slow or idle;
-//! - `bound`: a closed loop, against the appender alone and against the same server without a log;
+//! - `bound`: a closed loop, against the appender alone, the same server without a log, and that server only appending;
 //! - `workflows`: one hot workflow, a thousand, a million;
 //! - `memory`: what the gateway holds after millions of workflows and ids.
 
@@ -44,7 +44,7 @@ pub struct AcceptArgs {
 /// What is measured.
 #[derive(Debug, clap::Subcommand)]
 enum What {
-    /// A closed loop against its bounds: the appender alone, and the same server without a log
+    /// A closed loop against its bounds: the appender alone, and the same server without a log, and only appending
     Bound(bound::BoundArgs),
     /// One hot workflow, a thousand, a million
     Workflows(workflows::WorkflowsArgs),
