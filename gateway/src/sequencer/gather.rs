@@ -18,8 +18,9 @@ use tokio::time::Instant;
 /// How often the last append's time gathering may take: with two groups that take turns everybody waits for the other one
 /// as long.
 const WAIT_APPENDS: u32 = 2;
-/// The most that it may take, however slow the disk is.
-const WAIT_MAX: Duration = Duration::from_millis(10);
+/// The most that it may take, however slow the disk is: what it takes two busy processors to answer a thousand senders and
+/// to read what they send next. Who does not come again is not waited for so long.
+const WAIT_MAX: Duration = Duration::from_millis(50);
 /// So much faster come those who wait for answers than those who do not.
 const FASTER: f64 = 1.25;
 /// After the last append's time divided by this it can be told whether they do: most who come again have come by then.
@@ -55,16 +56,14 @@ struct Round {
 impl Round {
     /// Whether it has been worth it to wait until `now` for a group of `there`, where all are `expected`.
     fn was_worth_it(&self, there: usize, expected: usize, now: Instant) -> bool {
-        there >= expected.min(self.there + self.sent.div_ceil(2)) && self.come_again(there, now)
+        there >= expected.min(self.there + self.sent.div_ceil(2)) && now <= self.come_again_until(there)
     }
 
-    /// Whether those of a group of `there` who came since the batch landed have come faster than others come anyway.
-    fn come_again(&self, there: usize, now: Instant) -> bool {
+    /// Until when those of a group of `there` who came since the batch landed have come faster than others come anyway, if
+    /// nobody else does. One more than came while it was under way may have been about to.
+    fn come_again_until(&self, there: usize) -> Instant {
         let came = there.saturating_sub(self.there);
-        let waited = now.saturating_duration_since(self.landed_at);
-        // How many there would be of those who come by themselves.
-        let by_themselves = self.there as f64 * waited.as_secs_f64() / self.took.as_secs_f64().max(f64::MIN_POSITIVE);
-        came as f64 >= FASTER * by_themselves
+        self.landed_at + self.took.mul_f64(came as f64 / (FASTER * (self.there + 1) as f64))
     }
 }
 
@@ -107,7 +106,8 @@ impl Gather {
         if now < round.look_at {
             return Some(round.look_at);
         }
-        (now < round.until && round.come_again(there, now)).then_some(round.until)
+        let until = round.until.min(round.come_again_until(there));
+        (now < until).then_some(until)
     }
 
     /// A group of `there` is sent.
@@ -139,7 +139,12 @@ mod tests {
         let look_at = now + TOOK / LOOK_PARTS;
         assert_eq!(gather.waits(14, now), Some(look_at));
         assert_eq!(gather.waits(15, now), None, "all are there");
-        assert_eq!(gather.waits(14, look_at), Some(now + TOOK * WAIT_APPENDS), "they come again");
+        let nine_more = TOOK.mul_f64(9.0 / (FASTER * 6.0));
+        assert_eq!(
+            gather.waits(14, look_at),
+            Some(now + nine_more),
+            "they come again, and longer than so not one by one"
+        );
         assert_eq!(gather.waits(7, look_at), None, "no faster than before");
         assert_eq!(gather.waits(14, now + TOOK * WAIT_APPENDS), None, "its time is over");
         let landed_at = now + TOOK;
@@ -150,6 +155,11 @@ mod tests {
         gather.nobody();
         gather.landed(10, 5, Duration::from_secs(1), now);
         assert_eq!(gather.waits(5, now), Some(now + WAIT_MAX));
+        gather.nobody();
+        gather.landed(3, 0, TOOK, now);
+        let one_more = TOOK.mul_f64(1.0 / FASTER);
+        assert_eq!(gather.waits(1, look_at), Some(now + one_more), "one alone is no sign that others follow");
+        assert_eq!(gather.waits(1, now + one_more), None);
         gather.nobody();
         gather.landed(990, 100, TOOK, now);
         assert_eq!(gather.waits(MOST, now), None, "no more fit into a group");
@@ -184,17 +194,18 @@ mod tests {
         }
     }
 
-    /// Two groups that take turns become one, also where so many are slow to come again.
+    /// Two groups that take turns become one, also where so many are slow to come again: processors that are busy take 15 ms
+    /// for 256 senders.
     #[test]
     fn who_comes_again_is_waited_for_each_time() {
-        let now = Instant::now();
+        let (now, ms) = (Instant::now(), Duration::from_millis);
         let mut gather = Gather::new(MOST);
-        gather.landed(128, 128, Duration::from_millis(9), now);
-        gather.launched(256, now + Duration::from_millis(6));
-        for _ in 0..10 {
-            gather.landed(256, 10, Duration::from_millis(8), now);
-            assert!(gather.waits(255, now + Duration::from_millis(8)).is_some());
-            gather.launched(256, now + Duration::from_millis(8));
+        gather.landed(128, 128, ms(9), now);
+        gather.launched(256, now + ms(6));
+        for (took, come_after) in [(8, 8), (12, 15)].repeat(10) {
+            gather.landed(256, 10, ms(took), now);
+            assert!(gather.waits(255, now + ms(come_after)).is_some(), "{took} ms, {come_after} ms");
+            gather.launched(256, now + ms(come_after));
         }
     }
 }
