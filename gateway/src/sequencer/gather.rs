@@ -140,11 +140,7 @@ mod tests {
         assert_eq!(gather.waits(14, now), Some(look_at));
         assert_eq!(gather.waits(15, now), None, "all are there");
         let nine_more = TOOK.mul_f64(9.0 / (FASTER * 6.0));
-        assert_eq!(
-            gather.waits(14, look_at),
-            Some(now + nine_more),
-            "they come again, and longer than so not one by one"
-        );
+        assert_eq!(gather.waits(14, look_at), Some(now + nine_more), "they come again, so many for so long");
         assert_eq!(gather.waits(7, look_at), None, "no faster than before");
         assert_eq!(gather.waits(14, now + TOOK * WAIT_APPENDS), None, "its time is over");
         let landed_at = now + TOOK;

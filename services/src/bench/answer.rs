@@ -24,14 +24,17 @@ use weft_nats::{connect::Connection, options::NatsOptions, subject::Layout};
 use weft_proto::{ids::SequenceNumber, v1::Source};
 use weft_tls::{Listener, TlsOptions};
 
-use super::group::{Gather, Group};
+use super::{
+    group::{Gather, Group},
+    post::SECRET_VARIABLE,
+};
 use crate::{config::Config, exit::Failure, mesh::Wiring, signal};
 
 /// `weft bench answer`: started by `weft bench accept`.
 #[derive(Debug, clap::Args)]
 pub struct AnswerArgs {
     /// The senders' secret
-    #[arg(long, env = "WEFT_BENCH_SECRET", hide_env_values = true)]
+    #[arg(long, env = SECRET_VARIABLE, hide_env_values = true)]
     secret: String,
     /// Append each event before it is answered, to a log of one shard on the server that WEFT_NATS__URL names, in groups
     /// of so many

@@ -19,6 +19,7 @@ use crate::{
         disk::Disk,
         latency::Percentiles,
         load::{self, Outcome, Traffic},
+        post::SECRET_VARIABLE,
     },
     command::output::{self, Row},
     exit::Failure,
@@ -248,7 +249,7 @@ impl Answering<'_> {
         let folder = tempfile::tempdir()?;
         let mut args = vec!["bench".into(), "answer".into()];
         args.extend(more);
-        env.push(("WEFT_BENCH_SECRET".into(), bench.wiring.sender_secret.clone()));
+        env.push((SECRET_VARIABLE.into(), bench.wiring.sender_secret.clone()));
         let log = folder.path().join("answer.log");
         let mut process = Process::start(&Spec { program: bench.program.clone(), args, env, log })?;
         let url = process.ready().await?.get("answer")?.to_owned();
