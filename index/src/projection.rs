@@ -18,5 +18,6 @@ mod writer;
 pub use redb::Error as StorageError;
 
 pub use file::{CACHE_BYTES_DEFAULT, OpenError, open, remove};
-pub use position::{Mark, Mismatch, Position, Verdict, check, position, set_position, verify};
+pub use position::{position, set_position};
+pub use weft_nats::position::{Mark, Mismatch, Position, PositionCheck, check, verify};
 pub use writer::{Pace, Projector, Writer, WriterGone};

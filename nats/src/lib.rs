@@ -8,6 +8,7 @@
 //! - [`append`]: compare-and-append, the only way into EVENTS and OUTCOMES.
 //! - [`private_file`]: files with secrets, readable by their owner alone.
 //! - [`records`]: what the log holds besides events, and how it is told from them.
+//! - [`position`]: a place in a stream, with proof that it is still that stream.
 //! - [`reader`]: a stream in order from a sequence on, without end, through restarts of the server.
 //! - [`direct`]: a few messages by sequence, without a consumer.
 //! - [`cursor`] and [`scan`]: a reader's place in the whole log as opaque text, and the page of events behind it.
@@ -33,6 +34,7 @@ pub mod headers;
 pub mod message;
 pub mod options;
 pub mod pointer;
+pub mod position;
 pub mod private_file;
 pub mod reader;
 pub mod records;

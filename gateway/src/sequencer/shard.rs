@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use weft_index::{
-    projection::{self, Mismatch, OpenError, Position, StorageError, Verdict, Writer, WriterGone},
+    projection::{self, Mismatch, OpenError, Position, PositionCheck, StorageError, Writer, WriterGone},
     receipts::{Apply, Change, Horizons, Receipts},
 };
 use weft_nats::{
@@ -198,13 +198,13 @@ impl Shard {
         loop {
             let verified = match &stored {
                 Some(position) => projection::verify(&self.connection, &self.stream, position).await,
-                None => streams::state(&self.connection, &self.stream).await.map(|state| (state, Verdict::Keep)),
+                None => streams::state(&self.connection, &self.stream).await.map(|state| (state, PositionCheck::Keep)),
             };
             let waits_for = match verified {
-                Ok((state, Verdict::Keep | Verdict::Skip { .. })) => {
+                Ok((state, PositionCheck::Keep | PositionCheck::Skip { .. })) => {
                     return Ok((stored.unwrap_or(Position::start(state.created)), state));
                 }
-                Ok((_, Verdict::Rebuild(mismatch))) => {
+                Ok((_, PositionCheck::Rebuild(mismatch))) => {
                     behind += 1;
                     if !matches!(mismatch, Mismatch::Behind { .. }) || behind > BEHIND_MAX {
                         return Err(mismatch.into());

@@ -26,7 +26,7 @@ use super::{
     sweep::Expired,
     tables::{SWEPT, Tables},
 };
-use crate::projection::{self, Pace, Position, Verdict, Writer};
+use crate::projection::{self, Pace, Position, PositionCheck, Writer};
 
 /// Messages of one read: what one change holds.
 const BATCH_MESSAGES: usize = 500;
@@ -202,13 +202,13 @@ async fn start(
     };
     let (state, verdict) = projection::verify(&shared.connection, stream, &position).await?;
     Ok(match verdict {
-        Verdict::Keep => Ok(Start { position, end: state.last, moved: false }),
-        Verdict::Skip { first } => {
+        PositionCheck::Keep => Ok(Start { position, end: state.last, moved: false }),
+        PositionCheck::Skip { first } => {
             tracing::warn!(stream, position = position.cursor.0, first = first.0, "history has missed messages");
             let position = Position { cursor: before(first), mark: None, ..position };
             Ok(Start { position, end: state.last, moved: true })
         }
-        Verdict::Rebuild(mismatch) => Err(mismatch),
+        PositionCheck::Rebuild(mismatch) => Err(mismatch),
     })
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use weft_index::{
-    projection::{self, Mismatch, Position, Verdict},
+    projection::{self, Mismatch, Position, PositionCheck},
     receipts::{Change, Horizons, Receipts, body_digest},
 };
 use weft_nats::{
@@ -97,28 +97,28 @@ async fn receipts_follow_their_log_and_notice_another() {
 
     let position = view.position().unwrap().clone();
     let verify = async || projection::verify(&connection, "EVENTS", &position).await.unwrap().1;
-    assert_eq!(verify().await, Verdict::Keep);
+    assert_eq!(verify().await, PositionCheck::Keep);
     append(&connection, 31..=40).await;
-    assert_eq!(verify().await, Verdict::Keep);
+    assert_eq!(verify().await, PositionCheck::Keep);
     let purge = async |behind: u64| {
         connection.jetstream().get_stream("EVENTS").await.unwrap().purge().sequence(behind).await.unwrap();
     };
     purge(31).await;
-    assert_eq!(verify().await, Verdict::Keep, "only what has been read is gone");
+    assert_eq!(verify().await, PositionCheck::Keep, "only what has been read is gone");
     purge(36).await;
-    assert_eq!(verify().await, Verdict::Skip { first: StreamSeq(36) });
+    assert_eq!(verify().await, PositionCheck::Skip { first: StreamSeq(36) });
     connection.jetstream().delete_stream("EVENTS").await.unwrap();
     streams::ensure(&connection, &spec()).await.unwrap();
     append(&connection, 1..=40).await;
     let verdict = verify().await;
-    assert!(matches!(verdict, Verdict::Rebuild(Mismatch::Created { .. })), "{verdict:?}");
+    assert!(matches!(verdict, PositionCheck::Rebuild(Mismatch::Created { .. })), "{verdict:?}");
     // As after a restore that keeps the time of creation: other messages at the same places, or none.
     let created = streams::state(&connection, "EVENTS").await.unwrap().created;
     let restored = async |cursor: u64| {
         let position = Position { created, cursor: StreamSeq(cursor), ..position.clone() };
         projection::verify(&connection, "EVENTS", &position).await.unwrap().1
     };
-    assert_eq!(restored(30).await, Verdict::Rebuild(Mismatch::Message { cursor: StreamSeq(30) }));
+    assert_eq!(restored(30).await, PositionCheck::Rebuild(Mismatch::Message { cursor: StreamSeq(30) }));
     let behind = Mismatch::Behind { cursor: StreamSeq(41), last: StreamSeq(40) };
-    assert_eq!(restored(41).await, Verdict::Rebuild(behind));
+    assert_eq!(restored(41).await, PositionCheck::Rebuild(behind));
 }

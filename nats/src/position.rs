@@ -1,0 +1,234 @@
+//! A position in a stream, and whether the stream is still the one in which that position was taken.
+//!
+//! A sequence alone identifies nothing: a stream that was restored from a backup, deleted and created again, or that lost
+//! its tail to a power cut gives the same sequences to other messages. A [`Position`] therefore carries the stream's
+//! creation time and a [`Mark`] of the message at its cursor. Every commit, checkpoint, projection and reader stores its
+//! position in this form and compares it with [`verify`] before it relies on the cursor.
+
+use jiff::Timestamp;
+use weft_proto::{
+    ids::{EventId, StreamSeq},
+    v1,
+};
+
+use crate::{
+    connect::Connection,
+    direct,
+    event::event_id_of,
+    message::Stored,
+    streams::{self, EnsureError, StreamState},
+};
+
+/// A cursor in a stream, with what tells the stream from another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// When the stream was made.
+    pub created: Timestamp,
+    /// Everything up to here has been applied. 0: nothing.
+    pub cursor: StreamSeq,
+    /// The message at the cursor; `None` where there was none.
+    pub mark: Option<Mark>,
+}
+
+/// What is remembered of a message, to recognise it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// When the server stored it.
+    pub stored_at: Timestamp,
+    /// Its `Nats-Msg-Id`, where that is an event id.
+    pub id: Option<EventId>,
+}
+
+/// What to do with a projection, seen what the log looks like now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PositionCheck {
+    /// Go on behind the cursor.
+    Keep,
+    /// The same stream, but what followed the cursor has been dropped unread: go on at `first`. What the projection knows
+    /// still holds, and building it anew would bring none of the rest back.
+    Skip {
+        /// The first sequence kept.
+        first: StreamSeq,
+    },
+    /// Another stream, or a restored one: build anew.
+    Rebuild(Mismatch),
+}
+
+/// In what a stream differs from the one a projection was made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// It was made at another time.
+    #[error("the stream was made at {found}, not at {expected}")]
+    Created {
+        /// When the known one was made.
+        expected: Timestamp,
+        /// When this one was made.
+        found: Timestamp,
+    },
+    /// It ends before the cursor.
+    #[error("the stream ends at {last}, before the cursor {cursor}")]
+    Behind {
+        /// The projection's cursor.
+        cursor: StreamSeq,
+        /// The stream's end.
+        last: StreamSeq,
+    },
+    /// Another message stands at the cursor.
+    #[error("the message at {cursor} is another one")]
+    Message {
+        /// The projection's cursor.
+        cursor: StreamSeq,
+    },
+}
+
+impl Mark {
+    /// What `message` is recognised by.
+    pub fn of(message: &Stored) -> Self {
+        Self { stored_at: message.stored_at, id: event_id_of(message) }
+    }
+}
+
+impl Position {
+    /// In front of a stream's first message.
+    pub const fn start(created: Timestamp) -> Self {
+        Self { created, cursor: StreamSeq(0), mark: None }
+    }
+
+    /// Behind `message`.
+    pub fn advance(&mut self, message: &Stored) {
+        self.cursor = message.seq;
+        self.mark = Some(Mark::of(message));
+    }
+}
+
+/// Compares a position with its stream and the message that stands at the cursor now. A message that is no longer kept
+/// cannot be compared and counts as the same.
+pub fn check(position: &Position, state: &StreamState, at_cursor: Option<&Stored>) -> PositionCheck {
+    if position.created != state.created {
+        return PositionCheck::Rebuild(Mismatch::Created { expected: position.created, found: state.created });
+    }
+    let cursor = position.cursor;
+    if state.last < cursor {
+        return PositionCheck::Rebuild(Mismatch::Behind { cursor, last: state.last });
+    }
+    if let (Some(mark), Some(message)) = (position.mark, at_cursor)
+        && mark != Mark::of(message)
+    {
+        return PositionCheck::Rebuild(Mismatch::Message { cursor });
+    }
+    // A projection that has read nothing starts wherever the stream starts.
+    if cursor > StreamSeq(0) && state.first > cursor.next() {
+        return PositionCheck::Skip { first: state.first };
+    }
+    PositionCheck::Keep
+}
+
+/// Asks the log what it looks like and compares. Returns the stream's state, too.
+///
+/// # Errors
+///
+/// [`EnsureError`]: the log could not be asked.
+pub async fn verify(
+    connection: &Connection,
+    stream: &str,
+    position: &Position,
+) -> Result<(StreamState, PositionCheck), EnsureError> {
+    let state = streams::state(connection, stream).await?;
+    let cursor = position.cursor;
+    let at_cursor = if position.mark.is_some() && (state.first..=state.last).contains(&cursor) {
+        direct::get(connection, stream, cursor).await.map_err(|error| EnsureError::Unavailable(error.to_string()))?
+    } else {
+        None
+    };
+    Ok((state, check(position, &state, at_cursor.as_ref())))
+}
+
+impl From<&Position> for v1::LogPosition {
+    fn from(position: &Position) -> Self {
+        let mark = position.mark.as_ref();
+        Self {
+            created_ns: nanos(position.created),
+            sequence: position.cursor.0,
+            stored_at_ns: mark.map(|mark| nanos(mark.stored_at)),
+            event_id: mark.and_then(|mark| mark.id.as_ref()).map_or_else(Vec::new, |id| id.as_bytes().to_vec()),
+        }
+    }
+}
+
+impl From<&v1::LogPosition> for Position {
+    fn from(stored: &v1::LogPosition) -> Self {
+        let id = <[u8; 16]>::try_from(stored.event_id.as_ref()).ok().map(EventId::from_bytes);
+        Self {
+            created: from_nanos(stored.created_ns),
+            cursor: StreamSeq(stored.sequence),
+            mark: stored.stored_at_ns.map(|stored_at| Mark { stored_at: from_nanos(stored_at), id }),
+        }
+    }
+}
+
+/// Unix nanoseconds; exact for the years 1678 to 2262, clamped to that range for others.
+pub fn nanos(time: Timestamp) -> i64 {
+    let nanos = time.as_nanosecond();
+    i64::try_from(nanos).unwrap_or(if nanos < 0 { i64::MIN } else { i64::MAX })
+}
+
+/// The inverse of [`nanos`].
+pub fn from_nanos(nanos: i64) -> Timestamp {
+    // Every i64 lies within jiff's years −9999 to 9999.
+    Timestamp::from_nanosecond(nanos.into()).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::HeaderMap;
+    use bytes::Bytes;
+
+    use super::*;
+
+    const T0: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn message(seq: u64, id: EventId) -> Stored {
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Msg-Id", id.to_string().as_str());
+        let stored_at = Timestamp::from_nanosecond(1_700_000_000_123_456_789).unwrap();
+        Stored { seq: StreamSeq(seq), stored_at, subject: "events.a".into(), headers, payload: Bytes::new() }
+    }
+
+    fn state(first: u64, last: u64) -> StreamState {
+        StreamState { created: T0, first: StreamSeq(first), last: StreamSeq(last) }
+    }
+
+    /// A log that was restored from yesterday is noticed, whether it is shorter or has grown again since.
+    #[test]
+    fn another_log_is_told_from_the_same() {
+        let mine = message(7, EventId::unique());
+        let mut position = Position::start(T0);
+        assert_eq!(check(&position, &state(1, 0), None), PositionCheck::Keep, "an empty stream");
+        assert_eq!(check(&position, &state(5, 9), None), PositionCheck::Keep, "nothing read yet");
+        position.advance(&mine);
+        assert_eq!(check(&position, &state(1, 7), Some(&mine)), PositionCheck::Keep);
+        assert_eq!(check(&position, &state(8, 7), None), PositionCheck::Keep, "read, then dropped");
+        assert_eq!(check(&position, &state(9, 20), None), PositionCheck::Skip { first: StreamSeq(9) });
+        let cursor = StreamSeq(7);
+        let behind = Mismatch::Behind { cursor, last: StreamSeq(6) };
+        assert_eq!(check(&position, &state(1, 6), None), PositionCheck::Rebuild(behind));
+        let other = message(7, EventId::unique());
+        assert_eq!(check(&position, &state(1, 9), Some(&other)), PositionCheck::Rebuild(Mismatch::Message { cursor }));
+        let made_later = StreamState { created: Timestamp::from_second(1).unwrap(), ..state(1, 9) };
+        let found = check(&position, &made_later, Some(&mine));
+        assert!(matches!(found, PositionCheck::Rebuild(Mismatch::Created { .. })), "{found:?}");
+    }
+
+    #[test]
+    fn a_position_survives_its_encoding() {
+        let mut position = Position::start(Timestamp::from_nanosecond(1_700_000_000_000_000_001).unwrap());
+        let again = |position: &Position| Position::from(&v1::LogPosition::from(position));
+        assert_eq!(again(&position), position);
+        position.advance(&message(u64::MAX, EventId::unique()));
+        assert_eq!(again(&position), position);
+        let mut foreign = message(9, EventId::unique());
+        foreign.headers = HeaderMap::new();
+        position.advance(&foreign);
+        assert_eq!(again(&position), position);
+    }
+}
