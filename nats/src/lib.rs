@@ -6,6 +6,7 @@
 //! - [`connect`]: one connection, whose state can be asked.
 //! - [`streams`]: the streams and buckets, made by whoever comes first.
 //! - [`append`]: compare-and-append, the only way into EVENTS and OUTCOMES.
+//! - [`folder_lock`]: one process at a time in a data folder.
 //! - [`private_file`]: files with secrets, readable by their owner alone.
 //! - [`records`]: what the log holds besides events, and how it is told from them.
 //! - [`position`]: a place in a stream, with proof that it is still that stream.
@@ -30,6 +31,7 @@ pub mod cursor;
 pub mod direct;
 pub mod envelope;
 pub mod event;
+pub mod folder_lock;
 pub mod headers;
 pub mod message;
 pub mod options;

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use weft_admin::AdminOptions;
 use weft_nats::{
     catalog::MasterKey,
+    folder_lock::FolderLock,
     options::{Secret, SecretRef},
     private_file,
 };
@@ -81,6 +82,15 @@ impl DataFolder {
     /// The folder of one role; each makes its own.
     pub fn role(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// Locks the folders of these roles for as long as the locks are held, so that no other process uses them.
+    ///
+    /// # Errors
+    ///
+    /// One line: the folder, and the process that uses it.
+    pub fn lock(&self, names: &[&str]) -> Result<Vec<FolderLock>, Failure> {
+        names.iter().map(|name| FolderLock::take(&self.role(name)).map_err(|error| Failure::of(&error))).collect()
     }
 
     /// The admin's token: the configured one, else the one that is kept here, else a new one, kept from now on.

@@ -63,6 +63,7 @@ impl Role {
 /// One line: what a person must put right.
 pub async fn run(role: Role, config: Config) -> Result<(), Failure> {
     let data = DataFolder::open(&config.data)?;
+    let _lock = data.lock(&[role.name()])?;
     let mut readiness = Readiness::default();
     let mut roles = Roles::default();
     let drain = signal::drain_token().map_err(|error| Failure::of(&error))?;

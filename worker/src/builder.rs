@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use weft_nats::{
     catalog::{Catalog, MasterKey},
     connect::{ConnectError, Connection},
+    folder_lock::FolderLock,
     options::NatsOptions,
     streams::LogSpec,
 };
@@ -153,6 +154,8 @@ impl WorkerBuilder {
     /// [`EmbeddedError`].
     pub async fn run(self, drain: CancellationToken) -> Result<(), EmbeddedError> {
         let key = self.key.ok_or(EmbeddedError::NoKey)?;
+        let _lock = FolderLock::take(&self.folder)
+            .map_err(|source| RunError::Folder { path: self.folder.clone(), source: Box::new(source) })?;
         let connection = Connection::connect(&self.nats, "worker").await?;
         let worker = self.worker.with_options(self.options);
         Ok(worker.run(Catalog::new(connection, key), self.log, self.folder, self.ready, drain).await?)

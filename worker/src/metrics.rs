@@ -19,6 +19,8 @@ pub const LOST_RANGES: &str = "weft_worker_lost_ranges_total";
 pub const DROPPED_MESSAGES: &str = "weft_worker_dropped_messages_total";
 /// Lanes whose oldest unsettled event has come to half of its life in the log, by `shard`.
 pub const LATE_LANES: &str = "weft_worker_late_lanes";
+/// 1 while another process uses this worker's id, so that this one owns no shard.
+pub const ID_CONFLICT: &str = "weft_worker_id_conflict";
 
 /// Counts an attempt.
 pub fn attempt_ended(end: &AttemptEnd) {

@@ -10,8 +10,11 @@
 //!
 //! | key | value | lives |
 //! |---|---|---|
-//! | `<shard>` | the holder's id | two renewals may fail; a holder that ends deletes it |
+//! | `<shard>` | the holder's id and incarnation ([`Holder`]) | two renewals may fail; a holder that ends deletes it |
 //! | `worker.<id>` | [`Presence`] as JSON | as long as a lease |
+//!
+//! A worker's id persists in its data folder, so a copy of the folder makes two processes of one id. The incarnation tells
+//! them apart, and only the process that holds the id's presence key acts ([`identity`]: pure).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,6 +28,7 @@ use weft_proto::ids::ShardId;
 
 mod bucket;
 pub mod duty;
+pub mod identity;
 mod lease;
 pub mod member;
 pub mod spread;
@@ -42,10 +46,40 @@ impl fmt::Display for WorkerId {
     }
 }
 
+/// One process of a worker. Displayed and stored as `<id>/<incarnation>`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Holder {
+    /// The worker's id.
+    pub worker: WorkerId,
+    /// Random, made when the process starts. Empty for a process of a version that had none.
+    pub incarnation: String,
+}
+
+impl Holder {
+    /// A new process of a worker.
+    pub fn new(worker: WorkerId) -> Self {
+        Self { worker, incarnation: uuid::Uuid::new_v4().simple().to_string() }
+    }
+
+    /// The holder that a lease's value names.
+    pub fn parse(value: &str) -> Self {
+        let (worker, incarnation) = value.split_once('/').unwrap_or((value, ""));
+        Self { worker: WorkerId(worker.to_owned()), incarnation: incarnation.to_owned() }
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.worker, self.incarnation)
+    }
+}
+
 /// What a worker says of itself while it lives.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Presence {
+    /// The process that wrote it.
+    pub incarnation: String,
     /// Shards that it cannot own for now, because of a fault that does not pass by itself: somebody else's, if there is
     /// anyone.
     pub declines: BTreeSet<u32>,
@@ -55,7 +89,7 @@ pub struct Presence {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
     /// `None`: it has run out or was given back.
-    pub holder: Option<WorkerId>,
+    pub holder: Option<Holder>,
     /// The key's newest message, if only that of its end.
     pub revision: u64,
 }
@@ -65,6 +99,8 @@ pub struct Held {
 pub struct Roster {
     /// Who lives.
     pub workers: BTreeMap<WorkerId, Presence>,
+    /// The newest message of each presence key, if only that of its end.
+    pub revisions: BTreeMap<WorkerId, u64>,
     /// Leases, also some that have ended. A shard without one has never been owned, or not for long.
     pub leases: BTreeMap<ShardId, Held>,
 }

@@ -23,7 +23,7 @@ use crate::{
     ledger::{self, RecoveryError},
     options::WorkerOptions,
     ownership::{
-        Bucket, Leases, Tenure, WorkerId,
+        Bucket, Holder, Leases, Tenure, WorkerId,
         duty::Duty,
         member::{Declined, Member, Told},
     },
@@ -135,7 +135,7 @@ impl Worker {
             worker: worker.clone(),
         };
         let bucket = Bucket::new(connection, self.options.lease.0);
-        let me = WorkerId(worker);
+        let me = Holder::new(WorkerId(worker));
         let leases = Leases::new(bucket.clone(), me.clone());
         let shares = Shares::new(Limits { attempts_max: self.options.concurrency, ..Limits::default() });
         let declined = Declined::default();

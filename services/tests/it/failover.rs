@@ -20,7 +20,7 @@ use weft_proto::{
     ids::{EventId, StreamSeq},
     v1::{self, OutcomeKind, outcome_record::Record},
 };
-use weft_worker::ownership::{Bucket, WorkerId};
+use weft_worker::ownership::{Bucket, Held, WorkerId};
 
 use crate::{
     load::Load,
@@ -95,7 +95,8 @@ impl Scene {
     /// How many leases each worker holds.
     async fn held(&self) -> Result<[usize; WORKERS], String> {
         let roster = Bucket::new(self.connection.clone(), Duration::from_secs(3)).look().await?;
-        let held_by = |id: &WorkerId| roster.leases.values().filter(|lease| lease.holder.as_ref() == Some(id)).count();
+        let holds = |id: &WorkerId, lease: &Held| lease.holder.as_ref().is_some_and(|holder| holder.worker == *id);
+        let held_by = |id: &WorkerId| roster.leases.values().filter(|lease| holds(id, lease)).count();
         Ok(self.ids.each_ref().map(held_by))
     }
 

@@ -16,7 +16,7 @@ use weft_nats::{
 };
 use weft_proto::ids::{ShardId, StreamSeq};
 
-use super::{Held, Presence, Roster, WorkerId};
+use super::{Held, Holder, Presence, Roster, WorkerId};
 
 /// Keys of one answer. A mesh of 64 shards and ten workers has 140, ended ones and those of gateways included.
 const PAGE_KEYS: usize = 1000;
@@ -125,6 +125,7 @@ fn note(roster: &mut Roster, message: &Stored) {
     let ended = message.payload.is_empty();
     if let Some(worker) = key.strip_prefix("worker.") {
         let worker = WorkerId(worker.to_owned());
+        roster.revisions.insert(worker.clone(), message.seq.0);
         if ended {
             roster.workers.remove(&worker);
         } else {
@@ -133,7 +134,7 @@ fn note(roster: &mut Roster, message: &Stored) {
             roster.workers.insert(worker, presence);
         }
     } else if let Ok(shard) = key.parse() {
-        let holder = (!ended).then(|| WorkerId(String::from_utf8_lossy(&message.payload).into_owned()));
+        let holder = (!ended).then(|| Holder::parse(&String::from_utf8_lossy(&message.payload)));
         roster.leases.insert(ShardId(shard), Held { holder, revision: message.seq.0 });
     }
 }

@@ -53,7 +53,8 @@ impl Duties {
         let lease = roster.leases.get(&shard);
         let expected = lease.map_or(0, |lease| lease.revision);
         let holder = lease.and_then(|lease| lease.holder.as_ref());
-        let ours = holder == Some(&self.me);
+        // Also of an earlier process of this worker: the caller has made sure that none of them lives.
+        let ours = holder.is_some_and(|holder| holder.worker == self.me);
         if !ours || *owner == self.me {
             self.wanted.remove(&shard);
             let free = holder.is_none();

@@ -8,7 +8,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use weft_proto::ids::ShardId;
 
 use super::{
-    WorkerId, attempts_until, boottime,
+    Holder, attempts_until, boottime,
     bucket::{Bucket, Write, lease_key},
 };
 
@@ -16,7 +16,7 @@ use super::{
 #[derive(Debug, Clone)]
 pub struct Leases {
     bucket: Bucket,
-    worker: WorkerId,
+    holder: Holder,
 }
 
 /// A lease that is held.
@@ -60,9 +60,9 @@ impl Tenure {
 }
 
 impl Leases {
-    /// Leases of `worker`.
-    pub fn new(bucket: Bucket, worker: WorkerId) -> Self {
-        Self { bucket, worker }
+    /// Leases of one process of a worker.
+    pub fn new(bucket: Bucket, holder: Holder) -> Self {
+        Self { bucket, holder }
     }
 
     /// Takes the lease of a shard if nobody has written behind `expected`: the revision at which it was seen to be free or
@@ -79,7 +79,7 @@ impl Leases {
 
     /// Writes the lease behind `expected`; `None` when somebody else has written.
     async fn put(&self, shard: ShardId, expected: u64, patience: Duration) -> Result<Option<u64>, String> {
-        let holder = self.worker.0.clone().into();
+        let holder = self.holder.to_string().into();
         self.bucket.write(&lease_key(shard), Write::Put, holder, Some(expected), patience).await
     }
 }

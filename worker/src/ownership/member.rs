@@ -15,13 +15,16 @@ use tokio_util::sync::CancellationToken;
 use weft_proto::ids::ShardId;
 
 use super::{
-    Bucket, Presence, WorkerId, boottime,
+    Bucket, Holder, Presence, Roster, boottime,
     bucket::{Write, worker_key},
     duty::{Duties, Duty},
+    identity::{Identity, Step},
 };
 
 /// Looks in a key's life: two may fail, and a shard that becomes free does not wait long.
 const LOOKS: u32 = 4;
+/// Tries of one look to write the presence key, where a replica that lags behind showed an older revision of it.
+const WRITES: u32 = 3;
 /// For how long a shard is declined whose fault does not pass by itself. An operator mends that and starts the worker
 /// again; until then each try interrupts the shard where it is well.
 const DECLINED: Duration = Duration::from_secs(600);
@@ -39,10 +42,10 @@ impl Declined {
         self.lock().insert(shard, Instant::now() + DECLINED);
     }
 
-    fn presence(&self) -> Presence {
+    fn presence(&self, incarnation: String) -> Presence {
         let mut declined = self.lock();
         declined.retain(|_, until| Instant::now() < *until);
-        Presence { declines: declined.keys().map(|shard| shard.0).collect() }
+        Presence { incarnation, declines: declined.keys().map(|shard| shard.0).collect() }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<ShardId, Instant>> {
@@ -54,20 +57,24 @@ impl Declined {
 #[derive(Debug)]
 pub struct Member {
     bucket: Bucket,
-    me: WorkerId,
+    me: Holder,
+    identity: Identity,
+    /// Another process of this worker's id is alive.
+    is_twin: bool,
     duties: Duties,
     declined: Declined,
     shards: BTreeMap<ShardId, watch::Sender<Told>>,
 }
 
 impl Member {
-    /// The worker `me` of a log with shards 0 to `shards`, and what each shard is told.
-    pub fn new(bucket: Bucket, me: WorkerId, shards: u32, declined: Declined) -> Self {
+    /// The process `me` of a worker of a log with shards 0 to `shards`.
+    pub fn new(bucket: Bucket, me: Holder, shards: u32, declined: Declined) -> Self {
         // As long as a worker that has gone is still seen.
-        let duties = Duties::new(me.clone(), shards, bucket.ttl());
+        let duties = Duties::new(me.worker.clone(), shards, bucket.ttl());
+        let identity = Identity::new(me.clone(), bucket.ttl());
         let starting = || watch::Sender::new(Err("starting".to_owned()));
         let shards = (0..shards).map(|shard| (ShardId(shard), starting())).collect();
-        Self { bucket, me, duties, declined, shards }
+        Self { bucket, me, identity, is_twin: false, duties, declined, shards }
     }
 
     /// What a shard is told, look after look.
@@ -95,25 +102,74 @@ impl Member {
     }
 
     async fn look(&mut self) -> Result<(), String> {
-        let presence = self.declined.presence();
+        for _ in 0..WRITES {
+            let seen_at = boottime();
+            let looked = tokio::time::timeout(self.bucket.ttl(), self.bucket.look()).await;
+            let mut roster = looked.map_err(|_| "no answer".to_owned())??;
+            let expected = match self.identity.step(&roster, seen_at) {
+                Step::Write { expected } => expected,
+                Step::Wait { other, alive } => return Err(self.wait_for(&other, alive)),
+            };
+            if let Some(presence) = self.write_presence(expected).await? {
+                self.set_twin(false);
+                roster.workers.insert(self.me.worker.clone(), presence);
+                self.decide(&roster, seen_at);
+                return Ok(());
+            }
+        }
+        Err("another process writes the presence of this worker".into())
+    }
+
+    /// Renews the presence key, if `expected` is still its newest revision.
+    async fn write_presence(&mut self, expected: u64) -> Result<Option<Presence>, String> {
+        let presence = self.declined.presence(self.me.incarnation.clone());
         let payload = serde_json::to_vec(&presence).map_err(|error| error.to_string())?;
-        self.bucket.write(&worker_key(&self.me), Write::Put, payload.into(), None, self.bucket.ttl()).await?;
-        let seen_at = boottime();
-        let looked = tokio::time::timeout(self.bucket.ttl(), self.bucket.look()).await;
-        let mut roster = looked.map_err(|_| "no answer".to_owned())??;
-        // What a replica that lags behind does not know yet.
-        roster.workers.insert(self.me.clone(), presence);
-        for (shard, duty) in self.duties.decide(&roster, seen_at) {
+        let key = worker_key(&self.me.worker);
+        let written = self.bucket.write(&key, Write::Put, payload.into(), Some(expected), self.bucket.ttl()).await?;
+        Ok(written.map(|revision| {
+            self.identity.wrote(revision);
+            presence
+        }))
+    }
+
+    fn decide(&mut self, roster: &Roster, seen_at: Duration) {
+        for (shard, duty) in self.duties.decide(roster, seen_at) {
             if let Some(shard) = self.shards.get(&shard) {
                 shard.send_modify(|told| *told = Ok(duty));
             }
         }
-        Ok(())
+    }
+
+    /// The reason why this process owns nothing while another one of its id may be alive.
+    fn wait_for(&mut self, other: &str, alive: bool) -> String {
+        let Holder { worker, incarnation } = &self.me;
+        if !alive {
+            return format!("worker id {worker} was used by process {other}, which may still run; waiting for its end");
+        }
+        let problem = format!(
+            "another process ({other}) uses the worker id {worker} of this one ({incarnation}): one of them runs on a \
+             copy of the other's data folder; stop one, and remove worker.id from its folder before it starts again"
+        );
+        if !self.is_twin {
+            tracing::error!(%worker, incarnation, other, "{problem}");
+        }
+        self.set_twin(true);
+        problem
+    }
+
+    fn set_twin(&mut self, is_twin: bool) {
+        self.is_twin = is_twin;
+        metrics::gauge!(crate::metrics::ID_CONFLICT).set(f64::from(u8::from(is_twin)));
     }
 
     async fn leave(self) {
-        let key = worker_key(&self.me);
-        let left = self.bucket.write(&key, Write::Delete, Bytes::new(), None, self.bucket.ttl());
+        let written = self.identity.written();
+        if written == 0 {
+            return;
+        }
+        let key = worker_key(&self.me.worker);
+        // Where another process of this id has written meanwhile, the key is that one's.
+        let left = self.bucket.write(&key, Write::Delete, Bytes::new(), Some(written), self.bucket.ttl());
         if let Err(problem) = left.await {
             tracing::debug!(problem, "others find out by themselves that this worker has left");
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use weft_nats::testing::eventually;
 use weft_proto::ids::ShardId;
-use weft_worker::ownership::{Bucket, Lease, Leases, WorkerId};
+use weft_worker::ownership::{Bucket, Holder, Lease, Leases, WorkerId};
 
 use crate::support::{Log, PATIENCE};
 
@@ -16,14 +16,14 @@ fn bucket(log: &Log) -> Bucket {
 }
 
 fn leases(log: &Log, worker: &str) -> Leases {
-    Leases::new(bucket(log), WorkerId(worker.into()))
+    Leases::new(bucket(log), Holder::new(WorkerId(worker.into())))
 }
 
 /// Who holds the lease, and its revision.
 async fn held(log: &Log) -> (Option<String>, u64) {
     let roster = bucket(log).look().await.unwrap();
     let lease = roster.leases.get(&SHARD);
-    lease.map_or((None, 0), |lease| (lease.holder.as_ref().map(|holder| holder.0.clone()), lease.revision))
+    lease.map_or((None, 0), |lease| (lease.holder.as_ref().map(|holder| holder.worker.0.clone()), lease.revision))
 }
 
 /// Claims the lease as it is seen now.

@@ -12,4 +12,5 @@ mod isolation;
 mod leases;
 mod shares;
 mod support;
+mod twins;
 mod unordered;

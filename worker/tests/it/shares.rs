@@ -12,7 +12,7 @@ use weft_proto::{
 };
 use weft_worker::{
     destination::{Delivery, Destination, Taken},
-    ownership::{Bucket, Leases, WorkerId},
+    ownership::{Bucket, Holder, Leases, WorkerId},
 };
 
 use crate::support::{Log, PATIENCE, Receiver, Running, spec};
@@ -46,7 +46,7 @@ async fn who_owns_one_of_eight_shards_has_every_place_for_it() {
     let mut log = Log::of(LogSpec { log: log_options, ..spec() }).await;
     // The other seven are somebody else's.
     let bucket = Bucket::new(log.connection.clone(), Duration::from_secs(2));
-    let (other, release) = (Leases::new(bucket, WorkerId("other".into())), CancellationToken::new());
+    let (other, release) = (Leases::new(bucket, Holder::new(WorkerId("other".into()))), CancellationToken::new());
     let mut keepers = Vec::new();
     for shard in 1..SHARDS {
         let lease = other.claim(ShardId(shard), 0).await.unwrap().unwrap();

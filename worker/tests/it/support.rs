@@ -403,6 +403,11 @@ impl Running {
         tokio::time::timeout(PATIENCE, found).await.expect("it says so").unwrap().clone()
     }
 
+    /// The reason why it is not ready now.
+    pub fn missing(&self) -> Option<String> {
+        self.missing.borrow().clone()
+    }
+
     /// Drains it.
     pub async fn stop(mut self) {
         self.drain.cancel();

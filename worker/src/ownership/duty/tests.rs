@@ -1,14 +1,19 @@
 //! Several workers on a model of the bucket, through crashes, pauses and cuts: O1 of each shard at most one worker may
 //! start attempts, at any moment; O2 soon after the last fault, shards are spread evenly over those who live; O3 from
-//! then on nothing moves.
+//! then on nothing moves. One worker has a twin: a process that runs on a copy of its data folder, and so has its id.
 
 use proptest::prelude::*;
 use rand::{SeedableRng as _, rngs::StdRng};
 
 use super::*;
-use crate::ownership::{Held, Presence, attempts_until};
+use crate::ownership::{
+    Held, Holder, Presence, attempts_until,
+    identity::{Identity, Step},
+};
 
 const WORKERS: usize = 4;
+/// Processes; the last one has the id of the first.
+const PROCESSES: usize = WORKERS + 1;
 const SHARDS: u32 = 8;
 const STEP: Duration = Duration::from_millis(50);
 const TTL: Duration = Duration::from_secs(3);
@@ -19,8 +24,8 @@ const SENDING_MAX_MS: u64 = 300;
 /// How long what is in flight may take when a shard is handed over.
 const DRAIN_MAX_MS: u64 = 2_000;
 /// How long it may take from the last fault until the shards are spread: keys run out, those who came are waited for, what
-/// is in flight ends, and a look for each.
-const BOUND: Duration = Duration::from_secs(3 * 3 + 4);
+/// is in flight ends, the key of an earlier process is quiet for long enough, and a look for each.
+const BOUND: Duration = Duration::from_secs(4 * 3 + 4);
 
 /// A key of the bucket.
 #[derive(Debug, Clone)]
@@ -33,13 +38,16 @@ struct Key<T> {
 #[derive(Debug, Default)]
 struct Server {
     revision: u64,
-    leases: BTreeMap<ShardId, Key<WorkerId>>,
-    workers: BTreeMap<WorkerId, Duration>,
+    leases: BTreeMap<ShardId, Key<Holder>>,
+    workers: BTreeMap<WorkerId, Key<String>>,
 }
 
 impl Server {
     fn expire(&mut self, now: Duration) {
-        self.workers.retain(|_, ends_at| now < *ends_at);
+        for worker in self.workers.values_mut().filter(|worker| worker.value.is_some() && worker.ends_at <= now) {
+            self.revision += 1;
+            *worker = Key { value: None, revision: self.revision, ends_at: Duration::MAX };
+        }
         for lease in self.leases.values_mut().filter(|lease| lease.value.is_some() && lease.ends_at <= now) {
             self.revision += 1;
             *lease = Key { value: None, revision: self.revision, ends_at: Duration::MAX };
@@ -47,20 +55,34 @@ impl Server {
     }
 
     fn roster(&self) -> Roster {
-        let held = |lease: &Key<WorkerId>| Held { holder: lease.value.clone(), revision: lease.revision };
+        let held = |lease: &Key<Holder>| Held { holder: lease.value.clone(), revision: lease.revision };
+        let presence =
+            |key: &Key<String>| key.value.clone().map(|incarnation| Presence { incarnation, ..Presence::default() });
         Roster {
-            workers: self.workers.keys().map(|worker| (worker.clone(), Presence::default())).collect(),
+            workers: self.workers.iter().filter_map(|(id, key)| Some((id.clone(), presence(key)?))).collect(),
+            revisions: self.workers.iter().map(|(id, key)| (id.clone(), key.revision)).collect(),
             leases: self.leases.iter().map(|(shard, lease)| (*shard, held(lease))).collect(),
         }
     }
 
     /// Writes a lease behind a revision.
-    fn put(&mut self, shard: ShardId, value: Option<WorkerId>, expected: u64, ends_at: Duration) -> Option<u64> {
+    fn put(&mut self, shard: ShardId, value: Option<Holder>, expected: u64, ends_at: Duration) -> Option<u64> {
         if self.leases.get(&shard).map_or(0, |lease| lease.revision) != expected {
             return None;
         }
         self.revision += 1;
         self.leases.insert(shard, Key { value, revision: self.revision, ends_at });
+        Some(self.revision)
+    }
+
+    /// Writes a presence behind a revision.
+    fn put_presence(&mut self, of: &Holder, expected: u64, ends_at: Duration) -> Option<u64> {
+        if self.workers.get(&of.worker).map_or(0, |key| key.revision) != expected {
+            return None;
+        }
+        self.revision += 1;
+        let key = Key { value: Some(of.incarnation.clone()), revision: self.revision, ends_at };
+        self.workers.insert(of.worker.clone(), key);
         Some(self.revision)
     }
 }
@@ -76,7 +98,8 @@ struct Holding {
 
 #[derive(Debug)]
 struct Worker {
-    me: WorkerId,
+    me: Holder,
+    identity: Identity,
     duties: Duties,
     holds: BTreeMap<ShardId, Holding>,
     alive: bool,
@@ -87,9 +110,10 @@ struct Worker {
 
 impl Worker {
     fn new(number: usize) -> Self {
-        let me = WorkerId(format!("worker-{number}"));
+        let me = Holder::new(WorkerId(format!("worker-{}", number % WORKERS)));
         Self {
-            duties: Duties::new(me.clone(), SHARDS, TTL),
+            duties: Duties::new(me.worker.clone(), SHARDS, TTL),
+            identity: Identity::new(me.clone(), TTL),
             me,
             holds: BTreeMap::new(),
             alive: false,
@@ -129,7 +153,7 @@ struct Mesh {
 
 impl Mesh {
     fn new(seed: u64) -> Self {
-        let workers = (0..WORKERS).map(Worker::new).collect();
+        let workers = (0..PROCESSES).map(Worker::new).collect();
         let (now, rng) = (Duration::from_secs(1), StdRng::seed_from_u64(seed));
         Self { now, rng, server: Server::default(), workers, claims: 0 }
     }
@@ -138,14 +162,12 @@ impl Mesh {
         Duration::from_millis(self.rng.random_range(0..=milliseconds))
     }
 
-    fn fault(&mut self, worker: usize, fault: Fault) {
-        let worker = &mut self.workers[worker];
+    fn fault(&mut self, number: usize, fault: Fault) {
+        let worker = &mut self.workers[number];
         match fault {
             Fault::Crash => worker.alive = false,
             Fault::Start if !worker.alive => {
-                let me = worker.me.clone();
-                let duties = Duties::new(me.clone(), SHARDS, TTL);
-                *worker = Worker { duties, me, alive: true, next_look: self.now, ..Worker::new(0) };
+                *worker = Worker { alive: true, next_look: self.now, ..Worker::new(number) };
             }
             Fault::Start => {}
             Fault::Pause => worker.paused = true,
@@ -161,9 +183,9 @@ impl Mesh {
             self.now += STEP;
             self.server.expire(self.now);
             // Whoever comes first, comes first.
-            let first = self.rng.random_range(0..WORKERS);
-            for turn in 0..WORKERS {
-                self.step((first + turn) % WORKERS);
+            let first = self.rng.random_range(0..PROCESSES);
+            for turn in 0..PROCESSES {
+                self.step((first + turn) % PROCESSES);
             }
             for shard in (0..SHARDS).map(ShardId) {
                 let owners: Vec<_> = self.workers.iter().filter(|worker| worker.may_attempt(shard, self.now)).collect();
@@ -211,7 +233,9 @@ impl Mesh {
         let (_, ends_at) = self.sending();
         let worker = &mut self.workers[at];
         worker.next_look = self.now + TTL / 4;
-        self.server.workers.insert(worker.me.clone(), ends_at);
+        let Step::Write { expected } = worker.identity.step(&self.server.roster(), self.now) else { return };
+        let Some(revision) = self.server.put_presence(&worker.me, expected, ends_at) else { return };
+        worker.identity.wrote(revision);
         let decided = worker.duties.decide(&self.server.roster(), self.now);
         for (shard, duty) in decided {
             let (sent_at, ends_at) = self.sending();
@@ -237,7 +261,8 @@ impl Mesh {
     }
 
     fn holders(&self) -> Vec<Option<WorkerId>> {
-        (0..SHARDS).map(|shard| self.server.leases.get(&ShardId(shard))?.value.clone()).collect()
+        let holder = |shard| Some(self.server.leases.get(&ShardId(shard))?.value.as_ref()?.worker.clone());
+        (0..SHARDS).map(holder).collect()
     }
 }
 
@@ -250,21 +275,21 @@ fn faults() -> impl Strategy<Value = Vec<(u64, usize, Fault)>> {
         1 => Just(Fault::CutOff),
         2 => Just(Fault::Heal),
     ];
-    prop::collection::vec((0u64..6_000, 0..WORKERS, fault), 0..30)
+    prop::collection::vec((0u64..6_000, 0..PROCESSES, fault), 0..30)
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn shards_have_one_owner_are_spread_evenly_and_stay(seed: u64, faults in faults(), live in 1u8..1 << WORKERS) {
+    fn shards_have_one_owner_are_spread_evenly_and_stay(seed: u64, faults in faults(), live in 1u8..1 << PROCESSES) {
         let mut mesh = Mesh::new(seed);
         for (wait, worker, fault) in faults {
             mesh.run(Duration::from_millis(wait));
             mesh.fault(worker, fault);
         }
         let lives = |worker: usize| live & (1 << worker) != 0;
-        for worker in 0..WORKERS {
+        for worker in 0..PROCESSES {
             mesh.fault(worker, Fault::Resume);
             mesh.fault(worker, Fault::Heal);
             mesh.fault(worker, if lives(worker) { Fault::Start } else { Fault::Crash });
@@ -272,8 +297,9 @@ proptest! {
         mesh.run(BOUND);
         let holders = mesh.holders();
         let loads: Vec<usize> = (0..WORKERS)
-            .filter(|worker| lives(*worker))
-            .map(|worker| holders.iter().filter(|holder| **holder == Some(mesh.workers[worker].me.clone())).count())
+            .filter(|worker| lives(*worker) || (*worker == 0 && lives(WORKERS)))
+            .map(|worker| Some(mesh.workers[worker].me.worker.clone()))
+            .map(|worker| holders.iter().filter(|holder| **holder == worker).count())
             .collect();
         prop_assert_eq!(loads.iter().sum::<usize>(), SHARDS as usize, "O2: {:?}", holders);
         prop_assert!(loads.iter().max().unwrap() - loads.iter().min().unwrap() <= 1, "O2: {:?}", holders);
@@ -286,10 +312,12 @@ proptest! {
 fn roster(workers: &[&str], holders: &[Option<&str>]) -> Roster {
     let id = |name: &&str| WorkerId((*name).into());
     let held = |(shard, holder): (usize, &Option<&str>)| {
-        (ShardId(shard as u32), Held { holder: holder.as_ref().map(id), revision: shard as u64 + 1 })
+        let holder = holder.as_ref().map(|name| Holder { worker: id(name), incarnation: "earlier".into() });
+        (ShardId(shard as u32), Held { holder, revision: shard as u64 + 1 })
     };
     Roster {
         workers: workers.iter().map(|name| (id(name), Presence::default())).collect(),
+        revisions: BTreeMap::new(),
         leases: holders.iter().enumerate().map(held).collect(),
     }
 }

@@ -1,0 +1,170 @@
+//! Whether this process is the only one of its worker's id. Pure.
+//!
+//! A process of the id that is alive renews the presence key or a lease. The key is written by compare-and-set only, so of
+//! two processes of one id exactly one holds it: the other sees it renewed and stays out. A process that finds the key of
+//! another one takes it once nothing of that one has been renewed for [`quiet`]: long enough that no attempt of it may
+//! still start, and shorter than waiting until its keys run out.
+
+use std::time::Duration;
+
+use super::{Holder, Roster, attempts_until};
+
+/// What a process is to do about its presence key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Write it, expecting this revision. Only when that succeeds may the process own shards.
+    Write {
+        /// The key's newest revision.
+        expected: u64,
+    },
+    /// Another process of the id wrote it last. It owns nothing before that one is known to have ended.
+    Wait {
+        /// That process.
+        other: String,
+        /// It has been seen to renew its keys, so it is alive.
+        alive: bool,
+    },
+}
+
+/// Decides for one process, look after look.
+#[derive(Debug)]
+pub struct Identity {
+    me: Holder,
+    quiet: Duration,
+    /// The newest revision that this process has written.
+    written: u64,
+    other: Option<Other>,
+}
+
+/// Another process of the id, as it was seen last.
+#[derive(Debug)]
+struct Other {
+    incarnation: String,
+    /// The newest revision of anything that it wrote.
+    revision: u64,
+    /// Since when that is the newest.
+    since: Duration,
+    alive: bool,
+}
+
+/// For how long nothing of another process must have been renewed before it counts as ended: until then it may start
+/// attempts under a lease that it renewed just before the first look.
+fn quiet(ttl: Duration) -> Duration {
+    attempts_until(Duration::ZERO, ttl)
+}
+
+impl Identity {
+    /// Decides for `me`; keys live for `ttl`.
+    pub fn new(me: Holder, ttl: Duration) -> Self {
+        Self { me, quiet: quiet(ttl), written: 0, other: None }
+    }
+
+    /// The newest revision that this process has written; 0: none.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Takes note of a write that succeeded.
+    pub fn wrote(&mut self, revision: u64) {
+        self.written = revision;
+        self.other = None;
+    }
+
+    /// The next step, by what a look that was begun at `now` has shown. `now` never goes back.
+    pub fn step(&mut self, roster: &Roster, now: Duration) -> Step {
+        let expected = roster.revisions.get(&self.me.worker).copied().unwrap_or(0);
+        if expected < self.written {
+            // A replica that lags behind has answered.
+            return Step::Write { expected: self.written };
+        }
+        let presence = roster.workers.get(&self.me.worker);
+        let Some(incarnation) = presence.map(|presence| &presence.incarnation).filter(|of| **of != self.me.incarnation)
+        else {
+            self.other = None;
+            return Step::Write { expected };
+        };
+        let revision = self.newest_of_others(roster).max(expected);
+        let other = self.other.get_or_insert_with(|| Other {
+            incarnation: incarnation.clone(),
+            revision,
+            since: now,
+            alive: false,
+        });
+        if other.revision < revision {
+            *other = Other { incarnation: incarnation.clone(), revision, since: now, alive: true };
+        }
+        if now.saturating_sub(other.since) >= self.quiet {
+            return Step::Write { expected };
+        }
+        Step::Wait { other: other.incarnation.clone(), alive: other.alive }
+    }
+
+    /// The newest revision of a lease that another process of the id holds.
+    fn newest_of_others(&self, roster: &Roster) -> u64 {
+        let of_another = |holder: &Holder| holder.worker == self.me.worker && *holder != self.me;
+        let held = roster.leases.values().filter(|lease| lease.holder.as_ref().is_some_and(of_another));
+        held.map(|lease| lease.revision).max().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ownership::{Presence, WorkerId};
+
+    const TTL: Duration = Duration::from_secs(3);
+
+    fn holder(incarnation: &str) -> Holder {
+        Holder { worker: WorkerId("id".into()), incarnation: incarnation.into() }
+    }
+
+    fn roster(incarnation: Option<&str>, revision: u64) -> Roster {
+        let id = WorkerId("id".into());
+        let presence = |of: &str| Presence { incarnation: of.into(), ..Presence::default() };
+        Roster {
+            workers: incarnation.map(|of| (id.clone(), presence(of))).into_iter().collect(),
+            revisions: [(id, revision)].into(),
+            ..Roster::default()
+        }
+    }
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_free_key_and_its_own_are_written_at_once() {
+        let mut identity = Identity::new(holder("a"), TTL);
+        assert_eq!(identity.step(&Roster::default(), secs(1)), Step::Write { expected: 0 });
+        assert_eq!(identity.step(&roster(None, 7), secs(1)), Step::Write { expected: 7 });
+        assert_eq!(identity.step(&roster(Some("a"), 8), secs(2)), Step::Write { expected: 8 });
+    }
+
+    #[test]
+    fn the_key_of_a_process_that_has_ended_is_taken_once_it_has_been_quiet() {
+        let mut identity = Identity::new(holder("a"), TTL);
+        let wait = Step::Wait { other: "b".into(), alive: false };
+        assert_eq!(identity.step(&roster(Some("b"), 7), secs(10)), wait);
+        assert_eq!(identity.step(&roster(Some("b"), 7), secs(11)), wait);
+        assert_eq!(identity.step(&roster(Some("b"), 7), secs(12)), Step::Write { expected: 7 });
+    }
+
+    #[test]
+    fn a_process_that_renews_is_alive_and_keeps_its_id() {
+        let mut identity = Identity::new(holder("a"), TTL);
+        for look in 0..100 {
+            let alive = look > 0;
+            let step = identity.step(&roster(Some("b"), 7 + look), secs(look));
+            assert_eq!(step, Step::Wait { other: "b".into(), alive });
+        }
+        assert_eq!(identity.step(&roster(None, 200), secs(101)), Step::Write { expected: 200 }, "it has left");
+    }
+
+    #[test]
+    fn a_replica_that_lags_behind_does_not_bring_an_earlier_process_back() {
+        let mut identity = Identity::new(holder("a"), TTL);
+        identity.wrote(9);
+        assert_eq!(identity.step(&roster(Some("b"), 7), secs(1)), Step::Write { expected: 9 });
+        assert_eq!(identity.step(&roster(Some("b"), 11), secs(2)), Step::Wait { other: "b".into(), alive: false });
+    }
+}
