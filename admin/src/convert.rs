@@ -67,9 +67,10 @@ pub const fn class_name(class: v1::AttemptClass) -> &'static str {
 
 /// A dead letter.
 pub fn dead_letter(dead_letter: DeadLetter) -> v1::DeadLetter {
+    let id = dead_letter.id().to_string();
     let place = dead_letter.place;
     v1::DeadLetter {
-        id: format!("{}:{}", place.subscription, place.event),
+        id,
         event_id: place.event.to_string(),
         subscription: place.subscription,
         workflow_id: place.workflow.as_str().to_owned(),

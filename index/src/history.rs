@@ -47,7 +47,9 @@ mod tables;
 mod tests;
 
 use apply::Source;
-pub use dead_letters::{DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterPage, DeadLetterPlace};
+pub use dead_letters::{
+    DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterId, DeadLetterPage, DeadLetterPlace, EventRef,
+};
 pub use events::{DeliveryHistory, EventHistory};
 pub use lanes::{LaneCursor, LaneFilter, LaneHistory, LanePage};
 use names::Subscriptions;
@@ -194,13 +196,37 @@ impl History {
         })
     }
 
-    /// What became of an event; `None` when no event of this id is kept.
+    /// What became of an event, of the newest where its id stands at several places; `None` when no such event is kept.
     ///
     /// # Errors
     ///
     /// [`HistoryError`].
-    pub async fn event(&self, id: EventId) -> Result<Option<EventHistory>, HistoryError> {
-        self.read(move |view, subscriptions| events::event(view, subscriptions, id)).await
+    pub async fn event(&self, event: EventRef) -> Result<Option<EventHistory>, HistoryError> {
+        self.read(move |view, subscriptions| {
+            match events::places(view, event.event)?.into_iter().rfind(|(_, seq)| event.is_at(*seq)) {
+                Some((shard, seq)) => events::event(view, subscriptions, shard, seq),
+                None => Ok(None),
+            }
+        })
+        .await
+    }
+
+    /// What became of the event at this place; `None` when it is not known.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn event_at(&self, shard: ShardId, seq: StreamSeq) -> Result<Option<EventHistory>, HistoryError> {
+        self.read(move |view, subscriptions| events::event(view, subscriptions, shard, seq)).await
+    }
+
+    /// The places in the log of all events of this id, the newest last; also where only a dead letter is kept.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn places_of(&self, id: EventId) -> Result<Vec<(ShardId, StreamSeq)>, HistoryError> {
+        self.read(move |view, _| events::places(view, id)).await
     }
 
     /// Where an event stands in the log, or stood, where a dead letter of it is kept.
@@ -212,19 +238,15 @@ impl History {
         self.read(move |view, _| Ok(events::places(view, id)?.pop())).await
     }
 
-    /// The dead letters of these subscriptions, by name, and events, in the order given.
+    /// The dead letters that each of these ids names, in the order given: several where an event's id stands at several
+    /// places of the log.
     ///
     /// # Errors
     ///
     /// [`HistoryError`].
-    pub async fn find_dead_letters(
-        &self,
-        ids: Vec<(String, EventId)>,
-    ) -> Result<Vec<Option<DeadLetter>>, HistoryError> {
-        self.read(move |view, subscriptions| {
-            ids.iter().map(|(name, event)| dead_letters::find(view, subscriptions, name, *event)).collect()
-        })
-        .await
+    pub async fn find_dead_letters(&self, ids: Vec<DeadLetterId>) -> Result<Vec<Vec<DeadLetter>>, HistoryError> {
+        self.read(move |view, subscriptions| ids.iter().map(|id| dead_letters::find(view, subscriptions, id)).collect())
+            .await
     }
 
     /// Dead letters behind `after`, the newest first, at most `limit`. A page may be short, even empty, before the end: a

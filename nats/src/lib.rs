@@ -14,6 +14,7 @@
 //! - [`direct`]: a few messages by sequence, without a consumer.
 //! - [`cursor`] and [`scan`]: a reader's place in the whole log as opaque text, and the page of events behind it.
 //! - [`tags`]: proof that what is said past the log comes from a process of the mesh.
+//! - [`dead_letter`]: the copies of dead letters on DLQ.
 //! - [`tail`]: the events behind a cursor and those to come.
 //! - [`catalog`]: sources, subscriptions and keys, watched by every role.
 //! - [`commands`]: what operators ask for, and the record of what they have changed.
@@ -28,6 +29,7 @@ pub mod catalog;
 pub mod commands;
 pub mod connect;
 pub mod cursor;
+pub mod dead_letter;
 pub mod direct;
 pub mod envelope;
 pub mod event;

@@ -7,7 +7,7 @@
 use std::{borrow::Cow, fmt};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use weft_proto::ids::{EventId, InvalidId, Run, ShardId, WorkflowId};
+use weft_proto::ids::{EventId, InvalidId, Run, ShardId, StreamSeq, WorkflowId};
 
 /// Bytes that a subject token may not hold as they are.
 const ESCAPED: &AsciiSet =
@@ -179,8 +179,27 @@ impl fmt::Display for Layout {
     }
 }
 
-/// The subject of one dead letter: `dlq.<subscription>.<workflowId>.<eventId>.<run>`.
-pub fn dead_letter_subject(subscription: &str, workflow: &WorkflowId, event: EventId, run: Run) -> String {
+/// The subject of one dead letter's copy: `dlq.<subscription>.<workflowId>.<eventId>.<sequence>.<run>`. The sequence is that
+/// of the event in EVENTS: a delivery that is repeated after the dedup horizon is another event with the same id.
+pub fn dead_letter_subject(
+    subscription: &str,
+    workflow: &WorkflowId,
+    event: EventId,
+    seq: StreamSeq,
+    run: Run,
+) -> String {
+    format!("dlq.{subscription}.{}.{event}.{seq}.{run}", encode_workflow(workflow))
+}
+
+/// The subject of a dead letter's copy as earlier versions named it, without the sequence. Several events can share it, so
+/// a copy found here is only the event's if its header `weft-seq` says so ([`copied_seq`](crate::dead_letter::copied_seq)).
+/// `*` stands for any subscription or run.
+pub fn unplaced_dead_letter_subject(
+    subscription: &str,
+    workflow: &WorkflowId,
+    event: EventId,
+    run: impl fmt::Display,
+) -> String {
     format!("dlq.{subscription}.{}.{event}.{run}", encode_workflow(workflow))
 }
 
@@ -216,6 +235,15 @@ mod tests {
         let eight = Layout::new(8);
         assert_eq!(eight.event_subject(&workflow("order-42")), "events.4.order-42");
         assert_eq!(eight.events_stream(ShardId(4)), "EVENTS_4");
+    }
+
+    #[test]
+    fn copies_of_one_event_id_at_two_places_have_two_subjects() {
+        let (id, order) = (EventId::of_delivery("shop", "evt_1"), workflow("order.42"));
+        let subject = |seq| dead_letter_subject("billing", &order, id, StreamSeq(seq), Run::LIVE);
+        assert_eq!(subject(7), format!("dlq.billing.order%2E42.{id}.7.0"));
+        assert_ne!(subject(7), subject(8));
+        assert_eq!(unplaced_dead_letter_subject("*", &order, id, "*"), format!("dlq.*.order%2E42.{id}.*"));
     }
 
     proptest! {

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use weft_nats::{
     connect::Connection,
+    dead_letter::{self, CopyName},
     direct::{self, DirectError},
     message::Stored,
     streams::{self, EnsureError, StreamState},
     subject::Layout,
 };
-use weft_proto::ids::{ShardId, StreamSeq};
+use weft_proto::ids::{EventId, ShardId, StreamSeq, WorkflowId};
 
 /// The pause before a read that failed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -100,9 +101,14 @@ impl Log {
         .await
     }
 
-    /// The newest message of a subject, as the replica that is asked knows it, however long it takes.
-    pub async fn last_by_subject(&self, stream: &str, subject: &str) -> Option<Stored> {
-        until_answered(|| direct::last_by_subject(&self.connection, stream, subject)).await
+    /// The copy of a dead letter, as the replica that is asked knows it, however long it takes.
+    pub async fn copy(&self, name: &CopyName<'_>) -> Option<Stored> {
+        until_answered(|| dead_letter::find(&self.connection, name)).await
+    }
+
+    /// A copy of the event at `seq` for any subscription, as [`copy`](Self::copy).
+    pub async fn any_copy(&self, workflow: &WorkflowId, event: EventId, seq: StreamSeq) -> Option<Stored> {
+        until_answered(|| dead_letter::find_any(&self.connection, workflow, event, seq)).await
     }
 
     /// The first sequence that a stream still holds, however long it takes.

@@ -125,6 +125,7 @@ pub(super) fn item(dead_letter: &DeadLetter) -> (ShardId, v1::RedriveItem) {
         workflow_id: place.workflow.as_str().to_owned(),
         event_id: place.event.to_vec(),
         run: place.run.0,
+        dead_letter_id: dead_letter.id().to_string(),
     };
     (place.shard, item)
 }
@@ -179,6 +180,7 @@ mod tests {
                 event: EventId::unique(),
                 run: Run::LIVE,
             },
+            is_repeated: false,
             sequence_number: seq,
             event_type: String::new(),
             source: String::new(),

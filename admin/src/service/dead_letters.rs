@@ -4,21 +4,18 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 use weft_index::history::{
-    DeadLetter, DeadLetterFilter,
+    DeadLetter, DeadLetterFilter, DeadLetterId,
     status::{DeadLetterStatus, reason_of},
 };
 use weft_nats::catalog::keys::Grant;
-use weft_proto::{
-    ids::EventId,
-    v1::{self, dead_letter_service_server::DeadLetterService},
-};
+use weft_proto::v1::{self, dead_letter_service_server::DeadLetterService};
 
 use super::{
     closing, dead_letter_stats,
     events::page_size,
     page_token,
     redrive::{self, Responses},
-    state::State,
+    state::{Log, State},
 };
 use crate::{
     auth, convert,
@@ -63,12 +60,9 @@ impl DeadLetterService for DeadLetters {
     ) -> Result<Response<v1::GetDeadLetterResponse>, Status> {
         let log = self.state.log()?;
         let grant = auth::grant(&request)?;
-        let text = request.into_inner().id;
-        let id = parse_id(&text)?;
+        let id = request.into_inner().id;
         log.catch_up().await?;
-        let unknown = || refuse(Code::NotFound, format!("no dead letter {text} is kept"));
-        let found = log.history.find_dead_letters(vec![id]).await.map_err(of_history)?;
-        let found = found.into_iter().next().flatten().filter(|found| sees(&grant, found)).ok_or_else(unknown)?;
+        let found = by_id(log, &grant, &[id]).await?.remove(0);
         let place = &found.place;
         let event = log.event(place.event, place.shard, place.seq, Some(place)).await?;
         Ok(Response::new(v1::GetDeadLetterResponse {
@@ -123,11 +117,34 @@ impl DeadLetterService for DeadLetters {
     }
 }
 
-/// The subscription's name and the event of a dead letter's id.
-pub(super) fn parse_id(id: &str) -> Result<(String, EventId), Status> {
-    id.rsplit_once(':')
-        .and_then(|(subscription, event)| Some((subscription.to_owned(), event.parse().ok()?)))
-        .ok_or_else(|| refuse(Code::BadQuery, format!("{id:?} is not of the form <subscription>:<eventId>")))
+/// The dead letters of these ids, one for each id.
+///
+/// # Errors
+///
+/// BAD_QUERY for what is no id, or names several dead letters; NOT_FOUND for an unknown one.
+pub(super) async fn by_id(log: &Log, grant: &Grant, ids: &[String]) -> Result<Vec<DeadLetter>, Status> {
+    let parsed = ids.iter().map(|id| parse_id(id)).collect::<Result<Vec<_>, _>>()?;
+    let found = log.history.find_dead_letters(parsed).await.map_err(of_history)?;
+    found.into_iter().zip(ids).map(|(found, id)| only_one(grant, id, found)).collect()
+}
+
+/// The dead letter that an id names, of those that a caller may see.
+fn only_one(grant: &Grant, id: &str, found: Vec<DeadLetter>) -> Result<DeadLetter, Status> {
+    let mut seen: Vec<DeadLetter> = found.into_iter().filter(|found| sees(grant, found)).collect();
+    match seen.len() {
+        0 => Err(refuse(Code::NotFound, format!("no dead letter {id} is kept; nothing was done"))),
+        1 => Ok(seen.remove(0)),
+        several => {
+            let ids: Vec<_> = seen.iter().map(|found| found.full_id().to_string()).collect();
+            let message = format!("{id} is ambiguous, it names {several} dead letters; use one of {}", ids.join(", "));
+            Err(refuse(Code::BadQuery, message))
+        }
+    }
+}
+
+fn parse_id(id: &str) -> Result<DeadLetterId, Status> {
+    let form = || format!("{id:?} is not of the form <subscription>:<eventId> or <subscription>:<eventId>@<sequence>");
+    id.parse().map_err(|_| refuse(Code::BadQuery, form()))
 }
 
 /// The filter, narrowed to what a caller may see.
@@ -179,15 +196,6 @@ pub(super) fn filter_of(filter: v1::DeadLetterFilter) -> Result<DeadLetterFilter
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ids_are_a_name_and_an_event() {
-        let event = EventId::of_delivery("shop", "evt_1");
-        assert_eq!(parse_id(&format!("billing:{event}")).unwrap(), ("billing".into(), event));
-        for wrong in ["", "billing", "billing:", "billing:evt_1", &event.to_string()] {
-            assert!(parse_id(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn filters_are_read_and_refused() {

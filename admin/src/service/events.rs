@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
+use weft_index::history::EventRef;
 use weft_nats::{
     cursor::Cursor,
     event::StoredEvent,
@@ -48,13 +49,13 @@ impl EventService for Events {
     async fn get_event(&self, request: Request<v1::GetEventRequest>) -> Result<Response<v1::GetEventResponse>, Status> {
         let log = self.state.log()?;
         let grant = auth::grant(&request)?;
-        let id: EventId = request.into_inner().event_id.parse().map_err(|problem| {
+        let named: EventRef = request.into_inner().event_id.parse().map_err(|problem| {
             refuse(Code::BadQuery, format!("event_id {problem}; it is the eventId of an accepted event"))
         })?;
         log.catch_up().await?;
-        let unknown = || refuse(Code::UnknownEvent, format!("no event {id} is kept"));
-        let found = log.history.event(id).await.map_err(of_history)?.ok_or_else(unknown)?;
-        let event = log.event(id, found.shard, found.seq, found.dead_letter.as_ref()).await?;
+        let unknown = || refuse(Code::UnknownEvent, format!("no event {named} is kept"));
+        let found = log.history.event(named).await.map_err(of_history)?.ok_or_else(unknown)?;
+        let event = log.event(named.event, found.shard, found.seq, found.dead_letter.as_ref()).await?;
         // What a key may not see is not there.
         let seen = event.filter(|event| grant.check(&event.source, &event.workflow).is_ok());
         let event = seen.ok_or_else(unknown)?;

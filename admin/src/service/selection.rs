@@ -8,7 +8,7 @@ use weft_nats::catalog::keys::Grant;
 use weft_proto::v1;
 
 use super::{
-    dead_letters::{filter_of, limited, parse_id, sees},
+    dead_letters::{by_id, filter_of, limited},
     state::Log,
 };
 use crate::error::{Code, of_history, refuse};
@@ -48,7 +48,10 @@ impl Selection {
     /// are not open: their shard's owner says that they are not.
     pub async fn select(self, log: &Log, grant: &Grant) -> Result<Vec<DeadLetter>, Status> {
         let found = match self {
-            Self::Ids(ids) => by_id(log, grant, &ids).await?,
+            Self::Ids(ids) => {
+                check_count(ids.len())?;
+                by_id(log, grant, &ids).await?
+            }
             Self::Filter(filter) => by_filter(log, grant, filter).await?,
         };
         let mut selected = BTreeMap::new();
@@ -60,15 +63,6 @@ impl Selection {
         }
         Ok(selected.into_values().collect())
     }
-}
-
-async fn by_id(log: &Log, grant: &Grant, ids: &[String]) -> Result<Vec<DeadLetter>, Status> {
-    check_count(ids.len())?;
-    let parsed = ids.iter().map(|id| parse_id(id)).collect::<Result<Vec<_>, _>>()?;
-    let found = log.history.find_dead_letters(parsed).await.map_err(of_history)?;
-    let unknown = |id: &String| refuse(Code::NotFound, format!("no dead letter {id} is kept; nothing was done"));
-    let seen = |found: Option<DeadLetter>| found.filter(|found| sees(grant, found));
-    found.into_iter().zip(ids).map(|(found, id)| seen(found).ok_or_else(|| unknown(id))).collect()
 }
 
 async fn by_filter(log: &Log, grant: &Grant, filter: v1::DeadLetterFilter) -> Result<Vec<DeadLetter>, Status> {

@@ -16,10 +16,11 @@ use weft_index::history::{DeadLetterPlace, History, HistoryError, StoredCommand}
 use weft_nats::{
     catalog::{Catalog, Snapshot, edit::RECORD_SHARD},
     connect::Connection,
+    dead_letter::{self, CopyName},
     direct,
     event::Event,
     streams,
-    subject::{DLQ_STREAM, Layout, dead_letter_subject},
+    subject::Layout,
 };
 use weft_proto::ids::{EventId, Run, ShardId, StreamSeq};
 
@@ -134,7 +135,7 @@ impl Log {
         id: EventId,
         shard: ShardId,
         seq: StreamSeq,
-        dead_letter: Option<&DeadLetterPlace>,
+        place: Option<&DeadLetterPlace>,
     ) -> Result<Option<Event>, Status> {
         let stream = self.layout.events_stream(shard);
         let message = direct::get(&self.connection, &stream, seq).await.map_err(of_direct)?;
@@ -142,9 +143,10 @@ impl Log {
         if let Some(event) = event.filter(|event| event.id == id) {
             return Ok(Some(event));
         }
-        let Some(place) = dead_letter else { return Ok(None) };
-        let subject = dead_letter_subject(&place.subscription, &place.workflow, place.event, place.run);
-        let copy = direct::last_by_subject(&self.connection, DLQ_STREAM, &subject).await.map_err(of_direct)?;
+        let Some(place) = place else { return Ok(None) };
+        let DeadLetterPlace { subscription, workflow, event, seq, run, .. } = place;
+        let name = CopyName { subscription, workflow, event: *event, seq: *seq, run: *run };
+        let copy = dead_letter::find(&self.connection, &name).await.map_err(of_direct)?;
         Ok(copy.and_then(|copy| Event::decode_parts(place.workflow.clone(), &copy.headers, &copy.payload).ok()))
     }
 }

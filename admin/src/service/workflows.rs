@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
-use weft_index::history::{CommandItem, LaneFilter, LaneHistory};
+use weft_index::history::{CommandItem, EventRef, LaneFilter, LaneHistory};
 use weft_nats::{
     catalog::{Matcher, keys::Grant},
     direct,
@@ -107,10 +107,9 @@ impl WorkflowService for Workflows {
         let seen = found.into_iter().filter(|stored| grant.check(&stored.event.source, &workflow).is_ok());
         let mut events = Vec::new();
         for stored in seen {
-            let known = log.history.event(stored.event.id).await.map_err(of_history)?;
-            let status = known.filter(|known| known.shard == shard && known.seq == stored.seq);
+            let known = log.history.event_at(shard, stored.seq).await.map_err(of_history)?;
             events.push(v1::WorkflowEvent {
-                status: status.map_or("pending", |known| known.status.as_str()).to_owned(),
+                status: known.map_or("pending", |known| known.status.as_str()).to_owned(),
                 event: Some(convert::event(stored.event)),
             });
         }
@@ -218,15 +217,17 @@ impl Order {
             ..Default::default()
         };
         if matches!(self.action, LaneAction::Retry | LaneAction::Skip) {
-            let place = self.place(log).await?;
-            let unsettled = |lane: &v1::Lane| lane.next <= lane.last && place.is_none_or(|seq| holds(lane, seq));
+            let named = self.named(log, workflow).await?;
+            let is_named = |seq: u64| named.as_ref().is_none_or(|named| named.seqs.contains(&seq));
+            let unsettled = |lane: &v1::Lane| lane.next <= lane.last && (!lane.unordered || is_named(lane.last));
             let lane = find(log, uid, workflow, unsettled).await?.ok_or_else(|| {
                 let Self { subscription, workflow_id, .. } = self;
                 refuse(Code::NotFound, format!("nothing of workflow {workflow_id} is unsettled for {subscription}"))
             })?;
             let head = head(log, &lane).await?.ok_or_else(|| refuse(Code::Conflict, self.refusal()))?;
-            if !self.event_id.is_empty() && self.event_id != head.event.id.to_string() {
-                return Err(refuse(Code::Conflict, format!("the head is {}, not {}", head.event.id, self.event_id)));
+            if !is_named(head.seq.0) {
+                let head = EventRef { event: head.event.id, seq: Some(head.seq) };
+                return Err(refuse(Code::Conflict, format!("the head is {head}, not {}", self.event_id)));
             }
             order.next = lane.lane.next;
             order.sequence = head.seq.0;
@@ -235,13 +236,17 @@ impl Order {
         Ok((log.layout.shard_of(workflow), order))
     }
 
-    /// Where the event stands that is named, if one is.
-    async fn place(&self, log: &Log) -> Result<Option<u64>, Status> {
+    /// The places of the event that the request names, if it names one: several where its id stands at several places
+    /// and the request does not say which.
+    async fn named(&self, log: &Log, workflow: &WorkflowId) -> Result<Option<Named>, Status> {
         let Some(event) = Some(&self.event_id).filter(|text| !text.is_empty()) else { return Ok(None) };
         let unknown = || refuse(Code::NotFound, format!("no event {event} is kept"));
-        let id = event.parse().map_err(|_| unknown())?;
-        let (_, seq) = log.history.position_of(id).await.map_err(of_history)?.ok_or_else(unknown)?;
-        Ok(Some(seq.0))
+        let named: EventRef = event.parse().map_err(|_| unknown())?;
+        let shard = log.layout.shard_of(workflow);
+        let places = log.history.places_of(named.event).await.map_err(of_history)?;
+        let here = places.into_iter().filter(|(of, seq)| *of == shard && named.is_at(*seq));
+        let seqs: Vec<u64> = here.map(|(_, seq)| seq.0).collect();
+        if seqs.is_empty() { Err(unknown()) } else { Ok(Some(Named { seqs })) }
     }
 
     /// Why its shard's owner has not taken it.
@@ -253,6 +258,11 @@ impl Order {
             LaneAction::Resume | LaneAction::Unspecified => "the lane is not paused",
         }
     }
+}
+
+/// The places of an event that a request names.
+struct Named {
+    seqs: Vec<u64>,
 }
 
 fn workflow_of(text: &str) -> Result<WorkflowId, Status> {

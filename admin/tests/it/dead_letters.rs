@@ -170,6 +170,54 @@ async fn a_redrive_acts_once_and_tells_how_it_goes() {
     assert_eq!(reason(answer), (Code::InvalidArgument, "BAD_QUERY".into()));
 }
 
+/// Dead letters of one event id at two places have ids of their own; the short id is refused with the full ones.
+#[tokio::test]
+async fn dead_letters_of_one_event_id_are_told_apart_by_their_place() {
+    let mut mesh = Mesh::start(1).await;
+    let (id, first) = mesh.event("order-1", r#""FIRST""#).await;
+    let second = mesh.repeated_event("order-1", id, r#""SECOND""#).await;
+    mesh.dead_letter("order-1", id, first, 0).await;
+    mesh.dead_letter("order-1", id, second, 0).await;
+    let listed = list(&mesh, v1::ListDeadLettersRequest::default()).await.dead_letters;
+    let ids = [second, first].map(|seq| format!("billing:{id}@{seq}"));
+    assert_eq!(listed.iter().map(|dead| dead.id.clone()).collect::<Vec<_>>(), ids);
+
+    let ambiguous = v1::GetDeadLetterRequest { id: format!("billing:{id}") };
+    let refused = mesh.admin.dead_letters().get_dead_letter(ambiguous).await.unwrap_err();
+    assert!(ids.iter().all(|id| refused.message().contains(id)), "{refused}");
+    assert_eq!(reason::<()>(Err(refused)), (Code::InvalidArgument, "BAD_QUERY".into()));
+    let short = v1::ResolveDeadLettersRequest { ids: vec![format!("billing:{id}")], ..Default::default() };
+    assert!(mesh.admin.dead_letters().resolve_dead_letters(short).await.is_err());
+
+    for is_expired in [false, true] {
+        if is_expired {
+            mesh.drop_events_below(SHARD, second + 1).await;
+        }
+        for (id, data) in ids.iter().zip([r#""SECOND""#, r#""FIRST""#]) {
+            let request = v1::GetDeadLetterRequest { id: id.clone() };
+            let shown = mesh.admin.dead_letters().get_dead_letter(request).await.unwrap().into_inner();
+            assert_eq!(shown.event.unwrap().data, data.as_bytes(), "{id}, expired: {is_expired}");
+        }
+    }
+
+    let request = v1::RedriveDeadLettersRequest { ids: vec![ids[0].clone()], ..Default::default() };
+    let mut progress = redrive(&mesh, request).await;
+    assert_eq!(next(&mut progress).await.unwrap().selected, 1);
+    let (run, command) = commands(&mesh, SHARD).await.remove(0);
+    let Some(v1::command::Action::Redrive(items)) = command.action else { panic!("a redrive") };
+    assert_eq!(items.items.iter().map(|item| item.sequence).collect::<Vec<_>>(), [second]);
+    let delivered = outcome("order-1", id, second, run, OutcomeKind::Delivered);
+    mesh.commit(SHARD, v1::Commit { cursor: second, outcomes: vec![delivered], ..Default::default() }).await;
+    let settled = next(&mut progress).await.unwrap();
+    assert_eq!((settled.id.as_str(), settled.status.as_str()), (ids[0].as_str(), "redriven"));
+    assert_eq!(statuses(&mesh, &ids).await, ["redriven", "open"]);
+    for (seq, status) in [(first, "dead_lettered"), (second, "delivered")] {
+        let request = v1::GetEventRequest { event_id: format!("{id}@{seq}") };
+        let event = mesh.admin.events().get_event(request).await.unwrap().into_inner();
+        assert_eq!(event.status, status, "at {seq}");
+    }
+}
+
 /// Each shard's dead letters go to its own owner.
 #[tokio::test]
 async fn a_redrive_is_cut_by_shard() {

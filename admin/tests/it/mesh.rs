@@ -233,6 +233,18 @@ impl Mesh {
         (event.id, seq)
     }
 
+    /// Appends the next event of a workflow under the id of an earlier one: a delivery repeated after the dedup horizon.
+    pub async fn repeated_event(&mut self, workflow: &str, id: EventId, payload: &str) -> u64 {
+        let number = self.numbers.entry(workflow.to_owned()).or_default();
+        *number += 1;
+        let event = Event { id, ..event(workflow, *number, payload) };
+        let stream = self.layout.events_stream(self.layout.shard_of(&event.workflow));
+        let mut message = event.encode(self.layout);
+        // The server has its own window, which the test does not wait for.
+        message.headers.set("Nats-Msg-Id", EventId::unique());
+        self.append(stream, message).await
+    }
+
     /// Appends a commit of the shard's owner.
     pub async fn commit(&mut self, shard: ShardId, commit: v1::Commit) {
         let record = v1::OutcomeRecord { record: Some(Record::Commit(commit)) };
@@ -252,7 +264,7 @@ impl Mesh {
         let mut message = Event::decode(self.layout, &stored).unwrap().encode(self.layout);
         let time = |ms| Timestamp::from_millisecond(ms).unwrap().to_string();
         for (header, value) in [
-            ("Nats-Msg-Id", format!("{BILLING}:{id}:{run}")),
+            ("Nats-Msg-Id", format!("{BILLING}:{id}:{seq}:{run}")),
             ("weft-subscription-uid", BILLING.to_string()),
             ("weft-reason", "exhausted".into()),
             ("weft-attempts", outcome.attempts.to_string()),
@@ -265,7 +277,8 @@ impl Mesh {
         ] {
             message.headers.set(header, value);
         }
-        message.subject = dead_letter_subject("billing", &WorkflowId::new(workflow).unwrap(), id, Run(run));
+        let workflow = WorkflowId::new(workflow).unwrap();
+        message.subject = dead_letter_subject("billing", &workflow, id, StreamSeq(seq), Run(run));
         assert!(weft_nats::append::publish_once(&self.connection, &message).await.unwrap());
     }
 

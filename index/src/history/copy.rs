@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use weft_nats::{
+    dead_letter::copied_seq,
     event::Event,
     message::Stored,
     subject::{Layout, decode_workflow},
@@ -35,7 +36,7 @@ pub(super) fn decode(layout: Layout, message: &Stored) -> Option<Copy> {
     let millis = |name| {
         text(name).and_then(|text| text.parse::<Timestamp>().ok()).map_or(0, |time: Timestamp| time.as_millisecond())
     };
-    let seq: u64 = text("weft-seq")?.parse().ok()?;
+    let seq = copied_seq(&message.headers)?.0;
     let subscription: SubscriptionUid = text("weft-subscription-uid")?.parse().ok()?;
     let outcome = v1::Outcome {
         subscription: subscription.to_vec(),

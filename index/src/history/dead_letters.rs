@@ -1,7 +1,9 @@
 //! Reading: dead letters, one by one and in pages, the newest first.
 
+use std::{fmt, str::FromStr};
+
 use weft_proto::{
-    ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
+    ids::{EventId, InvalidId, Run, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
     v1::{self, DeadLetterReason, OutcomeKind},
 };
 
@@ -34,11 +36,73 @@ pub struct DeadLetterPlace {
     pub run: Run,
 }
 
+/// An event's id with its place where one id stands at several: `<eventId>` or `<eventId>@<sequence>`. A delivery that is
+/// repeated after the dedup horizon is another event with the same id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventRef {
+    /// The id.
+    pub event: EventId,
+    /// The sequence in EVENTS; `None`: any.
+    pub seq: Option<StreamSeq>,
+}
+
+impl EventRef {
+    /// Whether it names what stands at `seq`.
+    pub fn is_at(&self, seq: StreamSeq) -> bool {
+        self.seq.is_none_or(|named| named == seq)
+    }
+}
+
+impl fmt::Display for EventRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.seq {
+            Some(seq) => write!(f, "{}@{seq}", self.event),
+            None => write!(f, "{}", self.event),
+        }
+    }
+}
+
+impl FromStr for EventRef {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let Some((event, seq)) = text.split_once('@') else { return Ok(Self { event: text.parse()?, seq: None }) };
+        let seq = seq.parse().map_err(|_| InvalidId::NotUuid)?;
+        Ok(Self { event: event.parse()?, seq: Some(StreamSeq(seq)) })
+    }
+}
+
+/// A dead letter's id: `<subscription>:<eventId>`, or `<subscription>:<eventId>@<sequence>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetterId {
+    /// The subscription's name.
+    pub subscription: String,
+    /// The event.
+    pub event: EventRef,
+}
+
+impl fmt::Display for DeadLetterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.subscription, self.event)
+    }
+}
+
+impl FromStr for DeadLetterId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let (subscription, event) = text.rsplit_once(':').ok_or(InvalidId::NotUuid)?;
+        Ok(Self { subscription: subscription.to_owned(), event: event.parse()? })
+    }
+}
+
 /// A dead letter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeadLetter {
     /// Where it is.
     pub place: DeadLetterPlace,
+    /// Its event's id stands at several places of the log, so its own id needs the sequence.
+    pub is_repeated: bool,
     /// The event's number in its workflow; 0 while neither the event nor the copy has been read.
     pub sequence_number: u64,
     /// The event's type.
@@ -84,6 +148,21 @@ pub struct DeadLetterFilter {
     pub until_ms: Option<i64>,
     /// Only of these statuses; empty: of all.
     pub statuses: Vec<DeadLetterStatus>,
+}
+
+impl DeadLetter {
+    /// Its id, as short as it is unambiguous.
+    pub fn id(&self) -> DeadLetterId {
+        let seq = self.is_repeated.then_some(self.place.seq);
+        let event = EventRef { event: self.place.event, seq };
+        DeadLetterId { subscription: self.place.subscription.clone(), event }
+    }
+
+    /// Its id with the sequence.
+    pub fn full_id(&self) -> DeadLetterId {
+        let event = EventRef { event: self.place.event, seq: Some(self.place.seq) };
+        DeadLetterId { subscription: self.place.subscription.clone(), event }
+    }
 }
 
 impl DeadLetterFilter {
@@ -153,25 +232,27 @@ impl DeadLetterPlace {
     }
 }
 
-/// The dead letter of an event for the subscription of a name; the newest where there are several.
+/// The dead letters that an id names, the oldest place first: one for each place of the event. Of several subscriptions
+/// that have had the name the newest counts.
 pub(super) fn find(
     view: &View,
     subscriptions: &Subscriptions,
-    subscription: &str,
-    event: EventId,
-) -> Result<Option<DeadLetter>, redb::Error> {
-    for (shard, seq) in events::places(view, event)?.into_iter().rev() {
+    id: &DeadLetterId,
+) -> Result<Vec<DeadLetter>, redb::Error> {
+    let mut found = Vec::new();
+    for (shard, seq) in events::places(view, id.event.event)?.into_iter().filter(|(_, seq)| id.event.is_at(*seq)) {
         for row in view.dead.range((shard.0, seq.0, &UID_MIN)..=(shard.0, seq.0, &UID_MAX))?.rev() {
             let (key, value) = row?;
             let (shard, seq, uid) = key.value();
-            if subscriptions.name(view, uid)? == subscription
+            if subscriptions.name(view, uid)? == id.subscription
                 && let Some(dead_letter) = read(view, subscriptions, shard, seq, uid, &decode(value.value())?)?
             {
-                return Ok(Some(dead_letter));
+                found.push(dead_letter);
+                break;
             }
         }
     }
-    Ok(None)
+    Ok(found)
 }
 
 /// A page behind `after`, with at most `limit` dead letters.
@@ -227,6 +308,7 @@ fn read(
     let stored: Option<EventRow> = get(&view.events, (shard, seq))?;
     let event = stored.or_else(|| row.event.clone()).unwrap_or_default();
     Ok(Some(DeadLetter {
+        is_repeated: events::places(view, place.event)?.len() > 1,
         status: dead_letter_status(facts(view, shard, seq, uid, row, outcome)?),
         place,
         sequence_number: event.sequence_number,
@@ -278,4 +360,22 @@ fn facts(
         _ => false,
     };
     Ok(DeadLetterFacts { run: Run(outcome.run), reason: outcome.reason(), settled, commanded, closed_before })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_a_name_an_event_and_perhaps_a_sequence() {
+        let event = EventId::of_delivery("shop", "evt_1");
+        for (text, seq) in [(format!("billing:{event}"), None), (format!("billing:{event}@12"), Some(StreamSeq(12)))] {
+            let id: DeadLetterId = text.parse().unwrap();
+            assert_eq!(id, DeadLetterId { subscription: "billing".into(), event: EventRef { event, seq } });
+            assert_eq!(id.to_string(), text);
+        }
+        for wrong in ["", "billing", "billing:", "billing:evt_1", &event.to_string(), &format!("billing:{event}@")] {
+            assert!(wrong.parse::<DeadLetterId>().is_err(), "{wrong}");
+        }
+    }
 }

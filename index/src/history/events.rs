@@ -61,13 +61,13 @@ pub(super) fn places(view: &View, id: EventId) -> Result<Vec<(ShardId, StreamSeq
     Ok(places)
 }
 
-/// What is known of the newest event of this id.
+/// What is known of the event at a place.
 pub(super) fn event(
     view: &View,
     subscriptions: &Subscriptions,
-    id: EventId,
+    shard: ShardId,
+    seq: StreamSeq,
 ) -> Result<Option<EventHistory>, redb::Error> {
-    let Some((shard, seq)) = places(view, id)?.pop() else { return Ok(None) };
     let dead = dead_rows(view, shard, seq)?;
     let stored: Option<EventRow> = get(&view.events, (shard.0, seq.0))?;
     let Some(event) = stored.or_else(|| dead.iter().find_map(|(_, row)| of_dead(row))) else { return Ok(None) };

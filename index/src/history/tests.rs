@@ -151,7 +151,7 @@ fn copy(seq: u64, name: &str, outcome: &v1::Outcome) -> Stored {
     ] {
         headers.put(header, value);
     }
-    let subject = dead_letter_subject(name, &event.workflow, event.id, Run(outcome.run));
+    let subject = dead_letter_subject(name, &event.workflow, event.id, StreamSeq(outcome.sequence), Run(outcome.run));
     stored(seq, subject, headers, b"{}".to_vec())
 }
 
@@ -163,6 +163,7 @@ fn redrive(seq: u64, request_id: &str, numbers: &[u64]) -> Stored {
         workflow_id: "order-1".into(),
         event_id: event_id(*number).to_vec(),
         run: 0,
+        dead_letter_id: String::new(),
     });
     let action = Some(v1::command::Action::Redrive(v1::Redrive { items: items.collect() }));
     let command = v1::Command { request_id: request_id.into(), action, ..Default::default() };
@@ -206,12 +207,13 @@ impl Index {
     }
 
     fn event(&self, catalog: &Snapshot, number: u64) -> Option<events::EventHistory> {
-        events::event(&self.view(), &Subscriptions::of(catalog), event_id(number)).unwrap()
+        events::event(&self.view(), &Subscriptions::of(catalog), SHARD, StreamSeq(number)).unwrap()
     }
 
     fn dead_letter(&self, number: u64) -> Option<dead_letters::DeadLetter> {
         let subscriptions = Subscriptions::of(&Snapshot::default());
-        dead_letters::find(&self.view(), &subscriptions, "billing", event_id(number)).unwrap()
+        let id = format!("billing:{}", event_id(number)).parse().unwrap();
+        dead_letters::find(&self.view(), &subscriptions, &id).unwrap().pop()
     }
 
     fn statuses(&self, numbers: impl IntoIterator<Item = u64>) -> Vec<DeadLetterStatus> {

@@ -101,7 +101,7 @@ async fn start(connection: Connection, layout: Layout, folder: &Path, cancel: &C
 }
 
 async fn is_delivered(history: &History, number: u64) -> bool {
-    let event = history.event(event_id(number)).await;
+    let event = history.event_at(SHARD, StreamSeq(number)).await;
     event.is_ok_and(|event| event.is_some_and(|event| event.status.as_str() == "delivered"))
 }
 
@@ -132,7 +132,7 @@ async fn a_history_keeps_up_with_its_log() {
     stream.purge().sequence(500).await.unwrap();
     let gone = async || history.position_of(event_id(499)).await.is_ok_and(|place| place.is_none());
     assert!(eventually(PATIENCE, gone).await);
-    assert!(history.event(event_id(1)).await.unwrap().is_none());
+    assert!(history.event_at(SHARD, StreamSeq(1)).await.unwrap().is_none());
     assert!(is_delivered(&history, 500).await, "nothing else goes");
 
     // The streams are made anew under a history that runs: it is built anew.

@@ -1,7 +1,7 @@
 //! Copies of dead letters on DLQ: the event as it was, and in headers why it died.
 //!
 //! A copy is made after the commit that says so, by a task that never gives up while the shard is owned, and exactly
-//! once: its subject names subscription, workflow, event and run, and must be empty. How far copies are made stands in
+//! once: its subject names subscription, workflow, event, sequence and run, and must be empty. How far copies are made stands in
 //! the next commit; a take-over makes those behind it.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -10,10 +10,11 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 use weft_nats::{
     append::publish_once,
+    dead_letter::SEQUENCE_HEADER,
     event::{Event, StoredEvent},
     headers::MESSAGE_ID,
     message::Outgoing,
-    subject::{DLQ_STREAM, Layout, dead_letter_subject, encode_workflow},
+    subject::{Layout, dead_letter_subject},
 };
 use weft_proto::{
     ids::{EventId, Run, StreamSeq, SubscriptionUid, WorkflowId},
@@ -146,10 +147,7 @@ async fn find(log: &Log, outcome: &v1::Outcome) -> Option<Arc<StoredEvent>> {
     let seq = StreamSeq(outcome.sequence);
     let stored = match log.get(&log.layout.events_stream(log.shard), seq).await {
         Some(message) => Some(message),
-        None => {
-            let subject = format!("dlq.*.{}.{event_id}.*", encode_workflow(&workflow));
-            log.last_by_subject(DLQ_STREAM, &subject).await
-        }
+        None => log.any_copy(&workflow, event_id, seq).await,
     };
     let Some(stored) = stored else {
         tracing::error!(sequence = seq.0, %event_id, "dead letter is no longer in the log and gets no copy");
@@ -214,7 +212,7 @@ fn message(names: &Names, outcome: &v1::Outcome, event: &StoredEvent) -> Option<
     let workflow = &event.event.workflow;
     let mut headers = event.event.encode(Layout::new(1)).headers;
     // The message id is the event's in EVENTS; here one event may stand in several copies.
-    headers.set(MESSAGE_ID, format_args!("{uid}:{}:{}", event.event.id, outcome.run));
+    headers.set(MESSAGE_ID, format_args!("{uid}:{}:{}:{}", event.event.id, outcome.sequence, outcome.run));
     for (header, value) in [
         ("weft-subscription", name.clone()),
         ("weft-subscription-uid", uid.to_string()),
@@ -224,12 +222,13 @@ fn message(names: &Names, outcome: &v1::Outcome, event: &StoredEvent) -> Option<
         ("weft-last-error", outcome.last_error.clone()),
         ("weft-first-failed-at", time(outcome.first_failed_at_ms)),
         ("weft-dead-lettered-at", time(outcome.at_ms)),
-        ("weft-seq", outcome.sequence.to_string()),
+        (SEQUENCE_HEADER, outcome.sequence.to_string()),
         ("weft-run", outcome.run.to_string()),
     ] {
         headers.put(header, value);
     }
-    let subject = dead_letter_subject(&name, workflow, event.event.id, Run(outcome.run));
+    let seq = StreamSeq(outcome.sequence);
+    let subject = dead_letter_subject(&name, workflow, event.event.id, seq, Run(outcome.run));
     Some(Outgoing { subject, headers, payload: event.event.payload.clone() })
 }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use tokio::task::JoinError;
 use weft_nats::{
     catalog::Matcher,
+    dead_letter::CopyName,
     event::{Event, StoredEvent},
-    subject::{DLQ_STREAM, dead_letter_subject},
+    message::Stored,
 };
 use weft_proto::ids::{EventId, Run, StreamSeq};
 
@@ -41,8 +42,14 @@ impl Driver {
     pub(super) fn load(&mut self, work: Work, subscription_name: String, event: EventId, dead_run: Run) {
         let log = self.log();
         self.lookups.spawn(async move {
-            let subject = dead_letter_subject(&subscription_name, &work.lane.workflow, event, dead_run);
-            let event = read_copy(&log, &subject, &work).await;
+            let name = CopyName {
+                subscription: &subscription_name,
+                workflow: &work.lane.workflow,
+                event,
+                seq: work.seq,
+                run: dead_run,
+            };
+            let event = read_dead_letter(&log, &name).await;
             Lookup::Loaded { work, event }
         });
     }
@@ -95,12 +102,17 @@ async fn gone(log: &Log, from: StreamSeq, end: StreamSeq) -> StreamSeq {
     if first > from { StreamSeq(first.0 - 1).min(end) } else { StreamSeq(0) }
 }
 
-/// The event of a dead letter: its copy on DLQ, or the event itself while EVENTS has it.
-async fn read_copy(log: &Log, subject: &str, work: &Work) -> Option<Arc<StoredEvent>> {
-    let message = match log.last_by_subject(DLQ_STREAM, subject).await {
-        Some(copy) => copy,
-        None => log.get(&log.layout.events_stream(log.shard), work.seq).await?,
+/// The event of a dead letter: from EVENTS while that holds it, else its copy on DLQ.
+async fn read_dead_letter(log: &Log, name: &CopyName<'_>) -> Option<Arc<StoredEvent>> {
+    let decode = |message: Stored| {
+        let event = Event::decode_parts(name.workflow.clone(), &message.headers, &message.payload).ok()?;
+        let event = StoredEvent { seq: name.seq, stored_at: message.stored_at, event };
+        Some(event).filter(|event| event.event.id == name.event)
     };
-    let event = Event::decode_parts(work.lane.workflow.clone(), &message.headers, &message.payload).ok()?;
-    Some(Arc::new(StoredEvent { seq: work.seq, stored_at: message.stored_at, event }))
+    let stored = log.get(&log.layout.events_stream(log.shard), name.seq).await;
+    let event = match stored.and_then(decode) {
+        Some(event) => event,
+        None => log.copy(name).await.and_then(decode)?,
+    };
+    Some(Arc::new(event))
 }

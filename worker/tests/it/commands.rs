@@ -32,6 +32,7 @@ fn item(subscription: &v1::Subscription, event: &Event, sequence: u64, run: u64)
         workflow_id: event.workflow.to_string(),
         event_id: event.id.to_vec(),
         run,
+        ..Default::default()
     }
 }
 
@@ -121,7 +122,7 @@ async fn a_second_death_is_a_new_entry_and_can_be_resolved() {
     let copies = log.read("DLQ", |messages| messages.len() == 2).await;
     let subjects: Vec<_> = copies.iter().map(|copy| copy.subject.clone()).collect();
     let id = events[0].id;
-    assert_eq!(subjects, [format!("dlq.billing.w0.{id}.0"), format!("dlq.billing.w0.{id}.1")]);
+    assert_eq!(subjects, [format!("dlq.billing.w0.{id}.1.0"), format!("dlq.billing.w0.{id}.1.1")]);
     let resolved = OutcomeKind::Resolved.into();
     let close = v1::CloseDeadLetters { items: vec![item(&subscription, &events[0], 1, 1)], kind: resolved };
     command(&log, "resolve", Action::Close(close)).await;

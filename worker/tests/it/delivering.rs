@@ -87,7 +87,7 @@ async fn dead_letters_are_copied_and_redriven_once() {
 
     let copies = log.read("DLQ", |messages| !messages.is_empty()).await;
     let copy = &copies[0];
-    assert_eq!(copy.subject, format!("dlq.billing.w0.{}.0", events[1].id));
+    assert_eq!(copy.subject, format!("dlq.billing.w0.{}.2.0", events[1].id));
     assert_eq!(copy.payload, events[1].payload);
     let header = |name: &str| copy.headers.get(name).map(|value| value.as_str().to_owned()).unwrap_or_default();
     assert_eq!((header("weft-reason"), header("weft-attempts")), ("permanent".into(), "1".into()));
@@ -124,6 +124,7 @@ async fn redrive(log: &Log, subscription: &v1::Subscription, event: &weft_nats::
         workflow_id: event.workflow.to_string(),
         event_id: event.id.to_vec(),
         run: 0,
+        ..Default::default()
     };
     let command = v1::Command {
         request_id: "request-1".into(),

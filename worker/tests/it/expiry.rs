@@ -28,7 +28,7 @@ async fn what_waits_too_long_becomes_a_dead_letter_with_its_payload() {
     let worker = Running::start(&log, folder.path());
     let events = log.events(3, 1).await;
     let wanted: Vec<_> = [("paused", 0), ("paused", 1), ("paused", 2), ("blocking", 0)]
-        .map(|(name, event)| (format!("dlq.{name}.w0.{}.0", events[event].id), &events[event].payload))
+        .map(|(name, event)| (format!("dlq.{name}.w0.{}.{}.0", events[event].id, event + 1), &events[event].payload))
         .into();
     let is_there = |copies: &[Stored], subject: &str| copies.iter().any(|copy| copy.subject == subject);
     let copies = log.read(DLQ_STREAM, |copies| wanted.iter().all(|(subject, _)| is_there(copies, subject))).await;

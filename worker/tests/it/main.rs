@@ -10,6 +10,7 @@ mod full;
 mod http;
 mod isolation;
 mod leases;
+mod repeated;
 mod shares;
 mod support;
 mod twins;

@@ -30,7 +30,7 @@ use weft_nats::{
     records,
     streams::{self, LogSpec},
     subject::Layout,
-    testing::TestServer,
+    testing::{TestServer, eventually},
 };
 use weft_proto::{
     ids::{EventId, SequenceNumber, StreamSeq, SubscriptionUid, WorkflowId},
@@ -125,6 +125,26 @@ impl Log {
             self.end = self.appender.append(self.end, &messages).await.unwrap();
         }
         events
+    }
+
+    /// Appends the next event of a workflow, changed by `with`, as soon as the server takes it: it refuses a repeated id
+    /// within its own window.
+    pub async fn event_with(&mut self, workflow: &str, with: impl FnOnce(&mut Event)) -> Event {
+        let mut event = self.event(workflow);
+        with(&mut event);
+        if let Some(head) = self.heads.get_mut(workflow) {
+            head.1 = event.id;
+        }
+        let message = event.encode(self.layout);
+        let stored = eventually(PATIENCE, async || {
+            match self.appender.append(self.end, std::slice::from_ref(&message)).await {
+                Ok(end) => self.end = end,
+                Err(_) => return false,
+            }
+            true
+        });
+        assert!(stored.await, "the log takes the event");
+        event
     }
 
     fn event(&mut self, workflow: &str) -> Event {
@@ -270,6 +290,7 @@ pub struct Request {
     pub epoch: u64,
     pub replay: bool,
     pub signed: bool,
+    pub body: Bytes,
     pub answered: u16,
 }
 
@@ -354,6 +375,7 @@ async fn receive(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) 
         epoch: number("weft-epoch"),
         replay: text("weft-replay").as_deref() == Some("true"),
         signed,
+        body,
         answered: 0,
     };
     request.answered = (shared.answer)(&request);

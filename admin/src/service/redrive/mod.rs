@@ -59,7 +59,7 @@ fn dry_run(request_id: &str, selected: Vec<DeadLetter>) -> Responses {
     };
     let each = first.clone();
     let items = selected.into_iter().map(move |dead_letter| v1::RedriveDeadLettersResponse {
-        id: format!("{}:{}", dead_letter.place.subscription, dead_letter.place.event),
+        id: dead_letter.id().to_string(),
         status: dead_letter.status.as_str().to_owned(),
         ..each.clone()
     });

@@ -125,6 +125,9 @@ fn count(counts: &mut v1::RedriveDeadLettersResponse, state: ItemProgress) -> Op
 }
 
 fn dead_letter_id(item: &v1::RedriveItem) -> String {
+    if !item.dead_letter_id.is_empty() {
+        return item.dead_letter_id.clone();
+    }
     let event = EventId::from_slice(&item.event_id).map(|id| id.to_string()).unwrap_or_default();
     format!("{}:{event}", item.subscription_name)
 }

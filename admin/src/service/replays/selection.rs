@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use tonic::Status;
+use weft_index::history::EventRef;
 use weft_nats::{
     catalog::{Matcher, Snapshot, keys::Grant},
     cursor::Cursor,
@@ -11,7 +12,7 @@ use weft_nats::{
     scan::{self, Filter},
 };
 use weft_proto::{
-    ids::{EventId, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
+    ids::{ShardId, StreamSeq, SubscriptionUid, WorkflowId},
     v1,
 };
 
@@ -88,6 +89,7 @@ impl Chosen {
                 workflow_id: stored.event.workflow.as_str().to_owned(),
                 event_id: stored.event.id.to_vec(),
                 run: 0,
+                dead_letter_id: String::new(),
             };
             self.items.insert((shard, stored.seq, *uid), item);
         }
@@ -105,11 +107,12 @@ async fn by_id(log: &Log, grant: &Grant, ids: &[String], chosen: &mut Chosen) ->
     }
     log.catch_up().await?;
     for text in ids {
-        let id: EventId =
+        let named: EventRef =
             text.parse().map_err(|problem| refuse(Code::BadQuery, format!("event_ids: {text:?} {problem}")))?;
-        let unknown = || refuse(Code::UnknownEvent, format!("no event {id} is kept; nothing was replayed"));
-        let (shard, seq) = log.history.position_of(id).await.map_err(of_history)?.ok_or_else(unknown)?;
-        let event = log.event(id, shard, seq, None).await?.ok_or_else(unknown)?;
+        let unknown = || refuse(Code::UnknownEvent, format!("no event {named} is kept; nothing was replayed"));
+        let places = log.history.places_of(named.event).await.map_err(of_history)?;
+        let (shard, seq) = places.into_iter().rfind(|(_, seq)| named.is_at(*seq)).ok_or_else(unknown)?;
+        let event = log.event(named.event, shard, seq, None).await?.ok_or_else(unknown)?;
         grant.check(&event.source, &event.workflow).map_err(|_| unknown())?;
         chosen.take(shard, &StoredEvent { seq, stored_at: event.received_at, event })?;
     }
