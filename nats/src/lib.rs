@@ -16,6 +16,7 @@
 //! - [`tags`]: proof that what is said past the log comes from a process of the mesh.
 //! - [`dead_letter`]: the copies of dead letters on DLQ.
 //! - [`tail`]: the events behind a cursor and those to come.
+//! - [`checkpoints`]: the checkpoints of a shard's owner, found and read.
 //! - [`catalog`]: sources, subscriptions and keys, watched by every role.
 //! - [`commands`]: what operators ask for, and the record of what they have changed.
 //! - [`options`]: the sections `[nats]`, `[log]`, `[dead_letters]`, `[rejected]`, and the typed durations and sizes of all sections.
@@ -26,6 +27,7 @@
 
 pub mod append;
 pub mod catalog;
+pub mod checkpoints;
 pub mod commands;
 pub mod connect;
 pub mod cursor;

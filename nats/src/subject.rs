@@ -130,14 +130,24 @@ impl Layout {
         format!("outcomes.{shard}")
     }
 
-    /// The subject of checkpoint chunks.
+    /// The subject of checkpoint chunks in OUTCOMES, where earlier versions kept checkpoints.
     pub fn chunk_subject(self, shard: ShardId) -> String {
         format!("outcomes.{shard}.chunk")
     }
 
-    /// The subject of checkpoint ends: the last message on it is the newest complete checkpoint.
+    /// The subject of checkpoint ends in OUTCOMES, where earlier versions kept checkpoints.
     pub fn checkpoint_subject(self, shard: ShardId) -> String {
         format!("outcomes.{shard}.checkpoint")
+    }
+
+    /// `CHECKPOINTS`, or `CHECKPOINTS_<k>`.
+    pub fn checkpoints_stream(self, shard: ShardId) -> String {
+        self.per_shard("CHECKPOINTS", shard)
+    }
+
+    /// The subject of the chunks and ends of checkpoints, in order.
+    pub fn checkpoints_subject(self, shard: ShardId) -> String {
+        format!("checkpoints.{shard}")
     }
 
     /// The subject of commands.

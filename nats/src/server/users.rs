@@ -7,6 +7,7 @@
 use std::{collections::BTreeMap, fs, io};
 
 use serde_json::{Value, json};
+use weft_proto::ids::ShardId;
 
 use super::{
     ServerError,
@@ -127,18 +128,25 @@ fn gateway_subjects() -> Vec<String> {
 }
 
 fn worker_subjects(layout: Layout) -> Vec<String> {
-    // It drops what is settled when EVENTS is nearly full, and carries forward the heads that would go with it.
-    let mut own: Vec<_> =
-        layout.all().map(|shard| format!("$JS.API.STREAM.PURGE.{}", layout.events_stream(shard))).collect();
+    // It drops what is settled when EVENTS is nearly full, and carries forward the heads that would go with it; and it
+    // purges the checkpoints before the newest complete one.
+    let mut own: Vec<_> = layout.all().flat_map(|shard| worker_purges(layout, shard)).collect();
     own.extend([
         "heads.>".to_owned(),
         "outcomes.>".to_owned(),
+        "checkpoints.>".to_owned(),
         "dlq.>".to_owned(),
         format!("$KV.{LEASES_BUCKET}.>"),
         // A worker pauses a subscription whose receiver is gone, and writes nothing else there.
         format!("$KV.{CATALOG_BUCKET}.subscription.>"),
     ]);
     role_subjects(&own)
+}
+
+/// The purges of a shard that a worker may request.
+fn worker_purges(layout: Layout, shard: ShardId) -> [String; 2] {
+    [layout.events_stream(shard), layout.checkpoints_stream(shard)]
+        .map(|stream| format!("$JS.API.STREAM.PURGE.{stream}"))
 }
 
 fn admin_subjects() -> Vec<String> {
@@ -226,10 +234,9 @@ mod tests {
     fn only_the_operators_role_may_remove_anything() {
         let removing = ["$JS.API.STREAM.DELETE", "$JS.API.STREAM.PURGE", "$JS.API.STREAM.MSG.DELETE", "$JS.API.>"];
         let layout = Layout::new(2);
-        let purges = |subject: &String| {
-            layout.all().any(|shard| *subject == format!("$JS.API.STREAM.PURGE.{}", layout.events_stream(shard)))
-        };
-        // Workers drop settled events.
+        let purges = |subject: &String| layout.all().any(|shard| worker_purges(layout, shard).contains(subject));
+        // Workers drop settled events and old checkpoints, and must not purge commits.
+        assert!(!layout.all().any(|shard| purges(&format!("$JS.API.STREAM.PURGE.{}", layout.outcomes_stream(shard)))));
         let worker = worker_subjects(layout).into_iter().filter(|subject| !purges(subject)).collect();
         for subjects in [gateway_subjects(), worker, tail_subjects(layout)] {
             for prefix in removing {

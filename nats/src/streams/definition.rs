@@ -42,6 +42,7 @@ pub(super) fn all(layout: Layout, spec: &LogSpec) -> Vec<Config> {
     let mut streams = vec![leases(layout, spec)];
     streams.extend(layout.all().map(|shard| events(layout, shard, spec)));
     streams.extend(layout.all().map(|shard| outcomes(layout, shard, spec)));
+    streams.extend(layout.all().map(|shard| checkpoints(layout, shard, spec)));
     streams.extend(layout.all().map(|shard| commands(layout, shard, spec)));
     streams.extend([dead_letters(spec), rejected(spec), catalog(spec)]);
     streams
@@ -65,13 +66,23 @@ fn events(layout: Layout, shard: ShardId, spec: &LogSpec) -> Config {
     }
 }
 
-/// What became of it: commits and checkpoints. It has no limit of size, so that a full EVENTS can still be settled.
+/// What became of it: commits, and the checkpoints of earlier versions. It has no limit of size, so that a full EVENTS can
+/// still be settled.
 fn outcomes(layout: Layout, shard: ShardId, spec: &LogSpec) -> Config {
     Config {
         subjects: vec![layout.outcomes_subject(shard), layout.chunk_subject(shard), layout.checkpoint_subject(shard)],
         max_age: spec.log.retention.0,
         allow_atomic_publish: true,
         ..sharded(layout.outcomes_stream(shard), layout, shard, spec)
+    }
+}
+
+/// The state of a shard's owner. Without an age limit: a checkpoint is valid until the next one is complete, and the owner
+/// then purges it.
+fn checkpoints(layout: Layout, shard: ShardId, spec: &LogSpec) -> Config {
+    Config {
+        subjects: vec![layout.checkpoints_subject(shard)],
+        ..sharded(layout.checkpoints_stream(shard), layout, shard, spec)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The log against a real nats-server.
 
 mod catalog;
+mod checkpoints;
 mod log;
 mod scan;
 mod server;

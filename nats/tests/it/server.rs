@@ -126,6 +126,7 @@ async fn each_role_writes_its_own_streams_and_no_others() {
         ("rejected.shop", "REJECTED", &[0]),
         ("outcomes.0", "OUTCOMES", &[1]),
         ("outcomes.0.checkpoint", "OUTCOMES", &[1]),
+        ("checkpoints.0", "CHECKPOINTS", &[1]),
         ("dlq.s.w.e.0", "DLQ", &[1]),
         ("commands.0", "COMMANDS", &[2]),
         ("$KV.weft_leases.0", "KV_weft_leases", &[1]),

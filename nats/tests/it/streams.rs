@@ -48,6 +48,8 @@ async fn every_role_at_once_makes_one_log() {
         config(&roles[0], "OUTCOMES_0").await.subjects,
         ["outcomes.0", "outcomes.0.chunk", "outcomes.0.checkpoint"]
     );
+    let checkpoints = config(&roles[0], "CHECKPOINTS_2").await;
+    assert_eq!((checkpoints.subjects, checkpoints.max_age), (vec!["checkpoints.2".to_owned()], Duration::ZERO));
     assert!(config(&roles[0], "KV_weft_leases").await.allow_message_ttl);
     assert_eq!(config(&roles[0], "KV_weft_catalog").await.subjects, ["$KV.weft_catalog.>"]);
     for stream in ["COMMANDS_1", "DLQ", "REJECTED"] {

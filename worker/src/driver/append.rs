@@ -1,4 +1,4 @@
-//! One append to OUTCOMES, until it is certain what became of it.
+//! One append to a stream that only the shard's owner writes, until it is certain what became of it.
 //!
 //! An append whose answer is lost is found by reading on: the record behind our position is ours, then it was stored;
 //! or another owner's, then we are fenced; or there is none, then the same append goes again with the same expectation,
@@ -24,10 +24,11 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 #[derive(Debug)]
 pub(super) struct Fenced;
 
-/// Appends one record behind `expected`, however long it takes: a shard whose commits cannot be made stands still, and
+/// Appends one record to `stream` behind `expected`, however long it takes: a shard whose commits cannot be made stands still, and
 /// its lease ends it when that lasts.
 pub(super) async fn append_until_stored(
     log: Log,
+    stream: String,
     mut appender: Appender,
     expected: StreamSeq,
     message: Outgoing,
@@ -38,7 +39,7 @@ pub(super) async fn append_until_stored(
             Ok(seq) => return Ok((appender, seq)),
             Err(error) => match error.kind {
                 AppendErrorKind::Conflict { .. } | AppendErrorKind::Unknown(_) => {
-                    match stored_behind(&log, expected, &message.payload).await {
+                    match stored_behind(&log, &stream, expected, &message.payload).await {
                         Ok(Behind::Ours(seq)) => return Ok((appender, seq)),
                         Ok(Behind::Anothers) => return Err(Fenced),
                         Ok(Behind::Nothing) => error.kind.to_string(),
@@ -50,7 +51,7 @@ pub(super) async fn append_until_stored(
                 }
             },
         };
-        tracing::warn!(shard = %log.shard, problem, "commit is tried again");
+        tracing::warn!(stream, problem, "append is retried");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE.1);
         log.connection.connected().await;
@@ -64,9 +65,8 @@ enum Behind {
     Nothing,
 }
 
-async fn stored_behind(log: &Log, expected: StreamSeq, payload: &Bytes) -> Result<Behind, String> {
-    let stream = log.layout.outcomes_stream(log.shard);
-    let state = streams::state(&log.connection, &stream).await.map_err(|error| error.to_string())?;
+async fn stored_behind(log: &Log, stream: &str, expected: StreamSeq, payload: &Bytes) -> Result<Behind, String> {
+    let state = streams::state(&log.connection, stream).await.map_err(|error| error.to_string())?;
     if state.last == expected {
         return Ok(Behind::Nothing);
     }
@@ -75,7 +75,7 @@ async fn stored_behind(log: &Log, expected: StreamSeq, payload: &Bytes) -> Resul
         return Ok(Behind::Anothers);
     }
     // None where a replica lags behind: asked again.
-    let next = direct::range(&log.connection, &stream, expected.next(), ">", 1, payload.len() * 2 + 4096).await;
+    let next = direct::range(&log.connection, stream, expected.next(), ">", 1, payload.len() * 2 + 4096).await;
     match next.map_err(|error| error.to_string())?.first() {
         Some(message) if message.payload == *payload => Ok(Behind::Ours(message.seq)),
         Some(_) => Ok(Behind::Anothers),

@@ -1,11 +1,9 @@
 //! The pipeline of commits: one append in flight, never given up while the shard is owned, nothing applied before its ack.
-//! The pieces of a checkpoint go through the same pipeline, between commits.
 
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::{
-    sync::mpsc,
     task::{JoinError, JoinHandle},
     time::Instant,
 };
@@ -18,11 +16,10 @@ use weft_proto::{
 use super::{
     Context, Driver, DriverError,
     append::{Fenced, append_until_stored},
-    pace::SinceCheckpoint,
 };
 use crate::{
     lane::{Draft, Input},
-    ledger::{Ledger, LedgerError, checkpoint::Piece, tables::Positions},
+    ledger::{Ledger, tables::Positions},
     log::Log,
 };
 
@@ -37,8 +34,8 @@ const FORGET_PAUSE: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 struct InFlight {
     task: JoinHandle<Result<(Appender, StreamSeq), Fenced>>,
-    /// What is being appended: a commit is applied once it is stored.
-    record: v1::OutcomeRecord,
+    /// What is being appended: it is applied once it is stored.
+    commit: Arc<v1::Commit>,
     /// The draft that the commit is of; none: the record that fences off the owner before.
     draft: Option<Box<Draft>>,
     /// Encoded.
@@ -48,13 +45,14 @@ struct InFlight {
 /// How an append ended: the task's own end, then the append's.
 pub(super) type Answer = Result<Result<(Appender, StreamSeq), Fenced>, JoinError>;
 
-/// What came to a pipeline.
+/// A commit that is stored and applied.
 #[derive(Debug)]
-pub(super) enum Turn {
-    /// The append in flight has its answer.
-    Answered(Box<Answer>),
-    /// A piece of the checkpoint is there to be appended. None: it could not be read to its end.
-    Piece(Option<Piece>),
+pub(super) struct Stored {
+    /// The draft that it is of; none: the record that fences off the owner before.
+    pub draft: Option<Box<Draft>>,
+    pub commit: Arc<v1::Commit>,
+    /// Encoded.
+    pub bytes: usize,
 }
 
 #[derive(Debug)]
@@ -69,10 +67,6 @@ pub(super) struct Commits {
     cursor: u64,
     commands: u64,
     copied: u64,
-    checkpoint: Option<Checkpoint>,
-    /// The last append was a commit: a piece of the checkpoint may go before the next.
-    piece_next: bool,
-    since_checkpoint: SinceCheckpoint,
     /// What the next commit forgets.
     forget: Option<Forget>,
     forgotten_at: Option<Instant>,
@@ -87,25 +81,9 @@ pub(super) struct Forget {
     pub dead_before_ms: i64,
 }
 
-/// A checkpoint that is being written.
-#[derive(Debug)]
-struct Checkpoint {
-    pieces: mpsc::Receiver<Result<Piece, LedgerError>>,
-    first_chunk: StreamSeq,
-}
-
 impl Commits {
-    /// Begins behind `positions`; the last checkpoint was made at `checkpoint`, or never was one but the stream was made
-    /// then.
-    pub fn new(
-        context: &Context,
-        log: Log,
-        ledger: Ledger,
-        positions: Positions,
-        checkpoint: (StreamSeq, Timestamp),
-    ) -> Self {
-        let age = Duration::try_from(Timestamp::now().duration_since(checkpoint.1)).unwrap_or(Duration::ZERO);
-        let commits = positions.outcomes.0.saturating_sub(checkpoint.0.0);
+    /// Begins behind `positions`.
+    pub fn new(context: &Context, log: Log, ledger: Ledger, positions: Positions) -> Self {
         Self {
             appender: Some(Appender::new(log.connection.clone())),
             log,
@@ -117,9 +95,6 @@ impl Commits {
             cursor: positions.cursor.0,
             commands: positions.commands,
             copied: positions.copied,
-            checkpoint: None,
-            piece_next: false,
-            since_checkpoint: SinceCheckpoint::new(context.checkpoints, commits, age, Instant::now()),
             forget: None,
             forgotten_at: None,
         }
@@ -157,7 +132,7 @@ impl Commits {
     pub async fn fence(&mut self) -> Result<(), DriverError> {
         let commit = v1::Commit { cursor: self.cursor, commands_cursor: self.commands, ..Default::default() };
         let commit = self.complete(commit);
-        self.append(Record::Commit(commit), None);
+        self.append(commit, None);
         let answer = self.answer().await;
         self.finish(answer).await.map(drop)
     }
@@ -180,37 +155,33 @@ impl Commits {
             self.forgotten_at = Some(Instant::now());
         }
         let commit = self.complete(std::mem::take(&mut draft.commit));
-        self.append(Record::Commit(commit), Some(Box::new(draft)));
+        self.append(commit, Some(Box::new(draft)));
     }
 
-    fn append(&mut self, record: Record, draft: Option<Box<Draft>>) {
-        let subject = match record {
-            Record::Commit(_) => self.log.layout.outcomes_subject(self.log.shard),
-            Record::Chunk(_) => self.log.layout.chunk_subject(self.log.shard),
-            Record::End(_) => self.log.layout.checkpoint_subject(self.log.shard),
-        };
-        self.piece_next = draft.is_some();
-        let record = v1::OutcomeRecord { record: Some(record) };
-        let message = records::encode(subject, &record);
+    fn append(&mut self, commit: v1::Commit, draft: Option<Box<Draft>>) {
+        let Log { layout, shard, .. } = self.log;
+        let record = v1::OutcomeRecord { record: Some(Record::Commit(commit)) };
+        let message = records::encode(layout.outcomes_subject(shard), &record);
+        let Some(Record::Commit(commit)) = record.record else { return };
         let bytes = message.payload.len();
         let Some(appender) = self.appender.take() else { return };
+        let stream = layout.outcomes_stream(shard);
         // Ends with its answer, or with the shard: dropping the pipeline aborts it.
-        let task = tokio::spawn(append_until_stored(self.log.clone(), appender, self.position, message));
-        self.in_flight = Some(InFlight { task, record, draft, bytes });
+        let task = tokio::spawn(append_until_stored(self.log.clone(), stream, appender, self.position, message));
+        self.in_flight = Some(InFlight { task, commit: Arc::new(commit), draft, bytes });
     }
 
-    /// Waits for the answer to the append in flight. Safe to cancel.
-    async fn answer(&mut self) -> Answer {
+    /// Waits for the answer to the append in flight; for ever while there is none. Safe to cancel.
+    pub async fn answer(&mut self) -> Answer {
         match &mut self.in_flight {
             Some(in_flight) => (&mut in_flight.task).await,
             None => std::future::pending().await,
         }
     }
 
-    /// Applies what an answer says: a draft and its commit, where it was one. Not safe to cancel: what is stored must be
-    /// applied.
-    pub async fn finish(&mut self, answer: Answer) -> Result<Option<(Box<Draft>, Arc<v1::Commit>)>, DriverError> {
-        let Some(InFlight { record, draft, bytes, .. }) = self.in_flight.take() else {
+    /// Applies the commit that an answer is for. Not safe to cancel: what is stored must be applied.
+    pub async fn finish(&mut self, answer: Answer) -> Result<Stored, DriverError> {
+        let Some(InFlight { commit, draft, bytes, .. }) = self.in_flight.take() else {
             return Err(DriverError::Fenced);
         };
         let (appender, seq) = match answer {
@@ -220,87 +191,19 @@ impl Commits {
         };
         self.appender = Some(appender);
         self.position = seq;
-        let commit = match record.record {
-            Some(Record::Commit(commit)) => {
-                self.cursor = commit.cursor;
-                self.commands = commit.commands_cursor;
-                self.since_checkpoint.committed(bytes);
-                Some(Arc::new(commit))
-            }
-            Some(Record::Chunk(chunk)) => {
-                self.since_checkpoint.piece_written(bytes);
-                if let Some(checkpoint) = &mut self.checkpoint
-                    && chunk.index == 0
-                {
-                    checkpoint.first_chunk = seq;
-                }
-                None
-            }
-            Some(Record::End(_)) => {
-                self.checkpoint = None;
-                tracing::info!(shard = %self.log.shard, position = seq.0, "checkpoint is written");
-                None
-            }
-            None => None,
-        };
-        self.ledger.apply(seq, commit.clone()).await?;
-        Ok(draft.zip(commit))
+        self.cursor = commit.cursor;
+        self.commands = commit.commands_cursor;
+        self.ledger.apply(seq, Some(Arc::clone(&commit))).await?;
+        Ok(Stored { draft, commit, bytes })
     }
 
     pub fn position(&self) -> StreamSeq {
         self.position
     }
 
-    /// Begins a checkpoint when it is time.
-    pub fn begin_checkpoint(&mut self) {
-        if self.checkpoint_wait().is_some_and(|wait| wait.is_zero()) {
-            self.checkpoint = Some(Checkpoint { pieces: self.ledger.checkpoint(), first_chunk: StreamSeq(0) });
-            self.since_checkpoint.begun(Instant::now());
-        }
-    }
-
-    /// How long it is to the next checkpoint; `None` while one is being written or a commit is in flight.
-    pub fn checkpoint_wait(&self) -> Option<Duration> {
-        let is_free = self.checkpoint.is_none() && self.in_flight.is_none();
-        is_free.then(|| self.since_checkpoint.wait(Instant::now()))
-    }
-
     /// Ends the ledger: what was applied is on disk when this returns.
     pub async fn close(&mut self) {
-        self.checkpoint = None;
         self.ledger.close().await;
-    }
-
-    /// Waits for what comes next: the ack of the append in flight, or, while there is none, the checkpoint's next piece.
-    /// Safe to cancel.
-    pub async fn next(&mut self) -> Result<Turn, DriverError> {
-        if self.in_flight.is_some() {
-            return Ok(Turn::Answered(Box::new(self.answer().await)));
-        }
-        match &mut self.checkpoint {
-            Some(checkpoint) => Ok(Turn::Piece(checkpoint.pieces.recv().await.transpose()?)),
-            None => std::future::pending().await,
-        }
-    }
-
-    /// The next piece of the checkpoint, if it is ready and a commit has gone since the last: so the two take turns
-    /// however busy the shard is.
-    pub fn ready_piece(&mut self) -> Result<Option<Piece>, DriverError> {
-        let Some(checkpoint) = self.checkpoint.as_mut().filter(|_| self.piece_next) else { return Ok(None) };
-        // An empty channel that is closed is found out by `next`.
-        Ok(checkpoint.pieces.try_recv().ok().transpose()?)
-    }
-
-    /// Appends a piece of the checkpoint.
-    pub fn append_piece(&mut self, piece: Option<Piece>) {
-        match piece {
-            Some(Piece::Chunk(chunk)) => self.append(Record::Chunk(chunk), None),
-            Some(Piece::End { end }) => {
-                let first_chunk = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.first_chunk.0);
-                self.append(Record::End(v1::CheckpointEnd { first_chunk, ..end }), None);
-            }
-            None => self.checkpoint = None,
-        }
     }
 }
 
@@ -313,23 +216,18 @@ impl Drop for Commits {
 }
 
 impl Driver {
-    /// Begins the next append, when none is in flight: a commit where there is something to commit, or a piece of the
-    /// checkpoint.
-    pub(super) fn commit_next(&mut self) -> Result<(), DriverError> {
+    /// Appends the next draft, when there is one and no append is in flight.
+    pub(super) fn commit_next(&mut self) {
         if self.commits.in_flight() {
-            return Ok(());
+            return;
         }
         self.commits.set_copied(self.copies.copied());
-        self.commits.begin_checkpoint();
-        if let Some(piece) = self.commits.ready_piece()? {
-            self.commits.append_piece(Some(piece));
-        } else if self.draft_wait().is_some_and(|wait| wait.is_zero())
+        if self.draft_wait().is_some_and(|wait| wait.is_zero())
             && let Some(draft) = self.lanes.take_draft()
         {
             self.draft_since = None;
             self.commits.begin(draft);
         }
-        Ok(())
     }
 
     /// How long it is until the next draft is committed; `None` while there is none, or an append is in flight.
@@ -344,7 +242,9 @@ impl Driver {
 
     /// What follows a commit: lanes go on, dead letters are copied.
     pub(super) async fn committed(&mut self, answer: Answer) -> Result<(), DriverError> {
-        let Some((draft, commit)) = self.commits.finish(answer).await? else { return Ok(()) };
+        let Stored { draft, commit, bytes } = self.commits.finish(answer).await?;
+        self.checkpoints.committed(bytes);
+        let Some(draft) = draft else { return Ok(()) };
         metrics::counter!(crate::metrics::OUTCOMES).increment(commit.outcomes.len() as u64);
         self.copies.add(self.commits.position().0, &commit, draft.dead).await;
         self.handle(Input::Committed { draft: draft.number })

@@ -34,6 +34,7 @@ mod aging;
 mod append;
 mod attempts;
 mod backfill;
+mod checkpoints;
 mod commands;
 mod commits;
 mod copies;
@@ -47,7 +48,8 @@ mod trim;
 use aging::Aging;
 use attempts::Attempted;
 use backfill::Backfills;
-use commits::{Commits, Turn};
+use checkpoints::Checkpoints;
+use commits::Commits;
 use copies::Copies;
 use lookups::Lookup;
 pub use pace::CheckpointPace;
@@ -127,6 +129,7 @@ pub struct Driver {
     share: Share,
     lanes: Lanes,
     commits: Commits,
+    checkpoints: Checkpoints,
     copies: Copies,
     events: OrderedReader,
     commands: OrderedReader,
@@ -154,7 +157,7 @@ impl Driver {
         mut share: Share,
         recovered: Recovered,
     ) -> Self {
-        let Recovered { ledger, positions, restored, checkpoint } = recovered;
+        let Recovered { ledger, positions, restored, checkpoints } = recovered;
         let log = Log { connection: context.connection.clone(), layout: context.layout, shard };
         let stream = context.layout.events_stream(shard);
         let events = reader(&context, stream, &format!("events-{shard}"), positions.cursor.next());
@@ -166,7 +169,9 @@ impl Driver {
         let copies = Copies::start(&context, log.clone(), positions.copied);
         let trim = (context.on_full == OnFull::DropSettled)
             .then(|| Trim::start(log.clone(), ledger.settlement(), copies.watch_copied(), context.remember));
-        let commits = Commits::new(&context, log, ledger, positions, checkpoint);
+        let commits = Commits::new(&context, log.clone(), ledger, positions);
+        let checkpoints =
+            Checkpoints::new(log, context.checkpoints, commits.epoch(), positions.created_ns, checkpoints);
         Self {
             context,
             shard,
@@ -174,6 +179,7 @@ impl Driver {
             share,
             lanes,
             commits,
+            checkpoints,
             copies,
             events,
             commands,
@@ -201,6 +207,7 @@ impl Driver {
             () = lost.cancelled() => Err(DriverError::LeaseLost),
             ended = self.drive(&drain) => ended,
         };
+        self.checkpoints.stop();
         self.commits.close().await;
         ended
     }
@@ -224,6 +231,7 @@ impl Driver {
     async fn take_over(&mut self) -> Result<(), DriverError> {
         let through = self.commits.position();
         self.commits.fence().await?;
+        self.checkpoints.taken_over();
         let log = self.log();
         self.copies.repeat(&log, self.commits.copied(), through).await;
         tracing::info!(shard = %self.shard, epoch = self.commits.epoch(), "shard is taken over");
@@ -242,23 +250,22 @@ impl Driver {
         drain: &CancellationToken,
         catalog: &mut watch::Receiver<Arc<Snapshot>>,
     ) -> Result<(), DriverError> {
-        self.commit_next()?;
+        self.commit_next();
+        self.checkpoints.start_if_due(self.commits.ledger());
         let active = !drain.is_cancelled();
         let reads = self.matching && active && self.lanes.drafts_waiting() < DRAFTS_WAITING_MAX;
         if reads {
             self.backfill_next()?;
         }
         let deadline = self.lanes.next_deadline();
-        let checkpoint = self.commits.checkpoint_wait();
+        let checkpoint = self.checkpoints.wait();
         let draft = self.draft_wait();
         tokio::select! {
             () = drain.cancelled(), if active => {}
             Some(ended) = self.attempts.join_next() => self.ended(ended)?,
-            turn = self.commits.next() => match turn? {
-                Turn::Answered(answer) => self.committed(*answer).await?,
-                Turn::Piece(piece) => self.commits.append_piece(piece),
-            },
-            // The next turn begins it.
+            answer = self.commits.answer() => self.committed(answer).await?,
+            ended = self.checkpoints.ended() => self.checkpoints.finish(ended)?,
+            // The next turn starts it.
             () = tokio::time::sleep(checkpoint.unwrap_or_default()), if checkpoint.is_some() => {}
             () = tokio::time::sleep(draft.unwrap_or_default()), if draft.is_some() => {}
             Some(looked) = self.lookups.join_next() => self.looked(looked)?,

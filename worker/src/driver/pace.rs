@@ -1,93 +1,110 @@
-//! When a checkpoint is due. Pure but for the clock that it is handed.
+//! When a checkpoint is due. Pure except for the clock value that it is handed.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Bytes of commits after which a checkpoint is due: a take-over without a file reads them in a second or two.
-const COMMIT_BYTES: u64 = 64 * 1024 * 1024;
-/// But no sooner than when so many times the last checkpoint's own bytes have been committed: a large state is then a
-/// fifth of what is written at the most.
-const CHECKPOINT_BYTES_FACTOR: u64 = 4;
+use crate::ledger::recovery::CommitVolume;
 
-/// How often the whole state of a shard is written to OUTCOMES.
+/// Bytes of commits after which a checkpoint is due: a take-over without a file reads them in about a second.
+const COMMIT_BYTES: u64 = 64 * 1024 * 1024;
+/// No checkpoint is due before the commits since the last one exceed this multiple of the bytes that checkpoints occupy.
+/// It bounds what checkpoints add to the bytes that an owner writes (a half), and what a take-over without a file reads
+/// (the state and twice its size of commits).
+const CHECKPOINT_BYTES_FACTOR: u64 = 2;
+/// Pause after a checkpoint that could not be written, such as on a full disk: retried often enough to be there when the
+/// cause is removed, rarely enough not to fill the stream with chunks that no end follows.
+const RETRY_PAUSE: Duration = Duration::from_secs(60);
+
+/// How often the state of a shard is written to CHECKPOINTS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckpointPace {
-    /// After so many commits: what a take-over without a file reads at the most.
+    /// After this many commits, which bounds what a take-over without a file reads.
     pub commits: u64,
-    /// After so many bytes of commits, or more where the state is large.
+    /// After this many bytes of commits.
     pub bytes: u64,
-    /// After so long in which something was committed.
+    /// After this time, if there were commits.
     pub busy: Duration,
-    /// After so long in which nothing was: OUTCOMES must always hold a checkpoint and everything behind it.
+    /// After this time in any case: OUTCOMES must hold every commit after the newest checkpoint.
     pub idle: Duration,
 }
 
 impl CheckpointPace {
     /// For an OUTCOMES that keeps its messages for `kept`: every 10,000 commits, 64 MiB or 10 minutes, and always when the
-    /// last checkpoint has come to half of its life. Zero: OUTCOMES keeps everything.
+    /// commits after the last checkpoint have reached half of their retention. Zero: OUTCOMES keeps everything.
     pub fn new(kept: Duration) -> Self {
         let idle = if kept.is_zero() { Duration::MAX } else { kept / 2 };
         Self { commits: 10_000, bytes: COMMIT_BYTES, busy: Duration::from_secs(600).min(idle), idle }
     }
 
-    /// How long it is to the next checkpoint, so much after the last one. The first commit of an owner says nothing, so
-    /// one alone counts as none.
-    fn wait(&self, since: Written, age: Duration) -> Duration {
-        let bytes_max = self.bytes.max(since.checkpoint_bytes.saturating_mul(CHECKPOINT_BYTES_FACTOR));
-        if since.commits >= self.commits || since.bytes >= bytes_max {
+    /// Time until the next checkpoint, given the commits since the last one, its age, and the bytes that checkpoints
+    /// occupy. The first commit of an owner changes nothing but the epoch, so a single commit counts as none.
+    fn wait(&self, since: CommitVolume, occupied: u64, age: Duration) -> Duration {
+        let worth = since.bytes >= occupied.saturating_mul(CHECKPOINT_BYTES_FACTOR);
+        if worth && (since.count >= self.commits || since.bytes >= self.bytes) {
             return Duration::ZERO;
         }
-        let interval = if since.commits > 1 { self.busy } else { self.idle };
+        let interval = if worth && since.count > 1 { self.busy } else { self.idle };
         interval.saturating_sub(age)
     }
 }
 
-/// What has been written since a shard's last checkpoint began.
-#[derive(Debug, Clone, Copy, Default)]
-struct Written {
-    commits: u64,
-    /// Of the commits.
-    bytes: u64,
-    /// Of that checkpoint; 0 where another owner has written it.
-    checkpoint_bytes: u64,
-}
-
-/// What has come since a shard's last checkpoint.
+/// When a shard's next checkpoint is due.
 #[derive(Debug)]
-pub(super) struct SinceCheckpoint {
+pub(super) struct CheckpointSchedule {
     pace: CheckpointPace,
-    written: Written,
-    /// How old the last checkpoint was at `from`.
+    /// Commits after the position of the last complete checkpoint.
+    since: CommitVolume,
+    /// Commits since the running checkpoint was started.
+    during: CommitVolume,
+    /// Bytes in CHECKPOINTS: of the complete checkpoint, and of chunks that no end follows.
+    occupied: u64,
+    /// Age of the last complete checkpoint at `from`.
     age: Duration,
     from: Instant,
+    started: Instant,
+    /// After a failure, no checkpoint is due before this.
+    not_before: Instant,
 }
 
-impl SinceCheckpoint {
-    /// At `now` the last checkpoint is `commits` commits and `age` old.
-    pub fn new(pace: CheckpointPace, commits: u64, age: Duration, now: Instant) -> Self {
-        Self { pace, written: Written { commits, ..Written::default() }, age, from: now }
+impl CheckpointSchedule {
+    /// At `now` the last checkpoint is `age` old, `since` was committed after it, and checkpoints occupy `occupied` bytes.
+    pub fn new(pace: CheckpointPace, since: CommitVolume, occupied: u64, age: Duration, now: Instant) -> Self {
+        let during = CommitVolume::default();
+        Self { pace, since, during, occupied, age, from: now, started: now, not_before: now }
     }
 
-    /// A commit of so many bytes.
+    /// A commit of this many bytes was stored.
     pub fn committed(&mut self, bytes: usize) {
-        self.written.commits += 1;
-        self.written.bytes += bytes as u64;
+        for commits in [&mut self.since, &mut self.during] {
+            commits.count += 1;
+            commits.bytes += bytes as u64;
+        }
     }
 
-    /// A piece of the checkpoint, of so many bytes.
-    pub fn piece_written(&mut self, bytes: usize) {
-        self.written.checkpoint_bytes += bytes as u64;
+    /// A checkpoint is started.
+    pub fn started(&mut self, now: Instant) {
+        self.during = CommitVolume::default();
+        self.started = now;
     }
 
-    /// A checkpoint begins at `now`.
-    pub fn begun(&mut self, now: Instant) {
-        *self = Self::new(self.pace, 0, Duration::ZERO, now);
+    /// The running checkpoint is complete and the only one left: it has this many bytes.
+    pub fn completed(&mut self, bytes: u64) {
+        self.since = self.during;
+        self.occupied = bytes;
+        (self.age, self.from) = (Duration::ZERO, self.started);
     }
 
-    /// How long it is from `now` to the next checkpoint.
+    /// The running checkpoint was given up at `now`; its chunks, of this many bytes, are still stored.
+    pub fn failed(&mut self, bytes: u64, now: Instant) {
+        self.occupied = self.occupied.saturating_add(bytes);
+        self.not_before = now + RETRY_PAUSE;
+    }
+
+    /// Time from `now` until the next checkpoint is due.
     pub fn wait(&self, now: Instant) -> Duration {
-        self.pace.wait(self.written, self.age.saturating_add(now.saturating_duration_since(self.from)))
+        let age = self.age.saturating_add(now.saturating_duration_since(self.from));
+        self.pace.wait(self.since, self.occupied, age).max(self.not_before.saturating_duration_since(now))
     }
 }
 
@@ -96,55 +113,87 @@ mod tests {
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3600);
+    const MIB: usize = 1024 * 1024;
 
-    fn commits(commits: u64) -> Written {
-        Written { commits, ..Written::default() }
+    fn commits(count: u64) -> CommitVolume {
+        CommitVolume { count, bytes: 0 }
     }
 
     #[test]
-    fn commits_time_and_the_end_of_its_life_each_make_a_checkpoint_due() {
+    fn commits_time_and_half_of_the_retention_each_make_a_checkpoint_due() {
         let pace = CheckpointPace::new(8 * 24 * HOUR);
-        assert_eq!(pace.wait(commits(10_000), Duration::ZERO), Duration::ZERO);
-        assert_eq!(pace.wait(commits(9_999), Duration::from_secs(599)), Duration::from_secs(1));
-        assert_eq!(pace.wait(commits(2), Duration::from_secs(600)), Duration::ZERO);
-        let idle = pace.wait(commits(1), 95 * HOUR);
-        assert_eq!(idle, HOUR, "an idle shard writes one before half of its life has passed");
-        assert_eq!(pace.wait(commits(0), 96 * HOUR), Duration::ZERO);
+        assert_eq!(pace.wait(commits(10_000), 0, Duration::ZERO), Duration::ZERO);
+        assert_eq!(pace.wait(commits(9_999), 0, Duration::from_secs(599)), Duration::from_secs(1));
+        assert_eq!(pace.wait(commits(2), 0, Duration::from_secs(600)), Duration::ZERO);
+        let idle = pace.wait(commits(1), 0, 95 * HOUR);
+        assert_eq!(idle, HOUR, "an idle shard writes one before half of the retention has passed");
+        assert_eq!(pace.wait(commits(0), 0, 96 * HOUR), Duration::ZERO);
     }
 
-    /// What a take-over reads stays bounded however large commits are, and so does what checkpoints cost.
+    /// A large state is not rewritten every 10,000 commits or every ten minutes.
     #[test]
-    fn bytes_make_a_checkpoint_due_and_a_large_state_puts_it_off() {
+    fn no_trigger_but_the_retention_is_due_before_commits_exceed_a_multiple_of_the_checkpoint() {
         let now = Instant::now();
-        let mut since = SinceCheckpoint::new(CheckpointPace::new(HOUR), 0, Duration::ZERO, now);
-        let megabytes = |count: usize| count * 1024 * 1024;
-        since.committed(megabytes(63));
-        assert!(since.wait(now) > Duration::ZERO);
-        since.committed(megabytes(1));
-        assert_eq!(since.wait(now), Duration::ZERO);
-        since.begun(now);
-        since.piece_written(megabytes(20));
-        since.committed(megabytes(79));
-        assert!(since.wait(now) > Duration::ZERO);
-        since.committed(megabytes(1));
-        assert_eq!(since.wait(now), Duration::ZERO);
+        let pace = CheckpointPace::new(8 * 24 * HOUR);
+        let mut schedule = CheckpointSchedule::new(pace, commits(0), 60 * MIB as u64, Duration::ZERO, now);
+        for _ in 0..20_000 {
+            schedule.committed(6 * 1024);
+        }
+        assert!(schedule.wait(now + HOUR) > Duration::ZERO, "117 MiB of commits, 20,000 of them, an hour");
+        assert_eq!(schedule.wait(now + 96 * HOUR), Duration::ZERO);
+        schedule.committed(3 * MIB);
+        assert_eq!(schedule.wait(now), Duration::ZERO);
     }
 
     #[test]
-    fn a_short_retention_shortens_the_pace_and_none_leaves_it() {
+    fn a_small_state_is_written_after_so_many_bytes_of_commits() {
+        let now = Instant::now();
+        let mut schedule = CheckpointSchedule::new(CheckpointPace::new(HOUR), commits(0), 1000, Duration::ZERO, now);
+        schedule.committed(63 * MIB);
+        assert!(schedule.wait(now) > Duration::ZERO);
+        schedule.committed(MIB);
+        assert_eq!(schedule.wait(now), Duration::ZERO);
+        schedule.started(now);
+        schedule.committed(10);
+        schedule.completed(2000);
+        assert_eq!(schedule.since, CommitVolume { count: 1, bytes: 10 }, "commits made meanwhile are not in it");
+    }
+
+    /// However often an owner fails in the middle of a checkpoint, the chunks that it leaves stay in proportion to what was
+    /// committed.
+    #[test]
+    fn a_failed_checkpoint_is_retried_later_and_only_when_its_remains_are_worth_it() {
+        let now = Instant::now();
+        let mut schedule = CheckpointSchedule::new(CheckpointPace::new(HOUR), commits(0), 0, Duration::ZERO, now);
+        schedule.committed(64 * MIB);
+        schedule.started(now);
+        schedule.failed(10 * MIB as u64, now);
+        assert_eq!(schedule.wait(now), RETRY_PAUSE);
+        assert_eq!(schedule.wait(now + RETRY_PAUSE), Duration::ZERO);
+        schedule.started(now);
+        schedule.failed(30 * MIB as u64, now);
+        assert!(schedule.wait(now + RETRY_PAUSE) > Duration::ZERO);
+        schedule.committed(16 * MIB);
+        assert_eq!(schedule.wait(now + RETRY_PAUSE), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_short_retention_shortens_the_interval_and_none_leaves_it() {
         let short = CheckpointPace::new(Duration::from_secs(60));
-        assert_eq!(short.wait(commits(5), Duration::ZERO), Duration::from_secs(30));
-        assert!(CheckpointPace::new(Duration::ZERO).wait(commits(1), 10_000 * HOUR) > HOUR);
+        assert_eq!(short.wait(commits(5), 0, Duration::ZERO), Duration::from_secs(30));
+        assert!(CheckpointPace::new(Duration::ZERO).wait(commits(1), 0, 10_000 * HOUR) > HOUR);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_age_before_a_take_over_counts() {
         let now = Instant::now();
-        let mut since = SinceCheckpoint::new(CheckpointPace::new(HOUR), 1, Duration::from_secs(1000), now);
-        assert_eq!(since.wait(now), Duration::from_secs(800));
-        since.committed(1);
-        assert_eq!(since.wait(now), Duration::ZERO);
-        since.begun(now);
-        assert_eq!(since.wait(now + Duration::from_secs(300)), Duration::from_secs(1500));
+        let age = Duration::from_secs(1000);
+        let mut schedule = CheckpointSchedule::new(CheckpointPace::new(HOUR), commits(1), 0, age, now);
+        assert_eq!(schedule.wait(now), Duration::from_secs(800));
+        schedule.committed(1);
+        assert_eq!(schedule.wait(now), Duration::ZERO);
+        schedule.started(now);
+        schedule.completed(0);
+        assert_eq!(schedule.wait(now + Duration::from_secs(300)), Duration::from_secs(1500));
     }
 }

@@ -51,20 +51,29 @@ pub(super) fn apply_in(
     Ok(())
 }
 
-/// Puts a checkpoint's chunks and end in the place of everything.
-pub(super) fn load_checkpoint(
-    database: &redb::Database,
-    chunks: &[v1::CheckpointChunk],
-    end: &v1::CheckpointEnd,
-    created_ns: u64,
-) -> Result<(), LedgerError> {
-    clear(database)?;
+/// Loads chunks of a checkpoint into a file that was [cleared](clear), in the order of the checkpoint. The file counts as
+/// empty until the last of them is followed by [`end_checkpoint`].
+pub(super) fn load_chunks(database: &redb::Database, chunks: &[v1::CheckpointChunk]) -> Result<(), LedgerError> {
     let transaction = database.begin_write()?;
     {
         let mut state = State::open(&transaction)?;
         for chunk in chunks {
             state.load(chunk)?;
         }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Ends the loading of a checkpoint: sets the positions of its state.
+pub(super) fn end_checkpoint(
+    database: &redb::Database,
+    end: &v1::CheckpointEnd,
+    created_ns: u64,
+) -> Result<(), LedgerError> {
+    let transaction = database.begin_write()?;
+    {
+        let mut meta = transaction.open_table(META)?;
         for (name, value) in [
             ("outcomes", end.position),
             ("cursor", end.cursor),
@@ -73,7 +82,7 @@ pub(super) fn load_checkpoint(
             ("copied", end.copied),
             ("created", created_ns),
         ] {
-            state.meta.insert(name, value)?;
+            meta.insert(name, value)?;
         }
     }
     transaction.commit()?;

@@ -23,7 +23,7 @@ pub enum Piece {
     Chunk(v1::CheckpointChunk),
     /// The positions of the state, and the number of chunks.
     End {
-        /// What the end marker says, but for `first_chunk`.
+        /// The end, without what the writer adds: where the checkpoint is stored and who writes it.
         end: v1::CheckpointEnd,
     },
 }
@@ -161,5 +161,6 @@ fn end_of(positions: Positions, chunks: u32) -> v1::CheckpointEnd {
         commands_cursor: positions.commands,
         cursor_event_id: Vec::new(),
         copied: positions.copied,
+        ..Default::default()
     }
 }

@@ -3,6 +3,8 @@
 //! The file, when it is of this stream and the stream still has what follows it; else the newest checkpoint; else the
 //! whole stream from its first message. Then every record behind that. A stream whose beginning has expired and that has
 //! no checkpoint cannot say what is settled: then the shard is refused rather than delivered twice.
+//!
+//! A checkpoint is written to the file as it is read, so that the memory for it does not depend on its size.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,7 +14,14 @@ use std::{
 
 use jiff::Timestamp;
 use weft_index::projection;
-use weft_nats::{connect::Connection, direct, direct::DirectError, message::Stored, records, streams, subject::Layout};
+use weft_nats::{
+    checkpoints::{self, Checkpoint, ChunkError},
+    connect::Connection,
+    direct::DirectError,
+    message::Stored,
+    records, streams,
+    subject::Layout,
+};
 use weft_proto::{
     ids::{ShardId, StreamSeq},
     v1::{self, outcome_record::Record},
@@ -28,6 +37,11 @@ use crate::{
     log::{Bounds, Log},
 };
 
+/// Size of a chunk that an earlier version wrote, about.
+const OLD_CHUNK_BYTES: u64 = 256 * 1024;
+/// Checkpoints that may be replaced by newer ones while a take-over reads them: each needs as many commits as its own
+/// size, so more than a few say that something else is wrong.
+const LOADS_MAX: usize = 5;
 /// What is read at once.
 const READ: Bounds = Bounds { messages: 500, bytes: 8 * 1024 * 1024 };
 /// How often long work says how far it is.
@@ -42,8 +56,28 @@ pub struct Recovered {
     pub positions: Positions,
     /// For the lanes.
     pub restored: Restored,
-    /// Where the newest checkpoint ends and when it was written. Where there is none: 0, and when OUTCOMES was made.
-    pub checkpoint: (StreamSeq, Timestamp),
+    /// The checkpoints that the owner finds.
+    pub checkpoints: CheckpointState,
+}
+
+/// A number of commits, and their encoded size.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CommitVolume {
+    /// Number of commits.
+    pub count: u64,
+    /// Bytes of the commits.
+    pub bytes: u64,
+}
+
+/// What is stored in checkpoints, and what follows them.
+#[derive(Debug, Clone, Copy)]
+pub struct CheckpointState {
+    /// When the newest one was written; where there is none, when OUTCOMES was made.
+    pub at: Timestamp,
+    /// Commits after its position. Their bytes are estimated.
+    pub since: CommitVolume,
+    /// Bytes that all checkpoints occupy, those without an end included.
+    pub occupied: u64,
 }
 
 /// Why a shard cannot be taken over.
@@ -120,14 +154,13 @@ impl<'a> Recovery<'a> {
     }
 
     async fn run(self) -> Result<Recovered, RecoveryError> {
-        let checkpoint =
-            direct::last_by_subject(&self.log.connection, &self.stream, &self.checkpoint_subject()).await?;
         let mut positions = self.positions().await?;
+        let mut newest = self.newest_checkpoint().await?;
         if let Some(reason) = mismatch(positions, self.created_ns, self.state) {
             if positions.outcomes.0 > 0 {
                 tracing::warn!(shard = %self.log.shard, reason, "ledger is built again from the log");
             }
-            self.load(checkpoint.as_ref()).await?;
+            newest = self.load(newest).await?;
             positions = self.positions().await?;
         }
         if positions.outcomes.next() < self.state.first {
@@ -140,11 +173,13 @@ impl<'a> Recovery<'a> {
             )));
         }
         self.follow(positions.outcomes).await?;
-        let positions = Positions { created_ns: self.created_ns, ..self.positions().await? };
+        let mut positions = Positions { created_ns: self.created_ns, ..self.positions().await? };
         let database = Arc::clone(&self.database);
         let restored = blocking(move || store::restored(&database, positions)).await?;
-        let checkpoint = checkpoint.map_or((StreamSeq(0), self.state.created), |end| (end.seq, end.stored_at));
-        Ok(Recovered { ledger: Ledger::start(self.database, positions)?, positions, restored, checkpoint })
+        let checkpoints = self.checkpoint_state(&newest, positions).await?;
+        // Epochs never decrease in CHECKPOINTS, also where OUTCOMES is another one by now.
+        positions.epoch = positions.epoch.max(newest.writer_epoch);
+        Ok(Recovered { ledger: Ledger::start(self.database, positions)?, positions, restored, checkpoints })
     }
 
     async fn positions(&self) -> Result<Positions, LedgerError> {
@@ -152,40 +187,104 @@ impl<'a> Recovery<'a> {
         blocking(move || tables::positions(&database)).await
     }
 
-    fn checkpoint_subject(&self) -> String {
-        self.log.layout.checkpoint_subject(self.log.shard)
-    }
-
-    /// Puts a checkpoint in the place of everything, or nothing where there is none.
-    async fn load(&self, end: Option<&Stored>) -> Result<(), RecoveryError> {
-        let database = Arc::clone(&self.database);
-        let Some(Record::End(end)) = end.and_then(decode) else {
-            return Ok(blocking(move || apply::clear(&database)).await?);
-        };
-        let chunks = self.chunks(&end).await?;
-        tracing::info!(shard = %self.log.shard, position = end.position, chunks = end.chunks, "ledger begins at a checkpoint");
-        let created_ns = self.created_ns;
-        Ok(blocking(move || apply::load_checkpoint(&database, &chunks, &end, created_ns)).await?)
-    }
-
-    async fn chunks(&self, end: &v1::CheckpointEnd) -> Result<Vec<v1::CheckpointChunk>, RecoveryError> {
+    /// The newest checkpoint that is one of this OUTCOMES.
+    async fn newest_checkpoint(&self) -> Result<Newest, RecoveryError> {
         let Log { connection, layout, shard } = self.log;
-        let subject = layout.chunk_subject(*shard);
-        let mut chunks = Vec::new();
-        let mut from = StreamSeq(end.first_chunk);
-        while chunks.len() < end.chunks as usize {
-            let messages = direct::range(connection, &self.stream, from, &subject, READ.messages, READ.bytes).await?;
-            let Some(last) = messages.last() else {
-                let problem = format!("{}: the checkpoint of {} is not whole", self.stream, end.position);
-                return Err(RecoveryError::Lost(problem));
-            };
-            from = last.seq.next();
-            chunks.extend(messages.iter().filter_map(decode).filter_map(|record| match record {
-                Record::Chunk(chunk) if chunk.position == end.position => Some(chunk),
-                _ => None,
-            }));
+        let tail = checkpoints::tail(connection, *layout, *shard).await?;
+        let old = checkpoints::newest_in_outcomes(connection, *layout, *shard).await?;
+        let mut newest = Newest { checkpoint: None, writer_epoch: tail.writer_epoch };
+        for checkpoint in tail.newest.into_iter().chain(old) {
+            let position = newest.checkpoint.as_ref().map_or(0, |newest| newest.end.position);
+            if checkpoint.end.position < position {
+                continue;
+            }
+            match self.foreign(&checkpoint).await? {
+                None => newest.checkpoint = Some(checkpoint),
+                Some(reason) => tracing::warn!(
+                    %shard, position = checkpoint.end.position, reason,
+                    "a checkpoint does not belong to the log and is ignored"
+                ),
+            }
         }
-        Ok(chunks)
+        Ok(newest)
+    }
+
+    /// Why a checkpoint is not of this OUTCOMES.
+    async fn foreign(&self, checkpoint: &Checkpoint) -> Result<Option<&'static str>, RecoveryError> {
+        let end = &checkpoint.end;
+        let position = StreamSeq(end.position);
+        if end.outcomes_created_ns != 0 && end.outcomes_created_ns != self.created_ns {
+            return Ok(Some("OUTCOMES is another stream"));
+        }
+        if position > self.state.last {
+            return Ok(Some("OUTCOMES ends before it"));
+        }
+        if end.position_stored_at_ns != 0 && position >= self.state.first {
+            let read = self.log.try_range(&self.stream, ">", position, position, READ).await?;
+            if read.messages.first().is_some_and(|message| unix_ns(message.stored_at) != end.position_stored_at_ns) {
+                return Ok(Some("another record stands at its position"));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Puts a checkpoint in the place of everything, or nothing where there is none. Returns the one that was loaded: an
+    /// owner that still writes may replace the one that is being read.
+    async fn load(&self, mut newest: Newest) -> Result<Newest, RecoveryError> {
+        for _ in 0..LOADS_MAX {
+            let database = Arc::clone(&self.database);
+            blocking(move || apply::clear(&database)).await?;
+            let Some(checkpoint) = &newest.checkpoint else { return Ok(newest) };
+            match self.load_from(checkpoint).await {
+                Err(LoadError::Chunks(ChunkError::Incomplete(position))) => {
+                    let next = self.newest_checkpoint().await?;
+                    if next.checkpoint == newest.checkpoint {
+                        return Err(RecoveryError::Lost(format!(
+                            "{}: the checkpoint at position {position} is not complete",
+                            self.stream
+                        )));
+                    }
+                    newest = next;
+                }
+                Err(LoadError::Chunks(ChunkError::Unavailable(error))) => return Err(error.into()),
+                Err(LoadError::Ledger(error)) => return Err(error.into()),
+                Ok(()) => return Ok(newest),
+            }
+        }
+        Err(RecoveryError::Unavailable("checkpoints are replaced faster than they can be read".into()))
+    }
+
+    async fn load_from(&self, checkpoint: &Checkpoint) -> Result<(), LoadError> {
+        let end = checkpoint.end.clone();
+        tracing::info!(
+            shard = %self.log.shard, position = end.position, chunks = end.chunks, "ledger is loaded from a checkpoint"
+        );
+        let mut reader = checkpoint.chunks(&self.log.connection);
+        while let Some(chunks) = reader.next().await? {
+            let database = Arc::clone(&self.database);
+            blocking(move || apply::load_chunks(&database, &chunks)).await?;
+        }
+        let (database, created_ns) = (Arc::clone(&self.database), self.created_ns);
+        Ok(blocking(move || apply::end_checkpoint(&database, &end, created_ns)).await?)
+    }
+
+    /// What the owner needs to know to decide when the next checkpoint is due.
+    async fn checkpoint_state(&self, newest: &Newest, positions: Positions) -> Result<CheckpointState, RecoveryError> {
+        let Log { connection, layout, shard } = self.log;
+        let stored = streams::usage(connection, &layout.checkpoints_stream(*shard)).await?;
+        let outcomes = streams::usage(connection, &self.stream).await?;
+        let (position, at, old_bytes) = match &newest.checkpoint {
+            Some(Checkpoint { end, ended_at, .. }) => {
+                (end.position, *ended_at, u64::from(end.chunks) * OLD_CHUNK_BYTES)
+            }
+            None => (0, self.state.created, 0),
+        };
+        let count = positions.outcomes.0.saturating_sub(position);
+        let kept = self.state.last.next().0.saturating_sub(self.state.first.0);
+        let since = CommitVolume { count, bytes: outcomes.bytes.checked_div(kept).unwrap_or(0).saturating_mul(count) };
+        // What an earlier version left in OUTCOMES expires there.
+        let occupied = if stored.bytes > 0 { stored.bytes } else { old_bytes };
+        Ok(CheckpointState { at, since, occupied })
     }
 
     /// Applies everything behind `from`.
@@ -207,6 +306,36 @@ impl<'a> Recovery<'a> {
         tracing::debug!(stream = self.stream, from = from.0, to = position.0, elapsed_ms, "ledger has read the log");
         Ok(())
     }
+}
+
+/// The newest checkpoint of a shard.
+struct Newest {
+    checkpoint: Option<Checkpoint>,
+    /// The highest epoch of an owner that has written to CHECKPOINTS.
+    writer_epoch: u64,
+}
+
+/// Why a checkpoint could not be loaded.
+enum LoadError {
+    Chunks(ChunkError),
+    Ledger(LedgerError),
+}
+
+impl From<ChunkError> for LoadError {
+    fn from(error: ChunkError) -> Self {
+        Self::Chunks(error)
+    }
+}
+
+impl From<LedgerError> for LoadError {
+    fn from(error: LedgerError) -> Self {
+        Self::Ledger(error)
+    }
+}
+
+/// Unix nanoseconds; every time that a server stamps fits.
+pub(crate) fn unix_ns(at: Timestamp) -> i64 {
+    i64::try_from(at.as_nanosecond()).unwrap_or(0)
 }
 
 fn applied(message: &Stored) -> Applied {

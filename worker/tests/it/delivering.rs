@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use prost::Message as _;
 use weft_nats::{catalog::Catalog, testing::eventually};
 use weft_proto::v1;
 
@@ -198,17 +197,12 @@ async fn a_checkpoint_takes_the_place_of_the_file() {
     let worker = Running::start_with(&log, folder.path(), |worker| worker.checkpoint_every(4));
     let events = log.events(40, 4).await;
     receiver.until_delivered(36).await;
-    log.read("OUTCOMES", |messages| messages.iter().any(|message| message.subject == "outcomes.0.checkpoint")).await;
+    log.checkpoint(|_| true).await;
     worker.stop().await;
 
     std::fs::remove_file(folder.path().join("ledger-0.redb")).unwrap();
     // What the checkpoint covers is gone: nothing else can say it.
-    let end = weft_nats::direct::last_by_subject(&log.connection, "OUTCOMES", "outcomes.0.checkpoint");
-    let end = end.await.unwrap().unwrap();
-    let record = v1::OutcomeRecord::decode(end.payload).unwrap().record;
-    let Some(v1::outcome_record::Record::End(end)) = record else { panic!("{record:?}") };
-    let stream = log.connection.jetstream().get_stream("OUTCOMES").await.unwrap();
-    stream.purge().sequence(end.position.min(end.first_chunk)).await.unwrap();
+    log.expire_outcomes(log.checkpoint(|_| true).await.end.position).await;
 
     let worker = Running::start(&log, folder.path());
     let more = log.events(4, 4).await;

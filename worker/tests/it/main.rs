@@ -1,6 +1,7 @@
 //! The worker against a real nats-server and real receivers.
 
 mod behind;
+mod checkpoints;
 mod commands;
 mod delivering;
 mod embedded;

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use weft_nats::{
     append::{AppendErrorKind, Appender},
     catalog::Catalog,
+    checkpoints::{self, Checkpoint},
     connect::Connection,
     event::Event,
     message::Stored,
@@ -33,7 +34,7 @@ use weft_nats::{
     testing::{TestServer, eventually},
 };
 use weft_proto::{
-    ids::{EventId, SequenceNumber, StreamSeq, SubscriptionUid, WorkflowId},
+    ids::{EventId, SequenceNumber, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
     v1,
 };
 use weft_worker::{Worker, WorkerOptions};
@@ -234,6 +235,25 @@ impl Log {
         let ack =
             self.connection.jetstream().publish_with_headers(subject.to_owned(), records::headers().to_map(), payload);
         ack.await.unwrap().await.unwrap();
+    }
+
+    /// The newest complete checkpoint, once it is as wanted.
+    pub async fn checkpoint(&self, wanted: impl Fn(&Checkpoint) -> bool) -> Checkpoint {
+        let found = tokio::time::timeout(PATIENCE, async {
+            loop {
+                let tail = checkpoints::tail(&self.connection, self.layout, ShardId(0)).await.unwrap();
+                if let Some(newest) = tail.newest.filter(&wanted) {
+                    return newest;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        found.await.expect("a checkpoint")
+    }
+
+    /// Makes OUTCOMES begin after a position, as when its messages have expired.
+    pub async fn expire_outcomes(&self, through: u64) {
+        streams::drop_through(&self.connection, "OUTCOMES", StreamSeq(through)).await.unwrap();
     }
 
     /// Every commit so far, read until `enough`.

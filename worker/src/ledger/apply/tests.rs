@@ -13,7 +13,7 @@ use crate::{
     ledger::{
         checkpoint,
         overlay::Overlay,
-        tables::{Settled, UID_BYTES, all, has_request, head, open_dead_letter, positions_of, settled},
+        tables::{Positions, Settled, UID_BYTES, all, has_request, head, open_dead_letter, positions_of, settled},
     },
 };
 
@@ -131,7 +131,16 @@ fn through_checkpoint(database: Arc<redb::Database>) -> redb::Database {
     assert!((0..).zip(&chunks).all(|(index, chunk)| chunk.index == index && chunk.position == end.position));
     let loaded = memory();
     apply(&loaded, &records(1, &[v1::Commit { lanes: vec![lane(0, 0, 1, 9)], ..Default::default() }]), 1).unwrap();
-    load_checkpoint(&loaded, &chunks, &end, CREATED_NS).unwrap();
+    clear(&loaded).unwrap();
+    for chunk in chunks {
+        load_chunks(&loaded, &[chunk]).unwrap();
+    }
+    assert_eq!(
+        positions_of(&loaded.begin_read().unwrap()).unwrap(),
+        Positions::default(),
+        "counts as empty until its end"
+    );
+    end_checkpoint(&loaded, &end, CREATED_NS).unwrap();
     loaded
 }
 

@@ -1,0 +1,266 @@
+//! Writes the state of a shard to CHECKPOINTS, concurrently with the commits.
+//!
+//! A checkpoint is the state after the commits up to a position of OUTCOMES, so it is right whichever owner writes it;
+//! what must not happen is that two owners mix their chunks, or that an owner that has lost the shard removes a newer
+//! checkpoint. Therefore each record expects the sequence before it, an owner never appends after a record of a higher
+//! epoch, and it purges only what precedes its own complete checkpoint. Of a checkpoint that fails halfway, chunks remain
+//! that no end follows; the next complete one purges them.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::{
+    sync::mpsc,
+    task::JoinError,
+    time::{Instant, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+use weft_nats::{
+    append::Appender,
+    checkpoints,
+    direct::DirectError,
+    records,
+    streams::{self, EnsureError},
+};
+use weft_proto::{
+    ids::StreamSeq,
+    v1::{self, outcome_record::Record},
+};
+
+use super::{
+    DriverError,
+    append::{Fenced, append_until_stored},
+    pace::{CheckpointPace, CheckpointSchedule},
+};
+use crate::{
+    ledger::{
+        Ledger, LedgerError,
+        checkpoint::Piece,
+        recovery::{CheckpointState, unix_ns},
+    },
+    log::Log,
+};
+
+/// The longest that one record may take to be stored. A checkpoint in progress holds a read transaction of the ledger's
+/// file open, whose old pages are not reused meanwhile, so it is given up rather than waiting for a log that refuses it.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How a checkpoint ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    /// Bytes of the records that were stored.
+    bytes: u64,
+    result: Result<(), CheckpointError>,
+}
+
+/// Why a checkpoint was given up.
+#[derive(Debug, thiserror::Error)]
+enum CheckpointError {
+    #[error("a later owner of the shard writes checkpoints")]
+    Superseded,
+    #[error("an earlier owner of the shard wrote to the stream meanwhile")]
+    Conflict,
+    #[error("a record was not stored within {} s", APPEND_TIMEOUT.as_secs())]
+    TimedOut,
+    #[error(transparent)]
+    Read(#[from] DirectError),
+    #[error(transparent)]
+    Stream(#[from] EnsureError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+/// The checkpoints of one shard.
+#[derive(Debug)]
+pub(super) struct Checkpoints {
+    log: Log,
+    epoch: u64,
+    /// Creation time of OUTCOMES, unix nanoseconds.
+    created_ns: u64,
+    schedule: CheckpointSchedule,
+    running: Option<AbortOnDropHandle<Ended>>,
+    purge: Option<AbortOnDropHandle<()>>,
+    /// A later owner writes checkpoints: this one writes none any more.
+    superseded: bool,
+}
+
+impl Checkpoints {
+    /// For an owner of this epoch that has recovered its state next to these checkpoints.
+    pub fn new(log: Log, pace: CheckpointPace, epoch: u64, created_ns: u64, state: CheckpointState) -> Self {
+        let age = Duration::try_from(Timestamp::now().duration_since(state.at)).unwrap_or(Duration::ZERO);
+        let schedule = CheckpointSchedule::new(pace, state.since, state.occupied, age, Instant::now());
+        Self { log, epoch, created_ns, schedule, running: None, purge: None, superseded: false }
+    }
+
+    /// The owner's epoch is committed. Removes what an earlier owner would have purged after its last checkpoint.
+    pub fn taken_over(&mut self) {
+        self.schedule.committed(0);
+        let log = self.log.clone();
+        self.purge = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            if let Err(error) = purge_old(&log).await {
+                tracing::debug!(shard = %log.shard, %error, "old checkpoints are purged after the next one");
+            }
+        })));
+    }
+
+    /// A commit of this many bytes was stored.
+    pub fn committed(&mut self, bytes: usize) {
+        self.schedule.committed(bytes);
+    }
+
+    /// Time until the next checkpoint is due; `None` while one is being written.
+    pub fn wait(&self) -> Option<Duration> {
+        (self.running.is_none() && !self.superseded).then(|| self.schedule.wait(Instant::now()))
+    }
+
+    /// Starts a checkpoint of the ledger's state when one is due.
+    pub fn start_if_due(&mut self, ledger: &Ledger) {
+        if self.wait().is_some_and(|wait| wait.is_zero()) {
+            self.schedule.started(Instant::now());
+            let writer = CheckpointWriter::new(self.log.clone(), self.epoch, self.created_ns);
+            self.running = Some(AbortOnDropHandle::new(tokio::spawn(writer.write(ledger.checkpoint()))));
+        }
+    }
+
+    /// Waits until the running checkpoint has ended; for ever while there is none. Safe to cancel.
+    pub async fn ended(&mut self) -> Result<Ended, JoinError> {
+        match &mut self.running {
+            Some(running) => running.await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes note of how a checkpoint ended.
+    ///
+    /// # Errors
+    ///
+    /// The ledger's file cannot be read, or the task has panicked.
+    pub fn finish(&mut self, ended: Result<Ended, JoinError>) -> Result<(), DriverError> {
+        self.running = None;
+        let Ended { bytes, result } = ended.map_err(|source| DriverError::Task { what: "a checkpoint", source })?;
+        match result {
+            Ok(()) => {
+                self.schedule.completed(bytes);
+                tracing::info!(shard = %self.log.shard, bytes, "checkpoint written");
+                return Ok(());
+            }
+            Err(CheckpointError::Ledger(error)) => return Err(error.into()),
+            Err(CheckpointError::Superseded) => self.superseded = true,
+            Err(error) => tracing::warn!(shard = %self.log.shard, %error, "checkpoint failed; it is retried later"),
+        }
+        self.schedule.failed(bytes, Instant::now());
+        Ok(())
+    }
+
+    /// Aborts what is running.
+    pub fn stop(&mut self) {
+        (self.running, self.purge) = (None, None);
+    }
+}
+
+/// Purges what precedes the newest complete checkpoint.
+async fn purge_old(log: &Log) -> Result<(), CheckpointError> {
+    let tail = checkpoints::tail(&log.connection, log.layout, log.shard).await?;
+    match tail.newest {
+        Some(newest) => purge_before(log, tail.first, StreamSeq(newest.end.first_chunk)).await,
+        None => Ok(()),
+    }
+}
+
+async fn purge_before(log: &Log, first: StreamSeq, first_kept: StreamSeq) -> Result<(), CheckpointError> {
+    if first < first_kept {
+        let stream = log.layout.checkpoints_stream(log.shard);
+        streams::drop_through(&log.connection, &stream, StreamSeq(first_kept.0 - 1)).await?;
+    }
+    Ok(())
+}
+
+/// Writes one checkpoint.
+struct CheckpointWriter {
+    log: Log,
+    epoch: u64,
+    created_ns: u64,
+    appender: Option<Appender>,
+    /// The stream's last sequence.
+    last: StreamSeq,
+    bytes: u64,
+}
+
+impl CheckpointWriter {
+    fn new(log: Log, epoch: u64, created_ns: u64) -> Self {
+        let appender = Some(Appender::new(log.connection.clone()));
+        Self { log, epoch, created_ns, appender, last: StreamSeq(0), bytes: 0 }
+    }
+
+    async fn write(mut self, pieces: mpsc::Receiver<Result<Piece, LedgerError>>) -> Ended {
+        let result = self.try_write(pieces).await;
+        Ended { bytes: self.bytes, result }
+    }
+
+    async fn try_write(
+        &mut self,
+        mut pieces: mpsc::Receiver<Result<Piece, LedgerError>>,
+    ) -> Result<(), CheckpointError> {
+        let tail = checkpoints::tail(&self.log.connection, self.log.layout, self.log.shard).await?;
+        if tail.writer_epoch > self.epoch {
+            return Err(CheckpointError::Superseded);
+        }
+        self.last = tail.last;
+        let first_chunk = tail.last.next();
+        while let Some(piece) = pieces.recv().await {
+            match piece? {
+                Piece::Chunk(chunk) => {
+                    let writer_epoch = self.epoch;
+                    self.append(Record::Chunk(v1::CheckpointChunk { writer_epoch, ..chunk })).await?;
+                }
+                Piece::End { end } => {
+                    let end = self.complete(end, first_chunk).await?;
+                    self.append(Record::End(end)).await?;
+                    return purge_before(&self.log, tail.first, first_chunk).await;
+                }
+            }
+        }
+        Err(LedgerError::Closed.into())
+    }
+
+    /// Adds to the end what the state itself does not say.
+    async fn complete(
+        &self,
+        end: v1::CheckpointEnd,
+        first_chunk: StreamSeq,
+    ) -> Result<v1::CheckpointEnd, CheckpointError> {
+        let stream = self.log.layout.outcomes_stream(self.log.shard);
+        let get = self.log.get(&stream, StreamSeq(end.position));
+        let at_position = match end.position {
+            0 => None,
+            _ => timeout(APPEND_TIMEOUT, get).await.map_err(|_| CheckpointError::TimedOut)?,
+        };
+        Ok(v1::CheckpointEnd {
+            first_chunk: first_chunk.0,
+            writer_epoch: self.epoch,
+            outcomes_created_ns: self.created_ns,
+            position_stored_at_ns: at_position.map_or(0, |message| unix_ns(message.stored_at)),
+            ..end
+        })
+    }
+
+    async fn append(&mut self, record: Record) -> Result<(), CheckpointError> {
+        let Log { layout, shard, .. } = self.log;
+        let record = v1::OutcomeRecord { record: Some(record) };
+        let message = records::encode(layout.checkpoints_subject(shard), &record);
+        let bytes = message.payload.len() as u64;
+        // Missing after an append that was given up: nothing more is appended then.
+        let Some(appender) = self.appender.take() else { return Err(CheckpointError::TimedOut) };
+        let stream = layout.checkpoints_stream(shard);
+        let append = append_until_stored(self.log.clone(), stream, appender, self.last, message);
+        match timeout(APPEND_TIMEOUT, append).await {
+            Ok(Ok((appender, seq))) => {
+                (self.appender, self.last) = (Some(appender), seq);
+                self.bytes += bytes;
+                Ok(())
+            }
+            Ok(Err(Fenced)) => Err(CheckpointError::Conflict),
+            Err(_) => Err(CheckpointError::TimedOut),
+        }
+    }
+}
