@@ -12,7 +12,6 @@ use weft_nats::{
     catalog::keys::{Grant, Keys},
     connect::Connection,
     subject::Layout,
-    tail::Tails,
 };
 use weft_proto::v1::Scope;
 
@@ -57,8 +56,6 @@ pub struct Log {
     pub connection: Connection,
     /// How the log is cut.
     pub layout: Layout,
-    /// Live streams of events, which share one reader a shard.
-    pub tails: Tails,
     /// Where events get their number.
     pub sequencer: Sequencer,
 }

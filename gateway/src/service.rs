@@ -11,7 +11,6 @@ use weft_nats::{
     options::Secret,
     streams::{self, EnsureError, LogSpec},
     subject::Layout,
-    tail::Tails,
 };
 use weft_tls::{BindError, Listener};
 
@@ -154,8 +153,7 @@ impl Opening {
         let options = SequencerOptions::new(self.folder, &self.spec, self.master_key);
         let connection = self.connection.clone();
         let sequencer = sequencer::start(connection, layout, options, self.progress, stop.child_token(), tasks).await?;
-        let tails = Tails::new(self.connection.clone(), layout);
-        self.api.open(Log { connection: self.connection, layout, tails, sequencer });
+        self.api.open(Log { connection: self.connection, layout, sequencer });
         Ok(())
     }
 

@@ -8,7 +8,8 @@
 //! - [`status`]: what deliveries, events and dead letters are called; pure.
 //! - `tables`: the rows; `apply`: how messages become rows; `copy`: the copies on DLQ; `sweep`: how rows leave.
 //! - `events`, `dead_letters`, `lanes`, `replays`, `requests`: reading.
-//! - `follow`: the tasks that keep it up to date; `change`: what the writing thread does.
+//! - `follow`: the tasks that keep it up to date; `change`: what the writing thread does; `bootstrap`: what OUTCOMES no
+//!   longer holds.
 //!
 //! Reads see what has been committed to the file. Whoever must see something in particular waits for it first:
 //! [`History::catch_up`], [`History::reach_command`].
@@ -31,6 +32,7 @@ use weft_proto::{
 use crate::projection::{self, OpenError};
 
 mod apply;
+mod bootstrap;
 mod change;
 mod copy;
 mod dead_letters;

@@ -20,4 +20,4 @@ pub use redb::Error as StorageError;
 pub use file::{CACHE_BYTES_DEFAULT, OpenError, open, remove};
 pub use position::{position, set_position};
 pub use weft_nats::position::{Mark, Mismatch, Position, PositionCheck, check, verify};
-pub use writer::{Pace, Projector, Writer, WriterGone};
+pub use writer::{Flush, Pace, Projector, Writer, WriterGone};

@@ -4,18 +4,14 @@
 //! [`Connection::is_connected`] before they begin something that must not linger.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, atomic::Ordering},
+    sync::{Arc, OnceLock, Weak, atomic::Ordering},
     time::Duration,
 };
 
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, connection::State, jetstream};
 use tokio::sync::watch;
 
-use crate::{
-    options::{NatsOptions, NatsTls, servers},
-    tail,
-};
+use crate::options::{NatsOptions, NatsTls, servers};
 
 /// How long a try to connect may take, TLS and authentication included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,8 +32,6 @@ pub struct Connection {
     jetstream: jetstream::Context,
     /// Grows with every change of the connection's state.
     changes: watch::Receiver<u64>,
-    /// Readers that the server refuses a consumer, by stream and name.
-    refused: Arc<Mutex<BTreeMap<(String, String), String>>>,
     /// The client as the event callback sees it. The callback holds it weakly: the client lives as long as its owners.
     _seen_by_events: Arc<OnceLock<Client>>,
 }
@@ -111,7 +105,7 @@ impl Connection {
             .ack_timeout(REQUEST_TIMEOUT)
             .build(client.clone());
         seen_by_events.get_or_init(|| client.clone());
-        Ok(Self { client, jetstream, changes, refused: Arc::default(), _seen_by_events: seen_by_events })
+        Ok(Self { client, jetstream, changes, _seen_by_events: seen_by_events })
     }
 
     /// Whether the server is there at this moment.
@@ -165,28 +159,6 @@ impl Connection {
     /// The JetStream context.
     pub fn jetstream(&self) -> &jetstream::Context {
         &self.jetstream
-    }
-
-    /// The readers of this connection that the server refuses a consumer, with the reason, in one line; `None`: there is
-    /// none. Live streams of events are left out: without them a role can still do its work.
-    pub fn refused_readers(&self) -> Option<String> {
-        let refused = self.refused();
-        let essential = refused.iter().filter(|((_, name), _)| name != tail::READER);
-        let lines = essential.map(|((stream, name), problem)| format!("reader {name} of {stream} refused: {problem}"));
-        Some(lines.collect::<Vec<_>>().join("; ")).filter(|text| !text.is_empty())
-    }
-
-    /// Notes that a reader is refused a consumer; `None`: no longer.
-    pub(crate) fn note_refusal(&self, stream: &str, name: &str, problem: Option<String>) {
-        let key = (stream.to_owned(), name.to_owned());
-        match problem {
-            Some(problem) => self.refused().insert(key, problem),
-            None => self.refused().remove(&key),
-        };
-    }
-
-    fn refused(&self) -> MutexGuard<'_, BTreeMap<(String, String), String>> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The server's `max_payload` in bytes, once connected.

@@ -20,7 +20,6 @@ use weft_nats::{
     options::Secret,
     streams::{self, EnsureError, LogSpec},
     subject::Layout,
-    tail::Tails,
 };
 use weft_proto::v1::{
     catalog_service_server::CatalogServiceServer, dead_letter_service_server::DeadLetterServiceServer,
@@ -253,8 +252,7 @@ impl Opening<'_> {
             .await
             .map_err(|source| RunError::Folder { path: folder, source: Box::new(source) })?;
         let mut read = history.progress();
-        let tails = Tails::new(connection.clone(), layout);
-        state.open(Log { connection, layout, history, tails, catalog: catalog.clone() });
+        state.open(Log { connection, layout, history, catalog: catalog.clone() });
         loop {
             progress.send_replace(read.borrow_and_update().clone());
             tokio::select! {

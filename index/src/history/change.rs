@@ -2,7 +2,10 @@
 
 use redb::WriteTransaction;
 use weft_nats::{message::Stored, subject::Layout};
-use weft_proto::ids::StreamSeq;
+use weft_proto::{
+    ids::{ShardId, StreamSeq},
+    v1,
+};
 
 use super::{
     apply::Source,
@@ -27,8 +30,17 @@ pub(super) enum Change {
         /// The first sequence kept.
         first: StreamSeq,
     },
+    /// A part of a shard's checkpoint, before OUTCOMES is read from `from` on.
+    Checkpoint { shard: ShardId, from: StreamSeq, part: CheckpointPart },
     /// Expired rows are to be removed.
     Sweep(Expired),
+}
+
+/// A part of a checkpoint.
+pub(super) enum CheckpointPart {
+    Chunks(Vec<v1::CheckpointChunk>),
+    /// The end, and when it was stored, in unix milliseconds.
+    End(v1::CheckpointEnd, i64),
 }
 
 /// What it tells after each commit.
@@ -88,6 +100,7 @@ impl Projector for Projection {
                         position.mark = None;
                         touched[index] = true;
                     }
+                    Change::Checkpoint { shard, from, part } => tables.apply_checkpoint(shard, from, &part)?,
                     Change::Sweep(expired) => {
                         self.more_to_sweep = tables.sweep(self.layout, &expired, &mut self.lanes)?;
                         self.sweeps += 1;

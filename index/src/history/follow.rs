@@ -22,6 +22,7 @@ use weft_proto::ids::{ShardId, StreamSeq};
 use super::{
     Shared,
     apply::{Source, slim},
+    bootstrap,
     change::{Change, Committed, Projection},
     sweep::Expired,
     tables::{SWEPT, Tables},
@@ -30,10 +31,13 @@ use crate::projection::{self, Pace, Position, PositionCheck, Writer};
 
 /// Messages of one read: what one change holds.
 const BATCH_MESSAGES: usize = 500;
-/// Some reads wait while others are committed; an interval well below what a person notices lets commits gather.
-const PACE: Pace = Pace { queue: 32, commit: 16, interval: Duration::from_millis(50), sync_interval: Duration::ZERO };
+/// Some reads wait while others are committed; an interval well below what a person notices lets commits gather. Commits
+/// between two syncs stay in memory: a page that is written once a sync is written for all of them, and after a crash the
+/// log is read again from the last sync on.
+const PACE: Pace =
+    Pace { queue: 32, commit: 16, interval: Duration::from_millis(50), sync_interval: Duration::from_secs(2) };
 /// Between two looks for a log that is not there, and between two tries to open the file.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How often the building is told in the log.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 /// With fewer messages to read, nothing is told: it is done in a moment.
@@ -241,6 +245,11 @@ fn prepare(shared: &Shared, database: &Database, moved: &[Option<Position>]) -> 
 async fn read(shared: Arc<Shared>, writer: Arc<Writer<Projection>>, index: usize, from: StreamSeq) -> End {
     let source = shared.sources[index];
     let stream = source.stream(shared.layout);
+    if let Source::Outcomes(shard) = source
+        && bootstrap::load(&shared, &writer, shard, from).await.is_err()
+    {
+        return End::Rebuild("the writer has ended".into());
+    }
     let reader = |from| {
         let options = ReaderOptions {
             stream: stream.clone(),

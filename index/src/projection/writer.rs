@@ -1,6 +1,14 @@
 //! The one thread that writes a projection.
 
-use std::{io, sync::Arc, thread, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use redb::{Database, Durability, WriteTransaction};
 use tokio::{
@@ -50,6 +58,29 @@ pub struct Writer<P: Projector> {
     sender: mpsc::Sender<P::Change>,
     committed: watch::Receiver<P::Committed>,
     ended: oneshot::Receiver<Result<(), redb::Error>>,
+    flush: Flush,
+}
+
+/// Asks a writing thread not to wait for the end of its interval. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Flush {
+    requested: Arc<AtomicBool>,
+}
+
+impl Flush {
+    /// What waits, or else the next change, is committed at once.
+    pub fn request(&self) {
+        self.requested.store(true, Ordering::Release);
+    }
+
+    fn is_requested(&self) -> bool {
+        self.requested.load(Ordering::Acquire)
+    }
+
+    /// Called before the waiting changes are taken, so that a later request is for a later commit.
+    fn done(&self) {
+        self.requested.store(false, Ordering::Release);
+    }
 }
 
 /// The writing thread has ended; [`Writer::close`] says why.
@@ -73,13 +104,15 @@ impl<P: Projector> Writer<P> {
         let (sender, receiver) = mpsc::channel(pace.queue.max(1));
         let (told, committed) = watch::channel(committed);
         let (end, ended) = oneshot::channel();
+        let flush = Flush::default();
+        let requested = flush.clone();
         thread::Builder::new().name(name).spawn(move || {
-            let result = write(&database, projector, receiver, &told, pace);
+            let result = write(&database, projector, receiver, &told, &requested, pace);
             // Whoever hears of the end may open the file again.
             drop(database);
             let _ = end.send(result);
         })?;
-        Ok(Self { sender, committed, ended })
+        Ok(Self { sender, committed, ended, flush })
     }
 
     /// Hands over a change; waits while as many wait as may.
@@ -105,6 +138,11 @@ impl<P: Projector> Writer<P> {
         self.committed.clone()
     }
 
+    /// Shortens the interval before the next commit, from any task.
+    pub fn flush(&self) -> Flush {
+        self.flush.clone()
+    }
+
     /// Commits what waits, ends the thread, and says how it ended.
     ///
     /// # Errors
@@ -122,6 +160,7 @@ fn write<P: Projector>(
     mut projector: P,
     mut receiver: mpsc::Receiver<P::Change>,
     told: &watch::Sender<P::Committed>,
+    flush: &Flush,
     pace: Pace,
 ) -> Result<(), redb::Error> {
     let commit_max = pace.commit.clamp(1, pace.queue.max(1));
@@ -129,13 +168,14 @@ fn write<P: Projector>(
     let mut next_sync = next_commit;
     let mut synced = true;
     while let Some(change) = receiver.blocking_recv() {
-        while receiver.len() + 1 < commit_max && !receiver.is_closed() {
+        while receiver.len() + 1 < commit_max && !receiver.is_closed() && !flush.is_requested() {
             let pause = next_commit.saturating_duration_since(Instant::now());
             if pause.is_zero() {
                 break;
             }
             thread::sleep(pause.min(LOOK));
         }
+        flush.done();
         let mut changes = Vec::with_capacity((receiver.len() + 1).min(commit_max));
         changes.push(change);
         while changes.len() < commit_max
@@ -276,6 +316,22 @@ mod tests {
             }
         };
         tokio::time::timeout(Duration::from_secs(30), sending).await.expect("a full commit is made at once");
+    }
+
+    #[tokio::test]
+    async fn a_flush_ends_the_interval() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Arc::new(Database::create(folder.path().join("sum.redb")).unwrap());
+        let writer = start(&database, Pace { interval: Duration::from_secs(3600), ..PACE });
+        let mut committed = writer.committed();
+        let sending = async {
+            for number in 1..=3 {
+                writer.send(1).await.unwrap();
+                writer.flush().request();
+                committed.wait_for(|sum| *sum == number).await.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), sending).await.expect("a flush commits at once");
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use weft_index::history::{History, HistoryOptions};
+use weft_index::history::{History, HistoryOptions, LaneFilter};
 use weft_nats::{
     append::Appender,
     catalog::Snapshot,
@@ -146,5 +146,51 @@ async fn a_history_keeps_up_with_its_log() {
     assert!(eventually(PATIENCE, rebuilt).await);
     history.catch_up(PATIENCE).await.unwrap();
     assert!(history.progress().borrow().is_none());
+    cancel.cancel();
+}
+
+/// Built again when OUTCOMES no longer holds what happened to a lane, the history learns it from the checkpoint. The state of
+/// subscriptions and lanes was lost until the owner wrote the next checkpoint.
+#[tokio::test]
+async fn a_history_that_begins_in_the_middle_of_outcomes_starts_at_the_checkpoint() {
+    let server = TestServer::start().await;
+    let connection = server.connection("test").await;
+    let spec = LogSpec { body_bytes_max: 1 << 20, ..LogSpec::default() };
+    let layout = streams::ensure(&connection, &spec).await.unwrap();
+    let mut writer = Writer::new(&connection, layout);
+    for _ in 0..3 {
+        writer.delivered(2).await;
+    }
+    let uid = SubscriptionUid::from_bytes([7; 16]).to_vec();
+    let lane = |workflow: &str| v1::Lane {
+        subscription: uid.clone(),
+        workflow_id: workflow.into(),
+        next: 6,
+        last: 6,
+        state: v1::LaneState::Blocked.into(),
+        ..Default::default()
+    };
+    // `order-6` is settled by the last commit, which is still held.
+    let lanes = vec![lane("order-6"), lane("order-blocked")];
+    let subscriptions =
+        vec![v1::SubscriptionState { subscription: uid.clone(), name: "billing".into(), ..Default::default() }];
+    let chunk = v1::CheckpointChunk { position: 2, lanes, subscriptions, ..Default::default() };
+    let end = v1::CheckpointEnd { position: 2, chunks: 1, first_chunk: 1, ..Default::default() };
+    let mut appender = Appender::new(connection.clone());
+    let mut last = StreamSeq(0);
+    for record in [Record::Chunk(chunk), Record::End(end)] {
+        let record = v1::OutcomeRecord { record: Some(record) };
+        let message = records::encode(layout.checkpoints_subject(SHARD), &record);
+        last = appender.append(last, &[message]).await.unwrap();
+    }
+    streams::drop_through(&connection, &layout.outcomes_stream(SHARD), StreamSeq(2)).await.unwrap();
+
+    let folder = tempfile::tempdir().unwrap();
+    let cancel = CancellationToken::new();
+    let history = start(connection.clone(), layout, folder.path(), &cancel).await;
+    history.catch_up(PATIENCE).await.unwrap();
+    let lanes = history.lanes(LaneFilter::default(), None, 10).await.unwrap().lanes;
+    let found: Vec<_> = lanes.iter().map(|lane| (lane.workflow.as_str(), lane.subscription.as_str())).collect();
+    assert_eq!(found, [("order-blocked", "billing")]);
     cancel.cancel();
 }

@@ -6,5 +6,4 @@ mod log;
 mod scan;
 mod server;
 mod streams;
-mod tail;
 mod testing;

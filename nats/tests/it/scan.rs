@@ -53,8 +53,7 @@ impl Log {
     }
 }
 
-/// Event `number` of a workflow.
-pub fn event(workflow: &str, number: u64, payload: Bytes) -> Event {
+fn event(workflow: &str, number: u64, payload: Bytes) -> Event {
     let id = |number| EventId::of_delivery("shop", &format!("{workflow}-{number}"));
     Event {
         id: id(number),

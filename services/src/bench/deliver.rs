@@ -2,7 +2,7 @@
 //!
 //! nats-server, gateway, worker and admin run as processes of their own; sender and receiver are this one. The senders
 //! are a closed loop: each waits for its answer before it comes again. First no subscription wants the events, then one
-//! takes them all.
+//! takes them all. What each process writes to disk is counted for both phases together, until its files are written.
 
 use std::{
     collections::HashMap,
@@ -26,6 +26,7 @@ use super::{
     disk::Disk,
     latency::{Latencies, Percentiles},
     whole::WholeMesh,
+    written,
 };
 use crate::{
     command::output,
@@ -41,6 +42,8 @@ const WORKFLOWS: usize = 1000;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// CPU time is told for so many events.
 const CPU_EVENTS: f64 = 10_000.0;
+/// How long files may lag behind the log, and some more.
+const FILES_LAG: Duration = Duration::from_secs(12);
 
 /// `weft bench deliver`.
 #[derive(Debug, Clone, clap::Args)]
@@ -76,6 +79,9 @@ struct Report {
     connections: usize,
     payload_bytes: usize,
     phases: Vec<Phase>,
+    /// Bytes written to disk for an event, by process.
+    #[serde(serialize_with = "output::as_map")]
+    written_bytes: Vec<(&'static str, f64)>,
 }
 
 /// Measures and prints.
@@ -86,12 +92,13 @@ struct Report {
 pub async fn run(args: DeliverArgs) -> Result<(), Failure> {
     let folder = args.common.place.folder()?;
     let disk = Disk::measure(folder.path())?;
-    let phases = measure(&args, folder.path()).await?;
-    let report = Report { disk, connections: args.connections, payload_bytes: args.common.payload, phases };
+    let (phases, written_bytes) = measure(&args, folder.path()).await?;
+    let payload_bytes = args.common.payload;
+    let report = Report { disk, connections: args.connections, payload_bytes, phases, written_bytes };
     args.common.place.print(&report, || human(&report, folder.path()))
 }
 
-async fn measure(args: &DeliverArgs, folder: &Path) -> anyhow::Result<Vec<Phase>> {
+async fn measure(args: &DeliverArgs, folder: &Path) -> anyhow::Result<(Vec<Phase>, Vec<(&'static str, f64)>)> {
     let wiring = Wiring::new();
     let mesh = WholeMesh::start(folder, &wiring.config(None)).await?;
     let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), &wiring.receiver_secret, |_| Answer::OK).await;
@@ -101,11 +108,17 @@ async fn measure(args: &DeliverArgs, folder: &Path) -> anyhow::Result<Vec<Phase>
     let run = Run { args: args.clone(), url: mesh.url.clone(), signing: wiring.signing(), receiver, processes };
 
     run.until_known().await?;
+    let before = run.written()?;
     let accepted = run.phase("signed HTTP to 202", "accept", false).await?;
     mesh.nats.configure(&wiring.config(Some(&run.receiver.url()))).await?;
     let delivered = run.phase("signed HTTP to delivered", "deliver", true).await?;
+    tokio::time::sleep(FILES_LAG).await;
+    let events = (accepted.events + delivered.events) as f64;
+    let written = before.into_iter().zip(run.written()?);
+    let written = written.map(|((name, before), (_, after))| (name, after.saturating_sub(before) as f64 / events));
+    let written = written.collect();
     mesh.end().await?;
-    Ok(vec![accepted, delivered])
+    Ok((vec![accepted, delivered], written))
 }
 
 struct Run {
@@ -161,6 +174,11 @@ impl Run {
             latency: latencies.percentiles(),
             cpu_seconds: cpu_seconds.collect(),
         })
+    }
+
+    /// Bytes written to disk so far, by process.
+    fn written(&self) -> anyhow::Result<Vec<(&'static str, u64)>> {
+        self.processes.iter().map(|(name, pid)| Ok((*name, written::bytes(*pid)?))).collect()
     }
 
     fn cpu(&self) -> anyhow::Result<Vec<(&'static str, f64)>> {
@@ -251,7 +269,9 @@ fn human(report: &Report, folder: &Path) -> String {
         std::iter::once((*name).to_owned()).chain(seconds.map(|(_, seconds)| format!("{seconds:.2}"))).collect()
     });
     let cpu = output::table(&["CPU S PER 10,000 EVENTS", "TO 202", "TO DELIVERED"], cpu);
-    format!("{} connections, {}\n{speed}\n\n{cpu}", report.connections, report.disk.line(folder))
+    let written = report.written_bytes.iter().map(|(name, bytes)| vec![(*name).to_owned(), format!("{bytes:.0}")]);
+    let written = output::table(&["BYTES WRITTEN TO DISK", "PER EVENT"], written);
+    format!("{} connections, {}\n{speed}\n\n{cpu}\n\n{written}", report.connections, report.disk.line(folder))
 }
 
 #[cfg(test)]

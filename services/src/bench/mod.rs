@@ -23,6 +23,7 @@ pub mod preload;
 pub mod sink;
 pub mod whole;
 pub mod worker;
+mod written;
 
 use crate::exit::Failure;
 

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::{
-    sync::mpsc,
     task::JoinError,
     time::{Instant, timeout},
 };
@@ -37,6 +36,7 @@ use crate::{
         Ledger, LedgerError,
         checkpoint::Piece,
         recovery::{CheckpointState, unix_ns},
+        store::LedgerState,
     },
     log::Log,
 };
@@ -118,7 +118,7 @@ impl Checkpoints {
         if self.wait().is_some_and(|wait| wait.is_zero()) {
             self.schedule.started(Instant::now());
             let writer = CheckpointWriter::new(self.log.clone(), self.epoch, self.created_ns);
-            self.running = Some(AbortOnDropHandle::new(tokio::spawn(writer.write(ledger.checkpoint()))));
+            self.running = Some(AbortOnDropHandle::new(tokio::spawn(writer.write(ledger.state()))));
         }
     }
 
@@ -192,21 +192,19 @@ impl CheckpointWriter {
         Self { log, epoch, created_ns, appender, last: StreamSeq(0), bytes: 0 }
     }
 
-    async fn write(mut self, pieces: mpsc::Receiver<Result<Piece, LedgerError>>) -> Ended {
-        let result = self.try_write(pieces).await;
+    async fn write(mut self, state: LedgerState) -> Ended {
+        let result = self.try_write(state).await;
         Ended { bytes: self.bytes, result }
     }
 
-    async fn try_write(
-        &mut self,
-        mut pieces: mpsc::Receiver<Result<Piece, LedgerError>>,
-    ) -> Result<(), CheckpointError> {
+    async fn try_write(&mut self, state: LedgerState) -> Result<(), CheckpointError> {
         let tail = checkpoints::tail(&self.log.connection, self.log.layout, self.log.shard).await?;
         if tail.writer_epoch > self.epoch {
             return Err(CheckpointError::Superseded);
         }
         self.last = tail.last;
         let first_chunk = tail.last.next();
+        let mut pieces = state.read().await?;
         while let Some(piece) = pieces.recv().await {
             match piece? {
                 Piece::Chunk(chunk) => {

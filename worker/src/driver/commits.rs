@@ -193,7 +193,7 @@ impl Commits {
         self.position = seq;
         self.cursor = commit.cursor;
         self.commands = commit.commands_cursor;
-        self.ledger.apply(seq, Some(Arc::clone(&commit))).await?;
+        self.ledger.apply(seq, Arc::clone(&commit), bytes).await?;
         Ok(Stored { draft, commit, bytes })
     }
 

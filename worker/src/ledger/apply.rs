@@ -263,6 +263,15 @@ impl<'t> State<'t> {
         for head in &chunk.heads {
             self.put_head(&workflow_key(&head.subscription, &head.workflow_id), &head.event_id, head.sequence)?;
         }
+        for heads in &chunk.head_columns {
+            let (events, rest) = heads.event_ids.as_chunks::<16>();
+            if !rest.is_empty() || events.len() != heads.workflow_ids.len() || events.len() != heads.sequences.len() {
+                return Err(LedgerError::Record("the columns of a checkpoint's heads differ in length".into()));
+            }
+            for ((workflow, event), seq) in heads.workflow_ids.iter().zip(events).zip(&heads.sequences) {
+                self.put_head(&workflow_key(&heads.subscription, workflow), event, *seq)?;
+            }
+        }
         for run in &chunk.runs {
             let key = run_key(&run.subscription, run.sequence, run.run);
             self.runs.insert(&key[..], &run.encode_to_vec()[..])?;

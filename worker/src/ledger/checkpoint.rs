@@ -116,13 +116,17 @@ fn heads(transaction: &redb::ReadTransaction, chunks: &mut Chunks<'_>) -> Result
             continue;
         };
         let (Ok(workflow), Ok(seq)) = (std::str::from_utf8(workflow), seq.try_into()) else { continue };
-        chunks.chunk.heads.push(v1::LaneHead {
-            subscription: uid.to_vec(),
-            workflow_id: workflow.to_owned(),
-            event_id: event.to_vec(),
-            sequence: u64::from_be_bytes(seq),
-        });
-        chunks.grown(key.len() + value.len())?;
+        let columns = &mut chunks.chunk.head_columns;
+        // A new chunk, or the first head of the next subscription.
+        if columns.last().is_none_or(|heads| heads.subscription != uid) {
+            columns.push(v1::LaneHeads { subscription: uid.to_vec(), ..Default::default() });
+        }
+        if let Some(heads) = columns.last_mut() {
+            heads.workflow_ids.push(workflow.to_owned());
+            heads.event_ids.extend_from_slice(event);
+            heads.sequences.push(u64::from_be_bytes(seq));
+        }
+        chunks.grown(workflow.len() + value.len())?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::lane::LaneKey;
 
 /// Commits from one pass of pruning to the next: a pass costs as much as what is there.
 const PRUNE_COMMITS: u64 = 64;
-/// Entries above which every commit prunes.
+/// Entries above which every transaction of the file is followed by a pass.
 const ENTRIES_MAX: usize = 10_000;
 
 /// Every entry stands with the OUTCOMES sequence that it came by.
@@ -82,7 +82,9 @@ impl Overlay {
     /// Forgets what the file holds, which is everything up to `durable`.
     pub fn prune(&mut self, durable: StreamSeq) {
         let entries = self.heads.len() + self.dead.len() + self.requests.len() + self.closed.len();
-        if durable.0 < self.pruned_to.0 + PRUNE_COMMITS && entries < ENTRIES_MAX {
+        // Nothing has become durable since the last pass: another one would remove nothing.
+        let is_new = durable > self.pruned_to;
+        if !is_new || (durable.0 < self.pruned_to.0 + PRUNE_COMMITS && entries < ENTRIES_MAX) {
             return;
         }
         self.pruned_to = durable;

@@ -3,10 +3,10 @@
 //! redb commits wait for the disk, so one thread writes, batching whatever waits. Reads see everything that has been
 //! applied: first the overlay of what is not on disk yet, then the file.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::VecDeque, path::Path, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
-use weft_index::projection::{self, Pace, Projector, Writer};
+use weft_index::projection::{self, Flush, Pace, Projector, Writer};
 use weft_proto::{
     ids::{EventId, Run, StreamSeq, SubscriptionUid},
     v1,
@@ -19,9 +19,14 @@ use super::{
 };
 use crate::lane::{LaneKey, Restored};
 
-/// How commits are gathered into transactions. The file is a cache, so it may lag; but what waits is held in memory, and a
-/// commit has up to 256 KiB, decoded some times that.
-const PACE: Pace = Pace { queue: 16, commit: 16, interval: Duration::from_millis(100), sync_interval: Duration::ZERO };
+/// How commits are gathered into transactions. A transaction rewrites each page that it touches, a page for a workflow when
+/// there are many, so few large ones write less. The file is a cache: after a crash the commits are read again.
+const PACE: Pace = Pace { queue: 4096, commit: 4096, interval: Duration::from_secs(10), sync_interval: Duration::ZERO };
+/// Encoded bytes of commits that wait for the file, above which they are written before the interval has passed: some
+/// 20,000 outcomes, which take a few times as much memory decoded.
+const FLUSH_BYTES: usize = 2 * 1024 * 1024;
+/// The same, above which the shard waits for the file.
+const PENDING_BYTES_MAX: usize = 2 * FLUSH_BYTES;
 
 /// The page cache of the file, in bytes: small, since it is written far more than it is read, and what idle workflows
 /// leave in it is asked for once when they wake. The system caches its pages, too.
@@ -35,8 +40,32 @@ pub struct Ledger {
     writer: Option<Writer<Tables>>,
     /// The sequence up to which the file has everything.
     durable: watch::Receiver<StreamSeq>,
+    flush: Flush,
     overlay: Overlay,
     position: StreamSeq,
+    pending: Pending,
+}
+
+/// Commits that have been applied and are not in the file yet.
+#[derive(Debug, Default)]
+struct Pending {
+    /// Sequence and encoded bytes.
+    commits: VecDeque<(StreamSeq, usize)>,
+    bytes: usize,
+}
+
+impl Pending {
+    fn push(&mut self, seq: StreamSeq, bytes: usize) {
+        self.commits.push_back((seq, bytes));
+        self.bytes += bytes;
+    }
+
+    /// The file holds everything up to here.
+    fn written(&mut self, through: StreamSeq) {
+        while let Some((_, bytes)) = self.commits.pop_front_if(|(seq, _)| *seq <= through) {
+            self.bytes -= bytes;
+        }
+    }
 }
 
 /// Writes commits into the tables.
@@ -76,25 +105,27 @@ impl Ledger {
         Ok(Self {
             database,
             durable: writer.committed(),
+            flush: writer.flush(),
             writer: Some(writer),
             overlay: Overlay::default(),
             position: positions.outcomes,
+            pending: Pending::default(),
         })
     }
 
-    /// Applies the record at `seq` of OUTCOMES: from now on reads see it. Waits while too many wait for the disk.
+    /// Applies the commit at `seq` of OUTCOMES, encoded of this many bytes: from now on reads see it. Waits while too much
+    /// waits for the disk.
     ///
     /// # Errors
     ///
     /// [`LedgerError`] when the file cannot be written any more: the shard must stop.
-    pub async fn apply(&mut self, seq: StreamSeq, commit: Option<Arc<v1::Commit>>) -> Result<(), LedgerError> {
+    pub async fn apply(&mut self, seq: StreamSeq, commit: Arc<v1::Commit>, bytes: usize) -> Result<(), LedgerError> {
         debug_assert!(seq > self.position, "OUTCOMES is applied in order");
-        if let Some(commit) = &commit {
-            self.overlay.add(seq, commit);
-        }
+        self.overlay.add(seq, &commit);
         self.position = seq;
+        self.pending.push(seq, bytes);
         let Some(writer) = &self.writer else { return Err(LedgerError::Closed) };
-        if writer.send(Applied { seq, commit }).await.is_err() {
+        if writer.send(Applied { seq, commit: Some(commit) }).await.is_err() {
             let ended = match self.writer.take() {
                 Some(writer) => writer.close().await,
                 None => Ok(()),
@@ -102,7 +133,16 @@ impl Ledger {
             ended?;
             return Err(LedgerError::Closed);
         }
-        self.overlay.prune(*self.durable.borrow());
+        let mut durable = *self.durable.borrow_and_update();
+        self.pending.written(durable);
+        if self.pending.bytes >= FLUSH_BYTES {
+            self.flush.request();
+        }
+        while self.pending.bytes >= PENDING_BYTES_MAX && self.durable.changed().await.is_ok() {
+            durable = *self.durable.borrow_and_update();
+            self.pending.written(durable);
+        }
+        self.overlay.prune(durable);
         Ok(())
     }
 
@@ -156,13 +196,37 @@ impl Ledger {
 
     /// Tells what is settled, from any task.
     pub fn settlement(&self) -> Settlement {
-        Settlement { database: Arc::clone(&self.database) }
+        Settlement { database: Arc::clone(&self.database), flush: self.flush.clone() }
     }
 
-    /// Begins to write the whole state out, as the file has it: chunks come out of the channel, then the end. A thread
+    /// The state as it is now, to be read out.
+    pub fn state(&self) -> LedgerState {
+        let (database, durable) = (Arc::clone(&self.database), self.durable.clone());
+        LedgerState { database, durable, flush: self.flush.clone(), position: self.position }
+    }
+}
+
+/// The state of a ledger at some position or after it.
+#[derive(Debug)]
+pub struct LedgerState {
+    database: Arc<redb::Database>,
+    durable: watch::Receiver<StreamSeq>,
+    flush: Flush,
+    position: StreamSeq,
+}
+
+impl LedgerState {
+    /// Reads the state out, once the file has come to its position: chunks come out of the channel, then the end. A thread
     /// reads while the shard goes on; the channel's bound keeps it from running ahead.
-    pub fn checkpoint(&self) -> mpsc::Receiver<Result<checkpoint::Piece, LedgerError>> {
-        checkpoint::read(Arc::clone(&self.database))
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Closed`]: the file is no longer written.
+    pub async fn read(mut self) -> Result<mpsc::Receiver<Result<checkpoint::Piece, LedgerError>>, LedgerError> {
+        self.flush.request();
+        let position = self.position;
+        self.durable.wait_for(|durable| *durable >= position).await.map_err(|_| LedgerError::Closed)?;
+        Ok(checkpoint::read(self.database))
     }
 }
 
@@ -170,15 +234,17 @@ impl Ledger {
 #[derive(Debug, Clone)]
 pub struct Settlement {
     database: Arc<redb::Database>,
+    flush: Flush,
 }
 
 impl Settlement {
-    /// Up to where everything in EVENTS is settled.
+    /// Up to where everything in EVENTS is settled. Has the file brought up to date for the next time.
     ///
     /// # Errors
     ///
     /// [`LedgerError`].
     pub async fn settled(&self) -> Result<Settled, LedgerError> {
+        self.flush.request();
         let database = Arc::clone(&self.database);
         let read = tokio::task::spawn_blocking(move || tables::settled(&database)).await;
         read.unwrap_or_else(|error| Err(LedgerError::Record(error.to_string())))

@@ -7,14 +7,17 @@
 use redb::ReadableTable as _;
 use weft_nats::{message::Stored, records};
 use weft_proto::{
-    ids::ShardId,
+    ids::{ShardId, StreamSeq},
     v1::{self, CommandStatus, OutcomeKind, outcome_record::Record, subscription_change::Change},
 };
 
 use super::uid_of;
-use crate::history::tables::{
-    CHECKPOINT, CHECKPOINT_AT, COMMANDED, DeadRow, DeliveryRow, FIRST_READ, MATCHED, Tables, UID_MIN, Uid,
-    WORKFLOW_LANE, encode, get,
+use crate::history::{
+    change::CheckpointPart,
+    tables::{
+        CHECKPOINT, CHECKPOINT_AT, COMMANDED, DeadRow, DeliveryRow, FIRST_READ, MATCHED, Tables, UID_MIN, Uid,
+        WORKFLOW_LANE, encode, get,
+    },
 };
 
 fn lane_key<'a>(lane: &'a v1::Lane, uid: &'a Uid) -> (&'a str, &'a Uid, u64) {
@@ -23,9 +26,7 @@ fn lane_key<'a>(lane: &'a v1::Lane, uid: &'a Uid) -> (&'a str, &'a Uid, u64) {
 
 impl Tables<'_> {
     pub(super) fn apply_outcome_record(&mut self, shard: ShardId, message: &Stored) -> Result<(), redb::Error> {
-        if self.mark(FIRST_READ, shard)?.is_none() {
-            self.marks.insert((FIRST_READ, shard.0), message.seq.0)?;
-        }
+        self.mark_first_read(shard, message.seq)?;
         let Some(record) = records::decode::<v1::OutcomeRecord>(message) else { return Ok(()) };
         match record.record {
             Some(Record::Commit(commit)) => self.apply_commit(shard, commit),
@@ -33,6 +34,27 @@ impl Tables<'_> {
             Some(Record::End(end)) => self.apply_checkpoint_end(shard, &end, message.stored_at.as_millisecond()),
             None => Ok(()),
         }
+    }
+
+    /// Applies a part of a checkpoint before OUTCOMES is read from `from` on.
+    pub(in crate::history) fn apply_checkpoint(
+        &mut self,
+        shard: ShardId,
+        from: StreamSeq,
+        part: &CheckpointPart,
+    ) -> Result<(), redb::Error> {
+        self.mark_first_read(shard, from)?;
+        match part {
+            CheckpointPart::Chunks(chunks) => chunks.iter().try_for_each(|chunk| self.apply_chunk(shard, chunk)),
+            CheckpointPart::End(end, at_ms) => self.apply_checkpoint_end(shard, end, *at_ms),
+        }
+    }
+
+    fn mark_first_read(&mut self, shard: ShardId, seq: StreamSeq) -> Result<(), redb::Error> {
+        if self.mark(FIRST_READ, shard)?.is_none() {
+            self.marks.insert((FIRST_READ, shard.0), seq.0)?;
+        }
+        Ok(())
     }
 
     fn apply_commit(&mut self, shard: ShardId, commit: v1::Commit) -> Result<(), redb::Error> {

@@ -5,7 +5,7 @@
 //! - `first-byte`: from the gateway to the first byte at the receiver, in an open loop;
 //! - `isolation`: what a workflow whose receiver always fails costs the others;
 //! - `memory`: what idle workflows and waiting lanes hold;
-//! - `takeover`: how long a shard's new owner reads before it goes on.
+//! - `takeover`: how long a shard's new owner reads before it goes on, and what memory that takes.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,6 +21,7 @@ use crate::{
     mesh::{Nats, RoleProcess, weft_program},
 };
 
+mod checkpoint;
 pub mod discard;
 mod first_byte;
 mod http;

@@ -252,6 +252,34 @@ proptest! {
     }
 }
 
+/// Earlier versions wrote heads one by one; columns that do not fit together are refused, not half applied.
+#[test]
+fn heads_are_read_in_both_forms() {
+    let database = memory();
+    let old = v1::LaneHead { subscription: uid(0), workflow_id: "a".into(), event_id: event(3), sequence: 3 };
+    let columns = v1::LaneHeads {
+        subscription: uid(1),
+        workflow_ids: vec!["a".into(), "b".into()],
+        event_ids: [event(4), event(5)].concat(),
+        sequences: vec![4, 5],
+    };
+    let chunk = v1::CheckpointChunk { heads: vec![old], head_columns: vec![columns.clone()], ..Default::default() };
+    load_chunks(&database, &[chunk]).unwrap();
+    for (subscription, workflow, number) in [(0, "a", 3), (1, "a", 4), (1, "b", 5)] {
+        let subscription = SubscriptionUid::from_slice(&uid(subscription)).unwrap();
+        let found = head(&database, subscription, workflow).unwrap().unwrap();
+        assert_eq!(found.to_vec(), event(number));
+    }
+    for broken in [
+        v1::LaneHeads { event_ids: vec![1; 31], ..columns.clone() },
+        v1::LaneHeads { sequences: vec![4], ..columns.clone() },
+        v1::LaneHeads { workflow_ids: vec![], ..columns },
+    ] {
+        let chunk = v1::CheckpointChunk { head_columns: vec![broken], ..Default::default() };
+        assert!(matches!(load_chunks(&database, &[chunk]), Err(LedgerError::Record(_))));
+    }
+}
+
 /// Applies commits and reads the lanes.
 fn lanes_after(commits: &[v1::Commit]) -> Vec<v1::Lane> {
     let database = memory();
