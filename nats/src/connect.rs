@@ -11,7 +11,10 @@ use std::{
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, connection::State, jetstream};
 use tokio::sync::watch;
 
-use crate::options::{NatsOptions, NatsTls, servers};
+use crate::{
+    clock::ServerClock,
+    options::{NatsOptions, NatsTls, servers},
+};
 
 /// How long a try to connect may take, TLS and authentication included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,6 +35,7 @@ pub struct Connection {
     jetstream: jetstream::Context,
     /// Grows with every change of the connection's state.
     changes: watch::Receiver<u64>,
+    server_clock: ServerClock,
     /// The client as the event callback sees it. The callback holds it weakly: the client lives as long as its owners.
     _seen_by_events: Arc<OnceLock<Client>>,
 }
@@ -105,7 +109,8 @@ impl Connection {
             .ack_timeout(REQUEST_TIMEOUT)
             .build(client.clone());
         seen_by_events.get_or_init(|| client.clone());
-        Ok(Self { client, jetstream, changes, _seen_by_events: seen_by_events })
+        let server_clock = ServerClock::default();
+        Ok(Self { client, jetstream, changes, server_clock, _seen_by_events: seen_by_events })
     }
 
     /// Whether the server is there at this moment.
@@ -159,6 +164,11 @@ impl Connection {
     /// The JetStream context.
     pub fn jetstream(&self) -> &jetstream::Context {
         &self.jetstream
+    }
+
+    /// The server's clock, as its answers about streams tell it.
+    pub fn server_clock(&self) -> &ServerClock {
+        &self.server_clock
     }
 
     /// The server's `max_payload` in bytes, once connected.

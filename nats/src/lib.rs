@@ -3,6 +3,8 @@
 //! - [`subject`]: names of streams and subjects, the escaping of workflow ids, the shard of a workflow.
 //! - [`event`]: an event as a NATS message (CloudEvents NATS binding, binary mode) and back.
 //! - [`envelope`]: an event as JSON, with [`pointer`](mod@pointer)s into its body.
+//! - [`clock`]: the server's clock, estimated from its answers.
+//! - [`conditions`]: what an operator should mend, shown beside a process's readiness.
 //! - [`connect`]: one connection, whose state can be asked.
 //! - [`streams`]: the streams and buckets, made by whoever comes first.
 //! - [`append`]: compare-and-append, the only way into EVENTS and OUTCOMES.
@@ -28,7 +30,9 @@
 pub mod append;
 pub mod catalog;
 pub mod checkpoints;
+pub mod clock;
 pub mod commands;
+pub mod conditions;
 pub mod connect;
 pub mod cursor;
 pub mod dead_letter;

@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use weft_proto::ids::StreamSeq;
 
 use crate::{
+    clock::boot_time,
     connect::Connection,
     options::{DeadLetterOptions, LogOptions, MESSAGE_OVERHEAD_BYTES, RejectedOptions},
     server::{VERSION_MIN, Version},
@@ -125,6 +126,19 @@ pub async fn ensure(connection: &Connection, spec: &LogSpec) -> Result<Layout, E
         .try_collect::<()>()
         .await?;
     Ok(layout)
+}
+
+/// The time of the server that leads a stream, which is the one that stamps its messages.
+///
+/// # Errors
+///
+/// [`EnsureError::Unavailable`]; [`EnsureError::Mismatch`] when there is no such stream.
+pub async fn server_time(connection: &Connection, stream: &str) -> Result<Timestamp, EnsureError> {
+    state(connection, stream).await?;
+    let clock = connection.server_clock().anchored();
+    clock
+        .map(|clock| clock.now())
+        .ok_or_else(|| EnsureError::Unavailable(format!("{stream}: the server tells no time")))
 }
 
 /// Asks for a stream's state.
@@ -240,6 +254,14 @@ async fn info(connection: &Connection, stream: &str) -> Result<Option<Info>, Ens
     }
 }
 
+/// An answer about a stream with the time at which the server gave it.
+#[derive(serde::Deserialize)]
+struct Dated<T> {
+    #[serde(flatten)]
+    answer: T,
+    ts: Option<Timestamp>,
+}
+
 /// One request of the stream API, within the connection's time-out.
 async fn request<T: serde::Serialize>(
     connection: &Connection,
@@ -247,9 +269,15 @@ async fn request<T: serde::Serialize>(
     stream: &str,
     body: &T,
 ) -> Result<Result<Info, async_nats::jetstream::Error>, EnsureError> {
+    let asked = boot_time();
     let response = connection.jetstream().request(format!("STREAM.{verb}.{stream}"), body).await;
     match response {
-        Ok(Response::Ok(info)) => Ok(Ok(info)),
+        Ok(Response::Ok(Dated::<Info> { answer, ts })) => {
+            if let Some(time) = ts {
+                connection.server_clock().observe(time, asked);
+            }
+            Ok(Ok(answer))
+        }
         Ok(Response::Err { error }) => Ok(Err(error)),
         Err(error) => Err(EnsureError::Unavailable(match error.kind() {
             RequestErrorKind::NoResponders => "JetStream is not enabled on the server, or has no leader".into(),

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use weft_admin::deliveries::Deliveries;
-use weft_nats::event::StoredEvent;
+use weft_nats::{clock::ServerClock, event::StoredEvent};
 use weft_proto::{
     ids::{Run, SubscriptionUid},
     v1,
@@ -57,6 +57,8 @@ impl Deliveries for WorkerDeliveries {
             // No owner of a shard makes it.
             epoch: 0,
             timeout: Duration::from_millis(subscription.timeout_ms),
+            // Nothing has asked the log's server: the local clock.
+            clock: ServerClock::default(),
             tenure: Tenure::unlimited(),
         };
         let end = destinations.deliver(delivery).await.map_err(|not_sent| not_sent.to_string())?;

@@ -11,6 +11,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
+use weft_nats::conditions::Conditions;
 
 use crate::telemetry::UPKEEP_INTERVAL;
 
@@ -18,6 +19,7 @@ use crate::telemetry::UPKEEP_INTERVAL;
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
     parts: Vec<(&'static str, watch::Receiver<Option<String>>)>,
+    conditions: Conditions,
 }
 
 impl Readiness {
@@ -26,6 +28,11 @@ impl Readiness {
         let (sender, receiver) = watch::channel(Some("not started".to_owned()));
         self.parts.push((name, receiver));
         sender
+    }
+
+    /// Conditions that leave the process ready and that an operator should know of. A part sets them through a clone.
+    pub fn conditions(&self) -> Conditions {
+        self.conditions.clone()
     }
 
     /// What is missing, a line each; empty when the process is ready. A part that has ended counts as missing.
@@ -111,21 +118,44 @@ impl Ops {
 }
 
 async fn readyz(State(shared): State<Shared>) -> (StatusCode, String) {
-    let missing = shared.readiness.missing();
-    if missing.is_empty() {
-        return (StatusCode::OK, "ready\n".into());
-    }
+    answer(&shared.readiness)
+}
+
+/// What is missing, or `ready`; then what is degraded, which changes nothing of the status.
+fn answer(readiness: &Readiness) -> (StatusCode, String) {
+    let missing = readiness.missing();
     let mut text = String::new();
+    let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    // Into a string nothing fails.
+    if missing.is_empty() {
+        let _ = writeln!(text, "ready");
+    }
     for line in missing {
-        // Into a string nothing fails.
         let _ = writeln!(text, "{line}");
     }
-    (StatusCode::SERVICE_UNAVAILABLE, text)
+    for line in readiness.conditions.lines() {
+        let _ = writeln!(text, "degraded: {line}");
+    }
+    (status, text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_degraded_process_is_ready_and_says_what_is_wrong() {
+        let mut readiness = Readiness::default();
+        let worker = readiness.add("worker");
+        worker.send_replace(None);
+        let conditions = readiness.conditions();
+        conditions.set("shard 0: copies", Some("2 wait".into()));
+        assert_eq!(answer(&readiness), (StatusCode::OK, "ready\ndegraded: shard 0: copies: 2 wait\n".into()));
+        worker.send_replace(Some("nats: not connected".into()));
+        let (status, text) = answer(&readiness);
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(text, "worker: nats: not connected\ndegraded: shard 0: copies: 2 wait\n");
+    }
 
     #[tokio::test]
     async fn ready_is_when_every_part_is() {

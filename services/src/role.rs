@@ -114,7 +114,7 @@ async fn start(
         }
         Role::Worker => {
             let catalog = catalog(config.nats).await?;
-            let worker = Worker::new(config.worker);
+            let worker = Worker::new(config.worker).conditions(readiness.conditions());
             roles.start(name, |drain| worker.run(catalog, spec, folder, missing, drain));
             Ok(Vec::new())
         }

@@ -134,7 +134,26 @@ impl Sender {
         body: Bytes,
     ) -> Result<Answer, String> {
         let now = jiff::Timestamp::now().as_second();
-        let headers = signing.headers(id, now, event_type, &body)?;
+        self.send_at(source, workflow, signing, id, event_type, body, now).await
+    }
+
+    /// As [`send`](Self::send), signed at `at`, in unix seconds.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    #[allow(clippy::too_many_arguments, reason = "what is signed, and where it goes")]
+    pub async fn send_at(
+        &self,
+        source: &str,
+        workflow: Option<&str>,
+        signing: &Signing,
+        id: &str,
+        event_type: Option<&str>,
+        body: Bytes,
+        at: i64,
+    ) -> Result<Answer, String> {
+        let headers = signing.headers(id, at, event_type, &body)?;
         self.post(source, workflow, &headers, body)
             .await
             .map_err(|error| format!("no answer from the gateway: {error}"))

@@ -19,6 +19,7 @@ use weft_admin::Admin;
 use weft_gateway::Gateway;
 use weft_nats::{
     catalog::Catalog,
+    conditions::Conditions,
     connect::Connection,
     options::{NatsOptions, Secret, servers},
     server::{self, Server, ServerOptions},
@@ -135,6 +136,7 @@ struct Missing {
     gateway: watch::Sender<Option<String>>,
     worker: watch::Sender<Option<String>>,
     admin: watch::Sender<Option<String>>,
+    conditions: Conditions,
 }
 
 impl Missing {
@@ -144,6 +146,7 @@ impl Missing {
             gateway: readiness.add("gateway"),
             worker: readiness.add("worker"),
             admin: readiness.add("admin"),
+            conditions: readiness.conditions(),
         }
     }
 }
@@ -257,7 +260,7 @@ async fn start(
 
     let kv = catalog(&access.worker, "weft-worker").await?;
     let (worker_spec, folder) = (spec.clone(), data.role("worker"));
-    let worker = Worker::new(config.worker);
+    let worker = Worker::new(config.worker).conditions(missing.conditions);
     roles.start("worker", |drain| worker.run(kv, worker_spec, folder, missing.worker, drain));
 
     let kv = catalog(&access.admin, "weft-admin").await?;

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_nats::{
     catalog::{Catalog, Snapshot},
+    conditions::Conditions,
     streams::{self, EnsureError, LogSpec},
     subject::Layout,
 };
@@ -42,6 +43,7 @@ pub struct Worker {
     options: WorkerOptions,
     checkpoint_commits: Option<u64>,
     custom: HashMap<String, Arc<dyn Destination>>,
+    conditions: Conditions,
 }
 
 /// What ends a worker.
@@ -64,7 +66,7 @@ pub enum RunError {
 impl Worker {
     /// A worker with these options.
     pub fn new(options: WorkerOptions) -> Self {
-        Self { options, checkpoint_commits: None, custom: HashMap::new() }
+        Self { options, checkpoint_commits: None, custom: HashMap::new(), conditions: Conditions::default() }
     }
 
     /// Delivers by this code what goes to the custom destination of this name.
@@ -72,6 +74,12 @@ impl Worker {
     pub fn destination(mut self, name: impl Into<String>, destination: Arc<dyn Destination>) -> Self {
         self.custom.insert(name.into(), destination);
         self
+    }
+
+    /// Reports what an operator should mend, and what does not keep the worker from delivering, to these conditions.
+    #[must_use]
+    pub fn conditions(self, conditions: Conditions) -> Self {
+        Self { conditions, ..self }
     }
 
     pub(crate) fn with_options(self, options: WorkerOptions) -> Self {
@@ -133,6 +141,7 @@ impl Worker {
             connection: connection.clone(),
             layout,
             worker: worker.clone(),
+            conditions: self.conditions.clone(),
         };
         let bucket = Bucket::new(connection, self.options.lease.0);
         let me = Holder::new(WorkerId(worker));

@@ -80,11 +80,10 @@ impl Carrier {
         self.page.is_some()
     }
 
-    /// Starts to look for heads that are due now.
-    pub fn look(&mut self, receipts: Receipts, horizons: Horizons, stream_time: Timestamp) {
-        // Retention is counted by the servers' clocks, not by stream time: a quiet log loses its messages, too.
+    /// Starts to look for heads that are due at `server_time`: a quiet log loses its messages, too, and by that clock.
+    pub fn look(&mut self, receipts: Receipts, horizons: Horizons, stream_time: Timestamp, server_time: Timestamp) {
         let half = self.retention / 2;
-        let Ok(due_before) = Timestamp::now().checked_sub(half) else { return };
+        let Ok(due_before) = server_time.checked_sub(half) else { return };
         let after = self.after.clone();
         self.scan = Some(tokio::task::spawn_blocking(move || {
             let view = receipts.view()?;

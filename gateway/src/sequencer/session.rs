@@ -280,7 +280,8 @@ impl<'a> Session<'a> {
             }
             Happening::LookForHeads => {
                 let (receipts, horizons) = (self.receipts.clone(), self.shard.horizons());
-                self.carrier.look(receipts, horizons, self.overlay.now());
+                let server_time = self.shard.connection.server_clock().now();
+                self.carrier.look(receipts, horizons, self.overlay.now(), server_time);
             }
             Happening::Drain => {
                 self.draining = true;

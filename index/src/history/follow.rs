@@ -5,7 +5,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use redb::{Database, ReadableTable as _};
 use tokio::{
     sync::watch,
@@ -324,7 +323,9 @@ async fn expired(shared: &Shared) -> Result<Expired, EnsureError> {
         firsts.push((shard, events.first, commands.first));
     }
     let retention = i64::try_from(shared.options.dead_letter_retention.as_millis()).unwrap_or(i64::MAX);
-    let dead_before_ms = Timestamp::now().as_millisecond().saturating_sub(retention);
+    // Owners stamp dead letters by the server's clock.
+    let now = shared.connection.server_clock().now();
+    let dead_before_ms = now.as_millisecond().saturating_sub(retention);
     Ok(Expired { firsts, dead_before_ms })
 }
 

@@ -2,6 +2,7 @@
 
 mod apply;
 mod catalog;
+mod clock;
 mod commands;
 mod drain;
 mod failover;

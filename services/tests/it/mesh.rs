@@ -75,6 +75,16 @@ impl Mesh {
         wiring: Wiring,
         rule: impl Fn(&Arrival) -> Answer + Send + Sync + 'static,
     ) -> Self {
+        Self::with_variables(log, |_| Vec::new(), wiring, rule).await
+    }
+
+    /// As [`on`](Self::on), with further variables for the processes of each role.
+    pub async fn with_variables(
+        log: LogOptions,
+        variables: impl Fn(&str) -> Vec<(String, String)>,
+        wiring: Wiring,
+        rule: impl Fn(&Arrival) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         provide_tls();
         let server = TestServer::start().await;
         let folder = tempfile::tempdir().unwrap();
@@ -85,7 +95,7 @@ impl Mesh {
         let text = wiring.config(Some(&receiver.url()));
         let config = Config::parse(Path::new("weft.toml"), text, [], None).unwrap();
         apply(&Catalog::new(connection, master_key()), layout, &config.catalog, "test").await.unwrap();
-        let role = |name| role_of(&log, name, name, &server, folder.path());
+        let role = |name| role_of(&log, name, name, &server, folder.path(), variables(name));
         let (mut gateway, mut worker, mut admin) = (role("gateway"), role("worker"), role("admin"));
         for process in [&mut gateway, &mut worker, &mut admin] {
             process.ready().await.unwrap();
@@ -95,7 +105,7 @@ impl Mesh {
 
     /// One more process of a role, with a folder of its own, ready.
     pub async fn another(&self, role_name: &str, instance: &str) -> RoleProcess {
-        let mut process = role_of(&self.log, role_name, instance, &self.server, self.folder.path());
+        let mut process = role_of(&self.log, role_name, instance, &self.server, self.folder.path(), Vec::new());
         process.ready().await.unwrap();
         process
     }
@@ -136,11 +146,18 @@ impl Mesh {
 
 /// A role's process against a server.
 pub fn role(role: &str, instance: &str, server: &TestServer, folder: &Path) -> RoleProcess {
-    role_of(&LogOptions::default(), role, instance, server, folder)
+    role_of(&LogOptions::default(), role, instance, server, folder, Vec::new())
 }
 
-/// As [`role`], on a log like this.
-fn role_of(log: &LogOptions, role: &str, instance: &str, server: &TestServer, folder: &Path) -> RoleProcess {
+/// As [`role`], on a log like this, with further variables.
+fn role_of(
+    log: &LogOptions,
+    role: &str,
+    instance: &str,
+    server: &TestServer,
+    folder: &Path,
+    variables: Vec<(String, String)>,
+) -> RoleProcess {
     let mut env = vec![
         ("WEFT_NATS__URL".to_owned(), server.url().to_owned()),
         ("WEFT_MASTER_KEY".to_owned(), MASTER_KEY.to_owned()),
@@ -150,6 +167,7 @@ fn role_of(log: &LogOptions, role: &str, instance: &str, server: &TestServer, fo
     if let MaxBytes::Bytes(bytes) = log.max_bytes {
         env.push(("WEFT_LOG__MAX_BYTES".to_owned(), format!("{bytes}B")));
     }
+    env.extend(variables);
     RoleProcess::start(&program(), role, &folder.join(instance), env).unwrap()
 }
 

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use reqwest::{
     Body, Client, Response, StatusCode, Url,
-    header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+    header::{DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
 use tokio::time::timeout;
 use weft_nats::{envelope, subject::encode_workflow};
@@ -81,15 +81,15 @@ impl HttpDestination {
                 .map_err(|refused| Failure::transient(AttemptClass::RefusedAddress, refused.to_string()))?;
         }
         let body = envelope::to_json(&delivery.event.event);
-        let headers = headers(delivery, &self.signer, Timestamp::now(), &body);
+        let headers = headers(delivery, &self.signer, delivery.clock.now(), &body);
         let body = Body::wrap(TenuredBody::new(body, delivery.tenure.clone()));
         let request = self.client.post(self.url.clone()).headers(headers).timeout(delivery.timeout).body(body);
         let response = request.send().await.map_err(|error| failure(&error, &self.url, delivery.timeout))?;
         let status = response.status();
-        let retry_after = response
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|value| retry_after::parse(value.to_str().ok()?, Timestamp::now()));
+        // A date is by the receiver's clock.
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let now = || header(DATE).and_then(retry_after::date).unwrap_or_else(|| delivery.clock.now());
+        let retry_after = header(RETRY_AFTER).and_then(|value| retry_after::parse(value, now()));
         let excerpt = excerpt(response).await;
         if status.is_success() {
             return Ok((status.as_u16(), excerpt));

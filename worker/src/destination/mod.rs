@@ -7,14 +7,14 @@
 use std::{
     collections::HashMap,
     sync::{Arc, PoisonError, RwLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use ipnet::IpNet;
 use jiff::Timestamp;
-use weft_nats::event::StoredEvent;
+use weft_nats::{clock::ServerClock, event::StoredEvent};
 use weft_proto::{
     ids::{EventId, Run, SubscriptionUid},
     v1::{self, AttemptClass},
@@ -50,6 +50,9 @@ pub struct Delivery {
     pub epoch: u64,
     /// How long it may take, connecting and reading the answer included.
     pub timeout: Duration,
+    /// The time that it is signed with: receivers refuse signatures that are some minutes off, and the local wall clock may
+    /// be.
+    pub clock: ServerClock,
     /// The owner's: once it may start no attempt, nothing of this is sent. Asked again where something was waited for.
     pub tenure: Tenure,
 }
@@ -230,7 +233,7 @@ impl Destinations {
         if !delivery.tenure.may_attempt() {
             return Err(NotSent);
         }
-        let started_at = Timestamp::now();
+        let (started_at, started) = (Timestamp::now(), Instant::now());
         let destination =
             self.by_subscription.read().unwrap_or_else(PoisonError::into_inner).get(&delivery.uid).cloned();
         let taken = match destination {
@@ -240,7 +243,8 @@ impl Destinations {
                 "the subscription's destination cannot be used; see the worker's log",
             )),
         };
-        let ended_at = Timestamp::now();
+        // The wall clock may have stepped meanwhile.
+        let ended_at = started_at.checked_add(started.elapsed()).unwrap_or(started_at);
         Ok(match taken.failure {
             None => AttemptEnd {
                 verdict: Verdict::Delivered,

@@ -21,6 +21,11 @@ pub fn parse(value: &str, now: Timestamp) -> Option<Duration> {
     Some(wait.min(MAX))
 }
 
+/// The time of a `Date` header; `None` when it is none.
+pub fn date(value: &str) -> Option<Timestamp> {
+    Timestamp::try_from(httpdate::parse_http_date(value.trim()).ok()?).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,6 +53,13 @@ mod tests {
         }
         assert_eq!(at_seven("Sat, 21 Nov 2026 06:00:00 GMT"), Some(Duration::ZERO), "a date that has passed");
         assert_eq!(at_seven("Fri, 21 Nov 2127 07:00:00 GMT"), Some(MAX), "a date that nobody waits for");
+    }
+
+    #[test]
+    fn the_receivers_own_date_is_understood() {
+        let now = date("Sat, 21 Nov 2026 07:00:00 GMT").unwrap();
+        assert_eq!(parse("Sat, 21 Nov 2026 07:01:30 GMT", now), Some(Duration::from_secs(90)));
+        assert_eq!(date("yesterday"), None);
     }
 
     #[test]

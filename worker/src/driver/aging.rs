@@ -8,7 +8,10 @@ use std::{
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
-use weft_nats::scan::{self, ScanError};
+use weft_nats::{
+    scan::{self, ScanError},
+    streams,
+};
 use weft_proto::ids::{StreamSeq, SubscriptionUid};
 
 use super::{Driver, DriverError, commits::Forget};
@@ -77,7 +80,10 @@ async fn follow(log: Log, retention: Duration, age: watch::Sender<Age>) {
 
 async fn look(log: &Log, retention: Duration) -> Result<Age, ScanError> {
     let stream = log.layout.events_stream(log.shard);
-    let before = |age: Duration| Timestamp::now().checked_sub(age).unwrap_or(Timestamp::UNIX_EPOCH);
+    // The server has stamped the events, and drops them by its own clock.
+    let now = streams::server_time(&log.connection, &stream).await;
+    let now = now.map_err(|error| ScanError::Unavailable(error.to_string()))?;
+    let before = |age: Duration| now.checked_sub(age).unwrap_or(Timestamp::UNIX_EPOCH);
     let half = scan::before_time(&log.connection, &stream, before(retention / 2)).await?;
     let end = scan::before_time(&log.connection, &stream, before(retention / 10 * 9)).await?;
     let first = log.first(&stream).await;
@@ -100,7 +106,8 @@ impl Driver {
             return 0;
         }
         let kept = self.context.retention.max(self.context.dead_retention).saturating_add(COPY_LAG);
-        Timestamp::now().checked_sub(kept).map_or(0, |at| at.as_millisecond())
+        // Dead letters are stamped by this clock.
+        self.clock.now().checked_sub(kept).map_or(0, |at| at.as_millisecond())
     }
 
     fn tell_late(&mut self, late: &BTreeMap<SubscriptionUid, usize>) {

@@ -45,6 +45,7 @@ impl Driver {
             lane_previous,
             epoch: self.commits.epoch(),
             timeout,
+            clock: self.context.connection.server_clock().clone(),
             tenure: self.tenure.clone(),
         };
         let destinations = Arc::clone(&self.context.destinations);
@@ -68,8 +69,16 @@ impl Driver {
         let (attempt, end) = ended.map_err(|source| DriverError::Task { what: "an attempt", source })?;
         // Also where the lease has been renewed meanwhile: no lane is told of an attempt that was not made.
         let end = end.map_err(|NotSent| DriverError::LeaseLost)?;
+        let end = self.on_lanes_clock(end);
         crate::metrics::attempt_ended(&end);
         self.handle(Input::Ended { attempt, end })
+    }
+
+    /// An end with its times by the lanes' clock, so that all times of a shard's records are by one clock.
+    fn on_lanes_clock(&self, end: AttemptEnd) -> AttemptEnd {
+        let ended_at = self.clock.now();
+        let took = end.ended_at.duration_since(end.started_at);
+        AttemptEnd { started_at: ended_at.checked_sub(took).unwrap_or(ended_at), ended_at, ..end }
     }
 
     /// Says that a receiver is away, or back.

@@ -8,7 +8,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::{
     task::JoinError,
     time::{Instant, timeout},
@@ -87,7 +86,9 @@ pub(super) struct Checkpoints {
 impl Checkpoints {
     /// For an owner of this epoch that has recovered its state next to these checkpoints.
     pub fn new(log: Log, pace: CheckpointPace, epoch: u64, created_ns: u64, state: CheckpointState) -> Self {
-        let age = Duration::try_from(Timestamp::now().duration_since(state.at)).unwrap_or(Duration::ZERO);
+        // The server has stamped it.
+        let now = log.connection.server_clock().now();
+        let age = Duration::try_from(now.duration_since(state.at)).unwrap_or(Duration::ZERO);
         let schedule = CheckpointSchedule::new(pace, state.since, state.occupied, age, Instant::now());
         Self { log, epoch, created_ns, schedule, running: None, purge: None, superseded: false }
     }

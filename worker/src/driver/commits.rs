@@ -2,12 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use tokio::{
     task::{JoinError, JoinHandle},
     time::Instant,
 };
-use weft_nats::{append::Appender, records};
+use weft_nats::{append::Appender, clock::Anchored, records};
 use weft_proto::{
     ids::StreamSeq,
     v1::{self, outcome_record::Record},
@@ -69,6 +68,7 @@ pub(super) struct Commits {
     copied: u64,
     /// What the next commit forgets.
     forget: Option<Forget>,
+    clock: Anchored,
     forgotten_at: Option<Instant>,
 }
 
@@ -83,7 +83,7 @@ pub(super) struct Forget {
 
 impl Commits {
     /// Begins behind `positions`.
-    pub fn new(context: &Context, log: Log, ledger: Ledger, positions: Positions) -> Self {
+    pub fn new(context: &Context, log: Log, ledger: Ledger, positions: Positions, clock: Anchored) -> Self {
         Self {
             appender: Some(Appender::new(log.connection.clone())),
             log,
@@ -96,6 +96,7 @@ impl Commits {
             commands: positions.commands,
             copied: positions.copied,
             forget: None,
+            clock,
             forgotten_at: None,
         }
     }
@@ -142,7 +143,7 @@ impl Commits {
         v1::Commit {
             epoch: self.epoch,
             worker: self.worker.clone(),
-            at_ms: Timestamp::now().as_millisecond(),
+            at_ms: self.clock.now().as_millisecond(),
             copied: self.copied,
             ..commit
         }

@@ -13,6 +13,8 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use weft_nats::{
     catalog::{Catalog, Snapshot},
+    clock::{Anchored, boot_time},
+    conditions::Conditions,
     connect::Connection,
     options::OnFull,
     reader::{OrderedReader, ReadError, ReaderOptions},
@@ -89,6 +91,8 @@ pub struct Context {
     pub remember: Duration,
     /// What happens when EVENTS is nearly full.
     pub on_full: OnFull,
+    /// What an operator should know of.
+    pub conditions: Conditions,
 }
 
 /// Why a driver ended.
@@ -127,6 +131,9 @@ pub struct Driver {
     shard: ShardId,
     tenure: Tenure,
     share: Share,
+    /// The lanes' clock: the log server's as it was when the shard was taken over, and from then on the boot clock. So a
+    /// step of any wall clock neither ends a wait early nor prolongs it.
+    clock: Anchored,
     lanes: Lanes,
     commits: Commits,
     checkpoints: Checkpoints,
@@ -164,12 +171,13 @@ impl Driver {
         let stream = context.layout.commands_stream(shard);
         let commands = reader(&context, stream, &format!("commands-{shard}"), StreamSeq(positions.commands + 1));
         let backfills = Backfills::new(log.clone(), &restored.subscriptions);
-        let lanes = Lanes::new(share.limits(), restored, StdRng::from_rng(&mut rand::rng()));
+        let clock = lane_clock(&context.connection);
+        let lanes = Lanes::new(share.limits(), restored, clock.now(), StdRng::from_rng(&mut rand::rng()));
         let aging = Aging::start(log.clone(), context.retention);
         let copies = Copies::start(&context, log.clone(), positions.copied);
         let trim = (context.on_full == OnFull::DropSettled)
             .then(|| Trim::start(log.clone(), ledger.settlement(), copies.watch_copied(), context.remember));
-        let commits = Commits::new(&context, log.clone(), ledger, positions);
+        let commits = Commits::new(&context, log.clone(), ledger, positions, clock);
         let checkpoints =
             Checkpoints::new(log, context.checkpoints, commits.epoch(), positions.created_ns, checkpoints);
         Self {
@@ -177,6 +185,7 @@ impl Driver {
             shard,
             tenure,
             share,
+            clock,
             lanes,
             commits,
             checkpoints,
@@ -277,7 +286,7 @@ impl Driver {
                 let limits = self.share.limits();
                 self.handle(Input::Bounded(limits))?;
             }
-            () = sleep_until(deadline), if active => self.handle(Input::TimerFired)?,
+            () = sleep_until(self.clock, deadline), if active => self.handle(Input::TimerFired)?,
             batch = self.commands.next(), if self.matching && active => self.commanded(&batch?)?,
             () = self.aging.changed(), if self.matching && active => self.aged()?,
             step = self.backfills.next(), if active => self.backfilled(step)?,
@@ -294,7 +303,7 @@ impl Driver {
     /// Tells the lanes, and carries out what they ask for.
     fn handle(&mut self, input: Input) -> Result<(), DriverError> {
         let mut actions = Vec::new();
-        self.lanes.handle(input, Timestamp::now(), &mut actions);
+        self.lanes.handle(input, self.clock.now(), &mut actions);
         for action in actions {
             match action {
                 Action::Attempt { id, work, event, number, previous } => {
@@ -327,9 +336,15 @@ fn reader(context: &Context, stream: String, name: &str, from: StreamSeq) -> Ord
     OrderedReader::new(context.connection.clone(), options)
 }
 
-/// Until a moment of the wall clock; for ever when there is none.
-async fn sleep_until(deadline: Option<Timestamp>) {
+/// The server's clock, which recovery has just asked for; a server that tells no time leaves the local one.
+fn lane_clock(connection: &Connection) -> Anchored {
+    let server = connection.server_clock().anchored();
+    server.unwrap_or_else(|| Anchored::new(Timestamp::now(), boot_time()))
+}
+
+/// Until a moment of the lanes' clock; for ever when there is none.
+async fn sleep_until(clock: Anchored, deadline: Option<Timestamp>) {
     let Some(deadline) = deadline else { return std::future::pending().await };
-    let left = Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
+    let left = Duration::try_from(deadline.duration_since(clock.now())).unwrap_or(Duration::ZERO);
     tokio::time::sleep(left).await;
 }

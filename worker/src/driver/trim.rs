@@ -8,7 +8,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use weft_nats::{
@@ -133,7 +132,9 @@ impl Trim {
 
     /// Carries the heads forward that would be lost with `messages`, which end at `through`.
     async fn carry(&self, messages: &[Stored], through: StreamSeq) -> Result<(), TrimError> {
-        let since = Timestamp::now().checked_sub(self.remember).map_or(i64::MIN, |since| since.as_millisecond());
+        // `look` has just asked the server, which has stamped the heads.
+        let now = self.log.connection.server_clock().now();
+        let since = now.checked_sub(self.remember).map_or(i64::MIN, |since| since.as_millisecond());
         let newest = self.newest(messages).into_iter().filter(|(_, head)| head.stored_at_ms >= since);
         let heads: Vec<v1::Head> = stream::iter(newest)
             .map(|(workflow, head)| async move {

@@ -30,6 +30,8 @@ pub(super) enum Flaw {
     LastPlace,
     /// A retry does not wait.
     EarlyRetry,
+    /// A wait that an owner before has decided ends by the clock of this one.
+    ForeignClock,
     /// The lanes of a paused subscription go on.
     PausedSubscription,
     /// A lane goes on that an operator has paused.

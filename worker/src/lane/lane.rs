@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use weft_nats::event::StoredEvent;
 use weft_proto::{
     ids::{EventId, Run, StreamSeq},
@@ -38,6 +38,9 @@ pub(super) struct Tries {
     pub uncounted: u32,
     /// No attempt before this.
     pub not_before: Option<Timestamp>,
+    /// How long that was from the moment at which it was decided, in milliseconds: the next owner, whose clock may be
+    /// another, waits no longer. 0: not known.
+    pub wait_ms: u64,
     /// When the first attempt failed.
     pub first_failed_at: Option<Timestamp>,
 }
@@ -163,7 +166,7 @@ impl Lane {
     }
 
     /// A lane as the ledger left it: parked, with nothing in memory.
-    pub fn restored(lane: &v1::Lane) -> Self {
+    pub fn restored(lane: &v1::Lane, now: Timestamp) -> Self {
         Self {
             next: StreamSeq(lane.next),
             last: StreamSeq(lane.last),
@@ -171,7 +174,8 @@ impl Lane {
             head: Tries {
                 ended: lane.attempts,
                 uncounted: lane.uncounted,
-                not_before: instant(lane.next_attempt_at_ms),
+                not_before: restored_wait(lane.next_attempt_at_ms, lane.wait_ms, now),
+                wait_ms: lane.wait_ms,
                 first_failed_at: instant(lane.first_failed_at_ms),
             },
             blocked: lane.state() == v1::LaneState::Blocked,
@@ -304,6 +308,26 @@ impl Lane {
 /// Unix milliseconds of a log record; 0 stands for none.
 pub(super) fn instant(ms: i64) -> Option<Timestamp> {
     if ms == 0 { None } else { Timestamp::from_millisecond(ms).ok() }
+}
+
+/// The longest wait of a record that does not say how long it was: what a receiver may ask for at the most.
+const UNKNOWN_WAIT_MAX: SignedDuration = SignedDuration::from_hours(24);
+
+/// The moment before which an owner that takes over at `now` makes no attempt. The record's moment is by its writer's
+/// clock, the wait is not: where the clocks differ, an attempt may come early, and never later than the whole wait.
+pub(super) fn restored_wait(not_before_ms: i64, wait_ms: u64, now: Timestamp) -> Option<Timestamp> {
+    if has(Flaw::ForeignClock) {
+        return instant(not_before_ms);
+    }
+    let longest = i64::try_from(wait_ms).ok().filter(|wait| *wait > 0);
+    let longest = longest.map_or(UNKNOWN_WAIT_MAX, SignedDuration::from_millis);
+    Some(instant(not_before_ms)?.min(now.checked_add(longest).unwrap_or(Timestamp::MAX)))
+}
+
+/// The wait from `now` to `at`, in milliseconds, rounded up.
+pub(super) fn wait_ms(at: Timestamp, now: Timestamp) -> u64 {
+    let wait = at.duration_since(now).as_nanos();
+    u64::try_from(wait).unwrap_or(0).div_ceil(1_000_000)
 }
 
 /// The other way.

@@ -67,11 +67,11 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    /// Lanes as the ledger left them. Rules follow by [`Input::Subscribed`]; until then their lanes wait.
-    pub fn new(limits: Limits, restored: Restored, rng: StdRng) -> Self {
+    /// Lanes as the ledger left them, at `now`. Rules follow by [`Input::Subscribed`]; until then their lanes wait.
+    pub fn new(limits: Limits, restored: Restored, now: Timestamp, rng: StdRng) -> Self {
         Self {
             limits,
-            world: World::restored(&restored),
+            world: World::restored(&restored, now),
             schedule: Schedule::default(),
             drafts: Drafts::default(),
             catch_ups: CatchUps::default(),
@@ -90,7 +90,8 @@ impl Lanes {
         }
     }
 
-    /// Takes note of what happened at `now` and adds what must be done to `actions`.
+    /// Takes note of what happened at `now` and adds what must be done to `actions`. Waits are by this clock, which must
+    /// neither go back nor jump.
     pub fn handle(&mut self, input: Input, now: Timestamp, actions: &mut Vec<Action>) {
         match input {
             Input::Subscribed(rules) => self.subscribed(rules, now, actions),

@@ -221,6 +221,12 @@ impl Schedule {
         timer.into_iter().chain(gate).min()
     }
 
+    /// The moments that lanes wait for, in order.
+    #[cfg(test)]
+    pub fn timers(&self) -> impl Iterator<Item = Timestamp> {
+        self.timers.iter().map(|(at, _)| *at)
+    }
+
     /// A lane whose moment has come.
     pub fn pop_due(&mut self, now: Timestamp) -> Option<LaneKey> {
         if self.timers.first()?.0 > now {

@@ -12,7 +12,7 @@ use super::{
     circuit::Sign,
     flaw::{Flaw, has},
     input::{AttemptEnd, LaneKey, OnExhausted, Rules, Verdict, Work},
-    lane::{Target, Tries, millis},
+    lane::{Target, Tries, millis, wait_ms},
     machine::{Lanes, Started},
     world::{attempt_record, ceil_millisecond, outcome_of},
 };
@@ -81,7 +81,7 @@ impl Lanes {
         };
         let block = rules.is_some_and(|rules| rules.on_exhausted == OnExhausted::Block) && target == Target::Head;
         // Rounded up to the millisecond that is committed, so that a restart waits for exactly the same moment.
-        let next_attempt = wait.and_then(|wait| end.ended_at.checked_add(wait).ok()).map(ceil_millisecond);
+        let next_attempt = wait.and_then(|wait| now.checked_add(wait).ok()).map(ceil_millisecond);
         self.drafts.attempt(attempt_record(&work, event.event.id, tries.ended, &end, uncounted, next_attempt));
 
         if end.verdict == Verdict::Delivered {
@@ -127,6 +127,7 @@ impl Lanes {
         let Some(lane) = self.world.lanes.get_mut(&work.lane) else { return };
         if let Some(tries) = lane.tries(target) {
             tries.not_before = Some(at);
+            tries.wait_ms = wait_ms(at, now);
         }
         // With the memory full, whoever waits makes room for who need not.
         if self.memory.is_full() || at.duration_since(now) >= PARK_AFTER {

@@ -7,7 +7,8 @@
 //! its time, none of a paused subscription or one whose receiver is gone, none beyond the bounds; L6 a quarantined event
 //! is attempted by a redrive only, and its live run ends as a dead letter; L7 nothing is exhausted before as many attempts
 //! have counted as the policy allows, and then it is. The last subscription is not ordered: for it L1 is that an event
-//! waits for no other, and L2 that none is attempted twice at a time. L8: what leaves the log soon, and only that, expires.
+//! waits for no other, and L2 that none is attempted twice at a time. L8: what leaves the log soon, and only that, expires. L9:
+//! no wait is longer than the retry policy's, also where the clock of the next owner shows another time.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -47,6 +48,8 @@ const SUBSCRIPTIONS: u8 = 3;
 const UNORDERED: u8 = 2;
 const WORKFLOWS: u8 = 3;
 const RETRIES: u32 = 2;
+/// The longest wait of the retry policy, with jitter: three seconds doubled once.
+const WAIT_MAX: SignedDuration = SignedDuration::from_millis(7_200);
 const QUARANTINE: &str = "schema_invalid: /total: value is not a number";
 const PAYLOAD: &[u8] = &[b'x'; 100];
 

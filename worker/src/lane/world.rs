@@ -14,7 +14,7 @@ use super::{
     draft::State,
     flaw::{Flaw, has},
     input::{AttemptEnd, LaneKey, Rules, Work},
-    lane::{Lane, PendingRun, Tries, instant, millis},
+    lane::{Lane, PendingRun, Tries, instant, millis, restored_wait},
 };
 
 /// What the machine knows of a subscription.
@@ -49,7 +49,7 @@ pub(super) struct World {
 
 impl World {
     /// The world as the ledger left it.
-    pub fn restored(restored: &Restored) -> Self {
+    pub fn restored(restored: &Restored, now: Timestamp) -> Self {
         let mut world = World::default();
         for state in restored.subscriptions.iter().filter(|state| !state.closed) {
             if let Some(uid) = SubscriptionUid::from_slice(&state.subscription) {
@@ -59,7 +59,7 @@ impl World {
         }
         for lane in &restored.lanes {
             if let Some(key) = key_of(&lane.subscription, &lane.workflow_id, lane.unordered.then_some(lane.last)) {
-                *world.lane_mut(&key) = Lane::restored(lane);
+                *world.lane_mut(&key) = Lane::restored(lane, now);
                 world.take_place(&key);
             }
         }
@@ -80,7 +80,8 @@ impl World {
                 tries: Tries {
                     ended: run.attempts,
                     uncounted: run.uncounted,
-                    not_before: instant(run.next_attempt_at_ms),
+                    not_before: restored_wait(run.next_attempt_at_ms, run.wait_ms, now),
+                    wait_ms: run.wait_ms,
                     first_failed_at: instant(run.first_failed_at_ms),
                 },
             };
@@ -172,6 +173,7 @@ impl State for World {
             uncounted: lane.head.uncounted,
             paused: lane.paused,
             unordered: key.event.is_some(),
+            wait_ms: lane.head.wait_ms,
         })
     }
 
@@ -191,6 +193,7 @@ impl State for World {
             uncounted: pending.tries.uncounted,
             paused: pending.paused,
             unordered: work.lane.event.is_some(),
+            wait_ms: pending.tries.wait_ms,
         })
     }
 

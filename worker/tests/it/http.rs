@@ -17,7 +17,10 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use tokio_util::sync::CancellationToken;
-use weft_nats::event::{Event, StoredEvent};
+use weft_nats::{
+    clock::ServerClock,
+    event::{Event, StoredEvent},
+};
 use weft_proto::{
     ids::{EventId, Run, SequenceNumber, StreamSeq, SubscriptionUid, WorkflowId},
     v1::{self, AttemptClass},
@@ -98,6 +101,7 @@ fn delivery() -> Delivery {
         lane_previous: Some(EventId::unique()),
         epoch: 9,
         timeout: TIMEOUT,
+        clock: ServerClock::default(),
         tenure: Tenure::unlimited(),
     }
 }

@@ -4,7 +4,6 @@
 use std::collections::{HashMap, VecDeque};
 
 use futures_util::StreamExt as _;
-use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, timeout},
@@ -123,7 +122,7 @@ impl Forwarder {
             };
             self.gather.launched(self.waiting_events(), Instant::now());
             let submissions = self.next_request();
-            let request = wire::request(Timestamp::now(), &submissions);
+            let request = wire::request(self.shared.server_time(), &submissions);
             if !self.shared.fits(&request) {
                 submissions.into_iter().for_each(|submission| self.take_back(submission));
                 continue;
@@ -211,7 +210,7 @@ impl Forwarder {
             tracing::warn!(subject = %message.subject, "what no gateway of this mesh has told is ignored");
             return;
         }
-        if let Some(appended) = tell::decode(message.payload.clone(), Timestamp::now()) {
+        if let Some(appended) = tell::decode(message.payload.clone(), self.shared.server_time()) {
             let _ = self.appended.try_send(appended);
         }
     }

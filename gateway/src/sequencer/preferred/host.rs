@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, future::join_all};
-use jiff::Timestamp;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
     time::{Instant, timeout},
@@ -89,8 +88,9 @@ impl Host {
             return self.ignore(&request);
         }
         let serves = self.current.borrow().is_some() && !matches!(self.shared.standing(), Standing::Theirs(_));
-        let events =
-            serves.then(|| wire::events(request.payload.clone(), self.shared.layout, Timestamp::now(), self.age_max));
+        let events = serves.then(|| {
+            wire::events(request.payload.clone(), self.shared.layout, self.shared.server_time(), self.age_max)
+        });
         let (Some(Some(events)), Some(reply)) = (events, request.reply.clone()) else {
             return self.refuse(request).await;
         };

@@ -42,6 +42,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use tokio::{
     sync::{Notify, Semaphore, mpsc, watch},
     time::{Instant, sleep_until},
@@ -226,6 +227,11 @@ impl Shared {
         let mut headers = HeaderMap::new();
         headers.insert(TAG, self.tags.tag(subject, payload));
         headers
+    }
+
+    /// The log server's time, which all gateways share.
+    fn server_time(&self) -> Timestamp {
+        self.connection.server_clock().now()
     }
 
     /// Whether a payload is not too large for the server.

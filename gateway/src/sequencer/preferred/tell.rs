@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use prost::Message as _;
 use tokio::{sync::mpsc, time::Instant};
 use weft_index::receipts::Accepted;
+use weft_nats::clock::ServerClock;
 use weft_proto::{
     ids::{EventId, SequenceNumber, StreamSeq, WorkflowId},
     v1,
@@ -32,7 +33,7 @@ const LISTENS: Duration = Duration::from_secs(10);
 const LISTENERS_MAX: usize = 64;
 /// Appends that wait to be told. Whoever misses one reads.
 const QUEUE_MAX: usize = 16;
-/// Who is told later, by two clocks that may differ, reads: when an event was stored is concluded from when it was told, and
+/// A gateway that is notified later than this, by the server's clock, reads: when an event was stored is concluded from when it was told, and
 /// is to be late by well below [`LATE_MAX`](weft_index::receipts::LATE_MAX).
 const AGE_MAX: Duration = Duration::from_secs(2);
 
@@ -131,13 +132,15 @@ impl Listeners {
 pub(in crate::sequencer) struct Teller {
     listeners: Listeners,
     queue: mpsc::Sender<(Timestamp, Vec<Name>, Appended)>,
+    server_clock: ServerClock,
 }
 
 impl Teller {
     /// With the task that sends, which ends with the last clone.
     pub(super) fn new(shared: Shared, listeners: Listeners) -> (Self, impl Future<Output = ()>) {
         let (queue, queued) = mpsc::channel(QUEUE_MAX);
-        (Self { listeners, queue }, send(shared, queued))
+        let server_clock = shared.connection.server_clock().clone();
+        (Self { listeners, queue, server_clock }, send(shared, queued))
     }
 
     /// These have just been stored.
@@ -146,7 +149,7 @@ impl Teller {
         if !listening.is_empty()
             && let Some(appended) = Appended::new(events)
         {
-            let _ = self.queue.try_send((Timestamp::now(), listening, appended));
+            let _ = self.queue.try_send((self.server_clock.now(), listening, appended));
         }
     }
 }

@@ -22,8 +22,8 @@ use crate::sequencer::{
     submission::{Answer, Encoded, Submission, numbered_bytes},
 };
 
-/// How old a request may be at the most, by two clocks that may differ: a preferred appender whose clock is further off is
-/// not used.
+/// The age above which a request is refused. Both gateways take the time from the log server, so that a wrong wall clock
+/// neither refuses every request nor lets an old one pass.
 const AGE_MAX: Duration = Duration::from_secs(30);
 
 /// How old a request may be where ids are known for `dedup_horizon`: what lay in a socket while a gateway stood still must
@@ -32,7 +32,8 @@ pub(in crate::sequencer) fn age_max(dedup_horizon: Duration) -> Duration {
     AGE_MAX.min(dedup_horizon / 2)
 }
 
-/// How old is now what was sent at `sent_at_ms`, by two clocks that may differ: also what is from the future.
+/// The age at `now` of what was sent at `sent_at_ms`. What is from the future counts as old: two estimates of a server's
+/// clock do not differ by so much.
 pub(super) fn age(sent_at_ms: i64, now: Timestamp) -> Duration {
     Duration::from_millis(now.as_millisecond().abs_diff(sent_at_ms))
 }

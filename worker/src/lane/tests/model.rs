@@ -37,13 +37,15 @@ pub struct World {
     /// What the receiver saw, live, in order of first arrival.
     pub received: BTreeMap<LaneKey, Vec<StreamSeq>>,
     pub retry_at: BTreeMap<(LaneKey, StreamSeq, Run), Timestamp>,
+    /// How far the clock of the next owner is ahead of this one's.
+    pub skew: SignedDuration,
     pub seed: u64,
 }
 
 impl World {
     pub fn new(seed: u64) -> Self {
         let mut world = Self {
-            lanes: Lanes::new(limits(), Restored::default(), StdRng::seed_from_u64(seed)),
+            lanes: Lanes::new(limits(), Restored::default(), Timestamp::UNIX_EPOCH, StdRng::seed_from_u64(seed)),
             now: Timestamp::from_second(1_000_000).unwrap(),
             log: vec![],
             read: 0,
@@ -63,6 +65,7 @@ impl World {
             delivered: BTreeSet::new(),
             received: BTreeMap::new(),
             retry_at: BTreeMap::new(),
+            skew: SignedDuration::ZERO,
             seed,
         };
         world.subscribe();
@@ -240,6 +243,7 @@ impl World {
             Step::ResumeLane { subscription, workflow } => {
                 self.command(Order::Lane { lane: lane(subscription, workflow), order: LaneOrder::Resume });
             }
+            Step::SetClock { hours } => self.skew = SignedDuration::from_hours(i64::from(hours)),
             Step::Age { events } => self.age((self.record.aged + u64::from(events)).min(self.log.len() as u64)),
             Step::Crash { committed } => self.crash(committed),
             Step::End { .. }

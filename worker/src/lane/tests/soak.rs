@@ -69,6 +69,7 @@ fn the_model_notices_every_flaw() {
         Flaw::BoundlessAttempts,
         Flaw::BoundlessSubscription,
         Flaw::EarlyRetry,
+        Flaw::ForeignClock,
         Flaw::PausedSubscription,
         Flaw::PausedLane,
         Flaw::SecondProbe,

@@ -65,6 +65,10 @@ pub enum Step {
         subscription: u8,
         workflow: u8,
     },
+    /// The wall clocks step: this owner's lanes do not notice, the next owner's clock is another.
+    SetClock {
+        hours: i16,
+    },
     /// Another part of the log leaves it soon.
     Age {
         events: u8,
@@ -97,6 +101,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         2 => (0..SUBSCRIPTIONS, 0..WORKFLOWS)
             .prop_map(|(subscription, workflow)| Step::ResumeLane { subscription, workflow }),
         1 => (1u8..6).prop_map(|events| Step::Age { events }),
+        1 => (-170i16..=170).prop_map(|hours| Step::SetClock { hours }),
         1 => any::<bool>().prop_map(|committed| Step::Crash { committed }),
     ]
 }
