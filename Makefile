@@ -6,7 +6,7 @@
 NATS_SERVER = $(or $(WEFT_NATS_SERVER),$(shell nats/server.sh))
 WITH_NATS = WEFT_NATS_SERVER="$(NATS_SERVER)"
 
-.PHONY: demo up test test-interop soak fuzz check fmt lint doc build bench nats-server
+.PHONY: demo up test test-interop soak chaos fuzz check fmt lint doc build bench nats-server
 
 # Starts a whole mesh, sends signed traffic with failures, prints the proof.
 demo: nats-server build
@@ -37,6 +37,17 @@ soak: nats-server
 		cargo test --package weft-worker --lib --release --locked -- --nocapture lane::tests::soak::random
 	$(WITH_NATS) WEFT_SOAK_KILLS="$(or $(WEFT_SOAK_KILLS),20)" WEFT_SOAK_EVENTS="$(or $(WEFT_SOAK_EVENTS),200000)" \
 		cargo test --package weft --test it --locked -- --nocapture --test-threads 1 failover:: outage::
+	$(MAKE) chaos SECONDS="$(or $(WEFT_SOAK_CHAOS),600)"
+
+# Real processes through faults that a seed decides (kills, stops, restarts, network cuts, delays, steps of the clock, changes
+# of the catalog): one nats-server, then a cluster of three. Every promise is judged from the outside. SECONDS=240 of each,
+# SEED=7 for the same faults again, CHAOS="--faults cut,kill --rate 200" for anything else that weft-chaos takes.
+chaos: nats-server
+	cargo build --locked --bin weft --bin weft-chaos
+	for nodes in 1 3; do \
+		$(WITH_NATS) target/debug/weft-chaos --nodes $$nodes --seconds $(or $(SECONDS),240) $(if $(SEED),--seed $(SEED)) \
+			$(CHAOS) || exit 1; \
+	done
 
 # What arrives from outside, fuzzed: a million executions of each target, or it fails. Needs g++.
 fuzz:

@@ -1,0 +1,139 @@
+//! The admin as an operator's client sees it. Calls are repeated with the same request id until they are answered.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context as _, bail};
+use tonic::{
+    Code, Request, Response, Status,
+    metadata::{Ascii, MetadataValue},
+    transport::{Channel, Endpoint},
+};
+use weft_proto::v1::{self, catalog_service_client::CatalogServiceClient};
+
+use crate::{
+    mesh::TOKEN,
+    record::{DeadLetter, Shown},
+};
+
+/// Longest time for one call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest time for one call with its repeats: longer than any fault.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Pause before a repeat.
+const PAUSE: Duration = Duration::from_millis(300);
+/// Items of a page.
+const PAGE: u32 = 1000;
+/// Largest answer.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// A client.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    channel: Channel,
+    authorization: MetadataValue<Ascii>,
+}
+
+impl Admin {
+    /// A client of the admin at an address; connects when it is used.
+    pub fn new(address: SocketAddr) -> anyhow::Result<Self> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(Duration::from_secs(2));
+        Ok(Self { channel: endpoint.connect_lazy(), authorization: format!("Bearer {TOKEN}").parse()? })
+    }
+
+    /// The catalog.
+    pub fn catalog(&self) -> CatalogServiceClient<Channel> {
+        CatalogServiceClient::new(self.channel.clone())
+    }
+
+    /// Calls until there is an answer other than that the admin cannot answer now.
+    pub async fn call<T, R, F>(
+        &self,
+        what: &str,
+        message: &T,
+        mut call: impl FnMut(Request<T>) -> F,
+    ) -> anyhow::Result<R>
+    where
+        T: Clone,
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let mut request = Request::new(message.clone());
+            request.metadata_mut().insert("authorization", self.authorization.clone());
+            request.set_timeout(CALL_TIMEOUT);
+            let status = match tokio::time::timeout(CALL_TIMEOUT, call(request)).await {
+                Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Err(status)) => status,
+                Err(_) => Status::deadline_exceeded("no answer"),
+            };
+            let transient = matches!(
+                status.code(),
+                Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted | Code::Unknown
+            );
+            if !transient || tokio::time::Instant::now() > deadline {
+                bail!("{what}: {}: {}", status.code(), status.message());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// All events of a workflow.
+    pub async fn workflow(&self, workflow: &str) -> anyhow::Result<Vec<Shown>> {
+        let client = v1::workflow_service_client::WorkflowServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let mut shown = Vec::new();
+        let mut request =
+            v1::GetWorkflowRequest { workflow_id: workflow.to_owned(), page_size: PAGE, ..Default::default() };
+        loop {
+            let answer = self
+                .call("GetWorkflow", &request, |request| {
+                    let mut client = client.clone();
+                    async move { client.get_workflow(request).await }
+                })
+                .await?;
+            for entry in answer.events {
+                let event = entry.event.context("GetWorkflow: an entry without its event")?;
+                shown.push(Shown {
+                    event_id: event.event_id,
+                    workflow: event.workflow_id,
+                    number: event.sequence_number,
+                    previous: event.previous_event_id,
+                    status: entry.status,
+                });
+            }
+            if answer.next_page_token.is_empty() {
+                return Ok(shown);
+            }
+            request.page_token = answer.next_page_token;
+        }
+    }
+
+    /// All dead letters, of every status.
+    pub async fn dead_letters(&self) -> anyhow::Result<Vec<DeadLetter>> {
+        let client = v1::dead_letter_service_client::DeadLetterServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let statuses = ["open", "redriving", "redriven", "resolved", "discarded", "expired"].map(str::to_owned);
+        let filter = v1::DeadLetterFilter { statuses: statuses.into(), ..Default::default() };
+        let mut request =
+            v1::ListDeadLettersRequest { filter: Some(filter), page_size: PAGE, page_token: String::new() };
+        let mut letters = Vec::new();
+        loop {
+            let answer = self
+                .call("ListDeadLetters", &request, |request| {
+                    let mut client = client.clone();
+                    async move { client.list_dead_letters(request).await }
+                })
+                .await?;
+            letters.extend(answer.dead_letters.into_iter().map(|letter| DeadLetter {
+                subscription: letter.subscription,
+                event_id: letter.event_id,
+                number: letter.sequence_number,
+                status: letter.status,
+            }));
+            if answer.next_page_token.is_empty() {
+                return Ok(letters);
+            }
+            request.page_token = answer.next_page_token;
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! One run, from the start of the processes to the report.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+
+use crate::{
+    admin::Admin,
+    catalog::{Catalog, SENDER_SECRET},
+    clock::Clock,
+    collect::Collector,
+    disk::Disks,
+    faults::Injector,
+    judge::{self, Rule, Violation},
+    mesh::{self, Layout, Mesh},
+    plan::{self, Node, Planned, Settings},
+    receiver::Receiver,
+    record::{FaultKind, Records},
+    report,
+    senders::Senders,
+    settings::Args,
+    wall_clock::WallClocks,
+};
+
+/// Longest time until all roles are ready, at the start and after the last fault.
+const READY_PATIENCE: Duration = Duration::from_secs(90);
+/// Longest time until each delivery has its 2xx, once everything is healed.
+const SEND_PATIENCE: Duration = Duration::from_secs(60);
+/// Longest time until each event has its outcome, after that.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(120);
+/// Longest time until the admin shows it.
+const HISTORY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs; whether there was no violation.
+pub async fn run(args: Args) -> anyhow::Result<bool> {
+    let mut args = args;
+    let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    args.faults.sort_unstable();
+    args.faults.dedup();
+    let root = Root::new(&args)?;
+    let folder = root.path.clone();
+    let mut disks = Disks::default();
+    prepare_disks(&mut args, &folder, &mut disks);
+    let clocks = prepare_clocks(&mut args, &folder);
+    let plan = plan::draw(&Settings {
+        seed,
+        servers: args.nodes,
+        gateways: 2,
+        workers: 2,
+        length: args.seconds * 1000,
+        kinds: args.faults.clone(),
+    });
+    println!("{}", command_line(&args, seed));
+    if args.plan {
+        plan.iter().for_each(|planned| println!("{planned}"));
+        return Ok(true);
+    }
+    let layout = Layout {
+        servers: args.nodes,
+        shards: args.shards,
+        folder,
+        weft: args.bin.canonicalize().with_context(|| format!("{}; build it first", args.bin.display()))?,
+        nats_server: args.nats_server().await?,
+    };
+    let clock = Clock::start();
+    let records = drive(&args, seed, layout, clocks, plan, clock).await?;
+    let found = judge::judge(&records);
+    print!("faults:\n{}", report::faults(&records.faults));
+    print!("seen:\n{}", report::summary(&records));
+    print!("{}", report::violations(&records, &found));
+    let events = records.log.len();
+    println!("chaos seed {seed}: {events} events, {} faults, {} violations", records.faults.len(), found.len());
+    if args.keep || !found.is_empty() {
+        println!("logs of the processes: {}", root.keep().display());
+    }
+    Ok(found.is_empty())
+}
+
+/// The command that repeats the run.
+fn command_line(args: &Args, seed: u64) -> String {
+    let faults: Vec<_> = args.faults.iter().map(ToString::to_string).collect();
+    format!(
+        "weft-chaos --nodes {} --seconds {} --seed {seed} --rate {} --shards {} --faults {}",
+        args.nodes,
+        args.seconds,
+        args.rate,
+        args.shards,
+        faults.join(",")
+    )
+}
+
+/// Where stores cannot have a disk of their own there is no full one.
+fn prepare_disks(args: &mut Args, folder: &std::path::Path, disks: &mut Disks) {
+    if args.plan || !args.faults.contains(&FaultKind::Disk) {
+        return;
+    }
+    for server in 0..args.nodes {
+        if let Err(problem) = disks.mount(&mesh::store(folder, server)) {
+            println!("no full disk: {problem:#}");
+            args.faults.retain(|kind| *kind != FaultKind::Disk);
+            return;
+        }
+    }
+}
+
+/// Where the library cannot be compiled, clocks are not stepped.
+fn prepare_clocks(args: &mut Args, folder: &std::path::Path) -> Option<WallClocks> {
+    if args.plan || !args.faults.contains(&FaultKind::Clock) {
+        return None;
+    }
+    let compiled = WallClocks::compile(folder);
+    if let Err(problem) = &compiled {
+        println!("no steps of the clock: {problem:#}");
+        args.faults.retain(|kind| *kind != FaultKind::Clock);
+    }
+    compiled.ok()
+}
+
+/// The folder of a run; removed in the end unless it is kept.
+struct Root {
+    path: PathBuf,
+    temporary: Option<tempfile::TempDir>,
+}
+
+impl Root {
+    fn new(args: &Args) -> anyhow::Result<Self> {
+        if let Some(path) = &args.folder {
+            std::fs::create_dir_all(path)?;
+            return Ok(Self { path: path.canonicalize()?, temporary: None });
+        }
+        let temporary = tempfile::Builder::new().prefix("weft-chaos-").tempdir()?;
+        Ok(Self { path: temporary.path().to_owned(), temporary: Some(temporary) })
+    }
+
+    fn keep(self) -> PathBuf {
+        if let Some(temporary) = self.temporary {
+            return temporary.keep();
+        }
+        self.path
+    }
+}
+
+async fn drive(
+    args: &Args,
+    seed: u64,
+    layout: Layout,
+    clocks: Option<WallClocks>,
+    plan: Vec<Planned>,
+    clock: Clock,
+) -> anyhow::Result<Records> {
+    let shards = layout.shards;
+    let mesh = Mesh::prepare(layout, clocks.as_ref()).await?;
+    mesh.start().await?;
+    mesh.ready(READY_PATIENCE).await.context("the mesh does not start")?;
+    let (admin_address, _) = mesh.network.role_listeners(Node::Admin);
+    let admin = Admin::new(admin_address)?;
+    let receiver = Receiver::start(mesh.network.receiver_ip(), seed, clock).await?;
+    let catalog = Catalog::create(admin.clone(), receiver.address, clock).await?;
+    let gateways = (0..2).map(|number| mesh.network.role_listeners(Node::Gateway(number)).0).collect();
+    let senders = Senders::new(gateways, SENDER_SECRET, seed, clock)?;
+    let servers = (0..args.nodes).map(|server| format!("nats://{}", mesh.network.server_listeners(server).0));
+    let servers: Vec<String> = servers.collect();
+    let injector = Injector::new(mesh, catalog, clocks, clock);
+
+    // The schedule counts from the first delivery.
+    let offset = clock.now();
+    let plan = plan.into_iter().map(|planned| Planned { at: planned.at + offset, ..planned }).collect();
+    println!("started after {offset} ms");
+    tokio::join!(senders.send(args.rate, offset + args.seconds * 1000), injector.run(plan));
+    receiver.heal();
+    injector.look_for_ends().await;
+    println!("healed at {} ms; {} submissions so far", clock.now(), senders.count());
+    if let Err(problem) = injector.mesh.ready(READY_PATIENCE).await {
+        injector.fail("mesh", format!("not ready after the last fault: {problem:#}"));
+    }
+    senders.finish(SEND_PATIENCE).await;
+    println!("all senders have ended at {} ms", clock.now());
+
+    let mut records = Records { submissions: senders.take(), ..Records::default() };
+    records.subscriptions = injector.catalog.subscriptions().await;
+    let collector = Collector::connect(servers, shards, clock).await?;
+    drain(&injector, &receiver, collector, &mut records, clock).await?;
+    show(&injector, &admin, &mut records).await?;
+    injector.look_for_ends().await;
+    if let Err(problem) = injector.mesh.ready(READY_PATIENCE).await {
+        injector.fail("mesh", format!("not ready at the end: {problem:#}"));
+    }
+    for role in mesh::roles() {
+        if let Err(problem) = injector.mesh.process(role).lock().await.terminate().await {
+            injector.fail(&role.to_string(), format!("{problem:#}"));
+        }
+    }
+    records.faults = injector.faults();
+    records.failures = injector.failures();
+    injector.mesh.end().await;
+    Ok(records)
+}
+
+/// Waits until each event has its outcomes.
+async fn drain(
+    injector: &Arc<Injector>,
+    receiver: &Receiver,
+    mut collector: Collector,
+    records: &mut Records,
+    clock: Clock,
+) -> anyhow::Result<()> {
+    let deadline = tokio::time::Instant::now() + DRAIN_PATIENCE;
+    loop {
+        collector.read().await?;
+        records.log.clone_from(&collector.log);
+        records.outcomes.clone_from(&collector.outcomes);
+        records.changes.clone_from(&collector.changes);
+        records.copies.clone_from(&collector.copies);
+        records.arrivals = receiver.arrivals();
+        records.faults = injector.faults();
+        let open = judge::unsettled(records);
+        if open == 0 {
+            println!("drained at {} ms", clock.now());
+            return Ok(());
+        }
+        if tokio::time::Instant::now() > deadline {
+            println!("not drained at {} ms: {open} deliveries have no outcome", clock.now());
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Asks the admin for every workflow and every dead letter, until it agrees or its time is over.
+async fn show(injector: &Arc<Injector>, admin: &Admin, records: &mut Records) -> anyhow::Result<()> {
+    let workflows: std::collections::BTreeSet<String> =
+        records.log.iter().map(|event| event.workflow.clone()).collect();
+    let deadline = tokio::time::Instant::now() + HISTORY_PATIENCE;
+    loop {
+        records.shown.clear();
+        for workflow in &workflows {
+            match admin.workflow(workflow).await {
+                Ok(shown) => records.shown.extend(shown),
+                Err(problem) => injector.fail("admin", format!("{workflow}: {problem:#}")),
+            }
+        }
+        records.dead_letters = admin.dead_letters().await?;
+        let late = |violation: &Violation| matches!(violation.rule, Rule::HistoryDiffers | Rule::DeadLetterDiffers);
+        if !judge::judge(records).iter().any(late) || tokio::time::Instant::now() > deadline {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+}
