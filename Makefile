@@ -45,7 +45,7 @@ soak: nats-server
 chaos: nats-server
 	cargo build --locked --bin weft --bin weft-chaos
 	for nodes in 1 3; do \
-		$(WITH_NATS) target/debug/weft-chaos --nodes $$nodes --seconds $(or $(SECONDS),240) $(if $(SEED),--seed $(SEED)) \
+		$(WITH_NATS) target/debug/weft-chaos --nodes $$nodes --network $$([ $$nodes = 1 ] && echo proxies || echo auto) --seconds $(or $(SECONDS),240) $(if $(SEED),--seed $(SEED)) \
 			$(CHAOS) || exit 1; \
 	done
 

@@ -60,7 +60,6 @@ impl Admin {
         loop {
             let mut request = Request::new(message.clone());
             request.metadata_mut().insert("authorization", self.authorization.clone());
-            request.set_timeout(CALL_TIMEOUT);
             let status = match tokio::time::timeout(CALL_TIMEOUT, call(request)).await {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
                 Ok(Err(status)) => status,
@@ -135,5 +134,39 @@ impl Admin {
             }
             request.page_token = answer.next_page_token;
         }
+    }
+
+    /// Delivers all open dead letters of a subscription again; waits until each has been settled.
+    ///
+    /// # Errors
+    ///
+    /// When the call is refused, or does not end within `patience`.
+    pub async fn redrive(
+        &self,
+        subscription: &str,
+        patience: Duration,
+    ) -> anyhow::Result<v1::RedriveDeadLettersResponse> {
+        let client = v1::dead_letter_service_client::DeadLetterServiceClient::new(self.channel.clone());
+        let filter = v1::DeadLetterFilter { subscription: subscription.to_owned(), ..Default::default() };
+        let request = v1::RedriveDeadLettersRequest {
+            filter: Some(filter),
+            reason: "chaos".to_owned(),
+            request_id: format!("redrive-{subscription}"),
+            ..Default::default()
+        };
+        let whole = async {
+            let mut progress = self
+                .call("RedriveDeadLetters", &request, |request| {
+                    let mut client = client.clone();
+                    async move { client.redrive_dead_letters(request).await }
+                })
+                .await?;
+            let mut last = v1::RedriveDeadLettersResponse::default();
+            while let Some(message) = progress.message().await? {
+                last = message;
+            }
+            Ok::<_, anyhow::Error>(last)
+        };
+        tokio::time::timeout(patience, whole).await.context("RedriveDeadLetters does not end")?
     }
 }

@@ -157,6 +157,7 @@ fn read_outcome(shard: u32, commit: u64, epoch: u64, outcome: &v1::Outcome) -> O
         from: outcome.from,
         run: outcome.run,
         kind,
+        expired: outcome.reason() == v1::DeadLetterReason::Expired,
         workflow: outcome.workflow_id.clone(),
         operator: outcome.operator.clone(),
         epoch,

@@ -12,7 +12,7 @@ use anyhow::{Context as _, ensure};
 /// Size of a disk.
 const SIZE: &str = "size=1g";
 const BALLAST: &str = "ballast";
-const CHUNK: [u8; 1 << 20] = [0; 1 << 20];
+static CHUNK: [u8; 1 << 20] = [0; 1 << 20];
 
 /// Mounted disks, unmounted when dropped.
 #[derive(Debug, Default)]

@@ -111,22 +111,20 @@ impl Injector {
             }
             Action::Restart(node) => self.restart(*node).await,
             Action::Cut(cut) => {
-                self.mesh.network.cut(*cut);
+                self.mesh.network.cut(*cut)?;
                 pause().await;
-                self.mesh.network.heal(*cut);
-                Ok(())
+                self.mesh.network.heal(*cut)
             }
             Action::Delay(server, millis) => {
-                self.mesh.network.delay(*server, Duration::from_millis(*millis));
+                self.mesh.network.delay(*server, Duration::from_millis(*millis))?;
                 pause().await;
-                self.mesh.network.delay(*server, Duration::ZERO);
-                Ok(())
+                self.mesh.network.delay(*server, Duration::ZERO)
             }
-            Action::Clock(node, seconds) => {
+            Action::Clock { node, seconds, stays } => {
                 let Some(clocks) = &self.clocks else { return Ok(()) };
                 clocks.step(*node, *seconds)?;
                 pause().await;
-                clocks.step(*node, 0)
+                if *stays { Ok(()) } else { clocks.step(*node, 0) }
             }
             Action::Catalog(change) => self.change(change, lasts).await,
             Action::Disk(server) => self.fill(*server, lasts).await,

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use tokio::sync::Mutex;
 
 use crate::{
-    network::Network,
+    network::{Listeners, Mode, Network},
     plan::Node,
     process::{Process, Spec},
     wall_clock::WallClocks,
@@ -37,6 +37,8 @@ pub struct Layout {
     pub weft: PathBuf,
     /// The nats-server binary.
     pub nats_server: PathBuf,
+    /// How the processes are joined.
+    pub network: Mode,
 }
 
 /// All processes.
@@ -58,7 +60,8 @@ pub fn roles() -> Vec<Node> {
 impl Mesh {
     /// Writes all configurations; starts nothing.
     pub async fn prepare(layout: Layout, clocks: Option<&WallClocks>) -> anyhow::Result<Self> {
-        let network = Network::start(layout.servers, &roles()).await?;
+        let nodes: Vec<Node> = (0..layout.servers).map(Node::Server).chain(roles()).collect();
+        let network = Network::start(layout.network, &nodes).await?;
         let mut processes = BTreeMap::new();
         for number in 0..layout.servers {
             processes.insert(Node::Server(number), Mutex::new(Process::new(server(&layout, &network, number)?)));
@@ -117,7 +120,7 @@ impl Mesh {
     }
 
     async fn is_ready(&self, role: Node) -> anyhow::Result<()> {
-        let (_, operations) = self.network.role_listeners(role);
+        let operations = self.network.listeners(role).other;
         let response = self.client.get(format!("http://{operations}/readyz")).send().await.context("no answer")?;
         let status = response.status();
         let body = response.text().await.unwrap_or_default();
@@ -138,9 +141,11 @@ pub fn store(folder: &Path, server: usize) -> PathBuf {
     folder.join(format!("nats{server}/store"))
 }
 
-fn launched(layout: &Layout, program: &Path, args: &[&str]) -> Vec<String> {
+/// Starts a program in a process's part of the network, so that it dies with the driver.
+fn launched(layout: &Layout, network: &Network, node: Node, program: &Path, args: &[&str]) -> Vec<String> {
     let text = |path: &Path| path.display().to_string();
-    let mut command = vec![text(&layout.weft), "launch".to_owned(), text(program)];
+    let mut command = network.prefix(node);
+    command.extend([text(&layout.weft), "launch".to_owned(), text(program)]);
     command.extend(args.iter().map(|arg| (*arg).to_owned()));
     command
 }
@@ -150,7 +155,7 @@ fn server(layout: &Layout, network: &Network, number: usize) -> anyhow::Result<S
     let folder = layout.folder.join(&name);
     let store = store(&layout.folder, number);
     fs::create_dir_all(&store)?;
-    let (client, route) = network.server_listeners(number);
+    let Listeners { api: client, other: route } = network.listeners(Node::Server(number));
     let mut config = format!(
         "server_name: {name}\nlisten: \"{client}\"\nmax_payload: {PAYLOAD_BYTES_MAX}\nping_interval: 5s\n\
          jetstream {{ store_dir: {store:?}, sync_interval: always, max_file_store: 16GB, max_memory_store: 256MB }}\n"
@@ -168,7 +173,13 @@ fn server(layout: &Layout, network: &Network, number: usize) -> anyhow::Result<S
     let file = folder.join("nats.conf");
     fs::write(&file, config)?;
     Ok(Spec {
-        command: launched(layout, &layout.nats_server, &["--config", &file.display().to_string()]),
+        command: launched(
+            layout,
+            network,
+            Node::Server(number),
+            &layout.nats_server,
+            &["--config", &file.display().to_string()],
+        ),
         env: Vec::new(),
         log: layout.folder.join(format!("{name}.log")),
         name,
@@ -179,7 +190,7 @@ fn role_spec(layout: &Layout, network: &Network, role: Node) -> anyhow::Result<S
     let name = role.to_string();
     let folder = layout.folder.join(&name);
     fs::create_dir_all(&folder)?;
-    let (api, operations) = network.role_listeners(role);
+    let Listeners { api, other: operations } = network.listeners(role);
     let urls: Vec<_> = network.dialled(role).iter().map(|address| format!("nats://{address}")).collect();
     let section = match role {
         Node::Gateway(_) => format!("[gateway]\nlisten = \"{api}\"\n"),
@@ -203,7 +214,7 @@ fn role_spec(layout: &Layout, network: &Network, role: Node) -> anyhow::Result<S
         Node::Admin | Node::Server(_) => "admin",
     };
     Ok(Spec {
-        command: launched(layout, &layout.weft, &[command, "--config", &file.display().to_string()]),
+        command: launched(layout, network, role, &layout.weft, &[command, "--config", &file.display().to_string()]),
         env: vec![("WEFT_MASTER_KEY".into(), MASTER_KEY.into())],
         log: layout.folder.join(format!("{name}.log")),
         name,

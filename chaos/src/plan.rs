@@ -83,8 +83,15 @@ pub enum Action {
     Cut(Cut),
     /// Latency in milliseconds on all connections of a server; removed afterwards.
     Delay(usize, u64),
-    /// A step of a role's wall clock in seconds; taken back afterwards.
-    Clock(Node, i64),
+    /// A step of a role's wall clock in seconds; taken back afterwards, or left until the end of the run.
+    Clock {
+        /// The role.
+        node: Node,
+        /// Seconds from the true time.
+        seconds: i64,
+        /// Whether it is left.
+        stays: bool,
+    },
     /// A change of the catalog.
     Catalog(CatalogChange),
     /// The disk of a server is full; room is made afterwards.
@@ -100,7 +107,7 @@ impl Action {
             Self::Restart(_) => FaultKind::Restart,
             Self::Cut(_) => FaultKind::Cut,
             Self::Delay(..) => FaultKind::Delay,
-            Self::Clock(..) => FaultKind::Clock,
+            Self::Clock { .. } => FaultKind::Clock,
             Self::Catalog(_) => FaultKind::Catalog,
             Self::Disk(_) => FaultKind::Disk,
         }
@@ -109,7 +116,7 @@ impl Action {
     /// The process that must not meet another fault meanwhile.
     fn target(&self) -> Option<Node> {
         match self {
-            Self::Kill(node) | Self::Stop(node) | Self::Restart(node) | Self::Clock(node, _) => Some(*node),
+            Self::Kill(node) | Self::Stop(node) | Self::Restart(node) | Self::Clock { node, .. } => Some(*node),
             Self::Cut(Cut::Isolated(server) | Cut::Deaf { server, .. } | Cut::Clients(server)) => {
                 Some(Node::Server(*server))
             }
@@ -126,7 +133,10 @@ impl fmt::Display for Action {
             Self::Kill(node) | Self::Stop(node) | Self::Restart(node) => write!(f, "{} {node}", self.kind()),
             Self::Cut(cut) => write!(f, "cut: {cut}"),
             Self::Delay(server, millis) => write!(f, "delay of {millis} ms to and from nats{server}"),
-            Self::Clock(node, seconds) => write!(f, "clock of {node} stepped by {seconds:+} s"),
+            Self::Clock { node, seconds, stays } => {
+                let stays = if *stays { " and left so" } else { "" };
+                write!(f, "clock of {node} stepped by {seconds:+} s{stays}")
+            }
             Self::Catalog(CatalogChange::Filter(types)) => write!(f, "catalog: orders takes {types:?}"),
             Self::Catalog(CatalogChange::Pause) => f.write_str("catalog: orders paused"),
             Self::Catalog(CatalogChange::Recreate) => f.write_str("catalog: temp deleted and created again"),
@@ -215,7 +225,12 @@ fn action(kind: FaultKind, settings: &Settings, rng: &mut StdRng) -> Action {
         FaultKind::Restart | FaultKind::Restore => Action::Restart(node),
         FaultKind::Cut => Action::Cut(cut(settings, server, role, rng)),
         FaultKind::Delay => Action::Delay(server, rng.random_range(5..150)),
-        FaultKind::Clock => Action::Clock(role, clock_step(rng)),
+        FaultKind::Clock => {
+            let seconds = clock_step(rng);
+            // A gateway whose clock is wrong refuses signatures, and rightly: with both wrong no sender would be heard.
+            let stays = rng.random_bool(0.5) && !matches!(role, Node::Gateway(_));
+            Action::Clock { node: role, seconds, stays }
+        }
         FaultKind::Catalog => Action::Catalog(catalog_change(rng)),
         FaultKind::Disk => Action::Disk(server),
     }
@@ -262,7 +277,7 @@ fn lasts(action: &Action, rng: &mut StdRng) -> Millis {
         Action::Restart(_) => 0,
         Action::Cut(_) => rng.random_range(1_000..16_000),
         Action::Delay(..) | Action::Disk(_) => rng.random_range(2_000..8_000),
-        Action::Clock(..) => rng.random_range(2_000..15_000),
+        Action::Clock { .. } => rng.random_range(2_000..15_000),
         Action::Catalog(_) => rng.random_range(500..6_000),
     }
 }

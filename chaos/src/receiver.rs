@@ -50,6 +50,8 @@ struct State {
     seed: u64,
     /// Set when the run heals: only events that fail for good still fail.
     healed: AtomicBool,
+    /// Set before the dead letters are redriven: nothing fails any more.
+    cured: AtomicBool,
     arrivals: Mutex<Vec<Arrival>>,
 }
 
@@ -66,7 +68,13 @@ impl Receiver {
     pub async fn start(ip: IpAddr, seed: u64, clock: Clock) -> anyhow::Result<Self> {
         let listener = TcpListener::bind((ip, 0)).await.context("the receiver")?;
         let address = listener.local_addr()?;
-        let state = Arc::new(State { clock, seed, healed: AtomicBool::new(false), arrivals: Mutex::default() });
+        let state = Arc::new(State {
+            clock,
+            seed,
+            healed: AtomicBool::new(false),
+            cured: AtomicBool::new(false),
+            arrivals: Mutex::default(),
+        });
         let served = Arc::clone(&state);
         let task = tokio::spawn(async move {
             loop {
@@ -82,6 +90,11 @@ impl Receiver {
     /// Ends all failures but those of events that fail for good.
     pub fn heal(&self) {
         self.state.healed.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends all failures.
+    pub fn cure(&self) {
+        self.state.cured.store(true, Ordering::Relaxed);
     }
 
     /// A copy of the records.
@@ -158,11 +171,14 @@ impl State {
 
     fn behaviour(&self, arrival: &Arrival) -> Behaviour {
         let now = |status| Behaviour::Answer(status, Duration::ZERO);
+        if self.cured.load(Ordering::Relaxed) {
+            return now(200);
+        }
         let number = arrival.delivery.rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or(1);
-        if number % PERMANENT == 0 {
+        if number.is_multiple_of(PERMANENT) {
             return now(422);
         }
-        if number % POISON == 0 {
+        if number.is_multiple_of(POISON) {
             return now(500);
         }
         if self.healed.load(Ordering::Relaxed) {

@@ -179,6 +179,8 @@ pub struct Outcome {
     pub run: u64,
     /// Kind.
     pub kind: OutcomeKind,
+    /// Whether it is a dead letter because it was about to leave the log.
+    pub expired: bool,
     /// Workflow id.
     pub workflow: String,
     /// Operator of a discard.
@@ -357,6 +359,8 @@ pub struct Records {
     pub faults: Vec<Fault>,
     /// Dead letters of the admin.
     pub dead_letters: Vec<DeadLetter>,
+    /// Names of the subscriptions whose dead letters were redriven at the end.
+    pub redriven: Vec<String>,
     /// Copies on `DLQ`: subscription name and event id, with the number of copies.
     pub copies: BTreeMap<(String, String), u64>,
     /// Events of the admin.

@@ -66,9 +66,15 @@ pub fn unavailability(records: &Records) -> BTreeMap<Option<FaultKind>, Millis> 
     let mut times: Vec<Millis> =
         records.submissions.iter().filter(|one| one.answer.receipt().is_some()).map(|one| one.ended).collect();
     times.sort_unstable();
-    let end = records.submissions.iter().map(|one| one.sent).max().unwrap_or(0);
+    let mut begun = BTreeMap::new();
+    for one in &records.submissions {
+        let sent = begun.entry(one.delivery.as_str()).or_insert(one.sent);
+        *sent = one.sent.min(*sent);
+    }
+    // Afterwards there are repeats only.
+    let end = begun.into_values().max().unwrap_or(0);
     let mut longest = BTreeMap::new();
-    for pair in times.windows(2).filter(|pair| pair[1] - pair[0] >= GAP_MIN && pair[0] < end) {
+    for pair in times.windows(2).filter(|pair| pair[1] - pair[0] >= GAP_MIN && pair[1] < end) {
         let gap = pair[1] - pair[0];
         let under_way = records.faults.iter().filter(|fault| fault.from <= pair[1] && pair[0] <= fault.until);
         let mut kinds: Vec<_> = under_way.map(|fault| Some(fault.kind)).collect();

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use clap::ValueEnum as _;
 
 use crate::{
     admin::Admin,
@@ -28,6 +29,8 @@ const READY_PATIENCE: Duration = Duration::from_secs(90);
 const SEND_PATIENCE: Duration = Duration::from_secs(60);
 /// Longest time until each event has its outcome, after that.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(120);
+/// Longest time until the dead letters of a subscription are redriven.
+const REDRIVE_PATIENCE: Duration = Duration::from_secs(60);
 /// Longest time until the admin shows it.
 const HISTORY_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -61,6 +64,7 @@ pub async fn run(args: Args) -> anyhow::Result<bool> {
         folder,
         weft: args.bin.canonicalize().with_context(|| format!("{}; build it first", args.bin.display()))?,
         nats_server: args.nats_server().await?,
+        network: args.network,
     };
     let clock = Clock::start();
     let records = drive(&args, seed, layout, clocks, plan, clock).await?;
@@ -80,8 +84,9 @@ pub async fn run(args: Args) -> anyhow::Result<bool> {
 fn command_line(args: &Args, seed: u64) -> String {
     let faults: Vec<_> = args.faults.iter().map(ToString::to_string).collect();
     format!(
-        "weft-chaos --nodes {} --seconds {} --seed {seed} --rate {} --shards {} --faults {}",
+        "weft-chaos --nodes {} --network {} --seconds {} --seed {seed} --rate {} --shards {} --faults {}",
         args.nodes,
+        args.network.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default(),
         args.seconds,
         args.rate,
         args.shards,
@@ -152,19 +157,23 @@ async fn drive(
     let mesh = Mesh::prepare(layout, clocks.as_ref()).await?;
     mesh.start().await?;
     mesh.ready(READY_PATIENCE).await.context("the mesh does not start")?;
-    let (admin_address, _) = mesh.network.role_listeners(Node::Admin);
-    let admin = Admin::new(admin_address)?;
-    let receiver = Receiver::start(mesh.network.receiver_ip(), seed, clock).await?;
+    let admin = Admin::new(mesh.network.listeners(Node::Admin).api)?;
+    let receiver = Receiver::start(mesh.network.driver(), seed, clock).await?;
     let catalog = Catalog::create(admin.clone(), receiver.address, clock).await?;
-    let gateways = (0..2).map(|number| mesh.network.role_listeners(Node::Gateway(number)).0).collect();
+    let gateways = (0..2).map(|number| mesh.network.listeners(Node::Gateway(number)).api).collect();
     let senders = Senders::new(gateways, SENDER_SECRET, seed, clock)?;
-    let servers = (0..args.nodes).map(|server| format!("nats://{}", mesh.network.server_listeners(server).0));
+    let servers = (0..args.nodes).map(|server| format!("nats://{}", mesh.network.listeners(Node::Server(server)).api));
     let servers: Vec<String> = servers.collect();
     let injector = Injector::new(mesh, catalog, clocks, clock);
 
+    if !injector.mesh.network.can_delay() && args.faults.contains(&FaultKind::Delay) {
+        println!("no delays: the kernel has no netem; --network proxies can delay");
+    }
     // The schedule counts from the first delivery.
     let offset = clock.now();
-    let plan = plan.into_iter().map(|planned| Planned { at: planned.at + offset, ..planned }).collect();
+    let possible = |planned: &Planned| injector.mesh.network.can_delay() || planned.action.kind() != FaultKind::Delay;
+    let plan = plan.into_iter().filter(possible).map(|planned| Planned { at: planned.at + offset, ..planned });
+    let plan: Vec<_> = plan.collect();
     println!("started after {offset} ms");
     tokio::join!(senders.send(args.rate, offset + args.seconds * 1000), injector.run(plan));
     receiver.heal();
@@ -181,6 +190,7 @@ async fn drive(
     let collector = Collector::connect(servers, shards, clock).await?;
     drain(&injector, &receiver, collector, &mut records, clock).await?;
     show(&injector, &admin, &mut records).await?;
+    redrive(&injector, &admin, &receiver, &mut records).await?;
     injector.look_for_ends().await;
     if let Err(problem) = injector.mesh.ready(READY_PATIENCE).await {
         injector.fail("mesh", format!("not ready at the end: {problem:#}"));
@@ -245,5 +255,32 @@ async fn show(injector: &Arc<Injector>, admin: &Admin, records: &mut Records) ->
             return Ok(());
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+}
+
+/// Redrives the dead letters of the subscriptions that were never deleted, with receivers that take everything.
+async fn redrive(
+    injector: &Arc<Injector>,
+    admin: &Admin,
+    receiver: &Receiver,
+    records: &mut Records,
+) -> anyhow::Result<()> {
+    receiver.cure();
+    for name in ["main", "orders", "loose"] {
+        match admin.redrive(name, REDRIVE_PATIENCE).await {
+            Ok(last) => println!("redriven of {name}: {} of {} delivered", last.delivered, last.selected),
+            Err(problem) => injector.fail("admin", format!("redrive of {name}: {problem:#}")),
+        }
+        records.redriven.push(name.to_owned());
+    }
+    let deadline = tokio::time::Instant::now() + HISTORY_PATIENCE;
+    loop {
+        records.arrivals = receiver.arrivals();
+        records.dead_letters = admin.dead_letters().await?;
+        let late = judge::judge(records).iter().any(|violation| violation.rule == Rule::NotRedriven);
+        if !late || tokio::time::Instant::now() > deadline {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

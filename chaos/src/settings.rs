@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
 
-use crate::record::FaultKind;
+use crate::{network::Mode, record::FaultKind};
 
 /// Runs a mesh of real processes through seeded faults, and judges what the outside has seen.
 #[derive(Debug, Clone, clap::Parser)]
@@ -28,6 +28,9 @@ pub struct Args {
     /// Shards of the log
     #[arg(long, default_value_t = 1)]
     pub shards: u32,
+    /// How the processes are joined
+    #[arg(long, value_enum, default_value_t = Mode::Auto)]
+    pub network: Mode,
     /// The weft binary
     #[arg(long, default_value = "target/debug/weft")]
     pub bin: PathBuf,

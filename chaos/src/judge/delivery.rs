@@ -161,13 +161,32 @@ impl<'a, 'b> Lane<'a, 'b> {
             )
     }
 
-    /// The newest event before this one that was delivered.
+    /// The event that is named as given before must be the newest that this owner knows to be delivered: committed by it
+    /// or an earlier owner, or taken from it.
     fn lane_chain(&mut self, arrival: &Arrival, position: usize) {
-        let delivered =
-            |at: &usize| self.index.kind(self.subscription, self.events[*at]) == Some(OutcomeKind::Delivered);
-        let expected = (0..position).rev().find(delivered).map(|at| self.events[at].event_id.as_str());
-        if arrival.lane_previous.as_deref() != expected {
-            let text = format!("it names {:?} as given before; that was {expected:?}", arrival.lane_previous);
+        let mut possible = Vec::new();
+        for at in (0..position).rev() {
+            let event = self.events[at];
+            let outcome = self.index.outcomes(&self.subscription.uid, event).first();
+            let committed =
+                outcome.is_some_and(|outcome| outcome.kind == OutcomeKind::Delivered && outcome.epoch <= arrival.epoch);
+            let certain = committed || self.taken_by_epoch.contains(&at);
+            // The owner may have got a late reply, or not.
+            if certain || self.taken.contains(&at) {
+                possible.push(Some(event.event_id.as_str()));
+            }
+            if certain {
+                break;
+            }
+            if at == 0 {
+                possible.push(None);
+            }
+        }
+        if position == 0 {
+            possible.push(None);
+        }
+        if !possible.contains(&arrival.lane_previous.as_deref()) {
+            let text = format!("it names {:?} as given before; that was {possible:?}", arrival.lane_previous);
             self.report(Rule::LaneChain, arrival, text);
         }
     }

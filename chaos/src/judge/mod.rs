@@ -11,6 +11,7 @@ mod history;
 mod index;
 mod log;
 mod outcomes;
+mod redrive;
 mod sending;
 #[cfg(test)]
 mod tests;
@@ -49,6 +50,8 @@ pub enum Rule {
     OutcomeTwice,
     /// An event was settled without its fate being known: the owner had lost it.
     LostByOwner,
+    /// An event was given up as about to leave the log, which keeps events for longer than the run.
+    Expired,
     /// An event was discarded without an operator's command.
     DiscardedByNobody,
     /// A subscription was given an event that it does not take.
@@ -69,6 +72,8 @@ pub enum Rule {
     HistoryDiffers,
     /// A dead letter is not listed, not copied, or listed without being one.
     DeadLetterDiffers,
+    /// A dead letter was not delivered by the redrive at the end, or not shown as redriven.
+    NotRedriven,
     /// A process ended by itself, exited with an error, did not stop in time, or is not ready at the end.
     Process,
 }
@@ -105,6 +110,7 @@ pub fn judge(records: &Records) -> Vec<Violation> {
     outcomes::judge(&index, &mut found);
     delivery::judge(&index, &mut found);
     history::judge(&index, &mut found);
+    redrive::judge(&index, &mut found);
     for failure in &records.failures {
         let text = format!("{} at {:.1} s: {}", failure.process, failure.at as f64 / 1000.0, failure.what);
         found.push(Violation::new(Rule::Process, "", text));

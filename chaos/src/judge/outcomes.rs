@@ -65,6 +65,9 @@ fn pair(
     if matches == Match::Never {
         report(Rule::NotMatching, format!("{:?}, and the subscription does not take it", outcome.kind));
     }
+    if outcome.expired {
+        report(Rule::Expired, format!("expired by commit {}", outcome.commit));
+    }
     match outcome.kind {
         OutcomeKind::Delivered if !taken.contains(&(key, event.event_id.as_str())) => {
             report(Rule::DeliveredUnseen, format!("delivered by commit {}; the receiver took nothing", outcome.commit));

@@ -50,7 +50,7 @@ fn receipts(index: &Index<'_>, id: &str, submissions: &[&Submission], found: &mu
             && event.previous == first.previous_event_id
             && event.workflow == first.workflow_id
     };
-    if !stored.iter().any(|event| same(event)) {
+    if !stored.iter().any(same) {
         let stored = stored[0];
         differs(format!(
             "the receipt says number {} after {:?}, the log {} after {:?}",

@@ -78,6 +78,7 @@ fn outcome(number: u64, kind: OutcomeKind) -> Outcome {
         from: 0,
         run: 0,
         kind,
+        expired: false,
         workflow: "w".into(),
         operator: String::new(),
         epoch: 1,
@@ -136,6 +137,7 @@ fn sound() -> Records {
             number: 3,
             status: "open".into(),
         }],
+        redriven: Vec::new(),
         copies: BTreeMap::from([(("main".to_owned(), id(3)), 1)]),
         shown: vec![shown(1, "delivered"), shown(2, "delivered"), shown(3, "dead_lettered"), shown(4, "delivered")],
         failures: Vec::new(),
@@ -234,6 +236,7 @@ fn wrong_outcomes_are_noticed() {
     breaks(Rule::LostByOwner, |records| {
         records.outcomes.push(Outcome { from: 2, ..outcome(3, OutcomeKind::DeadLettered) });
     });
+    breaks(Rule::Expired, |records| records.outcomes[2].expired = true);
     breaks(Rule::DiscardedByNobody, |records| records.outcomes[1].kind = OutcomeKind::Discarded);
     breaks(Rule::DiscardedByNobody, |records| {
         records.outcomes.remove(1);
@@ -275,6 +278,19 @@ fn wrong_deliveries_are_noticed() {
 }
 
 #[test]
+fn an_owner_names_what_it_has_given() {
+    // Taken from the first owner, dead-lettered by the second: what was attempted in between names it.
+    breaks_nothing(|records| {
+        records.arrivals[3].reply = Reply::Status(200);
+        records.arrivals[4].lane_previous = Some(id(3));
+        records.arrivals.push(arrival(3, 5000, 2, 422));
+        records.arrivals.push(arrival(4, 5100, 2, 200));
+        records.outcomes[2].epoch = 2;
+        records.outcomes[3].epoch = 2;
+    });
+}
+
+#[test]
 fn a_new_owner_may_repeat_the_tail_in_order() {
     breaks_nothing(|records| {
         records.arrivals.extend([arrival(2, 5000, 2, 200), arrival(4, 5100, 2, 500), arrival(4, 5200, 2, 200)]);
@@ -298,6 +314,24 @@ fn wrong_views_of_the_admin_are_noticed() {
     breaks(Rule::DeadLetterDiffers, |records| records.copies.clear());
     breaks(Rule::DeadLetterDiffers, |records| {
         records.dead_letters.push(DeadLetter { event_id: id(4), number: 4, ..records.dead_letters[0].clone() });
+    });
+}
+
+#[test]
+fn a_dead_letter_that_is_not_redriven_is_noticed() {
+    let redriven = |records: &mut Records| {
+        records.redriven.push("main".into());
+        records.dead_letters[0].status = "redriven".into();
+        records.arrivals.push(Arrival { replay: true, ..arrival(3, 9000, 1, 200) });
+    };
+    breaks_nothing(redriven);
+    breaks(Rule::NotRedriven, |records| {
+        redriven(records);
+        records.arrivals.pop();
+    });
+    breaks(Rule::NotRedriven, |records| {
+        redriven(records);
+        records.dead_letters[0].status = "open".into();
     });
 }
 

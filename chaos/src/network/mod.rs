@@ -2,101 +2,149 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
 use crate::plan::{Cut, Node};
 
 mod link;
+mod namespaces;
+mod proxies;
 
-use link::{Direction, Link};
+use namespaces::Namespaces;
+use proxies::Proxies;
 
-/// All processes on loopback, with a proxy of its own for each pair that talks to a server.
+/// How processes are joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// Namespaces where they are allowed, else proxies
+    Auto,
+    /// Network namespaces and packet filters
+    Namespaces,
+    /// TCP proxies on loopback
+    Proxies,
+}
+
+/// Where a process listens.
+#[derive(Debug, Clone, Copy)]
+pub struct Listeners {
+    /// Clients of a server; the API of a role.
+    pub api: SocketAddr,
+    /// Routes of a server; the operations port of a role.
+    pub other: SocketAddr,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Namespaces(Namespaces),
+    Proxies(Proxies),
+}
+
+/// The network of a run.
 #[derive(Debug)]
 pub struct Network {
-    /// Client and route port of each server.
-    servers: Vec<(SocketAddr, SocketAddr)>,
-    /// Listeners of each role: its API, where it has one, and its operations port.
-    roles: BTreeMap<Node, (SocketAddr, SocketAddr)>,
-    /// By the process that connects and the number of the server.
-    links: BTreeMap<(Node, usize), Link>,
+    listeners: BTreeMap<Node, Listeners>,
+    kind: Kind,
 }
 
 impl Network {
-    /// Chooses ports and starts the proxies.
-    pub async fn start(servers: usize, roles: &[Node]) -> anyhow::Result<Self> {
-        let ports = free_ports(2 * (servers + roles.len()))?;
-        let mut ports = ports.chunks_exact(2).map(|pair| (pair[0], pair[1]));
-        let servers: Vec<_> = ports.by_ref().take(servers).collect();
-        let mut links = BTreeMap::new();
-        for (number, (client, route)) in servers.iter().enumerate() {
-            for role in roles {
-                links.insert((*role, number), Link::start(*client).await?);
-            }
-            for other in (0..servers.len()).filter(|other| *other != number) {
-                links.insert((Node::Server(other), number), Link::start(*route).await?);
+    /// Joins the processes.
+    pub async fn start(mode: Mode, nodes: &[Node]) -> anyhow::Result<Self> {
+        if mode != Mode::Proxies {
+            match Namespaces::create(nodes) {
+                Ok(namespaces) => {
+                    return Ok(Self { listeners: namespaces.listeners(), kind: Kind::Namespaces(namespaces) });
+                }
+                Err(problem) if mode == Mode::Namespaces => return Err(problem),
+                Err(problem) => println!("no network namespaces, proxies instead: {problem:#}"),
             }
         }
-        Ok(Self { servers, roles: roles.iter().copied().zip(ports).collect(), links })
+        let listeners = Proxies::listeners(nodes)?;
+        let proxies = Proxies::start(&listeners).await?;
+        Ok(Self { listeners, kind: Kind::Proxies(proxies) })
     }
 
-    /// Address at which receivers listen.
-    pub fn receiver_ip(&self) -> IpAddr {
-        Ipv4Addr::LOCALHOST.into()
+    /// Address of the driver, at which receivers listen.
+    pub fn driver(&self) -> IpAddr {
+        match &self.kind {
+            Kind::Namespaces(namespaces) => namespaces.driver(),
+            Kind::Proxies(_) => Ipv4Addr::LOCALHOST.into(),
+        }
     }
 
-    /// Addresses at which a server listens for clients and for routes.
-    pub fn server_listeners(&self, number: usize) -> (SocketAddr, SocketAddr) {
-        self.servers[number]
+    /// Where a process listens.
+    pub fn listeners(&self, node: Node) -> Listeners {
+        self.listeners[&node]
     }
 
-    /// Addresses at which a role listens for its API and for operations.
-    pub fn role_listeners(&self, role: Node) -> (SocketAddr, SocketAddr) {
-        self.roles[&role]
+    /// A command that starts a process begins with this.
+    pub fn prefix(&self, node: Node) -> Vec<String> {
+        match &self.kind {
+            Kind::Namespaces(namespaces) => namespaces.prefix(node),
+            Kind::Proxies(_) => Vec::new(),
+        }
     }
 
-    /// Addresses of all servers as a process dials them.
+    /// Addresses of all servers but itself as a process dials them.
     pub fn dialled(&self, from: Node) -> Vec<SocketAddr> {
-        (0..self.servers.len()).filter_map(|server| Some(self.links.get(&(from, server))?.address)).collect()
+        let servers = self.listeners.iter().filter(|(node, _)| **node != from);
+        let dialled = servers.filter_map(|(node, listeners)| match (node, &self.kind) {
+            (Node::Server(number), Kind::Proxies(proxies)) => proxies.dialled(from, *number),
+            (Node::Server(_), Kind::Namespaces(_)) => {
+                Some(if matches!(from, Node::Server(_)) { listeners.other } else { listeners.api })
+            }
+            _ => None,
+        });
+        dialled.collect()
     }
 
-    /// Setting of the servers' `cluster` section, with a comma. Servers tell each other where the others are; nobody
-    /// listens at the address that is told here, so that only the configured routes are used.
+    /// Setting of the servers' `cluster` section, with a comma. Servers tell each other where the others are; behind
+    /// proxies nobody listens at the address that is told, so that only the configured routes are used.
     pub fn advertise(&self) -> &'static str {
-        "advertise: \"127.0.0.1:9\","
+        match &self.kind {
+            Kind::Namespaces(_) => "",
+            Kind::Proxies(_) => "advertise: \"127.0.0.1:9\",",
+        }
+    }
+
+    /// Whether it can delay.
+    pub fn can_delay(&self) -> bool {
+        match &self.kind {
+            Kind::Namespaces(namespaces) => namespaces.can_delay(),
+            Kind::Proxies(_) => true,
+        }
     }
 
     /// Makes a cut.
-    pub fn cut(&self, cut: Cut) {
-        self.each(cut, Link::hold);
-    }
-
-    /// Heals a cut.
-    pub fn heal(&self, cut: Cut) {
-        self.each(cut, Link::release);
-    }
-
-    /// Delays everything to and from a server; zero ends it.
-    pub fn delay(&self, server: usize, delay: Duration) {
-        for ((from, to), link) in &self.links {
-            if *to == server || *from == Node::Server(server) {
-                link.delay(delay);
+    pub fn cut(&self, cut: Cut) -> anyhow::Result<()> {
+        match &self.kind {
+            Kind::Namespaces(namespaces) => namespaces.cut(cut),
+            Kind::Proxies(proxies) => {
+                proxies.cut(cut);
+                Ok(())
             }
         }
     }
 
-    /// Calls `act` for each direction of a link that a cut concerns.
-    fn each(&self, cut: Cut, act: impl Fn(&Link, Direction)) {
-        for ((from, to), link) in &self.links {
-            for direction in [Direction::Forward, Direction::Backward] {
-                let (sender, receiver) = match direction {
-                    Direction::Forward => (*from, Node::Server(*to)),
-                    Direction::Backward => (Node::Server(*to), *from),
-                };
-                if concerns(cut, sender, receiver) {
-                    act(link, direction);
-                }
+    /// Heals a cut.
+    pub fn heal(&self, cut: Cut) -> anyhow::Result<()> {
+        match &self.kind {
+            Kind::Namespaces(namespaces) => namespaces.heal(cut),
+            Kind::Proxies(proxies) => {
+                proxies.heal(cut);
+                Ok(())
+            }
+        }
+    }
+
+    /// Delays everything to and from a server; zero ends it.
+    pub fn delay(&self, server: usize, delay: Duration) -> anyhow::Result<()> {
+        match &self.kind {
+            Kind::Namespaces(namespaces) => namespaces.delay(server, delay),
+            Kind::Proxies(proxies) => {
+                proxies.delay(server, delay);
+                Ok(())
             }
         }
     }
@@ -114,25 +162,6 @@ fn concerns(cut: Cut, sender: Node, receiver: Node) -> bool {
         }
         Cut::Role(role) => either(role),
     }
-}
-
-/// Below the range that the system takes the ports of outgoing connections from, so that the port of a process that does
-/// not run is not taken meanwhile.
-const PORTS: std::ops::Range<u16> = 15_000..32_000;
-
-/// Ports of loopback that are free now. All are held until the last is chosen, so that they differ.
-fn free_ports(count: usize) -> anyhow::Result<Vec<SocketAddr>> {
-    let mut held = Vec::new();
-    for _ in 0..100 * count {
-        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, rand::random_range(PORTS))) {
-            held.push(listener);
-        }
-        if held.len() == count {
-            break;
-        }
-    }
-    anyhow::ensure!(held.len() == count, "no free ports in {PORTS:?}");
-    Ok(held.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?)
 }
 
 #[cfg(test)]

@@ -1,0 +1,231 @@
+//! A network namespace for each process, joined by a bridge, and packet filters in those of the servers. Needs root.
+//!
+//! Every pair that can be cut has a server at one end, so the servers' filters are enough.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io::Write as _,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+    process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+
+use super::{Listeners, concerns};
+use crate::plan::{Cut, Node};
+
+/// What the names of our namespaces and interfaces begin with; the driver's process id follows.
+const PREFIX: &str = "wc";
+/// Ports of every process.
+const API_PORT: u16 = 4222;
+const OTHER_PORT: u16 = 6222;
+
+/// The namespaces of a run, removed when dropped.
+#[derive(Debug)]
+pub struct Namespaces {
+    names: BTreeMap<Node, String>,
+    addresses: BTreeMap<Node, Ipv4Addr>,
+    bridge: String,
+    gateway: Ipv4Addr,
+    cuts: Mutex<Vec<Cut>>,
+    can_delay: bool,
+}
+
+impl Namespaces {
+    /// Makes the bridge and a namespace for each process.
+    ///
+    /// # Errors
+    ///
+    /// When it is not allowed, or `ip` or `nft` is missing.
+    pub fn create(nodes: &[Node]) -> anyhow::Result<Self> {
+        remove_leftovers();
+        let pid = std::process::id();
+        // Runs at the same time have networks of their own.
+        let third = u8::try_from(pid % 250).unwrap_or(0);
+        let address = |last: usize| Ipv4Addr::new(10, 213, third, u8::try_from(last).unwrap_or(u8::MAX));
+        let mut network = Self {
+            names: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            bridge: format!("{PREFIX}{pid}"),
+            gateway: address(1),
+            cuts: Mutex::default(),
+            can_delay: true,
+        };
+        ip(&["link", "add", &network.bridge, "type", "bridge"])?;
+        ip(&["addr", "add", &format!("{}/24", network.gateway), "dev", &network.bridge])?;
+        ip(&["link", "set", &network.bridge, "up"])?;
+        for (number, node) in nodes.iter().enumerate() {
+            network.add(*node, number, address(10 + number))?;
+        }
+        for server in network.servers() {
+            network.filter(server)?;
+        }
+        network.can_delay = network.servers().all(|server| network.netem(server, Duration::from_millis(1)).is_ok());
+        for server in network.servers().filter(|_| network.can_delay) {
+            network.netem(server, Duration::ZERO)?;
+        }
+        Ok(network)
+    }
+
+    fn add(&mut self, node: Node, number: usize, address: Ipv4Addr) -> anyhow::Result<()> {
+        let name = format!("{}-{node}", self.bridge);
+        let (outside, inside) = (format!("{}h{number}", self.bridge), format!("{}n{number}", self.bridge));
+        ip(&["netns", "add", &name])?;
+        self.names.insert(node, name.clone());
+        self.addresses.insert(node, address);
+        ip(&["link", "add", &outside, "type", "veth", "peer", "name", &inside])?;
+        ip(&["link", "set", &inside, "netns", &name, "name", "eth0"])?;
+        ip(&["link", "set", &outside, "master", &self.bridge, "up"])?;
+        ip(&["-n", &name, "addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
+        ip(&["-n", &name, "link", "set", "eth0", "up"])?;
+        ip(&["-n", &name, "link", "set", "lo", "up"])
+    }
+
+    fn servers(&self) -> impl Iterator<Item = Node> {
+        self.names.keys().copied().filter(|node| matches!(node, Node::Server(_))).collect::<Vec<_>>().into_iter()
+    }
+
+    /// Where the processes listen.
+    pub fn listeners(&self) -> BTreeMap<Node, Listeners> {
+        let at = |address: &Ipv4Addr, port| SocketAddr::new(IpAddr::V4(*address), port);
+        let both = |address| Listeners { api: at(address, API_PORT), other: at(address, OTHER_PORT) };
+        self.addresses.iter().map(|(node, address)| (*node, both(address))).collect()
+    }
+
+    /// The driver's own address.
+    pub fn driver(&self) -> IpAddr {
+        self.gateway.into()
+    }
+
+    /// A command that runs in a process's namespace begins with this.
+    pub fn prefix(&self, node: Node) -> Vec<String> {
+        ["ip", "netns", "exec", &self.names[&node]].map(str::to_owned).to_vec()
+    }
+
+    /// Whether the kernel can delay packets.
+    pub fn can_delay(&self) -> bool {
+        self.can_delay
+    }
+
+    /// Makes a cut.
+    pub fn cut(&self, cut: Cut) -> anyhow::Result<()> {
+        self.cuts.lock().unwrap_or_else(PoisonError::into_inner).push(cut);
+        self.servers().try_for_each(|server| self.filter(server))
+    }
+
+    /// Heals a cut.
+    pub fn heal(&self, cut: Cut) -> anyhow::Result<()> {
+        let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = cuts.iter().position(|one| *one == cut) {
+            cuts.remove(place);
+        }
+        drop(cuts);
+        self.servers().try_for_each(|server| self.filter(server))
+    }
+
+    /// Delays what a server sends, and so every round trip; zero ends it.
+    pub fn delay(&self, server: usize, delay: Duration) -> anyhow::Result<()> {
+        if self.can_delay { self.netem(Node::Server(server), delay) } else { Ok(()) }
+    }
+
+    fn netem(&self, server: Node, delay: Duration) -> anyhow::Result<()> {
+        let delay = format!("{}ms", delay.as_millis());
+        let args = ["-n", &self.names[&server], "qdisc", "replace", "dev", "eth0", "root", "netem", "delay", &delay];
+        run("tc", &args, None)
+    }
+
+    /// Writes a server's packet filter by the cuts that there are.
+    fn filter(&self, server: Node) -> anyhow::Result<()> {
+        let cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
+        let rules = rules(&cuts, server, &self.addresses);
+        run("ip", &["netns", "exec", &self.names[&server], "nft", "-f", "-"], Some(&rules))
+    }
+}
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        for name in self.names.values() {
+            let _ = ip(&["netns", "del", name]);
+        }
+        let _ = ip(&["link", "del", &self.bridge]);
+    }
+}
+
+/// The filter of a server: nothing from or to the processes that the cuts name.
+fn rules(cuts: &[Cut], server: Node, addresses: &BTreeMap<Node, Ipv4Addr>) -> String {
+    let (mut input, mut output) = (String::new(), String::new());
+    for (other, address) in addresses.iter().filter(|(other, _)| **other != server) {
+        // A string takes everything.
+        if cuts.iter().any(|cut| concerns(*cut, *other, server)) {
+            let _ = writeln!(input, "ip saddr {address} drop");
+        }
+        if cuts.iter().any(|cut| concerns(*cut, server, *other)) {
+            let _ = writeln!(output, "ip daddr {address} drop");
+        }
+    }
+    format!(
+        "add table inet chaos\ndelete table inet chaos\ntable inet chaos {{\n\
+         chain input {{ type filter hook input priority 0;\n{input}}}\n\
+         chain output {{ type filter hook output priority 0;\n{output}}}\n}}\n"
+    )
+}
+
+fn ip(args: &[&str]) -> anyhow::Result<()> {
+    run("ip", args, None)
+}
+
+fn run(program: &str, args: &[&str], input: Option<&str>) -> anyhow::Result<()> {
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| program.to_owned())?;
+    if let (Some(text), Some(mut stdin)) = (input, child.stdin.take()) {
+        stdin.write_all(text.as_bytes())?;
+    }
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program} {}: {}", args.join(" "), said.trim());
+    Ok(())
+}
+
+/// Removes what runs that were killed have left.
+fn remove_leftovers() {
+    let Ok(listed) = Command::new("ip").args(["netns", "list"]).output() else { return };
+    for line in String::from_utf8_lossy(&listed.stdout).lines() {
+        let Some(name) = line.split_whitespace().next() else { continue };
+        let Some((bridge, _)) = name.split_once('-') else { continue };
+        let Some(pid) = bridge.strip_prefix(PREFIX).filter(|pid| pid.parse::<u32>().is_ok()) else { continue };
+        if !Path::new("/proc").join(pid).exists() {
+            let _ = ip(&["netns", "del", name]);
+            let _ = ip(&["link", "del", bridge]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deaf_server_drops_what_comes_from_the_other_only() {
+        let addresses = BTreeMap::from([
+            (Node::Server(0), Ipv4Addr::new(10, 0, 0, 10)),
+            (Node::Server(1), Ipv4Addr::new(10, 0, 0, 11)),
+            (Node::Admin, Ipv4Addr::new(10, 0, 0, 12)),
+        ]);
+        let cuts = [Cut::Deaf { server: 0, to: 1 }];
+        let deaf = rules(&cuts, Node::Server(0), &addresses);
+        assert!(deaf.contains("ip saddr 10.0.0.11 drop") && !deaf.contains("daddr"), "{deaf}");
+        let other = rules(&cuts, Node::Server(1), &addresses);
+        assert!(other.contains("ip daddr 10.0.0.10 drop") && !other.contains("saddr"), "{other}");
+        let isolated = rules(&[Cut::Isolated(0)], Node::Server(0), &addresses);
+        assert_eq!(isolated.matches("drop").count(), 4, "{isolated}");
+    }
+}
