@@ -174,7 +174,7 @@ impl State {
         if self.cured.load(Ordering::Relaxed) {
             return now(200);
         }
-        let number = arrival.delivery.rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or(1);
+        let number: u64 = arrival.delivery.rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or(1);
         if number.is_multiple_of(PERMANENT) {
             return now(422);
         }

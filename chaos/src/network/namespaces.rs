@@ -64,10 +64,8 @@ impl Namespaces {
         for server in network.servers() {
             network.filter(server)?;
         }
-        network.can_delay = network.servers().all(|server| network.netem(server, Duration::from_millis(1)).is_ok());
-        for server in network.servers().filter(|_| network.can_delay) {
-            network.netem(server, Duration::ZERO)?;
-        }
+        let none = Duration::ZERO;
+        network.can_delay = network.servers().into_iter().all(|server| network.netem(server, none).is_ok());
         Ok(network)
     }
 
@@ -85,8 +83,8 @@ impl Namespaces {
         ip(&["-n", &name, "link", "set", "lo", "up"])
     }
 
-    fn servers(&self) -> impl Iterator<Item = Node> {
-        self.names.keys().copied().filter(|node| matches!(node, Node::Server(_))).collect::<Vec<_>>().into_iter()
+    fn servers(&self) -> Vec<Node> {
+        self.names.keys().copied().filter(|node| matches!(node, Node::Server(_))).collect()
     }
 
     /// Where the processes listen.
@@ -114,7 +112,7 @@ impl Namespaces {
     /// Makes a cut.
     pub fn cut(&self, cut: Cut) -> anyhow::Result<()> {
         self.cuts.lock().unwrap_or_else(PoisonError::into_inner).push(cut);
-        self.servers().try_for_each(|server| self.filter(server))
+        self.servers().into_iter().try_for_each(|server| self.filter(server))
     }
 
     /// Heals a cut.
@@ -124,7 +122,7 @@ impl Namespaces {
             cuts.remove(place);
         }
         drop(cuts);
-        self.servers().try_for_each(|server| self.filter(server))
+        self.servers().into_iter().try_for_each(|server| self.filter(server))
     }
 
     /// Delays what a server sends, and so every round trip; zero ends it.
