@@ -148,6 +148,7 @@ pub fn of_scan(error: ScanError) -> Status {
     match error {
         ScanError::Expired { oldest } => expired(&oldest),
         ScanError::Unavailable(_) => refuse(Code::LogUnavailable, error.to_string()),
+        ScanError::Reserved { .. } => refuse(Code::Overloaded, error.to_string()),
     }
 }
 

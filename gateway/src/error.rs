@@ -349,6 +349,7 @@ impl From<ScanError> for Problem {
                 tracing::debug!(reason, "scan failed");
                 Self::new(Code::LogUnavailable, "the log did not answer; ask again")
             }
+            ScanError::Reserved { .. } => Self::new(Code::Overloaded, error.to_string()),
         }
     }
 }

@@ -22,7 +22,8 @@ pub async fn watch(
 ) {
     let mut ready = false;
     loop {
-        let now = first_missing(connection.is_connected(), progress.borrow_and_update().clone(), api.sources.missing());
+        let followed = api.sources.missing().or_else(|| connection.refused_readers());
+        let now = first_missing(connection.is_connected(), progress.borrow_and_update().clone(), followed);
         if ready != now.is_none() {
             ready = now.is_none();
             health.tell(ready).await;

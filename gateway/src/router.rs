@@ -12,6 +12,7 @@ use weft_nats::{
     catalog::keys::{Grant, Keys},
     connect::Connection,
     subject::Layout,
+    tail::Tails,
 };
 use weft_proto::v1::Scope;
 
@@ -56,6 +57,8 @@ pub struct Log {
     pub connection: Connection,
     /// How the log is cut.
     pub layout: Layout,
+    /// Live streams of events, which share one reader a shard.
+    pub tails: Tails,
     /// Where events get their number.
     pub sequencer: Sequencer,
 }

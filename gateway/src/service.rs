@@ -11,6 +11,7 @@ use weft_nats::{
     options::Secret,
     streams::{self, EnsureError, LogSpec},
     subject::Layout,
+    tail::Tails,
 };
 use weft_tls::{BindError, Listener};
 
@@ -153,7 +154,8 @@ impl Opening {
         let options = SequencerOptions::new(self.folder, &self.spec, self.master_key);
         let connection = self.connection.clone();
         let sequencer = sequencer::start(connection, layout, options, self.progress, stop.child_token(), tasks).await?;
-        self.api.open(Log { connection: self.connection, layout, sequencer });
+        let tails = Tails::new(self.connection.clone(), layout);
+        self.api.open(Log { connection: self.connection, layout, tails, sequencer });
         Ok(())
     }
 

@@ -1,11 +1,11 @@
-//! `GET /api/v1/events/stream`: history and then what comes, as Server-Sent Events.
+//! `GET /api/v1/events/stream`: history and then live events, as Server-Sent Events.
 //!
-//! One tail of the log is both, so there is no seam. Each event's `id` is the cursor behind it; a client that connects
-//! again with `Last-Event-ID` goes on exactly there. A heartbeat carries the cursor too, so that a filter that takes
-//! little does not leave its client far behind.
+//! One [`Tail`] of the log is both, so there is no seam; all streams of a gateway share one reader a shard. Each event's
+//! `id` is the cursor after it; a client that connects again with `Last-Event-ID` continues exactly there. A heartbeat
+//! carries the cursor too, so that a client whose filter takes few events does not fall back far when it reconnects.
 //!
-//! Nothing is buffered for a slow client: the log is read as fast as the client takes it. A client that takes nothing
-//! for 30 s is let go; its last words, when it reads on after all, are where to go on.
+//! Little is buffered for a slow client: it falls behind the shared reader and reads the log at its own speed. A stream
+//! whose client takes nothing for 30 s is ended; its last frame is the cursor to continue from.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -39,7 +39,7 @@ mod frame;
 #[cfg(test)]
 mod tests;
 
-/// Streams at a time: each is a consumer a shard, of which a NATS stream bears some hundreds.
+/// Streams at a time: each may hold some hundred KiB of events that its client has not taken yet.
 const STREAMS_MAX: usize = 256;
 /// Without an event for so long a heartbeat is sent: proxies cut connections that are silent for a minute.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -112,7 +112,7 @@ pub async fn stream(
             Some(text) => resolve(log, text).await?,
             None => scan::oldest(&log.connection, log.layout).await?,
         };
-        Ok(Tail::open(log.connection.clone(), log.layout, wanted.filter, cursor).await?)
+        Ok(log.tails.open(wanted.filter, cursor).await?)
     })
     .await?;
     let (frames, taken) = mpsc::channel(FRAMES_AHEAD);
@@ -197,7 +197,7 @@ impl Feed {
                 }
                 () = self.frames.closed() => return End::Gone,
                 next = self.tail.next() => match next {
-                    Ok(event) => frame::event(self.tail.cursor(), &event),
+                    Ok(stored) => frame::event(self.tail.cursor(), &stored.event),
                     Err(error) => return End::Told(error.into()),
                 },
                 () = sleep(HEARTBEAT) => frame::heartbeat(self.tail.cursor()),

@@ -4,7 +4,8 @@
 //! [`Connection::is_connected`] before they begin something that must not linger.
 
 use std::{
-    sync::{Arc, OnceLock, Weak, atomic::Ordering},
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 use crate::{
     clock::ServerClock,
     options::{NatsOptions, NatsTls, servers},
+    tail,
 };
 
 /// How long a try to connect may take, TLS and authentication included.
@@ -36,6 +38,8 @@ pub struct Connection {
     /// Grows with every change of the connection's state.
     changes: watch::Receiver<u64>,
     server_clock: ServerClock,
+    /// Readers that the server refuses a consumer, by stream and name.
+    refused: Arc<Mutex<BTreeMap<(String, String), String>>>,
     /// The client as the event callback sees it. The callback holds it weakly: the client lives as long as its owners.
     _seen_by_events: Arc<OnceLock<Client>>,
 }
@@ -110,7 +114,8 @@ impl Connection {
             .build(client.clone());
         seen_by_events.get_or_init(|| client.clone());
         let server_clock = ServerClock::default();
-        Ok(Self { client, jetstream, changes, server_clock, _seen_by_events: seen_by_events })
+        let refused = Arc::default();
+        Ok(Self { client, jetstream, changes, server_clock, refused, _seen_by_events: seen_by_events })
     }
 
     /// Whether the server is there at this moment.
@@ -169,6 +174,28 @@ impl Connection {
     /// The server's clock, as its answers about streams tell it.
     pub fn server_clock(&self) -> &ServerClock {
         &self.server_clock
+    }
+
+    /// The readers of this connection that the server refuses a consumer, with the reason, in one line; `None`: there is
+    /// none. Live streams of events are left out: without them a role can still do its work.
+    pub fn refused_readers(&self) -> Option<String> {
+        let refused = self.refused();
+        let essential = refused.iter().filter(|((_, name), _)| name != tail::READER);
+        let lines = essential.map(|((stream, name), problem)| format!("reader {name} of {stream} refused: {problem}"));
+        Some(lines.collect::<Vec<_>>().join("; ")).filter(|text| !text.is_empty())
+    }
+
+    /// Notes that a reader is refused a consumer; `None`: no longer.
+    pub(crate) fn note_refusal(&self, stream: &str, name: &str, problem: Option<String>) {
+        let key = (stream.to_owned(), name.to_owned());
+        match problem {
+            Some(problem) => self.refused().insert(key, problem),
+            None => self.refused().remove(&key),
+        };
+    }
+
+    fn refused(&self) -> MutexGuard<'_, BTreeMap<(String, String), String>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The server's `max_payload` in bytes, once connected.

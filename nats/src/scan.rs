@@ -112,6 +112,16 @@ pub enum ScanError {
     /// No server, no stream, no answer in time.
     #[error("the log does not answer: {0}")]
     Unavailable(String),
+    /// The stream has so many consumers that what is left is reserved for the readers that deliver and project.
+    #[error("{stream} has {consumers} of {limit} consumers, and the rest is reserved; try again later")]
+    Reserved {
+        /// The stream.
+        stream: String,
+        /// Consumers that it has.
+        consumers: u64,
+        /// Consumers that it may have.
+        limit: u64,
+    },
 }
 
 impl From<DirectError> for ScanError {
@@ -142,14 +152,37 @@ pub async fn scan(
         Some(cursor) => cursor.clone(),
         None => oldest(connection, layout).await?,
     };
-    let shards = filter.shards(layout);
-    let chunk_bytes = CHUNK_BYTES_TOTAL / shards.len().max(1);
+    let bounds = Bounds { events: limit.max(1), bytes: PAGE_BYTES_MAX, read_ahead_bytes: CHUNK_BYTES_TOTAL };
+    // Without a cursor the oldest is whatever was oldest when it was read.
+    read_page(connection, layout, &start, since.is_some(), &filter.shards(layout), filter, bounds).await
+}
+
+/// Where a page ends, and what it may hold in memory besides its events.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub events: usize,
+    pub bytes: usize,
+    pub read_ahead_bytes: usize,
+}
+
+/// The page of some shards after `start`; the positions of the others stay. `exact`: everything after `start` must still
+/// be kept.
+pub(crate) async fn read_page(
+    connection: &Connection,
+    layout: Layout,
+    start: &Cursor,
+    exact: bool,
+    shards: &[ShardId],
+    filter: &Filter,
+    bounds: Bounds,
+) -> Result<Page, ScanError> {
+    let chunk_bytes = bounds.read_ahead_bytes / shards.len().max(1);
     let mut sources = Vec::with_capacity(shards.len());
-    for shard in shards {
+    for &shard in shards {
         let stream = layout.events_stream(shard);
         let position = start.position(shard);
         let state = streams::state(connection, &stream).await?;
-        if since.is_some() && !continues(position, state) {
+        if exact && !continues(position, state) {
             return Err(ScanError::Expired { oldest: oldest(connection, layout).await? });
         }
         let subject =
@@ -159,13 +192,12 @@ pub async fn scan(
         sources.push(Source { shard, stream, subject, filtered, position, end, ahead, chunk_bytes });
     }
 
-    let merged = merge(connection, layout, &mut sources, filter, limit.max(1)).await?;
+    let merged = merge(connection, layout, &mut sources, filter, bounds).await?;
 
     let mut next = start.clone();
     for source in &sources {
         let state = streams::state(connection, &source.stream).await?;
-        // Without a cursor the oldest is whatever was oldest when it was read.
-        if since.is_some() && !continues(start.position(source.shard), state) {
+        if exact && !continues(start.position(source.shard), state) {
             return Err(ScanError::Expired { oldest: oldest(connection, layout).await? });
         }
         next.set(source.shard, source.position);
@@ -272,7 +304,7 @@ async fn check_dropped(connection: &Connection, stream: &str, seq: StreamSeq) ->
 }
 
 /// Whether a stream still holds, or will hold, everything behind a position.
-fn continues(position: StreamSeq, state: StreamState) -> bool {
+pub(crate) fn continues(position: StreamSeq, state: StreamState) -> bool {
     position.0 <= state.last.0 && position.0.saturating_add(1) >= state.first.0
 }
 
@@ -344,7 +376,7 @@ async fn merge(
     layout: Layout,
     sources: &mut [Source],
     filter: &Filter,
-    limit: usize,
+    bounds: Bounds,
 ) -> Result<Merged, ScanError> {
     let mut events = Vec::new();
     let mut bytes = 0;
@@ -358,7 +390,7 @@ async fn merge(
         else {
             return Ok(Merged { events, has_more: false });
         };
-        if events.len() >= limit || entries >= ENTRIES_MAX || bytes >= PAGE_BYTES_MAX {
+        if events.len() >= bounds.events || entries >= ENTRIES_MAX || bytes >= bounds.bytes {
             return Ok(Merged { events, has_more: true });
         }
         let Some(message) = oldest.ahead.pop_front() else { continue };

@@ -39,6 +39,9 @@ pub const FORMAT_VERSION: u32 = 2;
 /// The largest body that a log may be made for: what one atomic batch may hold.
 pub const BODY_BYTES_MAX: u64 = 8 << 20;
 
+/// The server's own limit where a stream has none.
+const CONSUMERS_DEFAULT: u64 = 1000;
+
 /// Streams that are checked or made at the same time: enough to hide the round trips of many shards, few enough not to
 /// flood a cluster's meta leader.
 const CONCURRENCY: usize = 8;
@@ -155,6 +158,28 @@ pub async fn state(connection: &Connection, stream: &str) -> Result<StreamState,
     let last = StreamSeq(info.state.last_sequence);
     let first = if info.state.messages == 0 { last.next() } else { StreamSeq(info.state.first_sequence) };
     Ok(StreamState { created, first, last })
+}
+
+/// Consumers of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Consumers {
+    /// Consumers that it has.
+    pub count: u64,
+    /// Consumers that it may have.
+    pub limit: u64,
+}
+
+/// Asks for a stream's consumers.
+///
+/// # Errors
+///
+/// As [`state`].
+pub async fn consumers(connection: &Connection, stream: &str) -> Result<Consumers, EnsureError> {
+    let info = info(connection, stream).await?.ok_or_else(|| {
+        EnsureError::Mismatch(format!("there is no stream {stream}; it has been removed from the server"))
+    })?;
+    let limit = u64::try_from(info.config.max_consumers).ok().filter(|limit| *limit > 0);
+    Ok(Consumers { count: info.state.consumer_count as u64, limit: limit.unwrap_or(CONSUMERS_DEFAULT) })
 }
 
 /// What is wrong with the server. A version that cannot be read is let through: a wrapper's, perhaps.

@@ -12,6 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_nats::{
     catalog::{Catalog, Snapshot},
     conditions::Conditions,
+    connect::Connection,
     streams::{self, EnsureError, LogSpec},
     subject::Layout,
 };
@@ -33,6 +34,8 @@ use crate::{
 
 /// The pause before what failed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// How often refused readers are looked for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// The pause before a shard is tried again whose fault does not pass by itself: its log has lost something, or its file
 /// cannot be used. An operator must act, and reads of it in the log.
 const FAULT_PAUSE: Duration = Duration::from_secs(5);
@@ -143,7 +146,7 @@ impl Worker {
             worker: worker.clone(),
             conditions: self.conditions.clone(),
         };
-        let bucket = Bucket::new(connection, self.options.lease.0);
+        let bucket = Bucket::new(connection.clone(), self.options.lease.0);
         let me = Holder::new(WorkerId(worker));
         let leases = Leases::new(bucket.clone(), me.clone());
         let shares = Shares::new(Limits { attempts_max: self.options.concurrency, ..Limits::default() });
@@ -151,7 +154,7 @@ impl Worker {
         let member = Member::new(bucket, me, layout.shards(), declined.clone());
         let states = States::new(layout, missing);
         let shards = TaskTracker::new();
-        shards.spawn(tell_catalog(context.catalog.clone(), Arc::clone(&states), drain.clone()));
+        shards.spawn(watch_readers(connection.clone(), context.catalog.clone(), Arc::clone(&states), drain.clone()));
         for (shard, told) in member.told() {
             let owner = Owner {
                 context: context.clone(),
@@ -235,12 +238,19 @@ impl States {
     }
 }
 
-/// Tells what the catalog lacks, until `drain`.
-async fn tell_catalog(mut catalog: watch::Receiver<Arc<Snapshot>>, states: Arc<States>, drain: CancellationToken) {
+/// Reports what the catalog lacks and which readers are refused a consumer, until `drain`.
+async fn watch_readers(
+    connection: Connection,
+    mut catalog: watch::Receiver<Arc<Snapshot>>,
+    states: Arc<States>,
+    drain: CancellationToken,
+) {
     loop {
-        states.set_catalog(catalog.borrow_and_update().missing());
+        let missing = catalog.borrow_and_update().missing();
+        states.set_catalog(missing.or_else(|| connection.refused_readers()));
         tokio::select! {
             changed = catalog.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
             () = drain.cancelled() => return,
         }
     }

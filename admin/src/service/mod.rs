@@ -20,6 +20,7 @@ use weft_nats::{
     options::Secret,
     streams::{self, EnsureError, LogSpec},
     subject::Layout,
+    tail::Tails,
 };
 use weft_proto::v1::{
     catalog_service_server::CatalogServiceServer, dead_letter_service_server::DeadLetterServiceServer,
@@ -252,7 +253,8 @@ impl Opening<'_> {
             .await
             .map_err(|source| RunError::Folder { path: folder, source: Box::new(source) })?;
         let mut read = history.progress();
-        state.open(Log { connection, layout, history, catalog: catalog.clone() });
+        let tails = Tails::new(connection.clone(), layout);
+        state.open(Log { connection, layout, history, tails, catalog: catalog.clone() });
         loop {
             progress.send_replace(read.borrow_and_update().clone());
             tokio::select! {

@@ -37,7 +37,7 @@ pub(super) async fn watch(
     loop {
         let waits_for = progress.borrow_and_update().clone();
         let now = match connection.is_connected() {
-            true => waits_for.or_else(|| catalog.borrow().missing()),
+            true => waits_for.or_else(|| catalog.borrow().missing()).or_else(|| connection.refused_readers()),
             false => Some("nats: not connected".to_owned()),
         };
         if serving != now.is_none() {

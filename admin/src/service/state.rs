@@ -21,13 +21,14 @@ use weft_nats::{
     event::Event,
     streams,
     subject::Layout,
+    tail::Tails,
 };
 use weft_proto::ids::{EventId, Run, ShardId, StreamSeq};
 
 use super::command::COMMAND_PATIENCE;
 use crate::error::{Code, of_catalog, of_direct, of_history, refuse};
 
-/// Tails and redrives that are told of at a time: each tail is a consumer a shard, of which a stream has some hundreds.
+/// Streams of answers at a time: each may hold some hundred KiB of events that its client has not taken yet.
 const STREAMS_MAX: usize = 64;
 /// How long an answer waits for the history to come as far as the log: in rest some milliseconds.
 const CATCH_UP_PATIENCE: Duration = Duration::from_secs(5);
@@ -46,6 +47,8 @@ pub(super) struct Log {
     pub connection: Connection,
     pub layout: Layout,
     pub history: History,
+    /// Live streams of events, which share one reader a shard.
+    pub tails: Tails,
     pub catalog: Catalog,
 }
 

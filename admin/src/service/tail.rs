@@ -6,7 +6,7 @@ use futures_util::{Stream, StreamExt as _, stream::unfold};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use weft_nats::{catalog::keys::Grant, cursor::Cursor, scan::Filter, tail::Tail};
+use weft_nats::{catalog::keys::Grant, cursor::Cursor, scan::Filter};
 use weft_proto::v1;
 
 use super::state::{Log, draining};
@@ -28,7 +28,7 @@ pub(super) async fn open(
     stop: CancellationToken,
     place: OwnedSemaphorePermit,
 ) -> Result<Responses, Status> {
-    let tail = Tail::open(log.connection.clone(), log.layout, filter, cursor).await.map_err(of_scan)?;
+    let tail = log.tails.open(filter, cursor).await.map_err(of_scan)?;
     let responses = unfold(Some((tail, Box::pin(grant.ended()), stop, place)), async |open| {
         let (mut tail, mut ended, stop, place) = open?;
         let next = tokio::select! {
@@ -38,8 +38,8 @@ pub(super) async fn open(
             next = tail.next() => next.map_err(of_scan),
         };
         match next {
-            Ok(event) => {
-                let (event, cursor) = (Some(convert::event(event)), tail.cursor().to_string());
+            Ok(stored) => {
+                let (event, cursor) = (Some(convert::event(stored.event.clone())), tail.cursor().to_string());
                 Some((Ok(v1::TailEventsResponse { event, cursor }), Some((tail, ended, stop, place))))
             }
             Err(status) => Some((Err(status), None)),

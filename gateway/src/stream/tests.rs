@@ -4,6 +4,7 @@ use weft_nats::{
     scan::Filter,
     streams::{self, LogSpec},
     subject::Layout,
+    tail::Tails,
     testing::TestServer,
 };
 use weft_proto::ids::{EventId, SequenceNumber, WorkflowId};
@@ -58,7 +59,8 @@ fn id(frame: &Bytes) -> String {
 async fn who_stalls_is_let_go_with_a_cursor() {
     let server = TestServer::start().await;
     let (connection, layout) = log(&server).await;
-    let open = async |cursor| Tail::open(connection.clone(), layout, Filter::default(), cursor).await.unwrap();
+    let tails = Tails::new(connection, layout);
+    let open = async |cursor| tails.open(Filter::default(), cursor).await.unwrap();
     let (frames, mut taken) = mpsc::channel(FRAMES_AHEAD);
     let mut feed = Feed::new(open(Cursor::new(layout, [])).await, frames, Duration::from_millis(50));
     let End::Told(problem) = feed.run(&CancellationToken::new()).await else { panic!("not told") };
@@ -72,5 +74,5 @@ async fn who_stalls_is_let_go_with_a_cursor() {
     assert_eq!(id(&frame::problem(&feed.cursor, &problem)), given[given.len() - 1]);
     let mut rest = open(feed.cursor).await;
     let next = rest.next().await.unwrap();
-    assert_eq!(next.sequence_number, SequenceNumber(given.len() as u64 + 1));
+    assert_eq!(next.event.sequence_number, SequenceNumber(given.len() as u64 + 1));
 }

@@ -8,7 +8,11 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use weft_nats::catalog::Catalog;
+use weft_nats::{
+    catalog::Catalog,
+    streams,
+    testing::{add_consumers, consumer_names, eventually},
+};
 use weft_proto::{
     ids::SubscriptionUid,
     v1::{Destination, HttpDestination, Subscription, destination},
@@ -187,4 +191,44 @@ async fn an_expired_cursor_and_a_missing_key_are_refused_before_the_stream_begin
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.unwrap();
     assert!(answer.contains(" 401 ") && answer.contains("key_missing"), "{answer}");
+}
+
+/// All streams of a gateway read a shard through one consumer, which exists only while there is a stream; each with its
+/// own filter gets what it wants. A stream that would need one of the consumers that are reserved for the readers that
+/// deliver and project is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_share_one_consumer_and_leave_the_reserve_alone() {
+    const CLIENTS: usize = 30;
+    let mesh = Mesh::start(1).await;
+    let (gateway, other) = (mesh.gateway().await, mesh.gateway().await);
+    let to = gateway.address;
+    let tails = async || {
+        let names = consumer_names(&mesh.connection, "EVENTS").await;
+        names.into_iter().filter(|name| name.starts_with("tail-")).count()
+    };
+    publish(to, "a", 1).await;
+    let mut clients = Vec::new();
+    for n in 0..CLIENTS {
+        clients.push(Client::open(to, if n.is_multiple_of(2) { "" } else { "workflowId=a" }, None).await);
+        publish(to, if n.is_multiple_of(2) { "a" } else { "b" }, n as u64 + 2).await;
+    }
+    assert_eq!(tails().await, 1);
+    for (n, client) in clients.iter_mut().enumerate() {
+        let expected = if n.is_multiple_of(2) { CLIENTS + 1 } else { CLIENTS / 2 + 1 };
+        let mut seen: Vec<u64> = client.numbers(expected).await;
+        seen.sort_unstable();
+        let b = if n.is_multiple_of(2) { CLIENTS as u64 / 2 } else { 0 };
+        let mut all: Vec<u64> = (1..=CLIENTS as u64 / 2 + 1).chain(1..=b).collect();
+        all.sort_unstable();
+        assert_eq!(seen, all, "client {n}");
+    }
+    let limit = streams::consumers(&mesh.connection, "EVENTS").await.unwrap().limit;
+    add_consumers(&mesh.connection, "EVENTS", limit / 2).await;
+    let refused = send(other.address, &get("/api/v1/events/stream")).await.unwrap();
+    assert_eq!((refused.status, refused.code()), (503, "overloaded"), "{refused:?}");
+    assert!(refused.headers.contains_key("retry-after"));
+    // Needs no consumer of its own.
+    assert_eq!(Client::open(to, "workflowId=a", None).await.numbers(1).await, [1]);
+    drop(clients);
+    assert!(eventually(PATIENCE, async || tails().await == 0).await, "without a stream there is no consumer");
 }

@@ -59,6 +59,7 @@ impl From<ScanError> for StartError {
         match error {
             ScanError::Expired { .. } => Self::Refused("start: the event is no longer kept".into()),
             ScanError::Unavailable(problem) => Self::Unavailable(problem),
+            ScanError::Reserved { .. } => Self::Unavailable(error.to_string()),
         }
     }
 }

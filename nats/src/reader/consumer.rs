@@ -4,7 +4,11 @@ use std::{fmt::Display, time::Duration};
 
 use async_nats::{
     Message, StatusCode, Subscriber,
-    jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull},
+    jetstream::{
+        ErrorCode,
+        consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull},
+        stream::{ConsumerError, ConsumerErrorKind},
+    },
 };
 use futures_util::{FutureExt as _, StreamExt as _};
 use weft_proto::ids::StreamSeq;
@@ -28,6 +32,11 @@ const PULL_EXPIRES: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Silence for so long means that the consumer is gone: two heartbeats missed.
 const SILENCE_MAX: Duration = Duration::from_millis(2_500);
+
+/// Whether the stream or the account has as many consumers as it may have.
+fn is_refused(error: &ConsumerError) -> bool {
+    matches!(error.kind(), ConsumerErrorKind::JetStream(error) if error.error_code() == ErrorCode::MAXIMUM_CONSUMERS_LIMIT)
+}
 
 #[derive(Debug)]
 pub(super) struct Consumer {
@@ -62,6 +71,8 @@ impl Consumer {
         let inbox = client.new_inbox();
         let messages = client.subscribe(inbox.clone()).await.map_err(|error| passing(&error))?;
         let created = connection.jetstream().create_consumer_on_stream(config, &options.stream).await;
+        let refused = created.as_ref().err().filter(|error| is_refused(error));
+        connection.note_refusal(&options.stream, &options.name, refused.map(ToString::to_string));
         created.map_err(|error| passing(&error))?;
         Ok(Self { epoch, name, inbox, messages, requested: 0, delivered: 0 })
     }

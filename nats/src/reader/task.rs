@@ -47,6 +47,7 @@ impl Task {
             () = batches.closed() => {}
             () = self.read(&batches) => {}
         }
+        self.connection.note_refusal(&self.options.stream, &self.options.name, None);
         let _ = tokio::time::timeout(END_PATIENCE, self.remove_consumer()).await;
     }
 

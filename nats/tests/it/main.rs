@@ -6,4 +6,5 @@ mod log;
 mod scan;
 mod server;
 mod streams;
+mod tail;
 mod testing;

@@ -53,7 +53,8 @@ impl Log {
     }
 }
 
-fn event(workflow: &str, number: u64, payload: Bytes) -> Event {
+/// Event `number` of a workflow.
+pub fn event(workflow: &str, number: u64, payload: Bytes) -> Event {
     let id = |number| EventId::of_delivery("shop", &format!("{workflow}-{number}"));
     Event {
         id: id(number),

@@ -1,7 +1,11 @@
 //! What happens around a worker: servers that die or stall, owners that change, logs that are restored.
 
 use jiff::Timestamp;
-use weft_nats::catalog::Catalog;
+use weft_nats::{
+    catalog::Catalog,
+    streams,
+    testing::{add_consumers, consumer_names, eventually, try_add_consumer},
+};
 use weft_proto::{
     ids::SubscriptionUid,
     v1::{self, outcome_record::Record, subscription_change::Change},
@@ -151,4 +155,45 @@ async fn a_deleted_subscription_is_closed_and_stays_closed() {
     up.until_delivered(8).await;
     worker.stop().await;
     assert_eq!(down.requests.lock().unwrap().len(), seen);
+}
+
+/// The owner's reader is made anew while streams of events have taken all the consumers that they may take: delivery goes
+/// on. When others take the reserve, too, the worker names the reader that is refused, and goes on once there is room.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reserve_of_consumers_keeps_the_owner_reading() {
+    let mut log = Log::start().await;
+    let receiver = Receiver::start(|_| 200).await;
+    log.subscribe("billing", &receiver, 1).await;
+    let folder = tempfile::tempdir().unwrap();
+    log.events(10, 1).await;
+    let mut worker = Running::start(&log, folder.path());
+    receiver.until_delivered(10).await;
+    let limit = streams::consumers(&log.connection, "EVENTS").await.unwrap().limit;
+    add_consumers(&log.connection, "EVENTS", limit / 2).await;
+    remove_consumers(&log, "worker-events-").await;
+    log.events(10, 1).await;
+    receiver.until_delivered(20).await;
+
+    let count = streams::consumers(&log.connection, "EVENTS").await.unwrap().count;
+    add_consumers(&log.connection, "EVENTS", limit - count).await;
+    let refused = eventually(PATIENCE, async || {
+        remove_consumers(&log, "worker-events-").await;
+        // The place that has become free; the worker may have been faster.
+        let _ = try_add_consumer(&log.connection, "EVENTS").await;
+        worker.missing().is_some_and(|text| text.contains("reader worker-events-0 of EVENTS refused"))
+    });
+    assert!(refused.await, "{:?}", worker.missing());
+    log.events(10, 1).await;
+    remove_consumers(&log, "other-").await;
+    receiver.until_delivered(30).await;
+    worker.until_missing(|missing| missing.is_none()).await;
+    worker.stop().await;
+}
+
+async fn remove_consumers(log: &Log, prefix: &str) {
+    let stream = log.connection.jetstream().get_stream("EVENTS").await.unwrap();
+    for name in consumer_names(&log.connection, "EVENTS").await.iter().filter(|name| name.starts_with(prefix)) {
+        // One that is gone already is gone.
+        let _ = stream.delete_consumer(name).await;
+    }
 }
