@@ -35,6 +35,7 @@ use stamp::Trail;
 use crate::{
     connect::Connection,
     direct,
+    position::Position,
     reader::{OrderedReader, ReaderOptions},
     streams,
     subject::CATALOG_BUCKET,
@@ -160,7 +161,7 @@ impl Catalog {
         self.connection.connected().await;
         let mut disconnected = pin!(self.connection.changed());
         let prefix = prefix();
-        let (mut reading, position) = match self.scan(&prefix, None).await {
+        let (mut reading, known) = match self.scan(&prefix, None).await {
             Ok(scanned) => scanned,
             Err(error) => return error.to_string(),
         };
@@ -171,9 +172,10 @@ impl Catalog {
             ReaderOptions {
                 stream: stream(),
                 name: "catalog".into(),
-                from: position,
+                from: known.cursor.next(),
                 filter: None,
                 batch_messages_max: READ_MESSAGES,
+                known: Some(known),
             },
         );
         loop {
@@ -222,20 +224,22 @@ impl Catalog {
         Ok((snapshot, trail.written))
     }
 
-    /// Reads the bucket up to where the leader says that it ends. Returns what it holds and what comes next.
+    /// Reads the bucket up to where the leader says that it ends. Returns what it holds, and the position after it.
     async fn scan<'a>(
         &'a self,
         prefix: &'a str,
         mut trail: Option<&mut Trail<'_>>,
-    ) -> Result<(Reading<'a>, StreamSeq), CatalogError> {
+    ) -> Result<(Reading<'a>, Position), CatalogError> {
         let unavailable = |error: &dyn std::fmt::Display| CatalogError::Unavailable(error.to_string());
         let deadline = Instant::now() + READ_PATIENCE;
         let stream = stream();
         let state = streams::state(&self.connection, &stream).await.map_err(|error| unavailable(&error))?;
         let mut reading = Reading::new(prefix, &self.key);
-        let mut position = state.first;
-        while position <= state.last {
-            let found = direct::range(&self.connection, &stream, position, ">", READ_MESSAGES, READ_BYTES);
+        let before_first = StreamSeq(state.first.0.saturating_sub(1));
+        let mut position = Position { cursor: before_first, ..Position::start(state.created) };
+        while position.cursor < state.last {
+            let found =
+                direct::range(&self.connection, &stream, position.cursor.next(), ">", READ_MESSAGES, READ_BYTES);
             let messages = found.await.map_err(|error| unavailable(&error))?;
             let Some(last) = messages.last() else {
                 // Any replica may answer, also one that is behind.
@@ -248,7 +252,7 @@ impl Catalog {
                 tokio::time::sleep(REPLICA_PAUSE).await;
                 continue;
             };
-            position = last.seq.next();
+            position.advance(last);
             for message in &messages {
                 match trail.as_deref_mut() {
                     Some(trail) => trail.apply(&mut reading, prefix, message),

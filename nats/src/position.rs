@@ -5,7 +5,10 @@
 //! creation time and a [`Mark`] of the message at its cursor. Every commit, checkpoint, projection and reader stores its
 //! position in this form and compares it with [`verify`] before it relies on the cursor.
 
+use std::{fmt, time::Duration};
+
 use jiff::Timestamp;
+use tokio::time::Instant;
 use weft_proto::{
     ids::{EventId, StreamSeq},
     v1,
@@ -16,7 +19,7 @@ use crate::{
     direct,
     event::event_id_of,
     message::Stored,
-    streams::{self, EnsureError, StreamState},
+    streams::{self, EnsureError, LeaderView, StreamState},
 };
 
 /// A cursor in a stream, with what tells the stream from another one.
@@ -101,6 +104,26 @@ impl Position {
     }
 }
 
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sequence {}", self.cursor)?;
+        match self.mark {
+            Some(mark) => write!(f, " ({mark})")?,
+            None => write!(f, " (no known message)")?,
+        }
+        write!(f, " of the stream made at {}", self.created)
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.id {
+            Some(id) => write!(f, "event {id} stored at {}", self.stored_at),
+            None => write!(f, "message stored at {}", self.stored_at),
+        }
+    }
+}
+
 /// Compares a position with its stream and the message that stands at the cursor now. A message that is no longer kept
 /// cannot be compared and counts as the same.
 pub fn check(position: &Position, state: &StreamState, at_cursor: Option<&Stored>) -> PositionCheck {
@@ -123,24 +146,131 @@ pub fn check(position: &Position, state: &StreamState, at_cursor: Option<&Stored
     PositionCheck::Keep
 }
 
-/// Asks the log what it looks like and compares. Returns the stream's state, too.
+/// Asks the log for its state and compares. Returns the state, too.
+///
+/// A leader whose state ends before the cursor is asked again until its end is [believed](BehindWatch).
 ///
 /// # Errors
 ///
-/// [`EnsureError`]: the log could not be asked.
+/// [`EnsureError`]: the log could not be asked, or a leader lags.
 pub async fn verify(
     connection: &Connection,
     stream: &str,
     position: &Position,
 ) -> Result<(StreamState, PositionCheck), EnsureError> {
-    let state = streams::state(connection, stream).await?;
-    let cursor = position.cursor;
-    let at_cursor = if position.mark.is_some() && (state.first..=state.last).contains(&cursor) {
-        direct::get(connection, stream, cursor).await.map_err(|error| EnsureError::Unavailable(error.to_string()))?
-    } else {
-        None
+    let (state, check, _) = verify_reaching(connection, stream, position, position.cursor).await?;
+    Ok((state, check))
+}
+
+/// As [`verify`], of a stream that must reach at least to `through`. Returns the mark of the message at the cursor, too,
+/// where it was compared.
+pub(crate) async fn verify_reaching(
+    connection: &Connection,
+    stream: &str,
+    position: &Position,
+    through: StreamSeq,
+) -> Result<(StreamState, PositionCheck, Option<Mark>), EnsureError> {
+    let mut watch = BehindWatch::default();
+    let mut pause = BEHIND_PAUSE.0;
+    loop {
+        let (view, found, mark) = compare(connection, stream, position, through).await?;
+        let behind = matches!(found, PositionCheck::Rebuild(Mismatch::Behind { .. }));
+        if !behind || watch.believes(&view, Instant::now()) {
+            return Ok((view.state, found, mark));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(BEHIND_PAUSE.1);
+    }
+}
+
+/// As [`verify`], asked once: of a replicated stream [`Mismatch::Behind`] may come from a leader that lags, and the caller
+/// must ask a [`BehindWatch`] whether to believe it.
+///
+/// # Errors
+///
+/// As [`verify`].
+pub async fn verify_once(
+    connection: &Connection,
+    stream: &str,
+    position: &Position,
+) -> Result<(LeaderView, PositionCheck), EnsureError> {
+    let (view, found, _) = compare(connection, stream, position, position.cursor).await?;
+    Ok((view, found))
+}
+
+async fn compare(
+    connection: &Connection,
+    stream: &str,
+    position: &Position,
+    through: StreamSeq,
+) -> Result<(LeaderView, PositionCheck, Option<Mark>), EnsureError> {
+    let view = streams::leader_view(connection, stream).await?;
+    let at_cursor = at_cursor(connection, stream, position, &view.state).await?;
+    let found = match check(position, &view.state, at_cursor.as_ref()) {
+        PositionCheck::Keep | PositionCheck::Skip { .. } if view.state.last < through => {
+            PositionCheck::Rebuild(Mismatch::Behind { cursor: through, last: view.state.last })
+        }
+        found => found,
     };
-    Ok((state, check(position, &state, at_cursor.as_ref())))
+    Ok((view, found, at_cursor.as_ref().map(Mark::of)))
+}
+
+/// The message at the cursor, where there is one to compare with.
+async fn at_cursor(
+    connection: &Connection,
+    stream: &str,
+    position: &Position,
+    state: &StreamState,
+) -> Result<Option<Stored>, EnsureError> {
+    let cursor = position.cursor;
+    let Some(mark) = position.mark.filter(|_| position.created == state.created) else { return Ok(None) };
+    if !(state.first..=state.last).contains(&cursor) {
+        return Ok(None);
+    }
+    let unavailable = |error: direct::DirectError| EnsureError::Unavailable(error.to_string());
+    let found = direct::get(connection, stream, cursor).await.map_err(unavailable)?;
+    if found.as_ref().is_some_and(|found| Mark::of(found) == mark) {
+        return Ok(found);
+    }
+    // Any replica may have answered: one that lags, or one that has not heard of a restored stream yet.
+    let found = streams::leader_message(connection, stream, cursor).await?;
+    if found.is_none() {
+        // Removed, or another leader has answered that lags.
+        let again = streams::state(connection, stream).await?;
+        if again.created != state.created || again.last < cursor {
+            return Err(EnsureError::Unavailable(format!("the leader of {stream} has changed; ask again")));
+        }
+    }
+    Ok(found)
+}
+
+/// How long a replicated stream must be reported to end before a known position until that is believed. A leader that is
+/// cut off steps down within 10 s, and a new one has applied its log within a few.
+pub const LAGGING_LEADER_MAX: Duration = Duration::from_secs(30);
+/// The first and the longest pause between two questions to a leader that lags.
+const BEHIND_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// Decides when to believe that a stream ends before a known position: that it lost its tail.
+///
+/// A server alone is the stream, and it is believed at once. In a cluster, a leader that was cut off, a new one, or one that
+/// opens its store may lag, so it is believed only of leaders in contact with a majority of the replicas, and only when for
+/// [`LAGGING_LEADER_MAX`] none has reported more.
+#[derive(Debug, Default)]
+pub struct BehindWatch {
+    since: Option<Instant>,
+}
+
+impl BehindWatch {
+    /// A leader reports that the stream ends before the position. Whether to believe it.
+    pub fn believes(&mut self, view: &LeaderView, now: Instant) -> bool {
+        let since = *self.since.get_or_insert(now);
+        !view.clustered || (view.quorum && now.duration_since(since) >= LAGGING_LEADER_MAX)
+    }
+
+    /// A leader reports that the stream reaches the position.
+    pub fn reached(&mut self) {
+        self.since = None;
+    }
 }
 
 impl From<&Position> for v1::LogPosition {
@@ -217,6 +347,22 @@ mod tests {
         let made_later = StreamState { created: Timestamp::from_second(1).unwrap(), ..state(1, 9) };
         let found = check(&position, &made_later, Some(&mine));
         assert!(matches!(found, PositionCheck::Rebuild(Mismatch::Created { .. })), "{found:?}");
+    }
+
+    /// A cluster's leader that lags is not believed before any leader would have caught up or stepped down.
+    #[test]
+    fn only_a_lasting_end_of_a_replicated_stream_is_believed() {
+        let now = Instant::now();
+        let alone =
+            LeaderView { state: state(1, 6), replicas: 1, clustered: false, leader: None, quorum: true, removed: 0 };
+        assert!(BehindWatch::default().believes(&alone, now));
+        let view = |quorum| LeaderView { replicas: 3, clustered: true, quorum, ..alone.clone() };
+        let mut watch = BehindWatch::default();
+        assert!(!watch.believes(&view(true), now));
+        assert!(!watch.believes(&view(false), now + LAGGING_LEADER_MAX), "cut off from the others");
+        assert!(watch.believes(&view(true), now + LAGGING_LEADER_MAX));
+        watch.reached();
+        assert!(!watch.believes(&view(true), now + LAGGING_LEADER_MAX));
     }
 
     #[test]

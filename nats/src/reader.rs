@@ -7,13 +7,17 @@
 //!
 //! A new consumer starts behind the last message that was taken from the old one, so a reset can neither skip nor repeat.
 //!
+//! A sequence alone does not identify a message: the stream may have been restored from a backup or made again. So the
+//! reader keeps a [`Position`], the stream's creation time and a mark of the last message, and compares it with the stream
+//! whenever it makes a consumer. Where it differs it returns [`ReadError::Another`] and reads nothing.
+//!
 //! What a reader holds in memory is bounded: the messages that it has asked the server for and one batch that waits for
 //! the caller.
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use weft_proto::ids::StreamSeq;
 
-use crate::{connect::Connection, message::Stored};
+use crate::{connect::Connection, message::Stored, position::Position};
 
 mod consumer;
 mod delivery;
@@ -35,6 +39,9 @@ pub struct ReaderOptions {
     pub filter: Option<String>,
     /// The most messages of one [`Batch`].
     pub batch_messages_max: usize,
+    /// The caller's position in the stream: its cursor is before `from`. `None`: unknown; the reader then learns the
+    /// stream's creation time from its first consumer, and the mark from the messages that it reads.
+    pub known: Option<Position>,
 }
 
 /// Messages in stream order.
@@ -59,7 +66,19 @@ pub enum ReadError {
         /// The first sequence kept.
         first: StreamSeq,
     },
-    /// The stream ends before the reader's position: it is not the stream that was read before.
+    /// The stream was made at another time than the one that was read before, or another message stands at the reader's
+    /// cursor: it was made again or restored.
+    #[error("{stream} is another or a restored stream: the known position is {known}, and the stream has {found}")]
+    Another {
+        /// The stream.
+        stream: String,
+        /// The reader's position.
+        known: Box<Position>,
+        /// The stream's position at the same cursor, or at its end.
+        found: Box<Position>,
+    },
+    /// The stream ends before the reader's position: it is not the stream that was read before. Of a replicated stream it
+    /// comes only after [`LAGGING_LEADER_MAX`](crate::position::LAGGING_LEADER_MAX).
     #[error("{stream} ends at {last}, before the position {position}: it is another or a restored stream")]
     Behind {
         /// The stream.
@@ -77,8 +96,17 @@ const BATCHES_AHEAD: usize = 1;
 /// Reads one stream. Dropping it ends its consumer.
 #[derive(Debug)]
 pub struct OrderedReader {
-    batches: mpsc::Receiver<Result<Batch, ReadError>>,
+    batches: mpsc::Receiver<Result<Delivered, ReadError>>,
     position: StreamSeq,
+    known: Option<Position>,
+    losses: watch::Receiver<u64>,
+}
+
+/// A batch, and the reader's position after it.
+#[derive(Debug)]
+struct Delivered {
+    batch: Batch,
+    known: Option<Position>,
 }
 
 impl OrderedReader {
@@ -86,10 +114,12 @@ impl OrderedReader {
     pub fn new(connection: Connection, options: ReaderOptions) -> Self {
         let position = StreamSeq(options.from.0.max(1));
         let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
+        let (lost, losses) = watch::channel(0);
+        let known = options.known.clone();
         // A task of its own, so that a caller who drops the future of `next` again and again still gets its messages.
         // It ends with this reader, and its faults come out of `next`.
-        tokio::spawn(Task::new(connection, options, position).run(sender));
-        Self { batches, position }
+        tokio::spawn(Task::new(connection, options, position, lost).run(sender));
+        Self { batches, position, known, losses }
     }
 
     /// The next messages, as many as are there, at least one. Waits for as long as there is none, through restarts of the
@@ -102,7 +132,8 @@ impl OrderedReader {
     /// [`ReadError`]: the reader stands at its position and says why it cannot go on; calling again tries again.
     pub async fn next(&mut self) -> Result<Batch, ReadError> {
         match self.batches.recv().await {
-            Some(Ok(batch)) => {
+            Some(Ok(Delivered { batch, known })) => {
+                self.known = known;
                 if let Some(last) = batch.messages.last() {
                     self.position = last.seq.next();
                 }
@@ -117,5 +148,17 @@ impl OrderedReader {
     /// The next sequence wanted.
     pub fn position(&self) -> StreamSeq {
         self.position
+    }
+
+    /// The position after the last message that [`next`](Self::next) returned, or else the one that was given; `None`
+    /// while nothing is known of the stream.
+    pub fn known(&self) -> Option<&Position> {
+        self.known.as_ref()
+    }
+
+    /// The number of consumers that this reader has lost. While it does not change, messages come from a consumer that was
+    /// made on the verified stream.
+    pub fn losses(&self) -> watch::Receiver<u64> {
+        self.losses.clone()
     }
 }

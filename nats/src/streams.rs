@@ -27,10 +27,12 @@ use crate::{
 };
 
 mod definition;
+mod leader;
 mod room;
 
 pub(crate) use definition::CATALOG_HISTORY;
 use definition::Verdict;
+pub use leader::{LeaderView, Presence, leader_message, leader_view, presence};
 pub use room::{Usage, drop_through, set_bytes_max, usage};
 
 /// The version of everything that is stored in the log.
@@ -150,9 +152,10 @@ pub async fn server_time(connection: &Connection, stream: &str) -> Result<Timest
 ///
 /// [`EnsureError::Unavailable`]; [`EnsureError::Mismatch`] when there is no such stream.
 pub async fn state(connection: &Connection, stream: &str) -> Result<StreamState, EnsureError> {
-    let info = info(connection, stream).await?.ok_or_else(|| {
-        EnsureError::Mismatch(format!("there is no stream {stream}; it has been removed from the server"))
-    })?;
+    state_of(stream, &room::known(connection, stream).await?)
+}
+
+fn state_of(stream: &str, info: &Info) -> Result<StreamState, EnsureError> {
     let created = Timestamp::from_nanosecond(info.created.unix_timestamp_nanos())
         .map_err(|error| EnsureError::Unavailable(format!("{stream} has no sound time of creation: {error}")))?;
     let last = StreamSeq(info.state.last_sequence);

@@ -3,19 +3,25 @@
 
 use std::{
     fmt::Write as _,
-    fs, io,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError},
+    fs,
+    path::Path,
     time::{Duration, Instant},
 };
 
 use async_nats::jetstream::{consumer::pull, stream::ConsumerError};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use rustix::process::{Pid, Signal, WaitOptions};
 use tempfile::TempDir;
 
-use crate::{catalog::MasterKey, connect::Connection, options::NatsOptions, server::find_program};
+use crate::{catalog::MasterKey, connect::Connection, options::NatsOptions};
+
+mod cluster;
+mod node;
+mod proxy;
+
+pub use cluster::TestCluster;
+pub use proxy::Proxy;
+
+use node::{Node, copy_folder};
 
 /// How long a server may take to serve. Generous: a machine that runs many tests at once is slow.
 const START_PATIENCE: Duration = Duration::from_secs(30);
@@ -37,12 +43,14 @@ pub fn master_key() -> MasterKey {
 /// A server for one test, without users.
 #[derive(Debug)]
 pub struct TestServer {
-    program: PathBuf,
-    folder: TempDir,
-    /// `None` after [`kill`](Self::kill).
-    process: Mutex<Option<Process>>,
-    port: u16,
+    node: Node,
     url: String,
+}
+
+/// A copy of a server's store.
+#[derive(Debug)]
+pub struct StoreBackup {
+    folder: TempDir,
 }
 
 /// What a test server may be told.
@@ -74,18 +82,9 @@ impl TestServerBuilder {
     ///
     /// When there is no nats-server new enough, or it does not start.
     pub async fn start(self) -> TestServer {
-        let program = find_program().unwrap_or_else(|error| panic!("{error}"));
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        write_config(folder.path(), &self);
-        let mut process = Process::spawn(&program, folder.path(), None);
-        let port = process.served_port(&program, folder.path()).await;
-        TestServer {
-            program,
-            folder,
-            process: Mutex::new(Some(process)),
-            port,
-            url: format!("nats://127.0.0.1:{port}"),
-        }
+        let node = Node::new(|folder| write_config(folder, &self));
+        let port = node.start().await;
+        TestServer { url: format!("nats://127.0.0.1:{port}"), node }
     }
 }
 
@@ -111,7 +110,7 @@ impl TestServer {
 
     /// The folder that holds all of its files.
     pub fn folder(&self) -> &Path {
-        self.folder.path()
+        self.node.folder()
     }
 
     /// What a client needs to connect.
@@ -132,7 +131,7 @@ impl TestServer {
 
     /// Ends the server at once (SIGKILL) and waits until it is gone.
     pub fn kill(&self) {
-        self.lock().take();
+        self.node.kill();
     }
 
     /// Starts the server again, on the same port and store, and waits until it serves; one that runs is killed first.
@@ -141,11 +140,33 @@ impl TestServer {
     ///
     /// When it does not start.
     pub async fn restart(&self) {
+        self.node.start().await;
+    }
+
+    /// Copies the server's store, as a backup would. The server is killed and started again.
+    ///
+    /// # Panics
+    ///
+    /// When the store cannot be copied, or the server does not start.
+    pub async fn backup(&self) -> StoreBackup {
         self.kill();
-        let mut process = Process::spawn(&self.program, self.folder.path(), Some(self.port));
-        let port = process.served_port(&self.program, self.folder.path()).await;
-        assert_eq!(port, self.port, "a restarted server keeps its port");
-        *self.lock() = Some(process);
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        copy_folder(&self.folder().join("store"), &folder.path().join("store"));
+        self.restart().await;
+        StoreBackup { folder }
+    }
+
+    /// Replaces the server's store by a backup: every stream is as it was then, and has the creation time that it had.
+    ///
+    /// # Panics
+    ///
+    /// When the store cannot be replaced, or the server does not start.
+    pub async fn restore(&self, backup: &StoreBackup) {
+        self.kill();
+        let store = self.folder().join("store");
+        fs::remove_dir_all(&store).expect("the folder is ours");
+        copy_folder(&backup.folder.path().join("store"), &store);
+        self.restart().await;
     }
 
     /// Stops the server in its tracks (SIGSTOP): connections stay open and nothing answers. Returns when all its threads
@@ -155,9 +176,7 @@ impl TestServer {
     ///
     /// When it does not run.
     pub fn pause(&self) {
-        let pid = self.signal(Signal::STOP);
-        let stopped = rustix::process::waitpid(Some(pid), WaitOptions::UNTRACED).expect("our own child stops");
-        assert!(stopped.is_some_and(|(_, status)| status.stopped()), "nats-server ended before it could be paused");
+        self.node.pause();
     }
 
     /// Lets a paused server go on (SIGCONT).
@@ -166,18 +185,7 @@ impl TestServer {
     ///
     /// When it does not run.
     pub fn resume(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    fn signal(&self, signal: Signal) -> Pid {
-        let guard = self.lock();
-        let pid = guard.as_ref().expect("the server runs").pid();
-        rustix::process::kill_process(pid, signal).expect("our own child takes signals");
-        pid
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Process>> {
-        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+        self.node.resume();
     }
 }
 
@@ -235,81 +243,4 @@ fn write_config(folder: &Path, builder: &TestServerBuilder) {
     writeln!(config, "jetstream {{ store_dir: {store:?}, sync_interval: always }}").expect("a text takes all");
     config.push_str(&builder.config);
     fs::write(folder.join("nats.conf"), config).expect("the folder is ours");
-}
-
-/// A running server, with a guard that kills it when we are killed: the guard waits for the end of a pipe whose other
-/// end we hold.
-#[derive(Debug)]
-struct Process {
-    server: Child,
-    guard: Child,
-}
-
-impl Process {
-    fn spawn(program: &Path, folder: &Path, port: Option<u16>) -> Self {
-        let log = fs::OpenOptions::new().create(true).append(true).open(log_path(folder)).expect("the folder is ours");
-        let server = Command::new(program)
-            .arg("--config")
-            .arg(folder.join("nats.conf"))
-            .arg("--ports_file_dir")
-            .arg(folder)
-            .arg("--port")
-            .arg(port.map_or_else(|| "-1".to_owned(), |port| port.to_string()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("nats-server starts");
-        let guard = Command::new("sh")
-            .args(["-c", "read -r _; kill -9 \"$1\"", "guard"])
-            .arg(server.id().to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("sh starts");
-        Self { server, guard }
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.server)
-    }
-
-    /// Waits until the server has written down which port it serves.
-    async fn served_port(&mut self, program: &Path, folder: &Path) -> u16 {
-        let name = program.file_name().unwrap_or_default().to_string_lossy();
-        let ports = folder.join(format!("{name}_{}.ports", self.server.id()));
-        let start = Instant::now();
-        loop {
-            if let Some(port) = fs::read(&ports).ok().and_then(|text| port_of(&text)) {
-                return port;
-            }
-            let ended = self.server.try_wait().expect("our own child");
-            assert!(
-                ended.is_none() && start.elapsed() < START_PATIENCE,
-                "nats-server does not start: {}",
-                fs::read_to_string(log_path(folder)).unwrap_or_default()
-            );
-            tokio::time::sleep(POLL).await;
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // The guard first: once the server's process id is free, it may become somebody else's.
-        let _: [io::Result<()>; 2] = [self.guard.kill(), self.server.kill()];
-        let _ = self.guard.wait();
-        let _ = self.server.wait();
-    }
-}
-
-fn log_path(folder: &Path) -> PathBuf {
-    folder.join("nats.log")
-}
-
-/// The client port in a ports file: `{"nats":["nats://127.0.0.1:4222"]}`.
-fn port_of(text: &[u8]) -> Option<u16> {
-    let ports: serde_json::Value = serde_json::from_slice(text).ok()?;
-    ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
 }

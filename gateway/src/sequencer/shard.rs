@@ -160,6 +160,7 @@ impl Shard {
             from,
             filter: None,
             batch_messages_max: READ_MESSAGES_MAX,
+            known: None,
         };
         OrderedReader::new(self.connection.clone(), options)
     }

@@ -147,7 +147,7 @@ async fn follow(shared: &Arc<Shared>, database: Arc<Database>, cancel: &Cancella
     };
     let mut tasks = JoinSet::new();
     for (index, start) in starts.iter().enumerate() {
-        tasks.spawn(read(Arc::clone(shared), Arc::clone(&writer), index, start.position.cursor.next()));
+        tasks.spawn(read(Arc::clone(shared), Arc::clone(&writer), index, start.position.clone()));
     }
     tasks.spawn(sweep(Arc::clone(shared), Arc::clone(&writer)));
     let end = tokio::select! {
@@ -241,26 +241,28 @@ fn prepare(shared: &Shared, database: &Database, moved: &[Option<Position>]) -> 
 }
 
 /// Reads one stream into the writer.
-async fn read(shared: Arc<Shared>, writer: Arc<Writer<Projection>>, index: usize, from: StreamSeq) -> End {
+async fn read(shared: Arc<Shared>, writer: Arc<Writer<Projection>>, index: usize, start: Position) -> End {
     let source = shared.sources[index];
     let stream = source.stream(shared.layout);
     if let Source::Outcomes(shard) = source
-        && bootstrap::load(&shared, &writer, shard, from).await.is_err()
+        && bootstrap::load(&shared, &writer, shard, start.cursor.next()).await.is_err()
     {
         return End::Rebuild("the writer has ended".into());
     }
-    let reader = |from| {
+    let reader = |known: Position| {
         let options = ReaderOptions {
             stream: stream.clone(),
             name: "history".into(),
-            from,
+            from: known.cursor.next(),
             filter: None,
             batch_messages_max: BATCH_MESSAGES,
+            known: Some(known),
         };
         OrderedReader::new(shared.connection.clone(), options)
     };
-    let mut messages = reader(from);
-    let mut next = from;
+    let created = start.created;
+    let mut next = start.cursor.next();
+    let mut messages = reader(start);
     loop {
         let change = match messages.next().await {
             Ok(batch) => {
@@ -278,11 +280,14 @@ async fn read(shared: Arc<Shared>, writer: Arc<Writer<Projection>>, index: usize
             }
             Err(ReadError::Gone { position, first, .. }) => {
                 tracing::warn!(stream, position = position.0, first = first.0, "history has missed messages");
-                messages = reader(first);
+                let before_first = StreamSeq(first.0.saturating_sub(1));
+                messages = reader(Position { cursor: before_first, ..Position::start(created) });
                 next = first;
                 Change::Skip { index, first }
             }
-            Err(behind @ ReadError::Behind { .. }) => return End::Rebuild(behind.to_string()),
+            Err(other @ (ReadError::Another { .. } | ReadError::Behind { .. })) => {
+                return End::Rebuild(other.to_string());
+            }
         };
         if writer.send(change).await.is_err() {
             // The round ends with what the writer says.

@@ -59,8 +59,14 @@ async fn follow(connection: &Connection, receipts: &Receipts) {
     let position = receipts.view().unwrap().position().cloned().unwrap_or(Position::start(state.created));
     let from = position.cursor.next();
     let writer = receipts.writer(position).unwrap();
-    let options =
-        ReaderOptions { stream: "EVENTS".into(), name: "receipts".into(), from, filter: None, batch_messages_max: 100 };
+    let options = ReaderOptions {
+        stream: "EVENTS".into(),
+        name: "receipts".into(),
+        from,
+        filter: None,
+        batch_messages_max: 100,
+        known: None,
+    };
     let mut reader = OrderedReader::new(connection.clone(), options);
     while reader.position() <= state.last {
         let messages = reader.next().await.unwrap().messages;

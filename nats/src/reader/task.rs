@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use rand::RngExt as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use weft_proto::ids::StreamSeq;
 
-use super::{Batch, ReadError, ReaderOptions, consumer::Consumer};
-use crate::{connect::Connection, streams};
+use super::{Batch, Delivered, ReadError, ReaderOptions, consumer::Consumer};
+use crate::{
+    connect::Connection,
+    position::{self, Mark, Mismatch, Position, PositionCheck},
+    streams::{self, StreamState},
+};
 
 /// The pauses between two tries to make a consumer: a server that comes back is read from at once, one that does not is
 /// left alone.
@@ -22,7 +26,11 @@ pub(super) struct Task {
     connection: Connection,
     options: ReaderOptions,
     position: StreamSeq,
+    /// What tells the stream from another one. Its cursor is before `position`.
+    known: Option<Position>,
     consumer: Option<Consumer>,
+    /// Counts the consumers that were given up.
+    losses: watch::Sender<u64>,
     /// Faults since the consumer was last heard.
     failures: u32,
 }
@@ -37,12 +45,18 @@ pub(super) enum Fault {
 }
 
 impl Task {
-    pub fn new(connection: Connection, options: ReaderOptions, position: StreamSeq) -> Self {
-        Self { connection, options, position, consumer: None, failures: 0 }
+    pub fn new(
+        connection: Connection,
+        options: ReaderOptions,
+        position: StreamSeq,
+        losses: watch::Sender<u64>,
+    ) -> Self {
+        let known = options.known.clone();
+        Self { connection, options, position, known, consumer: None, losses, failures: 0 }
     }
 
     /// Reads until nobody takes the batches any more.
-    pub async fn run(mut self, batches: mpsc::Sender<Result<Batch, ReadError>>) {
+    pub async fn run(mut self, batches: mpsc::Sender<Result<Delivered, ReadError>>) {
         tokio::select! {
             () = batches.closed() => {}
             () = self.read(&batches) => {}
@@ -51,10 +65,10 @@ impl Task {
         let _ = tokio::time::timeout(END_PATIENCE, self.remove_consumer()).await;
     }
 
-    async fn read(&mut self, batches: &mpsc::Sender<Result<Batch, ReadError>>) {
+    async fn read(&mut self, batches: &mpsc::Sender<Result<Delivered, ReadError>>) {
         loop {
             let result = match self.receive().await {
-                Ok(batch) => Ok(batch),
+                Ok(batch) => Ok(Delivered { batch, known: self.known.clone() }),
                 Err(Fault::Passing(problem)) => {
                     self.recover(&problem).await;
                     continue;
@@ -87,6 +101,7 @@ impl Task {
 
     async fn remove_consumer(&mut self) {
         if let Some(consumer) = self.consumer.take() {
+            self.losses.send_modify(|losses| *losses += 1);
             consumer.remove(&self.connection, &self.options.stream).await;
         }
     }
@@ -99,10 +114,12 @@ impl Task {
 
     /// Waits for a message and takes what is there with it.
     async fn receive(&mut self) -> Result<Batch, Fault> {
-        let Self { connection, options, position, consumer, failures } = self;
-        let consumer = match consumer {
-            Some(consumer) => consumer,
-            None => consumer.insert(make_consumer(connection, options, *position).await?),
+        if self.consumer.is_none() {
+            self.verify().await?;
+            self.consumer = Some(Consumer::make(&self.connection, &self.options, self.position).await?);
+        }
+        let Self { connection, options, position, consumer: Some(consumer), failures, .. } = self else {
+            return Err(Fault::Passing("no consumer".into()));
         };
         let mut batch = Batch::default();
         {
@@ -128,27 +145,59 @@ impl Task {
         }
         if let Some(last) = batch.messages.last() {
             self.position = last.seq.next();
+            if let Some(known) = &mut self.known {
+                known.advance(last);
+            }
         }
         Ok(batch)
     }
+
+    /// Compares the position with the stream: one question for its state, and one direct get for the message at the
+    /// cursor, where that is known.
+    async fn verify(&mut self) -> Result<(), Fault> {
+        let Self { connection, options: ReaderOptions { stream, .. }, position, known, .. } = self;
+        if !connection.is_connected() {
+            return Err(Fault::Passing("not connected".into()));
+        }
+        let passing = |error: streams::EnsureError| Fault::Passing(error.to_string());
+        let through = StreamSeq(position.0 - 1);
+        let expected = match &*known {
+            Some(known) => known.clone(),
+            None => {
+                let state = streams::state(connection, stream).await.map_err(passing)?;
+                Position { created: state.created, cursor: through, mark: None }
+            }
+        };
+        let verified = position::verify_reaching(connection, stream, &expected, through).await;
+        let (state, check, at_cursor) = verified.map_err(passing)?;
+        if let PositionCheck::Rebuild(mismatch) = check {
+            let error = another(stream, *position, expected, mismatch, state, at_cursor);
+            return Err(Fault::Lasting(error));
+        }
+        *known = Some(expected);
+        if *position < state.first && *position > StreamSeq(1) {
+            let error = ReadError::Gone { stream: stream.clone(), position: *position, first: state.first };
+            return Err(Fault::Lasting(error));
+        }
+        Ok(())
+    }
 }
 
-/// Makes a consumer that starts at `position`, if the stream has that.
-async fn make_consumer(
-    connection: &Connection,
-    options: &ReaderOptions,
+/// The error of a position that is not one in this stream.
+fn another(
+    stream: &str,
     position: StreamSeq,
-) -> Result<Consumer, Fault> {
-    let stream = &options.stream;
-    if !connection.is_connected() {
-        return Err(Fault::Passing("not connected".into()));
+    known: Position,
+    mismatch: Mismatch,
+    state: StreamState,
+    at_cursor: Option<Mark>,
+) -> ReadError {
+    let stream = stream.to_owned();
+    match mismatch {
+        Mismatch::Behind { last, .. } => ReadError::Behind { stream, position, last },
+        Mismatch::Created { .. } | Mismatch::Message { .. } => {
+            let found = Position { created: state.created, cursor: known.cursor.min(state.last), mark: at_cursor };
+            ReadError::Another { stream, known: Box::new(known), found: Box::new(found) }
+        }
     }
-    let state = streams::state(connection, stream).await.map_err(|error| Fault::Passing(error.to_string()))?;
-    if position > state.last.next() {
-        return Err(Fault::Lasting(ReadError::Behind { stream: stream.clone(), position, last: state.last }));
-    }
-    if position < state.first && position > StreamSeq(1) {
-        return Err(Fault::Lasting(ReadError::Gone { stream: stream.clone(), position, first: state.first }));
-    }
-    Consumer::make(connection, options, position).await
 }

@@ -59,7 +59,10 @@ pub async fn set_bytes_max(connection: &Connection, stream: &str, bytes: u64) ->
     request(connection, "UPDATE", stream, &config).await?.map(drop).map_err(|error| refused(stream, &error))
 }
 
-async fn known(connection: &Connection, stream: &str) -> Result<async_nats::jetstream::stream::Info, EnsureError> {
+pub(super) async fn known(
+    connection: &Connection,
+    stream: &str,
+) -> Result<async_nats::jetstream::stream::Info, EnsureError> {
     let missing = || EnsureError::Mismatch(format!("there is no stream {stream}; it has been removed from the server"));
     info(connection, stream).await?.ok_or_else(missing)
 }

@@ -84,6 +84,7 @@ impl Feed {
             from: end.next(),
             filter: None,
             batch_messages_max: BATCH_MESSAGES,
+            known: None,
         };
         let mut reader = OrderedReader::new(self.connection.clone(), options);
         let mut failures = 0;
@@ -97,7 +98,7 @@ impl Feed {
                     drop(ring);
                     self.changed.send_replace(());
                 }
-                Err(gone @ ReadError::Gone { .. }) => return gone,
+                Err(lasting @ (ReadError::Gone { .. } | ReadError::Another { .. })) => return lasting,
                 Err(error) => {
                     failures += 1;
                     if failures >= READ_FAILURES_MAX {

@@ -47,6 +47,7 @@ fn reader(connection: &Connection, from: u64) -> OrderedReader {
         from: StreamSeq(from),
         filter: None,
         batch_messages_max: 500,
+        known: None,
     };
     OrderedReader::new(connection.clone(), options)
 }

@@ -332,7 +332,7 @@ impl Driver {
 
 fn reader(context: &Context, stream: String, name: &str, from: StreamSeq) -> OrderedReader {
     let name = format!("worker-{name}");
-    let options = ReaderOptions { stream, name, from, filter: None, batch_messages_max: TURN_MESSAGES };
+    let options = ReaderOptions { stream, name, from, filter: None, batch_messages_max: TURN_MESSAGES, known: None };
     OrderedReader::new(context.connection.clone(), options)
 }
 

@@ -284,6 +284,7 @@ impl Log {
             from: StreamSeq(1),
             filter: None,
             batch_messages_max: 500,
+            known: None,
         };
         let mut reader = OrderedReader::new(self.connection.clone(), options);
         let mut messages = Vec::new();

@@ -4,12 +4,16 @@ use futures_util::TryStreamExt as _;
 use weft_nats::{
     append::Appender,
     connect::Connection,
+    message::Outgoing,
+    options::NatsOptions,
+    position::Position,
     reader::{OrderedReader, ReadError, ReaderOptions},
-    testing::eventually,
+    streams,
+    testing::{Proxy, eventually},
 };
-use weft_proto::ids::StreamSeq;
+use weft_proto::ids::{EventId, StreamSeq};
 
-use super::{PATIENCE, log, messages, read, reader};
+use super::{PATIENCE, log, message, messages, read, reader, spec};
 
 /// P3: far more than a request brings, from the middle, with what comes while it is read.
 #[tokio::test]
@@ -60,8 +64,14 @@ async fn a_filter_lets_one_subject_through() {
     }
     Appender::new(connection.clone()).append(StreamSeq(0), &texts).await.unwrap();
     let filter = Some("events.w1".into());
-    let options =
-        ReaderOptions { stream: "EVENTS".into(), name: "f".into(), from: StreamSeq(4), filter, batch_messages_max: 4 };
+    let options = ReaderOptions {
+        stream: "EVENTS".into(),
+        name: "f".into(),
+        from: StreamSeq(4),
+        filter,
+        batch_messages_max: 4,
+        known: None,
+    };
     let stored = read(&mut OrderedReader::new(connection.clone(), options), 9).await;
     assert!(stored.iter().map(|message| message.seq.0).eq((5..30).step_by(3)));
 }
@@ -137,4 +147,107 @@ async fn the_reader_says_when_the_stream_is_another() {
     let error = tokio::time::timeout(PATIENCE, reader(&connection, 2).next()).await.unwrap().unwrap_err();
     assert!(matches!(error, ReadError::Gone { first: StreamSeq(6), .. }), "{error}");
     assert_eq!(read(&mut reader(&connection, 1), 5).await[0].seq, StreamSeq(6), "from the oldest kept");
+}
+
+/// A message that no other has: its id tells it from others.
+fn marked(text: &str) -> Outgoing {
+    let id = EventId::of_delivery("test", text);
+    let mut message = message(text);
+    message.headers.put("Nats-Msg-Id", id);
+    message
+}
+
+fn marked_all(prefix: &str, count: usize) -> Vec<Outgoing> {
+    (0..count).map(|number| marked(&format!("{prefix}{number}"))).collect()
+}
+
+/// The error that the reader ends with, whatever it reads before.
+async fn error_of(reader: &mut OrderedReader) -> ReadError {
+    let reading = async {
+        loop {
+            if let Err(error) = reader.next().await {
+                return error;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, reading).await.expect("an error")
+}
+
+/// A log that was restored from a backup and has grown again past the reader's position: nothing of it is read as if it
+/// followed what was read before.
+#[tokio::test]
+async fn a_restored_stream_that_grew_again_is_noticed_at_reconnect() {
+    let (server, connection) = log().await;
+    let mut appender = Appender::new(connection.clone());
+    appender.append(StreamSeq(0), &marked_all("first", 5)).await.unwrap();
+    let backup = server.backup().await;
+    connection.connected().await;
+    let lost = marked_all("lost", 5);
+    assert!(eventually(PATIENCE, async || appender.append(StreamSeq(5), &lost).await.is_ok()).await);
+    let proxy = Proxy::start(server.url()).await;
+    let nats = NatsOptions { url: Some(proxy.url()), ..NatsOptions::default() };
+    let away = Connection::connect(&nats, "away").await.unwrap();
+    let mut reader = reader(&away, 1);
+    read(&mut reader, 10).await;
+    let known = reader.known().cloned().unwrap();
+    assert_eq!(known.cursor, StreamSeq(10));
+    assert_eq!(known.mark.unwrap().id, Some(EventId::of_delivery("test", "lost4")));
+
+    proxy.cut();
+    server.restore(&backup).await;
+    let other = server.connection("other").await;
+    Appender::new(other).append(StreamSeq(5), &marked_all("other", 8)).await.unwrap();
+    proxy.mend();
+    let error = error_of(&mut reader).await;
+    let ReadError::Another { known: ours, found, .. } = &error else { panic!("{error}") };
+    assert_eq!(**ours, known);
+    assert_eq!((found.created, found.cursor), (known.created, known.cursor));
+    assert_eq!(found.mark.unwrap().id, Some(EventId::of_delivery("test", "other4")));
+    assert_eq!(reader.position(), StreamSeq(11), "nothing of the other log was read");
+}
+
+/// A stream that was deleted and made again while the reader kept its connection.
+#[tokio::test]
+async fn a_stream_made_again_is_noticed_without_a_reconnect() {
+    let (_server, connection) = log().await;
+    let mut appender = Appender::new(connection.clone());
+    appender.append(StreamSeq(0), &marked_all("first", 5)).await.unwrap();
+    let mut reader = reader(&connection, 1);
+    read(&mut reader, 5).await;
+    connection.jetstream().delete_stream("EVENTS").await.unwrap();
+    streams::ensure(&connection, &spec()).await.unwrap();
+    appender.append(StreamSeq(0), &marked_all("other", 8)).await.unwrap();
+    let error = error_of(&mut reader).await;
+    let ReadError::Another { known, found, .. } = &error else { panic!("{error}") };
+    assert!(found.created > known.created, "{error}");
+}
+
+/// A caller that stored its position elsewhere is answered as a reader that was there all the time.
+#[tokio::test]
+async fn a_position_given_at_start_is_compared() {
+    let (_server, connection) = log().await;
+    let mut appender = Appender::new(connection.clone());
+    appender.append(StreamSeq(0), &marked_all("first", 5)).await.unwrap();
+    let mut first = reader(&connection, 1);
+    read(&mut first, 5).await;
+    let known = first.known().cloned().unwrap();
+    appender.append(StreamSeq(5), &marked_all("more", 5)).await.unwrap();
+    let reader_at = |known: Position| {
+        let options = ReaderOptions {
+            stream: "EVENTS".into(),
+            name: "known".into(),
+            from: known.cursor.next(),
+            filter: None,
+            batch_messages_max: 500,
+            known: Some(known),
+        };
+        OrderedReader::new(connection.clone(), options)
+    };
+    assert_eq!(read(&mut reader_at(known.clone()), 5).await[0].seq, StreamSeq(6));
+    let moved = Position { cursor: StreamSeq(4), ..known.clone() };
+    let error = error_of(&mut reader_at(moved)).await;
+    assert!(matches!(error, ReadError::Another { .. }), "{error}");
+    // A message that was removed cannot be compared, and counts as the same.
+    connection.jetstream().get_stream("EVENTS").await.unwrap().purge().sequence(6).await.unwrap();
+    assert_eq!(read(&mut reader_at(known), 5).await[0].seq, StreamSeq(6));
 }
