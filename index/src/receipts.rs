@@ -4,12 +4,10 @@
 //! workflow's next event; where does an event stand in the log. Each answer is whole, so that a repeat needs no look
 //! into the log.
 //!
-//! | table | key | holds |
-//! |---|---|---|
-//! | `ids.<start>.<length>` | event id | [`Accepted`], of events stored in that stretch of time |
-//! | `heads` | workflow id | [`Head`] |
+//! Both kinds of rows, ids and heads, lie in sorted segments ([`segments`]): written once in key order and merged, since
+//! random writes into a B-tree of millions of rows write a page for each row.
 //!
-//! *Ids age by stream time.* They lie in buckets, one table for each stretch of an eighth of the horizon and at most a
+//! *Ids age by stream time.* Their segments lie in buckets, one for each stretch of an eighth of the horizon and at most a
 //! day, and a bucket is dropped whole when all of it is older than the horizon. An id counts as unknown from the moment
 //! at which the newest message of the log is younger than it by more than the horizon: a rule that reads no clock, so
 //! that all gateways that decide on the same end of the log decide alike.
@@ -36,29 +34,40 @@ use crate::projection::{self, OpenError, Pace, Position, Writer, set_position};
 
 mod apply;
 mod change;
+mod filter;
+mod merge;
+mod segments;
 mod tables;
 #[cfg(test)]
 mod tests;
 mod view;
 
-pub use apply::{Apply, Committed};
+use segments::Filters;
+
+pub use apply::{Apply, Changes, Committed};
 pub use change::{Change, Content};
 pub use view::{DueHeads, View};
 
 /// What the file holds, and its version.
-const FORMAT: &str = "weft receipts 1";
+const FORMAT: &str = "weft receipts 2";
 
-/// How changes are gathered into commits. A change is what one read brought, at most some hundred messages.
+/// How changes are gathered into commits. Each commit makes segments, so few large ones are wanted; a crash repeats the
+/// reading of one commit, which takes less than a second, and the sequencer holds in memory what has not been committed.
 const PACE: Pace = Pace {
-    // Two commits: one is written while the next gathers.
+    // What a few reads and appends bring, while the thread writes a commit.
     queue: 512,
-    commit: 256,
-    // The sequencer holds this much in memory. Less often is less work: events of one commit share pages.
-    interval: Duration::from_millis(200),
-    // A crash repeats this much reading. A sync stands in the way of the log's own, and each one rewrites what redb needs
-    // to open the file after a crash.
-    sync_interval: Duration::from_secs(2),
+    // Messages: some 12 MiB in the sequencer's overlay and as much here.
+    commit: 16_384,
+    interval: INTERVAL_MAX,
+    // Each commit is synced.
+    sync_interval: Duration::ZERO,
 };
+
+/// From one commit to the next at most. A crash repeats as much reading.
+const INTERVAL_MAX: Duration = Duration::from_secs(20);
+/// Commits in one dedup horizon, at least: heads that are about to leave the log are looked for in the file, and retention
+/// is longer than the horizon.
+const COMMITS_IN_HORIZON: u32 = 16;
 
 /// By how much an event's time may be late in the receipts of the gateway that appended it. So it is known to the horizon
 /// there, and this much longer, where others have forgotten it: either is right, and what is appended is decided by
@@ -111,6 +120,7 @@ pub struct Receipts {
     path: PathBuf,
     stream: String,
     horizons: Horizons,
+    filters: Filters,
 }
 
 /// What "the same body" means: SHA-256 of workflow id, type and body. The first two are preceded by their lengths, so
@@ -196,7 +206,13 @@ impl Receipts {
         }
         tables::set_dedup_ms(&database, horizons.dedup_ms)
             .map_err(|error| OpenError::Unusable { path: path.to_owned(), source: std::io::Error::other(error) })?;
-        Ok(Self { database: Arc::new(database), path: path.to_owned(), stream: stream.to_owned(), horizons })
+        Ok(Self {
+            database: Arc::new(database),
+            path: path.to_owned(),
+            stream: stream.to_owned(),
+            horizons,
+            filters: Filters::default(),
+        })
     }
 
     /// Where the file is.
@@ -210,7 +226,7 @@ impl Receipts {
     ///
     /// What redb says.
     pub fn view(&self) -> Result<View, redb::Error> {
-        View::new(&self.database.begin_read()?, &self.stream)
+        View::new(&self.database.begin_read()?, &self.stream, &self.filters)
     }
 
     /// Starts the thread that applies changes behind `position`, which is stored at once. Blocks.
@@ -219,12 +235,18 @@ impl Receipts {
     ///
     /// What redb or the system say.
     pub fn writer(&self, position: Position) -> Result<Writer<Apply>, redb::Error> {
+        let horizon = Duration::from_millis(self.horizons.dedup_ms.unsigned_abs());
+        self.writer_at(position, Pace { interval: (horizon / COMMITS_IN_HORIZON).min(INTERVAL_MAX), ..PACE })
+    }
+
+    fn writer_at(&self, position: Position, pace: Pace) -> Result<Writer<Apply>, redb::Error> {
         let transaction = self.database.begin_write()?;
         set_position(&transaction, &self.stream, &position)?;
+        let (database, filters, stream) = (self.database.clone(), self.filters.clone(), self.stream.clone());
+        let apply = Apply::new(database, filters, stream, position, self.horizons, &transaction)?;
         transaction.commit()?;
-        let committed = Committed { cursor: position.cursor, ..Committed::default() };
-        let apply = Apply::new(self.stream.clone(), position, self.horizons);
+        let committed = apply.committed();
         let name = format!("receipts {}", self.stream);
-        Writer::start(self.database.clone(), apply, committed, PACE, name).map_err(redb::Error::Io)
+        Writer::start(self.database.clone(), apply, committed, pace, name).map_err(redb::Error::Io)
     }
 }

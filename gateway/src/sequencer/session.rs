@@ -21,7 +21,7 @@ use tokio::{
 };
 use weft_index::{
     projection::{Mark, StorageError, Writer},
-    receipts::{Apply, Change, Committed, Receipts, View},
+    receipts::{Apply, Change, Changes, Committed, Receipts, View},
 };
 use weft_nats::{
     append::{AppendError, Appender, BATCH_MESSAGES_MAX},
@@ -232,7 +232,7 @@ impl<'a> Session<'a> {
             asked = self.inbox.asks.recv() => Happening::Asked(asked),
             Some(appended) = self.inbox.appended.recv() => Happening::Told(appended),
             room = self.writer.reserve(), if !self.unwritten.is_empty() => {
-                room.map_err(|_| Fault::Written)?.send(mem::take(&mut self.unwritten));
+                room.map_err(|_| Fault::Written)?.send(Changes::new(mem::take(&mut self.unwritten)));
                 Happening::Written
             }
             committed = self.committed.changed() => {

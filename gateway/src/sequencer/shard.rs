@@ -3,15 +3,17 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use futures_util::{StreamExt as _, stream::FuturesOrdered};
 use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, oneshot, watch},
+    task::{JoinError, JoinHandle, spawn_blocking},
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use weft_index::{
     projection::{self, Mismatch, OpenError, Position, PositionCheck, StorageError, Writer, WriterGone},
-    receipts::{Apply, Change, Horizons, Receipts},
+    receipts::{Apply, Change, Changes, Horizons, Receipts},
 };
 use weft_nats::{
     connect::Connection,
@@ -37,6 +39,8 @@ const RETRY: Duration = Duration::from_millis(300);
 const BEHIND_MAX: u32 = 10;
 /// Messages of one read.
 const READ_MESSAGES_MAX: usize = 500;
+/// Reads that are decoded at the same time: enough for the cores of a small machine.
+const DECODING_MAX: usize = 4;
 /// Without a message for so long while the log is known to have more, the server is asked whether there is any.
 const QUIET: Duration = Duration::from_millis(250);
 
@@ -112,7 +116,7 @@ struct Started {
 /// Opens a shard's receipts on a thread that may block.
 pub(super) async fn open(path: PathBuf, stream: String, horizons: Horizons) -> Result<Receipts, OpenError> {
     let folder = path.clone();
-    let opened = tokio::task::spawn_blocking(move || Receipts::open(&path, &stream, horizons)).await;
+    let opened = spawn_blocking(move || Receipts::open(&path, &stream, horizons)).await;
     opened.unwrap_or_else(|error| Err(OpenError::Unusable { path: folder, source: std::io::Error::other(error) }))
 }
 
@@ -179,7 +183,7 @@ impl Shard {
         let Position { created, cursor: from, mark } = position.clone();
         let writer = {
             let receipts = receipts.clone();
-            let started = tokio::task::spawn_blocking(move || receipts.writer(position)).await;
+            let started = spawn_blocking(move || receipts.writer(position)).await;
             started.unwrap_or_else(|error| Err(StorageError::Corrupted(error.to_string())))?
         };
         let mut reader = self.reader(from.next());
@@ -193,7 +197,7 @@ impl Shard {
     /// Where the receipts stand, in a log that is the one they were made of.
     async fn verified(&self, receipts: &Receipts) -> Result<(Position, StreamState), Fault> {
         let view = receipts.clone();
-        let view = tokio::task::spawn_blocking(move || view.view().map(|view| view.position().cloned())).await;
+        let view = spawn_blocking(move || view.view().map(|view| view.position().cloned())).await;
         let stored = view.unwrap_or_else(|error| Err(StorageError::Corrupted(error.to_string())))?;
         let mut behind = 0;
         loop {
@@ -229,16 +233,29 @@ impl Shard {
         mut now: Timestamp,
     ) -> Result<Overlay, Fault> {
         let (mut read, mut written) = (from, from);
-        while read < last {
-            let done = count_of(read.0 - from.0, last.0 - from.0);
-            self.progress.set(self.id, Some(format!("receipts: {done} events")));
-            match timeout(QUIET, reader.next()).await {
+        // Hashing and decoding take as long as reading: they run beside it, and stay in order.
+        let mut decoding: FuturesOrdered<JoinHandle<Vec<Change>>> = FuturesOrdered::new();
+        while read < last || !decoding.is_empty() {
+            let batch = tokio::select! {
+                Some(decoded) = decoding.next() => {
+                    let changes = decoded.map_err(|error: JoinError| StorageError::Corrupted(error.to_string()))?;
+                    writer.send(Changes { changes, catching_up: true }).await?;
+                    continue;
+                }
+                batch = timeout(QUIET, reader.next()), if read < last && decoding.len() < DECODING_MAX => batch,
+            };
+            match batch {
                 Ok(batch) => {
                     let messages = batch?.messages;
                     let Some(newest) = messages.last() else { continue };
                     (read, now) = (newest.seq, newest.stored_at);
                     written = read;
-                    writer.send(messages.iter().map(|message| Change::of(self.layout, message)).collect()).await?;
+                    let layout = self.layout;
+                    decoding.push_back(spawn_blocking(move || {
+                        messages.iter().map(|message| Change::of(layout, message)).collect()
+                    }));
+                    let done = count_of(read.0 - from.0, last.0 - from.0);
+                    self.progress.set(self.id, Some(format!("receipts: {done} events")));
                 }
                 Err(_) => {
                     if let Probed::Nothing { .. } = ask_between(&self.connection, &self.stream, read, last).await {
@@ -247,6 +264,7 @@ impl Shard {
                 }
             }
         }
+        writer.flush().request();
         let mut committed = writer.committed();
         committed.wait_for(|committed| committed.cursor >= written).await.map_err(|_| Fault::Written)?;
         Ok(Overlay::new(written, read, now))

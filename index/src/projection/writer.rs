@@ -33,23 +33,44 @@ pub trait Projector: Send + 'static {
         transaction: &WriteTransaction,
         changes: Vec<Self::Change>,
     ) -> Result<Self::Committed, redb::Error>;
+
+    /// What a change counts of [`Pace::commit`].
+    fn weight(_change: &Self::Change) -> usize {
+        1
+    }
+
+    /// Whether there is upkeep to do.
+    fn wants_upkeep(&self) -> bool {
+        false
+    }
+
+    /// Does a part of the upkeep that can wait until no commit is due, such as merging what commits have written. Takes some
+    /// tens of milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// What redb says: nothing of the transaction is kept, and the writer ends.
+    fn upkeep(&mut self, _transaction: &WriteTransaction) -> Result<(), redb::Error> {
+        Ok(())
+    }
 }
 
 /// How much is gathered into one commit.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// The most changes that wait; who sends more, waits.
+    /// The most changes in the queue to the thread, which takes them from there to gather them.
     pub queue: usize,
-    /// The most changes of one commit: what a crash can make the projection read again.
+    /// The weight of changes that fills a commit: what a crash can make the projection read again.
     pub commit: usize,
-    /// From one commit to the next at least, unless so much waits that a commit is full.
+    /// From one commit to the next at least, unless a commit is full.
     pub interval: Duration,
     /// From one commit that syncs the disk, which the log's own syncs share, to the next that does. Those between are seen at
     /// once; a crash loses them, and the log is read again from the last synced one on. Zero: each is synced.
     pub sync_interval: Duration,
 }
 
-/// How often the thread looks whether a commit is full while it gathers one: whoever sends the next change waits so long.
+/// How often the thread takes changes from its queue while it gathers a commit: a sender that finds the queue full waits for
+/// as long.
 const LOOK: Duration = Duration::from_millis(2);
 
 /// Hands changes to the writing thread.
@@ -68,7 +89,7 @@ pub struct Flush {
 }
 
 impl Flush {
-    /// What waits, or else the next change, is committed at once.
+    /// Everything that was sent before is committed at once.
     pub fn request(&self) {
         self.requested.store(true, Ordering::Release);
     }
@@ -77,9 +98,9 @@ impl Flush {
         self.requested.load(Ordering::Acquire)
     }
 
-    /// Called before the waiting changes are taken, so that a later request is for a later commit.
-    fn done(&self) {
-        self.requested.store(false, Ordering::Release);
+    /// Ends the request. Called before the waiting changes are taken, so that a later request is for a later commit.
+    fn take(&self) -> bool {
+        self.requested.swap(false, Ordering::AcqRel)
     }
 }
 
@@ -163,29 +184,40 @@ fn write<P: Projector>(
     flush: &Flush,
     pace: Pace,
 ) -> Result<(), redb::Error> {
-    let commit_max = pace.commit.clamp(1, pace.queue.max(1));
     let mut next_commit = Instant::now();
     let mut next_sync = next_commit;
     let mut synced = true;
-    while let Some(change) = receiver.blocking_recv() {
-        while receiver.len() + 1 < commit_max && !receiver.is_closed() && !flush.is_requested() {
-            let pause = next_commit.saturating_duration_since(Instant::now());
-            if pause.is_zero() {
-                break;
-            }
-            thread::sleep(pause.min(LOOK));
-        }
-        flush.done();
-        let mut changes = Vec::with_capacity((receiver.len() + 1).min(commit_max));
-        changes.push(change);
-        while changes.len() < commit_max
-            && let Ok(change) = receiver.try_recv()
+    let mut gathered = Gathered::<P>::default();
+    let mut rest = Rest::default();
+    while gathered.take_first(&mut receiver, projector.wants_upkeep()) {
+        while !gathered.is_full(pace) && Instant::now() < next_commit && !flush.is_requested() && !receiver.is_closed()
         {
-            changes.push(change);
+            if projector.wants_upkeep() && rest.is_over() {
+                let started = Instant::now();
+                let transaction = begin(database, false)?;
+                projector.upkeep(&transaction)?;
+                transaction.commit()?;
+                synced = false;
+                rest.after(started.elapsed());
+            } else {
+                thread::sleep(next_commit.saturating_duration_since(Instant::now()).min(LOOK));
+            }
+            gathered.take_waiting(&mut receiver, pace);
+        }
+        let flushed = flush.take();
+        gathered.take_waiting(&mut receiver, pace);
+        if flushed && !receiver.is_empty() {
+            // More was sent than one commit holds.
+            flush.request();
+        }
+        if gathered.changes.is_empty() {
+            // Upkeep without a change: its transactions are synced with the next commit.
+            next_commit = Instant::now() + pace.interval;
+            continue;
         }
         synced = Instant::now() >= next_sync;
         let transaction = begin(database, synced)?;
-        let committed = projector.apply(&transaction, changes)?;
+        let committed = projector.apply(&transaction, gathered.take())?;
         transaction.commit()?;
         told.send_replace(committed);
         let now = Instant::now();
@@ -199,6 +231,75 @@ fn write<P: Projector>(
         begin(database, true)?.commit()?;
     }
     Ok(())
+}
+
+/// The changes of the next commit.
+struct Gathered<P: Projector> {
+    changes: Vec<P::Change>,
+    weight: usize,
+}
+
+impl<P: Projector> Default for Gathered<P> {
+    fn default() -> Self {
+        Self { changes: Vec::new(), weight: 0 }
+    }
+}
+
+impl<P: Projector> Gathered<P> {
+    /// Waits for a change, unless something else is to be done. Whether the thread goes on.
+    fn take_first(&mut self, receiver: &mut mpsc::Receiver<P::Change>, busy: bool) -> bool {
+        if !self.changes.is_empty() {
+            return true;
+        }
+        let change = if busy && !receiver.is_closed() {
+            match receiver.try_recv() {
+                Err(mpsc::error::TryRecvError::Empty) => return true,
+                received => received.ok(),
+            }
+        } else {
+            receiver.blocking_recv()
+        };
+        change.map(|change| self.push(change)).is_some()
+    }
+
+    /// Takes what waits, as far as it fits.
+    fn take_waiting(&mut self, receiver: &mut mpsc::Receiver<P::Change>, pace: Pace) {
+        while !self.is_full(pace)
+            && let Ok(change) = receiver.try_recv()
+        {
+            self.push(change);
+        }
+    }
+
+    fn push(&mut self, change: P::Change) {
+        self.weight = self.weight.saturating_add(P::weight(&change));
+        self.changes.push(change);
+    }
+
+    fn is_full(&self, pace: Pace) -> bool {
+        self.weight >= pace.commit.max(1)
+    }
+
+    fn take(&mut self) -> Vec<P::Change> {
+        self.weight = 0;
+        std::mem::take(&mut self.changes)
+    }
+}
+
+/// Upkeep rests for as long as it has worked, so that it takes half a processor at most.
+#[derive(Default)]
+struct Rest {
+    until: Option<Instant>,
+}
+
+impl Rest {
+    fn is_over(&self) -> bool {
+        self.until.is_none_or(|until| Instant::now() >= until)
+    }
+
+    fn after(&mut self, worked: Duration) {
+        self.until = Some(Instant::now() + worked);
+    }
 }
 
 fn begin(database: &Database, synced: bool) -> Result<WriteTransaction, redb::Error> {
@@ -318,20 +419,23 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(30), sending).await.expect("a full commit is made at once");
     }
 
+    /// A caller that needs what it has sent does not wait for the interval, however many commits that takes.
     #[tokio::test]
-    async fn a_flush_ends_the_interval() {
+    async fn a_flush_commits_what_was_sent() {
         let folder = tempfile::tempdir().unwrap();
         let database = Arc::new(Database::create(folder.path().join("sum.redb")).unwrap());
-        let writer = start(&database, Pace { interval: Duration::from_secs(3600), ..PACE });
+        let writer = start(&database, Pace { queue: 8, interval: Duration::from_secs(3600), ..PACE });
         let mut committed = writer.committed();
         let sending = async {
-            for number in 1..=3 {
-                writer.send(1).await.unwrap();
+            for round in 1..=3 {
+                for _ in 0..7 {
+                    writer.send(1).await.unwrap();
+                }
                 writer.flush().request();
-                committed.wait_for(|sum| *sum == number).await.unwrap();
+                committed.wait_for(|sum| *sum == 7 * round).await.unwrap();
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), sending).await.expect("a flush commits at once");
+        tokio::time::timeout(Duration::from_secs(30), sending).await.expect("a flush waits for no interval");
     }
 
     #[tokio::test]

@@ -1,25 +1,50 @@
-//! Changes become rows.
+//! Changes become segments, and segments are merged.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::Entry},
+    sync::Arc,
+};
 
-use redb::{ReadableTable as _, TableHandle as _, WriteTransaction};
+use jiff::Timestamp;
+use redb::{Database, ReadableDatabase as _, WriteTransaction};
 use weft_proto::ids::{EventId, StreamSeq, WorkflowId};
 
 use super::{
     Accepted, Change, Content, Head, Horizons, elsewhere,
-    tables::{self, Bucket, HEADS, accepted_row, head_row, ids},
+    filter::{self, Filter},
+    merge::Merge,
+    segments::{self, FILTERS, Filters, Group, SEGMENTS, Segment},
+    tables::{self, Bucket, Statement},
+    view::View,
 };
 use crate::projection::{Position, Projector, set_position};
 
-/// Applies changes to the receipts of one stream. A change is what one read brought, in stream order.
+/// What one read or one append brought, in stream order.
+#[derive(Debug, Clone, Default)]
+pub struct Changes {
+    /// In stream order.
+    pub changes: Vec<Change>,
+    /// The log is being read from far back. Then more is gathered into a commit, and an event is compared with what the
+    /// same commit says of its workflow and id only: a look-up for each would take longer than all else.
+    pub catching_up: bool,
+}
+
+/// While catching up, a commit holds so many times more: larger segments are merged less often. Nothing else is held in
+/// memory then.
+const CATCH_UP_FACTOR: usize = 4;
+
+/// Applies changes to the receipts of one stream.
 #[derive(Debug)]
 pub struct Apply {
+    database: Arc<Database>,
+    filters: Filters,
     stream: String,
     position: Position,
     horizons: Horizons,
     committed: Committed,
-    /// The bucket in which old buckets were last looked for.
-    swept: Option<Bucket>,
+    segments: Vec<Segment>,
+    next_segment: u64,
+    merge: Option<Merge>,
 }
 
 /// What the file holds, and what was odd about it since the writer's start.
@@ -33,59 +58,93 @@ pub struct Committed {
     pub foreign: u64,
 }
 
-/// Heads that one commit touches: read once and written once, however many events their workflows have in it.
-#[derive(Default)]
-struct Heads {
-    /// `None`: the workflow has none.
-    touched: HashMap<WorkflowId, Option<Head>>,
+impl Changes {
+    /// Of a gateway that follows the log.
+    pub fn new(changes: Vec<Change>) -> Self {
+        Self { changes, catching_up: false }
+    }
 }
 
 impl Apply {
-    pub(super) fn new(stream: String, position: Position, horizons: Horizons) -> Self {
+    /// Prepares the file for writing: removes what an unfinished merge left.
+    pub(super) fn new(
+        database: Arc<Database>,
+        filters: Filters,
+        stream: String,
+        position: Position,
+        horizons: Horizons,
+        transaction: &WriteTransaction,
+    ) -> Result<Self, redb::Error> {
+        segments::remove_unfinished(transaction)?;
+        let next_segment = tables::next_segment(transaction)?;
+        let segments = segments::read(&transaction.open_table(SEGMENTS)?, &transaction.open_table(FILTERS)?, &filters)?;
         let committed = Committed { cursor: position.cursor, ..Committed::default() };
-        Self { stream, position, horizons, committed, swept: None }
+        Ok(Self { database, filters, stream, position, horizons, committed, segments, next_segment, merge: None })
     }
 
-    fn take_heads(&mut self, transaction: &WriteTransaction, changes: &[Change]) -> Result<(), redb::Error> {
-        let mut table = transaction.open_table(HEADS)?;
-        let mut heads = Heads::default();
+    /// Everything up to here is in the file.
+    pub(super) fn committed(&self) -> Committed {
+        self.committed
+    }
+
+    /// The newest statement of each workflow that the changes speak of. `view` is what the file says; without it an event is
+    /// compared with the changes before it only.
+    fn statements(&mut self, changes: &[Change], view: Option<&View>) -> Result<Statements, redb::Error> {
+        let mut statements = Statements::default();
         for change in changes {
             match &change.content {
                 Content::Event(id, accepted) => {
-                    let head = heads.get(&table, &accepted.workflow)?;
-                    if !self.horizons.may_follow(head.as_ref(), accepted) {
+                    let known = statements.get(&accepted.workflow, view)?;
+                    let head = known.as_ref().map(|statement| statement.head);
+                    if (head.is_some() || view.is_some()) && !self.horizons.may_follow(head.as_ref(), accepted) {
                         self.report_order(*id, accepted, head.as_ref());
                     }
-                    *head = Some(Head {
+                    let head = Head {
                         sequence_number: accepted.sequence_number,
                         event_id: *id,
                         stored_at: accepted.stored_at,
                         carried_at: accepted.stored_at,
-                    });
+                    };
+                    statements.put(&accepted.workflow, Statement { head, by_event: true });
                 }
                 Content::Heads(carried) => {
-                    for (workflow, carried) in carried {
-                        let head = heads.get(&table, workflow)?;
-                        if head.is_none_or(|head| head.sequence_number <= carried.sequence_number) {
-                            *head = Some(*carried);
-                        }
+                    for (workflow, head) in carried {
+                        let known = statements.get(workflow, view)?;
+                        let carried = Statement { head: *head, by_event: false };
+                        statements.put(workflow, carried.after(known));
                     }
                 }
                 Content::Foreign => self.committed.foreign += 1,
             }
         }
-        let mut touched: Vec<_> = heads.touched.into_iter().collect();
-        touched.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        for (workflow, head) in touched {
-            if let Some(head) = head {
-                table.insert(workflow.as_str(), head_row(&head))?;
-            }
-        }
-        Ok(())
+        Ok(statements)
     }
 
-    fn take_ids(&mut self, transaction: &WriteTransaction, changes: &[Change]) -> Result<(), redb::Error> {
-        let mut buckets: HashMap<Bucket, Vec<(EventId, &Accepted)>> = HashMap::new();
+    fn write_heads(&mut self, transaction: &WriteTransaction, statements: Statements) -> Result<(), redb::Error> {
+        let rows = statements.into_sorted();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let number = self.take_number(transaction)?;
+        let mut filter = Filter::with_room(rows.len() as u64);
+        {
+            let name = Segment::table(number);
+            let mut table = transaction.open_table(tables::heads(&name))?;
+            for (workflow, statement) in &rows {
+                table.insert(workflow.as_str(), tables::statement_row(statement))?;
+                filter.insert(filter::of_workflow(workflow));
+            }
+        }
+        self.enter(transaction, number, Group::Heads, rows.len() as u64, filter)
+    }
+
+    fn write_ids(
+        &mut self,
+        transaction: &WriteTransaction,
+        changes: &[Change],
+        view: Option<&View>,
+    ) -> Result<(), redb::Error> {
+        let mut buckets: BTreeMap<Bucket, Vec<(EventId, &Accepted)>> = BTreeMap::new();
         for change in changes {
             if let Content::Event(id, accepted) = &change.content {
                 let bucket = Bucket::of(accepted.stored_at, self.horizons.dedup_ms);
@@ -93,41 +152,96 @@ impl Apply {
             }
         }
         for (bucket, mut events) in buckets {
-            // In key order, neighbours share pages. The sort is stable: of two of one id the later one stays.
+            // The sort is stable: of two of one id the later one is the last.
             events.sort_by_key(|(id, _)| *id);
-            let name = bucket.table();
-            let mut table = transaction.open_table(ids(&name))?;
-            for (id, accepted) in events {
-                let before = table.insert(id.as_bytes(), accepted_row(accepted))?;
-                let before = before.map(|row| tables::accepted(row.value())).transpose()?;
-                if before.is_some_and(|before| {
-                    before.seq != accepted.seq && self.horizons.knows(&before, elsewhere(accepted.stored_at))
-                }) {
-                    self.committed.violations += 1;
-                    tracing::error!(stream = self.stream, seq = accepted.seq.0, event = %id, "event accepted twice");
+            let number = self.take_number(transaction)?;
+            let mut filter = Filter::with_room(events.len() as u64);
+            let mut rows = 0;
+            {
+                let name = Segment::table(number);
+                let mut table = transaction.open_table(tables::ids(&name))?;
+                for same in events.chunk_by(|a, b| a.0 == b.0) {
+                    let mut before = match (view, same) {
+                        (Some(view), [(id, _), ..]) => view.receipt(*id)?,
+                        _ => None,
+                    };
+                    for (id, accepted) in same {
+                        self.check_once(*id, accepted, before.as_ref());
+                        before = Some((*accepted).clone());
+                    }
+                    if let Some((id, accepted)) = same.last() {
+                        table.insert(id.as_bytes(), tables::accepted_row(accepted))?;
+                        filter.insert(filter::of_id(id));
+                        rows += 1;
+                    }
                 }
             }
+            self.enter(transaction, number, Group::Ids(bucket), rows, filter)?;
         }
         Ok(())
     }
 
-    /// Drops the buckets that are wholly past, once a bucket's time.
+    fn take_number(&mut self, transaction: &WriteTransaction) -> Result<u64, redb::Error> {
+        let number = self.next_segment;
+        self.next_segment += 1;
+        tables::set_next_segment(transaction, self.next_segment)?;
+        Ok(number)
+    }
+
+    fn enter(
+        &mut self,
+        transaction: &WriteTransaction,
+        number: u64,
+        group: Group,
+        rows: u64,
+        filter: Filter,
+    ) -> Result<(), redb::Error> {
+        let (level, end) = (segments::level_of(rows), self.position.cursor.0);
+        let segment = Segment { number, group, level, rows, end, filter: Arc::new(filter) };
+        segments::store(transaction, &segment)?;
+        self.filters.insert(&segment);
+        self.segments.push(segment);
+        segments::sort(&mut self.segments);
+        Ok(())
+    }
+
+    /// Removes the ids of buckets that are wholly past.
     fn sweep(&mut self, transaction: &WriteTransaction) -> Result<(), redb::Error> {
-        let Some(now) = self.position.mark.map(|mark| mark.stored_at) else { return Ok(()) };
-        let current = Bucket::of(now, self.horizons.dedup_ms);
-        if self.swept.replace(current) == Some(current) {
-            return Ok(());
+        let Some(now) = self.now() else { return Ok(()) };
+        let past = |segment: &mut Segment| match segment.group {
+            Group::Ids(bucket) => bucket.is_past(now, self.horizons.dedup_ms),
+            Group::Heads => false,
+        };
+        let merging: Vec<u64> = self.merge.iter().flat_map(Merge::inputs).collect();
+        let past: Vec<u64> = self.segments.extract_if(.., past).map(|segment| segment.number).collect();
+        if past.iter().any(|number| merging.contains(number))
+            && let Some(merge) = self.merge.take()
+        {
+            segments::remove(transaction, merge.number())?;
         }
-        let past: Vec<String> = transaction
-            .list_tables()?
-            .map(|table| table.name().to_owned())
-            .filter(|name| Bucket::of_table(name).is_some_and(|bucket| bucket.is_past(now, self.horizons.dedup_ms)))
-            .collect();
-        for name in past {
-            transaction.delete_table(ids(&name))?;
-            tracing::debug!(stream = self.stream, table = name, "ids beyond the dedup horizon dropped");
+        for number in past {
+            segments::remove(transaction, number)?;
+            self.filters.remove(number);
+            tracing::debug!(stream = self.stream, segment = number, "ids beyond the dedup horizon dropped");
         }
         Ok(())
+    }
+
+    /// Stream time.
+    fn now(&self) -> Option<Timestamp> {
+        self.position.mark.map(|mark| mark.stored_at)
+    }
+
+    fn planned(&self) -> Option<Vec<u64>> {
+        segments::plan(&self.segments, self.now().map(|now| Bucket::of(now, self.horizons.dedup_ms)))
+    }
+
+    fn check_once(&mut self, id: EventId, accepted: &Accepted, before: Option<&Accepted>) {
+        let known = |before: &Accepted| self.horizons.knows(before, elsewhere(accepted.stored_at));
+        if before.is_some_and(|before| before.seq != accepted.seq && known(before)) {
+            self.committed.violations += 1;
+            tracing::error!(stream = self.stream, seq = accepted.seq.0, event = %id, "event accepted twice");
+        }
     }
 
     fn report_order(&mut self, id: EventId, accepted: &Accepted, head: Option<&Head>) {
@@ -145,36 +259,89 @@ impl Apply {
 }
 
 impl Projector for Apply {
-    type Change = Vec<Change>;
+    type Change = Changes;
     type Committed = Committed;
 
-    fn apply(&mut self, transaction: &WriteTransaction, changes: Vec<Vec<Change>>) -> Result<Committed, redb::Error> {
-        let changes: Vec<Change> = changes.into_iter().flatten().collect();
+    fn weight(changes: &Changes) -> usize {
+        let factor = if changes.catching_up { CATCH_UP_FACTOR } else { 1 };
+        changes.changes.len().div_ceil(factor)
+    }
+
+    fn apply(&mut self, transaction: &WriteTransaction, changes: Vec<Changes>) -> Result<Committed, redb::Error> {
+        let catching_up = changes.iter().any(|changes| changes.catching_up);
+        let changes: Vec<Change> = changes.into_iter().flat_map(|changes| changes.changes).collect();
         if let Some(last) = changes.last() {
             self.position.cursor = last.seq;
             self.position.mark = Some(last.mark);
         }
-        self.take_heads(transaction, &changes)?;
-        self.take_ids(transaction, &changes)?;
+        let view = match catching_up {
+            true => None,
+            false => Some(View::new(&self.database.begin_read()?, &self.stream, &self.filters)?),
+        };
+        let statements = self.statements(&changes, view.as_ref())?;
+        self.write_heads(transaction, statements)?;
+        self.write_ids(transaction, &changes, view.as_ref())?;
         self.sweep(transaction)?;
         set_position(transaction, &self.stream, &self.position)?;
         self.committed.cursor = self.position.cursor;
         Ok(self.committed)
     }
+
+    fn wants_upkeep(&self) -> bool {
+        self.merge.is_some() || self.planned().is_some()
+    }
+
+    fn upkeep(&mut self, transaction: &WriteTransaction) -> Result<(), redb::Error> {
+        let now = self.now();
+        if self.merge.is_none()
+            && let Some(planned) = self.planned()
+        {
+            let inputs = self.segments.iter().filter(|segment| planned.contains(&segment.number)).cloned().collect();
+            self.merge = Some(Merge::new(inputs, self.take_number(transaction)?));
+        }
+        let Some(merge) = &mut self.merge else { return Ok(()) };
+        let Some(segment) = merge.step(transaction, self.horizons, now)? else { return Ok(()) };
+        let inputs: Vec<u64> = merge.inputs().collect();
+        self.merge = None;
+        self.segments.retain(|segment| !inputs.contains(&segment.number));
+        inputs.into_iter().for_each(|number| self.filters.remove(number));
+        self.filters.insert(&segment);
+        self.segments.push(segment);
+        segments::sort(&mut self.segments);
+        Ok(())
+    }
 }
 
-impl Heads {
-    fn get(
-        &mut self,
-        table: &redb::Table<'_, &'static str, tables::HeadRow>,
-        workflow: &WorkflowId,
-    ) -> Result<&mut Option<Head>, redb::Error> {
+/// Statements of the workflows that one commit speaks of, together with what the file said of them.
+#[derive(Default)]
+struct Statements {
+    /// `None`: nothing is known of the workflow.
+    touched: HashMap<WorkflowId, Option<Statement>>,
+}
+
+impl Statements {
+    fn get(&mut self, workflow: &WorkflowId, view: Option<&View>) -> Result<Option<Statement>, redb::Error> {
         match self.touched.entry(workflow.clone()) {
-            Entry::Occupied(head) => Ok(head.into_mut()),
+            Entry::Occupied(statement) => Ok(*statement.get()),
             Entry::Vacant(place) => {
-                let row = table.get(workflow.as_str())?;
-                Ok(place.insert(row.map(|row| tables::head(row.value())).transpose()?))
+                let stored = match view {
+                    Some(view) => view.head(workflow)?,
+                    None => None,
+                };
+                // Of the file's own statements nothing older counts either.
+                Ok(*place.insert(stored.map(|head| Statement { head, by_event: true })))
             }
         }
+    }
+
+    fn put(&mut self, workflow: &WorkflowId, statement: Statement) {
+        self.touched.insert(workflow.clone(), Some(statement));
+    }
+
+    fn into_sorted(self) -> Vec<(WorkflowId, Statement)> {
+        let rows = self.touched.into_iter().filter_map(|(workflow, statement)| Some((workflow, statement?)));
+        let mut rows: Vec<_> = rows.collect();
+        rows.sort_unstable_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
+        rows
     }
 }

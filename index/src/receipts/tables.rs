@@ -1,23 +1,22 @@
 //! How receipts lie in redb.
 
 use jiff::Timestamp;
-use redb::{Database, ReadableDatabase as _, TableDefinition, TableError};
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError, WriteTransaction};
 use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
 
 use super::{Accepted, Head};
 
 /// Sequence, stored at (unix milliseconds), digest, number, predecessor, workflow.
 pub(super) type AcceptedRow = (u64, i64, &'static [u8; 32], u64, Option<&'static [u8; 16]>, &'static str);
-/// Number, event id, stored at, carried at (unix milliseconds).
-pub(super) type HeadRow = (u64, &'static [u8; 16], i64, i64);
+/// Number, event id, stored at, carried at (unix milliseconds), whether an event said so.
+pub(super) type HeadRow = (u64, &'static [u8; 16], i64, i64, bool);
 
-pub(super) const HEADS: TableDefinition<&str, HeadRow> = TableDefinition::new("heads");
-/// What the file was written under.
+/// What the file was written under, and counters.
 const SETTINGS: TableDefinition<&str, i64> = TableDefinition::new("settings");
 const DEDUP_MS: &str = "dedup_ms";
+/// The number of the next segment. Numbers are not used again, since filters are remembered by them.
+const NEXT_SEGMENT: &str = "next_segment";
 
-/// What the names of id tables begin with.
-const IDS: &str = "ids.";
 /// A bucket is no shorter, so that a horizon of seconds does not make a table for each commit.
 const BUCKET_MS_MIN: i64 = 1_000;
 /// A bucket is no longer: a day.
@@ -25,8 +24,8 @@ const BUCKET_MS_MAX: i64 = 24 * 60 * 60 * 1_000;
 /// Buckets of one horizon: how much longer than the horizon the oldest ids lie about.
 const BUCKETS: i64 = 8;
 
-/// A stretch of stream time, whose ids share a table. Its length is part of its name, so that tables of another
-/// `dedup_horizon` stay readable and are dropped in their turn.
+/// A stretch of stream time, whose ids lie in segments of their own, which are dropped together. Its length is part of it,
+/// so that segments of another `dedup_horizon` stay readable and are dropped in their turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Bucket {
     /// Unix milliseconds.
@@ -42,15 +41,14 @@ impl Bucket {
         Self { start_ms, length_ms }
     }
 
-    /// The bucket of a table; `None` for other tables.
-    pub fn of_table(name: &str) -> Option<Self> {
-        let (start, length) = name.strip_prefix(IDS)?.split_once('.')?;
-        Some(Self { start_ms: start.parse().ok()?, length_ms: length.parse().ok()? })
+    /// Start and length in milliseconds.
+    pub fn to_row(self) -> (i64, i64) {
+        (self.start_ms, self.length_ms)
     }
 
-    /// Its table's name; sorts by time.
-    pub fn table(&self) -> String {
-        format!("{IDS}{:015}.{}", self.start_ms, self.length_ms)
+    /// The inverse of [`to_row`](Self::to_row).
+    pub fn of_row(start_ms: i64, length_ms: i64) -> Self {
+        Self { start_ms, length_ms }
     }
 
     /// Whether all of it is older than the horizon.
@@ -59,9 +57,34 @@ impl Bucket {
     }
 }
 
-/// The table of that name.
-pub(super) fn ids(name: &str) -> TableDefinition<'_, &'static [u8; 16], AcceptedRow> {
-    TableDefinition::new(name)
+/// What a segment says of a workflow's head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Statement {
+    pub head: Head,
+    /// An event said so, so that nothing older counts. Else only records of heads carried forward, which do not undo a later
+    /// head.
+    pub by_event: bool,
+}
+
+impl Statement {
+    /// What this and an `older` part of the log say together.
+    pub fn after(self, older: Option<Self>) -> Self {
+        match older {
+            Some(older) if !self.by_event && older.head.sequence_number > self.head.sequence_number => older,
+            Some(older) => Self { by_event: self.by_event || older.by_event, ..self },
+            None => self,
+        }
+    }
+}
+
+/// The rows of a segment of ids.
+pub(super) fn ids(table: &str) -> TableDefinition<'_, &'static [u8; 16], AcceptedRow> {
+    TableDefinition::new(table)
+}
+
+/// The rows of a segment of heads.
+pub(super) fn heads(table: &str) -> TableDefinition<'_, &'static str, HeadRow> {
+    TableDefinition::new(table)
 }
 
 pub(super) fn accepted_row(accepted: &Accepted) -> (u64, i64, &[u8; 32], u64, Option<&[u8; 16]>, &str) {
@@ -87,19 +110,21 @@ pub(super) fn accepted(row: (u64, i64, &[u8; 32], u64, Option<&[u8; 16]>, &str))
     })
 }
 
-pub(super) fn head_row(head: &Head) -> (u64, &[u8; 16], i64, i64) {
+pub(super) fn statement_row(statement: &Statement) -> (u64, &[u8; 16], i64, i64, bool) {
+    let head = &statement.head;
     let (stored_at, carried_at) = (head.stored_at.as_millisecond(), head.carried_at.as_millisecond());
-    (head.sequence_number.0, head.event_id.as_bytes(), stored_at, carried_at)
+    (head.sequence_number.0, head.event_id.as_bytes(), stored_at, carried_at, statement.by_event)
 }
 
-pub(super) fn head(row: (u64, &[u8; 16], i64, i64)) -> Result<Head, redb::Error> {
-    let (number, event_id, stored_at, carried_at) = row;
-    Ok(Head {
+pub(super) fn statement(row: (u64, &[u8; 16], i64, i64, bool)) -> Result<Statement, redb::Error> {
+    let (number, event_id, stored_at, carried_at, by_event) = row;
+    let head = Head {
         sequence_number: SequenceNumber(number),
         event_id: EventId::from_bytes(*event_id),
         stored_at: time(stored_at)?,
         carried_at: time(carried_at)?,
-    })
+    };
+    Ok(Statement { head, by_event })
 }
 
 pub(super) fn workflow(text: &str) -> Result<WorkflowId, redb::Error> {
@@ -123,5 +148,17 @@ pub(super) fn set_dedup_ms(database: &Database, dedup_ms: i64) -> Result<(), red
     let transaction = database.begin_write()?;
     transaction.open_table(SETTINGS)?.insert(DEDUP_MS, dedup_ms)?;
     transaction.commit()?;
+    Ok(())
+}
+
+/// The number of the next segment.
+pub(super) fn next_segment(transaction: &WriteTransaction) -> Result<u64, redb::Error> {
+    let table = transaction.open_table(SETTINGS)?;
+    let next = table.get(NEXT_SEGMENT)?.map_or(1, |value| value.value());
+    Ok(next.unsigned_abs())
+}
+
+pub(super) fn set_next_segment(transaction: &WriteTransaction, number: u64) -> Result<(), redb::Error> {
+    transaction.open_table(SETTINGS)?.insert(NEXT_SEGMENT, number.cast_signed())?;
     Ok(())
 }

@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::projection::Mark;
+use crate::projection::{Mark, Projector as _};
+
+mod merging;
 
 const DEDUP: Duration = Duration::from_secs(80);
 const REMEMBER: Duration = Duration::from_secs(1_000);
@@ -68,11 +70,11 @@ impl Fixture {
 
 async fn apply(receipts: &Receipts, commits: impl IntoIterator<Item = Vec<Change>>) -> Committed {
     let position = receipts.view().unwrap().position().cloned().unwrap_or(Position::start(at(0)));
-    let writer = receipts.writer(position).unwrap();
+    let writer = receipts.writer_at(position, Pace { interval: Duration::ZERO, ..PACE }).unwrap();
     let mut committed = writer.committed();
     for changes in commits {
         let last = changes.last().unwrap().seq;
-        writer.send(changes).await.unwrap();
+        writer.send(Changes::new(changes)).await.unwrap();
         committed.wait_for(|committed| committed.cursor == last).await.unwrap();
     }
     writer.close().await.unwrap();

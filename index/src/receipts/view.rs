@@ -1,22 +1,31 @@
 //! What the receipts know at one moment.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
-use redb::{ReadOnlyTable, ReadTransaction, TableError, TableHandle as _};
+use redb::{ReadOnlyTable, ReadTransaction, TableError};
 use weft_proto::ids::{EventId, StreamSeq, WorkflowId};
 
 use super::{
     Accepted, Head, Horizons,
-    tables::{self, AcceptedRow, Bucket, HEADS, HeadRow, ids},
+    filter::{self, Filter},
+    merge::{Sources, fold},
+    segments::{self, FILTERS, Filters, Group, SEGMENTS, Segment},
+    tables::{self, AcceptedRow, HeadRow},
 };
 use crate::projection::{self, Position};
 
 /// The receipts as one commit left them: made once for a group of look-ups. Look-ups block for as long as the disk takes.
 pub struct View {
     position: Option<Position>,
-    /// Newest bucket first: repeats come soon after the first, if they come.
-    ids: Vec<ReadOnlyTable<&'static [u8; 16], AcceptedRow>>,
-    heads: Option<ReadOnlyTable<&'static str, HeadRow>>,
+    /// The newest part of the log first: repeats come soon after the first, if they come.
+    ids: Vec<Filtered<&'static [u8; 16], AcceptedRow>>,
+    /// The newest part of the log first.
+    heads: Vec<Filtered<&'static str, HeadRow>>,
 }
+
+/// A segment's rows behind its filter.
+type Filtered<K, V> = (Arc<Filter>, ReadOnlyTable<K, V>);
 
 /// Heads whose last statement is about to leave the log.
 #[derive(Debug, Clone, Default)]
@@ -28,22 +37,21 @@ pub struct DueHeads {
 }
 
 impl View {
-    pub(super) fn new(transaction: &ReadTransaction, stream: &str) -> Result<Self, redb::Error> {
-        let mut buckets: Vec<Bucket> = Vec::new();
-        for table in transaction.list_tables()? {
-            buckets.extend(Bucket::of_table(table.name()));
-        }
-        buckets.sort_unstable_by(|a, b| b.cmp(a));
-        let mut id_tables = Vec::with_capacity(buckets.len());
-        for bucket in buckets {
-            id_tables.push(transaction.open_table(ids(&bucket.table()))?);
-        }
-        let heads = match transaction.open_table(HEADS) {
-            Ok(table) => Some(table),
-            Err(TableError::TableDoesNotExist(_)) => None,
-            Err(error) => return Err(error.into()),
+    pub(super) fn new(transaction: &ReadTransaction, stream: &str, filters: &Filters) -> Result<Self, redb::Error> {
+        let segments = match (transaction.open_table(SEGMENTS), transaction.open_table(FILTERS)) {
+            (Ok(segments), Ok(stored)) => segments::read(&segments, &stored, filters)?,
+            (Err(TableError::TableDoesNotExist(_)), _) | (_, Err(TableError::TableDoesNotExist(_))) => Vec::new(),
+            (Err(error), _) | (_, Err(error)) => return Err(error.into()),
         };
-        Ok(Self { position: projection::position(transaction, stream)?, ids: id_tables, heads })
+        let (mut ids, mut heads) = (Vec::new(), Vec::new());
+        for Segment { number, group, filter, .. } in segments {
+            let name = Segment::table(number);
+            match group {
+                Group::Ids(_) => ids.push((filter, transaction.open_table(tables::ids(&name))?)),
+                Group::Heads => heads.push((filter, transaction.open_table(tables::heads(&name))?)),
+            }
+        }
+        Ok(Self { position: projection::position(transaction, stream)?, ids, heads })
     }
 
     /// Where the receipts stand in their stream; `None` in a new file.
@@ -62,8 +70,11 @@ impl View {
     ///
     /// What redb says.
     pub fn receipt(&self, id: EventId) -> Result<Option<Accepted>, redb::Error> {
-        for table in &self.ids {
-            if let Some(row) = table.get(id.as_bytes())? {
+        let hash = filter::of_id(&id);
+        for (filter, table) in &self.ids {
+            if filter.may_contain(hash)
+                && let Some(row) = table.get(id.as_bytes())?
+            {
                 return tables::accepted(row.value()).map(Some);
             }
         }
@@ -76,11 +87,20 @@ impl View {
     ///
     /// What redb says.
     pub fn head(&self, workflow: &WorkflowId) -> Result<Option<Head>, redb::Error> {
-        let Some(table) = &self.heads else { return Ok(None) };
-        match table.get(workflow.as_str())? {
-            Some(row) => tables::head(row.value()).map(Some),
-            None => Ok(None),
+        let hash = filter::of_workflow(workflow);
+        let mut statements = Vec::new();
+        for (filter, table) in &self.heads {
+            if filter.may_contain(hash)
+                && let Some(row) = table.get(workflow.as_str())?
+            {
+                let statement = tables::statement(row.value())?;
+                statements.push(Ok(statement));
+                if statement.by_event {
+                    break;
+                }
+            }
         }
+        Ok(fold(statements.into_iter())?.map(|statement| statement.head))
     }
 
     /// Remembered heads whose last statement was stored before `carried_before`: at most `max`, of workflows behind
@@ -99,11 +119,13 @@ impl View {
     ) -> Result<DueHeads, redb::Error> {
         use std::ops::Bound::{Excluded, Unbounded};
         let mut due = DueHeads::default();
-        let Some(table) = &self.heads else { return Ok(due) };
         let lower = after.map_or(Unbounded, |workflow| Excluded(workflow.as_str()));
-        for row in table.range::<&str>((lower, Unbounded))? {
-            let (workflow, head) = row?;
-            let head = tables::head(head.value())?;
+        let ranges = self.heads.iter().map(|(_, table)| table.range::<&str>((lower, Unbounded)));
+        let mut sources = Sources::new(ranges.collect::<Result<_, _>>()?)?;
+        while let Some(rows) = sources.next()? {
+            let Some((workflow, _)) = rows.first() else { continue };
+            let Some(statement) = fold(rows.iter().map(|(_, row)| tables::statement(row.value())))? else { continue };
+            let head = statement.head;
             if head.carried_at < carried_before && horizons.remembers(&head, now) {
                 due.heads.push((tables::workflow(workflow.value())?, head));
                 if due.heads.len() >= max {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use weft_index::{
     projection::{self, Mismatch, Position, PositionCheck},
-    receipts::{Change, Horizons, Receipts, body_digest},
+    receipts::{Change, Changes, Horizons, Receipts, body_digest},
 };
 use weft_nats::{
     append::Appender,
@@ -70,7 +70,7 @@ async fn follow(connection: &Connection, receipts: &Receipts) {
     let mut reader = OrderedReader::new(connection.clone(), options);
     while reader.position() <= state.last {
         let messages = reader.next().await.unwrap().messages;
-        writer.send(messages.iter().map(|message| Change::of(LAYOUT, message)).collect()).await.unwrap();
+        writer.send(Changes::new(messages.iter().map(|message| Change::of(LAYOUT, message)).collect())).await.unwrap();
     }
     writer.close().await.unwrap();
 }
