@@ -84,6 +84,7 @@ pub fn dead_letter(dead_letter: DeadLetter) -> v1::DeadLetter {
         first_failed_at: milliseconds(dead_letter.first_failed_at_ms),
         dead_lettered_at: milliseconds(dead_letter.dead_lettered_at_ms),
         status: dead_letter.status.as_str().to_owned(),
+        copy_missing: dead_letter.copy_missing,
     }
 }
 

@@ -269,15 +269,28 @@ pub async fn publish(connection: &Connection, message: &Outgoing) -> Result<(), 
 ///
 /// [`AppendErrorKind`], never a conflict.
 pub async fn publish_once(connection: &Connection, message: &Outgoing) -> Result<bool, AppendErrorKind> {
-    if !connection.is_connected() {
-        return Err(AppendErrorKind::Unavailable("not connected".into()));
-    }
-    let headers = message.headers.to_wire(&[("Nats-Expected-Last-Subject-Sequence", &0)]);
-    let deadline = Instant::now() + APPEND_TIMEOUT;
-    let answer = answer(connection.client(), message, headers, deadline).await?;
-    match ack::check_stored(&answer) {
+    match publish_after(connection, message, StreamSeq(0)).await {
         Ok(()) => Ok(true),
         Err(AppendErrorKind::Conflict { .. }) => Ok(false),
         Err(kind) => Err(kind),
     }
+}
+
+/// Publishes one message of which `last` is the newest that the stream holds on its subject; 0: it holds none.
+///
+/// # Errors
+///
+/// [`AppendErrorKind`]; a conflict when the newest is another.
+pub async fn publish_after(
+    connection: &Connection,
+    message: &Outgoing,
+    last: StreamSeq,
+) -> Result<(), AppendErrorKind> {
+    if !connection.is_connected() {
+        return Err(AppendErrorKind::Unavailable("not connected".into()));
+    }
+    let headers = message.headers.to_wire(&[("Nats-Expected-Last-Subject-Sequence", &last)]);
+    let deadline = Instant::now() + APPEND_TIMEOUT;
+    let answer = answer(connection.client(), message, headers, deadline).await?;
+    ack::check_stored(&answer)
 }

@@ -20,6 +20,9 @@ const READ_BYTES: usize = 4 << 20;
 
 /// The header that holds the event's sequence in EVENTS.
 pub const SEQUENCE_HEADER: &str = "weft-seq";
+/// The header of a copy without payload: DLQ has refused the whole one. Its value names the shard whose EVENTS holds the
+/// payload at the sequence of [`SEQUENCE_HEADER`].
+pub const PAYLOAD_MISSING_HEADER: &str = "weft-payload-missing";
 
 /// The name of a copy.
 #[derive(Debug, Clone, Copy)]
@@ -44,8 +47,8 @@ pub struct CopyName<'a> {
 pub async fn find(connection: &Connection, name: &CopyName<'_>) -> Result<Option<Stored>, DirectError> {
     let CopyName { subscription, workflow, event, seq, run } = *name;
     let subject = dead_letter_subject(subscription, workflow, event, seq, run);
-    if let Some(copy) = direct::last_by_subject(connection, DLQ_STREAM, &subject).await? {
-        return Ok(Some(copy));
+    if let Some(copy) = latest(connection, &subject).await? {
+        return Ok(Some(copy).filter(|copy| is_whole(&copy.headers)));
     }
     let subject = unplaced_dead_letter_subject(subscription, workflow, event, run);
     let copy = direct::last_by_subject(connection, DLQ_STREAM, &subject).await?;
@@ -64,7 +67,7 @@ pub async fn find_any(
     seq: StreamSeq,
 ) -> Result<Option<Stored>, DirectError> {
     let subject = format!("dlq.*.{}.{event}.{seq}.*", encode_workflow(workflow));
-    if let Some(copy) = direct::last_by_subject(connection, DLQ_STREAM, &subject).await? {
+    if let Some(copy) = latest(connection, &subject).await?.filter(|copy| is_whole(&copy.headers)) {
         return Ok(Some(copy));
     }
     let subject = unplaced_dead_letter_subject("*", workflow, event, "*");
@@ -77,6 +80,20 @@ pub async fn find_any(
             return Ok(Some(copy));
         }
     }
+}
+
+/// The newest message of DLQ on a subject, with or without payload.
+///
+/// # Errors
+///
+/// [`DirectError`].
+pub async fn latest(connection: &Connection, subject: &str) -> Result<Option<Stored>, DirectError> {
+    direct::last_by_subject(connection, DLQ_STREAM, subject).await
+}
+
+/// Whether a copy has the event's payload.
+pub fn is_whole(headers: &HeaderMap) -> bool {
+    headers.get(PAYLOAD_MISSING_HEADER).is_none()
 }
 
 /// The place in EVENTS of the event that a copy was made of; `None` when the headers are not those of a copy.

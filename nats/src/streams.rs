@@ -239,7 +239,7 @@ async fn ensure_stream(connection: &Connection, wanted: &Config, spec: &LogSpec)
                 .ok_or_else(|| EnsureError::Unavailable(format!("stream {name} comes and goes")))?,
         },
     };
-    match definition::compare(&existing.config, wanted, spec) {
+    match definition::compare(&existing.config, existing.state.bytes, wanted, spec) {
         Verdict::Keep => Ok(()),
         Verdict::Update(config) => {
             request(connection, "UPDATE", name, &config).await?.map_err(|error| refused(name, &error))?;

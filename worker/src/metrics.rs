@@ -15,6 +15,10 @@ pub const FOREIGN_MESSAGES: &str = "weft_worker_foreign_messages_total";
 /// Ranges of events that EVENTS had dropped before they were settled.
 pub const LOST_RANGES: &str = "weft_worker_lost_ranges_total";
 
+/// Copies of dead letters that wait to be made, by `shard`, as far as they are in memory.
+pub const COPIES_WAITING: &str = "weft_worker_copies_waiting";
+/// Copies of dead letters that DLQ refuses, by `shard`.
+pub const COPIES_REFUSED: &str = "weft_worker_copies_refused";
 /// Settled messages that were dropped from EVENTS because it was nearly full.
 pub const DROPPED_MESSAGES: &str = "weft_worker_dropped_messages_total";
 /// Lanes whose oldest unsettled event has come to half of its life in the log, by `shard`.

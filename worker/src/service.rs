@@ -40,6 +40,13 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// cannot be used. An operator must act, and reads of it in the log.
 const FAULT_PAUSE: Duration = Duration::from_secs(5);
 
+/// How long a drain waits for attempts in flight: longer than an attempt takes by default. A process that is asked to end
+/// is killed after half a minute as a rule, so what takes longer is left to the next owner, which makes the attempt again.
+const DRAIN_ATTEMPTS: Duration = Duration::from_secs(18);
+/// After that, how long it waits for everything else: the last commit, copies, ledgers, leases. A log that does not answer
+/// takes no longer.
+const DRAIN_REST: Duration = Duration::from_secs(10);
+
 /// A worker that does nothing yet.
 #[derive(Debug)]
 pub struct Worker {
@@ -145,7 +152,9 @@ impl Worker {
             layout,
             worker: worker.clone(),
             conditions: self.conditions.clone(),
+            cut: CancellationToken::new(),
         };
+        let cut = context.cut.clone();
         let bucket = Bucket::new(connection.clone(), self.options.lease.0);
         let me = Holder::new(WorkerId(worker));
         let leases = Leases::new(bucket.clone(), me.clone());
@@ -170,9 +179,18 @@ impl Worker {
             shards.spawn(owner.run(drain.clone()));
         }
         // Ends with `drain`; before that it goes on whatever the log says.
-        shards.spawn(member.run(drain));
+        shards.spawn(member.run(drain.clone()));
         shards.close();
-        shards.wait().await;
+        tokio::select! {
+            () = shards.wait() => return Ok(()),
+            () = async {
+                drain.cancelled().await;
+                tokio::time::sleep(DRAIN_ATTEMPTS).await;
+            } => cut.cancel(),
+        }
+        if tokio::time::timeout(DRAIN_REST, shards.wait()).await.is_err() {
+            tracing::warn!("the log does not answer; what is not committed is done again by the next owner");
+        }
         Ok(())
     }
 
@@ -339,11 +357,18 @@ impl Owner {
         let shard = self.shard;
         self.states.set(shard, Some("reading its outcomes".into()));
         let Context { connection, layout, .. } = &self.context;
-        let recovered = ledger::recover(connection, *layout, shard, &self.file).await?;
-        self.check_events(&recovered).await?;
+        let recovering = async {
+            let recovered = ledger::recover(connection, *layout, shard, &self.file).await?;
+            self.check_events(&recovered).await?;
+            Ok::<_, RecoveryError>(recovered)
+        };
+        let recovered = tokio::select! {
+            recovered = recovering => recovered?,
+            () = self.context.cut.cancelled() => return Ok(()),
+        };
         self.states.set(shard, None);
         let drain = drain.child_token();
-        let driving = Driver::new(self.context.clone(), shard, tenure, share, recovered).run(drain.clone());
+        let driving = Driver::new(self.context.clone(), shard, tenure, share, recovered)?.run(drain.clone());
         tokio::pin!(driving);
         tokio::select! {
             ended = &mut driving => return ended,

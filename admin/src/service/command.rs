@@ -67,7 +67,9 @@ impl Call {
     ///
     /// LOG_UNAVAILABLE, STARTING. Some may have been stored.
     pub async fn command(&self, log: &Log, actions: Vec<(ShardId, Action)>) -> Result<Vec<StoredCommand>, Status> {
-        for (shard, command) in self.commands(Timestamp::now(), actions) {
+        // What came last counts, whichever admin has taken it: by the clock that they share.
+        let now = log.connection.server_clock().now();
+        for (shard, command) in self.commands(now, actions) {
             let run = append(log, shard, &command).await?;
             log.history.reach_command(shard, run, COMMAND_PATIENCE).await.map_err(of_history)?;
         }
@@ -191,6 +193,7 @@ mod tests {
             first_failed_at_ms: 0,
             dead_lettered_at_ms: 0,
             status: DeadLetterStatus::Open,
+            copy_missing: String::new(),
         }
     }
 

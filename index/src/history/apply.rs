@@ -120,7 +120,8 @@ impl Tables<'_> {
         let Some(copy) = copy::decode(layout, message) else { return Ok(()) };
         let uid = *copy.subscription.as_bytes();
         self.name(&uid, &copy.subscription_name)?;
-        let row = DeadRow { outcome: Some(copy.outcome), witnessed: false, event: Some(copy.event) };
+        let row =
+            DeadRow { outcome: Some(copy.outcome), witnessed: false, event: Some(copy.event), ..DeadRow::default() };
         self.put_dead(copy.shard, copy.seq.0, &uid, row)
     }
 
@@ -130,6 +131,7 @@ impl Tables<'_> {
         let old: DeadRow = get(&self.dead, key)?.unwrap_or_default();
         let run = |row: &DeadRow| row.outcome.as_ref().map(|outcome| outcome.run);
         let (old_run, new_run) = (run(&old), run(&new));
+        let copy_problem = if new_run > old_run { new.copy_problem } else { old.copy_problem };
         let old_at = old.outcome.as_ref().map(|outcome| outcome.at_ms);
         let newest = if new_run > old_run { new.outcome } else { old.outcome };
         let Some(newest) = newest else { return Ok(()) };
@@ -146,8 +148,28 @@ impl Tables<'_> {
             outcome: Some(newest),
             witnessed: old.witnessed || new.witnessed,
             event: old.event.or(new.event),
+            copy_problem,
         };
         self.dead.insert(key, &encode(&merged)[..])?;
+        Ok(())
+    }
+
+    /// Takes note of what has become of a dead letter's copy.
+    pub(super) fn put_copy_state(&mut self, shard: ShardId, copy: v1::CopyState) -> Result<(), redb::Error> {
+        let kind = copy.kind();
+        let Some(outcome) = copy.outcome else { return Ok(()) };
+        let Some(uid) = uid_of(&outcome.subscription) else { return Ok(()) };
+        let key = (shard.0, outcome.sequence, &uid);
+        let Some(row): Option<DeadRow> = get(&self.dead, key)? else { return Ok(()) };
+        if row.outcome.as_ref().map(|dead| dead.run) != Some(outcome.run) {
+            return Ok(());
+        }
+        let copy_problem = match kind {
+            v1::CopyStateKind::Refused => format!("DLQ refuses it: {}", copy.problem),
+            v1::CopyStateKind::Lost => "its event has left EVENTS".to_owned(),
+            v1::CopyStateKind::Stored | v1::CopyStateKind::Unspecified => String::new(),
+        };
+        self.dead.insert(key, &encode(&DeadRow { copy_problem, ..row })[..])?;
         Ok(())
     }
 

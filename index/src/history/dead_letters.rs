@@ -123,6 +123,8 @@ pub struct DeadLetter {
     pub dead_lettered_at_ms: i64,
     /// How it stands.
     pub status: DeadLetterStatus,
+    /// Why DLQ has no copy of it; empty: it has one.
+    pub copy_missing: String,
 }
 
 /// Which dead letters are wanted. The default wants all.
@@ -305,6 +307,11 @@ fn read(
 ) -> Result<Option<DeadLetter>, redb::Error> {
     let Some(outcome) = &row.outcome else { return Ok(None) };
     let Some(place) = DeadLetterPlace::of(view, subscriptions, shard, seq, uid, row)? else { return Ok(None) };
+    let copy_missing = match &row.event {
+        _ if !row.copy_problem.is_empty() => row.copy_problem.clone(),
+        None if outcome.from == 0 && outcome.reason() != DeadLetterReason::Expired => "it waits to be made".to_owned(),
+        _ => String::new(),
+    };
     let stored: Option<EventRow> = get(&view.events, (shard, seq))?;
     let event = stored.or_else(|| row.event.clone()).unwrap_or_default();
     Ok(Some(DeadLetter {
@@ -320,6 +327,7 @@ fn read(
         last_error: outcome.last_error.clone(),
         first_failed_at_ms: outcome.first_failed_at_ms,
         dead_lettered_at_ms: outcome.at_ms,
+        copy_missing,
     }))
 }
 

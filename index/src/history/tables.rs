@@ -145,6 +145,9 @@ pub(super) struct DeadRow {
     /// What the event is, by its copy on DLQ: it outlives the event.
     #[prost(message, optional, tag = "3")]
     pub event: Option<EventRow>,
+    /// Why DLQ has no copy with the payload, of the run in `outcome`; empty: it has one, or will have.
+    #[prost(string, tag = "4")]
+    pub copy_problem: String,
 }
 
 /// A row as bytes.

@@ -570,3 +570,27 @@ fn foreign_messages_are_passed_over() {
     }
     assert_eq!(index.view().events.range::<(u32, u64)>(..).unwrap().count(), 0);
 }
+
+/// A dead letter says why DLQ has no copy of it, in whichever order the streams are read.
+#[test]
+fn a_dead_letter_says_why_it_has_no_copy() {
+    let index = Index::new();
+    let dead = outcome(BILLING, 3, 0, OutcomeKind::DeadLettered, 5_000);
+    let missing = || index.dead_letter(3).unwrap().copy_missing;
+    let says = |seq, kind: v1::CopyStateKind| {
+        let state = v1::CopyState { outcome: Some(dead.clone()), kind: kind.into(), problem: "too large".into() };
+        index.apply(&outcomes([commit(seq, v1::Commit { cursor: 3, copies: vec![state], ..Default::default() })]));
+    };
+    index.apply(&event_messages(1..=3));
+    let subscriptions = vec![opened(BILLING, "billing")];
+    let first = v1::Commit { cursor: 3, subscriptions, outcomes: vec![dead.clone()], ..Default::default() };
+    index.apply(&outcomes([commit(1, first)]));
+    assert_eq!(missing(), "it waits to be made");
+    says(2, v1::CopyStateKind::Refused);
+    assert_eq!(missing(), "DLQ refuses it: too large");
+    // What DLQ takes is a copy without payload.
+    index.apply(&[(Source::DeadLetters, copy(1, "billing", &dead))]);
+    assert_eq!(missing(), "DLQ refuses it: too large");
+    says(3, v1::CopyStateKind::Stored);
+    assert_eq!(missing(), "");
+}

@@ -196,7 +196,7 @@ pub async fn record(
         request_id: commands::part_id(&stamp.request_id, part),
         operator: stamp.operator.clone(),
         reason: stamp.reason.clone(),
-        at_ms: Timestamp::now().as_millisecond(),
+        at_ms: connection.server_clock().now().as_millisecond(),
         action: Some(v1::command::Action::Catalog(edit)),
     };
     commands::append(connection, layout, RECORD_SHARD, &command).await.map(drop).map_err(EditError::Unrecorded)

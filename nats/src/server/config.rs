@@ -33,12 +33,27 @@ pub(super) fn write(folder: &Folder, options: &ServerOptions, port: u16, users: 
         pid_file: text(folder.pid())?,
         store_dir: text(store)?,
         store_bytes_max: folder.store_bytes_max()?,
-        max_payload: options.max_payload,
+        max_payload: max_payload(folder, options.max_payload),
         sync_interval: sync_interval(&options.log.fsync),
         users: users.config(Layout::new(options.log.shards)),
     });
     let config = serde_json::to_string_pretty(&config).expect("a JSON value is JSON");
     write_private(&folder.config(), &config)
+}
+
+/// `max_payload` in bytes: as wanted, and never less than before. A message that was stored under a larger one is published
+/// again when it becomes a dead letter's copy.
+fn max_payload(folder: &Folder, wanted: u64) -> u64 {
+    let before = fs::read(folder.config()).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+    let before = before.and_then(|config| config.get("max_payload")?.as_u64()).unwrap_or(0);
+    if before > wanted {
+        tracing::info!(
+            max_payload = before,
+            wanted,
+            "max_payload stays as it was, since messages of that size may be stored"
+        );
+    }
+    before.max(wanted)
 }
 
 struct Values {

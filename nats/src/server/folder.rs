@@ -17,6 +17,9 @@ const EVENTS_PERCENT: u64 = 70;
 /// The part of a disk that JetStream may fill, in percent: above what EVENTS may, so that EVENTS meets its own limit
 /// first, and below the end of the disk, which freezes every stream.
 const STORE_PERCENT: u64 = 95;
+/// What JetStream may fill at the least: what the store holds, a quarter more, and this. Streams keep the limits that they
+/// have when somebody else fills the disk, and a store that may hold less than its streams reserve refuses their updates.
+const STORE_BYTES_MIN: u64 = 1 << 30;
 
 /// A folder that is locked for as long as this value lives. The system drops the lock when we die, however we die.
 #[derive(Debug)]
@@ -69,7 +72,8 @@ impl Folder {
     /// How many bytes JetStream may store here in all.
     pub(super) fn store_bytes_max(&self) -> Result<u64, ServerError> {
         let room = room(&self.store()).map_err(|source| failed(&self.path, source))?;
-        Ok(percent(room, STORE_PERCENT))
+        let held = size(&self.store());
+        Ok(percent(room, STORE_PERCENT).max(held + held / 4 + STORE_BYTES_MIN))
     }
 }
 

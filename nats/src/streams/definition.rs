@@ -11,6 +11,10 @@ use crate::{
     subject::{CATALOG_BUCKET, DLQ_STREAM, LEASES_BUCKET, Layout, REJECTED_STREAM},
 };
 
+/// With `max_bytes = "auto"` a stream may always hold this part more than it holds: above nine tenths of its limit, room is
+/// made in it.
+const STORED_HEADROOM_PART: i64 = 4;
+
 /// Metadata: the version of what is stored.
 pub(super) const FORMAT: &str = "weft-format";
 /// Metadata: the number of shards of the log.
@@ -175,8 +179,8 @@ pub(super) enum Verdict {
 }
 
 /// Compares a stream with what it should be. What neither we decide nor the server lets change stays as it is:
-/// placement, compression, the number of consumers.
-pub(super) fn compare(existing: &Config, wanted: &Config, spec: &LogSpec) -> Verdict {
+/// placement, compression, the number of consumers. The stream holds `stored_bytes`.
+pub(super) fn compare(existing: &Config, stored_bytes: u64, wanted: &Config, spec: &LogSpec) -> Verdict {
     let mut config = existing.clone();
     for key in [FORMAT, HASH, SHARDS, SHARD] {
         let (theirs, ours) = (existing.metadata.get(key), wanted.metadata.get(key));
@@ -210,6 +214,14 @@ pub(super) fn compare(existing: &Config, wanted: &Config, spec: &LogSpec) -> Ver
     if wanted.max_bytes > 0 || spec.log.max_bytes != MaxBytes::Auto {
         config.max_bytes = wanted.max_bytes;
     }
+    let is_auto = spec.log.max_bytes == MaxBytes::Auto
+        && spec.auto_bytes_max.is_some_and(|bytes| i64::try_from(bytes) == Ok(wanted.max_bytes));
+    if is_auto && existing.max_bytes > wanted.max_bytes {
+        // What somebody else takes of the disk must not make a log full that was not: the limit sinks with what is stored.
+        let stored = i64::try_from(stored_bytes).unwrap_or(i64::MAX);
+        let kept = stored.saturating_add(stored / STORED_HEADROOM_PART);
+        config.max_bytes = wanted.max_bytes.max(kept.min(existing.max_bytes));
+    }
     // Only up: a process that is configured with less must not refuse another's events.
     config.max_message_size = config.max_message_size.max(wanted.max_message_size);
     if config == *existing { Verdict::Keep } else { Verdict::Update(Box::new(config)) }
@@ -218,6 +230,7 @@ pub(super) fn compare(existing: &Config, wanted: &Config, spec: &LogSpec) -> Ver
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::LogOptions;
 
     fn spec() -> LogSpec {
         LogSpec { body_bytes_max: 1 << 20, ..LogSpec::default() }
@@ -243,28 +256,28 @@ mod tests {
     fn the_first_stream_has_the_same_name_in_every_log() {
         let [one, two] = [1, 2].map(|shards| all(Layout::new(shards), &spec()).swap_remove(0));
         assert_eq!(one.name, two.name);
-        let Verdict::Mismatch { theirs, ours, .. } = compare(&two, &one, &spec()) else { panic!("a mismatch") };
+        let Verdict::Mismatch { theirs, ours, .. } = compare(&two, 0, &one, &spec()) else { panic!("a mismatch") };
         assert_eq!((theirs.as_deref(), ours.as_str()), (Some("2"), "1"));
         let mut older = one.clone();
         older.metadata.remove(SHARDS);
-        assert!(matches!(compare(&older, &one, &spec()), Verdict::Update(updated) if *updated == one));
+        assert!(matches!(compare(&older, 0, &one, &spec()), Verdict::Update(updated) if *updated == one));
     }
 
     #[test]
     fn a_stream_of_another_log_is_recognised() {
         let spec = spec();
         let [two, four] = [2, 4].map(|shards| first_events(shards, &spec));
-        let Verdict::Mismatch { key, theirs, ours } = compare(&four, &two, &spec) else { panic!("a mismatch") };
+        let Verdict::Mismatch { key, theirs, ours } = compare(&four, 0, &two, &spec) else { panic!("a mismatch") };
         assert_eq!((key.as_str(), theirs.as_deref(), ours.as_str()), (SHARDS, Some("4"), "2"));
         let foreign = Config { name: two.name.clone(), ..Config::default() };
-        assert!(matches!(compare(&foreign, &two, &spec), Verdict::Mismatch { theirs: None, .. }));
+        assert!(matches!(compare(&foreign, 0, &two, &spec), Verdict::Mismatch { theirs: None, .. }));
     }
 
     #[test]
     fn limits_are_updated_and_the_operators_own_settings_kept() {
         let spec = spec();
         let wanted = first_events(1, &spec);
-        assert_eq!(compare(&wanted, &wanted, &spec), Verdict::Keep);
+        assert_eq!(compare(&wanted, 0, &wanted, &spec), Verdict::Keep);
 
         let longer = Config {
             max_age: Duration::from_secs(1),
@@ -273,17 +286,40 @@ mod tests {
             max_message_size: i32::MAX,
             ..wanted.clone()
         };
-        let Verdict::Update(updated) = compare(&longer, &wanted, &spec) else { panic!("an update") };
+        let Verdict::Update(updated) = compare(&longer, 0, &wanted, &spec) else { panic!("an update") };
         assert_eq!(updated.max_age, wanted.max_age);
         assert_eq!((updated.description.as_deref(), updated.max_consumers), (Some("ours"), 10));
         assert_eq!(updated.max_message_size, i32::MAX);
+    }
+
+    /// With less disk than before, what is stored still fits, with headroom; the limit never grows by that.
+    #[test]
+    fn an_automatic_limit_never_sinks_below_what_is_stored() {
+        let spec = LogSpec { auto_bytes_max: Some(10 << 20), ..spec() };
+        let wanted = first_events(1, &spec);
+        let before = Config { max_bytes: 100 << 20, ..wanted.clone() };
+        let limit = |stored| match compare(&before, stored, &wanted, &spec) {
+            Verdict::Update(config) => config.max_bytes,
+            Verdict::Keep => before.max_bytes,
+            Verdict::Mismatch { .. } => panic!("a limit is no mismatch"),
+        };
+        assert_eq!(limit(0), 10 << 20);
+        assert_eq!(limit(40 << 20), 50 << 20);
+        assert_eq!(limit(99 << 20), 100 << 20);
+        let explicit =
+            LogSpec { log: LogOptions { max_bytes: MaxBytes::Bytes(10 << 20), ..LogOptions::default() }, ..spec };
+        let wanted = first_events(1, &explicit);
+        let Verdict::Update(config) = compare(&before, 40 << 20, &wanted, &explicit) else { panic!("an update") };
+        assert_eq!(config.max_bytes, 10 << 20, "an operator's word is taken");
     }
 
     #[test]
     fn only_who_knows_a_size_sets_it() {
         let known = LogSpec { auto_bytes_max: Some(1 << 30), ..spec() };
         let [sized, unsized_] = [&known, &spec()].map(|spec| first_events(1, spec));
-        assert_eq!(compare(&sized, &unsized_, &spec()), Verdict::Keep);
-        assert!(matches!(compare(&unsized_, &sized, &known), Verdict::Update(config) if config.max_bytes == 1 << 30));
+        assert_eq!(compare(&sized, 0, &unsized_, &spec()), Verdict::Keep);
+        assert!(
+            matches!(compare(&unsized_, 0, &sized, &known), Verdict::Update(config) if config.max_bytes == 1 << 30)
+        );
     }
 }

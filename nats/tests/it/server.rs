@@ -360,3 +360,17 @@ async fn what_stands_in_the_way_is_worked_around_or_said() {
     // What failed leaves nothing behind that would stop the next.
     start(options(folder.path())).await.unwrap();
 }
+
+/// What was stored under a larger limit is published again when it becomes a dead letter's copy.
+#[tokio::test]
+async fn max_payload_never_sinks() {
+    let folder = tempfile::tempdir().unwrap();
+    for (wanted, expected) in [(4 << 20, 4 << 20), (1 << 20, 4 << 20), (5 << 20, 5 << 20)] {
+        let cancel = CancellationToken::new();
+        let options = ServerOptions { max_payload: wanted, ..options(folder.path()) };
+        let server = Server::start(options, cancel.clone()).await.unwrap();
+        assert_eq!(connect(&server.users().worker).await.max_payload(), Some(expected));
+        cancel.cancel();
+        server.stopped().await;
+    }
+}

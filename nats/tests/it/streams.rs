@@ -84,7 +84,7 @@ async fn of_two_logs_made_at_the_same_moment_one_is_refused() {
         let shards = made.unwrap().shards();
         let names: Vec<String> = first.jetstream().stream_names().try_collect().await.unwrap();
         let strays = names.iter().filter(|name| name.ends_with("_0")).count();
-        assert_eq!((names.len(), strays), if shards == 1 { (7, 0) } else { (10, 3) }, "{names:?}");
+        assert_eq!((names.len(), strays), if shards == 1 { (8, 0) } else { (12, 4) }, "{names:?}");
     }
 }
 

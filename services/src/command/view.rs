@@ -249,6 +249,9 @@ pub struct DeadLetter {
     first_failed_at: Option<Time>,
     dead_lettered_at: Option<Time>,
     status: String,
+    /// Why DLQ has no copy of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copy_missing: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     event: Option<Event>,
 }
@@ -271,6 +274,7 @@ impl DeadLetter {
             last_status: (letter.last_status != 0).then_some(letter.last_status),
             last_error: (!letter.last_error.is_empty()).then_some(letter.last_error),
             status: letter.status,
+            copy_missing: (!letter.copy_missing.is_empty()).then_some(letter.copy_missing),
             event: event.map(Event::from),
         }
     }
@@ -297,7 +301,7 @@ impl Row for DeadLetter {
             self.attempts.to_string(),
             text_or_dash(last.as_ref()),
             text_or_dash(self.dead_lettered_at.as_ref()),
-            self.status.clone(),
+            if self.copy_missing.is_some() { format!("{} (no copy)", self.status) } else { self.status.clone() },
         ]
     }
 }

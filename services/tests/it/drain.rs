@@ -1,6 +1,10 @@
 //! SIGTERM under load.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use rustix::process::Signal;
 use tokio::{
@@ -11,7 +15,7 @@ use tokio::{
 };
 use weft::{
     mesh::{SOURCE, Wiring},
-    receiver::Answer,
+    receiver::{Answer, Arrival},
     sender::Sender,
 };
 use weft_nats::{scan, subject::Layout, testing::eventually};
@@ -132,4 +136,27 @@ async fn a_second_signal_ends_at_once() {
     assert!(eventually(PATIENCE, async || TcpStream::connect(gateway).await.is_err()).await, "it drains");
     mesh.gateway.process().signal(Signal::TERM);
     assert_eq!(mesh.gateway.process().ended().await.unwrap().code(), Some(130));
+}
+
+/// An attempt that takes longer than a drain may is left to the next owner, which makes it again. Before, the worker waited
+/// for it, was given up after half a minute, and ended with 1.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_does_not_wait_for_a_slow_receiver() {
+    let wiring = Wiring { timeout: "60s".into(), ..Wiring::new() };
+    let slow = |arrival: &Arrival| Answer {
+        status: 200,
+        delay: Duration::from_secs(if arrival.epoch == 1 && arrival.workflow_id == "slow" { 45 } else { 0 }),
+    };
+    let mut mesh = Mesh::with(wiring, slow).await;
+    mesh.send("slow", "d0").await;
+    mesh.send("quick", "d1").await;
+    mesh.receiver.until(PATIENCE, |arrivals| arrivals.iter().any(|arrival| arrival.workflow_id == "quick")).await;
+    let began = Instant::now();
+    assert!(mesh.worker.stop().await.unwrap().success());
+    assert!(began.elapsed() < Duration::from_secs(29), "{:?}", began.elapsed());
+    mesh.worker.restart().await.unwrap();
+    let again = |arrivals: &[Arrival]| {
+        arrivals.iter().any(|arrival| arrival.workflow_id == "slow" && arrival.epoch > 1 && arrival.status == 200)
+    };
+    mesh.receiver.until(PATIENCE, again).await;
 }

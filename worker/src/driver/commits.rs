@@ -47,7 +47,7 @@ pub(super) type Answer = Result<Result<(Appender, StreamSeq), Fenced>, JoinError
 /// A commit that is stored and applied.
 #[derive(Debug)]
 pub(super) struct Stored {
-    /// The draft that it is of; none: the record that fences off the owner before.
+    /// The draft that it is of; none: it settles nothing.
     pub draft: Option<Box<Draft>>,
     pub commit: Arc<v1::Commit>,
     /// Encoded.
@@ -66,6 +66,8 @@ pub(super) struct Commits {
     cursor: u64,
     commands: u64,
     copied: u64,
+    /// What the next commit records of copies.
+    copies: Vec<v1::CopyState>,
     /// What the next commit forgets.
     forget: Option<Forget>,
     clock: Anchored,
@@ -95,6 +97,7 @@ impl Commits {
             cursor: positions.cursor.0,
             commands: positions.commands,
             copied: positions.copied,
+            copies: Vec::new(),
             forget: None,
             clock,
             forgotten_at: None,
@@ -109,13 +112,15 @@ impl Commits {
         self.epoch
     }
 
-    /// OUTCOMES sequence up to which every dead letter is known to have its copy.
-    pub fn copied(&self) -> u64 {
-        self.copied
+    /// Every dead letter in commits up to `copied` has its copy, or is recorded as refused: some by the next commit.
+    pub fn set_copied(&mut self, copied: u64, copies: Vec<v1::CopyState>) {
+        self.copied = self.copied.max(copied);
+        self.copies.extend(copies);
     }
 
-    pub fn set_copied(&mut self, copied: u64) {
-        self.copied = self.copied.max(copied);
+    /// Whether the next commit records something of copies.
+    pub fn has_copies(&self) -> bool {
+        !self.copies.is_empty()
     }
 
     /// The next commit forgets this, unless one has forgotten something not long ago.
@@ -130,21 +135,27 @@ impl Commits {
     }
 
     /// Appends the epoch record: from its ack on the owner before can commit nothing.
-    pub async fn fence(&mut self) -> Result<(), DriverError> {
+    pub async fn fence(&mut self) -> Result<Stored, DriverError> {
+        self.begin_empty();
+        let answer = self.answer().await;
+        self.finish(answer).await
+    }
+
+    /// Appends a commit that settles nothing: it says who owns the shard, and how far copies are.
+    pub fn begin_empty(&mut self) {
         let commit = v1::Commit { cursor: self.cursor, commands_cursor: self.commands, ..Default::default() };
         let commit = self.complete(commit);
         self.append(commit, None);
-        let answer = self.answer().await;
-        self.finish(answer).await.map(drop)
     }
 
     /// Fills in what is the same for every commit of this owner.
-    fn complete(&self, commit: v1::Commit) -> v1::Commit {
+    fn complete(&mut self, commit: v1::Commit) -> v1::Commit {
         v1::Commit {
             epoch: self.epoch,
             worker: self.worker.clone(),
             at_ms: self.clock.now().as_millisecond(),
             copied: self.copied,
+            copies: std::mem::take(&mut self.copies),
             ..commit
         }
     }
@@ -222,12 +233,15 @@ impl Driver {
         if self.commits.in_flight() {
             return;
         }
-        self.commits.set_copied(self.copies.copied());
+        let (copied, copies) = self.copies.progress();
+        self.commits.set_copied(copied, copies);
         if self.draft_wait().is_some_and(|wait| wait.is_zero())
             && let Some(draft) = self.lanes.take_draft()
         {
             self.draft_since = None;
             self.commits.begin(draft);
+        } else if self.commits.has_copies() {
+            self.commits.begin_empty();
         }
     }
 
@@ -245,9 +259,13 @@ impl Driver {
     pub(super) async fn committed(&mut self, answer: Answer) -> Result<(), DriverError> {
         let Stored { draft, commit, bytes } = self.commits.finish(answer).await?;
         self.checkpoints.committed(bytes);
-        let Some(draft) = draft else { return Ok(()) };
+        let position = self.commits.position();
+        let Some(draft) = draft else {
+            self.copies.add(position, &commit, Vec::new());
+            return Ok(());
+        };
         metrics::counter!(crate::metrics::OUTCOMES).increment(commit.outcomes.len() as u64);
-        self.copies.add(self.commits.position().0, &commit, draft.dead).await;
+        self.copies.add(position, &commit, draft.dead);
         self.handle(Input::Committed { draft: draft.number })
     }
 }

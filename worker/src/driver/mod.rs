@@ -51,7 +51,7 @@ use aging::Aging;
 use attempts::Attempted;
 use backfill::Backfills;
 use checkpoints::Checkpoints;
-use commits::Commits;
+use commits::{Commits, Stored};
 use copies::Copies;
 use lookups::Lookup;
 pub use pace::CheckpointPace;
@@ -93,6 +93,8 @@ pub struct Context {
     pub on_full: OnFull,
     /// What an operator should know of.
     pub conditions: Conditions,
+    /// The worker drains and waits for attempts no longer: they are left to the next owner.
+    pub cut: CancellationToken,
 }
 
 /// Why a driver ended.
@@ -153,17 +155,23 @@ pub struct Driver {
     matching: bool,
     /// Since when there has been something to commit.
     draft_since: Option<tokio::time::Instant>,
+    /// Attempts in flight have been given up.
+    is_cut: bool,
 }
 
 impl Driver {
     /// Takes over a shard that has been recovered and whose epoch record is the next thing to be committed.
+    ///
+    /// # Errors
+    ///
+    /// [`DriverError::Ledger`].
     pub(crate) fn new(
         context: Context,
         shard: ShardId,
         tenure: Tenure,
         mut share: Share,
         recovered: Recovered,
-    ) -> Self {
+    ) -> Result<Self, DriverError> {
         let Recovered { ledger, positions, restored, checkpoints } = recovered;
         let log = Log { connection: context.connection.clone(), layout: context.layout, shard };
         let stream = context.layout.events_stream(shard);
@@ -174,13 +182,14 @@ impl Driver {
         let clock = lane_clock(&context.connection);
         let lanes = Lanes::new(share.limits(), restored, clock.now(), StdRng::from_rng(&mut rand::rng()));
         let aging = Aging::start(log.clone(), context.retention);
-        let copies = Copies::start(&context, log.clone(), positions.copied);
+        let refused = ledger.refused_copies()?;
+        let copies = Copies::start(&context, log.clone(), positions.copied, positions.outcomes, refused);
         let trim = (context.on_full == OnFull::DropSettled)
-            .then(|| Trim::start(log.clone(), ledger.settlement(), copies.watch_copied(), context.remember));
+            .then(|| Trim::start(&context, log.clone(), ledger.settlement(), copies.shared()));
         let commits = Commits::new(&context, log.clone(), ledger, positions, clock);
         let checkpoints =
             Checkpoints::new(log, context.checkpoints, commits.epoch(), positions.created_ns, checkpoints);
-        Self {
+        Ok(Self {
             context,
             shard,
             tenure,
@@ -201,7 +210,8 @@ impl Driver {
             pauses: JoinSet::new(),
             matching: false,
             draft_since: None,
-        }
+            is_cut: false,
+        })
     }
 
     /// Delivers until `drain`: then what is in flight ends and is committed. Ends early when it is no longer the owner.
@@ -229,6 +239,9 @@ impl Driver {
         let mut catalog = self.context.catalog.clone();
         catalog.mark_changed();
         while !(drain.is_cancelled() && self.is_drained()) {
+            if self.context.cut.is_cancelled() && !self.is_cut {
+                self.cut_attempts().await;
+            }
             self.turn(drain, &mut catalog).await?;
         }
         // What is missing is made by the next owner.
@@ -236,13 +249,22 @@ impl Driver {
         Ok(())
     }
 
-    /// Fences off the owner before, and makes the copies that it has left.
+    /// Gives up the attempts in flight. What the receiver makes of them nobody learns: the next owner makes them again, with
+    /// the same event ids.
+    async fn cut_attempts(&mut self) {
+        self.is_cut = true;
+        let attempts = self.attempts.len();
+        if attempts > 0 {
+            tracing::warn!(shard = %self.shard, attempts, "attempts take longer than the drain and are left to the next owner");
+            self.attempts.shutdown().await;
+        }
+    }
+
+    /// Fences off the owner before.
     async fn take_over(&mut self) -> Result<(), DriverError> {
-        let through = self.commits.position();
-        self.commits.fence().await?;
+        let Stored { commit, .. } = self.commits.fence().await?;
         self.checkpoints.taken_over();
-        let log = self.log();
-        self.copies.repeat(&log, self.commits.copied(), through).await;
+        self.copies.add(self.commits.position(), &commit, Vec::new());
         tracing::info!(shard = %self.shard, epoch = self.commits.epoch(), "shard is taken over");
         Ok(())
     }
@@ -271,9 +293,13 @@ impl Driver {
         let draft = self.draft_wait();
         tokio::select! {
             () = drain.cancelled(), if active => {}
+            // The next turn gives up what is in flight.
+            () = self.context.cut.cancelled(), if !self.is_cut => {}
             Some(ended) = self.attempts.join_next() => self.ended(ended)?,
             answer = self.commits.answer() => self.committed(answer).await?,
             ended = self.checkpoints.ended() => self.checkpoints.finish(ended)?,
+            // The next turn records it.
+            () = self.copies.has_news(), if !self.commits.in_flight() => {}
             // The next turn starts it.
             () = tokio::time::sleep(checkpoint.unwrap_or_default()), if checkpoint.is_some() => {}
             () = tokio::time::sleep(draft.unwrap_or_default()), if draft.is_some() => {}

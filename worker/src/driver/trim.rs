@@ -1,6 +1,7 @@
 //! Makes room in EVENTS before it is full: what is settled goes, the oldest first, loudly.
 //!
-//! Dropped is only what the committed ledger says to be settled and whose dead letters have their copies. With the events
+//! Dropped is only what the committed ledger says to be settled, and only before the oldest event of which a dead letter has
+//! no copy. With the events
 //! of an idle workflow its number would go, so the newest of each workflow that has nothing later is carried forward as a
 //! head first, as gateways do with what is about to expire. Whoever reads such a head takes it only where it knows of no
 //! later one, so nothing has to be compared when it is written.
@@ -8,10 +9,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use weft_nats::{
     append::{AppendErrorKind, publish},
+    conditions::Conditions,
     direct,
     event::Entry,
     message::{Outgoing, Stored},
@@ -23,6 +24,10 @@ use weft_proto::{
     v1,
 };
 
+use super::{
+    Context,
+    copies::{self, Horizon},
+};
 use crate::{
     ledger::store::Settlement,
     log::{Bounds, Log},
@@ -55,65 +60,93 @@ enum TrimError {
     Ledger(#[from] crate::ledger::LedgerError),
 }
 
+/// How a look at the stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// There is enough, or some has been made.
+    Enough,
+    /// The oldest event is not settled.
+    Unsettled,
+    /// The oldest event is a dead letter without a copy.
+    Copies,
+}
+
 /// Keeps room in a shard's EVENTS.
 #[derive(Debug)]
 pub(super) struct Trim {
     log: Log,
     settlement: Settlement,
-    /// OUTCOMES sequence up to which every dead letter has its copy.
-    copied: watch::Receiver<u64>,
+    copies: copies::Shared,
     /// For so long the number of an idle workflow goes on.
     remember: Duration,
+    conditions: Conditions,
 }
 
 impl Trim {
     /// For as long as the shard is owned.
-    pub fn start(
-        log: Log,
-        settlement: Settlement,
-        copied: watch::Receiver<u64>,
-        remember: Duration,
-    ) -> AbortOnDropHandle<()> {
-        let trim = Self { log, settlement, copied, remember };
+    pub fn start(context: &Context, log: Log, settlement: Settlement, copies: copies::Shared) -> AbortOnDropHandle<()> {
+        let (remember, conditions) = (context.remember, context.conditions.clone());
+        let trim = Self { log, settlement, copies, remember, conditions };
         AbortOnDropHandle::new(tokio::spawn(trim.run()))
     }
 
     async fn run(self) {
-        let mut is_stuck = false;
+        let mut last = Room::Enough;
         loop {
             match self.look().await {
-                Ok(stuck) => {
-                    if stuck && !is_stuck {
-                        tracing::error!(
-                            shard = %self.log.shard,
-                            "events are nearly at max_bytes and nothing of them is settled; senders are refused when they \
-                             reach it: see which subscriptions are behind, or raise [log] max_bytes"
-                        );
+                Ok(room) => {
+                    if room != last {
+                        self.say(room);
                     }
-                    is_stuck = stuck;
+                    last = room;
                 }
                 Err(error) => tracing::warn!(shard = %self.log.shard, %error, "room is made in the log later"),
             }
-            tokio::time::sleep(if is_stuck { PAUSE_STUCK } else { PAUSE }).await;
+            tokio::time::sleep(if last == Room::Enough { PAUSE } else { PAUSE_STUCK }).await;
         }
+    }
+
+    fn condition(&self) -> String {
+        format!("shard {}: room in the log", self.log.shard)
+    }
+
+    fn say(&self, room: Room) {
+        let (shard, stream) = (self.log.shard, self.stream());
+        let problem = match room {
+            Room::Enough => return self.conditions.set(&self.condition(), None),
+            Room::Unsettled => {
+                "its oldest event is not settled: see which subscriptions are behind, or raise [log] max_bytes"
+                    .to_owned()
+            }
+            Room::Copies => {
+                format!("its oldest event is a dead letter without a copy on DLQ: {}", self.copies.problem())
+            }
+        };
+        tracing::error!(
+            %shard, stream, problem, "events are nearly at max_bytes and nothing can be dropped; senders are refused at the limit"
+        );
+        self.conditions.set(&self.condition(), Some(format!("{stream} is nearly at max_bytes, and {problem}")));
     }
 
     fn stream(&self) -> String {
         self.log.layout.events_stream(self.log.shard)
     }
 
-    /// Makes room where it is needed. Whether more is needed than could be made.
-    async fn look(&self) -> Result<bool, TrimError> {
+    /// Makes room where it is needed.
+    async fn look(&self) -> Result<Room, TrimError> {
         let usage = streams::usage(&self.log.connection, &self.stream()).await?;
-        let Some(target) = target(usage) else { return Ok(false) };
+        let Some(target) = target(usage) else { return Ok(Room::Enough) };
         let settled = self.settlement.settled().await?;
-        // A dead letter without its copy needs its event.
-        if *self.copied.borrow() < settled.outcomes.0 {
-            return Ok(false);
+        let Horizon { outcomes, keep_from } = self.copies.horizon();
+        if outcomes < settled.outcomes {
+            // The file is ahead of what the copies have been told, for a moment.
+            return Ok(Room::Enough);
         }
+        let kept = keep_from.map_or(StreamSeq(u64::MAX), |from| StreamSeq(from.0.saturating_sub(1)));
+        let through = settled.through.min(kept);
         let (mut left, mut first, mut count) = (usage.bytes.saturating_sub(target), usage.first, 0);
-        while left > 0 && first <= settled.through {
-            let part = self.log.try_range(&self.stream(), ">", first, settled.through, PART).await?;
+        while left > 0 && first <= through {
+            let part = self.log.try_range(&self.stream(), ">", first, through, PART).await?;
             left = left.saturating_sub(part.messages.iter().map(|message| message.stored_size() as u64).sum());
             count += part.messages.len();
             self.carry(&part.messages, part.known).await?;
@@ -127,7 +160,11 @@ impl Trim {
                 "settled events were dropped from the log, which was nearly at max_bytes"
             );
         }
-        Ok(count == 0)
+        Ok(match () {
+            () if count > 0 => Room::Enough,
+            () if kept < settled.through => Room::Copies,
+            () => Room::Unsettled,
+        })
     }
 
     /// Carries the heads forward that would be lost with `messages`, which end at `through`.
@@ -189,11 +226,19 @@ impl Trim {
     /// What makes room needs room itself: a stream that is full already is lent some.
     async fn append_to_full(&self, message: &Outgoing) -> Result<(), TrimError> {
         let (connection, stream) = (&self.log.connection, self.stream());
-        let Some(max) = streams::usage(connection, &stream).await?.bytes_max else { return Ok(()) };
-        streams::set_bytes_max(connection, &stream, max + LOAN_BYTES).await?;
+        let usage = streams::usage(connection, &stream).await?;
+        let Some(max) = usage.bytes_max else { return Ok(()) };
+        // It may hold more than its limit, where that has been lowered.
+        streams::set_bytes_max(connection, &stream, max.max(usage.bytes) + LOAN_BYTES).await?;
         let stored = publish(connection, message).await;
         streams::set_bytes_max(connection, &stream, max).await?;
         stored.map_err(TrimError::Heads)
+    }
+}
+
+impl Drop for Trim {
+    fn drop(&mut self) {
+        self.conditions.set(&self.condition(), None);
     }
 }
 

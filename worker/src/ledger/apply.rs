@@ -17,8 +17,8 @@ use weft_proto::v1::{self, subscription_change::Change};
 use super::{
     LedgerError,
     tables::{
-        Applied, Bytes, DEAD, HEADS, LANES, META, REQUESTS, RUNS, SUBSCRIPTIONS, decode, event_key, head_seq, lane_key,
-        run_key, workflow_key,
+        Applied, Bytes, COPIES, DEAD, HEADS, LANES, META, REQUESTS, RUNS, SUBSCRIPTIONS, decode, event_key, head_seq,
+        lane_key, run_key, workflow_key,
     },
 };
 
@@ -89,6 +89,14 @@ pub(super) fn end_checkpoint(
     Ok(())
 }
 
+/// Makes the tables that are missing.
+pub(super) fn make_tables(database: &redb::Database) -> Result<(), LedgerError> {
+    let transaction = database.begin_write()?;
+    drop(State::open(&transaction)?);
+    transaction.commit()?;
+    Ok(())
+}
+
 /// Forgets everything.
 pub(super) fn clear(database: &redb::Database) -> Result<(), LedgerError> {
     let transaction = database.begin_write()?;
@@ -96,6 +104,7 @@ pub(super) fn clear(database: &redb::Database) -> Result<(), LedgerError> {
         transaction.delete_table(table)?;
     }
     transaction.delete_table(DEAD)?;
+    transaction.delete_table(COPIES)?;
     transaction.delete_table(REQUESTS)?;
     transaction.delete_table(META)?;
     drop(State::open(&transaction)?);
@@ -109,6 +118,7 @@ struct State<'t> {
     heads: redb::Table<'t, Bytes, Bytes>,
     runs: redb::Table<'t, Bytes, Bytes>,
     dead: redb::Table<'t, Bytes, (u64, i64)>,
+    copies: redb::Table<'t, Bytes, Bytes>,
     subscriptions: redb::Table<'t, Bytes, Bytes>,
     requests: redb::Table<'t, &'static str, (u64, i64)>,
     meta: redb::Table<'t, &'static str, u64>,
@@ -121,6 +131,7 @@ impl<'t> State<'t> {
             heads: transaction.open_table(HEADS)?,
             runs: transaction.open_table(RUNS)?,
             dead: transaction.open_table(DEAD)?,
+            copies: transaction.open_table(COPIES)?,
             subscriptions: transaction.open_table(SUBSCRIPTIONS)?,
             requests: transaction.open_table(REQUESTS)?,
             meta: transaction.open_table(META)?,
@@ -144,6 +155,9 @@ impl<'t> State<'t> {
         self.forget_requests(commit.at_ms)?;
         for change in &commit.subscriptions {
             self.change(change)?;
+        }
+        for copy in &commit.copies {
+            self.put_copy(copy)?;
         }
         self.forget_gone(commit)?;
         self.meta.insert("cursor", commit.cursor)?;
@@ -176,6 +190,10 @@ impl<'t> State<'t> {
             self.runs.remove(&run_key(&outcome.subscription, outcome.sequence, outcome.run)[..])?;
         }
         let event = event_key(&outcome.subscription, outcome.sequence);
+        if outcome.run != 0 || outcome.kind() == v1::OutcomeKind::DeadLettered {
+            // Of the dead letter before.
+            self.copies.remove(&event[..])?;
+        }
         if outcome.kind() == v1::OutcomeKind::DeadLettered && outcome.from == 0 {
             self.dead.insert(&event[..], (outcome.run, outcome.at_ms))?;
         } else if outcome.run != 0 {
@@ -190,6 +208,21 @@ impl<'t> State<'t> {
             self.lanes.remove(&key[..])?;
         } else {
             self.lanes.insert(&key[..], &lane.encode_to_vec()[..])?;
+        }
+        Ok(())
+    }
+
+    fn put_copy(&mut self, copy: &v1::CopyState) -> Result<(), LedgerError> {
+        let Some(outcome) = &copy.outcome else { return Ok(()) };
+        let key = event_key(&outcome.subscription, outcome.sequence);
+        if copy.kind() == v1::CopyStateKind::Refused {
+            // Only of what is still open: an operator may have closed it since it was refused.
+            let open = self.dead.get(&key[..])?.map(|row| row.value().0);
+            if open == Some(outcome.run) {
+                self.copies.insert(&key[..], &copy.encode_to_vec()[..])?;
+            }
+        } else {
+            self.copies.remove(&key[..])?;
         }
         Ok(())
     }
@@ -229,6 +262,7 @@ impl<'t> State<'t> {
         self.heads.retain(|key, _| !mine(key))?;
         self.runs.retain(|key, _| !mine(key))?;
         self.dead.retain(|key, _| !mine(key))?;
+        self.copies.retain(|key, _| !mine(key))?;
         Ok(())
     }
 
@@ -239,6 +273,8 @@ impl<'t> State<'t> {
         }
         if commit.forget_dead_before_ms > 0 {
             self.dead.retain(|_, (_, at_ms)| at_ms >= commit.forget_dead_before_ms)?;
+            let dead = &self.dead;
+            self.copies.retain(|key, _| dead.get(key).is_ok_and(|row| row.is_some()))?;
         }
         Ok(())
     }
@@ -278,6 +314,9 @@ impl<'t> State<'t> {
         }
         for dead in &chunk.dead_letters {
             self.dead.insert(&event_key(&dead.subscription, dead.sequence)[..], (dead.run, dead.at_ms))?;
+        }
+        for copy in &chunk.copies {
+            self.put_copy(copy)?;
         }
         for state in &chunk.subscriptions {
             self.subscriptions.insert(&state.subscription[..], &state.encode_to_vec()[..])?;

@@ -86,6 +86,7 @@ fn read_all(database: &redb::Database, pieces: &mpsc::Sender<Result<Piece, Ledge
     rows(&transaction, tables::RUNS, &mut chunks, |chunk, run| chunk.runs.push(run))?;
     heads(&transaction, &mut chunks)?;
     dead_letters(&transaction, &mut chunks)?;
+    rows(&transaction, tables::COPIES, &mut chunks, |chunk, copy| chunk.copies.push(copy))?;
     requests(&transaction, &mut chunks)?;
     chunks.send()?;
     let end = end_of(positions, chunks.count);

@@ -93,7 +93,10 @@ impl Projector for Tables {
 ///
 /// [`LedgerError::File`] when no file can be made there.
 pub(super) fn open_database(path: &Path) -> Result<redb::Database, LedgerError> {
-    projection::open(path, tables::FORMAT, CACHE_BYTES).map_err(LedgerError::File)
+    let database = projection::open(path, tables::FORMAT, CACHE_BYTES).map_err(LedgerError::File)?;
+    // A file of an earlier version may lack some.
+    apply::make_tables(&database)?;
+    Ok(database)
 }
 
 impl Ledger {
@@ -192,6 +195,16 @@ impl Ledger {
     /// [`LedgerError`].
     pub fn has_request(&self, request_id: &str) -> Result<bool, LedgerError> {
         Ok(self.overlay.has_request(request_id) || tables::has_request(&self.database, request_id)?)
+    }
+
+    /// Copies that are recorded as refused, as the file has them.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`].
+    pub fn refused_copies(&self) -> Result<Vec<v1::CopyState>, LedgerError> {
+        use redb::ReadableDatabase as _;
+        tables::all(&self.database.begin_read()?, tables::COPIES)
     }
 
     /// Tells what is settled, from any task.

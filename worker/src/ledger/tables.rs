@@ -6,6 +6,7 @@
 //! | `heads` | uid, workflow id | event id (16), sequence (8) |
 //! | `runs` | uid, sequence, run | `v1::PendingRun` |
 //! | `dead` | uid, sequence | run, unix ms |
+//! | `copies` | uid, sequence | `v1::CopyState` of a refused copy |
 //! | `subscriptions` | uid | `v1::SubscriptionState` |
 //! | `requests` | request id | COMMANDS sequence, unix ms |
 //! | `meta` | name | number |
@@ -25,6 +26,8 @@ pub(super) const LANES: TableDefinition<Bytes, Bytes> = TableDefinition::new("la
 pub(super) const HEADS: TableDefinition<Bytes, Bytes> = TableDefinition::new("heads");
 pub(super) const RUNS: TableDefinition<Bytes, Bytes> = TableDefinition::new("runs");
 pub(super) const DEAD: TableDefinition<Bytes, (u64, i64)> = TableDefinition::new("dead");
+/// Refused copies of open dead letters, by the dead letter.
+pub(super) const COPIES: TableDefinition<Bytes, Bytes> = TableDefinition::new("copies");
 pub(super) const SUBSCRIPTIONS: TableDefinition<Bytes, Bytes> = TableDefinition::new("subscriptions");
 pub(super) const REQUESTS: TableDefinition<&str, (u64, i64)> = TableDefinition::new("requests");
 pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
@@ -164,6 +167,9 @@ pub(super) fn settled(database: &redb::Database) -> Result<Settled, LedgerError>
     }
     for row in transaction.open_table(RUNS)?.iter()? {
         keep(decode::<v1::PendingRun>(row?.1.value())?.sequence);
+    }
+    for state in all::<v1::CopyState>(&transaction, COPIES)? {
+        state.outcome.into_iter().for_each(|outcome| keep(outcome.sequence));
     }
     for state in all::<v1::SubscriptionState>(&transaction, SUBSCRIPTIONS)?.into_iter().filter(|state| !state.closed) {
         state.detached.into_iter().for_each(&mut keep);

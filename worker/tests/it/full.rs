@@ -1,8 +1,10 @@
 //! EVENTS at its `max_bytes`.
 
 use weft_nats::{
+    conditions::Conditions,
     options::{MaxBytes, OnFull},
     streams::{self, LogSpec},
+    subject::DLQ_STREAM,
     testing::eventually,
 };
 use weft_proto::v1;
@@ -71,4 +73,57 @@ async fn a_log_that_is_to_refuse_drops_nothing() {
     log.outcomes(sent).await;
     worker.stop().await;
     assert_eq!(first(&log).await, 1);
+}
+
+/// A log above its limit in which everything is settled has room as soon as a worker owns it, also after a restart, where the
+/// newest record of OUTCOMES settles nothing. Before, senders were refused until an event was settled, which none could be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_settled_log_has_room_after_a_restart() {
+    for limit in [LIMIT, LIMIT / 2] {
+        let mut log = Log::of(small(OnFull::Refuse)).await;
+        let receiver = Receiver::start(|_| 200).await;
+        log.subscribe("here", &receiver, 1).await;
+        let folder = tempfile::tempdir().unwrap();
+        let worker = Running::start(&log, folder.path());
+        let mut sent = 0;
+        while log.large_event(&format!("w{}", sent % 5), EVENT_BYTES).await {
+            sent += 1;
+        }
+        log.outcomes(sent).await;
+        worker.stop().await;
+        log.spec.log.on_full = OnFull::DropSettled;
+        log.spec.log.max_bytes = MaxBytes::Bytes(limit);
+        let worker = Running::start(&log, folder.path());
+        let accepted = eventually(PATIENCE, async || log.large_event("w0", EVENT_BYTES).await);
+        assert!(accepted.await, "there is room with a limit of {limit}");
+        receiver.until_delivered(sent + 1).await;
+        worker.stop().await;
+    }
+}
+
+/// A dead letter without a copy keeps its event in the log, and that is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_without_a_copy_is_not_dropped() {
+    let mut log = Log::of(small(OnFull::DropSettled)).await;
+    let receiver = Receiver::start(|request| if request.workflow == "sick" { 422 } else { 200 }).await;
+    log.subscribe("here", &receiver, 1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let conditions = Conditions::default();
+    let worker = Running::start_with(&log, folder.path(), |worker| worker.conditions(conditions.clone()));
+    log.commits(|commits| !commits.is_empty()).await;
+    log.connection.jetstream().delete_stream(DLQ_STREAM).await.unwrap();
+    assert!(log.large_event("w", EVENT_BYTES).await);
+    assert!(log.large_event("sick", EVENT_BYTES).await);
+    let mut sent = 0;
+    while log.large_event("w", EVENT_BYTES).await {
+        sent += 1;
+    }
+    receiver.until_delivered(sent + 1).await;
+    let is_said = async || conditions.lines().join("\n").contains("dead letter without a copy");
+    assert!(eventually(PATIENCE, is_said).await, "{:?}", conditions.lines());
+    assert_eq!(first(&log).await, 2, "what stands before it is dropped");
+    streams::ensure(&log.connection, &log.spec).await.unwrap();
+    assert!(eventually(PATIENCE, async || log.large_event("w", EVENT_BYTES).await).await);
+    assert!(eventually(PATIENCE, async || conditions.lines().is_empty()).await, "{:?}", conditions.lines());
+    worker.stop().await;
 }

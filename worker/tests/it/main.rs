@@ -3,6 +3,7 @@
 mod behind;
 mod checkpoints;
 mod commands;
+mod copies;
 mod delivering;
 mod embedded;
 mod expiry;

@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
@@ -151,7 +150,7 @@ impl Retry {
             request_id: part_id(&self.request_id, part),
             operator: self.operator.clone(),
             reason: self.reason.clone(),
-            at_ms: Timestamp::now().as_millisecond(),
+            at_ms: log.connection.server_clock().now().as_millisecond(),
             action: Some(Action::Retry(retry)),
         };
         let stored = commands::append(&log.connection, log.layout, RECORD_SHARD, &command).await;

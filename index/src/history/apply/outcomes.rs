@@ -73,6 +73,9 @@ impl Tables<'_> {
         for result in &commit.results {
             self.apply_result(shard, result)?;
         }
+        for copy in commit.copies {
+            self.put_copy_state(shard, copy)?;
+        }
         for change in &commit.subscriptions {
             self.apply_change(shard, change)?;
         }
@@ -99,7 +102,7 @@ impl Tables<'_> {
         row.attempts = row.attempts.max(outcome.attempts);
         row.next_attempt_at_ms = 0;
         if kind == OutcomeKind::DeadLettered && outcome.from == 0 {
-            let dead = DeadRow { outcome: Some(outcome.clone()), witnessed: true, event: None };
+            let dead = DeadRow { outcome: Some(outcome.clone()), witnessed: true, ..DeadRow::default() };
             self.put_dead(shard, seq, &uid, dead)?;
         }
         row.outcome = Some(outcome);
@@ -213,6 +216,9 @@ impl Tables<'_> {
             if let Some(uid) = uid_of(&dead.subscription) {
                 self.still_open.insert((shard.0, dead.sequence, &uid), chunk.position)?;
             }
+        }
+        for copy in &chunk.copies {
+            self.put_copy_state(shard, copy.clone())?;
         }
         for lane in &chunk.lanes {
             let Some(uid) = uid_of(&lane.subscription) else { continue };

@@ -81,6 +81,11 @@ fn change(subscription: u8, change: Change) -> v1::SubscriptionChange {
     v1::SubscriptionChange { subscription: uid(subscription), change: Some(change) }
 }
 
+fn copy_state(outcome: v1::Outcome, refused: bool) -> v1::CopyState {
+    let kind = if refused { v1::CopyStateKind::Refused } else { v1::CopyStateKind::Stored };
+    v1::CopyState { outcome: Some(outcome), kind: kind.into(), problem: "too large".into() }
+}
+
 fn result(request: u8, command: u64) -> v1::CommandResult {
     v1::CommandResult { command, request_id: format!("request {request}"), items: vec![] }
 }
@@ -96,7 +101,7 @@ fn records(first: u64, commits: &[v1::Commit]) -> Vec<Applied> {
 fn dump(database: &redb::Database) -> Vec<(String, Vec<u8>, Vec<u8>)> {
     let transaction = database.begin_read().unwrap();
     let mut rows = Vec::new();
-    for table in [LANES, HEADS, RUNS, SUBSCRIPTIONS] {
+    for table in [LANES, HEADS, RUNS, SUBSCRIPTIONS, COPIES] {
         for row in transaction.open_table(table).unwrap().iter().unwrap() {
             let (key, value) = row.unwrap();
             rows.push((table.name().to_owned(), key.value().to_vec(), value.value().to_vec()));
@@ -147,6 +152,11 @@ fn through_checkpoint(database: Arc<redb::Database>) -> redb::Database {
 fn commits() -> impl Strategy<Value = Vec<v1::Commit>> {
     use v1::OutcomeKind::{DeadLettered, Delivered, Discarded, Unrouted};
     let kind = prop_oneof![4 => Just(Delivered), 3 => Just(DeadLettered), 1 => Just(Discarded), 1 => Just(Unrouted)];
+    let copy = (0..3u8, 0..3usize, 1..9u64, 0..4u64, any::<bool>()).prop_map(
+        |(subscription, workflow, sequence, run, refused)| {
+            copy_state(outcome(subscription, workflow, sequence, run, DeadLettered), refused)
+        },
+    );
     let outcome = (0..3u8, 0..3usize, 1..9u64, prop_oneof![2 => Just(0), 1 => 1..4u64], kind).prop_map(
         |(subscription, workflow, sequence, run, kind)| match kind {
             Unrouted => v1::Outcome { subscription: vec![], ..outcome(0, workflow, sequence, 0, kind) },
@@ -173,14 +183,16 @@ fn commits() -> impl Strategy<Value = Vec<v1::Commit>> {
         prop::collection::vec(run, 0..3),
         prop::collection::vec(change, 0..2),
         prop::collection::vec(result, 0..2),
+        prop::collection::vec(copy, 0..3),
         0..40i64,
     );
-    let commit = commit.prop_map(|(outcomes, lanes, runs, subscriptions, results, days)| v1::Commit {
+    let commit = commit.prop_map(|(outcomes, lanes, runs, subscriptions, results, copies, days)| v1::Commit {
         outcomes,
         lanes,
         runs,
         subscriptions,
         results,
+        copies,
         cursor: 8,
         at_ms: days * DAY_MS / 4,
         ..Default::default()
@@ -197,6 +209,8 @@ fn commits() -> impl Strategy<Value = Vec<v1::Commit>> {
             closed.extend(commit.subscriptions.iter().filter(|c| closes(c)).map(|c| c.subscription.clone()));
             commit.lanes.retain(|lane| !closed.contains(&lane.subscription));
             commit.runs.retain(|run| !closed.contains(&run.subscription));
+            let of = |copy: &v1::CopyState| copy.outcome.as_ref().unwrap().subscription.clone();
+            commit.copies.retain(|copy| !closed.contains(&of(copy)));
         }
         commits
     })
@@ -419,4 +433,27 @@ fn request_ids_are_known_for_thirty_days() {
     assert!(at(1, DAY_MS, vec![result(1, 1)]));
     assert!(at(2, 31 * DAY_MS - 1, vec![]));
     assert!(!at(3, 32 * DAY_MS, vec![]));
+}
+
+/// The event of a refused copy is not settled until the dead letter is closed or the copy is there.
+#[test]
+fn a_refused_copy_keeps_its_event() {
+    use v1::OutcomeKind::{DeadLettered, Resolved};
+    let dead = |sequence| outcome(0, 0, sequence, 0, DeadLettered);
+    let refused = |sequence| copy_state(dead(sequence), true);
+    let first = v1::Commit {
+        outcomes: vec![dead(3), dead(5), dead(6)],
+        copies: vec![refused(3), refused(5), refused(7)],
+        cursor: 8,
+        ..Default::default()
+    };
+    let resolved = outcome(0, 0, 3, 2, Resolved);
+    let second = v1::Commit { outcomes: vec![resolved], copies: vec![refused(3)], cursor: 8, ..Default::default() };
+    let third = v1::Commit { copies: vec![copy_state(dead(5), false)], cursor: 8, ..Default::default() };
+    let database = memory();
+    let through = [first, second, third].map(|commit| {
+        apply(&database, &records(1, &[commit]), CREATED_NS).unwrap();
+        settled(&database).unwrap().through.0
+    });
+    assert_eq!(through, [2, 4, 8], "what is not open, or not open any more, keeps nothing");
 }

@@ -1,0 +1,307 @@
+//! Copies of dead letters on DLQ: the event as it was, and in headers why it died.
+//!
+//! A copy is made after the commit that says so, and exactly once: its subject names subscription, workflow, event, sequence
+//! and run, and must be empty. How far copies are made stands in the next commit; a take-over makes those after it.
+//!
+//! The driver never waits for copies. What DLQ does not take waits in a bounded [`Backlog`] and is tried again as long as the
+//! shard is owned; what DLQ refuses for what it is, such as a message above a limit, is recorded in a commit, so that
+//! the copies after it go on. Until it is resolved its event stays in EVENTS as far as that depends on the owner.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+use weft_nats::{
+    append::{AppendErrorKind, publish_after, publish_once},
+    catalog::Snapshot,
+    dead_letter::{is_whole, latest},
+    event::{Event, StoredEvent},
+    message::Outgoing,
+};
+use weft_proto::{
+    ids::{EventId, StreamSeq, SubscriptionUid, WorkflowId},
+    v1::{self, outcome_record::Record},
+};
+
+use super::Context;
+use crate::{
+    ledger::recovery::decode,
+    log::{Bounds, Log},
+};
+
+mod backlog;
+mod message;
+mod report;
+
+pub(super) use backlog::Horizon;
+use backlog::{Backlog, Job, Made, Place, Trouble};
+use report::Report;
+
+/// Copies that are made at a time, each of another subscription.
+const CONCURRENCY: usize = 8;
+/// One read of commits with missing copies.
+const READ: Bounds = Bounds { messages: 200, bytes: 8 * 1024 * 1024 };
+/// The longest that a copy may take before it counts as failed and others of its subscription are asked about again: the
+/// reads of its event have no end of their own.
+const COPY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The copies of a shard, as its driver and its trimming see them. Clones share them.
+#[derive(Debug, Clone)]
+pub(super) struct Shared {
+    backlog: Arc<Mutex<Backlog>>,
+    /// Changes with every step.
+    steps: watch::Sender<u64>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Backlog> {
+        self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn step(&self) {
+        self.steps.send_modify(|steps| *steps = steps.wrapping_add(1));
+    }
+
+    /// Waits until the backlog is as wanted. Safe to cancel.
+    async fn until(&self, wanted: impl Fn(&Backlog) -> bool) {
+        let mut steps = self.steps.subscribe();
+        // An error means that the shard ends.
+        while !wanted(&self.lock()) && steps.changed().await.is_ok() {}
+    }
+
+    /// What must stay in EVENTS for copies.
+    pub fn horizon(&self) -> Horizon {
+        self.lock().horizon()
+    }
+
+    /// Copies that wait or are refused, and the first problem.
+    pub fn problem(&self) -> String {
+        let Trouble { waiting, failing, refused } = self.lock().trouble();
+        let failing = failing.into_iter().next().map(|(_, problem)| problem);
+        let problem = failing.or_else(|| refused.first().map(|state| state.problem.clone()));
+        let problem = problem.unwrap_or_else(|| "they are being made".into());
+        format!("{waiting} copies of dead letters wait, {} are refused: {problem}", refused.len())
+    }
+}
+
+/// The copies of one shard. They end with it.
+#[derive(Debug)]
+pub(super) struct Copies {
+    shared: Shared,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Copies {
+    /// Makes copies for an owner whose ledger stands at `end` of OUTCOMES, of every dead letter in commits after `copied`, and
+    /// goes on trying those in `refused`.
+    pub fn start(context: &Context, log: Log, copied: u64, end: StreamSeq, refused: Vec<v1::CopyState>) -> Self {
+        let backlog = Backlog::new(copied, end.0, refused, Instant::now());
+        let shared = Shared { backlog: Arc::new(Mutex::new(backlog)), steps: watch::Sender::default() };
+        let report = Report::new(&log, context.conditions.clone());
+        let task = Task { shared: shared.clone(), names: context.catalog.clone(), report, log };
+        Self { shared, _task: AbortOnDropHandle::new(tokio::spawn(task.run())) }
+    }
+
+    pub fn shared(&self) -> Shared {
+        self.shared.clone()
+    }
+
+    /// A commit is stored: its dead letters are to be copied. Those of them that are in memory are `events`.
+    pub fn add(&self, position: StreamSeq, commit: &v1::Commit, events: Vec<Arc<StoredEvent>>) {
+        self.shared.lock().add(position.0, commit, events);
+        if !commit.outcomes.is_empty() {
+            self.shared.step();
+        }
+    }
+
+    /// OUTCOMES sequence up to which every dead letter has its copy or is recorded as refused, and what the commit that
+    /// says so must record.
+    pub fn progress(&self) -> (u64, Vec<v1::CopyState>) {
+        self.shared.lock().progress()
+    }
+
+    /// Waits until there is something to record. Safe to cancel.
+    pub async fn has_news(&self) {
+        self.shared.until(Backlog::has_news).await;
+    }
+
+    /// Waits until every copy is made that can be made now. Safe to cancel.
+    pub async fn done(&self) {
+        self.shared.until(Backlog::is_done).await;
+    }
+}
+
+/// How a job ended.
+#[derive(Debug)]
+enum Ended {
+    Made(SubscriptionUid, Made),
+    Retried(Place, Made),
+    Read { from: u64, known: u64, commits: Vec<(u64, v1::Commit)> },
+}
+
+/// Makes copies as long as the shard is owned.
+struct Task {
+    shared: Shared,
+    names: watch::Receiver<Arc<Snapshot>>,
+    report: Report,
+    log: Log,
+}
+
+impl Task {
+    async fn run(mut self) {
+        // A copy's subject holds the subscription's name.
+        if self.names.wait_for(|catalog| catalog.complete).await.is_err() {
+            return;
+        }
+        let mut jobs = JoinSet::new();
+        let mut steps = self.shared.steps.subscribe();
+        loop {
+            let wake = self.start_jobs(&mut jobs);
+            self.report.show(self.shared.lock().trouble(), &self.names.borrow());
+            tokio::select! {
+                Some(ended) = jobs.join_next() => match ended {
+                    Ok(ended) => self.ended(ended),
+                    Err(error) => {
+                        tracing::error!(shard = %self.log.shard, %error, "copies of dead letters are left to the next owner");
+                        return;
+                    }
+                },
+                changed = steps.changed() => if changed.is_err() { return },
+                () = sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// Starts what can be started. When there is something to be started next.
+    fn start_jobs(&self, jobs: &mut JoinSet<Ended>) -> Option<Instant> {
+        while jobs.len() < CONCURRENCY {
+            let (log, names) = (self.log.clone(), Arc::clone(&self.names.borrow()));
+            let job = self.shared.lock().next(Instant::now());
+            match job {
+                Job::Copy(uid, missing) => drop(jobs.spawn(async move {
+                    let is_last_try = missing.is_last_try();
+                    Ended::Made(uid, make(&log, &names, &missing.outcome, missing.event, is_last_try).await)
+                })),
+                Job::Retry(place, outcome) => drop(
+                    jobs.spawn(async move { Ended::Retried(place, make(&log, &names, &outcome, None, false).await) }),
+                ),
+                Job::Read { from, through } => drop(jobs.spawn(async move {
+                    let (known, commits) = read(&log, from, through).await;
+                    Ended::Read { from, known, commits }
+                })),
+                Job::Wait(wake) => return wake,
+            }
+        }
+        None
+    }
+
+    fn ended(&self, ended: Ended) {
+        let mut backlog = self.shared.lock();
+        let now = Instant::now();
+        match ended {
+            Ended::Made(uid, made) => {
+                if let Some(state) = backlog.made(uid, made, now) {
+                    let sequence = state.outcome.as_ref().map_or(0, |outcome| outcome.sequence);
+                    tracing::error!(
+                        shard = %self.log.shard, sequence, problem = state.problem,
+                        "DLQ refuses the copy of a dead letter; its event is kept in EVENTS for now"
+                    );
+                }
+            }
+            Ended::Retried(place, made) => backlog.retried(place, made, now),
+            Ended::Read { from, known, commits } => backlog.read(from, known, &commits),
+        }
+        drop(backlog);
+        self.shared.step();
+    }
+}
+
+/// Until a moment; for ever when there is none.
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Commits in `from..=through` of OUTCOMES, and up to where none is missing.
+async fn read(log: &Log, from: u64, through: u64) -> (u64, Vec<(u64, v1::Commit)>) {
+    let stream = log.layout.outcomes_stream(log.shard);
+    let read = log.range(&stream, ">", StreamSeq(from), StreamSeq(through), READ).await;
+    let commits = read.messages.iter().filter_map(|message| match decode(message)? {
+        Record::Commit(commit) => Some((message.seq.0, commit)),
+        _ => None,
+    });
+    (read.known.0, commits.collect())
+}
+
+/// Makes the copy of a dead letter. On the last try, what is refused is stored without its payload.
+async fn make(
+    log: &Log,
+    names: &Snapshot,
+    outcome: &v1::Outcome,
+    event: Option<Arc<StoredEvent>>,
+    is_last_try: bool,
+) -> Made {
+    let event = match event {
+        Some(event) => Some(event),
+        // Reads go on until they are answered.
+        None => match timeout(COPY_TIMEOUT, find(log, outcome)).await {
+            Ok(event) => event,
+            Err(_) => return Made::Failed("its event cannot be read".into()),
+        },
+    };
+    let Some(copy) = event.and_then(|event| message::copy(names, outcome, &event)) else {
+        tracing::error!(shard = %log.shard, sequence = outcome.sequence, "dead letter is no longer in the log and gets no copy");
+        return Made::Lost;
+    };
+    let made = store(log, &copy).await;
+    if is_last_try && matches!(made, Made::Refused(_)) {
+        let note = message::without_payload(&copy, log.shard);
+        if let Err(problem) = publish_once(&log.connection, &note).await {
+            tracing::debug!(subject = note.subject, %problem, "nor does DLQ take the copy without its payload");
+        }
+    }
+    made
+}
+
+async fn store(log: &Log, copy: &Outgoing) -> Made {
+    let problem = match publish_once(&log.connection, copy).await {
+        Ok(true) => return Made::Stored,
+        // There is one: the copy itself, made by an owner before, or one without payload.
+        Ok(false) => match latest(&log.connection, &copy.subject).await {
+            Ok(Some(stored)) if is_whole(&stored.headers) => return Made::Stored,
+            Ok(Some(stored)) => match publish_after(&log.connection, copy, stored.seq).await {
+                Ok(()) => return Made::Stored,
+                Err(problem) => problem,
+            },
+            Ok(None) => return Made::Failed("a replica of DLQ is behind".into()),
+            Err(problem) => return Made::Failed(problem.to_string()),
+        },
+        Err(problem) => problem,
+    };
+    match problem {
+        AppendErrorKind::Refused(problem) => Made::Refused(problem),
+        other => Made::Failed(other.to_string()),
+    }
+}
+
+/// The event of a dead letter: in EVENTS, or an earlier copy of it.
+async fn find(log: &Log, outcome: &v1::Outcome) -> Option<Arc<StoredEvent>> {
+    let workflow = WorkflowId::new(outcome.workflow_id.as_str()).ok()?;
+    let event_id = EventId::from_slice(&outcome.event_id)?;
+    let seq = StreamSeq(outcome.sequence);
+    let stored = match log.get(&log.layout.events_stream(log.shard), seq).await {
+        Some(message) => message,
+        None => log.any_copy(&workflow, event_id, seq).await?,
+    };
+    let event = Event::decode_parts(workflow, &stored.headers, &stored.payload).ok()?;
+    Some(Arc::new(StoredEvent { seq, stored_at: stored.stored_at, event }))
+}

@@ -1,0 +1,81 @@
+//! What an operator sees of copies that cannot be made: a condition beside the readiness, and metrics.
+
+use weft_nats::{catalog::Snapshot, conditions::Conditions};
+use weft_proto::ids::SubscriptionUid;
+
+use super::backlog::Trouble;
+use crate::{
+    log::Log,
+    metrics::{COPIES_REFUSED, COPIES_WAITING},
+};
+
+/// Refused copies that are named one by one.
+const NAMED_MAX: usize = 3;
+
+/// Shows the trouble of one shard; nothing any more when it is dropped.
+#[derive(Debug)]
+pub(super) struct Report {
+    conditions: Conditions,
+    name: String,
+    shard: String,
+    shown: Trouble,
+}
+
+impl Report {
+    pub fn new(log: &Log, conditions: Conditions) -> Self {
+        let shard = log.shard.to_string();
+        Self { conditions, name: format!("shard {shard}: copies of dead letters"), shard, shown: Trouble::default() }
+    }
+
+    pub fn show(&mut self, trouble: Trouble, names: &Snapshot) {
+        if trouble == self.shown {
+            return;
+        }
+        self.conditions.set(&self.name, text(&trouble, names));
+        self.gauges(trouble.waiting, trouble.refused.len());
+        self.shown = trouble;
+    }
+
+    fn gauges(&self, waiting: usize, refused: usize) {
+        metrics::gauge!(COPIES_WAITING, "shard" => self.shard.clone()).set(waiting as f64);
+        metrics::gauge!(COPIES_REFUSED, "shard" => self.shard.clone()).set(refused as f64);
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        self.conditions.set(&self.name, None);
+        self.gauges(0, 0);
+    }
+}
+
+/// `None`: nothing is wrong.
+fn text(trouble: &Trouble, names: &Snapshot) -> Option<String> {
+    let Trouble { waiting, failing, refused } = trouble;
+    let mut parts = Vec::new();
+    if let Some((uid, problem)) = failing.first() {
+        let others =
+            if failing.len() > 1 { format!(" and {} more subscriptions", failing.len() - 1) } else { String::new() };
+        parts.push(format!("{waiting} wait: {}{others}: {problem}", name(names, *uid)));
+    }
+    if !refused.is_empty() {
+        let named = refused.iter().take(NAMED_MAX).map(|state| {
+            let outcome = state.outcome.clone().unwrap_or_default();
+            let of = SubscriptionUid::from_slice(&outcome.subscription).map(|uid| name(names, uid)).unwrap_or_default();
+            format!("{of}, sequence {}: {}", outcome.sequence, state.problem)
+        });
+        parts.push(format!(
+            "{} are refused by DLQ ({}); their events stay in EVENTS, at most for its retention: redrive, resolve or discard \
+             these dead letters, or raise the limit",
+            refused.len(),
+            named.collect::<Vec<_>>().join("; ")
+        ));
+    }
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+fn name(names: &Snapshot, uid: SubscriptionUid) -> String {
+    let mut all = names.subscriptions.values();
+    let found = all.find(|subscription| subscription.value.uid == uid.as_bytes());
+    found.map_or_else(|| uid.to_string(), |subscription| subscription.value.name.clone())
+}

@@ -1,0 +1,108 @@
+//! Copies of dead letters that DLQ does not take.
+
+use weft_nats::{conditions::Conditions, message::Stored, streams, subject::DLQ_STREAM, testing::eventually};
+use weft_proto::v1;
+
+use crate::support::{Log, PATIENCE, Receiver, Request, Running};
+
+/// More commits with dead letters than any queue between driver and copies has places.
+const DEAD: usize = 100;
+const LARGE: usize = 64 * 1024;
+
+/// Sets the largest message that DLQ takes.
+async fn limit_copies(log: &Log, bytes: i32) {
+    let jetstream = log.connection.jetstream();
+    let mut config = jetstream.get_stream(DLQ_STREAM).await.unwrap().cached_info().config.clone();
+    config.max_message_size = bytes;
+    jetstream.update_stream(config).await.unwrap();
+}
+
+/// What the commits say of copies.
+async fn recorded(log: &Log, kind: v1::CopyStateKind) -> Vec<v1::CopyState> {
+    let is_of_kind = |state: &&v1::CopyState| state.kind() == kind;
+    let commits =
+        log.commits(|commits| commits.iter().flat_map(|commit| &commit.copies).any(|state| is_of_kind(&state))).await;
+    commits.iter().flat_map(|commit| &commit.copies).filter(is_of_kind).cloned().collect()
+}
+
+fn sequences(copies: &[Stored], whole: bool) -> Vec<u64> {
+    let is_wanted = |copy: &&Stored| copy.headers.get("weft-payload-missing").is_none() == whole;
+    let mut sequences: Vec<u64> = copies
+        .iter()
+        .filter(is_wanted)
+        .map(|copy| copy.headers.get("weft-seq").unwrap().as_str().parse().unwrap())
+        .collect();
+    sequences.sort_unstable();
+    sequences
+}
+
+/// P4: a copy that DLQ refuses for its size is recorded and shown, and everything else goes on: later events, other copies, a
+/// drain. When the limit is raised the copy is made. Before, the shard stood still after 64 more commits, and a drain failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_copy_holds_back_nothing() {
+    let mut log = Log::start().await;
+    limit_copies(&log, LARGE as i32 / 2).await;
+    let receiver = Receiver::start(|request: &Request| if request.workflow == "fine" { 200 } else { 422 }).await;
+    log.subscribe("billing", &receiver, 1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let conditions = Conditions::default();
+    let shown = conditions.clone();
+    let start = |log: &Log| Running::start_with(log, folder.path(), |worker| worker.conditions(shown.clone()));
+    let worker = start(&log);
+    assert!(log.large_event("large", LARGE).await);
+    let workflows = ["sick".to_owned(), "fine".to_owned()];
+    log.events_of(2 * DEAD, &workflows).await;
+    receiver.until_delivered(DEAD).await;
+    let small: Vec<u64> = (1..=DEAD as u64).map(|number| number * 2).collect();
+    let copies = log.read(DLQ_STREAM, |copies| sequences(copies, true).len() == DEAD).await;
+    assert_eq!(sequences(&copies, true), small);
+    assert_eq!(sequences(&copies, false), [1], "what is refused is named without its payload");
+    let refused = recorded(&log, v1::CopyStateKind::Refused).await;
+    assert_eq!(refused.len(), 1);
+    assert!(refused[0].problem.contains("size"), "{}", refused[0].problem);
+    let line = conditions.lines().join("\n");
+    assert!(line.contains("1 are refused by DLQ") && line.contains("billing, sequence 1"), "{line}");
+
+    // A new owner knows of it, also without its file, and tries again.
+    worker.stop().await;
+    assert!(conditions.lines().is_empty(), "another owner shows it");
+    std::fs::remove_file(folder.path().join("ledger-0.redb")).unwrap();
+    let worker = start(&log);
+    assert!(eventually(PATIENCE, async || !conditions.lines().is_empty()).await);
+    worker.stop().await;
+    limit_copies(&log, -1).await;
+    let worker = start(&log);
+    let copies = log.read(DLQ_STREAM, |copies| sequences(copies, true).len() == DEAD + 1).await;
+    let whole = copies.iter().rfind(|copy| copy.headers.get("weft-seq").unwrap().as_str() == "1").unwrap();
+    assert!(whole.payload.len() > LARGE);
+    assert_eq!(recorded(&log, v1::CopyStateKind::Stored).await.len(), 1);
+    assert!(eventually(PATIENCE, async || conditions.lines().is_empty()).await);
+    worker.stop().await;
+}
+
+/// P4: the same without a stream DLQ. Once it is there again each copy is made, from OUTCOMES and EVENTS.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_dlq_the_shard_goes_on_and_the_copies_follow() {
+    let mut log = Log::start().await;
+    let receiver = Receiver::start(|request: &Request| if request.workflow == "fine" { 200 } else { 422 }).await;
+    log.subscribe("billing", &receiver, 1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let conditions = Conditions::default();
+    let worker = Running::start_with(&log, folder.path(), |worker| worker.conditions(conditions.clone()));
+    // It has made its streams.
+    log.commits(|commits| !commits.is_empty()).await;
+    log.connection.jetstream().delete_stream(DLQ_STREAM).await.unwrap();
+    // More than are kept in memory.
+    let workflows: Vec<String> = ["fine".to_owned()].into_iter().chain((0..4).map(|n| format!("sick{n}"))).collect();
+    log.events_of(10 * DEAD, &workflows).await;
+    receiver.until_delivered(2 * DEAD).await;
+    log.outcomes(10 * DEAD).await;
+    let is_shown = async || conditions.lines().join("\n").contains("wait: billing");
+    assert!(eventually(PATIENCE, is_shown).await, "{:?}", conditions.lines());
+    streams::ensure(&log.connection, &log.spec).await.unwrap();
+    let copies = log.read(DLQ_STREAM, |copies| copies.len() == 8 * DEAD).await;
+    let wanted: Vec<u64> = (1..=10 * DEAD as u64).filter(|sequence| sequence % 5 != 1).collect();
+    assert_eq!(sequences(&copies, true), wanted);
+    assert!(eventually(PATIENCE, async || conditions.lines().is_empty()).await);
+    worker.stop().await;
+}
