@@ -43,7 +43,7 @@ const OLD_CHUNK_BYTES: u64 = 256 * 1024;
 /// size, so more than a few say that something else is wrong.
 const LOADS_MAX: usize = 5;
 /// What is read at once.
-const READ: Bounds = Bounds { messages: 500, bytes: 8 * 1024 * 1024 };
+const READ: Bounds = Bounds { messages: 500, bytes: 4 * 1024 * 1024 };
 /// How often long work says how far it is.
 const PROGRESS: std::time::Duration = std::time::Duration::from_secs(2);
 
