@@ -61,7 +61,7 @@ use tables::View;
 pub use weft_nats::commands::PART_SEPARATOR;
 
 /// The version of the file; another is set aside and built again.
-const FORMAT: &str = "history 3";
+const FORMAT: &str = "history 4";
 /// The file's name in its folder.
 const FILE: &str = "history.redb";
 /// Pages of the file in memory, in bytes: operators look at the newest part, which the writer has just written.

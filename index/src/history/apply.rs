@@ -16,7 +16,7 @@ use weft_proto::{
 
 use super::{
     copy,
-    tables::{DeadRow, EventRow, SWEPT, Tables, UID_MAX, UID_MIN, Uid, encode, get},
+    tables::{DeadRow, EventRow, SWEPT, Tables, UID_MAX, UID_MIN, Uid, encode, get, id_key},
 };
 
 mod outcomes;
@@ -79,7 +79,7 @@ impl Tables<'_> {
             sequence_number: event.sequence_number.0,
         };
         self.events.insert((shard.0, message.seq.0), &encode(&row)[..])?;
-        self.event_ids.insert((event.id.as_bytes(), shard.0, message.seq.0), ())?;
+        self.event_ids.insert(id_key(event.id.as_bytes(), shard.0, message.seq.0), ())?;
         Ok(())
     }
 
@@ -142,7 +142,7 @@ impl Tables<'_> {
             self.dead_by_time.insert((newest.at_ms, shard.0, seq, uid), ())?;
         }
         if let Some(id) = EventId::from_slice(&newest.event_id) {
-            self.event_ids.insert((id.as_bytes(), shard.0, seq), ())?;
+            self.event_ids.insert(id_key(id.as_bytes(), shard.0, seq), ())?;
         }
         let merged = DeadRow {
             outcome: Some(newest),

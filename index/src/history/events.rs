@@ -54,9 +54,19 @@ pub struct DeliveryHistory {
 /// old id.
 pub(super) fn places(view: &View, id: EventId) -> Result<Vec<(ShardId, StreamSeq)>, redb::Error> {
     let mut places = Vec::new();
-    for row in view.event_ids.range((id.as_bytes(), 0, 0)..=(id.as_bytes(), u32::MAX, u64::MAX))? {
-        let (_, shard, seq) = row?.0.value();
-        places.push((ShardId(shard), StreamSeq(seq)));
+    let (mut shard, mut segment) = (0, 0);
+    // The next segment is the one of the next row, whatever its id.
+    while let Some(row) = view.event_ids.range((shard, segment, &UID_MIN, 0)..)?.next() {
+        (shard, segment) = {
+            let key = row?.0;
+            (key.value().0, key.value().1)
+        };
+        for row in
+            view.event_ids.range((shard, segment, id.as_bytes(), 0)..=(shard, segment, id.as_bytes(), u64::MAX))?
+        {
+            places.push((ShardId(shard), StreamSeq(row?.0.value().3)));
+        }
+        segment += 1;
     }
     Ok(places)
 }

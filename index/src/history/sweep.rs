@@ -14,7 +14,7 @@ use weft_proto::{
 };
 
 use super::apply::{base_request_id, uid_of};
-use super::tables::{DeadRow, EventRow, SWEPT, Tables, UID_MAX, UID_MIN, Uid, decode, get};
+use super::tables::{DeadRow, EventRow, SWEPT, Tables, UID_MAX, UID_MIN, Uid, decode, get, id_key};
 
 /// The most events, dead letters and commands that one sweep removes, each: some ten thousand rows, well under a
 /// second's work.
@@ -66,7 +66,7 @@ impl Tables<'_> {
                 let id = row.and_then(|row| row.outcome).and_then(|outcome| EventId::from_slice(&outcome.event_id));
                 self.events.remove((*shard, *seq))?;
                 if let Some(id) = id {
-                    self.event_ids.remove((id.as_bytes(), *shard, *seq))?;
+                    self.event_ids.remove(id_key(id.as_bytes(), *shard, *seq))?;
                 }
                 self.remove_deliveries(*shard, *seq, *seq, &BTreeSet::new())?;
             }
@@ -94,7 +94,7 @@ impl Tables<'_> {
         for (seq, id) in gone.into_iter().filter(|(seq, _)| !kept.contains(seq)) {
             self.events.remove((shard.0, seq))?;
             if let Some(id) = id {
-                self.event_ids.remove((id.as_bytes(), shard.0, seq))?;
+                self.event_ids.remove(id_key(id.as_bytes(), shard.0, seq))?;
             }
         }
         self.remove_deliveries(shard.0, swept + 1, through, &kept)?;

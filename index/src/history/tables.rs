@@ -3,7 +3,7 @@
 //! | table | key | holds | written by |
 //! |---|---|---|---|
 //! | `events` | shard, sequence | what an event is, without its payload | EVENTS |
-//! | `event_ids` | event id, shard, sequence | – | EVENTS, OUTCOMES, DLQ |
+//! | `event_ids` | shard, segment, event id, sequence | – | EVENTS, OUTCOMES, DLQ |
 //! | `deliveries` | shard, sequence, uid, run | outcome, attempts, next attempt | OUTCOMES |
 //! | `attempts` | shard, sequence, uid, run, number | `v1::Attempt` | OUTCOMES |
 //! | `dead` | shard, sequence, uid | the newest dead letter of a delivery | OUTCOMES, DLQ |
@@ -38,6 +38,7 @@ type Row = &'static [u8];
 type Bytes16 = &'static [u8; 16];
 type DeliveryKey = (u32, u64, Bytes16);
 type RunKey = (u32, u64, Bytes16, u64);
+type IdKey = (u32, u64, Bytes16, u64);
 
 /// Stands in the key of a workflow's lane where that of one event has its sequence.
 pub(super) const WORKFLOW_LANE: u64 = 0;
@@ -87,7 +88,7 @@ macro_rules! tables {
 
 tables! {
     events, EVENTS, "events": (u32, u64) => Row;
-    event_ids, EVENT_IDS, "event_ids": (Bytes16, u32, u64) => ();
+    event_ids, EVENT_IDS, "event_ids": IdKey => ();
     deliveries, DELIVERIES, "deliveries": RunKey => Row;
     attempts, ATTEMPTS, "attempts": (u32, u64, Bytes16, u64, u32) => Row;
     dead, DEAD, "dead": DeliveryKey => Row;
@@ -148,6 +149,16 @@ pub(super) struct DeadRow {
     /// Why DLQ has no copy with the payload, of the run in `outcome`; empty: it has one, or will have.
     #[prost(string, tag = "4")]
     pub copy_problem: String,
+}
+
+/// Sequences of one segment of `event_ids`. Ids are random, so each insertion rewrites a page of its own wherever its
+/// neighbours are stored; within a segment they share some hundred pages. A lookup asks each segment, some thousand for ten
+/// million events.
+const SEGMENT_SEQUENCES: u64 = 8192;
+
+/// The key of an event's id.
+pub(super) fn id_key(id: &[u8; 16], shard: u32, seq: u64) -> (u32, u64, &[u8; 16], u64) {
+    (shard, seq / SEGMENT_SEQUENCES, id, seq)
 }
 
 /// A row as bytes.

@@ -506,7 +506,7 @@ fn expired_rows_leave() {
     let view = index.view();
     let empty = [
         view.events.range::<(u32, u64)>(..).unwrap().count(),
-        view.event_ids.range::<(&[u8; 16], u32, u64)>(..).unwrap().count(),
+        view.event_ids.range::<(u32, u64, &[u8; 16], u64)>(..).unwrap().count(),
         view.deliveries.range::<(u32, u64, &[u8; 16], u64)>(..).unwrap().count(),
         view.attempts.range::<(u32, u64, &[u8; 16], u64, u32)>(..).unwrap().count(),
         view.dead.range::<(u32, u64, &[u8; 16])>(..).unwrap().count(),
@@ -517,6 +517,24 @@ fn expired_rows_leave() {
         view.refused.range::<(u32, u64, u64, &[u8; 16])>(..).unwrap().count(),
     ];
     assert_eq!(empty, [0; 10]);
+}
+
+/// Ids are stored by segments of the sequence: each place of an id is found, in order, and leaves with its event.
+#[test]
+fn an_id_is_found_in_every_segment() {
+    let index = Index::new();
+    let at = |number: u64, seq: u64| (Source::Events(SHARD), Stored { seq: StreamSeq(seq), ..event_message(number) });
+    index.apply(&[at(1, 1), at(2, 2), at(1, 8191), at(1, 8192), at(3, 20_000), at(1, 100_000)]);
+    let places = |number: u64| -> Vec<u64> {
+        let places = events::places(&index.view(), event_id(number)).unwrap();
+        places.into_iter().map(|(_, seq)| seq.0).collect()
+    };
+    assert_eq!(places(1), [1, 8191, 8192, 100_000]);
+    assert_eq!((places(3), places(4)), (vec![20_000], vec![]));
+    let firsts = vec![(SHARD, StreamSeq(8192), StreamSeq(1))];
+    let expired = Expired { firsts, dead_before_ms: i64::MIN };
+    index.write(|tables| tables.sweep(LAYOUT, &expired, &mut LaneCursor::default()).unwrap());
+    assert_eq!((places(1), places(2)), (vec![8192, 100_000], vec![]));
 }
 
 /// Built anew when OUTCOMES no longer tells what became of old dead letters, the history asks the checkpoint.
