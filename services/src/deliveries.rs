@@ -11,24 +11,24 @@ use weft_proto::{
     v1,
 };
 use weft_worker::{
-    destination::{Delivery, Destinations, InvalidDestination},
+    destination::{Delivery, Destinations, InvalidDestination, clients::HttpClients},
     ownership::Tenure,
 };
 
 /// Delivers as a worker with these networks does.
 #[derive(Debug)]
 pub struct WorkerDeliveries {
-    allow_networks: Vec<IpNet>,
+    clients: Arc<HttpClients>,
 }
 
 impl WorkerDeliveries {
     /// `allow_networks`: private networks that may be reached.
     pub fn new(allow_networks: Vec<IpNet>) -> Self {
-        Self { allow_networks }
+        Self { clients: Arc::new(HttpClients::new(allow_networks)) }
     }
 
     fn destinations(&self) -> Destinations {
-        Destinations::new(self.allow_networks.clone())
+        Destinations::with_clients(Arc::clone(&self.clients))
     }
 }
 

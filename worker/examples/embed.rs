@@ -42,7 +42,7 @@ impl Destination for Print {
             let event = &delivery.event.event;
             let Ok(text) = std::str::from_utf8(&event.payload) else {
                 let failure =
-                    Failure { kind: FailureKind::Permanent, ..Failure::transient(AttemptClass::Protocol, "not text") };
+                    Failure { kind: FailureKind::Rejected, ..Failure::failed(AttemptClass::Protocol, "not text") };
                 return Taken { count: taken, ..Taken::failed(failure) };
             };
             println!("{} #{} {}: {text}", event.workflow, event.sequence_number, event.event_type);

@@ -8,8 +8,12 @@ pub const ATTEMPTS: &str = "weft_worker_attempts_total";
 pub const ATTEMPT_SECONDS: &str = "weft_worker_attempt_seconds";
 /// Outcomes committed.
 pub const OUTCOMES: &str = "weft_worker_outcomes_total";
-/// Circuits that have turned, by the `state` that they have turned to: `open` or `closed`.
+/// Circuits that have turned, by the `state` that they have turned to: `open` (away or held) or `closed`.
 pub const CIRCUITS: &str = "weft_worker_circuits_total";
+/// 1 while the receiver of a `subscription` is away, by `shard`.
+pub const RECEIVER_AWAY: &str = "weft_worker_receiver_away";
+/// 1 while our own configuration keeps a `subscription` from being delivered to, by `shard`.
+pub const RECEIVER_HELD: &str = "weft_worker_receiver_held";
 /// Messages in EVENTS that are not ours.
 pub const FOREIGN_MESSAGES: &str = "weft_worker_foreign_messages_total";
 /// Ranges of events that EVENTS had dropped before they were settled.

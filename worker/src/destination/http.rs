@@ -1,17 +1,20 @@
 //! Webhooks: an HTTP POST, signed by Standard Webhooks.
 //!
-//! 2xx is done. 400, 413, 415 and 422 never go better. 410 says that the receiver wants nothing any more. Everything else
-//! may go better: other answers, also redirections, which are never followed, and whatever goes wrong before an answer.
+//! 2xx is done. 400, 413, 415 and 422 reject the event. 410 says that the receiver wants nothing any more. Everything else
+//! is attempted again: other answers, also redirections, which are never followed, and what goes wrong before an answer. An
+//! address that our configuration does not allow holds the subscription.
 
 use std::{
     net::IpAddr,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use ipnet::IpNet;
 use jiff::Timestamp;
 use reqwest::{
     Body, Client, Response, StatusCode, Url,
@@ -28,13 +31,12 @@ use super::{
     Delivery, Destination, Failure, FailureKind, InvalidDestination, NotSent, RESPONSE_BYTES_MAX, Taken,
     address::{RefusedAddress, check},
     body::TenuredBody,
-    resolver::{GuardedResolver, NoAddress, ResolveError, resolve},
+    clients::{Chain, HttpClients},
+    resolver::{NoAddress, ResolveError},
     retry_after,
     signature::Signer,
 };
 
-/// How long an unused connection is kept.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a name may take to be resolved for a check: somebody waits for it.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -44,47 +46,38 @@ pub struct HttpDestination {
     client: Client,
     url: Url,
     signer: Signer,
-    allow_networks: Arc<[IpNet]>,
+    clients: Arc<HttpClients>,
 }
 
 impl HttpDestination {
-    /// A receiver at `http.url` that at most `concurrency` attempts call at a time.
+    /// A receiver at `http.url`.
     ///
     /// # Errors
     ///
     /// [`InvalidDestination`]: its URL or one of its secrets is none, or there is no TLS in this process.
-    pub fn new(
-        http: &v1::HttpDestination,
-        concurrency: usize,
-        allow_networks: Arc<[IpNet]>,
-    ) -> Result<Self, InvalidDestination> {
-        install_crypto();
+    pub fn new(http: &v1::HttpDestination, clients: &Arc<HttpClients>) -> Result<Self, InvalidDestination> {
         let signer = Signer::new(&http.secrets)?;
         let url = Url::parse(&http.url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         let url = url.filter(Url::has_host).ok_or_else(|| InvalidDestination::Url { url: http.url.clone() })?;
-        let client = Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .tcp_nodelay(true)
-            .pool_max_idle_per_host(concurrency)
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .dns_resolver(GuardedResolver::new(Arc::clone(&allow_networks)))
-            .build()
-            .map_err(|error| InvalidDestination::Client { cause: Chain(&error).innermost() })?;
-        Ok(Self { client, url, signer, allow_networks })
+        let client = clients.of(url.scheme() == "https").map_err(|cause| InvalidDestination::Client { cause })?;
+        Ok(Self { client, url, signer, clients: Arc::clone(clients) })
     }
 
     async fn post(&self, delivery: &Delivery) -> Result<(u16, Bytes), Failure> {
         // A name is checked where it is resolved; an address in the URL is not resolved.
         if let Some(address) = literal(&self.url) {
-            check(address, &self.allow_networks)
-                .map_err(|refused| Failure::transient(AttemptClass::RefusedAddress, refused.to_string()))?;
+            check(address, self.clients.allow_networks())
+                .map_err(|refused| Failure::held(AttemptClass::RefusedAddress, refused.to_string()))?;
         }
         let body = envelope::to_json(&delivery.event.event);
         let headers = headers(delivery, &self.signer, delivery.clock.now(), &body);
-        let body = Body::wrap(TenuredBody::new(body, delivery.tenure.clone()));
+        let connected = Arc::new(AtomicBool::new(false));
+        let body = Body::wrap(TenuredBody::new(body, delivery.tenure.clone(), Arc::clone(&connected)));
         let request = self.client.post(self.url.clone()).headers(headers).timeout(delivery.timeout).body(body);
-        let response = request.send().await.map_err(|error| failure(&error, &self.url, delivery.timeout))?;
+        let response = request.send().await.map_err(|error| {
+            let connected = connected.load(Ordering::Relaxed);
+            failure(&error, &self.url, delivery.timeout, connected)
+        })?;
         let status = response.status();
         // A date is by the receiver's clock.
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
@@ -131,8 +124,8 @@ impl Destination for HttpDestination {
 
     async fn check(&self) -> Result<(), RefusedAddress> {
         match (literal(&self.url), self.url.host_str()) {
-            (Some(address), _) => check(address, &self.allow_networks),
-            (None, Some(name)) => match timeout(LOOKUP_TIMEOUT, resolve(name, &self.allow_networks)).await {
+            (Some(address), _) => check(address, self.clients.allow_networks()),
+            (None, Some(name)) => match timeout(LOOKUP_TIMEOUT, self.clients.resolver().addresses(name)).await {
                 Ok(Err(ResolveError::Refused(refused))) => Err(refused),
                 // A name that has no address now may have one when it is called, and is judged then.
                 Ok(Ok(_) | Err(ResolveError::NoAddress(_))) | Err(_) => Ok(()),
@@ -142,21 +135,19 @@ impl Destination for HttpDestination {
     }
 }
 
-/// The process-wide TLS provider; a second installation is of no account.
-fn install_crypto() {
-    static INSTALLED: OnceLock<()> = OnceLock::new();
-    INSTALLED.get_or_init(|| drop(rustls::crypto::ring::default_provider().install_default()));
-}
-
-/// What an answer other than 2xx means. What is said of neither the event nor the receiver for ever may go better.
+/// What an answer other than 2xx means.
 fn kind(status: StatusCode) -> FailureKind {
     match status {
         StatusCode::BAD_REQUEST
         | StatusCode::PAYLOAD_TOO_LARGE
         | StatusCode::UNSUPPORTED_MEDIA_TYPE
-        | StatusCode::UNPROCESSABLE_ENTITY => FailureKind::Permanent,
+        | StatusCode::UNPROCESSABLE_ENTITY => FailureKind::Rejected,
         StatusCode::GONE => FailureKind::Gone,
-        _ => FailureKind::Transient,
+        // What a proxy answers for a receiver that is being deployed.
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+            FailureKind::Unavailable
+        }
+        _ => FailureKind::Failed,
     }
 }
 
@@ -214,60 +205,40 @@ async fn excerpt(mut response: Response) -> Bytes {
     excerpt.freeze()
 }
 
-/// What went wrong before an answer: what, where.
-fn failure(error: &reqwest::Error, url: &Url, timeout: Duration) -> Failure {
+/// What went wrong before an answer; `connected`: the event was being sent, so that it may be at fault.
+fn failure(error: &reqwest::Error, url: &Url, timeout: Duration, connected: bool) -> Failure {
     let at = authority(url);
     let chain = Chain(error);
     if let Some(not_sent) = chain.find::<NotSent>() {
-        let failure = Failure::transient(AttemptClass::Connect, not_sent.to_string());
+        let failure = Failure::failed(AttemptClass::Connect, not_sent.to_string());
         return Failure { kind: FailureKind::NotSent, ..failure };
     }
     if error.is_timeout() {
-        let text = format!("no answer from {at} within {} ms", timeout.as_millis());
-        return Failure::transient(AttemptClass::Timeout, text);
+        let ms = timeout.as_millis();
+        return if connected {
+            Failure::failed(AttemptClass::Timeout, format!("no answer from {at} within {ms} ms"))
+        } else {
+            Failure::unreachable(AttemptClass::Connect, format!("no connection to {at} within {ms} ms"))
+        };
     }
     if let Some(refused) = chain.find::<RefusedAddress>() {
-        return Failure::transient(AttemptClass::RefusedAddress, refused.to_string());
+        return Failure::held(AttemptClass::RefusedAddress, refused.to_string());
     }
     if let Some(no_address) = chain.find::<NoAddress>() {
-        return Failure::transient(AttemptClass::Dns, no_address.to_string());
+        return Failure::unreachable(AttemptClass::Dns, no_address.to_string());
     }
     let cause = chain.innermost();
-    if chain.find::<rustls::Error>().is_some() {
-        return Failure::transient(AttemptClass::Tls, format!("no TLS with {at}: {cause}"));
+    if !connected && chain.find::<rustls::Error>().is_some() {
+        return Failure::unreachable(AttemptClass::Tls, format!("no TLS with {at}: {cause}"));
     }
-    if error.is_connect() {
-        return Failure::transient(AttemptClass::Connect, format!("no connection to {at}: {cause}"));
+    if !connected && error.is_connect() {
+        return Failure::unreachable(AttemptClass::Connect, format!("no connection to {at}: {cause}"));
     }
-    Failure::transient(AttemptClass::Protocol, format!("no valid answer from {at}: {cause}"))
+    Failure::failed(AttemptClass::Protocol, format!("no valid answer from {at}: {cause}"))
 }
 
 /// Host and port: the rest of a URL may hold what is nobody's business.
 fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
-}
-
-/// An error and its causes.
-struct Chain<'a>(&'a (dyn std::error::Error + 'static));
-
-impl<'a> Chain<'a> {
-    fn causes(&self) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
-        // An `io::Error` names as its source not what it wraps, but the source of that.
-        let wrapped = |error: &'a (dyn std::error::Error + 'static)| {
-            let inner: &'a (dyn std::error::Error + 'static) = error.downcast_ref::<std::io::Error>()?.get_ref()?;
-            Some(inner)
-        };
-        std::iter::successors(Some(self.0), move |error| wrapped(*error).or_else(|| error.source()))
-    }
-
-    /// The first of a kind.
-    fn find<T: std::error::Error + 'static>(&self) -> Option<&'a T> {
-        self.causes().find_map(|error| error.downcast_ref::<T>())
-    }
-
-    /// What happened; the outer ones only say what was being done.
-    fn innermost(&self) -> String {
-        self.causes().last().map(ToString::to_string).unwrap_or_default()
-    }
 }

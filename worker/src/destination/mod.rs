@@ -20,7 +20,7 @@ use weft_proto::{
     v1::{self, AttemptClass},
 };
 
-use self::{address::RefusedAddress, signature::InvalidSecret};
+use self::{address::RefusedAddress, clients::HttpClients, signature::InvalidSecret};
 use crate::{
     lane::{AttemptEnd, Verdict},
     ownership::Tenure,
@@ -28,7 +28,9 @@ use crate::{
 
 pub mod address;
 mod body;
+pub mod clients;
 pub mod http;
+mod lookups;
 pub mod resolver;
 pub mod retry_after;
 pub mod signature;
@@ -57,15 +59,22 @@ pub struct Delivery {
     pub tenure: Tenure,
 }
 
-/// Whether what has failed may go better later.
+/// What a failure means for the event and for the receiver's other events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureKind {
-    /// It may.
-    Transient,
-    /// This event never will.
-    Permanent,
-    /// The receiver wants no event any more, whichever.
+    /// No connection came about, so nothing was sent: the same holds for every event. Attempted again; uses up no retry.
+    Unreachable,
+    /// The receiver, or what stands before it, answered that it is unavailable. Attempted again.
+    Unavailable,
+    /// This attempt failed, such as by a time-out or a status that may be the event's fault. Attempted again.
+    Failed,
+    /// The receiver never takes this event: a dead letter.
+    Rejected,
+    /// The receiver wants no event any more, whichever: its subscription pauses.
     Gone,
+    /// Our own configuration does not allow the call, so nothing was sent: all events of the subscription wait until it is
+    /// changed. It uses up no retry and is no attempt.
+    Held,
     /// Nothing was sent, since the owner may start no attempt any more. Its successor makes the attempt.
     NotSent,
 }
@@ -78,7 +87,7 @@ pub struct NotSent;
 /// Why an event was not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// Whether it may go better later.
+    /// What it means.
     pub kind: FailureKind,
     /// What it was.
     pub class: AttemptClass,
@@ -148,7 +157,7 @@ pub enum InvalidDestination {
     /// Nothing could be signed.
     #[error("destination: {0}")]
     Secret(#[from] InvalidSecret),
-    /// The process cannot call anybody, such as for want of root certificates.
+    /// The process cannot make a client.
     #[error("no HTTP client: {cause}")]
     Client {
         /// What is missing.
@@ -159,15 +168,28 @@ pub enum InvalidDestination {
 /// The destination of each subscription.
 #[derive(Debug)]
 pub struct Destinations {
-    allow_networks: Arc<[IpNet]>,
+    clients: Arc<HttpClients>,
     custom: HashMap<String, Arc<dyn Destination>>,
-    by_subscription: RwLock<HashMap<SubscriptionUid, Arc<dyn Destination>>>,
+    by_subscription: RwLock<HashMap<SubscriptionUid, Entry>>,
+}
+
+/// A subscription's destination.
+#[derive(Debug, Clone)]
+enum Entry {
+    Usable(Arc<dyn Destination>),
+    /// It could not be made, and is tried again with each delivery: what is missing may be outside of the catalog.
+    Unusable(Arc<v1::Subscription>),
 }
 
 impl Destinations {
     /// None yet. `allow_networks`: private networks that may be reached.
     pub fn new(allow_networks: Vec<IpNet>) -> Self {
-        Self { allow_networks: allow_networks.into(), custom: HashMap::new(), by_subscription: RwLock::default() }
+        Self::with_clients(Arc::new(HttpClients::new(allow_networks)))
+    }
+
+    /// None yet, with the clients of others.
+    pub fn with_clients(clients: Arc<HttpClients>) -> Self {
+        Self { clients, custom: HashMap::new(), by_subscription: RwLock::default() }
     }
 
     /// With code of the process to deliver to, by name.
@@ -176,26 +198,20 @@ impl Destinations {
         Self { custom, ..self }
     }
 
-    /// Makes the destination of a subscription, or makes it anew.
+    /// Makes the destination of a subscription, also in the place of an earlier one.
     ///
     /// # Errors
     ///
-    /// [`InvalidDestination`]; its deliveries fail, and may later succeed, until it is put right.
+    /// [`InvalidDestination`]: its deliveries are held until the destination can be made.
     pub fn put(&self, subscription: &v1::Subscription) -> Result<(), InvalidDestination> {
         let uid = SubscriptionUid::from_slice(&subscription.uid).ok_or(InvalidDestination::Uid)?;
-        let made = self.make(subscription);
-        let mut destinations = self.by_subscription.write().unwrap_or_else(PoisonError::into_inner);
-        match made {
-            Ok(destination) => {
-                destinations.insert(uid, destination);
-                Ok(())
-            }
-            // Not what it was before: that is no longer wanted.
-            Err(problem) => {
-                destinations.remove(&uid);
-                Err(problem)
-            }
-        }
+        let (entry, made) = match self.make(subscription) {
+            Ok(destination) => (Entry::Usable(destination), Ok(())),
+            // Not the earlier one: that is no longer wanted.
+            Err(problem) => (Entry::Unusable(Arc::new(subscription.clone())), Err(problem)),
+        };
+        self.by_subscription.write().unwrap_or_else(PoisonError::into_inner).insert(uid, entry);
+        made
     }
 
     /// The destination that a subscription would have.
@@ -205,11 +221,7 @@ impl Destinations {
     /// [`InvalidDestination`].
     pub fn make(&self, subscription: &v1::Subscription) -> Result<Arc<dyn Destination>, InvalidDestination> {
         match subscription.destination.as_ref().and_then(|destination| destination.kind.as_ref()) {
-            Some(v1::destination::Kind::Http(http)) => {
-                let concurrency = subscription.concurrency.max(1) as usize;
-                let allow_networks = Arc::clone(&self.allow_networks);
-                Ok(Arc::new(http::HttpDestination::new(http, concurrency, allow_networks)?))
-            }
+            Some(v1::destination::Kind::Http(http)) => Ok(Arc::new(http::HttpDestination::new(http, &self.clients)?)),
             Some(v1::destination::Kind::Custom(custom)) => {
                 let unknown = || InvalidDestination::Custom { name: custom.name.clone() };
                 self.custom.get(&custom.name).cloned().ok_or_else(unknown)
@@ -223,6 +235,19 @@ impl Destinations {
         self.by_subscription.write().unwrap_or_else(PoisonError::into_inner).remove(&uid);
     }
 
+    /// The destination of a subscription, made now where it could not be made before.
+    fn of(&self, uid: SubscriptionUid) -> Result<Arc<dyn Destination>, String> {
+        let entry = self.by_subscription.read().unwrap_or_else(PoisonError::into_inner).get(&uid).cloned();
+        match entry {
+            Some(Entry::Usable(destination)) => Ok(destination),
+            Some(Entry::Unusable(subscription)) => {
+                self.put(&subscription).map_err(|problem| problem.to_string())?;
+                self.of(uid)
+            }
+            None => Err("the subscription has no destination in this worker".into()),
+        }
+    }
+
     /// Makes one attempt.
     ///
     /// # Errors
@@ -234,14 +259,9 @@ impl Destinations {
             return Err(NotSent);
         }
         let (started_at, started) = (Timestamp::now(), Instant::now());
-        let destination =
-            self.by_subscription.read().unwrap_or_else(PoisonError::into_inner).get(&delivery.uid).cloned();
-        let taken = match destination {
-            Some(destination) => destination.deliver(std::slice::from_ref(&delivery)).await,
-            None => Taken::failed(Failure::transient(
-                AttemptClass::Protocol,
-                "the subscription's destination cannot be used; see the worker's log",
-            )),
+        let taken = match self.of(delivery.uid) {
+            Ok(destination) => destination.deliver(std::slice::from_ref(&delivery)).await,
+            Err(problem) => Taken::failed(Failure::held(AttemptClass::Protocol, problem)),
         };
         // The wall clock may have stepped meanwhile.
         let ended_at = started_at.checked_add(started.elapsed()).unwrap_or(started_at);
@@ -273,24 +293,37 @@ impl Destinations {
 /// What a failure means for its lane.
 fn verdict(kind: FailureKind) -> Result<Verdict, NotSent> {
     match kind {
-        FailureKind::Transient => Ok(Verdict::Transient),
-        FailureKind::Permanent => Ok(Verdict::Permanent),
+        FailureKind::Unreachable => Ok(Verdict::Unreachable),
+        FailureKind::Unavailable => Ok(Verdict::Unavailable),
+        FailureKind::Failed => Ok(Verdict::Failed),
+        FailureKind::Rejected => Ok(Verdict::Rejected),
         FailureKind::Gone => Ok(Verdict::Gone),
+        FailureKind::Held => Ok(Verdict::Held),
         FailureKind::NotSent => Err(NotSent),
     }
 }
 
 impl Failure {
-    /// A failure before any answer that may pass.
-    pub fn transient(class: AttemptClass, error: impl Into<String>) -> Self {
+    /// An attempt that failed without an answer and may succeed later.
+    pub fn failed(class: AttemptClass, error: impl Into<String>) -> Self {
         Self {
-            kind: FailureKind::Transient,
+            kind: FailureKind::Failed,
             class,
             status: 0,
             error: error.into(),
             response: Bytes::new(),
             retry_after: None,
         }
+    }
+
+    /// No connection came about.
+    pub fn unreachable(class: AttemptClass, error: impl Into<String>) -> Self {
+        Self { kind: FailureKind::Unreachable, ..Self::failed(class, error) }
+    }
+
+    /// Our own configuration does not allow the call.
+    pub fn held(class: AttemptClass, error: impl Into<String>) -> Self {
+        Self { kind: FailureKind::Held, ..Self::failed(class, error) }
     }
 }
 

@@ -3,23 +3,53 @@
 //! A name that was public when its subscription was made may lead inside by the time it is called. So the check sits here,
 //! where the addresses come from that are connected to, and its verdict is kept for no longer than that connection's making.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::time::timeout;
 
-use super::address::{RefusedAddress, check};
+use super::{
+    address::{RefusedAddress, check},
+    lookups::Lookups,
+};
+
+/// How long a look-up may take: the system's resolver has asked its servers twice by then.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Resolves by the system, and leaves out what must not be called.
 #[derive(Debug, Clone)]
 pub struct GuardedResolver {
     allow_networks: Arc<[IpNet]>,
+    lookups: Lookups,
 }
 
 impl GuardedResolver {
     /// `allow_networks`: private networks that may be called.
     pub fn new(allow_networks: Arc<[IpNet]>) -> Self {
-        Self { allow_networks }
+        Self { allow_networks, lookups: Lookups::system() }
+    }
+
+    /// Private networks that may be called.
+    pub fn allow_networks(&self) -> &[IpNet] {
+        &self.allow_networks
+    }
+
+    /// The addresses of a name that may be called; at least one.
+    ///
+    /// # Errors
+    ///
+    /// [`ResolveError`].
+    pub async fn addresses(&self, name: &str) -> Result<Vec<SocketAddr>, ResolveError> {
+        let no_address = |cause: String| NoAddress { name: name.to_owned(), cause };
+        let found = match timeout(LOOKUP_TIMEOUT, self.lookups.look_up(name)).await {
+            Ok(found) => found.map_err(no_address)?,
+            Err(_) => return Err(no_address(format!("no answer within {} s", LOOKUP_TIMEOUT.as_secs())).into()),
+        };
+        match allowed(found.into_iter(), &self.allow_networks)? {
+            addresses if addresses.is_empty() => Err(no_address("it has no address".into()).into()),
+            addresses => Ok(addresses),
+        }
     }
 }
 
@@ -44,29 +74,15 @@ pub enum ResolveError {
 
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let allow_networks = Arc::clone(&self.allow_networks);
+        let resolver = self.clone();
         Box::pin(async move {
-            // The cause itself: whoever looks for it looks for its type.
-            match resolve(name.as_str(), &allow_networks).await {
+            // The cause itself, since its type is looked for.
+            match resolver.addresses(name.as_str()).await {
                 Ok(addresses) => Ok(Box::new(addresses.into_iter()) as Addrs),
                 Err(ResolveError::NoAddress(error)) => Err(error.into()),
                 Err(ResolveError::Refused(refused)) => Err(refused.into()),
             }
         })
-    }
-}
-
-/// The addresses of a name that may be called; at least one.
-///
-/// # Errors
-///
-/// [`ResolveError`].
-pub async fn resolve(name: &str, allow_networks: &[IpNet]) -> Result<Vec<SocketAddr>, ResolveError> {
-    let no_address = |cause: String| NoAddress { name: name.to_owned(), cause };
-    let found = tokio::net::lookup_host((name, 0)).await.map_err(|error| no_address(error.to_string()))?;
-    match allowed(found, allow_networks)? {
-        addresses if addresses.is_empty() => Err(no_address("it has no address".into()).into()),
-        addresses => Ok(addresses),
     }
 }
 

@@ -4,12 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::task::JoinError;
 use weft_nats::event::StoredEvent;
-use weft_proto::ids::SubscriptionUid;
 
 use super::{Driver, DriverError};
 use crate::{
     destination::{Delivery, NotSent},
-    lane::{AttemptEnd, AttemptId, Input, LanePrevious, Work},
+    lane::{AttemptEnd, AttemptId, Input, LanePrevious, Verdict, Work},
 };
 
 /// An attempt, and how it ended.
@@ -70,7 +69,9 @@ impl Driver {
         // Also where the lease has been renewed meanwhile: no lane is told of an attempt that was not made.
         let end = end.map_err(|NotSent| DriverError::LeaseLost)?;
         let end = self.on_lanes_clock(end);
-        crate::metrics::attempt_ended(&end);
+        if end.verdict != Verdict::Held {
+            crate::metrics::attempt_ended(&end);
+        }
         self.handle(Input::Ended { attempt, end })
     }
 
@@ -79,19 +80,6 @@ impl Driver {
         let ended_at = self.clock.now();
         let took = end.ended_at.duration_since(end.started_at);
         AttemptEnd { started_at: ended_at.checked_sub(took).unwrap_or(ended_at), ended_at, ..end }
-    }
-
-    /// Says that a receiver is away, or back.
-    pub(super) fn circuit_turned(&self, uid: SubscriptionUid, open: bool) {
-        let state = if open { "open" } else { "closed" };
-        metrics::counter!(crate::metrics::CIRCUITS, "state" => state).increment(1);
-        let name = self.subscriptions.get(&uid).map(|compiled| compiled.subscription.value.name.as_str());
-        let (shard, subscription) = (self.shard, name.unwrap_or_default());
-        if open {
-            tracing::warn!(%shard, subscription, "receiver is away and its lanes wait");
-        } else {
-            tracing::info!(%shard, subscription, "receiver is back");
-        }
     }
 }
 

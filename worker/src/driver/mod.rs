@@ -44,6 +44,7 @@ mod events;
 mod lookups;
 mod pace;
 mod pauses;
+mod receivers;
 mod subscriptions;
 mod trim;
 
@@ -55,6 +56,7 @@ use commits::{Commits, Stored};
 use copies::Copies;
 use lookups::Lookup;
 pub use pace::CheckpointPace;
+use receivers::Receivers;
 use trim::Trim;
 
 /// Messages of EVENTS of one turn: few enough that ended attempts and acks do not wait long.
@@ -149,6 +151,7 @@ pub struct Driver {
     _trim: Option<AbortOnDropHandle<()>>,
     attempts: JoinSet<Attempted>,
     lookups: JoinSet<Lookup>,
+    receivers: Receivers,
     /// Subscriptions that are being paused.
     pauses: JoinSet<()>,
     /// Whether the catalog has been read to its end: nothing is matched before.
@@ -207,6 +210,7 @@ impl Driver {
             _trim: trim,
             attempts: JoinSet::new(),
             lookups: JoinSet::new(),
+            receivers: Receivers::new(shard),
             pauses: JoinSet::new(),
             matching: false,
             draft_since: None,
@@ -341,7 +345,7 @@ impl Driver {
                 }
                 Action::Detach { uid } => self.backfills.begin(uid),
                 Action::Pause { uid, revision, reason } => self.pause(uid, revision, reason),
-                Action::Circuit { uid, open } => self.circuit_turned(uid, open),
+                Action::Receiver { uid, condition } => self.receiver_changed(uid, condition.as_ref()),
                 Action::Lost { lane, from, through } => {
                     metrics::counter!(crate::metrics::LOST_RANGES).increment(1);
                     tracing::error!(

@@ -10,6 +10,7 @@ use weft_proto::{
 
 use super::{
     AttemptId,
+    circuit::Condition,
     input::{LaneKey, Work},
 };
 
@@ -81,12 +82,12 @@ pub enum Action {
         /// Why, for people.
         reason: String,
     },
-    /// The circuit of a subscription's destination has opened, so that its lanes wait, or has closed again: say it.
-    Circuit {
+    /// The receiver of a subscription stands otherwise than before: make it visible.
+    Receiver {
         /// Whose.
         uid: SubscriptionUid,
-        /// Whether it has opened.
-        open: bool,
+        /// How; `None`: it is called freely.
+        condition: Option<Condition>,
     },
     /// Events of a lane are no longer in EVENTS although they are unsettled: say it loudly. They are recorded as expired, and
     /// their lane goes on.

@@ -1,65 +1,97 @@
-//! The circuit breaker of one subscription's destination.
+//! The circuit breaker of one subscription's receiver.
 //!
-//! | state | attempts | what ends it |
+//! | state | attempts | ends with |
 //! |---|---|---|
 //! | closed | all | an outage: open |
-//! | open | none | its wait has passed: half-open with the next attempt |
-//! | half-open | one, the probe | the probe's end: closed, or open for twice as long |
+//! | open, away | the scheduled probe; first attempts of fresh lanes at a small rate | the first answer to one of them |
+//! | open, held | the scheduled probe | the first attempt that could be sent |
 //!
-//! An *outage* is failure after failure, for half a second at least, with nothing in between that says that the receiver
-//! lives. Two failures that are the receiver's own are enough, such as a refused connection or a 503. Any other failure may
-//! be its event's fault, so there it takes several workflows: one that is sick alone is no outage, however often it fails.
+//! An *outage* is a series of failures that lasts for half a second at least, with no answer between them:
 //!
-//! What ends in failure while the circuit is not closed says something of the receiver and not of the event, and so does
-//! the failure that opens it: none of them uses up a retry. So no receiver that comes back finds dead letters of the time
-//! that it was away, and what was under way when it went is attempted again.
+//! * two attempts that got no connection, whichever workflow they were of: no event was sent, so none is to blame;
+//! * two attempts that were answered "unavailable", or attempts of five workflows that failed in any way. Such a failure
+//!   can be the event's fault, so a workflow that is known to be *sick* does not contribute: one that failed although the
+//!   receiver has answered an attempt that started later. A sick workflow therefore never opens the circuit, and its
+//!   failures use up its own retries.
+//!
+//! While the circuit is open, a lane that has never been attempted need not wait for the scheduled probe, so a healthy
+//! workflow is not held back where the circuit has been opened by sick ones; its success closes the circuit.
+//!
+//! A failure of an attempt while the circuit is open, and the failure that opens it, uses up no retry, since it is the
+//! receiver's. But a receiver that answers with failures for longer than [`BELIEVED`] is not away: from then on failures
+//! count, so that sick workflows that have a subscription to themselves do not fail for ever.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use rand::{Rng, RngExt as _};
-use weft_proto::{ids::WorkflowId, v1::AttemptClass};
+use weft_proto::ids::WorkflowId;
 
+use self::failing::{Failing, WorkflowHash};
 use super::{
     AttemptId,
     flaw::{Flaw, has},
-    input::{AttemptEnd, Verdict},
+    input::Verdict,
 };
+
+mod failing;
 
 /// The shortest outage: where a part of many attempts fails by chance, some succeed within this.
 const OUTAGE_MIN: SignedDuration = SignedDuration::from_millis(500);
-/// Failures of the receiver's own that make an outage: one alone may be one of its addresses.
+/// Failures that are surely or by its own word the receiver's and make an outage: one alone may be one of its addresses.
 const OWN_FAILURES: u32 = 2;
 /// Workflows whose failures make an outage, whatever they are.
 const FAILING_WORKFLOWS: usize = 5;
-/// For how long a circuit opens first.
+/// The first wait for a probe.
 const WAIT_MIN: Duration = Duration::from_secs(1);
-/// For how long it opens at the most: a receiver that is back is found within this, and one that is away for days is
-/// called so seldom.
+/// The longest wait for a probe: a receiver that is back is found within this, and one that is away for days is called no
+/// more often.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(10);
+/// The longest wait while our own configuration is the cause. A change of the subscription ends the wait at once.
+const HELD_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Waits differ by this part, so that the shards do not call all at once.
 const JITTER: f64 = 0.2;
+/// The time between first attempts of fresh lanes while the receiver answers with failures: a healthy workflow waits no
+/// longer than this, and the receiver is called four times a second.
+const FRESH_GAP: Duration = Duration::from_millis(250);
+/// First attempts of fresh lanes that may go at once: some sick ones must not make a healthy one wait.
+const FRESH_BURST: u32 = 4;
+/// The same gap where there is no connection: no workflow is healthy then.
+const UNREACHABLE_GAP: Duration = Duration::from_secs(1);
+/// For how long a receiver that answers with failures only is believed to be away.
+pub(super) const BELIEVED: SignedDuration = SignedDuration::from_hours(1);
+/// Bytes that are kept of the reason.
+const REASON_BYTES_MAX: usize = 256;
 
 /// What an attempt's end says of the receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sign {
-    /// It lives: it has answered for good or ill.
+    /// It has answered, for good or ill.
     Alive,
-    /// It is away.
-    Away,
-    /// It has failed, and nobody can say whether at this event only.
+    /// There was no connection.
+    Unreachable,
+    /// It answered that it is unavailable.
+    Unavailable,
+    /// The attempt failed, and it is unknown whether others would.
     Failed,
+    /// Nothing could be sent, because of our own configuration.
+    Held,
 }
 
 impl Sign {
-    pub fn of(end: &AttemptEnd) -> Self {
-        match (end.verdict, end.class, end.status) {
-            (Verdict::Delivered | Verdict::Permanent | Verdict::Gone, ..) => Self::Alive,
-            (Verdict::Transient, AttemptClass::Connect | AttemptClass::Dns | AttemptClass::Tls, _) => Self::Away,
-            // Bad gateway, service unavailable, gateway time-out: what stands before a receiver that is being deployed.
-            (Verdict::Transient, _, 502..=504) => Self::Away,
-            (Verdict::Transient, ..) => Self::Failed,
+    pub fn of(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Delivered | Verdict::Rejected | Verdict::Gone => Self::Alive,
+            Verdict::Unreachable => Self::Unreachable,
+            Verdict::Unavailable => Self::Unavailable,
+            Verdict::Failed => Self::Failed,
+            Verdict::Held => Self::Held,
         }
+    }
+
+    /// A failure of an event that was sent.
+    fn is_answered_failure(self) -> bool {
+        matches!(self, Self::Unavailable | Self::Failed)
     }
 }
 
@@ -79,19 +111,45 @@ pub(super) enum Gate {
 pub(super) struct Judged {
     /// Whether a failure is the event's: it uses up a retry.
     pub counts: bool,
-    /// Whether the circuit has turned from closed to open, or back.
-    pub turned: bool,
+    /// Whether [`Circuit::condition`] is another than before.
+    pub changed: bool,
 }
 
-/// The circuit of one destination.
+/// Why a circuit is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The receiver is away.
+    Away,
+    /// Our own configuration does not let us call it.
+    Held,
+}
+
+/// How a receiver that is not called freely stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// Why.
+    pub cause: Cause,
+    /// Since when.
+    pub since: Timestamp,
+    /// The newest failure, for a person.
+    pub reason: String,
+    /// When it is called next.
+    pub next_probe: Timestamp,
+}
+
+/// The circuit of one receiver.
 #[derive(Debug, Default)]
-pub(super) struct Circuit(State);
+pub(super) struct Circuit {
+    state: State,
+    failing: Failing,
+    /// The newest attempt that has started.
+    newest: Option<AttemptId>,
+}
 
 #[derive(Debug)]
 enum State {
     Closed(Streak),
-    Open { until: Timestamp, wait: Duration },
-    HalfOpen { probe: AttemptId, wait: Duration },
+    Open(Outage),
 }
 
 impl Default for State {
@@ -100,102 +158,242 @@ impl Default for State {
     }
 }
 
-/// Failures with no sign of life between them.
+/// Failures with no answer between them.
 #[derive(Debug, Default)]
 struct Streak {
     since: Option<Timestamp>,
-    away: u32,
+    unreachable: u32,
+    unavailable: u32,
     /// At most as many as decide.
-    workflows: BTreeSet<WorkflowId>,
+    workflows: Vec<WorkflowHash>,
 }
 
 impl Streak {
-    fn add(&mut self, sign: Sign, workflow: &WorkflowId, now: Timestamp) {
+    fn add(&mut self, sign: Sign, workflow: WorkflowHash, now: Timestamp) {
         self.since.get_or_insert(now);
-        self.away += u32::from(sign == Sign::Away);
-        if self.workflows.len() < FAILING_WORKFLOWS {
-            self.workflows.insert(workflow.clone());
+        match sign {
+            Sign::Unreachable => self.unreachable += 1,
+            Sign::Unavailable => self.unavailable += 1,
+            Sign::Failed | Sign::Alive | Sign::Held => {}
+        }
+        if self.workflows.len() < FAILING_WORKFLOWS && !self.workflows.contains(&workflow) {
+            self.workflows.push(workflow);
         }
     }
 
     fn is_outage(&self, now: Timestamp) -> bool {
         let lasts = self.since.is_some_and(|since| now.duration_since(since) >= OUTAGE_MIN);
-        lasts && (self.away >= OWN_FAILURES || self.workflows.len() >= FAILING_WORKFLOWS)
+        let own = self.unreachable + self.unavailable >= OWN_FAILURES;
+        lasts && (own || self.workflows.len() >= FAILING_WORKFLOWS)
     }
+}
+
+#[derive(Debug)]
+struct Outage {
+    cause: Cause,
+    since: Timestamp,
+    /// The newest attempt that had started before: those up to it say nothing of how it is now.
+    before: Option<AttemptId>,
+    /// The newest failure had no connection.
+    unreachable: bool,
+    /// Since when every failure was one of an event that was sent.
+    answered_since: Option<Timestamp>,
+    /// When the next probe is due, and the wait that led to it.
+    until: Timestamp,
+    wait: Duration,
+    probe: Option<AttemptId>,
+    /// When the next first attempt of a fresh lane is due if they come evenly.
+    fresh_due: Timestamp,
+    reason: String,
+}
+
+impl Outage {
+    fn wait_max(&self) -> Duration {
+        match self.cause {
+            Cause::Away => WAIT_MAX,
+            Cause::Held => HELD_WAIT_MAX,
+        }
+    }
+
+    fn fresh_gap(&self) -> (Duration, u32) {
+        if self.unreachable { (UNREACHABLE_GAP, 1) } else { (FRESH_GAP, FRESH_BURST) }
+    }
+
+    /// Whether a probe may start.
+    fn gate_probe(&mut self, now: Timestamp) -> Gate {
+        if self.probe.is_some() && !has(Flaw::SecondProbe) {
+            return Gate::Shut;
+        }
+        // A clock that was set back must not hold it open.
+        self.until = self.until.min(after(now, self.wait.mul_f64(1.0 + JITTER)));
+        if self.until <= now || has(Flaw::OpenCircuit) { Gate::Free } else { Gate::Until(self.until) }
+    }
+
+    /// Whether the first attempt of a fresh lane may start.
+    fn gate_fresh(&mut self, now: Timestamp) -> Gate {
+        let probe = self.gate_probe(now);
+        if probe == Gate::Free || self.cause == Cause::Held {
+            return probe;
+        }
+        let (gap, burst) = self.fresh_gap();
+        self.fresh_due = self.fresh_due.min(after(now, gap.saturating_mul(burst)));
+        let from = self.fresh_due.checked_sub(gap.saturating_mul(burst - 1)).unwrap_or(Timestamp::MIN);
+        match probe {
+            _ if from <= now => Gate::Free,
+            Gate::Until(until) => Gate::Until(until.min(from)),
+            Gate::Free | Gate::Shut => Gate::Until(from),
+        }
+    }
+
+    fn plan_probe(&mut self, now: Timestamp, rng: &mut impl Rng) {
+        self.probe = None;
+        self.until = after(now, self.wait.mul_f64(rng.random_range(1.0 - JITTER..=1.0 + JITTER)));
+    }
+}
+
+/// An attempt's end as the circuit sees it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ended<'a> {
+    pub attempt: AttemptId,
+    pub sign: Sign,
+    pub workflow: &'a WorkflowId,
+    /// What went wrong, for a person.
+    pub error: &'a str,
 }
 
 impl Circuit {
     /// Whether it lets every attempt through.
     pub fn is_closed(&self) -> bool {
-        matches!(self.0, State::Closed(_))
+        matches!(self.state, State::Closed(_))
     }
 
-    /// Whether an attempt may start at `now`.
-    pub fn gate(&mut self, now: Timestamp) -> Gate {
-        match &mut self.0 {
+    /// How the receiver stands; `None` while it is called freely.
+    pub fn condition(&self) -> Option<Condition> {
+        let State::Open(outage) = &self.state else { return None };
+        Some(Condition {
+            cause: outage.cause,
+            since: outage.since,
+            reason: outage.reason.clone(),
+            next_probe: outage.until,
+        })
+    }
+
+    /// The receiver is another, or is to be called in another way: what was known of it need not be true.
+    pub fn reset(&mut self) {
+        *self = Self { newest: self.newest, ..Self::default() };
+    }
+
+    /// Whether a workflow's newest attempt failed.
+    pub fn is_failing(&self, workflow: &WorkflowId) -> bool {
+        self.failing.contains(Failing::hash(workflow))
+    }
+
+    /// Whether an attempt may start at `now`; `fresh`: it is the first of its event, of a workflow that does not fail.
+    pub fn gate(&mut self, fresh: bool, now: Timestamp) -> Gate {
+        match &mut self.state {
             State::Closed(_) => Gate::Free,
-            State::HalfOpen { .. } if has(Flaw::SecondProbe) => Gate::Free,
-            State::HalfOpen { .. } => Gate::Shut,
-            State::Open { until, wait } => {
-                // A clock that was set back must not hold it open.
-                *until = (*until).min(after(now, wait.mul_f64(1.0 + JITTER)));
-                if *until <= now || has(Flaw::OpenCircuit) { Gate::Free } else { Gate::Until(*until) }
-            }
+            State::Open(outage) if fresh && !has(Flaw::FreshWaits) => outage.gate_fresh(now),
+            State::Open(outage) => outage.gate_probe(now),
         }
     }
 
     /// An attempt starts that the gate has let through.
-    pub fn started(&mut self, attempt: AttemptId) {
-        if let State::Open { wait, .. } = self.0 {
-            self.0 = State::HalfOpen { probe: attempt, wait };
+    pub fn started(&mut self, attempt: AttemptId, now: Timestamp) {
+        self.newest = self.newest.max(Some(attempt));
+        if let State::Open(outage) = &mut self.state {
+            if outage.gate_probe(now) == Gate::Free {
+                outage.probe = Some(attempt);
+            } else {
+                outage.fresh_due = after(outage.fresh_due.max(now), outage.fresh_gap().0);
+            }
         }
     }
 
     /// An attempt has ended.
-    pub fn ended(
-        &mut self,
-        attempt: AttemptId,
-        sign: Sign,
-        workflow: &WorkflowId,
-        now: Timestamp,
-        rng: &mut impl Rng,
-    ) -> Judged {
-        match (&mut self.0, sign) {
-            (State::Closed(streak), Sign::Alive) => {
-                *streak = Streak::default();
-                Judged { counts: true, turned: false }
-            }
-            (State::Closed(streak), _) => {
-                streak.add(sign, workflow, now);
-                let outage = streak.is_outage(now);
-                if outage {
-                    self.open(WAIT_MIN, now, rng);
+    pub fn ended(&mut self, end: Ended<'_>, now: Timestamp, rng: &mut impl Rng) -> Judged {
+        let workflow = Failing::hash(end.workflow);
+        let sick = self.failing.is_sick(workflow) && !has(Flaw::SickOpens);
+        match end.sign {
+            Sign::Alive => self.failing.succeeded(workflow, end.attempt),
+            sign if sign.is_answered_failure() => self.failing.failed(workflow, self.newest),
+            Sign::Unreachable | Sign::Held | Sign::Unavailable | Sign::Failed => {}
+        }
+        match &mut self.state {
+            State::Closed(streak) => match end.sign {
+                Sign::Alive => {
+                    *streak = Streak::default();
+                    Judged { counts: true, changed: false }
                 }
-                Judged { counts: !outage, turned: outage }
+                Sign::Held => self.open(Cause::Held, end, now, rng),
+                Sign::Unreachable | Sign::Unavailable | Sign::Failed => {
+                    // Without a connection no workflow is at fault.
+                    if !sick || end.sign == Sign::Unreachable {
+                        streak.add(end.sign, workflow, now);
+                        if streak.is_outage(now) {
+                            return self.open(Cause::Away, end, now, rng);
+                        }
+                    }
+                    Judged { counts: end.sign.is_answered_failure(), changed: false }
+                }
+            },
+            // What started before the outage says nothing of how it is now.
+            State::Open(outage) if outage.before >= Some(end.attempt) => {
+                Judged { counts: has(Flaw::OutageCounts), changed: false }
             }
-            // What began before the outage says nothing of how it is now.
-            (State::Open { .. }, _) => Judged { counts: has(Flaw::OutageCounts), turned: false },
-            (State::HalfOpen { probe, .. }, _) if *probe != attempt => Judged { counts: false, turned: false },
-            (State::HalfOpen { .. }, Sign::Alive) => {
-                *self = Self::default();
-                Judged { counts: true, turned: true }
+            State::Open(_) if end.sign == Sign::Alive => {
+                self.state = State::default();
+                Judged { counts: true, changed: true }
             }
-            (State::HalfOpen { wait, .. }, Sign::Away | Sign::Failed) => {
-                let wait = (*wait * 2).min(WAIT_MAX);
-                self.open(wait, now, rng);
-                Judged { counts: false, turned: false }
+            State::Open(outage) => {
+                let cause = if end.sign == Sign::Held { Cause::Held } else { Cause::Away };
+                if outage.cause != cause {
+                    return self.open(cause, end, now, rng);
+                }
+                outage.unreachable = end.sign == Sign::Unreachable;
+                let answered = end.sign.is_answered_failure();
+                outage.answered_since = outage.answered_since.or(Some(now)).filter(|_| answered);
+                let doubted = outage.answered_since.is_some_and(|since| now.duration_since(since) >= BELIEVED);
+                end.error.clone_into(&mut outage.reason);
+                shorten(&mut outage.reason);
+                if outage.probe == Some(end.attempt) {
+                    outage.wait = (outage.wait * 2).min(outage.wait_max());
+                    outage.plan_probe(now, rng);
+                }
+                Judged { counts: answered && doubted, changed: true }
             }
         }
     }
 
-    fn open(&mut self, wait: Duration, now: Timestamp, rng: &mut impl Rng) {
-        let until = after(now, wait.mul_f64(rng.random_range(1.0 - JITTER..=1.0 + JITTER)));
-        self.0 = State::Open { until, wait };
+    fn open(&mut self, cause: Cause, end: Ended<'_>, now: Timestamp, rng: &mut impl Rng) -> Judged {
+        let mut outage = Outage {
+            cause,
+            since: now,
+            before: self.newest,
+            unreachable: end.sign == Sign::Unreachable,
+            answered_since: end.sign.is_answered_failure().then_some(now),
+            until: now,
+            wait: WAIT_MIN,
+            probe: None,
+            fresh_due: now,
+            reason: end.error.to_owned(),
+        };
+        shorten(&mut outage.reason);
+        outage.plan_probe(now, rng);
+        self.state = State::Open(outage);
+        Judged { counts: false, changed: true }
     }
 }
 
 fn after(now: Timestamp, wait: Duration) -> Timestamp {
     now.checked_add(wait).unwrap_or(Timestamp::MAX)
+}
+
+fn shorten(text: &mut String) {
+    let mut end = REASON_BYTES_MAX.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
 }
 
 #[cfg(test)]

@@ -40,6 +40,8 @@ pub(super) struct Drafts {
     /// Lanes whose settledness no outcome tells: written even when settled.
     forced: BTreeSet<LaneKey>,
     runs: BTreeSet<Work>,
+    /// How receivers stand that stand otherwise than in the draft before.
+    receivers: BTreeMap<SubscriptionUid, v1::ReceiverState>,
     /// Subscriptions whose own reader has moved.
     detached: BTreeSet<SubscriptionUid>,
     sealed: VecDeque<Draft>,
@@ -121,6 +123,12 @@ impl Drafts {
         self.detached.insert(uid);
     }
 
+    /// A receiver stands otherwise than before.
+    pub fn receiver(&mut self, uid: SubscriptionUid, state: v1::ReceiverState) {
+        self.bytes += state.encoded_len();
+        self.receivers.insert(uid, state);
+    }
+
     /// Whether a run of this event has an outcome that is not committed.
     pub fn is_settling(&self, uid: SubscriptionUid, seq: StreamSeq) -> bool {
         !self.settling.is_empty() && self.settling.contains_key(&(uid.to_vec(), seq.0))
@@ -146,6 +154,7 @@ impl Drafts {
             || !self.commit.subscriptions.is_empty()
             || !self.forced.is_empty()
             || !self.runs.is_empty()
+            || !self.receivers.is_empty()
     }
 
     /// Whether something waits for what has been decided to be committed, or it has grown to a whole commit.
@@ -181,6 +190,7 @@ impl Drafts {
             let change = v1::subscription_change::Change::Detached(v1::Detached { next: state.detached(uid) });
             commit.subscriptions.push(v1::SubscriptionChange { subscription: uid.to_vec(), change: Some(change) });
         }
+        commit.receivers.extend(mem::take(&mut self.receivers).into_values());
         self.forced.clear();
         self.bytes = 0;
         self.urgent = false;

@@ -42,6 +42,12 @@ pub(super) enum Flaw {
     SecondProbe,
     /// What fails while the circuit is not closed counts.
     OutageCounts,
+    /// A workflow that is known to be sick contributes to an outage.
+    SickOpens,
+    /// The first attempt of a fresh lane waits for the probe of an open circuit.
+    FreshWaits,
+    /// Retries take every place of their subscription.
+    RetriesEverywhere,
     /// An event's retries are used up by failures that do not count.
     OutageExhausts,
     /// Who stands first starts as long as there is something to start.

@@ -109,12 +109,28 @@ pub struct Rules {
 pub enum Verdict {
     /// The receiver has it.
     Delivered,
-    /// It may go better later.
-    Transient,
-    /// It never goes better: dead letter at once.
-    Permanent,
+    /// There was no connection: the event was not sent. It is attempted again.
+    Unreachable,
+    /// The receiver answered that it is unavailable. It is attempted again.
+    Unavailable,
+    /// It failed, and may succeed later.
+    Failed,
+    /// The receiver never takes this event: dead letter at once.
+    Rejected,
     /// The receiver wants nothing any more: its subscription pauses, and the event stays where it is.
     Gone,
+    /// Our own configuration does not allow the attempt: none was made.
+    Held,
+}
+
+impl Verdict {
+    /// Whether another attempt may go better.
+    pub fn is_transient(self) -> bool {
+        match self {
+            Self::Unreachable | Self::Unavailable | Self::Failed | Self::Held => true,
+            Self::Delivered | Self::Rejected | Self::Gone => false,
+        }
+    }
 }
 
 /// How an attempt ended.

@@ -24,8 +24,8 @@ use super::{
     input::{Input, LaneKey, Rules, Work},
     lane::{CatchUp, Need, Target, event_bytes},
     memory::Memory,
-    schedule::{Bounds, Schedule},
-    world::{Subscription, World},
+    schedule::{Bounds, Schedule, Turn},
+    world::{Subscription, World, receiver_record},
 };
 
 /// Messages that the cursor may run ahead of the last draft before it is drafted for its own sake: what a restart reads
@@ -38,6 +38,8 @@ pub(super) struct Started {
     pub work: Work,
     /// The revision of the rules that it began by.
     pub revision: u64,
+    /// As [`Turn::fresh`] when it started.
+    pub fresh: bool,
 }
 
 /// All lanes of one shard.
@@ -95,7 +97,9 @@ impl Lanes {
     pub fn handle(&mut self, input: Input, now: Timestamp, actions: &mut Vec<Action>) {
         match input {
             Input::Subscribed(rules) => self.subscribed(rules, now, actions),
-            Input::Unsubscribed { uid, operator, reason } => self.unsubscribed(uid, operator, reason),
+            Input::Unsubscribed { uid, operator, reason } => {
+                self.unsubscribed(uid, operator, reason, actions);
+            }
             Input::Arrived { event, takers } => self.arrived(&event, &takers, now, actions),
             Input::Passed { seq } => self.cursor = self.cursor.max(seq),
             Input::Backfilled { uid, seq, event } => self.backfilled(uid, seq, event, now, actions),
@@ -228,11 +232,18 @@ impl Lanes {
                 detached.waits = false;
             }
             if self.schedule.is_held(uid) {
-                actions.push(Action::Circuit { uid, open: false });
+                self.schedule.forget_outage(uid);
+                self.receiver_changed(uid, actions);
             }
-            self.schedule.forget_outage(uid);
         }
         self.switch(uid, now, actions);
+    }
+
+    /// A subscription's receiver stands otherwise than before: the open draft and the driver are informed.
+    pub(super) fn receiver_changed(&mut self, uid: SubscriptionUid, actions: &mut Vec<Action>) {
+        let condition = self.schedule.condition(uid);
+        self.drafts.receiver(uid, receiver_record(uid, condition.as_ref()));
+        actions.push(Action::Receiver { uid, condition });
     }
 
     /// A subscription may deliver by other rules now, or not at all.
@@ -251,9 +262,13 @@ impl Lanes {
         }
     }
 
-    fn unsubscribed(&mut self, uid: SubscriptionUid, operator: String, reason: String) {
+    fn unsubscribed(&mut self, uid: SubscriptionUid, operator: String, reason: String, actions: &mut Vec<Action>) {
         if self.world.subscriptions.remove(&uid).is_none() {
             return;
+        }
+        if self.schedule.is_held(uid) {
+            self.schedule.forget_outage(uid);
+            self.receiver_changed(uid, actions);
         }
         self.schedule.remove(uid);
         self.in_wait.remove(&uid);
@@ -365,7 +380,8 @@ impl Lanes {
                 if !lane.ready {
                     lane.ready = true;
                     let bytes = lane.event(target).map_or(0, |event| event_bytes(event));
-                    self.schedule.push_ready(key.clone(), bytes);
+                    let first = lane.tries(target).is_none_or(|tries| tries.ended == 0);
+                    self.schedule.push_ready(key.clone(), bytes, first);
                 }
             }
             Need::Time(at) => {
@@ -398,7 +414,7 @@ impl Lanes {
     fn start_attempts(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         let may_wait = |waiting: usize, max: usize| waiting < max || has(Flaw::BoundlessCommits);
         while !self.draining && may_wait(self.drafts.uncommitted_outcomes(), self.limits.uncommitted_max) {
-            let Some(key) = self.schedule.pop_ready(now, self.limits.attempts_max) else { return };
+            let Some(Turn { key, fresh }) = self.schedule.pop_ready(now, self.limits.attempts_max) else { return };
             let others_let = self.world.others_let(&key);
             let Some(lane) = self.world.lanes.get_mut(&key) else { continue };
             lane.ready = false;
@@ -412,6 +428,13 @@ impl Lanes {
                 && let Some(reason) = &event.event.quarantine
             {
                 self.quarantined(key, &event, reason, now);
+                continue;
+            }
+            let first = lane.tries(target).is_none_or(|tries| tries.ended == 0);
+            if fresh && !self.schedule.is_fresh(&key, first) {
+                // It has become another's turn: what was to be attempted has changed, or its workflow has failed.
+                lane.ready = true;
+                self.schedule.push_ready(key, event_bytes(&event), first);
                 continue;
             }
             let id = AttemptId(self.attempts_started);
@@ -428,11 +451,11 @@ impl Lanes {
                 Target::Run(_, run) => run,
                 Target::Gone { .. } => continue,
             };
-            self.schedule.attempt_started(key.subscription, id, now);
+            self.schedule.attempt_started(key.subscription, fresh, id, now);
             let work = Work { lane: key, seq: event.seq, run };
             let rules = self.world.subscriptions.get(&work.lane.subscription).and_then(|known| known.rules.as_ref());
             let revision = rules.map_or(0, |rules| rules.revision);
-            self.attempts.insert(id, Started { work: work.clone(), revision });
+            self.attempts.insert(id, Started { work: work.clone(), revision, fresh });
             actions.push(Action::Attempt { id, work, event, number, previous });
         }
     }

@@ -7,6 +7,10 @@
 //! A subscription starts nothing while its own bounds say no: its concurrency, its rate, its circuit. Nor does it take
 //! the last places of all: its attempts in flight stay below [`SHARE`] times the places that are free. So however many
 //! receivers are slow, there is a place for the next attempt of one that is not.
+//!
+//! Within a subscription a quarter of its places is kept for *fresh* lanes: those whose event has not been attempted and
+//! whose workflow does not fail. So retries that run into time-outs do not make a healthy workflow wait. While the circuit
+//! is open fresh lanes go first, else lanes go in the order in which they became ready.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -15,11 +19,11 @@ use std::{
 
 use jiff::Timestamp;
 use rand::Rng;
-use weft_proto::ids::{SubscriptionUid, WorkflowId};
+use weft_proto::ids::SubscriptionUid;
 
 use super::{
     AttemptId,
-    circuit::{Circuit, Gate, Judged, Sign},
+    circuit::{Circuit, Condition, Ended, Gate, Judged},
     flaw::{Flaw, has},
     input::LaneKey,
     pace::Pace,
@@ -46,12 +50,26 @@ pub(super) struct Bounds {
 struct Ready {
     key: LaneKey,
     bytes: usize,
+    /// Grows with each lane of the subscription that becomes ready.
+    place: u64,
+}
+
+/// A lane whose turn it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Turn {
+    pub key: LaneKey,
+    /// Its event has not been attempted and its workflow does not fail.
+    pub fresh: bool,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    lanes: VecDeque<Ready>,
+    fresh: VecDeque<Ready>,
+    retries: VecDeque<Ready>,
+    places: u64,
     in_flight: usize,
+    /// Of those in flight, the ones that are not fresh.
+    retrying: usize,
     concurrency: usize,
     pace: Option<Pace>,
     circuit: Circuit,
@@ -61,18 +79,59 @@ struct Queue {
 }
 
 impl Queue {
-    /// Whether it may start an attempt, as far as it is concerned.
-    fn gate(&mut self, now: Timestamp) -> Gate {
+    fn is_empty(&self) -> bool {
+        self.fresh.is_empty() && self.retries.is_empty()
+    }
+
+    fn ready_mut(&mut self, fresh: bool) -> &mut VecDeque<Ready> {
+        if fresh { &mut self.fresh } else { &mut self.retries }
+    }
+
+    fn front_bytes(&self, fresh: bool) -> usize {
+        let ready = if fresh { &self.fresh } else { &self.retries };
+        ready.front().map_or(0, |ready| ready.bytes)
+    }
+
+    /// Places that retries may take: all but a quarter, and of one place that one.
+    fn retry_places(&self) -> usize {
+        match self.concurrency {
+            one @ 0..=1 => one,
+            concurrency => concurrency - concurrency.div_ceil(4),
+        }
+    }
+
+    /// Which kind of lane may start an attempt, as far as the subscription is concerned, or why none.
+    fn choose(&mut self, now: Timestamp) -> Result<bool, Gate> {
         if self.in_flight >= self.concurrency && !has(Flaw::BoundlessSubscription) {
-            return Gate::Shut;
+            return Err(Gate::Shut);
         }
-        match self.circuit.gate(now) {
-            Gate::Free => match self.pace.as_mut().and_then(|pace| pace.wait(now)) {
-                Some(from) => Gate::Until(from),
-                None => Gate::Free,
-            },
-            closed => closed,
+        let place = |queue: &VecDeque<Ready>| queue.front().map(|ready| ready.place);
+        let fresh_first = match (place(&self.fresh), place(&self.retries)) {
+            (Some(fresh), Some(retry)) => fresh < retry || !self.circuit.is_closed(),
+            (fresh, _) => fresh.is_some(),
+        };
+        let mut closed = Gate::Shut;
+        for fresh in [fresh_first, !fresh_first] {
+            if self.ready_mut(fresh).is_empty() {
+                continue;
+            }
+            let full = self.retrying >= self.retry_places() && !has(Flaw::RetriesEverywhere);
+            if !fresh && full && !has(Flaw::BoundlessSubscription) {
+                continue;
+            }
+            match (self.circuit.gate(fresh, now), closed) {
+                (Gate::Free, _) => {
+                    return match self.pace.as_mut().and_then(|pace| pace.wait(now)) {
+                        Some(from) => Err(Gate::Until(from)),
+                        None => Ok(fresh),
+                    };
+                }
+                (Gate::Until(at), Gate::Until(other)) => closed = Gate::Until(at.min(other)),
+                (Gate::Until(at), _) => closed = Gate::Until(at),
+                (Gate::Shut, _) => {}
+            }
         }
+        Err(closed)
     }
 }
 
@@ -101,7 +160,7 @@ impl Schedule {
 
     /// A subscription is another than it was: what is known of its receiver need not be true any more.
     pub fn forget_outage(&mut self, uid: SubscriptionUid) {
-        self.queues.entry(uid).or_default().circuit = Circuit::default();
+        self.queues.entry(uid).or_default().circuit.reset();
         self.list(uid);
     }
 
@@ -110,23 +169,39 @@ impl Schedule {
         self.queues.get(&uid).is_some_and(|queue| !queue.circuit.is_closed())
     }
 
+    /// How a subscription's receiver stands; `None` while it is called freely.
+    pub fn condition(&self, uid: SubscriptionUid) -> Option<Condition> {
+        self.queues.get(&uid)?.circuit.condition()
+    }
+
     /// A subscription is gone. Its attempts in flight still count until they end.
     pub fn remove(&mut self, uid: SubscriptionUid) {
         if let Some(queue) = self.queues.get_mut(&uid) {
-            queue.lanes.clear();
+            queue.fresh.clear();
+            queue.retries.clear();
             queue.concurrency = 0;
         }
     }
 
-    /// A lane is ready for an attempt that costs so many bytes. Not twice before it is popped: the lane remembers.
-    pub fn push_ready(&mut self, key: LaneKey, bytes: usize) {
+    /// Whether a lane is fresh; `first`: its event has not been attempted.
+    pub fn is_fresh(&self, key: &LaneKey, first: bool) -> bool {
+        first && !self.queues.get(&key.subscription).is_some_and(|queue| queue.circuit.is_failing(&key.workflow))
+    }
+
+    /// A lane is ready for an attempt that costs this many bytes; `first`: its event has not been attempted. Not twice
+    /// before it is popped: the lane remembers.
+    pub fn push_ready(&mut self, key: LaneKey, bytes: usize, first: bool) {
         let uid = key.subscription;
-        self.queues.entry(uid).or_default().lanes.push_back(Ready { key, bytes });
+        let fresh = self.is_fresh(&key, first);
+        let queue = self.queues.entry(uid).or_default();
+        queue.places += 1;
+        let place = queue.places;
+        queue.ready_mut(fresh).push_back(Ready { key, bytes, place });
         self.list(uid);
     }
 
     /// The next lane whose turn it is, where `attempts_max` may be in flight in all.
-    pub fn pop_ready(&mut self, now: Timestamp, attempts_max: usize) -> Option<LaneKey> {
+    pub fn pop_ready(&mut self, now: Timestamp, attempts_max: usize) -> Option<Turn> {
         self.open_gates(now);
         let free = attempts_max.saturating_sub(self.in_flight);
         // Subscriptions in a row that have their share.
@@ -139,17 +214,18 @@ impl Schedule {
                 self.rotation.pop_front();
                 continue;
             };
-            let gate = queue.gate(now);
-            let (Gate::Free, Some(ready)) = (gate, queue.lanes.front()) else {
-                queue.listed = false;
-                queue.deficit = 0;
-                self.rotation.pop_front();
-                if let Gate::Until(at) = gate
-                    && !queue.lanes.is_empty()
-                {
-                    self.gates.insert((at, uid));
+            let chosen = if queue.is_empty() { Err(Gate::Shut) } else { queue.choose(now) };
+            let fresh = match chosen {
+                Ok(fresh) => fresh,
+                Err(gate) => {
+                    queue.listed = false;
+                    queue.deficit = 0;
+                    self.rotation.pop_front();
+                    if let Gate::Until(at) = gate {
+                        self.gates.insert((at, uid));
+                    }
+                    continue;
                 }
-                continue;
             };
             if queue.in_flight >= SHARE.saturating_mul(free) && !has(Flaw::LastPlace) && !has(Flaw::BoundlessAttempts) {
                 sated += 1;
@@ -157,14 +233,16 @@ impl Schedule {
                 continue;
             }
             sated = 0;
-            if queue.deficit < ready.bytes && !has(Flaw::NoTurns) {
+            let bytes = queue.front_bytes(fresh);
+            if queue.deficit < bytes && !has(Flaw::NoTurns) {
                 queue.deficit += QUANTUM;
                 self.rotation.rotate_left(1);
                 continue;
             }
-            queue.deficit = queue.deficit.saturating_sub(ready.bytes);
-            let next = if has(Flaw::LastComeFirst) { queue.lanes.pop_back() } else { queue.lanes.pop_front() };
-            return next.map(|ready| ready.key);
+            queue.deficit = queue.deficit.saturating_sub(bytes);
+            let ready = queue.ready_mut(fresh);
+            let next = if has(Flaw::LastComeFirst) { ready.pop_back() } else { ready.pop_front() };
+            return next.map(|ready| Turn { key: ready.key, fresh });
         }
         None
     }
@@ -174,30 +252,32 @@ impl Schedule {
         !self.rotation.is_empty()
     }
 
-    pub fn attempt_started(&mut self, uid: SubscriptionUid, attempt: AttemptId, now: Timestamp) {
+    /// An attempt of a lane starts that [`pop_ready`](Self::pop_ready) gave with this `fresh`.
+    pub fn attempt_started(&mut self, uid: SubscriptionUid, fresh: bool, attempt: AttemptId, now: Timestamp) {
         self.in_flight += 1;
         let queue = self.queues.entry(uid).or_default();
         queue.in_flight += 1;
-        queue.circuit.started(attempt);
+        queue.retrying += usize::from(!fresh);
+        queue.circuit.started(attempt, now);
         if let Some(pace) = &mut queue.pace {
             pace.take(now);
         }
     }
 
-    /// An attempt has ended. What its circuit makes of it.
+    /// An attempt has ended, with `fresh` as it started. What its circuit makes of it.
     pub fn attempt_ended(
         &mut self,
         uid: SubscriptionUid,
-        attempt: AttemptId,
-        sign: Sign,
-        workflow: &WorkflowId,
+        fresh: bool,
+        end: Ended<'_>,
         now: Timestamp,
         rng: &mut impl Rng,
     ) -> Judged {
         self.in_flight -= 1;
         let queue = self.queues.entry(uid).or_default();
         queue.in_flight -= 1;
-        let judged = queue.circuit.ended(attempt, sign, workflow, now, rng);
+        queue.retrying -= usize::from(!fresh);
+        let judged = queue.circuit.ended(end, now, rng);
         self.list(uid);
         judged
     }
@@ -247,7 +327,7 @@ impl Schedule {
     fn list(&mut self, uid: SubscriptionUid) {
         if let Some(queue) = self.queues.get_mut(&uid)
             && !queue.listed
-            && !queue.lanes.is_empty()
+            && !queue.is_empty()
             && queue.in_flight < queue.concurrency
         {
             queue.listed = true;

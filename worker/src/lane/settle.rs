@@ -9,7 +9,7 @@ use weft_proto::{ids::Run, v1};
 use super::{
     AttemptId,
     action::Action,
-    circuit::Sign,
+    circuit::{Ended, Sign},
     flaw::{Flaw, has},
     input::{AttemptEnd, LaneKey, OnExhausted, Rules, Verdict, Work},
     lane::{Target, Tries, millis, wait_ms},
@@ -30,24 +30,29 @@ pub(super) struct Death {
 
 impl Lanes {
     pub(super) fn ended(&mut self, attempt: AttemptId, end: AttemptEnd, now: Timestamp, actions: &mut Vec<Action>) {
-        let Some(Started { work, revision }) = self.attempts.remove(&attempt) else {
+        let Some(Started { work, revision, fresh }) = self.attempts.remove(&attempt) else {
             debug_assert!(false, "an attempt ends once");
             return;
         };
         let key = &work.lane;
-        let (sign, workflow) = (Sign::of(&end), &key.workflow);
-        let judged = self.schedule.attempt_ended(key.subscription, attempt, sign, workflow, now, &mut self.rng);
-        if judged.turned {
-            let open = self.schedule.is_held(key.subscription);
-            actions.push(Action::Circuit { uid: key.subscription, open });
+        let seen = Ended { attempt, sign: Sign::of(end.verdict), workflow: &key.workflow, error: &end.error };
+        let judged = self.schedule.attempt_ended(key.subscription, fresh, seen, now, &mut self.rng);
+        if judged.changed {
+            self.receiver_changed(key.subscription, actions);
         }
         let Some(lane) = self.world.lanes.get_mut(key) else { return };
         let Some((in_flight, target)) = lane.in_flight.take() else { return };
         debug_assert_eq!(in_flight, attempt, "P3: at most one attempt of a lane is in flight");
+        if end.verdict == Verdict::Held {
+            // Nothing was sent, so there is no attempt to record: the lane stands as before.
+            return self.go_on(key, now, actions);
+        }
         let uncounted = match end.verdict {
             Verdict::Gone => true,
-            Verdict::Transient => !judged.counts && !has(Flaw::OutageExhausts),
-            Verdict::Delivered | Verdict::Permanent => false,
+            Verdict::Unreachable | Verdict::Unavailable | Verdict::Failed => {
+                !judged.counts && !has(Flaw::OutageExhausts)
+            }
+            Verdict::Delivered | Verdict::Rejected | Verdict::Held => false,
         };
         if let Target::Gone { event, number } = target {
             self.drafts.attempt(attempt_record(&work, event, number, &end, uncounted, None));
@@ -69,15 +74,15 @@ impl Lanes {
         let rules =
             self.world.subscriptions.get(&key.subscription).and_then(|subscription| subscription.rules.as_ref());
         let wait = match end.verdict {
-            Verdict::Transient if uncounted => {
+            verdict if verdict.is_transient() && uncounted => {
                 // As long as after the failure before; where there was none and there is no retry, the circuit makes it wait.
                 let wait = |rules: &Rules| rules.retry.delay(tries.counted().max(1), end.retry_after, &mut self.rng);
                 Some(rules.and_then(wait).or(end.retry_after).unwrap_or_default())
             }
-            Verdict::Transient => {
+            verdict if verdict.is_transient() => {
                 rules.and_then(|rules| rules.retry.delay(tries.counted(), end.retry_after, &mut self.rng))
             }
-            Verdict::Delivered | Verdict::Permanent | Verdict::Gone => None,
+            _ => None,
         };
         let block = rules.is_some_and(|rules| rules.on_exhausted == OnExhausted::Block) && target == Target::Head;
         // Rounded up to the millisecond that is committed, so that a restart waits for exactly the same moment.
@@ -94,8 +99,8 @@ impl Lanes {
             self.block(key);
         } else {
             let reason = match end.verdict {
-                Verdict::Permanent => v1::DeadLetterReason::Permanent,
-                Verdict::Delivered | Verdict::Transient | Verdict::Gone => v1::DeadLetterReason::Exhausted,
+                Verdict::Rejected => v1::DeadLetterReason::Permanent,
+                _ => v1::DeadLetterReason::Exhausted,
             };
             let death = Death { reason, error: end.error, status: end.status };
             self.settle(&work, target, &event, &tries, Some(death), now);

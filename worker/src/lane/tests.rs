@@ -6,9 +6,11 @@
 //! committed record; L4 nothing is lost: after healing, everything is settled and memory is empty; L5 no attempt before
 //! its time, none of a paused subscription or one whose receiver is gone, none beyond the bounds; L6 a quarantined event
 //! is attempted by a redrive only, and its live run ends as a dead letter; L7 nothing is exhausted before as many attempts
-//! have counted as the policy allows, and then it is. The last subscription is not ordered: for it L1 is that an event
-//! waits for no other, and L2 that none is attempted twice at a time. L8: what leaves the log soon, and only that, expires. L9:
-//! no wait is longer than the retry policy's, also where the clock of the next owner shows another time.
+//! have counted as the policy allows, and then it is; an attempt while the receiver is away or without a connection does
+//! not count, and what our own configuration kept from being sent is no attempt. The last subscription is not ordered: for
+//! it L1 is that an event waits for no other, and L2 that none is attempted twice at a time. L8: what leaves the log soon,
+//! and only that, expires. L9: no wait is longer than the retry policy's, also where the clock of the next owner shows
+//! another time.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,6 +28,7 @@ use weft_proto::{
 };
 
 use super::{
+    circuit::{self, Cause, Condition},
     lane::{EVENT_OVERHEAD_BYTES, event_bytes},
     *,
 };
@@ -35,6 +38,7 @@ use step::{Step, step};
 
 mod end;
 mod expiry;
+mod isolation;
 mod model;
 mod record;
 mod script;

@@ -10,6 +10,7 @@ use weft_proto::{
 
 use super::{
     Restored,
+    circuit::{Cause, Condition},
     detach::Detached,
     draft::State,
     flaw::{Flaw, has},
@@ -228,6 +229,29 @@ pub(super) fn outcome_of(work: &Work) -> v1::Outcome {
         workflow_id: work.lane.workflow.as_str().to_owned(),
         unordered: work.lane.event.is_some(),
         ..Default::default()
+    }
+}
+
+/// How a receiver stands, for the log.
+pub(super) fn receiver_record(uid: SubscriptionUid, condition: Option<&Condition>) -> v1::ReceiverState {
+    let subscription = uid.to_vec();
+    let Some(condition) = condition else {
+        return v1::ReceiverState {
+            subscription,
+            condition: v1::ReceiverCondition::Available.into(),
+            ..Default::default()
+        };
+    };
+    let of = match condition.cause {
+        Cause::Away => v1::ReceiverCondition::Away,
+        Cause::Held => v1::ReceiverCondition::Held,
+    };
+    v1::ReceiverState {
+        subscription,
+        condition: of.into(),
+        since_ms: condition.since.as_millisecond(),
+        reason: condition.reason.clone(),
+        next_attempt_at_ms: condition.next_probe.as_millisecond(),
     }
 }
 

@@ -25,7 +25,7 @@ impl Destination for Remember {
             let entry = (event.workflow.to_string(), event.sequence_number.0, delivery.number);
             self.0.lock().unwrap().push(entry);
             if delivery.number == 1 {
-                let failure = Failure::transient(AttemptClass::Protocol, "not yet");
+                let failure = Failure::failed(AttemptClass::Protocol, "not yet");
                 return Taken { count: taken, ..Taken::failed(failure) };
             }
         }

@@ -56,6 +56,7 @@ async fn receiver() -> (String, mpsc::UnboundedReceiver<(HeaderMap, Bytes)>) {
         .route("/bad", post(|| async { (StatusCode::UNPROCESSABLE_ENTITY, "what is this") }))
         .route("/elsewhere", post(|| async { (StatusCode::FOUND, [("location", "/ok")]) }))
         .route("/busy", post(|| async { (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "17")]) }))
+        .route("/unavailable", post(|| async { StatusCode::SERVICE_UNAVAILABLE }))
         .route("/endless", post(endless));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -170,7 +171,7 @@ async fn a_delivery_is_signed_and_says_its_place() {
 #[tokio::test]
 async fn answers_are_told_apart() {
     let (url, _taken) = receiver().await;
-    let (permanent, transient) = (Verdict::Permanent, Verdict::Transient);
+    let (permanent, transient) = (Verdict::Rejected, Verdict::Failed);
     for (path, verdict, class, status) in [
         ("/ok", Verdict::Delivered, AttemptClass::Delivered, 200),
         ("/bad", permanent, AttemptClass::HttpStatus, 422),
@@ -178,6 +179,7 @@ async fn answers_are_told_apart() {
         ("/elsewhere", transient, AttemptClass::HttpStatus, 302),
         ("/nowhere", transient, AttemptClass::HttpStatus, 404),
         ("/late", transient, AttemptClass::Timeout, 0),
+        ("/unavailable", Verdict::Unavailable, AttemptClass::HttpStatus, 503),
         ("/endless", transient, AttemptClass::HttpStatus, 500),
         // The status has been given: how the body ends changes nothing.
         ("/stuck", Verdict::Delivered, AttemptClass::Delivered, 200),
@@ -198,23 +200,62 @@ async fn what_goes_wrong_before_an_answer_is_named() {
     let (url, _taken) = receiver().await;
     for host in ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "[::ffff:127.0.0.1]", "localhost"] {
         let end = attempt(&url.replace("127.0.0.1", host), &["10.0.0.0/8"]).await;
-        assert_eq!(
-            (end.verdict, end.class),
-            (Verdict::Transient, AttemptClass::RefusedAddress),
-            "{host}: {}",
-            end.error
-        );
+        assert_eq!((end.verdict, end.class), (Verdict::Held, AttemptClass::RefusedAddress), "{host}: {}", end.error);
         assert!(end.error.contains("loopback") && end.error.contains("allow_networks"), "{host}: {}", end.error);
     }
 
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let closed = attempt(&format!("http://{free}/"), LOCAL).await;
-    assert_eq!((closed.verdict, closed.class), (Verdict::Transient, AttemptClass::Connect), "{}", closed.error);
+    assert_eq!((closed.verdict, closed.class), (Verdict::Unreachable, AttemptClass::Connect), "{}", closed.error);
     assert!(closed.error.contains(&free.to_string()), "it says where: {}", closed.error);
     let plain = attempt(&url.replace("http://", "https://"), LOCAL).await;
     assert_eq!(plain.class, AttemptClass::Tls, "{}", plain.error);
     let unknown = attempt("http://no-such-host.invalid/", &[]).await;
     assert_eq!(unknown.class, AttemptClass::Dns, "{}", unknown.error);
+}
+
+/// Whether a failure is the event's or the receiver's is decided by whether the event was sent.
+#[tokio::test]
+async fn a_time_out_or_reset_tells_whether_there_was_a_connection() {
+    // With its queue full, a listener leaves who connects waiting until it accepts.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let _first = TcpStream::connect(address).await.unwrap();
+    let late = attempt(&format!("http://{address}/"), LOCAL).await;
+    assert_eq!((late.verdict, late.class), (Verdict::Unreachable, AttemptClass::Connect), "{}", late.error);
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let reset = async {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        let read = connection.read(&mut [0; 64]).await.unwrap();
+        assert!(read > 0, "the request is being sent");
+        // What has not been read makes the end of the connection a reset.
+        drop(connection);
+    };
+    let ((), end) = tokio::join!(reset, attempt(&url, LOCAL));
+    assert_eq!((end.verdict, end.class), (Verdict::Failed, AttemptClass::Protocol), "{}", end.error);
+}
+
+/// A subscription that this process cannot deliver to waits, and is delivered to as soon as it can.
+#[tokio::test]
+async fn a_destination_that_cannot_be_used_is_held_and_names_why() {
+    let destinations = Destinations::new(vec![]);
+    let delivery = delivery();
+    let custom = v1::CustomDestination { name: "print".into() };
+    let subscription = v1::Subscription {
+        uid: delivery.uid.to_vec(),
+        destination: Some(v1::Destination { kind: Some(v1::destination::Kind::Custom(custom)) }),
+        ..Default::default()
+    };
+    assert!(destinations.put(&subscription).is_err());
+    let end = destinations.deliver(delivery.clone()).await.unwrap();
+    assert_eq!(end.verdict, Verdict::Held);
+    assert!(end.error.contains("no code named \"print\""), "{}", end.error);
+    destinations.remove(delivery.uid);
+    assert_eq!(destinations.deliver(delivery).await.unwrap().verdict, Verdict::Held);
 }
 
 /// P3 at a take-over: whether the owner may still start an attempt is asked when there is a connection to write to, however
@@ -247,7 +288,7 @@ async fn a_connection_that_comes_after_the_lease_is_sent_nothing() {
         };
         let (received, end) = tokio::join!(receive, delivering);
         if outlives {
-            assert_eq!((received.as_slice(), end.unwrap().verdict), (&b"POST"[..], Verdict::Transient));
+            assert_eq!((received.as_slice(), end.unwrap().verdict), (&b"POST"[..], Verdict::Failed));
         } else {
             assert_eq!((received, end), (vec![], Err(NotSent)));
         }

@@ -6,6 +6,8 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use super::*;
 use crate::lane::flaw::is_noticed;
 
+use Sign::{Alive, Failed, Held, Unavailable, Unreachable};
+
 fn workflow(number: u8) -> WorkflowId {
     WorkflowId::new(format!("w{number}")).unwrap()
 }
@@ -14,146 +16,285 @@ fn at(ms: i64) -> Timestamp {
     Timestamp::from_millisecond(1_000_000 + ms).unwrap()
 }
 
-/// Ends attempts one after the other: when, what, of which workflow. What each of them was judged to be.
-fn play(circuit: &mut Circuit, ends: &[(i64, Sign, u8)]) -> Vec<bool> {
-    let mut rng = StdRng::seed_from_u64(1);
-    let judged = ends
-        .iter()
-        .map(|(ms, sign, number)| circuit.ended(AttemptId(0), *sign, &workflow(*number), at(*ms), &mut rng).counts);
-    judged.collect()
+/// A circuit, and the attempts that it is told of.
+struct Player {
+    circuit: Circuit,
+    next: u64,
+    rng: StdRng,
 }
 
-use Sign::{Alive, Away, Failed};
+impl Player {
+    fn new() -> Self {
+        Self { circuit: Circuit::default(), next: 0, rng: StdRng::seed_from_u64(1) }
+    }
+
+    fn start(&mut self, now: Timestamp) -> AttemptId {
+        let id = AttemptId(self.next);
+        self.next += 1;
+        self.circuit.started(id, now);
+        id
+    }
+
+    fn end(&mut self, attempt: AttemptId, sign: Sign, number: u8, now: Timestamp) -> Judged {
+        let end = Ended { attempt, sign, workflow: &workflow(number), error: "no" };
+        self.circuit.ended(end, now, &mut self.rng)
+    }
+
+    /// Attempts one after the other: when, what, of which workflow. Whether each counted.
+    fn play(&mut self, ends: &[(i64, Sign, u8)]) -> Vec<bool> {
+        let judged = ends.iter().map(|(ms, sign, number)| {
+            let attempt = self.start(at(*ms));
+            self.end(attempt, *sign, *number, at(*ms)).counts
+        });
+        judged.collect()
+    }
+}
 
 #[test]
-fn a_receiver_that_is_away_opens_it_with_the_second_failure_which_does_not_count() {
-    let mut circuit = Circuit::default();
-    assert_eq!(play(&mut circuit, &[(0, Away, 0), (1000, Away, 0)]), [true, false]);
-    assert!(!circuit.is_closed());
-    assert!(matches!(circuit.gate(at(1000)), Gate::Until(until) if (at(1800)..=at(2200)).contains(&until)));
-    assert_eq!(circuit.gate(at(2200)), Gate::Free);
+fn a_receiver_without_a_connection_opens_it_with_the_second_failure_and_none_counts() {
+    let mut player = Player::new();
+    assert_eq!(player.play(&[(0, Unreachable, 0), (1000, Unreachable, 0)]), [false, false]);
+    let condition = player.circuit.condition().unwrap();
+    assert_eq!((condition.cause, condition.since, condition.reason.as_str()), (Cause::Away, at(1000), "no"));
+    assert!((at(1800)..=at(2200)).contains(&condition.next_probe));
+    assert_eq!(player.circuit.gate(false, at(1000)), Gate::Until(condition.next_probe));
+    assert_eq!(player.circuit.gate(false, at(2200)), Gate::Free);
+}
+
+#[test]
+fn a_receiver_that_says_it_is_unavailable_opens_it_with_the_second_failure() {
+    let mut player = Player::new();
+    assert_eq!(player.play(&[(0, Unavailable, 0), (1000, Unavailable, 0)]), [true, false]);
+    assert!(!player.circuit.is_closed());
 }
 
 #[test]
 fn failures_by_chance_are_no_outage() {
-    let mut circuit = Circuit::default();
-    play(&mut circuit, &[(0, Away, 0), (499, Away, 1)]);
-    assert!(circuit.is_closed(), "not long enough");
-    play(&mut circuit, &[(500, Alive, 2), (600, Away, 3), (1099, Away, 4)]);
-    assert!(circuit.is_closed(), "a sign of life between them");
+    let mut player = Player::new();
+    player.play(&[(0, Unreachable, 0), (499, Unreachable, 1)]);
+    assert!(player.circuit.is_closed(), "not long enough");
+    player.play(&[(500, Alive, 2), (600, Unreachable, 3), (1099, Unreachable, 4)]);
+    assert!(player.circuit.is_closed(), "an answer between them");
 }
 
-/// P4: one sick workflow does not hold up its neighbours.
+/// P4: some sick workflows do not hold up their neighbours, and their failures use up their own retries.
 #[test]
-fn a_workflow_that_is_sick_alone_never_opens_it() {
-    let mut circuit = Circuit::default();
+fn a_few_sick_workflows_never_open_it() {
+    let mut player = Player::new();
     let ends: Vec<_> = (0..1000).map(|number| (number * 1000, Failed, (number % 4) as u8)).collect();
-    assert!(play(&mut circuit, &ends).iter().all(|counts| *counts));
-    assert!(circuit.is_closed());
-    assert_eq!(play(&mut circuit, &[(1_000_000, Failed, 4)]), [false], "the fifth workflow makes it an outage");
+    assert!(player.play(&ends).iter().all(|counts| *counts));
+    assert!(player.circuit.is_closed());
+    assert_eq!(player.play(&[(1_000_000, Failed, 4)]), [false], "the fifth workflow makes it an outage");
+}
+
+/// P4: however many workflows are sick, once the receiver has answered another they are known to be.
+#[test]
+fn workflows_that_are_known_to_be_sick_never_open_it() {
+    for sign in [Failed, Unavailable] {
+        let mut player = Player::new();
+        player.play(&(0..20).map(|number| (0, sign, number)).collect::<Vec<_>>());
+        player.play(&[(1000, Alive, 100)]);
+        let ends: Vec<_> = (0..1000).map(|number| (2000 + number * 100, sign, (number % 20) as u8)).collect();
+        assert!(player.play(&ends).iter().all(|counts| *counts), "their retries are used up");
+        assert!(player.circuit.is_closed());
+        player.play(&[(200_000, Alive, 0), (201_000, Unavailable, 0), (202_000, Unavailable, 0)]);
+        assert!(!player.circuit.is_closed(), "one that has recovered contributes again");
+    }
+}
+
+/// An answer to an attempt that started before the failure does not show that the receiver is there.
+#[test]
+fn at_the_begin_of_an_outage_late_answers_make_no_workflow_sick() {
+    let mut player = Player::new();
+    let (early, late) = (player.start(at(0)), player.start(at(0)));
+    player.end(late, Unavailable, 1, at(10));
+    player.end(early, Alive, 2, at(20));
+    player.play(&[(1000, Unavailable, 1), (2000, Unavailable, 1)]);
+    assert!(!player.circuit.is_closed());
 }
 
 #[test]
-fn only_the_probe_decides_and_each_failure_of_one_doubles_the_wait() {
-    let mut circuit = Circuit::default();
-    let mut rng = StdRng::seed_from_u64(1);
-    play(&mut circuit, &[(0, Away, 0), (1000, Away, 0)]);
+fn only_a_probe_moves_the_next_one_and_each_failure_of_one_doubles_the_wait() {
+    let mut player = Player::new();
+    let before = player.start(at(0));
+    player.play(&[(0, Unreachable, 0), (1000, Unreachable, 0)]);
     let mut now = at(1000);
-    for (probe, wait_ms) in [(1, 1000), (2, 2000), (3, 4000), (4, 8000), (5, 10_000), (6, 10_000)] {
-        let Gate::Until(until) = circuit.gate(now) else { panic!("it is open") };
+    for wait_ms in [1000, 2000, 4000, 8000, 10_000, 10_000] {
+        let Gate::Until(until) = player.circuit.gate(false, now) else { panic!("it is open") };
         let waited = until.duration_since(now).as_millis();
         assert!((wait_ms * 8 / 10..=wait_ms * 12 / 10).contains(&waited), "{waited} ms");
         now = until;
-        circuit.started(AttemptId(probe));
-        assert_eq!(circuit.gate(now), Gate::Shut, "one probe");
-        let other = circuit.ended(AttemptId(99), Alive, &workflow(0), now, &mut rng);
-        assert_eq!((other.turned, circuit.gate(now)), (false, Gate::Shut), "what began before decides nothing");
-        let judged = circuit.ended(AttemptId(probe), Failed, &workflow(0), now, &mut rng);
-        assert_eq!(judged, Judged { counts: false, turned: false });
+        let probe = player.start(now);
+        assert_eq!(player.circuit.gate(false, now), Gate::Shut, "one probe");
+        assert_eq!(player.end(probe, Unreachable, 0, now), Judged { counts: false, changed: true });
     }
-    let Gate::Until(until) = circuit.gate(now) else { panic!("it is open") };
-    circuit.started(AttemptId(7));
-    let judged = circuit.ended(AttemptId(7), Alive, &workflow(0), until, &mut rng);
-    assert_eq!((judged.turned, circuit.gate(until)), (true, Gate::Free));
+    let other = player.end(before, Alive, 0, now);
+    assert!(!other.changed && !player.circuit.is_closed(), "what started before decides nothing");
+    let Gate::Until(until) = player.circuit.gate(false, now) else { panic!("it is open") };
+    let probe = player.start(until);
+    assert_eq!(player.end(probe, Alive, 0, until), Judged { counts: true, changed: true });
+    assert_eq!(player.circuit.gate(false, until), Gate::Free);
+}
+
+/// P4: a healthy workflow finds out at once that the receiver is there.
+#[test]
+fn a_fresh_lane_does_not_wait_for_the_probe_and_its_success_closes_it() {
+    let mut player = Player::new();
+    player.play(&(0..5).map(|number| (i64::from(number) * 200, Failed, number)).collect::<Vec<_>>());
+    assert!(player.circuit.is_failing(&workflow(0)) && !player.circuit.is_failing(&workflow(9)));
+    for _ in 0..FRESH_BURST {
+        assert_eq!(player.circuit.gate(true, at(800)), Gate::Free);
+        player.start(at(800));
+    }
+    assert_eq!(player.circuit.gate(true, at(800)), Gate::Until(at(1050)), "four a second");
+    assert!(matches!(player.circuit.gate(false, at(800)), Gate::Until(until) if until >= at(1600)));
+    let fresh = player.start(at(1050));
+    assert_eq!(player.end(fresh, Alive, 9, at(1060)), Judged { counts: true, changed: true });
+    assert_eq!(player.circuit.gate(false, at(1060)), Gate::Free);
+}
+
+/// Workflows that have a subscription to themselves and only fail are not taken for an outage for ever.
+#[test]
+fn failures_count_again_when_a_receiver_has_answered_with_them_for_an_hour() {
+    let mut player = Player::new();
+    player.play(&(0..5).map(|number| (i64::from(number) * 200, Failed, number)).collect::<Vec<_>>());
+    let mut counted = vec![];
+    for minute in 1..70 {
+        let (now, number) = (at(minute * 60_000), (minute % 5) as u8);
+        let probe = player.start(now);
+        if player.end(probe, Failed, number, now).counts {
+            counted.push(minute);
+        }
+    }
+    assert_eq!(counted, (61..70).collect::<Vec<_>>());
+    let probe = player.start(at(4_200_000));
+    assert!(!player.end(probe, Unreachable, 0, at(4_200_000)).counts, "no connection never counts");
+}
+
+#[test]
+fn our_own_configuration_holds_it_at_once_and_counts_nothing() {
+    let mut player = Player::new();
+    assert_eq!(player.play(&[(0, Held, 0)]), [false]);
+    let condition = player.circuit.condition().unwrap();
+    assert_eq!((condition.cause, condition.since), (Cause::Held, at(0)));
+    assert!(matches!(player.circuit.gate(true, at(0)), Gate::Until(until) if until >= at(800)), "nor a fresh lane");
+    let probe = player.start(at(1200));
+    assert!(player.end(probe, Held, 0, at(1200)).changed);
+    let condition = player.circuit.condition().unwrap();
+    assert_eq!(condition.since, at(0));
+    let probe = player.start(condition.next_probe);
+    assert!(!player.end(probe, Unreachable, 0, condition.next_probe).counts);
+    assert_eq!(player.circuit.condition().map(|condition| condition.cause), Some(Cause::Away));
 }
 
 #[test]
 fn a_clock_that_is_set_back_does_not_hold_it_open() {
-    let mut circuit = Circuit::default();
-    play(&mut circuit, &[(3_600_000, Away, 0), (3_601_000, Away, 0)]);
-    assert!(matches!(circuit.gate(at(0)), Gate::Until(until) if until <= at(1200)));
+    let mut player = Player::new();
+    player.play(&[(3_600_000, Unreachable, 0), (3_601_000, Unreachable, 0)]);
+    for _ in 0..2 {
+        player.start(at(3_601_000));
+    }
+    assert!(matches!(player.circuit.gate(false, at(0)), Gate::Until(until) if until <= at(1200)));
+    assert!(matches!(player.circuit.gate(true, at(0)), Gate::Until(until) if until <= at(1200)));
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Wait { ms: u16 },
-    Start,
-    End { which: u8, sign: u8, workflow: u8 },
+    Start { workflow: u8, first: bool },
+    End { which: u8, sign: u8 },
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => (0u16..3000).prop_map(|ms| Step::Wait { ms }),
-        4 => Just(Step::Start),
-        4 => (any::<u8>(), 0u8..6, 0u8..8).prop_map(|(which, sign, workflow)| Step::End { which, sign, workflow }),
+        4 => (0u8..8, any::<bool>()).prop_map(|(workflow, first)| Step::Start { workflow, first }),
+        4 => (any::<u8>(), 0u8..10).prop_map(|(which, sign)| Step::End { which, sign }),
     ]
 }
 
-/// An open circuit starts nothing before its time, a half-open one has one probe, a failure counts exactly while it is
-/// closed, and it is never stuck.
+/// What the model knows of an open circuit.
+struct Opened {
+    since: Timestamp,
+    /// Attempts from this on started while it was open.
+    first: u64,
+    started: u64,
+}
+
+/// An open circuit starts no retry before its time and one at a time, lets fresh lanes through at a small rate and without
+/// a wait longer than that, is opened by no sick workflow, closes with the first answer, counts no failure, and is never
+/// stuck.
 fn keeps_its_promises(steps: Vec<Step>, seed: u64) -> TestCaseResult {
-    let mut circuit = Circuit::default();
-    let mut rng = StdRng::seed_from_u64(seed);
-    let (mut now, mut next, mut in_flight) = (at(0), 0, Vec::new());
-    // Starts since it opened, and when it did.
-    let mut opened: Option<Timestamp> = None;
-    let mut probe: Option<AttemptId> = None;
+    let mut player = Player { rng: StdRng::seed_from_u64(seed), ..Player::new() };
+    let mut now = at(0);
+    let mut in_flight: Vec<(AttemptId, u8, bool)> = Vec::new();
+    let mut opened: Option<Opened> = None;
     for step in steps {
+        let held = player.circuit.condition().is_some_and(|condition| condition.cause == Cause::Held);
         match step {
             Step::Wait { ms } => now = after(now, Duration::from_millis(ms.into())),
-            Step::Start => {
-                let gate = circuit.gate(now);
-                prop_assert!(probe.is_none() || gate == Gate::Shut, "one probe");
-                prop_assert_eq!(gate == Gate::Shut, probe.is_some(), "shut by a probe only");
-                if let (Some(opened), Gate::Free) = (opened, gate) {
-                    prop_assert!(now.duration_since(opened).as_millis() >= 800, "the shortest wait");
+            Step::Start { workflow: number, first } => {
+                let fresh = first && !player.circuit.is_failing(&workflow(number));
+                let gate = player.circuit.gate(fresh, now);
+                if let Some(opened) = &mut opened {
+                    let elapsed = now.duration_since(opened.since).as_millis();
+                    if fresh && !held {
+                        let soon = after(now, UNREACHABLE_GAP);
+                        prop_assert!(!matches!(gate, Gate::Until(at) if at > soon), "a fresh lane waits for the rate");
+                        prop_assert!(gate != Gate::Shut, "a fresh lane waits for no probe");
+                    } else if gate == Gate::Free {
+                        prop_assert!(elapsed >= 800, "the shortest wait");
+                        let retries = in_flight.iter().filter(|(id, _, fresh)| id.0 >= opened.first && !fresh);
+                        prop_assert_eq!(retries.count(), 0, "one probe");
+                    }
+                    opened.started += u64::from(gate == Gate::Free);
+                    let most = u64::from(FRESH_BURST) + 2 + elapsed as u64 / 250 + elapsed as u64 / 800;
+                    prop_assert!(opened.started <= most, "{} attempts in {elapsed} ms", opened.started);
+                } else {
+                    prop_assert_eq!(gate, Gate::Free);
                 }
-                if gate != Gate::Free {
-                    continue;
+                if gate == Gate::Free {
+                    let id = player.start(now);
+                    in_flight.push((id, number, fresh));
                 }
-                let id = AttemptId(next);
-                next += 1;
-                if opened.is_some() {
-                    probe = Some(id);
-                }
-                circuit.started(id);
-                in_flight.push(id);
             }
-            Step::End { which, sign, workflow: number } => {
+            Step::End { which, sign } => {
                 if in_flight.is_empty() {
                     continue;
                 }
-                let id = in_flight.swap_remove(usize::from(which) % in_flight.len());
-                let sign = [Alive, Away, Away, Failed, Failed, Failed][usize::from(sign)];
-                let was_closed = circuit.is_closed();
-                let judged = circuit.ended(id, sign, &workflow(number), now, &mut rng);
-                let is_closed = circuit.is_closed();
-                prop_assert_eq!(judged.turned, was_closed != is_closed);
-                prop_assert_eq!(judged.counts, is_closed, "what ends while it is closed counts, and nothing else");
-                prop_assert!(sign != Alive || !was_closed || is_closed, "a sign of life never opens it");
-                prop_assert!(was_closed || !is_closed || probe == Some(id) && sign == Alive, "only a probe closes it");
-                if probe == Some(id) {
-                    probe = None;
-                    opened = (!is_closed).then_some(now);
-                } else if was_closed && !is_closed {
-                    opened = Some(now);
+                let (id, number, _) = in_flight.swap_remove(usize::from(which) % in_flight.len());
+                let sign =
+                    [Alive, Alive, Unreachable, Unreachable, Unavailable, Unavailable, Failed, Failed, Failed, Held]
+                        [usize::from(sign)];
+                let sick = player.circuit.failing.is_sick(Failing::hash(&workflow(number)));
+                let was_closed = player.circuit.is_closed();
+                let judged = player.end(id, sign, number, now);
+                let is_closed = player.circuit.is_closed();
+                prop_assert!(was_closed == is_closed || judged.changed);
+                let counts = is_closed && matches!(sign, Unavailable | Failed);
+                prop_assert!(sign == Alive || judged.counts == counts, "a failure counts while it is closed only");
+                prop_assert!(sign != Alive || !was_closed || is_closed, "an answer never opens it");
+                let opens = was_closed && !is_closed;
+                prop_assert!(!opens || !sick || matches!(sign, Unreachable | Held), "a sick workflow never opens it");
+                if let Some(opened) = &opened {
+                    prop_assert_eq!(is_closed, id.0 >= opened.first && sign == Alive, "an answer closes it at once");
+                }
+                if is_closed {
+                    opened = None;
+                } else if was_closed {
+                    opened = Some(Opened { since: now, first: player.next, started: 0 });
+                } else if player.circuit.condition().is_some_and(|condition| (condition.cause == Cause::Held) != held)
+                    && let Some(opened) = &mut opened
+                {
+                    // It is open for another cause now.
+                    *opened = Opened { since: now, first: player.next, started: 0 };
                 }
             }
         }
     }
-    if probe.is_none() {
-        let later = after(now, WAIT_MAX.mul_f64(1.0 + JITTER));
-        prop_assert_eq!(circuit.gate(later), Gate::Free, "it is never stuck");
+    if in_flight.is_empty() {
+        let later = after(now, HELD_WAIT_MAX.mul_f64(1.0 + JITTER));
+        prop_assert_eq!(player.circuit.gate(false, later), Gate::Free, "it is never stuck");
     }
     Ok(())
 }
@@ -171,7 +312,7 @@ proptest! {
 
 #[test]
 fn its_flaws_are_noticed() {
-    for flaw in [Flaw::OpenCircuit, Flaw::SecondProbe, Flaw::OutageCounts] {
+    for flaw in [Flaw::OpenCircuit, Flaw::SecondProbe, Flaw::OutageCounts, Flaw::SickOpens, Flaw::FreshWaits] {
         let noticed = is_noticed(flaw, &histories(), |(steps, seed)| keeps_its_promises(steps, seed));
         assert!(noticed, "{flaw:?}");
     }

@@ -3,8 +3,10 @@
 use proptest::{prelude::*, test_runner::TestCaseResult};
 use rand::{SeedableRng as _, rngs::StdRng};
 
+use weft_proto::ids::WorkflowId;
+
 use super::*;
-use crate::lane::flaw::is_noticed;
+use crate::lane::{circuit::Sign, flaw::is_noticed};
 
 fn uid(number: u8) -> SubscriptionUid {
     SubscriptionUid::from_bytes([number; 16])
@@ -25,16 +27,23 @@ fn free(concurrency: usize) -> Bounds {
 /// Starts whatever may start, as the lanes do. Whose attempts.
 fn start_all(schedule: &mut Schedule, now: Timestamp, attempts_max: usize) -> Vec<LaneKey> {
     let mut started = Vec::new();
-    while let Some(key) = schedule.pop_ready(now, attempts_max) {
-        schedule.attempt_started(key.subscription, AttemptId(started.len() as u64), now);
+    while let Some(Turn { key, .. }) = schedule.pop_ready(now, attempts_max) {
+        schedule.attempt_started(key.subscription, true, AttemptId(now.as_millisecond() as u64), now);
         started.push(key);
     }
     started
 }
 
-fn end(schedule: &mut Schedule, key: &LaneKey, sign: Sign, now: Timestamp) {
+/// Ends an attempt that started at `began`.
+fn end_since(schedule: &mut Schedule, key: &LaneKey, sign: Sign, began: Timestamp, now: Timestamp) {
     let mut rng = StdRng::seed_from_u64(1);
-    schedule.attempt_ended(key.subscription, AttemptId(0), sign, &key.workflow, now, &mut rng);
+    let attempt = AttemptId(began.as_millisecond() as u64);
+    let end = Ended { attempt, sign, workflow: &key.workflow, error: "" };
+    schedule.attempt_ended(key.subscription, true, end, now, &mut rng);
+}
+
+fn end(schedule: &mut Schedule, key: &LaneKey, sign: Sign, now: Timestamp) {
+    end_since(schedule, key, sign, at(0), now);
 }
 
 /// P4: however many receivers are slow, the next attempt of one that is not finds a place.
@@ -43,7 +52,7 @@ fn slow_receivers_leave_a_place() {
     let mut schedule = Schedule::default();
     for subscription in 1..=20 {
         schedule.set_bounds(uid(subscription), free(1000));
-        (0..1000).for_each(|workflow| schedule.push_ready(key(subscription, workflow), 600));
+        (0..1000).for_each(|workflow| schedule.push_ready(key(subscription, workflow), 600, true));
     }
     let started = start_all(&mut schedule, at(0), 512);
     assert!(started.len() >= 500, "nearly all places are used: {}", started.len());
@@ -52,7 +61,7 @@ fn slow_receivers_leave_a_place() {
         assert!((20..=32).contains(&of), "{of} of subscription {subscription}");
     }
     schedule.set_bounds(uid(99), free(64));
-    schedule.push_ready(key(99, 0), 600);
+    schedule.push_ready(key(99, 0), 600, true);
     assert_eq!(start_all(&mut schedule, at(0), 512), [key(99, 0)]);
 }
 
@@ -60,7 +69,7 @@ fn slow_receivers_leave_a_place() {
 fn a_subscription_alone_has_nearly_everything() {
     let mut schedule = Schedule::default();
     schedule.set_bounds(uid(1), free(1000));
-    (0..1000).for_each(|workflow| schedule.push_ready(key(1, workflow), 600));
+    (0..1000).for_each(|workflow| schedule.push_ready(key(1, workflow), 600, true));
     assert_eq!(start_all(&mut schedule, at(0), 9).len(), 8);
     assert_eq!(start_all(&mut schedule, at(0), 512).len(), 456 - 8);
 }
@@ -69,7 +78,7 @@ fn a_subscription_alone_has_nearly_everything() {
 fn a_rate_spaces_attempts_and_asks_to_be_woken() {
     let mut schedule = Schedule::default();
     schedule.set_bounds(uid(1), Bounds { concurrency: 100, gap: Some(Duration::from_millis(200)) });
-    (0..3).for_each(|workflow| schedule.push_ready(key(1, workflow), 600));
+    (0..3).for_each(|workflow| schedule.push_ready(key(1, workflow), 600, true));
     assert_eq!(start_all(&mut schedule, at(0), 512), [key(1, 0)]);
     assert_eq!(schedule.next_deadline(), Some(at(200)));
     assert_eq!(start_all(&mut schedule, at(199), 512), []);
@@ -78,22 +87,65 @@ fn a_rate_spaces_attempts_and_asks_to_be_woken() {
     assert_eq!(start_all(&mut schedule, at(201), 512), [key(1, 2)], "a rate that is taken away holds nobody");
 }
 
-/// While the circuit is open nothing starts, then one attempt; its success lets the others go.
+/// While the circuit is open no retry starts, then one; its success lets the others go.
 #[test]
 fn an_open_circuit_holds_lanes_and_lets_one_probe_through() {
     let mut schedule = Schedule::default();
     schedule.set_bounds(uid(1), free(100));
-    (0..5).for_each(|workflow| schedule.push_ready(key(1, workflow), 600));
-    let started = start_all(&mut schedule, at(0), 3);
-    end(&mut schedule, &started[0], Sign::Away, at(0));
-    end(&mut schedule, &started[1], Sign::Away, at(600));
+    (0..3).for_each(|workflow| schedule.push_ready(key(1, workflow), 600, true));
+    let started = start_all(&mut schedule, at(0), 512);
+    (3..5).for_each(|workflow| schedule.push_ready(key(1, workflow), 600, false));
+    end(&mut schedule, &started[0], Sign::Unreachable, at(0));
+    end(&mut schedule, &started[1], Sign::Unreachable, at(600));
     assert!(schedule.is_held(uid(1)));
     assert_eq!(start_all(&mut schedule, at(600), 512), []);
     let due = schedule.next_deadline().unwrap();
-    assert_eq!(start_all(&mut schedule, due, 512).len(), 1, "the probe, and nothing else");
-    end(&mut schedule, &started[0], Sign::Alive, due);
+    assert_eq!(start_all(&mut schedule, due, 512), [key(1, 3)], "the probe, and nothing else");
+    end_since(&mut schedule, &key(1, 3), Sign::Alive, due, due);
     assert!(!schedule.is_held(uid(1)));
-    assert_eq!(start_all(&mut schedule, due, 512).len(), 5 - started.len() - 1);
+    assert_eq!(start_all(&mut schedule, due, 512), [key(1, 4)]);
+}
+
+/// P4: a healthy workflow does not wait for the probes of those that fail.
+#[test]
+fn a_fresh_lane_goes_before_retries_while_the_circuit_is_open() {
+    let mut schedule = Schedule::default();
+    schedule.set_bounds(uid(1), free(100));
+    (0..5).for_each(|workflow| schedule.push_ready(key(1, workflow), 600, true));
+    let started = start_all(&mut schedule, at(0), 512);
+    for (lane, ms) in started.iter().zip([0, 100, 200, 300, 600]) {
+        end(&mut schedule, lane, Sign::Failed, at(ms));
+        schedule.push_ready(lane.clone(), 600, false);
+    }
+    assert!(schedule.is_held(uid(1)));
+    schedule.push_ready(key(1, 0).of_event(weft_proto::ids::StreamSeq(7)), 600, true);
+    assert_eq!(start_all(&mut schedule, at(700), 512), [], "the next event of a workflow that fails waits as well");
+    schedule.push_ready(key(1, 9), 600, true);
+    assert_eq!(start_all(&mut schedule, at(700), 512), [key(1, 9)]);
+    end_since(&mut schedule, &key(1, 9), Sign::Alive, at(700), at(710));
+    assert_eq!(start_all(&mut schedule, at(710), 512).len(), 6);
+}
+
+/// P4: retries that run into time-outs leave a place for a healthy workflow.
+fn retries_leave_a_place() -> TestCaseResult {
+    let mut schedule = Schedule::default();
+    schedule.set_bounds(uid(1), free(8));
+    (0..20).for_each(|workflow| schedule.push_ready(key(1, workflow), 600, false));
+    let mut started = 0;
+    while let Some(Turn { key, fresh }) = schedule.pop_ready(at(0), 512) {
+        schedule.attempt_started(key.subscription, fresh, AttemptId(started), at(0));
+        started += 1;
+    }
+    prop_assert_eq!(started, 6);
+    schedule.push_ready(key(1, 99), 600, true);
+    let turn = schedule.pop_ready(at(0), 512);
+    prop_assert_eq!(turn, Some(Turn { key: key(1, 99), fresh: true }));
+    Ok(())
+}
+
+#[test]
+fn retries_leave_a_place_to_fresh_lanes() {
+    retries_leave_a_place().unwrap();
 }
 
 /// Over any time in which all have ready lanes, what they have been given differs by a turn and an event at the most,
@@ -103,13 +155,13 @@ fn are_worth_the_same(costs: Vec<usize>, rounds: usize) -> TestCaseResult {
     let mut given = vec![0; costs.len()];
     for (number, cost) in costs.iter().enumerate() {
         schedule.set_bounds(uid(number as u8), free(1000));
-        (0..2).for_each(|workflow| schedule.push_ready(key(number as u8, workflow), *cost));
+        (0..2).for_each(|workflow| schedule.push_ready(key(number as u8, workflow), *cost, true));
     }
     for _ in 0..rounds {
-        let key = schedule.pop_ready(at(0), 1000).unwrap();
+        let key = schedule.pop_ready(at(0), 1000).unwrap().key;
         let number = usize::from(key.subscription.as_bytes()[0]);
         given[number] += costs[number];
-        schedule.push_ready(key, costs[number]);
+        schedule.push_ready(key, costs[number], true);
     }
     let (least, most) = (given.iter().min().unwrap(), given.iter().max().unwrap());
     let bound = 2 * (QUANTUM + costs.iter().max().unwrap());
@@ -126,7 +178,7 @@ fn bounds_hold(concurrencies: &[usize], attempts_max: usize, ends: Vec<u8>) -> T
     let mut schedule = Schedule::default();
     for (number, concurrency) in concurrencies.iter().enumerate() {
         schedule.set_bounds(uid(number as u8), free(*concurrency));
-        (0..30).for_each(|workflow| schedule.push_ready(key(number as u8, workflow), 600 + 5000 * number));
+        (0..30).for_each(|workflow| schedule.push_ready(key(number as u8, workflow), 600 + 5000 * number, true));
     }
     let mut left = 30 * concurrencies.len();
     let mut in_flight = start_all(&mut schedule, at(0), attempts_max);
@@ -156,11 +208,11 @@ fn loads() -> impl Strategy<Value = (Vec<usize>, usize, Vec<u8>)> {
 fn lanes_take_turns(lanes: usize, rounds: usize) -> TestCaseResult {
     let mut schedule = Schedule::default();
     schedule.set_bounds(uid(1), free(1000));
-    (0..lanes).for_each(|workflow| schedule.push_ready(key(1, workflow), 600));
+    (0..lanes).for_each(|workflow| schedule.push_ready(key(1, workflow), 600, true));
     for round in 0..rounds {
-        let started = schedule.pop_ready(at(0), 1000);
+        let started = schedule.pop_ready(at(0), 1000).map(|turn| turn.key);
         prop_assert_eq!(&started, &Some(key(1, round % lanes)));
-        schedule.push_ready(key(1, round % lanes), 600);
+        schedule.push_ready(key(1, round % lanes), 600, true);
     }
     Ok(())
 }
@@ -198,4 +250,5 @@ fn its_flaws_are_noticed() {
         Ok(())
     };
     assert!(is_noticed(Flaw::LastPlace, &Just(()), |()| left()));
+    assert!(is_noticed(Flaw::RetriesEverywhere, &Just(()), |()| retries_leave_a_place()));
 }

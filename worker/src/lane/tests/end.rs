@@ -25,6 +25,8 @@ impl World {
         self.pauses.clear();
         self.detached = self.record.detached();
         self.held.clear();
+        self.failing.clear();
+        self.record.receivers.clear();
         self.retry_at = self
             .record
             .not_before
@@ -121,6 +123,8 @@ impl World {
             let unrouted = self.record.outcomes.get(&key).map(|(_, kind)| *kind);
             assert_eq!(unrouted, Some(v1::OutcomeKind::Unrouted.into()), "P5: event {} is unrouted", event.seq);
         }
+        let available = i32::from(v1::ReceiverCondition::Available);
+        assert!(self.record.receivers.values().all(|state| *state == available), "the record knows that all are back");
         assert!(self.lost.is_empty(), "L4: the log has lost nothing");
         assert!(self.record.runs.is_empty(), "L4: every redrive settles");
         assert_eq!(self.lanes.buffered_bytes(), 0, "no event is left in memory");

@@ -69,7 +69,7 @@ fn a_retry_that_comes_too_late_is_not_waited_for() {
     let mut world = world_with(1);
     world.read();
     let attempt = world.attempts.pop().unwrap();
-    world.end(attempt, Verdict::Transient);
+    world.end(attempt, Verdict::Failed);
     commit_all(&mut world);
     world.age(1);
     let expired = outcomes(&mut world);

@@ -11,6 +11,15 @@ pub struct Attempt {
     pub revision: u64,
 }
 
+/// An open circuit.
+#[derive(Debug)]
+pub struct Open {
+    pub cause: Cause,
+    pub since: Timestamp,
+    /// The attempts of lanes that are not fresh, started since.
+    pub probe: Option<AttemptId>,
+}
+
 pub struct World {
     pub lanes: Lanes,
     pub now: Timestamp,
@@ -25,8 +34,10 @@ pub struct World {
     /// How far subscriptions have come that read on their own.
     pub detached: BTreeMap<SubscriptionUid, usize>,
     pub lost: Vec<(u64, u64)>,
-    /// Subscriptions whose circuit is open, and the probe in flight.
-    pub held: BTreeMap<SubscriptionUid, Option<AttemptId>>,
+    /// Subscriptions whose circuit is open.
+    pub held: BTreeMap<SubscriptionUid, Open>,
+    /// Workflows whose newest attempt failed.
+    pub failing: BTreeSet<(SubscriptionUid, WorkflowId)>,
     pub paused: BTreeSet<u8>,
     pub revision: u64,
     pub revisions: BTreeMap<u8, u64>,
@@ -58,6 +69,7 @@ impl World {
             detached: BTreeMap::new(),
             lost: vec![],
             held: BTreeMap::new(),
+            failing: BTreeSet::new(),
             paused: BTreeSet::new(),
             revision: 1,
             revisions: BTreeMap::new(),
@@ -78,6 +90,14 @@ impl World {
             let rules = rules(subscription, self.paused.contains(&subscription), revision);
             self.handle(Input::Subscribed(rules));
         }
+    }
+
+    /// Another revision of a subscription: what is known of its receiver is forgotten where that has been away.
+    pub fn renew(&mut self, rules: Rules) {
+        if self.held.contains_key(&rules.uid) {
+            self.failing.retain(|(uid, _)| *uid != rules.uid);
+        }
+        self.handle(Input::Subscribed(rules));
     }
 
     pub fn handle(&mut self, input: Input) {
@@ -101,7 +121,7 @@ impl World {
                     assert!(self.detached.insert(uid, after.0 as usize).is_none(), "P3: detached once");
                 }
                 Action::Pause { uid, revision, .. } => self.pauses.push((uid, revision)),
-                Action::Circuit { uid, open } => self.circuit(uid, open),
+                Action::Receiver { uid, condition } => self.receiver_changed(uid, condition),
                 Action::Lost { from, through, .. } => self.lost.push((from.0, through.0)),
             }
         }
@@ -130,8 +150,11 @@ impl World {
         let lane = recorded_lane(&work.lane.workflow_lane());
         assert!(!self.record.lanes.get(&lane).is_some_and(|lane| lane.paused), "L5: paused lane");
         assert_eq!(work.lane.event, (subscription == UNORDERED).then_some(work.seq), "lanes of one event");
-        if let Some(probe) = self.held.get_mut(&work.lane.subscription) {
-            assert_eq!(probe.replace(id), None, "L5: an open circuit lets one probe through");
+        let fresh = number == 1 && !self.failing.contains(&(work.lane.subscription, work.lane.workflow.clone()));
+        if let Some(open) = self.held.get_mut(&work.lane.subscription)
+            && (!fresh || open.cause == Cause::Held)
+        {
+            assert_eq!(open.probe.replace(id), None, "L5: an open circuit lets one probe through");
         }
         let revision = self.revisions[&subscription];
         assert!(!self.gone.contains(&(subscription, revision)), "L5: gone");
@@ -155,9 +178,15 @@ impl World {
         self.attempts.push(Attempt { id, work, number, revision });
     }
 
-    pub fn circuit(&mut self, uid: SubscriptionUid, open: bool) {
-        let was_open = if open { self.held.insert(uid, None).is_some() } else { self.held.remove(&uid).is_none() };
-        assert!(!was_open, "a circuit turns from one state to the other");
+    pub fn receiver_changed(&mut self, uid: SubscriptionUid, condition: Option<Condition>) {
+        let Some(Condition { cause, since, .. }) = condition else {
+            assert!(self.held.remove(&uid).is_some(), "a circuit turns from one state to the other");
+            return;
+        };
+        match self.held.get(&uid) {
+            Some(open) if open.cause == cause => assert_eq!(open.since, since),
+            _ => drop(self.held.insert(uid, Open { cause, since, probe: None })),
+        }
     }
 
     pub fn run(&mut self, step: Step) {
@@ -172,10 +201,12 @@ impl World {
                 let attempt = self.attempts.swap_remove(usize::from(which) % self.attempts.len());
                 let (verdict, status) = match verdict {
                     0..9 => (Verdict::Delivered, 200),
-                    9..14 => (Verdict::Transient, 500),
-                    14..19 => (Verdict::Transient, 503),
-                    19..21 => (Verdict::Permanent, 400),
-                    _ => (Verdict::Gone, 410),
+                    9..14 => (Verdict::Failed, 500),
+                    14..17 => (Verdict::Unavailable, 503),
+                    17..19 => (Verdict::Unreachable, 0),
+                    19..21 => (Verdict::Rejected, 400),
+                    21..22 => (Verdict::Gone, 410),
+                    _ => (Verdict::Held, 0),
                 };
                 self.end_with(attempt, verdict, status);
             }
@@ -294,14 +325,23 @@ impl World {
 
     pub fn end_with(&mut self, attempt: Attempt, verdict: Verdict, status: u16) {
         let work = attempt.work;
-        if let Some(probe) = self.held.get_mut(&work.lane.subscription)
-            && *probe == Some(attempt.id)
+        let uid = work.lane.subscription;
+        if let Some(open) = self.held.get_mut(&uid)
+            && open.probe == Some(attempt.id)
         {
-            *probe = None;
+            open.probe = None;
         }
-        if verdict == Verdict::Transient && self.held.contains_key(&work.lane.subscription) {
-            let subscription = work.lane.subscription.to_vec();
-            self.record.excused.insert((subscription, work.seq.0, work.run.0, attempt.number));
+        // For as long as a receiver is believed to be away that answers with failures.
+        let believed = |open: &Open| self.now.duration_since(open.since) < circuit::BELIEVED;
+        let excused = verdict == Verdict::Unreachable || self.held.get(&uid).is_some_and(believed);
+        if verdict.is_transient() && verdict != Verdict::Held && excused {
+            self.record.excused.insert((uid.to_vec(), work.seq.0, work.run.0, attempt.number));
+        }
+        let named = (uid, work.lane.workflow.clone());
+        match verdict {
+            Verdict::Failed | Verdict::Unavailable => drop(self.failing.insert(named)),
+            Verdict::Delivered | Verdict::Rejected | Verdict::Gone => drop(self.failing.remove(&named)),
+            Verdict::Unreachable | Verdict::Held => {}
         }
         if verdict == Verdict::Delivered {
             self.receive(&work);
@@ -311,7 +351,12 @@ impl World {
         }
         let end = AttemptEnd {
             verdict,
-            class: v1::AttemptClass::HttpStatus,
+            class: match verdict {
+                Verdict::Delivered => v1::AttemptClass::Delivered,
+                Verdict::Unreachable => v1::AttemptClass::Connect,
+                Verdict::Held => v1::AttemptClass::RefusedAddress,
+                _ => v1::AttemptClass::HttpStatus,
+            },
             status,
             error: "status 500".into(),
             response: Bytes::new(),
@@ -323,7 +368,7 @@ impl World {
         if verdict == Verdict::Gone && self.revisions[&subscription] == attempt.revision {
             self.gone.insert((subscription, attempt.revision));
         }
-        if verdict == Verdict::Transient {
+        if verdict.is_transient() && verdict != Verdict::Held {
             // The shortest wait that the policy allows.
             let at = self.now.checked_add(SignedDuration::from_millis(2400)).unwrap();
             self.retry_at.insert((work.lane, work.seq, work.run), at);
@@ -376,7 +421,7 @@ impl World {
         }
         self.revision += 1;
         self.revisions.insert(subscription, self.revision);
-        self.handle(Input::Subscribed(rules(subscription, paused, self.revision)));
+        self.renew(rules(subscription, paused, self.revision));
     }
 
     pub fn redrive(&mut self, which: u8) {

@@ -23,6 +23,8 @@ pub(super) struct Record {
     /// Attempts that count.
     pub counted: BTreeMap<(Vec<u8>, u64, u64), u32>,
     pub subscriptions: BTreeMap<Vec<u8>, v1::SubscriptionState>,
+    /// How receivers stand.
+    pub receivers: BTreeMap<Vec<u8>, i32>,
     /// Commands that ask for a retry at once.
     pub retries: BTreeSet<u64>,
     /// Attempts that failed while the circuit was open: subscription, sequence, run, number.
@@ -36,7 +38,12 @@ impl Record {
         assert!(commit.cursor >= self.cursor && commit.commands_cursor >= self.commands_cursor);
         self.cursor = commit.cursor;
         self.commands_cursor = commit.commands_cursor;
+        for receiver in &commit.receivers {
+            self.receivers.insert(receiver.subscription.clone(), receiver.condition);
+        }
         for attempt in &commit.attempts {
+            let refused = attempt.class() == v1::AttemptClass::RefusedAddress;
+            assert!(!refused, "L7: what was not sent is no attempt");
             self.not_before
                 .insert((attempt.subscription.clone(), attempt.sequence, attempt.run), attempt.next_attempt_at_ms);
             let counted =

@@ -32,7 +32,7 @@ fn a_dead_letter_is_committed_before_the_next_attempt() {
     let mut world = world_with(3);
     (0..3).for_each(|_| world.read());
     let attempt = world.attempts.pop().unwrap();
-    world.end(attempt, Verdict::Permanent);
+    world.end(attempt, Verdict::Rejected);
     assert!(attempted(&world).is_empty(), "nothing starts before the commit");
     let draft = world.lanes.take_draft().unwrap();
     assert_eq!(draft.dead.len(), 1, "its event is handed on for the copy");
@@ -46,7 +46,7 @@ fn a_retry_waits_and_survives_a_crash() {
     let mut world = world_with(1);
     world.read();
     let attempt = world.attempts.pop().unwrap();
-    world.end(attempt, Verdict::Transient);
+    world.end(attempt, Verdict::Failed);
     let due = world.lanes.next_deadline().unwrap();
     world.run(Step::TakeDraft);
     world.commit();
@@ -61,7 +61,7 @@ fn a_long_wait_gives_the_memory_back() {
     (0..2).for_each(|_| world.read());
     for _ in 0..2 {
         let attempt = world.attempts.pop().unwrap();
-        world.end(attempt, Verdict::Transient);
+        world.end(attempt, Verdict::Failed);
         world.now = world.lanes.next_deadline().unwrap_or(world.now);
         world.handle(Input::TimerFired);
         if world.lanes.buffered_bytes() == 0 {
@@ -96,7 +96,7 @@ fn a_blocking_subscription_stands_still_with_its_event_unsettled() {
     world.handle(Input::Subscribed(blocking));
     (0..2).for_each(|_| world.read());
     let attempt = world.attempts.pop().unwrap();
-    world.end(attempt, Verdict::Permanent);
+    world.end(attempt, Verdict::Rejected);
     world.run(Step::TakeDraft);
     world.commit();
     assert!(attempted(&world).is_empty());
@@ -246,7 +246,7 @@ pub(super) fn world_with_a_blocked_lane() -> World {
     world.handle(Input::Subscribed(Rules { on_exhausted: OnExhausted::Block, ..rules(0, false, 2) }));
     (0..2).for_each(|_| world.read());
     let attempt = world.attempts.pop().unwrap();
-    world.end(attempt, Verdict::Permanent);
+    world.end(attempt, Verdict::Rejected);
     commit_all(&mut world);
     assert!(attempted(&world).is_empty());
     world
@@ -280,7 +280,7 @@ fn a_retry_follows_its_commit_and_begins_the_policy_anew() {
     catch_up_all(&mut world);
     assert_eq!(attempted(&world), [1]);
     let attempt = world.attempts.pop().unwrap();
-    world.end(attempt, Verdict::Transient);
+    world.end(attempt, Verdict::Failed);
     assert!(world.lanes.next_deadline().is_some(), "it has its retries again");
     commit_all(&mut world);
     let lane = world.record.lanes.values().next().unwrap();
@@ -292,7 +292,7 @@ fn a_retry_does_not_wait_for_the_backoff() {
     let mut world = world_with(1);
     world.read();
     let attempt = world.attempts.pop().unwrap();
-    world.end(attempt, Verdict::Transient);
+    world.end(attempt, Verdict::Failed);
     commit_all(&mut world);
     world.run(Step::RetryLane { which: 0 });
     commit_all(&mut world);
@@ -439,7 +439,7 @@ fn a_replay_goes_in_order_waits_and_ends() {
     assert_eq!(attempted(&world), [2]);
     world.command(Order::ReplayOrder { run: Run(1), order: ReplayOrder::Cancel });
     let attempt = world.attempts.pop().unwrap();
-    world.end(attempt, Verdict::Transient);
+    world.end(attempt, Verdict::Failed);
     commit_all(&mut world);
     let kinds: Vec<_> = (1..=3).map(|seq| world.record.outcomes[&(uid(0).to_vec(), seq, 1)].1).collect();
     let [delivered, discarded] = [v1::OutcomeKind::Delivered, v1::OutcomeKind::Discarded].map(i32::from);
@@ -468,7 +468,7 @@ fn a_receiver_that_is_gone_pauses_its_subscription_and_keeps_everything() {
     while !world.catch_ups.is_empty() {
         world.catch_up(0, false);
     }
-    assert_eq!(attempted(&world), [1, 2], "a crash before the catalog has it asks the receiver again");
+    assert_eq!(attempted(&world), [1], "a crash before the catalog has it asks the receiver again, once");
 }
 
 /// An operator who has given the subscription another receiver is not answered for by the one before.
@@ -508,7 +508,7 @@ fn an_outage_of_ten_seconds_makes_no_dead_letter() {
         let up = world.now >= back;
         // The model's bound for the retry is of its own policy.
         world.retry_at.clear();
-        world.end_with(attempt, if up { Verdict::Delivered } else { Verdict::Transient }, if up { 200 } else { 503 });
+        world.end_with(attempt, if up { Verdict::Delivered } else { Verdict::Unavailable }, if up { 200 } else { 503 });
         world.retry_at.clear();
         world.run(Step::TakeDraft);
         world.commit();

@@ -44,7 +44,7 @@ fn go_on(world: &mut World) {
 fn a_failing_event_holds_back_none_of_its_workflow() {
     let mut world = world_with(8);
     assert_eq!(attempted(&world), [2, 4], "as many at a time as its concurrency allows");
-    end(&mut world, 2, Verdict::Transient);
+    end(&mut world, 2, Verdict::Failed);
     end(&mut world, 4, Verdict::Delivered);
     go_on(&mut world);
     assert_eq!(attempted(&world), [6, 8], "the second waits for its retry and nobody for it");
@@ -69,7 +69,7 @@ fn what_finds_no_place_waits_in_the_log() {
 fn who_stops_a_workflow_stops_all_its_events() {
     let mut world = world_with(8);
     world.run(Step::PauseLane { subscription: UNORDERED, workflow: 0 });
-    end(&mut world, 2, Verdict::Transient);
+    end(&mut world, 2, Verdict::Failed);
     end(&mut world, 4, Verdict::Delivered);
     go_on(&mut world);
     world.run(Step::Wait { seconds: 100 });
@@ -85,8 +85,8 @@ fn who_stops_a_workflow_stops_all_its_events() {
 #[test]
 fn an_operator_retries_and_skips_single_events() {
     let mut world = world_with(4);
-    end(&mut world, 2, Verdict::Transient);
-    end(&mut world, 4, Verdict::Transient);
+    end(&mut world, 2, Verdict::Failed);
+    end(&mut world, 4, Verdict::Failed);
     go_on(&mut world);
     let head = |seq| Head { seq: StreamSeq(seq), next: StreamSeq(seq) };
     world.retry_at.clear();
