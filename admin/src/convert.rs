@@ -1,9 +1,9 @@
 //! From what the log and the history say to the messages of the services.
 
 use jiff::Timestamp;
-use weft_index::history::{DeadLetter, DeliveryHistory, status::reason_name};
+use weft_index::history::{DeadLetter, DeliveryHistory, receivers::state_name, status::reason_name};
 use weft_nats::{envelope, event::Event};
-use weft_proto::v1;
+use weft_proto::{ids::ShardId, v1};
 
 /// The envelope of an event.
 pub fn event(event: Event) -> v1::Event {
@@ -47,6 +47,18 @@ fn attempt(attempt: v1::Attempt) -> v1::DeliveryAttempt {
         error: attempt.error,
         response: attempt.response,
         next_attempt_at: milliseconds(attempt.next_attempt_at_ms),
+        uncounted: attempt.uncounted,
+    }
+}
+
+/// How a receiver stands that is not called freely.
+pub fn receiver(shard: ShardId, state: &v1::ReceiverState) -> v1::Receiver {
+    v1::Receiver {
+        state: state_name(state).to_owned(),
+        since: milliseconds(state.since_ms),
+        reason: state.reason.clone(),
+        next_attempt_at: milliseconds(state.next_attempt_at_ms),
+        shard: shard.0,
     }
 }
 

@@ -15,6 +15,7 @@
 //! [`History::catch_up`], [`History::reach_command`].
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
@@ -25,7 +26,7 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_nats::{catalog::Snapshot, connect::Connection, streams, subject::Layout};
 use weft_proto::{
-    ids::{EventId, Run, ShardId, StreamSeq},
+    ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid},
     v1,
 };
 
@@ -40,6 +41,7 @@ mod events;
 mod follow;
 mod lanes;
 mod names;
+pub mod receivers;
 mod replays;
 mod requests;
 pub mod status;
@@ -55,6 +57,7 @@ pub use dead_letters::{
 pub use events::{DeliveryHistory, EventHistory};
 pub use lanes::{LaneCursor, LaneFilter, LaneHistory, LanePage};
 use names::Subscriptions;
+pub use receivers::ReceiverHistory;
 pub use replays::{ReplayCursor, ReplayPage};
 pub use requests::{CommandItem, ItemProgress, StoredCommand};
 use tables::View;
@@ -307,6 +310,37 @@ impl History {
     ) -> Result<LanePage, HistoryError> {
         let layout = self.shared.layout;
         self.read(move |view, subscriptions| lanes::page(view, subscriptions, layout, &filter, after, limit)).await
+    }
+
+    /// Receivers that are away or held, as the owners of the shards see them.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn receivers(&self) -> Result<Vec<ReceiverHistory>, HistoryError> {
+        self.read(move |view, _| receivers::all(view)).await
+    }
+
+    /// Subscriptions that are paused, by the catalog.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn paused_subscriptions(&self) -> Result<BTreeSet<SubscriptionUid>, HistoryError> {
+        self.read(move |_, subscriptions| {
+            let paused = subscriptions.uids().filter(|uid| subscriptions.get(uid).is_some_and(|known| known.paused));
+            Ok(paused.map(|uid| SubscriptionUid::from_bytes(*uid)).collect())
+        })
+        .await
+    }
+
+    /// Which of these deliveries an operator has resolved or discarded, in the order given; `run` is not used.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn decisions(&self, items: Vec<CommandItem>) -> Result<Vec<Option<v1::OutcomeKind>>, HistoryError> {
+        self.read(move |view, _| requests::decisions(view, &items)).await
     }
 
     /// The request ids of replays, the newest first, at most `limit`.

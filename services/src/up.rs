@@ -53,7 +53,8 @@ const CATALOG_RETRY: Duration = Duration::from_millis(500);
 /// One line: what a person must put right.
 pub async fn up(mut config: Config) -> Result<(), Failure> {
     let data = DataFolder::open(&config.data)?;
-    let _locks = data.lock(&["gateway", "worker", "admin", "nats"])?;
+    // That of the server is locked by its supervisor.
+    let _locks = data.lock(&["gateway", "worker", "admin"])?;
     let token = data.admin_token(&config.admin)?;
     config.worker.allow_networks.extend(loopback());
     let bound = Bound::bind(&config, &token).await?;

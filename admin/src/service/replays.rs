@@ -59,8 +59,9 @@ impl Replays {
         let parts = find(log, id).await?;
         let is_same = |stored: &Action| matches!(stored, Action::ReplayOrder(order) if order.replay == id && order.action() == action);
         if call.stored(log, is_same).await?.is_empty() {
-            if log.history.replay_order(id.to_owned()).await.map_err(of_history)? == Some(ReplayAction::Cancel) {
-                return Err(refuse(Code::Conflict, format!("replay {id} is cancelled")));
+            let state = view(log, id, &parts).await?.state;
+            if let Some(problem) = changes_nothing(&state, action) {
+                return Err(refuse(Code::Conflict, format!("replay {id} is {state}: {problem}")));
             }
             let order = |part: &StoredCommand| {
                 let order = v1::ReplayOrder { replay: id.to_owned(), run: part.run.0, action: action.into() };
@@ -81,13 +82,17 @@ impl ReplayService for Replays {
         let log = self.state.log()?;
         let grant = auth::grant(&request)?;
         let selected = select(log, &grant, request.into_inner().selection.unwrap_or_default()).await?;
-        let sample = selected.iter().take(SAMPLE).map(|(_, item)| v1::ReplayItem {
+        let sample = selected.items.iter().take(SAMPLE).map(|(_, item)| v1::ReplayItem {
             event_id: EventId::from_slice(&item.event_id).map(|id| id.to_string()).unwrap_or_default(),
             subscription: item.subscription_name.clone(),
             workflow_id: item.workflow_id.clone(),
         });
-        let count = u32::try_from(selected.len()).unwrap_or(u32::MAX);
-        Ok(Response::new(v1::PlanReplayResponse { count, sample: sample.collect() }))
+        Ok(Response::new(v1::PlanReplayResponse {
+            count: count(selected.items.len()),
+            sample: sample.collect(),
+            left_out_discarded: count(selected.discarded),
+            left_out_resolved: count(selected.resolved),
+        }))
     }
 
     async fn start_replay(&self, request: Request<v1::StartReplayRequest>) -> Result<Response<v1::Replay>, Status> {
@@ -99,10 +104,10 @@ impl ReplayService for Replays {
         let mut parts = call.stored(log, |action| matches!(action, Action::Replay(_))).await?;
         if parts.is_empty() {
             let selected = select(log, &grant, selection.unwrap_or_default()).await?;
-            if selected.is_empty() {
-                return Err(refuse(Code::NotFound, "no event that a subscription takes is selected"));
+            if selected.items.is_empty() {
+                return Err(refuse(Code::NotFound, selected.nothing()));
             }
-            parts = call.command(log, cut(&selected, |items| Action::Replay(v1::ReplayEvents { items }))).await?;
+            parts = call.command(log, cut(&selected.items, |items| Action::Replay(v1::ReplayEvents { items }))).await?;
         }
         view(log, &call.request_id, &parts).await.map(Response::new)
     }
@@ -155,6 +160,21 @@ impl ReplayService for Replays {
     }
 }
 
+/// Why an order would change nothing about a replay in this state; `None`: it changes something.
+fn changes_nothing(state: &str, action: ReplayAction) -> Option<&'static str> {
+    match (state, action) {
+        ("done", _) => Some("everything that it delivers has come to its end"),
+        ("cancelled", _) => Some("what it had not delivered is discarded"),
+        ("paused", ReplayAction::Pause) => Some("nothing to pause"),
+        ("running", ReplayAction::Resume) => Some("nothing to resume"),
+        _ => None,
+    }
+}
+
+fn count(items: usize) -> u32 {
+    u32::try_from(items).unwrap_or(u32::MAX)
+}
+
 /// The commands of a replay.
 async fn find(log: &Log, id: &str) -> Result<Vec<StoredCommand>, Status> {
     let parts = log.history.request(id.to_owned()).await.map_err(of_history)?;
@@ -174,7 +194,7 @@ async fn view(log: &Log, id: &str, parts: &[StoredCommand]) -> Result<v1::Replay
         replay.reason.clone_from(&first.command.reason);
         replay.started_at = convert::milliseconds(first.command.at_ms);
     }
-    replay.selected = u32::try_from(items.len()).unwrap_or(u32::MAX);
+    replay.selected = count(items.len());
     for state in log.history.item_progress(items).await.map_err(of_history)? {
         let counter = match state {
             ItemProgress::Pending => &mut replay.pending,
@@ -187,11 +207,34 @@ async fn view(log: &Log, id: &str, parts: &[StoredCommand]) -> Result<v1::Replay
     }
     let order = log.history.replay_order(id.to_owned()).await.map_err(of_history)?;
     replay.state = match order {
-        Some(ReplayAction::Cancel) => "cancelled",
+        // One that came when everything was delivered has changed nothing.
+        Some(ReplayAction::Cancel) if replay.pending + replay.discarded > 0 => "cancelled",
         _ if replay.pending == 0 => "done",
         Some(ReplayAction::Pause) => "paused",
-        Some(ReplayAction::Resume | ReplayAction::Unspecified) | None => "running",
+        Some(ReplayAction::Resume | ReplayAction::Cancel | ReplayAction::Unspecified) | None => "running",
     }
     .to_owned();
     Ok(replay)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_that_changes_nothing_says_so() {
+        for action in [ReplayAction::Pause, ReplayAction::Resume, ReplayAction::Cancel] {
+            assert!(changes_nothing("done", action).is_some() && changes_nothing("cancelled", action).is_some());
+        }
+        assert!(changes_nothing("paused", ReplayAction::Pause).is_some());
+        assert!(changes_nothing("running", ReplayAction::Resume).is_some());
+        for (state, action) in [
+            ("running", ReplayAction::Pause),
+            ("paused", ReplayAction::Resume),
+            ("running", ReplayAction::Cancel),
+            ("paused", ReplayAction::Cancel),
+        ] {
+            assert_eq!(changes_nothing(state, action), None, "{state} {action:?}");
+        }
+    }
 }

@@ -54,7 +54,14 @@ impl Workflows {
         };
         let mut commands = call.stored(log, is_same).await?;
         if commands.is_empty() {
-            check(log, &grant, &workflow).await?;
+            let known = check(log, &grant, &workflow).await?;
+            if order.action == LaneAction::Pause && !known && !order.force {
+                let message = format!(
+                    "no event of workflow {workflow} is kept, so it may be misspelt; to pause it before its first event \
+                     use --force"
+                );
+                return Err(refuse(Code::NotFound, message));
+            }
             let (shard, wanted) = order.command(log, uid, &workflow).await?;
             commands = call.command(log, vec![(shard, Action::Lane(wanted))]).await?;
         }
@@ -134,11 +141,9 @@ impl WorkflowService for Workflows {
         let grant = auth::grant(&request)?;
         let asked = request.into_inner();
         for state in &asked.states {
-            if !["open", "waiting", "blocked", "paused"].contains(&state.as_str()) {
-                return Err(refuse(
-                    Code::BadQuery,
-                    format!("states: {state:?} is not open, waiting, blocked or paused"),
-                ));
+            if !["open", "waiting", "blocked", "paused", "away", "held"].contains(&state.as_str()) {
+                let problem = format!("states: {state:?} is not open, waiting, blocked, paused, away or held");
+                return Err(refuse(Code::BadQuery, problem));
             }
         }
         // Lanes have no source, so a key that is limited to some sees none.
@@ -166,28 +171,28 @@ impl WorkflowService for Workflows {
         let grant = auth::grant(&request)?;
         let v1::RetryLaneRequest { subscription, workflow_id, event_id, reason, request_id } = request.into_inner();
         let action = LaneAction::Retry;
-        self.order(grant, Order { action, subscription, workflow_id, event_id, reason, request_id }).await
+        self.order(grant, Order { action, subscription, workflow_id, event_id, reason, request_id, force: false }).await
     }
 
     async fn skip_lane(&self, request: Request<v1::SkipLaneRequest>) -> Result<Response<v1::LaneResponse>, Status> {
         let grant = auth::grant(&request)?;
         let v1::SkipLaneRequest { subscription, workflow_id, event_id, reason, request_id } = request.into_inner();
         let action = LaneAction::Skip;
-        self.order(grant, Order { action, subscription, workflow_id, event_id, reason, request_id }).await
+        self.order(grant, Order { action, subscription, workflow_id, event_id, reason, request_id, force: false }).await
     }
 
     async fn pause_lane(&self, request: Request<v1::PauseLaneRequest>) -> Result<Response<v1::LaneResponse>, Status> {
         let grant = auth::grant(&request)?;
-        let v1::PauseLaneRequest { subscription, workflow_id, reason, request_id } = request.into_inner();
+        let v1::PauseLaneRequest { subscription, workflow_id, reason, request_id, force } = request.into_inner();
         let (action, event_id) = (LaneAction::Pause, String::new());
-        self.order(grant, Order { action, subscription, workflow_id, event_id, reason, request_id }).await
+        self.order(grant, Order { action, subscription, workflow_id, event_id, reason, request_id, force }).await
     }
 
     async fn resume_lane(&self, request: Request<v1::ResumeLaneRequest>) -> Result<Response<v1::LaneResponse>, Status> {
         let grant = auth::grant(&request)?;
         let v1::ResumeLaneRequest { subscription, workflow_id, reason, request_id } = request.into_inner();
         let (action, event_id) = (LaneAction::Resume, String::new());
-        self.order(grant, Order { action, subscription, workflow_id, event_id, reason, request_id }).await
+        self.order(grant, Order { action, subscription, workflow_id, event_id, reason, request_id, force: true }).await
     }
 }
 
@@ -199,6 +204,8 @@ struct Order {
     event_id: String,
     reason: String,
     request_id: String,
+    /// Also a workflow of which no event is kept.
+    force: bool,
 }
 
 impl Order {
@@ -270,14 +277,16 @@ fn workflow_of(text: &str) -> Result<WorkflowId, Status> {
 }
 
 /// Refuses whoever may not touch a workflow. Its events tell which source they are of, so a key that is limited to some
-/// sources may touch none as a whole.
-async fn check(log: &Log, grant: &Grant, workflow: &WorkflowId) -> Result<(), Status> {
+/// sources may touch none as a whole. Whether an event of it is kept.
+async fn check(log: &Log, grant: &Grant, workflow: &WorkflowId) -> Result<bool, Status> {
     let (stream, subject) =
         (log.layout.events_stream(log.layout.shard_of(workflow)), log.layout.event_subject(workflow));
     let newest = direct::last_by_subject(&log.connection, &stream, &subject).await.map_err(of_direct)?;
     let event = newest.and_then(|message| Event::decode(log.layout, &message).ok());
+    let known = event.is_some();
     let source = event.map(|event| event.source).unwrap_or_default();
-    grant.check(&source, workflow).map_err(of_key)
+    grant.check(&source, workflow).map_err(of_key)?;
+    Ok(known)
 }
 
 /// The subscription of a name.
@@ -346,5 +355,6 @@ async fn view(log: &Log, lane: LaneHistory) -> Result<v1::WorkflowLane, Status> 
         attempts: lane.lane.attempts,
         next_attempt_at: convert::milliseconds(lane.lane.next_attempt_at_ms),
         first_failed_at: convert::milliseconds(lane.lane.first_failed_at_ms),
+        receiver: lane.receiver.as_ref().map(|receiver| convert::receiver(lane.shard, receiver)),
     })
 }

@@ -194,6 +194,8 @@ async fn a_replay_is_followed_to_its_end() {
     let order = v1::CancelReplayRequest { id: "again".into(), ..Default::default() };
     let replay = client.cancel_replay(order.clone()).await.unwrap().into_inner();
     assert_eq!((replay.state.as_str(), replay.delivered, replay.pending), ("cancelled", 1, 1));
+    let late = v1::PauseReplayRequest { id: "again".into(), ..Default::default() };
+    assert_eq!(reason(client.pause_replay(late).await), (Code::Aborted, "CONFLICT".into()));
     assert_eq!(reason(client.cancel_replay(order).await), (Code::Aborted, "CONFLICT".into()));
     let listed = client.list_replays(v1::ListReplaysRequest::default()).await.unwrap().into_inner().replays;
     assert_eq!(listed.iter().map(|replay| replay.id.as_str()).collect::<Vec<_>>(), ["again"]);

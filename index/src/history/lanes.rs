@@ -8,6 +8,7 @@ use weft_proto::{
 
 use super::{
     names::Subscriptions,
+    receivers::{self, state_name},
     tables::{UID_MIN, Uid, View, WORKFLOW_LANE, decode, get},
 };
 
@@ -29,6 +30,8 @@ pub struct LaneHistory {
     pub lane: v1::Lane,
     /// Its subscription is paused; or it is the lane of one event, and an operator has stopped its workflow's.
     pub is_stopped: bool,
+    /// How its receiver stands that is away or held; `None`: it is called freely.
+    pub receiver: Option<v1::ReceiverState>,
 }
 
 impl LaneHistory {
@@ -38,6 +41,10 @@ impl LaneHistory {
             "paused"
         } else if self.lane.state() == v1::LaneState::Blocked {
             "blocked"
+        } else if let Some(receiver) = &self.receiver
+            && self.lane.next <= self.lane.last
+        {
+            state_name(receiver)
         } else if self.lane.next_attempt_at_ms > 0 {
             "waiting"
         } else {
@@ -146,5 +153,6 @@ fn read(
             of_workflow.is_some_and(|lane| lane.paused)
         };
     let subscription = subscriptions.name(view, uid)?;
-    Ok(Some(LaneHistory { uid: SubscriptionUid::from_bytes(*uid), subscription, workflow, shard, lane, is_stopped }))
+    let (receiver, uid) = (receivers::of(view, shard, uid)?, SubscriptionUid::from_bytes(*uid));
+    Ok(Some(LaneHistory { uid, subscription, workflow, shard, lane, is_stopped, receiver }))
 }

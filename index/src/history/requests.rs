@@ -97,6 +97,35 @@ pub(super) fn is_refused(view: &View, item: &CommandItem) -> Result<bool, redb::
     Ok(view.refused.get((shard.0, run.0, seq.0, uid.as_bytes()))?.is_some())
 }
 
+/// What an operator has decided about a delivery and nothing has changed since: resolved or discarded.
+///
+/// Attempts and redrives that were under way before say nothing against it, a later redrive or replay does. What a
+/// cancelled replay has left undelivered is no decision about the event.
+pub(super) fn decisions(view: &View, items: &[CommandItem]) -> Result<Vec<Option<OutcomeKind>>, redb::Error> {
+    items.iter().map(|item| decision(view, item)).collect()
+}
+
+fn decision(view: &View, item: &CommandItem) -> Result<Option<OutcomeKind>, redb::Error> {
+    let CommandItem { shard, seq, uid, .. } = item;
+    let key = |run| (shard.0, seq.0, uid.as_bytes(), run);
+    for row in view.deliveries.range(key(0)..=key(u64::MAX))?.rev() {
+        let (key, row) = row?;
+        let (.., run) = key.value();
+        let row: DeliveryRow = decode(row.value())?;
+        let Some(outcome) = row.outcome else { continue };
+        let kind = outcome.kind();
+        if !matches!(kind, OutcomeKind::Resolved | OutcomeKind::Discarded) {
+            return Ok(None);
+        }
+        let command: Option<v1::Command> = get(&view.commands, (shard.0, run))?;
+        let is_replay = matches!(command.and_then(|command| command.action), Some(Action::Replay(_)));
+        if !is_replay {
+            return Ok(Some(kind));
+        }
+    }
+    Ok(None)
+}
+
 fn item_progress(view: &View, item: &CommandItem) -> Result<ItemProgress, redb::Error> {
     let CommandItem { shard, seq, uid, run } = item;
     if is_refused(view, item)? {

@@ -10,6 +10,7 @@
 //! | `dead_by_time` | when, shard, sequence, uid | – | with `dead` |
 //! | `still_open` | shard, sequence, uid | the checkpoint that lists it | OUTCOMES |
 //! | `lanes` | workflow id, uid, sequence of the lane of one event, else 0 | `v1::Lane`: what is unsettled | OUTCOMES |
+//! | `receivers` | shard, uid | `v1::ReceiverState` of a receiver that is away or held | OUTCOMES |
 //! | `subscriptions` | shard, uid | `v1::SubscriptionState` | OUTCOMES |
 //! | `names` | uid | the subscription's name | OUTCOMES, COMMANDS, DLQ |
 //! | `commands` | shard, COMMANDS sequence | `v1::Command` | COMMANDS |
@@ -47,6 +48,8 @@ pub(super) const WORKFLOW_LANE: u64 = 0;
 pub(super) const COMMANDED: &str = "commanded";
 /// Up to where the shard's EVENTS has been matched.
 pub(super) const MATCHED: &str = "matched";
+/// The epoch of the shard's newest owner.
+pub(super) const EPOCH: &str = "epoch";
 /// The EVENTS sequence up to which expired rows have been removed.
 pub(super) const SWEPT: &str = "swept";
 /// The first record of OUTCOMES that was read.
@@ -95,6 +98,7 @@ tables! {
     dead_by_time, DEAD_BY_TIME, "dead_by_time": (i64, u32, u64, Bytes16) => ();
     still_open, STILL_OPEN, "still_open": DeliveryKey => u64;
     lanes, LANES, "lanes": (&'static str, Bytes16, u64) => Row;
+    receivers, RECEIVERS, "receivers": (u32, Bytes16) => Row;
     subscriptions, SUBSCRIPTIONS, "subscriptions": (u32, Bytes16) => Row;
     names, NAMES, "names": Bytes16 => &'static str;
     commands, COMMANDS, "commands": (u32, u64) => Row;

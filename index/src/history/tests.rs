@@ -26,7 +26,8 @@ use super::{
     events,
     lanes::{self, LaneFilter},
     names::Subscriptions,
-    requests::{self, ItemProgress},
+    receivers::{self, ReceiverHistory},
+    requests::{self, CommandItem, ItemProgress},
     status::{DeadLetterStatus, DeliveryStatus},
     sweep::{Expired, LaneCursor},
     tables::{Tables, View},
@@ -611,4 +612,70 @@ fn a_dead_letter_says_why_it_has_no_copy() {
     assert_eq!(missing(), "DLQ refuses it: too large");
     says(3, v1::CopyStateKind::Stored);
     assert_eq!(missing(), "");
+}
+
+fn receiver(uid: SubscriptionUid, condition: v1::ReceiverCondition) -> v1::ReceiverState {
+    v1::ReceiverState {
+        subscription: uid.to_vec(),
+        condition: condition.into(),
+        since_ms: 7_000,
+        reason: "no connection".into(),
+        next_attempt_at_ms: 9_000,
+    }
+}
+
+/// What an owner says of receivers holds until it says otherwise, or another owner comes.
+#[test]
+fn receivers_that_are_away_or_held_are_listed_and_their_lanes_say_so() {
+    use v1::ReceiverCondition::{Available, Away, Held};
+    let index = Index::new();
+    let subscriptions = Subscriptions::of(&catalog("*", false));
+    index.apply(&event_messages(1..=1));
+    let say = |seq, epoch, receivers: Vec<v1::ReceiverState>| {
+        let lanes = vec![lane(BILLING, 1, 1, v1::LaneState::Open)];
+        index.apply(&outcomes([commit(seq, v1::Commit { epoch, receivers, lanes, cursor: 1, ..Default::default() })]));
+        let view = index.view();
+        let listed: Vec<_> = receivers::all(&view).unwrap().iter().map(ReceiverHistory::state).collect();
+        let page = lanes::page(&view, &subscriptions, LAYOUT, &LaneFilter::default(), None, 10).unwrap();
+        (listed, page.lanes[0].state())
+    };
+    assert_eq!(say(1, 1, vec![]), (vec![], "open"));
+    assert_eq!(say(2, 1, vec![receiver(BILLING, Away), receiver(AUDIT, Held)]).1, "away");
+    assert_eq!(say(3, 1, vec![]).0.len(), 2, "a commit that does not name them changes nothing");
+    assert_eq!(say(4, 1, vec![receiver(BILLING, Held), receiver(AUDIT, Available)]), (vec!["held"], "held"));
+    assert_eq!(say(5, 2, vec![]), (vec![], "open"), "a new owner finds out for itself");
+}
+
+/// A replay leaves out what an operator has decided, until it is delivered once more.
+#[test]
+fn the_newest_decision_of_an_operator_stands() {
+    let index = Index::new();
+    index.apply(&event_messages(1..=4));
+    let command = |seq: u64, action: v1::command::Action| {
+        let command = v1::Command { request_id: format!("r{seq}"), action: Some(action), ..Default::default() };
+        (Source::Commands(SHARD), stored(seq, "commands.0".into(), records::headers(), command.encode_to_vec()))
+    };
+    let close = || v1::command::Action::Close(v1::CloseDeadLetters::default());
+    let replay = || v1::command::Action::Replay(v1::ReplayEvents::default());
+    index.apply(&[command(5, close()), command(6, replay()), command(7, replay())]);
+    let dead = |number| outcome(BILLING, number, 0, OutcomeKind::DeadLettered, 5_000);
+    let settled = |number, run, kind| outcome(BILLING, number, run, kind, 6_000);
+    let outcomes_of_all = vec![
+        dead(1),
+        settled(1, 5, OutcomeKind::Discarded),
+        dead(2),
+        settled(2, 5, OutcomeKind::Resolved),
+        // Discarded, and then replayed by its id.
+        dead(3),
+        settled(3, 5, OutcomeKind::Discarded),
+        settled(3, 6, OutcomeKind::Delivered),
+        // Delivered, and then part of a replay that was cancelled.
+        settled(4, 0, OutcomeKind::Delivered),
+        settled(4, 7, OutcomeKind::Discarded),
+    ];
+    index.apply(&outcomes([commit(1, v1::Commit { cursor: 4, outcomes: outcomes_of_all, ..Default::default() })]));
+    let items: Vec<_> =
+        (1..=5).map(|seq| CommandItem { shard: SHARD, seq: StreamSeq(seq), uid: BILLING, run: Run::LIVE }).collect();
+    let decisions = requests::decisions(&index.view(), &items).unwrap();
+    assert_eq!(decisions, [Some(OutcomeKind::Discarded), Some(OutcomeKind::Resolved), None, None, None]);
 }

@@ -22,7 +22,7 @@ pub enum DlqCommand {
     /// Show one dead letter with its event
     Get(GetArgs),
     /// Deliver dead letters again
-    Redrive(RedriveArgs),
+    Redrive(RedriveAndWaitArgs),
     /// Declare dead letters done: their receivers have what they need
     Resolve(RedriveArgs),
     /// Give dead letters up; nothing is erased
@@ -85,6 +85,16 @@ pub struct RedriveArgs {
     reason: ReasonArgs,
     #[command(flatten)]
     common: CommonArgs,
+}
+
+/// `weft dlq redrive`.
+#[derive(Debug, clap::Args)]
+pub struct RedriveAndWaitArgs {
+    #[command(flatten)]
+    which: RedriveArgs,
+    /// Wait to the end, also while their receivers are away
+    #[arg(long)]
+    wait: bool,
 }
 
 impl RedriveArgs {
@@ -163,6 +173,17 @@ struct Redriven {
     delivered: u32,
     failed: u32,
     not_applicable: u32,
+    /// Those that are left wait for these receivers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    waits_for: Vec<WaitsFor>,
+}
+
+/// A receiver that dead letters wait for.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WaitsFor {
+    subscription: String,
+    receiver: view::Receiver,
 }
 
 impl Redriven {
@@ -171,6 +192,11 @@ impl Redriven {
         self.delivered = progress.delivered;
         self.failed = progress.failed;
         self.not_applicable = progress.not_applicable;
+        let waits_for = progress.waits_for.iter().map(|waits_for| WaitsFor {
+            subscription: waits_for.subscription.clone(),
+            receiver: waits_for.receiver.clone().unwrap_or_default().into(),
+        });
+        self.waits_for = waits_for.collect();
         if !progress.request_id.is_empty() {
             self.request_id.clone_from(&progress.request_id);
         }
@@ -185,11 +211,29 @@ impl Redriven {
             return format!("would redrive {}", self.selected);
         }
         let Self { selected, delivered, failed, not_applicable, .. } = self;
-        format!("redriven {selected}: {delivered} delivered, {failed} failed again, {not_applicable} not applicable")
+        let counts = format!(
+            "redriven {selected}: {delivered} delivered, {failed} failed again, {not_applicable} not applicable"
+        );
+        if self.waits_for.is_empty() {
+            return counts;
+        }
+        format!(
+            "{counts}, {} waiting\n{}\nthey are delivered when that is over; --wait waits for it",
+            selected - self.settled(),
+            self.obstacles()
+        )
+    }
+
+    /// What those that are left wait for, for people.
+    fn obstacles(&self) -> String {
+        let line =
+            |waits_for: &WaitsFor| format!("the receiver of {} {}", waits_for.subscription, waits_for.receiver.human());
+        self.waits_for.iter().map(line).collect::<Vec<_>>().join("\n")
     }
 }
 
-async fn redrive(args: RedriveArgs) -> Result<(), Failure> {
+async fn redrive(args: RedriveAndWaitArgs) -> Result<(), Failure> {
+    let RedriveAndWaitArgs { which: args, wait } = args;
     one_way("redrive", "--subscription", args.given())?;
     let by_id = !args.ids.is_empty();
     let format = args.common.format();
@@ -203,21 +247,36 @@ async fn redrive(args: RedriveArgs) -> Result<(), Failure> {
         dry_run: args.dry_run,
     };
     if !args.dry_run && !args.yes && !by_id && prompt::is_attended() {
-        let planned = carry_out(&admin, RedriveDeadLettersRequest { dry_run: true, ..request.clone() }).await?;
+        let planned = carry_out(&admin, RedriveDeadLettersRequest { dry_run: true, ..request.clone() }, wait).await?;
         if !prompt::confirmed(&format!("redrive {} dead letters?", planned.selected))? {
             return Err(Failure::Failed("nothing was redriven".into()));
         }
     }
-    let result = carry_out(&admin, request).await?;
+    let result = carry_out(&admin, request, wait).await?;
     output::one(format, &result, || result.human())?;
+    changed_something(result.dry_run, result.selected, result.selected - result.not_applicable)?;
     if result.failed > 0 {
         return Err(Failure::Failed(format!("{} failed again; see weft dlq list", result.failed)));
     }
     Ok(())
 }
 
-/// Sends the request and follows its progress to the end.
-async fn carry_out(admin: &AdminClient, request: RedriveDeadLettersRequest) -> Result<Redriven, Failure> {
+/// A command that changes nothing fails: a script must not believe that it worked.
+fn changed_something(dry_run: bool, selected: u32, changed: u32) -> Result<(), Failure> {
+    match (selected, changed) {
+        _ if dry_run => Ok(()),
+        (0, _) => Err(Failure::Failed("nothing was done: no open dead letter is selected".into())),
+        (_, 0) => {
+            let problem = "nothing was done: none of them was open any more when the command came to it";
+            Err(Failure::Failed(problem.into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Sends the request and follows its progress to the end, or, without `wait`, until all that are left wait for receivers
+/// that are away or held.
+async fn carry_out(admin: &AdminClient, request: RedriveDeadLettersRequest, wait: bool) -> Result<Redriven, Failure> {
     let mut result =
         Redriven { request_id: request.request_id.clone(), dry_run: request.dry_run, ..Redriven::default() };
     let answer = admin.dead_letters().redrive_dead_letters(admin.request(request)).await;
@@ -227,6 +286,12 @@ async fn carry_out(admin: &AdminClient, request: RedriveDeadLettersRequest) -> R
         result.take(&step);
         bar.set_length(result.selected.into());
         bar.set_position(result.settled().into());
+        if !result.waits_for.is_empty() {
+            if !wait {
+                break;
+            }
+            bar.suspend(|| eprintln!("{}", result.obstacles()));
+        }
     }
     bar.finish_and_clear();
     Ok(result)
@@ -287,7 +352,8 @@ async fn close(args: RedriveArgs, closing: Closing) -> Result<(), Failure> {
         Closed { selected, closed, not_applicable, pending, .. } => {
             format!("{verb} {selected}: {closed} done, {not_applicable} not applicable, {pending} pending")
         }
-    })
+    })?;
+    changed_something(closed.dry_run, closed.selected, closed.closed + closed.pending)
 }
 
 async fn ask_close(

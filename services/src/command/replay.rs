@@ -55,11 +55,14 @@ pub struct SelectionArgs {
     /// To this subscription only [default: each that takes the event]
     #[arg(long, value_name = "NAME")]
     subscription: Option<String>,
+    /// Also what an operator has discarded or resolved, which is left out unless events are named by id
+    #[arg(long, value_name = "DECISION", value_delimiter = ',', value_parser = ["discarded", "resolved"])]
+    include: Vec<String>,
 }
 
 impl SelectionArgs {
     fn into_selection(self) -> Result<v1::ReplaySelection, Failure> {
-        let Self { ids, filter, since, until, all, subscription } = self;
+        let Self { ids, filter, since, until, all, subscription, include } = self;
         let EventFilterArgs { workflow, event_type, source } = filter;
         let filtered = [&workflow, &event_type, &source].into_iter().any(Option::is_some) || since.or(until).is_some();
         one_way("replay", "--workflow", [!ids.is_empty(), filtered, all])?;
@@ -70,7 +73,8 @@ impl SelectionArgs {
             since: since.map(to_proto),
             until: until.map(to_proto),
         });
-        Ok(v1::ReplaySelection { event_ids: ids, filter, all, subscription: subscription.unwrap_or_default() })
+        let subscription = subscription.unwrap_or_default();
+        Ok(v1::ReplaySelection { event_ids: ids, filter, all, subscription, include })
     }
 }
 

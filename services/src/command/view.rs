@@ -130,6 +130,8 @@ struct Attempt {
     error: Option<String>,
     response: Option<String>,
     next_attempt_at: Option<Time>,
+    /// It used up no retry.
+    uncounted: bool,
 }
 
 impl From<v1::Delivery> for Delivery {
@@ -154,6 +156,7 @@ impl From<v1::DeliveryAttempt> for Attempt {
             ended_at: Time::of(attempt.ended_at.as_ref()),
             next_attempt_at: Time::of(attempt.next_attempt_at.as_ref()),
             outcome: attempt.outcome,
+            uncounted: attempt.uncounted,
             status: (attempt.status != 0).then_some(attempt.status),
             error: (!attempt.error.is_empty()).then_some(attempt.error),
             response: (!attempt.response.is_empty()).then(|| String::from_utf8_lossy(&attempt.response).into_owned()),
@@ -216,6 +219,7 @@ impl EventWithDeliveries {
                         Some(attempt.outcome.clone()),
                         attempt.status.map(|status| status.to_string()),
                         attempt.error.clone(),
+                        attempt.uncounted.then(|| "(used up no retry)".to_owned()),
                     ]
                     .into_iter()
                     .flatten()
@@ -227,6 +231,41 @@ impl EventWithDeliveries {
         });
         let table = super::output::table(&["SUBSCRIPTION", "STATUS", "ATTEMPT", "AT", "OUTCOME"], rows);
         format!("{text}{table}")
+    }
+}
+
+/// A receiver that is away or held.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Receiver {
+    state: String,
+    since: Option<Time>,
+    reason: String,
+    next_attempt_at: Option<Time>,
+    shard: u32,
+}
+
+impl From<v1::Receiver> for Receiver {
+    fn from(receiver: v1::Receiver) -> Self {
+        Self {
+            since: Time::of(receiver.since.as_ref()),
+            next_attempt_at: Time::of(receiver.next_attempt_at.as_ref()),
+            state: receiver.state,
+            reason: receiver.reason,
+            shard: receiver.shard,
+        }
+    }
+}
+
+impl Receiver {
+    /// For people, as the end of a sentence about the subscription's receiver.
+    pub fn human(&self) -> String {
+        let (since, next) = (text_or_dash(self.since.as_ref()), text_or_dash(self.next_attempt_at.as_ref()));
+        match self.state.as_str() {
+            "paused" => "is not called while the subscription is paused".to_owned(),
+            "held" => format!("cannot be called since {since} ({}); tried again at {next}", self.reason),
+            state => format!("is {state} since {since} ({}); called again at {next}", self.reason),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! `weft workflow get | lanes | retry | skip | pause | resume`.
 
-use std::mem;
+use std::{mem, time::Duration};
 
 use tonic::{Response, Status};
 use weft_proto::v1;
@@ -14,6 +14,9 @@ use super::{
 };
 use crate::exit::Failure;
 
+/// Between two looks at a lane that is waited for.
+const WAIT_INTERVAL: Duration = Duration::from_millis(500);
+
 /// The verbs.
 #[derive(Debug, clap::Subcommand)]
 pub enum WorkflowCommand {
@@ -22,11 +25,11 @@ pub enum WorkflowCommand {
     /// List lanes that have something unsettled or are paused
     Lanes(LanesArgs),
     /// Attempt the head of a lane now, whether it waits or is blocked
-    Retry(HeadArgs),
+    Retry(RetryArgs),
     /// Make the head of a lane a dead letter, so that the lane goes on
     Skip(HeadArgs),
     /// Attempt nothing of a lane until it is resumed
-    Pause(LaneArgs),
+    Pause(PauseArgs),
     /// Let a paused lane go on
     Resume(LaneArgs),
 }
@@ -52,7 +55,7 @@ pub struct LanesArgs {
     /// Only this workflow
     #[arg(long, value_name = "ID")]
     workflow: Option<String>,
-    /// Only these states: open, waiting, blocked, paused
+    /// Only these states: open, waiting, blocked, paused, away, held
     #[arg(long, value_name = "STATE", value_delimiter = ',')]
     state: Vec<String>,
     /// At most so many
@@ -86,6 +89,26 @@ pub struct HeadArgs {
     event: Option<String>,
 }
 
+/// `weft workflow retry`.
+#[derive(Debug, clap::Args)]
+pub struct RetryArgs {
+    #[command(flatten)]
+    head: HeadArgs,
+    /// Wait until the event has come to its end, also while the receiver is away
+    #[arg(long)]
+    wait: bool,
+}
+
+/// `weft workflow pause`.
+#[derive(Debug, clap::Args)]
+pub struct PauseArgs {
+    #[command(flatten)]
+    lane: LaneArgs,
+    /// Also a workflow of which no event is kept, before its first event
+    #[arg(long)]
+    force: bool,
+}
+
 /// Carries out one verb.
 ///
 /// # Errors
@@ -95,34 +118,55 @@ pub async fn run(command: WorkflowCommand) -> Result<(), Failure> {
     match command {
         WorkflowCommand::Get(args) => get(args).await,
         WorkflowCommand::Lanes(args) => lanes(args).await,
-        WorkflowCommand::Retry(HeadArgs { lane, event }) => {
-            order(lane, "retried", async move |admin: AdminClient, subscription, workflow_id, reason, request_id| {
-                let event_id = event.unwrap_or_default();
-                let request = v1::RetryLaneRequest { subscription, workflow_id, event_id, reason, request_id };
-                admin.workflows().retry_lane(admin.request(request)).await
-            })
+        WorkflowCommand::Retry(RetryArgs { head: HeadArgs { lane, event }, wait }) => {
+            let wait = wait.then(|| (lane.subscription.clone(), lane.workflow.clone()));
+            order(
+                lane,
+                "retried",
+                wait,
+                async move |admin: AdminClient, subscription, workflow_id, reason, request_id| {
+                    let event_id = event.unwrap_or_default();
+                    let request = v1::RetryLaneRequest { subscription, workflow_id, event_id, reason, request_id };
+                    admin.workflows().retry_lane(admin.request(request)).await
+                },
+            )
             .await
         }
         WorkflowCommand::Skip(HeadArgs { lane, event }) => {
-            order(lane, "skipped", async move |admin: AdminClient, subscription, workflow_id, reason, request_id| {
-                let event_id = event.unwrap_or_default();
-                let request = v1::SkipLaneRequest { subscription, workflow_id, event_id, reason, request_id };
-                admin.workflows().skip_lane(admin.request(request)).await
-            })
+            order(
+                lane,
+                "skipped",
+                None,
+                async move |admin: AdminClient, subscription, workflow_id, reason, request_id| {
+                    let event_id = event.unwrap_or_default();
+                    let request = v1::SkipLaneRequest { subscription, workflow_id, event_id, reason, request_id };
+                    admin.workflows().skip_lane(admin.request(request)).await
+                },
+            )
             .await
         }
-        WorkflowCommand::Pause(lane) => {
-            order(lane, "paused", async move |admin: AdminClient, subscription, workflow_id, reason, request_id| {
-                let request = v1::PauseLaneRequest { subscription, workflow_id, reason, request_id };
-                admin.workflows().pause_lane(admin.request(request)).await
-            })
+        WorkflowCommand::Pause(PauseArgs { lane, force }) => {
+            order(
+                lane,
+                "paused",
+                None,
+                async move |admin: AdminClient, subscription, workflow_id, reason, request_id| {
+                    let request = v1::PauseLaneRequest { subscription, workflow_id, reason, request_id, force };
+                    admin.workflows().pause_lane(admin.request(request)).await
+                },
+            )
             .await
         }
         WorkflowCommand::Resume(lane) => {
-            order(lane, "resumed", async move |admin: AdminClient, subscription, workflow_id, reason, request_id| {
-                let request = v1::ResumeLaneRequest { subscription, workflow_id, reason, request_id };
-                admin.workflows().resume_lane(admin.request(request)).await
-            })
+            order(
+                lane,
+                "resumed",
+                None,
+                async move |admin: AdminClient, subscription, workflow_id, reason, request_id| {
+                    let request = v1::ResumeLaneRequest { subscription, workflow_id, reason, request_id };
+                    admin.workflows().resume_lane(admin.request(request)).await
+                },
+            )
             .await
         }
     }
@@ -161,21 +205,55 @@ async fn lanes(args: LanesArgs) -> Result<(), Failure> {
     output::list(format, &lanes.await?)
 }
 
-/// Tells a lane what to do; `done` is what people read.
+/// Tells a lane what to do; `done` is what people read; `wait`: the subscription and workflow whose head is waited for.
 async fn order(
     args: LaneArgs,
     done: &str,
+    wait: Option<(String, String)>,
     call: impl AsyncFnOnce(AdminClient, String, String, String, String) -> Result<Response<v1::LaneResponse>, Status>,
 ) -> Result<(), Failure> {
     let format = args.common.format();
     let admin = args.common.admin.connect().await?;
     let answer = call(admin.clone(), args.subscription, args.workflow, args.reason.reason, request_id()).await;
-    let ordered = view::Ordered::from(answer.map_err(|status| admin.failure(&status))?.into_inner());
-    output::one(format, &ordered, || match &ordered.lane {
-        Some(lane) => {
-            let table = output::table(view::Lane::HEADINGS, [lane.cells()]);
-            format!("{done} {}\n{table}", ordered.event_id.as_deref().unwrap_or_default())
+    let mut ordered = view::Ordered::from(answer.map_err(|status| admin.failure(&status))?.into_inner());
+    let obstacle = ordered.lane.as_ref().and_then(view::Lane::obstacle).filter(|_| done == "retried");
+    if let Some((subscription, workflow)) = wait {
+        if let Some(obstacle) = &obstacle {
+            eprintln!("{obstacle}");
         }
-        None => format!("{done} {}", ordered.event_id.as_deref().unwrap_or_default()),
+        let event = ordered.event_id.clone().unwrap_or_default();
+        ordered.lane = wait_for(&admin, subscription, workflow, &event).await?;
+    }
+    let obstacle = obstacle.filter(|_| ordered.lane.is_some());
+    output::one(format, &ordered, || {
+        let mut text = format!("{done} {}", ordered.event_id.as_deref().unwrap_or_default());
+        if let Some(lane) = &ordered.lane {
+            text.push_str(&format!("\n{}", output::table(view::Lane::HEADINGS, [lane.cells()])));
+        }
+        if let Some(obstacle) = obstacle {
+            text.push_str(&format!(
+                "\n{obstacle}\nthe event is attempted as soon as that is over; --wait waits for it"
+            ));
+        }
+        text
     })
+}
+
+/// Waits until the event is no longer the head of a lane. How the lane stands then, if something of it is unsettled.
+async fn wait_for(
+    admin: &AdminClient,
+    subscription: String,
+    workflow_id: String,
+    event: &str,
+) -> Result<Option<view::Lane>, Failure> {
+    let request = v1::ListLanesRequest { subscription, workflow_id, page_size: PAGE_MAX, ..Default::default() };
+    loop {
+        let answer = admin.workflows().list_lanes(admin.request(request.clone())).await;
+        let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
+        let lanes: Vec<_> = page.lanes.into_iter().map(view::Lane::from).collect();
+        if !lanes.iter().any(|lane| lane.waits_with(event)) {
+            return Ok(lanes.into_iter().next());
+        }
+        tokio::time::sleep(WAIT_INTERVAL).await;
+    }
 }

@@ -10,7 +10,10 @@ use weft::{
 };
 use weft_nats::testing::eventually;
 
-use crate::mesh::{PATIENCE, program, provide_tls};
+use crate::{
+    mesh::{PATIENCE, program, provide_tls},
+    up::http,
+};
 
 /// Runs commands as an operator does, who has the data folder's `client.toml` and the sender's secret.
 pub struct Operator<'a> {
@@ -124,16 +127,28 @@ async fn an_operator_discards_replays_and_pauses() {
     let closed = operator.lines(&["dlq", "discard", "--all", "--yes", "--reason", "a test order"]).await;
     assert_eq!((closed[0]["selected"].as_u64(), closed[0]["closed"].as_u64()), (Some(1), Some(1)));
     assert_eq!(operator.lines(&["dlq", "stats"]).await[0]["status"], "discarded");
+    for verb in ["discard", "resolve", "redrive"] {
+        assert_eq!(operator.code(&["dlq", verb, "--all", "--yes"]).await, Some(1), "{verb} changes nothing");
+    }
 
     let delivered = async || operator.lines(&["event", "get", good]).await[0]["status"] == "delivered";
     assert!(eventually(PATIENCE, delivered).await);
-    assert_eq!(operator.lines(&["replay", "plan", "--workflow", "order-1"]).await[0]["count"].as_u64(), Some(2));
+    let plan = operator.lines(&["replay", "plan", "--workflow", "order-1"]).await;
+    let counts = ["count", "leftOutDiscarded", "leftOutResolved"].map(|key| plan[0][key].as_u64());
+    assert_eq!(counts, [Some(1), Some(1), Some(0)], "what was discarded is left out");
+    let all = operator.lines(&["replay", "plan", "--workflow", "order-1", "--include", "discarded"]).await;
+    assert_eq!((all[0]["count"].as_u64(), all[0]["leftOutDiscarded"].as_u64()), (Some(2), Some(0)));
     let replay = operator.lines(&["event", "replay", good]).await;
     let id = replay[0]["id"].as_str().unwrap().to_owned();
     assert!(receiver.until(PATIENCE, |arrivals| arrivals.iter().any(|arrival| arrival.replay)).await);
     let done = async || operator.lines(&["replay", "get", &id]).await[0]["state"] == "done";
     assert!(eventually(PATIENCE, done).await);
     assert_eq!(operator.lines(&["replay", "list"]).await.len(), 1);
+    assert_eq!(operator.code(&["replay", "cancel", &id]).await, Some(1), "it is done");
+    assert!(done().await, "and stays so");
+    let typo = ["workflow", "pause", "ordr-1", "--subscription", SUBSCRIPTION];
+    assert_eq!(operator.code(&typo).await, Some(3), "no event of it is kept");
+    assert_eq!(operator.code(&[&typo[..], &["--force"]].concat()).await, Some(0));
 
     let lane = ["order-1", "--subscription", SUBSCRIPTION];
     operator.lines(&[&["workflow", "pause"][..], &lane].concat()).await;
@@ -150,5 +165,63 @@ async fn an_operator_discards_replays_and_pauses() {
         operator.code(&[&["workflow", "skip"][..], &["nobody", "--subscription", SUBSCRIPTION]].concat()).await,
         Some(3)
     );
+    up.stop().await.unwrap();
+}
+
+/// A receiver that is away is seen in every place where an operator looks, and no command hangs because of it.
+#[tokio::test]
+async fn an_operator_sees_that_a_receiver_is_away_and_waits_only_if_asked_to() {
+    provide_tls();
+    let folder = tempfile::tempdir().unwrap();
+    let wiring = Wiring::new();
+    let rule = |arrival: &weft::receiver::Arrival| {
+        if arrival.event_type == "order.bad" && !arrival.replay { Answer::now(422) } else { Answer::OK }
+    };
+    let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), &wiring.receiver_secret, rule).await.unwrap();
+    let address = receiver.url().trim_start_matches("http://").trim_end_matches('/').parse().unwrap();
+    let mut up = Up::start(&program(), folder.path(), &wiring.config(Some(&receiver.url()))).await.unwrap();
+    let operator = Operator {
+        data: &folder.path().join("data"),
+        gateway: up.endpoints.get("gateway").unwrap().to_owned(),
+        secret: &wiring.sender_secret,
+    };
+    let send = ["event", "send", "--source", SOURCE, "--data", "{}"];
+    operator.lines(&[&send[..], &["--workflow", "order-1", "--type", "order.bad"]].concat()).await;
+    assert!(eventually(PATIENCE, async || operator.lines(&["dlq", "list"]).await.len() == 1).await);
+    receiver.stop().await;
+    operator.lines(&[&send[..], &["--workflow", "order-2", "--type", "order.good"]].concat()).await;
+
+    let away = async || operator.lines(&["workflow", "lanes", "--state", "away"]).await;
+    assert!(eventually(PATIENCE, async || away().await.len() == 1).await);
+    let lane = &away().await[0];
+    assert_eq!((&lane["workflowId"], &lane["receiver"]["state"]), (&Value::from("order-2"), &Value::from("away")));
+    assert!(lane["receiver"]["reason"].as_str().unwrap().contains("no connection"), "{lane}");
+    assert!(lane["receiver"]["since"].is_string() && lane["receiver"]["nextAttemptAt"].is_string(), "{lane}");
+    let subscription = operator.lines(&["subscription", "get", SUBSCRIPTION]).await;
+    assert_eq!(subscription[0]["receivers"][0]["state"], "away");
+    assert!(subscription[0]["receiver"].as_str().unwrap().contains("is away since"), "{}", subscription[0]);
+    let ops = up.endpoints.get("ops").unwrap().to_owned();
+    let (status, text) = http(&format!("{ops}/readyz")).await;
+    assert_eq!(status, 200, "{text}");
+    let degraded = format!("degraded: shard 0: receiver of {SUBSCRIPTION}: away since");
+    assert!(text.lines().any(|line| line.starts_with(&degraded)), "{text}");
+    let (_, metrics) = http(&format!("{ops}/metrics")).await;
+    let line = metrics.lines().find(|line| line.starts_with("weft_worker_receiver_away"));
+    assert!(line.is_some_and(|line| line.contains(SUBSCRIPTION) && line.ends_with(" 1")), "{line:?}");
+
+    let redriven = operator.lines(&["dlq", "redrive", "--all", "--yes"]).await;
+    assert_eq!((redriven[0]["selected"].as_u64(), redriven[0]["delivered"].as_u64()), (Some(1), Some(0)));
+    assert_eq!(redriven[0]["waitsFor"][0]["subscription"], SUBSCRIPTION);
+    let retry = ["workflow", "retry", "order-2", "--subscription", SUBSCRIPTION];
+    let retried = operator.lines(&retry).await;
+    assert_eq!(retried[0]["lane"]["receiver"]["state"], "away");
+
+    let receiver = Receiver::start(address, &wiring.receiver_secret, rule).await.unwrap();
+    assert!(receiver.until(PATIENCE, |arrivals| arrivals.len() >= 2).await, "both are delivered when it is back");
+    assert!(eventually(PATIENCE, async || away().await.is_empty()).await);
+    let subscription = operator.lines(&["subscription", "get", SUBSCRIPTION]).await;
+    assert_eq!(subscription[0].get("receiver"), None);
+    let redriven = async || operator.lines(&["dlq", "list", "--status", "redriven"]).await.len() == 1;
+    assert!(eventually(PATIENCE, redriven).await);
     up.stop().await.unwrap();
 }

@@ -10,7 +10,7 @@ use weft::{
 
 use crate::mesh::{PATIENCE, program, provide_tls};
 
-async fn http(url: &str) -> (u16, String) {
+pub async fn http(url: &str) -> (u16, String) {
     let response = reqwest::get(url).await.unwrap();
     (response.status().as_u16(), response.text().await.unwrap())
 }

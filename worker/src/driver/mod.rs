@@ -181,6 +181,7 @@ impl Driver {
         let events = reader(&context, stream, &format!("events-{shard}"), positions.cursor.next());
         let stream = context.layout.commands_stream(shard);
         let commands = reader(&context, stream, &format!("commands-{shard}"), StreamSeq(positions.commands + 1));
+        let receivers = Receivers::new(shard, context.conditions.clone());
         let backfills = Backfills::new(log.clone(), &restored.subscriptions);
         let clock = lane_clock(&context.connection);
         let lanes = Lanes::new(share.limits(), restored, clock.now(), StdRng::from_rng(&mut rand::rng()));
@@ -210,7 +211,7 @@ impl Driver {
             _trim: trim,
             attempts: JoinSet::new(),
             lookups: JoinSet::new(),
-            receivers: Receivers::new(shard),
+            receivers,
             pauses: JoinSet::new(),
             matching: false,
             draft_since: None,

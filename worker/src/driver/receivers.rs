@@ -1,8 +1,8 @@
-//! Receivers that are away or held: in the log, and in a metric of each.
+//! Receivers that are away or held: in the log, in a metric of each, and among the conditions of the process.
 
 use std::collections::HashMap;
 
-use metrics::gauge;
+use weft_nats::conditions::Conditions;
 use weft_proto::ids::{ShardId, SubscriptionUid};
 
 use super::Driver;
@@ -15,6 +15,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Receivers {
     shard: ShardId,
+    conditions: Conditions,
     shown: HashMap<SubscriptionUid, Shown>,
 }
 
@@ -26,55 +27,75 @@ struct Shown {
 }
 
 impl Receivers {
-    pub fn new(shard: ShardId) -> Self {
-        Self { shard, shown: HashMap::new() }
+    pub fn new(shard: ShardId, conditions: Conditions) -> Self {
+        Self { shard, conditions, shown: HashMap::new() }
     }
 
     fn show(&mut self, uid: SubscriptionUid, subscription: &str, condition: Option<&Condition>) {
         let before = self.shown.get(&uid).map(|shown| shown.cause);
         let now = condition.map(|condition| condition.cause);
-        if before == now {
-            return;
-        }
-        if let Some(shown) = self.shown.remove(&uid) {
-            self.gauge(&shown, 0.0);
+        if before != now
+            && let Some(shown) = self.shown.remove(&uid)
+        {
+            self.take_back(&shown);
         }
         let shard = self.shard;
         let Some(condition) = condition else {
-            tracing::info!(%shard, subscription, "receiver is called freely again");
-            metrics::counter!(CIRCUITS, "state" => "closed").increment(1);
+            if before.is_some() {
+                tracing::info!(%shard, subscription, "receiver is called freely again");
+                metrics::counter!(CIRCUITS, "state" => "closed").increment(1);
+            }
             return;
         };
-        let reason = &condition.reason;
-        match condition.cause {
-            Cause::Away => tracing::warn!(%shard, subscription, reason, "receiver is away and its lanes wait"),
-            Cause::Held => {
-                tracing::error!(%shard, subscription, reason, "subscription cannot be delivered to and its lanes wait");
+        let shown = self.shown.entry(uid).or_insert_with(|| {
+            let reason = &condition.reason;
+            match condition.cause {
+                Cause::Away => tracing::warn!(%shard, subscription, reason, "receiver is away and its lanes wait"),
+                Cause::Held => {
+                    tracing::error!(%shard, subscription, reason, "subscription cannot be delivered to and waits");
+                }
             }
-        }
-        if before.is_none() {
-            metrics::counter!(CIRCUITS, "state" => "open").increment(1);
-        }
-        let shown = Shown { subscription: subscription.to_owned(), cause: condition.cause };
-        self.gauge(&shown, 1.0);
-        self.shown.insert(uid, shown);
+            if before.is_none() {
+                metrics::counter!(CIRCUITS, "state" => "open").increment(1);
+            }
+            let shown = Shown { subscription: subscription.to_owned(), cause: condition.cause };
+            gauge(shard, &shown, 1.0);
+            shown
+        });
+        self.conditions.set(&condition_name(shard, shown), Some(text(condition)));
     }
 
-    fn gauge(&self, shown: &Shown, value: f64) {
-        let name = match shown.cause {
-            Cause::Away => RECEIVER_AWAY,
-            Cause::Held => RECEIVER_HELD,
-        };
-        gauge!(name, "shard" => self.shard.to_string(), "subscription" => shown.subscription.clone()).set(value);
+    fn take_back(&self, shown: &Shown) {
+        gauge(self.shard, shown, 0.0);
+        self.conditions.set(&condition_name(self.shard, shown), None);
+    }
+}
+
+fn condition_name(shard: ShardId, shown: &Shown) -> String {
+    format!("shard {shard}: receiver of {}", shown.subscription)
+}
+
+fn gauge(shard: ShardId, shown: &Shown, value: f64) {
+    let name = match shown.cause {
+        Cause::Away => RECEIVER_AWAY,
+        Cause::Held => RECEIVER_HELD,
+    };
+    metrics::gauge!(name, "shard" => shard.to_string(), "subscription" => shown.subscription.clone()).set(value);
+}
+
+/// What an operator reads on `/readyz`.
+fn text(condition: &Condition) -> String {
+    let Condition { cause, since, reason, next_probe } = condition;
+    match cause {
+        Cause::Away => format!("away since {since:.0}: {reason}; called again at {next_probe:.0}"),
+        Cause::Held => format!("cannot be called since {since:.0}: {reason}; tried again at {next_probe:.0}"),
     }
 }
 
 /// The next owner finds out for itself.
 impl Drop for Receivers {
     fn drop(&mut self) {
-        for shown in self.shown.values() {
-            self.gauge(shown, 0.0);
-        }
+        self.shown.values().for_each(|shown| self.take_back(shown));
     }
 }
 

@@ -178,3 +178,34 @@ async fn workflows_that_time_out_hold_back_nobody() {
 async fn workflows_whose_connection_is_reset_hold_back_nobody() {
     healthy_events_start_soon(Sick::Resets).await;
 }
+
+/// Our own configuration is nobody's failure: a subscription that may not be called waits without an attempt, says why, and
+/// goes on by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_whose_address_is_refused_is_held_and_goes_on_when_mended() {
+    let mut log = Log::start().await;
+    let receiver = Receiver::start(|_| 200).await;
+    let refused = "10.1.2.3:9".parse().unwrap();
+    let once = v1::Retry { base_ms: 20, factor: 1.0, max_ms: 20, ..Default::default() };
+    let subscription = log.subscribe_at("billing", refused, 1, |subscription| subscription.retry = Some(once)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let worker = Running::start(&log, folder.path());
+    log.events(10, 5).await;
+    let told = |commits: &[v1::Commit]| -> Vec<v1::ReceiverState> {
+        commits.iter().flat_map(|commit| commit.receivers.clone()).collect()
+    };
+    let commits = log.commits(|commits| told(commits).len() >= 2).await;
+    let state = &told(&commits)[0];
+    assert_eq!((state.condition(), &state.subscription), (v1::ReceiverCondition::Held, &subscription.uid));
+    assert!(state.reason.contains("10.1.2.3 is private and not allowed"), "{}", state.reason);
+    assert!(commits.iter().all(|commit| commit.attempts.is_empty() && commit.outcomes.is_empty()), "nothing was sent");
+
+    log.point_at("billing", &receiver).await;
+    let requests = receiver.until_delivered(10).await;
+    worker.stop().await;
+    assert!(requests.iter().all(|request| request.attempt == 1), "no retry was used up");
+    let commits = log.commits(|commits| told(commits).last().is_some_and(|last| last.reason.is_empty())).await;
+    assert_eq!(told(&commits).last().unwrap().condition(), v1::ReceiverCondition::Available);
+    let outcomes: Vec<_> = commits.iter().flat_map(|commit| &commit.outcomes).map(v1::Outcome::kind).collect();
+    assert_eq!(outcomes, vec![v1::OutcomeKind::Delivered; 10], "no dead letter");
+}

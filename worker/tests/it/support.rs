@@ -112,6 +112,19 @@ impl Log {
         catalog.put_subscription(&value, entry.revision).await.unwrap();
     }
 
+    /// Gives a subscription another receiver.
+    pub async fn point_at(&self, name: &str, receiver: &Receiver) {
+        let catalog = Catalog::new(self.connection.clone(), weft_nats::testing::master_key());
+        let entry = catalog.read().await.unwrap().subscriptions[name].clone();
+        let mut value = entry.value.as_ref().clone();
+        if let Some(v1::destination::Kind::Http(http)) =
+            value.destination.as_mut().and_then(|destination| destination.kind.as_mut())
+        {
+            http.url = format!("http://{}/", receiver.address);
+        }
+        catalog.put_subscription(&value, entry.revision).await.unwrap();
+    }
+
     /// Appends `count` events, spread over workflows `w0`, `w1`, …
     pub async fn events(&mut self, count: usize, workflows: usize) -> Vec<Event> {
         let workflows: Vec<String> = (0..workflows).map(|workflow| format!("w{workflow}")).collect();

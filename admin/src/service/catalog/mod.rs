@@ -18,7 +18,7 @@ use weft_nats::catalog::{
 use weft_proto::v1::{self, catalog_service_server::CatalogService};
 
 use super::state::{Log, State};
-use crate::deliveries::Deliveries;
+use crate::{convert, deliveries::Deliveries};
 
 mod applied;
 mod mutation;
@@ -71,6 +71,23 @@ impl Catalogs {
     async fn remove<V: View>(&self, mutation: &Mutation, name: &str, revision: u64) -> Result<(), Status> {
         let gone = |snapshot: &Snapshot| delete::<V::Entry>(snapshot, name, revision).map(Some);
         mutation.change(self.log()?, gone).await.map(drop)
+    }
+
+    /// Adds the receivers that are away or held, as far as the history knows: the catalog's answer does not wait for it.
+    async fn add_receivers(&self, views: &mut [v1::SubscriptionView]) -> Result<(), Status> {
+        let receivers = match self.log()?.history.receivers().await {
+            Ok(receivers) => receivers,
+            Err(error) => {
+                tracing::debug!(%error, "how receivers stand is not known now");
+                return Ok(());
+            }
+        };
+        for view in views {
+            let Some(subscription) = &view.subscription else { continue };
+            let of_it = receivers.iter().filter(|receiver| receiver.uid.as_bytes()[..] == subscription.uid);
+            view.receivers = of_it.map(|receiver| convert::receiver(receiver.shard, &receiver.state)).collect();
+        }
+        Ok(())
     }
 
     /// Whether a destination may be called is judged by the code that will call it.
@@ -130,7 +147,9 @@ impl CatalogService for Catalogs {
     }
 
     async fn get_subscription(&self, request: Request<v1::GetSubscriptionRequest>) -> Answer<v1::SubscriptionView> {
-        self.get(&request.get_ref().name).await
+        let mut found: Response<v1::SubscriptionView> = self.get(&request.get_ref().name).await?;
+        self.add_receivers(std::slice::from_mut(found.get_mut())).await?;
+        Ok(found)
     }
 
     async fn list_subscriptions(
@@ -138,7 +157,8 @@ impl CatalogService for Catalogs {
         request: Request<v1::ListSubscriptionsRequest>,
     ) -> Answer<v1::ListSubscriptionsResponse> {
         let v1::ListSubscriptionsRequest { page_size, page_token } = request.get_ref();
-        let (subscriptions, next_page_token) = View::page(&self.snapshot().await?, *page_size, page_token)?;
+        let (mut subscriptions, next_page_token) = View::page(&self.snapshot().await?, *page_size, page_token)?;
+        self.add_receivers(&mut subscriptions).await?;
         Ok(Response::new(v1::ListSubscriptionsResponse { subscriptions, next_page_token }))
     }
 

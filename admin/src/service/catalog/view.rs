@@ -69,7 +69,8 @@ impl View for v1::SubscriptionView {
     type Entry = v1::Subscription;
 
     fn of(_snapshot: &Snapshot, entry: &Revised<Arc<v1::Subscription>>) -> Self {
-        Self { subscription: Some(without_secrets(&*entry.value)), revision: entry.revision }
+        let subscription = Some(without_secrets(&*entry.value));
+        Self { subscription, revision: entry.revision, receivers: Vec::new() }
     }
 }
 

@@ -1,7 +1,10 @@
 //! How a redrive goes, as the history learns it: one message with what was selected, then one for each item that
 //! settles, until none is left.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, stream::unfold};
 use tokio::{
@@ -12,12 +15,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use weft_index::history::{CommandItem, History, ItemProgress, StoredCommand};
 use weft_proto::{
-    ids::{EventId, StreamSeq},
+    ids::{EventId, ShardId, StreamSeq, SubscriptionUid},
     v1::{self, OutcomeKind},
 };
 
 use super::Responses;
-use crate::service::state::draining;
+use crate::{convert, service::state::draining};
 
 /// The pause between two looks: a look costs a row an item that is not settled.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -31,6 +34,10 @@ pub(super) struct Progress {
     counts: v1::RedriveDeadLettersResponse,
     /// Not settled yet, with the dead letters' ids.
     pending: Vec<(CommandItem, String)>,
+    /// The subscriptions' names.
+    names: BTreeMap<SubscriptionUid, String>,
+    /// The last message said that everything that is left waits for these.
+    waits_for: Vec<v1::WaitsFor>,
     ready: VecDeque<v1::RedriveDeadLettersResponse>,
     _place: OwnedSemaphorePermit,
 }
@@ -50,7 +57,10 @@ impl Progress {
         let counts = v1::RedriveDeadLettersResponse { selected, request_id, ..Default::default() };
         let first = v1::RedriveDeadLettersResponse { status: "redriving".into(), ..counts.clone() };
         let changes = history.changes();
-        Self { history, changes, draining, counts, pending, ready: VecDeque::from([first]), _place: place }
+        let named = commands.iter().flat_map(StoredCommand::items);
+        let names = named.map(|(place, item)| (place.uid, item.subscription_name.clone())).collect();
+        let (ready, waits_for) = (VecDeque::from([first]), Vec::new());
+        Self { history, changes, draining, counts, pending, names, waits_for, ready, _place: place }
     }
 
     /// The messages; the last one is that of the item that settles last.
@@ -75,6 +85,7 @@ impl Progress {
             }
             self.changes.mark_unchanged();
             self.look().await;
+            self.look_at_receivers().await;
             if self.ready.is_empty() {
                 tokio::select! {
                     () = self.draining.cancelled() => return Some(Err(draining())),
@@ -82,6 +93,41 @@ impl Progress {
                 }
                 sleep(LOOK_INTERVAL).await;
             }
+        }
+    }
+
+    /// Says when everything that is left waits for receivers that are away or held, or for paused subscriptions: once for
+    /// each way that they stand.
+    async fn look_at_receivers(&mut self) {
+        let (receivers, paused) = match (self.history.receivers().await, self.history.paused_subscriptions().await) {
+            (Ok(receivers), Ok(paused)) => (receivers, paused),
+            (Err(error), _) | (_, Err(error)) => {
+                return tracing::debug!(%error, "how receivers stand is not known now");
+            }
+        };
+        let receivers: BTreeMap<_, _> =
+            receivers.iter().map(|receiver| ((receiver.shard, receiver.uid), &receiver.state)).collect();
+        let wanted: BTreeSet<_> = self.pending.iter().map(|(item, _)| (item.shard, item.uid)).collect();
+        let mut waits_for = Vec::new();
+        for (shard, uid) in &wanted {
+            let subscription = self.names.get(uid).cloned().unwrap_or_default();
+            let receiver = match receivers.get(&(*shard, *uid)) {
+                _ if paused.contains(uid) => paused_receiver(*shard),
+                Some(state) => convert::receiver(*shard, state),
+                None => continue,
+            };
+            waits_for.push(v1::WaitsFor { subscription, receiver: Some(receiver) });
+        }
+        let all = !wanted.is_empty() && waits_for.len() == wanted.len();
+        if !all {
+            self.waits_for.clear();
+        } else if !same_receivers(&self.waits_for, &waits_for) {
+            self.waits_for.clone_from(&waits_for);
+            self.ready.push_back(v1::RedriveDeadLettersResponse {
+                status: "waiting".into(),
+                waits_for,
+                ..self.counts.clone()
+            });
         }
     }
 
@@ -106,6 +152,25 @@ impl Progress {
             }
         }
     }
+}
+
+fn paused_receiver(shard: ShardId) -> v1::Receiver {
+    let reason = "the subscription is paused".to_owned();
+    v1::Receiver { state: "paused".into(), reason, shard: shard.0, ..Default::default() }
+}
+
+/// Whether these say the same, but for the next probe's time and the newest failure.
+fn same_receivers(one: &[v1::WaitsFor], other: &[v1::WaitsFor]) -> bool {
+    let known = |waits_for: &v1::WaitsFor| {
+        let receiver = waits_for.receiver.clone().unwrap_or_default();
+        (
+            waits_for.subscription.clone(),
+            receiver.shard,
+            receiver.state,
+            receiver.since.map(|at| (at.seconds, at.nanos)),
+        )
+    };
+    one.iter().map(known).eq(other.iter().map(known))
 }
 
 /// Counts an item; its status once it is settled.

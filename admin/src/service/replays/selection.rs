@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use tonic::Status;
-use weft_index::history::EventRef;
+use weft_index::history::{CommandItem, EventRef};
 use weft_nats::{
     catalog::{Matcher, Snapshot, keys::Grant},
     cursor::Cursor,
@@ -12,8 +12,8 @@ use weft_nats::{
     scan::{self, Filter},
 };
 use weft_proto::{
-    ids::{ShardId, StreamSeq, SubscriptionUid, WorkflowId},
-    v1,
+    ids::{Run, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
+    v1::{self, OutcomeKind},
 };
 
 use crate::{
@@ -31,16 +31,60 @@ const PAGE: usize = 1_000;
 /// By how much the clocks of gateways and servers may differ.
 const CLOCK_SLACK: SignedDuration = SignedDuration::from_secs(5);
 
-/// The items of a replay's commands, sorted by shard and in the order of their events: a lane goes in its order.
+/// What is replayed.
+#[derive(Debug, Default)]
+pub(super) struct Selected {
+    /// The items of the commands, sorted by shard and in the order of their events: a lane goes in its order.
+    pub items: Vec<(ShardId, v1::RedriveItem)>,
+    /// Deliveries that are left out because an operator has discarded them.
+    pub discarded: usize,
+    /// The same of resolved ones.
+    pub resolved: usize,
+}
+
+impl Selected {
+    /// Why there is nothing to replay.
+    pub fn nothing(&self) -> String {
+        let Self { discarded, resolved, .. } = self;
+        if discarded + resolved == 0 {
+            return "no event that a subscription takes is selected".into();
+        }
+        format!(
+            "nothing is left: of the selected deliveries {discarded} were discarded and {resolved} resolved by an \
+             operator; name events by id, or use --include discarded,resolved"
+        )
+    }
+}
+
+/// Decisions of operators that a replay disregards.
+#[derive(Debug, Clone, Copy, Default)]
+struct Included {
+    discarded: bool,
+    resolved: bool,
+}
+
+impl Included {
+    fn of(names: &[String]) -> Result<Self, Status> {
+        let mut included = Self::default();
+        for name in names {
+            match name.as_str() {
+                "discarded" => included.discarded = true,
+                "resolved" => included.resolved = true,
+                _ => return Err(refuse(Code::BadQuery, format!("include: {name:?} is not discarded or resolved"))),
+            }
+        }
+        Ok(included)
+    }
+}
+
+/// Selects. What an operator has resolved or discarded is left out, unless its event is named by id or `include` says
+/// otherwise.
 ///
 /// # Errors
 ///
 /// BAD_QUERY, NOT_FOUND for an unknown id or subscription, LOG_UNAVAILABLE.
-pub(super) async fn select(
-    log: &Log,
-    grant: &Grant,
-    selection: v1::ReplaySelection,
-) -> Result<Vec<(ShardId, v1::RedriveItem)>, Status> {
+pub(super) async fn select(log: &Log, grant: &Grant, selection: v1::ReplaySelection) -> Result<Selected, Status> {
+    let included = Included::of(&selection.include)?;
     let snapshot = log.snapshot().await?;
     let mut chosen =
         Chosen { receivers: Receivers::of(log, &snapshot, &selection.subscription)?, items: BTreeMap::new() };
@@ -50,7 +94,33 @@ pub(super) async fn select(
         (true, None, true) => by_filter(log, grant, v1::ReplayFilter::default(), &mut chosen).await?,
         _ => return Err(refuse(Code::BadQuery, "give event_ids, or a filter, or all; exactly one of them")),
     }
-    Ok(chosen.items.into_iter().map(|((shard, ..), item)| (shard, item)).collect())
+    let by_id = !selection.event_ids.is_empty();
+    if by_id {
+        let items = chosen.items.into_iter().map(|((shard, ..), item)| (shard, item)).collect();
+        return Ok(Selected { items, ..Selected::default() });
+    }
+    without_decided(log, chosen, included).await
+}
+
+async fn without_decided(log: &Log, chosen: Chosen, included: Included) -> Result<Selected, Status> {
+    log.catch_up().await?;
+    let place = |(shard, seq, uid): &(ShardId, StreamSeq, SubscriptionUid)| CommandItem {
+        shard: *shard,
+        seq: *seq,
+        uid: *uid,
+        run: Run::LIVE,
+    };
+    let places = chosen.items.keys().map(place).collect();
+    let decisions = log.history.decisions(places).await.map_err(of_history)?;
+    let mut selected = Selected::default();
+    for (((shard, ..), item), decision) in chosen.items.into_iter().zip(decisions) {
+        match decision {
+            Some(OutcomeKind::Discarded) if !included.discarded => selected.discarded += 1,
+            Some(OutcomeKind::Resolved) if !included.resolved => selected.resolved += 1,
+            _ => selected.items.push((shard, item)),
+        }
+    }
+    Ok(selected)
 }
 
 /// Subscriptions as they are now, with a matcher for each shard. Where they began does not matter: a replay may bring

@@ -8,15 +8,15 @@ use redb::ReadableTable as _;
 use weft_nats::{message::Stored, records};
 use weft_proto::{
     ids::{ShardId, StreamSeq},
-    v1::{self, CommandStatus, OutcomeKind, outcome_record::Record, subscription_change::Change},
+    v1::{self, CommandStatus, OutcomeKind, ReceiverCondition, outcome_record::Record, subscription_change::Change},
 };
 
 use super::uid_of;
 use crate::history::{
     change::CheckpointPart,
     tables::{
-        CHECKPOINT, CHECKPOINT_AT, COMMANDED, DeadRow, DeliveryRow, FIRST_READ, MATCHED, Tables, UID_MIN, Uid,
-        WORKFLOW_LANE, encode, get,
+        CHECKPOINT, CHECKPOINT_AT, COMMANDED, DeadRow, DeliveryRow, EPOCH, FIRST_READ, MATCHED, Tables, UID_MAX,
+        UID_MIN, Uid, WORKFLOW_LANE, encode, get,
     },
 };
 
@@ -58,6 +58,7 @@ impl Tables<'_> {
     }
 
     fn apply_commit(&mut self, shard: ShardId, commit: v1::Commit) -> Result<(), redb::Error> {
+        self.apply_receivers(shard, &commit)?;
         for outcome in commit.outcomes {
             self.apply_outcome(shard, outcome)?;
         }
@@ -165,6 +166,26 @@ impl Tables<'_> {
         row.attempts = row.attempts.max(run.attempts);
         row.next_attempt_at_ms = run.next_attempt_at_ms;
         self.deliveries.insert(key, &encode(&row)[..])?;
+        Ok(())
+    }
+
+    /// An owner starts with every receiver available, so what the one before said is dropped.
+    fn apply_receivers(&mut self, shard: ShardId, commit: &v1::Commit) -> Result<(), redb::Error> {
+        if self.mark(EPOCH, shard)? != Some(commit.epoch) {
+            self.marks.insert((EPOCH, shard.0), commit.epoch)?;
+            self.receivers.retain_in((shard.0, &UID_MIN)..=(shard.0, &UID_MAX), |_, _| false)?;
+        }
+        for state in &commit.receivers {
+            let Some(uid) = uid_of(&state.subscription) else { continue };
+            match state.condition() {
+                ReceiverCondition::Away | ReceiverCondition::Held => {
+                    self.receivers.insert((shard.0, &uid), &encode(state)[..])?;
+                }
+                ReceiverCondition::Available | ReceiverCondition::Unspecified => {
+                    self.receivers.remove((shard.0, &uid))?;
+                }
+            }
+        }
         Ok(())
     }
 

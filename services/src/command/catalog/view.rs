@@ -9,7 +9,7 @@ use weft_proto::v1;
 
 use crate::command::{
     output::{self, Row},
-    view::Time,
+    view::{Receiver, Time},
 };
 
 /// An entry: what it says, and what the catalog knows of it.
@@ -120,6 +120,11 @@ pub struct Subscription(pub Shown);
 impl From<v1::SubscriptionView> for Subscription {
     fn from(view: v1::SubscriptionView) -> Self {
         let subscription = view.subscription.unwrap_or_default();
+        let receivers: Vec<_> = view.receivers.into_iter().map(Receiver::from).collect();
+        let receiver = match &receivers[..] {
+            [] => Value::Null,
+            all => all.iter().map(Receiver::human).collect::<Vec<_>>().join("; ").into(),
+        };
         let name = [("name", subscription.name.as_str().into())];
         let uid = Uuid::from_slice(&subscription.uid).map_or(Value::Null, |uid| uid.to_string().into());
         let tail = [
@@ -127,16 +132,21 @@ impl From<v1::SubscriptionView> for Subscription {
             ("starts", subscription.starts.as_slice().into()),
             ("created_at", time(subscription.created_at_ms)),
             ("revision", view.revision.into()),
+            ("receiver", receiver),
         ];
-        Self(Shown::new(&name, &subscription, &tail))
+        let shown = Shown::new(&name, &subscription, &tail);
+        Self(if receivers.is_empty() { shown } else { shown.with("receivers", json!(receivers)) })
     }
 }
 
 impl Row for Subscription {
-    const HEADINGS: &'static [&'static str] = &["NAME", "TYPES", "SOURCES", "DESTINATION", "PAUSED", "REVISION"];
+    const HEADINGS: &'static [&'static str] =
+        &["NAME", "TYPES", "SOURCES", "DESTINATION", "PAUSED", "REVISION", "RECEIVER"];
 
     fn cells(&self) -> Vec<String> {
-        ["name", "types", "sources", "destination.url", "paused", "revision"].map(|key| self.0.cell(key)).into()
+        ["name", "types", "sources", "destination.url", "paused", "revision", "receiver"]
+            .map(|key| self.0.cell(key))
+            .into()
     }
 }
 
@@ -212,7 +222,7 @@ mod tests {
             destination: Some(v1::Destination { kind: Some(v1::destination::Kind::Http(http)) }),
             ..v1::Subscription::default()
         };
-        let view = v1::SubscriptionView { subscription: Some(subscription), revision: 7 };
+        let view = v1::SubscriptionView { subscription: Some(subscription), revision: 7, receivers: vec![] };
         let value = serde_json::to_value(Subscription::from(view)).unwrap();
         assert_eq!((&value["name"], &value["revision"]), (&json!("billing"), &json!(7)));
         assert_eq!((&value["destination"]["secrets"], &value["timeout"]), (&json!(1), &json!("15s")));

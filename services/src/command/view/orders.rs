@@ -3,7 +3,7 @@
 use serde::Serialize;
 use weft_proto::v1;
 
-use super::{Event, Time, text_or_dash};
+use super::{Event, Receiver, Time, text_or_dash};
 use crate::command::output::{self, Row};
 
 fn given(text: String) -> Option<String> {
@@ -21,6 +21,9 @@ pub struct Lane {
     attempts: u32,
     next_attempt_at: Option<Time>,
     first_failed_at: Option<Time>,
+    /// While it is not called freely.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receiver: Option<Receiver>,
 }
 
 impl From<v1::WorkflowLane> for Lane {
@@ -33,24 +36,48 @@ impl From<v1::WorkflowLane> for Lane {
             state: lane.state,
             head_event_id: given(lane.head_event_id),
             attempts: lane.attempts,
+            receiver: lane.receiver.map(Receiver::from),
         }
     }
 }
 
 impl Row for Lane {
     const HEADINGS: &'static [&'static str] =
-        &["SUBSCRIPTION", "WORKFLOW", "STATE", "HEAD", "ATTEMPTS", "NEXT ATTEMPT", "FIRST FAILED"];
+        &["SUBSCRIPTION", "WORKFLOW", "STATE", "SINCE", "HEAD", "ATTEMPTS", "NEXT ATTEMPT", "FIRST FAILED", "WHY"];
 
     fn cells(&self) -> Vec<String> {
+        let receiver = self.receiver.as_ref().filter(|receiver| receiver.state == self.state);
+        let next = receiver.map_or(self.next_attempt_at.as_ref(), |receiver| receiver.next_attempt_at.as_ref());
         vec![
             self.subscription.clone(),
             self.workflow_id.clone(),
             self.state.clone(),
+            text_or_dash(receiver.and_then(|receiver| receiver.since.as_ref())),
             text_or_dash(self.head_event_id.as_ref()),
             self.attempts.to_string(),
-            text_or_dash(self.next_attempt_at.as_ref()),
+            text_or_dash(next),
             text_or_dash(self.first_failed_at.as_ref()),
+            text_or_dash(receiver.map(|receiver| &receiver.reason)),
         ]
+    }
+}
+
+impl Lane {
+    /// Why its head is not attempted now, for people; `None` where nothing keeps it.
+    pub fn obstacle(&self) -> Option<String> {
+        let Self { subscription, state, receiver, .. } = self;
+        match (state.as_str(), receiver) {
+            ("paused", _) => {
+                Some(format!("the lane or {subscription} is paused: nothing is attempted until it is resumed"))
+            }
+            (_, Some(receiver)) => Some(format!("the receiver of {subscription} {}", receiver.human())),
+            _ => None,
+        }
+    }
+
+    /// Whether this event is its head.
+    pub fn waits_with(&self, event_id: &str) -> bool {
+        self.head_event_id.as_deref() == Some(event_id)
     }
 }
 
@@ -178,6 +205,9 @@ impl Row for Replay {
 #[serde(rename_all = "camelCase")]
 pub struct Plan {
     count: u32,
+    /// Left out because an operator has decided about them.
+    left_out_discarded: u32,
+    left_out_resolved: u32,
     sample: Vec<PlannedDelivery>,
 }
 
@@ -196,7 +226,12 @@ impl From<v1::PlanReplayResponse> for Plan {
             subscription: item.subscription,
             workflow_id: item.workflow_id,
         };
-        Self { count: plan.count, sample: plan.sample.into_iter().map(delivery).collect() }
+        Self {
+            count: plan.count,
+            left_out_discarded: plan.left_out_discarded,
+            left_out_resolved: plan.left_out_resolved,
+            sample: plan.sample.into_iter().map(delivery).collect(),
+        }
     }
 }
 
@@ -207,7 +242,18 @@ impl Plan {
             vec![delivery.event_id.clone(), delivery.subscription.clone(), delivery.workflow_id.clone()]
         });
         let table = output::table(&["EVENT", "SUBSCRIPTION", "WORKFLOW"], rows);
-        format!("would replay {} deliveries, such as\n{table}", self.count)
+        let Self { count, left_out_discarded: discarded, left_out_resolved: resolved, .. } = self;
+        let left_out = match discarded + resolved {
+            0 => String::new(),
+            _ => format!(
+                "\nleft out: {discarded} discarded and {resolved} resolved by an operator; --include discarded,resolved \
+                 takes them"
+            ),
+        };
+        match count {
+            0 => format!("would replay nothing{left_out}"),
+            _ => format!("would replay {count} deliveries, such as\n{table}{left_out}"),
+        }
     }
 }
 

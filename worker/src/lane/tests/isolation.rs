@@ -59,7 +59,7 @@ fn number_of(workflow: &WorkflowId) -> u8 {
 impl Simulation {
     fn new(seed: u64, answer: impl Fn(Timestamp, &Work) -> (Verdict, i64) + 'static) -> Self {
         let mut simulation = Self {
-            lanes: Lanes::new(Limits::default(), Restored::default(), StdRng::seed_from_u64(seed)),
+            lanes: Lanes::new(Limits::default(), Restored::default(), start(), StdRng::seed_from_u64(seed)),
             now: start(),
             agenda: BinaryHeap::new(),
             planned: 0,
