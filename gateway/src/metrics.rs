@@ -23,6 +23,9 @@ pub const RECEIPT_SECONDS: &str = "weft_gateway_receipt_seconds";
 pub const FORWARDED: &str = "weft_gateway_events_forwarded_total";
 /// Events that were to be appended by another gateway and that this one appends after all.
 pub const TAKEN_BACK: &str = "weft_gateway_events_taken_back_total";
+/// Receipts that started over, by `cause`: `rebuilt` (the file was of another log or damaged), `resumed` (from the file,
+/// since what was known beyond it was in doubt).
+pub const RECEIPTS_RESTARTED: &str = "weft_gateway_receipts_restarts_total";
 /// Connections that have been opened.
 pub const CONNECTIONS_OPENED: &str = "weft_gateway_connections_opened_total";
 /// Connections that have been closed.
@@ -42,6 +45,7 @@ pub fn describe() {
     describe_histogram!(RECEIPT_SECONDS, Unit::Seconds, "time from a webhook's headers to its receipt");
     describe_counter!(FORWARDED, "events appended by the shard's preferred appender");
     describe_counter!(TAKEN_BACK, "events that the preferred appender did not answer for");
+    describe_counter!(RECEIPTS_RESTARTED, "receipts that were rebuilt, or resumed from their file, by cause");
     describe_counter!(CONNECTIONS_OPENED, "connections opened");
     describe_counter!(CONNECTIONS_CLOSED, "connections closed");
     describe_counter!(CONNECTIONS_REFUSED, "connections closed at once, since their address has too many");

@@ -69,7 +69,9 @@ pub enum AppendErrorKind {
     /// that says `duplicate`, an ack with another sequence). Read on, decide again.
     #[error("the stream has moved on{}", last.map(|last| format!(" to {last}")).unwrap_or_default())]
     Conflict {
-        /// The stream's end, where the server told it.
+        /// The end that the append was compared with, where the server told it. On a replicated stream it counts appends
+        /// that are under way: they cannot be read yet, and they vanish with their leader. So it says how far to read on,
+        /// and proves nothing.
         last: Option<StreamSeq>,
     },
     /// It may or may not have been stored (time-out, no answer, connection lost, batch abandoned). Read on to the

@@ -267,6 +267,11 @@ impl BehindWatch {
         !view.clustered || (view.quorum && now.duration_since(since) >= LAGGING_LEADER_MAX)
     }
 
+    /// Whether leaders report that the stream ends before the position.
+    pub fn is_behind(&self) -> bool {
+        self.since.is_some()
+    }
+
     /// A leader reports that the stream reaches the position.
     pub fn reached(&mut self) {
         self.since = None;

@@ -12,7 +12,7 @@ use futures_util::{
     stream::{FuturesOrdered, unfold},
 };
 use http::HeaderMap;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tonic::Status;
 use weft_proto::v1::{PublishStreamRequest, PublishStreamResponse};
 
@@ -61,8 +61,8 @@ struct Publishing<S> {
     headers: HeaderMap,
     line: Line,
     sent: S,
-    /// The next event, while it may not be submitted yet.
-    next: Option<NewEvent>,
+    /// The next event, while it may not be submitted yet, and by when its sender has an answer.
+    next: Option<(NewEvent, Instant)>,
     in_flight: FuturesOrdered<BoxFuture<'static, Answered>>,
     in_flight_bytes: usize,
     state: State,
@@ -114,7 +114,7 @@ impl<S: Stream<Item = Result<PublishStreamRequest, Status>> + Unpin> Publishing<
     fn read(&mut self, sent: Option<Result<PublishStreamRequest, Status>>) {
         match sent {
             Some(Ok(PublishStreamRequest { event: Some(event) })) => match admit(&self.api, &self.headers, event) {
-                Ok(event) => self.next = Some(event),
+                Ok(event) => self.next = Some((event, self.line.deadline())),
                 Err(problem) => self.end(Some(problem.into())),
             },
             Some(Ok(PublishStreamRequest { event: None })) => {
@@ -127,10 +127,10 @@ impl<S: Stream<Item = Result<PublishStreamRequest, Status>> + Unpin> Publishing<
 
     /// Submits the next event, if there is one, as soon as it may stand in the line.
     fn submit_next(&mut self) {
-        let may = |event: &mut NewEvent| self.in_flight.is_empty() || self.line.joins(&event.workflow);
-        let Some(event) = self.next.take_if(may) else { return };
+        let may = |(event, _): &mut (NewEvent, Instant)| self.in_flight.is_empty() || self.line.joins(&event.workflow);
+        let Some((event, deadline)) = self.next.take_if(may) else { return };
         let bytes = event.payload.len();
-        match self.line.submit(event) {
+        match self.line.submit(event, deadline) {
             Ok(pending) => {
                 self.in_flight_bytes += bytes;
                 let answered = pending.receipt().map(move |answer| Answered { bytes, answer });

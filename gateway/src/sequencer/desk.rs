@@ -232,11 +232,16 @@ impl Sequencer {
         Line { sequencer: self.clone(), chain: Chain::new(Reuse::Breaks), shard: None }
     }
 
-    pub(super) fn enqueue(&self, event: NewEvent, link: Option<Link>) -> Result<Pending, SubmitError> {
+    pub(super) fn enqueue(
+        &self,
+        event: NewEvent,
+        deadline: Instant,
+        link: Option<Link>,
+    ) -> Result<Pending, SubmitError> {
         let inner = &*self.inner;
         inner.accepts()?;
         let desk = inner.desk(inner.layout.shard_of(&event.workflow))?;
-        desk.take(inner.encode(event)?, inner.deadline(), link)
+        desk.take(inner.encode(event)?, deadline, link)
     }
 }
 
@@ -247,14 +252,20 @@ impl Line {
         self.shard.is_none_or(|shard| shard == self.sequencer.inner.layout.shard_of(workflow))
     }
 
+    /// The deadline of an event that has just come.
+    pub fn deadline(&self) -> Instant {
+        self.sequencer.inner.deadline()
+    }
+
     /// Submits the next event. Where it does not [join](Self::joins), everything before it must have been accepted.
+    /// `deadline`: by when its sender has an answer, whether it had to wait before or not.
     ///
     /// # Errors
     ///
     /// [`SubmitError`]: it is not taken in, and nothing may be submitted behind it.
-    pub fn submit(&mut self, event: NewEvent) -> Result<Pending, SubmitError> {
+    pub fn submit(&mut self, event: NewEvent, deadline: Instant) -> Result<Pending, SubmitError> {
         self.shard = Some(self.sequencer.inner.layout.shard_of(&event.workflow));
-        self.sequencer.enqueue(event, Some(self.chain.link()))
+        self.sequencer.enqueue(event, deadline, Some(self.chain.link()))
     }
 
     /// What of it is not on its way into the log is not accepted any more.

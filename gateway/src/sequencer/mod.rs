@@ -5,7 +5,7 @@
 //! a delivery that was sent to both at the same moment is accepted once.
 //!
 //! - `decide`: what becomes of each event of a group; pure.
-//! - `overlay`: the log beyond the receipts' file; `lookup`: what the file says.
+//! - `overlay`: the log beyond the receipts' file; `lookup`: what the file says; `end`: how far the log is known to reach.
 //! - `flight`: a decided group on its way into the log; `session`: the loop that sends one after the other; `follow`:
 //!   whether it reads the log, or knows it by acks and what it is told.
 //! - `desk`: where events come in, alone, many at once, or in a line; `chain`: those that must not overtake each other.
@@ -31,6 +31,7 @@ use weft_proto::ids::{EventId, SequenceNumber, ShardId, StreamSeq, WorkflowId};
 mod chain;
 mod decide;
 mod desk;
+mod end;
 mod flight;
 mod follow;
 mod gather;
@@ -246,7 +247,7 @@ impl Sequencer {
     ///
     /// [`SubmitError`].
     pub async fn submit(&self, event: NewEvent) -> Result<Receipt, SubmitError> {
-        self.enqueue(event, None)?.receipt().await
+        self.enqueue(event, self.inner.deadline(), None)?.receipt().await
     }
 
     /// Where an event stands in the EVENTS of its shard: first as far as this gateway knows, then, when it does not know
@@ -320,8 +321,10 @@ impl Inner {
 
     /// Waits until the shard has read to the end that the log has now.
     async fn read_on(&self, shard: ShardId) -> Result<(), SubmitError> {
-        let state = streams::state(&self.connection, &self.layout.events_stream(shard)).await;
-        let end = state.map_err(|_| SubmitError::Unavailable)?.last;
+        let view = streams::leader_view(&self.connection, &self.layout.events_stream(shard)).await;
+        // A leader that was cut off knows an old end: what lies behind it would count as unknown.
+        let view = view.ok().filter(|view| view.quorum).ok_or(SubmitError::Unavailable)?;
+        let end = view.state.last;
         let (answer, answered) = oneshot::channel();
         self.desk(shard)?.ask(Ask::Reach { end, answer }).await?;
         answered.await.map_err(|_| SubmitError::Unavailable)

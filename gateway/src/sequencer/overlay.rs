@@ -29,8 +29,8 @@ pub(super) struct Overlay {
     base: StreamSeq,
     /// S: everything up to here is known.
     end: StreamSeq,
-    /// When the newest message that was read or confirmed was stored.
-    now: Timestamp,
+    /// The newest message that was read or confirmed, and what tells it from another: a position in the log.
+    newest: Option<(StreamSeq, Mark)>,
     lines: VecDeque<Line>,
     /// How many lines at the end are ours and have been neither read back nor confirmed.
     unread: usize,
@@ -50,6 +50,8 @@ struct Line {
 #[derive(Debug)]
 enum Says {
     Event(EventId, WorkflowId),
+    /// An event whose id a later one has taken, beyond the dedup horizon: what `ids` no longer says of it.
+    Superseded(EventId, Box<Accepted>),
     Heads(Vec<(WorkflowId, Head)>),
     Nothing,
 }
@@ -61,12 +63,12 @@ pub(super) struct Differs(pub StreamSeq);
 
 impl Overlay {
     /// On a file that holds everything up to `base`, on a log that is known up to `end`, between which there is nothing,
-    /// and whose newest message was stored at `now`.
-    pub fn new(base: StreamSeq, end: StreamSeq, now: Timestamp) -> Self {
+    /// and whose newest message is `newest`, as far as that is known.
+    pub fn new(base: StreamSeq, end: StreamSeq, newest: Option<(StreamSeq, Mark)>) -> Self {
         Self {
             base,
             end: end.max(base),
-            now,
+            newest,
             lines: VecDeque::new(),
             unread: 0,
             ids: HashMap::new(),
@@ -86,7 +88,12 @@ impl Overlay {
 
     /// Stream time: when the newest message was stored, as far as that is known.
     pub fn now(&self) -> Timestamp {
-        self.now
+        self.newest.map_or(Timestamp::UNIX_EPOCH, |(_, mark)| mark.stored_at)
+    }
+
+    /// The newest message that was read or confirmed.
+    pub fn newest(&self) -> Option<(StreamSeq, Mark)> {
+        self.newest
     }
 
     /// Messages held.
@@ -146,14 +153,13 @@ impl Overlay {
         }
         let stored_at = whole_millis(mark.stored_at);
         self.unread -= 1;
-        self.now = mark.stored_at;
+        self.newest = Some((seq, mark));
         let content = match &mut line.says {
             Says::Event(id, workflow) => {
                 if let Some((_, head)) = self.heads.get_mut(workflow).filter(|(said, _)| *said == seq) {
                     head.stored_at = stored_at;
                     head.carried_at = stored_at;
                 }
-                // A later event of the same id may have taken its place; then the file needs ours no more, either.
                 match self.ids.get_mut(id).filter(|accepted| accepted.seq == seq) {
                     Some(accepted) => {
                         accepted.stored_at = stored_at;
@@ -161,6 +167,14 @@ impl Overlay {
                     }
                     None => return Err(Differs(seq)),
                 }
+            }
+            Says::Superseded(id, accepted) => {
+                if let Some((_, head)) = self.heads.get_mut(&accepted.workflow).filter(|(said, _)| *said == seq) {
+                    head.stored_at = stored_at;
+                    head.carried_at = stored_at;
+                }
+                accepted.stored_at = stored_at;
+                Content::Event(*id, Accepted::clone(accepted))
             }
             Says::Heads(heads) => {
                 for (workflow, carried) in heads.iter_mut() {
@@ -181,6 +195,11 @@ impl Overlay {
     pub fn unread_from(&self) -> StreamSeq {
         let first = self.lines.len().checked_sub(self.unread).and_then(|index| self.lines.get(index));
         first.map_or(self.end.next(), |line| line.seq)
+    }
+
+    /// Whether messages of ours have been neither read back nor confirmed.
+    pub fn has_unread(&self) -> bool {
+        self.unread > 0
     }
 
     /// `mark` is what stands at `seq`: the changes that the messages of ours up to there make. An ack has told that they
@@ -212,7 +231,7 @@ impl Overlay {
         if change.seq <= self.end || self.unread > 0 {
             return Err(Differs(change.seq));
         }
-        self.now = change.mark.stored_at;
+        self.newest = Some((change.seq, change.mark));
         match &change.content {
             Content::Event(id, accepted) => self.push_event(change.mark.id, *id, accepted.clone()),
             Content::Heads(heads) => self.push_heads(change.seq, change.mark.id, heads.clone()),
@@ -239,6 +258,9 @@ impl Overlay {
                     self.ids.remove_if(&id, |accepted| accepted.seq <= line.seq);
                     self.heads.remove_if(&workflow, |(said, _)| *said <= line.seq);
                 }
+                Says::Superseded(_, accepted) => {
+                    self.heads.remove_if(&accepted.workflow, |(said, _)| *said <= line.seq);
+                }
                 Says::Heads(heads) => {
                     for (workflow, _) in heads {
                         self.heads.remove_if(&workflow, |(said, _)| *said <= line.seq);
@@ -259,8 +281,18 @@ impl Overlay {
         };
         self.heads.insert(accepted.workflow.clone(), (seq, head));
         let says = Says::Event(id, accepted.workflow.clone());
-        self.ids.insert(id, accepted);
+        if let Some(earlier) = self.ids.insert(id, accepted) {
+            self.supersede(id, earlier);
+        }
         self.push(seq, message_id, says);
+    }
+
+    /// Moves what `ids` said of an event to its line.
+    fn supersede(&mut self, id: EventId, earlier: Accepted) {
+        let index = self.lines.partition_point(|line| line.seq < earlier.seq);
+        if let Some(line) = self.lines.get_mut(index).filter(|line| line.seq == earlier.seq) {
+            line.says = Says::Superseded(id, Box::new(earlier));
+        }
     }
 
     fn push_heads(&mut self, seq: StreamSeq, message_id: Option<EventId>, heads: Vec<(WorkflowId, Head)>) {

@@ -1,83 +1,104 @@
-//! Questions about the log's end, asked beside everything else that a session does.
+//! Questions about the log, asked beside everything else that a session does: where it ends, whether it is still the log
+//! that was read, whether there is anything in a range, and what stands at a sequence.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
-use weft_index::projection::Mark;
+use tokio::time::timeout;
+use weft_index::projection::{Mark, Position};
 use weft_nats::{
-    async_nats::jetstream::stream::RawMessageErrorKind,
     connect::Connection,
     direct,
-    streams::{self, StreamState},
+    position::{self, PositionCheck},
+    streams::{self, EnsureError, LeaderView, Presence},
 };
 use weft_proto::ids::StreamSeq;
 
 use super::shard::Shard;
 
+/// How long an answer is waited for: far longer than a leader takes, and short enough that a log without a leader is
+/// noticed, and senders whose deadline has passed are given up, before others run into theirs.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+
 /// A question under way.
 pub(super) type Probe = Pin<Box<dyn Future<Output = Probed> + Send>>;
 
 /// The question what stands at a sequence, under way. `None`: the log does not say.
-pub(super) type Confirm = Pin<Box<dyn Future<Output = Option<(StreamSeq, Mark)>> + Send>>;
+pub(super) type Confirm = Pin<Box<dyn Future<Output = Option<Confirmed>> + Send>>;
 
 /// The answer.
 #[derive(Debug)]
 pub(super) enum Probed {
-    /// The stream as it is now.
-    End(StreamState),
-    /// There is no message behind `behind` up to `up_to`: they have been deleted.
-    Nothing { behind: StreamSeq, up_to: StreamSeq },
-    /// There is one.
-    Something,
+    /// The stream as its leader reports it, compared with the position that was known. When it was asked, everything up to
+    /// `reached` was known.
+    Log { reached: StreamSeq, view: LeaderView, check: PositionCheck },
+    /// Whether there is a message after `after` up to `through`, and the state that says so.
+    Range { after: StreamSeq, through: StreamSeq, view: LeaderView, presence: Presence },
     /// No answer.
     Unavailable(String),
 }
 
-/// Where the log ends, asked after a pause, and not before the server is there.
-pub(super) fn end(shard: &Shard, pause: Duration) -> Probe {
+/// What stands at a sequence.
+#[derive(Debug)]
+pub(super) struct Confirmed {
+    pub seq: StreamSeq,
+    pub mark: Mark,
+    /// Whether the message that was known before it still stands where it stood, as far as the answer tells.
+    pub follows: bool,
+}
+
+/// Where the log ends, which is known up to `reached`, and whether `known` is still a position in it: asked after a pause,
+/// and not before the server is there.
+pub(super) fn log(shard: &Shard, pause: Duration, known: Position, reached: StreamSeq) -> Probe {
     let (connection, stream) = (shard.connection.clone(), shard.stream.clone());
     Box::pin(async move {
         tokio::time::sleep(pause).await;
         // Comes back now and then while there is no server, so that expired submissions are given up.
-        let connected = tokio::time::timeout(Duration::from_secs(1), connection.connected()).await;
-        if connected.is_err() {
+        if timeout(ANSWER_MAX, connection.connected()).await.is_err() {
             return Probed::Unavailable("not connected".into());
         }
-        match streams::state(&connection, &stream).await {
-            Ok(state) => Probed::End(state),
-            Err(error) => Probed::Unavailable(error.to_string()),
+        match answer(position::verify_once(&connection, &stream, &known)).await {
+            Ok((view, check)) => Probed::Log { reached, view, check },
+            Err(reason) => Probed::Unavailable(reason),
         }
     })
 }
 
-/// What stands at `seq`.
-pub(super) fn stands_at(shard: &Shard, seq: StreamSeq) -> Confirm {
+/// Whether there is any message after `after` up to `through`.
+pub(super) fn range(shard: &Shard, after: StreamSeq, through: StreamSeq) -> Probe {
     let (connection, stream) = (shard.connection.clone(), shard.stream.clone());
     Box::pin(async move {
-        // A follower may not have it yet.
-        let message = direct::get(&connection, &stream, seq).await.ok().flatten()?;
-        Some((message.seq, Mark::of(&message)))
+        match answer(streams::presence(&connection, &stream, after, through)).await {
+            Ok((view, presence)) => Probed::Range { after, through, view, presence },
+            Err(reason) => Probed::Unavailable(reason),
+        }
     })
 }
 
-/// Whether there is any message behind `behind`, of a log that is known to reach to `up_to`.
-pub(super) fn nothing_between(shard: &Shard, behind: StreamSeq, up_to: StreamSeq) -> Probe {
+/// What stands at `seq`, and whether the log still holds `known`, the newest message before it that was read or
+/// confirmed: an append compares sequences only, and would also follow a log that was restored and has grown to the same
+/// length.
+pub(super) fn stands_at(shard: &Shard, seq: StreamSeq, known: Option<(StreamSeq, Mark)>) -> Confirm {
     let (connection, stream) = (shard.connection.clone(), shard.stream.clone());
-    Box::pin(async move { ask_between(&connection, &stream, behind, up_to).await })
+    Box::pin(async move {
+        let earlier = async {
+            match known.filter(|(before, _)| *before < seq) {
+                Some((before, mark)) => mark_at(&connection, &stream, before).await.map(|found| found == mark),
+                None => None,
+            }
+        };
+        let (mark, same) = tokio::join!(mark_at(&connection, &stream, seq), earlier);
+        Some(Confirmed { seq, mark: mark?, follows: same != Some(false) })
+    })
 }
 
-/// As [`nothing_between`]. Asks the stream's leader: what a follower does not have yet would be taken for deleted.
-pub(super) async fn ask_between(connection: &Connection, stream: &str, behind: StreamSeq, up_to: StreamSeq) -> Probed {
-    let asked = async {
-        let stream = connection.jetstream().get_stream_no_info(stream).await.map_err(|error| error.to_string())?;
-        match stream.get_first_raw_message_by_subject(">", behind.next().0).await {
-            Ok(message) => Ok(message.sequence > up_to.0),
-            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(true),
-            Err(error) => Err(error.to_string()),
-        }
-    };
-    match asked.await {
-        Ok(true) => Probed::Nothing { behind, up_to },
-        Ok(false) => Probed::Something,
-        Err(reason) => Probed::Unavailable(reason),
+/// The mark of the message at `seq`, as any replica knows it. `None`: it may not have it yet.
+async fn mark_at(connection: &Connection, stream: &str, seq: StreamSeq) -> Option<Mark> {
+    direct::get(connection, stream, seq).await.ok().flatten().map(|message| Mark::of(&message))
+}
+
+async fn answer<T>(asked: impl Future<Output = Result<T, EnsureError>>) -> Result<T, String> {
+    match timeout(ANSWER_MAX, asked).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer in {} s", ANSWER_MAX.as_secs())),
     }
 }

@@ -8,9 +8,10 @@
 //!                                                reader → overlay ────────────▶ unwritten → writer (the file) → prune
 //! ```
 //!
-//! Nothing is decided before the overlay reaches `target`, the end that the log is known to have. The overlay keeps what
-//! lies behind the oldest look-up that may still be used, so that the file's answer and the overlay never leave a gap.
-//! Whether there is a reader, or acks say enough, is `follow`'s to decide.
+//! Nothing is decided before the overlay reaches the end that the log is known to have (`end`), nor while the log's identity
+//! is in doubt (`identity`). The overlay keeps what lies behind the oldest look-up that may still be used, so that
+//! the file's answer and the overlay never leave a gap. Whether there is a reader, or acks say enough, is `follow`'s to
+//! decide.
 
 use std::{collections::VecDeque, future::Future, mem, pin::Pin, sync::Arc, time::Duration};
 
@@ -20,18 +21,20 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use weft_index::{
-    projection::{Mark, StorageError, Writer},
+    projection::{Position, StorageError, Writer},
     receipts::{Apply, Change, Changes, Committed, Receipts, View},
 };
 use weft_nats::{
     append::{AppendError, Appender, BATCH_MESSAGES_MAX},
     connect::Connection,
     message::Outgoing,
+    position::BehindWatch,
     reader::{Batch, OrderedReader, ReadError},
 };
 use weft_proto::ids::StreamSeq;
 
 use super::{
+    end::LogEnd,
     flight::Flight,
     follow::{Follow, OWN_MIN, Source},
     gather::Gather,
@@ -39,13 +42,16 @@ use super::{
     lookup::{self, LookedUp, Looking},
     overlay::Overlay,
     preferred::Appended,
-    probe::{self, Confirm, Probe, Probed},
+    probe::{self, Confirm, Confirmed, Probe, Probed},
     shard::{Ask, Fault, Inbox, Shard},
     submission::Submission,
 };
 
 mod append;
 mod follow;
+mod identity;
+
+use identity::{Identity, LOOK_EVERY};
 
 /// Events that are appended together: one place of a batch is left for heads.
 const GROUP_MESSAGES_MAX: usize = BATCH_MESSAGES_MAX - 1;
@@ -96,13 +102,16 @@ pub(super) struct Session<'a> {
     flight: Option<Flight>,
     append: Option<Append>,
     gather: Gather,
-    /// The log is known to reach here: nothing is decided before.
-    target: StreamSeq,
+    /// How far the log is known to reach: nothing is decided before that has been read.
+    end: LogEnd,
+    identity: Identity,
+    /// Counts the consumers that the reader has lost.
+    losses: Option<watch::Receiver<u64>>,
     probe: Option<Probe>,
     /// Appends that failed in a row.
     failures: u32,
-    /// Answers in a row by which the log ends before what was acked.
-    behind: u32,
+    /// Since when leaders report that the log ends before what was acked.
+    behind: BehindWatch,
     /// So many of the next submissions go alone.
     alone: usize,
     carrier: Carrier,
@@ -127,7 +136,7 @@ struct Landed {
 enum Happening {
     Read(Result<Batch, ReadError>),
     Confirms,
-    Confirmed(Option<(StreamSeq, Mark)>),
+    Confirmed(Option<Confirmed>),
     /// Acks alone are no more enough.
     ReadsOn,
     Landed(Box<Landed>),
@@ -143,6 +152,10 @@ enum Happening {
     Written,
     Committed,
     ConnectionChanged,
+    /// The reader has lost its consumer.
+    Detached,
+    /// It is time to look whether this process stood still, and whose deadline has passed.
+    LookForPause,
     Quiet,
     LookForHeads,
     Drain,
@@ -167,11 +180,13 @@ impl<'a> Session<'a> {
             writer,
             committed: writer.committed(),
             follow: Follow::new(OWN_MIN, Instant::now()),
+            losses: Some(reader.losses()),
             reader: Some(reader),
             confirming: None,
             connection_changed: Some(changed(&shard.connection)),
             heard_at: Instant::now(),
-            target: overlay.end(),
+            end: LogEnd::new(overlay.end()),
+            identity: Identity::verified(Instant::now()),
             overlay,
             unwritten: Vec::new(),
             arrived: Vec::new(),
@@ -186,7 +201,7 @@ impl<'a> Session<'a> {
             gather: Gather::new(GROUP_MESSAGES_MAX),
             probe: None,
             failures: 0,
-            behind: 0,
+            behind: BehindWatch::default(),
             alone: 0,
             carrier,
             reaching: Vec::new(),
@@ -204,11 +219,15 @@ impl<'a> Session<'a> {
         loop {
             self.switch();
             self.look_up()?;
+            self.settle_doubt();
             self.launch();
             if self.is_drained() {
                 return Ok(());
             }
             let happening = self.happening().await?;
+            if self.identity.stood_still(Instant::now()) {
+                self.doubt("this process stood still");
+            }
             self.take(happening)?;
         }
     }
@@ -240,6 +259,8 @@ impl<'a> Session<'a> {
                 Happening::Committed
             }
             () = settled(&mut self.connection_changed) => Happening::ConnectionChanged,
+            () = detached(&mut self.losses) => Happening::Detached,
+            () = sleep_until(self.identity.looked_at() + LOOK_EVERY) => Happening::LookForPause,
             () = at(gathered_at) => Happening::Gathered,
             () = at(quiet_at) => Happening::Quiet,
             () = at(confirms_at) => Happening::Confirms,
@@ -254,9 +275,9 @@ impl<'a> Session<'a> {
             Happening::Read(batch) => self.read(batch?)?,
             Happening::Confirms => {
                 self.follow.asked(Instant::now());
-                self.confirming = Some(probe::stands_at(self.shard, self.overlay.end()));
+                self.confirming = Some(probe::stands_at(self.shard, self.overlay.end(), self.overlay.newest()));
             }
-            Happening::Confirmed(Some((seq, mark))) => self.confirmed(seq, mark)?,
+            Happening::Confirmed(Some(confirmed)) => self.confirmed(confirmed)?,
             Happening::ReadsOn => self.follow.others(),
             Happening::Landed(landed) => self.land(*landed),
             Happening::Looked(looked) => {
@@ -273,10 +294,12 @@ impl<'a> Session<'a> {
                 self.connection_changed = Some(changed(&self.shard.connection));
                 self.follow.others();
                 // It would find out by itself, by the silence.
-                self.reader = None;
+                self.stop_reading();
+                self.doubt("the connection has changed");
             }
+            Happening::Detached => self.doubt("the reader has lost its consumer"),
             Happening::Quiet => {
-                self.probe = Some(probe::nothing_between(self.shard, self.overlay.end(), self.wanted_end()));
+                self.probe = Some(probe::range(self.shard, self.overlay.end(), self.wanted_end()));
             }
             Happening::LookForHeads => {
                 let (receipts, horizons) = (self.receipts.clone(), self.shard.horizons());
@@ -289,6 +312,7 @@ impl<'a> Session<'a> {
             }
             // Asked again, or read after all.
             Happening::Confirmed(None) => {}
+            Happening::LookForPause => self.give_up_expired(),
             Happening::Gathered | Happening::Written => {}
         }
         Ok(())
@@ -297,14 +321,27 @@ impl<'a> Session<'a> {
     /// Begins or ends to read, as it is followed now.
     fn switch(&mut self) {
         match self.follow.source() {
-            Source::Acks => self.reader = None,
+            Source::Acks => self.stop_reading(),
             Source::Reader if self.reader.is_none() => {
                 self.confirming = None;
                 self.heard_at = Instant::now();
-                self.reader = Some(self.shard.reader(self.overlay.unread_from()));
+                let reader = self.shard.reader(self.overlay.unread_from(), self.known());
+                self.losses = Some(reader.losses());
+                self.reader = Some(reader);
             }
             Source::Reader => {}
         }
+    }
+
+    fn stop_reading(&mut self) {
+        self.reader = None;
+        self.losses = None;
+    }
+
+    /// The newest position that was read or confirmed.
+    fn known(&self) -> Position {
+        let start = Position::start(self.created);
+        self.overlay.newest().map_or(start.clone(), |(cursor, mark)| Position { cursor, mark: Some(mark), ..start })
     }
 
     fn is_drained(&self) -> bool {
@@ -355,6 +392,18 @@ async fn next(reader: &mut Option<OrderedReader>) -> Result<Batch, ReadError> {
     match reader {
         Some(reader) => reader.next().await,
         None => std::future::pending().await,
+    }
+}
+
+/// Waits until the reader loses its consumer; for ever while there is no reader. Safe to cancel.
+async fn detached(losses: &mut Option<watch::Receiver<u64>>) {
+    let lost = match losses {
+        Some(losses) => losses.changed().await,
+        None => return std::future::pending().await,
+    };
+    // The reader's task has ended, with the runtime.
+    if lost.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

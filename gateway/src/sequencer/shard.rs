@@ -12,13 +12,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use weft_index::{
-    projection::{self, Mismatch, OpenError, Position, PositionCheck, StorageError, Writer, WriterGone},
+    projection::{self, Mark, Mismatch, OpenError, Position, PositionCheck, StorageError, Writer, WriterGone},
     receipts::{Apply, Change, Changes, Horizons, Receipts},
 };
 use weft_nats::{
     connect::Connection,
     reader::{OrderedReader, ReadError, ReaderOptions},
-    streams::{self, EnsureError, StreamState},
+    streams::{self, EnsureError, Presence, StreamState},
     subject::Layout,
 };
 use weft_proto::ids::{EventId, ShardId, StreamSeq};
@@ -27,16 +27,18 @@ use super::{
     options::SequencerOptions,
     overlay::{Differs, Overlay},
     preferred::{Appended, Teller},
-    probe::{Probed, ask_between},
     progress::{Progress, count_of},
     session::Session,
     submission::Submission,
 };
+use crate::metrics;
 
 /// Between two tries of whatever does not work at the moment.
 const RETRY: Duration = Duration::from_millis(300);
-/// So often the log may end before the receipts before that is believed: a new leader may not have applied everything.
-const BEHIND_MAX: u32 = 10;
+/// The first pause before a session starts over. It doubles with each session that ends early, up to [`RETRY`].
+const RESTART: Duration = Duration::from_millis(5);
+/// A session that worked for so long is no reason to pause before the next.
+const SETTLED: Duration = Duration::from_secs(10);
 /// Messages of one read.
 const READ_MESSAGES_MAX: usize = 500;
 /// Reads that are decoded at the same time: enough for the cores of a small machine.
@@ -82,8 +84,11 @@ pub(super) enum Ask {
 /// Why a session ends before its time.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
-    /// The log is another one than the receipts were made of.
+    /// The receipts' file was made of another log.
     #[error("the receipts are of another log: {0}")]
+    File(Mismatch),
+    /// The log is another one than was read or appended to. The file may hold less, and still be of this log.
+    #[error("the log is another one: {0}")]
     Log(#[from] Mismatch),
     /// The log is another one than was appended to.
     #[error("{0}")]
@@ -128,13 +133,19 @@ impl Shard {
     /// Works until it is drained.
     pub async fn run(self, mut inbox: Inbox, receipts: Receipts) {
         let mut receipts = Some(receipts);
+        let mut pause = RESTART;
         while let Some(opened) = receipts.take() {
+            let started_at = Instant::now();
             match self.session(&mut inbox, &opened).await {
                 Ok(()) => break,
                 Err(fault) => {
                     self.current.send_replace(None);
                     self.progress.set(self.id, Some("receipts: starting over".into()));
-                    receipts = self.recover(&fault, opened).await;
+                    if started_at.elapsed() >= SETTLED {
+                        pause = RESTART;
+                    }
+                    receipts = self.recover(&fault, opened, pause).await;
+                    pause = (pause * 2).min(RETRY);
                 }
             }
         }
@@ -156,15 +167,15 @@ impl Shard {
         worked
     }
 
-    /// Reads the log from `from` on.
-    pub fn reader(&self, from: StreamSeq) -> OrderedReader {
+    /// Reads the log from `from` on, as long as it is the one in which `known` is a position.
+    pub fn reader(&self, from: StreamSeq, known: Position) -> OrderedReader {
         let options = ReaderOptions {
             stream: self.stream.clone(),
             name: format!("receipts-{}", self.id),
             from,
             filter: None,
             batch_messages_max: READ_MESSAGES_MAX,
-            known: None,
+            known: Some(known),
         };
         OrderedReader::new(self.connection.clone(), options)
     }
@@ -180,15 +191,15 @@ impl Shard {
             }
             position = Position { cursor: StreamSeq(state.first.0 - 1), mark: None, ..position };
         }
-        let Position { created, cursor: from, mark } = position.clone();
+        let (created, from) = (position.created, position.cursor);
+        let mut reader = self.reader(from.next(), position.clone());
+        let newest = position.mark.map(|mark| (from, mark));
         let writer = {
             let receipts = receipts.clone();
             let started = spawn_blocking(move || receipts.writer(position)).await;
             started.unwrap_or_else(|error| Err(StorageError::Corrupted(error.to_string())))?
         };
-        let mut reader = self.reader(from.next());
-        let now = mark.map_or(Timestamp::UNIX_EPOCH, |mark| mark.stored_at);
-        let overlay = self.catch_up(&mut reader, &writer, from, state.last, now).await?;
+        let overlay = self.catch_up(&mut reader, &writer, from, state.last, newest).await?;
         let (events, secs) = (overlay.end().0 - from.0, started_at.elapsed().as_secs_f64());
         tracing::info!(shard = self.id.0, events, secs, "receipts have caught up");
         Ok(Started { created, writer, reader, overlay })
@@ -199,7 +210,6 @@ impl Shard {
         let view = receipts.clone();
         let view = spawn_blocking(move || view.view().map(|view| view.position().cloned())).await;
         let stored = view.unwrap_or_else(|error| Err(StorageError::Corrupted(error.to_string())))?;
-        let mut behind = 0;
         loop {
             let verified = match &stored {
                 Some(position) => projection::verify(&self.connection, &self.stream, position).await,
@@ -209,13 +219,8 @@ impl Shard {
                 Ok((state, PositionCheck::Keep | PositionCheck::Skip { .. })) => {
                     return Ok((stored.unwrap_or(Position::start(state.created)), state));
                 }
-                Ok((_, PositionCheck::Rebuild(mismatch))) => {
-                    behind += 1;
-                    if !matches!(mismatch, Mismatch::Behind { .. }) || behind > BEHIND_MAX {
-                        return Err(mismatch.into());
-                    }
-                    mismatch.to_string()
-                }
+                // A leader that lags is not believed: `verify` asks until it has caught up.
+                Ok((_, PositionCheck::Rebuild(mismatch))) => return Err(Fault::File(mismatch)),
                 Err(EnsureError::Unavailable(reason) | EnsureError::Mismatch(reason)) => reason,
             };
             self.progress.set(self.id, Some(format!("receipts: {waits_for}")));
@@ -230,7 +235,7 @@ impl Shard {
         writer: &Writer<Apply>,
         from: StreamSeq,
         last: StreamSeq,
-        mut now: Timestamp,
+        mut newest: Option<(StreamSeq, Mark)>,
     ) -> Result<Overlay, Fault> {
         let (mut read, mut written) = (from, from);
         // Hashing and decoding take as long as reading: they run beside it, and stay in order.
@@ -247,8 +252,8 @@ impl Shard {
             match batch {
                 Ok(batch) => {
                     let messages = batch?.messages;
-                    let Some(newest) = messages.last() else { continue };
-                    (read, now) = (newest.seq, newest.stored_at);
+                    let Some(end) = messages.last() else { continue };
+                    (read, newest) = (end.seq, Some((end.seq, Mark::of(end))));
                     written = read;
                     let layout = self.layout;
                     decoding.push_back(spawn_blocking(move || {
@@ -258,7 +263,8 @@ impl Shard {
                     self.progress.set(self.id, Some(format!("receipts: {done} events")));
                 }
                 Err(_) => {
-                    if let Probed::Nothing { .. } = ask_between(&self.connection, &self.stream, read, last).await {
+                    let presence = streams::presence(&self.connection, &self.stream, read, last).await;
+                    if let Ok((_, Presence::Absent)) = presence {
                         read = last;
                     }
                 }
@@ -267,30 +273,34 @@ impl Shard {
         writer.flush().request();
         let mut committed = writer.committed();
         committed.wait_for(|committed| committed.cursor >= written).await.map_err(|_| Fault::Written)?;
-        Ok(Overlay::new(written, read, now))
+        Ok(Overlay::new(written, read, newest))
     }
 
     /// Makes the receipts fit to begin again, from nothing where they are not of this log. `None`: drained meanwhile.
-    async fn recover(&self, fault: &Fault, receipts: Receipts) -> Option<Receipts> {
+    /// `pause`: how long to wait first.
+    async fn recover(&self, fault: &Fault, receipts: Receipts, mut pause: Duration) -> Option<Receipts> {
         let shard = self.id.0;
         let rebuild = match fault {
-            Fault::Log(_) | Fault::Differs(_) => true,
+            Fault::File(_) => true,
             Fault::Storage(error) => !matches!(error, StorageError::Io(_) | StorageError::PreviousIo),
-            // Compared with the log at the next start.
-            Fault::Read(_) | Fault::Written => false,
+            // What was beyond the file is dropped; the file's own position is compared with the log at the next start.
+            Fault::Log(_) | Fault::Differs(_) | Fault::Read(_) | Fault::Written => false,
         };
+        let cause = if rebuild { "rebuilt" } else { "resumed" };
+        ::metrics::counter!(metrics::RECEIPTS_RESTARTED, "cause" => cause).increment(1);
         if rebuild {
             tracing::error!(shard, reason = %fault, "receipts are built anew");
         } else {
-            tracing::warn!(shard, reason = %fault, "receipts start over");
+            tracing::warn!(shard, reason = %fault, "receipts resume from their file");
         }
         drop(receipts);
         let mut removed = !rebuild;
         loop {
             tokio::select! {
-                () = sleep(RETRY) => {}
+                () = sleep(pause) => {}
                 () = self.drain.cancelled() => return None,
             }
+            pause = RETRY;
             let opened = if removed || projection::remove(&self.path).is_ok() {
                 removed = true;
                 open(self.path.clone(), self.stream.clone(), self.horizons()).await

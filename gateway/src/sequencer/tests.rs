@@ -127,6 +127,16 @@ async fn run_in_time(gateways: usize, mutant: Mutant, steps: &[Step]) -> Result<
     one_event_an_id(&events)?;
     contiguous_and_linked(&events)?;
     let answers = world.answers();
+    if let Some(lie) = world.lie() {
+        return Err(lie.to_owned());
+    }
+    if world.rolled_back {
+        // What was answered before holds for the log of that moment.
+        return Ok(());
+    }
+    if world.restarts() != (0, 0) {
+        return Err(format!("(rebuilt, dropped) = {:?} on one and the same log", world.restarts()));
+    }
     chains_have_no_holes(&events, &answers)?;
     if !world.faults {
         who_is_behind_is_behind_something(&answers)?;
@@ -172,6 +182,8 @@ fn what_the_log_says() -> impl Strategy<Value = Step> {
         8 => (gateway.clone(), 0..8u8).prop_map(|(gateway, messages)| Step::Read { gateway, messages }),
         3 => (gateway.clone(), any::<u8>()).prop_map(|(gateway, back)| Step::Confirm { gateway, back }),
         6 => (gateway.clone(), 0..4u8).prop_map(|(gateway, of)| Step::Tell { gateway, of }),
+        6 => gateway.clone().prop_map(|gateway| Step::Ask { gateway }),
+        4 => gateway.clone().prop_map(|gateway| Step::Compare { gateway }),
         1 => gateway.prop_map(|gateway| Step::ReadOn { gateway }),
     ]
 }
@@ -197,6 +209,42 @@ fn faulty_steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step(fate(), true), 1..250)
 }
 
+/// What a cluster does to its log, without losing anything of it.
+fn of_a_cluster() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..3usize).prop_map(|gateway| Step::Propose { gateway }),
+        4 => (0..4u8).prop_map(|messages| Step::Apply { messages }),
+        1 => Just(Step::Vanish),
+        3 => (0..6u8).prop_map(|messages| Step::Lag { messages }),
+    ]
+}
+
+fn replicated_steps() -> impl Strategy<Value = Vec<Step>> {
+    proptest::collection::vec(prop_oneof![16 => step(fate(), true), 4 => of_a_cluster(), 1 => Just(Step::Hole)], 1..250)
+}
+
+/// Single senders, to gateways that contend, on a log that is rolled back now and then. Nothing is removed from it: where
+/// the message at a cursor is gone, there is nothing to compare with.
+fn rolled_back_steps() -> impl Strategy<Value = Vec<Step>> {
+    let gateway = 0..3usize;
+    let step = prop_oneof![
+        8 => (gateway.clone(), 0..12u8, prop::bool::weighted(0.1)).prop_map(|(gateway, delivery, other_body)| {
+            Step::Submit { gateway, delivery, other_body, chain: None }
+        }),
+        8 => gateway.clone().prop_map(|gateway| Step::LookUp { gateway }),
+        8 => (gateway.clone(), prop::bool::weighted(0.2), 0..12u8).prop_map(|(gateway, carry, more)| {
+            Step::Launch { gateway, carry, more }
+        }),
+        8 => (gateway.clone(), fate()).prop_map(|(gateway, fate)| Step::Land { gateway, fate }),
+        16 => what_the_log_says(),
+        3 => gateway.clone().prop_map(|gateway| Step::Commit { gateway }),
+        1 => gateway.prop_map(|gateway| Step::Kill { gateway }),
+        4 => of_a_cluster(),
+        1 => any::<u8>().prop_map(|keep| Step::RollBack { keep }),
+    ];
+    proptest::collection::vec(step, 1..250)
+}
+
 fn faultless_steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step(Just(Fate::Acked), false), 1..250)
 }
@@ -206,6 +254,20 @@ proptest! {
     fn whatever_gets_lost_ids_stay_single_and_numbers_contiguous(
         gateways in 1..4usize, steps in faulty_steps(),
     ) {
+        prop_assert_eq!(run(gateways, Mutant::None, &steps), Ok(()));
+    }
+
+    /// Appends that are refused by what cannot be read yet, proposals that vanish, leaders that lag: numbers stay contiguous,
+    /// and no gateway takes the log for another one.
+    #[test]
+    fn what_is_only_proposed_is_never_concluded_from(gateways in 1..4usize, steps in replicated_steps()) {
+        prop_assert_eq!(run(gateways, Mutant::None, &steps), Ok(()));
+    }
+
+    /// A log that loses its tail and grows again while gateways are away: each answer is true of the log in which it was
+    /// given, and the log is sound.
+    #[test]
+    fn what_was_rolled_back_is_not_known_any_more(gateways in 1..4usize, steps in rolled_back_steps()) {
         prop_assert_eq!(run(gateways, Mutant::None, &steps), Ok(()));
     }
 
@@ -255,6 +317,101 @@ fn who_waits_as_a_repeat_is_not_behind_what_is_refused_after_it() {
         Step::Launch { gateway: 1, carry: false, more: 2 },
     ];
     assert_eq!(run(2, Mutant::None, &steps), Ok(()));
+}
+
+/// Two gateways, followers that do not answer, and B behind A: what was concluded from the refusal of Z gave B the number of
+/// A.
+#[test]
+fn an_append_that_cannot_be_read_yet_is_not_taken_for_removed() {
+    let submit = |gateway, delivery| Step::Submit { gateway, delivery, other_body: false, chain: None };
+    let launch = |gateway| Step::Launch { gateway, carry: false, more: 0 };
+    let steps = [
+        // A, of workflow `a`, is on its way.
+        submit(0, 0),
+        Step::LookUp { gateway: 0 },
+        launch(0),
+        Step::Propose { gateway: 0 },
+        // Z, of workflow `b`, is refused.
+        submit(1, 1),
+        Step::LookUp { gateway: 1 },
+        launch(1),
+        Step::Propose { gateway: 1 },
+        Step::Ask { gateway: 1 },
+        // B, of workflow `a`.
+        submit(1, 3),
+        Step::LookUp { gateway: 1 },
+        Step::Launch { gateway: 1, carry: false, more: 1 },
+        Step::Propose { gateway: 1 },
+        Step::Apply { messages: 3 },
+    ];
+    assert_eq!(run(2, Mutant::None, &steps), Ok(()));
+    assert!(run(2, Mutant::ProposalsConclude, &steps).is_err());
+}
+
+/// What was known beyond the file is dropped where the log lost its tail; the file only where it is of another log, too. A
+/// doubt about the overlay cost the file, and with ten million ids ten minutes.
+#[tokio::test(start_paused = true)]
+async fn a_lost_tail_costs_the_overlay_and_only_another_log_the_file() {
+    for (keep, restarts) in [(2, (0, 0)), (1, (0, 1)), (0, (1, 1))] {
+        let mut world = World::new(1, Mutant::None);
+        let accept = |delivery| {
+            [
+                Step::Submit { gateway: 0, delivery, other_body: false, chain: None },
+                Step::LookUp { gateway: 0 },
+                Step::Launch { gateway: 0, carry: false, more: 0 },
+                Step::Land { gateway: 0, fate: Fate::Acked },
+            ]
+        };
+        let in_the_file =
+            [Step::ReadOn { gateway: 0 }, Step::Read { gateway: 0, messages: 1 }, Step::Commit { gateway: 0 }];
+        let lost = [Step::RollBack { keep }, Step::Compare { gateway: 0 }];
+        for step in accept(0).into_iter().chain(in_the_file).chain(accept(1)).chain(lost) {
+            world.step(step);
+        }
+        assert_eq!(world.restarts(), restarts, "{keep} of 2 messages were kept");
+    }
+}
+
+/// The properties hold on a cluster and through roll-backs because absence is concluded from a state that reaches so far, a
+/// lagging leader is not believed, and a log in doubt is compared before anything is decided.
+#[test]
+fn the_properties_notice_conclusions_from_too_little() {
+    use proptest::{strategy::ValueTree, test_runner::TestRunner};
+    let noticed = |mutant, gateways, rolled_back: bool| {
+        let mut runner = TestRunner::deterministic();
+        (0..1024).any(|_| {
+            let steps = if rolled_back {
+                rolled_back_steps().new_tree(&mut runner).unwrap().current()
+            } else {
+                replicated_steps().new_tree(&mut runner).unwrap().current()
+            };
+            std::panic::catch_unwind(|| run(gateways, mutant, &steps)).map_or(true, |result| result.is_err())
+        })
+    };
+    assert!(noticed(Mutant::ProposalsConclude, 2, false));
+    assert!(noticed(Mutant::LaggingLeaderBelieved, 2, false));
+    assert!(noticed(Mutant::NoDoubt, 2, true));
+}
+
+/// An event that was acked and not read back is lost with the log's tail, and another gateway's stands in its place: the
+/// newest message that was read is still there, and must not vouch for the one that was only acked.
+#[test]
+fn what_was_only_acked_is_read_back_before_it_counts() {
+    let accept = |gateway, delivery| {
+        [
+            Step::Submit { gateway, delivery, other_body: false, chain: None },
+            Step::LookUp { gateway },
+            Step::Launch { gateway, carry: false, more: 0 },
+            Step::Land { gateway, fate: Fate::Acked },
+        ]
+    };
+    let mut steps = accept(0, 0).to_vec();
+    steps.extend([Step::RollBack { keep: 0 }, Step::Compare { gateway: 1 }]);
+    steps.extend(accept(1, 1));
+    steps.push(Step::Compare { gateway: 0 });
+    steps.extend(accept(0, 0));
+    assert_eq!(run(2, Mutant::None, &steps), Ok(()));
+    assert!(run(2, Mutant::AckedIsTrusted, &steps).is_err());
 }
 
 /// The properties above hold because of the comparison, the overlay, the chains, the late word, because lines are not

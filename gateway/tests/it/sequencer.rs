@@ -22,15 +22,18 @@ use crate::mesh::{PATIENCE, spec};
 
 mod alone;
 mod chains;
+mod cluster;
 mod faults;
 mod forged;
 mod log;
 mod preferred;
 mod receipts;
+mod rollback;
 
 /// A nats-server with a log.
 struct Mesh {
-    server: TestServer,
+    /// `None` where a cluster stands for it.
+    server: Option<TestServer>,
     connection: Connection,
     spec: LogSpec,
     layout: Layout,
@@ -54,7 +57,7 @@ impl Mesh {
         let server = TestServer::start().await;
         let connection = server.connection("test").await;
         let layout = streams::ensure(&connection, &spec).await.unwrap();
-        Self { server, connection, spec, layout }
+        Self { server: Some(server), connection, spec, layout }
     }
 
     /// A sequencer that has caught up, with its receipts in `folder`.
@@ -68,7 +71,15 @@ impl Mesh {
     }
 
     async fn sequencer_with(&self, options: SequencerOptions) -> Running {
-        let connection = self.server.connection("sequencer").await;
+        let connection = self.server().connection("sequencer").await;
+        self.sequencer_on(connection, options).await
+    }
+
+    fn server(&self) -> &TestServer {
+        self.server.as_ref().expect("one server")
+    }
+
+    async fn sequencer_on(&self, connection: Connection, options: SequencerOptions) -> Running {
         let (told, missing) = watch::channel(None);
         let (drain, tasks) = (CancellationToken::new(), TaskTracker::new());
         let started = sequencer::start(connection.clone(), self.layout, options, told, drain.clone(), &tasks).await;
@@ -81,8 +92,16 @@ impl Mesh {
     async fn events(&self) -> Vec<Event> {
         let mut events = Vec::new();
         let mut from = StreamSeq(1);
+        let end = streams::state(&self.connection, "EVENTS").await.unwrap().last;
+        let patience = tokio::time::Instant::now() + PATIENCE;
         loop {
             let page = direct::range(&self.connection, "EVENTS", from, ">", 1000, 8 << 20).await.unwrap();
+            // In a cluster any replica answers, also one that lags.
+            if page.is_empty() && self.server.is_none() && from <= end {
+                assert!(tokio::time::Instant::now() < patience, "EVENTS ends at {end}, and is read up to {from}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
             let Some(last) = page.last() else { break };
             from = last.seq.next();
             events.extend(page.iter().filter_map(|message| match Entry::decode(self.layout, message) {

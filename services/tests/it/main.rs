@@ -3,6 +3,7 @@
 mod apply;
 mod catalog;
 mod clock;
+mod cluster;
 mod commands;
 mod drain;
 mod failover;

@@ -158,11 +158,24 @@ fn role_of(
     folder: &Path,
     variables: Vec<(String, String)>,
 ) -> RoleProcess {
+    role_at(log, role, instance, server.url(), folder, variables)
+}
+
+/// As [`role_of`], against the servers at `url`.
+pub fn role_at(
+    log: &LogOptions,
+    role: &str,
+    instance: &str,
+    url: &str,
+    folder: &Path,
+    variables: Vec<(String, String)>,
+) -> RoleProcess {
     let mut env = vec![
-        ("WEFT_NATS__URL".to_owned(), server.url().to_owned()),
+        ("WEFT_NATS__URL".to_owned(), url.to_owned()),
         ("WEFT_MASTER_KEY".to_owned(), MASTER_KEY.to_owned()),
         ("WEFT_WORKER__ALLOW_NETWORKS".to_owned(), "127.0.0.0/8".to_owned()),
         ("WEFT_LOG__SHARDS".to_owned(), log.shards.to_string()),
+        ("WEFT_LOG__REPLICAS".to_owned(), log.replicas.to_string()),
     ];
     if let MaxBytes::Bytes(bytes) = log.max_bytes {
         env.push(("WEFT_LOG__MAX_BYTES".to_owned(), format!("{bytes}B")));

@@ -29,8 +29,13 @@ impl Session<'_> {
     /// Decides for what is ready and sends it off, unless something must come first.
     pub(super) fn launch(&mut self) {
         let gathers = self.gathers_until().is_some();
-        let waits =
-            gathers || self.probe.is_some() || self.overlay.end() < self.target || self.overlay.len() >= OVERLAY_MAX;
+        let reads_on = self.overlay.end() < self.end.wanted();
+        let waits = gathers
+            || self.probe.is_some()
+            || !self.identity.is_verified()
+            || !self.identity.is_fresh(Instant::now())
+            || reads_on
+            || self.overlay.len() >= OVERLAY_MAX;
         while !waits
             && (!self.ready.is_empty() || self.carrier.has_page())
             && let Some(mut appender) = self.appender.take()
@@ -98,6 +103,9 @@ impl Session<'_> {
         let stored = result.as_ref().map_or_else(|error| error.stored, |_| sent).min(sent);
         let ours = flight.expected().0 + stored as u64;
         let now = Instant::now();
+        if stored > 0 {
+            self.identity.heard(now);
+        }
         let Landing { landed, carried, left } = flight.land(stored, messages, &mut self.overlay);
         if stored > 0 && self.overlay.unread_from() <= self.overlay.end() {
             self.follow.unread(self.overlay.end(), now);
@@ -115,7 +123,10 @@ impl Session<'_> {
                 } else {
                     self.gather.nobody();
                 }
-                self.follow.landed(sent, now);
+                // A log in doubt is read, whoever else appends.
+                if self.identity.is_verified() {
+                    self.follow.landed(sent, now);
+                }
                 self.put_back(left);
             }
             Err(AppendError { kind, .. }) => self.failed(kind, sent, self.overlay.end().0 > ours, left),
@@ -138,7 +149,9 @@ impl Session<'_> {
         match kind {
             AppendErrorKind::Conflict { last: Some(last) } if last > self.overlay.end() => {
                 self.failures = 0;
-                self.target = self.target.max(last);
+                self.end.refuses(last);
+                // The reader is given the time to bring it, on a log that was quiet too.
+                self.heard_at = Instant::now();
             }
             AppendErrorKind::Conflict { .. } if moved_on => self.failures = 0,
             AppendErrorKind::Full(_) => {
@@ -174,10 +187,11 @@ impl Session<'_> {
         }
     }
 
-    /// Asks where the log ends, after a pause that grows with each failure.
+    /// Asks where the log ends and whether it is still the same, after a pause that grows with each failure in a row.
     pub(super) fn probe_end(&mut self) {
         let doubled = PAUSE.0.saturating_mul(1 << self.failures.min(8));
-        self.probe = Some(probe::end(self.shard, doubled.min(PAUSE.1)));
+        let pause = if self.failures == 0 { Duration::ZERO } else { doubled.min(PAUSE.1) };
+        self.probe = Some(probe::log(self.shard, pause, self.known(), self.overlay.end()));
     }
 }
 

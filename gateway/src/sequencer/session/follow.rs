@@ -4,10 +4,13 @@ use std::mem;
 
 use tokio::time::Instant;
 use weft_index::{
-    projection::{Mark, Mismatch},
+    projection::{Mark, Mismatch, PositionCheck},
     receipts::Change,
 };
-use weft_nats::{reader::Batch, streams::StreamState};
+use weft_nats::{
+    reader::Batch,
+    streams::{LeaderView, Presence},
+};
 use weft_proto::ids::StreamSeq;
 
 use super::{OVERLAY_MAX, Session};
@@ -15,31 +18,35 @@ use crate::sequencer::{
     SubmitError,
     flight::Flight,
     preferred::Appended,
-    probe::Probed,
+    probe::{Confirmed, Probed},
     shard::{Ask, Fault},
 };
 
 /// Callers that may wait for the log to be read on to some end.
 const REACHING_MAX: usize = 1_000;
-/// So often the log may end before what was acked before that is believed: a new leader may not have applied everything
-/// yet.
-const BEHIND_MAX: u32 = 10;
 
 impl Session<'_> {
     pub(super) fn probed(&mut self, probed: Probed) -> Result<(), Fault> {
+        self.give_up_expired();
         match probed {
-            Probed::End(state) => self.ends(&state)?,
-            Probed::Nothing { behind, up_to } => {
-                if behind == self.overlay.end() {
-                    self.overlay.skip_to(up_to);
-                    self.answer_reached();
-                }
+            Probed::Log { check: PositionCheck::Rebuild(mismatch), .. }
+                if !matches!(mismatch, Mismatch::Behind { .. }) =>
+            {
+                return Err(mismatch.into());
             }
-            // The reader brings it.
-            Probed::Something => self.heard_at = Instant::now(),
+            // Acks and reads since it was asked are no concern of this answer.
+            Probed::Log { reached, view, .. } if view.state.last < reached => self.ends_behind(reached, &view)?,
+            Probed::Log { view, .. } => {
+                if self.behind.is_behind() {
+                    self.behind.reached();
+                    self.shard.progress.set(self.shard.id, None);
+                }
+                self.identity.compared(Instant::now());
+                self.end.reports(view.state.last);
+            }
+            Probed::Range { after, through, view, presence } => self.ranged(after, through, &view, presence)?,
             Probed::Unavailable(reason) => {
                 tracing::debug!(shard = self.shard.id.0, reason, "log does not answer");
-                self.give_up_expired();
                 self.failures = self.failures.saturating_add(1);
                 self.probe_end();
             }
@@ -47,27 +54,48 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// The log is known to end there.
-    fn ends(&mut self, state: &StreamState) -> Result<(), Fault> {
-        let (cursor, last) = (self.overlay.end(), state.last);
-        if state.created != self.created {
-            return Err(Mismatch::Created { expected: self.created, found: state.created }.into());
+    /// Whether there is anything that the reader has not brought.
+    fn ranged(
+        &mut self,
+        after: StreamSeq,
+        through: StreamSeq,
+        view: &LeaderView,
+        presence: Presence,
+    ) -> Result<(), Fault> {
+        let (expected, found) = (self.created, view.state.created);
+        if expected != found {
+            return Err(Mismatch::Created { expected, found }.into());
         }
-        if last < cursor {
-            self.behind += 1;
-            if self.behind > BEHIND_MAX {
-                return Err(Mismatch::Behind { cursor, last }.into());
-            }
-            self.probe_end();
-            return Ok(());
+        // Asked again after a while, if it is still wanted.
+        self.heard_at = Instant::now();
+        if view.state.last < after {
+            return self.ends_behind(after, view);
         }
-        self.behind = 0;
-        self.target = self.target.max(last);
+        self.end.reports(view.state.last);
+        if let Some(end) = self.end.concludes(self.overlay.end(), after, through, presence) {
+            self.overlay.skip_to(end);
+            self.answer_reached();
+        }
+        Ok(())
+    }
+
+    /// A leader reports that the log ends before `cursor`, up to which it was acked or read. One that lags will catch up, and
+    /// nothing is decided meanwhile.
+    fn ends_behind(&mut self, cursor: StreamSeq, view: &LeaderView) -> Result<(), Fault> {
+        let last = view.state.last;
+        if self.behind.believes(view, Instant::now()) {
+            return Err(Mismatch::Behind { cursor, last }.into());
+        }
+        tracing::debug!(shard = self.shard.id.0, %cursor, %last, leader = view.leader, "the log's leader lags");
+        let waits_for = format!("log: its leader ends at {last}, before {cursor}");
+        self.shard.progress.set(self.shard.id, Some(waits_for));
+        self.failures = self.failures.saturating_add(1);
+        self.probe_end();
         Ok(())
     }
 
     /// Makes room for those who still wait.
-    fn give_up_expired(&mut self) {
+    pub(super) fn give_up_expired(&mut self) {
         let now = Instant::now();
         for submission in mem::take(&mut self.ready) {
             if submission.deadline <= now {
@@ -78,8 +106,14 @@ impl Session<'_> {
         }
     }
 
-    /// What stands at `seq`, which was acked as ours.
-    pub(super) fn confirmed(&mut self, seq: StreamSeq, mark: Mark) -> Result<(), Fault> {
+    /// What stands at a sequence that was acked as ours.
+    pub(super) fn confirmed(&mut self, confirmed: Confirmed) -> Result<(), Fault> {
+        let Confirmed { seq, mark, follows } = confirmed;
+        if !follows {
+            self.doubt("another message stands where one was read");
+            return Ok(());
+        }
+        self.identity.heard(Instant::now());
         self.unwritten.extend(self.overlay.confirm(seq, mark)?);
         self.follow.known(seq);
         Ok(())
@@ -87,6 +121,7 @@ impl Session<'_> {
 
     pub(super) fn read(&mut self, batch: Batch) -> Result<(), Fault> {
         self.heard_at = Instant::now();
+        self.identity.heard(self.heard_at);
         for message in &batch.messages {
             let mark = Mark::of(message);
             let change = match self.overlay.read_back(message.seq, mark)? {
@@ -111,8 +146,9 @@ impl Session<'_> {
     /// Another gateway has appended this.
     pub(super) fn told(&mut self, appended: Appended) {
         let (behind, end, now) = (appended.behind(), appended.end(), Instant::now());
-        // What has no room is read when there is some.
-        let gap = behind > self.overlay.end() || self.overlay.len() >= OVERLAY_MAX;
+        // What has no room is read when there is some; and a log that is in doubt is read, whatever is told.
+        let room = self.overlay.len() < OVERLAY_MAX && self.identity.is_verified();
+        let gap = behind > self.overlay.end() || !room;
         if !gap && self.overlay.told(appended) {
             self.follow.unread(self.overlay.end(), now);
         }
@@ -141,6 +177,8 @@ impl Session<'_> {
 
     pub(super) fn asked(&mut self, ask: Option<Ask>) {
         match ask {
+            // Nothing is said of a log that may be another: the caller is told to come again.
+            Some(Ask::Position { .. }) if !self.identity.is_verified() => {}
             Some(Ask::Position { id, answer }) => {
                 let _ = answer.send(self.overlay.accepted(id).map(|accepted| accepted.seq));
             }
@@ -167,6 +205,6 @@ impl Session<'_> {
 
     /// Where the overlay is to arrive for all who wait.
     pub(super) fn wanted_end(&self) -> StreamSeq {
-        self.reaching.iter().map(|(end, _)| *end).fold(self.target, StreamSeq::max)
+        self.reaching.iter().map(|(end, _)| *end).fold(self.end.wanted(), StreamSeq::max)
     }
 }

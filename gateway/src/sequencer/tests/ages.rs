@@ -39,6 +39,11 @@ fn foreign(seq: u64, stored_at: Timestamp) -> Change {
     Change { seq: StreamSeq(seq), mark: Mark { stored_at, id: None }, content: Content::Foreign }
 }
 
+/// The message at the file's cursor.
+fn newest(stored_at: Timestamp) -> Option<(StreamSeq, Mark)> {
+    Some((StreamSeq(1), Mark { stored_at, id: None }))
+}
+
 fn decide_one(overlay: &Overlay, id: EventId, looked: &Looked) -> Decision {
     let workflow = WorkflowId::new("a").unwrap();
     let candidate = Candidate { id, workflow: &workflow, digest: &DIGEST, looked, linked: None };
@@ -53,7 +58,7 @@ fn repeats_are_known_to_the_horizon_and_workflows_as_long_as_remembered() {
     let looked = Looked { cursor: StreamSeq(1), accepted: Some(accepted(1, at(0), 7)), head: Some(head) };
     let next = Decision::New { sequence_number: SequenceNumber(8), previous: Some(first) };
     let anew = Decision::New { sequence_number: SequenceNumber(1), previous: None };
-    let mut overlay = Overlay::new(StreamSeq(1), StreamSeq(1), at(10));
+    let mut overlay = Overlay::new(StreamSeq(1), StreamSeq(1), newest(at(10)));
     assert_eq!(decide_one(&overlay, first, &looked), Decision::Known(accepted(1, at(0), 7)));
     overlay.observe(&foreign(2, at(11))).unwrap();
     assert_eq!(decide_one(&overlay, first, &looked), next, "beyond the horizon it is a new event");
@@ -68,7 +73,7 @@ fn repeats_are_known_to_the_horizon_and_workflows_as_long_as_remembered() {
 #[test]
 fn what_was_acked_and_not_read_is_known() {
     let id = EventId::unique();
-    let mut overlay = Overlay::new(StreamSeq(1), StreamSeq(1), at(0));
+    let mut overlay = Overlay::new(StreamSeq(1), StreamSeq(1), newest(at(0)));
     overlay.append(id, accepted(2, UNREAD, 1));
     let looked = Looked { cursor: StreamSeq(1), ..Looked::default() };
     assert!(matches!(decide_one(&overlay, id, &looked), Decision::Known(_)));
@@ -85,7 +90,7 @@ fn what_was_acked_and_not_read_is_known() {
 #[test]
 fn what_was_acked_counts_as_stored_with_the_newest_that_was_asked_about() {
     let ids = [(); 3].map(|()| EventId::unique());
-    let mut overlay = Overlay::new(StreamSeq(1), StreamSeq(1), at(0));
+    let mut overlay = Overlay::new(StreamSeq(1), StreamSeq(1), newest(at(0)));
     for (id, seq) in ids.iter().zip(2..) {
         overlay.append(*id, accepted(seq, UNREAD, seq - 1));
     }
@@ -106,7 +111,7 @@ fn what_was_acked_counts_as_stored_with_the_newest_that_was_asked_about() {
 #[test]
 fn another_message_in_our_place_is_noticed() {
     let id = EventId::unique();
-    let mut overlay = Overlay::new(StreamSeq(1), StreamSeq(1), at(0));
+    let mut overlay = Overlay::new(StreamSeq(1), StreamSeq(1), newest(at(0)));
     overlay.append(id, accepted(2, UNREAD, 1));
     let theirs = Mark { stored_at: at(1), id: Some(EventId::unique()) };
     assert_eq!(overlay.read_back(StreamSeq(2), theirs).unwrap_err(), Differs(StreamSeq(2)));

@@ -1,6 +1,7 @@
 //! A log and gateways in memory, for the pure part: several sequencers on one log, interleaved at will, that hand events to
 //! each other, tell each other what they append and do not wait for ever, with acks and appends that get lost and late copies
-//! that arrive after all.
+//! that arrive after all. The log may be a replicated one (`log`): appends are proposed before they can be read, and may
+//! vanish; its leader may lag; and the whole log may be rolled back to a backup and grow again.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -13,7 +14,7 @@ use tokio::{
 use weft_index::receipts::Horizons;
 use weft_nats::{
     event::{Entry, Event},
-    message::{Outgoing, Stored},
+    message::Outgoing,
     subject::Layout,
 };
 use weft_proto::ids::{EventId, StreamSeq};
@@ -25,8 +26,10 @@ use crate::sequencer::{
     submission::{self, Encoded, test_event},
 };
 use gateway::Gateway;
+pub use log::Log;
 
 mod gateway;
+mod log;
 
 pub const LAYOUT: Layout = Layout::new(1);
 
@@ -58,13 +61,14 @@ pub enum Mutant {
     GapsUnnoticed,
     /// Batches go to other gateways, which do not learn that they are batches.
     BatchesFallApart,
-}
-
-/// The stream.
-#[derive(Debug)]
-pub struct Log {
-    pub messages: Vec<Stored>,
-    pub mutant: Mutant,
+    /// What a refused append says of the log's end is taken for its end, and what cannot be read up to there for removed.
+    ProposalsConclude,
+    /// A leader that ends before what was acked is believed, whether it lags or not.
+    LaggingLeaderBelieved,
+    /// A gateway that lost its connection goes on as if the log could not have changed.
+    NoDoubt,
+    /// A gateway that lost its connection compares the newest message that it has read, and trusts what was only acked.
+    AckedIsTrusted,
 }
 
 /// How an append ends.
@@ -118,6 +122,22 @@ pub enum Step {
     Kill { gateway: usize },
     /// A late copy arrives.
     Arrive,
+    /// Its append is proposed: refused by its number, or under way.
+    Propose { gateway: usize },
+    /// So many of the proposed messages are applied.
+    Apply { messages: u8 },
+    /// The leader is gone, and with it what was proposed.
+    Vanish,
+    /// The leader has not applied the newest so many messages.
+    Lag { messages: u8 },
+    /// A message was stored and has been removed again.
+    Hole,
+    /// It asks the leader about the log's end, or whether there is anything before the end that it waits for.
+    Ask { gateway: usize },
+    /// Where the log is in doubt it compares what it knows.
+    Compare { gateway: usize },
+    /// The log is restored to its first so many messages. All connections are lost.
+    RollBack { keep: u8 },
 }
 
 /// What was sent.
@@ -154,6 +174,11 @@ pub struct World {
     chains: usize,
     /// Whether an answer may have been lost to a fault.
     pub faults: bool,
+    /// Whether the log was rolled back: then an answer holds for the log of its moment.
+    pub rolled_back: bool,
+    answered: Vec<Answer>,
+    /// The first answer that was not true when it was given.
+    lie: Option<String>,
 }
 
 /// The workflow of a delivery.
@@ -170,34 +195,10 @@ pub fn id_of(delivery: u8) -> EventId {
     EventId::of_delivery("model", &delivery.to_string())
 }
 
-impl Log {
-    fn end(&self) -> StreamSeq {
-        StreamSeq(self.messages.len() as u64)
-    }
-
-    /// All or nothing.
-    fn append(&mut self, expected: StreamSeq, messages: &[Outgoing]) -> bool {
-        if expected != self.end() && self.mutant != Mutant::NoComparison {
-            return false;
-        }
-        for message in messages {
-            let seq = self.end().next();
-            self.messages.push(Stored {
-                seq,
-                stored_at: Timestamp::from_second(1_700_000_000 + seq.0 as i64).unwrap(),
-                subject: message.subject.clone(),
-                headers: message.headers.to_map(),
-                payload: message.payload.clone(),
-            });
-        }
-        true
-    }
-}
-
 impl World {
     pub fn new(gateways: usize, mutant: Mutant) -> Self {
         Self {
-            log: Log { messages: Vec::new(), mutant },
+            log: Log::new(mutant),
             gateways: (0..gateways).map(|_| Gateway::new()).collect(),
             late: Vec::new(),
             told: Vec::new(),
@@ -205,7 +206,42 @@ impl World {
             room: Arc::new(Semaphore::new(1 << 20)),
             chains: 0,
             faults: false,
+            rolled_back: false,
+            answered: Vec::new(),
+            lie: None,
         }
+    }
+
+    /// How often a gateway built its receipts anew, and how often it dropped what it knew beyond them.
+    pub fn restarts(&self) -> (usize, usize) {
+        self.gateways
+            .iter()
+            .fold((0, 0), |(rebuilt, dropped), gateway| (rebuilt + gateway.rebuilt, dropped + gateway.dropped))
+    }
+
+    /// Takes what senders have been told, and compares it with the log as it is at this moment.
+    fn hear_answers(&mut self) {
+        let mut waiting = Vec::new();
+        for (sent, mut answer) in self.waiting.drain(..) {
+            match answer.try_recv() {
+                Err(oneshot::error::TryRecvError::Empty) => waiting.push((sent, answer)),
+                answer => {
+                    let answer = answer.ok();
+                    if let Some(Ok(receipt)) = &answer
+                        && !self.log.holds(receipt)
+                    {
+                        self.lie.get_or_insert(format!("{sent:?} was told {receipt:?}, which is not in the log"));
+                    }
+                    self.answered.push(Answer { sent, answer });
+                }
+            }
+        }
+        self.waiting = waiting;
+    }
+
+    /// The first answer that was not true when it was given.
+    pub fn lie(&self) -> Option<&str> {
+        self.lie.as_deref()
     }
 
     pub fn step(&mut self, step: Step) {
@@ -223,7 +259,7 @@ impl World {
                     })
                 });
                 let sent = Sent {
-                    number: self.waiting.len() as i64,
+                    number: (self.waiting.len() + self.answered.len()) as i64,
                     delivery,
                     other_body,
                     chain: chain.as_ref().map(|c| c.0),
@@ -278,14 +314,32 @@ impl World {
             Step::Commit { gateway } => self.gateways[gateway % count].commit(),
             Step::Kill { gateway } => {
                 self.faults = true;
-                self.late.extend(self.gateways[gateway % count].kill(self.log.end()));
+                self.late.extend(self.gateways[gateway % count].kill(&self.log));
             }
             Step::Arrive => {
                 if let Some((expected, messages)) = self.late.pop() {
-                    self.log.append(expected, &messages);
+                    let _ = self.log.append(expected, &messages);
                 }
             }
+            Step::Propose { gateway } => self.gateways[gateway % count].propose(&mut self.log),
+            Step::Apply { messages } => self.log.apply(messages.into()),
+            Step::Vanish => self.log.vanish(),
+            Step::Lag { messages } => self.log.lag(messages.into()),
+            Step::Hole => self.log.hole(),
+            Step::Ask { gateway } => self.gateways[gateway % count].ask(&self.log),
+            Step::Compare { gateway } => self.gateways[gateway % count].compare(&self.log),
+            Step::RollBack { keep } => {
+                (self.faults, self.rolled_back) = (true, true);
+                // What was on its way was on connections that are no more.
+                self.late.clear();
+                self.told.clear();
+                for gateway in &mut self.gateways {
+                    gateway.disconnect(&mut self.log);
+                }
+                self.log.roll_back(keep.into());
+            }
         }
+        self.hear_answers();
     }
 
     /// Lets everything come to its end, without further faults. Needs a runtime whose time stands still.
@@ -294,13 +348,20 @@ impl World {
         for gateway in 0..gateways {
             (0..CHAINS).for_each(|chain| self.step(Step::EndChain { gateway, chain }));
         }
-        for _ in 0..4 {
+        self.step(Step::Lag { messages: 0 });
+        self.step(Step::Apply { messages: u8::MAX });
+        for _ in 0..6 {
             for gateway in 0..gateways {
+                self.step(Step::Compare { gateway });
                 self.step(Step::LookUp { gateway });
                 self.step(Step::Arrive);
-                self.gateways[gateway].target = self.log.end();
+                self.gateways[gateway].land(&mut self.log, Fate::Acked, &mut self.late);
                 self.step(Step::ReadOn { gateway });
-                self.step(Step::Read { gateway, messages: u8::MAX });
+                // Asked about its end, read to there, and asked about what could not be read.
+                for _ in 0..3 {
+                    self.step(Step::Ask { gateway });
+                    self.step(Step::Read { gateway, messages: u8::MAX });
+                }
                 self.step(Step::Launch { gateway, carry: false, more: u8::MAX });
                 self.gateways[gateway].land(&mut self.log, Fate::Acked, &mut self.late);
                 self.step(Step::Read { gateway, messages: u8::MAX });
@@ -313,15 +374,18 @@ impl World {
 
     /// What every sender was told.
     pub fn answers(&mut self) -> Vec<Answer> {
-        let waiting = self.waiting.iter_mut();
-        waiting.map(|(sent, answer)| Answer { sent: *sent, answer: answer.try_recv().ok() }).collect()
+        self.hear_answers();
+        let silent = self.waiting.drain(..).map(|(sent, _)| Answer { sent, answer: None });
+        let mut answers: Vec<_> = self.answered.drain(..).chain(silent).collect();
+        answers.sort_unstable_by_key(|answer| answer.sent.number);
+        answers
     }
 
     /// The events of the log, with the heads before each carried record checked on the way.
     pub fn events(&self) -> Result<Vec<Event>, String> {
         let mut heads: HashMap<String, (u64, EventId)> = HashMap::new();
         let mut events = Vec::new();
-        for message in &self.log.messages {
+        for message in self.log.held() {
             match Entry::decode(LAYOUT, message) {
                 Entry::Event(event) => {
                     heads.insert(event.workflow.to_string(), (event.sequence_number.0, event.id));

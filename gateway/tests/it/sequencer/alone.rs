@@ -62,8 +62,8 @@ async fn who_appends_alone_goes_on_behind_a_restart_of_the_server() {
     for round in 0..3 {
         let group = (0..400).map(|delivery| gateway.insist(event("a", round * 400 + delivery)));
         join_all(group).await;
-        mesh.server.kill();
-        mesh.server.restart().await;
+        mesh.server().kill();
+        mesh.server().restart().await;
     }
     let next = gateway.insist(event("a", 1200)).await;
     assert_eq!(next.sequence_number.0, 1201);

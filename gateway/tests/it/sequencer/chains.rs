@@ -45,15 +45,15 @@ async fn a_refusal_ends_its_line() {
         if delivery == 7 {
             wanted.payload = Bytes::from_static(b"other");
         }
-        pending.push(line.submit(wanted).unwrap());
-        others.push(neighbour.submit(event("b", 100 + delivery)).unwrap());
+        pending.push(line.submit(wanted, line.deadline()).unwrap());
+        others.push(neighbour.submit(event("b", 100 + delivery), neighbour.deadline()).unwrap());
     }
     let answers = join_all(pending.into_iter().map(|pending| pending.receipt())).await;
     assert!(answers[..7].iter().all(Result::is_ok));
     assert_eq!(answers[7], Err(SubmitError::IdReused));
     assert!(answers[8..].iter().all(|answer| *answer == Err(SubmitError::Behind)), "{answers:?}");
     assert!(join_all(others.into_iter().map(|pending| pending.receipt())).await.iter().all(Result::is_ok));
-    assert_eq!(line.submit(event("a", 50)).unwrap().receipt().await, Err(SubmitError::Behind));
+    assert_eq!(line.submit(event("a", 50), line.deadline()).unwrap().receipt().await, Err(SubmitError::Behind));
     assert_eq!(mesh.events().await.iter().filter(|event| event.workflow.as_str() == "a").count(), 8);
 }
 
@@ -72,8 +72,9 @@ async fn lines_stand_in_order_through_kills() {
         let mut next = 0;
         while next < EVENTS {
             let mut line = gateway.sequencer.line();
-            let window: Vec<_> =
-                (next..EVENTS.min(next + WINDOW)).map_while(|delivery| line.submit(wanted(delivery)).ok()).collect();
+            let window: Vec<_> = (next..EVENTS.min(next + WINDOW))
+                .map_while(|delivery| line.submit(wanted(delivery), line.deadline()).ok())
+                .collect();
             for pending in window {
                 match pending.receipt().await {
                     Ok(_) => next += 1,
@@ -90,8 +91,8 @@ async fn lines_stand_in_order_through_kills() {
     let killing = async {
         for quarter in 1..=3 {
             count.wait_for(|count| *count >= quarter * EVENTS / 4).await.unwrap();
-            mesh.server.kill();
-            mesh.server.restart().await;
+            mesh.server().kill();
+            mesh.server().restart().await;
         }
     };
     tokio::join!(sending, killing);

@@ -34,8 +34,8 @@ async fn a_killed_server_loses_and_doubles_nothing() {
     }
     for quarter in 1..=3 {
         count.wait_for(|count| *count >= quarter * SENDERS * EACH / 4).await.unwrap();
-        mesh.server.kill();
-        mesh.server.restart().await;
+        mesh.server().kill();
+        mesh.server().restart().await;
     }
     let receipts: Vec<Receipt> = senders.join_all().await.into_iter().flatten().collect();
     let events = mesh.events().await;
@@ -59,7 +59,7 @@ async fn a_silent_server_is_answered_for_in_time() {
     let mut options = SequencerOptions::new(folder.path().to_owned(), &mesh.spec, weft_nats::testing::master_key());
     options.submit_timeout = Duration::from_millis(300);
     let gateway = mesh.sequencer_with(options).await;
-    mesh.server.pause();
+    mesh.server().pause();
     let large = |delivery| NewEvent { payload: Bytes::from(vec![b'1'; 1 << 20]), ..event("a", delivery) };
     let answers =
         futures_util::future::join_all((0..80).map(|delivery| gateway.sequencer.submit(large(delivery)))).await;
@@ -67,7 +67,7 @@ async fn a_silent_server_is_answered_for_in_time() {
     let (unavailable, overloaded) = (count(SubmitError::Unavailable), count(SubmitError::Overloaded));
     assert_eq!(unavailable + overloaded, 80);
     assert!((10..=70).contains(&unavailable), "64 MiB may wait, {unavailable} did");
-    mesh.server.resume();
+    mesh.server().resume();
     let receipt = gateway.insist(large(0)).await;
     assert_eq!(receipt.event_id, large(0).id);
     assert!(eventually(PATIENCE, async || !mesh.events().await.is_empty()).await);

@@ -137,7 +137,7 @@ async fn chains_keep_their_order_beside_events_that_are_handed_on() {
     let mut alone = JoinSet::new();
     for delivery in 1..LINE {
         let next = if delivery == LINE / 2 { reused.clone() } else { event("a", delivery) };
-        lined.push(line.submit(next).unwrap());
+        lined.push(line.submit(next, line.deadline()).unwrap());
         let sequencer = other.sequencer.clone();
         alone.spawn(async move { sequencer.submit(event("b", 100 + delivery)).await });
     }

@@ -27,6 +27,7 @@ use super::{CHAINS, Fate, LAYOUT, Log, Mutant, NOW, horizons};
 use crate::sequencer::{
     chain::Chain,
     decide::Looked,
+    end::LogEnd,
     flight::{Carry, Flight, Landing},
     follow::{Follow, Source},
     overlay::Overlay,
@@ -41,6 +42,8 @@ use crate::sequencer::{
 #[derive(Debug, Default)]
 struct File {
     cursor: StreamSeq,
+    /// What tells the message at the cursor from another.
+    newest: Option<(StreamSeq, Mark)>,
     ids: HashMap<EventId, Accepted>,
     heads: HashMap<WorkflowId, Head>,
 }
@@ -50,6 +53,21 @@ struct Away {
     submission: Submission,
     /// Its receipt from there.
     there: oneshot::Receiver<submission::Answer>,
+}
+
+/// As in a session: nothing is decided before the log's identity is verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Identity {
+    Doubted,
+    Compared,
+    Verified,
+}
+
+/// How an append fails.
+enum Failure {
+    /// The log has moved on, or will, to this end.
+    Refused(StreamSeq),
+    Unknown,
 }
 
 pub struct Gateway {
@@ -68,7 +86,16 @@ pub struct Gateway {
     pub arrived: Vec<Submission>,
     pub ready: VecDeque<Submission>,
     flight: Option<(Flight, Vec<Outgoing>)>,
-    pub target: StreamSeq,
+    /// When the last message of the flight was proposed, if it was.
+    proposed: Option<Timestamp>,
+    end: LogEnd,
+    /// It must hear where the log ends before it decides.
+    asks: bool,
+    identity: Identity,
+    /// How often it built its receipts anew.
+    pub rebuilt: usize,
+    /// How often it dropped what it knew beyond its file.
+    pub dropped: usize,
     /// The chains that senders add to, with their numbers.
     pub chains: [Option<(usize, Chain)>; CHAINS],
 }
@@ -81,25 +108,98 @@ impl Gateway {
             away: Vec::new(),
             reconciling: JoinSet::new(),
             file: File::default(),
-            overlay: Overlay::new(StreamSeq(0), StreamSeq(0), Timestamp::UNIX_EPOCH),
+            overlay: Overlay::new(StreamSeq(0), StreamSeq(0), None),
             // Given up as soon as may be.
             follow: Follow::new(1, Instant::now()),
             unwritten: Vec::new(),
             arrived: Vec::new(),
             ready: VecDeque::new(),
             flight: None,
-            target: StreamSeq(0),
+            proposed: None,
+            end: LogEnd::default(),
+            asks: false,
+            identity: Identity::Verified,
+            rebuilt: 0,
+            dropped: 0,
             chains: [None, None],
         }
     }
 
-    /// It is killed and starts again at the log's `end`: nothing but its file stays. What was on its way.
-    pub fn kill(&mut self, end: StreamSeq) -> Option<(StreamSeq, Vec<Outgoing>)> {
-        let on_its_way = self.flight.take().map(|(flight, messages)| (flight.expected(), messages));
+    /// It is killed and starts again: nothing but its file stays. What was on its way.
+    pub fn kill(&mut self, log: &Log) -> Option<(StreamSeq, Vec<Outgoing>)> {
+        let on_its_way = self.flight.take().filter(|_| self.proposed.is_none());
+        self.start(log);
+        on_its_way.map(|(flight, messages)| (flight.expected(), messages))
+    }
+
+    /// It starts with nothing but its file, which it compares before it decides anything.
+    fn start(&mut self, log: &Log) {
         let file = std::mem::take(&mut self.file);
-        let overlay = Overlay::new(file.cursor, file.cursor, Timestamp::UNIX_EPOCH);
-        *self = Self { file, overlay, target: end, ..Self::new() };
-        on_its_way
+        let overlay = Overlay::new(file.cursor, file.cursor, file.newest);
+        let (rebuilt, dropped, end) = (self.rebuilt, self.dropped, LogEnd::new(log.view().state.last));
+        *self = Self { file, overlay, end, identity: Identity::Doubted, rebuilt, dropped, ..Self::new() };
+    }
+
+    /// What it knows beyond its file is of another log. The file may be, too.
+    fn start_over(&mut self, log: &Log) {
+        self.dropped += 1;
+        if !is_of(log, self.file.cursor, self.file.newest) {
+            self.rebuilt += 1;
+            self.file = File::default();
+        }
+        self.start(log);
+    }
+
+    /// Its connection is lost: no ack comes any more, and the log may be another by the time it is back.
+    pub fn disconnect(&mut self, log: &mut Log) {
+        self.proposed = None;
+        self.land(log, Fate::Lost, &mut Vec::new());
+        if log.mutant != Mutant::NoDoubt {
+            self.identity = Identity::Doubted;
+        }
+        self.follow.others();
+    }
+
+    pub fn compare(&mut self, log: &Log) {
+        let view = log.view();
+        if self.identity == Identity::Doubted {
+            let behind = view.state.last < self.overlay.end();
+            if behind && !believed(log) {
+                return;
+            }
+            if behind || !is_of(log, StreamSeq(0), self.overlay.newest()) {
+                return self.start_over(log);
+            }
+            self.end.reports(view.state.last);
+            self.identity = Identity::Compared;
+        }
+        if self.identity == Identity::Compared && (!self.overlay.has_unread() || log.mutant == Mutant::AckedIsTrusted) {
+            self.identity = Identity::Verified;
+        }
+    }
+
+    pub fn ask(&mut self, log: &Log) {
+        let view = log.view();
+        if self.identity != Identity::Verified {
+            return;
+        }
+        if view.state.last < self.overlay.end() {
+            if believed(log) {
+                self.start_over(log);
+            }
+            return;
+        }
+        if self.asks {
+            self.asks = false;
+            self.end.reports(view.state.last);
+        } else if self.overlay.end() < self.end.wanted() {
+            let (read, through) = (self.overlay.end(), self.end.wanted());
+            let presence = log.presence(read, through);
+            self.end.reports(view.state.last);
+            if let Some(end) = self.end.concludes(read, read, through, presence) {
+                self.overlay.skip_to(end);
+            }
+        }
     }
 
     pub fn end_chain(&mut self, chain: usize) {
@@ -168,59 +268,103 @@ impl Gateway {
     }
 
     pub fn launch(&mut self, carry: bool, more: u8, mutant: Mutant) {
-        if self.flight.is_some() || self.overlay.end() < self.target {
+        let reads_on = self.asks || self.overlay.end() < self.end.wanted();
+        if self.flight.is_some() || reads_on || self.identity != Identity::Verified {
             return;
         }
         let heads: Vec<_> = self.file.heads.iter().map(|(workflow, head)| (workflow.clone(), *head)).collect();
         let carry = (carry && self.file.cursor >= self.overlay.base()).then(|| carry_of(heads, &self.overlay));
-        let empty = Overlay::new(self.overlay.base(), self.overlay.end(), self.overlay.now());
+        let empty = Overlay::new(self.overlay.base(), self.overlay.end(), self.overlay.newest());
         let overlay = if mutant == Mutant::NoOverlay { &empty } else { &self.overlay };
         let group = self.ready.drain(..self.ready.len().min(usize::from(more) + 1)).collect();
         let (flight, messages) = Flight::decide(overlay, horizons(), group, carry.flatten());
         self.flight = Some((flight, messages));
     }
 
+    /// Its append is accepted by the leader, and not applied yet, or refused.
+    pub fn propose(&mut self, log: &mut Log) {
+        let Some((flight, messages)) = self.flight.as_ref().filter(|_| self.proposed.is_none()) else { return };
+        if messages.is_empty() {
+            return;
+        }
+        match log.propose(flight.expected(), messages) {
+            Ok(()) => self.proposed = log.last_proposed(),
+            Err(end) => {
+                self.refused(end);
+                self.landed(0);
+            }
+        }
+    }
+
+    fn refused(&mut self, end: StreamSeq) {
+        if end > self.overlay.end() {
+            self.end.refuses(end);
+        } else {
+            self.asks = true;
+        }
+    }
+
     /// What it has to tell.
     pub fn land(&mut self, log: &mut Log, fate: Fate, late: &mut Vec<(StreamSeq, Vec<Outgoing>)>) -> Option<Bytes> {
-        let (flight, messages) = self.flight.take()?;
+        let (flight, messages) = self.flight.as_ref()?;
         let expected = flight.expected();
-        let stored = match fate {
-            Fate::Acked if log.append(expected, &messages) => messages.len(),
-            Fate::Acked | Fate::Lost => 0,
-            Fate::AckLost => {
-                log.append(expected, &messages);
-                0
+        // How much is certainly stored, and how the append failed if it did.
+        let (stored, failure) = match (self.proposed, fate) {
+            _ if messages.is_empty() => (0, None),
+            (Some(proposed), Fate::Acked | Fate::Partial(_)) if log.has_committed(proposed) => (messages.len(), None),
+            (Some(proposed), Fate::Acked) if log.is_proposed(proposed) => return None,
+            (Some(_), _) | (None, Fate::Lost) => (0, Some(Failure::Unknown)),
+            (None, Fate::Acked) => match log.append(expected, messages) {
+                Ok(()) => (messages.len(), None),
+                Err(end) => (0, Some(Failure::Refused(end))),
+            },
+            (None, Fate::AckLost) => {
+                let _ = log.append(expected, messages);
+                (0, Some(Failure::Unknown))
             }
-            Fate::Partial(count) => {
+            (None, Fate::Partial(count)) => {
                 let count = usize::from(count) % (messages.len() + 1);
-                if log.append(expected, &messages[..count]) { count } else { 0 }
+                let stored = count > 0 && log.append(expected, &messages[..count]).is_ok();
+                (if stored { count } else { 0 }, Some(Failure::Unknown))
             }
-            Fate::Late => {
+            (None, Fate::Late) => {
                 late.push((expected, messages.clone()));
-                0
+                (0, Some(Failure::Unknown))
             }
         };
+        match failure {
+            Some(Failure::Refused(end)) => self.refused(end),
+            Some(Failure::Unknown) => self.asks = true,
+            None => {}
+        }
+        self.landed(stored)
+    }
+
+    /// The first `stored` messages of its flight are certainly stored.
+    fn landed(&mut self, stored: usize) -> Option<Bytes> {
+        let (flight, messages) = self.flight.take()?;
+        self.proposed = None;
         let sent = messages.len();
         let Landing { landed, left, .. } = flight.land(stored, messages, &mut self.overlay);
         if stored > 0 && self.overlay.unread_from() <= self.overlay.end() {
             self.follow.unread(self.overlay.end(), Instant::now());
         }
-        if fate == Fate::Acked && stored == sent {
-            self.follow.landed(sent, Instant::now());
-        } else {
+        if stored < sent {
             self.follow.others();
+        } else if self.identity == Identity::Verified {
+            self.follow.landed(sent, Instant::now());
         }
         for submission in left.into_iter().rev() {
             self.ready.push_front(submission);
         }
-        self.target = log.end();
         Appended::new(landed).map(|appended| encode_appended(NOW, &appended))
     }
 
     pub fn told(&mut self, told: Bytes, mutant: Mutant) {
         let appended = decode_appended(told, NOW).expect("what was told");
         let (behind, end, now) = (appended.behind(), appended.end(), Instant::now());
-        let gap = behind > self.overlay.end() && mutant != Mutant::GapsUnnoticed;
+        let unknown = behind > self.overlay.end() || self.identity != Identity::Verified;
+        let gap = unknown && mutant != Mutant::GapsUnnoticed;
         if !gap && self.overlay.told(appended) {
             self.follow.unread(self.overlay.end(), now);
         }
@@ -230,11 +374,15 @@ impl Gateway {
     /// What is left of a message is when it was stored: then, or a little later.
     pub fn confirm(&mut self, log: &Log, back: u64) {
         let unread = self.overlay.unread_from()..=self.overlay.end();
-        if self.follow.source() == Source::Reader || unread.is_empty() {
+        if self.follow.source() == Source::Reader || unread.is_empty() || self.identity != Identity::Verified {
             return;
         }
         let seq = StreamSeq(unread.end().0 - back % (unread.end().0 - unread.start().0 + 1));
-        let stored = |seq: StreamSeq| &log.messages[seq.0 as usize - 1];
+        // A replica that lags does not say.
+        if seq > log.view().state.last {
+            return;
+        }
+        let stored = |seq: StreamSeq| log.at(seq).expect("it was acked");
         let changes = self.overlay.confirm(seq, Mark::of(stored(seq))).expect("the same log");
         assert_eq!(changes.first().map(|change| change.seq), Some(*unread.start()));
         for change in &changes {
@@ -248,20 +396,29 @@ impl Gateway {
     }
 
     pub fn read(&mut self, log: &Log, count: usize) {
-        if self.follow.source() == Source::Acks {
+        // A reader compares before it reads.
+        if self.follow.source() == Source::Acks || self.identity == Identity::Doubted {
             return;
         }
         let read = self.unwritten.last().map_or(self.file.cursor, |change| change.seq);
-        for message in log.messages.iter().skip(read.0 as usize).take(count) {
+        let messages: Vec<_> = log.readable(read).take(count).collect();
+        for message in messages {
             let decoded = Change::of(LAYOUT, message);
-            match self.overlay.read_back(message.seq, Mark::of(message)).expect("the same log") {
-                Some(change) => same_change(&change, &decoded),
-                None => {
+            let changed = match self.overlay.read_back(message.seq, Mark::of(message)) {
+                Ok(Some(change)) => {
+                    same_change(&change, &decoded);
+                    Ok(())
+                }
+                Ok(None) => {
                     if self.flight.is_none() {
                         self.follow.others();
                     }
-                    self.overlay.observe(&decoded).expect("the same log");
+                    self.overlay.observe(&decoded)
                 }
+                Err(differs) => Err(differs),
+            };
+            if changed.is_err() {
+                return self.start_over(log);
             }
             self.follow.known(message.seq);
             self.unwritten.push(decoded);
@@ -271,6 +428,7 @@ impl Gateway {
     pub fn commit(&mut self) {
         for change in self.unwritten.drain(..) {
             self.file.cursor = change.seq;
+            self.file.newest = Some((change.seq, change.mark));
             match change.content {
                 Content::Event(id, accepted) => {
                     let head = Head {
@@ -291,6 +449,19 @@ impl Gateway {
         let floor = [looked, in_flight].into_iter().flatten().fold(self.file.cursor, StreamSeq::min);
         self.overlay.prune(floor);
     }
+}
+
+/// Whether the log ends where its leader says, and not later.
+fn believed(log: &Log) -> bool {
+    log.is_complete() || log.mutant == Mutant::LaggingLeaderBelieved
+}
+
+/// Whether a position is one in this log, which reaches at least to `cursor`.
+fn is_of(log: &Log, cursor: StreamSeq, newest: Option<(StreamSeq, Mark)>) -> bool {
+    let last = log.view().state.last;
+    let same =
+        |(seq, mark)| log.at(seq).is_none_or(|message| Mark::of(message) == mark) && (seq <= last || !believed(log));
+    (cursor <= last || !believed(log)) && newest.is_none_or(same)
 }
 
 /// What is read back must be what decoding gives.

@@ -1,0 +1,164 @@
+//! The stream of the model: what is applied can be read, what is proposed only refuses other appends.
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+use weft_nats::{
+    event::Entry,
+    message::{Outgoing, Stored},
+    streams::{LeaderView, Presence, StreamState},
+};
+use weft_proto::ids::StreamSeq;
+
+use super::{LAYOUT, Mutant};
+use crate::sequencer::Receipt;
+
+#[derive(Debug)]
+pub struct Log {
+    /// What has been committed.
+    messages: Vec<Stored>,
+    /// Sequences of messages that have been removed.
+    removed: HashSet<StreamSeq>,
+    /// What a leader has accepted and not applied.
+    proposed: Vec<Stored>,
+    /// Committed messages that the leader that answers has not applied.
+    lag: usize,
+    /// Messages stored ever: each has a time of its own.
+    stored: i64,
+    pub mutant: Mutant,
+}
+
+impl Log {
+    pub fn new(mutant: Mutant) -> Self {
+        Self { messages: Vec::new(), removed: HashSet::new(), proposed: Vec::new(), lag: 0, stored: 0, mutant }
+    }
+
+    /// The end of what is committed.
+    fn end(&self) -> StreamSeq {
+        StreamSeq(self.messages.len() as u64)
+    }
+
+    /// The end that appends are compared with.
+    fn proposed_end(&self) -> StreamSeq {
+        StreamSeq((self.messages.len() + self.proposed.len()) as u64)
+    }
+
+    /// All or nothing; committed at once. A refusal names the end that it was compared with.
+    pub fn append(&mut self, expected: StreamSeq, messages: &[Outgoing]) -> Result<(), StreamSeq> {
+        self.propose(expected, messages)?;
+        self.apply(usize::MAX);
+        Ok(())
+    }
+
+    /// All or nothing; nobody can read it yet.
+    pub fn propose(&mut self, expected: StreamSeq, messages: &[Outgoing]) -> Result<(), StreamSeq> {
+        if expected != self.proposed_end() && self.mutant != Mutant::NoComparison {
+            return Err(self.proposed_end());
+        }
+        for message in messages {
+            let seq = self.proposed_end().next();
+            self.stored += 1;
+            self.proposed.push(Stored {
+                seq,
+                stored_at: Timestamp::from_second(1_700_000_000 + self.stored).unwrap(),
+                subject: message.subject.clone(),
+                headers: message.headers.to_map(),
+                payload: message.payload.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    pub fn apply(&mut self, messages: usize) {
+        let applied = self.proposed.drain(..self.proposed.len().min(messages));
+        self.messages.extend(applied);
+    }
+
+    pub fn vanish(&mut self) {
+        self.proposed.clear();
+    }
+
+    pub fn lag(&mut self, messages: usize) {
+        self.lag = messages;
+    }
+
+    pub fn hole(&mut self) {
+        let message = Outgoing { subject: "events.x".into(), headers: Default::default(), payload: "".into() };
+        if self.append(self.end(), &[message]).is_ok() {
+            self.removed.insert(self.end());
+        }
+    }
+
+    pub fn roll_back(&mut self, keep: usize) {
+        self.vanish();
+        self.lag = 0;
+        self.messages.truncate(keep % (self.messages.len() + 1));
+        let end = self.end();
+        self.removed.retain(|seq| *seq <= end);
+    }
+
+    /// When the last message that was proposed was.
+    pub fn last_proposed(&self) -> Option<Timestamp> {
+        self.proposed.last().map(|message| message.stored_at)
+    }
+
+    /// Whether the message that was proposed then has been committed.
+    pub fn has_committed(&self, proposed: Timestamp) -> bool {
+        self.messages.iter().any(|message| message.stored_at == proposed)
+    }
+
+    /// Whether the message that was proposed then may still be committed.
+    pub fn is_proposed(&self, proposed: Timestamp) -> bool {
+        self.proposed.iter().any(|message| message.stored_at == proposed)
+    }
+
+    /// All messages that are held.
+    pub fn held(&self) -> impl Iterator<Item = &Stored> {
+        self.messages.iter().filter(|message| !self.removed.contains(&message.seq))
+    }
+
+    /// What the leader holds after `after`.
+    pub fn readable(&self, after: StreamSeq) -> impl Iterator<Item = &Stored> {
+        let applied = self.view().state.last;
+        self.held().filter(move |message| message.seq > after && message.seq <= applied)
+    }
+
+    /// The message at `seq`.
+    pub fn at(&self, seq: StreamSeq) -> Option<&Stored> {
+        self.held().find(|message| message.seq == seq)
+    }
+
+    /// What the leader says of itself.
+    pub fn view(&self) -> LeaderView {
+        let last = StreamSeq(self.messages.len().saturating_sub(self.lag) as u64);
+        let removed = self.removed.iter().filter(|seq| **seq <= last).count() as u64;
+        let state = StreamState { created: Timestamp::UNIX_EPOCH, first: StreamSeq(1), last };
+        LeaderView { state, replicas: 3, clustered: true, leader: Some("leader".into()), quorum: true, removed }
+    }
+
+    /// Whether the leader has applied all that is committed.
+    pub fn is_complete(&self) -> bool {
+        self.view().state.last == self.end()
+    }
+
+    /// What the leader answers about a range.
+    pub fn presence(&self, after: StreamSeq, through: StreamSeq) -> Presence {
+        let nothing = self.readable(after).next().is_none_or(|next| next.seq > through);
+        let asked = if nothing { Presence::Absent } else { Presence::Present };
+        if self.mutant == Mutant::ProposalsConclude {
+            return asked;
+        }
+        self.view().presence(after, through).unwrap_or(asked)
+    }
+
+    /// Whether what a receipt says stands in the log.
+    pub fn holds(&self, receipt: &Receipt) -> bool {
+        self.held().any(|message| match Entry::decode(LAYOUT, message) {
+            Entry::Event(event) => {
+                (event.id, event.sequence_number, event.previous)
+                    == (receipt.event_id, receipt.sequence_number, receipt.previous)
+            }
+            Entry::Heads(_) | Entry::Foreign(_) => false,
+        })
+    }
+}

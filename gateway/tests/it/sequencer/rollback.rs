@@ -1,0 +1,89 @@
+//! A log that is rolled back to a backup while a gateway is away, and has grown again when it comes back.
+
+use weft_nats::testing::Proxy;
+
+use super::*;
+
+impl Mesh {
+    /// A sequencer that reaches the server through a proxy.
+    async fn sequencer_behind(&self, proxy: &Proxy, folder: &TempDir) -> Running {
+        let mut options = SequencerOptions::new(folder.path().to_owned(), &self.spec, weft_nats::testing::master_key());
+        options.forwards = false;
+        let nats = weft_nats::options::NatsOptions { url: Some(proxy.url()), ..Default::default() };
+        let connection = Connection::connect(&nats, "sequencer").await.unwrap();
+        tokio::time::timeout(PATIENCE, connection.connected()).await.unwrap();
+        self.sequencer_on(connection, options).await
+    }
+}
+
+/// P1, P2: the gateway was cut off while the log was restored to three events and took eight others. It must not answer
+/// 200 for an event that is not in the log any more: its sender would never send it again. It did, with the number that
+/// the event once had, and numbered on by heads that were not there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_was_cut_off_knows_no_event_that_was_rolled_back() {
+    let mesh = Mesh::start().await;
+    let server = mesh.server();
+    let proxy = Proxy::start(server.url()).await;
+    let folders = [folder(), folder()];
+    let away = mesh.sequencer_behind(&proxy, &folders[0]).await;
+    for delivery in 1..=3 {
+        away.insist(event("kept", delivery)).await;
+    }
+    let backup = server.backup().await;
+    for delivery in 1..=8 {
+        away.insist(event("lost", delivery)).await;
+    }
+    proxy.cut();
+    server.restore(&backup).await;
+    mesh.connection.connected().await;
+    let other = mesh.sequencer(&folders[1]).await;
+    for delivery in 1..=12 {
+        other.insist(event("others", delivery)).await;
+    }
+    proxy.mend();
+    // The senders repeat what they have receipts for.
+    for delivery in 1..=8 {
+        let started = tokio::time::Instant::now();
+        let receipt = away.insist(event("lost", delivery)).await;
+        let events = mesh.events().await;
+        assert!(
+            events.iter().any(|event| event.id == receipt.event_id),
+            "lost {delivery}: {receipt:?} after {:?} of {} events",
+            started.elapsed(),
+            events.len()
+        );
+        assert_eq!(receipt.sequence_number.0, delivery);
+    }
+    for delivery in 1..=3 {
+        assert!(away.insist(event("kept", delivery)).await.duplicate);
+    }
+    assert_eq!(away.insist(event("others", 13)).await.sequence_number.0, 13);
+    assert_eq!(mesh.events().await.len(), 3 + 12 + 8 + 1);
+}
+
+/// The same where the log has grown to exactly the length that it had: no sequence tells the difference.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_of_the_same_length_is_told_by_its_messages() {
+    let mesh = Mesh::start().await;
+    let server = mesh.server();
+    let proxy = Proxy::start(server.url()).await;
+    let folders = [folder(), folder()];
+    let away = mesh.sequencer_behind(&proxy, &folders[0]).await;
+    away.insist(event("kept", 1)).await;
+    let backup = server.backup().await;
+    for delivery in 1..=300 {
+        away.insist(event("lost", delivery)).await;
+    }
+    proxy.cut();
+    server.restore(&backup).await;
+    mesh.connection.connected().await;
+    let other = mesh.sequencer(&folders[1]).await;
+    for delivery in 1..=300 {
+        other.insist(event("others", delivery)).await;
+    }
+    proxy.mend();
+    let receipt = away.insist(event("lost", 300)).await;
+    assert_eq!((receipt.sequence_number.0, receipt.duplicate), (1, false));
+    assert_eq!(away.insist(event("others", 301)).await.sequence_number.0, 301);
+    mesh.events().await;
+}
