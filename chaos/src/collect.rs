@@ -93,8 +93,11 @@ impl Collector {
             let message = message.with_context(|| format!("{name}: silence before {next}"))?;
             let message = message.context("the end of a stream")?.map_err(|error| anyhow!("{name}: {error}"))?;
             let info = message.info().map_err(|error| anyhow!("{name}: {error}"))?;
-            *next = info.stream_sequence + 1;
-            messages.push(message);
+            // A consumer that was made again may begin at its first message.
+            if info.stream_sequence >= *next {
+                *next = info.stream_sequence + 1;
+                messages.push(message);
+            }
         }
         Ok(messages)
     }

@@ -15,6 +15,7 @@ use crate::{
     mesh::{Mesh, store},
     plan::{Action, CatalogChange, Node, Planned},
     record::{Fault, Millis, ProcessFailure},
+    restore,
     wall_clock::WallClocks,
 };
 
@@ -128,6 +129,12 @@ impl Injector {
             }
             Action::Catalog(change) => self.change(change, lasts).await,
             Action::Disk(server) => self.fill(*server, lasts).await,
+            Action::Copy => {
+                let mut server = self.mesh.process(Node::Server(0)).lock().await;
+                server.terminate().await.ok();
+                restore::copy_events(&self.mesh.layout.folder)?;
+                server.start()
+            }
         }
     }
 

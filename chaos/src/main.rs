@@ -19,6 +19,7 @@ mod process;
 mod receiver;
 mod record;
 mod report;
+mod restore;
 mod run;
 mod senders;
 mod settings;

@@ -119,6 +119,18 @@ impl Mesh {
         }
     }
 
+    /// What the roles say of their readiness.
+    pub async fn said(&self) -> Vec<(Node, String)> {
+        let mut said = Vec::new();
+        for role in roles() {
+            let url = format!("http://{}/readyz", self.network.listeners(role).other);
+            if let Ok(response) = self.client.get(url).send().await {
+                said.push((role, response.text().await.unwrap_or_default()));
+            }
+        }
+        said
+    }
+
     async fn is_ready(&self, role: Node) -> anyhow::Result<()> {
         let operations = self.network.listeners(role).other;
         let response = self.client.get(format!("http://{operations}/readyz")).send().await.context("no answer")?;

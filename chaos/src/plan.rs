@@ -96,6 +96,8 @@ pub enum Action {
     Catalog(CatalogChange),
     /// The disk of a server is full; room is made afterwards.
     Disk(usize),
+    /// An orderly restart of the only server, with a copy of EVENTS for the last phase.
+    Copy,
 }
 
 impl Action {
@@ -110,6 +112,7 @@ impl Action {
             Self::Clock { .. } => FaultKind::Clock,
             Self::Catalog(_) => FaultKind::Catalog,
             Self::Disk(_) => FaultKind::Disk,
+            Self::Copy => FaultKind::Restore,
         }
     }
 
@@ -123,6 +126,7 @@ impl Action {
             Self::Cut(Cut::Role(node)) => Some(*node),
             Self::Delay(server, _) | Self::Disk(server) => Some(Node::Server(*server)),
             Self::Catalog(_) => Some(Node::Admin),
+            Self::Copy => Some(Node::Server(0)),
         }
     }
 }
@@ -141,6 +145,7 @@ impl fmt::Display for Action {
             Self::Catalog(CatalogChange::Pause) => f.write_str("catalog: orders paused"),
             Self::Catalog(CatalogChange::Recreate) => f.write_str("catalog: temp deleted and created again"),
             Self::Disk(server) => write!(f, "disk of nats{server} full"),
+            Self::Copy => f.write_str("restart of nats0 with a copy of EVENTS"),
         }
     }
 }
@@ -195,6 +200,12 @@ pub fn draw(settings: &Settings) -> Vec<Planned> {
     let mut busy: BTreeMap<Node, Millis> = BTreeMap::new();
     let mut plan = Vec::new();
     let kinds: Vec<FaultKind> = settings.kinds.iter().copied().filter(|kind| *kind != FaultKind::Restore).collect();
+    // Streams of a cluster cannot be put back by hand.
+    if settings.kinds.contains(&FaultKind::Restore) && settings.servers == 1 {
+        let at = settings.length / 2;
+        busy.insert(Node::Server(0), Millis::MAX);
+        plan.push(Planned { at, lasts: 0, action: Action::Copy });
+    }
     let mut at = QUIET_START;
     while !kinds.is_empty() && at + QUIET_END < settings.length {
         let Some(kind) = kinds.choose(&mut rng) else { break };
@@ -274,7 +285,7 @@ fn lasts(action: &Action, rng: &mut StdRng) -> Millis {
     match action {
         Action::Kill(_) => rng.random_range(0..4_000),
         Action::Stop(_) => rng.random_range(300..12_000),
-        Action::Restart(_) => 0,
+        Action::Restart(_) | Action::Copy => 0,
         Action::Cut(_) => rng.random_range(1_000..16_000),
         Action::Delay(..) | Action::Disk(_) => rng.random_range(2_000..8_000),
         Action::Clock { .. } => rng.random_range(2_000..15_000),

@@ -14,6 +14,8 @@ use crate::{
 const STORIES: usize = 3;
 /// Shortest gap between two accepted deliveries that counts as unavailability.
 const GAP_MIN: Millis = 300;
+/// For so long after its end a fault still counts as the cause of a gap.
+const AFTERMATH: Millis = 5_000;
 
 /// Prints times in seconds.
 struct Seconds(Millis);
@@ -76,7 +78,8 @@ pub fn unavailability(records: &Records) -> BTreeMap<Option<FaultKind>, Millis> 
     let mut longest = BTreeMap::new();
     for pair in times.windows(2).filter(|pair| pair[1] - pair[0] >= GAP_MIN && pair[1] < end) {
         let gap = pair[1] - pair[0];
-        let under_way = records.faults.iter().filter(|fault| fault.from <= pair[1] && pair[0] <= fault.until);
+        let under_way =
+            records.faults.iter().filter(|fault| fault.from <= pair[1] && pair[0] <= fault.until + AFTERMATH);
         let mut kinds: Vec<_> = under_way.map(|fault| Some(fault.kind)).collect();
         if kinds.is_empty() {
             kinds.push(None);

@@ -18,6 +18,7 @@ use crate::{
     receiver::Receiver,
     record::{FaultKind, Records},
     report,
+    restore::Phase,
     senders::Senders,
     settings::Args,
     wall_clock::WallClocks,
@@ -67,8 +68,9 @@ pub async fn run(args: Args) -> anyhow::Result<bool> {
         network: args.network,
     };
     let clock = Clock::start();
-    let records = drive(&args, seed, layout, clocks, plan, clock).await?;
-    let found = judge::judge(&records);
+    let (records, after) = drive(&args, seed, layout, clocks, plan, clock).await?;
+    let mut found = judge::judge(&records);
+    found.extend(after);
     print!("faults:\n{}", report::faults(&records.faults));
     print!("seen:\n{}", report::summary(&records));
     print!("{}", report::violations(&records, &found));
@@ -152,7 +154,7 @@ async fn drive(
     clocks: Option<WallClocks>,
     plan: Vec<Planned>,
     clock: Clock,
-) -> anyhow::Result<Records> {
+) -> anyhow::Result<(Records, Vec<Violation>)> {
     let shards = layout.shards;
     let mesh = Mesh::prepare(layout, clocks.as_ref()).await?;
     mesh.start().await?;
@@ -187,7 +189,7 @@ async fn drive(
 
     let mut records = Records { submissions: senders.take(), ..Records::default() };
     records.subscriptions = injector.catalog.subscriptions().await;
-    let collector = Collector::connect(servers, shards, clock).await?;
+    let collector = Collector::connect(servers.clone(), shards, clock).await?;
     drain(&injector, &receiver, collector, &mut records, clock).await?;
     show(&injector, &admin, &mut records).await?;
     redrive(&injector, &admin, &receiver, &mut records).await?;
@@ -195,15 +197,23 @@ async fn drive(
     if let Err(problem) = injector.mesh.ready(READY_PATIENCE).await {
         injector.fail("mesh", format!("not ready at the end: {problem:#}"));
     }
+    records.faults = injector.faults();
+    let mut after = Vec::new();
+    if args.faults.contains(&FaultKind::Restore) {
+        let phase = Phase { injector: &injector, senders: &senders, receiver: &receiver, servers, rate: args.rate };
+        match phase.run(&records).await {
+            Ok(found) => after = found,
+            Err(problem) => injector.fail("restore", format!("{problem:#}")),
+        }
+    }
     for role in mesh::roles() {
         if let Err(problem) = injector.mesh.process(role).lock().await.terminate().await {
             injector.fail(&role.to_string(), format!("{problem:#}"));
         }
     }
-    records.faults = injector.faults();
     records.failures = injector.failures();
     injector.mesh.end().await;
-    Ok(records)
+    Ok((records, after))
 }
 
 /// Waits until each event has its outcomes.

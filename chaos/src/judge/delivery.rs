@@ -2,7 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Index, Rule, Violation, index::Match};
+use super::{
+    Index, Rule, Violation,
+    index::{Match, type_matches},
+};
 use crate::record::{Arrival, Millis, OutcomeKind, Stored, Subscription};
 
 /// Longest time after a new owner's first attempt at which one of the old owner can still arrive, beyond the time-out of
@@ -102,10 +105,17 @@ impl<'a, 'b> Lane<'a, 'b> {
             );
             self.report(Rule::DeliveryDiffers, arrival, text);
         }
-        if self.index.matches(self.subscription, event) == Match::Never {
+        // What an owner attempted and did not commit, its successor may match by a later filter.
+        if self.index.matches(self.subscription, event) == Match::Never && !self.ever_matched(event) {
             self.report(Rule::NotMatching, arrival, "the subscription does not take it".into());
         }
         Some(position)
+    }
+
+    /// Whether the subscription existed at the event's time, and has ever had a filter that takes it.
+    fn ever_matched(&self, event: &Stored) -> bool {
+        let takes = |types: &Vec<String>| types.iter().any(|pattern| type_matches(pattern, &event.event_type));
+        event.at >= self.subscription.created.0 && self.subscription.types.values().any(takes)
     }
 
     fn stale(&mut self, arrival: &Arrival) {

@@ -101,6 +101,27 @@ impl Violation {
     }
 }
 
+impl Violation {
+    /// Something wrong with the processes as a whole.
+    pub fn of_process(text: &str) -> Self {
+        Self::new(Rule::Process, "", text)
+    }
+
+    /// A violation that the driver itself has seen.
+    pub fn after_restore(rule: Rule, event: &str, text: &str) -> Self {
+        Self::new(rule, event, text)
+    }
+}
+
+/// Judges the answers to the senders and the log only.
+pub fn judge_log(records: &Records) -> Vec<Violation> {
+    let index = Index::new(records);
+    let mut found = Vec::new();
+    sending::judge(&index, &mut found);
+    log::judge(&index, &mut found);
+    found
+}
+
 /// Judges a run.
 pub fn judge(records: &Records) -> Vec<Violation> {
     let index = Index::new(records);
