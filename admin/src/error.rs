@@ -12,6 +12,8 @@ use weft_proto::rpc;
 
 pub use weft_proto::rpc::reason;
 
+use crate::as_of;
+
 /// The codes of the contract that these services answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
@@ -100,6 +102,17 @@ impl Code {
 /// The status of a code.
 pub fn refuse(code: Code, message: impl Into<String>) -> Status {
     rpc::refusal(code.canonical(), code.reason(), message, [])
+}
+
+/// Refuses what the history does not know. While it lags, that may only be unread: then the caller is to ask again.
+pub fn unknown(code: Code, message: impl Into<String>) -> Status {
+    let message = message.into();
+    match as_of::lag() {
+        None => refuse(code, message),
+        Some(lag) => {
+            refuse(Code::Starting, format!("{message}; {lag}, and may not have read it yet: try again in a moment"))
+        }
+    }
 }
 
 /// The cursor that was given cannot be followed any more; the status names the oldest one that can.

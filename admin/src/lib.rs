@@ -2,10 +2,11 @@
 //!
 //! - [`service`]: the admin as a component, and the services.
 //! - [`deliveries`]: what it asks of the code that delivers.
-//! - [`auth`]: who may call what; [`error`]: what is refused, and how; [`convert`]: the log's words as the services'.
+//! - [`as_of`]: how far an answer is; [`auth`]: who may call what; [`error`]: what is refused, and how; [`convert`]: the log's words as the services'.
 //!
 //! This crate knows nothing of gateways and workers: it reads the log's projections and appends commands.
 
+pub mod as_of;
 pub mod auth;
 pub mod convert;
 pub mod deliveries;

@@ -12,15 +12,16 @@
 //!   longer holds.
 //!
 //! Reads see what has been committed to the file. Whoever must see something in particular waits for it first:
-//! [`History::catch_up`], [`History::reach_command`].
+//! [`History::catch_up`], [`History::reach_command`], [`History::reach_commands`].
 
 use std::{
     collections::BTreeSet,
     path::PathBuf,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
+use jiff::Timestamp;
 use redb::{Database, ReadableDatabase as _};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -51,6 +52,7 @@ mod tables;
 mod tests;
 
 use apply::Source;
+use change::Committed;
 pub use dead_letters::{
     DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterId, DeadLetterPage, DeadLetterPlace, EventRef,
 };
@@ -64,7 +66,7 @@ use tables::View;
 pub use weft_nats::commands::PART_SEPARATOR;
 
 /// The version of the file; another is set aside and built again.
-const FORMAT: &str = "history 4";
+const FORMAT: &str = "history 5";
 /// The file's name in its folder.
 const FILE: &str = "history.redb";
 /// Pages of the file in memory, in bytes: operators look at the newest part, which the writer has just written.
@@ -104,6 +106,36 @@ pub enum HistoryError {
     Database(#[from] redb::Error),
 }
 
+/// How far a history had come when it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AsOf {
+    /// It had read everything that the log held when the question came.
+    Current,
+    /// It had not.
+    Behind {
+        /// Messages that the log held, and that had not been read.
+        messages: u64,
+        /// When the server stored the last message that had been read, of the stream that lags most. `None`: nothing of
+        /// that stream has been read.
+        time: Option<Timestamp>,
+    },
+}
+
+impl AsOf {
+    /// By where streams end and how far they have been read.
+    fn of(ends: &[(usize, StreamSeq)], positions: &[StreamSeq], stored_at: &[Option<Timestamp>]) -> Self {
+        let left = |index: usize, end: StreamSeq| end.0.saturating_sub(positions.get(index).map_or(0, |read| read.0));
+        let lagging: Vec<usize> =
+            ends.iter().filter(|(index, end)| left(*index, *end) > 0).map(|(index, _)| *index).collect();
+        if lagging.is_empty() {
+            return Self::Current;
+        }
+        // `None` is less than any time.
+        let time = lagging.iter().map(|index| stored_at.get(*index).copied().flatten()).min().flatten();
+        Self::Behind { messages: ends.iter().map(|(index, end)| left(*index, *end)).sum(), time }
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     connection: Connection,
@@ -116,6 +148,8 @@ struct Shared {
     database: RwLock<Option<Arc<Database>>>,
     /// What has been committed of each source.
     positions: watch::Sender<Vec<StreamSeq>>,
+    /// When the last message that has been committed of each source was stored. `None`: nothing has been committed.
+    stored_at: Mutex<Vec<Option<Timestamp>>>,
     /// What is still to be read of what was there at the start.
     progress: watch::Sender<Option<String>>,
 }
@@ -143,7 +177,9 @@ impl History {
         let positions = watch::Sender::new(vec![StreamSeq(0); sources.len()]);
         let progress = watch::Sender::new(Some("history: not opened yet".to_owned()));
         let database = RwLock::new(None);
-        let shared = Arc::new(Shared { connection, layout, options, catalog, sources, database, positions, progress });
+        let stored_at = Mutex::new(vec![None; sources.len()]);
+        let shared = Shared { connection, layout, options, catalog, sources, database, positions, stored_at, progress };
+        let shared = Arc::new(shared);
         let database = shared.open().await?;
         // Heals itself, logs its faults, and ends with `cancel`.
         tasks.spawn(follow::supervise(Arc::clone(&shared), database, cancel));
@@ -160,22 +196,50 @@ impl History {
         self.shared.positions.subscribe()
     }
 
-    /// Waits until everything that the log holds at this moment has been read: what is asked next sees it.
+    /// Waits until everything that the log of these shards holds at this moment has been read, for `patience` at most, and
+    /// says how far it has come then. What is appended meanwhile is not waited for, so a busy log starves no caller.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError::Log`] when the log does not say where it ends.
+    pub async fn catch_up(&self, shards: &[ShardId], patience: Duration) -> Result<AsOf, HistoryError> {
+        let shared = &self.shared;
+        let wanted = |source: &Source| match source {
+            Source::Events(shard) | Source::Outcomes(shard) | Source::Commands(shard) => shards.contains(shard),
+            // The copies on DLQ follow their outcomes and say nothing that these do not.
+            Source::DeadLetters => false,
+        };
+        let ends = self.ends(wanted).await?;
+        let mut positions = shared.positions.subscribe();
+        let reached = |positions: &Vec<StreamSeq>| ends.iter().all(|(index, end)| positions[*index] >= *end);
+        if timeout(patience, positions.wait_for(reached)).await.is_ok_and(|reached| reached.is_ok()) {
+            return Ok(AsOf::Current);
+        }
+        let positions = positions.borrow().clone();
+        let stored_at = shared.stored_at.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(AsOf::of(&ends, &positions, &stored_at))
+    }
+
+    /// Waits until all commands that the log holds at this moment have been read: whether a request has acted before is
+    /// known then.
     ///
     /// # Errors
     ///
     /// [`HistoryError`] when that takes longer than `patience`, or the log does not answer.
-    pub async fn catch_up(&self, patience: Duration) -> Result<(), HistoryError> {
+    pub async fn reach_commands(&self, patience: Duration) -> Result<(), HistoryError> {
+        let ends = self.ends(|source| matches!(source, Source::Commands(_))).await?;
+        self.wait(patience, |positions| ends.iter().all(|(index, end)| positions[*index] >= *end)).await
+    }
+
+    /// Where the streams of these sources end now, by the source's index.
+    async fn ends(&self, wanted: impl Fn(&Source) -> bool) -> Result<Vec<(usize, StreamSeq)>, HistoryError> {
         let shared = &self.shared;
-        // The copies on DLQ follow their outcomes and say nothing that these do not.
-        let sources: Vec<(usize, Source)> =
-            shared.sources.iter().copied().enumerate().filter(|(_, source)| *source != Source::DeadLetters).collect();
-        let ends = futures_util::future::try_join_all(sources.into_iter().map(|(index, source)| async move {
+        let sources = shared.sources.iter().enumerate().filter(|(_, source)| wanted(source));
+        futures_util::future::try_join_all(sources.map(|(index, source)| async move {
             let state = streams::state(&shared.connection, &source.stream(shared.layout)).await?;
             Ok::<_, HistoryError>((index, state.last))
-        }));
-        let ends = ends.await?;
-        self.wait(patience, |positions| ends.iter().all(|(index, end)| positions[*index] >= *end)).await
+        }))
+        .await
     }
 
     /// Waits until a command has been read.
@@ -401,8 +465,33 @@ impl Shared {
         })
     }
 
+    /// Notes how far the file has come.
+    fn note(&self, committed: &Committed) {
+        self.stored_at.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&committed.stored_at);
+        self.positions.send_replace(committed.positions.clone());
+    }
+
     /// Lets readers at the file; `None`: no more.
     fn publish(&self, database: Option<Arc<Database>>) {
         *self.database.write().unwrap_or_else(PoisonError::into_inner) = database;
+    }
+}
+
+#[cfg(test)]
+mod as_of_tests {
+    use super::*;
+
+    #[test]
+    fn the_stream_that_lags_most_says_how_far_an_answer_is() {
+        let at = |second| Some(Timestamp::from_second(second).unwrap());
+        let ends = [(0, StreamSeq(10)), (2, StreamSeq(5))];
+        let positions = [10, 0, 5].map(StreamSeq);
+        assert_eq!(AsOf::of(&ends, &positions, &[at(9), None, at(3)]), AsOf::Current);
+        let positions = [7, 0, 4].map(StreamSeq);
+        let behind = |time| AsOf::Behind { messages: 4, time };
+        assert_eq!(AsOf::of(&ends, &positions, &[at(9), None, at(3)]), behind(at(3)));
+        assert_eq!(AsOf::of(&ends, &positions, &[at(9), None, None]), behind(None), "nothing of it has been read");
+        let positions = [7, 0, 5].map(StreamSeq);
+        assert_eq!(AsOf::of(&ends, &positions, &[at(9), None, at(3)]), AsOf::Behind { messages: 3, time: at(9) });
     }
 }

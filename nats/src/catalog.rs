@@ -83,6 +83,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 const READ_PATIENCE: Duration = Duration::from_secs(10);
 /// The pause before a replica is asked again that had less than the leader says there is.
 const REPLICA_PAUSE: Duration = Duration::from_millis(20);
+/// At most one snapshot is published in this time: each costs its followers a look at all entries, and changes of thousands
+/// of entries come one by one. A change after a pause is published at once.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 /// Messages asked for at a time.
 const READ_MESSAGES: usize = 1000;
 /// Bytes asked for at a time.
@@ -178,15 +181,19 @@ impl Catalog {
                 known: Some(known),
             },
         );
+        publish(sender, &reading.snapshot);
+        let mut published = Instant::now();
+        // Whether something has come that is not published yet.
+        let mut changed = false;
         loop {
-            sender.send_if_modified(|known| {
-                let changed = **known != reading.snapshot;
-                if changed {
-                    *known = Arc::new(reading.snapshot.clone());
-                }
-                changed
-            });
+            let wait = PUBLISH_INTERVAL.saturating_sub(published.elapsed());
             let batch = tokio::select! {
+                biased;
+                () = tokio::time::sleep(wait), if changed => {
+                    publish(sender, &reading.snapshot);
+                    (published, changed) = (Instant::now(), false);
+                    continue;
+                }
                 batch = reader.next() => batch,
                 () = &mut disconnected => return "the connection has changed".into(),
             };
@@ -197,6 +204,7 @@ impl Catalog {
                     let decisive = batch.messages.iter().filter(|message| !snapshot::is_use(&prefix, message));
                     for message in decisive {
                         reading.apply(message);
+                        changed = true;
                     }
                     reading.conclude();
                 }
@@ -415,6 +423,17 @@ impl Catalog {
             Err(error) => Err(CatalogError::Unavailable(error.to_string())),
         }
     }
+}
+
+/// Notifies the followers of a snapshot that differs from the one that they have.
+fn publish(sender: &watch::Sender<Arc<Snapshot>>, snapshot: &Snapshot) {
+    sender.send_if_modified(|known| {
+        let changed = **known != *snapshot;
+        if changed {
+            *known = Arc::new(snapshot.clone());
+        }
+        changed
+    });
 }
 
 /// The stream behind the bucket.

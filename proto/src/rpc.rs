@@ -11,6 +11,14 @@ const DOMAIN: &str = "weft";
 /// What names `google.rpc.ErrorInfo` among a status's details.
 const ERROR_INFO: &str = "type.googleapis.com/google.rpc.ErrorInfo";
 
+/// Response metadata: everything that the log held before this time (RFC 3339) is in the answer. Absent while nothing has
+/// been read.
+pub const AS_OF: &str = "weft-as-of";
+/// Response metadata: how long ago [`AS_OF`] was, in milliseconds.
+pub const AS_OF_LAG_MS: &str = "weft-as-of-lag-ms";
+/// Response metadata: messages that the log held when the call came, and that are not in the answer.
+pub const AS_OF_MESSAGES: &str = "weft-as-of-messages";
+
 /// `google.rpc.Status`, which is what `grpc-status-details-bin` holds.
 #[derive(Clone, PartialEq, prost::Message)]
 struct RpcStatus {

@@ -1,9 +1,16 @@
-//! The subscriptions of the catalog as a worker uses them.
+//! The subscriptions of the catalog as a worker uses them, and which of them take an event.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use weft_nats::catalog::{Matcher, Revised};
-use weft_proto::v1;
+use weft_nats::{
+    catalog::{Matcher, Revised},
+    event::StoredEvent,
+};
+use weft_proto::{ids::SubscriptionUid, v1};
+
+mod index;
+
+use index::MatchIndex;
 
 /// A subscription of the catalog as a worker uses it for one shard.
 #[derive(Debug, Clone)]
@@ -12,4 +19,46 @@ pub struct Compiled {
     pub matcher: Matcher,
     /// What it says.
     pub subscription: Revised<Arc<v1::Subscription>>,
+}
+
+/// The subscriptions of one shard, by uid and by what they take.
+#[derive(Debug, Default)]
+pub struct Subscriptions {
+    compiled: HashMap<SubscriptionUid, Compiled>,
+    /// Holds exactly what `compiled` holds.
+    index: MatchIndex,
+}
+
+impl Subscriptions {
+    /// The subscription of a uid.
+    pub fn get(&self, uid: &SubscriptionUid) -> Option<&Compiled> {
+        self.compiled.get(uid)
+    }
+
+    /// Adds a subscription, or replaces an earlier revision of it.
+    pub fn insert(&mut self, compiled: Compiled) {
+        let uid = compiled.matcher.uid;
+        self.remove(&uid);
+        self.index.insert(uid, compiled.matcher.types(), compiled.matcher.sources());
+        self.compiled.insert(uid, compiled);
+    }
+
+    /// Removes a subscription.
+    pub fn remove(&mut self, uid: &SubscriptionUid) {
+        if let Some(old) = self.compiled.remove(uid) {
+            self.index.remove(*uid, old.matcher.types(), old.matcher.sources());
+        }
+    }
+
+    /// All uids, in no order.
+    pub fn uids(&self) -> impl Iterator<Item = SubscriptionUid> {
+        self.compiled.keys().copied()
+    }
+
+    /// The subscriptions that take an event, by uid.
+    pub fn takers(&self, event: &StoredEvent) -> impl Iterator<Item = SubscriptionUid> {
+        let candidates = self.index.candidates(&event.event.source, &event.event.event_type);
+        let takes = move |uid: &SubscriptionUid| self.get(uid).is_some_and(|compiled| compiled.matcher.takes(event));
+        candidates.into_iter().filter(takes)
+    }
 }

@@ -52,6 +52,7 @@ impl Call {
     ///
     /// ID_REUSED where another call had the id.
     pub async fn stored(&self, log: &Log, is_same: impl Fn(&Action) -> bool) -> Result<Vec<StoredCommand>, Status> {
+        log.history.reach_commands(COMMAND_PATIENCE).await.map_err(of_history)?;
         let commands = log.history.request(self.request_id.clone()).await.map_err(of_history)?;
         let other = commands.iter().find(|stored| !stored.command.action.as_ref().is_some_and(&is_same));
         match other {

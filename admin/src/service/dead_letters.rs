@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     auth, convert,
-    error::{Code, of_history, refuse},
+    error::{Code, of_history, refuse, unknown},
 };
 
 /// `DeadLetterService` over the history; redrives go to COMMANDS.
@@ -132,7 +132,7 @@ pub(super) async fn by_id(log: &Log, grant: &Grant, ids: &[String]) -> Result<Ve
 fn only_one(grant: &Grant, id: &str, found: Vec<DeadLetter>) -> Result<DeadLetter, Status> {
     let mut seen: Vec<DeadLetter> = found.into_iter().filter(|found| sees(grant, found)).collect();
     match seen.len() {
-        0 => Err(refuse(Code::NotFound, format!("no dead letter {id} is kept; nothing was done"))),
+        0 => Err(unknown(Code::NotFound, format!("no dead letter {id} is kept; nothing was done"))),
         1 => Ok(seen.remove(0)),
         several => {
             let ids: Vec<_> = seen.iter().map(|found| found.full_id().to_string()).collect();

@@ -20,8 +20,8 @@ use super::{
     tail::{self, Responses},
 };
 use crate::{
-    auth, convert,
-    error::{Code, expired, of_history, of_scan, refuse},
+    as_of, auth, convert,
+    error::{Code, expired, of_history, of_scan, refuse, unknown},
 };
 
 /// Events of one page where the request does not say.
@@ -53,7 +53,7 @@ impl EventService for Events {
             refuse(Code::BadQuery, format!("event_id {problem}; it is the eventId of an accepted event"))
         })?;
         log.catch_up().await?;
-        let unknown = || refuse(Code::UnknownEvent, format!("no event {named} is kept"));
+        let unknown = || unknown(Code::UnknownEvent, format!("no event {named} is kept"));
         let found = log.history.event(named).await.map_err(of_history)?.ok_or_else(unknown)?;
         let event = log.event(named.event, found.shard, found.seq, found.dead_letter.as_ref()).await?;
         // What a key may not see is not there.
@@ -128,6 +128,7 @@ async fn resolve(log: &Log, text: &str) -> Result<Cursor, Status> {
     }
     match place {
         Some((shard, seq)) => scan::behind(&log.connection, log.layout, shard, seq).await.map_err(of_scan),
+        None if as_of::lag().is_some() => Err(unknown(Code::UnknownEvent, format!("no event {id} is kept"))),
         // Unknown and expired cannot be told apart.
         None => Err(expired(&scan::oldest(&log.connection, log.layout).await.map_err(of_scan)?)),
     }

@@ -29,7 +29,7 @@ use weft_proto::v1::{
 };
 use weft_tls::{BindError, Listener, listener::secured};
 
-use crate::{auth::Guard, deliveries::Deliveries, options::AdminOptions};
+use crate::{as_of::AsOfLayer, auth::Guard, deliveries::Deliveries, options::AdminOptions};
 
 mod catalog;
 mod closing;
@@ -187,6 +187,7 @@ async fn serve(
     let mut router = Server::builder()
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .layer(guard)
+        .layer(AsOfLayer)
         .add_service(health)
         .add_service(events)
         .add_service(dead_letters)

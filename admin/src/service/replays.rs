@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     auth, convert,
-    error::{Code, of_history, refuse},
+    error::{Code, of_history, refuse, unknown},
 };
 
 mod selection;
@@ -180,7 +180,7 @@ async fn find(log: &Log, id: &str) -> Result<Vec<StoredCommand>, Status> {
     let parts = log.history.request(id.to_owned()).await.map_err(of_history)?;
     let is_replay = |part: &StoredCommand| matches!(part.command.action, Some(Action::Replay(_)));
     if parts.is_empty() || !parts.iter().all(is_replay) {
-        return Err(refuse(Code::NotFound, format!("no replay {id} is kept")));
+        return Err(unknown(Code::NotFound, format!("no replay {id} is kept")));
     }
     Ok(parts)
 }

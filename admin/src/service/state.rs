@@ -26,12 +26,15 @@ use weft_nats::{
 use weft_proto::ids::{EventId, Run, ShardId, StreamSeq};
 
 use super::command::COMMAND_PATIENCE;
-use crate::error::{Code, of_catalog, of_direct, of_history, refuse};
+use crate::{
+    as_of,
+    error::{Code, of_catalog, of_direct, of_history, refuse},
+};
 
 /// Streams of answers at a time: each may hold some hundred KiB of events that its client has not taken yet.
 const STREAMS_MAX: usize = 64;
-/// How long an answer waits for the history to come as far as the log: in rest some milliseconds.
-const CATCH_UP_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a read waits for the history to come as far as the log was when it came: in rest some milliseconds.
+const READ_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the services share: the log once it is there, and what bounds them.
 #[derive(Debug)]
@@ -91,9 +94,23 @@ pub(super) fn reused(request_id: &str, at_ms: i64) -> Status {
 }
 
 impl Log {
-    /// Waits until the history knows everything that the log holds at this moment.
+    /// Waits for a moment until the history knows what the log holds now. A history that does not come so far answers from
+    /// what it has, and the response says how far that is.
     pub async fn catch_up(&self) -> Result<(), Status> {
-        self.history.catch_up(CATCH_UP_PATIENCE).await.map_err(of_history)
+        let shards: Vec<ShardId> = self.layout.all().collect();
+        self.follow(&shards, READ_PATIENCE).await
+    }
+
+    /// As [`catch_up`](Self::catch_up), for a command to a workflow of one shard: waits for that shard only, and longer.
+    /// Commands are conditional on the state that they name, so one that was given by an older state is refused by the
+    /// shard's owner.
+    pub async fn catch_up_shard(&self, shard: ShardId) -> Result<(), Status> {
+        self.follow(&[shard], COMMAND_PATIENCE).await
+    }
+
+    async fn follow(&self, shards: &[ShardId], patience: Duration) -> Result<(), Status> {
+        as_of::note(self.history.catch_up(shards, patience).await.map_err(of_history)?);
+        Ok(())
     }
 
     /// What a call of this request id has been recorded with by now, in the order of its parts; empty: nothing.

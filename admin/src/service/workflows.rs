@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     auth, convert,
-    error::{Code, of_direct, of_history, of_key, refuse},
+    error::{Code, of_direct, of_history, of_key, refuse, unknown},
 };
 
 /// Bytes of the events of one page: gRPC clients take 4 MiB of message where they are not told otherwise.
@@ -46,7 +46,7 @@ impl Workflows {
         let log = self.state.log()?;
         let call = Call::new(&grant, &order.request_id, &order.reason)?;
         let workflow = workflow_of(&order.workflow_id)?;
-        log.catch_up().await?;
+        log.catch_up_shard(log.layout.shard_of(&workflow)).await?;
         let uid = subscription(log, &order.subscription).await?;
         let is_same = |action: &Action| {
             matches!(action, Action::Lane(lane) if lane.action() == order.action
@@ -229,7 +229,7 @@ impl Order {
             let unsettled = |lane: &v1::Lane| lane.next <= lane.last && (!lane.unordered || is_named(lane.last));
             let lane = find(log, uid, workflow, unsettled).await?.ok_or_else(|| {
                 let Self { subscription, workflow_id, .. } = self;
-                refuse(Code::NotFound, format!("nothing of workflow {workflow_id} is unsettled for {subscription}"))
+                unknown(Code::NotFound, format!("nothing of workflow {workflow_id} is unsettled for {subscription}"))
             })?;
             let head = head(log, &lane).await?.ok_or_else(|| refuse(Code::Conflict, self.refusal()))?;
             if !is_named(head.seq.0) {
@@ -247,7 +247,7 @@ impl Order {
     /// and the request does not say which.
     async fn named(&self, log: &Log, workflow: &WorkflowId) -> Result<Option<Named>, Status> {
         let Some(event) = Some(&self.event_id).filter(|text| !text.is_empty()) else { return Ok(None) };
-        let unknown = || refuse(Code::NotFound, format!("no event {event} is kept"));
+        let unknown = || unknown(Code::NotFound, format!("no event {event} is kept"));
         let named: EventRef = event.parse().map_err(|_| unknown())?;
         let shard = log.layout.shard_of(workflow);
         let places = log.history.places_of(named.event).await.map_err(of_history)?;

@@ -6,6 +6,7 @@ mod component;
 mod dead_letters;
 mod events;
 mod keys;
+mod lag;
 mod mesh;
 mod orders;
 mod rejected;

@@ -1,5 +1,6 @@
 //! What the writing thread of a history does.
 
+use jiff::Timestamp;
 use redb::WriteTransaction;
 use weft_nats::{message::Stored, subject::Layout};
 use weft_proto::{
@@ -48,6 +49,8 @@ pub(super) enum CheckpointPart {
 pub(super) struct Committed {
     /// What has been applied of each source.
     pub positions: Vec<StreamSeq>,
+    /// When the last message that has been applied of each source was stored.
+    pub stored_at: Vec<Option<Timestamp>>,
     /// Sweeps made in this round.
     pub sweeps: u64,
     /// Whether the last one left something.
@@ -73,7 +76,8 @@ impl Projection {
     /// What the file holds now.
     pub fn committed(&self) -> Committed {
         let positions = self.positions.iter().map(|position| position.cursor).collect();
-        Committed { positions, sweeps: self.sweeps, more_to_sweep: self.more_to_sweep }
+        let stored_at = self.positions.iter().map(|position| position.mark.map(|mark| mark.stored_at)).collect();
+        Committed { positions, stored_at, sweeps: self.sweeps, more_to_sweep: self.more_to_sweep }
     }
 }
 

@@ -138,7 +138,43 @@ impl At<'_> {
             let (_, _, uid, run) = key.value();
             rows.insert((*uid, run), decode(value.value())?);
         }
+        for (uid, outcome) in self.range_outcomes()? {
+            rows.entry((uid, 0)).or_default().outcome.get_or_insert(outcome);
+        }
         Ok(rows)
+    }
+
+    /// The outcomes of several events of the workflow that this one is among, by subscription.
+    fn range_outcomes(&self) -> Result<Vec<(Uid, v1::Outcome)>, redb::Error> {
+        let workflow = self.event.workflow.as_str();
+        let mut outcomes = Vec::new();
+        let mut from = UID_MIN;
+        // One look for each subscription that has any: the keys of a subscription are skipped by the next one's first.
+        while let Some(uid) = self.next_ranged(workflow, from)? {
+            let range = (self.shard, workflow, &uid, self.seq)..=(self.shard, workflow, &uid, u64::MAX);
+            if let Some(row) = self.view.ranges.range(range)?.next() {
+                let (key, first) = row?;
+                let through = key.value().3;
+                let delivery: Option<DeliveryRow> = get(&self.view.deliveries, (self.shard, through, &uid, 0))?;
+                let taken = self
+                    .subscriptions
+                    .get(&uid)
+                    .is_none_or(|subscription| takes(subscription, self.shard, self.seq, &self.event));
+                let outcome = delivery.and_then(|row| row.outcome).filter(|_| taken && first.value() <= self.seq);
+                outcomes.extend(outcome.map(|outcome| (uid, outcome)));
+            }
+            match u128::from_be_bytes(uid).checked_add(1) {
+                Some(next) => from = next.to_be_bytes(),
+                None => break,
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// The first subscription from `from` on with an outcome of several events of a workflow.
+    fn next_ranged(&self, workflow: &str, from: Uid) -> Result<Option<Uid>, redb::Error> {
+        let range = (self.shard, workflow, &from, 0)..=(self.shard, workflow, &UID_MAX, u64::MAX);
+        Ok(self.view.ranges.range(range)?.next().transpose()?.map(|(key, _)| *key.value().2))
     }
 
     /// Deliveries that the log tells of.

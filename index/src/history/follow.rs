@@ -139,7 +139,7 @@ async fn follow(shared: &Arc<Shared>, database: Arc<Database>, cancel: &Cancella
     let positions = starts.iter().map(|start| start.position.clone()).collect();
     let projection = Projection::new(shared.layout, shared.sources.clone(), positions);
     let committed = projection.committed();
-    shared.positions.send_replace(committed.positions.clone());
+    shared.note(&committed);
     shared.publish(Some(Arc::clone(&database)));
     let writer = match Writer::start(database, projection, committed, PACE, "history".into()) {
         Ok(writer) => Arc::new(writer),
@@ -343,10 +343,11 @@ async fn tell(shared: &Shared, mut committed: watch::Receiver<Committed>, starts
     let mut told = Instant::now();
     let mut building = true;
     loop {
-        let positions = committed.borrow_and_update().positions.clone();
+        let now = committed.borrow_and_update().clone();
         if building {
+            let positions = &now.positions;
             let left: u64 =
-                starts.iter().zip(&positions).map(|(start, position)| start.end.0.saturating_sub(position.0)).sum();
+                starts.iter().zip(positions).map(|(start, position)| start.end.0.saturating_sub(position.0)).sum();
             building = left > 0;
             let text = format!("history: {} of {total} messages", total - left.min(total));
             shared.progress.send_replace(building.then_some(text));
@@ -355,7 +356,7 @@ async fn tell(shared: &Shared, mut committed: watch::Receiver<Committed>, starts
                 told = Instant::now();
             }
         }
-        shared.positions.send_replace(positions);
+        shared.note(&now);
         if committed.changed().await.is_err() {
             return;
         }

@@ -14,7 +14,7 @@ use weft_proto::{
 };
 
 use super::apply::{base_request_id, uid_of};
-use super::tables::{DeadRow, EventRow, SWEPT, Tables, UID_MAX, UID_MIN, Uid, decode, get, id_key};
+use super::tables::{DeadRow, DeliveryRow, EventRow, SWEPT, Tables, UID_MAX, UID_MIN, Uid, decode, get, id_key};
 
 /// The most events, dead letters and commands that one sweep removes, each: some ten thousand rows, well under a
 /// second's work.
@@ -117,7 +117,17 @@ impl Tables<'_> {
         kept: &BTreeSet<u64>,
     ) -> Result<(), redb::Error> {
         let deliveries = (shard, from, &UID_MIN, 0)..=(shard, through, &UID_MAX, u64::MAX);
-        self.deliveries.retain_in(deliveries, |key, _| kept.contains(&key.1))?;
+        let mut ranges = Vec::new();
+        self.deliveries.retain_in(deliveries, |key, value| {
+            let keep = kept.contains(&key.1);
+            let outcome = if keep { None } else { decode::<DeliveryRow>(value).ok().and_then(|row| row.outcome) };
+            ranges
+                .extend(outcome.filter(|outcome| outcome.from > 0).map(|outcome| (outcome.workflow_id, *key.2, key.1)));
+            keep
+        })?;
+        for (workflow, uid, through) in ranges {
+            self.ranges.remove((shard, workflow.as_str(), &uid, through))?;
+        }
         let attempts = (shard, from, &UID_MIN, 0, 0)..=(shard, through, &UID_MAX, u64::MAX, u32::MAX);
         self.attempts.retain_in(attempts, |key, _| kept.contains(&key.1))?;
         Ok(())

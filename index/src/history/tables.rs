@@ -5,6 +5,7 @@
 //! | `events` | shard, sequence | what an event is, without its payload | EVENTS |
 //! | `event_ids` | shard, segment, event id, sequence | – | EVENTS, OUTCOMES, DLQ |
 //! | `deliveries` | shard, sequence, uid, run | outcome, attempts, next attempt | OUTCOMES |
+//! | `ranges` | shard, workflow id, uid, last sequence | the first sequence of an outcome of several events | OUTCOMES |
 //! | `attempts` | shard, sequence, uid, run, number | `v1::Attempt` | OUTCOMES |
 //! | `dead` | shard, sequence, uid | the newest dead letter of a delivery | OUTCOMES, DLQ |
 //! | `dead_by_time` | when, shard, sequence, uid | – | with `dead` |
@@ -93,6 +94,7 @@ tables! {
     events, EVENTS, "events": (u32, u64) => Row;
     event_ids, EVENT_IDS, "event_ids": IdKey => ();
     deliveries, DELIVERIES, "deliveries": RunKey => Row;
+    ranges, RANGES, "ranges": (u32, &'static str, Bytes16, u64) => u64;
     attempts, ATTEMPTS, "attempts": (u32, u64, Bytes16, u64, u32) => Row;
     dead, DEAD, "dead": DeliveryKey => Row;
     dead_by_time, DEAD_BY_TIME, "dead_by_time": (i64, u32, u64, Bytes16) => ();

@@ -319,6 +319,43 @@ fn interleave(streams: [Vec<(Source, Stored)>; 4], order: &[usize]) -> Vec<(Sour
     messages
 }
 
+/// An outcome of everything of a lane from one sequence to another is the outcome of each event between them, of that
+/// subscription only, and leaves with its events.
+#[test]
+fn a_range_outcome_shows_on_every_event_of_the_range() {
+    let index = Index::new();
+    let expired = v1::Outcome {
+        from: 2,
+        reason: v1::DeadLetterReason::Expired.into(),
+        event_id: Vec::new(),
+        ..outcome(BILLING, 4, 0, OutcomeKind::DeadLettered, 9_000)
+    };
+    let commit_of = |outcomes| commit(1, v1::Commit { cursor: 5, outcomes, ..Default::default() });
+    let delivered = outcome(AUDIT, 3, 0, OutcomeKind::Delivered, 1);
+    let first = outcome(BILLING, 1, 0, OutcomeKind::Delivered, 1);
+    index.apply(&event_messages(1..=5));
+    index.apply(&outcomes([commit_of(vec![first, delivered, expired])]));
+    let billing = |number| {
+        let event = index.event(&Snapshot::default(), number).unwrap();
+        let deliveries = event.deliveries.into_iter().filter(|delivery| delivery.uid == BILLING);
+        deliveries.map(|delivery| (delivery.status, delivery.settled_at_ms)).collect::<Vec<_>>()
+    };
+    let lost = vec![(DeliveryStatus::DeadLettered, Some(9_000))];
+    assert_eq!(
+        [1, 2, 3, 4].map(billing),
+        [vec![(DeliveryStatus::Delivered, Some(1))], lost.clone(), lost.clone(), lost]
+    );
+    assert_eq!(billing(5), []);
+    assert_eq!(index.event(&Snapshot::default(), 3).unwrap().deliveries.len(), 2, "of each subscription its own");
+    let other = catalog("refund", false);
+    assert_eq!(index.event(&other, 2).unwrap().deliveries, [], "an event that the subscription does not take");
+
+    let firsts = vec![(SHARD, StreamSeq(6), StreamSeq(1))];
+    let expired = Expired { firsts, dead_before_ms: i64::MAX };
+    index.write(|tables| tables.sweep(LAYOUT, &expired, &mut LaneCursor::default()).unwrap());
+    assert_eq!(index.view().ranges.range::<(u32, &str, &[u8; 16], u64)>(..).unwrap().count(), 0);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

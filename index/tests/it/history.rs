@@ -6,7 +6,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use weft_index::history::{History, HistoryOptions, LaneFilter};
+use weft_index::history::{AsOf, History, HistoryOptions, LaneFilter};
 use weft_nats::{
     append::Appender,
     catalog::Snapshot,
@@ -116,7 +116,9 @@ async fn a_history_keeps_up_with_its_log() {
     let folder = tempfile::tempdir().unwrap();
     let cancel = CancellationToken::new();
     let history = start(connection.clone(), layout, folder.path(), &cancel).await;
-    history.catch_up(PATIENCE).await.unwrap();
+    let as_of = history.catch_up(&[SHARD], Duration::ZERO).await.unwrap();
+    assert!(matches!(as_of, AsOf::Behind { messages, .. } if messages > 0), "just started: {as_of:?}");
+    assert_eq!(history.catch_up(&[SHARD], PATIENCE).await.unwrap(), AsOf::Current);
     assert!(is_delivered(&history, 1).await && is_delivered(&history, 300).await);
 
     // The server is killed and comes again.
@@ -124,7 +126,7 @@ async fn a_history_keeps_up_with_its_log() {
     server.restart().await;
     connection.connected().await;
     writer.delivered(300).await;
-    history.catch_up(PATIENCE).await.unwrap();
+    assert_eq!(history.catch_up(&[SHARD], PATIENCE).await.unwrap(), AsOf::Current);
     assert!(is_delivered(&history, 1).await && is_delivered(&history, 600).await);
 
     // Retention drops events: what is told of them goes with them.
@@ -144,7 +146,7 @@ async fn a_history_keeps_up_with_its_log() {
     writer.delivered(3).await;
     let rebuilt = async || is_delivered(&history, 3).await && !is_delivered(&history, 600).await;
     assert!(eventually(PATIENCE, rebuilt).await);
-    history.catch_up(PATIENCE).await.unwrap();
+    assert_eq!(history.catch_up(&[SHARD], PATIENCE).await.unwrap(), AsOf::Current);
     assert!(history.progress().borrow().is_none());
     cancel.cancel();
 }
@@ -188,7 +190,7 @@ async fn a_history_that_begins_in_the_middle_of_outcomes_starts_at_the_checkpoin
     let folder = tempfile::tempdir().unwrap();
     let cancel = CancellationToken::new();
     let history = start(connection.clone(), layout, folder.path(), &cancel).await;
-    history.catch_up(PATIENCE).await.unwrap();
+    assert_eq!(history.catch_up(&[SHARD], PATIENCE).await.unwrap(), AsOf::Current);
     let lanes = history.lanes(LaneFilter::default(), None, 10).await.unwrap().lanes;
     let found: Vec<_> = lanes.iter().map(|lane| (lane.workflow.as_str(), lane.subscription.as_str())).collect();
     assert_eq!(found, [("order-blocked", "billing")]);

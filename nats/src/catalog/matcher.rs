@@ -31,6 +31,16 @@ impl Matcher {
         })
     }
 
+    /// Its type patterns.
+    pub fn types(&self) -> &[String] {
+        &self.types
+    }
+
+    /// The sources that it is limited to; empty: all.
+    pub fn sources(&self) -> &[String] {
+        &self.sources
+    }
+
     /// Whether it takes this event.
     pub fn takes(&self, event: &StoredEvent) -> bool {
         event.seq >= self.start && self.takes_kind(&event.event)

@@ -1,6 +1,9 @@
 //! The catalog at one moment. Pure.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use async_nats::HeaderMap;
 use jiff::Timestamp;
@@ -41,6 +44,8 @@ pub struct Snapshot {
     pub keys: BTreeMap<String, Revised<Arc<ApiKey>>>,
     /// When API keys were used last, by id, to the minute. Empty in what a follower of the catalog sees.
     pub keys_used: BTreeMap<String, Timestamp>,
+    /// Names of subscriptions by uid, as far as the catalog was read from its bucket.
+    pub names: HashMap<Vec<u8>, String>,
     /// Who removed a subscription, by its uid: of those whose removal the bucket still knows.
     pub removals: BTreeMap<Vec<u8>, Removal>,
 }
@@ -55,15 +60,28 @@ impl Snapshot {
             Kind::Source => change(&mut self.sources, name, revision, value)?,
             Kind::Key => change(&mut self.keys, name, revision, value)?,
             Kind::Subscription => {
+                let before = self.subscriptions.get(name).map(|known| known.value.uid.clone());
                 if value.is_none()
-                    && let Some(removed) = self.subscriptions.get(name)
+                    && let Some(removed) = &before
                 {
-                    self.removals.insert(removed.value.uid.clone(), Removal::of(&message.headers));
+                    self.removals.insert(removed.clone(), Removal::of(&message.headers));
                 }
                 change(&mut self.subscriptions, name, revision, value)?;
+                // Another entry may have been given the same uid meanwhile.
+                if let Some(uid) = before.filter(|uid| self.names.get(uid).is_some_and(|of| of == name)) {
+                    self.names.remove(&uid);
+                }
+                if let Some(known) = self.subscriptions.get(name) {
+                    self.names.insert(known.value.uid.clone(), name.to_owned());
+                }
             }
         }
         Ok(value.is_none())
+    }
+
+    /// The subscription of a uid.
+    pub fn subscription_of(&self, uid: &[u8]) -> Option<&Revised<Arc<Subscription>>> {
+        self.names.get(uid).and_then(|name| self.subscriptions.get(name))
     }
 
     pub(super) fn note_use(&mut self, id: &str, message: &Stored) {

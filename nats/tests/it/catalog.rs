@@ -80,6 +80,42 @@ async fn a_change_needs_the_revision_that_was_read() {
     assert!(matches!(invalid, Err(CatalogError::Invalid { .. })));
 }
 
+/// A burst of changes wakes the followers a few times, not once for each: each time costs them a look at all entries. The
+/// last of them is seen all the same, and entries are found by the uid of their subscription.
+#[tokio::test]
+async fn a_burst_of_changes_is_published_in_few_snapshots() {
+    const ENTRIES: u8 = 200;
+    let server = TestServer::start().await;
+    let connection = server.connection("test").await;
+    ensure(&connection).await;
+    let catalog = Catalog::new(connection, weft_nats::testing::master_key());
+    let mut watch = catalog.watch(CancellationToken::new());
+    see(&mut watch, |snapshot| snapshot.complete).await;
+    let start = std::time::Instant::now();
+    let following = tokio::spawn(async move {
+        let mut wakes = 0;
+        while watch.borrow_and_update().subscriptions.len() < usize::from(ENTRIES) {
+            watch.changed().await.unwrap();
+            wakes += 1;
+        }
+        (wakes, watch)
+    });
+    for n in 1..=ENTRIES {
+        let value = Subscription { uid: vec![n; 16], ..subscription(&format!("s{n}")) };
+        catalog.put_subscription(&value, 0).await.unwrap();
+    }
+    let (wakes, watch) = tokio::time::timeout(PATIENCE, following).await.expect("all are seen").unwrap();
+    // Ten a second, and one at each end.
+    let most = start.elapsed().as_millis() / 100 + 2;
+    assert!(wakes <= most, "{wakes} of at most {most}");
+    let snapshot = watch.borrow().clone();
+    assert_eq!(snapshot.subscription_of(&[7; 16]).map(|found| found.value.name.as_str()), Some("s7"));
+    assert!(snapshot.subscription_of(&[0; 16]).is_none());
+    let revision = snapshot.subscriptions["s7"].revision;
+    catalog.delete_subscription("s7", revision).await.unwrap();
+    assert!(catalog.read().await.unwrap().subscription_of(&[7; 16]).is_none());
+}
+
 /// Of many who decide on the same revision one is taken: the control plane loses no change.
 #[tokio::test]
 async fn of_racing_changes_one_is_taken() {

@@ -9,7 +9,7 @@ use std::{
 use tonic::{
     Code, Request, Status,
     metadata::{Ascii, MetadataValue},
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+    transport::{Certificate, ClientTlsConfig, Endpoint},
 };
 use weft_nats::options::Secret;
 use weft_proto::v1::{
@@ -18,6 +18,7 @@ use weft_proto::v1::{
     replay_service_client::ReplayServiceClient, workflow_service_client::WorkflowServiceClient,
 };
 
+use super::lag::LagChannel;
 use crate::{
     config::DATA_DEFAULT,
     data::{CLIENT_FILE, Client},
@@ -49,7 +50,7 @@ pub struct AdminArgs {
 /// A connection that asks with a token.
 #[derive(Debug, Clone)]
 pub struct AdminClient {
-    channel: Channel,
+    channel: LagChannel,
     authorization: MetadataValue<Ascii>,
     server: String,
 }
@@ -96,36 +97,36 @@ impl AdminClient {
         let channel = endpoint.connect().await.map_err(|error| {
             Failure::Unavailable(format!("no admin answers at {server}: {}; is `weft up` running?", chain(&error)))
         })?;
-        Ok(Self { channel, authorization, server })
+        Ok(Self { channel: LagChannel::new(channel), authorization, server })
     }
 
     /// The event service.
-    pub fn events(&self) -> EventServiceClient<Channel> {
+    pub fn events(&self) -> EventServiceClient<LagChannel> {
         EventServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// The dead letter service.
-    pub fn dead_letters(&self) -> DeadLetterServiceClient<Channel> {
+    pub fn dead_letters(&self) -> DeadLetterServiceClient<LagChannel> {
         DeadLetterServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// The service of refused requests.
-    pub fn rejected(&self) -> RejectedServiceClient<Channel> {
+    pub fn rejected(&self) -> RejectedServiceClient<LagChannel> {
         RejectedServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// The catalog service.
-    pub fn catalog(&self) -> CatalogServiceClient<Channel> {
+    pub fn catalog(&self) -> CatalogServiceClient<LagChannel> {
         CatalogServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// The workflow service.
-    pub fn workflows(&self) -> WorkflowServiceClient<Channel> {
+    pub fn workflows(&self) -> WorkflowServiceClient<LagChannel> {
         WorkflowServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// The replay service.
-    pub fn replays(&self) -> ReplayServiceClient<Channel> {
+    pub fn replays(&self) -> ReplayServiceClient<LagChannel> {
         ReplayServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 

@@ -5,6 +5,7 @@ pub mod catalog;
 pub mod common;
 pub mod dlq;
 pub mod event;
+mod lag;
 pub mod listen;
 pub mod output;
 mod paging;

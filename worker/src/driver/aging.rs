@@ -15,7 +15,10 @@ use weft_nats::{
 use weft_proto::ids::{StreamSeq, SubscriptionUid};
 
 use super::{Driver, DriverError, commits::Forget};
-use crate::{lane::Input, log::Log};
+use crate::{
+    lane::{Input, LateCount},
+    log::Log,
+};
 
 /// How often the log is asked in the life of an event, so that what is due is found well before its end, and the bounds of
 /// the pause: each time costs some fifty reads.
@@ -40,6 +43,8 @@ struct Age {
 #[derive(Debug)]
 pub(super) struct Aging {
     age: watch::Receiver<Age>,
+    /// Late lanes that are being counted.
+    counting: Option<LateCount>,
     /// Subscriptions of which it has been said that they are late.
     told: BTreeSet<SubscriptionUid>,
     _task: AbortOnDropHandle<()>,
@@ -51,11 +56,14 @@ impl Aging {
         let (sender, age) = watch::channel(Age::default());
         // Ends with the shard.
         let task = tokio::spawn(follow(log, retention, sender));
-        Self { age, told: BTreeSet::new(), _task: AbortOnDropHandle::new(task) }
+        Self { age, counting: None, told: BTreeSet::new(), _task: AbortOnDropHandle::new(task) }
     }
 
-    /// Waits until more of the log has aged. Safe to cancel.
+    /// Waits until more of the log has aged, or there is more to count. Safe to cancel.
     pub async fn changed(&mut self) {
+        if self.counting.is_some() {
+            return;
+        }
         if self.age.changed().await.is_err() {
             std::future::pending().await
         }
@@ -93,10 +101,17 @@ async fn look(log: &Log, retention: Duration) -> Result<Age, ScanError> {
 impl Driver {
     /// More of the log has aged: what leaves it soon is dealt with, and who is late is named.
     pub(super) fn aged(&mut self) -> Result<(), DriverError> {
+        if let Some(mut count) = self.aging.counting.take() {
+            if self.lanes.count_late(&mut count) {
+                self.tell_late(&count.lanes);
+            } else {
+                self.aging.counting = Some(count);
+            }
+            return Ok(());
+        }
         let Age { half, end, first } = *self.aging.age.borrow_and_update();
         self.commits.forget(Forget { heads_below: first, dead_before_ms: self.dead_before_ms() });
-        let late = self.lanes.waiting_below(half);
-        self.tell_late(&late);
+        self.aging.counting = Some(LateCount::below(half));
         if end > StreamSeq(0) { self.handle(Input::Aged { through: end }) } else { Ok(()) }
     }
 

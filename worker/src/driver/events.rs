@@ -37,9 +37,8 @@ impl Driver {
             match Entry::decode(self.context.layout, &message) {
                 Entry::Event(event) => {
                     let event = Arc::new(StoredEvent { seq, stored_at, event: *event });
-                    let takes = self.subscriptions.values().filter(|compiled| compiled.matcher.takes(&event));
                     let (detached, takers): (Vec<_>, Vec<_>) =
-                        takes.map(|compiled| compiled.matcher.uid).partition(|uid| self.backfills.has(*uid));
+                        self.subscriptions.takers(&event).partition(|uid| self.backfills.has(*uid));
                     // Who reads on its own takes it when it comes to it.
                     let later = takers.is_empty() && !detached.is_empty();
                     self.handle(if later { Input::Passed { seq } } else { Input::Arrived { event, takers } })?;

@@ -5,7 +5,7 @@
 //! what must follow a commit is done after it. If a commit cannot be made because another owner has written, the driver
 //! ends at once: it is no longer the owner, whatever its lease says.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use rand::{SeedableRng as _, rngs::StdRng};
@@ -20,14 +20,14 @@ use weft_nats::{
     reader::{OrderedReader, ReadError, ReaderOptions},
     subject::Layout,
 };
-use weft_proto::ids::{ShardId, StreamSeq, SubscriptionUid};
+use weft_proto::ids::{ShardId, StreamSeq};
 
 use crate::{
     destination::Destinations,
     lane::{Action, Input, Lanes},
     ledger::{LedgerError, Recovered, RecoveryError},
     log::Log,
-    matching::Compiled,
+    matching::Subscriptions,
     ownership::Tenure,
     shares::Share,
 };
@@ -144,7 +144,7 @@ pub struct Driver {
     copies: Copies,
     events: OrderedReader,
     commands: OrderedReader,
-    subscriptions: HashMap<SubscriptionUid, Compiled>,
+    subscriptions: Subscriptions,
     backfills: Backfills,
     aging: Aging,
     /// Makes room in EVENTS, where that is wanted.
@@ -205,7 +205,7 @@ impl Driver {
             copies,
             events,
             commands,
-            subscriptions: HashMap::new(),
+            subscriptions: Subscriptions::default(),
             backfills,
             aging,
             _trim: trim,

@@ -45,7 +45,7 @@ async fn pause_until_taken(catalog: Catalog, uid: SubscriptionUid, revision: u64
 
 async fn try_pause(catalog: &Catalog, uid: SubscriptionUid, revision: u64, stamp: &Stamp) -> Result<(), CatalogError> {
     let snapshot = catalog.read().await?;
-    let entry = snapshot.subscriptions.values().find(|entry| entry.value.uid == uid.as_bytes());
+    let entry = snapshot.subscription_of(uid.as_bytes());
     let Some(entry) = entry.filter(|entry| entry.revision == revision) else { return Ok(()) };
     match pause(&snapshot, &entry.value.name, Some(&stamp.reason)) {
         Ok(Some(change)) => {

@@ -23,32 +23,28 @@ impl Driver {
         }
         let mut there = HashSet::new();
         for subscription in snapshot.subscriptions.values() {
-            let Some(matcher) = Matcher::new(&subscription.value, self.shard) else { continue };
-            let uid = matcher.uid;
+            let Some(uid) = SubscriptionUid::from_slice(&subscription.value.uid) else { continue };
             there.insert(uid);
             let known = self.subscriptions.get(&uid).map(|compiled| compiled.subscription.revision);
+            // Most of a catalog is as it was: a matcher is made for what has changed only.
             if known == Some(subscription.revision) {
                 continue;
             }
+            let Some(matcher) = Matcher::new(&subscription.value, self.shard) else { continue };
             if let Err(problem) = self.context.destinations.put(&subscription.value) {
                 tracing::error!(subscription = subscription.value.name, %problem, "subscription cannot be delivered to");
             }
             let rules = rules(subscription, uid, self.shard, self.context.layout.shards());
             let start = matcher.start;
-            self.subscriptions.insert(uid, Compiled { matcher, subscription: subscription.clone() });
+            self.subscriptions.insert(Compiled { matcher, subscription: subscription.clone() });
             if !self.backfills.knows(uid) && start <= self.lanes.cursor() {
                 self.backfills.begin(uid);
             }
             self.backfills.seen(uid);
             self.handle(Input::Subscribed(rules))?;
         }
-        let gone: Vec<SubscriptionUid> = self
-            .subscriptions
-            .keys()
-            .copied()
-            .chain(self.backfills.restored())
-            .filter(|uid| !there.contains(uid))
-            .collect();
+        let gone: Vec<SubscriptionUid> =
+            self.subscriptions.uids().chain(self.backfills.restored()).filter(|uid| !there.contains(uid)).collect();
         for uid in gone {
             self.subscriptions.remove(&uid);
             self.backfills.forget(uid);

@@ -4,7 +4,7 @@
 //! What has left the log nonetheless, because no worker was there, has no copy. It is recorded as a range: nobody can say
 //! any more which events lay in it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Bound};
 
 use jiff::Timestamp;
 use weft_proto::{
@@ -20,6 +20,25 @@ use super::{
     world::outcome_of,
 };
 
+/// Lanes that one turn looks at: some milliseconds of work.
+const WALK_LANES_MAX: usize = 10_000;
+
+/// Lanes of each subscription that have something unsettled at or below a sequence, counted in parts.
+#[derive(Debug)]
+pub struct LateCount {
+    seq: StreamSeq,
+    from: Bound<LaneKey>,
+    /// What has been counted so far.
+    pub lanes: BTreeMap<SubscriptionUid, usize>,
+}
+
+impl LateCount {
+    /// Nothing has been counted yet.
+    pub fn below(seq: StreamSeq) -> Self {
+        Self { seq, from: Bound::Unbounded, lanes: BTreeMap::new() }
+    }
+}
+
 /// A dead letter whose payload is still in the log.
 pub(super) struct Burial {
     pub seq: StreamSeq,
@@ -33,23 +52,43 @@ impl Lanes {
     /// Everything up to `through` leaves the log soon.
     pub(super) fn aged(&mut self, through: StreamSeq) {
         self.aged_through = self.aged_through.max(through);
-        let overdue = self.world.lanes.iter().filter(|(_, lane)| is_overdue(lane, self.aged_through));
-        self.overdue.extend(overdue.map(|(key, _)| key.clone()));
+        self.overdue_walk = Some(Bound::Unbounded);
     }
 
-    /// How many lanes of each subscription have something unsettled at or below `seq`; what a detached one has not read
-    /// counts as one.
-    pub fn waiting_below(&self, seq: StreamSeq) -> BTreeMap<SubscriptionUid, usize> {
-        let mut lanes = BTreeMap::new();
-        for (key, _) in self.world.lanes.iter().filter(|(_, lane)| !lane.is_settled() && lane.first() <= seq) {
-            *lanes.entry(key.subscription).or_default() += 1;
-        }
-        for (uid, subscription) in &self.world.subscriptions {
-            if subscription.detached.is_some_and(|detached| detached.waits && detached.through < seq) {
-                *lanes.entry(*uid).or_default() += 1;
+    /// Goes on looking for overdue lanes, a part of them at each input: a walk over all would hold up everything else.
+    pub(super) fn find_overdue(&mut self) {
+        let Some(start) = self.overdue_walk.take() else { return };
+        let part = self.world.lanes.range((start, Bound::Unbounded)).take(WALK_LANES_MAX);
+        for (index, (key, lane)) in part.enumerate() {
+            if is_overdue(lane, self.aged_through) {
+                self.overdue.insert(key.clone());
+            }
+            if index + 1 == WALK_LANES_MAX {
+                self.overdue_walk = Some(Bound::Excluded(key.clone()));
             }
         }
-        lanes
+    }
+
+    /// Counts on how many lanes of each subscription have something unsettled at or below a sequence; what a detached one
+    /// has not read counts as one. Looks at a part of the lanes; whether that was the last part.
+    pub fn count_late(&self, count: &mut LateCount) -> bool {
+        let start = std::mem::replace(&mut count.from, Bound::Unbounded);
+        let part = self.world.lanes.range((start, Bound::Unbounded)).take(WALK_LANES_MAX);
+        for (index, (key, lane)) in part.enumerate() {
+            if !lane.is_settled() && lane.first() <= count.seq {
+                *count.lanes.entry(key.subscription).or_default() += 1;
+            }
+            if index + 1 == WALK_LANES_MAX {
+                count.from = Bound::Excluded(key.clone());
+                return false;
+            }
+        }
+        for (uid, subscription) in &self.world.subscriptions {
+            if subscription.detached.is_some_and(|detached| detached.waits && detached.through < count.seq) {
+                *count.lanes.entry(*uid).or_default() += 1;
+            }
+        }
+        true
     }
 
     /// Whether a lane is overdue.

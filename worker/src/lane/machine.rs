@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -56,6 +57,8 @@ pub struct Lanes {
     pub(super) aged_through: StreamSeq,
     /// Lanes to be looked at because of that.
     pub(super) overdue: BTreeSet<LaneKey>,
+    /// Where the search for such lanes goes on; `None`: it has come to its end.
+    pub(super) overdue_walk: Option<Bound<LaneKey>>,
     pub(super) attempts: HashMap<AttemptId, Started>,
     attempts_started: u64,
     pub(super) memory: Memory,
@@ -80,6 +83,7 @@ impl Lanes {
             in_wait: HashMap::new(),
             aged_through: StreamSeq(0),
             overdue: BTreeSet::new(),
+            overdue_walk: None,
             attempts: HashMap::new(),
             attempts_started: 0,
             memory: Memory::new(limits.buffered_bytes_max),
@@ -127,6 +131,7 @@ impl Lanes {
                 }
             }
         }
+        self.find_overdue();
         self.expire_overdue(now, actions);
         self.advance_workflows_in_wait(now, actions);
         self.start_attempts(now, actions);
@@ -138,7 +143,8 @@ impl Lanes {
 
     /// When [`Input::TimerFired`] is wanted, if ever.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.schedule.next_deadline()
+        // A walk over the lanes goes on at once.
+        if self.overdue_walk.is_some() { Some(Timestamp::UNIX_EPOCH) } else { self.schedule.next_deadline() }
     }
 
     /// What has been decided since the last draft, if anything; at most about `commit_bytes_max` at a time. The caller

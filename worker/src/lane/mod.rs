@@ -30,6 +30,7 @@ mod world;
 pub use action::{Action, Draft, LanePrevious};
 pub use backoff::RetryPolicy;
 pub use circuit::{Cause, Condition};
+pub use expiry::LateCount;
 pub use input::{
     AttemptEnd, Command, Head, Input, LaneKey, LaneOrder, OnExhausted, Order, RedriveItem, ReplayOrder, Rules, Verdict,
     Work,

@@ -14,6 +14,7 @@ mod isolation;
 mod leases;
 mod repeated;
 mod shares;
+mod subscriptions;
 mod support;
 mod twins;
 mod unordered;

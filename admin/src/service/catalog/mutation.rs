@@ -19,6 +19,7 @@ use weft_proto::{
 };
 
 use crate::{
+    as_of,
     auth::grant,
     error::{Code, refuse},
     service::{
@@ -132,7 +133,11 @@ impl Locate for Log {
             return Ok(Some(place));
         }
         self.catch_up().await.map_err(|status| unavailable(status.message().to_owned()))?;
-        self.history.position_of(id).await.map_err(|error| unavailable(error.to_string()))
+        let place = self.history.position_of(id).await.map_err(|error| unavailable(error.to_string()))?;
+        match as_of::lag() {
+            Some(lag) if place.is_none() => Err(unavailable(format!("event {id} is not known; {lag}"))),
+            _ => Ok(place),
+        }
     }
 }
 

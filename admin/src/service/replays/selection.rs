@@ -18,7 +18,7 @@ use weft_proto::{
 
 use crate::{
     auth, convert,
-    error::{Code, of_history, of_scan, refuse},
+    error::{Code, of_history, of_scan, refuse, unknown},
     service::state::Log,
 };
 
@@ -179,7 +179,7 @@ async fn by_id(log: &Log, grant: &Grant, ids: &[String], chosen: &mut Chosen) ->
     for text in ids {
         let named: EventRef =
             text.parse().map_err(|problem| refuse(Code::BadQuery, format!("event_ids: {text:?} {problem}")))?;
-        let unknown = || refuse(Code::UnknownEvent, format!("no event {named} is kept; nothing was replayed"));
+        let unknown = || unknown(Code::UnknownEvent, format!("no event {named} is kept; nothing was replayed"));
         let places = log.history.places_of(named.event).await.map_err(of_history)?;
         let (shard, seq) = places.into_iter().rfind(|(_, seq)| named.is_at(*seq)).ok_or_else(unknown)?;
         let event = log.event(named.event, shard, seq, None).await?.ok_or_else(unknown)?;

@@ -106,6 +106,9 @@ impl Tables<'_> {
             let dead = DeadRow { outcome: Some(outcome.clone()), witnessed: true, ..DeadRow::default() };
             self.put_dead(shard, seq, &uid, dead)?;
         }
+        if outcome.from > 0 && uid != UID_MIN {
+            self.ranges.insert((shard.0, outcome.workflow_id.as_str(), &uid, seq), outcome.from)?;
+        }
         row.outcome = Some(outcome);
         self.deliveries.insert(key, &encode(&row)[..])?;
         Ok(())

@@ -18,9 +18,7 @@ use weft_proto::{
 pub(super) fn copy(names: &Snapshot, outcome: &v1::Outcome, event: &StoredEvent) -> Option<Outgoing> {
     let uid = SubscriptionUid::from_slice(&outcome.subscription)?;
     let name = names
-        .subscriptions
-        .values()
-        .find(|subscription| subscription.value.uid == outcome.subscription)
+        .subscription_of(&outcome.subscription)
         .map(|subscription| subscription.value.name.clone())
         .unwrap_or_else(|| uid.to_string());
     let workflow = &event.event.workflow;

@@ -75,7 +75,6 @@ fn text(trouble: &Trouble, names: &Snapshot) -> Option<String> {
 }
 
 fn name(names: &Snapshot, uid: SubscriptionUid) -> String {
-    let mut all = names.subscriptions.values();
-    let found = all.find(|subscription| subscription.value.uid == uid.as_bytes());
+    let found = names.subscription_of(uid.as_bytes());
     found.map_or_else(|| uid.to_string(), |subscription| subscription.value.name.clone())
 }

@@ -150,7 +150,11 @@ fn a_paused_subscription_reads_on_when_it_goes_on() {
     world.pause(0, true);
     assert!(world.backfill(), "or until it is changed: it may take other events now");
     assert_eq!((world.backfill(), world.detached.get(&uid(0))), (false, Some(&2)));
-    let late = |world: &World, seq| world.lanes.waiting_below(StreamSeq(seq)).get(&uid(0)).copied();
+    let late = |world: &World, seq| {
+        let mut count = LateCount::below(StreamSeq(seq));
+        while !world.lanes.count_late(&mut count) {}
+        count.lanes.get(&uid(0)).copied()
+    };
     assert_eq!((late(&world, 2), late(&world, 3)), (Some(2), Some(3)));
     commit_all(&mut world);
     world.crash(false);
