@@ -47,6 +47,8 @@ pub(super) struct Aging {
     counting: Option<LateCount>,
     /// Subscriptions of which it has been said that they are late.
     told: BTreeSet<SubscriptionUid>,
+    /// Copies of dead letters that were missing when that was last reported.
+    copies_reported: usize,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -56,7 +58,7 @@ impl Aging {
         let (sender, age) = watch::channel(Age::default());
         // Ends with the shard.
         let task = tokio::spawn(follow(log, retention, sender));
-        Self { age, counting: None, told: BTreeSet::new(), _task: AbortOnDropHandle::new(task) }
+        Self { age, counting: None, told: BTreeSet::new(), copies_reported: 0, _task: AbortOnDropHandle::new(task) }
     }
 
     /// Waits until more of the log has aged, or there is more to count. Safe to cancel.
@@ -112,6 +114,7 @@ impl Driver {
         let Age { half, end, first } = *self.aging.age.borrow_and_update();
         self.commits.forget(Forget { heads_below: first, dead_before_ms: self.dead_before_ms() });
         self.aging.counting = Some(LateCount::below(half));
+        self.report_late_copies(half);
         if end > StreamSeq(0) { self.handle(Input::Aged { through: end }) } else { Ok(()) }
     }
 
@@ -123,6 +126,20 @@ impl Driver {
         let kept = self.context.retention.max(self.context.dead_retention).saturating_add(COPY_LAG);
         // Dead letters are stamped by this clock.
         self.clock.now().checked_sub(kept).map_or(0, |at| at.as_millisecond())
+    }
+
+    /// Warns of copies that are missing of events which have come to half of their life: when the log drops these, their
+    /// payload is lost.
+    fn report_late_copies(&mut self, half: StreamSeq) {
+        let missing = self.copies.shared().missing_through(half);
+        if missing > self.aging.copies_reported {
+            let problem = self.copies.shared().problem();
+            tracing::warn!(
+                shard = %self.shard, missing, problem,
+                "copies of dead letters are missing whose events have been in the log for half of the retention"
+            );
+        }
+        self.aging.copies_reported = missing;
     }
 
     fn tell_late(&mut self, late: &BTreeMap<SubscriptionUid, usize>) {

@@ -91,12 +91,14 @@ impl Trim {
     }
 
     async fn run(self) {
-        let mut last = Room::Enough;
+        let (mut last, mut said) = (Room::Enough, Room::Enough);
         loop {
             match self.look().await {
                 Ok(room) => {
-                    if room != last {
+                    // What is settled, and copied, a moment later is not worth an operator's look.
+                    if room != said && (room == last || room == Room::Enough) {
                         self.say(room);
+                        said = room;
                     }
                     last = room;
                 }

@@ -405,6 +405,13 @@ impl Backlog {
         Horizon { outcomes: StreamSeq(self.end), keep_from }
     }
 
+    /// Copies that are missing of events up to `seq`, as far as they are in memory.
+    pub fn missing_through(&self, seq: StreamSeq) -> usize {
+        let copies = self.queues.values().flat_map(|queue| &queue.copies);
+        let waiting = copies.filter(|missing| missing.outcome.sequence <= seq.0).count();
+        waiting + self.refused.keys().filter(|(_, at, _)| *at <= seq).count()
+    }
+
     /// Whether the next commit has something to say of copies.
     pub fn has_news(&self) -> bool {
         !self.news.is_empty()

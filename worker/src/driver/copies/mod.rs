@@ -81,6 +81,11 @@ impl Shared {
         self.lock().horizon()
     }
 
+    /// Copies that are missing of events up to `seq`.
+    pub fn missing_through(&self, seq: StreamSeq) -> usize {
+        self.lock().missing_through(seq)
+    }
+
     /// Copies that wait or are refused, and the first problem.
     pub fn problem(&self) -> String {
         let Trouble { waiting, failing, refused } = self.lock().trouble();
