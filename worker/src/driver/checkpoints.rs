@@ -176,12 +176,16 @@ async fn purge_before(log: &Log, first: StreamSeq, first_kept: StreamSeq) -> Res
     Ok(())
 }
 
-/// Writes one checkpoint.
+/// Writes one checkpoint: [`begin`](Self::begin), then each [`chunk`](Self::chunk), then [`end`](Self::end). May be dropped
+/// at any point, and gives up with the first error.
 struct CheckpointWriter {
     log: Log,
     epoch: u64,
     created_ns: u64,
     appender: Option<Appender>,
+    /// The stream's first sequence when the checkpoint was begun.
+    first: StreamSeq,
+    first_chunk: StreamSeq,
     /// The stream's last sequence.
     last: StreamSeq,
     bytes: u64,
@@ -190,7 +194,8 @@ struct CheckpointWriter {
 impl CheckpointWriter {
     fn new(log: Log, epoch: u64, created_ns: u64) -> Self {
         let appender = Some(Appender::new(log.connection.clone()));
-        Self { log, epoch, created_ns, appender, last: StreamSeq(0), bytes: 0 }
+        let (first, first_chunk, last) = (StreamSeq(0), StreamSeq(0), StreamSeq(0));
+        Self { log, epoch, created_ns, appender, first, first_chunk, last, bytes: 0 }
     }
 
     async fn write(mut self, state: LedgerState) -> Ended {
@@ -199,35 +204,41 @@ impl CheckpointWriter {
     }
 
     async fn try_write(&mut self, state: LedgerState) -> Result<(), CheckpointError> {
-        let tail = checkpoints::tail(&self.log.connection, self.log.layout, self.log.shard).await?;
-        if tail.writer_epoch > self.epoch {
-            return Err(CheckpointError::Superseded);
-        }
-        self.last = tail.last;
-        let first_chunk = tail.last.next();
+        self.begin().await?;
         let mut pieces = state.read().await?;
         while let Some(piece) = pieces.recv().await {
             match piece? {
-                Piece::Chunk(chunk) => {
-                    let writer_epoch = self.epoch;
-                    self.append(Record::Chunk(v1::CheckpointChunk { writer_epoch, ..chunk })).await?;
-                }
-                Piece::End { end } => {
-                    let end = self.complete(end, first_chunk).await?;
-                    self.append(Record::End(end)).await?;
-                    return purge_before(&self.log, tail.first, first_chunk).await;
-                }
+                Piece::Chunk(chunk) => self.chunk(chunk).await?,
+                Piece::End { end } => return self.end(end).await,
             }
         }
         Err(LedgerError::Closed.into())
     }
 
+    /// Finds the end of the stream. If another owner appends there first, the next append fails.
+    async fn begin(&mut self) -> Result<(), CheckpointError> {
+        let tail = checkpoints::tail(&self.log.connection, self.log.layout, self.log.shard).await?;
+        if tail.writer_epoch > self.epoch {
+            return Err(CheckpointError::Superseded);
+        }
+        (self.first, self.last, self.first_chunk) = (tail.first, tail.last, tail.last.next());
+        Ok(())
+    }
+
+    async fn chunk(&mut self, chunk: v1::CheckpointChunk) -> Result<(), CheckpointError> {
+        let writer_epoch = self.epoch;
+        self.append(Record::Chunk(v1::CheckpointChunk { writer_epoch, ..chunk })).await
+    }
+
+    /// Completes the checkpoint, and purges what precedes it.
+    async fn end(&mut self, end: v1::CheckpointEnd) -> Result<(), CheckpointError> {
+        let end = self.complete(end).await?;
+        self.append(Record::End(end)).await?;
+        purge_before(&self.log, self.first, self.first_chunk).await
+    }
+
     /// Adds to the end what the state itself does not say.
-    async fn complete(
-        &self,
-        end: v1::CheckpointEnd,
-        first_chunk: StreamSeq,
-    ) -> Result<v1::CheckpointEnd, CheckpointError> {
+    async fn complete(&self, end: v1::CheckpointEnd) -> Result<v1::CheckpointEnd, CheckpointError> {
         let stream = self.log.layout.outcomes_stream(self.log.shard);
         let get = self.log.get(&stream, StreamSeq(end.position));
         let at_position = match end.position {
@@ -235,7 +246,7 @@ impl CheckpointWriter {
             _ => timeout(APPEND_TIMEOUT, get).await.map_err(|_| CheckpointError::TimedOut)?,
         };
         Ok(v1::CheckpointEnd {
-            first_chunk: first_chunk.0,
+            first_chunk: self.first_chunk.0,
             writer_epoch: self.epoch,
             outcomes_created_ns: self.created_ns,
             position_stored_at_ns: at_position.map_or(0, |message| unix_ns(message.stored_at)),
@@ -263,3 +274,6 @@ impl CheckpointWriter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
