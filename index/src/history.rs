@@ -416,6 +416,15 @@ impl History {
         self.read(move |view, _| replays::page(view, after, limit)).await
     }
 
+    /// The subscriptions that the shards' owners have opened and not closed, as they know them.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn open_subscriptions(&self) -> Result<Vec<(ShardId, v1::SubscriptionState)>, HistoryError> {
+        self.read(|view, _| names::open(view)).await
+    }
+
     /// What was ordered of a replay last.
     ///
     /// # Errors

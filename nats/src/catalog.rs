@@ -1,7 +1,8 @@
 //! Sources, subscriptions and API keys: prost messages in the KV bucket `weft_catalog`, under `source.<name>`,
 //! `subscription.<name>` and `key.<id>`, sealed (`seal`) with the master key, changed by revision and watched by every role.
 //!
-//! - `reading`, `snapshot`: what the bucket's messages make of it; `matcher`, `pattern`: which events a subscription takes.
+//! - `reading`, `snapshot`: what the bucket's messages make of it; `matcher`, `pattern`: which events a subscription takes;
+//!   `filters`: which ones it took, by the filters that it has had.
 //! - [`change`] and `plan`: what is to be changed, decided on a snapshot; [`mod@diff`], [`fields`], [`entry`]: what that is,
 //!   in words and without secrets. Pure.
 //! - [`keys`]: how API keys are made, and what whoever sends one may do.
@@ -23,7 +24,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_proto::{
     ids::StreamSeq,
-    v1::{ApiKey, CatalogChange, Source, Subscription},
+    v1::{ApiKey, CatalogChange, CatalogPosition, Source, Subscription},
 };
 
 use change::Change;
@@ -37,7 +38,7 @@ use crate::{
     direct,
     position::Position,
     reader::{OrderedReader, ReaderOptions},
-    streams,
+    streams::{self, Presence},
     subject::CATALOG_BUCKET,
 };
 
@@ -46,6 +47,7 @@ pub mod diff;
 pub mod edit;
 pub mod entry;
 pub mod fields;
+mod filters;
 pub mod keys;
 mod matcher;
 mod pattern;
@@ -57,11 +59,12 @@ mod stamp;
 mod start;
 mod validate;
 
+pub use filters::{Filters, Match, apply_change};
 pub use matcher::Matcher;
 pub use pattern::pattern_matches;
 pub use plan::{Desired, DesiredSubscription, plan};
 pub use seal::MasterKey;
-pub use snapshot::{Revised, Snapshot};
+pub use snapshot::{Author, Revised, Snapshot};
 pub use stamp::{Removal, Stamp};
 pub use start::{Locate, LocateError, Start};
 pub use validate::{validate_key, validate_source, validate_subscription};
@@ -205,6 +208,7 @@ impl Catalog {
                     for message in decisive {
                         reading.apply(message);
                         changed = true;
+                        reading.snapshot.position.sequence = message.seq.0;
                     }
                     reading.conclude();
                 }
@@ -243,6 +247,8 @@ impl Catalog {
         let stream = stream();
         let state = streams::state(&self.connection, &stream).await.map_err(|error| unavailable(&error))?;
         let mut reading = Reading::new(prefix, &self.key);
+        let created_ns = i64::try_from(state.created.as_nanosecond()).unwrap_or_default();
+        reading.snapshot.position = CatalogPosition { created_ns, sequence: state.last.0 };
         let before_first = StreamSeq(state.first.0.saturating_sub(1));
         let mut position = Position { cursor: before_first, ..Position::start(state.created) };
         while position.cursor < state.last {
@@ -250,7 +256,11 @@ impl Catalog {
                 direct::range(&self.connection, &stream, position.cursor.next(), ">", READ_MESSAGES, READ_BYTES);
             let messages = found.await.map_err(|error| unavailable(&error))?;
             let Some(last) = messages.last() else {
-                // Any replica may answer, also one that is behind.
+                // The last messages may have been purged; else the replica that answered is behind.
+                let presence = streams::presence(&self.connection, &stream, position.cursor, state.last).await;
+                if presence.is_ok_and(|(_, presence)| presence == Presence::Absent) {
+                    break;
+                }
                 if Instant::now() > deadline {
                     return Err(CatalogError::Unavailable(format!(
                         "{stream} is known up to {}, and not readable",
@@ -260,6 +270,9 @@ impl Catalog {
                 tokio::time::sleep(REPLICA_PAUSE).await;
                 continue;
             };
+            // More may have come meanwhile.
+            let read = &mut reading.snapshot.position;
+            read.sequence = read.sequence.max(last.seq.0);
             position.advance(last);
             for message in &messages {
                 match trail.as_deref_mut() {
@@ -351,7 +364,10 @@ impl Catalog {
     /// [`CatalogError`].
     pub async fn write(&self, change: &Change, stamp: &Stamp) -> Result<(), CatalogError> {
         let key = format!("{}.{}", change.kind.as_str(), change.name);
-        let headers = stamp.headers(change.action);
+        let mut headers = stamp.headers(change.action);
+        if let Some(uid) = change.removed {
+            headers.insert(stamp::UID, uid.to_string());
+        }
         let value = match &change.value {
             None => return self.delete(key, headers, change.expected).await,
             Some(Value::Source(source)) => source.encode_to_vec(),

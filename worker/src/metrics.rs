@@ -27,6 +27,8 @@ pub const COPIES_REFUSED: &str = "weft_worker_copies_refused";
 pub const DROPPED_MESSAGES: &str = "weft_worker_dropped_messages_total";
 /// Lanes whose oldest unsettled event has come to half of its life in the log, by `shard`.
 pub const LATE_LANES: &str = "weft_worker_late_lanes";
+/// Subscriptions that are missing from the catalog though nobody has removed them, by `shard`: their backlog waits.
+pub const ORPHANED_SUBSCRIPTIONS: &str = "weft_worker_orphaned_subscriptions";
 /// 1 while another process uses this worker's id, so that this one owns no shard.
 pub const ID_CONFLICT: &str = "weft_worker_id_conflict";
 

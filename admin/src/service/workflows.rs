@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 use weft_index::history::{CommandItem, EventRef, LaneFilter, LaneHistory};
 use weft_nats::{
-    catalog::{Matcher, keys::Grant},
+    catalog::{Match, Matcher, keys::Grant},
     direct,
     event::{Event, StoredEvent},
 };
@@ -327,16 +327,25 @@ async fn read(log: &Log, workflow: &WorkflowId, from: StreamSeq, limit: usize) -
     Ok(events.collect())
 }
 
-/// The oldest unsettled event of a lane: of its workflow's from `next` on the first that its subscription takes.
+/// The oldest unsettled event of a lane: of its workflow's from `next` on the first that its subscription took.
 async fn head(log: &Log, lane: &LaneHistory) -> Result<Option<StoredEvent>, Status> {
-    let snapshot = log.snapshot().await?;
-    let subscription = snapshot.subscriptions.get(&lane.subscription);
-    let matcher = subscription.and_then(|subscription| Matcher::new(&subscription.value, lane.shard));
+    let matcher = match lane.filters {
+        Some(_) => None,
+        // Only an earlier version has written about it: by the present filter.
+        None => {
+            let snapshot = log.snapshot().await?;
+            let subscription = snapshot.subscriptions.get(&lane.subscription);
+            subscription.and_then(|subscription| Matcher::new(&subscription.value, lane.shard))
+        }
+    };
     let mut from = StreamSeq(lane.lane.next);
     while from.0 <= lane.lane.last {
         let events = read(log, &lane.workflow, from, HEAD_LOOK).await?;
         let Some(last) = events.last().map(|last| last.seq) else { return Ok(None) };
-        let taken = |event: &StoredEvent| matcher.as_ref().is_none_or(|matcher| matcher.takes(event));
+        let taken = |event: &StoredEvent| match &lane.filters {
+            Some(filters) => filters.judge(event) != Match::Ignored,
+            None => matcher.as_ref().is_none_or(|matcher| matcher.takes(event)),
+        };
         if let Some(head) = events.into_iter().find(taken) {
             return Ok(Some(head).filter(|head| head.seq.0 <= lane.lane.last));
         }

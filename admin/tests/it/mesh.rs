@@ -350,9 +350,9 @@ pub fn attempt(seq: u64, run: u64, number: u32, next_attempt_at_ms: i64) -> v1::
 
 /// A commit that says what the subscription is called.
 pub fn opening() -> v1::Commit {
-    let opened = v1::Opened { name: "billing".into(), from: 1, revision: 1 };
+    let opened = v1::Opened { name: "billing".into(), from: 1, revision: 1, ..Default::default() };
     let change = Some(v1::subscription_change::Change::Opened(opened));
-    let change = v1::SubscriptionChange { subscription: BILLING.to_vec(), change };
+    let change = v1::SubscriptionChange { subscription: BILLING.to_vec(), change, catalog: None };
     v1::Commit { subscriptions: vec![change], epoch: 1, ..Default::default() }
 }
 

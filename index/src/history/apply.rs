@@ -111,7 +111,14 @@ impl Tables<'_> {
                     self.replay_orders.insert(order.replay.as_str(), (command.at_ms, order.action))?;
                 }
             }
-            Some(Action::Close(_) | Action::Lane(_) | Action::Catalog(_) | Action::Retry(_)) | None => {}
+            Some(
+                Action::Close(_)
+                | Action::Lane(_)
+                | Action::Catalog(_)
+                | Action::Retry(_)
+                | Action::DiscardSubscription(_),
+            )
+            | None => {}
         }
         Ok(())
     }

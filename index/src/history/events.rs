@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use weft_nats::catalog::{Filters, Match};
 use weft_proto::{
     ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid},
     v1,
@@ -189,6 +190,13 @@ impl At<'_> {
     /// Deliveries that the log does not tell of yet: matched and waiting in their lane, or still to be matched.
     fn owed(&self, rows: &Rows) -> Result<Vec<DeliveryHistory>, redb::Error> {
         let mut uids: BTreeSet<Uid> = self.subscriptions.uids().copied().collect();
+        // Also those that are missing from the catalog.
+        for row in self.view.subscriptions.range((self.shard, &UID_MIN)..=(self.shard, &UID_MAX))? {
+            let (key, state) = row?;
+            if !decode::<v1::SubscriptionState>(state.value())?.closed {
+                uids.insert(*key.value().1);
+            }
+        }
         let workflow = self.event.workflow.as_str();
         for row in self.view.lanes.range((workflow, &UID_MIN, 0)..=(workflow, &UID_MAX, u64::MAX))? {
             uids.insert(*row?.0.value().1);
@@ -198,14 +206,32 @@ impl At<'_> {
         for uid in uids.iter().filter(|uid| !rows.contains_key(&(**uid, 0))) {
             let state: Option<v1::SubscriptionState> = get(&self.view.subscriptions, (self.shard, uid))?;
             let lane = self.lane(uid)?.map(|lane| (lane.next, lane.last));
-            let matched = state.and_then(|state| state.detached).map_or(matched, |next| next.saturating_sub(1));
-            let subscription = self.subscriptions.get(uid);
-            let taken = subscription.map(|subscription| takes(subscription, self.shard, self.seq, &self.event));
+            let own = state.as_ref().and_then(|state| state.detached);
+            let matched = own.map_or(matched, |next| next.saturating_sub(1));
+            let taken = self.is_taken(uid, state.as_ref());
             if (Owed { seq: self.seq, lane, matched, taken }).is_owed() {
                 deliveries.push(self.delivery(uid, 0, &DeliveryRow::default())?);
             }
         }
         Ok(deliveries)
+    }
+
+    /// Whether a subscription takes the event: by the filter that was in force at its place, as far as the shard's owner has
+    /// said which that was, else by the catalog's. `None` where neither knows the subscription.
+    fn is_taken(&self, uid: &Uid, state: Option<&v1::SubscriptionState>) -> Option<bool> {
+        let EventRow { event_type, source, .. } = &self.event;
+        let in_catalog = self.subscriptions.get(uid).map(|found| takes(found, self.shard, self.seq, &self.event));
+        let state = state.filter(|state| !state.filters.is_empty());
+        let matched = || self.view.marks.get((MATCHED, self.shard)).ok().flatten().map_or(0, |mark| mark.value());
+        match (state, in_catalog) {
+            // Not matched yet: what the catalog says now counts.
+            (Some(_), Some(in_catalog)) if self.seq > matched() => Some(in_catalog),
+            (Some(state), _) => {
+                let judged = Filters::of(state).judge_kind(StreamSeq(self.seq), event_type, source);
+                Some(judged != Match::Ignored)
+            }
+            (None, in_catalog) => in_catalog,
+        }
     }
 
     /// The lane that the event is in: its own, or its workflow's.
@@ -226,9 +252,11 @@ impl At<'_> {
             outcome: row.outcome.as_ref().map(v1::Outcome::kind),
             attempts: row.attempts,
             lane_blocked: run == 0 && lane_state == Some(v1::LaneState::Blocked),
+            // One that is missing from the catalog stands still, too.
             paused: self.workflow_lane(uid)?.is_some_and(|lane| lane.paused)
-                || self.subscriptions.get(uid).is_some_and(|subscription| subscription.paused),
-            closed: state.is_some_and(|state| state.closed),
+                || self.subscriptions.is_stopped(uid, state.is_some()),
+            // What ended with it before its uid came back stays ended.
+            closed: state.is_some_and(|state| state.closed || self.seq < state.from),
         };
         Ok(DeliveryHistory {
             subscription: self.subscriptions.name(self.view, uid)?,

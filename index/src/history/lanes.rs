@@ -1,6 +1,6 @@
 //! Reading: lanes with something unsettled, and those that an operator has paused.
 
-use weft_nats::subject::Layout;
+use weft_nats::{catalog::Filters, subject::Layout};
 use weft_proto::{
     ids::{ShardId, SubscriptionUid, WorkflowId},
     v1,
@@ -28,10 +28,13 @@ pub struct LaneHistory {
     pub shard: ShardId,
     /// What its shard's owner says of it.
     pub lane: v1::Lane,
-    /// Its subscription is paused; or it is the lane of one event, and an operator has stopped its workflow's.
+    /// Its subscription is paused, or missing from the catalog; or it is the lane of one event, and an operator has stopped
+    /// its workflow's.
     pub is_stopped: bool,
     /// How its receiver stands that is away or held; `None`: it is called freely.
     pub receiver: Option<v1::ReceiverState>,
+    /// The filters that its subscription has had; none where only earlier versions have written about it.
+    pub filters: Option<Filters>,
 }
 
 impl LaneHistory {
@@ -144,15 +147,17 @@ fn read(
     let Ok(workflow) = WorkflowId::new(workflow) else { return Ok(None) };
     let shard = layout.shard_of(&workflow);
     let state: Option<v1::SubscriptionState> = get(&view.subscriptions, (shard.0, uid))?;
-    if state.is_some_and(|state| state.closed) {
+    // Also what is left of a subscription that was closed before its uid came back.
+    if state.as_ref().is_some_and(|state| state.closed || lane.last < state.from) {
         return Ok(None);
     }
-    let is_stopped = subscriptions.get(uid).is_some_and(|subscription| subscription.paused)
+    let filters = state.as_ref().filter(|state| !state.filters.is_empty()).map(Filters::of);
+    let is_stopped = subscriptions.is_stopped(uid, state.is_some())
         || lane.unordered && {
             let of_workflow: Option<v1::Lane> = get(&view.lanes, (workflow.as_str(), uid, WORKFLOW_LANE))?;
             of_workflow.is_some_and(|lane| lane.paused)
         };
     let subscription = subscriptions.name(view, uid)?;
     let (receiver, uid) = (receivers::of(view, shard, uid)?, SubscriptionUid::from_bytes(*uid));
-    Ok(Some(LaneHistory { uid, subscription, workflow, shard, lane, is_stopped, receiver }))
+    Ok(Some(LaneHistory { uid, subscription, workflow, shard, lane, is_stopped, receiver, filters }))
 }

@@ -3,12 +3,19 @@
 use std::{collections::HashMap, sync::Arc};
 
 use weft_nats::catalog::{Snapshot, pattern_matches};
-use weft_proto::v1::Subscription;
+use weft_proto::{
+    ids::ShardId,
+    v1::{self, Subscription},
+};
 
-use super::tables::{EventRow, Uid, View};
+use super::tables::{EventRow, UID_MIN, Uid, View, decode};
 
 /// Subscriptions by uid.
-pub(super) struct Subscriptions(HashMap<Uid, Arc<Subscription>>);
+pub(super) struct Subscriptions {
+    by_uid: HashMap<Uid, Arc<Subscription>>,
+    /// Whether these are all.
+    complete: bool,
+}
 
 impl Subscriptions {
     pub fn of(catalog: &Snapshot) -> Self {
@@ -16,25 +23,44 @@ impl Subscriptions {
             let uid: Uid = subscription.value.uid[..].try_into().ok()?;
             Some((uid, Arc::clone(&subscription.value)))
         });
-        Self(subscriptions.collect())
+        Self { by_uid: subscriptions.collect(), complete: catalog.complete }
+    }
+
+    /// Whether a subscription delivers nothing: it is paused, or missing from the catalog though the log knows it.
+    pub fn is_stopped(&self, uid: &Uid, is_in_log: bool) -> bool {
+        self.by_uid.get(uid).map_or(self.complete && is_in_log, |subscription| subscription.paused)
     }
 
     pub fn get(&self, uid: &Uid) -> Option<&Subscription> {
-        self.0.get(uid).map(Arc::as_ref)
+        self.by_uid.get(uid).map(Arc::as_ref)
     }
 
     pub fn uids(&self) -> impl Iterator<Item = &Uid> {
-        self.0.keys()
+        self.by_uid.keys()
     }
 
     /// The subscription's name: of the catalog, else as the log remembers it, else its uid.
     pub fn name(&self, view: &View, uid: &Uid) -> Result<String, redb::Error> {
-        if let Some(subscription) = self.0.get(uid) {
+        if let Some(subscription) = self.by_uid.get(uid) {
             return Ok(subscription.name.clone());
         }
         let remembered = view.names.get(uid)?.map(|name| name.value().to_owned());
         Ok(remembered.unwrap_or_else(|| uuid::Uuid::from_bytes(*uid).to_string()))
     }
+}
+
+/// The subscriptions that are open, by shard.
+pub(super) fn open(view: &View) -> Result<Vec<(ShardId, v1::SubscriptionState)>, redb::Error> {
+    let mut open = Vec::new();
+    for row in view.subscriptions.range((0, &UID_MIN)..)? {
+        let (key, state) = row?;
+        let (shard, uid) = key.value();
+        let state: v1::SubscriptionState = decode(state.value())?;
+        if !state.closed {
+            open.push((ShardId(shard), v1::SubscriptionState { subscription: uid.to_vec(), ..state }));
+        }
+    }
+    Ok(open)
 }
 
 /// Whether a subscription, as it is now, takes an event.

@@ -54,7 +54,14 @@ impl StoredCommand {
             Some(Action::Replay(replay)) => &replay.items[..],
             Some(Action::Close(close)) => &close.items[..],
             // Nothing that is under way.
-            Some(Action::Catalog(_) | Action::Retry(_) | Action::Lane(_) | Action::ReplayOrder(_)) | None => &[],
+            Some(
+                Action::Catalog(_)
+                | Action::Retry(_)
+                | Action::Lane(_)
+                | Action::ReplayOrder(_)
+                | Action::DiscardSubscription(_),
+            )
+            | None => &[],
         };
         items.iter().filter_map(|item| {
             let uid = SubscriptionUid::from_slice(&item.subscription)?;

@@ -157,6 +157,12 @@ impl Tables<'_> {
                     }
                     &[]
                 }
+                Some(Action::DiscardSubscription(discard)) => {
+                    if let Some(uid) = uid_of(&discard.subscription) {
+                        self.refused.remove((shard.0, *seq, 0, &uid))?;
+                    }
+                    &[]
+                }
                 Some(Action::ReplayOrder(_) | Action::Catalog(_) | Action::Retry(_)) | None => &[],
             };
             for item in items {

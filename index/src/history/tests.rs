@@ -129,9 +129,9 @@ fn lane(uid: SubscriptionUid, next: u64, last: u64, state: v1::LaneState) -> v1:
 }
 
 fn opened(uid: SubscriptionUid, name: &str) -> v1::SubscriptionChange {
-    let opened = v1::Opened { name: name.into(), from: 1, revision: 1 };
+    let opened = v1::Opened { name: name.into(), from: 1, revision: 1, ..Default::default() };
     let change = Some(v1::subscription_change::Change::Opened(opened));
-    v1::SubscriptionChange { subscription: uid.to_vec(), change }
+    v1::SubscriptionChange { subscription: uid.to_vec(), change, catalog: None }
 }
 
 /// What the owner puts on DLQ after the commit with this outcome.
@@ -441,7 +441,7 @@ fn what_is_not_settled_waits_in_its_lane() {
     assert_eq!([of(&taking, 1), of(&taking, 2)], ["blocked", "pending"]);
 
     let closed = v1::subscription_change::Change::Closed(v1::Closed { up_to: 4, ..Default::default() });
-    let closed = v1::SubscriptionChange { subscription: BILLING.to_vec(), change: Some(closed) };
+    let closed = v1::SubscriptionChange { subscription: BILLING.to_vec(), change: Some(closed), catalog: None };
     index.apply(&outcomes([commit(3, v1::Commit { subscriptions: vec![closed], cursor: 4, ..Default::default() })]));
     let gone = Snapshot::default();
     assert_eq!([of(&gone, 1), of(&gone, 2)], ["discarded", "discarded"]);

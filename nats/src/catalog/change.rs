@@ -5,7 +5,10 @@
 
 use std::fmt;
 
-use weft_proto::v1::{ApiKey, Source, Subscription};
+use weft_proto::{
+    ids::SubscriptionUid,
+    v1::{ApiKey, Source, Subscription},
+};
 
 use super::{
     diff::diff,
@@ -103,6 +106,8 @@ pub struct Change {
     pub(super) value: Option<Value>,
     /// Where a new subscription begins.
     pub(super) start: Start,
+    /// Of a subscription that is removed: its uid.
+    pub(super) removed: Option<SubscriptionUid>,
 }
 
 impl fmt::Debug for Change {
@@ -115,7 +120,7 @@ impl fmt::Debug for Change {
 impl Change {
     fn new<T: Entry>(name: &str, action: Action, expected: u64, value: Option<T>) -> Self {
         let value = value.map(T::into_value);
-        Self { kind: T::KIND, name: name.to_owned(), action, expected, value, start: Start::Now }
+        Self { kind: T::KIND, name: name.to_owned(), action, expected, value, start: Start::Now, removed: None }
     }
 
     /// What it makes of the catalog that it was decided on, line by line, without secrets.
@@ -183,7 +188,7 @@ pub fn update<T: Entry>(snapshot: &Snapshot, mut value: T, revision: u64) -> Res
 /// [`Refusal::NotFound`], [`Refusal::Conflict`].
 pub fn delete<T: Entry>(snapshot: &Snapshot, name: &str, revision: u64) -> Result<Change, Refusal> {
     let stored = find::<T>(snapshot, name, revision)?;
-    Ok(Change::new::<T>(name, Action::Deleted, stored.revision, None))
+    Ok(Change { removed: stored.value.uid(), ..Change::new::<T>(name, Action::Deleted, stored.revision, None) })
 }
 
 /// Pauses a subscription for a reason, or lets it go on. `None` when it is as it should be already.

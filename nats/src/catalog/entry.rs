@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use weft_proto::v1::{ApiKey, Source, Subscription, destination, verification::Scheme};
+use weft_proto::{
+    ids::SubscriptionUid,
+    v1::{ApiKey, Source, Subscription, destination, verification::Scheme},
+};
 
 use super::{
     Revised, Snapshot,
@@ -89,6 +92,11 @@ pub trait Entry: Clone + PartialEq {
 
     /// Whether the secrets of `other` would do for it.
     fn shares_secrets(&self, other: &Self) -> bool;
+
+    /// What lanes know it by.
+    fn uid(&self) -> Option<SubscriptionUid> {
+        None
+    }
 
     /// Takes over what only the catalog knows of the stored one.
     fn keep(&mut self, stored: &Self);
@@ -195,6 +203,10 @@ impl Entry for Subscription {
             destination::Kind::Http(http) => Some(&mut http.secrets),
             destination::Kind::Custom(_) => None,
         }
+    }
+
+    fn uid(&self) -> Option<SubscriptionUid> {
+        SubscriptionUid::from_slice(&self.uid)
     }
 
     fn shares_secrets(&self, other: &Self) -> bool {

@@ -5,7 +5,7 @@ use weft_proto::{
     v1,
 };
 
-use super::pattern_matches;
+use super::filters::takes;
 use crate::event::{Event, StoredEvent};
 
 /// What of a subscription decides whether it takes an event of one shard.
@@ -47,8 +47,7 @@ impl Matcher {
     }
 
     fn takes_kind(&self, event: &Event) -> bool {
-        (self.sources.is_empty() || self.sources.contains(&event.source))
-            && self.types.iter().any(|pattern| pattern_matches(pattern, &event.event_type))
+        takes(&self.types, &self.sources, &event.event_type, &event.source)
     }
 }
 

@@ -8,12 +8,13 @@ use std::{
 use async_nats::HeaderMap;
 use jiff::Timestamp;
 use prost::Message;
-use weft_proto::v1::{ApiKey, Source, Subscription};
+use weft_proto::v1::{ApiKey, CatalogPosition, Source, Subscription};
 
 use super::{
     KEY_USED, Removal,
     entry::{Entry, Kind},
     seal::OpenError,
+    stamp::{author_of, removed_uid},
 };
 use crate::{message::Stored, subject::CATALOG_BUCKET};
 
@@ -48,6 +49,19 @@ pub struct Snapshot {
     pub names: HashMap<Vec<u8>, String>,
     /// Who removed a subscription, by its uid: of those whose removal the bucket still knows.
     pub removals: BTreeMap<Vec<u8>, Removal>,
+    /// Who wrote a subscription as it is, by its name.
+    pub authors: BTreeMap<String, Author>,
+    /// How far the bucket has been read. A follower does not count the uses of keys.
+    pub position: CatalogPosition,
+}
+
+/// Who wrote an entry as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Author {
+    /// The id of a key, or `bootstrap`; empty where the entry does not say.
+    pub operator: String,
+    /// The entry is as it was created.
+    pub is_creator: bool,
 }
 
 impl Snapshot {
@@ -60,19 +74,22 @@ impl Snapshot {
             Kind::Source => change(&mut self.sources, name, revision, value)?,
             Kind::Key => change(&mut self.keys, name, revision, value)?,
             Kind::Subscription => {
-                let before = self.subscriptions.get(name).map(|known| known.value.uid.clone());
-                if value.is_none()
-                    && let Some(removed) = &before
-                {
-                    self.removals.insert(removed.clone(), Removal::of(&message.headers));
-                }
+                let removed = self.subscriptions.get(name).map(|known| known.value.uid.clone());
                 change(&mut self.subscriptions, name, revision, value)?;
                 // Another entry may have been given the same uid meanwhile.
-                if let Some(uid) = before.filter(|uid| self.names.get(uid).is_some_and(|of| of == name)) {
-                    self.names.remove(&uid);
+                if let Some(uid) = &removed
+                    && self.names.get(uid).is_some_and(|of| of == name)
+                {
+                    self.names.remove(uid);
                 }
                 if let Some(known) = self.subscriptions.get(name) {
                     self.names.insert(known.value.uid.clone(), name.to_owned());
+                    self.authors.insert(name.to_owned(), author_of(&message.headers));
+                } else {
+                    self.authors.remove(name);
+                    if let Some(uid) = removed.or_else(|| removed_uid(&message.headers)) {
+                        self.removals.insert(uid, Removal { revision, ..Removal::of(&message.headers) });
+                    }
                 }
             }
         }
@@ -106,8 +123,9 @@ impl Snapshot {
                  folder that it was made in"
             )),
             None if !self.lost.is_empty() => Some(format!(
-                "catalog: {} cannot be read, others have written over it; purge its subject in KV_{CATALOG_BUCKET}, and make it \
-                 again",
+                "catalog: {} cannot be read, others have written over it; purge its subject in KV_{CATALOG_BUCKET}, then \
+                 create it again; a subscription keeps its backlog meanwhile, and `weft subscription adopt <name> --file` \
+                 creates it with its uid",
                 self.lost.join(", ")
             )),
             None if self.complete => None,

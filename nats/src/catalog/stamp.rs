@@ -6,14 +6,14 @@
 use std::{borrow::Cow, sync::Arc};
 
 use async_nats::HeaderMap;
-use weft_proto::v1;
+use weft_proto::{ids::SubscriptionUid, v1};
 
 use super::{
     change::Action,
     diff::diff,
     entry::{Entry, Kind},
     reading::Reading,
-    snapshot::Snapshot,
+    snapshot::{Author, Snapshot},
 };
 use crate::{
     event::{escape, unescape},
@@ -24,6 +24,8 @@ const REQUEST_ID: &str = "weft-request-id";
 const OPERATOR: &str = "weft-operator";
 const REASON: &str = "weft-reason";
 const ACTION: &str = "weft-action";
+/// Of a subscription's removal: its uid.
+pub(super) const UID: &str = "weft-uid";
 
 /// Who changes something, why, and by which request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,13 +62,26 @@ pub struct Removal {
     pub operator: String,
     /// For people.
     pub reason: String,
+    /// The bucket's revision that says so.
+    pub revision: u64,
 }
 
 impl Removal {
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let text = |name| text(headers, name).unwrap_or_default();
-        Self { operator: text(OPERATOR), reason: text(REASON) }
+        Self { operator: text(OPERATOR), reason: text(REASON), revision: 0 }
     }
+}
+
+/// Who wrote a message that counts.
+pub(super) fn author_of(headers: &HeaderMap) -> Author {
+    let is_creator = text(headers, ACTION).as_deref() == Some(Action::Created.as_str());
+    Author { operator: text(headers, OPERATOR).unwrap_or_default(), is_creator }
+}
+
+/// The subscription that a removal is of, where it says so: later messages may have pushed out the entry itself.
+pub(super) fn removed_uid(headers: &HeaderMap) -> Option<Vec<u8>> {
+    text(headers, UID)?.parse().ok().map(SubscriptionUid::to_vec)
 }
 
 fn text(headers: &HeaderMap, name: &'static str) -> Option<String> {

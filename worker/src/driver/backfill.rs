@@ -5,14 +5,13 @@
 //! and who stands where the shared reader stands joins it before it goes on. So no event is taken twice and none is
 //! passed over, and however busy the log is, they meet.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    ops::Bound,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, ops::Bound, sync::Arc};
 
 use tokio::task::{JoinError, JoinSet};
-use weft_nats::event::{Entry, StoredEvent};
+use weft_nats::{
+    catalog::{Filters, Match},
+    event::{Entry, StoredEvent},
+};
 use weft_proto::{
     ids::{StreamSeq, SubscriptionUid},
     v1,
@@ -32,9 +31,6 @@ pub(super) struct Backfills {
     log: Log,
     /// Who reads on its own. How far each has come, the lanes know.
     own: BTreeSet<SubscriptionUid>,
-    /// Subscriptions that the ledger knows and the catalog has not confirmed yet.
-    restored: HashSet<SubscriptionUid>,
-    known: HashSet<SubscriptionUid>,
     /// Whose turn it was last.
     turn: Option<SubscriptionUid>,
     /// At most one reads at a time, as a task: a busy shard goes through many turns while the log answers.
@@ -54,17 +50,8 @@ pub(super) struct Step {
 impl Backfills {
     pub fn new(log: Log, restored: &[v1::SubscriptionState]) -> Self {
         let uid_of = |state: &v1::SubscriptionState| SubscriptionUid::from_slice(&state.subscription);
-        let open = restored.iter().filter(|state| !state.closed);
-        let known: HashSet<_> = open.clone().filter_map(uid_of).collect();
-        Self {
-            log,
-            own: open.filter(|state| state.detached.is_some()).filter_map(uid_of).collect(),
-            restored: known.clone(),
-            known,
-            turn: None,
-            reading: JoinSet::new(),
-            closing: false,
-        }
+        let detached = restored.iter().filter(|state| !state.closed && state.detached.is_some());
+        Self { log, own: detached.filter_map(uid_of).collect(), turn: None, reading: JoinSet::new(), closing: false }
     }
 
     /// Whether a subscription reads on its own.
@@ -75,27 +62,6 @@ impl Backfills {
     /// Whether the shared reader must wait for a read under way.
     pub fn is_closing(&self) -> bool {
         self.closing && !self.reading.is_empty()
-    }
-
-    /// Whether the shard has had this subscription before.
-    pub fn knows(&self, uid: SubscriptionUid) -> bool {
-        self.known.contains(&uid)
-    }
-
-    /// Subscriptions of the ledger that the catalog has not named.
-    pub fn restored(&self) -> Vec<SubscriptionUid> {
-        self.restored.iter().copied().collect()
-    }
-
-    /// The catalog has named it.
-    pub fn seen(&mut self, uid: SubscriptionUid) {
-        self.restored.remove(&uid);
-        self.known.insert(uid);
-    }
-
-    pub fn forget(&mut self, uid: SubscriptionUid) {
-        self.restored.remove(&uid);
-        self.own.remove(&uid);
     }
 
     /// A subscription begins to read on its own.
@@ -138,8 +104,15 @@ impl Driver {
         let shared = self.lanes.cursor();
         for _ in 0..self.backfills.own.len() {
             let Some(uid) = self.backfills.next_turn() else { break };
-            let Some(cursor) = self.lanes.detached_through(uid) else { continue };
+            let Some(cursor) = self.lanes.detached_through(uid) else {
+                // It has been closed.
+                self.backfills.own.remove(&uid);
+                continue;
+            };
             if cursor >= shared {
+                if !self.lanes.may_join(uid) {
+                    continue;
+                }
                 self.backfills.own.remove(&uid);
                 self.handle(Input::Joined { uid })?;
             } else if self.lanes.reads_on(uid) {
@@ -156,13 +129,14 @@ impl Driver {
         if self.lanes.detached_through(uid).map(StreamSeq::next) != Some(from) {
             return Ok(());
         }
+        let filters = self.lanes.filters(uid);
         for message in read.messages {
             let seq = message.seq;
             let event = match Entry::decode(self.context.layout, &message) {
                 Entry::Event(event) => {
                     let event = StoredEvent { seq, stored_at: message.stored_at, event: *event };
-                    let takes = |compiled: &crate::matching::Compiled| compiled.matcher.takes(&event);
-                    self.subscriptions.get(&uid).is_some_and(takes).then(|| Arc::new(event))
+                    let takes = |filters: &Arc<Filters>| filters.judge(&event) == Match::Taken;
+                    filters.as_ref().is_some_and(takes).then(|| Arc::new(event))
                 }
                 Entry::Heads(_) | Entry::Foreign(_) => None,
             };

@@ -27,7 +27,11 @@ impl Driver {
                 Some(order) => {
                     let v1::Command { request_id, operator, reason, .. } = decoded;
                     let command = Command { command: Run(command), request_id, operator, reason, order };
+                    let discards = matches!(command.order, Order::DiscardSubscription { .. });
                     self.handle(Input::Commanded(command))?;
+                    if discards {
+                        self.tell_orphans();
+                    }
                 }
                 None => self.handle(Input::CommandPassed { command })?,
             }
@@ -50,6 +54,9 @@ impl Driver {
                 _ => None,
             },
             Some(Action::Lane(order)) => lane_order(&order),
+            Some(Action::DiscardSubscription(discard)) => {
+                SubscriptionUid::from_slice(&discard.subscription).map(|uid| Order::DiscardSubscription { uid })
+            }
             Some(Action::ReplayOrder(order)) => {
                 let run = Run(order.run);
                 replay_order(order.action()).map(|order| Order::ReplayOrder { run, order })

@@ -39,8 +39,8 @@ impl Driver {
                     let event = Arc::new(StoredEvent { seq, stored_at, event: *event });
                     let (detached, takers): (Vec<_>, Vec<_>) =
                         self.subscriptions.takers(&event).partition(|uid| self.backfills.has(*uid));
-                    // Who reads on its own takes it when it comes to it.
-                    let later = takers.is_empty() && !detached.is_empty();
+                    // A subscription that reads on its own takes it when it comes to it, an orphaned one when it is back.
+                    let later = takers.is_empty() && (!detached.is_empty() || self.lanes.waits_for_owner(&event));
                     self.handle(if later { Input::Passed { seq } } else { Input::Arrived { event, takers } })?;
                 }
                 Entry::Heads(_) => self.handle(Input::Passed { seq })?,

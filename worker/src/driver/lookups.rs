@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinError;
 use weft_nats::{
-    catalog::Matcher,
+    catalog::{Filters, Match},
     dead_letter::CopyName,
     event::{Event, StoredEvent},
     message::Stored,
@@ -29,10 +29,10 @@ pub(super) enum Lookup {
 
 impl Driver {
     pub(super) fn catch_up(&mut self, lane: LaneKey, from: StreamSeq, through: StreamSeq, limit: usize) {
-        let matcher = self.subscriptions.get(&lane.subscription).map(|compiled| compiled.matcher.clone());
+        let filters = self.lanes.filters(lane.subscription);
         let log = self.log();
         self.lookups.spawn(async move {
-            let (events, through) = read_lane(&log, &lane, matcher.as_ref(), from, through, limit).await;
+            let (events, through) = read_lane(&log, &lane, filters.as_deref(), from, through, limit).await;
             let end = events.first().map_or(through, |event| StreamSeq(event.seq.0 - 1));
             let gone = gone(&log, from, end).await;
             Lookup::CaughtUp { lane, events, through, gone }
@@ -64,12 +64,12 @@ impl Driver {
     }
 }
 
-/// The next events of a workflow that the subscription takes, at least one if there is any, and up to where none is
-/// missing.
+/// The next events of a workflow that the subscription's filters do not ignore, at least one if there is any, and up to
+/// where none is missing.
 async fn read_lane(
     log: &Log,
     lane: &LaneKey,
-    matcher: Option<&Matcher>,
+    filters: Option<&Filters>,
     mut from: StreamSeq,
     through: StreamSeq,
     limit: usize,
@@ -84,7 +84,7 @@ async fn read_lane(
                 let event = Event::decode(log.layout, &message).ok()?;
                 Some(Arc::new(StoredEvent { seq: message.seq, stored_at: message.stored_at, event }))
             })
-            .filter(|event| matcher.is_none_or(|matcher| matcher.takes(event)))
+            .filter(|event| filters.is_none_or(|filters| filters.judge(event) != Match::Ignored))
             .collect();
         if !events.is_empty() || read.known >= through {
             return (events, read.known);
@@ -112,7 +112,11 @@ async fn read_dead_letter(log: &Log, name: &CopyName<'_>) -> Option<Arc<StoredEv
     let stored = log.get(&log.layout.events_stream(log.shard), name.seq).await;
     let event = match stored.and_then(decode) {
         Some(event) => event,
-        None => log.copy(name).await.and_then(decode)?,
+        // A copy of any subscription holds the same event: this one's name may have been unknown when it was made.
+        None => match log.copy(name).await.and_then(decode) {
+            Some(event) => event,
+            None => log.any_copy(name.workflow, name.event, name.seq).await.and_then(decode)?,
+        },
     };
     Some(Arc::new(event))
 }

@@ -20,7 +20,10 @@ use weft_nats::{
     reader::{OrderedReader, ReadError, ReaderOptions},
     subject::Layout,
 };
-use weft_proto::ids::{ShardId, StreamSeq};
+use weft_proto::{
+    ids::{ShardId, StreamSeq},
+    v1,
+};
 
 use crate::{
     destination::Destinations,
@@ -145,6 +148,14 @@ pub struct Driver {
     events: OrderedReader,
     commands: OrderedReader,
     subscriptions: Subscriptions,
+    /// Asks the server for a catalog that was not read as far as the shard has acted on.
+    confirming: JoinSet<Arc<Snapshot>>,
+    /// What the server has confirmed to be all of the catalog.
+    confirmed: Option<v1::CatalogPosition>,
+    /// When the catalog's bucket was created of which the shard has been told last, in unix nanoseconds.
+    bucket: i64,
+    /// The catalog's bucket was created again, and orphans are left from before.
+    created_again: bool,
     backfills: Backfills,
     aging: Aging,
     /// Makes room in EVENTS, where that is wanted.
@@ -206,6 +217,10 @@ impl Driver {
             events,
             commands,
             subscriptions: Subscriptions::default(),
+            confirming: JoinSet::new(),
+            confirmed: None,
+            bucket: 0,
+            created_again: false,
             backfills,
             aging,
             _trim: trim,
@@ -232,6 +247,7 @@ impl Driver {
             ended = self.drive(&drain) => ended,
         };
         self.checkpoints.stop();
+        self.clear_conditions();
         self.commits.close().await;
         ended
     }
@@ -313,6 +329,7 @@ impl Driver {
                 let snapshot = Arc::clone(&catalog.borrow_and_update());
                 self.catalog_changed(&snapshot)?;
             }
+            Some(confirmed) = self.confirming.join_next(), if active => self.catalog_confirmed(confirmed)?,
             () = self.share.changed() => {
                 let limits = self.share.limits();
                 self.handle(Input::Bounded(limits))?;

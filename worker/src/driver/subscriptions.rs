@@ -1,8 +1,16 @@
-//! News of the catalog: subscriptions that come, change and go.
+//! News of the catalog: subscriptions that come, change, are removed, or are missing.
+//!
+//! Only a removal that names an operator closes a subscription. One that is missing without a removal is orphaned: it keeps
+//! its backlog until it is adopted or discarded. A catalog that is read less far than the shard has already acted on decides
+//! nothing, until the server confirms that there is no more of it: then it was restored from an earlier copy.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use weft_nats::catalog::{Matcher, Removal, Revised, Snapshot, is_ordered};
+use tokio::{
+    task::JoinError,
+    time::{Instant, sleep},
+};
+use weft_nats::catalog::{Author, Catalog, Matcher, Removal, Revised, Snapshot, is_ordered};
 use weft_proto::{
     ids::{ShardId, StreamSeq, SubscriptionUid},
     v1,
@@ -14,47 +22,182 @@ use crate::{
     matching::Compiled,
 };
 
+/// How long a catalog that ends before the position that the shard has acted on may be that of a server that lags behind.
+const CATALOG_PATIENCE: Duration = Duration::from_secs(10);
+/// Between two reads of the catalog meanwhile.
+const CATALOG_PAUSE: Duration = Duration::from_millis(200);
+
 impl Driver {
-    /// Brings lanes, matching and destinations to the catalog. Nothing is decided by what a catalog that has not been
-    /// read to its end does not say.
-    pub(super) fn catalog_changed(&mut self, snapshot: &Snapshot) -> Result<(), DriverError> {
+    /// Brings lanes, matching and destinations to the catalog, if it has been read to its end and as far as the shard has
+    /// acted on.
+    pub(super) fn catalog_changed(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), DriverError> {
         if !snapshot.complete {
             return Ok(());
         }
+        let acted_on = self.lanes.catalog();
+        let is_confirmed = self.confirmed.is_some_and(|confirmed| is_as_far(snapshot.position, confirmed));
+        if is_as_far(snapshot.position, acted_on) || is_confirmed {
+            return self.take_catalog(snapshot);
+        }
+        if self.confirming.is_empty() {
+            let name = self.catalog_condition();
+            let text = format!(
+                "read up to {}, and the shard has acted on {}: waiting for the rest",
+                snapshot.position.sequence, acted_on.sequence
+            );
+            self.context.conditions.set(&name, Some(text));
+            self.confirming.spawn(confirm(self.context.pauses.clone(), acted_on));
+        }
+        Ok(())
+    }
+
+    /// The server has been asked for a catalog that was not read far enough: what it has now is what there is.
+    pub(super) fn catalog_confirmed(&mut self, confirmed: Result<Arc<Snapshot>, JoinError>) -> Result<(), DriverError> {
+        let snapshot = confirmed.map_err(|source| DriverError::Task { what: "a read", source })?;
+        if !is_as_far(snapshot.position, self.lanes.catalog()) {
+            tracing::error!(
+                shard = %self.shard, sequence = snapshot.position.sequence, acted_on = self.lanes.catalog().sequence,
+                "the catalog was restored from an earlier copy; what it lacks keeps its backlog and is not discarded"
+            );
+        }
+        self.confirmed = Some(snapshot.position);
+        self.take_catalog(&snapshot)
+    }
+
+    fn take_catalog(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), DriverError> {
+        let acted_on = self.lanes.catalog();
+        let same_bucket = self.bucket == snapshot.position.created_ns;
+        self.bucket = snapshot.position.created_ns;
+        let was_created_again = acted_on.created_ns != 0 && snapshot.position.created_ns > acted_on.created_ns;
         let mut there = HashSet::new();
-        for subscription in snapshot.subscriptions.values() {
+        for (name, subscription) in &snapshot.subscriptions {
             let Some(uid) = SubscriptionUid::from_slice(&subscription.value.uid) else { continue };
             there.insert(uid);
             let known = self.subscriptions.get(&uid).map(|compiled| compiled.subscription.revision);
             // Most of a catalog is as it was: a matcher is made for what has changed only.
-            if known == Some(subscription.revision) {
+            if same_bucket && known == Some(subscription.revision) {
                 continue;
             }
             let Some(matcher) = Matcher::new(&subscription.value, self.shard) else { continue };
             if let Err(problem) = self.context.destinations.put(&subscription.value) {
                 tracing::error!(subscription = subscription.value.name, %problem, "subscription cannot be delivered to");
             }
-            let rules = rules(subscription, uid, self.shard, self.context.layout.shards());
-            let start = matcher.start;
+            let rules = Rules {
+                author: snapshot.authors.get(name).cloned().unwrap_or_default(),
+                catalog: snapshot.position,
+                ..rules(subscription, uid, self.shard, self.context.layout.shards())
+            };
             self.subscriptions.insert(Compiled { matcher, subscription: subscription.clone() });
-            if !self.backfills.knows(uid) && start <= self.lanes.cursor() {
+            self.handle(Input::Subscribed(rules))?;
+            if self.lanes.detached_through(uid).is_some() {
                 self.backfills.begin(uid);
             }
-            self.backfills.seen(uid);
-            self.handle(Input::Subscribed(rules))?;
         }
-        let gone: Vec<SubscriptionUid> =
-            self.subscriptions.uids().chain(self.backfills.restored()).filter(|uid| !there.contains(uid)).collect();
-        for uid in gone {
+        let missing: Vec<SubscriptionUid> = self.lanes.subscriptions().filter(|uid| !there.contains(uid)).collect();
+        for uid in missing {
             self.subscriptions.remove(&uid);
-            self.backfills.forget(uid);
             self.context.destinations.remove(uid);
-            let Removal { operator, reason } =
-                snapshot.removals.get(uid.as_bytes().as_slice()).cloned().unwrap_or_default();
-            self.handle(Input::Unsubscribed { uid, operator, reason })?;
+            match self.removal(uid, snapshot) {
+                Some(Removal { operator, reason, .. }) => {
+                    let catalog = snapshot.position;
+                    self.handle(Input::Unsubscribed { uid, operator, reason, catalog })?;
+                }
+                None => self.orphan(uid)?,
+            }
         }
+        self.tell_catalog(snapshot, was_created_again);
         self.matching = true;
         Ok(())
+    }
+
+    /// Who removed a subscription since the shard has known it. A removal that names nobody is none.
+    fn removal(&self, uid: SubscriptionUid, snapshot: &Snapshot) -> Option<Removal> {
+        let removal = snapshot.removals.get(uid.as_bytes().as_slice())?;
+        let known = self.lanes.subscription(uid)?;
+        let same_bucket = known.catalog.is_none_or(|catalog| catalog.created_ns == snapshot.position.created_ns);
+        let counts = same_bucket && removal.revision > known.revision && !removal.operator.is_empty();
+        counts.then(|| removal.clone())
+    }
+
+    fn orphan(&mut self, uid: SubscriptionUid) -> Result<(), DriverError> {
+        if self.lanes.is_orphaned(uid) {
+            return Ok(());
+        }
+        let name = self.lanes.subscription(uid).map(|known| known.name.clone()).unwrap_or_default();
+        tracing::error!(
+            shard = %self.shard, subscription = name, %uid,
+            "subscription is missing from the catalog and nobody has removed it; it keeps its backlog until it is adopted \
+             or discarded"
+        );
+        self.handle(Input::Orphaned { uid })?;
+        self.backfills.begin(uid);
+        Ok(())
+    }
+
+    /// Shows what waits for an operator.
+    pub(super) fn tell_orphans(&self) {
+        let conditions = &self.context.conditions;
+        let prefix = format!("shard {}: orphaned subscription", self.shard);
+        conditions.clear_all(&prefix);
+        let mut count = 0;
+        for (uid, name) in self.lanes.orphans() {
+            count += 1;
+            let text = format!(
+                "missing from the catalog, and nobody has removed it; its backlog waits: weft subscription adopt {name}, or \
+                 weft subscription discard {uid} --reason …"
+            );
+            conditions.set(&format!("{prefix} {name} ({uid})"), Some(text));
+        }
+        let shard = self.shard.to_string();
+        metrics::gauge!(crate::metrics::ORPHANED_SUBSCRIPTIONS, "shard" => shard).set(f64::from(count));
+    }
+
+    fn tell_catalog(&mut self, snapshot: &Snapshot, was_created_again: bool) {
+        self.created_again |= was_created_again;
+        self.created_again &= self.lanes.orphans().next().is_some();
+        let acted_on = self.lanes.catalog();
+        let text = if !is_as_far(snapshot.position, acted_on) {
+            Some(format!(
+                "restored from an earlier copy: it ends at {}, and the shard has acted on {}",
+                snapshot.position.sequence, acted_on.sequence
+            ))
+        } else {
+            self.created_again.then(|| "the bucket was created again, and lacks subscriptions of the shard".to_owned())
+        };
+        self.context.conditions.set(&self.catalog_condition(), text);
+        self.tell_orphans();
+    }
+
+    fn catalog_condition(&self) -> String {
+        format!("shard {}: catalog", self.shard)
+    }
+
+    /// Shows nothing any more: another worker may own the shard.
+    pub(super) fn clear_conditions(&self) {
+        self.context.conditions.set(&self.catalog_condition(), None);
+        self.context.conditions.clear_all(&format!("shard {}: orphaned subscription", self.shard));
+        let shard = self.shard.to_string();
+        metrics::gauge!(crate::metrics::ORPHANED_SUBSCRIPTIONS, "shard" => shard).set(0.0);
+    }
+}
+
+/// Whether a catalog has been read as far as a position. A bucket that was created later counts as further.
+fn is_as_far(read: v1::CatalogPosition, position: v1::CatalogPosition) -> bool {
+    (read.created_ns, read.sequence) >= (position.created_ns, position.sequence)
+}
+
+/// Reads the catalog from the server until it comes to `wanted`; when it does not for long enough, there is no more of it.
+async fn confirm(catalog: Catalog, wanted: v1::CatalogPosition) -> Arc<Snapshot> {
+    let deadline = Instant::now() + CATALOG_PATIENCE;
+    loop {
+        match catalog.read().await {
+            Ok(read) if read.complete && (is_as_far(read.position, wanted) || Instant::now() >= deadline) => {
+                return Arc::new(read);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "the catalog is read again"),
+        }
+        sleep(CATALOG_PAUSE).await;
     }
 }
 
@@ -68,6 +211,10 @@ fn rules(subscription: &Revised<Arc<v1::Subscription>>, uid: SubscriptionUid, sh
         name: value.name.clone(),
         revision: subscription.revision,
         start: StreamSeq(start),
+        types: value.types.clone(),
+        sources: value.sources.clone(),
+        author: Author::default(),
+        catalog: v1::CatalogPosition::default(),
         concurrency: (value.concurrency / shards).max(1) as usize,
         gap: value.rate.as_ref().filter(|rate| rate.count > 0).map(|rate| gap(rate, shards)),
         retry: retry(value.retry.as_ref()),

@@ -50,6 +50,9 @@ impl Lanes {
                 self.advance(&lane, now, actions);
                 vec![result(lane.subscription, seq, taken)]
             }
+            Order::DiscardSubscription { uid } => {
+                vec![result(uid, StreamSeq(0), self.discard_subscription(uid, &operator, &reason, actions))]
+            }
             Order::ReplayOrder { run, order } => {
                 self.order_replay(&wish, run, order, now, actions);
                 vec![]
@@ -80,7 +83,7 @@ impl Lanes {
     fn begin_run(&mut self, command: Run, item: &RedriveItem) -> bool {
         let RedriveItem { lane: workflow, subscription_name, seq, event, dead_run, .. } = item;
         let key = &self.lane_of(workflow, *seq);
-        if !self.world.subscriptions.contains_key(&key.subscription) || self.is_running(key, *seq) {
+        if !self.is_order_known(key.subscription) || self.is_running(key, *seq) {
             return false;
         }
         let lane = self.world.lane_mut(key);
@@ -111,7 +114,9 @@ impl Lanes {
     /// An open dead letter has come to its end by an operator's word.
     fn close(&mut self, wish: &Wish, kind: v1::OutcomeKind, item: &RedriveItem, now: Timestamp) -> bool {
         let lane = self.lane_of(&item.lane, item.seq);
-        if !item.applicable || self.is_running(&lane, item.seq) {
+        // What a closed subscription had has ended with it.
+        let is_closed = !self.world.subscriptions.contains_key(&lane.subscription);
+        if !item.applicable || is_closed || self.is_running(&lane, item.seq) {
             return false;
         }
         let work = Work { lane, seq: item.seq, run: wish.command };
@@ -127,7 +132,7 @@ impl Lanes {
     }
 
     fn order_lane(&mut self, wish: &Wish, key: &LaneKey, order: LaneOrder, now: Timestamp) -> bool {
-        if !self.world.subscriptions.contains_key(&key.subscription) {
+        if !self.is_order_known(key.subscription) {
             return false;
         }
         match order {

@@ -77,10 +77,19 @@ impl Lanes {
         if detached.through < self.aged_through && self.overdue.is_empty() {
             return true;
         }
+        if self.is_orphaned(uid) {
+            return false;
+        }
         if self.world.is_active(uid) {
             return self.memory.has_ample_share(uid);
         }
         !detached.waits || self.has_room_for_lanes(uid)
+    }
+
+    /// Whether a subscription that has met the shared reader joins it. One that is missing from the catalog stays where it
+    /// is: no filter of the catalog says what it would take.
+    pub fn may_join(&self, uid: SubscriptionUid) -> bool {
+        !self.is_orphaned(uid)
     }
 
     pub(super) fn backfilled(
@@ -118,7 +127,8 @@ impl Lanes {
                 "P3: readers join where they meet"
             );
             subscription.detached = None;
-            self.drafts.subscription(uid, Change::Detached(v1::Detached { next: 0 }));
+            let change = Some(Change::Detached(v1::Detached { next: 0 }));
+            self.drafts.subscription(v1::SubscriptionChange { subscription: uid.to_vec(), change, catalog: None });
         }
     }
 }

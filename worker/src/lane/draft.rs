@@ -94,9 +94,10 @@ impl Drafts {
         self.commit.results.push(result);
     }
 
-    pub fn subscription(&mut self, uid: SubscriptionUid, change: v1::subscription_change::Change) {
+    pub fn subscription(&mut self, change: v1::SubscriptionChange) {
         self.urgent = true;
-        self.commit.subscriptions.push(v1::SubscriptionChange { subscription: uid.to_vec(), change: Some(change) });
+        self.bytes += change.encoded_len();
+        self.commit.subscriptions.push(change);
     }
 
     /// The draft tells of this lane.
@@ -188,7 +189,8 @@ impl Drafts {
         commit.runs.extend(mem::take(&mut self.runs).iter().filter_map(|work| state.run(work)));
         for uid in mem::take(&mut self.detached) {
             let change = v1::subscription_change::Change::Detached(v1::Detached { next: state.detached(uid) });
-            commit.subscriptions.push(v1::SubscriptionChange { subscription: uid.to_vec(), change: Some(change) });
+            let change = v1::SubscriptionChange { subscription: uid.to_vec(), change: Some(change), catalog: None };
+            commit.subscriptions.push(change);
         }
         commit.receivers.extend(mem::take(&mut self.receivers).into_values());
         self.forced.clear();

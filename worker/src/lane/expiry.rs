@@ -116,6 +116,11 @@ impl Lanes {
                 }
                 return;
             };
+            if let Some(operator) = self.given_up_by(key, &event) {
+                self.give_up(key, &event, operator, now);
+                continue;
+            }
+            let Some(lane) = self.world.lanes.get_mut(key) else { return };
             let tries = lane.head.clone();
             self.memory.give_back(key.subscription, lane.settle_head(event.seq));
             let (reason, error) = (v1::DeadLetterReason::Expired, "it was about to leave the log".to_owned());
@@ -155,7 +160,7 @@ impl Lanes {
     }
 
     /// The outcome is committed before anything else of the lane is attempted.
-    fn conclude(&mut self, key: &LaneKey, outcome: v1::Outcome) {
+    pub(super) fn conclude(&mut self, key: &LaneKey, outcome: v1::Outcome) {
         if let Some(lane) = self.world.lanes.get_mut(key) {
             lane.hold = Some(self.drafts.open());
             lane.touched = self.drafts.open();

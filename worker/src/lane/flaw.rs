@@ -58,6 +58,12 @@ pub(super) enum Flaw {
     NoRate,
     /// A command begins a run of an event beside another one.
     SecondRun,
+    /// Earlier events are matched by the present filter.
+    PresentFilter,
+    /// What is missing from the catalog is closed.
+    MissingIsRemoved,
+    /// A subscription that was closed begins again at its start.
+    EndedComesBack,
 }
 
 #[cfg(not(test))]

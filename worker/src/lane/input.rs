@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use weft_nats::event::StoredEvent;
+use weft_nats::{catalog::Author, event::StoredEvent};
 use weft_proto::{
     ids::{EventId, Run, StreamSeq, SubscriptionUid, WorkflowId},
     v1,
@@ -90,6 +90,14 @@ pub struct Rules {
     pub revision: u64,
     /// It takes events from this sequence on.
     pub start: StreamSeq,
+    /// Type patterns of the events that it takes.
+    pub types: Vec<String>,
+    /// Sources of the events that it takes; empty: all.
+    pub sources: Vec<String>,
+    /// Who wrote this revision.
+    pub author: Author,
+    /// How far the catalog had been read that says so.
+    pub catalog: v1::CatalogPosition,
     /// Attempts in flight at the most.
     pub concurrency: usize,
     /// The time between two attempts at the least, but for some that come at once; `None`: no rate.
@@ -235,6 +243,11 @@ pub enum Order {
         /// What of it.
         order: LaneOrder,
     },
+    /// A subscription that is orphaned is closed: what it has pending is discarded.
+    DiscardSubscription {
+        /// Which.
+        uid: SubscriptionUid,
+    },
     /// For the runs of a replay.
     ReplayOrder {
         /// The command that asked for them.
@@ -268,10 +281,18 @@ pub enum Input {
     Unsubscribed {
         /// Which.
         uid: SubscriptionUid,
-        /// Who deleted it; empty where that is not known.
+        /// Who deleted it.
         operator: String,
         /// Why.
         reason: String,
+        /// How far the catalog had been read that says so.
+        catalog: v1::CatalogPosition,
+    },
+    /// The catalog no longer has a subscription, and does not say that anybody removed it. Its lanes and its place in the
+    /// log are kept until it is in the catalog again, or an operator discards it.
+    Orphaned {
+        /// Which.
+        uid: SubscriptionUid,
     },
     /// The shared reader came to this event; `takers` are the attached subscriptions that match it. None: unrouted.
     Arrived {
@@ -318,8 +339,8 @@ pub enum Input {
         /// How.
         end: AttemptEnd,
     },
-    /// The answer to [`Action::CatchUp`](super::Action::CatchUp): every event of the workflow that the subscription
-    /// takes, from the sequence asked for up to `through`, in order.
+    /// The answer to [`Action::CatchUp`](super::Action::CatchUp): every event of the workflow that the subscription's
+    /// [`Lanes::filters`](super::Lanes::filters) do not ignore, from the sequence asked for up to `through`, in order.
     CaughtUp {
         /// Which lane.
         lane: LaneKey,

@@ -11,22 +11,21 @@ use rand::rngs::StdRng;
 use weft_nats::event::StoredEvent;
 use weft_proto::{
     ids::{Run, StreamSeq, SubscriptionUid},
-    v1::{self, subscription_change::Change},
+    v1,
 };
 
 use super::{
     AttemptId, Limits, Restored,
     action::{Action, Draft, LanePrevious},
     catch_ups::CatchUps,
-    detach::Detached,
     draft::Drafts,
     expiry,
     flaw::{Flaw, has},
-    input::{Input, LaneKey, Rules, Work},
+    input::{Input, LaneKey, Work},
     lane::{CatchUp, Need, Target, event_bytes},
     memory::Memory,
-    schedule::{Bounds, Schedule, Turn},
-    world::{Subscription, World, receiver_record},
+    schedule::{Schedule, Turn},
+    world::World,
 };
 
 /// Messages that the cursor may run ahead of the last draft before it is drafted for its own sake: what a restart reads
@@ -101,9 +100,10 @@ impl Lanes {
     pub fn handle(&mut self, input: Input, now: Timestamp, actions: &mut Vec<Action>) {
         match input {
             Input::Subscribed(rules) => self.subscribed(rules, now, actions),
-            Input::Unsubscribed { uid, operator, reason } => {
-                self.unsubscribed(uid, operator, reason, actions);
+            Input::Unsubscribed { uid, operator, reason, catalog } => {
+                self.unsubscribed(uid, operator, reason, Some(catalog), actions);
             }
+            Input::Orphaned { uid } => self.orphaned(uid, now, actions),
             Input::Arrived { event, takers } => self.arrived(&event, &takers, now, actions),
             Input::Passed { seq } => self.cursor = self.cursor.max(seq),
             Input::Backfilled { uid, seq, event } => self.backfilled(uid, seq, event, now, actions),
@@ -208,87 +208,11 @@ impl Lanes {
         self.memory.total()
     }
 
-    fn seal(&mut self) {
+    /// Ends the open draft: what is decided from now on is committed after it.
+    pub(super) fn seal(&mut self) {
         self.drafts.seal(self.cursor, self.commands_cursor, &self.world);
         self.drafted_cursor = self.cursor;
         self.drafted_commands = self.commands_cursor;
-    }
-
-    fn subscribed(&mut self, rules: Rules, now: Timestamp, actions: &mut Vec<Action>) {
-        let uid = rules.uid;
-        let cursor = self.cursor;
-        let drafts = &mut self.drafts;
-        let subscription = self.world.subscriptions.entry(uid).or_insert_with(|| {
-            let opened = v1::Opened { name: rules.name.clone(), from: rules.start.0, revision: rules.revision };
-            drafts.subscription(uid, Change::Opened(opened));
-            // What lies at or below the cursor has passed the shared reader: a reader of its own fetches it.
-            let detached = (rules.start <= cursor).then(|| Detached::behind(rules.start));
-            if detached.is_some() {
-                drafts.detached(uid);
-            }
-            Subscription { detached, ..Subscription::default() }
-        });
-        let renewed = subscription.rules.as_ref().is_some_and(|old| old.revision != rules.revision);
-        let revised = v1::Revised { revision: rules.revision, from: cursor.next().0 };
-        subscription.rules = Some(rules);
-        if renewed {
-            self.drafts.subscription(uid, Change::Revised(revised));
-            if let Some(detached) = &mut subscription.detached {
-                // Another filter may not take what it waits for.
-                detached.waits = false;
-            }
-            if self.schedule.is_held(uid) {
-                self.schedule.forget_outage(uid);
-                self.receiver_changed(uid, actions);
-            }
-        }
-        self.switch(uid, now, actions);
-    }
-
-    /// A subscription's receiver stands otherwise than before: the open draft and the driver are informed.
-    pub(super) fn receiver_changed(&mut self, uid: SubscriptionUid, actions: &mut Vec<Action>) {
-        let condition = self.schedule.condition(uid);
-        self.drafts.receiver(uid, receiver_record(uid, condition.as_ref()));
-        actions.push(Action::Receiver { uid, condition });
-    }
-
-    /// A subscription may deliver by other rules now, or not at all.
-    pub(super) fn switch(&mut self, uid: SubscriptionUid, now: Timestamp, actions: &mut Vec<Action>) {
-        let Some(subscription) = self.world.subscriptions.get(&uid) else { return };
-        let active = subscription.is_active();
-        let rules = subscription.rules.as_ref();
-        let concurrency = rules.filter(|_| active).map_or(0, |rules| rules.concurrency);
-        self.schedule.set_bounds(uid, Bounds { concurrency, gap: rules.and_then(|rules| rules.gap) });
-        let keys: Vec<LaneKey> = self.world.lanes_of(uid).map(|(key, _)| key.clone()).collect();
-        for key in keys {
-            if !active && let Some(lane) = self.world.lanes.get_mut(&key) {
-                self.memory.give_back(uid, lane.park());
-            }
-            self.advance(&key, now, actions);
-        }
-    }
-
-    fn unsubscribed(&mut self, uid: SubscriptionUid, operator: String, reason: String, actions: &mut Vec<Action>) {
-        if self.world.subscriptions.remove(&uid).is_none() {
-            return;
-        }
-        if self.schedule.is_held(uid) {
-            self.schedule.forget_outage(uid);
-            self.receiver_changed(uid, actions);
-        }
-        self.schedule.remove(uid);
-        self.in_wait.remove(&uid);
-        let keys: Vec<LaneKey> = self.world.lanes_of(uid).map(|(key, _)| key.clone()).collect();
-        for key in keys {
-            if let Some(lane) = self.world.remove_lane(&key) {
-                self.memory.give_back(uid, lane.buffer.iter().map(|event| event_bytes(event)).sum());
-                if let Some(at) = lane.timer {
-                    self.schedule.disarm(at, &key);
-                }
-            }
-        }
-        let closed = v1::Closed { operator, reason, up_to: self.cursor.0 };
-        self.drafts.subscription(uid, Change::Closed(closed));
     }
 
     fn arrived(
@@ -430,12 +354,17 @@ impl Lanes {
                 continue;
             };
             let Some(event) = lane.event(target).cloned() else { continue };
-            if target == Target::Head
-                && let Some(reason) = &event.event.quarantine
-            {
-                self.quarantined(key, &event, reason, now);
-                continue;
+            if target == Target::Head {
+                if let Some(operator) = self.given_up_by(&key, &event) {
+                    self.give_up(&key, &event, operator, now);
+                    continue;
+                }
+                if let Some(reason) = &event.event.quarantine {
+                    self.quarantined(key, &event, reason, now);
+                    continue;
+                }
             }
+            let Some(lane) = self.world.lanes.get_mut(&key) else { continue };
             let first = lane.tries(target).is_none_or(|tries| tries.ended == 0);
             if fresh && !self.schedule.is_fresh(&key, first) {
                 // It has become another's turn: what was to be attempted has changed, or its workflow has failed.

@@ -24,6 +24,7 @@ mod pace;
 mod reading;
 mod schedule;
 mod settle;
+mod subscriptions;
 mod unordered;
 mod world;
 

@@ -10,7 +10,9 @@
 //! not count, and what our own configuration kept from being sent is no attempt. The last subscription is not ordered: for
 //! it L1 is that an event waits for no other, and L2 that none is attempted twice at a time. L8: what leaves the log soon,
 //! and only that, expires. L9: no wait is longer than the retry policy's, also where the clock of the next owner shows
-//! another time.
+//! another time. L10: an event ends for a subscription by the filter that was in force at its place; a subscription that is
+//! missing from the catalog keeps everything, and one that is removed keeps nothing of what it had, also when its uid comes
+//! back.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -87,7 +89,7 @@ fn quarantined_event(seq: u64, workflow: u8, quarantine: Option<&str>) -> Arc<St
             sequence_number: SequenceNumber(seq),
             workflow: WorkflowId::new(format!("w{workflow}")).unwrap(),
             previous: None,
-            event_type: "t".into(),
+            event_type: kind(seq),
             source: "s".into(),
             time: Timestamp::UNIX_EPOCH,
             received_at: Timestamp::UNIX_EPOCH,
@@ -103,17 +105,40 @@ fn quarantined_event(seq: u64, workflow: u8, quarantine: Option<&str>) -> Arc<St
     })
 }
 
-/// Subscription 0 takes everything, the others every second event; what none takes is unrouted when 0 is absent.
+/// Kinds of events: every filter of the model is a list of these.
+const KINDS: u64 = 42;
+
+/// The type of the event at a place.
+fn kind(seq: u64) -> String {
+    format!("k{}", seq % KINDS)
+}
+
+/// Subscription 0 takes nearly everything, the others every second event; what none takes is unrouted when 0 is absent. By
+/// a narrow filter each takes a third of that.
+fn filter_takes(subscription: u8, narrow: bool, seq: u64) -> bool {
+    let wide = subscription == 0 && !seq.is_multiple_of(7) || subscription > 0 && seq.is_multiple_of(2);
+    wide && (!narrow || seq.is_multiple_of(3))
+}
+
+/// By the filter that the scripts have.
 fn takes(subscription: u8, seq: StreamSeq) -> bool {
-    subscription == 0 && !seq.0.is_multiple_of(7) || subscription > 0 && seq.0.is_multiple_of(2)
+    filter_takes(subscription, false, seq.0)
 }
 
 fn rules(subscription: u8, paused: bool, revision: u64) -> Rules {
+    rules_of(subscription, paused, revision, false)
+}
+
+fn rules_of(subscription: u8, paused: bool, revision: u64, narrow: bool) -> Rules {
     Rules {
         uid: uid(subscription),
         name: format!("s{subscription}"),
         revision,
         start: StreamSeq(1),
+        types: (0..KINDS).filter(|kind| filter_takes(subscription, narrow, *kind)).map(kind).collect(),
+        sources: vec![],
+        author: weft_nats::catalog::Author { operator: "ann".into(), is_creator: true },
+        catalog: v1::CatalogPosition { created_ns: 1, sequence: revision },
         concurrency: 2,
         gap: None,
         retry: RetryPolicy::Exponential {

@@ -20,8 +20,9 @@ use super::{
 
 impl Lanes {
     fn is_ordered(&self, uid: SubscriptionUid) -> bool {
-        let rules = self.world.subscriptions.get(&uid).and_then(|subscription| subscription.rules.as_ref());
-        rules.is_none_or(|rules| rules.ordered)
+        let Some(subscription) = self.world.subscriptions.get(&uid) else { return true };
+        let of_rules = subscription.rules.as_ref().map(|rules| rules.ordered);
+        of_rules.or(subscription.state().ordered).unwrap_or(true)
     }
 
     /// Whether this is the lane of a workflow whose events get lanes of their own.

@@ -1,11 +1,15 @@
 //! The lanes and subscriptions that drafts tell of, and how they are written into log records.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
+use weft_nats::catalog::{Filters, apply_change};
 use weft_proto::{
     ids::{EventId, Run, StreamSeq, SubscriptionUid, WorkflowId},
-    v1,
+    v1::{self, subscription_change::Change},
 };
 
 use super::{
@@ -21,8 +25,14 @@ use super::{
 /// What the machine knows of a subscription.
 #[derive(Debug, Default)]
 pub(super) struct Subscription {
+    /// The committed record, with what is drafted. `detached` is kept beside it.
+    state: v1::SubscriptionState,
+    /// The filters of `state`.
+    filters: Arc<Filters>,
     /// None until the catalog tells them.
     pub rules: Option<Rules>,
+    /// The catalog has been read, and has no such subscription.
+    pub orphaned: bool,
     /// While it reads on its own.
     pub detached: Option<Detached>,
     /// The revision of the rules whose receiver has said that it wants nothing any more. Nothing is attempted by them.
@@ -30,10 +40,25 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
+    fn of(state: v1::SubscriptionState) -> Self {
+        let detached = state.detached.map(|next| Detached::behind(StreamSeq(next)));
+        Self { filters: Arc::new(Filters::of(&state)), state, detached, ..Self::default() }
+    }
+
+    /// The committed record, with what is drafted.
+    pub fn state(&self) -> &v1::SubscriptionState {
+        &self.state
+    }
+
+    /// The filters that it has had, by the places that they count from.
+    pub fn filters(&self) -> &Arc<Filters> {
+        &self.filters
+    }
+
     /// Whether its lanes may do anything.
     pub fn is_active(&self) -> bool {
         let may = |rules: &Rules| (!rules.paused || has(Flaw::PausedSubscription)) && self.gone != Some(rules.revision);
-        self.rules.as_ref().is_some_and(may)
+        !self.orphaned && self.rules.as_ref().is_some_and(may)
     }
 }
 
@@ -42,6 +67,10 @@ impl Subscription {
 pub(super) struct World {
     pub lanes: BTreeMap<LaneKey, Lane>,
     pub subscriptions: HashMap<SubscriptionUid, Subscription>,
+    /// Subscriptions that have ended, and up to where everything of them has, if that is known.
+    closed: HashMap<SubscriptionUid, Option<StreamSeq>>,
+    /// The newest position of the catalog that a change of a subscription was decided at.
+    catalog: v1::CatalogPosition,
     /// How many lanes there are of each subscription.
     lane_counts: HashMap<SubscriptionUid, usize>,
     /// Lanes of single events that wait to be delivered live, by subscription.
@@ -52,10 +81,13 @@ impl World {
     /// The world as the ledger left it.
     pub fn restored(restored: &Restored, now: Timestamp) -> Self {
         let mut world = World::default();
-        for state in restored.subscriptions.iter().filter(|state| !state.closed) {
-            if let Some(uid) = SubscriptionUid::from_slice(&state.subscription) {
-                let detached = state.detached.map(|next| Detached::behind(StreamSeq(next)));
-                world.subscriptions.insert(uid, Subscription { detached, ..Subscription::default() });
+        for state in &restored.subscriptions {
+            world.note_catalog(state.catalog.as_ref());
+            let Some(uid) = SubscriptionUid::from_slice(&state.subscription) else { continue };
+            if state.closed {
+                world.closed.insert(uid, state.closed_through.map(StreamSeq));
+            } else {
+                world.subscriptions.insert(uid, Subscription::of(state.clone()));
             }
         }
         for lane in &restored.lanes {
@@ -89,6 +121,41 @@ impl World {
             world.lane_mut(&key).runs.insert((StreamSeq(run.sequence), Run(run.run)), pending);
         }
         world
+    }
+
+    /// Takes note of a change that is drafted. One that opens or closes a subscription makes it or takes it out.
+    pub fn change(&mut self, uid: SubscriptionUid, change: &v1::SubscriptionChange) {
+        self.note_catalog(change.catalog.as_ref());
+        match &change.change {
+            Some(Change::Closed(closed)) => {
+                self.subscriptions.remove(&uid);
+                self.closed.insert(uid, Some(StreamSeq(closed.up_to)));
+            }
+            Some(Change::Opened(_) | Change::Revised(_)) => {
+                self.closed.remove(&uid);
+                let subscription = self.subscriptions.entry(uid).or_default();
+                apply_change(&mut subscription.state, change);
+                subscription.filters = Arc::new(Filters::of(&subscription.state));
+            }
+            Some(Change::Detached(_)) | None => {}
+        }
+    }
+
+    fn note_catalog(&mut self, position: Option<&v1::CatalogPosition>) {
+        let order = |position: &v1::CatalogPosition| (position.created_ns, position.sequence);
+        if let Some(position) = position.filter(|position| order(position) > order(&self.catalog)) {
+            self.catalog = *position;
+        }
+    }
+
+    /// The newest position of the catalog that a change of a subscription was decided at.
+    pub fn catalog(&self) -> v1::CatalogPosition {
+        self.catalog
+    }
+
+    /// Up to where everything of a closed subscription has ended, if that is known; `None`: it is not closed.
+    pub fn closed_through(&self, uid: SubscriptionUid) -> Option<Option<StreamSeq>> {
+        self.closed.get(&uid).copied()
     }
 
     pub fn lanes_of(&self, uid: SubscriptionUid) -> impl Iterator<Item = (&LaneKey, &Lane)> {

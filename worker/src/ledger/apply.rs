@@ -12,6 +12,7 @@
 
 use prost::Message as _;
 use redb::ReadableTable as _;
+use weft_nats::catalog::apply_change;
 use weft_proto::v1::{self, subscription_change::Change};
 
 use super::{
@@ -237,19 +238,9 @@ impl<'t> State<'t> {
         let state = self.subscriptions.get(uid)?.map(|row| decode::<v1::SubscriptionState>(row.value())).transpose()?;
         let mut state =
             state.unwrap_or_else(|| v1::SubscriptionState { subscription: uid.to_vec(), ..Default::default() });
-        match &change.change {
-            Some(Change::Opened(opened)) => {
-                state.name.clone_from(&opened.name);
-                state.from = opened.from;
-                state.revision = opened.revision;
-            }
-            Some(Change::Revised(revised)) => state.revision = revised.revision,
-            Some(Change::Detached(detached)) => state.detached = (detached.next > 0).then_some(detached.next),
-            Some(Change::Closed(_)) => {
-                state.closed = true;
-                self.forget(uid)?;
-            }
-            None => {}
+        apply_change(&mut state, change);
+        if matches!(change.change, Some(Change::Closed(_))) {
+            self.forget(uid)?;
         }
         self.subscriptions.insert(uid, &state.encode_to_vec()[..])?;
         Ok(())

@@ -11,7 +11,7 @@ use weft_proto::{
     v1::{self, outcome_record::Record, subscription_change::Change},
 };
 
-use crate::support::{Log, PATIENCE, Receiver, Running, assert_in_order};
+use crate::support::{Log, PATIENCE, Receiver, Running, assert_in_order, delete};
 
 /// P1: nats-server killed while deliveries are under way.
 #[tokio::test(flavor = "multi_thread")]
@@ -142,8 +142,7 @@ async fn a_deleted_subscription_is_closed_and_stays_closed() {
     log.events(4, 2).await;
     down.until(|requests| requests.len() > 3).await;
     let catalog = Catalog::new(log.connection.clone(), weft_nats::testing::master_key());
-    let revision = catalog.read().await.unwrap().subscriptions["doomed"].revision;
-    catalog.delete_subscription("doomed", revision).await.unwrap();
+    delete(&catalog, "doomed").await;
     let is_closed = |change: &v1::SubscriptionChange| {
         change.subscription == doomed.uid && matches!(change.change, Some(Change::Closed(_)))
     };

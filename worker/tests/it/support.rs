@@ -21,7 +21,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use weft_nats::{
     append::{AppendErrorKind, Appender},
-    catalog::Catalog,
+    catalog::{Catalog, Stamp, change},
     checkpoints::{self, Checkpoint},
     connect::Connection,
     event::Event,
@@ -310,6 +310,14 @@ impl Log {
             }
         }
     }
+}
+
+/// Removes a subscription, as an operator does.
+pub async fn delete(catalog: &Catalog, name: &str) {
+    let stamp = Stamp { request_id: format!("delete {name}"), operator: "ann".into(), reason: "moved".into() };
+    let snapshot = catalog.read().await.unwrap();
+    let change = change::delete::<v1::Subscription>(&snapshot, name, 0).unwrap();
+    catalog.write(&change, &stamp).await.unwrap();
 }
 
 /// What came in one request.

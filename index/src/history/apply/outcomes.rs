@@ -5,7 +5,7 @@
 //! as they are: they say which events were discarded with it.
 
 use redb::ReadableTable as _;
-use weft_nats::{message::Stored, records};
+use weft_nats::{catalog::apply_change, message::Stored, records};
 use weft_proto::{
     ids::{ShardId, StreamSeq},
     v1::{self, CommandStatus, OutcomeKind, ReceiverCondition, outcome_record::Record, subscription_change::Change},
@@ -204,17 +204,9 @@ impl Tables<'_> {
     fn apply_change(&mut self, shard: ShardId, change: &v1::SubscriptionChange) -> Result<(), redb::Error> {
         let Some(uid) = uid_of(&change.subscription) else { return Ok(()) };
         let mut state: v1::SubscriptionState = get(&self.subscriptions, (shard.0, &uid))?.unwrap_or_default();
-        match &change.change {
-            Some(Change::Opened(opened)) => {
-                state.name.clone_from(&opened.name);
-                state.from = opened.from;
-                state.revision = opened.revision;
-                self.name(&uid, &opened.name)?;
-            }
-            Some(Change::Revised(revised)) => state.revision = revised.revision,
-            Some(Change::Detached(detached)) => state.detached = (detached.next > 0).then_some(detached.next),
-            Some(Change::Closed(_)) => state.closed = true,
-            None => {}
+        apply_change(&mut state, change);
+        if let Some(Change::Opened(opened)) = &change.change {
+            self.name(&uid, &opened.name)?;
         }
         self.subscriptions.insert((shard.0, &uid), &encode(&state)[..])?;
         Ok(())

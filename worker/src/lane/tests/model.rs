@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use weft_nats::catalog::Match;
+
 use super::*;
 
 pub struct Attempt {
@@ -39,6 +41,20 @@ pub struct World {
     /// Workflows whose newest attempt failed.
     pub failing: BTreeSet<(SubscriptionUid, WorkflowId)>,
     pub paused: BTreeSet<u8>,
+    /// Subscriptions that have their narrow filter in the catalog.
+    pub narrow: BTreeSet<u8>,
+    /// Subscriptions that events are matched for by their narrow filter.
+    pub narrow_in_force: BTreeSet<u8>,
+    /// Subscriptions that the catalog has lost.
+    pub missing: BTreeSet<u8>,
+    /// Subscriptions that have been removed from the catalog.
+    pub removed: BTreeSet<u8>,
+    /// Which events each subscription takes, of those that have been read.
+    pub taken: BTreeMap<(u8, u64), bool>,
+    /// Events that nobody took when they were read.
+    pub unrouted: BTreeSet<u64>,
+    /// Up to where everything of a subscription has ended with it.
+    pub closed: BTreeMap<u8, u64>,
     pub revision: u64,
     pub revisions: BTreeMap<u8, u64>,
     /// Revisions whose receiver is gone, as far as this process knows.
@@ -71,6 +87,13 @@ impl World {
             held: BTreeMap::new(),
             failing: BTreeSet::new(),
             paused: BTreeSet::new(),
+            narrow: BTreeSet::new(),
+            narrow_in_force: BTreeSet::new(),
+            missing: BTreeSet::new(),
+            removed: BTreeSet::new(),
+            taken: BTreeMap::new(),
+            unrouted: BTreeSet::new(),
+            closed: BTreeMap::new(),
             revision: 1,
             revisions: BTreeMap::new(),
             gone: BTreeSet::new(),
@@ -86,18 +109,130 @@ impl World {
 
     pub fn subscribe(&mut self) {
         for subscription in 0..SUBSCRIPTIONS {
-            let revision = *self.revisions.entry(subscription).or_insert(self.revision);
-            let rules = rules(subscription, self.paused.contains(&subscription), revision);
-            self.handle(Input::Subscribed(rules));
+            self.revisions.entry(subscription).or_insert(self.revision);
+            if self.removed.contains(&subscription) {
+                self.close(subscription);
+            } else if self.missing.contains(&subscription) {
+                self.handle(Input::Orphaned { uid: uid(subscription) });
+            } else {
+                self.put(subscription);
+            }
         }
     }
 
     /// Another revision of a subscription: what is known of its receiver is forgotten where that has been away.
-    pub fn renew(&mut self, rules: Rules) {
+    pub fn subscribed(&mut self, rules: Rules) {
         if self.held.contains_key(&rules.uid) {
             self.failing.retain(|(uid, _)| *uid != rules.uid);
         }
         self.handle(Input::Subscribed(rules));
+    }
+
+    /// The catalog has a subscription as the model knows it.
+    fn put(&mut self, subscription: u8) {
+        let (paused, narrow) = (self.paused.contains(&subscription), self.narrow.contains(&subscription));
+        let rules = rules_of(subscription, paused, self.revisions[&subscription], narrow);
+        if self.lanes.subscription(uid(subscription)).is_none() {
+            // What it takes of what came before, it reads on its own.
+            let closed = self.closed.get(&subscription).copied().unwrap_or_default();
+            for seq in closed + 1..=self.read as u64 {
+                self.taken.insert((subscription, seq), filter_takes(subscription, narrow, seq));
+            }
+        }
+        self.force(subscription, narrow);
+        self.subscribed(rules);
+        if let Some(through) = self.lanes.detached_through(uid(subscription)) {
+            self.detached.entry(uid(subscription)).or_insert(through.0 as usize);
+        }
+    }
+
+    /// From now on events are matched by this filter.
+    pub fn force(&mut self, subscription: u8, narrow: bool) {
+        if narrow {
+            self.narrow_in_force.insert(subscription);
+        } else {
+            self.narrow_in_force.remove(&subscription);
+        }
+    }
+
+    fn close(&mut self, subscription: u8) {
+        let catalog = v1::CatalogPosition { created_ns: 1, sequence: self.revision };
+        let uid = uid(subscription);
+        if self.lanes.subscription(uid).is_some() {
+            self.handle(Input::Unsubscribed { uid, operator: "ann".into(), reason: String::new(), catalog });
+            self.detached.remove(&uid);
+            self.held.remove(&uid);
+            self.failing.retain(|(of, _)| *of != uid);
+            self.closed.insert(subscription, self.read as u64);
+        }
+    }
+
+    /// Whether a subscription takes an event: by the filter in force when it was read.
+    pub fn takes(&self, subscription: u8, seq: StreamSeq) -> bool {
+        self.taken.get(&(subscription, seq.0)).copied().unwrap_or(false)
+    }
+
+    /// Changes the filter of a subscription.
+    pub fn refilter(&mut self, subscription: u8, narrow: bool) {
+        if narrow {
+            self.narrow.insert(subscription);
+        } else {
+            self.narrow.remove(&subscription);
+        }
+        self.renew(subscription);
+    }
+
+    /// The catalog has another revision of a subscription, if it has the subscription.
+    fn renew(&mut self, subscription: u8) {
+        self.revision += 1;
+        self.revisions.insert(subscription, self.revision);
+        if !self.missing.contains(&subscription) && !self.removed.contains(&subscription) {
+            self.put(subscription);
+        }
+    }
+
+    /// The catalog loses a subscription.
+    pub fn lose(&mut self, subscription: u8) {
+        if !self.removed.contains(&subscription) && self.missing.insert(subscription) {
+            self.handle(Input::Orphaned { uid: uid(subscription) });
+        }
+    }
+
+    /// A lost subscription is in the catalog again.
+    pub fn adopt(&mut self, subscription: u8) {
+        if self.missing.remove(&subscription) {
+            self.renew(subscription);
+        }
+    }
+
+    /// An operator removes a subscription.
+    pub fn remove(&mut self, subscription: u8) {
+        if !self.missing.contains(&subscription) && self.removed.insert(subscription) {
+            self.close(subscription);
+        }
+    }
+
+    /// An operator discards a subscription that was lost.
+    pub fn discard(&mut self, subscription: u8) {
+        let uid = uid(subscription);
+        if self.missing.contains(&subscription) && self.lanes.is_orphaned(uid) {
+            self.command(Order::DiscardSubscription { uid });
+            self.missing.remove(&subscription);
+            self.removed.insert(subscription);
+            self.detached.remove(&uid);
+            self.held.remove(&uid);
+            self.failing.retain(|(of, _)| *of != uid);
+            self.closed.insert(subscription, self.read as u64);
+        }
+    }
+
+    /// A removed subscription is in the catalog again, with its uid, as after the restoration of a copy.
+    pub fn bring_back(&mut self, subscription: u8) {
+        let is_busy = self.attempts.iter().any(|attempt| attempt.work.lane.subscription == uid(subscription));
+        if is_busy || !self.removed.remove(&subscription) {
+            return;
+        }
+        self.renew(subscription);
     }
 
     pub fn handle(&mut self, input: Input) {
@@ -147,6 +282,8 @@ impl World {
         assert!(self.attempts.iter().filter(of_subscription).count() < 2, "L5: concurrency of the subscription");
         let subscription = work.lane.subscription.as_bytes()[0] - 1;
         assert!(!self.paused.contains(&subscription), "L5: paused");
+        assert!(!self.missing.contains(&subscription), "L10: missing from the catalog");
+        assert!(self.takes(subscription, work.seq) || work.run != Run::LIVE, "L10: not taken at its place");
         let lane = recorded_lane(&work.lane.workflow_lane());
         assert!(!self.record.lanes.get(&lane).is_some_and(|lane| lane.paused), "L5: paused lane");
         assert_eq!(work.lane.event, (subscription == UNORDERED).then_some(work.seq), "lanes of one event");
@@ -163,8 +300,10 @@ impl World {
         if work.run == Run::LIVE {
             assert_eq!(event.event.quarantine, None, "L6: what is quarantined is not attempted");
             for earlier in self.log.iter().take_while(|earlier| earlier.seq < work.seq && work.lane.event.is_none()) {
-                if earlier.event.workflow == work.lane.workflow && takes(subscription, earlier.seq) {
-                    let settled = self.delivered.contains(&(work.lane.clone(), earlier.seq))
+                if earlier.event.workflow == work.lane.workflow && self.takes(subscription, earlier.seq) {
+                    let ended = self.closed.get(&subscription).is_some_and(|closed| earlier.seq.0 <= *closed);
+                    let settled = ended
+                        || self.delivered.contains(&(work.lane.clone(), earlier.seq))
                         || self.record.outcomes.contains_key(&(work.lane.subscription.to_vec(), earlier.seq.0, 0));
                     assert!(settled, "L1: {} is attempted before {} is settled", work.seq, earlier.seq);
                 }
@@ -224,7 +363,9 @@ impl World {
             Step::TakePause => {
                 if let Some((uid, revision)) = self.pauses.pop() {
                     let subscription = uid.as_bytes()[0] - 1;
-                    if self.revisions[&subscription] == revision && !self.paused.contains(&subscription) {
+                    let is_there = !self.missing.contains(&subscription) && !self.removed.contains(&subscription);
+                    let is_current = self.revisions[&subscription] == revision;
+                    if is_there && is_current && !self.paused.contains(&subscription) {
                         self.pause(subscription, true);
                     }
                 }
@@ -276,6 +417,12 @@ impl World {
             }
             Step::SetClock { hours } => self.skew = SignedDuration::from_hours(i64::from(hours)),
             Step::Age { events } => self.age((self.record.aged + u64::from(events)).min(self.log.len() as u64)),
+            Step::Refilter { subscription, narrow } => self.refilter(subscription, narrow),
+            Step::Lose { subscription } => self.lose(subscription),
+            Step::Adopt { subscription } => self.adopt(subscription),
+            Step::Remove { subscription } => self.remove(subscription),
+            Step::Discard { subscription } => self.discard(subscription),
+            Step::BringBack { subscription } => self.bring_back(subscription),
             Step::Crash { committed } => self.crash(committed),
             Step::End { .. }
             | Step::CatchUp { .. }
@@ -294,9 +441,21 @@ impl World {
         let Some(event) = self.log.get(self.read).cloned() else { return };
         self.read += 1;
         let seq = event.seq;
-        let takers = (0..SUBSCRIPTIONS).filter(|number| takes(*number, seq)).map(uid);
-        let (detached, takers): (Vec<_>, Vec<_>) = takers.partition(|uid| self.detached.contains_key(uid));
-        let later = takers.is_empty() && !detached.is_empty();
+        let mut takers = vec![];
+        let known: Vec<u8> =
+            (0..SUBSCRIPTIONS).filter(|number| self.lanes.subscription(uid(*number)).is_some()).collect();
+        for number in known {
+            let taken = filter_takes(number, self.narrow_in_force.contains(&number), seq.0);
+            self.taken.insert((number, seq.0), taken);
+            if taken && !self.missing.contains(&number) {
+                takers.push(uid(number));
+            }
+        }
+        let (detached, takers): (Vec<_>, Vec<_>) = takers.into_iter().partition(|uid| self.detached.contains_key(uid));
+        let later = takers.is_empty() && (!detached.is_empty() || self.lanes.waits_for_owner(&event));
+        if takers.is_empty() && !later {
+            self.unrouted.insert(seq.0);
+        }
         self.handle(if later { Input::Passed { seq } } else { Input::Arrived { event, takers } });
     }
 
@@ -304,13 +463,17 @@ impl World {
     pub fn backfill(&mut self) -> bool {
         for (uid, cursor) in self.detached.clone() {
             if cursor == self.read {
+                if !self.lanes.may_join(uid) {
+                    continue;
+                }
                 self.detached.remove(&uid);
                 self.handle(Input::Joined { uid });
                 return true;
             }
             if self.lanes.reads_on(uid) {
                 let event = self.log[cursor].clone();
-                let (seq, taken) = (event.seq, takes(uid.as_bytes()[0] - 1, event.seq).then_some(event));
+                let filters = self.lanes.filters(uid).unwrap();
+                let (seq, taken) = (event.seq, (filters.judge(&event) == Match::Taken).then_some(event));
                 self.handle(Input::Backfilled { uid, seq, event: taken });
                 self.detached.insert(uid, self.lanes.detached_through(uid).unwrap().0 as usize);
                 return true;
@@ -395,13 +558,14 @@ impl World {
 
     pub fn catch_up(&mut self, which: usize, few: bool) {
         let (lane, from, through, limit) = self.catch_ups.swap_remove(which);
-        let subscription = lane.subscription.as_bytes()[0] - 1;
+        let filters = self.lanes.filters(lane.subscription);
+        let takes = |event: &StoredEvent| filters.as_ref().is_none_or(|known| known.judge(event) != Match::Ignored);
         let limit = if few { 1 } else { limit };
         let mut events: Vec<_> = self
             .log
             .iter()
             .filter(|event| event.seq >= from && event.seq <= through)
-            .filter(|event| event.event.workflow == lane.workflow && takes(subscription, event.seq))
+            .filter(|event| event.event.workflow == lane.workflow && takes(event))
             .cloned()
             .collect();
         let through = if events.len() > limit {
@@ -419,9 +583,7 @@ impl World {
         } else {
             self.paused.remove(&subscription);
         }
-        self.revision += 1;
-        self.revisions.insert(subscription, self.revision);
-        self.renew(rules(subscription, paused, self.revision));
+        self.renew(subscription);
     }
 
     pub fn redrive(&mut self, which: u8) {
@@ -441,7 +603,9 @@ impl World {
         let ((subscription, workflow, _), state) = self.record.lanes.iter().nth(which)?;
         let subscription = subscription[0] - 1;
         let is_of_lane = |event: &&Arc<StoredEvent>| {
-            event.event.workflow.as_str() == workflow && takes(subscription, event.seq) && event.seq.0 >= state.next
+            event.event.workflow.as_str() == workflow
+                && self.takes(subscription, event.seq)
+                && event.seq.0 >= state.next
         };
         let event = self.log.iter().find(is_of_lane)?;
         let lane = LaneKey::of_workflow(uid(subscription), event.event.workflow.clone());

@@ -1,5 +1,7 @@
 //! The committed record as the model of the lanes keeps it.
 
+use weft_nats::catalog::apply_change;
+
 use super::*;
 
 /// A lane as the record names it: subscription, workflow, and the event where it is of one.
@@ -25,6 +27,8 @@ pub(super) struct Record {
     pub subscriptions: BTreeMap<Vec<u8>, v1::SubscriptionState>,
     /// How receivers stand.
     pub receivers: BTreeMap<Vec<u8>, i32>,
+    /// Up to where everything of a subscription has ended with it.
+    pub closed: BTreeMap<Vec<u8>, u64>,
     /// Commands that ask for a retry at once.
     pub retries: BTreeSet<u64>,
     /// Attempts that failed while the circuit was open: subscription, sequence, run, number.
@@ -123,15 +127,23 @@ impl Record {
             let state = self.subscriptions.entry(change.subscription.clone()).or_insert_with(|| {
                 v1::SubscriptionState { subscription: change.subscription.clone(), ..Default::default() }
             });
-            if let Some(v1::subscription_change::Change::Detached(detached)) = &change.change {
-                state.detached = (detached.next > 0).then_some(detached.next);
+            apply_change(state, change);
+            if let Some(v1::subscription_change::Change::Closed(closed)) = &change.change {
+                assert!(!closed.operator.is_empty(), "L10: nobody has ended it");
+                assert!(closed.up_to <= commit.cursor, "what is closed has been read");
+                let uid = change.subscription.clone();
+                self.lanes.retain(|(of, ..), _| *of != uid);
+                self.runs.retain(|(of, ..), _| *of != uid);
+                self.open_dead.retain(|(of, _), _| *of != uid);
+                let ended = self.closed.entry(uid).or_default();
+                *ended = closed.up_to.max(*ended);
             }
         }
     }
 
     /// Who reads on its own, and up to where it has read.
     pub fn detached(&self) -> BTreeMap<SubscriptionUid, usize> {
-        let states = self.subscriptions.values();
+        let states = self.subscriptions.values().filter(|state| !state.closed);
         let cursor = |state: &v1::SubscriptionState| {
             Some((SubscriptionUid::from_slice(&state.subscription)?, state.detached? as usize - 1))
         };

@@ -76,7 +76,12 @@ fn a_long_wait_gives_the_memory_back() {
 fn a_deleted_subscription_frees_its_lanes_and_its_late_answer_is_harmless() {
     let mut world = world_with(2);
     (0..2).for_each(|_| world.read());
-    world.handle(Input::Unsubscribed { uid: uid(0), operator: "ann".into(), reason: "moved".into() });
+    world.handle(Input::Unsubscribed {
+        uid: uid(0),
+        operator: "ann".into(),
+        reason: "moved".into(),
+        catalog: v1::CatalogPosition::default(),
+    });
     assert_eq!(world.lanes.buffered_bytes(), 0);
     let attempt = world.attempts.pop().unwrap();
     world.end(attempt, Verdict::Delivered);

@@ -75,6 +75,9 @@ fn the_model_notices_every_flaw() {
         Flaw::SecondProbe,
         Flaw::OutageExhausts,
         Flaw::SecondRun,
+        Flaw::PresentFilter,
+        Flaw::MissingIsRemoved,
+        Flaw::EndedComesBack,
     ] {
         let noticed = (0..FLAWED).position(|seed| flaw::with(flaw, || catch_unwind(|| history(seed))).is_err());
         eprintln!("{flaw:?}: {noticed:?}");

@@ -73,6 +73,30 @@ pub enum Step {
     Age {
         events: u8,
     },
+    /// Another filter.
+    Refilter {
+        subscription: u8,
+        narrow: bool,
+    },
+    /// The catalog loses a subscription.
+    Lose {
+        subscription: u8,
+    },
+    Adopt {
+        subscription: u8,
+    },
+    /// An operator removes a subscription.
+    Remove {
+        subscription: u8,
+    },
+    /// An operator discards a subscription that was lost.
+    Discard {
+        subscription: u8,
+    },
+    /// A subscription that has ended is in the catalog again, with its uid.
+    BringBack {
+        subscription: u8,
+    },
 }
 
 pub fn step() -> impl Strategy<Value = Step> {
@@ -103,5 +127,19 @@ pub fn step() -> impl Strategy<Value = Step> {
         1 => (1u8..6).prop_map(|events| Step::Age { events }),
         1 => (-170i16..=170).prop_map(|hours| Step::SetClock { hours }),
         1 => any::<bool>().prop_map(|committed| Step::Crash { committed }),
+        2 => (0..SUBSCRIPTIONS, any::<bool>())
+            .prop_map(|(subscription, narrow)| Step::Refilter { subscription, narrow }),
+        1 => ending(),
+    ]
+}
+
+/// How subscriptions come to be missing, and to be there again.
+fn ending() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => (0..SUBSCRIPTIONS).prop_map(|subscription| Step::Lose { subscription }),
+        4 => (0..SUBSCRIPTIONS).prop_map(|subscription| Step::Adopt { subscription }),
+        1 => (0..SUBSCRIPTIONS).prop_map(|subscription| Step::Remove { subscription }),
+        1 => (0..SUBSCRIPTIONS).prop_map(|subscription| Step::Discard { subscription }),
+        3 => (0..SUBSCRIPTIONS).prop_map(|subscription| Step::BringBack { subscription }),
     ]
 }

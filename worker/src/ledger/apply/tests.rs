@@ -78,7 +78,7 @@ fn run(subscription: u8, workflow: usize, sequence: u64, run: u64) -> v1::Pendin
 }
 
 fn change(subscription: u8, change: Change) -> v1::SubscriptionChange {
-    v1::SubscriptionChange { subscription: uid(subscription), change: Some(change) }
+    v1::SubscriptionChange { subscription: uid(subscription), change: Some(change), catalog: None }
 }
 
 fn copy_state(outcome: v1::Outcome, refused: bool) -> v1::CopyState {
@@ -171,8 +171,8 @@ fn commits() -> impl Strategy<Value = Vec<v1::Commit>> {
             match n {
                 0 => Change::Closed(v1::Closed::default()),
                 1..4 => Change::Detached(v1::Detached { next: n - 1 }),
-                4..6 => Change::Revised(v1::Revised { revision: n, from: 1 }),
-                _ => Change::Opened(v1::Opened { name: "s".into(), from: n, revision: n }),
+                4..6 => Change::Revised(v1::Revised { revision: n, from: 1, ..Default::default() }),
+                _ => Change::Opened(v1::Opened { name: "s".into(), from: n, revision: n, ..Default::default() }),
             },
         )
     });

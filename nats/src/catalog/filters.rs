@@ -1,0 +1,167 @@
+//! The filters that a subscription has had in one shard. Pure.
+//!
+//! An event is matched by the filter that was in force at its place in EVENTS, however often the catalog changes before the
+//! event is settled: what a subscription has taken ends with an outcome. So the owner of a shard commits each filter with
+//! the sequence that it counts from, and every reader of OUTCOMES keeps the ones that unsettled events were matched by.
+
+use weft_proto::{
+    ids::StreamSeq,
+    v1::{self, subscription_change::Change},
+};
+
+use super::pattern_matches;
+use crate::event::StoredEvent;
+
+/// Filters kept of one subscription. Only changes of the filter while events are unsettled add to them. Beyond this many
+/// the two oldest become one that takes what either took: an event too many is delivered rather than one lost.
+const FILTERS_MAX: usize = 32;
+
+/// How an event stands with a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Match {
+    /// The filter that was in force took it.
+    Taken,
+    /// The filter that was in force did not take it.
+    Ignored,
+    /// The filter that was in force is not known, and the oldest known one does not take the event. Only an earlier version
+    /// of Weft can have taken it.
+    Unknown,
+}
+
+/// The filters of a subscription, by the sequence that each counts from.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Filters {
+    start: StreamSeq,
+    filters: Vec<v1::FilterRevision>,
+}
+
+impl Filters {
+    /// The filters that the committed record holds.
+    pub fn of(state: &v1::SubscriptionState) -> Self {
+        Self { start: StreamSeq(state.from), filters: state.filters.clone() }
+    }
+
+    /// Only the newest filter, as if it had always been in force.
+    pub fn present(&self) -> Self {
+        let filters = self.filters.last().map(|last| v1::FilterRevision { from: 0, ..last.clone() });
+        Self { start: self.start, filters: filters.into_iter().collect() }
+    }
+
+    /// How an event stands. Without any known filter everything from the start on counts as taken.
+    pub fn judge(&self, event: &StoredEvent) -> Match {
+        self.judge_kind(event.seq, &event.event.event_type, &event.event.source)
+    }
+
+    /// As [`judge`](Self::judge), of the parts of an event that count.
+    pub fn judge_kind(&self, seq: StreamSeq, event_type: &str, source: &str) -> Match {
+        if seq < self.start {
+            return Match::Ignored;
+        }
+        let Some(oldest) = self.filters.first() else { return Match::Taken };
+        let in_force = self.filters.iter().rfind(|filter| filter.from <= seq.0);
+        let taken = |filter: &v1::FilterRevision| takes(&filter.types, &filter.sources, event_type, source);
+        match in_force {
+            Some(filter) if taken(filter) => Match::Taken,
+            Some(_) => Match::Ignored,
+            None if taken(oldest) => Match::Taken,
+            None => Match::Unknown,
+        }
+    }
+}
+
+/// Whether a filter takes an event; no sources stand for all.
+pub(super) fn takes(types: &[String], sources: &[String], event_type: &str, source: &str) -> bool {
+    (sources.is_empty() || sources.iter().any(|name| name == source))
+        && types.iter().any(|pattern| pattern_matches(pattern, event_type))
+}
+
+/// Applies a committed change to what is known of its subscription, as every reader of OUTCOMES does.
+pub fn apply_change(state: &mut v1::SubscriptionState, change: &v1::SubscriptionChange) {
+    match &change.change {
+        Some(Change::Opened(opened)) => {
+            let filter = filter(opened.from, opened.revision, &opened.types, &opened.sources);
+            *state = v1::SubscriptionState {
+                name: opened.name.clone(),
+                revision: opened.revision,
+                from: opened.from,
+                detached: None,
+                closed: false,
+                closed_through: None,
+                filters: filter.into_iter().collect(),
+                ordered: opened.ordered,
+                ..std::mem::take(state)
+            };
+        }
+        Some(Change::Revised(revised)) => {
+            state.revision = revised.revision;
+            state.ordered = revised.ordered.or(state.ordered);
+            if let Some(filter) = filter(revised.from, revised.revision, &revised.types, &revised.sources) {
+                revise(&mut state.filters, filter, revised.settled_below);
+            }
+        }
+        Some(Change::Detached(detached)) => state.detached = (detached.next > 0).then_some(detached.next),
+        Some(Change::Closed(closed)) => {
+            state.closed = true;
+            state.closed_through = Some(closed.up_to);
+        }
+        None => {}
+    }
+    if change.catalog.is_some() {
+        state.catalog.clone_from(&change.catalog);
+    }
+}
+
+/// The filter of a record; `None` where an earlier version wrote it.
+fn filter(from: u64, revision: u64, types: &[String], sources: &[String]) -> Option<v1::FilterRevision> {
+    let (types, sources) = (types.to_vec(), sources.to_vec());
+    (!types.is_empty()).then_some(v1::FilterRevision { from, revision, types, sources })
+}
+
+/// Adds a filter, and drops those that ended at or below `settled_below`.
+fn revise(filters: &mut Vec<v1::FilterRevision>, mut filter: v1::FilterRevision, settled_below: u64) {
+    // The filters stay sorted whatever a record says.
+    filter.from = filters.last().map_or(filter.from, |last| last.from.max(filter.from));
+    let is_same = |last: &v1::FilterRevision| last.types == filter.types && last.sources == filter.sources;
+    if filters.last().is_some_and(is_same) {
+        return;
+    }
+    filters.push(filter);
+    let ended = filters.windows(2).take_while(|pair| pair[1].from <= settled_below).count();
+    filters.drain(..ended);
+    // An empty range: the filter before it never took an event.
+    filters.dedup_by(|later, earlier| {
+        let replaced = later.from == earlier.from;
+        if replaced {
+            *earlier = std::mem::take(later);
+        }
+        replaced
+    });
+    while filters.len() > FILTERS_MAX {
+        let oldest = filters.remove(0);
+        if let Some(next) = filters.first_mut() {
+            merge(next, oldest);
+        }
+    }
+}
+
+/// Makes `next` take from `earlier.from` on what either takes.
+fn merge(next: &mut v1::FilterRevision, earlier: v1::FilterRevision) {
+    next.from = earlier.from;
+    if next.sources.is_empty() || earlier.sources.is_empty() {
+        next.sources.clear();
+    } else {
+        add_missing(&mut next.sources, earlier.sources);
+    }
+    add_missing(&mut next.types, earlier.types);
+}
+
+fn add_missing(list: &mut Vec<String>, more: Vec<String>) {
+    for text in more {
+        if !list.contains(&text) {
+            list.push(text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,285 @@
+//! Subscriptions as the catalog has them: they come, change, are removed, or are missing.
+//!
+//! What a subscription has taken ends with an outcome. A changed filter counts from the next event; one that is removed is
+//! closed in the name of who removed it; one that is merely missing keeps everything, as if it were paused.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use weft_nats::{
+    catalog::{Filters, Match},
+    event::StoredEvent,
+};
+use weft_proto::{
+    ids::{Run, StreamSeq, SubscriptionUid},
+    v1::{self, subscription_change::Change},
+};
+
+use super::{
+    action::Action,
+    detach::Detached,
+    flaw::{Flaw, has},
+    input::{LaneKey, Rules, Work},
+    lane::event_bytes,
+    machine::Lanes,
+    schedule::Bounds,
+    world::{Subscription, outcome_of, receiver_record},
+};
+
+impl Lanes {
+    pub(super) fn subscribed(&mut self, rules: Rules, now: Timestamp, actions: &mut Vec<Action>) {
+        let uid = rules.uid;
+        if self.world.subscriptions.contains_key(&uid) {
+            self.revise(&rules);
+        } else {
+            self.open(&rules);
+        }
+        let Some(subscription) = self.world.subscriptions.get_mut(&uid) else { return };
+        let is_other =
+            |old: &Rules| (old.catalog.created_ns, old.revision) != (rules.catalog.created_ns, rules.revision);
+        let renewed = subscription.rules.as_ref().is_some_and(is_other);
+        subscription.orphaned = false;
+        subscription.rules = Some(rules);
+        if renewed {
+            if let Some(detached) = &mut subscription.detached {
+                // Another filter may not take what it waits for.
+                detached.waits = false;
+            }
+            if self.schedule.is_held(uid) {
+                self.schedule.forget_outage(uid);
+                self.receiver_changed(uid, actions);
+            }
+        }
+        self.switch(uid, now, actions);
+    }
+
+    /// Takes events for a subscription from its start on. One that was closed before has nothing to do with what ended
+    /// then.
+    fn open(&mut self, rules: &Rules) {
+        let uid = rules.uid;
+        let ended = self.world.closed_through(uid).filter(|_| !has(Flaw::EndedComesBack));
+        if ended.is_some() && self.drafts.is_due() {
+            // A commit's changes of subscriptions are applied after its lanes: the end of the old lanes comes first.
+            self.seal();
+        }
+        let from = match ended {
+            None => rules.start,
+            Some(None) => rules.start.max(self.cursor.next()),
+            Some(Some(ended)) => rules.start.max(ended.next()),
+        };
+        let opened = v1::Opened {
+            name: rules.name.clone(),
+            from: from.0,
+            revision: rules.revision,
+            types: rules.types.clone(),
+            sources: rules.sources.clone(),
+            ordered: Some(rules.ordered),
+        };
+        self.change(uid, Change::Opened(opened), Some(rules.catalog));
+        // What lies at or below the cursor has passed the shared reader: a reader of its own fetches it.
+        if from <= self.cursor
+            && let Some(subscription) = self.world.subscriptions.get_mut(&uid)
+        {
+            subscription.detached = Some(Detached::behind(from));
+            self.drafts.detached(uid);
+        }
+    }
+
+    /// Commits another revision, with the sequence that its filter counts from.
+    fn revise(&mut self, rules: &Rules) {
+        let uid = rules.uid;
+        let Some(subscription) = self.world.subscriptions.get(&uid) else { return };
+        let state = subscription.state();
+        let is_unknown = state.filters.is_empty();
+        // Another bucket counts its revisions anew.
+        let same_bucket = state.catalog.is_none_or(|catalog| catalog.created_ns == rules.catalog.created_ns);
+        if state.revision == rules.revision && same_bucket && !is_unknown {
+            return;
+        }
+        // An earlier version has not committed the filter; one that was never changed is known all the same.
+        let was_never_changed = is_unknown && rules.author.is_creator && state.revision == rules.revision;
+        let from = if was_never_changed { state.from } else { self.cursor.next().0.max(state.from) };
+        let revised = v1::Revised {
+            revision: rules.revision,
+            from,
+            types: rules.types.clone(),
+            sources: rules.sources.clone(),
+            settled_below: self.settled_below(uid).0,
+            ordered: Some(rules.ordered),
+        };
+        self.change(uid, Change::Revised(revised), Some(rules.catalog));
+    }
+
+    /// Everything of a subscription below this is settled.
+    fn settled_below(&self, uid: SubscriptionUid) -> StreamSeq {
+        let lanes = self.world.lanes_of(uid).filter(|(_, lane)| !lane.is_settled()).map(|(_, lane)| lane.first());
+        let unread = self.world.detached(uid).map(|detached| detached.through.next());
+        lanes.chain(unread).min().unwrap_or(self.cursor.next())
+    }
+
+    /// Drafts a change, and takes note of it.
+    fn change(&mut self, uid: SubscriptionUid, change: Change, catalog: Option<v1::CatalogPosition>) {
+        let change = v1::SubscriptionChange { subscription: uid.to_vec(), change: Some(change), catalog };
+        self.world.change(uid, &change);
+        self.drafts.subscription(change);
+    }
+
+    /// A subscription's receiver stands otherwise than before: the open draft and the driver are informed.
+    pub(super) fn receiver_changed(&mut self, uid: SubscriptionUid, actions: &mut Vec<Action>) {
+        let condition = self.schedule.condition(uid);
+        self.drafts.receiver(uid, receiver_record(uid, condition.as_ref()));
+        actions.push(Action::Receiver { uid, condition });
+    }
+
+    /// A subscription may deliver by other rules now, or not at all.
+    pub(super) fn switch(&mut self, uid: SubscriptionUid, now: Timestamp, actions: &mut Vec<Action>) {
+        let Some(subscription) = self.world.subscriptions.get(&uid) else { return };
+        let active = subscription.is_active();
+        let rules = subscription.rules.as_ref();
+        let concurrency = rules.filter(|_| active).map_or(0, |rules| rules.concurrency);
+        self.schedule.set_bounds(uid, Bounds { concurrency, gap: rules.and_then(|rules| rules.gap) });
+        let keys: Vec<LaneKey> = self.world.lanes_of(uid).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            if !active && let Some(lane) = self.world.lanes.get_mut(&key) {
+                self.memory.give_back(uid, lane.park());
+            }
+            self.advance(&key, now, actions);
+        }
+    }
+
+    /// Closes a subscription in the operator's name. Whether there was one.
+    pub(super) fn unsubscribed(
+        &mut self,
+        uid: SubscriptionUid,
+        operator: String,
+        reason: String,
+        catalog: Option<v1::CatalogPosition>,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        if !self.world.subscriptions.contains_key(&uid) {
+            return false;
+        }
+        if self.schedule.is_held(uid) {
+            self.schedule.forget_outage(uid);
+            self.receiver_changed(uid, actions);
+        }
+        self.schedule.remove(uid);
+        self.in_wait.remove(&uid);
+        let keys: Vec<LaneKey> = self.world.lanes_of(uid).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            if let Some(lane) = self.world.remove_lane(&key) {
+                self.memory.give_back(uid, lane.buffer.iter().map(|event| event_bytes(event)).sum());
+                if let Some(at) = lane.timer {
+                    self.schedule.disarm(at, &key);
+                }
+            }
+        }
+        let closed = v1::Closed { operator, reason, up_to: self.cursor.0 };
+        self.change(uid, Change::Closed(closed), catalog);
+        true
+    }
+
+    /// A subscription is missing from the catalog: its lanes stand still, and it reads on from here when it is back.
+    pub(super) fn orphaned(&mut self, uid: SubscriptionUid, now: Timestamp, actions: &mut Vec<Action>) {
+        if has(Flaw::MissingIsRemoved) {
+            self.unsubscribed(uid, String::new(), String::new(), None, actions);
+            return;
+        }
+        let next = self.cursor.next();
+        let Some(subscription) = self.world.subscriptions.get_mut(&uid).filter(|known| !known.orphaned) else { return };
+        // Its rules stay: by them an attempt in flight ends.
+        subscription.orphaned = true;
+        if subscription.detached.is_none() {
+            subscription.detached = Some(Detached { waits: true, ..Detached::behind(next) });
+            self.drafts.detached(uid);
+            actions.push(Action::Detach { uid });
+        }
+        self.switch(uid, now, actions);
+    }
+
+    /// An operator gives an orphaned subscription up. Whether it is one.
+    pub(super) fn discard_subscription(
+        &mut self,
+        uid: SubscriptionUid,
+        operator: &str,
+        reason: &str,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        self.is_orphaned(uid) && self.unsubscribed(uid, operator.to_owned(), reason.to_owned(), None, actions)
+    }
+
+    /// Whether a subscription is missing from the catalog.
+    pub fn is_orphaned(&self, uid: SubscriptionUid) -> bool {
+        self.world.subscriptions.get(&uid).is_some_and(|subscription| subscription.orphaned)
+    }
+
+    /// The subscriptions that are missing from the catalog, with their names.
+    pub fn orphans(&self) -> impl Iterator<Item = (SubscriptionUid, &str)> {
+        let orphans = self.world.subscriptions.iter().filter(|(_, subscription)| subscription.orphaned);
+        orphans.map(|(uid, subscription)| (*uid, subscription.state().name.as_str()))
+    }
+
+    /// Whether an orphaned subscription would take an event: then it takes it once it is back.
+    pub fn waits_for_owner(&self, event: &StoredEvent) -> bool {
+        let orphans = self.world.subscriptions.values().filter(|subscription| subscription.orphaned);
+        orphans.into_iter().any(|subscription| subscription.filters().judge(event) == Match::Taken)
+    }
+
+    /// Whether it is known that a subscription's events wait for each other, or that they do not.
+    pub(super) fn is_order_known(&self, uid: SubscriptionUid) -> bool {
+        let known =
+            |subscription: &Subscription| subscription.rules.is_some() || subscription.state().ordered.is_some();
+        self.world.subscriptions.get(&uid).is_some_and(known)
+    }
+
+    /// The uids of all subscriptions that are not closed.
+    pub fn subscriptions(&self) -> impl Iterator<Item = SubscriptionUid> {
+        self.world.subscriptions.keys().copied()
+    }
+
+    /// What the committed record says of a subscription, with what is drafted.
+    pub fn subscription(&self, uid: SubscriptionUid) -> Option<&v1::SubscriptionState> {
+        self.world.subscriptions.get(&uid).map(|subscription| subscription.state())
+    }
+
+    /// The filters of a subscription: what its lanes and its own reader take of the log.
+    pub fn filters(&self, uid: SubscriptionUid) -> Option<Arc<Filters>> {
+        if has(Flaw::PresentFilter) {
+            return self.world.subscriptions.get(&uid).map(|subscription| Arc::new(subscription.filters().present()));
+        }
+        self.world.subscriptions.get(&uid).map(|subscription| Arc::clone(subscription.filters()))
+    }
+
+    /// The newest position of the catalog that a change of a subscription was decided at.
+    pub fn catalog(&self) -> v1::CatalogPosition {
+        self.world.catalog()
+    }
+
+    /// Who has given up the head of a lane by a narrower filter, of which only an earlier version of Weft knew the
+    /// predecessor.
+    pub(super) fn given_up_by(&self, key: &LaneKey, event: &StoredEvent) -> Option<String> {
+        let subscription = self.world.subscriptions.get(&key.subscription)?;
+        let rules = subscription.rules.as_ref()?;
+        let operator = match rules.author.operator.as_str() {
+            "" => format!("catalog revision {}", rules.revision),
+            operator => operator.to_owned(),
+        };
+        (subscription.filters().judge(event) == Match::Unknown).then_some(operator)
+    }
+
+    /// The head of a lane is discarded without an attempt.
+    pub(super) fn give_up(&mut self, key: &LaneKey, event: &Arc<StoredEvent>, operator: String, now: Timestamp) {
+        let Some(lane) = self.world.lanes.get_mut(key) else { return };
+        let attempts = lane.head.ended;
+        self.memory.give_back(key.subscription, lane.settle_head(event.seq));
+        let outcome = v1::Outcome {
+            kind: v1::OutcomeKind::Discarded.into(),
+            event_id: event.event.id.to_vec(),
+            attempts,
+            at_ms: now.as_millisecond(),
+            operator,
+            ..outcome_of(&Work { lane: key.clone(), seq: event.seq, run: Run::LIVE })
+        };
+        self.conclude(key, outcome);
+    }
+}

@@ -1,0 +1,80 @@
+//! Filters that change while events wait.
+
+use weft_nats::{catalog::Catalog, testing::master_key};
+use weft_proto::v1;
+
+use crate::support::{Log, PATIENCE, Receiver, Running};
+
+/// Gives a subscription another list of types.
+async fn retype(log: &Log, name: &str, types: &[&str]) {
+    let catalog = Catalog::new(log.connection.clone(), master_key());
+    let entry = catalog.read().await.unwrap().subscriptions[name].clone();
+    let types = types.iter().map(|text| (*text).to_owned()).collect();
+    let value = v1::Subscription { types, ..entry.value.as_ref().clone() };
+    catalog.put_subscription(&value, entry.revision).await.unwrap();
+}
+
+/// Three workflows whose receiver is away: `w0` has two events that the narrower filter does not take, `w1` both kinds by
+/// turns, `w2` only such that it takes.
+async fn three_workflows(log: &mut Log) -> usize {
+    let events = [("w0", "aa"), ("w1", "abab"), ("w2", "bb")];
+    for (workflow, kinds) in events {
+        for kind in kinds.chars() {
+            log.event_with(workflow, |event| event.event_type = format!("order.{kind}")).await;
+        }
+    }
+    events.iter().map(|(_, kinds)| kinds.len()).sum()
+}
+
+/// P5: what a subscription has taken ends with an outcome when its filter becomes narrower meanwhile, whether the worker
+/// goes on or another one takes over. Before, what the present filter did not take vanished without an outcome.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_narrower_filter_gives_up_nothing_that_was_taken() {
+    for restarts in [false, true] {
+        let mut log = Log::start().await;
+        let receiver = Receiver::start(|_| 503).await;
+        let waits = |subscription: &mut v1::Subscription| {
+            subscription.types = vec!["order.*".into()];
+            subscription.retry = Some(v1::Retry { schedule_ms: vec![500; 100], ..Default::default() });
+        };
+        log.subscribe_with("bar", &receiver, 1, waits).await;
+        let folder = tempfile::tempdir().unwrap();
+        let mut worker = Running::start(&log, folder.path());
+        let taken = three_workflows(&mut log).await;
+        receiver.until(|requests| ["w0", "w1", "w2"].iter().all(|w| requests.iter().any(|r| r.workflow == *w))).await;
+
+        // The lanes give their events back to the log, and read them again by whatever filter counts.
+        if restarts {
+            worker.stop().await;
+            retype(&log, "bar", &["order.b"]).await;
+            worker = Running::start(&log, folder.path());
+        } else {
+            log.pause("bar", true).await;
+            retype(&log, "bar", &["order.b"]).await;
+        }
+        let back = Receiver::start(|_| 200).await;
+        let catalog = Catalog::new(log.connection.clone(), master_key());
+        let entry = catalog.read().await.unwrap().subscriptions["bar"].clone();
+        let mut value = entry.value.as_ref().clone();
+        value.paused = false;
+        let http = v1::HttpDestination {
+            url: format!("http://{}/", back.address),
+            secrets: vec![crate::support::SECRET.into()],
+            format: v1::HttpFormat::Envelope.into(),
+        };
+        value.destination = Some(v1::Destination { kind: Some(v1::destination::Kind::Http(http)) });
+        catalog.put_subscription(&value, entry.revision).await.unwrap();
+        back.until_delivered(taken).await;
+        // From now on the narrower filter counts.
+        log.event_with("w0", |event| event.event_type = "order.a".into()).await;
+        log.event_with("w0", |event| event.event_type = "order.b".into()).await;
+        let requests = back.until_delivered(taken + 1).await;
+        let of_w0: Vec<u64> = requests.iter().filter(|r| r.workflow == "w0").map(|r| r.sequence).collect();
+        assert_eq!(of_w0, [1, 2, 4], "restarts: {restarts}");
+        let outcomes = tokio::time::timeout(PATIENCE, log.outcomes(taken + 2)).await.unwrap();
+        worker.stop().await;
+        let kinds: Vec<_> = outcomes.iter().filter(|outcome| !outcome.subscription.is_empty()).collect();
+        assert_eq!(kinds.len(), taken + 1);
+        assert!(kinds.iter().all(|outcome| outcome.kind() == v1::OutcomeKind::Delivered), "{kinds:?}");
+    }
+}
