@@ -133,17 +133,21 @@ async fn healthy_events_start_soon(sick: Sick) {
             let workflow = format!("sick{}", tick % count);
             log.events_of(1, &[workflow]).await;
             if tick % 10 == 5 {
-                healthy.extend(log.events_of(1, &[format!("healthy{}", tick / 10 % 10)]).await);
+                let events = log.events_of(1, &[format!("healthy{}", tick / 10 % 10)]).await;
+                // It counts from its acceptance, not from the append's begin.
+                healthy.extend(events.into_iter().map(|event| (event, Timestamp::now())));
             }
         }
         let all = async {
-            while !healthy.iter().all(|event| arrivals.lock().unwrap().contains_key(&event.id.to_string())) {
+            while !healthy.iter().all(|(event, _)| arrivals.lock().unwrap().contains_key(&event.id.to_string())) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
         tokio::time::timeout(PATIENCE, all).await.expect("every healthy event is attempted");
         let arrived = arrivals.lock().unwrap().clone();
-        let wait = |event: &Event| arrived[&event.id.to_string()].duration_since(event.received_at).as_millis();
+        let wait = |(event, accepted): &(Event, Timestamp)| {
+            arrived[&event.id.to_string()].duration_since(*accepted).as_millis().max(0)
+        };
         let mut waits: Vec<_> = healthy.iter().map(wait).collect();
         waits.sort_unstable();
         receiver.abort();
