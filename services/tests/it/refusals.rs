@@ -3,6 +3,7 @@
 use std::{fs, net::TcpListener, path::Path, process::Output};
 
 use tokio::process::Command;
+use weft_nats::folder_lock::FolderLock;
 
 use crate::mesh::program;
 
@@ -86,4 +87,16 @@ async fn a_file_that_is_not_there_is_named() {
     let mut command = Command::new(program());
     let output = command.args(["up", "--config", "no-such.toml"]).current_dir(folder.path()).output().await.unwrap();
     assert_one_line(&output, &["no-such.toml", "--config"]);
+}
+
+/// A second process on a data folder is refused before it binds a port, whatever its own configuration.
+#[tokio::test]
+async fn a_data_folder_that_another_process_uses_names_that_process() {
+    let folder = tempfile::tempdir().unwrap();
+    for role in ["gateway", "worker", "admin"] {
+        let _lock = FolderLock::take(&folder.path().join("weft-data").join(role)).unwrap();
+        let output = run(folder.path(), "", &[]).await;
+        let pid = format!("in use by process {};", std::process::id());
+        assert_one_line(&output, &["weft-data", role, &pid, "--data"]);
+    }
 }
