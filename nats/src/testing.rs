@@ -169,6 +169,32 @@ impl TestServer {
         self.restart().await;
     }
 
+    /// Copies a stream's files into `folder`. The server must have been killed.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such stream.
+    pub fn copy_stream(&self, stream: &str, folder: &Path) {
+        copy_folder(&self.stream_folder(stream), folder);
+    }
+
+    /// Puts the files of `folder` in the place of a stream's. The server must have been killed.
+    ///
+    /// # Panics
+    ///
+    /// When the files cannot be written.
+    pub fn restore_stream(&self, stream: &str, folder: &Path) {
+        let place = self.stream_folder(stream);
+        match fs::remove_dir_all(&place) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{}: {error}", place.display()),
+            _ => copy_folder(folder, &place),
+        }
+    }
+
+    fn stream_folder(&self, stream: &str) -> std::path::PathBuf {
+        self.folder().join("store/jetstream/$G/streams").join(stream)
+    }
+
     /// Stops the server in its tracks (SIGSTOP): connections stay open and nothing answers. Returns when all its threads
     /// stand still.
     ///

@@ -6,15 +6,18 @@
 //!
 //! A program may embed it, with code of its own to deliver to: [`Worker::builder`].
 
+mod adopt;
 pub mod builder;
 pub mod destination;
 pub mod driver;
+mod identity;
 pub mod lane;
 pub mod ledger;
 mod log;
 pub mod matching;
 pub mod metrics;
 pub mod options;
+mod owner;
 pub mod ownership;
 pub mod service;
 mod shares;

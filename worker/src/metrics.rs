@@ -31,6 +31,8 @@ pub const LATE_LANES: &str = "weft_worker_late_lanes";
 pub const ORPHANED_SUBSCRIPTIONS: &str = "weft_worker_orphaned_subscriptions";
 /// 1 while another process uses this worker's id, so that this one owns no shard.
 pub const ID_CONFLICT: &str = "weft_worker_id_conflict";
+/// 1 while the streams of a shard are not those of its outcomes, so that it stands still, by `shard`.
+pub const STOPPED: &str = "weft_worker_stopped_shards";
 
 /// Counts an attempt.
 pub fn attempt_ended(end: &AttemptEnd) {

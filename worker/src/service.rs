@@ -20,25 +20,21 @@ use weft_proto::ids::ShardId;
 
 use crate::{
     destination::{Destination, Destinations},
-    driver::{CheckpointPace, Context, Driver, DriverError},
+    driver::{CheckpointPace, Context},
     lane::Limits,
-    ledger::{self, RecoveryError},
     options::WorkerOptions,
+    owner::{Owner, RETRY_PAUSE},
     ownership::{
-        Bucket, Holder, Leases, Tenure, WorkerId,
-        duty::Duty,
-        member::{Declined, Member, Told},
+        Bucket, Holder, Leases, WorkerId,
+        member::{Declined, Member},
     },
-    shares::{Share, Shares},
+    shares::Shares,
 };
 
-/// The pause before what failed is tried again.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// Shards that one line of readiness names.
+const NAMED_MAX: usize = 4;
 /// How often refused readers are looked for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// The pause before a shard is tried again whose fault does not pass by itself: its log has lost something, or its file
-/// cannot be used. An operator must act, and reads of it in the log.
-const FAULT_PAUSE: Duration = Duration::from_secs(5);
 
 /// How long a drain waits for attempts in flight: longer than an attempt takes by default. A process that is asked to end
 /// is killed after half a minute as a rule, so what takes longer is left to the next owner, which makes the attempt again.
@@ -216,7 +212,7 @@ fn worker_id(folder: &Path) -> std::io::Result<String> {
 
 /// What each shard still waits for, told as one text.
 #[derive(Debug)]
-struct States {
+pub(crate) struct States {
     /// What each shard waits for, and under no shard what all of them do.
     waiting: Mutex<BTreeMap<Option<ShardId>, String>>,
     missing: watch::Sender<Option<String>>,
@@ -229,7 +225,7 @@ impl States {
     }
 
     /// A shard waits for something; `None`: it is delivered, here or by another worker.
-    fn set(&self, shard: ShardId, what: Option<String>) {
+    pub fn set(&self, shard: ShardId, what: Option<String>) {
         self.tell(Some(shard), what);
     }
 
@@ -244,16 +240,26 @@ impl States {
             Some(what) => drop(waiting.insert(shard, what)),
             None => drop(waiting.remove(&shard)),
         }
-        let first = waiting.iter().next().map(|(shard, what)| match shard {
-            Some(shard) => format!("shard {shard}: {what}"),
-            None => what.clone(),
-        });
+        let text = (!waiting.is_empty()).then(|| in_one_line(&waiting));
         self.missing.send_if_modified(|missing| {
-            let changed = *missing != first;
-            *missing = first;
+            let changed = *missing != text;
+            *missing = text;
             changed
         });
     }
+}
+
+/// Everything that is waited for, as far as a line can hold it.
+fn in_one_line(waiting: &BTreeMap<Option<ShardId>, String>) -> String {
+    let named = waiting.iter().take(NAMED_MAX).map(|(shard, what)| match shard {
+        Some(shard) => format!("shard {shard}: {what}"),
+        None => what.clone(),
+    });
+    let mut text = named.collect::<Vec<_>>().join("; ");
+    if let Some(more @ 1..) = waiting.len().checked_sub(NAMED_MAX) {
+        text.push_str(&format!("; and {more} more shards"));
+    }
+    text
 }
 
 /// Reports what the catalog lacks and which readers are refused a consumer, until `drain`.
@@ -272,147 +278,4 @@ async fn watch_readers(
             () = drain.cancelled() => return,
         }
     }
-}
-
-/// Owns one shard, again and again.
-struct Owner {
-    context: Context,
-    leases: Leases,
-    told: watch::Receiver<Told>,
-    shares: Arc<Shares>,
-    declined: Declined,
-    shard: ShardId,
-    file: PathBuf,
-    states: Arc<States>,
-}
-
-impl Owner {
-    async fn run(mut self, drain: CancellationToken) {
-        while let Some(expected) = self.called(&drain).await {
-            // Not cancelled: a driver that drains ends by itself, with what is in flight committed.
-            let pause = self.own(expected, &drain).await;
-            tokio::select! {
-                () = drain.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
-            }
-        }
-    }
-
-    /// Waits for the word to own the shard, and the revision of the lease to claim it behind; each word is good for one
-    /// try. `None`: the worker drains.
-    async fn called(&mut self, drain: &CancellationToken) -> Option<u64> {
-        loop {
-            tokio::select! {
-                () = drain.cancelled() => return None,
-                changed = self.told.changed() => changed.ok()?,
-            }
-            match self.told.borrow_and_update().clone() {
-                Ok(Duty::Own { expected }) => return Some(expected),
-                // A standby is ready: it delivers nothing because somebody else does.
-                Ok(Duty::StandBy | Duty::HandOver) => self.states.set(self.shard, None),
-                Err(problem) => self.states.set(self.shard, Some(problem)),
-            }
-        }
-    }
-
-    /// Claims the lease, takes the shard over, drives it until it ends. How long to wait before the next try.
-    async fn own(&self, expected: u64, drain: &CancellationToken) -> Duration {
-        let shard = self.shard;
-        let lease = match self.leases.claim(shard, expected).await {
-            Ok(Some(lease)) => lease,
-            // Something has been written since: the next look says what.
-            Ok(None) => return Duration::ZERO,
-            Err(problem) => {
-                self.states.set(shard, Some(format!("lease: {problem}")));
-                return RETRY_PAUSE;
-            }
-        };
-        // From now on: the others' attempts that are above their shares end while this one reads its outcomes.
-        let share = self.shares.take();
-        let release = CancellationToken::new();
-        let (tenure, keeping) = lease.keep(release.clone());
-        // Ends when it is released or lost.
-        let keeper = tokio::spawn(keeping);
-        let ended = self.drive(tenure, share, drain).await;
-        release.cancel();
-        let _ = keeper.await;
-        let Err(error) = ended else { return Duration::ZERO };
-        let problem = problem_of(&error);
-        let passes = match error {
-            DriverError::Fenced | DriverError::LeaseLost | DriverError::Recovery(RecoveryError::Unavailable(_)) => true,
-            DriverError::Log(_) | DriverError::Ledger(_) | DriverError::Recovery(_) | DriverError::Task { .. } => false,
-        };
-        if passes {
-            tracing::warn!(%shard, problem, "shard is given up");
-        } else {
-            tracing::error!(%shard, problem, "shard stops");
-            self.declined.add(shard);
-        }
-        self.states.set(shard, Some(problem));
-        if passes { RETRY_PAUSE } else { FAULT_PAUSE }
-    }
-
-    /// Takes the shard over and drives it until `drain`, or until another worker should have it.
-    async fn drive(&self, tenure: Tenure, share: Share, drain: &CancellationToken) -> Result<(), DriverError> {
-        let shard = self.shard;
-        self.states.set(shard, Some("reading its outcomes".into()));
-        let Context { connection, layout, .. } = &self.context;
-        let recovering = async {
-            let recovered = ledger::recover(connection, *layout, shard, &self.file).await?;
-            self.check_events(&recovered).await?;
-            Ok::<_, RecoveryError>(recovered)
-        };
-        let recovered = tokio::select! {
-            recovered = recovering => recovered?,
-            () = self.context.cut.cancelled() => return Ok(()),
-        };
-        self.states.set(shard, None);
-        let drain = drain.child_token();
-        let driving = Driver::new(self.context.clone(), shard, tenure, share, recovered)?.run(drain.clone());
-        tokio::pin!(driving);
-        tokio::select! {
-            ended = &mut driving => return ended,
-            () = self.dismissed() => {}
-        }
-        tracing::info!(%shard, "shard is handed over");
-        drain.cancel();
-        driving.await
-    }
-
-    /// Waits until another worker should have the shard.
-    async fn dismissed(&self) {
-        let mut told = self.told.clone();
-        if told.wait_for(|told| *told == Ok(Duty::HandOver)).await.is_err() {
-            // The worker drains.
-            std::future::pending().await
-        }
-    }
-
-    /// A ledger that lies beyond EVENTS was made of another log: delivering on would skip what comes.
-    async fn check_events(&self, recovered: &ledger::Recovered) -> Result<(), RecoveryError> {
-        let stream = self.context.layout.events_stream(self.shard);
-        let state = streams::state(&self.context.connection, &stream).await?;
-        if recovered.positions.cursor > state.last {
-            return Err(RecoveryError::Lost(format!(
-                "{stream} ends at {} but its outcomes reach to {}: it has been restored from an earlier copy; \
-                 restore OUTCOMES of the same moment",
-                state.last, recovered.positions.cursor
-            )));
-        }
-        Ok(())
-    }
-}
-
-/// An error with its causes, in one line.
-fn problem_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -116,7 +116,8 @@ impl Tables<'_> {
                 | Action::Lane(_)
                 | Action::Catalog(_)
                 | Action::Retry(_)
-                | Action::DiscardSubscription(_),
+                | Action::DiscardSubscription(_)
+                | Action::Adopt(_),
             )
             | None => {}
         }

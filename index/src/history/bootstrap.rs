@@ -82,7 +82,7 @@ async fn load_from(
         let part = CheckpointPart::Chunks(chunks.collect());
         writer.send(Change::Checkpoint { shard, from, part }).await?;
     }
-    let part = CheckpointPart::End(checkpoint.end.clone(), checkpoint.ended_at.as_millisecond());
+    let part = CheckpointPart::End(Box::new(checkpoint.end.clone()), checkpoint.ended_at.as_millisecond());
     writer.send(Change::Checkpoint { shard, from, part }).await?;
     Ok(Ok(()))
 }

@@ -41,7 +41,7 @@ pub(super) enum Change {
 pub(super) enum CheckpointPart {
     Chunks(Vec<v1::CheckpointChunk>),
     /// The end, and when it was stored, in unix milliseconds.
-    End(v1::CheckpointEnd, i64),
+    End(Box<v1::CheckpointEnd>, i64),
 }
 
 /// What it tells after each commit.

@@ -59,7 +59,8 @@ impl StoredCommand {
                 | Action::Retry(_)
                 | Action::Lane(_)
                 | Action::ReplayOrder(_)
-                | Action::DiscardSubscription(_),
+                | Action::DiscardSubscription(_)
+                | Action::Adopt(_),
             )
             | None => &[],
         };

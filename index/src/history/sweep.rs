@@ -163,7 +163,7 @@ impl Tables<'_> {
                     }
                     &[]
                 }
-                Some(Action::ReplayOrder(_) | Action::Catalog(_) | Action::Retry(_)) | None => &[],
+                Some(Action::ReplayOrder(_) | Action::Catalog(_) | Action::Retry(_) | Action::Adopt(_)) | None => &[],
             };
             for item in items {
                 if let Some(uid) = uid_of(&item.subscription) {

@@ -22,11 +22,11 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 
 /// Another owner has written, or the stream is no longer the one that was read.
 #[derive(Debug)]
-pub(super) struct Fenced;
+pub(crate) struct Fenced;
 
 /// Appends one record to `stream` behind `expected`, however long it takes: a shard whose commits cannot be made stands still, and
 /// its lease ends it when that lasts.
-pub(super) async fn append_until_stored(
+pub(crate) async fn append_until_stored(
     log: Log,
     stream: String,
     mut appender: Appender,

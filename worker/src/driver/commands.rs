@@ -13,19 +13,23 @@ impl Driver {
     /// Hands commands to the lanes: each acts once, by its request id, and under the condition that it names.
     pub(super) fn commanded(&mut self, batch: &Batch) -> Result<(), DriverError> {
         for message in &batch.messages {
+            self.commits.commands().read(message);
             let command = message.seq.0;
             let Some(decoded) = records::decode::<v1::Command>(message) else {
                 tracing::warn!(command, "message of COMMANDS is no command of ours and is passed over");
                 self.handle(Input::CommandPassed { command })?;
                 continue;
             };
-            if self.commits.ledger().has_request(&decoded.request_id)? {
+            // The ledger knows a request once its result is committed.
+            let is_repeated = self.requests.contains(&decoded.request_id);
+            if is_repeated || self.commits.ledger().has_request(&decoded.request_id)? {
                 self.handle(Input::CommandPassed { command })?;
                 continue;
             }
             match self.order(decoded.action)? {
                 Some(order) => {
                     let v1::Command { request_id, operator, reason, .. } = decoded;
+                    self.requests.insert(request_id.clone());
                     let command = Command { command: Run(command), request_id, operator, reason, order };
                     let discards = matches!(command.order, Order::DiscardSubscription { .. });
                     self.handle(Input::Commanded(command))?;
@@ -63,6 +67,8 @@ impl Driver {
             }
             // The record of what has been done.
             Some(Action::Catalog(_) | Action::Retry(_)) => None,
+            // Carried out before the shard is driven, or not at all: its streams are those of its commits.
+            Some(Action::Adopt(_)) => None,
             None => {
                 tracing::warn!("command of a later version is passed over");
                 None

@@ -15,8 +15,10 @@ use weft_proto::{
 use super::{
     Context, Driver, DriverError,
     append::{Fenced, append_until_stored},
+    marks::Marks,
 };
 use crate::{
+    identity::Known,
     lane::{Draft, Input},
     ledger::{Ledger, tables::Positions},
     log::Log,
@@ -63,8 +65,8 @@ pub(super) struct Commits {
     in_flight: Option<InFlight>,
     position: StreamSeq,
     epoch: u64,
-    cursor: u64,
-    commands: u64,
+    events: Marks,
+    commands: Marks,
     copied: u64,
     /// What the next commit records of copies.
     copies: Vec<v1::CopyState>,
@@ -85,7 +87,14 @@ pub(super) struct Forget {
 
 impl Commits {
     /// Begins behind `positions`.
-    pub fn new(context: &Context, log: Log, ledger: Ledger, positions: Positions, clock: Anchored) -> Self {
+    pub fn new(
+        context: &Context,
+        log: Log,
+        ledger: Ledger,
+        positions: &Positions,
+        known: Known,
+        clock: Anchored,
+    ) -> Self {
         Self {
             appender: Some(Appender::new(log.connection.clone())),
             log,
@@ -94,8 +103,8 @@ impl Commits {
             in_flight: None,
             position: positions.outcomes,
             epoch: positions.epoch + 1,
-            cursor: positions.cursor.0,
-            commands: positions.commands,
+            events: Marks::new(known.events),
+            commands: Marks::new(known.commands),
             copied: positions.copied,
             copies: Vec::new(),
             forget: None,
@@ -134,6 +143,16 @@ impl Commits {
         self.in_flight.is_some()
     }
 
+    /// The messages of EVENTS at which a commit's cursor may stand.
+    pub fn events(&mut self) -> &mut Marks {
+        &mut self.events
+    }
+
+    /// As [`events`](Self::events), of COMMANDS.
+    pub fn commands(&mut self) -> &mut Marks {
+        &mut self.commands
+    }
+
     /// Appends the epoch record: from its ack on the owner before can commit nothing.
     pub async fn fence(&mut self) -> Result<Stored, DriverError> {
         self.begin_empty();
@@ -143,7 +162,8 @@ impl Commits {
 
     /// Appends a commit that settles nothing: it says who owns the shard, and how far copies are.
     pub fn begin_empty(&mut self) {
-        let commit = v1::Commit { cursor: self.cursor, commands_cursor: self.commands, ..Default::default() };
+        let (events, commands) = (self.events.committed().cursor, self.commands.committed().cursor);
+        let commit = v1::Commit { cursor: events.0, commands_cursor: commands.0, ..Default::default() };
         let commit = self.complete(commit);
         self.append(commit, None);
     }
@@ -151,6 +171,8 @@ impl Commits {
     /// Fills in what is the same for every commit of this owner.
     fn complete(&mut self, commit: v1::Commit) -> v1::Commit {
         v1::Commit {
+            events: Some(self.events.commit(commit.cursor)),
+            commands: Some(self.commands.commit(commit.commands_cursor)),
             epoch: self.epoch,
             worker: self.worker.clone(),
             at_ms: self.clock.now().as_millisecond(),
@@ -203,8 +225,6 @@ impl Commits {
         };
         self.appender = Some(appender);
         self.position = seq;
-        self.cursor = commit.cursor;
-        self.commands = commit.commands_cursor;
         self.ledger.apply(seq, Arc::clone(&commit), bytes).await?;
         Ok(Stored { draft, commit, bytes })
     }
@@ -259,6 +279,9 @@ impl Driver {
     pub(super) async fn committed(&mut self, answer: Answer) -> Result<(), DriverError> {
         let Stored { draft, commit, bytes } = self.commits.finish(answer).await?;
         self.checkpoints.committed(bytes);
+        for result in &commit.results {
+            self.requests.remove(&result.request_id);
+        }
         let position = self.commits.position();
         let Some(draft) = draft else {
             self.copies.add(position, &commit, Vec::new());

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use weft_nats::{
     event::{Entry, StoredEvent},
+    position::Position,
     reader::{Batch, ReadError},
 };
 use weft_proto::ids::StreamSeq;
@@ -23,8 +24,11 @@ impl Driver {
                     shard = %self.shard, stream, from = position.0, through = first.0 - 1,
                     "events were dropped from the log before they were read; raise its retention or max_bytes"
                 );
-                self.events = reader(&self.context, stream, &format!("events-{}", self.shard), first);
-                self.handle(Input::Dropped { through: StreamSeq(first.0 - 1) })
+                let through = StreamSeq(first.0 - 1);
+                self.commits.events().dropped(through);
+                let known = Position { cursor: through, mark: None, ..self.commits.events().committed().clone() };
+                self.events = reader(&self.context, stream, &format!("events-{}", self.shard), known);
+                self.handle(Input::Dropped { through })
             }
             Err(error) => Err(error.into()),
         }
@@ -32,6 +36,7 @@ impl Driver {
 
     fn arrived(&mut self, batch: Batch) -> Result<(), DriverError> {
         for message in batch.messages {
+            self.commits.events().read(&message);
             let seq = message.seq;
             let stored_at = message.stored_at;
             match Entry::decode(self.context.layout, &message) {

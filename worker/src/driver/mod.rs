@@ -5,7 +5,7 @@
 //! what must follow a commit is done after it. If a commit cannot be made because another owner has written, the driver
 //! ends at once: it is no longer the owner, whatever its lease says.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use rand::{SeedableRng as _, rngs::StdRng};
@@ -17,16 +17,15 @@ use weft_nats::{
     conditions::Conditions,
     connect::Connection,
     options::OnFull,
+    position::Position,
     reader::{OrderedReader, ReadError, ReaderOptions},
     subject::Layout,
 };
-use weft_proto::{
-    ids::{ShardId, StreamSeq},
-    v1,
-};
+use weft_proto::{ids::ShardId, v1};
 
 use crate::{
     destination::Destinations,
+    identity::Known,
     lane::{Action, Input, Lanes},
     ledger::{LedgerError, Recovered, RecoveryError},
     log::Log,
@@ -45,6 +44,7 @@ mod commits;
 mod copies;
 mod events;
 mod lookups;
+mod marks;
 mod pace;
 mod pauses;
 mod receivers;
@@ -52,6 +52,7 @@ mod subscriptions;
 mod trim;
 
 use aging::Aging;
+pub(crate) use append::append_until_stored;
 use attempts::Attempted;
 use backfill::Backfills;
 use checkpoints::Checkpoints;
@@ -147,6 +148,8 @@ pub struct Driver {
     copies: Copies,
     events: OrderedReader,
     commands: OrderedReader,
+    /// Request ids that have been handed to the lanes and whose results are not committed yet.
+    requests: HashSet<String>,
     subscriptions: Subscriptions,
     /// Asks the server for a catalog that was not read as far as the shard has acted on.
     confirming: JoinSet<Arc<Snapshot>>,
@@ -185,25 +188,27 @@ impl Driver {
         tenure: Tenure,
         mut share: Share,
         recovered: Recovered,
+        known: Known,
     ) -> Result<Self, DriverError> {
         let Recovered { ledger, positions, restored, checkpoints } = recovered;
         let log = Log { connection: context.connection.clone(), layout: context.layout, shard };
         let stream = context.layout.events_stream(shard);
-        let events = reader(&context, stream, &format!("events-{shard}"), positions.cursor.next());
+        let events = reader(&context, stream, &format!("events-{shard}"), known.events.clone());
         let stream = context.layout.commands_stream(shard);
-        let commands = reader(&context, stream, &format!("commands-{shard}"), StreamSeq(positions.commands + 1));
+        let commands = reader(&context, stream, &format!("commands-{shard}"), known.commands.clone());
         let receivers = Receivers::new(shard, context.conditions.clone());
         let backfills = Backfills::new(log.clone(), &restored.subscriptions);
         let clock = lane_clock(&context.connection);
         let lanes = Lanes::new(share.limits(), restored, clock.now(), StdRng::from_rng(&mut rand::rng()));
         let aging = Aging::start(log.clone(), context.retention);
         let refused = ledger.refused_copies()?;
-        let copies = Copies::start(&context, log.clone(), positions.copied, positions.outcomes, refused);
+        let copies =
+            Copies::start(&context, log.clone(), positions.copied, positions.outcomes, positions.cursor, refused);
         let trim = (context.on_full == OnFull::DropSettled)
             .then(|| Trim::start(&context, log.clone(), ledger.settlement(), copies.shared()));
-        let commits = Commits::new(&context, log.clone(), ledger, positions, clock);
-        let checkpoints =
-            Checkpoints::new(log, context.checkpoints, commits.epoch(), positions.created_ns, checkpoints);
+        let created_ns = positions.created_ns;
+        let commits = Commits::new(&context, log.clone(), ledger, &positions, known, clock);
+        let checkpoints = Checkpoints::new(log, context.checkpoints, commits.epoch(), created_ns, checkpoints);
         Ok(Self {
             context,
             shard,
@@ -216,6 +221,7 @@ impl Driver {
             copies,
             events,
             commands,
+            requests: HashSet::new(),
             subscriptions: Subscriptions::default(),
             confirming: JoinSet::new(),
             confirmed: None,
@@ -351,7 +357,12 @@ impl Driver {
     /// Tells the lanes, and carries out what they ask for.
     fn handle(&mut self, input: Input) -> Result<(), DriverError> {
         let mut actions = Vec::new();
+        let drafts = self.lanes.drafts_waiting();
         self.lanes.handle(input, self.clock.now(), &mut actions);
+        if self.lanes.drafts_waiting() > drafts {
+            self.commits.events().seal();
+            self.commits.commands().seal();
+        }
         for action in actions {
             match action {
                 Action::Attempt { id, work, event, number, previous } => {
@@ -378,9 +389,11 @@ impl Driver {
     }
 }
 
-fn reader(context: &Context, stream: String, name: &str, from: StreamSeq) -> OrderedReader {
-    let name = format!("worker-{name}");
-    let options = ReaderOptions { stream, name, from, filter: None, batch_messages_max: TURN_MESSAGES, known: None };
+/// Reads what follows a position, as long as the stream is the one of that position.
+fn reader(context: &Context, stream: String, name: &str, known: Position) -> OrderedReader {
+    let (name, from) = (format!("worker-{name}"), known.cursor.next());
+    let known = Some(known);
+    let options = ReaderOptions { stream, name, from, filter: None, batch_messages_max: TURN_MESSAGES, known };
     OrderedReader::new(context.connection.clone(), options)
 }
 

@@ -78,7 +78,11 @@ impl Driver {
             if same_bucket && known == Some(subscription.revision) {
                 continue;
             }
-            let Some(matcher) = Matcher::new(&subscription.value, self.shard) else { continue };
+            let Some(mut matcher) = Matcher::new(&subscription.value, self.shard) else { continue };
+            if let Some(known) = self.lanes.subscription(uid) {
+                // The catalog's start may have been counted in a part of EVENTS that was lost.
+                matcher.start = matcher.start.min(StreamSeq(known.from));
+            }
             if let Err(problem) = self.context.destinations.put(&subscription.value) {
                 tracing::error!(subscription = subscription.value.name, %problem, "subscription cannot be delivered to");
             }

@@ -2,7 +2,7 @@
 //!
 //! The state follows from the commits alone, whatever clock the process has, and however they are cut into transactions.
 //!
-//! The rules of a commit, in this order: each outcome of run 0 moves its lane (the event's own where the subscription is not
+//! The rules of a commit, in this order: an adoption voids what the commits before say of later events ([`adopt`]); each outcome of run 0 moves its lane (the event's own where the subscription is not
 //! ordered) behind the event and ends its tries; an
 //! outcome of another run ends that run; a dead letter is open from its outcome, if that names an event, until another outcome of the
 //! same event and subscription; then the lanes, runs and subscriptions that the commit lists stand as listed; then what it
@@ -18,10 +18,12 @@ use weft_proto::v1::{self, subscription_change::Change};
 use super::{
     LedgerError,
     tables::{
-        Applied, Bytes, COPIES, DEAD, HEADS, LANES, META, REQUESTS, RUNS, SUBSCRIPTIONS, decode, event_key, head_seq,
-        lane_key, run_key, workflow_key,
+        Applied, Bytes, COMMANDS_POSITION, COPIES, DEAD, EVENTS_POSITION, HEADS, LANES, META, POSITIONS, REQUESTS,
+        RUNS, SUBSCRIPTIONS, decode, event_key, head_seq, lane_key, run_key, workflow_key,
     },
 };
+
+mod adopt;
 
 /// For how long a request id is known: who repeats a call after a month means it.
 const REQUESTS_KEPT_MS: i64 = 30 * DAY_MS;
@@ -45,6 +47,8 @@ pub(super) fn apply_in(
     for record in records {
         if let Some(commit) = &record.commit {
             state.apply(commit)?;
+            state.meta.insert("commit", record.seq.0)?;
+            state.meta.insert("commit_at", u64::try_from(commit.at_ms).unwrap_or(0))?;
         }
         state.meta.insert("outcomes", record.seq.0)?;
     }
@@ -82,9 +86,14 @@ pub(super) fn end_checkpoint(
             ("epoch", end.epoch),
             ("copied", end.copied),
             ("created", created_ns),
+            ("commit", end.commit),
+            ("commit_at", u64::try_from(end.commit_at_ms).unwrap_or(0)),
         ] {
             meta.insert(name, value)?;
         }
+        let mut positions = transaction.open_table(POSITIONS)?;
+        put_position(&mut positions, EVENTS_POSITION, end.events.as_ref(), end.cursor)?;
+        put_position(&mut positions, COMMANDS_POSITION, end.commands.as_ref(), end.commands_cursor)?;
     }
     transaction.commit()?;
     Ok(())
@@ -98,6 +107,25 @@ pub(super) fn make_tables(database: &redb::Database) -> Result<(), LedgerError> 
     Ok(())
 }
 
+/// Stores what is known of the message at a cursor. A record that says nothing leaves what is known, as long as the cursor
+/// is the same.
+fn put_position(
+    positions: &mut redb::Table<'_, &'static str, Bytes>,
+    name: &'static str,
+    position: Option<&v1::LogPosition>,
+    cursor: u64,
+) -> Result<(), LedgerError> {
+    if let Some(position) = position {
+        positions.insert(name, &position.encode_to_vec()[..])?;
+        return Ok(());
+    }
+    let known = positions.get(name)?.map(|row| decode::<v1::LogPosition>(row.value())).transpose()?;
+    if known.is_some_and(|known| known.sequence != cursor) {
+        positions.remove(name)?;
+    }
+    Ok(())
+}
+
 /// Forgets everything.
 pub(super) fn clear(database: &redb::Database) -> Result<(), LedgerError> {
     let transaction = database.begin_write()?;
@@ -108,6 +136,7 @@ pub(super) fn clear(database: &redb::Database) -> Result<(), LedgerError> {
     transaction.delete_table(COPIES)?;
     transaction.delete_table(REQUESTS)?;
     transaction.delete_table(META)?;
+    transaction.delete_table(POSITIONS)?;
     drop(State::open(&transaction)?);
     transaction.commit()?;
     Ok(())
@@ -123,6 +152,7 @@ struct State<'t> {
     subscriptions: redb::Table<'t, Bytes, Bytes>,
     requests: redb::Table<'t, &'static str, (u64, i64)>,
     meta: redb::Table<'t, &'static str, u64>,
+    positions: redb::Table<'t, &'static str, Bytes>,
 }
 
 impl<'t> State<'t> {
@@ -136,10 +166,14 @@ impl<'t> State<'t> {
             subscriptions: transaction.open_table(SUBSCRIPTIONS)?,
             requests: transaction.open_table(REQUESTS)?,
             meta: transaction.open_table(META)?,
+            positions: transaction.open_table(POSITIONS)?,
         })
     }
 
     fn apply(&mut self, commit: &v1::Commit) -> Result<(), LedgerError> {
+        if commit.adopted.is_some() {
+            self.adopt(commit.cursor, commit.commands_cursor)?;
+        }
         for outcome in commit.outcomes.iter().filter(|outcome| !outcome.subscription.is_empty()) {
             self.settle(outcome)?;
         }
@@ -165,6 +199,8 @@ impl<'t> State<'t> {
         self.meta.insert("commands", commit.commands_cursor)?;
         self.meta.insert("epoch", commit.epoch)?;
         self.meta.insert("copied", commit.copied)?;
+        put_position(&mut self.positions, EVENTS_POSITION, commit.events.as_ref(), commit.cursor)?;
+        put_position(&mut self.positions, COMMANDS_POSITION, commit.commands.as_ref(), commit.commands_cursor)?;
         Ok(())
     }
 

@@ -166,6 +166,10 @@ fn end_of(positions: Positions, chunks: u32) -> v1::CheckpointEnd {
         commands_cursor: positions.commands,
         cursor_event_id: Vec::new(),
         copied: positions.copied,
+        events: positions.events,
+        commands: positions.commands_at,
+        commit: positions.commit.map_or(0, |commit| commit.seq.0),
+        commit_at_ms: positions.commit.map_or(0, |commit| commit.at_ms),
         ..Default::default()
     }
 }

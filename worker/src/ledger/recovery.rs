@@ -156,7 +156,11 @@ impl<'a> Recovery<'a> {
     async fn run(self) -> Result<Recovered, RecoveryError> {
         let mut positions = self.positions().await?;
         let mut newest = self.newest_checkpoint().await?;
-        if let Some(reason) = mismatch(positions, self.created_ns, self.state) {
+        let mut reason = mismatch(&positions, self.created_ns, self.state);
+        if reason.is_none() && !self.holds_commit(&positions).await? {
+            reason = Some("another commit stands where it was");
+        }
+        if let Some(reason) = reason {
             if positions.outcomes.0 > 0 {
                 tracing::warn!(shard = %self.log.shard, reason, "ledger is built again from the log");
             }
@@ -175,16 +179,30 @@ impl<'a> Recovery<'a> {
         self.follow(positions.outcomes).await?;
         let mut positions = Positions { created_ns: self.created_ns, ..self.positions().await? };
         let database = Arc::clone(&self.database);
-        let restored = blocking(move || store::restored(&database, positions)).await?;
-        let checkpoints = self.checkpoint_state(&newest, positions).await?;
+        let read = positions.clone();
+        let restored = blocking(move || store::restored(&database, &read)).await?;
+        let checkpoints = self.checkpoint_state(&newest, &positions).await?;
         // Epochs never decrease in CHECKPOINTS, also where OUTCOMES is another one by now.
         positions.epoch = positions.epoch.max(newest.writer_epoch);
-        Ok(Recovered { ledger: Ledger::start(self.database, positions)?, positions, restored, checkpoints })
+        Ok(Recovered { ledger: Ledger::start(self.database, &positions)?, positions, restored, checkpoints })
     }
 
     async fn positions(&self) -> Result<Positions, LedgerError> {
         let database = Arc::clone(&self.database);
         blocking(move || tables::positions(&database)).await
+    }
+
+    /// Whether OUTCOMES still has the newest commit of the file where that was, or no longer keeps anything there: a
+    /// stream that was restored and has grown again has another one.
+    async fn holds_commit(&self, positions: &Positions) -> Result<bool, RecoveryError> {
+        let Some(mark) = positions.commit.filter(|mark| mark.seq >= self.state.first) else { return Ok(true) };
+        let read = self.log.try_range(&self.stream, ">", mark.seq, mark.seq, READ).await?;
+        Ok(match read.messages.first().map(decode) {
+            Some(Some(Record::Commit(commit))) => (commit.epoch, commit.at_ms) == (mark.epoch, mark.at_ms),
+            Some(_) => false,
+            // It has just left the stream.
+            None => true,
+        })
     }
 
     /// The newest checkpoint that is one of this OUTCOMES.
@@ -269,7 +287,7 @@ impl<'a> Recovery<'a> {
     }
 
     /// What the owner needs to know to decide when the next checkpoint is due.
-    async fn checkpoint_state(&self, newest: &Newest, positions: Positions) -> Result<CheckpointState, RecoveryError> {
+    async fn checkpoint_state(&self, newest: &Newest, positions: &Positions) -> Result<CheckpointState, RecoveryError> {
         let Log { connection, layout, shard } = self.log;
         let stored = streams::usage(connection, &layout.checkpoints_stream(*shard)).await?;
         let outcomes = streams::usage(connection, &self.stream).await?;
@@ -347,7 +365,7 @@ fn applied(message: &Stored) -> Applied {
 }
 
 /// Why the file does not belong to the stream as it is.
-fn mismatch(positions: Positions, created_ns: u64, state: streams::StreamState) -> Option<&'static str> {
+fn mismatch(positions: &Positions, created_ns: u64, state: streams::StreamState) -> Option<&'static str> {
     if positions.outcomes == StreamSeq(0) {
         Some("there is none")
     } else if positions.created_ns != created_ns {

@@ -101,7 +101,7 @@ pub(super) fn open_database(path: &Path) -> Result<redb::Database, LedgerError> 
 
 impl Ledger {
     /// Takes over a database whose state is that of OUTCOMES at `positions.outcomes`.
-    pub(super) fn start(database: Arc<redb::Database>, positions: Positions) -> Result<Self, LedgerError> {
+    pub(super) fn start(database: Arc<redb::Database>, positions: &Positions) -> Result<Self, LedgerError> {
         let projector = Tables { created_ns: positions.created_ns };
         let writer = Writer::start(Arc::clone(&database), projector, positions.outcomes, PACE, "ledger".into())
             .map_err(LedgerError::Thread)?;
@@ -265,7 +265,7 @@ impl Settlement {
 }
 
 /// The state that a new owner starts from. Blocks.
-pub(super) fn restored(database: &redb::Database, positions: Positions) -> Result<Restored, LedgerError> {
+pub(super) fn restored(database: &redb::Database, positions: &Positions) -> Result<Restored, LedgerError> {
     use redb::ReadableDatabase as _;
     let transaction = database.begin_read()?;
     Ok(Restored {

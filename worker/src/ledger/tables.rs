@@ -10,6 +10,7 @@
 //! | `subscriptions` | uid | `v1::SubscriptionState` |
 //! | `requests` | request id | COMMANDS sequence, unix ms |
 //! | `meta` | name | number |
+//! | `positions` | `events` or `commands` | `v1::LogPosition` at the cursor, where it is known |
 //!
 //! Numbers in keys are big-endian, so that a subscription's rows stand together and in order.
 
@@ -31,6 +32,11 @@ pub(super) const COPIES: TableDefinition<Bytes, Bytes> = TableDefinition::new("c
 pub(super) const SUBSCRIPTIONS: TableDefinition<Bytes, Bytes> = TableDefinition::new("subscriptions");
 pub(super) const REQUESTS: TableDefinition<&str, (u64, i64)> = TableDefinition::new("requests");
 pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+pub(super) const POSITIONS: TableDefinition<&str, Bytes> = TableDefinition::new("positions");
+
+/// Keys of [`POSITIONS`].
+pub(super) const EVENTS_POSITION: &str = "events";
+pub(super) const COMMANDS_POSITION: &str = "commands";
 
 /// What the file holds, and its version.
 pub(super) const FORMAT: &str = "weft ledger 1";
@@ -39,7 +45,7 @@ pub(super) const FORMAT: &str = "weft ledger 1";
 pub(super) const UID_BYTES: usize = 16;
 
 /// The positions of the state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Positions {
     /// OUTCOMES has been applied up to here.
     pub outcomes: StreamSeq,
@@ -53,6 +59,39 @@ pub struct Positions {
     pub epoch: u64,
     /// OUTCOMES sequence up to which dead letters have their copies.
     pub copied: u64,
+    /// The message at `cursor`, and in which stream; `None` where the commits are of a version that did not say.
+    pub events: Option<v1::LogPosition>,
+    /// The message at `commands`, likewise.
+    pub commands_at: Option<v1::LogPosition>,
+    /// The newest commit applied; `None` where the file is of a version that did not say.
+    pub commit: Option<CommitMark>,
+}
+
+impl Positions {
+    /// The position in EVENTS as commands name it, with as much of it as is known.
+    pub fn events_position(&self) -> v1::LogPosition {
+        position_at(self.events.as_ref(), self.cursor.0)
+    }
+
+    /// As [`events_position`](Self::events_position), in COMMANDS.
+    pub fn commands_position(&self) -> v1::LogPosition {
+        position_at(self.commands_at.as_ref(), self.commands)
+    }
+}
+
+fn position_at(known: Option<&v1::LogPosition>, sequence: u64) -> v1::LogPosition {
+    known.cloned().unwrap_or_else(|| v1::LogPosition { sequence, ..Default::default() })
+}
+
+/// What a commit is recognised by, at its OUTCOMES sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommitMark {
+    /// Its OUTCOMES sequence.
+    pub seq: StreamSeq,
+    /// Its owner.
+    pub epoch: u64,
+    /// When it was made.
+    pub at_ms: i64,
 }
 
 /// What commits have settled for good.
@@ -111,7 +150,18 @@ pub(super) fn positions_of(transaction: &redb::ReadTransaction) -> Result<Positi
         other => other?,
     };
     let get = |name: &str| -> Result<u64, LedgerError> { Ok(meta.get(name)?.map_or(0, |value| value.value())) };
+    let commit = match get("commit")? {
+        0 => None,
+        seq => Some(CommitMark {
+            seq: StreamSeq(seq),
+            epoch: get("epoch")?,
+            at_ms: i64::try_from(get("commit_at")?).unwrap_or(0),
+        }),
+    };
     Ok(Positions {
+        events: position_in(transaction, EVENTS_POSITION)?,
+        commands_at: position_in(transaction, COMMANDS_POSITION)?,
+        commit,
         outcomes: StreamSeq(get("outcomes")?),
         created_ns: get("created")?,
         cursor: StreamSeq(get("cursor")?),
@@ -119,6 +169,15 @@ pub(super) fn positions_of(transaction: &redb::ReadTransaction) -> Result<Positi
         epoch: get("epoch")?,
         copied: get("copied")?,
     })
+}
+
+fn position_in(transaction: &redb::ReadTransaction, name: &str) -> Result<Option<v1::LogPosition>, LedgerError> {
+    let table = match transaction.open_table(POSITIONS) {
+        // A file of an earlier version.
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+        other => other?,
+    };
+    table.get(name)?.map(|row| decode(row.value())).transpose()
 }
 
 pub(super) fn decode<T: prost::Message + Default>(bytes: &[u8]) -> Result<T, LedgerError> {

@@ -48,6 +48,31 @@ fn lane(subscription: &v1::Subscription, event: &Event, sequence: u64, action: L
     })
 }
 
+/// Two commands of one request that are read together act once: the second finds nothing committed of the first yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_commands_of_one_request_in_one_read_act_once() {
+    let mut log = Log::start().await;
+    let receiver = Receiver::start(|request| if request.replay { 200 } else { 422 }).await;
+    let subscription = log.subscribe("billing", &receiver, 1).await;
+    let events = log.events(1, 1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let worker = Running::start(&log, folder.path());
+    log.outcomes(1).await;
+    worker.stop().await;
+    for _ in 0..2 {
+        let items = vec![item(&subscription, &events[0], 1, 0)];
+        command(&log, "twice", Action::Redrive(v1::Redrive { items })).await;
+    }
+    command(&log, "later", Action::Redrive(v1::Redrive::default())).await;
+    let worker = Running::start(&log, folder.path());
+    receiver.until_delivered(1).await;
+    until_carried_out(&log, "later").await;
+    worker.stop().await;
+    let commits = log.commits(|_| true).await;
+    let results = commits.iter().flat_map(|commit| &commit.results).filter(|result| result.request_id == "twice");
+    assert_eq!(results.count(), 1);
+}
+
 /// A lane that stands still goes on behind what an operator skips, once, and the event that was only in the log has its
 /// copy on DLQ.
 #[tokio::test(flavor = "multi_thread")]
@@ -60,6 +85,9 @@ async fn a_blocked_lane_is_retried_then_skipped() {
     let folder = tempfile::tempdir().unwrap();
     let worker = Running::start(&log, folder.path());
     receiver.until(|requests| requests.len() == 1).await;
+    // An order is not applicable while its head is being attempted.
+    let is_blocked = |lane: &v1::Lane| lane.state() == v1::LaneState::Blocked;
+    log.commits(|commits| commits.iter().any(|commit| commit.lanes.iter().any(is_blocked))).await;
     for _ in 0..2 {
         command(&log, "retry", lane(&subscription, &events[0], 1, LaneAction::Retry)).await;
     }

@@ -112,23 +112,6 @@ async fn an_owner_that_is_fenced_off_commits_nothing_and_starts_over() {
     assert!(commits[foreign + 1..].iter().all(|commit| commit.epoch > other.epoch), "nothing of the old epoch follows");
 }
 
-/// Outcomes of events that the log does not have: it has been restored, and delivering on would skip what comes.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_was_restored_from_an_earlier_copy_is_refused() {
-    let mut log = Log::start().await;
-    let receiver = Receiver::start(|_| 200).await;
-    log.subscribe("billing", &receiver, 1).await;
-    log.events(5, 1).await;
-    let commit = v1::Commit { epoch: 1, cursor: 9, ..Default::default() };
-    log.publish("outcomes.0", &v1::OutcomeRecord { record: Some(Record::Commit(commit)) }).await;
-    let folder = tempfile::tempdir().unwrap();
-    let mut worker = Running::start(&log, folder.path());
-    let missing = worker.until_missing(|missing| missing.is_some_and(|text| text.contains("restored"))).await;
-    assert!(missing.unwrap().starts_with("shard 0: EVENTS ends at 5 but its outcomes reach to 9"));
-    assert!(receiver.requests.lock().unwrap().is_empty(), "nothing is attempted");
-    worker.stop().await;
-}
-
 /// P5: what a deleted subscription has pending is closed for good, in the log, and a restart does not take it up again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_subscription_is_closed_and_stays_closed() {

@@ -10,6 +10,7 @@ mod expiry;
 mod faults;
 mod full;
 mod http;
+mod identity;
 mod isolation;
 mod leases;
 mod orphans;

@@ -99,6 +99,43 @@ impl Log {
         }
     }
 
+    /// Copies a stream as it is; the server is killed for it and started again.
+    pub async fn save(&self, stream: &str) -> Saved {
+        let folder = tempfile::tempdir().unwrap();
+        self.server.kill();
+        self.server.copy_stream(stream, folder.path());
+        self.restarted().await;
+        Saved { stream: stream.into(), folder, end: self.end, heads: self.heads.clone() }
+    }
+
+    /// Puts a copy of a stream in the stream's place: what was stored later is gone.
+    pub async fn restore(&mut self, saved: &Saved) {
+        self.server.kill();
+        self.server.restore_stream(&saved.stream, saved.folder.path());
+        self.restarted().await;
+        if saved.stream == "EVENTS" {
+            self.end = saved.end;
+            self.heads = saved.heads.clone();
+        }
+    }
+
+    /// Deletes a stream and creates it again.
+    pub async fn renew(&mut self, stream: &str) {
+        self.connection.jetstream().delete_stream(stream).await.unwrap();
+        streams::ensure(&self.connection, &self.spec).await.unwrap();
+        if stream == "EVENTS" {
+            self.end = StreamSeq(0);
+            self.heads.clear();
+        }
+    }
+
+    async fn restarted(&self) {
+        self.server.restart().await;
+        tokio::time::timeout(PATIENCE, self.connection.connected()).await.expect("the server is back");
+        let answers = async || streams::state(&self.connection, "EVENTS").await.is_ok();
+        assert!(weft_nats::testing::eventually(PATIENCE, answers).await, "the stream is back");
+    }
+
     /// The last sequence of EVENTS.
     pub fn end(&self) -> u64 {
         self.end.0
@@ -318,6 +355,14 @@ pub async fn delete(catalog: &Catalog, name: &str) {
     let snapshot = catalog.read().await.unwrap();
     let change = change::delete::<v1::Subscription>(&snapshot, name, 0).unwrap();
     catalog.write(&change, &stamp).await.unwrap();
+}
+
+/// A copy of a stream.
+pub struct Saved {
+    stream: String,
+    folder: tempfile::TempDir,
+    end: StreamSeq,
+    heads: BTreeMap<String, (u64, EventId)>,
 }
 
 /// What came in one request.

@@ -22,7 +22,7 @@ use weft_nats::{
     append::{AppendErrorKind, publish_after, publish_once},
     catalog::Snapshot,
     dead_letter::{is_whole, latest},
-    event::{Event, StoredEvent},
+    event::{Event, StoredEvent, event_id_of},
     message::Outgoing,
 };
 use weft_proto::{
@@ -105,12 +105,20 @@ pub(super) struct Copies {
 
 impl Copies {
     /// Makes copies for an owner whose ledger stands at `end` of OUTCOMES, of every dead letter in commits after `copied`, and
-    /// goes on trying those in `refused`.
-    pub fn start(context: &Context, log: Log, copied: u64, end: StreamSeq, refused: Vec<v1::CopyState>) -> Self {
+    /// goes on trying those in `refused`. A dead letter of a commit up to `end` whose event is after `cursor` was lost with a
+    /// part of EVENTS.
+    pub fn start(
+        context: &Context,
+        log: Log,
+        copied: u64,
+        end: StreamSeq,
+        cursor: StreamSeq,
+        refused: Vec<v1::CopyState>,
+    ) -> Self {
         let backlog = Backlog::new(copied, end.0, refused, Instant::now());
         let shared = Shared { backlog: Arc::new(Mutex::new(backlog)), steps: watch::Sender::default() };
         let report = Report::new(&log, context.conditions.clone());
-        let task = Task { shared: shared.clone(), names: context.catalog.clone(), report, log };
+        let task = Task { shared: shared.clone(), names: context.catalog.clone(), report, log, end, cursor };
         Self { shared, _task: AbortOnDropHandle::new(tokio::spawn(task.run())) }
     }
 
@@ -157,6 +165,9 @@ struct Task {
     names: watch::Receiver<Arc<Snapshot>>,
     report: Report,
     log: Log,
+    /// The ledger's positions in OUTCOMES and EVENTS when the shard was taken over.
+    end: StreamSeq,
+    cursor: StreamSeq,
 }
 
 impl Task {
@@ -221,7 +232,12 @@ impl Task {
                 }
             }
             Ended::Retried(place, made) => backlog.retried(place, made, now),
-            Ended::Read { from, known, commits } => backlog.read(from, known, &commits),
+            Ended::Read { from, known, mut commits } => {
+                for (_, commit) in commits.iter_mut().filter(|(seq, _)| *seq <= self.end.0) {
+                    commit.outcomes.retain(|outcome| outcome.sequence <= self.cursor.0);
+                }
+                backlog.read(from, known, &commits);
+            }
         }
         drop(backlog);
         self.shared.step();
@@ -303,7 +319,9 @@ async fn find(log: &Log, outcome: &v1::Outcome) -> Option<Arc<StoredEvent>> {
     let workflow = WorkflowId::new(outcome.workflow_id.as_str()).ok()?;
     let event_id = EventId::from_slice(&outcome.event_id)?;
     let seq = StreamSeq(outcome.sequence);
-    let stored = match log.get(&log.layout.events_stream(log.shard), seq).await {
+    // Where a part of EVENTS was lost, another event may stand there.
+    let stored = log.get(&log.layout.events_stream(log.shard), seq).await;
+    let stored = match stored.filter(|message| event_id_of(message) == Some(event_id)) {
         Some(message) => message,
         None => log.any_copy(&workflow, event_id, seq).await?,
     };

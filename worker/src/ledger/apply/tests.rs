@@ -149,7 +149,13 @@ fn through_checkpoint(database: Arc<redb::Database>) -> redb::Database {
     loaded
 }
 
+/// As owners make them while they drive a shard.
 fn commits() -> impl Strategy<Value = Vec<v1::Commit>> {
+    commits_with(false)
+}
+
+/// With `adoptions`, some commits go back to an earlier event.
+fn commits_with(adoptions: bool) -> impl Strategy<Value = Vec<v1::Commit>> {
     use v1::OutcomeKind::{DeadLettered, Delivered, Discarded, Unrouted};
     let kind = prop_oneof![4 => Just(Delivered), 3 => Just(DeadLettered), 1 => Just(Discarded), 1 => Just(Unrouted)];
     let copy = (0..3u8, 0..3usize, 1..9u64, 0..4u64, any::<bool>()).prop_map(
@@ -185,18 +191,26 @@ fn commits() -> impl Strategy<Value = Vec<v1::Commit>> {
         prop::collection::vec(result, 0..2),
         prop::collection::vec(copy, 0..3),
         0..40i64,
+        prop::option::weighted(0.2, 0..9u64).prop_map(move |cursor| cursor.filter(|_| adoptions)),
+        any::<bool>(),
     );
-    let commit = commit.prop_map(|(outcomes, lanes, runs, subscriptions, results, copies, days)| v1::Commit {
-        outcomes,
-        lanes,
-        runs,
-        subscriptions,
-        results,
-        copies,
-        cursor: 8,
-        at_ms: days * DAY_MS / 4,
-        ..Default::default()
-    });
+    let position = |sequence| v1::LogPosition { created_ns: 7, sequence, ..Default::default() };
+    let commit =
+        commit.prop_map(move |(outcomes, lanes, runs, subscriptions, results, copies, days, adopted, known)| {
+            v1::Commit {
+                outcomes,
+                lanes,
+                runs,
+                subscriptions,
+                results,
+                copies,
+                cursor: adopted.unwrap_or(8),
+                events: known.then(|| position(adopted.unwrap_or(8))),
+                adopted: adopted.map(|_| v1::Adoption::default()),
+                at_ms: days * DAY_MS / 4,
+                ..Default::default()
+            }
+        });
     // As owners do, none says anything of a subscription that it has closed, and time goes forward.
     prop::collection::vec(commit, 1..12).prop_map(|mut commits| {
         let mut closed: Vec<Vec<u8>> = Vec::new();
@@ -221,7 +235,7 @@ proptest! {
 
     /// P3, P5: a take-over with the file, without it, and behind a checkpoint all begin at the same state.
     #[test]
-    fn every_way_to_read_the_commits_ends_in_the_same_state(commits in commits(), cut in 0..12usize) {
+    fn every_way_to_read_the_commits_ends_in_the_same_state(commits in commits_with(true), cut in 0..12usize) {
         let cut = cut.min(commits.len());
         let all = records(1, &commits);
         let whole = memory();
@@ -379,6 +393,51 @@ fn a_closed_subscription_leaves_only_its_own_row() {
         dump(&database).into_iter().filter(|(_, key, _)| key.starts_with(&uid(0))).map(|(t, ..)| t).collect();
     assert_eq!(left, ["subscriptions"]);
     assert_eq!(dump(&database).iter().filter(|(_, key, _)| key.starts_with(&uid(1))).count(), 5, "others keep theirs");
+}
+
+/// P5: after an adoption nothing that the ledger says concerns an event after the last common one, so that what stands
+/// there now is delivered; what concerns earlier events stays.
+#[test]
+fn an_adoption_voids_what_concerns_lost_events_and_keeps_the_rest() {
+    use v1::OutcomeKind::{DeadLettered, Delivered};
+    let database = memory();
+    let before = v1::Commit {
+        outcomes: vec![
+            outcome(0, 0, 2, 0, Delivered),
+            outcome(0, 1, 7, 0, Delivered),
+            outcome(1, 0, 3, 0, DeadLettered),
+            outcome(1, 1, 6, 0, DeadLettered),
+        ],
+        lanes: vec![lane(0, 2, 4, 8), lane(1, 2, 6, 7), lane(UNORDERED, 0, 5, 5), lane(UNORDERED, 1, 6, 6)],
+        runs: vec![run(1, 0, 3, 2), run(1, 0, 2, 9), run(1, 1, 6, 2)],
+        results: vec![result(1, 9)],
+        subscriptions: vec![
+            change(0, Change::Opened(v1::Opened { name: "s".into(), from: 7, revision: 1, ..Default::default() })),
+            change(0, Change::Detached(v1::Detached { next: 8 })),
+            change(1, Change::Detached(v1::Detached { next: 3 })),
+        ],
+        cursor: 8,
+        commands_cursor: 9,
+        ..Default::default()
+    };
+    let adopted = Some(v1::Adoption::default());
+    let adopts = v1::Commit { cursor: 5, commands_cursor: 4, adopted, epoch: 2, ..Default::default() };
+    apply(&database, &records(1, &[before, adopts]), CREATED_NS).unwrap();
+    let view = database.begin_read().unwrap();
+    let subscription = |index| SubscriptionUid::from_slice(&uid(index)).unwrap();
+    let lanes: Vec<_> = all::<v1::Lane>(&view, LANES).unwrap();
+    let lanes: Vec<_> = lanes.iter().map(|lane| (lane.subscription[0] - 1, lane.next, lane.last)).collect();
+    assert_eq!(lanes, [(0, 4, 5), (UNORDERED, 5, 5)], "the unsettled part of what is left");
+    let runs: Vec<_> = all::<v1::PendingRun>(&view, RUNS).unwrap();
+    assert_eq!(runs.iter().map(|run| (run.sequence, run.run)).collect::<Vec<_>>(), [(3, 2)]);
+    assert_eq!(head(&database, subscription(0), "a").unwrap().map(|id| id.to_vec()), Some(event(2)));
+    assert_eq!(head(&database, subscription(0), "ab").unwrap(), None);
+    let open = |seq| open_dead_letter(&database, subscription(1), StreamSeq(seq)).unwrap();
+    assert_eq!((open(3), open(6)), (Some(Run(0)), None));
+    let states: Vec<_> = all::<v1::SubscriptionState>(&view, SUBSCRIPTIONS).unwrap();
+    assert_eq!(states.iter().map(|state| (state.from, state.detached)).collect::<Vec<_>>(), [(6, None), (0, Some(3))]);
+    assert!(has_request(&database, "request 1").unwrap(), "what was carried out is not carried out again");
+    assert_eq!(positions_of(&view).unwrap().cursor, StreamSeq(5));
 }
 
 /// What may be dropped from EVENTS: nothing that a lane, a run or a reader of a subscription's own still needs.

@@ -1,0 +1,105 @@
+//! How an adoption changes the state: what concerns events after the last common one is void.
+
+use prost::Message as _;
+use redb::ReadableTable as _;
+use weft_proto::v1;
+
+use super::State;
+use crate::ledger::{
+    LedgerError,
+    tables::{UID_BYTES, decode, head_seq},
+};
+
+impl State<'_> {
+    /// Voids everything of EVENTS after `events`, and the runs of commands after `commands`.
+    ///
+    /// A dead letter whose redrive is void stays open. Request ids stay known: what was carried out is not carried out
+    /// again because its record is lost.
+    pub(super) fn adopt(&mut self, events: u64, commands: u64) -> Result<(), LedgerError> {
+        self.cut_lanes(events)?;
+        self.heads.retain(|_, head| head_seq(head).is_none_or(|seq| seq <= events))?;
+        self.dead.retain(|key, _| seq_of(key).is_none_or(|seq| seq <= events))?;
+        self.copies.retain(|key, _| seq_of(key).is_none_or(|seq| seq <= events))?;
+        let mut void = Vec::new();
+        for row in self.runs.iter()? {
+            let (key, value) = row?;
+            let run: v1::PendingRun = decode(value.value())?;
+            if run.sequence > events || run.run > commands {
+                void.push(key.value().to_vec());
+            }
+        }
+        for key in void {
+            self.runs.remove(&key[..])?;
+        }
+        self.cut_subscriptions(events)
+    }
+
+    fn cut_lanes(&mut self, events: u64) -> Result<(), LedgerError> {
+        let mut cut = Vec::new();
+        for row in self.lanes.iter()? {
+            let (key, value) = row?;
+            let lane: v1::Lane = decode(value.value())?;
+            if lane.last > events {
+                cut.push((key.value().to_vec(), lane));
+            }
+        }
+        for (key, lane) in cut {
+            self.lanes.remove(&key[..])?;
+            if let Some(lane) = cut_lane(lane, events) {
+                self.put_lane(&lane)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts, filters and ends that were counted in the lost part count from its beginning.
+    fn cut_subscriptions(&mut self, events: u64) -> Result<(), LedgerError> {
+        let states = self.subscriptions.iter()?.map(|row| decode::<v1::SubscriptionState>(row?.1.value()));
+        for mut state in states.collect::<Result<Vec<_>, LedgerError>>()? {
+            cut_subscription(&mut state, events);
+            self.subscriptions.insert(&state.subscription[..], &state.encode_to_vec()[..])?;
+        }
+        Ok(())
+    }
+}
+
+fn cut_subscription(state: &mut v1::SubscriptionState, events: u64) {
+    state.from = state.from.min(events + 1);
+    state.detached = state.detached.filter(|next| *next <= events);
+    state.closed_through = state.closed_through.map(|through| through.min(events));
+    // Of the filters that came into force in the lost part, the newest is in force from its beginning on.
+    let newest = state.filters.iter().rposition(|filter| filter.from > events);
+    let mut at = 0;
+    state.filters.retain_mut(|filter| {
+        let is_kept = filter.from <= events || Some(at) == newest;
+        filter.from = filter.from.min(events + 1);
+        at += 1;
+        is_kept
+    });
+}
+
+/// What is left of a lane; `None` where its only event is lost.
+fn cut_lane(lane: v1::Lane, events: u64) -> Option<v1::Lane> {
+    if lane.unordered {
+        return None;
+    }
+    if lane.next <= events {
+        return Some(v1::Lane { last: events, ..lane });
+    }
+    // Its head is lost: what was attempted of that says nothing of the next.
+    Some(v1::Lane {
+        next: events + 1,
+        last: events,
+        attempts: 0,
+        uncounted: 0,
+        next_attempt_at_ms: 0,
+        first_failed_at_ms: 0,
+        state: v1::LaneState::Open.into(),
+        ..lane
+    })
+}
+
+fn seq_of(key: &[u8]) -> Option<u64> {
+    let seq = key.get(UID_BYTES..)?;
+    Some(u64::from_be_bytes(*seq.first_chunk()?))
+}
