@@ -416,7 +416,23 @@ impl History {
         self.read(move |view, _| replays::page(view, after, limit)).await
     }
 
-    /// The subscriptions that the shards' owners have opened and not closed, as they know them.
+    /// As [`open_subscriptions`](Self::open_subscriptions), once all outcomes that the log holds at this moment have been
+    /// read.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`], also when that takes longer than `patience`.
+    pub async fn open_subscriptions_now(
+        &self,
+        patience: Duration,
+    ) -> Result<Vec<(ShardId, v1::SubscriptionState)>, HistoryError> {
+        let ends = self.ends(|source| matches!(source, Source::Outcomes(_))).await?;
+        let reached = |positions: &Vec<StreamSeq>| ends.iter().all(|(index, end)| positions[*index] >= *end);
+        self.wait(patience, reached).await?;
+        self.open_subscriptions().await
+    }
+
+    /// The subscriptions that the shards' owners have opened and not closed, as far as the history has read.
     ///
     /// # Errors
     ///

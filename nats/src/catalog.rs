@@ -50,6 +50,7 @@ pub mod fields;
 mod filters;
 pub mod keys;
 mod matcher;
+mod orphan;
 mod pattern;
 mod plan;
 mod reading;
@@ -61,6 +62,7 @@ mod validate;
 
 pub use filters::{Filters, Match, apply_change};
 pub use matcher::Matcher;
+pub use orphan::{Orphan, orphans};
 pub use pattern::pattern_matches;
 pub use plan::{Desired, DesiredSubscription, plan};
 pub use seal::MasterKey;

@@ -5,7 +5,7 @@
 
 use weft_nats::{
     catalog::{
-        Catalog, Desired, Locate, LocateError, Stamp,
+        Catalog, Desired, Locate, LocateError, Orphan, Snapshot, Stamp,
         change::Action,
         edit::{Call, EditError, Editor},
         plan,
@@ -54,18 +54,40 @@ impl From<EnsureError> for ApplyError {
 pub struct Applied {
     /// New ones.
     pub created: usize,
+    /// Subscriptions that the log knew and the catalog had lost.
+    pub adopted: usize,
     /// Changed ones.
     pub updated: usize,
 }
 
-/// Events are found by the admin's history, which a mesh that is only starting does not have.
-struct NoIndex;
+/// What finds subscriptions that the log knows and the catalog has lost.
+pub trait FindOrphans: Send + Sync {
+    /// The one of this name.
+    fn find(&self, name: &str, snapshot: &Snapshot)
+    -> impl Future<Output = Result<Option<Orphan>, LocateError>> + Send;
+}
 
-impl Locate for NoIndex {
+/// A new mesh: its log knows no subscriptions.
+#[derive(Debug)]
+pub struct NoOrphans;
+
+impl FindOrphans for NoOrphans {
+    async fn find(&self, _name: &str, _snapshot: &Snapshot) -> Result<Option<Orphan>, LocateError> {
+        Ok(None)
+    }
+}
+
+struct Index<F>(F);
+
+impl<F: FindOrphans> Locate for Index<F> {
     async fn locate(&self, id: EventId) -> Result<Option<(ShardId, StreamSeq)>, LocateError> {
         Err(LocateError::Refused(format!(
             "start = \"{id}\": only a running mesh finds events; create the subscription with weft apply, or use a time"
         )))
+    }
+
+    async fn orphan(&self, name: &str, snapshot: &Snapshot) -> Result<Option<Orphan>, LocateError> {
+        self.0.find(name, snapshot).await
     }
 }
 
@@ -81,10 +103,26 @@ pub async fn apply(
     desired: &Desired,
     request_id: &str,
 ) -> Result<Applied, ApplyError> {
-    let editor = Editor::new(catalog.clone(), layout, NoIndex);
+    apply_with(catalog, layout, desired, request_id, NoOrphans).await
+}
+
+/// As [`apply`], to a log that has been in use: a subscription that the catalog has lost is adopted.
+///
+/// # Errors
+///
+/// [`ApplyError`]: what was written before it stays.
+pub async fn apply_with(
+    catalog: &Catalog,
+    layout: Layout,
+    desired: &Desired,
+    request_id: &str,
+    orphans: impl FindOrphans,
+) -> Result<Applied, ApplyError> {
+    let editor = Editor::new(catalog.clone(), layout, Index(orphans));
     let stamp = Stamp { request_id: request_id.to_owned(), operator: OPERATOR.into(), reason: REASON.into() };
     let call = Call { method: "Apply", name: "", recorded_idle: false };
     let edited = editor.edit(&stamp, call, |snapshot, _| plan(snapshot, desired, false)).await?;
     let count = |action: Action| edited.changes.iter().filter(|change| change.action == action.as_str()).count();
-    Ok(Applied { created: count(Action::Created), updated: count(Action::Updated) })
+    let (created, adopted) = (count(Action::Created), count(Action::Adopted));
+    Ok(Applied { created, adopted, updated: count(Action::Updated) })
 }

@@ -15,21 +15,23 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use weft_admin::Admin;
+use weft_admin::{Admin, service::LogSubscriptions};
 use weft_gateway::Gateway;
 use weft_nats::{
-    catalog::Catalog,
+    catalog::{Catalog, LocateError, Orphan, Snapshot, orphans},
     conditions::Conditions,
     connect::Connection,
     options::{NatsOptions, Secret, servers},
     server::{self, Server, ServerOptions},
     streams::{self, EnsureError, LogSpec},
+    subject::Layout,
 };
+use weft_proto::ids::StreamSeq;
 use weft_worker::Worker;
 
 use crate::{
     announce::{self, Line},
-    apply::{ApplyError, apply},
+    apply::{Applied, ApplyError, FindOrphans, apply_with},
     config::{Config, DesiredCatalog},
     data::{DataFolder, url},
     deliveries::WorkerDeliveries,
@@ -43,6 +45,8 @@ use crate::{
 const OPS_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9101);
 /// The embedded server's wanted port.
 const NATS_PORT: u16 = 4222;
+/// The end of OUTCOMES while its owner has only fenced: no commit has opened a subscription.
+const FENCE_ONLY: StreamSeq = StreamSeq(1);
 /// Between two tries to write the catalog while the log is not there.
 const CATALOG_RETRY: Duration = Duration::from_millis(500);
 
@@ -246,9 +250,10 @@ async fn start(
     };
     let kv = catalog(&access.admin, "weft-catalog").await?;
     let (catalog_spec, desired) = (spec.clone(), config.catalog);
+    let known = admin.log_subscriptions();
     roles.start("catalog", |drain| async move {
         tokio::select! {
-            written = write_catalog(&kv, &catalog_spec, &desired, &missing.catalog) => written?,
+            written = write_catalog(&kv, &catalog_spec, &desired, known, &missing.catalog) => written?,
             () = drain.cancelled() => return Ok(()),
         }
         drain.cancelled().await;
@@ -275,6 +280,7 @@ async fn write_catalog(
     kv: &Catalog,
     spec: &LogSpec,
     desired: &DesiredCatalog,
+    known: LogSubscriptions,
     missing: &watch::Sender<Option<String>>,
 ) -> Result<(), ApplyError> {
     let request_id = Uuid::now_v7().to_string();
@@ -283,12 +289,18 @@ async fn write_catalog(
         kv.connection().connected().await;
         let written = async {
             let layout = streams::ensure(kv.connection(), spec).await?;
-            apply(kv, layout, desired, &request_id).await
+            let orphans = LogOrphans { connection: kv.connection().clone(), layout, known: known.clone() };
+            apply_with(kv, layout, desired, &request_id, orphans).await
         };
         match written.await {
             Ok(applied) => {
-                let (created, updated) = (applied.created, applied.updated);
-                tracing::info!(created, updated, "sources and subscriptions of the configuration are in the catalog");
+                let Applied { created, adopted, updated } = applied;
+                tracing::info!(
+                    created,
+                    adopted,
+                    updated,
+                    "sources and subscriptions of the configuration are in the catalog"
+                );
                 missing.send_replace(None);
                 return Ok(());
             }
@@ -298,6 +310,30 @@ async fn write_catalog(
             }
             Err(refused @ ApplyError::Refused(_)) => return Err(refused),
         }
+    }
+}
+
+/// Finds orphaned subscriptions by the admin's history, which must have read the log to its end first. A log in which no
+/// owner has opened a subscription has none, and nothing is waited for.
+struct LogOrphans {
+    connection: Connection,
+    layout: Layout,
+    known: LogSubscriptions,
+}
+
+impl FindOrphans for LogOrphans {
+    async fn find(&self, name: &str, snapshot: &Snapshot) -> Result<Option<Orphan>, LocateError> {
+        let unavailable = |problem: String| LocateError::Unavailable(format!("subscription {name}: {problem}"));
+        let mut used = false;
+        for shard in self.layout.all() {
+            let state = streams::state(&self.connection, &self.layout.outcomes_stream(shard)).await;
+            used |= state.map_err(|error| unavailable(error.to_string()))?.last > FENCE_ONLY;
+        }
+        if !used {
+            return Ok(None);
+        }
+        let open = self.known.open().await.map_err(unavailable)?;
+        Ok(orphans(&open, snapshot, self.layout).into_iter().find(|orphan| orphan.name == name))
     }
 }
 

@@ -28,7 +28,7 @@ const OPEN: [&str; 2] = ["grpc.health.v1.", "grpc.reflection."];
 const PACKAGE: &str = "weft.v1.";
 
 /// Every method of the admin.
-const METHODS: [(&str, Scope, Limits); 44] = [
+const METHODS: [(&str, Scope, Limits); 46] = [
     ("EventService/GetEvent", Scope::Read, Heeded),
     ("EventService/EventsSince", Scope::Read, Heeded),
     ("EventService/TailEvents", Scope::Read, Heeded),
@@ -66,6 +66,8 @@ const METHODS: [(&str, Scope, Limits); 44] = [
     ("CatalogService/DeleteSubscription", Scope::Admin, Refused),
     ("CatalogService/PauseSubscription", Scope::Operate, Refused),
     ("CatalogService/ResumeSubscription", Scope::Operate, Refused),
+    ("CatalogService/AdoptSubscription", Scope::Admin, Refused),
+    ("CatalogService/DiscardSubscription", Scope::Admin, Refused),
     ("CatalogService/TestSubscription", Scope::Admin, Refused),
     ("CatalogService/CreateApiKey", Scope::Admin, Refused),
     ("CatalogService/GetApiKey", Scope::Read, Refused),

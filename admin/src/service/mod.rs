@@ -22,10 +22,13 @@ use weft_nats::{
     subject::Layout,
     tail::Tails,
 };
-use weft_proto::v1::{
-    catalog_service_server::CatalogServiceServer, dead_letter_service_server::DeadLetterServiceServer,
-    event_service_server::EventServiceServer, rejected_service_server::RejectedServiceServer,
-    replay_service_server::ReplayServiceServer, workflow_service_server::WorkflowServiceServer,
+use weft_proto::{
+    ids::ShardId,
+    v1::{
+        self, catalog_service_server::CatalogServiceServer, dead_letter_service_server::DeadLetterServiceServer,
+        event_service_server::EventServiceServer, rejected_service_server::RejectedServiceServer,
+        replay_service_server::ReplayServiceServer, workflow_service_server::WorkflowServiceServer,
+    },
 };
 use weft_tls::{BindError, Listener, listener::secured};
 
@@ -57,6 +60,8 @@ use workflows::Workflows;
 
 /// Between two looks for a log that is not there.
 const LOG_RETRY: Duration = Duration::from_millis(500);
+/// How long the history may take to come as far as the log when it is asked which subscriptions the log knows.
+const HISTORY_PATIENCE: Duration = Duration::from_secs(5);
 /// How often the history looks for rows that have expired.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 /// How often a silent connection is asked whether it is alive: tails are silent for long.
@@ -70,6 +75,26 @@ pub struct Admin {
     listener: Listener,
     token: Secret,
     deliveries: Arc<dyn Deliveries>,
+    history: watch::Sender<Option<History>>,
+}
+
+/// The subscriptions that the log knows, by the history of an admin.
+#[derive(Debug, Clone)]
+pub struct LogSubscriptions {
+    history: watch::Receiver<Option<History>>,
+}
+
+impl LogSubscriptions {
+    /// The subscriptions that the shards' owners have opened and not closed, as of this moment.
+    ///
+    /// # Errors
+    ///
+    /// In one line: the history has not been opened, or has not come so far. That passes.
+    pub async fn open(&self) -> Result<Vec<(ShardId, v1::SubscriptionState)>, String> {
+        let history = self.history.borrow().clone();
+        let history = history.ok_or_else(|| "waits for the history".to_owned())?;
+        history.open_subscriptions_now(HISTORY_PATIENCE).await.map_err(|error| error.to_string())
+    }
 }
 
 /// What ends an admin.
@@ -101,7 +126,12 @@ impl Admin {
         deliveries: Arc<dyn Deliveries>,
     ) -> Result<Self, BindError> {
         let listener = Listener::bind(options.listen, &options.tls).await?;
-        Ok(Self { listener, token, deliveries })
+        Ok(Self { listener, token, deliveries, history: watch::Sender::new(None) })
+    }
+
+    /// What the log knows of subscriptions, once the admin has opened its history: for other roles of the same process.
+    pub fn log_subscriptions(&self) -> LogSubscriptions {
+        LogSubscriptions { history: self.history.subscribe() }
     }
 
     /// Where it listens; with port 0 in the options, the port that the system gave.
@@ -148,8 +178,10 @@ impl Admin {
             tasks.spawn(acceptor.renew(stop.child_token()));
         }
         let serving = serve(self.listener, Guard::new(keys), &state, self.deliveries, health, &closing);
+        let published = self.history;
         let opening = async {
-            let opening = Opening { catalog: &catalog, watched, spec: &spec, folder, state: &state, progress };
+            let opening =
+                Opening { catalog: &catalog, watched, spec: &spec, folder, state: &state, progress, published };
             let opened = opening.open(&stop, &tasks).await;
             if opened.is_err() {
                 closing.cancel();
@@ -234,12 +266,13 @@ struct Opening<'a> {
     folder: PathBuf,
     state: &'a State,
     progress: watch::Sender<Option<String>>,
+    published: watch::Sender<Option<History>>,
 }
 
 impl Opening<'_> {
     /// Waits for the log, starts the history on it, and opens both to the services. Gives up when draining comes first.
     async fn open(self, stop: &CancellationToken, tasks: &TaskTracker) -> Result<(), RunError> {
-        let Self { catalog, watched, spec, folder, state, progress } = self;
+        let Self { catalog, watched, spec, folder, state, progress, published } = self;
         let connection = catalog.connection().clone();
         let layout = tokio::select! {
             layout = ensure(&connection, spec, &progress) => layout?,
@@ -254,6 +287,7 @@ impl Opening<'_> {
             .await
             .map_err(|source| RunError::Folder { path: folder, source: Box::new(source) })?;
         let mut read = history.progress();
+        published.send_replace(Some(history.clone()));
         let tails = Tails::new(connection.clone(), layout);
         state.open(Log { connection, layout, history, tails, catalog: catalog.clone() });
         loop {

@@ -11,6 +11,7 @@ use weft_proto::{
 };
 
 use super::{
+    Orphan,
     diff::diff,
     entry::{Entry, Kind, Value},
     snapshot::{Revised, Snapshot},
@@ -22,6 +23,8 @@ use super::{
 pub enum Action {
     /// It is made.
     Created,
+    /// A subscription that the log knows and the catalog had lost is made again.
+    Adopted,
     /// It says something else.
     Updated,
     /// It is removed.
@@ -37,6 +40,7 @@ impl Action {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
+            Self::Adopted => "adopted",
             Self::Updated => "updated",
             Self::Deleted => "deleted",
             Self::Paused => "paused",
@@ -162,6 +166,16 @@ pub fn create<T: Entry>(snapshot: &Snapshot, value: T) -> Result<Change, Refusal
 pub fn create_subscription(snapshot: &Snapshot, value: Subscription, start: Start) -> Result<Change, Refusal> {
     let value = Subscription { uid: Vec::new(), starts: Vec::new(), created_at_ms: 0, paused: false, ..value };
     Ok(Change { start, ..create(snapshot, value)? })
+}
+
+/// Makes an orphaned subscription again, with its uid.
+///
+/// # Errors
+///
+/// As [`create`].
+pub fn adopt_subscription(snapshot: &Snapshot, value: Subscription, orphan: &Orphan) -> Result<Change, Refusal> {
+    let value = Subscription { created_at_ms: 0, paused: false, ..orphan.adopt(value)? };
+    Ok(Change { action: Action::Adopted, ..create(snapshot, value)? })
 }
 
 /// Replaces an entry that has the revision `revision`; 0: whatever it has. `None` when it is that already. What only the

@@ -20,9 +20,9 @@ use weft_proto::{
 
 use super::{
     Catalog, CatalogError, Snapshot, Stamp,
-    change::{Change, Refusal},
+    change::{Action, Change, Refusal},
     entry::Value,
-    start::{Locate, StartError, resolve},
+    start::{Locate, Start, StartError, resolve},
 };
 use crate::{
     commands::{self, ITEMS_BYTES_MAX},
@@ -127,7 +127,7 @@ impl<L: Locate> Editor<L> {
                 self.record(stamp, call, &changes).await?;
                 return Ok(Edited { snapshot, changes });
             }
-            settled = self.write_all(plan, stamp).await?;
+            settled = self.write_all(plan, stamp, &snapshot).await?;
             if !settled {
                 sleep(CONFLICT_PAUSE).await;
             }
@@ -136,34 +136,57 @@ impl<L: Locate> Editor<L> {
     }
 
     /// Whether all were taken. One that was not does not keep the others from being written.
-    async fn write_all(&self, plan: Vec<Change>, stamp: &Stamp) -> Result<bool, EditError> {
+    async fn write_all(&self, plan: Vec<Change>, stamp: &Stamp, snapshot: &Snapshot) -> Result<bool, EditError> {
         let mut all = true;
         for change in plan {
-            match self.write(change, stamp).await {
+            match self.write(change, stamp, snapshot).await {
                 Err(WriteError::Catalog(CatalogError::Conflict { .. })) => all = false,
                 Err(WriteError::Catalog(error)) => return Err(error.into()),
                 Err(WriteError::Start(error)) => return Err(error.into()),
+                Err(WriteError::Refused(refusal)) => return Err(refusal.into()),
                 Ok(()) => {}
             }
         }
         Ok(all)
     }
 
-    async fn write(&self, change: Change, stamp: &Stamp) -> Result<(), WriteError> {
+    async fn write(&self, change: Change, stamp: &Stamp, snapshot: &Snapshot) -> Result<(), WriteError> {
         let change = match change.value {
-            Some(Value::Subscription(value)) if value.uid.is_empty() => {
-                let made = v1::Subscription {
-                    uid: SubscriptionUid::unique().to_vec(),
-                    starts: resolve(self.catalog.connection(), self.layout, change.start, &self.index).await?,
-                    created_at_ms: Timestamp::now().as_millisecond(),
-                    ..*value
-                };
-                Change { value: Some(Value::Subscription(Box::new(made))), ..change }
+            Some(Value::Subscription(value)) if value.uid.is_empty() || change.action == Action::Adopted => {
+                let (action, made) = self.make(*value, change.action, change.start, snapshot).await?;
+                Change { action, value: Some(Value::Subscription(Box::new(made))), ..change }
             }
             value => Change { value, ..change },
         };
         self.catalog.write(&change, stamp).await?;
         Ok(())
+    }
+
+    /// Makes what only the catalog knows of a new subscription. One that the log knows under this name, and that nobody has
+    /// removed, is adopted: it goes on where it stands.
+    async fn make(
+        &self,
+        mut value: v1::Subscription,
+        mut action: Action,
+        start: Start,
+        snapshot: &Snapshot,
+    ) -> Result<(Action, v1::Subscription), WriteError> {
+        if value.uid.is_empty()
+            && let Some(orphan) = self.index.orphan(&value.name, snapshot).await.map_err(StartError::from)?
+        {
+            value = orphan.adopt(value)?;
+            action = Action::Adopted;
+        }
+        if value.uid.is_empty() {
+            value.uid = SubscriptionUid::unique().to_vec();
+        }
+        if value.starts.is_empty() || value.starts.contains(&0) {
+            let resolved = resolve(self.catalog.connection(), self.layout, start, &self.index).await?;
+            let known = value.starts.iter().copied().chain(std::iter::repeat(0));
+            value.starts = resolved.into_iter().zip(known).map(|(new, old)| if old == 0 { new } else { old }).collect();
+        }
+        value.created_at_ms = Timestamp::now().as_millisecond();
+        Ok((action, value))
     }
 
     /// Records a call: one command, or several where it has changed much.
@@ -227,6 +250,13 @@ fn parts(changes: &[v1::CatalogChange]) -> Vec<Vec<v1::CatalogChange>> {
 enum WriteError {
     Catalog(CatalogError),
     Start(StartError),
+    Refused(Refusal),
+}
+
+impl From<Refusal> for WriteError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
 }
 
 impl From<CatalogError> for WriteError {

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use weft_proto::ids::{EventId, ShardId, StreamSeq};
 
+use super::{Orphan, Snapshot};
 use crate::{
     connect::Connection,
     scan::{self, ScanError},
@@ -22,7 +23,7 @@ pub enum Start {
     Behind(EventId),
 }
 
-/// Knows where an event is stored.
+/// Knows the log: where an event is stored, and which subscriptions the log knows.
 pub trait Locate {
     /// The event's shard and place in EVENTS; `None` when no event of this id is kept.
     ///
@@ -30,6 +31,17 @@ pub trait Locate {
     ///
     /// [`LocateError`].
     fn locate(&self, id: EventId) -> impl Future<Output = Result<Option<(ShardId, StreamSeq)>, LocateError>> + Send;
+
+    /// The subscription of this name that the log knows, and that the catalog lacks though nobody has removed it.
+    ///
+    /// # Errors
+    ///
+    /// [`LocateError`].
+    fn orphan(
+        &self,
+        name: &str,
+        snapshot: &Snapshot,
+    ) -> impl Future<Output = Result<Option<Orphan>, LocateError>> + Send;
 }
 
 /// Why nobody says where an event is stored.

@@ -75,7 +75,7 @@ fn desired(text: String) -> DesiredCatalog {
 #[tokio::test]
 async fn starts_are_resolved_when_a_subscription_is_made() {
     let log = Log::start().await;
-    assert_eq!(log.apply(&desired(subscription("first", "now"))).await, Applied { created: 1, updated: 0 });
+    assert_eq!(log.apply(&desired(subscription("first", "now"))).await, Applied { created: 1, ..Applied::default() });
     assert_eq!(log.starts("first").await, [1], "on an empty log that is the beginning");
 
     log.append(0, 5).await;
@@ -133,7 +133,10 @@ async fn a_catalog_of_another_key_is_not_written() {
     log.connection.jetstream().delete_stream("KV_weft_catalog").await.unwrap();
     let spec = LogSpec { body_bytes_max: 1024 * 1024, ..LogSpec::default() };
     streams::ensure(&log.connection, &spec).await.unwrap();
-    assert_eq!(apply(&other, log.layout, &desired, "anew").await.unwrap(), Applied { created: 1, updated: 0 });
+    assert_eq!(
+        apply(&other, log.layout, &desired, "anew").await.unwrap(),
+        Applied { created: 1, ..Applied::default() }
+    );
     assert_eq!(other.read().await.unwrap().subscriptions["billing"].value.starts, [1]);
     assert_eq!(streams::state(&log.connection, "EVENTS").await.unwrap().last, StreamSeq(3));
 }

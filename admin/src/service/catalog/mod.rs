@@ -11,17 +11,22 @@ use jiff::Timestamp;
 use tonic::{Request, Response, Status};
 use weft_nats::catalog::{
     Snapshot,
-    change::{Change, Refusal, create, create_subscription, delete, pause, update},
+    change::{Change, Refusal, adopt_subscription, create, create_subscription, delete, pause, update},
     entry::{Kind, without_secrets},
     keys, plan,
 };
 use weft_proto::v1::{self, catalog_service_server::CatalogService};
 
 use super::state::{Log, State};
-use crate::{convert, deliveries::Deliveries};
+use crate::{
+    auth, convert,
+    deliveries::Deliveries,
+    error::{Code, refuse},
+};
 
 mod applied;
 mod mutation;
+mod orphans;
 mod trial;
 mod view;
 mod wanted;
@@ -90,6 +95,24 @@ impl Catalogs {
         Ok(())
     }
 
+    /// A name that an orphaned subscription has is not given to another one: the backlog would be taken for the new one's.
+    async fn refuse_orphaned(&self, mutation: &Mutation, name: &str) -> Result<(), Status> {
+        let log = self.log()?;
+        if mutation.recorded(log).await?.is_some() {
+            return Ok(());
+        }
+        let snapshot = self.snapshot().await?;
+        let is_orphaned = orphans::now(log, &snapshot).await?.iter().any(|orphan| orphan.name == name);
+        if is_orphaned && !snapshot.subscriptions.contains_key(name) {
+            let message = format!(
+                "subscription {name} is missing from the catalog and keeps its backlog; adopt it (weft subscription adopt \
+                 {name}), or discard it first"
+            );
+            return Err(refuse(Code::Conflict, message));
+        }
+        Ok(())
+    }
+
     /// Whether a destination may be called is judged by the code that will call it.
     async fn check(&self, subscription: &v1::Subscription) -> Result<(), Status> {
         let (kind, name) = (Kind::Subscription, subscription.name.clone());
@@ -142,6 +165,7 @@ impl CatalogService for Catalogs {
         let name = &subscription.name;
         let mutation = Mutation::new(&request, "CreateSubscription", name, &asked.request_id, &asked.reason)?;
         self.check(&subscription).await?;
+        self.refuse_orphaned(&mutation, name).await?;
         let make = |snapshot: &Snapshot| create_subscription(snapshot, subscription.clone(), start).map(Some);
         self.change(&mutation, name, make).await
     }
@@ -157,9 +181,17 @@ impl CatalogService for Catalogs {
         request: Request<v1::ListSubscriptionsRequest>,
     ) -> Answer<v1::ListSubscriptionsResponse> {
         let v1::ListSubscriptionsRequest { page_size, page_token } = request.get_ref();
-        let (mut subscriptions, next_page_token) = View::page(&self.snapshot().await?, *page_size, page_token)?;
+        let (log, snapshot) = (self.log()?, self.snapshot().await?);
+        let (mut subscriptions, next_page_token) = View::page(&snapshot, *page_size, page_token)?;
         self.add_receivers(&mut subscriptions).await?;
-        Ok(Response::new(v1::ListSubscriptionsResponse { subscriptions, next_page_token }))
+        let mut found = Vec::new();
+        // Whatever the history knows by now: a list waits for nothing.
+        let orphans =
+            if page_token.is_empty() { orphans::all(log, &snapshot).await.unwrap_or_default() } else { vec![] };
+        for orphan in orphans {
+            found.push(orphans::view(log, &orphan).await?);
+        }
+        Ok(Response::new(v1::ListSubscriptionsResponse { subscriptions, next_page_token, orphans: found }))
     }
 
     async fn update_subscription(
@@ -198,6 +230,41 @@ impl CatalogService for Catalogs {
         let asked = request.get_ref();
         let mutation = Mutation::new(&request, "ResumeSubscription", &asked.name, &asked.request_id, &asked.reason)?;
         self.change(&mutation, &asked.name, |snapshot| pause(snapshot, &asked.name, None)).await
+    }
+
+    async fn adopt_subscription(
+        &self,
+        request: Request<v1::AdoptSubscriptionRequest>,
+    ) -> Answer<v1::AdoptSubscriptionResponse> {
+        let asked = request.get_ref();
+        let subscription = given(asked.subscription.clone(), "subscription")?;
+        let method = "AdoptSubscription";
+        let mutation = Mutation::new(&request, method, &asked.orphan, &asked.request_id, &asked.reason)?;
+        let log = self.log()?;
+        if mutation.recorded(log).await?.is_some() {
+            let view = v1::SubscriptionView::find(&self.snapshot().await?, &subscription.name)?;
+            return Ok(Response::new(v1::AdoptSubscriptionResponse { orphan: None, view: Some(view) }));
+        }
+        self.check(&subscription).await?;
+        let snapshot = self.snapshot().await?;
+        let orphan = orphans::find(log, &snapshot, &asked.orphan).await?;
+        let shown = Some(orphans::view(log, &orphan).await?);
+        let adopt = |snapshot: &Snapshot| adopt_subscription(snapshot, subscription.clone(), &orphan).map(Some);
+        if asked.dry_run {
+            adopt(&snapshot).map_err(|refusal| of_refusal(&refusal))?;
+            return Ok(Response::new(v1::AdoptSubscriptionResponse { orphan: shown, view: None }));
+        }
+        let edited = mutation.change(log, adopt).await?;
+        let view = v1::SubscriptionView::find(&edited.snapshot, &subscription.name)?;
+        Ok(Response::new(v1::AdoptSubscriptionResponse { orphan: shown, view: Some(view) }))
+    }
+
+    async fn discard_subscription(
+        &self,
+        request: Request<v1::DiscardSubscriptionRequest>,
+    ) -> Answer<v1::DiscardSubscriptionResponse> {
+        let grant = auth::grant(&request)?;
+        orphans::discard(self.log()?, &grant, request.get_ref()).await.map(Response::new)
     }
 
     async fn test_subscription(

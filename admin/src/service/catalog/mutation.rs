@@ -7,9 +7,10 @@
 use tonic::{Request, Status};
 use weft_nats::{
     catalog::{
-        Locate, LocateError, Snapshot, Stamp,
+        Locate, LocateError, Orphan, Snapshot, Stamp,
         change::{Change, Refusal},
         edit::{Call, EditError, Edited, Editor},
+        orphans,
     },
     commands::cut_reason,
 };
@@ -23,6 +24,7 @@ use crate::{
     auth::grant,
     error::{Code, refuse},
     service::{
+        HISTORY_PATIENCE,
         command::request_id,
         state::{Log, reused},
     },
@@ -138,6 +140,12 @@ impl Locate for Log {
             Some(lag) if place.is_none() => Err(unavailable(format!("event {id} is not known; {lag}"))),
             _ => Ok(place),
         }
+    }
+
+    async fn orphan(&self, name: &str, snapshot: &Snapshot) -> Result<Option<Orphan>, LocateError> {
+        let open = self.history.open_subscriptions_now(HISTORY_PATIENCE).await;
+        let open = open.map_err(|error| LocateError::Unavailable(error.to_string()))?;
+        Ok(orphans(&open, snapshot, self.layout).into_iter().find(|orphan| orphan.name == name))
     }
 }
 

@@ -1,4 +1,4 @@
-//! `weft subscription create | get | list | update | delete | pause | resume | test`.
+//! `weft subscription create | get | list | update | delete | pause | resume | adopt | discard | test`.
 
 use std::path::{Path, PathBuf};
 
@@ -24,6 +24,8 @@ use crate::{
     exit::Failure,
 };
 
+mod orphans;
+
 /// The verbs.
 #[derive(Debug, clap::Subcommand)]
 pub enum SubscriptionCommand {
@@ -41,12 +43,55 @@ pub enum SubscriptionCommand {
     Pause(SwitchArgs),
     /// Let a paused subscription go on
     Resume(SwitchArgs),
+    /// Create a subscription again that the catalog has lost: it keeps its uid and its backlog
+    Adopt(AdoptArgs),
+    /// Give up a subscription that the catalog has lost: what it has pending is discarded
+    Discard(DiscardArgs),
     /// Make one signed test delivery
     Test(TestArgs),
 }
 
-/// What flags say of a subscription.
+/// `weft subscription adopt`.
 #[derive(Debug, clap::Args)]
+pub struct AdoptArgs {
+    /// Its name or uid, as `weft subscription list` shows it
+    orphan: String,
+    /// A file with its [[subscription]], as in weft.toml
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The name that it has from now on [default: the one it had]
+    #[arg(long)]
+    name: Option<String>,
+    #[command(flatten)]
+    flags: FlagArgs,
+    /// Only say which it would be
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    reason: ReasonArgs,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// `weft subscription discard`.
+#[derive(Debug, clap::Args)]
+pub struct DiscardArgs {
+    /// Its name or uid, as `weft subscription list` shows it
+    orphan: String,
+    /// Only say which it would be
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+    #[command(flatten)]
+    reason: ReasonArgs,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// What flags say of a subscription.
+#[derive(Debug, Clone, clap::Args)]
 pub struct FlagArgs {
     /// Where its deliveries go
     #[arg(long)]
@@ -154,6 +199,8 @@ pub async fn run(command: SubscriptionCommand) -> Result<(), Failure> {
         SubscriptionCommand::Delete(args) => delete(args).await,
         SubscriptionCommand::Pause(args) => pause(args).await,
         SubscriptionCommand::Resume(args) => resume(args).await,
+        SubscriptionCommand::Adopt(args) => orphans::adopt(args).await,
+        SubscriptionCommand::Discard(args) => orphans::discard(args).await,
         SubscriptionCommand::Test(args) => test(args).await,
     }
 }
@@ -161,7 +208,7 @@ pub async fn run(command: SubscriptionCommand) -> Result<(), Failure> {
 async fn create(args: CreateArgs) -> Result<(), Failure> {
     let subscriptions = match (&args.file, &args.name) {
         (Some(file), name) => of_file(file, name.as_deref(), &args.flags)?,
-        (None, Some(name)) => of_flags(name, &args)?,
+        (None, Some(name)) => of_flags(name, &args.flags, args.start.as_deref())?,
         (None, None) => return Err(wanted::nothing_named("subscription")),
     };
     let format = args.common.format();
@@ -184,17 +231,17 @@ fn of_file(file: &Path, name: Option<&str>, flags: &FlagArgs) -> Result<Vec<Desi
     wanted::chosen(wanted, name, |wanted| &wanted.value.name, "subscription", file)
 }
 
-fn of_flags(name: &str, args: &CreateArgs) -> Result<Vec<DesiredSubscription>, Failure> {
+fn of_flags(name: &str, args: &FlagArgs, start: Option<&str>) -> Result<Vec<DesiredSubscription>, Failure> {
     let mut flags = Flags::default();
     flags.put("name", Some(name));
-    flags.put_list("types", &args.flags.types);
-    flags.put_list("sources", &args.flags.sources);
+    flags.put_list("types", &args.types);
+    flags.put_list("sources", &args.sources);
     flags.put("destination.type", Some("http"));
-    flags.put("destination.url", args.flags.url.as_deref());
-    flags.put_list("destination.secrets", &args.flags.secrets);
-    flags.put("timeout", args.flags.timeout.map(|span| span.to_string()));
-    flags.put("concurrency", args.flags.concurrency.map(i64::from));
-    flags.put("start", args.start.as_deref());
+    flags.put("destination.url", args.url.as_deref());
+    flags.put_list("destination.secrets", &args.secrets);
+    flags.put("timeout", args.timeout.map(|span| span.to_string()));
+    flags.put("concurrency", args.concurrency.map(i64::from));
+    flags.put("start", start);
     Ok(flags.into_desired("subscription")?.subscriptions)
 }
 
@@ -213,13 +260,17 @@ async fn find(admin: &AdminClient, name: String) -> Result<v1::SubscriptionView,
 async fn list(args: ListArgs) -> Result<(), Failure> {
     let format = args.common.format();
     let admin = args.common.admin.connect().await?;
+    let lost = std::sync::Mutex::new(Vec::new());
     let rows = paging::read(usize::MAX, PAGE_MAX, async |page_size, page_token| {
         let request = admin.request(v1::ListSubscriptionsRequest { page_size, page_token });
         let answer = admin.catalog().list_subscriptions(request).await;
         let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
+        lost.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(page.orphans);
         Ok((page.subscriptions.into_iter().map(Subscription::from).collect(), page.next_page_token))
     });
-    output::list(format, &rows.await?)
+    output::list(format, &rows.await?)?;
+    orphans::warn(&lost.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
+    Ok(())
 }
 
 async fn update(args: UpdateArgs) -> Result<(), Failure> {

@@ -1,0 +1,127 @@
+//! Subscriptions that the log knows and the catalog lacks, though nobody has removed them. Pure.
+
+use std::collections::BTreeMap;
+
+use weft_proto::{
+    ids::{ShardId, SubscriptionUid},
+    v1,
+};
+
+use super::{
+    Snapshot,
+    change::Refusal,
+    entry::{Kind, is_ordered},
+};
+use crate::subject::Layout;
+
+/// An orphaned subscription.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Orphan {
+    /// What its lanes know it by.
+    pub uid: SubscriptionUid,
+    /// Its name.
+    pub name: String,
+    /// The first sequence that it takes, for every shard; 0 where the shard does not know it.
+    pub starts: Vec<u64>,
+    /// Its events wait for each other, if that is known.
+    pub ordered: Option<bool>,
+    /// The type patterns and sources that it had last; no types where they are not known.
+    pub types: Vec<String>,
+    /// As `types`.
+    pub sources: Vec<String>,
+}
+
+impl Orphan {
+    /// The subscription that it becomes when it is adopted: with its uid and where it began. Without types it has the filter
+    /// that it had last.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Invalid`] where its lanes are of another kind.
+    pub fn adopt(&self, mut value: v1::Subscription) -> Result<v1::Subscription, Refusal> {
+        if self.ordered.is_some_and(|ordered| ordered != is_ordered(&value)) {
+            let problem = "ordered is not what it was, and cannot be changed; its backlog is kept in the other way";
+            return Err(Refusal::Invalid { kind: Kind::Subscription, name: value.name, problem: problem.to_owned() });
+        }
+        if value.types.is_empty() {
+            value.types.clone_from(&self.types);
+            value.sources.clone_from(&self.sources);
+        }
+        value.uid = self.uid.to_vec();
+        value.starts.clone_from(&self.starts);
+        Ok(value)
+    }
+}
+
+/// The subscriptions that are open in the log, by shard, and that the catalog neither has nor knows to be removed.
+pub fn orphans(open: &[(ShardId, v1::SubscriptionState)], snapshot: &Snapshot, layout: Layout) -> Vec<Orphan> {
+    let is_known = |uid: &[u8]| {
+        snapshot.removals.contains_key(uid)
+            || snapshot.subscriptions.values().any(|subscription| subscription.value.uid == uid)
+    };
+    let mut found: BTreeMap<SubscriptionUid, Orphan> = BTreeMap::new();
+    for (shard, state) in open.iter().filter(|(_, state)| !is_known(&state.subscription)) {
+        let Some(uid) = SubscriptionUid::from_slice(&state.subscription) else { continue };
+        let orphan = found.entry(uid).or_insert_with(|| Orphan {
+            uid,
+            name: state.name.clone(),
+            starts: vec![0; layout.shards() as usize],
+            ordered: None,
+            types: Vec::new(),
+            sources: Vec::new(),
+        });
+        if let Some(start) = orphan.starts.get_mut(shard.0 as usize) {
+            *start = state.from;
+        }
+        orphan.ordered = orphan.ordered.or(state.ordered);
+        if let Some(filter) = state.filters.last() {
+            orphan.types.clone_from(&filter.types);
+            orphan.sources.clone_from(&filter.sources);
+        }
+    }
+    found.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::catalog::{Removal, Revised};
+
+    fn state(uid: u8, name: &str, from: u64) -> v1::SubscriptionState {
+        let filter = v1::FilterRevision { types: vec!["order.*".into()], ..Default::default() };
+        v1::SubscriptionState {
+            subscription: vec![uid; 16],
+            name: name.into(),
+            from,
+            ordered: Some(false),
+            filters: vec![filter],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn an_orphan_is_open_in_the_log_and_nowhere_in_the_catalog() {
+        let open = [
+            (ShardId(0), state(1, "kept", 1)),
+            (ShardId(0), state(2, "removed", 1)),
+            (ShardId(1), state(3, "lost", 7)),
+        ];
+        let kept = v1::Subscription { uid: vec![1; 16], name: "kept".into(), ..Default::default() };
+        let kept = Revised { revision: 1, value: Arc::new(kept) };
+        let snapshot = Snapshot {
+            subscriptions: [("kept".to_owned(), kept)].into(),
+            removals: [(vec![2; 16], Removal::default())].into(),
+            ..Snapshot::default()
+        };
+        let orphans = orphans(&open, &snapshot, Layout::new(2));
+        let [lost] = &orphans[..] else { panic!("one: {orphans:?}") };
+        assert_eq!((lost.name.as_str(), &lost.starts[..]), ("lost", &[0, 7][..]));
+
+        let wanted = v1::Subscription { name: "lost".into(), ordered: Some(false), ..Default::default() };
+        let adopted = lost.adopt(wanted.clone()).unwrap();
+        assert_eq!((adopted.uid, adopted.types), (vec![3; 16], vec!["order.*".to_owned()]));
+        assert!(lost.adopt(v1::Subscription { ordered: Some(true), ..wanted }).is_err());
+    }
+}
