@@ -245,6 +245,13 @@ impl Mesh {
         self.append(stream, message).await
     }
 
+    /// Puts the subscription that the tests' records are about into the catalog.
+    pub async fn put_billing(&self) {
+        let billing = crate::catalog::subscription("billing", "https://billing.example/");
+        let billing = v1::Subscription { uid: BILLING.to_vec(), starts: vec![1], created_at_ms: 1, ..billing };
+        Catalog::new(self.connection.clone(), master_key()).put_subscription(&billing, 0).await.unwrap();
+    }
+
     /// Appends a commit of the shard's owner.
     pub async fn commit(&mut self, shard: ShardId, commit: v1::Commit) {
         let record = v1::OutcomeRecord { record: Some(Record::Commit(commit)) };

@@ -67,6 +67,8 @@ pub struct Lanes {
     drafted_cursor: StreamSeq,
     drafted_commands: u64,
     pub(super) draining: bool,
+    /// Subscriptions that were closed and are opened again, with the drafts that say so.
+    pub(super) reopening: Vec<(u64, SubscriptionUid)>,
     pub(super) rng: StdRng,
 }
 
@@ -91,6 +93,7 @@ impl Lanes {
             drafted_cursor: restored.cursor,
             drafted_commands: restored.commands_cursor,
             draining: false,
+            reopening: Vec::new(),
             rng,
         }
     }

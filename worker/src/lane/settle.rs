@@ -37,12 +37,15 @@ impl Lanes {
         let key = &work.lane;
         let seen = Ended { attempt, sign: Sign::of(end.verdict), workflow: &key.workflow, error: &end.error };
         let judged = self.schedule.attempt_ended(key.subscription, fresh, seen, now, &mut self.rng);
-        if judged.changed {
+        if judged.changed && self.world.subscriptions.contains_key(&key.subscription) {
             self.receiver_changed(key.subscription, actions);
+        } else if judged.changed {
+            // The subscription has ended meanwhile: nothing is recorded about its receiver any more.
+            self.schedule.forget_outage(key.subscription);
         }
         let Some(lane) = self.world.lanes.get_mut(key) else { return };
-        let Some((in_flight, target)) = lane.in_flight.take() else { return };
-        debug_assert_eq!(in_flight, attempt, "P3: at most one attempt of a lane is in flight");
+        // A subscription that has ended, and was opened again, may have an attempt of its own in flight here.
+        let Some((_, target)) = lane.in_flight.take_if(|(in_flight, _)| *in_flight == attempt) else { return };
         if end.verdict == Verdict::Held {
             // Nothing was sent, so there is no attempt to record: the lane stands as before.
             return self.go_on(key, now, actions);
@@ -264,6 +267,7 @@ impl Lanes {
     }
 
     pub(super) fn committed(&mut self, draft: u64, now: Timestamp, actions: &mut Vec<Action>) {
+        self.reopened(draft, now, actions);
         for key in self.drafts.committed(draft) {
             let Some(lane) = self.world.lanes.get_mut(&key) else { continue };
             if lane.hold.is_some_and(|hold| hold <= draft) {

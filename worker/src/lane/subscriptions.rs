@@ -76,12 +76,29 @@ impl Lanes {
             ordered: Some(rules.ordered),
         };
         self.change(uid, Change::Opened(opened), Some(rules.catalog));
+        if ended.is_some()
+            && let Some(subscription) = self.world.subscriptions.get_mut(&uid)
+        {
+            subscription.reopening = true;
+            self.reopening.push((self.drafts.open(), uid));
+        }
         // What lies at or below the cursor has passed the shared reader: a reader of its own fetches it.
         if from <= self.cursor
             && let Some(subscription) = self.world.subscriptions.get_mut(&uid)
         {
             subscription.detached = Some(Detached::behind(from));
             self.drafts.detached(uid);
+        }
+    }
+
+    /// A draft is committed: subscriptions deliver that it has opened again.
+    pub(super) fn reopened(&mut self, draft: u64, now: Timestamp, actions: &mut Vec<Action>) {
+        let opened: Vec<_> = self.reopening.extract_if(.., |(of, _)| *of <= draft).collect();
+        for (_, uid) in opened {
+            if let Some(subscription) = self.world.subscriptions.get_mut(&uid) {
+                subscription.reopening = false;
+            }
+            self.switch(uid, now, actions);
         }
     }
 

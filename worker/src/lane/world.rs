@@ -33,6 +33,9 @@ pub(super) struct Subscription {
     pub rules: Option<Rules>,
     /// The catalog has been read, and has no such subscription.
     pub orphaned: bool,
+    /// It was closed before, and that it is opened again is not committed yet: until then nothing is attempted, since after
+    /// a crash what ended with it would not have ended.
+    pub reopening: bool,
     /// While it reads on its own.
     pub detached: Option<Detached>,
     /// The revision of the rules whose receiver has said that it wants nothing any more. Nothing is attempted by them.
@@ -58,7 +61,7 @@ impl Subscription {
     /// Whether its lanes may do anything.
     pub fn is_active(&self) -> bool {
         let may = |rules: &Rules| (!rules.paused || has(Flaw::PausedSubscription)) && self.gone != Some(rules.revision);
-        !self.orphaned && self.rules.as_ref().is_some_and(may)
+        !self.orphaned && !self.reopening && self.rules.as_ref().is_some_and(may)
     }
 }
 
