@@ -245,13 +245,6 @@ impl Mesh {
         self.append(stream, message).await
     }
 
-    /// Puts the subscription that the tests' records are about into the catalog.
-    pub async fn put_billing(&self) {
-        let billing = crate::catalog::subscription("billing", "https://billing.example/");
-        let billing = v1::Subscription { uid: BILLING.to_vec(), starts: vec![1], created_at_ms: 1, ..billing };
-        Catalog::new(self.connection.clone(), master_key()).put_subscription(&billing, 0).await.unwrap();
-    }
-
     /// Appends a commit of the shard's owner.
     pub async fn commit(&mut self, shard: ShardId, commit: v1::Commit) {
         let record = v1::OutcomeRecord { record: Some(Record::Commit(commit)) };
@@ -359,7 +352,9 @@ pub fn attempt(seq: u64, run: u64, number: u32, next_attempt_at_ms: i64) -> v1::
 pub fn opening() -> v1::Commit {
     let opened = v1::Opened { name: "billing".into(), from: 1, revision: 1, ..Default::default() };
     let change = Some(v1::subscription_change::Change::Opened(opened));
-    let change = v1::SubscriptionChange { subscription: BILLING.to_vec(), change, catalog: None };
+    // Decided by a later catalog than any: the tests' catalogs mostly lack it, and say nothing by that.
+    let catalog = Some(v1::CatalogPosition { created_ns: i64::MAX, sequence: 1 });
+    let change = v1::SubscriptionChange { subscription: BILLING.to_vec(), change, catalog };
     v1::Commit { subscriptions: vec![change], epoch: 1, ..Default::default() }
 }
 

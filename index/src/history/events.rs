@@ -254,7 +254,7 @@ impl At<'_> {
             lane_blocked: run == 0 && lane_state == Some(v1::LaneState::Blocked),
             // One that is missing from the catalog stands still, too.
             paused: self.workflow_lane(uid)?.is_some_and(|lane| lane.paused)
-                || self.subscriptions.is_stopped(uid, state.is_some()),
+                || self.subscriptions.is_stopped(uid, state.as_ref()),
             // What ended with it before its uid came back stays ended.
             closed: state.is_some_and(|state| state.closed || self.seq < state.from),
         };

@@ -152,7 +152,7 @@ fn read(
         return Ok(None);
     }
     let filters = state.as_ref().filter(|state| !state.filters.is_empty()).map(Filters::of);
-    let is_stopped = subscriptions.is_stopped(uid, state.is_some())
+    let is_stopped = subscriptions.is_stopped(uid, state.as_ref())
         || lane.unordered && {
             let of_workflow: Option<v1::Lane> = get(&view.lanes, (workflow.as_str(), uid, WORKFLOW_LANE))?;
             of_workflow.is_some_and(|lane| lane.paused)

@@ -13,8 +13,8 @@ use super::tables::{EventRow, UID_MIN, Uid, View, decode};
 /// Subscriptions by uid.
 pub(super) struct Subscriptions {
     by_uid: HashMap<Uid, Arc<Subscription>>,
-    /// Whether these are all.
-    complete: bool,
+    /// How far the catalog has been read; `None` while not all of it has been.
+    position: Option<(i64, u64)>,
 }
 
 impl Subscriptions {
@@ -23,12 +23,17 @@ impl Subscriptions {
             let uid: Uid = subscription.value.uid[..].try_into().ok()?;
             Some((uid, Arc::clone(&subscription.value)))
         });
-        Self { by_uid: subscriptions.collect(), complete: catalog.complete }
+        let position = (catalog.position.created_ns, catalog.position.sequence);
+        Self { by_uid: subscriptions.collect(), position: catalog.complete.then_some(position) }
     }
 
-    /// Whether a subscription delivers nothing: it is paused, or missing from the catalog though the log knows it.
-    pub fn is_stopped(&self, uid: &Uid, is_in_log: bool) -> bool {
-        self.by_uid.get(uid).map_or(self.complete && is_in_log, |subscription| subscription.paused)
+    /// Whether a subscription delivers nothing: it is paused, or missing from the catalog though the log knows it. A catalog
+    /// that has not been read as far as the shard's owner had says nothing of what it lacks.
+    pub fn is_stopped(&self, uid: &Uid, in_log: Option<&v1::SubscriptionState>) -> bool {
+        let acted_on =
+            in_log.map(|state| state.catalog.map_or((0, 0), |acted_on| (acted_on.created_ns, acted_on.sequence)));
+        let is_missing = || acted_on.is_some_and(|acted_on| self.position.is_some_and(|read| read >= acted_on));
+        self.by_uid.get(uid).map_or_else(is_missing, |subscription| subscription.paused)
     }
 
     pub fn get(&self, uid: &Uid) -> Option<&Subscription> {

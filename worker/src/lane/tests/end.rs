@@ -49,6 +49,8 @@ impl World {
         }
         self.lanes = Lanes::new(limits(), self.record.restored(), self.now, StdRng::seed_from_u64(self.seed));
         self.read = self.record.cursor as usize;
+        let again = self.taken.iter().filter(|((_, seq), _)| *seq > self.record.cursor);
+        self.taken_before.extend(again.map(|(key, taken)| (*key, *taken)));
         self.taken.retain(|(_, seq), _| *seq <= self.record.cursor);
         self.unrouted.retain(|seq| *seq <= self.record.cursor);
         let closed = self.record.closed.iter().map(|(uid, through)| (uid[0] - 1, *through));

@@ -51,6 +51,8 @@ pub struct World {
     pub removed: BTreeSet<u8>,
     /// Which events each subscription takes, of those that have been read.
     pub taken: BTreeMap<(u8, u64), bool>,
+    /// Which events each subscription took of those that were read before a crash, and are read again.
+    pub taken_before: BTreeMap<(u8, u64), bool>,
     /// Events that nobody took when they were read.
     pub unrouted: BTreeSet<u64>,
     /// Up to where everything of a subscription has ended with it.
@@ -92,6 +94,7 @@ impl World {
             missing: BTreeSet::new(),
             removed: BTreeSet::new(),
             taken: BTreeMap::new(),
+            taken_before: BTreeMap::new(),
             unrouted: BTreeSet::new(),
             closed: BTreeMap::new(),
             revision: 1,
@@ -447,6 +450,12 @@ impl World {
         for number in known {
             let taken = filter_takes(number, self.narrow_in_force.contains(&number), seq.0);
             self.taken.insert((number, seq.0), taken);
+            if taken && self.taken_before.remove(&(number, seq.0)) == Some(false) {
+                // A filter that became wider takes it, now that it is read again: it comes after what was delivered, but not
+                // committed, before the crash.
+                let of_it = self.received.iter_mut().filter(|(lane, _)| lane.subscription == uid(number));
+                of_it.for_each(|(_, received)| received.retain(|other| *other < seq));
+            }
             if taken && !self.missing.contains(&number) {
                 takers.push(uid(number));
             }
