@@ -17,7 +17,7 @@ use super::{
     lane::{Lane, PendingRun, Target, Tries},
     machine::Lanes,
     settle::Death,
-    world::outcome_of,
+    world::{Subscription, outcome_of},
 };
 
 /// Who asked, and why.
@@ -83,7 +83,7 @@ impl Lanes {
     fn begin_run(&mut self, command: Run, item: &RedriveItem) -> bool {
         let RedriveItem { lane: workflow, subscription_name, seq, event, dead_run, .. } = item;
         let key = &self.lane_of(workflow, *seq);
-        if !self.is_order_known(key.subscription) || self.is_running(key, *seq) {
+        if !self.takes_commands(key.subscription) || self.is_running(key, *seq) {
             return false;
         }
         let lane = self.world.lane_mut(key);
@@ -115,7 +115,8 @@ impl Lanes {
     fn close(&mut self, wish: &Wish, kind: v1::OutcomeKind, item: &RedriveItem, now: Timestamp) -> bool {
         let lane = self.lane_of(&item.lane, item.seq);
         // What a closed subscription had has ended with it.
-        let is_closed = !self.world.subscriptions.contains_key(&lane.subscription);
+        let reopening = |subscription: &Subscription| subscription.reopening;
+        let is_closed = self.world.subscriptions.get(&lane.subscription).is_none_or(reopening);
         if !item.applicable || is_closed || self.is_running(&lane, item.seq) {
             return false;
         }
@@ -132,7 +133,7 @@ impl Lanes {
     }
 
     fn order_lane(&mut self, wish: &Wish, key: &LaneKey, order: LaneOrder, now: Timestamp) -> bool {
-        if !self.is_order_known(key.subscription) {
+        if !self.takes_commands(key.subscription) {
             return false;
         }
         match order {

@@ -242,11 +242,13 @@ impl Lanes {
         orphans.into_iter().any(|subscription| subscription.filters().judge(event) == Match::Taken)
     }
 
-    /// Whether it is known that a subscription's events wait for each other, or that they do not.
-    pub(super) fn is_order_known(&self, uid: SubscriptionUid) -> bool {
-        let known =
-            |subscription: &Subscription| subscription.rules.is_some() || subscription.state().ordered.is_some();
-        self.world.subscriptions.get(&uid).is_some_and(known)
+    /// Whether commands to a subscription's lanes can be carried out: it is open, and it is known whether its events wait for
+    /// each other. While it is being opened again, the ledger still shows what ended with it.
+    pub(super) fn takes_commands(&self, uid: SubscriptionUid) -> bool {
+        let is_open = |subscription: &Subscription| {
+            !subscription.reopening && (subscription.rules.is_some() || subscription.state().ordered.is_some())
+        };
+        self.world.subscriptions.get(&uid).is_some_and(is_open)
     }
 
     /// The uids of all subscriptions that are not closed.
