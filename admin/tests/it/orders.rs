@@ -22,6 +22,12 @@ async fn mesh() -> Mesh {
     let mesh = Mesh::start(1).await;
     let billing = v1::Subscription { uid: BILLING.to_vec(), ..subscription("billing", "https://a.example/") };
     mesh.kv().put_subscription(&billing, 0).await.unwrap();
+    // The admin follows the catalog: a record of a subscription that it does not know yet is one of an orphan.
+    let is_known = async || {
+        let request = v1::GetSubscriptionRequest { name: "billing".into() };
+        mesh.admin.catalog().get_subscription(request).await.is_ok()
+    };
+    assert!(eventually(PATIENCE, is_known).await);
     mesh
 }
 

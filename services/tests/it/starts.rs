@@ -21,11 +21,11 @@ use weft_nats::{
     catalog::Catalog,
     streams::{self, LogSpec},
     subject::Layout,
-    testing::{TestServer, master_key},
+    testing::{TestServer, eventually, master_key},
 };
 
 use crate::{
-    mesh::{Mesh, PATIENCE, provide_tls, role, send, sender_to},
+    mesh::{Mesh, PATIENCE, post, provide_tls, role, send, sender_to},
     order,
 };
 
@@ -49,6 +49,9 @@ async fn the_first_worker_delivers_what_came_before_it() {
 
     let sender = sender_to(&gateway);
     let mut events = BTreeMap::new();
+    // The gateway follows the catalog, within a second.
+    let knows_source = async || post(&sender, &wiring, "w0", "0").await.is_ok_and(|answer| answer.status != 404);
+    assert!(eventually(PATIENCE, knows_source).await);
     for number in 0..100 {
         let workflow = format!("w{}", number % 10);
         let receipt = send(&sender, &wiring, &workflow, &number.to_string()).await;
