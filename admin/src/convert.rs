@@ -105,7 +105,8 @@ pub fn milliseconds(ms: i64) -> Option<prost_types::Timestamp> {
     if ms == 0 { None } else { Timestamp::from_millisecond(ms).ok().map(timestamp) }
 }
 
-fn timestamp(time: Timestamp) -> prost_types::Timestamp {
+/// A time of a message.
+pub fn timestamp(time: Timestamp) -> prost_types::Timestamp {
     // Nanoseconds count forward from the second in protobuf, also before the epoch.
     let nanos = time.subsec_nanosecond();
     let borrow = i64::from(nanos < 0);

@@ -161,9 +161,10 @@ impl Opening {
 
     /// Makes or checks the streams, for as long as it takes the server to be there.
     async fn ensure(&self) -> Result<Layout, EnsureError> {
+        let folders = [self.folder.clone()];
         loop {
             self.connection.connected().await;
-            match streams::ensure(&self.connection, &self.spec).await {
+            match streams::ensure_for(&self.connection, &self.spec, &folders).await {
                 Ok(layout) => return Ok(layout),
                 Err(EnsureError::Unavailable(reason)) => {
                     self.progress.send_replace(Some(format!("streams: {reason}")));

@@ -41,6 +41,7 @@ mod dead_letters;
 mod events;
 mod follow;
 mod lanes;
+mod lost;
 mod names;
 pub mod receivers;
 mod replays;
@@ -58,6 +59,7 @@ pub use dead_letters::{
 };
 pub use events::{DeliveryHistory, EventHistory};
 pub use lanes::{LaneCursor, LaneFilter, LaneHistory, LanePage};
+pub use lost::{Lost, Named};
 use names::Subscriptions;
 pub use receivers::ReceiverHistory;
 pub use replays::{ReplayCursor, ReplayPage};
@@ -66,7 +68,7 @@ use tables::View;
 pub use weft_nats::commands::PART_SEPARATOR;
 
 /// The version of the file; another is set aside and built again.
-const FORMAT: &str = "history 5";
+const FORMAT: &str = "history 6";
 /// The file's name in its folder.
 const FILE: &str = "history.redb";
 /// Pages of the file in memory, in bytes: operators look at the newest part, which the writer has just written.
@@ -350,6 +352,31 @@ impl History {
     /// [`HistoryError`].
     pub async fn is_carried_out(&self, shard: ShardId, command: Run) -> Result<bool, HistoryError> {
         self.read(move |view, _| requests::is_carried_out(view, shard, command)).await
+    }
+
+    /// Whether a shard's owner has taken an order to adopt it.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn is_adopted(&self, shard: ShardId, command: Run) -> Result<bool, HistoryError> {
+        self.read(move |view, _| Ok(view.adoptions.get((shard.0, command.0))?.is_some())).await
+    }
+
+    /// What an adoption of a shard would change that keeps events up to `events` and runs of commands up to `commands`;
+    /// names at most `limit` of each.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn lost(
+        &self,
+        shard: ShardId,
+        events: StreamSeq,
+        commands: u64,
+        limit: usize,
+    ) -> Result<Lost, HistoryError> {
+        self.read(move |view, subscriptions| lost::lost(view, subscriptions, shard, events, commands, limit)).await
     }
 
     /// Whether a shard's owner has refused an item of a command.

@@ -4,7 +4,7 @@
 //! is refused, since it would number and order by other rules. The number of shards stands in the bucket of leases, too,
 //! which is made before all others: whoever comes at the same moment with another number finds it there and makes nothing.
 
-use std::fmt::Display;
+use std::{collections::BTreeSet, fmt::Display};
 
 use std::time::Duration;
 
@@ -28,11 +28,13 @@ use crate::{
 
 mod definition;
 mod leader;
+mod lost;
 mod room;
 
 pub(crate) use definition::CATALOG_HISTORY;
 use definition::Verdict;
 pub use leader::{LeaderView, Presence, leader_message, leader_view, presence};
+pub use lost::ensure_for;
 pub use room::{Usage, drop_through, set_bytes_max, usage};
 
 /// The version of everything that is stored in the log.
@@ -63,6 +65,8 @@ pub struct LogSpec {
     /// `max_bytes` of EVENTS, a shard, where `[log] max_bytes` is `auto`. `None`: unlimited when the stream is made, else
     /// left as it is.
     pub auto_bytes_max: Option<u64>,
+    /// Streams may be created although they are known to have existed: an operator has said so.
+    pub new_log: bool,
 }
 
 impl LogSpec {
@@ -111,16 +115,28 @@ pub struct StreamState {
 }
 
 /// Makes what is missing, updates what differs and may, and checks the rest. Any role may call it, at any time, several
-/// at once.
+/// at once. A stream is not created where others of the log hold data and so say that it existed.
 ///
 /// # Errors
 ///
 /// [`EnsureError`].
 pub async fn ensure(connection: &Connection, spec: &LogSpec) -> Result<Layout, EnsureError> {
+    ensure_known(connection, spec, &BTreeSet::new()).await
+}
+
+/// As [`ensure`], where streams of these names are known to have existed.
+async fn ensure_known(
+    connection: &Connection,
+    spec: &LogSpec,
+    known: &BTreeSet<String>,
+) -> Result<Layout, EnsureError> {
     spec.validate().map_err(EnsureError::Mismatch)?;
     check_server(connection, spec)?;
     let layout = Layout::new(spec.log.shards);
     check_shards(connection, layout).await?;
+    if !spec.new_log {
+        lost::check(connection, layout, known).await?;
+    }
     let mut definitions = definition::all(layout, spec).into_iter();
     if let Some(first) = definitions.next() {
         ensure_stream(connection, &first, spec).await?;

@@ -8,7 +8,7 @@ use crate::{
     bench,
     command::{
         catalog::{apply, key, source, subscription},
-        dlq, event, listen, rejected, replay, sign, verify, workflow,
+        dlq, event, listen, rejected, replay, shard, sign, verify, workflow,
     },
     config::Config,
     demo,
@@ -56,6 +56,9 @@ pub enum Command {
     /// Deliver settled events once more, and see how it goes
     #[command(subcommand)]
     Replay(replay::ReplayCommand),
+    /// List the log's shards; let a shard go on after its streams were restored or lost a part
+    #[command(subcommand)]
+    Shard(shard::ShardCommand),
     /// Make, show, change and remove sources
     #[command(subcommand)]
     Source(source::SourceCommand),
@@ -93,6 +96,9 @@ pub struct RunArgs {
     /// The data folder [default: the configuration's, else ./weft-data]
     #[arg(long, env = "WEFT_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Create the log's streams although they existed before: what they held is given up
+    #[arg(long)]
+    new_log: bool,
 }
 
 /// A program and its arguments.
@@ -130,6 +136,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Workflow(command) => workflow::run(command).await,
         Command::Dlq(command) => dlq::run(command).await,
         Command::Replay(command) => replay::run(command).await,
+        Command::Shard(command) => shard::run(command).await,
         Command::Source(command) => source::run(command).await,
         Command::Subscription(command) => subscription::run(command).await,
         Command::Key(command) => key::run(command).await,
@@ -144,7 +151,8 @@ pub async fn run(command: Command) -> Result<(), Failure> {
 }
 
 fn load(args: &RunArgs) -> Result<Config, Failure> {
-    let config = Config::load(args.config.as_deref(), args.data.as_deref()).map_err(|error| Failure::of(&error))?;
+    let mut config = Config::load(args.config.as_deref(), args.data.as_deref()).map_err(|error| Failure::of(&error))?;
+    config.spec.new_log = args.new_log;
     config.warn();
     Ok(config)
 }

@@ -6,6 +6,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -76,7 +77,7 @@ pub async fn up(mut config: Config) -> Result<(), Failure> {
     let (gateway, admin, ops) = bound.serve_ops(readiness.clone(), metrics, stop.clone());
 
     let nats = tokio::select! {
-        nats = Nats::start(&mut config, &data, stop.clone()) => nats?,
+        nats = Nats::start(&mut config, &data, stop.clone(), &nats_missing) => nats?,
         () = drain.cancelled() => return Ok(()),
     };
     lines.extend(nats.lines(&data));
@@ -172,7 +173,12 @@ struct Nats {
 
 impl Nats {
     /// Starts the embedded server, unless `[nats] url` names another.
-    async fn start(config: &mut Config, data: &DataFolder, stop: CancellationToken) -> Result<Self, Failure> {
+    async fn start(
+        config: &mut Config,
+        data: &DataFolder,
+        stop: CancellationToken,
+        missing: &watch::Sender<Option<String>>,
+    ) -> Result<Self, Failure> {
         if let Some(url) = &config.nats.url {
             let same = || config.nats.clone();
             let access = Access { gateway: same(), worker: same(), admin: same() };
@@ -196,19 +202,31 @@ impl Nats {
         let access =
             Access { gateway: users.gateway.clone(), worker: users.worker.clone(), admin: users.admin.clone() };
         let nats = Self { access, url: server.url().to_owned(), server: Some(server) };
-        nats.make_streams(&config.spec).await?;
+        let folders = ["gateway", "worker", "admin"].map(|role| data.role(role));
+        nats.make_streams(&config.spec, &folders, missing).await?;
         Ok(nats)
     }
 
     /// Makes the streams of our own server before any role comes to it: each of several that make a stream at the same
     /// moment has the server set its space aside, and there may not be so much.
-    async fn make_streams(&self, spec: &LogSpec) -> Result<(), Failure> {
+    async fn make_streams(
+        &self,
+        spec: &LogSpec,
+        folders: &[PathBuf],
+        missing: &watch::Sender<Option<String>>,
+    ) -> Result<(), Failure> {
         let connection = connect(&self.access.admin, "weft-streams").await?;
         loop {
             connection.connected().await;
-            match streams::ensure(&connection, spec).await {
+            match streams::ensure_for(&connection, spec, folders).await {
                 Ok(_) => return Ok(()),
-                Err(EnsureError::Unavailable(problem)) => tracing::info!(problem, "waiting for the streams"),
+                Err(EnsureError::Unavailable(problem)) => {
+                    let text = format!("streams: {problem}");
+                    if missing.borrow().as_ref() != Some(&text) {
+                        tracing::warn!(problem, "waiting for the streams");
+                    }
+                    missing.send_replace(Some(text));
+                }
                 Err(mismatch @ EnsureError::Mismatch(_)) => return Err(Failure::of(&mismatch)),
             }
             sleep(CATALOG_RETRY).await;

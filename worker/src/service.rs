@@ -118,8 +118,9 @@ impl Worker {
             worker_id(&folder).map_err(|source| RunError::Folder { path: folder.clone(), source: Box::new(source) })?;
         let connection = catalog.connection().clone();
         missing.send_replace(Some("nats: not connected".into()));
+        let folders = [folder.clone()];
         let layout = loop {
-            match streams::ensure(&connection, &spec).await {
+            match streams::ensure_for(&connection, &spec, &folders).await {
                 Ok(layout) => break layout,
                 Err(EnsureError::Unavailable(problem)) => {
                     missing.send_replace(Some(format!("nats: {problem}")));

@@ -28,7 +28,7 @@ const OPEN: [&str; 2] = ["grpc.health.v1.", "grpc.reflection."];
 const PACKAGE: &str = "weft.v1.";
 
 /// Every method of the admin.
-const METHODS: [(&str, Scope, Limits); 46] = [
+const METHODS: [(&str, Scope, Limits); 48] = [
     ("EventService/GetEvent", Scope::Read, Heeded),
     ("EventService/EventsSince", Scope::Read, Heeded),
     ("EventService/TailEvents", Scope::Read, Heeded),
@@ -54,6 +54,8 @@ const METHODS: [(&str, Scope, Limits); 46] = [
     ("RejectedService/ListRejected", Scope::Read, Heeded),
     ("RejectedService/GetRejected", Scope::Read, Heeded),
     ("RejectedService/RetryRejected", Scope::Operate, Refused),
+    ("ShardService/ListShards", Scope::Read, Refused),
+    ("ShardService/AdoptShard", Scope::Admin, Refused),
     ("CatalogService/CreateSource", Scope::Admin, Refused),
     ("CatalogService/GetSource", Scope::Read, Refused),
     ("CatalogService/ListSources", Scope::Read, Refused),

@@ -3,11 +3,16 @@
 //! - `state`: what the services share once the log is there.
 //! - `events`, `tail`: `EventService`; `dead_letters`, `selection`, `redrive`, `closing`, `dead_letter_stats`:
 //!   `DeadLetterService`; `workflows`: `WorkflowService`; `replays`: `ReplayService`; `catalog`: `CatalogService`;
-//!   `rejected`: `RejectedService`.
+//!   `rejected`: `RejectedService`; `shards`: `ShardService`.
 //! - `command`: what they append to COMMANDS.
 //! - `readiness`: what is missing, for people and for `grpc.health.v1`.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{sync::watch, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -27,7 +32,8 @@ use weft_proto::{
     v1::{
         self, catalog_service_server::CatalogServiceServer, dead_letter_service_server::DeadLetterServiceServer,
         event_service_server::EventServiceServer, rejected_service_server::RejectedServiceServer,
-        replay_service_server::ReplayServiceServer, workflow_service_server::WorkflowServiceServer,
+        replay_service_server::ReplayServiceServer, shard_service_server::ShardServiceServer,
+        workflow_service_server::WorkflowServiceServer,
     },
 };
 use weft_tls::{BindError, Listener, listener::secured};
@@ -46,6 +52,7 @@ mod redrive;
 mod rejected;
 mod replays;
 mod selection;
+mod shards;
 mod state;
 mod tail;
 mod workflows;
@@ -55,6 +62,7 @@ use dead_letters::DeadLetters;
 use events::Events;
 use rejected::RejectedRequests;
 use replays::Replays;
+use shards::Shards;
 use state::{Log, State};
 use workflows::Workflows;
 
@@ -210,6 +218,7 @@ async fn serve(
     let rejected = RejectedServiceServer::new(RejectedRequests::new(Arc::clone(state)));
     let workflows = WorkflowServiceServer::new(Workflows::new(Arc::clone(state)));
     let replays = ReplayServiceServer::new(Replays::new(Arc::clone(state)));
+    let shards = ShardServiceServer::new(Shards::new(Arc::clone(state)));
     let catalog = CatalogServiceServer::new(Catalogs::new(Arc::clone(state), deliveries));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -226,6 +235,7 @@ async fn serve(
         .add_service(rejected)
         .add_service(workflows)
         .add_service(replays)
+        .add_service(shards)
         .add_service(catalog);
     // The descriptors are compiled in: a failure shows in every test, and costs only the reflection.
     match (reflection().build_v1(), reflection().build_v1alpha()) {
@@ -275,7 +285,7 @@ impl Opening<'_> {
         let Self { catalog, watched, spec, folder, state, progress, published } = self;
         let connection = catalog.connection().clone();
         let layout = tokio::select! {
-            layout = ensure(&connection, spec, &progress) => layout?,
+            layout = ensure(&connection, spec, &folder, &progress) => layout?,
             () = state.draining().cancelled() => return Ok(()),
         };
         let options = HistoryOptions {
@@ -304,11 +314,13 @@ impl Opening<'_> {
 async fn ensure(
     connection: &Connection,
     spec: &LogSpec,
+    folder: &Path,
     progress: &watch::Sender<Option<String>>,
 ) -> Result<Layout, EnsureError> {
+    let folders = [folder.to_owned()];
     loop {
         connection.connected().await;
-        match streams::ensure(connection, spec).await {
+        match streams::ensure_for(connection, spec, &folders).await {
             Ok(layout) => return Ok(layout),
             Err(EnsureError::Unavailable(reason)) => {
                 progress.send_replace(Some(format!("streams: {reason}")));

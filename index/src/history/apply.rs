@@ -19,6 +19,7 @@ use super::{
     tables::{DeadRow, EventRow, SWEPT, Tables, UID_MAX, UID_MIN, Uid, encode, get, id_key},
 };
 
+mod adopt;
 mod outcomes;
 
 /// A stream of the log, by what it holds.
@@ -62,7 +63,7 @@ impl Tables<'_> {
     pub fn apply(&mut self, layout: Layout, source: Source, message: &Stored) -> Result<(), redb::Error> {
         match source {
             Source::Events(shard) => self.apply_event(layout, shard, message),
-            Source::Outcomes(shard) => self.apply_outcome_record(shard, message),
+            Source::Outcomes(shard) => self.apply_outcome_record(layout, shard, message),
             Source::Commands(shard) => self.apply_command(shard, message),
             Source::DeadLetters => self.apply_copy(layout, message),
         }
@@ -77,6 +78,7 @@ impl Tables<'_> {
             event_type: event.event_type,
             source: event.source,
             sequence_number: event.sequence_number.0,
+            stored_at_ms: message.stored_at.as_millisecond(),
         };
         self.events.insert((shard.0, message.seq.0), &encode(&row)[..])?;
         self.event_ids.insert(id_key(event.id.as_bytes(), shard.0, message.seq.0), ())?;
@@ -128,6 +130,9 @@ impl Tables<'_> {
         let Some(copy) = copy::decode(layout, message) else { return Ok(()) };
         let uid = *copy.subscription.as_bytes();
         self.name(&uid, &copy.subscription_name)?;
+        if self.is_void(copy.shard, copy.seq.0, copy.outcome.at_ms)? {
+            return Ok(());
+        }
         let row =
             DeadRow { outcome: Some(copy.outcome), witnessed: false, event: Some(copy.event), ..DeadRow::default() };
         self.put_dead(copy.shard, copy.seq.0, &uid, row)

@@ -62,6 +62,7 @@ pub(super) fn decode(layout: Layout, message: &Stored) -> Option<Copy> {
         event_type: event.event_type,
         source: event.source,
         sequence_number: event.sequence_number.0,
+        ..EventRow::default()
     };
     Some(Copy { shard, seq: StreamSeq(seq), subscription, subscription_name, outcome, event })
 }

@@ -15,6 +15,10 @@ use super::{
     tables::{DeadRow, DeliveryRow, EventRow, MATCHED, UID_MAX, UID_MIN, Uid, View, WORKFLOW_LANE, decode, get},
 };
 
+/// How much earlier the server's clock may stand when a commit is stored than when its events were: leaders of a cluster
+/// differ a little. A part of EVENTS that was lost is never stored again so soon.
+const CLOCK_SKEW_MS: i64 = 1_000;
+
 /// What became of an event.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EventHistory {
@@ -65,7 +69,12 @@ pub(super) fn places(view: &View, id: EventId) -> Result<Vec<(ShardId, StreamSeq
         for row in
             view.event_ids.range((shard, segment, id.as_bytes(), 0)..=(shard, segment, id.as_bytes(), u64::MAX))?
         {
-            places.push((ShardId(shard), StreamSeq(row?.0.value().3)));
+            let seq = row?.0.value().3;
+            // What a dead letter of an event tells that was lost with a part of EVENTS is nothing of the event there.
+            let there: Option<EventRow> = get(&view.events, (shard, seq))?;
+            if there.is_none_or(|there| there.id == id.as_bytes()) {
+                places.push((ShardId(shard), StreamSeq(seq)));
+            }
         }
         segment += 1;
     }
@@ -79,8 +88,11 @@ pub(super) fn event(
     shard: ShardId,
     seq: StreamSeq,
 ) -> Result<Option<EventHistory>, redb::Error> {
-    let dead = dead_rows(view, shard, seq)?;
+    let mut dead = dead_rows(view, shard, seq)?;
     let stored: Option<EventRow> = get(&view.events, (shard.0, seq.0))?;
+    if let Some(stored) = &stored {
+        dead.retain(|(_, row)| row.outcome.as_ref().is_some_and(|outcome| outcome.event_id == stored.id));
+    }
     let Some(event) = stored.or_else(|| dead.iter().find_map(|(_, row)| of_dead(row))) else { return Ok(None) };
     let at = At { view, subscriptions, shard: shard.0, seq: seq.0, event };
     let rows = at.rows()?;
@@ -137,12 +149,22 @@ impl At<'_> {
         for row in self.view.deliveries.range(range)? {
             let (key, value) = row?;
             let (_, _, uid, run) = key.value();
-            rows.insert((*uid, run), decode(value.value())?);
+            let row: DeliveryRow = decode(value.value())?;
+            if self.is_of_event(&row) {
+                rows.insert((*uid, run), row);
+            }
         }
         for (uid, outcome) in self.range_outcomes()? {
             rows.entry((uid, 0)).or_default().outcome.get_or_insert(outcome);
         }
         Ok(rows)
+    }
+
+    /// Whether a delivery is of this event, and not of another one that stood at the sequence before EVENTS lost a part:
+    /// nothing of an event is committed before the event is stored.
+    fn is_of_event(&self, row: &DeliveryRow) -> bool {
+        let is_same = row.event_id.is_empty() || row.event_id == self.event.id;
+        is_same && (row.recorded_at_ms == 0 || row.recorded_at_ms + CLOCK_SKEW_MS >= self.event.stored_at_ms)
     }
 
     /// The outcomes of several events of the workflow that this one is among, by subscription.
@@ -161,7 +183,9 @@ impl At<'_> {
                     .subscriptions
                     .get(&uid)
                     .is_none_or(|subscription| takes(subscription, self.shard, self.seq, &self.event));
-                let outcome = delivery.and_then(|row| row.outcome).filter(|_| taken && first.value() <= self.seq);
+                let stands = |row: &DeliveryRow| row.recorded_at_ms + CLOCK_SKEW_MS >= self.event.stored_at_ms;
+                let outcome =
+                    delivery.filter(stands).and_then(|row| row.outcome).filter(|_| taken && first.value() <= self.seq);
                 outcomes.extend(outcome.map(|outcome| (uid, outcome)));
             }
             match u128::from_be_bytes(uid).checked_add(1) {

@@ -20,6 +20,7 @@
 //! | `refused` | shard, COMMANDS sequence, sequence, uid | – | OUTCOMES |
 //! | `replays` | unix ms, request id | – | COMMANDS |
 //! | `replay_orders` | the replay's request id | unix ms and action of the newest order | COMMANDS |
+//! | `adoptions` | shard, COMMANDS sequence of the order | the last event that was kept, unix ms | OUTCOMES |
 //! | `marks` | name, shard | a number | OUTCOMES, the sweep |
 //!
 //! Where two streams write the same table, either they write the same (the copy on DLQ says what its outcome said), or the
@@ -94,6 +95,7 @@ tables! {
     events, EVENTS, "events": (u32, u64) => Row;
     event_ids, EVENT_IDS, "event_ids": IdKey => ();
     deliveries, DELIVERIES, "deliveries": RunKey => Row;
+    adoptions, ADOPTIONS, "adoptions": (u32, u64) => (u64, i64);
     ranges, RANGES, "ranges": (u32, &'static str, Bytes16, u64) => u64;
     attempts, ATTEMPTS, "attempts": (u32, u64, Bytes16, u64, u32) => Row;
     dead, DEAD, "dead": DeliveryKey => Row;
@@ -125,6 +127,9 @@ pub(super) struct EventRow {
     pub source: String,
     #[prost(uint64, tag = "5")]
     pub sequence_number: u64,
+    /// When the server stored it, in unix milliseconds; 0: not said.
+    #[prost(int64, tag = "6")]
+    pub stored_at_ms: i64,
 }
 
 /// What became of an event for a subscription in a run.
@@ -139,6 +144,12 @@ pub(super) struct DeliveryRow {
     /// 0: none is to come.
     #[prost(int64, tag = "3")]
     pub next_attempt_at_ms: i64,
+    /// Of which event: another one may stand at the sequence after EVENTS lost a part. Empty where a record names none.
+    #[prost(bytes = "vec", tag = "4")]
+    pub event_id: Vec<u8>,
+    /// When the server stored the newest commit that says so, in unix milliseconds.
+    #[prost(int64, tag = "5")]
+    pub recorded_at_ms: i64,
 }
 
 /// The newest dead letter of an event for a subscription.

@@ -111,6 +111,24 @@ pub fn apply_change(state: &mut v1::SubscriptionState, change: &v1::Subscription
     }
 }
 
+/// Voids what was counted in a lost part of EVENTS, of which only events up to `kept` are left, as every reader of an
+/// adoption does: starts, filters and ends count from the beginning of that part.
+pub fn cut_off(state: &mut v1::SubscriptionState, kept: u64) {
+    let lost = kept.saturating_add(1);
+    state.from = state.from.min(lost);
+    state.detached = state.detached.filter(|next| *next <= kept);
+    state.closed_through = state.closed_through.map(|through| through.min(kept));
+    // Of the filters that came into force in the lost part, the newest is in force from its beginning on.
+    let newest = state.filters.iter().rposition(|filter| filter.from > kept);
+    let mut at = 0;
+    state.filters.retain_mut(|filter| {
+        let is_kept = filter.from <= kept || Some(at) == newest;
+        filter.from = filter.from.min(lost);
+        at += 1;
+        is_kept
+    });
+}
+
 /// The filter of a record; `None` where an earlier version wrote it.
 fn filter(from: u64, revision: u64, types: &[String], sources: &[String]) -> Option<v1::FilterRevision> {
     let (types, sources) = (types.to_vec(), sources.to_vec());

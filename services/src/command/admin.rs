@@ -15,7 +15,8 @@ use weft_nats::options::Secret;
 use weft_proto::v1::{
     catalog_service_client::CatalogServiceClient, dead_letter_service_client::DeadLetterServiceClient,
     event_service_client::EventServiceClient, rejected_service_client::RejectedServiceClient,
-    replay_service_client::ReplayServiceClient, workflow_service_client::WorkflowServiceClient,
+    replay_service_client::ReplayServiceClient, shard_service_client::ShardServiceClient,
+    workflow_service_client::WorkflowServiceClient,
 };
 
 use super::lag::LagChannel;
@@ -123,6 +124,11 @@ impl AdminClient {
     /// The workflow service.
     pub fn workflows(&self) -> WorkflowServiceClient<LagChannel> {
         WorkflowServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// The shard service.
+    pub fn shards(&self) -> ShardServiceClient<LagChannel> {
+        ShardServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// The replay service.

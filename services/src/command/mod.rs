@@ -13,6 +13,7 @@ pub mod prompt;
 pub mod rejected;
 pub mod replay;
 pub mod select;
+pub mod shard;
 pub mod sign;
 pub mod verify;
 pub mod view;

@@ -194,6 +194,7 @@ impl Config {
             rejected: file.rejected,
             body_bytes_max: file.gateway.max_body.as_u64(),
             auto_bytes_max: None,
+            new_log: false,
         };
         let config = Self {
             data: data.map(Path::to_owned).or(file.data).unwrap_or_else(|| DATA_DEFAULT.into()),

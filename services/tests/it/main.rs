@@ -16,6 +16,7 @@ mod order;
 mod outage;
 mod refusals;
 mod rejected;
+mod restore;
 mod roles;
 mod schemas;
 mod secrets;

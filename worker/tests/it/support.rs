@@ -122,6 +122,7 @@ impl Log {
     /// Deletes a stream and creates it again.
     pub async fn renew(&mut self, stream: &str) {
         self.connection.jetstream().delete_stream(stream).await.unwrap();
+        self.spec.new_log = true;
         streams::ensure(&self.connection, &self.spec).await.unwrap();
         if stream == "EVENTS" {
             self.end = StreamSeq(0);

@@ -5,7 +5,7 @@
 //! as they are: they say which events were discarded with it.
 
 use redb::ReadableTable as _;
-use weft_nats::{catalog::apply_change, message::Stored, records};
+use weft_nats::{catalog::apply_change, message::Stored, records, subject::Layout};
 use weft_proto::{
     ids::{ShardId, StreamSeq},
     v1::{self, CommandStatus, OutcomeKind, ReceiverCondition, outcome_record::Record, subscription_change::Change},
@@ -25,11 +25,18 @@ fn lane_key<'a>(lane: &'a v1::Lane, uid: &'a Uid) -> (&'a str, &'a Uid, u64) {
 }
 
 impl Tables<'_> {
-    pub(super) fn apply_outcome_record(&mut self, shard: ShardId, message: &Stored) -> Result<(), redb::Error> {
+    pub(super) fn apply_outcome_record(
+        &mut self,
+        layout: Layout,
+        shard: ShardId,
+        message: &Stored,
+    ) -> Result<(), redb::Error> {
         self.mark_first_read(shard, message.seq)?;
         let Some(record) = records::decode::<v1::OutcomeRecord>(message) else { return Ok(()) };
         match record.record {
-            Some(Record::Commit(commit)) => self.apply_commit(shard, commit),
+            Some(Record::Commit(commit)) => {
+                self.apply_commit(layout, shard, commit, message.stored_at.as_millisecond())
+            }
             Some(Record::Chunk(chunk)) => self.apply_chunk(shard, &chunk),
             Some(Record::End(end)) => self.apply_checkpoint_end(shard, &end, message.stored_at.as_millisecond()),
             None => Ok(()),
@@ -57,19 +64,29 @@ impl Tables<'_> {
         Ok(())
     }
 
-    fn apply_commit(&mut self, shard: ShardId, commit: v1::Commit) -> Result<(), redb::Error> {
+    /// Applies a commit that the server stored at `at_ms`.
+    fn apply_commit(
+        &mut self,
+        layout: Layout,
+        shard: ShardId,
+        commit: v1::Commit,
+        at_ms: i64,
+    ) -> Result<(), redb::Error> {
+        if commit.adopted.is_some() {
+            self.adopt(layout, shard, &commit)?;
+        }
         self.apply_receivers(shard, &commit)?;
         for outcome in commit.outcomes {
-            self.apply_outcome(shard, outcome)?;
+            self.apply_outcome(shard, outcome, at_ms)?;
         }
         for attempt in commit.attempts {
-            self.apply_attempt(shard, attempt)?;
+            self.apply_attempt(shard, attempt, at_ms)?;
         }
         for lane in &commit.lanes {
             self.put_lane(lane)?;
         }
         for run in &commit.runs {
-            self.apply_run(shard, run)?;
+            self.apply_run(shard, run, at_ms)?;
         }
         for result in &commit.results {
             self.apply_result(shard, result)?;
@@ -85,7 +102,7 @@ impl Tables<'_> {
         Ok(())
     }
 
-    fn apply_outcome(&mut self, shard: ShardId, outcome: v1::Outcome) -> Result<(), redb::Error> {
+    fn apply_outcome(&mut self, shard: ShardId, outcome: v1::Outcome, at_ms: i64) -> Result<(), redb::Error> {
         let (seq, run, kind) = (outcome.sequence, outcome.run, outcome.kind());
         let uid = match uid_of(&outcome.subscription) {
             Some(uid) => uid,
@@ -99,7 +116,7 @@ impl Tables<'_> {
             self.settle_lane(&uid, &outcome)?;
         }
         let key = (shard.0, seq, &uid, run);
-        let mut row: DeliveryRow = get(&self.deliveries, key)?.unwrap_or_default();
+        let mut row = self.delivery(key, &outcome.event_id, at_ms)?;
         row.attempts = row.attempts.max(outcome.attempts);
         row.next_attempt_at_ms = 0;
         if kind == OutcomeKind::DeadLettered && outcome.from == 0 {
@@ -114,13 +131,13 @@ impl Tables<'_> {
         Ok(())
     }
 
-    fn apply_attempt(&mut self, shard: ShardId, mut attempt: v1::Attempt) -> Result<(), redb::Error> {
+    fn apply_attempt(&mut self, shard: ShardId, mut attempt: v1::Attempt, at_ms: i64) -> Result<(), redb::Error> {
         let Some(uid) = uid_of(&attempt.subscription) else { return Ok(()) };
         if self.is_swept(shard, attempt.sequence, attempt.run)? {
             return Ok(());
         }
         let key = (shard.0, attempt.sequence, &uid, attempt.run);
-        let mut row: DeliveryRow = get(&self.deliveries, key)?.unwrap_or_default();
+        let mut row = self.delivery(key, &attempt.event_id, at_ms)?;
         row.attempts = row.attempts.max(attempt.number);
         if row.outcome.is_none() {
             row.next_attempt_at_ms = attempt.next_attempt_at_ms;
@@ -133,6 +150,28 @@ impl Tables<'_> {
         attempt.workflow_id.clear();
         self.attempts.insert(key, &encode(&attempt)[..])?;
         Ok(())
+    }
+
+    /// The row of a delivery, as far as it is of this event: what is known of another event that stood at the sequence does
+    /// not belong to this one.
+    fn delivery(
+        &mut self,
+        key: (u32, u64, &Uid, u64),
+        event_id: &[u8],
+        at_ms: i64,
+    ) -> Result<DeliveryRow, redb::Error> {
+        let mut row: DeliveryRow = get(&self.deliveries, key)?.unwrap_or_default();
+        if !event_id.is_empty() && !row.event_id.is_empty() && row.event_id != event_id {
+            let (shard, seq, uid, run) = key;
+            let attempts = (shard, seq, uid, run, 0)..=(shard, seq, uid, run, u32::MAX);
+            self.attempts.retain_in(attempts, |_, _| false)?;
+            row = DeliveryRow::default();
+        }
+        if row.event_id.is_empty() {
+            row.event_id = event_id.to_vec();
+        }
+        row.recorded_at_ms = at_ms;
+        Ok(row)
     }
 
     fn settle_lane(&mut self, uid: &Uid, outcome: &v1::Outcome) -> Result<(), redb::Error> {
@@ -161,11 +200,11 @@ impl Tables<'_> {
         Ok(())
     }
 
-    fn apply_run(&mut self, shard: ShardId, run: &v1::PendingRun) -> Result<(), redb::Error> {
+    fn apply_run(&mut self, shard: ShardId, run: &v1::PendingRun, at_ms: i64) -> Result<(), redb::Error> {
         let Some(uid) = uid_of(&run.subscription) else { return Ok(()) };
         self.name(&uid, &run.subscription_name)?;
         let key = (shard.0, run.sequence, &uid, run.run);
-        let mut row: DeliveryRow = get(&self.deliveries, key)?.unwrap_or_default();
+        let mut row = self.delivery(key, &run.event_id, at_ms)?;
         row.attempts = row.attempts.max(run.attempts);
         row.next_attempt_at_ms = run.next_attempt_at_ms;
         self.deliveries.insert(key, &encode(&row)[..])?;

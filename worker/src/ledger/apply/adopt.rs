@@ -2,6 +2,7 @@
 
 use prost::Message as _;
 use redb::ReadableTable as _;
+use weft_nats::catalog::cut_off;
 use weft_proto::v1;
 
 use super::State;
@@ -56,26 +57,11 @@ impl State<'_> {
     fn cut_subscriptions(&mut self, events: u64) -> Result<(), LedgerError> {
         let states = self.subscriptions.iter()?.map(|row| decode::<v1::SubscriptionState>(row?.1.value()));
         for mut state in states.collect::<Result<Vec<_>, LedgerError>>()? {
-            cut_subscription(&mut state, events);
+            cut_off(&mut state, events);
             self.subscriptions.insert(&state.subscription[..], &state.encode_to_vec()[..])?;
         }
         Ok(())
     }
-}
-
-fn cut_subscription(state: &mut v1::SubscriptionState, events: u64) {
-    state.from = state.from.min(events + 1);
-    state.detached = state.detached.filter(|next| *next <= events);
-    state.closed_through = state.closed_through.map(|through| through.min(events));
-    // Of the filters that came into force in the lost part, the newest is in force from its beginning on.
-    let newest = state.filters.iter().rposition(|filter| filter.from > events);
-    let mut at = 0;
-    state.filters.retain_mut(|filter| {
-        let is_kept = filter.from <= events || Some(at) == newest;
-        filter.from = filter.from.min(events + 1);
-        at += 1;
-        is_kept
-    });
 }
 
 /// What is left of a lane; `None` where its only event is lost.

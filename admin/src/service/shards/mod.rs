@@ -1,0 +1,282 @@
+//! `ShardService`: whether the streams of shards are those of their outcomes, and the order to go on where they are not.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep};
+use tonic::{Request, Response, Status};
+use weft_index::history::{Lost, StoredCommand};
+use weft_nats::{
+    position::{Mismatch, Position, PositionCheck, verify_once},
+    streams,
+};
+use weft_proto::{
+    ids::{ShardId, StreamSeq},
+    v1::{self, command::Action, shard_service_server::ShardService},
+};
+
+use super::{
+    command::Call,
+    state::{Log, State},
+};
+use crate::{
+    auth, convert,
+    error::{Code, of_history, refuse},
+};
+
+mod common;
+
+use common::{SearchError, Stream, last_common, newest_commit, position_at};
+
+/// Names of each kind in an answer.
+const NAMES_MAX: usize = 100;
+/// How long the shard's owner may take: it looks for orders once a second, and commits.
+const ADOPT_PATIENCE: Duration = Duration::from_secs(15);
+/// Between two looks whether it has.
+const ADOPT_LOOK: Duration = Duration::from_millis(200);
+
+/// `ShardService` over the log.
+#[derive(Debug)]
+pub(super) struct Shards {
+    state: Arc<State>,
+}
+
+impl Shards {
+    pub fn new(state: Arc<State>) -> Self {
+        Self { state }
+    }
+}
+
+#[tonic::async_trait]
+impl ShardService for Shards {
+    async fn list_shards(
+        &self,
+        request: Request<v1::ListShardsRequest>,
+    ) -> Result<Response<v1::ListShardsResponse>, Status> {
+        let log = self.state.log()?;
+        auth::grant(&request)?;
+        let mut shards = Vec::new();
+        for shard in log.layout.all() {
+            shards.push(show(log, shard).await.map_err(of_search)?);
+        }
+        Ok(Response::new(v1::ListShardsResponse { shards }))
+    }
+
+    async fn adopt_shard(
+        &self,
+        request: Request<v1::AdoptShardRequest>,
+    ) -> Result<Response<v1::AdoptShardResponse>, Status> {
+        let log = self.state.log()?;
+        let grant = auth::grant(&request)?;
+        let asked = request.into_inner();
+        let call = Call::new(&grant, &asked.request_id, &asked.reason)?;
+        let shard = log.layout.all().find(|shard| shard.0 == asked.shard);
+        let shard = shard.ok_or_else(|| {
+            refuse(Code::NotFound, format!("no shard {}; the log has {}", asked.shard, log.layout.shards()))
+        })?;
+        log.catch_up_shard(shard).await?;
+        let is_same = |action: &Action| matches!(action, Action::Adopt(adopt) if adopt.shard == shard.0);
+        if let Some(stored) = call.stored(log, is_same).await?.into_iter().next() {
+            return self.repeated(log, call.request_id, shard, &stored).await;
+        }
+        let plan = Plan::of(log, shard, asked.from).await?;
+        let mut answer = plan.answer(log, shard).await?;
+        answer.request_id.clone_from(&call.request_id);
+        if !asked.dry_run {
+            let stored = call.command(log, vec![(shard, Action::Adopt(plan.command(shard)))]).await?;
+            let command = stored.first().ok_or_else(|| refuse(Code::Internal, "the command is not in the history"))?;
+            until_adopted(log, shard, command).await?;
+            answer.adopted = true;
+        }
+        Ok(Response::new(answer))
+    }
+}
+
+impl Shards {
+    /// The answer to a call that was given before.
+    async fn repeated(
+        &self,
+        log: &Log,
+        request_id: String,
+        shard: ShardId,
+        stored: &StoredCommand,
+    ) -> Result<Response<v1::AdoptShardResponse>, Status> {
+        until_adopted(log, shard, stored).await?;
+        let Some(Action::Adopt(adopt)) = &stored.command.action else {
+            return Err(refuse(Code::IdReused, "request_id was used for another call; use a new one"));
+        };
+        let shown = |stream: Stream, position: Option<&v1::LogPosition>| {
+            position.map(|position| show_position(stream.name(log, shard), position))
+        };
+        Ok(Response::new(v1::AdoptShardResponse {
+            request_id,
+            adopted: true,
+            events_before: shown(Stream::Events, adopt.events_before.as_ref()),
+            commands_before: shown(Stream::Commands, adopt.commands_before.as_ref()),
+            events_after: shown(Stream::Events, adopt.events_after.as_ref()),
+            commands_after: shown(Stream::Commands, adopt.commands_after.as_ref()),
+            ..Default::default()
+        }))
+    }
+}
+
+/// What an adoption is to do.
+struct Plan {
+    newest: v1::Commit,
+    events: Position,
+    commands: Position,
+}
+
+impl Plan {
+    async fn of(log: &Log, shard: ShardId, from: u64) -> Result<Self, Status> {
+        let newest = newest_commit(log, shard).await.map_err(of_search)?;
+        let newest = newest.ok_or_else(|| refuse(Code::Conflict, "nothing has been committed for the shard yet"))?;
+        let mut differs = false;
+        for stream in [Stream::Events, Stream::Commands] {
+            differs |= difference(log, shard, stream, &newest).await.map_err(of_search)?.is_some();
+        }
+        if !differs {
+            let message = format!("shard {shard} is not stopped: its streams are those of its outcomes");
+            return Err(refuse(Code::Conflict, message));
+        }
+        let mut events = last_common(log, shard, Stream::Events).await.map_err(of_search)?;
+        let commands = last_common(log, shard, Stream::Commands).await.map_err(of_search)?;
+        if from > 0 {
+            events = earlier(log, shard, &events, from).await?;
+        }
+        Ok(Self { newest, events, commands })
+    }
+
+    fn command(&self, shard: ShardId) -> v1::AdoptShard {
+        v1::AdoptShard {
+            shard: shard.0,
+            events_before: Some(Stream::Events.position(&self.newest)),
+            commands_before: Some(Stream::Commands.position(&self.newest)),
+            events_after: Some((&self.events).into()),
+            commands_after: Some((&self.commands).into()),
+        }
+    }
+
+    async fn answer(&self, log: &Log, shard: ShardId) -> Result<v1::AdoptShardResponse, Status> {
+        let lost = log.history.lost(shard, self.events.cursor, self.commands.cursor.0, NAMES_MAX).await;
+        let Lost { events, delivered, runs, dead_letters } = lost.map_err(of_history)?;
+        let shown = |stream: Stream, position: &v1::LogPosition| Some(show_position(stream.name(log, shard), position));
+        Ok(v1::AdoptShardResponse {
+            events_before: shown(Stream::Events, &Stream::Events.position(&self.newest)),
+            commands_before: shown(Stream::Commands, &Stream::Commands.position(&self.newest)),
+            events_after: shown(Stream::Events, &(&self.events).into()),
+            commands_after: shown(Stream::Commands, &(&self.commands).into()),
+            delivered_events: delivered.count,
+            delivered_event_ids: delivered.names,
+            lost_events: events.count,
+            lost_event_ids: events.names,
+            closed_runs: runs,
+            closed_dead_letters: dead_letters.count,
+            closed_dead_letter_ids: dead_letters.names,
+            ..Default::default()
+        })
+    }
+}
+
+/// The position before an earlier event than the one after the last common event.
+async fn earlier(log: &Log, shard: ShardId, common: &Position, from: u64) -> Result<Position, Status> {
+    let first = streams::state(&log.connection, &log.layout.events_stream(shard)).await;
+    let first = first.map_err(|error| refuse(Code::LogUnavailable, error.to_string()))?.first;
+    let last = common.cursor.next();
+    if !(first..=last).contains(&StreamSeq(from)) {
+        let message = format!(
+            "from: {from} is not between {first}, the first event that is kept, and {last}, the one after the last common \
+             event: a later one would leave events undelivered"
+        );
+        return Err(refuse(Code::BadQuery, message));
+    }
+    position_at(log, shard, Stream::Events, StreamSeq(from - 1)).await.map_err(of_search)
+}
+
+/// Waits until the shard's owner has taken an order.
+async fn until_adopted(log: &Log, shard: ShardId, stored: &StoredCommand) -> Result<(), Status> {
+    let end = Instant::now() + ADOPT_PATIENCE;
+    // Where COMMANDS lost a part, the owner has come further in the lost one than the order stands.
+    let before = match &stored.command.action {
+        Some(Action::Adopt(adopt)) => adopt.commands_before.as_ref().map_or(0, |position| position.sequence),
+        _ => 0,
+    };
+    loop {
+        if log.history.is_adopted(shard, stored.run).await.map_err(of_history)? {
+            return Ok(());
+        }
+        if stored.run.0 > before && log.history.is_carried_out(shard, stored.run).await.map_err(of_history)? {
+            let message = "the shard stands elsewhere by now, so the order was refused; see the dry run again";
+            return Err(refuse(Code::Conflict, message));
+        }
+        if Instant::now() >= end {
+            let message = "the order is stored, and is carried out once a worker owns the shard; call again under the same \
+                           request_id to see";
+            return Err(refuse(Code::Starting, message));
+        }
+        sleep(ADOPT_LOOK).await;
+    }
+}
+
+/// In what a stream differs from the one of the newest commit.
+async fn difference(
+    log: &Log,
+    shard: ShardId,
+    stream: Stream,
+    newest: &v1::Commit,
+) -> Result<Option<Mismatch>, SearchError> {
+    let name = stream.name(log, shard);
+    let position = match stream.of(newest) {
+        (Some(position), _) => Position::from(position),
+        (None, cursor) => {
+            let created = streams::state(&log.connection, &name).await?.created;
+            Position { cursor: StreamSeq(cursor), ..Position::start(created) }
+        }
+    };
+    Ok(match verify_once(&log.connection, &name, &position).await?.1 {
+        PositionCheck::Keep | PositionCheck::Skip { .. } => None,
+        PositionCheck::Rebuild(mismatch) => Some(mismatch),
+    })
+}
+
+async fn show(log: &Log, shard: ShardId) -> Result<v1::Shard, SearchError> {
+    let last = async |stream: Stream| streams::state(&log.connection, &stream.name(log, shard)).await;
+    let shown = v1::Shard {
+        shard: shard.0,
+        state: "new".into(),
+        events_last: last(Stream::Events).await?.last.0,
+        commands_last: last(Stream::Commands).await?.last.0,
+        ..Default::default()
+    };
+    let Some(newest) = newest_commit(log, shard).await? else { return Ok(shown) };
+    let mut problems = Vec::new();
+    for stream in [Stream::Events, Stream::Commands] {
+        if let Some(mismatch) = difference(log, shard, stream, &newest).await? {
+            problems.push(format!("{}: {mismatch}", stream.name(log, shard)));
+        }
+    }
+    let committed = |stream: Stream| Some(show_position(stream.name(log, shard), &stream.position(&newest)));
+    Ok(v1::Shard {
+        state: if problems.is_empty() { "consistent" } else { "stopped" }.into(),
+        problem: problems.join("; "),
+        events_committed: committed(Stream::Events),
+        commands_committed: committed(Stream::Commands),
+        epoch: newest.epoch,
+        worker: newest.worker.clone(),
+        ..shown
+    })
+}
+
+fn show_position(stream: String, stored: &v1::LogPosition) -> v1::StreamPosition {
+    let position = Position::from(stored);
+    v1::StreamPosition {
+        stream,
+        sequence: position.cursor.0,
+        created_at: (stored.created_ns != 0).then(|| convert::timestamp(position.created)),
+        stored_at: position.mark.map(|mark| convert::timestamp(mark.stored_at)),
+        event_id: position.mark.and_then(|mark| mark.id).map(|id| id.to_string()).unwrap_or_default(),
+    }
+}
+
+fn of_search(error: SearchError) -> Status {
+    refuse(Code::LogUnavailable, error.to_string())
+}

@@ -1,0 +1,209 @@
+//! Streams that were restored, lost, or deleted, and processes on copied data folders: what processes refuse, and how an
+//! operator lets them go on.
+
+use std::{fs, path::PathBuf};
+
+use serde_json::Value;
+use weft::{
+    mesh::{RoleProcess, Wiring},
+    receiver::{Answer, Arrival},
+};
+use weft_nats::testing::{MASTER_KEY, eventually};
+
+use crate::{
+    commands::Operator,
+    mesh::{Mesh, PATIENCE, post, program, role, send, sender_to},
+};
+
+/// Waits until `/readyz` of a process is as wanted; its last answer.
+async fn until_ready(process: &RoleProcess, wanted: impl Fn(u16, &str) -> bool) -> String {
+    let url = format!("http://{}/readyz", process.variable("WEFT_OPS__LISTEN").unwrap());
+    let mut last = String::new();
+    let is_wanted = eventually(PATIENCE, async || {
+        // A process that has just started does not listen yet.
+        let Ok(response) = reqwest::get(&url).await else { return false };
+        let (status, text) = (response.status().as_u16(), response.text().await.unwrap_or_default());
+        last = format!("{status} {text}");
+        wanted(status, &text)
+    });
+    let is_wanted = is_wanted.await;
+    assert!(is_wanted, "{last}");
+    last
+}
+
+struct Scene {
+    mesh: Mesh,
+    secret: String,
+    data: PathBuf,
+}
+
+impl Scene {
+    async fn start() -> Self {
+        let mesh = Mesh::with(Wiring::new(), |_: &Arrival| Answer::OK).await;
+        let (secret, data) = (mesh.wiring.sender_secret.clone(), mesh.folder().join("admin/data"));
+        Self { mesh, secret, data }
+    }
+
+    fn operator(&self) -> Operator<'_> {
+        let gateway = format!("http://{}", self.mesh.gateway.variable("WEFT_GATEWAY__LISTEN").unwrap());
+        Operator { data: &self.data, gateway, secret: &self.secret }
+    }
+
+    /// Sends events of two workflows; their ids.
+    async fn send(&self, name: &str, count: usize) -> Vec<String> {
+        let mut ids = Vec::new();
+        for number in 0..count {
+            let receipt = self.mesh.send(&format!("{name}-{}", number % 2), &format!("{name}-{number}")).await;
+            ids.push(receipt.event_id);
+        }
+        ids
+    }
+
+    async fn until_delivered(&self, ids: &[String]) {
+        let all = |arrivals: &[Arrival]| ids.iter().all(|id| arrivals.iter().any(|arrival| arrival.event_id == *id));
+        assert!(self.mesh.receiver.until(PATIENCE, all).await, "not every event is delivered");
+    }
+}
+
+/// P1, P5: EVENTS is put back to a copy of 10 of 30 events while everything else stays, and 30 more are accepted. The shard
+/// stands still, says so, and delivers all of them once an operator has it adopted; nothing is shown as delivered that was
+/// not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_log_is_refused_until_it_is_adopted_and_then_delivers_everything() {
+    let scene = Scene::start().await;
+    let mesh = &scene.mesh;
+    let kept = scene.send("kept", 10).await;
+    scene.until_delivered(&kept).await;
+    let copy = tempfile::tempdir().unwrap();
+    mesh.server.kill();
+    mesh.server.copy_stream("EVENTS", copy.path());
+    mesh.server.restart().await;
+    let lost = scene.send("lost", 20).await;
+    scene.until_delivered(&lost).await;
+    let operator = scene.operator();
+    let settled = async || {
+        let shards = operator.lines(&["shard", "list", "-o", "jsonl"]).await;
+        shards[0]["eventsCommitted"]["sequence"] == 30
+    };
+    assert!(eventually(PATIENCE, settled).await, "everything is committed");
+
+    mesh.server.kill();
+    mesh.server.restore_stream("EVENTS", copy.path());
+    mesh.server.restart().await;
+    let said = until_ready(&mesh.worker, |status, text| status == 503 && text.contains("stopped")).await;
+    assert!(said.contains("shard 0") && said.contains("EVENTS") && said.contains("weft shard adopt 0"), "{said}");
+    let new = scene.send("new", 30).await;
+    let delivered = mesh.receiver.arrivals();
+    assert!(new.iter().all(|id| delivered.iter().all(|arrival| arrival.event_id != *id)), "nothing is attempted");
+    let before = &operator.lines(&["event", "get", &new[5], "-o", "jsonl"]).await[0];
+    assert_eq!(before["deliveries"].as_array().map(Vec::len), Some(0), "{before}");
+
+    let list = &operator.lines(&["shard", "list", "-o", "jsonl"]).await[0];
+    assert_eq!(list["state"], "stopped", "{list}");
+    let plan = &operator.lines(&["shard", "adopt", "0", "--dry-run", "-o", "jsonl"]).await[0];
+    assert_eq!(plan["adopted"], false);
+    let after = plan["eventsAfter"]["sequence"].as_u64().unwrap();
+    assert!((1..=10).contains(&after), "{plan}");
+    assert_eq!(plan["deliveredEvents"], 40 - after, "{plan}");
+    assert_eq!(plan["lostEvents"], 20, "{plan}");
+    assert_eq!(operator.code(&["shard", "adopt", "0"]).await, Some(2), "a reason is required");
+    let too_late = operator.run(&["shard", "adopt", "0", "--from", "30", "--reason", "restored"]).await;
+    assert!(String::from_utf8_lossy(&too_late.stderr).contains("undelivered"), "{too_late:?}");
+    let adopted = &operator.lines(&["shard", "adopt", "0", "--reason", "restored", "-o", "jsonl"]).await[0];
+    assert_eq!(adopted["adopted"], true, "{adopted}");
+
+    until_ready(&mesh.worker, |status, _| status == 200).await;
+    scene.until_delivered(&new).await;
+    let statuses = async || {
+        let mut statuses = Vec::new();
+        for id in [&new[0], &new[29]] {
+            let event: Value = operator.lines(&["event", "get", id, "-o", "jsonl"]).await.remove(0);
+            statuses.push(event["status"].clone());
+        }
+        statuses == ["delivered", "delivered"]
+    };
+    assert!(eventually(PATIENCE, statuses).await, "each shows its own delivery");
+    assert_eq!(operator.code(&["event", "get", &lost[0]]).await, Some(3), "a lost event is not shown");
+    let again = operator.run(&["shard", "adopt", "0", "--reason", "restored"]).await;
+    assert!(String::from_utf8_lossy(&again.stderr).contains("not stopped"), "{again:?}");
+}
+
+/// A stream that is known to have existed is not created as an empty one: the process names it and waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_disappeared_is_not_replaced_by_an_empty_one() {
+    let mut scene = Scene::start().await;
+    let ids = scene.send("kept", 4).await;
+    scene.until_delivered(&ids).await;
+    let mesh = &mut scene.mesh;
+    for process in [&mut mesh.gateway, &mut mesh.worker, &mut mesh.admin] {
+        process.stop().await.unwrap();
+    }
+    let connection = mesh.server.connection("test").await;
+    for stream in ["EVENTS", "OUTCOMES", "COMMANDS"] {
+        connection.jetstream().delete_stream(stream).await.unwrap();
+    }
+    for process in [&mut mesh.gateway, &mut mesh.worker, &mut mesh.admin] {
+        process.restart().await.unwrap();
+    }
+    for process in [&mesh.gateway, &mesh.worker, &mesh.admin] {
+        let said = until_ready(process, |status, text| status == 503 && text.contains("--new-log")).await;
+        assert!(said.contains("EVENTS"), "{said}");
+    }
+    assert!(connection.jetstream().get_stream("EVENTS").await.is_err(), "nothing is created");
+    // One is told to; the others then find a log.
+    mesh.gateway.stop().await.unwrap();
+    let data = mesh.folder().join("gateway/data");
+    let env = vec![
+        ("WEFT_NATS__URL".to_owned(), mesh.server.url().to_owned()),
+        ("WEFT_MASTER_KEY".to_owned(), MASTER_KEY.to_owned()),
+        ("WEFT_DATA".to_owned(), data.display().to_string()),
+    ];
+    let command = ["gateway", "--new-log"];
+    let mut gateway =
+        RoleProcess::start_as(&program(), &command, "gateway", &mesh.folder().join("again"), env).unwrap();
+    gateway.ready().await.unwrap();
+    for process in [&mesh.worker, &mesh.admin] {
+        until_ready(process, |status, _| status == 200).await;
+    }
+    let receipt = send(&sender_to(&gateway), &mesh.wiring, "kept-0", "kept-0").await;
+    assert_eq!(receipt.sequence_number, 1, "nothing of the old log is left");
+}
+
+/// OUTCOMES that hold data say that there were EVENTS, also to a process with a data folder of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_of_which_a_stream_disappeared_is_not_completed_by_an_empty_one() {
+    let scene = Scene::start().await;
+    let ids = scene.send("kept", 4).await;
+    scene.until_delivered(&ids).await;
+    let connection = scene.mesh.server.connection("test").await;
+    connection.jetstream().delete_stream("EVENTS").await.unwrap();
+    let fresh = role("gateway", "fresh", &scene.mesh.server, scene.mesh.folder());
+    let said = until_ready(&fresh, |status, text| status == 503 && text.contains("--new-log")).await;
+    assert!(said.contains("stream EVENTS does not exist, and OUTCOMES holds data"), "{said}");
+    let answer = post(&sender_to(&fresh), &scene.mesh.wiring, "kept-0", "kept-9").await.unwrap();
+    assert_eq!(answer.status, 503);
+}
+
+/// P3: a process on a copy of a running worker's data folder is never ready and takes no shard.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_on_a_copied_data_folder_is_never_ready() {
+    let scene = Scene::start().await;
+    let mesh = &scene.mesh;
+    let first = scene.send("first", 4).await;
+    scene.until_delivered(&first).await;
+    let copy = mesh.folder().join("copy/data/worker");
+    fs::create_dir_all(&copy).unwrap();
+    for file in ["worker.id", "streams"] {
+        fs::copy(mesh.folder().join("worker/data/worker").join(file), copy.join(file)).unwrap();
+    }
+    let epoch = async || scene.operator().lines(&["shard", "list", "-o", "jsonl"]).await[0]["epoch"].clone();
+    let before = epoch().await;
+    let twin = role("worker", "copy", &mesh.server, mesh.folder());
+    let said = until_ready(&twin, |status, text| status == 503 && text.contains("another process")).await;
+    assert!(said.contains("worker.id"), "{said}");
+    let later = scene.send("later", 4).await;
+    scene.until_delivered(&later).await;
+    until_ready(&twin, |status, _| status == 503).await;
+    assert_eq!(epoch().await, before, "no shard has moved");
+    until_ready(&mesh.worker, |status, _| status == 200).await;
+}
