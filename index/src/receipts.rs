@@ -4,7 +4,7 @@
 //! workflow's next event; where does an event stand in the log. Each answer is whole, so that a repeat needs no look
 //! into the log.
 //!
-//! Both kinds of rows, ids and heads, lie in sorted segments ([`segments`]): written once in key order and merged, since
+//! Both kinds of rows, ids and heads, lie in sorted segments (`segments`): written once in key order and merged, since
 //! random writes into a B-tree of millions of rows write a page for each row.
 //!
 //! *Ids age by stream time.* Their segments lie in buckets, one for each stretch of an eighth of the horizon and at most a

@@ -49,7 +49,7 @@ pub struct ListArgs {
 /// `weft dlq get`.
 #[derive(Debug, clap::Args)]
 pub struct GetArgs {
-    /// The dead letter's id as `weft dlq list` prints it: <subscription>:<eventId>, with @<sequence> where needed
+    /// The dead letter's id as `weft dlq list` prints it: SUBSCRIPTION:EVENT_ID, with @SEQUENCE where needed
     id: String,
     #[command(flatten)]
     common: CommonArgs,
@@ -67,7 +67,7 @@ pub struct StatsArgs {
 /// `weft dlq redrive | resolve | discard`.
 #[derive(Debug, clap::Args)]
 pub struct RedriveArgs {
-    /// The dead letter's id as `weft dlq list` prints it: <subscription>:<eventId>, with @<sequence> where needed
+    /// The dead letter's id as `weft dlq list` prints it: SUBSCRIPTION:EVENT_ID, with @SEQUENCE where needed
     #[arg(value_name = "ID")]
     ids: Vec<String>,
     #[command(flatten)]

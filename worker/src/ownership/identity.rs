@@ -2,7 +2,7 @@
 //!
 //! A process of the id that is alive renews the presence key or a lease. The key is written by compare-and-set only, so of
 //! two processes of one id exactly one holds it: the other sees it renewed and stays out. A process that finds the key of
-//! another one takes it once nothing of that one has been renewed for [`quiet`]: long enough that no attempt of it may
+//! another one takes it once nothing of that one has been renewed for `quiet`: long enough that no attempt of it may
 //! still start, and shorter than waiting until its keys run out.
 
 use std::time::Duration;
