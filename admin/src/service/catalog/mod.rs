@@ -185,7 +185,7 @@ impl CatalogService for Catalogs {
         let (mut subscriptions, next_page_token) = View::page(&snapshot, *page_size, page_token)?;
         self.add_receivers(&mut subscriptions).await?;
         let mut found = Vec::new();
-        // Whatever the history knows by now: a list waits for nothing.
+        // A list does not wait for the history: it shows what the history has read.
         let orphans =
             if page_token.is_empty() { orphans::all(log, &snapshot).await.unwrap_or_default() } else { vec![] };
         for orphan in orphans {
