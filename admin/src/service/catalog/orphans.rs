@@ -34,7 +34,7 @@ pub(super) async fn now(log: &Log, snapshot: &Snapshot) -> Result<Vec<Orphan>, S
 ///
 /// # Errors
 ///
-/// UNAVAILABLE while the history cannot be read.
+/// STARTING or LOG_UNAVAILABLE while the history lags or has no log; INTERNAL where its file cannot be read.
 pub(super) async fn all(log: &Log, snapshot: &Snapshot) -> Result<Vec<Orphan>, Status> {
     let open = log.history.open_subscriptions().await.map_err(of_history)?;
     Ok(orphans(&open, snapshot, log.layout))
@@ -67,7 +67,7 @@ pub(super) async fn find(log: &Log, snapshot: &Snapshot, named: &str) -> Result<
 ///
 /// # Errors
 ///
-/// UNAVAILABLE while the history cannot be read.
+/// STARTING or LOG_UNAVAILABLE while the history lags or has no log; INTERNAL where its file cannot be read.
 pub(super) async fn view(log: &Log, orphan: &Orphan) -> Result<v1::OrphanedSubscription, Status> {
     let filter = LaneFilter { subscription: Some(orphan.name.clone()), ..LaneFilter::default() };
     let page = log.history.lanes(filter, None, LANES_MAX).await.map_err(of_history)?;
