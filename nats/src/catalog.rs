@@ -60,7 +60,7 @@ mod stamp;
 mod start;
 mod validate;
 
-pub use filters::{Filters, Match, apply_change, cut_off};
+pub use filters::{Filters, Match, apply_change, cut_off, is_covered};
 pub use matcher::Matcher;
 pub use orphan::{Orphan, orphans};
 pub use pattern::pattern_matches;

@@ -8,6 +8,11 @@ mod merging;
 const DEDUP: Duration = Duration::from_secs(80);
 const REMEMBER: Duration = Duration::from_secs(1_000);
 
+/// Cases of a property: `PROPTEST_CASES`, or as many as take a moment.
+fn cases(usual: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").map_or(usual, |text| text.parse().expect("a number"))
+}
+
 fn horizons() -> Horizons {
     Horizons::new(DEDUP, REMEMBER)
 }
@@ -236,7 +241,7 @@ async fn carried_heads_stand_for_their_events() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(cases(8)))]
 
     /// A projection: however the log was cut into commits, and wherever the process ended in between, the file says the
     /// same.

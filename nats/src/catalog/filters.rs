@@ -47,6 +47,11 @@ impl Filters {
         Self { start: self.start, filters: filters.into_iter().collect() }
     }
 
+    /// The filter that came into force last; `None` where no version of Weft has recorded one.
+    pub fn newest(&self) -> Option<&v1::FilterRevision> {
+        self.filters.last()
+    }
+
     /// How an event stands. Without any known filter everything from the start on counts as taken.
     pub fn judge(&self, event: &StoredEvent) -> Match {
         self.judge_kind(event.seq, &event.event.event_type, &event.event.source)
@@ -67,6 +72,15 @@ impl Filters {
             None => Match::Unknown,
         }
     }
+}
+
+/// Whether a filter surely takes no event that `wide` does not take. Patterns are not compared with each other, so a
+/// pattern counts as covered only where `wide` holds the same one.
+pub fn is_covered(types: &[String], sources: &[String], wide: &v1::FilterRevision) -> bool {
+    let covers = |wide: &String, kind: &String| wide == kind || !kind.contains('*') && pattern_matches(wide, kind);
+    let all_types = types.iter().all(|kind| wide.types.iter().any(|pattern| covers(pattern, kind)));
+    let all_sources = !sources.is_empty() && sources.iter().all(|source| wide.sources.contains(source));
+    all_types && (wide.sources.is_empty() || all_sources)
 }
 
 /// Whether a filter takes an event; no sources stand for all.

@@ -31,6 +31,12 @@ impl Matcher {
         })
     }
 
+    /// The same subscription by another filter.
+    #[must_use]
+    pub fn with_filter(self, filter: &v1::FilterRevision) -> Self {
+        Self { types: filter.types.clone(), sources: filter.sources.clone(), ..self }
+    }
+
     /// Its type patterns.
     pub fn types(&self) -> &[String] {
         &self.types

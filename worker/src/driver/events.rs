@@ -37,6 +37,7 @@ impl Driver {
     fn arrived(&mut self, batch: Batch) -> Result<(), DriverError> {
         for message in batch.messages {
             self.commits.events().read(&message);
+            self.match_by_newer_filters();
             let seq = message.seq;
             let stored_at = message.stored_at;
             match Entry::decode(self.context.layout, &message) {

@@ -21,7 +21,10 @@ use weft_nats::{
     reader::{OrderedReader, ReadError, ReaderOptions},
     subject::Layout,
 };
-use weft_proto::{ids::ShardId, v1};
+use weft_proto::{
+    ids::{ShardId, SubscriptionUid},
+    v1,
+};
 
 use crate::{
     destination::Destinations,
@@ -151,6 +154,8 @@ pub struct Driver {
     /// Request ids that have been handed to the lanes and whose results are not committed yet.
     requests: HashSet<String>,
     subscriptions: Subscriptions,
+    /// Subscriptions that events are matched for by an earlier filter than the catalog's.
+    deferred: Vec<SubscriptionUid>,
     /// Asks the server for a catalog that was not read as far as the shard has acted on.
     confirming: JoinSet<Arc<Snapshot>>,
     /// What the server has confirmed to be all of the catalog.
@@ -190,7 +195,8 @@ impl Driver {
         recovered: Recovered,
         known: Known,
     ) -> Result<Self, DriverError> {
-        let Recovered { ledger, positions, restored, checkpoints } = recovered;
+        let Recovered { ledger, positions, mut restored, checkpoints } = recovered;
+        restored.read_before = known.events_end.max(positions.cursor);
         let log = Log { connection: context.connection.clone(), layout: context.layout, shard };
         let stream = context.layout.events_stream(shard);
         let events = reader(&context, stream, &format!("events-{shard}"), known.events.clone());
@@ -223,6 +229,7 @@ impl Driver {
             commands,
             requests: HashSet::new(),
             subscriptions: Subscriptions::default(),
+            deferred: Vec::new(),
             confirming: JoinSet::new(),
             confirmed: None,
             bucket: 0,

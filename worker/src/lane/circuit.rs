@@ -9,17 +9,22 @@
 //! An *outage* is a series of failures that lasts for half a second at least, with no answer between them:
 //!
 //! * two attempts that got no connection, whichever workflow they were of: no event was sent, so none is to blame;
-//! * two attempts that were answered "unavailable", or attempts of five workflows that failed in any way. Such a failure
-//!   can be the event's fault, so a workflow that is known to be *sick* does not contribute: one that failed although the
-//!   receiver has answered an attempt that started later. A sick workflow therefore never opens the circuit, and its
-//!   failures use up its own retries.
+//! * two workflows that were answered "unavailable", or one of each kind;
+//! * attempts of five workflows that failed in any way.
+//!
+//! A failure that was answered can be the event's fault, so a workflow that is known to be *sick* does not contribute: one
+//! that failed although the receiver has answered an attempt that started later. A sick workflow therefore never opens the
+//! circuit, and its failures use up its own retries.
 //!
 //! While the circuit is open, a lane that has never been attempted need not wait for the scheduled probe, so a healthy
 //! workflow is not held back where the circuit has been opened by sick ones; its success closes the circuit.
 //!
 //! A failure of an attempt while the circuit is open, and the failure that opens it, uses up no retry, since it is the
-//! receiver's. But a receiver that answers with failures for longer than [`BELIEVED`] is not away: from then on failures
-//! count, so that sick workflows that have a subscription to themselves do not fail for ever.
+//! receiver's. Nor does an attempt without a connection, or one that was answered "unavailable" while the receiver has
+//! answered nothing else since the event failed first: so an outage that is too short, or meets too few workflows, to open
+//! the circuit causes no dead letter, however few retries there are. But a receiver that answers with failures for longer
+//! than [`BELIEVED`] is not away: from then on failures count, so that sick workflows that have a subscription to
+//! themselves do not fail for ever.
 
 use std::time::Duration;
 
@@ -39,11 +44,11 @@ mod failing;
 /// The shortest outage: where a part of many attempts fails by chance, some succeed within this.
 const OUTAGE_MIN: SignedDuration = SignedDuration::from_millis(500);
 /// Failures that are surely or by its own word the receiver's and make an outage: one alone may be one of its addresses.
-const OWN_FAILURES: u32 = 2;
+const OWN_FAILURES: usize = 2;
 /// Workflows whose failures make an outage, whatever they are.
 const FAILING_WORKFLOWS: usize = 5;
 /// The first wait for a probe.
-const WAIT_MIN: Duration = Duration::from_secs(1);
+pub(super) const WAIT_MIN: Duration = Duration::from_secs(1);
 /// The longest wait for a probe: a receiver that is back is found within this, and one that is away for days is called no
 /// more often.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(10);
@@ -144,6 +149,8 @@ pub(super) struct Circuit {
     failing: Failing,
     /// The newest attempt that has started.
     newest: Option<AttemptId>,
+    /// When it answered last other than with a failure.
+    answered_at: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -162,8 +169,9 @@ impl Default for State {
 #[derive(Debug, Default)]
 struct Streak {
     since: Option<Timestamp>,
-    unreachable: u32,
-    unavailable: u32,
+    unreachable: usize,
+    /// Workflows that were answered "unavailable", at most as many as decide.
+    unavailable: Vec<WorkflowHash>,
     /// At most as many as decide.
     workflows: Vec<WorkflowHash>,
 }
@@ -173,8 +181,10 @@ impl Streak {
         self.since.get_or_insert(now);
         match sign {
             Sign::Unreachable => self.unreachable += 1,
-            Sign::Unavailable => self.unavailable += 1,
-            Sign::Failed | Sign::Alive | Sign::Held => {}
+            Sign::Unavailable if !self.unavailable.contains(&workflow) && self.unavailable.len() < OWN_FAILURES => {
+                self.unavailable.push(workflow);
+            }
+            Sign::Unavailable | Sign::Failed | Sign::Alive | Sign::Held => {}
         }
         if self.workflows.len() < FAILING_WORKFLOWS && !self.workflows.contains(&workflow) {
             self.workflows.push(workflow);
@@ -183,7 +193,7 @@ impl Streak {
 
     fn is_outage(&self, now: Timestamp) -> bool {
         let lasts = self.since.is_some_and(|since| now.duration_since(since) >= OUTAGE_MIN);
-        let own = self.unreachable + self.unavailable >= OWN_FAILURES;
+        let own = self.unreachable + self.unavailable.len() >= OWN_FAILURES;
         lasts && (own || self.workflows.len() >= FAILING_WORKFLOWS)
     }
 }
@@ -257,6 +267,8 @@ pub(super) struct Ended<'a> {
     pub attempt: AttemptId,
     pub sign: Sign,
     pub workflow: &'a WorkflowId,
+    /// When an attempt of the same event failed first, if one has.
+    pub first_failed_at: Option<Timestamp>,
     /// What went wrong, for a person.
     pub error: &'a str,
 }
@@ -313,8 +325,12 @@ impl Circuit {
     pub fn ended(&mut self, end: Ended<'_>, now: Timestamp, rng: &mut impl Rng) -> Judged {
         let workflow = Failing::hash(end.workflow);
         let sick = self.failing.is_sick(workflow) && !has(Flaw::SickOpens);
+        let counts = self.counts(&end, now);
         match end.sign {
-            Sign::Alive => self.failing.succeeded(workflow, end.attempt),
+            Sign::Alive => {
+                self.answered_at = Some(now);
+                self.failing.succeeded(workflow, end.attempt);
+            }
             sign if sign.is_answered_failure() => self.failing.failed(workflow, self.newest),
             Sign::Unreachable | Sign::Held | Sign::Unavailable | Sign::Failed => {}
         }
@@ -333,7 +349,7 @@ impl Circuit {
                             return self.open(Cause::Away, end, now, rng);
                         }
                     }
-                    Judged { counts: end.sign.is_answered_failure(), changed: false }
+                    Judged { counts, changed: false }
                 }
             },
             // What started before the outage says nothing of how it is now.
@@ -361,6 +377,16 @@ impl Circuit {
                 }
                 Judged { counts: answered && doubted, changed: true }
             }
+        }
+    }
+
+    /// Whether a failure is the event's while the circuit is closed.
+    fn counts(&self, end: &Ended<'_>, now: Timestamp) -> bool {
+        let answers_others = |failed| self.answered_at > Some(failed) || now.duration_since(failed) >= BELIEVED;
+        match end.sign {
+            Sign::Failed => true,
+            Sign::Unavailable => end.first_failed_at.is_some_and(answers_others) || has(Flaw::ShortOutageCounts),
+            Sign::Alive | Sign::Unreachable | Sign::Held => false,
         }
     }
 

@@ -40,6 +40,8 @@ pub(super) enum Flaw {
     OpenCircuit,
     /// A half-open circuit lets more than the probe through.
     SecondProbe,
+    /// What a receiver answers as unavailable counts, whether it answers anything else or not.
+    ShortOutageCounts,
     /// What fails while the circuit is not closed counts.
     OutageCounts,
     /// A workflow that is known to be sick contributes to an outage.
@@ -60,6 +62,10 @@ pub(super) enum Flaw {
     SecondRun,
     /// Earlier events are matched by the present filter.
     PresentFilter,
+    /// A subscription delivers by a filter that is not committed.
+    FilterNotCommitted,
+    /// A wider filter counts from where an owner begins that takes over.
+    WiderAtTakeOver,
     /// What is missing from the catalog is closed.
     MissingIsRemoved,
     /// A subscription that was closed begins again at its start.

@@ -295,6 +295,12 @@ impl Lane {
         }
     }
 
+    /// When the event in flight failed first, if it has.
+    pub fn first_failed_at(&mut self) -> Option<Timestamp> {
+        let (_, target) = self.in_flight?;
+        self.tries(target)?.first_failed_at
+    }
+
     /// The tries of a target.
     pub fn tries(&mut self, target: Target) -> Option<&mut Tries> {
         match target {

@@ -67,8 +67,12 @@ pub struct Lanes {
     drafted_cursor: StreamSeq,
     drafted_commands: u64,
     pub(super) draining: bool,
-    /// Subscriptions that were closed and are opened again, with the drafts that say so.
-    pub(super) reopening: Vec<(u64, SubscriptionUid)>,
+    /// Subscriptions that await the commit of their filter, with the drafts that hold it.
+    pub(super) awaiting: Vec<(u64, SubscriptionUid)>,
+    /// Earlier owners may have read up to here, by the filters of the committed record.
+    pub(super) read_before: StreamSeq,
+    /// Subscriptions whose wider filter counts behind `read_before`.
+    pub(super) deferred: BTreeSet<SubscriptionUid>,
     pub(super) rng: StdRng,
 }
 
@@ -93,7 +97,9 @@ impl Lanes {
             drafted_cursor: restored.cursor,
             drafted_commands: restored.commands_cursor,
             draining: false,
-            reopening: Vec::new(),
+            awaiting: Vec::new(),
+            read_before: restored.read_before,
+            deferred: BTreeSet::new(),
             rng,
         }
     }
@@ -134,6 +140,7 @@ impl Lanes {
                 }
             }
         }
+        self.apply_deferred_filters(now, actions);
         self.find_overdue();
         self.expire_overdue(now, actions);
         self.advance_workflows_in_wait(now, actions);

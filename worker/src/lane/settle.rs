@@ -1,6 +1,6 @@
 //! The ends of attempts: what settles, what waits, what must be committed before the lane goes on.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use weft_nats::event::{SCHEMA_INVALID, StoredEvent};
@@ -9,10 +9,10 @@ use weft_proto::{ids::Run, v1};
 use super::{
     AttemptId,
     action::Action,
-    circuit::{Ended, Sign},
+    circuit::{Ended, Sign, WAIT_MAX, WAIT_MIN},
     flaw::{Flaw, has},
     input::{AttemptEnd, LaneKey, OnExhausted, Rules, Verdict, Work},
-    lane::{Target, Tries, millis, wait_ms},
+    lane::{Lane, Target, Tries, millis, wait_ms},
     machine::{Lanes, Started},
     world::{attempt_record, ceil_millisecond, outcome_of},
 };
@@ -20,6 +20,13 @@ use super::{
 /// A lane that waits for longer than this gives its events back to the log: reading them again costs a round trip, and
 /// a receiver that is down for hours costs no memory.
 const PARK_AFTER: SignedDuration = SignedDuration::from_secs(5);
+
+/// The wait after a failure that uses up no retry while the circuit is closed: each is twice as long as the one before, so
+/// that a receiver that is unavailable to a single workflow is not called as often as the first retry comes.
+fn outage_wait(wait: Duration, failures: u32) -> Duration {
+    let longer = wait.saturating_mul(1 << failures.saturating_sub(1).min(20));
+    longer.min(wait.max(WAIT_MAX))
+}
 
 /// Why an event is a dead letter.
 pub(super) struct Death {
@@ -35,7 +42,9 @@ impl Lanes {
             return;
         };
         let key = &work.lane;
-        let seen = Ended { attempt, sign: Sign::of(end.verdict), workflow: &key.workflow, error: &end.error };
+        let first_failed_at = self.world.lanes.get_mut(key).and_then(Lane::first_failed_at);
+        let (sign, workflow) = (Sign::of(end.verdict), &key.workflow);
+        let seen = Ended { attempt, sign, workflow, first_failed_at, error: &end.error };
         let judged = self.schedule.attempt_ended(key.subscription, fresh, seen, now, &mut self.rng);
         if judged.changed && self.world.subscriptions.contains_key(&key.subscription) {
             self.receiver_changed(key.subscription, actions);
@@ -78,9 +87,11 @@ impl Lanes {
             self.world.subscriptions.get(&key.subscription).and_then(|subscription| subscription.rules.as_ref());
         let wait = match end.verdict {
             verdict if verdict.is_transient() && uncounted => {
-                // As long as after the failure before; where there was none and there is no retry, the circuit makes it wait.
                 let wait = |rules: &Rules| rules.retry.delay(tries.counted().max(1), end.retry_after, &mut self.rng);
-                Some(rules.and_then(wait).or(end.retry_after).unwrap_or_default())
+                let wait = rules.and_then(wait).or(end.retry_after).unwrap_or(WAIT_MIN);
+                // An open circuit says itself how often the receiver is called.
+                let is_held = self.schedule.is_held(key.subscription);
+                Some(if is_held { wait } else { outage_wait(wait, tries.uncounted) })
             }
             verdict if verdict.is_transient() => {
                 rules.and_then(|rules| rules.retry.delay(tries.counted(), end.retry_after, &mut self.rng))
@@ -267,7 +278,7 @@ impl Lanes {
     }
 
     pub(super) fn committed(&mut self, draft: u64, now: Timestamp, actions: &mut Vec<Action>) {
-        self.reopened(draft, now, actions);
+        self.filters_committed(draft, now, actions);
         for key in self.drafts.committed(draft) {
             let Some(lane) = self.world.lanes.get_mut(&key) else { continue };
             if lane.hold.is_some_and(|hold| hold <= draft) {

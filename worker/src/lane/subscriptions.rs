@@ -1,13 +1,19 @@
 //! Subscriptions as the catalog has them: they come, change, are removed, or are missing.
 //!
-//! What a subscription has taken ends with an outcome. A changed filter counts from the next event; one that is removed is
-//! closed in the name of who removed it; one that is merely missing keeps everything, as if it were paused.
+//! What a subscription has taken ends with an outcome. A changed filter counts from the next event; a subscription that is
+//! removed is closed in the name of who removed it; one that is merely missing keeps everything, as if it were paused.
+//!
+//! A lane delivers in order across owners only if every owner matches an event by the same filter: where the next owner
+//! takes an event that the one before had ignored, later events of that workflow may have been delivered already. Two
+//! rules ensure it. Nothing is attempted by a filter that is not committed, so the record holds every filter that was
+//! used. And a filter that takes more than the recorded one counts only behind the end that EVENTS had at the take-over:
+//! what lies before may have been read, and delivered without a commit, by the recorded filter.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use weft_nats::{
-    catalog::{Filters, Match},
+    catalog::{Filters, Match, is_covered},
     event::StoredEvent,
 };
 use weft_proto::{
@@ -76,12 +82,7 @@ impl Lanes {
             ordered: Some(rules.ordered),
         };
         self.change(uid, Change::Opened(opened), Some(rules.catalog));
-        if ended.is_some()
-            && let Some(subscription) = self.world.subscriptions.get_mut(&uid)
-        {
-            subscription.reopening = true;
-            self.reopening.push((self.drafts.open(), uid));
-        }
+        self.await_commit(uid, ended.is_some());
         // What lies at or below the cursor has passed the shared reader: a reader of its own fetches it.
         if from <= self.cursor
             && let Some(subscription) = self.world.subscriptions.get_mut(&uid)
@@ -91,26 +92,64 @@ impl Lanes {
         }
     }
 
-    /// A draft is committed: subscriptions deliver that it has opened again.
-    pub(super) fn reopened(&mut self, draft: u64, now: Timestamp, actions: &mut Vec<Action>) {
-        let opened: Vec<_> = self.reopening.extract_if(.., |(of, _)| *of <= draft).collect();
-        for (_, uid) in opened {
-            if let Some(subscription) = self.world.subscriptions.get_mut(&uid) {
-                subscription.reopening = false;
-            }
-            self.switch(uid, now, actions);
+    /// A subscription attempts nothing before the open draft is committed, which holds its filter.
+    fn await_commit(&mut self, uid: SubscriptionUid, reopening: bool) {
+        if let Some(subscription) = self.world.subscriptions.get_mut(&uid) {
+            subscription.awaits = Some(self.drafts.open());
+            subscription.reopening |= reopening;
+            self.awaiting.push((self.drafts.open(), uid));
         }
+    }
+
+    /// A draft is committed: the subscriptions deliver whose filter it holds.
+    pub(super) fn filters_committed(&mut self, draft: u64, now: Timestamp, actions: &mut Vec<Action>) {
+        let committed: Vec<_> = self.awaiting.extract_if(.., |(of, _)| *of <= draft).collect();
+        for (_, uid) in committed {
+            if let Some(subscription) = self.world.subscriptions.get_mut(&uid)
+                && subscription.awaits.take_if(|awaited| *awaited <= draft).is_some()
+            {
+                subscription.reopening = false;
+                self.switch(uid, now, actions);
+            }
+        }
+    }
+
+    /// Filters count that had to wait until everything was read that an earlier owner may have read.
+    pub(super) fn apply_deferred_filters(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        if self.deferred.is_empty() || self.cursor < self.read_before {
+            return;
+        }
+        for uid in std::mem::take(&mut self.deferred) {
+            let rules = self.world.subscriptions.get(&uid).and_then(|subscription| subscription.rules.clone());
+            if let Some(rules) = rules {
+                self.revise(&rules);
+                self.switch(uid, now, actions);
+            }
+        }
+    }
+
+    /// Whether the filter of the newest rules of a subscription does not count yet.
+    pub fn is_filter_deferred(&self, uid: SubscriptionUid) -> bool {
+        self.deferred.contains(&uid)
     }
 
     /// Commits another revision, with the sequence that its filter counts from.
     fn revise(&mut self, rules: &Rules) {
         let uid = rules.uid;
+        self.deferred.remove(&uid);
         let Some(subscription) = self.world.subscriptions.get(&uid) else { return };
         let state = subscription.state();
         let is_unknown = state.filters.is_empty();
         // Another bucket counts its revisions anew.
         let same_bucket = state.catalog.is_none_or(|catalog| catalog.created_ns == rules.catalog.created_ns);
         if state.revision == rules.revision && same_bucket && !is_unknown {
+            return;
+        }
+        let in_force = state.filters.last();
+        let is_other = in_force.is_none_or(|last| (&last.types, &last.sources) != (&rules.types, &rules.sources));
+        let is_wider = in_force.is_some_and(|last| !is_covered(&rules.types, &rules.sources, last));
+        if is_wider && self.cursor < self.read_before && !has(Flaw::WiderAtTakeOver) {
+            self.deferred.insert(uid);
             return;
         }
         // An earlier version has not committed the filter; one that was never changed is known all the same.
@@ -125,6 +164,9 @@ impl Lanes {
             ordered: Some(rules.ordered),
         };
         self.change(uid, Change::Revised(revised), Some(rules.catalog));
+        if is_other {
+            self.await_commit(uid, false);
+        }
     }
 
     /// Everything of a subscription below this is settled.
@@ -151,13 +193,13 @@ impl Lanes {
     /// A subscription may deliver by other rules now, or not at all.
     pub(super) fn switch(&mut self, uid: SubscriptionUid, now: Timestamp, actions: &mut Vec<Action>) {
         let Some(subscription) = self.world.subscriptions.get(&uid) else { return };
-        let active = subscription.is_active();
+        let (enabled, active) = (subscription.is_enabled(), subscription.is_active());
         let rules = subscription.rules.as_ref();
         let concurrency = rules.filter(|_| active).map_or(0, |rules| rules.concurrency);
         self.schedule.set_bounds(uid, Bounds { concurrency, gap: rules.and_then(|rules| rules.gap) });
         let keys: Vec<LaneKey> = self.world.lanes_of(uid).map(|(key, _)| key.clone()).collect();
         for key in keys {
-            if !active && let Some(lane) = self.world.lanes.get_mut(&key) {
+            if !enabled && let Some(lane) = self.world.lanes.get_mut(&key) {
                 self.memory.give_back(uid, lane.park());
             }
             self.advance(&key, now, actions);
@@ -182,6 +224,7 @@ impl Lanes {
         }
         self.schedule.remove(uid);
         self.in_wait.remove(&uid);
+        self.deferred.remove(&uid);
         let keys: Vec<LaneKey> = self.world.lanes_of(uid).map(|(key, _)| key.clone()).collect();
         for key in keys {
             if let Some(lane) = self.world.remove_lane(&key) {

@@ -40,6 +40,7 @@ use step::{Step, step};
 
 mod end;
 mod expiry;
+mod filters;
 mod isolation;
 mod model;
 mod record;
@@ -54,8 +55,9 @@ const SUBSCRIPTIONS: u8 = 3;
 const UNORDERED: u8 = 2;
 const WORKFLOWS: u8 = 3;
 const RETRIES: u32 = 2;
-/// The longest wait of the retry policy, with jitter: three seconds doubled once.
-const WAIT_MAX: SignedDuration = SignedDuration::from_millis(7_200);
+/// The longest wait: of an event that a receiver is unavailable to. The retry policy's are shorter, three seconds doubled
+/// once, with jitter.
+const WAIT_MAX: SignedDuration = SignedDuration::from_secs(10);
 const QUARANTINE: &str = "schema_invalid: /total: value is not a number";
 const PAYLOAD: &[u8] = &[b'x'; 100];
 

@@ -33,8 +33,10 @@ pub(super) struct Subscription {
     pub rules: Option<Rules>,
     /// The catalog has been read, and has no such subscription.
     pub orphaned: bool,
-    /// It was closed before, and that it is opened again is not committed yet: until then nothing is attempted, since after
-    /// a crash what ended with it would not have ended.
+    /// The draft with its newest filter, until that is committed. Nothing is attempted before: an owner that takes over
+    /// would match the same events by another filter, and might find one to deliver before those already delivered.
+    pub awaits: Option<u64>,
+    /// It was closed before, and that it is opened again is not committed yet: the ledger still shows what ended with it.
     pub reopening: bool,
     /// While it reads on its own.
     pub detached: Option<Detached>,
@@ -60,8 +62,13 @@ impl Subscription {
 
     /// Whether its lanes may do anything.
     pub fn is_active(&self) -> bool {
+        self.is_enabled() && (self.awaits.is_none() || has(Flaw::FilterNotCommitted))
+    }
+
+    /// Whether its lanes may do anything once its filter is committed.
+    pub fn is_enabled(&self) -> bool {
         let may = |rules: &Rules| (!rules.paused || has(Flaw::PausedSubscription)) && self.gone != Some(rules.revision);
-        !self.orphaned && !self.reopening && self.rules.as_ref().is_some_and(may)
+        !self.orphaned && self.rules.as_ref().is_some_and(may)
     }
 }
 

@@ -140,7 +140,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(cases(24)))]
 
     /// P2, P3: repeats and numbers are decided by the same receipts, however they are merged and whenever the process ends.
     #[test]

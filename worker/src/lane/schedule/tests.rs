@@ -38,7 +38,7 @@ fn start_all(schedule: &mut Schedule, now: Timestamp, attempts_max: usize) -> Ve
 fn end_since(schedule: &mut Schedule, key: &LaneKey, sign: Sign, began: Timestamp, now: Timestamp) {
     let mut rng = StdRng::seed_from_u64(1);
     let attempt = AttemptId(began.as_millisecond() as u64);
-    let end = Ended { attempt, sign, workflow: &key.workflow, error: "" };
+    let end = Ended { attempt, sign, workflow: &key.workflow, first_failed_at: None, error: "" };
     schedule.attempt_ended(key.subscription, true, end, now, &mut rng);
 }
 

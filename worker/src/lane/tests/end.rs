@@ -47,11 +47,15 @@ impl World {
             self.retry_at.clear();
             self.record.not_before.clear();
         }
-        self.lanes = Lanes::new(limits(), self.record.restored(), self.now, StdRng::seed_from_u64(self.seed));
+        self.read_before = self.log.len();
+        self.deferred.clear();
+        let restored = Restored { read_before: StreamSeq(self.log.len() as u64), ..self.record.restored() };
+        self.lanes = Lanes::new(limits(), restored, self.now, StdRng::seed_from_u64(self.seed));
         self.read = self.record.cursor as usize;
-        let again = self.taken.iter().filter(|((_, seq), _)| *seq > self.record.cursor);
-        self.taken_before.extend(again.map(|(key, taken)| (*key, *taken)));
-        self.taken.retain(|(_, seq), _| *seq <= self.record.cursor);
+        // What a subscription took that was opened without a commit, it has not taken.
+        let (record, cursor) = (&self.record, self.record.cursor);
+        let through = |number| record.ended_through(uid(number)).map_or(cursor, |ended| ended.min(cursor));
+        self.taken.retain(|(number, seq), _| *seq <= through(*number));
         self.unrouted.retain(|seq| *seq <= self.record.cursor);
         let closed = self.record.closed.iter().map(|(uid, through)| (uid[0] - 1, *through));
         self.closed = closed.collect();

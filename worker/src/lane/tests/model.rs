@@ -51,8 +51,10 @@ pub struct World {
     pub removed: BTreeSet<u8>,
     /// Which events each subscription takes, of those that have been read.
     pub taken: BTreeMap<(u8, u64), bool>,
-    /// Which events each subscription took of those that were read before a crash, and are read again.
-    pub taken_before: BTreeMap<(u8, u64), bool>,
+    /// Events that an earlier owner may have read.
+    pub read_before: usize,
+    /// Subscriptions whose filter in the catalog is wider than the recorded one, which counts for those events.
+    pub deferred: BTreeSet<u8>,
     /// Events that nobody took when they were read.
     pub unrouted: BTreeSet<u64>,
     /// Up to where everything of a subscription has ended with it.
@@ -94,7 +96,8 @@ impl World {
             missing: BTreeSet::new(),
             removed: BTreeSet::new(),
             taken: BTreeMap::new(),
-            taken_before: BTreeMap::new(),
+            read_before: 0,
+            deferred: BTreeSet::new(),
             unrouted: BTreeSet::new(),
             closed: BTreeMap::new(),
             revision: 1,
@@ -107,7 +110,18 @@ impl World {
             seed,
         };
         world.subscribe();
+        world.commit_all();
         world
+    }
+
+    /// Commits everything that has been decided.
+    pub fn commit_all(&mut self) {
+        while let Some(draft) = self.lanes.take_draft() {
+            self.drafts_taken.push_back(draft);
+            while !self.drafts_taken.is_empty() {
+                self.commit();
+            }
+        }
     }
 
     pub fn subscribe(&mut self) {
@@ -142,7 +156,15 @@ impl World {
                 self.taken.insert((subscription, seq), filter_takes(subscription, narrow, seq));
             }
         }
-        self.force(subscription, narrow);
+        // Only of a subscription that an earlier owner has delivered for.
+        let is_known = self.lanes.subscription(uid(subscription)).is_some();
+        let is_wider = is_known && !narrow && self.narrow_in_force.contains(&subscription);
+        if is_wider && self.read < self.read_before {
+            self.deferred.insert(subscription);
+        } else {
+            self.deferred.remove(&subscription);
+            self.force(subscription, narrow);
+        }
         self.subscribed(rules);
         if let Some(through) = self.lanes.detached_through(uid(subscription)) {
             self.detached.entry(uid(subscription)).or_insert(through.0 as usize);
@@ -167,6 +189,7 @@ impl World {
             self.held.remove(&uid);
             self.failing.retain(|(of, _)| *of != uid);
             self.closed.insert(subscription, self.read as u64);
+            self.deferred.remove(&subscription);
         }
     }
 
@@ -226,6 +249,7 @@ impl World {
             self.held.remove(&uid);
             self.failing.retain(|(of, _)| *of != uid);
             self.closed.insert(subscription, self.read as u64);
+            self.deferred.remove(&subscription);
         }
     }
 
@@ -442,6 +466,11 @@ impl World {
 
     pub fn read(&mut self) {
         let Some(event) = self.log.get(self.read).cloned() else { return };
+        if self.read >= self.read_before {
+            for subscription in std::mem::take(&mut self.deferred) {
+                self.force(subscription, false);
+            }
+        }
         self.read += 1;
         let seq = event.seq;
         let mut takers = vec![];
@@ -450,12 +479,6 @@ impl World {
         for number in known {
             let taken = filter_takes(number, self.narrow_in_force.contains(&number), seq.0);
             self.taken.insert((number, seq.0), taken);
-            if taken && self.taken_before.remove(&(number, seq.0)) == Some(false) {
-                // A filter that became wider takes it, now that it is read again: it comes after what was delivered, but not
-                // committed, before the crash.
-                let of_it = self.received.iter_mut().filter(|(lane, _)| lane.subscription == uid(number));
-                of_it.for_each(|(_, received)| received.retain(|other| *other < seq));
-            }
             if taken && !self.missing.contains(&number) {
                 takers.push(uid(number));
             }

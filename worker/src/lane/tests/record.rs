@@ -141,6 +141,12 @@ impl Record {
         }
     }
 
+    /// Up to where a subscription that is not open has taken events; `None`: it is open.
+    pub fn ended_through(&self, uid: SubscriptionUid) -> Option<u64> {
+        let is_open = self.subscriptions.get(&uid.to_vec()).is_some_and(|state| !state.closed);
+        (!is_open).then(|| self.closed.get(&uid.to_vec()).copied().unwrap_or_default())
+    }
+
     /// Who reads on its own, and up to where it has read.
     pub fn detached(&self) -> BTreeMap<SubscriptionUid, usize> {
         let states = self.subscriptions.values().filter(|state| !state.closed);
@@ -154,6 +160,7 @@ impl Record {
         Restored {
             cursor: StreamSeq(self.cursor),
             commands_cursor: self.commands_cursor,
+            read_before: StreamSeq(self.cursor),
             lanes: self.lanes.values().cloned().collect(),
             runs: self.runs.values().cloned().collect(),
             subscriptions: self.subscriptions.values().cloned().collect(),

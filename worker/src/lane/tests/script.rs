@@ -494,23 +494,14 @@ fn what_an_earlier_receiver_says_of_itself_is_of_no_account() {
     assert_eq!(attempted(&world), [1], "it is attempted by the new rules at once");
 }
 
-/// A deploy of the only receiver of the only workflow: with the usual retries it would be a dead letter after seven
-/// seconds.
-#[test]
-fn an_outage_of_ten_seconds_makes_no_dead_letter() {
+/// The only workflow's receiver answers 503 for so long. How many attempts were made, and how late it was found to be back.
+fn outage(retry: RetryPolicy, away: SignedDuration) -> (World, u32, SignedDuration) {
     let mut world = world_with(1);
-    let usual = RetryPolicy::Exponential {
-        max_retries: 3,
-        base: std::time::Duration::from_secs(1),
-        factor: 2.0,
-        max: std::time::Duration::from_secs(3600),
-        jitter: 0.0,
-    };
     world.revision += 1;
     world.revisions.insert(0, world.revision);
-    world.handle(Input::Subscribed(Rules { retry: usual, ..rules(0, false, world.revision) }));
+    world.handle(Input::Subscribed(Rules { retry, ..rules(0, false, world.revision) }));
     world.read();
-    let back = world.now.checked_add(SignedDuration::from_secs(10)).unwrap();
+    let back = world.now.checked_add(away).unwrap();
     let mut attempts = 0;
     while let Some(attempt) = world.attempts.pop() {
         attempts += 1;
@@ -532,11 +523,38 @@ fn an_outage_of_ten_seconds_makes_no_dead_letter() {
             }
         }
     }
-    assert!((3..=8).contains(&attempts), "{attempts} attempts");
-    assert_eq!(
-        world.record.outcomes.values().map(|(_, kind)| *kind).collect::<Vec<_>>(),
-        [i32::from(v1::OutcomeKind::Delivered)]
-    );
     let late = world.now.duration_since(back);
+    (world, attempts, late)
+}
+
+fn exponential(max_retries: u32, base_ms: u64, factor: f64, max_ms: u64) -> RetryPolicy {
+    let [base, max] = [base_ms, max_ms].map(std::time::Duration::from_millis);
+    RetryPolicy::Exponential { max_retries, base, factor, max, jitter: 0.0 }
+}
+
+/// A deploy of the only receiver of the only workflow: with the usual retries it would be a dead letter after seven
+/// seconds.
+#[test]
+fn an_outage_of_ten_seconds_makes_no_dead_letter() {
+    let (world, attempts, late) = outage(exponential(3, 1000, 2.0, 3_600_000), SignedDuration::from_secs(10));
+    assert!((3..=8).contains(&attempts), "{attempts} attempts");
     assert!(late <= SignedDuration::from_secs(12), "found {late:?} after it is back");
+    let kinds: Vec<_> = world.record.outcomes.values().map(|(_, kind)| *kind).collect();
+    assert_eq!(kinds, [i32::from(v1::OutcomeKind::Delivered)]);
+    assert!(world.record.receivers.is_empty(), "a single workflow does not open the circuit");
+}
+
+/// However few and quick the retries are: an outage that is over before it is one for the circuit uses up none.
+#[test]
+fn an_outage_too_short_for_the_circuit_makes_no_dead_letter() {
+    let none = exponential(0, 1000, 1.0, 1000);
+    for retry in [exponential(3, 100, 1.5, 500), none, RetryPolicy::Schedule(vec![]), exponential(1, 1, 1.0, 1)] {
+        for away_ms in [50, 450, 5000] {
+            let (world, attempts, late) = outage(retry.clone(), SignedDuration::from_millis(away_ms));
+            let kinds: Vec<_> = world.record.outcomes.values().map(|(_, kind)| *kind).collect();
+            assert_eq!(kinds, [i32::from(v1::OutcomeKind::Delivered)], "{retry:?}, {away_ms} ms");
+            assert!(attempts <= 16, "{retry:?}: {attempts} attempts");
+            assert!(late <= SignedDuration::from_secs(5), "{retry:?}: found {late:?} after it is back");
+        }
+    }
 }

@@ -1,0 +1,97 @@
+//! Filters that change, and owners that see it at different moments.
+
+use super::{
+    script::{attempted, commit_all, world_with},
+    *,
+};
+
+/// The catalog has the wide filter of the first subscription, and no owner has seen it yet.
+fn widen_unseen(world: &mut World) {
+    world.narrow.remove(&0);
+    world.revision += 1;
+    world.revisions.insert(0, world.revision);
+}
+
+/// A world whose first subscription takes every third event only, which is committed.
+fn narrow_world(events: u64) -> World {
+    let mut world = world_with(events);
+    world.refilter(0, true);
+    commit_all(&mut world);
+    world
+}
+
+/// P3: the owner before has delivered event 3 by the narrow filter, and nothing of that is committed. Events 1 and 2 are not
+/// delivered after it by the wide filter.
+#[test]
+fn a_wider_filter_counts_behind_what_an_earlier_owner_may_have_read() {
+    let mut world = narrow_world(5);
+    (0..3).for_each(|_| world.read());
+    let attempt = world.attempts.pop().unwrap();
+    assert_eq!(attempt.work.seq, StreamSeq(3));
+    world.end(attempt, Verdict::Delivered);
+    widen_unseen(&mut world);
+    world.crash(false);
+    assert!(world.lanes.is_filter_deferred(uid(0)));
+    (0..5).for_each(|_| world.read());
+    assert_eq!(attempted(&world), [3]);
+    assert!(!world.lanes.is_filter_deferred(uid(0)), "everything is read that an earlier owner may have read");
+    world.log.extend([event(6, 0), event(7, 0), event(8, 0)]);
+    world.heal();
+    let delivered = world.record.outcomes.keys().filter(|(of, ..)| *of == uid(0).to_vec()).map(|(_, seq, _)| *seq);
+    assert_eq!(delivered.collect::<Vec<_>>(), [3, 6, 8]);
+}
+
+/// Nothing that it takes was ignored by an earlier owner, so it counts at once.
+#[test]
+fn a_narrower_filter_counts_where_a_new_owner_begins() {
+    let mut world = world_with(3);
+    world.read();
+    world.narrow.insert(0);
+    world.revision += 1;
+    world.revisions.insert(0, world.revision);
+    world.crash(false);
+    assert!(!world.lanes.is_filter_deferred(uid(0)));
+    commit_all(&mut world);
+    (0..3).for_each(|_| world.read());
+    assert_eq!(attempted(&world), [3]);
+}
+
+/// P3: the next owner would begin by the wide filter, which is in the catalog again, and deliver event 1 after event 3.
+#[test]
+fn nothing_is_attempted_by_a_filter_that_is_not_committed() {
+    let mut world = world_with(3);
+    world.refilter(0, true);
+    (0..3).for_each(|_| world.read());
+    assert!(attempted(&world).is_empty());
+    commit_all(&mut world);
+    while !world.catch_ups.is_empty() {
+        world.catch_up(0, false);
+    }
+    assert_eq!(attempted(&world), [3]);
+    // A change of anything else waits for no commit.
+    world.pause(0, false);
+    let attempt = world.attempts.pop().unwrap();
+    world.end(attempt, Verdict::Delivered);
+    world.log.extend([event(4, 0), event(5, 0), event(6, 0)]);
+    (0..3).for_each(|_| world.read());
+    assert_eq!(attempted(&world), [6]);
+}
+
+/// P5: an opening that was never committed took nothing, though the operator has removed the subscription again.
+#[test]
+fn a_subscription_that_opens_again_and_ends_without_a_commit_has_taken_nothing() {
+    let mut world = World::new(1);
+    world.remove(UNORDERED);
+    world.log.extend([event(1, 0), event(2, 0)]);
+    (0..2).for_each(|_| world.read());
+    world.bring_back(UNORDERED);
+    while world.backfill() {}
+    assert!(world.attempts.iter().all(|attempt| attempt.work.lane.subscription != uid(UNORDERED)));
+    world.remove(UNORDERED);
+    world.run(Step::TakeDraft);
+    // The draft with the first end only.
+    world.crash(true);
+    assert_eq!(world.record.closed[&uid(UNORDERED).to_vec()], 0);
+    world.heal();
+    assert!(world.record.outcomes.keys().all(|(of, ..)| *of != uid(UNORDERED).to_vec()));
+}
