@@ -6,7 +6,7 @@
 NATS_SERVER = $(or $(WEFT_NATS_SERVER),$(shell nats/server.sh))
 WITH_NATS = WEFT_NATS_SERVER="$(NATS_SERVER)"
 
-.PHONY: demo up test test-interop soak soak-kills chaos fuzz check fmt lint doc build bench nats-server
+.PHONY: demo up test test-interop soak soak-models soak-kills chaos fuzz check fmt lint doc build bench nats-server
 
 # Starts a whole mesh, sends signed traffic with failures, prints the proof.
 demo: nats-server build
@@ -29,18 +29,30 @@ interop/node_modules: interop/package-lock.json
 	npm --prefix interop ci
 	@touch $@
 
-# What `make test` does for seconds, for some minutes: lanes by ten million random steps; workers killed and put to sleep
+# What `make test` does for seconds, for much longer: the models for ten minutes each; workers killed and put to sleep
 # under load, twenty kills where there are three; a receiver that is away for 200,000 events; two minutes of sick workflows of
 # each kind. Seeds are printed; the same dice again with WEFT_SOAK_SEED.
-soak: soak-kills
+soak: soak-models soak-kills
 	$(WITH_NATS) WEFT_ISOLATION_SECONDS="$(or $(WEFT_ISOLATION_SECONDS),120)" \
 		cargo test --package weft-worker --test it --locked -- --nocapture --test-threads 1 isolation::workflows
 	$(MAKE) chaos SECONDS="$(or $(WEFT_SOAK_CHAOS),600)"
 
-# The part of it that needs no quiet machine.
+# The models of what decides: the lanes of a worker, the sequencer of a gateway, the receipts of an index, each through random
+# histories of every fault that it knows. A history of the lanes that fails is printed with its seed and as short as it can be
+# made; of the others proptest prints the shortest.
+soak-models:
+	WEFT_SOAK_STEPS="$(or $(WEFT_SOAK_STEPS),$(LANES_STEPS))" \
+		cargo test --package weft-worker --lib --locked -- --nocapture lane::tests::soak::random
+	PROPTEST_CASES="$(or $(WEFT_SOAK_CASES),$(SEQUENCER_CASES))" cargo test --package weft-gateway --lib --locked sequencer::tests
+	PROPTEST_CASES="$(or $(WEFT_SOAK_CASES),$(RECEIPTS_CASES))" cargo test --package weft-index --lib --locked receipts::tests
+
+# What takes ten minutes each, built without optimisation, on two cores.
+LANES_STEPS = 25000000
+SEQUENCER_CASES = 60000
+RECEIPTS_CASES = 4000
+
+# Real processes, on a machine that need not be quiet.
 soak-kills: nats-server
-	WEFT_SOAK_STEPS="$(or $(WEFT_SOAK_STEPS),10000000)" \
-		cargo test --package weft-worker --lib --release --locked -- --nocapture lane::tests::soak::random
 	$(WITH_NATS) WEFT_SOAK_KILLS="$(or $(WEFT_SOAK_KILLS),20)" WEFT_SOAK_EVENTS="$(or $(WEFT_SOAK_EVENTS),200000)" \
 		cargo test --package weft --test it --locked -- --nocapture --test-threads 1 failover:: outage::
 

@@ -3,7 +3,9 @@
 //! lane in memory for every workflow there is.
 //!
 //! A subscription that delivers has room as long as its events fit into its share of the memory. One that does not, since
-//! it is paused or its receiver is gone, keeps positions only, so for it lanes are counted.
+//! it is paused or its receiver is gone, keeps positions only, so for it lanes are counted. So they are of one that delivers,
+//! but up to far more: a lane whose head waits for a retry or an operator keeps positions only, and a few failing workflows
+//! must not keep the healthy ones waiting.
 //!
 //! The own reader stops right before the event that there is no room for. So it is known whether anything of the
 //! subscription waits there, and one without events comes to the shared reader and joins it, paused or not.
@@ -44,16 +46,29 @@ impl Detached {
 impl Lanes {
     /// Whether a subscription has room for an event.
     pub(super) fn has_room_for(&self, uid: SubscriptionUid, event: &StoredEvent) -> bool {
-        if self.world.is_active(uid) {
-            return self.memory.has_room(uid, event_bytes(event));
-        }
+        let has_memory = !self.world.is_active(uid) || self.memory.has_room(uid, event_bytes(event));
+        has_memory && self.has_lane_for(uid, event)
+    }
+
+    /// Whether an event needs no other lane than there are, or there is room for another one.
+    fn has_lane_for(&self, uid: SubscriptionUid, event: &StoredEvent) -> bool {
         let lane = || LaneKey::of_workflow(uid, event.event.workflow.clone());
         self.has_room_for_lanes(uid) || self.world.lanes.contains_key(&lane())
     }
 
-    /// Whether a subscription that does not deliver has room for another lane.
+    /// Whether a subscription has room for another lane.
     fn has_room_for_lanes(&self, uid: SubscriptionUid) -> bool {
-        self.world.lanes_in_memory(uid) < self.limits.still_lanes_max || has(Flaw::BoundlessLanes)
+        self.world.lanes_in_memory(uid) < self.lanes_max(uid) || has(Flaw::BoundlessLanes)
+    }
+
+    /// As [`has_room_for_lanes`](Self::has_room_for_lanes), for a good number of them where there may be many.
+    fn has_room_for_many_lanes(&self, uid: SubscriptionUid) -> bool {
+        let max = self.lanes_max(uid);
+        self.world.lanes_in_memory(uid) < max - max / 8 || has(Flaw::BoundlessLanes)
+    }
+
+    fn lanes_max(&self, uid: SubscriptionUid) -> usize {
+        if self.world.is_active(uid) { self.limits.lanes_max } else { self.limits.still_lanes_max }
     }
 
     /// From the event at `seq` on a subscription reads on its own.
@@ -81,7 +96,7 @@ impl Lanes {
             return false;
         }
         if self.world.is_active(uid) {
-            return self.memory.has_ample_share(uid);
+            return self.memory.has_ample_share(uid) && (!detached.waits || self.has_room_for_many_lanes(uid));
         }
         !detached.waits || self.has_room_for_lanes(uid)
     }
@@ -103,7 +118,8 @@ impl Lanes {
         let Some(detached) = self.world.detached(uid).filter(|detached| seq > detached.through) else { return };
         // One that fits into no share is taken when there is much of it: its lane reads it from the log at its turn.
         let fits = |event: &Arc<StoredEvent>| {
-            let much = self.world.is_active(uid) && self.memory.has_ample_share(uid);
+            let active = self.world.is_active(uid);
+            let much = active && self.memory.has_ample_share(uid) && self.has_lane_for(uid, event);
             much || event.seq <= self.aged_through || self.has_room_for(uid, event)
         };
         let waits = event.as_ref().is_some_and(|event| !fits(event));

@@ -253,7 +253,8 @@ impl Lane {
         }
         self.next = self.first();
         self.complete_to = StreamSeq(self.next.0.saturating_sub(1));
-        self.buffer.drain(..).map(|event| event_bytes(&event)).sum()
+        // With its allocation: a lane may wait for days.
+        std::mem::take(&mut self.buffer).iter().map(|event| event_bytes(event)).sum()
     }
 
     /// What it needs at `now`, given that its subscription may deliver.

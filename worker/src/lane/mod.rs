@@ -52,6 +52,8 @@ pub struct Limits {
     pub lane_events_max: usize,
     /// Lanes of single events of one subscription that is not ordered; behind them only positions are kept.
     pub event_lanes_max: usize,
+    /// Lanes of one subscription that delivers; behind them it reads on when some have come to their end.
+    pub lanes_max: usize,
     /// Lanes of one subscription that is paused or whose receiver is gone; behind them it reads on when it goes on.
     pub still_lanes_max: usize,
     /// Bytes of events that all lanes hold in memory; above that, only positions are kept.
@@ -71,6 +73,8 @@ impl Default for Limits {
             lane_events_max: 64,
             // Some 4 MB of positions. Only events that wait, for a retry or an operator, come to so many.
             event_lanes_max: 10_000,
+            // Some 300 MB, of workflows that all fail or are blocked. The shard's healthy workflows do not wait before that.
+            lanes_max: 500_000,
             // What an operator looks through, and no more memory than a thousand lanes that deliver.
             still_lanes_max: 1_000,
             buffered_bytes_max: 16 * 1024 * 1024,

@@ -167,7 +167,7 @@ impl Lanes {
         let uid = work.lane.subscription;
         let Some(subscription) = self.world.subscriptions.get_mut(&uid) else { return };
         let current = subscription.rules.as_ref().is_some_and(|rules| rules.revision == revision);
-        if current && subscription.is_active() {
+        if current && subscription.is_enabled() {
             subscription.gone = Some(revision);
             let reason = format!(
                 "the receiver answered 410 (gone) to event {} of workflow {}: it wants nothing any more",

@@ -42,6 +42,7 @@ mod end;
 mod expiry;
 mod filters;
 mod isolation;
+mod memory;
 mod model;
 mod record;
 mod script;
@@ -66,12 +67,18 @@ fn limits() -> Limits {
         attempts_max: 3,
         lane_events_max: 2,
         event_lanes_max: 3,
+        lanes_max: 100,
         still_lanes_max: 2,
         buffered_bytes_max: 4 * (PAYLOAD.len() + EVENT_OVERHEAD_BYTES),
         uncommitted_max: 6,
         catch_ups_max: 2,
         commit_bytes_max: 1500,
     }
+}
+
+/// In every fourth history a subscription has fewer lanes than there are workflows.
+fn limits_of(seed: u64) -> Limits {
+    Limits { lanes_max: if seed.is_multiple_of(4) { 2 } else { limits().lanes_max }, ..limits() }
 }
 
 fn uid(number: u8) -> SubscriptionUid {

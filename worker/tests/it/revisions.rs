@@ -78,3 +78,34 @@ async fn a_narrower_filter_gives_up_nothing_that_was_taken() {
         assert!(kinds.iter().all(|outcome| outcome.kind() == v1::OutcomeKind::Delivered), "{kinds:?}");
     }
 }
+
+/// P3: events that a take-over finds unread may have been read by an owner that ignored them and delivered later ones. A filter
+/// that has become wider meanwhile takes them from the next event on only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wider_filter_counts_behind_what_an_earlier_owner_may_have_read() {
+    let mut log = Log::start().await;
+    let receiver = Receiver::start(|_| 200).await;
+    let narrow = |subscription: &mut v1::Subscription| subscription.types = vec!["order.b".into()];
+    log.subscribe_with("bar", &receiver, 1, narrow).await;
+    let folder = tempfile::tempdir().unwrap();
+    let worker = Running::start(&log, folder.path());
+    log.event_with("w0", |event| event.event_type = "order.b".into()).await;
+    receiver.until_delivered(1).await;
+    worker.stop().await;
+    retype(&log, "bar", &["order.*"]).await;
+    for kind in ["a", "b", "a", "b"] {
+        log.event_with("w0", |event| event.event_type = format!("order.{kind}")).await;
+    }
+    let worker = Running::start(&log, folder.path());
+    receiver.until_delivered(3).await;
+    for kind in ["a", "b"] {
+        log.event_with("w0", |event| event.event_type = format!("order.{kind}")).await;
+    }
+    let requests = receiver.until_delivered(5).await;
+    worker.stop().await;
+    assert_eq!(requests.iter().map(|request| request.sequence).collect::<Vec<_>>(), [1, 3, 5, 6, 7]);
+    // Those that the narrow filter ignores are unrouted.
+    let outcomes = tokio::time::timeout(PATIENCE, log.outcomes(7)).await.unwrap();
+    let unrouted = outcomes.iter().filter(|outcome| outcome.kind() == v1::OutcomeKind::Unrouted);
+    assert_eq!(unrouted.map(|outcome| outcome.sequence).collect::<Vec<_>>(), [2, 4]);
+}

@@ -68,6 +68,20 @@ fn a_uid_that_is_opened_again_is_not_closed() {
 }
 
 proptest! {
+    /// A filter that is covered takes nothing that the other one does not take, whatever the event; and each covers itself.
+    #[test]
+    fn a_covered_filter_takes_nothing_more(
+        [types, wide] in proptest::array::uniform2(proptest::collection::vec("[ab*]{0,3}", 1..3)),
+        [sources, wide_sources] in proptest::array::uniform2(proptest::collection::vec("[st]", 0..3)),
+        event_type in "[ab]{0,4}", source in "[stu]",
+    ) {
+        let wide = v1::FilterRevision { types: wide, sources: wide_sources, ..Default::default() };
+        prop_assert!(is_covered(&wide.types, &wide.sources, &wide));
+        if is_covered(&types, &sources, &wide) && takes(&types, &sources, &event_type, &source) {
+            prop_assert!(takes(&wide.types, &wide.sources, &event_type, &source));
+        }
+    }
+
     /// However often the filter changes, every event that was taken at its place still is, and the list is bounded.
     #[test]
     fn nothing_taken_is_ever_ignored(

@@ -50,7 +50,7 @@ impl World {
         self.read_before = self.log.len();
         self.deferred.clear();
         let restored = Restored { read_before: StreamSeq(self.log.len() as u64), ..self.record.restored() };
-        self.lanes = Lanes::new(limits(), restored, self.now, StdRng::seed_from_u64(self.seed));
+        self.lanes = Lanes::new(limits_of(self.seed), restored, self.now, StdRng::seed_from_u64(self.seed));
         self.read = self.record.cursor as usize;
         // What a subscription took that was opened without a commit, it has not taken.
         let (record, cursor) = (&self.record, self.record.cursor);

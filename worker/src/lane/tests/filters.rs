@@ -77,6 +77,23 @@ fn nothing_is_attempted_by_a_filter_that_is_not_committed() {
     assert_eq!(attempted(&world), [6]);
 }
 
+/// A receiver that is gone is asked nothing more, also where its answer comes while a filter awaits its commit.
+#[test]
+fn a_receiver_that_is_gone_while_a_filter_awaits_its_commit_is_paused() {
+    let mut world = narrow_world(4);
+    widen_unseen(&mut world);
+    world.crash(false);
+    (0..3).for_each(|_| world.read());
+    let attempt = world.attempts.pop().unwrap();
+    assert!(world.lanes.is_filter_deferred(uid(0)));
+    world.read();
+    assert!(!world.lanes.is_filter_deferred(uid(0)));
+    world.end(attempt, Verdict::Gone);
+    assert_eq!(world.pauses.len(), 1);
+    commit_all(&mut world);
+    assert!(attempted(&world).is_empty());
+}
+
 /// P5: an opening that was never committed took nothing, though the operator has removed the subscription again.
 #[test]
 fn a_subscription_that_opens_again_and_ends_without_a_commit_has_taken_nothing() {

@@ -73,10 +73,14 @@ pub struct World {
     pub seed: u64,
 }
 
+fn lanes_of_number(lanes: &Lanes, number: u8) -> usize {
+    lanes.world.lanes_of(uid(number)).count()
+}
+
 impl World {
     pub fn new(seed: u64) -> Self {
         let mut world = Self {
-            lanes: Lanes::new(limits(), Restored::default(), Timestamp::UNIX_EPOCH, StdRng::seed_from_u64(seed)),
+            lanes: Lanes::new(limits_of(seed), Restored::default(), Timestamp::UNIX_EPOCH, StdRng::seed_from_u64(seed)),
             now: Timestamp::from_second(1_000_000).unwrap(),
             log: vec![],
             read: 0,
@@ -265,6 +269,7 @@ impl World {
     pub fn handle(&mut self, input: Input) {
         let mut actions = vec![];
         let still: Vec<_> = self.paused.iter().map(|number| uid(*number)).collect();
+        let all: Vec<_> = (0..UNORDERED).map(|number| lanes_of_number(&self.lanes, number)).collect();
         let lanes_of = |lanes: &Lanes, uid| lanes.world.lanes_of(uid).count();
         let before: Vec<_> = still.iter().map(|uid| lanes_of(&self.lanes, *uid)).collect();
         let arrival = matches!(input, Input::Arrived { .. });
@@ -272,6 +277,11 @@ impl World {
         for (uid, before) in still.into_iter().zip(before).filter(|_| arrival) {
             let lanes = lanes_of(&self.lanes, uid);
             assert!(lanes <= before.max(limits().still_lanes_max), "bound of lanes of a paused subscription");
+        }
+        // Lanes of single events have a bound of their own.
+        for (number, before) in (0..UNORDERED).zip(all).filter(|_| arrival) {
+            let lanes = lanes_of_number(&self.lanes, number);
+            assert!(lanes <= before.max(limits_of(self.seed).lanes_max), "bound of lanes");
         }
         for action in actions {
             match action {
