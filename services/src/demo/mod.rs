@@ -90,7 +90,7 @@ fn answer(arrival: &Arrival) -> Answer {
         index if index % 3 == 2 => 1,
         _ => 0,
     };
-    if arrival.attempt <= failures { Answer::now(503) } else { Answer::OK }
+    if arrival.attempt <= failures { Answer::now(500) } else { Answer::OK }
 }
 
 fn workflow(index: usize) -> &'static str {
