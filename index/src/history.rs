@@ -23,7 +23,10 @@ use std::{
 
 use jiff::Timestamp;
 use redb::{Database, ReadableDatabase as _};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_nats::{catalog::Snapshot, connect::Connection, streams, subject::Layout};
 use weft_proto::{
@@ -40,6 +43,7 @@ mod copy;
 mod dead_letters;
 mod events;
 mod follow;
+mod identity;
 mod lanes;
 mod lost;
 mod names;
@@ -113,12 +117,13 @@ pub enum HistoryError {
 pub enum AsOf {
     /// It had read everything that the log held when the question came.
     Current,
-    /// It had not.
+    /// It had not, or had read messages that the log does not hold: a stream was restored or lost its tail, or its leader
+    /// lags.
     Behind {
-        /// Messages that the log held, and that had not been read.
+        /// Messages that only one of the two has.
         messages: u64,
         /// When the server stored the last message that had been read, of the stream that lags most. `None`: nothing of
-        /// that stream has been read.
+        /// that stream has been read, or more than it holds.
         time: Option<Timestamp>,
     },
 }
@@ -211,10 +216,14 @@ impl History {
             // The copies on DLQ follow their outcomes and say nothing that these do not.
             Source::DeadLetters => false,
         };
-        let ends = self.ends(wanted).await?;
+        let deadline = Instant::now() + patience;
+        let ends = match self.ends_reached(wanted, patience).await? {
+            Ok(ends) => ends,
+            Err(behind) => return Ok(behind),
+        };
         let mut positions = shared.positions.subscribe();
         let reached = |positions: &Vec<StreamSeq>| ends.iter().all(|(index, end)| positions[*index] >= *end);
-        if timeout(patience, positions.wait_for(reached)).await.is_ok_and(|reached| reached.is_ok()) {
+        if timeout_at(deadline, positions.wait_for(reached)).await.is_ok_and(|reached| reached.is_ok()) {
             return Ok(AsOf::Current);
         }
         let positions = positions.borrow().clone();

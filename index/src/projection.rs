@@ -19,5 +19,5 @@ pub use redb::Error as StorageError;
 
 pub use file::{CACHE_BYTES_DEFAULT, OpenError, open, remove};
 pub use position::{position, set_position};
-pub use weft_nats::position::{Mark, Mismatch, Position, PositionCheck, check, verify};
+pub use weft_nats::position::{Mark, Mismatch, Position, PositionCheck, check, verify, verify_once};
 pub use writer::{Flush, Pace, Projector, Writer, WriterGone};

@@ -10,7 +10,7 @@ use weft_nats::{
     subject::Layout,
 };
 use weft_proto::{
-    ids::{EventId, ShardId},
+    ids::{EventId, ShardId, SubscriptionUid},
     v1::{self, command::Action},
 };
 
@@ -199,8 +199,11 @@ impl Tables<'_> {
         Ok(self.dead.range(range)?.next().transpose()?.is_some())
     }
 
+    /// Takes note of a subscription's name. Earlier versions gave copies the uid for a name where the subscription had left
+    /// the catalog.
     pub(super) fn name(&mut self, uid: &Uid, name: &str) -> Result<(), redb::Error> {
-        if !name.is_empty() && self.names.get(uid)?.is_none_or(|known| known.value() != name) {
+        let is_name = !name.is_empty() && name != SubscriptionUid::from_bytes(*uid).to_string();
+        if is_name && self.names.get(uid)?.is_none_or(|known| known.value() != name) {
             self.names.insert(uid, name)?;
         }
         Ok(())

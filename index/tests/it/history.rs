@@ -105,6 +105,40 @@ async fn is_delivered(history: &History, number: u64) -> bool {
     event.is_ok_and(|event| event.is_some_and(|event| event.status.as_str() == "delivered"))
 }
 
+/// P5: a log is restored from a copy of ten of its thirty events. Before the history has noticed, it does not pass for
+/// complete. Before, it said for five seconds that it was current, and showed the lost events as delivered.
+#[tokio::test]
+async fn a_history_that_has_read_more_than_the_log_holds_is_not_current() {
+    let server = TestServer::start().await;
+    let connection = server.connection("test").await;
+    let spec = LogSpec { body_bytes_max: 1 << 20, ..LogSpec::default() };
+    let layout = streams::ensure(&connection, &spec).await.unwrap();
+    let mut writer = Writer::new(&connection, layout);
+    writer.delivered(10).await;
+    let copy = server.backup().await;
+    connection.connected().await;
+    writer.delivered(20).await;
+    let folder = tempfile::tempdir().unwrap();
+    let cancel = CancellationToken::new();
+    let history = start(connection.clone(), layout, folder.path(), &cancel).await;
+    assert_eq!(history.catch_up(&[SHARD], PATIENCE).await.unwrap(), AsOf::Current);
+    history.verify(SHARD, PATIENCE).await.unwrap();
+    assert!(is_delivered(&history, 30).await);
+
+    server.restore(&copy).await;
+    let is_current = async || match history.catch_up(&[SHARD], Duration::ZERO).await {
+        Ok(AsOf::Current) => {
+            assert!(!is_delivered(&history, 30).await, "a lost event is shown as delivered");
+            true
+        }
+        _ => false,
+    };
+    assert!(eventually(PATIENCE, is_current).await);
+    history.verify(SHARD, PATIENCE).await.unwrap();
+    assert!(is_delivered(&history, 10).await);
+    cancel.cancel();
+}
+
 #[tokio::test]
 async fn a_history_keeps_up_with_its_log() {
     let server = TestServer::start().await;

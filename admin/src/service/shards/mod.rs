@@ -31,6 +31,8 @@ use common::{SearchError, Stream, last_common, newest_commit, position_at};
 const NAMES_MAX: usize = 100;
 /// How long the shard's owner may take: it looks for orders once a second, and commits.
 const ADOPT_PATIENCE: Duration = Duration::from_secs(15);
+/// How long the history may take to notice that a stream was restored: its readers compare after seconds of silence.
+const HISTORY_PATIENCE: Duration = Duration::from_secs(15);
 /// Between two looks whether it has.
 const ADOPT_LOOK: Duration = Duration::from_millis(200);
 
@@ -73,6 +75,8 @@ impl ShardService for Shards {
         let shard = shard.ok_or_else(|| {
             refuse(Code::NotFound, format!("no shard {}; the log has {}", asked.shard, log.layout.shards()))
         })?;
+        // Until the history has noticed that a stream was restored, it tells of events that no longer exist.
+        log.history.verify(shard, HISTORY_PATIENCE).await.map_err(of_history)?;
         log.catch_up_shard(shard).await?;
         let is_same = |action: &Action| matches!(action, Action::Adopt(adopt) if adopt.shard == shard.0);
         if let Some(stored) = call.stored(log, is_same).await?.into_iter().next() {
