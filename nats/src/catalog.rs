@@ -14,7 +14,7 @@
 
 use std::{
     pin::pin,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -30,6 +30,7 @@ use weft_proto::{
 use change::Change;
 use entry::Value;
 pub use entry::is_ordered;
+use reached::Reached;
 use reading::Reading;
 use stamp::Trail;
 
@@ -38,7 +39,7 @@ use crate::{
     direct,
     position::Position,
     reader::{OrderedReader, ReaderOptions},
-    streams::{self, Presence},
+    streams::{self, Presence, StreamState},
     subject::CATALOG_BUCKET,
 };
 
@@ -53,6 +54,7 @@ mod matcher;
 mod orphan;
 mod pattern;
 mod plan;
+mod reached;
 mod reading;
 mod seal;
 mod snapshot;
@@ -88,6 +90,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 const READ_PATIENCE: Duration = Duration::from_secs(10);
 /// The pause before a replica is asked again that had less than the leader says there is.
 const REPLICA_PAUSE: Duration = Duration::from_millis(20);
+/// The pause before a leader is asked again that lags: it catches up, or another is elected, within seconds.
+const LEADER_PAUSE: Duration = Duration::from_millis(100);
 /// At most one snapshot is published in this time: each costs its followers a look at all entries, and changes of thousands
 /// of entries come one by one. A change after a pause is published at once.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
@@ -118,17 +122,18 @@ pub enum CatalogError {
     Unavailable(String),
 }
 
-/// Reads and changes the catalog.
+/// Reads and changes the catalog. What one of its clones has written or read, none of them reads the catalog without.
 #[derive(Debug, Clone)]
 pub struct Catalog {
     connection: Connection,
     key: MasterKey,
+    reached: Arc<Mutex<Reached>>,
 }
 
 impl Catalog {
     /// The bucket need not exist yet.
     pub fn new(connection: Connection, key: MasterKey) -> Self {
-        Self { connection, key }
+        Self { connection, key, reached: Arc::default() }
     }
 
     /// The connection that it is read and changed through.
@@ -206,6 +211,9 @@ impl Catalog {
                 // What has come may have mended what could not be read, also by what is not there any more.
                 Ok(_) if !reading.snapshot.complete => return "not all of it could be read".into(),
                 Ok(batch) => {
+                    if let Some(last) = batch.messages.last() {
+                        self.reached().note(last.seq);
+                    }
                     let decisive = batch.messages.iter().filter(|message| !snapshot::is_use(&prefix, message));
                     for message in decisive {
                         reading.apply(message);
@@ -247,7 +255,7 @@ impl Catalog {
         let unavailable = |error: &dyn std::fmt::Display| CatalogError::Unavailable(error.to_string());
         let deadline = Instant::now() + READ_PATIENCE;
         let stream = stream();
-        let state = streams::state(&self.connection, &stream).await.map_err(|error| unavailable(&error))?;
+        let state = self.end(&stream, deadline).await?;
         let mut reading = Reading::new(prefix, &self.key);
         let created_ns = i64::try_from(state.created.as_nanosecond()).unwrap_or_default();
         reading.snapshot.position = CatalogPosition { created_ns, sequence: state.last.0 };
@@ -275,6 +283,7 @@ impl Catalog {
             // More may have come meanwhile.
             let read = &mut reading.snapshot.position;
             read.sequence = read.sequence.max(last.seq.0);
+            self.reached().note(last.seq);
             position.advance(last);
             for message in &messages {
                 match trail.as_deref_mut() {
@@ -287,6 +296,27 @@ impl Catalog {
         }
         reading.conclude();
         Ok((reading, position))
+    }
+
+    /// The state of the bucket's stream by a leader that reaches as far as this process knows.
+    async fn end(&self, stream: &str, deadline: Instant) -> Result<StreamState, CatalogError> {
+        loop {
+            let view = streams::leader_view(&self.connection, stream).await;
+            let view = view.map_err(|error| CatalogError::Unavailable(error.to_string()))?;
+            if self.reached().accepts(&view, Instant::now()) {
+                return Ok(view.state);
+            }
+            if Instant::now() > deadline {
+                let known = self.reached().sequence();
+                let problem = format!("its leader lags: it ends at {}, and {known} has been read", view.state.last);
+                return Err(CatalogError::Unavailable(format!("{stream}: {problem}")));
+            }
+            tokio::time::sleep(LEADER_PAUSE).await;
+        }
+    }
+
+    fn reached(&self) -> MutexGuard<'_, Reached> {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stores a source. `expected` is the revision that the caller has read; 0: it must not exist. Returns the new revision.
@@ -434,7 +464,10 @@ impl Catalog {
             self.connection.jetstream().publish_with_headers(subject(&key), headers, value.into()).await?.await
         };
         match stored.await {
-            Ok(ack) => Ok(ack.sequence),
+            Ok(ack) => {
+                self.reached().note(StreamSeq(ack.sequence));
+                Ok(ack.sequence)
+            }
             Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Err(CatalogError::Conflict { key }),
             // Another change of the key is under way on a cluster: the server has no number to tell yet.
             Err(error) if error.to_string().contains("wrong last sequence") => Err(CatalogError::Conflict { key }),
