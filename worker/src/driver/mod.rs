@@ -208,8 +208,8 @@ impl Driver {
         let lanes = Lanes::new(share.limits(), restored, clock.now(), StdRng::from_rng(&mut rand::rng()));
         let aging = Aging::start(log.clone(), context.retention);
         let refused = ledger.refused_copies()?;
-        let copies =
-            Copies::start(&context, log.clone(), positions.copied, positions.outcomes, positions.cursor, refused);
+        let (copied, end, cursor) = (positions.copied, positions.outcomes, positions.cursor);
+        let copies = Copies::start(&context, log.clone(), copied, end, cursor, refused, ledger.subscriptions()?);
         let trim = (context.on_full == OnFull::DropSettled)
             .then(|| Trim::start(&context, log.clone(), ledger.settlement(), copies.shared()));
         let created_ns = positions.created_ns;

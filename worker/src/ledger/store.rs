@@ -207,6 +207,16 @@ impl Ledger {
         tables::all(&self.database.begin_read()?, tables::COPIES)
     }
 
+    /// Every subscription that was ever opened, also those that are closed.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`].
+    pub fn subscriptions(&self) -> Result<Vec<v1::SubscriptionState>, LedgerError> {
+        use redb::ReadableDatabase as _;
+        tables::all(&self.database.begin_read()?, tables::SUBSCRIPTIONS)
+    }
+
     /// Tells what is settled, from any task.
     pub fn settlement(&self) -> Settlement {
         Settlement { database: Arc::clone(&self.database), flush: self.flush.clone() }

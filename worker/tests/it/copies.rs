@@ -1,9 +1,16 @@
 //! Copies of dead letters that DLQ does not take.
 
-use weft_nats::{conditions::Conditions, message::Stored, streams, subject::DLQ_STREAM, testing::eventually};
-use weft_proto::v1;
+use weft_nats::{
+    catalog::Catalog,
+    conditions::Conditions,
+    message::Stored,
+    streams,
+    subject::DLQ_STREAM,
+    testing::{eventually, master_key},
+};
+use weft_proto::v1::{self, subscription_change::Change};
 
-use crate::support::{Log, PATIENCE, Receiver, Request, Running};
+use crate::support::{Log, PATIENCE, Receiver, Request, Running, delete};
 
 /// More commits with dead letters than any queue between driver and copies has places.
 const DEAD: usize = 100;
@@ -105,4 +112,36 @@ async fn without_a_dlq_the_shard_goes_on_and_the_copies_follow() {
     assert_eq!(sequences(&copies, true), wanted);
     assert!(eventually(PATIENCE, async || conditions.lines().is_empty()).await);
     worker.stop().await;
+}
+
+/// P5: a subscription is deleted before DLQ takes the copies of its dead letters. They are made under its name, by the owner
+/// that settled the events and by the next one. Before, they were made under its uid, and the admin listed all of its dead
+/// letters under that.
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_have_the_name_of_a_subscription_that_was_deleted_meanwhile() {
+    for with_next_owner in [false, true] {
+        let mut log = Log::start().await;
+        let receiver = Receiver::start(|_| 422).await;
+        log.subscribe("billing", &receiver, 1).await;
+        let (folder, next_folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut worker = Running::start(&log, folder.path());
+        log.commits(|commits| !commits.is_empty()).await;
+        log.connection.jetstream().delete_stream(DLQ_STREAM).await.unwrap();
+        log.events(5, 5).await;
+        log.outcomes(5).await;
+        delete(&Catalog::new(log.connection.clone(), master_key()), "billing").await;
+        let is_closed = |change: &v1::SubscriptionChange| matches!(change.change, Some(Change::Closed(_)));
+        log.commits(|commits| commits.iter().flat_map(|commit| &commit.subscriptions).any(is_closed)).await;
+        if with_next_owner {
+            worker.stop().await;
+            worker = Running::start(&log, next_folder.path());
+        }
+        streams::ensure(&log.connection, &log.spec).await.unwrap();
+        let copies = log.read(DLQ_STREAM, |copies| copies.len() == 5).await;
+        for copy in copies {
+            assert!(copy.subject.starts_with("dlq.billing."), "{}", copy.subject);
+            assert_eq!(copy.headers.get("weft-subscription").unwrap().as_str(), "billing");
+        }
+        worker.stop().await;
+    }
 }

@@ -544,6 +544,17 @@ pub fn assert_in_order(requests: &[Request], workflows: usize, each: u64) {
     assert_in_order_but(requests, workflows, each, 0);
 }
 
+/// No attempt was made twice. On a machine that is busy for seconds an answer comes too late, or a lease runs out: what
+/// comes again then has another attempt's number, or another owner's epoch.
+pub fn assert_once(receiver: &Receiver) {
+    let requests = receiver.requests.lock().unwrap();
+    let mut seen = BTreeSet::new();
+    for Request { id, epoch, attempt, replay, sequence, workflow, .. } in requests.iter() {
+        let is_new = seen.insert((id, epoch, attempt, replay));
+        assert!(is_new, "{workflow} number {sequence} came twice as attempt {attempt} of epoch {epoch}");
+    }
+}
+
 /// As [`assert_in_order`], without the number that became a dead letter.
 pub fn assert_in_order_but(requests: &[Request], workflows: usize, each: u64, dead: u64) {
     let mut seen: BTreeMap<&str, Vec<u64>> = BTreeMap::new();

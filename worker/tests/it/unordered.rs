@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use weft_proto::v1;
 
-use crate::support::{Log, Receiver, Running};
+use crate::support::{Log, Receiver, Running, assert_once};
 
 fn unordered(subscription: &mut v1::Subscription) {
     subscription.ordered = Some(false);
@@ -83,5 +83,5 @@ async fn a_backlog_is_delivered_once() {
     receiver.until_delivered(3050).await;
     log.outcomes(3050).await;
     worker.stop().await;
-    assert_eq!(receiver.requests.lock().unwrap().len(), 3050, "nothing came twice");
+    assert_once(&receiver);
 }

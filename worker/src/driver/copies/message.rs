@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use weft_nats::{
-    catalog::Snapshot,
     dead_letter::{PAYLOAD_MISSING_HEADER, SEQUENCE_HEADER},
     event::StoredEvent,
     headers::MESSAGE_ID,
@@ -14,19 +13,15 @@ use weft_proto::{
     v1,
 };
 
-/// The copy of an event; `None` when its outcome names no subscription.
-pub(super) fn copy(names: &Snapshot, outcome: &v1::Outcome, event: &StoredEvent) -> Option<Outgoing> {
+/// The copy of an event for a subscription of this name; `None` when its outcome names no subscription.
+pub(super) fn copy(name: &str, outcome: &v1::Outcome, event: &StoredEvent) -> Option<Outgoing> {
     let uid = SubscriptionUid::from_slice(&outcome.subscription)?;
-    let name = names
-        .subscription_of(&outcome.subscription)
-        .map(|subscription| subscription.value.name.clone())
-        .unwrap_or_else(|| uid.to_string());
     let workflow = &event.event.workflow;
     let mut headers = event.event.encode(Layout::new(1)).headers;
     // The message id is the event's in EVENTS; here one event may stand in several copies.
     headers.set(MESSAGE_ID, format_args!("{uid}:{}:{}:{}", event.event.id, outcome.sequence, outcome.run));
     for (header, value) in [
-        ("weft-subscription", name.clone()),
+        ("weft-subscription", name.to_owned()),
         ("weft-subscription-uid", uid.to_string()),
         ("weft-reason", reason(outcome.reason()).to_owned()),
         ("weft-attempts", outcome.attempts.to_string()),
@@ -40,7 +35,7 @@ pub(super) fn copy(names: &Snapshot, outcome: &v1::Outcome, event: &StoredEvent)
         headers.put(header, value);
     }
     let seq = StreamSeq(outcome.sequence);
-    let subject = dead_letter_subject(&name, workflow, event.event.id, seq, Run(outcome.run));
+    let subject = dead_letter_subject(name, workflow, event.event.id, seq, Run(outcome.run));
     Some(Outgoing { subject, headers, payload: event.event.payload.clone() })
 }
 

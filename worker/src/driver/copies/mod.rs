@@ -38,10 +38,12 @@ use crate::{
 
 mod backlog;
 mod message;
+mod names;
 mod report;
 
 pub(super) use backlog::Horizon;
 use backlog::{Backlog, Job, Made, Place, Trouble};
+use names::Names;
 use report::Report;
 
 /// Copies that are made at a time, each of another subscription.
@@ -56,6 +58,7 @@ const COPY_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub(super) struct Shared {
     backlog: Arc<Mutex<Backlog>>,
+    names: Arc<Mutex<Names>>,
     /// Changes with every step.
     steps: watch::Sender<u64>,
 }
@@ -63,6 +66,10 @@ pub(super) struct Shared {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Backlog> {
         self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_names(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn step(&self) {
@@ -106,7 +113,7 @@ pub(super) struct Copies {
 impl Copies {
     /// Makes copies for an owner whose ledger stands at `end` of OUTCOMES, of every dead letter in commits after `copied`, and
     /// goes on trying those in `refused`. A dead letter of a commit up to `end` whose event is after `cursor` was lost with a
-    /// part of EVENTS.
+    /// part of EVENTS. `subscriptions` are those that the ledger knows.
     pub fn start(
         context: &Context,
         log: Log,
@@ -114,11 +121,13 @@ impl Copies {
         end: StreamSeq,
         cursor: StreamSeq,
         refused: Vec<v1::CopyState>,
+        subscriptions: Vec<v1::SubscriptionState>,
     ) -> Self {
         let backlog = Backlog::new(copied, end.0, refused, Instant::now());
-        let shared = Shared { backlog: Arc::new(Mutex::new(backlog)), steps: watch::Sender::default() };
+        let names = Arc::new(Mutex::new(Names::new(subscriptions)));
+        let shared = Shared { backlog: Arc::new(Mutex::new(backlog)), names, steps: watch::Sender::default() };
         let report = Report::new(&log, context.conditions.clone());
-        let task = Task { shared: shared.clone(), names: context.catalog.clone(), report, log, end, cursor };
+        let task = Task { shared: shared.clone(), catalog: context.catalog.clone(), report, log, end, cursor };
         Self { shared, _task: AbortOnDropHandle::new(tokio::spawn(task.run())) }
     }
 
@@ -128,6 +137,7 @@ impl Copies {
 
     /// A commit is stored: its dead letters are to be copied. Those of them that are in memory are `events`.
     pub fn add(&self, position: StreamSeq, commit: &v1::Commit, events: Vec<Arc<StoredEvent>>) {
+        self.shared.lock_names().add(commit);
         self.shared.lock().add(position.0, commit, events);
         if !commit.outcomes.is_empty() {
             self.shared.step();
@@ -162,7 +172,7 @@ enum Ended {
 /// Makes copies as long as the shard is owned.
 struct Task {
     shared: Shared,
-    names: watch::Receiver<Arc<Snapshot>>,
+    catalog: watch::Receiver<Arc<Snapshot>>,
     report: Report,
     log: Log,
     /// The ledger's positions in OUTCOMES and EVENTS when the shard was taken over.
@@ -173,14 +183,15 @@ struct Task {
 impl Task {
     async fn run(mut self) {
         // A copy's subject holds the subscription's name.
-        if self.names.wait_for(|catalog| catalog.complete).await.is_err() {
+        if self.catalog.wait_for(|catalog| catalog.complete).await.is_err() {
             return;
         }
         let mut jobs = JoinSet::new();
         let mut steps = self.shared.steps.subscribe();
         loop {
             let wake = self.start_jobs(&mut jobs);
-            self.report.show(self.shared.lock().trouble(), &self.names.borrow());
+            let trouble = self.shared.lock().trouble();
+            self.report.show(trouble, |uid| name(&self.shared, &self.catalog, uid));
             tokio::select! {
                 Some(ended) = jobs.join_next() => match ended {
                     Ok(ended) => self.ended(ended),
@@ -198,16 +209,24 @@ impl Task {
     /// Starts what can be started. When there is something to be started next.
     fn start_jobs(&self, jobs: &mut JoinSet<Ended>) -> Option<Instant> {
         while jobs.len() < CONCURRENCY {
-            let (log, names) = (self.log.clone(), Arc::clone(&self.names.borrow()));
+            let log = self.log.clone();
             let job = self.shared.lock().next(Instant::now());
+            let name_of = |outcome: &v1::Outcome| {
+                let uid = SubscriptionUid::from_slice(&outcome.subscription);
+                uid.map(|uid| name(&self.shared, &self.catalog, uid)).unwrap_or_default()
+            };
             match job {
-                Job::Copy(uid, missing) => drop(jobs.spawn(async move {
-                    let is_last_try = missing.is_last_try();
-                    Ended::Made(uid, make(&log, &names, &missing.outcome, missing.event, is_last_try).await)
-                })),
-                Job::Retry(place, outcome) => drop(
-                    jobs.spawn(async move { Ended::Retried(place, make(&log, &names, &outcome, None, false).await) }),
-                ),
+                Job::Copy(uid, missing) => {
+                    let name = name_of(&missing.outcome);
+                    jobs.spawn(async move {
+                        let is_last_try = missing.is_last_try();
+                        Ended::Made(uid, make(&log, &name, &missing.outcome, missing.event, is_last_try).await)
+                    });
+                }
+                Job::Retry(place, outcome) => {
+                    let name = name_of(&outcome);
+                    jobs.spawn(async move { Ended::Retried(place, make(&log, &name, &outcome, None, false).await) });
+                }
                 Job::Read { from, through } => drop(jobs.spawn(async move {
                     let (known, commits) = read(&log, from, through).await;
                     Ended::Read { from, known, commits }
@@ -244,6 +263,11 @@ impl Task {
     }
 }
 
+/// The name of a subscription in the subjects of its copies.
+fn name(shared: &Shared, catalog: &watch::Receiver<Arc<Snapshot>>, uid: SubscriptionUid) -> String {
+    shared.lock_names().of(uid, &catalog.borrow())
+}
+
 /// Until a moment; for ever when there is none.
 async fn sleep_until(wake: Option<Instant>) {
     match wake {
@@ -266,7 +290,7 @@ async fn read(log: &Log, from: u64, through: u64) -> (u64, Vec<(u64, v1::Commit)
 /// Makes the copy of a dead letter. On the last try, what is refused is stored without its payload.
 async fn make(
     log: &Log,
-    names: &Snapshot,
+    name: &str,
     outcome: &v1::Outcome,
     event: Option<Arc<StoredEvent>>,
     is_last_try: bool,
@@ -279,7 +303,7 @@ async fn make(
             Err(_) => return Made::Failed("its event cannot be read".into()),
         },
     };
-    let Some(copy) = event.and_then(|event| message::copy(names, outcome, &event)) else {
+    let Some(copy) = event.and_then(|event| message::copy(name, outcome, &event)) else {
         tracing::error!(shard = %log.shard, sequence = outcome.sequence, "dead letter is no longer in the log and gets no copy");
         return Made::Lost;
     };

@@ -1,6 +1,6 @@
 //! What an operator sees of copies that cannot be made: a condition beside the readiness, and metrics.
 
-use weft_nats::{catalog::Snapshot, conditions::Conditions};
+use weft_nats::conditions::Conditions;
 use weft_proto::ids::SubscriptionUid;
 
 use super::backlog::Trouble;
@@ -27,11 +27,12 @@ impl Report {
         Self { conditions, name: format!("shard {shard}: copies of dead letters"), shard, shown: Trouble::default() }
     }
 
-    pub fn show(&mut self, trouble: Trouble, names: &Snapshot) {
+    /// `name` tells a subscription's name.
+    pub fn show(&mut self, trouble: Trouble, name: impl Fn(SubscriptionUid) -> String) {
         if trouble == self.shown {
             return;
         }
-        self.conditions.set(&self.name, text(&trouble, names));
+        self.conditions.set(&self.name, text(&trouble, name));
         self.gauges(trouble.waiting, trouble.refused.len());
         self.shown = trouble;
     }
@@ -50,18 +51,18 @@ impl Drop for Report {
 }
 
 /// `None`: nothing is wrong.
-fn text(trouble: &Trouble, names: &Snapshot) -> Option<String> {
+fn text(trouble: &Trouble, name: impl Fn(SubscriptionUid) -> String) -> Option<String> {
     let Trouble { waiting, failing, refused } = trouble;
     let mut parts = Vec::new();
     if let Some((uid, problem)) = failing.first() {
         let others =
             if failing.len() > 1 { format!(" and {} more subscriptions", failing.len() - 1) } else { String::new() };
-        parts.push(format!("{waiting} wait: {}{others}: {problem}", name(names, *uid)));
+        parts.push(format!("{waiting} wait: {}{others}: {problem}", name(*uid)));
     }
     if !refused.is_empty() {
         let named = refused.iter().take(NAMED_MAX).map(|state| {
             let outcome = state.outcome.clone().unwrap_or_default();
-            let of = SubscriptionUid::from_slice(&outcome.subscription).map(|uid| name(names, uid)).unwrap_or_default();
+            let of = SubscriptionUid::from_slice(&outcome.subscription).map(&name).unwrap_or_default();
             format!("{of}, sequence {}: {}", outcome.sequence, state.problem)
         });
         parts.push(format!(
@@ -72,9 +73,4 @@ fn text(trouble: &Trouble, names: &Snapshot) -> Option<String> {
         ));
     }
     (!parts.is_empty()).then(|| parts.join("; "))
-}
-
-fn name(names: &Snapshot, uid: SubscriptionUid) -> String {
-    let found = names.subscription_of(uid.as_bytes());
-    found.map_or_else(|| uid.to_string(), |subscription| subscription.value.name.clone())
 }
