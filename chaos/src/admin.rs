@@ -80,31 +80,25 @@ impl Admin {
     pub async fn workflow(&self, workflow: &str) -> anyhow::Result<Vec<Shown>> {
         let client = v1::workflow_service_client::WorkflowServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let mut shown = Vec::new();
-        let mut request =
+        let request =
             v1::GetWorkflowRequest { workflow_id: workflow.to_owned(), page_size: PAGE, ..Default::default() };
-        loop {
-            let answer = self
-                .call("GetWorkflow", &request, |request| {
-                    let mut client = client.clone();
-                    async move { client.get_workflow(request).await }
-                })
-                .await?;
-            for entry in answer.events {
-                let event = entry.event.context("GetWorkflow: an entry without its event")?;
-                shown.push(Shown {
-                    event_id: event.event_id,
-                    workflow: event.workflow_id,
-                    number: event.sequence_number,
-                    previous: event.previous_event_id,
-                    status: entry.status,
-                });
-            }
-            if answer.next_page_token.is_empty() {
-                return Ok(shown);
-            }
-            request.page_token = answer.next_page_token;
-        }
+        self.pages("GetWorkflow", request, |request| {
+            let mut client = client.clone();
+            async move { client.get_workflow(request).await }
+        })
+        .await?
+        .into_iter()
+        .map(|entry| {
+            let event = entry.event.context("GetWorkflow: an entry without its event")?;
+            Ok(Shown {
+                event_id: event.event_id,
+                workflow: event.workflow_id,
+                number: event.sequence_number,
+                previous: event.previous_event_id,
+                status: entry.status,
+            })
+        })
+        .collect()
     }
 
     /// All dead letters, of every status.
@@ -113,26 +107,40 @@ impl Admin {
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
         let statuses = ["open", "redriving", "redriven", "resolved", "discarded", "expired"].map(str::to_owned);
         let filter = v1::DeadLetterFilter { statuses: statuses.into(), ..Default::default() };
-        let mut request =
-            v1::ListDeadLettersRequest { filter: Some(filter), page_size: PAGE, page_token: String::new() };
-        let mut letters = Vec::new();
+        let request = v1::ListDeadLettersRequest { filter: Some(filter), page_size: PAGE, page_token: String::new() };
+        let letters = self.pages("ListDeadLetters", request, |request| {
+            let mut client = client.clone();
+            async move { client.list_dead_letters(request).await }
+        });
+        let letters = letters.await?.into_iter().map(|letter| DeadLetter {
+            subscription: letter.subscription,
+            event_id: letter.event_id,
+            number: letter.sequence_number,
+            status: letter.status,
+        });
+        Ok(letters.collect())
+    }
+
+    /// The items of all pages.
+    async fn pages<T, R, F>(
+        &self,
+        what: &str,
+        mut request: T,
+        mut call: impl FnMut(Request<T>) -> F,
+    ) -> anyhow::Result<Vec<R::Item>>
+    where
+        T: Paged + Clone,
+        R: Page,
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
+        let mut items = Vec::new();
         loop {
-            let answer = self
-                .call("ListDeadLetters", &request, |request| {
-                    let mut client = client.clone();
-                    async move { client.list_dead_letters(request).await }
-                })
-                .await?;
-            letters.extend(answer.dead_letters.into_iter().map(|letter| DeadLetter {
-                subscription: letter.subscription,
-                event_id: letter.event_id,
-                number: letter.sequence_number,
-                status: letter.status,
-            }));
-            if answer.next_page_token.is_empty() {
-                return Ok(letters);
+            let (page, next) = self.call(what, &request, &mut call).await?.split();
+            items.extend(page);
+            if next.is_empty() {
+                return Ok(items);
             }
-            request.page_token = answer.next_page_token;
+            request.turn_to(next);
         }
     }
 
@@ -168,5 +176,47 @@ impl Admin {
             Ok::<_, anyhow::Error>(last)
         };
         tokio::time::timeout(patience, whole).await.context("RedriveDeadLetters does not end")?
+    }
+}
+
+/// A request for a page.
+trait Paged {
+    /// Asks for the page of this token.
+    fn turn_to(&mut self, token: String);
+}
+
+/// A page.
+trait Page {
+    /// What it holds.
+    type Item;
+    /// The items, and the token of the next page; empty: there is none.
+    fn split(self) -> (Vec<Self::Item>, String);
+}
+
+impl Paged for v1::GetWorkflowRequest {
+    fn turn_to(&mut self, token: String) {
+        self.page_token = token;
+    }
+}
+
+impl Page for v1::GetWorkflowResponse {
+    type Item = v1::WorkflowEvent;
+
+    fn split(self) -> (Vec<Self::Item>, String) {
+        (self.events, self.next_page_token)
+    }
+}
+
+impl Paged for v1::ListDeadLettersRequest {
+    fn turn_to(&mut self, token: String) {
+        self.page_token = token;
+    }
+}
+
+impl Page for v1::ListDeadLettersResponse {
+    type Item = v1::DeadLetter;
+
+    fn split(self) -> (Vec<Self::Item>, String) {
+        (self.dead_letters, self.next_page_token)
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     plan::{Action, CatalogChange, Node, Planned},
     record::{Fault, Millis, ProcessFailure},
     restore,
+    snapshot::Snapshot,
     wall_clock::WallClocks,
 };
 
@@ -32,12 +33,22 @@ pub struct Injector {
     pub clock: Clock,
     faults: Mutex<Vec<Fault>>,
     failures: Mutex<Vec<ProcessFailure>>,
+    /// Of EVENTS in the middle of the run, for the last phase.
+    pub snapshots: tokio::sync::Mutex<Vec<Snapshot>>,
 }
 
 impl Injector {
     /// Nothing is injected yet.
     pub fn new(mesh: Mesh, catalog: Catalog, clocks: Option<WallClocks>, clock: Clock) -> Arc<Self> {
-        Arc::new(Self { mesh, catalog, clocks, clock, faults: Mutex::default(), failures: Mutex::default() })
+        Arc::new(Self {
+            mesh,
+            catalog,
+            clocks,
+            clock,
+            faults: Mutex::default(),
+            failures: Mutex::default(),
+            snapshots: tokio::sync::Mutex::default(),
+        })
     }
 
     /// Carries out a schedule; returns when every fault has ended.
@@ -129,7 +140,8 @@ impl Injector {
             }
             Action::Catalog(change) => self.change(change, lasts).await,
             Action::Disk(server) => self.fill(*server, lasts).await,
-            Action::Copy => {
+            Action::Copy { snapshot: true } => restore::take_snapshots(&self.mesh, &self.snapshots).await,
+            Action::Copy { snapshot: false } => {
                 let mut server = self.mesh.process(Node::Server(0)).lock().await;
                 server.terminate().await.ok();
                 restore::copy_events(&self.mesh.layout.folder)?;

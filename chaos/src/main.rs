@@ -23,6 +23,7 @@ mod restore;
 mod run;
 mod senders;
 mod settings;
+mod snapshot;
 mod wall_clock;
 
 use std::process::ExitCode;

@@ -140,6 +140,20 @@ impl Mesh {
         Ok(())
     }
 
+    /// The addresses of the servers.
+    pub fn servers(&self) -> Vec<String> {
+        let address = |server| format!("nats://{}", self.network.listeners(Node::Server(server)).api);
+        (0..self.layout.servers).map(address).collect()
+    }
+
+    /// Names of the EVENTS streams.
+    pub fn events_streams(&self) -> Vec<String> {
+        match self.layout.shards {
+            1 => vec!["EVENTS".to_owned()],
+            shards => (0..shards).map(|shard| format!("EVENTS_{shard}")).collect(),
+        }
+    }
+
     /// Kills every process.
     pub async fn end(&self) {
         for process in self.processes.values() {

@@ -96,8 +96,11 @@ pub enum Action {
     Catalog(CatalogChange),
     /// The disk of a server is full; room is made afterwards.
     Disk(usize),
-    /// An orderly restart of the only server, with a copy of EVENTS for the last phase.
-    Copy,
+    /// A copy of EVENTS for the last phase: of the files of the only server in an orderly restart, of a cluster a snapshot.
+    Copy {
+        /// Whether it is a snapshot.
+        snapshot: bool,
+    },
 }
 
 impl Action {
@@ -112,7 +115,7 @@ impl Action {
             Self::Clock { .. } => FaultKind::Clock,
             Self::Catalog(_) => FaultKind::Catalog,
             Self::Disk(_) => FaultKind::Disk,
-            Self::Copy => FaultKind::Restore,
+            Self::Copy { .. } => FaultKind::Restore,
         }
     }
 
@@ -126,7 +129,7 @@ impl Action {
             Self::Cut(Cut::Role(node)) => Some(*node),
             Self::Delay(server, _) | Self::Disk(server) => Some(Node::Server(*server)),
             Self::Catalog(_) => Some(Node::Admin),
-            Self::Copy => Some(Node::Server(0)),
+            Self::Copy { snapshot } => (!snapshot).then_some(Node::Server(0)),
         }
     }
 }
@@ -145,7 +148,8 @@ impl fmt::Display for Action {
             Self::Catalog(CatalogChange::Pause) => f.write_str("catalog: orders paused"),
             Self::Catalog(CatalogChange::Recreate) => f.write_str("catalog: temp deleted and created again"),
             Self::Disk(server) => write!(f, "disk of nats{server} full"),
-            Self::Copy => f.write_str("restart of nats0 with a copy of EVENTS"),
+            Self::Copy { snapshot: false } => f.write_str("restart of nats0 with a copy of EVENTS"),
+            Self::Copy { snapshot: true } => f.write_str("snapshot of EVENTS"),
         }
     }
 }
@@ -200,11 +204,12 @@ pub fn draw(settings: &Settings) -> Vec<Planned> {
     let mut busy: BTreeMap<Node, Millis> = BTreeMap::new();
     let mut plan = Vec::new();
     let kinds: Vec<FaultKind> = settings.kinds.iter().copied().filter(|kind| *kind != FaultKind::Restore).collect();
-    // Streams of a cluster cannot be put back by hand.
-    if settings.kinds.contains(&FaultKind::Restore) && settings.servers == 1 {
-        let at = settings.length / 2;
-        busy.insert(Node::Server(0), Millis::MAX);
-        plan.push(Planned { at, lasts: 0, action: Action::Copy });
+    if settings.kinds.contains(&FaultKind::Restore) {
+        let (at, snapshot) = (settings.length / 2, settings.servers > 1);
+        if !snapshot {
+            busy.insert(Node::Server(0), Millis::MAX);
+        }
+        plan.push(Planned { at, lasts: 0, action: Action::Copy { snapshot } });
     }
     let mut at = QUIET_START;
     while !kinds.is_empty() && at + QUIET_END < settings.length {
@@ -285,7 +290,7 @@ fn lasts(action: &Action, rng: &mut StdRng) -> Millis {
     match action {
         Action::Kill(_) => rng.random_range(0..4_000),
         Action::Stop(_) => rng.random_range(300..12_000),
-        Action::Restart(_) | Action::Copy => 0,
+        Action::Restart(_) | Action::Copy { .. } => 0,
         Action::Cut(_) => rng.random_range(1_000..16_000),
         Action::Delay(..) | Action::Disk(_) => rng.random_range(2_000..8_000),
         Action::Clock { .. } => rng.random_range(2_000..15_000),

@@ -1,4 +1,4 @@
-//! The last phase of a run on one node: EVENTS is put back to a copy of the middle of the run, everything else stays.
+//! The last phase of a run: EVENTS is put back to a copy of the middle of the run, everything else stays.
 //!
 //! What relied on the lost part must say so instead of going on; `weft shard adopt` makes it go on; then what is sent from
 //! there on must keep every promise.
@@ -11,19 +11,22 @@ use crate::{
     collect::Collector,
     faults::Injector,
     judge::{self, Rule, Violation},
-    mesh::{TOKEN, store},
+    mesh::{Mesh, TOKEN, store},
     plan::Node,
     receiver::Receiver,
     record::{Millis, Records},
     senders::Senders,
+    snapshot::{self, Snapshot},
 };
 
 /// Folder of the copy in the run's folder.
 const COPY: &str = "events-of-the-middle";
 /// Folder of the streams in a store.
 const STREAMS: &str = "jetstream/$G/streams";
-/// Longest time until the restored stream is noticed.
-const NOTICE_PATIENCE: Duration = Duration::from_secs(60);
+/// Longest time until the restored stream is noticed: of a cluster that is believed after 30 s.
+const NOTICE_PATIENCE: Duration = Duration::from_secs(90);
+/// Longest time until a snapshot is taken: longer than any fault.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(60);
 /// Traffic before and after the adoption.
 const TRAFFIC: Duration = Duration::from_secs(8);
 /// Longest time until the new events are delivered.
@@ -37,6 +40,29 @@ pub fn copy_events(folder: &Path) -> anyhow::Result<()> {
         copy_folder(&streams.join(&name), &copy.join(&name))?;
     }
     Ok(())
+}
+
+/// Takes snapshots of the EVENTS streams, once the servers let it.
+pub async fn take_snapshots(mesh: &Mesh, snapshots: &tokio::sync::Mutex<Vec<Snapshot>>) -> anyhow::Result<()> {
+    let deadline = tokio::time::Instant::now() + SNAPSHOT_PATIENCE;
+    loop {
+        let taken = async {
+            let client = snapshot::connect(mesh.servers()).await?;
+            let mut taken = Vec::new();
+            for stream in mesh.events_streams() {
+                taken.push(Snapshot::take(&client, &stream).await?);
+            }
+            Ok::<_, anyhow::Error>(taken)
+        };
+        match taken.await {
+            Ok(taken) => {
+                *snapshots.lock().await = taken;
+                return Ok(());
+            }
+            Err(problem) if tokio::time::Instant::now() > deadline => return Err(problem.context("snapshot")),
+            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+        }
+    }
 }
 
 /// Replaces the EVENTS streams of a server that does not run by the copy.
@@ -87,22 +113,11 @@ pub struct Phase<'a> {
 impl Phase<'_> {
     /// Restores, adopts, sends, and judges; violations are those of the time from the restore on.
     pub async fn run(&self, before: &Records) -> anyhow::Result<Vec<Violation>> {
-        let folder = self.injector.mesh.layout.folder.clone();
-        if !folder.join(COPY).exists() {
-            println!("no restore: the run was too short for a copy of its middle");
-            return Ok(Vec::new());
-        }
-        let mut server = self.injector.mesh.process(Node::Server(0)).lock().await;
-        server.terminate().await.ok();
-        put_back(&folder)?;
-        server.start()?;
-        drop(server);
+        self.restore().await?;
         let restored_at = self.injector.clock.now();
         println!("EVENTS restored at {restored_at} ms");
         let mut found = self.notice().await;
-        if !self.adopt().await? {
-            return Ok(found);
-        }
+        self.adopt().await?;
         if let Err(problem) = self.injector.mesh.ready(DELIVERY_PATIENCE).await {
             found.push(Violation::of_process(&format!("not ready after the adoption: {problem:#}")));
             return Ok(found);
@@ -114,13 +129,30 @@ impl Phase<'_> {
         Ok(found)
     }
 
+    /// Replaces EVENTS by the copy of the middle of the run.
+    async fn restore(&self) -> anyhow::Result<()> {
+        let mesh = &self.injector.mesh;
+        if mesh.layout.servers > 1 {
+            let snapshots = self.injector.snapshots.lock().await;
+            ensure!(!snapshots.is_empty(), "there is no snapshot");
+            let client = snapshot::connect(mesh.servers()).await?;
+            for snapshot in snapshots.iter() {
+                snapshot.restore(&client).await?;
+            }
+            return Ok(());
+        }
+        let mut server = mesh.process(Node::Server(0)).lock().await;
+        server.terminate().await.ok();
+        put_back(&mesh.layout.folder)?;
+        server.start()
+    }
+
     /// Waits until a role says that the log is another.
     async fn notice(&self) -> Vec<Violation> {
         let deadline = tokio::time::Instant::now() + NOTICE_PATIENCE;
         loop {
             let said = self.injector.mesh.said().await;
-            if let Some((role, body)) = said.iter().find(|(_, body)| body.contains("EVENTS") || body.contains("adopt"))
-            {
+            if let Some((role, body)) = said.iter().find(|(_, body)| body.contains("stopped: EVENTS")) {
                 println!("noticed by {role}: {}", body.trim().replace('\n', "; "));
                 return Vec::new();
             }
@@ -131,22 +163,31 @@ impl Phase<'_> {
         }
     }
 
-    /// Adopts every shard by the command; `false` where this version has none.
-    async fn adopt(&self) -> anyhow::Result<bool> {
+    /// Adopts every shard by the command.
+    async fn adopt(&self) -> anyhow::Result<()> {
         for shard in 0..self.injector.mesh.layout.shards {
             let shard = shard.to_string();
-            let dry: std::process::Output =
-                self.weft(&["shard", "adopt", &shard, "--dry-run", "--reason", "chaos"]).await?;
-            if dry.status.code() == Some(2) {
-                println!("no adoption: this version has no `weft shard adopt`");
-                return Ok(false);
-            }
-            println!("dry run: {}", String::from_utf8_lossy(&dry.stdout).trim().replace('\n', "; "));
-            let adopted = self.weft(&["shard", "adopt", &shard, "--yes", "--reason", "chaos"]).await?;
-            let said = String::from_utf8_lossy(&adopted.stderr).trim().to_owned();
-            ensure!(adopted.status.success(), "weft shard adopt {shard}: {said}");
+            let dry = self.weft_until_done(&["shard", "adopt", &shard, "--dry-run", "-o", "table"]).await?;
+            println!("dry run: {}", dry.lines().filter(|line| !line.starts_with("  ")).collect::<Vec<_>>().join("; "));
+            self.weft_until_done(&["shard", "adopt", &shard, "--yes", "--reason", "chaos"]).await?;
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// Repeats a command for as long as it says to try again later, as an operator does; what it prints.
+    async fn weft_until_done(&self, args: &[&str]) -> anyhow::Result<String> {
+        const TRY_AGAIN: i32 = 4;
+        let deadline = tokio::time::Instant::now() + NOTICE_PATIENCE;
+        loop {
+            let output = self.weft(args).await?;
+            if output.status.success() {
+                return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+            }
+            let is_transient = output.status.code() == Some(TRY_AGAIN);
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            ensure!(is_transient && tokio::time::Instant::now() < deadline, "weft {}: {said}", args.join(" "));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
     }
 
     async fn weft(&self, args: &[&str]) -> anyhow::Result<std::process::Output> {

@@ -164,8 +164,7 @@ async fn drive(
     let catalog = Catalog::create(admin.clone(), receiver.address, clock).await?;
     let gateways = (0..2).map(|number| mesh.network.listeners(Node::Gateway(number)).api).collect();
     let senders = Senders::new(gateways, SENDER_SECRET, seed, clock)?;
-    let servers = (0..args.nodes).map(|server| format!("nats://{}", mesh.network.listeners(Node::Server(server)).api));
-    let servers: Vec<String> = servers.collect();
+    let servers = mesh.servers();
     let injector = Injector::new(mesh, catalog, clocks, clock);
 
     if !injector.mesh.network.can_delay() && args.faults.contains(&FaultKind::Delay) {

@@ -103,6 +103,11 @@ impl<'a> Index<'a> {
         if event.at < answered + SLACK || subscription.deleted.is_some_and(|(called, _)| event.at + SLACK > called) {
             return Match::May;
         }
+        // As a filter, a removal counts from where the owner's record of it stands: what came before and was read later was
+        // not taken any more.
+        if self.closed(subscription, event.shard).is_some_and(|(_, up_to)| event.seq > up_to) {
+            return Match::May;
+        }
         let Some(types) = self.types_at(subscription, event) else { return Match::May };
         if types.iter().any(|pattern| type_matches(pattern, &event.event_type)) { Match::Must } else { Match::Never }
     }

@@ -262,6 +262,25 @@ fn a_deletion_by_an_operator_may_discard() {
     });
 }
 
+/// The owner read the last events after the removal had reached it, so they were not taken. Without its record of the
+/// removal they are missed.
+#[test]
+fn a_deletion_counts_from_the_owners_record_of_it() {
+    let delete = |records: &mut Records, up_to| {
+        records.outcomes.pop();
+        records.arrivals.pop();
+        records.shown[3].status = "unrouted".into();
+        records.subscriptions[0].deleted = Some((9_000, 9_100));
+        let change = Change::Closed { operator: "bob".into(), up_to };
+        records.changes.push(SubscriptionChange { shard: 0, uid: UID.into(), change });
+    };
+    breaks_nothing(|records| delete(records, 3));
+    breaks(Rule::NoOutcome, |records| {
+        delete(records, 3);
+        records.changes.pop();
+    });
+}
+
 #[test]
 fn wrong_deliveries_are_noticed() {
     breaks(Rule::Reordered, |records| records.arrivals.swap(2, 4));

@@ -1,5 +1,8 @@
 //! A network namespace for each process, joined by a bridge, and packet filters in those of the servers. Needs root.
 //!
+//! The bridge has a namespace, too: the machine's own packet filter, such as Docker's, which drops what it does not know, does
+//! not see what passes there.
+//!
 //! Every pair that can be cut has a server at one end, so the servers' filters are enough.
 
 use std::{
@@ -20,6 +23,8 @@ use crate::plan::{Cut, Node};
 
 /// What the names of our namespaces and interfaces begin with; the driver's process id follows.
 const PREFIX: &str = "wc";
+/// The bridge in its namespace.
+const BRIDGE: &str = "bridge";
 /// Ports of every process.
 const API_PORT: u16 = 4222;
 const OTHER_PORT: u16 = 6222;
@@ -29,7 +34,10 @@ const OTHER_PORT: u16 = 6222;
 pub struct Namespaces {
     names: BTreeMap<Node, String>,
     addresses: BTreeMap<Node, Ipv4Addr>,
-    bridge: String,
+    /// The driver's own interface; the names of the namespaces begin with it.
+    uplink: String,
+    /// The namespace of the bridge.
+    switch: String,
     gateway: Ipv4Addr,
     cuts: Mutex<Vec<Cut>>,
     can_delay: bool,
@@ -47,17 +55,22 @@ impl Namespaces {
         // Runs at the same time have networks of their own.
         let third = u8::try_from(pid % 250).unwrap_or(0);
         let address = |last: usize| Ipv4Addr::new(10, 213, third, u8::try_from(last).unwrap_or(u8::MAX));
+        let uplink = format!("{PREFIX}{pid}");
         let mut network = Self {
             names: BTreeMap::new(),
             addresses: BTreeMap::new(),
-            bridge: format!("{PREFIX}{pid}"),
+            switch: format!("{uplink}-switch"),
+            uplink,
             gateway: address(1),
             cuts: Mutex::default(),
             can_delay: true,
         };
-        ip(&["link", "add", &network.bridge, "type", "bridge"])?;
-        ip(&["addr", "add", &format!("{}/24", network.gateway), "dev", &network.bridge])?;
-        ip(&["link", "set", &network.bridge, "up"])?;
+        ip(&["netns", "add", &network.switch])?;
+        ip(&["-n", &network.switch, "link", "add", BRIDGE, "type", "bridge"])?;
+        ip(&["-n", &network.switch, "link", "set", BRIDGE, "up"])?;
+        network.plug(&network.uplink, "uplink")?;
+        ip(&["addr", "add", &format!("{}/24", network.gateway), "dev", &network.uplink])?;
+        ip(&["link", "set", &network.uplink, "up"])?;
         for (number, node) in nodes.iter().enumerate() {
             network.add(*node, number, address(10 + number))?;
         }
@@ -70,17 +83,24 @@ impl Namespaces {
     }
 
     fn add(&mut self, node: Node, number: usize, address: Ipv4Addr) -> anyhow::Result<()> {
-        let name = format!("{}-{node}", self.bridge);
-        let (outside, inside) = (format!("{}h{number}", self.bridge), format!("{}n{number}", self.bridge));
+        let name = format!("{}-{node}", self.uplink);
+        let inside = format!("{}n{number}", self.uplink);
         ip(&["netns", "add", &name])?;
         self.names.insert(node, name.clone());
         self.addresses.insert(node, address);
-        ip(&["link", "add", &outside, "type", "veth", "peer", "name", &inside])?;
+        self.plug(&inside, &format!("port{number}"))?;
         ip(&["link", "set", &inside, "netns", &name, "name", "eth0"])?;
-        ip(&["link", "set", &outside, "master", &self.bridge, "up"])?;
         ip(&["-n", &name, "addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
         ip(&["-n", &name, "link", "set", "eth0", "up"])?;
         ip(&["-n", &name, "link", "set", "lo", "up"])
+    }
+
+    /// Makes an interface that is plugged into a port of the bridge.
+    fn plug(&self, interface: &str, port: &str) -> anyhow::Result<()> {
+        let (outside, switch) = (format!("{interface}p"), &self.switch);
+        ip(&["link", "add", interface, "type", "veth", "peer", "name", &outside])?;
+        ip(&["link", "set", &outside, "netns", switch, "name", port])?;
+        ip(&["-n", switch, "link", "set", port, "master", BRIDGE, "up"])
     }
 
     fn servers(&self) -> Vec<Node> {
@@ -149,7 +169,8 @@ impl Drop for Namespaces {
         for name in self.names.values() {
             let _ = ip(&["netns", "del", name]);
         }
-        let _ = ip(&["link", "del", &self.bridge]);
+        let _ = ip(&["link", "del", &self.uplink]);
+        let _ = ip(&["netns", "del", &self.switch]);
     }
 }
 
@@ -198,11 +219,11 @@ fn remove_leftovers() {
     let Ok(listed) = Command::new("ip").args(["netns", "list"]).output() else { return };
     for line in String::from_utf8_lossy(&listed.stdout).lines() {
         let Some(name) = line.split_whitespace().next() else { continue };
-        let Some((bridge, _)) = name.split_once('-') else { continue };
-        let Some(pid) = bridge.strip_prefix(PREFIX).filter(|pid| pid.parse::<u32>().is_ok()) else { continue };
+        let Some((uplink, _)) = name.split_once('-') else { continue };
+        let Some(pid) = uplink.strip_prefix(PREFIX).filter(|pid| pid.parse::<u32>().is_ok()) else { continue };
         if !Path::new("/proc").join(pid).exists() {
             let _ = ip(&["netns", "del", name]);
-            let _ = ip(&["link", "del", bridge]);
+            let _ = ip(&["link", "del", uplink]);
         }
     }
 }
