@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -50,4 +51,13 @@ time_t time(time_t *out) {
     if (clock_gettime(CLOCK_REALTIME, &now) != 0) return (time_t)-1;
     if (out) *out = now.tv_sec;
     return now.tv_sec;
+}
+
+// jemalloc's threads wait until a time by the wall clock. The kernel does not know of the step: without this, a step backwards
+// would end each wait at once, and the threads would spin. A time of a monotonic clock is small.
+int pthread_cond_timedwait(pthread_cond_t *restrict condition, pthread_mutex_t *restrict mutex, const struct timespec *restrict until) {
+    if (until->tv_sec < 1000000000) return pthread_cond_clockwait(condition, mutex, CLOCK_MONOTONIC, until);
+    struct timespec real = *until;
+    real.tv_sec -= step();
+    return pthread_cond_clockwait(condition, mutex, CLOCK_REALTIME, &real);
 }

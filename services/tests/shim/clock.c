@@ -9,6 +9,7 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -61,4 +62,15 @@ time_t time(time_t *at) {
     if (at)
         *at = now.tv_sec;
     return now.tv_sec;
+}
+
+/* jemalloc's threads wait until a time by the wall clock. The kernel does not know of the offset: without this, a step backwards
+ * would end each wait at once, and the threads would spin. A time of a monotonic clock is small. */
+int pthread_cond_timedwait(pthread_cond_t *restrict condition, pthread_mutex_t *restrict mutex,
+                           const struct timespec *restrict until) {
+    if (until->tv_sec < 1000000000)
+        return pthread_cond_clockwait(condition, mutex, CLOCK_MONOTONIC, until);
+    int64_t ns = (int64_t)until->tv_sec * SECOND_NS + until->tv_nsec - (offset_ns ? *offset_ns : 0);
+    struct timespec real = {.tv_sec = ns / SECOND_NS, .tv_nsec = ns % SECOND_NS};
+    return pthread_cond_clockwait(condition, mutex, CLOCK_REALTIME, &real);
 }
