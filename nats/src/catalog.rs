@@ -44,6 +44,7 @@ use crate::{
 };
 
 pub mod change;
+pub mod delivery_url;
 pub mod diff;
 pub mod edit;
 pub mod entry;

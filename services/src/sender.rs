@@ -78,7 +78,10 @@ impl Sender {
     ///
     /// That there can be no HTTP client, such as for want of a TLS provider.
     pub fn new(gateway: &str) -> Result<Self, String> {
+        let mut tls = weft_tls::client::client_config().map_err(|error| format!("no HTTP client: {error}"))?;
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
             .no_proxy()
             // A signed request is for the one that it was signed for.
             .redirect(reqwest::redirect::Policy::none())

@@ -4,10 +4,12 @@
 //! - `identity`: certificate and key, read and checked against each other.
 //! - [`acceptor`]: the server's side of the handshake, and certificates that are renewed while it runs.
 //! - [`listener`]: a bound port and its acceptor.
+//! - [`client`]: the authorities that clients trust.
 //!
 //! It knows nothing of what is spoken over its connections.
 
 pub mod acceptor;
+pub mod client;
 mod identity;
 pub mod listener;
 pub mod options;

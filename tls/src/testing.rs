@@ -8,13 +8,13 @@ use std::{
 };
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
+use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use weft_nats::options::SecretRef;
 
-use crate::TlsOptions;
+use crate::{TlsOptions, client::trusting};
 
 /// Names and addresses of this machine.
 const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
@@ -76,19 +76,27 @@ impl Authority {
         TlsOptions { cert: Some(SecretRef::File(self.cert())), key: Some(SecretRef::File(self.key())) }
     }
 
+    /// A client's TLS that trusts only this authority.
+    pub fn client_config(&self) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).expect("a sound certificate");
+        trusting(Arc::new(roots)).expect("the provider has ciphers")
+    }
+
+    /// A server's options with the certificate of the authority itself, as of a self-signed one.
+    pub fn self_signed_options(&self) -> TlsOptions {
+        let key = self.path("ca-key.pem");
+        fs::write(&key, self.issuer.key().serialize_pem()).expect("the folder is ours");
+        TlsOptions { cert: Some(SecretRef::File(self.ca())), key: Some(SecretRef::File(key)) }
+    }
+
     /// Connects to this machine as a client that trusts only this authority and speaks only `protocol`.
     ///
     /// # Errors
     ///
     /// What TLS or the connection said.
     pub async fn connect(&self, to: SocketAddr, protocol: &str) -> io::Result<TlsStream<TcpStream>> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.issuer.der().clone()).expect("a sound certificate");
-        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("the provider has ciphers")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let mut config = self.client_config();
         config.alpn_protocols = vec![protocol.into()];
         let name = ServerName::try_from(NAMES[0]).expect("a sound name");
         TlsConnector::from(Arc::new(config)).connect(name, TcpStream::connect(to).await?).await

@@ -6,6 +6,8 @@ use crate::lane::AttemptEnd;
 pub const ATTEMPTS: &str = "weft_worker_attempts_total";
 /// How long attempts took, seconds.
 pub const ATTEMPT_SECONDS: &str = "weft_worker_attempt_seconds";
+/// Requests that were repeated at once and not counted as attempts, by `cause`: `unprocessed` or `connection_closed`.
+pub const REPEATED_REQUESTS: &str = "weft_worker_repeated_requests_total";
 /// Outcomes committed.
 pub const OUTCOMES: &str = "weft_worker_outcomes_total";
 /// Circuits that have turned, by the `state` that they have turned to: `open` (away or held) or `closed`.

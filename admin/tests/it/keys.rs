@@ -249,3 +249,30 @@ async fn no_secret_and_no_key_is_in_the_servers_files() {
         assert!(!holds(secret), "secret {number}");
     }
 }
+
+/// Some receivers expect a token in their URL: whoever may only read sees that there is one, here and in the audit log.
+#[tokio::test]
+async fn values_in_the_query_of_a_url_are_shown_to_admins_only() {
+    const URL: &str = "https://a.example/hook?token=hunter2&v";
+    let mesh = Mesh::start(1).await;
+    let wanted =
+        v1::CreateSubscriptionRequest { subscription: Some(subscription("billing", URL)), ..Default::default() };
+    mesh.admin.catalog().create_subscription(wanted).await.unwrap();
+    let (_, read) = of_scope(&mesh, Scope::Read).await;
+    let (_, admin) = of_scope(&mesh, Scope::Admin).await;
+    opens(&mesh, &admin).await;
+    let url = |view: v1::SubscriptionView| {
+        let kind = view.subscription.unwrap().destination.unwrap().kind;
+        let Some(v1::destination::Kind::Http(http)) = kind else { panic!("HTTP") };
+        http.url
+    };
+    for (key, shown) in [(&read, "https://a.example/hook?token=[redacted]&[redacted]"), (&admin, URL)] {
+        let get = v1::GetSubscriptionRequest { name: "billing".into() };
+        let got = catalog(&mesh, key).get_subscription(get).await.unwrap().into_inner();
+        let list = v1::ListSubscriptionsRequest::default();
+        let mut listed = catalog(&mesh, key).list_subscriptions(list).await.unwrap().into_inner();
+        assert_eq!((url(got).as_str(), url(listed.subscriptions.remove(0)).as_str()), (shown, shown));
+    }
+    let text = format!("{:?}", records(&mesh).await);
+    assert!(!text.contains("hunter2") && text.contains("token=[redacted]"), "{text}");
+}

@@ -17,6 +17,9 @@ use crate::options::Span;
 /// The end of the name of what counts secrets.
 const SECRETS: &str = "secrets";
 
+/// The name of a destination's URL.
+pub(super) const URL_KEY: &str = "destination.url";
+
 /// One thing that an entry says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Field {
@@ -142,7 +145,7 @@ pub(super) fn of_subscription(subscription: &Subscription) -> Vec<Field> {
     match subscription.destination.as_ref().and_then(|destination| destination.kind.as_ref()) {
         Some(destination::Kind::Http(http)) => {
             fields.put("destination.type", "http");
-            fields.put("destination.url", http.url.as_str());
+            fields.put(URL_KEY, http.url.as_str());
             fields.put("destination.secrets", http.secrets.len());
             fields.put("destination.format", "envelope");
         }

@@ -130,6 +130,12 @@ impl Grant {
         self.key.as_ref().map(|key| key.id.as_str())
     }
 
+    /// Whether the caller may change the catalog, and so see what else is hidden: the bootstrap key, or a key with the scope
+    /// `admin`.
+    pub fn is_admin(&self) -> bool {
+        self.key.as_ref().is_none_or(|key| has_scope(key, Scope::Admin))
+    }
+
     /// Who acts, as the audit log names him: the key's id, or `bootstrap`.
     pub fn operator(&self) -> &str {
         self.key_id().unwrap_or(BOOTSTRAP)

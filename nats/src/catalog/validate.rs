@@ -7,7 +7,7 @@ use weft_proto::{
     },
 };
 
-use super::keys::KEY_ID_CHARS;
+use super::{delivery_url::DeliveryUrl, keys::KEY_ID_CHARS};
 use crate::pointer::is_pointer;
 
 mod schemas;
@@ -178,29 +178,7 @@ fn check_retry(retry: &v1::Retry) -> Result<(), String> {
 
 /// The form only: whether the address may be reached is decided where it is resolved.
 fn check_url(url: &str) -> Result<(), String> {
-    let rest = url
-        .strip_prefix("https://")
-        .or_else(|| url.strip_prefix("http://"))
-        .ok_or("destination: url begins with neither https:// nor http://")?;
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if authority.contains('@') {
-        // Without the URL: it holds a password.
-        return Err("destination: url holds a user or password; deliveries are signed instead".into());
-    }
-    let (host, port) = match authority.rsplit_once(':') {
-        // A colon within brackets belongs to an IPv6 address.
-        Some((host, port)) if !port.contains(']') => (host, Some(port)),
-        _ => (authority, None),
-    };
-    if host.is_empty() || port.is_some_and(|port| port.parse::<u16>().is_err()) {
-        return Err(format!("destination: url {url:?} has no host, or a port that is none"));
-    }
-    if !url.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(format!(
-            "destination: url {url:?} holds a space or a character that is not ASCII; percent-encode it"
-        ));
-    }
-    Ok(())
+    DeliveryUrl::parse(url).map(drop).map_err(|problem| format!("destination: {problem}"))
 }
 
 fn check_name(name: &str) -> Result<(), String> {

@@ -6,14 +6,20 @@ use std::{
     process::{Output, Stdio},
 };
 
+use futures_util::StreamExt as _;
 use tokio::process::Command;
 use weft::{
-    mesh::{SOURCE, Up, Wiring},
+    mesh::{SOURCE, SUBSCRIPTION, Up, Wiring},
     process::Process,
+    receiver::{Answer, Receiver},
 };
-use weft_tls::testing::Authority;
+use weft_nats::testing::eventually;
+use weft_tls::{Listener, testing::Authority};
 
-use crate::mesh::{program, provide_tls};
+use crate::{
+    mesh::{PATIENCE, program, provide_tls},
+    up::http,
+};
 
 /// Runs a command on the data folder, to its end.
 async fn run(data: &Path, args: &[&str], env: &[(&str, &str)]) -> Output {
@@ -67,4 +73,53 @@ async fn a_mesh_speaks_tls_where_it_has_certificates() {
     let absent = run(&data, &[&tail[..], &["--ca", "no-such.pem"]].concat(), &[]).await;
     assert_eq!(absent.status.code(), Some(2));
     assert_eq!(up.stop().await.unwrap().code(), Some(0));
+}
+
+/// A system without certificate authorities, such as a minimal container image: what needs none works, what needs one that
+/// is not built in waits, is named, and loses nothing.
+#[tokio::test]
+async fn a_mesh_without_certificate_authorities_delivers() {
+    provide_tls();
+    for roots in ["/dev/null", "/nonexistent/ca.pem"] {
+        let folder = tempfile::tempdir().unwrap();
+        let wiring = Wiring::new();
+        let listen = ([127, 0, 0, 1], 0).into();
+        let receiver = Receiver::start(listen, &wiring.receiver_secret, |_| Answer::OK).await.unwrap();
+        let secured = Listener::bind(listen, &Authority::new().options()).await.unwrap();
+        let secured_url = format!("https://{}/", secured.local_addr);
+        let secured = Box::pin(weft_tls::listener::secured(secured.tcp, secured.acceptor.unwrap()));
+        let handshakes = tokio::spawn(secured.for_each(async |_| {}));
+
+        let secret = &wiring.receiver_secret;
+        let config = format!(
+            "{}[[subscription]]\nname = \"secured\"\nretry = {{ max_retries = 0 }}\n\
+             destination = {{ type = \"http\", url = \"{secured_url}\", secret = \"{secret}\" }}\n",
+            wiring.config(Some(&receiver.url()))
+        );
+        let mut spec = Up::spec(&program(), folder.path(), &config).unwrap();
+        let env = [("SSL_CERT_FILE", roots), ("SSL_CERT_DIR", "/nonexistent")];
+        spec.env.extend(env.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let mut up = Process::start(&spec).unwrap();
+        let endpoints = up.ready().await.unwrap();
+
+        let data = folder.path().join("data");
+        let gateway = endpoints.get("gateway").unwrap();
+        let send = ["event", "send", "--source", SOURCE, "--workflow", "w", "--type", "t", "--data", "{}"];
+        let with_sender = [&env[..], &[("WEFT_GATEWAY", gateway), ("WEFT_SECRET", &*wiring.sender_secret)]].concat();
+        let sent = run(&data, &send, &with_sender).await;
+        assert!(sent.status.success(), "{}", stderr(&sent));
+        assert!(receiver.until(PATIENCE, |arrivals| arrivals.len() == 1).await);
+        let tested = run(&data, &["subscription", "test", SUBSCRIPTION], &env).await;
+        assert!(tested.status.success(), "{}", stderr(&tested));
+
+        let ready = format!("{}/readyz", endpoints.get("ops").unwrap());
+        let names = async || http(&ready).await.1.contains("no TLS with 127.0.0.1");
+        assert!(eventually(PATIENCE, names).await, "{:?}", http(&ready).await);
+        let metrics = http(&format!("{}/metrics", endpoints.get("ops").unwrap())).await.1;
+        assert!(metrics.contains("weft_worker_receiver_away{"), "{metrics}");
+        let dead = run(&data, &["dlq", "list"], &env).await;
+        assert!(dead.status.success() && dead.stdout.is_empty(), "{}", String::from_utf8_lossy(&dead.stdout));
+        assert_eq!(up.stop().await.unwrap().code(), Some(0));
+        handshakes.abort();
+    }
 }

@@ -1,9 +1,11 @@
 //! Addresses that a destination must not lie at: a subscriber's URL must not make the worker call its own network.
 //!
 //! Refused are loopback, private, link-local (with the metadata services of clouds), shared (RFC 6598), multicast,
-//! unspecified, reserved and documentation addresses, in whatever form: an IPv6 address that leads to an IPv4 one (mapped,
-//! 6to4, NAT64) is judged by that. Unless `[worker] allow_networks` holds them. The check is made on the addresses that are connected to, whether they
-//! stand in the URL or come from DNS, so a name that changes its mind between check and use changes nothing.
+//! unspecified, reserved and documentation addresses, unless `[worker] allow_networks` holds them. An IPv4-mapped IPv6
+//! address is the IPv4 address. An IPv6 address that a gateway translates or tunnels to an IPv4 address (6to4, NAT64,
+//! ISATAP) is refused if that IPv4 address is, also where the IPv4 address itself is allowed: it is another way there. The
+//! check is made on the addresses that are connected to, whether they are in the URL or come from DNS, so a DNS answer that
+//! changes between check and use changes nothing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -25,34 +27,30 @@ pub struct RefusedAddress {
 ///
 /// [`RefusedAddress`] says by which rule not.
 pub fn check(address: IpAddr, allow_networks: &[IpNet]) -> Result<(), RefusedAddress> {
-    let plain = plain(address);
-    if allow_networks.iter().any(|network| network.contains(&address) || network.contains(&plain)) {
+    let canonical = address.to_canonical();
+    if allow_networks.iter().any(|network| network.contains(&address) || network.contains(&canonical)) {
         return Ok(());
     }
-    let rule = match plain {
+    let rule = match canonical {
         IpAddr::V4(v4) => refused_v4(v4),
-        IpAddr::V6(v6) => refused_v6(v6),
+        IpAddr::V6(v6) => tunnelled_to(v6).and_then(refused_v4).or_else(|| refused_v6(v6)),
     };
     rule.map_or(Ok(()), |rule| Err(RefusedAddress { address, rule }))
 }
 
-/// The IPv4 address that an IPv6 address leads to, where it does.
-fn plain(address: IpAddr) -> IpAddr {
-    let IpAddr::V6(v6) = address else { return address };
-    let segments = v6.segments();
-    let v4 = |high: u16, low: u16| {
-        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
-    };
-    match segments {
-        // Mapped: ::ffff:0:0/96.
-        [0, 0, 0, 0, 0, 0xffff, high, low] => v4(high, low),
+/// The IPv4 address that packets to an IPv6 address are translated or tunnelled to.
+fn tunnelled_to(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let (high, low) = match address.segments() {
         // 6to4: 2002::/16.
-        [0x2002, high, low, ..] => v4(high, low),
+        [0x2002, high, low, ..] => (high, low),
         // NAT64: 64:ff9b::/96.
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
-        _ => address,
-    }
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => (high, low),
+        // ISATAP, in any network: an interface id of ::0:5efe:a.b.c.d or ::200:5efe:a.b.c.d (RFC 5214).
+        [_, _, _, _, 0 | 0x0200, 0x5efe, high, low] => (high, low),
+        _ => return None,
+    };
+    let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+    Some(Ipv4Addr::new(a, b, c, d))
 }
 
 fn refused_v4(address: Ipv4Addr) -> Option<&'static str> {
@@ -79,6 +77,8 @@ fn refused_v6(address: Ipv6Addr) -> Option<&'static str> {
         [0x2001, 0xdb8, ..] | [0x3fff, 0..=0x0fff, ..] => "for documentation",
         [0x2001, 0..=0x01ff, ..] => "reserved",
         [0x2000..=0x3fff, ..] => return None,
+        // NAT64 of a public address.
+        [0x64, 0xff9b, 0, 0, 0, 0, ..] => return None,
         _ if address.is_unspecified() => "unspecified",
         _ if address.is_loopback() => "loopback",
         [0xfe80..=0xfebf, ..] => "link-local",
@@ -101,8 +101,14 @@ mod tests {
     fn what_is_not_public_is_refused_in_every_form() {
         for (wanted, addresses) in [
             ("unspecified", "0.0.0.0 0.1.2.3 :: ::ffff:0.0.0.0"),
-            ("loopback", "127.0.0.1 127.9.9.9 ::1 ::ffff:127.0.0.1 2002:7f00:1:: 64:ff9b::7f00:1"),
-            ("private", "10.1.2.3 172.16.0.1 172.31.255.255 192.168.1.1 fd00::1 fd00:ec2::254 ::ffff:10.0.0.1"),
+            (
+                "loopback",
+                "127.0.0.1 127.9.9.9 ::1 ::ffff:127.0.0.1 2002:7f00:1:: 64:ff9b::7f00:1 2001:4860::5efe:127.0.0.1",
+            ),
+            (
+                "private",
+                "10.1.2.3 172.16.0.1 172.31.255.255 192.168.1.1 fd00::1 fd00:ec2::254 ::ffff:10.0.0.1 2606:4700::200:5efe:a00:1 2002:a00:1::1",
+            ),
             ("link-local (cloud metadata)", "169.254.169.254 ::ffff:169.254.169.254 64:ff9b::a9fe:a9fe"),
             ("cloud metadata", "168.63.129.16"),
             ("link-local", "fe80::1 febf::1"),
@@ -125,7 +131,8 @@ mod tests {
     #[test]
     fn public_addresses_pass() {
         for address in "1.1.1.1 172.15.0.1 172.32.0.1 100.63.0.1 100.128.0.1 169.253.1.1 168.63.129.17 198.20.0.1 \
-                        2606:4700::1111 2001:4860:4860::8888 3ffe::1 ::ffff:1.1.1.1 64:ff9b::101:101 2002:101:101::1"
+                        2606:4700::1111 2001:4860:4860::8888 3ffe::1 ::ffff:1.1.1.1 64:ff9b::101:101 2002:101:101::1 \
+                        2606:4700::5efe:1.1.1.1"
             .split_whitespace()
         {
             assert_eq!(rule(address), None, "{address}");
@@ -137,6 +144,10 @@ mod tests {
         let allow = ["127.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
         for address in ["127.0.0.1", "::ffff:127.0.0.1", "fd00::7"] {
             assert_eq!(check(address.parse().unwrap(), &allow), Ok(()), "{address}");
+        }
+        for other_way in ["2002:7f00:1::", "64:ff9b::127.0.0.1", "2606:4700::5efe:127.0.0.1"] {
+            let refused = check(other_way.parse().unwrap(), &allow).unwrap_err();
+            assert_eq!(refused.rule, "loopback", "{other_way}");
         }
         let refused = check("10.0.0.1".parse().unwrap(), &allow).unwrap_err();
         assert!(refused.to_string().contains("private") && refused.to_string().contains("allow_networks"));

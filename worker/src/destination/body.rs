@@ -26,12 +26,12 @@ pub(super) struct TenuredBody {
     bytes: Option<Bytes>,
     tenure: Tenure,
     /// Set as soon as there is a connection to write to.
-    connected: Arc<AtomicBool>,
+    begun: Arc<AtomicBool>,
 }
 
 impl TenuredBody {
-    pub fn new(bytes: Bytes, tenure: Tenure, connected: Arc<AtomicBool>) -> Self {
-        Self { bytes: Some(bytes), tenure, connected }
+    pub fn new(bytes: Bytes, tenure: Tenure, begun: Arc<AtomicBool>) -> Self {
+        Self { bytes: Some(bytes), tenure, begun }
     }
 }
 
@@ -40,7 +40,7 @@ impl Body for TenuredBody {
     type Error = NotSent;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, NotSent>>> {
-        self.connected.store(true, Ordering::Relaxed);
+        self.begun.store(true, Ordering::Relaxed);
         let Some(bytes) = self.bytes.take() else { return Poll::Ready(None) };
         let frame = if self.tenure.may_attempt() { Ok(Frame::data(bytes)) } else { Err(NotSent) };
         Poll::Ready(Some(frame))

@@ -1,37 +1,77 @@
-//! The HTTP clients of the process: one for all receivers of a scheme, since each holds a TLS configuration and its roots.
+//! The HTTP client of the process, one for all receivers: connections, TLS configuration and certificate authorities are
+//! shared.
 
 use std::{
-    sync::{Mutex, Once, PoisonError},
+    error::Error,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
 use ipnet::IpNet;
-use reqwest::{Client, ClientBuilder};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 
-use super::resolver::GuardedResolver;
+use super::{
+    body::TenuredBody,
+    connection::{Connections, IDLE_MAX, TrackingConnector},
+    resolver::GuardedResolver,
+};
 
-/// How long an unused connection is kept.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Unused connections that are kept for a receiver: as many as one process makes attempts at a time by default.
 const IDLE_PER_HOST: usize = 512;
+/// How long connecting may take, over all addresses of a receiver: an address that does not answer leaves time for the
+/// next.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// An HTTP/2 connection on which nothing has been received for this time is asked for a sign of life.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// How long the answer to that may take; then the connection is closed. With the interval less than the default time-out
+/// of an attempt, so that a request on a frozen connection is repeated on a new one within the same attempt.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Receive windows of HTTP/2, per stream and per connection: little more of a response is ever read.
+const STREAM_WINDOW_BYTES: u32 = 65_535;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 
-/// The clients, made when they are first needed.
+type Connector = TrackingConnector<HttpsConnector<HttpConnector<GuardedResolver>>>;
+pub(super) type HttpClient = Client<Connector, TenuredBody>;
+
+/// The client, made when it is first needed.
 #[derive(Debug)]
 pub struct HttpClients {
     resolver: GuardedResolver,
-    plain: Mutex<Option<Client>>,
-    secure: Mutex<Option<Client>>,
+    /// `None`: that of [`weft_tls::client::client_config`].
+    tls: Option<ClientConfig>,
+    made: Mutex<Option<Pair>>,
+}
+
+/// Clients with the same settings.
+#[derive(Debug, Clone)]
+pub(super) struct Pair {
+    /// Uses connections again.
+    pub pooled: HttpClient,
+    /// Makes a connection for each request.
+    pub unpooled: HttpClient,
+    pub connections: Arc<Connections>,
 }
 
 impl HttpClients {
     /// `allow_networks`: private networks that may be called.
     pub fn new(allow_networks: Vec<IpNet>) -> Self {
-        Self {
-            resolver: GuardedResolver::new(allow_networks.into()),
-            plain: Mutex::default(),
-            secure: Mutex::default(),
-        }
+        Self::with_resolver(GuardedResolver::new(allow_networks.into()))
+    }
+
+    pub(super) fn with_resolver(resolver: GuardedResolver) -> Self {
+        Self { resolver, tls: None, made: Mutex::default() }
+    }
+
+    /// With a TLS configuration other than the default one, such as for a certificate authority of one's own. It must not
+    /// name ALPN protocols.
+    #[must_use]
+    pub fn with_tls(self, tls: ClientConfig) -> Self {
+        Self { tls: Some(tls), ..self }
     }
 
     /// Private networks that may be called.
@@ -44,75 +84,68 @@ impl HttpClients {
         &self.resolver
     }
 
-    /// The client for `https`, or for `http`. What could not be made is tried again with the next call.
-    pub(super) fn of(&self, secure: bool) -> Result<Client, String> {
-        let slot = if secure { &self.secure } else { &self.plain };
-        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = &*slot {
-            return Ok(client.clone());
+    /// The clients. What could not be made is tried again with the next call.
+    pub(super) fn get(&self) -> Result<Pair, String> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pair) = &*made {
+            return Ok(pair.clone());
         }
-        let client = if secure { self.secure() } else { self.plain() };
-        let client = client.map_err(|error| Chain(&error).innermost())?;
-        Ok(slot.insert(client).clone())
-    }
-
-    fn builder(&self) -> ClientBuilder {
-        install_crypto();
-        Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .tcp_nodelay(true)
-            .pool_max_idle_per_host(IDLE_PER_HOST)
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .dns_resolver(self.resolver.clone())
-    }
-
-    /// Trusts no root, and needs none: it also works where there is no certificate at all.
-    fn plain(&self) -> reqwest::Result<Client> {
-        install_crypto();
-        self.builder().tls_backend_preconfigured(trusting(RootCertStore::empty())).build()
-    }
-
-    /// Trusts the system's roots; where there are none, such as in a minimal container, those of Mozilla.
-    fn secure(&self) -> reqwest::Result<Client> {
-        let error = match self.builder().build() {
-            Ok(client) => return Ok(client),
-            Err(error) => error,
+        let tls = match &self.tls {
+            Some(tls) => tls.clone(),
+            None => weft_tls::client::client_config().map_err(|error| error.to_string())?,
         };
-        let cause = Chain(&error).innermost();
-        tracing::warn!(cause, "the system's root certificates cannot be used; the built-in ones of Mozilla are");
-        let roots = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
-        self.builder().tls_backend_preconfigured(trusting(roots)).build()
+        let connections = Arc::new(Connections::default());
+        let connector = self.connector(tls, Arc::clone(&connections));
+        let pooled = client(connector.clone(), IDLE_PER_HOST);
+        let pair = Pair { pooled, unpooled: client(connector, 0), connections };
+        Ok(made.insert(pair).clone())
+    }
+
+    fn connector(&self, mut tls: ClientConfig, connections: Arc<Connections>) -> Connector {
+        let mut http = HttpConnector::new_with_resolver(self.resolver.clone());
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        // The builder names the protocols itself.
+        tls.alpn_protocols.clear();
+        let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().enable_http2();
+        TrackingConnector { inner: https.wrap_connector(http), connections }
     }
 }
 
-fn trusting(roots: RootCertStore) -> ClientConfig {
-    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config
-}
-
-/// The process-wide TLS provider; a second installation is of no account.
-fn install_crypto() {
-    static INSTALLED: Once = Once::new();
-    INSTALLED.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+/// Neither follows redirects nor uses a proxy.
+fn client(connector: Connector, idle_per_host: usize) -> HttpClient {
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_MAX)
+        .pool_max_idle_per_host(idle_per_host)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .http2_keep_alive_timeout(PING_TIMEOUT)
+        .http2_keep_alive_while_idle(true)
+        .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .build(connector)
 }
 
 /// An error and its causes.
-pub(super) struct Chain<'a>(pub &'a (dyn std::error::Error + 'static));
+pub(super) struct Chain<'a>(pub &'a (dyn Error + 'static));
 
 impl<'a> Chain<'a> {
-    fn causes(&self) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    fn causes(&self) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
         // An `io::Error` names as its source not what it wraps, but the source of that.
-        let wrapped = |error: &'a (dyn std::error::Error + 'static)| {
-            let inner: &'a (dyn std::error::Error + 'static) = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+        let wrapped = |error: &'a (dyn Error + 'static)| {
+            let inner: &'a (dyn Error + 'static) = error.downcast_ref::<std::io::Error>()?.get_ref()?;
             Some(inner)
         };
-        std::iter::successors(Some(self.0), move |error| wrapped(*error).or_else(|| error.source()))
+        std::iter::successors(Some(self.0), move |error| {
+            let error: &'a (dyn Error + 'static) = *error;
+            wrapped(error).or_else(|| error.source())
+        })
     }
 
     /// The first of a kind.
-    pub fn find<T: std::error::Error + 'static>(&self) -> Option<&'a T> {
+    pub fn find<T: Error + 'static>(&self) -> Option<&'a T> {
         self.causes().find_map(|error| error.downcast_ref::<T>())
     }
 

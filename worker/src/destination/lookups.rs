@@ -28,7 +28,7 @@ const SLOW_NAMES_MAX: usize = 1024;
 const STACK_BYTES: usize = 256 * 1024;
 
 /// The addresses of a name, or why there is none.
-type Found = Result<Vec<SocketAddr>, String>;
+pub(super) type Found = Result<Vec<SocketAddr>, String>;
 
 /// Look-ups of names.
 #[derive(Debug, Clone)]
@@ -74,7 +74,7 @@ impl Lookups {
         Self::with(|name| (name, 0).to_socket_addrs().map(Iterator::collect).map_err(|error| error.to_string()))
     }
 
-    fn with(look_up: fn(&str) -> Found) -> Self {
+    pub fn with(look_up: fn(&str) -> Found) -> Self {
         Self { look_up, state: Arc::default() }
     }
 

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use ipnet::IpNet;
 use jiff::Timestamp;
-use weft_nats::{clock::ServerClock, event::StoredEvent};
+use weft_nats::{catalog::delivery_url::InvalidUrl, clock::ServerClock, event::StoredEvent};
 use weft_proto::{
     ids::{EventId, Run, SubscriptionUid},
     v1::{self, AttemptClass},
@@ -29,11 +29,16 @@ use crate::{
 pub mod address;
 mod body;
 pub mod clients;
+mod connection;
+mod failure;
 pub mod http;
 mod lookups;
 pub mod resolver;
+mod response;
 pub mod retry_after;
 pub mod signature;
+#[cfg(test)]
+mod tests;
 
 /// One attempt to deliver an event.
 #[derive(Debug, Clone)]
@@ -148,12 +153,9 @@ pub enum InvalidDestination {
         /// As configured.
         name: String,
     },
-    /// Its URL leads nowhere.
-    #[error("destination: url {url:?} is not of the form https://host/path")]
-    Url {
-        /// As configured.
-        url: String,
-    },
+    /// Its URL cannot be called.
+    #[error("destination: {0}")]
+    Url(#[from] InvalidUrl),
     /// Nothing could be signed.
     #[error("destination: {0}")]
     Secret(#[from] InvalidSecret),

@@ -3,11 +3,20 @@
 //! A name that was public when its subscription was made may lead inside by the time it is called. So the check sits here,
 //! where the addresses come from that are connected to, and its verdict is kept for no longer than that connection's making.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+    vec,
+};
 
+use futures_util::future::BoxFuture;
+use hyper_util::client::legacy::connect::dns::Name;
 use ipnet::IpNet;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::time::timeout;
+use tower::Service;
 
 use super::{
     address::{RefusedAddress, check},
@@ -27,7 +36,11 @@ pub struct GuardedResolver {
 impl GuardedResolver {
     /// `allow_networks`: private networks that may be called.
     pub fn new(allow_networks: Arc<[IpNet]>) -> Self {
-        Self { allow_networks, lookups: Lookups::system() }
+        Self::with_lookups(allow_networks, Lookups::system())
+    }
+
+    pub(super) fn with_lookups(allow_networks: Arc<[IpNet]>, lookups: Lookups) -> Self {
+        Self { allow_networks, lookups }
     }
 
     /// Private networks that may be called.
@@ -72,13 +85,21 @@ pub enum ResolveError {
     Refused(#[from] RefusedAddress),
 }
 
-impl Resolve for GuardedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
+impl Service<Name> for GuardedResolver {
+    type Response = vec::IntoIter<SocketAddr>;
+    type Error = Box<dyn Error + Send + Sync>;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
         let resolver = self.clone();
         Box::pin(async move {
             // The cause itself, since its type is looked for.
             match resolver.addresses(name.as_str()).await {
-                Ok(addresses) => Ok(Box::new(addresses.into_iter()) as Addrs),
+                Ok(addresses) => Ok(addresses.into_iter()),
                 Err(ResolveError::NoAddress(error)) => Err(error.into()),
                 Err(ResolveError::Refused(refused)) => Err(refused.into()),
             }

@@ -33,13 +33,18 @@ use weft_worker::{
 
 use crate::support::{PATIENCE, SECRET};
 
+mod http1;
+mod http2;
+mod responses;
+mod tls;
+
 /// Another secret, during a rotation.
 const NEW_SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX";
 /// Time enough for an answer, and little to wait for one that does not come.
 const TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Where the receivers are.
-const LOCAL: &[&str] = &["127.0.0.0/8"];
+pub const LOCAL: &[&str] = &["127.0.0.0/8"];
 
 /// A receiver with one route for each way to answer. What comes to `/ok` can be looked at.
 async fn receiver() -> (String, mpsc::UnboundedReceiver<(HeaderMap, Bytes)>) {
@@ -57,6 +62,8 @@ async fn receiver() -> (String, mpsc::UnboundedReceiver<(HeaderMap, Bytes)>) {
         .route("/elsewhere", post(|| async { (StatusCode::FOUND, [("location", "/ok")]) }))
         .route("/busy", post(|| async { (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "17")]) }))
         .route("/unavailable", post(|| async { StatusCode::SERVICE_UNAVAILABLE }))
+        .route("/large", post(|| async { StatusCode::PAYLOAD_TOO_LARGE }))
+        .route("/large-now", post(|| async { (StatusCode::PAYLOAD_TOO_LARGE, [("retry-after", "2")]) }))
         .route("/endless", post(endless));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -75,7 +82,7 @@ async fn stuck() -> impl IntoResponse {
     axum::body::Body::from_stream(begun.chain(futures_util::stream::pending()))
 }
 
-fn delivery() -> Delivery {
+pub fn delivery() -> Delivery {
     let event = Event {
         id: EventId::unique(),
         sequence_number: SequenceNumber(7),
@@ -113,8 +120,14 @@ async fn deliver(delivery: Delivery, url: &str, allow: &[&str]) -> AttemptEnd {
 
 async fn try_deliver(delivery: Delivery, url: &str, allow: &[&str]) -> Result<AttemptEnd, NotSent> {
     let destinations = Destinations::new(allow.iter().map(|network| network.parse().unwrap()).collect());
-    let subscription = v1::Subscription {
-        uid: delivery.uid.to_vec(),
+    destinations.put(&subscription(delivery.uid, url)).unwrap();
+    destinations.deliver(delivery).await
+}
+
+/// A subscription with a receiver at `url`.
+pub fn subscription(uid: SubscriptionUid, url: &str) -> v1::Subscription {
+    v1::Subscription {
+        uid: uid.to_vec(),
         destination: Some(v1::Destination {
             kind: Some(v1::destination::Kind::Http(v1::HttpDestination {
                 url: url.into(),
@@ -123,9 +136,7 @@ async fn try_deliver(delivery: Delivery, url: &str, allow: &[&str]) -> Result<At
             })),
         }),
         ..Default::default()
-    };
-    destinations.put(&subscription).unwrap();
-    destinations.deliver(delivery).await
+    }
 }
 
 async fn attempt(url: &str, allow: &[&str]) -> AttemptEnd {
@@ -175,6 +186,7 @@ async fn answers_are_told_apart() {
     for (path, verdict, class, status) in [
         ("/ok", Verdict::Delivered, AttemptClass::Delivered, 200),
         ("/bad", permanent, AttemptClass::HttpStatus, 422),
+        ("/large", permanent, AttemptClass::HttpStatus, 413),
         ("/gone", Verdict::Gone, AttemptClass::HttpStatus, 410),
         ("/elsewhere", transient, AttemptClass::HttpStatus, 302),
         ("/nowhere", transient, AttemptClass::HttpStatus, 404),
@@ -192,6 +204,12 @@ async fn answers_are_told_apart() {
     }
     let busy = attempt(&format!("{url}/busy"), LOCAL).await;
     assert_eq!((busy.status, busy.retry_after), (429, Some(Duration::from_secs(17))));
+    let large_now = attempt(&format!("{url}/large-now"), LOCAL).await;
+    assert_eq!(
+        (large_now.verdict, large_now.retry_after),
+        (transient, Some(Duration::from_secs(2))),
+        "it is temporary"
+    );
     assert_eq!(attempt(&format!("{url}/bad"), LOCAL).await.response, "what is this");
 }
 

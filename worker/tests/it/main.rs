@@ -21,3 +21,4 @@ mod subscriptions;
 mod support;
 mod twins;
 mod unordered;
+mod unreachable;

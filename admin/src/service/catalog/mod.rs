@@ -32,7 +32,7 @@ mod view;
 mod wanted;
 
 use mutation::{Mutation, of_refusal};
-use view::View;
+use view::{View, hide_queries};
 use wanted::given;
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -173,6 +173,7 @@ impl CatalogService for Catalogs {
     async fn get_subscription(&self, request: Request<v1::GetSubscriptionRequest>) -> Answer<v1::SubscriptionView> {
         let mut found: Response<v1::SubscriptionView> = self.get(&request.get_ref().name).await?;
         self.add_receivers(std::slice::from_mut(found.get_mut())).await?;
+        hide_queries(&auth::grant(&request)?, std::slice::from_mut(found.get_mut()));
         Ok(found)
     }
 
@@ -184,6 +185,7 @@ impl CatalogService for Catalogs {
         let (log, snapshot) = (self.log()?, self.snapshot().await?);
         let (mut subscriptions, next_page_token) = View::page(&snapshot, *page_size, page_token)?;
         self.add_receivers(&mut subscriptions).await?;
+        hide_queries(&auth::grant(&request)?, &mut subscriptions);
         let mut found = Vec::new();
         // A list does not wait for the history: it shows what the history has read.
         let orphans =

@@ -7,7 +7,9 @@ use tonic::Status;
 use weft_nats::catalog::{
     Revised, Snapshot,
     change::Refusal,
+    delivery_url::redact_query,
     entry::{Entry, without_secrets},
+    keys::Grant,
 };
 use weft_proto::v1;
 
@@ -82,6 +84,19 @@ impl View for v1::ApiKeyView {
         let used = snapshot.keys_used.get(&key.id);
         let last_used_at = used.map(|at| prost_types::Timestamp { seconds: at.as_second(), nanos: 0 });
         Self { key: Some(key), revision: entry.revision, last_used_at }
+    }
+}
+
+/// Hides the values in the queries of destination URLs from callers who may only read: some receivers expect a token there.
+pub(super) fn hide_queries(grant: &Grant, views: &mut [v1::SubscriptionView]) {
+    if grant.is_admin() {
+        return;
+    }
+    for subscription in views.iter_mut().filter_map(|view| view.subscription.as_mut()) {
+        let destination = subscription.destination.as_mut().and_then(|destination| destination.kind.as_mut());
+        if let Some(v1::destination::Kind::Http(http)) = destination {
+            http.url = redact_query(&http.url);
+        }
     }
 }
 

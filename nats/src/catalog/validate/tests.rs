@@ -261,8 +261,16 @@ fn a_subscription_can_be_delivered() {
     let endless = Retry { schedule_ms: vec![1000, u64::MAX], ..Retry::default() };
     refuses_subscription(|subscription| subscription.retry = Some(endless), "366 days");
     refuses_subscription(|subscription| subscription.destination = None, "destination");
-    for broken in ["ftp://a", "https://", "https:///x", "http://a:99999", "http://a b", "http://u:secret@a", "http://é"]
-    {
+    for broken in [
+        "ftp://a",
+        "https://",
+        "https:///x",
+        "http://a:99999",
+        "http://a b",
+        "http://u:secret@a",
+        "http://é",
+        "http://a:0",
+    ] {
         refuses_subscription(url(broken), "url");
     }
     // A password in a URL is not repeated in the message.

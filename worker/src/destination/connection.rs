@@ -1,0 +1,276 @@
+//! Connections to receivers, with the state that decides whether one may be used again and whether a request that failed
+//! on one may be repeated.
+//!
+//! A receiver closes an idle HTTP/1.1 connection whenever it wants, also while a request is on its way to it. So a
+//! connection closes itself after a time for which receivers commonly keep one, or for which this one says that it does.
+
+use std::{
+    collections::HashMap,
+    io,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::{future::BoxFuture, task::AtomicWaker};
+use http::{Extensions, Uri};
+use hyper_util::{
+    client::legacy::connect::{CaptureConnection, Connected, Connection},
+    rt::TokioIo,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep_until},
+};
+use tower::Service;
+
+/// For how long an idle HTTP/1.1 connection is kept if the receiver does not say: below the 5 s of Node.js, Apache and
+/// uvicorn.
+const IDLE_DEFAULT: Duration = Duration::from_secs(4);
+/// For how long an idle connection is kept at the most, however long the receiver keeps it.
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(60);
+/// By this much a connection is closed before the receiver does: what a request may take on its way.
+const IDLE_MARGIN: Duration = Duration::from_secs(1);
+
+/// State of one connection, shared by the connection and the requests on it.
+#[derive(Debug, Default)]
+pub(super) struct ConnectionState {
+    is_http2: AtomicBool,
+    /// Whether a response has come over it.
+    has_answered: AtomicBool,
+    /// Whether something was written and nothing read since.
+    is_unanswered: AtomicBool,
+    /// When an idle connection closes; `None`: it is in use.
+    closes_at: Mutex<Option<Instant>>,
+    /// The task that drives the connection.
+    driver: AtomicWaker,
+}
+
+impl ConnectionState {
+    /// A response has come.
+    pub fn answered(&self) {
+        self.has_answered.store(true, Ordering::Relaxed);
+    }
+
+    /// A response has been read to its end, so that the connection is idle if it is HTTP/1.1. `keep_alive`: the value of
+    /// the response's `Keep-Alive` header.
+    pub fn idle(&self, keep_alive: Option<&str>) {
+        let time = keep_alive.and_then(keep_alive_timeout).map_or(IDLE_DEFAULT, idle_time);
+        *self.closes_at() = Some(Instant::now() + time);
+        self.driver.wake();
+    }
+
+    /// Whether a request that has failed without a response may have been lost because the receiver closed the connection
+    /// before it received the request: the connection had answered others, and not a byte has come since the request was
+    /// written.
+    pub fn may_have_been_closed_before(&self) -> bool {
+        let untouched = self.is_http2.load(Ordering::Relaxed) || self.is_unanswered.load(Ordering::Relaxed);
+        self.has_answered.load(Ordering::Relaxed) && untouched
+    }
+
+    /// Whether a response with status 408 is that of a receiver that closes the connection because it was idle, and not that
+    /// to the request which was on its way (RFC 9110, section 15.5.9).
+    pub fn may_have_timed_out_idle(&self) -> bool {
+        !self.is_http2() && self.has_answered.load(Ordering::Relaxed)
+    }
+
+    /// Closes it if it is idle.
+    fn close_if_idle(&self) {
+        let mut closes_at = self.closes_at();
+        if closes_at.is_some() {
+            *closes_at = Some(Instant::now());
+            drop(closes_at);
+            self.driver.wake();
+        }
+    }
+
+    /// Whether it is HTTP/2.
+    pub fn is_http2(&self) -> bool {
+        self.is_http2.load(Ordering::Relaxed)
+    }
+
+    fn closes_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.closes_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The open connections of each receiver, by host and port.
+#[derive(Debug, Default)]
+pub(super) struct Connections(Mutex<HashMap<String, Vec<Weak<ConnectionState>>>>);
+
+impl Connections {
+    fn add(&self, receiver: String, state: &Arc<ConnectionState>) {
+        let mut receivers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !receivers.contains_key(&receiver) {
+            // Those of receivers that are no longer called.
+            receivers.retain(|_, states| states.iter().any(|state| state.strong_count() > 0));
+        }
+        let states = receivers.entry(receiver).or_default();
+        states.retain(|state| state.strong_count() > 0);
+        states.push(Arc::downgrade(state));
+    }
+
+    /// Closes the idle HTTP/1.1 connections of a receiver: one of them turned out to be dead, and what ended it, such as a
+    /// restart or a middlebox that has forgotten them, has ended the others too.
+    pub fn close_idle(&self, receiver: &str) {
+        let receivers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let states = receivers.get(receiver).into_iter().flatten();
+        states.filter_map(Weak::upgrade).for_each(|state| state.close_if_idle());
+    }
+}
+
+/// The state of the connection that a request went to; `None`: there was none.
+pub(super) fn state(captured: &CaptureConnection) -> Option<Arc<ConnectionState>> {
+    let mut extras = Extensions::new();
+    captured.connection_metadata().as_ref()?.get_extras(&mut extras);
+    extras.remove::<Arc<ConnectionState>>()
+}
+
+/// Keeps the connection that a request went to from being used for others.
+pub(super) fn retire(captured: &CaptureConnection) {
+    if let Some(connected) = captured.connection_metadata().as_ref() {
+        connected.poison();
+    }
+}
+
+/// The seconds in `Keep-Alive: timeout=5, max=1000`.
+fn keep_alive_timeout(header: &str) -> Option<Duration> {
+    header.split(',').find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        let value = value.trim().trim_matches('"');
+        name.trim().eq_ignore_ascii_case("timeout").then(|| value.parse().ok().map(Duration::from_secs))?
+    })
+}
+
+/// For how long a connection is kept that its receiver keeps for `timeout`.
+fn idle_time(timeout: Duration) -> Duration {
+    timeout.saturating_sub(IDLE_MARGIN).max(timeout / 2).min(IDLE_MAX)
+}
+
+/// A connector whose connections have a [`ConnectionState`].
+#[derive(Debug, Clone)]
+pub(super) struct TrackingConnector<C> {
+    pub inner: C,
+    pub connections: Arc<Connections>,
+}
+
+impl<C> Service<Uri> for TrackingConnector<C>
+where
+    C: Service<Uri>,
+    C::Response: Connection,
+    C::Future: Send + 'static,
+{
+    type Response = TokioIo<TrackedConnection<TokioIo<C::Response>>>;
+    type Error = C::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let receiver = uri.authority().map(ToString::to_string).unwrap_or_default();
+        let (connecting, connections) = (self.inner.call(uri), Arc::clone(&self.connections));
+        Box::pin(async move {
+            let connection = TrackedConnection::new(connecting.await?);
+            connections.add(receiver, &connection.state);
+            Ok(TokioIo::new(connection))
+        })
+    }
+}
+
+/// A connection that reports reads and writes to its [`ConnectionState`], and ends when it has been idle for too long.
+#[derive(Debug)]
+pub(super) struct TrackedConnection<T> {
+    inner: T,
+    state: Arc<ConnectionState>,
+    idle: Pin<Box<Sleep>>,
+}
+
+impl<T: Connection> TrackedConnection<TokioIo<T>> {
+    fn new(inner: T) -> Self {
+        let state = ConnectionState::default();
+        state.is_http2.store(inner.connected().is_negotiated_h2(), Ordering::Relaxed);
+        Self { inner: TokioIo::new(inner), state: Arc::new(state), idle: Box::pin(sleep_until(Instant::now())) }
+    }
+}
+
+impl<T: Connection> Connection for TrackedConnection<T> {
+    fn connected(&self) -> Connected {
+        self.inner.connected().extra(Arc::clone(&self.state))
+    }
+}
+
+impl<T> TrackedConnection<T> {
+    /// Ready when it has been idle for too long.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.state.driver.register(cx.waker());
+        let closes_at = *self.state.closes_at();
+        let Some(closes_at) = closes_at.filter(|_| !self.state.is_http2()) else { return Poll::Pending };
+        // The timer below counts whole milliseconds, and a request may come within one.
+        if closes_at <= Instant::now() {
+            return Poll::Ready(());
+        }
+        if self.idle.deadline() != closes_at {
+            self.idle.as_mut().reset(closes_at);
+        }
+        self.idle.as_mut().poll(cx)
+    }
+
+    fn wrote(&self, written: &Poll<io::Result<usize>>) {
+        if matches!(written, Poll::Ready(Ok(1..))) {
+            self.state.is_unanswered.store(true, Ordering::Relaxed);
+            *self.state.closes_at() = None;
+        }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for TrackedConnection<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        match Pin::new(&mut self.inner).poll_read(cx, buffer) {
+            Poll::Ready(read) => {
+                if buffer.filled().len() > before {
+                    self.state.is_unanswered.store(false, Ordering::Relaxed);
+                }
+                Poll::Ready(read)
+            }
+            // Ready without a byte is the end of the connection.
+            Poll::Pending => self.poll_idle(cx).map(Ok),
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for TrackedConnection<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.wrote(&written);
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bytes);
+        self.wrote(&written);
+        written
+    }
+}

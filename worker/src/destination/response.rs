@@ -1,0 +1,103 @@
+//! Responses: the status settles the attempt; of the body an excerpt is read for a short time.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{
+    HeaderMap, Response, StatusCode,
+    header::{DATE, RETRY_AFTER},
+};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use jiff::Timestamp;
+use tokio::time::timeout;
+use weft_nats::clock::ServerClock;
+use weft_proto::v1::AttemptClass;
+
+use super::{Failure, FailureKind, RESPONSE_BYTES_MAX, connection, failure::Sent, retry_after};
+
+/// How long a body is read. A receiver that is slow to send the rest does not hold up its lane.
+const BODY_TIMEOUT: Duration = Duration::from_millis(250);
+/// Bytes of a body that are read so that its connection can be used again: cheaper than a new one.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// What a response means. Its connection is closed unless the body ended within a short time.
+pub(super) async fn settle(
+    response: Response<Incoming>,
+    sent: &Sent,
+    clock: &ServerClock,
+) -> Result<(u16, Bytes), Failure> {
+    let state = connection::state(&sent.captured);
+    if let Some(state) = &state {
+        state.answered();
+    }
+    let (parts, mut body) = response.into_parts();
+    let (status, headers) = (parts.status, parts.headers);
+    let mut excerpt = BytesMut::new();
+    let ended = timeout(BODY_TIMEOUT, read(&mut body, &mut excerpt)).await.unwrap_or(false);
+    drop(body);
+    if ended && let Some(state) = state {
+        state.idle(text(&headers, "keep-alive"));
+    }
+    let excerpt = excerpt.freeze();
+    if status.is_success() {
+        return Ok((status.as_u16(), excerpt));
+    }
+    let retry_after = retry_after(&headers, || clock.now());
+    Err(Failure {
+        kind: kind(status, retry_after.is_some()),
+        class: AttemptClass::HttpStatus,
+        status: status.as_u16(),
+        error: match status {
+            _ if status.is_redirection() => format!("status {status}; redirections are not followed"),
+            StatusCode::GONE => format!("status {status}: the receiver wants no more events"),
+            _ => format!("status {status}"),
+        },
+        response: excerpt,
+        retry_after,
+    })
+}
+
+/// Whether the body came to its end. An error while it is read changes nothing: the status has been given.
+async fn read(body: &mut Incoming, excerpt: &mut BytesMut) -> bool {
+    let mut length = 0;
+    while length < BODY_BYTES_MAX {
+        let Some(frame) = body.frame().await else { return true };
+        let Ok(frame) = frame else { return false };
+        if let Some(data) = frame.data_ref() {
+            length += data.len();
+            let wanted = RESPONSE_BYTES_MAX.saturating_sub(excerpt.len()).min(data.len());
+            excerpt.extend_from_slice(&data[..wanted]);
+        }
+    }
+    false
+}
+
+/// The wait that a receiver asks for. A date is by its own clock, if it sends one.
+fn retry_after(headers: &HeaderMap, now: impl FnOnce() -> Timestamp) -> Option<Duration> {
+    let value = text(headers, RETRY_AFTER.as_str())?;
+    let now = text(headers, DATE.as_str()).and_then(retry_after::date).unwrap_or_else(now);
+    retry_after::parse(value, now)
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// What a status other than 2xx means.
+fn kind(status: StatusCode, asks_to_retry: bool) -> FailureKind {
+    match status {
+        // With Retry-After the receiver says that the condition is temporary (RFC 9110, section 15.5.14).
+        StatusCode::PAYLOAD_TOO_LARGE if asks_to_retry => FailureKind::Failed,
+        StatusCode::BAD_REQUEST
+        | StatusCode::PAYLOAD_TOO_LARGE
+        | StatusCode::UNSUPPORTED_MEDIA_TYPE
+        | StatusCode::UNPROCESSABLE_ENTITY => FailureKind::Rejected,
+        StatusCode::GONE => FailureKind::Gone,
+        // What a proxy answers for a receiver that is being deployed.
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+            FailureKind::Unavailable
+        }
+        _ => FailureKind::Failed,
+    }
+}

@@ -1,0 +1,263 @@
+//! Which URLs are called: one table, for the check at a save and for a delivery.
+
+use std::{
+    net::{IpAddr, SocketAddr, TcpListener},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use weft_nats::event::Event;
+use weft_proto::ids::{SequenceNumber, StreamSeq, WorkflowId};
+
+use super::{
+    lookups::{Found, Lookups},
+    resolver::GuardedResolver,
+    *,
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum UrlVerdict {
+    /// It cannot be saved.
+    Invalid,
+    /// Its address is refused by a rule.
+    Refused(&'static str),
+    /// It may be called.
+    Called,
+}
+
+use self::UrlVerdict::{Called, Invalid, Refused};
+
+const LOOPBACK: UrlVerdict = Refused("loopback");
+const PRIVATE: UrlVerdict = Refused("private");
+const METADATA: UrlVerdict = Refused("link-local (cloud metadata)");
+const RESERVED: UrlVerdict = Refused("reserved");
+
+/// Authorities of URLs, and what becomes of them without `allow_networks`.
+const TABLE: [(&str, UrlVerdict); 96] = [
+    // IPv4 in every form that parsers know.
+    ("127.0.0.1", LOOPBACK),
+    ("127.1", LOOPBACK),
+    ("127.0.1", LOOPBACK),
+    ("2130706433", LOOPBACK),
+    ("0x7f000001", LOOPBACK),
+    ("0x7f.0.0.1", LOOPBACK),
+    ("0X7F.1", LOOPBACK),
+    ("0177.0.0.1", LOOPBACK),
+    ("017700000001", LOOPBACK),
+    ("127.0.0.1.", LOOPBACK),
+    ("%31%32%37.0.0.1", LOOPBACK),
+    ("127.0.0.1:80", LOOPBACK),
+    ("10.1", PRIVATE),
+    ("10.0.0.1:65535", PRIVATE),
+    ("012.0.0.1", PRIVATE),
+    ("0x0a000001", PRIVATE),
+    ("167772161", PRIVATE),
+    ("172.16.0.1", PRIVATE),
+    ("172.31.255.255", PRIVATE),
+    ("192.168.1.1", PRIVATE),
+    ("3232235777", PRIVATE),
+    ("0", Refused("unspecified")),
+    ("0.0.0.0", Refused("unspecified")),
+    ("169.254.169.254", METADATA),
+    ("169.254.169.254.", METADATA),
+    ("2852039166", METADATA),
+    ("0xA9FEA9FE", METADATA),
+    ("0251.0376.0251.0376", METADATA),
+    ("168.63.129.16", Refused("cloud metadata")),
+    ("100.64.0.1", Refused("shared address space")),
+    ("100.100.100.200", Refused("shared address space")),
+    ("192.0.2.1", Refused("for documentation")),
+    ("198.51.100.7", Refused("for documentation")),
+    ("198.18.0.1", Refused("for benchmarks")),
+    ("224.0.0.1", Refused("multicast")),
+    ("192.0.0.192", RESERVED),
+    ("240.0.0.1", RESERVED),
+    ("255.255.255.255", RESERVED),
+    // IPv6.
+    ("[::]", Refused("unspecified")),
+    ("[::1]", LOOPBACK),
+    ("[0:0:0:0:0:0:0:1]:443", LOOPBACK),
+    ("[::ffff:127.0.0.1]", LOOPBACK),
+    ("[::ffff:7f00:1]", LOOPBACK),
+    ("[::ffff:10.0.0.1]", PRIVATE),
+    ("[::ffff:169.254.169.254]", METADATA),
+    ("[::127.0.0.1]", RESERVED),
+    ("[::ffff:0:127.0.0.1]", RESERVED),
+    ("[2002:7f00:1::]", LOOPBACK),
+    ("[2002:a00:1::1]", PRIVATE),
+    ("[64:ff9b::127.0.0.1]", LOOPBACK),
+    ("[64:ff9b::a9fe:a9fe]", METADATA),
+    ("[64:ff9b:1::a00:1]", RESERVED),
+    ("[2606:4700::5efe:10.0.0.1]", PRIVATE),
+    ("[2606:4700::200:5efe:127.0.0.1]", LOOPBACK),
+    ("[2001:0:4136:e378:8000:63bf:3fff:fdd2]", Refused("a tunnel")),
+    ("[fe80::1]", Refused("link-local")),
+    ("[fec0::1]", Refused("site-local")),
+    ("[fd00:ec2::254]", PRIVATE),
+    ("[fc00::1]", PRIVATE),
+    ("[ff02::1]", Refused("multicast")),
+    ("[2001:db8::1]", Refused("for documentation")),
+    ("[100::1]", RESERVED),
+    // Names, by the resolver below.
+    ("private.test", PRIVATE),
+    ("PRIVATE.test", PRIVATE),
+    ("private.test.", PRIVATE),
+    ("mapped.test", METADATA),
+    ("all-private.test", PRIVATE),
+    ("mixed.test", Called),
+    ("public.test", Called),
+    ("public.test:8443", Called),
+    ("xn--bcher-kva.test", Called),
+    ("unknown.test", Called),
+    // Public addresses.
+    ("1.1.1.1", Called),
+    ("[2606:4700::1111]", Called),
+    ("[2002:101:101::1]", Called),
+    ("[64:ff9b::1.1.1.1]", Called),
+    ("[::ffff:1.1.1.1]", Called),
+    ("172.32.0.1", Called),
+    // No URL.
+    ("", Invalid),
+    ("999.1.1.1", Invalid),
+    ("1.2.3.4.5", Invalid),
+    ("256", Refused("unspecified")),
+    ("4294967296", Invalid),
+    ("127.0.0.1:0", Invalid),
+    ("127.0.0.1:65536", Invalid),
+    ("::1", Invalid),
+    ("[fe80::1%25eth0]", Invalid),
+    ("[::1", Invalid),
+    ("user@127.0.0.1", Invalid),
+    ("public.test@127.0.0.1", Invalid),
+    ("127.0.0.1\\@public.test", Invalid),
+    ("public.test\\.private.test", Invalid),
+    ("127.0.0.1 public.test", Invalid),
+    ("bücher.test", Invalid),
+    ("１２７.0.0.1", Invalid),
+    ("a..test", Invalid),
+];
+
+fn addresses(name: &str) -> Found {
+    let found: &[&str] = match name {
+        "private.test" | "private.test." => &["10.0.0.1"],
+        "mapped.test" => &["::ffff:169.254.169.254"],
+        "all-private.test" => &["192.168.0.1", "::1"],
+        "mixed.test" => &["10.0.0.1", "1.1.1.1"],
+        "public.test" | "xn--bcher-kva.test" => &["1.1.1.1"],
+        _ => return Err("no such name".into()),
+    };
+    Ok(found.iter().map(|address| SocketAddr::new(address.parse().unwrap(), 0)).collect())
+}
+
+fn destinations(allow_networks: &[&str], look_up: fn(&str) -> Found) -> Destinations {
+    let networks = allow_networks.iter().map(|network| network.parse().unwrap()).collect();
+    let resolver = GuardedResolver::with_lookups(networks, Lookups::with(look_up));
+    Destinations::with_clients(Arc::new(HttpClients::with_resolver(resolver)))
+}
+
+fn subscription(uid: SubscriptionUid, url: String) -> v1::Subscription {
+    let secrets = vec!["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD".into()];
+    let http = v1::HttpDestination { url, secrets, format: v1::HttpFormat::Envelope.into() };
+    v1::Subscription {
+        uid: uid.to_vec(),
+        destination: Some(v1::Destination { kind: Some(v1::destination::Kind::Http(http)) }),
+        ..Default::default()
+    }
+}
+
+fn delivery() -> Delivery {
+    let event = Event {
+        id: EventId::unique(),
+        sequence_number: SequenceNumber(1),
+        workflow: WorkflowId::new("w").unwrap(),
+        previous: None,
+        event_type: "t".into(),
+        source: "s".into(),
+        time: Timestamp::now(),
+        received_at: Timestamp::now(),
+        delivery_id: None,
+        content_type: "application/json".into(),
+        data_pointer: String::new(),
+        verified_by: String::new(),
+        traceparent: None,
+        quarantine: None,
+        kept_headers: vec![],
+        payload: Bytes::from_static(b"{}"),
+    };
+    Delivery {
+        event: Arc::new(StoredEvent { seq: StreamSeq(1), stored_at: Timestamp::now(), event }),
+        uid: SubscriptionUid::unique(),
+        run: Run::LIVE,
+        number: 1,
+        lane_previous: None,
+        epoch: 1,
+        timeout: Duration::from_secs(5),
+        clock: ServerClock::default(),
+        tenure: Tenure::unlimited(),
+    }
+}
+
+/// The verdict at a save, and where nothing may be called also that of a delivery.
+async fn verdict(destinations: &Destinations, url: &str) -> UrlVerdict {
+    let delivery = delivery();
+    let subscription = subscription(delivery.uid, url.into());
+    let Ok(destination) = destinations.make(&subscription) else { return Invalid };
+    let Err(refused) = destination.check().await else { return Called };
+    destinations.put(&subscription).unwrap();
+    let end = destinations.deliver(delivery).await.unwrap();
+    assert_eq!(
+        (end.class, end.verdict),
+        (AttemptClass::RefusedAddress, crate::lane::Verdict::Held),
+        "{url}: {}",
+        end.error
+    );
+    assert_eq!(end.error, refused.to_string(), "{url}");
+    Refused(refused.rule)
+}
+
+#[tokio::test]
+async fn every_form_of_an_address_has_one_verdict() {
+    let destinations = destinations(&[], addresses);
+    for (authority, expected) in TABLE {
+        for url in [format!("http://{authority}/hook?a=b"), format!("HTTPS://{authority}")] {
+            assert_eq!(verdict(&destinations, &url).await, expected, "{url}");
+        }
+    }
+}
+
+/// Where loopback is allowed, the other ways to it are not.
+#[tokio::test]
+async fn an_allowed_network_allows_no_tunnel_to_it() {
+    let destinations = destinations(&["127.0.0.0/8", "::1/128"], addresses);
+    for (authority, expected) in [
+        ("127.1", Called),
+        ("[::1]", Called),
+        ("[::ffff:127.0.0.1]", Called),
+        ("[2002:7f00:1::]", LOOPBACK),
+        ("[64:ff9b::127.0.0.1]", LOOPBACK),
+        ("[2606:4700::5efe:127.0.0.1]", LOOPBACK),
+        ("10.0.0.1", PRIVATE),
+    ] {
+        assert_eq!(verdict(&destinations, &format!("http://{authority}/")).await, expected, "{authority}");
+    }
+}
+
+/// A name that is public when it is checked and private when it is called is not called.
+#[tokio::test]
+async fn a_name_that_rebinds_is_not_called() {
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    let destinations = destinations(&[], |_| {
+        let address = if ASKED.fetch_add(1, Ordering::SeqCst) == 0 { [1, 1, 1, 1] } else { [127, 0, 0, 1] };
+        Ok(vec![SocketAddr::new(IpAddr::from(address), 0)])
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let delivery = delivery();
+    let url = format!("http://rebinds.test:{}/", listener.local_addr().unwrap().port());
+    let subscription = subscription(delivery.uid, url);
+    destinations.make(&subscription).unwrap().check().await.unwrap();
+    destinations.put(&subscription).unwrap();
+    let end = destinations.deliver(delivery).await.unwrap();
+    assert_eq!((end.class, end.verdict), (AttemptClass::RefusedAddress, crate::lane::Verdict::Held), "{}", end.error);
+    assert!(listener.accept().is_err(), "nothing connected");
+}

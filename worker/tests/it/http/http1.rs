@@ -1,0 +1,322 @@
+//! Connections of HTTP/1.1 that receivers close, with receivers that read and write bytes.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::Barrier,
+};
+use weft_proto::{ids::EventId, v1::AttemptClass};
+use weft_worker::{
+    destination::{Delivery, Destinations},
+    lane::{AttemptEnd, Verdict},
+};
+
+use super::{LOCAL, PATIENCE, delivery, subscription};
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// Destinations of one process, with a receiver at `url`.
+pub(super) struct Process {
+    destinations: Destinations,
+    template: Delivery,
+}
+
+impl Process {
+    pub fn new(url: &str) -> Self {
+        Self::with(Destinations::new(LOCAL.iter().map(|network| network.parse().unwrap()).collect()), url)
+    }
+
+    pub fn with(destinations: Destinations, url: &str) -> Self {
+        let template = Delivery { timeout: PATIENCE, ..delivery() };
+        destinations.put(&subscription(template.uid, url)).unwrap();
+        Self { destinations, template }
+    }
+
+    pub async fn deliver(&self) -> AttemptEnd {
+        self.deliver_within(PATIENCE).await
+    }
+
+    pub async fn deliver_within(&self, timeout: Duration) -> AttemptEnd {
+        let mut event = (*self.template.event).clone();
+        event.event.id = EventId::unique();
+        let delivery = Delivery { event: Arc::new(event), timeout, ..self.template.clone() };
+        self.destinations.deliver(delivery).await.unwrap()
+    }
+}
+
+pub(super) fn took(end: &AttemptEnd) -> Duration {
+    end.ended_at.duration_since(end.started_at).try_into().unwrap()
+}
+
+/// Reads one request; `None`: the client has closed the connection.
+pub(super) async fn read_request(connection: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut request = Vec::new();
+    let head = loop {
+        if connection.read_buf(&mut request).await.unwrap_or(0) == 0 {
+            return None;
+        }
+        if let Some(head) = request.windows(4).position(|window| window == b"\r\n\r\n") {
+            break head;
+        }
+    };
+    let text = String::from_utf8_lossy(&request[..head]).to_lowercase();
+    let length: usize = text.split("content-length: ").nth(1).unwrap().lines().next().unwrap().parse().unwrap();
+    while request.len() < head + 4 + length {
+        if connection.read_buf(&mut request).await.unwrap_or(0) == 0 {
+            return None;
+        }
+    }
+    Some(request)
+}
+
+/// A receiver that hands each connection, with its number from 1, to a function.
+pub(super) async fn receiver<F: Future<Output = ()> + Send + 'static>(
+    serve: impl Fn(usize, TcpStream) -> F + Send + 'static,
+) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&connections);
+    tokio::spawn(async move {
+        loop {
+            let (connection, _) = listener.accept().await.unwrap();
+            let number = counted.fetch_add(1, Ordering::SeqCst) + 1;
+            tokio::spawn(serve(number, connection));
+        }
+    });
+    (url, connections)
+}
+
+/// What a receiver does with a second request on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Second {
+    /// Closes the connection as if it had been idle for too long, having read the request.
+    Close,
+    /// Resets it.
+    Reset,
+    /// Sends a part of a response before.
+    CloseAfterAByte,
+}
+
+async fn answer_once(mut connection: TcpStream, second: Second) {
+    if read_request(&mut connection).await.is_none() {
+        return;
+    }
+    connection.write_all(OK.as_bytes()).await.unwrap();
+    match second {
+        Second::Close => drop(read_request(&mut connection).await),
+        // What is not read makes the end of a connection a reset.
+        Second::Reset => connection.readable().await.unwrap(),
+        Second::CloseAfterAByte => {
+            if read_request(&mut connection).await.is_some() {
+                connection.write_all(b"H").await.unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_lost_with_an_idle_connection_is_repeated_and_not_counted() {
+    for second in [Second::Close, Second::Reset] {
+        let (url, connections) = receiver(move |_, connection| answer_once(connection, second)).await;
+        let process = Process::new(&url);
+        for number in 0..10 {
+            let end = process.deliver().await;
+            assert_eq!(end.verdict, Verdict::Delivered, "{second:?}, event {number}: {}", end.error);
+        }
+        let connections = connections.load(Ordering::SeqCst);
+        assert!((10..=20).contains(&connections), "{second:?}: each request is answered once: {connections}");
+    }
+}
+
+/// A response that has begun came from the receiver's code: what ends it counts.
+#[tokio::test]
+async fn a_connection_that_ends_within_a_response_fails_the_attempt() {
+    let (url, connections) = receiver(|_, connection| answer_once(connection, Second::CloseAfterAByte)).await;
+    let process = Process::new(&url);
+    assert_eq!(process.deliver().await.verdict, Verdict::Delivered);
+    let end = process.deliver().await;
+    assert_eq!((end.verdict, end.class), (Verdict::Failed, AttemptClass::Protocol), "{}", end.error);
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
+}
+
+/// Nothing says that the receiver has closed an idle connection where it has closed a new one: the event may be at fault.
+#[tokio::test]
+async fn a_new_connection_that_ends_without_a_response_fails_the_attempt() {
+    let (url, connections) = receiver(|_, mut connection| async move {
+        read_request(&mut connection).await;
+    })
+    .await;
+    let process = Process::new(&url);
+    for attempts in 1..=3 {
+        let end = process.deliver().await;
+        assert_eq!((end.verdict, end.class), (Verdict::Failed, AttemptClass::Protocol), "{}", end.error);
+        assert_eq!(connections.load(Ordering::SeqCst), attempts, "it is not repeated within the attempt");
+    }
+}
+
+/// A receiver that fails one event by closing its connections, used or new, takes one repetition and then counts.
+#[tokio::test]
+async fn repetitions_end() {
+    let (url, connections) = receiver(|number, mut connection| async move {
+        if number == 1 {
+            read_request(&mut connection).await;
+            connection.write_all(OK.as_bytes()).await.unwrap();
+        }
+        read_request(&mut connection).await;
+    })
+    .await;
+    let process = Process::new(&url);
+    assert_eq!(process.deliver().await.verdict, Verdict::Delivered);
+    assert_eq!(process.deliver().await.verdict, Verdict::Failed);
+    assert_eq!(connections.load(Ordering::SeqCst), 2);
+}
+
+/// A receiver that restarts closes all its connections; one repetition is enough, however many there were.
+#[tokio::test]
+async fn many_stale_connections_cost_no_attempt() {
+    const MANY: usize = 8;
+    let together = Arc::new(Barrier::new(MANY));
+    let (url, connections) = receiver(move |number, mut connection| {
+        let together = Arc::clone(&together);
+        async move {
+            read_request(&mut connection).await;
+            if number <= MANY {
+                together.wait().await;
+                connection.write_all(OK.as_bytes()).await.unwrap();
+                read_request(&mut connection).await;
+            } else {
+                connection.write_all(OK.as_bytes()).await.unwrap();
+                while read_request(&mut connection).await.is_some() {
+                    connection.write_all(OK.as_bytes()).await.unwrap();
+                }
+            }
+        }
+    })
+    .await;
+    let process = Process::new(&url);
+    let first = join_all((0..MANY).map(|_| process.deliver())).await;
+    assert!(first.iter().all(|end| end.verdict == Verdict::Delivered));
+    assert_eq!(connections.load(Ordering::SeqCst), MANY);
+    for _ in 0..MANY + 1 {
+        let end = process.deliver().await;
+        assert_eq!(end.verdict, Verdict::Delivered, "{}", end.error);
+    }
+}
+
+/// Some servers and proxies say 408 when they close an idle connection, and a request on its way takes it for its response.
+#[tokio::test]
+async fn a_408_for_an_idle_connection_is_not_the_response_to_a_request() {
+    const TIMED_OUT: &str = "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    let (url, connections) = receiver(|number, mut connection| async move {
+        read_request(&mut connection).await;
+        // From the fifth connection on it answers nothing else.
+        let first = if number < 5 { OK } else { TIMED_OUT };
+        connection.write_all(first.as_bytes()).await.unwrap();
+        if read_request(&mut connection).await.is_some() {
+            connection.write_all(TIMED_OUT.as_bytes()).await.unwrap();
+        }
+    })
+    .await;
+    let process = Process::new(&url);
+    for _ in 0..4 {
+        let end = process.deliver().await;
+        assert_eq!(end.verdict, Verdict::Delivered, "{}", end.error);
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 4);
+    let end = process.deliver().await;
+    assert_eq!((end.verdict, end.status), (Verdict::Failed, 408), "over a new connection it is the response");
+}
+
+/// A middlebox that forgets idle connections forgets all of them: one time-out is enough to find out.
+#[tokio::test]
+async fn frozen_idle_connections_cost_one_time_out() {
+    const MANY: usize = 4;
+    let together = Arc::new(Barrier::new(MANY));
+    let (url, _) = receiver(move |number, mut connection| {
+        let together = Arc::clone(&together);
+        async move {
+            let answer = OK.replace("content", "keep-alive: timeout=60\r\ncontent");
+            read_request(&mut connection).await;
+            if number <= MANY {
+                together.wait().await;
+                connection.write_all(answer.as_bytes()).await.unwrap();
+                std::future::pending::<()>().await;
+            }
+            connection.write_all(answer.as_bytes()).await.unwrap();
+            while read_request(&mut connection).await.is_some() {
+                connection.write_all(answer.as_bytes()).await.unwrap();
+            }
+        }
+    })
+    .await;
+    let process = Process::new(&url);
+    let first = join_all((0..MANY).map(|_| process.deliver())).await;
+    assert!(first.iter().all(|end| end.verdict == Verdict::Delivered));
+    let end = process.deliver_within(Duration::from_millis(300)).await;
+    assert_eq!((end.verdict, end.class), (Verdict::Failed, AttemptClass::Timeout));
+    for _ in 0..MANY + 1 {
+        let end = process.deliver().await;
+        assert_eq!(end.verdict, Verdict::Delivered, "{}", end.error);
+    }
+}
+
+/// Node.js, Apache and uvicorn close after 5 s, and some say so: an idle connection is closed before that.
+#[tokio::test]
+async fn idle_connections_are_closed_before_receivers_close_them() {
+    for (header, at_least, at_most) in [
+        ("", 3.5, 5.0),
+        ("keep-alive: timeout=5, max=100\r\n", 3.5, 5.0),
+        ("Keep-Alive: max=5, Timeout=2\r\n", 0.9, 2.0),
+        ("keep-alive: timeout=1\r\n", 0.4, 1.0),
+        ("keep-alive: timeout=0\r\n", 0.0, 1.0),
+        ("keep-alive: timeout=6\r\n", 4.5, 6.0),
+    ] {
+        let (idle, mut measured) = tokio::sync::mpsc::unbounded_channel();
+        let (url, _) = receiver(move |_, mut connection| {
+            let idle = idle.clone();
+            async move {
+                read_request(&mut connection).await;
+                let answer = OK.replace("content", &format!("{header}content"));
+                connection.write_all(answer.as_bytes()).await.unwrap();
+                let since = Instant::now();
+                assert!(read_request(&mut connection).await.is_none());
+                idle.send(since.elapsed().as_secs_f64()).unwrap();
+            }
+        })
+        .await;
+        let process = Process::new(&url);
+        assert_eq!(process.deliver().await.verdict, Verdict::Delivered);
+        let idle = measured.recv().await.unwrap();
+        assert!((at_least..at_most).contains(&idle), "{header:?}: closed after {idle} s");
+    }
+}
+
+/// The model of a receiver that keeps idle connections for a short time and says so, called at about that pace.
+#[tokio::test]
+async fn a_receiver_with_a_short_keep_alive_loses_no_attempt() {
+    let (url, _) = receiver(|_, mut connection| async move {
+        let answer = OK.replace("content", "keep-alive: timeout=1\r\ncontent");
+        loop {
+            let request = tokio::time::timeout(Duration::from_secs(1), read_request(&mut connection)).await;
+            let Ok(Some(_)) = request else { return };
+            connection.write_all(answer.as_bytes()).await.unwrap();
+        }
+    })
+    .await;
+    let process = Process::new(&url);
+    for pause in [450, 500, 550, 990, 1000, 1010] {
+        let end = process.deliver().await;
+        assert_eq!(end.verdict, Verdict::Delivered, "{}", end.error);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+}
