@@ -160,3 +160,25 @@ async fn a_drain_does_not_wait_for_a_slow_receiver() {
     };
     mesh.receiver.until(PATIENCE, again).await;
 }
+
+/// Roles that are told to end while their nats-server does not answer end with 0, in time. What they had taken is kept by
+/// the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_end_in_time_while_nats_is_away() {
+    let mut mesh = Mesh::start(|_| Answer { status: 200, delay: Duration::from_millis(200) }).await;
+    for number in 0..5 {
+        mesh.send(&format!("w{number}"), &format!("d{number}")).await;
+    }
+    mesh.server.pause();
+    let began = Instant::now();
+    let (gateway, worker, admin) = tokio::join!(mesh.gateway.stop(), mesh.worker.stop(), mesh.admin.stop());
+    for (role, ended) in [("gateway", gateway), ("worker", worker), ("admin", admin)] {
+        assert_eq!(ended.unwrap().code(), Some(0), "{role}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(29), "{:?}", began.elapsed());
+    mesh.server.resume();
+    mesh.gateway.restart().await.unwrap();
+    mesh.worker.restart().await.unwrap();
+    let events = (0..5).map(|number| (format!("w{number}"), 1)).collect();
+    mesh.assert_delivered(&events).await;
+}

@@ -1,6 +1,7 @@
 //! The binary as a process: what it says when it cannot start, and what it does when it can.
 
 mod apply;
+mod bodies;
 mod catalog;
 mod clock;
 mod cluster;
@@ -13,6 +14,7 @@ mod gateways;
 mod load;
 mod mesh;
 mod order;
+mod orphans;
 mod outage;
 mod refusals;
 mod rejected;

@@ -5,19 +5,30 @@ use std::{fs, path::PathBuf};
 
 use serde_json::Value;
 use weft::{
-    mesh::{RoleProcess, Wiring},
-    receiver::{Answer, Arrival},
+    mesh::{RoleProcess, SUBSCRIPTION, Up, Wiring, free_port},
+    process::Process,
+    receiver::{Answer, Arrival, Receiver},
+    sender::Sender,
 };
-use weft_nats::testing::{MASTER_KEY, eventually};
+use weft_nats::{
+    subject::Layout,
+    testing::{MASTER_KEY, eventually},
+};
+use weft_proto::ids::{ShardId, WorkflowId};
 
 use crate::{
     commands::Operator,
-    mesh::{Mesh, PATIENCE, post, program, role, send, sender_to},
+    mesh::{Mesh, PATIENCE, post, program, provide_tls, role, send, sender_to},
 };
 
 /// Waits until `/readyz` of a process is as wanted; its last answer.
-async fn until_ready(process: &RoleProcess, wanted: impl Fn(u16, &str) -> bool) -> String {
-    let url = format!("http://{}/readyz", process.variable("WEFT_OPS__LISTEN").unwrap());
+pub async fn until_ready(process: &RoleProcess, wanted: impl Fn(u16, &str) -> bool) -> String {
+    until_ready_at(process.variable("WEFT_OPS__LISTEN").unwrap(), wanted).await
+}
+
+/// As [`until_ready`], of the process whose operations endpoints are at an address.
+async fn until_ready_at(address: &str, wanted: impl Fn(u16, &str) -> bool) -> String {
+    let url = format!("http://{address}/readyz");
     let mut last = String::new();
     let is_wanted = eventually(PATIENCE, async || {
         // A process that has just started does not listen yet.
@@ -39,7 +50,11 @@ struct Scene {
 
 impl Scene {
     async fn start() -> Self {
-        let mesh = Mesh::with(Wiring::new(), |_: &Arrival| Answer::OK).await;
+        Self::sharded(1).await
+    }
+
+    async fn sharded(shards: u32) -> Self {
+        let mesh = Mesh::sharded(shards, Wiring::new(), |_: &Arrival| Answer::OK).await;
         let (secret, data) = (mesh.wiring.sender_secret.clone(), mesh.folder().join("admin/data"));
         Self { mesh, secret, data }
     }
@@ -92,6 +107,10 @@ async fn a_restored_log_is_refused_until_it_is_adopted_and_then_delivers_everyth
     mesh.server.restart().await;
     let said = until_ready(&mesh.worker, |status, text| status == 503 && text.contains("stopped")).await;
     assert!(said.contains("shard 0") && said.contains("EVENTS") && said.contains("weft shard adopt 0"), "{said}");
+    // Also while the history has not noticed yet that the log is another.
+    let plan = &operator.lines(&["shard", "adopt", "0", "--dry-run", "-o", "jsonl"]).await[0];
+    let after = plan["eventsAfter"]["sequence"].as_u64().unwrap();
+    assert_eq!((&plan["lostEvents"], &plan["deliveredEvents"]), (&20.into(), &(10 - after).into()), "{plan}");
     let new = scene.send("new", 30).await;
     let delivered = mesh.receiver.arrivals();
     assert!(new.iter().all(|id| delivered.iter().all(|arrival| arrival.event_id != *id)), "nothing is attempted");
@@ -206,4 +225,114 @@ async fn a_worker_on_a_copied_data_folder_is_never_ready() {
     until_ready(&twin, |status, _| status == 503).await;
     assert_eq!(epoch().await, before, "no shard has moved");
     until_ready(&mesh.worker, |status, _| status == 200).await;
+}
+
+/// P1, P3, P5: of two shards one lost a part of its commands and the other a part of its events. Each stops by itself, is
+/// adopted by itself, and then delivers what comes and carries out new commands, also those at lower sequences of COMMANDS
+/// than the lost ones had.
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_whose_commands_or_events_were_rolled_back_go_on_by_adoption() {
+    let scene = Scene::sharded(2).await;
+    let (mesh, operator) = (&scene.mesh, scene.operator());
+    let of_shard = |shard: u32| {
+        let mut names = (0..).map(|number| format!("order-{number}"));
+        names.find(|name| Layout::new(2).shard_of(&WorkflowId::new(name.as_str()).unwrap()) == ShardId(shard)).unwrap()
+    };
+    let (commands, events) = (of_shard(0), of_shard(1));
+    let send = async |workflow: &str, name: &str, count: usize| {
+        let mut ids = Vec::new();
+        for number in 0..count {
+            ids.push(mesh.send(workflow, &format!("{name}-{workflow}-{number}")).await.event_id);
+        }
+        ids
+    };
+    let order = async |verb: &str| {
+        let args = ["workflow", verb, commands.as_str(), "--subscription", SUBSCRIPTION];
+        assert_eq!(operator.code(&args).await, Some(0), "{verb}");
+    };
+    let kept = [send(&commands, "kept", 2).await, send(&events, "kept", 2).await].concat();
+    scene.until_delivered(&kept).await;
+    order("pause").await;
+    let copy = tempfile::tempdir().unwrap();
+    let streams = ["COMMANDS_0", "EVENTS_1"];
+    mesh.server.kill();
+    for stream in streams {
+        mesh.server.copy_stream(stream, &copy.path().join(stream));
+    }
+    mesh.server.restart().await;
+    for verb in ["resume", "pause", "resume"] {
+        order(verb).await;
+    }
+    let lost = send(&events, "lost", 5).await;
+    scene.until_delivered(&lost).await;
+    let committed = async || operator.lines(&["shard", "list"]).await[1]["eventsCommitted"]["sequence"] == 7;
+    assert!(eventually(PATIENCE, committed).await, "everything is committed");
+
+    mesh.server.kill();
+    for stream in streams {
+        mesh.server.restore_stream(stream, &copy.path().join(stream));
+    }
+    mesh.server.restart().await;
+    let is_stopped = |status, text: &str| {
+        status == 503 && text.contains("weft shard adopt 0") && text.contains("weft shard adopt 1")
+    };
+    let said = until_ready(&mesh.worker, is_stopped).await;
+    assert!(said.contains("COMMANDS_0") && said.contains("EVENTS_1"), "{said}");
+    let adopt = async |shard: &str| {
+        let adopted = operator.lines(&["shard", "adopt", shard, "--reason", "restored"]).await.remove(0);
+        assert_eq!(adopted["adopted"], true, "{adopted}");
+    };
+    let plan = &operator.lines(&["shard", "adopt", "1", "--dry-run"]).await[0];
+    assert_eq!((&plan["lostEvents"], &plan["closedRuns"]), (&5.into(), &0.into()), "{plan}");
+    adopt("0").await;
+    let said = until_ready(&mesh.worker, |status, text| status == 503 && !text.contains("adopt 0")).await;
+    assert!(said.contains("weft shard adopt 1"), "{said}");
+    let new = send(&commands, "new", 2).await;
+    scene.until_delivered(&new).await;
+    adopt("1").await;
+    until_ready(&mesh.worker, |status, _| status == 200).await;
+    let new = send(&events, "new", 2).await;
+    scene.until_delivered(&new).await;
+
+    order("pause").await;
+    let waits = send(&commands, "waits", 1).await;
+    let paused = async || operator.lines(&["event", "get", &waits[0]]).await[0]["status"] == "paused";
+    assert!(eventually(PATIENCE, paused).await);
+    order("resume").await;
+    scene.until_delivered(&waits).await;
+}
+
+/// The server's folder of `weft up` was deleted: it does not begin a new log by itself, says how to, and does when told to.
+#[tokio::test(flavor = "multi_thread")]
+async fn weft_up_does_not_replace_a_deleted_log_silently() {
+    provide_tls();
+    let (folder, wiring) = (tempfile::tempdir().unwrap(), Wiring::new());
+    let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), &wiring.receiver_secret, |_| Answer::OK).await.unwrap();
+    let mut spec = Up::spec(&program(), folder.path(), &wiring.config(Some(&receiver.url()))).unwrap();
+    let ops = format!("127.0.0.1:{}", free_port().unwrap());
+    spec.env.push(("WEFT_OPS__LISTEN".into(), ops.clone()));
+    let mut process = Process::start(&spec).unwrap();
+    let endpoints = process.ready().await.unwrap();
+    let sender = Sender::new(endpoints.get("gateway").unwrap()).unwrap();
+    for number in 1..=2 {
+        let receipt = send(&sender, &wiring, "order-1", &format!("old-{number}")).await;
+        assert_eq!(receipt.sequence_number, number);
+    }
+    assert!(process.stop().await.unwrap().success());
+    fs::remove_dir_all(folder.path().join("data/nats")).unwrap();
+
+    let mut process = Process::start(&spec).unwrap();
+    let said = until_ready_at(&ops, |status, text| status == 503 && text.contains("--new-log")).await;
+    assert!(said.contains("stream EVENTS does not exist, and the data folder was used with it"), "{said}");
+    assert!(process.stop().await.unwrap().success());
+
+    spec.args.push("--new-log".into());
+    let mut process = Process::start(&spec).unwrap();
+    let endpoints = process.ready().await.unwrap();
+    let sender = Sender::new(endpoints.get("gateway").unwrap()).unwrap();
+    let receipt = send(&sender, &wiring, "order-1", "new").await;
+    assert_eq!((receipt.sequence_number, receipt.duplicate), (1, false));
+    let delivered = |arrivals: &[Arrival]| arrivals.iter().any(|arrival| arrival.event_id == receipt.event_id);
+    assert!(receiver.until(PATIENCE, delivered).await);
+    assert!(process.stop().await.unwrap().success());
 }
