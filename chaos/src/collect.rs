@@ -75,30 +75,32 @@ impl Collector {
 
     /// The new messages of a stream.
     async fn stream(&mut self, name: &str) -> anyhow::Result<Vec<Message>> {
-        let next = self.next.entry(name.to_owned()).or_insert(1);
+        let mut next = self.next.get(name).copied().unwrap_or(1);
         let mut stream = self.jetstream.get_stream(name).await.map_err(|error| anyhow!("{name}: {error}"))?;
         let state = stream.info().await.map_err(|error| anyhow!("{name}: {error}"))?.state.clone();
         let mut messages = Vec::new();
-        if state.messages == 0 || state.last_sequence < *next {
+        if state.messages == 0 || state.last_sequence < next {
             return Ok(messages);
         }
         let config = OrderedConfig {
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: *next },
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: next },
             ..Default::default()
         };
         let consumer = stream.create_consumer(config).await.map_err(|error| anyhow!("{name}: {error}"))?;
         let mut incoming = consumer.messages().await.map_err(|error| anyhow!("{name}: {error}"))?;
-        while *next <= state.last_sequence {
+        while next <= state.last_sequence {
             let message = tokio::time::timeout(SILENCE_MAX, incoming.next()).await;
             let message = message.with_context(|| format!("{name}: silence before {next}"))?;
             let message = message.context("the end of a stream")?.map_err(|error| anyhow!("{name}: {error}"))?;
             let info = message.info().map_err(|error| anyhow!("{name}: {error}"))?;
             // A consumer that was made again may begin at its first message.
-            if info.stream_sequence >= *next {
-                *next = info.stream_sequence + 1;
+            if info.stream_sequence >= next {
+                next = info.stream_sequence + 1;
                 messages.push(message);
             }
         }
+        // Only now: what a failed try has read is read again.
+        self.next.insert(name.to_owned(), next);
         Ok(messages)
     }
 

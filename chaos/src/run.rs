@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::ValueEnum as _;
 
 use crate::{
@@ -225,7 +225,12 @@ async fn drain(
 ) -> anyhow::Result<()> {
     let deadline = tokio::time::Instant::now() + DRAIN_PATIENCE;
     loop {
-        collector.read().await?;
+        // A leader that has just been elected on a busy machine may take longer to answer.
+        if let Err(problem) = collector.read().await {
+            ensure!(tokio::time::Instant::now() < deadline, "the streams cannot be read: {problem:#}");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            continue;
+        }
         records.log.clone_from(&collector.log);
         records.outcomes.clone_from(&collector.outcomes);
         records.changes.clone_from(&collector.changes);
