@@ -12,7 +12,6 @@ use std::{
 
 use http::HeaderValue;
 use jiff::Timestamp;
-use tonic::body::Body;
 use tower::{Layer, Service};
 use weft_index::history::AsOf;
 use weft_proto::rpc;
@@ -89,9 +88,9 @@ pub struct AsOfService<S> {
     inner: S,
 }
 
-impl<S, B> Service<http::Request<B>> for AsOfService<S>
+impl<S, B, R> Service<http::Request<B>> for AsOfService<S>
 where
-    S: Service<http::Request<B>, Response = http::Response<Body>>,
+    S: Service<http::Request<B>, Response = http::Response<R>>,
     S::Future: Send + 'static,
     S::Error: 'static,
 {

@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::future::Either;
 use http::header::AUTHORIZATION;
-use tonic::{Request, Status, body::Body};
+use tonic::{Request, Status};
 use tower::{Layer, Service};
 use weft_nats::{
     catalog::keys::{Grant, KeyError, Keys, bearer},
@@ -65,9 +65,10 @@ pub struct Guarded<S> {
     inner: S,
 }
 
-impl<S, B> Service<http::Request<B>> for Guarded<S>
+impl<S, B, R> Service<http::Request<B>> for Guarded<S>
 where
-    S: Service<http::Request<B>, Response = http::Response<Body>>,
+    S: Service<http::Request<B>, Response = http::Response<R>>,
+    R: Default,
 {
     type Response = S::Response;
     type Error = S::Error;

@@ -74,7 +74,8 @@ impl Catalog {
 
     async fn create_source(&self, state: &mut State) -> anyhow::Result<()> {
         let rule = |pointer: &str| Some(v1::Rule { from: Some(RuleFrom::Pointer(pointer.to_owned())) });
-        let standard = v1::StandardScheme { secrets: vec![SENDER_SECRET.to_owned()], tolerance_ms: millis(TOLERANCE) };
+        let standard =
+            v1::StandardScheme { secrets: vec![SENDER_SECRET.to_owned()], tolerance_ms: Some(millis(TOLERANCE)) };
         let source = v1::Source {
             name: SOURCE.to_owned(),
             verification: Some(v1::Verification { scheme: Some(Scheme::Standard(standard)) }),

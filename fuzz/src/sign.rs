@@ -28,15 +28,15 @@ pub fn schemes() -> Vec<(Source, Signer)> {
         template: "{id}.{timestamp}.{body}".into(),
         timestamp_header: "x-timestamp".into(),
         id_header: "x-id".into(),
-        tolerance_ms: 0,
+        tolerance_ms: None,
     };
-    let standard = StandardScheme { secrets: vec![STANDARD_SECRET.into()], tolerance_ms: 0 };
+    let standard = StandardScheme { secrets: vec![STANDARD_SECRET.into()], tolerance_ms: None };
     vec![
         (source(Scheme::Standard(standard)), standard_headers),
         (source(Scheme::Github(GithubScheme { secrets: secrets() })), github_headers),
         (source(Scheme::Hmac(hmac)), hmac_headers),
-        (source(Scheme::Stripe(StripeScheme { secrets: secrets(), tolerance_ms: 0 })), stripe_headers),
-        (source(Scheme::Slack(SlackScheme { secrets: secrets(), tolerance_ms: 0 })), slack_headers),
+        (source(Scheme::Stripe(StripeScheme { secrets: secrets(), tolerance_ms: None })), stripe_headers),
+        (source(Scheme::Slack(SlackScheme { secrets: secrets(), tolerance_ms: None })), slack_headers),
         (source(Scheme::Shopify(ShopifyScheme { secrets: secrets() })), shopify_headers),
     ]
 }

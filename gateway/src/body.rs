@@ -1,28 +1,33 @@
-//! A request's body in memory, within three bounds: its size, the time it may take, and what all bodies together may hold.
-//!
-//! Anybody may open a connection, so nothing is set aside for what a sender only announces: each piece counts against the
-//! budget when it is there.
+//! A request's body in memory, within four bounds: its size, the time it may take, the rate at which it must arrive, and
+//! the [budget](crate::budget) of all requests.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, header};
+use http::{HeaderMap, Version, header, request::Parts};
 use http_body_util::BodyExt as _;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
-use crate::error::{Code, Problem};
+use crate::{
+    admission::Client,
+    budget::{Budget, Full, Share},
+    error::{Code, Problem},
+};
 
 /// The most that all bodies in memory may hold, in bytes: a few hundred of the default size, so that a gateway lives in
 /// 1 GiB. At least [`BUDGET_BODIES_MIN`] of the largest size fit whatever that is.
 const BUDGET_BYTES: usize = 256 * 1024 * 1024;
 /// See [`BUDGET_BYTES`].
 const BUDGET_BODIES_MIN: usize = 32;
-/// How long what is left of a body that is too large is read and thrown away, so that a sender who writes before it
-/// reads gets to see the answer; and at most as many bytes as a body may have.
+/// The rate at which a body must arrive, in bytes a second: far below what any sender's network carries, and enough that a
+/// body of the default size cannot hold its memory for longer than its time.
+const RATE_MIN: u32 = 16 * 1024;
+/// How far a body may be behind that rate: as long as a connection needs to recover from a few lost packets.
+const RATE_LEAD: Duration = Duration::from_secs(5);
+/// How long what is left of a body that is too large is read and thrown away over HTTP/2, whose clients often take the
+/// reset of a stream for a failure even after its answer; and at most as many bytes as a body may have. An HTTP/1
+/// connection lingers after the answer instead.
 const DISCARD_TIME: Duration = Duration::from_secs(1);
 
 /// What a body may take.
@@ -32,21 +37,30 @@ pub struct Limits {
     pub bytes_max: usize,
     /// From its first byte to its last.
     pub time: Duration,
+    /// Levels of JSON.
+    pub depth_max: usize,
 }
 
 /// Reads bodies. Cheap to clone; clones share the budget.
 #[derive(Debug, Clone)]
 pub struct Reader {
     limits: Limits,
-    budget: Arc<Semaphore>,
+    budget: Budget,
 }
 
-/// A body, and its share of the budget for as long as this lives.
+/// A body, which counts against the budget for as long as this lives.
 #[derive(Debug)]
 pub struct Held {
     /// The body.
     pub bytes: Bytes,
-    _share: Option<OwnedSemaphorePermit>,
+    _counted: Counted,
+}
+
+/// A body's part of its request's share.
+#[derive(Debug)]
+struct Counted {
+    share: Arc<Share>,
+    bytes: usize,
 }
 
 /// A refusal, and what had been read of the body by then.
@@ -81,8 +95,8 @@ impl From<Refusal> for Problem {
 impl Reader {
     /// A reader with a budget of its own.
     pub fn new(limits: Limits) -> Self {
-        let budget = BUDGET_BYTES.max(limits.bytes_max.saturating_mul(BUDGET_BODIES_MIN)).min(Semaphore::MAX_PERMITS);
-        Self { limits, budget: Arc::new(Semaphore::new(budget)) }
+        let budget = BUDGET_BYTES.max(limits.bytes_max.saturating_mul(BUDGET_BODIES_MIN));
+        Self { limits, budget: Budget::new(budget, limits.bytes_max) }
     }
 
     /// The most bytes of one body.
@@ -90,76 +104,148 @@ impl Reader {
         self.limits.bytes_max
     }
 
-    /// Reads a body to its end.
+    /// The most levels of a body's JSON.
+    pub fn depth_max(&self) -> usize {
+        self.limits.depth_max
+    }
+
+    /// What requests may hold together.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Reads the body of a request to its end. `bytes_max`: the sender is told to stay below what others may send.
     ///
     /// # Errors
     ///
     /// [`Refusal`], with a problem `body_too_large`, `request_timeout`, `overloaded`, or `malformed_body` when the sender
     /// stops in the middle.
-    pub async fn read(&self, headers: &HeaderMap, body: Body) -> Result<Held, Refusal> {
-        self.read_within(None, headers, body).await
-    }
-
-    /// As [`read`](Self::read), where the sender may be told to stay below what others may send.
-    ///
-    /// # Errors
-    ///
-    /// As [`read`](Self::read).
-    pub async fn read_within(
-        &self,
-        bytes_max: Option<usize>,
-        headers: &HeaderMap,
-        mut body: Body,
-    ) -> Result<Held, Refusal> {
+    pub async fn read(&self, head: &Parts, body: Body, bytes_max: Option<usize>) -> Result<Held, Refusal> {
         let bytes_max = bytes_max.map_or(self.limits.bytes_max, |own| own.min(self.limits.bytes_max));
         let too_large = || Problem::new(Code::BodyTooLarge, format!("the body is larger than {bytes_max} bytes"));
-        let deadline = Instant::now() + self.limits.time;
-        let announced = announced(headers);
-        let mut gathered = Gathered::default();
+        let announced = announced(&head.headers);
+        let mut arriving = Arriving::new(self.limits, self.share(head).map_err(|full| full.of(announced))?, body);
         if announced.is_some_and(|length| length > bytes_max as u64) {
             // A sender that waits for our leave has sent nothing yet.
-            if !headers.contains_key(header::EXPECT) {
-                discard(body, bytes_max).await;
+            if head.version >= Version::HTTP_2 && !head.headers.contains_key(header::EXPECT) {
+                discard(arriving.body, bytes_max).await;
             }
-            return Err(gathered.refuse(too_large(), announced));
+            return Err(Gathered::default().refuse(too_large(), announced));
         }
-        let mut share: Option<OwnedSemaphorePermit> = None;
+        let mut gathered = Gathered::default();
         loop {
-            let frame = match timeout_at(deadline, body.frame()).await {
-                Ok(Some(Ok(frame))) => frame,
-                Ok(None) => return Ok(Held { bytes: gathered.finish(), _share: share }),
-                Ok(Some(Err(_))) => {
-                    let problem = Problem::new(Code::MalformedBody, "the body ended before its end");
-                    return Err(gathered.refuse(problem, announced));
-                }
-                Err(_) => {
-                    let detail = format!("the body did not arrive within {}s; send again", self.limits.time.as_secs());
-                    return Err(gathered.refuse(Problem::new(Code::RequestTimeout, detail), announced));
-                }
-            };
-            let Ok(piece) = frame.into_data() else { continue };
-            if gathered.len() + piece.len() > bytes_max {
-                discard(body, bytes_max).await;
-                let seen = gathered.len() + piece.len();
-                return Err(gathered.refuse(too_large(), announced.or(Some(seen as u64))));
-            }
-            let granted = match self.grant(piece.len()) {
-                Ok(granted) => granted,
+            let piece = match arriving.next().await {
+                Ok(Some(piece)) => piece,
+                Ok(None) => return Ok(Held { bytes: gathered.finish(), _counted: arriving.finish() }),
                 Err(problem) => return Err(gathered.refuse(problem, announced)),
             };
-            match &mut share {
-                Some(share) => share.merge(granted),
-                None => share = Some(granted),
+            let seen = gathered.len() + piece.len();
+            if seen > bytes_max {
+                if head.version >= Version::HTTP_2 {
+                    discard(arriving.body, bytes_max).await;
+                }
+                return Err(gathered.refuse(too_large(), announced.or(Some(seen as u64))));
+            }
+            if let Err(problem) = arriving.count(piece.len()) {
+                return Err(gathered.refuse(problem, announced));
             }
             gathered.push(piece);
         }
     }
 
-    /// A share of the budget, at once or not at all: a sender that waits would hold what it has sent already.
-    fn grant(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
-        let overloaded = || Problem::new(Code::Overloaded, "too many requests at once; send again");
-        let bytes = u32::try_from(bytes).map_err(|_| overloaded())?;
-        self.budget.clone().try_acquire_many_owned(bytes).map_err(|_| overloaded())
+    /// The share that the request got at the door, or one of its own.
+    fn share(&self, head: &Parts) -> Result<Arc<Share>, Refused> {
+        if let Some(share) = head.extensions.get::<Client>().and_then(Client::share) {
+            return Ok(share);
+        }
+        self.budget.open(None, false, 0).map(Arc::new).map_err(|full| Refused(overloaded(full)))
+    }
+}
+
+/// A refusal before anything was read.
+struct Refused(Problem);
+
+impl Refused {
+    fn of(self, size: Option<u64>) -> Refusal {
+        Gathered::default().refuse(self.0, size)
+    }
+}
+
+fn overloaded(full: Full) -> Problem {
+    Problem::new(Code::Overloaded, full.to_string())
+}
+
+/// A body on its way.
+struct Arriving {
+    body: Body,
+    limits: Limits,
+    counted: Counted,
+    /// When all of it must be there.
+    deadline: Instant,
+    /// Until when what is there is enough by the least rate.
+    paid: Instant,
+}
+
+impl Arriving {
+    fn new(limits: Limits, share: Arc<Share>, body: Body) -> Self {
+        let now = Instant::now();
+        share.begin_body();
+        let counted = Counted { share, bytes: 0 };
+        Self { body, limits, counted, deadline: now + limits.time, paid: now + RATE_LEAD }
+    }
+
+    /// The next piece; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+        let evicted = self.counted.share.evicted().clone();
+        loop {
+            let frame = tokio::select! {
+                frame = timeout_at(self.deadline.min(self.paid), self.body.frame()) => frame,
+                () = evicted.cancelled() => {
+                    let detail = "the body arrived too slowly while others waited; send again";
+                    return Err(Problem::new(Code::RequestTimeout, detail));
+                }
+            };
+            match frame {
+                Ok(Some(Ok(frame))) => {
+                    if let Ok(piece) = frame.into_data() {
+                        return Ok(Some(piece));
+                    }
+                }
+                Ok(None) => return Ok(None),
+                Ok(Some(Err(_))) => return Err(Problem::new(Code::MalformedBody, "the body ended before its end")),
+                Err(_) => return Err(self.timed_out()),
+            }
+        }
+    }
+
+    /// A piece was taken.
+    fn count(&mut self, bytes: usize) -> Result<(), Problem> {
+        self.counted.share.grow(bytes).map_err(overloaded)?;
+        self.counted.bytes += bytes;
+        let worth = Duration::from_secs_f64(bytes as f64 / f64::from(RATE_MIN));
+        self.paid = (self.paid + worth).min(Instant::now() + RATE_LEAD);
+        Ok(())
+    }
+
+    fn timed_out(&self) -> Problem {
+        let detail = if Instant::now() >= self.deadline {
+            format!("the body did not arrive within {}s; send again", self.limits.time.as_secs())
+        } else {
+            format!("the body arrived more slowly than {RATE_MIN} bytes a second; send again")
+        };
+        Problem::new(Code::RequestTimeout, detail)
+    }
+
+    fn finish(self) -> Counted {
+        self.counted.share.end_body();
+        self.counted
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.share.end_body();
+        self.share.shrink(self.bytes);
     }
 }
 
@@ -219,7 +305,13 @@ mod tests {
     use super::*;
 
     fn reader(bytes_max: usize) -> Reader {
-        Reader::new(Limits { bytes_max, time: Duration::from_secs(5) })
+        Reader::new(Limits { bytes_max, time: Duration::from_secs(5), depth_max: 512 })
+    }
+
+    fn head(headers: &[(&str, &str)]) -> Parts {
+        let request =
+            headers.iter().fold(http::Request::post("/"), |request, (name, value)| request.header(*name, *value));
+        request.body(()).unwrap().into_parts().0
     }
 
     fn pieces(pieces: &[&'static str]) -> Body {
@@ -232,10 +324,10 @@ mod tests {
     async fn exactly_the_limit_is_taken_and_one_byte_more_is_not() {
         let reader = reader(6);
         for (parts, whole) in [(&["abcdef"][..], "abcdef"), (&["ab", "", "cd", "ef"], "abcdef"), (&[], "")] {
-            assert_eq!(reader.read(&HeaderMap::new(), pieces(parts)).await.unwrap().bytes, whole);
+            assert_eq!(reader.read(&head(&[]), pieces(parts), None).await.unwrap().bytes, whole);
         }
         for parts in [&["abcdefg"][..], &["abc", "def", "g"]] {
-            let refusal = reader.read(&HeaderMap::new(), pieces(parts)).await.unwrap_err();
+            let refusal = reader.read(&head(&[]), pieces(parts), None).await.unwrap_err();
             assert_eq!((refusal.problem.code(), refusal.size), (Code::BodyTooLarge, 7));
         }
     }
@@ -247,7 +339,7 @@ mod tests {
         for (own, limit) in [(None, 6), (Some(3), 3), (Some(9), 6)] {
             for (length, taken) in [(limit, true), (limit + 1, false)] {
                 let body = Body::from("x".repeat(length));
-                assert_eq!(reader.read_within(own, &HeaderMap::new(), body).await.is_ok(), taken, "{own:?} {length}");
+                assert_eq!(reader.read(&head(&[]), body, own).await.is_ok(), taken, "{own:?} {length}");
             }
         }
     }
@@ -255,11 +347,9 @@ mod tests {
     /// A length that is too large is refused for what it says, before a sender that asks has sent anything.
     #[tokio::test]
     async fn an_announced_length_is_enough() {
-        let headers = [("content-length", "7"), ("expect", "100-continue")]
-            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-        let problem = reader(6)
-            .read(&headers.into_iter().collect(), Body::from_stream(stream::pending::<Result<Bytes, Infallible>>()))
-            .await;
+        let head = head(&[("content-length", "7"), ("expect", "100-continue")]);
+        let never = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
+        let problem = reader(6).read(&head, never, None).await;
         assert_eq!(problem.unwrap_err().problem.code(), Code::BodyTooLarge);
     }
 
@@ -267,18 +357,41 @@ mod tests {
     async fn a_slow_body_times_out() {
         let first = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"a"))]);
         let body = Body::from_stream(first.chain(stream::pending()));
-        let refusal = reader(6).read(&HeaderMap::new(), body).await.unwrap_err();
+        let refusal = reader(6).read(&head(&[]), body, None).await.unwrap_err();
         assert_eq!((refusal.problem.code(), &refusal.begun[..], refusal.size), (Code::RequestTimeout, &b"a"[..], 1));
+    }
+
+    /// A body that trickles in is given up long before its time is over, one that comes at the least rate is taken.
+    #[tokio::test(start_paused = true)]
+    async fn a_body_must_arrive_at_the_least_rate() {
+        let reader = Reader::new(Limits { bytes_max: 1 << 20, time: Duration::from_secs(600), depth_max: 512 });
+        let rate = RATE_MIN as usize;
+        let trickle = |bytes: usize| {
+            Body::from_stream(stream::unfold(0, move |sent| async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                (sent < 60).then(|| (Ok::<_, Infallible>(Bytes::from(vec![b' '; bytes])), sent + 1))
+            }))
+        };
+        assert_eq!(reader.read(&head(&[]), trickle(rate), None).await.unwrap().bytes.len(), 60 * rate);
+        let began = Instant::now();
+        let refusal = reader.read(&head(&[]), trickle(rate / 16), None).await.unwrap_err();
+        assert_eq!(refusal.problem.code(), Code::RequestTimeout);
+        assert!(began.elapsed() < RATE_LEAD * 2, "{:?}", began.elapsed());
+        let began = Instant::now();
+        let most = Bytes::from(vec![b' '; 900_000]);
+        let stuck = stream::iter([Ok::<_, Infallible>(most)]).chain(stream::pending());
+        assert!(reader.read(&head(&[]), Body::from_stream(stuck), None).await.is_err());
+        assert!(began.elapsed() <= RATE_LEAD, "what came early buys no time: {:?}", began.elapsed());
     }
 
     /// Bodies are refused while others hold the whole budget, and taken again when those are gone.
     #[tokio::test]
     async fn the_budget_is_shared_and_given_back() {
-        let reader = Reader { budget: Arc::new(Semaphore::new(4)), ..reader(4) };
-        let held = reader.clone().read(&HeaderMap::new(), pieces(&["abc"])).await.unwrap();
-        let refused = reader.read(&HeaderMap::new(), pieces(&["de"])).await.unwrap_err();
+        let reader = Reader { budget: Budget::new(4, 4), ..reader(4) };
+        let held = reader.clone().read(&head(&[]), pieces(&["abc"]), None).await.unwrap();
+        let refused = reader.read(&head(&[]), pieces(&["de"]), None).await.unwrap_err();
         assert_eq!(refused.problem.code(), Code::Overloaded);
         drop(held);
-        assert!(reader.read(&HeaderMap::new(), pieces(&["de"])).await.is_ok());
+        assert!(reader.read(&head(&[]), pieces(&["de"]), None).await.is_ok());
     }
 }

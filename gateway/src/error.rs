@@ -4,10 +4,12 @@
 //! expected signature or anything of our insides.
 
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 use weft_nats::{cursor::Cursor, scan::ScanError};
+use weft_serve::Malformed;
 
 use crate::{identify::IdentifyError, metrics, sequencer::SubmitError, verify::VerifyError};
 
@@ -15,6 +17,12 @@ use crate::{identify::IdentifyError, metrics, sequencer::SubmitError, verify::Ve
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
+    /// The request is not HTTP as it must be.
+    BadRequest,
+    /// The request line and the headers are too large.
+    HeadersTooLarge,
+    /// The request needs what this server does not implement, such as a transfer coding.
+    NotImplemented,
     /// The body is not what the source takes.
     MalformedBody,
     /// Neither path nor rule names a workflow.
@@ -84,6 +92,9 @@ impl Code {
     const fn row(self) -> (StatusCode, &'static str, &'static str) {
         use StatusCode as S;
         match self {
+            Self::BadRequest => (S::BAD_REQUEST, "bad_request", "Bad request"),
+            Self::HeadersTooLarge => (S::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", "Headers too large"),
+            Self::NotImplemented => (S::NOT_IMPLEMENTED, "not_implemented", "Not implemented"),
             Self::MalformedBody => (S::BAD_REQUEST, "malformed_body", "Malformed body"),
             Self::MissingWorkflow => (S::BAD_REQUEST, "missing_workflow", "Missing workflow id"),
             Self::InvalidWorkflow => (S::BAD_REQUEST, "invalid_workflow", "Invalid workflow id"),
@@ -134,7 +145,10 @@ impl Code {
     /// is not there, or was there before, is an answer; and what a limit or our own state refused says nothing of the caller.
     pub const fn counts_against_address(self) -> bool {
         match self {
-            Self::MalformedBody
+            Self::BadRequest
+            | Self::HeadersTooLarge
+            | Self::NotImplemented
+            | Self::MalformedBody
             | Self::MissingWorkflow
             | Self::InvalidWorkflow
             | Self::MissingType
@@ -265,14 +279,18 @@ impl Serialize for Problem {
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+impl Problem {
+    /// The whole answer. It counts as one.
+    pub fn into_answer(self) -> http::Response<Bytes> {
         ::metrics::counter!(metrics::REFUSED, "code" => self.code.as_str()).increment(1);
         let (status, body) = (self.code.status(), self.to_json());
         let content_type = HeaderValue::from_static("application/problem+json");
-        let mut response = (status, [(header::CONTENT_TYPE, content_type)], body).into_response();
+        let mut response = http::Response::new(Bytes::from(body));
+        *response.status_mut() = status;
         response.extensions_mut().insert(self.code);
         let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, content_type);
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if let Some(seconds) = self.retry_after_secs {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
@@ -287,6 +305,23 @@ impl IntoResponse for Problem {
             _ => {}
         }
         response
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        self.into_answer().map(axum::body::Body::from)
+    }
+}
+
+impl From<Malformed> for Problem {
+    fn from(malformed: Malformed) -> Self {
+        let code = match malformed {
+            Malformed::Unreadable | Malformed::ConflictingLength => Code::BadRequest,
+            Malformed::HeadTooLarge => Code::HeadersTooLarge,
+            Malformed::UnknownCoding => Code::NotImplemented,
+        };
+        Self::new(code, malformed.detail())
     }
 }
 
@@ -305,7 +340,9 @@ impl From<VerifyError> for Problem {
 impl From<IdentifyError> for Problem {
     fn from(error: IdentifyError) -> Self {
         let code = match &error {
-            IdentifyError::MalformedBody => Code::MalformedBody,
+            IdentifyError::MalformedBody | IdentifyError::FormBody | IdentifyError::TooDeep { .. } => {
+                Code::MalformedBody
+            }
             IdentifyError::MissingWorkflow { .. } => Code::MissingWorkflow,
             IdentifyError::InvalidWorkflow(_) => Code::InvalidWorkflow,
             IdentifyError::MissingType { .. } => Code::MissingType,

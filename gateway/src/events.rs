@@ -19,7 +19,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode, header, request::Parts};
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::timeout;
@@ -113,7 +113,7 @@ pub(crate) enum Outcome {
 pub async fn publish(State(api): State<Arc<Api>>, client: Client, request: Request) -> Result<Response, Problem> {
     let began = Instant::now();
     let (head, body) = request.into_parts();
-    match receive(&api, &client, &head.headers, body).await {
+    match receive(&api, &client, &head, body).await {
         Ok(answer) => {
             ::metrics::histogram!(metrics::RECEIPT_SECONDS).record(began.elapsed());
             Ok(answer)
@@ -127,12 +127,13 @@ pub async fn publish(State(api): State<Arc<Api>>, client: Client, request: Reque
 }
 
 /// From a request to its answer; a refusal tells what had been read of the body.
-async fn receive(api: &Api, client: &Client, headers: &HeaderMap, body: Body) -> Result<Response, Refusal> {
+async fn receive(api: &Api, client: &Client, head: &Parts, body: Body) -> Result<Response, Refusal> {
+    let headers = &head.headers;
     let of_head = |problem| Refusal::of_head(problem, headers);
     let caller = Caller::of(api, api.authorize(client, headers, Scope::Ingest).map_err(of_head)?);
     ingest::refuse_compressed(headers).map_err(of_head)?;
     let form = Form::of(headers).map_err(of_head)?;
-    let held = api.bodies.read(headers, body).await?;
+    let held = api.bodies.read(head, body, None).await?;
     let body = held.bytes.clone();
     let accepted = async {
         if form == Form::Batch {

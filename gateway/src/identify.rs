@@ -11,7 +11,7 @@ use weft_nats::{envelope, event, pointer};
 use weft_proto::{
     ids::{DELIVERY_ID_BYTES_MAX, EventId, InvalidId, WorkflowId},
     v1::{
-        self, BodyKind, OnIdReuse, Source, delivery_id_rule::From as DeliveryFrom, rule::From as RuleFrom,
+        self, BodyKind, OnIdReuse, ReplayGuard, Source, delivery_id_rule::From as DeliveryFrom, rule::From as RuleFrom,
         verification::Scheme,
     },
 };
@@ -24,6 +24,9 @@ use crate::{
 mod defaults;
 #[cfg(test)]
 mod tests;
+mod visible;
+
+pub(crate) use visible::{is_visible, workflow as visible_workflow};
 
 /// The longest type, in bytes.
 pub const TYPE_BYTES_MAX: usize = 256;
@@ -44,6 +47,7 @@ pub struct Rules {
     json: bool,
     keep_headers: Vec<HeaderName>,
     receipt_on_id_reuse: bool,
+    replay_guard: bool,
 }
 
 /// Where a value is taken from.
@@ -87,6 +91,15 @@ pub enum IdentifyError {
     /// The source takes JSON and this is none.
     #[error("the body is not one JSON value in UTF-8")]
     MalformedBody,
+    /// The source takes JSON and this is a form.
+    #[error("the body is a form and the source takes JSON; choose application/json as the content type at the sender")]
+    FormBody,
+    /// The JSON is nested too deeply for receivers to read.
+    #[error("the body's JSON is nested more than {max} levels deep")]
+    TooDeep {
+        /// The most levels.
+        max: usize,
+    },
     /// Neither path nor rule names a workflow.
     #[error("no workflow id {place}; name it there or in the path")]
     MissingWorkflow {
@@ -97,7 +110,7 @@ pub enum IdentifyError {
     #[error("the workflow id {0}")]
     InvalidWorkflow(InvalidId),
     /// No type, or one that breaks a rule.
-    #[error("no type of 1 to {TYPE_BYTES_MAX} bytes without control characters {place}")]
+    #[error("no type of 1 to {TYPE_BYTES_MAX} bytes without invisible characters {place}")]
     MissingType {
         /// Where it was looked for.
         place: String,
@@ -143,7 +156,21 @@ impl Rules {
                 OnIdReuse::Conflict => false,
                 OnIdReuse::Unspecified => defaults::receipt_on_id_reuse(scheme),
             },
+            replay_guard: match source.replay_guard() {
+                ReplayGuard::Body => true,
+                ReplayGuard::Off => false,
+                ReplayGuard::Unspecified => defaults::replay_guard(scheme),
+            },
         })
+    }
+
+    /// Checks how deeply a body's JSON is nested.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentifyError::TooDeep`].
+    pub fn check_depth(&self, body: &[u8], max: usize) -> Result<(), IdentifyError> {
+        if self.json && pointer::depth(body) > max { Err(IdentifyError::TooDeep { max }) } else { Ok(()) }
     }
 
     /// The event that a request stands for.
@@ -153,7 +180,8 @@ impl Rules {
     /// [`IdentifyError`].
     pub fn identify(&self, request: &Request<'_>) -> Result<NewEvent, IdentifyError> {
         if self.json && !pointer::is_json(request.body) {
-            return Err(IdentifyError::MalformedBody);
+            let form = header_text(request.headers, &http::header::CONTENT_TYPE).is_some_and(|text| is_form(&text));
+            return Err(if form { IdentifyError::FormBody } else { IdentifyError::MalformedBody });
         }
         let workflow = self.workflow(request)?;
         let event_type = self.event_type(request)?;
@@ -174,6 +202,7 @@ impl Rules {
             kept_headers: self.kept_headers(request.headers)?,
             payload: request.body.clone(),
             receipt_on_id_reuse: self.receipt_on_id_reuse,
+            replay_guard: self.replay_guard,
         })
     }
 
@@ -184,7 +213,7 @@ impl Rules {
             (None, None) => None,
         };
         let named = named.ok_or_else(|| IdentifyError::MissingWorkflow { place: describe(self.workflow.as_ref()) })?;
-        WorkflowId::new(named).map_err(IdentifyError::InvalidWorkflow)
+        visible_workflow(named).map_err(IdentifyError::InvalidWorkflow)
     }
 
     fn event_type(&self, request: &Request<'_>) -> Result<String, IdentifyError> {
@@ -312,9 +341,15 @@ pub(crate) fn is_traceparent(text: &str) -> bool {
     hex && text.split('-').map(str::len).eq([2, 32, 16, 2])
 }
 
+/// Whether a media type is that of a form.
+fn is_form(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    ["application/x-www-form-urlencoded", "multipart/form-data"].iter().any(|form| essence.eq_ignore_ascii_case(form))
+}
+
 /// Whether a text can be a type.
 pub(crate) fn is_type(text: &str) -> bool {
-    (1..=TYPE_BYTES_MAX).contains(&text.len()) && !text.contains(char::is_control)
+    (1..=TYPE_BYTES_MAX).contains(&text.len()) && is_visible(text)
 }
 
 /// Whether a text can be a delivery id.

@@ -114,17 +114,11 @@ pub async fn named(
 ) -> Result<Response, Problem> {
     let Path((source, workflow)) =
         path.map_err(|_| Problem::new(Code::InvalidWorkflow, "the workflow id in the path is not UTF-8"))?;
+    if !is_percent_encoded(request.uri().path()) {
+        let detail = "the path holds a % that is not followed by two hexadecimal digits; write %25 for a percent sign";
+        return Err(Problem::new(Code::InvalidWorkflow, detail));
+    }
     accept(&api, &source, Some(&workflow), request).await
-}
-
-/// A webhook whose path ends behind the source's slash: its workflow id is there, and empty.
-pub async fn unnamed(
-    State(api): State<Arc<Api>>,
-    path: Result<Path<String>, PathRejection>,
-    request: Request,
-) -> Result<Response, Problem> {
-    let Path(source) = path.map_err(|_| unknown_source())?;
-    accept(&api, &source, Some(""), request).await
 }
 
 /// A webhook of a source called like the reading route beside it.
@@ -174,7 +168,7 @@ async fn receive(
     // A key needs no body, so nothing is read for who has none.
     let grant = source.verifier.takes_key().then(|| api.authorize(&client, &head.headers, Scope::Ingest)).transpose();
     let grant = grant.map_err(of_head)?;
-    let held = api.bodies.read_within(source.body_bytes_max, &head.headers, body).await?;
+    let held = api.bodies.read(head, body, source.body_bytes_max).await?;
     let body = held.bytes.clone();
     let received = async {
         let received_at = now();
@@ -182,11 +176,13 @@ async fn receive(
             Some(grant) => Verified::of_key(grant.operator()),
             None => source.verifier.verify(&head.headers, &body, received_at)?,
         };
+        client.trust();
         api.admission.source(&client, &source.configured.name)?;
         if let Some(challenge) = source.verifier.challenge(&body) {
             return Ok(Received::Challenge(challenge));
         }
-        let event = event(source, workflow, &head.headers, &body, &verified, received_at).await?;
+        let event =
+            event(source, workflow, &head.headers, &body, &verified, received_at, api.bodies.depth_max()).await?;
         if let Some(grant) = &grant {
             grant.check(&event.source, &event.workflow)?;
         }
@@ -222,9 +218,11 @@ pub(crate) async fn event(
     body: &Bytes,
     verified: &Verified,
     received_at: Timestamp,
+    depth_max: usize,
 ) -> Result<NewEvent, Problem> {
     let request = identify::Request { path_workflow, headers, body, verified, received_at };
     let mut event = source.rules.identify(&request)?;
+    source.rules.check_depth(body, depth_max)?;
     source.schemas.judge(&mut event).await?;
     Ok(event)
 }
@@ -281,6 +279,13 @@ pub(crate) fn refuse_compressed(headers: &HeaderMap) -> Result<(), Problem> {
         return Ok(());
     }
     Err(Problem::new(Code::UnsupportedMediaType, "the body has a content-encoding; send it uncompressed"))
+}
+
+/// Whether each % of a path begins an escape. Decoders leave others as they are, or not: proxies and we might differ.
+fn is_percent_encoded(path: &str) -> bool {
+    let mut parts = path.split('%').map(str::as_bytes);
+    parts.next();
+    parts.all(|part| part.len() >= 2 && part[..2].iter().all(u8::is_ascii_hexdigit))
 }
 
 fn unknown_source() -> Problem {

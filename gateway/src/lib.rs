@@ -7,6 +7,7 @@
 pub mod admission;
 pub mod auth;
 pub mod body;
+pub mod budget;
 pub mod error;
 pub mod events;
 pub mod identify;
@@ -20,7 +21,6 @@ pub mod router;
 pub mod rpc;
 pub mod schema;
 pub mod sequencer;
-pub mod serve;
 pub mod service;
 pub mod since;
 pub mod sources;

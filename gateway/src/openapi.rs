@@ -214,15 +214,16 @@ mod tests {
         object.as_object().unwrap().keys().map(String::as_str).collect()
     }
 
-    /// Whoever adds a route describes it: the document has every path of the router but those that only serve to refuse.
+    /// Whoever adds a route describes it: the document has every path of the router, without the slash at the end that some are
+    /// also served with.
     #[test]
     fn every_route_is_described() {
         let document = document();
         let router = include_str!("router.rs");
         let routed: BTreeSet<&str> =
             router.split(".route(\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
-        let refusing = BTreeSet::from(["/api/v1/webhooks/{source}/"]);
-        assert_eq!(routed.difference(&refusing).copied().collect::<BTreeSet<_>>(), names(&document["paths"]));
+        let routed: BTreeSet<&str> = routed.into_iter().map(|path| path.trim_end_matches('/')).collect();
+        assert_eq!(routed, names(&document["paths"]));
     }
 
     #[test]

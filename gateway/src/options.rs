@@ -1,9 +1,10 @@
 //! `[gateway]`.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use ipnet::IpNet;
 use serde::Deserialize;
+use weft_nats::options::Span;
 use weft_tls::TlsOptions;
 
 use crate::admission::Rate;
@@ -16,6 +17,10 @@ pub struct GatewayOptions {
     pub listen: SocketAddr,
     /// The largest body taken, at most 8 MiB. A body of exactly this size is taken.
     pub max_body: bytesize::ByteSize,
+    /// How long the port stays open once draining has begun and `/readyz` says so: what load balancers need to notice.
+    pub drain_delay: Span,
+    /// How many levels of objects and arrays JSON may have: what many receivers can read.
+    pub max_depth: usize,
     /// How much of whom is taken.
     pub rate_limit: RateLimits,
     /// Networks of proxies whose `X-Forwarded-For` or `Forwarded` is believed. None: nobody's is.
@@ -47,6 +52,8 @@ impl Default for GatewayOptions {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             max_body: bytesize::ByteSize::mib(1),
+            drain_delay: Span(Duration::ZERO),
+            max_depth: 512,
             rate_limit: RateLimits::default(),
             trusted_proxies: Vec::new(),
             tls: TlsOptions::default(),

@@ -1,8 +1,8 @@
 //! The inbox of refused requests: kept in stream REJECTED so that an operator sees what a sender sent, mends the cause,
 //! and takes it after all.
 //!
-//! Best effort, and never at the cost of an answer: a refusal goes into a bounded queue or is dropped and counted, at most
-//! [`PER_SECOND`](pace::PER_SECOND) a second of each source. Only requests to a source that there is are kept, and only
+//! Best effort, and never at the cost of an answer: a refusal goes into a bounded queue or is dropped and counted, by its
+//! [`pace`]. Only requests to a source that there is are kept, and only
 //! what the sender could do better; what is ours (503), a limit (429) and what nobody could be meant by (404) is only
 //! counted. Whoever reads the inbox sees no secret: `redact` says what is taken out.
 //!
@@ -21,7 +21,7 @@ use tokio::{
 use weft_nats::{catalog::Snapshot, subject};
 use weft_proto::v1;
 
-use crate::{body::Refusal, error::Code, metrics};
+use crate::{admission::Client, body::Refusal, error::Code, metrics};
 
 mod entry;
 pub mod keeper;
@@ -30,7 +30,7 @@ mod redact;
 pub mod retry;
 
 use keeper::Entry;
-use pace::Pace;
+use pace::{Offer, Pace};
 use redact::Secrets;
 
 /// The name under which refused requests to `POST /api/v1/events` are kept. No source can have it.
@@ -80,11 +80,14 @@ pub struct Inbox {
 impl Inbox {
     /// An inbox that knows the secrets of a catalog's sources.
     pub fn new(catalog: watch::Receiver<Arc<Snapshot>>) -> Self {
-        Self { queue: OnceLock::new(), pace: Mutex::default(), catalog, secrets: Mutex::default() }
+        let pace = Mutex::new(Pace::new(u64::MAX));
+        Self { queue: OnceLock::new(), pace, catalog, secrets: Mutex::default() }
     }
 
-    /// From now on what is kept goes into this queue. Only the first call counts.
-    pub fn open(&self, queue: mpsc::Sender<Entry>) {
+    /// From now on what is kept goes into this queue, and from there into a stream of so many bytes. Only the first call
+    /// counts.
+    pub fn open(&self, queue: mpsc::Sender<Entry>, inbox_bytes: u64) {
+        *self.pace.lock().unwrap_or_else(PoisonError::into_inner) = Pace::new(inbox_bytes);
         if self.queue.set(queue).is_err() {
             tracing::debug!("inbox was opened before");
         }
@@ -92,13 +95,20 @@ impl Inbox {
 
     /// Keeps a refused request, if it is one to keep and there is room. Never waits.
     pub fn keep(&self, refused: &Refused<'_>) {
-        if !is_kept(refused.refusal.problem.code()) {
+        let code = refused.refusal.problem.code();
+        if !is_kept(code) {
             return;
+        }
+        let client = refused.head.extensions.get::<Client>();
+        if client.is_some_and(Client::is_over_limit) {
+            return dropped("limit");
         }
         let Some(queue) = self.queue.get() else { return dropped("closed") };
         let source = refused.to.name();
         // Nothing in there can panic half-way through a change.
-        let granted = self.pace.lock().unwrap_or_else(PoisonError::into_inner).take(source, Instant::now());
+        let stranger = is_unauthenticated(code).then(|| client.and_then(Client::address));
+        let offer = Offer { source, stranger, bytes: entry::bytes(refused) };
+        let granted = self.pace.lock().unwrap_or_else(PoisonError::into_inner).take(offer, Instant::now());
         if !granted {
             return dropped("pace");
         }
@@ -138,6 +148,20 @@ fn is_kept(code: Code) -> bool {
     )
 }
 
+/// Whether anybody may have sent a request that was refused so, or nobody knows.
+fn is_unauthenticated(code: Code) -> bool {
+    matches!(
+        code,
+        Code::SignatureMissing
+            | Code::SignatureInvalid
+            | Code::TimestampOutOfWindow
+            | Code::KeyMissing
+            | Code::KeyInvalid
+            | Code::BodyTooLarge
+            | Code::UnsupportedMediaType
+    )
+}
+
 /// Counts a refused request that was not kept.
 fn dropped(reason: &'static str) {
     ::metrics::counter!(metrics::REJECTED_DROPPED, "reason" => reason).increment(1);
@@ -171,7 +195,7 @@ mod tests {
     async fn refusals_are_kept_by_their_code() {
         let inbox = Inbox::new(watch::channel(Arc::default()).1);
         let (queue, mut kept) = mpsc::channel(16);
-        inbox.open(queue);
+        inbox.open(queue, 1 << 20);
         for (code, expected) in [
             (Code::MalformedBody, true),
             (Code::SignatureInvalid, true),
@@ -202,7 +226,7 @@ mod tests {
         let snapshot = Snapshot { sources, ..Snapshot::default() };
         let inbox = Inbox::new(watch::channel(Arc::new(snapshot)).1);
         let (queue, mut kept) = mpsc::channel(1);
-        inbox.open(queue);
+        inbox.open(queue, 1 << 20);
         let (head, ()) = Request::post(format!("/api/v1/webhooks/shop/{secret}")).body(()).unwrap().into_parts();
         let refusal = Refusal::of_whole(Problem::new(Code::SignatureInvalid, "no"), secret.into());
         inbox.keep(&Refused {
@@ -221,7 +245,7 @@ mod tests {
         let inbox = Inbox::new(watch::channel(Arc::default()).1);
         keep(&inbox, "shop", Code::SignatureInvalid);
         let (queue, mut kept) = mpsc::channel(2);
-        inbox.open(queue);
+        inbox.open(queue, 1 << 20);
         for source in ["a", "b", "c"] {
             keep(&inbox, source, Code::SignatureInvalid);
         }

@@ -75,7 +75,8 @@ impl Api {
     ) -> Self {
         let (streams, bodies) = (Streams::new(closing), body::Reader::new(limits));
         let rejected = Inbox::new(sources.catalog());
-        Self { sources, keys, admission: Arc::new(admission), streams, bodies, rejected, log: OnceLock::new() }
+        let admission = Arc::new(admission.with_budget(bodies.budget().clone()));
+        Self { sources, keys, admission, streams, bodies, rejected, log: OnceLock::new() }
     }
 
     /// What a request may do, provided that its key has a scope; it counts against the limit of the key.
@@ -85,6 +86,7 @@ impl Api {
     /// A [`Problem`], as [`auth::authorize`], or with `rate_limited`.
     pub fn authorize(&self, client: &Client, headers: &HeaderMap, scope: Scope) -> Result<Grant, Problem> {
         let grant = auth::authorize(&self.keys, headers, scope)?;
+        client.trust();
         self.admission.key(client, &grant)?;
         Ok(grant)
     }
@@ -116,10 +118,13 @@ pub fn router(api: Arc<Api>) -> Router {
     let admission = Arc::clone(&api.admission);
     let routes = Router::new()
         .route("/api/v1/webhooks/events", get(since::since).post(ingest::events))
+        .route("/api/v1/webhooks/events/", get(since::since).post(ingest::events))
         .route("/api/v1/webhooks/{source}", post(ingest::ruled))
-        .route("/api/v1/webhooks/{source}/", post(ingest::unnamed))
+        .route("/api/v1/webhooks/{source}/", post(ingest::ruled))
         .route("/api/v1/webhooks/{source}/{workflow}", post(ingest::named))
+        .route("/api/v1/webhooks/{source}/{workflow}/", post(ingest::named))
         .route("/api/v1/events", get(since::event_of_delivery).post(events::publish))
+        .route("/api/v1/events/", get(since::event_of_delivery).post(events::publish))
         .route("/api/v1/events/stream", get(stream::stream))
         .route("/api/v1/openapi.json", get(openapi::document))
         .route("/api/v1/events/{event}", get(since::event))

@@ -4,8 +4,12 @@
 
 use std::sync::Arc;
 
-use axum::{Router, response::IntoResponse};
-use tonic::{server::NamedService, service::interceptor::InterceptedService};
+use axum::{
+    Router,
+    middleware::map_response,
+    response::{IntoResponse, Response},
+};
+use tonic::{Status, server::NamedService, service::interceptor::InterceptedService};
 use tonic_health::{
     ServingStatus,
     server::{HealthReporter, health_reporter},
@@ -59,6 +63,11 @@ pub async fn routes(api: &Arc<Api>) -> (Router, Health) {
         (Ok(v1), Ok(v1alpha)) => router = routed(routed(router, v1), v1alpha),
         (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "reflection is not served"),
     }
+    let router =
+        router.layer(map_response(async |response: Response| match Status::from_header_map(response.headers()) {
+            Some(status) if status.code() == tonic::Code::OutOfRange => status::of_transport(status).into_http(),
+            _ => response,
+        }));
     (admission::around(router, Arc::clone(&api.admission)), health)
 }
 

@@ -8,11 +8,12 @@ use weft_index::projection::OpenError;
 use weft_nats::{
     catalog::{Catalog, MasterKey, keys::Keys},
     connect::Connection,
-    options::Secret,
+    options::{Secret, Span},
     streams::{self, EnsureError, LogSpec},
     subject::Layout,
     tail::Tails,
 };
+use weft_serve::{Connections, Counters};
 use weft_tls::{BindError, Listener};
 
 use crate::{
@@ -23,12 +24,15 @@ use crate::{
     router::{Api, Log, router},
     rpc,
     sequencer::{self, SequencerOptions},
-    serve,
     sources::Sources,
 };
 
 /// How long a body may take from its first byte to its last.
 const BODY_TIME: Duration = Duration::from_secs(30);
+/// Connections at a time. Each costs a socket and some tens of KiB.
+const CONNECTIONS_MAX: usize = 8192;
+/// The part of the process's descriptors that connections may take.
+const DESCRIPTORS_PART: u64 = 2;
 /// Between two looks for a log that is not there.
 const LOG_RETRY: Duration = Duration::from_millis(500);
 
@@ -88,38 +92,44 @@ impl Gateway {
         drain: CancellationToken,
     ) -> Result<(), RunError> {
         metrics::describe();
+        warn_of_exposure(&self.options, self.listener.acceptor.is_some());
         // What serves requests outlives them: the catalog's watch and the sequencer end only after the last answer.
         let stop = CancellationToken::new();
-        let closing = drain.child_token();
+        let (draining, closing) = (drain.child_token(), CancellationToken::new());
         let connection = catalog.connection().clone();
         let master_key = catalog.master_key().clone();
         let watched = catalog.watch(stop.child_token());
         let limits = body::Limits {
             bytes_max: usize::try_from(self.options.max_body.as_u64()).unwrap_or(usize::MAX),
             time: BODY_TIME,
+            depth_max: self.options.max_depth,
         };
         let keys = Keys::new(bootstrap_key.as_ref(), watched.clone());
         let proxies = TrustedProxies::new(self.options.trusted_proxies);
         let admission = Admission::new(&self.options.rate_limit, proxies.clone());
         let api = Arc::new(Api::new(Sources::new(watched), keys, admission, limits, closing.clone()));
         let tasks = TaskTracker::new();
+        tasks.spawn(close_after(self.options.drain_delay, draining.clone(), closing.clone()));
         if let Some(acceptor) = self.listener.acceptor.clone() {
             tasks.spawn(acceptor.renew(stop.child_token()));
         }
         let (progress, progressed) = watch::channel(Some("streams: not looked for yet".to_owned()));
         let (services, health) = rpc::routes(&api).await;
-        tasks.spawn(readiness::watch(connection.clone(), api.clone(), progressed, missing, health, closing.clone()));
+        tasks.spawn(readiness::watch(connection.clone(), api.clone(), progressed, missing, health, draining.clone()));
 
         let (noting, stopped) = (api.clone(), stop.child_token());
         tasks.spawn(async move { noting.keys.write_uses(&catalog, &stopped).await });
-        tasks.spawn(rejected::keeper::keep(api.clone(), connection.clone(), stop.child_token()));
+        let inbox_bytes = spec.rejected.max_bytes.as_u64();
+        tasks.spawn(rejected::keeper::keep(api.clone(), connection.clone(), inbox_bytes, stop.child_token()));
         tasks.spawn(rejected::retry::serve(api.clone(), connection.clone(), closing.clone()));
 
-        let serving = serve::serve(self.listener, router(api.clone()).merge(services), proxies, closing.clone());
+        let port = port(api.admission.clone(), proxies);
+        let serving = weft_serve::serve(self.listener, router(api.clone()).merge(services), port, closing.clone());
         let opening = async {
             let opening = Opening { connection, master_key, spec, folder, progress, api, closing: closing.clone() };
             let opened = opening.open(&stop, &tasks).await;
             if opened.is_err() {
+                draining.cancel();
                 closing.cancel();
             }
             opened
@@ -130,6 +140,41 @@ impl Gateway {
         tasks.wait().await;
         opened
     }
+}
+
+/// Closes once draining has begun and load balancers have had `delay` to see it.
+async fn close_after(delay: Span, draining: CancellationToken, closing: CancellationToken) {
+    draining.cancelled().await;
+    closing.run_until_cancelled(sleep(delay.0)).await;
+    closing.cancel();
+}
+
+/// How the port is served.
+fn port(admission: Arc<Admission>, proxies: TrustedProxies) -> weft_serve::Options {
+    let connections = Connections::within_descriptors(CONNECTIONS_MAX, DESCRIPTORS_PART);
+    let counters = Counters {
+        opened: metrics::CONNECTIONS_OPENED,
+        closed: metrics::CONNECTIONS_CLOSED,
+        refused: metrics::CONNECTIONS_REFUSED,
+    };
+    weft_serve::Options {
+        exempt: Arc::new(move |address| proxies.contain(address)),
+        answer: Arc::new(move |peer, malformed| admission.refuse_malformed(peer, malformed)),
+        counters: Some(counters),
+        ..weft_serve::Options::new("gateway", connections)
+    }
+}
+
+/// Says what an operator of a port that strangers reach has probably forgotten.
+fn warn_of_exposure(options: &GatewayOptions, secured: bool) {
+    if options.listen.ip().is_loopback() || secured || !options.trusted_proxies.is_empty() {
+        return;
+    }
+    tracing::warn!(
+        listen = %options.listen,
+        "the gateway listens beyond this machine without TLS and without trusted_proxies: behind a proxy or load balancer \
+         set [gateway] trusted_proxies, or all clients share the limits of one address; without one set [gateway] tls"
+    );
 }
 
 /// The log on its way to the routes.

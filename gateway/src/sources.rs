@@ -6,7 +6,7 @@ use std::{
 };
 
 use tokio::sync::watch;
-use weft_nats::catalog::{Revised, Snapshot};
+use weft_nats::catalog::{Revised, Snapshot, source_warnings};
 use weft_proto::v1;
 
 use crate::{
@@ -115,6 +115,9 @@ fn compile(configured: &Revised<Arc<v1::Source>>, turns: &Turns) -> Option<Arc<S
     let schemas = Schemas::compile(source, turns.clone());
     match (verifier, rules, schemas) {
         (Ok(verifier), Ok(rules), Ok(schemas)) => {
+            for warning in source_warnings(source) {
+                tracing::warn!(source = source.name, revision = configured.revision, warning, "source is weak");
+            }
             let body_bytes_max = usize::try_from(source.max_body_bytes).unwrap_or(usize::MAX);
             let body_bytes_max = Some(body_bytes_max).filter(|bytes| *bytes > 0);
             let configured = Arc::clone(source);

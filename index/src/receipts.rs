@@ -90,6 +90,9 @@ pub struct Accepted {
     pub workflow: WorkflowId,
     /// The event before it in its workflow.
     pub previous: Option<EventId>,
+    /// What a replay of its body under another id is recognised by ([`replay_key`]), where its source guards against that.
+    /// The file keeps it as a row of its own, so that it is `None` in what the file says.
+    pub replay_key: Option<EventId>,
 }
 
 /// The newest event of a workflow.
@@ -133,6 +136,19 @@ pub fn body_digest(workflow: &WorkflowId, event_type: &str, body: &[u8]) -> [u8;
     }
     digest.update(body);
     digest.finalize().into()
+}
+
+/// What a signed body is recognised by, whatever id, type or workflow it is sent under: a UUID of SHA-256 over source and
+/// body. It has a version that no event id has.
+pub fn replay_key(source: &str, body: &[u8]) -> EventId {
+    let mut digest = Sha256::new();
+    digest.update((source.len() as u64).to_be_bytes());
+    digest.update(source);
+    digest.update(body);
+    let digest: [u8; 32] = digest.finalize().into();
+    let mut key = [0; 16];
+    key.copy_from_slice(&digest[..16]);
+    EventId::from_bytes(uuid::Builder::from_custom_bytes(key).into_uuid().into_bytes())
 }
 
 impl Horizons {

@@ -6,6 +6,7 @@
 //! - [`change`] and `plan`: what is to be changed, decided on a snapshot; [`mod@diff`], [`fields`], [`entry`]: what that is,
 //!   in words and without secrets. Pure.
 //! - [`keys`]: how API keys are made, and what whoever sends one may do.
+//! - [`spelling`]: senders' secrets as they are handed around.
 //! - [`edit`]: makes changes, stamped (`stamp`) and recorded; `start`: where a new subscription begins.
 //!
 //! A follower reads the whole bucket whenever it has been disconnected, and replaces what it knew by what it reads: a
@@ -59,6 +60,7 @@ mod reached;
 mod reading;
 mod seal;
 mod snapshot;
+pub mod spelling;
 mod stamp;
 mod start;
 mod validate;
@@ -72,7 +74,7 @@ pub use seal::MasterKey;
 pub use snapshot::{Author, Revised, Snapshot};
 pub use stamp::{Removal, Stamp};
 pub use start::{Locate, LocateError, Start};
-pub use validate::{validate_key, validate_source, validate_subscription};
+pub use validate::{source_warnings, validate_key, validate_source, validate_subscription};
 
 /// What the keys of sources begin with.
 const SOURCE: &str = "source";

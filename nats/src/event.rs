@@ -14,6 +14,7 @@
 //! | `ce-verifiedby` | scheme and index of the secret, such as `standard/0` |
 //! | `traceparent` | the sender's, where it sent one |
 //! | `weft-data` | RFC 6901 pointer to the part of the payload that is `data`; absent: all of it |
+//! | `weft-replay-key` | what a replay of the body under another id is recognised by; absent: nothing guards against it |
 //! | `weft-quarantine` | why workers must not attempt it |
 //! | `weft-kept-…` | sender's headers that the source keeps |
 //!
@@ -48,6 +49,8 @@ const PREVIOUS: &str = "ce-previousid";
 const DATA_POINTER: &str = "weft-data";
 /// Why an event is not to be attempted.
 const QUARANTINE: &str = "weft-quarantine";
+/// What a replay of the body under another id is recognised by.
+const REPLAY_KEY: &str = "weft-replay-key";
 /// What [`Event::quarantine`] begins with where the data is not what the source's schema says; the validator's message
 /// follows.
 pub const SCHEMA_INVALID: &str = "schema_invalid: ";
@@ -278,6 +281,21 @@ impl Entry {
             Err(error) => Self::Foreign(error),
         }
     }
+}
+
+/// Writes what a replay of an event's body is recognised by into its headers.
+pub fn set_replay_key(headers: &mut Headers, key: EventId) {
+    headers.set(REPLAY_KEY, key);
+}
+
+/// What a replay of an event's body is recognised by, if its source guards against that.
+pub fn replay_key(headers: &HeaderMap) -> Option<EventId> {
+    headers.get(REPLAY_KEY).and_then(|value| value.as_str().parse().ok())
+}
+
+/// As [`replay_key`], of a message that has not been stored.
+pub fn outgoing_replay_key(headers: &Headers) -> Option<EventId> {
+    headers.iter().find(|(name, _)| *name == REPLAY_KEY).and_then(|(_, value)| value.parse().ok())
 }
 
 /// Writes the number and the predecessor into the headers of an event, over those that it had: all that is decided when it

@@ -18,6 +18,38 @@ pub fn is_json(text: &[u8]) -> bool {
     std::str::from_utf8(text).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
+/// How many levels of objects and arrays lie within each other in a JSON text: 0 for a number. Of a text that is not JSON,
+/// nothing useful.
+pub fn depth(text: &[u8]) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let mut rest = text;
+    while let Some(at) = rest.iter().position(|byte| matches!(byte, b'"' | b'{' | b'[' | b'}' | b']')) {
+        let byte = rest.get(at).copied();
+        rest = rest.get(at + 1..).unwrap_or_default();
+        match byte {
+            Some(b'"') => rest = after_string(rest),
+            Some(b'{' | b'[') => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            _ => depth = depth.saturating_sub(1),
+        }
+    }
+    deepest
+}
+
+/// What follows a string of which the first quote has been read.
+fn after_string(mut text: &[u8]) -> &[u8] {
+    while let Some(at) = memchr::memchr2(b'"', b'\\', text) {
+        let escape = text.get(at) == Some(&b'\\');
+        text = text.get(at + 1 + usize::from(escape)..).unwrap_or_default();
+        if !escape {
+            return text;
+        }
+    }
+    &[]
+}
+
 /// The text of the value that `pointer` names in `text`. The empty pointer names the whole text.
 ///
 /// `None` when `text` is not JSON, `pointer` is not a pointer, or nothing is there.
@@ -180,6 +212,22 @@ mod tests {
         for nothing in ["foo", "/foo/2", "/foo/00", "/foo/-", "/foo/+1", "/m~n", "/m~2n", "/foo/0/x"] {
             assert_eq!(find(text, nothing), None, "{nothing}");
         }
+    }
+
+    #[test]
+    fn depth_is_that_of_arrays_and_objects() {
+        for (text, levels) in [
+            ("1", 0),
+            (r#""[{""#, 0),
+            ("[]", 1),
+            (r#"{"a":[1,{"b":[]}],"c":{}}"#, 4),
+            (r#"{"a\"[{":"\\","b":[]}"#, 2),
+            (r#"["\\\"]",[["#, 3),
+            ("", 0),
+        ] {
+            assert_eq!(depth(text.as_bytes()), levels, "{text}");
+        }
+        assert_eq!(depth("[".repeat(100_000).as_bytes()), 100_000);
     }
 
     #[test]

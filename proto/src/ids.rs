@@ -150,6 +150,9 @@ impl fmt::Debug for WorkflowId {
 /// Why a text is not an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
+    /// It holds a character that cannot be seen.
+    #[error("holds an invisible character, such as a mark of text direction or a zero-width space")]
+    Invisible,
     /// Nothing in it.
     #[error("is empty")]
     Empty,

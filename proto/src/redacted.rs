@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn what_is_no_secret_is_shown() {
-        let scheme = StandardScheme { secrets: vec!["a".into(), "b".into()], tolerance_ms: 300 };
-        assert_eq!(format!("{scheme:?}"), "StandardScheme { secrets: [2 secrets], tolerance_ms: 300 }");
+        let scheme = StandardScheme { secrets: vec!["a".into(), "b".into()], tolerance_ms: Some(300) };
+        assert_eq!(format!("{scheme:?}"), "StandardScheme { secrets: [2 secrets], tolerance_ms: Some(300) }");
     }
 }

@@ -110,6 +110,14 @@ pub struct LaunchArgs {
 }
 
 impl Command {
+    /// Whether it accepts connections.
+    const fn serves(&self) -> bool {
+        matches!(
+            self,
+            Self::Up(_) | Self::Gateway(_) | Self::Worker(_) | Self::Admin(_) | Self::Demo(_) | Self::Bench(_)
+        )
+    }
+
     /// What is logged where nobody says otherwise.
     const fn log_default(&self) -> &'static str {
         match self {
@@ -126,6 +134,9 @@ impl Command {
 /// [`Failure`], with its exit code.
 pub async fn run(command: Command) -> Result<(), Failure> {
     telemetry::log_to_stderr(command.log_default());
+    if command.serves() {
+        weft_serve::descriptors::raise();
+    }
     match command {
         Command::Up(args) => up::up(load(&args)?).await,
         Command::Gateway(args) => role::run(Role::Gateway, load(&args)?).await,

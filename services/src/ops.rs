@@ -12,8 +12,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use weft_nats::conditions::Conditions;
+use weft_serve::Connections;
+use weft_tls::Listener;
 
 use crate::telemetry::UPKEEP_INTERVAL;
+
+/// Connections at a time: some probes and scrapers.
+const CONNECTIONS_MAX: usize = 128;
+/// The part of the process's descriptors that they may take.
+const DESCRIPTORS_PART: u64 = 32;
+/// Requests at a time on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 8;
 
 /// What each part of the process still waits for; `None` while it is ready.
 #[derive(Debug, Clone, Default)]
@@ -61,8 +70,7 @@ impl Readiness {
 /// The endpoints, bound and not served yet.
 #[derive(Debug)]
 pub struct Ops {
-    listener: TcpListener,
-    local_addr: SocketAddr,
+    listener: Listener,
 }
 
 #[derive(Clone)]
@@ -78,14 +86,14 @@ impl Ops {
     ///
     /// What the system says, such as that the port is taken.
     pub async fn bind(listen: SocketAddr) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(listen).await?;
-        let local_addr = listener.local_addr()?;
-        Ok(Self { listener, local_addr })
+        let tcp = TcpListener::bind(listen).await?;
+        let local_addr = tcp.local_addr()?;
+        Ok(Self { listener: Listener { tcp, local_addr, acceptor: None } })
     }
 
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+        self.listener.local_addr
     }
 
     /// Serves until `stop`, which comes last: a draining process still tells how it is.
@@ -104,12 +112,10 @@ impl Ops {
                 metrics.run_upkeep();
             }
         };
+        let connections = Connections::within_descriptors(CONNECTIONS_MAX, DESCRIPTORS_PART);
+        let port = weft_serve::Options { streams: STREAMS_MAX, ..weft_serve::Options::new("ops", connections) };
         tokio::select! {
-            served = axum::serve(self.listener, router) => {
-                if let Err(error) = served {
-                    tracing::error!(%error, "ops endpoints ended");
-                }
-            }
+            () = weft_serve::serve(self.listener, router, port, stop.clone()) => {}
             () = upkeep => {}
             // Probes come again; none needs its answer.
             () = stop.cancelled() => {}
@@ -155,6 +161,34 @@ mod tests {
         let (status, text) = answer(&readiness);
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(text, "worker: nats: not connected\ndegraded: shard 0: copies: 2 wait\n");
+    }
+
+    /// Connections that say nothing, or half of a request, do not keep a probe out.
+    #[tokio::test]
+    async fn idle_connections_do_not_stop_probes() {
+        use tokio::{
+            io::{AsyncReadExt as _, AsyncWriteExt as _},
+            net::TcpStream,
+        };
+        let ops = Ops::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let (address, stop) = (ops.local_addr(), CancellationToken::new());
+        let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle();
+        let serving = tokio::spawn(ops.serve(Readiness::default(), metrics, stop.clone()));
+        let mut idle = Vec::new();
+        for _ in 0..CONNECTIONS_MAX * 2 {
+            let mut connection = TcpStream::connect(address).await.unwrap();
+            // Those that make room for others are closed already.
+            let _ = connection.write_all(b"GET /readyz HT").await;
+            idle.push(connection);
+        }
+        let mut probe = TcpStream::connect(address).await.unwrap();
+        probe.write_all(b"GET /healthz HTTP/1.1\r\nhost: weft\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        let read = probe.read_to_string(&mut answer);
+        tokio::time::timeout(std::time::Duration::from_secs(10), read).await.expect("an answer").unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"), "{answer}");
+        stop.cancel();
+        serving.await.unwrap();
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use std::{
 
 use tokio::{sync::watch, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::service::Routes;
 use tonic_health::server::health_reporter;
 use weft_index::history::{History, HistoryOptions};
 use weft_nats::{
@@ -36,7 +36,8 @@ use weft_proto::{
         workflow_service_server::WorkflowServiceServer,
     },
 };
-use weft_tls::{BindError, Listener, listener::secured};
+use weft_serve::Connections;
+use weft_tls::{BindError, Listener};
 
 use crate::{as_of::AsOfLayer, auth::Guard, deliveries::Deliveries, options::AdminOptions};
 
@@ -72,10 +73,10 @@ const LOG_RETRY: Duration = Duration::from_millis(500);
 const HISTORY_PATIENCE: Duration = Duration::from_secs(5);
 /// How often the history looks for rows that have expired.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
-/// How often a silent connection is asked whether it is alive: tails are silent for long.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// How long calls in flight may take to end once draining has begun; streams end at once.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections at a time: operators and their tools.
+const CONNECTIONS_MAX: usize = 1024;
+/// The part of the process's descriptors that they may take.
+const DESCRIPTORS_PART: u64 = 8;
 
 /// An admin whose port is bound and that serves nothing yet.
 #[derive(Debug)]
@@ -225,11 +226,7 @@ async fn serve(
             .register_encoded_file_descriptor_set(weft_proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let mut router = Server::builder()
-        .http2_keepalive_interval(Some(PING_INTERVAL))
-        .layer(guard)
-        .layer(AsOfLayer)
-        .add_service(health)
+    let mut routes = Routes::new(health)
         .add_service(events)
         .add_service(dead_letters)
         .add_service(rejected)
@@ -239,33 +236,12 @@ async fn serve(
         .add_service(catalog);
     // The descriptors are compiled in: a failure shows in every test, and costs only the reflection.
     match (reflection().build_v1(), reflection().build_v1alpha()) {
-        (Ok(v1), Ok(v1alpha)) => router = router.add_service(v1).add_service(v1alpha),
+        (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
         (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "reflection is not served"),
     }
-    let served = async {
-        match listener.acceptor {
-            None => {
-                let incoming = TcpIncoming::from(listener.tcp).with_nodelay(Some(true));
-                router.serve_with_incoming_shutdown(incoming, closing.cancelled()).await
-            }
-            Some(acceptor) => {
-                let incoming = secured(listener.tcp, acceptor);
-                router.serve_with_incoming_shutdown(incoming, closing.cancelled()).await
-            }
-        }
-    };
-    let late = async {
-        closing.cancelled().await;
-        sleep(DRAIN_TIMEOUT).await;
-    };
-    tokio::select! {
-        served = served => {
-            if let Err(error) = served {
-                tracing::error!(%error, "admin cannot serve");
-            }
-        }
-        () = late => tracing::warn!("calls in flight did not end in time"),
-    }
+    let router = routes.into_axum_router().layer(AsOfLayer).layer(guard);
+    let connections = Connections::within_descriptors(CONNECTIONS_MAX, DESCRIPTORS_PART);
+    weft_serve::serve(listener, router, weft_serve::Options::new("admin", connections), closing.clone()).await;
 }
 
 /// The log on its way to the services.

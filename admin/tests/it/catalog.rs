@@ -24,7 +24,7 @@ pub const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 pub const OTHER_SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX";
 
 pub fn source(name: &str) -> v1::Source {
-    let scheme = Scheme::Standard(v1::StandardScheme { secrets: vec![SECRET.into()], tolerance_ms: 60_000 });
+    let scheme = Scheme::Standard(v1::StandardScheme { secrets: vec![SECRET.into()], tolerance_ms: Some(60_000) });
     let verification = Some(v1::Verification { scheme: Some(scheme) });
     v1::Source { name: name.into(), verification, ..v1::Source::default() }
 }

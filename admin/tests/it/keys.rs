@@ -45,6 +45,15 @@ fn dead_letters(mesh: &Mesh, key: &str) -> DeadLetterServiceClient<Client> {
     DeadLetterServiceClient::with_interceptor(mesh.admin.channel(), bearer(key))
 }
 
+/// What a key sees of the first refused request: the value of its signature header, and its body.
+async fn seen_of_refused(mesh: &Mesh, key: &str) -> (String, Vec<u8>) {
+    let mut client = RejectedServiceClient::with_interceptor(mesh.admin.channel(), bearer(key));
+    let entry = client.get_rejected(v1::GetRejectedRequest { id: "1".into() }).await.unwrap().into_inner();
+    let listed = client.list_rejected(v1::ListRejectedRequest::default()).await.unwrap().into_inner().rejected;
+    assert!(listed[0].headers.is_empty() || listed[0].headers == entry.headers);
+    (entry.headers[0].value.clone(), entry.body)
+}
+
 async fn since(mesh: &Mesh, key: &str) -> Result<Vec<String>, Status> {
     let answer = events(mesh, key).events_since(v1::EventsSinceRequest::default()).await?.into_inner();
     Ok(answer.events.into_iter().map(|event| event.workflow_id).collect())
@@ -53,6 +62,35 @@ async fn since(mesh: &Mesh, key: &str) -> Result<Vec<String>, Status> {
 /// Whether a key reads by now.
 async fn opens(mesh: &Mesh, key: &str) {
     assert!(eventually(PATIENCE, async || since(mesh, key).await.is_ok()).await);
+}
+
+/// A signature and the body that it is over can be sent again: who may only read sees neither whole.
+#[tokio::test]
+async fn a_reading_key_cannot_send_a_refused_request_again() {
+    let mesh = Mesh::start(1).await;
+    let entry = v1::Rejected {
+        source: "shop".into(),
+        code: "missing_workflow".into(),
+        headers: vec![v1::RejectedHeader { name: "x-hub-signature-256".into(), value: "sha256=00".into() }],
+        body: br#"{"ref":"refs/heads/main","repository":{"full_name":"a/b"}}"#.to_vec(),
+        ..Default::default()
+    };
+    let payload = prost::Message::encode_to_vec(&entry).into();
+    let stored = mesh.connection.jetstream().publish(rejected("shop"), payload).await.unwrap();
+    stored.await.unwrap();
+    let (_, read) = of_scope(&mesh, Scope::Read).await;
+    opens(&mesh, &read).await;
+    let (signature, body) = seen_of_refused(&mesh, &read).await;
+    assert!(signature.contains("operate") && !signature.contains("00"), "{signature}");
+    assert!(entry.body.starts_with(&body) && body.len() < entry.body.len());
+    let both = v1::CreateApiKeyRequest {
+        name: "on call".into(),
+        scopes: vec![Scope::Read.into(), Scope::Operate.into()],
+        ..Default::default()
+    };
+    let (_, both) = create(&mesh, both).await;
+    opens(&mesh, &both).await;
+    assert_eq!(seen_of_refused(&mesh, &both).await, ("sha256=00".to_owned(), entry.body));
 }
 
 /// A key does what its scope says and no more; whatever it changes is recorded under its id.
@@ -215,7 +253,7 @@ async fn no_secret_and_no_key_is_in_the_servers_files() {
     let mut client = mesh.admin.catalog();
     let made = client.create_source(create_source("shop", "")).await.unwrap().into_inner();
     let mut changed = source("shop");
-    let scheme = v1::StandardScheme { secrets: vec![SECRET.into(), OTHER_SECRET.into()], tolerance_ms: 1 };
+    let scheme = v1::StandardScheme { secrets: vec![SECRET.into(), OTHER_SECRET.into()], tolerance_ms: Some(1) };
     changed.verification = Some(v1::Verification { scheme: Some(v1::verification::Scheme::Standard(scheme)) });
     let update = v1::UpdateSourceRequest { source: Some(changed), revision: made.revision, ..Default::default() };
     client.update_source(update).await.unwrap();

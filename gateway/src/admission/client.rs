@@ -5,7 +5,7 @@
 //! clients, names nobody, and the request counts as the proxy's own.
 
 use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     str::FromStr as _,
 };
 
@@ -13,13 +13,6 @@ use http::{HeaderMap, HeaderName, header};
 use ipnet::IpNet;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// The part of an IPv6 address that one customer is given at least: whoever has one of its addresses has them all.
-const NETWORK_BITS: u32 = 64;
-
-/// The address at the other end of a connection, among the extensions of its requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Peer(pub IpAddr);
-
 /// `trusted_proxies`.
 #[derive(Debug, Clone, Default)]
 pub struct TrustedProxies(Vec<IpNet>);
@@ -78,14 +71,6 @@ enum Named {
     Garbage,
     /// This.
     Client(IpAddr),
-}
-
-/// All whose limits are counted together with an address.
-pub(crate) fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << (128 - NETWORK_BITS))).into(),
-        v4 @ IpAddr::V4(_) => v4,
-    }
 }
 
 /// The elements of a list header, of all its lines, in order. `None` for a line that is no text.
@@ -165,14 +150,6 @@ mod tests {
         assert_eq!(both("203.0.113.1", "for=203.0.113.1"), "203.0.113.1");
         assert_eq!(both("203.0.113.1", "for=198.51.100.1"), "10.0.0.1");
         assert_eq!(both("203.0.113.1", "for=unknown"), "10.0.0.1");
-    }
-
-    #[test]
-    fn ipv6_counts_by_network() {
-        let same = |one: &str, other: &str| network(one.parse().unwrap()) == network(other.parse().unwrap());
-        assert!(same("2001:db8:0:1::1", "2001:db8:0:1:ffff::9"));
-        assert!(!same("2001:db8:0:1::1", "2001:db8:0:2::1"));
-        assert!(same("::ffff:192.0.2.1", "192.0.2.1") && !same("192.0.2.1", "192.0.2.2"));
     }
 
     proptest! {

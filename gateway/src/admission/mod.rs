@@ -1,8 +1,8 @@
 //! How much of whom is taken.
 //!
-//! - *Per address*: only refused requests count, so that nobody can guess secrets at will, and good senders behind one
-//!   address do not count against each other. An address over its limit is refused before its body is read. IPv6 counts
-//!   by /64.
+//! - *Per address*: only refused requests count, so that good senders behind one address do not count against each other.
+//!   Past the limit a request is still read, within a small share of the memory, and verified; only a refusal is answered
+//!   429, so that nobody can lock out the good senders of an address. IPv6 counts by /64. Trusted proxies have no limit.
 //! - *Per source*: verified webhooks. What is not verified does not count here: nobody can use up another's limit.
 //! - *Per key*: requests with an API key; a stream is one. The bootstrap key is the operator's own and has no limit.
 //!
@@ -18,16 +18,20 @@ use std::{
 
 use axum::{
     Router,
+    body::Body,
     extract::{FromRequestParts, Request, State},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse as _, Response},
 };
-use http::{HeaderMap, header, request::Parts};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, header, request::Parts};
 use jiff::Timestamp;
 use tonic::Status;
 use weft_nats::catalog::keys::Grant;
+use weft_serve::{Malformed, Streams, network};
 
 use crate::{
+    budget::{Budget, Share},
     error::{Code, Problem},
     options::RateLimits,
 };
@@ -40,16 +44,23 @@ mod standing;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use client::network;
-pub use client::{Peer, TrustedProxies};
+pub use client::TrustedProxies;
 use limiter::{Exceeded, Limiter};
 pub use rate::{Period, Rate};
 use standing::Standing;
+pub use weft_serve::Peer;
+
+/// What a request holds at the least while it is answered, in bytes: its connection's buffers and its task.
+const REQUEST_BYTES: usize = 8 * 1024;
+/// What a header holds beside its text, in bytes.
+const HEADER_BYTES: usize = 128;
 
 /// The limits of a gateway.
 #[derive(Debug)]
 pub struct Admission {
     proxies: TrustedProxies,
+    /// What requests may hold; `None`: as much as they like.
+    budget: Option<Budget>,
     per_ip: Option<Limiter<IpAddr>>,
     per_source: Option<Limiter<String>>,
     per_key: Option<Limiter<String>>,
@@ -60,6 +71,12 @@ pub struct Admission {
 pub struct Client {
     /// `None` for requests that did not come over a connection.
     address: Option<IpAddr>,
+    /// No limit holds for a proxy's own address.
+    is_proxy: bool,
+    /// Its address has had too many requests refused.
+    over_limit: bool,
+    share: Option<Arc<Share>>,
+    streams: Option<Streams>,
     standing: Arc<Mutex<Option<Standing>>>,
 }
 
@@ -68,10 +85,31 @@ impl Admission {
     pub fn new(limits: &RateLimits, proxies: TrustedProxies) -> Self {
         Self {
             proxies,
+            budget: None,
             per_ip: Limiter::new(limits.per_ip),
             per_source: Limiter::new(limits.per_source),
             per_key: Limiter::new(limits.per_key),
         }
+    }
+
+    /// The same limits, with a bound on what requests may hold together.
+    pub fn with_budget(self, budget: Budget) -> Self {
+        Self { budget: Some(budget), ..self }
+    }
+
+    /// Answers a request that reaches no route; it counts against its address like any other refusal.
+    pub fn refuse_malformed(&self, peer: IpAddr, malformed: Malformed) -> http::Response<Bytes> {
+        let client = self.client_at(peer);
+        let problem = match self.check_address(&client) {
+            Ok(()) => {
+                self.refused(&client);
+                Problem::from(malformed)
+            }
+            Err(problem) => problem,
+        };
+        let mut response = problem.into_answer();
+        client.write(&mut response);
+        response
     }
 
     /// Counts a verified request of a source.
@@ -97,7 +135,20 @@ impl Admission {
     fn client(&self, request: &Request) -> Client {
         let peer = request.extensions().get::<Peer>();
         let address = peer.map(|peer| self.proxies.client(peer.0, request.headers()));
-        address.map_or_else(Client::default, Client::at)
+        address.map_or_else(Client::default, |address| self.client_at(address))
+    }
+
+    fn client_at(&self, address: IpAddr) -> Client {
+        Client { is_proxy: self.proxies.contain(address), ..Client::at(address) }
+    }
+
+    /// Room for a request's head.
+    fn open(&self, client: &Client, request: &Request) -> Result<Option<Arc<Share>>, Problem> {
+        let Some(budget) = &self.budget else { return Ok(None) };
+        let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_BYTES);
+        let head = REQUEST_BYTES + request.uri().path().len() + headers.sum::<usize>();
+        let share = budget.open(client.address.map(network), client.over_limit, head);
+        share.map(|share| Some(Arc::new(share))).map_err(|full| Problem::new(Code::Overloaded, full.to_string()))
     }
 
     /// Refuses an address that has had too much refused.
@@ -118,7 +169,7 @@ impl Admission {
 impl Client {
     /// A client that no limit has been met by.
     pub fn at(address: IpAddr) -> Self {
-        Self { address: Some(address), standing: Arc::default() }
+        Self { address: Some(address), ..Self::default() }
     }
 
     /// Where its requests come from; `None` for those that did not come over a connection.
@@ -126,8 +177,30 @@ impl Client {
         self.address
     }
 
+    /// Whether its address has had too many requests refused: refusals are not worth keeping.
+    pub fn is_over_limit(&self) -> bool {
+        self.over_limit
+    }
+
+    /// A request of it was authenticated: what it holds no longer counts against its network, and its connection may have
+    /// more requests at a time.
+    pub fn trust(&self) {
+        if let Some(share) = &self.share {
+            share.trust();
+        }
+        if let Some(streams) = &self.streams {
+            streams.trust();
+        }
+    }
+
+    /// What its request holds.
+    pub(crate) fn share(&self) -> Option<Arc<Share>> {
+        self.share.clone()
+    }
+
+    /// The key of its limits; `None` where there are none.
     fn network(&self) -> Option<IpAddr> {
-        self.address.map(network)
+        self.address.filter(|_| !self.is_proxy).map(network)
     }
 
     fn met(&self, outcome: Result<Standing, Exceeded>, of: &str) -> Result<(), Problem> {
@@ -150,7 +223,7 @@ impl Client {
         *noted = Some(noted.map_or(standing, |noted| noted.tighter(standing)));
     }
 
-    fn write(&self, response: &mut Response) {
+    fn write<B>(&self, response: &mut http::Response<B>) {
         let noted = *self.standing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(standing) = noted {
             standing.write(response.headers_mut(), Timestamp::now());
@@ -173,21 +246,35 @@ pub fn around(routes: Router, admission: Arc<Admission>) -> Router {
 }
 
 async fn admit(State(admission): State<Arc<Admission>>, mut request: Request, next: Next) -> Response {
-    let client = admission.client(&request);
-    let mut response = match admission.check_address(&client) {
-        Ok(()) => {
+    let mut client = admission.client(&request);
+    let over_limit = admission.check_address(&client).err();
+    client.over_limit = over_limit.is_some();
+    client.streams = request.extensions().get::<Streams>().cloned();
+    let in_grpc = speaks_grpc(request.headers());
+    let mut response = match admission.open(&client, &request) {
+        Ok(share) => {
+            client.share = share;
             request.extensions_mut().insert(client.clone());
-            let response = next.run(request).await;
-            if is_refusal(&response) {
-                admission.refused(&client);
-            }
-            response
+            let _in_flight = match &client.streams {
+                Some(streams) => streams.enter().await,
+                None => None,
+            };
+            next.run(request).await
         }
-        Err(problem) if speaks_grpc(request.headers()) => Status::from(problem).into_http(),
-        Err(problem) => problem.into_response(),
+        Err(problem) => answer(problem, in_grpc),
     };
+    match over_limit {
+        Some(problem) if is_refusal(&response) || is_overload(&response) => response = answer(problem, in_grpc),
+        None if is_refusal(&response) => admission.refused(&client),
+        _ => {}
+    }
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     client.write(&mut response);
     response
+}
+
+fn answer(problem: Problem, in_grpc: bool) -> Response {
+    if in_grpc { Status::from(problem).into_http::<Body>() } else { problem.into_response() }
 }
 
 fn speaks_grpc(headers: &HeaderMap) -> bool {
@@ -203,6 +290,11 @@ fn is_refusal(response: &Response) -> bool {
     use tonic::Code as C;
     let status = Status::from_header_map(response.headers()).map(|status| status.code());
     matches!(status, Some(C::InvalidArgument | C::Unauthenticated | C::PermissionDenied | C::Unimplemented))
+}
+
+/// Whether there was no memory for the request.
+fn is_overload(response: &Response) -> bool {
+    response.extensions().get::<Code>() == Some(&Code::Overloaded)
 }
 
 /// Never too early, and at least 1: whoever is told 0 comes again at once.

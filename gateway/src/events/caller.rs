@@ -1,6 +1,6 @@
 //! Who sends events, and what that allows.
 
-use weft_nats::catalog::keys::Grant;
+use weft_nats::{catalog::keys::Grant, envelope, pointer};
 
 use super::Draft;
 use crate::{
@@ -31,6 +31,11 @@ impl<'a> Caller<'a> {
     ///
     /// A [`Problem`]: what [`Draft::check`] says, or `out_of_scope`; `starting` while the catalog is not there.
     pub fn admit(&self, draft: Draft) -> Result<NewEvent, Problem> {
+        let depth_max = self.api.bodies.depth_max();
+        if envelope::is_json(&draft.content_type) && pointer::depth(&draft.data) > depth_max {
+            let detail = format!("the JSON is nested more than {depth_max} levels deep");
+            return Err(Problem::new(Code::MalformedBody, detail));
+        }
         let event = draft.check(ingest::now(), Verified::of_key(self.grant.operator()).by())?;
         // The ids of a source's events are made of its name: whoever may use it could take another's ids.
         match self.api.sources.get(&event.source) {

@@ -70,14 +70,14 @@ impl Draft {
     pub fn check(self, received_at: Timestamp, verified_by: String) -> Result<NewEvent, Problem> {
         let source = self.source.unwrap_or_else(|| SOURCE_DEFAULT.to_owned());
         if !is_text(&source, SOURCE_BYTES_MAX) {
-            let detail = format!("a source has 1 to {SOURCE_BYTES_MAX} bytes without control characters");
+            let detail = format!("a source has 1 to {SOURCE_BYTES_MAX} bytes without invisible characters");
             return Err(malformed(detail));
         }
         if !is_text(&self.content_type, CONTENT_TYPE_BYTES_MAX) {
             return Err(malformed(format!("a media type has 1 to {CONTENT_TYPE_BYTES_MAX} bytes")));
         }
         let event_type = self.event_type.filter(|text| identify::is_type(text)).ok_or_else(|| {
-            let detail = format!("no type of 1 to {TYPE_BYTES_MAX} bytes without control characters");
+            let detail = format!("no type of 1 to {TYPE_BYTES_MAX} bytes without invisible characters");
             Problem::new(Code::MissingType, detail)
         })?;
         if !self.delivery_id.as_deref().is_none_or(identify::is_delivery_id) {
@@ -105,6 +105,7 @@ impl Draft {
             kept_headers: self.kept_headers,
             payload: self.data,
             receipt_on_id_reuse: false,
+            replay_guard: false,
         })
     }
 }
@@ -113,9 +114,10 @@ fn workflow(named: Option<String>) -> Result<WorkflowId, Problem> {
     const MISSING: &str =
         "no workflow id; name it as workflowId, in a CloudEvent as partitionkey, workflowid or subject";
     let named = named.ok_or_else(|| Problem::new(Code::MissingWorkflow, MISSING))?;
-    WorkflowId::new(named).map_err(|error| Problem::new(Code::InvalidWorkflow, format!("the workflow id {error}")))
+    identify::visible_workflow(named)
+        .map_err(|error| Problem::new(Code::InvalidWorkflow, format!("the workflow id {error}")))
 }
 
 fn is_text(text: &str, bytes_max: usize) -> bool {
-    (1..=bytes_max).contains(&text.len()) && !text.contains(char::is_control)
+    (1..=bytes_max).contains(&text.len()) && identify::is_visible(text)
 }

@@ -52,7 +52,7 @@ fn api(complete: bool) -> Api {
     };
     let (_, catalog) = watch::channel(Arc::new(snapshot));
     let keys = Keys::new(Some(&Secret::new(BOOTSTRAP)), catalog.clone());
-    let limits = body::Limits { bytes_max: 1 << 20, time: Duration::from_secs(5) };
+    let limits = body::Limits { bytes_max: 1 << 20, time: Duration::from_secs(5), depth_max: 512 };
     let admission = Admission::new(&RateLimits::default(), TrustedProxies::default());
     Api::new(Sources::new(catalog), keys, admission, limits, CancellationToken::new())
 }

@@ -7,9 +7,13 @@ use super::{DeliveryId, Place};
 
 static GITHUB_DELIVERY: [HeaderName; 1] = [HeaderName::from_static("x-github-delivery")];
 static GITHUB_EVENT: [HeaderName; 1] = [HeaderName::from_static("x-github-event")];
-/// Shopify's newer events leave the `x-` out.
-static SHOPIFY_WEBHOOK_ID: [HeaderName; 2] =
-    [HeaderName::from_static("x-shopify-webhook-id"), HeaderName::from_static("shopify-webhook-id")];
+/// Shopify names the event, and each delivery of it to a subscription; one event may be delivered more than once. Its newer
+/// events leave the `x-` out, and name the delivery only.
+static SHOPIFY_ID: [HeaderName; 3] = [
+    HeaderName::from_static("x-shopify-event-id"),
+    HeaderName::from_static("x-shopify-webhook-id"),
+    HeaderName::from_static("shopify-webhook-id"),
+];
 static SHOPIFY_TOPIC: [HeaderName; 2] =
     [HeaderName::from_static("x-shopify-topic"), HeaderName::from_static("shopify-topic")];
 
@@ -23,9 +27,15 @@ pub(super) fn delivery_id(scheme: Option<&Scheme>) -> Option<DeliveryId> {
         Scheme::Github(_) => Some(DeliveryId::At(Place::AnyHeader(&GITHUB_DELIVERY))),
         Scheme::Stripe(_) => Some(DeliveryId::At(Place::Pointer("/id".into()))),
         Scheme::Slack(_) => Some(DeliveryId::At(Place::Pointer("/event_id".into()))),
-        Scheme::Shopify(_) => Some(DeliveryId::At(Place::AnyHeader(&SHOPIFY_WEBHOOK_ID))),
+        Scheme::Shopify(_) => Some(DeliveryId::At(Place::AnyHeader(&SHOPIFY_ID))),
         Scheme::Hmac(_) | Scheme::ApiKey(_) | Scheme::None(_) => None,
     }
+}
+
+/// Whether a body that was accepted before is a replay under whatever id it comes: nobody signs the ids of these schemes,
+/// and their bodies say what happened and when, so that no two are the same.
+pub(super) fn replay_guard(scheme: Option<&Scheme>) -> bool {
+    matches!(scheme, Some(Scheme::Github(_) | Scheme::Shopify(_)))
 }
 
 /// Where the type is.

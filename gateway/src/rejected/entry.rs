@@ -4,13 +4,16 @@ use jiff::Timestamp;
 use weft_proto::v1::{Rejected, RejectedHeader};
 
 use super::{
-    Refused,
+    Refused, is_unauthenticated,
     redact::{Redactor, Secrets},
 };
 use crate::admission::Client;
 
 /// The most of a body that is kept, in bytes: webhooks are mostly smaller, and what is larger still shows what it is.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
+/// The most that is kept of the body of a request that nobody stands for, in bytes: enough for nearly all webhooks, which can
+/// be retried once a secret is mended.
+pub const STRANGERS_BODY_BYTES_MAX: usize = 16 * 1024;
 /// The most that the kept headers may weigh, names and values, in bytes. With the body and the rest it fits into every
 /// server of the mesh, which takes messages of 128 KiB and more.
 const HEADERS_BYTES_MAX: usize = 32 * 1024;
@@ -23,6 +26,19 @@ const PATH_BYTES_MAX: usize = 8 * 1024;
 /// The most that is kept of the detail, in bytes.
 const DETAIL_BYTES_MAX: usize = 4 * 1024;
 
+/// What a refused request takes in the inbox, nearly, in bytes.
+pub(super) fn bytes(refused: &Refused<'_>) -> usize {
+    let headers = refused.head.headers.iter();
+    let headers: usize = headers.map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD_BYTES).sum();
+    headers.min(HEADERS_BYTES_MAX)
+        + refused.refusal.begun.len().min(body_bytes_max(refused))
+        + refused.head.uri.path().len().min(PATH_BYTES_MAX)
+}
+
+fn body_bytes_max(refused: &Refused<'_>) -> usize {
+    if is_unauthenticated(refused.refusal.problem.code()) { STRANGERS_BODY_BYTES_MAX } else { BODY_BYTES_MAX }
+}
+
 /// The entry of a refused request.
 pub(super) fn of(refused: &Refused<'_>, secrets: &Secrets) -> Rejected {
     let redactor = Redactor::new(refused.to, secrets);
@@ -30,8 +46,9 @@ pub(super) fn of(refused: &Refused<'_>, secrets: &Secrets) -> Rejected {
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     let (path, path_redacted) = redactor.path(target);
     let (headers, all_headers) = headers(&redactor, &head.headers);
-    let begun = &refusal.begun[..refusal.begun.len().min(BODY_BYTES_MAX)];
-    let scrubbed = scrubbed(&redactor, &refusal.begun);
+    let body_bytes_max = body_bytes_max(refused);
+    let begun = &refusal.begun[..refusal.begun.len().min(body_bytes_max)];
+    let scrubbed = scrubbed(&redactor, &refusal.begun, body_bytes_max);
     let whole = begun.len() as u64 == refusal.size && all_headers && path.len() <= PATH_BYTES_MAX;
     Rejected {
         id: String::new(),
@@ -52,10 +69,10 @@ pub(super) fn of(refused: &Refused<'_>, secrets: &Secrets) -> Rejected {
 
 /// The beginning of a body without the secrets that it holds; `None` when it holds none. A secret that only begins in what
 /// is kept is found, too.
-fn scrubbed(redactor: &Redactor<'_>, body: &[u8]) -> Option<Vec<u8>> {
-    let seen = &body[..body.len().min(BODY_BYTES_MAX + SECRET_BYTES_MAX)];
+fn scrubbed(redactor: &Redactor<'_>, body: &[u8], bytes_max: usize) -> Option<Vec<u8>> {
+    let seen = &body[..body.len().min(bytes_max + SECRET_BYTES_MAX)];
     let mut scrubbed = redactor.scrub(seen)?;
-    scrubbed.truncate(scrubbed.len() - seen.len().saturating_sub(BODY_BYTES_MAX).min(scrubbed.len()));
+    scrubbed.truncate(scrubbed.len() - seen.len().saturating_sub(bytes_max).min(scrubbed.len()));
     Some(scrubbed)
 }
 
@@ -101,6 +118,10 @@ mod tests {
     };
 
     fn entry(request: http::request::Builder, body: &[u8], body_size: u64) -> Rejected {
+        entry_of(Code::SignatureInvalid, request, body, body_size)
+    }
+
+    fn entry_of(code: Code, request: http::request::Builder, body: &[u8], body_size: u64) -> Rejected {
         let (mut head, ()) = request.body(()).unwrap().into_parts();
         head.extensions.insert(Client::at([192, 0, 2, 7].into()));
         let refused = Refused {
@@ -108,7 +129,7 @@ mod tests {
             received_at: "2026-11-21T02:00:00.123Z".parse().unwrap(),
             head: &head,
             refusal: &Refusal {
-                problem: Problem::new(Code::SignatureInvalid, "no"),
+                problem: Problem::new(code, "no"),
                 begun: Bytes::copy_from_slice(body),
                 size: body_size,
             },
@@ -138,11 +159,17 @@ mod tests {
         let request = (0..60).fold(Request::post(format!("/{}", "p".repeat(20_000))), |request, n| {
             request.header(format!("x-{n}"), "v".repeat(1000))
         });
-        let large = entry(request, &vec![b'x'; BODY_BYTES_MAX + 1], 70_000);
+        let large = entry_of(Code::SchemaInvalid, request, &vec![b'x'; BODY_BYTES_MAX + 1], 70_000);
         assert!(large.encoded_len() < MESSAGE_OVERHEAD_BYTES as usize, "{}", large.encoded_len());
         assert_eq!((large.body.len(), large.body_size, large.truncated), (BODY_BYTES_MAX, 70_000, true));
-        let exact = entry(Request::post("/"), &vec![b'x'; BODY_BYTES_MAX], BODY_BYTES_MAX as u64);
-        assert!(!exact.truncated);
+        for (code, bytes_max) in
+            [(Code::SchemaInvalid, BODY_BYTES_MAX), (Code::SignatureInvalid, STRANGERS_BODY_BYTES_MAX)]
+        {
+            let exact = entry_of(code, Request::post("/"), &vec![b'x'; bytes_max], bytes_max as u64);
+            assert!(!exact.truncated);
+            let larger = entry_of(code, Request::post("/"), &vec![b'x'; bytes_max + 1], bytes_max as u64 + 1);
+            assert_eq!((larger.body.len(), larger.truncated), (bytes_max, true));
+        }
         assert!(entry(Request::post("/"), b"begun", 6).truncated);
     }
 }

@@ -28,10 +28,10 @@ pub struct Entry {
     pub(super) content: Rejected,
 }
 
-/// Opens the inbox and stores what is handed in, until `stop` and shortly after.
-pub async fn keep(api: Arc<Api>, connection: Connection, stop: CancellationToken) {
+/// Opens the inbox and stores what is handed in, in a stream of so many bytes, until `stop` and shortly after.
+pub async fn keep(api: Arc<Api>, connection: Connection, inbox_bytes: u64, stop: CancellationToken) {
     let (queue, mut entries) = mpsc::channel(QUEUE_ENTRIES_MAX);
-    api.rejected.open(queue);
+    api.rejected.open(queue, inbox_bytes);
     drop(api);
     let storing = async {
         while let Some(entry) = entries.recv().await {

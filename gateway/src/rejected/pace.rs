@@ -1,28 +1,106 @@
-//! How many requests of a source are kept. Pure: the time is an argument.
+//! How many refused requests are kept. Pure: the time is an argument.
+//!
+//! The inbox drops its oldest entries when it is full, so whoever fills it hides what came before. Anybody can have a
+//! request without a good signature refused: those have a share of the inbox for each network and one for all of them,
+//! which come back within a day, so that they never push out what authenticated senders did wrong.
 
 use std::{
     collections::{HashMap, VecDeque},
+    net::IpAddr,
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-/// The most that are kept of one source in any second: enough to see what is wrong, too few to push everything else out of
-/// the inbox or to load the log.
+/// The most that are kept of one source in any second: enough to see what is wrong, too few to load the log.
 pub const PER_SECOND: usize = 10;
 const SECOND: Duration = Duration::from_secs(1);
 /// Sources that are remembered before those are forgotten of which nothing was kept lately.
 const SOURCES_REMEMBERED: usize = 1024;
+/// Networks that are remembered before those are forgotten that have all of their share back.
+const NETWORKS_REMEMBERED: usize = 4096;
+/// The part of the inbox that unauthenticated requests may fill in a day, and the part of that of one network.
+const UNAUTHENTICATED_PARTS: f64 = 2.0;
+const NETWORK_PARTS: f64 = 8.0;
+/// In what time a share that was used up has come back.
+const SHARE_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// When the last requests of each source were kept.
-#[derive(Debug, Default)]
+/// A refused request.
+#[derive(Debug, Clone, Copy)]
+pub struct Offer<'o> {
+    /// The source that it was sent to.
+    pub source: &'o str,
+    /// Where it came from, where nobody stands for it; `None`: its sender was authenticated.
+    pub stranger: Option<Option<IpAddr>>,
+    /// What it takes in the inbox, in bytes.
+    pub bytes: usize,
+}
+
+/// When the last requests of each source were kept, and what is left of the shares.
+#[derive(Debug)]
 pub struct Pace {
     kept: HashMap<String, VecDeque<Instant>>,
+    /// What the share of all unauthenticated requests is, in bytes.
+    share: f64,
+    strangers: Bucket,
+    networks: HashMap<IpAddr, Bucket>,
+}
+
+/// Bytes that have been used of a share, and when that was so.
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    used: f64,
+    at: Option<Instant>,
+}
+
+impl Bucket {
+    const FULL: Self = Self { used: 0.0, at: None };
+
+    /// What is used of `share` at `now`.
+    fn used(&self, share: f64, now: Instant) -> f64 {
+        let elapsed = self.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        (self.used - share * elapsed.as_secs_f64() / SHARE_TIME.as_secs_f64()).max(0.0)
+    }
+
+    fn has(&self, bytes: f64, share: f64, now: Instant) -> bool {
+        self.used(share, now) + bytes <= share
+    }
+
+    fn take(&mut self, bytes: f64, share: f64, now: Instant) {
+        *self = Self { used: self.used(share, now) + bytes, at: Some(now) };
+    }
 }
 
 impl Pace {
-    /// Whether one more of this source may be kept now; if so, it counts.
-    pub fn take(&mut self, source: &str, now: Instant) -> bool {
+    /// For an inbox of so many bytes.
+    pub fn new(inbox_bytes: u64) -> Self {
+        let share = inbox_bytes as f64 / UNAUTHENTICATED_PARTS;
+        Self { kept: HashMap::new(), share, strangers: Bucket::FULL, networks: HashMap::new() }
+    }
+
+    /// Whether one more may be kept now; if so, it counts.
+    pub fn take(&mut self, offer: Offer<'_>, now: Instant) -> bool {
+        let Some(address) = offer.stranger else { return self.take_of_source(offer.source, now) };
+        let (bytes, share, part) = (offer.bytes as f64, self.share, self.share / NETWORK_PARTS);
+        if self.networks.len() >= NETWORKS_REMEMBERED {
+            self.networks.retain(|_, bucket| bucket.used(part, now) > 0.0);
+        }
+        let network = address.map(weft_serve::network);
+        let of_network = network.and_then(|network| self.networks.get(&network)).copied().unwrap_or(Bucket::FULL);
+        let room = self.strangers.has(bytes, share, now)
+            && (network.is_none() || of_network.has(bytes, part, now))
+            && self.networks.len() < NETWORKS_REMEMBERED;
+        if !room || !self.take_of_source(offer.source, now) {
+            return false;
+        }
+        self.strangers.take(bytes, share, now);
+        if let Some(network) = network {
+            self.networks.entry(network).or_insert(Bucket::FULL).take(bytes, part, now);
+        }
+        true
+    }
+
+    fn take_of_source(&mut self, source: &str, now: Instant) -> bool {
         let recent = |at: &Instant| now.duration_since(*at) < SECOND;
         if self.kept.len() >= SOURCES_REMEMBERED {
             self.kept.retain(|_, times| times.back().is_some_and(recent));
@@ -48,15 +126,43 @@ mod tests {
 
     use super::*;
 
+    fn of(source: &str) -> Offer<'_> {
+        Offer { source, stranger: None, bytes: 1000 }
+    }
+
+    /// However many there are without a signature, in a day they fill half of the inbox, and one network a part of that.
+    #[test]
+    fn strangers_leave_half_of_the_inbox() {
+        let (mut pace, mut now) = (Pace::new(1_000_000), Instant::now());
+        let mut flood = |networks: u8, hours: u64| {
+            let mut kept = 0;
+            for _ in 0..hours * 3600 {
+                now += SECOND;
+                for last in 0..networks {
+                    let stranger = Some(Some(IpAddr::from([192, 0, 2, last])));
+                    kept += usize::from(pace.take(Offer { stranger, ..of("shop") }, now));
+                }
+                assert!(pace.take(of("shop"), now), "what is authenticated is kept");
+            }
+            kept
+        };
+        let one = flood(1, 1);
+        assert!((62..=66).contains(&one), "{one}");
+        let all = flood(9, 1);
+        assert!((455..=490).contains(&all), "{all}");
+        let day = flood(9, 24);
+        assert!(day <= 510, "{day}");
+    }
+
     #[test]
     fn sources_do_not_share_their_pace_and_old_ones_are_forgotten() {
-        let (mut pace, start) = (Pace::default(), Instant::now());
-        let granted = (0..1000).filter(|_| pace.take("shop", start)).count();
+        let (mut pace, start) = (Pace::new(u64::MAX), Instant::now());
+        let granted = (0..1000).filter(|_| pace.take(of("shop"), start)).count();
         assert_eq!(granted, PER_SECOND);
-        assert!(pace.take("bank", start));
-        assert!(pace.take("shop", start + SECOND));
+        assert!(pace.take(of("bank"), start));
+        assert!(pace.take(of("shop"), start + SECOND));
         for n in 0..SOURCES_REMEMBERED as u32 {
-            pace.take(&n.to_string(), start + SECOND * (n + 2));
+            pace.take(of(&n.to_string()), start + SECOND * (n + 2));
         }
         assert!(pace.kept.len() < SOURCES_REMEMBERED);
     }
@@ -65,11 +171,11 @@ mod tests {
         /// However requests come, no second has more than its share, and a source that is slow enough loses none.
         #[test]
         fn no_second_has_more(gaps in prop::collection::vec(0u64..300, 1..200)) {
-            let (mut pace, mut now) = (Pace::default(), Instant::now());
+            let (mut pace, mut now) = (Pace::new(u64::MAX), Instant::now());
             let mut kept = Vec::new();
             for gap in &gaps {
                 now += Duration::from_millis(*gap);
-                if pace.take("shop", now) {
+                if pace.take(of("shop"), now) {
                     kept.push(now);
                 }
             }

@@ -12,6 +12,7 @@ use std::{borrow::Cow, ops::Range};
 use aho_corasick::{AhoCorasick, BuildError, Input, MatchKind, PatternID};
 use http::{HeaderName, HeaderValue};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use weft_nats::catalog::spelling;
 use weft_proto::v1::{Source, verification::Scheme};
 
 use super::Addressee;
@@ -26,6 +27,8 @@ const SECRET_WORDS: [&str; 9] =
     ["token", "secret", "password", "passwd", "credential", "api-key", "apikey", "api_key", "access-key"];
 /// Parts of names that carry a secret in queries, where there is no scheme that would sign by them.
 const QUERY_WORDS: [&str; 4] = ["key", "sig", "auth", "code"];
+/// The shortest secret that is looked for, in bytes: shorter ones are refused where sources are configured.
+const SECRET_BYTES_MIN: usize = 8;
 /// What an API key of ours begins with.
 const KEY_PREFIX: &str = "weft_";
 /// The fewest characters of an API key behind its prefix: less is an ordinary word.
@@ -47,7 +50,8 @@ impl Secrets {
     /// [`BuildError`]: there are more than can be searched for, some gigabytes.
     pub fn of<'s>(sources: impl IntoIterator<Item = &'s Source>) -> Result<Self, BuildError> {
         let secrets = sources.into_iter().flat_map(|source| secrets(scheme(source)));
-        let forms = std::iter::once(KEY_PREFIX.as_bytes().to_vec()).chain(secrets.flat_map(|secret| forms(secret)));
+        let spelled = secrets.flat_map(|secret| spelling::standard(secret).chain(spelling::literal(secret)));
+        let forms = std::iter::once(KEY_PREFIX.as_bytes().to_vec()).chain(spelled.flat_map(forms));
         AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(forms).map(Self)
     }
 
@@ -173,7 +177,8 @@ fn forms(secret: &str) -> Vec<Vec<u8>> {
     let core = secret.strip_prefix("whsec_").unwrap_or(secret).trim_end_matches('=');
     let mut forms =
         vec![core.to_owned(), utf8_percent_encode(core, NON_ALPHANUMERIC).to_string(), core.replace('/', "\\/")];
-    forms.retain(|form| !form.is_empty());
+    // What is shorter is an ordinary word of other requests, and taking it out would tell it.
+    forms.retain(|form| form.len() >= SECRET_BYTES_MIN);
     forms.dedup();
     forms.into_iter().map(String::into_bytes).collect()
 }
@@ -192,7 +197,7 @@ fn holds_any(name: &str, words: &[&str]) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use weft_proto::v1::{HmacScheme, StandardScheme, Verification};
+    use weft_proto::v1::{GithubScheme, HmacScheme, StandardScheme, Verification};
 
     use super::*;
 
@@ -205,7 +210,7 @@ mod tests {
     }
 
     fn standard() -> Source {
-        source(Scheme::Standard(StandardScheme { secrets: vec![SECRET.into()], tolerance_ms: 0 }))
+        source(Scheme::Standard(StandardScheme { secrets: vec![SECRET.into()], tolerance_ms: None }))
     }
 
     fn secrets(source: &Source) -> Secrets {
@@ -236,16 +241,25 @@ mod tests {
     #[test]
     fn the_headers_of_a_scheme_are_kept() {
         let hmac = |header: &str| {
-            let secrets = vec!["hush".into()];
+            let secrets = vec!["hush, hush".into()];
             source(Scheme::Hmac(HmacScheme { secrets, header: header.into(), ..HmacScheme::default() }))
         };
         let signs = hmac("X-Shop-Token");
         let secrets = secrets(&signs);
         let redactor = Redactor::new(Addressee::Source(&signs), &secrets);
         assert_eq!(header(&redactor, "x-shop-token", "00ff"), "00ff");
-        assert_eq!(header(&redactor, "x-shop-token", "hush"), REDACTED);
+        assert_eq!(header(&redactor, "x-shop-token", "hush, hush"), REDACTED);
         let signs = hmac("Authorization");
         assert_eq!(header(&Redactor::new(Addressee::Source(&signs), &secrets), "authorization", "00ff"), REDACTED);
+    }
+
+    /// A secret that is a word of every request is not taken out of them: that would tell it.
+    #[test]
+    fn short_secrets_are_not_told_by_what_is_missing() {
+        let short = source(Scheme::Github(GithubScheme { secrets: vec!["on".into(), "a".into()] }));
+        let secrets = secrets(&short);
+        let redactor = Redactor::new(Addressee::Events, &secrets);
+        assert_eq!(redactor.text("the signature of application/json"), "the signature of application/json");
     }
 
     #[test]

@@ -96,7 +96,7 @@ async fn retry(api: &Api, connection: &Connection, sequence: StreamSeq) -> Resul
     let entry = Rejected::decode(stored.payload).map_err(|_| unknown())?;
     let request = KeptRequest::of(&entry)?;
     let source = ingest::source(api, &entry.source)?;
-    let mut event = request.event(&source).await?;
+    let mut event = request.event(&source, api.bodies.depth_max()).await?;
     if event.delivery_id.is_none() {
         // Nothing of the sender's tells a repeat, so the entry itself does: retried twice, it is taken once.
         let received = entry.received_at.unwrap_or_default();
@@ -149,11 +149,11 @@ impl KeptRequest {
     /// # Errors
     ///
     /// A [`Problem`]: it is refused still.
-    async fn event(&self, source: &Source) -> Result<NewEvent, Problem> {
+    async fn event(&self, source: &Source, depth_max: usize) -> Result<NewEvent, Problem> {
         let (headers, body, now) = (&self.headers, &self.body, ingest::now());
         let verified = source.verifier.verify_with(Freshness::Waived, headers, body, now);
         let verified = verified.map_err(|error| self.explain(error.into()))?;
-        ingest::event(source, self.workflow.as_deref(), headers, body, &verified, now).await
+        ingest::event(source, self.workflow.as_deref(), headers, body, &verified, now, depth_max).await
     }
 
     /// Says so where a refusal may come from what was taken out.

@@ -17,6 +17,7 @@ use tonic::Status;
 use weft_proto::v1::{PublishStreamRequest, PublishStreamResponse};
 
 use super::publish::{admit, written};
+use super::status;
 use crate::{
     error::{Code, Problem},
     ingest, metrics,
@@ -120,7 +121,7 @@ impl<S: Stream<Item = Result<PublishStreamRequest, Status>> + Unpin> Publishing<
             Some(Ok(PublishStreamRequest { event: None })) => {
                 self.end(Some(Problem::new(Code::MalformedBody, "the message holds no event").into()));
             }
-            Some(Err(status)) => self.end(Some(status)),
+            Some(Err(status)) => self.end(Some(status::of_transport(status))),
             None => self.end(None),
         }
     }

@@ -16,10 +16,23 @@ impl From<Problem> for Status {
     }
 }
 
+/// A refusal of tonic's own as one of ours, where the contract has a code for it: a message that is larger than may be
+/// decoded.
+pub(super) fn of_transport(status: Status) -> Status {
+    // tonic has no other OUT_OF_RANGE, and ours have details.
+    if status.code() == tonic::Code::OutOfRange && status.details().is_empty() {
+        return Problem::new(Code::BodyTooLarge, "the message is larger than the gateway takes").into();
+    }
+    status
+}
+
 /// The canonical code of one of the contract's.
 const fn canonical(code: Code) -> tonic::Code {
     match code {
-        Code::MalformedBody
+        Code::NotImplemented => tonic::Code::Unimplemented,
+        Code::BadRequest
+        | Code::HeadersTooLarge
+        | Code::MalformedBody
         | Code::MissingWorkflow
         | Code::InvalidWorkflow
         | Code::MissingType

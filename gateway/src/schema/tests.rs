@@ -36,6 +36,7 @@ fn event(event_type: &str, payload: impl Into<Bytes>) -> NewEvent {
         kept_headers: vec![],
         payload: payload.into(),
         receipt_on_id_reuse: false,
+        replay_guard: false,
     }
 }
 

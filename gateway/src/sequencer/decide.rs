@@ -18,6 +18,8 @@ pub(super) struct Looked {
     pub cursor: StreamSeq,
     /// The newest event of the same id.
     pub accepted: Option<Accepted>,
+    /// The newest event of the same replay key, and its id.
+    pub replayed: Option<(EventId, Accepted)>,
     /// The head of its workflow.
     pub head: Option<Head>,
 }
@@ -29,6 +31,8 @@ pub(super) struct Candidate<'a> {
     pub workflow: &'a WorkflowId,
     /// Of workflow, type and body.
     pub digest: &'a [u8; 32],
+    /// What a replay of its body under another id is recognised by, where its source guards against that.
+    pub replay_key: Option<EventId>,
     pub looked: &'a Looked,
     /// The chain that it is a member of.
     pub linked: Option<Linked>,
@@ -39,6 +43,8 @@ pub(super) struct Candidate<'a> {
 pub(super) enum Decision {
     /// It is in the log: this is its receipt.
     Known(Accepted),
+    /// Its body is in the log under another id, which its source takes for a replay: that event's id and receipt.
+    Replayed(EventId, Accepted),
     /// Its id is in the log, with another body.
     Reused(Accepted),
     /// It is to be appended.
@@ -48,7 +54,7 @@ pub(super) enum Decision {
         /// Its predecessor.
         previous: Option<EventId>,
     },
-    /// The group holds an event of the same id before it, at this index, which is [`New`](Self::New).
+    /// The group holds an event of the same id or replay key before it, at this index, which is [`New`](Self::New).
     Repeat {
         /// The index of the first.
         of: usize,
@@ -70,11 +76,12 @@ pub(super) fn decide<'a>(
     let now = overlay.now();
     // What the group itself appends.
     let mut firsts: HashMap<EventId, (usize, &[u8; 32])> = HashMap::new();
+    let mut bodies: HashMap<EventId, usize> = HashMap::new();
     let mut heads: HashMap<&WorkflowId, (SequenceNumber, EventId)> = HashMap::new();
     // Chains that the group itself breaks, and those of which something is answered only when the group is stored.
     let (mut broken, mut begun) = (HashSet::new(), HashSet::new());
     let decide_one = |(index, candidate): (usize, Candidate<'a>)| {
-        let Candidate { id, workflow, digest, looked, linked } = candidate;
+        let Candidate { id, workflow, digest, replay_key, looked, linked } = candidate;
         debug_assert!(looked.cursor >= overlay.base(), "P2: a gap between the file's answer and the overlay");
         if linked.is_some_and(|linked| linked.broken || broken.contains(&linked.key)) {
             return Decision::Behind;
@@ -101,12 +108,24 @@ pub(super) fn decide<'a>(
             }
             return if refused() { Decision::Behind } else { Decision::Reused(accepted) };
         }
+        if let Some(of) = replay_key.and_then(|key| bodies.get(&key)) {
+            begun.extend(linked.map(|linked| linked.key));
+            return Decision::Repeat { of: *of, same_body: true };
+        }
+        let replayed = replay_key.and_then(|key| {
+            let beyond = overlay.replayed(key);
+            beyond.or(looked.replayed.as_ref().map(|(id, accepted)| (*id, accepted)))
+        });
+        if let Some((first, accepted)) = replayed.filter(|(_, accepted)| horizons.knows(accepted, now)) {
+            return Decision::Replayed(first, accepted.clone());
+        }
         let (sequence_number, previous) = match heads.get(workflow) {
             Some((number, event)) => (number.next(), Some(*event)),
             None => horizons.next(overlay.head(workflow).or(looked.head.as_ref()), now),
         };
         begun.extend(linked.map(|linked| linked.key));
         firsts.insert(id, (index, digest));
+        bodies.extend(replay_key.map(|key| (key, index)));
         heads.insert(workflow, (sequence_number, id));
         Decision::New { sequence_number, previous }
     };

@@ -74,8 +74,8 @@ impl Flight {
         carry: Option<Carry>,
     ) -> (Self, Vec<Outgoing>) {
         let candidates = group.iter().map(|submission| {
-            let Submission { id, workflow, digest, looked, .. } = submission;
-            Candidate { id: *id, workflow, digest, looked, linked: submission.linked() }
+            let Submission { id, workflow, digest, replay_key, looked, .. } = submission;
+            Candidate { id: *id, workflow, digest, replay_key: *replay_key, looked, linked: submission.linked() }
         });
         let decisions = decide(overlay, horizons, candidates);
         let mut flight =
@@ -89,8 +89,15 @@ impl Flight {
         let mut indices = vec![0; decisions.len()];
         for (place, (mut submission, decision)) in group.into_iter().zip(decisions).enumerate() {
             match decision {
-                Decision::Known(accepted) => submission.answer_known(&accepted, true),
-                Decision::Reused(accepted) => submission.answer_known(&accepted, false),
+                Decision::Known(accepted) => {
+                    let id = submission.id;
+                    submission.answer_known(id, &accepted, true);
+                }
+                Decision::Replayed(first, accepted) => submission.answer_known(first, &accepted, true),
+                Decision::Reused(accepted) => {
+                    let id = submission.id;
+                    submission.answer_known(id, &accepted, false);
+                }
                 Decision::New { sequence_number, previous } => {
                     if let Some(index) = indices.get_mut(place) {
                         *index = flight.news.len();
@@ -159,7 +166,7 @@ impl Flight {
         }
         for Repeat { place, submission, of, same_body } in self.repeats {
             match landed.get(of) {
-                Some((_, accepted)) => submission.answer_known(accepted, same_body),
+                Some((first, accepted)) => submission.answer_known(*first, accepted, same_body),
                 None => left.push((place, submission)),
             }
         }

@@ -66,6 +66,7 @@ pub(super) fn look_up_now(view: &View, mut group: Vec<Submission>) -> Result<Loo
             submission.looked = decide::Looked {
                 cursor: view.cursor(),
                 accepted: view.receipt(submission.id)?,
+                replayed: submission.replay_key.map(|key| view.replayed(key)).transpose()?.flatten(),
                 head: view.head(&submission.workflow)?,
             };
         }

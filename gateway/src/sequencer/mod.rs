@@ -24,7 +24,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use weft_index::projection::OpenError;
+use weft_index::{
+    projection::OpenError,
+    receipts::{Accepted, Horizons, replay_key},
+};
 use weft_nats::{connect::Connection, event::Event, streams, subject::Layout};
 use weft_proto::ids::{EventId, SequenceNumber, ShardId, StreamSeq, WorkflowId};
 
@@ -89,6 +92,8 @@ pub struct NewEvent {
     pub payload: Bytes,
     /// The answer to a known id with another body: the first receipt instead of an error.
     pub receipt_on_id_reuse: bool,
+    /// The answer to the same body of the same source under another id, of whatever type and workflow: the first receipt.
+    pub replay_guard: bool,
 }
 
 impl NewEvent {
@@ -177,6 +182,7 @@ struct Inner {
     layout: Layout,
     message_bytes_max: usize,
     submit_timeout: Duration,
+    horizons: Horizons,
     drain: CancellationToken,
     desks: Vec<Desk>,
 }
@@ -236,7 +242,8 @@ pub async fn start(
         tasks.spawn(shard);
     }
     let (message_bytes_max, submit_timeout) = (options.message_bytes_max, options.submit_timeout);
-    let inner = Inner { connection, layout, message_bytes_max, submit_timeout, drain, desks };
+    let horizons = options.horizons();
+    let inner = Inner { connection, layout, message_bytes_max, submit_timeout, horizons, drain, desks };
     Ok(Sequencer { inner: Arc::new(inner) })
 }
 
@@ -247,6 +254,9 @@ impl Sequencer {
     ///
     /// [`SubmitError`].
     pub async fn submit(&self, event: NewEvent) -> Result<Receipt, SubmitError> {
+        if let Some(first) = self.inner.replayed_elsewhere(&event).await? {
+            return Ok(first);
+        }
         self.enqueue(event, self.inner.deadline(), None)?.receipt().await
     }
 
@@ -317,6 +327,41 @@ impl Inner {
             }
         }
         Ok(None)
+    }
+
+    /// The receipt of an event of another shard whose body this is, where that is a replay: a workflow that nobody signs may
+    /// have brought it here. Found by look-up only, so not where both come at the same moment.
+    async fn replayed_elsewhere(&self, event: &NewEvent) -> Result<Option<Receipt>, SubmitError> {
+        if !event.replay_guard || self.layout.shards() < 2 {
+            return Ok(None);
+        }
+        let (own, key) = (self.layout.shard_of(&event.workflow), replay_key(&event.source, &event.payload));
+        for shard in self.layout.all().filter(|shard| *shard != own) {
+            if let Some((event_id, accepted)) = self.replayed_in(shard, key).await? {
+                let Accepted { sequence_number, workflow, previous, .. } = accepted;
+                return Ok(Some(Receipt { event_id, sequence_number, workflow, previous, duplicate: true }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The event of a shard that has this replay key, as far as that is known here.
+    async fn replayed_in(&self, shard: ShardId, key: EventId) -> Result<Option<(EventId, Accepted)>, SubmitError> {
+        let desk = self.desk(shard)?;
+        // What leaves the overlay is in the file before, so in this order nothing is missed.
+        let (answer, answered) = oneshot::channel();
+        desk.ask(Ask::Replay { key, answer }).await?;
+        let (found, now) = answered.await.map_err(|_| SubmitError::Starting)?;
+        let known = |(_, accepted): &(EventId, Accepted)| self.horizons.knows(accepted, now);
+        if let Some(found) = found.filter(known) {
+            return Ok(Some(found));
+        }
+        let receipts = desk.current.borrow().clone().ok_or(SubmitError::Starting)?;
+        match tokio::task::spawn_blocking(move || receipts.view()?.replayed(key)).await {
+            Ok(Ok(found)) => Ok(found.filter(known)),
+            // The shard's own task will meet the same and see to it.
+            Ok(Err(_)) | Err(_) => Err(SubmitError::Unavailable),
+        }
     }
 
     /// Waits until the shard has read to the end that the log has now.

@@ -35,6 +35,8 @@ pub(super) struct Overlay {
     /// How many lines at the end are ours and have been neither read back nor confirmed.
     unread: usize,
     ids: HashMap<EventId, Accepted>,
+    /// Replay keys, with the sequence and the id of the event.
+    replays: HashMap<EventId, (StreamSeq, EventId)>,
     /// With the sequence of the message that says so.
     heads: HashMap<WorkflowId, (StreamSeq, Head)>,
 }
@@ -72,6 +74,7 @@ impl Overlay {
             lines: VecDeque::new(),
             unread: 0,
             ids: HashMap::new(),
+            replays: HashMap::new(),
             heads: HashMap::new(),
         }
     }
@@ -104,6 +107,12 @@ impl Overlay {
     /// The newest event of this id beyond the file.
     pub fn accepted(&self, id: EventId) -> Option<&Accepted> {
         self.ids.get(&id)
+    }
+
+    /// The newest event of this replay key beyond the file, and its id.
+    pub fn replayed(&self, key: EventId) -> Option<(EventId, &Accepted)> {
+        let (_, id) = self.replays.get(&key)?;
+        self.ids.get(id).map(|accepted| (*id, accepted))
     }
 
     /// The head of a workflow that something beyond the file speaks of.
@@ -255,10 +264,16 @@ impl Overlay {
             self.base = line.seq;
             match line.says {
                 Says::Event(id, workflow) => {
+                    if let Some(key) = self.ids.get(&id).and_then(|accepted| accepted.replay_key) {
+                        self.replays.remove_if(&key, |(said, _)| *said <= line.seq);
+                    }
                     self.ids.remove_if(&id, |accepted| accepted.seq <= line.seq);
                     self.heads.remove_if(&workflow, |(said, _)| *said <= line.seq);
                 }
                 Says::Superseded(_, accepted) => {
+                    if let Some(key) = accepted.replay_key {
+                        self.replays.remove_if(&key, |(said, _)| *said <= line.seq);
+                    }
                     self.heads.remove_if(&accepted.workflow, |(said, _)| *said <= line.seq);
                 }
                 Says::Heads(heads) => {
@@ -281,6 +296,7 @@ impl Overlay {
         };
         self.heads.insert(accepted.workflow.clone(), (seq, head));
         let says = Says::Event(id, accepted.workflow.clone());
+        self.replays.extend(accepted.replay_key.map(|key| (key, (seq, id))));
         if let Some(earlier) = self.ids.insert(id, accepted) {
             self.supersede(id, earlier);
         }

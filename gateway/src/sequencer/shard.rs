@@ -13,7 +13,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use weft_index::{
     projection::{self, Mark, Mismatch, OpenError, Position, PositionCheck, StorageError, Writer, WriterGone},
-    receipts::{Apply, Change, Changes, Horizons, Receipts},
+    receipts::{Accepted, Apply, Change, Changes, Horizons, Receipts},
 };
 use weft_nats::{
     connect::Connection,
@@ -77,6 +77,8 @@ pub(super) struct Inbox {
 pub(super) enum Ask {
     /// Where does this event stand, beyond the receipts' file?
     Position { id: EventId, answer: oneshot::Sender<Option<StreamSeq>> },
+    /// Which event has this replay key, beyond the receipts' file? And what is stream time?
+    Replay { key: EventId, answer: oneshot::Sender<(Option<(EventId, Accepted)>, Timestamp)> },
     /// Tell me when everything up to `end` has been read.
     Reach { end: StreamSeq, answer: oneshot::Sender<()> },
 }

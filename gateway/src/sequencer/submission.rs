@@ -5,7 +5,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, oneshot},
     time::Instant,
 };
-use weft_index::receipts::{Accepted, body_digest};
+use weft_index::receipts::{Accepted, body_digest, replay_key};
 use weft_nats::{event, message::Outgoing, subject::Layout};
 use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
 
@@ -30,6 +30,8 @@ pub(super) struct Submission {
     pub workflow: WorkflowId,
     /// Of workflow, type and body.
     pub digest: [u8; 32],
+    /// What a replay of its body under another id is recognised by, where its source guards against that.
+    pub replay_key: Option<EventId>,
     /// The message; taken out while it is being appended.
     pub message: Outgoing,
     /// Bytes of the message.
@@ -63,6 +65,8 @@ pub(super) struct Encoded {
     pub workflow: WorkflowId,
     /// Of workflow, type and body.
     pub digest: [u8; 32],
+    /// What a replay of its body under another id is recognised by, where its source guards against that.
+    pub replay_key: Option<EventId>,
     /// The message but for its number and predecessor.
     pub message: Outgoing,
     /// Bytes of the message once it is numbered.
@@ -74,12 +78,17 @@ impl Encoded {
     /// Encodes an event but for its number.
     pub fn new(event: NewEvent, layout: Layout) -> Self {
         let receipt_on_id_reuse = event.receipt_on_id_reuse;
+        let replay_key = event.replay_guard.then(|| replay_key(&event.source, &event.payload));
         let event = event.numbered(SequenceNumber(0), None);
-        let message = event.encode(layout);
+        let mut message = event.encode(layout);
+        if let Some(key) = replay_key {
+            event::set_replay_key(&mut message.headers, key);
+        }
         Self {
             id: event.id,
             digest: body_digest(&event.workflow, &event.event_type, &event.payload),
             workflow: event.workflow,
+            replay_key,
             bytes: numbered_bytes(&message),
             message,
             receipt_on_id_reuse,
@@ -98,6 +107,7 @@ impl Encoded {
             id: self.id,
             workflow: self.workflow,
             digest: self.digest,
+            replay_key: self.replay_key,
             message: self.message,
             bytes: self.bytes,
             receipt_on_id_reuse: self.receipt_on_id_reuse,
@@ -147,6 +157,7 @@ impl Submission {
             sequence_number: number,
             workflow: self.workflow.clone(),
             previous,
+            replay_key: self.replay_key,
         }
     }
 
@@ -165,13 +176,13 @@ impl Submission {
         self.answer(Ok(receipt));
     }
 
-    /// Its sender learns what was accepted under its id before.
-    pub fn answer_known(self, accepted: &Accepted, same_body: bool) {
+    /// Its sender learns what was accepted as event `id` before: under its own id, or with its body under another.
+    pub fn answer_known(self, id: EventId, accepted: &Accepted, same_body: bool) {
         if !same_body && !self.receipt_on_id_reuse {
             return self.answer(Err(SubmitError::IdReused));
         }
         let receipt = Receipt {
-            event_id: self.id,
+            event_id: id,
             sequence_number: accepted.sequence_number,
             workflow: accepted.workflow.clone(),
             previous: accepted.previous,
@@ -200,6 +211,7 @@ pub(super) fn test_event(id: EventId, workflow: &str, payload: &'static [u8]) ->
         kept_headers: Vec::new(),
         payload: Bytes::from_static(payload),
         receipt_on_id_reuse: false,
+        replay_guard: false,
     }
 }
 

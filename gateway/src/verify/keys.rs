@@ -4,13 +4,14 @@ use std::fmt;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
+use weft_nats::catalog::spelling;
 
 /// A source without a secret would take nothing.
 pub(super) const NO_SECRETS: &str = "no secrets; give at least one";
 
-/// The secrets of a source. Newest first.
+/// The secrets of a source, newest first. Each with its index among those of the source, which may have several spellings.
 #[derive(Debug)]
-pub(super) struct Keys(Vec<Key>);
+pub(super) struct Keys(Vec<(usize, Key)>);
 
 impl Keys {
     /// # Errors
@@ -20,13 +21,22 @@ impl Keys {
         if secrets.is_empty() {
             return Err(NO_SECRETS.into());
         }
-        let keys = secrets.iter().enumerate().map(|(index, secret)| Key::new(index, secret.as_bytes()));
-        keys.collect::<Result<_, _>>().map(Self)
+        let mut keys = Vec::with_capacity(secrets.len());
+        for (index, secret) in secrets.iter().enumerate() {
+            let before = keys.len();
+            for spelling in spelling::literal(secret) {
+                keys.push((index, Key::new(index, spelling.as_bytes())?));
+            }
+            if keys.len() == before {
+                return Err(empty(index));
+            }
+        }
+        Ok(Self(keys))
     }
 
     /// The index of the secret that gives one of `tags` for the parts put together.
     pub(super) fn signer<'p>(&self, parts: impl Iterator<Item = &'p [u8]> + Clone, tags: &[Vec<u8>]) -> Option<usize> {
-        self.0.iter().position(|key| key.gives(parts.clone(), tags))
+        self.0.iter().find(|(_, key)| key.gives(parts.clone(), tags)).map(|(index, _)| *index)
     }
 }
 
@@ -45,7 +55,7 @@ impl Key {
     /// When it is empty: every signature would be easy to forge. `index` is its place among the source's secrets.
     pub(super) fn new(index: usize, secret: &[u8]) -> Result<Self, String> {
         if secret.is_empty() {
-            return Err(format!("secret {index} is empty; give the sender's secret"));
+            return Err(empty(index));
         }
         Hmac::new_from_slice(secret).map(Self).map_err(|_| format!("secret {index} cannot be a key"))
     }
@@ -60,6 +70,11 @@ impl Key {
         // Compares in constant time; a tag of another length is no match.
         tags.iter().any(|tag| mac.clone().verify_slice(tag).is_ok())
     }
+}
+
+/// What is said of a secret that is nothing but blanks.
+pub(super) fn empty(index: usize) -> String {
+    format!("secret {index} is empty; give the sender's secret")
 }
 
 /// Bytes as the providers spell them: two lower-case digits each. One spelling only, so that a signature that was

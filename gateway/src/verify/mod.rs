@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
 use weft_proto::v1::{Source, verification::Scheme as Configured};
 
-use self::keys::{Key, Keys, NO_SECRETS, lower_hex};
+use self::keys::{Key, Keys, NO_SECRETS, empty, lower_hex};
 
 mod github;
 mod hmac;
@@ -291,7 +291,7 @@ fn check_window(signed: Timestamp, now: Timestamp, tolerance: Duration) -> Resul
     Err(VerifyError::OutOfWindow { signed, by, direction, tolerance })
 }
 
-/// A tolerance as configured; 0 stands for the default.
-fn tolerance(configured_ms: u64) -> Duration {
-    if configured_ms == 0 { TOLERANCE_DEFAULT } else { Duration::from_millis(configured_ms) }
+/// A tolerance as configured.
+fn tolerance(configured_ms: Option<u64>) -> Duration {
+    configured_ms.map_or(TOLERANCE_DEFAULT, Duration::from_millis)
 }

@@ -16,9 +16,12 @@ use base64::{
 use ed25519_dalek::{Signature, VerifyingKey};
 use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
+use weft_nats::catalog::spelling;
 use weft_proto::v1::StandardScheme;
 
-use super::{Key, NO_SECRETS, SIGNATURES_MAX, Verified, VerifyError, check_window, required, tolerance, unix_seconds};
+use super::{
+    Key, NO_SECRETS, SIGNATURES_MAX, Verified, VerifyError, check_window, empty, required, tolerance, unix_seconds,
+};
 
 /// What a shared secret in its configured form begins with.
 const SECRET_PREFIX: &str = "whsec_";
@@ -59,7 +62,8 @@ pub(crate) fn is_id(header: &HeaderName) -> bool {
 
 #[derive(Debug)]
 pub(super) struct Standard {
-    secrets: Vec<Secret>,
+    /// With its index among those of the source, of which one may hold several.
+    secrets: Vec<(usize, Secret)>,
     tolerance: Duration,
 }
 
@@ -82,8 +86,17 @@ impl Standard {
         if scheme.secrets.is_empty() {
             return Err(NO_SECRETS.into());
         }
-        let secrets = scheme.secrets.iter().enumerate().map(|(index, text)| Secret::compile(index, text));
-        Ok(Self { secrets: secrets.collect::<Result<_, _>>()?, tolerance: tolerance(scheme.tolerance_ms) })
+        let mut secrets = Vec::with_capacity(scheme.secrets.len());
+        for (index, text) in scheme.secrets.iter().enumerate() {
+            let before = secrets.len();
+            for spelled in spelling::standard(text) {
+                secrets.push((index, Secret::compile(index, spelled)?));
+            }
+            if secrets.len() == before {
+                return Err(empty(index));
+            }
+        }
+        Ok(Self { secrets, tolerance: tolerance(scheme.tolerance_ms) })
     }
 
     pub(super) fn verify(&self, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Result<Verified, VerifyError> {
@@ -95,7 +108,8 @@ impl Standard {
         let signatures = required(headers, &family.signature)?;
         let id = required(headers, &family.id)?;
         let seconds = required(headers, &family.timestamp)?;
-        // With a full stop in its id, one signed text could be cut into id, timestamp and body in two ways.
+        // With a full stop in its id, one signed text could be cut into id, timestamp and body in two ways; the standard
+        // forbids it.
         if id.contains('.') {
             let rule = "must not contain a full stop";
             return Err(VerifyError::Malformed { header: family.id.clone(), rule });
@@ -104,10 +118,10 @@ impl Standard {
         let signatures = Signatures::parse(signatures)
             .ok_or_else(|| VerifyError::Malformed { header: family.signature.clone(), rule: Signatures::RULE })?;
         let parts = [id.as_bytes(), b".", seconds.as_bytes(), b".", body];
-        let secret =
-            self.secrets.iter().position(|secret| secret.gave(&parts, &signatures)).ok_or(VerifyError::Invalid)?;
+        let secret = self.secrets.iter().find(|(_, secret)| secret.gave(&parts, &signatures));
+        let (secret, _) = secret.ok_or(VerifyError::Invalid)?;
         check_window(timestamp, now, self.tolerance)?;
-        Ok(Verified::signed("standard", secret, Some(id), Some(timestamp)))
+        Ok(Verified::signed("standard", *secret, Some(id), Some(timestamp)))
     }
 }
 

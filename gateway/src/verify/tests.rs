@@ -31,7 +31,7 @@ fn verifier(scheme: Configured) -> Result<Verifier, CompileError> {
 
 fn standard(secrets: &[&str]) -> Verifier {
     let secrets = secrets.iter().map(|secret| (*secret).to_owned()).collect();
-    verifier(Configured::Standard(StandardScheme { secrets, tolerance_ms: 0 })).unwrap()
+    verifier(Configured::Standard(StandardScheme { secrets, tolerance_ms: None })).unwrap()
 }
 
 fn github() -> Verifier {
@@ -101,7 +101,7 @@ fn the_vectors_of_other_senders_hold_by_template() {
         prefix: "v1=".into(),
         template: "{timestamp}.{body}".into(),
         timestamp_header: "x-time".into(),
-        tolerance_ms: 60_000,
+        tolerance_ms: Some(60_000),
         ..HmacScheme::default()
     })
     .unwrap();
@@ -178,6 +178,52 @@ fn each_missing_header_is_named() {
     assert!(matches!(github().verify(&request, b"{}", at(0)), Err(VerifyError::Missing { .. })));
 }
 
+/// A secret in whatever spelling a sender shows it and a shell hands it on.
+#[test]
+fn secrets_verify_in_every_spelling() {
+    let request = signed(STANDARD_SECRET, "m1", 1000, "{}");
+    for spelled in [
+        format!("v1,{STANDARD_SECRET}"),
+        format!(" \"v1,{STANDARD_SECRET}\"\r\n"),
+        format!("\u{feff}{STANDARD_SECRET}"),
+        format!("v1,{OTHER_SECRET}|v1,{STANDARD_SECRET}"),
+    ] {
+        let verified = standard(&[OTHER_SECRET, &spelled]).verify(&request, b"{}", at(1000)).unwrap();
+        assert_eq!(verified.by(), "standard/1", "{spelled:?}");
+    }
+    let mut literal = headers(&[]);
+    literal.insert(
+        "x-hub-signature-256",
+        "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17".parse().unwrap(),
+    );
+    for spelled in
+        ["It's a Secret to Everybody\n", "\u{feff}It's a Secret to Everybody", " \"It's a Secret to Everybody\" "]
+    {
+        let verifier =
+            verifier(Configured::Github(GithubScheme { secrets: vec!["another one".into(), spelled.into()] }));
+        assert_eq!(
+            verifier.unwrap().verify(&literal, b"Hello, World!", at(0)).unwrap().by(),
+            "github/1",
+            "{spelled:?}"
+        );
+    }
+    for blank in ["", " ", "\n", "\"\""] {
+        assert!(verifier(Configured::Github(GithubScheme { secrets: vec![blank.into()] })).is_err());
+    }
+}
+
+/// A tolerance of nothing is nothing, and not the default.
+#[test]
+fn a_tolerance_of_zero_is_zero() {
+    let scheme = StandardScheme { secrets: vec![STANDARD_SECRET.into()], tolerance_ms: Some(0) };
+    let verifier = verifier(Configured::Standard(scheme)).unwrap();
+    let request = signed(STANDARD_SECRET, "m1", 1000, "{}");
+    assert!(verifier.verify(&request, b"{}", at(1000)).is_ok());
+    for now in [999, 1001, 1299] {
+        assert!(matches!(verifier.verify(&request, b"{}", at(now)), Err(VerifyError::OutOfWindow { .. })), "{now}");
+    }
+}
+
 /// One signed text, cut at another full stop, is not another request.
 #[test]
 fn a_signed_text_is_cut_in_one_way_only() {
@@ -213,7 +259,7 @@ fn what_could_never_verify_is_refused_at_compile_time() {
         let error = template(scheme).unwrap_err().to_string();
         assert!(error.starts_with("source shop: verify: ") && error.contains(problem), "{error}");
     }
-    let not_base64 = StandardScheme { secrets: vec!["whsec_!".into()], tolerance_ms: 0 };
+    let not_base64 = StandardScheme { secrets: vec!["whsec_!".into()], tolerance_ms: None };
     assert!(verifier(Configured::Standard(not_base64)).unwrap_err().problem.contains("base64"));
     assert!(Verifier::compile(&Source::default()).unwrap_err().problem.contains("no scheme"));
     assert!(verifier(Configured::None(NoneScheme {})).unwrap().verify(&HeaderMap::new(), b"", at(0)).is_ok());

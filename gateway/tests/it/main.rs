@@ -2,7 +2,9 @@
 
 mod admission;
 mod events;
+mod hostile;
 mod http;
+mod http_rules;
 mod keys;
 mod mesh;
 mod overload;

@@ -47,7 +47,7 @@ pub fn spec(shards: u32) -> LogSpec {
 
 /// Takes its workflow from `/workflow` and its type from `/type`.
 pub fn shop() -> Source {
-    let scheme = Scheme::Standard(StandardScheme { secrets: vec![SECRET.into()], tolerance_ms: 0 });
+    let scheme = Scheme::Standard(StandardScheme { secrets: vec![SECRET.into()], tolerance_ms: None });
     Source {
         name: "shop".into(),
         verification: Some(Verification { scheme: Some(scheme) }),

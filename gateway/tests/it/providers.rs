@@ -1,5 +1,6 @@
 //! The providers' deliveries, from their own headers to the log.
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::Timestamp;
 use serde_json::json;
@@ -8,13 +9,13 @@ use weft_nats::{streams, subject::Layout};
 use weft_proto::{
     ids::ShardId,
     v1::{
-        ApiKeyScheme, BodyKind, DeliveryIdRule, GithubScheme, Rule, SlackScheme, Source, Verification,
-        delivery_id_rule::From as DeliveryFrom, rule::From as RuleFrom, verification::Scheme,
+        ApiKeyScheme, BodyKind, DeliveryIdRule, GithubScheme, ReplayGuard, Rule, ShopifyScheme, SlackScheme, Source,
+        Verification, delivery_id_rule::From as DeliveryFrom, rule::From as RuleFrom, verification::Scheme,
     },
 };
 
 use crate::{
-    http::{Request, get, post, send},
+    http::{Request, events, get, post, send},
     mesh::{Mesh, READ_TOKEN},
 };
 
@@ -85,12 +86,98 @@ async fn a_redelivery_by_hand_passes_after_our_failure_and_gets_the_receipt_afte
     gateway.drained().await;
 }
 
+/// A captured delivery under another id, event and path is the first one: none of those is signed.
+#[tokio::test]
+async fn a_captured_delivery_is_not_another_event() {
+    let mesh = Mesh::start(1).await;
+    mesh.add(&code()).await;
+    let open = Source { name: "open".into(), replay_guard: ReplayGuard::Off.into(), ..code() };
+    mesh.add(&open).await;
+    let gateway = mesh.gateway().await;
+    let body = r#"{"ref":"main"}"#;
+    let captured = github("d-1", body);
+    let first = send(gateway.address, &captured).await.unwrap();
+    assert_eq!(first.status, 202);
+    let mut receipt = first.json;
+    receipt["duplicate"] = true.into();
+    let replace = |from: &str, to: &str| Request { head: captured.head.replace(from, to), ..captured.clone() };
+    for replay in [
+        github("attacker-1", body),
+        replace("X-GitHub-Event: push", "X-GitHub-Event: deployment"),
+        Request { head: github("attacker-2", body).head.replace("push", "release"), ..captured.clone() },
+        Request {
+            head: github("attacker-3", body).head.replace("webhooks/code", "webhooks/code/other"),
+            ..captured.clone()
+        },
+    ] {
+        let answer = send(gateway.address, &replay).await.unwrap();
+        assert_eq!((answer.status, &answer.json), (200, &receipt), "{}", replay.head);
+    }
+    assert_eq!(stored(&mesh).await, 1);
+    let unguarded =
+        Request { head: github("attacker-4", body).head.replace("webhooks/code", "webhooks/open"), ..captured };
+    assert_eq!(send(gateway.address, &unguarded).await.unwrap().status, 202, "of another source");
+    let again = Request { head: unguarded.head.replace("attacker-4", "attacker-5"), ..unguarded };
+    assert_eq!(send(gateway.address, &again).await.unwrap().status, 202, "which asked for it");
+    gateway.drained().await;
+}
+
+/// Shopify names an event and each of its deliveries; the same event is taken once.
+#[tokio::test]
+async fn shopifys_events_are_known_by_their_event_id() {
+    let mesh = Mesh::start(1).await;
+    mesh.add(&source("store", Scheme::Shopify(ShopifyScheme { secrets: vec![SECRET.into()] }))).await;
+    let gateway = mesh.gateway().await;
+    let shopify = |event: &str, delivery: &str, body: &str| {
+        let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
+        mac.update(body.as_bytes());
+        let signature = BASE64_STANDARD.encode(mac.finalize().into_bytes());
+        let headers = [
+            ("X-Shopify-Topic", "orders/create"),
+            ("X-Shopify-Event-Id", event),
+            ("X-Shopify-Webhook-Id", delivery),
+            ("X-Shopify-Hmac-SHA256", signature.as_str()),
+        ];
+        post("store", &headers, body)
+    };
+    let statuses = [("e1", "d1", r#"{"id":1}"#), ("e1", "d2", r#"{"id":1,"n":2}"#), ("e2", "d1", r#"{"id":1,"n":3}"#)];
+    for ((event, delivery, body), status) in statuses.into_iter().zip([202, 200, 202]) {
+        assert_eq!(
+            send(gateway.address, &shopify(event, delivery, body)).await.unwrap().status,
+            status,
+            "{event} {delivery}"
+        );
+    }
+    gateway.drained().await;
+}
+
+/// A form says what to choose at the sender; JSON that receivers could not read is refused.
+#[tokio::test]
+async fn bodies_that_are_not_json_for_everybody_are_refused_with_advice() {
+    let mesh = Mesh::start(1).await;
+    mesh.add(&code()).await;
+    let gateway = mesh.gateway().await;
+    let mut form = github("d-1", "payload=%7B%7D");
+    form.head = form.head.replace("host: weft", "host: weft\r\ncontent-type: application/x-www-form-urlencoded");
+    let refused = send(gateway.address, &form).await.unwrap();
+    assert_eq!((refused.status, refused.code()), (400, "malformed_body"));
+    assert!(refused.text("detail").contains("choose application/json"), "{refused:?}");
+    for (depth, status) in [(512, 202), (513, 400)] {
+        let body = "[".repeat(depth) + &"]".repeat(depth);
+        assert_eq!(send(gateway.address, &github(&format!("d-{depth}"), &body)).await.unwrap().status, status);
+        let event = format!(r#"{{"type":"t","workflowId":"w","id":"{depth}","data":{body}}}"#);
+        let plain = [("content-type", "application/json")];
+        assert_eq!(send(gateway.address, &events(&plain, event)).await.unwrap().status, status, "{depth}");
+    }
+    gateway.drained().await;
+}
+
 /// Slack asks whose an address is before it sends anything. Its question is answered only where it is signed, and never
 /// becomes an event; a form of Slack's is one where the source takes any body.
 #[tokio::test]
 async fn slack_gets_its_challenge_back_and_its_events_accepted() {
     let mesh = Mesh::start(1).await;
-    let scheme = Scheme::Slack(SlackScheme { secrets: vec![SECRET.into()], tolerance_ms: 0 });
+    let scheme = Scheme::Slack(SlackScheme { secrets: vec![SECRET.into()], tolerance_ms: None });
     let events = source("chat", scheme.clone());
     let forms = Source {
         body: BodyKind::Any.into(),

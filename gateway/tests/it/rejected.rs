@@ -70,7 +70,7 @@ async fn configure(mesh: &Mesh, secret: &str) {
     let catalog = Catalog::new(mesh.connection.clone(), master_key());
     let revision = catalog.read().await.unwrap().sources["shop"].revision;
     let mut source = shop();
-    let scheme = Scheme::Standard(StandardScheme { secrets: vec![secret.into()], tolerance_ms: 0 });
+    let scheme = Scheme::Standard(StandardScheme { secrets: vec![secret.into()], tolerance_ms: None });
     source.verification.as_mut().unwrap().scheme = Some(scheme);
     catalog.put_source(&source, revision).await.unwrap();
 }
@@ -218,7 +218,7 @@ async fn refusals_are_kept_whole_and_without_secrets() {
     assert!(first.headers.iter().any(|header| header.name == "webhook-signature" && header.value.starts_with("v1,")));
     assert!(first.client == "127.0.0.1", "{}", first.client);
     assert!(first.redacted && !first.truncated);
-    assert_eq!((second.body.len(), second.body_size, second.truncated), (64 * 1024, 100_000, true));
+    assert_eq!((second.body.len(), second.body_size, second.truncated), (16 * 1024, 100_000, true));
     assert_eq!((third.code.as_str(), third.body.len(), third.truncated), ("unsupported_media_type", 0, true));
     assert_eq!((fourth.code.as_str(), &fourth.body[..]), ("id_reused", &br#"{"type":"t","workflow":"w"}"#[..]));
     assert_eq!(retry(&mesh.connection, *leaky).await.code, "malformed_body");

@@ -28,6 +28,7 @@ mod forged;
 mod log;
 mod preferred;
 mod receipts;
+mod replays;
 mod rollback;
 
 /// A nats-server with a log.
@@ -173,6 +174,7 @@ fn event(workflow: &str, delivery: u64) -> NewEvent {
         kept_headers: Vec::new(),
         payload: Bytes::from(format!("{{\"n\":{delivery}}}")),
         receipt_on_id_reuse: false,
+        replay_guard: false,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Changes become segments, and segments are merged.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap, hash_map::Entry},
     sync::Arc,
 };
@@ -144,11 +145,14 @@ impl Apply {
         changes: &[Change],
         view: Option<&View>,
     ) -> Result<(), redb::Error> {
-        let mut buckets: BTreeMap<Bucket, Vec<(EventId, &Accepted)>> = BTreeMap::new();
+        let mut buckets: BTreeMap<Bucket, Vec<(EventId, Cow<'_, Accepted>)>> = BTreeMap::new();
         for change in changes {
             if let Content::Event(id, accepted) = &change.content {
                 let bucket = Bucket::of(accepted.stored_at, self.horizons.dedup_ms);
-                buckets.entry(bucket).or_default().push((*id, accepted));
+                let rows = buckets.entry(bucket).or_default();
+                rows.push((*id, Cow::Borrowed(accepted)));
+                let replayed = |key| (key, Cow::Owned(tables::replayed(*id, accepted)));
+                rows.extend(accepted.replay_key.map(replayed));
             }
         }
         for (bucket, mut events) in buckets {
@@ -167,7 +171,7 @@ impl Apply {
                     };
                     for (id, accepted) in same {
                         self.check_once(*id, accepted, before.as_ref());
-                        before = Some((*accepted).clone());
+                        before = Some(Accepted::clone(accepted));
                     }
                     if let Some((id, accepted)) = same.last() {
                         table.insert(id.as_bytes(), tables::accepted_row(accepted))?;

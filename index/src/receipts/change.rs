@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use weft_nats::{
-    event::{Entry, Event},
+    event::{self, Entry, Event},
     message::Stored,
     subject::Layout,
 };
@@ -60,6 +60,7 @@ fn accepted(event: &Event, message: &Stored) -> Accepted {
         sequence_number: event.sequence_number,
         workflow: event.workflow.clone(),
         previous: event.previous,
+        replay_key: event::replay_key(&message.headers),
     }
 }
 

@@ -107,7 +107,22 @@ pub(super) fn accepted(row: (u64, i64, &[u8; 32], u64, Option<&[u8; 16]>, &str))
         sequence_number: SequenceNumber(number),
         workflow: self::workflow(workflow)?,
         previous: previous.copied().map(EventId::from_bytes),
+        replay_key: None,
     })
+}
+
+/// What is kept of an event under its replay key: all of it, with its id in place of the digest, which says nothing here.
+pub(super) fn replayed(id: EventId, accepted: &Accepted) -> Accepted {
+    let mut digest = [0; 32];
+    digest[..16].copy_from_slice(id.as_bytes());
+    Accepted { digest, replay_key: None, ..accepted.clone() }
+}
+
+/// The event of a row under a replay key.
+pub(super) fn id_of_replayed(row: &Accepted) -> EventId {
+    let mut id = [0; 16];
+    id.copy_from_slice(&row.digest[..16]);
+    EventId::from_bytes(id)
 }
 
 pub(super) fn statement_row(statement: &Statement) -> (u64, &[u8; 16], i64, i64, bool) {

@@ -38,6 +38,7 @@ fn event(seq: u64, secs: i64, name: &str, number: u64, previous: Option<u64>) ->
         sequence_number: SequenceNumber(number),
         workflow: workflow(name),
         previous: previous.map(id),
+        replay_key: None,
     };
     let mark = Mark { stored_at: at(secs), id: Some(id(seq)) };
     Change { seq: StreamSeq(seq), mark, content: Content::Event(id(seq), accepted) }

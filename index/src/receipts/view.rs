@@ -81,6 +81,15 @@ impl View {
         Ok(None)
     }
 
+    /// The newest event of this replay key that is remembered, and its id; [`Horizons::knows`] says whether it still counts.
+    ///
+    /// # Errors
+    ///
+    /// What redb says.
+    pub fn replayed(&self, key: EventId) -> Result<Option<(EventId, Accepted)>, redb::Error> {
+        Ok(self.receipt(key)?.map(|row| (tables::id_of_replayed(&row), row)))
+    }
+
     /// The head of a workflow; [`Horizons::remembers`] says whether it still counts.
     ///
     /// # Errors

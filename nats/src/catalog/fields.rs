@@ -7,8 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use weft_proto::v1::{
-    ApiKey, BodyKind, DeliveryIdRule, OnExhausted, OnIdReuse, Rate, Rule, SchemaMode, SignatureEncoding, Source,
-    Subscription, delivery_id_rule, destination, rule, schema_rule, verification::Scheme,
+    ApiKey, BodyKind, DeliveryIdRule, OnExhausted, OnIdReuse, Rate, ReplayGuard, Rule, SchemaMode, SignatureEncoding,
+    Source, Subscription, delivery_id_rule, destination, rule, schema_rule, verification::Scheme,
 };
 
 use super::{entry::is_ordered, keys::scope_name};
@@ -85,6 +85,11 @@ pub(super) fn of_source(source: &Source) -> Vec<Field> {
     fields.put_text("data.pointer", &source.data_pointer);
     fields.put("body", if source.body() == BodyKind::Any { "any" } else { "json" });
     fields.put("on_id_reuse", if source.on_id_reuse() == OnIdReuse::Receipt { "receipt" } else { "conflict" });
+    match source.replay_guard() {
+        ReplayGuard::Body => fields.put("replay_guard", "body"),
+        ReplayGuard::Off => fields.put("replay_guard", "off"),
+        ReplayGuard::Unspecified => {}
+    }
     fields.put_list("keep_headers", &source.keep_headers);
     if source.max_body_bytes != 0 {
         fields.put("max_body_bytes", source.max_body_bytes);
@@ -111,11 +116,11 @@ pub(super) fn of_source(source: &Source) -> Vec<Field> {
 
 fn of_scheme(fields: &mut Fields, scheme: &Scheme) {
     let (name, secrets, tolerance) = match scheme {
-        Scheme::Standard(scheme) => ("standard", Some(&scheme.secrets), Some(scheme.tolerance_ms)),
+        Scheme::Standard(scheme) => ("standard", Some(&scheme.secrets), scheme.tolerance_ms),
         Scheme::Github(scheme) => ("github", Some(&scheme.secrets), None),
-        Scheme::Hmac(scheme) => ("hmac", Some(&scheme.secrets), Some(scheme.tolerance_ms)),
-        Scheme::Stripe(scheme) => ("stripe", Some(&scheme.secrets), Some(scheme.tolerance_ms)),
-        Scheme::Slack(scheme) => ("slack", Some(&scheme.secrets), Some(scheme.tolerance_ms)),
+        Scheme::Hmac(scheme) => ("hmac", Some(&scheme.secrets), scheme.tolerance_ms),
+        Scheme::Stripe(scheme) => ("stripe", Some(&scheme.secrets), scheme.tolerance_ms),
+        Scheme::Slack(scheme) => ("slack", Some(&scheme.secrets), scheme.tolerance_ms),
         Scheme::Shopify(scheme) => ("shopify", Some(&scheme.secrets), None),
         Scheme::None(_) => ("none", None, None),
         Scheme::ApiKey(_) => ("api_key", None, None),

@@ -141,6 +141,11 @@ impl Grant {
         self.key_id().unwrap_or(BOOTSTRAP)
     }
 
+    /// Whether it has a scope.
+    pub fn has(&self, scope: Scope) -> bool {
+        self.key.as_ref().is_none_or(|key| has_scope(key, scope))
+    }
+
     /// The sources that it is limited to; empty: all.
     pub fn sources(&self) -> &[String] {
         self.key.as_ref().map_or(&[], |key| &key.sources)

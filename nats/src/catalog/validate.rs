@@ -33,6 +33,8 @@ const PATTERN_BYTES_MAX: usize = 256;
 const SCHEDULE_MAX: usize = 100;
 /// The longest wait between two attempts: no log keeps its events for longer.
 const WAIT_MS_MAX: u64 = 366 * 24 * 60 * 60 * 1000;
+/// The longest tolerance of a signed timestamp: a day.
+const TOLERANCE_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 /// The longest period of a rate: more would stop it for a day after a burst.
 const PERIOD_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 
@@ -49,6 +51,7 @@ pub fn validate_source(source: &Source) -> Result<(), String> {
         .and_then(|verification| verification.scheme.as_ref())
         .ok_or("verify is missing: say which scheme its requests are signed by")?;
     secrets::check_scheme(scheme)?;
+    check_tolerance(scheme)?;
     match scheme {
         Scheme::Hmac(hmac) => check_hmac(source, hmac)?,
         Scheme::ApiKey(_) => check_delivery_id_is_said(source, "api_key")?,
@@ -67,6 +70,28 @@ pub fn validate_source(source: &Source) -> Result<(), String> {
     check_pointer("data", &source.data_pointer)?;
     source.keep_headers.iter().try_for_each(|header| check_header("keep_headers", header))?;
     schemas::check_schemas(source)
+}
+
+/// What works and is probably not meant, one line each.
+pub fn source_warnings(source: &Source) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let Some(scheme) = source.verification.as_ref().and_then(|verification| verification.scheme.as_ref()) else {
+        return warnings;
+    };
+    for index in secrets::short(scheme) {
+        warnings.push(format!("verify: secret {index} is shorter than 16 bytes; ask the sender for a longer one"));
+    }
+    if let (Scheme::Hmac(hmac), Some(v1::DeliveryIdRule { from: Some(delivery_id_rule::From::Header(header)) })) =
+        (scheme, &source.delivery_id)
+        && !(hmac.template.contains("{id}") && hmac.id_header.eq_ignore_ascii_case(header))
+        && source.replay_guard() != v1::ReplayGuard::Body
+    {
+        warnings.push(format!(
+            "delivery_id: header {header} is not signed, so that a captured request can be sent again under another id; \
+             put {{id}} into the template, or say replay_guard = \"body\" where no two bodies are the same"
+        ));
+    }
+    warnings
 }
 
 /// Checks a subscription for what no worker could work with.
@@ -179,6 +204,23 @@ fn check_retry(retry: &v1::Retry) -> Result<(), String> {
 /// The form only: whether the address may be reached is decided where it is resolved.
 fn check_url(url: &str) -> Result<(), String> {
     DeliveryUrl::parse(url).map(drop).map_err(|problem| format!("destination: {problem}"))
+}
+
+/// A time within which a captured request counts as new must not outlast what is known of the first.
+fn check_tolerance(scheme: &Scheme) -> Result<(), String> {
+    let tolerance_ms = match scheme {
+        Scheme::Standard(scheme) => scheme.tolerance_ms,
+        Scheme::Stripe(scheme) => scheme.tolerance_ms,
+        Scheme::Slack(scheme) => scheme.tolerance_ms,
+        Scheme::Hmac(scheme) => scheme.tolerance_ms,
+        Scheme::Github(_) | Scheme::Shopify(_) | Scheme::ApiKey(_) | Scheme::None(_) => None,
+    };
+    match tolerance_ms {
+        Some(tolerance) if tolerance > TOLERANCE_MS_MAX => {
+            Err("verify: tolerance is longer than a day; a captured request could be sent again for as long".into())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_name(name: &str) -> Result<(), String> {

@@ -36,9 +36,9 @@ impl fmt::Debug for Secret {
 /// Where a secret is found: `env:NAME`, `file:PATH`, or the secret itself.
 #[derive(Clone, PartialEq, Eq)]
 pub enum SecretRef {
-    /// An environment variable.
+    /// An environment variable; a line end at its end is not part of the secret.
     Env(String),
-    /// A file; a line end at its end is not part of the secret.
+    /// A file; neither a line end at its end nor a byte order mark in front is part of the secret.
     File(PathBuf),
     /// In clear.
     Clear(Secret),
@@ -53,16 +53,26 @@ impl SecretRef {
     pub fn resolve(&self) -> Result<Secret, String> {
         match self {
             Self::Env(name) => match std::env::var(name) {
-                Ok(text) if !text.is_empty() => Ok(Secret(text)),
-                _ => Err(format!("environment variable {name} is not set; set it or write the secret as file:PATH")),
+                Ok(text) => match trimmed(&text) {
+                    "" => Err(format!("environment variable {name} is set, but empty")),
+                    text => Ok(Secret(text.to_owned())),
+                },
+                Err(_) => {
+                    Err(format!("environment variable {name} is not set; set it or write the secret as file:PATH"))
+                }
             },
             Self::File(path) => match std::fs::read_to_string(path) {
-                Ok(text) => Ok(Secret(text.trim_end_matches(['\r', '\n']).to_owned())),
+                Ok(text) => Ok(Secret(trimmed(&text).to_owned())),
                 Err(error) => Err(format!("secret file {}: {error}", path.display())),
             },
             Self::Clear(secret) => Ok(secret.clone()),
         }
     }
+}
+
+/// Without what shells and editors put around a text.
+fn trimmed(text: &str) -> &str {
+    text.trim_start_matches('\u{feff}').trim_end_matches(['\r', '\n'])
 }
 
 impl fmt::Debug for SecretRef {
@@ -99,7 +109,7 @@ mod tests {
     #[test]
     fn secrets_are_found_where_they_are_said_to_be_and_never_printed() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "hush\r\n").unwrap();
+        std::fs::write(file.path(), "\u{feff}hush\r\n").unwrap();
         let of_file = parse(&format!("file:{}", file.path().display())).unwrap();
         assert_eq!(of_file.resolve().unwrap().expose(), "hush");
         let clear = parse("hush").unwrap();

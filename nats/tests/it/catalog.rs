@@ -20,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 fn source(name: &str) -> Source {
-    let scheme = verification::Scheme::Standard(StandardScheme { secrets: vec![SECRET.into()], tolerance_ms: 1000 });
+    let scheme =
+        verification::Scheme::Standard(StandardScheme { secrets: vec![SECRET.into()], tolerance_ms: Some(1000) });
     Source { name: name.into(), verification: Some(Verification { scheme: Some(scheme) }), ..Source::default() }
 }
 

@@ -12,16 +12,15 @@ use axum::{
 use http::StatusCode;
 use jiff::Timestamp;
 use weft_gateway::{
-    admission::TrustedProxies,
     body,
     error::Problem,
     identify,
     sequencer::{NewEvent, SubmitError},
-    serve,
     verify::Verifier,
 };
 use weft_nats::{connect::Connection, options::NatsOptions, subject::Layout};
 use weft_proto::{ids::SequenceNumber, v1::Source};
+use weft_serve::Connections;
 use weft_tls::{Listener, TlsOptions};
 
 use super::{
@@ -29,6 +28,9 @@ use super::{
     post::SECRET_VARIABLE,
 };
 use crate::{config::Config, exit::Failure, mesh::Wiring, signal};
+
+/// Connections at a time: as many as a gateway accepts.
+const CONNECTIONS_MAX: usize = 8192;
 
 /// `weft bench answer`: started by `weft bench accept`.
 #[derive(Debug, clap::Args)]
@@ -67,7 +69,7 @@ pub async fn run(args: AnswerArgs) -> Result<(), Failure> {
     let source: &Source = config.catalog.sources.first().ok_or_else(|| Failure::Failed("no source".into()))?;
     let verifier = Verifier::compile(source).map_err(|error| Failure::of(&error))?;
     let rules = identify::Rules::compile(source).map_err(Failure::Failed)?;
-    let limits = body::Limits { bytes_max: 1 << 20, time: std::time::Duration::from_secs(30) };
+    let limits = body::Limits { bytes_max: 1 << 20, time: std::time::Duration::from_secs(30), depth_max: 512 };
     let log = match args.append {
         Some(callers) => Some(Log::open(&config.nats, callers).await?),
         None => None,
@@ -78,7 +80,8 @@ pub async fn run(args: AnswerArgs) -> Result<(), Failure> {
     let listen = ([127, 0, 0, 1], 0).into();
     let listener = Listener::bind(listen, &TlsOptions::default()).await.map_err(|error| Failure::of(&error))?;
     println!("answer http://{}\nready", listener.local_addr);
-    serve::serve(listener, router, TrustedProxies::default(), drain).await;
+    let connections = Connections::within_descriptors(CONNECTIONS_MAX, 2);
+    weft_serve::serve(listener, router, weft_serve::Options::new("bench", connections), drain).await;
     Ok(())
 }
 
@@ -104,7 +107,7 @@ async fn answer(
     request: Request,
 ) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
-    let body = shared.bodies.read(&head.headers, body).await?;
+    let body = shared.bodies.read(&head, body, None).await?;
     let received_at = Timestamp::now();
     let verified = shared.verifier.verify(&head.headers, &body.bytes, received_at)?;
     let event = shared.rules.identify(&identify::Request {

@@ -257,5 +257,6 @@ fn event(payload: &Bytes, workflow: u64) -> anyhow::Result<NewEvent> {
         kept_headers: Vec::new(),
         payload: payload.clone(),
         receipt_on_id_reuse: false,
+        replay_guard: false,
     })
 }

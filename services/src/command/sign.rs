@@ -6,6 +6,7 @@ use std::{
 };
 
 use weft_nats::options::{Secret, SecretRef};
+use weft_proto::ids::DELIVERY_ID_BYTES_MAX;
 
 use crate::{
     exit::Failure,
@@ -61,9 +62,21 @@ pub async fn run(args: SignArgs) -> Result<(), Failure> {
     check_flags(&signing, args.id.is_some(), args.event_type.is_some(), args.timestamp.is_some())?;
     let body = read(&args.body)?;
     let id = args.id.unwrap_or_else(|| format!("msg_{}", uuid::Uuid::new_v4().simple()));
+    check_id(signing.scheme, &id).map_err(Failure::Usage)?;
     let timestamp = args.timestamp.unwrap_or_else(|| jiff::Timestamp::now().as_second());
     let headers = signing.headers(&id, timestamp, args.event_type.as_deref(), &body).map_err(Failure::Failed)?;
     println!("{}", render(&headers, args.output));
+    Ok(())
+}
+
+/// Refuses an id that no gateway takes.
+fn check_id(scheme: Scheme, id: &str) -> Result<(), String> {
+    if !(1..=DELIVERY_ID_BYTES_MAX).contains(&id.len()) || !id.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        return Err(format!("--id: {id:?} is not 1 to {DELIVERY_ID_BYTES_MAX} printable ASCII characters"));
+    }
+    if scheme == Scheme::Standard && id.contains('.') {
+        return Err(format!("--id: {id:?} holds a full stop, which Standard Webhooks forbids in an id"));
+    }
     Ok(())
 }
 

@@ -82,6 +82,8 @@ const GATEWAY: &[Key] = &[
     key("max_body", Text),
     key("rate_limit", Table(RATE_LIMIT)),
     key("trusted_proxies", List),
+    key("max_depth", Integer),
+    key("drain_delay", Text),
     key("tls", Table(TLS)),
 ];
 
@@ -102,6 +104,7 @@ const SOURCE: &[Key] = &[
     key("max_body", Text),
     key("on_id_reuse", Text),
     key("keep_headers", List),
+    key("replay_guard", Text),
     key("schema", Tables(DATA_SCHEMA)),
 ];
 

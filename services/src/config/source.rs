@@ -5,9 +5,9 @@ use serde::Deserialize;
 use toml::Value;
 use weft_nats::options::{SecretRef, Span};
 use weft_proto::v1::{
-    self, ApiKeyScheme, BodyKind, DeliveryIdRule, GithubScheme, HmacScheme, NoneScheme, OnIdReuse, Rule, ShopifyScheme,
-    SignatureEncoding, SlackScheme, Source, StandardScheme, StripeScheme, Verification, delivery_id_rule, rule,
-    verification,
+    self, ApiKeyScheme, BodyKind, DeliveryIdRule, GithubScheme, HmacScheme, NoneScheme, OnIdReuse, ReplayGuard, Rule,
+    ShopifyScheme, SignatureEncoding, SlackScheme, Source, StandardScheme, StripeScheme, Verification,
+    delivery_id_rule, rule, verification,
 };
 
 use super::{KeyPath, Problem, Secrets, data_schema::SchemaForm};
@@ -31,6 +31,7 @@ pub(super) struct SourceForm {
     body: BodyForm,
     max_body: Option<ByteSize>,
     on_id_reuse: Option<ReuseForm>,
+    replay_guard: Option<GuardForm>,
     #[serde(default)]
     keep_headers: Vec<String>,
     #[serde(default)]
@@ -93,6 +94,13 @@ enum ReuseForm {
     Receipt,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum GuardForm {
+    Body,
+    Off,
+}
+
 impl SourceForm {
     /// The source, with its secrets.
     pub(super) fn into_source(self, path: &KeyPath, secrets: &mut Secrets) -> Result<Source, Problem> {
@@ -102,6 +110,11 @@ impl SourceForm {
             Some(ReuseForm::Conflict) => OnIdReuse::Conflict,
             Some(ReuseForm::Receipt) => OnIdReuse::Receipt,
             None => reuse_default(&scheme),
+        };
+        let replay_guard = match self.replay_guard {
+            Some(GuardForm::Body) => ReplayGuard::Body,
+            Some(GuardForm::Off) => ReplayGuard::Off,
+            None => ReplayGuard::Unspecified,
         };
         let body = match self.body {
             BodyForm::Json => BodyKind::Json,
@@ -121,6 +134,7 @@ impl SourceForm {
             keep_headers: self.keep_headers,
             schemas: schemas.collect::<Result<_, _>>()?,
             max_body_bytes: self.max_body.map_or(0, |size| size.as_u64()),
+            replay_guard: replay_guard.into(),
         })
     }
 }
@@ -129,7 +143,7 @@ impl VerifyForm {
     fn into_scheme(self, path: &KeyPath, secrets: &mut Secrets) -> Result<verification::Scheme, Problem> {
         use verification::Scheme;
         self.check_keys(path)?;
-        let tolerance_ms = millis(self.tolerance.unwrap_or(TOLERANCE_DEFAULT));
+        let tolerance_ms = Some(millis(self.tolerance.unwrap_or(TOLERANCE_DEFAULT)));
         let keys = secrets.resolve_all(&path.key("secrets"), &self.secrets)?;
         match self.scheme.as_str() {
             "standard" => Ok(Scheme::Standard(StandardScheme { secrets: keys, tolerance_ms })),

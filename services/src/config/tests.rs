@@ -61,6 +61,8 @@ max_bytes = "100MiB"
 [gateway]
 listen = "127.0.0.1:8081"
 max_body = "8MiB"
+max_depth = 64
+drain_delay = "5s"
 rate_limit = {{ per_ip = "10/s", per_source = "5000/h" }}
 trusted_proxies = ["10.0.0.0/8"]
 tls = {{ cert = "file:cert.pem", key = "file:key.pem" }}
@@ -82,8 +84,9 @@ keep_headers = ["x-a"]
 max_body = "5MiB"
 [[source]]
 name = "own"
-verify = {{ scheme = "hmac", secrets = ["k"], header = "X-Signature", prefix = "sha256=", encoding = "base64" }}
+verify = {{ scheme = "hmac", secrets = ["0123456789abcdef"], header = "X-Signature", prefix = "sha256=", encoding = "base64" }}
 delivery_id = "digest"
+replay_guard = "body"
 [[subscription]]
 name = "billing"
 types = ["order.*"]
@@ -105,14 +108,17 @@ start = "2026-11-21T02:00:00Z"
     let limits = [limits.per_ip, limits.per_source, limits.per_key].map(|rate| rate.to_string());
     assert_eq!(limits, ["10/s", "5000/h", "60000/min"]);
     assert_eq!(config.gateway.trusted_proxies.len(), 1);
+    assert_eq!((config.gateway.max_depth, config.gateway.drain_delay.0.as_secs()), (64, 5));
     assert!(config.gateway.tls.cert.is_some() && config.admin.tls.cert.is_none());
     let shop = &config.catalog.sources[0];
     assert_eq!(shop.max_body_bytes, 5 * 1024 * 1024);
     let Some(verification::Scheme::Standard(scheme)) = shop.verification.clone().unwrap().scheme else {
         panic!("standard")
     };
-    assert_eq!((scheme.secrets, scheme.tolerance_ms), (vec![SECRET.to_owned()], 60_000));
+    assert_eq!((scheme.secrets, scheme.tolerance_ms), (vec![SECRET.to_owned()], Some(60_000)));
     assert_eq!(shop.workflow.clone().unwrap().from, Some(rule::From::Pointer("/data/orderId".into())));
+    let guards = [0, 1].map(|index: usize| config.catalog.sources[index].replay_guard());
+    assert_eq!(guards, [v1::ReplayGuard::Unspecified, v1::ReplayGuard::Body]);
     let own = config.catalog.sources[1].delivery_id.clone().unwrap();
     assert_eq!(own.from, Some(delivery_id_rule::From::Digest(true)));
     let billing = &config.catalog.subscriptions[0];
@@ -158,22 +164,40 @@ fn mistakes_in_a_source_are_told_with_their_key() {
     assert!(unknown.contains("weft.toml:3: source[0].verify.scheme: unknown scheme \"hmca\"; known: "), "{unknown}");
     assert!(refused(&source("verify = { scheme = \"none\" }")).contains("allow_unsigned = true"));
     for (verify, key) in [
-        (r#"scheme = "github", secrets = ["x"], header = "X-A""#, "header"),
-        (r#"scheme = "shopify", secrets = ["x"], tolerance = "1m""#, "tolerance"),
-        (r#"scheme = "stripe", secrets = ["x"], template = "{body}""#, "template"),
-        (r#"scheme = "api_key", secrets = ["x"]"#, "secrets"),
-        (r#"scheme = "slack", secrets = ["x"], allow_unsigned = true"#, "allow_unsigned"),
+        (r#"scheme = "github", secrets = ["0123456789abcdef"], header = "X-A""#, "header"),
+        (r#"scheme = "shopify", secrets = ["0123456789abcdef"], tolerance = "1m""#, "tolerance"),
+        (r#"scheme = "stripe", secrets = ["0123456789abcdef"], template = "{body}""#, "template"),
+        (r#"scheme = "api_key", secrets = ["0123456789abcdef"]"#, "secrets"),
+        (r#"scheme = "slack", secrets = ["0123456789abcdef"], allow_unsigned = true"#, "allow_unsigned"),
     ] {
         let needless = refused(&source(&format!("verify = {{ {verify} }}")));
         let (_, told) = needless.split_once("source[0].verify.").unwrap_or_else(|| panic!("{needless}"));
         assert!(told.starts_with(key) && told.contains("does not read it"), "{needless}");
     }
-    let rules = "verify = { scheme = \"github\", secrets = [\"x\"] }\nworkflow = { pointer = \"/a\", header = \"b\" }";
+    let rules = "verify = { scheme = \"github\", secrets = [\"0123456789abcdef\"] }\nworkflow = { pointer = \"/a\", header = \"b\" }";
     assert!(refused(&source(rules)).contains("exactly one of pointer, header and fixed"));
     assert!(
         refused(&source("verify = { scheme = \"hmac\", secrets = [\"env:WEFT_NO_SUCH\"], header = \"X-A\" }"))
             .contains("environment variable WEFT_NO_SUCH is not set")
     );
+}
+
+/// A time of nothing is nothing; one that outlasts what is known of earlier requests is refused, and so are secrets that
+/// could be guessed.
+#[test]
+fn tolerances_and_secrets_have_bounds() {
+    let standard =
+        |rest: &str| source(&format!("verify = {{ scheme = \"standard\", secrets = [\"{SECRET}\"], {rest} }}"));
+    let config = parse(&standard("tolerance = \"0s\"")).unwrap();
+    let scheme = config.catalog.sources[0].verification.clone().unwrap().scheme.unwrap();
+    assert!(matches!(scheme, verification::Scheme::Standard(v1::StandardScheme { tolerance_ms: Some(0), .. })));
+    assert!(refused(&standard("tolerance = \"25h\"")).contains("longer than a day"));
+    let short = format!("[log]\ndedup_horizon = \"1m\"\n{}", standard("tolerance = \"2m\""));
+    assert!(refused(&short).contains("dedup_horizon"), "{}", refused(&short));
+    for secret in [" ", "on", "1234567"] {
+        let problem = refused(&source(&format!("verify = {{ scheme = \"github\", secrets = [\"{secret}\"] }}")));
+        assert!(problem.contains("secret 0") && !problem.contains("make one"), "{problem}");
+    }
 }
 
 /// Every scheme of the contract, with what else it reads; a delivery that comes twice with another body is the big
@@ -188,18 +212,20 @@ fn every_scheme_can_be_written() {
     };
     let (scheme, reuse) = verified(r#"verify = { scheme = "stripe", secrets = ["whsec_test_secret"] }"#);
     let Scheme::Stripe(stripe) = scheme else { panic!("{scheme:?}") };
-    assert_eq!((stripe.secrets, stripe.tolerance_ms), (vec!["whsec_test_secret".to_owned()], 300_000));
+    assert_eq!((stripe.secrets, stripe.tolerance_ms), (vec!["whsec_test_secret".to_owned()], Some(300_000)));
     assert_eq!(reuse, OnIdReuse::Receipt);
-    let (scheme, reuse) = verified(r#"verify = { scheme = "slack", secrets = ["a", "b"], tolerance = "1m" }"#);
+    let (scheme, reuse) = verified(
+        r#"verify = { scheme = "slack", secrets = ["0123456789abcdef", "fedcba9876543210"], tolerance = "1m" }"#,
+    );
     let Scheme::Slack(slack) = scheme else { panic!("{scheme:?}") };
-    assert_eq!((slack.secrets.len(), slack.tolerance_ms, reuse), (2, 60_000, OnIdReuse::Receipt));
-    let (scheme, reuse) = verified(r#"verify = { scheme = "shopify", secrets = ["a"] }"#);
+    assert_eq!((slack.secrets.len(), slack.tolerance_ms, reuse), (2, Some(60_000), OnIdReuse::Receipt));
+    let (scheme, reuse) = verified(r#"verify = { scheme = "shopify", secrets = ["0123456789abcdef"] }"#);
     assert!(matches!(scheme, Scheme::Shopify(_)) && reuse == OnIdReuse::Receipt, "{scheme:?}");
-    let (scheme, reuse) = verified(r#"verify = { scheme = "github", secrets = ["a"] }"#);
+    let (scheme, reuse) = verified(r#"verify = { scheme = "github", secrets = ["0123456789abcdef"] }"#);
     assert!(matches!(scheme, Scheme::Github(_)) && reuse == OnIdReuse::Receipt, "{scheme:?}");
     let (scheme, reuse) = verified("verify = { scheme = \"api_key\" }\ndelivery_id = { pointer = \"/id\" }");
     assert!(matches!(scheme, Scheme::ApiKey(_)) && reuse == OnIdReuse::Conflict, "{scheme:?}");
-    let strict = "verify = { scheme = \"stripe\", secrets = [\"a\"] }\non_id_reuse = \"conflict\"";
+    let strict = "verify = { scheme = \"stripe\", secrets = [\"0123456789abcdef\"] }\non_id_reuse = \"conflict\"";
     assert_eq!(verified(strict).1, OnIdReuse::Conflict);
     assert!(refused(&source("verify = { scheme = \"api_key\" }")).contains("delivery_id"));
     let wrong = refused(&source(r#"verify = { scheme = "stripe", secrets = ["sk_live_hush"] }"#));
@@ -212,8 +238,9 @@ fn schemas_are_inline_or_in_files() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("order.json");
     std::fs::write(&file, r#"{"type":"object"}"#).unwrap();
-    let with =
-        |schema: &str| source(&format!("verify = {{ scheme = \"github\", secrets = [\"x\"] }}\nschema = [{schema}]"));
+    let with = |schema: &str| {
+        source(&format!("verify = {{ scheme = \"github\", secrets = [\"0123456789abcdef\"] }}\nschema = [{schema}]"))
+    };
     let two = format!(
         r#"{{ type = "order.*", json_schema = "file:{}", mode = "reject" }},
         {{ type = "*", json_schema = "{{}}", mode = "quarantine" }}"#,
@@ -245,7 +272,7 @@ fn subscriptions_of_later_versions_and_mistakes_are_told_apart() {
         ("start = \"yesterday\"", "neither now, beginning"),
         ("retires = 3", "did you mean retry?"),
         (
-            "sources = [\"shpo\"]\n[[source]]\nname = \"shop\"\nverify = { scheme = \"github\", secrets = [\"x\"] }",
+            "sources = [\"shpo\"]\n[[source]]\nname = \"shop\"\nverify = { scheme = \"github\", secrets = [\"0123456789abcdef\"] }",
             "not a [[source]]",
         ),
     ] {

@@ -1,7 +1,7 @@
 //! The rules that span keys or sections. What a single value may be is its type's business; what a gateway or worker
 //! cannot work with, the catalog's.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use bytesize::ByteSize;
 use weft_gateway::verify::Verifier;
@@ -9,7 +9,10 @@ use weft_nats::{
     catalog::{validate_source, validate_subscription},
     options::Span,
 };
-use weft_proto::{ids::SubscriptionUid, v1::Subscription};
+use weft_proto::{
+    ids::SubscriptionUid,
+    v1::{Source, Subscription, verification::Scheme},
+};
 
 use super::{Config, KeyPath, Problem};
 
@@ -76,6 +79,23 @@ fn check_gateway(config: &Config) -> Result<(), Problem> {
     Ok(())
 }
 
+/// A captured request that is still fresh when nothing is known of the first would be another event.
+fn check_tolerance(source: &Source, horizon: Span) -> Result<(), String> {
+    let scheme = source.verification.as_ref().and_then(|verification| verification.scheme.as_ref());
+    let tolerance_ms = match scheme {
+        Some(Scheme::Standard(scheme)) => scheme.tolerance_ms,
+        Some(Scheme::Stripe(scheme)) => scheme.tolerance_ms,
+        Some(Scheme::Slack(scheme)) => scheme.tolerance_ms,
+        Some(Scheme::Hmac(scheme)) => scheme.tolerance_ms,
+        Some(Scheme::Github(_) | Scheme::Shopify(_) | Scheme::ApiKey(_) | Scheme::None(_)) | None => None,
+    };
+    let tolerance = tolerance_ms.map(Duration::from_millis);
+    if tolerance.is_some_and(|tolerance| tolerance > horizon.0) {
+        return Err(format!("is longer than [log] dedup_horizon, which is {horizon}; lower it"));
+    }
+    Ok(())
+}
+
 fn check_catalog(config: &Config) -> Result<(), Problem> {
     let root = KeyPath::default();
     let mut names = BTreeSet::new();
@@ -86,6 +106,10 @@ fn check_catalog(config: &Config) -> Result<(), Problem> {
         }
         validate_source(source).map_err(|problem| (path.clone(), problem))?;
         Verifier::compile(source).map_err(|error| (path.key("verify"), error.problem))?;
+        check_tolerance(source, config.spec.log.dedup_horizon).map_err(|problem| {
+            let key = path.key("verify").key("tolerance");
+            (key, problem)
+        })?;
     }
     let mut names = BTreeSet::new();
     for (index, subscription) in config.catalog.subscriptions.iter().enumerate() {

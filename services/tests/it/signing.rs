@@ -27,8 +27,8 @@ const WAYS: [(&str, &str, &str, &[&str]); 8] = [
     ("stripe", "whsec_test_secret", "whsec_test_secret", &[]),
     ("slack", "8f742231b10e8888abcd99yyyzzz85a5", "8f742231b10e8888abcd99yyyzzz85a5", &[]),
     ("shopify", "shopify_client_secret", "shopify_client_secret", &[]),
-    ("hmac", "k", "k", &[]),
-    ("hmac", "k", "k", &OWN),
+    ("hmac", "0123456789abcdef", "0123456789abcdef", &[]),
+    ("hmac", "0123456789abcdef", "0123456789abcdef", &OWN),
 ];
 
 async fn weft(folder: &Path, args: &[&str]) -> Output {

@@ -20,9 +20,11 @@ use crate::{
 
 mod retry;
 mod scan;
+mod withhold;
 
 use retry::Retry;
 use scan::Filter;
+use withhold::withhold;
 
 /// `RejectedService` over stream REJECTED.
 #[derive(Debug)]
@@ -49,7 +51,10 @@ impl RejectedService for RejectedRequests {
         let before = scan::decode_token(&request.page_token)?;
         let limit = page_size(request.page_size, "page_size")?;
         let filter = Filter { sources: grant.sources().to_vec(), ..filter_of(request)? };
-        let page = scan::newest(&log.connection, &filter, before, limit).await?;
+        let mut page = scan::newest(&log.connection, &filter, before, limit).await?;
+        if !grant.has(v1::Scope::Operate) {
+            page.entries = page.entries.into_iter().map(withhold).collect();
+        }
         let next_page_token = page.next.map(scan::encode_token).unwrap_or_default();
         Ok(Response::new(v1::ListRejectedResponse { rejected: page.entries, next_page_token }))
     }
@@ -64,7 +69,7 @@ impl RejectedService for RejectedRequests {
         // What a key may not see is not there.
         let seen = Filter { sources: grant.sources().to_vec(), ..Filter::default() };
         let entry = stored.as_ref().and_then(scan::decode).filter(|entry| seen.takes(entry)).ok_or_else(unknown)?;
-        Ok(Response::new(entry))
+        Ok(Response::new(if grant.has(v1::Scope::Operate) { entry } else { withhold(entry) }))
     }
 
     async fn retry_rejected(

@@ -59,7 +59,7 @@ fn shopify_brings_both_in_headers_of_either_family() {
         assert_eq!((event.event_type.as_str(), event.receipt_on_id_reuse), ("orders/create", true));
     }
     let error = identified(&source, &[("X-Shopify-Topic", "t")], "{}").unwrap_err();
-    let place = "in header x-shopify-webhook-id or shopify-webhook-id".into();
+    let place = "in header x-shopify-event-id or x-shopify-webhook-id or shopify-webhook-id".into();
     assert_eq!(error, IdentifyError::MissingDeliveryId { place });
     // One id for an event and all its subscriptions is the source's choice.
     let by_event = Source { delivery_id: delivery_rule(DeliveryFrom::Header("X-Shopify-Event-Id".into())), ..source };

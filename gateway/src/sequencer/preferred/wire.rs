@@ -137,6 +137,7 @@ fn encoded(event: v1::ForwardedEvent, layout: Layout) -> Option<Encoded> {
     Some(Encoded {
         id: EventId::from_slice(&event.event_id)?,
         digest: event.body_digest.try_into().ok()?,
+        replay_key: weft_nats::event::outgoing_replay_key(&message.headers),
         bytes: numbered_bytes(&message),
         receipt_on_id_reuse: event.receipt_on_id_reuse,
         workflow,
@@ -179,6 +180,7 @@ pub(in crate::sequencer) fn encode_verdict(verdict: Verdict) -> v1::ForwardVerdi
                 previous_event_id: encode_previous(receipt.previous),
                 // The sender of something new knows it.
                 workflow_id: if receipt.duplicate { receipt.workflow.to_string() } else { String::new() },
+                event_id: if receipt.duplicate { receipt.event_id.to_vec() } else { Vec::new() },
             }
         }
         Err(SubmitError::IdReused) => of(ForwardOutcome::IdReused),
@@ -213,8 +215,9 @@ pub(in crate::sequencer) fn decode_verdict(verdict: v1::ForwardVerdict, id: Even
 
 fn receipt(verdict: v1::ForwardVerdict, id: EventId, workflow: Option<WorkflowId>, duplicate: bool) -> Answer {
     let previous = decode_previous(&verdict.previous_event_id).ok_or(SubmitError::Unavailable)?;
+    let first = decode_previous(&verdict.event_id).ok_or(SubmitError::Unavailable)?;
     Ok(Receipt {
-        event_id: id,
+        event_id: first.unwrap_or(id),
         sequence_number: SequenceNumber(verdict.sequence_number),
         workflow: workflow.ok_or(SubmitError::Unavailable)?,
         previous,
@@ -239,13 +242,15 @@ mod tests {
     #[test]
     fn a_forwarded_event_is_the_same_event() {
         let layout = Layout::new(3);
-        let event = NewEvent { receipt_on_id_reuse: true, ..test_event(EventId::unique(), "a ü", b"{}") };
+        let event = test_event(EventId::unique(), "a ü", b"{}");
+        let event = NewEvent { receipt_on_id_reuse: true, replay_guard: true, ..event };
         let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let (submission, _) = Encoded::new(event, layout).submission(Instant::now(), room, None);
         let there = events(request(now(), [&submission]), layout, now(), AGE_MAX).unwrap().remove(0);
         assert!(there.link.is_none());
         let there = there.event.unwrap();
         assert_eq!((there.id, &there.workflow, there.digest), (submission.id, &submission.workflow, submission.digest));
+        assert!(there.replay_key.is_some() && there.replay_key == submission.replay_key);
         assert_eq!((there.bytes, there.receipt_on_id_reuse), (submission.bytes, submission.receipt_on_id_reuse));
         let (theirs, ours) = (there.message, submission.message);
         assert_eq!((theirs.subject, theirs.headers, theirs.payload), (ours.subject, ours.headers, ours.payload));
@@ -296,6 +301,7 @@ mod tests {
             Ok(receipt("a", None, false)),
             Ok(receipt("a", Some(EventId::unique()), false)),
             Ok(receipt("first", Some(EventId::unique()), true)),
+            Ok(Receipt { event_id: EventId::unique(), ..receipt("first", None, true) }),
             Err(SubmitError::IdReused),
             Err(SubmitError::TooLarge),
             Err(SubmitError::Overloaded),

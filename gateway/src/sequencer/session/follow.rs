@@ -178,7 +178,11 @@ impl Session<'_> {
     pub(super) fn asked(&mut self, ask: Option<Ask>) {
         match ask {
             // Nothing is said of a log that may be another: the caller is told to come again.
-            Some(Ask::Position { .. }) if !self.identity.is_verified() => {}
+            Some(Ask::Position { .. } | Ask::Replay { .. }) if !self.identity.is_verified() => {}
+            Some(Ask::Replay { key, answer }) => {
+                let found = self.overlay.replayed(key).map(|(id, accepted)| (id, accepted.clone()));
+                let _ = answer.send((found, self.overlay.now()));
+            }
             Some(Ask::Position { id, answer }) => {
                 let _ = answer.send(self.overlay.accepted(id).map(|accepted| accepted.seq));
             }

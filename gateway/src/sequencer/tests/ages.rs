@@ -32,6 +32,7 @@ fn accepted(seq: u64, stored_at: Timestamp, number: u64) -> Accepted {
         sequence_number: SequenceNumber(number),
         workflow: WorkflowId::new("a").unwrap(),
         previous: None,
+        replay_key: None,
     }
 }
 
@@ -46,7 +47,7 @@ fn newest(stored_at: Timestamp) -> Option<(StreamSeq, Mark)> {
 
 fn decide_one(overlay: &Overlay, id: EventId, looked: &Looked) -> Decision {
     let workflow = WorkflowId::new("a").unwrap();
-    let candidate = Candidate { id, workflow: &workflow, digest: &DIGEST, looked, linked: None };
+    let candidate = Candidate { id, workflow: &workflow, digest: &DIGEST, replay_key: None, looked, linked: None };
     decide(overlay, horizons(), [candidate]).remove(0)
 }
 
@@ -55,7 +56,8 @@ fn decide_one(overlay: &Overlay, id: EventId, looked: &Looked) -> Decision {
 fn repeats_are_known_to_the_horizon_and_workflows_as_long_as_remembered() {
     let (first, other) = (EventId::unique(), EventId::unique());
     let head = Head { sequence_number: SequenceNumber(7), event_id: first, stored_at: at(0), carried_at: at(0) };
-    let looked = Looked { cursor: StreamSeq(1), accepted: Some(accepted(1, at(0), 7)), head: Some(head) };
+    let looked =
+        Looked { cursor: StreamSeq(1), accepted: Some(accepted(1, at(0), 7)), replayed: None, head: Some(head) };
     let next = Decision::New { sequence_number: SequenceNumber(8), previous: Some(first) };
     let anew = Decision::New { sequence_number: SequenceNumber(1), previous: None };
     let mut overlay = Overlay::new(StreamSeq(1), StreamSeq(1), newest(at(10)));

@@ -52,7 +52,7 @@ fn both_kinds_stand_side_by_side() {
 #[test]
 fn what_is_no_public_key_is_refused() {
     let compile = |secret: &str| {
-        verifier(Configured::Standard(StandardScheme { secrets: vec![secret.into()], tolerance_ms: 0 }))
+        verifier(Configured::Standard(StandardScheme { secrets: vec![secret.into()], tolerance_ms: None }))
             .map(|_| ())
             .map_err(|error| error.problem)
     };

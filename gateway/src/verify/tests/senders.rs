@@ -64,14 +64,14 @@ impl Provider {
     pub(super) fn verifier(self, secrets: &[String]) -> Verifier {
         let secrets = secrets.to_vec();
         verifier(match self {
-            Self::Standard | Self::Svix => Configured::Standard(StandardScheme { secrets, tolerance_ms: 0 }),
+            Self::Standard | Self::Svix => Configured::Standard(StandardScheme { secrets, tolerance_ms: None }),
             Self::StandardPublic => {
                 let secrets = secrets.iter().map(|secret| public(secret)).collect();
-                Configured::Standard(StandardScheme { secrets, tolerance_ms: 0 })
+                Configured::Standard(StandardScheme { secrets, tolerance_ms: None })
             }
             Self::Github => Configured::Github(GithubScheme { secrets }),
-            Self::Stripe => Configured::Stripe(StripeScheme { secrets, tolerance_ms: 0 }),
-            Self::Slack => Configured::Slack(SlackScheme { secrets, tolerance_ms: 0 }),
+            Self::Stripe => Configured::Stripe(StripeScheme { secrets, tolerance_ms: None }),
+            Self::Slack => Configured::Slack(SlackScheme { secrets, tolerance_ms: None }),
             Self::Shopify | Self::ShopifyNewer => Configured::Shopify(ShopifyScheme { secrets }),
             Self::Template => Configured::Hmac(HmacScheme {
                 secrets,
@@ -81,7 +81,7 @@ impl Provider {
                 template: "{timestamp}.{body}.{id}".into(),
                 timestamp_header: "x-time".into(),
                 id_header: "x-id".into(),
-                tolerance_ms: 0,
+                tolerance_ms: None,
             }),
         })
         .unwrap()

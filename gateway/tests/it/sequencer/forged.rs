@@ -134,6 +134,7 @@ async fn what_no_gateway_has_told_is_ignored() {
     // Each says that delivery is what stands behind the first event.
     let told = |delivery: u64| {
         let made_up = v1::AppendedEvent {
+            replay_key: Vec::new(),
             event_id: event("a", delivery).id.to_vec(),
             workflow_id: "a".into(),
             body_digest: vec![0; 32],

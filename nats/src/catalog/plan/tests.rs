@@ -14,7 +14,7 @@ use crate::catalog::{
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 fn source(name: &str) -> Source {
-    let scheme = Scheme::Standard(StandardScheme { secrets: vec![SECRET.into()], tolerance_ms: 1000 });
+    let scheme = Scheme::Standard(StandardScheme { secrets: vec![SECRET.into()], tolerance_ms: Some(1000) });
     Source { name: name.into(), verification: Some(Verification { scheme: Some(scheme) }), ..Source::default() }
 }
 

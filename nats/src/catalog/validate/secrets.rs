@@ -14,14 +14,21 @@ use base64::{
 use ed25519_dalek::VerifyingKey;
 use weft_proto::v1::verification::Scheme;
 
+use crate::catalog::spelling;
+
 /// What a shared secret of Standard Webhooks begins with, and, by coincidence, one of Stripe.
 const SHARED_PREFIX: &str = "whsec_";
 /// What a public key of Standard Webhooks begins with.
 const PUBLIC_PREFIX: &str = "whpk_";
 /// What a private key of Standard Webhooks begins with. It is the sender's alone.
 const PRIVATE_PREFIX: &str = "whsk_";
-/// How long the key of a shared secret may be, as Standard Webhooks says.
+/// How long the key of a shared secret may be that we or our operators make, as Standard Webhooks says.
 const SHARED_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
+
+/// The shortest secret of a sender's, in bytes: a shorter one is guessed, or is no secret at all.
+const SENDER_BYTES_MIN: usize = 8;
+/// Below this a sender's secret is worth a warning, in bytes.
+const SENDER_BYTES_ENOUGH: usize = 16;
 
 /// Senders' secrets are handed around with and without their padding.
 const SENDER_BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -60,19 +67,70 @@ const SHOPIFY: Lookalike = Lookalike {
 /// Checks the secrets of a source.
 pub(super) fn check_scheme(scheme: &Scheme) -> Result<(), String> {
     match scheme {
-        Scheme::Standard(scheme) => each(&scheme.secrets, sender_standard),
-        Scheme::Github(scheme) => each(&scheme.secrets, |secret| GITHUB.check(secret)),
-        Scheme::Stripe(scheme) => each(&scheme.secrets, |secret| STRIPE.check(secret)),
-        Scheme::Slack(scheme) => each(&scheme.secrets, |secret| SLACK.check(secret)),
-        Scheme::Shopify(scheme) => each(&scheme.secrets, |secret| SHOPIFY.check(secret)),
-        Scheme::Hmac(scheme) => each(&scheme.secrets, not_a_pair),
+        Scheme::Standard(scheme) => each(&scheme.secrets, |text| {
+            let mut spelled = spelling::standard(text).peekable();
+            spelled.peek().ok_or("is empty")?;
+            spelled.try_for_each(sender_standard)
+        }),
+        Scheme::Github(scheme) => each(&scheme.secrets, |secret| literal(secret, |secret| GITHUB.check(secret))),
+        Scheme::Stripe(scheme) => each(&scheme.secrets, |secret| literal(secret, |secret| STRIPE.check(secret))),
+        Scheme::Slack(scheme) => each(&scheme.secrets, |secret| literal(secret, |secret| SLACK.check(secret))),
+        Scheme::Shopify(scheme) => each(&scheme.secrets, |secret| literal(secret, |secret| SHOPIFY.check(secret))),
+        Scheme::Hmac(scheme) => each(&scheme.secrets, |secret| literal(secret, not_a_pair)),
         Scheme::ApiKey(_) | Scheme::None(_) => Ok(()),
     }
 }
 
+/// Secrets of a sender's that are shorter than they should be, by their place.
+pub(super) fn short(scheme: &Scheme) -> Vec<usize> {
+    let secrets = match scheme {
+        Scheme::Standard(scheme) => &scheme.secrets,
+        Scheme::Github(scheme) => &scheme.secrets,
+        Scheme::Stripe(scheme) => &scheme.secrets,
+        Scheme::Slack(scheme) => &scheme.secrets,
+        Scheme::Shopify(scheme) => &scheme.secrets,
+        Scheme::Hmac(scheme) => &scheme.secrets,
+        Scheme::ApiKey(_) | Scheme::None(_) => return Vec::new(),
+    };
+    let is_short = |text: &str| match scheme {
+        Scheme::Standard(_) => spelling::standard(text)
+            .filter(|secret| !secret.starts_with(PUBLIC_PREFIX))
+            .any(|secret| decoded(secret).is_some_and(|key| key.len() < SENDER_BYTES_ENOUGH)),
+        _ => spelling::literal(text).any(|secret| secret.len() < SENDER_BYTES_ENOUGH),
+    };
+    secrets.iter().enumerate().filter(|(_, text)| is_short(text)).map(|(index, _)| index).collect()
+}
+
+/// Checks a secret whose every byte counts, in each of its spellings.
+fn literal(text: &str, check: impl Fn(&str) -> Result<(), String>) -> Result<(), String> {
+    let mut spelled = spelling::literal(text).peekable();
+    spelled.peek().ok_or("is empty")?;
+    spelled.try_for_each(|secret| {
+        if secret.len() < SENDER_BYTES_MIN {
+            return Err(too_short(secret.len()));
+        }
+        check(secret)
+    })
+}
+
+fn too_short(bytes: usize) -> String {
+    format!(
+        "has {bytes} bytes, so that it could be guessed; copy the sender's whole secret, of {SENDER_BYTES_MIN} bytes or more"
+    )
+}
+
 /// Checks a secret that deliveries are signed with: `whsec_` and the base64 of 24 to 64 bytes.
 pub(super) fn check_signing(secret: &str) -> Result<(), String> {
-    shared(secret, &BASE64_STANDARD)
+    let making = "make one with: echo whsec_$(openssl rand -base64 32)";
+    match BASE64_STANDARD.decode(secret.strip_prefix(SHARED_PREFIX).unwrap_or(secret)) {
+        Ok(key) if SHARED_BYTES.contains(&key.len()) => Ok(()),
+        Ok(key) => {
+            let (least, most) = SHARED_BYTES.into_inner();
+            let bytes = key.len();
+            Err(format!("has a key of {bytes} bytes, Standard Webhooks asks for {least} to {most}; {making}"))
+        }
+        Err(_) => Err(format!("is not whsec_ and base64; {making}")),
+    }
 }
 
 fn each(secrets: &[String], check: impl Fn(&str) -> Result<(), String>) -> Result<(), String> {
@@ -80,8 +138,7 @@ fn each(secrets: &[String], check: impl Fn(&str) -> Result<(), String>) -> Resul
         return Err("verify: secrets is empty".into());
     }
     for (index, secret) in secrets.iter().enumerate() {
-        let checked = if secret.is_empty() { Err("is empty".into()) } else { check(secret) };
-        checked.map_err(|problem| format!("verify: secret {index} {problem}"))?;
+        check(secret).map_err(|problem| format!("verify: secret {index} {problem}"))?;
     }
     Ok(())
 }
@@ -112,22 +169,21 @@ fn sender_standard(secret: &str) -> Result<(), String> {
     match secret.strip_prefix(PUBLIC_PREFIX) {
         Some(encoded) if is_public_key(encoded) => Ok(()),
         Some(_) => Err("is not whpk_ and the base64 of an Ed25519 public key".into()),
-        None => shared(secret, &SENDER_BASE64)
-            .map_err(|problem| format!("{problem}; one from Stripe needs scheme = \"stripe\"")),
+        None => match decoded(secret) {
+            Some(key) if key.len() < SENDER_BYTES_MIN => Err(too_short(key.len())),
+            Some(_) => Ok(()),
+            None => {
+                Err("is not whsec_ and base64; copy it as the sender shows it, or where it is one from Stripe say \
+                         scheme = \"stripe\""
+                    .into())
+            }
+        },
     }
 }
 
-fn shared(secret: &str, base64: &GeneralPurpose) -> Result<(), String> {
-    let making = "make one with: echo whsec_$(openssl rand -base64 32)";
-    match base64.decode(secret.strip_prefix(SHARED_PREFIX).unwrap_or(secret)) {
-        Ok(key) if SHARED_BYTES.contains(&key.len()) => Ok(()),
-        Ok(key) => {
-            let (least, most) = SHARED_BYTES.into_inner();
-            let bytes = key.len();
-            Err(format!("has a key of {bytes} bytes, Standard Webhooks asks for {least} to {most}; {making}"))
-        }
-        Err(_) => Err(format!("is not whsec_ and base64; {making}")),
-    }
+/// The key of a sender's shared secret.
+fn decoded(secret: &str) -> Option<Vec<u8>> {
+    SENDER_BASE64.decode(secret.strip_prefix(SHARED_PREFIX).unwrap_or(secret)).ok()
 }
 
 /// A point of the curve under which only the key's owner can sign.

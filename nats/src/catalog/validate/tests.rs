@@ -19,11 +19,12 @@ fn source(scheme: Scheme) -> Source {
 }
 
 fn standard() -> Source {
-    source(Scheme::Standard(StandardScheme { secrets: vec![SECRET.into()], tolerance_ms: 300_000 }))
+    source(Scheme::Standard(StandardScheme { secrets: vec![SECRET.into()], tolerance_ms: Some(300_000) }))
 }
 
 fn hmac(change: impl FnOnce(&mut HmacScheme)) -> Source {
-    let mut scheme = HmacScheme { secrets: vec!["s".into()], header: "X-Signature".into(), ..HmacScheme::default() };
+    let mut scheme =
+        HmacScheme { secrets: vec!["0123456789abcdef".into()], header: "X-Signature".into(), ..HmacScheme::default() };
     change(&mut scheme);
     Source {
         delivery_id: Some(DeliveryIdRule { from: Some(delivery_id_rule::From::Digest(true)) }),
@@ -76,7 +77,7 @@ fn url(url: &str) -> impl FnOnce(&mut Subscription) {
 #[test]
 fn sound_values_pass() {
     validate_source(&standard()).unwrap();
-    validate_source(&source(Scheme::Github(GithubScheme { secrets: vec!["s".into()] }))).unwrap();
+    validate_source(&source(Scheme::Github(GithubScheme { secrets: vec!["12345678".into()] }))).unwrap();
     validate_source(&hmac(|_| {})).unwrap();
     validate_source(&hmac(|hmac| {
         hmac.template = "{id}.{timestamp}.{body}".into();
@@ -104,8 +105,15 @@ fn names_are_what_a_subject_and_a_path_may_hold() {
 #[test]
 fn a_source_without_a_usable_secret_is_refused() {
     refuses_source(|source| source.verification = None, "verify");
-    for (secret, names) in [("whsec_c2hvcnQ=", "24 to 64"), ("whsec_?", "base64"), ("", "empty")] {
-        let scheme = StandardScheme { secrets: vec![secret.into()], tolerance_ms: 0 };
+    for (secret, names) in [
+        ("whsec_c2hvcnQ=", "has 5 bytes"),
+        ("whsec_?", "as the sender shows it"),
+        ("whsec_", "has 0 bytes"),
+        ("", "empty"),
+        (" \n", "empty"),
+        ("v1,", "empty"),
+    ] {
+        let scheme = StandardScheme { secrets: vec![secret.into()], tolerance_ms: None };
         refuses_source(
             |source| source.verification = Some(Verification { scheme: Some(Scheme::Standard(scheme)) }),
             names,
@@ -119,10 +127,10 @@ fn a_source_without_a_usable_secret_is_refused() {
 fn with_secret(scheme: &str, secret: &str) -> Source {
     let secrets = vec![secret.to_owned()];
     match scheme {
-        "standard" => source(Scheme::Standard(StandardScheme { secrets, tolerance_ms: 0 })),
+        "standard" => source(Scheme::Standard(StandardScheme { secrets, tolerance_ms: None })),
         "github" => source(Scheme::Github(GithubScheme { secrets })),
-        "stripe" => source(Scheme::Stripe(StripeScheme { secrets, tolerance_ms: 0 })),
-        "slack" => source(Scheme::Slack(SlackScheme { secrets, tolerance_ms: 0 })),
+        "stripe" => source(Scheme::Stripe(StripeScheme { secrets, tolerance_ms: None })),
+        "slack" => source(Scheme::Slack(SlackScheme { secrets, tolerance_ms: None })),
         "shopify" => source(Scheme::Shopify(ShopifyScheme { secrets })),
         "hmac" => hmac(|hmac| hmac.secrets = secrets),
         other => panic!("{other}"),
@@ -141,10 +149,61 @@ fn secrets_have_their_schemes_form() {
         ("stripe", "whsec_test_secret"),
         ("slack", "8f742231b10e8888abcd99yyyzzz85a5"),
         ("shopify", "shpss_0123456789abcdef0123456789abcdef"),
-        ("hmac", "k"),
+        ("hmac", "12345678"),
+        // As some senders show it, and with what a shell or an editor puts around it; of 8, 72 and 75 bytes.
+        ("standard", "v1,whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+        ("standard", " \"v1,whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw|v1,whsec_MDEyMzQ1Njc=\"\r\n"),
+        ("standard", &format!("whsec_{}", "QUFB".repeat(24))),
+        ("standard", &format!("whsec_{}", "QUFB".repeat(25))),
+        ("github", "\u{feff}It's a Secret to Everybody\n"),
     ] {
         validate_source(&with_secret(scheme, secret)).unwrap_or_else(|problem| panic!("{scheme}: {problem}"));
     }
+}
+
+/// Whatever is in the way of a secret, nobody is told to make another one: the sender owns it.
+#[test]
+fn blank_and_short_secrets_are_refused() {
+    for scheme in ["standard", "github", "stripe", "slack", "shopify", "hmac"] {
+        for secret in ["", " ", "\n", " \n", "''", "a", "on", "1234567", " 1234567\n"] {
+            let problem = validate_source(&with_secret(scheme, secret)).expect_err(scheme);
+            assert!(problem.starts_with("verify: secret 0 ") && !problem.contains("make one"), "{scheme}: {problem}");
+        }
+        let weak = if scheme == "standard" { "whsec_MDEyMzQ1Njc4" } else { "123456789" };
+        validate_source(&with_secret(scheme, weak)).unwrap();
+        assert_eq!(source_warnings(&with_secret(scheme, weak)).len(), 1, "{scheme}");
+    }
+}
+
+/// A time of 0 is 0; one that outlasts all that is known of earlier requests is refused.
+#[test]
+fn tolerances_are_bounded() {
+    let standard =
+        |tolerance_ms| source(Scheme::Standard(StandardScheme { secrets: vec![SECRET.into()], tolerance_ms }));
+    for tolerance in [None, Some(0), Some(1), Some(86_400_000)] {
+        validate_source(&standard(tolerance)).unwrap();
+    }
+    assert!(validate_source(&standard(Some(86_400_001))).unwrap_err().contains("tolerance"));
+}
+
+/// An id that nobody signs lets a captured request be sent again.
+#[test]
+fn unsigned_ids_are_warned_of() {
+    let strong = |hmac: &mut HmacScheme| hmac.secrets = vec!["0123456789abcdef".into()];
+    let by_header = |header: &str, mut source: Source| {
+        source.delivery_id = Some(DeliveryIdRule { from: Some(delivery_id_rule::From::Header(header.into())) });
+        source
+    };
+    let unsigned = by_header("X-Id", hmac(strong));
+    assert_eq!(source_warnings(&unsigned).len(), 1);
+    let guarded = Source { replay_guard: v1::ReplayGuard::Body.into(), ..unsigned };
+    assert!(source_warnings(&guarded).is_empty());
+    let signed = hmac(|hmac| {
+        strong(hmac);
+        hmac.template = "{id}.{body}".into();
+        hmac.id_header = "x-id".into();
+    });
+    assert!(source_warnings(&by_header("X-Id", signed)).is_empty());
 }
 
 /// A credential that signs nothing, or by another scheme, is told apart and not repeated.

@@ -130,8 +130,8 @@ fn ways() -> impl Strategy<Value = (Signing, String)> {
         usual(Scheme::Stripe, "whsec_test_secret"),
         usual(Scheme::Slack, "8f742231b10e8888abcd99yyyzzz85a5"),
         usual(Scheme::Shopify, "shopify_client_secret"),
-        usual(Scheme::Hmac, "k"),
-        (Signing { hmac: own, ..Signing::new(Scheme::Hmac, "k") }, "k".to_owned()),
+        usual(Scheme::Hmac, "0123456789abcdef"),
+        (Signing { hmac: own, ..Signing::new(Scheme::Hmac, "0123456789abcdef") }, "0123456789abcdef".to_owned()),
     ])
 }
 

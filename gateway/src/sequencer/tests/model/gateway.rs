@@ -261,6 +261,7 @@ impl Gateway {
             submission.looked = Looked {
                 cursor: self.file.cursor,
                 accepted: self.file.ids.get(&submission.id).cloned(),
+                replayed: None,
                 head: self.file.heads.get(&submission.workflow).copied(),
             };
             self.ready.push_back(submission);

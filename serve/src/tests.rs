@@ -1,4 +1,6 @@
-use std::net::SocketAddr;
+//! The server on real sockets.
+
+use std::{net::SocketAddr, time::Duration};
 
 use axum::routing::get;
 use tokio::{
@@ -7,7 +9,16 @@ use tokio::{
 };
 use weft_tls::TlsOptions;
 
-use super::*;
+use axum::Router;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_util::sync::CancellationToken;
+use weft_tls::Listener;
+
+use crate::{
+    Connections, Options,
+    server::{Patience, serve_with},
+    transport::Linger,
+};
 
 const LONG: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(50);
@@ -18,7 +29,8 @@ async fn start(patience: Patience) -> (SocketAddr, CancellationToken, JoinHandle
     let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), &TlsOptions::default()).await.unwrap();
     let address = listener.local_addr;
     let drain = CancellationToken::new();
-    (address, drain.clone(), tokio::spawn(serve_with(patience, listener, router, TrustedProxies::default(), drain)))
+    let options = Options::new("test", Connections { max: 1000, per_network: 500 });
+    (address, drain.clone(), tokio::spawn(serve_with(patience, listener, router, options, drain)))
 }
 
 /// What the server sends until it closes the connection.
@@ -120,4 +132,68 @@ async fn draining_answers_who_is_there() {
     }
     timeout(LONG, served).await.expect("ends").unwrap();
     assert!(TcpStream::connect(address).await.is_err());
+}
+
+/// Idle connections of one address do not keep others of it out: the one that has been idle for longest is closed.
+#[tokio::test]
+async fn idle_connections_make_room() {
+    let router = Router::new().route("/", get(async || "here"));
+    let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), &TlsOptions::default()).await.unwrap();
+    let address = listener.local_addr;
+    let options = Options::new("test", Connections { max: 8, per_network: 4 });
+    tokio::spawn(serve_with(Patience::default(), listener, router, options, CancellationToken::new()));
+    let ask = async || {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        socket.write_all(REQUEST).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"here") {
+            answer.push(timeout(LONG, socket.read_u8()).await.expect("an answer").unwrap());
+        }
+        socket
+    };
+    let mut idle = Vec::new();
+    for _ in 0..20 {
+        idle.push(ask().await);
+    }
+    assert_eq!(rest(&mut idle[0]).await, "", "the first one is closed");
+}
+
+/// A client that sends on after its answer, or says nothing any more, does not keep its connection.
+#[tokio::test]
+async fn lingering_ends() {
+    for (linger, sends_on) in
+        [(Linger { total: SHORT * 4, idle: LONG }, true), (Linger { total: LONG, idle: SHORT }, false)]
+    {
+        let (address, ..) = start(Patience { linger, ..Patience::default() }).await;
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        socket.write_all(b"GET / HTTP/1.1\r\nhost: weft\r\ncontent-length: 99000000\r\n\r\n").await.unwrap();
+        let answer = rest(&mut socket).await;
+        assert!(answer.ends_with("here"), "answered, and the sending side closed: {answer}");
+        let began = tokio::time::Instant::now();
+        if !sends_on {
+            // Nothing tells that the other side was closed but an error of writing, which would keep it open.
+            tokio::time::sleep(SHORT * 4).await;
+        }
+        while socket.write_all(&[b' '; 1000]).await.is_ok() {
+            assert!(began.elapsed() < LONG, "still open");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(began.elapsed() < LONG / 4, "{:?}", began.elapsed());
+    }
+}
+
+/// Ports without an answer of their own say what is wrong in plain text.
+#[tokio::test]
+async fn what_is_no_request_is_answered_in_plain_text() {
+    let (address, ..) = start(Patience::default()).await;
+    for (said, status) in [
+        (&b"nonsense\r\n\r\n"[..], "400"),
+        (b"POST / HTTP/1.1\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", "400"),
+        (b"POST / HTTP/1.1\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "501"),
+    ] {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        socket.write_all(said).await.unwrap();
+        let answer = rest(&mut socket).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains("text/plain"), "{answer}");
+    }
 }

@@ -1,0 +1,29 @@
+//! HTTP connections of a role's port: accepted within bounds, secured, served as HTTP/1.1 or HTTP/2, drained.
+//!
+//! - [`server`]: the accept loop and draining.
+//! - [`descriptors`]: the process's limit of open files, from which the bounds follow.
+//! - `places`: the number of connections, in all and per network; the longest idle one makes room.
+//! - `connection`: one connection, from its first byte to its last.
+//! - [`request`]: rules of HTTP that hyper does not enforce, and answers to requests that reach no route.
+//! - [`framing`]: the message boundaries of an HTTP/1 connection, as far as those rules need them.
+//! - `transport`: the byte stream below hyper: framing is observed, hyper's own answers are replaced, and a connection
+//!   whose request was not read to its end lingers before it is closed.
+//! - [`streams`]: requests at a time on a connection that has shown no credentials yet.
+
+mod connection;
+pub mod descriptors;
+pub mod framing;
+pub mod network;
+mod places;
+pub mod request;
+pub mod server;
+pub mod streams;
+#[cfg(test)]
+mod tests;
+mod transport;
+
+pub use network::{Peer, network};
+pub use places::Connections;
+pub use request::Malformed;
+pub use server::{Counters, Options, serve};
+pub use streams::Streams;
