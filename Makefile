@@ -6,7 +6,7 @@
 NATS_SERVER = $(or $(WEFT_NATS_SERVER),$(shell nats/server.sh))
 WITH_NATS = WEFT_NATS_SERVER="$(NATS_SERVER)"
 
-.PHONY: demo up test test-interop soak soak-models soak-kills chaos fuzz check fmt lint doc build bench nats-server
+.PHONY: demo up test test-interop test-newcomer soak soak-models soak-kills chaos fuzz check fmt lint doc build bench nats-server
 
 # Starts a whole mesh, sends signed traffic with failures, prints the proof.
 demo: nats-server build
@@ -24,6 +24,12 @@ test: nats-server
 test-interop: nats-server interop/node_modules
 	cargo build --locked --bin weft
 	$(WITH_NATS) WEFT="$(CURDIR)/target/debug/weft" npm --prefix interop test
+
+# The commands of README.md and docs/events.md, taken from the pages and run as they are written. Needs curl, openssl,
+# python3 with pip, Node.js and npm.
+test-newcomer: nats-server
+	cargo build --locked --bin weft
+	$(WITH_NATS) WEFT="$(CURDIR)/target/debug/weft" python3 interop/newcomer/run.py
 
 interop/node_modules: interop/package-lock.json
 	npm --prefix interop ci

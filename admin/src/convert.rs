@@ -34,6 +34,8 @@ pub fn delivery(delivery: DeliveryHistory) -> v1::Delivery {
         attempts: delivery.attempts.into_iter().map(attempt).collect(),
         settled_at: delivery.settled_at_ms.and_then(milliseconds),
         next_attempt_at: delivery.next_attempt_at_ms.and_then(milliseconds),
+        settled_by: delivery.decision.operator,
+        settled_reason: delivery.decision.reason,
     }
 }
 
@@ -97,6 +99,8 @@ pub fn dead_letter(dead_letter: DeadLetter) -> v1::DeadLetter {
         dead_lettered_at: milliseconds(dead_letter.dead_lettered_at_ms),
         status: dead_letter.status.as_str().to_owned(),
         copy_missing: dead_letter.copy_missing,
+        settled_by: dead_letter.decision.operator,
+        settled_reason: dead_letter.decision.reason,
     }
 }
 

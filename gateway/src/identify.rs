@@ -3,6 +3,8 @@
 //! Pure: a request and a time in, an event to be numbered out. It runs after verification, so it is the first to read
 //! the body.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
@@ -44,6 +46,8 @@ pub struct Rules {
     workflow: Option<Place>,
     event_type: Place,
     data_pointer: String,
+    /// An event without data at the pointer has been reported.
+    missing_data_reported: AtomicBool,
     json: bool,
     keep_headers: Vec<HeaderName>,
     receipt_on_id_reuse: bool,
@@ -149,6 +153,7 @@ impl Rules {
             workflow: place("workflow", source.workflow.as_ref())?,
             event_type,
             data_pointer: source.data_pointer.clone(),
+            missing_data_reported: AtomicBool::new(false),
             json: source.body() != BodyKind::Any,
             keep_headers,
             receipt_on_id_reuse: match source.on_id_reuse() {
@@ -204,6 +209,17 @@ impl Rules {
             receipt_on_id_reuse: self.receipt_on_id_reuse,
             replay_guard: self.replay_guard,
         })
+    }
+
+    /// The data pointer, where it finds nothing in an event: its receivers get `null`. Only for the first such event, so that
+    /// a source with a wrong pointer is reported once.
+    pub fn missing_data(&self, event: &NewEvent) -> Option<&str> {
+        let pointer = self.data_pointer.as_str();
+        let is_missing = !pointer.is_empty()
+            && self.json
+            && !self.missing_data_reported.load(Ordering::Relaxed)
+            && pointer::find(&event.payload, pointer).is_none();
+        (is_missing && !self.missing_data_reported.swap(true, Ordering::Relaxed)).then_some(pointer)
     }
 
     fn workflow(&self, request: &Request<'_>) -> Result<WorkflowId, IdentifyError> {
@@ -268,6 +284,7 @@ impl Place {
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Pointer(pointer) if pointer.is_empty() => f.write_str("as the whole body"),
             Self::Pointer(pointer) => write!(f, "at {pointer} of the body"),
             Self::Header(name) => write!(f, "in header {name}"),
             Self::AnyHeader(names) => {

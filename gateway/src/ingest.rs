@@ -223,6 +223,13 @@ pub(crate) async fn event(
     let request = identify::Request { path_workflow, headers, body, verified, received_at };
     let mut event = source.rules.identify(&request)?;
     source.rules.check_depth(body, depth_max)?;
+    if let Some(pointer) = source.rules.missing_data(&event) {
+        tracing::warn!(
+            source = event.source,
+            pointer,
+            "the source's data pointer finds nothing in an event; its receivers get null (reported once a revision)"
+        );
+    }
     source.schemas.judge(&mut event).await?;
     Ok(event)
 }

@@ -18,6 +18,7 @@ pub struct GatewayOptions {
     /// The largest body taken, at most 8 MiB. A body of exactly this size is taken.
     pub max_body: bytesize::ByteSize,
     /// How long the port stays open once draining has begun and `/readyz` says so: what load balancers need to notice.
+    /// At most [`DRAIN_DELAY_MAX`].
     pub drain_delay: Span,
     /// How many levels of objects and arrays JSON may have: what many receivers can read.
     pub max_depth: usize,
@@ -28,6 +29,9 @@ pub struct GatewayOptions {
     /// Certificate and key. Empty: plain HTTP.
     pub tls: TlsOptions,
 }
+
+/// The longest `drain_delay`. A process manager kills what does not end for minutes.
+pub const DRAIN_DELAY_MAX: Span = Span::secs(5 * 60);
 
 /// `rate_limit = { per_ip = "600/min", per_source = "off", per_key = "60000/min" }`.
 #[derive(Debug, Clone, Copy, Deserialize)]

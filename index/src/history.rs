@@ -67,7 +67,7 @@ pub use lost::{Lost, Named};
 use names::Subscriptions;
 pub use receivers::ReceiverHistory;
 pub use replays::{ReplayCursor, ReplayPage};
-pub use requests::{CommandItem, ItemProgress, StoredCommand};
+pub use requests::{CommandItem, Decision, ItemProgress, StoredCommand};
 use tables::View;
 pub use weft_nats::commands::PART_SEPARATOR;
 

@@ -14,6 +14,7 @@
 //! - [`position`]: a place in a stream, with proof that it is still that stream.
 //! - [`reader`]: a stream in order from a sequence on, without end, through restarts of the server.
 //! - [`direct`]: a few messages by sequence, without a consumer.
+//! - [`rfc3339`]: times as people and senders write them.
 //! - [`cursor`] and [`scan`]: a reader's place in the whole log as opaque text, and the page of events behind it.
 //! - [`tags`]: proof that what is said past the log comes from a process of the mesh.
 //! - [`dead_letter`]: the copies of dead letters on DLQ.
@@ -48,6 +49,7 @@ pub mod position;
 pub mod private_file;
 pub mod reader;
 pub mod records;
+pub mod rfc3339;
 pub mod scan;
 pub mod server;
 pub mod streams;

@@ -21,7 +21,7 @@ use weft_proto::ids::StreamSeq;
 use crate::{
     clock::boot_time,
     connect::Connection,
-    options::{DeadLetterOptions, LogOptions, MESSAGE_OVERHEAD_BYTES, RejectedOptions},
+    options::{DeadLetterOptions, LogOptions, MESSAGE_OVERHEAD_BYTES, MaxBytes, RejectedOptions, Span},
     server::{VERSION_MIN, Version},
     subject::Layout,
 };
@@ -45,6 +45,8 @@ pub const BODY_BYTES_MAX: u64 = 8 << 20;
 
 /// The server's own limit where a stream has none.
 const CONSUMERS_DEFAULT: u64 = 1000;
+/// The shortest age that the server takes as a stream's limit is 100 ms.
+const DEAD_LETTER_RETENTION_MIN: Span = Span::secs(1);
 
 /// Streams that are checked or made at the same time: enough to hide the round trips of many shards, few enough not to
 /// flood a cluster's meta leader.
@@ -82,6 +84,19 @@ impl LogSpec {
     /// `[section] key`, what is wrong, and what would be right, in one line.
     pub fn validate(&self) -> Result<(), String> {
         self.log.validate()?;
+        // To the server zero is no limit.
+        if self.dead_letters.retention < DEAD_LETTER_RETENTION_MIN {
+            return Err(format!(
+                "[dead_letters] retention is {}; say at least {DEAD_LETTER_RETENTION_MIN}",
+                self.dead_letters.retention
+            ));
+        }
+        if self.rejected.max_bytes.as_u64() == 0 {
+            return Err("[rejected] max_bytes is 0; say how much of refused requests is kept, such as 100MiB".into());
+        }
+        if self.log.max_bytes == MaxBytes::Bytes(0) {
+            return Err("[log] max_bytes is 0; say how much is kept, such as 10GiB, or \"auto\"".into());
+        }
         if !(1..=BODY_BYTES_MAX).contains(&self.body_bytes_max) {
             return Err(format!(
                 "[gateway] max_body is {} bytes; say 1 to {BODY_BYTES_MAX} (8 MiB)",

@@ -14,9 +14,12 @@ use crate::{
     demo,
     exit::Failure,
     role::{self, Role},
-    telemetry, up,
+    signal, telemetry, up,
 };
 
+/// The end of `weft --help`.
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 not found, 4 unavailable (try again).\n\
+                          docs/command.md has formats, selections and times.";
 /// What roles log where nothing else is said. What the NATS client tells of its connections, `weft_nats` tells in our words.
 const ROLE_LOG: &str = "info,async_nats=warn";
 /// What commands log: only what went wrong.
@@ -24,7 +27,7 @@ const COMMAND_LOG: &str = "warn";
 
 /// An ordered, durable event mesh: webhooks in, signed webhooks out, in order per workflow.
 #[derive(Debug, Parser)]
-#[command(name = "weft", version, propagate_version = true)]
+#[command(name = "weft", version, propagate_version = true, after_help = EXIT_CODES)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -53,33 +56,33 @@ pub enum Command {
     /// List, get, redrive, resolve, discard and count dead letters
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
-    /// Deliver settled events once more, and see how it goes
+    /// Deliver settled events again, and follow the progress
     #[command(subcommand)]
     Replay(replay::ReplayCommand),
     /// List the log's shards; let a shard go on after its streams were restored or lost a part
     #[command(subcommand)]
     Shard(shard::ShardCommand),
-    /// Make, show, change and remove sources
+    /// Create, show, change and delete sources
     #[command(subcommand)]
     Source(source::SourceCommand),
-    /// Make, show, change, pause, test and remove subscriptions
+    /// Create, show, change, pause, test and delete subscriptions
     #[command(subcommand)]
     Subscription(subscription::SubscriptionCommand),
-    /// Make, show, change and revoke API keys
+    /// Create, show, change and revoke API keys
     #[command(subcommand)]
     Key(key::KeyCommand),
-    /// Make sources and subscriptions what a file says
+    /// Apply the sources and subscriptions of a file
     Apply(apply::ApplyArgs),
     /// List, get and retry refused requests
     #[command(subcommand)]
     Rejected(rejected::RejectedCommand),
-    /// Print the headers that a sender would sign a body with
+    /// Print the headers with which a sender would sign a body
     Sign(sign::SignArgs),
-    /// Say whether a gateway would take a request for its sender's
+    /// Verify a request as a gateway does, and say why it would be refused
     Verify(verify::VerifyArgs),
-    /// Receive deliveries, verify them, and fail now and then
+    /// Receive deliveries, verify and print them, and fail on demand
     Listen(listen::ListenArgs),
-    /// Measure
+    /// Run benchmarks
     #[command(subcommand)]
     Bench(bench::BenchCommand),
     /// Start a program that dies with us
@@ -118,6 +121,11 @@ impl Command {
         )
     }
 
+    /// Whether it ends in its own way at a signal.
+    const fn handles_signals(&self) -> bool {
+        matches!(self, Self::Up(_) | Self::Gateway(_) | Self::Worker(_) | Self::Admin(_) | Self::Listen(_))
+    }
+
     /// What is logged where nobody says otherwise.
     const fn log_default(&self) -> &'static str {
         match self {
@@ -136,6 +144,9 @@ pub async fn run(command: Command) -> Result<(), Failure> {
     telemetry::log_to_stderr(command.log_default());
     if command.serves() {
         weft_serve::descriptors::raise();
+    }
+    if !command.handles_signals() {
+        signal::end_as_first_process().map_err(|error| Failure::of(&error))?;
     }
     match command {
         Command::Up(args) => up::up(load(&args)?).await,

@@ -44,6 +44,9 @@ pub struct Client {
     /// The certificates (PEM) that its own is trusted by, instead of the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
+    /// The gateway's address, where the process that wrote the file runs one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
 }
 
 /// Without the token.
@@ -149,19 +152,25 @@ impl DataFolder {
         MasterKey::parse(&text).map_err(|problem| Failure::Failed(format!("{}: {problem}", path.display())))
     }
 
-    /// Writes `client.toml` for an admin at `server`; returns its path. Where its certificate is a file the commands trust what
+    /// Writes `client.toml` for an admin at `server`, and the gateway of the same process; returns its path. Where its certificate is a file the commands trust what
     /// stands there: on the machine of the admin a certificate that no authority has signed works, too.
     ///
     /// # Errors
     ///
     /// One line: the file cannot be written.
-    pub fn write_client(&self, server: String, token: &Secret, cert: Option<&SecretRef>) -> Result<PathBuf, Failure> {
+    pub fn write_client(
+        &self,
+        server: String,
+        gateway: Option<String>,
+        token: &Secret,
+        cert: Option<&SecretRef>,
+    ) -> Result<PathBuf, Failure> {
         let ca = match cert {
             // The commands are started anywhere.
             Some(SecretRef::File(path)) => Some(std::path::absolute(path).map_err(|error| failed(path, &error))?),
             _ => None,
         };
-        let client = Client { server, token: token.expose().to_owned(), ca };
+        let client = Client { server, token: token.expose().to_owned(), ca, gateway };
         let path = self.path.join(CLIENT_FILE);
         let text = toml::to_string(&client).map_err(|error| Failure::of(&error))?;
         write_private(&path, &text)?;
@@ -207,7 +216,7 @@ mod tests {
         let token = data.admin_token(&AdminOptions::default()).unwrap();
         assert!(token.expose().len() > 40);
         assert_eq!(data.admin_token(&AdminOptions::default()).unwrap(), token);
-        let client = data.write_client(url("http", "0.0.0.0:9080".parse().unwrap()), &token, None).unwrap();
+        let client = data.write_client(url("http", "0.0.0.0:9080".parse().unwrap()), None, &token, None).unwrap();
         let read: Client = toml::from_str(&fs::read_to_string(&client).unwrap()).unwrap();
         assert_eq!((read.server.as_str(), read.token.as_str()), ("http://127.0.0.1:9080", token.expose()));
         for path in [client, data.role("admin/token")] {

@@ -13,6 +13,8 @@ pub enum Failure {
     NotFound(String),
     /// Exit code 4: the server cannot be reached, or cannot answer now.
     Unavailable(String),
+    /// Exit code 0, without a word: what read the output has gone away, as `head` does when it has enough.
+    Closed,
 }
 
 impl Failure {
@@ -24,6 +26,7 @@ impl Failure {
     /// The exit code.
     pub fn code(&self) -> ExitCode {
         ExitCode::from(match self {
+            Self::Closed => 0,
             Self::Failed(_) => 1,
             Self::Usage(_) => 2,
             Self::NotFound(_) => 3,
@@ -34,8 +37,12 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Failed(text) | Self::Usage(text) | Self::NotFound(text) | Self::Unavailable(text)) = self;
-        f.write_str(text)
+        match self {
+            Self::Failed(text) | Self::Usage(text) | Self::NotFound(text) | Self::Unavailable(text) => {
+                f.write_str(text)
+            }
+            Self::Closed => f.write_str("the reader of the output has gone away"),
+        }
     }
 }
 

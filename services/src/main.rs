@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use weft::{
     cli::{self, Cli, Command},
+    command::output,
     exit::Failure,
 };
 
@@ -16,9 +17,10 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> ExitCode {
     let command = Cli::parse().command;
     match run(command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("weft: {failure}");
+            // It may quote a sender or a receiver.
+            output::notice(&failure.to_string());
             failure.code()
         }
     }

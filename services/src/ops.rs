@@ -100,6 +100,7 @@ impl Ops {
     pub async fn serve(self, readiness: Readiness, metrics: PrometheusHandle, stop: CancellationToken) {
         let shared = Shared { readiness: Arc::new(readiness), metrics: metrics.clone() };
         let router = Router::new()
+            .route("/", get(|| async { "/healthz\n/readyz\n/metrics\n" }))
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(readyz))
             .route("/metrics", get(|State(shared): State<Shared>| async move { shared.metrics.render() }))

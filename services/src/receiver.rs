@@ -19,6 +19,7 @@ use axum::{
 };
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::value::RawValue;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -65,6 +66,72 @@ pub struct Arrival {
     pub in_order: Option<bool>,
     /// The status it was answered with.
     pub status: u16,
+    /// What of the body is kept.
+    #[serde(flatten)]
+    pub payload: Payload,
+}
+
+/// What a receiver keeps of the bodies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Keep {
+    /// Nothing
+    #[default]
+    Nothing,
+    /// The event's data, as the sender sent it
+    Data,
+    /// The whole envelope
+    Envelope,
+}
+
+/// A body, or the data in it.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Payload {
+    /// JSON, as it was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<Box<RawValue>>,
+    /// The media type of what is not JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_content_type: Option<String>,
+    /// What is not JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_base64: Option<String>,
+    /// The whole body, where all of it is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub envelope: Option<Box<RawValue>>,
+}
+
+impl Payload {
+    /// What is to be kept of a body.
+    fn of(body: &[u8], keep: Keep) -> Self {
+        match keep {
+            Keep::Nothing => Self::default(),
+            Keep::Envelope => Self { envelope: serde_json::from_slice(body).ok(), ..Self::default() },
+            Keep::Data => serde_json::from_slice::<EnvelopeData>(body).unwrap_or_default().into(),
+        }
+    }
+}
+
+/// The data of an envelope, in either form.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct EnvelopeData {
+    #[serde(deserialize_with = "present")]
+    data: Option<Box<RawValue>>,
+    data_content_type: Option<String>,
+    data_base64: Option<String>,
+}
+
+/// A `null` that is there is a value.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    serde::Deserialize::deserialize(deserializer).map(Some)
+}
+
+impl From<EnvelopeData> for Payload {
+    fn from(found: EnvelopeData) -> Self {
+        let EnvelopeData { data, data_content_type, data_base64 } = found;
+        Self { data, data_content_type, data_base64, envelope: None }
+    }
 }
 
 /// How an arrival is answered.
@@ -102,6 +169,7 @@ struct Shared {
     /// One for each secret.
     verifiers: Vec<standardwebhooks::Webhook>,
     rule: Box<Rule>,
+    keep: Keep,
     state: Mutex<Records>,
     arrived: watch::Sender<usize>,
 }
@@ -142,10 +210,10 @@ impl Receiver {
         secret: &str,
         rule: impl Fn(&Arrival) -> Answer + Send + Sync + 'static,
     ) -> Result<Self, String> {
-        Self::start_with(listen, &[secret.to_owned()], rule).await
+        Self::start_with(listen, &[secret.to_owned()], Keep::Nothing, rule).await
     }
 
-    /// As [`start`](Self::start), for deliveries signed with any of these secrets.
+    /// As [`start`](Self::start), for deliveries signed with any of these secrets; keeps a part of their bodies.
     ///
     /// # Errors
     ///
@@ -153,6 +221,7 @@ impl Receiver {
     pub async fn start_with(
         listen: SocketAddr,
         secrets: &[String],
+        keep: Keep,
         rule: impl Fn(&Arrival) -> Answer + Send + Sync + 'static,
     ) -> Result<Self, String> {
         let listener = TcpListener::bind(listen).await.map_err(|error| format!("{listen}: {error}"))?;
@@ -164,6 +233,7 @@ impl Receiver {
         let shared = Arc::new(Shared {
             verifiers,
             rule: Box::new(rule),
+            keep,
             state: Mutex::default(),
             arrived: watch::Sender::new(0),
         });
@@ -237,6 +307,7 @@ async fn receive(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     let signed = shared.verifiers.iter().any(|verifier| verifier.verify(&body, &parts.headers).is_ok());
     let mut arrival = read(&parts.headers, &body, at);
     arrival.signed = signed;
+    arrival.payload = Payload::of(&body, shared.keep);
     let answer = (shared.rule)(&arrival);
     arrival.status = answer.status;
     if !answer.delay.is_zero() {
@@ -294,6 +365,7 @@ fn read(headers: &HeaderMap, body: &[u8], at: Timestamp) -> Arrival {
         signed: false,
         in_order: None,
         status: 0,
+        payload: Payload::default(),
     }
 }
 

@@ -82,6 +82,9 @@ pub async fn run(role: Role, config: Config) -> Result<(), Failure> {
     stop.cancel();
     // Nothing of it matters any more.
     let _ = ops.await;
+    if result.is_ok() {
+        tracing::info!("drained; everything that was accepted is on disk");
+    }
     result
 }
 
@@ -102,14 +105,14 @@ async fn start(
     };
     match role {
         Role::Gateway => {
-            let listen = config.gateway.listen;
+            let (listen, delay) = (config.gateway.listen, config.gateway.drain_delay.0);
             let gateway = Gateway::bind(config.gateway).await;
             let gateway = gateway.map_err(|error| bind_failure(name, listen, &error))?;
             let line = ("gateway", url(gateway.scheme(), gateway.local_addr()));
             let token = config.admin.token.map(|token| token.resolve()).transpose();
             let token = token.map_err(|problem| Failure::Failed(format!("[admin] token: {problem}")))?;
             let catalog = catalog(config.nats).await?;
-            roles.start(name, |drain| gateway.run(catalog, spec, folder, token, missing, drain));
+            roles.start_with_delay(name, delay, |drain| gateway.run(catalog, spec, folder, token, missing, drain));
             Ok(vec![line])
         }
         Role::Worker => {
@@ -126,7 +129,7 @@ async fn start(
             let admin = Admin::bind(config.admin, token.clone(), deliveries).await;
             let admin = admin.map_err(|error| bind_failure(name, listen, &error))?;
             let line = ("admin", url(admin.scheme(), admin.local_addr()));
-            let client = data.write_client(line.1.clone(), &token, ca.as_ref())?;
+            let client = data.write_client(line.1.clone(), None, &token, ca.as_ref())?;
             let catalog = catalog(config.nats).await?;
             roles.start(name, |drain| admin.run(catalog, spec, folder, missing, drain));
             Ok(vec![line, ("client", client.display().to_string())])

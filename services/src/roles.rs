@@ -19,6 +19,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(30);
 pub struct Roles {
     tasks: JoinSet<Result<(), String>>,
     names: HashMap<Id, &'static str>,
+    /// How long each may drain.
+    patience: HashMap<Id, Duration>,
     /// In the order in which they drain.
     running: Vec<(Id, CancellationToken)>,
 }
@@ -30,10 +32,24 @@ impl Roles {
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: std::error::Error + 'static,
     {
+        self.start_with_delay(name, Duration::ZERO, run);
+    }
+
+    /// As [`start`](Self::start), for a role that goes on for some time before it drains.
+    pub fn start_with_delay<F, E>(
+        &mut self,
+        name: &'static str,
+        delay: Duration,
+        run: impl FnOnce(CancellationToken) -> F,
+    ) where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: std::error::Error + 'static,
+    {
         let drain = CancellationToken::new();
         let role = run(drain.clone());
         let task = self.tasks.spawn(async move { role.await.map_err(|error| chain(&error)) });
         self.names.insert(task.id(), name);
+        self.patience.insert(task.id(), DRAIN_MAX + delay);
         self.running.push((task.id(), drain));
     }
 
@@ -63,6 +79,7 @@ impl Roles {
     /// Waits for one role's end; what went wrong with it.
     async fn drained(&mut self, wanted: Id) -> Option<String> {
         let name = self.names[&wanted];
+        let patience = self.patience.get(&wanted).copied().unwrap_or(DRAIN_MAX);
         let end = async {
             while let Some(ended) = self.tasks.join_next_with_id().await {
                 let (id, problem) = self.ended(ended);
@@ -72,9 +89,9 @@ impl Roles {
             }
             None
         };
-        match timeout(DRAIN_MAX, end).await {
+        match timeout(patience, end).await {
             Ok(problem) => problem,
-            Err(_) => Some(format!("{name} did not drain within {} s; what was accepted is kept", DRAIN_MAX.as_secs())),
+            Err(_) => Some(format!("{name} did not drain within {} s; what was accepted is kept", patience.as_secs())),
         }
     }
 

@@ -1,10 +1,15 @@
 //! Logs and metrics of the process: logs to stderr, metrics in a recorder that `/metrics` renders.
 
-use std::{io::IsTerminal as _, time::Duration};
+use std::{
+    io::{self, IsTerminal as _, Write},
+    time::Duration,
+};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing::{Level, Metadata};
 use tracing_subscriber::{EnvFilter, filter::filter_fn, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+use crate::command::terminal;
 
 /// How often the recorder empties its buffers into its histograms, whether or not anybody asks for them.
 pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -18,10 +23,29 @@ const SECONDS_BUCKETS: [f64; 16] =
 pub fn log_to_stderr(default: &str) {
     let wanted = ["WEFT_LOG", "RUST_LOG"].into_iter().find_map(|name| std::env::var(name).ok());
     let filter = EnvFilter::builder().parse_lossy(wanted.as_deref().unwrap_or(default));
-    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let lines = fmt::layer().with_writer(|| Lines(std::io::stderr())).with_ansi(std::io::stderr().is_terminal());
     let subscriber = tracing_subscriber::registry().with(filter).with(filter_fn(may_be_told)).with(lines);
     // Only a second call fails; the first subscriber stays.
     let _ = subscriber.try_init();
+}
+
+/// Writes log lines. They quote senders and receivers: characters that would reverse or hide a part of a line are escaped.
+/// Control characters are escaped where values are formatted, so that the layer's own colors stay.
+struct Lines<W>(W);
+
+impl<W: Write> Write for Lines<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => self.0.write_all(terminal::colored(text).as_bytes())?,
+            // Nothing but text is logged.
+            Err(_) => self.0.write_all(bytes)?,
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Our own words are chosen with care. At its finest level the code of others tells whatever passes through it: the NATS
@@ -49,6 +73,14 @@ pub fn record_metrics() -> anyhow::Result<PrometheusHandle> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_is_written_whole_without_what_reverses_it() {
+        let mut written = Vec::new();
+        let line = "\u{1b}[33mWARN\u{1b}[0m type=\u{202e}evil\u{9b}\n";
+        assert_eq!(Lines(&mut written).write(line.as_bytes()).unwrap(), line.len());
+        assert_eq!(String::from_utf8(written).unwrap(), "\u{1b}[33mWARN\u{1b}[0m type=\\u202eevil\\u009b\n");
+    }
 
     #[test]
     fn a_target_is_of_its_crate() {

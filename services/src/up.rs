@@ -71,6 +71,7 @@ pub async fn up(mut config: Config) -> Result<(), Failure> {
     let missing = Missing::new(&mut readiness);
     let mut lines = bound.lines();
     let admin_url = url(bound.admin.scheme(), bound.admin.local_addr());
+    let gateway_url = url(bound.gateway.scheme(), bound.gateway.local_addr());
     let admin_ca = config.admin.tls.cert.clone();
     // What outlives the roles.
     let stop = CancellationToken::new();
@@ -82,7 +83,8 @@ pub async fn up(mut config: Config) -> Result<(), Failure> {
     };
     lines.extend(nats.lines(&data));
     // Only now is it certain that no other mesh lives in the folder.
-    lines.push(("client", data.write_client(admin_url, &token, admin_ca.as_ref())?.display().to_string()));
+    let client = data.write_client(admin_url, Some(gateway_url), &token, admin_ca.as_ref())?;
+    lines.push(("client", client.display().to_string()));
     nats_missing.send_replace(None);
     let roles = start(config, &data, &nats.access, gateway, admin, token, missing).await?;
     let result = tokio::select! {
@@ -94,6 +96,9 @@ pub async fn up(mut config: Config) -> Result<(), Failure> {
     // Until here it has said that nats was there. Nothing of the ops endpoints matters any more.
     drop(nats_missing);
     let _ = ops.await;
+    if result.is_ok() {
+        tracing::info!("drained; everything that was accepted is on disk");
+    }
     result
 }
 
@@ -280,7 +285,10 @@ async fn start(
 
     let kv = catalog(&access.gateway, "weft-gateway").await?;
     let (gateway_spec, folder) = (spec.clone(), data.role("gateway"));
-    roles.start("gateway", |drain| gateway.run(kv, gateway_spec, folder, Some(token), missing.gateway, drain));
+    let delay = config.gateway.drain_delay.0;
+    roles.start_with_delay("gateway", delay, |drain| {
+        gateway.run(kv, gateway_spec, folder, Some(token), missing.gateway, drain)
+    });
 
     let kv = catalog(&access.worker, "weft-worker").await?;
     let (worker_spec, folder) = (spec.clone(), data.role("worker"));

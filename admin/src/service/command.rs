@@ -166,6 +166,7 @@ async fn append(log: &Log, shard: ShardId, command: &v1::Command) -> Result<Run,
 
 #[cfg(test)]
 mod tests {
+    use weft_index::history::Decision;
     use weft_index::history::{DeadLetterPlace, status::DeadLetterStatus};
     use weft_nats::options::MESSAGE_OVERHEAD_BYTES;
     use weft_proto::ids::{EventId, StreamSeq, SubscriptionUid, WorkflowId};
@@ -195,6 +196,7 @@ mod tests {
             dead_lettered_at_ms: 0,
             status: DeadLetterStatus::Open,
             copy_missing: String::new(),
+            decision: Decision::default(),
         }
     }
 

@@ -83,7 +83,7 @@ fn read<T>(token: &str, parse: impl Fn(&[u8]) -> Option<T>) -> Result<Option<T>,
     if token.is_empty() {
         return Ok(None);
     }
-    let refused = || refuse(Code::BadQuery, "page_token is none of ours; use a next_page_token as it was given");
+    let refused = || refuse(Code::BadQuery, "page_token is not valid; use a next_page_token as it was given");
     let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| refused())?;
     parse(&bytes).map(Some).ok_or_else(refused)
 }

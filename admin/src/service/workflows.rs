@@ -106,9 +106,9 @@ impl WorkflowService for Workflows {
         let limit = page_size(asked.page_size, "page_size")?;
         log.catch_up().await?;
         let shard = log.layout.shard_of(&workflow);
-        let found = read(log, &workflow, StreamSeq(after + 1), limit).await?;
-        let next_page_token = match found.last() {
-            Some(last) if found.len() >= limit => page_token::encode_number(last.seq.0),
+        let (found, last) = read(log, &workflow, StreamSeq(after + 1), limit).await?;
+        let next_page_token = match last {
+            Some(last) if goes_on(log, &workflow, last).await? => page_token::encode_number(last.0),
             _ => String::new(),
         };
         let seen = found.into_iter().filter(|stored| grant.check(&stored.event.source, &workflow).is_ok());
@@ -120,7 +120,7 @@ impl WorkflowService for Workflows {
                 event: Some(convert::event(stored.event)),
             });
         }
-        if events.is_empty() && asked.page_token.is_empty() {
+        if events.is_empty() && asked.page_token.is_empty() && next_page_token.is_empty() {
             return Err(refuse(Code::NotFound, format!("no event of workflow {workflow} is kept")));
         }
         let filter = LaneFilter { workflow: Some(workflow.as_str().to_owned()), ..LaneFilter::default() };
@@ -314,17 +314,32 @@ fn holds(lane: &v1::Lane, seq: u64) -> bool {
     !lane.unordered || lane.last == seq
 }
 
-/// Events of a workflow from a place on.
-async fn read(log: &Log, workflow: &WorkflowId, from: StreamSeq, limit: usize) -> Result<Vec<StoredEvent>, Status> {
+/// Some events of a workflow from a place on, oldest first, and the place of the last message that was read. A page ends at
+/// its number of events or at its bytes, whichever comes first.
+async fn read(
+    log: &Log,
+    workflow: &WorkflowId,
+    from: StreamSeq,
+    limit: usize,
+) -> Result<(Vec<StoredEvent>, Option<StreamSeq>), Status> {
     let stream = log.layout.events_stream(log.layout.shard_of(workflow));
     let subject = log.layout.event_subject(workflow);
     let messages =
         direct::range(&log.connection, &stream, from, &subject, limit, PAGE_BYTES).await.map_err(of_direct)?;
+    let last = messages.last().map(|message| message.seq);
     let events = messages.into_iter().filter_map(|message| {
         let event = Event::decode(log.layout, &message).ok()?;
         Some(StoredEvent { seq: message.seq, stored_at: message.stored_at, event })
     });
-    Ok(events.collect())
+    Ok((events.collect(), last))
+}
+
+/// Whether a workflow has messages after a place.
+async fn goes_on(log: &Log, workflow: &WorkflowId, after: StreamSeq) -> Result<bool, Status> {
+    let stream = log.layout.events_stream(log.layout.shard_of(workflow));
+    let subject = log.layout.event_subject(workflow);
+    let newest = direct::last_by_subject(&log.connection, &stream, &subject).await.map_err(of_direct)?;
+    Ok(newest.is_some_and(|newest| newest.seq > after))
 }
 
 /// The oldest unsettled event of a lane: of its workflow's from `next` on the first that its subscription took.
@@ -340,8 +355,8 @@ async fn head(log: &Log, lane: &LaneHistory) -> Result<Option<StoredEvent>, Stat
     };
     let mut from = StreamSeq(lane.lane.next);
     while from.0 <= lane.lane.last {
-        let events = read(log, &lane.workflow, from, HEAD_LOOK).await?;
-        let Some(last) = events.last().map(|last| last.seq) else { return Ok(None) };
+        let (events, last) = read(log, &lane.workflow, from, HEAD_LOOK).await?;
+        let Some(last) = last else { return Ok(None) };
         let taken = |event: &StoredEvent| match &lane.filters {
             Some(filters) => filters.judge(event) != Match::Ignored,
             None => matcher.as_ref().is_none_or(|matcher| matcher.takes(event)),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use jiff::Timestamp;
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use weft_nats::pointer;
+use weft_nats::{pointer, rfc3339};
 
 use super::malformed;
 use crate::error::{Code, Problem};
@@ -57,7 +57,7 @@ pub(super) fn scalar(name: &str, value: &str) -> Result<Option<String>, Problem>
 
 /// A point in time.
 pub(super) fn time(text: &str) -> Result<Timestamp, Problem> {
-    text.parse().map_err(|_| malformed(format!("time {} is not in the form of RFC 3339", quoted(text))))
+    rfc3339::parse(text).map_err(|problem| malformed(format!("time {} {problem}", quoted(text))))
 }
 
 /// A sender's text as part of a detail.

@@ -214,3 +214,24 @@ fn rules_that_cannot_work_are_refused() {
         assert!(error.starts_with(problem), "{error}");
     }
 }
+
+/// A data pointer that finds nothing is reported for the first event, and not for events where it finds a null.
+#[test]
+fn a_data_pointer_that_finds_nothing_is_reported_once() {
+    let source = Source { data_pointer: "/data/object".into(), ..standard() };
+    let rules = Rules::compile(&source).unwrap();
+    let event = |body: &str| identify_with(&source, Some("w"), &HeaderMap::new(), body).unwrap();
+    let without = event(r#"{"type":"t","data":{}}"#);
+    assert_eq!(rules.missing_data(&event(r#"{"type":"t","data":{"object":null}}"#)), None);
+    assert_eq!(rules.missing_data(&without), Some("/data/object"));
+    assert_eq!(rules.missing_data(&without), None);
+    let whole = Rules::compile(&standard()).unwrap();
+    assert_eq!(whole.missing_data(&without), None);
+}
+
+#[test]
+fn a_pointer_to_the_whole_body_is_named_in_words() {
+    let source = Source { workflow: pointer_rule(""), ..standard() };
+    let problem = identify_with(&source, None, &HeaderMap::new(), r#"{"type":"t"}"#).unwrap_err();
+    assert!(problem.to_string().contains("no workflow id as the whole body"), "{problem}");
+}

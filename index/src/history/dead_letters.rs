@@ -10,6 +10,7 @@ use weft_proto::{
 use super::{
     events,
     names::Subscriptions,
+    requests::Decision,
     status::{DeadLetterFacts, DeadLetterStatus, dead_letter_status},
     tables::{CHECKPOINT, CHECKPOINT_AT, DeadRow, DeliveryRow, EventRow, UID_MAX, UID_MIN, Uid, View, decode, get},
 };
@@ -125,6 +126,8 @@ pub struct DeadLetter {
     pub status: DeadLetterStatus,
     /// Why DLQ has no copy of it; empty: it has one.
     pub copy_missing: String,
+    /// The operator who resolved or discarded it, and why.
+    pub decision: Decision,
 }
 
 /// Which dead letters are wanted. The default wants all.
@@ -328,7 +331,21 @@ fn read(
         first_failed_at_ms: outcome.first_failed_at_ms,
         dead_lettered_at_ms: outcome.at_ms,
         copy_missing,
+        decision: decision(view, shard, seq, uid, outcome.run)?,
     }))
+}
+
+/// The newest decision of an operator about a dead letter of this run.
+fn decision(view: &View, shard: u32, seq: u64, uid: &Uid, run: u64) -> Result<Decision, redb::Error> {
+    let later = run.saturating_add(1);
+    for row in view.deliveries.range((shard, seq, uid, later)..=(shard, seq, uid, u64::MAX))?.rev() {
+        let delivery: DeliveryRow = decode(row?.1.value())?;
+        let Some(outcome) = delivery.outcome else { continue };
+        if matches!(outcome.kind(), OutcomeKind::Resolved | OutcomeKind::Discarded) {
+            return Decision::of(view, shard, &outcome);
+        }
+    }
+    Ok(Decision::default())
 }
 
 fn facts(

@@ -11,6 +11,7 @@ use weft_proto::{
 use super::{
     dead_letters::DeadLetterPlace,
     names::{Subscriptions, takes},
+    requests::Decision,
     status::{DeliveryFacts, DeliveryStatus, EventStatus, Owed, delivery_status, event_status},
     tables::{DeadRow, DeliveryRow, EventRow, MATCHED, UID_MAX, UID_MIN, Uid, View, WORKFLOW_LANE, decode, get},
 };
@@ -53,6 +54,8 @@ pub struct DeliveryHistory {
     pub settled_at_ms: Option<i64>,
     /// When it is attempted next, in unix milliseconds.
     pub next_attempt_at_ms: Option<i64>,
+    /// The operator who settled it, and why.
+    pub decision: Decision,
 }
 
 /// Where events of this id stand, the newest last: a delivery repeated beyond the dedup horizon is a new event with the
@@ -289,6 +292,10 @@ impl At<'_> {
             status: delivery_status(facts),
             attempt_count: row.attempts,
             attempts: self.attempts(uid, run)?,
+            decision: match &row.outcome {
+                Some(outcome) => Decision::of(self.view, self.shard, outcome)?,
+                None => Decision::default(),
+            },
             settled_at_ms: row.outcome.as_ref().map(|outcome| outcome.at_ms),
             next_attempt_at_ms: Some(row.next_attempt_at_ms).filter(|at| *at > 0 && row.outcome.is_none()),
         })

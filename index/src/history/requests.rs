@@ -134,6 +134,29 @@ fn decision(view: &View, item: &CommandItem) -> Result<Option<OutcomeKind>, redb
     Ok(None)
 }
 
+/// The operator who settled a delivery, and the reason that was given; empty where no operator did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// The key's name.
+    pub operator: String,
+    /// The reason of the command, where the outcome names its command.
+    pub reason: String,
+}
+
+impl Decision {
+    /// The decision in an outcome.
+    pub(super) fn of(view: &View, shard: u32, outcome: &v1::Outcome) -> Result<Self, redb::Error> {
+        if outcome.operator.is_empty() {
+            return Ok(Self::default());
+        }
+        let command: Option<v1::Command> = get(&view.commands, (shard, outcome.run))?;
+        // The reason for a replay is not the reason for which what it left was discarded.
+        let closes = command.filter(|command| matches!(command.action, Some(Action::Close(_))));
+        let reason = closes.map(|command| command.reason).unwrap_or_default();
+        Ok(Self { operator: outcome.operator.clone(), reason })
+    }
+}
+
 fn item_progress(view: &View, item: &CommandItem) -> Result<ItemProgress, redb::Error> {
     let CommandItem { shard, seq, uid, run } = item;
     if is_refused(view, item)? {

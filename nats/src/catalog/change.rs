@@ -61,7 +61,7 @@ pub enum Refusal {
         name: String,
     },
     /// Something of that name is there already.
-    #[error("{} {name:?} is there already; update it, or choose another name", .kind.as_str())]
+    #[error("{} {name:?} already exists; update it, or choose another name", .kind.as_str())]
     Exists {
         /// Of which kind.
         kind: Kind,

@@ -230,7 +230,10 @@ fn check_name(name: &str) -> Result<(), String> {
 }
 
 fn check_hmac(source: &Source, hmac: &v1::HmacScheme) -> Result<(), String> {
-    check_header("verify: header, which names the header with the signature,", &hmac.header)?;
+    if hmac.header.is_empty() {
+        return Err("verify: scheme \"hmac\" needs header, the name of the header with the signature".into());
+    }
+    check_header("verify: header", &hmac.header)?;
     // Absent means the body alone.
     let template = if hmac.template.is_empty() { "{body}" } else { &hmac.template };
     if !template.contains("{body}") {

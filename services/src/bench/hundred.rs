@@ -75,7 +75,7 @@ pub async fn run(args: HundredArgs) -> Result<(), Failure> {
     match args.place.format() {
         Format::Table => {
             let events = (SENDERS * EVENTS) as f64;
-            output::print(&format!(
+            output::text(&format!(
                 "{SENDERS} senders x {EVENTS} events in {:.1} s ({:.0}/s), settled after {:.1} s ({:.0}/s)\n{}",
                 sent.as_secs_f64(),
                 events / sent.as_secs_f64(),
@@ -83,7 +83,7 @@ pub async fn run(args: HundredArgs) -> Result<(), Failure> {
                 events / took.as_secs_f64(),
                 disk.line(folder.path()),
             ))?;
-            output::print(&output::table(Finding::HEADINGS, findings.iter().map(Finding::cells)).to_string())?;
+            output::text(&output::table(Finding::HEADINGS, findings.iter().map(Finding::cells)))?;
         }
         format => output::list(format, &findings)?,
     }
@@ -186,5 +186,5 @@ async fn wait_for_all(
         .await;
     let letters = dlq::pages(admin, v1::DeadLetterFilter::default(), SENDERS * EVENTS).await;
     let letters = letters.map_err(|failure| anyhow!("{failure}"))?;
-    Ok(letters.into_iter().map(|letter| letter.event_id).collect())
+    Ok(letters.entries.into_iter().map(|letter| letter.event_id).collect())
 }

@@ -26,6 +26,8 @@ use crate::{
     exit::{Failure, chain},
 };
 
+/// Heads what every command takes, apart from the options of its own.
+pub const HEADING: &str = "Connection and output";
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest answer taken: a page of large events.
@@ -35,16 +37,16 @@ const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct AdminArgs {
     /// The admin's address, such as http://127.0.0.1:9080 [default: the one in client.toml of the data folder]
-    #[arg(long, env = "WEFT_SERVER", value_name = "URL")]
+    #[arg(long, env = "WEFT_SERVER", value_name = "URL", help_heading = HEADING)]
     pub server: Option<String>,
     /// The bearer token [default: the one in client.toml of the data folder]
-    #[arg(long, env = "WEFT_TOKEN", hide_env_values = true)]
+    #[arg(long, env = "WEFT_TOKEN", hide_env_values = true, help_heading = HEADING)]
     pub token: Option<Secret>,
     /// Certificates (PEM) that the admin's is trusted by, instead of the system's [default: those of client.toml]
-    #[arg(long, env = "WEFT_CA", value_name = "FILE")]
+    #[arg(long, env = "WEFT_CA", value_name = "FILE", help_heading = HEADING)]
     pub ca: Option<PathBuf>,
     /// The data folder with client.toml
-    #[arg(long, env = "WEFT_DATA", value_name = "DIR", default_value = DATA_DEFAULT)]
+    #[arg(long, env = "WEFT_DATA", value_name = "DIR", default_value = DATA_DEFAULT, help_heading = HEADING)]
     pub data: PathBuf,
 }
 
@@ -54,6 +56,7 @@ pub struct AdminClient {
     channel: LagChannel,
     authorization: MetadataValue<Ascii>,
     server: String,
+    gateway: Option<String>,
 }
 
 impl AdminArgs {
@@ -63,15 +66,18 @@ impl AdminArgs {
     ///
     /// [`Failure::Usage`] when nobody says where; [`Failure::Unavailable`] when nobody answers there.
     pub async fn connect(self) -> Result<AdminClient, Failure> {
-        let (server, token, ca) = match (self.server, self.token) {
-            (Some(server), Some(token)) => (server, token, self.ca),
+        let (server, token, ca, gateway) = match (self.server, self.token) {
+            (Some(server), Some(token)) => (server, token, self.ca, None),
             (server, token) => {
                 let client = read_client(&self.data.join(CLIENT_FILE))?;
                 let token = token.unwrap_or_else(|| Secret::new(client.token));
-                (server.unwrap_or(client.server), token, self.ca.or(client.ca))
+                // The file's gateway is of the file's mesh.
+                let gateway = if server.is_none() { client.gateway } else { None };
+                (server.unwrap_or(client.server), token, self.ca.or(client.ca), gateway)
             }
         };
-        AdminClient::connect(server, token.expose(), ca.as_deref()).await
+        let admin = AdminClient::connect(server, token.expose(), ca.as_deref()).await?;
+        Ok(AdminClient { gateway, ..admin })
     }
 }
 
@@ -98,7 +104,12 @@ impl AdminClient {
         let channel = endpoint.connect().await.map_err(|error| {
             Failure::Unavailable(format!("no admin answers at {server}: {}; is `weft up` running?", chain(&error)))
         })?;
-        Ok(Self { channel: LagChannel::new(channel), authorization, server })
+        Ok(Self { channel: LagChannel::new(channel), authorization, server, gateway: None })
+    }
+
+    /// The gateway's address, where it is known.
+    pub fn gateway(&self) -> Option<&str> {
+        self.gateway.as_deref()
     }
 
     /// The event service.
@@ -145,6 +156,11 @@ impl AdminClient {
 
     /// What a refusal means.
     pub fn failure(&self, status: &Status) -> Failure {
+        if not_grpc(status) {
+            let problem = "what answers there is not an admin, or not one of this version; a gateway takes events only. See \
+                           --server, and the line `admin` that `weft up` prints";
+            return Failure::Usage(format!("{}: {problem}", self.server));
+        }
         let text = match status.message() {
             "" => format!("{}: {}", self.server, status.code()),
             message => message.lines().collect::<Vec<_>>().join(" "),
@@ -159,6 +175,13 @@ impl AdminClient {
             _ => Failure::Failed(text),
         }
     }
+}
+
+/// Whether an answer is not one of a gRPC server, or is one of a server without this service.
+fn not_grpc(status: &Status) -> bool {
+    let message = status.message();
+    let foreign = message.contains("invalid compression flag") || message.contains("invalid content-type");
+    foreign || status.code() == Code::Unimplemented
 }
 
 /// Trusts the certificates of a file, else the system's authorities.
@@ -176,6 +199,6 @@ fn read_client(path: &Path) -> Result<Client, Failure> {
     })?;
     // Its own text could quote the token.
     toml::from_str(&text).map_err(|_| {
-        Failure::Failed(format!("{} does not hold server and token; start `weft up` to write it anew", path.display()))
+        Failure::Failed(format!("{} does not hold server and token; start `weft up` to write it again", path.display()))
     })
 }

@@ -2,7 +2,10 @@
 
 use uuid::Uuid;
 
-use super::{admin::AdminArgs, output::Format};
+use super::{
+    admin::{AdminArgs, HEADING},
+    output::Format,
+};
 
 /// Of every command: where the admin is, and how to print.
 #[derive(Debug, clap::Args)]
@@ -10,8 +13,8 @@ pub struct CommonArgs {
     /// Where the admin is, and who asks.
     #[command(flatten)]
     pub admin: AdminArgs,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
-    #[arg(short, long, value_name = "FORMAT")]
+    /// The output format [default: table on a terminal, jsonl in a pipe]
+    #[arg(short, long, value_name = "FORMAT", help_heading = HEADING)]
     output: Option<Format>,
 }
 

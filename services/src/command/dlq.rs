@@ -6,26 +6,29 @@ use weft_proto::v1::{self, RedriveDeadLettersRequest, RedriveDeadLettersResponse
 use super::{
     admin::AdminClient,
     common::{CommonArgs, ReasonArgs, request_id},
-    output::{self, Row},
-    paging::{self, PAGE_MAX},
+    output,
+    paging::{self, Listed, PAGE_MAX},
     prompt,
     select::{DeadLetterFilterArgs, one_way},
     view,
 };
 use crate::exit::Failure;
 
+/// Statuses of a dead letter.
+const STATUSES: [&str; 6] = ["open", "redriving", "redriven", "resolved", "discarded", "expired"];
+
 /// The verbs.
 #[derive(Debug, clap::Subcommand)]
 pub enum DlqCommand {
-    /// List dead letters, newest last
+    /// List dead letters, newest first
     List(ListArgs),
     /// Show one dead letter with its event
     Get(GetArgs),
     /// Deliver dead letters again
     Redrive(RedriveAndWaitArgs),
-    /// Declare dead letters done: their receivers have what they need
+    /// Mark dead letters as resolved: their receivers have what they need
     Resolve(RedriveArgs),
-    /// Give dead letters up; nothing is erased
+    /// Discard dead letters; nothing is erased
     Discard(RedriveArgs),
     /// Count dead letters by subscription, reason and status
     Stats(StatsArgs),
@@ -36,10 +39,10 @@ pub enum DlqCommand {
 pub struct ListArgs {
     #[command(flatten)]
     filter: DeadLetterFilterArgs,
-    /// Only these statuses: open, redriving, redriven, resolved, discarded, expired [default: open]
-    #[arg(long, value_name = "STATUS", value_delimiter = ',')]
+    /// Only these statuses
+    #[arg(long, value_name = "STATUS", value_delimiter = ',', default_value = "open,redriving", value_parser = STATUSES)]
     status: Vec<String>,
-    /// At most so many
+    /// Print at most this many
     #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
     limit: usize,
     #[command(flatten)]
@@ -72,13 +75,13 @@ pub struct RedriveArgs {
     ids: Vec<String>,
     #[command(flatten)]
     filter: DeadLetterFilterArgs,
-    /// Everything that is open
+    /// Every dead letter that is open
     #[arg(long)]
     all: bool,
-    /// Only say how many it would be
+    /// Change nothing; print how many it would be
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(short, long)]
     yes: bool,
     #[command(flatten)]
@@ -125,7 +128,7 @@ async fn list(args: ListArgs) -> Result<(), Failure> {
     let admin = args.common.admin.connect().await?;
     let filter = args.filter.into_filter(args.status);
     let letters = pages(&admin, filter, args.limit).await?;
-    let rows: Vec<_> = letters.into_iter().map(view::DeadLetter::from).collect();
+    let rows: Vec<_> = letters.reported().into_iter().map(view::DeadLetter::from).collect();
     output::list(format, &rows)
 }
 
@@ -138,7 +141,7 @@ pub async fn pages(
     admin: &AdminClient,
     filter: v1::DeadLetterFilter,
     limit: usize,
-) -> Result<Vec<v1::DeadLetter>, Failure> {
+) -> Result<Listed<v1::DeadLetter>, Failure> {
     let letters = paging::read(limit, PAGE_MAX, async |page_size, page_token| {
         let request = v1::ListDeadLettersRequest { filter: Some(filter.clone()), page_size, page_token };
         let answer = admin.dead_letters().list_dead_letters(admin.request(request)).await;
@@ -156,11 +159,7 @@ async fn get(args: GetArgs) -> Result<(), Failure> {
     let answer = answer.into_inner();
     let letter = answer.dead_letter.ok_or_else(|| Failure::NotFound(format!("no dead letter {}", args.id)))?;
     let letter = view::DeadLetter::with_event(letter, answer.event);
-    output::one(format, &letter, || {
-        let pairs = view::DeadLetter::HEADINGS.iter().map(|name| (*name).to_owned()).zip(letter.cells());
-        let rows = pairs.map(|(name, cell)| vec![name, cell]);
-        output::table(&["", ""], rows).to_string()
-    })
+    output::one(format, &letter, || letter.human())
 }
 
 /// What a redrive came to.
@@ -248,7 +247,7 @@ async fn redrive(args: RedriveAndWaitArgs) -> Result<(), Failure> {
     };
     if !args.dry_run && !args.yes && !by_id && prompt::is_attended() {
         let planned = carry_out(&admin, RedriveDeadLettersRequest { dry_run: true, ..request.clone() }, wait).await?;
-        if !prompt::confirmed(&format!("redrive {} dead letters?", planned.selected))? {
+        if planned.selected > 0 && !prompt::confirmed(&format!("redrive {} dead letters?", planned.selected))? {
             return Err(Failure::Failed("nothing was redriven".into()));
         }
     }
@@ -267,7 +266,7 @@ fn changed_something(dry_run: bool, selected: u32, changed: u32) -> Result<(), F
         _ if dry_run => Ok(()),
         (0, _) => Err(Failure::Failed("nothing was done: no open dead letter is selected".into())),
         (_, 0) => {
-            let problem = "nothing was done: none of them was open any more when the command came to it";
+            let problem = "nothing was done: none of them was open any more when the command was carried out";
             Err(Failure::Failed(problem.into()))
         }
         _ => Ok(()),
@@ -281,7 +280,7 @@ async fn carry_out(admin: &AdminClient, request: RedriveDeadLettersRequest, wait
         Redriven { request_id: request.request_id.clone(), dry_run: request.dry_run, ..Redriven::default() };
     let answer = admin.dead_letters().redrive_dead_letters(admin.request(request)).await;
     let mut progress = answer.map_err(|status| admin.failure(&status))?.into_inner();
-    let bar = prompt::bar("redriving");
+    let bar = if result.dry_run { prompt::no_bar() } else { prompt::bar("redriving") };
     while let Some(step) = progress.message().await.map_err(|status| admin.failure(&status))? {
         result.take(&step);
         bar.set_length(result.selected.into());
@@ -290,7 +289,7 @@ async fn carry_out(admin: &AdminClient, request: RedriveDeadLettersRequest, wait
             if !wait {
                 break;
             }
-            bar.suspend(|| eprintln!("{}", result.obstacles()));
+            bar.suspend(|| result.obstacles().lines().for_each(output::notice));
         }
     }
     bar.finish_and_clear();
@@ -342,7 +341,7 @@ async fn close(args: RedriveArgs, closing: Closing) -> Result<(), Failure> {
     if !args.dry_run && !args.yes && !by_id && prompt::is_attended() {
         let dry_run = v1::ResolveDeadLettersRequest { dry_run: true, ..request.clone() };
         let planned = ask_close(&admin, dry_run, closing).await?;
-        if !prompt::confirmed(&format!("{verb} {} dead letters?", planned.selected))? {
+        if planned.selected > 0 && !prompt::confirmed(&format!("{verb} {} dead letters?", planned.selected))? {
             return Err(Failure::Failed("nothing was done".into()));
         }
     }

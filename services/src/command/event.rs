@@ -1,18 +1,22 @@
 //! `weft event send | get | tail | replay`.
 
+use std::pin::pin;
+
 use tonic::Code;
 use weft_proto::v1::{self, TailEventsRequest};
 
 use super::{
     admin::AdminClient,
     common::CommonArgs,
-    output, replay,
+    output::{self, Format},
+    replay,
     select::{EventFilterArgs, Since, parse_since},
     view,
 };
 use crate::exit::Failure;
 
-mod send;
+mod provider;
+pub(super) mod send;
 
 /// The verbs.
 #[derive(Debug, clap::Subcommand)]
@@ -23,7 +27,7 @@ pub enum EventCommand {
     Get(GetArgs),
     /// Show events as they are accepted
     Tail(TailArgs),
-    /// Deliver settled events once more, as `weft replay start`
+    /// Deliver settled events again, as `weft replay start`
     Replay(replay::StartArgs),
 }
 
@@ -47,7 +51,7 @@ pub struct TailArgs {
     from_beginning: bool,
     #[command(flatten)]
     filter: EventFilterArgs,
-    /// End after so many events
+    /// End after this many events
     #[arg(short = 'n', long, value_name = "N")]
     limit: Option<u64>,
     #[command(flatten)]
@@ -91,8 +95,16 @@ async fn tail(args: TailArgs) -> Result<(), Failure> {
     let answer = admin.events().tail_events(admin.request(request)).await;
     let mut events = answer.map_err(|status| admin.failure(&status))?.into_inner();
     let mut left = args.limit.unwrap_or(u64::MAX);
+    if format == Format::Table {
+        output::text(&view::Event::headings())?;
+    }
+    let mut closed = pin!(output::closed());
     while left > 0 {
-        let Some(next) = next_event(&mut events, &admin).await? else { break };
+        let next = tokio::select! {
+            next = next_event(&mut events, &admin) => next?,
+            () = &mut closed => return Err(Failure::Closed),
+        };
+        let Some(next) = next else { break };
         let event = view::Event::from(next);
         if not_before.is_some_and(|limit| event.received_at().is_some_and(|time| time < limit)) {
             continue;

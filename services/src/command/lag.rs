@@ -53,7 +53,7 @@ impl Service<http::Request<Body>> for LagChannel {
             if let Some(notice) = notice(response.headers())
                 && !reported.swap(true, Ordering::Relaxed)
             {
-                eprintln!("weft: {notice}");
+                super::output::notice(&notice);
             }
             Ok(response)
         })

@@ -1,17 +1,28 @@
 //! How results are printed: tables for people, JSON for programs.
 //!
-//! JSON has camelCase names and numbers as numbers. `jsonl` is one object a line, `json` one array or object.
+//! JSON has camelCase names and numbers as numbers. `jsonl` is one object a line, whatever the form of the payloads in it;
+//! `json` is one array or object; `yaml` is the same in block style. Payloads are printed as they were sent: no number,
+//! string or depth is changed. On a terminal, characters that control it or cannot be seen are escaped.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 
 use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
 use serde::{Serialize, Serializer};
-use serde_json::Value;
 
+use super::{json, terminal};
 use crate::exit::Failure;
 
 /// A line below the headings and nothing else: easy to read, easy to copy.
 const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
+/// Columns of free text: they alone are shortened where a table is wider than the terminal. Ids never are, so that they
+/// can be copied; the other formats have the whole text.
+const PROSE: [&str; 6] = ["WHY", "OUTCOME", "DETAIL", "LAST", "RECEIVER", "DESTINATION"];
+/// The narrowest that a column of free text becomes, in characters.
+const PROSE_CHARS_MIN: usize = 24;
 
 /// `-o`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -42,46 +53,96 @@ pub trait Row: Serialize {
     fn cells(&self) -> Vec<String>;
 }
 
-/// Prints a list.
+/// Prints a list. A reader of the output that has gone away is no failure of the command.
 ///
 /// # Errors
 ///
-/// When stdout is gone.
+/// When stdout cannot be written.
 pub fn list<T: Row>(format: Format, rows: &[T]) -> Result<(), Failure> {
-    match format {
-        Format::Table => print(&table(T::HEADINGS, rows.iter().map(Row::cells)).to_string()),
-        Format::Json => print(&pretty(&rows)?),
-        Format::Jsonl => rows.iter().try_for_each(|row| print(&compact(row)?)),
-        Format::Yaml => print(&yaml(&rows)?),
-    }
+    unless_closed(match format {
+        Format::Table if rows.is_empty() => {
+            say("none");
+            Ok(())
+        }
+        Format::Table => print(&table(T::HEADINGS, rows.iter().map(Row::cells))),
+        Format::Json => print_json(&pretty(&rows)?),
+        Format::Jsonl => rows.iter().try_for_each(|row| print_json(&compact(row)?)),
+        Format::Yaml => print_json(&yaml(&rows)?),
+    })
 }
 
-/// Prints one thing; `human` is what people get.
+/// Prints one thing; `human` is what people get. A reader of the output that has gone away is no failure of the command.
 ///
 /// # Errors
 ///
-/// When stdout is gone.
+/// When stdout cannot be written.
 pub fn one<T: Serialize>(format: Format, thing: &T, human: impl FnOnce() -> String) -> Result<(), Failure> {
-    match format {
+    unless_closed(match format {
         Format::Table => print(&human()),
-        Format::Json => print(&pretty(thing)?),
-        Format::Jsonl => print(&compact(thing)?),
-        Format::Yaml => print(&yaml(thing)?),
-    }
+        Format::Json => print_json(&pretty(thing)?),
+        Format::Jsonl => print_json(&compact(thing)?),
+        Format::Yaml => print_json(&yaml(thing)?),
+    })
 }
 
 /// Prints one of many things that come one by one, without end; `line` is what people get.
 ///
 /// # Errors
 ///
-/// When stdout is gone.
+/// [`Failure::Closed`] when the reader of the output has gone away, and whatever else stdout says.
 pub fn next<T: Serialize>(format: Format, thing: &T, line: impl FnOnce() -> String) -> Result<(), Failure> {
     match format {
         Format::Table => print(&line()),
         // An array without end would never be closed.
-        Format::Json | Format::Jsonl => print(&compact(thing)?),
-        Format::Yaml => print(&format!("---\n{}", yaml(thing)?)),
+        Format::Json | Format::Jsonl => print_json(&compact(thing)?),
+        Format::Yaml => print_json(&format!("---\n{}", yaml(thing)?)),
     }
+}
+
+/// Waits until the reader of stdout has gone away, as `head` does when it has enough. Commands without end wait for it: they
+/// may have nothing to write for a long time.
+pub async fn closed() {
+    let waiting = tokio::task::spawn_blocking(|| {
+        let stdout = std::io::stdout();
+        // No events are asked for: the end of the reader is an error, which is always reported.
+        let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+        loop {
+            match poll(&mut watched, None) {
+                Err(Errno::INTR) => {}
+                polled => return polled.is_ok() && watched[0].revents().intersects(PollFlags::ERR | PollFlags::HUP),
+            }
+        }
+    });
+    if !matches!(waiting.await, Ok(true)) {
+        // Where that cannot be watched, a write tells.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Prints a text that is complete in itself. A reader of the output that has gone away is no failure of the command.
+///
+/// # Errors
+///
+/// When stdout cannot be written.
+pub fn text(text: &str) -> Result<(), Failure> {
+    unless_closed(print(text))
+}
+
+fn unless_closed(result: Result<(), Failure>) -> Result<(), Failure> {
+    match result {
+        Err(Failure::Closed) => Ok(()),
+        result => result,
+    }
+}
+
+/// Tells people something beside the result: on stderr, in one line.
+pub fn notice(text: &str) {
+    say(&format!("weft: {text}"));
+}
+
+/// Writes a line to stderr. A closed stderr is no failure of the command.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", terminal::line(text));
 }
 
 /// Serializes named numbers as an object, in their order.
@@ -93,24 +154,75 @@ pub fn as_map<S: Serializer>(pairs: &[(&'static str, f64)], serializer: S) -> Re
     serializer.collect_map(pairs.iter().copied())
 }
 
-/// A table in the house style.
-pub fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
-    let mut table = Table::new();
-    table.load_style(STYLE).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(headings.iter().copied());
-    table.add_rows(rows);
-    table
+/// A table in the house style: a row a line. Where it is wider than the terminal, columns of free text are shortened.
+pub fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let columns = std::io::stdout().is_terminal().then(|| Table::new().width()).flatten();
+    table_within(headings, rows, columns.map(usize::from))
 }
 
-/// Writes a line to stdout.
-///
-/// # Errors
-///
-/// When stdout is gone, as after `| head`.
-pub fn print(text: &str) -> Result<(), Failure> {
+fn table_within(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>, columns: Option<usize>) -> String {
+    let clean = |cells: Vec<String>| cells.iter().map(|cell| terminal::line(cell).into_owned()).collect::<Vec<_>>();
+    let mut rows: Vec<Vec<String>> = rows.into_iter().map(clean).collect();
+    if let Some(columns) = columns {
+        shorten(headings, &mut rows, columns);
+    }
+    let mut table = Table::new();
+    table.load_style(STYLE).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(headings.iter().copied());
+    table.add_rows(rows);
+    // Cells are padded to their column's width, the last ones as well.
+    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+/// Shortens the cells of free text so that a row fits into `columns`, but not below [`PROSE_CHARS_MIN`].
+fn shorten(headings: &[&str], rows: &mut [Vec<String>], columns: usize) {
+    let chars = |text: &str| text.chars().count();
+    let width = |column: usize| rows.iter().map(|row| row.get(column).map_or(0, |cell| chars(cell))).max().unwrap_or(0);
+    let widths: Vec<_> =
+        headings.iter().enumerate().map(|(column, heading)| width(column).max(chars(heading))).collect();
+    let is_prose = |column: usize| headings.get(column).is_some_and(|heading| PROSE.contains(heading));
+    // A space on each side of a cell, and one between cells.
+    let total: usize = widths.iter().map(|width| width + 3).sum();
+    let (prose, others): (Vec<_>, Vec<_>) = (0..headings.len()).partition(|column| is_prose(*column));
+    if total <= columns || prose.is_empty() {
+        return;
+    }
+    let taken: usize = others.iter().map(|column| widths[*column] + 3).sum();
+    let each = (columns.saturating_sub(taken) / prose.len()).saturating_sub(3).max(PROSE_CHARS_MIN);
+    for row in rows {
+        for (column, cell) in row.iter_mut().enumerate() {
+            if is_prose(column) && chars(cell) > each {
+                *cell = cell.chars().take(each - 1).chain(['…']).collect();
+            }
+        }
+    }
+}
+
+/// Names and values, a line each.
+pub fn fields<N: AsRef<str>>(rows: impl IntoIterator<Item = (N, String)>) -> String {
+    let rows: Vec<_> = rows.into_iter().collect();
+    let width = rows.iter().map(|(name, _)| name.as_ref().chars().count()).max().unwrap_or(0);
+    let line = |(name, value): &(N, String)| format!("{:<width$}  {}", name.as_ref(), terminal::line(value));
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Writes lines for people to stdout.
+fn print(text: &str) -> Result<(), Failure> {
+    write(&terminal::lines(text))
+}
+
+/// Writes JSON or YAML to stdout.
+fn print_json(text: &str) -> Result<(), Failure> {
+    if std::io::stdout().is_terminal() { write(&terminal::lines(text)) } else { write(text) }
+}
+
+fn write(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
-    let written = writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush());
-    written.map_err(|error| Failure::Failed(format!("stdout: {error}")))
+    let written = writeln!(stdout, "{}", text.trim_end_matches('\n')).and_then(|()| stdout.flush());
+    written.map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => Failure::Closed,
+        _ => Failure::Failed(format!("stdout: {error}")),
+    })
 }
 
 fn pretty<T: Serialize>(thing: &T) -> Result<String, Failure> {
@@ -118,57 +230,51 @@ fn pretty<T: Serialize>(thing: &T) -> Result<String, Failure> {
 }
 
 fn compact<T: Serialize>(thing: &T) -> Result<String, Failure> {
-    serde_json::to_string(thing).map_err(|error| Failure::of(&error))
+    let text = serde_json::to_string(thing).map_err(|error| Failure::of(&error))?;
+    Ok(json::compact(&text).into_owned())
 }
 
 fn yaml<T: Serialize>(thing: &T) -> Result<String, Failure> {
-    let value = serde_json::to_value(thing).map_err(|error| Failure::of(&error))?;
-    let mut text = String::new();
-    write_yaml(&value, 0, &mut text);
-    Ok(text)
-}
-
-/// Block style for what has members, JSON (which YAML includes) for everything else.
-fn write_yaml(value: &Value, depth: usize, out: &mut String) {
-    let indent = "  ".repeat(depth);
-    match value {
-        Value::Object(members) if !members.is_empty() => {
-            for (name, member) in members {
-                out.push_str(&format!("{indent}{name}:"));
-                write_yaml_member(member, depth + 1, out);
-            }
-        }
-        Value::Array(elements) if !elements.is_empty() => {
-            for element in elements {
-                let start = out.len();
-                write_yaml(element, depth + 1, out);
-                // The element's first line carries the dash instead of its last two spaces.
-                out.replace_range(start..start + indent.len() + 2, &format!("{indent}- "));
-            }
-        }
-        scalar => out.push_str(&format!("{indent}{scalar}\n")),
-    }
-}
-
-fn write_yaml_member(value: &Value, depth: usize, out: &mut String) {
-    let nested = value.as_object().is_some_and(|members| !members.is_empty())
-        || value.as_array().is_some_and(|elements| !elements.is_empty());
-    if nested {
-        out.push('\n');
-        write_yaml(value, depth, out);
-    } else {
-        out.push_str(&format!(" {value}\n"));
-    }
+    let text = serde_json::to_string(thing).map_err(|error| Failure::of(&error))?;
+    Ok(json::yaml(&text))
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::value::RawValue;
+
     use super::*;
 
+    #[derive(Serialize)]
+    struct Thing<'a> {
+        id: u32,
+        data: &'a RawValue,
+    }
+
     #[test]
-    fn yaml_nests_by_indentation() {
-        let value = serde_json::json!({"id": "a:b", "n": 7, "none": [], "list": [{"x": 1, "y": [2, 3]}, "s"]});
-        let text = "id: \"a:b\"\nlist:\n  - x: 1\n    y:\n      - 2\n      - 3\n  - \"s\"\nn: 7\nnone: []\n";
-        assert_eq!(yaml(&value).unwrap(), text);
+    fn a_payload_of_several_lines_is_one_line_of_jsonl() {
+        let data = serde_json::from_str("{\n  \"a\": 1.10,\r\n \"b\": \"x y\"\n}").unwrap();
+        assert_eq!(compact(&Thing { id: 1, data }).unwrap(), r#"{"id":1,"data":{"a":1.10,"b":"x y"}}"#);
+        assert_eq!(yaml(&Thing { id: 1, data }).unwrap(), "id: 1\ndata:\n  a: 1.10\n  b: \"x y\"\n");
+    }
+
+    #[test]
+    fn tables_shorten_free_text_and_never_ids() {
+        let id = "billing:adc8ac26-5f51-590c-a093-d32f0b5c22c7";
+        let row = || vec![id.to_owned(), "no connection\u{1b}: ".repeat(20)];
+        let wide = table_within(&["ID", "WHY"], [row()], None);
+        assert!(wide.contains(&row()[1].trim_end().replace('\u{1b}', "\\u001b")), "{wide}");
+        let narrow = table_within(&["ID", "WHY"], [row()], Some(80));
+        let lines: Vec<_> = narrow.lines().collect();
+        assert_eq!(lines.len(), 3, "{narrow}");
+        assert!(lines[2].contains(id) && lines[2].ends_with('…') && lines[2].chars().count() <= 80, "{narrow}");
+        let ids = table_within(&["ID", "WORKFLOW"], [vec![id.to_owned(), id.to_owned()]], Some(20));
+        assert!(ids.lines().last().unwrap().contains(&format!("{id}   {id}")), "{ids}");
+    }
+
+    #[test]
+    fn fields_are_aligned() {
+        let text = fields([("id", "a\u{202e}b".to_owned()), ("source", "shop".to_owned())]);
+        assert_eq!(text, "id      a\\u202eb\nsource  shop");
     }
 }

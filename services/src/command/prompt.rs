@@ -38,6 +38,11 @@ pub fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
     Err(Failure::Failed("nothing was changed".into()))
 }
 
+/// No bar, for a call that only asks.
+pub fn no_bar() -> ProgressBar {
+    ProgressBar::hidden()
+}
+
 /// A bar under a verb such as `redriving`; it shows only on a terminal.
 pub fn bar(verb: &str) -> ProgressBar {
     // Without a length it would draw an empty bar before it knows anything.

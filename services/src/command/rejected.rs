@@ -7,7 +7,7 @@ use super::{
     admin::AdminClient,
     common::{CommonArgs, ReasonArgs, request_id},
     output::{self, Format},
-    paging::{self, PAGE_MAX},
+    paging::{self, Listed, PAGE_MAX},
     prompt,
     select::{one_way, parse_moment, to_proto},
 };
@@ -55,7 +55,7 @@ impl FilterArgs {
 pub struct ListArgs {
     #[command(flatten)]
     filter: FilterArgs,
-    /// At most so many
+    /// Print at most this many
     #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
     limit: usize,
     #[command(flatten)]
@@ -82,10 +82,10 @@ pub struct RetryArgs {
     /// Everything that is kept
     #[arg(long)]
     all: bool,
-    /// Only list which it would be
+    /// Print what would be retried; change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(short, long)]
     yes: bool,
     #[command(flatten)]
@@ -111,7 +111,7 @@ async fn list(args: ListArgs) -> Result<(), Failure> {
     let format = args.common.format();
     let admin = args.common.admin.connect().await?;
     let entries = pages(&admin, args.filter, args.limit).await?;
-    print(format, entries)
+    print(format, entries.reported())
 }
 
 fn print(format: Format, entries: Vec<v1::Rejected>) -> Result<(), Failure> {
@@ -120,7 +120,7 @@ fn print(format: Format, entries: Vec<v1::Rejected>) -> Result<(), Failure> {
 }
 
 /// Entries, page by page, at most `limit`, newest first.
-async fn pages(admin: &AdminClient, filter: FilterArgs, limit: usize) -> Result<Vec<v1::Rejected>, Failure> {
+async fn pages(admin: &AdminClient, filter: FilterArgs, limit: usize) -> Result<Listed<v1::Rejected>, Failure> {
     let asked = v1::ListRejectedRequest {
         source: filter.source.unwrap_or_default(),
         code: filter.reason_code.unwrap_or_default(),
@@ -154,7 +154,7 @@ async fn retry(args: RetryArgs) -> Result<(), Failure> {
         args.ids
     } else {
         let entries =
-            if by_id { each(&admin, args.ids).await? } else { pages(&admin, args.filter, usize::MAX).await? };
+            if by_id { each(&admin, args.ids).await? } else { pages(&admin, args.filter, usize::MAX).await?.entries };
         if args.dry_run {
             return print(format, entries);
         }

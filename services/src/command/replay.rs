@@ -21,7 +21,7 @@ const PAGE_MAX: u32 = 100;
 pub enum ReplayCommand {
     /// Show what a replay would deliver
     Plan(PlanArgs),
-    /// Deliver settled events once more
+    /// Deliver settled events again
     Start(StartArgs),
     /// List replays, newest first
     List(ListArgs),
@@ -29,7 +29,7 @@ pub enum ReplayCommand {
     Get(GetArgs),
     /// Attempt nothing of a replay until it is resumed
     Pause(OrderArgs),
-    /// Let a paused replay go on
+    /// Resume a paused replay
     Resume(OrderArgs),
     /// End a replay: what has not been delivered is discarded
     Cancel(OrderArgs),
@@ -92,10 +92,10 @@ pub struct PlanArgs {
 pub struct StartArgs {
     #[command(flatten)]
     selection: SelectionArgs,
-    /// Only say what it would be
+    /// Print what would be replayed; change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(short, long)]
     yes: bool,
     #[command(flatten)]
@@ -107,7 +107,7 @@ pub struct StartArgs {
 /// `weft replay list`.
 #[derive(Debug, clap::Args)]
 pub struct ListArgs {
-    /// At most so many
+    /// Print at most this many
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
     limit: usize,
     #[command(flatten)]
@@ -224,10 +224,10 @@ async fn list(args: ListArgs) -> Result<(), Failure> {
         let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
         Ok((page.replays.into_iter().map(view::Replay::from).collect(), page.next_page_token))
     });
-    output::list(format, &replays.await?)
+    output::list(format, &replays.await?.reported())
 }
 
 fn print(replay: v1::Replay, format: Format) -> Result<(), Failure> {
     let replay = view::Replay::from(replay);
-    output::one(format, &replay, || output::table(view::Replay::HEADINGS, [replay.cells()]).to_string())
+    output::one(format, &replay, || output::table(view::Replay::HEADINGS, [replay.cells()]))
 }

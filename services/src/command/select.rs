@@ -3,10 +3,16 @@
 use std::time::SystemTime;
 
 use jiff::Timestamp;
-use weft_nats::options::Span;
+use weft_nats::{
+    options::Span,
+    rfc3339::{self, Rfc3339Error},
+};
 use weft_proto::v1;
 
 use crate::exit::Failure;
+
+/// Why an event became a dead letter.
+const REASONS: [&str; 6] = ["exhausted", "permanent", "transform_failed", "schema_invalid", "skipped", "expired"];
 
 /// Filters of events.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -41,8 +47,8 @@ pub struct DeadLetterFilterArgs {
     /// Of whose events
     #[command(flatten)]
     pub event: EventFilterArgs,
-    /// Only this reason, such as exhausted or permanent
-    #[arg(long, value_name = "CODE")]
+    /// Only this reason
+    #[arg(long, value_name = "CODE", value_parser = REASONS)]
     pub reason_code: Option<String>,
     /// Dead-lettered since: 1h, or 2026-11-21T02:00:00Z
     #[arg(long, value_name = "AGE|TIME", value_parser = parse_moment)]
@@ -102,8 +108,10 @@ pub fn parse_since(text: &str) -> Result<Since, String> {
 /// When the text is neither.
 pub fn parse_moment(text: &str) -> Result<Timestamp, String> {
     let now = || Timestamp::try_from(SystemTime::now());
-    if let Ok(time) = text.parse() {
-        return Ok(time);
+    match rfc3339::parse(text) {
+        Ok(time) => return Ok(time),
+        Err(problem @ Rfc3339Error::TooLate) => return Err(format!("{text:?} {problem}")),
+        Err(Rfc3339Error::Malformed) => {}
     }
     let age: Span = text.parse().map_err(|_| format!("{text:?} is neither an age such as 1h nor an RFC 3339 time"))?;
     now().and_then(|now| now.checked_sub(age.0)).map_err(|_| format!("{text:?} is before all time"))
@@ -118,7 +126,7 @@ pub fn one_way(verb: &str, filter: &str, given: [bool; 3]) -> Result<(), Failure
     if given.into_iter().filter(|given| *given).count() == 1 {
         return Ok(());
     }
-    Err(Failure::Usage(format!("say what to {verb}: ids, filters such as {filter}, or --all; one of the three")))
+    Err(Failure::Usage(format!("choose what to {verb}: ids, filters such as {filter}, or --all; one of the three")))
 }
 
 /// A time as messages carry it.
@@ -142,7 +150,8 @@ mod tests {
         assert!(matches!(parse_since("90m"), Ok(Since::Time(time)) if time < Timestamp::now()));
         let id = "adc8ac26-5f51-590c-a093-d32f0b5c22c7";
         assert_eq!(parse_since(id), Ok(Since::Place(id.into())));
-        assert!(parse_moment("soon").is_err());
+        assert_eq!(parse_since("2026-11-21t03:00:00+01:00"), Ok(Since::Time(time.parse().unwrap())));
+        assert!(parse_moment("soon").is_err() && parse_moment("2026-11-21").is_err());
     }
 
     #[test]

@@ -69,7 +69,7 @@ async fn list(common: CommonArgs) -> Result<(), Failure> {
 async fn adopt(args: AdoptArgs) -> Result<(), Failure> {
     let reason = args.reason.unwrap_or_default();
     if reason.is_empty() && !args.dry_run {
-        return Err(Failure::Usage("say why with --reason: it is kept in the audit log".into()));
+        return Err(Failure::Usage("--reason is required: it is recorded in the audit log".into()));
     }
     let format = args.common.format();
     let admin = args.common.admin.connect().await?;

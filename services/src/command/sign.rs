@@ -8,6 +8,7 @@ use std::{
 use weft_nats::options::{Secret, SecretRef};
 use weft_proto::ids::DELIVERY_ID_BYTES_MAX;
 
+use super::output;
 use crate::{
     exit::Failure,
     sender::{Header, HmacOptions, Scheme, Signing},
@@ -16,7 +17,7 @@ use crate::{
 /// `weft sign`.
 #[derive(Debug, clap::Args)]
 pub struct SignArgs {
-    /// By which rules
+    /// The signature scheme
     #[arg(long, value_enum, default_value_t = Scheme::Standard)]
     scheme: Scheme,
     /// The source's secret: env:NAME, file:PATH, or the secret itself; with standard, whsk_… signs for who has whpk_…
@@ -34,7 +35,7 @@ pub struct SignArgs {
     /// The body: a file, or - for standard input
     #[arg(long, value_name = "FILE", default_value = "-")]
     body: PathBuf,
-    /// How to print
+    /// The output format
     #[arg(short, long, value_enum, default_value_t = Output::Headers)]
     output: Output,
     #[command(flatten)]
@@ -64,9 +65,8 @@ pub async fn run(args: SignArgs) -> Result<(), Failure> {
     let id = args.id.unwrap_or_else(|| format!("msg_{}", uuid::Uuid::new_v4().simple()));
     check_id(signing.scheme, &id).map_err(Failure::Usage)?;
     let timestamp = args.timestamp.unwrap_or_else(|| jiff::Timestamp::now().as_second());
-    let headers = signing.headers(&id, timestamp, args.event_type.as_deref(), &body).map_err(Failure::Failed)?;
-    println!("{}", render(&headers, args.output));
-    Ok(())
+    let headers = signing.headers(&id, timestamp, args.event_type.as_deref(), &body).map_err(Failure::Usage)?;
+    output::text(&render(&headers, args.output))
 }
 
 /// Refuses an id that no gateway takes.

@@ -28,7 +28,7 @@ const SOURCE: &str = "verify";
 /// `weft verify`.
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
-    /// By which rules
+    /// The signature scheme
     #[arg(long, value_enum, default_value_t = Scheme::Standard)]
     scheme: Scheme,
     /// The source's secret: env:NAME, file:PATH, or the secret itself; several while they are rotated, newest first
@@ -46,7 +46,7 @@ pub struct VerifyArgs {
     /// However long ago it was signed, such as a request that was kept
     #[arg(long)]
     any_age: bool,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
+    /// The output format [default: table on a terminal, jsonl in a pipe]
     #[arg(short, long, value_name = "FORMAT")]
     output: Option<Format>,
     #[command(flatten)]

@@ -7,7 +7,11 @@ use serde_json::value::RawValue;
 use weft_nats::envelope::is_json;
 use weft_proto::v1;
 
-use super::output::Row;
+use super::{
+    json,
+    output::{self, Row},
+    terminal,
+};
 
 mod orders;
 
@@ -37,8 +41,25 @@ impl Serialize for Time {
     }
 }
 
+fn given(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
 fn text_or_dash<T: ToString>(value: Option<&T>) -> String {
     value.map_or_else(|| "-".to_owned(), ToString::to_string)
+}
+
+/// Characters of a payload that people get; the other formats have all of it.
+const DATA_CHARS: usize = 4096;
+/// Characters of a receiver's answer that people get.
+const RESPONSE_CHARS: usize = 300;
+
+/// The beginning of a text, marked where it is cut.
+fn beginning(text: &str, chars: usize) -> String {
+    match text.char_indices().nth(chars) {
+        None => text.to_owned(),
+        Some((at, _)) => format!("{}… ({} bytes in all; -o json has them)", &text[..at], text.len()),
+    }
 }
 
 /// An event, in the form of its envelope.
@@ -68,17 +89,35 @@ impl Event {
         self.received_at
     }
 
+    /// The headings of [`line`](Self::line).
+    pub fn headings() -> String {
+        format!("{:<24}  {:<24} {:>6}  {:<24} {:<12} EVENT", "RECEIVED", "WORKFLOW", "SEQ", "TYPE", "SOURCE")
+    }
+
     /// One line for people.
     pub fn line(&self) -> String {
         format!(
             "{}  {:<24} {:>6}  {:<24} {:<12} {}",
             text_or_dash(self.received_at.as_ref()),
-            self.workflow_id,
+            terminal::line(&self.workflow_id),
             self.sequence_number,
-            self.r#type,
-            self.source,
+            terminal::line(&self.r#type),
+            terminal::line(&self.source),
             self.event_id
         )
+    }
+
+    /// The payload for people, in one line.
+    fn shown_data(&self) -> String {
+        if let Some(data) = &self.data {
+            return beginning(&json::compact(data.get()), DATA_CHARS);
+        }
+        let bytes = self.data_base64.as_ref().and_then(|text| STANDARD.decode(text).ok()).unwrap_or_default();
+        let content_type = self.data_content_type.as_deref().unwrap_or_default();
+        match std::str::from_utf8(&bytes) {
+            Ok(text) if content_type.starts_with("text/") => beginning(text, DATA_CHARS),
+            _ => format!("{} bytes of {content_type}; -o json has them as base64", bytes.len()),
+        }
     }
 }
 
@@ -115,6 +154,12 @@ pub struct Delivery {
     run: u64,
     attempt_count: u32,
     settled_at: Option<Time>,
+    /// The operator who resolved, discarded or skipped it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settled_by: Option<String>,
+    /// The operator's words for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settled_reason: Option<String>,
     next_attempt_at: Option<Time>,
     attempts: Vec<Attempt>,
 }
@@ -139,6 +184,8 @@ impl From<v1::Delivery> for Delivery {
         Self {
             settled_at: Time::of(delivery.settled_at.as_ref()),
             next_attempt_at: Time::of(delivery.next_attempt_at.as_ref()),
+            settled_by: given(delivery.settled_by),
+            settled_reason: given(delivery.settled_reason),
             subscription: delivery.subscription,
             status: delivery.status,
             run: delivery.run,
@@ -187,50 +234,80 @@ impl EventWithDeliveries {
     /// For people: the event, its deliveries, their attempts.
     pub fn human(&self) -> String {
         let event = &self.event;
-        let mut text = format!(
-            "event      {}\nworkflow   {} #{}\nprevious   {}\ntype       {}\nsource     {}\nreceived   {}\nstatus     {}\n",
-            event.event_id,
-            event.workflow_id,
-            event.sequence_number,
-            text_or_dash(event.previous_event_id.as_ref()),
-            event.r#type,
-            event.source,
-            text_or_dash(event.received_at.as_ref()),
-            self.status,
-        );
-        if let Some(data) = &event.data {
-            text.push_str(&format!("data       {}\n", data.get()));
+        let status = match self.status.as_str() {
+            "unrouted" => format!("unrouted: no subscription takes {} from source {}", event.r#type, event.source),
+            status => status.to_owned(),
+        };
+        let text = output::fields([
+            ("event", event.event_id.clone()),
+            ("workflow", format!("{} #{}", event.workflow_id, event.sequence_number)),
+            ("previous", text_or_dash(event.previous_event_id.as_ref())),
+            ("type", event.r#type.clone()),
+            ("source", event.source.clone()),
+            ("delivery id", text_or_dash(event.delivery_id.as_ref())),
+            ("time", text_or_dash(event.time.as_ref())),
+            ("received", text_or_dash(event.received_at.as_ref())),
+            ("status", status),
+            ("data", event.shown_data()),
+        ]);
+        if self.deliveries.is_empty() {
+            return text;
         }
-        let rows = self.deliveries.iter().flat_map(|delivery| {
-            let settled = vec![
-                delivery.subscription.clone(),
-                delivery.status.clone(),
-                String::new(),
-                text_or_dash(delivery.settled_at.as_ref().or(delivery.next_attempt_at.as_ref())),
-                String::new(),
-            ];
-            let attempts = delivery.attempts.iter().map(|attempt| {
-                vec![
-                    String::new(),
-                    String::new(),
-                    attempt.number.to_string(),
-                    text_or_dash(attempt.ended_at.as_ref()),
-                    [
-                        Some(attempt.outcome.clone()),
-                        attempt.status.map(|status| status.to_string()),
-                        attempt.error.clone(),
-                        attempt.uncounted.then(|| "(used up no retry)".to_owned()),
-                    ]
-                    .into_iter()
-                    .flatten()
-                    .collect::<Vec<_>>()
-                    .join(" "),
-                ]
-            });
-            std::iter::once(settled).chain(attempts)
-        });
-        let table = super::output::table(&["SUBSCRIPTION", "STATUS", "ATTEMPT", "AT", "OUTCOME"], rows);
-        format!("{text}{table}")
+        let rows = self
+            .deliveries
+            .iter()
+            .flat_map(|delivery| std::iter::once(delivery.row()).chain(delivery.attempts.iter().map(Attempt::row)));
+        let table = output::table(&["SUBSCRIPTION", "RUN", "STATUS", "ATTEMPT", "AT", "TOOK", "RESULT"], rows);
+        format!("{text}\n\n{table}")
+    }
+}
+
+impl Delivery {
+    /// Where it stands, for people.
+    fn row(&self) -> Vec<String> {
+        let result = match (&self.settled_by, &self.settled_reason) {
+            (Some(by), Some(reason)) => format!("by {by}: {reason}"),
+            (Some(by), None) => format!("by {by}"),
+            (None, _) if self.settled_at.is_none() && self.next_attempt_at.is_some() => "next attempt".to_owned(),
+            (None, _) => String::new(),
+        };
+        vec![
+            self.subscription.clone(),
+            match (self.run, &self.settled_by) {
+                (0, _) => "live",
+                (_, Some(_)) if self.attempt_count == 0 => "closed",
+                _ => "replay",
+            }
+            .to_owned(),
+            self.status.clone(),
+            String::new(),
+            text_or_dash(self.settled_at.as_ref().or(self.next_attempt_at.as_ref())),
+            String::new(),
+            result,
+        ]
+    }
+}
+
+impl Attempt {
+    fn row(&self) -> Vec<String> {
+        let took = match (self.started_at, self.ended_at) {
+            (Some(from), Some(to)) => format!("{} ms", to.0.duration_since(from.0).as_millis()),
+            _ => String::new(),
+        };
+        let result = [
+            Some(self.error.clone().unwrap_or_else(|| self.outcome.clone())),
+            self.uncounted.then(|| "(used up no retry)".to_owned()),
+            self.response.as_ref().map(|answer| format!("answer: {}", beginning(answer, RESPONSE_CHARS))),
+        ];
+        vec![
+            String::new(),
+            String::new(),
+            String::new(),
+            self.number.to_string(),
+            text_or_dash(self.ended_at.as_ref()),
+            took,
+            result.into_iter().flatten().collect::<Vec<_>>().join(" "),
+        ]
     }
 }
 
@@ -288,6 +365,12 @@ pub struct DeadLetter {
     first_failed_at: Option<Time>,
     dead_lettered_at: Option<Time>,
     status: String,
+    /// The operator who resolved, discarded or redrove it last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settled_by: Option<String>,
+    /// The operator's words for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settled_reason: Option<String>,
     /// Why DLQ has no copy of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     copy_missing: Option<String>,
@@ -313,9 +396,37 @@ impl DeadLetter {
             last_status: (letter.last_status != 0).then_some(letter.last_status),
             last_error: (!letter.last_error.is_empty()).then_some(letter.last_error),
             status: letter.status,
+            settled_by: given(letter.settled_by),
+            settled_reason: given(letter.settled_reason),
             copy_missing: (!letter.copy_missing.is_empty()).then_some(letter.copy_missing),
             event: event.map(Event::from),
         }
+    }
+}
+
+impl DeadLetter {
+    /// For people: everything about it, and the beginning of its payload.
+    pub fn human(&self) -> String {
+        let mut rows = vec![
+            ("id", self.id.clone()),
+            ("event", self.event_id.clone()),
+            ("subscription", self.subscription.clone()),
+            ("workflow", format!("{} #{}", self.workflow_id, self.sequence_number)),
+            ("type", self.r#type.clone()),
+            ("source", self.source.clone()),
+            ("reason", self.reason.clone()),
+            ("attempts", self.attempts.to_string()),
+            ("last status", text_or_dash(self.last_status.as_ref())),
+            ("last error", text_or_dash(self.last_error.as_ref())),
+            ("first failed", text_or_dash(self.first_failed_at.as_ref())),
+            ("dead-lettered", text_or_dash(self.dead_lettered_at.as_ref())),
+            ("status", self.status.clone()),
+        ];
+        rows.extend(self.settled_by.clone().map(|by| ("by", by)));
+        rows.extend(self.settled_reason.clone().map(|reason| ("because", reason)));
+        rows.extend(self.copy_missing.clone().map(|why| ("no copy", why)));
+        rows.extend(self.event.as_ref().map(|event| ("data", event.shown_data())));
+        output::fields(rows)
     }
 }
 

@@ -26,11 +26,11 @@ pub enum WorkflowCommand {
     Lanes(LanesArgs),
     /// Attempt the head of a lane now, whether it waits or is blocked
     Retry(RetryArgs),
-    /// Make the head of a lane a dead letter, so that the lane goes on
+    /// Make the head of a lane a dead letter; the lane continues after it
     Skip(HeadArgs),
     /// Attempt nothing of a lane until it is resumed
     Pause(PauseArgs),
-    /// Let a paused lane go on
+    /// Resume a paused lane
     Resume(LaneArgs),
 }
 
@@ -39,7 +39,7 @@ pub enum WorkflowCommand {
 pub struct GetArgs {
     /// The workflow's id
     workflow: String,
-    /// At most so many events
+    /// Print at most this many events
     #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
     limit: usize,
     #[command(flatten)]
@@ -55,10 +55,10 @@ pub struct LanesArgs {
     /// Only this workflow
     #[arg(long, value_name = "ID")]
     workflow: Option<String>,
-    /// Only these states: open, waiting, blocked, paused, away, held
-    #[arg(long, value_name = "STATE", value_delimiter = ',')]
+    /// Only these states
+    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = ["open", "waiting", "blocked", "paused", "away", "held"])]
     state: Vec<String>,
-    /// At most so many
+    /// Print at most this many
     #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
     limit: usize,
     #[command(flatten)]
@@ -182,7 +182,7 @@ async fn get(args: GetArgs) -> Result<(), Failure> {
         workflow = answer.map_err(|status| admin.failure(&status))?.into_inner();
         Ok((mem::take(&mut workflow.events), mem::take(&mut workflow.next_page_token)))
     });
-    workflow = v1::GetWorkflowResponse { events: events.await?, ..workflow };
+    workflow = v1::GetWorkflowResponse { events: events.await?.reported(), ..workflow };
     let workflow = view::Workflow::from(workflow);
     output::one(format, &workflow, || workflow.human())
 }
@@ -202,7 +202,7 @@ async fn lanes(args: LanesArgs) -> Result<(), Failure> {
         let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
         Ok((page.lanes.into_iter().map(view::Lane::from).collect(), page.next_page_token))
     });
-    output::list(format, &lanes.await?)
+    output::list(format, &lanes.await?.reported())
 }
 
 /// Tells a lane what to do; `done` is what people read; `wait`: the subscription and workflow whose head is waited for.
@@ -219,7 +219,7 @@ async fn order(
     let obstacle = ordered.lane.as_ref().and_then(view::Lane::obstacle).filter(|_| done == "retried");
     if let Some((subscription, workflow)) = wait {
         if let Some(obstacle) = &obstacle {
-            eprintln!("{obstacle}");
+            output::notice(obstacle);
         }
         let event = ordered.event_id.clone().unwrap_or_default();
         ordered.lane = wait_for(&admin, subscription, workflow, &event).await?;

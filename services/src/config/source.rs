@@ -104,6 +104,12 @@ enum GuardForm {
 impl SourceForm {
     /// The source, with its secrets.
     pub(super) fn into_source(self, path: &KeyPath, secrets: &mut Secrets) -> Result<Source, Problem> {
+        if self.max_body.is_some_and(|size| size.as_u64() == 0) {
+            return Err((
+                path.key("max_body"),
+                "0 would refuse every request; leave it out for [gateway] max_body".into(),
+            ));
+        }
         let scheme = self.verify.into_scheme(&path.key("verify"), secrets)?;
         let delivery_id = delivery_id(self.delivery_id, &path.key("delivery_id"))?;
         let on_id_reuse = match self.on_id_reuse {

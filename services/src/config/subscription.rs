@@ -2,7 +2,10 @@
 
 use serde::Deserialize;
 use weft_gateway::admission::{Period, Rate};
-use weft_nats::options::{SecretRef, Span};
+use weft_nats::{
+    options::{SecretRef, Span},
+    rfc3339,
+};
 use weft_proto::{
     ids::EventId,
     v1::{
@@ -222,7 +225,7 @@ fn parse_start(text: &str) -> Result<Start, String> {
     if let Ok(id) = text.parse::<EventId>() {
         return Ok(Start::Behind(id));
     }
-    text.parse().map(Start::At).map_err(|_| {
+    rfc3339::parse(text).map(Start::At).map_err(|_| {
         format!("{text:?} is neither now, beginning, an event id, nor a time such as 2026-11-21T02:00:00Z (RFC 3339)")
     })
 }

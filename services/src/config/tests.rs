@@ -1,3 +1,4 @@
+use weft_nats::options::Span;
 use weft_proto::v1::{self, OnIdReuse, SchemaMode, delivery_id_rule, destination, rule, schema_rule, verification};
 
 use super::*;
@@ -108,7 +109,7 @@ start = "2026-11-21T02:00:00Z"
     let limits = [limits.per_ip, limits.per_source, limits.per_key].map(|rate| rate.to_string());
     assert_eq!(limits, ["10/s", "5000/h", "60000/min"]);
     assert_eq!(config.gateway.trusted_proxies.len(), 1);
-    assert_eq!((config.gateway.max_depth, config.gateway.drain_delay.0.as_secs()), (64, 5));
+    assert_eq!((config.gateway.max_depth, config.gateway.drain_delay), (64, Span::secs(5)));
     assert!(config.gateway.tls.cert.is_some() && config.admin.tls.cert.is_none());
     let shop = &config.catalog.sources[0];
     assert_eq!(shop.max_body_bytes, 5 * 1024 * 1024);
@@ -128,6 +129,38 @@ start = "2026-11-21T02:00:00Z"
     assert_eq!(billing.value.retry.as_ref().map(|retry| (retry.base_ms, retry.factor)), Some((10, 3.0)));
     assert_eq!(billing.value.rate, Some(v1::Rate { count: 600, period_ms: 60_000 }));
     assert_eq!(config.clear_secrets.len(), 4);
+}
+
+/// Zero is a value of its own and never stands for the default.
+#[test]
+fn zero_is_refused_where_nothing_could_work_with_it() {
+    for text in [
+        source("verify = { scheme = \"none\", allow_unsigned = true }\ndelivery_id = \"none\"\nmax_body = \"0B\""),
+        "[dead_letters]\nretention = \"0s\"\n".to_owned(),
+        "[rejected]\nmax_bytes = \"0B\"\n".to_owned(),
+        "[log]\nmax_bytes = \"0B\"\n".to_owned(),
+        "[log]\ndedup_horizon = \"0s\"\n".to_owned(),
+        "[log]\nfsync = \"0s\"\n".to_owned(),
+        "[gateway]\nmax_body = \"0B\"\n".to_owned(),
+        "[gateway]\nrate_limit = { per_ip = \"0/min\" }\n".to_owned(),
+        "[worker]\nlease = \"0s\"\n".to_owned(),
+        "[worker]\nconcurrency = 0\n".to_owned(),
+        subscription("timeout = \"0s\""),
+        subscription("concurrency = 0"),
+    ] {
+        let error = refused(&text.replace("SECRET", SECRET));
+        assert!(error.starts_with("weft.toml:"), "{text}: {error}");
+    }
+    let config = parse(&subscription("retry = { max_retries = 0, base = \"0s\", max = \"0s\" }")).unwrap();
+    let retry = config.catalog.subscriptions[0].value.retry.clone().unwrap();
+    assert_eq!((retry.max_retries, retry.base_ms, retry.max_ms), (0, 0, 0));
+}
+
+#[test]
+fn a_drain_delay_is_bounded() {
+    assert_eq!(parse("[gateway]\ndrain_delay = \"0s\"\n").unwrap().gateway.drain_delay, Span::secs(0));
+    let error = refused("[gateway]\ndrain_delay = \"1h\"\n");
+    assert!(error.starts_with("weft.toml:2: gateway.drain_delay: ") && error.contains("5m"), "{error}");
 }
 
 #[test]
@@ -155,7 +188,7 @@ fn pairs_that_contradict_each_other_are_refused() {
     assert!(refused(&large).starts_with("weft.toml:6: source[0].max_body: "), "{}", refused(&large));
     assert!(refused("[admin]\ntls = { cert = \"file:a\" }\n").starts_with("weft.toml:2: admin.tls: "));
     let twice = source("verify = { scheme = \"none\", allow_unsigned = true }\ndelivery_id = \"none\"");
-    assert!(refused(&twice.repeat(2)).contains("\"shop\" is there twice"));
+    assert!(refused(&twice.repeat(2)).contains("source \"shop\" is defined twice"));
 }
 
 #[test]
@@ -308,4 +341,27 @@ fn secrets_are_not_printed() {
     assert!(!error.contains(SECRET));
     let error = refused(&source(&format!("verify = {{ scheme = \"standard\", secrets = \"{SECRET}\" }}")));
     assert!(error.contains("several are a list of texts") && !error.contains(SECRET), "{error}");
+}
+
+/// The page for users names every key that a file may have.
+#[test]
+fn every_key_is_documented() {
+    fn names(keys: &[schema::Key], found: &mut Vec<&'static str>) {
+        for key in keys {
+            match key.shape {
+                schema::Shape::Table(inner) | schema::Shape::Tables(inner) | schema::Shape::TextOrTable(inner) => {
+                    names(inner, found);
+                }
+                schema::Shape::Later => continue,
+                _ => {}
+            }
+            found.push(key.name);
+        }
+    }
+    let page = include_str!("../../../docs/configuration.md");
+    let mut found = Vec::new();
+    names(schema::ROOT, &mut found);
+    let words: Vec<_> = page.split(|char: char| !char.is_ascii_alphanumeric() && char != '_').collect();
+    let missing: Vec<_> = found.into_iter().filter(|name| !words.contains(name)).collect();
+    assert!(missing.is_empty(), "docs/configuration.md does not name {missing:?}");
 }

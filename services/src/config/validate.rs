@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use bytesize::ByteSize;
-use weft_gateway::verify::Verifier;
+use weft_gateway::{options::DRAIN_DELAY_MAX, verify::Verifier};
 use weft_nats::{
     catalog::{validate_source, validate_subscription},
     options::Span,
@@ -68,6 +68,11 @@ fn check_gateway(config: &Config) -> Result<(), Problem> {
             return Err((root.key(section).key("tls"), problem.into()));
         }
     }
+    let delay = config.gateway.drain_delay;
+    if delay > DRAIN_DELAY_MAX {
+        let problem = format!("{delay} is above {DRAIN_DELAY_MAX}: what restarts the process would not wait so long");
+        return Err((root.key("gateway").key("drain_delay"), problem));
+    }
     let max_body = config.gateway.max_body;
     for (index, source) in config.catalog.sources.iter().enumerate() {
         if source.max_body_bytes > max_body.as_u64() {
@@ -102,7 +107,7 @@ fn check_catalog(config: &Config) -> Result<(), Problem> {
     for (index, source) in config.catalog.sources.iter().enumerate() {
         let path = root.key("source").index(index);
         if !names.insert(&source.name) {
-            return Err((path.key("name"), format!("source {:?} is there twice", source.name)));
+            return Err((path.key("name"), format!("source {:?} is defined twice", source.name)));
         }
         validate_source(source).map_err(|problem| (path.clone(), problem))?;
         Verifier::compile(source).map_err(|error| (path.key("verify"), error.problem))?;
@@ -116,7 +121,7 @@ fn check_catalog(config: &Config) -> Result<(), Problem> {
         let path = root.key("subscription").index(index);
         let value = &subscription.value;
         if !names.insert(&value.name) {
-            return Err((path.key("name"), format!("subscription {:?} is there twice", value.name)));
+            return Err((path.key("name"), format!("subscription {:?} is defined twice", value.name)));
         }
         // Its uid is made when it is created.
         let created = Subscription { uid: SubscriptionUid::unique().to_vec(), ..value.clone() };

@@ -58,15 +58,15 @@ pub async fn run(args: DemoArgs) -> Result<(), Failure> {
     let wiring = Wiring::new();
     let listen = ([127, 0, 0, 1], 0).into();
     let receiver = Receiver::start(listen, &wiring.receiver_secret, answer).await.map_err(Failure::Failed)?;
-    output::print("starting gateway, worker, admin and nats-server …")?;
+    output::text("starting gateway, worker, admin and nats-server …")?;
     let program: PathBuf = weft_program()?;
     let mut up = Up::start(&program, folder.path(), &wiring.config(Some(&receiver.url()))).await?;
 
     let total = WORKFLOWS.len() * EVENTS;
-    output::print(&format!("sending {total} signed webhooks of {} workflows …", WORKFLOWS.len()))?;
+    output::text(&format!("sending {total} signed webhooks of {} workflows …", WORKFLOWS.len()))?;
     let mut evidence = Evidence { poison: POISON.into(), ..Evidence::default() };
     evidence.posts = send(&up.sender()?, &wiring).await?;
-    output::print("waiting for retries and the dead letter, then redriving it …")?;
+    output::text("waiting for retries and the dead letter, then redriving it …")?;
     let admin = up.admin().await?;
     evidence.dead_letters = settle(&admin, &receiver).await?;
     evidence.attempts = receiver.arrivals().into_iter().map(attempt).collect();
@@ -74,7 +74,7 @@ pub async fn run(args: DemoArgs) -> Result<(), Failure> {
     let mut verdicts = check::verdicts(&evidence);
     verdicts.push(ended(&mut up).await);
     if args.keep {
-        output::print(&format!("kept: {}", folder.path().display()))?;
+        output::text(&format!("kept: {}", folder.path().display()))?;
     }
     report(&verdicts)
 }
@@ -230,6 +230,7 @@ async fn until_letters(
     let started = std::time::Instant::now();
     loop {
         let letters = dlq::pages(admin, filter.clone(), LETTERS_MAX).await.map_err(|failure| anyhow!("{failure}"))?;
+        let letters = letters.entries;
         if wanted(&letters) || started.elapsed() > PATIENCE {
             return Ok(letters);
         }
@@ -256,10 +257,10 @@ fn report(verdicts: &[Verdict]) -> Result<(), Failure> {
         };
         vec![verdict.claim.clone(), mark.to_owned(), text.clone()]
     });
-    output::print(&format!("\n{}", output::table(&["WHAT", "", "FOUND"], rows)))?;
-    output::print("\nr: a retry, x: the attempt after which it became a dead letter")?;
+    output::text(&format!("\n{}", output::table(&["WHAT", "", "FOUND"], rows)))?;
+    output::text("\nr: a retry, x: the attempt after which it became a dead letter")?;
     match verdicts.iter().filter(|verdict| verdict.finding.is_err()).count() {
-        0 => output::print("everything held"),
+        0 => output::text("everything held"),
         count => Err(Failure::Failed(format!("{count} of {} checks did not hold", verdicts.len()))),
     }
 }

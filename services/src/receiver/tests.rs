@@ -22,6 +22,7 @@ fn arrival(number: u64, lane_previous: Option<u64>, status: u16) -> Arrival {
         signed: true,
         in_order: None,
         status,
+        payload: Payload::default(),
     }
 }
 
@@ -69,7 +70,7 @@ async fn either_secret_of_a_rotation_is_taken() {
     let other = "whsec_b3RoZXItc2VjcmV0LW90aGVyLXNlY3JldA==";
     let rule = |arrival: &Arrival| if arrival.signed { Answer::OK } else { Answer::now(401) };
     let secrets = [newer.to_owned(), SECRET.to_owned()];
-    let receiver = Receiver::start_with(([127, 0, 0, 1], 0).into(), &secrets, rule).await.unwrap();
+    let receiver = Receiver::start_with(([127, 0, 0, 1], 0).into(), &secrets, Keep::Nothing, rule).await.unwrap();
     for (secret, status) in [(newer, 200), (SECRET, 200), (other, 401)] {
         assert_eq!(post(receiver.url(), secret, 1).await, status);
     }

@@ -216,6 +216,13 @@ impl Signing {
         let seconds = time.as_bytes();
         let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let typed = |name| event_type.map(|event_type| header(name, event_type));
+        let carries = |text: &str| http::HeaderValue::from_str(text).is_ok();
+        if self.scheme.id_in_header() && !carries(id) {
+            return Err(format!("the delivery id {id:?} cannot be in a header: only visible ASCII can"));
+        }
+        if let Some(event_type) = event_type.filter(|text| self.scheme.type_in_header() && !carries(text)) {
+            return Err(format!("the type {event_type:?} cannot be in a header: only visible ASCII can"));
+        }
         Ok(match self.scheme {
             Scheme::Standard => {
                 let text = [id.as_bytes(), b".", seconds, b".", body].concat();

@@ -92,6 +92,7 @@ fn arrival(sequence: u64, epoch: u64, status: u16) -> Arrival {
         signed: true,
         in_order: None,
         status,
+        payload: weft::receiver::Payload::default(),
     }
 }
 

@@ -107,6 +107,8 @@ async fn what_is_wrong_with_a_request_is_said() {
     }
     let (code, text) = said(folder, &["sign", "--scheme", "stripe", "--secret", "whsec_a", "--id", "evt_1"]).await;
     assert!(code == 2 && text.contains("--id"), "{code} {text}");
+    let (code, text) = said(folder, &["sign", "--secret", SHARED, "--id", "a\nb", "--body", "body.json"]).await;
+    assert!(code == 2 && text.lines().count() == 1 && text.contains(r"a\nb"), "{code} {text}");
 }
 
 /// `weft event send` is taken by a source of each scheme that says nothing but its secret.

@@ -56,7 +56,7 @@ pub(super) trait View: Sized {
 /// The name that the page before ended with; no name is empty.
 fn name_behind(token: &str) -> Result<String, Status> {
     let name = URL_SAFE_NO_PAD.decode(token).ok().and_then(|name| String::from_utf8(name).ok());
-    name.ok_or_else(|| refuse(Code::BadQuery, "page_token is none of ours; use a next_page_token as it was given"))
+    name.ok_or_else(|| refuse(Code::BadQuery, "page_token is not valid; use a next_page_token as it was given"))
 }
 
 impl View for v1::SourceView {

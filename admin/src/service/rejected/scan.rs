@@ -145,7 +145,7 @@ pub(super) fn decode_token(token: &str) -> Result<Option<StreamSeq>, Status> {
         return Ok(None);
     }
     let bytes = URL_SAFE_NO_PAD.decode(token).ok().and_then(|bytes| bytes.try_into().ok());
-    let refused = || refuse(Code::BadQuery, "page_token is none of ours; use a next_page_token as it was given");
+    let refused = || refuse(Code::BadQuery, "page_token is not valid; use a next_page_token as it was given");
     bytes.map(|bytes| Some(StreamSeq(u64::from_be_bytes(bytes)))).ok_or_else(refused)
 }
 

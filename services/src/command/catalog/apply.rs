@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use weft_proto::v1;
 
-use super::{CommonArgs, ReasonArgs, request_id, wanted};
+use super::{CommonArgs, ReasonArgs, request_id, wanted, warn_unknown_sources};
 use crate::{
     command::{
         admin::AdminClient,
@@ -19,16 +19,16 @@ use crate::{
 /// `weft apply`.
 #[derive(Debug, clap::Args)]
 pub struct ApplyArgs {
-    /// The file with [[source]] and [[subscription]]
+    /// The file with [[source]] and [[subscription]]; - for standard input
     #[arg(short, long, value_name = "FILE", default_value = FILE_DEFAULT)]
     file: PathBuf,
-    /// Only say what would change
+    /// Print what would change; change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Remove what the file does not name
+    /// Delete what the file does not name
     #[arg(long)]
     prune: bool,
-    /// Do not ask before something is removed
+    /// Do not ask for confirmation before something is deleted
     #[arg(short, long)]
     yes: bool,
     #[command(flatten)]
@@ -63,6 +63,9 @@ pub async fn run(args: ApplyArgs) -> Result<(), Failure> {
     let desired = wanted::of_file(&args.file)?;
     let format = args.common.format();
     let admin = args.common.admin.connect().await?;
+    let values: Vec<_> = desired.subscriptions.iter().map(|wanted| wanted.value.clone()).collect();
+    let sources: Vec<_> = desired.sources.iter().map(|source| source.name.clone()).collect();
+    warn_unknown_sources(&admin, &values, &sources).await?;
     let request = v1::ApplyRequest {
         sources: desired.sources,
         subscriptions: desired.subscriptions.into_iter().map(wanted::subscription).collect(),
@@ -96,7 +99,7 @@ fn names(changes: &[Change], action: &str) -> Vec<String> {
 /// People get the differences below each change, and what it came to; programs one object a change.
 fn print(format: Format, changes: &[Change], dry_run: bool) -> Result<(), Failure> {
     match format {
-        Format::Table => output::print(&human(changes, dry_run)),
+        Format::Table => output::text(&human(changes, dry_run)),
         Format::Json => output::one(format, &changes, String::new),
         Format::Jsonl | Format::Yaml => changes.iter().try_for_each(|change| output::next(format, change, String::new)),
     }

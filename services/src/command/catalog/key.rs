@@ -5,7 +5,7 @@ use weft_nats::options::Span;
 use weft_proto::v1;
 
 use super::{
-    CommonArgs, DeleteArgs, GetArgs, ListArgs, ReasonArgs, print_deleted, request_id,
+    CommonArgs, DeleteArgs, GetKeyArgs, ListArgs, ReasonArgs, print_deleted, request_id,
     view::{Key, parse_scope},
 };
 use crate::{
@@ -24,7 +24,7 @@ pub enum KeyCommand {
     /// Make a key, and show it: the only time
     Create(CreateArgs),
     /// Show what a key may do
-    Get(GetArgs),
+    Get(GetKeyArgs),
     /// List keys
     List(ListArgs),
     /// Change what a key may do
@@ -79,10 +79,10 @@ pub struct UpdateArgs {
     /// All workflows from now on
     #[arg(long, conflicts_with = "workflow_prefixes")]
     all_workflows: bool,
-    /// How long it lives from now on, such as 30d
+    /// Expire after this time, counted from now, such as 30d
     #[arg(long, value_name = "DURATION")]
     expires: Option<Span>,
-    /// It lives for ever from now on
+    /// Never expire
     #[arg(long, conflicts_with = "expires")]
     no_expires: bool,
     #[command(flatten)]
@@ -125,10 +125,10 @@ async fn create(args: CreateArgs) -> Result<(), Failure> {
     output::one(format, &key, || format!("{}\n\n{}\n\nKeep it now: it is not shown again.", key.human(), answer.key))
 }
 
-async fn get(args: GetArgs) -> Result<(), Failure> {
+async fn get(args: GetKeyArgs) -> Result<(), Failure> {
     let format = args.common.format();
     let admin = args.common.admin.connect().await?;
-    print(format, find(&admin, args.name).await?)
+    print(format, find(&admin, args.id).await?)
 }
 
 async fn find(admin: &AdminClient, id: String) -> Result<v1::ApiKeyView, Failure> {
@@ -146,7 +146,7 @@ async fn list(args: ListArgs) -> Result<(), Failure> {
         let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
         Ok((page.keys.into_iter().map(Key::from).collect(), page.next_page_token))
     });
-    output::list(format, &rows.await?)
+    output::list(format, &rows.await?.entries)
 }
 
 async fn update(args: UpdateArgs) -> Result<(), Failure> {
@@ -177,7 +177,7 @@ async fn update(args: UpdateArgs) -> Result<(), Failure> {
 }
 
 async fn delete(args: DeleteArgs) -> Result<(), Failure> {
-    args.confirm(&format!("revoke key {}? whoever uses it is refused from then on", args.name))?;
+    args.confirm(&format!("revoke key {}? requests with it are refused from then on", args.name))?;
     let format = args.common.format();
     let admin = args.common.admin.connect().await?;
     let request = v1::DeleteApiKeyRequest {
@@ -192,7 +192,7 @@ async fn delete(args: DeleteArgs) -> Result<(), Failure> {
 }
 
 fn expiry(span: Span) -> Result<Timestamp, Failure> {
-    let problem = |_| Failure::Usage(format!("--expires {span} is beyond all calendars"));
+    let problem = |_| Failure::Usage(format!("--expires {span} is too far in the future"));
     Timestamp::now().checked_add(span.0).map_err(problem)
 }
 

@@ -10,9 +10,10 @@ use weft_nats::{
 use weft_proto::v1::{self, destination};
 
 use super::{
-    CommonArgs, DeleteArgs, GetArgs, ListArgs, ReasonArgs, print_deleted, request_id,
+    CommonArgs, DeleteArgs, GetArgs, ListArgs, ReasonArgs, print_deleted, report_unchanged, request_id,
     view::Subscription,
     wanted::{self, Flags},
+    warn_unknown_sources,
 };
 use crate::{
     command::{
@@ -29,7 +30,7 @@ mod orphans;
 /// The verbs.
 #[derive(Debug, clap::Subcommand)]
 pub enum SubscriptionCommand {
-    /// Make a subscription, or every `[[subscription]]` of a file
+    /// Create a subscription, or every `[[subscription]]` of a file
     Create(CreateArgs),
     /// Show a subscription
     Get(GetArgs),
@@ -37,9 +38,9 @@ pub enum SubscriptionCommand {
     List(ListArgs),
     /// Change a subscription, or replace it by a file's
     Update(UpdateArgs),
-    /// Remove a subscription: what it has pending is discarded
+    /// Delete a subscription: what is pending for it is discarded
     Delete(DeleteArgs),
-    /// Deliver nothing to it until it is resumed; its backlog stays
+    /// Deliver nothing to a subscription until it is resumed; its backlog is kept
     Pause(SwitchArgs),
     /// Let a paused subscription go on
     Resume(SwitchArgs),
@@ -64,7 +65,7 @@ pub struct AdoptArgs {
     name: Option<String>,
     #[command(flatten)]
     flags: FlagArgs,
-    /// Only say which it would be
+    /// Print what would be done; change nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -78,10 +79,10 @@ pub struct AdoptArgs {
 pub struct DiscardArgs {
     /// Its name or uid, as `weft subscription list` shows it
     orphan: String,
-    /// Only say which it would be
+    /// Print what would be done; change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(short, long)]
     yes: bool,
     #[command(flatten)]
@@ -96,19 +97,19 @@ pub struct FlagArgs {
     /// Where its deliveries go
     #[arg(long)]
     url: Option<String>,
-    /// Which types it takes, such as 'order.*'
+    /// The types that it takes, such as 'order.*'
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     types: Vec<String>,
-    /// Which sources it takes [default: all]
+    /// The sources that it takes [default: all]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     sources: Vec<String>,
-    /// What signs its deliveries: env:NAME or file:PATH; several while they are rotated, newest first
+    /// The secret that signs its deliveries: env:NAME or file:PATH; several while they are rotated, newest first
     #[arg(long = "secret", value_name = "SECRET")]
     secrets: Vec<String>,
     /// How long an attempt may take, such as 15s
     #[arg(long, value_name = "DURATION")]
     timeout: Option<Span>,
-    /// Attempts in flight at the most
+    /// The most attempts in flight
     #[arg(long, value_name = "N")]
     concurrency: Option<u32>,
 }
@@ -128,9 +129,9 @@ impl FlagArgs {
 /// `weft subscription create`.
 #[derive(Debug, clap::Args)]
 pub struct CreateArgs {
-    /// Its name; with a file: only this one of it
+    /// The name; with -f only the one of this name
     name: Option<String>,
-    /// A file with [[subscription]], as in weft.toml
+    /// A file with [[subscription]], as in weft.toml; - for standard input
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
     #[command(flatten)]
@@ -147,9 +148,9 @@ pub struct CreateArgs {
 /// `weft subscription update`.
 #[derive(Debug, clap::Args)]
 pub struct UpdateArgs {
-    /// Which; with a file: only this one of it
+    /// The name; with -f only the one of this name
     name: Option<String>,
-    /// A file with [[subscription]], as in weft.toml
+    /// A file with [[subscription]], as in weft.toml; - for standard input
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
     #[command(flatten)]
@@ -163,7 +164,7 @@ pub struct UpdateArgs {
 /// `weft subscription pause` and `resume`.
 #[derive(Debug, clap::Args)]
 pub struct SwitchArgs {
-    /// Which
+    /// The name
     name: String,
     #[command(flatten)]
     reason: ReasonArgs,
@@ -174,7 +175,7 @@ pub struct SwitchArgs {
 /// `weft subscription test`.
 #[derive(Debug, clap::Args)]
 pub struct TestArgs {
-    /// Which
+    /// The name
     name: String,
     /// The event's data: JSON, @FILE, or - for standard input [default: an example]
     #[arg(long, value_name = "JSON|@FILE|-")]
@@ -213,6 +214,8 @@ async fn create(args: CreateArgs) -> Result<(), Failure> {
     };
     let format = args.common.format();
     let admin = args.common.admin.connect().await?;
+    let values: Vec<_> = subscriptions.iter().map(|wanted| wanted.value.clone()).collect();
+    warn_unknown_sources(&admin, &values, &[]).await?;
     for wanted in subscriptions {
         let v1::WantedSubscription { subscription, start } = wanted::subscription(wanted);
         let reason = args.reason.reason.clone();
@@ -225,7 +228,7 @@ async fn create(args: CreateArgs) -> Result<(), Failure> {
 
 fn of_file(file: &Path, name: Option<&str>, flags: &FlagArgs) -> Result<Vec<DesiredSubscription>, Failure> {
     if !flags.is_empty() {
-        return Err(Failure::Usage("the file says it all; give either -f or flags".into()));
+        return Err(Failure::Usage("give either -f or flags, not both".into()));
     }
     let wanted = wanted::of_file(file)?.subscriptions;
     wanted::chosen(wanted, name, |wanted| &wanted.value.name, "subscription", file)
@@ -268,7 +271,7 @@ async fn list(args: ListArgs) -> Result<(), Failure> {
         lost.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(page.orphans);
         Ok((page.subscriptions.into_iter().map(Subscription::from).collect(), page.next_page_token))
     });
-    output::list(format, &rows.await?)?;
+    output::list(format, &rows.await?.entries)?;
     orphans::warn(&lost.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
     Ok(())
 }
@@ -282,7 +285,7 @@ async fn update(args: UpdateArgs) -> Result<(), Failure> {
             (values, 0, args.common.admin.connect().await?)
         }
         (None, Some(_)) if args.flags.is_empty() => {
-            return Err(Failure::Usage("say what is to change: -f FILE, or flags such as --url".into()));
+            return Err(Failure::Usage("name what to change: -f FILE, or flags such as --url".into()));
         }
         (None, Some(name)) => {
             let admin = args.common.admin.connect().await?;
@@ -293,7 +296,10 @@ async fn update(args: UpdateArgs) -> Result<(), Failure> {
         }
         (None, None) => return Err(wanted::nothing_named("subscription")),
     };
+    warn_unknown_sources(&admin, &subscriptions, &[]).await?;
     for value in subscriptions {
+        let name = value.name.clone();
+        let before = find(&admin, name.clone()).await?.revision;
         let request = v1::UpdateSubscriptionRequest {
             subscription: Some(value),
             revision,
@@ -301,7 +307,9 @@ async fn update(args: UpdateArgs) -> Result<(), Failure> {
             request_id: request_id(),
         };
         let answer = admin.catalog().update_subscription(admin.request(request)).await;
-        print(format, answer.map_err(|status| admin.failure(&status))?.into_inner())?;
+        let view = answer.map_err(|status| admin.failure(&status))?.into_inner();
+        report_unchanged("subscription", &name, before, view.revision);
+        print(format, view)?;
     }
     Ok(())
 }
@@ -352,19 +360,29 @@ async fn delete(args: DeleteArgs) -> Result<(), Failure> {
 async fn pause(args: SwitchArgs) -> Result<(), Failure> {
     let format = args.common.format();
     let admin = args.common.admin.connect().await?;
+    let before = find(&admin, args.name.clone()).await?.revision;
     let request =
-        v1::PauseSubscriptionRequest { name: args.name, reason: args.reason.reason, request_id: request_id() };
+        v1::PauseSubscriptionRequest { name: args.name.clone(), reason: args.reason.reason, request_id: request_id() };
     let answer = admin.catalog().pause_subscription(admin.request(request)).await;
-    print(format, answer.map_err(|status| admin.failure(&status))?.into_inner())
+    let view = answer.map_err(|status| admin.failure(&status))?.into_inner();
+    report_unchanged("subscription", &args.name, before, view.revision);
+    let reason = view.subscription.as_ref().map(|subscription| subscription.pause_reason.clone()).unwrap_or_default();
+    let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    let text = format!("{} is paused{because}; its events wait until `weft subscription resume {0}`", args.name);
+    output::one(format, &Subscription::from(view), || text)
 }
 
 async fn resume(args: SwitchArgs) -> Result<(), Failure> {
     let format = args.common.format();
     let admin = args.common.admin.connect().await?;
+    let before = find(&admin, args.name.clone()).await?.revision;
     let request =
-        v1::ResumeSubscriptionRequest { name: args.name, reason: args.reason.reason, request_id: request_id() };
+        v1::ResumeSubscriptionRequest { name: args.name.clone(), reason: args.reason.reason, request_id: request_id() };
     let answer = admin.catalog().resume_subscription(admin.request(request)).await;
-    print(format, answer.map_err(|status| admin.failure(&status))?.into_inner())
+    let view = answer.map_err(|status| admin.failure(&status))?.into_inner();
+    report_unchanged("subscription", &args.name, before, view.revision);
+    let text = format!("{} is delivered to again, from where it stopped", args.name);
+    output::one(format, &Subscription::from(view), || text)
 }
 
 /// How a test delivery went.
@@ -400,7 +418,7 @@ async fn test(args: TestArgs) -> Result<(), Failure> {
     output::one(format, &tested, || format!("{} in {} ms: {}", tested.outcome, tested.duration_ms, tested.message))?;
     match tested.delivered {
         true => Ok(()),
-        false => Err(Failure::Failed(format!("{} does not take deliveries: {}", args.name, tested.message))),
+        false => Err(Failure::Failed(format!("the test delivery to {} failed: {}", args.name, tested.message))),
     }
 }
 

@@ -42,10 +42,15 @@ impl Shown {
         self
     }
 
+    /// With one field more.
+    pub fn with_field(mut self, key: &str, text: String) -> Self {
+        self.rows.push((key.to_owned(), text.clone()));
+        self.with(key, text)
+    }
+
     /// For people: a line a field.
     pub fn human(&self) -> String {
-        let rows = self.rows.iter().map(|(key, text)| vec![key.clone(), text.clone()]);
-        output::table(&["", ""], rows).to_string()
+        output::fields(self.rows.iter().map(|(key, text)| (key, text.clone())))
     }
 
     fn cell(&self, key: &str) -> String {

@@ -13,13 +13,17 @@ use crate::{
     exit::Failure,
 };
 
-/// The `[[source]]`s and `[[subscription]]`s of a file.
+/// The `[[source]]`s and `[[subscription]]`s of a file; `-` is standard input.
 ///
 /// # Errors
 ///
 /// [`Failure::Usage`]: it cannot be read, or is not such a file.
 pub fn of_file(path: &Path) -> Result<DesiredCatalog, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
+    let (path, text) = match path.to_str() {
+        Some("-") => (Path::new("stdin"), std::io::read_to_string(std::io::stdin().lock())),
+        _ => (path, std::fs::read_to_string(path)),
+    };
+    let text = text.map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
     let config = Config::parse(path, text, [], None).map_err(|error| Failure::Usage(error.to_string()))?;
     Ok(config.catalog)
 }
@@ -108,7 +112,7 @@ pub fn subscription(wanted: DesiredSubscription) -> v1::WantedSubscription {
 
 /// What to say where neither a file nor a name is given.
 pub fn nothing_named(kind: &str) -> Failure {
-    Failure::Usage(format!("name the {kind} and say what it is with flags, or give a file with -f"))
+    Failure::Usage(format!("give the name of the {kind} and its flags, or a file with -f"))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 use weft_nats::options::Secret;
 
+use super::provider::Provider;
 use crate::{
     command::{
         output::{self, Format},
@@ -13,7 +14,7 @@ use crate::{
         sign::secret,
     },
     exit::{Failure, chain},
-    sender::{Answer, HmacOptions, Receipt, Scheme, Sender, Signing},
+    sender::{Answer, Header, HmacOptions, Receipt, Scheme, Sender, Signing},
 };
 
 /// `weft event send`.
@@ -25,29 +26,39 @@ pub struct SendArgs {
     /// The workflow's id [default: what the source's rule finds in the data]
     #[arg(long, value_name = "ID")]
     workflow: Option<String>,
-    /// The event's type
-    #[arg(long = "type", value_name = "TYPE")]
-    event_type: String,
-    /// The event's data: JSON, @FILE, or - for standard input
-    #[arg(long, value_name = "JSON|@FILE|-", default_value = "{}")]
-    data: String,
+    /// The event's type [with --provider: that of the provider's sample]
+    #[arg(long = "type", value_name = "TYPE", required_unless_present = "provider")]
+    event_type: Option<String>,
+    /// The event's data: JSON, @FILE, or - for standard input; with --provider the whole body [default: {}, or the
+    /// provider's sample]
+    #[arg(long, value_name = "JSON|@FILE|-")]
+    data: Option<String>,
     /// The delivery id: the same id is the same event [default: a new one]
     #[arg(long)]
     id: Option<String>,
-    /// By which rules the request is signed
+    /// The signature scheme
     #[arg(long, value_enum, default_value_t = Scheme::Standard)]
     scheme: Scheme,
+    /// Send as this provider does: a body of its form, its headers, its signature
+    #[arg(long, value_enum, conflicts_with = "scheme")]
+    provider: Option<Provider>,
     /// The source's secret: env:NAME, file:PATH, or the secret itself
     #[arg(long, env = "WEFT_SECRET", hide_env_values = true)]
     secret: Secret,
     /// The gateway's address
     #[arg(long, env = "WEFT_GATEWAY", value_name = "URL", default_value = "http://127.0.0.1:8080")]
     gateway: String,
-    /// How to print [default: table on a terminal, jsonl in a pipe]
+    /// The output format [default: table on a terminal, jsonl in a pipe]
     #[arg(short, long, value_name = "FORMAT")]
     output: Option<Format>,
     #[command(flatten)]
     hmac: HmacOptions,
+}
+
+/// A request that is ready to be posted.
+struct Prepared {
+    headers: Vec<Header>,
+    body: Bytes,
 }
 
 /// The body that is posted: what the default rules of a source read, where its scheme has them.
@@ -96,29 +107,68 @@ struct Accepted<'a> {
 }
 
 pub(super) async fn run(args: SendArgs) -> Result<(), Failure> {
-    let data = read_data("--data", &args.data)?;
-    let data: &RawValue =
-        serde_json::from_str(&data).map_err(|error| Failure::Usage(format!("--data is not JSON: {error}")))?;
-    let id = args.id.unwrap_or_else(|| format!("msg_{}", Uuid::now_v7().simple()));
-    let body = Body::new(args.scheme, &id, &args.event_type, data);
-    let body = serde_json::to_vec(&body).map_err(|error| Failure::of(&error))?;
-    let signing = Signing { hmac: args.hmac, ..Signing::new(args.scheme, secret(args.secret.expose())?) };
-    if args.scheme != Scheme::Hmac {
-        signing.hmac.check_absent(args.scheme).map_err(Failure::Usage)?;
+    check_gateway(&args.gateway)?;
+    let workflow = args.workflow.clone();
+    // The URL standard takes these two for steps in a path, however they are escaped.
+    if let Some(dots @ ("." | "..")) = workflow.as_deref() {
+        let problem =
+            format!("--workflow {dots}: no URL can name it; let the source's workflow rule find it in the body");
+        return Err(Failure::Usage(problem));
     }
-    let now = jiff::Timestamp::now().as_second();
-    let headers = signing.headers(&id, now, Some(&args.event_type), &body);
-    let headers = headers.map_err(Failure::Usage)?;
-    let sender = Sender::new(&args.gateway).map_err(Failure::Failed)?;
-    let answer = sender.post(&args.source, args.workflow.as_deref(), &headers, Bytes::from(body)).await;
+    let (source, gateway, format) = (args.source.clone(), args.gateway.clone(), args.output);
+    let Prepared { headers, body } = prepare(args)?;
+    let sender = Sender::new(&gateway).map_err(Failure::Failed)?;
+    let answer = sender.post(&source, workflow.as_deref(), &headers, body).await;
     let answer = answer.map_err(|error| {
-        let gateway = &args.gateway;
         Failure::Unavailable(format!("no gateway answers at {gateway}: {}; is `weft up` running?", chain(&error)))
     })?;
     match answer.receipt() {
-        Some(receipt) => print(Format::or_default(args.output), &receipt),
+        Some(receipt) => print(Format::or_default(format), &receipt),
         None => Err(refusal(&answer)),
     }
+}
+
+/// Checks that an address could be a gateway's.
+pub(crate) fn check_gateway(gateway: &str) -> Result<(), Failure> {
+    let url = reqwest::Url::parse(gateway).ok();
+    if url.is_some_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!("--gateway {gateway:?} is not an address such as http://127.0.0.1:8080")))
+}
+
+/// Makes body, headers and signature.
+fn prepare(args: SendArgs) -> Result<Prepared, Failure> {
+    let now = jiff::Timestamp::now();
+    let signing = Signing { hmac: args.hmac, ..Signing::new(args.scheme, secret(args.secret.expose())?) };
+    let data = args.data.as_deref().map(|data| read_data("--data", data)).transpose()?;
+    if let Some(data) = &data {
+        serde_json::from_str::<&RawValue>(data)
+            .map_err(|error| Failure::Usage(format!("--data is not JSON: {error}")))?;
+    }
+    let Some(provider) = args.provider else {
+        if args.scheme != Scheme::Hmac {
+            signing.hmac.check_absent(args.scheme).map_err(Failure::Usage)?;
+        }
+        let id = args.id.unwrap_or_else(|| format!("msg_{}", Uuid::now_v7().simple()));
+        let event_type = args.event_type.unwrap_or_default();
+        let data = data.unwrap_or_else(|| "{}".to_owned());
+        let data = serde_json::from_str(&data).map_err(|error| Failure::of(&error))?;
+        let body = serde_json::to_vec(&Body::new(args.scheme, &id, &event_type, data));
+        let body = body.map_err(|error| Failure::of(&error))?;
+        let headers = signing.headers(&id, now.as_second(), Some(&event_type), &body).map_err(Failure::Usage)?;
+        return Ok(Prepared { headers, body: body.into() });
+    };
+    let signing = Signing { scheme: provider.scheme(), ..signing };
+    signing.hmac.check_absent(signing.scheme).map_err(Failure::Usage)?;
+    if data.is_some() && args.id.is_some() && !signing.scheme.id_in_header() {
+        return Err(Failure::Usage("--id: this provider has the delivery id in the body; put it into --data".into()));
+    }
+    let id = args.id.unwrap_or_else(|| provider.new_id());
+    let event_type = args.event_type.unwrap_or_else(|| provider.type_default().to_owned());
+    let body = data.unwrap_or_else(|| provider.sample(&id, &event_type, now));
+    let signed = signing.headers(&id, now.as_second(), Some(&event_type), body.as_bytes()).map_err(Failure::Usage)?;
+    Ok(Prepared { headers: provider.headers(signed, &id, now), body: body.into() })
 }
 
 fn print(format: Format, receipt: &Receipt) -> Result<(), Failure> {

@@ -3,12 +3,8 @@
 use serde::Serialize;
 use weft_proto::v1;
 
-use super::{Event, Receiver, Time, text_or_dash};
+use super::{Event, Receiver, Time, given, text_or_dash};
 use crate::command::output::{self, Row};
-
-fn given(text: String) -> Option<String> {
-    Some(text).filter(|text| !text.is_empty())
-}
 
 /// A lane.
 #[derive(Debug, Serialize)]
@@ -146,7 +142,7 @@ impl Workflow {
         });
         let events = output::table(&["SEQ", "EVENT", "TYPE", "SOURCE", "RECEIVED", "STATUS"], rows);
         if self.lanes.is_empty() {
-            return events.to_string();
+            return events;
         }
         format!("{events}\n\n{}", output::table(Lane::HEADINGS, self.lanes.iter().map(Row::cells)))
     }
@@ -188,14 +184,25 @@ impl From<v1::Replay> for Replay {
 }
 
 impl Row for Replay {
-    const HEADINGS: &'static [&'static str] =
-        &["ID", "STATE", "SELECTED", "DELIVERED", "FAILED", "DISCARDED", "N/A", "PENDING", "STARTED", "OPERATOR"];
+    const HEADINGS: &'static [&'static str] = &[
+        "ID",
+        "STATE",
+        "SELECTED",
+        "DELIVERED",
+        "FAILED",
+        "DISCARDED",
+        "N/A",
+        "PENDING",
+        "STARTED",
+        "OPERATOR",
+        "WHY",
+    ];
 
     fn cells(&self) -> Vec<String> {
         let counts = [self.selected, self.delivered, self.failed, self.discarded, self.not_applicable, self.pending];
         let mut cells = vec![self.id.clone(), self.state.clone()];
         cells.extend(counts.map(|count| count.to_string()));
-        cells.extend([text_or_dash(self.started_at.as_ref()), self.operator.clone()]);
+        cells.extend([text_or_dash(self.started_at.as_ref()), self.operator.clone(), self.reason.clone()]);
         cells
     }
 }

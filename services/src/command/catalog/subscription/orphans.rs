@@ -37,10 +37,10 @@ impl Orphan {
 /// Says on standard error which subscriptions are missing from the catalog.
 pub(super) fn warn(orphans: &[v1::OrphanedSubscription]) {
     for v1::OrphanedSubscription { name, uid, lanes, .. } in orphans {
-        eprintln!(
-            "weft: {name} ({uid}) is missing from the catalog, and nobody has removed it; {lanes} lanes wait: weft \
+        output::notice(&format!(
+            "{name} ({uid}) is missing from the catalog, but no operator has removed it; {lanes} lanes wait: weft \
              subscription adopt {name}, or weft subscription discard {uid}"
-        );
+        ));
     }
 }
 
