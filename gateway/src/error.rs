@@ -6,7 +6,7 @@
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
 use weft_nats::{cursor::Cursor, scan::ScanError};
 use weft_serve::Malformed;
@@ -14,7 +14,7 @@ use weft_serve::Malformed;
 use crate::{identify::IdentifyError, metrics, sequencer::SubmitError, verify::VerifyError};
 
 /// What went wrong, for machines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
     /// The request is not HTTP as it must be.

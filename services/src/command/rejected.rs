@@ -1,6 +1,7 @@
 //! `weft rejected list | get | retry`: requests that gateways refused.
 
 use jiff::Timestamp;
+use weft_gateway::error::Code;
 use weft_proto::v1::{self, RetryRejectedRequest};
 
 use super::{
@@ -36,11 +37,18 @@ pub struct FilterArgs {
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
     /// Only this code, such as signature_invalid
-    #[arg(long, value_name = "CODE")]
+    #[arg(long, value_name = "CODE", value_parser = parse_code)]
     reason_code: Option<String>,
     /// Received since: 1h, or 2026-11-21T02:00:00Z
     #[arg(long, value_name = "AGE|TIME", value_parser = parse_moment)]
     since: Option<Timestamp>,
+}
+
+/// A code that gateways answer with.
+fn parse_code(text: &str) -> Result<String, String> {
+    let code: Result<Code, _> = serde_json::from_value(text.into());
+    code.map(|code| code.as_str().to_owned())
+        .map_err(|_| "no gateway answers with it; docs/events.md lists the codes".into())
 }
 
 impl FilterArgs {
@@ -217,6 +225,12 @@ async fn carry_out(admin: &AdminClient, ids: Vec<String>, reason: &str) -> (Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn codes_are_those_of_gateways() {
+        assert_eq!(parse_code("signature_invalid").as_deref(), Ok("signature_invalid"));
+        assert!(parse_code("bogus").is_err() && parse_code("SignatureInvalid").is_err());
+    }
 
     /// Order is by number, not by spelling: 9 was kept before 10.
     #[test]

@@ -90,6 +90,7 @@ async fn commands_say_what_an_operator_would_miss() {
         let (code, _, stderr) = said(&args).await;
         assert!(code == Some(2) && stderr.contains("possible values"), "{args:?}: {stderr}");
     }
+    assert_eq!(operator.code(&["rejected", "list", "--reason-code", "bogus"]).await, Some(2));
     for (time, code) in [("2026-11-21t02:00:00z", 0), ("2026-11-21T03:30:00.123456789012+01:30", 0), ("2026-11-21", 2)]
     {
         assert_eq!(operator.code(&["dlq", "list", "--since", time]).await, Some(code), "{time}");
