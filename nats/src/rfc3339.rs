@@ -176,6 +176,17 @@ mod tests {
             prop_assert_eq!(parse(&time.to_string()), Ok(time));
         }
 
+        /// What is accepted is the time that an independent parser reads.
+        #[test]
+        fn another_parser_agrees(
+            text in "(00|19|20|99)[0-9]{2}-(0[1-9]|1[0-2])-[0-3][0-9][Tt][0-2][0-9]:[0-5][0-9]:[0-6][0-9]\
+                     (\\.[0-9]{1,9})?([Zz]|[+-][0-2][0-9]:[0-5][0-9])",
+        ) {
+            if let Ok(time) = parse(&text) {
+                prop_assert_eq!(text.parse::<Timestamp>().ok(), Some(time));
+            }
+        }
+
         #[test]
         fn no_text_makes_it_panic(text in "\\PC{0,40}", form in "[0-9+:.TtZz-]{0,40}") {
             let _ = (parse(&text), parse(&form));
