@@ -24,7 +24,12 @@ pub struct WorkerDeliveries {
 impl WorkerDeliveries {
     /// `allow_networks`: private networks that may be reached.
     pub fn new(allow_networks: Vec<IpNet>) -> Self {
-        Self { clients: Arc::new(HttpClients::new(allow_networks)) }
+        Self::with_clients(Arc::new(HttpClients::new(allow_networks)))
+    }
+
+    /// With the clients of a worker in the same process.
+    pub fn with_clients(clients: Arc<HttpClients>) -> Self {
+        Self { clients }
     }
 
     fn destinations(&self) -> Destinations {

@@ -28,7 +28,7 @@ use weft_nats::{
     subject::Layout,
 };
 use weft_proto::ids::StreamSeq;
-use weft_worker::Worker;
+use weft_worker::{Worker, destination::clients::HttpClients};
 
 use crate::{
     announce::{self, Line},
@@ -62,7 +62,8 @@ pub async fn up(mut config: Config) -> Result<(), Failure> {
     let _locks = data.lock(&["gateway", "worker", "admin"])?;
     let token = data.admin_token(&config.admin)?;
     config.worker.allow_networks.extend(loopback());
-    let bound = Bound::bind(&config, &token).await?;
+    let clients = Arc::new(HttpClients::new(config.worker.allow_networks.clone()));
+    let bound = Bound::bind(&config, &token, &clients).await?;
     let drain = signal::drain_token().map_err(|error| Failure::of(&error))?;
     let metrics = telemetry::record_metrics()?;
 
@@ -82,11 +83,13 @@ pub async fn up(mut config: Config) -> Result<(), Failure> {
         () = drain.cancelled() => return Ok(()),
     };
     lines.extend(nats.lines(&data));
+    clients.refuse_ports(nats.local_addr());
     // Only now is it certain that no other mesh lives in the folder.
     let client = data.write_client(admin_url, Some(gateway_url), &token, admin_ca.as_ref())?;
     lines.push(("client", client.display().to_string()));
     nats_missing.send_replace(None);
-    let roles = start(config, &data, &nats.access, gateway, admin, token, missing).await?;
+    let worker = Worker::new(config.worker.clone()).http_clients(clients);
+    let roles = start(config, &data, &nats.access, (gateway, worker, admin), token, missing).await?;
     let result = tokio::select! {
         result = roles.run(&drain) => result,
         () = announce::when_ready(&readiness, &lines) => Ok(()),
@@ -110,16 +113,18 @@ struct Bound {
 }
 
 impl Bound {
-    async fn bind(config: &Config, token: &Secret) -> Result<Self, Failure> {
+    async fn bind(config: &Config, token: &Secret, clients: &Arc<HttpClients>) -> Result<Self, Failure> {
         let listen = config.gateway.listen;
         let gateway = Gateway::bind(config.gateway.clone()).await;
         let gateway = gateway.map_err(|error| bind_failure("gateway", listen, &error))?;
         let listen = config.admin.listen;
-        let deliveries = Arc::new(WorkerDeliveries::new(config.worker.allow_networks.clone()));
+        let deliveries = Arc::new(WorkerDeliveries::with_clients(Arc::clone(clients)));
         let admin = Admin::bind(config.admin.clone(), token.clone(), deliveries).await;
         let admin = admin.map_err(|error| bind_failure("admin", listen, &error))?;
         let listen = config.ops.listen.unwrap_or(OPS_LISTEN);
         let ops = Ops::bind(listen).await.map_err(|error| bind_failure("ops", listen, &error.into()))?;
+        // Loopback is allowed here, but not what trusts it.
+        clients.refuse_ports([admin.local_addr(), ops.local_addr()]);
         Ok(Self { gateway, admin, ops })
     }
 
@@ -238,6 +243,11 @@ impl Nats {
         }
     }
 
+    /// Where the embedded server listens.
+    fn local_addr(&self) -> Option<SocketAddr> {
+        self.server.as_ref().and_then(|server| server.url().strip_prefix("nats://")?.parse().ok())
+    }
+
     fn lines(&self, data: &DataFolder) -> Vec<Line> {
         let mut lines = vec![("nats", servers::shown(&self.url))];
         if self.server.is_some() {
@@ -259,8 +269,7 @@ async fn start(
     config: Config,
     data: &DataFolder,
     access: &Access,
-    gateway: Gateway,
-    admin: Admin,
+    (gateway, worker, admin): (Gateway, Worker, Admin),
     token: Secret,
     missing: Missing,
 ) -> Result<Roles, Failure> {
@@ -292,7 +301,7 @@ async fn start(
 
     let kv = catalog(&access.worker, "weft-worker").await?;
     let (worker_spec, folder) = (spec.clone(), data.role("worker"));
-    let worker = Worker::new(config.worker).conditions(missing.conditions);
+    let worker = worker.conditions(missing.conditions);
     roles.start("worker", |drain| worker.run(kv, worker_spec, folder, missing.worker, drain));
 
     let kv = catalog(&access.admin, "weft-admin").await?;

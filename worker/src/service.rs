@@ -19,7 +19,7 @@ use weft_nats::{
 use weft_proto::ids::ShardId;
 
 use crate::{
-    destination::{Destination, Destinations},
+    destination::{Destination, Destinations, clients::HttpClients},
     driver::{CheckpointPace, Context},
     lane::Limits,
     options::WorkerOptions,
@@ -49,6 +49,8 @@ pub struct Worker {
     options: WorkerOptions,
     checkpoint_commits: Option<u64>,
     custom: HashMap<String, Arc<dyn Destination>>,
+    /// `None`: those of this worker alone, by its options.
+    clients: Option<Arc<HttpClients>>,
     conditions: Conditions,
 }
 
@@ -72,7 +74,13 @@ pub enum RunError {
 impl Worker {
     /// A worker with these options.
     pub fn new(options: WorkerOptions) -> Self {
-        Self { options, checkpoint_commits: None, custom: HashMap::new(), conditions: Conditions::default() }
+        Self {
+            options,
+            checkpoint_commits: None,
+            custom: HashMap::new(),
+            clients: None,
+            conditions: Conditions::default(),
+        }
     }
 
     /// Delivers by this code what goes to the custom destination of this name.
@@ -82,10 +90,21 @@ impl Worker {
         self
     }
 
+    /// Delivers with these HTTP clients, which others use as well. They decide which networks may be called.
+    #[must_use]
+    pub fn http_clients(self, clients: Arc<HttpClients>) -> Self {
+        Self { clients: Some(clients), ..self }
+    }
+
     /// Reports what an operator should mend, and what does not keep the worker from delivering, to these conditions.
     #[must_use]
     pub fn conditions(self, conditions: Conditions) -> Self {
         Self { conditions, ..self }
+    }
+
+    fn destinations(&self) -> Destinations {
+        let own = || Arc::new(HttpClients::new(self.options.allow_networks.clone()));
+        Destinations::with_clients(self.clients.clone().unwrap_or_else(own)).with_custom(self.custom.clone())
     }
 
     pub(crate) fn with_options(self, options: WorkerOptions) -> Self {
@@ -137,9 +156,7 @@ impl Worker {
         let context = Context {
             catalog: catalog.watch(end),
             pauses: catalog,
-            destinations: Arc::new(
-                Destinations::new(self.options.allow_networks.clone()).with_custom(self.custom.clone()),
-            ),
+            destinations: Arc::new(self.destinations()),
             checkpoints: self.checkpoints(&spec),
             retention: spec.log.retention.0,
             dead_retention: spec.dead_letters.retention.0,

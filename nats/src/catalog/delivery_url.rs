@@ -142,6 +142,11 @@ impl DeliveryUrl {
         self.url.host()
     }
 
+    /// Its port, also the default one of its scheme.
+    pub fn port(&self) -> u16 {
+        self.url.port_or_known_default().unwrap_or_default()
+    }
+
     /// Host and port, for messages: path and query may be secret.
     pub fn authority(&self) -> String {
         let host = self.url.host_str().unwrap_or_default();

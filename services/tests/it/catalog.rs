@@ -126,6 +126,23 @@ async fn a_subscription_is_managed_on_a_running_mesh() {
     assert!(output.status.code() == Some(2) && text.contains("private and not allowed"), "{text}");
 }
 
+/// `weft up` allows loopback, but no deliveries to its own services there that trust local callers.
+#[tokio::test]
+async fn a_subscription_does_not_lead_to_the_mesh_itself() {
+    let scene = Scene::start(|_| Answer::OK).await;
+    let secret = scene.secret("receiver");
+    for (endpoint, host) in [("admin", "127.0.0.1"), ("ops", "localhost"), ("nats", "[::ffff:127.0.0.1]")] {
+        let endpoint = scene.up.endpoints.get(endpoint).unwrap();
+        let url = format!("http://{host}:{}/", endpoint.rsplit_once(':').unwrap().1);
+        let create = ["subscription", "create", "inside", "--url", &url, "--secret", &secret];
+        let output = scene.operator().run(&create).await;
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && text.contains("a port of Weft itself"), "{url}: {text}");
+    }
+    let gateway = scene.up.endpoints.get("gateway").unwrap().to_owned();
+    scene.line(&["subscription", "create", "around", "--url", &gateway, "--secret", &secret]).await;
+}
+
 /// A receiver that refuses is found by the test, not by the first event.
 #[tokio::test]
 async fn a_test_delivery_says_what_is_wrong() {

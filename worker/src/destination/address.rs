@@ -7,18 +7,51 @@
 //! check is made on the addresses that are connected to, whether they are in the URL or come from DNS, so a DNS answer that
 //! changes between check and use changes nothing.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{PoisonError, RwLock},
+};
 
 use ipnet::IpNet;
 
 /// An address that is not called.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{address} is {rule} and not allowed; to allow it add its network to [worker] allow_networks")]
+#[error("{address} is {rule} and not allowed{}", remedy(rule))]
 pub struct RefusedAddress {
-    /// Which.
+    /// The address.
     pub address: IpAddr,
-    /// Why.
+    /// The rule that refuses it.
     pub rule: &'static str,
+}
+
+/// The rule that refuses ports of this process.
+const OWN_PORT: &str = "where a port of Weft itself listens";
+
+fn remedy(rule: &str) -> &'static str {
+    if rule == OWN_PORT { "" } else { "; to allow it add its network to [worker] allow_networks" }
+}
+
+/// Ports of this process that no delivery may go to: those of the admin, the operator and NATS, which trust their callers
+/// more than a gateway does.
+#[derive(Debug, Default)]
+pub(super) struct OwnPorts(RwLock<Vec<SocketAddr>>);
+
+impl OwnPorts {
+    pub fn add(&self, ports: impl IntoIterator<Item = SocketAddr>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).extend(ports);
+    }
+
+    /// Refuses a connection to one of them.
+    pub fn check(&self, address: IpAddr, port: u16) -> Result<(), RefusedAddress> {
+        let canonical = address.to_canonical();
+        let is_own = |own: &SocketAddr| {
+            let ip = own.ip().to_canonical();
+            own.port() == port
+                && (ip == canonical || ip.is_unspecified() || ip.is_loopback() && canonical.is_loopback())
+        };
+        let ports = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if ports.iter().any(is_own) { Err(RefusedAddress { address, rule: OWN_PORT }) } else { Ok(()) }
+    }
 }
 
 /// Whether an address may be called.
@@ -92,6 +125,27 @@ fn refused_v6(address: Ipv6Addr) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_of_this_process_are_refused_in_every_form_of_their_address() {
+        let own = OwnPorts::default();
+        own.add(["127.0.0.1:9080", "10.0.0.7:4222", "0.0.0.0:9101"].map(|port| port.parse().unwrap()));
+        for (address, port, refused) in [
+            ("127.0.0.1", 9080, true),
+            ("127.9.9.9", 9080, true),
+            ("::1", 9080, true),
+            ("::ffff:127.0.0.1", 9080, true),
+            ("127.0.0.1", 8080, false),
+            ("10.0.0.7", 4222, true),
+            ("10.0.0.8", 4222, false),
+            ("127.0.0.1", 4222, false),
+            ("192.168.0.1", 9101, true),
+        ] {
+            assert_eq!(own.check(address.parse().unwrap(), port).is_err(), refused, "{address}:{port}");
+        }
+        let refused = own.check("127.0.0.1".parse().unwrap(), 9080).unwrap_err().to_string();
+        assert!(!refused.contains("allow_networks"), "{refused}");
+    }
 
     fn rule(text: &str) -> Option<&'static str> {
         check(text.parse().unwrap(), &[]).err().map(|refused| refused.rule)

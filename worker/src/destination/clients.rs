@@ -3,19 +3,26 @@
 
 use std::{
     error::Error,
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
+use http::Uri;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use ipnet::IpNet;
 use rustls::ClientConfig;
+use tokio::net::TcpStream;
+use tower::Service;
 
 use super::{
+    address::OwnPorts,
     body::TenuredBody,
     connection::{Connections, IDLE_MAX, TrackingConnector},
     resolver::GuardedResolver,
@@ -35,13 +42,14 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 const STREAM_WINDOW_BYTES: u32 = 65_535;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 
-type Connector = TrackingConnector<HttpsConnector<HttpConnector<GuardedResolver>>>;
+type Connector = TrackingConnector<HttpsConnector<GuardedConnector>>;
 pub(super) type HttpClient = Client<Connector, TenuredBody>;
 
 /// The client, made when it is first needed.
 #[derive(Debug)]
 pub struct HttpClients {
     resolver: GuardedResolver,
+    own_ports: Arc<OwnPorts>,
     /// `None`: that of [`weft_tls::client::client_config`].
     tls: Option<ClientConfig>,
     made: Mutex<Option<Pair>>,
@@ -64,7 +72,7 @@ impl HttpClients {
     }
 
     pub(super) fn with_resolver(resolver: GuardedResolver) -> Self {
-        Self { resolver, tls: None, made: Mutex::default() }
+        Self { resolver, own_ports: Arc::default(), tls: None, made: Mutex::default() }
     }
 
     /// With a TLS configuration other than the default one, such as for a certificate authority of one's own. It must not
@@ -72,6 +80,15 @@ impl HttpClients {
     #[must_use]
     pub fn with_tls(self, tls: ClientConfig) -> Self {
         Self { tls: Some(tls), ..self }
+    }
+
+    /// Refuses connections to ports of this process whose services trust local callers: also where their network is allowed.
+    pub fn refuse_ports(&self, ports: impl IntoIterator<Item = SocketAddr>) {
+        self.own_ports.add(ports);
+    }
+
+    pub(super) fn own_ports(&self) -> &OwnPorts {
+        &self.own_ports
     }
 
     /// Private networks that may be called.
@@ -109,7 +126,35 @@ impl HttpClients {
         // The builder names the protocols itself.
         tls.alpn_protocols.clear();
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().enable_http2();
-        TrackingConnector { inner: https.wrap_connector(http), connections }
+        let guarded = GuardedConnector { http, own_ports: Arc::clone(&self.own_ports) };
+        TrackingConnector { inner: https.wrap_connector(guarded), connections }
+    }
+}
+
+/// Connects to what the resolver allows, and closes a connection to a port of this process before anything is sent.
+#[derive(Debug, Clone)]
+pub(super) struct GuardedConnector {
+    http: HttpConnector<GuardedResolver>,
+    own_ports: Arc<OwnPorts>,
+}
+
+impl Service<Uri> for GuardedConnector {
+    type Response = TokioIo<TcpStream>;
+    type Error = Box<dyn Error + Send + Sync>;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.http.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let (connecting, own_ports) = (self.http.call(uri), Arc::clone(&self.own_ports));
+        Box::pin(async move {
+            let connection = connecting.await?;
+            let peer = connection.inner().peer_addr()?;
+            own_ports.check(peer.ip(), peer.port())?;
+            Ok(connection)
+        })
     }
 }
 

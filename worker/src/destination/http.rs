@@ -70,7 +70,7 @@ impl HttpDestination {
 
     async fn post(&self, delivery: &Delivery) -> Result<(u16, Bytes), Failure> {
         if let Some(address) = self.literal() {
-            check(address, self.clients.allow_networks())
+            self.check_address(address)
                 .map_err(|refused| Failure::held(AttemptClass::RefusedAddress, refused.to_string()))?;
         }
         let (request, mut sent) = self.request(delivery);
@@ -148,6 +148,11 @@ impl HttpDestination {
         (request, Sent { captured, begun })
     }
 
+    fn check_address(&self, address: IpAddr) -> Result<(), RefusedAddress> {
+        check(address, self.clients.allow_networks())?;
+        self.clients.own_ports().check(address, self.url.port())
+    }
+
     fn literal(&self) -> Option<IpAddr> {
         match self.url.host()? {
             Host::Ipv4(address) => Some(address.into()),
@@ -181,13 +186,14 @@ impl Destination for HttpDestination {
         let name = match self.url.host() {
             Some(Host::Domain(name)) => name,
             Some(Host::Ipv4(_) | Host::Ipv6(_)) | None => {
-                return self.literal().map_or(Ok(()), |address| check(address, self.clients.allow_networks()));
+                return self.literal().map_or(Ok(()), |address| self.check_address(address));
             }
         };
         match timeout(LOOKUP_TIMEOUT, self.clients.resolver().addresses(name)).await {
             Ok(Err(ResolveError::Refused(refused))) => Err(refused),
+            Ok(Ok(addresses)) => addresses.iter().try_for_each(|address| self.check_address(address.ip())),
             // A name that has no address now may have one when it is called, and is judged then.
-            Ok(Ok(_) | Err(ResolveError::NoAddress(_))) | Err(_) => Ok(()),
+            Ok(Err(ResolveError::NoAddress(_))) | Err(_) => Ok(()),
         }
     }
 }
