@@ -213,6 +213,8 @@ fn is_dns_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -298,6 +300,18 @@ mod tests {
             let refused = DeliveryUrl::parse(text).map(|url| url.uri().clone());
             let error = refused.expect_err(text).to_string();
             assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+
+    proptest! {
+        /// The request goes to what was judged: the URI, parsed again, is the same.
+        #[test]
+        fn a_uri_is_parsed_as_its_url(text in "(https?|HTTP)://[ -~ü１]{0,20}(/[ -~é]{0,20})?") {
+            prop_assert_eq!(redact_query(&redact_query(&text)), redact_query(&text));
+            if let Ok(url) = DeliveryUrl::parse(&text) {
+                let again = DeliveryUrl::parse(&url.uri().to_string()).unwrap();
+                prop_assert_eq!((again.uri(), again.host(), again.port()), (url.uri(), url.host(), url.port()));
+            }
         }
     }
 
