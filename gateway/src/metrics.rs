@@ -12,9 +12,9 @@ pub const DUPLICATE: &str = "weft_gateway_events_duplicate_total";
 pub const REFUSED: &str = "weft_gateway_requests_refused_total";
 /// Refused requests that were kept, by `source`.
 pub const REJECTED_KEPT: &str = "weft_gateway_rejected_kept_total";
-/// Refused requests that were to be kept and were not, by `reason`: `pace` (too many of the source), `queue` (too many wait), `limit` (its address is over
-/// `per_ip`),
-/// `log` (it did not take it), `secrets` (there are too many to be searched for), `closed` (the gateway has only begun).
+/// Refused requests that were to be kept and were not, by `reason`: `pace` (too many of the source, or of unauthenticated
+/// requests), `limit` (its address is over `per_ip`), `queue` (too many wait), `log` (it did not take it), `secrets` (there are
+/// too many to be searched for), `closed` (the gateway has only begun).
 pub const REJECTED_DROPPED: &str = "weft_gateway_rejected_dropped_total";
 /// Events whose data is not what their source's schema says, by `source` and the rule's `mode`.
 pub const SCHEMA_VIOLATIONS: &str = "weft_gateway_schema_violations_total";
