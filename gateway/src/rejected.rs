@@ -148,7 +148,7 @@ fn is_kept(code: Code) -> bool {
     )
 }
 
-/// Whether anybody may have sent a request that was refused so, or nobody knows.
+/// Whether a request that was refused with this code was not authenticated, or may not have been.
 fn is_unauthenticated(code: Code) -> bool {
     matches!(
         code,

@@ -32,8 +32,8 @@ pub(super) fn delivery_id(scheme: Option<&Scheme>) -> Option<DeliveryId> {
     }
 }
 
-/// Whether a body that was accepted before is a replay under whatever id it comes: nobody signs the ids of these schemes,
-/// and their bodies say what happened and when, so that no two are the same.
+/// Whether the same body under another id is a replay: these schemes do not sign ids, and their bodies say what happened and
+/// when, so that no two events have the same one.
 pub(super) fn replay_guard(scheme: Option<&Scheme>) -> bool {
     matches!(scheme, Some(Scheme::Github(_) | Scheme::Shopify(_)))
 }

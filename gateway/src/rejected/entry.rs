@@ -11,7 +11,7 @@ use crate::admission::Client;
 
 /// The most of a body that is kept, in bytes: webhooks are mostly smaller, and what is larger still shows what it is.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
-/// The most that is kept of the body of a request that nobody stands for, in bytes: enough for nearly all webhooks, which can
+/// The most that is kept of the body of an unauthenticated request, in bytes: enough for nearly all webhooks, which can
 /// be retried once a secret is mended.
 pub const STRANGERS_BODY_BYTES_MAX: usize = 16 * 1024;
 /// The most that the kept headers may weigh, names and values, in bytes. With the body and the rest it fits into every

@@ -1,8 +1,8 @@
 //! How many refused requests are kept. Pure: the time is an argument.
 //!
-//! The inbox drops its oldest entries when it is full, so whoever fills it hides what came before. Anybody can have a
-//! request without a good signature refused: those have a share of the inbox for each network and one for all of them,
-//! which come back within a day, so that they never push out what authenticated senders did wrong.
+//! The inbox drops its oldest entries when it is full, so a client that fills it hides earlier ones. Unauthenticated requests
+//! have a share of the inbox per network and one in all, each of which refills within a day, so that they never push out the
+//! refused requests of authenticated senders.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -30,7 +30,7 @@ const SHARE_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Offer<'o> {
     /// The source that it was sent to.
     pub source: &'o str,
-    /// Where it came from, where nobody stands for it; `None`: its sender was authenticated.
+    /// Where an unauthenticated request came from, as far as that is known; `None`: its sender was authenticated.
     pub stranger: Option<Option<IpAddr>>,
     /// What it takes in the inbox, in bytes.
     pub bytes: usize,

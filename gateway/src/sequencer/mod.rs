@@ -329,8 +329,8 @@ impl Inner {
         Ok(None)
     }
 
-    /// The receipt of an event of another shard whose body this is, where that is a replay: a workflow that nobody signs may
-    /// have brought it here. Found by look-up only, so not where both come at the same moment.
+    /// The receipt of an event of another shard whose body this is, where that is a replay: the workflow is often not signed
+    /// and may have brought it here. Found by look-up only, so not where both come at the same moment.
     async fn replayed_elsewhere(&self, event: &NewEvent) -> Result<Option<Receipt>, SubmitError> {
         if !event.replay_guard || self.layout.shards() < 2 {
             return Ok(None);

@@ -1,7 +1,7 @@
 //! GitHub: `X-Hub-Signature-256: sha256=` and hex of HMAC-SHA256 over the body.
 //!
 //! Nothing but the body is signed: there is no timestamp, and the delivery id in `X-GitHub-Delivery` is GitHub's word
-//! only: whoever has captured a request can send it again under another id. The replay guard of the source recognises its
+//! only: a captured request can be sent again under another id. The replay guard of the source recognises its
 //! body for as long as ids are known. The older `X-Hub-Signature` with SHA-1 is
 //! not looked at.
 

@@ -1,6 +1,6 @@
 //! What a caller that may only read does not see of a refused request. Pure.
 //!
-//! A signature and the body that it is over are a credential: whoever has both can send the request again, also one that a
+//! A signature and the body that it covers are a credential: with both, the request can be sent again, also one that a
 //! gateway refused for another reason. A caller without scope `operate`, who may not retry it here, sees neither whole.
 
 use weft_proto::v1::Rejected;

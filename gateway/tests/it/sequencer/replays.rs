@@ -1,4 +1,4 @@
-//! A signed body under another id: the replay guard of sources whose ids nobody signs.
+//! A signed body under another id: the replay guard of sources whose ids are not signed.
 
 use weft_index::receipts::replay_key;
 
@@ -84,7 +84,7 @@ async fn two_gateways_that_meet_with_a_body_accept_it_once() {
     }
 }
 
-/// A path that nobody signs may name a workflow of another shard: the body is found there.
+/// A path, which is not signed, may name a workflow of another shard: the body is found there.
 #[tokio::test]
 async fn replays_are_found_in_other_shards() {
     let mesh = Mesh::with(spec(4)).await;
