@@ -86,17 +86,17 @@ async fn what_is_wrong_with_a_request_is_said() {
     std::fs::write(folder.join("body.json"), "{}").unwrap();
     let verified = async |secret, headers, more| verified(folder, "stripe", secret, headers, more).await;
 
-    let old = signed(folder, "stripe", "whsec_a", &["--timestamp", "1700000000"]).await;
-    let (code, text) = verified("whsec_a", &old, &[]).await;
+    let old = signed(folder, "stripe", "whsec_old_secret", &["--timestamp", "1700000000"]).await;
+    let (code, text) = verified("whsec_old_secret", &old, &[]).await;
     assert!(code == 1 && text.contains("timestamp_out_of_window: "), "{code} {text}");
-    let (code, text) = verified("whsec_a", &old, &["--any-age", "-o", "table"]).await;
+    let (code, text) = verified("whsec_old_secret", &old, &["--any-age", "-o", "table"]).await;
     assert_eq!((code, text.trim()), (0, "ok: stripe/0, signed at 2023-11-14T22:13:20Z"));
-    let (code, text) = verified("whsec_new", &old, &["--secret", "whsec_a", "--any-age"]).await;
+    let (code, text) = verified("whsec_new", &old, &["--secret", "whsec_old_secret", "--any-age"]).await;
     assert!(code == 0 && text.contains("stripe/1"), "a rotation: {code} {text}");
-    let (code, text) = verified("whsec_a", &[], &[]).await;
+    let (code, text) = verified("whsec_old_secret", &[], &[]).await;
     assert!(code == 1 && text.contains("signature_missing: header stripe-signature"), "{code} {text}");
     let twice = [old.clone(), old.clone()].concat();
-    let (code, text) = verified("whsec_a", &twice, &["--any-age"]).await;
+    let (code, text) = verified("whsec_old_secret", &twice, &["--any-age"]).await;
     assert!(code == 1 && text.contains("must be there once"), "{code} {text}");
 
     for (secret, more) in
@@ -105,7 +105,8 @@ async fn what_is_wrong_with_a_request_is_said() {
         let (code, text) = verified(secret, &old, more).await;
         assert!(code == 2 && !text.contains("hush"), "{code} {text}");
     }
-    let (code, text) = said(folder, &["sign", "--scheme", "stripe", "--secret", "whsec_a", "--id", "evt_1"]).await;
+    let (code, text) =
+        said(folder, &["sign", "--scheme", "stripe", "--secret", "whsec_old_secret", "--id", "evt_1"]).await;
     assert!(code == 2 && text.contains("--id"), "{code} {text}");
     let (code, text) = said(folder, &["sign", "--secret", SHARED, "--id", "a\nb", "--body", "body.json"]).await;
     assert!(code == 2 && text.lines().count() == 1 && text.contains(r"a\nb"), "{code} {text}");
