@@ -6,7 +6,7 @@
 NATS_SERVER = $(or $(WEFT_NATS_SERVER),$(shell nats/server.sh))
 WITH_NATS = WEFT_NATS_SERVER="$(NATS_SERVER)"
 
-.PHONY: demo up test test-interop test-newcomer soak soak-models soak-kills chaos fuzz check fmt lint doc build bench nats-server
+.PHONY: demo up test test-interop test-newcomer soak soak-models soak-kills chaos fuzz check fmt lint doc build image containers bench nats-server
 
 # Starts a whole mesh, sends signed traffic with failures, prints the proof.
 demo: nats-server build
@@ -97,6 +97,16 @@ bench: nats-server build
 
 build:
 	cargo build --release --locked --bin weft
+
+# The container image around the host's release binary, without its debug lines; `docker build .` compiles in the image.
+image: build
+	mkdir -p target/image
+	strip -o target/image/weft target/release/weft
+	docker build --target prebuilt --tag weft:local .
+
+# The image and docker-compose.yml, built and run for real where a container engine starts.
+containers: nats-server build
+	$(WITH_NATS) interop/containers.sh
 
 nats-server:
 	@test -n "$(NATS_SERVER)"

@@ -34,6 +34,8 @@ export async function startMesh(config) {
     gateway: endpoints.gateway,
     /** The bootstrap key. */
     key: /token = "(.*)"/.exec(client)[1],
+    /** What subscribers connect with. */
+    tail: async () => JSON.parse(await readFile(join(data, "nats/context/tail.json"), "utf8")),
     async stop() {
       child.kill("SIGTERM");
       await ended;

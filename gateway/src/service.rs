@@ -204,12 +204,12 @@ impl Opening {
         Ok(())
     }
 
-    /// Makes or checks the streams, for as long as it takes the server to be there.
+    /// Waits for the streams, which an admin creates, and checks them.
     async fn ensure(&self) -> Result<Layout, EnsureError> {
         let folders = [self.folder.clone()];
         loop {
             self.connection.connected().await;
-            match streams::ensure_for(&self.connection, &self.spec, &folders).await {
+            match streams::check_for(&self.connection, &self.spec, &folders).await {
                 Ok(layout) => return Ok(layout),
                 Err(EnsureError::Unavailable(reason)) => {
                     self.progress.send_replace(Some(format!("streams: {reason}")));

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Display,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, atomic::Ordering},
     time::Duration,
 };
@@ -35,6 +36,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Connection {
     client: Client,
     jetstream: jetstream::Context,
+    options: Arc<NatsOptions>,
     /// Grows with every change of the connection's state.
     changes: watch::Receiver<u64>,
     server_clock: ServerClock,
@@ -108,14 +110,21 @@ impl Connection {
             .connect(servers.as_slice())
             .await
             .map_err(|source| ConnectError::Client { url: servers::shown(&url), source })?;
-        let jetstream = jetstream::context::ContextBuilder::new()
-            .timeout(REQUEST_TIMEOUT)
-            .ack_timeout(REQUEST_TIMEOUT)
-            .build(client.clone());
+        let jetstream = jetstream(client.clone(), options);
         seen_by_events.get_or_init(|| client.clone());
         let server_clock = ServerClock::default();
         let refused = Arc::default();
-        Ok(Self { client, jetstream, changes, server_clock, refused, _seen_by_events: seen_by_events })
+        let options = Arc::new(options.clone());
+        Ok(Self { client, jetstream, options, changes, server_clock, refused, _seen_by_events: seen_by_events })
+    }
+
+    /// Another connection with the same options.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    pub async fn sibling(&self, name: &str) -> Result<Self, ConnectError> {
+        Self::connect(&self.options, name).await
     }
 
     /// Whether the server is there at this moment.
@@ -171,6 +180,11 @@ impl Connection {
         &self.jetstream
     }
 
+    /// The subject of a request of JetStream's API, such as `STREAM.INFO.EVENTS`.
+    pub fn api_subject(&self, request: impl Display) -> String {
+        format!("{}.{request}", api_prefix(&self.options))
+    }
+
     /// The server's clock, as its answers about streams tell it.
     pub fn server_clock(&self) -> &ServerClock {
         &self.server_clock
@@ -202,6 +216,20 @@ impl Connection {
     pub fn max_payload(&self) -> Option<usize> {
         self.client.try_server_info().map(|info| info.max_payload)
     }
+}
+
+/// What the subjects of JetStream's API begin with.
+fn api_prefix(options: &NatsOptions) -> &str {
+    options.api_prefix.as_deref().unwrap_or("$JS.API")
+}
+
+/// A JetStream context on a client of these options.
+pub(crate) fn jetstream(client: Client, options: &NatsOptions) -> jetstream::Context {
+    jetstream::context::ContextBuilder::new()
+        .api_prefix(api_prefix(options))
+        .timeout(REQUEST_TIMEOUT)
+        .ack_timeout(REQUEST_TIMEOUT)
+        .build(client)
 }
 
 /// The client's options with what proves who we are.

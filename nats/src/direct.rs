@@ -94,7 +94,7 @@ pub async fn range(
     let unavailable = |error: &dyn std::fmt::Display| DirectError::Unavailable(error.to_string());
     let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| unavailable(&error))?;
     client
-        .publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), inbox, query.encode()?.into())
+        .publish_with_reply(get_subject(connection, stream), inbox, query.encode()?.into())
         .await
         .map_err(|error| unavailable(&error))?;
     let mut messages = Vec::new();
@@ -116,16 +116,20 @@ async fn one(connection: &Connection, stream: &str, query: &Query<'_>) -> Result
     check_connected(connection)?;
     let request = async_nats::Request::new().payload(query.encode()?.into()).timeout(Some(ANSWER_TIMEOUT));
     let answer =
-        connection.client().send_request(format!("$JS.API.DIRECT.GET.{stream}"), request).await.map_err(|error| {
-            match error.kind() {
+        connection.client().send_request(get_subject(connection, stream), request).await.map_err(
+            |error| match error.kind() {
                 RequestErrorKind::NoResponders => DirectError::Unavailable(format!("no stream {stream}, or no leader")),
                 _ => DirectError::Unavailable(error.to_string()),
-            }
-        })?;
+            },
+        )?;
     match stored(answer)? {
         Answer::Message(message) => Ok(Some(*message)),
         Answer::End => Ok(None),
     }
+}
+
+fn get_subject(connection: &Connection, stream: &str) -> String {
+    connection.api_subject(format_args!("DIRECT.GET.{stream}"))
 }
 
 /// While it is disconnected the client would only queue.

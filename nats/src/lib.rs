@@ -21,6 +21,7 @@
 //! - [`tail`]: the events behind a cursor and those to come.
 //! - [`checkpoints`]: the checkpoints of a shard's owner, found and read.
 //! - [`catalog`]: sources, subscriptions and keys, watched by every role.
+//! - [`broker`]: requests that an admin carries out for users that may not do so themselves.
 //! - [`commands`]: what operators ask for, and the record of what they have changed.
 //! - [`options`]: the sections `[nats]`, `[log]`, `[dead_letters]`, `[rejected]`, and the typed durations and sizes of all sections.
 //! - [`server`]: nats-server as a supervised child process.
@@ -29,6 +30,7 @@
 //! This crate knows nothing of HTTP requests, of redb, or of what gateways, workers and admins decide.
 
 pub mod append;
+pub mod broker;
 pub mod catalog;
 pub mod checkpoints;
 pub mod clock;

@@ -1,7 +1,8 @@
 //! The configuration of the log, and the typed values (durations, sizes, secrets) that every section is written in.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
+use crate::server::{API_PREFIX, Role};
 use serde::{Deserialize, Deserializer, Serialize};
 
 mod file_ref;
@@ -31,12 +32,33 @@ pub struct NatsOptions {
     pub tls: NatsTls,
     /// What the subjects of answers begin with, where this user may subscribe to no other; `_INBOX` when absent.
     pub inbox_prefix: Option<String>,
+    /// A folder with a file for each role (`gateway`, `worker`, `admin`) that holds the password of the role's user, as
+    /// `weft nats config --passwords` writes it. Every role then connects as its own user.
+    pub passwords: Option<PathBuf>,
+    /// Prefix of the JetStream API's subjects, where the account imports it under another than `$JS.API`.
+    pub api_prefix: Option<String>,
+}
+
+impl NatsOptions {
+    /// How `role` connects: as its own user where there are `passwords`, else as these options say.
+    #[must_use]
+    pub fn of_role(&self, role: Role) -> Self {
+        let Some(folder) = &self.passwords else { return self.clone() };
+        Self {
+            user: Some(role.name().to_owned()),
+            password: Some(SecretRef::File(folder.join(role.name()))),
+            inbox_prefix: Some(role.inbox_prefix().to_owned()),
+            api_prefix: Some(API_PREFIX.to_owned()),
+            passwords: None,
+            ..self.clone()
+        }
+    }
 }
 
 /// Without the users and passwords that stand in the URL.
 impl fmt::Debug for NatsOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { url, creds, user, password, nkey, tls, inbox_prefix } = self;
+        let Self { url, creds, user, password, nkey, tls, inbox_prefix, passwords, api_prefix } = self;
         f.debug_struct("NatsOptions")
             .field("url", &url.as_deref().map(servers::shown))
             .field("creds", creds)
@@ -45,6 +67,8 @@ impl fmt::Debug for NatsOptions {
             .field("nkey", nkey)
             .field("tls", tls)
             .field("inbox_prefix", inbox_prefix)
+            .field("passwords", passwords)
+            .field("api_prefix", api_prefix)
             .finish()
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::options::{LogOptions, NatsOptions};
 
+mod accounts;
 mod config;
 mod folder;
 mod launch;
@@ -24,10 +25,11 @@ mod stale;
 mod supervisor;
 mod users;
 
+pub use accounts::{API_PREFIX, Role, config as accounts};
 pub use folder::auto_bytes_max;
 pub use launch::launch;
 pub use program::{VERSION_MIN, Version, find_program};
-pub use users::Users;
+pub use users::{Users, new_password};
 
 use folder::Folder;
 use supervisor::{Failure, Supervisor};
@@ -172,7 +174,7 @@ async fn answers(user: &NatsOptions) -> bool {
     let Ok(options) = crate::connect::authenticated(user) else { return false };
     let Some(url) = &user.url else { return false };
     match options.connect(url.as_str()).await {
-        Ok(client) => async_nats::jetstream::new(client).query_account().await.is_ok(),
+        Ok(client) => crate::connect::jetstream(client, user).query_account().await.is_ok(),
         Err(_) => false,
     }
 }

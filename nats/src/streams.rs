@@ -1,4 +1,4 @@
-//! The streams and buckets of a log: made by whichever role comes first, checked by everyone else.
+//! The streams and buckets of a log: created and changed by admins, awaited and checked by every other role.
 //!
 //! Number of shards, hash and format version stand in the metadata of `EVENTS`; a process that is configured otherwise
 //! is refused, since it would number and order by other rules. The number of shards stands in the bucket of leases, too,
@@ -34,7 +34,7 @@ mod room;
 pub(crate) use definition::CATALOG_HISTORY;
 use definition::Verdict;
 pub use leader::{LeaderView, Presence, leader_message, leader_view, presence};
-pub use lost::ensure_for;
+pub use lost::{check_for, ensure_for};
 pub use room::{Usage, drop_through, set_bytes_max, usage};
 
 /// The version of everything that is stored in the log.
@@ -129,14 +129,23 @@ pub struct StreamState {
     pub last: StreamSeq,
 }
 
-/// Makes what is missing, updates what differs and may, and checks the rest. Any role may call it, at any time, several
-/// at once. A stream is not created where others of the log hold data and so say that it existed.
+/// What a process may do about the streams of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Authority {
+    /// Create and change them, as admins do.
+    Create,
+    /// Compare them with its configuration, and wait for an admin.
+    Check,
+}
+
+/// Makes what is missing, updates what differs and may, and checks the rest, with the rights of an admin. Several may call
+/// it at once. A stream is not created where others of the log hold data and so say that it existed.
 ///
 /// # Errors
 ///
 /// [`EnsureError`].
 pub async fn ensure(connection: &Connection, spec: &LogSpec) -> Result<Layout, EnsureError> {
-    ensure_known(connection, spec, &BTreeSet::new()).await
+    ensure_known(connection, spec, &BTreeSet::new(), Authority::Create).await
 }
 
 /// As [`ensure`], where streams of these names are known to have existed.
@@ -144,6 +153,7 @@ async fn ensure_known(
     connection: &Connection,
     spec: &LogSpec,
     known: &BTreeSet<String>,
+    authority: Authority,
 ) -> Result<Layout, EnsureError> {
     spec.validate().map_err(EnsureError::Mismatch)?;
     check_server(connection, spec)?;
@@ -154,10 +164,10 @@ async fn ensure_known(
     }
     let mut definitions = definition::all(layout, spec).into_iter();
     if let Some(first) = definitions.next() {
-        ensure_stream(connection, &first, spec).await?;
+        ensure_stream(connection, &first, spec, authority).await?;
     }
     stream::iter(definitions)
-        .map(async |definition| ensure_stream(connection, &definition, spec).await)
+        .map(async |definition| ensure_stream(connection, &definition, spec, authority).await)
         .buffer_unordered(CONCURRENCY)
         .try_collect::<()>()
         .await?;
@@ -256,10 +266,20 @@ const RESERVED_TRIES: u32 = 10;
 const RESERVED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Makes one stream, or brings it up to date. A stream that another made meanwhile is compared like any other.
-async fn ensure_stream(connection: &Connection, wanted: &Config, spec: &LogSpec) -> Result<(), EnsureError> {
+async fn ensure_stream(
+    connection: &Connection,
+    wanted: &Config,
+    spec: &LogSpec,
+    authority: Authority,
+) -> Result<(), EnsureError> {
     let name = &wanted.name;
     let existing = match info(connection, name).await? {
         Some(info) => info,
+        None if authority == Authority::Check => {
+            return Err(EnsureError::Unavailable(format!(
+                "waiting for the admin to create the streams: {name} does not exist"
+            )));
+        }
         None => match create(connection, wanted).await? {
             Some(info) => {
                 tracing::info!(stream = name, "stream made");
@@ -272,6 +292,16 @@ async fn ensure_stream(connection: &Connection, wanted: &Config, spec: &LogSpec)
     };
     match definition::compare(&existing.config, existing.state.bytes, wanted, spec) {
         Verdict::Keep => Ok(()),
+        Verdict::Update(config) if authority == Authority::Check => {
+            let (largest, needed) = (existing.config.max_message_size, config.max_message_size);
+            if largest < needed {
+                return Err(EnsureError::Unavailable(format!(
+                    "waiting for the admin to change stream {name}: its max_msg_size is {largest}, and [gateway] max_body \
+                     needs {needed}; configure the admin with the same max_body"
+                )));
+            }
+            Ok(())
+        }
         Verdict::Update(config) => {
             request(connection, "UPDATE", name, &config).await?.map_err(|error| refused(name, &error))?;
             tracing::info!(stream = name, "stream updated");
@@ -339,9 +369,12 @@ async fn request<T: serde::Serialize>(
         }
         Ok(Response::Err { error }) => Ok(Err(error)),
         Err(error) => Err(EnsureError::Unavailable(match error.kind() {
-            RequestErrorKind::NoResponders => "JetStream is not enabled on the server, or has no leader".into(),
+            RequestErrorKind::NoResponders => format!(
+                "JetStream does not answer about stream {stream}: it is not enabled, has no leader, or this user's account \
+                 does not import STREAM.{verb} of its API"
+            ),
             RequestErrorKind::TimedOut => format!(
-                "no answer about stream {stream}; if that stays so, this user may not ask for it ($JS.API.STREAM.{verb})"
+                "no answer about stream {stream}; if that stays so, this user may not ask for it (STREAM.{verb} of JetStream's API)"
             ),
             _ => error.to_string(),
         })),

@@ -28,6 +28,13 @@ pub const LEASES_BUCKET: &str = "weft_leases";
 
 /// Every subject on which gateways talk to each other. No stream takes them.
 pub const FORWARD_SUBJECTS: &str = "forward.>";
+/// Where a worker asks an admin for room in a shard's EVENTS: `room.<shard>`.
+pub const ROOM_REQUESTS: &str = "room.*";
+/// Where a worker asks an admin to pause a subscription whose receiver wants that.
+pub const PAUSE_REQUESTS: &str = "pause";
+/// What the requests of subscribers that an admin answers begin with.
+pub const TAIL_REQUESTS: &str = "tail";
+
 /// Every key under which gateways say who appends.
 pub const APPENDER_KEYS: &str = "$KV.weft_leases.appender.*";
 

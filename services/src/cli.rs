@@ -8,7 +8,7 @@ use crate::{
     bench,
     command::{
         catalog::{apply, key, source, subscription},
-        dlq, event, listen, rejected, replay, shard, sign, verify, workflow,
+        dlq, event, listen, nats, rejected, replay, shard, sign, verify, workflow,
     },
     config::Config,
     demo,
@@ -82,6 +82,9 @@ pub enum Command {
     Verify(verify::VerifyArgs),
     /// Receive deliveries, verify and print them, and fail on demand
     Listen(listen::ListenArgs),
+    /// Configure a NATS server or cluster for a mesh
+    #[command(subcommand)]
+    Nats(nats::NatsCommand),
     /// Run benchmarks
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -167,6 +170,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Sign(args) => sign::run(args).await,
         Command::Verify(args) => verify::run(args).await,
         Command::Listen(args) => listen::run(args).await,
+        Command::Nats(command) => nats::run(command),
         Command::Bench(command) => bench::run(command).await,
         Command::Launch(args) => Err(Failure::of(&weft_nats::server::launch(args.command))),
     }

@@ -10,7 +10,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use weft_admin::Admin;
 use weft_gateway::Gateway;
-use weft_nats::catalog::Catalog;
+use weft_nats::{catalog::Catalog, server};
 use weft_worker::Worker;
 
 use crate::{
@@ -42,6 +42,14 @@ impl Role {
             Self::Gateway => "gateway",
             Self::Worker => "worker",
             Self::Admin => "admin",
+        }
+    }
+
+    const fn of_nats(self) -> server::Role {
+        match self {
+            Self::Gateway => server::Role::Gateway,
+            Self::Worker => server::Role::Worker,
+            Self::Admin => server::Role::Admin,
         }
     }
 
@@ -99,7 +107,8 @@ async fn start(
     let (name, folder, spec) = (role.name(), data.role(role.name()), config.spec);
     let missing = readiness.add(name);
     let key = data.master_key()?;
-    let catalog = |nats| async move {
+    let nats = config.nats.of_role(role.of_nats());
+    let catalog = || async move {
         let connection = connect(&nats, &format!("weft-{name}")).await?;
         Ok::<_, Failure>(Catalog::new(connection, key))
     };
@@ -111,12 +120,12 @@ async fn start(
             let line = ("gateway", url(gateway.scheme(), gateway.local_addr()));
             let token = config.admin.token.map(|token| token.resolve()).transpose();
             let token = token.map_err(|problem| Failure::Failed(format!("[admin] token: {problem}")))?;
-            let catalog = catalog(config.nats).await?;
+            let catalog = catalog().await?;
             roles.start_with_delay(name, delay, |drain| gateway.run(catalog, spec, folder, token, missing, drain));
             Ok(vec![line])
         }
         Role::Worker => {
-            let catalog = catalog(config.nats).await?;
+            let catalog = catalog().await?;
             let worker = Worker::new(config.worker).conditions(readiness.conditions());
             roles.start(name, |drain| worker.run(catalog, spec, folder, missing, drain));
             Ok(Vec::new())
@@ -130,7 +139,7 @@ async fn start(
             let admin = admin.map_err(|error| bind_failure(name, listen, &error))?;
             let line = ("admin", url(admin.scheme(), admin.local_addr()));
             let client = data.write_client(line.1.clone(), None, &token, ca.as_ref())?;
-            let catalog = catalog(config.nats).await?;
+            let catalog = catalog().await?;
             roles.start(name, |drain| admin.run(catalog, spec, folder, missing, drain));
             Ok(vec![line, ("client", client.display().to_string())])
         }

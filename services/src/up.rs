@@ -23,7 +23,7 @@ use weft_nats::{
     conditions::Conditions,
     connect::Connection,
     options::{NatsOptions, Secret, servers},
-    server::{self, Server, ServerOptions},
+    server::{self, Role, Server, ServerOptions},
     streams::{self, EnsureError, LogSpec},
     subject::Layout,
 };
@@ -190,8 +190,8 @@ impl Nats {
         missing: &watch::Sender<Option<String>>,
     ) -> Result<Self, Failure> {
         if let Some(url) = &config.nats.url {
-            let same = || config.nats.clone();
-            let access = Access { gateway: same(), worker: same(), admin: same() };
+            let of = |role| config.nats.of_role(role);
+            let access = Access { gateway: of(Role::Gateway), worker: of(Role::Worker), admin: of(Role::Admin) };
             return Ok(Self { access, url: url.clone(), server: None });
         }
         let folder = data.role("nats");

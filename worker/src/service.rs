@@ -139,7 +139,7 @@ impl Worker {
         missing.send_replace(Some("nats: not connected".into()));
         let folders = [folder.clone()];
         let layout = loop {
-            match streams::ensure_for(&connection, &spec, &folders).await {
+            match streams::check_for(&connection, &spec, &folders).await {
                 Ok(layout) => break layout,
                 Err(EnsureError::Unavailable(problem)) => {
                     missing.send_replace(Some(format!("nats: {problem}")));

@@ -86,7 +86,7 @@ impl Consumer {
                 "expires": PULL_EXPIRES.as_nanos() as u64,
                 "idle_heartbeat": HEARTBEAT.as_nanos() as u64,
             });
-            let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{}", self.name);
+            let subject = connection.api_subject(format_args!("CONSUMER.MSG.NEXT.{stream}.{}", self.name));
             let publish = connection.client().publish_with_reply(subject, self.inbox.clone(), pull.to_string().into());
             publish.await.map_err(|error| Fault::Passing(error.to_string()))?;
             self.requested += PULL_MESSAGES as i64;
@@ -161,7 +161,7 @@ impl Consumer {
     /// Tells the server to forget the consumer, if it may know it. Best effort: it also forgets it by itself.
     pub async fn remove(self, connection: &Connection, stream: &str) {
         if connection.is_connected() && connection.epoch() == self.epoch {
-            let subject = format!("$JS.API.CONSUMER.DELETE.{stream}.{}", self.name);
+            let subject = connection.api_subject(format_args!("CONSUMER.DELETE.{stream}.{}", self.name));
             // The answer goes where nobody listens.
             let publish = connection.client().publish_with_reply(subject, self.inbox, bytes::Bytes::new());
             if let Err(error) = publish.await {

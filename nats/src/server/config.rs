@@ -1,16 +1,19 @@
 //! The configuration that the embedded server is given: generated anew at each start, since it holds the port and the
 //! passwords. Its form is JSON, which nats-server's own language includes.
 
-use std::{ffi::OsString, fs, io};
+use std::{ffi::OsString, fs, io, path::Path};
 
 use serde_json::{Value, json};
 
 use super::{
     ServerError, ServerOptions, Users,
+    accounts::Home,
     folder::{Folder, failed, write_private},
 };
 use crate::{options::Span, subject::Layout};
 
+/// The account of servers without accounts.
+const GLOBAL_ACCOUNT: &str = "$G";
 /// Memory streams and consumers: readers' consumers are there, and no stream of ours.
 const MEMORY_BYTES_MAX: u64 = 256 << 20;
 
@@ -28,6 +31,7 @@ pub(super) fn write(folder: &Folder, options: &ServerOptions, port: u16, users: 
             failed(path.as_ref(), io::Error::new(io::ErrorKind::InvalidFilename, "its name is not UTF-8"))
         })
     };
+    move_streams(&store).map_err(|source| failed(&store, source))?;
     let config = render(&Values {
         port,
         pid_file: text(folder.pid())?,
@@ -35,10 +39,27 @@ pub(super) fn write(folder: &Folder, options: &ServerOptions, port: u16, users: 
         store_bytes_max: folder.store_bytes_max()?,
         max_payload: max_payload(folder, options.max_payload),
         sync_interval: sync_interval(&options.log.fsync),
-        users: users.config(Layout::new(options.log.shards)),
+        accounts: users.config(Layout::new(options.log.shards)),
     });
     let config = serde_json::to_string_pretty(&config).expect("a JSON value is JSON");
     write_private(&folder.config(), &config)
+}
+
+/// Moves the streams of a store that was made when the server had one account to the accounts that hold them now.
+fn move_streams(store: &Path) -> io::Result<()> {
+    let jetstream = store.join("jetstream");
+    let Ok(entries) = fs::read_dir(jetstream.join(GLOBAL_ACCOUNT).join("streams")) else { return Ok(()) };
+    for entry in entries {
+        let entry = entry?;
+        let Some(home) = entry.file_name().to_str().and_then(Home::of) else { continue };
+        let streams = jetstream.join(home.account()).join("streams");
+        let to = streams.join(entry.file_name());
+        if !to.exists() {
+            fs::create_dir_all(&streams)?;
+            fs::rename(entry.path(), to)?;
+        }
+    }
+    Ok(())
 }
 
 /// `max_payload` in bytes: as wanted, and never less than before. A message that was stored under a larger one is published
@@ -63,7 +84,7 @@ struct Values {
     store_bytes_max: u64,
     max_payload: u64,
     sync_interval: String,
-    users: Value,
+    accounts: Value,
 }
 
 fn render(values: &Values) -> Value {
@@ -81,7 +102,7 @@ fn render(values: &Values) -> Value {
             "max_file_store": values.store_bytes_max,
             "max_memory_store": MEMORY_BYTES_MAX,
         },
-        "authorization": { "users": values.users },
+        "accounts": values.accounts,
     })
 }
 

@@ -69,6 +69,11 @@ impl Folder {
         self.path.join("tail.url")
     }
 
+    /// The same as a context of the `nats` command, named `tail` where `XDG_CONFIG_HOME` is the folder above this one.
+    pub(super) fn tail_context(&self) -> PathBuf {
+        self.path.join("context/tail.json")
+    }
+
     /// How many bytes JetStream may store here in all.
     pub(super) fn store_bytes_max(&self) -> Result<u64, ServerError> {
         let room = room(&self.store()).map_err(|source| failed(&self.path, source))?;

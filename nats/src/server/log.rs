@@ -4,10 +4,13 @@ use std::{
     collections::VecDeque,
     io::{BufRead, BufReader, Read},
     sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 /// The longest piece of a line that is read at once; a longer line becomes several.
 const LINE_BYTES_MAX: u64 = 16 * 1024;
+/// At most one refusal of a client is reported in this time; the next report says how many were left out.
+const REFUSAL_PAUSE: Duration = Duration::from_secs(60);
 /// How many complaints are kept to explain a server that ends.
 const COMPLAINTS_MAX: usize = 3;
 
@@ -33,13 +36,14 @@ impl Complaints {
 
 /// Reads lines until the server closes its end.
 pub(super) fn follow(lines: impl Read, complaints: &Complaints) {
+    let mut refusals = Refusals::default();
     let mut lines = BufReader::new(lines);
     let mut line = Vec::new();
     loop {
         line.clear();
         match lines.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
             Ok(0) | Err(_) => return,
-            Ok(_) => report(String::from_utf8_lossy(&line).trim(), complaints),
+            Ok(_) => report(String::from_utf8_lossy(&line).trim(), complaints, &mut refusals, Instant::now()),
         }
     }
 }
@@ -52,10 +56,41 @@ enum Level {
     Complaint,
 }
 
-fn report(line: &str, complaints: &Complaints) {
+/// What the server refuses its clients, which may repeat it without end.
+#[derive(Debug, Default)]
+struct Refusals {
+    /// When the last one was reported.
+    reported: Option<Instant>,
+    /// How many have come since.
+    unreported: u64,
+}
+
+impl Refusals {
+    /// Whether a line speaks of something that a client was refused: a mistake of the client's and none of the server's.
+    fn is_one(line: &str) -> bool {
+        line.contains(" Violation") || line.contains("authentication error")
+    }
+
+    /// How many were left out before the one that is reported now; `None`: this one is left out, too.
+    fn note(&mut self, now: Instant) -> Option<u64> {
+        if self.reported.is_some_and(|reported| now.duration_since(reported) < REFUSAL_PAUSE) {
+            self.unreported += 1;
+            return None;
+        }
+        self.reported = Some(now);
+        Some(std::mem::take(&mut self.unreported))
+    }
+}
+
+fn report(line: &str, complaints: &Complaints, refusals: &mut Refusals, now: Instant) {
     let (level, line) = split(line);
     match level {
         _ if line.is_empty() => {}
+        Level::Complaint if Refusals::is_one(line) => {
+            if let Some(unreported) = refusals.note(now) {
+                tracing::warn!(target: "nats", line, unreported, "nats-server refuses a client");
+            }
+        }
         Level::Account => tracing::debug!(target: "nats", line, "nats-server says"),
         Level::Warning => tracing::warn!(target: "nats", line, "nats-server warns"),
         Level::Complaint => {
@@ -94,6 +129,24 @@ mod tests {
         assert_eq!(split("[12] [FTL] no port"), (Level::Complaint, "no port"));
         assert_eq!(split("[12] [INF]"), (Level::Account, ""));
         assert_eq!(split("nats-server: no such file"), (Level::Complaint, "nats-server: no such file"));
+    }
+
+    #[test]
+    fn refusals_of_clients_are_reported_once_a_minute() {
+        let violation =
+            r#"127.0.0.1:5 - cid:7 - "WEFT_TAIL/user:tail" - Publish Violation - User "tail", Subject "events.x""#;
+        assert!(Refusals::is_one(violation));
+        assert!(!Refusals::is_one("JetStream resource limits exceeded for server"));
+        let (mut refusals, start) = (Refusals::default(), Instant::now());
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(refusals.note(start), Some(0));
+        assert_eq!([1, 30, 59].map(|seconds| refusals.note(after(seconds))), [None; 3]);
+        assert_eq!(refusals.note(after(60)), Some(3));
+        assert_eq!(refusals.note(after(120)), Some(0));
+
+        let complaints = Complaints::default();
+        follow(format!("[1] [ERR] {violation}\n").as_bytes(), &complaints);
+        assert_eq!(complaints.take(), None, "it does not explain why the server ends");
     }
 
     #[test]

@@ -32,8 +32,6 @@ const CONSUMERS_MAX: i32 = 900;
 const COMMANDS_RETENTION: Span = Span::days(400);
 /// Messages that the catalog keeps of each key, the last one among them.
 pub(crate) const CATALOG_HISTORY: i64 = 5;
-/// How long the leases bucket tells of a key that has expired.
-const LEASE_MARKER_TTL: Duration = Duration::from_secs(60);
 
 /// The first stream of events: by its name one shard is told from several.
 pub(super) fn first_events_stream(layout: Layout) -> String {
@@ -117,21 +115,16 @@ fn catalog(spec: &LogSpec) -> Config {
     Config { max_messages_per_subject: CATALOG_HISTORY, ..bucket(CATALOG_BUCKET, spec) }
 }
 
-/// Keys here expire by a TTL of their own, and a marker tells watchers of it.
+/// Keys here expire by a TTL of their own. Without markers of that, which would need rollups.
 fn leases(layout: Layout, spec: &LogSpec) -> Config {
-    let mut config = Config {
-        max_messages_per_subject: 1,
-        allow_message_ttl: true,
-        subject_delete_marker_ttl: Some(LEASE_MARKER_TTL),
-        ..bucket(LEASES_BUCKET, spec)
-    };
+    let mut config = Config { max_messages_per_subject: 1, allow_message_ttl: true, ..bucket(LEASES_BUCKET, spec) };
     config.metadata.insert(SHARDS.to_owned(), layout.shards().to_string());
     config
 }
 
-/// A KV bucket as clients expect it.
+/// A KV bucket, without rollups: with them, everyone who may write one key could remove all others.
 fn bucket(name: &str, spec: &LogSpec) -> Config {
-    Config { subjects: vec![format!("$KV.{name}.>")], allow_rollup: true, ..plain(format!("KV_{name}"), spec) }
+    Config { subjects: vec![format!("$KV.{name}.>")], ..plain(format!("KV_{name}"), spec) }
 }
 
 /// A stream of one shard.
@@ -204,6 +197,8 @@ pub(super) fn compare(existing: &Config, stored_bytes: u64, wanted: &Config, spe
     config.allow_atomic_publish = wanted.allow_atomic_publish;
     config.allow_message_ttl = wanted.allow_message_ttl;
     config.deny_delete = wanted.deny_delete;
+    config.allow_rollup = wanted.allow_rollup;
+    config.subject_delete_marker_ttl = wanted.subject_delete_marker_ttl;
     if !wanted.duplicate_window.is_zero() {
         config.duplicate_window = wanted.duplicate_window;
     } else if !config.max_age.is_zero() {

@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::{CONCURRENCY, EnsureError, LogSpec, ensure_known, info};
+use super::{Authority, CONCURRENCY, EnsureError, LogSpec, ensure_known, info};
 use crate::{connect::Connection, subject::Layout};
 
 /// The file in a role's folder that lists the streams which the folder was used with, one a line.
@@ -24,11 +24,30 @@ const FILE: &str = "streams";
 ///
 /// [`EnsureError`]; a stream that is missing is [`EnsureError::Unavailable`], since it may be restored.
 pub async fn ensure_for(connection: &Connection, spec: &LogSpec, folders: &[PathBuf]) -> Result<Layout, EnsureError> {
+    open(connection, spec, folders, Authority::Create).await
+}
+
+/// Checks the streams of the log, which an admin creates, for processes whose data lie in these folders. The folders
+/// remember what exists afterwards.
+///
+/// # Errors
+///
+/// [`EnsureError`]; a stream that is missing is [`EnsureError::Unavailable`]: an admin creates or restores it.
+pub async fn check_for(connection: &Connection, spec: &LogSpec, folders: &[PathBuf]) -> Result<Layout, EnsureError> {
+    open(connection, spec, folders, Authority::Check).await
+}
+
+async fn open(
+    connection: &Connection,
+    spec: &LogSpec,
+    folders: &[PathBuf],
+    authority: Authority,
+) -> Result<Layout, EnsureError> {
     let mut known = BTreeSet::new();
     for folder in folders {
         known.extend(known_in(folder, Layout::new(spec.log.shards)));
     }
-    let layout = ensure_known(connection, spec, &known).await?;
+    let layout = ensure_known(connection, spec, &known, authority).await?;
     for folder in folders {
         if let Err(error) = remember(folder, layout) {
             // Without the file the folder's other contents say that it was used.
@@ -93,7 +112,7 @@ pub(super) async fn check(
             None => continue,
         };
         return Err(EnsureError::Unavailable(format!(
-            "stream {name} does not exist, {reason}: restore it, or start with --new-log to create a new, empty one"
+            "stream {name} does not exist, {reason}: restore it, or start the admin with --new-log to create a new, empty one"
         )));
     }
     Ok(())

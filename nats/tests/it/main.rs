@@ -8,3 +8,4 @@ mod server;
 mod streams;
 mod tail;
 mod testing;
+mod users;

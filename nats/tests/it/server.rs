@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, getpgid, kill_process, test_kill_process};
 use tokio_util::sync::CancellationToken;
 use weft_nats::{
     async_nats::{self, ConnectOptions, ServerAddr, jetstream::consumer},
+    broker,
     catalog::{Catalog, CatalogError},
     connect::Connection,
     options::{LogOptions, MESSAGE_OVERHEAD_BYTES, NatsOptions},
@@ -26,9 +27,9 @@ use weft_proto::{
     v1::{GithubScheme, Source, Verification, verification},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
-fn options(folder: &Path) -> ServerOptions {
+pub fn options(folder: &Path) -> ServerOptions {
     ServerOptions {
         program: find_program().unwrap(),
         folder: folder.to_owned(),
@@ -39,13 +40,13 @@ fn options(folder: &Path) -> ServerOptions {
     }
 }
 
-async fn connect(user: &NatsOptions) -> Connection {
+pub async fn connect(user: &NatsOptions) -> Connection {
     let connection = Connection::connect(user, "test").await.unwrap();
     tokio::time::timeout(PATIENCE, connection.connected()).await.expect("the user is let in");
     connection
 }
 
-async fn ensure(connection: &Connection) {
+pub async fn ensure(connection: &Connection) {
     streams::ensure(connection, &LogSpec { body_bytes_max: 1 << 20, ..LogSpec::default() }).await.unwrap();
 }
 
@@ -56,7 +57,7 @@ async fn last(connection: &Connection, stream: &str) -> StreamSeq {
 /// Publishes and waits until the server has seen it, stored or refused.
 async fn publish(connection: &Connection, subject: &str) {
     connection.client().publish(subject.to_owned(), "x".into()).await.unwrap();
-    let seen = connection.client().request("$JS.API.INFO", "".into());
+    let seen = connection.client().request(connection.api_subject("INFO"), "".into());
     tokio::time::timeout(PATIENCE, seen).await.expect("the server answers").unwrap();
 }
 
@@ -116,8 +117,8 @@ async fn each_role_writes_its_own_streams_and_no_others() {
     let server = Server::start(options(folder.path()), cancel.clone()).await.unwrap();
     let users = server.users();
     let (gateway, worker, admin) = tokio::join!(connect(&users.gateway), connect(&users.worker), connect(&users.admin));
+    ensure(&admin).await;
     for role in [&gateway, &worker, &admin] {
-        ensure(role).await;
         assert_eq!(role.max_payload(), Some((1 << 20) + 128 * 1024));
     }
     for (subject, stream, writers) in [
@@ -201,7 +202,7 @@ async fn gateways_talk_among_themselves() {
     let server = Server::start(options(folder.path()), CancellationToken::new()).await.unwrap();
     let users = server.users();
     let gateways = [connect(&users.gateway).await, connect(&users.gateway).await];
-    ensure(&gateways[0]).await;
+    ensure(&connect(&users.admin).await).await;
     let layout = Layout::new(1);
     let (asked, told) = (layout.forward_subject(ShardId(0), "a"), layout.forward_answer_subject(ShardId(0), "b", 1));
     let mut requests = gateways[0].client().subscribe(asked.clone()).await.unwrap();
@@ -239,8 +240,10 @@ async fn gateways_talk_among_themselves() {
 async fn the_tail_user_reads_events_and_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(options(folder.path()), CancellationToken::new()).await.unwrap();
-    let gateway = connect(&server.users().gateway).await;
-    ensure(&gateway).await;
+    let (gateway, admin) = tokio::join!(connect(&server.users().gateway), connect(&server.users().admin));
+    ensure(&admin).await;
+    let catalog = Catalog::new(admin.clone(), weft_nats::testing::master_key());
+    tokio::spawn(broker::serve(catalog, Layout::new(1), CancellationToken::new()));
     for subject in ["events.a", "events.b", "events.a"] {
         publish(&gateway, subject).await;
     }
@@ -268,10 +271,10 @@ async fn the_tail_user_reads_events_and_changes_nothing() {
     for subject in ["events.x", "outcomes.0", "commands.0", "dlq.s", "$KV.weft_catalog.source.shop"] {
         publish(&tail, subject).await;
     }
-    let state = last(&gateway, "EVENTS").await;
+    let state = last(&admin, "EVENTS").await;
     assert_eq!(state, StreamSeq(3));
     for stream in ["OUTCOMES", "COMMANDS", "DLQ", "KV_weft_catalog"] {
-        assert_eq!(last(&gateway, stream).await, StreamSeq(0), "{stream}");
+        assert_eq!(last(&admin, stream).await, StreamSeq(0), "{stream}");
     }
     // Neither what is only published nor what others are answered: the catalog's secrets go through their inboxes.
     for subject in ["events.>", "_INBOX_gateway.>", "_INBOX_admin.>", ">"] {

@@ -184,7 +184,8 @@ async fn phase(name: &str, gateways: u64, forwards: bool, folder: &Path, args: &
 async fn gateway(nats: &Nats, folder: &Path, forwards: bool) -> anyhow::Result<Gateway> {
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let connection = nats.connection("gateway", "weft-bench").await?;
-    let layout = streams::ensure(&connection, nats.spec()).await?;
+    let admin = nats.connection("admin", "weft-bench-streams").await?;
+    let layout = streams::ensure(&admin, nats.spec()).await?;
     let options = SequencerOptions::new(folder.to_owned(), nats.spec(), nats.master_key()?);
     let options = SequencerOptions { forwards, ..options };
     let (told, mut missing) = watch::channel(None);

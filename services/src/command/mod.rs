@@ -8,6 +8,7 @@ pub mod event;
 mod json;
 mod lag;
 pub mod listen;
+pub mod nats;
 pub mod output;
 mod paging;
 pub mod prompt;

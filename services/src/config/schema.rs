@@ -62,7 +62,9 @@ const NATS: &[Key] = &[
     key("user", Text),
     key("password", Text),
     key("nkey", Text),
+    key("passwords", Text),
     key("inbox_prefix", Text),
+    key("api_prefix", Text),
     key("tls", Table(&[key("ca", Text), key("cert", Text), key("key", Text)])),
 ];
 

@@ -181,6 +181,8 @@ fn pairs_that_contradict_each_other_are_refused() {
     assert!(refused("[log]\nreplicas = 3\n").contains("[nats] url"));
     assert!(refused("[gateway]\nmax_body = \"9MiB\"\n").starts_with("weft.toml:2: gateway.max_body: "));
     assert!(refused("[nats]\nuser = \"a\"\n").contains("belong together"));
+    assert!(refused("[nats]\npasswords = \"p\"\n").contains("[nats] url"));
+    assert!(refused("[nats]\nurl = \"nats://a\"\npasswords = \"p\"\ncreds = \"file:c\"\n").contains("leave out"));
     let large = format!(
         "[gateway]\nmax_body = \"2MiB\"\n{}",
         source("verify = { scheme = \"none\", allow_unsigned = true }\nmax_body = \"3MiB\"")

@@ -57,6 +57,21 @@ fn check_roles(config: &Config) -> Result<(), Problem> {
     if config.nats.user.is_some() != config.nats.password.is_some() {
         return Err((root.key("nats"), "user and password belong together: give both or neither".into()));
     }
+    let nats = &config.nats;
+    let others = [
+        nats.user.is_some(),
+        nats.creds.is_some(),
+        nats.nkey.is_some(),
+        nats.inbox_prefix.is_some(),
+        nats.api_prefix.is_some(),
+    ];
+    if nats.passwords.is_some() && others.contains(&true) {
+        let problem = "passwords has each role connect as its own user; leave out user, password, creds, nkey, inbox_prefix and api_prefix";
+        return Err((root.key("nats").key("passwords"), problem.into()));
+    }
+    if nats.passwords.is_some() && nats.url.is_none() {
+        return Err((root.key("nats").key("passwords"), "is for a server elsewhere; name it with [nats] url".into()));
+    }
     Ok(())
 }
 

@@ -136,6 +136,7 @@ impl Nats {
             ("WEFT_NATS__USER", options.user.clone()),
             ("WEFT_NATS__PASSWORD", password.map(|password| password.expose().to_owned())),
             ("WEFT_NATS__INBOX_PREFIX", options.inbox_prefix.clone()),
+            ("WEFT_NATS__API_PREFIX", options.api_prefix.clone()),
         ];
         Ok(variables.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
     }

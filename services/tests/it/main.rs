@@ -14,6 +14,7 @@ mod gateways;
 mod listen;
 mod load;
 mod mesh;
+mod nats_config;
 mod notices;
 mod order;
 mod orphans;

@@ -169,22 +169,21 @@ async fn a_log_that_disappeared_is_not_replaced_by_an_empty_one() {
         assert!(said.contains("EVENTS"), "{said}");
     }
     assert!(connection.jetstream().get_stream("EVENTS").await.is_err(), "nothing is created");
-    // One is told to; the others then find a log.
-    mesh.gateway.stop().await.unwrap();
-    let data = mesh.folder().join("gateway/data");
+    // An admin is told to; the others then find a log.
+    mesh.admin.stop().await.unwrap();
+    let data = mesh.folder().join("admin/data");
     let env = vec![
         ("WEFT_NATS__URL".to_owned(), mesh.server.url().to_owned()),
         ("WEFT_MASTER_KEY".to_owned(), MASTER_KEY.to_owned()),
         ("WEFT_DATA".to_owned(), data.display().to_string()),
     ];
-    let command = ["gateway", "--new-log"];
-    let mut gateway =
-        RoleProcess::start_as(&program(), &command, "gateway", &mesh.folder().join("again"), env).unwrap();
-    gateway.ready().await.unwrap();
-    for process in [&mesh.worker, &mesh.admin] {
+    let command = ["admin", "--new-log"];
+    let mut admin = RoleProcess::start_as(&program(), &command, "admin", &mesh.folder().join("again"), env).unwrap();
+    admin.ready().await.unwrap();
+    for process in [&mesh.worker, &mesh.gateway] {
         until_ready(process, |status, _| status == 200).await;
     }
-    let receipt = send(&sender_to(&gateway), &mesh.wiring, "kept-0", "kept-0").await;
+    let receipt = send(&sender_to(&mesh.gateway), &mesh.wiring, "kept-0", "kept-0").await;
     assert_eq!(receipt.sequence_number, 1, "nothing of the old log is left");
 }
 

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use weft::receiver::Answer;
-use weft_nats::testing::{TestServer, eventually};
+use weft_nats::{
+    streams::{self, LogSpec},
+    testing::{TestServer, eventually},
+};
 
 use crate::mesh::{Mesh, PATIENCE, provide_tls, role};
 
@@ -46,6 +49,9 @@ async fn roles_wait_for_a_server_that_is_not_there() {
     };
     assert!(eventually(PATIENCE, async || says(503, "nats").await).await);
     server.restart().await;
+    assert!(eventually(PATIENCE, async || says(503, "waiting for the admin to create the streams").await).await);
+    let spec = LogSpec { body_bytes_max: 1 << 20, ..LogSpec::default() };
+    streams::ensure(&server.connection("admin").await, &spec).await.unwrap();
     gateway.ready().await.unwrap();
     assert!(eventually(PATIENCE, async || says(200, "ready").await).await);
     assert_eq!(gateway.stop().await.unwrap().code(), Some(0));

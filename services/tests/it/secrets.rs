@@ -59,8 +59,15 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// The files that are meant to hold secrets, below the data folder. The catalog's store is none: it is sealed.
-const MEANT: [&str; 6] =
-    ["client.toml", "master.key", "admin/token", "nats/tail.url", "nats/users.json", "nats/nats.conf"];
+const MEANT: [&str; 7] = [
+    "client.toml",
+    "master.key",
+    "admin/token",
+    "nats/tail.url",
+    "nats/context/tail.json",
+    "nats/users.json",
+    "nats/nats.conf",
+];
 
 /// Whether a file is meant to hold secrets; such a file is its owner's alone.
 fn is_meant_for_secrets(path: &Path) -> bool {

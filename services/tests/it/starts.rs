@@ -40,10 +40,10 @@ async fn the_first_worker_delivers_what_came_before_it() {
     let listen = ([127, 0, 0, 1], 0).into();
     let receiver = Receiver::start(listen, &wiring.receiver_secret, |_| Answer::OK).await.unwrap();
     let mut gateway = role("gateway", "gateway", &server, folder.path());
-    gateway.ready().await.unwrap();
     let connection = server.connection("test").await;
     let spec = LogSpec { body_bytes_max: 1 << 20, ..LogSpec::default() };
     let layout = streams::ensure(&connection, &spec).await.unwrap();
+    gateway.ready().await.unwrap();
     let config = Config::parse(Path::new("weft.toml"), wiring.config(Some(&receiver.url())), [], None).unwrap();
     apply(&Catalog::new(connection, master_key()), layout, &config.catalog, "test").await.unwrap();
 

@@ -1,10 +1,10 @@
-//! Pausing subscriptions whose receiver wants nothing any more: the only change of the catalog that a worker makes.
+//! Pausing subscriptions whose receiver has asked for no more events: an admin writes it to the catalog.
 
 use std::time::Duration;
 
-use weft_nats::catalog::{
-    Catalog, CatalogError, Stamp,
-    change::{Action, pause},
+use weft_nats::{
+    broker::pause::pause_subscription,
+    catalog::{Catalog, CatalogError, Stamp},
 };
 use weft_proto::ids::SubscriptionUid;
 
@@ -29,7 +29,7 @@ impl Driver {
 /// Whoever changes the subscription meanwhile is right: by the new revision it is attempted again.
 async fn pause_until_taken(catalog: Catalog, uid: SubscriptionUid, revision: u64, stamp: Stamp) {
     loop {
-        match try_pause(&catalog, uid, revision, &stamp).await {
+        match pause_subscription(&catalog, uid, revision, &stamp).await {
             Ok(()) | Err(CatalogError::Conflict { .. }) => return,
             Err(CatalogError::Invalid { key, problem }) => {
                 tracing::error!(key, problem, "subscription cannot be paused; it stands still in this worker");
@@ -40,19 +40,5 @@ async fn pause_until_taken(catalog: Catalog, uid: SubscriptionUid, revision: u64
                 tokio::time::sleep(PAUSE).await;
             }
         }
-    }
-}
-
-async fn try_pause(catalog: &Catalog, uid: SubscriptionUid, revision: u64, stamp: &Stamp) -> Result<(), CatalogError> {
-    let snapshot = catalog.read().await?;
-    let entry = snapshot.subscription_of(uid.as_bytes());
-    let Some(entry) = entry.filter(|entry| entry.revision == revision) else { return Ok(()) };
-    match pause(&snapshot, &entry.value.name, Some(&stamp.reason)) {
-        Ok(Some(change)) => {
-            debug_assert_eq!((change.action, change.expected), (Action::Paused, revision));
-            catalog.write(&change, stamp).await
-        }
-        // Paused already, or just deleted.
-        Ok(None) | Err(_) => Ok(()),
     }
 }

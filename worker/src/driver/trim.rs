@@ -12,6 +12,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio_util::task::AbortOnDropHandle;
 use weft_nats::{
     append::{AppendErrorKind, publish},
+    broker::room::with_room,
     conditions::Conditions,
     direct,
     event::Entry,
@@ -44,8 +45,6 @@ const USED: (u64, u64) = (90, 80);
 const PART: Bounds = Bounds { messages: 1000, bytes: 8 * 1024 * 1024 };
 /// Workflows that are looked up at a time.
 const LOOKUPS: usize = 16;
-/// What a stream that is full is lent for a message of heads.
-const LOAN_BYTES: u64 = 1024 * 1024;
 
 /// Why room cannot be made now.
 #[derive(Debug, thiserror::Error)]
@@ -225,15 +224,10 @@ impl Trim {
         }
     }
 
-    /// What makes room needs room itself: a stream that is full already is lent some.
+    /// What makes room needs room itself, which an admin lends to a stream that is full.
     async fn append_to_full(&self, message: &Outgoing) -> Result<(), TrimError> {
-        let (connection, stream) = (&self.log.connection, self.stream());
-        let usage = streams::usage(connection, &stream).await?;
-        let Some(max) = usage.bytes_max else { return Ok(()) };
-        // It may hold more than its limit, where that has been lowered.
-        streams::set_bytes_max(connection, &stream, max.max(usage.bytes) + LOAN_BYTES).await?;
-        let stored = publish(connection, message).await;
-        streams::set_bytes_max(connection, &stream, max).await?;
+        let Log { connection, layout, shard, .. } = &self.log;
+        let stored = with_room(connection, *layout, *shard, publish(connection, message)).await?;
         stored.map_err(TrimError::Heads)
     }
 }

@@ -1,0 +1,492 @@
+//! The accounts of a NATS server or cluster that holds a log, and what each of them exports and imports. Pure.
+//!
+//! NATS does not check the reply subject of a publish against the sender's permissions: the answer to a request, a publish
+//! ack among them, becomes a message of the account in which it is sent, and a JetStream request of that account when its
+//! subject is one. Likewise a push consumer delivers to any subject of the stream's account. So no role's user lives in
+//! an account that holds streams. Each role has an account of its own, without JetStream, and imports as services the API
+//! requests that it needs and the subjects that it publishes to; an answer comes back to the importing account, where a
+//! subject of the API reaches only what that account imports.
+//!
+//! Streams of which a role may create consumers are in an account by themselves, so that a push consumer reaches nothing
+//! but the stream that it reads (the server refuses such a cycle) and its siblings of other shards.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+use weft_proto::ids::ShardId;
+
+use crate::subject::{
+    APPENDER_KEYS, CATALOG_BUCKET, DLQ_STREAM, FORWARD_SUBJECTS, LEASES_BUCKET, Layout, PAUSE_REQUESTS,
+    REJECTED_STREAM, RETRY_SUBJECT, ROOM_REQUESTS, TAIL_REQUESTS,
+};
+
+/// Prefix of the JetStream API in the roles' accounts. `$JS.API` itself is answered there by "JetStream not enabled", but for
+/// subscribers, whose requests are mapped to this prefix, so that every client works as it is.
+pub const API_PREFIX: &str = "weft.API";
+
+/// The server's own prefix, in the accounts that hold streams.
+const SERVER_API: &str = "$JS.API";
+/// How long the answers to one direct get may take; the server then forgets where they go.
+const GET_THRESHOLD: &str = "10s";
+/// The same for one pull request: longer than clients wait, 30 s.
+const PULL_THRESHOLD: &str = "1m";
+
+/// A role that connects to NATS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Gateways.
+    Gateway,
+    /// Workers.
+    Worker,
+    /// Admins; they create and change streams.
+    Admin,
+    /// Subscribers, read-only.
+    Tail,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 4] = [Self::Gateway, Self::Worker, Self::Admin, Self::Tail];
+
+    /// The role's name, which is its user's name, too.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Worker => "worker",
+            Self::Admin => "admin",
+            Self::Tail => "tail",
+        }
+    }
+
+    /// The prefix of the subjects of answers to this role's requests.
+    pub const fn inbox_prefix(self) -> &'static str {
+        match self {
+            Self::Gateway => "_INBOX_gateway",
+            Self::Worker => "_INBOX_worker",
+            Self::Admin => "_INBOX_admin",
+            // The default of every client library.
+            Self::Tail => "_INBOX",
+        }
+    }
+
+    const fn account(self) -> &'static str {
+        match self {
+            Self::Gateway => "WEFT_GATEWAY",
+            Self::Worker => "WEFT_WORKER",
+            Self::Admin => "WEFT_ADMIN",
+            Self::Tail => "WEFT_TAIL",
+        }
+    }
+}
+
+/// An account that holds streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Home {
+    /// Streams of which only admins create consumers.
+    Base,
+    Events,
+    Outcomes,
+    Commands,
+    Catalog,
+}
+
+impl Home {
+    const ALL: [Self; 5] = [Self::Base, Self::Events, Self::Outcomes, Self::Commands, Self::Catalog];
+
+    /// The account's name, which is that of its folder below JetStream's store, too.
+    pub(super) const fn account(self) -> &'static str {
+        match self {
+            Self::Base => "WEFT",
+            Self::Events => "WEFT_EVENTS",
+            Self::Outcomes => "WEFT_OUTCOMES",
+            Self::Commands => "WEFT_COMMANDS",
+            Self::Catalog => "WEFT_CATALOG",
+        }
+    }
+
+    /// The account of a stream of the log, whatever the number of shards; `None` for any other stream.
+    pub(super) fn of(stream: &str) -> Option<Self> {
+        let (kind, shard) = stream.rsplit_once('_').unwrap_or((stream, "0"));
+        let kind = if !shard.is_empty() && shard.bytes().all(|byte| byte.is_ascii_digit()) { kind } else { stream };
+        Some(match kind {
+            "EVENTS" => Self::Events,
+            "OUTCOMES" => Self::Outcomes,
+            "COMMANDS" => Self::Commands,
+            "CHECKPOINTS" | DLQ_STREAM | REJECTED_STREAM => Self::Base,
+            _ if kind.strip_prefix("KV_") == Some(CATALOG_BUCKET) => Self::Catalog,
+            _ if kind.strip_prefix("KV_") == Some(LEASES_BUCKET) => Self::Base,
+            _ => return None,
+        })
+    }
+}
+
+/// How a service answers, and for how long the server keeps the way of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answers {
+    One,
+    Many(&'static str),
+}
+
+/// Where a service is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum At {
+    Streams(Home),
+    Role(Role),
+}
+
+impl At {
+    const fn account(self) -> &'static str {
+        match self {
+            Self::Streams(home) => home.account(),
+            Self::Role(role) => role.account(),
+        }
+    }
+}
+
+/// One service that a role imports.
+#[derive(Debug, Clone)]
+struct Import {
+    /// The subject in the role's account.
+    local: String,
+    answers: Answers,
+}
+
+/// What a role reads or does of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// Its state and single messages.
+    Read,
+    /// The same, through consumers of its own.
+    Consume,
+    /// Dropping a prefix.
+    Purge,
+    /// All that there is.
+    Manage,
+}
+
+/// The imports of one role, by where the service is and its subject there.
+#[derive(Debug, Default)]
+struct Imports(BTreeMap<(At, String), Import>);
+
+impl Imports {
+    fn of(role: Role, layout: Layout) -> Self {
+        let mut imports = Self::default();
+        imports.api(At::Streams(Home::Events), "INFO", Answers::One);
+        match role {
+            Role::Gateway => imports.gateway(layout),
+            Role::Worker => imports.worker(layout),
+            Role::Admin => imports.admin(layout),
+            Role::Tail => imports.tail(layout),
+        }
+        imports
+    }
+
+    fn gateway(&mut self, layout: Layout) {
+        for shard in layout.all() {
+            self.uses(&layout.events_stream(shard), &[Use::Read, Use::Consume]);
+        }
+        self.uses(&bucket(CATALOG_BUCKET), &[Use::Read, Use::Consume]);
+        self.all_streams(layout);
+        self.publishes(Home::Events, "events.>");
+        self.publishes(Home::Events, "heads.>");
+        self.publishes(Home::Base, "rejected.>");
+        self.publishes(Home::Base, APPENDER_KEYS);
+        // Of the catalog only when keys were used last.
+        self.publishes(Home::Catalog, &format!("$KV.{CATALOG_BUCKET}.key-used.*"));
+    }
+
+    fn worker(&mut self, layout: Layout) {
+        for shard in layout.all() {
+            // It drops what is settled when EVENTS is nearly full, and the checkpoints before the newest complete one.
+            self.uses(&layout.events_stream(shard), &[Use::Read, Use::Consume, Use::Purge]);
+            self.uses(&layout.checkpoints_stream(shard), &[Use::Read, Use::Purge]);
+            for stream in [layout.outcomes_stream(shard), layout.commands_stream(shard)] {
+                self.uses(&stream, &[Use::Read, Use::Consume]);
+            }
+        }
+        self.uses(&bucket(CATALOG_BUCKET), &[Use::Read, Use::Consume]);
+        self.all_streams(layout);
+        // Heads of idle workflows, before they are dropped.
+        self.publishes(Home::Events, "heads.>");
+        self.publishes(Home::Outcomes, "outcomes.>");
+        for subject in ["checkpoints.>", "dlq.>", &format!("$KV.{LEASES_BUCKET}.>")] {
+            self.publishes(Home::Base, subject);
+        }
+        self.asks(At::Role(Role::Admin), ROOM_REQUESTS);
+        self.asks(At::Role(Role::Admin), PAUSE_REQUESTS);
+    }
+
+    fn admin(&mut self, layout: Layout) {
+        for stream in streams(layout) {
+            self.uses(&stream, &[Use::Read, Use::Consume, Use::Purge, Use::Manage]);
+        }
+        self.other_layout(layout);
+        self.publishes(Home::Commands, "commands.>");
+        self.publishes(Home::Catalog, &format!("$KV.{CATALOG_BUCKET}.>"));
+        self.publishes(Home::Base, &format!("$KV.{LEASES_BUCKET}.>"));
+        self.asks(At::Role(Role::Gateway), RETRY_SUBJECT);
+    }
+
+    /// Reading EVENTS. Creating a consumer is asked of an admin, which refuses what could do harm and counts them.
+    fn tail(&mut self, layout: Layout) {
+        for verb in ["STREAM.NAMES", "STREAM.LIST"] {
+            self.api(At::Streams(Home::Events), verb, Answers::One);
+        }
+        for shard in layout.all() {
+            let stream = layout.events_stream(shard);
+            self.uses(&stream, &[Use::Read]);
+            let at = At::Streams(Home::Events);
+            self.api(at, &format!("DIRECT.GET.{stream}.>"), Answers::Many(GET_THRESHOLD));
+            self.consumers(at, &stream);
+            self.service(at, format!("$JS.FC.{stream}.>"), None, Answers::One);
+            for verb in [format!("CONSUMER.CREATE.{stream}"), format!("CONSUMER.CREATE.{stream}.>")] {
+                let local = format!("{API_PREFIX}.{verb}");
+                self.service(At::Role(Role::Admin), format!("{TAIL_REQUESTS}.{verb}"), Some(local), Answers::One);
+            }
+        }
+    }
+
+    /// The state of every stream: a role that finds one missing waits for an admin.
+    fn all_streams(&mut self, layout: Layout) {
+        for stream in streams(layout) {
+            self.uses(&stream, &[Use::Read]);
+        }
+        self.other_layout(layout);
+    }
+
+    /// The first stream of a log with another number of shards, which is looked for.
+    fn other_layout(&mut self, layout: Layout) {
+        let other = if layout.shards() == 1 { Layout::new(2) } else { Layout::new(1) };
+        self.api(At::Streams(Home::Events), &format!("STREAM.INFO.{}", other.events_stream(ShardId(0))), Answers::One);
+    }
+
+    fn uses(&mut self, stream: &str, uses: &[Use]) {
+        let Some(home) = Home::of(stream) else { return };
+        let at = At::Streams(home);
+        for usage in uses {
+            match usage {
+                Use::Read => {
+                    self.api(at, &format!("STREAM.INFO.{stream}"), Answers::One);
+                    self.api(at, &format!("STREAM.MSG.GET.{stream}"), Answers::One);
+                    self.api(at, &format!("DIRECT.GET.{stream}"), Answers::Many(GET_THRESHOLD));
+                }
+                Use::Consume => {
+                    self.api(at, &format!("CONSUMER.CREATE.{stream}.>"), Answers::One);
+                    self.consumers(at, stream);
+                }
+                Use::Purge => self.api(at, &format!("STREAM.PURGE.{stream}"), Answers::One),
+                Use::Manage => {
+                    for verb in ["STREAM.CREATE", "STREAM.UPDATE", "STREAM.DELETE", "STREAM.MSG.DELETE"] {
+                        self.api(at, &format!("{verb}.{stream}"), Answers::One);
+                    }
+                    for verb in ["CONSUMER.CREATE", "CONSUMER.NAMES", "CONSUMER.LIST"] {
+                        self.api(at, &format!("{verb}.{stream}"), Answers::One);
+                    }
+                    self.api(at, &format!("DIRECT.GET.{stream}.>"), Answers::Many(GET_THRESHOLD));
+                }
+            }
+        }
+    }
+
+    /// Consumers that exist. Their names are random, and nobody but an admin may list them.
+    fn consumers(&mut self, at: At, stream: &str) {
+        self.api(at, &format!("CONSUMER.INFO.{stream}.*"), Answers::One);
+        self.api(at, &format!("CONSUMER.DELETE.{stream}.*"), Answers::One);
+        self.api(at, &format!("CONSUMER.MSG.NEXT.{stream}.*"), Answers::Many(PULL_THRESHOLD));
+    }
+
+    fn publishes(&mut self, home: Home, subject: &str) {
+        self.service(At::Streams(home), subject.to_owned(), None, Answers::One);
+    }
+
+    fn asks(&mut self, at: At, subject: &str) {
+        self.service(at, subject.to_owned(), None, Answers::One);
+    }
+
+    fn api(&mut self, at: At, verb: &str, answers: Answers) {
+        self.service(at, format!("{SERVER_API}.{verb}"), Some(format!("{API_PREFIX}.{verb}")), answers);
+    }
+
+    fn service(&mut self, at: At, subject: String, local: Option<String>, answers: Answers) {
+        let local = local.unwrap_or_else(|| subject.clone());
+        self.0.insert((at, subject), Import { local, answers });
+    }
+}
+
+/// The accounts, with the users' passwords by role, as `accounts` of the server's
+/// configuration.
+pub fn config(layout: Layout, password: impl Fn(Role) -> String) -> Value {
+    let imports: BTreeMap<Role, Imports> =
+        Role::ALL.into_iter().map(|role| (role, Imports::of(role, layout))).collect();
+    let mut accounts = serde_json::Map::new();
+    for home in Home::ALL {
+        let mut exports = exports(At::Streams(home), &imports);
+        if home == Home::Events {
+            // Push consumers of subscribers deliver here; nothing else is published below it in this account.
+            exports.push(json!({ "stream": inbox(Role::Tail), "accounts": [Role::Tail.account()] }));
+        }
+        accounts.insert(home.account().into(), json!({ "jetstream": "enabled", "exports": exports }));
+    }
+    for role in Role::ALL {
+        let mut imported: Vec<Value> = imports[&role].0.iter().map(|(place, service)| import(place, service)).collect();
+        if role == Role::Tail {
+            let stream = json!({ "account": Home::Events.account(), "subject": inbox(role) });
+            imported.push(json!({ "stream": stream }));
+        }
+        let limits = match role {
+            // What a subscriber asks for is short, and what it is sent counts for nothing here.
+            Role::Tail => json!({ "max_payload": 65536, "max_connections": 1000, "max_subscriptions": 10_000 }),
+            _ => json!({}),
+        };
+        let user = json!({ "user": role.name(), "password": password(role), "permissions": permissions(role, &imports[&role]) });
+        let exports = exports(At::Role(role), &imports);
+        let mut account = json!({ "users": [user], "exports": exports, "imports": imported, "limits": limits });
+        if role == Role::Tail {
+            account["mappings"] = mapped(&format!("{SERVER_API}.>"), &format!("{API_PREFIX}.>"));
+        }
+        accounts.insert(role.account().into(), account);
+    }
+    accounts.into()
+}
+
+fn exports(at: At, imports: &BTreeMap<Role, Imports>) -> Vec<Value> {
+    let mut exports: BTreeMap<&str, (Answers, BTreeSet<&str>)> = BTreeMap::new();
+    for (role, imports) in imports {
+        for ((_, subject), import) in imports.0.iter().filter(|((place, _), _)| *place == at) {
+            exports.entry(subject).or_insert((import.answers, BTreeSet::new())).1.insert(role.account());
+        }
+    }
+    let export = |(subject, (answers, accounts)): (&str, (Answers, BTreeSet<&str>))| match answers {
+        Answers::One => json!({ "service": subject, "accounts": accounts }),
+        Answers::Many(threshold) => {
+            json!({ "service": subject, "accounts": accounts, "response_type": "stream", "threshold": threshold })
+        }
+    };
+    exports.into_iter().map(export).collect()
+}
+
+fn import((at, subject): &(At, String), import: &Import) -> Value {
+    let service = json!({ "account": at.account(), "subject": subject });
+    if import.local == *subject {
+        json!({ "service": service })
+    } else {
+        json!({ "service": service, "to": import.local })
+    }
+}
+
+fn mapped(from: &str, to: &str) -> Value {
+    Value::Object([(from.to_owned(), to.into())].into_iter().collect())
+}
+
+/// What the user of a role may publish and subscribe to within its account.
+fn permissions(role: Role, imports: &Imports) -> Value {
+    let (api, server_api) = (format!("{API_PREFIX}.>"), format!("{SERVER_API}.>"));
+    let prefix = format!("{API_PREFIX}.");
+    // A request of the API that is not imported has no responders, which a client learns at once.
+    let mut publish = BTreeSet::from([api.as_str()]);
+    publish.extend(imports.0.values().map(|import| import.local.as_str()).filter(|local| !local.starts_with(&prefix)));
+    let inbox = inbox(role);
+    let tail_requests = format!("{TAIL_REQUESTS}.>");
+    let mut subscribe = vec![inbox.as_str()];
+    match role {
+        Role::Gateway => {
+            // Gateways hand each other events; all of them are in this account, and nothing else is.
+            publish.insert(FORWARD_SUBJECTS);
+            subscribe.extend([FORWARD_SUBJECTS, RETRY_SUBJECT]);
+        }
+        Role::Admin => subscribe.extend([ROOM_REQUESTS, PAUSE_REQUESTS, tail_requests.as_str()]),
+        // Mapped to the other prefix.
+        Role::Tail => {
+            publish.insert(server_api.as_str());
+        }
+        Role::Worker => {}
+    }
+    let mut permissions = json!({ "publish": { "allow": publish }, "subscribe": { "allow": subscribe } });
+    if matches!(role, Role::Gateway | Role::Admin) {
+        permissions["allow_responses"] = true.into();
+    }
+    permissions
+}
+
+fn inbox(role: Role) -> String {
+    format!("{}.>", role.inbox_prefix())
+}
+
+fn bucket(name: &str) -> String {
+    format!("KV_{name}")
+}
+
+/// Every stream of a log.
+fn streams(layout: Layout) -> impl Iterator<Item = String> {
+    let sharded = layout.all().flat_map(move |shard| {
+        [
+            layout.events_stream(shard),
+            layout.outcomes_stream(shard),
+            layout.checkpoints_stream(shard),
+            layout.commands_stream(shard),
+        ]
+    });
+    sharded.chain([DLQ_STREAM.into(), REJECTED_STREAM.into(), bucket(CATALOG_BUCKET), bucket(LEASES_BUCKET)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The subjects in the exporting accounts that a role reaches.
+    fn reached(role: Role, layout: Layout) -> Vec<String> {
+        Imports::of(role, layout).0.into_keys().map(|(_, subject)| subject).collect()
+    }
+
+    #[test]
+    fn only_admins_remove_or_change_streams() {
+        let layout = Layout::new(2);
+        let changes = ["STREAM.CREATE", "STREAM.UPDATE", "STREAM.DELETE", "STREAM.PURGE", "STREAM.MSG.DELETE", ">"];
+        for role in [Role::Gateway, Role::Worker, Role::Tail] {
+            let changing =
+                |subject: &&String| changes.iter().any(|verb| subject.starts_with(&format!("{SERVER_API}.{verb}")));
+            let subjects = reached(role, layout);
+            let found: Vec<_> = subjects.iter().filter(changing).map(String::as_str).collect();
+            // Workers drop settled events and old checkpoints; commits, commands and dead letters they cannot purge.
+            let purges: &[&str] =
+                if role == Role::Worker { &["CHECKPOINTS_0", "CHECKPOINTS_1", "EVENTS_0", "EVENTS_1"] } else { &[] };
+            let purges: Vec<_> = purges.iter().map(|stream| format!("{SERVER_API}.STREAM.PURGE.{stream}")).collect();
+            assert_eq!(found, purges, "{role:?}");
+        }
+    }
+
+    #[test]
+    fn every_stream_has_an_account_and_consumers_of_roles_share_theirs_with_nothing_else() {
+        for layout in [Layout::new(1), Layout::new(3)] {
+            for stream in streams(layout) {
+                assert!(Home::of(&stream).is_some(), "{stream}");
+            }
+            let base: Vec<_> = streams(layout).filter(|stream| Home::of(stream) == Some(Home::Base)).collect();
+            for role in [Role::Gateway, Role::Worker, Role::Tail] {
+                for stream in &base {
+                    let create = format!("{SERVER_API}.CONSUMER.CREATE.{stream}");
+                    assert!(
+                        !reached(role, layout).iter().any(|subject| subject.starts_with(&create)),
+                        "{role:?} {stream}"
+                    );
+                }
+            }
+        }
+        for other in ["EVENTS_x", "EVENTS_", "KV_other", "ORDERS"] {
+            assert_eq!(Home::of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn nobody_but_a_roles_own_account_holds_its_user() {
+        let config = config(Layout::new(1), |role| format!("secret-of-{}", role.name()));
+        for home in Home::ALL {
+            assert!(config[home.account()].get("users").is_none(), "{home:?}");
+        }
+        for role in Role::ALL {
+            let account = &config[role.account()];
+            assert!(account.get("jetstream").is_none(), "{role:?} stores nothing of its own");
+            assert_eq!(account["users"].as_array().map(Vec::len), Some(1));
+        }
+    }
+}

@@ -1,0 +1,470 @@
+//! Attacks on the log by each role's user: what it may not write it cannot remove or change either, by no request, no
+//! reply subject, no consumer and no header.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use weft_nats::{
+    async_nats::{ConnectOptions, HeaderMap, jetstream},
+    broker,
+    catalog::Catalog,
+    connect::Connection,
+    server::{Role, Server},
+    streams::{self, LogSpec},
+    subject::Layout,
+    testing::{TestServer, add_consumers, consumer_names, eventually, master_key, try_add_consumer},
+};
+use weft_proto::v1::{GithubScheme, Source, Verification, verification};
+
+use crate::server::{PATIENCE, connect, ensure, options};
+
+const STREAMS: [&str; 8] =
+    ["EVENTS", "OUTCOMES", "CHECKPOINTS", "COMMANDS", "DLQ", "REJECTED", "KV_weft_catalog", "KV_weft_leases"];
+
+/// One subject of each stream, and of each kind of key.
+const SUBJECTS: [&str; 13] = [
+    "events.a",
+    "heads.0",
+    "outcomes.0",
+    "checkpoints.0",
+    "commands.0",
+    "dlq.s.a.e.1.0",
+    "rejected.shop",
+    "$KV.weft_catalog.source.shop",
+    "$KV.weft_catalog.subscription.billing",
+    "$KV.weft_catalog.key-used.ab12cd34",
+    "$KV.weft_catalog.key.ab12cd34",
+    "$KV.weft_leases.0",
+    "$KV.weft_leases.appender.0",
+];
+
+/// The streams that a role may append to.
+fn writes(role: Role) -> &'static [&'static str] {
+    match role {
+        Role::Gateway => &["EVENTS", "REJECTED", "KV_weft_catalog", "KV_weft_leases"],
+        Role::Worker => &["EVENTS", "OUTCOMES", "CHECKPOINTS", "DLQ", "KV_weft_leases"],
+        Role::Admin | Role::Tail => &[],
+    }
+}
+
+/// Requests that remove or change something, and subjects that others write.
+fn targets(role: Role, api: &str) -> Vec<String> {
+    let mut targets = vec![format!("{api}.STREAM.CREATE.EVIL")];
+    for stream in STREAMS {
+        for verb in [
+            "STREAM.DELETE",
+            "STREAM.PURGE",
+            "STREAM.UPDATE",
+            "STREAM.CREATE",
+            "STREAM.MSG.DELETE",
+            "STREAM.SNAPSHOT",
+            "STREAM.RESTORE",
+            "STREAM.LEADER.STEPDOWN",
+        ] {
+            targets.push(format!("{api}.{verb}.{stream}"));
+        }
+    }
+    // Workers drop settled events and old checkpoints.
+    let granted = |target: &String| {
+        ["EVENTS", "CHECKPOINTS"].iter().any(|stream| target.ends_with(&format!("STREAM.PURGE.{stream}")))
+    };
+    targets.retain(|target| role != Role::Worker || !granted(target));
+    targets
+}
+
+/// A log with something in every stream, and an admin that carries requests out.
+struct Log {
+    admin: Connection,
+    catalog: Catalog,
+    server: Server,
+    stop: CancellationToken,
+    folder: tempfile::TempDir,
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Log {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let stop = CancellationToken::new();
+        let server = Server::start(options(folder.path()), stop.clone()).await.unwrap();
+        let admin = connect(&server.users().admin).await;
+        ensure(&admin).await;
+        let catalog = Catalog::new(admin.clone(), master_key());
+        fill(&[&connect(&server.users().gateway).await, &connect(&server.users().worker).await, &admin], &catalog)
+            .await;
+        tokio::spawn(broker::serve(catalog.clone(), Layout::new(1), stop.clone()));
+        Self { admin, catalog, server, stop, folder }
+    }
+
+    async fn connect(&self, role: Role) -> Connection {
+        let users = self.server.users();
+        connect(match role {
+            Role::Gateway => &users.gateway,
+            Role::Worker => &users.worker,
+            Role::Admin => &users.admin,
+            Role::Tail => &users.tail,
+        })
+        .await
+    }
+
+    /// Fails unless the log is as it was, but for what `role` may append.
+    async fn assert_unharmed(&self, role: Role, before: &BTreeMap<&'static str, Value>, attack: &str) {
+        let after = settled(&self.admin).await;
+        for stream in STREAMS {
+            let (before, after) = (&before[stream], &after[stream]);
+            for part in ["created", "config"] {
+                assert_eq!(before[part], after[part], "{role:?} changes {stream} by {attack}");
+            }
+            let number = |info: &Value, key: &str| info["state"][key].as_u64().unwrap();
+            if !writes(role).contains(&stream) {
+                for part in ["first_seq", "last_seq", "messages"] {
+                    assert_eq!(number(before, part), number(after, part), "{part} of {stream}: {role:?} by {attack}");
+                }
+            } else if !stream.starts_with("KV_") {
+                assert_eq!(
+                    number(before, "first_seq"),
+                    number(after, "first_seq"),
+                    "{role:?} purges {stream} by {attack}"
+                );
+                let held = number(after, "last_seq") + 1 - number(after, "first_seq");
+                assert_eq!(held, number(after, "messages"), "{role:?} removes from {stream} by {attack}");
+            }
+        }
+        let snapshot = self.catalog.read().await.unwrap();
+        assert!(snapshot.complete && snapshot.sources.len() == 1, "{role:?} writes over the catalog by {attack}");
+        let made = self.admin.client().request(self.admin.api_subject("STREAM.INFO.EVIL"), "".into()).await;
+        assert!(made.is_err(), "{role:?} makes a stream by {attack}");
+    }
+}
+
+/// Puts something into every stream, by whoever of these may.
+async fn fill(roles: &[&Connection], catalog: &Catalog) {
+    let scheme = verification::Scheme::Github(GithubScheme { secrets: vec!["s".into()] });
+    let verification = Some(Verification { scheme: Some(scheme) });
+    let source = Source { name: "shop".into(), verification, ..Source::default() };
+    catalog.put_source(&source, 0).await.unwrap();
+    for subject in SUBJECTS.into_iter().filter(|subject| !subject.contains("catalog")) {
+        for role in roles {
+            for _ in 0..3 {
+                role.client().publish(subject, "{}".into()).await.unwrap();
+            }
+            role.client().flush().await.unwrap();
+        }
+    }
+}
+
+/// The streams as the admin sees them, once they do not change any more.
+async fn settled(admin: &Connection) -> BTreeMap<&'static str, Value> {
+    let mut last = BTreeMap::new();
+    let is_settled = eventually(PATIENCE, async || {
+        let mut now = BTreeMap::new();
+        for stream in STREAMS {
+            let subject = admin.api_subject(format_args!("STREAM.INFO.{stream}"));
+            let answer = admin.client().request(subject, "".into()).await.unwrap();
+            let mut info: Value = serde_json::from_slice(&answer.payload).unwrap();
+            info["state"]["consumer_count"] = Value::Null;
+            info["ts"] = Value::Null;
+            now.insert(stream, info);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        std::mem::replace(&mut last, now.clone()) == now
+    });
+    assert!(is_settled.await);
+    last
+}
+
+/// Waits until the server has carried out what has been sent on a connection.
+async fn barrier(connection: &Connection) {
+    for _ in 0..2 {
+        let seen = connection.client().request(connection.api_subject("INFO"), "".into());
+        tokio::time::timeout(PATIENCE, seen).await.expect("the server answers").unwrap();
+    }
+}
+
+/// Requests whose answers somebody else chooses the subject of.
+fn requests(api: &str, consumer: &str) -> Vec<(String, String)> {
+    let mut requests = vec![(format!("{api}.INFO"), String::new())];
+    let mut ask = |request: String, payload: Value| {
+        let payload = if payload.is_null() { String::new() } else { payload.to_string() };
+        requests.push((format!("{api}.{request}"), payload));
+    };
+    ask("STREAM.NAMES".into(), Value::Null);
+    ask("STREAM.LIST".into(), Value::Null);
+    for stream in STREAMS {
+        ask(format!("STREAM.INFO.{stream}"), Value::Null);
+        ask(format!("STREAM.MSG.GET.{stream}"), json!({ "seq": 999_999 }));
+        ask(format!("DIRECT.GET.{stream}"), json!({ "seq": 999_999 }));
+        ask(format!("DIRECT.GET.{stream}"), json!({ "seq": 1 }));
+        ask(format!("DIRECT.GET.{stream}"), json!({ "seq": 1, "next_by_subj": ">", "batch": 2 }));
+        ask(format!("CONSUMER.INFO.{stream}.{consumer}"), Value::Null);
+        ask(format!("CONSUMER.MSG.NEXT.{stream}.{consumer}"), json!({ "batch": 1, "no_wait": true }));
+        ask(format!("CONSUMER.DELETE.{stream}.none"), Value::Null);
+    }
+    requests
+}
+
+/// Sends every request, and every message of `SUBJECTS`, with a reply subject that is a request itself.
+async fn attack_by_replies(connection: &Connection, api: &str, targets: &[String], consumer: &str) {
+    let client = connection.client();
+    let mut requests = requests(api, consumer);
+    for subject in SUBJECTS {
+        requests.extend(["", r#"{"seq":2}"#].map(|payload| (subject.to_owned(), payload.to_owned())));
+    }
+    for (subject, payload) in requests {
+        for target in targets {
+            client.publish_with_reply(subject.clone(), target.clone(), payload.clone().into()).await.unwrap();
+        }
+        // Answers of one request go out before the next is read.
+        client.flush().await.unwrap();
+    }
+    barrier(connection).await;
+}
+
+/// Sends every request itself.
+async fn attack_directly(connection: &Connection, targets: &[String]) {
+    let client = connection.client();
+    let config = |name: &str| json!({ "name": name, "subjects": ["evil.>"], "max_msgs": 1 }).to_string();
+    for target in targets {
+        let name = target.rsplit('.').next().unwrap();
+        for payload in [String::new(), "{}".into(), r#"{"seq":2}"#.into(), config(name)] {
+            client.publish_with_reply(target.clone(), client.new_inbox(), payload.into()).await.unwrap();
+        }
+    }
+    barrier(connection).await;
+}
+
+/// Has every stream delivered to every target.
+async fn attack_by_consumers(connection: &Connection, targets: &[String]) {
+    let client = connection.client();
+    let inbox = client.new_inbox();
+    let mut number = 0;
+    for stream in STREAMS {
+        for target in targets {
+            number += 1;
+            let config = json!({
+                "name": format!("p{number}"), "deliver_subject": target, "ack_policy": "none", "mem_storage": true,
+            });
+            let create = json!({ "stream_name": stream, "config": config }).to_string();
+            let subject = connection.api_subject(format_args!("CONSUMER.CREATE.{stream}.p{number}"));
+            client.publish_with_reply(subject, inbox.clone(), create.into()).await.unwrap();
+        }
+        barrier(connection).await;
+    }
+}
+
+/// Publishes with headers that remove messages, or send traces elsewhere.
+async fn attack_by_headers(connection: &Connection, targets: &[String]) {
+    let client = connection.client();
+    for subject in SUBJECTS {
+        let mut headers: Vec<(&str, &str)> = vec![("Nats-Rollup", "all"), ("Nats-Rollup", "sub")];
+        headers.extend(targets.iter().map(|target| ("Nats-Trace-Dest", target.as_str())));
+        for (name, value) in headers {
+            let mut map = HeaderMap::new();
+            map.insert(name, value);
+            client.publish_with_headers(subject, map, "{}".into()).await.unwrap();
+        }
+        client.flush().await.unwrap();
+    }
+    barrier(connection).await;
+}
+
+async fn attack(role: Role) {
+    let log = Log::start().await;
+    let connection = log.connect(role).await;
+    let before = settled(&log.admin).await;
+    let consumer = "mine";
+    for stream in STREAMS {
+        let config = json!({ "name": consumer, "ack_policy": "none", "mem_storage": true });
+        let create = json!({ "stream_name": stream, "config": config }).to_string();
+        let subject = connection.api_subject(format_args!("CONSUMER.CREATE.{stream}.{consumer}"));
+        let _ = connection.client().request(subject, create.into()).await;
+    }
+    let mut all: Vec<String> = SUBJECTS.map(str::to_owned).to_vec();
+    all.retain(|subject| !may_publish(role, subject));
+    for api in ["weft.API", "$JS.API"] {
+        all.extend(targets(role, api));
+    }
+    for api in ["weft.API", "$JS.API"] {
+        attack_by_replies(&connection, api, &all, consumer).await;
+    }
+    log.assert_unharmed(role, &before, "reply subjects").await;
+    attack_directly(&connection, &all).await;
+    log.assert_unharmed(role, &before, "requests").await;
+    attack_by_headers(&connection, &all).await;
+    log.assert_unharmed(role, &before, "headers").await;
+    attack_by_consumers(&connection, &all).await;
+    log.assert_unharmed(role, &before, "push consumers").await;
+}
+
+fn may_publish(role: Role, subject: &str) -> bool {
+    let may: &[&str] = match role {
+        Role::Gateway => &["events.", "heads.", "rejected.", "$KV.weft_catalog.key-used.", "$KV.weft_leases.appender."],
+        Role::Worker => &["heads.", "outcomes.", "checkpoints.", "dlq.", "$KV.weft_leases."],
+        Role::Admin | Role::Tail => &[],
+    };
+    may.iter().any(|prefix| subject.starts_with(prefix))
+}
+
+#[tokio::test]
+async fn a_gateways_user_destroys_nothing() {
+    attack(Role::Gateway).await;
+}
+
+#[tokio::test]
+async fn a_workers_user_destroys_nothing() {
+    attack(Role::Worker).await;
+}
+
+#[tokio::test]
+async fn a_subscribers_user_destroys_nothing() {
+    attack(Role::Tail).await;
+}
+
+/// The attacks are real: where users live in the account of the streams, reading is enough to remove every stream, a
+/// publish with a header empties a bucket that takes rollups, and a consumer writes where its owner may not.
+#[tokio::test]
+async fn in_the_account_of_the_streams_a_reader_destroys_the_log() {
+    let users = r#"authorization { users: [
+        { user: all, password: p }
+        { user: reader, password: p, permissions: {
+            publish: { allow: ["$JS.API.INFO", "$JS.API.DIRECT.GET.>", "$JS.API.CONSUMER.CREATE.EVENTS.>"] }
+            subscribe: { allow: ["_INBOX.>"] }
+        } }
+    ] }"#;
+    let server = TestServer::builder().config(users).start().await;
+    let user = |name: &str| weft_nats::options::NatsOptions {
+        url: Some(server.url().replace("nats://", &format!("nats://{name}:p@"))),
+        ..Default::default()
+    };
+    let (all, reader) = (connect(&user("all")).await, connect(&user("reader")).await);
+    ensure(&all).await;
+    let catalog = Catalog::new(all.clone(), master_key());
+    fill(&[&all], &catalog).await;
+    let before = streams::state(&all, "COMMANDS").await.unwrap();
+    attack_by_consumers(&reader, &["commands.0".to_owned()]).await;
+    let written = eventually(PATIENCE, async || streams::state(&all, "COMMANDS").await.unwrap().last > before.last);
+    assert!(written.await, "a push consumer writes");
+    attack_by_replies(&reader, "$JS.API", &targets(Role::Tail, "$JS.API"), "none").await;
+    let gone = eventually(PATIENCE, async || streams::state(&all, "EVENTS").await.is_err()).await;
+    assert!(gone, "answers to reads are requests");
+}
+
+/// A subscriber's consumers are few and short-lived, whatever it asks for, so that readers of shards find room.
+#[tokio::test]
+async fn subscribers_leave_room_for_the_readers_of_the_log() {
+    let log = Log::start().await;
+    let tail = log.connect(Role::Tail).await;
+    barrier(&tail).await;
+    let create = async |name: &str, config: Value| {
+        let body = json!({ "stream_name": "EVENTS", "config": config }).to_string();
+        let subject = tail.api_subject(format_args!("CONSUMER.CREATE.EVENTS.{name}"));
+        let answer = tail.client().request(subject, body.into()).await.unwrap();
+        serde_json::from_slice::<Value>(&answer.payload).unwrap()
+    };
+    let mut made = 0;
+    for number in 0.. {
+        let name = format!("c{number}");
+        let answer = create(&name, json!({ "name": name, "inactive_threshold": 86_400_000_000_000u64 })).await;
+        if answer["error"].is_object() {
+            assert_eq!(answer["error"]["err_code"], 10_026, "{answer}");
+            break;
+        }
+        assert_eq!(answer["config"]["inactive_threshold"], 300_000_000_000u64);
+        made += 1;
+    }
+    assert_eq!(made, 300);
+    let gateway = log.connect(Role::Gateway).await;
+    try_add_consumer(&gateway, "EVENTS").await.expect("room for the log's own readers");
+    assert!(create("d", json!({ "durable_name": "d", "name": "d" })).await["error"].is_object());
+    // Those of readers do not count as subscribers'.
+    let names = consumer_names(&log.admin, "EVENTS").await;
+    let tails = tail.jetstream().get_stream("EVENTS").await.unwrap();
+    for name in names.iter().filter(|name| name.starts_with('c')).take(1) {
+        tails.delete_consumer(name).await.unwrap();
+    }
+    add_consumers(&gateway, "EVENTS", 10).await;
+    assert!(create("again", json!({ "name": "again" })).await["error"].is_null());
+}
+
+/// Every other role waits for an admin, which is named in what it waits for.
+#[tokio::test]
+async fn only_an_admin_creates_and_changes_streams() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(options(folder.path()), CancellationToken::new()).await.unwrap();
+    let users = server.users();
+    let roles = [connect(&users.gateway).await, connect(&users.worker).await];
+    let spec = LogSpec { body_bytes_max: 1 << 20, ..LogSpec::default() };
+    for role in &roles {
+        let waits = streams::check_for(role, &spec, &[]).await.unwrap_err().to_string();
+        assert!(waits.contains("waiting for the admin to create the streams"), "{waits}");
+        assert!(streams::ensure(role, &spec).await.is_err());
+    }
+    ensure(&connect(&users.admin).await).await;
+    let larger = LogSpec { body_bytes_max: 2 << 20, ..spec.clone() };
+    for role in &roles {
+        streams::check_for(role, &spec, &[]).await.unwrap();
+        let waits = streams::check_for(role, &larger, &[]).await.unwrap_err().to_string();
+        assert!(waits.contains("max_payload") || waits.contains("max_body"), "{waits}");
+    }
+}
+
+/// A store that a server without accounts has written is read on.
+#[tokio::test]
+async fn streams_of_a_store_without_accounts_are_kept() {
+    let old = TestServer::start().await;
+    let connection = old.connection("old").await;
+    ensure(&connection).await;
+    fill(&[&connection], &Catalog::new(connection.clone(), master_key())).await;
+    settled(&connection).await;
+    let mut before = BTreeMap::new();
+    for stream in STREAMS {
+        before.insert(stream, streams::state(&connection, stream).await.unwrap());
+    }
+    old.kill();
+    let folder = tempfile::tempdir().unwrap();
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(old.folder().join("store"))
+        .arg(folder.path().join("store"))
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    for _ in 0..2 {
+        let stop = CancellationToken::new();
+        let server = Server::start(options(folder.path()), stop.clone()).await.unwrap();
+        let admin = connect(&server.users().admin).await;
+        for (stream, before) in &before {
+            assert_eq!(streams::state(&admin, stream).await.unwrap(), *before, "{stream}");
+        }
+        ensure(&admin).await;
+        let sources = Catalog::new(admin, master_key()).read().await.unwrap().sources.len();
+        assert_eq!(sources, 1);
+        stop.cancel();
+        server.stopped().await;
+    }
+}
+
+/// What the tail user's file says is enough for a client, under the prefix that every client has.
+#[tokio::test]
+async fn a_subscriber_reads_by_the_context_file_alone() {
+    let log = Log::start().await;
+    let text = std::fs::read_to_string(log.folder.path().join("context/tail.json")).unwrap();
+    let context: Value = serde_json::from_str(&text).unwrap();
+    let field = |name: &str| context[name].as_str().unwrap().to_owned();
+    let client = ConnectOptions::with_user_and_password(field("user"), field("password"));
+    let client = client.connect(field("url")).await.unwrap();
+    for jetstream in [jetstream::new(client.clone()), jetstream::with_prefix(client, "weft.API")] {
+        let stream = jetstream.get_stream("EVENTS").await.unwrap();
+        let pull = jetstream::consumer::pull::OrderedConfig { filter_subject: "events.a".into(), ..Default::default() };
+        let events = stream.create_consumer(pull).await.unwrap().messages().await.unwrap();
+        let events = tokio::time::timeout(PATIENCE, events.take(3).collect::<Vec<_>>()).await.expect("the events");
+        assert!(events.iter().all(Result::is_ok));
+    }
+}
