@@ -23,8 +23,6 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Known {
     pub events: Position,
-    /// The last sequence of EVENTS.
-    pub events_end: StreamSeq,
     pub commands: Position,
 }
 
@@ -87,26 +85,25 @@ impl fmt::Display for Difference {
 /// [`RecoveryError::Unavailable`]: the log does not answer. Try again.
 pub(crate) async fn compare(log: &Log, positions: &Positions) -> Result<Comparison, RecoveryError> {
     let stream = log.layout.events_stream(log.shard);
-    let (events, events_end) = match compare_stream(log, stream, positions.events.as_ref(), positions.cursor).await? {
-        Ok(known) => known,
+    let events = match compare_stream(log, stream, positions.events.as_ref(), positions.cursor).await? {
+        Ok(position) => position,
         Err(difference) => return Ok(Comparison::Differs(difference)),
     };
     let stream = log.layout.commands_stream(log.shard);
     let cursor = StreamSeq(positions.commands);
     Ok(match compare_stream(log, stream, positions.commands_at.as_ref(), cursor).await? {
-        Ok((commands, _)) => Comparison::Same(Known { events, events_end, commands }),
+        Ok(commands) => Comparison::Same(Known { events, commands }),
         Err(difference) => Comparison::Differs(difference),
     })
 }
 
-/// Compares one position, and returns it with the end of the stream. Where commits of an earlier version left it unknown,
-/// it becomes that of the stream as it is.
+/// Compares one position. Where commits of an earlier version left it unknown, it becomes that of the stream as it is.
 async fn compare_stream(
     log: &Log,
     stream: String,
     stored: Option<&v1::LogPosition>,
     cursor: StreamSeq,
-) -> Result<Result<(Position, StreamSeq), Difference>, RecoveryError> {
+) -> Result<Result<Position, Difference>, RecoveryError> {
     let ledger = match stored {
         Some(stored) => Position::from(stored),
         None => {
@@ -116,7 +113,7 @@ async fn compare_stream(
     };
     let (view, check) = verify_once(&log.connection, &stream, &ledger).await?;
     Ok(match check {
-        PositionCheck::Keep | PositionCheck::Skip { .. } => Ok((ledger, view.state.last)),
+        PositionCheck::Keep | PositionCheck::Skip { .. } => Ok(ledger),
         PositionCheck::Rebuild(mismatch) => {
             let found = at(log, &stream, cursor).await?;
             Err(Difference { stream, ledger, view, found, mismatch })

@@ -22,7 +22,7 @@ use weft_nats::{
     subject::Layout,
 };
 use weft_proto::{
-    ids::{ShardId, SubscriptionUid},
+    ids::{ShardId, StreamSeq, SubscriptionUid},
     v1,
 };
 
@@ -46,6 +46,7 @@ mod commands;
 mod commits;
 mod copies;
 mod events;
+mod filters;
 mod lookups;
 mod marks;
 mod pace;
@@ -156,6 +157,8 @@ pub struct Driver {
     subscriptions: Subscriptions,
     /// Subscriptions that events are matched for by an earlier filter than the catalog's.
     deferred: Vec<SubscriptionUid>,
+    /// Asks for the end of EVENTS, behind which their filters in the catalog count.
+    earlier_end: JoinSet<StreamSeq>,
     /// Asks the server for a catalog that was not read as far as the shard has acted on.
     confirming: JoinSet<Arc<Snapshot>>,
     /// What the server has confirmed to be all of the catalog.
@@ -195,8 +198,7 @@ impl Driver {
         recovered: Recovered,
         known: Known,
     ) -> Result<Self, DriverError> {
-        let Recovered { ledger, positions, mut restored, checkpoints } = recovered;
-        restored.read_before = known.events_end.max(positions.cursor);
+        let Recovered { ledger, positions, restored, checkpoints } = recovered;
         let log = Log { connection: context.connection.clone(), layout: context.layout, shard };
         let stream = context.layout.events_stream(shard);
         let events = reader(&context, stream, &format!("events-{shard}"), known.events.clone());
@@ -230,6 +232,7 @@ impl Driver {
             requests: HashSet::new(),
             subscriptions: Subscriptions::default(),
             deferred: Vec::new(),
+            earlier_end: JoinSet::new(),
             confirming: JoinSet::new(),
             confirmed: None,
             bucket: 0,
@@ -298,6 +301,7 @@ impl Driver {
     async fn take_over(&mut self) -> Result<(), DriverError> {
         let Stored { commit, .. } = self.commits.fence().await?;
         self.checkpoints.taken_over();
+        self.ask_earlier_end();
         self.copies.add(self.commits.position(), &commit, Vec::new());
         tracing::info!(shard = %self.shard, epoch = self.commits.epoch(), "shard is taken over");
         Ok(())
@@ -342,6 +346,7 @@ impl Driver {
                 let snapshot = Arc::clone(&catalog.borrow_and_update());
                 self.catalog_changed(&snapshot)?;
             }
+            Some(end) = self.earlier_end.join_next(), if active => self.earlier_end_known(end)?,
             Some(confirmed) = self.confirming.join_next(), if active => self.catalog_confirmed(confirmed)?,
             () = self.share.changed() => {
                 let limits = self.share.limits();

@@ -112,41 +112,17 @@ impl Driver {
     }
 
     /// A subscription of the catalog as events are matched for it.
-    fn compiled(&self, uid: SubscriptionUid, subscription: &Revised<Arc<v1::Subscription>>) -> Option<Compiled> {
+    pub(super) fn compiled(
+        &self,
+        uid: SubscriptionUid,
+        subscription: &Revised<Arc<v1::Subscription>>,
+    ) -> Option<Compiled> {
         let mut matcher = Matcher::new(&subscription.value, self.shard)?;
         if let Some(known) = self.lanes.subscription(uid) {
             // The catalog's start may have been counted in a part of EVENTS that was lost.
             matcher.start = matcher.start.min(StreamSeq(known.from));
         }
         Some(Compiled { matcher, subscription: subscription.clone() })
-    }
-
-    /// Matches events for a subscription by its recorded filter while the catalog's does not count yet.
-    fn match_by_filter_in_force(&mut self, uid: SubscriptionUid) {
-        if !self.lanes.is_filter_deferred(uid) {
-            return;
-        }
-        let filters = self.lanes.filters(uid);
-        let newest = filters.as_ref().and_then(|filters| filters.newest());
-        if let (Some(compiled), Some(newest)) = (self.subscriptions.get(&uid).cloned(), newest) {
-            self.subscriptions.insert(Compiled { matcher: compiled.matcher.with_filter(newest), ..compiled });
-            self.deferred.push(uid);
-        }
-    }
-
-    /// Matches by the catalog's filters where those count by now.
-    pub(super) fn match_by_newer_filters(&mut self) {
-        if self.deferred.is_empty() {
-            return;
-        }
-        let lanes = &self.lanes;
-        let counting: Vec<_> = self.deferred.extract_if(.., |uid| !lanes.is_filter_deferred(*uid)).collect();
-        for uid in counting {
-            let known = self.subscriptions.get(&uid).map(|known| known.subscription.clone());
-            if let Some(compiled) = known.and_then(|subscription| self.compiled(uid, &subscription)) {
-                self.subscriptions.insert(compiled);
-            }
-        }
     }
 
     /// Who removed a subscription since the shard has known it. A removal that names nobody is none.

@@ -55,7 +55,7 @@ pub(super) struct Drafts {
 /// How the parts of the state that a draft tells of stand when it is sealed.
 pub(super) trait State {
     /// The lane for the record; `None` when it is settled.
-    fn lane(&self, key: &LaneKey) -> Option<v1::Lane>;
+    fn lane(&mut self, key: &LaneKey) -> Option<v1::Lane>;
     /// The run; `None` when it is settled.
     fn run(&self, work: &Work) -> Option<v1::PendingRun>;
     /// The next sequence that the own reader of a detached subscription wants; 0: it has joined.
@@ -174,7 +174,7 @@ impl Drafts {
     }
 
     /// Closes the open draft at these positions and opens the next.
-    pub fn seal(&mut self, cursor: StreamSeq, commands_cursor: u64, state: &impl State) {
+    pub fn seal(&mut self, cursor: StreamSeq, commands_cursor: u64, state: &mut impl State) {
         let mut commit = mem::take(&mut self.commit);
         commit.cursor = cursor.0;
         commit.commands_cursor = commands_cursor;

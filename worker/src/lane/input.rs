@@ -365,6 +365,12 @@ pub enum Input {
         /// Its COMMANDS sequence.
         command: u64,
     },
+    /// No earlier owner has read EVENTS beyond this. Until it is known, a filter that becomes wider does not count: events
+    /// that are still to be read may have been read by an earlier owner.
+    EarlierEnd {
+        /// The last sequence that one may have read.
+        through: StreamSeq,
+    },
     /// The draft with this number is stored in OUTCOMES.
     Committed {
         /// Which.

@@ -118,6 +118,9 @@ impl Need {
 #[derive(Debug)]
 pub(super) struct Lane {
     pub next: StreamSeq,
+    /// `next` as the newest draft that tells of the lane has it. What lies between them the lane has read, and it is not of its
+    /// subscription; an owner that takes over reads it again.
+    pub drafted_next: StreamSeq,
     pub last: StreamSeq,
     pub complete_to: StreamSeq,
     pub buffer: VecDeque<Arc<StoredEvent>>,
@@ -147,6 +150,7 @@ impl Lane {
     pub fn settled() -> Self {
         Self {
             next: StreamSeq(1),
+            drafted_next: StreamSeq(1),
             last: StreamSeq(0),
             complete_to: StreamSeq(0),
             buffer: VecDeque::new(),
@@ -169,6 +173,7 @@ impl Lane {
     pub fn restored(lane: &v1::Lane, now: Timestamp) -> Self {
         Self {
             next: StreamSeq(lane.next),
+            drafted_next: StreamSeq(lane.next),
             last: StreamSeq(lane.last),
             complete_to: StreamSeq(lane.next.saturating_sub(1)),
             head: Tries {
@@ -210,6 +215,7 @@ impl Lane {
         debug_assert!(seq > self.last, "P3: events of a lane arrive in order");
         if self.is_settled() {
             self.next = seq;
+            self.drafted_next = seq;
             self.complete_to = self.last.max(StreamSeq(seq.0 - 1));
             self.head = Tries::default();
         }
@@ -231,6 +237,7 @@ impl Lane {
             "P3: only the head settles"
         );
         self.next = seq.next();
+        self.drafted_next = self.next;
         self.head = Tries::default();
         self.blocked = false;
         event.map_or(0, |event| event_bytes(&event))
@@ -240,6 +247,7 @@ impl Lane {
     pub fn settle_unread(&mut self, seq: StreamSeq) {
         debug_assert!(self.buffer.is_empty() && seq >= self.next && seq <= self.last, "P3: only the head settles");
         self.next = seq.next();
+        self.drafted_next = self.next;
         self.complete_to = self.complete_to.max(seq);
         self.head = Tries::default();
         self.blocked = false;

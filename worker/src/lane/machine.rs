@@ -69,9 +69,9 @@ pub struct Lanes {
     pub(super) draining: bool,
     /// Subscriptions that await the commit of their filter, with the drafts that hold it.
     pub(super) awaiting: Vec<(u64, SubscriptionUid)>,
-    /// Earlier owners may have read up to here, by the filters of the committed record.
-    pub(super) read_before: StreamSeq,
-    /// Subscriptions whose wider filter counts behind `read_before`.
+    /// Earlier owners may have read up to here, by the filters of the committed record; `None`: as far as they like.
+    pub(super) earlier_end: Option<StreamSeq>,
+    /// Subscriptions whose wider filter counts behind `earlier_end`.
     pub(super) deferred: BTreeSet<SubscriptionUid>,
     pub(super) rng: StdRng,
 }
@@ -98,7 +98,7 @@ impl Lanes {
             drafted_commands: restored.commands_cursor,
             draining: false,
             awaiting: Vec::new(),
-            read_before: restored.read_before,
+            earlier_end: restored.earlier_end,
             deferred: BTreeSet::new(),
             rng,
         }
@@ -126,6 +126,7 @@ impl Lanes {
             Input::Loaded { work, event } => self.loaded(&work, event, now, actions),
             Input::Commanded(command) => self.commanded(command, now, actions),
             Input::CommandPassed { command } => self.commands_cursor = self.commands_cursor.max(command),
+            Input::EarlierEnd { through } => self.earlier_end = Some(through),
             Input::Committed { draft } => self.committed(draft, now, actions),
             Input::Bounded(limits) => {
                 self.memory.set_max(limits.buffered_bytes_max);
@@ -220,7 +221,7 @@ impl Lanes {
 
     /// Ends the open draft: what is decided from now on is committed after it.
     pub(super) fn seal(&mut self) {
-        self.drafts.seal(self.cursor, self.commands_cursor, &self.world);
+        self.drafts.seal(self.cursor, self.commands_cursor, &mut self.world);
         self.drafted_cursor = self.cursor;
         self.drafted_commands = self.commands_cursor;
     }

@@ -98,8 +98,8 @@ pub struct Restored {
     pub runs: Vec<v1::PendingRun>,
     /// Subscriptions seen, including detached ones.
     pub subscriptions: Vec<v1::SubscriptionState>,
-    /// The end of EVENTS when the shard was taken over: no earlier owner has read further.
-    pub read_before: StreamSeq,
+    /// As [`Input::EarlierEnd`], if it is known.
+    pub earlier_end: Option<StreamSeq>,
 }
 
 #[cfg(test)]

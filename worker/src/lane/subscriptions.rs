@@ -6,7 +6,7 @@
 //! A lane delivers in order across owners only if every owner matches an event by the same filter: where the next owner
 //! takes an event that the one before had ignored, later events of that workflow may have been delivered already. Two
 //! rules ensure it. Nothing is attempted by a filter that is not committed, so the record holds every filter that was
-//! used. And a filter that takes more than the recorded one counts only behind the end that EVENTS had at the take-over:
+//! used. And a filter that takes more than the recorded one counts only behind the end that EVENTS has after a take-over:
 //! what lies before may have been read, and delivered without a commit, by the recorded filter.
 
 use std::sync::Arc;
@@ -116,7 +116,7 @@ impl Lanes {
 
     /// Filters count that had to wait until everything was read that an earlier owner may have read.
     pub(super) fn apply_deferred_filters(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
-        if self.deferred.is_empty() || self.cursor < self.read_before {
+        if self.deferred.is_empty() || self.is_among_earlier() {
             return;
         }
         for uid in std::mem::take(&mut self.deferred) {
@@ -126,6 +126,11 @@ impl Lanes {
                 self.switch(uid, now, actions);
             }
         }
+    }
+
+    /// Whether an earlier owner may have read what comes next.
+    fn is_among_earlier(&self) -> bool {
+        self.earlier_end.is_none_or(|end| self.cursor < end)
     }
 
     /// Whether the filter of the newest rules of a subscription does not count yet.
@@ -148,7 +153,7 @@ impl Lanes {
         let in_force = state.filters.last();
         let is_other = in_force.is_none_or(|last| (&last.types, &last.sources) != (&rules.types, &rules.sources));
         let is_wider = in_force.is_some_and(|last| !is_covered(&rules.types, &rules.sources, last));
-        if is_wider && self.cursor < self.read_before && !has(Flaw::WiderAtTakeOver) {
+        if is_wider && self.is_among_earlier() && !has(Flaw::WiderAtTakeOver) {
             self.deferred.insert(uid);
             return;
         }
@@ -169,9 +174,9 @@ impl Lanes {
         }
     }
 
-    /// Everything of a subscription below this is settled.
+    /// Everything of a subscription below this is settled, and no lane of the record reads it again.
     fn settled_below(&self, uid: SubscriptionUid) -> StreamSeq {
-        let lanes = self.world.lanes_of(uid).filter(|(_, lane)| !lane.is_settled()).map(|(_, lane)| lane.first());
+        let lanes = self.world.lanes_of(uid).filter(|(_, lane)| !lane.is_settled()).map(|(_, lane)| lane.drafted_next);
         let unread = self.world.detached(uid).map(|detached| detached.through.next());
         lanes.chain(unread).min().unwrap_or(self.cursor.next())
     }

@@ -237,8 +237,9 @@ impl World {
 }
 
 impl State for World {
-    fn lane(&self, key: &LaneKey) -> Option<v1::Lane> {
-        let lane = self.lanes.get(key).filter(|lane| !lane.is_settled() || lane.paused)?;
+    fn lane(&mut self, key: &LaneKey) -> Option<v1::Lane> {
+        let lane = self.lanes.get_mut(key).filter(|lane| !lane.is_settled() || lane.paused)?;
+        lane.drafted_next = lane.first();
         Some(v1::Lane {
             subscription: key.subscription.to_vec(),
             workflow_id: key.workflow.as_str().to_owned(),

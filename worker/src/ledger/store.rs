@@ -280,7 +280,7 @@ pub(super) fn restored(database: &redb::Database, positions: &Positions) -> Resu
     let transaction = database.begin_read()?;
     Ok(Restored {
         cursor: positions.cursor,
-        read_before: positions.cursor,
+        earlier_end: None,
         commands_cursor: positions.commands,
         lanes: tables::all(&transaction, tables::LANES)?,
         runs: tables::all(&transaction, tables::RUNS)?,

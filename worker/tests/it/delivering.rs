@@ -291,3 +291,27 @@ async fn an_outage_of_ten_seconds_makes_no_dead_letters_and_delays_nobody_else()
     assert!((2..100).contains(&failed), "the circuit holds {sent} events back: {failed} attempts failed");
     assert!(slowest < Duration::from_secs(2), "P4: twenty events to the neighbour took {slowest:?}");
 }
+
+/// A receiver is unavailable for a moment, to the only workflow, and there is hardly a retry: with failures that count it would
+/// be a dead letter at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moment_of_503_uses_up_no_retry() {
+    for max_retries in [0, 1] {
+        let mut log = Log::start().await;
+        let receiver = Receiver::start(|request| if request.attempt <= 2 { 503 } else { 200 }).await;
+        let few = v1::Retry { max_retries, base_ms: 50, factor: 1.0, max_ms: 50, ..Default::default() };
+        log.subscribe_with("billing", &receiver, 1, |subscription| subscription.retry = Some(few)).await;
+        let folder = tempfile::tempdir().unwrap();
+        let worker = Running::start(&log, folder.path());
+        log.events(1, 1).await;
+        let requests = receiver.until_delivered(1).await;
+        assert_eq!(requests.iter().map(|request| request.attempt).collect::<Vec<_>>(), [1, 2, 3]);
+        let commits = log.commits(|commits| commits.iter().any(|commit| !commit.outcomes.is_empty())).await;
+        worker.stop().await;
+        let attempts: Vec<bool> =
+            commits.iter().flat_map(|commit| &commit.attempts).map(|attempt| attempt.uncounted).collect();
+        assert_eq!(attempts, [true, true, false]);
+        let kinds: Vec<_> = commits.iter().flat_map(|commit| &commit.outcomes).map(v1::Outcome::kind).collect();
+        assert_eq!(kinds, [v1::OutcomeKind::Delivered]);
+    }
+}

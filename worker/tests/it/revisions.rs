@@ -1,7 +1,7 @@
 //! Filters that change while events wait.
 
 use weft_nats::{catalog::Catalog, testing::master_key};
-use weft_proto::v1;
+use weft_proto::v1::{self, subscription_change::Change};
 
 use crate::support::{Log, PATIENCE, Receiver, Running};
 
@@ -98,6 +98,8 @@ async fn a_wider_filter_counts_behind_what_an_earlier_owner_may_have_read() {
     }
     let worker = Running::start(&log, folder.path());
     receiver.until_delivered(3).await;
+    let counts = |change: &v1::SubscriptionChange| matches!(&change.change, Some(Change::Revised(revised)) if revised.types == ["order.*"] && revised.from == 6);
+    log.commits(|commits| commits.iter().any(|commit| commit.subscriptions.iter().any(counts))).await;
     for kind in ["a", "b"] {
         log.event_with("w0", |event| event.event_type = format!("order.{kind}")).await;
     }

@@ -47,10 +47,11 @@ impl World {
             self.retry_at.clear();
             self.record.not_before.clear();
         }
-        self.read_before = self.log.len();
+        self.log_at_crash = self.log.len();
+        self.earlier_end = None;
         self.deferred.clear();
-        let restored = Restored { read_before: StreamSeq(self.log.len() as u64), ..self.record.restored() };
-        self.lanes = Lanes::new(limits_of(self.seed), restored, self.now, StdRng::seed_from_u64(self.seed));
+        self.lanes =
+            Lanes::new(limits_of(self.seed), self.record.restored(), self.now, StdRng::seed_from_u64(self.seed));
         self.read = self.record.cursor as usize;
         // What a subscription took that was opened without a commit, it has not taken.
         let (record, cursor) = (&self.record, self.record.cursor);
@@ -80,6 +81,7 @@ impl World {
 
     /// No more faults: everything comes to its end.
     pub fn heal(&mut self) {
+        self.run(Step::LearnEnd);
         for subscription in 0..SUBSCRIPTIONS {
             self.adopt(subscription);
             self.pause(subscription, false);

@@ -1,7 +1,7 @@
 //! Filters that change, and owners that see it at different moments.
 
 use super::{
-    script::{attempted, commit_all, world_with},
+    script::{attempted, catch_up_all, commit_all, world_with},
     *,
 };
 
@@ -32,8 +32,11 @@ fn a_wider_filter_counts_behind_what_an_earlier_owner_may_have_read() {
     widen_unseen(&mut world);
     world.crash(false);
     assert!(world.lanes.is_filter_deferred(uid(0)));
-    (0..5).for_each(|_| world.read());
+    (0..4).for_each(|_| world.read());
     assert_eq!(attempted(&world), [3]);
+    world.run(Step::LearnEnd);
+    assert!(world.lanes.is_filter_deferred(uid(0)));
+    world.read();
     assert!(!world.lanes.is_filter_deferred(uid(0)), "everything is read that an earlier owner may have read");
     world.log.extend([event(6, 0), event(7, 0), event(8, 0)]);
     world.heal();
@@ -83,15 +86,44 @@ fn a_receiver_that_is_gone_while_a_filter_awaits_its_commit_is_paused() {
     let mut world = narrow_world(4);
     widen_unseen(&mut world);
     world.crash(false);
-    (0..3).for_each(|_| world.read());
+    (0..4).for_each(|_| world.read());
     let attempt = world.attempts.pop().unwrap();
-    assert!(world.lanes.is_filter_deferred(uid(0)));
-    world.read();
+    assert!(world.lanes.is_filter_deferred(uid(0)), "it is not known how far an earlier owner may have read");
+    world.run(Step::LearnEnd);
     assert!(!world.lanes.is_filter_deferred(uid(0)));
     world.end(attempt, Verdict::Gone);
     assert_eq!(world.pauses.len(), 1);
     commit_all(&mut world);
     assert!(attempted(&world).is_empty());
+}
+
+/// A lane reads past events that the filter in force ignored, and the record still has it before them: the filter is kept until
+/// the record has the lane behind them too, or the next owner would take them by another one.
+#[test]
+fn a_filter_is_kept_until_no_lane_of_the_record_reads_by_it() {
+    let mut world = narrow_world(6);
+    world.pause(0, true);
+    (0..5).for_each(|_| world.read());
+    world.refilter(0, false);
+    world.read();
+    commit_all(&mut world);
+    world.pause(0, false);
+    world.catch_up(0, true);
+    let attempt = world.attempts.pop().unwrap();
+    assert_eq!(attempt.work.seq, StreamSeq(3));
+    world.end(attempt, Verdict::Delivered);
+    commit_all(&mut world);
+    let lane = world.record.lanes.values().find(|lane| lane.subscription == uid(0).to_vec()).unwrap();
+    assert_eq!((lane.next, lane.last), (4, 6));
+    world.catch_up(0, false);
+    assert_eq!(attempted(&world), [6]);
+    // Event 4 is one of the wide filter's.
+    world.refilter(0, true);
+    commit_all(&mut world);
+    world.crash(false);
+    catch_up_all(&mut world);
+    assert_eq!(attempted(&world), [6]);
+    world.heal();
 }
 
 /// P5: an opening that was never committed took nothing, though the operator has removed the subscription again.

@@ -51,8 +51,9 @@ pub struct World {
     pub removed: BTreeSet<u8>,
     /// Which events each subscription takes, of those that have been read.
     pub taken: BTreeMap<(u8, u64), bool>,
-    /// Events that an earlier owner may have read.
-    pub read_before: usize,
+    /// Events that an earlier owner may have read: all that there were at its end, and what this owner knows of that.
+    pub log_at_crash: usize,
+    pub earlier_end: Option<usize>,
     /// Subscriptions whose filter in the catalog is wider than the recorded one, which counts for those events.
     pub deferred: BTreeSet<u8>,
     /// Events that nobody took when they were read.
@@ -73,6 +74,11 @@ pub struct World {
     pub seed: u64,
 }
 
+/// One that has had no owner.
+fn new_shard() -> Restored {
+    Restored { earlier_end: Some(StreamSeq(0)), ..Restored::default() }
+}
+
 fn lanes_of_number(lanes: &Lanes, number: u8) -> usize {
     lanes.world.lanes_of(uid(number)).count()
 }
@@ -80,7 +86,7 @@ fn lanes_of_number(lanes: &Lanes, number: u8) -> usize {
 impl World {
     pub fn new(seed: u64) -> Self {
         let mut world = Self {
-            lanes: Lanes::new(limits_of(seed), Restored::default(), Timestamp::UNIX_EPOCH, StdRng::seed_from_u64(seed)),
+            lanes: Lanes::new(limits_of(seed), new_shard(), Timestamp::UNIX_EPOCH, StdRng::seed_from_u64(seed)),
             now: Timestamp::from_second(1_000_000).unwrap(),
             log: vec![],
             read: 0,
@@ -100,7 +106,8 @@ impl World {
             missing: BTreeSet::new(),
             removed: BTreeSet::new(),
             taken: BTreeMap::new(),
-            read_before: 0,
+            log_at_crash: 0,
+            earlier_end: Some(0),
             deferred: BTreeSet::new(),
             unrouted: BTreeSet::new(),
             closed: BTreeMap::new(),
@@ -163,7 +170,7 @@ impl World {
         // Only of a subscription that an earlier owner has delivered for.
         let is_known = self.lanes.subscription(uid(subscription)).is_some();
         let is_wider = is_known && !narrow && self.narrow_in_force.contains(&subscription);
-        if is_wider && self.read < self.read_before {
+        if is_wider && self.is_among_earlier() {
             self.deferred.insert(subscription);
         } else {
             self.deferred.remove(&subscription);
@@ -173,6 +180,11 @@ impl World {
         if let Some(through) = self.lanes.detached_through(uid(subscription)) {
             self.detached.entry(uid(subscription)).or_insert(through.0 as usize);
         }
+    }
+
+    /// Whether an earlier owner may have read the next event, for all that this one knows.
+    fn is_among_earlier(&self) -> bool {
+        self.earlier_end.is_none_or(|end| self.read < end)
     }
 
     /// From now on events are matched by this filter.
@@ -460,6 +472,10 @@ impl World {
             Step::Remove { subscription } => self.remove(subscription),
             Step::Discard { subscription } => self.discard(subscription),
             Step::BringBack { subscription } => self.bring_back(subscription),
+            Step::LearnEnd => {
+                self.earlier_end = Some(self.log_at_crash);
+                self.handle(Input::EarlierEnd { through: StreamSeq(self.log_at_crash as u64) });
+            }
             Step::Crash { committed } => self.crash(committed),
             Step::End { .. }
             | Step::CatchUp { .. }
@@ -476,7 +492,7 @@ impl World {
 
     pub fn read(&mut self) {
         let Some(event) = self.log.get(self.read).cloned() else { return };
-        if self.read >= self.read_before {
+        if !self.is_among_earlier() {
             for subscription in std::mem::take(&mut self.deferred) {
                 self.force(subscription, false);
             }

@@ -160,7 +160,7 @@ impl Record {
         Restored {
             cursor: StreamSeq(self.cursor),
             commands_cursor: self.commands_cursor,
-            read_before: StreamSeq(self.cursor),
+            earlier_end: None,
             lanes: self.lanes.values().cloned().collect(),
             runs: self.runs.values().cloned().collect(),
             subscriptions: self.subscriptions.values().cloned().collect(),

@@ -73,6 +73,8 @@ pub enum Step {
     Age {
         events: u8,
     },
+    /// The owner learns how far the one before may have read.
+    LearnEnd,
     /// Another filter.
     Refilter {
         subscription: u8,
@@ -127,6 +129,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         1 => (1u8..6).prop_map(|events| Step::Age { events }),
         1 => (-170i16..=170).prop_map(|hours| Step::SetClock { hours }),
         1 => any::<bool>().prop_map(|committed| Step::Crash { committed }),
+        2 => Just(Step::LearnEnd),
         2 => (0..SUBSCRIPTIONS, any::<bool>())
             .prop_map(|(subscription, narrow)| Step::Refilter { subscription, narrow }),
         1 => ending(),
