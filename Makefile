@@ -49,12 +49,12 @@ soak: soak-models soak-kills
 soak-models:
 	WEFT_SOAK_STEPS="$(or $(WEFT_SOAK_STEPS),$(LANES_STEPS))" \
 		cargo test --package weft-worker --lib --locked -- --nocapture lane::tests::soak::random
-	PROPTEST_CASES="$(or $(WEFT_SOAK_CASES),$(SEQUENCER_CASES))" cargo test --package weft-gateway --lib --locked sequencer::tests
-	PROPTEST_CASES="$(or $(WEFT_SOAK_CASES),$(RECEIPTS_CASES))" cargo test --package weft-index --lib --locked receipts::tests
+	PROPTEST_CASES="$(SEQUENCER_CASES)" cargo test --package weft-gateway --lib --locked sequencer::tests
+	PROPTEST_CASES="$(RECEIPTS_CASES)" cargo test --package weft-index --lib --locked receipts::tests
 
-# What takes ten minutes each, built without optimisation, on two cores.
+# Ten minutes each, on two cores without optimisation.
 LANES_STEPS = 25000000
-SEQUENCER_CASES = 60000
+SEQUENCER_CASES = 100000
 RECEIPTS_CASES = 4000
 
 # Real processes, on a machine that need not be quiet.
