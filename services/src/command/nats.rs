@@ -14,6 +14,7 @@ use weft_nats::{
     subject::Layout,
 };
 
+use super::output;
 use crate::{config::Config, exit::Failure};
 
 /// What a password is where none is given: a variable that nats-server reads from its environment.
@@ -62,7 +63,7 @@ pub fn run(command: NatsCommand) -> Result<(), Failure> {
         "accounts": accounts(Layout::new(config.spec.log.shards), password),
     }));
     match &args.output {
-        None => print!("{rendered}"),
+        None => output::text(&rendered)?,
         Some(path) => private_file::write(path, &rendered)
             .map_err(|error| Failure::Failed(format!("--output {}: {error}", path.display())))?,
     }
