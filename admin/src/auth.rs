@@ -2,15 +2,17 @@
 //!
 //! One layer in front of all services decides, by the table in [`methods`], before anything of a request is read; what is
 //! not in the table is refused to all but admins. A call that was let in carries its [`Grant`], which says who acts and
-//! what the caller may see.
+//! what the caller may see. Every call is counted, and every failed authentication ([`failures`]).
 
 use std::{
-    future::{Ready, ready},
+    future::ready,
+    net::IpAddr,
     sync::Arc,
     task::{Context, Poll},
+    time::Instant,
 };
 
-use futures_util::future::Either;
+use futures_util::future::{BoxFuture, Either};
 use http::header::AUTHORIZATION;
 use tonic::{Request, Status};
 use tower::{Layer, Service};
@@ -18,36 +20,66 @@ use weft_nats::{
     catalog::keys::{Grant, KeyError, Keys, bearer},
     scan::Filter,
 };
+use weft_serve::{Peer, network};
 
-use crate::error::{Code, of_key, refuse};
+use crate::{
+    error::{Code, of_key, refuse},
+    metrics,
+};
 
+mod failures;
 pub mod methods;
 
+use failures::Failures;
 use methods::{Access, Limits};
 
 /// Lets calls through to the services behind it.
 #[derive(Debug, Clone)]
 pub struct Guard {
     keys: Arc<Keys>,
+    failures: Arc<Failures>,
 }
 
 impl Guard {
     /// Whoever has one of these keys is let in.
     pub fn new(keys: Arc<Keys>) -> Self {
-        Self { keys }
+        metrics::describe();
+        Self { keys, failures: Arc::default() }
     }
 
     /// Decides about a call and gives it its grant.
     fn admit<B>(&self, request: &mut http::Request<B>) -> Result<(), Status> {
         let Access::Key(scope, limits) = methods::access(request.uri().path()) else { return Ok(()) };
         let given = request.headers().get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-        let grant = self.keys.authorize(given.filter(|key| !key.is_empty()), scope).map_err(of_key)?;
+        let grant = self.keys.authorize(given.filter(|key| !key.is_empty()), scope);
+        let grant = grant.map_err(|error| self.refuse(error, client(request)))?;
         if limits == Limits::Refused {
             grant.check_unlimited().map_err(of_key)?;
         }
         request.extensions_mut().insert(grant);
         Ok(())
     }
+
+    /// Counts a failed authentication; the answer to it. A key that lacks a scope was authenticated.
+    fn refuse(&self, error: KeyError, client: Option<IpAddr>) -> Status {
+        if !matches!(error, KeyError::Missing | KeyError::Unknown | KeyError::Expired) {
+            return of_key(error);
+        }
+        let noted = self.failures.note(client, Instant::now());
+        if noted.first {
+            let network = client.map_or_else(|| "unknown".to_owned(), |client| network(client).to_string());
+            tracing::warn!(network, reason = %error, "authentication failed; further failures of this minute are only counted");
+        }
+        if noted.limited {
+            return refuse(Code::RateLimited, format!("{error}; too many failures from this network, wait a minute"));
+        }
+        of_key(error)
+    }
+}
+
+/// The address that a call comes from.
+fn client<B>(request: &http::Request<B>) -> Option<IpAddr> {
+    request.extensions().get::<Peer>().map(|peer| peer.0)
 }
 
 impl<S> Layer<S> for Guard {
@@ -68,21 +100,31 @@ pub struct Guarded<S> {
 impl<S, B, R> Service<http::Request<B>> for Guarded<S>
 where
     S: Service<http::Request<B>, Response = http::Response<R>>,
-    R: Default,
+    S::Error: Send + 'static,
+    S::Future: Send + 'static,
+    R: Default + Send + 'static,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = Either<Ready<Result<S::Response, S::Error>>, S::Future>;
+    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        match self.guard.admit(&mut request) {
-            Ok(()) => Either::Right(self.inner.call(request)),
-            Err(status) => Either::Left(ready(Ok(status.into_http()))),
-        }
+        let method = methods::label(request.uri().path());
+        let answer = match self.guard.admit(&mut request) {
+            Ok(()) => Either::Left(self.inner.call(request)),
+            Err(status) => Either::Right(ready(Ok(status.into_http()))),
+        };
+        Box::pin(async move {
+            let response = answer.await?;
+            // What is refused as a whole says so in its headers; else only the trailers tell, when all has been sent.
+            let code = Status::from_header_map(response.headers()).map_or(tonic::Code::Ok, |status| status.code());
+            metrics::count_request(method, code);
+            Ok(response)
+        })
     }
 }
 

@@ -49,6 +49,8 @@ pub enum Code {
     LogUnavailable,
     /// The history has not come so far.
     Starting,
+    /// Too many failed authentications from one network.
+    RateLimited,
     /// Too many streams at a time.
     Overloaded,
     /// The process is about to end.
@@ -76,6 +78,7 @@ impl Code {
             Self::CursorExpired => "CURSOR_EXPIRED",
             Self::LogUnavailable => "LOG_UNAVAILABLE",
             Self::Starting => "STARTING",
+            Self::RateLimited => "RATE_LIMITED",
             Self::Overloaded => "OVERLOADED",
             Self::Draining => "DRAINING",
             Self::Internal => "INTERNAL",
@@ -93,6 +96,7 @@ impl Code {
             Self::KeyMissing | Self::KeyInvalid => tonic::Code::Unauthenticated,
             Self::ScopeMissing | Self::OutOfScope => tonic::Code::PermissionDenied,
             Self::CursorExpired => tonic::Code::OutOfRange,
+            Self::RateLimited => tonic::Code::ResourceExhausted,
             Self::LogUnavailable | Self::Starting | Self::Overloaded | Self::Draining => tonic::Code::Unavailable,
             Self::Internal => tonic::Code::Internal,
         }

@@ -11,6 +11,7 @@ pub mod auth;
 pub mod convert;
 pub mod deliveries;
 pub mod error;
+mod metrics;
 pub mod options;
 pub mod service;
 

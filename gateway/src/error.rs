@@ -366,7 +366,10 @@ impl From<SubmitError> for Problem {
                 Code::LogUnavailable,
                 "an event before it was not accepted; send all from there on again, with the same delivery ids",
             ),
-            SubmitError::Full => (Code::LogFull, "the log is at its limit; send again with the same delivery id"),
+            SubmitError::Full => (
+                Code::LogFull,
+                "the log is full: its limit or its disk is reached; send again with the same delivery id",
+            ),
             SubmitError::Unavailable => (
                 Code::LogUnavailable,
                 "the log did not answer; the event may have been accepted: send again with the same delivery id",

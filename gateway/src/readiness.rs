@@ -11,19 +11,32 @@ use crate::{router::Api, rpc::Health};
 /// How often the connection is looked at: it tells its state only when asked.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
+/// What it goes by.
+pub struct Seen {
+    pub connection: Connection,
+    pub api: Arc<Api>,
+    /// What the log still waits for.
+    pub progress: watch::Receiver<Option<String>>,
+    /// Streams that were removed.
+    pub streams: watch::Receiver<Option<String>>,
+}
+
 /// Keeps `missing` and the health service up to date until `cancel`; then they say that the gateway is draining.
 pub async fn watch(
-    connection: Connection,
-    api: Arc<Api>,
-    mut progress: watch::Receiver<Option<String>>,
+    Seen { connection, api, mut progress, streams }: Seen,
     missing: watch::Sender<Option<String>>,
     health: Health,
     cancel: CancellationToken,
 ) {
     let mut ready = false;
+    // Before the log was found for the first time its streams are still to be made.
+    let mut opened = false;
     loop {
+        let waits_for = progress.borrow_and_update().clone();
+        opened |= waits_for.is_none();
+        let log = streams.borrow().clone().filter(|_| opened).or(waits_for).or_else(|| connection.refused_writes());
         let followed = api.sources.missing().or_else(|| connection.refused_readers());
-        let now = first_missing(connection.is_connected(), progress.borrow_and_update().clone(), followed);
+        let now = first_missing(connection.is_connected(), log, followed);
         if ready != now.is_none() {
             ready = now.is_none();
             health.tell(ready).await;

@@ -7,9 +7,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_index::projection::OpenError;
 use weft_nats::{
     catalog::{Catalog, MasterKey, keys::Keys},
+    conditions::Conditions,
     connect::Connection,
     options::{Secret, Span},
-    streams::{self, EnsureError, LogSpec},
+    streams::{self, EnsureError, LogSpec, Used},
     subject::Layout,
     tail::Tails,
 };
@@ -41,7 +42,12 @@ const LOG_RETRY: Duration = Duration::from_millis(500);
 pub struct Gateway {
     options: GatewayOptions,
     listener: Listener,
+    storage: Option<Storage>,
+    conditions: Conditions,
 }
+
+/// Why the log cannot be written at the moment; `None` while it can.
+type Storage = watch::Receiver<Option<String>>;
 
 /// What ends a gateway.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +68,20 @@ impl Gateway {
     /// [`BindError`]: the port is taken, or the certificate cannot be used.
     pub async fn bind(options: GatewayOptions) -> Result<Self, BindError> {
         let listener = Listener::bind(options.listen, &options.tls).await?;
-        Ok(Self { options, listener })
+        Ok(Self { options, listener, storage: None, conditions: Conditions::default() })
+    }
+
+    /// Reports what an operator should mend, and what does not keep the gateway from accepting events, to these conditions.
+    #[must_use]
+    pub fn conditions(self, conditions: Conditions) -> Self {
+        Self { conditions, ..self }
+    }
+
+    /// Answers 503 `log_full` at once while `storage` says that the log cannot be written, such as for a full disk. Without
+    /// it senders wait for the log's answer.
+    #[must_use]
+    pub fn storage(self, storage: watch::Receiver<Option<String>>) -> Self {
+        Self { storage: Some(storage), ..self }
     }
 
     /// Where it listens; with port 0 in the options, the port that the system gave.
@@ -115,7 +134,10 @@ impl Gateway {
         }
         let (progress, progressed) = watch::channel(Some("streams: not looked for yet".to_owned()));
         let (services, health) = rpc::routes(&api).await;
-        tasks.spawn(readiness::watch(connection.clone(), api.clone(), progressed, missing, health, draining.clone()));
+        let used = Used::by_gateway(Layout::new(spec.log.shards));
+        let streams = streams::watch_streams(connection.clone(), used, self.conditions, closing.clone());
+        let seen = readiness::Seen { connection: connection.clone(), api: api.clone(), progress: progressed, streams };
+        tasks.spawn(readiness::watch(seen, missing, health, draining.clone()));
 
         let (noting, stopped) = (api.clone(), stop.child_token());
         tasks.spawn(async move { noting.keys.write_uses(&catalog, &stopped).await });
@@ -126,7 +148,9 @@ impl Gateway {
         let port = port(api.admission.clone(), proxies);
         let serving = weft_serve::serve(self.listener, router(api.clone()).merge(services), port, closing.clone());
         let opening = async {
-            let opening = Opening { connection, master_key, spec, folder, progress, api, closing: closing.clone() };
+            let storage = self.storage;
+            let opening =
+                Opening { connection, master_key, spec, folder, storage, progress, api, closing: closing.clone() };
             let opened = opening.open(&stop, &tasks).await;
             if opened.is_err() {
                 draining.cancel();
@@ -183,6 +207,7 @@ struct Opening {
     master_key: MasterKey,
     spec: LogSpec,
     folder: PathBuf,
+    storage: Option<Storage>,
     progress: watch::Sender<Option<String>>,
     api: Arc<Api>,
     closing: CancellationToken,
@@ -196,7 +221,10 @@ impl Opening {
             layout = self.ensure() => layout?,
             () = self.closing.cancelled() => return Ok(()),
         };
-        let options = SequencerOptions::new(self.folder, &self.spec, self.master_key);
+        let options = SequencerOptions {
+            storage: self.storage,
+            ..SequencerOptions::new(self.folder, &self.spec, self.master_key)
+        };
         let connection = self.connection.clone();
         let sequencer = sequencer::start(connection, layout, options, self.progress, stop.child_token(), tasks).await?;
         let tails = Tails::new(self.connection.clone(), layout);

@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::{HeaderMap, jetstream::context::PublishErrorKind};
+use async_nats::HeaderMap;
 use prost::Message;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,7 @@ pub use entry::is_ordered;
 use reached::Reached;
 use reading::Reading;
 use stamp::Trail;
+use store::LegacyEnd;
 
 use crate::{
     connect::Connection,
@@ -63,6 +64,7 @@ mod snapshot;
 pub mod spelling;
 mod stamp;
 mod start;
+mod store;
 mod validate;
 
 pub use filters::{Filters, Match, apply_change, cut_off, is_covered};
@@ -131,12 +133,13 @@ pub struct Catalog {
     connection: Connection,
     key: MasterKey,
     reached: Arc<Mutex<Reached>>,
+    legacy_end: Arc<LegacyEnd>,
 }
 
 impl Catalog {
     /// The bucket need not exist yet.
     pub fn new(connection: Connection, key: MasterKey) -> Self {
-        Self { connection, key, reached: Arc::default() }
+        Self { connection, key, reached: Arc::default(), legacy_end: Arc::default() }
     }
 
     /// The connection that it is read and changed through.
@@ -223,6 +226,10 @@ impl Catalog {
                         changed = true;
                         reading.snapshot.position.sequence = message.seq.0;
                     }
+                    if reading.is_outdated() {
+                        return "the catalog has been resealed".into();
+                    }
+                    self.legacy_end.learn(&reading);
                     reading.conclude();
                 }
                 Err(error) => return error.to_string(),
@@ -255,12 +262,30 @@ impl Catalog {
         prefix: &'a str,
         mut trail: Option<&mut Trail<'_>>,
     ) -> Result<(Reading<'a>, Position), CatalogError> {
+        loop {
+            if let Some(trail) = trail.as_deref_mut() {
+                trail.written.clear();
+            }
+            let (reading, position) = self.scan_once(prefix, trail.as_deref_mut()).await?;
+            self.legacy_end.learn(&reading);
+            // Once: what was learned holds from the start of the next reading.
+            if !reading.is_outdated() {
+                return Ok((reading, position));
+            }
+        }
+    }
+
+    async fn scan_once<'a>(
+        &'a self,
+        prefix: &'a str,
+        mut trail: Option<&mut Trail<'_>>,
+    ) -> Result<(Reading<'a>, Position), CatalogError> {
         let unavailable = |error: &dyn std::fmt::Display| CatalogError::Unavailable(error.to_string());
         let deadline = Instant::now() + READ_PATIENCE;
         let stream = stream();
         let state = self.end(&stream, deadline).await?;
-        let mut reading = Reading::new(prefix, &self.key);
-        let created_ns = i64::try_from(state.created.as_nanosecond()).unwrap_or_default();
+        let created_ns = created_ns(&state);
+        let mut reading = Reading::new(prefix, &self.key, created_ns, self.legacy_end.of(created_ns));
         reading.snapshot.position = CatalogPosition { created_ns, sequence: state.last.0 };
         let before_first = StreamSeq(state.first.0.saturating_sub(1));
         let mut position = Position { cursor: before_first, ..Position::start(state.created) };
@@ -423,59 +448,8 @@ impl Catalog {
             return Err(CatalogError::Conflict { key });
         }
         // For people who look with the tools of NATS; whoever reads the catalog goes by what is sealed.
-        headers.insert("KV-Operation", "DEL");
+        headers.insert(stamp::KV_OPERATION, "DEL");
         self.store(key, headers, REMOVED, expected).await.map(drop)
-    }
-
-    /// Seals and stores a value for a key that has the revision `expected`, 0: that is not there.
-    async fn store(
-        &self,
-        key: String,
-        mut headers: HeaderMap,
-        value: &[u8],
-        expected: u64,
-    ) -> Result<u64, CatalogError> {
-        let base = self.base(&key, expected).await?;
-        headers.insert("Nats-Expected-Last-Subject-Sequence", base.to_string());
-        let sealed = self.key.seal(&key, value);
-        self.publish(key, headers, sealed).await
-    }
-
-    /// The sequence of a key's last message, whoever wrote it, if the key has the revision `expected`.
-    async fn base(&self, key: &str, expected: u64) -> Result<u64, CatalogError> {
-        let (prefix, stream, subject) = (prefix(), stream(), subject(key));
-        let mut reading = Reading::new(&prefix, &self.key);
-        let mut position = StreamSeq(1);
-        loop {
-            let messages = direct::range(&self.connection, &stream, position, &subject, READ_MESSAGES, READ_BYTES);
-            let messages = messages.await.map_err(|error| CatalogError::Unavailable(error.to_string()))?;
-            let Some(last) = messages.last() else { break };
-            position = last.seq.next();
-            for message in &messages {
-                reading.apply(message);
-            }
-        }
-        reading.base(key, expected).ok_or_else(|| CatalogError::Conflict { key: key.to_owned() })
-    }
-
-    async fn publish(&self, key: String, headers: HeaderMap, value: Vec<u8>) -> Result<u64, CatalogError> {
-        // While disconnected the client would queue it and send it much later.
-        if !self.connection.is_connected() {
-            return Err(CatalogError::Unavailable("not connected".into()));
-        }
-        let stored = async {
-            self.connection.jetstream().publish_with_headers(subject(&key), headers, value.into()).await?.await
-        };
-        match stored.await {
-            Ok(ack) => {
-                self.reached().note(StreamSeq(ack.sequence));
-                Ok(ack.sequence)
-            }
-            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Err(CatalogError::Conflict { key }),
-            // Another change of the key is under way on a cluster: the server has no number to tell yet.
-            Err(error) if error.to_string().contains("wrong last sequence") => Err(CatalogError::Conflict { key }),
-            Err(error) => Err(CatalogError::Unavailable(error.to_string())),
-        }
     }
 }
 
@@ -488,6 +462,11 @@ fn publish(sender: &watch::Sender<Arc<Snapshot>>, snapshot: &Snapshot) {
         }
         changed
     });
+}
+
+/// When a stream was made, in unix nanoseconds.
+fn created_ns(state: &StreamState) -> i64 {
+    i64::try_from(state.created.as_nanosecond()).unwrap_or_default()
 }
 
 /// The stream behind the bucket.

@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     fmt::Display,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, connection::State, jetstream};
@@ -28,6 +28,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(3);
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(500);
 /// How often a wait for a change of state looks by itself, in case that the news of it came too early.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// After this time without a write that succeeds a stream counts as one that takes none: longer than a restart of the server.
+const UNWRITABLE_AFTER: Duration = Duration::from_secs(3);
 /// How long an API request or an ack may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -42,6 +44,8 @@ pub struct Connection {
     server_clock: ServerClock,
     /// Readers that the server refuses a consumer, by stream and name.
     refused: Arc<Mutex<BTreeMap<(String, String), String>>>,
+    /// Streams that take no writes: since when, and why.
+    unwritable: Arc<Mutex<BTreeMap<String, (Instant, String)>>>,
     /// The client as the event callback sees it. The callback holds it weakly: the client lives as long as its owners.
     _seen_by_events: Arc<OnceLock<Client>>,
 }
@@ -113,9 +117,16 @@ impl Connection {
         let jetstream = jetstream(client.clone(), options);
         seen_by_events.get_or_init(|| client.clone());
         let server_clock = ServerClock::default();
-        let refused = Arc::default();
-        let options = Arc::new(options.clone());
-        Ok(Self { client, jetstream, options, changes, server_clock, refused, _seen_by_events: seen_by_events })
+        Ok(Self {
+            client,
+            jetstream,
+            options: Arc::new(options.clone()),
+            changes,
+            server_clock,
+            refused: Arc::default(),
+            unwritable: Arc::default(),
+            _seen_by_events: seen_by_events,
+        })
     }
 
     /// Another connection with the same options.
@@ -206,6 +217,33 @@ impl Connection {
             Some(problem) => self.refused().insert(key, problem),
             None => self.refused().remove(&key),
         };
+    }
+
+    /// Notes that a stream does not take a write; `None`: it has taken one.
+    pub fn note_write(&self, stream: &str, problem: Option<String>) {
+        let mut unwritable = self.unwritable.lock().unwrap_or_else(PoisonError::into_inner);
+        match (problem, unwritable.get_mut(stream)) {
+            (Some(problem), Some((_, known))) => *known = problem,
+            (Some(problem), None) => drop(unwritable.insert(stream.to_owned(), (Instant::now(), problem))),
+            (None, Some(_)) => drop(unwritable.remove(stream)),
+            (None, None) => {}
+        }
+    }
+
+    /// The streams that have taken no write for some seconds although one was tried, with the reason and what to do, in one
+    /// line; `None`: there is none.
+    pub fn refused_writes(&self) -> Option<String> {
+        let unwritable = self.unwritable.lock().unwrap_or_else(PoisonError::into_inner);
+        let lasting = unwritable.iter().filter(|(_, (since, _))| since.elapsed() >= UNWRITABLE_AFTER);
+        let lines = lasting.map(|(stream, (since, problem))| {
+            format!("{stream} has taken no writes for {} s: {problem}", since.elapsed().as_secs())
+        });
+        let text = lines.collect::<Vec<_>>().join("; ");
+        (!text.is_empty()).then(|| {
+            format!(
+                "{text}; see the log of nats-server: after a full disk make room and restart it, unless weft runs it"
+            )
+        })
     }
 
     fn refused(&self) -> MutexGuard<'_, BTreeMap<(String, String), String>> {

@@ -11,6 +11,7 @@
 
 use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::options::{LogOptions, NatsOptions};
@@ -22,11 +23,12 @@ mod launch;
 mod log;
 mod program;
 mod stale;
+mod storage;
 mod supervisor;
 mod users;
 
 pub use accounts::{API_PREFIX, Role, config as accounts};
-pub use folder::auto_bytes_max;
+pub use folder::{AutoLimits, auto_limits};
 pub use launch::launch;
 pub use program::{VERSION_MIN, Version, find_program};
 pub use users::{Users, new_password};
@@ -143,6 +145,12 @@ impl Server {
     /// How each role connects.
     pub fn users(&self) -> &Users {
         &self.users
+    }
+
+    /// Why the log cannot be written at the moment, in one line: the disk is full, or the server has stopped writing and is
+    /// about to be restarted. `None` while it can.
+    pub fn storage(&self) -> watch::Receiver<Option<String>> {
+        self.supervisor.storage()
     }
 
     /// Waits until the process has ended, after `cancel`.

@@ -23,19 +23,21 @@ use crate::{
     connect::Connection,
     options::{DeadLetterOptions, LogOptions, MESSAGE_OVERHEAD_BYTES, MaxBytes, RejectedOptions, Span},
     server::{VERSION_MIN, Version},
-    subject::Layout,
+    subject::{Layout, REJECTED_STREAM},
 };
 
 mod definition;
 mod leader;
 mod lost;
 mod room;
+mod watch;
 
 pub(crate) use definition::CATALOG_HISTORY;
 use definition::Verdict;
 pub use leader::{LeaderView, Presence, leader_message, leader_view, presence};
 pub use lost::{check_for, ensure_for};
 pub use room::{Usage, drop_through, set_bytes_max, usage};
+pub use watch::{Used, watch_streams};
 
 /// The version of everything that is stored in the log.
 pub const FORMAT_VERSION: u32 = 2;
@@ -392,7 +394,12 @@ fn refused(stream: &str, error: &async_nats::jetstream::Error) -> EnsureError {
         _ => error.code() == 400,
     };
     let advice: &dyn Display = match error.error_code() {
-        ErrorCode::STORAGE_RESOURCES_EXCEEDED => &"; lower [log] max_bytes or give the server more storage",
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED if stream == REJECTED_STREAM => {
+            &"; lower [rejected] max_bytes or give the server more storage (max_file_store)"
+        }
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED => {
+            &"; lower [log] max_bytes or give the server more storage (max_file_store)"
+        }
         ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED => &"; set [log] replicas = 1 or use a cluster",
         ErrorCode::STREAM_SUBJECT_OVERLAP => &"; remove the stream that takes these subjects or use another account",
         _ => &"",

@@ -15,10 +15,12 @@ use tempfile::TempDir;
 use crate::{catalog::MasterKey, connect::Connection, options::NatsOptions};
 
 mod cluster;
+mod disk;
 mod node;
 mod proxy;
 
 pub use cluster::TestCluster;
+pub use disk::SmallDisk;
 pub use proxy::Proxy;
 
 use node::{Node, copy_folder};

@@ -136,6 +136,11 @@ impl Command {
             _ => COMMAND_LOG,
         }
     }
+
+    /// Whether the process keeps a data folder.
+    pub const fn keeps_data(&self) -> bool {
+        matches!(self, Self::Up(_) | Self::Gateway(_) | Self::Worker(_) | Self::Admin(_))
+    }
 }
 
 /// Carries out a command.

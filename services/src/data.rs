@@ -6,7 +6,7 @@ use std::{
     fs::{self, DirBuilder},
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -26,12 +26,18 @@ use crate::exit::Failure;
 pub const CLIENT_FILE: &str = "client.toml";
 /// The admin's token where the configuration names none, inside the data folder.
 const TOKEN_FILE: &str = "admin/token";
-/// The catalog's key, in the environment.
+/// The catalog's key in the environment: base64, or `file:` and the path of a file that holds it.
 pub const MASTER_KEY_VARIABLE: &str = "WEFT_MASTER_KEY";
+/// The path of the file that holds the catalog's key, in the environment.
+pub const MASTER_KEY_FILE_VARIABLE: &str = "WEFT_MASTER_KEY_FILE";
 /// The catalog's key where the environment has none, inside the data folder.
 const MASTER_KEY_FILE: &str = "master.key";
 /// Random bytes of a token that is made.
 const TOKEN_BYTES: usize = 32;
+/// Characters of a configured token where other machines can reach a port that takes it: with fewer it can be guessed.
+const TOKEN_CHARS_MIN: usize = 24;
+/// The permissions of a data folder that are for others than its owner.
+const OTHERS: u32 = 0o077;
 
 /// What `client.toml` holds.
 #[derive(Serialize, Deserialize)]
@@ -79,6 +85,14 @@ impl DataFolder {
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
         let path = path.canonicalize().map_err(unusable)?;
         tempfile::tempfile_in(&path).map_err(unusable)?;
+        let mode = fs::metadata(&path).map_err(unusable)?.permissions().mode();
+        if mode & OTHERS != 0 {
+            tracing::warn!(
+                folder = %path.display(),
+                mode = format!("{:o}", mode & 0o777),
+                "other users of this machine may look into the data folder, which holds secrets; run: chmod 700"
+            );
+        }
         Ok(Self { path })
     }
 
@@ -102,8 +116,8 @@ impl DataFolder {
     ///
     /// One line: the secret cannot be read, or the file cannot be written.
     pub fn admin_token(&self, options: &AdminOptions) -> Result<Secret, Failure> {
-        if let Some(token) = &options.token {
-            return token.resolve().map_err(|problem| Failure::Failed(format!("[admin] token: {problem}")));
+        if let Some(token) = configured_token(options, &[("admin", options.listen)])? {
+            return Ok(token);
         }
         let path = self.path.join(TOKEN_FILE);
         match fs::read_to_string(&path) {
@@ -128,12 +142,10 @@ impl DataFolder {
     ///
     /// One line: the key is none, or the file cannot be read or written.
     pub fn master_key(&self) -> Result<MasterKey, Failure> {
-        match std::env::var(MASTER_KEY_VARIABLE) {
-            Ok(text) => {
-                MasterKey::parse(&text).map_err(|problem| Failure::Failed(format!("{MASTER_KEY_VARIABLE}: {problem}")))
-            }
-            Err(VarError::NotUnicode(_)) => Err(Failure::Failed(format!("{MASTER_KEY_VARIABLE} is not UTF-8"))),
-            Err(VarError::NotPresent) => self.kept_master_key(),
+        let (text, file) = (variable(MASTER_KEY_VARIABLE)?, variable(MASTER_KEY_FILE_VARIABLE)?);
+        match named_master_key(text.as_deref(), file.as_deref()) {
+            Some(key) => key.map_err(Failure::Failed),
+            None => self.kept_master_key(),
         }
     }
 
@@ -175,6 +187,53 @@ impl DataFolder {
         let text = toml::to_string(&client).map_err(|error| Failure::of(&error))?;
         write_private(&path, &text)?;
         Ok(path)
+    }
+}
+
+/// A variable of the environment, where it is set.
+fn variable(name: &str) -> Result<Option<String>, Failure> {
+    match std::env::var(name) {
+        Ok(text) => Ok(Some(text)),
+        Err(VarError::NotUnicode(_)) => Err(Failure::Failed(format!("{name} is not UTF-8"))),
+        Err(VarError::NotPresent) => Ok(None),
+    }
+}
+
+/// The master key that the variables name: the key itself, `file:` and a path, or a path; `None`: neither is set.
+fn named_master_key(text: Option<&str>, file: Option<&str>) -> Option<Result<MasterKey, String>> {
+    let (name, path) = match (text, file) {
+        (None, None) => return None,
+        (Some(_), Some(_)) => {
+            return Some(Err(format!("{MASTER_KEY_VARIABLE} and {MASTER_KEY_FILE_VARIABLE} are both set; unset one")));
+        }
+        (None, Some(path)) => (MASTER_KEY_FILE_VARIABLE, path),
+        (Some(text), None) => match text.trim().strip_prefix("file:") {
+            Some(path) => (MASTER_KEY_VARIABLE, path),
+            None => {
+                return Some(MasterKey::parse(text).map_err(|problem| format!("{MASTER_KEY_VARIABLE}: {problem}")));
+            }
+        },
+    };
+    let read = fs::read_to_string(path).map_err(|error| format!("{name}: {path}: {error}"));
+    Some(read.and_then(|text| MasterKey::parse(&text).map_err(|problem| format!("{name}: {path}: {problem}"))))
+}
+
+/// The configured token of the admin, which ports under these names take; `None`: none is configured.
+///
+/// # Errors
+///
+/// One line: the secret cannot be read, or it is too short for a port that other machines reach.
+pub fn configured_token(options: &AdminOptions, ports: &[(&str, SocketAddr)]) -> Result<Option<Secret>, Failure> {
+    let Some(token) = &options.token else { return Ok(None) };
+    let token = token.resolve().map_err(|problem| Failure::Failed(format!("[admin] token: {problem}")))?;
+    let characters = token.expose().chars().count();
+    let reachable = ports.iter().find(|(_, listen)| !listen.ip().to_canonical().is_loopback());
+    match reachable {
+        Some((name, listen)) if characters < TOKEN_CHARS_MIN => Err(Failure::Failed(format!(
+            "[admin] token has {characters} characters, and [{name}] listen = {listen} can be reached from other machines; \
+             use at least {TOKEN_CHARS_MIN}, such as from: openssl rand -hex 32"
+        ))),
+        _ => Ok(Some(token)),
     }
 }
 
@@ -236,6 +295,51 @@ mod tests {
         let error = data.kept_master_key().unwrap_err().to_string();
         assert!(error.contains("master.key") && error.contains("openssl"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "damaged");
+    }
+
+    #[test]
+    fn a_master_key_is_named_by_text_or_by_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (text, path) = (MasterKey::generate(), folder.path().join("key"));
+        fs::write(&path, format!("{text}\n")).unwrap();
+        let path = path.display().to_string();
+        let id = MasterKey::parse(&text).unwrap().id();
+        let named =
+            |text: Option<&str>, file: Option<&str>| named_master_key(text, file).map(|key| key.map(|key| key.id()));
+        assert_eq!(named(None, None), None);
+        assert_eq!(named(Some(&text), None), Some(Ok(id.clone())));
+        assert_eq!(named(Some(&format!("file:{path}")), None), Some(Ok(id.clone())));
+        assert_eq!(named(None, Some(&path)), Some(Ok(id)));
+        for (text, file, says) in [
+            (Some(text.as_str()), Some(path.as_str()), "both set"),
+            (Some("file:/nonexistent/key"), None, "/nonexistent/key"),
+            (None, Some("/nonexistent/key"), "WEFT_MASTER_KEY_FILE"),
+            (Some(""), None, "openssl"),
+        ] {
+            let problem = named(text, file).unwrap().unwrap_err();
+            assert!(problem.contains(says) && problem.lines().count() == 1, "{problem}");
+        }
+    }
+
+    #[test]
+    fn a_short_token_is_refused_where_other_machines_reach_it() {
+        let options = |token: &str, listen: &str| AdminOptions {
+            token: Some(SecretRef::Clear(Secret::new(token))),
+            listen: listen.parse().unwrap(),
+            ..AdminOptions::default()
+        };
+        let check = |token: &str, listen: &str| {
+            let options = options(token, listen);
+            configured_token(&options, &[("admin", options.listen)])
+        };
+        for listen in ["127.0.0.1:9080", "[::1]:9080", "[::ffff:127.0.0.1]:9080"] {
+            assert!(check("a", listen).unwrap().is_some(), "{listen}");
+        }
+        for listen in ["0.0.0.0:9080", "[::]:9080", "192.0.2.1:9080"] {
+            let problem = check(&"a".repeat(23), listen).unwrap_err().to_string();
+            assert!(problem.contains("[admin] listen") && problem.contains("openssl"), "{problem}");
+            assert!(check(&"a".repeat(24), listen).unwrap().is_some(), "{listen}");
+        }
     }
 
     #[test]

@@ -14,6 +14,10 @@ use weft::{
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// What a process that keeps data takes from the permissions of its files: everything for others than its owner. They hold
+/// events and secrets.
+const OWNER_ONLY: rustix::fs::Mode = rustix::fs::Mode::RWXG.union(rustix::fs::Mode::RWXO);
+
 fn main() -> ExitCode {
     let command = Cli::parse().command;
     match run(command) {
@@ -30,6 +34,10 @@ fn run(command: Command) -> Result<(), Failure> {
     // It becomes another program: nothing of ours, threads least of all, may be there yet. The allocator's end with it.
     if let Command::Launch(args) = command {
         return Err(Failure::of(&weft_nats::server::launch(args.command)));
+    }
+    // Before there are threads, which share it.
+    if command.keeps_data() {
+        rustix::process::umask(OWNER_ONLY);
     }
     // One implementation of TLS for every client of the process. A second call would only find the first one's.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -16,7 +16,7 @@ use weft_worker::Worker;
 use crate::{
     announce::{self, Line},
     config::Config,
-    data::{DataFolder, url},
+    data::{DataFolder, configured_token, url},
     deliveries::WorkerDeliveries,
     exit::Failure,
     ops::{Ops, Readiness},
@@ -118,9 +118,9 @@ async fn start(
             let gateway = Gateway::bind(config.gateway).await;
             let gateway = gateway.map_err(|error| bind_failure(name, listen, &error))?;
             let line = ("gateway", url(gateway.scheme(), gateway.local_addr()));
-            let token = config.admin.token.map(|token| token.resolve()).transpose();
-            let token = token.map_err(|problem| Failure::Failed(format!("[admin] token: {problem}")))?;
+            let token = configured_token(&config.admin, &[(name, listen)])?;
             let catalog = catalog().await?;
+            let gateway = gateway.conditions(readiness.conditions());
             roles.start_with_delay(name, delay, |drain| gateway.run(catalog, spec, folder, token, missing, drain));
             Ok(vec![line])
         }
@@ -140,6 +140,7 @@ async fn start(
             let line = ("admin", url(admin.scheme(), admin.local_addr()));
             let client = data.write_client(line.1.clone(), None, &token, ca.as_ref())?;
             let catalog = catalog().await?;
+            let admin = admin.conditions(readiness.conditions());
             roles.start(name, |drain| admin.run(catalog, spec, folder, missing, drain));
             Ok(vec![line, ("client", client.display().to_string())])
         }

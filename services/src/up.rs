@@ -6,11 +6,12 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use bytesize::ByteSize;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
@@ -34,7 +35,7 @@ use crate::{
     announce::{self, Line},
     apply::{Applied, ApplyError, FindOrphans, apply_with},
     config::{Config, DesiredCatalog},
-    data::{DataFolder, url},
+    data::{DataFolder, configured_token, url},
     deliveries::WorkerDeliveries,
     exit::Failure,
     ops::{Ops, Readiness},
@@ -60,6 +61,8 @@ pub async fn up(mut config: Config) -> Result<(), Failure> {
     let data = DataFolder::open(&config.data)?;
     // That of the server is locked by its supervisor.
     let _locks = data.lock(&["gateway", "worker", "admin"])?;
+    // The gateway takes it, too.
+    configured_token(&config.admin, &[("gateway", config.gateway.listen)])?;
     let token = data.admin_token(&config.admin)?;
     config.worker.allow_networks.extend(loopback());
     let clients = Arc::new(HttpClients::new(config.worker.allow_networks.clone()));
@@ -88,6 +91,13 @@ pub async fn up(mut config: Config) -> Result<(), Failure> {
     let client = data.write_client(admin_url, Some(gateway_url), &token, admin_ca.as_ref())?;
     lines.push(("client", client.display().to_string()));
     nats_missing.send_replace(None);
+    let storage = nats.server.as_ref().map(Server::storage);
+    let gateway = match &storage {
+        Some(storage) => gateway.storage(storage.clone()),
+        None => gateway,
+    };
+    // Until the end it says how nats is.
+    let reporting = tokio::spawn(report_storage(storage, nats_missing));
     let worker = Worker::new(config.worker.clone()).http_clients(clients);
     let roles = start(config, &data, &nats.access, (gateway, worker, admin), token, missing).await?;
     let result = tokio::select! {
@@ -96,8 +106,8 @@ pub async fn up(mut config: Config) -> Result<(), Failure> {
     };
     stop.cancel();
     nats.stopped().await;
-    // Until here it has said that nats was there. Nothing of the ops endpoints matters any more.
-    drop(nats_missing);
+    reporting.abort();
+    // Nothing of the ops endpoints matters any more.
     let _ = ops.await;
     if result.is_ok() {
         tracing::info!("drained; everything that was accepted is on disk");
@@ -195,8 +205,7 @@ impl Nats {
             return Ok(Self { access, url: url.clone(), server: None });
         }
         let folder = data.role("nats");
-        let auto_bytes_max = server::auto_bytes_max(&folder, config.spec.log.shards);
-        config.spec.auto_bytes_max = Some(auto_bytes_max.map_err(|error| Failure::of(&error))?);
+        fit_to_disk(&mut config.spec, &folder)?;
         let program = server::find_program().map_err(|error| Failure::of(&error))?;
         let weft = std::env::current_exe().map_err(|error| Failure::of(&error))?;
         let options = ServerOptions {
@@ -264,6 +273,36 @@ impl Nats {
     }
 }
 
+/// Sets the limits of streams that follow from the disk.
+fn fit_to_disk(spec: &mut LogSpec, folder: &Path) -> Result<(), Failure> {
+    let configured = spec.rejected.max_bytes.as_u64();
+    let limits = server::auto_limits(folder, spec.log.shards, configured).map_err(|error| Failure::of(&error))?;
+    spec.auto_bytes_max = Some(limits.events);
+    if limits.rejected < configured {
+        tracing::warn!(
+            configured,
+            max_bytes = limits.rejected,
+            "[rejected] max_bytes is lowered to a quarter of the room on the disk"
+        );
+        spec.rejected.max_bytes = ByteSize::b(limits.rejected);
+    }
+    Ok(())
+}
+
+/// Keeps the part `nats` of the readiness up to date: the embedded server's disk.
+async fn report_storage(storage: Option<watch::Receiver<Option<String>>>, missing: watch::Sender<Option<String>>) {
+    if let Some(mut storage) = storage {
+        loop {
+            missing.send_replace(storage.borrow_and_update().clone());
+            if storage.changed().await.is_err() {
+                break;
+            }
+        }
+    }
+    // A part whose sender is dropped counts as ended.
+    missing.closed().await;
+}
+
 /// Connects and starts the roles, and writes the file's catalog as soon as there is a log.
 async fn start(
     config: Config,
@@ -295,17 +334,19 @@ async fn start(
     let kv = catalog(&access.gateway, "weft-gateway").await?;
     let (gateway_spec, folder) = (spec.clone(), data.role("gateway"));
     let delay = config.gateway.drain_delay.0;
+    let gateway = gateway.conditions(missing.conditions.clone());
     roles.start_with_delay("gateway", delay, |drain| {
         gateway.run(kv, gateway_spec, folder, Some(token), missing.gateway, drain)
     });
 
     let kv = catalog(&access.worker, "weft-worker").await?;
     let (worker_spec, folder) = (spec.clone(), data.role("worker"));
-    let worker = worker.conditions(missing.conditions);
+    let worker = worker.conditions(missing.conditions.clone());
     roles.start("worker", |drain| worker.run(kv, worker_spec, folder, missing.worker, drain));
 
     let kv = catalog(&access.admin, "weft-admin").await?;
     let folder = data.role("admin");
+    let admin = admin.conditions(missing.conditions);
     roles.start("admin", |drain| admin.run(kv, spec, folder, missing.admin, drain));
     Ok(roles)
 }
@@ -324,6 +365,7 @@ async fn write_catalog(
         kv.connection().connected().await;
         let written = async {
             let layout = streams::ensure(kv.connection(), spec).await?;
+            kv.reseal().await.map_err(|error| ApplyError::Unavailable(error.to_string()))?;
             let orphans = LogOrphans { connection: kv.connection().clone(), layout, known: known.clone() };
             apply_with(kv, layout, desired, &request_id, orphans).await
         };

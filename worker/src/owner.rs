@@ -93,6 +93,9 @@ impl Owner {
         let ended = self.drive(tenure, share, drain).await;
         release.cancel();
         let _ = keeper.await;
+        // Whoever owns the shard next finds out for itself.
+        let Context { connection, layout, .. } = &self.context;
+        connection.note_write(&layout.outcomes_stream(shard), None);
         let Err(error) = ended else { return Duration::ZERO };
         let problem = problem_of(&error);
         let is_transient = is_transient(&error);

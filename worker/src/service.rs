@@ -13,7 +13,7 @@ use weft_nats::{
     catalog::{Catalog, Snapshot},
     conditions::Conditions,
     connect::Connection,
-    streams::{self, EnsureError, LogSpec},
+    streams::{self, EnsureError, LogSpec, Used},
     subject::Layout,
 };
 use weft_proto::ids::ShardId;
@@ -177,7 +177,10 @@ impl Worker {
         let member = Member::new(bucket, me, layout.shards(), declined.clone());
         let states = States::new(layout, missing);
         let shards = TaskTracker::new();
-        shards.spawn(watch_readers(connection.clone(), context.catalog.clone(), Arc::clone(&states), drain.clone()));
+        let (used, conditions) = (Used::by_worker(layout), self.conditions.clone());
+        let streams = streams::watch_streams(connection.clone(), used, conditions, drain.clone());
+        let watched = (context.catalog.clone(), streams);
+        shards.spawn(watch_log(connection.clone(), watched, Arc::clone(&states), drain.clone()));
         for (shard, told) in member.told() {
             let owner = Owner {
                 context: context.clone(),
@@ -247,8 +250,8 @@ impl States {
         self.tell(Some(shard), what);
     }
 
-    /// All shards wait for the catalog; `None`: it is there.
-    fn set_catalog(&self, what: Option<String>) {
+    /// All shards wait for something of the log; `None`: it is there.
+    fn set_log(&self, what: Option<String>) {
         self.tell(None, what);
     }
 
@@ -280,16 +283,18 @@ fn in_one_line(waiting: &BTreeMap<Option<ShardId>, String>) -> String {
     text
 }
 
-/// Reports what the catalog lacks and which readers are refused a consumer, until `drain`.
-async fn watch_readers(
+/// Reports streams that were removed, what the catalog lacks, which readers are refused a consumer, and which streams take no
+/// writes, until `drain`.
+async fn watch_log(
     connection: Connection,
-    mut catalog: watch::Receiver<Arc<Snapshot>>,
+    (mut catalog, streams): (watch::Receiver<Arc<Snapshot>>, watch::Receiver<Option<String>>),
     states: Arc<States>,
     drain: CancellationToken,
 ) {
     loop {
         let missing = catalog.borrow_and_update().missing();
-        states.set_catalog(missing.or_else(|| connection.refused_readers()));
+        let missing = streams.borrow().clone().or(missing).or_else(|| connection.refused_readers());
+        states.set_log(missing.or_else(|| connection.refused_writes()));
         tokio::select! {
             changed = catalog.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(LOOK_INTERVAL) => {}

@@ -89,6 +89,17 @@ pub fn access(path: &str) -> Access {
     known(name).unwrap_or(Access::Key(Scope::Admin, Refused))
 }
 
+/// The method of a request's path as a label of metrics: of those that are not known there are as many as callers like.
+pub fn label(path: &str) -> &'static str {
+    let name = path.strip_prefix('/').unwrap_or(path);
+    if OPEN.iter().any(|package| name.starts_with(package)) {
+        return "health or reflection";
+    }
+    let method = name.strip_prefix(PACKAGE);
+    let known = METHODS.iter().find(|(known, ..)| Some(*known) == method);
+    known.map_or("unknown", |(name, ..)| name)
+}
+
 fn known(name: &str) -> Option<Access> {
     let method = name.strip_prefix(PACKAGE)?;
     METHODS.iter().find(|(known, ..)| *known == method).map(|(_, scope, limits)| Access::Key(*scope, *limits))
@@ -119,6 +130,13 @@ mod tests {
         methods.sort();
         entries.sort();
         assert_eq!(entries, methods, "entries without a method");
+    }
+
+    #[test]
+    fn labels_are_of_known_methods() {
+        assert_eq!(label("/weft.v1.EventService/GetEvent"), "EventService/GetEvent");
+        assert_eq!(label("/grpc.health.v1.Health/Check"), "health or reflection");
+        assert_eq!(label("/weft.v1.EventService/Made.Up"), "unknown");
     }
 
     #[test]

@@ -22,9 +22,10 @@ use weft_index::history::{History, HistoryOptions};
 use weft_nats::{
     broker,
     catalog::{Catalog, Snapshot, keys::Keys},
+    conditions::Conditions,
     connect::Connection,
     options::Secret,
-    streams::{self, EnsureError, LogSpec},
+    streams::{self, EnsureError, LogSpec, Used},
     subject::Layout,
     tail::Tails,
 };
@@ -68,6 +69,8 @@ use shards::Shards;
 use state::{Log, State};
 use workflows::Workflows;
 
+/// The pause before the catalog is resealed after a failure.
+const SEAL_RETRY: Duration = Duration::from_secs(2);
 /// Between two looks for a log that is not there.
 const LOG_RETRY: Duration = Duration::from_millis(500);
 /// How long the history may take to come as far as the log when it is asked which subscriptions the log knows.
@@ -86,6 +89,7 @@ pub struct Admin {
     token: Secret,
     deliveries: Arc<dyn Deliveries>,
     history: watch::Sender<Option<History>>,
+    conditions: Conditions,
 }
 
 /// The subscriptions that the log knows, by the history of an admin.
@@ -136,7 +140,14 @@ impl Admin {
         deliveries: Arc<dyn Deliveries>,
     ) -> Result<Self, BindError> {
         let listener = Listener::bind(options.listen, &options.tls).await?;
-        Ok(Self { listener, token, deliveries, history: watch::Sender::new(None) })
+        let (history, conditions) = (watch::Sender::new(None), Conditions::default());
+        Ok(Self { listener, token, deliveries, history, conditions })
+    }
+
+    /// Reports what an operator should mend, and what does not keep the admin from its work, to these conditions.
+    #[must_use]
+    pub fn conditions(self, conditions: Conditions) -> Self {
+        Self { conditions, ..self }
     }
 
     /// What the log knows of subscriptions, once the admin has opened its history: for other roles of the same process.
@@ -181,7 +192,9 @@ impl Admin {
         readiness::not_serving(&reporter).await;
         let (progress, progressed) = watch::channel(Some("streams: not looked for yet".to_owned()));
         let connection = catalog.connection().clone();
-        let seen = readiness::Seen { connection, catalog: watched.clone(), progress: progressed };
+        let used = Used::by_admin(Layout::new(spec.log.shards));
+        let streams = streams::watch_streams(connection.clone(), used, self.conditions, closing.clone());
+        let seen = readiness::Seen { connection, catalog: watched.clone(), progress: progressed, streams };
         tasks.spawn(readiness::watch(seen, missing, reporter, closing.clone()));
 
         if let Some(acceptor) = self.listener.acceptor.clone() {
@@ -274,6 +287,7 @@ impl Opening<'_> {
         let history = History::start(connection.clone(), layout, options, watched, stop.child_token(), tasks)
             .await
             .map_err(|source| RunError::Folder { path: folder, source: Box::new(source) })?;
+        tasks.spawn(reseal(catalog.clone(), stop.child_token()));
         let mut read = history.progress();
         published.send_replace(Some(history.clone()));
         let tails = Tails::new(connection.clone(), layout);
@@ -284,6 +298,24 @@ impl Opening<'_> {
                 changed = read.changed() => if changed.is_err() { return Ok(()) },
                 () = state.draining().cancelled() => return Ok(()),
             }
+        }
+    }
+}
+
+/// Reseals what an earlier version has written to the catalog, for as long as it takes.
+async fn reseal(catalog: Catalog, stop: CancellationToken) {
+    loop {
+        match catalog.reseal().await {
+            Ok(0) => return,
+            Ok(entries) => {
+                tracing::info!(entries, "catalog entries of an earlier version were resealed");
+                return;
+            }
+            Err(error) => tracing::debug!(%error, "the catalog cannot be resealed yet"),
+        }
+        tokio::select! {
+            () = sleep(SEAL_RETRY) => {}
+            () = stop.cancelled() => return,
         }
     }
 }

@@ -24,18 +24,24 @@ pub(super) struct Seen {
     pub catalog: watch::Receiver<Arc<Snapshot>>,
     /// What the log still waits for.
     pub progress: watch::Receiver<Option<String>>,
+    /// Streams that were removed.
+    pub streams: watch::Receiver<Option<String>>,
 }
 
 /// Keeps `missing` and the health service up to date until `closing`; then they say that the admin is draining.
 pub(super) async fn watch(
-    Seen { connection, catalog, mut progress }: Seen,
+    Seen { connection, catalog, mut progress, streams }: Seen,
     missing: watch::Sender<Option<String>>,
     reporter: HealthReporter,
     closing: CancellationToken,
 ) {
     let mut serving = false;
+    // Before the log was found for the first time its streams are still to be made.
+    let mut opened = false;
     loop {
         let waits_for = progress.borrow_and_update().clone();
+        opened |= waits_for.is_none();
+        let waits_for = streams.borrow().clone().filter(|_| opened).or(waits_for);
         let now = match connection.is_connected() {
             true => waits_for.or_else(|| catalog.borrow().missing()).or_else(|| connection.refused_readers()),
             false => Some("nats: not connected".to_owned()),

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use tokio::sync::watch;
 use weft_index::receipts::Horizons;
 use weft_nats::{catalog::MasterKey, streams::LogSpec};
 
@@ -33,6 +34,8 @@ pub struct SequencerOptions {
     pub forwards: bool,
     /// The mesh's, by which gateways know each other.
     pub master_key: MasterKey,
+    /// Why the log cannot be written at the moment, where that is known.
+    pub storage: Option<watch::Receiver<Option<String>>>,
 }
 
 impl SequencerOptions {
@@ -48,7 +51,13 @@ impl SequencerOptions {
             queue_events_max: QUEUE_EVENTS_MAX,
             forwards: true,
             master_key,
+            storage: None,
         }
+    }
+
+    /// Why the log cannot be written at the moment.
+    pub(super) fn storage_problem(&self) -> Option<String> {
+        self.storage.as_ref().and_then(|storage| storage.borrow().clone())
     }
 
     pub(super) fn horizons(&self) -> Horizons {

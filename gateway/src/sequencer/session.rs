@@ -35,7 +35,7 @@ use weft_proto::ids::StreamSeq;
 
 use super::{
     end::LogEnd,
-    flight::Flight,
+    flight::{Carry, Flight},
     follow::{Follow, OWN_MIN, Source},
     gather::Gather,
     heads::{Carrier, Page},
@@ -50,8 +50,10 @@ use super::{
 mod append;
 mod follow;
 mod identity;
+mod refusal;
 
 use identity::{Identity, LOOK_EVERY};
+use refusal::Refusal;
 
 /// Events that are appended together: one place of a batch is left for heads.
 const GROUP_MESSAGES_MAX: usize = BATCH_MESSAGES_MAX - 1;
@@ -110,6 +112,7 @@ pub(super) struct Session<'a> {
     probe: Option<Probe>,
     /// Appends that failed in a row.
     failures: u32,
+    refusal: Refusal,
     /// Since when leaders report that the log ends before what was acked.
     behind: BehindWatch,
     /// So many of the next submissions go alone.
@@ -158,6 +161,8 @@ enum Happening {
     LookForPause,
     Quiet,
     LookForHeads,
+    /// A log that took nothing may take something again.
+    TrialDue,
     Drain,
 }
 
@@ -201,6 +206,7 @@ impl<'a> Session<'a> {
             gather: Gather::new(GROUP_MESSAGES_MAX),
             probe: None,
             failures: 0,
+            refusal: Refusal::default(),
             behind: BehindWatch::default(),
             alone: 0,
             carrier,
@@ -238,6 +244,8 @@ impl<'a> Session<'a> {
         let gathered_at = self.gathers_until();
         let confirms_at = self.follow.confirms_at().filter(|_| self.confirming.is_none());
         let look_at = self.carrier.wakes_at();
+        let idle = self.append.is_none() && self.probe.is_none() && self.ready.is_empty();
+        let trial_at = self.refusal.trial_at().filter(|_| idle && self.shard.connection.is_connected());
         Ok(tokio::select! {
             batch = next(&mut self.reader), if self.unwritten.len() < UNWRITTEN_MAX => Happening::Read(batch),
             confirmed = settled(&mut self.confirming) => Happening::Confirmed(confirmed),
@@ -266,6 +274,7 @@ impl<'a> Session<'a> {
             () = at(confirms_at) => Happening::Confirms,
             () = at(self.follow.reads_at()) => Happening::ReadsOn,
             () = at(look_at) => Happening::LookForHeads,
+            () = at(trial_at) => Happening::TrialDue,
             () = self.shard.drain.cancelled(), if !self.draining => Happening::Drain,
         })
     }
@@ -313,7 +322,7 @@ impl<'a> Session<'a> {
             // Asked again, or read after all.
             Happening::Confirmed(None) => {}
             Happening::LookForPause => self.give_up_expired(),
-            Happening::Gathered | Happening::Written => {}
+            Happening::Gathered | Happening::Written | Happening::TrialDue => {}
         }
         Ok(())
     }

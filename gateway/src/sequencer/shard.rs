@@ -142,6 +142,8 @@ impl Shard {
                 Ok(()) => break,
                 Err(fault) => {
                     self.current.send_replace(None);
+                    // The next session finds out for itself.
+                    self.connection.note_write(&self.stream, None);
                     self.progress.set(self.id, Some("receipts: starting over".into()));
                     if started_at.elapsed() >= SETTLED {
                         pause = RESTART;

@@ -1,7 +1,11 @@
 //! The bucket's messages, taken in order: what they make of the catalog, and whether that is all there was. Pure.
 //!
-//! An entry is what its last *sound* message says: one that is sealed as this entry, with a value or with its removal. Whatever
-//! else lies on its subject, also a marker of a deletion or a purge, was not written by the mesh, and changes nothing.
+//! An entry is what its last *sound* message says: one that is sealed as this entry and for the place where it stands, with a
+//! value or with its removal. Whatever else lies on its subject, also a marker of a deletion or a purge or an earlier value that
+//! was published again, was not written there by the mesh, and changes nothing.
+//!
+//! Values of the form before claim no place. They count up to the sequence at which the catalog was resealed, which every
+//! value sealed since then tells.
 //!
 //! The bucket keeps only so many messages of an entry, so others can push out the sound ones. Then nobody can tell what the
 //! entry was, and the catalog is not complete. Fewer than the bucket keeps have pushed out nothing: without a sound one the
@@ -12,7 +16,7 @@ use std::collections::BTreeMap;
 use super::{
     KEY_USED, MasterKey,
     entry::Kind,
-    seal::OpenError,
+    seal::{OpenError, Opened},
     snapshot::{Snapshot, Unusable},
 };
 use crate::{message::Stored, streams::CATALOG_HISTORY};
@@ -22,6 +26,12 @@ use crate::{message::Stored, streams::CATALOG_HISTORY};
 pub(super) struct Reading<'a> {
     prefix: &'a str,
     master: &'a MasterKey,
+    /// When the bucket was created, in unix nanoseconds.
+    bucket_created_ns: i64,
+    /// Values of the form before count up to this sequence.
+    legacy_through: u64,
+    /// The last value of the form before that has counted.
+    legacy_last: u64,
     /// What the messages so far make of it; whether it is complete is said by [`conclude`](Self::conclude).
     pub snapshot: Snapshot,
     /// By the entry's name in the bucket.
@@ -34,8 +44,10 @@ struct Seen {
     /// The last one's revision, whoever has written it.
     last: u64,
     sound: Option<Sound>,
-    /// How many nobody of this mesh has written.
+    /// How many the mesh has not written there.
     foreign: i64,
+    /// Whether one was sealed for another bucket.
+    other_bucket: bool,
     /// Whether one was written by the mesh and cannot be read by this version.
     unsound: bool,
     /// The id of another master key that one claims to be sealed with.
@@ -47,20 +59,47 @@ struct Seen {
 struct Sound {
     revision: u64,
     removed: bool,
+    /// It is of the form before.
+    legacy: bool,
+}
+
+/// Where an entry may be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Base {
+    /// The sequence of the last message on the entry's subject, whoever wrote it; 0: there is none.
+    pub last: u64,
+    /// The sequence of the last sound message; 0: there is none.
+    pub previous: u64,
+}
+
+/// An entry of the form before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Legacy {
+    /// Its name in the bucket.
+    pub entry: String,
+    /// The sequence of the message that counts.
+    pub revision: u64,
+    /// Where it may be written.
+    pub base: Base,
 }
 
 impl Seen {
     fn note(&mut self, problem: Unusable) {
         match problem {
             Unusable::Sealed(OpenError::OtherKey { id }) => self.other_key = Some(id),
-            Unusable::Sealed(OpenError::Forged) => self.foreign += 1,
+            Unusable::Sealed(OpenError::OtherBucket) => self.other_bucket = true,
+            Unusable::Sealed(OpenError::Forged | OpenError::Replayed(_) | OpenError::Outdated(_)) => self.foreign += 1,
             Unusable::Encoded(_) | Unusable::Misnamed(_) => self.unsound = true,
         }
     }
 
     /// Whether nobody can tell what the entry is.
     fn is_lost(&self) -> bool {
-        self.sound.is_none() && (self.unsound || self.foreign >= CATALOG_HISTORY)
+        self.sound.is_none() && (self.unsound || self.other_bucket || self.foreign >= CATALOG_HISTORY)
+    }
+
+    fn base(&self) -> Base {
+        Base { last: self.last, previous: self.sound.map_or(0, |sound| sound.revision) }
     }
 
     fn unknown_key(&self) -> Option<&String> {
@@ -69,9 +108,38 @@ impl Seen {
 }
 
 impl<'a> Reading<'a> {
-    /// Of subjects that begin with `prefix`; nothing has been read yet.
-    pub fn new(prefix: &'a str, master: &'a MasterKey) -> Self {
-        Self { prefix, master, snapshot: Snapshot::default(), seen: BTreeMap::new() }
+    /// Of subjects that begin with `prefix`, in a bucket that was created at `bucket_created_ns`; nothing has been read yet.
+    /// Values of the form before count up to `legacy_through`, the greatest number where that is not known.
+    pub fn new(prefix: &'a str, master: &'a MasterKey, bucket_created_ns: i64, legacy_through: u64) -> Self {
+        Self {
+            prefix,
+            master,
+            bucket_created_ns,
+            legacy_through,
+            legacy_last: 0,
+            snapshot: Snapshot::default(),
+            seen: BTreeMap::new(),
+        }
+    }
+
+    /// When the bucket was created, and up to where values of the form before count in it, as far as is known; the greatest
+    /// number: without an end.
+    pub fn legacy_end(&self) -> (i64, u64) {
+        (self.bucket_created_ns, self.legacy_through)
+    }
+
+    /// Whether a value has counted of which it became known afterwards that it does not: all must be read again.
+    pub fn is_outdated(&self) -> bool {
+        self.legacy_last > self.legacy_through
+    }
+
+    /// The entries that are of the form before, removed ones too.
+    pub fn legacy(&self) -> Vec<Legacy> {
+        let legacy = |(entry, seen): (&String, &Seen)| {
+            let sound = seen.sound.filter(|sound| sound.legacy)?;
+            Some(Legacy { entry: entry.clone(), revision: sound.revision, base: seen.base() })
+        };
+        self.seen.iter().filter_map(legacy).collect()
     }
 
     /// Takes a message. Whether it counts, that is, has made its entry what it is now. What does not is logged and passed
@@ -86,10 +154,26 @@ impl<'a> Reading<'a> {
         let Some(kind) = Kind::parse(kind) else { return false };
         let seen = self.seen.entry(entry.to_owned()).or_default();
         seen.last = message.seq.0;
-        let opened = self.master.open(entry, &message.payload).map_err(Unusable::from);
-        match opened.and_then(|value| self.snapshot.take(kind, name, &value, message)) {
+        let opened = self.master.open(entry, &message.headers, &message.payload);
+        let claims = opened.as_ref().ok().and_then(|opened| opened.claims);
+        if let Some(claims) = claims.filter(|claims| claims.bucket_created_ns == self.bucket_created_ns) {
+            // Wherever it stands now: it was sealed by the mesh for this bucket.
+            self.legacy_through = self.legacy_through.min(claims.legacy_through);
+        }
+        let place = Place {
+            bucket_created_ns: self.bucket_created_ns,
+            legacy_through: self.legacy_through,
+            sequence: message.seq.0,
+            previous: seen.sound.map(|sound| sound.revision),
+        };
+        let counts = opened.and_then(|opened| place.check(opened)).map_err(Unusable::from);
+        match counts.and_then(|value| self.snapshot.take(kind, name, &value, message)) {
             Ok(removed) => {
-                seen.sound = Some(Sound { revision: message.seq.0, removed });
+                let legacy = claims.is_none();
+                if legacy {
+                    self.legacy_last = message.seq.0;
+                }
+                seen.sound = Some(Sound { revision: message.seq.0, removed, legacy });
                 return true;
             }
             Err(problem) => {
@@ -109,15 +193,43 @@ impl<'a> Reading<'a> {
         snapshot.complete = snapshot.other_key.is_none() && snapshot.lost.is_empty();
     }
 
-    /// The revision behind which an entry may be written that has the revision `expected`, 0: that is not there. That is its
-    /// last message's, whoever wrote it. `None`: it has another revision, or nobody can tell.
-    pub fn base(&self, entry: &str, expected: u64) -> Option<u64> {
-        let Some(seen) = self.seen.get(entry) else { return (expected == 0).then_some(0) };
+    /// Where an entry may be written that has the revision `expected`, 0: that is not there. `None`: it has another revision,
+    /// or nobody can tell.
+    pub fn base(&self, entry: &str, expected: u64) -> Option<Base> {
+        let Some(seen) = self.seen.get(entry) else {
+            return (expected == 0).then_some(Base { last: 0, previous: 0 });
+        };
         if seen.is_lost() || seen.unknown_key().is_some() {
             return None;
         }
         let revision = seen.sound.filter(|sound| !sound.removed).map_or(0, |sound| sound.revision);
-        (revision == expected).then_some(seen.last)
+        (revision == expected).then_some(seen.base())
+    }
+}
+
+/// Where a message stands.
+struct Place {
+    bucket_created_ns: i64,
+    legacy_through: u64,
+    sequence: u64,
+    /// The entry's last sound message before it, where it is known.
+    previous: Option<u64>,
+}
+
+impl Place {
+    /// The value, if it was sealed for this place.
+    fn check(&self, opened: Opened) -> Result<Vec<u8>, OpenError> {
+        match opened.claims {
+            None if self.sequence > self.legacy_through => Err(OpenError::Outdated(self.legacy_through)),
+            None => Ok(opened.value),
+            Some(claims) if claims.bucket_created_ns != self.bucket_created_ns => Err(OpenError::OtherBucket),
+            Some(claims) if claims.sequence != self.sequence => Err(OpenError::Replayed(claims.sequence)),
+            // 0: the entry's messages had been purged when it was written, so it begins again.
+            Some(claims) if claims.previous != 0 && self.previous.is_some_and(|known| known != claims.previous) => {
+                Err(OpenError::Replayed(claims.sequence))
+            }
+            Some(_) => Ok(opened.value),
+        }
     }
 }
 

@@ -6,11 +6,18 @@
 //! says who wrote an entry: one that was not made with the master key is passed over, wherever it came from. The name of
 //! the entry is part of what is sealed, so that one cannot be put in another's place.
 //!
-//! Form of a sealed value: `wft1`, the key's id (4 bytes), a random nonce (12 bytes), ChaCha20-Poly1305 ciphertext and tag.
-//! Nonces may be random: a mesh would have to write some hundred million entries before two became likely to be alike.
+//! A sealed value also holds for one place only: the sequence of its message in this bucket, behind the entry's last sound
+//! message, with the stamp in its headers. So an earlier value that is published again, under whatever headers, opens and does
+//! not count ([`Claims`]).
+//!
+//! Form of a sealed value: `wft2`, the key's id (4 bytes), a random nonce (12 bytes), the claims (40 bytes),
+//! ChaCha20-Poly1305 ciphertext and tag. Nonces may be random: a mesh would have to write some hundred million entries before
+//! two became likely to be alike. The form before, `wft1`, has no claims and authenticates no stamp; it is read where it
+//! was written before the catalog was resealed ([`Claims::legacy_through`]).
 
 use std::{fmt, sync::Arc};
 
+use async_nats::HeaderMap;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ring::{
     aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
@@ -18,16 +25,78 @@ use ring::{
     hkdf,
 };
 
+use super::stamp;
 use crate::tags::Tags;
 
 /// What every sealed value begins with: the form's version.
-const MAGIC: &[u8; 4] = b"wft1";
+const MAGIC: &[u8; 4] = b"wft2";
+/// The form before.
+const MAGIC_LEGACY: &[u8; 4] = b"wft1";
 /// Salt of the keys that are derived: keeps them apart from whatever else the same bytes may be used for.
 const DERIVATION: &[u8] = b"weft derived keys 1";
 /// Bytes of a key's id.
 const ID_BYTES: usize = 4;
 /// Bytes of a master key.
 const KEY_BYTES: usize = 32;
+/// Bytes of [`Claims`]: five numbers.
+const CLAIMS_BYTES: usize = 40;
+
+/// What a sealed value says of itself. Authenticated, and readable without the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Claims {
+    /// When the bucket was created that it was sealed for, in unix nanoseconds.
+    pub bucket_created_ns: i64,
+    /// The sequence of its message.
+    pub sequence: u64,
+    /// The sequence of the entry's last sound message before it, 0: there was none.
+    pub previous: u64,
+    /// Entries of the form before count up to this sequence of the bucket. The greatest number: all do, since the catalog
+    /// has not been resealed.
+    pub legacy_through: u64,
+    /// When it was sealed, by the clock of the process that did, in unix milliseconds.
+    pub sealed_at_ms: i64,
+}
+
+impl Claims {
+    fn to_bytes(self) -> [u8; CLAIMS_BYTES] {
+        let numbers = [
+            self.bucket_created_ns.to_be_bytes(),
+            self.sequence.to_be_bytes(),
+            self.previous.to_be_bytes(),
+            self.legacy_through.to_be_bytes(),
+            self.sealed_at_ms.to_be_bytes(),
+        ];
+        let mut bytes = [0; CLAIMS_BYTES];
+        for (place, number) in bytes.chunks_exact_mut(8).zip(numbers) {
+            place.copy_from_slice(&number);
+        }
+        bytes
+    }
+
+    fn of_bytes(bytes: &[u8; CLAIMS_BYTES]) -> Self {
+        let number = |index: usize| {
+            let mut number = [0; 8];
+            number.copy_from_slice(&bytes[index * 8..][..8]);
+            u64::from_be_bytes(number)
+        };
+        Self {
+            bucket_created_ns: number(0).cast_signed(),
+            sequence: number(1),
+            previous: number(2),
+            legacy_through: number(3),
+            sealed_at_ms: number(4).cast_signed(),
+        }
+    }
+}
+
+/// A value that was sealed with the key for the entry, wherever its message now stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Opened {
+    /// The value.
+    pub value: Vec<u8>,
+    /// What it says of itself; `None`: the form before.
+    pub claims: Option<Claims>,
+}
 
 /// The key that the catalog is sealed with, and that keys for tags are derived from. Cheap to clone; never printed, but for
 /// its id.
@@ -51,6 +120,17 @@ pub(super) enum OpenError {
     /// It was not sealed for this entry, or was changed since.
     #[error("it is not sealed as this entry: it was written by someone without the master key, or is damaged")]
     Forged,
+    /// It was sealed for another place in this bucket, or its message follows another one than it was sealed behind.
+    #[error("it is an earlier value that was published again: it was sealed for revision {0}")]
+    Replayed(u64),
+    /// It is of the form that was in use before the catalog was resealed, and was written afterwards.
+    #[error(
+        "it is in the form of an earlier version, and was written after the catalog was resealed at revision {0}"
+    )]
+    Outdated(u64),
+    /// It was sealed for another bucket.
+    #[error("it was sealed for another bucket, which was created at another time")]
+    OtherBucket,
 }
 
 impl MasterKey {
@@ -90,42 +170,76 @@ impl MasterKey {
         hex(&self.id)
     }
 
-    /// Seals the value of an entry.
-    pub(super) fn seal(&self, entry: &str, value: &[u8]) -> Vec<u8> {
+    /// Seals the value of an entry for one place, with the stamp in the message's headers.
+    pub(super) fn seal(&self, entry: &str, headers: &HeaderMap, claims: Claims, value: &[u8]) -> Vec<u8> {
         let nonce: [u8; NONCE_LEN] = rand::random();
-        let mut sealed = Vec::with_capacity(MAGIC.len() + ID_BYTES + NONCE_LEN + value.len() + 16);
+        let claims = claims.to_bytes();
+        let mut sealed = Vec::with_capacity(MAGIC.len() + ID_BYTES + NONCE_LEN + CLAIMS_BYTES + value.len() + 16);
         sealed.extend_from_slice(MAGIC);
         sealed.extend_from_slice(&self.id);
         sealed.extend_from_slice(&nonce);
+        sealed.extend_from_slice(&claims);
+        self.encrypt(nonce, &bound(entry, headers, &claims), value, sealed)
+    }
+
+    /// Seals in the form before, as earlier versions did: for tests of what they have left.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn seal_legacy(&self, entry: &str, value: &[u8]) -> Vec<u8> {
+        let nonce: [u8; NONCE_LEN] = rand::random();
+        let sealed = [&MAGIC_LEGACY[..], &self.id, &nonce].concat();
+        self.encrypt(nonce, entry.as_bytes(), value, sealed)
+    }
+
+    /// Appends ciphertext and tag.
+    fn encrypt(&self, nonce: [u8; NONCE_LEN], bound: &[u8], value: &[u8], mut sealed: Vec<u8>) -> Vec<u8> {
         let mut text = value.to_vec();
-        // Fails only beyond 256 GiB; what is written then is opened by nobody.
-        let tag = self.key.seal_in_place_separate_tag(
-            Nonce::assume_unique_for_key(nonce),
-            Aad::from(entry.as_bytes()),
-            &mut text,
-        );
-        if let Ok(tag) = tag {
+        // Fails only beyond 256 GiB; a value without its tag is never opened.
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        if let Ok(tag) = self.key.seal_in_place_separate_tag(nonce, Aad::from(bound), &mut text) {
             sealed.extend_from_slice(&text);
             sealed.extend_from_slice(tag.as_ref());
         }
         sealed
     }
 
-    /// Opens the value of an entry.
-    pub(super) fn open(&self, entry: &str, sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
-        let rest = sealed.strip_prefix(MAGIC).ok_or(OpenError::Forged)?;
+    /// Opens the value of an entry. Whether it stands where it was sealed for is for the caller to compare.
+    pub(super) fn open(&self, entry: &str, headers: &HeaderMap, sealed: &[u8]) -> Result<Opened, OpenError> {
+        let legacy = sealed.starts_with(MAGIC_LEGACY);
+        let magic = if legacy { MAGIC_LEGACY } else { MAGIC };
+        let rest = sealed.strip_prefix(magic).ok_or(OpenError::Forged)?;
         let (id, rest) = rest.split_at_checked(ID_BYTES).ok_or(OpenError::Forged)?;
         if id != self.id {
             return Err(OpenError::OtherKey { id: hex(id) });
         }
-        let (nonce, text) = rest.split_first_chunk::<NONCE_LEN>().ok_or(OpenError::Forged)?;
+        let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>().ok_or(OpenError::Forged)?;
+        if legacy {
+            let value = self.decrypt(*nonce, entry.as_bytes(), rest)?;
+            return Ok(Opened { value, claims: None });
+        }
+        let (claims, text) = rest.split_first_chunk::<CLAIMS_BYTES>().ok_or(OpenError::Forged)?;
+        let value = self.decrypt(*nonce, &bound(entry, headers, claims), text)?;
+        Ok(Opened { value, claims: Some(Claims::of_bytes(claims)) })
+    }
+
+    fn decrypt(&self, nonce: [u8; NONCE_LEN], bound: &[u8], text: &[u8]) -> Result<Vec<u8>, OpenError> {
         let mut text = text.to_vec();
-        let nonce = Nonce::assume_unique_for_key(*nonce);
-        let opened = self.key.open_in_place(nonce, Aad::from(entry.as_bytes()), &mut text);
+        let opened = self.key.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(bound), &mut text);
         let length = opened.map_err(|_| OpenError::Forged)?.len();
         text.truncate(length);
         Ok(text)
     }
+}
+
+/// What is authenticated beside a value: its entry, its claims, and the stamp in its message's headers. Each part has its
+/// length before it, so that no two differ only in where they are divided.
+fn bound(entry: &str, headers: &HeaderMap, claims: &[u8; CLAIMS_BYTES]) -> Vec<u8> {
+    let mut bound = claims.to_vec();
+    let stamp = stamp::SEALED.map(|name| headers.get(name).map_or("", |value| value.as_str()));
+    for part in std::iter::once(entry).chain(stamp) {
+        bound.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        bound.extend_from_slice(part.as_bytes());
+    }
+    bound
 }
 
 impl fmt::Debug for MasterKey {
@@ -142,35 +256,80 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
+    const CLAIMS: Claims = Claims {
+        bucket_created_ns: -7,
+        sequence: 12,
+        previous: 10,
+        legacy_through: u64::MAX,
+        sealed_at_ms: 1_700_000_000_000,
+    };
+
     fn key() -> MasterKey {
         MasterKey::parse(&MasterKey::generate()).unwrap()
     }
 
+    fn stamped(operator: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert("weft-operator", operator);
+        headers
+    }
+
     #[test]
     fn only_the_key_opens_and_only_the_entry() {
-        let ours = key();
-        let sealed = ours.seal("source.shop", b"whsec_");
-        assert_eq!(ours.open("source.shop", &sealed).unwrap(), b"whsec_");
-        assert_eq!(ours.open("source.other", &sealed), Err(OpenError::Forged), "put in another's place");
+        let (ours, headers) = (key(), stamped("ab12cd34"));
+        let sealed = ours.seal("source.shop", &headers, CLAIMS, b"whsec_");
+        let opened = Opened { value: b"whsec_".to_vec(), claims: Some(CLAIMS) };
+        assert_eq!(ours.open("source.shop", &headers, &sealed), Ok(opened));
+        assert_eq!(ours.open("source.other", &headers, &sealed), Err(OpenError::Forged), "put in another's place");
         let theirs = key();
-        assert_eq!(theirs.open("source.shop", &sealed), Err(OpenError::OtherKey { id: ours.id() }));
-        assert_ne!(sealed, ours.seal("source.shop", b"whsec_"), "each time another nonce");
+        assert_eq!(theirs.open("source.shop", &headers, &sealed), Err(OpenError::OtherKey { id: ours.id() }));
+        assert_ne!(sealed, ours.seal("source.shop", &headers, CLAIMS, b"whsec_"), "each time another nonce");
+    }
+
+    /// The stamp cannot be changed, taken away or divided otherwise.
+    #[test]
+    fn the_stamp_is_sealed_with_the_value() {
+        let key = key();
+        let sealed = key.seal("a", &stamped("ab12cd34"), CLAIMS, b"value");
+        let mut moved = HeaderMap::new();
+        moved.insert("weft-reason", "ab12cd34");
+        let mut added = stamped("ab12cd34");
+        added.insert("weft-uid", "x");
+        for headers in [HeaderMap::new(), stamped("ab12cd35"), moved, added] {
+            assert_eq!(key.open("a", &headers, &sealed), Err(OpenError::Forged), "{headers:?}");
+        }
+        let mut other = stamped("ab12cd34");
+        other.insert("Nats-Expected-Last-Subject-Sequence", "7");
+        assert!(key.open("a", &other, &sealed).is_ok(), "what the server is told is no stamp");
+    }
+
+    #[test]
+    fn the_form_before_is_opened_and_told_apart() {
+        let key = key();
+        let sealed = key.seal_legacy("a", b"value");
+        let opened = key.open("a", &stamped("anyone"), &sealed).unwrap();
+        assert_eq!((opened.value.as_slice(), opened.claims), (&b"value"[..], None));
+        assert_eq!(key.open("b", &HeaderMap::new(), &sealed), Err(OpenError::Forged));
+        // One form is not the other by another magic.
+        let mut renamed = sealed;
+        renamed[..4].copy_from_slice(MAGIC);
+        assert_eq!(key.open("a", &HeaderMap::new(), &renamed), Err(OpenError::Forged));
     }
 
     /// Whatever is changed, cut or made up is not opened.
     #[test]
     fn what_is_not_sealed_is_not_opened() {
-        let key = key();
-        let sealed = key.seal("a", b"value");
+        let (key, headers) = (key(), HeaderMap::new());
+        let sealed = key.seal("a", &headers, CLAIMS, b"value");
         for place in MAGIC.len() + ID_BYTES..sealed.len() {
             let mut changed = sealed.clone();
             changed[place] ^= 1;
-            assert_eq!(key.open("a", &changed), Err(OpenError::Forged), "byte {place}");
+            assert_eq!(key.open("a", &headers, &changed), Err(OpenError::Forged), "byte {place}");
         }
         for length in 0..sealed.len() {
-            assert!(key.open("a", &sealed[..length]).is_err(), "{length} bytes");
+            assert!(key.open("a", &headers, &sealed[..length]).is_err(), "{length} bytes");
         }
-        assert_eq!(key.open("a", b"value"), Err(OpenError::Forged));
+        assert_eq!(key.open("a", &headers, b"value"), Err(OpenError::Forged));
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl Snapshot {
                  folder that it was made in"
             )),
             None if !self.lost.is_empty() => Some(format!(
-                "catalog: {} cannot be read, others have written over it; purge its subject in KV_{CATALOG_BUCKET}, then \
+                "catalog: {} cannot be read: others have written over it, or it was sealed for another bucket; purge its subject in KV_{CATALOG_BUCKET}, then \
                  create it again; a subscription keeps its backlog meanwhile, and `weft subscription adopt <name> --file` \
                  creates it with its uid",
                 self.lost.join(", ")

@@ -24,8 +24,13 @@ const REQUEST_ID: &str = "weft-request-id";
 const OPERATOR: &str = "weft-operator";
 const REASON: &str = "weft-reason";
 const ACTION: &str = "weft-action";
+/// For people who look with the tools of NATS: whether an entry is removed.
+pub(super) const KV_OPERATION: &str = "KV-Operation";
 /// Of a subscription's removal: its uid.
 pub(super) const UID: &str = "weft-uid";
+/// The headers that are authenticated with the value, in this order. Part of the form of sealed values. An empty header counts
+/// as one that is not there.
+pub(super) const SEALED: [&str; 5] = [REQUEST_ID, OPERATOR, REASON, ACTION, UID];
 
 /// Who changes something, why, and by which request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +58,17 @@ impl Stamp {
         }
         headers
     }
+}
+
+/// The stamp of an entry that is resealed: as it was, but for the request, which has not written it.
+pub(super) fn kept(headers: &HeaderMap) -> HeaderMap {
+    let mut kept = HeaderMap::new();
+    for name in [OPERATOR, REASON, ACTION, UID, KV_OPERATION] {
+        if let Some(value) = headers.get(name) {
+            kept.insert(name, value.clone());
+        }
+    }
+    kept
 }
 
 /// Who removed an entry, and why; empty where its removal does not say.

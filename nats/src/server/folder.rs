@@ -11,14 +11,17 @@ use std::{
 use super::ServerError;
 use crate::private_file;
 
-/// The part of a disk that EVENTS may fill, all shards together, in percent. What is left is for OUTCOMES, DLQ, the
-/// indexes, and whoever else writes to the disk.
+/// The part of a disk, without what REJECTED may hold, that EVENTS may fill, all shards together, in percent. What is left is
+/// for OUTCOMES, DLQ, the indexes, and other programs that write to the disk.
 const EVENTS_PERCENT: u64 = 70;
+/// REJECTED may hold at most this part of a disk, in percent, however small the disk is.
+const REJECTED_PERCENT: u64 = 25;
 /// The part of a disk that JetStream may fill, in percent: above what EVENTS may, so that EVENTS meets its own limit
 /// first, and below the end of the disk, which freezes every stream.
 const STORE_PERCENT: u64 = 95;
-/// What JetStream may fill at the least: what the store holds, a quarter more, and this. Streams keep the limits that they
-/// have when somebody else fills the disk, and a store that may hold less than its streams reserve refuses their updates.
+/// What JetStream may fill at the least: what the existing streams reserve, what the store holds, a quarter more, and this.
+/// Streams keep the limits that they have when other programs fill the disk, and a server that may store less than its streams
+/// reserve refuses every update and every new stream.
 const STORE_BYTES_MIN: u64 = 1 << 30;
 
 /// A folder that is locked for as long as this value lives. The system drops the lock when we die, however we die.
@@ -54,6 +57,11 @@ impl Folder {
         self.path.join("nats.pid")
     }
 
+    /// The server's process, told apart from others that get its id later.
+    pub(super) fn identity(&self) -> PathBuf {
+        self.path.join("nats.process")
+    }
+
     /// JetStream's store.
     pub(super) fn store(&self) -> PathBuf {
         self.path.join("store")
@@ -78,8 +86,24 @@ impl Folder {
     pub(super) fn store_bytes_max(&self) -> Result<u64, ServerError> {
         let room = room(&self.store()).map_err(|source| failed(&self.path, source))?;
         let held = size(&self.store());
-        Ok(percent(room, STORE_PERCENT).max(held + held / 4 + STORE_BYTES_MIN))
+        let least = reserved(&self.store()).saturating_add(held).saturating_add(held / 4);
+        Ok(percent(room, STORE_PERCENT).max(least.saturating_add(STORE_BYTES_MIN)))
     }
+}
+
+/// What the existing streams reserve, in bytes: the sum of their `max_bytes`. What cannot be read reserves nothing.
+fn reserved(store: &Path) -> u64 {
+    #[derive(serde::Deserialize)]
+    struct Meta {
+        max_bytes: i64,
+    }
+
+    let children = |folder: &Path| fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let accounts = children(&store.join("jetstream"));
+    let streams = accounts.flat_map(|account| children(&account.path().join("streams")).collect::<Vec<_>>());
+    let metas = streams.filter_map(|stream| fs::read(stream.path().join("meta.inf")).ok());
+    let metas = metas.filter_map(|text| serde_json::from_slice::<Meta>(&text).ok());
+    metas.filter_map(|meta| u64::try_from(meta.max_bytes).ok()).fold(0, u64::saturating_add)
 }
 
 /// As [`private_file::write`], with this folder's failure.
@@ -102,14 +126,29 @@ pub(super) fn free_port(wanted: u16) -> Result<u16, ServerError> {
         .map_err(|error| ServerError::Start(format!("no free port on 127.0.0.1: {error}")))
 }
 
-/// What `[log] max_bytes = "auto"` means for EVENTS of the embedded server, in bytes a shard: 70 % of the disk that is
-/// free or already the store's. `folder` need not exist yet.
+/// Limits of streams that follow from the disk of an embedded server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AutoLimits {
+    /// `[log] max_bytes = "auto"`: EVENTS, in bytes a shard.
+    pub events: u64,
+    /// REJECTED, in bytes: as configured, and less on a small disk.
+    pub rejected: u64,
+}
+
+/// The limits on the disk of the embedded server: REJECTED gets what is configured, at most a quarter of the disk that is
+/// free or already the store's, and EVENTS 70 % of the rest. `folder` need not exist yet.
 ///
 /// # Errors
 ///
 /// When the disk cannot be asked.
-pub fn auto_bytes_max(folder: &Path, shards: u32) -> io::Result<u64> {
-    Ok(percent(room(&folder.join("store"))?, EVENTS_PERCENT) / u64::from(shards.max(1)))
+pub fn auto_limits(folder: &Path, shards: u32, rejected: u64) -> io::Result<AutoLimits> {
+    Ok(share(room(&folder.join("store"))?, shards, rejected))
+}
+
+fn share(room: u64, shards: u32, rejected: u64) -> AutoLimits {
+    let rejected = rejected.min(percent(room, REJECTED_PERCENT));
+    let events = percent(room - rejected, EVENTS_PERCENT) / u64::from(shards.max(1));
+    AutoLimits { events, rejected }
 }
 
 /// What the store has and may still get: its own size and the free disk below it.
@@ -194,6 +233,35 @@ mod tests {
         fs::write(store.join("a/b/1.blk"), [0u8; 1000]).unwrap();
         fs::write(store.join("meta"), [0u8; 24]).unwrap();
         assert_eq!(size(&store), 1024);
-        assert!(auto_bytes_max(&folder.path().join("not/there/yet"), 4).unwrap() > 0);
+        assert!(auto_limits(&folder.path().join("not/there/yet"), 4, 100 << 20).unwrap().events > 0);
+    }
+
+    #[test]
+    fn rejected_requests_take_their_part_of_the_disk_first_and_little_of_a_small_one() {
+        let mib = |bytes: u64| bytes >> 20;
+        let large = share(1000 << 30, 2, 100 << 20);
+        assert_eq!((large.rejected, mib(large.events)), (100 << 20, 358_365));
+        let small = share(120 << 20, 1, 100 << 20);
+        assert_eq!((mib(small.rejected), mib(small.events)), (29, 63));
+        assert_eq!(share(0, 0, 100 << 20), AutoLimits { events: 0, rejected: 0 });
+    }
+
+    /// A server that may store less than its streams reserve refuses their updates.
+    #[test]
+    fn what_streams_reserve_may_be_stored() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = Folder::open(parent.path()).unwrap();
+        for (account, stream, meta) in [
+            ("$G", "EVENTS", r#"{"Created":"2026-11-30T02:55:56Z","name":"EVENTS","max_bytes":1099511627776}"#),
+            ("$G", "OUTCOMES", r#"{"name":"OUTCOMES","max_bytes":-1}"#),
+            ("OTHER", "X", r#"{"name":"X","max_bytes":1024}"#),
+            ("OTHER", "Y", "not JSON"),
+        ] {
+            let stream = folder.store().join("jetstream").join(account).join("streams").join(stream);
+            fs::create_dir_all(&stream).unwrap();
+            fs::write(stream.join("meta.inf"), meta).unwrap();
+        }
+        assert_eq!(reserved(&folder.store()), (1 << 40) + 1024);
+        assert!(folder.store_bytes_max().unwrap() >= (1 << 40) + 1024 + STORE_BYTES_MIN);
     }
 }

@@ -5,6 +5,16 @@ use std::{env, ffi::OsString, io, os::unix::process::CommandExt, process::Comman
 /// The environment variable that tells the launcher which process must live.
 pub(super) const PARENT: &str = "WEFT_LAUNCH_PARENT";
 
+/// The variables that the server is given: where programs are, the time zone of its log, and what the Go runtime heeds.
+/// Ours hold secrets.
+const KEPT: [&str; 9] =
+    ["PATH", "HOME", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "GOMEMLIMIT", "GOMAXPROCS", "GOGC", "GODEBUG"];
+
+/// The environment of the server.
+pub(super) fn environment() -> impl Iterator<Item = (&'static str, OsString)> {
+    KEPT.into_iter().filter_map(|name| Some((name, env::var_os(name)?)))
+}
+
 /// Becomes the program that `args` name, first the program and then its arguments, so that it is killed when the thread
 /// that started us ends. Returns only when that fails. The body of the hidden sub-command `weft launch`.
 ///

@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::storage::is_write_failure;
+
 /// The longest piece of a line that is read at once; a longer line becomes several.
 const LINE_BYTES_MAX: u64 = 16 * 1024;
 /// At most one refusal of a client is reported in this time; the next report says how many were left out.
@@ -34,8 +36,8 @@ impl Complaints {
     }
 }
 
-/// Reads lines until the server closes its end.
-pub(super) fn follow(lines: impl Read, complaints: &Complaints) {
+/// Reads lines until the server closes its end. Calls `write_failed` when the server has stopped writing.
+pub(super) fn follow(lines: impl Read, complaints: &Complaints, write_failed: impl Fn()) {
     let mut refusals = Refusals::default();
     let mut lines = BufReader::new(lines);
     let mut line = Vec::new();
@@ -43,7 +45,13 @@ pub(super) fn follow(lines: impl Read, complaints: &Complaints) {
         line.clear();
         match lines.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
             Ok(0) | Err(_) => return,
-            Ok(_) => report(String::from_utf8_lossy(&line).trim(), complaints, &mut refusals, Instant::now()),
+            Ok(_) => {
+                let line = String::from_utf8_lossy(&line);
+                report(line.trim(), complaints, &mut refusals, Instant::now());
+                if is_write_failure(&line) {
+                    write_failed();
+                }
+            }
         }
     }
 }
@@ -156,11 +164,11 @@ mod tests {
         for n in 0..5 {
             log.push_str(&format!("[1] [ERR] number {n}\n[1] [INF] well\n"));
         }
-        follow(log.as_bytes(), &complaints);
+        follow(log.as_bytes(), &complaints, || panic!("no write has failed"));
         assert_eq!(complaints.take().as_deref(), Some("number 2; number 3; number 4"));
         assert_eq!(complaints.take(), None);
         let endless = std::iter::repeat_n(b'x', 100 * 1024).collect::<Vec<_>>();
-        follow(endless.as_slice(), &complaints);
+        follow(endless.as_slice(), &complaints, || {});
         assert!(complaints.take().unwrap().len() <= COMPLAINTS_MAX * (LINE_BYTES_MAX as usize + 2));
     }
 }

@@ -1,12 +1,14 @@
 //! The thread that starts the server, waits for its end, and starts it again.
 //!
-//! It sleeps on one channel: an order to stop, or the news that the server has closed its log, which it does by ending.
+//! It sleeps on one channel: an order to stop, the news that the server has stopped writing, or that it has closed its log,
+//! which it does by ending. In between it looks at the disk: a server that has stopped writing is restarted once there is room.
 //! Only this thread waits for the child, so the child's process id is the child's for as long as the thread signals it.
 
 use std::{
     ffi::OsString,
     io,
     os::unix::process::CommandExt,
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
         Arc,
@@ -25,16 +27,23 @@ use super::{
     folder::Folder,
     launch,
     log::{self, Complaints},
+    stale::IdentityFile,
+    storage::Space,
 };
 
 /// The pause before the first restart; each further one is twice as long.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-/// The longest pause: an operator who has made room on the disk does not wait longer than this.
-const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// The longest pause: an operator who has made room on the disk does not wait longer than this, and the roles need a few
+/// seconds more.
+const PAUSE_MAX: Duration = Duration::from_secs(4);
+/// How often the disk is looked at.
+const DISK_INTERVAL: Duration = Duration::from_millis(500);
 /// A server that has run this long was sound: the next pause is short again.
 const STEADY: Duration = Duration::from_secs(60);
 /// How long the server may take to end in order.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a server that has stopped writing may take to end in order. What it has acknowledged is on disk.
+const FAILED_STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why a server ended before it served.
 #[derive(Debug, Clone, Default)]
@@ -58,6 +67,8 @@ enum News {
     Stop,
     /// From now on the server is to be started again whenever it dies.
     KeepAlive,
+    /// The server has stopped writing to a stream.
+    WriteFailed,
     /// The server has closed its log.
     LogClosed,
 }
@@ -68,6 +79,7 @@ pub(super) struct Supervisor {
     news: mpsc::Sender<News>,
     /// `Some` once the server has ended before it was to be kept alive; closed when the thread has ended.
     failure: watch::Receiver<Option<Failure>>,
+    storage: watch::Receiver<Option<String>>,
 }
 
 impl Supervisor {
@@ -75,7 +87,18 @@ impl Supervisor {
     pub(super) fn start(command: Vec<OsString>, folder: Arc<Folder>) -> Result<Self, ServerError> {
         let (news, inbox) = mpsc::channel();
         let (report, failure) = watch::channel(None);
-        let mut duty = Duty { command, news: news.clone(), inbox, report, keep_alive: false };
+        let (storage_report, storage) = watch::channel(None);
+        let mut duty = Duty {
+            command,
+            identity: IdentityFile::of(&folder),
+            store: folder.store(),
+            news: news.clone(),
+            inbox,
+            report,
+            storage: storage_report,
+            write_failed: false,
+            keep_alive: false,
+        };
         thread::Builder::new()
             .name("nats-server".into())
             .spawn(move || {
@@ -85,7 +108,12 @@ impl Supervisor {
                 drop(duty);
             })
             .map_err(|error| ServerError::Start(format!("no thread for it: {error}")))?;
-        Ok(Self { news, failure })
+        Ok(Self { news, failure, storage })
+    }
+
+    /// Why nothing is stored at the moment; `None` while the server writes and its disk has room.
+    pub(super) fn storage(&self) -> watch::Receiver<Option<String>> {
+        self.storage.clone()
     }
 
     /// From now on the server is restarted when it dies, until `cancel`.
@@ -132,10 +160,17 @@ impl Drop for Supervisor {
 /// What the thread does.
 struct Duty {
     command: Vec<OsString>,
+    /// Where the server's process is noted, for the next start.
+    identity: IdentityFile,
+    /// The store's folder, whose disk is watched.
+    store: PathBuf,
     /// Given to whoever follows the server's log.
     news: mpsc::Sender<News>,
     inbox: mpsc::Receiver<News>,
     report: watch::Sender<Option<Failure>>,
+    storage: watch::Sender<Option<String>>,
+    /// Whether the running server has stopped writing.
+    write_failed: bool,
     keep_alive: bool,
 }
 
@@ -154,6 +189,7 @@ impl Duty {
         let mut pause = PAUSE_MIN;
         loop {
             let started = Instant::now();
+            self.write_failed = false;
             let died = match self.spawn(&complaints).map(|child| self.wait(child)) {
                 Ok(End::Stopped) => return,
                 Ok(End::Died(status)) => status,
@@ -190,6 +226,8 @@ impl Duty {
     fn spawn(&self, complaints: &Arc<Complaints>) -> io::Result<Child> {
         let mut child = Command::new(&self.command[0])
             .args(&self.command[1..])
+            .env_clear()
+            .envs(launch::environment())
             .env(launch::PARENT, std::process::id().to_string())
             // A Ctrl-C at the terminal is for us: the server ends last, when everyone has drained.
             .process_group(0)
@@ -200,7 +238,7 @@ impl Duty {
         let Some(lines) = child.stderr.take() else { return Ok(child) };
         let (complaints, news) = (complaints.clone(), self.news.clone());
         let follower = thread::Builder::new().name("nats-server-log".into()).spawn(move || {
-            log::follow(lines, &complaints);
+            log::follow(lines, &complaints, || drop(news.send(News::WriteFailed)));
             let _ = news.send(News::LogClosed);
         });
         if let Err(error) = follower {
@@ -209,35 +247,80 @@ impl Duty {
             return Err(error);
         }
         tracing::debug!(pid = child.id(), "nats-server is started");
+        self.identity.note(child.id());
         Ok(child)
     }
 
-    /// Waits until the server ends, by itself or because it is to stop.
+    /// Waits until the server ends: by itself, because it is to stop, or because it has stopped writing and there is room.
     fn wait(&mut self, mut child: Child) -> End {
         loop {
-            match self.inbox.recv() {
+            let low = self.look_at_disk();
+            if self.write_failed && self.keep_alive && !low {
+                tracing::warn!("nats-server has stopped writing after a write error and is restarted");
+                let ordered = self.stop(child, FAILED_STOP_PATIENCE);
+                return if ordered { End::Stopped } else { End::Died("stopped after a write error".into()) };
+            }
+            match self.inbox.recv_timeout(DISK_INTERVAL) {
                 Ok(News::KeepAlive) => self.keep_alive = true,
+                Ok(News::WriteFailed) => self.write_failed = true,
                 Ok(News::LogClosed) => return End::Died(describe(child.wait())),
-                Ok(News::Stop) | Err(_) => break,
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(News::Stop) | Err(RecvTimeoutError::Disconnected) => break,
             }
         }
+        self.stop(child, STOP_PATIENCE);
+        End::Stopped
+    }
+
+    /// Ends the server in order, and by force after `patience`. Whether the order to stop for good came meanwhile.
+    fn stop(&self, mut child: Child, patience: Duration) -> bool {
         // Not waited for yet, so the process id is the child's, whether it still runs or not.
         let _ = kill_process(Pid::from_child(&child), Signal::TERM);
-        let deadline = Instant::now() + STOP_PATIENCE;
+        let deadline = Instant::now() + patience;
+        let (mut ordered, mut killed) = (false, false);
         loop {
-            match self.inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(News::Stop | News::KeepAlive) => {}
-                Ok(News::LogClosed) => break,
-                Err(_) => {
+            let news = if killed {
+                // Its log must have been read to the end: the news of it would be taken for that of the next server.
+                self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                self.inbox.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            };
+            match news {
+                Ok(News::Stop) => ordered = true,
+                Ok(News::KeepAlive | News::WriteFailed) => {}
+                Ok(News::LogClosed) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
                     tracing::warn!("nats-server does not end in order and is killed");
                     let _ = child.kill();
-                    break;
+                    killed = true;
                 }
             }
         }
         let end = describe(child.wait());
         tracing::debug!(end, "nats-server is stopped");
-        End::Stopped
+        ordered
+    }
+
+    /// Reports the disk; whether it has too little room. A disk that cannot be asked counts as one with room.
+    fn look_at_disk(&self) -> bool {
+        let space = Space::of(&self.store).ok().filter(|space| space.is_low());
+        let problem = match space {
+            Some(space) => Some(space.problem(&self.store)),
+            None if self.write_failed => Some("nats-server has stopped writing and is being restarted".to_owned()),
+            None => None,
+        };
+        self.storage.send_if_modified(|before| {
+            if before.is_some() != problem.is_some() {
+                match &problem {
+                    Some(problem) => tracing::error!(problem, "the log cannot be written"),
+                    None => tracing::info!("the log can be written again"),
+                }
+            }
+            let changed = *before != problem;
+            before.clone_from(&problem);
+            changed
+        });
+        space.is_some()
     }
 }
 

@@ -111,8 +111,9 @@ fn rejected(spec: &LogSpec) -> Config {
     }
 }
 
+/// A message with a rollup would take away the entry's earlier messages, by which readers tell what it is.
 fn catalog(spec: &LogSpec) -> Config {
-    Config { max_messages_per_subject: CATALOG_HISTORY, ..bucket(CATALOG_BUCKET, spec) }
+    Config { max_messages_per_subject: CATALOG_HISTORY, allow_rollup: false, ..bucket(CATALOG_BUCKET, spec) }
 }
 
 /// Keys here expire by a TTL of their own. Without markers of that, which would need rollups.
@@ -194,6 +195,7 @@ pub(super) fn compare(existing: &Config, stored_bytes: u64, wanted: &Config, spe
     config.num_replicas = wanted.num_replicas;
     config.max_messages_per_subject = wanted.max_messages_per_subject;
     config.allow_direct = wanted.allow_direct;
+    config.allow_rollup = wanted.allow_rollup;
     config.allow_atomic_publish = wanted.allow_atomic_publish;
     config.allow_message_ttl = wanted.allow_message_ttl;
     config.deny_delete = wanted.deny_delete;

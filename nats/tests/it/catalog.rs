@@ -9,11 +9,14 @@ use weft_nats::{
     async_nats::HeaderMap,
     catalog::{Catalog, CatalogError, Snapshot},
     connect::Connection,
+    direct,
+    message::Stored,
     streams::{self, LogSpec},
     testing::TestServer,
 };
+use weft_proto::ids::StreamSeq;
 use weft_proto::v1::{
-    Destination, HttpDestination, Source, StandardScheme, Subscription, Verification, destination, verification,
+    ApiKey, Destination, HttpDestination, Source, StandardScheme, Subscription, Verification, destination, verification,
 };
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -256,4 +259,153 @@ async fn what_others_write_over_an_entry_does_not_count() {
     bucket.purge().filter("$KV.weft_catalog.source.shop").await.unwrap();
     catalog.put_source(&source("shop"), 0).await.unwrap();
     assert_eq!(names(&*see(&mut late, |snapshot| snapshot.complete).await), ["behind", "last", "shop"]);
+}
+
+const BUCKET: &str = "KV_weft_catalog";
+
+/// Every message of an entry, oldest first.
+async fn stored(connection: &Connection, entry: &str) -> Vec<Stored> {
+    let subject = format!("$KV.weft_catalog.{entry}");
+    direct::range(connection, BUCKET, StreamSeq(1), &subject, 100, 1 << 20).await.unwrap()
+}
+
+/// Publishes a message of the bucket again, as a user of NATS who may publish there and has no master key.
+async fn publish_again(connection: &Connection, message: &Stored, header: Option<(&str, &str)>) {
+    let mut headers = HeaderMap::new();
+    for (name, values) in message.headers.iter() {
+        // What the server was told of the place would only make it refuse.
+        if !name.to_string().starts_with("Nats-") {
+            values.iter().for_each(|value| headers.append(name.clone(), value.clone()));
+        }
+    }
+    header.into_iter().for_each(|(name, value)| headers.insert(name, value));
+    let jetstream = connection.jetstream();
+    let ack = jetstream.publish_with_headers(message.subject.clone(), headers, message.payload.clone()).await.unwrap();
+    // A bucket that refuses it is as good.
+    let _ = ack.await;
+}
+
+/// A revoked key stays revoked, a removed subscription is not brought back or discarded again, an old URL does not come back,
+/// and stamps are those of who made the change, whatever a user of NATS without the master key publishes again.
+#[tokio::test]
+async fn nothing_that_is_published_again_changes_the_catalog() {
+    let server = TestServer::start().await;
+    let connection = server.connection("test").await;
+    ensure(&connection).await;
+    let catalog = Catalog::new(connection.clone(), weft_nats::testing::master_key());
+    let mut watch = catalog.watch(CancellationToken::new());
+    let key = ApiKey { id: "ab12cd34".into(), digest: vec![7; 32], scopes: vec![1], ..ApiKey::default() };
+    let revision = catalog.put_key(&key, 0).await.unwrap();
+    catalog.delete_key("ab12cd34", revision).await.unwrap();
+    let revision = catalog.put_subscription(&subscription("gone"), 0).await.unwrap();
+    catalog.delete_subscription("gone", revision).await.unwrap();
+    catalog.put_subscription(&Subscription { uid: vec![2; 16], ..subscription("gone") }, 0).await.unwrap();
+    let revision = catalog.put_source(&source("moved"), 0).await.unwrap();
+    let now = Source { max_body_bytes: 7, ..source("moved") };
+    catalog.put_source(&now, revision).await.unwrap();
+
+    let entries = ["key.ab12cd34", "subscription.gone", "source.moved"];
+    let mut captured = Vec::new();
+    for entry in entries {
+        captured.extend(stored(&connection, entry).await);
+    }
+    assert_eq!(captured.len(), 7);
+    let expected = |snapshot: &Snapshot| {
+        snapshot.keys.is_empty()
+            && snapshot.subscriptions["gone"].value.uid == vec![2; 16]
+            && *snapshot.sources["moved"].value == now
+            && !snapshot.removals.contains_key(&vec![2; 16])
+    };
+    assert!(expected(&catalog.read().await.unwrap()));
+    // A rollup would take away what was there before, so that a role that starts later saw nothing else.
+    for header in [None, Some(("weft-operator", "nobody")), Some(("Nats-Rollup", "sub"))] {
+        for message in &captured {
+            publish_again(&connection, message, header).await;
+            let snapshot = catalog.read().await.unwrap();
+            assert!(!snapshot.complete || expected(&snapshot), "{} {header:?}", message.subject);
+        }
+    }
+    let last = streams::state(&connection, BUCKET).await.unwrap().last;
+    let follower = see(&mut watch, |snapshot| snapshot.position.sequence >= last.0).await;
+    assert!(expected(&follower), "who follows keeps what it knew");
+    // Whoever starts late finds that the entries were written over, and decides nothing; it never finds the old ones.
+    let late = Catalog::new(server.connection("late").await, weft_nats::testing::master_key()).read().await.unwrap();
+    assert!(!late.complete && late.keys.is_empty(), "{:?}", late.lost);
+}
+
+/// What an earlier version has written is read, resealed with its stamp, and counts from then on only where it stands.
+#[tokio::test]
+async fn a_catalog_of_the_form_before_is_read_and_sealed_anew() {
+    let server = TestServer::start().await;
+    let connection = server.connection("test").await;
+    ensure(&connection).await;
+    let master = weft_nats::testing::master_key();
+    let publish = async |entry: &str, value: &[u8]| {
+        let subject = format!("$KV.weft_catalog.{entry}");
+        let mut headers = HeaderMap::new();
+        headers.insert("weft-operator", "ab12cd34");
+        headers.insert("weft-action", "created");
+        headers.insert("weft-request-id", "r-1");
+        let sealed = master.seal_legacy(entry, value);
+        connection.jetstream().publish_with_headers(subject, headers, sealed.into()).await.unwrap().await.unwrap();
+    };
+    let key = ApiKey { id: "ab12cd34".into(), digest: vec![7; 32], scopes: vec![1], ..ApiKey::default() };
+    publish("key.ab12cd34", &key.encode_to_vec()).await;
+    publish("key.ab12cd34", b"").await;
+    publish("source.a", &source("a").encode_to_vec()).await;
+    publish("subscription.b", &subscription("b").encode_to_vec()).await;
+    let revoked = stored(&connection, "key.ab12cd34").await.remove(0);
+
+    let catalog = Catalog::new(connection.clone(), master.clone());
+    let mut watch = catalog.watch(CancellationToken::new());
+    let before = catalog.read().await.unwrap();
+    assert!(before.complete && before.keys.is_empty() && before.sources.len() == 1);
+    assert_eq!(catalog.reseal().await.unwrap(), 3, "the removal, too");
+    assert_eq!(catalog.reseal().await.unwrap(), 0);
+    let after = catalog.read().await.unwrap();
+    assert_eq!(after.subscriptions["b"].value, before.subscriptions["b"].value);
+    assert!(after.subscriptions["b"].revision > before.subscriptions["b"].revision);
+    assert_eq!(after.authors, before.authors, "the stamp stays");
+
+    // As NATS user: what was captured before, under this and any other entry's name that it is sealed as.
+    for header in [None, Some(("Nats-Rollup", "sub"))] {
+        publish_again(&connection, &revoked, header).await;
+        for role in ["admin", "gateway"] {
+            let late = Catalog::new(server.connection(role).await, master.clone()).read().await.unwrap();
+            assert!(late.keys.is_empty(), "{role} {header:?}");
+        }
+    }
+    let last = streams::state(&connection, BUCKET).await.unwrap().last;
+    assert!(see(&mut watch, |snapshot| snapshot.position.sequence >= last.0).await.keys.is_empty());
+    // It is changed and removed as any other.
+    let revision = after.sources["a"].revision;
+    catalog.delete_source("a", revision).await.unwrap();
+    assert!(catalog.read().await.unwrap().sources.is_empty());
+}
+
+/// Uses of keys are written to the same bucket all the time, and take the place that a change was sealed for.
+#[tokio::test]
+async fn changes_are_stored_while_the_uses_of_keys_are_noted() {
+    let server = TestServer::start().await;
+    let connection = server.connection("test").await;
+    ensure(&connection).await;
+    let catalog = Catalog::new(connection, weft_nats::testing::master_key());
+    let stop = CancellationToken::new();
+    let noting = {
+        let (catalog, stop) = (catalog.clone(), stop.clone());
+        tokio::spawn(async move {
+            let mut at = 0;
+            while !stop.is_cancelled() {
+                at += 60_000;
+                catalog.put_key_use("ab12cd34", at).await.unwrap();
+            }
+            at / 60_000
+        })
+    };
+    for number in 0..50 {
+        catalog.put_source(&source(&format!("s{number}")), 0).await.unwrap();
+    }
+    stop.cancel();
+    assert!(noting.await.unwrap() > 0);
+    assert_eq!(catalog.read().await.unwrap().sources.len(), 50);
 }

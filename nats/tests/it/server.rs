@@ -20,7 +20,7 @@ use weft_nats::{
     server::{Server, ServerError, ServerOptions, find_program},
     streams::{self, LogSpec},
     subject::{FORWARD_SUBJECTS, Layout, RETRY_QUEUE, RETRY_SUBJECT},
-    testing::eventually,
+    testing::{SmallDisk, eventually},
 };
 use weft_proto::{
     ids::{ShardId, StreamSeq},
@@ -375,5 +375,148 @@ async fn max_payload_never_sinks() {
         assert_eq!(connect(&server.users().worker).await.max_payload(), Some(expected));
         cancel.cancel();
         server.stopped().await;
+    }
+}
+
+/// A full disk stops the streams that are written to, for good as nats-server sees it. The server is restarted once there is
+/// room, and says meanwhile what is wrong.
+#[tokio::test]
+async fn a_full_disk_heals_once_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(folder.path(), 64 << 20) else { return };
+    let server = Server::start(options(folder.path()), CancellationToken::new()).await.unwrap();
+    let gateway = connect(&server.users().gateway).await;
+    let admin = connect(&server.users().admin).await;
+    ensure(&admin).await;
+    let stored = async || gateway.client().request("events.w", vec![0; 1000].into()).await.is_ok();
+    assert!(stored().await);
+    let mut storage = server.storage();
+    assert_eq!(*storage.borrow_and_update(), None);
+
+    for _ in 0..2 {
+        disk.fill().unwrap();
+        // The last block may have room for some.
+        let refuses = async || {
+            let request = gateway.client().request("events.w", vec![0; 64 << 10].into());
+            tokio::time::timeout(Duration::from_millis(500), request).await.is_err()
+        };
+        assert!(eventually(PATIENCE, refuses).await, "nothing is stored any more");
+        let problem = storage.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        assert!(problem.starts_with("disk full: "), "{problem}");
+        let before = last(&admin, "EVENTS").await;
+        disk.make_room().unwrap();
+        let healed = async || {
+            let request = gateway.client().request("events.w", "x".into());
+            matches!(tokio::time::timeout(Duration::from_millis(500), request).await, Ok(Ok(_)))
+        };
+        assert!(eventually(Duration::from_secs(10), healed).await, "it is written again");
+        assert!(last(&admin, "EVENTS").await > before, "what was stored is there");
+        tokio::time::timeout(PATIENCE, storage.wait_for(Option::is_none)).await.unwrap().unwrap();
+    }
+}
+
+/// The streams keep what they reserve when other files take the disk between two starts, and may still be changed.
+#[tokio::test]
+async fn a_start_with_less_room_than_before_keeps_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(folder.path(), 256 << 20) else { return };
+    let spec = |limit: u64| LogSpec { body_bytes_max: 1 << 20, auto_bytes_max: Some(limit), ..LogSpec::default() };
+    // As on a large disk that has become small: the reservation alone is above all that this one has.
+    let start = async |limit: u64| {
+        let cancel = CancellationToken::new();
+        let server = Server::start(options(folder.path()), cancel.clone()).await.unwrap();
+        let admin = connect(&server.users().admin).await;
+        streams::ensure(&admin, &spec(limit)).await.unwrap();
+        publish(&connect(&server.users().gateway).await, "events.w").await;
+        let stored = last(&admin, "EVENTS").await;
+        cancel.cancel();
+        server.stopped().await;
+        stored
+    };
+    let first = start(900 << 20).await;
+    let meta = folder.path().join("store/jetstream/$G/streams/EVENTS/meta.inf");
+    let text = std::fs::read_to_string(&meta).unwrap();
+    assert!(text.contains(&format!("\"max_bytes\":{}", 900 << 20)), "the field that reservations are read from");
+    disk.take(150 << 20).unwrap();
+    assert!(start(100 << 20).await > first);
+    assert!(start(900 << 20).await > first);
+}
+
+/// A process that has nothing to do with the mesh, with any arguments.
+struct Innocent(Child);
+
+impl Innocent {
+    fn start(program: &Path, arguments: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        Self(command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap())
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.0)
+    }
+}
+
+impl Drop for Innocent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A process id in the folder may be given to another process, which may even look like the server: it is left alone.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn processes_that_are_not_ours_are_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().canonicalize().unwrap();
+    let start = async || {
+        let cancel = CancellationToken::new();
+        let server = Server::start(options(&path), cancel.clone()).await.unwrap();
+        cancel.cancel();
+        server.stopped().await;
+    };
+    start().await;
+    let config = path.join("nats.conf").display().to_string();
+    // `cat` waits for its input; as a script's argument the configuration is no option of its own.
+    let arguments = ["-c", "cat; true", "--config", config.as_str()];
+    let shell = Innocent::start(Path::new("/bin/sh"), &arguments);
+    let disguised = path.join("nats-server");
+    // By another process: a file that this one has open for writing cannot be run.
+    assert!(Command::new("cp").args(["-L", "/bin/sh"]).arg(&disguised).status().unwrap().success());
+    let disguised = Innocent::start(&disguised, &arguments);
+
+    // An earlier version leaves no note: a program of another name is none.
+    std::fs::remove_file(path.join("nats.process")).unwrap();
+    std::fs::write(path.join("nats.pid"), shell.pid().to_string()).unwrap();
+    start().await;
+    assert!(runs(shell.pid()));
+    // The note tells that the process was started at another time, whatever its name and arguments.
+    for innocent in [&shell, &disguised] {
+        let pid = innocent.pid().as_raw_pid();
+        std::fs::write(path.join("nats.pid"), pid.to_string()).unwrap();
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        std::fs::write(path.join("nats.process"), format!("{pid} 1 {}", boot.trim())).unwrap();
+        start().await;
+        assert!(runs(innocent.pid()));
+    }
+}
+
+/// Secrets in our environment are not handed to the server, whose environment other tools show.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_server_is_not_given_our_environment() {
+    for launched in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let supervisor = Supervisor::start(folder.path(), 0, launched);
+        let environ = std::fs::read(format!("/proc/{}/environ", pid(folder.path()).as_raw_pid())).unwrap();
+        let names: Vec<_> = environ
+            .split(|byte| *byte == 0)
+            .filter_map(|variable| variable.split(|byte| *byte == b'=').next())
+            .map(|name| String::from_utf8_lossy(name).into_owned())
+            .filter(|name| !name.is_empty() && name != "WEFT_LAUNCH_PARENT")
+            .collect();
+        let kept = ["PATH", "HOME", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "GOMEMLIMIT", "GOMAXPROCS", "GOGC", "GODEBUG"];
+        assert!(names.iter().all(|name| kept.contains(&name.as_str())), "{names:?}");
+        drop(supervisor);
     }
 }

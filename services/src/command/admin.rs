@@ -68,14 +68,23 @@ impl AdminArgs {
     pub async fn connect(self) -> Result<AdminClient, Failure> {
         let (server, token, ca, gateway) = match (self.server, self.token) {
             (Some(server), Some(token)) => (server, token, self.ca, None),
-            (server, token) => {
+            (Some(server), None) => {
+                // A token is for its own server: another would learn it.
+                let path = self.data.join(CLIENT_FILE);
+                let client = read_client(&path).map_err(|_| no_token(&server, &path))?;
+                if !is_same_server(&server, &client.server) {
+                    return Err(no_token(&server, &path));
+                }
+                (server, Secret::new(client.token), self.ca.or(client.ca), None)
+            }
+            (None, token) => {
                 let client = read_client(&self.data.join(CLIENT_FILE))?;
                 let token = token.unwrap_or_else(|| Secret::new(client.token));
                 // The file's gateway is of the file's mesh.
-                let gateway = if server.is_none() { client.gateway } else { None };
-                (server.unwrap_or(client.server), token, self.ca.or(client.ca), gateway)
+                (client.server, token, self.ca.or(client.ca), client.gateway)
             }
         };
+        warn_of_clear_text(&server);
         let admin = AdminClient::connect(server, token.expose(), ca.as_deref()).await?;
         Ok(AdminClient { gateway, ..admin })
     }
@@ -184,6 +193,40 @@ fn not_grpc(status: &Status) -> bool {
     foreign || status.code() == Code::Unimplemented
 }
 
+fn no_token(server: &str, path: &Path) -> Failure {
+    Failure::Usage(format!(
+        "no token for {server}: {} is not of that server; give its token with --token or WEFT_TOKEN",
+        path.display()
+    ))
+}
+
+/// Whether both addresses are of one server, by scheme, host and port as they are written.
+fn is_same_server(one: &str, other: &str) -> bool {
+    let parts = |address: &str| {
+        let uri: http::Uri = address.trim().parse().ok()?;
+        let scheme = uri.scheme_str()?.to_ascii_lowercase();
+        let port = uri.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
+        Some((scheme, uri.host()?.to_ascii_lowercase(), port))
+    };
+    parts(one).is_some_and(|one| parts(other) == Some(one))
+}
+
+/// A token that is sent to another machine without TLS can be read on its way.
+fn warn_of_clear_text(server: &str) {
+    if is_clear_text(server) {
+        eprintln!("weft: warning: the token is sent to {server} without TLS; use https");
+    }
+}
+
+fn is_clear_text(server: &str) -> bool {
+    let Ok(uri) = server.parse::<http::Uri>() else { return false };
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let address = host.parse::<std::net::IpAddr>().ok();
+    let local =
+        host.eq_ignore_ascii_case("localhost") || address.is_some_and(|address| address.to_canonical().is_loopback());
+    uri.scheme_str() == Some("http") && !local
+}
+
 /// Trusts the certificates of a file, else the system's authorities.
 fn trusting(ca: Option<&Path>) -> Result<ClientTlsConfig, Failure> {
     let config = ClientTlsConfig::new();
@@ -201,4 +244,39 @@ fn read_client(path: &Path) -> Result<Client, Failure> {
     toml::from_str(&text).map_err(|_| {
         Failure::Failed(format!("{} does not hold server and token; start `weft up` to write it again", path.display()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_for_its_own_server() {
+        let own = "http://127.0.0.1:9080";
+        for same in ["http://127.0.0.1:9080", "http://127.0.0.1:9080/", "HTTP://127.0.0.1:9080"] {
+            assert!(is_same_server(same, own), "{same}");
+        }
+        for other in [
+            "http://127.0.0.1:9081",
+            "https://127.0.0.1:9080",
+            "http://evil.example:9080",
+            "http://127.0.0.1:9080@evil.example",
+            "http://127.0.0.1.evil.example:9080",
+            "127.0.0.1:9080",
+            "",
+        ] {
+            assert!(!is_same_server(other, own), "{other}");
+        }
+        assert!(is_same_server("https://admin.example", "https://ADMIN.example:443"));
+    }
+
+    #[test]
+    fn clear_text_is_warned_of_beyond_this_machine() {
+        for local in ["http://127.0.0.1:9080", "http://localhost:9080", "http://[::1]:9080", "https://admin.example"] {
+            assert!(!is_clear_text(local), "{local}");
+        }
+        for remote in ["http://192.0.2.1:9080", "http://admin.example:9080", "http://[2001:db8::1]:9080"] {
+            assert!(is_clear_text(remote), "{remote}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ mod catalog;
 mod clock;
 mod cluster;
 mod commands;
+mod disk;
 mod drain;
 mod failover;
 mod faults;

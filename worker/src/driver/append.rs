@@ -34,13 +34,26 @@ pub(crate) async fn append_until_stored(
     message: Outgoing,
 ) -> Result<(Appender, StreamSeq), Fenced> {
     let mut pause = PAUSE.0;
+    // Without checkpoints a shard is delivered all the same.
+    let is_essential = stream == log.layout.outcomes_stream(log.shard);
+    let note = |problem: Option<String>| {
+        if is_essential {
+            log.connection.note_write(&stream, problem);
+        }
+    };
     loop {
         let problem = match appender.append(expected, std::slice::from_ref(&message)).await {
-            Ok(seq) => return Ok((appender, seq)),
+            Ok(seq) => {
+                note(None);
+                return Ok((appender, seq));
+            }
             Err(error) => match error.kind {
                 AppendErrorKind::Conflict { .. } | AppendErrorKind::Unknown(_) => {
                     match stored_behind(&log, &stream, expected, &message.payload).await {
-                        Ok(Behind::Ours(seq)) => return Ok((appender, seq)),
+                        Ok(Behind::Ours(seq)) => {
+                            note(None);
+                            return Ok((appender, seq));
+                        }
                         Ok(Behind::Anothers) => return Err(Fenced),
                         Ok(Behind::Nothing) => error.kind.to_string(),
                         Err(problem) => problem,
@@ -52,6 +65,7 @@ pub(crate) async fn append_until_stored(
             },
         };
         tracing::warn!(stream, problem, "append is retried");
+        note(Some(problem));
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE.1);
         log.connection.connected().await;

@@ -36,13 +36,14 @@ impl Session<'_> {
             || !self.identity.is_fresh(Instant::now())
             || reads_on
             || self.overlay.len() >= OVERLAY_MAX;
+        let mut trial = self.trial().filter(|_| !waits && !self.draining);
         while !waits
-            && (!self.ready.is_empty() || self.carrier.has_page())
+            && (!self.ready.is_empty() || self.carrier.has_page() || trial.is_some())
             && let Some(mut appender) = self.appender.take()
         {
             self.gather.launched(self.ready.len(), Instant::now());
             let group = self.next_group(appender.batches(worth_a_batch(self.ready.len())));
-            let carry = self.carrier.board(&self.overlay);
+            let carry = self.carrier.board(&self.overlay).or_else(|| trial.take());
             let (flight, messages) = Flight::decide(&self.overlay, self.shard.horizons(), group, carry);
             if messages.is_empty() {
                 // All of them were known, and have been answered.
@@ -53,8 +54,12 @@ impl Session<'_> {
             self.flight = Some(flight);
             let (lost, launched) = (changed(&self.shard.connection), Instant::now());
             let batched = appender.batches(messages.len());
+            // A write that meets the end of the disk stops the stream: it is not even tried.
+            let refused = self.shard.options.storage_problem();
             self.append = Some(Box::pin(async move {
                 let result = tokio::select! {
+                    biased;
+                    Some(problem) = std::future::ready(refused) => Err(storage_full(problem)),
                     result = appender.append(expected, &messages) => result,
                     // No ack comes over another connection than the one that the append went over.
                     () = lost => Err(connection_lost()),
@@ -118,6 +123,7 @@ impl Session<'_> {
         match result {
             Ok(_) => {
                 self.failures = 0;
+                self.accepted();
                 if batched {
                     self.gather.landed(sent, self.ready.len() + left.len(), took, now);
                 } else {
@@ -144,6 +150,7 @@ impl Session<'_> {
     fn failed(&mut self, kind: AppendErrorKind, sent: usize, moved_on: bool, mut left: VecDeque<Submission>) {
         tracing::debug!(shard = self.shard.id.0, %kind, left = left.len(), "append not wholly stored");
         self.failures = self.failures.saturating_add(1);
+        self.refused(&kind);
         self.gather.nobody();
         self.follow.others();
         match kind {
@@ -203,6 +210,10 @@ fn worth_a_batch(waiting: usize) -> usize {
 
 fn connection_lost() -> AppendError {
     AppendError { stored: 0, kind: AppendErrorKind::Unknown("connection lost".into()) }
+}
+
+fn storage_full(problem: String) -> AppendError {
+    AppendError { stored: 0, kind: AppendErrorKind::Full(problem) }
 }
 
 #[cfg(test)]

@@ -6,9 +6,13 @@ use weft_proto::{
     v1::{Source, Subscription},
 };
 
-use super::{super::snapshot::is_use, *};
+use super::{
+    super::{seal::Claims, snapshot::is_use},
+    *,
+};
 
 const PREFIX: &str = "$KV.b.";
+const CREATED: i64 = 1_700_000_000_000_000_000;
 
 fn key() -> MasterKey {
     MasterKey::parse(&MasterKey::generate()).unwrap()
@@ -27,12 +31,12 @@ fn message(seq: u64, key: &str, header: Option<(&str, &str)>, payload: Vec<u8>) 
 }
 
 fn source(key: &MasterKey, entry: &str, name: &str) -> Vec<u8> {
-    key.seal(entry, &Source { name: name.into(), ..Source::default() }.encode_to_vec())
+    key.seal_legacy(entry, &Source { name: name.into(), ..Source::default() }.encode_to_vec())
 }
 
 /// What is read of these, to the end.
 fn read<'a>(key: &'a MasterKey, messages: &[Stored]) -> Reading<'a> {
-    let mut reading = Reading::new(PREFIX, key);
+    let mut reading = Reading::new(PREFIX, key, CREATED, u64::MAX);
     for message in messages {
         reading.apply(message);
     }
@@ -76,7 +80,7 @@ fn only_a_sealed_removal_removes() {
     let subscription = Subscription { uid: vec![1; 16], name: "b".into(), ..Subscription::default() };
     let mut messages = vec![
         message(1, "source.a", None, source(&key, "source.a", "a")),
-        message(2, "subscription.b", None, key.seal("subscription.b", &subscription.encode_to_vec())),
+        message(2, "subscription.b", None, key.seal_legacy("subscription.b", &subscription.encode_to_vec())),
     ];
     for (seq, header) in [
         (3, ("KV-Operation", "DEL")),
@@ -88,13 +92,18 @@ fn only_a_sealed_removal_removes() {
         messages.push(message(seq, "subscription.b", Some(header), Vec::new()));
     }
     // A removal of another entry, put in this one's place.
-    messages.push(message(7, "source.a", Some(("KV-Operation", "DEL")), key.seal("source.b", b"")));
+    messages.push(message(7, "source.a", Some(("KV-Operation", "DEL")), key.seal_legacy("source.b", b"")));
     let reading = read(&key, &messages);
     assert_eq!((revisions(&reading), reading.snapshot.complete), (vec![("a".to_owned(), 1)], true));
     assert!(reading.snapshot.removals.is_empty() && reading.snapshot.subscriptions.len() == 1);
 
-    messages.push(message(8, "source.a", None, key.seal("source.a", b"")));
-    messages.push(message(9, "subscription.b", Some(("weft-operator", "ab12cd34")), key.seal("subscription.b", b"")));
+    messages.push(message(8, "source.a", None, key.seal_legacy("source.a", b"")));
+    messages.push(message(
+        9,
+        "subscription.b",
+        Some(("weft-operator", "ab12cd34")),
+        key.seal_legacy("subscription.b", b""),
+    ));
     let reading = read(&key, &messages);
     assert!(reading.snapshot.complete && reading.snapshot.sources.is_empty());
     assert_eq!(reading.snapshot.removals[&subscription.uid].operator, "ab12cd34");
@@ -120,7 +129,7 @@ fn an_entry_that_was_written_over_leaves_the_catalog_incomplete() {
     let first = message(1, "source.a", None, source(&key, "source.a", "a"));
     let seen = read(&key, &[&[first], many.as_slice()].concat());
     assert!(seen.snapshot.complete && revisions(&seen) == [("a".to_owned(), 1)]);
-    let unsound = message(1, "source.a", None, key.seal("source.a", &[0xff]));
+    let unsound = message(1, "source.a", None, key.seal_legacy("source.a", &[0xff]));
     assert!(!read(&key, &[unsound]).snapshot.complete);
 }
 
@@ -129,12 +138,14 @@ fn an_entry_that_was_written_over_leaves_the_catalog_incomplete() {
 fn an_entry_is_written_behind_what_others_have_left() {
     let key = key();
     let mut messages = vec![message(1, "source.a", None, source(&key, "source.a", "a"))];
-    let bases = |messages: &[Stored]| [0, 1, 2].map(|expected| read(&key, messages).base("source.a", expected));
+    let bases = |messages: &[Stored]| {
+        [0, 1, 2].map(|expected| read(&key, messages).base("source.a", expected).map(|base| base.last))
+    };
     assert_eq!(bases(&[]), [Some(0), None, None]);
     assert_eq!(bases(&messages), [None, Some(1), None]);
     messages.push(message(2, "source.a", None, b"forged".to_vec()));
     assert_eq!(bases(&messages), [None, Some(2), None]);
-    messages.push(message(3, "source.a", None, key.seal("source.a", b"")));
+    messages.push(message(3, "source.a", None, key.seal_legacy("source.a", b"")));
     messages.push(message(4, "source.a", None, b"forged".to_vec()));
     assert_eq!(bases(&messages), [Some(4), None, None]);
     assert_eq!(bases(&messages[1..2]), [Some(2), None, None]);
@@ -166,4 +177,98 @@ fn entries_of_another_key_leave_the_catalog_incomplete() {
     let snapshot = read(&ours, &[message(1, "source.a", None, source(&ours, "source.a", "a")), other]).snapshot;
     assert!(snapshot.complete && snapshot.sources.len() == 1);
     assert!(read(&ours, &[]).snapshot.complete && read(&ours, &[]).snapshot.missing().is_none());
+}
+
+/// What is claimed for a message in the bucket of these tests.
+fn claims(sequence: u64, previous: u64, legacy_through: u64) -> Claims {
+    Claims { bucket_created_ns: CREATED, sequence, previous, legacy_through, sealed_at_ms: 0 }
+}
+
+/// A value of source `a` as it is written now.
+fn placed(key: &MasterKey, claims: Claims) -> Stored {
+    let value = Source { name: "a".into(), ..Source::default() }.encode_to_vec();
+    message(claims.sequence, "source.a", None, key.seal("source.a", &HeaderMap::new(), claims, &value))
+}
+
+/// A removal of source `a` as it is written now.
+fn removal(key: &MasterKey, claims: Claims) -> Stored {
+    message(claims.sequence, "source.a", None, key.seal("source.a", &HeaderMap::new(), claims, b""))
+}
+
+/// The same message, published again.
+fn again(message: &Stored, seq: u64) -> Stored {
+    Stored { seq: StreamSeq(seq), ..message.clone() }
+}
+
+/// Neither an old value nor an old removal counts when it is published again, also for a role that finds nothing else.
+#[test]
+fn what_is_published_again_does_not_count() {
+    let key = key();
+    let first = placed(&key, claims(1, 0, 0));
+    let removed = removal(&key, claims(2, 1, 0));
+    let created = placed(&key, claims(3, 2, 0));
+    let messages = [first.clone(), removed.clone(), created.clone(), again(&removed, 4), again(&first, 5)];
+    assert_eq!(revisions(&read(&key, &messages)), [("a".to_owned(), 3)]);
+    let revoked = [first.clone(), removed.clone(), again(&first, 3), again(&first, 4)];
+    assert!(revisions(&read(&key, &revoked)).is_empty());
+    // The sound ones have been pushed out.
+    for late in 2..=4 {
+        let late = read(&key, &revoked[late..]);
+        assert!(late.snapshot.sources.is_empty());
+    }
+    let flooded: Vec<_> = (10..10 + CATALOG_HISTORY).map(|seq| again(&first, seq.unsigned_abs())).collect();
+    assert!(!read(&key, &flooded).snapshot.complete, "what it was cannot be told");
+}
+
+/// A value that was sealed behind another message than the one that it follows is of a bucket that was restored since.
+#[test]
+fn a_value_follows_the_one_that_it_was_sealed_behind() {
+    let key = key();
+    let history = [placed(&key, claims(1, 0, 0)), placed(&key, claims(4, 1, 0))];
+    assert_eq!(revisions(&read(&key, &history)), [("a".to_owned(), 4)]);
+    let of_another_history = [&history[..], &[placed(&key, claims(9, 7, 0))]].concat();
+    assert_eq!(revisions(&read(&key, &of_another_history)), [("a".to_owned(), 4)]);
+    // A reader that comes late does not see what it follows; and after a purge an entry begins again.
+    assert_eq!(revisions(&read(&key, &history[1..])), [("a".to_owned(), 4)]);
+    let purged = [&history[..], &[placed(&key, claims(9, 0, 0))]].concat();
+    assert_eq!(revisions(&read(&key, &purged)), [("a".to_owned(), 9)]);
+}
+
+/// A bucket that holds what was sealed for another one is not taken for an empty one.
+#[test]
+fn values_of_another_bucket_leave_the_catalog_incomplete() {
+    let key = key();
+    let elsewhere = placed(&key, Claims { bucket_created_ns: 1, ..claims(1, 0, 0) });
+    let reading = read(&key, std::slice::from_ref(&elsewhere));
+    assert!(!reading.snapshot.complete && reading.snapshot.sources.is_empty());
+    assert!(reading.snapshot.missing().unwrap().contains("another bucket"));
+    let known = [placed(&key, claims(1, 0, 0)), again(&elsewhere, 2)];
+    let reading = read(&key, &known);
+    assert!(reading.snapshot.complete && revisions(&reading) == [("a".to_owned(), 1)]);
+}
+
+/// Values of the form before count until the catalog is resealed, and those that are written later do not, whichever entry
+/// a reader learns that from, and in whichever order.
+#[test]
+fn values_of_the_form_before_count_until_the_catalog_is_sealed_anew() {
+    let key = key();
+    let old = |seq: u64| message(seq, "source.b", None, source(&key, "source.b", "b"));
+    let reading = read(&key, &[old(1), old(2)]);
+    assert_eq!(revisions(&reading), [("b".to_owned(), 2)]);
+    let legacy = Legacy { entry: "source.b".into(), revision: 2, base: Base { last: 2, previous: 2 } };
+    assert_eq!((reading.legacy(), reading.legacy_end()), (vec![legacy], (CREATED, u64::MAX)));
+
+    let anew = placed(&key, claims(3, 0, 2));
+    let reading = read(&key, &[old(2), anew.clone(), old(4)]);
+    assert_eq!(revisions(&reading), [("a".to_owned(), 3), ("b".to_owned(), 2)]);
+    assert!(!reading.is_outdated() && reading.legacy_end() == (CREATED, 2));
+
+    // Only later values tell: what has counted is read again with that knowledge.
+    let messages = [old(4), placed(&key, claims(5, 3, 2))];
+    assert!(read(&key, &messages).is_outdated());
+    let mut informed = Reading::new(PREFIX, &key, CREATED, 2);
+    messages.iter().for_each(|message| drop(informed.apply(message)));
+    informed.conclude();
+    assert!(!informed.is_outdated());
+    assert_eq!(revisions(&informed), [("a".to_owned(), 5)]);
 }

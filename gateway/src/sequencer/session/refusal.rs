@@ -1,0 +1,57 @@
+//! A log that takes no appends: noted for the readiness, and tried again while no sender comes.
+//!
+//! A gateway that is not ready is sent nothing by a load balancer, so it would never learn that the log takes events again.
+//! What it appends to find out is a record of heads without any head: readers pass over it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use weft_nats::{append::AppendErrorKind, records};
+
+use super::{Carry, Session};
+
+/// After so long without an append that fails or succeeds, one is tried.
+const TRIAL_AFTER: Duration = Duration::from_secs(2);
+
+/// Whether the log takes appends.
+#[derive(Debug, Default)]
+pub(super) struct Refusal {
+    /// When the last append failed for what the log is; `None`: the last one was taken.
+    failed_at: Option<Instant>,
+}
+
+impl Refusal {
+    /// When the next trial is due; `None`: none is needed.
+    pub fn trial_at(&self) -> Option<Instant> {
+        self.failed_at.map(|failed_at| failed_at + TRIAL_AFTER)
+    }
+}
+
+impl Session<'_> {
+    /// Notes that an append was taken.
+    pub(super) fn accepted(&mut self) {
+        if self.refusal.failed_at.take().is_some() {
+            self.shard.connection.note_write(&self.shard.stream, None);
+        }
+    }
+
+    /// Notes an append that failed, where that says something of the log.
+    pub(super) fn refused(&mut self, kind: &AppendErrorKind) {
+        match kind {
+            AppendErrorKind::Full(_) | AppendErrorKind::Unavailable(_) | AppendErrorKind::Unknown(_) => {
+                self.refusal.failed_at = Some(Instant::now());
+                self.shard.connection.note_write(&self.shard.stream, Some(kind.to_string()));
+            }
+            AppendErrorKind::Conflict { .. } | AppendErrorKind::Refused(_) => {}
+        }
+    }
+
+    /// What is appended to find out whether the log takes anything; `None` while that is known, or events will tell.
+    pub(super) fn trial(&self) -> Option<Carry> {
+        let is_due = self.refusal.trial_at().is_some_and(|at| at <= Instant::now());
+        (is_due && self.ready.is_empty()).then(|| {
+            let (id, message) = records::heads(self.shard.layout.heads_subject(self.shard.id), Vec::new());
+            Carry { id, heads: Vec::new(), message }
+        })
+    }
+}

@@ -1,0 +1,200 @@
+//! How an entry is written: sealed for the place in the bucket where it comes to stand, or not at all.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use async_nats::{HeaderMap, jetstream::context::PublishErrorKind};
+use jiff::Timestamp;
+use weft_proto::ids::StreamSeq;
+
+use super::{
+    Catalog, CatalogError, READ_BYTES, READ_MESSAGES, READ_PATIENCE, created_ns, prefix,
+    reading::{Base, Legacy, Reading},
+    seal::Claims,
+    stamp, stream, subject,
+};
+use crate::{direct, streams::StreamState};
+
+/// How often a write is tried whose place in the bucket another write has taken: gateways note the uses of keys in it.
+const STORE_TRIES: u32 = 50;
+/// The pause before it is tried again.
+const STORE_PAUSE: Duration = Duration::from_millis(2);
+/// How often resealing begins again because of other writes. Each round has sealed what it came to.
+const SEAL_ROUNDS: u32 = 1000;
+
+/// Up to which sequence of the bucket values of the form before count, as far as has been read: the bucket's time of creation,
+/// and the sequence; `None`: without an end.
+#[derive(Debug, Default)]
+pub(super) struct LegacyEnd(Mutex<Option<(i64, u64)>>);
+
+impl LegacyEnd {
+    /// In the bucket that was created then; the greatest number: without an end.
+    pub fn of(&self, created_ns: i64) -> u64 {
+        let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.filter(|(bucket, _)| *bucket == created_ns).map_or(u64::MAX, |(_, through)| through)
+    }
+
+    /// It is no later than this.
+    pub fn lower(&self, created_ns: i64, through: u64) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = known.filter(|(bucket, _)| *bucket == created_ns).map_or(u64::MAX, |(_, before)| before);
+        *known = Some((created_ns, before.min(through)));
+    }
+
+    /// Takes what a reading has found.
+    pub fn learn(&self, reading: &Reading<'_>) {
+        let (created_ns, through) = reading.legacy_end();
+        self.lower(created_ns, through);
+    }
+}
+
+impl Catalog {
+    /// Seals and stores a value for a key that has the revision `expected`, 0: that is not there.
+    pub(super) async fn store(
+        &self,
+        key: String,
+        headers: HeaderMap,
+        value: &[u8],
+        expected: u64,
+    ) -> Result<u64, CatalogError> {
+        for _ in 0..STORE_TRIES {
+            // First the end of the bucket, then the entry: so whatever comes between the two makes the write fail.
+            let state = self.state().await?;
+            let base = self.base(&key, expected, created_ns(&state)).await?;
+            let claims = claims(&state, base, self.legacy_end.of(created_ns(&state)));
+            match self.store_at(claims, base, key.clone(), headers.clone(), value).await {
+                // Others write to the bucket all the time. Whether it was to this entry is seen when it is read again.
+                Err(CatalogError::Conflict { .. }) => tokio::time::sleep(STORE_PAUSE).await,
+                stored => return stored,
+            }
+        }
+        Err(CatalogError::Unavailable(format!("other writes came first, {STORE_TRIES} times in a row; retry")))
+    }
+
+    /// Seals a value for a place, and stores it if that is where it comes to stand.
+    async fn store_at(
+        &self,
+        claims: Claims,
+        base: Base,
+        key: String,
+        mut headers: HeaderMap,
+        value: &[u8],
+    ) -> Result<u64, CatalogError> {
+        let sealed = self.key.seal(&key, &headers, claims, value);
+        headers.insert("Nats-Expected-Last-Sequence", claims.sequence.saturating_sub(1).to_string());
+        headers.insert("Nats-Expected-Last-Subject-Sequence", base.last.to_string());
+        self.publish(key, headers, sealed).await
+    }
+
+    /// Reseals every entry that is of the form before, with the stamp that it has. From then on no value of that form counts
+    /// that is written later. Any process with the master key may do it, several at once. Returns how many it has sealed.
+    ///
+    /// # Errors
+    ///
+    /// [`CatalogError::Unavailable`].
+    pub async fn reseal(&self) -> Result<usize, CatalogError> {
+        let prefix = prefix();
+        let mut sealed = 0;
+        for _ in 0..SEAL_ROUNDS {
+            let state = self.state().await?;
+            let (reading, _) = self.scan(&prefix, None).await?;
+            if !reading.snapshot.complete {
+                // Entries that cannot be read must not become entries that do not count.
+                return Err(CatalogError::Unavailable(reading.snapshot.missing().unwrap_or_default()));
+            }
+            let created_ns = created_ns(&state);
+            // Where no value tells it yet, it is here: what has come since makes the first write fail.
+            let through = self.legacy_end.of(created_ns).min(state.last.0);
+            let legacy = reading.legacy();
+            if legacy.is_empty() {
+                self.legacy_end.lower(created_ns, through);
+                return Ok(sealed);
+            }
+            let mut last = state;
+            for entry in legacy {
+                match self.seal_entry(&last, &entry, through).await {
+                    Ok(Some(stored)) => {
+                        self.legacy_end.lower(created_ns, through);
+                        sealed += 1;
+                        last.last = StreamSeq(stored);
+                    }
+                    Ok(None) => {}
+                    Err(CatalogError::Conflict { .. }) => break,
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Err(CatalogError::Unavailable("other writes came first while the catalog was resealed; retry".into()))
+    }
+
+    /// Reseals one entry; `None`: its message is not there any more.
+    async fn seal_entry(
+        &self,
+        state: &StreamState,
+        legacy: &Legacy,
+        through: u64,
+    ) -> Result<Option<u64>, CatalogError> {
+        let (stream, subject) = (stream(), subject(&legacy.entry));
+        let found = direct::range(&self.connection, &stream, StreamSeq(legacy.revision), &subject, 1, READ_BYTES);
+        let found = found.await.map_err(|error| CatalogError::Unavailable(error.to_string()))?;
+        let Some(message) = found.first().filter(|message| message.seq.0 == legacy.revision) else { return Ok(None) };
+        let Ok(opened) = self.key.open(&legacy.entry, &message.headers, &message.payload) else { return Ok(None) };
+        let headers = stamp::kept(&message.headers);
+        let claims = claims(state, legacy.base, through);
+        self.store_at(claims, legacy.base, legacy.entry.clone(), headers, &opened.value).await.map(Some)
+    }
+
+    async fn state(&self) -> Result<StreamState, CatalogError> {
+        self.end(&stream(), Instant::now() + READ_PATIENCE).await
+    }
+
+    /// Where a key may be written, if it has the revision `expected`.
+    async fn base(&self, key: &str, expected: u64, created_ns: i64) -> Result<Base, CatalogError> {
+        let (prefix, stream, subject) = (prefix(), stream(), subject(key));
+        let mut reading = Reading::new(&prefix, &self.key, created_ns, self.legacy_end.of(created_ns));
+        let mut position = StreamSeq(1);
+        loop {
+            let messages = direct::range(&self.connection, &stream, position, &subject, READ_MESSAGES, READ_BYTES);
+            let messages = messages.await.map_err(|error| CatalogError::Unavailable(error.to_string()))?;
+            let Some(last) = messages.last() else { break };
+            position = last.seq.next();
+            for message in &messages {
+                reading.apply(message);
+            }
+        }
+        reading.base(key, expected).ok_or_else(|| CatalogError::Conflict { key: key.to_owned() })
+    }
+
+    pub(super) async fn publish(&self, key: String, headers: HeaderMap, value: Vec<u8>) -> Result<u64, CatalogError> {
+        // While disconnected the client would queue it and send it much later.
+        if !self.connection.is_connected() {
+            return Err(CatalogError::Unavailable("not connected".into()));
+        }
+        let stored = async {
+            self.connection.jetstream().publish_with_headers(subject(&key), headers, value.into()).await?.await
+        };
+        match stored.await {
+            Ok(ack) => {
+                self.reached().note(StreamSeq(ack.sequence));
+                Ok(ack.sequence)
+            }
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Err(CatalogError::Conflict { key }),
+            // Another change of the key is under way on a cluster: the server has no number to tell yet.
+            Err(error) if error.to_string().contains("wrong last sequence") => Err(CatalogError::Conflict { key }),
+            Err(error) => Err(CatalogError::Unavailable(error.to_string())),
+        }
+    }
+}
+
+/// What is claimed of a value for the next place of the bucket.
+fn claims(state: &StreamState, base: Base, legacy_through: u64) -> Claims {
+    Claims {
+        bucket_created_ns: created_ns(state),
+        sequence: state.last.next().0,
+        previous: base.previous,
+        legacy_through,
+        sealed_at_ms: Timestamp::now().as_millisecond(),
+    }
+}
