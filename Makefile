@@ -36,8 +36,8 @@ interop/node_modules: interop/package-lock.json
 	@touch $@
 
 # What `make test` does for seconds, for much longer: the models for ten minutes each; workers killed and put to sleep
-# under load, twenty kills where there are three; a receiver that is away for 200,000 events; two minutes of sick workflows of
-# each kind. Seeds are printed; the same dice again with WEFT_SOAK_SEED.
+# under load, twenty kills where there are three; nats-server killed fifty times and stopped for a minute; a receiver that is
+# away for 200,000 events; two minutes of sick workflows of each kind. Seeds are printed; the same dice again with WEFT_SOAK_SEED.
 soak: soak-models soak-kills
 	$(WITH_NATS) WEFT_ISOLATION_SECONDS="$(or $(WEFT_ISOLATION_SECONDS),120)" \
 		cargo test --package weft-worker --test it --locked -- --nocapture --test-threads 1 isolation::workflows
@@ -60,7 +60,8 @@ RECEIPTS_CASES = 4000
 # Real processes, on a machine that need not be quiet.
 soak-kills: nats-server
 	$(WITH_NATS) WEFT_SOAK_KILLS="$(or $(WEFT_SOAK_KILLS),20)" WEFT_SOAK_EVENTS="$(or $(WEFT_SOAK_EVENTS),200000)" \
-		cargo test --package weft --test it --locked -- --nocapture --test-threads 1 failover:: outage::
+		WEFT_SOAK_SERVER_FAULTS="$(or $(WEFT_SOAK_SERVER_FAULTS),50)" WEFT_SOAK_STOP_SECONDS=60 \
+		cargo test --package weft --test it --locked -- --nocapture --test-threads 1 failover:: outage:: processes::a_server
 
 # Real processes through faults that a seed decides (kills, stops, restarts, network cuts, delays, steps of the clock, changes
 # of the catalog): one nats-server, then a cluster of three. Every promise is judged from the outside. SECONDS=240 of each,

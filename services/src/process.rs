@@ -69,9 +69,18 @@ impl Process {
     ///
     /// When the program or the log file cannot be opened.
     pub fn start(spec: &Spec) -> anyhow::Result<Self> {
+        Self::start_with(&spec.program, spec)
+    }
+
+    /// As [`start`](Self::start), for any program; `launcher` is the `weft` binary.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_with(launcher: &Path, spec: &Spec) -> anyhow::Result<Self> {
         let log = File::options().create(true).append(true).open(&spec.log);
         let log = log.with_context(|| format!("{}", spec.log.display()))?;
-        let mut command = Command::new(&spec.program);
+        let mut command = Command::new(launcher);
         // What configures the mesh of whoever runs us does not configure this one.
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();

@@ -270,6 +270,23 @@ mod tests {
         assert!(is_same_server("https://admin.example", "https://ADMIN.example:443"));
     }
 
+    /// Another server is not even connected to.
+    #[tokio::test]
+    async fn the_kept_token_is_not_sent_to_another_server() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        let client = Client { server: "http://127.0.0.1:1".into(), token: "secret-of-the-first".into(), ca: None };
+        fs::write(folder.path().join(CLIENT_FILE), toml::to_string(&client).unwrap()).unwrap();
+        let args = AdminArgs { server: Some(server.clone()), data: folder.path().to_owned(), ..AdminArgs::default() };
+        let failure = args.connect().await.unwrap_err();
+        let text = failure.to_string();
+        assert!(matches!(failure, Failure::Usage(_)) && text.contains(&server) && text.contains("--token"), "{text}");
+        assert!(!text.contains("secret-of-the-first"));
+        assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    }
+
     #[test]
     fn clear_text_is_warned_of_beyond_this_machine() {
         for local in ["http://127.0.0.1:9080", "http://localhost:9080", "http://[::1]:9080", "https://admin.example"] {
