@@ -2,7 +2,7 @@
 //!
 //! One layer in front of all services decides, by the table in [`methods`], before anything of a request is read; what is
 //! not in the table is refused to all but admins. A call that was let in carries its [`Grant`], which says who acts and
-//! what the caller may see. Every call is counted, and every failed authentication ([`failures`]).
+//! what the caller may see. Every call is counted, and so is every failed authentication.
 
 use std::{
     future::ready,
@@ -68,7 +68,11 @@ impl Guard {
         let noted = self.failures.note(client, Instant::now());
         if noted.first {
             let network = client.map_or_else(|| "unknown".to_owned(), |client| network(client).to_string());
-            tracing::warn!(network, reason = %error, "authentication failed; further failures of this minute are only counted");
+            tracing::warn!(
+                network,
+                reason = %error,
+                "authentication failed; further failures of this minute are only counted"
+            );
         }
         if noted.limited {
             return refuse(Code::RateLimited, format!("{error}; too many failures from this network, wait a minute"));

@@ -147,8 +147,8 @@ impl Gateway {
 
         let port = port(api.admission.clone(), proxies);
         let serving = weft_serve::serve(self.listener, router(api.clone()).merge(services), port, closing.clone());
+        let storage = self.storage;
         let opening = async {
-            let storage = self.storage;
             let opening =
                 Opening { connection, master_key, spec, folder, storage, progress, api, closing: closing.clone() };
             let opened = opening.open(&stop, &tasks).await;

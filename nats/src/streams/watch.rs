@@ -104,10 +104,13 @@ const ADVICE: &str = "missing on the server; restore it, or restart the admin or
 
 /// Which of these are not there; `None`: the server did not tell.
 async fn missing(connection: &Connection, streams: &[String]) -> Option<Vec<String>> {
-    let looks = stream::iter(streams)
-        .map(async |name| info(connection, name).await.ok().map(|info| (name, info.is_none())))
+    let looks = stream::iter(streams.to_vec())
+        .map(async |name| {
+            let found = info(connection, &name).await.ok()?;
+            Some((name, found.is_none()))
+        })
         .buffered(CONCURRENCY);
     let found: Vec<_> = looks.collect().await;
     let found: Option<Vec<_>> = found.into_iter().collect();
-    Some(found?.into_iter().filter(|(_, is_missing)| *is_missing).map(|(name, _)| name.clone()).collect())
+    Some(found?.into_iter().filter(|(_, is_missing)| *is_missing).map(|(name, _)| name).collect())
 }

@@ -267,7 +267,9 @@ fn values_of_the_form_before_count_until_the_catalog_is_sealed_anew() {
     let messages = [old(4), placed(&key, claims(5, 3, 2))];
     assert!(read(&key, &messages).is_outdated());
     let mut informed = Reading::new(PREFIX, &key, CREATED, 2);
-    messages.iter().for_each(|message| drop(informed.apply(message)));
+    for message in &messages {
+        informed.apply(message);
+    }
     informed.conclude();
     assert!(!informed.is_outdated());
     assert_eq!(revisions(&informed), [("a".to_owned(), 5)]);
