@@ -124,9 +124,7 @@ pub(super) enum OpenError {
     #[error("it is an earlier value that was published again: it was sealed for revision {0}")]
     Replayed(u64),
     /// It is of the form that was in use before the catalog was resealed, and was written afterwards.
-    #[error(
-        "it is in the form of an earlier version, and was written after the catalog was resealed at revision {0}"
-    )]
+    #[error("it is in the form of an earlier version, and was written after the catalog was resealed at revision {0}")]
     Outdated(u64),
     /// It was sealed for another bucket.
     #[error("it was sealed for another bucket, which was created at another time")]
