@@ -1,4 +1,4 @@
-//! What the admin counts.
+//! Metrics of the admin.
 
 use metrics::{counter, describe_counter};
 

@@ -11,11 +11,13 @@ use crate::{router::Api, rpc::Health};
 /// How often the connection is looked at: it tells its state only when asked.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What it goes by.
+/// Inputs of the readiness.
 pub struct Seen {
+    /// The gateway's connection.
     pub connection: Connection,
+    /// State of the routes.
     pub api: Arc<Api>,
-    /// What the log still waits for.
+    /// Missing before the log can be used.
     pub progress: watch::Receiver<Option<String>>,
     /// Streams that were removed.
     pub streams: watch::Receiver<Option<String>>,

@@ -137,7 +137,7 @@ impl Command {
         }
     }
 
-    /// Whether the process keeps a data folder.
+    /// True for processes that keep a data folder.
     pub const fn keeps_data(&self) -> bool {
         matches!(self, Self::Up(_) | Self::Gateway(_) | Self::Worker(_) | Self::Admin(_))
     }

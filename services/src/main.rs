@@ -14,8 +14,7 @@ use weft::{
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// What a process that keeps data takes from the permissions of its files: everything for others than its owner. They hold
-/// events and secrets.
+/// Umask of processes that keep data: their files hold events and secrets, and are for their owner alone.
 const OWNER_ONLY: rustix::fs::Mode = rustix::fs::Mode::RWXG.union(rustix::fs::Mode::RWXO);
 
 fn main() -> ExitCode {

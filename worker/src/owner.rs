@@ -93,7 +93,7 @@ impl Owner {
         let ended = self.drive(tenure, share, drain).await;
         release.cancel();
         let _ = keeper.await;
-        // Whoever owns the shard next finds out for itself.
+        // The next owner finds out by its own writes.
         let Context { connection, layout, .. } = &self.context;
         connection.note_write(&layout.outcomes_stream(shard), None);
         let Err(error) = ended else { return Duration::ZERO };

@@ -19,7 +19,7 @@ const FAILURES_MAX: u32 = 60;
 /// Networks that are remembered. Beyond them the oldest windows go first.
 const NETWORKS_MAX: usize = 10_000;
 
-/// What has failed, by network.
+/// Failed authentications, by network.
 #[derive(Debug, Default)]
 pub(super) struct Failures(Mutex<HashMap<Option<IpAddr>, Window>>);
 
@@ -29,7 +29,7 @@ struct Window {
     failures: u32,
 }
 
-/// What is to be done about a failure.
+/// Consequence of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Noted {
     /// It is the first of its network in this minute.

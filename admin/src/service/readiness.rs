@@ -22,7 +22,7 @@ pub(super) async fn not_serving(reporter: &HealthReporter) {
 pub(super) struct Seen {
     pub connection: Connection,
     pub catalog: watch::Receiver<Arc<Snapshot>>,
-    /// What the log still waits for.
+    /// Missing before the log can be used.
     pub progress: watch::Receiver<Option<String>>,
     /// Streams that were removed.
     pub streams: watch::Receiver<Option<String>>,

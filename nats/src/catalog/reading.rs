@@ -44,9 +44,9 @@ struct Seen {
     /// The last one's revision, whoever has written it.
     last: u64,
     sound: Option<Sound>,
-    /// How many the mesh has not written there.
+    /// Messages that the mesh has not written there.
     foreign: i64,
-    /// Whether one was sealed for another bucket.
+    /// One was sealed for another bucket.
     other_bucket: bool,
     /// Whether one was written by the mesh and cannot be read by this version.
     unsound: bool,
@@ -66,7 +66,7 @@ struct Sound {
 /// Where an entry may be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Base {
-    /// The sequence of the last message on the entry's subject, whoever wrote it; 0: there is none.
+    /// The sequence of the last message on the entry's subject, also of a foreign one; 0: there is none.
     pub last: u64,
     /// The sequence of the last sound message; 0: there is none.
     pub previous: u64,
@@ -128,7 +128,7 @@ impl<'a> Reading<'a> {
         (self.bucket_created_ns, self.legacy_through)
     }
 
-    /// Whether a value has counted of which it became known afterwards that it does not: all must be read again.
+    /// True if a value was accepted and a later message shows that it is outdated: everything must be read again.
     pub fn is_outdated(&self) -> bool {
         self.legacy_last > self.legacy_through
     }
@@ -194,7 +194,7 @@ impl<'a> Reading<'a> {
     }
 
     /// Where an entry may be written that has the revision `expected`, 0: that is not there. `None`: it has another revision,
-    /// or nobody can tell.
+    /// or its value is lost.
     pub fn base(&self, entry: &str, expected: u64) -> Option<Base> {
         let Some(seen) = self.seen.get(entry) else {
             return (expected == 0).then_some(Base { last: 0, previous: 0 });

@@ -41,7 +41,7 @@ const KEY_BYTES: usize = 32;
 /// Bytes of [`Claims`]: five numbers.
 const CLAIMS_BYTES: usize = 40;
 
-/// What a sealed value says of itself. Authenticated, and readable without the key.
+/// Claims of a sealed value. Authenticated, and readable without the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Claims {
     /// When the bucket was created that it was sealed for, in unix nanoseconds.
@@ -94,7 +94,7 @@ impl Claims {
 pub(super) struct Opened {
     /// The value.
     pub value: Vec<u8>,
-    /// What it says of itself; `None`: the form before.
+    /// Its claims; `None`: the form before.
     pub claims: Option<Claims>,
 }
 
@@ -228,7 +228,7 @@ impl MasterKey {
     }
 }
 
-/// What is authenticated beside a value: its entry, its claims, and the stamp in its message's headers. Each part has its
+/// Associated data of a value: its entry, its claims, and the stamp in its message's headers. Each part has its
 /// length before it, so that no two differ only in where they are divided.
 fn bound(entry: &str, headers: &HeaderMap, claims: &[u8; CLAIMS_BYTES]) -> Vec<u8> {
     let mut bound = claims.to_vec();
@@ -298,7 +298,7 @@ mod tests {
         }
         let mut other = stamped("ab12cd34");
         other.insert("Nats-Expected-Last-Subject-Sequence", "7");
-        assert!(key.open("a", &other, &sealed).is_ok(), "what the server is told is no stamp");
+        assert!(key.open("a", &other, &sealed).is_ok(), "headers for the server are no part of the stamp");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How an entry is written: sealed for the place in the bucket where it comes to stand, or not at all.
+//! Writes of entries: sealed for the sequence that the message gets, or not stored.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -17,11 +17,11 @@ use super::{
 };
 use crate::{direct, streams::StreamState};
 
-/// How often a write is tried whose place in the bucket another write has taken: gateways note the uses of keys in it.
+/// Tries of a write whose sequence another write takes: gateways note the uses of keys in the same bucket.
 const STORE_TRIES: u32 = 50;
 /// The pause before it is tried again.
 const STORE_PAUSE: Duration = Duration::from_millis(2);
-/// How often resealing begins again because of other writes. Each round has sealed what it came to.
+/// Rounds of resealing that other writes may interrupt. Each round keeps what it has sealed.
 const SEAL_ROUNDS: u32 = 1000;
 
 /// Up to which sequence of the bucket values of the form before count, as far as has been read: the bucket's time of creation,
@@ -188,7 +188,7 @@ impl Catalog {
     }
 }
 
-/// What is claimed of a value for the next place of the bucket.
+/// Claims of a value for the next sequence of the bucket.
 fn claims(state: &StreamState, base: Base, legacy_through: u64) -> Claims {
     Claims {
         bucket_created_ns: created_ns(state),

@@ -19,7 +19,7 @@ const REJECTED_PERCENT: u64 = 25;
 /// The part of a disk that JetStream may fill, in percent: above what EVENTS may, so that EVENTS meets its own limit
 /// first, and below the end of the disk, which freezes every stream.
 const STORE_PERCENT: u64 = 95;
-/// What JetStream may fill at the least: what the existing streams reserve, what the store holds, a quarter more, and this.
+/// Least size of the JetStream store: what the existing streams reserve, what the store holds, a quarter more, and this.
 /// Streams keep the limits that they have when other programs fill the disk, and a server that may store less than its streams
 /// reserve refuses every update and every new stream.
 const STORE_BYTES_MIN: u64 = 1 << 30;
@@ -57,7 +57,7 @@ impl Folder {
         self.path.join("nats.pid")
     }
 
-    /// The server's process, told apart from others that get its id later.
+    /// Identity of the server's process: its id may be given to another process later.
     pub(super) fn identity(&self) -> PathBuf {
         self.path.join("nats.process")
     }
@@ -91,7 +91,7 @@ impl Folder {
     }
 }
 
-/// What the existing streams reserve, in bytes: the sum of their `max_bytes`. What cannot be read reserves nothing.
+/// Bytes that the existing streams reserve: the sum of their `max_bytes`. A stream that cannot be read reserves nothing.
 fn reserved(store: &Path) -> u64 {
     #[derive(serde::Deserialize)]
     struct Meta {

@@ -5,7 +5,7 @@ use std::{env, ffi::OsString, io, os::unix::process::CommandExt, process::Comman
 /// The environment variable that tells the launcher which process must live.
 pub(super) const PARENT: &str = "WEFT_LAUNCH_PARENT";
 
-/// The variables that the server is given: where programs are, the time zone of its log, and what the Go runtime heeds.
+/// The variables that the server is given: where programs are, the time zone of its log, and the settings of the Go runtime.
 /// Ours hold secrets.
 const KEPT: [&str; 9] =
     ["PATH", "HOME", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "GOMEMLIMIT", "GOMAXPROCS", "GOGC", "GODEBUG"];

@@ -23,7 +23,7 @@ const TERM_PATIENCE: Duration = Duration::from_secs(5);
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked for.
 const POLL: Duration = Duration::from_millis(20);
-/// What the executable of a server is called.
+/// File name of the server's executable.
 const PROGRAM: &str = "nats-server";
 
 /// The file that tells which process the supervisor has started.
@@ -96,7 +96,7 @@ fn left_over(folder: &Folder) -> Option<Process> {
     })
 }
 
-/// Whether a process is, by its executable and arguments, a server on this folder.
+/// True if a process is, by its executable and arguments, a server on this folder.
 fn is_server_on(pid: Pid, folder: &Folder) -> bool {
     let [flag, file] = config::arguments(folder);
     let wanted = [flag.as_encoded_bytes(), file.as_encoded_bytes()];
@@ -150,7 +150,7 @@ mod linux {
             }
         }
 
-        /// Whether it still holds its files and ports. One that ends has no command line any more before it lets go of
+        /// True while it still holds its files and ports. One that ends has no command line any more before it lets go of
         /// them, and its first thread may have ended before the others have: it is gone when no thread lives.
         pub fn is_running(&self) -> bool {
             let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().filter_map(Result::ok);
@@ -163,7 +163,7 @@ mod linux {
         }
     }
 
-    /// What follows the name in a process's `stat`; the name is in brackets and may hold any character.
+    /// Fields after the name in a process's `stat`; the name is in brackets and may hold any character.
     fn fields(stat: &str) -> Option<impl Iterator<Item = &str>> {
         stat.rsplit_once(") ").map(|(_, rest)| rest.split(' '))
     }
@@ -178,7 +178,7 @@ mod linux {
         Some(format!("{pid} {started} {}", boot.trim()))
     }
 
-    /// Whether its executable is called as a server is.
+    /// True if its executable has the name of a server's.
     pub fn is_program(pid: Pid) -> bool {
         let Ok(program) = fs::read_link(format!("/proc/{pid}/exe")) else { return false };
         // One that was replaced since has a note behind its name.
@@ -220,7 +220,7 @@ mod elsewhere {
             let _ = kill_process(self.0, signal);
         }
 
-        /// Whether it still holds its files and ports.
+        /// True while it still holds its files and ports.
         pub fn is_running(&self) -> bool {
             test_kill_process(self.0).is_ok()
         }
@@ -231,7 +231,7 @@ mod elsewhere {
         Some(format!("{pid} {}", ask(pid, "lstart=")?)).filter(|text| text.contains(':'))
     }
 
-    /// Whether its executable is called as a server is.
+    /// True if its executable has the name of a server's.
     pub fn is_program(pid: Pid) -> bool {
         ask(pid, "comm=").is_some_and(|name| Path::new(&name).file_name() == Some(PROGRAM.as_ref()))
     }

@@ -17,7 +17,7 @@ pub(super) struct Space {
     pub free: u64,
     /// Bytes that must be free.
     pub reserve: u64,
-    /// Whether files can be created; a disk may run out of inodes first.
+    /// Files can be created; a disk may run out of inodes first.
     has_inodes: bool,
 }
 
@@ -34,7 +34,7 @@ impl Space {
         })
     }
 
-    /// Whether there is too little room to accept events.
+    /// True if there is too little room to accept events.
     pub(super) fn is_low(self) -> bool {
         self.free < self.reserve || !self.has_inodes
     }
@@ -60,7 +60,7 @@ fn mebibytes(bytes: u64) -> String {
     format!("{}.{} MiB", tenths / 10, tenths % 10)
 }
 
-/// Whether a line of the server's log says that a stream, or JetStream as a whole, is no longer written to until the server
+/// True if a line of the server's log says that a stream, or JetStream as a whole, is no longer written to until the server
 /// is restarted.
 pub(super) fn is_write_failure(line: &str) -> bool {
     line.contains("ritical write error") || line.contains("will be DISABLED")

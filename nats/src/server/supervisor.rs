@@ -36,13 +36,13 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// The longest pause: an operator who has made room on the disk does not wait longer than this, and the roles need a few
 /// seconds more.
 const PAUSE_MAX: Duration = Duration::from_secs(4);
-/// How often the disk is looked at.
+/// Interval at which the disk is checked.
 const DISK_INTERVAL: Duration = Duration::from_millis(500);
 /// A server that has run this long was sound: the next pause is short again.
 const STEADY: Duration = Duration::from_secs(60);
 /// How long the server may take to end in order.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a server that has stopped writing may take to end in order. What it has acknowledged is on disk.
+/// Time that a server which has stopped writing may take to end in order. Its acknowledged writes are on disk.
 const FAILED_STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why a server ended before it served.
@@ -169,7 +169,7 @@ struct Duty {
     inbox: mpsc::Receiver<News>,
     report: watch::Sender<Option<Failure>>,
     storage: watch::Sender<Option<String>>,
-    /// Whether the running server has stopped writing.
+    /// The running server has stopped writing.
     write_failed: bool,
     keep_alive: bool,
 }

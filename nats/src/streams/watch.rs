@@ -98,7 +98,7 @@ async fn look(connection: &Connection, used: &Used, conditions: &Conditions, sen
     }
 }
 
-/// What an operator does.
+/// Advice for operators.
 const ADVICE: &str = "missing on the server; restore it, or restart the admin or `weft up` to create an empty one (with \
                       --new-log for EVENTS, OUTCOMES and COMMANDS)";
 

@@ -18,7 +18,7 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Mounts a disk of so many bytes at a folder. `None` where that is not allowed, which is printed.
+    /// Mounts a disk of this size, in bytes, at a folder. `None` where that is not allowed, which is printed.
     pub fn mount(folder: &Path, bytes: u64) -> Option<Self> {
         fs::create_dir_all(folder).ok()?;
         let size = format!("size={bytes}");
@@ -56,11 +56,11 @@ impl SmallDisk {
         Ok(written)
     }
 
-    /// Takes so many bytes of it, beside what is there.
+    /// Takes this many bytes of it, in addition to what is taken.
     ///
     /// # Errors
     ///
-    /// When there are not so many.
+    /// When fewer are free.
     pub fn take(&self, bytes: u64) -> io::Result<()> {
         let mut ballast = File::options().append(true).create(true).open(self.folder.join(BALLAST))?;
         let mut left = usize::try_from(bytes).map_err(io::Error::other)?;

@@ -273,7 +273,7 @@ async fn stored(connection: &Connection, entry: &str) -> Vec<Stored> {
 async fn publish_again(connection: &Connection, message: &Stored, header: Option<(&str, &str)>) {
     let mut headers = HeaderMap::new();
     for (name, values) in message.headers.iter() {
-        // What the server was told of the place would only make it refuse.
+        // With the writer's expectations the server would refuse it.
         if !name.to_string().starts_with("Nats-") {
             values.iter().for_each(|value| headers.append(name.clone(), value.clone()));
         }
@@ -328,14 +328,14 @@ async fn nothing_that_is_published_again_changes_the_catalog() {
     let last = streams::state(&connection, BUCKET).await.unwrap().last;
     let follower = see(&mut watch, |snapshot| snapshot.position.sequence >= last.0).await;
     assert!(expected(&follower), "who follows keeps what it knew");
-    // Whoever starts late finds that the entries were written over, and decides nothing; it never finds the old ones.
+    // A role that starts late finds entries lost and decides nothing; it never finds the old values.
     let late = Catalog::new(server.connection("late").await, weft_nats::testing::master_key()).read().await.unwrap();
     assert!(!late.complete && late.keys.is_empty(), "{:?}", late.lost);
 }
 
-/// What an earlier version has written is read, resealed with its stamp, and counts from then on only where it stands.
+/// Entries of an earlier version are read, resealed with their stamp, and count from then on only where they stand.
 #[tokio::test]
-async fn a_catalog_of_the_form_before_is_read_and_sealed_anew() {
+async fn a_catalog_of_the_form_before_is_read_and_resealed() {
     let server = TestServer::start().await;
     let connection = server.connection("test").await;
     ensure(&connection).await;

@@ -200,7 +200,7 @@ fn no_token(server: &str, path: &Path) -> Failure {
     ))
 }
 
-/// Whether both addresses are of one server, by scheme, host and port as they are written.
+/// True if both addresses are of one server, by scheme, host and port as they are written.
 fn is_same_server(one: &str, other: &str) -> bool {
     let parts = |address: &str| {
         let uri: http::Uri = address.trim().parse().ok()?;

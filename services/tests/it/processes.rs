@@ -76,7 +76,7 @@ async fn a_server_that_is_killed_or_stopped_needs_no_restart_of_ours() {
 /// Everything below a folder.
 fn below(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    // What is gone by now is read by nobody.
+    // A file may be gone by now.
     for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             found.extend(below(&entry.path()));
@@ -86,7 +86,7 @@ fn below(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// What a mesh writes is for its owner, whatever the umask that it was started with; and a folder that others may look into
+/// Files of a mesh are for its owner, whatever the umask that it was started with; and a folder that others may look into
 /// is warned of.
 #[tokio::test]
 async fn only_the_owner_may_read_what_is_written() {
@@ -128,7 +128,7 @@ async fn failed_authentications_are_limited_logged_and_counted() {
     }
     let limited = answers.iter().filter(|code| **code == tonic::Code::ResourceExhausted).count();
     assert_eq!((answers[0], limited), (tonic::Code::Unauthenticated, 40));
-    assert!(list(&good).await.is_ok(), "whoever has a good key is served");
+    assert!(list(&good).await.is_ok(), "a good key is served");
     let ops = up.endpoints.get("ops").unwrap();
     let (_, metrics) = http(&format!("{ops}/metrics")).await;
     for (code, count) in [("UNAUTHENTICATED", 60), ("RESOURCE_EXHAUSTED", 40), ("OK", 1)] {

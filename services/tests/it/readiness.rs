@@ -1,4 +1,4 @@
-//! What `/readyz` says of a log of which something is missing or takes no writes.
+//! `/readyz` of a log of which something is missing or takes no writes.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ async fn streams_that_are_missing_are_named() {
         connection.jetstream().delete_stream(stream).await.unwrap();
         for (url, expected) in roles.iter().zip(expected) {
             let mut last = (0, String::new());
-            let told = eventually(PATIENCE, async || {
+            let named = eventually(PATIENCE, async || {
                 last = http(url).await;
                 let (status, text) = &last;
                 match expected {
@@ -53,7 +53,7 @@ async fn streams_that_are_missing_are_named() {
                     _ => true,
                 }
             });
-            assert!(told.await, "{stream} at {url}, expected {expected:?}: {last:?}");
+            assert!(named.await, "{stream} at {url}, expected {expected:?}: {last:?}");
         }
     }
 }
@@ -83,11 +83,11 @@ async fn roles_on_a_server_with_a_full_disk_say_so_and_recover() {
     });
     assert!(refused.await, "nothing is stored any more");
     let mut text = String::new();
-    let told = eventually(PATIENCE, async || {
+    let named = eventually(PATIENCE, async || {
         text = http(&url).await.1;
         text.contains("EVENTS has taken no writes for") && text.contains("make room")
     });
-    assert!(told.await, "{text}");
+    assert!(named.await, "{text}");
 
     // The server's own supervisor restarts it. No sender comes: the gateway finds out by itself.
     disk.make_room().unwrap();

@@ -1,7 +1,7 @@
 //! A log that takes no appends: noted for the readiness, and tried again while no sender comes.
 //!
 //! A gateway that is not ready is sent nothing by a load balancer, so it would never learn that the log takes events again.
-//! What it appends to find out is a record of heads without any head: readers pass over it.
+//! The trial append is a record of heads without any head, which readers skip.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::{Carry, Session};
 /// After so long without an append that fails or succeeds, one is tried.
 const TRIAL_AFTER: Duration = Duration::from_secs(2);
 
-/// Whether the log takes appends.
+/// State of a log that may refuse appends.
 #[derive(Debug, Default)]
 pub(super) struct Refusal {
     /// When the last append failed for what the log is; `None`: the last one was taken.
@@ -46,7 +46,7 @@ impl Session<'_> {
         }
     }
 
-    /// What is appended to find out whether the log takes anything; `None` while that is known, or events will tell.
+    /// The trial append; `None` while none is due or events are waiting.
     pub(super) fn trial(&self) -> Option<Carry> {
         let is_due = self.refusal.trial_at().is_some_and(|at| at <= Instant::now());
         (is_due && self.ready.is_empty()).then(|| {

@@ -179,7 +179,7 @@ fn entries_of_another_key_leave_the_catalog_incomplete() {
     assert!(read(&ours, &[]).snapshot.complete && read(&ours, &[]).snapshot.missing().is_none());
 }
 
-/// What is claimed for a message in the bucket of these tests.
+/// Claims for a message in the bucket of these tests.
 fn claims(sequence: u64, previous: u64, legacy_through: u64) -> Claims {
     Claims { bucket_created_ns: CREATED, sequence, previous, legacy_through, sealed_at_ms: 0 }
 }
@@ -217,7 +217,7 @@ fn what_is_published_again_does_not_count() {
         assert!(late.snapshot.sources.is_empty());
     }
     let flooded: Vec<_> = (10..10 + CATALOG_HISTORY).map(|seq| again(&first, seq.unsigned_abs())).collect();
-    assert!(!read(&key, &flooded).snapshot.complete, "what it was cannot be told");
+    assert!(!read(&key, &flooded).snapshot.complete, "its value is lost");
 }
 
 /// A value that was sealed behind another message than the one that it follows is of a bucket that was restored since.
@@ -250,7 +250,7 @@ fn values_of_another_bucket_leave_the_catalog_incomplete() {
 /// Values of the form before count until the catalog is resealed, and those that are written later do not, whichever entry
 /// a reader learns that from, and in whichever order.
 #[test]
-fn values_of_the_form_before_count_until_the_catalog_is_sealed_anew() {
+fn values_of_the_form_before_count_until_the_catalog_is_resealed() {
     let key = key();
     let old = |seq: u64| message(seq, "source.b", None, source(&key, "source.b", "b"));
     let reading = read(&key, &[old(1), old(2)]);
@@ -258,8 +258,8 @@ fn values_of_the_form_before_count_until_the_catalog_is_sealed_anew() {
     let legacy = Legacy { entry: "source.b".into(), revision: 2, base: Base { last: 2, previous: 2 } };
     assert_eq!((reading.legacy(), reading.legacy_end()), (vec![legacy], (CREATED, u64::MAX)));
 
-    let anew = placed(&key, claims(3, 0, 2));
-    let reading = read(&key, &[old(2), anew.clone(), old(4)]);
+    let resealed = placed(&key, claims(3, 0, 2));
+    let reading = read(&key, &[old(2), resealed.clone(), old(4)]);
     assert_eq!(revisions(&reading), [("a".to_owned(), 3), ("b".to_owned(), 2)]);
     assert!(!reading.is_outdated() && reading.legacy_end() == (CREATED, 2));
 
