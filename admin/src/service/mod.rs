@@ -56,6 +56,7 @@ mod rejected;
 mod replays;
 mod selection;
 mod shards;
+mod stall;
 mod state;
 mod tail;
 mod workflows;
@@ -193,7 +194,8 @@ impl Admin {
         let (progress, progressed) = watch::channel(Some("streams: not looked for yet".to_owned()));
         let connection = catalog.connection().clone();
         let used = Used::by_admin(Layout::new(spec.log.shards));
-        let streams = streams::watch_streams(connection.clone(), used, self.conditions, closing.clone());
+        let conditions = self.conditions;
+        let streams = streams::watch_streams(connection.clone(), used, conditions.clone(), closing.clone());
         let seen = readiness::Seen { connection, catalog: watched.clone(), progress: progressed, streams };
         tasks.spawn(readiness::watch(seen, missing, reporter, closing.clone()));
 
@@ -203,8 +205,16 @@ impl Admin {
         let serving = serve(self.listener, Guard::new(keys), &state, self.deliveries, health, &closing);
         let published = self.history;
         let opening = async {
-            let opening =
-                Opening { catalog: &catalog, watched, spec: &spec, folder, state: &state, progress, published };
+            let opening = Opening {
+                catalog: &catalog,
+                watched,
+                spec: &spec,
+                folder,
+                state: &state,
+                progress,
+                published,
+                conditions,
+            };
             let opened = opening.open(&stop, &tasks).await;
             if opened.is_err() {
                 closing.cancel();
@@ -267,12 +277,13 @@ struct Opening<'a> {
     state: &'a State,
     progress: watch::Sender<Option<String>>,
     published: watch::Sender<Option<History>>,
+    conditions: Conditions,
 }
 
 impl Opening<'_> {
     /// Waits for the log, starts the history on it, and opens both to the services. Gives up when draining comes first.
     async fn open(self, stop: &CancellationToken, tasks: &TaskTracker) -> Result<(), RunError> {
-        let Self { catalog, watched, spec, folder, state, progress, published } = self;
+        let Self { catalog, watched, spec, folder, state, progress, published, conditions } = self;
         let connection = catalog.connection().clone();
         let layout = tokio::select! {
             layout = ensure(&connection, spec, &folder, &progress) => layout?,
@@ -288,6 +299,7 @@ impl Opening<'_> {
             .await
             .map_err(|source| RunError::Folder { path: folder, source: Box::new(source) })?;
         tasks.spawn(reseal(catalog.clone(), stop.child_token()));
+        tasks.spawn(stall::watch(history.clone(), layout, conditions, stop.child_token()));
         let mut read = history.progress();
         published.send_replace(Some(history.clone()));
         let tails = Tails::new(connection.clone(), layout);
