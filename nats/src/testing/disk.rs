@@ -72,6 +72,12 @@ impl SmallDisk {
         Ok(())
     }
 
+    /// Changes its size, in bytes. False where that is not possible.
+    pub fn resize(&self, bytes: u64) -> bool {
+        let size = format!("remount,size={bytes}");
+        Command::new("mount").args(["-o", &size]).arg(&self.folder).status().is_ok_and(|status| status.success())
+    }
+
     /// Gives back what was filled or taken.
     ///
     /// # Errors

@@ -419,9 +419,8 @@ async fn a_full_disk_heals_once_there_is_room() {
 #[tokio::test]
 async fn a_start_with_less_room_than_before_keeps_the_log() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(disk) = SmallDisk::mount(folder.path(), 256 << 20) else { return };
+    let Some(disk) = SmallDisk::mount(folder.path(), 3 << 30) else { return };
     let spec = |limit: u64| LogSpec { body_bytes_max: 1 << 20, auto_bytes_max: Some(limit), ..LogSpec::default() };
-    // As on a large disk that has become small: the reservation alone is above all that this one has.
     let start = async |limit: u64| {
         let cancel = CancellationToken::new();
         let server = Server::start(options(folder.path()), cancel.clone()).await.unwrap();
@@ -433,13 +432,14 @@ async fn a_start_with_less_room_than_before_keeps_the_log() {
         server.stopped().await;
         stored
     };
-    let first = start(900 << 20).await;
+    let first = start(2 << 30).await;
     let meta = folder.path().join("store/jetstream/$G/streams/EVENTS/meta.inf");
     let text = std::fs::read_to_string(&meta).unwrap();
-    assert!(text.contains(&format!("\"max_bytes\":{}", 900 << 20)), "the field that reservations are read from");
-    disk.take(150 << 20).unwrap();
+    assert!(text.contains(&format!("\"max_bytes\":{}", 2u64 << 30)), "the field that reservations are read from");
+    // The reservation alone is above all that the disk has now.
+    assert!(disk.resize(256 << 20));
     assert!(start(100 << 20).await > first);
-    assert!(start(900 << 20).await > first);
+    assert!(start(150 << 20).await > first);
 }
 
 /// A process that has nothing to do with the mesh, with any arguments.
