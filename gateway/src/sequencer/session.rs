@@ -245,7 +245,7 @@ impl<'a> Session<'a> {
         let confirms_at = self.follow.confirms_at().filter(|_| self.confirming.is_none());
         let look_at = self.carrier.wakes_at();
         let idle = self.append.is_none() && self.probe.is_none() && self.ready.is_empty();
-        let trial_at = self.refusal.trial_at().filter(|_| idle && self.shard.connection.is_connected());
+        let trial_at = self.refusal.wakes_at().filter(|_| idle && self.shard.connection.is_connected());
         Ok(tokio::select! {
             batch = next(&mut self.reader), if self.unwritten.len() < UNWRITTEN_MAX => Happening::Read(batch),
             confirmed = settled(&mut self.confirming) => Happening::Confirmed(confirmed),
@@ -322,7 +322,8 @@ impl<'a> Session<'a> {
             // Asked again, or read after all.
             Happening::Confirmed(None) => {}
             Happening::LookForPause => self.give_up_expired(),
-            Happening::Gathered | Happening::Written | Happening::TrialDue => {}
+            Happening::TrialDue => self.refusal.woken(),
+            Happening::Gathered | Happening::Written => {}
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use super::{
 use crate::{direct, streams::StreamState};
 
 /// Tries of a write whose sequence another write takes: gateways note the uses of keys in the same bucket.
-const STORE_TRIES: u32 = 50;
+const STORE_TRIES: u32 = 100;
 /// The pause before it is tried again.
 const STORE_PAUSE: Duration = Duration::from_millis(2);
 /// Rounds of resealing that other writes may interrupt. Each round keeps what it has sealed.

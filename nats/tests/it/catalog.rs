@@ -395,7 +395,10 @@ async fn changes_are_stored_while_the_uses_of_keys_are_noted() {
         let (catalog, stop) = (catalog.clone(), stop.clone());
         tokio::spawn(async move {
             let mut at = 0;
+            // As often as from three thousand keys in use.
+            let mut ticks = tokio::time::interval(Duration::from_millis(20));
             while !stop.is_cancelled() {
+                ticks.tick().await;
                 at += 60_000;
                 catalog.put_key_use("ab12cd34", at).await.unwrap();
             }

@@ -88,9 +88,8 @@ async fn a_mesh_heals_from_a_full_disk_by_itself() {
         let is_ready = eventually(HEALED_WITHIN.saturating_sub(healed.elapsed()), ready).await;
         assert!(is_ready, "{}", http(&format!("{ops}/readyz")).await.1);
     }
-    let total: u64 = events.values().sum();
-    let all = receiver.until(PATIENCE, |arrivals| arrivals.len() as u64 >= total).await;
-    assert!(all, "{} of {total} delivered", receiver.arrivals().len());
+    // Some may have been delivered twice: what is not recorded on a full disk is repeated.
+    receiver.until(PATIENCE, |arrivals| order::check(arrivals, &events).is_ok()).await;
     order::check(&receiver.arrivals(), &events).unwrap();
     assert_eq!(up.stop().await.unwrap().code(), Some(0));
 }

@@ -97,7 +97,7 @@ impl Session<'_> {
         if self.identity.state == State::Compared && !self.overlay.has_unread() {
             self.identity.state = State::Verified;
         }
-        let waits = !self.ready.is_empty() || self.carrier.has_page();
+        let waits = !self.ready.is_empty() || self.carrier.has_page() || self.refusal.is_due();
         let decides = waits && self.append.is_none() && self.gathers_until().is_none();
         if decides && self.identity.state == State::Verified && !self.identity.is_fresh(Instant::now()) {
             self.identity.state = State::Doubted;

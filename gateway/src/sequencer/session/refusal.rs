@@ -13,17 +13,32 @@ use super::{Carry, Session};
 /// After so long without an append that fails or succeeds, one is tried.
 const TRIAL_AFTER: Duration = Duration::from_secs(2);
 
+/// A trial that is due may have to wait for a comparison of the log: time between two looks whether it can start.
+const WAKE_INTERVAL: Duration = Duration::from_millis(200);
+
 /// State of a log that may refuse appends.
 #[derive(Debug, Default)]
 pub(super) struct Refusal {
-    /// When the last append failed for what the log is; `None`: the last one was taken.
+    /// Time of the last append that failed for the state of the log; `None`: the last one was taken.
     failed_at: Option<Instant>,
+    woken_at: Option<Instant>,
 }
 
 impl Refusal {
-    /// When the next trial is due; `None`: none is needed.
-    pub fn trial_at(&self) -> Option<Instant> {
-        self.failed_at.map(|failed_at| failed_at + TRIAL_AFTER)
+    /// Time at which the session must wake up for a trial; `None`: none is needed.
+    pub fn wakes_at(&self) -> Option<Instant> {
+        let due_at = self.failed_at? + TRIAL_AFTER;
+        Some(self.woken_at.map_or(due_at, |woken_at| due_at.max(woken_at + WAKE_INTERVAL)))
+    }
+
+    /// Notes that the session has woken up for a trial.
+    pub fn woken(&mut self) {
+        self.woken_at = Some(Instant::now());
+    }
+
+    /// True if a trial is due.
+    pub fn is_due(&self) -> bool {
+        self.failed_at.is_some_and(|failed_at| failed_at + TRIAL_AFTER <= Instant::now())
     }
 }
 
@@ -48,8 +63,7 @@ impl Session<'_> {
 
     /// The trial append; `None` while none is due or events are waiting.
     pub(super) fn trial(&self) -> Option<Carry> {
-        let is_due = self.refusal.trial_at().is_some_and(|at| at <= Instant::now());
-        (is_due && self.ready.is_empty()).then(|| {
+        (self.refusal.is_due() && self.ready.is_empty()).then(|| {
             let (id, message) = records::heads(self.shard.layout.heads_subject(self.shard.id), Vec::new());
             Carry { id, heads: Vec::new(), message }
         })
