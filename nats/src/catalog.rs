@@ -134,12 +134,14 @@ pub struct Catalog {
     key: MasterKey,
     reached: Arc<Mutex<Reached>>,
     legacy_end: Arc<LegacyEnd>,
+    /// Held while an entry is written.
+    writing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Catalog {
     /// The bucket need not exist yet.
     pub fn new(connection: Connection, key: MasterKey) -> Self {
-        Self { connection, key, reached: Arc::default(), legacy_end: Arc::default() }
+        Self { connection, key, reached: Arc::default(), legacy_end: Arc::default(), writing: Arc::default() }
     }
 
     /// The connection that it is read and changed through.

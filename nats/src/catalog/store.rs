@@ -17,10 +17,11 @@ use super::{
 };
 use crate::{direct, streams::StreamState};
 
-/// Tries of a write whose sequence another write takes: gateways note the uses of keys in the same bucket.
-const STORE_TRIES: u32 = 100;
-/// The pause before it is tried again.
-const STORE_PAUSE: Duration = Duration::from_millis(2);
+/// Time for a write whose sequence other writes take again and again: other admins change the catalog at the same time, and
+/// gateways note the uses of keys in the same bucket. One of all that try succeeds each time.
+const STORE_PATIENCE: Duration = Duration::from_secs(10);
+/// The longest pause before it is tried again; random, so that writers do not meet again.
+const STORE_PAUSE_MS_MAX: u64 = 5;
 /// Rounds of resealing that other writes may interrupt. Each round keeps what it has sealed.
 const SEAL_ROUNDS: u32 = 1000;
 
@@ -59,18 +60,24 @@ impl Catalog {
         value: &[u8],
         expected: u64,
     ) -> Result<u64, CatalogError> {
-        for _ in 0..STORE_TRIES {
+        // Writers of this process would only take the sequences from each other.
+        let _turn = self.writing.lock().await;
+        let deadline = Instant::now() + STORE_PATIENCE;
+        while Instant::now() < deadline {
             // First the end of the bucket, then the entry: so whatever comes between the two makes the write fail.
             let state = self.state().await?;
             let base = self.base(&key, expected, created_ns(&state)).await?;
             let claims = claims(&state, base, self.legacy_end.of(created_ns(&state)));
             match self.store_at(claims, base, key.clone(), headers.clone(), value).await {
-                // Others write to the bucket all the time. Whether it was to this entry is seen when it is read again.
-                Err(CatalogError::Conflict { .. }) => tokio::time::sleep(STORE_PAUSE).await,
+                // Whether the other write was to this entry is seen when it is read again.
+                Err(CatalogError::Conflict { .. }) => {
+                    let pause = rand::random::<u64>() % (STORE_PAUSE_MS_MAX + 1);
+                    tokio::time::sleep(Duration::from_millis(pause)).await;
+                }
                 stored => return stored,
             }
         }
-        Err(CatalogError::Unavailable(format!("other writes came first, {STORE_TRIES} times in a row; retry")))
+        Err(CatalogError::Unavailable(format!("other writes came first for {} s; retry", STORE_PATIENCE.as_secs())))
     }
 
     /// Seals a value for a place, and stores it if that is where it comes to stand.

@@ -277,7 +277,12 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let server = format!("http://{}", listener.local_addr().unwrap());
-        let client = Client { server: "http://127.0.0.1:1".into(), token: "secret-of-the-first".into(), ca: None };
+        let client = Client {
+            server: "http://127.0.0.1:1".into(),
+            token: "secret-of-the-first".into(),
+            ca: None,
+            gateway: None,
+        };
         fs::write(folder.path().join(CLIENT_FILE), toml::to_string(&client).unwrap()).unwrap();
         let args = AdminArgs { server: Some(server.clone()), data: folder.path().to_owned(), ..AdminArgs::default() };
         let failure = args.connect().await.unwrap_err();
