@@ -433,7 +433,7 @@ async fn a_start_with_less_room_than_before_keeps_the_log() {
         stored
     };
     let first = start(2 << 30).await;
-    let meta = folder.path().join("store/jetstream/$G/streams/EVENTS/meta.inf");
+    let meta = folder.path().join("store/jetstream/WEFT_EVENTS/streams/EVENTS/meta.inf");
     let text = std::fs::read_to_string(&meta).unwrap();
     assert!(text.contains(&format!("\"max_bytes\":{}", 2u64 << 30)), "the field that reservations are read from");
     // The reservation alone is above all that the disk has now.
