@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(refusals.note(after(120)), Some(0));
 
         let complaints = Complaints::default();
-        follow(format!("[1] [ERR] {violation}\n").as_bytes(), &complaints);
+        follow(format!("[1] [ERR] {violation}\n").as_bytes(), &complaints, || {});
         assert_eq!(complaints.take(), None, "it does not explain why the server ends");
     }
 
