@@ -145,7 +145,7 @@ async fn each_role_writes_its_own_streams_and_no_others() {
         assert!(eventually(PATIENCE, async || last(&admin, stream).await >= wanted).await, "{allowed:?} on {subject}");
         assert_eq!(last(&admin, stream).await, wanted, "{refused:?} on {subject}");
     }
-    let scheme = verification::Scheme::Github(GithubScheme { secrets: vec!["s".into()] });
+    let scheme = verification::Scheme::Github(GithubScheme { secrets: vec!["secret of the sender".into()] });
     let verification = Some(Verification { scheme: Some(scheme) });
     let source = Source { name: "shop".into(), verification, ..Source::default() };
     let refused = Catalog::new(gateway.clone(), weft_nats::testing::master_key()).put_source(&source, 0).await;

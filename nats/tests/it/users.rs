@@ -146,7 +146,7 @@ impl Log {
 
 /// Puts something into every stream, by whoever of these may.
 async fn fill(roles: &[&Connection], catalog: &Catalog) {
-    let scheme = verification::Scheme::Github(GithubScheme { secrets: vec!["s".into()] });
+    let scheme = verification::Scheme::Github(GithubScheme { secrets: vec!["secret of the sender".into()] });
     let verification = Some(Verification { scheme: Some(scheme) });
     let source = Source { name: "shop".into(), verification, ..Source::default() };
     catalog.put_source(&source, 0).await.unwrap();
