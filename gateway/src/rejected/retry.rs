@@ -37,8 +37,8 @@ use crate::{
 const CONCURRENCY: usize = 8;
 /// Between two tries to subscribe, which fail only when the client has ended.
 const SUBSCRIBE_RETRY: Duration = Duration::from_millis(500);
-/// What the inboxes of all clients begin with.
-const INBOXES: &str = "_INBOX";
+/// Prefixes of reply subjects: a client's inbox, and the server's reply to a request of another account.
+const REPLIES: [&str; 2] = ["_INBOX", "_R_."];
 /// What the path of a webhook begins with.
 const WEBHOOKS: &str = "/api/v1/webhooks/";
 
@@ -63,7 +63,7 @@ pub async fn serve(api: Arc<Api>, connection: Connection, closing: CancellationT
 
 async fn answer(api: &Api, connection: &Connection, request: Message) {
     // An answer goes to who asked and nowhere else: neither into a stream, nor to a consumer that delivers here.
-    let Some(reply) = request.reply.filter(|reply| reply.starts_with(INBOXES)) else { return };
+    let Some(reply) = request.reply.filter(|reply| REPLIES.iter().any(|prefix| reply.starts_with(prefix))) else { return };
     let sequence = RetryEntry::decode(request.payload).map_or(0, |entry| entry.sequence);
     let mut answer = RetriedRejected { id: sequence.to_string(), ..RetriedRejected::default() };
     match retry(api, connection, StreamSeq(sequence)).await {

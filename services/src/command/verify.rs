@@ -173,12 +173,12 @@ mod tests {
         };
         let none = HmacOptions::default();
         assert!(refused(Scheme::Stripe, "sk_live_hush", None, &none).contains("signing secret"));
-        assert!(refused(Scheme::Github, "hush", Some("1m"), &none).contains("tolerance"));
-        assert!(refused(Scheme::Slack, "hush", Some("soon"), &none).contains("tolerance"));
+        assert!(refused(Scheme::Github, "hush hush", Some("1m"), &none).contains("tolerance"));
+        assert!(refused(Scheme::Slack, "hush hush", Some("soon"), &none).contains("tolerance"));
         let own = HmacOptions { template: Some("{timestamp}.{body}".into()), ..none.clone() };
-        assert!(refused(Scheme::Github, "hush", None, &own).contains("hmac"));
+        assert!(refused(Scheme::Github, "hush hush", None, &own).contains("hmac"));
         let bodiless = HmacOptions { template: Some("{timestamp}".into()), ..none };
-        assert!(refused(Scheme::Hmac, "hush", None, &bodiless).contains("{body}"));
-        assert!(verifier(Scheme::Hmac, &["hush".into()], Some("1m"), &own).is_ok());
+        assert!(refused(Scheme::Hmac, "hush hush", None, &bodiless).contains("{body}"));
+        assert!(verifier(Scheme::Hmac, &["hush hush".into()], Some("1m"), &own).is_ok());
     }
 }

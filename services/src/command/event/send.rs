@@ -164,12 +164,17 @@ fn prepare(args: SendArgs) -> Result<Prepared, Failure> {
     if data.is_some() && args.id.is_some() && !signing.scheme.id_in_header() {
         return Err(Failure::Usage("--id: this provider has the delivery id in the body; put it into --data".into()));
     }
+    // A provider that repeats a delivery repeats its body, with the time that stands in it.
+    let body_time = if args.id.is_some() { SAMPLE_TIME } else { now };
     let id = args.id.unwrap_or_else(|| provider.new_id());
     let event_type = args.event_type.unwrap_or_else(|| provider.type_default().to_owned());
-    let body = data.unwrap_or_else(|| provider.sample(&id, &event_type, now));
+    let body = data.unwrap_or_else(|| provider.sample(&id, &event_type, body_time));
     let signed = signing.headers(&id, now.as_second(), Some(&event_type), body.as_bytes()).map_err(Failure::Usage)?;
     Ok(Prepared { headers: provider.headers(signed, &id, now), body: body.into() })
 }
+
+/// The time in the sample body of a delivery whose id is given: 2026-01-01T00:00:00Z.
+const SAMPLE_TIME: jiff::Timestamp = jiff::Timestamp::constant(1_767_225_600, 0);
 
 fn print(format: Format, receipt: &Receipt) -> Result<(), Failure> {
     let accepted = Accepted {
