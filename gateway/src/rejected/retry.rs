@@ -63,7 +63,9 @@ pub async fn serve(api: Arc<Api>, connection: Connection, closing: CancellationT
 
 async fn answer(api: &Api, connection: &Connection, request: Message) {
     // An answer goes to who asked and nowhere else: neither into a stream, nor to a consumer that delivers here.
-    let Some(reply) = request.reply.filter(|reply| REPLIES.iter().any(|prefix| reply.starts_with(prefix))) else { return };
+    let Some(reply) = request.reply.filter(|reply| REPLIES.iter().any(|prefix| reply.starts_with(prefix))) else {
+        return;
+    };
     let sequence = RetryEntry::decode(request.payload).map_or(0, |entry| entry.sequence);
     let mut answer = RetriedRejected { id: sequence.to_string(), ..RetriedRejected::default() };
     match retry(api, connection, StreamSeq(sequence)).await {

@@ -31,8 +31,12 @@ pub enum Step {
 pub struct Identity {
     me: Holder,
     quiet: Duration,
+    /// For how long a key lives without renewal.
+    ttl: Duration,
     /// The newest revision that this process has written.
     written: u64,
+    /// When it began to write that.
+    written_at: Duration,
     other: Option<Other>,
 }
 
@@ -56,7 +60,7 @@ fn quiet(ttl: Duration) -> Duration {
 impl Identity {
     /// Decides for `me`; keys live for `ttl`.
     pub fn new(me: Holder, ttl: Duration) -> Self {
-        Self { me, quiet: quiet(ttl), written: 0, other: None }
+        Self { me, quiet: quiet(ttl), ttl, written: 0, written_at: Duration::ZERO, other: None }
     }
 
     /// The newest revision that this process has written; 0: none.
@@ -64,16 +68,19 @@ impl Identity {
         self.written
     }
 
-    /// Takes note of a write that succeeded.
-    pub fn wrote(&mut self, revision: u64) {
-        self.written = revision;
+    /// Takes note of a write that was begun at `now` and succeeded.
+    pub fn wrote(&mut self, revision: u64, now: Duration) {
+        (self.written, self.written_at) = (revision, now);
         self.other = None;
     }
 
     /// The next step, by what a look that was begun at `now` has shown. `now` never goes back.
     pub fn step(&mut self, roster: &Roster, now: Duration) -> Step {
         let expected = roster.revisions.get(&self.me.worker).copied().unwrap_or(0);
-        if expected < self.written {
+        // A key that has run out leaves nothing: the next write is the first one. The leader compares, so this is safe also
+        // where a replica that lags has not shown the key.
+        let ran_out = expected == 0 && now.saturating_sub(self.written_at) >= self.ttl;
+        if expected < self.written && !ran_out {
             // A replica that lags behind has answered.
             return Step::Write { expected: self.written };
         }
@@ -132,6 +139,16 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    /// A worker that was cut off for longer than its key lives comes back.
+    #[test]
+    fn a_key_that_ran_out_is_written_as_a_new_one() {
+        let mut identity = Identity::new(holder("a"), TTL);
+        identity.wrote(9, secs(10));
+        assert_eq!(identity.step(&Roster::default(), secs(12)), Step::Write { expected: 9 }, "a replica lags");
+        assert_eq!(identity.step(&Roster::default(), secs(13)), Step::Write { expected: 0 });
+        assert_eq!(identity.step(&roster(Some("a"), 8), secs(14)), Step::Write { expected: 9 }, "a replica lags");
+    }
+
     #[test]
     fn a_free_key_and_its_own_are_written_at_once() {
         let mut identity = Identity::new(holder("a"), TTL);
@@ -163,7 +180,7 @@ mod tests {
     #[test]
     fn a_replica_that_lags_behind_does_not_bring_an_earlier_process_back() {
         let mut identity = Identity::new(holder("a"), TTL);
-        identity.wrote(9);
+        identity.wrote(9, secs(1));
         assert_eq!(identity.step(&roster(Some("b"), 7), secs(1)), Step::Write { expected: 9 });
         assert_eq!(identity.step(&roster(Some("b"), 11), secs(2)), Step::Wait { other: "b".into(), alive: false });
     }

@@ -110,7 +110,7 @@ impl Member {
                 Step::Write { expected } => expected,
                 Step::Wait { other, alive } => return Err(self.wait_for(&other, alive)),
             };
-            if let Some(presence) = self.write_presence(expected).await? {
+            if let Some(presence) = self.write_presence(expected, seen_at).await? {
                 self.set_twin(false);
                 roster.workers.insert(self.me.worker.clone(), presence);
                 self.decide(&roster, seen_at);
@@ -121,13 +121,13 @@ impl Member {
     }
 
     /// Renews the presence key, if `expected` is still its newest revision.
-    async fn write_presence(&mut self, expected: u64) -> Result<Option<Presence>, String> {
+    async fn write_presence(&mut self, expected: u64, now: Duration) -> Result<Option<Presence>, String> {
         let presence = self.declined.presence(self.me.incarnation.clone());
         let payload = serde_json::to_vec(&presence).map_err(|error| error.to_string())?;
         let key = worker_key(&self.me.worker);
         let written = self.bucket.write(&key, Write::Put, payload.into(), Some(expected), self.bucket.ttl()).await?;
         Ok(written.map(|revision| {
-            self.identity.wrote(revision);
+            self.identity.wrote(revision, now);
             presence
         }))
     }

@@ -235,7 +235,7 @@ impl Mesh {
         worker.next_look = self.now + TTL / 4;
         let Step::Write { expected } = worker.identity.step(&self.server.roster(), self.now) else { return };
         let Some(revision) = self.server.put_presence(&worker.me, expected, ends_at) else { return };
-        worker.identity.wrote(revision);
+        worker.identity.wrote(revision, self.now);
         let decided = worker.duties.decide(&self.server.roster(), self.now);
         for (shard, duty) in decided {
             let (sent_at, ends_at) = self.sending();
