@@ -463,6 +463,9 @@ async fn a_subscriber_reads_by_the_context_file_alone() {
     for jetstream in [jetstream::new(client.clone()), jetstream::with_prefix(client, "weft.API")] {
         let stream = jetstream.get_stream("EVENTS").await.unwrap();
         let pull = jetstream::consumer::pull::OrderedConfig { filter_subject: "events.a".into(), ..Default::default() };
+        // The admin's broker may not have subscribed yet.
+        let answers = async || stream.create_consumer(pull.clone()).await.is_ok();
+        assert!(weft_nats::testing::eventually(PATIENCE, answers).await);
         let events = stream.create_consumer(pull).await.unwrap().messages().await.unwrap();
         let events = tokio::time::timeout(PATIENCE, events.take(3).collect::<Vec<_>>()).await.expect("the events");
         assert!(events.iter().all(Result::is_ok));
