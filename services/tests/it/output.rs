@@ -1,8 +1,12 @@
 //! What commands print of payloads that senders chose, and how they end when nothing reads their output.
 
-use std::{path::Path, process::Stdio};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use bytes::Bytes;
+use tempfile::TempDir;
 use tokio::process::Command;
 use weft::{
     mesh::{SOURCE, SUBSCRIPTION, Up, Wiring},
@@ -24,6 +28,33 @@ fn awkward() -> String {
         "[".repeat(depth),
         "]".repeat(depth)
     )
+}
+
+/// `weft up` with a receiver that refuses each event for good.
+struct RefusingMesh {
+    up: Up,
+    wiring: Wiring,
+    data: PathBuf,
+    _receiver: Receiver,
+    _folder: TempDir,
+}
+
+impl RefusingMesh {
+    async fn start() -> Self {
+        provide_tls();
+        let folder = tempfile::tempdir().unwrap();
+        let wiring = Wiring::new();
+        let rule = |_: &weft::receiver::Arrival| Answer::now(422);
+        let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), &wiring.receiver_secret, rule).await.unwrap();
+        let up = Up::start(&program(), folder.path(), &wiring.config(Some(&receiver.url()))).await.unwrap();
+        let data = folder.path().join("data");
+        Self { up, wiring, data, _receiver: receiver, _folder: folder }
+    }
+
+    fn operator(&self) -> Operator<'_> {
+        let gateway = self.up.endpoints.get("gateway").unwrap().to_owned();
+        Operator { data: &self.data, gateway, secret: &self.wiring.sender_secret }
+    }
 }
 
 async fn text(operator: &Operator<'_>, args: &[&str]) -> String {
@@ -54,22 +85,14 @@ async fn terminal(data: &Path, args: &str) -> String {
 /// Every format prints what was sent, unchanged; on a terminal's formats nothing of it controls the terminal.
 #[tokio::test]
 async fn payloads_are_printed_as_they_were_sent() {
-    provide_tls();
-    let folder = tempfile::tempdir().unwrap();
-    let wiring = Wiring::new();
-    let rule = |_: &weft::receiver::Arrival| Answer::now(422);
-    let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), &wiring.receiver_secret, rule).await.unwrap();
-    let mut up = Up::start(&program(), folder.path(), &wiring.config(Some(&receiver.url()))).await.unwrap();
-    let data = folder.path().join("data");
-    let operator = Operator {
-        data: &data,
-        gateway: up.endpoints.get("gateway").unwrap().to_owned(),
-        secret: &wiring.sender_secret,
-    };
-    let sender = up.sender().unwrap();
+    let mut mesh = RefusingMesh::start().await;
+    let (operator, data) = (mesh.operator(), mesh.data.clone());
+    let sender = mesh.up.sender().unwrap();
     for id in ["evt_1", "evt_2", "evt_3"] {
-        let answer =
-            sender.send(SOURCE, Some("order-1"), &wiring.signing(), id, None, Bytes::from(awkward())).await.unwrap();
+        let answer = sender
+            .send(SOURCE, Some("order-1"), &mesh.wiring.signing(), id, None, Bytes::from(awkward()))
+            .await
+            .unwrap();
         assert_eq!(answer.status, 202, "{:?}", answer.detail());
     }
     let event = "adc8ac26-5f51-590c-a093-d32f0b5c22c7";
@@ -131,31 +154,21 @@ async fn payloads_are_printed_as_they_were_sent() {
     assert_eq!(code, Some(1), "each failed again");
     let (code, stderr) = shell(&data, "\"$WEFT\" dlq list > /dev/full").await;
     assert!(code == Some(1) && stderr.contains("stdout"), "{code:?} {stderr}");
-    up.stop().await.unwrap();
+    mesh.up.stop().await.unwrap();
 }
 
 /// A list that was cut says so, and a workflow is shown whole whatever the size of its events.
 #[tokio::test]
 async fn lists_that_are_cut_say_so() {
-    provide_tls();
-    let folder = tempfile::tempdir().unwrap();
-    let wiring = Wiring::new();
-    let rule = |_: &weft::receiver::Arrival| Answer::now(422);
-    let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), &wiring.receiver_secret, rule).await.unwrap();
-    let mut up = Up::start(&program(), folder.path(), &wiring.config(Some(&receiver.url()))).await.unwrap();
-    let data = folder.path().join("data");
-    let operator = Operator {
-        data: &data,
-        gateway: up.endpoints.get("gateway").unwrap().to_owned(),
-        secret: &wiring.sender_secret,
-    };
-    let sender = up.sender().unwrap();
+    let mut mesh = RefusingMesh::start().await;
+    let operator = mesh.operator();
+    let sender = mesh.up.sender().unwrap();
     // Pages of the services end at 3 MiB.
     let body = format!(r#"{{"type":"order.paid","data":"{}"}}"#, "x".repeat(900_000));
     for number in 0..6 {
         let id = format!("evt_{number}");
         let body = Bytes::from(body.clone());
-        let answer = sender.send(SOURCE, Some("order-1"), &wiring.signing(), &id, None, body).await.unwrap();
+        let answer = sender.send(SOURCE, Some("order-1"), &mesh.wiring.signing(), &id, None, body).await.unwrap();
         assert_eq!(answer.status, 202);
     }
     assert!(eventually(PATIENCE, async || operator.lines(&["dlq", "list"]).await.len() == 6).await);
@@ -184,5 +197,5 @@ async fn lists_that_are_cut_say_so() {
     for args in [["dlq", "list", "-n", "6"].as_slice(), &["workflow", "get", "order-1", "-n", "6"]] {
         assert!(operator.run(args).await.stderr.is_empty(), "{args:?}: that is all of it");
     }
-    up.stop().await.unwrap();
+    mesh.up.stop().await.unwrap();
 }
