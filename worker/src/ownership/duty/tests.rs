@@ -43,15 +43,10 @@ struct Server {
 }
 
 impl Server {
+    /// A key that has expired leaves nothing, as in a bucket without markers of that.
     fn expire(&mut self, now: Duration) {
-        for worker in self.workers.values_mut().filter(|worker| worker.value.is_some() && worker.ends_at <= now) {
-            self.revision += 1;
-            *worker = Key { value: None, revision: self.revision, ends_at: Duration::MAX };
-        }
-        for lease in self.leases.values_mut().filter(|lease| lease.value.is_some() && lease.ends_at <= now) {
-            self.revision += 1;
-            *lease = Key { value: None, revision: self.revision, ends_at: Duration::MAX };
-        }
+        self.workers.retain(|_, worker| worker.ends_at > now);
+        self.leases.retain(|_, lease| lease.ends_at > now);
     }
 
     fn roster(&self) -> Roster {
