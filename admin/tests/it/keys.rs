@@ -288,7 +288,7 @@ async fn no_secret_and_no_key_is_in_the_servers_files() {
     }
 }
 
-/// Some receivers expect a token in their URL: whoever may only read sees that there is one, here and in the audit log.
+/// Some receivers expect a token in their URL: a key with scope `read` sees that there is one, but not its value, here and in the audit log.
 #[tokio::test]
 async fn values_in_the_query_of_a_url_are_shown_to_admins_only() {
     const URL: &str = "https://a.example/hook?token=hunter2&v";
