@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
-use weft_nats::connect::Connection;
+use weft_nats::{changes::set_if_changed, connect::Connection};
 
 use crate::{router::Api, rpc::Health};
 
@@ -43,11 +43,7 @@ pub async fn watch(
             ready = now.is_none();
             health.tell(ready).await;
         }
-        missing.send_if_modified(|before| {
-            let changed = *before != now;
-            *before = now;
-            changed
-        });
+        set_if_changed(&missing, now);
         tokio::select! {
             () = sleep(LOOK_INTERVAL) => {}
             // Once nobody reports progress any more only the interval remains.

@@ -42,7 +42,7 @@ use crate::{
     position::Position,
     reader::{OrderedReader, ReaderOptions},
     streams::{self, Presence, StreamState},
-    subject::CATALOG_BUCKET,
+    subject::{CATALOG_BUCKET, bucket_stream},
 };
 
 pub mod change;
@@ -473,7 +473,7 @@ fn created_ns(state: &StreamState) -> i64 {
 
 /// The stream behind the bucket.
 fn stream() -> String {
-    format!("KV_{CATALOG_BUCKET}")
+    bucket_stream(CATALOG_BUCKET)
 }
 
 /// What the subjects of all keys begin with.

@@ -32,6 +32,7 @@
 pub mod append;
 pub mod broker;
 pub mod catalog;
+pub mod changes;
 pub mod checkpoints;
 pub mod clock;
 pub mod commands;

@@ -26,6 +26,11 @@ pub const CATALOG_BUCKET: &str = "weft_catalog";
 /// The bucket of shard leases.
 pub const LEASES_BUCKET: &str = "weft_leases";
 
+/// The stream that holds a bucket.
+pub fn bucket_stream(bucket: &str) -> String {
+    format!("KV_{bucket}")
+}
+
 /// Every subject on which gateways talk to each other. No stream takes them.
 pub const FORWARD_SUBJECTS: &str = "forward.>";
 /// Where a worker asks an admin for room in a shard's EVENTS: `room.<shard>`.

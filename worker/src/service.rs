@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_nats::{
     catalog::{Catalog, Snapshot},
+    changes::set_if_changed,
     conditions::Conditions,
     connect::Connection,
     streams::{self, EnsureError, LogSpec, Used},
@@ -262,11 +263,7 @@ impl States {
             None => drop(waiting.remove(&shard)),
         }
         let text = (!waiting.is_empty()).then(|| in_one_line(&waiting));
-        self.missing.send_if_modified(|missing| {
-            let changed = *missing != text;
-            *missing = text;
-            changed
-        });
+        set_if_changed(&self.missing, text);
     }
 }
 

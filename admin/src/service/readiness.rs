@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
-use weft_nats::{catalog::Snapshot, connect::Connection};
+use weft_nats::{catalog::Snapshot, changes::set_if_changed, connect::Connection};
 
 /// What `grpc.health.v1` knows: the server as a whole, and each service.
 const NAMES: [&str; 5] =
@@ -50,11 +50,7 @@ pub(super) async fn watch(
             serving = now.is_none();
             tell(&reporter, if serving { ServingStatus::Serving } else { ServingStatus::NotServing }).await;
         }
-        missing.send_if_modified(|before| {
-            let changed = *before != now;
-            *before = now;
-            changed
-        });
+        set_if_changed(&missing, now);
         tokio::select! {
             () = sleep(LOOK_INTERVAL) => {}
             // Once nobody reports progress any more only the interval remains.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
+use weft_nats::changes::set_if_changed;
 use weft_proto::ids::ShardId;
 
 /// Where all shards say what they wait for. Cheap to clone.
@@ -27,11 +28,7 @@ impl Progress {
             *place = waits_for;
         }
         let first = shards.iter().flatten().next().cloned();
-        self.told.send_if_modified(|told| {
-            let changed = *told != first;
-            *told = first;
-            changed
-        });
+        set_if_changed(&self.told, first);
     }
 }
 

@@ -17,7 +17,7 @@ use weft_proto::ids::ShardId;
 
 use crate::subject::{
     APPENDER_KEYS, CATALOG_BUCKET, DLQ_STREAM, FORWARD_SUBJECTS, LEASES_BUCKET, Layout, PAUSE_REQUESTS,
-    REJECTED_STREAM, RETRY_SUBJECT, ROOM_REQUESTS, TAIL_REQUESTS,
+    REJECTED_STREAM, RETRY_SUBJECT, ROOM_REQUESTS, TAIL_REQUESTS, bucket_stream,
 };
 
 /// Prefix of the JetStream API in the roles' accounts. `$JS.API` itself is answered there by "JetStream not enabled", but for
@@ -113,8 +113,8 @@ impl Home {
             "OUTCOMES" => Self::Outcomes,
             "COMMANDS" => Self::Commands,
             "CHECKPOINTS" | DLQ_STREAM | REJECTED_STREAM => Self::Base,
-            _ if kind.strip_prefix("KV_") == Some(CATALOG_BUCKET) => Self::Catalog,
-            _ if kind.strip_prefix("KV_") == Some(LEASES_BUCKET) => Self::Base,
+            _ if kind == bucket_stream(CATALOG_BUCKET) => Self::Catalog,
+            _ if kind == bucket_stream(LEASES_BUCKET) => Self::Base,
             _ => return None,
         })
     }
@@ -185,7 +185,7 @@ impl Imports {
         for shard in layout.all() {
             self.uses(&layout.events_stream(shard), &[Use::Read, Use::Consume]);
         }
-        self.uses(&bucket(CATALOG_BUCKET), &[Use::Read, Use::Consume]);
+        self.uses(&bucket_stream(CATALOG_BUCKET), &[Use::Read, Use::Consume]);
         self.all_streams(layout);
         self.publishes(Home::Events, "events.>");
         self.publishes(Home::Events, "heads.>");
@@ -204,7 +204,7 @@ impl Imports {
                 self.uses(&stream, &[Use::Read, Use::Consume]);
             }
         }
-        self.uses(&bucket(CATALOG_BUCKET), &[Use::Read, Use::Consume]);
+        self.uses(&bucket_stream(CATALOG_BUCKET), &[Use::Read, Use::Consume]);
         self.all_streams(layout);
         // Heads of idle workflows, before they are dropped.
         self.publishes(Home::Events, "heads.>");
@@ -412,10 +412,6 @@ fn inbox(role: Role) -> String {
     format!("{}.>", role.inbox_prefix())
 }
 
-fn bucket(name: &str) -> String {
-    format!("KV_{name}")
-}
-
 /// Every stream of a log.
 fn streams(layout: Layout) -> impl Iterator<Item = String> {
     let sharded = layout.all().flat_map(move |shard| {
@@ -426,7 +422,12 @@ fn streams(layout: Layout) -> impl Iterator<Item = String> {
             layout.commands_stream(shard),
         ]
     });
-    sharded.chain([DLQ_STREAM.into(), REJECTED_STREAM.into(), bucket(CATALOG_BUCKET), bucket(LEASES_BUCKET)])
+    sharded.chain([
+        DLQ_STREAM.into(),
+        REJECTED_STREAM.into(),
+        bucket_stream(CATALOG_BUCKET),
+        bucket_stream(LEASES_BUCKET),
+    ])
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ use super::{
     stale::IdentityFile,
     storage::Space,
 };
+use crate::changes::set_if_changed;
 
 /// The pause before the first restart; each further one is twice as long.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -309,17 +310,13 @@ impl Duty {
             None if self.write_failed => Some("nats-server has stopped writing and is being restarted".to_owned()),
             None => None,
         };
-        self.storage.send_if_modified(|before| {
-            if before.is_some() != problem.is_some() {
-                match &problem {
-                    Some(problem) => tracing::error!(problem, "the log cannot be written"),
-                    None => tracing::info!("the log can be written again"),
-                }
-            }
-            let changed = *before != problem;
-            before.clone_from(&problem);
-            changed
-        });
+        let was_problem = self.storage.borrow().is_some();
+        match &problem {
+            Some(problem) if !was_problem => tracing::error!(problem, "the log cannot be written"),
+            None if was_problem => tracing::info!("the log can be written again"),
+            Some(_) | None => {}
+        }
+        set_if_changed(&self.storage, problem);
         space.is_some()
     }
 }

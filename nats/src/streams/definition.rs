@@ -8,7 +8,7 @@ use weft_proto::ids::ShardId;
 use super::{FORMAT_VERSION, LogSpec};
 use crate::{
     options::{MaxBytes, Span},
-    subject::{CATALOG_BUCKET, DLQ_STREAM, LEASES_BUCKET, Layout, REJECTED_STREAM},
+    subject::{CATALOG_BUCKET, DLQ_STREAM, LEASES_BUCKET, Layout, REJECTED_STREAM, bucket_stream},
 };
 
 /// With `max_bytes = "auto"` a stream may always hold this part more than it holds: above nine tenths of its limit, room is
@@ -125,7 +125,7 @@ fn leases(layout: Layout, spec: &LogSpec) -> Config {
 
 /// A KV bucket, without rollups: with them, everyone who may write one key could remove all others.
 fn bucket(name: &str, spec: &LogSpec) -> Config {
-    Config { subjects: vec![format!("$KV.{name}.>")], ..plain(format!("KV_{name}"), spec) }
+    Config { subjects: vec![format!("$KV.{name}.>")], ..plain(bucket_stream(name), spec) }
 }
 
 /// A stream of one shard.

@@ -8,9 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{CONCURRENCY, info};
 use crate::{
+    changes::set_if_changed,
     conditions::Conditions,
     connect::Connection,
-    subject::{CATALOG_BUCKET, DLQ_STREAM, LEASES_BUCKET, Layout, REJECTED_STREAM},
+    subject::{CATALOG_BUCKET, DLQ_STREAM, LEASES_BUCKET, Layout, REJECTED_STREAM, bucket_stream},
 };
 
 /// Between two looks: a request for each stream, which a server answers from memory.
@@ -29,32 +30,33 @@ impl Used {
     /// By a gateway: it accepts events as long as there is EVENTS.
     pub fn by_gateway(layout: Layout) -> Self {
         let essential = layout.all().map(|shard| layout.events_stream(shard)).collect();
-        Self { essential, useful: [REJECTED_STREAM.to_owned(), bucket(CATALOG_BUCKET), bucket(LEASES_BUCKET)].into() }
+        Self {
+            essential,
+            useful: [REJECTED_STREAM.to_owned(), bucket_stream(CATALOG_BUCKET), bucket_stream(LEASES_BUCKET)].into(),
+        }
     }
 
     /// By a worker: it delivers as long as there are events, commits, commands and leases.
     pub fn by_worker(layout: Layout) -> Self {
-        let of_shard =
-            |shard| [layout.events_stream(shard), layout.outcomes_stream(shard), layout.commands_stream(shard)];
-        let essential = layout.all().flat_map(of_shard).chain([bucket(LEASES_BUCKET)]).collect();
+        let essential = records(layout).chain([bucket_stream(LEASES_BUCKET)]).collect();
         let checkpoints = layout.all().map(|shard| layout.checkpoints_stream(shard));
-        Self { essential, useful: checkpoints.chain([DLQ_STREAM.to_owned(), bucket(CATALOG_BUCKET)]).collect() }
+        Self { essential, useful: checkpoints.chain([DLQ_STREAM.to_owned(), bucket_stream(CATALOG_BUCKET)]).collect() }
     }
 
     /// By an admin: it shows what the log holds, and changes the catalog.
     pub fn by_admin(layout: Layout) -> Self {
-        let of_shard =
-            |shard| [layout.events_stream(shard), layout.outcomes_stream(shard), layout.commands_stream(shard)];
-        let essential = layout.all().flat_map(of_shard).chain([bucket(CATALOG_BUCKET)]).collect();
+        let essential = records(layout).chain([bucket_stream(CATALOG_BUCKET)]).collect();
         let checkpoints = layout.all().map(|shard| layout.checkpoints_stream(shard));
         Self { essential, useful: checkpoints.chain([DLQ_STREAM.to_owned(), REJECTED_STREAM.to_owned()]).collect() }
     }
 }
 
-fn bucket(name: &str) -> String {
-    format!("KV_{name}")
+/// Events, outcomes and commands of all shards: what has happened.
+fn records(layout: Layout) -> impl Iterator<Item = String> {
+    let of_shard =
+        move |shard| [layout.events_stream(shard), layout.outcomes_stream(shard), layout.commands_stream(shard)];
+    layout.all().flat_map(of_shard)
 }
-
 /// Looks for the streams until `cancel`. The receiver holds the essential ones that are missing, in one line; the others are
 /// conditions. A server that does not answer proves nothing.
 pub fn watch_streams(
@@ -84,11 +86,7 @@ pub fn watch_streams(
 async fn look(connection: &Connection, used: &Used, conditions: &Conditions, sender: &watch::Sender<Option<String>>) {
     if let Some(missing) = missing(connection, &used.essential).await {
         let text = (!missing.is_empty()).then(|| format!("streams: {} {ADVICE}", missing.join(", ")));
-        sender.send_if_modified(|before| {
-            let changed = *before != text;
-            *before = text;
-            changed
-        });
+        set_if_changed(sender, text);
     }
     if let Some(missing) = missing(connection, &used.useful).await {
         for stream in &used.useful {

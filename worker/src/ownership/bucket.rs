@@ -12,7 +12,7 @@ use weft_nats::{
     connect::Connection,
     direct,
     message::Stored,
-    subject::LEASES_BUCKET,
+    subject::{LEASES_BUCKET, bucket_stream},
 };
 use weft_proto::ids::{ShardId, StreamSeq};
 
@@ -56,7 +56,7 @@ impl Bucket {
     ///
     /// What the log says; it passes.
     pub async fn look(&self) -> Result<Roster, String> {
-        let stream = format!("KV_{LEASES_BUCKET}");
+        let stream = bucket_stream(LEASES_BUCKET);
         let (mut roster, mut from) = (Roster::default(), StreamSeq(1));
         loop {
             let page = direct::range(&self.connection, &stream, from, ">", PAGE_KEYS, PAGE_BYTES).await;
@@ -121,7 +121,7 @@ pub(super) fn lease_key(shard: ShardId) -> String {
 fn note(roster: &mut Roster, message: &Stored) {
     let prefix = format!("$KV.{LEASES_BUCKET}.");
     let Some(key) = message.subject.strip_prefix(&prefix) else { return };
-    // Markers of deletion and of expiry are empty.
+    // A marker of a deletion is empty. A key that has expired leaves none.
     let ended = message.payload.is_empty();
     if let Some(worker) = key.strip_prefix("worker.") {
         let worker = WorkerId(worker.to_owned());

@@ -11,7 +11,7 @@ use weft_nats::{
     async_nats::{HeaderMap, HeaderValue, jetstream::context::PublishErrorKind},
     connect::Connection,
     direct,
-    subject::LEASES_BUCKET,
+    subject::{LEASES_BUCKET, bucket_stream},
 };
 
 use super::Name;
@@ -51,13 +51,13 @@ impl Hints {
     ///
     /// What the server says, or that it does not; it passes.
     pub async fn read(&self) -> Result<Hint, String> {
-        let stream = format!("KV_{LEASES_BUCKET}");
+        let stream = bucket_stream(LEASES_BUCKET);
         let read = timeout(ANSWER_MAX, direct::last_by_subject(&self.connection, &stream, &self.key)).await;
         let message = read.map_err(|_| no_answer())?.map_err(|error| error.to_string())?;
         Ok(match message {
             None => Hint { holder: None, revision: 0 },
             Some(message) => {
-                // Markers of deletion and of expiry are empty. What is no name becomes part of no subject.
+                // A marker of a deletion is empty. What is no name becomes part of no subject.
                 let holder = std::str::from_utf8(&message.payload).ok().filter(|holder| super::is_name(holder));
                 Hint { holder: holder.map(Name::from), revision: message.seq.0 }
             }

@@ -52,6 +52,7 @@ use weft_index::receipts::Receipts;
 use weft_nats::{
     async_nats::{HeaderMap, Message, Subject},
     catalog::MasterKey,
+    changes::set_if_changed,
     connect::Connection,
     subject::Layout,
     tags::{TAG_TEXT_BYTES, Tags},
@@ -212,12 +213,7 @@ impl Shared {
     }
 
     fn stand(&self, standing: Standing) {
-        let changed = self.standing.send_if_modified(|now| {
-            let changed = *now != standing;
-            now.clone_from(&standing);
-            changed
-        });
-        if changed {
+        if set_if_changed(&self.standing, standing.clone()) {
             tracing::debug!(shard = self.shard.0, ?standing, "preferred appender");
         }
     }

@@ -74,8 +74,8 @@ pub(in crate::sequencer) fn encode(now: Timestamp, appended: &Appended) -> Bytes
         workflow_id: accepted.workflow.to_string(),
         body_digest: accepted.digest.to_vec(),
         sequence_number: accepted.sequence_number.0,
-        previous_event_id: wire::encode_previous(accepted.previous),
-        replay_key: wire::encode_previous(accepted.replay_key),
+        previous_event_id: wire::encode_optional_id(accepted.previous),
+        replay_key: wire::encode_optional_id(accepted.replay_key),
     });
     let behind_seq = appended.behind().0;
     v1::Appended { sent_at_ms: now.as_millisecond(), behind_seq, events: events.collect() }.encode_to_vec().into()
@@ -96,8 +96,8 @@ pub(in crate::sequencer) fn decode(payload: Bytes, now: Timestamp) -> Option<App
             digest: event.body_digest.try_into().ok()?,
             sequence_number: SequenceNumber(event.sequence_number),
             workflow: WorkflowId::new(event.workflow_id).ok()?,
-            previous: wire::decode_previous(&event.previous_event_id)?,
-            replay_key: wire::decode_previous(&event.replay_key)?,
+            previous: wire::decode_optional_id(&event.previous_event_id)?,
+            replay_key: wire::decode_optional_id(&event.replay_key)?,
         };
         Some((EventId::from_slice(&event.event_id)?, accepted))
     });

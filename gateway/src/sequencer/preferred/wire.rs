@@ -38,13 +38,13 @@ pub(super) fn age(sent_at_ms: i64, now: Timestamp) -> Duration {
     Duration::from_millis(now.as_millisecond().abs_diff(sent_at_ms))
 }
 
-/// The event before one, empty where there is none.
-pub(super) fn encode_previous(previous: Option<EventId>) -> Vec<u8> {
+/// The id of an event, empty where there is none.
+pub(super) fn encode_optional_id(previous: Option<EventId>) -> Vec<u8> {
     previous.map(EventId::to_vec).unwrap_or_default()
 }
 
-/// What [`encode_previous`] gave; `None` where it makes no sense.
-pub(super) fn decode_previous(bytes: &[u8]) -> Option<Option<EventId>> {
+/// What [`encode_optional_id`] gave; `None` where it makes no sense.
+pub(super) fn decode_optional_id(bytes: &[u8]) -> Option<Option<EventId>> {
     if bytes.is_empty() { Some(None) } else { EventId::from_slice(bytes).map(Some) }
 }
 
@@ -177,7 +177,7 @@ pub(in crate::sequencer) fn encode_verdict(verdict: Verdict) -> v1::ForwardVerdi
             v1::ForwardVerdict {
                 outcome: outcome.into(),
                 sequence_number: receipt.sequence_number.0,
-                previous_event_id: encode_previous(receipt.previous),
+                previous_event_id: encode_optional_id(receipt.previous),
                 // The sender of something new knows it.
                 workflow_id: if receipt.duplicate { receipt.workflow.to_string() } else { String::new() },
                 event_id: if receipt.duplicate { receipt.event_id.to_vec() } else { Vec::new() },
@@ -214,8 +214,8 @@ pub(in crate::sequencer) fn decode_verdict(verdict: v1::ForwardVerdict, id: Even
 }
 
 fn receipt(verdict: v1::ForwardVerdict, id: EventId, workflow: Option<WorkflowId>, duplicate: bool) -> Answer {
-    let previous = decode_previous(&verdict.previous_event_id).ok_or(SubmitError::Unavailable)?;
-    let first = decode_previous(&verdict.event_id).ok_or(SubmitError::Unavailable)?;
+    let previous = decode_optional_id(&verdict.previous_event_id).ok_or(SubmitError::Unavailable)?;
+    let first = decode_optional_id(&verdict.event_id).ok_or(SubmitError::Unavailable)?;
     Ok(Receipt {
         event_id: first.unwrap_or(id),
         sequence_number: SequenceNumber(verdict.sequence_number),
