@@ -42,12 +42,19 @@ pub(super) struct ConnectionState {
     is_http2: AtomicBool,
     /// Whether a response has come over it.
     has_answered: AtomicBool,
-    /// Whether something was written and nothing read since.
-    is_unanswered: AtomicBool,
-    /// When an idle connection closes; `None`: it is in use.
-    closes_at: Mutex<Option<Instant>>,
+    usage: Mutex<Usage>,
     /// The task that drives the connection.
     driver: AtomicWaker,
+}
+
+/// What a connection is being used for. An HTTP/1.1 connection is free for the next request as soon as the response's last
+/// byte has been read, which is before the task that made the request says that it is idle.
+#[derive(Debug, Default)]
+struct Usage {
+    /// Whether something was written and nothing read since.
+    is_unanswered: bool,
+    /// When an idle connection closes; `None`: it is in use.
+    closes_at: Option<Instant>,
 }
 
 impl ConnectionState {
@@ -56,19 +63,23 @@ impl ConnectionState {
         self.has_answered.store(true, Ordering::Relaxed);
     }
 
-    /// A response has been read to its end, so that the connection is idle if it is HTTP/1.1. `keep_alive`: the value of
-    /// the response's `Keep-Alive` header.
+    /// A response has been read to its end, so that the connection is idle if it is HTTP/1.1 and no other request has been
+    /// written to it meanwhile. `keep_alive`: the value of the response's `Keep-Alive` header.
     pub fn idle(&self, keep_alive: Option<&str>) {
         let time = keep_alive.and_then(keep_alive_timeout).map_or(IDLE_DEFAULT, idle_time);
-        *self.closes_at() = Some(Instant::now() + time);
-        self.driver.wake();
+        let mut usage = self.usage();
+        if !usage.is_unanswered {
+            usage.closes_at = Some(Instant::now() + time);
+            drop(usage);
+            self.driver.wake();
+        }
     }
 
     /// Whether a request that has failed without a response may have been lost because the receiver closed the connection
     /// before it received the request: the connection had answered others, and not a byte has come since the request was
     /// written.
     pub fn may_have_been_closed_before(&self) -> bool {
-        let untouched = self.is_http2.load(Ordering::Relaxed) || self.is_unanswered.load(Ordering::Relaxed);
+        let untouched = self.is_http2() || self.usage().is_unanswered;
         self.has_answered.load(Ordering::Relaxed) && untouched
     }
 
@@ -80,10 +91,10 @@ impl ConnectionState {
 
     /// Closes it if it is idle.
     fn close_if_idle(&self) {
-        let mut closes_at = self.closes_at();
-        if closes_at.is_some() {
-            *closes_at = Some(Instant::now());
-            drop(closes_at);
+        let mut usage = self.usage();
+        if usage.closes_at.is_some() {
+            usage.closes_at = Some(Instant::now());
+            drop(usage);
             self.driver.wake();
         }
     }
@@ -93,8 +104,8 @@ impl ConnectionState {
         self.is_http2.load(Ordering::Relaxed)
     }
 
-    fn closes_at(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.closes_at.lock().unwrap_or_else(PoisonError::into_inner)
+    fn usage(&self) -> MutexGuard<'_, Usage> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -209,7 +220,7 @@ impl<T> TrackedConnection<T> {
     /// Ready when it has been idle for too long.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.state.driver.register(cx.waker());
-        let closes_at = *self.state.closes_at();
+        let closes_at = self.state.usage().closes_at;
         let Some(closes_at) = closes_at.filter(|_| !self.state.is_http2()) else { return Poll::Pending };
         // The timer below counts whole milliseconds, and a request may come within one.
         if closes_at <= Instant::now() {
@@ -223,8 +234,7 @@ impl<T> TrackedConnection<T> {
 
     fn wrote(&self, written: &Poll<io::Result<usize>>) {
         if matches!(written, Poll::Ready(Ok(1..))) {
-            self.state.is_unanswered.store(true, Ordering::Relaxed);
-            *self.state.closes_at() = None;
+            *self.state.usage() = Usage { is_unanswered: true, closes_at: None };
         }
     }
 }
@@ -235,7 +245,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for TrackedConnection<T> {
         match Pin::new(&mut self.inner).poll_read(cx, buffer) {
             Poll::Ready(read) => {
                 if buffer.filled().len() > before {
-                    self.state.is_unanswered.store(false, Ordering::Relaxed);
+                    self.state.usage().is_unanswered = false;
                 }
                 Poll::Ready(read)
             }
@@ -272,5 +282,58 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for TrackedConnection<T> {
         let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bytes);
         self.wrote(&written);
         written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    type Client = TrackedConnection<TokioIo<TokioIo<TcpStream>>>;
+
+    async fn connected() -> (Client, TcpStream) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        let client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
+        let (receiver, _) = listener.accept().await.expect("the same connection");
+        (TrackedConnection::new(TokioIo::new(client)), receiver)
+    }
+
+    async fn exchange(client: &mut Client, receiver: &mut TcpStream) {
+        client.write_all(b"request").await.expect("a request is written");
+        receiver.write_all(b"response").await.expect("a response is written");
+        client.read_exact(&mut [0; 8]).await.expect("the response is read");
+    }
+
+    /// Guards: one attempt is one request. A connection that carries a request is not closed as an idle one, since the
+    /// request would be repeated though the receiver has it.
+    #[tokio::test]
+    async fn a_connection_that_is_used_again_before_it_is_said_to_be_idle_stays_open() {
+        let (mut client, mut receiver) = connected().await;
+        exchange(&mut client, &mut receiver).await;
+        client.write_all(b"request").await.expect("the next request is written");
+        // The task of the first request says so only now.
+        client.state.idle(None);
+        client.state.close_if_idle();
+        let mut buffer = [0; 8];
+        assert!(poll!(Box::pin(client.read(&mut buffer))).is_pending(), "closed under the second request");
+        receiver.write_all(b"response").await.expect("a response is written");
+        assert_eq!(client.read(&mut buffer).await.expect("a response is read"), 8);
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_is_closed_when_another_one_turns_out_to_be_dead() {
+        let (mut client, mut receiver) = connected().await;
+        exchange(&mut client, &mut receiver).await;
+        client.state.idle(None);
+        let mut buffer = [0; 8];
+        assert!(poll!(Box::pin(client.read(&mut buffer))).is_pending(), "closed too early");
+        client.state.close_if_idle();
+        assert_eq!(client.read(&mut buffer).await.expect("its end is read"), 0);
     }
 }
