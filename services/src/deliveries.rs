@@ -12,7 +12,7 @@ use weft_proto::{
 };
 use weft_worker::{
     destination::{Delivery, Destinations, InvalidDestination, clients::HttpClients},
-    ownership::Tenure,
+    ownership::LeaseGuard,
 };
 
 /// Delivers as a worker with these networks does.
@@ -64,7 +64,7 @@ impl Deliveries for WorkerDeliveries {
             timeout: Duration::from_millis(subscription.timeout_ms),
             // Nothing has asked the log's server: the local clock.
             clock: ServerClock::default(),
-            tenure: Tenure::unlimited(),
+            lease: LeaseGuard::unlimited(),
         };
         let end = destinations.deliver(delivery).await.map_err(|not_sent| not_sent.to_string())?;
         Ok(v1::Attempt {

@@ -56,7 +56,7 @@ impl Subscriptions {
     }
 
     /// The subscriptions that take an event, by uid.
-    pub fn takers(&self, event: &StoredEvent) -> impl Iterator<Item = SubscriptionUid> {
+    pub fn matching(&self, event: &StoredEvent) -> impl Iterator<Item = SubscriptionUid> {
         let candidates = self.index.candidates(&event.event.source, &event.event.event_type);
         let takes = move |uid: &SubscriptionUid| self.get(uid).is_some_and(|compiled| compiled.matcher.takes(event));
         candidates.into_iter().filter(takes)

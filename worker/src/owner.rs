@@ -14,9 +14,9 @@ use crate::{
     ledger::{self, Recovered, RecoveryError, tables::Positions},
     log::Log,
     ownership::{
-        Leases, Tenure,
-        duty::Duty,
-        member::{Declined, Told},
+        LeaseGuard, Leases,
+        assignment::ShardAction,
+        membership::{Assignment, DeclinedShards},
     },
     service::States,
     shares::{Share, Shares},
@@ -34,9 +34,9 @@ const STOPPED_LOOK: Duration = Duration::from_secs(1);
 pub(crate) struct Owner {
     pub context: Context,
     pub leases: Leases,
-    pub told: watch::Receiver<Told>,
+    pub assignment: watch::Receiver<Assignment>,
     pub shares: Arc<Shares>,
-    pub declined: Declined,
+    pub declined: DeclinedShards,
     pub shard: ShardId,
     /// The ledger's file.
     pub file: PathBuf,
@@ -61,12 +61,12 @@ impl Owner {
         loop {
             tokio::select! {
                 () = drain.cancelled() => return None,
-                changed = self.told.changed() => changed.ok()?,
+                changed = self.assignment.changed() => changed.ok()?,
             }
-            match self.told.borrow_and_update().clone() {
-                Ok(Duty::Own { expected }) => return Some(expected),
+            match self.assignment.borrow_and_update().clone() {
+                Ok(ShardAction::Own { expected }) => return Some(expected),
                 // A standby is ready: it delivers nothing because somebody else does.
-                Ok(Duty::StandBy | Duty::HandOver) => self.states.set(self.shard, None),
+                Ok(ShardAction::StandBy | ShardAction::HandOver) => self.states.set(self.shard, None),
                 Err(problem) => self.states.set(self.shard, Some(problem)),
             }
         }
@@ -87,10 +87,10 @@ impl Owner {
         // From now on: the others' attempts that are above their shares end while this one reads its outcomes.
         let share = self.shares.take();
         let release = CancellationToken::new();
-        let (tenure, keeping) = lease.keep(release.clone());
+        let (lease, keeping) = lease.keep(release.clone());
         // Ends when it is released or lost.
         let keeper = tokio::spawn(keeping);
-        let ended = self.drive(tenure, share, drain).await;
+        let ended = self.drive(lease, share, drain).await;
         release.cancel();
         let _ = keeper.await;
         // The next owner finds out by its own writes.
@@ -110,16 +110,16 @@ impl Owner {
     }
 
     /// Takes the shard over and drives it until `drain`, or until another worker should have it.
-    async fn drive(&self, tenure: Tenure, share: Share, drain: &CancellationToken) -> Result<(), DriverError> {
+    async fn drive(&self, lease: LeaseGuard, share: Share, drain: &CancellationToken) -> Result<(), DriverError> {
         let shard = self.shard;
         let recovered = tokio::select! {
-            recovered = self.recover(&tenure, drain) => recovered?,
+            recovered = self.recover(&lease, drain) => recovered?,
             () = self.context.cut.cancelled() => return Ok(()),
         };
         let Some((recovered, known)) = recovered else { return Ok(()) };
         self.states.set(shard, None);
         let drain = drain.child_token();
-        let driving = Driver::new(self.context.clone(), shard, tenure, share, recovered, known)?.run(drain.clone());
+        let driving = Driver::new(self.context.clone(), shard, lease, share, recovered, known)?.run(drain.clone());
         tokio::pin!(driving);
         tokio::select! {
             ended = &mut driving => return ended,
@@ -134,7 +134,7 @@ impl Owner {
     /// one should have the shard.
     async fn recover(
         &self,
-        tenure: &Tenure,
+        lease: &LeaseGuard,
         drain: &CancellationToken,
     ) -> Result<Option<(Recovered, Known)>, DriverError> {
         let Context { connection, layout, .. } = &self.context;
@@ -155,7 +155,7 @@ impl Owner {
                 goes_on = stopped.wait(difference) => goes_on,
                 () = drain.cancelled() => Ok(false),
                 () = self.dismissed() => Ok(false),
-                () = tenure.lost().cancelled_owned() => Err(DriverError::LeaseLost),
+                () = lease.lost().cancelled_owned() => Err(DriverError::LeaseLost),
             };
             metrics::gauge!(crate::metrics::STOPPED, "shard" => self.shard.to_string()).set(0.0);
             if !goes_on? {
@@ -166,8 +166,8 @@ impl Owner {
 
     /// Waits until another worker should have the shard.
     async fn dismissed(&self) {
-        let mut told = self.told.clone();
-        if told.wait_for(|told| *told == Ok(Duty::HandOver)).await.is_err() {
+        let mut assignment = self.assignment.clone();
+        if assignment.wait_for(|assignment| *assignment == Ok(ShardAction::HandOver)).await.is_err() {
             // The worker drains.
             std::future::pending().await
         }

@@ -4,7 +4,7 @@
 //! owner's epoch record makes the old one's appends fail.
 //!
 //! Each worker says in a key of its own that it lives ([`Presence`]), looks at all keys a few times in a lease's life
-//! ([`member`]), and decides by what it sees ([`duty`], [`spread`]: pure) which shards it takes and which it hands over.
+//! ([`member`]), and decides by what it sees ([`action`], [`assign`]: pure) which shards it takes and which it hands over.
 //! There is no leader: all who see the same workers decide alike, and where they see different ones the lease decides,
 //! which is written behind an expected revision.
 //!
@@ -26,15 +26,15 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use weft_proto::ids::ShardId;
 
+pub mod assignment;
 mod bucket;
-pub mod duty;
 pub mod identity;
 mod lease;
-pub mod member;
-pub mod spread;
+pub mod membership;
+pub mod rendezvous;
 
 pub use bucket::Bucket;
-pub use lease::{Lease, Leases, Tenure};
+pub use lease::{Lease, LeaseGuard, Leases};
 
 /// Names a worker, through restarts: it stands in its data folder. One subject token.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -87,7 +87,7 @@ pub struct Presence {
 
 /// A shard's lease as it was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
+pub struct LeaseState {
     /// `None`: it has run out or was given back.
     pub holder: Option<Holder>,
     /// The key's newest message, if only that of its end.
@@ -96,13 +96,13 @@ pub struct Held {
 
 /// What a look at the bucket shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Roster {
+pub struct ClusterView {
     /// Who lives.
     pub workers: BTreeMap<WorkerId, Presence>,
     /// The newest message of each presence key, if only that of its end.
     pub revisions: BTreeMap<WorkerId, u64>,
     /// Leases, also some that have ended. A shard without one has never been owned, or not for long.
-    pub leases: BTreeMap<ShardId, Held>,
+    pub leases: BTreeMap<ShardId, LeaseState>,
 }
 
 /// No attempt of a holder starts at or after this moment of the boot clock: two thirds of the time to live after the

@@ -21,13 +21,13 @@ use weft_proto::ids::ShardId;
 
 use crate::{
     destination::{Destination, Destinations, clients::HttpClients},
-    driver::{CheckpointPace, Context},
+    driver::{CheckpointPolicy, Context},
     lane::Limits,
     options::WorkerOptions,
     owner::{Owner, RETRY_PAUSE},
     ownership::{
         Bucket, Holder, Leases, WorkerId,
-        member::{Declined, Member},
+        membership::{DeclinedShards, Membership},
     },
     shares::Shares,
 };
@@ -174,19 +174,19 @@ impl Worker {
         let me = Holder::new(WorkerId(worker));
         let leases = Leases::new(bucket.clone(), me.clone());
         let shares = Shares::new(Limits { attempts_max: self.options.concurrency, ..Limits::default() });
-        let declined = Declined::default();
-        let member = Member::new(bucket, me, layout.shards(), declined.clone());
+        let declined = DeclinedShards::default();
+        let member = Membership::new(bucket, me, layout.shards(), declined.clone());
         let states = States::new(layout, missing);
         let shards = TaskTracker::new();
         let (used, conditions) = (Used::by_worker(layout), self.conditions.clone());
         let streams = streams::watch_streams(connection.clone(), used, conditions, drain.clone());
         let watched = (context.catalog.clone(), streams);
         shards.spawn(watch_log(connection.clone(), watched, Arc::clone(&states), drain.clone()));
-        for (shard, told) in member.told() {
+        for (shard, assignment) in member.assignment() {
             let owner = Owner {
                 context: context.clone(),
                 leases: leases.clone(),
-                told,
+                assignment,
                 shares: Arc::clone(&shares),
                 declined: declined.clone(),
                 shard,
@@ -212,9 +212,9 @@ impl Worker {
         Ok(())
     }
 
-    fn checkpoints(&self, spec: &LogSpec) -> CheckpointPace {
-        let pace = CheckpointPace::new(spec.log.retention.0);
-        CheckpointPace { commits: self.checkpoint_commits.unwrap_or(pace.commits), ..pace }
+    fn checkpoints(&self, spec: &LogSpec) -> CheckpointPolicy {
+        let pace = CheckpointPolicy::new(spec.log.retention.0);
+        CheckpointPolicy { commits: self.checkpoint_commits.unwrap_or(pace.commits), ..pace }
     }
 }
 

@@ -20,7 +20,7 @@ use weft_proto::{
     ids::{EventId, StreamSeq},
     v1::{self, OutcomeKind, outcome_record::Record},
 };
-use weft_worker::ownership::{Bucket, Held, WorkerId};
+use weft_worker::ownership::{Bucket, LeaseState, WorkerId};
 
 use crate::{
     load::Load,
@@ -94,9 +94,9 @@ impl Scene {
 
     /// How many leases each worker holds.
     async fn held(&self) -> Result<[usize; WORKERS], String> {
-        let roster = Bucket::new(self.connection.clone(), Duration::from_secs(3)).look().await?;
-        let holds = |id: &WorkerId, lease: &Held| lease.holder.as_ref().is_some_and(|holder| holder.worker == *id);
-        let held_by = |id: &WorkerId| roster.leases.values().filter(|lease| holds(id, lease)).count();
+        let view = Bucket::new(self.connection.clone(), Duration::from_secs(3)).look().await?;
+        let holds = |id: &WorkerId, lease: &LeaseState| lease.holder.as_ref().is_some_and(|holder| holder.worker == *id);
+        let held_by = |id: &WorkerId| view.leases.values().filter(|lease| holds(id, lease)).count();
         Ok(self.ids.each_ref().map(held_by))
     }
 

@@ -18,31 +18,31 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use super::NotSent;
-use crate::ownership::Tenure;
+use crate::ownership::LeaseGuard;
 
 /// One piece of bytes under a tenure.
 #[derive(Debug)]
-pub(super) struct TenuredBody {
+pub(super) struct LeaseGuardedBody {
     bytes: Option<Bytes>,
-    tenure: Tenure,
+    lease: LeaseGuard,
     /// Set as soon as there is a connection to write to.
     begun: Arc<AtomicBool>,
 }
 
-impl TenuredBody {
-    pub fn new(bytes: Bytes, tenure: Tenure, begun: Arc<AtomicBool>) -> Self {
-        Self { bytes: Some(bytes), tenure, begun }
+impl LeaseGuardedBody {
+    pub fn new(bytes: Bytes, lease: LeaseGuard, begun: Arc<AtomicBool>) -> Self {
+        Self { bytes: Some(bytes), lease, begun }
     }
 }
 
-impl Body for TenuredBody {
+impl Body for LeaseGuardedBody {
     type Data = Bytes;
     type Error = NotSent;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, NotSent>>> {
         self.begun.store(true, Ordering::Relaxed);
         let Some(bytes) = self.bytes.take() else { return Poll::Ready(None) };
-        let frame = if self.tenure.may_attempt() { Ok(Frame::data(bytes)) } else { Err(NotSent) };
+        let frame = if self.lease.may_attempt() { Ok(Frame::data(bytes)) } else { Err(NotSent) };
         Poll::Ready(Some(frame))
     }
 

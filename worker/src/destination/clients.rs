@@ -23,7 +23,7 @@ use tower::Service;
 
 use super::{
     address::OwnPorts,
-    body::TenuredBody,
+    body::LeaseGuardedBody,
     connection::{Connections, IDLE_MAX, TrackingConnector},
     resolver::GuardedResolver,
 };
@@ -43,7 +43,7 @@ const STREAM_WINDOW_BYTES: u32 = 65_535;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 
 type Connector = TrackingConnector<HttpsConnector<GuardedConnector>>;
-pub(super) type HttpClient = Client<Connector, TenuredBody>;
+pub(super) type HttpClient = Client<Connector, LeaseGuardedBody>;
 
 /// The client, made when it is first needed.
 #[derive(Debug)]

@@ -30,7 +30,7 @@ use weft_proto::{
 use super::{
     Delivery, Destination, Failure, InvalidDestination, Taken,
     address::{RefusedAddress, check},
-    body::TenuredBody,
+    body::LeaseGuardedBody,
     clients::{HttpClient, HttpClients, Pair},
     connection,
     failure::{Lost, Sent},
@@ -88,7 +88,7 @@ impl HttpDestination {
     async fn exchange(
         &self,
         delivery: &Delivery,
-        mut request: Request<TenuredBody>,
+        mut request: Request<LeaseGuardedBody>,
         sent: &mut Sent,
     ) -> Result<Response<Incoming>, Failure> {
         let mut client = &self.http.pooled;
@@ -136,11 +136,11 @@ impl HttpDestination {
         }
     }
 
-    fn request(&self, delivery: &Delivery) -> (Request<TenuredBody>, Sent) {
+    fn request(&self, delivery: &Delivery) -> (Request<LeaseGuardedBody>, Sent) {
         let body = envelope::to_json(&delivery.event.event);
         let headers = headers(delivery, &self.signer, delivery.clock.now(), &body);
         let begun = Arc::new(AtomicBool::new(false));
-        let mut request = Request::new(TenuredBody::new(body, delivery.tenure.clone(), Arc::clone(&begun)));
+        let mut request = Request::new(LeaseGuardedBody::new(body, delivery.lease.clone(), Arc::clone(&begun)));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.url.uri().clone();
         *request.headers_mut() = headers;

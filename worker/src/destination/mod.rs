@@ -22,8 +22,8 @@ use weft_proto::{
 
 use self::{address::RefusedAddress, clients::HttpClients, signature::InvalidSecret};
 use crate::{
-    lane::{AttemptEnd, Verdict},
-    ownership::Tenure,
+    lane::{AttemptEnd, AttemptResult},
+    ownership::LeaseGuard,
 };
 
 pub mod address;
@@ -61,7 +61,7 @@ pub struct Delivery {
     /// be.
     pub clock: ServerClock,
     /// The owner's: once it may start no attempt, nothing of this is sent. Asked again where something was waited for.
-    pub tenure: Tenure,
+    pub lease: LeaseGuard,
 }
 
 /// What a failure means for the event and for the receiver's other events.
@@ -76,7 +76,7 @@ pub enum FailureKind {
     /// The receiver never takes this event: a dead letter.
     Rejected,
     /// The receiver wants no event any more, whichever: its subscription pauses.
-    Gone,
+    EndpointRetired,
     /// Our own configuration does not allow the call, so nothing was sent: all events of the subscription wait until it is
     /// changed. It uses up no retry and is no attempt.
     Held,
@@ -257,7 +257,7 @@ impl Destinations {
     /// [`NotSent`].
     pub async fn deliver(&self, delivery: Delivery) -> Result<AttemptEnd, NotSent> {
         // Also for code that does not ask.
-        if !delivery.tenure.may_attempt() {
+        if !delivery.lease.may_attempt() {
             return Err(NotSent);
         }
         let (started_at, started) = (Timestamp::now(), Instant::now());
@@ -269,7 +269,7 @@ impl Destinations {
         let ended_at = started_at.checked_add(started.elapsed()).unwrap_or(started_at);
         Ok(match taken.failure {
             None => AttemptEnd {
-                verdict: Verdict::Delivered,
+                result: AttemptResult::Delivered,
                 class: AttemptClass::Delivered,
                 status: taken.status,
                 error: String::new(),
@@ -279,7 +279,7 @@ impl Destinations {
                 ended_at,
             },
             Some(failure) => AttemptEnd {
-                verdict: verdict(failure.kind)?,
+                result: attempt_result(failure.kind)?,
                 class: failure.class,
                 status: failure.status,
                 error: failure.error,
@@ -293,14 +293,14 @@ impl Destinations {
 }
 
 /// What a failure means for its lane.
-fn verdict(kind: FailureKind) -> Result<Verdict, NotSent> {
+fn attempt_result(kind: FailureKind) -> Result<AttemptResult, NotSent> {
     match kind {
-        FailureKind::Unreachable => Ok(Verdict::Unreachable),
-        FailureKind::Unavailable => Ok(Verdict::Unavailable),
-        FailureKind::Failed => Ok(Verdict::Failed),
-        FailureKind::Rejected => Ok(Verdict::Rejected),
-        FailureKind::Gone => Ok(Verdict::Gone),
-        FailureKind::Held => Ok(Verdict::Held),
+        FailureKind::Unreachable => Ok(AttemptResult::Unreachable),
+        FailureKind::Unavailable => Ok(AttemptResult::Unavailable),
+        FailureKind::Failed => Ok(AttemptResult::Failed),
+        FailureKind::Rejected => Ok(AttemptResult::Rejected),
+        FailureKind::EndpointRetired => Ok(AttemptResult::EndpointRetired),
+        FailureKind::Held => Ok(AttemptResult::Held),
         FailureKind::NotSent => Err(NotSent),
     }
 }

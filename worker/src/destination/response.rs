@@ -93,7 +93,7 @@ fn kind(status: StatusCode, asks_to_retry: bool) -> FailureKind {
         | StatusCode::PAYLOAD_TOO_LARGE
         | StatusCode::UNSUPPORTED_MEDIA_TYPE
         | StatusCode::UNPROCESSABLE_ENTITY => FailureKind::Rejected,
-        StatusCode::GONE => FailureKind::Gone,
+        StatusCode::GONE => FailureKind::EndpointRetired,
         // What a proxy answers for a receiver that is being deployed.
         StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
             FailureKind::Unavailable

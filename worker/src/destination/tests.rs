@@ -16,7 +16,7 @@ use super::{
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum UrlVerdict {
+enum UrlResult {
     /// It cannot be saved.
     Invalid,
     /// Its address is refused by a rule.
@@ -25,15 +25,15 @@ enum UrlVerdict {
     Called,
 }
 
-use self::UrlVerdict::{Called, Invalid, Refused};
+use self::UrlResult::{Called, Invalid, Refused};
 
-const LOOPBACK: UrlVerdict = Refused("loopback");
-const PRIVATE: UrlVerdict = Refused("private");
-const METADATA: UrlVerdict = Refused("link-local (cloud metadata)");
-const RESERVED: UrlVerdict = Refused("reserved");
+const LOOPBACK: UrlResult = Refused("loopback");
+const PRIVATE: UrlResult = Refused("private");
+const METADATA: UrlResult = Refused("link-local (cloud metadata)");
+const RESERVED: UrlResult = Refused("reserved");
 
 /// Authorities of URLs, and what becomes of them without `allow_networks`.
-const TABLE: [(&str, UrlVerdict); 96] = [
+const TABLE: [(&str, UrlResult); 96] = [
     // IPv4 in every form that parsers know.
     ("127.0.0.1", LOOPBACK),
     ("127.1", LOOPBACK),
@@ -193,12 +193,12 @@ fn delivery() -> Delivery {
         epoch: 1,
         timeout: Duration::from_secs(5),
         clock: ServerClock::default(),
-        tenure: Tenure::unlimited(),
+        lease: LeaseGuard::unlimited(),
     }
 }
 
 /// The verdict at a save, and where nothing may be called also that of a delivery.
-async fn verdict(destinations: &Destinations, url: &str) -> UrlVerdict {
+async fn deliver_to(destinations: &Destinations, url: &str) -> UrlResult {
     let delivery = delivery();
     let subscription = subscription(delivery.uid, url.into());
     let Ok(destination) = destinations.make(&subscription) else { return Invalid };
@@ -206,8 +206,8 @@ async fn verdict(destinations: &Destinations, url: &str) -> UrlVerdict {
     destinations.put(&subscription).unwrap();
     let end = destinations.deliver(delivery).await.unwrap();
     assert_eq!(
-        (end.class, end.verdict),
-        (AttemptClass::RefusedAddress, crate::lane::Verdict::Held),
+        (end.class, end.result),
+        (AttemptClass::RefusedAddress, crate::lane::AttemptResult::Held),
         "{url}: {}",
         end.error
     );
@@ -220,7 +220,7 @@ async fn every_form_of_an_address_has_one_verdict() {
     let destinations = destinations(&[], addresses);
     for (authority, expected) in TABLE {
         for url in [format!("http://{authority}/hook?a=b"), format!("HTTPS://{authority}")] {
-            assert_eq!(verdict(&destinations, &url).await, expected, "{url}");
+            assert_eq!(deliver_to(&destinations, &url).await, expected, "{url}");
         }
     }
 }
@@ -238,7 +238,7 @@ async fn an_allowed_network_allows_no_tunnel_to_it() {
         ("[2606:4700::5efe:127.0.0.1]", LOOPBACK),
         ("10.0.0.1", PRIVATE),
     ] {
-        assert_eq!(verdict(&destinations, &format!("http://{authority}/")).await, expected, "{authority}");
+        assert_eq!(deliver_to(&destinations, &format!("http://{authority}/")).await, expected, "{authority}");
     }
 }
 
@@ -258,6 +258,11 @@ async fn a_name_that_rebinds_is_not_called() {
     destinations.make(&subscription).unwrap().check().await.unwrap();
     destinations.put(&subscription).unwrap();
     let end = destinations.deliver(delivery).await.unwrap();
-    assert_eq!((end.class, end.verdict), (AttemptClass::RefusedAddress, crate::lane::Verdict::Held), "{}", end.error);
+    assert_eq!(
+        (end.class, end.result),
+        (AttemptClass::RefusedAddress, crate::lane::AttemptResult::Held),
+        "{}",
+        end.error
+    );
     assert!(listener.accept().is_err(), "nothing connected");
 }

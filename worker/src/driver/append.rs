@@ -49,13 +49,13 @@ pub(crate) async fn append_until_stored(
             }
             Err(error) => match error.kind {
                 AppendErrorKind::Conflict { .. } | AppendErrorKind::Unknown(_) => {
-                    match stored_behind(&log, &stream, expected, &message.payload).await {
-                        Ok(Behind::Ours(seq)) => {
+                    match record_after(&log, &stream, expected, &message.payload).await {
+                        Ok(NextRecord::Ours(seq)) => {
                             note(None);
                             return Ok((appender, seq));
                         }
-                        Ok(Behind::Anothers) => return Err(Fenced),
-                        Ok(Behind::Nothing) => error.kind.to_string(),
+                        Ok(NextRecord::Foreign) => return Err(Fenced),
+                        Ok(NextRecord::Absent) => error.kind.to_string(),
                         Err(problem) => problem,
                     }
                 }
@@ -73,26 +73,26 @@ pub(crate) async fn append_until_stored(
 }
 
 /// What stands behind a position.
-enum Behind {
+enum NextRecord {
     Ours(StreamSeq),
-    Anothers,
-    Nothing,
+    Foreign,
+    Absent,
 }
 
-async fn stored_behind(log: &Log, stream: &str, expected: StreamSeq, payload: &Bytes) -> Result<Behind, String> {
+async fn record_after(log: &Log, stream: &str, expected: StreamSeq, payload: &Bytes) -> Result<NextRecord, String> {
     let state = streams::state(&log.connection, stream).await.map_err(|error| error.to_string())?;
     if state.last == expected {
-        return Ok(Behind::Nothing);
+        return Ok(NextRecord::Absent);
     }
     // A stream that ends before what we have read of it is another one, or a copy of an earlier day.
     if state.last < expected {
-        return Ok(Behind::Anothers);
+        return Ok(NextRecord::Foreign);
     }
     // None where a replica lags behind: asked again.
     let next = direct::range(&log.connection, stream, expected.next(), ">", 1, payload.len() * 2 + 4096).await;
     match next.map_err(|error| error.to_string())?.first() {
-        Some(message) if message.payload == *payload => Ok(Behind::Ours(message.seq)),
-        Some(_) => Ok(Behind::Anothers),
-        None => Ok(Behind::Nothing),
+        Some(message) if message.payload == *payload => Ok(NextRecord::Ours(message.seq)),
+        Some(_) => Ok(NextRecord::Foreign),
+        None => Ok(NextRecord::Absent),
     }
 }

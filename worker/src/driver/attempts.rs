@@ -8,14 +8,14 @@ use weft_nats::event::StoredEvent;
 use super::{Driver, DriverError};
 use crate::{
     destination::{Delivery, NotSent},
-    lane::{AttemptEnd, AttemptId, Input, LanePrevious, Verdict, Work},
+    lane::{AttemptEnd, AttemptId, AttemptResult, Input, LanePrevious, Work},
 };
 
 /// An attempt, and how it ended.
-pub(super) type Attempted = (AttemptId, Result<AttemptEnd, NotSent>);
+pub(super) type FinishedAttempt = (AttemptId, Result<AttemptEnd, NotSent>);
 
 impl Driver {
-    pub(super) fn attempt(
+    pub(super) fn start_attempt(
         &mut self,
         id: AttemptId,
         work: Work,
@@ -23,7 +23,7 @@ impl Driver {
         number: u32,
         previous: LanePrevious,
     ) -> Result<(), DriverError> {
-        if !self.tenure.may_attempt() {
+        if !self.lease.may_attempt() {
             return Err(DriverError::LeaseLost);
         }
         let uid = work.lane.subscription;
@@ -45,7 +45,7 @@ impl Driver {
             epoch: self.commits.epoch(),
             timeout,
             clock: self.context.connection.server_clock().clone(),
-            tenure: self.tenure.clone(),
+            lease: self.lease.clone(),
         };
         let destinations = Arc::clone(&self.context.destinations);
         // Answered by `ended`; ends with the shard.
@@ -54,25 +54,25 @@ impl Driver {
     }
 
     /// Takes an attempt's end, and those that have come with it: a turn for each would cost more than the lanes do.
-    pub(super) fn ended(&mut self, first: Result<Attempted, JoinError>) -> Result<(), DriverError> {
-        self.ended_one(first)?;
+    pub(super) fn on_attempt_finished(&mut self, first: Result<FinishedAttempt, JoinError>) -> Result<(), DriverError> {
+        self.finish_attempt(first)?;
         for _ in 1..TURN_ATTEMPTS {
             let Some(ended) = self.attempts.try_join_next() else { break };
-            self.ended_one(ended)?;
+            self.finish_attempt(ended)?;
         }
         Ok(())
     }
 
-    fn ended_one(&mut self, ended: Result<Attempted, JoinError>) -> Result<(), DriverError> {
+    fn finish_attempt(&mut self, ended: Result<FinishedAttempt, JoinError>) -> Result<(), DriverError> {
         // Of a destination that has panicked nobody can say how the attempt ended.
         let (attempt, end) = ended.map_err(|source| DriverError::Task { what: "an attempt", source })?;
         // Also where the lease has been renewed meanwhile: no lane is told of an attempt that was not made.
         let end = end.map_err(|NotSent| DriverError::LeaseLost)?;
         let end = self.on_lanes_clock(end);
-        if end.verdict != Verdict::Held {
+        if end.result != AttemptResult::Held {
             crate::metrics::attempt_ended(&end);
         }
-        self.handle(Input::Ended { attempt, end })
+        self.handle(Input::AttemptFinished { attempt, end })
     }
 
     /// An end with its times by the lanes' clock, so that all times of a shard's records are by one clock.

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// What one step reads: a turn's work.
-const STEP: Bounds = Bounds { messages: 256, bytes: 8 * 1024 * 1024 };
+const READ: Bounds = Bounds { messages: 256, bytes: 8 * 1024 * 1024 };
 
 #[derive(Debug)]
 pub(super) struct Backfills {
@@ -34,14 +34,14 @@ pub(super) struct Backfills {
     /// Whose turn it was last.
     turn: Option<SubscriptionUid>,
     /// At most one reads at a time, as a task: a busy shard goes through many turns while the log answers.
-    reading: JoinSet<Step>,
+    reading: JoinSet<BackfillProgress>,
     /// Whether the read under way may come to the shared cursor.
     closing: bool,
 }
 
 /// What one of them has read.
 #[derive(Debug)]
-pub(super) struct Step {
+pub(super) struct BackfillProgress {
     uid: SubscriptionUid,
     from: StreamSeq,
     read: Read,
@@ -81,16 +81,16 @@ impl Backfills {
 
     /// Reads behind `cursor` for a subscription, at most to the shared cursor.
     fn read(&mut self, uid: SubscriptionUid, cursor: StreamSeq, shared: StreamSeq) {
-        self.closing = shared.0 - cursor.0 <= STEP.messages as u64;
+        self.closing = shared.0 - cursor.0 <= READ.messages as u64;
         let (log, from) = (self.log.clone(), cursor.next());
         self.reading.spawn(async move {
             let stream = log.layout.events_stream(log.shard);
-            Step { uid, from, read: log.range(&stream, ">", from, shared, STEP).await }
+            BackfillProgress { uid, from, read: log.range(&stream, ">", from, shared, READ).await }
         });
     }
 
     /// The end of the read under way; for ever when there is none. Safe to cancel.
-    pub async fn next(&mut self) -> Result<Step, JoinError> {
+    pub async fn next(&mut self) -> Result<BackfillProgress, JoinError> {
         match self.reading.join_next().await {
             Some(step) => step,
             None => std::future::pending().await,
@@ -123,8 +123,9 @@ impl Driver {
         Ok(())
     }
 
-    pub(super) fn backfilled(&mut self, step: Result<Step, JoinError>) -> Result<(), DriverError> {
-        let Step { uid, from, read } = step.map_err(|source| DriverError::Task { what: "a read", source })?;
+    pub(super) fn on_backfill(&mut self, step: Result<BackfillProgress, JoinError>) -> Result<(), DriverError> {
+        let BackfillProgress { uid, from, read } =
+            step.map_err(|source| DriverError::Task { what: "a read", source })?;
         // Its subscription may have been deleted meanwhile.
         if self.lanes.detached_through(uid).map(StreamSeq::next) != Some(from) {
             return Ok(());

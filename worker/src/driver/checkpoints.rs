@@ -28,7 +28,7 @@ use weft_proto::{
 use super::{
     DriverError,
     append::{Fenced, append_until_stored},
-    pace::{CheckpointPace, CheckpointSchedule},
+    checkpoint_schedule::{CheckpointPolicy, CheckpointSchedule},
 };
 use crate::{
     ledger::{
@@ -85,7 +85,7 @@ pub(super) struct Checkpoints {
 
 impl Checkpoints {
     /// For an owner of this epoch that has recovered its state next to these checkpoints.
-    pub fn new(log: Log, pace: CheckpointPace, epoch: u64, created_ns: u64, state: CheckpointState) -> Self {
+    pub fn new(log: Log, pace: CheckpointPolicy, epoch: u64, created_ns: u64, state: CheckpointState) -> Self {
         // The server has stamped it.
         let now = log.connection.server_clock().now();
         let age = Duration::try_from(now.duration_since(state.at)).unwrap_or(Duration::ZERO);

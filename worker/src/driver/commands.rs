@@ -7,23 +7,23 @@ use weft_proto::{
 };
 
 use super::{Driver, DriverError};
-use crate::lane::{Command, Head, Input, LaneKey, LaneOrder, Order, RedriveItem, ReplayOrder};
+use crate::lane::{Command, CommandAction, HeadRef, Input, LaneCommand, LaneKey, RedriveItem, ReplayCommand};
 
 impl Driver {
     /// Hands commands to the lanes: each acts once, by its request id, and under the condition that it names.
-    pub(super) fn commanded(&mut self, batch: &Batch) -> Result<(), DriverError> {
+    pub(super) fn on_commands(&mut self, batch: &Batch) -> Result<(), DriverError> {
         for message in &batch.messages {
             self.commits.commands().read(message);
             let command = message.seq.0;
             let Some(decoded) = records::decode::<v1::Command>(message) else {
                 tracing::warn!(command, "message of COMMANDS is no command of ours and is passed over");
-                self.handle(Input::CommandPassed { command })?;
+                self.handle(Input::CommandSkipped { command })?;
                 continue;
             };
             // The ledger knows a request once its result is committed.
             let is_repeated = self.requests.contains(&decoded.request_id);
             if is_repeated || self.commits.ledger().has_request(&decoded.request_id)? {
-                self.handle(Input::CommandPassed { command })?;
+                self.handle(Input::CommandSkipped { command })?;
                 continue;
             }
             match self.order(decoded.action)? {
@@ -31,39 +31,39 @@ impl Driver {
                     let v1::Command { request_id, operator, reason, .. } = decoded;
                     self.requests.insert(request_id.clone());
                     let command = Command { command: Run(command), request_id, operator, reason, order };
-                    let discards = matches!(command.order, Order::DiscardSubscription { .. });
-                    self.handle(Input::Commanded(command))?;
+                    let discards = matches!(command.order, CommandAction::DiscardSubscription { .. });
+                    self.handle(Input::CommandReceived(command))?;
                     if discards {
-                        self.tell_orphans();
+                        self.report_orphans();
                     }
                 }
-                None => self.handle(Input::CommandPassed { command })?,
+                None => self.handle(Input::CommandSkipped { command })?,
             }
         }
         Ok(())
     }
 
     /// What a command asks for; `None` where nothing of it is a shard's to do.
-    fn order(&self, action: Option<Action>) -> Result<Option<Order>, DriverError> {
+    fn order(&self, action: Option<Action>) -> Result<Option<CommandAction>, DriverError> {
         Ok(match action {
-            Some(Action::Redrive(redrive)) => Some(Order::Redrive(self.items(&redrive.items)?)),
+            Some(Action::Redrive(redrive)) => Some(CommandAction::Redrive(self.items(&redrive.items)?)),
             Some(Action::Replay(replay)) => {
                 let live = |item: RedriveItem| RedriveItem { dead_run: Run::LIVE, ..item };
-                Some(Order::Replay(self.items(&replay.items)?.into_iter().map(live).collect()))
+                Some(CommandAction::Replay(self.items(&replay.items)?.into_iter().map(live).collect()))
             }
             Some(Action::Close(close)) => match close.kind() {
                 kind @ (v1::OutcomeKind::Resolved | v1::OutcomeKind::Discarded) => {
-                    Some(Order::Close { kind, items: self.items(&close.items)? })
+                    Some(CommandAction::Close { kind, items: self.items(&close.items)? })
                 }
                 _ => None,
             },
             Some(Action::Lane(order)) => lane_order(&order),
             Some(Action::DiscardSubscription(discard)) => {
-                SubscriptionUid::from_slice(&discard.subscription).map(|uid| Order::DiscardSubscription { uid })
+                SubscriptionUid::from_slice(&discard.subscription).map(|uid| CommandAction::DiscardSubscription { uid })
             }
             Some(Action::ReplayOrder(order)) => {
                 let run = Run(order.run);
-                replay_order(order.action()).map(|order| Order::ReplayOrder { run, order })
+                replay_order(order.action()).map(|order| CommandAction::Runs { run, order })
             }
             // The record of what has been done.
             Some(Action::Catalog(_) | Action::Retry(_)) => None,
@@ -101,27 +101,27 @@ impl Driver {
     }
 }
 
-fn lane_order(order: &v1::LaneOrder) -> Option<Order> {
+fn lane_order(order: &v1::LaneOrder) -> Option<CommandAction> {
     let lane = LaneKey::of_workflow(
         SubscriptionUid::from_slice(&order.subscription)?,
         WorkflowId::new(order.workflow_id.as_str()).ok()?,
     );
-    let head = Head { seq: StreamSeq(order.sequence), next: StreamSeq(order.next.min(order.sequence)) };
+    let head = HeadRef { seq: StreamSeq(order.sequence), next: StreamSeq(order.next.min(order.sequence)) };
     let order = match order.action() {
-        v1::LaneAction::Retry => LaneOrder::Retry { head },
-        v1::LaneAction::Skip => LaneOrder::Skip { head, event: EventId::from_slice(&order.event_id)? },
-        v1::LaneAction::Pause => LaneOrder::Pause,
-        v1::LaneAction::Resume => LaneOrder::Resume,
+        v1::LaneAction::Retry => LaneCommand::Retry { head },
+        v1::LaneAction::Skip => LaneCommand::Skip { head, event: EventId::from_slice(&order.event_id)? },
+        v1::LaneAction::Pause => LaneCommand::Pause,
+        v1::LaneAction::Resume => LaneCommand::Resume,
         v1::LaneAction::Unspecified => return None,
     };
-    Some(Order::Lane { lane, order })
+    Some(CommandAction::Lane { lane, order })
 }
 
-fn replay_order(action: v1::ReplayAction) -> Option<ReplayOrder> {
+fn replay_order(action: v1::ReplayAction) -> Option<ReplayCommand> {
     match action {
-        v1::ReplayAction::Pause => Some(ReplayOrder::Pause),
-        v1::ReplayAction::Resume => Some(ReplayOrder::Resume),
-        v1::ReplayAction::Cancel => Some(ReplayOrder::Cancel),
+        v1::ReplayAction::Pause => Some(ReplayCommand::Pause),
+        v1::ReplayAction::Resume => Some(ReplayCommand::Resume),
+        v1::ReplayAction::Cancel => Some(ReplayCommand::Cancel),
         v1::ReplayAction::Unspecified => None,
     }
 }

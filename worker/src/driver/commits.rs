@@ -15,21 +15,21 @@ use weft_proto::{
 use super::{
     Context, Driver, DriverError,
     append::{Fenced, append_until_stored},
-    marks::Marks,
+    cursor_marks::CursorMarks,
 };
 use crate::{
     identity::Known,
-    lane::{Draft, Input},
+    lane::{Input, PendingCommit},
     ledger::{Ledger, tables::Positions},
     log::Log,
 };
 
 /// How long successes wait for others to be committed with. Their lanes run ahead meanwhile, so nobody waits for it; a
 /// commit costs a sync, and its readers a transaction each. A crash repeats that much more.
-const LINGER: Duration = Duration::from_millis(5);
+const COMMIT_DELAY: Duration = Duration::from_millis(5);
 
 /// Between two commits that forget something: whoever applies them walks through all that they could forget.
-const FORGET_PAUSE: Duration = Duration::from_secs(3600);
+const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// An append that is under way.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ struct InFlight {
     /// What is being appended: it is applied once it is stored.
     commit: Arc<v1::Commit>,
     /// The draft that the commit is of; none: the record that fences off the owner before.
-    draft: Option<Box<Draft>>,
+    pending: Option<Box<PendingCommit>>,
     /// Encoded.
     bytes: usize,
 }
@@ -50,7 +50,7 @@ pub(super) type Answer = Result<Result<(Appender, StreamSeq), Fenced>, JoinError
 #[derive(Debug)]
 pub(super) struct Stored {
     /// The draft that it is of; none: it settles nothing.
-    pub draft: Option<Box<Draft>>,
+    pub pending: Option<Box<PendingCommit>>,
     pub commit: Arc<v1::Commit>,
     /// Encoded.
     pub bytes: usize,
@@ -65,20 +65,20 @@ pub(super) struct Commits {
     in_flight: Option<InFlight>,
     position: StreamSeq,
     epoch: u64,
-    events: Marks,
-    commands: Marks,
+    events: CursorMarks,
+    commands: CursorMarks,
     copied: u64,
     /// What the next commit records of copies.
     copies: Vec<v1::CopyState>,
     /// What the next commit forgets.
-    forget: Option<Forget>,
+    prune: Option<Pruning>,
     clock: Anchored,
-    forgotten_at: Option<Instant>,
+    pruned_at: Option<Instant>,
 }
 
 /// What is of no use any more.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Forget {
+pub(super) struct Pruning {
     /// Heads of lanes whose event stood below this.
     pub heads_below: StreamSeq,
     /// Open dead letters that were made before this, in unix milliseconds.
@@ -103,13 +103,13 @@ impl Commits {
             in_flight: None,
             position: positions.outcomes,
             epoch: positions.epoch + 1,
-            events: Marks::new(known.events),
-            commands: Marks::new(known.commands),
+            events: CursorMarks::new(known.events),
+            commands: CursorMarks::new(known.commands),
             copied: positions.copied,
             copies: Vec::new(),
-            forget: None,
+            prune: None,
             clock,
-            forgotten_at: None,
+            pruned_at: None,
         }
     }
 
@@ -133,9 +133,9 @@ impl Commits {
     }
 
     /// The next commit forgets this, unless one has forgotten something not long ago.
-    pub fn forget(&mut self, forget: Forget) {
-        if self.forgotten_at.is_none_or(|at| at.elapsed() >= FORGET_PAUSE) {
-            self.forget = Some(forget);
+    pub fn prune(&mut self, prune: Pruning) {
+        if self.pruned_at.is_none_or(|at| at.elapsed() >= PRUNE_INTERVAL) {
+            self.prune = Some(prune);
         }
     }
 
@@ -144,12 +144,12 @@ impl Commits {
     }
 
     /// The messages of EVENTS at which a commit's cursor may stand.
-    pub fn events(&mut self) -> &mut Marks {
+    pub fn events(&mut self) -> &mut CursorMarks {
         &mut self.events
     }
 
     /// As [`events`](Self::events), of COMMANDS.
-    pub fn commands(&mut self) -> &mut Marks {
+    pub fn commands(&mut self) -> &mut CursorMarks {
         &mut self.commands
     }
 
@@ -182,17 +182,17 @@ impl Commits {
         }
     }
 
-    pub fn begin(&mut self, mut draft: Draft) {
-        if let Some(forget) = self.forget.take() {
-            draft.commit.forget_heads_below = forget.heads_below.0;
-            draft.commit.forget_dead_before_ms = forget.dead_before_ms;
-            self.forgotten_at = Some(Instant::now());
+    pub fn begin(&mut self, mut pending: PendingCommit) {
+        if let Some(prune) = self.prune.take() {
+            pending.commit.forget_heads_below = prune.heads_below.0;
+            pending.commit.forget_dead_before_ms = prune.dead_before_ms;
+            self.pruned_at = Some(Instant::now());
         }
-        let commit = self.complete(std::mem::take(&mut draft.commit));
-        self.append(commit, Some(Box::new(draft)));
+        let commit = self.complete(std::mem::take(&mut pending.commit));
+        self.append(commit, Some(Box::new(pending)));
     }
 
-    fn append(&mut self, commit: v1::Commit, draft: Option<Box<Draft>>) {
+    fn append(&mut self, commit: v1::Commit, pending: Option<Box<PendingCommit>>) {
         let Log { layout, shard, .. } = self.log;
         let record = v1::OutcomeRecord { record: Some(Record::Commit(commit)) };
         let message = records::encode(layout.outcomes_subject(shard), &record);
@@ -202,7 +202,7 @@ impl Commits {
         let stream = layout.outcomes_stream(shard);
         // Ends with its answer, or with the shard: dropping the pipeline aborts it.
         let task = tokio::spawn(append_until_stored(self.log.clone(), stream, appender, self.position, message));
-        self.in_flight = Some(InFlight { task, commit: Arc::new(commit), draft, bytes });
+        self.in_flight = Some(InFlight { task, commit: Arc::new(commit), pending, bytes });
     }
 
     /// Waits for the answer to the append in flight; for ever while there is none. Safe to cancel.
@@ -215,7 +215,7 @@ impl Commits {
 
     /// Applies the commit that an answer is for. Not safe to cancel: what is stored must be applied.
     pub async fn finish(&mut self, answer: Answer) -> Result<Stored, DriverError> {
-        let Some(InFlight { commit, draft, bytes, .. }) = self.in_flight.take() else {
+        let Some(InFlight { commit, pending, bytes, .. }) = self.in_flight.take() else {
             return Err(DriverError::Fenced);
         };
         let (appender, seq) = match answer {
@@ -226,7 +226,7 @@ impl Commits {
         self.appender = Some(appender);
         self.position = seq;
         self.ledger.apply(seq, Arc::clone(&commit), bytes).await?;
-        Ok(Stored { draft, commit, bytes })
+        Ok(Stored { pending, commit, bytes })
     }
 
     pub fn position(&self) -> StreamSeq {
@@ -255,40 +255,40 @@ impl Driver {
         }
         let (copied, copies) = self.copies.progress();
         self.commits.set_copied(copied, copies);
-        if self.draft_wait().is_some_and(|wait| wait.is_zero())
-            && let Some(draft) = self.lanes.take_draft()
+        if self.commit_wait().is_some_and(|wait| wait.is_zero())
+            && let Some(pending) = self.lanes.take_commit()
         {
-            self.draft_since = None;
-            self.commits.begin(draft);
+            self.pending_since = None;
+            self.commits.begin(pending);
         } else if self.commits.has_copies() {
             self.commits.begin_empty();
         }
     }
 
     /// How long it is until the next draft is committed; `None` while there is none, or an append is in flight.
-    pub(super) fn draft_wait(&mut self) -> Option<Duration> {
-        if self.commits.in_flight() || !self.lanes.has_draft() {
+    pub(super) fn commit_wait(&mut self) -> Option<Duration> {
+        if self.commits.in_flight() || !self.lanes.has_commit() {
             return None;
         }
-        let since = *self.draft_since.get_or_insert_with(Instant::now);
-        let is_urgent = self.lanes.is_draft_urgent() || self.lanes.attempts_in_flight() == 0;
-        Some(if is_urgent { Duration::ZERO } else { LINGER.saturating_sub(since.elapsed()) })
+        let since = *self.pending_since.get_or_insert_with(Instant::now);
+        let is_urgent = self.lanes.is_commit_urgent() || self.lanes.attempts_in_flight() == 0;
+        Some(if is_urgent { Duration::ZERO } else { COMMIT_DELAY.saturating_sub(since.elapsed()) })
     }
 
     /// What follows a commit: lanes go on, dead letters are copied.
-    pub(super) async fn committed(&mut self, answer: Answer) -> Result<(), DriverError> {
-        let Stored { draft, commit, bytes } = self.commits.finish(answer).await?;
+    pub(super) async fn on_commit_stored(&mut self, answer: Answer) -> Result<(), DriverError> {
+        let Stored { pending, commit, bytes } = self.commits.finish(answer).await?;
         self.checkpoints.committed(bytes);
         for result in &commit.results {
             self.requests.remove(&result.request_id);
         }
         let position = self.commits.position();
-        let Some(draft) = draft else {
+        let Some(pending) = pending else {
             self.copies.add(position, &commit, Vec::new());
             return Ok(());
         };
         metrics::counter!(crate::metrics::OUTCOMES).increment(commit.outcomes.len() as u64);
-        self.copies.add(position, &commit, draft.dead);
-        self.handle(Input::Committed { draft: draft.number })
+        self.copies.add(position, &commit, pending.dead);
+        self.handle(Input::CommitStored { number: pending.number })
     }
 }

@@ -52,7 +52,7 @@ impl Driver {
     }
 
     /// It is known how far earlier owners can have read.
-    pub(super) fn earlier_end_known(&mut self, end: Result<StreamSeq, JoinError>) -> Result<(), DriverError> {
+    pub(super) fn on_earlier_end(&mut self, end: Result<StreamSeq, JoinError>) -> Result<(), DriverError> {
         let through = end.map_err(|source| DriverError::Task { what: "a read", source })?;
         self.handle(Input::EarlierEnd { through })
     }

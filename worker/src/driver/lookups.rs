@@ -28,7 +28,7 @@ pub(super) enum Lookup {
 }
 
 impl Driver {
-    pub(super) fn catch_up(&mut self, lane: LaneKey, from: StreamSeq, through: StreamSeq, limit: usize) {
+    pub(super) fn start_catch_up(&mut self, lane: LaneKey, from: StreamSeq, through: StreamSeq, limit: usize) {
         let filters = self.lanes.filters(lane.subscription);
         let log = self.log();
         self.lookups.spawn(async move {
@@ -39,7 +39,7 @@ impl Driver {
         });
     }
 
-    pub(super) fn load(&mut self, work: Work, subscription_name: String, event: EventId, dead_run: Run) {
+    pub(super) fn start_load(&mut self, work: Work, subscription_name: String, event: EventId, dead_run: Run) {
         let log = self.log();
         self.lookups.spawn(async move {
             let name = CopyName {
@@ -54,7 +54,7 @@ impl Driver {
         });
     }
 
-    pub(super) fn looked(&mut self, looked: Result<Lookup, JoinError>) -> Result<(), DriverError> {
+    pub(super) fn on_lookup(&mut self, looked: Result<Lookup, JoinError>) -> Result<(), DriverError> {
         match looked.map_err(|source| DriverError::Task { what: "a read", source })? {
             Lookup::CaughtUp { lane, events, through, gone } => {
                 self.handle(Input::CaughtUp { lane, events, through, gone })

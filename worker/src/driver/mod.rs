@@ -33,45 +33,45 @@ use crate::{
     ledger::{LedgerError, Recovered, RecoveryError},
     log::Log,
     matching::Subscriptions,
-    ownership::Tenure,
+    ownership::LeaseGuard,
     shares::Share,
 };
 
-mod aging;
 mod append;
 mod attempts;
 mod backfill;
+mod catalog;
+mod checkpoint_schedule;
 mod checkpoints;
 mod commands;
 mod commits;
-mod copies;
-mod events;
+mod cursor_marks;
+mod dead_letter_copier;
+mod endpoint_pause;
+mod expiry_watch;
 mod filters;
 mod lookups;
-mod marks;
-mod pace;
-mod pauses;
+mod reader;
 mod receivers;
-mod subscriptions;
 mod trim;
 
-use aging::Aging;
 pub(crate) use append::append_until_stored;
-use attempts::Attempted;
+use attempts::FinishedAttempt;
 use backfill::Backfills;
+pub use checkpoint_schedule::CheckpointPolicy;
 use checkpoints::Checkpoints;
 use commits::{Commits, Stored};
-use copies::Copies;
+use dead_letter_copier::DeadLetterCopier;
+use expiry_watch::ExpiryWatch;
 use lookups::Lookup;
-pub use pace::CheckpointPace;
 use receivers::Receivers;
 use trim::Trim;
 
 /// Messages of EVENTS of one turn: few enough that ended attempts and acks do not wait long.
-const TURN_MESSAGES: usize = 256;
+const BATCH_MESSAGES: usize = 256;
 /// Sealed drafts that wait for their commit, above which nothing more is read: each is a whole commit, up to a megabyte in
 /// memory, and a few keep the commits going one after the other.
-const DRAFTS_WAITING_MAX: usize = 4;
+const SEALED_COMMITS_MAX: usize = 4;
 /// How long a drain waits for the copies of dead letters: long enough for a log that answers; the next owner makes the
 /// rest.
 const DRAIN_COPIES: Duration = Duration::from_secs(5);
@@ -92,7 +92,7 @@ pub struct Context {
     /// The catalog, to pause subscriptions in.
     pub pauses: Catalog,
     /// How often a checkpoint is written.
-    pub checkpoints: CheckpointPace,
+    pub checkpoints: CheckpointPolicy,
     /// How long EVENTS keeps an event. Zero: for ever.
     pub retention: Duration,
     /// How long DLQ keeps a copy.
@@ -141,7 +141,7 @@ pub enum DriverError {
 pub struct Driver {
     context: Context,
     shard: ShardId,
-    tenure: Tenure,
+    lease: LeaseGuard,
     share: Share,
     /// The lanes' clock: the log server's as it was when the shard was taken over, and from then on the boot clock. So a
     /// step of any wall clock neither ends a wait early nor prolongs it.
@@ -149,7 +149,7 @@ pub struct Driver {
     lanes: Lanes,
     commits: Commits,
     checkpoints: Checkpoints,
-    copies: Copies,
+    copies: DeadLetterCopier,
     events: OrderedReader,
     commands: OrderedReader,
     /// Request ids that have been handed to the lanes and whose results are not committed yet.
@@ -168,10 +168,10 @@ pub struct Driver {
     /// The catalog's bucket was created again, and orphans are left from before.
     created_again: bool,
     backfills: Backfills,
-    aging: Aging,
+    expiry_watch: ExpiryWatch,
     /// Makes room in EVENTS, where that is wanted.
     _trim: Option<AbortOnDropHandle<()>>,
-    attempts: JoinSet<Attempted>,
+    attempts: JoinSet<FinishedAttempt>,
     lookups: JoinSet<Lookup>,
     receivers: Receivers,
     /// Subscriptions that are being paused.
@@ -179,7 +179,7 @@ pub struct Driver {
     /// Whether the catalog has been read to its end: nothing is matched before.
     matching: bool,
     /// Since when there has been something to commit.
-    draft_since: Option<tokio::time::Instant>,
+    pending_since: Option<tokio::time::Instant>,
     /// Attempts in flight have been given up.
     is_cut: bool,
 }
@@ -193,7 +193,7 @@ impl Driver {
     pub(crate) fn new(
         context: Context,
         shard: ShardId,
-        tenure: Tenure,
+        lease: LeaseGuard,
         mut share: Share,
         recovered: Recovered,
         known: Known,
@@ -208,10 +208,11 @@ impl Driver {
         let backfills = Backfills::new(log.clone(), &restored.subscriptions);
         let clock = lane_clock(&context.connection);
         let lanes = Lanes::new(share.limits(), restored, clock.now(), StdRng::from_rng(&mut rand::rng()));
-        let aging = Aging::start(log.clone(), context.retention);
+        let expiry_watch = ExpiryWatch::start(log.clone(), context.retention);
         let refused = ledger.refused_copies()?;
         let (copied, end, cursor) = (positions.copied, positions.outcomes, positions.cursor);
-        let copies = Copies::start(&context, log.clone(), copied, end, cursor, refused, ledger.subscriptions()?);
+        let copies =
+            DeadLetterCopier::start(&context, log.clone(), copied, end, cursor, refused, ledger.subscriptions()?);
         let trim = (context.on_full == OnFull::DropSettled)
             .then(|| Trim::start(&context, log.clone(), ledger.settlement(), copies.shared()));
         let created_ns = positions.created_ns;
@@ -220,7 +221,7 @@ impl Driver {
         Ok(Self {
             context,
             shard,
-            tenure,
+            lease,
             share,
             clock,
             lanes,
@@ -238,14 +239,14 @@ impl Driver {
             bucket: 0,
             created_again: false,
             backfills,
-            aging,
+            expiry_watch,
             _trim: trim,
             attempts: JoinSet::new(),
             lookups: JoinSet::new(),
             receivers,
             pauses: JoinSet::new(),
             matching: false,
-            draft_since: None,
+            pending_since: None,
             is_cut: false,
         })
     }
@@ -256,7 +257,7 @@ impl Driver {
     ///
     /// [`DriverError`]: why it had to stop. Nothing is lost; the next owner goes on from OUTCOMES.
     pub async fn run(mut self, drain: CancellationToken) -> Result<(), DriverError> {
-        let lost = self.tenure.lost();
+        let lost = self.lease.lost();
         let ended = tokio::select! {
             biased;
             () = lost.cancelled() => Err(DriverError::LeaseLost),
@@ -310,7 +311,7 @@ impl Driver {
     /// From now on no attempt starts. Whether what was in flight has ended and is committed.
     fn is_drained(&mut self) -> bool {
         self.lanes.drain();
-        self.attempts.is_empty() && !self.commits.in_flight() && !self.lanes.has_draft()
+        self.attempts.is_empty() && !self.commits.in_flight() && !self.lanes.has_commit()
     }
 
     /// Takes one thing that has happened, whichever it is, and carries out what follows.
@@ -322,41 +323,41 @@ impl Driver {
         self.commit_next();
         self.checkpoints.start_if_due(self.commits.ledger());
         let active = !drain.is_cancelled();
-        let reads = self.matching && active && self.lanes.drafts_waiting() < DRAFTS_WAITING_MAX;
+        let reads = self.matching && active && self.lanes.sealed_commits() < SEALED_COMMITS_MAX;
         if reads {
             self.backfill_next()?;
         }
         let deadline = self.lanes.next_deadline();
         let checkpoint = self.checkpoints.wait();
-        let draft = self.draft_wait();
+        let pending = self.commit_wait();
         tokio::select! {
             () = drain.cancelled(), if active => {}
             // The next turn gives up what is in flight.
             () = self.context.cut.cancelled(), if !self.is_cut => {}
-            Some(ended) = self.attempts.join_next() => self.ended(ended)?,
-            answer = self.commits.answer() => self.committed(answer).await?,
+            Some(ended) = self.attempts.join_next() => self.on_attempt_finished(ended)?,
+            answer = self.commits.answer() => self.on_commit_stored(answer).await?,
             ended = self.checkpoints.ended() => self.checkpoints.finish(ended)?,
             // The next turn records it.
             () = self.copies.has_news(), if !self.commits.in_flight() => {}
             // The next turn starts it.
             () = tokio::time::sleep(checkpoint.unwrap_or_default()), if checkpoint.is_some() => {}
-            () = tokio::time::sleep(draft.unwrap_or_default()), if draft.is_some() => {}
-            Some(looked) = self.lookups.join_next() => self.looked(looked)?,
+            () = tokio::time::sleep(pending.unwrap_or_default()), if pending.is_some() => {}
+            Some(looked) = self.lookups.join_next() => self.on_lookup(looked)?,
             Ok(()) = catalog.changed(), if active => {
                 let snapshot = Arc::clone(&catalog.borrow_and_update());
-                self.catalog_changed(&snapshot)?;
+                self.on_catalog_changed(&snapshot)?;
             }
-            Some(end) = self.earlier_end.join_next(), if active => self.earlier_end_known(end)?,
-            Some(confirmed) = self.confirming.join_next(), if active => self.catalog_confirmed(confirmed)?,
+            Some(end) = self.earlier_end.join_next(), if active => self.on_earlier_end(end)?,
+            Some(confirmed) = self.confirming.join_next(), if active => self.on_catalog_confirmed(confirmed)?,
             () = self.share.changed() => {
                 let limits = self.share.limits();
-                self.handle(Input::Bounded(limits))?;
+                self.handle(Input::LimitsChanged(limits))?;
             }
             () = sleep_until(self.clock, deadline), if active => self.handle(Input::TimerFired)?,
-            batch = self.commands.next(), if self.matching && active => self.commanded(&batch?)?,
-            () = self.aging.changed(), if self.matching && active => self.aged()?,
-            step = self.backfills.next(), if active => self.backfilled(step)?,
-            batch = self.events.next(), if reads && !self.backfills.is_closing() => self.read(batch)?,
+            batch = self.commands.next(), if self.matching && active => self.on_commands(&batch?)?,
+            () = self.expiry_watch.changed(), if self.matching && active => self.on_log_aged()?,
+            step = self.backfills.next(), if active => self.on_backfill(step)?,
+            batch = self.events.next(), if reads && !self.backfills.is_closing() => self.on_events(batch)?,
         }
         Ok(())
     }
@@ -369,24 +370,24 @@ impl Driver {
     /// Tells the lanes, and carries out what they ask for.
     fn handle(&mut self, input: Input) -> Result<(), DriverError> {
         let mut actions = Vec::new();
-        let drafts = self.lanes.drafts_waiting();
+        let drafts = self.lanes.sealed_commits();
         self.lanes.handle(input, self.clock.now(), &mut actions);
-        if self.lanes.drafts_waiting() > drafts {
+        if self.lanes.sealed_commits() > drafts {
             self.commits.events().seal();
             self.commits.commands().seal();
         }
         for action in actions {
             match action {
                 Action::Attempt { id, work, event, number, previous } => {
-                    self.attempt(id, work, event, number, previous)?;
+                    self.start_attempt(id, work, event, number, previous)?;
                 }
-                Action::CatchUp { lane, from, through, limit } => self.catch_up(lane, from, through, limit),
+                Action::CatchUp { lane, from, through, limit } => self.start_catch_up(lane, from, through, limit),
                 Action::Load { work, subscription_name, event, dead_run } => {
-                    self.load(work, subscription_name, event, dead_run);
+                    self.start_load(work, subscription_name, event, dead_run);
                 }
                 Action::Detach { uid } => self.backfills.begin(uid),
-                Action::Pause { uid, revision, reason } => self.pause(uid, revision, reason),
-                Action::Receiver { uid, condition } => self.receiver_changed(uid, condition.as_ref()),
+                Action::Pause { uid, revision, reason } => self.pause_subscription(uid, revision, reason),
+                Action::Receiver { uid, condition } => self.show_receiver(uid, condition.as_ref()),
                 Action::Lost { lane, from, through } => {
                     metrics::counter!(crate::metrics::LOST_RANGES).increment(1);
                     tracing::error!(
@@ -405,7 +406,7 @@ impl Driver {
 fn reader(context: &Context, stream: String, name: &str, known: Position) -> OrderedReader {
     let (name, from) = (format!("worker-{name}"), known.cursor.next());
     let known = Some(known);
-    let options = ReaderOptions { stream, name, from, filter: None, batch_messages_max: TURN_MESSAGES, known };
+    let options = ReaderOptions { stream, name, from, filter: None, batch_messages_max: BATCH_MESSAGES, known };
     OrderedReader::new(context.connection.clone(), options)
 }
 

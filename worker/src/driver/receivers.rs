@@ -101,7 +101,7 @@ impl Drop for Receivers {
 
 impl Driver {
     /// Shows how a receiver stands.
-    pub(super) fn receiver_changed(&mut self, uid: SubscriptionUid, condition: Option<&Condition>) {
+    pub(super) fn show_receiver(&mut self, uid: SubscriptionUid, condition: Option<&Condition>) {
         let name = self.subscriptions.get(&uid).map(|compiled| compiled.subscription.value.name.as_str());
         self.receivers.show(uid, name.unwrap_or_default(), condition);
     }

@@ -27,7 +27,7 @@ use weft_proto::{
 
 use super::{
     Context,
-    copies::{self, Horizon},
+    dead_letter_copier::{self, Horizon},
 };
 use crate::{
     ledger::store::Settlement,
@@ -75,7 +75,7 @@ enum Room {
 pub(super) struct Trim {
     log: Log,
     settlement: Settlement,
-    copies: copies::Shared,
+    copies: dead_letter_copier::Shared,
     /// For so long the number of an idle workflow goes on.
     remember: Duration,
     conditions: Conditions,
@@ -83,7 +83,12 @@ pub(super) struct Trim {
 
 impl Trim {
     /// For as long as the shard is owned.
-    pub fn start(context: &Context, log: Log, settlement: Settlement, copies: copies::Shared) -> AbortOnDropHandle<()> {
+    pub fn start(
+        context: &Context,
+        log: Log,
+        settlement: Settlement,
+        copies: dead_letter_copier::Shared,
+    ) -> AbortOnDropHandle<()> {
         let (remember, conditions) = (context.remember, context.conditions.clone());
         let trim = Self { log, settlement, copies, remember, conditions };
         AbortOnDropHandle::new(tokio::spawn(trim.run()))

@@ -28,7 +28,7 @@ pub enum LanePrevious {
 /// What the driver must do. Whatever is not only to be said has an answering [`Input`](super::Input).
 #[derive(Debug, Clone)]
 pub enum Action {
-    /// Deliver an event. Answer: [`Input::Ended`](super::Input::Ended), always, whatever happens.
+    /// Deliver an event. Answer: [`Input::AttemptFinished`](super::Input::AttemptFinished), always, whatever happens.
     Attempt {
         /// Names this attempt.
         id: AttemptId,
@@ -103,8 +103,8 @@ pub enum Action {
 
 /// What is to be committed next.
 #[derive(Debug, Clone)]
-pub struct Draft {
-    /// Grows by one with each draft: [`Input::Committed`](super::Input::Committed) names it.
+pub struct PendingCommit {
+    /// Grows by one with each draft: [`Input::CommitStored`](super::Input::CommitStored) names it.
     pub number: u64,
     /// The record; `epoch`, `worker` and `at_ms` are the driver's to fill in.
     pub commit: v1::Commit,

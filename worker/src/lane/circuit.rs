@@ -36,7 +36,7 @@ use self::failing::{Failing, WorkflowHash};
 use super::{
     AttemptId,
     flaw::{Flaw, has},
-    input::Verdict,
+    input::AttemptResult,
 };
 
 mod failing;
@@ -70,9 +70,9 @@ const REASON_BYTES_MAX: usize = 256;
 
 /// What an attempt's end says of the receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sign {
+pub(super) enum Health {
     /// It has answered, for good or ill.
-    Alive,
+    Up,
     /// There was no connection.
     Unreachable,
     /// It answered that it is unavailable.
@@ -83,14 +83,14 @@ pub(super) enum Sign {
     Held,
 }
 
-impl Sign {
-    pub fn of(verdict: Verdict) -> Self {
-        match verdict {
-            Verdict::Delivered | Verdict::Rejected | Verdict::Gone => Self::Alive,
-            Verdict::Unreachable => Self::Unreachable,
-            Verdict::Unavailable => Self::Unavailable,
-            Verdict::Failed => Self::Failed,
-            Verdict::Held => Self::Held,
+impl Health {
+    pub fn of(result: AttemptResult) -> Self {
+        match result {
+            AttemptResult::Delivered | AttemptResult::Rejected | AttemptResult::EndpointRetired => Self::Up,
+            AttemptResult::Unreachable => Self::Unreachable,
+            AttemptResult::Unavailable => Self::Unavailable,
+            AttemptResult::Failed => Self::Failed,
+            AttemptResult::Held => Self::Held,
         }
     }
 
@@ -113,7 +113,7 @@ pub(super) enum Gate {
 
 /// What an end has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Judged {
+pub(super) struct Transition {
     /// Whether a failure is the event's: it uses up a retry.
     pub counts: bool,
     /// Whether [`Circuit::condition`] is another than before.
@@ -177,14 +177,14 @@ struct Streak {
 }
 
 impl Streak {
-    fn add(&mut self, sign: Sign, workflow: WorkflowHash, now: Timestamp) {
+    fn add(&mut self, health: Health, workflow: WorkflowHash, now: Timestamp) {
         self.since.get_or_insert(now);
-        match sign {
-            Sign::Unreachable => self.unreachable += 1,
-            Sign::Unavailable if !self.unavailable.contains(&workflow) && self.unavailable.len() < OWN_FAILURES => {
+        match health {
+            Health::Unreachable => self.unreachable += 1,
+            Health::Unavailable if !self.unavailable.contains(&workflow) && self.unavailable.len() < OWN_FAILURES => {
                 self.unavailable.push(workflow);
             }
-            Sign::Unavailable | Sign::Failed | Sign::Alive | Sign::Held => {}
+            Health::Unavailable | Health::Failed | Health::Up | Health::Held => {}
         }
         if self.workflows.len() < FAILING_WORKFLOWS && !self.workflows.contains(&workflow) {
             self.workflows.push(workflow);
@@ -245,9 +245,9 @@ impl Outage {
         if probe == Gate::Free || self.cause == Cause::Held {
             return probe;
         }
-        let (gap, burst) = self.fresh_gap();
-        self.fresh_due = self.fresh_due.min(after(now, gap.saturating_mul(burst)));
-        let from = self.fresh_due.checked_sub(gap.saturating_mul(burst - 1)).unwrap_or(Timestamp::MIN);
+        let (min_interval, burst) = self.fresh_gap();
+        self.fresh_due = self.fresh_due.min(after(now, min_interval.saturating_mul(burst)));
+        let from = self.fresh_due.checked_sub(min_interval.saturating_mul(burst - 1)).unwrap_or(Timestamp::MIN);
         match probe {
             _ if from <= now => Gate::Free,
             Gate::Until(until) => Gate::Until(until.min(from)),
@@ -263,9 +263,9 @@ impl Outage {
 
 /// An attempt's end as the circuit sees it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ended<'a> {
+pub(super) struct AttemptReport<'a> {
     pub attempt: AttemptId,
-    pub sign: Sign,
+    pub health: Health,
     pub workflow: &'a WorkflowId,
     /// When an attempt of the same event failed first, if one has.
     pub first_failed_at: Option<Timestamp>,
@@ -322,51 +322,51 @@ impl Circuit {
     }
 
     /// An attempt has ended.
-    pub fn ended(&mut self, end: Ended<'_>, now: Timestamp, rng: &mut impl Rng) -> Judged {
+    pub fn ended(&mut self, end: AttemptReport<'_>, now: Timestamp, rng: &mut impl Rng) -> Transition {
         let workflow = Failing::hash(end.workflow);
         let sick = self.failing.is_sick(workflow) && !has(Flaw::SickOpens);
         let counts = self.counts(&end, now);
-        match end.sign {
-            Sign::Alive => {
+        match end.health {
+            Health::Up => {
                 self.answered_at = Some(now);
                 self.failing.succeeded(workflow, end.attempt);
             }
-            sign if sign.is_answered_failure() => self.failing.failed(workflow, self.newest),
-            Sign::Unreachable | Sign::Held | Sign::Unavailable | Sign::Failed => {}
+            health if health.is_answered_failure() => self.failing.failed(workflow, self.newest),
+            Health::Unreachable | Health::Held | Health::Unavailable | Health::Failed => {}
         }
         match &mut self.state {
-            State::Closed(streak) => match end.sign {
-                Sign::Alive => {
+            State::Closed(streak) => match end.health {
+                Health::Up => {
                     *streak = Streak::default();
-                    Judged { counts: true, changed: false }
+                    Transition { counts: true, changed: false }
                 }
-                Sign::Held => self.open(Cause::Held, end, now, rng),
-                Sign::Unreachable | Sign::Unavailable | Sign::Failed => {
+                Health::Held => self.open(Cause::Held, end, now, rng),
+                Health::Unreachable | Health::Unavailable | Health::Failed => {
                     // Without a connection no workflow is at fault.
-                    if !sick || end.sign == Sign::Unreachable {
-                        streak.add(end.sign, workflow, now);
+                    if !sick || end.health == Health::Unreachable {
+                        streak.add(end.health, workflow, now);
                         if streak.is_outage(now) {
                             return self.open(Cause::Away, end, now, rng);
                         }
                     }
-                    Judged { counts, changed: false }
+                    Transition { counts, changed: false }
                 }
             },
             // What started before the outage says nothing of how it is now.
             State::Open(outage) if outage.before >= Some(end.attempt) => {
-                Judged { counts: has(Flaw::OutageCounts), changed: false }
+                Transition { counts: has(Flaw::OutageCounts), changed: false }
             }
-            State::Open(_) if end.sign == Sign::Alive => {
+            State::Open(_) if end.health == Health::Up => {
                 self.state = State::default();
-                Judged { counts: true, changed: true }
+                Transition { counts: true, changed: true }
             }
             State::Open(outage) => {
-                let cause = if end.sign == Sign::Held { Cause::Held } else { Cause::Away };
+                let cause = if end.health == Health::Held { Cause::Held } else { Cause::Away };
                 if outage.cause != cause {
                     return self.open(cause, end, now, rng);
                 }
-                outage.unreachable = end.sign == Sign::Unreachable;
-                let answered = end.sign.is_answered_failure();
+                outage.unreachable = end.health == Health::Unreachable;
+                let answered = end.health.is_answered_failure();
                 outage.answered_since = outage.answered_since.or(Some(now)).filter(|_| answered);
                 let doubted = outage.answered_since.is_some_and(|since| now.duration_since(since) >= BELIEVED);
                 end.error.clone_into(&mut outage.reason);
@@ -375,28 +375,28 @@ impl Circuit {
                     outage.wait = (outage.wait * 2).min(outage.wait_max());
                     outage.plan_probe(now, rng);
                 }
-                Judged { counts: answered && doubted, changed: true }
+                Transition { counts: answered && doubted, changed: true }
             }
         }
     }
 
     /// Whether a failure is the event's while the circuit is closed.
-    fn counts(&self, end: &Ended<'_>, now: Timestamp) -> bool {
+    fn counts(&self, end: &AttemptReport<'_>, now: Timestamp) -> bool {
         let answers_others = |failed| self.answered_at > Some(failed) || now.duration_since(failed) >= BELIEVED;
-        match end.sign {
-            Sign::Failed => true,
-            Sign::Unavailable => end.first_failed_at.is_some_and(answers_others) || has(Flaw::ShortOutageCounts),
-            Sign::Alive | Sign::Unreachable | Sign::Held => false,
+        match end.health {
+            Health::Failed => true,
+            Health::Unavailable => end.first_failed_at.is_some_and(answers_others) || has(Flaw::ShortOutageCounts),
+            Health::Up | Health::Unreachable | Health::Held => false,
         }
     }
 
-    fn open(&mut self, cause: Cause, end: Ended<'_>, now: Timestamp, rng: &mut impl Rng) -> Judged {
+    fn open(&mut self, cause: Cause, end: AttemptReport<'_>, now: Timestamp, rng: &mut impl Rng) -> Transition {
         let mut outage = Outage {
             cause,
             since: now,
             before: self.newest,
-            unreachable: end.sign == Sign::Unreachable,
-            answered_since: end.sign.is_answered_failure().then_some(now),
+            unreachable: end.health == Health::Unreachable,
+            answered_since: end.health.is_answered_failure().then_some(now),
             until: now,
             wait: WAIT_MIN,
             probe: None,
@@ -406,7 +406,7 @@ impl Circuit {
         shorten(&mut outage.reason);
         outage.plan_probe(now, rng);
         self.state = State::Open(outage);
-        Judged { counts: false, changed: true }
+        Transition { counts: false, changed: true }
     }
 }
 

@@ -15,9 +15,9 @@ use weft_proto::{
 use super::{
     action::Action,
     input::{LaneKey, Work},
-    lane::{CatchUp, Lane, Target, Tries, millis},
-    machine::Lanes,
-    world::outcome_of,
+    lane::{AttemptState, CatchUp, Lane, Target, millis},
+    lanes::Lanes,
+    state::outcome_of,
 };
 
 /// Lanes that one turn looks at: some milliseconds of work.
@@ -43,14 +43,14 @@ impl LateCount {
 pub(super) struct Burial {
     pub seq: StreamSeq,
     pub event: EventId,
-    pub tries: Tries,
+    pub attempts: AttemptState,
     pub reason: v1::DeadLetterReason,
     pub error: String,
 }
 
 impl Lanes {
     /// Everything up to `through` leaves the log soon.
-    pub(super) fn aged(&mut self, through: StreamSeq) {
+    pub(super) fn expiring(&mut self, through: StreamSeq) {
         self.aged_through = self.aged_through.max(through);
         self.overdue_walk = Some(Bound::Unbounded);
     }
@@ -58,7 +58,7 @@ impl Lanes {
     /// Goes on looking for overdue lanes, a part of them at each input: a walk over all would hold up everything else.
     pub(super) fn find_overdue(&mut self) {
         let Some(start) = self.overdue_walk.take() else { return };
-        let part = self.world.lanes.range((start, Bound::Unbounded)).take(WALK_LANES_MAX);
+        let part = self.state.lanes.range((start, Bound::Unbounded)).take(WALK_LANES_MAX);
         for (index, (key, lane)) in part.enumerate() {
             if is_overdue(lane, self.aged_through) {
                 self.overdue.insert(key.clone());
@@ -73,7 +73,7 @@ impl Lanes {
     /// has not read counts as one. Looks at a part of the lanes; whether that was the last part.
     pub fn count_late(&self, count: &mut LateCount) -> bool {
         let start = std::mem::replace(&mut count.from, Bound::Unbounded);
-        let part = self.world.lanes.range((start, Bound::Unbounded)).take(WALK_LANES_MAX);
+        let part = self.state.lanes.range((start, Bound::Unbounded)).take(WALK_LANES_MAX);
         for (index, (key, lane)) in part.enumerate() {
             if !lane.is_settled() && lane.first() <= count.seq {
                 *count.lanes.entry(key.subscription).or_default() += 1;
@@ -83,7 +83,7 @@ impl Lanes {
                 return false;
             }
         }
-        for (uid, subscription) in &self.world.subscriptions {
+        for (uid, subscription) in &self.state.subscriptions {
             if subscription.detached.is_some_and(|detached| detached.waits && detached.through < count.seq) {
                 *count.lanes.entry(*uid).or_default() += 1;
             }
@@ -93,13 +93,13 @@ impl Lanes {
 
     /// Whether a lane is overdue.
     pub(super) fn is_overdue(&self, key: &LaneKey) -> bool {
-        self.world.lanes.get(key).is_some_and(|lane| is_overdue(lane, self.aged_through))
+        self.state.lanes.get(key).is_some_and(|lane| is_overdue(lane, self.aged_through))
     }
 
     /// Deals with overdue lanes, as many as fit into a commit and below the bound of what is not committed.
     pub(super) fn expire_overdue(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
-        while self.drafts.uncommitted_outcomes() < self.limits.uncommitted_max
-            && !self.drafts.is_full(self.limits.commit_bytes_max)
+        while self.pending.uncommitted_outcomes() < self.limits.uncommitted_max
+            && !self.pending.is_full(self.limits.commit_bytes_max)
             && let Some(key) = self.overdue.pop_first()
         {
             self.expire(&key, now, actions);
@@ -108,7 +108,7 @@ impl Lanes {
 
     fn expire(&mut self, key: &LaneKey, now: Timestamp, actions: &mut Vec<Action>) {
         while self.is_overdue(key) {
-            let Some(lane) = self.world.lanes.get_mut(key) else { return };
+            let Some(lane) = self.state.lanes.get_mut(key) else { return };
             let Some(event) = lane.buffer.front().cloned() else {
                 if lane.catch_up != CatchUp::Running {
                     lane.catch_up = CatchUp::Queued;
@@ -116,64 +116,64 @@ impl Lanes {
                 }
                 return;
             };
-            if let Some(operator) = self.given_up_by(key, &event) {
-                self.give_up(key, &event, operator, now);
+            if let Some(operator) = self.discarding_operator(key, &event) {
+                self.discard_head(key, &event, operator, now);
                 continue;
             }
-            let Some(lane) = self.world.lanes.get_mut(key) else { return };
-            let tries = lane.head.clone();
+            let Some(lane) = self.state.lanes.get_mut(key) else { return };
+            let attempts = lane.head.clone();
             self.memory.give_back(key.subscription, lane.settle_head(event.seq));
             let (reason, error) = (v1::DeadLetterReason::Expired, "it was about to leave the log".to_owned());
-            self.bury(key, Burial { seq: event.seq, event: event.event.id, tries, reason, error }, now);
+            self.bury(key, Burial { seq: event.seq, event: event.event.id, attempts, reason, error }, now);
         }
-        if let Some(lane) = self.world.lanes.get_mut(key).filter(|lane| lane.blocked) {
+        if let Some(lane) = self.state.lanes.get_mut(key).filter(|lane| lane.blocked) {
             self.memory.give_back(key.subscription, lane.park());
         }
-        self.go_on(key, now, actions);
+        self.resume(key, now, actions);
     }
 
     /// The head of a lane has been settled as a dead letter. Its copy is made from the log, so its payload need not be in
     /// memory.
     pub(super) fn bury(&mut self, key: &LaneKey, burial: Burial, now: Timestamp) {
-        let Burial { seq, event, tries, reason, error } = burial;
+        let Burial { seq, event, attempts, reason, error } = burial;
         let outcome = v1::Outcome {
             kind: v1::OutcomeKind::DeadLettered.into(),
             event_id: event.to_vec(),
-            attempts: tries.ended,
+            attempts: attempts.ended,
             reason: reason.into(),
             at_ms: now.as_millisecond(),
-            first_failed_at_ms: millis(tries.first_failed_at),
+            first_failed_at_ms: millis(attempts.first_failed_at),
             last_error: error,
             ..outcome_of(&Work { lane: key.clone(), seq, run: Run::LIVE })
         };
-        self.conclude(key, outcome);
+        self.record_outcome(key, outcome);
     }
 
     /// Of a lane the log holds nothing any more from its oldest unsettled event to `through`.
-    pub(super) fn vanished(&mut self, key: &LaneKey, through: StreamSeq, now: Timestamp, actions: &mut Vec<Action>) {
-        let Some(lane) = self.world.lanes.get_mut(key) else { return };
+    pub(super) fn record_lost(&mut self, key: &LaneKey, through: StreamSeq, now: Timestamp, actions: &mut Vec<Action>) {
+        let Some(lane) = self.state.lanes.get_mut(key) else { return };
         let from = lane.next;
         lane.settle_unread(through);
         let named = outcome_of(&Work { lane: key.clone(), seq: through, run: Run::LIVE });
-        self.conclude(key, of_range(named, from, now));
+        self.record_outcome(key, of_range(named, from, now));
         actions.push(Action::Lost { lane: key.clone(), from, through });
     }
 
     /// The outcome is committed before anything else of the lane is attempted.
-    pub(super) fn conclude(&mut self, key: &LaneKey, outcome: v1::Outcome) {
-        if let Some(lane) = self.world.lanes.get_mut(key) {
-            lane.hold = Some(self.drafts.open());
-            lane.touched = self.drafts.open();
+    pub(super) fn record_outcome(&mut self, key: &LaneKey, outcome: v1::Outcome) {
+        if let Some(lane) = self.state.lanes.get_mut(key) {
+            lane.hold = Some(self.pending.open());
+            lane.touched = self.pending.open();
         }
-        self.drafts.outcome(Some(key), outcome, None);
+        self.pending.outcome(Some(key), outcome, None);
     }
 
     /// The log has dropped everything behind the cursor up to `through` before anybody read it.
-    pub(super) fn dropped(&mut self, through: StreamSeq, now: Timestamp) {
+    pub(super) fn trimmed(&mut self, through: StreamSeq, now: Timestamp) {
         let from = self.cursor.next();
         if from <= through {
             let named = v1::Outcome { sequence: through.0, ..Default::default() };
-            self.drafts.outcome(None, of_range(named, from, now), None);
+            self.pending.outcome(None, of_range(named, from, now), None);
             self.cursor = through;
         }
     }

@@ -81,7 +81,7 @@ pub enum OnExhausted {
 
 /// What lanes must know of a subscription.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Rules {
+pub struct SubscriptionPolicy {
     /// Which subscription.
     pub uid: SubscriptionUid,
     /// Its name, for messages.
@@ -101,7 +101,7 @@ pub struct Rules {
     /// Attempts in flight at the most.
     pub concurrency: usize,
     /// The time between two attempts at the least, but for some that come at once; `None`: no rate.
-    pub gap: Option<Duration>,
+    pub min_interval: Option<Duration>,
     /// When a failed attempt is repeated, and how often.
     pub retry: RetryPolicy,
     /// What happens then.
@@ -114,7 +114,7 @@ pub struct Rules {
 
 /// What an attempt's end means for its lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum AttemptResult {
     /// The receiver has it.
     Delivered,
     /// There was no connection: the event was not sent. It is attempted again.
@@ -126,17 +126,17 @@ pub enum Verdict {
     /// The receiver never takes this event: dead letter at once.
     Rejected,
     /// The receiver wants nothing any more: its subscription pauses, and the event stays where it is.
-    Gone,
+    EndpointRetired,
     /// Our own configuration does not allow the attempt: none was made.
     Held,
 }
 
-impl Verdict {
+impl AttemptResult {
     /// Whether another attempt may go better.
     pub fn is_transient(self) -> bool {
         match self {
             Self::Unreachable | Self::Unavailable | Self::Failed | Self::Held => true,
-            Self::Delivered | Self::Rejected | Self::Gone => false,
+            Self::Delivered | Self::Rejected | Self::EndpointRetired => false,
         }
     }
 }
@@ -145,7 +145,7 @@ impl Verdict {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttemptEnd {
     /// What it means.
-    pub verdict: Verdict,
+    pub result: AttemptResult,
     /// What it was.
     pub class: v1::AttemptClass,
     /// HTTP status; 0: none.
@@ -182,7 +182,7 @@ pub struct RedriveItem {
 
 /// What has to be a lane's head for a command to apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Head {
+pub struct HeadRef {
     /// Its place in EVENTS.
     pub seq: StreamSeq,
     /// From here to `seq` EVENTS holds nothing else of the lane: a lane that has not read its head yet only knows where
@@ -192,16 +192,16 @@ pub struct Head {
 
 /// What an operator wants of one lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LaneOrder {
+pub enum LaneCommand {
     /// The head is attempted at once; its retry policy begins anew.
     Retry {
         /// What has to be the head.
-        head: Head,
+        head: HeadRef,
     },
     /// The head becomes a dead letter.
     Skip {
         /// What has to be the head.
-        head: Head,
+        head: HeadRef,
         /// Its event.
         event: EventId,
     },
@@ -213,7 +213,7 @@ pub enum LaneOrder {
 
 /// What an operator wants of a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReplayOrder {
+pub enum ReplayCommand {
     /// None of its runs is attempted until it is resumed.
     Pause,
     /// It goes on.
@@ -224,7 +224,7 @@ pub enum ReplayOrder {
 
 /// What a command asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Order {
+pub enum CommandAction {
     /// Dead letters are delivered again.
     Redrive(Vec<RedriveItem>),
     /// Settled events are delivered again.
@@ -241,7 +241,7 @@ pub enum Order {
         /// Which: a workflow's. Of a subscription that is not ordered, the head names the event.
         lane: LaneKey,
         /// What of it.
-        order: LaneOrder,
+        order: LaneCommand,
     },
     /// A subscription that is orphaned is closed: what it has pending is discarded.
     DiscardSubscription {
@@ -249,11 +249,11 @@ pub enum Order {
         uid: SubscriptionUid,
     },
     /// For the runs of a replay.
-    ReplayOrder {
+    Runs {
         /// The command that asked for them.
         run: Run,
         /// What of them.
-        order: ReplayOrder,
+        order: ReplayCommand,
     },
 }
 
@@ -269,14 +269,14 @@ pub struct Command {
     /// Why.
     pub reason: String,
     /// What.
-    pub order: Order,
+    pub order: CommandAction,
 }
 
 /// Everything that can happen to lanes.
 #[derive(Debug, Clone)]
 pub enum Input {
     /// A subscription is there, or its rules have changed. Before any event that it takes.
-    Subscribed(Rules),
+    Subscribed(SubscriptionPolicy),
     /// A subscription has been deleted: what it has pending is discarded.
     Unsubscribed {
         /// Which.
@@ -294,25 +294,25 @@ pub enum Input {
         /// Which.
         uid: SubscriptionUid,
     },
-    /// The shared reader came to this event; `takers` are the attached subscriptions that match it. None: unrouted.
+    /// The shared reader came to this event; `matching` are the attached subscriptions that match it. None: unrouted.
     Arrived {
         /// The event.
         event: Arc<StoredEvent>,
         /// Who takes it.
-        takers: Vec<SubscriptionUid>,
+        matching: Vec<SubscriptionUid>,
     },
     /// The shared reader came to a message that is no event.
-    Passed {
+    Skipped {
         /// Its sequence.
         seq: StreamSeq,
     },
     /// The shared reader finds that the log has dropped everything up to here before it was read.
-    Dropped {
+    Trimmed {
         /// The last sequence of it.
         through: StreamSeq,
     },
     /// Everything up to here leaves the log soon: what of it is unsettled becomes a dead letter while it can be read.
-    Aged {
+    Expiring {
         /// The last sequence of it.
         through: StreamSeq,
     },
@@ -333,7 +333,7 @@ pub enum Input {
         uid: SubscriptionUid,
     },
     /// The attempt that [`Action::Attempt`](super::Action::Attempt) asked for has ended.
-    Ended {
+    AttemptFinished {
         /// Which.
         attempt: AttemptId,
         /// How.
@@ -359,9 +359,9 @@ pub enum Input {
         event: Option<Arc<StoredEvent>>,
     },
     /// An operator's wish came from COMMANDS.
-    Commanded(Command),
+    CommandReceived(Command),
     /// A command that changes nothing here: repeated, or not ours. Only moves the COMMANDS position.
-    CommandPassed {
+    CommandSkipped {
         /// Its COMMANDS sequence.
         command: u64,
     },
@@ -372,12 +372,12 @@ pub enum Input {
         through: StreamSeq,
     },
     /// The draft with this number is stored in OUTCOMES.
-    Committed {
-        /// Which.
-        draft: u64,
+    CommitStored {
+        /// Its number.
+        number: u64,
     },
     /// The bounds are others from now on. What is under way or in memory above them ends by itself.
-    Bounded(Limits),
+    LimitsChanged(Limits),
     /// The moment that [`Lanes::next_deadline`](super::Lanes::next_deadline) named has come.
     TimerFired,
 }

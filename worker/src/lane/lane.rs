@@ -31,7 +31,7 @@ pub(super) fn event_bytes(event: &StoredEvent) -> usize {
 
 /// How far the attempts of one event in one run have come.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Tries {
+pub(super) struct AttemptState {
     /// Attempts that have ended.
     pub ended: u32,
     /// Of them, those that said something of the receiver and not of the event, or that an operator has forgiven.
@@ -45,7 +45,7 @@ pub(super) struct Tries {
     pub first_failed_at: Option<Timestamp>,
 }
 
-impl Tries {
+impl AttemptState {
     /// Attempts that use up retries.
     pub fn counted(&self) -> u32 {
         self.ended.saturating_sub(self.uncounted)
@@ -65,7 +65,7 @@ pub(super) struct PendingRun {
     pub loading: bool,
     /// Its replay is paused.
     pub paused: bool,
-    pub tries: Tries,
+    pub attempts: AttemptState,
 }
 
 /// How a lane stands with the catching up.
@@ -84,7 +84,7 @@ pub(super) enum Target {
     Head,
     Run(StreamSeq, Run),
     /// Of what is in flight only: an operator has settled it meanwhile. Its event, and the attempt's number.
-    Gone {
+    Cancelled {
         event: EventId,
         number: u32,
     },
@@ -92,7 +92,7 @@ pub(super) enum Target {
 
 /// What a lane needs to go on.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Need {
+pub(super) enum NextStep {
     /// Nothing: it is settled, or waits for an attempt, a commit or an operator.
     Nothing,
     /// An attempt of this.
@@ -105,7 +105,7 @@ pub(super) enum Need {
     Load(StreamSeq, Run),
 }
 
-impl Need {
+impl NextStep {
     /// What it wants to attempt.
     pub fn target(self) -> Option<Target> {
         match self {
@@ -120,11 +120,11 @@ pub(super) struct Lane {
     pub next: StreamSeq,
     /// `next` as the newest draft that tells of the lane has it. What lies between them the lane has read, and it is not of its
     /// subscription; an owner that takes over reads it again.
-    pub drafted_next: StreamSeq,
+    pub recorded_next: StreamSeq,
     pub last: StreamSeq,
     pub complete_to: StreamSeq,
     pub buffer: VecDeque<Arc<StoredEvent>>,
-    pub head: Tries,
+    pub head: AttemptState,
     pub runs: BTreeMap<(StreamSeq, Run), PendingRun>,
     pub in_flight: Option<(AttemptId, Target)>,
     pub catch_up: CatchUp,
@@ -138,7 +138,7 @@ pub(super) struct Lane {
     /// The newest draft that tells of it: it may leave memory once that is committed.
     pub touched: u64,
     /// It is counted among its subscription's lanes of single events.
-    pub has_place: bool,
+    pub has_slot: bool,
     /// It stands in its subscription's ready queue.
     pub ready: bool,
     /// Its entry among the timers.
@@ -150,11 +150,11 @@ impl Lane {
     pub fn settled() -> Self {
         Self {
             next: StreamSeq(1),
-            drafted_next: StreamSeq(1),
+            recorded_next: StreamSeq(1),
             last: StreamSeq(0),
             complete_to: StreamSeq(0),
             buffer: VecDeque::new(),
-            head: Tries::default(),
+            head: AttemptState::default(),
             runs: BTreeMap::new(),
             in_flight: None,
             catch_up: CatchUp::No,
@@ -163,7 +163,7 @@ impl Lane {
             paused: false,
             delivered: None,
             touched: 0,
-            has_place: false,
+            has_slot: false,
             ready: false,
             timer: None,
         }
@@ -173,10 +173,10 @@ impl Lane {
     pub fn restored(lane: &v1::Lane, now: Timestamp) -> Self {
         Self {
             next: StreamSeq(lane.next),
-            drafted_next: StreamSeq(lane.next),
+            recorded_next: StreamSeq(lane.next),
             last: StreamSeq(lane.last),
             complete_to: StreamSeq(lane.next.saturating_sub(1)),
-            head: Tries {
+            head: AttemptState {
                 ended: lane.attempts,
                 uncounted: lane.uncounted,
                 not_before: restored_wait(lane.next_attempt_at_ms, lane.wait_ms, now),
@@ -215,9 +215,9 @@ impl Lane {
         debug_assert!(seq > self.last, "P3: events of a lane arrive in order");
         if self.is_settled() {
             self.next = seq;
-            self.drafted_next = seq;
+            self.recorded_next = seq;
             self.complete_to = self.last.max(StreamSeq(seq.0 - 1));
-            self.head = Tries::default();
+            self.head = AttemptState::default();
         }
         let reaches = self.complete_to >= self.last.max(StreamSeq(self.next.0 - 1));
         let keep = room && (reaches || has(Flaw::Gap));
@@ -237,8 +237,8 @@ impl Lane {
             "P3: only the head settles"
         );
         self.next = seq.next();
-        self.drafted_next = self.next;
-        self.head = Tries::default();
+        self.recorded_next = self.next;
+        self.head = AttemptState::default();
         self.blocked = false;
         event.map_or(0, |event| event_bytes(&event))
     }
@@ -247,9 +247,9 @@ impl Lane {
     pub fn settle_unread(&mut self, seq: StreamSeq) {
         debug_assert!(self.buffer.is_empty() && seq >= self.next && seq <= self.last, "P3: only the head settles");
         self.next = seq.next();
-        self.drafted_next = self.next;
+        self.recorded_next = self.next;
         self.complete_to = self.complete_to.max(seq);
-        self.head = Tries::default();
+        self.head = AttemptState::default();
         self.blocked = false;
     }
 
@@ -268,30 +268,30 @@ impl Lane {
     /// What it needs at `now`, given that its subscription may deliver.
     ///
     /// A run goes before the head while none of its kind waits before it; the head does not wait for a run's backoff.
-    pub fn need(&self, now: Timestamp) -> Need {
+    pub fn next_step(&self, now: Timestamp) -> NextStep {
         let busy = self.in_flight.is_some() && !has(Flaw::SecondAttempt);
         let held = self.hold.is_some() && !has(Flaw::AheadOfCommit);
         if busy || held || self.is_stopped() {
-            return Need::Nothing;
+            return NextStep::Nothing;
         }
         let mut wake: Option<Timestamp> = None;
         if let Some((&(seq, run), pending)) = self.runs.iter().find(|(_, pending)| !pending.paused) {
-            match pending.tries.not_before {
+            match pending.attempts.not_before {
                 Some(at) if at > now && !has(Flaw::EarlyRetry) => wake = Some(at),
-                _ if pending.event.is_some() => return Need::Attempt(Target::Run(seq, run)),
-                _ if !pending.loading => return Need::Load(seq, run),
+                _ if pending.event.is_some() => return NextStep::Attempt(Target::Run(seq, run)),
+                _ if !pending.loading => return NextStep::Load(seq, run),
                 _ => {}
             }
         }
         if !self.is_settled() && !self.blocked {
             match self.head.not_before {
                 Some(at) if at > now && !has(Flaw::EarlyRetry) => wake = Some(wake.map_or(at, |other| other.min(at))),
-                _ if !self.buffer.is_empty() => return Need::Attempt(Target::Head),
-                _ if self.catch_up == CatchUp::No => return Need::CatchUp,
+                _ if !self.buffer.is_empty() => return NextStep::Attempt(Target::Head),
+                _ if self.catch_up == CatchUp::No => return NextStep::CatchUp,
                 _ => {}
             }
         }
-        wake.map_or(Need::Nothing, Need::Time)
+        wake.map_or(NextStep::Nothing, NextStep::Time)
     }
 
     /// The event of a target.
@@ -300,22 +300,22 @@ impl Lane {
             Target::Head if has(Flaw::NotTheHead) => self.buffer.back(),
             Target::Head => self.buffer.front(),
             Target::Run(seq, run) => self.runs.get(&(seq, run))?.event.as_ref(),
-            Target::Gone { .. } => None,
+            Target::Cancelled { .. } => None,
         }
     }
 
     /// When the event in flight failed first, if it has.
     pub fn first_failed_at(&mut self) -> Option<Timestamp> {
         let (_, target) = self.in_flight?;
-        self.tries(target)?.first_failed_at
+        self.attempt_state(target)?.first_failed_at
     }
 
     /// The tries of a target.
-    pub fn tries(&mut self, target: Target) -> Option<&mut Tries> {
+    pub fn attempt_state(&mut self, target: Target) -> Option<&mut AttemptState> {
         match target {
             Target::Head => Some(&mut self.head),
-            Target::Run(seq, run) => self.runs.get_mut(&(seq, run)).map(|pending| &mut pending.tries),
-            Target::Gone { .. } => None,
+            Target::Run(seq, run) => self.runs.get_mut(&(seq, run)).map(|pending| &mut pending.attempts),
+            Target::Cancelled { .. } => None,
         }
     }
 }

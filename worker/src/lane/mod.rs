@@ -8,36 +8,36 @@ use weft_proto::{ids::StreamSeq, v1};
 
 mod action;
 pub mod backoff;
-mod catch_ups;
+mod catch_up;
+mod catch_up_queue;
 mod circuit;
-mod command;
-mod detach;
-mod draft;
+mod commands;
+mod detached;
+mod event_lanes;
 mod expiry;
 mod flaw;
 mod input;
 #[allow(clippy::module_inception, reason = "the machine's unit is the lane, and so is the module's")]
 mod lane;
-mod machine;
+mod lanes;
 mod memory;
-mod pace;
-mod reading;
+mod pending_commits;
 mod schedule;
 mod settle;
+mod state;
 mod subscriptions;
-mod unordered;
-mod world;
+mod token_bucket;
 
-pub use action::{Action, Draft, LanePrevious};
+pub use action::{Action, LanePrevious, PendingCommit};
 pub use backoff::RetryPolicy;
 pub use circuit::{Cause, Condition};
 pub use expiry::LateCount;
 pub use input::{
-    AttemptEnd, Command, Head, Input, LaneKey, LaneOrder, OnExhausted, Order, RedriveItem, ReplayOrder, Rules, Verdict,
-    Work,
+    AttemptEnd, AttemptResult, Command, CommandAction, HeadRef, Input, LaneCommand, LaneKey, OnExhausted, RedriveItem,
+    ReplayCommand, SubscriptionPolicy, Work,
 };
 pub use lane::EVENT_OVERHEAD_BYTES;
-pub use machine::Lanes;
+pub use lanes::Lanes;
 
 /// Names an attempt in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -23,10 +23,10 @@ use weft_proto::ids::SubscriptionUid;
 
 use super::{
     AttemptId,
-    circuit::{Circuit, Condition, Ended, Gate, Judged},
+    circuit::{AttemptReport, Circuit, Condition, Gate, Transition},
     flaw::{Flaw, has},
     input::LaneKey,
-    pace::Pace,
+    token_bucket::TokenBucket,
 };
 
 /// What a turn is worth, in bytes: some events of the usual size. The largest event waits for some thousand turns, each of
@@ -42,7 +42,7 @@ pub(super) struct Bounds {
     /// Attempts in flight; 0 while it is paused.
     pub concurrency: usize,
     /// The time between two attempts.
-    pub gap: Option<Duration>,
+    pub min_interval: Option<Duration>,
 }
 
 /// A lane that is ready, and what its attempt costs.
@@ -71,7 +71,7 @@ struct Queue {
     /// Of those in flight, the ones that are not fresh.
     retrying: usize,
     concurrency: usize,
-    pace: Option<Pace>,
+    bucket: Option<TokenBucket>,
     circuit: Circuit,
     deficit: usize,
     /// It stands in the rotation.
@@ -121,7 +121,7 @@ impl Queue {
             }
             match (self.circuit.gate(fresh, now), closed) {
                 (Gate::Free, _) => {
-                    return match self.pace.as_mut().and_then(|pace| pace.wait(now)) {
+                    return match self.bucket.as_mut().and_then(|bucket| bucket.wait(now)) {
                         Some(from) => Err(Gate::Until(from)),
                         None => Ok(fresh),
                     };
@@ -152,8 +152,8 @@ impl Schedule {
     pub fn set_bounds(&mut self, uid: SubscriptionUid, bounds: Bounds) {
         let queue = self.queues.entry(uid).or_default();
         queue.concurrency = bounds.concurrency;
-        if queue.pace.as_ref().map(Pace::gap) != bounds.gap {
-            queue.pace = bounds.gap.map(Pace::new);
+        if queue.bucket.as_ref().map(TokenBucket::min_interval) != bounds.min_interval {
+            queue.bucket = bounds.min_interval.map(TokenBucket::new);
         }
         self.list(uid);
     }
@@ -165,7 +165,7 @@ impl Schedule {
     }
 
     /// Whether a subscription's circuit holds its lanes.
-    pub fn is_held(&self, uid: SubscriptionUid) -> bool {
+    pub fn is_circuit_open(&self, uid: SubscriptionUid) -> bool {
         self.queues.get(&uid).is_some_and(|queue| !queue.circuit.is_closed())
     }
 
@@ -205,9 +205,9 @@ impl Schedule {
         self.open_gates(now);
         let free = attempts_max.saturating_sub(self.in_flight);
         // Subscriptions in a row that have their share.
-        let mut sated = 0;
+        let mut at_share = 0;
         while let Some(uid) = self.rotation.front().copied() {
-            if sated >= self.rotation.len() || free == 0 && !has(Flaw::BoundlessAttempts) {
+            if at_share >= self.rotation.len() || free == 0 && !has(Flaw::BoundlessAttempts) {
                 return None;
             }
             let Some(queue) = self.queues.get_mut(&uid) else {
@@ -228,11 +228,11 @@ impl Schedule {
                 }
             };
             if queue.in_flight >= SHARE.saturating_mul(free) && !has(Flaw::LastPlace) && !has(Flaw::BoundlessAttempts) {
-                sated += 1;
+                at_share += 1;
                 self.rotation.rotate_left(1);
                 continue;
             }
-            sated = 0;
+            at_share = 0;
             let bytes = queue.front_bytes(fresh);
             if queue.deficit < bytes && !has(Flaw::NoTurns) {
                 queue.deficit += QUANTUM;
@@ -259,8 +259,8 @@ impl Schedule {
         queue.in_flight += 1;
         queue.retrying += usize::from(!fresh);
         queue.circuit.started(attempt, now);
-        if let Some(pace) = &mut queue.pace {
-            pace.take(now);
+        if let Some(bucket) = &mut queue.bucket {
+            bucket.take(now);
         }
     }
 
@@ -269,17 +269,17 @@ impl Schedule {
         &mut self,
         uid: SubscriptionUid,
         fresh: bool,
-        end: Ended<'_>,
+        end: AttemptReport<'_>,
         now: Timestamp,
         rng: &mut impl Rng,
-    ) -> Judged {
+    ) -> Transition {
         self.in_flight -= 1;
         let queue = self.queues.entry(uid).or_default();
         queue.in_flight -= 1;
         queue.retrying -= usize::from(!fresh);
-        let judged = queue.circuit.ended(end, now, rng);
+        let transition = queue.circuit.ended(end, now, rng);
         self.list(uid);
-        judged
+        transition
     }
 
     /// Attempts in flight, of all subscriptions.

@@ -9,12 +9,12 @@ use weft_proto::{ids::Run, v1};
 use super::{
     AttemptId,
     action::Action,
-    circuit::{Ended, Sign, WAIT_MAX, WAIT_MIN},
+    circuit::{AttemptReport, Health, WAIT_MAX, WAIT_MIN},
     flaw::{Flaw, has},
-    input::{AttemptEnd, LaneKey, OnExhausted, Rules, Verdict, Work},
-    lane::{Lane, Target, Tries, millis, wait_ms},
-    machine::{Lanes, Started},
-    world::{attempt_record, ceil_millisecond, outcome_of},
+    input::{AttemptEnd, AttemptResult, LaneKey, OnExhausted, SubscriptionPolicy, Work},
+    lane::{AttemptState, Lane, Target, millis, wait_ms},
+    lanes::{Lanes, Started},
+    state::{attempt_record, ceil_millisecond, outcome_of},
 };
 
 /// A lane that waits for longer than this gives its events back to the log: reading them again costs a round trip, and
@@ -36,96 +36,104 @@ pub(super) struct Death {
 }
 
 impl Lanes {
-    pub(super) fn ended(&mut self, attempt: AttemptId, end: AttemptEnd, now: Timestamp, actions: &mut Vec<Action>) {
+    pub(super) fn attempt_finished(
+        &mut self,
+        attempt: AttemptId,
+        end: AttemptEnd,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
         let Some(Started { work, revision, fresh }) = self.attempts.remove(&attempt) else {
             debug_assert!(false, "an attempt ends once");
             return;
         };
         let key = &work.lane;
-        let first_failed_at = self.world.lanes.get_mut(key).and_then(Lane::first_failed_at);
-        let (sign, workflow) = (Sign::of(end.verdict), &key.workflow);
-        let seen = Ended { attempt, sign, workflow, first_failed_at, error: &end.error };
-        let judged = self.schedule.attempt_ended(key.subscription, fresh, seen, now, &mut self.rng);
-        if judged.changed && self.world.subscriptions.contains_key(&key.subscription) {
+        let first_failed_at = self.state.lanes.get_mut(key).and_then(Lane::first_failed_at);
+        let (health, workflow) = (Health::of(end.result), &key.workflow);
+        let seen = AttemptReport { attempt, health, workflow, first_failed_at, error: &end.error };
+        let transition = self.schedule.attempt_ended(key.subscription, fresh, seen, now, &mut self.rng);
+        if transition.changed && self.state.subscriptions.contains_key(&key.subscription) {
             self.receiver_changed(key.subscription, actions);
-        } else if judged.changed {
+        } else if transition.changed {
             // The subscription has ended meanwhile: nothing is recorded about its receiver any more.
             self.schedule.forget_outage(key.subscription);
         }
-        let Some(lane) = self.world.lanes.get_mut(key) else { return };
+        let Some(lane) = self.state.lanes.get_mut(key) else { return };
         // A subscription that has ended, and was opened again, may have an attempt of its own in flight here.
         let Some((_, target)) = lane.in_flight.take_if(|(in_flight, _)| *in_flight == attempt) else { return };
-        if end.verdict == Verdict::Held {
+        if end.result == AttemptResult::Held {
             // Nothing was sent, so there is no attempt to record: the lane stands as before.
-            return self.go_on(key, now, actions);
+            return self.resume(key, now, actions);
         }
-        let uncounted = match end.verdict {
-            Verdict::Gone => true,
-            Verdict::Unreachable | Verdict::Unavailable | Verdict::Failed => {
-                !judged.counts && !has(Flaw::OutageExhausts)
+        let uncounted = match end.result {
+            AttemptResult::EndpointRetired => true,
+            AttemptResult::Unreachable | AttemptResult::Unavailable | AttemptResult::Failed => {
+                !transition.counts && !has(Flaw::OutageExhausts)
             }
-            Verdict::Delivered | Verdict::Rejected | Verdict::Held => false,
+            AttemptResult::Delivered | AttemptResult::Rejected | AttemptResult::Held => false,
         };
-        if let Target::Gone { event, number } = target {
-            self.drafts.attempt(attempt_record(&work, event, number, &end, uncounted, None));
-            lane.touched = self.drafts.open();
-            self.drafts.touch(key);
+        if let Target::Cancelled { event, number } = target {
+            self.pending.attempt(attempt_record(&work, event, number, &end, uncounted, None));
+            lane.touched = self.pending.open();
+            self.pending.touch(key);
             // What it says of the receiver counts all the same.
-            if end.verdict == Verdict::Gone {
-                self.gone(&work, target, revision, now, actions);
+            if end.result == AttemptResult::EndpointRetired {
+                self.pause_retired_endpoint(&work, target, revision, now, actions);
             }
-            return self.go_on(key, now, actions);
+            return self.resume(key, now, actions);
         }
-        let (Some(event), Some(tries)) = (lane.event(target).cloned(), lane.tries(target)) else { return };
-        tries.ended += 1;
-        if end.verdict != Verdict::Delivered {
-            tries.first_failed_at.get_or_insert(end.ended_at);
+        let (Some(event), Some(attempts)) = (lane.event(target).cloned(), lane.attempt_state(target)) else { return };
+        attempts.ended += 1;
+        if end.result != AttemptResult::Delivered {
+            attempts.first_failed_at.get_or_insert(end.ended_at);
         }
-        tries.uncounted += u32::from(uncounted);
-        let tries = tries.clone();
-        let rules =
-            self.world.subscriptions.get(&key.subscription).and_then(|subscription| subscription.rules.as_ref());
-        let wait = match end.verdict {
-            verdict if verdict.is_transient() && uncounted => {
-                let wait = |rules: &Rules| rules.retry.delay(tries.counted().max(1), end.retry_after, &mut self.rng);
-                let wait = rules.and_then(wait).or(end.retry_after).unwrap_or(WAIT_MIN);
+        attempts.uncounted += u32::from(uncounted);
+        let attempts = attempts.clone();
+        let policy =
+            self.state.subscriptions.get(&key.subscription).and_then(|subscription| subscription.policy.as_ref());
+        let wait = match end.result {
+            result if result.is_transient() && uncounted => {
+                let wait = |policy: &SubscriptionPolicy| {
+                    policy.retry.delay(attempts.counted().max(1), end.retry_after, &mut self.rng)
+                };
+                let wait = policy.and_then(wait).or(end.retry_after).unwrap_or(WAIT_MIN);
                 // An open circuit says itself how often the receiver is called.
-                let is_held = self.schedule.is_held(key.subscription);
-                Some(if is_held { wait } else { outage_wait(wait, tries.uncounted) })
+                let is_circuit_open = self.schedule.is_circuit_open(key.subscription);
+                Some(if is_circuit_open { wait } else { outage_wait(wait, attempts.uncounted) })
             }
-            verdict if verdict.is_transient() => {
-                rules.and_then(|rules| rules.retry.delay(tries.counted(), end.retry_after, &mut self.rng))
+            result if result.is_transient() => {
+                policy.and_then(|policy| policy.retry.delay(attempts.counted(), end.retry_after, &mut self.rng))
             }
             _ => None,
         };
-        let block = rules.is_some_and(|rules| rules.on_exhausted == OnExhausted::Block) && target == Target::Head;
+        let block = policy.is_some_and(|policy| policy.on_exhausted == OnExhausted::Block) && target == Target::Head;
         // Rounded up to the millisecond that is committed, so that a restart waits for exactly the same moment.
         let next_attempt = wait.and_then(|wait| now.checked_add(wait).ok()).map(ceil_millisecond);
-        self.drafts.attempt(attempt_record(&work, event.event.id, tries.ended, &end, uncounted, next_attempt));
+        self.pending.attempt(attempt_record(&work, event.event.id, attempts.ended, &end, uncounted, next_attempt));
 
-        if end.verdict == Verdict::Delivered {
-            self.settle(&work, target, &event, &tries, None, now);
-        } else if end.verdict == Verdict::Gone {
-            self.gone(&work, target, revision, now, actions);
+        if end.result == AttemptResult::Delivered {
+            self.settle(&work, target, &event, &attempts, None, now);
+        } else if end.result == AttemptResult::EndpointRetired {
+            self.pause_retired_endpoint(&work, target, revision, now, actions);
         } else if let Some(at) = next_attempt {
             self.wait(&work, target, at, now);
         } else if block {
             self.block(key);
         } else {
-            let reason = match end.verdict {
-                Verdict::Rejected => v1::DeadLetterReason::Permanent,
+            let reason = match end.result {
+                AttemptResult::Rejected => v1::DeadLetterReason::Permanent,
                 _ => v1::DeadLetterReason::Exhausted,
             };
             let death = Death { reason, error: end.error, status: end.status };
-            self.settle(&work, target, &event, &tries, Some(death), now);
+            self.settle(&work, target, &event, &attempts, Some(death), now);
         }
-        self.go_on(key, now, actions);
+        self.resume(key, now, actions);
     }
 
     /// An attempt has ended: the lane goes on, or, paused meanwhile, leaves in the log what nobody may attempt.
-    pub(super) fn go_on(&mut self, key: &LaneKey, now: Timestamp, actions: &mut Vec<Action>) {
-        if !self.world.may_deliver(key)
-            && let Some(lane) = self.world.lanes.get_mut(key)
+    pub(super) fn resume(&mut self, key: &LaneKey, now: Timestamp, actions: &mut Vec<Action>) {
+        if !self.state.may_deliver(key)
+            && let Some(lane) = self.state.lanes.get_mut(key)
         {
             self.memory.give_back(key.subscription, lane.park());
         }
@@ -138,15 +146,15 @@ impl Lanes {
         let error = reason.strip_prefix(SCHEMA_INVALID).unwrap_or(reason).to_owned();
         let death = Death { reason: v1::DeadLetterReason::SchemaInvalid, error, status: 0 };
         let work = Work { lane: key, seq: event.seq, run: Run::LIVE };
-        self.settle(&work, Target::Head, event, &Tries::default(), Some(death), now);
+        self.settle(&work, Target::Head, event, &AttemptState::default(), Some(death), now);
     }
 
     /// The target is attempted again, not before `at`.
     fn wait(&mut self, work: &Work, target: Target, at: Timestamp, now: Timestamp) {
-        let Some(lane) = self.world.lanes.get_mut(&work.lane) else { return };
-        if let Some(tries) = lane.tries(target) {
-            tries.not_before = Some(at);
-            tries.wait_ms = wait_ms(at, now);
+        let Some(lane) = self.state.lanes.get_mut(&work.lane) else { return };
+        if let Some(attempts) = lane.attempt_state(target) {
+            attempts.not_before = Some(at);
+            attempts.wait_ms = wait_ms(at, now);
         }
         // With the memory full, whoever waits makes room for who need not.
         if self.memory.is_full() || at.duration_since(now) >= PARK_AFTER {
@@ -157,16 +165,23 @@ impl Lanes {
 
     /// The receiver wants nothing any more. What it said while the subscription was another is of no account: the event is
     /// simply attempted again.
-    fn gone(&mut self, work: &Work, target: Target, revision: u64, now: Timestamp, actions: &mut Vec<Action>) {
-        if let Some(lane) = self.world.lanes.get_mut(&work.lane)
-            && let Some(tries) = lane.tries(target)
+    fn pause_retired_endpoint(
+        &mut self,
+        work: &Work,
+        target: Target,
+        revision: u64,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        if let Some(lane) = self.state.lanes.get_mut(&work.lane)
+            && let Some(attempts) = lane.attempt_state(target)
         {
-            tries.not_before = None;
+            attempts.not_before = None;
         }
         self.tell(work, target);
         let uid = work.lane.subscription;
-        let Some(subscription) = self.world.subscriptions.get_mut(&uid) else { return };
-        let current = subscription.rules.as_ref().is_some_and(|rules| rules.revision == revision);
+        let Some(subscription) = self.state.subscriptions.get_mut(&uid) else { return };
+        let current = subscription.policy.as_ref().is_some_and(|policy| policy.revision == revision);
         if current && subscription.is_enabled() {
             subscription.gone = Some(revision);
             let reason = format!(
@@ -180,24 +195,24 @@ impl Lanes {
 
     /// The open draft tells how far the target has come.
     fn tell(&mut self, work: &Work, target: Target) {
-        if let Some(lane) = self.world.lanes.get_mut(&work.lane) {
-            lane.touched = self.drafts.open();
+        if let Some(lane) = self.state.lanes.get_mut(&work.lane) {
+            lane.touched = self.pending.open();
         }
         match target {
-            Target::Head => self.drafts.touch(&work.lane),
-            Target::Run(seq, run) => self.drafts.run(&work.lane, seq, run),
-            Target::Gone { .. } => {}
+            Target::Head => self.pending.touch(&work.lane),
+            Target::Run(seq, run) => self.pending.run(&work.lane, seq, run),
+            Target::Cancelled { .. } => {}
         }
     }
 
     /// The lane stands still until an operator decides.
     fn block(&mut self, key: &LaneKey) {
-        let Some(lane) = self.world.lanes.get_mut(key) else { return };
+        let Some(lane) = self.state.lanes.get_mut(key) else { return };
         lane.blocked = true;
         self.memory.give_back(key.subscription, lane.park());
-        lane.hold = Some(self.drafts.open());
-        lane.touched = self.drafts.open();
-        self.drafts.touch(key);
+        lane.hold = Some(self.pending.open());
+        lane.touched = self.pending.open();
+        self.pending.touch(key);
     }
 
     /// The target has come to its end. A lane runs ahead of the commit over live successes only: whatever else settles
@@ -207,11 +222,11 @@ impl Lanes {
         work: &Work,
         target: Target,
         event: &Arc<StoredEvent>,
-        tries: &Tries,
+        attempts: &AttemptState,
         death: Option<Death>,
         now: Timestamp,
     ) {
-        let Some(lane) = self.world.lanes.get_mut(&work.lane) else { return };
+        let Some(lane) = self.state.lanes.get_mut(&work.lane) else { return };
         match target {
             Target::Head => {
                 self.memory.give_back(work.lane.subscription, lane.settle_head(event.seq));
@@ -222,29 +237,29 @@ impl Lanes {
             Target::Run(seq, run) => {
                 lane.runs.remove(&(seq, run));
             }
-            Target::Gone { .. } => {}
+            Target::Cancelled { .. } => {}
         }
         if death.is_some() || target != Target::Head {
-            lane.hold = Some(self.drafts.open());
+            lane.hold = Some(self.pending.open());
         }
-        lane.touched = self.drafts.open();
+        lane.touched = self.pending.open();
         let settled = v1::Outcome {
             kind: v1::OutcomeKind::Delivered.into(),
             event_id: event.event.id.to_vec(),
-            attempts: tries.ended,
+            attempts: attempts.ended,
             at_ms: now.as_millisecond(),
             ..outcome_of(work)
         };
-        let Some(death) = death else { return self.drafts.outcome(Some(&work.lane), settled, None) };
+        let Some(death) = death else { return self.pending.outcome(Some(&work.lane), settled, None) };
         let outcome = v1::Outcome {
             kind: v1::OutcomeKind::DeadLettered.into(),
             reason: death.reason.into(),
-            first_failed_at_ms: millis(tries.first_failed_at),
+            first_failed_at_ms: millis(attempts.first_failed_at),
             last_error: death.error,
             last_status: u32::from(death.status),
             ..settled
         };
-        self.drafts.outcome(Some(&work.lane), outcome, Some(Arc::clone(event)));
+        self.pending.outcome(Some(&work.lane), outcome, Some(Arc::clone(event)));
     }
 
     pub(super) fn loaded(
@@ -254,7 +269,7 @@ impl Lanes {
         now: Timestamp,
         actions: &mut Vec<Action>,
     ) {
-        let Some(lane) = self.world.lanes.get_mut(&work.lane) else { return };
+        let Some(lane) = self.state.lanes.get_mut(&work.lane) else { return };
         let Some(pending) = lane.runs.get_mut(&(work.seq, work.run)) else { return };
         pending.loading = false;
         if event.is_some() {
@@ -263,29 +278,29 @@ impl Lanes {
             let outcome = v1::Outcome {
                 kind: v1::OutcomeKind::DeadLettered.into(),
                 event_id: pending.event_id.to_vec(),
-                attempts: pending.tries.ended,
+                attempts: pending.attempts.ended,
                 reason: v1::DeadLetterReason::Expired.into(),
                 at_ms: now.as_millisecond(),
                 last_error: "its copy on DLQ is no longer kept".into(),
                 ..outcome_of(work)
             };
             lane.runs.remove(&(work.seq, work.run));
-            lane.hold = Some(self.drafts.open());
-            lane.touched = self.drafts.open();
-            self.drafts.outcome(Some(&work.lane), outcome, None);
+            lane.hold = Some(self.pending.open());
+            lane.touched = self.pending.open();
+            self.pending.outcome(Some(&work.lane), outcome, None);
         }
         self.advance(&work.lane, now, actions);
     }
 
-    pub(super) fn committed(&mut self, draft: u64, now: Timestamp, actions: &mut Vec<Action>) {
-        self.filters_committed(draft, now, actions);
-        for key in self.drafts.committed(draft) {
-            let Some(lane) = self.world.lanes.get_mut(&key) else { continue };
-            if lane.hold.is_some_and(|hold| hold <= draft) {
+    pub(super) fn commit_stored(&mut self, pending: u64, now: Timestamp, actions: &mut Vec<Action>) {
+        self.filters_committed(pending, now, actions);
+        for key in self.pending.committed(pending) {
+            let Some(lane) = self.state.lanes.get_mut(&key) else { continue };
+            if lane.hold.is_some_and(|hold| hold <= pending) {
                 lane.hold = None;
                 self.advance(&key, now, actions);
                 self.advance_events_of(&key, now, actions);
-            } else if lane.touched <= draft && lane.is_idle() {
+            } else if lane.touched <= pending && lane.is_idle() {
                 self.forget(&key);
             }
         }
@@ -293,7 +308,7 @@ impl Lanes {
 
     /// Takes an idle lane out of memory: a lane without work costs nothing.
     pub(super) fn forget(&mut self, key: &LaneKey) {
-        if let Some(lane) = self.world.remove_lane(key)
+        if let Some(lane) = self.state.remove_lane(key)
             && let Some(at) = lane.timer
         {
             self.schedule.disarm(at, key);

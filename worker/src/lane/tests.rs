@@ -34,7 +34,7 @@ use super::{
     lane::{EVENT_OVERHEAD_BYTES, event_bytes},
     *,
 };
-use model::World;
+use model::Model;
 use record::{Record, recorded_lane};
 use step::{Step, step};
 
@@ -134,12 +134,12 @@ fn takes(subscription: u8, seq: StreamSeq) -> bool {
     filter_takes(subscription, false, seq.0)
 }
 
-fn rules(subscription: u8, paused: bool, revision: u64) -> Rules {
-    rules_of(subscription, paused, revision, false)
+fn policy(subscription: u8, paused: bool, revision: u64) -> SubscriptionPolicy {
+    policy_of(subscription, paused, revision, false)
 }
 
-fn rules_of(subscription: u8, paused: bool, revision: u64, narrow: bool) -> Rules {
-    Rules {
+fn policy_of(subscription: u8, paused: bool, revision: u64, narrow: bool) -> SubscriptionPolicy {
+    SubscriptionPolicy {
         uid: uid(subscription),
         name: format!("s{subscription}"),
         revision,
@@ -149,7 +149,7 @@ fn rules_of(subscription: u8, paused: bool, revision: u64, narrow: bool) -> Rule
         author: weft_nats::catalog::Author { operator: "ann".into(), is_creator: true },
         catalog: v1::CatalogPosition { created_ns: 1, sequence: revision },
         concurrency: 2,
-        gap: None,
+        min_interval: None,
         retry: RetryPolicy::Exponential {
             max_retries: RETRIES,
             base: std::time::Duration::from_secs(3),
@@ -184,10 +184,10 @@ proptest! {
     /// P3, P5 and the bounds, over random histories with crashes.
     #[test]
     fn lanes_keep_their_promises(steps in proptest::collection::vec(step(), 1..250), seed in any::<u64>()) {
-        let mut world = World::new(seed);
+        let mut model = Model::new(seed);
         for step in steps {
-            world.run(step);
+            model.run(step);
         }
-        world.heal();
+        model.heal();
     }
 }

@@ -16,7 +16,7 @@ use weft_nats::{
 };
 use weft_proto::ids::{ShardId, StreamSeq};
 
-use super::{Held, Holder, Presence, Roster, WorkerId};
+use super::{ClusterView, Holder, LeaseState, Presence, WorkerId};
 
 /// Keys of one answer. A mesh of 64 shards and ten workers has 140, ended ones and those of gateways included.
 const PAGE_KEYS: usize = 1000;
@@ -55,16 +55,16 @@ impl Bucket {
     /// # Errors
     ///
     /// What the log says; it passes.
-    pub async fn look(&self) -> Result<Roster, String> {
+    pub async fn look(&self) -> Result<ClusterView, String> {
         let stream = bucket_stream(LEASES_BUCKET);
-        let (mut roster, mut from) = (Roster::default(), StreamSeq(1));
+        let (mut view, mut from) = (ClusterView::default(), StreamSeq(1));
         loop {
             let page = direct::range(&self.connection, &stream, from, ">", PAGE_KEYS, PAGE_BYTES).await;
             let page = page.map_err(|error| error.to_string())?;
-            let Some(last) = page.last() else { return Ok(roster) };
+            let Some(last) = page.last() else { return Ok(view) };
             from = last.seq.next();
             // What was renewed meanwhile comes again, newer.
-            page.iter().for_each(|message| note(&mut roster, message));
+            page.iter().for_each(|message| note(&mut view, message));
         }
     }
 
@@ -118,23 +118,23 @@ pub(super) fn lease_key(shard: ShardId) -> String {
 }
 
 /// Notes what a message says. Keys of others, gateways' among them, say nothing here.
-fn note(roster: &mut Roster, message: &Stored) {
+fn note(view: &mut ClusterView, message: &Stored) {
     let prefix = format!("$KV.{LEASES_BUCKET}.");
     let Some(key) = message.subject.strip_prefix(&prefix) else { return };
     // A marker of a deletion is empty. A key that has expired leaves none.
     let ended = message.payload.is_empty();
     if let Some(worker) = key.strip_prefix("worker.") {
         let worker = WorkerId(worker.to_owned());
-        roster.revisions.insert(worker.clone(), message.seq.0);
+        view.revisions.insert(worker.clone(), message.seq.0);
         if ended {
-            roster.workers.remove(&worker);
+            view.workers.remove(&worker);
         } else {
             // It lives, whatever a later version may say of itself.
             let presence = serde_json::from_slice::<Presence>(&message.payload).unwrap_or_default();
-            roster.workers.insert(worker, presence);
+            view.workers.insert(worker, presence);
         }
     } else if let Ok(shard) = key.parse() {
         let holder = (!ended).then(|| Holder::parse(&String::from_utf8_lossy(&message.payload)));
-        roster.leases.insert(ShardId(shard), Held { holder, revision: message.seq.0 });
+        view.leases.insert(ShardId(shard), LeaseState { holder, revision: message.seq.0 });
     }
 }

@@ -7,11 +7,11 @@
 
 use std::time::Duration;
 
-use super::{Holder, Roster, attempts_until};
+use super::{ClusterView, Holder, attempts_until};
 
 /// What a process is to do about its presence key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum PresenceAction {
     /// Write it, expecting this revision. Only when that succeeds may the process own shards.
     Write {
         /// The key's newest revision.
@@ -75,22 +75,22 @@ impl Identity {
     }
 
     /// The next step, by what a look that was begun at `now` has shown. `now` never goes back.
-    pub fn step(&mut self, roster: &Roster, now: Duration) -> Step {
-        let expected = roster.revisions.get(&self.me.worker).copied().unwrap_or(0);
+    pub fn presence_action(&mut self, view: &ClusterView, now: Duration) -> PresenceAction {
+        let expected = view.revisions.get(&self.me.worker).copied().unwrap_or(0);
         // A key that has run out leaves nothing: the next write is the first one. The leader compares, so this is safe also
         // where a replica that lags has not shown the key.
         let ran_out = expected == 0 && now.saturating_sub(self.written_at) >= self.ttl;
         if expected < self.written && !ran_out {
             // A replica that lags behind has answered.
-            return Step::Write { expected: self.written };
+            return PresenceAction::Write { expected: self.written };
         }
-        let presence = roster.workers.get(&self.me.worker);
+        let presence = view.workers.get(&self.me.worker);
         let Some(incarnation) = presence.map(|presence| &presence.incarnation).filter(|of| **of != self.me.incarnation)
         else {
             self.other = None;
-            return Step::Write { expected };
+            return PresenceAction::Write { expected };
         };
-        let revision = self.newest_of_others(roster).max(expected);
+        let revision = self.newest_of_others(view).max(expected);
         let other = self.other.get_or_insert_with(|| Other {
             incarnation: incarnation.clone(),
             revision,
@@ -101,15 +101,15 @@ impl Identity {
             *other = Other { incarnation: incarnation.clone(), revision, since: now, alive: true };
         }
         if now.saturating_sub(other.since) >= self.quiet {
-            return Step::Write { expected };
+            return PresenceAction::Write { expected };
         }
-        Step::Wait { other: other.incarnation.clone(), alive: other.alive }
+        PresenceAction::Wait { other: other.incarnation.clone(), alive: other.alive }
     }
 
     /// The newest revision of a lease that another process of the id holds.
-    fn newest_of_others(&self, roster: &Roster) -> u64 {
+    fn newest_of_others(&self, view: &ClusterView) -> u64 {
         let of_another = |holder: &Holder| holder.worker == self.me.worker && *holder != self.me;
-        let held = roster.leases.values().filter(|lease| lease.holder.as_ref().is_some_and(of_another));
+        let held = view.leases.values().filter(|lease| lease.holder.as_ref().is_some_and(of_another));
         held.map(|lease| lease.revision).max().unwrap_or(0)
     }
 }
@@ -125,13 +125,13 @@ mod tests {
         Holder { worker: WorkerId("id".into()), incarnation: incarnation.into() }
     }
 
-    fn roster(incarnation: Option<&str>, revision: u64) -> Roster {
+    fn view(incarnation: Option<&str>, revision: u64) -> ClusterView {
         let id = WorkerId("id".into());
         let presence = |of: &str| Presence { incarnation: of.into(), ..Presence::default() };
-        Roster {
+        ClusterView {
             workers: incarnation.map(|of| (id.clone(), presence(of))).into_iter().collect(),
             revisions: [(id, revision)].into(),
-            ..Roster::default()
+            ..ClusterView::default()
         }
     }
 
@@ -144,26 +144,34 @@ mod tests {
     fn a_key_that_ran_out_is_written_as_a_new_one() {
         let mut identity = Identity::new(holder("a"), TTL);
         identity.wrote(9, secs(10));
-        assert_eq!(identity.step(&Roster::default(), secs(12)), Step::Write { expected: 9 }, "a replica lags");
-        assert_eq!(identity.step(&Roster::default(), secs(13)), Step::Write { expected: 0 });
-        assert_eq!(identity.step(&roster(Some("a"), 8), secs(14)), Step::Write { expected: 9 }, "a replica lags");
+        assert_eq!(
+            identity.presence_action(&ClusterView::default(), secs(12)),
+            PresenceAction::Write { expected: 9 },
+            "a replica lags"
+        );
+        assert_eq!(identity.presence_action(&ClusterView::default(), secs(13)), PresenceAction::Write { expected: 0 });
+        assert_eq!(
+            identity.presence_action(&view(Some("a"), 8), secs(14)),
+            PresenceAction::Write { expected: 9 },
+            "a replica lags"
+        );
     }
 
     #[test]
     fn a_free_key_and_its_own_are_written_at_once() {
         let mut identity = Identity::new(holder("a"), TTL);
-        assert_eq!(identity.step(&Roster::default(), secs(1)), Step::Write { expected: 0 });
-        assert_eq!(identity.step(&roster(None, 7), secs(1)), Step::Write { expected: 7 });
-        assert_eq!(identity.step(&roster(Some("a"), 8), secs(2)), Step::Write { expected: 8 });
+        assert_eq!(identity.presence_action(&ClusterView::default(), secs(1)), PresenceAction::Write { expected: 0 });
+        assert_eq!(identity.presence_action(&view(None, 7), secs(1)), PresenceAction::Write { expected: 7 });
+        assert_eq!(identity.presence_action(&view(Some("a"), 8), secs(2)), PresenceAction::Write { expected: 8 });
     }
 
     #[test]
     fn the_key_of_a_process_that_has_ended_is_taken_once_it_has_been_quiet() {
         let mut identity = Identity::new(holder("a"), TTL);
-        let wait = Step::Wait { other: "b".into(), alive: false };
-        assert_eq!(identity.step(&roster(Some("b"), 7), secs(10)), wait);
-        assert_eq!(identity.step(&roster(Some("b"), 7), secs(11)), wait);
-        assert_eq!(identity.step(&roster(Some("b"), 7), secs(12)), Step::Write { expected: 7 });
+        let wait = PresenceAction::Wait { other: "b".into(), alive: false };
+        assert_eq!(identity.presence_action(&view(Some("b"), 7), secs(10)), wait);
+        assert_eq!(identity.presence_action(&view(Some("b"), 7), secs(11)), wait);
+        assert_eq!(identity.presence_action(&view(Some("b"), 7), secs(12)), PresenceAction::Write { expected: 7 });
     }
 
     #[test]
@@ -171,17 +179,24 @@ mod tests {
         let mut identity = Identity::new(holder("a"), TTL);
         for look in 0..100 {
             let alive = look > 0;
-            let step = identity.step(&roster(Some("b"), 7 + look), secs(look));
-            assert_eq!(step, Step::Wait { other: "b".into(), alive });
+            let presence_action = identity.presence_action(&view(Some("b"), 7 + look), secs(look));
+            assert_eq!(presence_action, PresenceAction::Wait { other: "b".into(), alive });
         }
-        assert_eq!(identity.step(&roster(None, 200), secs(101)), Step::Write { expected: 200 }, "it has left");
+        assert_eq!(
+            identity.presence_action(&view(None, 200), secs(101)),
+            PresenceAction::Write { expected: 200 },
+            "it has left"
+        );
     }
 
     #[test]
     fn a_replica_that_lags_behind_does_not_bring_an_earlier_process_back() {
         let mut identity = Identity::new(holder("a"), TTL);
         identity.wrote(9, secs(1));
-        assert_eq!(identity.step(&roster(Some("b"), 7), secs(1)), Step::Write { expected: 9 });
-        assert_eq!(identity.step(&roster(Some("b"), 11), secs(2)), Step::Wait { other: "b".into(), alive: false });
+        assert_eq!(identity.presence_action(&view(Some("b"), 7), secs(1)), PresenceAction::Write { expected: 9 });
+        assert_eq!(
+            identity.presence_action(&view(Some("b"), 11), secs(2)),
+            PresenceAction::Wait { other: "b".into(), alive: false }
+        );
     }
 }

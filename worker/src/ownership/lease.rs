@@ -31,13 +31,13 @@ pub struct Lease {
 
 /// What a driver sees of its lease. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Tenure {
+pub struct LeaseGuard {
     /// No attempt starts at or after this moment of the boot clock.
     until: watch::Receiver<Duration>,
     lost: CancellationToken,
 }
 
-impl Tenure {
+impl LeaseGuard {
     /// One in which attempts start before `until` of the boot clock, as that is renewed, and that ends with `lost`.
     pub fn new(until: watch::Receiver<Duration>, lost: CancellationToken) -> Self {
         Self { until, lost }
@@ -86,11 +86,11 @@ impl Leases {
 
 impl Lease {
     /// Renews the lease until it is lost or `release` is cancelled, then gives it back. What the driver sees comes first.
-    pub fn keep(self, release: CancellationToken) -> (Tenure, impl Future<Output = ()> + Send) {
+    pub fn keep(self, release: CancellationToken) -> (LeaseGuard, impl Future<Output = ()> + Send) {
         let (until, receiver) = watch::channel(self.attempts_until());
         let lost = CancellationToken::new();
-        let tenure = Tenure::new(receiver, lost.clone());
-        (tenure, self.renew(until, lost.drop_guard(), release))
+        let lease = LeaseGuard::new(receiver, lost.clone());
+        (lease, self.renew(until, lost.drop_guard(), release))
     }
 
     fn attempts_until(&self) -> Duration {

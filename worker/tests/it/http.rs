@@ -27,8 +27,8 @@ use weft_proto::{
 };
 use weft_worker::{
     destination::{Delivery, Destinations, NotSent},
-    lane::{AttemptEnd, Verdict},
-    ownership::Tenure,
+    lane::{AttemptEnd, AttemptResult},
+    ownership::LeaseGuard,
 };
 
 use crate::support::{PATIENCE, SECRET};
@@ -110,7 +110,7 @@ pub fn delivery() -> Delivery {
         epoch: 9,
         timeout: TIMEOUT,
         clock: ServerClock::default(),
-        tenure: Tenure::unlimited(),
+        lease: LeaseGuard::unlimited(),
     }
 }
 
@@ -149,7 +149,7 @@ async fn a_delivery_is_signed_and_says_its_place() {
     let (url, mut taken) = receiver().await;
     let live = delivery();
     let end = deliver(live.clone(), &format!("{url}/ok"), LOCAL).await;
-    assert_eq!((end.verdict, end.status, &end.response[..]), (Verdict::Delivered, 200, &b"thanks"[..]));
+    assert_eq!((end.result, end.status, &end.response[..]), (AttemptResult::Delivered, 200, &b"thanks"[..]));
     let (headers, body) = taken.recv().await.unwrap();
     for secret in [SECRET, NEW_SECRET] {
         standardwebhooks::Webhook::new(secret).unwrap().verify(&body, &headers).unwrap();
@@ -182,34 +182,30 @@ async fn a_delivery_is_signed_and_says_its_place() {
 #[tokio::test]
 async fn answers_are_told_apart() {
     let (url, _taken) = receiver().await;
-    let (permanent, transient) = (Verdict::Rejected, Verdict::Failed);
-    for (path, verdict, class, status) in [
-        ("/ok", Verdict::Delivered, AttemptClass::Delivered, 200),
+    let (permanent, transient) = (AttemptResult::Rejected, AttemptResult::Failed);
+    for (path, result, class, status) in [
+        ("/ok", AttemptResult::Delivered, AttemptClass::Delivered, 200),
         ("/bad", permanent, AttemptClass::HttpStatus, 422),
         ("/large", permanent, AttemptClass::HttpStatus, 413),
-        ("/gone", Verdict::Gone, AttemptClass::HttpStatus, 410),
+        ("/gone", AttemptResult::EndpointRetired, AttemptClass::HttpStatus, 410),
         ("/elsewhere", transient, AttemptClass::HttpStatus, 302),
         ("/nowhere", transient, AttemptClass::HttpStatus, 404),
         ("/late", transient, AttemptClass::Timeout, 0),
-        ("/unavailable", Verdict::Unavailable, AttemptClass::HttpStatus, 503),
+        ("/unavailable", AttemptResult::Unavailable, AttemptClass::HttpStatus, 503),
         ("/endless", transient, AttemptClass::HttpStatus, 500),
         // The status has been given: how the body ends changes nothing.
-        ("/stuck", Verdict::Delivered, AttemptClass::Delivered, 200),
+        ("/stuck", AttemptResult::Delivered, AttemptClass::Delivered, 200),
     ] {
         let end = attempt(&format!("{url}{path}"), LOCAL).await;
         let took = Duration::try_from(end.ended_at.duration_since(end.started_at)).unwrap();
         assert!(took < TIMEOUT * 4, "{path}: took {took:?}, the body included");
-        assert_eq!((end.verdict, end.class, end.status), (verdict, class, status), "{path}: {}", end.error);
+        assert_eq!((end.result, end.class, end.status), (result, class, status), "{path}: {}", end.error);
         assert!(end.response.len() <= 1024, "{path}: the response is bounded");
     }
     let busy = attempt(&format!("{url}/busy"), LOCAL).await;
     assert_eq!((busy.status, busy.retry_after), (429, Some(Duration::from_secs(17))));
     let large_now = attempt(&format!("{url}/large-now"), LOCAL).await;
-    assert_eq!(
-        (large_now.verdict, large_now.retry_after),
-        (transient, Some(Duration::from_secs(2))),
-        "it is temporary"
-    );
+    assert_eq!((large_now.result, large_now.retry_after), (transient, Some(Duration::from_secs(2))), "it is temporary");
     assert_eq!(attempt(&format!("{url}/bad"), LOCAL).await.response, "what is this");
 }
 
@@ -218,13 +214,18 @@ async fn what_goes_wrong_before_an_answer_is_named() {
     let (url, _taken) = receiver().await;
     for host in ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "[::ffff:127.0.0.1]", "localhost"] {
         let end = attempt(&url.replace("127.0.0.1", host), &["10.0.0.0/8"]).await;
-        assert_eq!((end.verdict, end.class), (Verdict::Held, AttemptClass::RefusedAddress), "{host}: {}", end.error);
+        assert_eq!(
+            (end.result, end.class),
+            (AttemptResult::Held, AttemptClass::RefusedAddress),
+            "{host}: {}",
+            end.error
+        );
         assert!(end.error.contains("loopback") && end.error.contains("allow_networks"), "{host}: {}", end.error);
     }
 
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let closed = attempt(&format!("http://{free}/"), LOCAL).await;
-    assert_eq!((closed.verdict, closed.class), (Verdict::Unreachable, AttemptClass::Connect), "{}", closed.error);
+    assert_eq!((closed.result, closed.class), (AttemptResult::Unreachable, AttemptClass::Connect), "{}", closed.error);
     assert!(closed.error.contains(&free.to_string()), "it says where: {}", closed.error);
     let plain = attempt(&url.replace("http://", "https://"), LOCAL).await;
     assert_eq!(plain.class, AttemptClass::Tls, "{}", plain.error);
@@ -242,7 +243,7 @@ async fn a_time_out_or_reset_tells_whether_there_was_a_connection() {
     let address = listener.local_addr().unwrap();
     let _first = TcpStream::connect(address).await.unwrap();
     let late = attempt(&format!("http://{address}/"), LOCAL).await;
-    assert_eq!((late.verdict, late.class), (Verdict::Unreachable, AttemptClass::Connect), "{}", late.error);
+    assert_eq!((late.result, late.class), (AttemptResult::Unreachable, AttemptClass::Connect), "{}", late.error);
 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -254,7 +255,7 @@ async fn a_time_out_or_reset_tells_whether_there_was_a_connection() {
         drop(connection);
     };
     let ((), end) = tokio::join!(reset, attempt(&url, LOCAL));
-    assert_eq!((end.verdict, end.class), (Verdict::Failed, AttemptClass::Protocol), "{}", end.error);
+    assert_eq!((end.result, end.class), (AttemptResult::Failed, AttemptClass::Protocol), "{}", end.error);
 }
 
 /// A subscription that this process cannot deliver to waits, and is delivered to as soon as it can.
@@ -270,10 +271,10 @@ async fn a_destination_that_cannot_be_used_is_held_and_names_why() {
     };
     assert!(destinations.put(&subscription).is_err());
     let end = destinations.deliver(delivery.clone()).await.unwrap();
-    assert_eq!(end.verdict, Verdict::Held);
+    assert_eq!(end.result, AttemptResult::Held);
     assert!(end.error.contains("no code named \"print\""), "{}", end.error);
     destinations.remove(delivery.uid);
-    assert_eq!(destinations.deliver(delivery).await.unwrap().verdict, Verdict::Held);
+    assert_eq!(destinations.deliver(delivery).await.unwrap().result, AttemptResult::Held);
 }
 
 /// P3 at a take-over: whether the owner may still start an attempt is asked when there is a connection to write to, however
@@ -287,9 +288,9 @@ async fn a_connection_that_comes_after_the_lease_is_sent_nothing() {
         let listener = socket.listen(0).unwrap();
         let address = listener.local_addr().unwrap();
         let _first = TcpStream::connect(address).await.unwrap();
-        let (until, tenure) = watch::channel(Duration::MAX);
-        let tenure = Tenure::new(tenure, CancellationToken::new());
-        let delivery = Delivery { timeout: PATIENCE, tenure, ..delivery() };
+        let (until, lease) = watch::channel(Duration::MAX);
+        let lease = LeaseGuard::new(lease, CancellationToken::new());
+        let delivery = Delivery { timeout: PATIENCE, lease, ..delivery() };
         let url = format!("http://{address}/");
         let delivering = try_deliver(delivery, &url, LOCAL);
         tokio::pin!(delivering);
@@ -306,7 +307,7 @@ async fn a_connection_that_comes_after_the_lease_is_sent_nothing() {
         };
         let (received, end) = tokio::join!(receive, delivering);
         if outlives {
-            assert_eq!((received.as_slice(), end.unwrap().verdict), (&b"POST"[..], Verdict::Failed));
+            assert_eq!((received.as_slice(), end.unwrap().result), (&b"POST"[..], AttemptResult::Failed));
         } else {
             assert_eq!((received, end), (vec![], Err(NotSent)));
         }
@@ -316,7 +317,7 @@ async fn a_connection_that_comes_after_the_lease_is_sent_nothing() {
 #[tokio::test]
 async fn nothing_begins_without_a_lease() {
     let (url, mut taken) = receiver().await;
-    let tenure = Tenure::new(watch::channel(Duration::ZERO).1, CancellationToken::new());
-    assert_eq!(try_deliver(Delivery { tenure, ..delivery() }, &format!("{url}/ok"), LOCAL).await, Err(NotSent));
+    let lease = LeaseGuard::new(watch::channel(Duration::ZERO).1, CancellationToken::new());
+    assert_eq!(try_deliver(Delivery { lease, ..delivery() }, &format!("{url}/ok"), LOCAL).await, Err(NotSent));
     assert!(taken.try_recv().is_err());
 }

@@ -58,12 +58,12 @@ async fn a_kept_lease_outlives_its_time_and_a_released_one_is_free_at_once() {
     let log = Log::start().await;
     let (one, two) = (leases(&log, "one"), leases(&log, "two"));
     let release = CancellationToken::new();
-    let (tenure, keeping) = claim(&log, &one).await.keep(release.clone());
+    let (lease, keeping) = claim(&log, &one).await.keep(release.clone());
     let keeper = tokio::spawn(keeping);
     // Longer than its time to live.
-    let outlived = tokio::time::timeout(Duration::from_secs(3), tenure.lost().cancelled_owned()).await;
+    let outlived = tokio::time::timeout(Duration::from_secs(3), lease.lost().cancelled_owned()).await;
     assert!(outlived.is_err(), "it is not lost");
-    assert!(tenure.may_attempt());
+    assert!(lease.may_attempt());
     assert_eq!(held(&log).await.0.as_deref(), Some("one"));
     release.cancel();
     keeper.await.unwrap();
@@ -75,11 +75,11 @@ async fn a_kept_lease_outlives_its_time_and_a_released_one_is_free_at_once() {
 async fn a_holder_that_cannot_renew_stops_in_time() {
     let log = Log::start().await;
     let one = leases(&log, "one");
-    let (tenure, keeping) = claim(&log, &one).await.keep(CancellationToken::new());
+    let (lease, keeping) = claim(&log, &one).await.keep(CancellationToken::new());
     let keeper = tokio::spawn(keeping);
     log.server.pause();
-    tokio::time::timeout(PATIENCE, tenure.lost().cancelled_owned()).await.expect("it is lost");
-    assert!(!tenure.may_attempt(), "no attempt starts beyond two thirds of the time to live");
+    tokio::time::timeout(PATIENCE, lease.lost().cancelled_owned()).await.expect("it is lost");
+    assert!(!lease.may_attempt(), "no attempt starts beyond two thirds of the time to live");
     log.server.resume();
     keeper.await.unwrap();
 }

@@ -8,7 +8,7 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use super::*;
 use crate::lane::flaw::is_noticed;
 
-use Sign::{Alive, Failed, Held, Unavailable, Unreachable};
+use Health::{Failed, Held, Unavailable, Unreachable, Up};
 
 fn workflow(number: u8) -> WorkflowId {
     WorkflowId::new(format!("w{number}")).unwrap()
@@ -39,24 +39,24 @@ impl Player {
         id
     }
 
-    fn end(&mut self, attempt: AttemptId, sign: Sign, number: u8, now: Timestamp) -> Judged {
+    fn end(&mut self, attempt: AttemptId, health: Health, number: u8, now: Timestamp) -> Transition {
         let first_failed_at = self.failed_at.get(&number).copied();
-        if sign == Alive {
+        if health == Up {
             self.failed_at.remove(&number);
         } else {
             self.failed_at.entry(number).or_insert(now);
         }
-        let end = Ended { attempt, sign, workflow: &workflow(number), first_failed_at, error: "no" };
+        let end = AttemptReport { attempt, health, workflow: &workflow(number), first_failed_at, error: "no" };
         self.circuit.ended(end, now, &mut self.rng)
     }
 
     /// Attempts one after the other: when, what, of which workflow. Whether each counted.
-    fn play(&mut self, ends: &[(i64, Sign, u8)]) -> Vec<bool> {
-        let judged = ends.iter().map(|(ms, sign, number)| {
+    fn play(&mut self, ends: &[(i64, Health, u8)]) -> Vec<bool> {
+        let transition = ends.iter().map(|(ms, health, number)| {
             let attempt = self.start(at(*ms));
-            self.end(attempt, *sign, *number, at(*ms)).counts
+            self.end(attempt, *health, *number, at(*ms)).counts
         });
-        judged.collect()
+        transition.collect()
     }
 }
 
@@ -84,8 +84,8 @@ fn a_receiver_that_says_it_is_unavailable_opens_it_with_the_second_workflow_and_
 #[test]
 fn unavailable_counts_once_the_receiver_has_answered_anything_else_since() {
     let mut player = Player::new();
-    assert_eq!(player.play(&[(0, Alive, 1), (1000, Unavailable, 0), (2000, Unavailable, 0)]), [true, false, false]);
-    assert_eq!(player.play(&[(3000, Alive, 1), (4000, Unavailable, 0)]), [true, true]);
+    assert_eq!(player.play(&[(0, Up, 1), (1000, Unavailable, 0), (2000, Unavailable, 0)]), [true, false, false]);
+    assert_eq!(player.play(&[(3000, Up, 1), (4000, Unavailable, 0)]), [true, true]);
     let mut player = Player::new();
     let hour = 3_600_000;
     assert_eq!(
@@ -99,7 +99,7 @@ fn failures_by_chance_are_no_outage() {
     let mut player = Player::new();
     player.play(&[(0, Unreachable, 0), (499, Unreachable, 1)]);
     assert!(player.circuit.is_closed(), "not long enough");
-    player.play(&[(500, Alive, 2), (600, Unreachable, 3), (1099, Unreachable, 4)]);
+    player.play(&[(500, Up, 2), (600, Unreachable, 3), (1099, Unreachable, 4)]);
     assert!(player.circuit.is_closed(), "an answer between them");
 }
 
@@ -116,14 +116,14 @@ fn a_few_sick_workflows_never_open_it() {
 /// P4: however many workflows are sick, once the receiver has answered another they are known to be.
 #[test]
 fn workflows_that_are_known_to_be_sick_never_open_it() {
-    for sign in [Failed, Unavailable] {
+    for health in [Failed, Unavailable] {
         let mut player = Player::new();
-        player.play(&(0..20).map(|number| (0, sign, number)).collect::<Vec<_>>());
-        player.play(&[(1000, Alive, 100)]);
-        let ends: Vec<_> = (0..1000).map(|number| (2000 + number * 100, sign, (number % 20) as u8)).collect();
+        player.play(&(0..20).map(|number| (0, health, number)).collect::<Vec<_>>());
+        player.play(&[(1000, Up, 100)]);
+        let ends: Vec<_> = (0..1000).map(|number| (2000 + number * 100, health, (number % 20) as u8)).collect();
         assert!(player.play(&ends).iter().all(|counts| *counts), "their retries are used up");
         assert!(player.circuit.is_closed());
-        player.play(&[(200_000, Alive, 0), (200_000, Alive, 1), (201_000, Unavailable, 0), (202_000, Unavailable, 1)]);
+        player.play(&[(200_000, Up, 0), (200_000, Up, 1), (201_000, Unavailable, 0), (202_000, Unavailable, 1)]);
         assert!(!player.circuit.is_closed(), "those that have recovered contribute again");
     }
 }
@@ -134,7 +134,7 @@ fn at_the_begin_of_an_outage_late_answers_make_no_workflow_sick() {
     let mut player = Player::new();
     let (early, late) = (player.start(at(0)), player.start(at(0)));
     player.end(late, Unavailable, 1, at(10));
-    player.end(early, Alive, 2, at(20));
+    player.end(early, Up, 2, at(20));
     player.play(&[(1000, Unavailable, 1), (2000, Unavailable, 3)]);
     assert!(!player.circuit.is_closed());
 }
@@ -152,13 +152,13 @@ fn only_a_probe_moves_the_next_one_and_each_failure_of_one_doubles_the_wait() {
         now = until;
         let probe = player.start(now);
         assert_eq!(player.circuit.gate(false, now), Gate::Shut, "one probe");
-        assert_eq!(player.end(probe, Unreachable, 0, now), Judged { counts: false, changed: true });
+        assert_eq!(player.end(probe, Unreachable, 0, now), Transition { counts: false, changed: true });
     }
-    let other = player.end(before, Alive, 0, now);
+    let other = player.end(before, Up, 0, now);
     assert!(!other.changed && !player.circuit.is_closed(), "what started before decides nothing");
     let Gate::Until(until) = player.circuit.gate(false, now) else { panic!("it is open") };
     let probe = player.start(until);
-    assert_eq!(player.end(probe, Alive, 0, until), Judged { counts: true, changed: true });
+    assert_eq!(player.end(probe, Up, 0, until), Transition { counts: true, changed: true });
     assert_eq!(player.circuit.gate(false, until), Gate::Free);
 }
 
@@ -175,7 +175,7 @@ fn a_fresh_lane_does_not_wait_for_the_probe_and_its_success_closes_it() {
     assert_eq!(player.circuit.gate(true, at(800)), Gate::Until(at(1050)), "four a second");
     assert!(matches!(player.circuit.gate(false, at(800)), Gate::Until(until) if until >= at(1600)));
     let fresh = player.start(at(1050));
-    assert_eq!(player.end(fresh, Alive, 9, at(1060)), Judged { counts: true, changed: true });
+    assert_eq!(player.end(fresh, Up, 9, at(1060)), Transition { counts: true, changed: true });
     assert_eq!(player.circuit.gate(false, at(1060)), Gate::Free);
 }
 
@@ -228,14 +228,14 @@ fn a_clock_that_is_set_back_does_not_hold_it_open() {
 enum Step {
     Wait { ms: u16 },
     Start { workflow: u8, first: bool },
-    End { which: u8, sign: u8 },
+    End { which: u8, health: u8 },
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => (0u16..3000).prop_map(|ms| Step::Wait { ms }),
         4 => (0u8..8, any::<bool>()).prop_map(|(workflow, first)| Step::Start { workflow, first }),
-        4 => (any::<u8>(), 0u8..10).prop_map(|(which, sign)| Step::End { which, sign }),
+        4 => (any::<u8>(), 0u8..10).prop_map(|(which, health)| Step::End { which, health }),
     ]
 }
 
@@ -284,27 +284,26 @@ fn keeps_its_promises(steps: Vec<Step>, seed: u64) -> TestCaseResult {
                     in_flight.push((id, number, fresh));
                 }
             }
-            Step::End { which, sign } => {
+            Step::End { which, health } => {
                 if in_flight.is_empty() {
                     continue;
                 }
                 let (id, number, _) = in_flight.swap_remove(usize::from(which) % in_flight.len());
-                let sign =
-                    [Alive, Alive, Unreachable, Unreachable, Unavailable, Unavailable, Failed, Failed, Failed, Held]
-                        [usize::from(sign)];
+                let health = [Up, Up, Unreachable, Unreachable, Unavailable, Unavailable, Failed, Failed, Failed, Held]
+                    [usize::from(health)];
                 let sick = player.circuit.failing.is_sick(Failing::hash(&workflow(number)));
                 let was_closed = player.circuit.is_closed();
                 let answered = player.failed_at.get(&number).is_some_and(|at| player.circuit.answered_at > Some(*at));
-                let judged = player.end(id, sign, number, now);
+                let transition = player.end(id, health, number, now);
                 let is_closed = player.circuit.is_closed();
-                prop_assert!(was_closed == is_closed || judged.changed);
-                let counts = is_closed && (sign == Failed || sign == Unavailable && answered);
-                prop_assert!(sign == Alive || judged.counts == counts, "a failure counts while it is closed only");
-                prop_assert!(sign != Alive || !was_closed || is_closed, "an answer never opens it");
+                prop_assert!(was_closed == is_closed || transition.changed);
+                let counts = is_closed && (health == Failed || health == Unavailable && answered);
+                prop_assert!(health == Up || transition.counts == counts, "a failure counts while it is closed only");
+                prop_assert!(health != Up || !was_closed || is_closed, "an answer never opens it");
                 let opens = was_closed && !is_closed;
-                prop_assert!(!opens || !sick || matches!(sign, Unreachable | Held), "a sick workflow never opens it");
+                prop_assert!(!opens || !sick || matches!(health, Unreachable | Held), "a sick workflow never opens it");
                 if let Some(opened) = &opened {
-                    prop_assert_eq!(is_closed, id.0 >= opened.first && sign == Alive, "an answer closes it at once");
+                    prop_assert_eq!(is_closed, id.0 >= opened.first && health == Up, "an answer closes it at once");
                 }
                 if is_closed {
                     opened = None;

@@ -6,7 +6,7 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use weft_proto::ids::WorkflowId;
 
 use super::*;
-use crate::lane::{circuit::Sign, flaw::is_noticed};
+use crate::lane::{circuit::Health, flaw::is_noticed};
 
 fn uid(number: u8) -> SubscriptionUid {
     SubscriptionUid::from_bytes([number; 16])
@@ -21,7 +21,7 @@ fn at(ms: i64) -> Timestamp {
 }
 
 fn free(concurrency: usize) -> Bounds {
-    Bounds { concurrency, gap: None }
+    Bounds { concurrency, min_interval: None }
 }
 
 /// Starts whatever may start, as the lanes do. Whose attempts.
@@ -35,15 +35,15 @@ fn start_all(schedule: &mut Schedule, now: Timestamp, attempts_max: usize) -> Ve
 }
 
 /// Ends an attempt that started at `began`.
-fn end_since(schedule: &mut Schedule, key: &LaneKey, sign: Sign, began: Timestamp, now: Timestamp) {
+fn end_since(schedule: &mut Schedule, key: &LaneKey, health: Health, began: Timestamp, now: Timestamp) {
     let mut rng = StdRng::seed_from_u64(1);
     let attempt = AttemptId(began.as_millisecond() as u64);
-    let end = Ended { attempt, sign, workflow: &key.workflow, first_failed_at: None, error: "" };
+    let end = AttemptReport { attempt, health, workflow: &key.workflow, first_failed_at: None, error: "" };
     schedule.attempt_ended(key.subscription, true, end, now, &mut rng);
 }
 
-fn end(schedule: &mut Schedule, key: &LaneKey, sign: Sign, now: Timestamp) {
-    end_since(schedule, key, sign, at(0), now);
+fn end(schedule: &mut Schedule, key: &LaneKey, health: Health, now: Timestamp) {
+    end_since(schedule, key, health, at(0), now);
 }
 
 /// P4: however many receivers are slow, the next attempt of one that is not finds a place.
@@ -77,7 +77,7 @@ fn a_subscription_alone_has_nearly_everything() {
 #[test]
 fn a_rate_spaces_attempts_and_asks_to_be_woken() {
     let mut schedule = Schedule::default();
-    schedule.set_bounds(uid(1), Bounds { concurrency: 100, gap: Some(Duration::from_millis(200)) });
+    schedule.set_bounds(uid(1), Bounds { concurrency: 100, min_interval: Some(Duration::from_millis(200)) });
     (0..3).for_each(|workflow| schedule.push_ready(key(1, workflow), 600, true));
     assert_eq!(start_all(&mut schedule, at(0), 512), [key(1, 0)]);
     assert_eq!(schedule.next_deadline(), Some(at(200)));
@@ -95,14 +95,14 @@ fn an_open_circuit_holds_lanes_and_lets_one_probe_through() {
     (0..3).for_each(|workflow| schedule.push_ready(key(1, workflow), 600, true));
     let started = start_all(&mut schedule, at(0), 512);
     (3..5).for_each(|workflow| schedule.push_ready(key(1, workflow), 600, false));
-    end(&mut schedule, &started[0], Sign::Unreachable, at(0));
-    end(&mut schedule, &started[1], Sign::Unreachable, at(600));
-    assert!(schedule.is_held(uid(1)));
+    end(&mut schedule, &started[0], Health::Unreachable, at(0));
+    end(&mut schedule, &started[1], Health::Unreachable, at(600));
+    assert!(schedule.is_circuit_open(uid(1)));
     assert_eq!(start_all(&mut schedule, at(600), 512), []);
     let due = schedule.next_deadline().unwrap();
     assert_eq!(start_all(&mut schedule, due, 512), [key(1, 3)], "the probe, and nothing else");
-    end_since(&mut schedule, &key(1, 3), Sign::Alive, due, due);
-    assert!(!schedule.is_held(uid(1)));
+    end_since(&mut schedule, &key(1, 3), Health::Up, due, due);
+    assert!(!schedule.is_circuit_open(uid(1)));
     assert_eq!(start_all(&mut schedule, due, 512), [key(1, 4)]);
 }
 
@@ -114,15 +114,15 @@ fn a_fresh_lane_goes_before_retries_while_the_circuit_is_open() {
     (0..5).for_each(|workflow| schedule.push_ready(key(1, workflow), 600, true));
     let started = start_all(&mut schedule, at(0), 512);
     for (lane, ms) in started.iter().zip([0, 100, 200, 300, 600]) {
-        end(&mut schedule, lane, Sign::Failed, at(ms));
+        end(&mut schedule, lane, Health::Failed, at(ms));
         schedule.push_ready(lane.clone(), 600, false);
     }
-    assert!(schedule.is_held(uid(1)));
+    assert!(schedule.is_circuit_open(uid(1)));
     schedule.push_ready(key(1, 0).of_event(weft_proto::ids::StreamSeq(7)), 600, true);
     assert_eq!(start_all(&mut schedule, at(700), 512), [], "the next event of a workflow that fails waits as well");
     schedule.push_ready(key(1, 9), 600, true);
     assert_eq!(start_all(&mut schedule, at(700), 512), [key(1, 9)]);
-    end_since(&mut schedule, &key(1, 9), Sign::Alive, at(700), at(710));
+    end_since(&mut schedule, &key(1, 9), Health::Up, at(700), at(710));
     assert_eq!(start_all(&mut schedule, at(710), 512).len(), 6);
 }
 
@@ -193,7 +193,7 @@ fn bounds_hold(concurrencies: &[usize], attempts_max: usize, ends: Vec<u8>) -> T
         }
         let key = in_flight.swap_remove(usize::from(which) % in_flight.len());
         left -= 1;
-        end(&mut schedule, &key, Sign::Alive, at(0));
+        end(&mut schedule, &key, Health::Up, at(0));
         in_flight.extend(start_all(&mut schedule, at(0), attempts_max));
     }
     prop_assert_eq!((left, schedule.in_flight()), (0, 0));

@@ -2,15 +2,15 @@
 
 use super::*;
 
-impl World {
+impl Model {
     pub fn crash(&mut self, committed: bool) {
         if committed {
             // A commit whose ack was lost: the next owner reads it.
-            if let Some(draft) = self.drafts_taken.pop_front() {
-                self.record.apply(&draft.commit);
+            if let Some(pending) = self.commits_taken.pop_front() {
+                self.record.apply(&pending.commit);
             }
         }
-        self.drafts_taken.clear();
+        self.commits_taken.clear();
         self.record.excused.clear();
         self.catch_ups.clear();
         self.loads.clear();
@@ -63,7 +63,7 @@ impl World {
         for subscription in 0..SUBSCRIPTIONS {
             let state = self.record.subscriptions.get(&uid(subscription).to_vec());
             let newest = state.and_then(|state| state.filters.last());
-            let narrow = newest.is_some_and(|filter| filter.types == rules_of(subscription, false, 1, true).types);
+            let narrow = newest.is_some_and(|filter| filter.types == policy_of(subscription, false, 1, true).types);
             self.force(subscription, narrow);
         }
         self.subscribe();
@@ -91,18 +91,18 @@ impl World {
                 self.read();
             } else if self.backfill() {
             } else if let Some(attempt) = self.attempts.pop() {
-                self.end(attempt, Verdict::Delivered);
+                self.end(attempt, AttemptResult::Delivered);
             } else if !self.catch_ups.is_empty() {
                 self.catch_up(0, false);
             } else if let Some(work) = self.loads.pop() {
                 let event = self.log[work.seq.0 as usize - 1].clone();
                 self.handle(Input::Loaded { work, event: Some(event) });
-            } else if let Some(draft) = self.lanes.take_draft() {
-                self.drafts_taken.push_back(draft);
-                while !self.drafts_taken.is_empty() {
+            } else if let Some(pending) = self.lanes.take_commit() {
+                self.commits_taken.push_back(pending);
+                while !self.commits_taken.is_empty() {
                     self.commit();
                 }
-            } else if !self.drafts_taken.is_empty() {
+            } else if !self.commits_taken.is_empty() {
                 self.commit();
             } else if let Some(at) = self.lanes.next_deadline() {
                 self.check_waits();
@@ -118,14 +118,14 @@ impl World {
     }
 
     /// What resumes a lane or a run that an operator has paused.
-    fn paused_by_operators(&self) -> Option<Order> {
+    fn paused_by_operators(&self) -> Option<CommandAction> {
         let lane = self.record.lanes.values().find(|lane| lane.paused).map(|lane| {
             let subscription = SubscriptionUid::from_slice(&lane.subscription).unwrap();
             let workflow = WorkflowId::new(lane.workflow_id.as_str()).unwrap();
-            Order::Lane { lane: LaneKey::of_workflow(subscription, workflow), order: LaneOrder::Resume }
+            CommandAction::Lane { lane: LaneKey::of_workflow(subscription, workflow), order: LaneCommand::Resume }
         });
         let run = || self.record.runs.values().find(|run| run.paused);
-        lane.or_else(|| run().map(|run| Order::ReplayOrder { run: Run(run.run), order: ReplayOrder::Resume }))
+        lane.or_else(|| run().map(|run| CommandAction::Runs { run: Run(run.run), order: ReplayCommand::Resume }))
     }
 
     fn check_end(&self) {

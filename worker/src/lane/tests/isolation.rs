@@ -7,16 +7,16 @@ use super::*;
 /// How a sick workflow's attempts end.
 #[derive(Debug, Clone, Copy)]
 struct Sick {
-    verdict: Verdict,
+    result: AttemptResult,
     after_ms: i64,
 }
 
 /// Status 500, 503, a time-out, a reset connection.
 const KINDS: [Sick; 4] = [
-    Sick { verdict: Verdict::Failed, after_ms: 5 },
-    Sick { verdict: Verdict::Unavailable, after_ms: 5 },
-    Sick { verdict: Verdict::Failed, after_ms: 15_000 },
-    Sick { verdict: Verdict::Failed, after_ms: 1 },
+    Sick { result: AttemptResult::Failed, after_ms: 5 },
+    Sick { result: AttemptResult::Unavailable, after_ms: 5 },
+    Sick { result: AttemptResult::Failed, after_ms: 15_000 },
+    Sick { result: AttemptResult::Failed, after_ms: 1 },
 ];
 /// Workflows that are healthy, one event a second among them.
 const HEALTHY: u8 = 10;
@@ -29,7 +29,7 @@ enum Happens {
 }
 
 /// How an attempt ends, and after how many milliseconds.
-type Answer = dyn Fn(Timestamp, &Work) -> (Verdict, i64);
+type Answer = dyn Fn(Timestamp, &Work) -> (AttemptResult, i64);
 
 /// Lanes of one subscription, a log, and a receiver that answers in simulated time.
 struct Simulation {
@@ -57,7 +57,7 @@ fn number_of(workflow: &WorkflowId) -> u8 {
 }
 
 impl Simulation {
-    fn new(seed: u64, answer: impl Fn(Timestamp, &Work) -> (Verdict, i64) + 'static) -> Self {
+    fn new(seed: u64, answer: impl Fn(Timestamp, &Work) -> (AttemptResult, i64) + 'static) -> Self {
         let mut simulation = Self {
             lanes: Lanes::new(Limits::default(), Restored::default(), start(), StdRng::seed_from_u64(seed)),
             now: start(),
@@ -79,7 +79,7 @@ impl Simulation {
             max: Duration::from_secs(3600),
             jitter: 0.2,
         };
-        simulation.handle(Input::Subscribed(Rules { concurrency: 64, retry, ..rules(0, false, 1) }));
+        simulation.handle(Input::Subscribed(SubscriptionPolicy { concurrency: 64, retry, ..policy(0, false, 1) }));
         simulation
     }
 
@@ -114,13 +114,13 @@ impl Simulation {
                     other => panic!("not expected: {other:?}"),
                 }
             }
-            while let Some(draft) = self.lanes.take_draft() {
-                self.outcomes.extend(draft.commit.outcomes);
-                self.receivers.extend(draft.commit.receivers);
-                for attempt in draft.commit.attempts.iter().filter(|attempt| attempt.uncounted) {
+            while let Some(pending) = self.lanes.take_commit() {
+                self.outcomes.extend(pending.commit.outcomes);
+                self.receivers.extend(pending.commit.receivers);
+                for attempt in pending.commit.attempts.iter().filter(|attempt| attempt.uncounted) {
                     *self.uncounted.entry(attempt.sequence).or_default() += 1;
                 }
-                inputs.push(Input::Committed { draft: draft.number });
+                inputs.push(Input::CommitStored { number: pending.number });
             }
         }
     }
@@ -141,14 +141,14 @@ impl Simulation {
                     let event = event(self.log.len() as u64 + 1, workflow);
                     self.log.push(Arc::clone(&event));
                     self.appended.push(self.now);
-                    self.handle(Input::Arrived { event, takers: vec![uid(0)] });
+                    self.handle(Input::Arrived { event, matching: vec![uid(0)] });
                 }
                 Happens::End { attempt } => {
                     let work = self.in_flight.remove(&attempt).unwrap();
-                    let (verdict, _) = (self.answer)(self.now, &work);
-                    let delivered = verdict == Verdict::Delivered;
+                    let (result, _) = (self.answer)(self.now, &work);
+                    let delivered = result == AttemptResult::Delivered;
                     let end = AttemptEnd {
-                        verdict,
+                        result,
                         class: if delivered { v1::AttemptClass::Delivered } else { v1::AttemptClass::HttpStatus },
                         status: 0,
                         error: if delivered { String::new() } else { "it failed".into() },
@@ -157,7 +157,7 @@ impl Simulation {
                         started_at: self.now,
                         ended_at: self.now,
                     };
-                    self.handle(Input::Ended { attempt: AttemptId(attempt), end });
+                    self.handle(Input::AttemptFinished { attempt: AttemptId(attempt), end });
                 }
             }
         }
@@ -180,9 +180,9 @@ impl Simulation {
 fn mixed(kind: Sick, sick: u8, seed: u64) -> Simulation {
     let mut simulation = Simulation::new(seed, move |_, work| {
         if number_of(&work.lane.workflow) < FIRST_SICK {
-            (Verdict::Delivered, 5)
+            (AttemptResult::Delivered, 5)
         } else {
-            (kind.verdict, kind.after_ms)
+            (kind.result, kind.after_ms)
         }
     });
     for second in 0..300 {
@@ -239,11 +239,13 @@ fn sick_workflows_use_up_their_own_retries() {
 /// Nobody gets an answer for ten minutes while events of new workflows keep coming.
 #[test]
 fn a_receiver_that_is_away_is_called_a_few_times_a_second_and_makes_no_dead_letter() {
-    for (verdict, most_a_second) in [(Verdict::Unreachable, 2), (Verdict::Unavailable, 5), (Verdict::Failed, 5)] {
+    for (result, most_a_second) in
+        [(AttemptResult::Unreachable, 2), (AttemptResult::Unavailable, 5), (AttemptResult::Failed, 5)]
+    {
         let away = SignedDuration::from_secs(600);
         let mut simulation = Simulation::new(3, move |now, _| {
             let is_back = now.duration_since(start()) >= away;
-            if is_back { (Verdict::Delivered, 5) } else { (verdict, 5) }
+            if is_back { (AttemptResult::Delivered, 5) } else { (result, 5) }
         });
         for number in 0..1000 {
             simulation.plan(number * 600, Happens::Append { workflow: (number % 250) as u8 });
@@ -252,10 +254,10 @@ fn a_receiver_that_is_away_is_called_a_few_times_a_second_and_makes_no_dead_lett
         let from = start().checked_add(SignedDuration::from_secs(10)).unwrap();
         let until = start().checked_add(away).unwrap();
         let calls = simulation.started.iter().filter(|(at, ..)| (from..until).contains(at)).count();
-        assert!(calls <= 590 * most_a_second, "{verdict:?}: {calls} attempts in 590 s");
+        assert!(calls <= 590 * most_a_second, "{result:?}: {calls} attempts in 590 s");
         let kinds: BTreeSet<_> = simulation.outcomes.iter().map(|outcome| outcome.kind()).collect();
-        assert_eq!(kinds, BTreeSet::from([v1::OutcomeKind::Delivered]), "{verdict:?}");
-        assert_eq!(simulation.outcomes.len(), 1000, "{verdict:?}: all within a minute after it is back");
+        assert_eq!(kinds, BTreeSet::from([v1::OutcomeKind::Delivered]), "{result:?}");
+        assert_eq!(simulation.outcomes.len(), 1000, "{result:?}: all within a minute after it is back");
         let conditions: Vec<_> = simulation.receivers.iter().map(|receiver| receiver.condition()).collect();
         assert_eq!(conditions.first(), Some(&v1::ReceiverCondition::Away));
         assert_eq!(conditions.last(), Some(&v1::ReceiverCondition::Available));
@@ -268,7 +270,7 @@ fn what_our_configuration_holds_uses_up_nothing_and_goes_on_by_itself() {
     let held = SignedDuration::from_secs(3600);
     let mut simulation = Simulation::new(3, move |now, _| {
         let mended = now.duration_since(start()) >= held;
-        if mended { (Verdict::Delivered, 5) } else { (Verdict::Held, 0) }
+        if mended { (AttemptResult::Delivered, 5) } else { (AttemptResult::Held, 0) }
     });
     for number in 0..100 {
         simulation.plan(number * 30_000, Happens::Append { workflow: (number % 50) as u8 });

@@ -11,11 +11,12 @@ fn failing_lanes(count: u64) -> Lanes {
     let now = Timestamp::from_second(1_000_000).unwrap();
     let mut lanes = Lanes::new(Limits::default(), Restored::default(), now, StdRng::seed_from_u64(1));
     let retry = RetryPolicy::Schedule(vec![Duration::from_secs(3600)]);
-    let mut inputs = vec![Input::Subscribed(Rules { retry, types: vec!["*".into()], ..rules(0, false, 1) })];
+    let mut inputs =
+        vec![Input::Subscribed(SubscriptionPolicy { retry, types: vec!["*".into()], ..policy(0, false, 1) })];
     for seq in 1..=count {
         let mut event = Arc::unwrap_or_clone(event(seq, 0));
         event.event.workflow = WorkflowId::new(format!("workflow-{seq}")).unwrap();
-        inputs.push(Input::Arrived { event: Arc::new(event), takers: vec![uid(0)] });
+        inputs.push(Input::Arrived { event: Arc::new(event), matching: vec![uid(0)] });
         while let Some(input) = inputs.pop() {
             let mut actions = vec![];
             lanes.handle(input, now, &mut actions);
@@ -23,7 +24,7 @@ fn failing_lanes(count: u64) -> Lanes {
                 let Action::Attempt { id, work, .. } = action else { continue };
                 let delivered = work.seq.0.is_multiple_of(1000);
                 let end = AttemptEnd {
-                    verdict: if delivered { Verdict::Delivered } else { Verdict::Failed },
+                    result: if delivered { AttemptResult::Delivered } else { AttemptResult::Failed },
                     class: v1::AttemptClass::HttpStatus,
                     status: 500,
                     error: "status 500".into(),
@@ -32,12 +33,12 @@ fn failing_lanes(count: u64) -> Lanes {
                     started_at: now,
                     ended_at: now,
                 };
-                inputs.push(Input::Ended { attempt: id, end });
+                inputs.push(Input::AttemptFinished { attempt: id, end });
             }
             if inputs.is_empty()
-                && let Some(draft) = lanes.take_draft()
+                && let Some(pending) = lanes.take_commit()
             {
-                inputs.push(Input::Committed { draft: draft.number });
+                inputs.push(Input::CommitStored { number: pending.number });
             }
         }
     }
@@ -49,8 +50,8 @@ fn failing_lanes(count: u64) -> Lanes {
 fn a_lane_that_waits_keeps_no_events_and_little_else() {
     let lanes = failing_lanes(2_000);
     assert_eq!(lanes.buffered_bytes(), 0);
-    assert_eq!(lanes.world.lanes.len(), 1_998, "those that are delivered are gone");
-    assert!(lanes.world.lanes.values().all(|lane| lane.buffer.capacity() == 0));
+    assert_eq!(lanes.state.lanes.len(), 1_998, "those that are delivered are gone");
+    assert!(lanes.state.lanes.values().all(|lane| lane.buffer.capacity() == 0));
     let bytes = size_of::<Lane>() + 2 * size_of::<LaneKey>();
     assert!(bytes <= 512, "{bytes} bytes for a lane, its key and its timer");
 }

@@ -22,13 +22,13 @@ pub struct Open {
     pub probe: Option<AttemptId>,
 }
 
-pub struct World {
+pub struct Model {
     pub lanes: Lanes,
     pub now: Timestamp,
     pub log: Vec<Arc<StoredEvent>>,
     pub read: usize,
     pub record: Record,
-    pub drafts_taken: VecDeque<Draft>,
+    pub commits_taken: VecDeque<PendingCommit>,
     pub attempts: Vec<Attempt>,
     pub catch_ups: Vec<(LaneKey, StreamSeq, StreamSeq, usize)>,
     pub loads: Vec<Work>,
@@ -80,18 +80,18 @@ fn new_shard() -> Restored {
 }
 
 fn lanes_of_number(lanes: &Lanes, number: u8) -> usize {
-    lanes.world.lanes_of(uid(number)).count()
+    lanes.state.lanes_of(uid(number)).count()
 }
 
-impl World {
+impl Model {
     pub fn new(seed: u64) -> Self {
-        let mut world = Self {
+        let mut model = Self {
             lanes: Lanes::new(limits_of(seed), new_shard(), Timestamp::UNIX_EPOCH, StdRng::seed_from_u64(seed)),
             now: Timestamp::from_second(1_000_000).unwrap(),
             log: vec![],
             read: 0,
             record: Record::default(),
-            drafts_taken: Default::default(),
+            commits_taken: Default::default(),
             attempts: vec![],
             catch_ups: vec![],
             loads: vec![],
@@ -120,16 +120,16 @@ impl World {
             skew: SignedDuration::ZERO,
             seed,
         };
-        world.subscribe();
-        world.commit_all();
-        world
+        model.subscribe();
+        model.commit_all();
+        model
     }
 
     /// Commits everything that has been decided.
     pub fn commit_all(&mut self) {
-        while let Some(draft) = self.lanes.take_draft() {
-            self.drafts_taken.push_back(draft);
-            while !self.drafts_taken.is_empty() {
+        while let Some(pending) = self.lanes.take_commit() {
+            self.commits_taken.push_back(pending);
+            while !self.commits_taken.is_empty() {
                 self.commit();
             }
         }
@@ -149,17 +149,17 @@ impl World {
     }
 
     /// Another revision of a subscription: what is known of its receiver is forgotten where that has been away.
-    pub fn subscribed(&mut self, rules: Rules) {
-        if self.held.contains_key(&rules.uid) {
-            self.failing.retain(|(uid, _)| *uid != rules.uid);
+    pub fn subscribed(&mut self, policy: SubscriptionPolicy) {
+        if self.held.contains_key(&policy.uid) {
+            self.failing.retain(|(uid, _)| *uid != policy.uid);
         }
-        self.handle(Input::Subscribed(rules));
+        self.handle(Input::Subscribed(policy));
     }
 
     /// The catalog has a subscription as the model knows it.
     fn put(&mut self, subscription: u8) {
         let (paused, narrow) = (self.paused.contains(&subscription), self.narrow.contains(&subscription));
-        let rules = rules_of(subscription, paused, self.revisions[&subscription], narrow);
+        let policy = policy_of(subscription, paused, self.revisions[&subscription], narrow);
         if self.lanes.subscription(uid(subscription)).is_none() {
             // What it takes of what came before, it reads on its own.
             let closed = self.closed.get(&subscription).copied().unwrap_or_default();
@@ -176,7 +176,7 @@ impl World {
             self.deferred.remove(&subscription);
             self.force(subscription, narrow);
         }
-        self.subscribed(rules);
+        self.subscribed(policy);
         if let Some(through) = self.lanes.detached_through(uid(subscription)) {
             self.detached.entry(uid(subscription)).or_insert(through.0 as usize);
         }
@@ -258,7 +258,7 @@ impl World {
     pub fn discard(&mut self, subscription: u8) {
         let uid = uid(subscription);
         if self.missing.contains(&subscription) && self.lanes.is_orphaned(uid) {
-            self.command(Order::DiscardSubscription { uid });
+            self.command(CommandAction::DiscardSubscription { uid });
             self.missing.remove(&subscription);
             self.removed.insert(subscription);
             self.detached.remove(&uid);
@@ -282,7 +282,7 @@ impl World {
         let mut actions = vec![];
         let still: Vec<_> = self.paused.iter().map(|number| uid(*number)).collect();
         let all: Vec<_> = (0..UNORDERED).map(|number| lanes_of_number(&self.lanes, number)).collect();
-        let lanes_of = |lanes: &Lanes, uid| lanes.world.lanes_of(uid).count();
+        let lanes_of = |lanes: &Lanes, uid| lanes.state.lanes_of(uid).count();
         let before: Vec<_> = still.iter().map(|uid| lanes_of(&self.lanes, *uid)).collect();
         let arrival = matches!(input, Input::Arrived { .. });
         self.lanes.handle(input, self.now, &mut actions);
@@ -315,7 +315,7 @@ impl World {
         let waits = |key: &LaneKey, lane: &lane::Lane| {
             key.event.is_some() && !lane.is_settled() && lane.first().0 > self.record.aged && lane.runs.is_empty()
         };
-        let event_lanes = self.lanes.world.lanes.iter().filter(|(key, lane)| waits(key, lane)).count();
+        let event_lanes = self.lanes.state.lanes.iter().filter(|(key, lane)| waits(key, lane)).count();
         assert!(event_lanes <= limits().event_lanes_max, "bound of lanes of events");
     }
 
@@ -326,7 +326,7 @@ impl World {
         assert!(self.attempts.len() < limits().attempts_max, "L5: attempts in flight");
         // What is quarantined settles at its turn without an attempt: at most one a lane until that is committed.
         let uncommitted_max = limits().uncommitted_max + usize::from(SUBSCRIPTIONS * WORKFLOWS);
-        assert!(self.lanes.drafts.uncommitted_outcomes() < uncommitted_max, "L5: outcomes that wait for their commit");
+        assert!(self.lanes.pending.uncommitted_outcomes() < uncommitted_max, "L5: outcomes that wait for their commit");
         let of_subscription = |attempt: &&Attempt| attempt.work.lane.subscription == work.lane.subscription;
         assert!(self.attempts.iter().filter(of_subscription).count() < 2, "L5: concurrency of the subscription");
         let subscription = work.lane.subscription.as_bytes()[0] - 1;
@@ -385,20 +385,20 @@ impl World {
             }
             Step::Read => self.read(),
             Step::Backfill => drop(self.backfill()),
-            Step::End { which, verdict } if !self.attempts.is_empty() => {
+            Step::End { which, result } if !self.attempts.is_empty() => {
                 let attempt = self.attempts.swap_remove(usize::from(which) % self.attempts.len());
-                let (verdict, status) = match verdict {
-                    0..9 => (Verdict::Delivered, 200),
-                    9..14 => (Verdict::Failed, 500),
-                    14..17 => (Verdict::Unavailable, 503),
-                    17..19 => (Verdict::Unreachable, 0),
-                    19..21 => (Verdict::Rejected, 400),
-                    21..22 => (Verdict::Gone, 410),
-                    _ => (Verdict::Held, 0),
+                let (result, status) = match result {
+                    0..9 => (AttemptResult::Delivered, 200),
+                    9..14 => (AttemptResult::Failed, 500),
+                    14..17 => (AttemptResult::Unavailable, 503),
+                    17..19 => (AttemptResult::Unreachable, 0),
+                    19..21 => (AttemptResult::Rejected, 400),
+                    21..22 => (AttemptResult::EndpointRetired, 410),
+                    _ => (AttemptResult::Held, 0),
                 };
-                self.end_with(attempt, verdict, status);
+                self.end_with(attempt, result, status);
             }
-            Step::TakeDraft => self.drafts_taken.extend(self.lanes.take_draft()),
+            Step::TakeCommit => self.commits_taken.extend(self.lanes.take_commit()),
             Step::Commit => self.commit(),
             Step::CatchUp { which, few } if !self.catch_ups.is_empty() => {
                 let which = usize::from(which) % self.catch_ups.len();
@@ -427,42 +427,42 @@ impl World {
             Step::Resume { subscription } => self.pause(subscription, false),
             Step::Redrive { which } => {
                 if let Some(item) = self.dead_letter(which) {
-                    self.command(Order::Redrive(vec![item]));
+                    self.command(CommandAction::Redrive(vec![item]));
                 }
             }
             Step::Resolve { which } => {
                 if let Some(item) = self.dead_letter(which) {
-                    self.command(Order::Close { kind: v1::OutcomeKind::Resolved, items: vec![item] });
+                    self.command(CommandAction::Close { kind: v1::OutcomeKind::Resolved, items: vec![item] });
                 }
             }
             Step::Replay { subscription, which } if !self.log.is_empty() => {
                 let event = &self.log[usize::from(which) % self.log.len()];
                 let item = item(subscription, event, Run::LIVE);
-                self.command(Order::Replay(vec![item]));
+                self.command(CommandAction::Replay(vec![item]));
             }
             Step::OrderReplay { which, order } if !self.record.runs.is_empty() => {
                 let runs: Vec<u64> = self.record.runs.keys().map(|(_, _, run)| *run).collect();
                 let run = Run(runs[usize::from(which) % runs.len()]);
-                let order = [ReplayOrder::Pause, ReplayOrder::Resume, ReplayOrder::Cancel][usize::from(order)];
-                self.command(Order::ReplayOrder { run, order });
+                let order = [ReplayCommand::Pause, ReplayCommand::Resume, ReplayCommand::Cancel][usize::from(order)];
+                self.command(CommandAction::Runs { run, order });
             }
             Step::RetryLane { which } => {
                 if let Some((lane, head, _)) = self.head(which) {
                     let key = if lane.subscription == uid(UNORDERED) { lane.of_event(head.seq) } else { lane.clone() };
                     self.retry_at.remove(&(key, head.seq, Run::LIVE));
-                    self.command(Order::Lane { lane, order: LaneOrder::Retry { head } });
+                    self.command(CommandAction::Lane { lane, order: LaneCommand::Retry { head } });
                 }
             }
             Step::SkipLane { which } => {
                 if let Some((lane, head, event)) = self.head(which) {
-                    self.command(Order::Lane { lane, order: LaneOrder::Skip { head, event } });
+                    self.command(CommandAction::Lane { lane, order: LaneCommand::Skip { head, event } });
                 }
             }
             Step::PauseLane { subscription, workflow } => {
-                self.command(Order::Lane { lane: lane(subscription, workflow), order: LaneOrder::Pause });
+                self.command(CommandAction::Lane { lane: lane(subscription, workflow), order: LaneCommand::Pause });
             }
             Step::ResumeLane { subscription, workflow } => {
-                self.command(Order::Lane { lane: lane(subscription, workflow), order: LaneOrder::Resume });
+                self.command(CommandAction::Lane { lane: lane(subscription, workflow), order: LaneCommand::Resume });
             }
             Step::SetClock { hours } => self.skew = SignedDuration::from_hours(i64::from(hours)),
             Step::Age { events } => self.age((self.record.aged + u64::from(events)).min(self.log.len() as u64)),
@@ -487,7 +487,7 @@ impl World {
 
     pub fn age(&mut self, through: u64) {
         self.record.aged = through;
-        self.handle(Input::Aged { through: StreamSeq(through) });
+        self.handle(Input::Expiring { through: StreamSeq(through) });
     }
 
     pub fn read(&mut self) {
@@ -499,22 +499,23 @@ impl World {
         }
         self.read += 1;
         let seq = event.seq;
-        let mut takers = vec![];
+        let mut matching = vec![];
         let known: Vec<u8> =
             (0..SUBSCRIPTIONS).filter(|number| self.lanes.subscription(uid(*number)).is_some()).collect();
         for number in known {
             let taken = filter_takes(number, self.narrow_in_force.contains(&number), seq.0);
             self.taken.insert((number, seq.0), taken);
             if taken && !self.missing.contains(&number) {
-                takers.push(uid(number));
+                matching.push(uid(number));
             }
         }
-        let (detached, takers): (Vec<_>, Vec<_>) = takers.into_iter().partition(|uid| self.detached.contains_key(uid));
-        let later = takers.is_empty() && (!detached.is_empty() || self.lanes.waits_for_owner(&event));
-        if takers.is_empty() && !later {
+        let (detached, matching): (Vec<_>, Vec<_>) =
+            matching.into_iter().partition(|uid| self.detached.contains_key(uid));
+        let later = matching.is_empty() && (!detached.is_empty() || self.lanes.waits_for_owner(&event));
+        if matching.is_empty() && !later {
             self.unrouted.insert(seq.0);
         }
-        self.handle(if later { Input::Passed { seq } } else { Input::Arrived { event, takers } });
+        self.handle(if later { Input::Skipped { seq } } else { Input::Arrived { event, matching } });
     }
 
     /// A detached subscription reads one event, or joins. Whether one could.
@@ -540,11 +541,11 @@ impl World {
         false
     }
 
-    pub fn end(&mut self, attempt: Attempt, verdict: Verdict) {
-        self.end_with(attempt, verdict, if verdict == Verdict::Gone { 410 } else { 500 });
+    pub fn end(&mut self, attempt: Attempt, result: AttemptResult) {
+        self.end_with(attempt, result, if result == AttemptResult::EndpointRetired { 410 } else { 500 });
     }
 
-    pub fn end_with(&mut self, attempt: Attempt, verdict: Verdict, status: u16) {
+    pub fn end_with(&mut self, attempt: Attempt, result: AttemptResult, status: u16) {
         let work = attempt.work;
         let uid = work.lane.subscription;
         if let Some(open) = self.held.get_mut(&uid)
@@ -554,28 +555,28 @@ impl World {
         }
         // For as long as a receiver is believed to be away that answers with failures.
         let believed = |open: &Open| self.now.duration_since(open.since) < circuit::BELIEVED;
-        let excused = verdict == Verdict::Unreachable || self.held.get(&uid).is_some_and(believed);
-        if verdict.is_transient() && verdict != Verdict::Held && excused {
+        let excused = result == AttemptResult::Unreachable || self.held.get(&uid).is_some_and(believed);
+        if result.is_transient() && result != AttemptResult::Held && excused {
             self.record.excused.insert((uid.to_vec(), work.seq.0, work.run.0, attempt.number));
         }
         let named = (uid, work.lane.workflow.clone());
-        match verdict {
-            Verdict::Failed | Verdict::Unavailable => drop(self.failing.insert(named)),
-            Verdict::Delivered | Verdict::Rejected | Verdict::Gone => drop(self.failing.remove(&named)),
-            Verdict::Unreachable | Verdict::Held => {}
+        if matches!(result, AttemptResult::Failed | AttemptResult::Unavailable) {
+            self.failing.insert(named);
+        } else if !result.is_transient() {
+            self.failing.remove(&named);
         }
-        if verdict == Verdict::Delivered {
+        if result == AttemptResult::Delivered {
             self.receive(&work);
             if work.run == Run::LIVE {
                 self.delivered.insert((work.lane.clone(), work.seq));
             }
         }
         let end = AttemptEnd {
-            verdict,
-            class: match verdict {
-                Verdict::Delivered => v1::AttemptClass::Delivered,
-                Verdict::Unreachable => v1::AttemptClass::Connect,
-                Verdict::Held => v1::AttemptClass::RefusedAddress,
+            result,
+            class: match result {
+                AttemptResult::Delivered => v1::AttemptClass::Delivered,
+                AttemptResult::Unreachable => v1::AttemptClass::Connect,
+                AttemptResult::Held => v1::AttemptClass::RefusedAddress,
                 _ => v1::AttemptClass::HttpStatus,
             },
             status,
@@ -586,15 +587,15 @@ impl World {
             ended_at: self.now,
         };
         let subscription = work.lane.subscription.as_bytes()[0] - 1;
-        if verdict == Verdict::Gone && self.revisions[&subscription] == attempt.revision {
+        if result == AttemptResult::EndpointRetired && self.revisions[&subscription] == attempt.revision {
             self.gone.insert((subscription, attempt.revision));
         }
-        if verdict.is_transient() && verdict != Verdict::Held {
+        if result.is_transient() && result != AttemptResult::Held {
             // The shortest wait that the policy allows.
             let at = self.now.checked_add(SignedDuration::from_millis(2400)).unwrap();
             self.retry_at.insert((work.lane, work.seq, work.run), at);
         }
-        self.handle(Input::Ended { attempt: attempt.id, end });
+        self.handle(Input::AttemptFinished { attempt: attempt.id, end });
     }
 
     pub fn receive(&mut self, work: &Work) {
@@ -608,9 +609,9 @@ impl World {
     }
 
     pub fn commit(&mut self) {
-        if let Some(draft) = self.drafts_taken.pop_front() {
-            self.record.apply(&draft.commit);
-            self.handle(Input::Committed { draft: draft.number });
+        if let Some(pending) = self.commits_taken.pop_front() {
+            self.record.apply(&pending.commit);
+            self.handle(Input::CommitStored { number: pending.number });
         }
     }
 
@@ -656,7 +657,7 @@ impl World {
     }
 
     /// An unsettled lane and its head, as the committed record and the log tell them.
-    pub fn head(&self, which: u8) -> Option<(LaneKey, Head, EventId)> {
+    pub fn head(&self, which: u8) -> Option<(LaneKey, HeadRef, EventId)> {
         let which = usize::from(which).checked_rem(self.record.lanes.len())?;
         let ((subscription, workflow, _), state) = self.record.lanes.iter().nth(which)?;
         let subscription = subscription[0] - 1;
@@ -667,19 +668,25 @@ impl World {
         };
         let event = self.log.iter().find(is_of_lane)?;
         let lane = LaneKey::of_workflow(uid(subscription), event.event.workflow.clone());
-        Some((lane, Head { seq: event.seq, next: StreamSeq(state.next) }, event.event.id))
+        Some((lane, HeadRef { seq: event.seq, next: StreamSeq(state.next) }, event.event.id))
     }
 
     /// A command comes from COMMANDS, which is read in order: it lies behind every one that was handed over.
-    pub fn command(&mut self, order: Order) {
+    pub fn command(&mut self, order: CommandAction) {
         let command = Run(self.record.commands_cursor.max(self.lanes.commands_cursor()) + 1);
         let (operator, reason) = ("ann".into(), String::new());
-        if matches!(&order, Order::Lane { order: LaneOrder::Retry { .. }, .. }) {
+        if matches!(&order, CommandAction::Lane { order: LaneCommand::Retry { .. }, .. }) {
             self.record.retries.insert(command.0);
         } else {
             // The number of a command that was lost with its owner, and is another's now.
             self.record.retries.remove(&command.0);
         }
-        self.handle(Input::Commanded(Command { command, request_id: format!("r{command}"), operator, reason, order }));
+        self.handle(Input::CommandReceived(Command {
+            command,
+            request_id: format!("r{command}"),
+            operator,
+            reason,
+            order,
+        }));
     }
 }

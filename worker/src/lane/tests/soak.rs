@@ -33,9 +33,9 @@ fn steps(seed: u64) -> Vec<Step> {
 }
 
 fn run(seed: u64, steps: &[Step]) {
-    let mut world = World::new(seed);
-    steps.iter().cloned().for_each(|step| world.run(step));
-    world.heal();
+    let mut model = Model::new(seed);
+    steps.iter().cloned().for_each(|step| model.run(step));
+    model.heal();
 }
 
 /// The promise that a history breaks: what its panic says before the first colon.

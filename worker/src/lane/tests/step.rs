@@ -12,11 +12,11 @@ pub enum Step {
     Backfill,
     End {
         which: u8,
-        verdict: u8,
+        result: u8,
     },
     /// The catalog takes a pause that was asked for.
     TakePause,
-    TakeDraft,
+    TakeCommit,
     Commit,
     CatchUp {
         which: u8,
@@ -107,8 +107,8 @@ pub fn step() -> impl Strategy<Value = Step> {
         1 => (0..WORKFLOWS).prop_map(|workflow| Step::Append { workflow, quarantined: true }),
         8 => Just(Step::Read),
         4 => Just(Step::Backfill),
-        10 => (any::<u8>(), 0u8..24).prop_map(|(which, verdict)| Step::End { which, verdict }),
-        6 => Just(Step::TakeDraft),
+        10 => (any::<u8>(), 0u8..24).prop_map(|(which, result)| Step::End { which, result }),
+        6 => Just(Step::TakeCommit),
         6 => Just(Step::Commit),
         4 => (any::<u8>(), any::<bool>()).prop_map(|(which, few)| Step::CatchUp { which, few }),
         2 => any::<u8>().prop_map(|which| Step::Load { which }),

@@ -17,7 +17,7 @@ use tokio::{
 use weft_proto::{ids::EventId, v1::AttemptClass};
 use weft_worker::{
     destination::{Delivery, Destinations},
-    lane::{AttemptEnd, Verdict},
+    lane::{AttemptEnd, AttemptResult},
 };
 
 use super::{LOCAL, PATIENCE, delivery, subscription};
@@ -131,7 +131,7 @@ async fn a_request_lost_with_an_idle_connection_is_repeated_and_not_counted() {
         let process = Process::new(&url);
         for number in 0..10 {
             let end = process.deliver().await;
-            assert_eq!(end.verdict, Verdict::Delivered, "{second:?}, event {number}: {}", end.error);
+            assert_eq!(end.result, AttemptResult::Delivered, "{second:?}, event {number}: {}", end.error);
         }
         let connections = connections.load(Ordering::SeqCst);
         assert!((10..=20).contains(&connections), "{second:?}: each request is answered once: {connections}");
@@ -143,9 +143,9 @@ async fn a_request_lost_with_an_idle_connection_is_repeated_and_not_counted() {
 async fn a_connection_that_ends_within_a_response_fails_the_attempt() {
     let (url, connections) = receiver(|_, connection| answer_once(connection, Second::CloseAfterAByte)).await;
     let process = Process::new(&url);
-    assert_eq!(process.deliver().await.verdict, Verdict::Delivered);
+    assert_eq!(process.deliver().await.result, AttemptResult::Delivered);
     let end = process.deliver().await;
-    assert_eq!((end.verdict, end.class), (Verdict::Failed, AttemptClass::Protocol), "{}", end.error);
+    assert_eq!((end.result, end.class), (AttemptResult::Failed, AttemptClass::Protocol), "{}", end.error);
     assert_eq!(connections.load(Ordering::SeqCst), 1);
 }
 
@@ -159,7 +159,7 @@ async fn a_new_connection_that_ends_without_a_response_fails_the_attempt() {
     let process = Process::new(&url);
     for attempts in 1..=3 {
         let end = process.deliver().await;
-        assert_eq!((end.verdict, end.class), (Verdict::Failed, AttemptClass::Protocol), "{}", end.error);
+        assert_eq!((end.result, end.class), (AttemptResult::Failed, AttemptClass::Protocol), "{}", end.error);
         assert_eq!(connections.load(Ordering::SeqCst), attempts, "it is not repeated within the attempt");
     }
 }
@@ -176,8 +176,8 @@ async fn repetitions_end() {
     })
     .await;
     let process = Process::new(&url);
-    assert_eq!(process.deliver().await.verdict, Verdict::Delivered);
-    assert_eq!(process.deliver().await.verdict, Verdict::Failed);
+    assert_eq!(process.deliver().await.result, AttemptResult::Delivered);
+    assert_eq!(process.deliver().await.result, AttemptResult::Failed);
     assert_eq!(connections.load(Ordering::SeqCst), 2);
 }
 
@@ -205,11 +205,11 @@ async fn many_stale_connections_cost_no_attempt() {
     .await;
     let process = Process::new(&url);
     let first = join_all((0..MANY).map(|_| process.deliver())).await;
-    assert!(first.iter().all(|end| end.verdict == Verdict::Delivered));
+    assert!(first.iter().all(|end| end.result == AttemptResult::Delivered));
     assert_eq!(connections.load(Ordering::SeqCst), MANY);
     for _ in 0..MANY + 1 {
         let end = process.deliver().await;
-        assert_eq!(end.verdict, Verdict::Delivered, "{}", end.error);
+        assert_eq!(end.result, AttemptResult::Delivered, "{}", end.error);
     }
 }
 
@@ -230,11 +230,11 @@ async fn a_408_for_an_idle_connection_is_not_the_response_to_a_request() {
     let process = Process::new(&url);
     for _ in 0..4 {
         let end = process.deliver().await;
-        assert_eq!(end.verdict, Verdict::Delivered, "{}", end.error);
+        assert_eq!(end.result, AttemptResult::Delivered, "{}", end.error);
     }
     assert_eq!(connections.load(Ordering::SeqCst), 4);
     let end = process.deliver().await;
-    assert_eq!((end.verdict, end.status), (Verdict::Failed, 408), "over a new connection it is the response");
+    assert_eq!((end.result, end.status), (AttemptResult::Failed, 408), "over a new connection it is the response");
 }
 
 /// A middlebox that forgets idle connections forgets all of them: one time-out is enough to find out.
@@ -261,12 +261,12 @@ async fn frozen_idle_connections_cost_one_time_out() {
     .await;
     let process = Process::new(&url);
     let first = join_all((0..MANY).map(|_| process.deliver())).await;
-    assert!(first.iter().all(|end| end.verdict == Verdict::Delivered));
+    assert!(first.iter().all(|end| end.result == AttemptResult::Delivered));
     let end = process.deliver_within(Duration::from_millis(300)).await;
-    assert_eq!((end.verdict, end.class), (Verdict::Failed, AttemptClass::Timeout));
+    assert_eq!((end.result, end.class), (AttemptResult::Failed, AttemptClass::Timeout));
     for _ in 0..MANY + 1 {
         let end = process.deliver().await;
-        assert_eq!(end.verdict, Verdict::Delivered, "{}", end.error);
+        assert_eq!(end.result, AttemptResult::Delivered, "{}", end.error);
     }
 }
 
@@ -295,7 +295,7 @@ async fn idle_connections_are_closed_before_receivers_close_them() {
         })
         .await;
         let process = Process::new(&url);
-        assert_eq!(process.deliver().await.verdict, Verdict::Delivered);
+        assert_eq!(process.deliver().await.result, AttemptResult::Delivered);
         let idle = measured.recv().await.unwrap();
         assert!((at_least..at_most).contains(&idle), "{header:?}: closed after {idle} s");
     }
@@ -316,7 +316,7 @@ async fn a_receiver_with_a_short_keep_alive_loses_no_attempt() {
     let process = Process::new(&url);
     for pause in [450, 500, 550, 990, 1000, 1010] {
         let end = process.deliver().await;
-        assert_eq!(end.verdict, Verdict::Delivered, "{}", end.error);
+        assert_eq!(end.result, AttemptResult::Delivered, "{}", end.error);
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
 }

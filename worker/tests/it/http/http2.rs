@@ -21,7 +21,7 @@ use weft_proto::v1::AttemptClass;
 use weft_tls::{Acceptor, testing::Authority};
 use weft_worker::{
     destination::{Destinations, clients::HttpClients},
-    lane::Verdict,
+    lane::AttemptResult,
 };
 
 use super::{
@@ -161,12 +161,12 @@ async fn requests_behind_a_goaway_are_repeated_and_not_counted() {
         http.request().await.map(drop)
     })
     .await;
-    assert_eq!(process.deliver().await.verdict, Verdict::Delivered);
+    assert_eq!(process.deliver().await.result, AttemptResult::Delivered);
     for end in join_all((0..MANY).map(|_| process.deliver())).await {
-        assert_eq!((end.verdict, end.status), (Verdict::Delivered, 200), "{}", end.error);
+        assert_eq!((end.result, end.status), (AttemptResult::Delivered, 200), "{}", end.error);
     }
     assert!(connections.load(Ordering::SeqCst) >= 2);
-    assert_eq!(process.deliver().await.verdict, Verdict::Delivered);
+    assert_eq!(process.deliver().await.result, AttemptResult::Delivered);
 }
 
 #[tokio::test]
@@ -186,7 +186,7 @@ async fn a_refused_stream_is_repeated_and_not_counted() {
     .await;
     for _ in 0..6 {
         let end = process.deliver().await;
-        assert_eq!(end.verdict, Verdict::Delivered, "{}", end.error);
+        assert_eq!(end.result, AttemptResult::Delivered, "{}", end.error);
     }
 }
 
@@ -207,7 +207,7 @@ async fn a_receiver_that_refuses_every_stream_is_unreachable() {
     })
     .await;
     let end = process.deliver().await;
-    assert_eq!((end.verdict, end.class), (Verdict::Unreachable, AttemptClass::Protocol), "{}", end.error);
+    assert_eq!((end.result, end.class), (AttemptResult::Unreachable, AttemptClass::Protocol), "{}", end.error);
     assert_eq!(asked.load(Ordering::SeqCst), 3, "once, and two repetitions");
 }
 
@@ -229,9 +229,9 @@ async fn a_stream_reset_with_an_error_fails_the_attempt() {
         }
     })
     .await;
-    assert_eq!(process.deliver().await.verdict, Verdict::Delivered);
+    assert_eq!(process.deliver().await.result, AttemptResult::Delivered);
     let end = process.deliver().await;
-    assert_eq!((end.verdict, end.class), (Verdict::Failed, AttemptClass::Protocol), "{}", end.error);
+    assert_eq!((end.result, end.class), (AttemptResult::Failed, AttemptClass::Protocol), "{}", end.error);
     assert_eq!((asked.load(Ordering::SeqCst), connections.load(Ordering::SeqCst)), (2, 1));
 }
 
@@ -251,9 +251,9 @@ async fn requests_on_a_lost_connection_are_repeated_and_not_counted() {
         Some(())
     })
     .await;
-    assert_eq!(process.deliver().await.verdict, Verdict::Delivered);
+    assert_eq!(process.deliver().await.result, AttemptResult::Delivered);
     for end in join_all((0..MANY).map(|_| process.deliver())).await {
-        assert_eq!(end.verdict, Verdict::Delivered, "{}", end.error);
+        assert_eq!(end.result, AttemptResult::Delivered, "{}", end.error);
     }
 }
 
@@ -292,13 +292,13 @@ impl Freezing {
 async fn a_frozen_connection_is_not_used_again_after_a_time_out() {
     let freezing = Freezing::start().await;
     let process = &freezing.process;
-    assert_eq!(process.deliver().await.verdict, Verdict::Delivered);
+    assert_eq!(process.deliver().await.result, AttemptResult::Delivered);
     *freezing.frozen.lock().await = true;
     let end = process.deliver_within(Duration::from_millis(500)).await;
-    assert_eq!((end.verdict, end.class), (Verdict::Failed, AttemptClass::Timeout), "{}", end.error);
+    assert_eq!((end.result, end.class), (AttemptResult::Failed, AttemptClass::Timeout), "{}", end.error);
     for _ in 0..3 {
         let end = process.deliver().await;
-        assert_eq!(end.verdict, Verdict::Delivered, "{}", end.error);
+        assert_eq!(end.result, AttemptResult::Delivered, "{}", end.error);
     }
     assert_eq!(freezing.taken.load(Ordering::SeqCst), 2);
 }
@@ -308,10 +308,10 @@ async fn a_frozen_connection_is_not_used_again_after_a_time_out() {
 async fn a_frozen_connection_is_found_by_pings() {
     let freezing = Freezing::start().await;
     let process = &freezing.process;
-    assert_eq!(process.deliver().await.verdict, Verdict::Delivered);
+    assert_eq!(process.deliver().await.result, AttemptResult::Delivered);
     *freezing.frozen.lock().await = true;
     let end = process.deliver_within(PATIENCE).await;
-    assert_eq!(end.verdict, Verdict::Delivered, "{}", end.error);
+    assert_eq!(end.result, AttemptResult::Delivered, "{}", end.error);
     assert!(took(&end) < Duration::from_secs(14), "within the default time-out: {:?}", took(&end));
 }
 
@@ -328,7 +328,7 @@ async fn a_status_settles_although_its_stream_does_not_end() {
     .await;
     for _ in 0..5 {
         let end = process.deliver().await;
-        assert_eq!((end.verdict, &end.response[..]), (Verdict::Delivered, &b"sofar"[..]), "{}", end.error);
+        assert_eq!((end.result, &end.response[..]), (AttemptResult::Delivered, &b"sofar"[..]), "{}", end.error);
         assert!(took(&end) < Duration::from_secs(2), "took {:?}", took(&end));
     }
     assert_eq!(connections.load(Ordering::SeqCst), 1);
@@ -347,5 +347,5 @@ async fn a_slow_response_over_a_live_connection_is_waited_for() {
     })
     .await;
     let end = process.deliver().await;
-    assert_eq!((end.verdict, connections.load(Ordering::SeqCst)), (Verdict::Delivered, 1), "{}", end.error);
+    assert_eq!((end.result, connections.load(Ordering::SeqCst)), (AttemptResult::Delivered, 1), "{}", end.error);
 }

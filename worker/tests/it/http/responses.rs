@@ -8,7 +8,7 @@ use tokio::{
     sync::mpsc,
     time::timeout,
 };
-use weft_worker::lane::Verdict;
+use weft_worker::lane::AttemptResult;
 
 use super::{
     PATIENCE,
@@ -55,15 +55,19 @@ async fn endless(status: u16, begin: &'static str, again: &'static str) -> (Stri
 /// The status settles an attempt: a receiver that does not end its response holds up its lane for a moment only.
 #[tokio::test]
 async fn a_status_settles_although_the_response_does_not_end() {
-    let cases =
-        [(200, Verdict::Delivered), (500, Verdict::Failed), (503, Verdict::Unavailable), (422, Verdict::Rejected)];
+    let cases = [
+        (200, AttemptResult::Delivered),
+        (500, AttemptResult::Failed),
+        (503, AttemptResult::Unavailable),
+        (422, AttemptResult::Rejected),
+    ];
     let cases = cases.into_iter().flat_map(|case| ENDLESS.map(|body| (case, body)));
-    let settled = cases.map(async |((status, verdict), (begin, again))| {
+    let settled = cases.map(async |((status, result), (begin, again))| {
         let (url, mut until_closed) = endless(status, begin, again).await;
         let process = Process::new(&url);
         for _ in 0..2 {
             let end = process.deliver().await;
-            assert_eq!((end.verdict, end.status), (verdict, status), "{begin:?}: {}", end.error);
+            assert_eq!((end.result, end.status), (result, status), "{begin:?}: {}", end.error);
             assert!(took(&end) < Duration::from_secs(2), "{begin:?}: took {:?}", took(&end));
             let excerpt = String::from_utf8(end.response.to_vec()).unwrap();
             assert!(excerpt.starts_with("sofar") || !begin.contains("sofar"), "{begin:?}: {excerpt:?}");
@@ -86,7 +90,7 @@ async fn a_long_response_that_ends_leaves_its_connection_usable() {
     let process = Process::new(&url);
     for _ in 0..5 {
         let end = process.deliver().await;
-        assert_eq!((end.verdict, end.response.len()), (Verdict::Delivered, 1024));
+        assert_eq!((end.result, end.response.len()), (AttemptResult::Delivered, 1024));
     }
     assert_eq!(connections.load(Ordering::SeqCst), 1);
 }

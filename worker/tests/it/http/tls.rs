@@ -2,7 +2,7 @@
 
 use weft_proto::v1::AttemptClass;
 use weft_tls::{Acceptor, TlsOptions, testing::Authority};
-use weft_worker::lane::{AttemptEnd, Verdict};
+use weft_worker::lane::{AttemptEnd, AttemptResult};
 
 use super::{http1::Process, http2::trusting};
 
@@ -25,10 +25,10 @@ async fn an_untrusted_certificate_is_named_in_words_and_not_counted() {
         (ours.self_signed_options(), "certificate is that of a certificate authority"),
     ] {
         let end = handshake(&options, |url| trusting(&ours, url)).await;
-        assert_eq!((end.verdict, end.class), (Verdict::Unreachable, AttemptClass::Tls), "{}", end.error);
+        assert_eq!((end.result, end.class), (AttemptResult::Unreachable, AttemptClass::Tls), "{}", end.error);
         assert!(end.error.contains(words), "{}", end.error);
     }
     // With the authorities of this system, or those that are built in.
     let end = handshake(&ours.options(), Process::new).await;
-    assert_eq!((end.verdict, end.class), (Verdict::Unreachable, AttemptClass::Tls), "{}", end.error);
+    assert_eq!((end.result, end.class), (AttemptResult::Unreachable, AttemptClass::Tls), "{}", end.error);
 }

@@ -8,7 +8,7 @@ use weft_proto::ids::SubscriptionUid;
 use super::input::LaneKey;
 
 #[derive(Debug, Default)]
-pub(super) struct CatchUps {
+pub(super) struct CatchUpQueue {
     /// No entry is empty.
     waiting: HashMap<SubscriptionUid, VecDeque<LaneKey>>,
     /// The subscriptions that have an entry.
@@ -18,7 +18,7 @@ pub(super) struct CatchUps {
     running: usize,
 }
 
-impl CatchUps {
+impl CatchUpQueue {
     pub fn push(&mut self, key: LaneKey) {
         let uid = key.subscription;
         let queue = self.waiting.entry(uid).or_default();
@@ -76,7 +76,7 @@ mod tests {
     /// P4: a lane waits for one of each other subscription, however many those have.
     #[test]
     fn subscriptions_take_turns() {
-        let mut catch_ups = CatchUps::default();
+        let mut catch_ups = CatchUpQueue::default();
         (0..3).for_each(|workflow| catch_ups.push(key(1, workflow)));
         (0..2).for_each(|workflow| catch_ups.push(key(2, workflow)));
         let turns: Vec<_> = std::iter::from_fn(|| catch_ups.start(|_| true)).collect();
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn who_may_not_read_keeps_its_place_and_nobody_waiting() {
-        let mut catch_ups = CatchUps::default();
+        let mut catch_ups = CatchUpQueue::default();
         [key(1, 0), key(2, 0), key(2, 1)].into_iter().for_each(|key| catch_ups.push(key));
         let second = SubscriptionUid::from_bytes([2; 16]);
         assert_eq!(catch_ups.start(|uid| uid == second), Some(key(2, 0)));

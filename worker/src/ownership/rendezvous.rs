@@ -14,38 +14,38 @@ use super::{Presence, WorkerId};
 /// The worker that each shard should have; none without workers.
 ///
 /// A worker is not given a shard that it declines unless all of them do: then it is for nobody to say who could.
-pub fn spread<'a>(
+pub fn assign<'a>(
     workers: &'a BTreeMap<WorkerId, Presence>,
     shards: impl Iterator<Item = ShardId>,
 ) -> BTreeMap<ShardId, &'a WorkerId> {
-    let mut pairs: Vec<Pair<'a>> = Vec::new();
+    let mut scores: Vec<Score<'a>> = Vec::new();
     let mut missing = BTreeSet::new();
     for shard in shards {
         missing.insert(shard);
         let all_decline = workers.values().all(|presence| presence.declines.contains(&shard.0));
         let able = workers.iter().filter(|(_, presence)| all_decline || !presence.declines.contains(&shard.0));
-        pairs.extend(able.map(|(worker, _)| Pair { score: score(worker, shard), shard, worker }));
+        scores.extend(able.map(|(worker, _)| Score { score: score(worker, shard), shard, worker }));
     }
-    pairs.sort_by(|one, other| (other.score, other.shard, other.worker).cmp(&(one.score, one.shard, one.worker)));
-    let mut rooms = Rooms::new(missing.len(), workers.len());
-    let mut spread = BTreeMap::new();
-    for Pair { shard, worker, .. } in &pairs {
-        if missing.contains(shard) && rooms.take(worker) {
+    scores.sort_by(|one, other| (other.score, other.shard, other.worker).cmp(&(one.score, one.shard, one.worker)));
+    let mut capacities = Capacities::new(missing.len(), workers.len());
+    let mut assign = BTreeMap::new();
+    for Score { shard, worker, .. } in &scores {
+        if missing.contains(shard) && capacities.take(worker) {
             missing.remove(shard);
-            spread.insert(*shard, *worker);
+            assign.insert(*shard, *worker);
         }
     }
     // Everyone who has room declines them: better a full worker than none.
-    for Pair { shard, worker, .. } in &pairs {
+    for Score { shard, worker, .. } in &scores {
         if missing.remove(shard) {
-            spread.insert(*shard, *worker);
+            assign.insert(*shard, *worker);
         }
     }
-    spread
+    assign
 }
 
 /// A shard and a worker that could own it.
-struct Pair<'a> {
+struct Score<'a> {
     score: u64,
     shard: ShardId,
     worker: &'a WorkerId,
@@ -59,13 +59,13 @@ fn score(worker: &WorkerId, shard: ShardId) -> u64 {
 
 /// How many shards each worker still takes: as many as everyone has, and one more for as many workers as shards are left
 /// over.
-struct Rooms<'a> {
+struct Capacities<'a> {
     each: usize,
     left_over: usize,
     taken: BTreeMap<&'a WorkerId, usize>,
 }
 
-impl<'a> Rooms<'a> {
+impl<'a> Capacities<'a> {
     fn new(shards: usize, workers: usize) -> Self {
         let workers = workers.max(1);
         Self { each: shards / workers, left_over: shards % workers, taken: BTreeMap::new() }
@@ -99,8 +99,8 @@ mod tests {
         (0..count).map(ShardId)
     }
 
-    fn loads(spread: &BTreeMap<ShardId, &WorkerId>, workers: &BTreeMap<WorkerId, Presence>) -> Vec<usize> {
-        workers.keys().map(|worker| spread.values().filter(|owner| **owner == worker).count()).collect()
+    fn loads(assign: &BTreeMap<ShardId, &WorkerId>, workers: &BTreeMap<WorkerId, Presence>) -> Vec<usize> {
+        workers.keys().map(|worker| assign.values().filter(|owner| **owner == worker).count()).collect()
     }
 
     proptest! {
@@ -108,9 +108,9 @@ mod tests {
         #[test]
         fn shards_are_spread_evenly(names in prop::collection::btree_set(any::<u16>(), 1..12), count in 0u32..80) {
             let workers = workers(&names);
-            let spread = spread(&workers, shards(count));
-            prop_assert_eq!(spread.len(), count as usize);
-            let loads = loads(&spread, &workers);
+            let assign = assign(&workers, shards(count));
+            prop_assert_eq!(assign.len(), count as usize);
+            let loads = loads(&assign, &workers);
             prop_assert!(loads.iter().max().unwrap() - loads.iter().min().unwrap() <= 1, "{:?}", loads);
         }
 
@@ -126,9 +126,9 @@ mod tests {
             for (worker, shard) in declined {
                 workers.get_mut(worker.get(&ids)).unwrap().declines.insert(shard);
             }
-            let spread = spread(&workers, shards(count));
-            prop_assert_eq!(spread.len(), count as usize);
-            for (shard, owner) in spread {
+            let assign = assign(&workers, shards(count));
+            prop_assert_eq!(assign.len(), count as usize);
+            for (shard, owner) in assign {
                 let all = workers.values().all(|presence| presence.declines.contains(&shard.0));
                 prop_assert!(all || !workers[owner].declines.contains(&shard.0));
             }
@@ -143,7 +143,7 @@ mod tests {
         for first in 0..20u16 {
             let fewer = workers(&(first * 10..first * 10 + 4).collect());
             let more = workers(&(first * 10..first * 10 + 5).collect());
-            let (before, after) = (spread(&fewer, shards(SHARDS)), spread(&more, shards(SHARDS)));
+            let (before, after) = (assign(&fewer, shards(SHARDS)), assign(&more, shards(SHARDS)));
             moved += shards(SHARDS).filter(|shard| before[shard] != after[shard]).count();
             share += after.values().filter(|owner| !fewer.contains_key(**owner)).count();
         }
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn the_spread_never_changes() {
         let workers = workers(&BTreeSet::from([1, 2, 3]));
-        let owners: Vec<&str> = spread(&workers, shards(8)).into_values().map(|owner| owner.0.as_str()).collect();
+        let owners: Vec<&str> = assign(&workers, shards(8)).into_values().map(|owner| owner.0.as_str()).collect();
         assert_eq!(
             owners,
             ["worker-3", "worker-3", "worker-3", "worker-1", "worker-2", "worker-2", "worker-1", "worker-1"]

@@ -18,7 +18,7 @@ use weft_proto::{
 };
 
 use super::{
-    action::Draft,
+    action::PendingCommit,
     input::{LaneKey, Work},
 };
 
@@ -27,7 +27,7 @@ const LANE_BYTES: usize = 64;
 
 /// The drafts of one shard.
 #[derive(Debug, Default)]
-pub(super) struct Drafts {
+pub(super) struct PendingCommits {
     /// The number of the open draft.
     number: u64,
     commit: v1::Commit,
@@ -44,7 +44,7 @@ pub(super) struct Drafts {
     receivers: BTreeMap<SubscriptionUid, v1::ReceiverState>,
     /// Subscriptions whose own reader has moved.
     detached: BTreeSet<SubscriptionUid>,
-    sealed: VecDeque<Draft>,
+    sealed: VecDeque<PendingCommit>,
     /// Per draft that is not committed: its number, its outcomes, the lanes that it tells of.
     uncommitted: VecDeque<(u64, usize, Vec<LaneKey>)>,
     uncommitted_outcomes: usize,
@@ -53,7 +53,7 @@ pub(super) struct Drafts {
 }
 
 /// How the parts of the state that a draft tells of stand when it is sealed.
-pub(super) trait State {
+pub(super) trait RecordSource {
     /// The lane for the record; `None` when it is settled.
     fn lane(&mut self, key: &LaneKey) -> Option<v1::Lane>;
     /// The run; `None` when it is settled.
@@ -62,7 +62,7 @@ pub(super) trait State {
     fn detached(&self, uid: SubscriptionUid) -> u64;
 }
 
-impl Drafts {
+impl PendingCommits {
     /// The open draft's number: what a lane waits for that may not go on before this is committed.
     pub fn open(&self) -> u64 {
         self.number
@@ -174,7 +174,7 @@ impl Drafts {
     }
 
     /// Closes the open draft at these positions and opens the next.
-    pub fn seal(&mut self, cursor: StreamSeq, commands_cursor: u64, state: &mut impl State) {
+    pub fn seal(&mut self, cursor: StreamSeq, commands_cursor: u64, state: &mut impl RecordSource) {
         let mut commit = mem::take(&mut self.commit);
         commit.cursor = cursor.0;
         commit.commands_cursor = commands_cursor;
@@ -197,18 +197,18 @@ impl Drafts {
         self.bytes = 0;
         self.urgent = false;
         self.uncommitted.push_back((self.number, commit.outcomes.len(), lanes.into_iter().collect()));
-        self.sealed.push_back(Draft { number: self.number, commit, dead: mem::take(&mut self.dead) });
+        self.sealed.push_back(PendingCommit { number: self.number, commit, dead: mem::take(&mut self.dead) });
         self.number += 1;
     }
 
     /// The oldest sealed draft.
-    pub fn take(&mut self) -> Option<Draft> {
+    pub fn take(&mut self) -> Option<PendingCommit> {
         self.sealed.pop_front()
     }
 
     /// Takes note that a draft is committed. The lanes that it told of.
     pub fn committed(&mut self, number: u64) -> Vec<LaneKey> {
-        self.settling.retain(|_, draft| *draft > number);
+        self.settling.retain(|_, pending| *pending > number);
         let mut lanes = Vec::new();
         while self.uncommitted.front().is_some_and(|(oldest, ..)| *oldest <= number) {
             if let Some((_, outcomes, keys)) = self.uncommitted.pop_front() {

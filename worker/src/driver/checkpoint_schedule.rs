@@ -18,7 +18,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(60);
 
 /// How often the state of a shard is written to CHECKPOINTS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CheckpointPace {
+pub struct CheckpointPolicy {
     /// After this many commits, which bounds what a take-over without a file reads.
     pub commits: u64,
     /// After this many bytes of commits.
@@ -29,7 +29,7 @@ pub struct CheckpointPace {
     pub idle: Duration,
 }
 
-impl CheckpointPace {
+impl CheckpointPolicy {
     /// For an OUTCOMES that keeps its messages for `kept`: every 10,000 commits, 64 MiB or 10 minutes, and always when the
     /// commits after the last checkpoint have reached half of their retention. Zero: OUTCOMES keeps everything.
     pub fn new(kept: Duration) -> Self {
@@ -52,7 +52,7 @@ impl CheckpointPace {
 /// When a shard's next checkpoint is due.
 #[derive(Debug)]
 pub(super) struct CheckpointSchedule {
-    pace: CheckpointPace,
+    pace: CheckpointPolicy,
     /// Commits after the position of the last complete checkpoint.
     since: CommitVolume,
     /// Commits since the running checkpoint was started.
@@ -69,7 +69,7 @@ pub(super) struct CheckpointSchedule {
 
 impl CheckpointSchedule {
     /// At `now` the last checkpoint is `age` old, `since` was committed after it, and checkpoints occupy `occupied` bytes.
-    pub fn new(pace: CheckpointPace, since: CommitVolume, occupied: u64, age: Duration, now: Instant) -> Self {
+    pub fn new(pace: CheckpointPolicy, since: CommitVolume, occupied: u64, age: Duration, now: Instant) -> Self {
         let during = CommitVolume::default();
         Self { pace, since, during, occupied, age, from: now, started: now, not_before: now }
     }
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn commits_time_and_half_of_the_retention_each_make_a_checkpoint_due() {
-        let pace = CheckpointPace::new(8 * 24 * HOUR);
+        let pace = CheckpointPolicy::new(8 * 24 * HOUR);
         assert_eq!(pace.wait(commits(10_000), 0, Duration::ZERO), Duration::ZERO);
         assert_eq!(pace.wait(commits(9_999), 0, Duration::from_secs(599)), Duration::from_secs(1));
         assert_eq!(pace.wait(commits(2), 0, Duration::from_secs(600)), Duration::ZERO);
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn no_trigger_but_the_retention_is_due_before_commits_exceed_a_multiple_of_the_checkpoint() {
         let now = Instant::now();
-        let pace = CheckpointPace::new(8 * 24 * HOUR);
+        let pace = CheckpointPolicy::new(8 * 24 * HOUR);
         let mut schedule = CheckpointSchedule::new(pace, commits(0), 60 * MIB as u64, Duration::ZERO, now);
         for _ in 0..20_000 {
             schedule.committed(6 * 1024);
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn a_small_state_is_written_after_so_many_bytes_of_commits() {
         let now = Instant::now();
-        let mut schedule = CheckpointSchedule::new(CheckpointPace::new(HOUR), commits(0), 1000, Duration::ZERO, now);
+        let mut schedule = CheckpointSchedule::new(CheckpointPolicy::new(HOUR), commits(0), 1000, Duration::ZERO, now);
         schedule.committed(63 * MIB);
         assert!(schedule.wait(now) > Duration::ZERO);
         schedule.committed(MIB);
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn a_failed_checkpoint_is_retried_later_and_only_when_its_remains_are_worth_it() {
         let now = Instant::now();
-        let mut schedule = CheckpointSchedule::new(CheckpointPace::new(HOUR), commits(0), 0, Duration::ZERO, now);
+        let mut schedule = CheckpointSchedule::new(CheckpointPolicy::new(HOUR), commits(0), 0, Duration::ZERO, now);
         schedule.committed(64 * MIB);
         schedule.started(now);
         schedule.failed(10 * MIB as u64, now);
@@ -179,16 +179,16 @@ mod tests {
 
     #[test]
     fn a_short_retention_shortens_the_interval_and_none_leaves_it() {
-        let short = CheckpointPace::new(Duration::from_secs(60));
+        let short = CheckpointPolicy::new(Duration::from_secs(60));
         assert_eq!(short.wait(commits(5), 0, Duration::ZERO), Duration::from_secs(30));
-        assert!(CheckpointPace::new(Duration::ZERO).wait(commits(1), 0, 10_000 * HOUR) > HOUR);
+        assert!(CheckpointPolicy::new(Duration::ZERO).wait(commits(1), 0, 10_000 * HOUR) > HOUR);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_age_before_a_take_over_counts() {
         let now = Instant::now();
         let age = Duration::from_secs(1000);
-        let mut schedule = CheckpointSchedule::new(CheckpointPace::new(HOUR), commits(1), 0, age, now);
+        let mut schedule = CheckpointSchedule::new(CheckpointPolicy::new(HOUR), commits(1), 0, age, now);
         assert_eq!(schedule.wait(now), Duration::from_secs(800));
         schedule.committed(1);
         assert_eq!(schedule.wait(now), Duration::ZERO);

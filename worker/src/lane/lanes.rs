@@ -16,16 +16,16 @@ use weft_proto::{
 
 use super::{
     AttemptId, Limits, Restored,
-    action::{Action, Draft, LanePrevious},
-    catch_ups::CatchUps,
-    draft::Drafts,
+    action::{Action, LanePrevious, PendingCommit},
+    catch_up_queue::CatchUpQueue,
     expiry,
     flaw::{Flaw, has},
     input::{Input, LaneKey, Work},
-    lane::{CatchUp, Need, Target, event_bytes},
+    lane::{CatchUp, NextStep, Target, event_bytes},
     memory::Memory,
+    pending_commits::PendingCommits,
     schedule::{Schedule, Turn},
-    world::World,
+    state::State,
 };
 
 /// Messages that the cursor may run ahead of the last draft before it is drafted for its own sake: what a restart reads
@@ -46,12 +46,12 @@ pub(super) struct Started {
 #[derive(Debug)]
 pub struct Lanes {
     pub(super) limits: Limits,
-    pub(super) world: World,
+    pub(super) state: State,
     pub(super) schedule: Schedule,
-    pub(super) drafts: Drafts,
-    pub(super) catch_ups: CatchUps,
+    pub(super) pending: PendingCommits,
+    pub(super) catch_ups: CatchUpQueue,
     /// Lanes of workflows that read on when there is a place for the lanes of their events, by subscription.
-    pub(super) in_wait: HashMap<SubscriptionUid, BTreeSet<LaneKey>>,
+    pub(super) waiting_for_slot: HashMap<SubscriptionUid, BTreeSet<LaneKey>>,
     /// Everything up to here leaves the log soon.
     pub(super) aged_through: StreamSeq,
     /// Lanes to be looked at because of that.
@@ -64,8 +64,8 @@ pub struct Lanes {
     pub(super) cursor: StreamSeq,
     pub(super) commands_cursor: u64,
     /// The cursor of the newest draft.
-    drafted_cursor: StreamSeq,
-    drafted_commands: u64,
+    sealed_cursor: StreamSeq,
+    sealed_commands: u64,
     pub(super) draining: bool,
     /// Subscriptions that await the commit of their filter, with the drafts that hold it.
     pub(super) awaiting: Vec<(u64, SubscriptionUid)>,
@@ -81,11 +81,11 @@ impl Lanes {
     pub fn new(limits: Limits, restored: Restored, now: Timestamp, rng: StdRng) -> Self {
         Self {
             limits,
-            world: World::restored(&restored, now),
+            state: State::restored(&restored, now),
             schedule: Schedule::default(),
-            drafts: Drafts::default(),
-            catch_ups: CatchUps::default(),
-            in_wait: HashMap::new(),
+            pending: PendingCommits::default(),
+            catch_ups: CatchUpQueue::default(),
+            waiting_for_slot: HashMap::new(),
             aged_through: StreamSeq(0),
             overdue: BTreeSet::new(),
             overdue_walk: None,
@@ -94,8 +94,8 @@ impl Lanes {
             memory: Memory::new(limits.buffered_bytes_max),
             cursor: restored.cursor,
             commands_cursor: restored.commands_cursor,
-            drafted_cursor: restored.cursor,
-            drafted_commands: restored.commands_cursor,
+            sealed_cursor: restored.cursor,
+            sealed_commands: restored.commands_cursor,
             draining: false,
             awaiting: Vec::new(),
             earlier_end: restored.earlier_end,
@@ -108,33 +108,33 @@ impl Lanes {
     /// neither go back nor jump.
     pub fn handle(&mut self, input: Input, now: Timestamp, actions: &mut Vec<Action>) {
         match input {
-            Input::Subscribed(rules) => self.subscribed(rules, now, actions),
+            Input::Subscribed(policy) => self.subscribed(policy, now, actions),
             Input::Unsubscribed { uid, operator, reason, catalog } => {
                 self.unsubscribed(uid, operator, reason, Some(catalog), actions);
             }
             Input::Orphaned { uid } => self.orphaned(uid, now, actions),
-            Input::Arrived { event, takers } => self.arrived(&event, &takers, now, actions),
-            Input::Passed { seq } => self.cursor = self.cursor.max(seq),
+            Input::Arrived { event, matching } => self.arrived(&event, &matching, now, actions),
+            Input::Skipped { seq } => self.cursor = self.cursor.max(seq),
             Input::Backfilled { uid, seq, event } => self.backfilled(uid, seq, event, now, actions),
             Input::Joined { uid } => self.joined(uid),
-            Input::Ended { attempt, end } => self.ended(attempt, end, now, actions),
+            Input::AttemptFinished { attempt, end } => self.attempt_finished(attempt, end, now, actions),
             Input::CaughtUp { lane, events, through, gone } => {
                 self.caught_up(&lane, events, through, gone, now, actions);
             }
-            Input::Dropped { through } => self.dropped(through, now),
-            Input::Aged { through } => self.aged(through),
+            Input::Trimmed { through } => self.trimmed(through, now),
+            Input::Expiring { through } => self.expiring(through),
             Input::Loaded { work, event } => self.loaded(&work, event, now, actions),
-            Input::Commanded(command) => self.commanded(command, now, actions),
-            Input::CommandPassed { command } => self.commands_cursor = self.commands_cursor.max(command),
+            Input::CommandReceived(command) => self.command_received(command, now, actions),
+            Input::CommandSkipped { command } => self.commands_cursor = self.commands_cursor.max(command),
             Input::EarlierEnd { through } => self.earlier_end = Some(through),
-            Input::Committed { draft } => self.committed(draft, now, actions),
-            Input::Bounded(limits) => {
+            Input::CommitStored { number } => self.commit_stored(number, now, actions),
+            Input::LimitsChanged(limits) => {
                 self.memory.set_max(limits.buffered_bytes_max);
                 self.limits = limits;
             }
             Input::TimerFired => {
                 while let Some(key) = self.schedule.pop_due(now) {
-                    if let Some(lane) = self.world.lanes.get_mut(&key) {
+                    if let Some(lane) = self.state.lanes.get_mut(&key) {
                         lane.timer = None;
                     }
                     self.advance(&key, now, actions);
@@ -144,10 +144,10 @@ impl Lanes {
         self.apply_deferred_filters(now, actions);
         self.find_overdue();
         self.expire_overdue(now, actions);
-        self.advance_workflows_in_wait(now, actions);
+        self.advance_waiting_workflows(now, actions);
         self.start_attempts(now, actions);
         self.start_catch_ups(actions);
-        if self.drafts.is_full(self.limits.commit_bytes_max) {
+        if self.pending.is_full(self.limits.commit_bytes_max) {
             self.seal();
         }
     }
@@ -159,29 +159,29 @@ impl Lanes {
     }
 
     /// What has been decided since the last draft, if anything; at most about `commit_bytes_max` at a time. The caller
-    /// commits drafts in the order in which they are taken, one at a time, and reports each with [`Input::Committed`].
-    pub fn take_draft(&mut self) -> Option<Draft> {
-        if let Some(draft) = self.drafts.take() {
-            return Some(draft);
+    /// commits drafts in the order in which they are taken, one at a time, and reports each with [`Input::CommitStored`].
+    pub fn take_commit(&mut self) -> Option<PendingCommit> {
+        if let Some(pending) = self.pending.take() {
+            return Some(pending);
         }
-        if !self.has_draft() {
+        if !self.has_commit() {
             return None;
         }
         self.seal();
-        self.drafts.take()
+        self.pending.take()
     }
 
-    /// Whether [`take_draft`](Self::take_draft) would give something.
-    pub fn has_draft(&self) -> bool {
-        self.drafts.is_due()
-            || self.cursor.0 - self.drafted_cursor.0 >= CURSOR_LAG_MAX
-            || self.commands_cursor > self.drafted_commands
+    /// Whether [`take_commit`](Self::take_commit) would give something.
+    pub fn has_commit(&self) -> bool {
+        self.pending.is_due()
+            || self.cursor.0 - self.sealed_cursor.0 >= CURSOR_LAG_MAX
+            || self.commands_cursor > self.sealed_commands
     }
 
     /// Whether something waits for the next draft to be committed: a lane that may not go on before, or an operator. If
     /// not, a moment's wait makes one commit of many.
-    pub fn is_draft_urgent(&self) -> bool {
-        self.drafts.is_urgent() || self.drafts.uncommitted_outcomes() >= self.limits.uncommitted_max / 2
+    pub fn is_commit_urgent(&self) -> bool {
+        self.pending.is_urgent() || self.pending.uncommitted_outcomes() >= self.limits.uncommitted_max / 2
     }
 
     /// From now on no attempt starts: what is in flight ends and is committed.
@@ -205,13 +205,13 @@ impl Lanes {
     }
 
     /// Sealed drafts that nobody has taken yet.
-    pub fn drafts_waiting(&self) -> usize {
-        self.drafts.waiting()
+    pub fn sealed_commits(&self) -> usize {
+        self.pending.waiting()
     }
 
     /// Lanes in memory.
     pub fn lanes_in_memory(&self) -> usize {
-        self.world.lanes.len()
+        self.state.lanes.len()
     }
 
     /// Bytes of events in memory.
@@ -221,22 +221,22 @@ impl Lanes {
 
     /// Ends the open draft: what is decided from now on is committed after it.
     pub(super) fn seal(&mut self) {
-        self.drafts.seal(self.cursor, self.commands_cursor, &mut self.world);
-        self.drafted_cursor = self.cursor;
-        self.drafted_commands = self.commands_cursor;
+        self.pending.seal(self.cursor, self.commands_cursor, &mut self.state);
+        self.sealed_cursor = self.cursor;
+        self.sealed_commands = self.commands_cursor;
     }
 
     fn arrived(
         &mut self,
         event: &Arc<StoredEvent>,
-        takers: &[SubscriptionUid],
+        matching: &[SubscriptionUid],
         now: Timestamp,
         actions: &mut Vec<Action>,
     ) {
         debug_assert!(event.seq > self.cursor, "P3: the shared reader only goes forward");
         self.cursor = event.seq;
-        if takers.is_empty() {
-            self.drafts.outcome(
+        if matching.is_empty() {
+            self.pending.outcome(
                 None,
                 v1::Outcome {
                     sequence: event.seq.0,
@@ -249,7 +249,7 @@ impl Lanes {
                 None,
             );
         }
-        for uid in takers {
+        for uid in matching {
             if self.has_room_for(*uid, event) {
                 self.take(*uid, event, now, actions);
             } else {
@@ -266,15 +266,15 @@ impl Lanes {
         actions: &mut Vec<Action>,
     ) {
         let key = self.lane_for(LaneKey::of_workflow(uid, event.event.workflow.clone()), event);
-        let spreads = self.spreads(&key);
-        let active = self.world.is_active(uid);
-        let others_let = self.world.others_let(&key);
-        let lane = self.world.lane_mut(&key);
+        let splits_events = self.splits_events(&key);
+        let active = self.state.is_active(uid);
+        let parent_allows = self.state.parent_allows(&key);
+        let lane = self.state.lane_mut(&key);
         // What the lane of a workflow takes of a subscription that is not ordered waits there for its own.
-        let may_keep = !spreads && (others_let && !lane.is_stopped() || event.seq <= self.aged_through);
+        let may_keep = !splits_events && (parent_allows && !lane.is_stopped() || event.seq <= self.aged_through);
         if (lane.paused || !active) && lane.is_settled() {
             // Operators are shown the head of a lane that is held back, and skip it.
-            self.drafts.force(&key);
+            self.pending.force(&key);
         }
         let room = may_keep
             && lane.buffer.len() < self.limits.lane_events_max
@@ -282,50 +282,50 @@ impl Lanes {
         if lane.arrive(Arc::clone(event), room) {
             self.memory.take(uid, event_bytes(event));
         }
-        lane.touched = self.drafts.open();
-        self.world.take_place(&key);
-        self.drafts.touch(&key);
+        lane.touched = self.pending.open();
+        self.state.take_slot(&key);
+        self.pending.touch(&key);
         self.advance(&key, now, actions);
     }
 
     /// Does what a lane needs next.
     pub(super) fn advance(&mut self, key: &LaneKey, now: Timestamp, actions: &mut Vec<Action>) {
-        let Some(lane) = self.world.lanes.get(key) else { return };
+        let Some(lane) = self.state.lanes.get(key) else { return };
         if expiry::is_overdue(lane, self.aged_through) {
             self.overdue.insert(key.clone());
             return;
         }
-        let need = lane.need(now);
-        if !self.world.is_active(key.subscription) {
+        let step = lane.next_step(now);
+        if !self.state.is_active(key.subscription) {
             return;
         }
         // Most often, and ended here without another search for the lane.
-        if need == Need::Nothing {
-            if lane.is_idle() && lane.touched < self.drafts.oldest_uncommitted() {
+        if step == NextStep::Nothing {
+            if lane.is_idle() && lane.touched < self.pending.oldest_uncommitted() {
                 self.forget(key);
             }
             return;
         }
         // Where its workflow is stopped, the lane of an event is told again when that goes on.
-        if key.event.is_some() && !self.world.others_let(key) {
+        if key.event.is_some() && !self.state.parent_allows(key) {
             return;
         }
-        if need == Need::CatchUp && self.spreads(key) && !self.has_place(key.subscription) {
-            self.in_wait.entry(key.subscription).or_default().insert(key.clone());
+        if step == NextStep::CatchUp && self.splits_events(key) && !self.has_slot(key.subscription) {
+            self.waiting_for_slot.entry(key.subscription).or_default().insert(key.clone());
             return;
         }
-        let Some(lane) = self.world.lanes.get_mut(key) else { return };
-        match need {
-            Need::Nothing => {}
-            Need::Attempt(target) => {
+        let Some(lane) = self.state.lanes.get_mut(key) else { return };
+        match step {
+            NextStep::Nothing => {}
+            NextStep::Attempt(target) => {
                 if !lane.ready {
                     lane.ready = true;
                     let bytes = lane.event(target).map_or(0, |event| event_bytes(event));
-                    let first = lane.tries(target).is_none_or(|tries| tries.ended == 0);
+                    let first = lane.attempt_state(target).is_none_or(|attempts| attempts.ended == 0);
                     self.schedule.push_ready(key.clone(), bytes, first);
                 }
             }
-            Need::Time(at) => {
+            NextStep::Time(at) => {
                 if lane.timer != Some(at) {
                     if let Some(old) = lane.timer.replace(at) {
                         self.schedule.disarm(old, key);
@@ -333,11 +333,11 @@ impl Lanes {
                     self.schedule.arm(at, key.clone());
                 }
             }
-            Need::CatchUp => {
+            NextStep::CatchUp => {
                 lane.catch_up = CatchUp::Queued;
                 self.catch_ups.push(key.clone());
             }
-            Need::Load(seq, run) => {
+            NextStep::Load(seq, run) => {
                 if let Some(pending) = lane.runs.get_mut(&(seq, run)) {
                     pending.loading = true;
                     actions.push(Action::Load {
@@ -354,20 +354,20 @@ impl Lanes {
     /// Starts attempts of ready lanes in their turn, within the bounds.
     fn start_attempts(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         let may_wait = |waiting: usize, max: usize| waiting < max || has(Flaw::BoundlessCommits);
-        while !self.draining && may_wait(self.drafts.uncommitted_outcomes(), self.limits.uncommitted_max) {
+        while !self.draining && may_wait(self.pending.uncommitted_outcomes(), self.limits.uncommitted_max) {
             let Some(Turn { key, fresh }) = self.schedule.pop_ready(now, self.limits.attempts_max) else { return };
-            let others_let = self.world.others_let(&key);
-            let Some(lane) = self.world.lanes.get_mut(&key) else { continue };
+            let parent_allows = self.state.parent_allows(&key);
+            let Some(lane) = self.state.lanes.get_mut(&key) else { continue };
             lane.ready = false;
-            let Some(target) = lane.need(now).target().filter(|_| others_let) else {
+            let Some(target) = lane.next_step(now).target().filter(|_| parent_allows) else {
                 // Something came between: it is told again what it needs.
                 self.advance(&key, now, actions);
                 continue;
             };
             let Some(event) = lane.event(target).cloned() else { continue };
             if target == Target::Head {
-                if let Some(operator) = self.given_up_by(&key, &event) {
-                    self.give_up(&key, &event, operator, now);
+                if let Some(operator) = self.discarding_operator(&key, &event) {
+                    self.discard_head(&key, &event, operator, now);
                     continue;
                 }
                 if let Some(reason) = &event.event.quarantine {
@@ -375,8 +375,8 @@ impl Lanes {
                     continue;
                 }
             }
-            let Some(lane) = self.world.lanes.get_mut(&key) else { continue };
-            let first = lane.tries(target).is_none_or(|tries| tries.ended == 0);
+            let Some(lane) = self.state.lanes.get_mut(&key) else { continue };
+            let first = lane.attempt_state(target).is_none_or(|attempts| attempts.ended == 0);
             if fresh && !self.schedule.is_fresh(&key, first) {
                 // It has become another's turn: what was to be attempted has changed, or its workflow has failed.
                 lane.ready = true;
@@ -386,7 +386,7 @@ impl Lanes {
             let id = AttemptId(self.attempts_started);
             self.attempts_started += 1;
             lane.in_flight = Some((id, target));
-            let number = lane.tries(target).map_or(1, |tries| tries.ended + 1);
+            let number = lane.attempt_state(target).map_or(1, |attempts| attempts.ended + 1);
             let previous = match (key.event, lane.delivered) {
                 (Some(_), _) => LanePrevious::Unordered,
                 (None, Some(event)) => LanePrevious::Known(event),
@@ -395,12 +395,12 @@ impl Lanes {
             let run = match target {
                 Target::Head => Run::LIVE,
                 Target::Run(_, run) => run,
-                Target::Gone { .. } => continue,
+                Target::Cancelled { .. } => continue,
             };
             self.schedule.attempt_started(key.subscription, fresh, id, now);
             let work = Work { lane: key, seq: event.seq, run };
-            let rules = self.world.subscriptions.get(&work.lane.subscription).and_then(|known| known.rules.as_ref());
-            let revision = rules.map_or(0, |rules| rules.revision);
+            let policy = self.state.subscriptions.get(&work.lane.subscription).and_then(|known| known.policy.as_ref());
+            let revision = policy.map_or(0, |policy| policy.revision);
             self.attempts.insert(id, Started { work: work.clone(), revision, fresh });
             actions.push(Action::Attempt { id, work, event, number, previous });
         }

@@ -15,10 +15,11 @@ use tokio_util::sync::CancellationToken;
 use weft_proto::ids::ShardId;
 
 use super::{
-    Bucket, Holder, Presence, Roster, boottime,
+    Bucket, ClusterView, Holder, Presence,
+    assignment::{AssignmentPolicy, ShardAction},
+    boottime,
     bucket::{Write, worker_key},
-    duty::{Duties, Duty},
-    identity::{Identity, Step},
+    identity::{Identity, PresenceAction},
 };
 
 /// Looks in a key's life: two may fail, and a shard that becomes free does not wait long.
@@ -30,13 +31,13 @@ const WRITES: u32 = 3;
 const DECLINED: Duration = Duration::from_secs(600);
 
 /// What a shard is told: its duty, or why there is none to be known.
-pub type Told = Result<Duty, String>;
+pub type Assignment = Result<ShardAction, String>;
 
 /// Shards that this worker cannot own for now. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Declined(Arc<Mutex<BTreeMap<ShardId, Instant>>>);
+pub struct DeclinedShards(Arc<Mutex<BTreeMap<ShardId, Instant>>>);
 
-impl Declined {
+impl DeclinedShards {
     /// Leaves a shard to others, for a while.
     pub fn add(&self, shard: ShardId) {
         self.lock().insert(shard, Instant::now() + DECLINED);
@@ -55,30 +56,30 @@ impl Declined {
 
 /// One worker of the mesh.
 #[derive(Debug)]
-pub struct Member {
+pub struct Membership {
     bucket: Bucket,
     me: Holder,
     identity: Identity,
     /// Another process of this worker's id is alive.
     is_twin: bool,
-    duties: Duties,
-    declined: Declined,
-    shards: BTreeMap<ShardId, watch::Sender<Told>>,
+    policy: AssignmentPolicy,
+    declined: DeclinedShards,
+    shards: BTreeMap<ShardId, watch::Sender<Assignment>>,
 }
 
-impl Member {
+impl Membership {
     /// The process `me` of a worker of a log with shards 0 to `shards`.
-    pub fn new(bucket: Bucket, me: Holder, shards: u32, declined: Declined) -> Self {
+    pub fn new(bucket: Bucket, me: Holder, shards: u32, declined: DeclinedShards) -> Self {
         // As long as a worker that has gone is still seen.
-        let duties = Duties::new(me.worker.clone(), shards, bucket.ttl());
+        let policy = AssignmentPolicy::new(me.worker.clone(), shards, bucket.ttl());
         let identity = Identity::new(me.clone(), bucket.ttl());
         let starting = || watch::Sender::new(Err("starting".to_owned()));
         let shards = (0..shards).map(|shard| (ShardId(shard), starting())).collect();
-        Self { bucket, me, identity, is_twin: false, duties, declined, shards }
+        Self { bucket, me, identity, is_twin: false, policy, declined, shards }
     }
 
     /// What a shard is told, look after look.
-    pub fn told(&self) -> BTreeMap<ShardId, watch::Receiver<Told>> {
+    pub fn assignment(&self) -> BTreeMap<ShardId, watch::Receiver<Assignment>> {
         self.shards.iter().map(|(shard, sender)| (*shard, sender.subscribe())).collect()
     }
 
@@ -95,7 +96,7 @@ impl Member {
             if let Err(problem) = self.look().await {
                 tracing::debug!(problem, "leases cannot be looked at");
                 for shard in self.shards.values() {
-                    shard.send_modify(|told| *told = Err(format!("lease: {problem}")));
+                    shard.send_modify(|assignment| *assignment = Err(format!("lease: {problem}")));
                 }
             }
         }
@@ -105,15 +106,15 @@ impl Member {
         for _ in 0..WRITES {
             let seen_at = boottime();
             let looked = tokio::time::timeout(self.bucket.ttl(), self.bucket.look()).await;
-            let mut roster = looked.map_err(|_| "no answer".to_owned())??;
-            let expected = match self.identity.step(&roster, seen_at) {
-                Step::Write { expected } => expected,
-                Step::Wait { other, alive } => return Err(self.wait_for(&other, alive)),
+            let mut view = looked.map_err(|_| "no answer".to_owned())??;
+            let expected = match self.identity.presence_action(&view, seen_at) {
+                PresenceAction::Write { expected } => expected,
+                PresenceAction::Wait { other, alive } => return Err(self.wait_for(&other, alive)),
             };
             if let Some(presence) = self.write_presence(expected, seen_at).await? {
                 self.set_twin(false);
-                roster.workers.insert(self.me.worker.clone(), presence);
-                self.decide(&roster, seen_at);
+                view.workers.insert(self.me.worker.clone(), presence);
+                self.decide(&view, seen_at);
                 return Ok(());
             }
         }
@@ -132,10 +133,10 @@ impl Member {
         }))
     }
 
-    fn decide(&mut self, roster: &Roster, seen_at: Duration) {
-        for (shard, duty) in self.duties.decide(roster, seen_at) {
+    fn decide(&mut self, view: &ClusterView, seen_at: Duration) {
+        for (shard, action) in self.policy.decide(view, seen_at) {
             if let Some(shard) = self.shards.get(&shard) {
-                shard.send_modify(|told| *told = Ok(duty));
+                shard.send_modify(|assignment| *assignment = Ok(action));
             }
         }
     }

@@ -13,14 +13,14 @@ use weft_proto::{ids::StreamSeq, v1};
 /// A draft's cursor is the newest message at the moment when the draft is sealed. So only those are kept: one for each
 /// sealed draft that waits for its commit, which the driver bounds, and the newest.
 #[derive(Debug)]
-pub(super) struct Marks {
+pub(super) struct CursorMarks {
     /// The position of the newest commit.
     committed: Position,
     newest: (StreamSeq, Option<Mark>),
     sealed: VecDeque<(StreamSeq, Option<Mark>)>,
 }
 
-impl Marks {
+impl CursorMarks {
     /// Begins at the position of the ledger, once that has been compared with the stream.
     pub fn new(committed: Position) -> Self {
         let newest = (committed.cursor, committed.mark);
@@ -83,8 +83,8 @@ mod tests {
 
     #[test]
     fn a_commit_carries_the_message_at_its_cursor() {
-        let mut marks = Marks::new(Position::start(at(7)));
-        let commit = |marks: &mut Marks, cursor| {
+        let mut marks = CursorMarks::new(Position::start(at(7)));
+        let commit = |marks: &mut CursorMarks, cursor| {
             let position = marks.commit(cursor);
             (position.created_ns, position.sequence, position.stored_at_ns)
         };

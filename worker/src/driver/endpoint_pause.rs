@@ -15,7 +15,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 impl Driver {
     /// Pauses a subscription that still has the revision by which its receiver was called.
-    pub(super) fn pause(&mut self, uid: SubscriptionUid, revision: u64, reason: String) {
+    pub(super) fn pause_subscription(&mut self, uid: SubscriptionUid, revision: u64, reason: String) {
         while self.pauses.try_join_next().is_some() {}
         tracing::warn!(shard = %self.shard, subscription = %uid, reason, "subscription is paused");
         let operator = format!("worker {}", self.context.worker);

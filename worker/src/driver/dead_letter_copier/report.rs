@@ -3,7 +3,7 @@
 use weft_nats::conditions::Conditions;
 use weft_proto::ids::SubscriptionUid;
 
-use super::backlog::Trouble;
+use super::backlog::CopyProblems;
 use crate::{
     log::Log,
     metrics::{COPIES_REFUSED, COPIES_WAITING},
@@ -18,23 +18,28 @@ pub(super) struct Report {
     conditions: Conditions,
     name: String,
     shard: String,
-    shown: Trouble,
+    shown: CopyProblems,
 }
 
 impl Report {
     pub fn new(log: &Log, conditions: Conditions) -> Self {
         let shard = log.shard.to_string();
-        Self { conditions, name: format!("shard {shard}: copies of dead letters"), shard, shown: Trouble::default() }
+        Self {
+            conditions,
+            name: format!("shard {shard}: copies of dead letters"),
+            shard,
+            shown: CopyProblems::default(),
+        }
     }
 
     /// `name` tells a subscription's name.
-    pub fn show(&mut self, trouble: Trouble, name: impl Fn(SubscriptionUid) -> String) {
-        if trouble == self.shown {
+    pub fn show(&mut self, problems: CopyProblems, name: impl Fn(SubscriptionUid) -> String) {
+        if problems == self.shown {
             return;
         }
-        self.conditions.set(&self.name, text(&trouble, name));
-        self.gauges(trouble.waiting, trouble.refused.len());
-        self.shown = trouble;
+        self.conditions.set(&self.name, text(&problems, name));
+        self.gauges(problems.waiting, problems.refused.len());
+        self.shown = problems;
     }
 
     fn gauges(&self, waiting: usize, refused: usize) {
@@ -51,8 +56,8 @@ impl Drop for Report {
 }
 
 /// `None`: nothing is wrong.
-fn text(trouble: &Trouble, name: impl Fn(SubscriptionUid) -> String) -> Option<String> {
-    let Trouble { waiting, failing, refused } = trouble;
+fn text(problems: &CopyProblems, name: impl Fn(SubscriptionUid) -> String) -> Option<String> {
+    let CopyProblems { waiting, failing, refused } = problems;
     let mut parts = Vec::new();
     if let Some((uid, problem)) = failing.first() {
         let others =

@@ -14,7 +14,7 @@ use weft_nats::{
 };
 use weft_proto::ids::{StreamSeq, SubscriptionUid};
 
-use super::{Driver, DriverError, commits::Forget};
+use super::{Driver, DriverError, commits::Pruning};
 use crate::{
     lane::{Input, LateCount},
     log::Log,
@@ -30,7 +30,7 @@ const COPY_LAG: Duration = Duration::from_secs(24 * 3600);
 
 /// How far the log has aged: everything up to here has come to that part of its life.
 #[derive(Debug, Clone, Copy, Default)]
-struct Age {
+struct LogAge {
     /// An operator should hear of it.
     half: StreamSeq,
     /// It has to be read now, or never: 90 %.
@@ -41,24 +41,24 @@ struct Age {
 
 /// Follows a shard's EVENTS as they age.
 #[derive(Debug)]
-pub(super) struct Aging {
-    age: watch::Receiver<Age>,
+pub(super) struct ExpiryWatch {
+    age: watch::Receiver<LogAge>,
     /// Late lanes that are being counted.
     counting: Option<LateCount>,
     /// Subscriptions of which it has been said that they are late.
-    told: BTreeSet<SubscriptionUid>,
+    reported: BTreeSet<SubscriptionUid>,
     /// Copies of dead letters that were missing when that was last reported.
     copies_reported: usize,
     _task: AbortOnDropHandle<()>,
 }
 
-impl Aging {
+impl ExpiryWatch {
     /// For a log that keeps events for `retention`. Zero: for ever.
     pub fn start(log: Log, retention: Duration) -> Self {
-        let (sender, age) = watch::channel(Age::default());
+        let (sender, age) = watch::channel(LogAge::default());
         // Ends with the shard.
         let task = tokio::spawn(follow(log, retention, sender));
-        Self { age, counting: None, told: BTreeSet::new(), copies_reported: 0, _task: AbortOnDropHandle::new(task) }
+        Self { age, counting: None, reported: BTreeSet::new(), copies_reported: 0, _task: AbortOnDropHandle::new(task) }
     }
 
     /// Waits until more of the log has aged, or there is more to count. Safe to cancel.
@@ -72,7 +72,7 @@ impl Aging {
     }
 }
 
-async fn follow(log: Log, retention: Duration, age: watch::Sender<Age>) {
+async fn follow(log: Log, retention: Duration, age: watch::Sender<LogAge>) {
     if retention.is_zero() {
         return std::future::pending().await;
     }
@@ -88,7 +88,7 @@ async fn follow(log: Log, retention: Duration, age: watch::Sender<Age>) {
     }
 }
 
-async fn look(log: &Log, retention: Duration) -> Result<Age, ScanError> {
+async fn look(log: &Log, retention: Duration) -> Result<LogAge, ScanError> {
     let stream = log.layout.events_stream(log.shard);
     // The server has stamped the events, and drops them by its own clock.
     let now = streams::server_time(&log.connection, &stream).await;
@@ -97,25 +97,25 @@ async fn look(log: &Log, retention: Duration) -> Result<Age, ScanError> {
     let half = scan::before_time(&log.connection, &stream, before(retention / 2)).await?;
     let end = scan::before_time(&log.connection, &stream, before(retention / 10 * 9)).await?;
     let first = log.first(&stream).await;
-    Ok(Age { half, end, first })
+    Ok(LogAge { half, end, first })
 }
 
 impl Driver {
     /// More of the log has aged: what leaves it soon is dealt with, and who is late is named.
-    pub(super) fn aged(&mut self) -> Result<(), DriverError> {
-        if let Some(mut count) = self.aging.counting.take() {
+    pub(super) fn on_log_aged(&mut self) -> Result<(), DriverError> {
+        if let Some(mut count) = self.expiry_watch.counting.take() {
             if self.lanes.count_late(&mut count) {
-                self.tell_late(&count.lanes);
+                self.report_late(&count.lanes);
             } else {
-                self.aging.counting = Some(count);
+                self.expiry_watch.counting = Some(count);
             }
             return Ok(());
         }
-        let Age { half, end, first } = *self.aging.age.borrow_and_update();
-        self.commits.forget(Forget { heads_below: first, dead_before_ms: self.dead_before_ms() });
-        self.aging.counting = Some(LateCount::below(half));
+        let LogAge { half, end, first } = *self.expiry_watch.age.borrow_and_update();
+        self.commits.prune(Pruning { heads_below: first, dead_before_ms: self.dead_before_ms() });
+        self.expiry_watch.counting = Some(LateCount::below(half));
         self.report_late_copies(half);
-        if end > StreamSeq(0) { self.handle(Input::Aged { through: end }) } else { Ok(()) }
+        if end > StreamSeq(0) { self.handle(Input::Expiring { through: end }) } else { Ok(()) }
     }
 
     /// Dead letters from before this can be redriven no more: neither EVENTS nor DLQ holds their payload.
@@ -132,26 +132,26 @@ impl Driver {
     /// payload is lost.
     fn report_late_copies(&mut self, half: StreamSeq) {
         let missing = self.copies.shared().missing_through(half);
-        if missing > self.aging.copies_reported {
+        if missing > self.expiry_watch.copies_reported {
             let problem = self.copies.shared().problem();
             tracing::warn!(
                 shard = %self.shard, missing, problem,
                 "copies of dead letters are missing whose events have been in the log for half of the retention"
             );
         }
-        self.aging.copies_reported = missing;
+        self.expiry_watch.copies_reported = missing;
     }
 
-    fn tell_late(&mut self, late: &BTreeMap<SubscriptionUid, usize>) {
+    fn report_late(&mut self, late: &BTreeMap<SubscriptionUid, usize>) {
         let lanes: usize = late.values().sum();
         metrics::gauge!(crate::metrics::LATE_LANES, "shard" => self.shard.to_string()).set(lanes as f64);
-        for (uid, lanes) in late.iter().filter(|(uid, _)| !self.aging.told.contains(*uid)) {
+        for (uid, lanes) in late.iter().filter(|(uid, _)| !self.expiry_watch.reported.contains(*uid)) {
             let name = self.subscriptions.get(uid).map(|compiled| compiled.subscription.value.name.as_str());
             tracing::warn!(
                 shard = %self.shard, subscription = name.unwrap_or_default(), lanes,
                 "events have waited for half of the retention; at nine tenths of it they become dead letters"
             );
         }
-        self.aging.told = late.keys().copied().collect();
+        self.expiry_watch.reported = late.keys().copied().collect();
     }
 }

@@ -1,6 +1,6 @@
 //! The rate of one subscription: attempts evenly spaced, with a little room for what comes at once.
 //!
-//! The generic cell rate algorithm: one moment says everything. In any time T there start at most `(T + BURST) / gap + 1`
+//! The generic cell rate algorithm: one moment says everything. In any time T there start at most `(T + BURST) / min_interval + 1`
 //! attempts.
 
 use std::time::Duration;
@@ -15,35 +15,35 @@ const BURST: Duration = Duration::from_millis(100);
 
 /// A rate, and how far it has been used up.
 #[derive(Debug)]
-pub(super) struct Pace {
-    gap: Duration,
+pub(super) struct TokenBucket {
+    min_interval: Duration,
     /// When the next attempt is due if all come evenly.
     due: Timestamp,
 }
 
-impl Pace {
-    /// One attempt each `gap`.
-    pub fn new(gap: Duration) -> Self {
-        Self { gap, due: Timestamp::MIN }
+impl TokenBucket {
+    /// One attempt each `min_interval`.
+    pub fn new(min_interval: Duration) -> Self {
+        Self { min_interval, due: Timestamp::MIN }
     }
 
     /// The time between two attempts.
-    pub fn gap(&self) -> Duration {
-        self.gap
+    pub fn min_interval(&self) -> Duration {
+        self.min_interval
     }
 
     /// When the next attempt may start; `None`: at once.
     pub fn wait(&mut self, now: Timestamp) -> Option<Timestamp> {
-        let ahead = BURST.saturating_sub(self.gap);
+        let ahead = BURST.saturating_sub(self.min_interval);
         // A clock that was set back must not stop it.
-        self.due = self.due.min(add(now, ahead.saturating_add(self.gap)));
+        self.due = self.due.min(add(now, ahead.saturating_add(self.min_interval)));
         let from = self.due.checked_sub(ahead).unwrap_or(Timestamp::MIN);
         (from > now && !has(Flaw::NoRate)).then_some(from)
     }
 
     /// An attempt starts.
     pub fn take(&mut self, now: Timestamp) {
-        self.due = add(self.due.max(now), self.gap);
+        self.due = add(self.due.max(now), self.min_interval);
     }
 }
 
@@ -64,19 +64,19 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_set_back_does_not_stop_it() {
-        let mut pace = Pace::new(Duration::from_secs(1));
-        pace.take(at(3_600_000_000));
-        assert!(pace.wait(at(0)).is_some_and(|from| from <= at(1_000_000)));
+        let mut bucket = TokenBucket::new(Duration::from_secs(1));
+        bucket.take(at(3_600_000_000));
+        assert!(bucket.wait(at(0)).is_some_and(|from| from <= at(1_000_000)));
     }
 
     /// In no time is the rate exceeded, and who waits as told loses nothing of it.
     fn is_kept_and_used(gap_us: u64, waits: Vec<u64>) -> TestCaseResult {
-        let mut pace = Pace::new(Duration::from_micros(gap_us));
+        let mut bucket = TokenBucket::new(Duration::from_micros(gap_us));
         let (mut now, mut starts) = (0, Vec::new());
         for wait in waits {
             now += wait;
-            while pace.wait(at(now)).is_none() && starts.len() < 2000 {
-                pace.take(at(now));
+            while bucket.wait(at(now)).is_none() && starts.len() < 2000 {
+                bucket.take(at(now));
                 starts.push(now);
             }
         }
@@ -86,7 +86,7 @@ mod tests {
                 prop_assert!(count as u64 <= most, "{count} attempts within {} us", last - first);
             }
         }
-        let mut alone = Pace::new(Duration::from_micros(gap_us));
+        let mut alone = TokenBucket::new(Duration::from_micros(gap_us));
         let mut now = at(0);
         for _ in 0..100 {
             now = alone.wait(now).unwrap_or(now);

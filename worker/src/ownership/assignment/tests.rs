@@ -7,8 +7,8 @@ use rand::{SeedableRng as _, rngs::StdRng};
 
 use super::*;
 use crate::ownership::{
-    Held, Holder, Presence, attempts_until,
-    identity::{Identity, Step},
+    Holder, LeaseState, Presence, attempts_until,
+    identity::{Identity, PresenceAction},
 };
 
 const WORKERS: usize = 4;
@@ -49,11 +49,11 @@ impl Server {
         self.leases.retain(|_, lease| lease.ends_at > now);
     }
 
-    fn roster(&self) -> Roster {
-        let held = |lease: &Key<Holder>| Held { holder: lease.value.clone(), revision: lease.revision };
+    fn view(&self) -> ClusterView {
+        let held = |lease: &Key<Holder>| LeaseState { holder: lease.value.clone(), revision: lease.revision };
         let presence =
             |key: &Key<String>| key.value.clone().map(|incarnation| Presence { incarnation, ..Presence::default() });
-        Roster {
+        ClusterView {
             workers: self.workers.iter().filter_map(|(id, key)| Some((id.clone(), presence(key)?))).collect(),
             revisions: self.workers.iter().map(|(id, key)| (id.clone(), key.revision)).collect(),
             leases: self.leases.iter().map(|(shard, lease)| (*shard, held(lease))).collect(),
@@ -95,7 +95,7 @@ struct Holding {
 struct Worker {
     me: Holder,
     identity: Identity,
-    duties: Duties,
+    policy: AssignmentPolicy,
     holds: BTreeMap<ShardId, Holding>,
     alive: bool,
     paused: bool,
@@ -107,7 +107,7 @@ impl Worker {
     fn new(number: usize) -> Self {
         let me = Holder::new(WorkerId(format!("worker-{}", number % WORKERS)));
         Self {
-            duties: Duties::new(me.worker.clone(), SHARDS, TTL),
+            policy: AssignmentPolicy::new(me.worker.clone(), SHARDS, TTL),
             identity: Identity::new(me.clone(), TTL),
             me,
             holds: BTreeMap::new(),
@@ -180,7 +180,7 @@ impl Mesh {
             // Whoever comes first, comes first.
             let first = self.rng.random_range(0..PROCESSES);
             for turn in 0..PROCESSES {
-                self.step((first + turn) % PROCESSES);
+                self.presence_action((first + turn) % PROCESSES);
             }
             for shard in (0..SHARDS).map(ShardId) {
                 let owners: Vec<_> = self.workers.iter().filter(|worker| worker.may_attempt(shard, self.now)).collect();
@@ -189,7 +189,7 @@ impl Mesh {
         }
     }
 
-    fn step(&mut self, at: usize) {
+    fn presence_action(&mut self, at: usize) {
         let Worker { alive, paused, .. } = self.workers[at];
         if !alive || paused {
             return;
@@ -228,22 +228,24 @@ impl Mesh {
         let (_, ends_at) = self.sending();
         let worker = &mut self.workers[at];
         worker.next_look = self.now + TTL / 4;
-        let Step::Write { expected } = worker.identity.step(&self.server.roster(), self.now) else { return };
+        let PresenceAction::Write { expected } = worker.identity.presence_action(&self.server.view(), self.now) else {
+            return;
+        };
         let Some(revision) = self.server.put_presence(&worker.me, expected, ends_at) else { return };
         worker.identity.wrote(revision, self.now);
-        let decided = worker.duties.decide(&self.server.roster(), self.now);
-        for (shard, duty) in decided {
+        let decided = worker.policy.decide(&self.server.view(), self.now);
+        for (shard, action) in decided {
             let (sent_at, ends_at) = self.sending();
             let drained_at = self.now + self.up_to(DRAIN_MAX_MS);
             let worker = &mut self.workers[at];
-            match (duty, worker.holds.get_mut(&shard)) {
-                (Duty::Own { expected }, None) => {
+            match (action, worker.holds.get_mut(&shard)) {
+                (ShardAction::Own { expected }, None) => {
                     if let Some(revision) = self.server.put(shard, Some(worker.me.clone()), expected, ends_at) {
                         worker.holds.insert(shard, Holding { revision, renewed_at: sent_at, drained_at: None });
                         self.claims += 1;
                     }
                 }
-                (Duty::HandOver, Some(holding)) => drop(holding.drained_at.get_or_insert(drained_at)),
+                (ShardAction::HandOver, Some(holding)) => drop(holding.drained_at.get_or_insert(drained_at)),
                 _ => {}
             }
         }
@@ -304,13 +306,13 @@ proptest! {
     }
 }
 
-fn roster(workers: &[&str], holders: &[Option<&str>]) -> Roster {
+fn view(workers: &[&str], holders: &[Option<&str>]) -> ClusterView {
     let id = |name: &&str| WorkerId((*name).into());
     let held = |(shard, holder): (usize, &Option<&str>)| {
         let holder = holder.as_ref().map(|name| Holder { worker: id(name), incarnation: "earlier".into() });
-        (ShardId(shard as u32), Held { holder, revision: shard as u64 + 1 })
+        (ShardId(shard as u32), LeaseState { holder, revision: shard as u64 + 1 })
     };
-    Roster {
+    ClusterView {
         workers: workers.iter().map(|name| (id(name), Presence::default())).collect(),
         revisions: BTreeMap::new(),
         leases: holders.iter().enumerate().map(held).collect(),
@@ -322,23 +324,26 @@ fn roster(workers: &[&str], holders: &[Option<&str>]) -> Roster {
 #[test]
 fn a_worker_retakes_its_own_leases_at_once() {
     let me = WorkerId("me".into());
-    let mut duties = Duties::new(me, 2, TTL);
-    let both = roster(&["me", "other"], &[Some("me"), Some("me")]);
-    let decided = duties.decide(&both, Duration::ZERO);
-    assert_eq!(decided.into_values().collect::<Vec<_>>(), [Duty::Own { expected: 1 }, Duty::Own { expected: 2 }]);
-    let early = duties.decide(&both, TTL - STEP);
-    assert!(early.values().all(|duty| *duty != Duty::HandOver), "{early:?}");
-    let later = duties.decide(&both, TTL);
-    assert_eq!(later.values().filter(|duty| **duty == Duty::HandOver).count(), 1, "{later:?}");
+    let mut policy = AssignmentPolicy::new(me, 2, TTL);
+    let both = view(&["me", "other"], &[Some("me"), Some("me")]);
+    let decided = policy.decide(&both, Duration::ZERO);
+    assert_eq!(
+        decided.into_values().collect::<Vec<_>>(),
+        [ShardAction::Own { expected: 1 }, ShardAction::Own { expected: 2 }]
+    );
+    let early = policy.decide(&both, TTL - STEP);
+    assert!(early.values().all(|action| *action != ShardAction::HandOver), "{early:?}");
+    let later = policy.decide(&both, TTL);
+    assert_eq!(later.values().filter(|action| **action == ShardAction::HandOver).count(), 1, "{later:?}");
 }
 
 /// A worker that comes and goes moves nothing: its wait begins anew.
 #[test]
 fn a_worker_that_flickers_moves_nothing() {
-    let mut duties = Duties::new(WorkerId("me".into()), 2, TTL);
+    let mut policy = AssignmentPolicy::new(WorkerId("me".into()), 2, TTL);
     for look in 0..40 {
         let workers: &[&str] = if look % 4 == 3 { &["me"] } else { &["me", "other"] };
-        let decided = duties.decide(&roster(workers, &[Some("me"), Some("me")]), TTL / 4 * look);
-        assert!(decided.values().all(|duty| *duty != Duty::HandOver), "look {look}: {decided:?}");
+        let decided = policy.decide(&view(workers, &[Some("me"), Some("me")]), TTL / 4 * look);
+        assert!(decided.values().all(|action| *action != ShardAction::HandOver), "look {look}: {decided:?}");
     }
 }

@@ -39,7 +39,7 @@ const FAILURES_SHOWN: u32 = 3;
 
 /// A copy that is to be made.
 #[derive(Debug, Clone)]
-pub struct Missing {
+pub struct PendingCopy {
     /// The OUTCOMES sequence of the commit that made the dead letter.
     pub position: u64,
     pub outcome: v1::Outcome,
@@ -50,7 +50,7 @@ pub struct Missing {
 }
 
 /// The place of a dead letter.
-pub type Place = (SubscriptionUid, StreamSeq, Run);
+pub type DeadLetterId = (SubscriptionUid, StreamSeq, Run);
 
 /// A copy that the log refuses for what it is.
 #[derive(Debug, Clone)]
@@ -62,7 +62,7 @@ struct Refused {
 
 /// How the making of a copy ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Made {
+pub enum CopyResult {
     /// It is stored.
     Stored,
     /// Its event is no longer in the log.
@@ -75,11 +75,11 @@ pub enum Made {
 
 /// What is to be done next.
 #[derive(Debug)]
-pub enum Job {
+pub enum CopyJob {
     /// A copy of a subscription, of which nothing else is under way.
-    Copy(SubscriptionUid, Missing),
+    Copy(SubscriptionUid, PendingCopy),
     /// A refused copy is tried once more.
-    Retry(Place, v1::Outcome),
+    Retry(DeadLetterId, v1::Outcome),
     /// Commits in this part of OUTCOMES hold copies that are missing.
     Read { from: u64, through: u64 },
     /// Nothing before this moment, or before something else happens.
@@ -97,7 +97,7 @@ struct Skipped {
 
 #[derive(Debug, Default)]
 struct Queue {
-    copies: VecDeque<Missing>,
+    copies: VecDeque<PendingCopy>,
     skipped: Option<Skipped>,
     under_way: bool,
     not_before: Option<Instant>,
@@ -105,7 +105,7 @@ struct Queue {
     problem: String,
 }
 
-impl Missing {
+impl PendingCopy {
     /// Whether the copy is given up when it is refused once more.
     pub fn is_last_try(&self) -> bool {
         self.refusals + 1 >= REFUSALS_MAX
@@ -129,7 +129,7 @@ pub struct Horizon {
 
 /// What an operator should know.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Trouble {
+pub struct CopyProblems {
     /// Copies that wait, as far as they are in memory.
     pub waiting: usize,
     /// Subscriptions whose copies fail, and why.
@@ -148,7 +148,7 @@ pub struct Backlog {
     unread: Option<u64>,
     /// The newest commit.
     end: u64,
-    refused: BTreeMap<Place, Refused>,
+    refused: BTreeMap<DeadLetterId, Refused>,
     /// What the next commit says of copies.
     news: Vec<v1::CopyState>,
     reading: bool,
@@ -162,7 +162,7 @@ impl Backlog {
     pub fn new(copied: u64, end: u64, refused: Vec<v1::CopyState>, now: Instant) -> Self {
         let refused = refused.into_iter().filter_map(|state| {
             let outcome = state.outcome.clone()?;
-            Some((place_of(&outcome)?, Refused { state, outcome, try_at: now }))
+            Some((dead_letter_id(&outcome)?, Refused { state, outcome, try_at: now }))
         });
         Self {
             queues: BTreeMap::new(),
@@ -189,7 +189,7 @@ impl Backlog {
         self.take(position, &commit.outcomes, &events, |queue| queue.skipped.is_none());
     }
 
-    /// Commits of `from..=known` as a [`Job::Read`] has asked for them.
+    /// Commits of `from..=known` as a [`CopyJob::Read`] has asked for them.
     pub fn read(&mut self, from: u64, known: u64, commits: &[(u64, v1::Commit)]) {
         self.reading = false;
         let unread = self.unread;
@@ -254,7 +254,12 @@ impl Backlog {
                 self.event_bytes += if fits { bytes } else { 0 };
                 fits
             });
-            queue.copies.push_back(Missing { position, outcome: outcome.clone(), event: event.cloned(), refusals: 0 });
+            queue.copies.push_back(PendingCopy {
+                position,
+                outcome: outcome.clone(),
+                event: event.cloned(),
+                refusals: 0,
+            });
             self.count += 1;
         }
     }
@@ -282,7 +287,7 @@ impl Backlog {
     }
 
     /// What is to be done at `now`. What it gives is under way until its end is told.
-    pub fn next(&mut self, now: Instant) -> Job {
+    pub fn next(&mut self, now: Instant) -> CopyJob {
         if let Some(job) = self.read_next() {
             return job;
         }
@@ -299,20 +304,20 @@ impl Backlog {
         {
             queue.under_way = true;
             self.last = Some(uid);
-            return Job::Copy(uid, missing);
+            return CopyJob::Copy(uid, missing);
         }
         if !self.retrying
             && let Some((place, refused)) = self.refused.iter().find(|(_, refused)| refused.try_at <= now)
         {
             self.retrying = true;
-            return Job::Retry(*place, refused.outcome.clone());
+            return CopyJob::Retry(*place, refused.outcome.clone());
         }
         let copies = self.queues.values().filter(|queue| !queue.under_way && !queue.copies.is_empty());
         let retries = self.refused.values().filter(|_| !self.retrying).map(|refused| refused.try_at);
-        Job::Wait(copies.filter_map(|queue| queue.not_before).chain(retries).min())
+        CopyJob::Wait(copies.filter_map(|queue| queue.not_before).chain(retries).min())
     }
 
-    fn read_next(&mut self) -> Option<Job> {
+    fn read_next(&mut self) -> Option<CopyJob> {
         if self.reading {
             return None;
         }
@@ -322,18 +327,18 @@ impl Backlog {
         let skipped = skipped.filter_map(|queue| queue.skipped).map(|skipped| skipped.from).min();
         let from = self.unread.into_iter().chain(skipped.filter(|_| free > 0)).min()?;
         self.reading = true;
-        Some(Job::Read { from, through: self.end })
+        Some(CopyJob::Read { from, through: self.end })
     }
 
     /// How the making of a subscription's copy ended at `now`. Whether it has been given up: it has been refused too often.
-    pub fn made(&mut self, uid: SubscriptionUid, made: Made, now: Instant) -> Option<v1::CopyState> {
+    pub fn made(&mut self, uid: SubscriptionUid, made: CopyResult, now: Instant) -> Option<v1::CopyState> {
         let refused_max = self.refused.len() >= REFUSED_MAX;
         let queue = self.queues.get_mut(&uid)?;
         queue.under_way = false;
         let front = queue.copies.front_mut()?;
         let given_up = match made {
-            Made::Stored | Made::Lost => None,
-            Made::Refused(problem) => {
+            CopyResult::Stored | CopyResult::Lost => None,
+            CopyResult::Refused(problem) => {
                 front.refusals += 1;
                 if front.refusals < REFUSALS_MAX || refused_max {
                     queue.fail(problem, now);
@@ -341,13 +346,13 @@ impl Backlog {
                 }
                 Some(problem)
             }
-            Made::Failed(problem) => {
+            CopyResult::Failed(problem) => {
                 queue.fail(problem, now);
                 return None;
             }
         };
         (queue.failures, queue.not_before) = (0, None);
-        let Missing { outcome, event, .. } = queue.copies.pop_front()?;
+        let PendingCopy { outcome, event, .. } = queue.copies.pop_front()?;
         self.count -= 1;
         self.event_bytes -= event.map_or(0, |event| event.event.payload.len());
         if queue.is_empty() {
@@ -356,19 +361,19 @@ impl Backlog {
         let problem = given_up?;
         let state = v1::CopyState { outcome: Some(outcome.clone()), kind: v1::CopyStateKind::Refused.into(), problem };
         let refused = Refused { state: state.clone(), outcome, try_at: now + REFUSED_PAUSE };
-        self.refused.insert(place_of(&refused.outcome)?, refused);
+        self.refused.insert(dead_letter_id(&refused.outcome)?, refused);
         self.news.push(state.clone());
         Some(state)
     }
 
     /// How another try of a refused copy ended at `now`.
-    pub fn retried(&mut self, place: Place, made: Made, now: Instant) {
+    pub fn retried(&mut self, place: DeadLetterId, made: CopyResult, now: Instant) {
         self.retrying = false;
         let Some(refused) = self.refused.get_mut(&place) else { return };
         let kind = match made {
-            Made::Stored => v1::CopyStateKind::Stored,
-            Made::Lost => v1::CopyStateKind::Lost,
-            Made::Refused(_) | Made::Failed(_) => {
+            CopyResult::Stored => v1::CopyStateKind::Stored,
+            CopyResult::Lost => v1::CopyStateKind::Lost,
+            CopyResult::Refused(_) | CopyResult::Failed(_) => {
                 refused.try_at = now + REFUSED_PAUSE;
                 return;
             }
@@ -424,9 +429,9 @@ impl Backlog {
     }
 
     /// What an operator should know.
-    pub fn trouble(&self) -> Trouble {
+    pub fn problems(&self) -> CopyProblems {
         let failing = self.queues.iter().filter(|(_, queue)| queue.failures >= FAILURES_SHOWN);
-        Trouble {
+        CopyProblems {
             waiting: self.count,
             failing: failing.map(|(uid, queue)| (*uid, queue.problem.clone())).collect(),
             refused: self.refused.values().map(|refused| refused.state.clone()).collect(),
@@ -450,7 +455,7 @@ fn has_copy(outcome: &v1::Outcome) -> bool {
 }
 
 /// The place of a dead letter; `None` when its outcome names no subscription.
-fn place_of(outcome: &v1::Outcome) -> Option<Place> {
+fn dead_letter_id(outcome: &v1::Outcome) -> Option<DeadLetterId> {
     let uid = SubscriptionUid::from_slice(&outcome.subscription)?;
     Some((uid, StreamSeq(outcome.sequence), Run(outcome.run)))
 }

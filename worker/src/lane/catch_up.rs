@@ -11,7 +11,7 @@ use super::{
     flaw::{Flaw, has},
     input::LaneKey,
     lane::{CatchUp, event_bytes},
-    machine::Lanes,
+    lanes::Lanes,
 };
 
 impl Lanes {
@@ -29,13 +29,13 @@ impl Lanes {
             }
             // A subscription that has its share reads on when it has used it; one whose receiver is away, what a probe needs.
             let (memory, schedule) = (&self.memory, &self.schedule);
-            let may_read = |uid| memory.of(uid) == 0 || !schedule.is_held(uid) && memory.has_share(uid);
+            let may_read = |uid| memory.of(uid) == 0 || !schedule.is_circuit_open(uid) && memory.has_share(uid);
             let Some(key) = self.catch_ups.start(may_read) else { return };
             let overdue = self.is_overdue(&key);
-            let may_deliver = overdue || self.world.may_deliver(&key);
-            let waits = !overdue && self.spreads(&key) && !self.has_place(key.subscription);
-            let held = !overdue && self.schedule.is_held(key.subscription);
-            let Some(lane) = self.world.lanes.get_mut(&key) else {
+            let may_deliver = overdue || self.state.may_deliver(&key);
+            let waits = !overdue && self.splits_events(&key) && !self.has_slot(key.subscription);
+            let held = !overdue && self.schedule.is_circuit_open(key.subscription);
+            let Some(lane) = self.state.lanes.get_mut(&key) else {
                 self.catch_ups.ended();
                 continue;
             };
@@ -45,7 +45,7 @@ impl Lanes {
                 if lane.catch_up == CatchUp::Queued {
                     lane.catch_up = CatchUp::No;
                     if waits {
-                        self.in_wait.entry(key.subscription).or_default().insert(key);
+                        self.waiting_for_slot.entry(key.subscription).or_default().insert(key);
                     }
                 }
                 self.catch_ups.ended();
@@ -68,27 +68,27 @@ impl Lanes {
         actions: &mut Vec<Action>,
     ) {
         self.catch_ups.ended();
-        let wanted = self.world.may_deliver(key) || self.is_overdue(key);
-        let spreads = self.spreads(key);
-        let Some(lane) = self.world.lanes.get_mut(key) else { return };
+        let wanted = self.state.may_deliver(key) || self.is_overdue(key);
+        let splits_events = self.splits_events(key);
+        let Some(lane) = self.state.lanes.get_mut(key) else { return };
         if lane.catch_up != CatchUp::Running {
             return;
         }
         lane.catch_up = CatchUp::No;
         let gone = gone.min(lane.last);
         if lane.next <= gone {
-            self.vanished(key, gone, now, actions);
+            self.record_lost(key, gone, now, actions);
         }
         // Paused meanwhile: what nobody may attempt stays in the log.
         if !wanted {
             return;
         }
-        let Some(lane) = self.world.lanes.get_mut(key) else { return };
-        if spreads && !events.is_empty() {
+        let Some(lane) = self.state.lanes.get_mut(key) else { return };
+        if splits_events && !events.is_empty() {
             // It may be the answer to an earlier question: an operator has skipped what was asked for.
             let (next, through) = (lane.next, through.min(lane.last).max(StreamSeq(lane.next.0 - 1)));
             let events = events.into_iter().filter(|event| (next..=through).contains(&event.seq)).collect();
-            self.spread(key, events, through, now, actions);
+            self.split(key, events, through, now, actions);
             return self.advance(key, now, actions);
         }
         for event in events {
@@ -104,7 +104,7 @@ impl Lanes {
         } else if lane.complete_to >= lane.next {
             // The log has none of them any more: nobody can deliver them, and the lane must not wait for ever.
             let through = lane.complete_to;
-            self.vanished(key, through, now, actions);
+            self.record_lost(key, through, now, actions);
         }
         self.advance(key, now, actions);
     }

@@ -13,11 +13,11 @@ use super::{
     action::Action,
     expiry::Burial,
     flaw::{Flaw, has},
-    input::{Command, Head, LaneKey, LaneOrder, Order, RedriveItem, ReplayOrder, Work},
-    lane::{Lane, PendingRun, Target, Tries},
-    machine::Lanes,
+    input::{Command, CommandAction, HeadRef, LaneCommand, LaneKey, RedriveItem, ReplayCommand, Work},
+    lane::{AttemptState, Lane, PendingRun, Target},
+    lanes::Lanes,
     settle::Death,
-    world::{Subscription, outcome_of},
+    state::{Subscription, outcome_of},
 };
 
 /// Who asked, and why.
@@ -28,37 +28,39 @@ struct Wish<'a> {
 }
 
 impl Lanes {
-    pub(super) fn commanded(&mut self, command: Command, now: Timestamp, actions: &mut Vec<Action>) {
+    pub(super) fn command_received(&mut self, command: Command, now: Timestamp, actions: &mut Vec<Action>) {
         let Command { command, request_id, operator, reason, order } = command;
         self.commands_cursor = self.commands_cursor.max(command.0);
         let wish = Wish { command, operator: &operator, reason: &reason };
         let items = match order {
-            Order::Redrive(items) => self.each(items, |lanes, item| item.applicable && lanes.begin_run(command, item)),
-            Order::Replay(items) => {
+            CommandAction::Redrive(items) => {
+                self.each(items, |lanes, item| item.applicable && lanes.begin_run(command, item))
+            }
+            CommandAction::Replay(items) => {
                 self.each(items, |lanes, item| lanes.is_settled(item) && lanes.begin_run(command, item))
             }
-            Order::Close { kind, items } => self.each(items, |lanes, item| lanes.close(&wish, kind, item, now)),
-            Order::Lane { lane, order } => {
+            CommandAction::Close { kind, items } => self.each(items, |lanes, item| lanes.close(&wish, kind, item, now)),
+            CommandAction::Lane { lane, order } => {
                 let seq = match order {
-                    LaneOrder::Retry { head } | LaneOrder::Skip { head, .. } => head.seq,
-                    LaneOrder::Pause | LaneOrder::Resume => StreamSeq(0),
+                    LaneCommand::Retry { head } | LaneCommand::Skip { head, .. } => head.seq,
+                    LaneCommand::Pause | LaneCommand::Resume => StreamSeq(0),
                 };
                 // Of a subscription that is not ordered, the head has a lane of its own, or waits in its workflow's.
                 let event = lane.of_event(seq);
-                let lane = if self.world.lanes.contains_key(&event) { event } else { lane };
+                let lane = if self.state.lanes.contains_key(&event) { event } else { lane };
                 let taken = self.order_lane(&wish, &lane, order, now);
                 self.advance(&lane, now, actions);
                 vec![result(lane.subscription, seq, taken)]
             }
-            Order::DiscardSubscription { uid } => {
+            CommandAction::DiscardSubscription { uid } => {
                 vec![result(uid, StreamSeq(0), self.discard_subscription(uid, &operator, &reason, actions))]
             }
-            Order::ReplayOrder { run, order } => {
+            CommandAction::Runs { run, order } => {
                 self.order_replay(&wish, run, order, now, actions);
                 vec![]
             }
         };
-        self.drafts.result(v1::CommandResult { command: command.0, request_id, items });
+        self.pending.result(v1::CommandResult { command: command.0, request_id, items });
     }
 
     fn each(
@@ -73,7 +75,7 @@ impl Lanes {
     fn is_settled(&self, item: &RedriveItem) -> bool {
         let (key, seq) = (&item.lane, item.seq);
         let waits =
-            |key: &LaneKey| self.world.lanes.get(key).is_some_and(|lane| (lane.first()..=lane.last).contains(&seq));
+            |key: &LaneKey| self.state.lanes.get(key).is_some_and(|lane| (lane.first()..=lane.last).contains(&seq));
         seq <= self.detached_through(key.subscription).unwrap_or(self.cursor)
             && !waits(key)
             && !waits(&key.of_event(seq))
@@ -86,7 +88,7 @@ impl Lanes {
         if !self.takes_commands(key.subscription) || self.is_running(key, *seq) {
             return false;
         }
-        let lane = self.world.lane_mut(key);
+        let lane = self.state.lane_mut(key);
         let pending = PendingRun {
             event_id: *event,
             dead_run: *dead_run,
@@ -94,12 +96,12 @@ impl Lanes {
             event: None,
             loading: false,
             paused: false,
-            tries: Tries::default(),
+            attempts: AttemptState::default(),
         };
         lane.runs.insert((*seq, command), pending);
-        lane.hold = Some(self.drafts.open());
-        lane.touched = self.drafts.open();
-        self.drafts.run(key, *seq, command);
+        lane.hold = Some(self.pending.open());
+        lane.touched = self.pending.open();
+        self.pending.run(key, *seq, command);
         true
     }
 
@@ -107,7 +109,7 @@ impl Lanes {
     /// letter stands.
     fn is_running(&self, key: &LaneKey, seq: StreamSeq) -> bool {
         let waits = |lane: &Lane| lane.runs.keys().any(|(other, _)| *other == seq);
-        let runs = self.drafts.is_settling(key.subscription, seq) || self.world.lanes.get(key).is_some_and(waits);
+        let runs = self.pending.is_settling(key.subscription, seq) || self.state.lanes.get(key).is_some_and(waits);
         runs && !has(Flaw::SecondRun)
     }
 
@@ -116,7 +118,7 @@ impl Lanes {
         let lane = self.lane_of(&item.lane, item.seq);
         // What a closed subscription had has ended with it.
         let reopening = |subscription: &Subscription| subscription.reopening;
-        let is_closed = self.world.subscriptions.get(&lane.subscription).is_none_or(reopening);
+        let is_closed = self.state.subscriptions.get(&lane.subscription).is_none_or(reopening);
         if !item.applicable || is_closed || self.is_running(&lane, item.seq) {
             return false;
         }
@@ -128,26 +130,26 @@ impl Lanes {
             operator: wish.operator.to_owned(),
             ..outcome_of(&work)
         };
-        self.drafts.outcome(None, outcome, None);
+        self.pending.outcome(None, outcome, None);
         true
     }
 
-    fn order_lane(&mut self, wish: &Wish, key: &LaneKey, order: LaneOrder, now: Timestamp) -> bool {
+    fn order_lane(&mut self, wish: &Wish, key: &LaneKey, order: LaneCommand, now: Timestamp) -> bool {
         if !self.takes_commands(key.subscription) {
             return false;
         }
         match order {
-            LaneOrder::Retry { head } => self.retry(key, head),
-            LaneOrder::Skip { head, event } => self.skip(wish, key, head, event, now),
-            LaneOrder::Pause => self.pause_lane(key, true),
-            LaneOrder::Resume => self.pause_lane(key, false),
+            LaneCommand::Retry { head } => self.retry(key, head),
+            LaneCommand::Skip { head, event } => self.skip(wish, key, head, event, now),
+            LaneCommand::Pause => self.pause_lane(key, true),
+            LaneCommand::Resume => self.pause_lane(key, false),
         }
     }
 
     /// The head is attempted as soon as this is committed, and has all its retries before it again. Nothing to do for
     /// one that is being attempted.
-    fn retry(&mut self, key: &LaneKey, head: Head) -> bool {
-        let Some(lane) = self.world.lanes.get_mut(key) else { return false };
+    fn retry(&mut self, key: &LaneKey, head: HeadRef) -> bool {
+        let Some(lane) = self.state.lanes.get_mut(key) else { return false };
         if !is_head(lane, head) || matches!(lane.in_flight, Some((_, Target::Head))) {
             return false;
         }
@@ -159,16 +161,16 @@ impl Lanes {
     }
 
     /// The head becomes a dead letter, also while it is being attempted: however that ends, it is settled.
-    fn skip(&mut self, wish: &Wish, key: &LaneKey, head: Head, event_id: EventId, now: Timestamp) -> bool {
-        let Some(lane) = self.world.lanes.get_mut(key) else { return false };
+    fn skip(&mut self, wish: &Wish, key: &LaneKey, head: HeadRef, event_id: EventId, now: Timestamp) -> bool {
+        let Some(lane) = self.state.lanes.get_mut(key) else { return false };
         if !is_head(lane, head) {
             return false;
         }
         let seq = head.seq;
         if let Some((attempt, Target::Head)) = lane.in_flight {
-            lane.in_flight = Some((attempt, Target::Gone { event: event_id, number: lane.head.ended + 1 }));
+            lane.in_flight = Some((attempt, Target::Cancelled { event: event_id, number: lane.head.ended + 1 }));
         }
-        let (work, tries) = (Work { lane: key.clone(), seq, run: Run::LIVE }, lane.head.clone());
+        let (work, attempts) = (Work { lane: key.clone(), seq, run: Run::LIVE }, lane.head.clone());
         let error = match wish.reason {
             "" => format!("skipped by {}", wish.operator),
             reason => format!("skipped by {}: {reason}", wish.operator),
@@ -176,19 +178,19 @@ impl Lanes {
         let reason = v1::DeadLetterReason::Skipped;
         if let Some(event) = lane.buffer.front().cloned() {
             let death = Death { reason, error, status: 0 };
-            self.settle(&work, Target::Head, &event, &tries, Some(death), now);
+            self.settle(&work, Target::Head, &event, &attempts, Some(death), now);
             return true;
         }
         lane.settle_unread(seq);
-        self.bury(key, Burial { seq, event: event_id, tries, reason, error }, now);
+        self.bury(key, Burial { seq, event: event_id, attempts, reason, error }, now);
         true
     }
 
     fn pause_lane(&mut self, key: &LaneKey, paused: bool) -> bool {
-        if self.world.lanes.get(key).is_some_and(|lane| lane.paused) == paused {
+        if self.state.lanes.get(key).is_some_and(|lane| lane.paused) == paused {
             return false;
         }
-        let lane = self.world.lane_mut(key);
+        let lane = self.state.lane_mut(key);
         lane.paused = paused;
         if paused {
             self.memory.give_back(key.subscription, lane.park());
@@ -200,27 +202,27 @@ impl Lanes {
 
     /// Nothing of the lane is attempted before the open draft is committed, which tells of the lane.
     fn hold(&mut self, key: &LaneKey) {
-        if let Some(lane) = self.world.lanes.get_mut(key) {
-            lane.hold = Some(self.drafts.open());
-            lane.touched = self.drafts.open();
-            self.drafts.force(key);
+        if let Some(lane) = self.state.lanes.get_mut(key) {
+            lane.hold = Some(self.pending.open());
+            lane.touched = self.pending.open();
+            self.pending.force(key);
         }
     }
 
-    fn order_replay(&mut self, wish: &Wish, run: Run, order: ReplayOrder, now: Timestamp, actions: &mut Vec<Action>) {
+    fn order_replay(&mut self, wish: &Wish, run: Run, order: ReplayCommand, now: Timestamp, actions: &mut Vec<Action>) {
         let of_run = |(key, lane): (&LaneKey, &Lane)| {
             let seqs: Vec<StreamSeq> =
                 lane.runs.keys().filter(|(_, other)| *other == run).map(|(seq, _)| *seq).collect();
             (key.clone(), seqs)
         };
-        let found: Vec<_> = self.world.lanes.iter().map(of_run).filter(|(_, seqs)| !seqs.is_empty()).collect();
+        let found: Vec<_> = self.state.lanes.iter().map(of_run).filter(|(_, seqs)| !seqs.is_empty()).collect();
         for (key, seqs) in found {
             for seq in seqs {
                 match order {
-                    ReplayOrder::Pause | ReplayOrder::Resume => {
-                        self.pause_run(&key, seq, run, order == ReplayOrder::Pause);
+                    ReplayCommand::Pause | ReplayCommand::Resume => {
+                        self.pause_run(&key, seq, run, order == ReplayCommand::Pause);
                     }
-                    ReplayOrder::Cancel => self.cancel_run(wish, &key, seq, run, now),
+                    ReplayCommand::Cancel => self.cancel_run(wish, &key, seq, run, now),
                 }
             }
             self.advance(&key, now, actions);
@@ -228,40 +230,40 @@ impl Lanes {
     }
 
     fn pause_run(&mut self, key: &LaneKey, seq: StreamSeq, run: Run, paused: bool) {
-        let Some(lane) = self.world.lanes.get_mut(key) else { return };
+        let Some(lane) = self.state.lanes.get_mut(key) else { return };
         if let Some(pending) = lane.runs.get_mut(&(seq, run)) {
             pending.paused = paused;
-            lane.hold = Some(self.drafts.open());
-            lane.touched = self.drafts.open();
-            self.drafts.run(key, seq, run);
+            lane.hold = Some(self.pending.open());
+            lane.touched = self.pending.open();
+            self.pending.run(key, seq, run);
         }
     }
 
     fn cancel_run(&mut self, wish: &Wish, key: &LaneKey, seq: StreamSeq, run: Run, now: Timestamp) {
-        let Some(lane) = self.world.lanes.get_mut(key) else { return };
+        let Some(lane) = self.state.lanes.get_mut(key) else { return };
         let Some(pending) = lane.runs.remove(&(seq, run)) else { return };
         if let Some((attempt, target)) = lane.in_flight
             && target == Target::Run(seq, run)
         {
-            let gone = Target::Gone { event: pending.event_id, number: pending.tries.ended + 1 };
+            let gone = Target::Cancelled { event: pending.event_id, number: pending.attempts.ended + 1 };
             lane.in_flight = Some((attempt, gone));
         }
         let outcome = v1::Outcome {
             kind: v1::OutcomeKind::Discarded.into(),
             event_id: pending.event_id.to_vec(),
-            attempts: pending.tries.ended,
+            attempts: pending.attempts.ended,
             at_ms: now.as_millisecond(),
             operator: wish.operator.to_owned(),
             ..outcome_of(&Work { lane: key.clone(), seq, run })
         };
-        lane.hold = Some(self.drafts.open());
-        lane.touched = self.drafts.open();
-        self.drafts.outcome(Some(key), outcome, None);
+        lane.hold = Some(self.pending.open());
+        lane.touched = self.pending.open();
+        self.pending.outcome(Some(key), outcome, None);
     }
 }
 
 /// Whether the lane's oldest unsettled event is this one.
-fn is_head(lane: &Lane, head: Head) -> bool {
+fn is_head(lane: &Lane, head: HeadRef) -> bool {
     let first = lane.first();
     let unread = lane.buffer.is_empty() && (head.next..=head.seq).contains(&first);
     !lane.is_settled() && head.seq <= lane.last && (first == head.seq || unread)

@@ -15,11 +15,11 @@ use weft_proto::{
 use super::{
     Restored,
     circuit::{Cause, Condition},
-    detach::Detached,
-    draft::State,
+    detached::Detached,
     flaw::{Flaw, has},
-    input::{AttemptEnd, LaneKey, Rules, Work},
-    lane::{Lane, PendingRun, Tries, instant, millis, restored_wait},
+    input::{AttemptEnd, LaneKey, SubscriptionPolicy, Work},
+    lane::{AttemptState, Lane, PendingRun, instant, millis, restored_wait},
+    pending_commits::RecordSource,
 };
 
 /// What the machine knows of a subscription.
@@ -30,7 +30,7 @@ pub(super) struct Subscription {
     /// The filters of `state`.
     filters: Arc<Filters>,
     /// None until the catalog tells them.
-    pub rules: Option<Rules>,
+    pub policy: Option<SubscriptionPolicy>,
     /// The catalog has been read, and has no such subscription.
     pub orphaned: bool,
     /// The draft with its newest filter, until that is committed. Nothing is attempted before: an owner that takes over
@@ -67,14 +67,16 @@ impl Subscription {
 
     /// Whether its lanes may do anything once its filter is committed.
     pub fn is_enabled(&self) -> bool {
-        let may = |rules: &Rules| (!rules.paused || has(Flaw::PausedSubscription)) && self.gone != Some(rules.revision);
-        !self.orphaned && self.rules.as_ref().is_some_and(may)
+        let may = |policy: &SubscriptionPolicy| {
+            (!policy.paused || has(Flaw::PausedSubscription)) && self.gone != Some(policy.revision)
+        };
+        !self.orphaned && self.policy.as_ref().is_some_and(may)
     }
 }
 
 /// The state that drafts tell of.
 #[derive(Debug, Default)]
-pub(super) struct World {
+pub(super) struct State {
     pub lanes: BTreeMap<LaneKey, Lane>,
     pub subscriptions: HashMap<SubscriptionUid, Subscription>,
     /// Subscriptions that have ended, and up to where everything of them has, if that is known.
@@ -87,23 +89,23 @@ pub(super) struct World {
     event_lanes: HashMap<SubscriptionUid, usize>,
 }
 
-impl World {
+impl State {
     /// The world as the ledger left it.
     pub fn restored(restored: &Restored, now: Timestamp) -> Self {
-        let mut world = World::default();
-        for state in &restored.subscriptions {
-            world.note_catalog(state.catalog.as_ref());
-            let Some(uid) = SubscriptionUid::from_slice(&state.subscription) else { continue };
-            if state.closed {
-                world.closed.insert(uid, state.closed_through.map(StreamSeq));
+        let mut state = State::default();
+        for record in &restored.subscriptions {
+            state.note_catalog(record.catalog.as_ref());
+            let Some(uid) = SubscriptionUid::from_slice(&record.subscription) else { continue };
+            if record.closed {
+                state.closed.insert(uid, record.closed_through.map(StreamSeq));
             } else {
-                world.subscriptions.insert(uid, Subscription::of(state.clone()));
+                state.subscriptions.insert(uid, Subscription::of(record.clone()));
             }
         }
         for lane in &restored.lanes {
             if let Some(key) = key_of(&lane.subscription, &lane.workflow_id, lane.unordered.then_some(lane.last)) {
-                *world.lane_mut(&key) = Lane::restored(lane, now);
-                world.take_place(&key);
+                *state.lane_mut(&key) = Lane::restored(lane, now);
+                state.take_slot(&key);
             }
         }
         for run in &restored.runs {
@@ -120,7 +122,7 @@ impl World {
                 event: None,
                 loading: false,
                 paused: run.paused,
-                tries: Tries {
+                attempts: AttemptState {
                     ended: run.attempts,
                     uncounted: run.uncounted,
                     not_before: restored_wait(run.next_attempt_at_ms, run.wait_ms, now),
@@ -128,9 +130,9 @@ impl World {
                     first_failed_at: instant(run.first_failed_at_ms),
                 },
             };
-            world.lane_mut(&key).runs.insert((StreamSeq(run.sequence), Run(run.run)), pending);
+            state.lane_mut(&key).runs.insert((StreamSeq(run.sequence), Run(run.run)), pending);
         }
-        world
+        state
     }
 
     /// Takes note of a change that is drafted. One that opens or closes a subscription makes it or takes it out.
@@ -182,11 +184,11 @@ impl World {
 
     /// Whether a lane may do anything, as far as its subscription and operators are concerned.
     pub fn may_deliver(&self, key: &LaneKey) -> bool {
-        self.others_let(key) && !self.lanes.get(key).is_some_and(Lane::is_stopped)
+        self.parent_allows(key) && !self.lanes.get(key).is_some_and(Lane::is_stopped)
     }
 
     /// As [`may_deliver`](Self::may_deliver), but for the lane itself. Who stops a workflow stops the lanes of its events.
-    pub fn others_let(&self, key: &LaneKey) -> bool {
+    pub fn parent_allows(&self, key: &LaneKey) -> bool {
         let held = |key: LaneKey| self.lanes.get(&key).is_some_and(|lane| lane.is_stopped() || lane.hold.is_some());
         self.is_active(key.subscription) && !(key.event.is_some() && held(key.workflow_lane()))
     }
@@ -201,11 +203,11 @@ impl World {
 
     /// A lane has taken an event: of those of single events there are only so many. Redrives and replays are not counted,
     /// so that they keep nothing waiting.
-    pub fn take_place(&mut self, key: &LaneKey) {
+    pub fn take_slot(&mut self, key: &LaneKey) {
         if key.event.is_some()
-            && let Some(lane) = self.lanes.get_mut(key).filter(|lane| !lane.has_place)
+            && let Some(lane) = self.lanes.get_mut(key).filter(|lane| !lane.has_slot)
         {
-            lane.has_place = true;
+            lane.has_slot = true;
             *self.event_lanes.entry(key.subscription).or_default() += 1;
         }
     }
@@ -214,7 +216,7 @@ impl World {
     pub fn remove_lane(&mut self, key: &LaneKey) -> Option<Lane> {
         let lane = self.lanes.remove(key)?;
         count_down(&mut self.lane_counts, key.subscription);
-        if lane.has_place {
+        if lane.has_slot {
             count_down(&mut self.event_lanes, key.subscription);
         }
         Some(lane)
@@ -236,10 +238,10 @@ impl World {
     }
 }
 
-impl State for World {
+impl RecordSource for State {
     fn lane(&mut self, key: &LaneKey) -> Option<v1::Lane> {
         let lane = self.lanes.get_mut(key).filter(|lane| !lane.is_settled() || lane.paused)?;
-        lane.drafted_next = lane.first();
+        lane.recorded_next = lane.first();
         Some(v1::Lane {
             subscription: key.subscription.to_vec(),
             workflow_id: key.workflow.as_str().to_owned(),
@@ -264,20 +266,20 @@ impl State for World {
             run: work.run.0,
             workflow_id: work.lane.workflow.as_str().to_owned(),
             event_id: pending.event_id.to_vec(),
-            attempts: pending.tries.ended,
-            next_attempt_at_ms: millis(pending.tries.not_before),
+            attempts: pending.attempts.ended,
+            next_attempt_at_ms: millis(pending.attempts.not_before),
             dead_run: pending.dead_run.0,
             subscription_name: pending.subscription_name.clone(),
-            first_failed_at_ms: millis(pending.tries.first_failed_at),
-            uncounted: pending.tries.uncounted,
+            first_failed_at_ms: millis(pending.attempts.first_failed_at),
+            uncounted: pending.attempts.uncounted,
             paused: pending.paused,
             unordered: work.lane.event.is_some(),
-            wait_ms: pending.tries.wait_ms,
+            wait_ms: pending.attempts.wait_ms,
         })
     }
 
     fn detached(&self, uid: SubscriptionUid) -> u64 {
-        World::detached(self, uid).map_or(0, |detached| detached.through.next().0)
+        State::detached(self, uid).map_or(0, |detached| detached.through.next().0)
     }
 }
 

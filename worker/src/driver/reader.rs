@@ -15,9 +15,9 @@ use crate::lane::Input;
 impl Driver {
     /// Takes what the shared reader brings. Events that the log has dropped unread are lost: that is said loudly, and the
     /// shard goes on with the oldest that is kept, since nobody can bring them back.
-    pub(super) fn read(&mut self, batch: Result<Batch, ReadError>) -> Result<(), DriverError> {
+    pub(super) fn on_events(&mut self, batch: Result<Batch, ReadError>) -> Result<(), DriverError> {
         match batch {
-            Ok(batch) => self.arrived(batch),
+            Ok(batch) => self.take_events(batch),
             Err(ReadError::Gone { stream, position, first }) => {
                 metrics::counter!(crate::metrics::LOST_RANGES).increment(1);
                 tracing::error!(
@@ -28,13 +28,13 @@ impl Driver {
                 self.commits.events().dropped(through);
                 let known = Position { cursor: through, mark: None, ..self.commits.events().committed().clone() };
                 self.events = reader(&self.context, stream, &format!("events-{}", self.shard), known);
-                self.handle(Input::Dropped { through })
+                self.handle(Input::Trimmed { through })
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    fn arrived(&mut self, batch: Batch) -> Result<(), DriverError> {
+    fn take_events(&mut self, batch: Batch) -> Result<(), DriverError> {
         for message in batch.messages {
             self.commits.events().read(&message);
             self.match_by_newer_filters();
@@ -43,17 +43,17 @@ impl Driver {
             match Entry::decode(self.context.layout, &message) {
                 Entry::Event(event) => {
                     let event = Arc::new(StoredEvent { seq, stored_at, event: *event });
-                    let (detached, takers): (Vec<_>, Vec<_>) =
-                        self.subscriptions.takers(&event).partition(|uid| self.backfills.has(*uid));
+                    let (detached, matching): (Vec<_>, Vec<_>) =
+                        self.subscriptions.matching(&event).partition(|uid| self.backfills.has(*uid));
                     // A subscription that reads on its own takes it when it comes to it, an orphaned one when it is back.
-                    let later = takers.is_empty() && (!detached.is_empty() || self.lanes.waits_for_owner(&event));
-                    self.handle(if later { Input::Passed { seq } } else { Input::Arrived { event, takers } })?;
+                    let later = matching.is_empty() && (!detached.is_empty() || self.lanes.waits_for_owner(&event));
+                    self.handle(if later { Input::Skipped { seq } } else { Input::Arrived { event, matching } })?;
                 }
-                Entry::Heads(_) => self.handle(Input::Passed { seq })?,
+                Entry::Heads(_) => self.handle(Input::Skipped { seq })?,
                 Entry::Foreign(problem) => {
                     metrics::counter!(crate::metrics::FOREIGN_MESSAGES).increment(1);
                     tracing::debug!(seq = seq.0, %problem, "message is not an event and is passed over");
-                    self.handle(Input::Passed { seq })?;
+                    self.handle(Input::Skipped { seq })?;
                 }
             }
         }

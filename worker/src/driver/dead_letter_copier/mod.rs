@@ -42,7 +42,7 @@ mod names;
 mod report;
 
 pub(super) use backlog::Horizon;
-use backlog::{Backlog, Job, Made, Place, Trouble};
+use backlog::{Backlog, CopyJob, CopyProblems, CopyResult, DeadLetterId};
 use names::Names;
 use report::Report;
 
@@ -95,7 +95,7 @@ impl Shared {
 
     /// Copies that wait or are refused, and the first problem.
     pub fn problem(&self) -> String {
-        let Trouble { waiting, failing, refused } = self.lock().trouble();
+        let CopyProblems { waiting, failing, refused } = self.lock().problems();
         let failing = failing.into_iter().next().map(|(_, problem)| problem);
         let problem = failing.or_else(|| refused.first().map(|state| state.problem.clone()));
         let problem = problem.unwrap_or_else(|| "they are being made".into());
@@ -105,12 +105,12 @@ impl Shared {
 
 /// The copies of one shard. They end with it.
 #[derive(Debug)]
-pub(super) struct Copies {
+pub(super) struct DeadLetterCopier {
     shared: Shared,
     _task: AbortOnDropHandle<()>,
 }
 
-impl Copies {
+impl DeadLetterCopier {
     /// Makes copies for an owner whose ledger stands at `end` of OUTCOMES, of every dead letter in commits after `copied`, and
     /// goes on trying those in `refused`. A dead letter of a commit up to `end` whose event is after `cursor` was lost with a
     /// part of EVENTS. `subscriptions` are those that the ledger knows.
@@ -164,8 +164,8 @@ impl Copies {
 /// How a job ended.
 #[derive(Debug)]
 enum Ended {
-    Made(SubscriptionUid, Made),
-    Retried(Place, Made),
+    Made(SubscriptionUid, CopyResult),
+    Retried(DeadLetterId, CopyResult),
     Read { from: u64, known: u64, commits: Vec<(u64, v1::Commit)> },
 }
 
@@ -190,8 +190,8 @@ impl Task {
         let mut steps = self.shared.steps.subscribe();
         loop {
             let wake = self.start_jobs(&mut jobs);
-            let trouble = self.shared.lock().trouble();
-            self.report.show(trouble, |uid| name(&self.shared, &self.catalog, uid));
+            let problems = self.shared.lock().problems();
+            self.report.show(problems, |uid| name(&self.shared, &self.catalog, uid));
             tokio::select! {
                 Some(ended) = jobs.join_next() => match ended {
                     Ok(ended) => self.ended(ended),
@@ -216,22 +216,22 @@ impl Task {
                 uid.map(|uid| name(&self.shared, &self.catalog, uid)).unwrap_or_default()
             };
             match job {
-                Job::Copy(uid, missing) => {
+                CopyJob::Copy(uid, missing) => {
                     let name = name_of(&missing.outcome);
                     jobs.spawn(async move {
                         let is_last_try = missing.is_last_try();
                         Ended::Made(uid, make(&log, &name, &missing.outcome, missing.event, is_last_try).await)
                     });
                 }
-                Job::Retry(place, outcome) => {
+                CopyJob::Retry(place, outcome) => {
                     let name = name_of(&outcome);
                     jobs.spawn(async move { Ended::Retried(place, make(&log, &name, &outcome, None, false).await) });
                 }
-                Job::Read { from, through } => drop(jobs.spawn(async move {
+                CopyJob::Read { from, through } => drop(jobs.spawn(async move {
                     let (known, commits) = read(&log, from, through).await;
                     Ended::Read { from, known, commits }
                 })),
-                Job::Wait(wake) => return wake,
+                CopyJob::Wait(wake) => return wake,
             }
         }
         None
@@ -294,21 +294,21 @@ async fn make(
     outcome: &v1::Outcome,
     event: Option<Arc<StoredEvent>>,
     is_last_try: bool,
-) -> Made {
+) -> CopyResult {
     let event = match event {
         Some(event) => Some(event),
         // Reads go on until they are answered.
         None => match timeout(COPY_TIMEOUT, find(log, outcome)).await {
             Ok(event) => event,
-            Err(_) => return Made::Failed("its event cannot be read".into()),
+            Err(_) => return CopyResult::Failed("its event cannot be read".into()),
         },
     };
     let Some(copy) = event.and_then(|event| message::copy(name, outcome, &event)) else {
         tracing::error!(shard = %log.shard, sequence = outcome.sequence, "dead letter is no longer in the log and gets no copy");
-        return Made::Lost;
+        return CopyResult::Lost;
     };
     let made = store(log, &copy).await;
-    if is_last_try && matches!(made, Made::Refused(_)) {
+    if is_last_try && matches!(made, CopyResult::Refused(_)) {
         let note = message::without_payload(&copy, log.shard);
         if let Err(problem) = publish_once(&log.connection, &note).await {
             tracing::debug!(subject = note.subject, %problem, "nor does DLQ take the copy without its payload");
@@ -317,24 +317,24 @@ async fn make(
     made
 }
 
-async fn store(log: &Log, copy: &Outgoing) -> Made {
+async fn store(log: &Log, copy: &Outgoing) -> CopyResult {
     let problem = match publish_once(&log.connection, copy).await {
-        Ok(true) => return Made::Stored,
+        Ok(true) => return CopyResult::Stored,
         // There is one: the copy itself, made by an owner before, or one without payload.
         Ok(false) => match latest(&log.connection, &copy.subject).await {
-            Ok(Some(stored)) if is_whole(&stored.headers) => return Made::Stored,
+            Ok(Some(stored)) if is_whole(&stored.headers) => return CopyResult::Stored,
             Ok(Some(stored)) => match publish_after(&log.connection, copy, stored.seq).await {
-                Ok(()) => return Made::Stored,
+                Ok(()) => return CopyResult::Stored,
                 Err(problem) => problem,
             },
-            Ok(None) => return Made::Failed("a replica of DLQ is behind".into()),
-            Err(problem) => return Made::Failed(problem.to_string()),
+            Ok(None) => return CopyResult::Failed("a replica of DLQ is behind".into()),
+            Err(problem) => return CopyResult::Failed(problem.to_string()),
         },
         Err(problem) => problem,
     };
     match problem {
-        AppendErrorKind::Refused(problem) => Made::Refused(problem),
-        other => Made::Failed(other.to_string()),
+        AppendErrorKind::Refused(problem) => CopyResult::Refused(problem),
+        other => CopyResult::Failed(other.to_string()),
     }
 }
 

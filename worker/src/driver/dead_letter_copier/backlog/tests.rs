@@ -49,8 +49,8 @@ fn event(sequence: u64, bytes: usize) -> Arc<StoredEvent> {
     })
 }
 
-fn copy(job: Job) -> (SubscriptionUid, u64) {
-    let Job::Copy(uid, missing) = job else { panic!("a copy is to be made, not {job:?}") };
+fn copy(job: CopyJob) -> (SubscriptionUid, u64) {
+    let CopyJob::Copy(uid, missing) = job else { panic!("a copy is to be made, not {job:?}") };
     (uid, missing.outcome.sequence)
 }
 
@@ -63,19 +63,19 @@ fn a_copy_that_fails_holds_back_its_own_subscription_only() {
     backlog.add(6, &commit(vec![dead(1, 12), dead(2, 13)]), vec![]);
     assert_eq!(copy(backlog.next(now)), (uid(1), 10));
     assert_eq!(copy(backlog.next(now)), (uid(2), 11));
-    assert!(matches!(backlog.next(now), Job::Wait(None)), "one copy of a subscription at a time");
-    assert_eq!(backlog.made(uid(1), Made::Failed("no stream".into()), now), None);
-    assert_eq!(backlog.made(uid(2), Made::Stored, now), None);
+    assert!(matches!(backlog.next(now), CopyJob::Wait(None)), "one copy of a subscription at a time");
+    assert_eq!(backlog.made(uid(1), CopyResult::Failed("no stream".into()), now), None);
+    assert_eq!(backlog.made(uid(2), CopyResult::Stored, now), None);
     assert_eq!(copy(backlog.next(now)), (uid(2), 13));
-    backlog.made(uid(2), Made::Stored, now);
-    assert!(matches!(backlog.next(now), Job::Wait(Some(at)) if at > now));
+    backlog.made(uid(2), CopyResult::Stored, now);
+    assert!(matches!(backlog.next(now), CopyJob::Wait(Some(at)) if at > now));
     assert_eq!((backlog.copied(), backlog.horizon().keep_from), (4, Some(StreamSeq(10))));
     assert!(backlog.is_done(), "what is missing fails");
     assert_eq!(copy(backlog.next(now + PAUSE.1)), (uid(1), 10));
-    backlog.made(uid(1), Made::Stored, now);
+    backlog.made(uid(1), CopyResult::Stored, now);
     assert_eq!((backlog.copied(), backlog.horizon().keep_from), (5, Some(StreamSeq(12))));
     assert_eq!(copy(backlog.next(now)), (uid(1), 12));
-    backlog.made(uid(1), Made::Stored, now);
+    backlog.made(uid(1), CopyResult::Stored, now);
     assert_eq!(backlog.horizon(), Horizon { outcomes: StreamSeq(6), keep_from: None });
     assert_eq!(backlog.event_bytes, 0);
 }
@@ -90,11 +90,11 @@ fn a_refused_copy_is_recorded_and_keeps_its_event() {
     for tries in 1..=REFUSALS_MAX {
         now += PAUSE.1;
         assert_eq!(copy(backlog.next(now)), (uid(1), 10));
-        let given_up = backlog.made(uid(1), Made::Refused("too large".into()), now);
+        let given_up = backlog.made(uid(1), CopyResult::Refused("too large".into()), now);
         assert_eq!(given_up.is_some(), tries == REFUSALS_MAX);
     }
     assert_eq!(copy(backlog.next(now)), (uid(1), 11));
-    backlog.made(uid(1), Made::Stored, now);
+    backlog.made(uid(1), CopyResult::Stored, now);
     let (copied, news) = backlog.progress();
     assert_eq!((copied, news.len(), news[0].problem.as_str()), (5, 1, "too large"));
     assert_eq!(backlog.horizon().keep_from, Some(StreamSeq(10)));
@@ -103,12 +103,12 @@ fn a_refused_copy_is_recorded_and_keeps_its_event() {
     let mut next = Backlog::new(copied, 6, news.clone(), now);
     next.read(6, 6, &[]);
     assert_eq!(next.horizon().keep_from, Some(StreamSeq(10)));
-    let Job::Retry(place, outcome) = next.next(now) else { panic!("it is tried again") };
+    let CopyJob::Retry(place, outcome) = next.next(now) else { panic!("it is tried again") };
     assert_eq!(outcome.sequence, 10);
-    next.retried(place, Made::Refused("too large".into()), now);
-    assert!(matches!(next.next(now), Job::Wait(Some(at)) if at == now + REFUSED_PAUSE));
-    assert!(matches!(next.next(now + REFUSED_PAUSE), Job::Retry(..)));
-    next.retried(place, Made::Stored, now);
+    next.retried(place, CopyResult::Refused("too large".into()), now);
+    assert!(matches!(next.next(now), CopyJob::Wait(Some(at)) if at == now + REFUSED_PAUSE));
+    assert!(matches!(next.next(now + REFUSED_PAUSE), CopyJob::Retry(..)));
+    next.retried(place, CopyResult::Stored, now);
     assert_eq!(next.progress().1[0].kind(), v1::CopyStateKind::Stored);
     assert_eq!(next.horizon().keep_from, None);
 
@@ -142,16 +142,16 @@ fn is_bounded_and_complete(commits: &[Vec<u8>], stuck: u8, copied: usize) {
         assert!(backlog.count <= COPIES_MAX + 200, "bound");
         let position = backlog.copied();
         match backlog.next(now) {
-            Job::Copy(subscription, missing) if subscription == uid(stuck) => {
+            CopyJob::Copy(subscription, missing) if subscription == uid(stuck) => {
                 assert!(position < missing.position);
-                backlog.made(subscription, Made::Failed("no".into()), now);
+                backlog.made(subscription, CopyResult::Failed("no".into()), now);
             }
-            Job::Copy(subscription, missing) => {
+            CopyJob::Copy(subscription, missing) => {
                 assert!(position < missing.position, "how far copies are made stays before what is missing");
                 made.push(missing.outcome.sequence);
-                backlog.made(subscription, Made::Stored, now);
+                backlog.made(subscription, CopyResult::Stored, now);
             }
-            Job::Read { from, through } => {
+            CopyJob::Read { from, through } => {
                 let end = through.min(from + 2);
                 let part: Vec<(u64, v1::Commit)> = (from..=end).map(|at| (at, log[at as usize - 1].clone())).collect();
                 // The driver goes on meanwhile.
@@ -161,8 +161,8 @@ fn is_bounded_and_complete(commits: &[Vec<u8>], stuck: u8, copied: usize) {
                 }
                 backlog.read(from, end, &part);
             }
-            Job::Retry(..) => panic!("nothing was refused"),
-            Job::Wait(_) => match log.get(later) {
+            CopyJob::Retry(..) => panic!("nothing was refused"),
+            CopyJob::Wait(_) => match log.get(later) {
                 Some(commit) => {
                     later += 1;
                     backlog.add(later as u64, commit, vec![]);

@@ -18,7 +18,7 @@ use weft_proto::{
 
 use super::{Driver, DriverError};
 use crate::{
-    lane::{Input, OnExhausted, RetryPolicy, Rules},
+    lane::{Input, OnExhausted, RetryPolicy, SubscriptionPolicy},
     matching::Compiled,
 };
 
@@ -30,14 +30,14 @@ const CATALOG_PAUSE: Duration = Duration::from_millis(200);
 impl Driver {
     /// Brings lanes, matching and destinations to the catalog, if it has been read to its end and as far as the shard has
     /// acted on.
-    pub(super) fn catalog_changed(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), DriverError> {
+    pub(super) fn on_catalog_changed(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), DriverError> {
         if !snapshot.complete {
             return Ok(());
         }
         let acted_on = self.lanes.catalog();
         let is_confirmed = self.confirmed.is_some_and(|confirmed| is_as_far(snapshot.position, confirmed));
         if is_as_far(snapshot.position, acted_on) || is_confirmed {
-            return self.take_catalog(snapshot);
+            return self.apply_catalog(snapshot);
         }
         if self.confirming.is_empty() {
             let name = self.catalog_condition();
@@ -52,7 +52,10 @@ impl Driver {
     }
 
     /// The server has been asked for a catalog that was not read far enough: what it has now is what there is.
-    pub(super) fn catalog_confirmed(&mut self, confirmed: Result<Arc<Snapshot>, JoinError>) -> Result<(), DriverError> {
+    pub(super) fn on_catalog_confirmed(
+        &mut self,
+        confirmed: Result<Arc<Snapshot>, JoinError>,
+    ) -> Result<(), DriverError> {
         let snapshot = confirmed.map_err(|source| DriverError::Task { what: "a read", source })?;
         if !is_as_far(snapshot.position, self.lanes.catalog()) {
             tracing::error!(
@@ -61,10 +64,10 @@ impl Driver {
             );
         }
         self.confirmed = Some(snapshot.position);
-        self.take_catalog(&snapshot)
+        self.apply_catalog(&snapshot)
     }
 
-    fn take_catalog(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), DriverError> {
+    fn apply_catalog(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), DriverError> {
         let acted_on = self.lanes.catalog();
         let same_bucket = self.bucket == snapshot.position.created_ns;
         self.bucket = snapshot.position.created_ns;
@@ -82,13 +85,13 @@ impl Driver {
             if let Err(problem) = self.context.destinations.put(&subscription.value) {
                 tracing::error!(subscription = subscription.value.name, %problem, "subscription cannot be delivered to");
             }
-            let rules = Rules {
+            let policy = SubscriptionPolicy {
                 author: snapshot.authors.get(name).cloned().unwrap_or_default(),
                 catalog: snapshot.position,
-                ..rules(subscription, uid, self.shard, self.context.layout.shards())
+                ..policy(subscription, uid, self.shard, self.context.layout.shards())
             };
             self.subscriptions.insert(compiled);
-            self.handle(Input::Subscribed(rules))?;
+            self.handle(Input::Subscribed(policy))?;
             self.match_by_filter_in_force(uid);
             if self.lanes.detached_through(uid).is_some() {
                 self.backfills.begin(uid);
@@ -103,10 +106,10 @@ impl Driver {
                     let catalog = snapshot.position;
                     self.handle(Input::Unsubscribed { uid, operator, reason, catalog })?;
                 }
-                None => self.orphan(uid)?,
+                None => self.mark_orphaned(uid)?,
             }
         }
-        self.tell_catalog(snapshot, was_created_again);
+        self.report_catalog(snapshot, was_created_again);
         self.matching = true;
         Ok(())
     }
@@ -134,7 +137,7 @@ impl Driver {
         counts.then(|| removal.clone())
     }
 
-    fn orphan(&mut self, uid: SubscriptionUid) -> Result<(), DriverError> {
+    fn mark_orphaned(&mut self, uid: SubscriptionUid) -> Result<(), DriverError> {
         if self.lanes.is_orphaned(uid) {
             return Ok(());
         }
@@ -150,7 +153,7 @@ impl Driver {
     }
 
     /// Shows what waits for an operator.
-    pub(super) fn tell_orphans(&self) {
+    pub(super) fn report_orphans(&self) {
         let conditions = &self.context.conditions;
         let prefix = format!("shard {}: orphaned subscription", self.shard);
         conditions.clear_all(&prefix);
@@ -167,7 +170,7 @@ impl Driver {
         metrics::gauge!(crate::metrics::ORPHANED_SUBSCRIPTIONS, "shard" => shard).set(f64::from(count));
     }
 
-    fn tell_catalog(&mut self, snapshot: &Snapshot, was_created_again: bool) {
+    fn report_catalog(&mut self, snapshot: &Snapshot, was_created_again: bool) {
         self.created_again |= was_created_again;
         self.created_again &= self.lanes.orphans().next().is_some();
         let acted_on = self.lanes.catalog();
@@ -180,7 +183,7 @@ impl Driver {
             self.created_again.then(|| "the bucket was created again, and lacks subscriptions of the shard".to_owned())
         };
         self.context.conditions.set(&self.catalog_condition(), text);
-        self.tell_orphans();
+        self.report_orphans();
     }
 
     fn catalog_condition(&self) -> String {
@@ -218,10 +221,15 @@ async fn confirm(catalog: Catalog, wanted: v1::CatalogPosition) -> Arc<Snapshot>
 
 /// What the lanes must know of a subscription. Each of the shards has its part of what the receiver bears, so that
 /// workers need not ask each other; of less than one each, each has one.
-fn rules(subscription: &Revised<Arc<v1::Subscription>>, uid: SubscriptionUid, shard: ShardId, shards: u32) -> Rules {
+fn policy(
+    subscription: &Revised<Arc<v1::Subscription>>,
+    uid: SubscriptionUid,
+    shard: ShardId,
+    shards: u32,
+) -> SubscriptionPolicy {
     let value = &subscription.value;
     let start = value.starts.get(shard.0 as usize).copied().unwrap_or(1).max(1);
-    Rules {
+    SubscriptionPolicy {
         uid,
         name: value.name.clone(),
         revision: subscription.revision,
@@ -231,7 +239,7 @@ fn rules(subscription: &Revised<Arc<v1::Subscription>>, uid: SubscriptionUid, sh
         author: Author::default(),
         catalog: v1::CatalogPosition::default(),
         concurrency: (value.concurrency / shards).max(1) as usize,
-        gap: value.rate.as_ref().filter(|rate| rate.count > 0).map(|rate| gap(rate, shards)),
+        min_interval: value.rate.as_ref().filter(|rate| rate.count > 0).map(|rate| min_interval(rate, shards)),
         retry: retry(value.retry.as_ref()),
         on_exhausted: match value.on_exhausted() {
             v1::OnExhausted::Block => OnExhausted::Block,
@@ -243,7 +251,7 @@ fn rules(subscription: &Revised<Arc<v1::Subscription>>, uid: SubscriptionUid, sh
 }
 
 /// The time between two attempts in one shard.
-fn gap(rate: &v1::Rate, shards: u32) -> Duration {
+fn min_interval(rate: &v1::Rate, shards: u32) -> Duration {
     Duration::from_millis(rate.period_ms).saturating_mul(shards) / rate.count.max(1)
 }
 
