@@ -95,7 +95,8 @@ impl Scene {
     /// How many leases each worker holds.
     async fn held(&self) -> Result<[usize; WORKERS], String> {
         let view = Bucket::new(self.connection.clone(), Duration::from_secs(3)).look().await?;
-        let holds = |id: &WorkerId, lease: &LeaseState| lease.holder.as_ref().is_some_and(|holder| holder.worker == *id);
+        let holds =
+            |id: &WorkerId, lease: &LeaseState| lease.holder.as_ref().is_some_and(|holder| holder.worker == *id);
         let held_by = |id: &WorkerId| view.leases.values().filter(|lease| holds(id, lease)).count();
         Ok(self.ids.each_ref().map(held_by))
     }
