@@ -187,7 +187,7 @@ trait Paged {
 
 /// A page.
 trait Page {
-    /// What it holds.
+    /// Type of its items.
     type Item;
     /// The items, and the token of the next page; empty: there is none.
     fn split(self) -> (Vec<Self::Item>, String);

@@ -17,7 +17,7 @@ use crate::{
 /// Longest time without a message.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// What has been read of the streams.
+/// The contents of the streams read so far.
 #[derive(Debug)]
 pub struct Collector {
     jetstream: jetstream::Context,
@@ -181,7 +181,7 @@ fn read_change(change: subscription_change::Change) -> Option<Change> {
         subscription_change::Change::Closed(closed) => {
             Some(Change::Closed { operator: closed.operator, up_to: closed.up_to })
         }
-        // Where its reader is, and whatever later versions add.
+        // The position of its reader, and changes that later versions add.
         _ => None,
     }
 }

@@ -11,16 +11,15 @@ use rustix::process::Signal;
 use crate::{
     catalog::Catalog,
     clock::Clock,
-    disk,
+    disk, events_copy,
     mesh::{Mesh, store},
     plan::{Action, CatalogChange, Node, Planned},
     record::{Fault, Millis, ProcessFailure},
-    restore,
     snapshot::Snapshot,
     wall_clock::WallClocks,
 };
 
-/// Everything that a fault can touch.
+/// Everything that a fault can affect.
 #[derive(Debug)]
 pub struct Injector {
     /// Processes and network.
@@ -96,7 +95,7 @@ impl Injector {
         let number = {
             let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
             let (kind, what) = (planned.action.kind(), planned.action.to_string());
-            // Under way: it disturbs whatever happens until it is over.
+            // In progress: it disturbs everything until it is over.
             faults.push(Fault { kind, what, from, until: Millis::MAX / 2 });
             faults.len() - 1
         };
@@ -140,11 +139,11 @@ impl Injector {
             }
             Action::Catalog(change) => self.change(change, lasts).await,
             Action::Disk(server) => self.fill(*server, lasts).await,
-            Action::Copy { snapshot: true } => restore::take_snapshots(&self.mesh, &self.snapshots).await,
+            Action::Copy { snapshot: true } => events_copy::take_snapshots(&self.mesh, &self.snapshots).await,
             Action::Copy { snapshot: false } => {
                 let mut server = self.mesh.process(Node::Server(0)).lock().await;
                 server.terminate().await.ok();
-                restore::copy_events(&self.mesh.layout.folder)?;
+                events_copy::copy_events(&self.mesh.layout.folder)?;
                 server.start()
             }
         }
@@ -174,7 +173,7 @@ impl Injector {
         }
     }
 
-    /// The server does not recover from a full disk by itself; whoever makes room restarts it.
+    /// The server does not recover from a full disk without a restart; this makes room and restarts it.
     async fn fill(&self, server: usize, lasts: Duration) -> anyhow::Result<()> {
         let store: PathBuf = store(&self.mesh.layout.folder, server);
         disk::fill(&store)?;

@@ -1,8 +1,8 @@
-//! `weft-chaos`: a mesh of real processes, seeded faults, and a judge that sees only what the outside sees.
+//! `weft-chaos`: a mesh of real processes, seeded faults, and a judge that sees only what is visible from the outside.
 //!
 //! Starts one nats-server or three, two gateways, two workers and an admin; sends deliveries as real senders do, receives
 //! them as real receivers do, and injects faults by a schedule that the seed decides. Then it heals everything, waits until
-//! every event has come to its end, and judges every promise: answers of the gateways, the streams, the receivers'
+//! every event has an outcome, and judges every promise: answers of the gateways, the streams, the receivers'
 //! records and the admin must agree.
 
 mod admin;
@@ -10,6 +10,7 @@ mod catalog;
 mod clock;
 mod collect;
 mod disk;
+mod events_copy;
 mod faults;
 mod judge;
 mod mesh;

@@ -119,7 +119,7 @@ impl Mesh {
         }
     }
 
-    /// What the roles say of their readiness.
+    /// The roles' answers on `/readyz`.
     pub async fn said(&self) -> Vec<(Node, String)> {
         let mut said = Vec::new();
         for role in roles() {

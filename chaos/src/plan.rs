@@ -70,7 +70,7 @@ pub enum CatalogChange {
     Recreate,
 }
 
-/// What is done.
+/// The effect of a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// SIGKILL; started again afterwards.
@@ -104,7 +104,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// Its kind.
+    /// Kind of the fault, as named by `--faults`.
     pub fn kind(&self) -> FaultKind {
         match self {
             Self::Kill(_) => FaultKind::Kill,
@@ -161,7 +161,7 @@ pub struct Planned {
     pub at: Millis,
     /// How long it lasts.
     pub lasts: Millis,
-    /// What is done.
+    /// Effect on the mesh.
     pub action: Action,
 }
 

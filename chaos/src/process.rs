@@ -107,6 +107,6 @@ impl Process {
         let status = self.child.as_mut()?.try_wait().ok()??;
         self.child = None;
         let signal = status.signal().map(|signal| format!(" (signal {signal})")).unwrap_or_default();
-        Some(format!("it ended by itself: {status}{signal}"))
+        Some(format!("it ended unexpectedly: {status}{signal}"))
     }
 }

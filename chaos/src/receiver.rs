@@ -28,11 +28,11 @@ use crate::{
 
 /// Time-out of an attempt, as the subscriptions are configured.
 pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
-/// For so long a workflow of a subscription keeps its mood.
-const MOOD: Millis = 4_000;
-/// One in so many deliveries is refused for good.
+/// Duration for which a workflow of a subscription behaves the same.
+const BEHAVIOUR_PERIOD: Millis = 4_000;
+/// One delivery in this number is refused permanently.
 const PERMANENT: u64 = 97;
-/// One in so many deliveries always fails.
+/// One delivery in this number always fails.
 const POISON: u64 = 151;
 
 /// The receivers of all subscriptions, on one port.
@@ -55,7 +55,7 @@ struct State {
     arrivals: Mutex<Vec<Arrival>>,
 }
 
-/// What a receiver does with an attempt.
+/// Treatment of an attempt by a receiver.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Behaviour {
     Answer(u16, Duration),
@@ -184,17 +184,17 @@ impl State {
         if self.healed.load(Ordering::Relaxed) {
             return now(200);
         }
-        let whole = self.mood(&arrival.subscription, "", arrival.at);
+        let whole = self.dice_of_period(&arrival.subscription, "", arrival.at);
         // One window in twenty the whole receiver is away.
         if whole.random_bool_once(0.05) {
             return now(503);
         }
-        moody(&mut self.mood(&arrival.subscription, &arrival.workflow, arrival.at).0)
+        random_behaviour(&mut self.dice_of_period(&arrival.subscription, &arrival.workflow, arrival.at).0)
     }
 
     /// Dice that fall the same way for one workflow during one window.
-    fn mood(&self, subscription: &str, workflow: &str, at: Millis) -> Dice {
-        let text = format!("{subscription}/{workflow}/{}", at / MOOD);
+    fn dice_of_period(&self, subscription: &str, workflow: &str, at: Millis) -> Dice {
+        let text = format!("{subscription}/{workflow}/{}", at / BEHAVIOUR_PERIOD);
         let hash = text.bytes().fold(self.seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
@@ -211,7 +211,7 @@ impl Dice {
 }
 
 /// Mostly well; now and then one of the ways in which receivers fail.
-fn moody(dice: &mut StdRng) -> Behaviour {
+fn random_behaviour(dice: &mut StdRng) -> Behaviour {
     let chance = rand::random_range(0..100);
     match dice.random_range(0..100) {
         0..2 => Behaviour::Answer(500, Duration::ZERO),
@@ -226,7 +226,7 @@ fn moody(dice: &mut StdRng) -> Behaviour {
     }
 }
 
-/// What the judge needs of an envelope.
+/// The part of an envelope that the judge uses.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Envelope {

@@ -191,7 +191,7 @@ pub struct Outcome {
     pub commit: u64,
 }
 
-/// What a shard's owner recorded about a subscription.
+/// A change of a subscription that a shard's owner recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// It takes events from this `EVENTS` sequence on.
@@ -336,7 +336,7 @@ pub struct ProcessFailure {
     pub process: String,
     /// When it was seen.
     pub at: Millis,
-    /// What was seen.
+    /// The observation.
     pub what: String,
 }
 

@@ -10,7 +10,7 @@ use crate::{
     record::{Fault, FaultKind, Millis, Records},
 };
 
-/// Violations of one rule that are told in full.
+/// Violations of one rule that are printed in full.
 const STORIES: usize = 3;
 /// Shortest gap between two accepted deliveries that counts as unavailability.
 const GAP_MIN: Millis = 300;

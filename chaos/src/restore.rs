@@ -1,102 +1,33 @@
 //! The last phase of a run: EVENTS is put back to a copy of the middle of the run, everything else stays.
 //!
-//! What relied on the lost part must say so instead of going on; `weft shard adopt` makes it go on; then what is sent from
-//! there on must keep every promise.
+//! Processes that relied on the lost part must report it and stop; `weft shard adopt` lets them continue; deliveries sent
+//! from then on must keep every promise.
 
-use std::{collections::HashSet, fs, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, ensure};
 
 use crate::{
     collect::Collector,
+    events_copy::put_back,
     faults::Injector,
     judge::{self, Rule, Violation},
-    mesh::{Mesh, TOKEN, store},
+    mesh::TOKEN,
     plan::Node,
     receiver::Receiver,
     record::{Millis, Records},
     senders::Senders,
-    snapshot::{self, Snapshot},
+    snapshot,
 };
 
-/// Folder of the copy in the run's folder.
-const COPY: &str = "events-of-the-middle";
-/// Folder of the streams in a store.
-const STREAMS: &str = "jetstream/$G/streams";
 /// Longest time until the restored stream is noticed: of a cluster that is believed after 30 s.
 const NOTICE_PATIENCE: Duration = Duration::from_secs(90);
-/// Longest time until a snapshot is taken: longer than any fault.
-const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(60);
 /// Traffic before and after the adoption.
 const TRAFFIC: Duration = Duration::from_secs(8);
 /// Longest time until the new events are delivered.
 const DELIVERY_PATIENCE: Duration = Duration::from_secs(90);
 
-/// Copies the EVENTS streams of a server that does not run.
-pub fn copy_events(folder: &Path) -> anyhow::Result<()> {
-    let (streams, copy) = (store(folder, 0).join(STREAMS), folder.join(COPY));
-    fs::create_dir_all(&copy)?;
-    for name in events_streams(&streams)? {
-        copy_folder(&streams.join(&name), &copy.join(&name))?;
-    }
-    Ok(())
-}
-
-/// Takes snapshots of the EVENTS streams, once the servers let it.
-pub async fn take_snapshots(mesh: &Mesh, snapshots: &tokio::sync::Mutex<Vec<Snapshot>>) -> anyhow::Result<()> {
-    let deadline = tokio::time::Instant::now() + SNAPSHOT_PATIENCE;
-    loop {
-        let taken = async {
-            let client = snapshot::connect(mesh.servers()).await?;
-            let mut taken = Vec::new();
-            for stream in mesh.events_streams() {
-                taken.push(Snapshot::take(&client, &stream).await?);
-            }
-            Ok::<_, anyhow::Error>(taken)
-        };
-        match taken.await {
-            Ok(taken) => {
-                *snapshots.lock().await = taken;
-                return Ok(());
-            }
-            Err(problem) if tokio::time::Instant::now() > deadline => return Err(problem.context("snapshot")),
-            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
-        }
-    }
-}
-
-/// Replaces the EVENTS streams of a server that does not run by the copy.
-fn put_back(folder: &Path) -> anyhow::Result<()> {
-    let (streams, copy) = (store(folder, 0).join(STREAMS), folder.join(COPY));
-    for name in events_streams(&copy)? {
-        fs::remove_dir_all(streams.join(&name))?;
-        copy_folder(&copy.join(&name), &streams.join(&name))?;
-    }
-    Ok(())
-}
-
-fn events_streams(folder: &Path) -> anyhow::Result<Vec<String>> {
-    let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
-    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-    let names: Vec<String> = names.collect::<anyhow::Result<_>>()?;
-    Ok(names.into_iter().filter(|name| name.starts_with("EVENTS")).collect())
-}
-
-fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_folder(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
-}
-
-/// What the phase needs of the run.
+/// The parts of the run that the phase uses.
 pub struct Phase<'a> {
     /// Processes.
     pub injector: &'a Arc<Injector>,
@@ -147,7 +78,7 @@ impl Phase<'_> {
         server.start()
     }
 
-    /// Waits until a role says that the log is another.
+    /// Waits until a role reports that the log has changed.
     async fn notice(&self) -> Vec<Violation> {
         let deadline = tokio::time::Instant::now() + NOTICE_PATIENCE;
         loop {
@@ -174,7 +105,7 @@ impl Phase<'_> {
         Ok(())
     }
 
-    /// Repeats a command for as long as it says to try again later, as an operator does; what it prints.
+    /// Repeats a command while it exits with the code for "try again", as an operator does, and returns its output.
     async fn weft_until_done(&self, args: &[&str]) -> anyhow::Result<String> {
         const TRY_AGAIN: i32 = 4;
         let deadline = tokio::time::Instant::now() + NOTICE_PATIENCE;

@@ -96,7 +96,7 @@ fn command_line(args: &Args, seed: u64) -> String {
     )
 }
 
-/// Where stores cannot have a disk of their own there is no full one.
+/// Drops the fault `disk` where stores cannot have separate disks.
 fn prepare_disks(args: &mut Args, folder: &std::path::Path, disks: &mut Disks) {
     if args.plan || !args.faults.contains(&FaultKind::Disk) {
         return;

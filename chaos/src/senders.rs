@@ -60,7 +60,7 @@ struct Delivery {
 impl Senders {
     /// Senders that sign with `secret`.
     pub fn new(gateways: Vec<SocketAddr>, secret: &str, seed: u64, clock: Clock) -> anyhow::Result<Arc<Self>> {
-        // A connection of its own for each request under way: one that hangs holds up no other.
+        // HTTP/1.1: a separate connection for each request in flight, so one that hangs delays no other.
         let client = reqwest::Client::builder().no_proxy().http1_only().timeout(TIMEOUT).build()?;
         Ok(Arc::new(Self {
             client,

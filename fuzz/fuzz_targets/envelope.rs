@@ -1,5 +1,5 @@
-//! Messages of the log, whoever wrote them: decoding answers, what was decoded survives being written again, and its
-//! envelope is JSON that holds the data byte for byte.
+//! Messages of the log, from any writer: decoding returns, a decoded event survives being written again, and its
+//! envelope is JSON that contains the data byte for byte.
 
 #![no_main]
 

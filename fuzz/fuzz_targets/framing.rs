@@ -1,5 +1,5 @@
-//! The bytes of an HTTP/1 connection: they mean the same however they arrive, and a request that says both how long its body
-//! is and that it is chunked is found behind whatever complete requests come before it.
+//! The bytes of an HTTP/1 connection: the result does not depend on how they are split, and a request with both a length and
+//! a chunked coding is found after any complete requests.
 
 #![no_main]
 
@@ -8,7 +8,7 @@ use weft_serve::framing::Framing;
 
 const BOTH: &[u8] = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\ncontent-length: 4\r\n\r\n";
 
-/// What each head says, and whether the connection is followed to its end.
+/// Whether each head is in conflict, up to the end of what can be followed.
 fn conflicts(bytes: &[u8], cut: usize) -> Vec<bool> {
     let mut framing = Framing::default();
     bytes.chunks(cut).for_each(|piece| framing.read(piece));

@@ -1,5 +1,5 @@
-//! Senders' secrets in whatever spelling: what is found is a part of the text without blanks and quotes around it, and
-//! finding it again changes nothing. And the depth of a JSON text is what a parser sees.
+//! Senders' secrets in any spelling: the result is a part of the text without blanks and quotes around it, and
+//! the function is idempotent. The depth of a JSON text is that of a parser.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! What the targets share: how bytes become the parts of a request, and what every event must be.
+//! Shared by the targets: parts of a request from bytes, and invariants of every event.
 //!
 //! An input is written like a request: lines of headers, an empty line, the body. So its corpus can be read and written by
 //! hand.
@@ -36,7 +36,7 @@ pub fn header(line: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&line[..colon], value.strip_prefix(b" ").unwrap_or(value)))
 }
 
-/// The headers that a server would hand on, and the body. Lines that are no header are passed over.
+/// The headers that a server would pass to its routes, and the body. Lines that are not headers are skipped.
 pub fn request(input: &[u8]) -> (HeaderMap, Bytes) {
     let (lines, body) = split(input);
     let headers = lines.into_iter().filter_map(|line| {

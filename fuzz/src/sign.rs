@@ -14,7 +14,7 @@ const STANDARD_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 /// A secret of the schemes that take it as it is.
 const SECRET: &str = "It's a Secret to Everybody";
 
-/// What a sender of one scheme adds to a body: the headers by name.
+/// Headers that a sender of one scheme adds to a body.
 pub type Signer = fn(id: &str, timestamp: i64, body: &[u8]) -> Vec<(&'static str, String)>;
 
 /// A source of each scheme that signs, and how its senders sign.

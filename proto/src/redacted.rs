@@ -119,7 +119,7 @@ mod tests {
         found
     }
 
-    /// Whatever field the contracts call a secret, its message does not print it.
+    /// No message prints a field that the contracts call a secret.
     #[test]
     fn no_message_prints_its_secrets() {
         let fields = secret_fields();
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_is_shown() {
+    fn other_fields_are_shown() {
         let scheme = StandardScheme { secrets: vec!["a".into(), "b".into()], tolerance_ms: Some(300) };
         assert_eq!(format!("{scheme:?}"), "StandardScheme { secrets: [2 secrets], tolerance_ms: Some(300) }");
     }

@@ -1,4 +1,4 @@
-//! What a service refuses, on the wire: a canonical gRPC code, a line that says what to do, and a `google.rpc.ErrorInfo`
+//! Refusals on the wire: a canonical gRPC code, a line that says what to do, and a `google.rpc.ErrorInfo`
 //! whose reason is the contract's code in upper case.
 
 use std::collections::HashMap;
@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use prost::Message;
 use tonic::{Code, Status};
 
-/// Who the errors are of.
+/// Domain of the errors.
 const DOMAIN: &str = "weft";
-/// What names `google.rpc.ErrorInfo` among a status's details.
+/// Type URL of `google.rpc.ErrorInfo` in a status's details.
 const ERROR_INFO: &str = "type.googleapis.com/google.rpc.ErrorInfo";
 
 /// Response metadata: everything that the log held before this time (RFC 3339) is in the answer. Absent while nothing has

@@ -1,12 +1,12 @@
-//! JSON Schema, of the draft that its `$schema` names; 2020-12 where it names none.
+//! JSON Schema, of the draft that its `$schema` names; 2020-12 by default.
 
 use jsonschema::{PatternOptions, Retrieve, Uri, ValidationError, Validator, error::ValidationErrorKind};
 use serde_json::Value;
 
 use crate::violation::Violation;
 
-/// The most that one compiled regular expression may take, in bytes: what the `regex` crate itself has as its default,
-/// said here because schemas come from outside.
+/// Maximum size of a compiled regular expression, in bytes: the default of the `regex` crate, set explicitly because schemas
+/// come from outside.
 const REGEX_BYTES_MAX: usize = 10 * 1024 * 1024;
 
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl JsonSchema {
     }
 }
 
-/// Refuses every reference that the schema itself does not answer.
+/// Refuses every reference to another document.
 struct Outside;
 
 impl Retrieve for Outside {
@@ -40,7 +40,7 @@ impl Retrieve for Outside {
     }
 }
 
-/// A reference's own text says only that it could not be had; its source says why.
+/// The error's text with that of its sources: the text of a failed reference does not say why.
 fn explain(error: &ValidationError<'_>) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
@@ -52,7 +52,7 @@ fn explain(error: &ValidationError<'_>) -> String {
         source = inner.source();
     }
     if matches!(error.kind(), ValidationErrorKind::Referencing(_)) {
-        text.push_str("; nothing is fetched: put what is referred to below $defs");
+        text.push_str("; nothing is fetched: put the referenced schema below $defs");
     }
     match error.instance_path().as_str() {
         "" => text,
@@ -60,14 +60,14 @@ fn explain(error: &ValidationError<'_>) -> String {
     }
 }
 
-/// JSON that the parser does not take, without the text that it did not take.
+/// The violation of unparsable JSON, without the text.
 pub(crate) fn unreadable(error: &serde_json::Error) -> Violation {
     let place = format!("line {} column {}", error.line(), error.column());
-    // The parser does not say so by kind, only by what it prints.
+    // The parser reports this only in its message.
     let message = if error.to_string().starts_with("recursion limit") {
         format!("is nested more than 127 deep at {place}")
     } else {
-        format!("is not JSON that a schema can be held against, at {place}")
+        format!("is not JSON that a schema can check, at {place}")
     };
     Violation::whole(&message)
 }

@@ -1,10 +1,10 @@
-//! What the data of an event must be: a JSON Schema or a Protobuf message, compiled once and checked per event.
+//! Schemas of the data of events: JSON Schema or a Protobuf message, compiled once and checked for each event.
 //!
-//! Pure: texts and bytes in, a verdict out. Which events a schema is for, and what becomes of those that break it, is
-//! the gateway's; that a schema compiles is asked by everyone who takes a source, from a file or over the API.
+//! Pure: texts and bytes in, a result out. The gateway decides which events a schema applies to, and how violations are
+//! treated; every change of a source compiles its schemas, from a file or over the API.
 //!
-//! Nothing is ever fetched: a schema is whole in itself, or does not compile. Regular expressions are those of the
-//! `regex` crate, which take time linear in the text; what needs backtracking does not compile.
+//! Nothing is fetched: a schema that is not self-contained does not compile. Regular expressions are those of the
+//! `regex` crate, which take time linear in the text; a pattern that needs backtracking does not compile.
 
 use weft_proto::v1::schema_rule;
 
@@ -24,7 +24,7 @@ enum Kind {
     Protobuf(protobuf::ProtobufSchema),
 }
 
-/// Why a schema cannot be used: one line that says what is wrong.
+/// Reason why a schema cannot be used, in one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct CompileError(String);
@@ -34,7 +34,7 @@ impl Schema {
     ///
     /// # Errors
     ///
-    /// [`CompileError`]: it is not a schema, or refers to something outside of itself.
+    /// [`CompileError`]: it is not a schema, or refers to another document.
     pub fn compile(schema: &schema_rule::Schema) -> Result<Self, CompileError> {
         match schema {
             schema_rule::Schema::JsonSchema(text) => json::JsonSchema::compile(text).map(Kind::Json),
@@ -44,14 +44,14 @@ impl Schema {
         .map_err(|problem| CompileError(violation::one_line(&problem, violation::TEXT_BYTES_MAX)))
     }
 
-    /// Whether `data` is what the schema says. `is_json` tells its media type: a JSON Schema takes nothing else, a
-    /// Protobuf message is read by its canonical JSON mapping, and as binary where it is false.
+    /// Validates `data`. `is_json` is whether its media type is JSON: a JSON Schema accepts no other type, a Protobuf
+    /// message is read by its canonical JSON mapping, or as binary if it is false.
     ///
-    /// Takes time and memory proportional to the data, some ten times its size.
+    /// Takes time and memory proportional to the data, about ten times its size.
     ///
     /// # Errors
     ///
-    /// [`Violation`]: the first that was found.
+    /// The first [`Violation`].
     pub fn check(&self, data: &[u8], is_json: bool) -> Result<(), Violation> {
         match &self.0 {
             Kind::Json(schema) if is_json => schema.check(data),

@@ -1,4 +1,4 @@
-//! Protobuf: data that decodes wholly as a message; fields that the message does not know are tolerated, as always.
+//! Protobuf: data that decodes completely as a message; unknown fields are tolerated.
 
 use prost_reflect::{Cardinality, DescriptorPool, DeserializeOptions, DynamicMessage, Kind, MessageDescriptor};
 use serde_path_to_error::{Path, Segment};
@@ -28,7 +28,7 @@ impl ProtobufSchema {
         let decoded = DynamicMessage::deserialize_with_options(self.0.clone(), tracked, &options);
         match decoded.and_then(|_| json.end()) {
             Ok(()) => Ok(()),
-            // The decoder's own text quotes the value.
+            // The decoder's message quotes the value.
             Err(error) if error.is_data() => {
                 let path = track.path();
                 Err(Violation::at(&pointer(&path), &format!("value is not {}", expected(&self.0, &path))))
@@ -38,7 +38,7 @@ impl ProtobufSchema {
     }
 
     pub fn check_binary(&self, data: &[u8]) -> Result<(), Violation> {
-        // Of the decoder's text: fields and wire types, never a value.
+        // The decoder's message names fields and wire types, never a value.
         DynamicMessage::decode(self.0.clone(), data)
             .map(drop)
             .map_err(|error| Violation::whole(&format!("is not a {}: {error}", self.0.full_name())))
@@ -55,7 +55,7 @@ fn pointer(path: &Path) -> String {
     path.iter().map(|segment| format!("/{}", token(segment))).collect()
 }
 
-/// What the message wants at the path: the rule that was broken.
+/// The type that the message requires at the path: the violated rule.
 fn expected(message: &MessageDescriptor, path: &Path) -> String {
     let mut wanted = Kind::Message(message.clone());
     let mut list = false;
@@ -68,7 +68,7 @@ fn expected(message: &MessageDescriptor, path: &Path) -> String {
             }
             (Segment::Map { key }, Kind::Message(message)) => {
                 let field = message.get_field_by_json_name(key).or_else(|| message.get_field_by_name(key));
-                // A field that is not known is tolerated, so this one is within a well-known type.
+                // Unknown fields are tolerated, so this one is within a well-known type.
                 let Some(field) = field else { break };
                 list = field.cardinality() == Cardinality::Repeated && !field.is_map();
                 wanted = field.kind();

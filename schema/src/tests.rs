@@ -23,7 +23,7 @@ const ORDER: &str = r##"{
     "$defs": { "line": { "properties": { "cents": { "type": "integer", "minimum": 1 } } } }
 }"##;
 
-/// A sender is told where and by which rule, and nothing of what it sent: values may be secret.
+/// A violation names place and rule, and no value: values may be secret.
 #[test]
 fn a_violation_names_path_and_rule_and_never_the_value() {
     assert_eq!(json(ORDER).unwrap().check(br#"{"id":"o-1","lines":[{"cents":5}],"more":1}"#, true), Ok(()));
@@ -34,7 +34,7 @@ fn a_violation_names_path_and_rule_and_never_the_value() {
     assert_eq!(text, "/lines/1/cents: value is less than the minimum of 1 (rule /$defs/line/properties/cents/minimum)");
 }
 
-/// Whatever a keyword's message is made of, the value that it is about is not in it.
+/// No keyword's message contains the value.
 #[test]
 fn no_keyword_prints_the_value() {
     for schema in [
@@ -79,12 +79,12 @@ fn no_keyword_prints_the_value() {
     }
 }
 
-/// Nothing is fetched, from the network or from a disk, and the refusal says what to do instead.
+/// Nothing is fetched, from the network or from a disk, and the refusal states the alternative.
 #[test]
 fn a_reference_to_the_outside_does_not_compile() {
     for outside in ["https://example.com/a.json", "file:///etc/passwd", "other.json#/x"] {
         let problem = json(&format!(r#"{{"properties":{{"a":{{"$ref":"{outside}"}}}}}}"#)).unwrap_err().to_string();
-        assert!(problem.contains("nothing is fetched: put what is referred to below $defs"), "{problem}");
+        assert!(problem.contains("nothing is fetched: put the referenced schema below $defs"), "{problem}");
         assert_eq!(problem.lines().count(), 1);
     }
     assert!(json(r##"{"$ref":"#/$defs/none"}"##).is_err());
@@ -110,7 +110,7 @@ fn what_is_no_schema_does_not_compile() {
     assert_eq!(problem, r#"message "shop.v1.Order2" is not in the descriptor set"#);
 }
 
-/// Data that is hostile to a parser is a violation, not a fault: it can be deep, huge or no JSON at all.
+/// Data that is hostile to a parser is a violation, not a fault: deep, huge or not JSON.
 #[test]
 fn hostile_data_is_answered() {
     let any = json("true").unwrap();
@@ -124,7 +124,7 @@ fn hostile_data_is_answered() {
     assert_eq!(any.check(b"{}", false).unwrap_err().path(), "(root)");
 }
 
-/// What a recursion eats is bounded by the depth that the parser takes.
+/// Recursion is bounded by the parser's maximum depth.
 #[test]
 fn schemas_that_refer_to_themselves_come_to_an_end() {
     let tree = json(r##"{"type":"object","additionalProperties":{"$ref":"#"}}"##).unwrap();
@@ -179,7 +179,7 @@ fn order(message: &str) -> Result<Schema, CompileError> {
     Schema::compile(&schema_rule::Schema::Protobuf(schema))
 }
 
-/// JSON is held against the canonical mapping, and the violation names the field and what it takes.
+/// JSON is checked by the canonical mapping, and the violation names the field and its type.
 #[test]
 fn protobuf_takes_json_by_its_mapping() {
     let order = order("shop.v1.Order").unwrap();
@@ -196,8 +196,8 @@ fn protobuf_takes_json_by_its_mapping() {
         (r#"{"stock":{"a~/":"s3cret"}}"#, "/stock/a~0~1: value is not a int32"),
         (r#"{"at":"s3cret"}"#, "/at: value is not a google.protobuf.Timestamp"),
         (r#""s3cret""#, "(root): value is not a shop.v1.Order"),
-        (r#"{"id":"#, "(root): is not JSON that a schema can be held against, at line 1 column 6"),
-        (r#"{} {}"#, "(root): is not JSON that a schema can be held against, at line 1 column 4"),
+        (r#"{"id":"#, "(root): is not JSON that a schema can check, at line 1 column 6"),
+        (r#"{} {}"#, "(root): is not JSON that a schema can check, at line 1 column 4"),
     ] {
         assert_eq!(order.check(data.as_bytes(), true).unwrap_err().to_string(), says, "{data}");
     }
@@ -205,7 +205,7 @@ fn protobuf_takes_json_by_its_mapping() {
     assert!(order.check(deep.as_bytes(), true).is_err());
 }
 
-/// Anything else is held against the wire format.
+/// Other data is checked by the wire format.
 #[test]
 fn protobuf_takes_binary() {
     let order = order("shop.v1.Order").unwrap();
@@ -219,7 +219,7 @@ fn protobuf_takes_binary() {
 }
 
 proptest! {
-    /// Whatever arrives, a check answers, and what it says is one printable line of a bounded length without the value.
+    /// A check of any data returns, and a violation is one printable line of bounded length without the value.
     #[test]
     fn a_violation_is_one_bounded_line(names in proptest::collection::vec("\\PC{0,200}|[\\x00-\\x1f]{1,20}", 1..5)) {
         let schema = json(r##"{"additionalProperties":{"$ref":"#"},"type":"object"}"##).unwrap();

@@ -1,14 +1,13 @@
-//! How a violation is told: where, and by which rule; never the value, which may be secret.
+//! A violation: its place and the rule, never the value, which may be secret.
 
-/// The longest path or message, in bytes: it travels in a header of NATS and in a problem's detail, where neither wants
-/// a page.
+/// Maximum length of path and message, in bytes: they become part of a NATS header and of a problem's detail.
 pub(crate) const TEXT_BYTES_MAX: usize = 256;
 
-/// What stands for the path of the data as a whole, whose pointer is empty.
+/// The path of the data as a whole, whose pointer is empty.
 const WHOLE: &str = "(root)";
 
-/// Where data is not what its schema says, and which rule it breaks. Printed as `<path>: <message>`: one line of at most
-/// about 520 bytes without control characters. It names members of the data, and never holds their values.
+/// A violation of a schema: place and rule. Printed as `<path>: <message>`: one line of at most
+/// about 520 bytes without control characters. It names members of the data, and never contains their values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {message}")]
 pub struct Violation {
@@ -28,18 +27,18 @@ impl Violation {
         Self::at("", message)
     }
 
-    /// Where: an RFC 6901 pointer into the data, `(root)` for all of it.
+    /// The place: an RFC 6901 pointer into the data, `(root)` for all of it.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// What is wrong there, and by which rule.
+    /// The fault and the violated rule.
     pub fn message(&self) -> &str {
         &self.message
     }
 }
 
-/// A text as one line of at most `bytes_max` bytes; what is cut off is shown by `…`.
+/// A text as one line of at most `bytes_max` bytes; `…` marks a cut.
 pub(crate) fn one_line(text: &str, bytes_max: usize) -> String {
     const CUT: &str = "…";
     let mut line = String::with_capacity(text.len().min(bytes_max));

@@ -10,35 +10,49 @@ use std::{
     task::{Context, Poll},
 };
 
-use axum::body::Body;
+use axum::{Router, body::Body};
 use bytes::Bytes;
 use http::{Request, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto::Builder,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::Notify,
     time::{Instant, sleep},
 };
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::{
     Peer, Streams,
-    places::{InFlight, Place},
+    connection_limit::{ConnectionPermit, InFlight},
+    options::{Options, Timeouts},
     request,
-    server::Server,
     transport::{Transport, Wire},
 };
 
-/// The requests that a connection has begun.
+/// How connections are served, after their handshake.
+pub(crate) struct Protocol {
+    pub builder: Builder<TokioExecutor>,
+    pub router: Router,
+    pub options: Options,
+    pub timeouts: Timeouts,
+    /// Finishes the requests in flight and begins no more.
+    pub drain: CancellationToken,
+}
+
+/// The number of requests that a connection has begun.
 #[derive(Debug, Default)]
-struct Begun {
+struct RequestCount {
     count: AtomicU64,
     first: Notify,
 }
 
-impl Begun {
+impl RequestCount {
     fn add(&self) {
         if self.count.fetch_add(1, Ordering::Relaxed) == 0 {
             self.first.notify_one();
@@ -50,37 +64,37 @@ impl Begun {
     }
 }
 
-/// A request's body: whether it was read to its end is known when it is dropped.
-struct Watched {
+/// A request's body, which reports on its drop if it was not read to its end.
+struct RequestBody {
     body: Incoming,
     wire: Arc<Wire>,
 }
 
-/// A response's body, and the request in flight until it has been sent.
-struct Tracked {
+/// A response's body, which keeps its request in flight until it has been sent.
+struct ResponseBody {
     body: Body,
     _in_flight: InFlight,
 }
 
-/// Serves until the client has gone, has said nothing for too long, or the server drains and its last answer is written.
-pub(crate) async fn connection<S>(server: &Server, stream: S, place: Place)
+/// Serves until the client has disconnected, was silent for too long, or the server drains and its last answer is written.
+pub(crate) async fn connection<S>(server: &Protocol, stream: S, permit: ConnectionPermit)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let begun = Arc::new(Begun::default());
-    let evicted = place.evicted();
+    let begun = Arc::new(RequestCount::default());
+    let evicted = permit.evicted();
     let streams = Streams::default();
     // Many clients share a proxy's connection.
-    if (server.options.exempt)(place.address()) {
+    if (server.options.exempt)(permit.address()) {
         streams.trust();
     }
-    let wire = Arc::new(Wire::new(place, server.options.answer.clone(), server.patience.linger));
+    let wire = Arc::new(Wire::new(permit, server.options.answer.clone(), server.timeouts.linger));
     let service = {
         let (begun, wire) = (begun.clone(), wire.clone());
         let (router, drain) = (server.router.clone(), server.drain.clone());
         hyper::service::service_fn(move |request: Request<Incoming>| {
             begun.add();
-            let (in_flight, drain) = (wire.place().begin(), drain.clone());
+            let (in_flight, drain) = (wire.permit().begin_request(), drain.clone());
             let is_http_1 = request.version() < Version::HTTP_2;
             let answering = admit(&wire, &streams, request).map(|request| router.clone().oneshot(request));
             let wire = wire.clone();
@@ -89,18 +103,18 @@ where
                     Ok(answering) => (answering.await?, false),
                     Err(malformed) => (wire.answer(malformed).map(Body::from), true),
                 };
-                // HTTP/2 has a frame of its own for it.
+                // HTTP/2 has a separate frame for it.
                 if is_http_1 && (malformed || drain.is_cancelled()) {
                     request::close(&mut response);
                 }
-                Ok::<_, Infallible>(response.map(|body| Tracked { body, _in_flight: in_flight }))
+                Ok::<_, Infallible>(response.map(|body| ResponseBody { body, _in_flight: in_flight }))
             }
         })
     };
     let stream = TokioIo::new(Transport::new(stream, wire.clone()));
     let mut connection = pin!(server.builder.serve_connection(stream, service));
-    let patience = server.patience;
-    let mut look = pin!(sleep(patience.first_head));
+    let timeouts = server.timeouts;
+    let mut check = pin!(sleep(timeouts.first_head));
     let mut seen = 0;
     let mut draining = false;
     let mut closing = false;
@@ -114,32 +128,32 @@ where
             }
             () = server.drain.cancelled(), if !draining => {
                 draining = true;
-                look.as_mut().reset(Instant::now() + patience.last_head);
+                check.as_mut().reset(Instant::now() + timeouts.last_head);
             }
             () = begun.first.notified(), if draining && !closing => {}
             () = evicted.cancelled(), if !closing => {
-                // A request may have begun meanwhile; it is answered.
-                if wire.place().is_idle() {
+                // A request may have begun in the meantime; it is answered.
+                if wire.permit().is_idle() {
                     return;
                 }
                 closing = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = look.as_mut(), if !closing => {
+            () = check.as_mut(), if !closing => {
                 let count = begun.count();
                 if count == 0 {
-                    tracing::debug!("connection said nothing");
+                    tracing::debug!("connection without a request closed");
                     return;
                 }
-                // No request since the last look. HTTP/1.1 has its own clock; an HTTP/2 connection would be kept as long as it
-                // answers pings. What is still being answered is finished.
-                let idle = count == seen && wire.place().is_idle();
+                // No request since the last check. HTTP/1.1 has a time-out in hyper; an HTTP/2 connection would be kept as long
+                // as it answers pings. Requests in flight are finished.
+                let idle = count == seen && wire.permit().is_idle();
                 seen = count;
                 if idle {
                     closing = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                look.as_mut().reset(Instant::now() + patience.next_head);
+                check.as_mut().reset(Instant::now() + timeouts.next_head);
             }
         }
         if draining && !closing && begun.count() > 0 {
@@ -149,7 +163,7 @@ where
     }
 }
 
-/// The request as routes get it, if it may reach one.
+/// The request for the routes, if it may reach one.
 fn admit(wire: &Arc<Wire>, streams: &Streams, request: Request<Incoming>) -> Result<Request<Body>, request::Malformed> {
     let conflict = wire.next_conflict();
     if let Err(malformed) = request::check(&request, conflict) {
@@ -157,14 +171,14 @@ fn admit(wire: &Arc<Wire>, streams: &Streams, request: Request<Incoming>) -> Res
         return Err(malformed);
     }
     let wire = Arc::clone(wire);
-    let peer = Peer(wire.place().address());
-    let mut request = request.map(|body| Body::new(Watched { body, wire }));
+    let peer = Peer(wire.permit().address());
+    let mut request = request.map(|body| Body::new(RequestBody { body, wire }));
     request.extensions_mut().insert(peer);
     request.extensions_mut().insert(streams.clone());
     Ok(request)
 }
 
-impl http_body::Body for Watched {
+impl http_body::Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -184,7 +198,7 @@ impl http_body::Body for Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for RequestBody {
     fn drop(&mut self) {
         if !http_body::Body::is_end_stream(&self.body) {
             self.wire.leave_unread();
@@ -192,7 +206,7 @@ impl Drop for Watched {
     }
 }
 
-impl http_body::Body for Tracked {
+impl http_body::Body for ResponseBody {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -1,13 +1,13 @@
 //! Message boundaries of an HTTP/1 connection, as far as RFC 9112 section 6 needs them.
 //!
 //! hyper removes `Content-Length` from a request that has `Transfer-Encoding` as well, so that nothing above it can see the
-//! conflict. A proxy that goes by the other header would see other requests on the connection than we do (request
-//! smuggling), so such a request is refused. This reader follows the same bytes as hyper and remembers, for each head,
-//! whether both were there. It decides nothing else: what it cannot follow, hyper refuses.
+//! conflict. A proxy that uses the other header would see other requests on the connection than we do (request
+//! smuggling), so such a request is refused. This reader follows the same bytes as hyper and records, for each head,
+//! whether both were present. It decides nothing else: hyper refuses what this reader cannot follow.
 
 use std::collections::VecDeque;
 
-/// Bytes of a line that are looked at: the name of a header, and a length or a coding.
+/// Bytes of a line that are inspected: the name of a header, and a length or a coding.
 const LINE_BYTES_MAX: usize = 128;
 /// The first line of a connection that speaks HTTP/2 with prior knowledge.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
@@ -24,14 +24,14 @@ pub struct Framing {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum State {
-    /// In front of a request line; empty lines are skipped.
+    /// Before a request line; empty lines are skipped.
     #[default]
     Start,
     /// Within the header lines.
     Headers,
-    /// Within a body of which this many bytes are to come.
+    /// Within a body, with the number of remaining bytes.
     Body(u64),
-    /// In front of a chunk's size.
+    /// Before a chunk's size.
     ChunkSize,
     /// Within a chunk, with the line end after it.
     Chunk(u64),
@@ -39,7 +39,7 @@ enum State {
     Trailers,
     /// The connection speaks HTTP/2.
     Http2,
-    /// Nothing more is followed.
+    /// Unknown boundaries; no further bytes are followed.
     Lost,
 }
 
@@ -70,12 +70,12 @@ impl Framing {
         }
     }
 
-    /// Whether the framing of the next request is in conflict. Requests come in their order; `None`: no further head was read.
+    /// Whether the framing of the next request is in conflict. `None`: no further head was read.
     pub fn pop_conflict(&mut self) -> Option<bool> {
         self.conflicts.pop_front()
     }
 
-    /// Whether the connection speaks HTTP/2, which has framing of its own.
+    /// Whether the connection speaks HTTP/2, which has different framing.
     pub fn is_http_2(&self) -> bool {
         self.state == State::Http2
     }
@@ -112,7 +112,7 @@ impl Framing {
             },
             State::ChunkSize => match chunk_size(line) {
                 Some(0) => State::Trailers,
-                // And the line end.
+                // With the line end.
                 Some(size) => size.checked_add(2).map_or(State::Lost, State::Chunk),
                 None => State::Lost,
             },
@@ -136,7 +136,7 @@ impl Framing {
 }
 
 impl Head {
-    /// Takes a header line; `None` for one that no request may have.
+    /// Reads a header line; `None` if it is invalid.
     fn take(&mut self, line: &[u8]) -> Option<()> {
         let colon = line.iter().position(|byte| *byte == b':')?;
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
@@ -162,7 +162,7 @@ impl Line {
     }
 }
 
-/// The size in front of a chunk; extensions are ignored.
+/// The size of a chunk; extensions are ignored.
 fn chunk_size(line: &[u8]) -> Option<u64> {
     let digits = line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
     u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn both_headers_are_seen_behind_any_body() {
+    fn both_headers_are_detected_after_any_body() {
         let chain = [CHUNKED, LENGTH, BARE, CHUNKED, BOTH].concat();
         for cut in [1, 2, 3, 7, 64, 4096] {
             assert_eq!(conflicts(chain.as_bytes(), cut), [false, false, false, false, true], "{cut}");

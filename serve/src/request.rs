@@ -5,17 +5,17 @@ use std::{net::IpAddr, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
 
-/// The most that an HTTP/1 head may take, in bytes.
+/// Maximum size of an HTTP/1 head, in bytes.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// The most that an HTTP/2 header list may take, in bytes, with 32 for each header (RFC 9113 section 6.5.2).
+/// Maximum size of an HTTP/2 header list, in bytes, with 32 for each header (RFC 9113 section 6.5.2).
 pub const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
-/// Headers of a request.
+/// Maximum number of headers of a request.
 pub const HEADERS_MAX: usize = 100;
 
 /// Why a request reaches no route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Malformed {
-    /// It is no HTTP request.
+    /// It is not an HTTP request.
     Unreadable,
     /// Its request line and headers are too large, or too many.
     HeadTooLarge,
@@ -35,7 +35,7 @@ impl Malformed {
         }
     }
 
-    /// What is wrong and what would be right, in one line.
+    /// One line that states the fault and the correct form.
     pub fn detail(self) -> String {
         match self {
             Self::Unreadable => "the request is not HTTP/1.1; check the request line and the header lines".into(),
@@ -59,7 +59,7 @@ pub fn plain_text(_peer: IpAddr, malformed: Malformed) -> Response<Bytes> {
     response
 }
 
-/// What is wrong with a request that hyper has read. `conflict`: its framing is (see [`framing`](crate::framing)).
+/// Checks a request that hyper has read. `conflict`: its framing is in conflict (see [`framing`](crate::framing)).
 pub(crate) fn check<B>(request: &http::Request<B>, conflict: bool) -> Result<(), Malformed> {
     let headers = request.headers();
     if headers.len() > HEADERS_MAX {
@@ -80,12 +80,12 @@ fn is_chunked_at_most(headers: &HeaderMap) -> bool {
     codings.next().is_none_or(chunked) && codings.next().is_none()
 }
 
-/// Tells an HTTP/1 client that the connection ends with this answer.
+/// Announces to an HTTP/1 client that the connection ends with this answer.
 pub(crate) fn close<B>(response: &mut Response<B>) {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
-/// An answer as it goes over an HTTP/1 connection, which ends with it.
+/// An answer in the form of HTTP/1.1, which ends the connection.
 pub(crate) fn to_bytes(response: &Response<Bytes>) -> Vec<u8> {
     let status = response.status();
     let mut bytes = format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or_default());

@@ -1,4 +1,4 @@
-//! Requests at a time on one connection.
+//! Concurrent requests on one connection.
 //!
 //! HTTP/2 carries many requests over one connection, and each that waits for its body holds its header list. A connection
 //! may have few of them until one of its requests was authenticated.
@@ -10,9 +10,9 @@ use std::sync::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Requests at a time on one HTTP/2 connection.
+/// Maximum number of concurrent requests on one HTTP/2 connection.
 pub const STREAMS_MAX: u32 = 256;
-/// Requests at a time before one was authenticated; further ones wait.
+/// Concurrent requests before one was authenticated; further ones wait.
 pub const STREAMS_UNKNOWN_MAX: u32 = 32;
 
 /// The requests in flight of a connection, among the extensions of its requests. Clones share the count.
@@ -29,7 +29,7 @@ impl Default for Streams {
 }
 
 impl Streams {
-    /// A place among the requests in flight, once there is one.
+    /// Waits until another request may be in flight.
     pub async fn enter(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.free).acquire_owned().await.ok()
     }

@@ -18,46 +18,46 @@ use tokio::{
 };
 
 use crate::{
+    connection_limit::ConnectionPermit,
     framing::Framing,
-    places::Place,
     request::{Answer, Malformed, to_bytes},
 };
 
-/// Bytes thrown away with one read.
+/// Size of the buffer for discarded bytes.
 const DISCARD_BYTES: usize = 8 * 1024;
 
-/// What a connection's byte stream and its requests know of each other.
+/// State that a connection's byte stream and its requests share.
 pub(crate) struct Wire {
-    place: Place,
+    permit: ConnectionPermit,
     framing: Mutex<Framing>,
-    /// Whether the client may still be sending what nobody will read.
+    /// Whether the client may still be sending a body that no route reads.
     unread: AtomicBool,
     answer: Answer,
     linger: Linger,
 }
 
-/// How long a connection lingers: RFC 9112 section 9.6 asks a server that has not read everything to go on reading, since
-/// closing would reset the connection and the client would never see the answer.
+/// Duration of a lingering close: RFC 9112 section 9.6 asks a server that has not read everything to continue reading, since
+/// closing would reset the connection and the client would not see the answer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Linger {
-    /// At the most.
+    /// Maximum.
     pub total: Duration,
-    /// While nothing comes.
+    /// Maximum without a byte.
     pub idle: Duration,
 }
 
 impl Wire {
-    pub fn new(place: Place, answer: Answer, linger: Linger) -> Self {
-        Self { place, framing: Mutex::default(), unread: AtomicBool::new(false), answer, linger }
+    pub fn new(permit: ConnectionPermit, answer: Answer, linger: Linger) -> Self {
+        Self { permit, framing: Mutex::default(), unread: AtomicBool::new(false), answer, linger }
     }
 
-    pub fn place(&self) -> &Place {
-        &self.place
+    pub fn permit(&self) -> &ConnectionPermit {
+        &self.permit
     }
 
     /// Whether the framing of the next request is in conflict; asked once for each.
     pub fn next_conflict(&self) -> bool {
-        // An earlier body has been read, or hyper would not have come to this request.
+        // hyper reads this request only after the earlier body.
         self.unread.store(false, Ordering::Relaxed);
         self.framing().pop_conflict().unwrap_or_default()
     }
@@ -69,7 +69,7 @@ impl Wire {
 
     /// The answer to a request that reaches no route.
     pub fn answer(&self, malformed: Malformed) -> http::Response<bytes::Bytes> {
-        (self.answer)(self.place.address(), malformed)
+        (self.answer)(self.permit.address(), malformed)
     }
 
     fn framing(&self) -> MutexGuard<'_, Framing> {
@@ -77,12 +77,12 @@ impl Wire {
     }
 }
 
-/// A byte stream that is observed.
+/// A byte stream below hyper: framing is observed, and hyper's automatic answers are replaced.
 pub(crate) struct Transport<S> {
     stream: S,
     wire: Arc<Wire>,
-    /// An answer in place of hyper's, and how much of it was written.
-    own: Vec<u8>,
+    /// An answer that replaces hyper's, and the number of bytes written.
+    replacement: Vec<u8>,
     written: usize,
     closing: Closing,
 }
@@ -94,25 +94,25 @@ enum Closing {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
     pub fn new(stream: S, wire: Arc<Wire>) -> Self {
-        Self { stream, wire, own: Vec::new(), written: 0, closing: Closing::Open }
+        Self { stream, wire, replacement: Vec::new(), written: 0, closing: Closing::Open }
     }
 
-    /// Takes hyper's own answer and puts ours in its place.
+    /// Replaces hyper's automatic answer.
     fn replace(&mut self, bytes: &[u8]) -> bool {
-        // hyper answers by itself between requests only; what is sent within one is ours.
-        if !self.wire.place.is_idle() || self.wire.framing().is_http_2() {
+        // hyper answers automatically only between requests; bytes within one are a route's.
+        if !self.wire.permit.is_idle() || self.wire.framing().is_http_2() {
             return false;
         }
         let Some(malformed) = automatic(bytes) else { return false };
         self.wire.leave_unread();
-        self.own = to_bytes(&self.wire.answer(malformed));
+        self.replacement = to_bytes(&self.wire.answer(malformed));
         self.written = 0;
         true
     }
 
-    fn poll_own(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.written < self.own.len() {
-            match ready!(Pin::new(&mut self.stream).poll_write(context, &self.own[self.written..]))? {
+    fn poll_replacement(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.written < self.replacement.len() {
+            match ready!(Pin::new(&mut self.stream).poll_write(context, &self.replacement[self.written..]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 written => self.written += written,
             }
@@ -120,7 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads and throws away until the client has closed, or for as long as a connection lingers.
+    /// Reads and discards until the client has closed or the linger time is over.
     fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Closing::Lingering { total, idle } = &mut self.closing else { return Poll::Ready(()) };
         loop {
@@ -140,7 +140,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
     }
 }
 
-/// hyper's own answer to a head that it cannot read.
+/// The reason, if these bytes are hyper's automatic answer to a head that it cannot read.
 fn automatic(bytes: &[u8]) -> Option<Malformed> {
     let empty = bytes.ends_with(b"\r\n\r\n") && bytes.windows(21).any(|window| window == b"\r\ncontent-length: 0\r\n");
     let status = bytes.strip_prefix(b"HTTP/1.1 ").or_else(|| bytes.strip_prefix(b"HTTP/1.0 "))?.get(..4)?;
@@ -166,7 +166,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Transport<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Transport<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_own(context))?;
+        ready!(self.poll_replacement(context))?;
         if self.replace(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
@@ -178,7 +178,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Transport<S> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_own(context))?;
+        ready!(self.poll_replacement(context))?;
         let mut filled = slices.iter().filter(|slice| !slice.is_empty());
         if let (Some(only), None) = (filled.next(), filled.next())
             && self.replace(only)
@@ -193,13 +193,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Transport<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_own(context))?;
+        ready!(self.poll_replacement(context))?;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if matches!(self.closing, Closing::Open) {
-            ready!(self.poll_own(context))?;
+            ready!(self.poll_replacement(context))?;
             ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
             if !self.wire.unread.load(Ordering::Relaxed) || self.wire.framing().is_http_2() {
                 return Poll::Ready(Ok(()));

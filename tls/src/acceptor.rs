@@ -21,11 +21,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{TlsError, identity, options::TlsOptions};
 
-/// How long a handshake may take: a few round trips over the slowest links. Who stops in the middle holds no place longer.
+/// Time-out of a handshake: a few round trips over the slowest links.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the files are looked at: certificates are renewed days before they end.
+/// Interval at which the files are read again: certificates are renewed days before they expire.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(60);
-/// What is spoken over TLS, the preferred first.
+/// Protocols offered by ALPN, the preferred first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// Accepts TLS 1.2 and 1.3 with one certificate, which may be renewed. Cheap to clone; clones share the certificate.
@@ -48,7 +48,7 @@ impl Acceptor {
     ///
     /// # Errors
     ///
-    /// [`TlsError`]: what a person must put right.
+    /// [`TlsError`]: what a person must correct.
     pub fn open(options: &TlsOptions) -> Result<Option<Self>, TlsError> {
         let provider = ring::default_provider();
         let Some(identity) = identity::read(options, &provider)? else { return Ok(None) };
@@ -65,35 +65,35 @@ impl Acceptor {
     ///
     /// # Errors
     ///
-    /// What TLS or the connection said, or [`io::ErrorKind::TimedOut`]; only this connection is concerned.
+    /// The error of TLS or of the connection, or [`io::ErrorKind::TimedOut`]; it concerns only this connection.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let handshake = TlsAcceptor::from(self.config.clone()).accept(stream);
         timeout(HANDSHAKE_TIMEOUT, handshake).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Looks at the files every minute until `stop`, and shows new connections what is new there. Files that cannot be used
-    /// change nothing: the last good certificate stays, and the log says why.
+    /// Reads the files every minute until `stop`, and uses a renewed certificate for new connections. Files that cannot be used
+    /// change nothing: the last good certificate stays, and a warning is logged.
     pub async fn renew(self, stop: CancellationToken) {
         let mut ticks = interval(RENEWAL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told = None;
+        let mut reported = None;
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             match self.reload() {
                 Ok(true) => tracing::info!("certificate renewed"),
                 Ok(false) => {}
                 // Once for each reason, not once a minute.
-                Err(error) if told.as_ref() == Some(&error) => continue,
+                Err(error) if reported.as_ref() == Some(&error) => continue,
                 Err(error) => {
                     tracing::warn!(%error, "certificate cannot be renewed; the last one stays");
-                    told = Some(error);
+                    reported = Some(error);
                     continue;
                 }
             }
-            told = None;
+            reported = None;
         }
     }
 
-    /// Reads the files again; whether another certificate is there.
+    /// Reads the files again and returns whether the certificate has changed.
     pub(crate) fn reload(&self) -> Result<bool, TlsError> {
         let presented = &*self.presented;
         let Some(found) = identity::read(&presented.options, &presented.provider)? else { return Ok(false) };

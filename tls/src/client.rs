@@ -7,7 +7,7 @@ use rustls_native_certs::CertificateResult;
 
 use crate::TlsError;
 
-/// A client's TLS 1.2 and 1.3 that trusts the system's authorities (or those in `SSL_CERT_FILE` and `SSL_CERT_DIR`); where
+/// A client's TLS 1.2 and 1.3 that trusts the system's authorities (or those in `SSL_CERT_FILE` and `SSL_CERT_DIR`); if
 /// there is none, such as in a minimal container image, those of Mozilla, which are built in. The authorities are read
 /// once in the life of the process.
 ///

@@ -1,4 +1,4 @@
-//! Who the server is: a certificate chain and the key that goes with it.
+//! Identity of the server: a certificate chain and its key.
 
 use std::sync::Arc;
 
@@ -22,16 +22,16 @@ pub enum TlsError {
     Unreadable {
         /// `cert` or `key`.
         key: &'static str,
-        /// What the system said.
+        /// The system's error.
         problem: String,
     },
-    /// There is no certificate in what `cert` names.
+    /// `cert` contains no certificate.
     #[error("tls.cert holds no certificate in PEM (-----BEGIN CERTIFICATE-----)")]
     NoCertificate,
-    /// There is no key in what `key` names.
+    /// `key` contains no key.
     #[error("tls.key holds no private key in PEM (-----BEGIN PRIVATE KEY-----)")]
     NoKey,
-    /// Each is sound, or seems so, but they cannot be used together.
+    /// Both can be read, but they cannot be used together.
     #[error("tls: certificate and key cannot be used: {0}")]
     Unusable(String),
 }

@@ -1,4 +1,4 @@
-//! The port of a role: bound, and with TLS where the configuration names a certificate.
+//! The port of a role: bound, and with TLS if the configuration names a certificate.
 //!
 //! - [`options`]: `tls = { cert = "file:…", key = "file:…" }`.
 //! - `identity`: certificate and key, read and checked against each other.
@@ -6,7 +6,7 @@
 //! - [`listener`]: a bound port and its acceptor.
 //! - [`client`]: the authorities that clients trust.
 //!
-//! It knows nothing of what is spoken over its connections.
+//! This crate knows no application protocol.
 
 pub mod acceptor;
 pub mod client;

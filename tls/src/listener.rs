@@ -8,24 +8,24 @@ use tokio_rustls::server::TlsStream;
 
 use crate::{Acceptor, TlsError, TlsOptions};
 
-/// Handshakes at a time where connections come as a [stream](Listener::secured): enough that a few slow ones hold up nobody.
+/// Maximum number of concurrent handshakes of [`secured`]: enough that a few slow ones do not delay others.
 const HANDSHAKES_MAX: usize = 256;
 
-/// A port that is bound and that nobody serves yet.
+/// A bound port that is not served yet.
 #[derive(Debug)]
 pub struct Listener {
     /// The port.
     pub tcp: TcpListener,
-    /// Where it listens; with port 0 in the options, the port that the system gave.
+    /// Its address; with port 0 in the options, with the port that the system assigned.
     pub local_addr: SocketAddr,
-    /// How its connections are secured; `None`: not at all.
+    /// TLS of its connections; `None`: plain text.
     pub acceptor: Option<Acceptor>,
 }
 
 /// Why there is no listener.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// The port cannot be had.
+    /// The port is not available.
     #[error("cannot listen")]
     Listen(#[from] io::Error),
     /// Certificate or key cannot be used.
@@ -34,11 +34,11 @@ pub enum BindError {
 }
 
 impl Listener {
-    /// Reads the certificate, where there is one, and binds the port.
+    /// Reads the certificate, if there is one, and binds the port.
     ///
     /// # Errors
     ///
-    /// [`BindError`]: what a person must put right, such as a port that is taken.
+    /// [`BindError`]: what a person must correct, such as a port in use.
     pub async fn bind(listen: SocketAddr, tls: &TlsOptions) -> Result<Self, BindError> {
         let acceptor = Acceptor::open(tls)?;
         let tcp = TcpListener::bind(listen).await?;
@@ -52,8 +52,8 @@ impl Listener {
     }
 }
 
-/// Connections after their handshake, in the order in which those ended. One that fails is nobody's business but its
-/// client's; an error is one of accepting.
+/// Connections after their handshake, in the order in which handshakes ended. Failed handshakes are skipped; an error is one
+/// of accepting.
 pub fn secured(tcp: TcpListener, acceptor: Acceptor) -> impl Stream<Item = io::Result<TlsStream<TcpStream>>> + Send {
     let accepted = stream::unfold(tcp, async |tcp| Some((tcp.accept().await, tcp)));
     accepted

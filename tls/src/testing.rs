@@ -19,14 +19,14 @@ use crate::{TlsOptions, client::trusting};
 /// Names and addresses of this machine.
 const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
 
-/// An authority, and a folder with what it has signed last.
+/// An authority, and a folder with its newest certificate.
 #[derive(Debug)]
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     folder: TempDir,
 }
 
-/// Nothing here fails on a machine that tests run on.
+/// None of this fails on a machine that can run tests.
 #[expect(clippy::missing_panics_doc, reason = "of tests")]
 #[expect(clippy::new_without_default, reason = "each is another")]
 impl Authority {
@@ -61,7 +61,7 @@ impl Authority {
         self.path("cert.pem")
     }
 
-    /// The key of that.
+    /// The key of that certificate.
     pub fn key(&self) -> PathBuf {
         self.path("key.pem")
     }
@@ -94,7 +94,7 @@ impl Authority {
     ///
     /// # Errors
     ///
-    /// What TLS or the connection said.
+    /// The error of TLS or of the connection.
     pub async fn connect(&self, to: SocketAddr, protocol: &str) -> io::Result<TlsStream<TcpStream>> {
         let mut config = self.client_config();
         config.alpn_protocols = vec![protocol.into()];

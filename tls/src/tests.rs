@@ -28,7 +28,7 @@ async fn shake_hands(
     client
 }
 
-/// Both protocols are offered; a client that trusts another authority turns away.
+/// Both protocols are offered; a client that trusts another authority refuses.
 #[tokio::test]
 async fn clients_that_trust_the_authority_agree_on_a_protocol() {
     let authority = Authority::new();
@@ -40,9 +40,9 @@ async fn clients_that_trust_the_authority_agree_on_a_protocol() {
     assert!(shake_hands(&Authority::new(), &acceptor, "h2").await.is_err());
 }
 
-/// New files are shown to new connections; files that cannot be used leave everything as it was.
+/// A renewed certificate is used for new connections; files that cannot be used change nothing.
 #[tokio::test]
-async fn a_renewed_certificate_is_shown_to_new_connections() {
+async fn a_renewed_certificate_is_used_for_new_connections() {
     let authority = Authority::new();
     let acceptor = acceptor(&authority);
     assert_eq!(acceptor.reload(), Ok(false));
@@ -55,9 +55,9 @@ async fn a_renewed_certificate_is_shown_to_new_connections() {
     assert_eq!(client.get_ref().1.peer_certificates().unwrap()[0], renewed);
 }
 
-/// Each mistake is named by its key, in one line, without a word of the private key.
+/// Each mistake is reported with its key, in one line, without any part of the private key.
 #[test]
-fn wrong_files_are_told_in_one_line() {
+fn wrong_files_are_reported_in_one_line() {
     let (authority, other) = (Authority::new(), Authority::new());
     let sound = authority.options();
     let problem = |options: TlsOptions| Acceptor::open(&options).unwrap_err().to_string();

@@ -16,7 +16,7 @@ const STALE_MAX: Millis = 20_000;
 pub fn judge(index: &Index<'_>, found: &mut Vec<Violation>) {
     for ((key, workflow), arrivals) in &index.lanes {
         let Some(subscription) = index.records.subscriptions.iter().find(|one| one.key == *key) else {
-            let text = format!("attempts for {key}, which is no subscription");
+            let text = format!("attempts for {key}, which is not a subscription");
             found.push(Violation::new(Rule::NotMatching, &arrivals[0].event_id, text));
             continue;
         };

@@ -74,7 +74,7 @@ pub enum Rule {
     DeadLetterDiffers,
     /// A dead letter was not delivered by the redrive at the end, or not shown as redriven.
     NotRedriven,
-    /// A process ended by itself, exited with an error, did not stop in time, or is not ready at the end.
+    /// A process ended without a signal of the driver, exited with an error, did not stop in time, or is not ready at the end.
     Process,
 }
 
@@ -89,9 +89,9 @@ impl fmt::Display for Rule {
 pub struct Violation {
     /// The promise.
     pub rule: Rule,
-    /// The event id that it is about; empty where it is about none.
+    /// The event id; empty if it concerns no single event.
     pub event: String,
-    /// What was seen, in one line.
+    /// The observation, in one line.
     pub text: String,
 }
 

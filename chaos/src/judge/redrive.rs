@@ -1,4 +1,4 @@
-//! Redrives: every dead letter is delivered once more, and says so.
+//! Redrives: every dead letter is delivered again, marked as a replay.
 
 use std::collections::HashSet;
 

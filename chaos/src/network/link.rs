@@ -65,7 +65,7 @@ impl Link {
         Ok(Self { address, forward, backward, task })
     }
 
-    /// Holds a direction, once more.
+    /// Holds a direction; holds are counted.
     pub fn hold(&self, direction: Direction) {
         self.gate(direction).send_modify(|gate| gate.holds += 1);
     }

@@ -99,8 +99,8 @@ impl Network {
         dialled.collect()
     }
 
-    /// Setting of the servers' `cluster` section, with a comma. Servers tell each other where the others are; behind
-    /// proxies nobody listens at the address that is told, so that only the configured routes are used.
+    /// Setting of the servers' `cluster` section, with a comma. Servers gossip each other's addresses; with
+    /// proxies no process listens at the advertised address, so that only the configured routes are used.
     pub fn advertise(&self) -> &'static str {
         match &self.kind {
             Kind::Namespaces(_) => "",

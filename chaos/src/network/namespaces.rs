@@ -21,7 +21,7 @@ use anyhow::{Context as _, ensure};
 use super::{Listeners, concerns};
 use crate::plan::{Cut, Node};
 
-/// What the names of our namespaces and interfaces begin with; the driver's process id follows.
+/// Prefix of the names of our namespaces and interfaces; the driver's process id follows.
 const PREFIX: &str = "wc";
 /// The bridge in its namespace.
 const BRIDGE: &str = "bridge";
@@ -52,7 +52,7 @@ impl Namespaces {
     pub fn create(nodes: &[Node]) -> anyhow::Result<Self> {
         remove_leftovers();
         let pid = std::process::id();
-        // Runs at the same time have networks of their own.
+        // Concurrent runs have separate networks.
         let third = u8::try_from(pid % 250).unwrap_or(0);
         let address = |last: usize| Ipv4Addr::new(10, 213, third, u8::try_from(last).unwrap_or(u8::MAX));
         let uplink = format!("{PREFIX}{pid}");
