@@ -41,7 +41,7 @@ WORKDIR /src
 COPY --from=manifests /manifests .
 # The dependencies, with empty crates in the place of ours.
 RUN for crate in */; do mkdir -p "$crate/src" && touch "$crate/src/lib.rs" && echo 'fn main() {}' >"$crate/src/main.rs"; done && \
-    mkdir -p nats/tests/bin && cp services/src/main.rs nats/tests/bin/supervise.rs && cp services/src/main.rs proto/build.rs && \
+    mkdir -p nats/tests/bin && cp weft/src/main.rs nats/tests/bin/supervise.rs && cp weft/src/main.rs proto/build.rs && \
     cargo build --release --locked --bin weft && \
     rm -r */src nats/tests proto/build.rs
 COPY . .

@@ -1,4 +1,4 @@
-//! What you run: the roles in one process or in several, and the operator's commands.
+//! What the `weft` binary runs: the roles in one process or in several, and the operator's commands.
 //!
 //! - [`config`]: `weft.toml` with its environment twins; one line for whatever is wrong with it.
 //! - [`up`] and [`role`]: the processes; [`roles`] starts and drains, [`ops`] tells how they are, [`apply`] writes the
@@ -7,14 +7,12 @@
 //! - [`command`]: `weft event`, `weft dlq`, `weft source`, `weft subscription`, `weft key`, `weft apply`, `weft sign`,
 //!   `weft listen`.
 //! - [`sender`] and [`receiver`]: both ends of a mesh, for commands, proofs and tests.
-//! - [`demo`] and [`mod@bench`]: a [`mesh`] of real [`process`]es, and what it is found to do.
+//! - [`demo`]: a [`mesh`] of real [`process`]es, and what it is found to do.
 //!
-//! The library exists for the `weft` binary and its tests. Nothing else depends on it.
+//! The library exists for the `weft` binary, its benchmarks and its tests.
 
 pub mod announce;
 pub mod apply;
-pub mod bench;
-pub mod cli;
 pub mod command;
 pub mod config;
 pub mod data;

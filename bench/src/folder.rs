@@ -1,0 +1,29 @@
+//! Where a benchmark's files lie.
+
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use weft_services::exit::Failure;
+
+/// A fresh folder on a chosen disk, gone at the end.
+#[derive(Debug)]
+pub struct Folder(TempDir);
+
+impl Folder {
+    /// Makes the folder inside `parent`.
+    ///
+    /// # Errors
+    ///
+    /// One line: `parent` cannot be used.
+    pub fn new(parent: &Path) -> Result<Self, Failure> {
+        let made = tempfile::Builder::new().prefix("weft-bench-").tempdir_in(parent);
+        made.map(Self)
+            .map_err(|error| Failure::Failed(format!("{}: {error}; choose another with --data", parent.display())))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}

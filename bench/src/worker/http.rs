@@ -1,0 +1,179 @@
+//! Signed deliveries against the bare client: the same body, a signature for each, as many connections, the same HTTP
+//! library. The bare client is measured before and after, so that a neighbour that changes its mood shows.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use super::{Aim, Bench, PATIENCE, lines, pid_of};
+use crate::{
+    common::Common,
+    cpu,
+    disk::Disk,
+    post,
+    preload::Preload,
+    sink::{Request, Sink},
+};
+use weft_services::{
+    command::output::{self, Row},
+    exit::Failure,
+    mesh,
+    process::{Process, Spec},
+};
+
+/// What a delivery may cost the worker, in requests of the bare client.
+const RATIO_MAX: f64 = 4.0;
+/// Deliveries a second, at the least.
+const RATE_MIN: f64 = 10_000.0;
+
+/// `weft bench worker http`.
+#[derive(Debug, clap::Args)]
+pub struct HttpArgs {
+    /// Deliveries of each phase
+    #[arg(long, default_value_t = 60_000)]
+    events: u64,
+    /// Workflows that they are spread over
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    workflows: u64,
+    /// Connections
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Phase {
+    name: &'static str,
+    per_second: f64,
+    cpu_us: f64,
+    receiver_cpu_us: f64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    disk: Disk,
+    connections: usize,
+    payload_bytes: usize,
+    phases: Vec<Phase>,
+    aims: Vec<Aim>,
+}
+
+impl Row for Phase {
+    const HEADINGS: &'static [&'static str] = &["PHASE", "REQUESTS/S", "CPU US", "RECEIVER CPU US"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.name.to_owned(),
+            format!("{:.0}", self.per_second),
+            format!("{:.1}", self.cpu_us),
+            format!("{:.1}", self.receiver_cpu_us),
+        ]
+    }
+}
+
+/// Measures and prints.
+///
+/// # Errors
+///
+/// [`Failure`]: something does not start, or an event did not arrive.
+pub async fn run(args: HttpArgs) -> Result<(), Failure> {
+    let folder = args.common.place.folder()?;
+    let disk = Disk::measure(folder.path())?;
+    let bench = Bench::start(folder.path()).await?;
+    let phases = phases(&bench, &args).await;
+    bench.end().await;
+    let phases = phases?;
+    let bare = (phases[0].cpu_us + phases[2].cpu_us) / 2.0;
+    let aims = vec![
+        Aim::at_most(
+            "the worker's CPU for a delivery ÷ the bare client's for a request",
+            RATIO_MAX,
+            phases[1].cpu_us / bare,
+        ),
+        Aim::at_least("deliveries a second", RATE_MIN, phases[1].per_second),
+    ];
+    let Common { payload: payload_bytes, place } = args.common;
+    let report = Report { disk, connections: args.connections, payload_bytes, phases, aims };
+    place.print(&report, || {
+        let table = output::table(Phase::HEADINGS, report.phases.iter().map(Row::cells));
+        format!(
+            "{} connections, {}\n{table}\n{}",
+            report.connections,
+            report.disk.line(folder.path()),
+            lines(&report.aims)
+        )
+    })
+}
+
+async fn phases(bench: &Bench, args: &HttpArgs) -> anyhow::Result<Vec<Phase>> {
+    let secret = mesh::secret();
+    let before = bare(bench, args, &secret).await?;
+    let delivered = delivered(bench, args, &secret).await?;
+    let after = bare(bench, args, &secret).await?;
+    Ok(vec![before, delivered, after])
+}
+
+/// Requests that do not count: connections are made, caches filled.
+const fn warm_up(events: u64) -> u64 {
+    events / 10
+}
+
+async fn delivered(bench: &Bench, args: &HttpArgs, secret: &str) -> anyhow::Result<Phase> {
+    let sink = Sink::start(taken).await?;
+    let preload = Preload { workflows: args.workflows, payload: args.common.payload };
+    let destination = format!("{{ type = \"http\", url = \"{}\", secret = \"{secret}\" }}", sink.url());
+    preload.fill(&bench.nats, warm_up(args.events) + args.events).await?;
+    bench.subscribe(&destination, args.connections).await?;
+    let mut worker = bench.worker(&["worker"], "worker")?;
+    let phase = measure("delivered by the worker", &sink, pid_of(&worker)?, args.events).await?;
+    worker.stop().await?;
+    Ok(phase)
+}
+
+async fn bare(bench: &Bench, args: &HttpArgs, secret: &str) -> anyhow::Result<Phase> {
+    let sink = Sink::start(taken).await?;
+    let mut client = Process::start(&Spec {
+        program: bench.program.clone(),
+        args: vec![
+            "bench".into(),
+            "post".into(),
+            "--url".into(),
+            sink.url().into(),
+            "--connections".into(),
+            args.connections.to_string().into(),
+            "--payload".into(),
+            args.common.payload.to_string().into(),
+        ],
+        env: vec![(post::SECRET_VARIABLE.into(), secret.to_owned())],
+        log: bench.folder.join("post.log"),
+    })?;
+    let pid = client.pid().context("the client has ended")?;
+    let phase = measure("the bare client", &sink, pid, args.events).await?;
+    client.kill().await?;
+    Ok(phase)
+}
+
+fn taken(_: Request<'_>) -> u16 {
+    200
+}
+
+/// What so many requests to the sink cost the process that sends them.
+async fn measure(name: &'static str, sink: &Sink, pid: u32, events: u64) -> anyhow::Result<Phase> {
+    let cpus = || anyhow::Ok((cpu::seconds(pid)?, cpu::seconds(std::process::id())?));
+    sink.until(warm_up(events), PATIENCE).await?;
+    let (before, started, first) = (cpus()?, Instant::now(), sink.answered());
+    // What is in flight at the end of the log is no closed loop any more.
+    sink.until(events, PATIENCE).await?;
+    let (after, elapsed, count) = (cpus()?, started.elapsed(), sink.answered() - first);
+    let us = |seconds: f64| seconds * 1e6 / count as f64;
+    Ok(Phase {
+        name,
+        per_second: count as f64 / elapsed.max(Duration::from_nanos(1)).as_secs_f64(),
+        cpu_us: us(after.0 - before.0),
+        receiver_cpu_us: us(after.1 - before.1),
+    })
+}

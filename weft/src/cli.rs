@@ -1,0 +1,220 @@
+//! The command line.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Parser, Subcommand};
+
+use weft_services::{
+    command::{
+        catalog::{apply, key, source, subscription},
+        dlq, event, listen, nats, rejected, replay, shard, sign, verify, workflow,
+    },
+    config::Config,
+    demo,
+    exit::Failure,
+    role::{self, Role},
+    signal, telemetry, up,
+};
+
+/// The end of `weft --help`.
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 not found, 4 unavailable (try again).\n\
+                          docs/command.md has formats, selections and times.";
+/// What roles log where nothing else is said. What the NATS client tells of its connections, `weft_nats` tells in our words.
+const ROLE_LOG: &str = "info,async_nats=warn";
+/// What commands log: only what went wrong.
+const COMMAND_LOG: &str = "warn";
+
+/// An ordered, durable event mesh: webhooks in, signed webhooks out, in order per workflow.
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, propagate_version = true, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The nouns.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run every role and a nats-server
+    Up(RunArgs),
+    /// Run a gateway against the nats-server of the configuration
+    Gateway(RunArgs),
+    /// Run a worker against the nats-server of the configuration
+    Worker(RunArgs),
+    /// Run an admin against the nats-server of the configuration
+    Admin(RunArgs),
+    /// Start a mesh, send signed traffic with failures, and show the proof
+    Demo(demo::DemoArgs),
+    /// Send, get, tail and replay events
+    #[command(subcommand)]
+    Event(event::EventCommand),
+    /// Show workflows and their lanes; retry, skip, pause and resume lanes
+    #[command(subcommand)]
+    Workflow(workflow::WorkflowCommand),
+    /// List, get, redrive, resolve, discard and count dead letters
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
+    /// Deliver settled events again, and follow the progress
+    #[command(subcommand)]
+    Replay(replay::ReplayCommand),
+    /// List the log's shards; let a shard go on after its streams were restored or lost a part
+    #[command(subcommand)]
+    Shard(shard::ShardCommand),
+    /// Create, show, change and delete sources
+    #[command(subcommand)]
+    Source(source::SourceCommand),
+    /// Create, show, change, pause, test and delete subscriptions
+    #[command(subcommand)]
+    Subscription(subscription::SubscriptionCommand),
+    /// Create, show, change and revoke API keys
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Apply the sources and subscriptions of a file
+    Apply(apply::ApplyArgs),
+    /// List, get and retry refused requests
+    #[command(subcommand)]
+    Rejected(rejected::RejectedCommand),
+    /// Print the headers with which a sender would sign a body
+    Sign(sign::SignArgs),
+    /// Verify a request as a gateway does, and say why it would be refused
+    Verify(verify::VerifyArgs),
+    /// Receive deliveries, verify and print them, and fail on demand
+    Listen(listen::ListenArgs),
+    /// Configure a NATS server or cluster for a mesh
+    #[command(subcommand)]
+    Nats(nats::NatsCommand),
+    /// Run benchmarks
+    #[command(subcommand)]
+    Bench(weft_bench::BenchCommand),
+    /// Start a program that dies with us
+    #[command(hide = true)]
+    Launch(LaunchArgs),
+}
+
+/// How a role is run.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// The configuration [default: ./weft.toml, where there is one]
+    #[arg(short, long, env = "WEFT_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The data folder [default: the configuration's, else ./weft-data]
+    #[arg(long, env = "WEFT_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Create the log's streams although they existed before: what they held is given up
+    #[arg(long)]
+    new_log: bool,
+}
+
+/// A program and its arguments.
+#[derive(Debug, clap::Args)]
+pub struct LaunchArgs {
+    /// As they are
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<OsString>,
+}
+
+impl Command {
+    /// Whether it accepts connections.
+    const fn serves(&self) -> bool {
+        matches!(
+            self,
+            Self::Up(_) | Self::Gateway(_) | Self::Worker(_) | Self::Admin(_) | Self::Demo(_) | Self::Bench(_)
+        )
+    }
+
+    /// Whether it ends in its own way at a signal.
+    const fn handles_signals(&self) -> bool {
+        matches!(self, Self::Up(_) | Self::Gateway(_) | Self::Worker(_) | Self::Admin(_) | Self::Listen(_))
+    }
+
+    /// What is logged where nobody says otherwise.
+    const fn log_default(&self) -> &'static str {
+        match self {
+            Self::Up(_) | Self::Gateway(_) | Self::Worker(_) | Self::Admin(_) => ROLE_LOG,
+            _ => COMMAND_LOG,
+        }
+    }
+
+    /// True for processes that keep a data folder.
+    pub const fn keeps_data(&self) -> bool {
+        matches!(self, Self::Up(_) | Self::Gateway(_) | Self::Worker(_) | Self::Admin(_))
+    }
+}
+
+/// Carries out a command.
+///
+/// # Errors
+///
+/// [`Failure`], with its exit code.
+pub async fn run(command: Command) -> Result<(), Failure> {
+    telemetry::log_to_stderr(command.log_default());
+    if command.serves() {
+        weft_serve::descriptors::raise();
+    }
+    if !command.handles_signals() {
+        signal::end_as_first_process().map_err(|error| Failure::of(&error))?;
+    }
+    match command {
+        Command::Up(args) => up::up(load(&args)?).await,
+        Command::Gateway(args) => role::run(Role::Gateway, load(&args)?).await,
+        Command::Worker(args) => role::run(Role::Worker, load(&args)?).await,
+        Command::Admin(args) => role::run(Role::Admin, load(&args)?).await,
+        Command::Demo(args) => demo::run(args).await,
+        Command::Event(command) => event::run(command).await,
+        Command::Workflow(command) => workflow::run(command).await,
+        Command::Dlq(command) => dlq::run(command).await,
+        Command::Replay(command) => replay::run(command).await,
+        Command::Shard(command) => shard::run(command).await,
+        Command::Source(command) => source::run(command).await,
+        Command::Subscription(command) => subscription::run(command).await,
+        Command::Key(command) => key::run(command).await,
+        Command::Apply(args) => apply::run(args).await,
+        Command::Rejected(command) => rejected::run(command).await,
+        Command::Sign(args) => sign::run(args).await,
+        Command::Verify(args) => verify::run(args).await,
+        Command::Listen(args) => listen::run(args).await,
+        Command::Nats(command) => nats::run(command),
+        Command::Bench(command) => weft_bench::run(command).await,
+        Command::Launch(args) => Err(Failure::of(&weft_nats::server::launch(args.command))),
+    }
+}
+
+fn load(args: &RunArgs) -> Result<Config, Failure> {
+    let mut config = Config::load(args.config.as_deref(), args.data.as_deref()).map_err(|error| Failure::of(&error))?;
+    config.spec.new_log = args.new_log;
+    config.warn();
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// No two flags of a command have one name, and whatever else only the first call would find.
+    #[test]
+    fn every_command_can_be_called() {
+        Cli::command().debug_assert();
+    }
+
+    /// Whoever logs what a command was called with logs no secret.
+    #[test]
+    fn arguments_print_without_their_secrets() {
+        for line in [
+            "weft dlq list --token hush",
+            "weft rejected retry --all --token hush",
+            "weft event send --source shop --type t --secret hush",
+            "weft sign --secret hush",
+            "weft verify --secret hush",
+            "weft listen --secret hush",
+            "weft source list --token hush",
+            "weft key list --token hush",
+        ] {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            let text = format!("{cli:?}");
+            assert!(text.contains("[secret]") && !text.contains("hush"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! SIGTERM under load.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::watch,
+    task::JoinSet,
+};
+use weft_nats::{scan, subject::Layout, testing::eventually};
+use weft_services::{
+    mesh::{SOURCE, Wiring},
+    receiver::{Answer, Arrival},
+    sender::Sender,
+};
+
+use crate::mesh::{Mesh, PATIENCE, post};
+
+/// Senders that post one event after the other, each over a connection that it keeps.
+const SENDERS: usize = 8;
+/// Requests whose body is half sent when draining begins.
+const IN_FLIGHT: usize = 10;
+/// Events that are accepted before draining begins.
+const ACCEPTED_BEFORE: usize = 100;
+
+/// A request whose head the gateway has read, and what is still to be sent of its body.
+struct InFlight {
+    socket: TcpStream,
+    rest: Vec<u8>,
+}
+
+impl InFlight {
+    async fn begin(mesh: &Mesh, gateway: SocketAddr, workflow: &str, id: &str) -> Self {
+        let body = br#"{"type":"order.changed","data":{}}"#;
+        let now = jiff::Timestamp::now().as_second();
+        let mut head = format!(
+            "POST /api/v1/webhooks/{SOURCE}/{workflow} HTTP/1.1\r\nhost: weft\r\nexpect: 100-continue\r\n\
+             content-length: {}\r\n",
+            body.len()
+        );
+        for (name, value) in mesh.wiring.signing().headers(id, now, None, body).unwrap() {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        let mut socket = TcpStream::connect(gateway).await.unwrap();
+        socket.write_all(format!("{head}\r\n").as_bytes()).await.unwrap();
+        let mut leave = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
+        socket.read_exact(&mut leave).await.unwrap();
+        let (start, rest) = body.split_at(10);
+        socket.write_all(start).await.unwrap();
+        Self { socket, rest: rest.to_vec() }
+    }
+
+    /// Sends the rest; the whole answer, in lower case, once the gateway has closed the connection.
+    async fn finish(mut self) -> String {
+        self.socket.write_all(&self.rest).await.unwrap();
+        let mut answer = String::new();
+        self.socket.read_to_string(&mut answer).await.unwrap();
+        answer.to_ascii_lowercase()
+    }
+}
+
+fn address(mesh: &Mesh) -> SocketAddr {
+    mesh.gateway.variable("WEFT_GATEWAY__LISTEN").unwrap().parse().unwrap()
+}
+
+/// Posts until no answer comes; the deliveries that were accepted.
+async fn post_until_cut(sender: Sender, wiring: Wiring, workflow: String, count: watch::Sender<usize>) -> Vec<String> {
+    let mut accepted = Vec::new();
+    loop {
+        let id = format!("{workflow}-{}", accepted.len());
+        match post(&sender, &wiring, &workflow, &id).await {
+            Ok(answer) => assert_eq!(answer.status, 202, "{:?}", answer.detail()),
+            Err(_) => return accepted,
+        }
+        accepted.push(id);
+        count.send_modify(|count| *count += 1);
+    }
+}
+
+/// The deliveries in the log.
+async fn stored(mesh: &Mesh) -> BTreeSet<String> {
+    let connection = mesh.server.connection("judge").await;
+    let (mut ids, mut cursor) = (BTreeSet::new(), None);
+    loop {
+        let page =
+            scan::scan(&connection, Layout::new(1), cursor.as_ref(), &scan::Filter::default(), 1000).await.unwrap();
+        ids.extend(page.events.into_iter().filter_map(|stored| stored.event.delivery_id));
+        if !page.has_more {
+            return ids;
+        }
+        cursor = Some(page.next);
+    }
+}
+
+/// A gateway that drains answers every request that it has taken. P1, P2: what it answered 202 is in the log, and what it
+/// did not answer is not, so nobody is left to guess.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn draining_under_load_answers_everything_that_was_taken() {
+    let mut mesh = Mesh::start(|_| Answer::OK).await;
+    let gateway = address(&mesh);
+    let (counter, mut count) = watch::channel(0);
+    let mut senders = JoinSet::new();
+    for n in 0..SENDERS {
+        senders.spawn(post_until_cut(mesh.sender(), mesh.wiring.clone(), format!("w{n}"), counter.clone()));
+    }
+    count.wait_for(|count| *count >= ACCEPTED_BEFORE).await.unwrap();
+    let mut in_flight = Vec::new();
+    for n in 0..IN_FLIGHT {
+        in_flight.push(InFlight::begin(&mesh, gateway, "slow", &format!("slow-{n}")).await);
+    }
+    mesh.gateway.process().signal(Signal::TERM);
+    assert!(eventually(PATIENCE, async || TcpStream::connect(gateway).await.is_err()).await, "the port is closed");
+    let mut answered: BTreeSet<String> = senders.join_all().await.into_iter().flatten().collect();
+    for (n, request) in in_flight.into_iter().enumerate() {
+        let answer = request.finish().await;
+        assert!(answer.starts_with("http/1.1 202 ") && answer.contains("connection: close"), "{answer}");
+        answered.insert(format!("slow-{n}"));
+    }
+    assert_eq!(mesh.gateway.process().ended().await.unwrap().code(), Some(0));
+    assert_eq!(stored(&mesh).await, answered);
+}
+
+/// A second signal does not wait for whoever is slow.
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    let mut mesh = Mesh::start(|_| Answer::OK).await;
+    let gateway = address(&mesh);
+    let _slow = InFlight::begin(&mesh, gateway, "slow", "slow").await;
+    mesh.gateway.process().signal(Signal::TERM);
+    assert!(eventually(PATIENCE, async || TcpStream::connect(gateway).await.is_err()).await, "it drains");
+    mesh.gateway.process().signal(Signal::TERM);
+    assert_eq!(mesh.gateway.process().ended().await.unwrap().code(), Some(130));
+}
+
+/// An attempt that takes longer than a drain may is left to the next owner, which makes it again. Before, the worker waited
+/// for it, was given up after half a minute, and ended with 1.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_does_not_wait_for_a_slow_receiver() {
+    let wiring = Wiring { timeout: "60s".into(), ..Wiring::new() };
+    let slow = |arrival: &Arrival| Answer {
+        status: 200,
+        delay: Duration::from_secs(if arrival.epoch == 1 && arrival.workflow_id == "slow" { 45 } else { 0 }),
+    };
+    let mut mesh = Mesh::with(wiring, slow).await;
+    mesh.send("slow", "d0").await;
+    mesh.send("quick", "d1").await;
+    mesh.receiver.until(PATIENCE, |arrivals| arrivals.iter().any(|arrival| arrival.workflow_id == "quick")).await;
+    let began = Instant::now();
+    assert!(mesh.worker.stop().await.unwrap().success());
+    assert!(began.elapsed() < Duration::from_secs(29), "{:?}", began.elapsed());
+    mesh.worker.restart().await.unwrap();
+    let again = |arrivals: &[Arrival]| {
+        arrivals.iter().any(|arrival| arrival.workflow_id == "slow" && arrival.epoch > 1 && arrival.status == 200)
+    };
+    mesh.receiver.until(PATIENCE, again).await;
+}
+
+/// Roles that are told to end while their nats-server does not answer end with 0, in time. What they had taken is kept by
+/// the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_end_in_time_while_nats_is_away() {
+    let mut mesh = Mesh::start(|_| Answer { status: 200, delay: Duration::from_millis(200) }).await;
+    for number in 0..5 {
+        mesh.send(&format!("w{number}"), &format!("d{number}")).await;
+    }
+    mesh.server.pause();
+    let began = Instant::now();
+    let (gateway, worker, admin) = tokio::join!(mesh.gateway.stop(), mesh.worker.stop(), mesh.admin.stop());
+    for (role, ended) in [("gateway", gateway), ("worker", worker), ("admin", admin)] {
+        assert_eq!(ended.unwrap().code(), Some(0), "{role}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(29), "{:?}", began.elapsed());
+    mesh.server.resume();
+    mesh.gateway.restart().await.unwrap();
+    mesh.worker.restart().await.unwrap();
+    let events = (0..5).map(|number| (format!("w{number}"), 1)).collect();
+    mesh.assert_delivered(&events).await;
+}

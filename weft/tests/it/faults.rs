@@ -1,0 +1,182 @@
+//! Roles as real processes between real senders and a real receiver, while things are killed, stopped and slow.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use rustix::process::Signal;
+use tokio::io::AsyncWriteExt as _;
+use weft_services::{
+    mesh::{SOURCE, Wiring},
+    receiver::{Answer, Arrival},
+};
+
+use crate::{
+    load::Load,
+    mesh::{Mesh, PATIENCE, post},
+    order,
+};
+
+fn fails_now_and_then(arrival: &Arrival) -> Answer {
+    let fails = arrival.attempt == 1 && arrival.sequence_number.is_multiple_of(5);
+    Answer::now(if fails { 503 } else { 200 })
+}
+
+/// P1, P2, P3: nats-server, gateway and worker are each killed with -9 under load, then all at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_lose_repeat_and_reorder_nothing() {
+    let mut mesh = Mesh::start(fails_now_and_then).await;
+    let mut load = Load::start(&mesh, 20, 60);
+    load.until_accepted(200).await;
+    mesh.gateway.restart().await.unwrap();
+    load.until_accepted(400).await;
+    mesh.worker.restart().await.unwrap();
+    load.until_accepted(600).await;
+    mesh.server.kill();
+    mesh.server.restart().await;
+    load.until_accepted(800).await;
+    mesh.server.kill();
+    mesh.gateway.kill().await.unwrap();
+    mesh.worker.kill().await.unwrap();
+    mesh.server.restart().await;
+    mesh.gateway.restart().await.unwrap();
+    mesh.worker.restart().await.unwrap();
+    mesh.assert_delivered(&load.finish().await).await;
+}
+
+/// The gateway's and the worker's files are caches: both are deleted under the roles' feet, and nothing changes.
+#[tokio::test(flavor = "multi_thread")]
+async fn deleted_files_are_built_again() {
+    let mut mesh = Mesh::start(fails_now_and_then).await;
+    let mut load = Load::start(&mesh, 10, 40);
+    load.until_accepted(150).await;
+    mesh.gateway.kill().await.unwrap();
+    mesh.worker.kill().await.unwrap();
+    let mut deleted = 0;
+    for role in ["gateway", "worker"] {
+        deleted += delete_files(&mesh.folder().join(role), "redb");
+    }
+    assert!(deleted >= 2, "receipts and ledger were there");
+    mesh.gateway.restart().await.unwrap();
+    mesh.worker.restart().await.unwrap();
+    mesh.assert_delivered(&load.finish().await).await;
+}
+
+fn delete_files(folder: &Path, extension: &str) -> usize {
+    let mut deleted = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            deleted += delete_files(&path, extension);
+        } else if path.extension().is_some_and(|found| found == extension) {
+            std::fs::remove_file(path).unwrap();
+            deleted += 1;
+        }
+    }
+    deleted
+}
+
+/// nats-server stands still for ten seconds under load: senders get 503 in time, and everything goes on by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_stands_still_is_waited_for() {
+    let mesh = Mesh::start(fails_now_and_then).await;
+    let mut load = Load::start(&mesh, 10, 40);
+    load.until_accepted(100).await;
+    mesh.server.pause();
+    let stopped = tokio::time::Instant::now();
+    let answer = post(&mesh.sender(), &mesh.wiring, "x", "x").await.unwrap();
+    assert_eq!((answer.status, answer.code().as_deref()), (503, Some("log_unavailable")));
+    assert!(stopped.elapsed() < Duration::from_secs(10), "within the request's deadline");
+    tokio::time::sleep_until(stopped + Duration::from_secs(10)).await;
+    mesh.server.resume();
+    mesh.assert_delivered(&load.finish().await).await;
+}
+
+/// A receiver that works but answers too late gets the same `webhook-id` again, and no later event before it is settled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_answer_is_no_answer() {
+    let wiring = Wiring { timeout: "300ms".into(), ..Wiring::new() };
+    let came: Arc<Mutex<Vec<(u64, u32, String)>>> = Arc::default();
+    let coming = came.clone();
+    let mesh = Mesh::with(wiring, move |arrival| {
+        let Arrival { sequence_number, attempt, event_id, .. } = arrival;
+        coming.lock().unwrap().push((*sequence_number, *attempt, event_id.clone()));
+        let late = *attempt == 1 && *sequence_number == 2;
+        Answer { status: 200, delay: if late { PATIENCE } else { Duration::ZERO } }
+    })
+    .await;
+    for number in 1..=3 {
+        mesh.send("w", &format!("w-{number}")).await;
+    }
+    assert!(mesh.receiver.until(PATIENCE, |arrivals| arrivals.len() == 3).await, "each was answered in time once");
+    let came = came.lock().unwrap();
+    let numbers: Vec<_> = came.iter().map(|(number, attempt, _)| (*number, *attempt)).collect();
+    assert_eq!(numbers, [(1, 1), (2, 1), (2, 2), (3, 1)], "the second is repeated before the third");
+    assert_eq!(came[1].2, came[2].2, "with the same webhook-id");
+}
+
+/// P2: a sender that hangs up before the answer and sends again has one event, whether the first request was read or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_hangs_up_and_sends_again_has_one_event() {
+    let mesh = Mesh::start(|_| Answer::OK).await;
+    let body = Bytes::from_static(b"{\"type\":\"order.changed\",\"data\":{\"id\":\"impatient\"}}");
+    let signing = mesh.wiring.signing();
+    let headers = signing.headers("impatient", jiff::Timestamp::now().as_second(), None, &body).unwrap();
+    let address = mesh.gateway.variable("WEFT_GATEWAY__LISTEN").unwrap();
+    let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut request = format!(
+        "POST /api/v1/webhooks/{SOURCE}/hasty HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n",
+        body.len()
+    );
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    request.push_str("\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    socket.write_all(&body).await.unwrap();
+    socket.flush().await.unwrap();
+    drop(socket);
+    let receipt = mesh.send("hasty", "impatient").await;
+    assert_eq!((receipt.sequence_number, receipt.previous_event_id), (1, None));
+    mesh.send("hasty", "patient").await;
+    mesh.assert_delivered(&BTreeMap::from([("hasty".to_owned(), 2)])).await;
+}
+
+/// What a receiver heeds that never steps back.
+fn timely(arrivals: &[Arrival]) -> Vec<Arrival> {
+    let mut newest = 0;
+    let heeded = arrivals.iter().filter(|arrival| {
+        newest = arrival.epoch.max(newest);
+        arrival.epoch == newest
+    });
+    heeded.cloned().collect()
+}
+
+/// P3: a worker that is stopped past its lease while another takes over starts nothing when it wakes up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_slept_past_its_lease_does_no_harm() {
+    let mut mesh = Mesh::start(|_| Answer::OK).await;
+    let _standby = mesh.another("worker", "standby").await;
+    let mut load = Load::start(&mesh, 10, 60);
+    load.until_accepted(100).await;
+    mesh.worker.process().signal(Signal::STOP);
+    // The standby delivers: its epoch is higher.
+    let epoch = mesh.receiver.arrivals().iter().map(|arrival| arrival.epoch).max().unwrap_or(1);
+    let taken_over = mesh.receiver.until(PATIENCE, |arrivals| arrivals.iter().any(|arrival| arrival.epoch > epoch));
+    assert!(taken_over.await, "the standby takes over");
+    mesh.worker.process().signal(Signal::CONT);
+    let events = load.finish().await;
+    // What was under way at the stop may arrive late; a receiver tells it by its epoch, and without it all is in order.
+    mesh.receiver.until(PATIENCE, |arrivals| order::check(&timely(arrivals), &events).is_ok()).await;
+    let arrivals = mesh.receiver.arrivals();
+    order::check(&timely(&arrivals), &events).unwrap();
+    let newest = arrivals.iter().map(|arrival| arrival.epoch).max().unwrap();
+    let first_of_newest = arrivals.iter().position(|arrival| arrival.epoch == newest).unwrap();
+    let stale = arrivals[first_of_newest..].iter().filter(|arrival| arrival.epoch < newest).count();
+    // And nothing new was begun.
+    assert!(stale <= 64, "{stale} deliveries of the old owner after the new one's first");
+}
