@@ -175,14 +175,14 @@ impl Worker {
         let leases = Leases::new(bucket.clone(), me.clone());
         let shares = Shares::new(Limits { attempts_max: self.options.concurrency, ..Limits::default() });
         let declined = DeclinedShards::default();
-        let member = Membership::new(bucket, me, layout.shards(), declined.clone());
+        let membership = Membership::new(bucket, me, layout.shards(), declined.clone());
         let states = States::new(layout, missing);
         let shards = TaskTracker::new();
         let (used, conditions) = (Used::by_worker(layout), self.conditions.clone());
         let streams = streams::watch_streams(connection.clone(), used, conditions, drain.clone());
         let watched = (context.catalog.clone(), streams);
         shards.spawn(watch_log(connection.clone(), watched, Arc::clone(&states), drain.clone()));
-        for (shard, assignment) in member.assignment() {
+        for (shard, assignment) in membership.assignments() {
             let owner = Owner {
                 context: context.clone(),
                 leases: leases.clone(),
@@ -197,7 +197,7 @@ impl Worker {
             shards.spawn(owner.run(drain.clone()));
         }
         // Ends with `drain`; before that it goes on whatever the log says.
-        shards.spawn(member.run(drain.clone()));
+        shards.spawn(membership.run(drain.clone()));
         shards.close();
         tokio::select! {
             () = shards.wait() => return Ok(()),

@@ -26,12 +26,12 @@ impl Driver {
                 self.handle(Input::CommandSkipped { command })?;
                 continue;
             }
-            match self.order(decoded.action)? {
-                Some(order) => {
+            match self.action(decoded.action)? {
+                Some(action) => {
                     let v1::Command { request_id, operator, reason, .. } = decoded;
                     self.requests.insert(request_id.clone());
-                    let command = Command { command: Run(command), request_id, operator, reason, order };
-                    let discards = matches!(command.order, CommandAction::DiscardSubscription { .. });
+                    let command = Command { run: Run(command), request_id, operator, reason, action };
+                    let discards = matches!(command.action, CommandAction::DiscardSubscription { .. });
                     self.handle(Input::CommandReceived(command))?;
                     if discards {
                         self.report_orphans();
@@ -44,7 +44,7 @@ impl Driver {
     }
 
     /// What a command asks for; `None` where nothing of it is a shard's to do.
-    fn order(&self, action: Option<Action>) -> Result<Option<CommandAction>, DriverError> {
+    fn action(&self, action: Option<Action>) -> Result<Option<CommandAction>, DriverError> {
         Ok(match action {
             Some(Action::Redrive(redrive)) => Some(CommandAction::Redrive(self.items(&redrive.items)?)),
             Some(Action::Replay(replay)) => {
@@ -57,13 +57,13 @@ impl Driver {
                 }
                 _ => None,
             },
-            Some(Action::Lane(order)) => lane_order(&order),
+            Some(Action::Lane(lane)) => lane_command(&lane),
             Some(Action::DiscardSubscription(discard)) => {
                 SubscriptionUid::from_slice(&discard.subscription).map(|uid| CommandAction::DiscardSubscription { uid })
             }
             Some(Action::ReplayOrder(order)) => {
                 let run = Run(order.run);
-                replay_order(order.action()).map(|order| CommandAction::Runs { run, order })
+                replay_command(order.action()).map(|command| CommandAction::Runs { run, command })
             }
             // The record of what has been done.
             Some(Action::Catalog(_) | Action::Retry(_)) => None,
@@ -101,23 +101,23 @@ impl Driver {
     }
 }
 
-fn lane_order(order: &v1::LaneOrder) -> Option<CommandAction> {
+fn lane_command(order: &v1::LaneOrder) -> Option<CommandAction> {
     let lane = LaneKey::of_workflow(
         SubscriptionUid::from_slice(&order.subscription)?,
         WorkflowId::new(order.workflow_id.as_str()).ok()?,
     );
     let head = HeadRef { seq: StreamSeq(order.sequence), next: StreamSeq(order.next.min(order.sequence)) };
-    let order = match order.action() {
+    let command = match order.action() {
         v1::LaneAction::Retry => LaneCommand::Retry { head },
         v1::LaneAction::Skip => LaneCommand::Skip { head, event: EventId::from_slice(&order.event_id)? },
         v1::LaneAction::Pause => LaneCommand::Pause,
         v1::LaneAction::Resume => LaneCommand::Resume,
         v1::LaneAction::Unspecified => return None,
     };
-    Some(CommandAction::Lane { lane, order })
+    Some(CommandAction::Lane { lane, command })
 }
 
-fn replay_order(action: v1::ReplayAction) -> Option<ReplayCommand> {
+fn replay_command(action: v1::ReplayAction) -> Option<ReplayCommand> {
     match action {
         v1::ReplayAction::Pause => Some(ReplayCommand::Pause),
         v1::ReplayAction::Resume => Some(ReplayCommand::Resume),

@@ -1,4 +1,4 @@
-//! What lanes ask for.
+//! Actions that lanes request.
 
 use std::sync::Arc;
 
@@ -14,85 +14,84 @@ use super::{
     input::{LaneKey, Work},
 };
 
-/// The event that a lane delivered last, as far as the machine knows.
+/// The event that a lane delivered last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LanePrevious {
-    /// Delivered while the lane has been in memory.
+    /// This one, since the lane has been in memory.
     Known(EventId),
-    /// Not since the lane has been in memory: the ledger knows.
+    /// None since the lane has been in memory: the ledger knows it.
     AskLedger,
-    /// The lane is of one event, so there is no chain.
+    /// An event lane has none.
     Unordered,
 }
 
-/// What the driver must do. Whatever is not only to be said has an answering [`Input`](super::Input).
+/// An action for the driver.
 #[derive(Debug, Clone)]
 pub enum Action {
-    /// Deliver an event. Answer: [`Input::AttemptFinished`](super::Input::AttemptFinished), always, whatever happens.
+    /// Deliver an event. Result: [`Input::AttemptFinished`](super::Input::AttemptFinished), in any case.
     Attempt {
-        /// Names this attempt.
+        /// The attempt's id.
         id: AttemptId,
-        /// What for.
+        /// What is delivered.
         work: Work,
         /// The event.
         event: Arc<StoredEvent>,
         /// Number of this attempt in its run, from 1.
         number: u32,
-        /// What the lane delivered before.
+        /// The event that the lane delivered before.
         previous: LanePrevious,
     },
-    /// Read the workflow's subject from `from` on, at most `limit` events that the subscription takes, none above
-    /// `through`. Answer: [`Input::CaughtUp`](super::Input::CaughtUp). The driver repeats a read that fails.
+    /// Read a lane's next events from EVENTS; a read that fails is repeated. Result:
+    /// [`Input::CaughtUp`](super::Input::CaughtUp).
     CatchUp {
-        /// Which lane.
+        /// The lane.
         lane: LaneKey,
-        /// The first sequence wanted.
+        /// First sequence wanted.
         from: StreamSeq,
-        /// The last sequence wanted.
+        /// Last sequence wanted.
         through: StreamSeq,
-        /// The most events wanted.
+        /// Maximum number of events.
         limit: usize,
     },
-    /// Fetch the event of a redrive from its copy on DLQ. Answer: [`Input::Loaded`](super::Input::Loaded).
+    /// Read the event of a redrive or replay. Result: [`Input::Loaded`](super::Input::Loaded).
     Load {
-        /// Which run.
+        /// The run.
         work: Work,
-        /// The subscription's name when the dead letter was made: part of the copy's subject.
+        /// The subscription's name when the dead letter was made: part of its copy's subject.
         subscription_name: String,
         /// The event.
         event: EventId,
         /// The run that ended in the dead letter.
         dead_run: Run,
     },
-    /// A subscription has no room for an event: from now on it reads EVENTS on its own, behind
-    /// [`Lanes::detached_through`](super::Lanes::detached_through), when [`Lanes::reads_on`](super::Lanes::reads_on) says
-    /// so, until it meets the shared reader. Answers:
-    /// [`Input::Backfilled`](super::Input::Backfilled), [`Input::Joined`](super::Input::Joined).
+    /// Detach a subscription that has no room for an event: it reads EVENTS with its own reader, after
+    /// [`Lanes::detached_through`](super::Lanes::detached_through), while [`Lanes::reads_on`](super::Lanes::reads_on), until
+    /// it meets the shared reader. Results: [`Input::Backfilled`](super::Input::Backfilled),
+    /// [`Input::Joined`](super::Input::Joined).
     Detach {
-        /// Which.
+        /// The subscription.
         uid: SubscriptionUid,
     },
-    /// The receiver wants nothing any more: pause the subscription in the catalog, if it is still what it was. The lanes
-    /// stand still until the catalog has another revision of it. Answer: [`Input::Subscribed`](super::Input::Subscribed).
+    /// Pause a subscription, whose endpoint has retired, in the catalog, unless it has another revision by now. Result:
+    /// [`Input::Subscribed`](super::Input::Subscribed); until then its lanes stop.
     Pause {
-        /// Which.
+        /// The subscription.
         uid: SubscriptionUid,
         /// The revision that it must have.
         revision: u64,
-        /// Why, for people.
+        /// The reason, for operators.
         reason: String,
     },
-    /// The receiver of a subscription stands otherwise than before: make it visible.
+    /// Show the condition of a subscription's receiver, which has changed.
     Receiver {
-        /// Whose.
+        /// The subscription.
         uid: SubscriptionUid,
-        /// How; `None`: it is called freely.
+        /// The condition; `None`: the circuit is closed.
         condition: Option<Condition>,
     },
-    /// Events of a lane are no longer in EVENTS although they are unsettled: say it loudly. They are recorded as expired, and
-    /// their lane goes on.
+    /// Report that EVENTS has dropped unsettled events of a lane. They are recorded as expired, and the lane continues.
     Lost {
-        /// Which lane.
+        /// The lane.
         lane: LaneKey,
         /// First sequence.
         from: StreamSeq,
@@ -101,13 +100,13 @@ pub enum Action {
     },
 }
 
-/// What is to be committed next.
+/// The next commit.
 #[derive(Debug, Clone)]
 pub struct PendingCommit {
-    /// Grows by one with each draft: [`Input::CommitStored`](super::Input::CommitStored) names it.
+    /// Its number, one higher than the previous one's: [`Input::CommitStored`](super::Input::CommitStored) names it.
     pub number: u64,
-    /// The record; `epoch`, `worker` and `at_ms` are the driver's to fill in.
+    /// The record, without `epoch`, `worker` and `at_ms`, which the driver adds.
     pub commit: v1::Commit,
-    /// The events that the commit dead-letters: what is copied to DLQ once it is stored.
+    /// The events that it dead-letters: they are copied to DLQ once it is stored.
     pub dead: Vec<Arc<StoredEvent>>,
 }

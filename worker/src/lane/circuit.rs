@@ -33,11 +33,7 @@ use rand::{Rng, RngExt as _};
 use weft_proto::ids::WorkflowId;
 
 use self::failing::{Failing, WorkflowHash};
-use super::{
-    AttemptId,
-    flaw::{Flaw, has},
-    input::AttemptResult,
-};
+use super::{AttemptId, input::AttemptResult};
 
 mod failing;
 
@@ -231,12 +227,12 @@ impl Outage {
 
     /// Whether a probe may start.
     fn gate_probe(&mut self, now: Timestamp) -> Gate {
-        if self.probe.is_some() && !has(Flaw::SecondProbe) {
+        if self.probe.is_some() {
             return Gate::Shut;
         }
         // A clock that was set back must not hold it open.
         self.until = self.until.min(after(now, self.wait.mul_f64(1.0 + JITTER)));
-        if self.until <= now || has(Flaw::OpenCircuit) { Gate::Free } else { Gate::Until(self.until) }
+        if self.until <= now { Gate::Free } else { Gate::Until(self.until) }
     }
 
     /// Whether the first attempt of a fresh lane may start.
@@ -304,7 +300,7 @@ impl Circuit {
     pub fn gate(&mut self, fresh: bool, now: Timestamp) -> Gate {
         match &mut self.state {
             State::Closed(_) => Gate::Free,
-            State::Open(outage) if fresh && !has(Flaw::FreshWaits) => outage.gate_fresh(now),
+            State::Open(outage) if fresh => outage.gate_fresh(now),
             State::Open(outage) => outage.gate_probe(now),
         }
     }
@@ -324,7 +320,7 @@ impl Circuit {
     /// An attempt has ended.
     pub fn ended(&mut self, end: AttemptReport<'_>, now: Timestamp, rng: &mut impl Rng) -> Transition {
         let workflow = Failing::hash(end.workflow);
-        let sick = self.failing.is_sick(workflow) && !has(Flaw::SickOpens);
+        let sick = self.failing.is_sick(workflow);
         let counts = self.counts(&end, now);
         match end.health {
             Health::Up => {
@@ -353,9 +349,7 @@ impl Circuit {
                 }
             },
             // What started before the outage says nothing of how it is now.
-            State::Open(outage) if outage.before >= Some(end.attempt) => {
-                Transition { counts: has(Flaw::OutageCounts), changed: false }
-            }
+            State::Open(outage) if outage.before >= Some(end.attempt) => Transition { counts: false, changed: false },
             State::Open(_) if end.health == Health::Up => {
                 self.state = State::default();
                 Transition { counts: true, changed: true }
@@ -385,7 +379,7 @@ impl Circuit {
         let answers_others = |failed| self.answered_at > Some(failed) || now.duration_since(failed) >= BELIEVED;
         match end.health {
             Health::Failed => true,
-            Health::Unavailable => end.first_failed_at.is_some_and(answers_others) || has(Flaw::ShortOutageCounts),
+            Health::Unavailable => end.first_failed_at.is_some_and(answers_others),
             Health::Up | Health::Unreachable | Health::Held => false,
         }
     }

@@ -1,4 +1,4 @@
-//! What lanes are told.
+//! Inputs of the lanes.
 
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -16,20 +16,19 @@ use weft_proto::{
 
 use super::{AttemptId, Limits, backoff::RetryPolicy};
 
-/// Names a lane: the events of one workflow for one subscription, or one event of it where the subscription is not
-/// ordered.
+/// Key of a lane: of the events of one workflow for one subscription, or of a single event of an unordered one.
 ///
-/// The order keeps the lanes of a subscription together, and in it those of a workflow.
+/// Ordered by subscription, then by workflow.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneKey {
-    /// Whose.
+    /// The subscription.
     pub subscription: SubscriptionUid,
-    /// A hash of the workflow's id, before it in the order: a tree of lanes is searched a dozen times for an event, and a
-    /// number is compared without a look at another place in memory. Of equal ones the ids decide.
+    /// Hash of the workflow id, compared before it: a tree of lanes is searched a dozen times for an event, and comparing a
+    /// number needs no access to other memory.
     workflow_hash: u64,
-    /// Of which workflow.
+    /// The workflow.
     pub workflow: WorkflowId,
-    /// The only event of the lane; `None`: it is the workflow's.
+    /// The only event of an event lane; `None`: the lane of the workflow.
     pub event: Option<StreamSeq>,
 }
 
@@ -41,98 +40,98 @@ impl LaneKey {
         Self { subscription, workflow_hash: hasher.finish(), workflow, event: None }
     }
 
-    /// No lane of the subscription sorts before this.
+    /// A key that no lane of the subscription sorts before.
     pub(super) fn first_of(subscription: SubscriptionUid) -> Option<Self> {
-        // Nor is an id shorter than one character, or of a lower one.
+        // The lowest id of one character.
         let workflow = WorkflowId::new(" ").ok()?;
         Some(Self { subscription, workflow_hash: 0, workflow, event: None })
     }
 
-    /// The lane of one event of this lane's workflow.
+    /// The event lane of one event of this lane's workflow.
     pub fn of_event(&self, seq: StreamSeq) -> Self {
         Self { event: Some(seq), ..self.clone() }
     }
 
-    /// The lane of its workflow.
+    /// The workflow's lane.
     pub fn workflow_lane(&self) -> Self {
         Self { event: None, ..self.clone() }
     }
 }
 
-/// One thing to deliver: an event, to a subscription, in a run.
+/// The delivery of an event to a subscription in a run.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Work {
     /// The lane that it belongs to.
     pub lane: LaneKey,
-    /// The event's place in EVENTS.
+    /// The event's EVENTS sequence.
     pub seq: StreamSeq,
-    /// Live, or the command that asked for it.
+    /// Live, or the command that requested it.
     pub run: Run,
 }
 
-/// What happens when the attempts of an event are used up.
+/// Policy for an event whose retries are exhausted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnExhausted {
-    /// It becomes a dead letter and the lane goes on.
+    /// It becomes a dead letter, and the lane continues.
     DeadLetter,
-    /// The lane stands still until an operator decides.
+    /// The lane is blocked until an operator decides.
     Block,
 }
 
-/// What lanes must know of a subscription.
+/// A subscription, as its lanes need it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SubscriptionPolicy {
-    /// Which subscription.
+    /// The subscription.
     pub uid: SubscriptionUid,
-    /// Its name, for messages.
+    /// Its name.
     pub name: String,
     /// The catalog's revision.
     pub revision: u64,
-    /// It takes events from this sequence on.
+    /// First EVENTS sequence that it takes.
     pub start: StreamSeq,
     /// Type patterns of the events that it takes.
     pub types: Vec<String>,
     /// Sources of the events that it takes; empty: all.
     pub sources: Vec<String>,
-    /// Who wrote this revision.
+    /// The author of this revision.
     pub author: Author,
-    /// How far the catalog had been read that says so.
+    /// The position of the catalog snapshot.
     pub catalog: v1::CatalogPosition,
-    /// Attempts in flight at the most.
+    /// Maximum number of attempts in flight.
     pub concurrency: usize,
-    /// The time between two attempts at the least, but for some that come at once; `None`: no rate.
+    /// Average time between two attempts at the highest rate; `None`: unlimited.
     pub min_interval: Option<Duration>,
-    /// When a failed attempt is repeated, and how often.
+    /// When and how often a failed attempt is retried.
     pub retry: RetryPolicy,
-    /// What happens then.
+    /// Policy for exhausted events.
     pub on_exhausted: OnExhausted,
-    /// Events of a workflow wait for each other. The catalog keeps it as it was when the subscription was created.
+    /// Events of a workflow wait for each other. Fixed when the subscription is created.
     pub ordered: bool,
     /// Nothing is attempted.
     pub paused: bool,
 }
 
-/// What an attempt's end means for its lane.
+/// Result of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttemptResult {
-    /// The receiver has it.
+    /// The receiver accepted the event.
     Delivered,
-    /// There was no connection: the event was not sent. It is attempted again.
+    /// No connection: the event was not sent. Retried.
     Unreachable,
-    /// The receiver answered that it is unavailable. It is attempted again.
+    /// The receiver, or a proxy before it, answered that it is unavailable. Retried.
     Unavailable,
-    /// It failed, and may succeed later.
+    /// It failed, and may succeed later. Retried.
     Failed,
-    /// The receiver never takes this event: dead letter at once.
+    /// The receiver rejects this event: a dead letter at once.
     Rejected,
-    /// The receiver wants nothing any more: its subscription pauses, and the event stays where it is.
+    /// The endpoint accepts no events any more: its subscription pauses, and the event stays unsettled.
     EndpointRetired,
-    /// Our own configuration does not allow the attempt: none was made.
+    /// Weft's own configuration does not allow the call: no attempt was made.
     Held,
 }
 
 impl AttemptResult {
-    /// Whether another attempt may go better.
+    /// Whether another attempt may succeed.
     pub fn is_transient(self) -> bool {
         match self {
             Self::Unreachable | Self::Unavailable | Self::Failed | Self::Held => true,
@@ -141,243 +140,241 @@ impl AttemptResult {
     }
 }
 
-/// How an attempt ended.
+/// The end of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttemptEnd {
-    /// What it means.
+    /// Its result.
     pub result: AttemptResult,
-    /// What it was.
+    /// Its class for the record.
     pub class: v1::AttemptClass,
-    /// HTTP status; 0: none.
+    /// The receiver's status code, for the record; 0: none.
     pub status: u16,
-    /// For a person; empty when delivered.
+    /// Error message; empty when delivered.
     pub error: String,
     /// First 1 KiB of the response.
     pub response: Bytes,
-    /// What the receiver asked for: no attempt before this has passed.
+    /// Minimum wait before the next attempt, as the receiver asked.
     pub retry_after: Option<Duration>,
-    /// When it began.
+    /// When it started.
     pub started_at: Timestamp,
     /// When it ended.
     pub ended_at: Timestamp,
 }
 
-/// One event that a command is about: a dead letter, or what is replayed.
+/// One event of a command: a dead letter, or a replayed event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedriveItem {
     /// The lane of its workflow.
     pub lane: LaneKey,
     /// The subscription's name when the dead letter was made.
     pub subscription_name: String,
-    /// The event's place in EVENTS.
+    /// The event's EVENTS sequence.
     pub seq: StreamSeq,
     /// The event.
     pub event: EventId,
-    /// The run that ended in the dead letter; of what is replayed the live one.
+    /// The run that ended in the dead letter; of a replayed event the live one.
     pub dead_run: Run,
-    /// Whether the ledger holds this dead letter as open: else the result is `not_applicable`. For what is replayed the
-    /// lanes say themselves whether it is settled.
+    /// Whether the ledger has this dead letter as open; if not, the result is `not_applicable`. Ignored for a replay, for
+    /// which the lanes know whether the event is settled.
     pub applicable: bool,
 }
 
-/// What has to be a lane's head for a command to apply.
+/// The head that a command to a lane applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeadRef {
-    /// Its place in EVENTS.
+    /// Its EVENTS sequence.
     pub seq: StreamSeq,
-    /// From here to `seq` EVENTS holds nothing else of the lane: a lane that has not read its head yet only knows where
-    /// it looks for it.
+    /// EVENTS holds no earlier event of the lane from here on: a lane that has not read its head yet knows only where to
+    /// look for it.
     pub next: StreamSeq,
 }
 
-/// What an operator wants of one lane.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An operator's command to one lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LaneCommand {
-    /// The head is attempted at once; its retry policy begins anew.
+    /// Attempts the head at once, with all its retries.
     Retry {
-        /// What has to be the head.
+        /// The head that it applies to.
         head: HeadRef,
     },
-    /// The head becomes a dead letter.
+    /// Makes the head a dead letter.
     Skip {
-        /// What has to be the head.
+        /// The head that it applies to.
         head: HeadRef,
-        /// Its event.
+        /// The id of its event.
         event: EventId,
     },
-    /// Nothing is attempted until it is resumed.
+    /// Stops attempts until it is resumed.
     Pause,
-    /// It goes on.
+    /// Resumes attempts.
     Resume,
 }
 
-/// What an operator wants of a replay.
+/// An operator's command to the runs of a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplayCommand {
-    /// None of its runs is attempted until it is resumed.
+    /// Stops their attempts until they are resumed.
     Pause,
-    /// It goes on.
+    /// Resumes their attempts.
     Resume,
-    /// What has not been delivered is discarded.
+    /// Discards the runs that are not settled.
     Cancel,
 }
 
-/// What a command asks for.
+/// The action of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommandAction {
-    /// Dead letters are delivered again.
+    /// Delivers dead letters again.
     Redrive(Vec<RedriveItem>),
-    /// Settled events are delivered again.
+    /// Delivers settled events again.
     Replay(Vec<RedriveItem>),
-    /// Dead letters are not to be redriven.
+    /// Closes dead letters without a redrive.
     Close {
         /// Resolved or discarded.
         kind: v1::OutcomeKind,
-        /// Which.
+        /// The dead letters.
         items: Vec<RedriveItem>,
     },
-    /// For one lane.
+    /// A command to one lane.
     Lane {
-        /// Which: a workflow's. Of a subscription that is not ordered, the head names the event.
+        /// The lane of a workflow. Of an unordered subscription, the head names the event.
         lane: LaneKey,
-        /// What of it.
-        order: LaneCommand,
+        /// The command.
+        command: LaneCommand,
     },
-    /// A subscription that is orphaned is closed: what it has pending is discarded.
+    /// Closes an orphaned subscription: its pending events are discarded.
     DiscardSubscription {
-        /// Which.
+        /// The subscription.
         uid: SubscriptionUid,
     },
-    /// For the runs of a replay.
+    /// A command to the runs of a replay.
     Runs {
-        /// The command that asked for them.
+        /// The replay's command.
         run: Run,
-        /// What of them.
-        order: ReplayCommand,
+        /// The command.
+        command: ReplayCommand,
     },
 }
 
-/// An operator's wish, from COMMANDS.
+/// An operator's command, from COMMANDS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
-    /// Its COMMANDS sequence: the run of what it has delivered.
-    pub command: Run,
+    /// Its COMMANDS sequence, which is the run of the events that it delivers.
+    pub run: Run,
     /// Its request id.
     pub request_id: String,
-    /// Who.
+    /// The operator.
     pub operator: String,
-    /// Why.
+    /// The operator's reason.
     pub reason: String,
-    /// What.
-    pub order: CommandAction,
+    /// Its action.
+    pub action: CommandAction,
 }
 
-/// Everything that can happen to lanes.
+/// An input of the lanes.
 #[derive(Debug, Clone)]
 pub enum Input {
-    /// A subscription is there, or its rules have changed. Before any event that it takes.
+    /// A subscription was added to the catalog, or has another revision. Precedes the events that it takes.
     Subscribed(SubscriptionPolicy),
-    /// A subscription has been deleted: what it has pending is discarded.
+    /// An operator has removed a subscription: its pending events are discarded.
     Unsubscribed {
-        /// Which.
+        /// The subscription.
         uid: SubscriptionUid,
-        /// Who deleted it.
+        /// The operator.
         operator: String,
-        /// Why.
+        /// The operator's reason.
         reason: String,
-        /// How far the catalog had been read that says so.
+        /// The position of the catalog snapshot.
         catalog: v1::CatalogPosition,
     },
-    /// The catalog no longer has a subscription, and does not say that anybody removed it. Its lanes and its place in the
-    /// log are kept until it is in the catalog again, or an operator discards it.
+    /// The catalog lacks a subscription without a record of its removal. Its lanes and its position in EVENTS are kept until
+    /// it is in the catalog again, or an operator discards it.
     Orphaned {
-        /// Which.
+        /// The subscription.
         uid: SubscriptionUid,
     },
-    /// The shared reader came to this event; `matching` are the attached subscriptions that match it. None: unrouted.
+    /// The shared reader has read an event.
     Arrived {
         /// The event.
         event: Arc<StoredEvent>,
-        /// Who takes it.
+        /// The attached subscriptions that match it; none: it is unrouted.
         matching: Vec<SubscriptionUid>,
     },
-    /// The shared reader came to a message that is no event.
+    /// The shared reader has read a message that is not an event, or one that no attached subscription takes now.
     Skipped {
         /// Its sequence.
         seq: StreamSeq,
     },
-    /// The shared reader finds that the log has dropped everything up to here before it was read.
+    /// EVENTS has dropped messages before the shared reader has read them.
     Trimmed {
-        /// The last sequence of it.
+        /// The last sequence that was dropped.
         through: StreamSeq,
     },
-    /// Everything up to here leaves the log soon: what of it is unsettled becomes a dead letter while it can be read.
+    /// EVENTS will soon drop messages: unsettled events up to there become dead letters while they can be read.
     Expiring {
-        /// The last sequence of it.
+        /// The last sequence that will be dropped.
         through: StreamSeq,
     },
-    /// The own reader of a detached subscription came to `seq`; `event` is there when the subscription takes it. If there
-    /// is no room for it, [`Lanes::detached_through`](super::Lanes::detached_through) stays behind it, and it is read
-    /// again later.
+    /// The reader of a detached subscription has read a message. If there is no room for its event,
+    /// [`Lanes::detached_through`](super::Lanes::detached_through) stays before it, and it is read again later.
     Backfilled {
-        /// Which subscription.
+        /// The subscription.
         uid: SubscriptionUid,
-        /// How far its reader has come.
+        /// The sequence that its reader has reached.
         seq: StreamSeq,
-        /// The event at `seq`, if taken.
+        /// The event at `seq`, if the subscription takes it.
         event: Option<Arc<StoredEvent>>,
     },
-    /// A detached subscription has met the shared reader: from now on it is among the takers of [`Input::Arrived`].
+    /// A detached subscription has met the shared reader: from now on it is among those of [`Input::Arrived`].
     Joined {
-        /// Which.
+        /// The subscription.
         uid: SubscriptionUid,
     },
-    /// The attempt that [`Action::Attempt`](super::Action::Attempt) asked for has ended.
+    /// The attempt of an [`Action::Attempt`](super::Action::Attempt) has ended.
     AttemptFinished {
-        /// Which.
+        /// The attempt.
         attempt: AttemptId,
-        /// How.
+        /// Its end.
         end: AttemptEnd,
     },
-    /// The answer to [`Action::CatchUp`](super::Action::CatchUp): every event of the workflow that the subscription's
-    /// [`Lanes::filters`](super::Lanes::filters) do not ignore, from the sequence asked for up to `through`, in order.
+    /// The result of an [`Action::CatchUp`](super::Action::CatchUp).
     CaughtUp {
-        /// Which lane.
+        /// The lane.
         lane: LaneKey,
-        /// The events.
+        /// The events of the workflow that the subscription's [`Lanes::filters`](super::Lanes::filters) do not ignore, in
+        /// order.
         events: Vec<Arc<StoredEvent>>,
-        /// Nothing up to here is missing in `events`.
+        /// `events` is complete up to here.
         through: StreamSeq,
-        /// The log holds nothing any more from the sequence asked for up to here; 0: it may hold all of it.
+        /// EVENTS holds nothing any more from the first sequence wanted up to here; 0: it may hold all of it.
         gone: StreamSeq,
     },
-    /// The answer to [`Action::Load`](super::Action::Load). None: the copy is gone.
+    /// The result of an [`Action::Load`](super::Action::Load).
     Loaded {
-        /// Which run.
+        /// The run.
         work: Work,
-        /// Its event.
+        /// Its event; `None`: its copy is no longer kept.
         event: Option<Arc<StoredEvent>>,
     },
-    /// An operator's wish came from COMMANDS.
+    /// A command was read from COMMANDS.
     CommandReceived(Command),
-    /// A command that changes nothing here: repeated, or not ours. Only moves the COMMANDS position.
+    /// A command that changes nothing in this shard, such as a repeated one. It only moves the COMMANDS cursor.
     CommandSkipped {
         /// Its COMMANDS sequence.
         command: u64,
     },
-    /// No earlier owner has read EVENTS beyond this. Until it is known, a filter that becomes wider does not count: events
-    /// that are still to be read may have been read by an earlier owner.
+    /// No earlier owner has read EVENTS beyond a sequence. Until this is known, no wider filter is in force.
     EarlierEnd {
         /// The last sequence that one may have read.
         through: StreamSeq,
     },
-    /// The draft with this number is stored in OUTCOMES.
+    /// A commit is stored in OUTCOMES.
     CommitStored {
         /// Its number.
         number: u64,
     },
-    /// The bounds are others from now on. What is under way or in memory above them ends by itself.
+    /// The limits have changed. Attempts in flight and events in memory beyond them are not cut off.
     LimitsChanged(Limits),
-    /// The moment that [`Lanes::next_deadline`](super::Lanes::next_deadline) named has come.
+    /// The time of [`Lanes::next_deadline`](super::Lanes::next_deadline) has come.
     TimerFired,
 }

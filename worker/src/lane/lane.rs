@@ -1,8 +1,8 @@
-//! One lane: what of it is unsettled, what of that is in memory, and what it may do next.
+//! One lane: its unsettled events, which of them are in memory, and its next step.
 //!
-//! The unsettled events lie in `next..=last`. Of them the buffer holds every one up to `complete_to`, in order; a lane
-//! whose buffer ends before `last` is *parked* there and reads on from the log when the buffer is empty. So an arrival
-//! is pushed only while the buffer reaches to `last`: no gap and no repeat is possible between arrivals and catching up.
+//! The unsettled events lie in `next..=last`. The buffer holds all of them up to `complete_to`, in order. A lane whose buffer
+//! ends before `last` is *parked*: it reads on from EVENTS once its buffer is empty. An arrival is buffered only while
+//! the buffer reaches up to `last`, so between arrivals and catching up there is neither a gap nor a repeat.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -16,30 +16,27 @@ use weft_proto::{
     v1,
 };
 
-use super::{
-    AttemptId,
-    flaw::{Flaw, has},
-};
+use super::AttemptId;
 
-/// What an event in memory costs besides its payload: its fields, their texts, the allocations, its part of a lane.
+/// Memory of an event besides its payload: its fields, their texts, the allocations, its part of a lane.
 pub const EVENT_OVERHEAD_BYTES: usize = 1024;
 
-/// What an event in memory counts, in bytes.
+/// Bytes that an event in memory counts as.
 pub(super) fn event_bytes(event: &StoredEvent) -> usize {
     event.event.payload.len() + EVENT_OVERHEAD_BYTES
 }
 
-/// How far the attempts of one event in one run have come.
+/// The attempts of one event in one run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct AttemptState {
     /// Attempts that have ended.
     pub ended: u32,
-    /// Of them, those that said something of the receiver and not of the event, or that an operator has forgiven.
+    /// Those of them that use up no retry: failures of the receiver, and all before an operator's retry.
     pub uncounted: u32,
     /// No attempt before this.
     pub not_before: Option<Timestamp>,
-    /// How long that was from the moment at which it was decided, in milliseconds: the next owner, whose clock may be
-    /// another, waits no longer. 0: not known.
+    /// Length of that wait when it was decided, in milliseconds: the next owner, whose clock may differ, waits no longer.
+    /// 0: unknown.
     pub wait_ms: u64,
     /// When the first attempt failed.
     pub first_failed_at: Option<Timestamp>,
@@ -56,57 +53,57 @@ impl AttemptState {
 #[derive(Debug, Clone)]
 pub(super) struct PendingRun {
     pub event_id: EventId,
-    /// Where the payload is kept: the run that ended in the dead letter, and the subscription's name then.
+    /// Names the copy on DLQ: the run that ended in the dead letter, and the subscription's name then.
     pub dead_run: Run,
     pub subscription_name: String,
     /// The event, once loaded.
     pub event: Option<Arc<StoredEvent>>,
-    /// It has been asked for.
+    /// The event is being loaded.
     pub loading: bool,
     /// Its replay is paused.
     pub paused: bool,
     pub attempts: AttemptState,
 }
 
-/// How a lane stands with the catching up.
+/// Whether a lane reads on from EVENTS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CatchUp {
     No,
-    /// Waits for a place among the lanes that catch up.
+    /// It waits for its turn.
     Queued,
-    /// Asked for.
+    /// The read is under way.
     Running,
 }
 
-/// What a lane attempts: its head, or a run.
+/// The event that a lane attempts: its head, or that of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Target {
     Head,
     Run(StreamSeq, Run),
-    /// Of what is in flight only: an operator has settled it meanwhile. Its event, and the attempt's number.
+    /// Of an attempt in flight only: an operator has settled its event. The event and the attempt's number.
     Cancelled {
         event: EventId,
         number: u32,
     },
 }
 
-/// What a lane needs to go on.
+/// The next step of a lane.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum NextStep {
-    /// Nothing: it is settled, or waits for an attempt, a commit or an operator.
+    /// None: it is settled, or waits for an attempt, a commit or an operator.
     Nothing,
-    /// An attempt of this.
+    /// An attempt.
     Attempt(Target),
-    /// The passing of time.
+    /// A wait until then.
     Time(Timestamp),
-    /// Its next events from the log.
+    /// A read of its next events from EVENTS.
     CatchUp,
-    /// The event of a run.
+    /// A read of the event of a run.
     Load(StreamSeq, Run),
 }
 
 impl NextStep {
-    /// What it wants to attempt.
+    /// The target of an attempt.
     pub fn target(self) -> Option<Target> {
         match self {
             Self::Attempt(target) => Some(target),
@@ -118,8 +115,8 @@ impl NextStep {
 #[derive(Debug)]
 pub(super) struct Lane {
     pub next: StreamSeq,
-    /// `next` as the newest draft that tells of the lane has it. What lies between them the lane has read, and it is not of its
-    /// subscription; an owner that takes over reads it again.
+    /// `next` in the newest commit that records the lane. The lane has read the events between them, which its subscription
+    /// does not take; an owner that takes over reads them again.
     pub recorded_next: StreamSeq,
     pub last: StreamSeq,
     pub complete_to: StreamSeq,
@@ -128,20 +125,20 @@ pub(super) struct Lane {
     pub runs: BTreeMap<(StreamSeq, Run), PendingRun>,
     pub in_flight: Option<(AttemptId, Target)>,
     pub catch_up: CatchUp,
-    /// No attempt before this draft is committed.
+    /// No attempt before the commit of this number is stored.
     pub hold: Option<u64>,
     pub blocked: bool,
-    /// An operator has stopped it.
+    /// An operator has paused it.
     pub paused: bool,
-    /// What it delivered last since it came into memory.
+    /// The event that it delivered last while in memory.
     pub delivered: Option<EventId>,
-    /// The newest draft that tells of it: it may leave memory once that is committed.
+    /// Number of the newest commit that records it: it may leave memory once that is stored.
     pub touched: u64,
-    /// It is counted among its subscription's lanes of single events.
+    /// It occupies a slot of its subscription's event lanes.
     pub has_slot: bool,
-    /// It stands in its subscription's ready queue.
+    /// It is in its subscription's ready queue.
     pub ready: bool,
-    /// Its entry among the timers.
+    /// When its timer fires.
     pub timer: Option<Timestamp>,
 }
 
@@ -169,7 +166,7 @@ impl Lane {
         }
     }
 
-    /// A lane as the ledger left it: parked, with nothing in memory.
+    /// A lane of the ledger: parked, with nothing in memory.
     pub fn restored(lane: &v1::Lane, now: Timestamp) -> Self {
         Self {
             next: StreamSeq(lane.next),
@@ -194,22 +191,22 @@ impl Lane {
         self.next > self.last
     }
 
-    /// Whether nothing at all is to be done, so that it need not be in memory.
+    /// Whether it has nothing to do, so that it need not be in memory.
     pub fn is_idle(&self) -> bool {
         self.is_settled() && self.runs.is_empty() && self.in_flight.is_none() && self.hold.is_none() && !self.paused
     }
 
-    /// Whether an operator has stopped it.
-    pub fn is_stopped(&self) -> bool {
-        self.paused && !has(Flaw::PausedLane)
+    /// Whether its head is being attempted.
+    pub fn is_attempting_head(&self) -> bool {
+        matches!(self.in_flight, Some((_, Target::Head)))
     }
 
-    /// Where the oldest unsettled event stands: exactly, once it has been in memory.
+    /// The sequence of the oldest unsettled event; of one that has not been read, a lower bound.
     pub fn first(&self) -> StreamSeq {
         self.buffer.front().map_or(self.next, |event| event.seq)
     }
 
-    /// Takes an event that has arrived. Whether it is kept in memory: it is when the buffer reaches to it and has `room`.
+    /// Takes an arrival. Returns whether it is buffered: the buffer reaches up to it and there is `room`.
     pub fn arrive(&mut self, event: Arc<StoredEvent>, room: bool) -> bool {
         let seq = event.seq;
         debug_assert!(seq > self.last, "P3: events of a lane arrive in order");
@@ -220,7 +217,7 @@ impl Lane {
             self.head = AttemptState::default();
         }
         let reaches = self.complete_to >= self.last.max(StreamSeq(self.next.0 - 1));
-        let keep = room && (reaches || has(Flaw::Gap));
+        let keep = room && reaches;
         self.last = seq;
         if keep {
             self.complete_to = seq;
@@ -229,7 +226,7 @@ impl Lane {
         keep
     }
 
-    /// Settles the head: the lane goes on behind `seq`. Returns the event's bytes in memory.
+    /// Settles the head at `seq`. Returns the event's bytes in memory.
     pub fn settle_head(&mut self, seq: StreamSeq) -> usize {
         let event = self.buffer.pop_front();
         debug_assert!(
@@ -243,7 +240,7 @@ impl Lane {
         event.map_or(0, |event| event_bytes(&event))
     }
 
-    /// Settles the head without having it in memory, as [`settle_head`](Self::settle_head) does.
+    /// As [`settle_head`](Self::settle_head), of a head that is not in memory.
     pub fn settle_unread(&mut self, seq: StreamSeq) {
         debug_assert!(self.buffer.is_empty() && seq >= self.next && seq <= self.last, "P3: only the head settles");
         self.next = seq.next();
@@ -253,31 +250,29 @@ impl Lane {
         self.blocked = false;
     }
 
-    /// Puts the events in memory back to the log: only positions stay. Returns their bytes. The head of an attempt in
-    /// flight stays.
+    /// Drops the buffered events and keeps positions only. Returns their bytes. A lane whose head is in flight, or that is
+    /// reading, keeps its buffer.
     pub fn park(&mut self) -> usize {
-        if matches!(self.in_flight, Some((_, Target::Head))) || self.catch_up == CatchUp::Running {
+        if self.is_attempting_head() || self.catch_up == CatchUp::Running {
             return 0;
         }
         self.next = self.first();
         self.complete_to = StreamSeq(self.next.0.saturating_sub(1));
-        // With its allocation: a lane may wait for days.
+        // Drops the allocation as well: a lane may wait for days.
         std::mem::take(&mut self.buffer).iter().map(|event| event_bytes(event)).sum()
     }
 
-    /// What it needs at `now`, given that its subscription may deliver.
+    /// Its next step at `now`, while its subscription may deliver.
     ///
-    /// A run goes before the head while none of its kind waits before it; the head does not wait for a run's backoff.
+    /// The first run that is not paused goes before the head; the head does not wait for a run's backoff.
     pub fn next_step(&self, now: Timestamp) -> NextStep {
-        let busy = self.in_flight.is_some() && !has(Flaw::SecondAttempt);
-        let held = self.hold.is_some() && !has(Flaw::AheadOfCommit);
-        if busy || held || self.is_stopped() {
+        if self.in_flight.is_some() || self.hold.is_some() || self.paused {
             return NextStep::Nothing;
         }
         let mut wake: Option<Timestamp> = None;
         if let Some((&(seq, run), pending)) = self.runs.iter().find(|(_, pending)| !pending.paused) {
             match pending.attempts.not_before {
-                Some(at) if at > now && !has(Flaw::EarlyRetry) => wake = Some(at),
+                Some(at) if at > now => wake = Some(at),
                 _ if pending.event.is_some() => return NextStep::Attempt(Target::Run(seq, run)),
                 _ if !pending.loading => return NextStep::Load(seq, run),
                 _ => {}
@@ -285,7 +280,7 @@ impl Lane {
         }
         if !self.is_settled() && !self.blocked {
             match self.head.not_before {
-                Some(at) if at > now && !has(Flaw::EarlyRetry) => wake = Some(wake.map_or(at, |other| other.min(at))),
+                Some(at) if at > now => wake = Some(wake.map_or(at, |other| other.min(at))),
                 _ if !self.buffer.is_empty() => return NextStep::Attempt(Target::Head),
                 _ if self.catch_up == CatchUp::No => return NextStep::CatchUp,
                 _ => {}
@@ -297,20 +292,19 @@ impl Lane {
     /// The event of a target.
     pub fn event(&self, target: Target) -> Option<&Arc<StoredEvent>> {
         match target {
-            Target::Head if has(Flaw::NotTheHead) => self.buffer.back(),
             Target::Head => self.buffer.front(),
             Target::Run(seq, run) => self.runs.get(&(seq, run))?.event.as_ref(),
             Target::Cancelled { .. } => None,
         }
     }
 
-    /// When the event in flight failed first, if it has.
+    /// When the event in flight first failed.
     pub fn first_failed_at(&mut self) -> Option<Timestamp> {
         let (_, target) = self.in_flight?;
         self.attempt_state(target)?.first_failed_at
     }
 
-    /// The tries of a target.
+    /// The attempts of a target.
     pub fn attempt_state(&mut self, target: Target) -> Option<&mut AttemptState> {
         match target {
             Target::Head => Some(&mut self.head),
@@ -325,15 +319,12 @@ pub(super) fn instant(ms: i64) -> Option<Timestamp> {
     if ms == 0 { None } else { Timestamp::from_millisecond(ms).ok() }
 }
 
-/// The longest wait of a record that does not say how long it was: what a receiver may ask for at the most.
+/// The longest wait of a record without its length: the longest that a receiver may ask for.
 const UNKNOWN_WAIT_MAX: SignedDuration = SignedDuration::from_hours(24);
 
-/// The moment before which an owner that takes over at `now` makes no attempt. The record's moment is by its writer's
-/// clock, the wait is not: where the clocks differ, an attempt may come early, and never later than the whole wait.
+/// When an owner that takes over at `now` may make the next attempt. The recorded time is by the writer's clock, the length
+/// of the wait is not: where the clocks differ, the attempt may be early, but no later than the whole wait from `now`.
 pub(super) fn restored_wait(not_before_ms: i64, wait_ms: u64, now: Timestamp) -> Option<Timestamp> {
-    if has(Flaw::ForeignClock) {
-        return instant(not_before_ms);
-    }
     let longest = i64::try_from(wait_ms).ok().filter(|wait| *wait > 0);
     let longest = longest.map_or(UNKNOWN_WAIT_MAX, SignedDuration::from_millis);
     Some(instant(not_before_ms)?.min(now.checked_add(longest).unwrap_or(Timestamp::MAX)))
@@ -345,7 +336,7 @@ pub(super) fn wait_ms(at: Timestamp, now: Timestamp) -> u64 {
     u64::try_from(wait).unwrap_or(0).div_ceil(1_000_000)
 }
 
-/// The other way.
+/// Unix milliseconds for a log record; 0 stands for none.
 pub(super) fn millis(at: Option<Timestamp>) -> i64 {
     at.map_or(0, Timestamp::as_millisecond)
 }

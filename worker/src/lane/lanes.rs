@@ -1,10 +1,6 @@
-//! All lanes of one shard.
+//! The state machine of a shard: all of its lanes.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    ops::Bound,
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use rand::rngs::StdRng;
@@ -15,97 +11,103 @@ use weft_proto::{
 };
 
 use super::{
-    AttemptId, Limits, Restored,
+    Limits, Restored,
     action::{Action, LanePrevious, PendingCommit},
+    attempt_table::{AttemptTable, Started},
     catch_up_queue::CatchUpQueue,
-    expiry,
-    flaw::{Flaw, has},
     input::{Input, LaneKey, Work},
-    lane::{CatchUp, NextStep, Target, event_bytes},
+    lane::{CatchUp, Lane, NextStep, Target, event_bytes},
     memory::Memory,
     pending_commits::PendingCommits,
     schedule::{Schedule, Turn},
     state::State,
 };
 
-/// Messages that the cursor may run ahead of the last draft before it is drafted for its own sake: what a restart reads
-/// again, well under a second's reading.
+mod catch_up;
+mod commands;
+mod detached;
+mod event_lanes;
+mod expiry;
+mod settle;
+mod subscriptions;
+
+use event_lanes::EventLanes;
+use expiry::Expiry;
+pub use expiry::LateCount;
+use subscriptions::FilterChanges;
+
+/// Messages by which the cursor may be ahead of the newest commit before it is committed for its own sake: a restart reads
+/// them again, in well under a second.
 const CURSOR_LAG_MAX: u64 = 10_000;
 
-/// An attempt in flight.
-#[derive(Debug)]
-pub(super) struct Started {
-    pub work: Work,
-    /// The revision of the rules that it began by.
-    pub revision: u64,
-    /// As [`Turn::fresh`] when it started.
-    pub fresh: bool,
-}
-
-/// All lanes of one shard.
+/// The lanes of one shard: decides which event is attempted when, and what is committed.
+///
+/// It performs no I/O and reads no clock. Its caller, the driver, follows this protocol:
+///
+/// 1. [`Lanes::new`] restores the ledger's state. Every lane waits for its subscription's [`Input::Subscribed`].
+/// 2. Each input is passed to [`handle`](Self::handle) with the time. It changes the state and appends the [`Action`]s that
+///    follow; the caller performs them and passes on their results as inputs. Every [`Action::Attempt`] is answered by
+///    [`Input::AttemptFinished`], every [`Action::CatchUp`] by [`Input::CaughtUp`], every [`Action::Load`] by
+///    [`Input::Loaded`].
+/// 3. After any input, [`has_commit`](Self::has_commit) says whether there is something to commit and
+///    [`is_commit_urgent`](Self::is_commit_urgent) whether something waits for it. [`take_commit`](Self::take_commit) gives
+///    the next commit. Commits are stored in the order in which they are taken, one at a time, and each is reported by
+///    [`Input::CommitStored`]; only then its consequences are acted on. If one cannot be stored, the lanes must be dropped.
+/// 4. [`next_deadline`](Self::next_deadline) changes with any input: at that time [`Input::TimerFired`] is due.
+/// 5. After [`drain`](Self::drain) no attempt starts; inputs are handled as before.
+///
+/// Time must neither go back nor jump: waits are measured by it. Passing it alone changes nothing without
+/// [`Input::TimerFired`].
 #[derive(Debug)]
 pub struct Lanes {
-    pub(super) limits: Limits,
+    limits: Limits,
     pub(super) state: State,
     pub(super) schedule: Schedule,
     pub(super) pending: PendingCommits,
-    pub(super) catch_ups: CatchUpQueue,
-    /// Lanes of workflows that read on when there is a place for the lanes of their events, by subscription.
-    pub(super) waiting_for_slot: HashMap<SubscriptionUid, BTreeSet<LaneKey>>,
-    /// Everything up to here leaves the log soon.
-    pub(super) aged_through: StreamSeq,
-    /// Lanes to be looked at because of that.
-    pub(super) overdue: BTreeSet<LaneKey>,
-    /// Where the search for such lanes goes on; `None`: it has come to its end.
-    pub(super) overdue_walk: Option<Bound<LaneKey>>,
-    pub(super) attempts: HashMap<AttemptId, Started>,
-    attempts_started: u64,
-    pub(super) memory: Memory,
-    pub(super) cursor: StreamSeq,
-    pub(super) commands_cursor: u64,
-    /// The cursor of the newest draft.
+    attempts: AttemptTable,
+    catch_ups: CatchUpQueue,
+    event_lanes: EventLanes,
+    expiry: Expiry,
+    memory: Memory,
+    filter_changes: FilterChanges,
+    cursor: StreamSeq,
+    commands_cursor: u64,
+    /// The cursors of the newest sealed commit.
     sealed_cursor: StreamSeq,
     sealed_commands: u64,
-    pub(super) draining: bool,
-    /// Subscriptions that await the commit of their filter, with the drafts that hold it.
-    pub(super) awaiting: Vec<(u64, SubscriptionUid)>,
-    /// Earlier owners may have read up to here, by the filters of the committed record; `None`: as far as they like.
-    pub(super) earlier_end: Option<StreamSeq>,
-    /// Subscriptions whose wider filter counts behind `earlier_end`.
-    pub(super) deferred: BTreeSet<SubscriptionUid>,
-    pub(super) rng: StdRng,
+    draining: bool,
+    rng: StdRng,
 }
 
 impl Lanes {
-    /// Lanes as the ledger left them, at `now`. Rules follow by [`Input::Subscribed`]; until then their lanes wait.
+    /// The lanes of the ledger, at `now`.
     pub fn new(limits: Limits, restored: Restored, now: Timestamp, rng: StdRng) -> Self {
+        let mut state = State::restored(&restored, now);
+        let mut event_lanes = EventLanes::default();
+        for (key, lane) in state.lanes.iter_mut().filter(|(_, lane)| !lane.is_settled()) {
+            event_lanes.occupy(key, lane);
+        }
         Self {
             limits,
-            state: State::restored(&restored, now),
+            state,
             schedule: Schedule::default(),
             pending: PendingCommits::default(),
+            attempts: AttemptTable::default(),
             catch_ups: CatchUpQueue::default(),
-            waiting_for_slot: HashMap::new(),
-            aged_through: StreamSeq(0),
-            overdue: BTreeSet::new(),
-            overdue_walk: None,
-            attempts: HashMap::new(),
-            attempts_started: 0,
+            event_lanes,
+            expiry: Expiry::default(),
             memory: Memory::new(limits.buffered_bytes_max),
+            filter_changes: FilterChanges::new(restored.earlier_end),
             cursor: restored.cursor,
             commands_cursor: restored.commands_cursor,
             sealed_cursor: restored.cursor,
             sealed_commands: restored.commands_cursor,
             draining: false,
-            awaiting: Vec::new(),
-            earlier_end: restored.earlier_end,
-            deferred: BTreeSet::new(),
             rng,
         }
     }
 
-    /// Takes note of what happened at `now` and adds what must be done to `actions`. Waits are by this clock, which must
-    /// neither go back nor jump.
+    /// Handles an input at `now` and appends the actions that follow to `actions`.
     pub fn handle(&mut self, input: Input, now: Timestamp, actions: &mut Vec<Action>) {
         match input {
             Input::Subscribed(policy) => self.subscribed(policy, now, actions),
@@ -115,18 +117,18 @@ impl Lanes {
             Input::Orphaned { uid } => self.orphaned(uid, now, actions),
             Input::Arrived { event, matching } => self.arrived(&event, &matching, now, actions),
             Input::Skipped { seq } => self.cursor = self.cursor.max(seq),
+            Input::Trimmed { through } => self.trimmed(through, now),
+            Input::Expiring { through } => self.expiry.advance(through),
             Input::Backfilled { uid, seq, event } => self.backfilled(uid, seq, event, now, actions),
             Input::Joined { uid } => self.joined(uid),
             Input::AttemptFinished { attempt, end } => self.attempt_finished(attempt, end, now, actions),
             Input::CaughtUp { lane, events, through, gone } => {
                 self.caught_up(&lane, events, through, gone, now, actions);
             }
-            Input::Trimmed { through } => self.trimmed(through, now),
-            Input::Expiring { through } => self.expiring(through),
             Input::Loaded { work, event } => self.loaded(&work, event, now, actions),
-            Input::CommandReceived(command) => self.command_received(command, now, actions),
+            Input::CommandReceived(command) => self.command_received(&command, now, actions),
             Input::CommandSkipped { command } => self.commands_cursor = self.commands_cursor.max(command),
-            Input::EarlierEnd { through } => self.earlier_end = Some(through),
+            Input::EarlierEnd { through } => self.filter_changes.set_earlier_end(through),
             Input::CommitStored { number } => self.commit_stored(number, now, actions),
             Input::LimitsChanged(limits) => {
                 self.memory.set_max(limits.buffered_bytes_max);
@@ -152,17 +154,16 @@ impl Lanes {
         }
     }
 
-    /// When [`Input::TimerFired`] is wanted, if ever.
+    /// When [`Input::TimerFired`] is due, if ever.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        // A walk over the lanes goes on at once.
-        if self.overdue_walk.is_some() { Some(Timestamp::UNIX_EPOCH) } else { self.schedule.next_deadline() }
+        // A scan for overdue lanes continues at once.
+        if self.expiry.is_scanning() { Some(Timestamp::UNIX_EPOCH) } else { self.schedule.next_deadline() }
     }
 
-    /// What has been decided since the last draft, if anything; at most about `commit_bytes_max` at a time. The caller
-    /// commits drafts in the order in which they are taken, one at a time, and reports each with [`Input::CommitStored`].
+    /// The next commit, of about `commit_bytes_max` at the most; `None` when there is nothing to commit.
     pub fn take_commit(&mut self) -> Option<PendingCommit> {
-        if let Some(pending) = self.pending.take() {
-            return Some(pending);
+        if let Some(commit) = self.pending.take() {
+            return Some(commit);
         }
         if !self.has_commit() {
             return None;
@@ -171,45 +172,44 @@ impl Lanes {
         self.pending.take()
     }
 
-    /// Whether [`take_commit`](Self::take_commit) would give something.
+    /// Whether [`take_commit`](Self::take_commit) would give a commit.
     pub fn has_commit(&self) -> bool {
         self.pending.is_due()
             || self.cursor.0 - self.sealed_cursor.0 >= CURSOR_LAG_MAX
             || self.commands_cursor > self.sealed_commands
     }
 
-    /// Whether something waits for the next draft to be committed: a lane that may not go on before, or an operator. If
-    /// not, a moment's wait makes one commit of many.
+    /// Whether a lane or an operator waits for the next commit. If not, a short delay makes one commit of many.
     pub fn is_commit_urgent(&self) -> bool {
         self.pending.is_urgent() || self.pending.uncommitted_outcomes() >= self.limits.uncommitted_max / 2
     }
 
-    /// From now on no attempt starts: what is in flight ends and is committed.
+    /// Starts no attempt from now on; attempts in flight end and are committed.
     pub fn drain(&mut self) {
         self.draining = true;
     }
 
-    /// Attempts in flight.
+    /// Number of attempts in flight.
     pub fn attempts_in_flight(&self) -> usize {
         self.schedule.in_flight()
     }
 
-    /// How far the shared reader's events have been taken.
+    /// EVENTS has been taken up to here by the shared reader.
     pub fn cursor(&self) -> StreamSeq {
         self.cursor
     }
 
-    /// How far COMMANDS has been taken.
+    /// COMMANDS has been taken up to here.
     pub fn commands_cursor(&self) -> u64 {
         self.commands_cursor
     }
 
-    /// Sealed drafts that nobody has taken yet.
+    /// Number of sealed commits that are not taken yet.
     pub fn sealed_commits(&self) -> usize {
-        self.pending.waiting()
+        self.pending.sealed()
     }
 
-    /// Lanes in memory.
+    /// Number of lanes in memory.
     pub fn lanes_in_memory(&self) -> usize {
         self.state.lanes.len()
     }
@@ -219,8 +219,8 @@ impl Lanes {
         self.memory.total()
     }
 
-    /// Ends the open draft: what is decided from now on is committed after it.
-    pub(super) fn seal(&mut self) {
+    /// Seals the open commit: later decisions are committed after it.
+    fn seal(&mut self) {
         self.pending.seal(self.cursor, self.commands_cursor, &mut self.state);
         self.sealed_cursor = self.cursor;
         self.sealed_commands = self.commands_cursor;
@@ -236,18 +236,15 @@ impl Lanes {
         debug_assert!(event.seq > self.cursor, "P3: the shared reader only goes forward");
         self.cursor = event.seq;
         if matching.is_empty() {
-            self.pending.outcome(
-                None,
-                v1::Outcome {
-                    sequence: event.seq.0,
-                    kind: v1::OutcomeKind::Unrouted.into(),
-                    workflow_id: event.event.workflow.as_str().to_owned(),
-                    event_id: event.event.id.to_vec(),
-                    at_ms: now.as_millisecond(),
-                    ..Default::default()
-                },
-                None,
-            );
+            let unrouted = v1::Outcome {
+                sequence: event.seq.0,
+                kind: v1::OutcomeKind::Unrouted.into(),
+                workflow_id: event.event.workflow.as_str().to_owned(),
+                event_id: event.event.id.to_vec(),
+                at_ms: now.as_millisecond(),
+                ..Default::default()
+            };
+            self.pending.outcome(unrouted, None);
         }
         for uid in matching {
             if self.has_room_for(*uid, event) {
@@ -258,23 +255,18 @@ impl Lanes {
         }
     }
 
-    pub(super) fn take(
-        &mut self,
-        uid: SubscriptionUid,
-        event: &Arc<StoredEvent>,
-        now: Timestamp,
-        actions: &mut Vec<Action>,
-    ) {
+    /// Adds an event to its lane.
+    fn take(&mut self, uid: SubscriptionUid, event: &Arc<StoredEvent>, now: Timestamp, actions: &mut Vec<Action>) {
         let key = self.lane_for(LaneKey::of_workflow(uid, event.event.workflow.clone()), event);
         let splits_events = self.splits_events(&key);
         let active = self.state.is_active(uid);
         let parent_allows = self.state.parent_allows(&key);
         let lane = self.state.lane_mut(&key);
-        // What the lane of a workflow takes of a subscription that is not ordered waits there for its own.
-        let may_keep = !splits_events && (parent_allows && !lane.is_stopped() || event.seq <= self.aged_through);
+        // The lane of a workflow with event lanes buffers nothing: its events wait there for a slot.
+        let may_keep = !splits_events && (parent_allows && !lane.paused || self.expiry.is_expiring(event.seq));
         if (lane.paused || !active) && lane.is_settled() {
-            // Operators are shown the head of a lane that is held back, and skip it.
-            self.pending.force(&key);
+            // Operators see, and may skip, the head of a lane that may not be attempted.
+            self.pending.force(&key, lane);
         }
         let room = may_keep
             && lane.buffer.len() < self.limits.lane_events_max
@@ -282,36 +274,35 @@ impl Lanes {
         if lane.arrive(Arc::clone(event), room) {
             self.memory.take(uid, event_bytes(event));
         }
-        lane.touched = self.pending.open();
-        self.state.take_slot(&key);
-        self.pending.touch(&key);
+        self.event_lanes.occupy(&key, lane);
+        self.pending.touch(&key, lane);
         self.advance(&key, now, actions);
     }
 
-    /// Does what a lane needs next.
-    pub(super) fn advance(&mut self, key: &LaneKey, now: Timestamp, actions: &mut Vec<Action>) {
+    /// Takes the next step of a lane.
+    fn advance(&mut self, key: &LaneKey, now: Timestamp, actions: &mut Vec<Action>) {
         let Some(lane) = self.state.lanes.get(key) else { return };
-        if expiry::is_overdue(lane, self.aged_through) {
-            self.overdue.insert(key.clone());
+        if self.expiry.is_overdue(lane) {
+            self.expiry.insert(key.clone());
             return;
         }
         let step = lane.next_step(now);
         if !self.state.is_active(key.subscription) {
             return;
         }
-        // Most often, and ended here without another search for the lane.
+        // The most frequent case, which ends here without another search for the lane.
         if step == NextStep::Nothing {
-            if lane.is_idle() && lane.touched < self.pending.oldest_uncommitted() {
+            if lane.is_idle() && lane.touched < self.pending.oldest_unstored() {
                 self.forget(key);
             }
             return;
         }
-        // Where its workflow is stopped, the lane of an event is told again when that goes on.
+        // An event lane whose workflow is paused or held is advanced again when that resumes.
         if key.event.is_some() && !self.state.parent_allows(key) {
             return;
         }
         if step == NextStep::CatchUp && self.splits_events(key) && !self.has_slot(key.subscription) {
-            self.waiting_for_slot.entry(key.subscription).or_default().insert(key.clone());
+            self.event_lanes.wait(key.clone());
             return;
         }
         let Some(lane) = self.state.lanes.get_mut(key) else { return };
@@ -351,16 +342,15 @@ impl Lanes {
         }
     }
 
-    /// Starts attempts of ready lanes in their turn, within the bounds.
+    /// Starts the attempts of ready lanes in their turn, within the limits.
     fn start_attempts(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
-        let may_wait = |waiting: usize, max: usize| waiting < max || has(Flaw::BoundlessCommits);
-        while !self.draining && may_wait(self.pending.uncommitted_outcomes(), self.limits.uncommitted_max) {
+        while !self.draining && self.pending.uncommitted_outcomes() < self.limits.uncommitted_max {
             let Some(Turn { key, fresh }) = self.schedule.pop_ready(now, self.limits.attempts_max) else { return };
             let parent_allows = self.state.parent_allows(&key);
             let Some(lane) = self.state.lanes.get_mut(&key) else { continue };
             lane.ready = false;
             let Some(target) = lane.next_step(now).target().filter(|_| parent_allows) else {
-                // Something came between: it is told again what it needs.
+                // It has changed since it became ready.
                 self.advance(&key, now, actions);
                 continue;
             };
@@ -371,22 +361,19 @@ impl Lanes {
                     continue;
                 }
                 if let Some(reason) = &event.event.quarantine {
-                    self.quarantined(key, &event, reason, now);
+                    self.settle_quarantined(key, &event, reason, now);
                     continue;
                 }
             }
+            let revision = self.state.policy(key.subscription).map_or(0, |policy| policy.revision);
             let Some(lane) = self.state.lanes.get_mut(&key) else { continue };
-            let first = lane.attempt_state(target).is_none_or(|attempts| attempts.ended == 0);
-            if fresh && !self.schedule.is_fresh(&key, first) {
-                // It has become another's turn: what was to be attempted has changed, or its workflow has failed.
+            let ended = lane.attempt_state(target).map_or(0, |attempts| attempts.ended);
+            if fresh && !self.schedule.is_fresh(&key, ended == 0) {
+                // Its target has changed or its workflow has failed: it queues among the retries.
                 lane.ready = true;
-                self.schedule.push_ready(key, event_bytes(&event), first);
+                self.schedule.push_ready(key, event_bytes(&event), ended == 0);
                 continue;
             }
-            let id = AttemptId(self.attempts_started);
-            self.attempts_started += 1;
-            lane.in_flight = Some((id, target));
-            let number = lane.attempt_state(target).map_or(1, |attempts| attempts.ended + 1);
             let previous = match (key.event, lane.delivered) {
                 (Some(_), _) => LanePrevious::Unordered,
                 (None, Some(event)) => LanePrevious::Known(event),
@@ -397,12 +384,26 @@ impl Lanes {
                 Target::Run(_, run) => run,
                 Target::Cancelled { .. } => continue,
             };
-            self.schedule.attempt_started(key.subscription, fresh, id, now);
             let work = Work { lane: key, seq: event.seq, run };
-            let policy = self.state.subscriptions.get(&work.lane.subscription).and_then(|known| known.policy.as_ref());
-            let revision = policy.map_or(0, |policy| policy.revision);
-            self.attempts.insert(id, Started { work: work.clone(), revision, fresh });
-            actions.push(Action::Attempt { id, work, event, number, previous });
+            let id = self.attempts.start(Started { work: work.clone(), revision, fresh });
+            lane.in_flight = Some((id, target));
+            self.schedule.attempt_started(work.lane.subscription, fresh, id, now);
+            actions.push(Action::Attempt { id, work, event, number: ended + 1, previous });
         }
+    }
+
+    /// Removes an idle lane from memory.
+    fn forget(&mut self, key: &LaneKey) {
+        self.remove_lane(key);
+    }
+
+    /// Removes a lane from memory with its slot and its timer.
+    fn remove_lane(&mut self, key: &LaneKey) -> Option<Lane> {
+        let lane = self.state.remove_lane(key)?;
+        self.event_lanes.release(key, &lane);
+        if let Some(at) = lane.timer {
+            self.schedule.disarm(at, key);
+        }
+        Some(lane)
     }
 }

@@ -1,8 +1,8 @@
-//! What has been decided and is not committed yet.
+//! Decisions that are not committed yet.
 //!
-//! Decisions gather in the open draft. It is sealed between two inputs, when it is taken or has grown to the size of a
-//! commit, and only then are the lanes written into it that it tells of: as they stand at that moment, which is the
-//! moment of its cursor. So every draft is a whole: the state after it is the state after all inputs up to it.
+//! Decisions gather in the open commit. It is sealed between two inputs, when it is taken or has reached the size of a
+//! commit, and only then the lanes that it records are written into it, as they are at its cursor. So every commit is
+//! consistent: the state after it is the state after all inputs up to it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -20,67 +20,67 @@ use weft_proto::{
 use super::{
     action::PendingCommit,
     input::{LaneKey, Work},
+    lane::Lane,
 };
 
-/// What a lane in a commit takes besides its workflow id, in bytes.
+/// Bytes of a lane in a commit, without its workflow id.
 const LANE_BYTES: usize = 64;
 
-/// The drafts of one shard.
+/// The open commit of a shard, and those that are sealed and not stored.
 #[derive(Debug, Default)]
 pub(super) struct PendingCommits {
-    /// The number of the open draft.
+    /// Number of the open commit.
     number: u64,
     commit: v1::Commit,
     dead: Vec<Arc<StoredEvent>>,
     bytes: usize,
-    /// Something waits for the open draft's commit.
+    /// Something waits for the open commit.
     urgent: bool,
-    /// Lanes that the open draft tells of.
+    /// Lanes that the open commit records.
     lanes: BTreeSet<LaneKey>,
-    /// Lanes whose settledness no outcome tells: written even when settled.
+    /// Lanes that are recorded even when settled, since no outcome says that they are.
     forced: BTreeSet<LaneKey>,
     runs: BTreeSet<Work>,
-    /// How receivers stand that stand otherwise than in the draft before.
+    /// Receivers whose condition has changed since the previous commit.
     receivers: BTreeMap<SubscriptionUid, v1::ReceiverState>,
-    /// Subscriptions whose own reader has moved.
+    /// Detached subscriptions that have read on.
     detached: BTreeSet<SubscriptionUid>,
     sealed: VecDeque<PendingCommit>,
-    /// Per draft that is not committed: its number, its outcomes, the lanes that it tells of.
-    uncommitted: VecDeque<(u64, usize, Vec<LaneKey>)>,
+    /// Of each commit that is sealed and not stored: its number, its number of outcomes, the lanes that it records.
+    unstored: VecDeque<(u64, usize, Vec<LaneKey>)>,
     uncommitted_outcomes: usize,
-    /// Events with an outcome of a run that is not committed, and its draft.
+    /// Events with an uncommitted outcome of a run, and the commit that has it.
     settling: BTreeMap<(Vec<u8>, u64), u64>,
 }
 
-/// How the parts of the state that a draft tells of stand when it is sealed.
+/// The state that a commit records when it is sealed.
 pub(super) trait RecordSource {
-    /// The lane for the record; `None` when it is settled.
+    /// The record of a lane; `None` when it is settled.
     fn lane(&mut self, key: &LaneKey) -> Option<v1::Lane>;
-    /// The run; `None` when it is settled.
+    /// The record of a run; `None` when it is settled.
     fn run(&self, work: &Work) -> Option<v1::PendingRun>;
-    /// The next sequence that the own reader of a detached subscription wants; 0: it has joined.
+    /// The next sequence that a detached subscription reads; 0: it has joined.
     fn detached(&self, uid: SubscriptionUid) -> u64;
 }
 
 impl PendingCommits {
-    /// The open draft's number: what a lane waits for that may not go on before this is committed.
+    /// Number of the open commit.
     pub fn open(&self) -> u64 {
         self.number
     }
 
-    pub fn outcome(&mut self, key: Option<&LaneKey>, outcome: v1::Outcome, dead: Option<Arc<StoredEvent>>) {
+    /// Adds an outcome, and the event of a dead letter.
+    pub fn outcome(&mut self, outcome: v1::Outcome, dead: Option<Arc<StoredEvent>>) {
         self.bytes += outcome.encoded_len();
-        // Only live successes let their lane run ahead.
-        self.urgent |= outcome.run != 0 || outcome.kind() != v1::OutcomeKind::Delivered && key.is_some();
+        // Lanes run ahead over live successes only, and nothing waits for an outcome without a subscription.
+        let is_live_success = outcome.run == 0 && outcome.kind() == v1::OutcomeKind::Delivered;
+        self.urgent |= !is_live_success && !outcome.subscription.is_empty();
         if outcome.run != 0 {
             self.settling.insert((outcome.subscription.clone(), outcome.sequence), self.number);
         }
         self.commit.outcomes.push(outcome);
         self.uncommitted_outcomes += 1;
         self.dead.extend(dead);
-        if let Some(key) = key {
-            self.touch(key);
-        }
     }
 
     pub fn attempt(&mut self, attempt: v1::Attempt) {
@@ -100,53 +100,61 @@ impl PendingCommits {
         self.commit.subscriptions.push(change);
     }
 
-    /// The draft tells of this lane.
-    pub fn touch(&mut self, key: &LaneKey) {
+    /// The open commit records the lane, which stays in memory until that is stored.
+    pub fn touch(&mut self, key: &LaneKey, lane: &mut Lane) {
+        lane.touched = self.number;
         if !self.lanes.contains(key) {
             self.bytes += LANE_BYTES + key.workflow.as_str().len();
             self.lanes.insert(key.clone());
         }
     }
 
+    /// As [`touch`](Self::touch); nothing of the lane is attempted until the open commit is stored.
+    pub fn hold(&mut self, key: &LaneKey, lane: &mut Lane) {
+        self.touch(key, lane);
+        lane.hold = Some(self.number);
+    }
+
     /// As [`touch`](Self::touch), also when the lane is settled without an outcome.
-    pub fn force(&mut self, key: &LaneKey) {
-        self.touch(key);
+    pub fn force(&mut self, key: &LaneKey, lane: &mut Lane) {
+        self.touch(key, lane);
         self.urgent = true;
         self.forced.insert(key.clone());
     }
 
+    /// The open commit records a run.
     pub fn run(&mut self, key: &LaneKey, seq: StreamSeq, run: Run) {
-        self.touch(key);
         self.runs.insert(Work { lane: key.clone(), seq, run });
     }
 
+    /// The open commit records how far a detached subscription has read.
     pub fn detached(&mut self, uid: SubscriptionUid) {
         self.detached.insert(uid);
     }
 
-    /// A receiver stands otherwise than before.
+    /// The open commit records the condition of a receiver.
     pub fn receiver(&mut self, uid: SubscriptionUid, state: v1::ReceiverState) {
         self.bytes += state.encoded_len();
         self.receivers.insert(uid, state);
     }
 
-    /// Whether a run of this event has an outcome that is not committed.
+    /// Whether a run of this event has an uncommitted outcome.
     pub fn is_settling(&self, uid: SubscriptionUid, seq: StreamSeq) -> bool {
         !self.settling.is_empty() && self.settling.contains_key(&(uid.to_vec(), seq.0))
     }
 
-    /// Sealed drafts that nobody has taken yet.
-    pub fn waiting(&self) -> usize {
+    /// Number of sealed commits that are not taken yet.
+    pub fn sealed(&self) -> usize {
         self.sealed.len()
     }
 
-    /// Outcomes that are not committed.
+    /// Number of outcomes that are not committed.
     pub fn uncommitted_outcomes(&self) -> usize {
         self.uncommitted_outcomes
     }
 
-    /// Whether something has been decided that must be committed. Lanes that only grew are not: reading the log again
-    /// from the last cursor finds the same events.
+    /// Whether there is a decision to commit. A lane that only grew is none: reading EVENTS again from the committed cursor
+    /// finds the same events.
     pub fn is_due(&self) -> bool {
         !self.sealed.is_empty()
             || !self.commit.outcomes.is_empty()
@@ -158,37 +166,37 @@ impl PendingCommits {
             || !self.receivers.is_empty()
     }
 
-    /// Whether something waits for what has been decided to be committed, or it has grown to a whole commit.
+    /// Whether something waits for the commit, or it has reached its full size.
     pub fn is_urgent(&self) -> bool {
         self.urgent || !self.sealed.is_empty()
     }
 
-    /// The oldest draft that is not committed, or the open one.
-    pub fn oldest_uncommitted(&self) -> u64 {
-        self.uncommitted.front().map_or(self.number, |(number, ..)| *number)
+    /// Number of the oldest commit that is not stored.
+    pub fn oldest_unstored(&self) -> u64 {
+        self.unstored.front().map_or(self.number, |(number, ..)| *number)
     }
 
-    /// Whether the open draft has grown to `bytes_max`.
+    /// Whether the open commit has reached `bytes_max`.
     pub fn is_full(&self, bytes_max: usize) -> bool {
         self.bytes >= bytes_max
     }
 
-    /// Closes the open draft at these positions and opens the next.
-    pub fn seal(&mut self, cursor: StreamSeq, commands_cursor: u64, state: &mut impl RecordSource) {
+    /// Seals the open commit at these cursors and opens the next.
+    pub fn seal(&mut self, cursor: StreamSeq, commands_cursor: u64, source: &mut impl RecordSource) {
         let mut commit = mem::take(&mut self.commit);
         commit.cursor = cursor.0;
         commit.commands_cursor = commands_cursor;
         let lanes = mem::take(&mut self.lanes);
         for key in &lanes {
-            match state.lane(key) {
+            match source.lane(key) {
                 Some(lane) => commit.lanes.push(lane),
                 None if self.forced.contains(key) => commit.lanes.push(settled(key)),
                 None => {}
             }
         }
-        commit.runs.extend(mem::take(&mut self.runs).iter().filter_map(|work| state.run(work)));
+        commit.runs.extend(mem::take(&mut self.runs).iter().filter_map(|work| source.run(work)));
         for uid in mem::take(&mut self.detached) {
-            let change = v1::subscription_change::Change::Detached(v1::Detached { next: state.detached(uid) });
+            let change = v1::subscription_change::Change::Detached(v1::Detached { next: source.detached(uid) });
             let change = v1::SubscriptionChange { subscription: uid.to_vec(), change: Some(change), catalog: None };
             commit.subscriptions.push(change);
         }
@@ -196,31 +204,29 @@ impl PendingCommits {
         self.forced.clear();
         self.bytes = 0;
         self.urgent = false;
-        self.uncommitted.push_back((self.number, commit.outcomes.len(), lanes.into_iter().collect()));
+        self.unstored.push_back((self.number, commit.outcomes.len(), lanes.into_iter().collect()));
         self.sealed.push_back(PendingCommit { number: self.number, commit, dead: mem::take(&mut self.dead) });
         self.number += 1;
     }
 
-    /// The oldest sealed draft.
+    /// The oldest sealed commit.
     pub fn take(&mut self) -> Option<PendingCommit> {
         self.sealed.pop_front()
     }
 
-    /// Takes note that a draft is committed. The lanes that it told of.
-    pub fn committed(&mut self, number: u64) -> Vec<LaneKey> {
-        self.settling.retain(|_, pending| *pending > number);
+    /// A commit is stored. Returns the lanes that it recorded.
+    pub fn stored(&mut self, number: u64) -> Vec<LaneKey> {
+        self.settling.retain(|_, commit| *commit > number);
         let mut lanes = Vec::new();
-        while self.uncommitted.front().is_some_and(|(oldest, ..)| *oldest <= number) {
-            if let Some((_, outcomes, keys)) = self.uncommitted.pop_front() {
-                self.uncommitted_outcomes -= outcomes;
-                lanes.extend(keys);
-            }
+        while let Some((_, outcomes, keys)) = self.unstored.pop_front_if(|(oldest, ..)| *oldest <= number) {
+            self.uncommitted_outcomes -= outcomes;
+            lanes.extend(keys);
         }
         lanes
     }
 }
 
-/// A lane's record that says: nothing is unsettled.
+/// The record of a settled lane.
 fn settled(key: &LaneKey) -> v1::Lane {
     let last = key.event.map_or(0, |seq| seq.0);
     v1::Lane {

@@ -24,7 +24,6 @@ use weft_proto::ids::SubscriptionUid;
 use super::{
     AttemptId,
     circuit::{AttemptReport, Circuit, Condition, Gate, Transition},
-    flaw::{Flaw, has},
     input::LaneKey,
     token_bucket::TokenBucket,
 };
@@ -102,7 +101,7 @@ impl Queue {
 
     /// Which kind of lane may start an attempt, as far as the subscription is concerned, or why none.
     fn choose(&mut self, now: Timestamp) -> Result<bool, Gate> {
-        if self.in_flight >= self.concurrency && !has(Flaw::BoundlessSubscription) {
+        if self.in_flight >= self.concurrency {
             return Err(Gate::Shut);
         }
         let place = |queue: &VecDeque<Ready>| queue.front().map(|ready| ready.place);
@@ -115,8 +114,8 @@ impl Queue {
             if self.ready_mut(fresh).is_empty() {
                 continue;
             }
-            let full = self.retrying >= self.retry_places() && !has(Flaw::RetriesEverywhere);
-            if !fresh && full && !has(Flaw::BoundlessSubscription) {
+            let full = self.retrying >= self.retry_places();
+            if !fresh && full {
                 continue;
             }
             match (self.circuit.gate(fresh, now), closed) {
@@ -207,7 +206,7 @@ impl Schedule {
         // Subscriptions in a row that have their share.
         let mut at_share = 0;
         while let Some(uid) = self.rotation.front().copied() {
-            if at_share >= self.rotation.len() || free == 0 && !has(Flaw::BoundlessAttempts) {
+            if at_share >= self.rotation.len() || free == 0 {
                 return None;
             }
             let Some(queue) = self.queues.get_mut(&uid) else {
@@ -227,22 +226,21 @@ impl Schedule {
                     continue;
                 }
             };
-            if queue.in_flight >= SHARE.saturating_mul(free) && !has(Flaw::LastPlace) && !has(Flaw::BoundlessAttempts) {
+            if queue.in_flight >= SHARE.saturating_mul(free) {
                 at_share += 1;
                 self.rotation.rotate_left(1);
                 continue;
             }
             at_share = 0;
             let bytes = queue.front_bytes(fresh);
-            if queue.deficit < bytes && !has(Flaw::NoTurns) {
+            if queue.deficit < bytes {
                 queue.deficit += QUANTUM;
                 self.rotation.rotate_left(1);
                 continue;
             }
             queue.deficit = queue.deficit.saturating_sub(bytes);
             let ready = queue.ready_mut(fresh);
-            let next = if has(Flaw::LastComeFirst) { ready.pop_back() } else { ready.pop_front() };
-            return next.map(|ready| Turn { key: ready.key, fresh });
+            return ready.pop_front().map(|ready| Turn { key: ready.key, fresh });
         }
         None
     }

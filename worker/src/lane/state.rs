@@ -1,4 +1,4 @@
-//! The lanes and subscriptions that drafts tell of, and how they are written into log records.
+//! The lanes and subscriptions that commits record.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,83 +14,92 @@ use weft_proto::{
 
 use super::{
     Restored,
-    circuit::{Cause, Condition},
-    detached::Detached,
-    flaw::{Flaw, has},
-    input::{AttemptEnd, LaneKey, SubscriptionPolicy, Work},
+    input::{LaneKey, SubscriptionPolicy, Work},
     lane::{AttemptState, Lane, PendingRun, instant, millis, restored_wait},
     pending_commits::RecordSource,
 };
 
-/// What the machine knows of a subscription.
+/// The position of a detached subscription, which reads EVENTS with its own reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Detached {
+    /// It has taken everything up to here.
+    pub through: StreamSeq,
+    /// The next message is an event that it had no room for.
+    pub waits: bool,
+}
+
+impl Detached {
+    /// A subscription that reads from `next` on.
+    pub fn from(next: StreamSeq) -> Self {
+        Self { through: StreamSeq(next.0.saturating_sub(1)), waits: false }
+    }
+}
+
+/// A subscription that is not closed.
 #[derive(Debug, Default)]
 pub(super) struct Subscription {
-    /// The committed record, with what is drafted. `detached` is kept beside it.
+    /// The committed record with the pending changes, but for `detached`.
     state: v1::SubscriptionState,
     /// The filters of `state`.
     filters: Arc<Filters>,
-    /// None until the catalog tells them.
+    /// `None` until the catalog has been read.
     pub policy: Option<SubscriptionPolicy>,
-    /// The catalog has been read, and has no such subscription.
+    /// The catalog has been read and lacks it.
     pub orphaned: bool,
-    /// The draft with its newest filter, until that is committed. Nothing is attempted before: an owner that takes over
-    /// would match the same events by another filter, and might find one to deliver before those already delivered.
+    /// Number of the commit with its newest filter, until that is stored. Nothing is attempted before: an owner that takes
+    /// over would match the same events by another filter, and might deliver one after events that follow it.
     pub awaits: Option<u64>,
-    /// It was closed before, and that it is opened again is not committed yet: the ledger still shows what ended with it.
+    /// It was closed before, and its reopening is not committed: the ledger still has the records of that time.
     pub reopening: bool,
-    /// While it reads on its own.
+    /// Its position while it is detached.
     pub detached: Option<Detached>,
-    /// The revision of the rules whose receiver has said that it wants nothing any more. Nothing is attempted by them.
-    pub gone: Option<u64>,
+    /// Revision of the policy whose endpoint has retired. Nothing is attempted by that revision.
+    pub retired: Option<u64>,
 }
 
 impl Subscription {
     fn of(state: v1::SubscriptionState) -> Self {
-        let detached = state.detached.map(|next| Detached::behind(StreamSeq(next)));
+        let detached = state.detached.map(|next| Detached::from(StreamSeq(next)));
         Self { filters: Arc::new(Filters::of(&state)), state, detached, ..Self::default() }
     }
 
-    /// The committed record, with what is drafted.
+    /// The committed record with the pending changes.
     pub fn state(&self) -> &v1::SubscriptionState {
         &self.state
     }
 
-    /// The filters that it has had, by the places that they count from.
+    /// The filters that it has had, each with the sequence that it counts from.
     pub fn filters(&self) -> &Arc<Filters> {
         &self.filters
     }
 
-    /// Whether its lanes may do anything.
+    /// Whether its lanes may attempt and read.
     pub fn is_active(&self) -> bool {
-        self.is_enabled() && (self.awaits.is_none() || has(Flaw::FilterNotCommitted))
+        self.is_enabled() && self.awaits.is_none()
     }
 
-    /// Whether its lanes may do anything once its filter is committed.
+    /// Whether its lanes may attempt and read once its filter is committed.
     pub fn is_enabled(&self) -> bool {
-        let may = |policy: &SubscriptionPolicy| {
-            (!policy.paused || has(Flaw::PausedSubscription)) && self.gone != Some(policy.revision)
-        };
+        let may = |policy: &SubscriptionPolicy| !policy.paused && self.retired != Some(policy.revision);
         !self.orphaned && self.policy.as_ref().is_some_and(may)
     }
 }
 
-/// The state that drafts tell of.
+/// The lanes and subscriptions of a shard.
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub lanes: BTreeMap<LaneKey, Lane>,
     pub subscriptions: HashMap<SubscriptionUid, Subscription>,
-    /// Subscriptions that have ended, and up to where everything of them has, if that is known.
-    closed: HashMap<SubscriptionUid, Option<StreamSeq>>,
+    /// Closed subscriptions, and up to where each had taken events, if that is known.
+    pub closed: HashMap<SubscriptionUid, Option<StreamSeq>>,
     /// The newest position of the catalog that a change of a subscription was decided at.
     catalog: v1::CatalogPosition,
-    /// How many lanes there are of each subscription.
+    /// Number of lanes of each subscription.
     lane_counts: HashMap<SubscriptionUid, usize>,
-    /// Lanes of single events that wait to be delivered live, by subscription.
-    event_lanes: HashMap<SubscriptionUid, usize>,
 }
 
 impl State {
-    /// The world as the ledger left it.
+    /// The state that the ledger has.
     pub fn restored(restored: &Restored, now: Timestamp) -> Self {
         let mut state = State::default();
         for record in &restored.subscriptions {
@@ -105,7 +114,6 @@ impl State {
         for lane in &restored.lanes {
             if let Some(key) = key_of(&lane.subscription, &lane.workflow_id, lane.unordered.then_some(lane.last)) {
                 *state.lane_mut(&key) = Lane::restored(lane, now);
-                state.take_slot(&key);
             }
         }
         for run in &restored.runs {
@@ -135,7 +143,7 @@ impl State {
         state
     }
 
-    /// Takes note of a change that is drafted. One that opens or closes a subscription makes it or takes it out.
+    /// Applies a pending change. One that opens or closes a subscription adds or removes it.
     pub fn change(&mut self, uid: SubscriptionUid, change: &v1::SubscriptionChange) {
         self.note_catalog(change.catalog.as_ref());
         match &change.change {
@@ -165,11 +173,17 @@ impl State {
         self.catalog
     }
 
-    /// Up to where everything of a closed subscription has ended, if that is known; `None`: it is not closed.
+    /// The policy of a subscription, once the catalog has been read.
+    pub fn policy(&self, uid: SubscriptionUid) -> Option<&SubscriptionPolicy> {
+        self.subscriptions.get(&uid)?.policy.as_ref()
+    }
+
+    /// Up to where a closed subscription had taken events, if that is known; `None`: it is not closed.
     pub fn closed_through(&self, uid: SubscriptionUid) -> Option<Option<StreamSeq>> {
         self.closed.get(&uid).copied()
     }
 
+    /// The lanes of a subscription.
     pub fn lanes_of(&self, uid: SubscriptionUid) -> impl Iterator<Item = (&LaneKey, &Lane)> {
         LaneKey::first_of(uid)
             .into_iter()
@@ -177,23 +191,24 @@ impl State {
             .take_while(move |(key, _)| key.subscription == uid)
     }
 
-    /// Whether a subscription's lanes may do anything.
+    /// Whether a subscription's lanes may attempt and read.
     pub fn is_active(&self, uid: SubscriptionUid) -> bool {
         self.subscriptions.get(&uid).is_some_and(Subscription::is_active)
     }
 
-    /// Whether a lane may do anything, as far as its subscription and operators are concerned.
+    /// Whether a lane may attempt and read, as far as its subscription and operators are concerned.
     pub fn may_deliver(&self, key: &LaneKey) -> bool {
-        self.parent_allows(key) && !self.lanes.get(key).is_some_and(Lane::is_stopped)
+        self.parent_allows(key) && !self.lanes.get(key).is_some_and(|lane| lane.paused)
     }
 
-    /// As [`may_deliver`](Self::may_deliver), but for the lane itself. Who stops a workflow stops the lanes of its events.
+    /// As [`may_deliver`](Self::may_deliver), without the lane's own pause. The lane of a workflow that is paused or held
+    /// stops its event lanes.
     pub fn parent_allows(&self, key: &LaneKey) -> bool {
-        let held = |key: LaneKey| self.lanes.get(&key).is_some_and(|lane| lane.is_stopped() || lane.hold.is_some());
-        self.is_active(key.subscription) && !(key.event.is_some() && held(key.workflow_lane()))
+        let stops = |key: LaneKey| self.lanes.get(&key).is_some_and(|lane| lane.paused || lane.hold.is_some());
+        self.is_active(key.subscription) && !(key.event.is_some() && stops(key.workflow_lane()))
     }
 
-    /// The lane, which is made where there is none.
+    /// The lane, inserted where there is none.
     pub fn lane_mut(&mut self, key: &LaneKey) -> &mut Lane {
         self.lanes.entry(key.clone()).or_insert_with(|| {
             *self.lane_counts.entry(key.subscription).or_default() += 1;
@@ -201,40 +216,26 @@ impl State {
         })
     }
 
-    /// A lane has taken an event: of those of single events there are only so many. Redrives and replays are not counted,
-    /// so that they keep nothing waiting.
-    pub fn take_slot(&mut self, key: &LaneKey) {
-        if key.event.is_some()
-            && let Some(lane) = self.lanes.get_mut(key).filter(|lane| !lane.has_slot)
-        {
-            lane.has_slot = true;
-            *self.event_lanes.entry(key.subscription).or_default() += 1;
-        }
-    }
-
-    /// Takes a lane out.
+    /// Removes a lane.
     pub fn remove_lane(&mut self, key: &LaneKey) -> Option<Lane> {
         let lane = self.lanes.remove(key)?;
-        count_down(&mut self.lane_counts, key.subscription);
-        if lane.has_slot {
-            count_down(&mut self.event_lanes, key.subscription);
+        if let Some(count) = self.lane_counts.get_mut(&key.subscription) {
+            *count -= 1;
+            if *count == 0 {
+                self.lane_counts.remove(&key.subscription);
+            }
         }
         Some(lane)
     }
 
-    /// Lanes of a subscription, whatever they wait for.
+    /// Number of a subscription's lanes in memory.
     pub fn lanes_in_memory(&self, uid: SubscriptionUid) -> usize {
         self.lane_counts.get(&uid).copied().unwrap_or_default()
     }
 
-    /// How a subscription stands, if it reads on its own.
+    /// The position of a subscription, if it is detached.
     pub fn detached(&self, uid: SubscriptionUid) -> Option<Detached> {
         self.subscriptions.get(&uid)?.detached
-    }
-
-    /// Lanes of single events that a subscription has waiting.
-    pub fn event_lanes(&self, uid: SubscriptionUid) -> usize {
-        self.event_lanes.get(&uid).copied().unwrap_or_default()
     }
 }
 
@@ -283,87 +284,10 @@ impl RecordSource for State {
     }
 }
 
-fn count_down(counts: &mut HashMap<SubscriptionUid, usize>, uid: SubscriptionUid) {
-    if let Some(count) = counts.get_mut(&uid) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(&uid);
-        }
-    }
-}
-
 fn key_of(subscription: &[u8], workflow: &str, event: Option<u64>) -> Option<LaneKey> {
     let lane = LaneKey::of_workflow(SubscriptionUid::from_slice(subscription)?, WorkflowId::new(workflow).ok()?);
     Some(match event {
         Some(seq) => lane.of_event(StreamSeq(seq)),
         None => lane,
     })
-}
-
-/// An outcome with what names its work.
-pub(super) fn outcome_of(work: &Work) -> v1::Outcome {
-    v1::Outcome {
-        subscription: work.lane.subscription.to_vec(),
-        sequence: work.seq.0,
-        run: work.run.0,
-        workflow_id: work.lane.workflow.as_str().to_owned(),
-        unordered: work.lane.event.is_some(),
-        ..Default::default()
-    }
-}
-
-/// How a receiver stands, for the log.
-pub(super) fn receiver_record(uid: SubscriptionUid, condition: Option<&Condition>) -> v1::ReceiverState {
-    let subscription = uid.to_vec();
-    let Some(condition) = condition else {
-        return v1::ReceiverState {
-            subscription,
-            condition: v1::ReceiverCondition::Available.into(),
-            ..Default::default()
-        };
-    };
-    let of = match condition.cause {
-        Cause::Away => v1::ReceiverCondition::Away,
-        Cause::Held => v1::ReceiverCondition::Held,
-    };
-    v1::ReceiverState {
-        subscription,
-        condition: of.into(),
-        since_ms: condition.since.as_millisecond(),
-        reason: condition.reason.clone(),
-        next_attempt_at_ms: condition.next_probe.as_millisecond(),
-    }
-}
-
-pub(super) fn attempt_record(
-    work: &Work,
-    event: EventId,
-    number: u32,
-    end: &AttemptEnd,
-    uncounted: bool,
-    next_attempt: Option<Timestamp>,
-) -> v1::Attempt {
-    v1::Attempt {
-        subscription: work.lane.subscription.to_vec(),
-        sequence: work.seq.0,
-        run: work.run.0,
-        number,
-        started_at_ms: end.started_at.as_millisecond(),
-        ended_at_ms: end.ended_at.as_millisecond(),
-        class: end.class.into(),
-        status: u32::from(end.status),
-        error: end.error.clone(),
-        response: end.response.to_vec(),
-        next_attempt_at_ms: millis(next_attempt),
-        event_id: event.to_vec(),
-        workflow_id: work.lane.workflow.as_str().to_owned(),
-        uncounted,
-    }
-}
-
-pub(super) fn ceil_millisecond(at: Timestamp) -> Timestamp {
-    if at.as_nanosecond() % 1_000_000 == 0 {
-        return at;
-    }
-    Timestamp::from_millisecond(at.as_millisecond().saturating_add(1)).unwrap_or(at)
 }

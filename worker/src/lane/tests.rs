@@ -35,6 +35,7 @@ use super::{
     *,
 };
 use model::Model;
+use mutants::Mutant;
 use record::{Record, recorded_lane};
 use step::{Step, step};
 
@@ -44,6 +45,7 @@ mod filters;
 mod isolation;
 mod memory;
 mod model;
+pub(super) mod mutants;
 mod record;
 mod script;
 mod soak;
@@ -134,7 +136,7 @@ fn takes(subscription: u8, seq: StreamSeq) -> bool {
     filter_takes(subscription, false, seq.0)
 }
 
-fn policy(subscription: u8, paused: bool, revision: u64) -> SubscriptionPolicy {
+pub(super) fn policy(subscription: u8, paused: bool, revision: u64) -> SubscriptionPolicy {
     policy_of(subscription, paused, revision, false)
 }
 

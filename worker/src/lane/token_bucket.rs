@@ -7,8 +7,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::flaw::{Flaw, has};
-
 /// What may come at once: a tenth of a second's attempts, or one. More would be a burst that the rate is there to spare
 /// the receiver; less, a wake-up for each attempt.
 const BURST: Duration = Duration::from_millis(100);
@@ -38,7 +36,7 @@ impl TokenBucket {
         // A clock that was set back must not stop it.
         self.due = self.due.min(add(now, ahead.saturating_add(self.min_interval)));
         let from = self.due.checked_sub(ahead).unwrap_or(Timestamp::MIN);
-        (from > now && !has(Flaw::NoRate)).then_some(from)
+        (from > now).then_some(from)
     }
 
     /// An attempt starts.
@@ -56,7 +54,7 @@ mod tests {
     use proptest::{prelude::*, test_runner::TestCaseResult};
 
     use super::*;
-    use crate::lane::flaw::is_noticed;
+    use crate::lane::tests::mutants::is_noticed;
 
     fn at(us: u64) -> Timestamp {
         add(Timestamp::UNIX_EPOCH, Duration::from_micros(us))
@@ -70,12 +68,12 @@ mod tests {
     }
 
     /// In no time is the rate exceeded, and who waits as told loses nothing of it.
-    fn is_kept_and_used(gap_us: u64, waits: Vec<u64>) -> TestCaseResult {
+    fn is_kept_and_used(gap_us: u64, waits: Vec<u64>, unlimited: bool) -> TestCaseResult {
         let mut bucket = TokenBucket::new(Duration::from_micros(gap_us));
         let (mut now, mut starts) = (0, Vec::new());
         for wait in waits {
             now += wait;
-            while bucket.wait(at(now)).is_none() && starts.len() < 2000 {
+            while (unlimited || bucket.wait(at(now)).is_none()) && starts.len() < 2000 {
                 bucket.take(at(now));
                 starts.push(now);
             }
@@ -103,12 +101,13 @@ mod tests {
     proptest! {
         #[test]
         fn the_rate_is_kept_and_used((gap_us, waits) in histories()) {
-            is_kept_and_used(gap_us, waits)?;
+            is_kept_and_used(gap_us, waits, false)?;
         }
     }
 
+    /// The property notices a bucket that limits nothing.
     #[test]
-    fn its_flaw_is_noticed() {
-        assert!(is_noticed(Flaw::NoRate, &histories(), |(gap_us, waits)| is_kept_and_used(gap_us, waits)));
+    fn an_unlimited_rate_is_noticed() {
+        assert!(is_noticed(&histories(), |(gap_us, waits)| is_kept_and_used(gap_us, waits, true)));
     }
 }

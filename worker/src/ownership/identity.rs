@@ -75,7 +75,7 @@ impl Identity {
     }
 
     /// The next step, by what a look that was begun at `now` has shown. `now` never goes back.
-    pub fn presence_action(&mut self, view: &ClusterView, now: Duration) -> PresenceAction {
+    pub fn next_action(&mut self, view: &ClusterView, now: Duration) -> PresenceAction {
         let expected = view.revisions.get(&self.me.worker).copied().unwrap_or(0);
         // A key that has run out leaves nothing: the next write is the first one. The leader compares, so this is safe also
         // where a replica that lags has not shown the key.
@@ -145,13 +145,13 @@ mod tests {
         let mut identity = Identity::new(holder("a"), TTL);
         identity.wrote(9, secs(10));
         assert_eq!(
-            identity.presence_action(&ClusterView::default(), secs(12)),
+            identity.next_action(&ClusterView::default(), secs(12)),
             PresenceAction::Write { expected: 9 },
             "a replica lags"
         );
-        assert_eq!(identity.presence_action(&ClusterView::default(), secs(13)), PresenceAction::Write { expected: 0 });
+        assert_eq!(identity.next_action(&ClusterView::default(), secs(13)), PresenceAction::Write { expected: 0 });
         assert_eq!(
-            identity.presence_action(&view(Some("a"), 8), secs(14)),
+            identity.next_action(&view(Some("a"), 8), secs(14)),
             PresenceAction::Write { expected: 9 },
             "a replica lags"
         );
@@ -160,18 +160,18 @@ mod tests {
     #[test]
     fn a_free_key_and_its_own_are_written_at_once() {
         let mut identity = Identity::new(holder("a"), TTL);
-        assert_eq!(identity.presence_action(&ClusterView::default(), secs(1)), PresenceAction::Write { expected: 0 });
-        assert_eq!(identity.presence_action(&view(None, 7), secs(1)), PresenceAction::Write { expected: 7 });
-        assert_eq!(identity.presence_action(&view(Some("a"), 8), secs(2)), PresenceAction::Write { expected: 8 });
+        assert_eq!(identity.next_action(&ClusterView::default(), secs(1)), PresenceAction::Write { expected: 0 });
+        assert_eq!(identity.next_action(&view(None, 7), secs(1)), PresenceAction::Write { expected: 7 });
+        assert_eq!(identity.next_action(&view(Some("a"), 8), secs(2)), PresenceAction::Write { expected: 8 });
     }
 
     #[test]
     fn the_key_of_a_process_that_has_ended_is_taken_once_it_has_been_quiet() {
         let mut identity = Identity::new(holder("a"), TTL);
         let wait = PresenceAction::Wait { other: "b".into(), alive: false };
-        assert_eq!(identity.presence_action(&view(Some("b"), 7), secs(10)), wait);
-        assert_eq!(identity.presence_action(&view(Some("b"), 7), secs(11)), wait);
-        assert_eq!(identity.presence_action(&view(Some("b"), 7), secs(12)), PresenceAction::Write { expected: 7 });
+        assert_eq!(identity.next_action(&view(Some("b"), 7), secs(10)), wait);
+        assert_eq!(identity.next_action(&view(Some("b"), 7), secs(11)), wait);
+        assert_eq!(identity.next_action(&view(Some("b"), 7), secs(12)), PresenceAction::Write { expected: 7 });
     }
 
     #[test]
@@ -179,11 +179,11 @@ mod tests {
         let mut identity = Identity::new(holder("a"), TTL);
         for look in 0..100 {
             let alive = look > 0;
-            let presence_action = identity.presence_action(&view(Some("b"), 7 + look), secs(look));
-            assert_eq!(presence_action, PresenceAction::Wait { other: "b".into(), alive });
+            let action = identity.next_action(&view(Some("b"), 7 + look), secs(look));
+            assert_eq!(action, PresenceAction::Wait { other: "b".into(), alive });
         }
         assert_eq!(
-            identity.presence_action(&view(None, 200), secs(101)),
+            identity.next_action(&view(None, 200), secs(101)),
             PresenceAction::Write { expected: 200 },
             "it has left"
         );
@@ -193,9 +193,9 @@ mod tests {
     fn a_replica_that_lags_behind_does_not_bring_an_earlier_process_back() {
         let mut identity = Identity::new(holder("a"), TTL);
         identity.wrote(9, secs(1));
-        assert_eq!(identity.presence_action(&view(Some("b"), 7), secs(1)), PresenceAction::Write { expected: 9 });
+        assert_eq!(identity.next_action(&view(Some("b"), 7), secs(1)), PresenceAction::Write { expected: 9 });
         assert_eq!(
-            identity.presence_action(&view(Some("b"), 11), secs(2)),
+            identity.next_action(&view(Some("b"), 11), secs(2)),
             PresenceAction::Wait { other: "b".into(), alive: false }
         );
     }

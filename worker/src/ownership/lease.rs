@@ -89,8 +89,8 @@ impl Lease {
     pub fn keep(self, release: CancellationToken) -> (LeaseGuard, impl Future<Output = ()> + Send) {
         let (until, receiver) = watch::channel(self.attempts_until());
         let lost = CancellationToken::new();
-        let lease = LeaseGuard::new(receiver, lost.clone());
-        (lease, self.renew(until, lost.drop_guard(), release))
+        let guard = LeaseGuard::new(receiver, lost.clone());
+        (guard, self.renew(until, lost.drop_guard(), release))
     }
 
     fn attempts_until(&self) -> Duration {

@@ -79,7 +79,7 @@ impl Membership {
     }
 
     /// What a shard is told, look after look.
-    pub fn assignment(&self) -> BTreeMap<ShardId, watch::Receiver<Assignment>> {
+    pub fn assignments(&self) -> BTreeMap<ShardId, watch::Receiver<Assignment>> {
         self.shards.iter().map(|(shard, sender)| (*shard, sender.subscribe())).collect()
     }
 
@@ -107,7 +107,7 @@ impl Membership {
             let seen_at = boottime();
             let looked = tokio::time::timeout(self.bucket.ttl(), self.bucket.look()).await;
             let mut view = looked.map_err(|_| "no answer".to_owned())??;
-            let expected = match self.identity.presence_action(&view, seen_at) {
+            let expected = match self.identity.next_action(&view, seen_at) {
                 PresenceAction::Write { expected } => expected,
                 PresenceAction::Wait { other, alive } => return Err(self.wait_for(&other, alive)),
             };

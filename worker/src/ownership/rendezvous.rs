@@ -28,20 +28,20 @@ pub fn assign<'a>(
     }
     scores.sort_by(|one, other| (other.score, other.shard, other.worker).cmp(&(one.score, one.shard, one.worker)));
     let mut capacities = Capacities::new(missing.len(), workers.len());
-    let mut assign = BTreeMap::new();
+    let mut owners = BTreeMap::new();
     for Score { shard, worker, .. } in &scores {
         if missing.contains(shard) && capacities.take(worker) {
             missing.remove(shard);
-            assign.insert(*shard, *worker);
+            owners.insert(*shard, *worker);
         }
     }
     // Everyone who has room declines them: better a full worker than none.
     for Score { shard, worker, .. } in &scores {
         if missing.remove(shard) {
-            assign.insert(*shard, *worker);
+            owners.insert(*shard, *worker);
         }
     }
-    assign
+    owners
 }
 
 /// A shard and a worker that could own it.
@@ -99,8 +99,8 @@ mod tests {
         (0..count).map(ShardId)
     }
 
-    fn loads(assign: &BTreeMap<ShardId, &WorkerId>, workers: &BTreeMap<WorkerId, Presence>) -> Vec<usize> {
-        workers.keys().map(|worker| assign.values().filter(|owner| **owner == worker).count()).collect()
+    fn loads(owners: &BTreeMap<ShardId, &WorkerId>, workers: &BTreeMap<WorkerId, Presence>) -> Vec<usize> {
+        workers.keys().map(|worker| owners.values().filter(|owner| **owner == worker).count()).collect()
     }
 
     proptest! {
@@ -108,9 +108,9 @@ mod tests {
         #[test]
         fn shards_are_spread_evenly(names in prop::collection::btree_set(any::<u16>(), 1..12), count in 0u32..80) {
             let workers = workers(&names);
-            let assign = assign(&workers, shards(count));
-            prop_assert_eq!(assign.len(), count as usize);
-            let loads = loads(&assign, &workers);
+            let owners = assign(&workers, shards(count));
+            prop_assert_eq!(owners.len(), count as usize);
+            let loads = loads(&owners, &workers);
             prop_assert!(loads.iter().max().unwrap() - loads.iter().min().unwrap() <= 1, "{:?}", loads);
         }
 
@@ -126,9 +126,9 @@ mod tests {
             for (worker, shard) in declined {
                 workers.get_mut(worker.get(&ids)).unwrap().declines.insert(shard);
             }
-            let assign = assign(&workers, shards(count));
-            prop_assert_eq!(assign.len(), count as usize);
-            for (shard, owner) in assign {
+            let owners = assign(&workers, shards(count));
+            prop_assert_eq!(owners.len(), count as usize);
+            for (shard, owner) in owners {
                 let all = workers.values().all(|presence| presence.declines.contains(&shard.0));
                 prop_assert!(all || !workers[owner].declines.contains(&shard.0));
             }

@@ -16,7 +16,7 @@ const WORKFLOWS_MAX: usize = 1024;
 pub(super) type WorkflowHash = u64;
 
 /// The workflows.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Failing {
     /// The newest attempt that had started when the workflow failed first since it succeeded.
     marks: BTreeMap<WorkflowHash, Option<AttemptId>>,

@@ -6,7 +6,7 @@ use proptest::{prelude::*, test_runner::TestCaseResult};
 use rand::{SeedableRng as _, rngs::StdRng};
 
 use super::*;
-use crate::lane::flaw::is_noticed;
+use crate::lane::tests::mutants::is_noticed;
 
 use Health::{Failed, Held, Unavailable, Unreachable, Up};
 
@@ -18,18 +18,56 @@ fn at(ms: i64) -> Timestamp {
     Timestamp::from_millisecond(1_000_000 + ms).unwrap()
 }
 
-/// A circuit, and the attempts that it is told of.
+/// Mutants of the circuit: each breaks one rule from outside, and the properties must notice it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mutant {
+    /// An open circuit lets attempts through before the next probe is due.
+    EarlyProbe,
+    /// A second probe starts while one is in flight.
+    SecondProbe,
+    /// Every "unavailable" counts.
+    ShortOutageCounts,
+    /// Failures of attempts that started before the outage count.
+    OutageCounts,
+    /// A sick workflow contributes to an outage.
+    SickOpens,
+    /// A fresh lane waits for the probe.
+    FreshWaits,
+}
+
+impl Circuit {
+    /// For mutants: lets another probe start.
+    pub(in crate::lane) fn forget_probe(&mut self) {
+        if let State::Open(outage) = &mut self.state {
+            outage.probe = None;
+        }
+    }
+}
+
+/// A circuit and the attempts that it is informed of.
 struct Player {
     circuit: Circuit,
     next: u64,
     /// When the event of a workflow failed first.
     failed_at: BTreeMap<u8, Timestamp>,
     rng: StdRng,
+    mutant: Option<Mutant>,
 }
 
 impl Player {
     fn new() -> Self {
-        Self { circuit: Circuit::default(), next: 0, failed_at: BTreeMap::new(), rng: StdRng::seed_from_u64(1) }
+        let rng = StdRng::seed_from_u64(1);
+        Self { circuit: Circuit::default(), next: 0, failed_at: BTreeMap::new(), rng, mutant: None }
+    }
+
+    fn gate(&mut self, fresh: bool, now: Timestamp) -> Gate {
+        match (self.mutant, &mut self.circuit.state) {
+            (Some(Mutant::EarlyProbe), State::Open(outage)) => outage.until = now,
+            (Some(Mutant::SecondProbe), _) => self.circuit.forget_probe(),
+            (Some(Mutant::FreshWaits), _) => return self.circuit.gate(false, now),
+            _ => {}
+        }
+        self.circuit.gate(fresh, now)
     }
 
     fn start(&mut self, now: Timestamp) -> AttemptId {
@@ -47,7 +85,28 @@ impl Player {
             self.failed_at.entry(number).or_insert(now);
         }
         let end = AttemptReport { attempt, health, workflow: &workflow(number), first_failed_at, error: "no" };
-        self.circuit.ended(end, now, &mut self.rng)
+        let predates = matches!(&self.circuit.state, State::Open(outage) if outage.before >= Some(attempt));
+        let failing = self.circuit.failing.clone();
+        if self.mutant == Some(Mutant::SickOpens) {
+            self.circuit.failing = Failing::default();
+        }
+        let mut transition = self.circuit.ended(end, now, &mut self.rng);
+        match self.mutant {
+            Some(Mutant::OutageCounts) => transition.counts |= predates,
+            Some(Mutant::ShortOutageCounts) => transition.counts |= health == Unavailable && self.circuit.is_closed(),
+            Some(Mutant::SickOpens) => {
+                self.circuit.failing = failing;
+                match health {
+                    Up => self.circuit.failing.succeeded(Failing::hash(&workflow(number)), attempt),
+                    Unavailable | Failed => {
+                        self.circuit.failing.failed(Failing::hash(&workflow(number)), self.circuit.newest);
+                    }
+                    Unreachable | Held => {}
+                }
+            }
+            _ => {}
+        }
+        transition
     }
 
     /// Attempts one after the other: when, what, of which workflow. Whether each counted.
@@ -67,8 +126,8 @@ fn a_receiver_without_a_connection_opens_it_with_the_second_failure_and_none_cou
     let condition = player.circuit.condition().unwrap();
     assert_eq!((condition.cause, condition.since, condition.reason.as_str()), (Cause::Away, at(1000), "no"));
     assert!((at(1800)..=at(2200)).contains(&condition.next_probe));
-    assert_eq!(player.circuit.gate(false, at(1000)), Gate::Until(condition.next_probe));
-    assert_eq!(player.circuit.gate(false, at(2200)), Gate::Free);
+    assert_eq!(player.gate(false, at(1000)), Gate::Until(condition.next_probe));
+    assert_eq!(player.gate(false, at(2200)), Gate::Free);
 }
 
 #[test]
@@ -146,20 +205,20 @@ fn only_a_probe_moves_the_next_one_and_each_failure_of_one_doubles_the_wait() {
     player.play(&[(0, Unreachable, 0), (1000, Unreachable, 0)]);
     let mut now = at(1000);
     for wait_ms in [1000, 2000, 4000, 8000, 10_000, 10_000] {
-        let Gate::Until(until) = player.circuit.gate(false, now) else { panic!("it is open") };
+        let Gate::Until(until) = player.gate(false, now) else { panic!("it is open") };
         let waited = until.duration_since(now).as_millis();
         assert!((wait_ms * 8 / 10..=wait_ms * 12 / 10).contains(&waited), "{waited} ms");
         now = until;
         let probe = player.start(now);
-        assert_eq!(player.circuit.gate(false, now), Gate::Shut, "one probe");
+        assert_eq!(player.gate(false, now), Gate::Shut, "one probe");
         assert_eq!(player.end(probe, Unreachable, 0, now), Transition { counts: false, changed: true });
     }
     let other = player.end(before, Up, 0, now);
     assert!(!other.changed && !player.circuit.is_closed(), "what started before decides nothing");
-    let Gate::Until(until) = player.circuit.gate(false, now) else { panic!("it is open") };
+    let Gate::Until(until) = player.gate(false, now) else { panic!("it is open") };
     let probe = player.start(until);
     assert_eq!(player.end(probe, Up, 0, until), Transition { counts: true, changed: true });
-    assert_eq!(player.circuit.gate(false, until), Gate::Free);
+    assert_eq!(player.gate(false, until), Gate::Free);
 }
 
 /// P4: a healthy workflow finds out at once that the receiver is there.
@@ -169,14 +228,14 @@ fn a_fresh_lane_does_not_wait_for_the_probe_and_its_success_closes_it() {
     player.play(&(0..5).map(|number| (i64::from(number) * 200, Failed, number)).collect::<Vec<_>>());
     assert!(player.circuit.is_failing(&workflow(0)) && !player.circuit.is_failing(&workflow(9)));
     for _ in 0..FRESH_BURST {
-        assert_eq!(player.circuit.gate(true, at(800)), Gate::Free);
+        assert_eq!(player.gate(true, at(800)), Gate::Free);
         player.start(at(800));
     }
-    assert_eq!(player.circuit.gate(true, at(800)), Gate::Until(at(1050)), "four a second");
-    assert!(matches!(player.circuit.gate(false, at(800)), Gate::Until(until) if until >= at(1600)));
+    assert_eq!(player.gate(true, at(800)), Gate::Until(at(1050)), "four a second");
+    assert!(matches!(player.gate(false, at(800)), Gate::Until(until) if until >= at(1600)));
     let fresh = player.start(at(1050));
     assert_eq!(player.end(fresh, Up, 9, at(1060)), Transition { counts: true, changed: true });
-    assert_eq!(player.circuit.gate(false, at(1060)), Gate::Free);
+    assert_eq!(player.gate(false, at(1060)), Gate::Free);
 }
 
 /// Workflows that have a subscription to themselves and only fail are not taken for an outage for ever.
@@ -203,7 +262,7 @@ fn our_own_configuration_holds_it_at_once_and_counts_nothing() {
     assert_eq!(player.play(&[(0, Held, 0)]), [false]);
     let condition = player.circuit.condition().unwrap();
     assert_eq!((condition.cause, condition.since), (Cause::Held, at(0)));
-    assert!(matches!(player.circuit.gate(true, at(0)), Gate::Until(until) if until >= at(800)), "nor a fresh lane");
+    assert!(matches!(player.gate(true, at(0)), Gate::Until(until) if until >= at(800)), "nor a fresh lane");
     let probe = player.start(at(1200));
     assert!(player.end(probe, Held, 0, at(1200)).changed);
     let condition = player.circuit.condition().unwrap();
@@ -220,8 +279,8 @@ fn a_clock_that_is_set_back_does_not_hold_it_open() {
     for _ in 0..2 {
         player.start(at(3_601_000));
     }
-    assert!(matches!(player.circuit.gate(false, at(0)), Gate::Until(until) if until <= at(1200)));
-    assert!(matches!(player.circuit.gate(true, at(0)), Gate::Until(until) if until <= at(1200)));
+    assert!(matches!(player.gate(false, at(0)), Gate::Until(until) if until <= at(1200)));
+    assert!(matches!(player.gate(true, at(0)), Gate::Until(until) if until <= at(1200)));
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -250,8 +309,8 @@ struct Opened {
 /// An open circuit starts no retry before its time and one at a time, lets fresh lanes through at a small rate and without
 /// a wait longer than that, is opened by no sick workflow, closes with the first answer, counts no failure, and is never
 /// stuck.
-fn keeps_its_promises(steps: Vec<Step>, seed: u64) -> TestCaseResult {
-    let mut player = Player { rng: StdRng::seed_from_u64(seed), ..Player::new() };
+fn keeps_its_promises(steps: Vec<Step>, seed: u64, mutant: Option<Mutant>) -> TestCaseResult {
+    let mut player = Player { rng: StdRng::seed_from_u64(seed), mutant, ..Player::new() };
     let mut now = at(0);
     let mut in_flight: Vec<(AttemptId, u8, bool)> = Vec::new();
     let mut opened: Option<Opened> = None;
@@ -261,7 +320,7 @@ fn keeps_its_promises(steps: Vec<Step>, seed: u64) -> TestCaseResult {
             Step::Wait { ms } => now = after(now, Duration::from_millis(ms.into())),
             Step::Start { workflow: number, first } => {
                 let fresh = first && !player.circuit.is_failing(&workflow(number));
-                let gate = player.circuit.gate(fresh, now);
+                let gate = player.gate(fresh, now);
                 if let Some(opened) = &mut opened {
                     let elapsed = now.duration_since(opened.since).as_millis();
                     if fresh && !held {
@@ -320,7 +379,7 @@ fn keeps_its_promises(steps: Vec<Step>, seed: u64) -> TestCaseResult {
     }
     if in_flight.is_empty() {
         let later = after(now, HELD_WAIT_MAX.mul_f64(1.0 + JITTER));
-        prop_assert_eq!(player.circuit.gate(false, later), Gate::Free, "it is never stuck");
+        prop_assert_eq!(player.gate(false, later), Gate::Free, "it is never stuck");
     }
     Ok(())
 }
@@ -332,21 +391,21 @@ fn histories() -> impl Strategy<Value = (Vec<Step>, u64)> {
 proptest! {
     #[test]
     fn it_keeps_its_promises((steps, seed) in histories()) {
-        keeps_its_promises(steps, seed)?;
+        keeps_its_promises(steps, seed, None)?;
     }
 }
 
 #[test]
-fn its_flaws_are_noticed() {
-    for flaw in [
-        Flaw::OpenCircuit,
-        Flaw::SecondProbe,
-        Flaw::ShortOutageCounts,
-        Flaw::OutageCounts,
-        Flaw::SickOpens,
-        Flaw::FreshWaits,
+fn its_mutants_are_noticed() {
+    for mutant in [
+        Mutant::EarlyProbe,
+        Mutant::SecondProbe,
+        Mutant::ShortOutageCounts,
+        Mutant::OutageCounts,
+        Mutant::SickOpens,
+        Mutant::FreshWaits,
     ] {
-        let noticed = is_noticed(flaw, &histories(), |(steps, seed)| keeps_its_promises(steps, seed));
-        assert!(noticed, "{flaw:?}");
+        let noticed = is_noticed(&histories(), |(steps, seed)| keeps_its_promises(steps, seed, Some(mutant)));
+        assert!(noticed, "{mutant:?}");
     }
 }

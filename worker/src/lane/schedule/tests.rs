@@ -1,12 +1,80 @@
 //! Turns alone: who starts, how often, and who waits.
 
+use std::ops::{Deref, DerefMut};
+
 use proptest::{prelude::*, test_runner::TestCaseResult};
 use rand::{SeedableRng as _, rngs::StdRng};
 
 use weft_proto::ids::WorkflowId;
 
 use super::*;
-use crate::lane::{circuit::Health, flaw::is_noticed};
+use crate::lane::{circuit::Health, tests::mutants::is_noticed};
+
+/// Mutants of the schedule: each breaks one rule from outside, and the properties must notice it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mutant {
+    /// Subscriptions do not take turns.
+    NoTurns,
+    /// The number of attempts in flight has no bound.
+    UnboundedAttempts,
+    /// The number of a subscription's attempts in flight has no bound.
+    UnboundedSubscription,
+    /// The lane that became ready last starts first.
+    LastInFirstOut,
+    /// A subscription takes the last free slots.
+    LastSlot,
+    /// Retries take every slot of their subscription.
+    RetriesEverywhere,
+}
+
+impl Schedule {
+    /// For mutants: lets another probe of each open circuit start.
+    pub(in crate::lane) fn forget_probes(&mut self) {
+        self.queues.values_mut().for_each(|queue| queue.circuit.forget_probe());
+    }
+}
+
+/// A schedule, or a mutant of it.
+#[derive(Default)]
+struct Subject {
+    schedule: Schedule,
+    mutant: Option<Mutant>,
+}
+
+impl Subject {
+    fn of(mutant: Option<Mutant>) -> Self {
+        Self { mutant, ..Self::default() }
+    }
+
+    fn pop_ready(&mut self, now: Timestamp, attempts_max: usize) -> Option<Turn> {
+        for queue in self.schedule.queues.values_mut() {
+            match self.mutant {
+                Some(Mutant::NoTurns) => queue.deficit = usize::MAX,
+                Some(Mutant::UnboundedSubscription) => queue.concurrency = usize::MAX,
+                Some(Mutant::LastInFirstOut) => queue.fresh.rotate_right(usize::from(!queue.fresh.is_empty())),
+                Some(Mutant::LastSlot) => queue.in_flight = 0,
+                Some(Mutant::RetriesEverywhere) => queue.retrying = 0,
+                Some(Mutant::UnboundedAttempts) | None => {}
+            }
+        }
+        let is_unbounded = self.mutant == Some(Mutant::UnboundedAttempts);
+        self.schedule.pop_ready(now, if is_unbounded { usize::MAX } else { attempts_max })
+    }
+}
+
+impl Deref for Subject {
+    type Target = Schedule;
+
+    fn deref(&self) -> &Schedule {
+        &self.schedule
+    }
+}
+
+impl DerefMut for Subject {
+    fn deref_mut(&mut self) -> &mut Schedule {
+        &mut self.schedule
+    }
+}
 
 fn uid(number: u8) -> SubscriptionUid {
     SubscriptionUid::from_bytes([number; 16])
@@ -25,7 +93,7 @@ fn free(concurrency: usize) -> Bounds {
 }
 
 /// Starts whatever may start, as the lanes do. Whose attempts.
-fn start_all(schedule: &mut Schedule, now: Timestamp, attempts_max: usize) -> Vec<LaneKey> {
+fn start_all(schedule: &mut Subject, now: Timestamp, attempts_max: usize) -> Vec<LaneKey> {
     let mut started = Vec::new();
     while let Some(Turn { key, .. }) = schedule.pop_ready(now, attempts_max) {
         schedule.attempt_started(key.subscription, true, AttemptId(now.as_millisecond() as u64), now);
@@ -47,27 +115,32 @@ fn end(schedule: &mut Schedule, key: &LaneKey, health: Health, now: Timestamp) {
 }
 
 /// P4: however many receivers are slow, the next attempt of one that is not finds a place.
-#[test]
-fn slow_receivers_leave_a_place() {
-    let mut schedule = Schedule::default();
+fn slow_receivers_leave_a_slot(mutant: Option<Mutant>) -> TestCaseResult {
+    let mut schedule = Subject::of(mutant);
     for subscription in 1..=20 {
         schedule.set_bounds(uid(subscription), free(1000));
         (0..1000).for_each(|workflow| schedule.push_ready(key(subscription, workflow), 600, true));
     }
     let started = start_all(&mut schedule, at(0), 512);
-    assert!(started.len() >= 500, "nearly all places are used: {}", started.len());
+    prop_assert!(started.len() >= 500, "nearly all places are used: {}", started.len());
     for subscription in 1..=20 {
         let of = started.iter().filter(|key| key.subscription == uid(subscription)).count();
-        assert!((20..=32).contains(&of), "{of} of subscription {subscription}");
+        prop_assert!((20..=32).contains(&of), "{of} of subscription {subscription}");
     }
     schedule.set_bounds(uid(99), free(64));
     schedule.push_ready(key(99, 0), 600, true);
-    assert_eq!(start_all(&mut schedule, at(0), 512), [key(99, 0)]);
+    prop_assert_eq!(start_all(&mut schedule, at(0), 512), [key(99, 0)]);
+    Ok(())
+}
+
+#[test]
+fn slow_receivers_leave_a_slot_to_others() {
+    slow_receivers_leave_a_slot(None).unwrap();
 }
 
 #[test]
 fn a_subscription_alone_has_nearly_everything() {
-    let mut schedule = Schedule::default();
+    let mut schedule = Subject::default();
     schedule.set_bounds(uid(1), free(1000));
     (0..1000).for_each(|workflow| schedule.push_ready(key(1, workflow), 600, true));
     assert_eq!(start_all(&mut schedule, at(0), 9).len(), 8);
@@ -76,7 +149,7 @@ fn a_subscription_alone_has_nearly_everything() {
 
 #[test]
 fn a_rate_spaces_attempts_and_asks_to_be_woken() {
-    let mut schedule = Schedule::default();
+    let mut schedule = Subject::default();
     schedule.set_bounds(uid(1), Bounds { concurrency: 100, min_interval: Some(Duration::from_millis(200)) });
     (0..3).for_each(|workflow| schedule.push_ready(key(1, workflow), 600, true));
     assert_eq!(start_all(&mut schedule, at(0), 512), [key(1, 0)]);
@@ -90,7 +163,7 @@ fn a_rate_spaces_attempts_and_asks_to_be_woken() {
 /// While the circuit is open no retry starts, then one; its success lets the others go.
 #[test]
 fn an_open_circuit_holds_lanes_and_lets_one_probe_through() {
-    let mut schedule = Schedule::default();
+    let mut schedule = Subject::default();
     schedule.set_bounds(uid(1), free(100));
     (0..3).for_each(|workflow| schedule.push_ready(key(1, workflow), 600, true));
     let started = start_all(&mut schedule, at(0), 512);
@@ -109,7 +182,7 @@ fn an_open_circuit_holds_lanes_and_lets_one_probe_through() {
 /// P4: a healthy workflow does not wait for the probes of those that fail.
 #[test]
 fn a_fresh_lane_goes_before_retries_while_the_circuit_is_open() {
-    let mut schedule = Schedule::default();
+    let mut schedule = Subject::default();
     schedule.set_bounds(uid(1), free(100));
     (0..5).for_each(|workflow| schedule.push_ready(key(1, workflow), 600, true));
     let started = start_all(&mut schedule, at(0), 512);
@@ -127,8 +200,8 @@ fn a_fresh_lane_goes_before_retries_while_the_circuit_is_open() {
 }
 
 /// P4: retries that run into time-outs leave a place for a healthy workflow.
-fn retries_leave_a_place() -> TestCaseResult {
-    let mut schedule = Schedule::default();
+fn retries_leave_a_slot(mutant: Option<Mutant>) -> TestCaseResult {
+    let mut schedule = Subject::of(mutant);
     schedule.set_bounds(uid(1), free(8));
     (0..20).for_each(|workflow| schedule.push_ready(key(1, workflow), 600, false));
     let mut started = 0;
@@ -144,14 +217,14 @@ fn retries_leave_a_place() -> TestCaseResult {
 }
 
 #[test]
-fn retries_leave_a_place_to_fresh_lanes() {
-    retries_leave_a_place().unwrap();
+fn retries_leave_a_slot_to_fresh_lanes() {
+    retries_leave_a_slot(None).unwrap();
 }
 
 /// Over any time in which all have ready lanes, what they have been given differs by a turn and an event at the most,
 /// however large their events are.
-fn are_worth_the_same(costs: Vec<usize>, rounds: usize) -> TestCaseResult {
-    let mut schedule = Schedule::default();
+fn are_worth_the_same(costs: Vec<usize>, rounds: usize, mutant: Option<Mutant>) -> TestCaseResult {
+    let mut schedule = Subject::of(mutant);
     let mut given = vec![0; costs.len()];
     for (number, cost) in costs.iter().enumerate() {
         schedule.set_bounds(uid(number as u8), free(1000));
@@ -174,8 +247,8 @@ fn turns() -> impl Strategy<Value = (Vec<usize>, usize)> {
 }
 
 /// No bound is ever broken, and nobody who may start is forgotten.
-fn bounds_hold(concurrencies: &[usize], attempts_max: usize, ends: Vec<u8>) -> TestCaseResult {
-    let mut schedule = Schedule::default();
+fn bounds_hold(concurrencies: &[usize], attempts_max: usize, ends: Vec<u8>, mutant: Option<Mutant>) -> TestCaseResult {
+    let mut schedule = Subject::of(mutant);
     for (number, concurrency) in concurrencies.iter().enumerate() {
         schedule.set_bounds(uid(number as u8), free(*concurrency));
         (0..30).for_each(|workflow| schedule.push_ready(key(number as u8, workflow), 600 + 5000 * number, true));
@@ -205,8 +278,8 @@ fn loads() -> impl Strategy<Value = (Vec<usize>, usize, Vec<u8>)> {
 }
 
 /// Within a subscription each ready lane starts once before any starts again.
-fn lanes_take_turns(lanes: usize, rounds: usize) -> TestCaseResult {
-    let mut schedule = Schedule::default();
+fn lanes_take_turns(lanes: usize, rounds: usize, mutant: Option<Mutant>) -> TestCaseResult {
+    let mut schedule = Subject::of(mutant);
     schedule.set_bounds(uid(1), free(1000));
     (0..lanes).for_each(|workflow| schedule.push_ready(key(1, workflow), 600, true));
     for round in 0..rounds {
@@ -220,35 +293,33 @@ fn lanes_take_turns(lanes: usize, rounds: usize) -> TestCaseResult {
 proptest! {
     #[test]
     fn turns_are_worth_the_same((costs, rounds) in turns()) {
-        are_worth_the_same(costs, rounds)?;
+        are_worth_the_same(costs, rounds, None)?;
     }
 
     #[test]
     fn bounds_hold_and_nobody_is_forgotten((concurrencies, attempts_max, ends) in loads()) {
-        bounds_hold(&concurrencies, attempts_max, ends)?;
+        bounds_hold(&concurrencies, attempts_max, ends, None)?;
     }
 
     #[test]
     fn a_lane_that_fails_again_and_again_gets_no_more_than_its_turn(lanes in 2usize..50, rounds in 1usize..200) {
-        lanes_take_turns(lanes, rounds)?;
+        lanes_take_turns(lanes, rounds, None)?;
     }
 }
 
 #[test]
-fn its_flaws_are_noticed() {
-    assert!(is_noticed(Flaw::NoTurns, &turns(), |(costs, rounds)| are_worth_the_same(costs, rounds)));
-    for flaw in [Flaw::BoundlessAttempts, Flaw::BoundlessSubscription] {
-        let noticed = is_noticed(flaw, &loads(), |(concurrencies, attempts_max, ends)| {
-            bounds_hold(&concurrencies, attempts_max, ends)
+fn its_mutants_are_noticed() {
+    let noticed = is_noticed(&turns(), |(costs, rounds)| are_worth_the_same(costs, rounds, Some(Mutant::NoTurns)));
+    assert!(noticed, "{:?}", Mutant::NoTurns);
+    for mutant in [Mutant::UnboundedAttempts, Mutant::UnboundedSubscription] {
+        let noticed = is_noticed(&loads(), |(concurrencies, attempts_max, ends)| {
+            bounds_hold(&concurrencies, attempts_max, ends, Some(mutant))
         });
-        assert!(noticed, "{flaw:?}");
+        assert!(noticed, "{mutant:?}");
     }
     let lanes = (2usize..50, 1usize..200);
-    assert!(is_noticed(Flaw::LastComeFirst, &lanes, |(lanes, rounds)| lanes_take_turns(lanes, rounds)));
-    let left = || {
-        slow_receivers_leave_a_place();
-        Ok(())
-    };
-    assert!(is_noticed(Flaw::LastPlace, &Just(()), |()| left()));
-    assert!(is_noticed(Flaw::RetriesEverywhere, &Just(()), |()| retries_leave_a_place()));
+    let noticed = |(lanes, rounds)| lanes_take_turns(lanes, rounds, Some(Mutant::LastInFirstOut));
+    assert!(is_noticed(&lanes, noticed), "{:?}", Mutant::LastInFirstOut);
+    assert!(slow_receivers_leave_a_slot(Some(Mutant::LastSlot)).is_err());
+    assert!(retries_leave_a_slot(Some(Mutant::RetriesEverywhere)).is_err());
 }

@@ -1,6 +1,6 @@
 //! How a process ends, and how everything comes to its end: the promises that only then can be judged.
 
-use super::*;
+use super::{model::new_lanes, *};
 
 impl Model {
     pub fn crash(&mut self, committed: bool) {
@@ -50,8 +50,7 @@ impl Model {
         self.log_at_crash = self.log.len();
         self.earlier_end = None;
         self.deferred.clear();
-        self.lanes =
-            Lanes::new(limits_of(self.seed), self.record.restored(), self.now, StdRng::seed_from_u64(self.seed));
+        self.lanes = new_lanes(self.seed, self.mutant, self.record.restored(), self.now);
         self.read = self.record.cursor as usize;
         // What a subscription took that was opened without a commit, it has not taken.
         let (record, cursor) = (&self.record, self.record.cursor);
@@ -122,10 +121,10 @@ impl Model {
         let lane = self.record.lanes.values().find(|lane| lane.paused).map(|lane| {
             let subscription = SubscriptionUid::from_slice(&lane.subscription).unwrap();
             let workflow = WorkflowId::new(lane.workflow_id.as_str()).unwrap();
-            CommandAction::Lane { lane: LaneKey::of_workflow(subscription, workflow), order: LaneCommand::Resume }
+            CommandAction::Lane { lane: LaneKey::of_workflow(subscription, workflow), command: LaneCommand::Resume }
         });
         let run = || self.record.runs.values().find(|run| run.paused);
-        lane.or_else(|| run().map(|run| CommandAction::Runs { run: Run(run.run), order: ReplayCommand::Resume }))
+        lane.or_else(|| run().map(|run| CommandAction::Runs { run: Run(run.run), command: ReplayCommand::Resume }))
     }
 
     fn check_end(&self) {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use weft_nats::catalog::Match;
+use weft_nats::catalog::{Filters, Match};
 
 use super::*;
 
@@ -72,11 +72,20 @@ pub struct Model {
     /// How far the clock of the next owner is ahead of this one's.
     pub skew: SignedDuration,
     pub seed: u64,
+    pub mutant: Option<Mutant>,
 }
 
 /// One that has had no owner.
 fn new_shard() -> Restored {
     Restored { earlier_end: Some(StreamSeq(0)), ..Restored::default() }
+}
+
+pub fn new_lanes(seed: u64, mutant: Option<Mutant>, restored: Restored, now: Timestamp) -> Lanes {
+    let (mut limits, mut restored) = (limits_of(seed), restored);
+    if let Some(mutant) = mutant {
+        (limits, restored) = (mutant.limits(limits), mutant.restored(restored));
+    }
+    Lanes::new(limits, restored, now, StdRng::seed_from_u64(seed))
 }
 
 fn lanes_of_number(lanes: &Lanes, number: u8) -> usize {
@@ -85,8 +94,12 @@ fn lanes_of_number(lanes: &Lanes, number: u8) -> usize {
 
 impl Model {
     pub fn new(seed: u64) -> Self {
+        Self::with(seed, None)
+    }
+
+    pub fn with(seed: u64, mutant: Option<Mutant>) -> Self {
         let mut model = Self {
-            lanes: Lanes::new(limits_of(seed), new_shard(), Timestamp::UNIX_EPOCH, StdRng::seed_from_u64(seed)),
+            lanes: new_lanes(seed, mutant, new_shard(), Timestamp::UNIX_EPOCH),
             now: Timestamp::from_second(1_000_000).unwrap(),
             log: vec![],
             read: 0,
@@ -119,10 +132,16 @@ impl Model {
             retry_at: BTreeMap::new(),
             skew: SignedDuration::ZERO,
             seed,
+            mutant,
         };
         model.subscribe();
         model.commit_all();
         model
+    }
+
+    fn filters(&self, uid: SubscriptionUid) -> Option<Arc<Filters>> {
+        let filters = self.lanes.filters(uid);
+        self.mutant.map_or(filters.clone(), |mutant| mutant.filters(filters))
     }
 
     /// Commits everything that has been decided.
@@ -285,7 +304,10 @@ impl Model {
         let lanes_of = |lanes: &Lanes, uid| lanes.state.lanes_of(uid).count();
         let before: Vec<_> = still.iter().map(|uid| lanes_of(&self.lanes, *uid)).collect();
         let arrival = matches!(input, Input::Arrived { .. });
-        self.lanes.handle(input, self.now, &mut actions);
+        match self.mutant {
+            Some(mutant) => mutant.handle(&mut self.lanes, input, self.now, &mut actions),
+            None => self.lanes.handle(input, self.now, &mut actions),
+        }
         for (uid, before) in still.into_iter().zip(before).filter(|_| arrival) {
             let lanes = lanes_of(&self.lanes, uid);
             assert!(lanes <= before.max(limits().still_lanes_max), "bound of lanes of a paused subscription");
@@ -444,25 +466,25 @@ impl Model {
                 let runs: Vec<u64> = self.record.runs.keys().map(|(_, _, run)| *run).collect();
                 let run = Run(runs[usize::from(which) % runs.len()]);
                 let order = [ReplayCommand::Pause, ReplayCommand::Resume, ReplayCommand::Cancel][usize::from(order)];
-                self.command(CommandAction::Runs { run, order });
+                self.command(CommandAction::Runs { run, command: order });
             }
             Step::RetryLane { which } => {
                 if let Some((lane, head, _)) = self.head(which) {
                     let key = if lane.subscription == uid(UNORDERED) { lane.of_event(head.seq) } else { lane.clone() };
                     self.retry_at.remove(&(key, head.seq, Run::LIVE));
-                    self.command(CommandAction::Lane { lane, order: LaneCommand::Retry { head } });
+                    self.command(CommandAction::Lane { lane, command: LaneCommand::Retry { head } });
                 }
             }
             Step::SkipLane { which } => {
                 if let Some((lane, head, event)) = self.head(which) {
-                    self.command(CommandAction::Lane { lane, order: LaneCommand::Skip { head, event } });
+                    self.command(CommandAction::Lane { lane, command: LaneCommand::Skip { head, event } });
                 }
             }
             Step::PauseLane { subscription, workflow } => {
-                self.command(CommandAction::Lane { lane: lane(subscription, workflow), order: LaneCommand::Pause });
+                self.command(CommandAction::Lane { lane: lane(subscription, workflow), command: LaneCommand::Pause });
             }
             Step::ResumeLane { subscription, workflow } => {
-                self.command(CommandAction::Lane { lane: lane(subscription, workflow), order: LaneCommand::Resume });
+                self.command(CommandAction::Lane { lane: lane(subscription, workflow), command: LaneCommand::Resume });
             }
             Step::SetClock { hours } => self.skew = SignedDuration::from_hours(i64::from(hours)),
             Step::Age { events } => self.age((self.record.aged + u64::from(events)).min(self.log.len() as u64)),
@@ -531,7 +553,7 @@ impl Model {
             }
             if self.lanes.reads_on(uid) {
                 let event = self.log[cursor].clone();
-                let filters = self.lanes.filters(uid).unwrap();
+                let filters = self.filters(uid).unwrap();
                 let (seq, taken) = (event.seq, (filters.judge(&event) == Match::Taken).then_some(event));
                 self.handle(Input::Backfilled { uid, seq, event: taken });
                 self.detached.insert(uid, self.lanes.detached_through(uid).unwrap().0 as usize);
@@ -617,7 +639,7 @@ impl Model {
 
     pub fn catch_up(&mut self, which: usize, few: bool) {
         let (lane, from, through, limit) = self.catch_ups.swap_remove(which);
-        let filters = self.lanes.filters(lane.subscription);
+        let filters = self.filters(lane.subscription);
         let takes = |event: &StoredEvent| filters.as_ref().is_none_or(|known| known.judge(event) != Match::Ignored);
         let limit = if few { 1 } else { limit };
         let mut events: Vec<_> = self
@@ -675,18 +697,14 @@ impl Model {
     pub fn command(&mut self, order: CommandAction) {
         let command = Run(self.record.commands_cursor.max(self.lanes.commands_cursor()) + 1);
         let (operator, reason) = ("ann".into(), String::new());
-        if matches!(&order, CommandAction::Lane { order: LaneCommand::Retry { .. }, .. }) {
+        if matches!(&order, CommandAction::Lane { command: LaneCommand::Retry { .. }, .. }) {
             self.record.retries.insert(command.0);
         } else {
             // The number of a command that was lost with its owner, and is another's now.
             self.record.retries.remove(&command.0);
         }
-        self.handle(Input::CommandReceived(Command {
-            command,
-            request_id: format!("r{command}"),
-            operator,
-            reason,
-            order,
-        }));
+        let request_id = format!("r{command}");
+        let command = Command { run: command, request_id, operator, reason, action: order };
+        self.handle(Input::CommandReceived(command));
     }
 }

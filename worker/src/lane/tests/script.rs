@@ -334,7 +334,7 @@ fn a_skipped_head_in_flight_is_settled_and_the_lane_waits_for_its_attempt() {
     (0..2).for_each(|_| model.read());
     let head = HeadRef { seq: StreamSeq(1), next: StreamSeq(1) };
     let event = model.log[0].event.id;
-    model.command(CommandAction::Lane { lane: lane(0, 0), order: LaneCommand::Skip { head, event } });
+    model.command(CommandAction::Lane { lane: lane(0, 0), command: LaneCommand::Skip { head, event } });
     commit_all(&mut model);
     assert_eq!(attempted(&model), [1], "L2: nothing starts beside it");
     let attempt = model.attempts.pop().unwrap();
@@ -352,9 +352,9 @@ fn a_command_about_what_is_no_longer_so_changes_nothing() {
     let head = HeadRef { seq: StreamSeq(2), next: StreamSeq(2) };
     let dead = item(0, &model.log[0].clone(), Run::LIVE);
     for order in [
-        CommandAction::Lane { lane: lane(0, 0), order: LaneCommand::Skip { head, event } },
-        CommandAction::Lane { lane: lane(0, 0), order: LaneCommand::Retry { head } },
-        CommandAction::Lane { lane: lane(0, 0), order: LaneCommand::Resume },
+        CommandAction::Lane { lane: lane(0, 0), command: LaneCommand::Skip { head, event } },
+        CommandAction::Lane { lane: lane(0, 0), command: LaneCommand::Retry { head } },
+        CommandAction::Lane { lane: lane(0, 0), command: LaneCommand::Resume },
         CommandAction::Replay(vec![dead.clone()]),
         CommandAction::Redrive(vec![RedriveItem { applicable: false, ..dead.clone() }]),
         CommandAction::Close {
@@ -440,16 +440,16 @@ fn a_replay_goes_in_order_waits_and_ends() {
     commit_all(&mut model);
     model.run(Step::Load { which: 0 });
     assert_eq!(attempted(&model), [1]);
-    model.command(CommandAction::Runs { run: Run(1), order: ReplayCommand::Pause });
+    model.command(CommandAction::Runs { run: Run(1), command: ReplayCommand::Pause });
     let attempt = model.attempts.pop().unwrap();
     model.end(attempt, AttemptResult::Delivered);
     commit_all(&mut model);
     assert!(model.loads.is_empty() && attempted(&model).is_empty());
-    model.command(CommandAction::Runs { run: Run(1), order: ReplayCommand::Resume });
+    model.command(CommandAction::Runs { run: Run(1), command: ReplayCommand::Resume });
     commit_all(&mut model);
     model.run(Step::Load { which: 0 });
     assert_eq!(attempted(&model), [2]);
-    model.command(CommandAction::Runs { run: Run(1), order: ReplayCommand::Cancel });
+    model.command(CommandAction::Runs { run: Run(1), command: ReplayCommand::Cancel });
     let attempt = model.attempts.pop().unwrap();
     model.end(attempt, AttemptResult::Failed);
     commit_all(&mut model);

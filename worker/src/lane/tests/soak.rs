@@ -10,17 +10,16 @@ use proptest::{
 };
 
 use super::*;
-use crate::lane::flaw::{self, Flaw};
 
 /// Steps of one history: enough for every state, few enough to be followed.
 const HISTORY: u64 = 250;
 /// Steps of the ordinary run, beside those of the property test.
 const STEPS: u64 = 20_000;
-/// Histories within which a flaw must be noticed.
-const FLAWED: u64 = 10_000;
+/// Histories within which a mutant must be noticed.
+const MUTANT_HISTORIES: u64 = 10_000;
 
-fn history(seed: u64) {
-    run(seed, &steps(seed));
+fn history(seed: u64, mutant: Option<Mutant>) {
+    run(seed, mutant, &steps(seed));
 }
 
 /// The steps of a seed.
@@ -32,15 +31,15 @@ fn steps(seed: u64) -> Vec<Step> {
     (0..HISTORY).map(|_| step.new_tree(&mut runner).unwrap().current()).collect()
 }
 
-fn run(seed: u64, steps: &[Step]) {
-    let mut model = Model::new(seed);
+fn run(seed: u64, mutant: Option<Mutant>, steps: &[Step]) {
+    let mut model = Model::with(seed, mutant);
     steps.iter().cloned().for_each(|step| model.run(step));
     model.heal();
 }
 
 /// The promise that a history breaks: what its panic says before the first colon.
 fn broken_promise(seed: u64, steps: &[Step]) -> Option<String> {
-    let panic = catch_unwind(|| run(seed, steps)).err()?;
+    let panic = catch_unwind(|| run(seed, None, steps)).err()?;
     let text = panic.downcast_ref::<String>().cloned();
     let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default();
     let text = text.strip_prefix("assertion `left == right` failed: ").unwrap_or(&text);
@@ -95,7 +94,7 @@ fn random_steps_keep_every_promise() {
             scope.spawn(move || {
                 for number in (0..steps.div_ceil(HISTORY)).skip(thread).step_by(threads) {
                     let seed = seed.wrapping_add(number);
-                    catch_unwind(|| history(seed)).unwrap_or_else(|panic| {
+                    catch_unwind(|| history(seed, None)).unwrap_or_else(|panic| {
                         report(seed);
                         resume_unwind(panic)
                     });
@@ -107,33 +106,10 @@ fn random_steps_keep_every_promise() {
 }
 
 #[test]
-fn the_model_notices_every_flaw() {
-    for flaw in [
-        Flaw::SecondAttempt,
-        Flaw::NotTheHead,
-        Flaw::AheadOfCommit,
-        Flaw::Gap,
-        Flaw::Repeat,
-        Flaw::BoundlessMemory,
-        Flaw::BoundlessLanes,
-        Flaw::BoundlessCommits,
-        Flaw::BoundlessAttempts,
-        Flaw::BoundlessSubscription,
-        Flaw::EarlyRetry,
-        Flaw::ForeignClock,
-        Flaw::PausedSubscription,
-        Flaw::PausedLane,
-        Flaw::SecondProbe,
-        Flaw::OutageExhausts,
-        Flaw::SecondRun,
-        Flaw::PresentFilter,
-        Flaw::FilterNotCommitted,
-        Flaw::WiderAtTakeOver,
-        Flaw::MissingIsRemoved,
-        Flaw::EndedComesBack,
-    ] {
-        let noticed = (0..FLAWED).position(|seed| flaw::with(flaw, || catch_unwind(|| history(seed))).is_err());
-        eprintln!("{flaw:?}: {noticed:?}");
-        assert!(noticed.is_some(), "{flaw:?}");
+fn the_model_notices_every_mutant() {
+    for mutant in Mutant::ALL {
+        let noticed = (0..MUTANT_HISTORIES).position(|seed| catch_unwind(|| history(seed, Some(mutant))).is_err());
+        eprintln!("{mutant:?}: {noticed:?}");
+        assert!(noticed.is_some(), "{mutant:?}");
     }
 }

@@ -56,7 +56,7 @@ fn a_failing_event_holds_back_none_of_its_workflow() {
 #[test]
 fn what_finds_no_place_waits_in_the_log() {
     let mut model = model_with(20);
-    assert_eq!(model.lanes.state.event_lanes(uid(UNORDERED)), limits().event_lanes_max);
+    assert_eq!(model.lanes.state.lanes.values().filter(|lane| lane.has_slot).count(), limits().event_lanes_max);
     while let Some(attempt) = model.attempts.pop() {
         model.end(attempt, AttemptResult::Delivered);
         go_on(&mut model);
@@ -90,9 +90,10 @@ fn an_operator_retries_and_skips_single_events() {
     go_on(&mut model);
     let head = |seq| HeadRef { seq: StreamSeq(seq), next: StreamSeq(seq) };
     model.retry_at.clear();
-    model.command(CommandAction::Lane { lane: lane(UNORDERED, 0), order: LaneCommand::Retry { head: head(4) } });
+    model.command(CommandAction::Lane { lane: lane(UNORDERED, 0), command: LaneCommand::Retry { head: head(4) } });
     let event = model.log[1].event.id;
-    model.command(CommandAction::Lane { lane: lane(UNORDERED, 0), order: LaneCommand::Skip { head: head(2), event } });
+    model
+        .command(CommandAction::Lane { lane: lane(UNORDERED, 0), command: LaneCommand::Skip { head: head(2), event } });
     go_on(&mut model);
     assert_eq!(attempted(&model), [4]);
     assert_eq!(model.record.outcomes[&(uid(UNORDERED).to_vec(), 2, 0)].1, i32::from(v1::OutcomeKind::DeadLettered));

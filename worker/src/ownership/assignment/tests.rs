@@ -180,7 +180,7 @@ impl Mesh {
             // Whoever comes first, comes first.
             let first = self.rng.random_range(0..PROCESSES);
             for turn in 0..PROCESSES {
-                self.presence_action((first + turn) % PROCESSES);
+                self.step((first + turn) % PROCESSES);
             }
             for shard in (0..SHARDS).map(ShardId) {
                 let owners: Vec<_> = self.workers.iter().filter(|worker| worker.may_attempt(shard, self.now)).collect();
@@ -189,7 +189,7 @@ impl Mesh {
         }
     }
 
-    fn presence_action(&mut self, at: usize) {
+    fn step(&mut self, at: usize) {
         let Worker { alive, paused, .. } = self.workers[at];
         if !alive || paused {
             return;
@@ -228,7 +228,7 @@ impl Mesh {
         let (_, ends_at) = self.sending();
         let worker = &mut self.workers[at];
         worker.next_look = self.now + TTL / 4;
-        let PresenceAction::Write { expected } = worker.identity.presence_action(&self.server.view(), self.now) else {
+        let PresenceAction::Write { expected } = worker.identity.next_action(&self.server.view(), self.now) else {
             return;
         };
         let Some(revision) = self.server.put_presence(&worker.me, expected, ends_at) else { return };

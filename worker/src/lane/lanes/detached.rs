@@ -1,14 +1,14 @@
-//! Subscriptions that read on their own: each does from where it has no room for an event until it meets the shared
-//! reader. If that went on for them, each of their lanes would have to look for its events in the log, or there would be a
-//! lane in memory for every workflow there is.
+//! Detached subscriptions: each reads EVENTS with its own reader, from the event that it has no room for until it meets the
+//! shared reader. Otherwise each of its lanes would search EVENTS for its events, or memory would hold a lane for every
+//! workflow.
 //!
-//! A subscription that delivers has room as long as its events fit into its share of the memory. One that does not, since
-//! it is paused or its receiver is gone, keeps positions only, so for it lanes are counted. So they are of one that delivers,
-//! but up to far more: a lane whose head waits for a retry or an operator keeps positions only, and a few failing workflows
-//! must not keep the healthy ones waiting.
+//! An active subscription has room while its events fit into its share of the memory. The lanes of an inactive one, which is
+//! paused or whose endpoint has retired, keep positions only, so their number is bounded. That of an active one is bounded
+//! too, but far higher: a lane whose head waits for a retry or an operator keeps positions only, and a few failing workflows
+//! must not delay the healthy ones.
 //!
-//! The own reader stops right before the event that there is no room for. So it is known whether anything of the
-//! subscription waits there, and one without events comes to the shared reader and joins it, paused or not.
+//! Its reader stops right before the event that there is no room for. So it is known whether an event of the subscription
+//! waits there, and a subscription without events meets the shared reader and joins it, paused or not.
 
 use std::sync::Arc;
 
@@ -19,29 +19,8 @@ use weft_proto::{
     v1::{self, subscription_change::Change},
 };
 
-use super::{
-    action::Action,
-    flaw::{Flaw, has},
-    input::LaneKey,
-    lane::event_bytes,
-    lanes::Lanes,
-};
-
-/// How a subscription stands that reads on its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Detached {
-    /// It has taken everything up to here.
-    pub through: StreamSeq,
-    /// What lies next is an event that it had no room for.
-    pub waits: bool,
-}
-
-impl Detached {
-    /// It begins with what stands at `next`.
-    pub fn behind(next: StreamSeq) -> Self {
-        Self { through: StreamSeq(next.0.saturating_sub(1)), waits: false }
-    }
-}
+use super::Lanes;
+use crate::lane::{action::Action, input::LaneKey, lane::event_bytes, state::Detached};
 
 impl Lanes {
     /// Whether a subscription has room for an event.
@@ -50,7 +29,7 @@ impl Lanes {
         has_memory && self.has_lane_for(uid, event)
     }
 
-    /// Whether an event needs no other lane than there are, or there is room for another one.
+    /// Whether an event has a lane already, or there is room for another one.
     fn has_lane_for(&self, uid: SubscriptionUid, event: &StoredEvent) -> bool {
         let lane = || LaneKey::of_workflow(uid, event.event.workflow.clone());
         self.has_room_for_lanes(uid) || self.state.lanes.contains_key(&lane())
@@ -58,38 +37,38 @@ impl Lanes {
 
     /// Whether a subscription has room for another lane.
     fn has_room_for_lanes(&self, uid: SubscriptionUid) -> bool {
-        self.state.lanes_in_memory(uid) < self.lanes_max(uid) || has(Flaw::BoundlessLanes)
+        self.state.lanes_in_memory(uid) < self.lanes_max(uid)
     }
 
-    /// As [`has_room_for_lanes`](Self::has_room_for_lanes), for a good number of them where there may be many.
+    /// As [`has_room_for_lanes`](Self::has_room_for_lanes), for an eighth of their maximum.
     fn has_room_for_many_lanes(&self, uid: SubscriptionUid) -> bool {
         let max = self.lanes_max(uid);
-        self.state.lanes_in_memory(uid) < max - max / 8 || has(Flaw::BoundlessLanes)
+        self.state.lanes_in_memory(uid) < max - max / 8
     }
 
     fn lanes_max(&self, uid: SubscriptionUid) -> usize {
         if self.state.is_active(uid) { self.limits.lanes_max } else { self.limits.still_lanes_max }
     }
 
-    /// From the event at `seq` on a subscription reads on its own.
+    /// Detaches a subscription at the event `seq`, which it has no room for.
     pub(super) fn detach(&mut self, uid: SubscriptionUid, seq: StreamSeq, actions: &mut Vec<Action>) {
         let Some(subscription) = self.state.subscriptions.get_mut(&uid) else { return };
-        debug_assert_eq!(subscription.detached, None, "P3: the shared reader has nothing for who reads on its own");
-        subscription.detached = Some(Detached { waits: true, ..Detached::behind(seq) });
+        debug_assert_eq!(subscription.detached, None, "P3: the shared reader skips detached subscriptions");
+        subscription.detached = Some(Detached { waits: true, ..Detached::from(seq) });
         self.pending.detached(uid);
         actions.push(Action::Detach { uid });
     }
 
-    /// How far a subscription has come that reads on its own.
+    /// How far a detached subscription has read.
     pub fn detached_through(&self, uid: SubscriptionUid) -> Option<StreamSeq> {
         self.state.detached(uid).map(|detached| detached.through)
     }
 
-    /// Whether a subscription that reads on its own may do so now: with room for more than a few events, so that it does
-    /// not stop at each. What leaves the log soon is read in any case, as fast as it is dealt with.
+    /// Whether a detached subscription may read on now: with room for more than a few events, so that it does not stop at
+    /// each. Expiring events are read in any case, as fast as they are expired.
     pub fn reads_on(&self, uid: SubscriptionUid) -> bool {
         let Some(detached) = self.state.detached(uid) else { return false };
-        if detached.through < self.aged_through && self.overdue.is_empty() {
+        if self.expiry.demands_reading(detached.through) {
             return true;
         }
         if self.is_orphaned(uid) {
@@ -101,8 +80,8 @@ impl Lanes {
         !detached.waits || self.has_room_for_lanes(uid)
     }
 
-    /// Whether a subscription that has met the shared reader joins it. One that is missing from the catalog stays where it
-    /// is: no filter of the catalog says what it would take.
+    /// Whether a detached subscription that has met the shared reader joins it. An orphaned one does not: there is no
+    /// filter of the catalog to match by.
     pub fn may_join(&self, uid: SubscriptionUid) -> bool {
         !self.is_orphaned(uid)
     }
@@ -116,11 +95,11 @@ impl Lanes {
         actions: &mut Vec<Action>,
     ) {
         let Some(detached) = self.state.detached(uid).filter(|detached| seq > detached.through) else { return };
-        // One that fits into no share is taken when there is much of it: its lane reads it from the log at its turn.
+        // An event larger than any share is taken while there is ample memory: its lane reads it from EVENTS at its turn.
         let fits = |event: &Arc<StoredEvent>| {
-            let active = self.state.is_active(uid);
-            let much = active && self.memory.has_ample_share(uid) && self.has_lane_for(uid, event);
-            much || event.seq <= self.aged_through || self.has_room_for(uid, event)
+            let is_active = self.state.is_active(uid);
+            let is_ample = is_active && self.memory.has_ample_share(uid) && self.has_lane_for(uid, event);
+            is_ample || self.expiry.is_expiring(event.seq) || self.has_room_for(uid, event)
         };
         let waits = event.as_ref().is_some_and(|event| !fits(event));
         let through = if waits { StreamSeq(seq.0 - 1) } else { seq };

@@ -1,15 +1,15 @@
-//! Subscriptions as the catalog has them: they come, change, are removed, or are missing.
+//! Subscriptions of the catalog: they are opened, revised, closed and orphaned.
 //!
-//! What a subscription has taken ends with an outcome. A changed filter counts from the next event; a subscription that is
-//! removed is closed in the name of who removed it; one that is merely missing keeps everything, as if it were paused.
+//! A changed filter counts from the next event. A subscription that an operator removed is closed in that operator's name; one
+//! that is missing without a removal is orphaned, and keeps everything as if it were paused.
 //!
 //! A lane delivers in order across owners only if every owner matches an event by the same filter: where the next owner
-//! takes an event that the one before had ignored, later events of that workflow may have been delivered already. Two
-//! rules ensure it. Nothing is attempted by a filter that is not committed, so the record holds every filter that was
-//! used. And a filter that takes more than the recorded one counts only behind the end that EVENTS has after a take-over:
-//! what lies before may have been read, and delivered without a commit, by the recorded filter.
+//! takes an event that the previous one ignored, later events of that workflow may have been delivered already. Two rules
+//! ensure it. Nothing is attempted by a filter that is not committed, so the record holds every filter that was used. And a
+//! filter that takes more than the recorded one counts only after the end that EVENTS has at a take-over: the previous owner
+//! may have read up to there, and delivered without a commit, by the recorded filter.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 use weft_nats::{
@@ -21,16 +21,42 @@ use weft_proto::{
     v1::{self, subscription_change::Change},
 };
 
-use super::{
+use super::Lanes;
+use crate::lane::{
     action::Action,
-    detached::Detached,
-    flaw::{Flaw, has},
     input::{LaneKey, SubscriptionPolicy, Work},
     lane::event_bytes,
-    lanes::Lanes,
+    records::{outcome_of, receiver_record},
     schedule::Bounds,
-    state::{Subscription, outcome_of, receiver_record},
+    state::{Detached, Subscription},
 };
+
+/// Filters that are not in force yet.
+#[derive(Debug)]
+pub(super) struct FilterChanges {
+    /// Subscriptions that await the commit of their filter, and its number.
+    awaiting: Vec<(u64, SubscriptionUid)>,
+    /// Up to where earlier owners may have read, by the filters of the record; `None`: unknown, so everywhere.
+    earlier_end: Option<StreamSeq>,
+    /// Subscriptions whose wider filter counts after `earlier_end`.
+    deferred: BTreeSet<SubscriptionUid>,
+}
+
+impl FilterChanges {
+    pub fn new(earlier_end: Option<StreamSeq>) -> Self {
+        Self { awaiting: Vec::new(), earlier_end, deferred: BTreeSet::new() }
+    }
+
+    /// No earlier owner has read beyond `through`.
+    pub fn set_earlier_end(&mut self, through: StreamSeq) {
+        self.earlier_end = Some(through);
+    }
+
+    /// Whether an earlier owner may have read what follows the cursor.
+    fn is_among_earlier(&self, cursor: StreamSeq) -> bool {
+        self.earlier_end.is_none_or(|end| cursor < end)
+    }
+}
 
 impl Lanes {
     pub(super) fn subscribed(&mut self, policy: SubscriptionPolicy, now: Timestamp, actions: &mut Vec<Action>) {
@@ -49,7 +75,7 @@ impl Lanes {
         subscription.policy = Some(policy);
         if renewed {
             if let Some(detached) = &mut subscription.detached {
-                // Another filter may not take what it waits for.
+                // The new filter may not take the event that it waits with.
                 detached.waits = false;
             }
             if self.schedule.is_circuit_open(uid) {
@@ -60,19 +86,18 @@ impl Lanes {
         self.switch(uid, now, actions);
     }
 
-    /// Takes events for a subscription from its start on. One that was closed before has nothing to do with what ended
-    /// then.
+    /// Opens a subscription at its start; one that was closed before, after the events that it had taken until then.
     fn open(&mut self, policy: &SubscriptionPolicy) {
         let uid = policy.uid;
-        let ended = self.state.closed_through(uid).filter(|_| !has(Flaw::EndedComesBack));
-        if ended.is_some() && self.pending.is_due() {
-            // A commit's changes of subscriptions are applied after its lanes: the end of the old lanes comes first.
+        let closed = self.state.closed_through(uid);
+        if closed.is_some() && self.pending.is_due() {
+            // The changes of a commit are applied after its lanes: the closing of the earlier lanes is committed first.
             self.seal();
         }
-        let from = match ended {
+        let from = match closed {
             None => policy.start,
             Some(None) => policy.start.max(self.cursor.next()),
-            Some(Some(ended)) => policy.start.max(ended.next()),
+            Some(Some(through)) => policy.start.max(through.next()),
         };
         let opened = v1::Opened {
             name: policy.name.clone(),
@@ -83,31 +108,31 @@ impl Lanes {
             ordered: Some(policy.ordered),
         };
         self.change(uid, Change::Opened(opened), Some(policy.catalog));
-        self.await_commit(uid, ended.is_some());
-        // What lies at or below the cursor has passed the shared reader: a reader of its own fetches it.
+        self.await_commit(uid, closed.is_some());
+        // The shared reader has passed the events up to the cursor, so the subscription reads them with its own reader.
         if from <= self.cursor
             && let Some(subscription) = self.state.subscriptions.get_mut(&uid)
         {
-            subscription.detached = Some(Detached::behind(from));
+            subscription.detached = Some(Detached::from(from));
             self.pending.detached(uid);
         }
     }
 
-    /// A subscription attempts nothing before the open draft is committed, which holds its filter.
+    /// A subscription attempts nothing until the open commit is stored, which holds its filter.
     fn await_commit(&mut self, uid: SubscriptionUid, reopening: bool) {
         if let Some(subscription) = self.state.subscriptions.get_mut(&uid) {
             subscription.awaits = Some(self.pending.open());
             subscription.reopening |= reopening;
-            self.awaiting.push((self.pending.open(), uid));
+            self.filter_changes.awaiting.push((self.pending.open(), uid));
         }
     }
 
-    /// A draft is committed: the subscriptions deliver whose filter it holds.
-    pub(super) fn filters_committed(&mut self, pending: u64, now: Timestamp, actions: &mut Vec<Action>) {
-        let committed: Vec<_> = self.awaiting.extract_if(.., |(of, _)| *of <= pending).collect();
+    /// A commit is stored: the subscriptions whose filter it holds deliver.
+    pub(super) fn filters_committed(&mut self, number: u64, now: Timestamp, actions: &mut Vec<Action>) {
+        let committed: Vec<_> = self.filter_changes.awaiting.extract_if(.., |(of, _)| *of <= number).collect();
         for (_, uid) in committed {
             if let Some(subscription) = self.state.subscriptions.get_mut(&uid)
-                && subscription.awaits.take_if(|awaited| *awaited <= pending).is_some()
+                && subscription.awaits.take_if(|awaited| *awaited <= number).is_some()
             {
                 subscription.reopening = false;
                 self.switch(uid, now, actions);
@@ -115,12 +140,12 @@ impl Lanes {
         }
     }
 
-    /// Filters count that had to wait until everything was read that an earlier owner may have read.
+    /// Puts wider filters in force, once everything is read that an earlier owner may have read.
     pub(super) fn apply_deferred_filters(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
-        if self.deferred.is_empty() || self.is_among_earlier() {
+        if self.filter_changes.deferred.is_empty() || self.filter_changes.is_among_earlier(self.cursor) {
             return;
         }
-        for uid in std::mem::take(&mut self.deferred) {
+        for uid in std::mem::take(&mut self.filter_changes.deferred) {
             let policy = self.state.subscriptions.get(&uid).and_then(|subscription| subscription.policy.clone());
             if let Some(policy) = policy {
                 self.revise(&policy);
@@ -129,24 +154,19 @@ impl Lanes {
         }
     }
 
-    /// Whether an earlier owner may have read what comes next.
-    fn is_among_earlier(&self) -> bool {
-        self.earlier_end.is_none_or(|end| self.cursor < end)
-    }
-
-    /// Whether the filter of the newest rules of a subscription does not count yet.
+    /// Whether the newest filter of a subscription is not in force yet.
     pub fn is_filter_deferred(&self, uid: SubscriptionUid) -> bool {
-        self.deferred.contains(&uid)
+        self.filter_changes.deferred.contains(&uid)
     }
 
-    /// Commits another revision, with the sequence that its filter counts from.
+    /// Adds a revision to the open commit, with the sequence that its filter counts from.
     fn revise(&mut self, policy: &SubscriptionPolicy) {
         let uid = policy.uid;
-        self.deferred.remove(&uid);
+        self.filter_changes.deferred.remove(&uid);
         let Some(subscription) = self.state.subscriptions.get(&uid) else { return };
         let state = subscription.state();
         let is_unknown = state.filters.is_empty();
-        // Another bucket counts its revisions anew.
+        // A bucket that was created again starts its revisions at 1.
         let same_bucket = state.catalog.is_none_or(|catalog| catalog.created_ns == policy.catalog.created_ns);
         if state.revision == policy.revision && same_bucket && !is_unknown {
             return;
@@ -154,11 +174,11 @@ impl Lanes {
         let in_force = state.filters.last();
         let is_other = in_force.is_none_or(|last| (&last.types, &last.sources) != (&policy.types, &policy.sources));
         let is_wider = in_force.is_some_and(|last| !is_covered(&policy.types, &policy.sources, last));
-        if is_wider && self.is_among_earlier() && !has(Flaw::WiderAtTakeOver) {
-            self.deferred.insert(uid);
+        if is_wider && self.filter_changes.is_among_earlier(self.cursor) {
+            self.filter_changes.deferred.insert(uid);
             return;
         }
-        // An earlier version has not committed the filter; one that was never changed is known all the same.
+        // Earlier versions of Weft did not commit filters; that of a subscription that was never changed is known.
         let was_never_changed = is_unknown && policy.author.is_creator && state.revision == policy.revision;
         let from = if was_never_changed { state.from } else { self.cursor.next().0.max(state.from) };
         let revised = v1::Revised {
@@ -175,29 +195,29 @@ impl Lanes {
         }
     }
 
-    /// Everything of a subscription below this is settled, and no lane of the record reads it again.
+    /// Everything of a subscription below this is settled, and no recorded lane reads it again.
     fn settled_below(&self, uid: SubscriptionUid) -> StreamSeq {
         let lanes = self.state.lanes_of(uid).filter(|(_, lane)| !lane.is_settled()).map(|(_, lane)| lane.recorded_next);
         let unread = self.state.detached(uid).map(|detached| detached.through.next());
         lanes.chain(unread).min().unwrap_or(self.cursor.next())
     }
 
-    /// Drafts a change, and takes note of it.
+    /// Adds a change to the open commit, and applies it.
     fn change(&mut self, uid: SubscriptionUid, change: Change, catalog: Option<v1::CatalogPosition>) {
         let change = v1::SubscriptionChange { subscription: uid.to_vec(), change: Some(change), catalog };
         self.state.change(uid, &change);
         self.pending.subscription(change);
     }
 
-    /// A subscription's receiver stands otherwise than before: the open draft and the driver are informed.
+    /// The condition of a subscription's receiver has changed: records it and informs the driver.
     pub(super) fn receiver_changed(&mut self, uid: SubscriptionUid, actions: &mut Vec<Action>) {
         let condition = self.schedule.condition(uid);
         self.pending.receiver(uid, receiver_record(uid, condition.as_ref()));
         actions.push(Action::Receiver { uid, condition });
     }
 
-    /// A subscription may deliver by other rules now, or not at all.
-    pub(super) fn switch(&mut self, uid: SubscriptionUid, now: Timestamp, actions: &mut Vec<Action>) {
+    /// Applies whether, and by which bounds, a subscription may deliver now.
+    pub(in crate::lane) fn switch(&mut self, uid: SubscriptionUid, now: Timestamp, actions: &mut Vec<Action>) {
         let Some(subscription) = self.state.subscriptions.get(&uid) else { return };
         let (enabled, active) = (subscription.is_enabled(), subscription.is_active());
         let policy = subscription.policy.as_ref();
@@ -213,7 +233,7 @@ impl Lanes {
         }
     }
 
-    /// Closes a subscription in the operator's name. Whether there was one.
+    /// Closes a subscription in the operator's name. Returns whether it was open.
     pub(super) fn unsubscribed(
         &mut self,
         uid: SubscriptionUid,
@@ -230,15 +250,12 @@ impl Lanes {
             self.receiver_changed(uid, actions);
         }
         self.schedule.remove(uid);
-        self.waiting_for_slot.remove(&uid);
-        self.deferred.remove(&uid);
+        self.event_lanes.remove(uid);
+        self.filter_changes.deferred.remove(&uid);
         let keys: Vec<LaneKey> = self.state.lanes_of(uid).map(|(key, _)| key.clone()).collect();
         for key in keys {
-            if let Some(lane) = self.state.remove_lane(&key) {
+            if let Some(lane) = self.remove_lane(&key) {
                 self.memory.give_back(uid, lane.buffer.iter().map(|event| event_bytes(event)).sum());
-                if let Some(at) = lane.timer {
-                    self.schedule.disarm(at, &key);
-                }
             }
         }
         let closed = v1::Closed { operator, reason, up_to: self.cursor.0 };
@@ -246,25 +263,21 @@ impl Lanes {
         true
     }
 
-    /// A subscription is missing from the catalog: its lanes stand still, and it reads on from here when it is back.
+    /// A subscription is missing from the catalog: its lanes stop, and it reads on from here once it is back.
     pub(super) fn orphaned(&mut self, uid: SubscriptionUid, now: Timestamp, actions: &mut Vec<Action>) {
-        if has(Flaw::MissingIsRemoved) {
-            self.unsubscribed(uid, String::new(), String::new(), None, actions);
-            return;
-        }
         let next = self.cursor.next();
         let Some(subscription) = self.state.subscriptions.get_mut(&uid).filter(|known| !known.orphaned) else { return };
-        // Its rules stay: by them an attempt in flight ends.
+        // Its policy stays: it decides on the attempts in flight.
         subscription.orphaned = true;
         if subscription.detached.is_none() {
-            subscription.detached = Some(Detached { waits: true, ..Detached::behind(next) });
+            subscription.detached = Some(Detached { waits: true, ..Detached::from(next) });
             self.pending.detached(uid);
             actions.push(Action::Detach { uid });
         }
         self.switch(uid, now, actions);
     }
 
-    /// An operator gives an orphaned subscription up. Whether it is one.
+    /// Closes an orphaned subscription. Returns whether it was one.
     pub(super) fn discard_subscription(
         &mut self,
         uid: SubscriptionUid,
@@ -275,25 +288,25 @@ impl Lanes {
         self.is_orphaned(uid) && self.unsubscribed(uid, operator.to_owned(), reason.to_owned(), None, actions)
     }
 
-    /// Whether a subscription is missing from the catalog.
+    /// Whether a subscription is orphaned: missing from the catalog without a removal.
     pub fn is_orphaned(&self, uid: SubscriptionUid) -> bool {
         self.state.subscriptions.get(&uid).is_some_and(|subscription| subscription.orphaned)
     }
 
-    /// The subscriptions that are missing from the catalog, with their names.
+    /// The orphaned subscriptions and their names.
     pub fn orphans(&self) -> impl Iterator<Item = (SubscriptionUid, &str)> {
         let orphans = self.state.subscriptions.iter().filter(|(_, subscription)| subscription.orphaned);
         orphans.map(|(uid, subscription)| (*uid, subscription.state().name.as_str()))
     }
 
-    /// Whether an orphaned subscription would take an event: then it takes it once it is back.
+    /// Whether an orphaned subscription matches an event, which it takes once it is back.
     pub fn waits_for_owner(&self, event: &StoredEvent) -> bool {
         let orphans = self.state.subscriptions.values().filter(|subscription| subscription.orphaned);
         orphans.into_iter().any(|subscription| subscription.filters().judge(event) == Match::Taken)
     }
 
-    /// Whether commands to a subscription's lanes can be carried out: it is open, and it is known whether its events wait for
-    /// each other. While it is being opened again, the ledger still shows what ended with it.
+    /// Whether commands to a subscription's lanes can be carried out: it is open, and known to be ordered or not. While it is
+    /// being opened again, the ledger still has the records of the time before.
     pub(super) fn takes_commands(&self, uid: SubscriptionUid) -> bool {
         let is_open = |subscription: &Subscription| {
             !subscription.reopening && (subscription.policy.is_some() || subscription.state().ordered.is_some())
@@ -306,16 +319,13 @@ impl Lanes {
         self.state.subscriptions.keys().copied()
     }
 
-    /// What the committed record says of a subscription, with what is drafted.
+    /// The record of a subscription, with the pending changes.
     pub fn subscription(&self, uid: SubscriptionUid) -> Option<&v1::SubscriptionState> {
         self.state.subscriptions.get(&uid).map(|subscription| subscription.state())
     }
 
-    /// The filters of a subscription: what its lanes and its own reader take of the log.
+    /// The filters by which a subscription's lanes and its own reader take events.
     pub fn filters(&self, uid: SubscriptionUid) -> Option<Arc<Filters>> {
-        if has(Flaw::PresentFilter) {
-            return self.state.subscriptions.get(&uid).map(|subscription| Arc::new(subscription.filters().present()));
-        }
         self.state.subscriptions.get(&uid).map(|subscription| Arc::clone(subscription.filters()))
     }
 
@@ -324,8 +334,8 @@ impl Lanes {
         self.state.catalog()
     }
 
-    /// Who has given up the head of a lane by a narrower filter, of which only an earlier version of Weft knew the
-    /// predecessor.
+    /// The operator in whose name the head of a lane is discarded: a narrower filter does not take it, and only an earlier
+    /// version of Weft knew the filter before that.
     pub(super) fn discarding_operator(&self, key: &LaneKey, event: &StoredEvent) -> Option<String> {
         let subscription = self.state.subscriptions.get(&key.subscription)?;
         let policy = subscription.policy.as_ref()?;
@@ -336,7 +346,7 @@ impl Lanes {
         (subscription.filters().judge(event) == Match::Unknown).then_some(operator)
     }
 
-    /// The head of a lane is discarded without an attempt.
+    /// Discards the head of a lane without an attempt.
     pub(super) fn discard_head(&mut self, key: &LaneKey, event: &Arc<StoredEvent>, operator: String, now: Timestamp) {
         let Some(lane) = self.state.lanes.get_mut(key) else { return };
         let attempts = lane.head.ended;
