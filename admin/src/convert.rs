@@ -1,7 +1,7 @@
 //! From what the log and the history say to the messages of the services.
 
 use jiff::Timestamp;
-use weft_index::history::{DeadLetter, DeliveryHistory, receivers::state_name, status::reason_name};
+use weft_index::history::{DeadLetter, DeliveryHistory, Pause, receivers::state_name, status::reason_name};
 use weft_nats::{envelope, event::Event};
 use weft_proto::{ids::ShardId, v1};
 
@@ -51,6 +51,12 @@ fn attempt(attempt: v1::Attempt) -> v1::DeliveryAttempt {
         next_attempt_at: milliseconds(attempt.next_attempt_at_ms),
         uncounted: attempt.uncounted,
     }
+}
+
+/// Who has paused a lane.
+pub fn pause(pause: Pause) -> v1::LanePause {
+    let Pause { operator, reason, at_ms, of_subscription } = pause;
+    v1::LanePause { operator, reason, paused_at: milliseconds(at_ms), of_subscription }
 }
 
 /// How a receiver stands that is not called freely.

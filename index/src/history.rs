@@ -30,7 +30,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_nats::{catalog::Snapshot, connect::Connection, streams, subject::Layout};
 use weft_proto::{
-    ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid},
+    ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
     v1,
 };
 
@@ -47,6 +47,7 @@ mod identity;
 mod lanes;
 mod lost;
 mod names;
+mod pauses;
 pub mod receivers;
 mod replays;
 mod requests;
@@ -65,6 +66,7 @@ pub use events::{DeliveryHistory, EventHistory};
 pub use lanes::{LaneCursor, LaneFilter, LaneHistory, LanePage};
 pub use lost::{Lost, Named};
 use names::Subscriptions;
+pub use pauses::Pause;
 pub use receivers::ReceiverHistory;
 pub use replays::{ReplayCursor, ReplayPage};
 pub use requests::{CommandItem, Decision, ItemProgress, StoredCommand};
@@ -72,7 +74,7 @@ use tables::View;
 pub use weft_nats::commands::PART_SEPARATOR;
 
 /// The version of the file; another is set aside and built again.
-const FORMAT: &str = "history 6";
+const FORMAT: &str = "history 7";
 /// The file's name in its folder.
 const FILE: &str = "history.redb";
 /// Pages of the file in memory, in bytes: operators look at the newest part, which the writer has just written.
@@ -307,6 +309,21 @@ impl History {
     /// [`HistoryError`].
     pub async fn places_of(&self, id: EventId) -> Result<Vec<(ShardId, StreamSeq)>, HistoryError> {
         self.read(move |view, _| events::places(view, id)).await
+    }
+
+    /// The newest place before `before` at which an event of this id stands in a workflow.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn place_before(
+        &self,
+        id: EventId,
+        workflow: WorkflowId,
+        shard: ShardId,
+        before: StreamSeq,
+    ) -> Result<Option<StreamSeq>, HistoryError> {
+        self.read(move |view, _| events::place_before(view, id, workflow.as_str(), shard, before)).await
     }
 
     /// Where an event stands in the log, or stood, where a dead letter of it is kept.

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use weft_services::{
     command::{
@@ -12,13 +12,11 @@ use weft_services::{
     config::Config,
     demo,
     exit::Failure,
+    help,
     role::{self, Role},
     signal, telemetry, up,
 };
 
-/// The end of `weft --help`.
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 not found, 4 unavailable (try again).\n\
-                          docs/command.md has formats, selections and times.";
 /// What roles log where nothing else is said. What the NATS client tells of its connections, `weft_nats` tells in our words.
 const ROLE_LOG: &str = "info,async_nats=warn";
 /// What commands log: only what went wrong.
@@ -26,7 +24,7 @@ const COMMAND_LOG: &str = "warn";
 
 /// An ordered, durable event mesh: webhooks in, signed webhooks out, in order per workflow.
 #[derive(Debug, Parser)]
-#[command(name = "weft", version, propagate_version = true, after_help = EXIT_CODES)]
+#[command(name = "weft", version, propagate_version = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -142,6 +140,12 @@ impl Command {
     }
 }
 
+/// The command line of this process. One that makes no sense ends it with exit code 2, a request for help with 0.
+pub fn parse() -> Cli {
+    let matches = help::grouped(Cli::command()).get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
 /// Carries out a command.
 ///
 /// # Errors
@@ -189,8 +193,6 @@ fn load(args: &RunArgs) -> Result<Config, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     /// No two flags of a command have one name, and whatever else only the first call would find.

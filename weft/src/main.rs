@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use weft_services::{command::output, exit::Failure};
 
-use self::cli::{Cli, Command};
+use self::cli::Command;
 
 mod cli;
+mod help;
 
 /// A message of the log is some dozens of small allocations, for its headers: with the system's allocator they were a
 /// quarter of a gateway's time. A thread of its own gives back what a burst has left, also to a process that rests.
@@ -18,7 +18,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const OWNER_ONLY: rustix::fs::Mode = rustix::fs::Mode::RWXG.union(rustix::fs::Mode::RWXO);
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
+    let command = cli::parse().command;
     match run(command) {
         Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -25,6 +25,8 @@ use crate::{
     error::{Code, of_direct, of_history, of_key, refuse, unknown},
 };
 
+mod newest;
+
 /// Bytes of the events of one page: gRPC clients take 4 MiB of message where they are not told otherwise.
 const PAGE_BYTES: usize = 3 * 1024 * 1024;
 /// Events of one look for a lane's head: most subscriptions take most of a workflow.
@@ -106,11 +108,17 @@ impl WorkflowService for Workflows {
         let limit = page_size(asked.page_size, "page_size")?;
         log.catch_up().await?;
         let shard = log.layout.shard_of(&workflow);
-        let (found, last) = read(log, &workflow, StreamSeq(after + 1), limit).await?;
-        let next_page_token = match last {
-            Some(last) if goes_on(log, &workflow, last).await? => page_token::encode_number(last.0),
-            _ => String::new(),
+        let (found, next) = if asked.newest_first {
+            newest::read(log, &workflow, StreamSeq(after), limit).await?
+        } else {
+            let (found, last) = read(log, &workflow, StreamSeq(after + 1), limit).await?;
+            let goes_on = match last {
+                Some(last) => goes_on(log, &workflow, last).await?,
+                None => false,
+            };
+            (found, last.filter(|_| goes_on))
         };
+        let next_page_token = next.map(|last| page_token::encode_number(last.0)).unwrap_or_default();
         let seen = found.into_iter().filter(|stored| grant.check(&stored.event.source, &workflow).is_ok());
         let mut events = Vec::new();
         for stored in seen {
@@ -380,5 +388,6 @@ async fn view(log: &Log, lane: LaneHistory) -> Result<v1::WorkflowLane, Status> 
         next_attempt_at: convert::milliseconds(lane.lane.next_attempt_at_ms),
         first_failed_at: convert::milliseconds(lane.lane.first_failed_at_ms),
         receiver: lane.receiver.as_ref().map(|receiver| convert::receiver(lane.shard, receiver)),
+        pause: lane.pause.map(convert::pause),
     })
 }

@@ -208,3 +208,40 @@ async fn a_replay_is_followed_to_its_end() {
     let unknown = client.get_replay(v1::GetReplayRequest { id: "other".into() }).await;
     assert_eq!(reason(unknown), (Code::NotFound, "NOT_FOUND".into()));
 }
+
+/// A workflow is read from its newest event back, page by page, each event once; also where one id stands at several places,
+/// and where EVENTS no longer holds the oldest.
+#[tokio::test]
+async fn a_workflow_is_read_from_its_newest_event() {
+    let mut mesh = mesh().await;
+    let mut seqs = Vec::new();
+    let (first, seq) = mesh.event("order-1", "{}").await;
+    seqs.push(seq);
+    for number in 0..6 {
+        mesh.event("order-2", "{}").await;
+        seqs.push(match number {
+            5 => mesh.repeated_event("order-1", first, "{}").await,
+            _ => mesh.event("order-1", "{}").await.1,
+        });
+    }
+    let read = async |workflow: &str, page_size: u32| {
+        let (mut numbers, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let workflow_id = workflow.to_owned();
+            let request = v1::GetWorkflowRequest { workflow_id, page_size, page_token, newest_first: true };
+            let page = mesh.admin.workflows().get_workflow(request).await?.into_inner();
+            assert!(page.events.len() <= page_size as usize);
+            numbers.extend(page.events.into_iter().filter_map(|event| Some(event.event?.sequence_number)));
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok::<_, tonic::Status>(numbers);
+            }
+        }
+    };
+    for page_size in [1, 2, 3, 7, 100] {
+        assert_eq!(read("order-1", page_size).await.unwrap(), [7, 6, 5, 4, 3, 2, 1], "{page_size}");
+    }
+    assert_eq!(reason(read("order-9", 5).await), (Code::NotFound, "NOT_FOUND".into()));
+    mesh.drop_events_below(SHARD, seqs[2]).await;
+    assert_eq!(read("order-1", 2).await.unwrap(), [7, 6, 5, 4, 3], "what is kept");
+}

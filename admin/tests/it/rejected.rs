@@ -89,8 +89,15 @@ async fn refused_requests_are_listed_newest_first_and_filtered() {
     assert_eq!(pages(&mesh, invalid).await, (expected(|n| n % 3 != 0), 2));
     let since = Some(prost_types::Timestamp { seconds: 590, nanos: 0 });
     assert_eq!(pages(&mesh, v1::ListRejectedRequest { since, ..all.clone() }).await.0, expected(|n| *n >= 590));
+    let until = Some(prost_types::Timestamp { seconds: 3, nanos: 0 });
+    assert_eq!(pages(&mesh, v1::ListRejectedRequest { until, ..all.clone() }).await.0, ["2", "1"]);
+    let since = Some(prost_types::Timestamp { seconds: 2, nanos: 0 });
+    assert_eq!(pages(&mesh, v1::ListRejectedRequest { since, until, ..all.clone() }).await.0, ["2"]);
     let since = Some(prost_types::Timestamp { seconds: 4_102_444_800, nanos: 0 });
-    assert_eq!(pages(&mesh, v1::ListRejectedRequest { since, ..all }).await.0, Vec::<String>::new());
+    assert_eq!(pages(&mesh, v1::ListRejectedRequest { since, ..all.clone() }).await.0, Vec::<String>::new());
+    let until = Some(prost_types::Timestamp { seconds: i64::MAX, nanos: 0 });
+    let wrong = v1::ListRejectedRequest { until, ..all };
+    assert_eq!(mesh.admin.rejected().list_rejected(wrong).await.unwrap_err().code(), Code::InvalidArgument);
     let wrong = v1::ListRejectedRequest { source: ">".into(), ..Default::default() };
     assert_eq!(mesh.admin.rejected().list_rejected(wrong).await.unwrap_err().code(), Code::InvalidArgument);
 }

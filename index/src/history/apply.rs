@@ -15,7 +15,7 @@ use weft_proto::{
 };
 
 use super::{
-    copy,
+    copy, pauses,
     tables::{DeadRow, EventRow, SWEPT, Tables, UID_MAX, UID_MIN, Uid, encode, get, id_key},
 };
 
@@ -95,6 +95,9 @@ impl Tables<'_> {
         }
         self.requests.insert(request, seq)?;
         self.commands.insert((shard.0, seq), &message.payload[..])?;
+        if let Some((of, uid)) = pauses::key(&command) {
+            self.pauses.insert((of.as_str(), &uid, seq), ())?;
+        }
         match command.action {
             Some(Action::Redrive(redrive)) => {
                 for item in &redrive.items {

@@ -13,7 +13,9 @@ use super::{
     names::{Subscriptions, takes},
     requests::Decision,
     status::{DeliveryFacts, DeliveryStatus, EventStatus, Owed, delivery_status, event_status},
-    tables::{DeadRow, DeliveryRow, EventRow, MATCHED, UID_MAX, UID_MIN, Uid, View, WORKFLOW_LANE, decode, get},
+    tables::{
+        DeadRow, DeliveryRow, EventRow, MATCHED, UID_MAX, UID_MIN, Uid, View, WORKFLOW_LANE, decode, get, id_key,
+    },
 };
 
 /// How much earlier the server's clock may stand when a commit is stored than when its events were: leaders of a cluster
@@ -82,6 +84,31 @@ pub(super) fn places(view: &View, id: EventId) -> Result<Vec<(ShardId, StreamSeq
         segment += 1;
     }
     Ok(places)
+}
+
+/// The newest place before `before` at which an event of this id stands in a workflow. Segments are searched from there
+/// back: the event before another one of its workflow is mostly near.
+pub(super) fn place_before(
+    view: &View,
+    id: EventId,
+    workflow: &str,
+    shard: ShardId,
+    before: StreamSeq,
+) -> Result<Option<StreamSeq>, redb::Error> {
+    let oldest = view.event_ids.range((shard.0, 0, &UID_MIN, 0)..)?.next().transpose()?;
+    let Some(oldest) = oldest.map(|(key, _)| key.value().1) else { return Ok(None) };
+    let newest = id_key(id.as_bytes(), shard.0, before.0).1;
+    for segment in (oldest..=newest).rev() {
+        let range = (shard.0, segment, id.as_bytes(), 0)..(shard.0, segment, id.as_bytes(), before.0);
+        for row in view.event_ids.range(range)?.rev() {
+            let seq = row?.0.value().3;
+            let there: Option<EventRow> = get(&view.events, (shard.0, seq))?;
+            if there.is_some_and(|there| there.id == id.as_bytes() && there.workflow == workflow) {
+                return Ok(Some(StreamSeq(seq)));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// What is known of the event at a place.

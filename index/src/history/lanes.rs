@@ -1,6 +1,9 @@
 //! Reading: lanes with something unsettled, and those that an operator has paused.
 
-use weft_nats::{catalog::Filters, subject::Layout};
+use weft_nats::{
+    catalog::{Filters, edit::RECORD_SHARD},
+    subject::Layout,
+};
 use weft_proto::{
     ids::{ShardId, SubscriptionUid, WorkflowId},
     v1,
@@ -8,6 +11,7 @@ use weft_proto::{
 
 use super::{
     names::Subscriptions,
+    pauses::{self, Pause},
     receivers::{self, state_name},
     tables::{UID_MIN, Uid, View, WORKFLOW_LANE, decode, get},
 };
@@ -33,6 +37,8 @@ pub struct LaneHistory {
     pub is_stopped: bool,
     /// How its receiver stands that is away or held; `None`: it is called freely.
     pub receiver: Option<v1::ReceiverState>,
+    /// Who has paused it, and why; `None`: nobody.
+    pub pause: Option<Pause>,
     /// The filters that its subscription has had; none where only earlier versions have written about it.
     pub filters: Option<Filters>,
 }
@@ -152,12 +158,20 @@ fn read(
         return Ok(None);
     }
     let filters = state.as_ref().filter(|state| !state.filters.is_empty()).map(Filters::of);
-    let is_stopped = subscriptions.is_stopped(uid, state.as_ref())
-        || lane.unordered && {
-            let of_workflow: Option<v1::Lane> = get(&view.lanes, (workflow.as_str(), uid, WORKFLOW_LANE))?;
-            of_workflow.is_some_and(|lane| lane.paused)
-        };
+    let of_subscription = subscriptions.is_stopped(uid, state.as_ref());
+    let of_workflow = lane.unordered && {
+        let of_workflow: Option<v1::Lane> = get(&view.lanes, (workflow.as_str(), uid, WORKFLOW_LANE))?;
+        of_workflow.is_some_and(|lane| lane.paused)
+    };
+    let is_stopped = of_subscription || of_workflow;
+    let pause = if lane.paused || of_workflow {
+        Some(pauses::of_lane(view, shard, workflow.as_str(), uid)?)
+    } else if of_subscription {
+        Some(pauses::of_subscription(view, subscriptions, RECORD_SHARD, uid)?)
+    } else {
+        None
+    };
     let subscription = subscriptions.name(view, uid)?;
     let (receiver, uid) = (receivers::of(view, shard, uid)?, SubscriptionUid::from_bytes(*uid));
-    Ok(Some(LaneHistory { uid, subscription, workflow, shard, lane, is_stopped, receiver, filters }))
+    Ok(Some(LaneHistory { uid, subscription, workflow, shard, lane, is_stopped, receiver, pause, filters }))
 }

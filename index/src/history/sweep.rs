@@ -14,6 +14,7 @@ use weft_proto::{
 };
 
 use super::apply::{base_request_id, uid_of};
+use super::pauses;
 use super::tables::{DeadRow, DeliveryRow, EventRow, SWEPT, Tables, UID_MAX, UID_MIN, Uid, decode, get, id_key};
 
 /// The most events, dead letters and commands that one sweep removes, each: some ten thousand rows, well under a
@@ -142,6 +143,9 @@ impl Tables<'_> {
         for (seq, command) in &gone {
             self.commands.remove((shard.0, *seq))?;
             self.requests.remove((command.request_id.as_str(), shard.0))?;
+            if let Some((of, uid)) = pauses::key(command) {
+                self.pauses.remove((of.as_str(), &uid, *seq))?;
+            }
             let items = match &command.action {
                 Some(Action::Redrive(redrive)) => &redrive.items[..],
                 Some(Action::Close(close)) => &close.items[..],

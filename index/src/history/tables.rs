@@ -20,6 +20,7 @@
 //! | `refused` | shard, COMMANDS sequence, sequence, uid | – | OUTCOMES |
 //! | `replays` | unix ms, request id | – | COMMANDS |
 //! | `replay_orders` | the replay's request id | unix ms and action of the newest order | COMMANDS |
+//! | `pauses` | workflow id, uid, COMMANDS sequence; of a subscription: its name, nil uid, sequence | – | COMMANDS |
 //! | `adoptions` | shard, COMMANDS sequence of the order | the last event that was kept, unix ms | OUTCOMES |
 //! | `marks` | name, shard | a number | OUTCOMES, the sweep |
 //!
@@ -111,6 +112,7 @@ tables! {
     refused, REFUSED, "refused": (u32, u64, u64, Bytes16) => ();
     replays, REPLAYS, "replays": (i64, &'static str) => ();
     replay_orders, REPLAY_ORDERS, "replay_orders": &'static str => (i64, i32);
+    pauses, PAUSES, "pauses": (&'static str, Bytes16, u64) => ();
     marks, MARKS, "marks": (&'static str, u32) => u64;
 }
 

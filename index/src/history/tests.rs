@@ -26,6 +26,7 @@ use super::{
     events,
     lanes::{self, LaneFilter},
     names::Subscriptions,
+    pauses::Pause,
     receivers::{self, ReceiverHistory},
     requests::{self, CommandItem, ItemProgress},
     status::{DeadLetterStatus, DeliveryStatus},
@@ -804,4 +805,88 @@ fn an_adoption_removes_what_became_of_lost_events() {
         assert_eq!(index.view().lanes.range::<(&str, &[u8; 16], u64)>(..).unwrap().count(), 0);
         assert!(index.event(&catalog, 3).is_none() && index.event(&catalog, 4).is_none());
     }
+}
+
+/// A paused lane names the order that it stands on: not one that found it paused already, nor one for another lane. Of a
+/// subscription that is paused the catalog's reason counts.
+#[test]
+fn a_paused_lane_says_who_paused_it_and_why() {
+    let order = |seq: u64, workflow: &str, reason: &str| {
+        let order = v1::LaneOrder {
+            subscription: BILLING.to_vec(),
+            workflow_id: workflow.into(),
+            action: v1::LaneAction::Pause.into(),
+            ..Default::default()
+        };
+        let command = v1::Command {
+            request_id: format!("pause-{seq}"),
+            operator: format!("operator-{seq}"),
+            reason: reason.into(),
+            at_ms: seq as i64 * 1_000,
+            action: Some(v1::command::Action::Lane(order)),
+        };
+        (Source::Commands(SHARD), stored(seq, "commands.0".into(), records::headers(), command.encode_to_vec()))
+    };
+    let index = Index::new();
+    index.apply(&event_messages(1..=1));
+    index.apply(&[order(1, "order-1", "old"), order(2, "order-1", "dispute"), order(3, "order-1", "again")]);
+    index.apply(&[order(4, "order-2", "other lane"), order(5, "order-1", "not carried out yet")]);
+    let paused = v1::Lane { paused: true, ..lane(BILLING, 1, 1, v1::LaneState::Open) };
+    let refused = results(3, 0, CommandStatus::NotApplicable);
+    let first = v1::Commit {
+        cursor: 1,
+        commands_cursor: 4,
+        lanes: vec![paused],
+        results: vec![refused],
+        subscriptions: vec![opened(BILLING, "billing")],
+        ..Default::default()
+    };
+    index.apply(&outcomes([commit(1, first)]));
+    let pause = |catalog: &Snapshot| {
+        let filter = LaneFilter { workflow: Some("order-1".into()), ..LaneFilter::default() };
+        let page = lanes::page(&index.view(), &Subscriptions::of(catalog), LAYOUT, &filter, None, 10).unwrap();
+        page.lanes.into_iter().next().unwrap().pause
+    };
+    let by = |seq: u64, reason: &str, of_subscription| {
+        let operator = if seq == 0 { String::new() } else { format!("operator-{seq}") };
+        Some(Pause { operator, reason: reason.into(), at_ms: seq as i64 * 1_000, of_subscription })
+    };
+    let running = catalog("*", false);
+    assert_eq!(pause(&running), by(2, "dispute", false));
+
+    let open = v1::Commit {
+        cursor: 1,
+        commands_cursor: 4,
+        lanes: vec![lane(BILLING, 1, 1, v1::LaneState::Open)],
+        ..Default::default()
+    };
+    index.apply(&outcomes([commit(2, open)]));
+    assert_eq!(pause(&running), None);
+    let edit = |seq: u64, reason: &str| {
+        let change = v1::CatalogChange { action: "paused".into(), ..Default::default() };
+        let edit = v1::CatalogEdit { name: "billing".into(), changes: vec![change], ..Default::default() };
+        let command = v1::Command {
+            request_id: format!("pause-{seq}"),
+            operator: format!("operator-{seq}"),
+            reason: reason.into(),
+            at_ms: seq as i64 * 1_000,
+            action: Some(v1::command::Action::Catalog(edit)),
+        };
+        (Source::Commands(SHARD), stored(seq, "commands.0".into(), records::headers(), command.encode_to_vec()))
+    };
+    index.apply(&[edit(6, "migration")]);
+    let stopped = |reason: &str| {
+        let mut snapshot = catalog("*", true);
+        for subscription in snapshot.subscriptions.values_mut() {
+            subscription.value =
+                Arc::new(v1::Subscription { pause_reason: reason.into(), ..subscription.value.as_ref().clone() });
+        }
+        snapshot
+    };
+    assert_eq!(pause(&stopped("migration")), by(6, "migration", true));
+    assert_eq!(pause(&stopped("answered 410")), by(0, "answered 410", true), "another order");
+
+    let gone = Expired { firsts: vec![(SHARD, StreamSeq(1), StreamSeq(100))], dead_before_ms: 0 };
+    index.write(|tables| tables.sweep(LAYOUT, &gone, &mut LaneCursor::default()).unwrap());
+    assert_eq!(index.view().pauses.range::<(&str, &[u8; 16], u64)>(..).unwrap().count(), 0);
 }

@@ -42,6 +42,9 @@ pub struct FilterArgs {
     /// Received since: 1h, or 2026-11-21T02:00:00Z
     #[arg(long, value_name = "AGE|TIME", value_parser = parse_moment)]
     since: Option<Timestamp>,
+    /// Received before: 1h, or 2026-11-21T02:00:00Z
+    #[arg(long, value_name = "AGE|TIME", value_parser = parse_moment)]
+    until: Option<Timestamp>,
 }
 
 /// A code that gateways answer with.
@@ -53,8 +56,8 @@ fn parse_code(text: &str) -> Result<String, String> {
 
 impl FilterArgs {
     fn is_empty(&self) -> bool {
-        let Self { source, reason_code, since } = self;
-        source.is_none() && reason_code.is_none() && since.is_none()
+        let Self { source, reason_code, since, until } = self;
+        source.is_none() && reason_code.is_none() && since.is_none() && until.is_none()
     }
 }
 
@@ -133,6 +136,7 @@ async fn pages(admin: &AdminClient, filter: FilterArgs, limit: usize) -> Result<
         source: filter.source.unwrap_or_default(),
         code: filter.reason_code.unwrap_or_default(),
         since: filter.since.map(to_proto),
+        until: filter.until.map(to_proto),
         ..v1::ListRejectedRequest::default()
     };
     let entries = paging::read(limit, PAGE_MAX, async |page_size, page_token| {

@@ -1,8 +1,7 @@
 //! What the admin answers, as the commands print it.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use jiff::Timestamp;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use weft_nats::envelope::is_json;
 use weft_proto::v1;
@@ -14,32 +13,10 @@ use super::{
 };
 
 mod orders;
+mod time;
 
 pub use orders::{DeadLetterCount, Lane, Ordered, Plan, Replay, Workflow};
-
-/// A time, to the millisecond.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
-pub struct Time(pub Timestamp);
-
-impl Time {
-    /// The time of a message; `None` when it has none or none that exists.
-    pub fn of(time: Option<&prost_types::Timestamp>) -> Option<Self> {
-        let time = time?;
-        Timestamp::new(time.seconds, time.nanos).ok().map(Self)
-    }
-}
-
-impl std::fmt::Display for Time {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.3}", self.0)
-    }
-}
-
-impl Serialize for Time {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
+pub use time::{Time, when};
 
 fn given(text: String) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
@@ -245,8 +222,8 @@ impl EventWithDeliveries {
             ("type", event.r#type.clone()),
             ("source", event.source.clone()),
             ("delivery id", text_or_dash(event.delivery_id.as_ref())),
-            ("time", text_or_dash(event.time.as_ref())),
-            ("received", text_or_dash(event.received_at.as_ref())),
+            ("time", when(event.time.as_ref())),
+            ("received", when(event.received_at.as_ref())),
             ("status", status),
             ("data", event.shown_data()),
         ]);
@@ -281,7 +258,7 @@ impl Delivery {
             .to_owned(),
             self.status.clone(),
             String::new(),
-            text_or_dash(self.settled_at.as_ref().or(self.next_attempt_at.as_ref())),
+            when(self.settled_at.as_ref().or(self.next_attempt_at.as_ref())),
             String::new(),
             result,
         ]
@@ -304,7 +281,7 @@ impl Attempt {
             String::new(),
             String::new(),
             self.number.to_string(),
-            text_or_dash(self.ended_at.as_ref()),
+            when(self.ended_at.as_ref()),
             took,
             result.into_iter().flatten().collect::<Vec<_>>().join(" "),
         ]
@@ -337,7 +314,7 @@ impl From<v1::Receiver> for Receiver {
 impl Receiver {
     /// For people, as the end of a sentence about the subscription's receiver.
     pub fn human(&self) -> String {
-        let (since, next) = (text_or_dash(self.since.as_ref()), text_or_dash(self.next_attempt_at.as_ref()));
+        let (since, next) = (when(self.since.as_ref()), when(self.next_attempt_at.as_ref()));
         match self.state.as_str() {
             "paused" => "is not called while the subscription is paused".to_owned(),
             "held" => format!("cannot be called since {since} ({}); tried again at {next}", self.reason),
@@ -418,8 +395,8 @@ impl DeadLetter {
             ("attempts", self.attempts.to_string()),
             ("last status", text_or_dash(self.last_status.as_ref())),
             ("last error", text_or_dash(self.last_error.as_ref())),
-            ("first failed", text_or_dash(self.first_failed_at.as_ref())),
-            ("dead-lettered", text_or_dash(self.dead_lettered_at.as_ref())),
+            ("first failed", when(self.first_failed_at.as_ref())),
+            ("dead-lettered", when(self.dead_lettered_at.as_ref())),
             ("status", self.status.clone()),
         ];
         rows.extend(self.settled_by.clone().map(|by| ("by", by)));
@@ -450,7 +427,7 @@ impl Row for DeadLetter {
             self.reason.clone(),
             self.attempts.to_string(),
             text_or_dash(last.as_ref()),
-            text_or_dash(self.dead_lettered_at.as_ref()),
+            when(self.dead_lettered_at.as_ref()),
             if self.copy_missing.is_some() { format!("{} (no copy)", self.status) } else { self.status.clone() },
         ]
     }

@@ -42,6 +42,9 @@ pub struct GetArgs {
     /// Print at most this many events
     #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
     limit: usize,
+    /// Show the newest events, newest first, instead of the oldest
+    #[arg(long)]
+    newest: bool,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -177,14 +180,36 @@ async fn get(args: GetArgs) -> Result<(), Failure> {
     let admin = args.common.admin.connect().await?;
     let mut workflow = v1::GetWorkflowResponse::default();
     let events = paging::read(args.limit, PAGE_MAX, async |page_size, page_token| {
-        let request = v1::GetWorkflowRequest { workflow_id: args.workflow.clone(), page_size, page_token };
+        let request = v1::GetWorkflowRequest {
+            workflow_id: args.workflow.clone(),
+            page_size,
+            page_token,
+            newest_first: args.newest,
+        };
         let answer = admin.workflows().get_workflow(admin.request(request)).await;
         workflow = answer.map_err(|status| admin.failure(&status))?.into_inner();
         Ok((mem::take(&mut workflow.events), mem::take(&mut workflow.next_page_token)))
     });
-    workflow = v1::GetWorkflowResponse { events: events.await?.reported(), ..workflow };
+    let listed = events.await?;
+    if listed.has_more {
+        output::notice(&left_out(&listed.entries, args.newest));
+    }
+    workflow = v1::GetWorkflowResponse { events: listed.entries, ..workflow };
     let workflow = view::Workflow::from(workflow);
     output::one(format, &workflow, || workflow.human())
+}
+
+/// The line for a workflow of which only a part is shown.
+fn left_out(shown: &[v1::WorkflowEvent], newest: bool) -> String {
+    let last = shown.last().and_then(|last| last.event.as_ref()).map_or(0, |event| event.sequence_number);
+    let count = shown.len();
+    if newest {
+        return format!("only the newest {count} are shown, there are more: those before #{last}; -n sets how many");
+    }
+    format!(
+        "only the first {count} are shown, there are more: those after #{last}; -n sets how many, --newest shows the \
+         newest"
+    )
 }
 
 async fn lanes(args: LanesArgs) -> Result<(), Failure> {

@@ -17,6 +17,7 @@ mod load;
 mod mesh;
 mod nats_config;
 mod notices;
+mod operator;
 mod order;
 mod orphans;
 mod outage;

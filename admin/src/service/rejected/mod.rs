@@ -96,11 +96,13 @@ fn filter_of(request: v1::ListRejectedRequest) -> Result<Filter, Status> {
     if let Some(source) = source.as_ref().filter(|source| !source.bytes().all(token)) {
         return Err(refuse(Code::BadQuery, format!("source {source:?} is not the name of a source")));
     }
-    let since_ms = request.since.map(|since| {
-        convert::to_milliseconds(&since)
-            .ok_or_else(|| refuse(Code::BadQuery, "since is not a time within years 1 to 9999"))
-    });
-    Ok(Filter { source, code: given(request.code), since_ms: since_ms.transpose()?, ..Filter::default() })
+    let milliseconds = |name: &str, time: Option<prost_types::Timestamp>| {
+        let refused = || refuse(Code::BadQuery, format!("{name} is not a time within years 1 to 9999"));
+        time.map(|time| convert::to_milliseconds(&time).ok_or_else(refused)).transpose()
+    };
+    let since_ms = milliseconds("since", request.since)?;
+    let until_ms = milliseconds("until", request.until)?;
+    Ok(Filter { source, code: given(request.code), since_ms, until_ms, ..Filter::default() })
 }
 
 #[cfg(test)]

@@ -42,6 +42,8 @@ pub(super) struct Filter {
     pub code: Option<String>,
     /// Received then or later.
     pub since_ms: Option<i64>,
+    /// Received before.
+    pub until_ms: Option<i64>,
 }
 
 impl Filter {
@@ -50,6 +52,7 @@ impl Filter {
         (self.sources.is_empty() || self.sources.contains(&entry.source))
             && self.code.as_ref().is_none_or(|code| *code == entry.code)
             && self.since_ms.is_none_or(|since_ms| received_ms() >= since_ms)
+            && self.until_ms.is_none_or(|until_ms| received_ms() < until_ms)
     }
 
     /// Whether nothing that is stored before this one can be wanted.

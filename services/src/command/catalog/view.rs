@@ -9,7 +9,7 @@ use weft_proto::v1;
 
 use crate::command::{
     output::{self, Row},
-    view::{Receiver, Time},
+    view::{Receiver, Time, when},
 };
 
 /// An entry: what it says, and what the catalog knows of it.
@@ -174,7 +174,10 @@ impl Row for Key {
     const HEADINGS: &'static [&'static str] = &["ID", "NAME", "SCOPES", "SOURCES", "EXPIRES", "LAST USED"];
 
     fn cells(&self) -> Vec<String> {
-        ["id", "name", "scopes", "sources", "expires_at", "last_used_at"].map(|key| self.0.cell(key)).into()
+        let time = |key| self.0.cell(key).parse().map_or_else(|_| self.0.cell(key), |time| when(Some(&Time(time))));
+        let mut cells: Vec<_> = ["id", "name", "scopes", "sources"].map(|key| self.0.cell(key)).into();
+        cells.extend(["expires_at", "last_used_at"].map(time));
+        cells
     }
 }
 

@@ -6,7 +6,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Serialize;
 use weft_proto::v1;
 
-use crate::command::{output::Row, view::Time};
+use crate::command::{
+    output::Row,
+    view::{Time, when},
+};
 
 /// A refused request.
 #[derive(Debug, Serialize)]
@@ -75,7 +78,7 @@ impl Rejected {
         let mut text = format!(
             "id         {}\nreceived   {}\nsource     {}\nclient     {}\nrefused    {}: {}\n\n{} {}\n",
             self.id,
-            self.received_at.map(|time| time.to_string()).unwrap_or_default(),
+            when(self.received_at.as_ref()),
             self.source,
             self.client,
             self.code,
@@ -103,7 +106,7 @@ impl Row for Rejected {
     fn cells(&self) -> Vec<String> {
         vec![
             self.id.clone(),
-            self.received_at.map(|time| time.to_string()).unwrap_or_default(),
+            when(self.received_at.as_ref()),
             self.source.clone(),
             self.code.clone(),
             self.path.clone(),

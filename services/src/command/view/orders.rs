@@ -3,7 +3,7 @@
 use serde::Serialize;
 use weft_proto::v1;
 
-use super::{Event, Receiver, Time, given, text_or_dash};
+use super::{Event, Receiver, Time, given, text_or_dash, when};
 use crate::command::output::{self, Row};
 
 /// A lane.
@@ -20,6 +20,41 @@ pub struct Lane {
     /// While it is not called freely.
     #[serde(skip_serializing_if = "Option::is_none")]
     receiver: Option<Receiver>,
+    /// While it is paused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pause: Option<Pause>,
+}
+
+/// Who has paused a lane, and why.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Pause {
+    operator: Option<String>,
+    reason: Option<String>,
+    paused_at: Option<Time>,
+    /// All of the subscription is paused.
+    of_subscription: bool,
+}
+
+impl From<v1::LanePause> for Pause {
+    fn from(pause: v1::LanePause) -> Self {
+        Self {
+            operator: given(pause.operator),
+            reason: given(pause.reason),
+            paused_at: Time::of(pause.paused_at.as_ref()),
+            of_subscription: pause.of_subscription,
+        }
+    }
+}
+
+impl Pause {
+    /// For people.
+    fn human(&self) -> String {
+        let what = if self.of_subscription { "subscription paused" } else { "paused" };
+        let by = self.operator.as_ref().map(|operator| format!(" by {operator}")).unwrap_or_default();
+        let reason = self.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        format!("{what}{by}{reason}")
+    }
 }
 
 impl From<v1::WorkflowLane> for Lane {
@@ -33,6 +68,7 @@ impl From<v1::WorkflowLane> for Lane {
             head_event_id: given(lane.head_event_id),
             attempts: lane.attempts,
             receiver: lane.receiver.map(Receiver::from),
+            pause: lane.pause.map(Pause::from),
         }
     }
 }
@@ -44,16 +80,21 @@ impl Row for Lane {
     fn cells(&self) -> Vec<String> {
         let receiver = self.receiver.as_ref().filter(|receiver| receiver.state == self.state);
         let next = receiver.map_or(self.next_attempt_at.as_ref(), |receiver| receiver.next_attempt_at.as_ref());
+        let (since, why) = match (&self.pause, receiver) {
+            (Some(pause), _) => (pause.paused_at.as_ref(), Some(pause.human())),
+            (None, Some(receiver)) => (receiver.since.as_ref(), Some(receiver.reason.clone())),
+            (None, None) => (None, None),
+        };
         vec![
             self.subscription.clone(),
             self.workflow_id.clone(),
             self.state.clone(),
-            text_or_dash(receiver.and_then(|receiver| receiver.since.as_ref())),
+            when(since),
             text_or_dash(self.head_event_id.as_ref()),
             self.attempts.to_string(),
-            text_or_dash(next),
-            text_or_dash(self.first_failed_at.as_ref()),
-            text_or_dash(receiver.map(|receiver| &receiver.reason)),
+            when(next),
+            when(self.first_failed_at.as_ref()),
+            text_or_dash(why.as_ref()),
         ]
     }
 }
@@ -61,10 +102,11 @@ impl Row for Lane {
 impl Lane {
     /// Why its head is not attempted now, for people; `None` where nothing keeps it.
     pub fn obstacle(&self) -> Option<String> {
-        let Self { subscription, state, receiver, .. } = self;
+        let Self { subscription, state, receiver, pause, .. } = self;
         match (state.as_str(), receiver) {
             ("paused", _) => {
-                Some(format!("the lane or {subscription} is paused: nothing is attempted until it is resumed"))
+                let pause = pause.as_ref().map_or_else(|| "paused".to_owned(), Pause::human);
+                Some(format!("the lane is not attempted until it, or {subscription}, is resumed ({pause})"))
             }
             (_, Some(receiver)) => Some(format!("the receiver of {subscription} {}", receiver.human())),
             _ => None,
@@ -130,7 +172,7 @@ impl Workflow {
     pub fn human(&self) -> String {
         let rows = self.events.iter().map(|event| {
             let Event { sequence_number, event_id, r#type, source, received_at, .. } = &event.event;
-            let received_at = text_or_dash(received_at.as_ref());
+            let received_at = when(received_at.as_ref());
             vec![
                 sequence_number.to_string(),
                 event_id.clone(),
@@ -202,7 +244,7 @@ impl Row for Replay {
         let counts = [self.selected, self.delivered, self.failed, self.discarded, self.not_applicable, self.pending];
         let mut cells = vec![self.id.clone(), self.state.clone()];
         cells.extend(counts.map(|count| count.to_string()));
-        cells.extend([text_or_dash(self.started_at.as_ref()), self.operator.clone(), self.reason.clone()]);
+        cells.extend([when(self.started_at.as_ref()), self.operator.clone(), self.reason.clone()]);
         cells
     }
 }

@@ -1,0 +1,198 @@
+//! `weft --help`: the commands in groups, each noun with examples.
+
+use std::fmt::Write as _;
+
+use clap::Command;
+
+/// The commands by what they are for, in the order in which a newcomer meets them.
+const GROUPS: [(&str, &[&str]); 5] = [
+    ("Run", &["up", "gateway", "worker", "admin", "nats"]),
+    ("Try", &["demo", "listen", "sign", "verify", "bench"]),
+    ("Look at events", &["event", "workflow", "replay"]),
+    ("Repair", &["dlq", "rejected", "shard"]),
+    ("Configure", &["source", "subscription", "key", "apply"]),
+];
+
+/// Command lines by noun, each with what it does; first those of `weft` itself.
+const EXAMPLES: [(&str, &[(&str, &str)]); 11] = [
+    (
+        "weft",
+        &[
+            ("weft up", "run a mesh on this machine until Ctrl-C"),
+            ("weft workflow lanes --state waiting,blocked,away", "what stands still, since when, and why"),
+            ("weft event get EVENT_ID", "what became of an event, attempt by attempt"),
+            ("weft dlq redrive --subscription billing", "deliver dead letters again"),
+            ("weft apply -f weft.toml --dry-run", "what a file would change"),
+        ],
+    ),
+    (
+        "event",
+        &[
+            ("weft event send --source shop --type order.paid --workflow order-42", "sign and post one"),
+            ("weft event tail --since 1h --type order.*", "the last hour, then what comes"),
+            ("weft event get EVENT_ID -o json", "with what the receiver answered"),
+        ],
+    ),
+    (
+        "workflow",
+        &[
+            ("weft workflow lanes --state paused", "who paused what, and why"),
+            ("weft workflow get order-42 --newest -n 20", "its last twenty events, newest first"),
+            ("weft workflow retry order-42 --subscription billing", "attempt its head now"),
+        ],
+    ),
+    (
+        "dlq",
+        &[
+            ("weft dlq stats", "how many, by subscription and reason"),
+            ("weft dlq list --since 1d --reason-code permanent", "refused for good since yesterday"),
+            ("weft dlq redrive --type order.* --dry-run", "how many that would be"),
+            ("weft dlq discard billing:EVENT_ID --reason duplicate", "it is not to be delivered"),
+        ],
+    ),
+    (
+        "replay",
+        &[
+            ("weft replay plan --since 2h --subscription billing", "how many deliveries"),
+            ("weft replay start --workflow order-42 --reason restored", "deliver them again"),
+            ("weft replay list", "how each replay goes"),
+        ],
+    ),
+    (
+        "rejected",
+        &[
+            ("weft rejected list --source shop --since 2h --until 1h", "what was refused in one hour"),
+            ("weft rejected get 4711", "its headers, its body, and why"),
+            ("weft rejected retry --source shop --dry-run", "what would be verified again"),
+        ],
+    ),
+    (
+        "source",
+        &[
+            ("weft source create github --scheme github --secret env:GITHUB_SECRET", "prints the URL to paste"),
+            ("weft source get github", "its settings, without secrets"),
+        ],
+    ),
+    (
+        "subscription",
+        &[
+            (
+                "weft subscription create billing --url https://billing.example/hooks --secret env:BILLING_SECRET",
+                "deliver every event there",
+            ),
+            ("weft subscription test billing", "one signed test delivery"),
+            ("weft subscription pause billing --reason migration", "everything is kept until resume"),
+        ],
+    ),
+    (
+        "key",
+        &[
+            ("weft key create ci --scope ingest --source ci-runs --expires 30d", "prints the key once"),
+            ("weft key list", "which there are, and when each was used last"),
+        ],
+    ),
+    (
+        "shard",
+        &[
+            ("weft shard list", "whether each shard's streams fit its outcomes"),
+            ("weft shard adopt 0 --dry-run", "what would be given up"),
+        ],
+    ),
+    ("nats", &[("weft nats config --passwords /etc/weft/nats", "accounts, users and permissions for your own server")]),
+];
+
+/// The end of `weft --help`.
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 not found, 4 unavailable (try again).\n\
+                          docs/command.md has formats, selections and times.";
+
+/// The command with its subcommands in groups, and examples.
+pub fn grouped(mut command: Command) -> Command {
+    let template = format!(
+        "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n{}\n{}\n{{options}}{{after-help}}",
+        groups(&command),
+        heading(&command, "Options"),
+    );
+    let end = format!("{}\n{EXIT_CODES}", examples(&command, "weft"));
+    for (noun, _) in EXAMPLES.iter().skip(1) {
+        let text = examples(&command, noun);
+        command = command.mut_subcommand(noun, |noun| noun.after_help(text));
+    }
+    command.help_template(template).after_help(end)
+}
+
+fn heading(command: &Command, text: &str) -> String {
+    let style = command.get_styles().get_header();
+    format!("{style}{text}:{style:#}")
+}
+
+/// A line a command, below the heading of its group.
+fn groups(command: &Command) -> String {
+    let name_style = command.get_styles().get_literal();
+    let width = GROUPS.iter().flat_map(|(_, names)| *names).map(|name| name.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for (group, names) in GROUPS {
+        // Into a string nothing fails.
+        let _ = write!(text, "\n{}\n", heading(command, group));
+        for name in names {
+            let about = command.find_subcommand(name).and_then(Command::get_about);
+            let about = about.map(ToString::to_string).unwrap_or_default();
+            let _ = writeln!(text, "  {name_style}{name:<width$}{name_style:#}  {about}");
+        }
+    }
+    text
+}
+
+fn examples(command: &Command, noun: &str) -> String {
+    let Some((_, lines)) = EXAMPLES.iter().find(|(of, _)| *of == noun) else { return String::new() };
+    let width = lines.iter().map(|(line, _)| line.len()).max().unwrap_or(0);
+    let mut text = heading(command, "Examples");
+    for (line, what) in *lines {
+        let _ = write!(text, "\n  {line:<width$}  # {what}");
+    }
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn every_command_is_in_one_group() {
+        let command = Cli::command();
+        let known: BTreeSet<_> =
+            command.get_subcommands().filter(|command| !command.is_hide_set()).map(Command::get_name).collect();
+        let grouped: Vec<_> = GROUPS.iter().flat_map(|(_, names)| *names).copied().collect();
+        assert_eq!(grouped.len(), known.len(), "none is in two groups");
+        assert_eq!(BTreeSet::from_iter(grouped), known);
+    }
+
+    /// Whoever copies an example into a shell gets what it says, and not an error of usage.
+    #[test]
+    fn examples_are_commands() {
+        for (noun, lines) in EXAMPLES {
+            assert!(noun == "weft" || Cli::command().find_subcommand(noun).is_some(), "{noun}");
+            for (line, _) in lines {
+                let parsed = Cli::try_parse_from(line.split(' '));
+                assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+            }
+        }
+    }
+
+    #[test]
+    fn help_shows_groups_examples_and_exit_codes() {
+        let mut command = grouped(Cli::command());
+        let text = command.render_help().to_string();
+        for part in ["Repair:\n  dlq ", "Examples:\n  weft up ", "Exit codes: 0", "Options:\n  -h, --help"] {
+            assert!(text.contains(part), "{part:?}: {text}");
+        }
+        assert!(!text.contains("launch"), "{text}");
+        let dlq = command.find_subcommand_mut("dlq").unwrap().render_help().to_string();
+        assert!(dlq.contains("Examples:\n  weft dlq stats "), "{dlq}");
+    }
+}
