@@ -20,8 +20,8 @@ up: nats-server build
 test: nats-server
 	$(WITH_NATS) cargo test --workspace --locked
 
-# Senders' and receivers' own libraries against a running mesh. Needs Node.js and npm.
-test-interop: nats-server interop/node_modules
+# Senders', receivers' and subscribers' own libraries against a running mesh. Needs Node.js with npm and python3 with venv.
+test-interop: nats-server interop/node_modules target/interop
 	cargo build --locked --bin weft
 	$(WITH_NATS) WEFT="$(CURDIR)/target/debug/weft" npm --prefix interop test
 
@@ -33,6 +33,11 @@ test-newcomer: nats-server
 
 interop/node_modules: interop/package-lock.json
 	npm --prefix interop ci
+	@touch $@
+
+target/interop: interop/requirements.txt
+	python3 -m venv $@
+	$@/bin/pip install --quiet --disable-pip-version-check --requirement interop/requirements.txt
 	@touch $@
 
 # What `make test` does for seconds, for much longer: the models for ten minutes each; workers killed and put to sleep

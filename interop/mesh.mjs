@@ -34,7 +34,11 @@ export async function startMesh(config) {
     gateway: endpoints.gateway,
     /** The bootstrap key. */
     key: /token = "(.*)"/.exec(client)[1],
-    /** What subscribers connect with. */
+    /** The data folder. */
+    data,
+    /** The URL of subscribers, in a file. */
+    tailUrl: join(data, "nats/tail.url"),
+    /** The same as JSON. */
     tail: async () => JSON.parse(await readFile(join(data, "nats/context/tail.json"), "utf8")),
     async stop() {
       child.kill("SIGTERM");

@@ -53,7 +53,7 @@ fn attempt(attempt: v1::Attempt) -> v1::DeliveryAttempt {
     }
 }
 
-/// Who has paused a lane.
+/// Operator and reason of a pause.
 pub fn pause(pause: Pause) -> v1::LanePause {
     let Pause { operator, reason, at_ms, of_subscription } = pause;
     v1::LanePause { operator, reason, paused_at: milliseconds(at_ms), of_subscription }

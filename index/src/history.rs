@@ -311,7 +311,7 @@ impl History {
         self.read(move |view, _| events::places(view, id)).await
     }
 
-    /// The newest place before `before` at which an event of this id stands in a workflow.
+    /// The newest place before `before` of an event with this id in a workflow.
     ///
     /// # Errors
     ///

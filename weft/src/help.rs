@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(BTreeSet::from_iter(grouped), known);
     }
 
-    /// Whoever copies an example into a shell gets what it says, and not an error of usage.
+    /// A copied example is a valid command line.
     #[test]
     fn examples_are_commands() {
         for (noun, lines) in EXAMPLES {

@@ -86,8 +86,8 @@ pub(super) fn places(view: &View, id: EventId) -> Result<Vec<(ShardId, StreamSeq
     Ok(places)
 }
 
-/// The newest place before `before` at which an event of this id stands in a workflow. Segments are searched from there
-/// back: the event before another one of its workflow is mostly near.
+/// The newest place before `before` of an event with this id in a workflow. Segments are searched from there backwards: the
+/// predecessor of an event is usually near.
 pub(super) fn place_before(
     view: &View,
     id: EventId,

@@ -37,7 +37,7 @@ pub struct LaneHistory {
     pub is_stopped: bool,
     /// How its receiver stands that is away or held; `None`: it is called freely.
     pub receiver: Option<v1::ReceiverState>,
-    /// Who has paused it, and why; `None`: nobody.
+    /// Operator and reason of its pause; `None`: it is not paused.
     pub pause: Option<Pause>,
     /// The filters that its subscription has had; none where only earlier versions have written about it.
     pub filters: Option<Filters>,

@@ -1,4 +1,4 @@
-//! Who has paused a lane or a subscription, and why: by the newest order on COMMANDS that was taken.
+//! Operator and reason of a paused lane or subscription, from the newest pause on COMMANDS that was carried out.
 
 use weft_proto::{
     ids::ShardId,
@@ -6,32 +6,32 @@ use weft_proto::{
 };
 
 use super::{
-    apply::uid_of,
     names::Subscriptions,
     tables::{COMMANDED, UID_MIN, Uid, View, get},
 };
 
-/// What the catalog's records call the pause of a subscription.
+/// The action of a pause in the catalog's records.
 const PAUSED: &str = "paused";
 
-/// Why nothing of a lane is attempted.
+/// Why a lane is paused.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pause {
     /// The key's name; empty where COMMANDS no longer holds the order.
     pub operator: String,
-    /// The operator's words, or those of the catalog.
+    /// The operator's reason, or the catalog's.
     pub reason: String,
-    /// When, in unix milliseconds; 0: not known.
+    /// Unix milliseconds; 0: not known.
     pub at_ms: i64,
     /// All of the subscription is paused, and not only this lane.
     pub of_subscription: bool,
 }
 
-/// What a command pauses: a lane by its workflow and uid, a subscription by its name and the nil uid, which is none's.
+/// The key of a pause: workflow and uid of a lane, or name and nil uid of a subscription.
 pub(super) fn key(command: &v1::Command) -> Option<(String, Uid)> {
     match command.action.as_ref()? {
         Action::Lane(order) if order.action() == LaneAction::Pause => {
-            Some((order.workflow_id.clone(), uid_of(&order.subscription)?))
+            let uid: Uid = order.subscription[..].try_into().ok()?;
+            Some((order.workflow_id.clone(), uid))
         }
         Action::Catalog(edit) => {
             let paused = edit.changes.iter().any(|change| change.action == PAUSED);
@@ -41,12 +41,12 @@ pub(super) fn key(command: &v1::Command) -> Option<(String, Uid)> {
     }
 }
 
-/// The pause of a lane that its shard's owner says is paused.
+/// The pause of a lane that is paused alone.
 pub(super) fn of_lane(view: &View, shard: ShardId, workflow: &str, uid: &Uid) -> Result<Pause, redb::Error> {
     let carried_out = view.marks.get((COMMANDED, shard.0))?.map_or(0, |mark| mark.value());
     for row in view.pauses.range((workflow, uid, 0)..=(workflow, uid, carried_out))?.rev() {
         let seq = row?.0.value().2;
-        // One that found the lane paused already has changed nothing.
+        // A pause of a lane that was paused already changed nothing.
         if view.refused.get((shard.0, seq, 0, uid))?.is_none()
             && let Some(command) = get::<_, v1::Command>(&view.commands, (shard.0, seq))?
         {
@@ -56,7 +56,7 @@ pub(super) fn of_lane(view: &View, shard: ShardId, workflow: &str, uid: &Uid) ->
     Ok(Pause::default())
 }
 
-/// The pause of a subscription that delivers nothing.
+/// The pause of all lanes of a subscription.
 pub(super) fn of_subscription(
     view: &View,
     subscriptions: &Subscriptions,
@@ -73,7 +73,7 @@ pub(super) fn of_subscription(
         Some((key, _)) => get(&view.commands, (records.0, key.value().2))?,
         None => None,
     };
-    // The catalog is the truth: an order that gave another reason is not the one that it stands on.
+    // The catalog decides: a record with another reason is not of the pause that it states.
     let pause = command.filter(|command| command.reason == *reason).map(Pause::by).unwrap_or_default();
     Ok(Pause { reason: reason.clone(), of_subscription: true, ..pause })
 }

@@ -807,8 +807,8 @@ fn an_adoption_removes_what_became_of_lost_events() {
     }
 }
 
-/// A paused lane names the order that it stands on: not one that found it paused already, nor one for another lane. Of a
-/// subscription that is paused the catalog's reason counts.
+/// A paused lane states the command that paused it: not a later one that changed nothing, nor one for another lane. For a
+/// paused subscription the catalog's reason counts.
 #[test]
 fn a_paused_lane_says_who_paused_it_and_why() {
     let order = |seq: u64, workflow: &str, reason: &str| {
@@ -884,7 +884,7 @@ fn a_paused_lane_says_who_paused_it_and_why() {
         snapshot
     };
     assert_eq!(pause(&stopped("migration")), by(6, "migration", true));
-    assert_eq!(pause(&stopped("answered 410")), by(0, "answered 410", true), "another order");
+    assert_eq!(pause(&stopped("answered 410")), by(0, "answered 410", true), "another pause");
 
     let gone = Expired { firsts: vec![(SHARD, StreamSeq(1), StreamSeq(100))], dead_before_ms: 0 };
     index.write(|tables| tables.sweep(LAYOUT, &gone, &mut LaneCursor::default()).unwrap());

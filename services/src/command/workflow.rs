@@ -230,7 +230,7 @@ async fn lanes(args: LanesArgs) -> Result<(), Failure> {
     output::list(format, &lanes.await?.reported())
 }
 
-/// Tells a lane what to do; `done` is what people read; `wait`: the subscription and workflow whose head is waited for.
+/// Sends a command to a lane what to do; `done` is what people read; `wait`: the subscription and workflow whose head is waited for.
 async fn order(
     args: LaneArgs,
     done: &str,

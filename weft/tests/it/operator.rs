@@ -1,5 +1,5 @@
-//! What an operator is shown: long workflows from their newest end, who paused a lane, ages beside times, refused requests of
-//! a span of time, help in groups; and exit codes.
+//! Views for operators: long workflows from their newest end, operator and reason of a pause, ages next to times, refused
+//! requests of a span of time, help in groups; and exit codes.
 
 use std::process::Output;
 
@@ -46,7 +46,7 @@ impl QuietMesh {
         Operator { data: &data, gateway, secret: &self.wiring.sender_secret }.run(args).await
     }
 
-    /// What a command prints that succeeds: stdout, stderr.
+    /// Standard output and standard error of a command that succeeds.
     async fn text(&self, args: &[&str]) -> (String, String) {
         let Output { status, stdout, stderr } = self.run(args).await;
         let (stdout, stderr) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
@@ -83,7 +83,7 @@ async fn a_long_workflow_is_shown_from_either_end() {
     for all in [&["workflow", "get", "order-1", "-n", "12"][..], &["workflow", "get", "order-1", "--newest"]] {
         assert_eq!(mesh.text(all).await.1, "", "{all:?}: that is all of it");
     }
-    assert_eq!(mesh.run(&["workflow", "get", "nobody", "--newest"]).await.status.code(), Some(3));
+    assert_eq!(mesh.run(&["workflow", "get", "absent", "--newest"]).await.status.code(), Some(3));
     mesh.up.stop().await.unwrap();
 }
 
@@ -103,7 +103,7 @@ async fn paused_lanes_say_who_paused_them_and_why() {
     assert!(pause["pausedAt"].is_string(), "{found}");
     let (table, _) = mesh.text(&[&lanes[..], &["-o", "table"]].concat()).await;
     assert!(table.contains("paused by bootstrap: refund in dispute") && table.contains(" ago)"), "{table}");
-    // Whoever wants it attempted is told as well.
+    // A retry of it says the same.
     let retry = ["workflow", "retry", "order-1", "--subscription", SUBSCRIPTION, "-o", "table"];
     let (retried, _) = mesh.text(&retry).await;
     assert!(retried.contains("paused by bootstrap: refund in dispute"), "{retried}");
@@ -151,7 +151,7 @@ async fn refused_requests_are_selected_by_a_span_of_time() {
     mesh.up.stop().await.unwrap();
 }
 
-/// Exit codes are the same for the same cause, whichever command meets it, and whether a mesh runs or not.
+/// Exit codes are the same for the same cause, regardless of the command.
 #[tokio::test]
 async fn one_cause_has_one_exit_code() {
     let mut mesh = QuietMesh::start().await;
@@ -160,26 +160,26 @@ async fn one_cause_has_one_exit_code() {
     let letter = format!("{SUBSCRIPTION}:{unknown}");
     for args in [
         &["event", "get", unknown][..],
-        &["workflow", "get", "nobody"],
-        &["workflow", "retry", "nobody", "--subscription", SUBSCRIPTION],
-        &["workflow", "lanes", "--subscription", "nobody"],
+        &["workflow", "get", "absent"],
+        &["workflow", "retry", "absent", "--subscription", SUBSCRIPTION],
+        &["workflow", "lanes", "--subscription", "absent"],
         &["dlq", "get", &letter],
         &["dlq", "redrive", &letter],
         &["dlq", "discard", &letter],
-        &["dlq", "list", "--subscription", "nobody"],
+        &["dlq", "list", "--subscription", "absent"],
         &["replay", "get", unknown],
         &["replay", "cancel", unknown],
         &["replay", "start", unknown],
-        &["replay", "start", "--all", "--subscription", "nobody", "--yes"],
+        &["replay", "start", "--all", "--subscription", "absent", "--yes"],
         &["rejected", "get", "4711"],
-        &["source", "get", "nobody"],
-        &["source", "delete", "nobody", "--yes"],
-        &["subscription", "get", "nobody"],
-        &["subscription", "pause", "nobody"],
-        &["subscription", "test", "nobody"],
-        &["key", "get", "nobody"],
+        &["source", "get", "absent"],
+        &["source", "delete", "absent", "--yes"],
+        &["subscription", "get", "absent"],
+        &["subscription", "pause", "absent"],
+        &["subscription", "test", "absent"],
+        &["key", "get", "absent"],
         &["shard", "adopt", "9", "--dry-run"],
-        &["event", "send", "--source", "nobody", "--type", "a"],
+        &["event", "send", "--source", "absent", "--type", "a"],
     ] {
         let Output { status, stderr, .. } = mesh.run(args).await;
         assert_eq!(status.code(), Some(3), "not found: {args:?}: {}", String::from_utf8_lossy(&stderr));
@@ -214,7 +214,7 @@ async fn one_cause_has_one_exit_code() {
     }
     mesh.up.stop().await.unwrap();
     for args in [&["dlq", "list"][..], &["source", "list"], &["event", "send", "--source", SOURCE, "--type", "a"]] {
-        assert_eq!(mesh.run(args).await.status.code(), Some(4), "nobody answers: {args:?}");
+        assert_eq!(mesh.run(args).await.status.code(), Some(4), "no answer: {args:?}");
     }
 }
 

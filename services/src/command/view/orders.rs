@@ -25,7 +25,7 @@ pub struct Lane {
     pause: Option<Pause>,
 }
 
-/// Who has paused a lane, and why.
+/// Operator and reason of a pause.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Pause {
