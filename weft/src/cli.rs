@@ -3,19 +3,19 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-
 use weft_services::{
     command::{
         catalog::{apply, key, source, subscription},
-        dlq, event, listen, nats, rejected, replay, shard, sign, verify, workflow,
+        dlq, event, healthcheck, listen, nats, rejected, replay, shard, sign, verify, workflow,
     },
     config::Config,
     demo,
     exit::Failure,
-    help,
     role::{self, Role},
     signal, telemetry, up,
 };
+
+use crate::help;
 
 /// What roles log where nothing else is said. What the NATS client tells of its connections, `weft_nats` tells in our words.
 const ROLE_LOG: &str = "info,async_nats=warn";
@@ -85,6 +85,9 @@ pub enum Command {
     /// Run benchmarks
     #[command(subcommand)]
     Bench(weft_bench::BenchCommand),
+    /// Succeed if this machine's operations port reports ready
+    #[command(hide = true)]
+    Healthcheck(healthcheck::HealthcheckArgs),
     /// Start a program that dies with us
     #[command(hide = true)]
     Launch(LaunchArgs),
@@ -180,6 +183,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Listen(args) => listen::run(args).await,
         Command::Nats(command) => nats::run(command),
         Command::Bench(command) => weft_bench::run(command).await,
+        Command::Healthcheck(args) => healthcheck::run(args).await,
         Command::Launch(args) => Err(Failure::of(&weft_nats::server::launch(args.command))),
     }
 }

@@ -28,8 +28,8 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 11] = [
     (
         "event",
         &[
-            ("weft event send --source shop --type order.paid --workflow order-42", "sign and post one"),
-            ("weft event tail --since 1h --type order.*", "the last hour, then what comes"),
+            ("weft event send --source shop --type order.paid --secret env:SHOP_SECRET", "sign and post one"),
+            ("weft event tail --since 1h --type 'order.*'", "the last hour, then what comes"),
             ("weft event get EVENT_ID -o json", "with what the receiver answered"),
         ],
     ),
@@ -46,7 +46,7 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 11] = [
         &[
             ("weft dlq stats", "how many, by subscription and reason"),
             ("weft dlq list --since 1d --reason-code permanent", "refused for good since yesterday"),
-            ("weft dlq redrive --type order.* --dry-run", "how many that would be"),
+            ("weft dlq redrive --type 'order.*' --dry-run", "how many that would be"),
             ("weft dlq discard billing:EVENT_ID --reason duplicate", "it is not to be delivered"),
         ],
     ),
@@ -178,7 +178,7 @@ mod tests {
         for (noun, lines) in EXAMPLES {
             assert!(noun == "weft" || Cli::command().find_subcommand(noun).is_some(), "{noun}");
             for (line, _) in lines {
-                let parsed = Cli::try_parse_from(line.split(' '));
+                let parsed = Cli::try_parse_from(line.split(' ').map(|word| word.trim_matches('\'')));
                 assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
             }
         }

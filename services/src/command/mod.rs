@@ -5,6 +5,7 @@ pub mod catalog;
 pub mod common;
 pub mod dlq;
 pub mod event;
+pub mod healthcheck;
 mod json;
 mod lag;
 pub mod listen;

@@ -6,8 +6,8 @@ use std::process::Output;
 use bytes::Bytes;
 use tempfile::TempDir;
 use tokio::process::Command;
-use weft::mesh::{SOURCE, SUBSCRIPTION, Up, Wiring};
 use weft_nats::testing::eventually;
+use weft_services::mesh::{SOURCE, SUBSCRIPTION, Up, Wiring};
 
 use crate::{
     commands::Operator,
@@ -54,6 +54,13 @@ impl QuietMesh {
         (stdout, stderr)
     }
 
+    /// A line about a command that does not end with this code.
+    async fn unlike(&self, code: i32, args: &[&str]) -> Option<String> {
+        let Output { status, stderr, .. } = self.run(args).await;
+        let text = || format!("{code} expected, {status}: {args:?}: {}", String::from_utf8_lossy(&stderr));
+        (status.code() != Some(code)).then(text)
+    }
+
     async fn json(&self, args: &[&str]) -> serde_json::Value {
         serde_json::from_str(&self.text(&[args, &["-o", "json"]].concat()).await.0).unwrap()
     }
@@ -79,7 +86,7 @@ async fn a_long_workflow_is_shown_from_either_end() {
     let (table, stderr) = mesh.text(&[&newest[..], &["-o", "table"]].concat()).await;
     let expected = "weft: only the newest 5 are shown, there are more: those before #8; -n sets how many\n";
     assert_eq!(stderr, expected);
-    assert!(table.find("order.changed").is_some() && table.contains(" ago)"), "{table}");
+    assert!(table.find("order.changed").is_some() && table.contains("Z ("), "{table}");
     for all in [&["workflow", "get", "order-1", "-n", "12"][..], &["workflow", "get", "order-1", "--newest"]] {
         assert_eq!(mesh.text(all).await.1, "", "{all:?}: that is all of it");
     }
@@ -102,7 +109,7 @@ async fn paused_lanes_say_who_paused_them_and_why() {
     assert_eq!((&pause["operator"], &pause["reason"]), (&"bootstrap".into(), &"refund in dispute".into()), "{found}");
     assert!(pause["pausedAt"].is_string(), "{found}");
     let (table, _) = mesh.text(&[&lanes[..], &["-o", "table"]].concat()).await;
-    assert!(table.contains("paused by bootstrap: refund in dispute") && table.contains(" ago)"), "{table}");
+    assert!(table.contains("paused by bootstrap: refund in dispute") && table.contains("Z ("), "{table}");
     // A retry of it says the same.
     let retry = ["workflow", "retry", "order-1", "--subscription", SUBSCRIPTION, "-o", "table"];
     let (retried, _) = mesh.text(&retry).await;
@@ -158,15 +165,15 @@ async fn one_cause_has_one_exit_code() {
     mesh.send("order-1", 1).await;
     let unknown = "00000000-0000-0000-0000-000000000000";
     let letter = format!("{SUBSCRIPTION}:{unknown}");
+    let mut wrong = Vec::new();
+    // Not found.
     for args in [
         &["event", "get", unknown][..],
         &["workflow", "get", "absent"],
         &["workflow", "retry", "absent", "--subscription", SUBSCRIPTION],
-        &["workflow", "lanes", "--subscription", "absent"],
         &["dlq", "get", &letter],
         &["dlq", "redrive", &letter],
         &["dlq", "discard", &letter],
-        &["dlq", "list", "--subscription", "absent"],
         &["replay", "get", unknown],
         &["replay", "cancel", unknown],
         &["replay", "start", unknown],
@@ -181,9 +188,9 @@ async fn one_cause_has_one_exit_code() {
         &["shard", "adopt", "9", "--dry-run"],
         &["event", "send", "--source", "absent", "--type", "a"],
     ] {
-        let Output { status, stderr, .. } = mesh.run(args).await;
-        assert_eq!(status.code(), Some(3), "not found: {args:?}: {}", String::from_utf8_lossy(&stderr));
+        wrong.extend(mesh.unlike(3, args).await);
     }
+    // Usage.
     for args in [
         &["event", "get", "not-an-id"][..],
         &["event", "tail", "--since", "2026-11-21", "-n", "1"],
@@ -200,22 +207,23 @@ async fn one_cause_has_one_exit_code() {
         &["dlq", "list", "--server", "nonsense"],
         &["event", "send", "--source", SOURCE, "--type", "a", "--gateway", "nonsense"],
     ] {
-        let Output { status, stderr, .. } = mesh.run(args).await;
-        assert_eq!(status.code(), Some(2), "usage: {args:?}: {}", String::from_utf8_lossy(&stderr));
+        wrong.extend(mesh.unlike(2, args).await);
     }
+    // Refused, or without effect.
     for args in [
         &["dlq", "list", "--token", "wrong"][..],
         &["source", "get", SOURCE, "--token", "wrong"],
         &["dlq", "redrive", "--all", "--yes"],
         &["workflow", "resume", "order-1", "--subscription", SUBSCRIPTION],
     ] {
-        let Output { status, stderr, .. } = mesh.run(args).await;
-        assert_eq!(status.code(), Some(1), "refused: {args:?}: {}", String::from_utf8_lossy(&stderr));
+        wrong.extend(mesh.unlike(1, args).await);
     }
     mesh.up.stop().await.unwrap();
+    // Unavailable.
     for args in [&["dlq", "list"][..], &["source", "list"], &["event", "send", "--source", SOURCE, "--type", "a"]] {
-        assert_eq!(mesh.run(args).await.status.code(), Some(4), "no answer: {args:?}");
+        wrong.extend(mesh.unlike(4, args).await);
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 /// Help needs no mesh: commands in groups, examples at the nouns.
