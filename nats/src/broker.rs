@@ -1,11 +1,13 @@
 //! Requests that an admin carries out for users whose own account may not: subscribers create consumers on EVENTS,
-//! workers make room in a full stream and pause subscriptions. Each request is checked against what its sender is allowed.
+//! workers make room in a full stream, drop what is settled, and pause subscriptions. Each request is checked against what its
+//! sender is allowed. Those of workers have a tag under the mesh's master key: the password of a NATS user, which is all that
+//! the server asks for, is not enough.
 //!
 //! Where all roles connect with one user, nothing answers for subscribers, who then ask JetStream itself.
 
 use std::time::Duration;
 
-use async_nats::{Message, client::RequestErrorKind};
+use async_nats::{HeaderMap, Message, client::RequestErrorKind};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
@@ -15,12 +17,14 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     catalog::Catalog,
     connect::Connection,
-    subject::{Layout, PAUSE_REQUESTS, ROOM_REQUESTS, TAIL_REQUESTS},
+    subject::{Layout, PAUSE_REQUESTS, ROOM_REQUESTS, TAIL_REQUESTS, TRIM_REQUESTS},
+    tags::Tags,
 };
 
 mod consumers;
 pub mod pause;
 pub mod room;
+pub mod trim;
 
 /// The queue group of the admins: one of them answers.
 const QUEUE: &str = "admin";
@@ -30,6 +34,10 @@ const CONCURRENT_MAX: usize = 16;
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// How long an admin may take for its answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// What workers' requests are tagged for.
+const TAGGED: &str = "admin";
+/// The header of a tag.
+const TAG: &str = "weft-tag";
 /// The pause before subscriptions that have ended are made again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -67,7 +75,9 @@ async fn answer_requests(
     let subscribe = async |subject: String| client.queue_subscribe(subject, QUEUE.to_owned()).await;
     let mut consumers = subscribe(format!("{TAIL_REQUESTS}.>")).await?;
     let mut loans = subscribe(ROOM_REQUESTS.to_owned()).await?;
+    let mut trims = subscribe(TRIM_REQUESTS.to_owned()).await?;
     let mut pauses = subscribe(PAUSE_REQUESTS.to_owned()).await?;
+    let asking = Requests::new(catalog);
     let (mut creating, mut others) = (JoinSet::new(), JoinSet::new());
     loop {
         tokio::select! {
@@ -87,12 +97,25 @@ async fn answer_requests(
                 });
             }
             Some(message) = loans.next(), if others.len() < CONCURRENT_MAX => {
-                let (room, client) = (room.clone(), client.clone());
-                others.spawn(async move { respond(&client, &message, room.request(&message).await).await });
+                let (room, client, asking) = (room.clone(), client.clone(), asking.clone());
+                others.spawn(async move {
+                    let done = async { asking.check(&message)?; room.request(&message).await };
+                    respond(&client, &message, done.await).await;
+                });
+            }
+            Some(message) = trims.next(), if others.len() < CONCURRENT_MAX => {
+                let (admin, client, asking) = (catalog.connection().clone(), client.clone(), asking.clone());
+                others.spawn(async move {
+                    let done = async { asking.check(&message)?; trim::carry_out(&admin, layout, &message).await };
+                    respond(&client, &message, done.await).await;
+                });
             }
             Some(message) = pauses.next(), if others.len() < CONCURRENT_MAX => {
-                let (catalog, client) = (catalog.clone(), client.clone());
-                others.spawn(async move { respond(&client, &message, pause::carry_out(&catalog, &message).await).await });
+                let (catalog, client, asking) = (catalog.clone(), client.clone(), asking.clone());
+                others.spawn(async move {
+                    let done = async { asking.check(&message)?; pause::carry_out(&catalog, &message).await };
+                    respond(&client, &message, done.await).await;
+                });
             }
             else => return Ok(()),
         }
@@ -122,19 +145,43 @@ enum AskError {
     Failed(String),
 }
 
-/// Asks an admin.
-async fn ask(connection: &Connection, subject: String, payload: Vec<u8>) -> Result<(), AskError> {
-    if !connection.is_connected() {
-        return Err(AskError::Failed("not connected".into()));
+/// Asks an admin for what a worker's own user may not do. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Requests {
+    connection: Connection,
+    tags: Tags,
+}
+
+impl Requests {
+    /// Through the catalog's connection, tagged with its master key.
+    pub fn new(catalog: &Catalog) -> Self {
+        Self { connection: catalog.connection().clone(), tags: catalog.master_key().tags(TAGGED) }
     }
-    let request = async_nats::Request::new().payload(Bytes::from(payload)).timeout(Some(ANSWER_MAX));
-    let answer = connection.client().send_request(subject, request).await.map_err(|error| match error.kind() {
-        RequestErrorKind::NoResponders => AskError::NoAdmin,
-        _ => AskError::Failed(format!("an admin does not answer: {error}")),
-    })?;
-    match serde_json::from_slice(&answer.payload) {
-        Ok(Answer { problem: None }) => Ok(()),
-        Ok(Answer { problem: Some(problem) }) => Err(AskError::Failed(problem)),
-        Err(error) => Err(AskError::Failed(format!("an admin answers nonsense: {error}"))),
+
+    /// Refuses a request that nobody with the master key has made.
+    fn check(&self, request: &Message) -> Result<(), String> {
+        let tag = request.headers.as_ref().and_then(|headers| headers.get(TAG));
+        let holds = tag.is_some_and(|tag| self.tags.holds(&request.subject, &request.payload, tag.as_str()));
+        if holds { Ok(()) } else { Err("the request is not tagged with this mesh's master key".into()) }
+    }
+
+    async fn ask(&self, subject: String, payload: Vec<u8>) -> Result<(), AskError> {
+        if !self.connection.is_connected() {
+            return Err(AskError::Failed("not connected".into()));
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(TAG, self.tags.tag(&subject, &payload));
+        let request = async_nats::Request::new().headers(headers).payload(Bytes::from(payload));
+        let request = request.timeout(Some(ANSWER_MAX));
+        let answer = self.connection.client().send_request(subject, request).await;
+        let answer = answer.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => AskError::NoAdmin,
+            _ => AskError::Failed(format!("an admin does not answer: {error}")),
+        })?;
+        match serde_json::from_slice(&answer.payload) {
+            Ok(Answer { problem: None }) => Ok(()),
+            Ok(Answer { problem: Some(problem) }) => Err(AskError::Failed(problem)),
+            Err(error) => Err(AskError::Failed(format!("an admin answers nonsense: {error}"))),
+        }
     }
 }

@@ -197,6 +197,7 @@ impl Catalog {
                 filter: None,
                 batch_messages_max: READ_MESSAGES,
                 known: Some(known),
+                pages: true,
             },
         );
         publish(sender, &reading.snapshot);

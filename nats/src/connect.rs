@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::{
     clock::ServerClock,
     options::{NatsOptions, NatsTls, servers},
+    reader::ReaderOptions,
     tail,
 };
 
@@ -43,11 +44,19 @@ pub struct Connection {
     changes: watch::Receiver<u64>,
     server_clock: ServerClock,
     /// Readers that the server refuses a consumer, by stream and name.
-    refused: Arc<Mutex<BTreeMap<(String, String), String>>>,
+    refused: Arc<Mutex<BTreeMap<(String, String), Refused>>>,
     /// Streams that take no writes: since when, and why.
     unwritable: Arc<Mutex<BTreeMap<String, (Instant, String)>>>,
     /// The client as the event callback sees it. The callback holds it weakly: the client lives as long as its owners.
     _seen_by_events: Arc<OnceLock<Client>>,
+}
+
+/// A reader that is refused a consumer.
+#[derive(Debug)]
+struct Refused {
+    problem: String,
+    /// It reads pages instead.
+    pages: bool,
 }
 
 /// Which of the connections that the client has had, one after the other.
@@ -201,20 +210,30 @@ impl Connection {
         &self.server_clock
     }
 
-    /// The readers of this connection that the server refuses a consumer, with the reason, in one line; `None`: there is
-    /// none. Live streams of events are left out: without them a role can still do its work.
+    /// The readers of this connection that wait for a consumer which the server refuses, with the reason, in one line;
+    /// `None`: there is none. Live streams of events are left out: without them a role can still do its work.
     pub fn refused_readers(&self) -> Option<String> {
+        self.refused_of(false)
+    }
+
+    /// The readers of this connection that read pages because the server refuses them a consumer, as above.
+    pub fn paging_readers(&self) -> Option<String> {
+        self.refused_of(true)
+    }
+
+    fn refused_of(&self, pages: bool) -> Option<String> {
         let refused = self.refused();
-        let essential = refused.iter().filter(|((_, name), _)| name != tail::READER);
-        let lines = essential.map(|((stream, name), problem)| format!("reader {name} of {stream} refused: {problem}"));
+        let lines = refused.iter().filter(|((_, name), refused)| refused.pages == pages && name != tail::READER);
+        let lines = lines
+            .map(|((stream, name), Refused { problem, .. })| format!("reader {name} of {stream} refused: {problem}"));
         Some(lines.collect::<Vec<_>>().join("; ")).filter(|text| !text.is_empty())
     }
 
     /// Notes that a reader is refused a consumer; `None`: no longer.
-    pub(crate) fn note_refusal(&self, stream: &str, name: &str, problem: Option<String>) {
-        let key = (stream.to_owned(), name.to_owned());
+    pub(crate) fn note_refusal(&self, reader: &ReaderOptions, problem: Option<String>) {
+        let key = (reader.stream.clone(), reader.name.clone());
         match problem {
-            Some(problem) => self.refused().insert(key, problem),
+            Some(problem) => self.refused().insert(key, Refused { problem, pages: reader.pages }),
             None => self.refused().remove(&key),
         };
     }
@@ -246,7 +265,7 @@ impl Connection {
         })
     }
 
-    fn refused(&self) -> MutexGuard<'_, BTreeMap<(String, String), String>> {
+    fn refused(&self) -> MutexGuard<'_, BTreeMap<(String, String), Refused>> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -11,6 +11,9 @@
 //! reader keeps a [`Position`], the stream's creation time and a mark of the last message, and compares it with the stream
 //! whenever it makes a consumer. Where it differs it returns [`ReadError::Another`] and reads nothing.
 //!
+//! A stream takes a limited number of consumers, and whoever may create one may create them all. So readers without which a
+//! role does not do its work go on without a consumer while they are refused one, by pages.
+//!
 //! What a reader holds in memory is bounded: the messages that it has asked the server for and one batch that waits for
 //! the caller.
 
@@ -42,6 +45,9 @@ pub struct ReaderOptions {
     /// The caller's position in the stream: its cursor is before `from`. `None`: unknown; the reader then learns the
     /// stream's creation time from its first consumer, and the mark from the messages that it reads.
     pub known: Option<Position>,
+    /// While the stream takes no more consumers: read pages by direct get, which takes more requests. Otherwise the reader
+    /// waits until there is room.
+    pub pages: bool,
 }
 
 /// Messages in stream order.

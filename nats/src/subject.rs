@@ -37,6 +37,8 @@ pub const FORWARD_SUBJECTS: &str = "forward.>";
 pub const ROOM_REQUESTS: &str = "room.*";
 /// Where a worker asks an admin to pause a subscription whose receiver wants that.
 pub const PAUSE_REQUESTS: &str = "pause";
+/// Where a worker asks an admin to drop a prefix of a stream that it names.
+pub const TRIM_REQUESTS: &str = "trim.*";
 /// What the requests of subscribers that an admin answers begin with.
 pub const TAIL_REQUESTS: &str = "tail";
 

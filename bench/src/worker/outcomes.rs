@@ -62,6 +62,7 @@ impl Outcomes {
             filter: None,
             batch_messages_max: BATCH_MESSAGES,
             known: None,
+            pages: false,
         };
         let reader = OrderedReader::new(connection, options);
         Ok(Self { reader, counts: vec![0; usize::try_from(events)? + 1], settled: 0, messages: 0, bytes: 0 })

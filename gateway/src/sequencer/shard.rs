@@ -180,6 +180,7 @@ impl Shard {
             filter: None,
             batch_messages_max: READ_MESSAGES_MAX,
             known: Some(known),
+            pages: true,
         };
         OrderedReader::new(self.connection.clone(), options)
     }

@@ -257,6 +257,8 @@ async fn read(shared: Arc<Shared>, writer: Arc<Writer<Projection>>, index: usize
             filter: None,
             batch_messages_max: BATCH_MESSAGES,
             known: Some(known),
+            // Waiting costs an admin nothing but being behind, which it says.
+            pages: false,
         };
         OrderedReader::new(shared.connection.clone(), options)
     };

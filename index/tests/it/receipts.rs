@@ -66,6 +66,7 @@ async fn follow(connection: &Connection, receipts: &Receipts) {
         filter: None,
         batch_messages_max: 100,
         known: None,
+        pages: false,
     };
     let mut reader = OrderedReader::new(connection.clone(), options);
     while reader.position() <= state.last {

@@ -4,7 +4,7 @@ use async_nats::Message;
 use serde::{Deserialize, Serialize};
 use weft_proto::ids::SubscriptionUid;
 
-use super::{AskError, ask};
+use super::{AskError, Requests};
 use crate::{
     catalog::{
         Catalog, CatalogError, Stamp,
@@ -44,7 +44,7 @@ pub async fn pause_subscription(
         reason: stamp.reason.clone(),
     };
     let payload = serde_json::to_vec(&request).map_err(|error| CatalogError::Unavailable(error.to_string()))?;
-    match ask(catalog.connection(), PAUSE_REQUESTS.to_owned(), payload).await {
+    match Requests::new(catalog).ask(PAUSE_REQUESTS.to_owned(), payload).await {
         Ok(()) => Ok(()),
         // One user for all roles.
         Err(AskError::NoAdmin) => write(catalog, uid, revision, stamp).await,

@@ -9,7 +9,7 @@ use std::{
 use async_nats::Message;
 use weft_proto::ids::ShardId;
 
-use super::{AskError, ask};
+use super::{AskError, Requests};
 use crate::{
     connect::Connection,
     streams::{self, EnsureError},
@@ -30,17 +30,18 @@ const RETURN: &[u8] = b"return";
 ///
 /// [`EnsureError`]: no room could be had.
 pub async fn with_room<T>(
-    connection: &Connection,
+    requests: &Requests,
     layout: Layout,
     shard: ShardId,
     work: impl Future<Output = T>,
 ) -> Result<T, EnsureError> {
+    let connection = &requests.connection;
     let subject = || format!("room.{shard}");
-    match ask(connection, subject(), LEND.to_vec()).await {
+    match requests.ask(subject(), LEND.to_vec()).await {
         Ok(()) => {
             let done = work.await;
             // Otherwise the admin takes it back by itself.
-            let _ = ask(connection, subject(), RETURN.to_vec()).await;
+            let _ = requests.ask(subject(), RETURN.to_vec()).await;
             Ok(done)
         }
         // One user for all roles.

@@ -71,8 +71,11 @@ impl Consumer {
         let inbox = client.new_inbox();
         let messages = client.subscribe(inbox.clone()).await.map_err(|error| passing(&error))?;
         let created = connection.jetstream().create_consumer_on_stream(config, &options.stream).await;
-        let refused = created.as_ref().err().filter(|error| is_refused(error));
-        connection.note_refusal(&options.stream, &options.name, refused.map(ToString::to_string));
+        let refused = created.as_ref().err().filter(|error| is_refused(error)).map(ToString::to_string);
+        connection.note_refusal(options, refused.clone());
+        if let Some(problem) = refused {
+            return Err(Fault::Refused(problem));
+        }
         created.map_err(|error| passing(&error))?;
         Ok(Self { epoch, name, inbox, messages, requested: 0, delivered: 0 })
     }

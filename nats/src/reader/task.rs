@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use rand::RngExt as _;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use weft_proto::ids::StreamSeq;
 
 use super::{Batch, Delivered, ReadError, ReaderOptions, consumer::Consumer};
 use crate::{
     connect::Connection,
+    direct,
     position::{self, Mark, Mismatch, Position, PositionCheck},
     streams::{self, StreamState},
 };
@@ -16,6 +20,10 @@ use crate::{
 /// The pauses between two tries to make a consumer: a server that comes back is read from at once, one that does not is
 /// left alone.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// How often the stream's end is looked at while pages are read, and for how long until a consumer is tried again.
+const PAGE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// About what one page may hold.
+const PAGE_BYTES: usize = 8 * 1024 * 1024;
 /// So many failures in a row are no hiccup any more: somebody should know.
 const FAILURES_QUIET: u32 = 10;
 /// How long an orderly end may take. Past that the server forgets the consumer by itself.
@@ -40,6 +48,8 @@ pub(super) struct Task {
 pub(super) enum Fault {
     /// Try again after a pause.
     Passing(String),
+    /// The stream has as many consumers as it may have.
+    Refused(String),
     /// Tell the caller.
     Lasting(ReadError),
 }
@@ -61,7 +71,7 @@ impl Task {
             () = batches.closed() => {}
             () = self.read(&batches) => {}
         }
-        self.connection.note_refusal(&self.options.stream, &self.options.name, None);
+        self.connection.note_refusal(&self.options, None);
         let _ = tokio::time::timeout(END_PATIENCE, self.remove_consumer()).await;
     }
 
@@ -69,7 +79,7 @@ impl Task {
         loop {
             let result = match self.receive().await {
                 Ok(batch) => Ok(Delivered { batch, known: self.known.clone() }),
-                Err(Fault::Passing(problem)) => {
+                Err(Fault::Passing(problem) | Fault::Refused(problem)) => {
                     self.recover(&problem).await;
                     continue;
                 }
@@ -114,9 +124,17 @@ impl Task {
 
     /// Waits for a message and takes what is there with it.
     async fn receive(&mut self) -> Result<Batch, Fault> {
-        if self.consumer.is_none() {
-            self.verify().await?;
-            self.consumer = Some(Consumer::make(&self.connection, &self.options, self.position).await?);
+        while self.consumer.is_none() {
+            let end = self.verify().await?;
+            match Consumer::make(&self.connection, &self.options, self.position).await {
+                Ok(consumer) => self.consumer = Some(consumer),
+                Err(Fault::Refused(_)) if self.options.pages => {
+                    if let Some(batch) = self.page(end).await? {
+                        return Ok(batch);
+                    }
+                }
+                Err(fault) => return Err(fault),
+            }
         }
         let Self { connection, options, position, consumer: Some(consumer), failures, .. } = self else {
             return Err(Fault::Passing("no consumer".into()));
@@ -143,18 +161,47 @@ impl Task {
             tracing::debug!(?fault, "reader starts over after this batch");
             self.remove_consumer().await;
         }
+        self.advance(&batch);
+        Ok(batch)
+    }
+
+    fn advance(&mut self, batch: &Batch) {
         if let Some(last) = batch.messages.last() {
             self.position = last.seq.next();
             if let Some(known) = &mut self.known {
                 known.advance(last);
             }
         }
-        Ok(batch)
+    }
+
+    /// Reads a page by direct get: as right as a consumer's first messages, since the position has just been compared.
+    /// Nobody may rely on the next page as on what comes from the same consumer, so each counts as one that is lost. `None`:
+    /// nothing has come for a while.
+    async fn page(&mut self, end: StreamSeq) -> Result<Option<Batch>, Fault> {
+        let until = Instant::now() + PAGE.1;
+        let Self { connection, options, position, .. } = self;
+        let subject = options.filter.as_deref().unwrap_or(">");
+        loop {
+            let (messages_max, stream) = (options.batch_messages_max, &options.stream);
+            let page = direct::range(connection, stream, *position, subject, messages_max, PAGE_BYTES).await;
+            let messages = page.map_err(|error| Fault::Passing(error.to_string()))?;
+            if let Some(last) = messages.last() {
+                let batch = Batch { pending: end.0.saturating_sub(last.seq.0), messages };
+                self.failures = 0;
+                self.losses.send_modify(|losses| *losses += 1);
+                self.advance(&batch);
+                return Ok(Some(batch));
+            }
+            if Instant::now() >= until {
+                return Ok(None);
+            }
+            tokio::time::sleep(PAGE.0).await;
+        }
     }
 
     /// Compares the position with the stream: one question for its state, and one direct get for the message at the
-    /// cursor, where that is known.
-    async fn verify(&mut self) -> Result<(), Fault> {
+    /// cursor, where that is known. The stream's end.
+    async fn verify(&mut self) -> Result<StreamSeq, Fault> {
         let Self { connection, options: ReaderOptions { stream, .. }, position, known, .. } = self;
         if !connection.is_connected() {
             return Err(Fault::Passing("not connected".into()));
@@ -179,7 +226,7 @@ impl Task {
             let error = ReadError::Gone { stream: stream.clone(), position: *position, first: state.first };
             return Err(Fault::Lasting(error));
         }
-        Ok(())
+        Ok(state.last)
     }
 }
 

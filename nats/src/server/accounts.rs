@@ -17,7 +17,7 @@ use weft_proto::ids::ShardId;
 
 use crate::subject::{
     APPENDER_KEYS, CATALOG_BUCKET, DLQ_STREAM, FORWARD_SUBJECTS, LEASES_BUCKET, Layout, PAUSE_REQUESTS,
-    REJECTED_STREAM, RETRY_SUBJECT, ROOM_REQUESTS, TAIL_REQUESTS, bucket_stream,
+    REJECTED_STREAM, RETRY_SUBJECT, ROOM_REQUESTS, TAIL_REQUESTS, TRIM_REQUESTS, bucket_stream,
 };
 
 /// Prefix of the JetStream API in the roles' accounts. `$JS.API` itself is answered there by "JetStream not enabled", but for
@@ -158,8 +158,6 @@ enum Use {
     Read,
     /// The same, through consumers of its own.
     Consume,
-    /// Dropping a prefix.
-    Purge,
     /// All that there is.
     Manage,
 }
@@ -197,10 +195,8 @@ impl Imports {
 
     fn worker(&mut self, layout: Layout) {
         for shard in layout.all() {
-            // It drops what is settled when EVENTS is nearly full, and the checkpoints before the newest complete one.
-            self.uses(&layout.events_stream(shard), &[Use::Read, Use::Consume, Use::Purge]);
-            self.uses(&layout.checkpoints_stream(shard), &[Use::Read, Use::Purge]);
-            for stream in [layout.outcomes_stream(shard), layout.commands_stream(shard)] {
+            self.uses(&layout.checkpoints_stream(shard), &[Use::Read]);
+            for stream in [layout.events_stream(shard), layout.outcomes_stream(shard), layout.commands_stream(shard)] {
                 self.uses(&stream, &[Use::Read, Use::Consume]);
             }
         }
@@ -212,13 +208,14 @@ impl Imports {
         for subject in ["checkpoints.>", "dlq.>", &format!("$KV.{LEASES_BUCKET}.>")] {
             self.publishes(Home::Base, subject);
         }
-        self.asks(At::Role(Role::Admin), ROOM_REQUESTS);
-        self.asks(At::Role(Role::Admin), PAUSE_REQUESTS);
+        for subject in [ROOM_REQUESTS, TRIM_REQUESTS, PAUSE_REQUESTS] {
+            self.asks(At::Role(Role::Admin), subject);
+        }
     }
 
     fn admin(&mut self, layout: Layout) {
         for stream in streams(layout) {
-            self.uses(&stream, &[Use::Read, Use::Consume, Use::Purge, Use::Manage]);
+            self.uses(&stream, &[Use::Read, Use::Consume, Use::Manage]);
         }
         self.other_layout(layout);
         self.publishes(Home::Commands, "commands.>");
@@ -274,9 +271,9 @@ impl Imports {
                     self.api(at, &format!("CONSUMER.CREATE.{stream}.>"), Answers::One);
                     self.consumers(at, stream);
                 }
-                Use::Purge => self.api(at, &format!("STREAM.PURGE.{stream}"), Answers::One),
                 Use::Manage => {
-                    for verb in ["STREAM.CREATE", "STREAM.UPDATE", "STREAM.DELETE", "STREAM.MSG.DELETE"] {
+                    for verb in ["STREAM.CREATE", "STREAM.UPDATE", "STREAM.DELETE", "STREAM.PURGE", "STREAM.MSG.DELETE"]
+                    {
                         self.api(at, &format!("{verb}.{stream}"), Answers::One);
                     }
                     for verb in ["CONSUMER.CREATE", "CONSUMER.NAMES", "CONSUMER.LIST"] {
@@ -394,7 +391,7 @@ fn permissions(role: Role, imports: &Imports) -> Value {
             publish.insert(FORWARD_SUBJECTS);
             subscribe.extend([FORWARD_SUBJECTS, RETRY_SUBJECT]);
         }
-        Role::Admin => subscribe.extend([ROOM_REQUESTS, PAUSE_REQUESTS, tail_requests.as_str()]),
+        Role::Admin => subscribe.extend([ROOM_REQUESTS, TRIM_REQUESTS, PAUSE_REQUESTS, tail_requests.as_str()]),
         // Mapped to the other prefix.
         Role::Tail => {
             publish.insert(server_api.as_str());
@@ -448,11 +445,7 @@ mod tests {
                 |subject: &&String| changes.iter().any(|verb| subject.starts_with(&format!("{SERVER_API}.{verb}")));
             let subjects = reached(role, layout);
             let found: Vec<_> = subjects.iter().filter(changing).map(String::as_str).collect();
-            // Workers drop settled events and old checkpoints; commits, commands and dead letters they cannot purge.
-            let purges: &[&str] =
-                if role == Role::Worker { &["CHECKPOINTS_0", "CHECKPOINTS_1", "EVENTS_0", "EVENTS_1"] } else { &[] };
-            let purges: Vec<_> = purges.iter().map(|stream| format!("{SERVER_API}.STREAM.PURGE.{stream}")).collect();
-            assert_eq!(found, purges, "{role:?}");
+            assert!(found.is_empty(), "{role:?}: {found:?}");
         }
     }
 

@@ -71,6 +71,7 @@ pub fn watch_streams(
             loop {
                 connection.connected().await;
                 look(&connection, &used, &conditions, &sender).await;
+                conditions.set("consumers", connection.paging_readers().map(|readers| format!("{readers}; {PAGING}")));
                 tokio::time::sleep(INTERVAL).await;
             }
         };
@@ -96,6 +97,9 @@ async fn look(connection: &Connection, used: &Used, conditions: &Conditions, sen
     }
 }
 
+/// What it means, and what to do.
+const PAGING: &str = "they read on without a consumer, at a higher cost; see whose consumers these are and remove them (`nats \
+                      consumer ls`)";
 /// Advice for operators.
 const ADVICE: &str = "missing on the server; restore it, or restart the admin or `weft up` to create an empty one (with \
                       --new-log for EVENTS, OUTCOMES and COMMANDS)";

@@ -85,6 +85,7 @@ impl Feed {
             filter: None,
             batch_messages_max: BATCH_MESSAGES,
             known: None,
+            pages: false,
         };
         let mut reader = OrderedReader::new(self.connection.clone(), options);
         let mut failures = 0;

@@ -28,7 +28,7 @@ fn source(name: &str) -> Source {
     Source { name: name.into(), verification: Some(Verification { scheme: Some(scheme) }), ..Source::default() }
 }
 
-fn subscription(name: &str) -> Subscription {
+pub fn subscription(name: &str) -> Subscription {
     let http = HttpDestination { url: "http://127.0.0.1:1/".into(), secrets: vec![SECRET.into()], format: 1 };
     Subscription {
         uid: vec![1; 16],

@@ -48,6 +48,7 @@ fn reader(connection: &Connection, from: u64) -> OrderedReader {
         filter: None,
         batch_messages_max: 500,
         known: None,
+        pages: false,
     };
     OrderedReader::new(connection.clone(), options)
 }

@@ -1,5 +1,6 @@
 //! The log against a real nats-server.
 
+mod broker;
 mod catalog;
 mod checkpoints;
 mod log;

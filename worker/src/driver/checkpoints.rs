@@ -3,8 +3,9 @@
 //! A checkpoint is the state after the commits up to a position of OUTCOMES, so it is right whichever owner writes it;
 //! what must not happen is that two owners mix their chunks, or that an owner that has lost the shard removes a newer
 //! checkpoint. Therefore each record expects the sequence before it, an owner never appends after a record of a higher
-//! epoch, and it purges only what precedes its own complete checkpoint. Of a checkpoint that fails halfway, chunks remain
-//! that no end follows; the next complete one purges them.
+//! epoch, and it has only that removed which precedes its own complete checkpoint. Of a checkpoint that fails halfway, chunks
+//! remain that no end follows; they are removed with what precedes the next complete one. An admin removes it; while none
+//! runs, earlier checkpoints stay, which costs disk and nothing else.
 
 use std::time::Duration;
 
@@ -13,13 +14,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
-use weft_nats::{
-    append::Appender,
-    checkpoints,
-    direct::DirectError,
-    records,
-    streams::{self, EnsureError},
-};
+use weft_nats::{append::Appender, checkpoints, direct::DirectError, records};
 use weft_proto::{
     ids::StreamSeq,
     v1::{self, outcome_record::Record},
@@ -39,6 +34,10 @@ use crate::{
     },
     log::Log,
 };
+
+mod removal;
+
+pub(super) use removal::Removal;
 
 /// The longest that one record may take to be stored. A checkpoint in progress holds a read transaction of the ledger's
 /// file open, whose old pages are not reused meanwhile, so it is given up rather than waiting for a log that refuses it.
@@ -64,8 +63,6 @@ enum CheckpointError {
     #[error(transparent)]
     Read(#[from] DirectError),
     #[error(transparent)]
-    Stream(#[from] EnsureError),
-    #[error(transparent)]
     Ledger(#[from] LedgerError),
 }
 
@@ -78,30 +75,27 @@ pub(super) struct Checkpoints {
     created_ns: u64,
     schedule: CheckpointSchedule,
     running: Option<AbortOnDropHandle<Ended>>,
-    purge: Option<AbortOnDropHandle<()>>,
+    removal: Removal,
+    removing: Option<AbortOnDropHandle<()>>,
     /// A later owner writes checkpoints: this one writes none any more.
     superseded: bool,
 }
 
 impl Checkpoints {
     /// For an owner of this epoch that has recovered its state next to these checkpoints.
-    pub fn new(log: Log, pace: CheckpointPolicy, epoch: u64, created_ns: u64, state: CheckpointState) -> Self {
+    pub fn new(removal: Removal, pace: CheckpointPolicy, epoch: u64, created_ns: u64, state: CheckpointState) -> Self {
+        let log = removal.log.clone();
         // The server has stamped it.
         let now = log.connection.server_clock().now();
         let age = Duration::try_from(now.duration_since(state.at)).unwrap_or(Duration::ZERO);
         let schedule = CheckpointSchedule::new(pace, state.since, state.occupied, age, Instant::now());
-        Self { log, epoch, created_ns, schedule, running: None, purge: None, superseded: false }
+        Self { log, epoch, created_ns, schedule, running: None, removal, removing: None, superseded: false }
     }
 
-    /// The owner's epoch is committed. Removes what an earlier owner would have purged after its last checkpoint.
+    /// The owner's epoch is committed. Removes what an earlier owner would have removed after its last checkpoint.
     pub fn taken_over(&mut self) {
         self.schedule.committed(0);
-        let log = self.log.clone();
-        self.purge = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            if let Err(error) = purge_old(&log).await {
-                tracing::debug!(shard = %log.shard, %error, "old checkpoints are purged after the next one");
-            }
-        })));
+        self.removing = Some(self.removal.start());
     }
 
     /// A commit of this many bytes was stored.
@@ -142,6 +136,7 @@ impl Checkpoints {
         match result {
             Ok(()) => {
                 self.schedule.completed(bytes);
+                self.removing = Some(self.removal.start());
                 tracing::info!(shard = %self.log.shard, bytes, "checkpoint written");
                 return Ok(());
             }
@@ -155,25 +150,9 @@ impl Checkpoints {
 
     /// Aborts what is running.
     pub fn stop(&mut self) {
-        (self.running, self.purge) = (None, None);
+        (self.running, self.removing) = (None, None);
+        self.removal.say(None);
     }
-}
-
-/// Purges what precedes the newest complete checkpoint.
-async fn purge_old(log: &Log) -> Result<(), CheckpointError> {
-    let tail = checkpoints::tail(&log.connection, log.layout, log.shard).await?;
-    match tail.newest {
-        Some(newest) => purge_before(log, tail.first, StreamSeq(newest.end.first_chunk)).await,
-        None => Ok(()),
-    }
-}
-
-async fn purge_before(log: &Log, first: StreamSeq, first_kept: StreamSeq) -> Result<(), CheckpointError> {
-    if first < first_kept {
-        let stream = log.layout.checkpoints_stream(log.shard);
-        streams::drop_through(&log.connection, &stream, StreamSeq(first_kept.0 - 1)).await?;
-    }
-    Ok(())
 }
 
 /// Writes one checkpoint: [`begin`](Self::begin), then each [`chunk`](Self::chunk), then [`end`](Self::end). May be dropped
@@ -183,8 +162,6 @@ struct CheckpointWriter {
     epoch: u64,
     created_ns: u64,
     appender: Option<Appender>,
-    /// The stream's first sequence when the checkpoint was begun.
-    first: StreamSeq,
     first_chunk: StreamSeq,
     /// The stream's last sequence.
     last: StreamSeq,
@@ -194,8 +171,8 @@ struct CheckpointWriter {
 impl CheckpointWriter {
     fn new(log: Log, epoch: u64, created_ns: u64) -> Self {
         let appender = Some(Appender::new(log.connection.clone()));
-        let (first, first_chunk, last) = (StreamSeq(0), StreamSeq(0), StreamSeq(0));
-        Self { log, epoch, created_ns, appender, first, first_chunk, last, bytes: 0 }
+        let (first_chunk, last) = (StreamSeq(0), StreamSeq(0));
+        Self { log, epoch, created_ns, appender, first_chunk, last, bytes: 0 }
     }
 
     async fn write(mut self, state: LedgerState) -> Ended {
@@ -221,7 +198,7 @@ impl CheckpointWriter {
         if tail.writer_epoch > self.epoch {
             return Err(CheckpointError::Superseded);
         }
-        (self.first, self.last, self.first_chunk) = (tail.first, tail.last, tail.last.next());
+        (self.last, self.first_chunk) = (tail.last, tail.last.next());
         Ok(())
     }
 
@@ -230,11 +207,10 @@ impl CheckpointWriter {
         self.append(Record::Chunk(v1::CheckpointChunk { writer_epoch, ..chunk })).await
     }
 
-    /// Completes the checkpoint, and purges what precedes it.
+    /// Completes the checkpoint.
     async fn end(&mut self, end: v1::CheckpointEnd) -> Result<(), CheckpointError> {
         let end = self.complete(end).await?;
-        self.append(Record::End(end)).await?;
-        purge_before(&self.log, self.first, self.first_chunk).await
+        self.append(Record::End(end)).await
     }
 
     /// Adds to the end what the state itself does not say.

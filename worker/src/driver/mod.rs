@@ -12,6 +12,7 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use weft_nats::{
+    broker::Requests,
     catalog::{Catalog, Snapshot},
     clock::{Anchored, boot_time},
     conditions::Conditions,
@@ -59,7 +60,7 @@ pub(crate) use append::append_until_stored;
 use attempts::FinishedAttempt;
 use backfill::Backfills;
 pub use checkpoint_schedule::CheckpointPolicy;
-use checkpoints::Checkpoints;
+use checkpoints::{Checkpoints, Removal};
 use commits::{Commits, Stored};
 use dead_letter_copier::DeadLetterCopier;
 use expiry_watch::ExpiryWatch;
@@ -217,7 +218,9 @@ impl Driver {
             .then(|| Trim::start(&context, log.clone(), ledger.settlement(), copies.shared()));
         let created_ns = positions.created_ns;
         let commits = Commits::new(&context, log.clone(), ledger, &positions, known, clock);
-        let checkpoints = Checkpoints::new(log, context.checkpoints, commits.epoch(), created_ns, checkpoints);
+        let (admins, conditions) = (Requests::new(&context.pauses), context.conditions.clone());
+        let removal = Removal { log, admins, conditions };
+        let checkpoints = Checkpoints::new(removal, context.checkpoints, commits.epoch(), created_ns, checkpoints);
         Ok(Self {
             context,
             shard,
@@ -406,7 +409,8 @@ impl Driver {
 fn reader(context: &Context, stream: String, name: &str, known: Position) -> OrderedReader {
     let (name, from) = (format!("worker-{name}"), known.cursor.next());
     let known = Some(known);
-    let options = ReaderOptions { stream, name, from, filter: None, batch_messages_max: BATCH_MESSAGES, known };
+    let (filter, batch_messages_max, pages) = (None, BATCH_MESSAGES, true);
+    let options = ReaderOptions { stream, name, from, filter, batch_messages_max, known, pages };
     OrderedReader::new(context.connection.clone(), options)
 }
 

@@ -12,7 +12,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio_util::task::AbortOnDropHandle;
 use weft_nats::{
     append::{AppendErrorKind, publish},
-    broker::room::with_room,
+    broker::{Requests, room::with_room, trim::drop_through},
     conditions::Conditions,
     direct,
     event::Entry,
@@ -68,12 +68,15 @@ enum Room {
     Unsettled,
     /// The oldest event is a dead letter without a copy.
     Copies,
+    /// It could not be looked, or nothing dropped.
+    Failed,
 }
 
 /// Keeps room in a shard's EVENTS.
 #[derive(Debug)]
 pub(super) struct Trim {
     log: Log,
+    admins: Requests,
     settlement: Settlement,
     copies: dead_letter_copier::Shared,
     /// For so long the number of an idle workflow goes on.
@@ -90,13 +93,15 @@ impl Trim {
         copies: dead_letter_copier::Shared,
     ) -> AbortOnDropHandle<()> {
         let (remember, conditions) = (context.remember, context.conditions.clone());
-        let trim = Self { log, settlement, copies, remember, conditions };
+        let admins = Requests::new(&context.pauses);
+        let trim = Self { log, admins, settlement, copies, remember, conditions };
         AbortOnDropHandle::new(tokio::spawn(trim.run()))
     }
 
     async fn run(self) {
         let (mut last, mut said) = (Room::Enough, Room::Enough);
         loop {
+            let before = last;
             match self.look().await {
                 Ok(room) => {
                     // What is settled, and copied, a moment later is not worth an operator's look.
@@ -106,9 +111,18 @@ impl Trim {
                     }
                     last = room;
                 }
-                Err(error) => tracing::warn!(shard = %self.log.shard, %error, "room is made in the log later"),
+                Err(error) => {
+                    tracing::warn!(shard = %self.log.shard, %error, "room is made in the log later");
+                    last = Room::Failed;
+                    if last == before {
+                        let problem = format!("{} is not kept below max_bytes: {error}", self.stream());
+                        self.conditions.set(&self.condition(), Some(problem));
+                        said = last;
+                    }
+                }
             }
-            tokio::time::sleep(if last == Room::Enough { PAUSE } else { PAUSE_STUCK }).await;
+            let passes = last == Room::Enough || (last == Room::Failed && before != last);
+            tokio::time::sleep(if passes { PAUSE } else { PAUSE_STUCK }).await;
         }
     }
 
@@ -119,7 +133,7 @@ impl Trim {
     fn say(&self, room: Room) {
         let (shard, stream) = (self.log.shard, self.stream());
         let problem = match room {
-            Room::Enough => return self.conditions.set(&self.condition(), None),
+            Room::Enough | Room::Failed => return self.conditions.set(&self.condition(), None),
             Room::Unsettled => {
                 "its oldest event is not settled: see which subscriptions are behind, or raise [log] max_bytes"
                     .to_owned()
@@ -156,7 +170,7 @@ impl Trim {
             left = left.saturating_sub(part.messages.iter().map(|message| message.stored_size() as u64).sum());
             count += part.messages.len();
             self.carry(&part.messages, part.known).await?;
-            streams::drop_through(&self.log.connection, &self.stream(), part.known).await?;
+            drop_through(&self.admins, &self.stream(), part.known).await?;
             first = part.known.next();
         }
         if count > 0 {
@@ -231,8 +245,8 @@ impl Trim {
 
     /// What makes room needs room itself, which an admin lends to a stream that is full.
     async fn append_to_full(&self, message: &Outgoing) -> Result<(), TrimError> {
-        let Log { connection, layout, shard, .. } = &self.log;
-        let stored = with_room(connection, *layout, *shard, publish(connection, message)).await?;
+        let Log { connection, layout, shard } = &self.log;
+        let stored = with_room(&self.admins, *layout, *shard, publish(connection, message)).await?;
         stored.map_err(TrimError::Heads)
     }
 }

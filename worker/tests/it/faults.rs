@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use weft_nats::{
     catalog::Catalog,
+    conditions::Conditions,
     streams,
     testing::{add_consumers, consumer_names, eventually, try_add_consumer},
 };
@@ -139,36 +140,45 @@ async fn a_deleted_subscription_is_closed_and_stays_closed() {
     assert_eq!(down.requests.lock().unwrap().len(), seen);
 }
 
-/// The owner's reader is made anew while streams of events have taken all the consumers that they may take: delivery goes
-/// on. When others take the reserve, too, the worker names the reader that is refused, and goes on once there is room.
+/// One user of NATS may take all the consumers of a stream, since the server does not limit them by user. An owner that is
+/// refused one delivers all the same, with its stored order, and says so; it has a consumer again once there is room.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reserve_of_consumers_keeps_the_owner_reading() {
+async fn without_a_consumer_the_owner_reads_on() {
     let mut log = Log::start().await;
     let receiver = Receiver::start(|_| 200).await;
     log.subscribe("billing", &receiver, 1).await;
     let folder = tempfile::tempdir().unwrap();
     log.events(10, 1).await;
-    let mut worker = Running::start(&log, folder.path());
+    let conditions = Conditions::default();
+    let worker = Running::start_with(&log, folder.path(), |worker| worker.conditions(conditions.clone()));
     receiver.until_delivered(10).await;
-    let limit = streams::consumers(&log.connection, "EVENTS").await.unwrap().limit;
-    add_consumers(&log.connection, "EVENTS", limit / 2).await;
-    remove_consumers(&log, "worker-events-").await;
-    log.events(10, 1).await;
-    receiver.until_delivered(20).await;
-
-    let count = streams::consumers(&log.connection, "EVENTS").await.unwrap().count;
-    add_consumers(&log.connection, "EVENTS", limit - count).await;
+    let consumers = streams::consumers(&log.connection, "EVENTS").await.unwrap();
+    add_consumers(&log.connection, "EVENTS", consumers.limit - consumers.count).await;
+    let connection = log.connection.clone();
+    let names = async |prefix: &str| {
+        let names = consumer_names(&connection, "EVENTS").await;
+        names.into_iter().filter(|name| name.starts_with(prefix)).count()
+    };
     let refused = eventually(PATIENCE, async || {
         remove_consumers(&log, "worker-events-").await;
         // The place that has become free; the worker may have been faster.
         let _ = try_add_consumer(&log.connection, "EVENTS").await;
-        worker.missing().is_some_and(|text| text.contains("reader worker-events-0 of EVENTS refused"))
+        let consumers = streams::consumers(&log.connection, "EVENTS").await.unwrap();
+        consumers.count == consumers.limit && names("worker-events-").await == 0
     });
-    assert!(refused.await, "{:?}", worker.missing());
-    log.events(10, 1).await;
+    assert!(refused.await);
+    for more in 2..5 {
+        log.events(10, 1).await;
+        receiver.until_delivered(more * 10).await;
+    }
+    let says = async || conditions.lines().iter().any(|line| line.contains("reader worker-events-0 of EVENTS refused"));
+    assert!(eventually(PATIENCE, says).await, "{:?}", conditions.lines());
+    assert_eq!(worker.missing(), None, "it does its work");
     remove_consumers(&log, "other-").await;
-    receiver.until_delivered(30).await;
-    worker.until_missing(|missing| missing.is_none()).await;
+    assert!(eventually(PATIENCE, async || names("worker-events-").await == 1).await);
+    assert!(eventually(PATIENCE, async || conditions.lines().is_empty()).await, "{:?}", conditions.lines());
+    log.events(10, 1).await;
+    receiver.until_delivered(50).await;
     worker.stop().await;
 }
 

@@ -336,6 +336,7 @@ impl Log {
             filter: None,
             batch_messages_max: 500,
             known: None,
+            pages: false,
         };
         let mut reader = OrderedReader::new(self.connection.clone(), options);
         let mut messages = Vec::new();

@@ -71,6 +71,7 @@ async fn a_filter_lets_one_subject_through() {
         filter,
         batch_messages_max: 4,
         known: None,
+        pages: false,
     };
     let stored = read(&mut OrderedReader::new(connection.clone(), options), 9).await;
     assert!(stored.iter().map(|message| message.seq.0).eq((5..30).step_by(3)));
@@ -240,6 +241,7 @@ async fn a_position_given_at_start_is_compared() {
             filter: None,
             batch_messages_max: 500,
             known: Some(known),
+            pages: false,
         };
         OrderedReader::new(connection.clone(), options)
     };

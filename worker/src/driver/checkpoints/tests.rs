@@ -1,7 +1,14 @@
 //! Owners that write at the same time, stop anywhere, and go on after they have lost the shard.
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use weft_nats::{checkpoints::Tail, streams::LogSpec, testing::TestServer};
+use weft_nats::{
+    broker::Requests,
+    catalog::Catalog,
+    checkpoints::Tail,
+    conditions::Conditions,
+    streams::{self, LogSpec},
+    testing::{TestServer, master_key},
+};
 use weft_proto::ids::ShardId;
 
 use super::*;
@@ -19,6 +26,7 @@ struct Progress {
 
 struct World {
     log: Log,
+    removal: Removal,
     epoch: u64,
     begun: u64,
     running: Vec<Progress>,
@@ -36,8 +44,8 @@ impl World {
                 drop(self.running.swap_remove(index));
             }
             4 => {
-                // A take-over purges what precedes the newest complete checkpoint.
-                let _ = purge_old(&self.log).await;
+                // A take-over removes what precedes the newest complete checkpoint, and so does an owner that has made one.
+                self.removal.remove().await.unwrap();
             }
             _ => self.go_on().await,
         }
@@ -94,7 +102,9 @@ async fn the_newest_checkpoint_is_whole_whatever_owners_do() {
         let layout = streams::ensure(&connection, &spec).await.unwrap();
         let log = Log { connection: connection.clone(), layout, shard: ShardId(0) };
         let random = StdRng::seed_from_u64(seed);
-        let mut world = World { log, epoch: 1, begun: 0, running: Vec::new(), random };
+        let admins = Requests::new(&Catalog::new(connection.clone(), master_key()));
+        let removal = Removal { log: log.clone(), admins, conditions: Conditions::default() };
+        let mut world = World { log, removal, epoch: 1, begun: 0, running: Vec::new(), random };
         let (mut writer_epoch, mut complete) = (0, 0);
         for step in 0..STEPS {
             world.step().await;
