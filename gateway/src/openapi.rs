@@ -1,10 +1,10 @@
 //! The HTTP API as an OpenAPI 3.1 document, generated from the handlers and their types.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
-use axum::response::{IntoResponse, Response};
+use axum::{extract::State, response::IntoResponse};
 use bytes::Bytes;
-use http::{HeaderValue, header};
+use http::{HeaderMap, HeaderValue, header};
 use serde::Serialize;
 use utoipa::{
     Modify, OpenApi, ToSchema,
@@ -15,7 +15,15 @@ use utoipa::{
     },
 };
 
-use crate::{error, events, ingest, since, stream};
+use weft_proto::v1::Scope;
+
+use crate::{
+    admission::Client,
+    error::{self, Problem},
+    events, ingest,
+    router::Api,
+    since, stream,
+};
 
 /// The document.
 #[derive(Debug, OpenApi)]
@@ -50,13 +58,13 @@ use crate::{error, events, ingest, since, stream};
     ),
     modifiers(&Shared),
 )]
-struct Api;
+struct Document;
 
 /// What all operations share: how callers are known, and how requests are refused.
 struct Shared;
 
 /// An event as it is read and delivered. `data` is the sender's, byte for byte; where the body is not JSON,
-/// `dataContentType` and `dataBase64` stand in its place.
+/// `dataContentType` and `dataBase64` stand in its place. An event without data has none of them.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Envelope {
@@ -130,7 +138,7 @@ pub(crate) struct PlainEvent {
 /// The document as it is served: it never changes while a gateway runs.
 static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
     // Maps with texts as keys: there is nothing that could fail.
-    serde_json::to_vec(&Api::openapi()).unwrap_or_default().into()
+    serde_json::to_vec(&Document::openapi()).unwrap_or_default().into()
 });
 
 /// This document.
@@ -138,11 +146,16 @@ static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
     get,
     path = "/api/v1/openapi.json",
     tag = "read",
-    security(()),
+    security(("apiKey" = []), ("bearer" = [])),
     responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json"))
 )]
-pub async fn document() -> Response {
-    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], DOCUMENT.clone()).into_response()
+pub async fn document(
+    State(api): State<Arc<Api>>,
+    client: Client,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, Problem> {
+    api.authorize(&client, &headers, Scope::Read)?;
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], DOCUMENT.clone()))
 }
 
 impl Modify for Shared {

@@ -1,7 +1,7 @@
 //! The envelope: an event as JSON, the same for receivers, for the `since` query and for operators.
 //!
 //! `data` is the sender's bytes, never parsed and written again. Where the body is not JSON, `dataBase64` and
-//! `dataContentType` stand in its place.
+//! `dataContentType` stand in its place. An event without data has none of them.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -57,7 +57,9 @@ pub fn write(event: &Event, out: &mut Vec<u8>) {
         return;
     }
     out.pop();
-    if is_json(&event.content_type) && pointer::is_json(&event.payload) {
+    if event.payload.is_empty() {
+        // No data, whatever its media type would be.
+    } else if is_json(&event.content_type) && pointer::is_json(&event.payload) {
         out.extend_from_slice(b",\"data\":");
         out.extend_from_slice(data_of(event).as_deref().unwrap_or(b"null"));
     } else {
@@ -165,12 +167,21 @@ mod tests {
     #[test]
     fn what_is_not_json_is_base64() {
         for (content_type, payload) in
-            [("text/plain", &b"hello"[..]), (JSON, b"{\"a\":"), (JSON, b"\xff\xfe"), (JSON, b"")]
+            [("text/plain", &b"hello"[..]), (JSON, b"{\"a\":"), (JSON, b"\xff\xfe"), (JSON, b" ")]
         {
             let value: Value = serde_json::from_str(&text(&event(content_type, "", payload))).unwrap();
             assert_eq!(value["dataBase64"], STANDARD.encode(payload));
             assert_eq!(value["dataContentType"], content_type);
             assert_eq!(value.get("data"), None);
+        }
+    }
+
+    /// As a CloudEvent without data: no member that a receiver could take for some.
+    #[test]
+    fn an_event_without_data_has_no_member_for_it() {
+        for content_type in [JSON, "text/plain"] {
+            let text = text(&event(content_type, "", b""));
+            assert!(text.ends_with(r#","deliveryId":"evt_1"}"#), "{text}");
         }
     }
 

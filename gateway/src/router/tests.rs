@@ -181,7 +181,13 @@ async fn routes_and_methods_that_are_not_there_are_problems_too() {
 
 #[tokio::test]
 async fn reading_needs_the_key() {
-    for path in ["/api/v1/webhooks/events", "/api/v1/events/x", "/api/v1/events?source=s&deliveryId=d"] {
+    for path in [
+        "/api/v1/webhooks/events",
+        "/api/v1/events/x",
+        "/api/v1/events?source=s&deliveryId=d",
+        "/api/v1/events/stream",
+        "/api/v1/openapi.json",
+    ] {
         let with = |key: Option<&str>| {
             let request = Request::get(path);
             key.map_or(Request::get(path), |key| request.header("authorization", format!("Bearer {key}")))
@@ -191,7 +197,15 @@ async fn reading_needs_the_key() {
         let (status, code, _) = answer(&routes(true), with(None)).await;
         assert_eq!((status.as_u16(), code.as_str()), (401, "key_missing"), "{path}");
         assert_eq!(self::code(with(Some("wrong"))).await, "key_invalid", "{path}");
-        let passed = if path.ends_with("/x") { "unknown_event" } else { "starting" };
+        let passed = match path {
+            "/api/v1/openapi.json" => {
+                let described = routes(true).oneshot(with(Some(KEY))).await.unwrap();
+                assert_eq!(described.status(), 200);
+                continue;
+            }
+            path if path.ends_with("/x") => "unknown_event",
+            _ => "starting",
+        };
         assert_eq!(self::code(with(Some(KEY))).await, passed, "{path}");
     }
 }

@@ -156,3 +156,32 @@ async fn what_is_refused_leaves_no_trace() {
     assert_eq!((empty.status, empty.json), (200, json!({ "results": [] })));
     assert_eq!(stored(&mesh).await, 0);
 }
+
+/// A CloudEvent may have no data, in each of its forms: then what is read has no member for it. Plain JSON says `null`.
+#[tokio::test]
+async fn an_event_without_data_is_read_without_data() {
+    let mesh = Mesh::start(1).await;
+    let gateway = mesh.gateway().await;
+    let attributes =
+        |id: &str| json!({ "specversion": "1.0", "id": id, "source": "orders", "type": "t", "partitionkey": "w" });
+    let binary = [
+        ("ce-specversion", "1.0"),
+        ("ce-id", "evt-1"),
+        ("ce-source", "orders"),
+        ("ce-type", "t"),
+        ("ce-partitionkey", "w"),
+    ];
+    let structured = [("content-type", "application/cloudevents+json")];
+    publish(&gateway, events(&binary, "")).await;
+    publish(&gateway, events(&structured, attributes("evt-2").to_string())).await;
+    batch(&gateway, &[attributes("evt-3")]).await;
+    let plain = r#"{"type":"t","workflowId":"w","source":"orders","id":"evt-4"}"#;
+    publish(&gateway, events(&PLAIN, plain)).await;
+    for n in 1..=4 {
+        let id = EventId::of_delivery("orders", &format!("evt-{n}"));
+        let read = publish(&gateway, get(&format!("/api/v1/events/{id}"))).await;
+        assert_eq!(read.status, 200);
+        let found: Vec<_> = ["data", "dataBase64", "dataContentType"].map(|name| read.json.get(name).cloned()).into();
+        assert_eq!(found, [(n == 4).then_some(Value::Null), None, None], "evt-{n}: {}", read.json);
+    }
+}

@@ -115,6 +115,11 @@ async fn an_event_is_published_once() {
     assert_eq!(told(&reused), (Code::AlreadyExists, "ID_REUSED".into()));
     let envelope = send(gateway.address, &get(&format!("/api/v1/events/{}", id(1)))).await.unwrap();
     assert_eq!((envelope.text("source"), &envelope.json["data"]["n"]), ("orders", &1.into()));
+    let without = PublishRequest { data: Vec::new().into(), ..event("w", 3) };
+    let receipt = client.publish(without).await.unwrap().into_inner().receipt.unwrap();
+    let envelope = send(gateway.address, &get(&format!("/api/v1/events/{}", receipt.event_id))).await.unwrap();
+    let found = ["data", "dataBase64", "dataContentType"].map(|name| envelope.json.get(name).is_some());
+    assert_eq!(found, [false; 3], "{}", envelope.json);
     gateway.drained().await;
 }
 
@@ -132,9 +137,15 @@ async fn refusals_have_their_codes() {
         (PublishRequest { source: "shop".into(), ..event("w", 2) }, Code::PermissionDenied, "OUT_OF_SCOPE"),
         (sized(b"{".to_vec()), Code::InvalidArgument, "MALFORMED_BODY"),
         (sized([large, vec![b'1']].concat()), Code::InvalidArgument, "BODY_TOO_LARGE"),
+        // More than is decoded: gRPC's own code for it is that of `cursor_expired`.
+        (sized(vec![b'1'; 2 * BODY_BYTES_MAX]), Code::InvalidArgument, "BODY_TOO_LARGE"),
     ] {
         assert_eq!(told(&client.publish(event).await.unwrap_err()), (code, wanted.to_owned()));
     }
+    let (receipts, end) = publish_all(&mut client, vec![event("x", 1), sized(vec![b'1'; 2 * BODY_BYTES_MAX])]).await;
+    assert_eq!(receipts.len(), 1);
+    let end = end.expect("it is refused");
+    assert_eq!((end.code(), reason(&end).as_deref()), (Code::InvalidArgument, Some("BODY_TOO_LARGE")));
     let strangers = IngestServiceClient::new(channel(&gateway).await);
     let (mut without, mut with_wrong, mut with_other) = (strangers.clone(), strangers.clone(), strangers);
     let missing = without.publish(event("w", 3)).await.unwrap_err();

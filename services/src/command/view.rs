@@ -89,7 +89,8 @@ impl Event {
         if let Some(data) = &self.data {
             return beginning(&json::compact(data.get()), DATA_CHARS);
         }
-        let bytes = self.data_base64.as_ref().and_then(|text| STANDARD.decode(text).ok()).unwrap_or_default();
+        let Some(base64) = &self.data_base64 else { return "-".to_owned() };
+        let bytes = STANDARD.decode(base64).unwrap_or_default();
         let content_type = self.data_content_type.as_deref().unwrap_or_default();
         match std::str::from_utf8(&bytes) {
             Ok(text) if content_type.starts_with("text/") => beginning(text, DATA_CHARS),
@@ -104,7 +105,7 @@ impl From<v1::Event> for Event {
             .then(|| std::str::from_utf8(&event.data).ok())
             .flatten()
             .and_then(|text| RawValue::from_string(text.to_owned()).ok());
-        let base64 = json.is_none();
+        let base64 = json.is_none() && !event.data.is_empty();
         Self {
             time: Time::of(event.time.as_ref()),
             received_at: Time::of(event.received_at.as_ref()),
@@ -464,5 +465,7 @@ mod tests {
             assert_eq!(value["dataBase64"], STANDARD.encode(data));
             assert_eq!(value.get("data"), None);
         }
+        let value = serde_json::to_value(Event::from(event("application/json", b""))).unwrap();
+        assert!(["data", "dataBase64", "dataContentType"].iter().all(|name| value.get(name).is_none()), "{value}");
     }
 }
