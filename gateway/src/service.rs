@@ -77,7 +77,7 @@ impl Gateway {
         Self { conditions, ..self }
     }
 
-    /// Answers 503 `log_full` at once while `storage` says that the log cannot be written, such as for a full disk. Without
+    /// Answers 503 `log_unavailable` at once while `storage` says that the log cannot be written, such as for a full disk. Without
     /// it senders wait for the log's answer.
     #[must_use]
     pub fn storage(self, storage: watch::Receiver<Option<String>>) -> Self {

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_index::{
@@ -45,6 +45,7 @@ mod overlay;
 mod preferred;
 mod probe;
 mod progress;
+mod replays;
 mod session;
 mod shard;
 mod submission;
@@ -56,6 +57,7 @@ pub use options::SequencerOptions;
 
 use desk::Desk;
 use progress::Progress;
+use replays::Replays;
 use shard::{Ask, Inbox, Shard};
 use submission::Encoded;
 
@@ -185,6 +187,7 @@ struct Inner {
     horizons: Horizons,
     drain: CancellationToken,
     desks: Vec<Desk>,
+    replays: Replays,
 }
 
 /// Opens the receipts of every shard and starts their sequencers on `tasks`. `progress` says what they still wait for,
@@ -243,7 +246,8 @@ pub async fn start(
     }
     let (message_bytes_max, submit_timeout) = (options.message_bytes_max, options.submit_timeout);
     let horizons = options.horizons();
-    let inner = Inner { connection, layout, message_bytes_max, submit_timeout, horizons, drain, desks };
+    let replays = Replays::default();
+    let inner = Inner { connection, layout, message_bytes_max, submit_timeout, horizons, drain, desks, replays };
     Ok(Sequencer { inner: Arc::new(inner) })
 }
 
@@ -254,10 +258,27 @@ impl Sequencer {
     ///
     /// [`SubmitError`].
     pub async fn submit(&self, event: NewEvent) -> Result<Receipt, SubmitError> {
-        if let Some(first) = self.inner.replayed_elsewhere(&event).await? {
-            return Ok(first);
+        let deadline = self.inner.deadline();
+        if !event.replay_guard || self.inner.layout.shards() < 2 {
+            return self.enqueue(event, deadline, None)?.receipt().await;
         }
-        self.enqueue(event, self.inner.deadline(), None)?.receipt().await
+        let key = replay_key(&event.source, &event.payload);
+        let held = timeout_at(deadline, self.inner.replays.hold(key)).await;
+        let mut held = held.map_err(|_| SubmitError::Unavailable)?;
+        let sequencer = self.clone();
+        // Not dropped with a sender that hangs up: the append goes on, and nobody may overtake it.
+        let submitting = tokio::spawn(async move {
+            if let Some(first) = held.first() {
+                return Ok(first);
+            }
+            if let Some(first) = sequencer.inner.replayed_elsewhere(&event, key).await? {
+                return Ok(first);
+            }
+            let receipt = sequencer.enqueue(event, deadline, None)?.receipt().await?;
+            held.accepted(&receipt);
+            Ok(receipt)
+        });
+        submitting.await.unwrap_or(Err(SubmitError::Unavailable))
     }
 
     /// Where an event stands in the EVENTS of its shard: first as far as this gateway knows, then, when it does not know
@@ -330,12 +351,9 @@ impl Inner {
     }
 
     /// The receipt of an event of another shard whose body this is, where that is a replay: the workflow is often not signed
-    /// and may have brought it here. Found by look-up only, so not where both come at the same moment.
-    async fn replayed_elsewhere(&self, event: &NewEvent) -> Result<Option<Receipt>, SubmitError> {
-        if !event.replay_guard || self.layout.shards() < 2 {
-            return Ok(None);
-        }
-        let (own, key) = (self.layout.shard_of(&event.workflow), replay_key(&event.source, &event.payload));
+    /// and may have brought it here. Found by look-up only, so not where both come at the same moment to two gateways.
+    async fn replayed_elsewhere(&self, event: &NewEvent, key: EventId) -> Result<Option<Receipt>, SubmitError> {
+        let own = self.layout.shard_of(&event.workflow);
         for shard in self.layout.all().filter(|shard| *shard != own) {
             if let Some((event_id, accepted)) = self.replayed_in(shard, key).await? {
                 let Accepted { sequence_number, workflow, previous, .. } = accepted;

@@ -34,6 +34,7 @@ use weft_nats::{
 use weft_proto::ids::StreamSeq;
 
 use super::{
+    SubmitError,
     end::LogEnd,
     flight::{Carry, Flight},
     follow::{Follow, OWN_MIN, Source},
@@ -129,6 +130,8 @@ struct Landed {
     appender: Appender,
     messages: Vec<Outgoing>,
     result: Result<StreamSeq, AppendError>,
+    /// What senders are told where it was refused for want of room: the log is at its limit, or the disk has none.
+    full: SubmitError,
     /// Whether it was a batch.
     batched: bool,
     /// How long it took.

@@ -56,6 +56,7 @@ impl Session<'_> {
             let batched = appender.batches(messages.len());
             // A write that meets the end of the disk stops the stream: it is not even tried.
             let refused = self.shard.options.storage_problem();
+            let full = if refused.is_some() { SubmitError::Unavailable } else { SubmitError::Full };
             self.append = Some(Box::pin(async move {
                 let result = tokio::select! {
                     biased;
@@ -64,7 +65,7 @@ impl Session<'_> {
                     // No ack comes over another connection than the one that the append went over.
                     () = lost => Err(connection_lost()),
                 };
-                Box::new(Landed { appender, messages, result, batched, took: launched.elapsed() })
+                Box::new(Landed { appender, messages, result, full, batched, took: launched.elapsed() })
             }));
         }
     }
@@ -101,7 +102,7 @@ impl Session<'_> {
     }
 
     pub(super) fn land(&mut self, landed: Landed) {
-        let Landed { appender, messages, result, batched, took } = landed;
+        let Landed { appender, messages, result, full, batched, took } = landed;
         self.appender = Some(appender);
         let Some(flight) = self.flight.take() else { return };
         let sent = messages.len();
@@ -111,7 +112,7 @@ impl Session<'_> {
         if stored > 0 {
             self.identity.heard(now);
         }
-        let Landing { landed, carried, left } = flight.land(stored, messages, &mut self.overlay);
+        let Landing { landed, carried, mut left } = flight.land(stored, messages, &mut self.overlay);
         if stored > 0 && self.overlay.unread_from() <= self.overlay.end() {
             self.follow.unread(self.overlay.end(), now);
         }
@@ -134,6 +135,10 @@ impl Session<'_> {
                     self.follow.landed(sent, now);
                 }
                 self.put_back(left);
+            }
+            Err(AppendError { kind: kind @ AppendErrorKind::Full(_), .. }) => {
+                left.drain(..).for_each(|submission| submission.answer(Err(full.clone())));
+                self.failed(kind, sent, self.overlay.end().0 > ours, left);
             }
             Err(AppendError { kind, .. }) => self.failed(kind, sent, self.overlay.end().0 > ours, left),
         }
@@ -161,11 +166,8 @@ impl Session<'_> {
                 self.heard_at = Instant::now();
             }
             AppendErrorKind::Conflict { .. } if moved_on => self.failures = 0,
-            AppendErrorKind::Full(_) => {
-                for submission in left.drain(..) {
-                    submission.answer(Err(SubmitError::Full));
-                }
-            }
+            // Everybody has been answered.
+            AppendErrorKind::Full(_) => {}
             AppendErrorKind::Refused(_) if sent > 1 => self.alone = left.len(),
             AppendErrorKind::Refused(reason) => {
                 tracing::warn!(shard = self.shard.id.0, reason, "the log refuses an event");

@@ -89,3 +89,21 @@ async fn a_full_log_says_so() {
     stream(&mesh).await.purge().await.unwrap();
     assert_eq!(gateway.insist(large(delivery)).await.sequence_number.0, delivery);
 }
+
+/// `log_full` is for a log at its own limit, in which an operator may make room. While the disk is full the log is unavailable, which
+/// passes by itself; senders are told at once, and nothing is written.
+#[tokio::test]
+async fn a_full_disk_is_no_full_log() {
+    let mesh = Mesh::start().await;
+    let folder = folder();
+    let (disk, storage) = watch::channel(Some("disk full: 3.1 MiB free".to_owned()));
+    let options = SequencerOptions::new(folder.path().to_owned(), &mesh.spec, weft_nats::testing::master_key());
+    let gateway = mesh.sequencer_with(SequencerOptions { storage: Some(storage), ..options }).await;
+    let asked = tokio::time::Instant::now();
+    let refused = gateway.sequencer.submit(event("w", 1)).await.unwrap_err();
+    assert_eq!(refused, SubmitError::Unavailable);
+    assert!(asked.elapsed() < Duration::from_secs(1));
+    assert!(mesh.events().await.is_empty());
+    disk.send_replace(None);
+    assert!(!gateway.insist(event("w", 1)).await.duplicate);
+}

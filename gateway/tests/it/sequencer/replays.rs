@@ -103,3 +103,37 @@ fn a_replay_key_is_a_function_of_source_and_body() {
     assert_eq!(replay_key("shop", b"{}").to_string(), "3b8868eb-aab3-879b-b1d9-eec9bded6a79");
     assert_ne!(replay_key("shop", b"{}"), replay_key("sho", b"p{}"));
 }
+
+/// The same body at the same moment to workflows of all shards, each under another id: one event, whoever of the senders hangs up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_comes_to_several_shards_at_once_is_accepted_once() {
+    const BODIES: u64 = 50;
+    let mesh = Mesh::with(spec(4)).await;
+    let folder = folder();
+    let gateway = mesh.sequencer(&folder).await;
+    let mut senders = JoinSet::new();
+    for n in 0..BODIES {
+        for attempt in 0..8 {
+            let sequencer = gateway.sequencer.clone();
+            senders.spawn(async move {
+                if attempt % 4 == 0 {
+                    // Long enough to be on its way.
+                    let hangs_up = Duration::from_micros(attempt * 100);
+                    let _ = tokio::time::timeout(hangs_up, sequencer.submit(guarded(n, attempt))).await;
+                    return None;
+                }
+                Some((n, insist(&sequencer, guarded(n, attempt)).await))
+            });
+        }
+    }
+    let mut ids: HashMap<u64, Vec<EventId>> = HashMap::new();
+    for (n, receipt) in senders.join_all().await.into_iter().flatten() {
+        ids.entry(n).or_default().push(receipt.event_id);
+    }
+    let mut stored = 0;
+    for shard in mesh.layout.all() {
+        stored += streams::state(&mesh.connection, &mesh.layout.events_stream(shard)).await.unwrap().last.0;
+    }
+    assert_eq!(stored, BODIES);
+    assert!(ids.values().all(|ids| ids.iter().all(|id| *id == ids[0])));
+}

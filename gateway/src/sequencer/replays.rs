@@ -1,0 +1,103 @@
+//! Signed bodies on their way into a log of several shards.
+//!
+//! A body under another id may go to another shard, since what names its workflow is often not signed. The other shards are
+//! asked whether they know it before it is submitted, which finds nothing while the first of the two is under way. So within
+//! a gateway the same body waits until the one before has its answer.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::OwnedMutexGuard;
+use weft_proto::ids::EventId;
+
+use super::Receipt;
+
+/// Held by whoever submits a body; the receipt of the first for those who wait.
+type Turn = Arc<tokio::sync::Mutex<Option<Receipt>>>;
+
+/// The bodies that are under way, by their replay keys: no more than there are requests. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Replays {
+    turns: Arc<Mutex<HashMap<EventId, Turn>>>,
+}
+
+/// Somebody who submits a body or waits to do so. The last one takes the body off the list.
+#[derive(Debug)]
+struct Place {
+    replays: Replays,
+    key: EventId,
+    turn: Turn,
+}
+
+/// The right to submit a body.
+#[derive(Debug)]
+pub(super) struct Held {
+    // Dropped before the place, which counts who else has the turn.
+    receipt: OwnedMutexGuard<Option<Receipt>>,
+    _place: Place,
+}
+
+impl Replays {
+    /// Waits until nobody else submits this body. Safe to cancel.
+    pub async fn hold(&self, key: EventId) -> Held {
+        let turn = Turn::clone(self.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default());
+        let place = Place { replays: self.clone(), key, turn };
+        let receipt = Turn::clone(&place.turn).lock_owned().await;
+        Held { receipt, _place: place }
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut turns = self.replays.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        // Its own and the list's.
+        if Arc::strong_count(&self.turn) == 2 {
+            turns.remove(&self.key);
+        }
+    }
+}
+
+impl Held {
+    /// The receipt that the one before has got.
+    pub fn first(&self) -> Option<Receipt> {
+        self.receipt.clone()
+    }
+
+    /// It has a receipt.
+    pub fn accepted(&mut self, receipt: &Receipt) {
+        *self.receipt = Some(Receipt { duplicate: true, ..receipt.clone() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    /// Those who wait go on one by one, also behind one that gave up, and nothing of a body stays behind.
+    #[tokio::test]
+    async fn a_body_is_submitted_by_one_at_a_time() {
+        let (replays, key) = (Replays::default(), EventId::unique());
+        let first = replays.hold(key).await;
+        let mut waits = Box::pin(replays.hold(key));
+        let mut gives_up = Box::pin(replays.hold(key));
+        assert!(waits.as_mut().now_or_never().is_none() && gives_up.as_mut().now_or_never().is_none());
+        assert!(replays.hold(EventId::unique()).now_or_never().is_some(), "another body waits for nobody");
+        drop(first);
+        let second = waits.await;
+        assert!(second.first().is_none(), "the first had no receipt");
+        assert!(gives_up.as_mut().now_or_never().is_none());
+        drop(second);
+        assert_eq!(replays.len(), 1, "one is waiting");
+        drop(gives_up);
+        assert_eq!(replays.len(), 0);
+    }
+}
