@@ -1,6 +1,6 @@
 //! The names of what a gateway counts.
 
-use metrics::{Unit, describe_counter, describe_histogram};
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
 /// Events taken into the log, by `source`.
 pub const ACCEPTED: &str = "weft_gateway_events_accepted_total";
@@ -35,6 +35,10 @@ pub const CONNECTIONS_CLOSED: &str = "weft_gateway_connections_closed_total";
 /// Connections that were closed at once, since their address has too many.
 pub const CONNECTIONS_REFUSED: &str = "weft_gateway_connections_refused_total";
 
+/// The part of the last thousand requests that one address has made, where no proxies are trusted: near 1 behind a proxy that
+/// should be.
+pub const LARGEST_ADDRESS_SHARE: &str = "weft_gateway_largest_address_share";
+
 /// Tells the recorder what the names mean.
 pub fn describe() {
     describe_counter!(ACCEPTED, "events taken into the log");
@@ -50,4 +54,8 @@ pub fn describe() {
     describe_counter!(CONNECTIONS_OPENED, "connections opened");
     describe_counter!(CONNECTIONS_CLOSED, "connections closed");
     describe_counter!(CONNECTIONS_REFUSED, "connections closed at once, since their address has too many");
+    describe_gauge!(
+        LARGEST_ADDRESS_SHARE,
+        "part of the last 1,000 requests made by one address, without trusted proxies"
+    );
 }

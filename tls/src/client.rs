@@ -1,6 +1,10 @@
 //! TLS of clients: the certificate authorities that they trust.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
 
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use rustls_native_certs::CertificateResult;
@@ -16,7 +20,13 @@ use crate::TlsError;
 /// [`TlsError::Unusable`]: the cryptography of this build supports no TLS version.
 pub fn client_config() -> Result<ClientConfig, TlsError> {
     static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
-    let roots = ROOTS.get_or_init(|| Arc::new(roots(rustls_native_certs::load_native_certs())));
+    let roots = ROOTS.get_or_init(|| {
+        let file = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+        if let Some(problem) = file.as_deref().and_then(unreadable) {
+            tracing::warn!("SSL_CERT_FILE: {problem}; certificates of receivers are checked without it");
+        }
+        Arc::new(roots(rustls_native_certs::load_native_certs()))
+    });
     trusting(Arc::clone(roots))
 }
 
@@ -30,6 +40,11 @@ pub fn trusting(roots: Arc<RootCertStore>) -> Result<ClientConfig, TlsError> {
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsError::Unusable(error.to_string()))?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// Why a file of authorities cannot be read; `None`: it can.
+fn unreadable(file: &Path) -> Option<String> {
+    fs::read(file).err().map(|error| format!("file {}: {error}", file.display()))
 }
 
 /// The authorities that were found, or the built-in ones if none can be used.
@@ -50,8 +65,6 @@ fn roots(found: CertificateResult) -> RootCertStore {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
-
     use rustls_native_certs::load_certs_from_paths;
 
     use super::*;
@@ -71,5 +84,8 @@ mod tests {
         for file in [Path::new("/dev/null"), &authority.path("missing.pem"), &garbage] {
             assert_eq!(subjects(file), built_in, "{}", file.display());
         }
+        let missing = authority.path("missing.pem");
+        assert!(unreadable(&missing).unwrap().contains(&missing.display().to_string()));
+        assert_eq!(unreadable(&authority.ca()), None);
     }
 }

@@ -23,6 +23,11 @@ impl TrustedProxies {
         Self(networks)
     }
 
+    /// Whether no address is.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether an address is a proxy's.
     pub fn contain(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();

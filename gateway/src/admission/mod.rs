@@ -37,6 +37,7 @@ use crate::{
 };
 
 mod client;
+mod crowd;
 mod generations;
 mod limiter;
 mod rate;
@@ -45,6 +46,7 @@ mod standing;
 mod tests;
 
 pub use client::TrustedProxies;
+use crowd::Crowd;
 use limiter::{Exceeded, Limiter};
 pub use rate::{Period, Rate};
 use standing::Standing;
@@ -59,6 +61,8 @@ const HEADER_BYTES: usize = 128;
 #[derive(Debug)]
 pub struct Admission {
     proxies: TrustedProxies,
+    /// Where no proxies are trusted.
+    crowd: Option<Crowd>,
     /// What requests may hold; `None`: as much as they like.
     budget: Option<Budget>,
     per_ip: Option<Limiter<IpAddr>>,
@@ -84,6 +88,7 @@ impl Admission {
     /// Nothing has been counted yet.
     pub fn new(limits: &RateLimits, proxies: TrustedProxies) -> Self {
         Self {
+            crowd: proxies.is_empty().then(Crowd::default),
             proxies,
             budget: None,
             per_ip: Limiter::new(limits.per_ip),
@@ -247,6 +252,9 @@ pub fn around(routes: Router, admission: Arc<Admission>) -> Router {
 
 async fn admit(State(admission): State<Arc<Admission>>, mut request: Request, next: Next) -> Response {
     let mut client = admission.client(&request);
+    if let (Some(crowd), Some(address)) = (&admission.crowd, client.address) {
+        crowd.note(address);
+    }
     let over_limit = admission.check_address(&client).err();
     client.over_limit = over_limit.is_some();
     client.streams = request.extensions().get::<Streams>().cloned();

@@ -8,10 +8,14 @@ use weft_nats::folder_lock::FolderLock;
 use crate::mesh::program;
 
 async fn run(folder: &Path, config: &str, env: &[(&str, &str)]) -> Output {
+    run_role(folder, "up", config, env).await
+}
+
+async fn run_role(folder: &Path, role: &str, config: &str, env: &[(&str, &str)]) -> Output {
     let file = folder.join("weft.toml");
     fs::write(&file, config).unwrap();
     let mut command = Command::new(program());
-    command.arg("up").arg("--config").arg(file).current_dir(folder).envs(env.iter().copied());
+    command.arg(role).arg("--config").arg(file).current_dir(folder).envs(env.iter().copied());
     command.kill_on_drop(true).output().await.unwrap()
 }
 
@@ -71,6 +75,30 @@ async fn a_certificate_that_cannot_be_used_is_named() {
         let output = run(folder.path(), &listen, &[(&*cert, "file:no.pem")]).await;
         assert_one_line(&output, &[&format!("{section}.tls: cert and key belong together")]);
     }
+}
+
+/// As every other file that the configuration names: a certificate authority that is missing is told at the start, with its path,
+/// and not as a server that does not answer.
+#[tokio::test]
+async fn a_certificate_authority_that_is_missing_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("some.pem"), "-----BEGIN CERTIFICATE-----\n").unwrap();
+    let config = "[nats]\nurl = \"tls://127.0.0.1:1\"\n[admin]\ntoken = \"env:TOKEN\"\n";
+    for role in ["up", "gateway", "worker", "admin"] {
+        for (key, file) in [("CA", "no-ca.pem"), ("CERT", "no-cert.pem"), ("CA", ".")] {
+            let file_of = |this: &str| if this == key { format!("file:{file}") } else { "file:some.pem".to_owned() };
+            let env = ["CA", "CERT", "KEY"].map(|key| (format!("WEFT_NATS__TLS__{key}"), file_of(key)));
+            let mut env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            let free = ["WEFT_GATEWAY__LISTEN", "WEFT_ADMIN__LISTEN", "WEFT_OPS__LISTEN"];
+            env.extend(free.map(|name| (name, "127.0.0.1:0")));
+            env.push(("TOKEN", "a token of some length, to start with"));
+            let output = run_role(folder.path(), role, config, &env).await;
+            assert_one_line(&output, &[&format!("[nats] tls.{}: file {file}", key.to_ascii_lowercase())]);
+        }
+    }
+    let output =
+        run(folder.path(), "[ops]\nlisten = \"127.0.0.1:0\"\n", &[("WEFT_GATEWAY__TLS__CA", "file:ca.pem")]).await;
+    assert_one_line(&output, &["WEFT_GATEWAY__TLS__CA"]);
 }
 
 #[tokio::test]

@@ -120,6 +120,9 @@ async fn a_mesh_without_certificate_authorities_delivers() {
         let dead = run(&data, &["dlq", "list"], &env).await;
         assert!(dead.status.success() && dead.stdout.is_empty(), "{}", String::from_utf8_lossy(&dead.stdout));
         assert_eq!(up.stop().await.unwrap().code(), Some(0));
+        let log = fs::read_to_string(folder.path().join("weft.log")).unwrap();
+        let named = log.contains("SSL_CERT_FILE: file /nonexistent/ca.pem: ");
+        assert_eq!(named, roots.starts_with("/nonexistent"), "a file that is missing is named");
         handshakes.abort();
     }
 }
