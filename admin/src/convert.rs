@@ -59,6 +59,15 @@ pub fn pause(pause: Pause) -> v1::LanePause {
     v1::LanePause { operator, reason, paused_at: milliseconds(at_ms), of_subscription }
 }
 
+/// How an attempt ended, for a person.
+pub fn ended(attempt: v1::Attempt) -> String {
+    match (attempt.error.is_empty(), attempt.class(), attempt.status) {
+        (false, ..) => attempt.error,
+        (true, v1::AttemptClass::HttpStatus, status) => format!("answered {status}"),
+        (true, class, _) => class_name(class).to_owned(),
+    }
+}
+
 /// How a receiver stands that is not called freely.
 pub fn receiver(shard: ShardId, state: &v1::ReceiverState) -> v1::Receiver {
     v1::Receiver {

@@ -429,6 +429,20 @@ impl History {
         self.read(move |view, subscriptions| lanes::page(view, subscriptions, layout, &filter, after, limit)).await
     }
 
+    /// The attempt of an event's live run that has ended last.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn last_attempt(
+        &self,
+        shard: ShardId,
+        seq: StreamSeq,
+        uid: SubscriptionUid,
+    ) -> Result<Option<v1::Attempt>, HistoryError> {
+        self.read(move |view, _| events::last_attempt(view, shard, seq, uid)).await
+    }
+
     /// Receivers that are away or held, as the owners of the shards see them.
     ///
     /// # Errors

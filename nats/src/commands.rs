@@ -29,6 +29,20 @@ pub fn cut_reason(reason: &str) -> String {
     reason.chars().take(REASON_CHARS_MAX).collect()
 }
 
+/// What a skipped event's dead letter says of it as its last error.
+pub fn skip_error(operator: &str, reason: &str) -> String {
+    match reason {
+        "" => format!("skipped by {operator}"),
+        reason => format!("skipped by {operator}: {reason}"),
+    }
+}
+
+/// The reason in a [`skip_error`]; empty where none was given.
+pub fn skip_reason<'a>(operator: &str, error: &'a str) -> &'a str {
+    let rest = error.strip_prefix("skipped by ").and_then(|rest| rest.strip_prefix(operator));
+    rest.and_then(|rest| rest.strip_prefix(": ")).unwrap_or_default()
+}
+
 /// The id of a request's part.
 pub fn part_id(request_id: &str, part: usize) -> String {
     if part == 0 { request_id.to_owned() } else { format!("{request_id}{PART_SEPARATOR}{part}") }

@@ -379,7 +379,13 @@ async fn head(log: &Log, lane: &LaneHistory) -> Result<Option<StoredEvent>, Stat
 
 async fn view(log: &Log, lane: LaneHistory) -> Result<v1::WorkflowLane, Status> {
     let head = head(log, &lane).await?;
+    let last = match &head {
+        Some(head) => log.history.last_attempt(lane.shard, head.seq, lane.uid).await.map_err(of_history)?,
+        None => None,
+    };
     Ok(v1::WorkflowLane {
+        last_error: last.filter(|_| lane.lane.attempts > 0).map(convert::ended).unwrap_or_default(),
+        uncounted: lane.lane.uncounted,
         state: lane.state().to_owned(),
         subscription: lane.subscription,
         workflow_id: lane.workflow.as_str().to_owned(),

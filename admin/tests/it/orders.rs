@@ -245,3 +245,35 @@ async fn a_workflow_is_read_from_its_newest_event() {
     mesh.drop_events_below(SHARD, seqs[2]).await;
     assert_eq!(read("order-1", 2).await.unwrap(), [7, 6, 5, 4, 3], "what is kept");
 }
+
+/// A workflow whose receiver answers 503 to it alone is not away: its lane waits by itself, and says how the last attempt ended,
+/// that it used up no retry, and when the next one is.
+#[tokio::test]
+async fn a_lane_that_waits_says_why() {
+    let mut mesh = mesh().await;
+    let (event, seq) = mesh.event("order-1", "{}").await;
+    let attempt = |number, status| v1::Attempt {
+        subscription: BILLING.to_vec(),
+        sequence: seq,
+        number,
+        class: v1::AttemptClass::HttpStatus.into(),
+        status,
+        uncounted: true,
+        ..Default::default()
+    };
+    let lane = v1::Lane {
+        attempts: 2,
+        uncounted: 2,
+        state: v1::LaneState::Unspecified.into(),
+        next_attempt_at_ms: 9_000,
+        ..blocked(seq, seq)
+    };
+    let attempts = vec![attempt(1, 500), attempt(2, 503)];
+    mesh.commit(SHARD, v1::Commit { cursor: seq, lanes: vec![lane], attempts, ..opening() }).await;
+    let request = v1::ListLanesRequest { states: vec!["waiting".into()], ..Default::default() };
+    let lanes = mesh.admin.workflows().list_lanes(request).await.unwrap().into_inner().lanes;
+    let [lane] = &lanes[..] else { panic!("one lane: {lanes:?}") };
+    assert_eq!((lane.head_event_id.clone(), lane.attempts, lane.uncounted), (event.to_string(), 2, 2));
+    assert_eq!(lane.last_error, "answered 503");
+    assert!(lane.next_attempt_at.is_some() && lane.receiver.is_none());
+}

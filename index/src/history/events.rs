@@ -337,3 +337,14 @@ impl At<'_> {
         Ok(attempts)
     }
 }
+/// The attempt of an event's live run that has ended last.
+pub(super) fn last_attempt(
+    view: &View,
+    shard: ShardId,
+    seq: StreamSeq,
+    uid: SubscriptionUid,
+) -> Result<Option<v1::Attempt>, redb::Error> {
+    let key = |number| (shard.0, seq.0, uid.as_bytes(), Run::LIVE.0, number);
+    let last = view.attempts.range(key(0)..=key(u32::MAX))?.next_back().transpose()?;
+    last.map(|(_, row)| decode(row.value())).transpose()
+}

@@ -1,8 +1,9 @@
 //! Reading: commands by the request that they belong to, and how far they have come.
 
+use weft_nats::commands::skip_reason;
 use weft_proto::{
     ids::{Run, ShardId, StreamSeq, SubscriptionUid},
-    v1::{self, OutcomeKind, command::Action},
+    v1::{self, DeadLetterReason, OutcomeKind, command::Action},
 };
 
 use super::{
@@ -139,7 +140,7 @@ fn decision(view: &View, item: &CommandItem) -> Result<Option<OutcomeKind>, redb
 pub struct Decision {
     /// The key's name.
     pub operator: String,
-    /// The reason of the command, where the outcome names its command.
+    /// The reason of the command, where the outcome names its command or quotes it.
     pub reason: String,
 }
 
@@ -148,6 +149,10 @@ impl Decision {
     pub(super) fn of(view: &View, shard: u32, outcome: &v1::Outcome) -> Result<Self, redb::Error> {
         if outcome.operator.is_empty() {
             return Ok(Self::default());
+        }
+        if outcome.reason() == DeadLetterReason::Skipped {
+            let reason = skip_reason(&outcome.operator, &outcome.last_error).to_owned();
+            return Ok(Self { operator: outcome.operator.clone(), reason });
         }
         let command: Option<v1::Command> = get(&view.commands, (shard, outcome.run))?;
         // The reason for a replay is not the reason for which what it left was discarded.

@@ -720,6 +720,22 @@ fn the_newest_decision_of_an_operator_stands() {
     assert_eq!(decisions, [Some(OutcomeKind::Discarded), Some(OutcomeKind::Resolved), None, None, None]);
 }
 
+/// Who skipped an event, and why: of the outcome itself, since the command had no run of its own.
+#[test]
+fn a_skip_says_by_whom_and_why() {
+    let index = Index::new();
+    for (operator, reason) in [("ann", "refund: in dispute"), ("ann", ""), ("ann: b", "x")] {
+        let outcome = v1::Outcome {
+            reason: v1::DeadLetterReason::Skipped.into(),
+            operator: operator.into(),
+            last_error: weft_nats::commands::skip_error(operator, reason),
+            ..outcome(BILLING, 1, 0, OutcomeKind::DeadLettered, 5_000)
+        };
+        let decision = requests::Decision::of(&index.view(), SHARD.0, &outcome).unwrap();
+        assert_eq!((decision.operator.as_str(), decision.reason.as_str()), (operator, reason));
+    }
+}
+
 /// An event at a sequence that another event had before EVENTS lost a part, stored after the commits of that one.
 fn event_in_place_of(lost: u64, number: u64) -> (Source, Stored) {
     let stored_at = Timestamp::from_second(2_000_000).unwrap();

@@ -225,3 +225,39 @@ async fn an_operator_sees_that_a_receiver_is_away_and_waits_only_if_asked_to() {
     assert!(eventually(PATIENCE, redriven).await);
     up.stop().await.unwrap();
 }
+
+/// A receiver that answers 503 to one workflow and serves the others is not away, and nothing says so; that workflow's lane says what
+/// it waits for.
+#[tokio::test]
+async fn an_operator_sees_why_one_workflow_waits() {
+    provide_tls();
+    let folder = tempfile::tempdir().unwrap();
+    let wiring = Wiring::new();
+    let rule = |arrival: &weft::receiver::Arrival| {
+        if arrival.workflow_id == "sick" { Answer::now(503) } else { Answer::OK }
+    };
+    let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), &wiring.receiver_secret, rule).await.unwrap();
+    let mut up = Up::start(&program(), folder.path(), &wiring.config(Some(&receiver.url()))).await.unwrap();
+    let operator = Operator {
+        data: &folder.path().join("data"),
+        gateway: up.endpoints.get("gateway").unwrap().to_owned(),
+        secret: &wiring.sender_secret,
+    };
+    for workflow in ["sick", "well", "sick"] {
+        let send = ["event", "send", "--source", SOURCE, "--data", "{}", "--type", "t", "--workflow", workflow];
+        operator.lines(&send).await;
+    }
+    let mut lanes = Vec::new();
+    let waits = eventually(PATIENCE, async || {
+        lanes = operator.lines(&["workflow", "lanes", "--state", "waiting"]).await;
+        lanes.iter().any(|lane| lane["attempts"].as_u64() >= Some(2))
+    });
+    assert!(waits.await, "{lanes:?}");
+    let [lane] = &lanes[..] else { panic!("{lanes:?}") };
+    assert_eq!(lane["workflowId"], "sick");
+    assert!(lane["lastError"].as_str().unwrap().contains("503"), "{lane}");
+    assert!(lane["nextAttemptAt"].is_string() && lane.get("receiver").is_none(), "{lane}");
+    let subscription = operator.lines(&["subscription", "get", SUBSCRIPTION]).await;
+    assert_eq!(subscription[0].get("receiver"), None, "{}", subscription[0]);
+    up.stop().await.unwrap();
+}

@@ -17,6 +17,10 @@ pub struct Lane {
     attempts: u32,
     next_attempt_at: Option<Time>,
     first_failed_at: Option<Time>,
+    /// How the last attempt of its head ended.
+    last_error: Option<String>,
+    /// Of the attempts, those that used up no retry.
+    uncounted: u32,
     /// While it is not called freely.
     #[serde(skip_serializing_if = "Option::is_none")]
     receiver: Option<Receiver>,
@@ -67,6 +71,8 @@ impl From<v1::WorkflowLane> for Lane {
             state: lane.state,
             head_event_id: given(lane.head_event_id),
             attempts: lane.attempts,
+            last_error: given(lane.last_error),
+            uncounted: lane.uncounted,
             receiver: lane.receiver.map(Receiver::from),
             pause: lane.pause.map(Pause::from),
         }
@@ -83,7 +89,7 @@ impl Row for Lane {
         let (since, why) = match (&self.pause, receiver) {
             (Some(pause), _) => (pause.paused_at.as_ref(), Some(pause.human())),
             (None, Some(receiver)) => (receiver.since.as_ref(), Some(receiver.reason.clone())),
-            (None, None) => (None, None),
+            (None, None) => (None, self.shown_error()),
         };
         vec![
             self.subscription.clone(),
@@ -100,6 +106,13 @@ impl Row for Lane {
 }
 
 impl Lane {
+    /// How the last attempt ended, and whether that used up a retry.
+    fn shown_error(&self) -> Option<String> {
+        let error = self.last_error.as_ref()?;
+        let retries = if self.uncounted >= self.attempts { " (no retry used up)" } else { "" };
+        Some(format!("{error}{retries}"))
+    }
+
     /// Why its head is not attempted now, for people; `None` where nothing keeps it.
     pub fn obstacle(&self) -> Option<String> {
         let Self { subscription, state, receiver, pause, .. } = self;
