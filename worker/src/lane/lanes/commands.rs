@@ -5,6 +5,7 @@
 //! `not_applicable`.
 
 use jiff::Timestamp;
+use weft_nats::commands::skip_error;
 use weft_proto::{
     ids::{EventId, Run, StreamSeq, SubscriptionUid},
     v1,
@@ -176,10 +177,7 @@ impl Lanes {
             lane.in_flight = Some((attempt, Target::Cancelled { event: event_id, number: lane.head.ended + 1 }));
         }
         let attempts = lane.head.clone();
-        let error = match command.reason.as_str() {
-            "" => format!("skipped by {}", command.operator),
-            reason => format!("skipped by {}: {reason}", command.operator),
-        };
+        let error = skip_error(&command.operator, &command.reason);
         let dead = DeadLetter { reason: v1::DeadLetterReason::Skipped, error, status: 0 };
         if let Some(event) = lane.buffer.front().cloned() {
             let work = Work { lane: key.clone(), seq, run: Run::LIVE };
