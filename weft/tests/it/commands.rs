@@ -233,7 +233,7 @@ async fn an_operator_sees_why_one_workflow_waits() {
     provide_tls();
     let folder = tempfile::tempdir().unwrap();
     let wiring = Wiring::new();
-    let rule = |arrival: &weft::receiver::Arrival| {
+    let rule = |arrival: &weft_services::receiver::Arrival| {
         if arrival.workflow_id == "sick" { Answer::now(503) } else { Answer::OK }
     };
     let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), &wiring.receiver_secret, rule).await.unwrap();
