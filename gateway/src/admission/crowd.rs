@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn an_address_that_makes_nearly_all_requests_is_warned_of_once_an_hour() {
         let (mut window, start) = (Window::default(), Instant::now());
-        let some = |n: u32| if n % 20 == 0 { (n % 200) as u8 + 2 } else { 1 };
+        let some = |n: u32| if n.is_multiple_of(20) { (n % 200) as u8 + 2 } else { 1 };
         let found = findings(&mut window, start, 3, some);
         assert!(
             found.iter().all(|found| found.address == IpAddr::from([10, 0, 0, 1]) && found.share > 90),
