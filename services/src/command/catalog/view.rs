@@ -12,6 +12,9 @@ use crate::command::{
     view::{Receiver, Time, when},
 };
 
+/// Fields that only programs get: nothing that an operator types or reads depends on them.
+const INTERNAL: [&str; 2] = ["uid", "starts"];
+
 /// An entry: what it says, and what the catalog knows of it.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
@@ -28,8 +31,9 @@ impl Shown {
         let fields = head.iter().map(field).chain(entry.fields()).chain(tail.iter().map(field));
         let mut shown = Self { value: Map::new(), rows: Vec::new() };
         for Field { key, value } in fields.filter(|field| !field.value.is_null()) {
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            shown.rows.push((key.clone(), text));
+            if !INTERNAL.contains(&key.as_str()) {
+                shown.rows.push((key.clone(), text_of(&key, &value)));
+            }
             let levels: Vec<_> = key.split('.').collect();
             put(&mut shown.value, &levels, value);
         }
@@ -55,6 +59,18 @@ impl Shown {
 
     fn cell(&self, key: &str) -> String {
         self.rows.iter().find(|(name, _)| name == key).map_or_else(|| "-".to_owned(), |(_, text)| text.clone())
+    }
+}
+
+/// A value for people: lists without JSON's brackets, times with their age.
+fn text_of(key: &str, value: &Value) -> String {
+    match value {
+        Value::Array(list) => list.iter().map(|value| text_of("", value)).collect::<Vec<_>>().join(", "),
+        Value::String(text) => match text.parse() {
+            Ok(time) if key.ends_with("_at") => when(Some(&Time(time))),
+            _ => text.clone(),
+        },
+        value => value.to_string(),
     }
 }
 
@@ -174,10 +190,7 @@ impl Row for Key {
     const HEADINGS: &'static [&'static str] = &["ID", "NAME", "SCOPES", "SOURCES", "EXPIRES", "LAST USED"];
 
     fn cells(&self) -> Vec<String> {
-        let time = |key| self.0.cell(key).parse().map_or_else(|_| self.0.cell(key), |time| when(Some(&Time(time))));
-        let mut cells: Vec<_> = ["id", "name", "scopes", "sources"].map(|key| self.0.cell(key)).into();
-        cells.extend(["expires_at", "last_used_at"].map(time));
-        cells
+        ["id", "name", "scopes", "sources", "expires_at", "last_used_at"].map(|key| self.0.cell(key)).into()
     }
 }
 
@@ -235,6 +248,30 @@ mod tests {
         assert_eq!((&value["name"], &value["revision"]), (&json!("billing"), &json!(7)));
         assert_eq!((&value["destination"]["secrets"], &value["timeout"]), (&json!(1), &json!("15s")));
         assert_eq!((&value["retry"]["maxRetries"], value.get("createdAt")), (&json!(3), None));
+    }
+
+    #[test]
+    fn tables_have_no_json_and_ages() {
+        let key = v1::ApiKey {
+            name: "ci".into(),
+            sources: vec!["a".into(), "b".into()],
+            created_at_ms: 1,
+            ..v1::ApiKey::default()
+        };
+        let shown = Key::from(v1::ApiKeyView { key: Some(key), ..v1::ApiKeyView::default() });
+        let text = shown.0.human();
+        let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
+        assert!(line("sources").ends_with(" a, b"), "{text}");
+        assert!(
+            line("created_at").contains("1970-01-01T00:00:00.001Z (") && line("created_at").ends_with("d ago)"),
+            "{text}"
+        );
+        assert_eq!(serde_json::to_value(&shown).unwrap()["createdAt"], "1970-01-01T00:00:00.001Z");
+        let subscription = v1::Subscription { uid: vec![7; 16], starts: vec![1], ..v1::Subscription::default() };
+        let view = v1::SubscriptionView { subscription: Some(subscription), ..v1::SubscriptionView::default() };
+        let shown = Subscription::from(view);
+        assert!(!shown.0.human().contains("starts"), "{}", shown.0.human());
+        assert_eq!(serde_json::to_value(&shown).unwrap()["starts"], json!([1]));
     }
 
     #[test]
