@@ -16,10 +16,10 @@ use weft_gateway::{
     error::Problem,
     identify,
     sequencer::{NewEvent, SubmitError},
-    verify::Verifier,
 };
 use weft_nats::{connect::Connection, options::NatsOptions, subject::Layout};
 use weft_proto::{ids::SequenceNumber, v1::Source};
+use weft_schemes::Verifier;
 use weft_serve::Connections;
 use weft_tls::{Listener, TlsOptions};
 

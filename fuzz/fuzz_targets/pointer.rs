@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use weft_nats::pointer;
+use weft_schema::pointer;
 
 fuzz_target!(|input: &[u8]| {
     let (place, text) = match input.iter().position(|byte| *byte == b'\n') {

@@ -11,7 +11,7 @@ use weft_fuzz::{
     request,
     sign::{self, Signer},
 };
-use weft_gateway::verify::{self, Verifier};
+use weft_schemes::{Signer as SignedBy, Verifier};
 
 /// When every request of this target arrives, in unix seconds.
 const NOW: i64 = 1_800_000_000;
@@ -32,7 +32,7 @@ fuzz_target!(|input: &[u8]| {
         let _ = verifier.verify(&headers, &body, now);
         let signed = sign::headers(signer(&id, NOW, &body));
         let verified = verifier.verify(&signed, &body, now).expect("a sender's own signature verifies");
-        assert!(matches!(verified.signer, verify::Signer::Secret { index: 0, .. }));
+        assert!(matches!(verified.signer, SignedBy::Secret { index: 0, .. }));
         let mut other = body.to_vec();
         match other.first_mut() {
             Some(byte) => *byte ^= 1,

@@ -5,7 +5,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use weft_nats::{catalog::spelling, pointer};
+use weft_schema::pointer;
+use weft_schemes::spelling;
 
 fn depth(value: &Value) -> usize {
     match value {

@@ -11,7 +11,9 @@ use utoipa::ToSchema;
 use weft_nats::{cursor::Cursor, scan::ScanError};
 use weft_serve::Malformed;
 
-use crate::{identify::IdentifyError, metrics, sequencer::SubmitError, verify::VerifyError};
+use weft_schemes::VerifyError;
+
+use crate::{identify::IdentifyError, metrics, sequencer::SubmitError};
 
 /// What went wrong, for machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -9,21 +9,19 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
-use weft_nats::{envelope, event, pointer};
+use weft_nats::{envelope, event};
 use weft_proto::{
     ids::{DELIVERY_ID_BYTES_MAX, EventId, InvalidId, WorkflowId},
     v1::{
-        self, BodyKind, OnIdReuse, ReplayGuard, Source, delivery_id_rule::From as DeliveryFrom, rule::From as RuleFrom,
-        verification::Scheme,
+        self, BodyKind, NoneScheme, OnIdReuse, ReplayGuard, Source, delivery_id_rule::From as DeliveryFrom,
+        rule::From as RuleFrom,
     },
 };
+use weft_schema::pointer;
+use weft_schemes::{IdLocation, Location, Verified, WebhookScheme};
 
-use crate::{
-    sequencer::NewEvent,
-    verify::{self, Verified},
-};
+use crate::sequencer::NewEvent;
 
-mod defaults;
 #[cfg(test)]
 mod tests;
 mod visible;
@@ -138,7 +136,10 @@ impl Rules {
     /// In one line, what is wrong and what would be right.
     pub fn compile(source: &Source) -> Result<Self, String> {
         let scheme = source.verification.as_ref().and_then(|verification| verification.scheme.as_ref());
-        let event_type = place("type", source.r#type.as_ref())?.unwrap_or_else(|| defaults::event_type(scheme));
+        // The verifier refuses a source without one.
+        let scheme = scheme.map_or(&NoneScheme {} as &dyn WebhookScheme, weft_schemes::of);
+        let event_type = place("type", source.r#type.as_ref())?;
+        let event_type = event_type.unwrap_or_else(|| Place::of(scheme.event_type()));
         if !pointer::is_pointer(&source.data_pointer) {
             return Err(format!("data = {:?} is not an RFC 6901 pointer such as /data", source.data_pointer));
         }
@@ -159,12 +160,12 @@ impl Rules {
             receipt_on_id_reuse: match source.on_id_reuse() {
                 OnIdReuse::Receipt => true,
                 OnIdReuse::Conflict => false,
-                OnIdReuse::Unspecified => defaults::receipt_on_id_reuse(scheme),
+                OnIdReuse::Unspecified => scheme.receipt_on_id_reuse(),
             },
             replay_guard: match source.replay_guard() {
                 ReplayGuard::Body => true,
                 ReplayGuard::Off => false,
-                ReplayGuard::Unspecified => defaults::replay_guard(scheme),
+                ReplayGuard::Unspecified => scheme.replay_guard(),
             },
         })
     }
@@ -324,21 +325,37 @@ fn header_place(key: &str, name: &str) -> Result<Place, String> {
 }
 
 /// The rule of a source, or its scheme's own.
-fn delivery_id(source: &Source, scheme: Option<&Scheme>) -> Result<DeliveryId, String> {
+fn delivery_id(source: &Source, scheme: &dyn WebhookScheme) -> Result<DeliveryId, String> {
     match source.delivery_id.as_ref().and_then(|rule| rule.from.as_ref()) {
         Some(DeliveryFrom::Header(name)) => Ok(match header_place("delivery_id", name)? {
             // The header that is named may be the one of the other family, which then nobody has signed.
-            Place::Header(name) if matches!(scheme, Some(Scheme::Standard(_))) && verify::is_standard_id(&name) => {
-                DeliveryId::Signed
-            }
+            Place::Header(name) if scheme.signs_id_in(&name) => DeliveryId::Signed,
             place => DeliveryId::At(place),
         }),
         Some(DeliveryFrom::Pointer(pointer)) => pointer_place("delivery_id", pointer).map(DeliveryId::At),
         Some(DeliveryFrom::Digest(_)) => Ok(DeliveryId::Digest),
         Some(DeliveryFrom::None(_)) => Ok(DeliveryId::None),
-        None => defaults::delivery_id(scheme).ok_or_else(|| {
+        None => scheme.delivery_id().map(DeliveryId::of).ok_or_else(|| {
             "delivery_id: the scheme has none of its own; name a header or a pointer, digest, or none".into()
         }),
+    }
+}
+
+impl Place {
+    fn of(location: Location) -> Self {
+        match location {
+            Location::Pointer(pointer) => Self::Pointer(pointer.into()),
+            Location::Header(names) => Self::AnyHeader(names),
+        }
+    }
+}
+
+impl DeliveryId {
+    fn of(location: IdLocation) -> Self {
+        match location {
+            IdLocation::Signed => Self::Signed,
+            IdLocation::At(location) => Self::At(Place::of(location)),
+        }
     }
 }
 

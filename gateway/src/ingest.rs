@@ -21,6 +21,7 @@ use weft_proto::{
     ids::{EventId, SequenceNumber, WorkflowId},
     v1::Scope,
 };
+use weft_schemes::Verified;
 
 use crate::{
     admission::Client,
@@ -31,7 +32,6 @@ use crate::{
     router::Api,
     sequencer::{NewEvent, Receipt, SubmitError},
     sources::{LookupError, Source},
-    verify::Verified,
 };
 
 /// How long a sender waits for its receipt at the most. The sequencer gives up sooner; this holds whatever happens there.

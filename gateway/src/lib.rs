@@ -25,7 +25,6 @@ pub mod service;
 pub mod since;
 pub mod sources;
 pub mod stream;
-pub mod verify;
 
 pub use options::GatewayOptions;
 pub use service::Gateway;

@@ -9,16 +9,14 @@ use std::{
 };
 
 use tokio::sync::watch;
-use weft_nats::{
-    catalog::{Revised, Snapshot, source_warnings},
-    pointer,
-};
+use weft_nats::catalog::{Revised, Snapshot, source_warnings};
 use weft_proto::v1;
+use weft_schema::pointer;
+use weft_schemes::Verifier;
 
 use crate::{
     identify::Rules,
     schema::{Schemas, Turns},
-    verify::Verifier,
 };
 
 /// A source that requests can be checked against.

@@ -6,7 +6,6 @@
 //! - [`change`] and `plan`: what is to be changed, decided on a snapshot; [`mod@diff`], [`fields`], [`entry`]: what that is,
 //!   in words and without secrets. Pure.
 //! - [`keys`]: how API keys are made, and what whoever sends one may do.
-//! - [`spelling`]: senders' secrets as they are handed around.
 //! - [`edit`]: makes changes, stamped (`stamp`) and recorded; `start`: where a new subscription begins.
 //!
 //! A follower reads the whole bucket whenever it has been disconnected, and replaces what it knew by what it reads: a
@@ -61,7 +60,6 @@ mod reached;
 mod reading;
 mod seal;
 mod snapshot;
-pub mod spelling;
 mod stamp;
 mod start;
 mod store;

@@ -9,7 +9,9 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use weft_proto::ids::{EventId, SequenceNumber, WorkflowId};
 
-use crate::{event::Event, pointer};
+use weft_schema::pointer;
+
+use crate::event::Event;
 
 /// Everything of the envelope but the data, in the order in which it is written.
 #[derive(Serialize)]

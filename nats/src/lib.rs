@@ -2,7 +2,7 @@
 //!
 //! - [`subject`]: names of streams and subjects, the escaping of workflow ids, the shard of a workflow.
 //! - [`event`]: an event as a NATS message (CloudEvents NATS binding, binary mode) and back.
-//! - [`envelope`]: an event as JSON, with [`pointer`](mod@pointer)s into its body.
+//! - [`envelope`]: an event as JSON.
 //! - [`clock`]: the server's clock, estimated from its answers.
 //! - [`conditions`]: what an operator should mend, shown beside a process's readiness.
 //! - [`connect`]: one connection, whose state can be asked.
@@ -47,7 +47,6 @@ pub mod folder_lock;
 pub mod headers;
 pub mod message;
 pub mod options;
-pub mod pointer;
 pub mod position;
 pub mod private_file;
 pub mod reader;

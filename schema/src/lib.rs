@@ -9,6 +9,7 @@
 use weft_proto::v1::schema_rule;
 
 mod json;
+pub mod pointer;
 mod protobuf;
 mod violation;
 

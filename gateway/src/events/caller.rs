@@ -1,15 +1,17 @@
 //! Who sends events, and what that allows.
 
-use weft_nats::{catalog::keys::Grant, envelope, pointer};
+use weft_nats::{catalog::keys::Grant, envelope};
+use weft_schema::pointer;
 
 use super::Draft;
+use weft_schemes::Verified;
+
 use crate::{
     error::{Code, Problem},
     ingest,
     router::Api,
     sequencer::{NewEvent, SubmitError},
     sources::LookupError,
-    verify::Verified,
 };
 
 /// A caller that may send events.

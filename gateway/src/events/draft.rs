@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use http::HeaderMap;
 use jiff::Timestamp;
-use weft_nats::{envelope, pointer};
+use weft_nats::envelope;
 use weft_proto::ids::{DELIVERY_ID_BYTES_MAX, EventId, WorkflowId};
+use weft_schema::pointer;
 
 use super::malformed;
 use crate::{

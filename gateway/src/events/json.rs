@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, fmt};
 use jiff::Timestamp;
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use weft_nats::{pointer, rfc3339};
+use weft_nats::rfc3339;
+use weft_schema::pointer;
 
 use super::malformed;
 use crate::error::{Code, Problem};

@@ -2,7 +2,8 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use weft_nats::{envelope, event, pointer};
+use weft_nats::{envelope, event};
+use weft_schema::pointer;
 
 use super::{Draft, attributes::Attributes, check_json, json, malformed};
 use crate::error::Problem;

@@ -1,5 +1,7 @@
 use http::HeaderValue;
-use weft_proto::v1::{DeliveryIdRule, GithubScheme, HmacScheme, NoneScheme, Rule, StandardScheme, Verification};
+use weft_proto::v1::{
+    DeliveryIdRule, GithubScheme, HmacScheme, NoneScheme, Rule, StandardScheme, Verification, verification::Scheme,
+};
 
 use super::*;
 
@@ -46,7 +48,7 @@ fn identify_with(
     body: &str,
 ) -> Result<NewEvent, IdentifyError> {
     let verified = Verified {
-        signer: verify::Signer::Secret { scheme: "standard", index: 0 },
+        signer: weft_schemes::Signer::Secret { scheme: "standard", index: 0 },
         id: Some("evt_1".into()),
         timestamp: Some(Timestamp::UNIX_EPOCH),
     };

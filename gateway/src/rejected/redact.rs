@@ -12,8 +12,8 @@ use std::{borrow::Cow, ops::Range};
 use aho_corasick::{AhoCorasick, BuildError, Input, MatchKind, PatternID};
 use http::{HeaderName, HeaderValue};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use weft_nats::catalog::spelling;
 use weft_proto::v1::{Source, verification::Scheme};
+use weft_schemes::spelling;
 
 use super::Addressee;
 
@@ -83,10 +83,7 @@ impl<'s> Redactor<'s> {
             Addressee::Source(source) => scheme(source),
             Addressee::Events => None,
         };
-        let signed = match scheme {
-            Some(Scheme::Hmac(scheme)) => vec![&*scheme.header, &*scheme.timestamp_header, &*scheme.id_header],
-            _ => Vec::new(),
-        };
+        let signed = scheme.map_or_else(Vec::new, |scheme| weft_schemes::of(scheme).signing_headers());
         Self { secrets, signed }
     }
 
@@ -157,15 +154,7 @@ impl<'s> Redactor<'s> {
 }
 
 fn secrets(scheme: Option<&Scheme>) -> &[String] {
-    match scheme {
-        Some(Scheme::Standard(scheme)) => &scheme.secrets,
-        Some(Scheme::Github(scheme)) => &scheme.secrets,
-        Some(Scheme::Hmac(scheme)) => &scheme.secrets,
-        Some(Scheme::Stripe(scheme)) => &scheme.secrets,
-        Some(Scheme::Slack(scheme)) => &scheme.secrets,
-        Some(Scheme::Shopify(scheme)) => &scheme.secrets,
-        Some(Scheme::ApiKey(_) | Scheme::None(_)) | None => &[],
-    }
+    scheme.and_then(|scheme| weft_schemes::of(scheme).secrets()).map_or(&[], Vec::as_slice)
 }
 
 fn scheme(source: &Source) -> Option<&Scheme> {

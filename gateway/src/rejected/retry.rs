@@ -24,13 +24,14 @@ use weft_proto::{
 };
 
 use super::redact::REDACTED;
+use weft_schemes::Freshness;
+
 use crate::{
     error::{Code, Problem},
     ingest,
     router::Api,
     sequencer::{NewEvent, Receipt},
     sources::Source,
-    verify::Freshness,
 };
 
 /// Retries at a time. Admins ask one by one, so this bounds what a mistake of theirs costs.

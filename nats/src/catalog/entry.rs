@@ -125,27 +125,11 @@ impl Entry for Source {
     }
 
     fn secrets(&self) -> Option<&Vec<String>> {
-        match self.verification.as_ref()?.scheme.as_ref()? {
-            Scheme::Standard(scheme) => Some(&scheme.secrets),
-            Scheme::Github(scheme) => Some(&scheme.secrets),
-            Scheme::Hmac(scheme) => Some(&scheme.secrets),
-            Scheme::Stripe(scheme) => Some(&scheme.secrets),
-            Scheme::Slack(scheme) => Some(&scheme.secrets),
-            Scheme::Shopify(scheme) => Some(&scheme.secrets),
-            Scheme::None(_) | Scheme::ApiKey(_) => None,
-        }
+        weft_schemes::of(self.verification.as_ref()?.scheme.as_ref()?).secrets()
     }
 
     fn secrets_mut(&mut self) -> Option<&mut Vec<String>> {
-        match self.verification.as_mut()?.scheme.as_mut()? {
-            Scheme::Standard(scheme) => Some(&mut scheme.secrets),
-            Scheme::Github(scheme) => Some(&mut scheme.secrets),
-            Scheme::Hmac(scheme) => Some(&mut scheme.secrets),
-            Scheme::Stripe(scheme) => Some(&mut scheme.secrets),
-            Scheme::Slack(scheme) => Some(&mut scheme.secrets),
-            Scheme::Shopify(scheme) => Some(&mut scheme.secrets),
-            Scheme::None(_) | Scheme::ApiKey(_) => None,
-        }
+        weft_schemes::of_mut(self.verification.as_mut()?.scheme.as_mut()?).secrets_mut()
     }
 
     fn shares_secrets(&self, other: &Self) -> bool {

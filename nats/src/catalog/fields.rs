@@ -115,21 +115,12 @@ pub(super) fn of_source(source: &Source) -> Vec<Field> {
 }
 
 fn of_scheme(fields: &mut Fields, scheme: &Scheme) {
-    let (name, secrets, tolerance) = match scheme {
-        Scheme::Standard(scheme) => ("standard", Some(&scheme.secrets), scheme.tolerance_ms),
-        Scheme::Github(scheme) => ("github", Some(&scheme.secrets), None),
-        Scheme::Hmac(scheme) => ("hmac", Some(&scheme.secrets), scheme.tolerance_ms),
-        Scheme::Stripe(scheme) => ("stripe", Some(&scheme.secrets), scheme.tolerance_ms),
-        Scheme::Slack(scheme) => ("slack", Some(&scheme.secrets), scheme.tolerance_ms),
-        Scheme::Shopify(scheme) => ("shopify", Some(&scheme.secrets), None),
-        Scheme::None(_) => ("none", None, None),
-        Scheme::ApiKey(_) => ("api_key", None, None),
-    };
-    fields.put("verify.scheme", name);
-    if let Some(secrets) = secrets {
+    let common = weft_schemes::of(scheme);
+    fields.put("verify.scheme", common.name());
+    if let Some(secrets) = common.secrets() {
         fields.put("verify.secrets", secrets.len());
     }
-    if let Some(tolerance) = tolerance {
+    if let Some(tolerance) = common.tolerance_ms() {
         fields.put("verify.tolerance", span(tolerance));
     }
     if let Scheme::Hmac(hmac) = scheme {

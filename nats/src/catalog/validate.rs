@@ -7,11 +7,11 @@ use weft_proto::{
     },
 };
 
+use weft_schema::pointer::is_pointer;
+
 use super::{delivery_url::DeliveryUrl, keys::KEY_ID_CHARS};
-use crate::pointer::is_pointer;
 
 mod schemas;
-mod secrets;
 
 /// The longest name.
 const NAME_MAX: usize = 40;
@@ -50,13 +50,16 @@ pub fn validate_source(source: &Source) -> Result<(), String> {
         .as_ref()
         .and_then(|verification| verification.scheme.as_ref())
         .ok_or("verify is missing: say which scheme its requests are signed by")?;
-    secrets::check_scheme(scheme)?;
+    weft_schemes::check_secrets(scheme)?;
     check_tolerance(scheme)?;
     match scheme {
         Scheme::Hmac(hmac) => check_hmac(source, hmac)?,
-        Scheme::ApiKey(_) => check_delivery_id_is_said(source, "api_key")?,
-        Scheme::None(_) => check_delivery_id_is_said(source, "none")?,
-        Scheme::Standard(_) | Scheme::Github(_) | Scheme::Stripe(_) | Scheme::Slack(_) | Scheme::Shopify(_) => {}
+        scheme => {
+            let scheme = weft_schemes::of(scheme);
+            if scheme.delivery_id().is_none() {
+                check_delivery_id_is_said(source, scheme.name())?;
+            }
+        }
     }
     for (what, rule) in [("workflow", &source.workflow), ("type", &source.r#type)] {
         if let Some(rule) = rule {
@@ -78,7 +81,7 @@ pub fn source_warnings(source: &Source) -> Vec<String> {
     let Some(scheme) = source.verification.as_ref().and_then(|verification| verification.scheme.as_ref()) else {
         return warnings;
     };
-    for index in secrets::short(scheme) {
+    for index in weft_schemes::short_secrets(scheme) {
         warnings.push(format!("verify: secret {index} is shorter than 16 bytes; ask the sender for a longer one"));
     }
     if let (Scheme::Hmac(hmac), Some(v1::DeliveryIdRule { from: Some(delivery_id_rule::From::Header(header)) })) =
@@ -135,7 +138,7 @@ pub fn validate_subscription(subscription: &Subscription) -> Result<(), String> 
             }
             http.secrets
                 .iter()
-                .try_for_each(|secret| secrets::check_signing(secret))
+                .try_for_each(|secret| weft_schemes::check_signing(secret))
                 .map_err(|problem| format!("destination: secret {problem}"))
         }
         Some(destination::Kind::Custom(custom)) => {
@@ -208,14 +211,7 @@ fn check_url(url: &str) -> Result<(), String> {
 
 /// A time within which a captured request counts as new must not outlast what is known of the first.
 fn check_tolerance(scheme: &Scheme) -> Result<(), String> {
-    let tolerance_ms = match scheme {
-        Scheme::Standard(scheme) => scheme.tolerance_ms,
-        Scheme::Stripe(scheme) => scheme.tolerance_ms,
-        Scheme::Slack(scheme) => scheme.tolerance_ms,
-        Scheme::Hmac(scheme) => scheme.tolerance_ms,
-        Scheme::Github(_) | Scheme::Shopify(_) | Scheme::ApiKey(_) | Scheme::None(_) => None,
-    };
-    match tolerance_ms {
+    match weft_schemes::of(scheme).tolerance_ms() {
         Some(tolerance) if tolerance > TOLERANCE_MS_MAX => {
             Err("verify: tolerance is longer than a day; a captured request could be sent again for as long".into())
         }

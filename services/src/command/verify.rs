@@ -6,11 +6,9 @@ use std::path::PathBuf;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 use serde::Serialize;
-use weft_gateway::{
-    error::Problem,
-    verify::{Freshness, Verified, Verifier},
-};
+use weft_gateway::error::Problem;
 use weft_nats::options::Secret;
+use weft_schemes::{Freshness, Verified, Verifier};
 
 use super::{
     catalog::wanted::Flags,

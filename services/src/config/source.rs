@@ -5,19 +5,15 @@ use serde::Deserialize;
 use toml::Value;
 use weft_nats::options::{SecretRef, Span};
 use weft_proto::v1::{
-    self, ApiKeyScheme, BodyKind, DeliveryIdRule, GithubScheme, HmacScheme, NoneScheme, OnIdReuse, ReplayGuard, Rule,
-    ShopifyScheme, SignatureEncoding, SlackScheme, Source, StandardScheme, StripeScheme, Verification,
+    self, BodyKind, DeliveryIdRule, OnIdReuse, ReplayGuard, Rule, SignatureEncoding, Source, Verification,
     delivery_id_rule, rule, verification,
 };
+use weft_schemes::{Form, Settings};
 
 use super::{KeyPath, Problem, Secrets, data_schema::SchemaForm};
 
 /// How far a signed timestamp may be off where the file does not say.
 const TOLERANCE_DEFAULT: Span = Span::secs(300);
-/// The schemes, for messages.
-const SCHEMES: &str = "standard, github, stripe, slack, shopify, hmac, api_key, none";
-/// Schemes that sign no time, or nothing, so that nothing can be too old.
-const SCHEMES_TIMELESS: [&str; 4] = ["github", "shopify", "api_key", "none"];
 
 #[derive(Debug, Deserialize)]
 pub(super) struct SourceForm {
@@ -115,7 +111,8 @@ impl SourceForm {
         let on_id_reuse = match self.on_id_reuse {
             Some(ReuseForm::Conflict) => OnIdReuse::Conflict,
             Some(ReuseForm::Receipt) => OnIdReuse::Receipt,
-            None => reuse_default(&scheme),
+            None if weft_schemes::of(&scheme).receipt_on_id_reuse() => OnIdReuse::Receipt,
+            None => OnIdReuse::Conflict,
         };
         let replay_guard = match self.replay_guard {
             Some(GuardForm::Body) => ReplayGuard::Body,
@@ -147,55 +144,45 @@ impl SourceForm {
 
 impl VerifyForm {
     fn into_scheme(self, path: &KeyPath, secrets: &mut Secrets) -> Result<verification::Scheme, Problem> {
-        use verification::Scheme;
-        self.check_keys(path)?;
-        let tolerance_ms = Some(millis(self.tolerance.unwrap_or(TOLERANCE_DEFAULT)));
-        let keys = secrets.resolve_all(&path.key("secrets"), &self.secrets)?;
-        match self.scheme.as_str() {
-            "standard" => Ok(Scheme::Standard(StandardScheme { secrets: keys, tolerance_ms })),
-            "github" => Ok(Scheme::Github(GithubScheme { secrets: keys })),
-            "stripe" => Ok(Scheme::Stripe(StripeScheme { secrets: keys, tolerance_ms })),
-            "slack" => Ok(Scheme::Slack(SlackScheme { secrets: keys, tolerance_ms })),
-            "shopify" => Ok(Scheme::Shopify(ShopifyScheme { secrets: keys })),
-            "api_key" => Ok(Scheme::ApiKey(ApiKeyScheme {})),
-            "hmac" => Ok(Scheme::Hmac(HmacScheme {
-                secrets: keys,
-                header: self.header,
-                prefix: self.prefix,
-                encoding: match self.encoding {
-                    EncodingForm::Hex => SignatureEncoding::Hex.into(),
-                    EncodingForm::Base64 => SignatureEncoding::Base64.into(),
-                },
-                template: self.template.unwrap_or_else(|| "{body}".into()),
-                timestamp_header: self.timestamp_header,
-                id_header: self.id_header,
-                tolerance_ms,
-            })),
-            "none" if self.allow_unsigned => Ok(Scheme::None(NoneScheme {})),
-            "none" => {
-                let problem = "scheme \"none\" takes events from anyone; say allow_unsigned = true if that is meant";
-                Err((path.key("scheme"), problem.into()))
-            }
-            other => Err((path.key("scheme"), format!("unknown scheme {other:?}; known: {SCHEMES}"))),
+        let form = weft_schemes::FORMS.into_iter().find(|form| form.name == self.scheme).ok_or_else(|| {
+            (path.key("scheme"), format!("unknown scheme {:?}; known: {}", self.scheme, weft_schemes::names()))
+        })?;
+        self.check_keys(form, path)?;
+        if form.keys.contains(&"allow_unsigned") && !self.allow_unsigned {
+            let scheme = form.name;
+            let problem =
+                format!("scheme {scheme:?} takes events from anyone; say allow_unsigned = true if that is meant");
+            return Err((path.key("scheme"), problem));
         }
+        Ok((form.build)(Settings {
+            secrets: secrets.resolve_all(&path.key("secrets"), &self.secrets)?,
+            tolerance_ms: Some(millis(self.tolerance.unwrap_or(TOLERANCE_DEFAULT))),
+            header: self.header,
+            prefix: self.prefix,
+            encoding: match self.encoding {
+                EncodingForm::Hex => SignatureEncoding::Hex,
+                EncodingForm::Base64 => SignatureEncoding::Base64,
+            },
+            template: self.template,
+            timestamp_header: self.timestamp_header,
+            id_header: self.id_header,
+        }))
     }
 
     /// A key that the scheme does not read would only seem to protect.
-    fn check_keys(&self, path: &KeyPath) -> Result<(), Problem> {
-        let scheme = self.scheme.as_str();
-        let hmac = scheme == "hmac";
-        let needless = [
-            ("header", !hmac && !self.header.is_empty()),
-            ("prefix", !hmac && !self.prefix.is_empty()),
-            ("template", !hmac && self.template.is_some()),
-            ("timestamp_header", !hmac && !self.timestamp_header.is_empty()),
-            ("id_header", !hmac && !self.id_header.is_empty()),
-            ("tolerance", SCHEMES_TIMELESS.contains(&scheme) && self.tolerance.is_some()),
-            ("secrets", matches!(scheme, "api_key" | "none") && !self.secrets.is_empty()),
-            ("allow_unsigned", scheme != "none" && self.allow_unsigned),
+    fn check_keys(&self, form: &Form, path: &KeyPath) -> Result<(), Problem> {
+        let given = [
+            ("header", !self.header.is_empty()),
+            ("prefix", !self.prefix.is_empty()),
+            ("template", self.template.is_some()),
+            ("timestamp_header", !self.timestamp_header.is_empty()),
+            ("id_header", !self.id_header.is_empty()),
+            ("tolerance", self.tolerance.is_some()),
+            ("secrets", !self.secrets.is_empty()),
+            ("allow_unsigned", self.allow_unsigned),
         ];
-        match needless.iter().find(|(_, present)| *present) {
-            Some((key, _)) => Err((path.key(*key), format!("scheme {scheme:?} does not read it; remove it"))),
+        match given.iter().find(|(key, given)| *given && !form.keys.contains(key)) {
+            Some((key, _)) => Err((path.key(*key), format!("scheme {:?} does not read it; remove it", form.name))),
             None => Ok(()),
         }
     }
@@ -210,15 +197,6 @@ impl RuleForm {
             _ => return Err((path.clone(), "say exactly one of pointer, header and fixed".into())),
         };
         Ok(Rule { from: Some(from) })
-    }
-}
-
-/// A redelivery of the big providers may differ in what is not the event, and they take a 409 for a failure.
-fn reuse_default(scheme: &verification::Scheme) -> OnIdReuse {
-    use verification::Scheme;
-    match scheme {
-        Scheme::Github(_) | Scheme::Stripe(_) | Scheme::Slack(_) | Scheme::Shopify(_) => OnIdReuse::Receipt,
-        Scheme::Standard(_) | Scheme::Hmac(_) | Scheme::ApiKey(_) | Scheme::None(_) => OnIdReuse::Conflict,
     }
 }
 

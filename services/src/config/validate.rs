@@ -4,15 +4,16 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use bytesize::ByteSize;
-use weft_gateway::{options::DRAIN_DELAY_MAX, verify::Verifier};
+use weft_gateway::options::DRAIN_DELAY_MAX;
 use weft_nats::{
     catalog::{validate_source, validate_subscription},
     options::Span,
 };
 use weft_proto::{
     ids::SubscriptionUid,
-    v1::{Source, Subscription, verification::Scheme},
+    v1::{Source, Subscription},
 };
+use weft_schemes::Verifier;
 
 use super::{Config, KeyPath, Problem};
 
@@ -102,13 +103,7 @@ fn check_gateway(config: &Config) -> Result<(), Problem> {
 /// A captured request that is still fresh when nothing is known of the first would be another event.
 fn check_tolerance(source: &Source, horizon: Span) -> Result<(), String> {
     let scheme = source.verification.as_ref().and_then(|verification| verification.scheme.as_ref());
-    let tolerance_ms = match scheme {
-        Some(Scheme::Standard(scheme)) => scheme.tolerance_ms,
-        Some(Scheme::Stripe(scheme)) => scheme.tolerance_ms,
-        Some(Scheme::Slack(scheme)) => scheme.tolerance_ms,
-        Some(Scheme::Hmac(scheme)) => scheme.tolerance_ms,
-        Some(Scheme::Github(_) | Scheme::Shopify(_) | Scheme::ApiKey(_) | Scheme::None(_)) | None => None,
-    };
+    let tolerance_ms = scheme.and_then(|scheme| weft_schemes::of(scheme).tolerance_ms());
     let tolerance = tolerance_ms.map(Duration::from_millis);
     if tolerance.is_some_and(|tolerance| tolerance > horizon.0) {
         return Err(format!("is longer than [log] dedup_horizon, which is {horizon}; lower it"));

@@ -8,17 +8,10 @@ use std::{fmt, time::Duration};
 
 use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
-use weft_proto::v1::{Source, verification::Scheme as Configured};
+use weft_proto::v1::Source;
 
-use self::keys::{Key, Keys, NO_SECRETS, empty, lower_hex};
+use crate::{names, of};
 
-mod github;
-mod hmac;
-mod keys;
-mod shopify;
-mod slack;
-mod standard;
-mod stripe;
 #[cfg(test)]
 mod tests;
 
@@ -26,26 +19,30 @@ mod tests;
 const TOLERANCE_DEFAULT: Duration = Duration::from_secs(300);
 /// The most signatures of one request that are looked at. A rotation makes two or three; an asymmetric one costs a pass
 /// over the body for each key, which anybody may ask for.
-const SIGNATURES_MAX: usize = 8;
-
-pub(crate) use standard::is_id as is_standard_id;
+pub(crate) const SIGNATURES_MAX: usize = 8;
 
 /// How the requests of one source are verified.
 #[derive(Debug)]
-pub struct Verifier {
-    scheme: Scheme,
-}
+pub struct Verifier(Box<dyn Verify>);
 
-#[derive(Debug)]
-enum Scheme {
-    Standard(standard::Standard),
-    Github(github::Github),
-    Stripe(stripe::Stripe),
-    Slack(slack::Slack),
-    Shopify(shopify::Shopify),
-    Hmac(hmac::Template),
-    ApiKey,
-    Unsigned,
+/// A compiled scheme.
+pub trait Verify: fmt::Debug + Send + Sync {
+    /// Whether a request with these headers and this raw body is the sender's, and fresh.
+    ///
+    /// # Errors
+    ///
+    /// [`VerifyError`].
+    fn verify(&self, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Result<Verified, VerifyError>;
+
+    /// Whether requests carry an API key instead of a signature: then [`verify`](Self::verify) accepts none of them.
+    fn takes_key(&self) -> bool {
+        false
+    }
+
+    /// What a verified request wants to get back, where it is no event but the provider's check of the address.
+    fn challenge(&self, _body: &[u8]) -> Option<String> {
+        None
+    }
 }
 
 /// A request that is the sender's, and what of it was signed besides the body.
@@ -90,7 +87,7 @@ impl fmt::Display for Signer {
 
 impl Verified {
     /// Signed with a secret of the source.
-    fn signed(scheme: &'static str, index: usize, id: Option<&str>, timestamp: Option<Timestamp>) -> Self {
+    pub(crate) fn signed(scheme: &'static str, index: usize, id: Option<&str>, timestamp: Option<Timestamp>) -> Self {
         Self { signer: Signer::Secret { scheme, index }, id: id.map(str::to_owned), timestamp }
     }
 
@@ -186,23 +183,12 @@ impl Verifier {
     ///
     /// [`CompileError`] when they could never verify anything.
     pub fn compile(source: &Source) -> Result<Self, CompileError> {
-        let configured = source.verification.as_ref().and_then(|verification| verification.scheme.as_ref());
-        let scheme = match configured {
-            Some(Configured::Standard(scheme)) => standard::Standard::compile(scheme).map(Scheme::Standard),
-            Some(Configured::Github(scheme)) => github::Github::compile(scheme).map(Scheme::Github),
-            Some(Configured::Hmac(scheme)) => hmac::Template::compile(scheme).map(Scheme::Hmac),
-            Some(Configured::Stripe(scheme)) => stripe::Stripe::compile(scheme).map(Scheme::Stripe),
-            Some(Configured::Slack(scheme)) => slack::Slack::compile(scheme).map(Scheme::Slack),
-            Some(Configured::Shopify(scheme)) => shopify::Shopify::compile(scheme).map(Scheme::Shopify),
-            Some(Configured::ApiKey(_)) => Ok(Scheme::ApiKey),
-            Some(Configured::None(_)) => Ok(Scheme::Unsigned),
-            None => {
-                Err("no scheme; name one of standard, github, stripe, slack, shopify, hmac, api_key, none".to_owned())
-            }
+        let scheme = source.verification.as_ref().and_then(|verification| verification.scheme.as_ref());
+        let compiled = match scheme {
+            Some(scheme) => of(scheme).compile(),
+            None => Err(format!("no scheme; name one of {}", names())),
         };
-        scheme
-            .map(|scheme| Self { scheme })
-            .map_err(|problem| CompileError { source_name: source.name.clone(), problem })
+        compiled.map(Self).map_err(|problem| CompileError { source_name: source.name.clone(), problem })
     }
 
     /// As [`verify`](Self::verify), however long ago it was signed where that is waived.
@@ -232,35 +218,23 @@ impl Verifier {
     ///
     /// [`VerifyError`].
     pub fn verify(&self, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Result<Verified, VerifyError> {
-        match &self.scheme {
-            Scheme::Standard(scheme) => scheme.verify(headers, body, now),
-            Scheme::Github(scheme) => scheme.verify(headers, body),
-            Scheme::Stripe(scheme) => scheme.verify(headers, body, now),
-            Scheme::Slack(scheme) => scheme.verify(headers, body, now),
-            Scheme::Shopify(scheme) => scheme.verify(headers, body),
-            Scheme::Hmac(scheme) => scheme.verify(headers, body, now),
-            Scheme::ApiKey => Err(VerifyError::KeyNeeded),
-            Scheme::Unsigned => Ok(Verified { signer: Signer::Nobody, id: None, timestamp: None }),
-        }
+        self.0.verify(headers, body, now)
     }
 
     /// Whether its requests carry an API key instead of a signature: then [`verify`](Self::verify) takes none of them.
     pub fn takes_key(&self) -> bool {
-        matches!(self.scheme, Scheme::ApiKey)
+        self.0.takes_key()
     }
 
     /// What a verified request wants to hear back, where it is no event but the provider's question whether anybody is
     /// there.
     pub fn challenge(&self, body: &[u8]) -> Option<String> {
-        match self.scheme {
-            Scheme::Slack(_) => slack::challenge(body),
-            _ => None,
-        }
+        self.0.challenge(body)
     }
 }
 
 /// The text of a header that must be there, and once: of two values, another reader might take the other.
-fn required<'h>(headers: &'h HeaderMap, header: &HeaderName) -> Result<&'h str, VerifyError> {
+pub(crate) fn required<'h>(headers: &'h HeaderMap, header: &HeaderName) -> Result<&'h str, VerifyError> {
     let malformed = |rule| VerifyError::Malformed { header: header.clone(), rule };
     let mut values = headers.get_all(header).iter();
     let value = values.next().ok_or_else(|| VerifyError::Missing { header: header.clone() })?;
@@ -271,7 +245,7 @@ fn required<'h>(headers: &'h HeaderMap, header: &HeaderName) -> Result<&'h str, 
 }
 
 /// Unix seconds as a signed header spells them.
-fn unix_seconds(header: &HeaderName, text: &str) -> Result<Timestamp, VerifyError> {
+pub(crate) fn unix_seconds(header: &HeaderName, text: &str) -> Result<Timestamp, VerifyError> {
     let malformed = || VerifyError::Malformed { header: header.clone(), rule: "must be unix seconds" };
     // One spelling of a time: beside a digit of the body, a zero in front would be cut off as part of either.
     if text.starts_with('0') || !text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -281,7 +255,7 @@ fn unix_seconds(header: &HeaderName, text: &str) -> Result<Timestamp, VerifyErro
 }
 
 /// Whether a signed timestamp is near enough to `now`, in whole seconds as senders count.
-fn check_window(signed: Timestamp, now: Timestamp, tolerance: Duration) -> Result<(), VerifyError> {
+pub(crate) fn check_window(signed: Timestamp, now: Timestamp, tolerance: Duration) -> Result<(), VerifyError> {
     let distance = now.as_second() - signed.as_second();
     let by = Duration::from_secs(distance.unsigned_abs());
     if by <= tolerance {
@@ -292,6 +266,6 @@ fn check_window(signed: Timestamp, now: Timestamp, tolerance: Duration) -> Resul
 }
 
 /// A tolerance as configured.
-fn tolerance(configured_ms: Option<u64>) -> Duration {
+pub(crate) fn tolerance(configured_ms: Option<u64>) -> Duration {
     configured_ms.map_or(TOLERANCE_DEFAULT, Duration::from_millis)
 }

@@ -8,24 +8,72 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
-use weft_proto::v1::StripeScheme;
+use weft_proto::v1::{StripeScheme, verification::Scheme};
 
-use super::{Keys, SIGNATURES_MAX, Verified, VerifyError, check_window, lower_hex, required, tolerance, unix_seconds};
+use crate::{
+    Form, IdLocation, Location, Verified, Verify, VerifyError, WebhookScheme,
+    keys::{Keys, lower_hex},
+    secrets::{Lookalike, check_literal},
+    verify::{SIGNATURES_MAX, check_window, required, tolerance, unix_seconds},
+};
 
 const SIGNATURE: HeaderName = HeaderName::from_static("stripe-signature");
 
+pub(crate) const FORM: Form = Form {
+    name: "stripe",
+    keys: &["secrets", "tolerance"],
+    build: |settings| Scheme::Stripe(StripeScheme { secrets: settings.secrets, tolerance_ms: settings.tolerance_ms }),
+};
+
+/// A credential that is often taken for the secret.
+const LOOKALIKE: Lookalike = Lookalike {
+    prefixes: &["sk_", "rk_", "pk_"],
+    is: "a key for Stripe's API",
+    wanted: "the endpoint's signing secret, whsec_…",
+};
+
+impl WebhookScheme for StripeScheme {
+    fn name(&self) -> &'static str {
+        FORM.name
+    }
+
+    fn secrets(&self) -> Option<&Vec<String>> {
+        Some(&self.secrets)
+    }
+
+    fn secrets_mut(&mut self) -> Option<&mut Vec<String>> {
+        Some(&mut self.secrets)
+    }
+
+    fn tolerance_ms(&self) -> Option<u64> {
+        self.tolerance_ms
+    }
+
+    fn check_secret(&self, text: &str) -> Result<(), String> {
+        check_literal(text, |secret| LOOKALIKE.check(secret))
+    }
+
+    fn delivery_id(&self) -> Option<IdLocation> {
+        Some(IdLocation::At(Location::Pointer("/id")))
+    }
+
+    fn receipt_on_id_reuse(&self) -> bool {
+        true
+    }
+
+    fn compile(&self) -> Result<Box<dyn Verify>, String> {
+        Ok(Box::new(Stripe { keys: Keys::new(&self.secrets)?, tolerance: tolerance(self.tolerance_ms) }))
+    }
+}
+
 #[derive(Debug)]
-pub(super) struct Stripe {
+struct Stripe {
     keys: Keys,
     tolerance: Duration,
 }
 
-impl Stripe {
-    pub(super) fn compile(scheme: &StripeScheme) -> Result<Self, String> {
-        Ok(Self { keys: Keys::new(&scheme.secrets)?, tolerance: tolerance(scheme.tolerance_ms) })
-    }
-
-    pub(super) fn verify(&self, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Result<Verified, VerifyError> {
+impl Verify for Stripe {
+    fn verify(&self, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Result<Verified, VerifyError> {
         let Signatures { seconds, tags } = Signatures::parse(required(headers, &SIGNATURE)?)?;
         // Digits only, so that the signed text can be cut in one way.
         let timestamp = unix_seconds(&SIGNATURE, seconds).map_err(|_| malformed(TIME_RULE))?;

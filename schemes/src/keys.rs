@@ -2,22 +2,22 @@
 
 use std::fmt;
 
+use crate::spelling;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
-use weft_nats::catalog::spelling;
 
 /// A source without a secret would take nothing.
-pub(super) const NO_SECRETS: &str = "no secrets; give at least one";
+pub(crate) const NO_SECRETS: &str = "no secrets; give at least one";
 
 /// The secrets of a source, newest first. Each with its index among those of the source, which may have several spellings.
 #[derive(Debug)]
-pub(super) struct Keys(Vec<(usize, Key)>);
+pub(crate) struct Keys(Vec<(usize, Key)>);
 
 impl Keys {
     /// # Errors
     ///
     /// When there is none, or one that is empty.
-    pub(super) fn new(secrets: &[String]) -> Result<Self, String> {
+    pub(crate) fn new(secrets: &[String]) -> Result<Self, String> {
         if secrets.is_empty() {
             return Err(NO_SECRETS.into());
         }
@@ -35,13 +35,13 @@ impl Keys {
     }
 
     /// The index of the secret that gives one of `tags` for the parts put together.
-    pub(super) fn signer<'p>(&self, parts: impl Iterator<Item = &'p [u8]> + Clone, tags: &[Vec<u8>]) -> Option<usize> {
+    pub(crate) fn signer<'p>(&self, parts: impl Iterator<Item = &'p [u8]> + Clone, tags: &[Vec<u8>]) -> Option<usize> {
         self.0.iter().find(|(_, key)| key.gives(parts.clone(), tags)).map(|(index, _)| *index)
     }
 }
 
 /// A secret, as an HMAC-SHA256 state that has taken its key already.
-pub(super) struct Key(Hmac<Sha256>);
+pub(crate) struct Key(Hmac<Sha256>);
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -53,7 +53,7 @@ impl Key {
     /// # Errors
     ///
     /// When it is empty: every signature would be easy to forge. `index` is its place among the source's secrets.
-    pub(super) fn new(index: usize, secret: &[u8]) -> Result<Self, String> {
+    pub(crate) fn new(index: usize, secret: &[u8]) -> Result<Self, String> {
         if secret.is_empty() {
             return Err(empty(index));
         }
@@ -61,7 +61,7 @@ impl Key {
     }
 
     /// Whether it gives one of `tags` for the parts put together.
-    pub(super) fn gives<'p>(&self, parts: impl Iterator<Item = &'p [u8]>, tags: &[Vec<u8>]) -> bool {
+    pub(crate) fn gives<'p>(&self, parts: impl Iterator<Item = &'p [u8]>, tags: &[Vec<u8>]) -> bool {
         if tags.is_empty() {
             return false;
         }
@@ -73,12 +73,12 @@ impl Key {
 }
 
 /// What is said of a secret that is nothing but blanks.
-pub(super) fn empty(index: usize) -> String {
+pub(crate) fn empty(index: usize) -> String {
     format!("secret {index} is empty; give the sender's secret")
 }
 
 /// Bytes as the providers spell them: two lower-case digits each. One spelling only, so that a signature that was
 /// changed anywhere is another one.
-pub(super) fn lower_hex(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn lower_hex(text: &str) -> Option<Vec<u8>> {
     if text.bytes().any(|byte| byte.is_ascii_uppercase()) { None } else { hex::decode(text).ok() }
 }

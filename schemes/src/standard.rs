@@ -16,19 +16,15 @@ use base64::{
 use ed25519_dalek::{Signature, VerifyingKey};
 use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
-use weft_nats::catalog::spelling;
-use weft_proto::v1::StandardScheme;
+use weft_proto::v1::{StandardScheme, verification::Scheme};
 
-use super::{
-    Key, NO_SECRETS, SIGNATURES_MAX, Verified, VerifyError, check_window, empty, required, tolerance, unix_seconds,
+use crate::{
+    Form, IdLocation, Verified, Verify, VerifyError, WebhookScheme,
+    keys::{Key, NO_SECRETS, empty},
+    secrets::{BYTES_ENOUGH, BYTES_MIN, PRIVATE_PREFIX, PUBLIC_PREFIX, SHARED_PREFIX, too_short},
+    spelling,
+    verify::{SIGNATURES_MAX, check_window, required, tolerance, unix_seconds},
 };
-
-/// What a shared secret in its configured form begins with.
-const SECRET_PREFIX: &str = "whsec_";
-/// What a public key begins with.
-const PUBLIC_PREFIX: &str = "whpk_";
-/// What a private key begins with. It is the sender's alone.
-const PRIVATE_PREFIX: &str = "whsk_";
 
 /// Secrets are handed around with and without their padding.
 const SECRET_BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -55,13 +51,84 @@ static SVIX: Family = Family {
     signature: HeaderName::from_static("svix-signature"),
 };
 
-/// Whether a header holds the delivery id in one of the families. Which of them counts is decided by which is signed.
-pub(crate) fn is_id(header: &HeaderName) -> bool {
-    [&WEBHOOK.id, &SVIX.id].contains(&header)
+pub(crate) const FORM: Form = Form {
+    name: "standard",
+    keys: &["secrets", "tolerance"],
+    build: |settings| {
+        Scheme::Standard(StandardScheme { secrets: settings.secrets, tolerance_ms: settings.tolerance_ms })
+    },
+};
+
+impl WebhookScheme for StandardScheme {
+    fn name(&self) -> &'static str {
+        FORM.name
+    }
+
+    fn secrets(&self) -> Option<&Vec<String>> {
+        Some(&self.secrets)
+    }
+
+    fn secrets_mut(&mut self) -> Option<&mut Vec<String>> {
+        Some(&mut self.secrets)
+    }
+
+    fn tolerance_ms(&self) -> Option<u64> {
+        self.tolerance_ms
+    }
+
+    fn check_secret(&self, text: &str) -> Result<(), String> {
+        let mut spelled = spelling::standard(text).peekable();
+        spelled.peek().ok_or("is empty")?;
+        spelled.try_for_each(check_spelled)
+    }
+
+    fn is_short(&self, text: &str) -> bool {
+        spelling::standard(text)
+            .filter(|secret| !secret.starts_with(PUBLIC_PREFIX))
+            .any(|secret| shared_key(secret).is_some_and(|key| key.len() < BYTES_ENOUGH))
+    }
+
+    fn delivery_id(&self) -> Option<IdLocation> {
+        Some(IdLocation::Signed)
+    }
+
+    /// In either family of names. Which one counts is decided by which is signed.
+    fn signs_id_in(&self, header: &HeaderName) -> bool {
+        [&WEBHOOK.id, &SVIX.id].contains(&header)
+    }
+
+    fn compile(&self) -> Result<Box<dyn Verify>, String> {
+        Standard::compile(self).map(|standard| Box::new(standard) as Box<dyn Verify>)
+    }
+}
+
+/// Checks one spelling of a secret: `whsec_…` for `v1`, `whpk_…` for `v1a`.
+fn check_spelled(secret: &str) -> Result<(), String> {
+    if secret.starts_with(PRIVATE_PREFIX) {
+        return Err("is a private key, which only the sender should have; give its public key, whpk_…".into());
+    }
+    match secret.strip_prefix(PUBLIC_PREFIX) {
+        Some(encoded) if public_key(encoded).is_some() => Ok(()),
+        Some(_) => Err("is not whpk_ and the base64 of an Ed25519 public key".into()),
+        None => match shared_key(secret) {
+            Some(key) if key.len() < BYTES_MIN => Err(too_short(key.len())),
+            Some(_) => Ok(()),
+            None => {
+                Err("is not whsec_ and base64; copy it as the sender shows it, or where it is one from Stripe say \
+                         scheme = \"stripe\""
+                    .into())
+            }
+        },
+    }
+}
+
+/// The key of a shared secret.
+fn shared_key(secret: &str) -> Option<Vec<u8>> {
+    SECRET_BASE64.decode(secret.strip_prefix(SHARED_PREFIX).unwrap_or(secret)).ok()
 }
 
 #[derive(Debug)]
-pub(super) struct Standard {
+struct Standard {
     /// With its index among those of the source, of which one may hold several.
     secrets: Vec<(usize, Secret)>,
     tolerance: Duration,
@@ -82,7 +149,7 @@ struct Signatures {
 }
 
 impl Standard {
-    pub(super) fn compile(scheme: &StandardScheme) -> Result<Self, String> {
+    fn compile(scheme: &StandardScheme) -> Result<Self, String> {
         if scheme.secrets.is_empty() {
             return Err(NO_SECRETS.into());
         }
@@ -98,8 +165,10 @@ impl Standard {
         }
         Ok(Self { secrets, tolerance: tolerance(scheme.tolerance_ms) })
     }
+}
 
-    pub(super) fn verify(&self, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Result<Verified, VerifyError> {
+impl Verify for Standard {
+    fn verify(&self, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Result<Verified, VerifyError> {
         let family = if headers.contains_key(&SVIX.signature) && !headers.contains_key(&WEBHOOK.signature) {
             &SVIX
         } else {
@@ -137,9 +206,9 @@ impl Secret {
                 .map(Self::Public)
                 .ok_or_else(|| format!("secret {index} is not whpk_ followed by base64 of an Ed25519 public key"));
         }
-        let key = SECRET_BASE64
-            .decode(text.strip_prefix(SECRET_PREFIX).unwrap_or(text))
-            .map_err(|_| format!("secret {index} is not whsec_ followed by base64; copy it as the sender shows it"))?;
+        let key = shared_key(text).ok_or_else(|| {
+            format!("secret {index} is not whsec_ followed by base64; copy it as the sender shows it")
+        })?;
         Key::new(index, &key).map(Self::Shared)
     }
 

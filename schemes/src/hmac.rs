@@ -6,12 +6,64 @@ use std::time::Duration;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
-use weft_proto::v1::{HmacScheme, SignatureEncoding};
+use weft_proto::v1::{HmacScheme, SignatureEncoding, verification::Scheme};
 
-use super::{Keys, Verified, VerifyError, check_window, required, tolerance, unix_seconds};
+use crate::{
+    Form, Verified, Verify, VerifyError, WebhookScheme,
+    keys::Keys,
+    secrets::{check_literal, not_a_pair},
+    verify::{check_window, required, tolerance, unix_seconds},
+};
 
 /// The template where the configuration gives none.
 const TEMPLATE_DEFAULT: &str = "{body}";
+
+pub(crate) const FORM: Form = Form {
+    name: "hmac",
+    keys: &["secrets", "tolerance", "header", "prefix", "encoding", "template", "timestamp_header", "id_header"],
+    build: |settings| {
+        Scheme::Hmac(HmacScheme {
+            secrets: settings.secrets,
+            header: settings.header,
+            prefix: settings.prefix,
+            encoding: settings.encoding.into(),
+            template: settings.template.unwrap_or_else(|| TEMPLATE_DEFAULT.into()),
+            timestamp_header: settings.timestamp_header,
+            id_header: settings.id_header,
+            tolerance_ms: settings.tolerance_ms,
+        })
+    },
+};
+
+impl WebhookScheme for HmacScheme {
+    fn name(&self) -> &'static str {
+        FORM.name
+    }
+
+    fn secrets(&self) -> Option<&Vec<String>> {
+        Some(&self.secrets)
+    }
+
+    fn secrets_mut(&mut self) -> Option<&mut Vec<String>> {
+        Some(&mut self.secrets)
+    }
+
+    fn tolerance_ms(&self) -> Option<u64> {
+        self.tolerance_ms
+    }
+
+    fn check_secret(&self, text: &str) -> Result<(), String> {
+        check_literal(text, not_a_pair)
+    }
+
+    fn signing_headers(&self) -> Vec<&str> {
+        vec![&self.header, &self.timestamp_header, &self.id_header]
+    }
+
+    fn compile(&self) -> Result<Box<dyn Verify>, String> {
+        Template::compile(self).map(|template| Box::new(template) as Box<dyn Verify>)
+    }
+}
 
 /// A piece of the signed text.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,7 +75,7 @@ enum Segment {
 }
 
 #[derive(Debug)]
-pub(super) struct Template {
+struct Template {
     keys: Keys,
     header: HeaderName,
     prefix: String,
@@ -37,7 +89,7 @@ pub(super) struct Template {
 }
 
 impl Template {
-    pub(super) fn compile(scheme: &HmacScheme) -> Result<Self, String> {
+    fn compile(scheme: &HmacScheme) -> Result<Self, String> {
         let template = if scheme.template.is_empty() { TEMPLATE_DEFAULT } else { &scheme.template };
         let segments = parse(template)?;
         if !segments.contains(&Segment::Body) {
@@ -66,7 +118,31 @@ impl Template {
         })
     }
 
-    pub(super) fn verify(&self, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Result<Verified, VerifyError> {
+    /// An id must not contain what sets it apart from the rest.
+    fn check_id(&self, id: Option<&str>) -> Result<(), VerifyError> {
+        let (Some(header), Some(id)) = (&self.id, id) else { return Ok(()) };
+        let border = |pair: &[Segment]| match pair {
+            [Segment::Id, Segment::Text(next)] => next.chars().next(),
+            [Segment::Text(previous), Segment::Id] => previous.chars().next_back(),
+            _ => None,
+        };
+        if self.segments.windows(2).filter_map(border).any(|border| id.contains(border)) {
+            let rule = "must not contain the character that sets it apart in the signed text";
+            return Err(VerifyError::Malformed { header: header.clone(), rule });
+        }
+        Ok(())
+    }
+
+    fn decode(&self, encoded: &str) -> Option<Vec<u8>> {
+        match self.encoding {
+            SignatureEncoding::Unspecified | SignatureEncoding::Hex => hex::decode(encoded).ok(),
+            SignatureEncoding::Base64 => STANDARD.decode(encoded).ok(),
+        }
+    }
+}
+
+impl Verify for Template {
+    fn verify(&self, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Result<Verified, VerifyError> {
         let signature = required(headers, &self.header)?;
         let id = self.id.as_ref().map(|header| required(headers, header)).transpose()?;
         let timestamp = self.timestamp.as_ref().map(|header| required(headers, header)).transpose()?;
@@ -89,28 +165,6 @@ impl Template {
             _ => None,
         };
         Ok(Verified::signed("hmac", secret, id, timestamp))
-    }
-
-    /// An id must not contain what sets it apart from the rest.
-    fn check_id(&self, id: Option<&str>) -> Result<(), VerifyError> {
-        let (Some(header), Some(id)) = (&self.id, id) else { return Ok(()) };
-        let border = |pair: &[Segment]| match pair {
-            [Segment::Id, Segment::Text(next)] => next.chars().next(),
-            [Segment::Text(previous), Segment::Id] => previous.chars().next_back(),
-            _ => None,
-        };
-        if self.segments.windows(2).filter_map(border).any(|border| id.contains(border)) {
-            let rule = "must not contain the character that sets it apart in the signed text";
-            return Err(VerifyError::Malformed { header: header.clone(), rule });
-        }
-        Ok(())
-    }
-
-    fn decode(&self, encoded: &str) -> Option<Vec<u8>> {
-        match self.encoding {
-            SignatureEncoding::Unspecified | SignatureEncoding::Hex => hex::decode(encoded).ok(),
-            SignatureEncoding::Base64 => STANDARD.decode(encoded).ok(),
-        }
     }
 }
 
