@@ -1,7 +1,7 @@
-//! How far the history had come when a call was answered.
+//! Lag of the history when a call was answered.
 //!
-//! Reads do not refuse because the history lags: they answer from what it has, and say so in response metadata. A call is
-//! answered within one task, so what it learns of the history's lag is kept in that task until its response is made.
+//! Reads are not refused while the history lags: they answer from its current state, and report the lag in response metadata.
+//! A call is answered within one task, so the lag is kept in a task-local until the response is built.
 
 use std::{
     cell::Cell,
@@ -17,11 +17,11 @@ use weft_index::history::AsOf;
 use weft_proto::rpc;
 
 tokio::task_local! {
-    /// `None`: the call has not asked the history how far it is.
+    /// `None`: the call has not queried the history's lag.
     static AS_OF: Cell<Option<AsOf>>;
 }
 
-/// By how much the history lagged.
+/// Lag of the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lag {
     messages: u64,
@@ -38,13 +38,13 @@ impl fmt::Display for Lag {
     }
 }
 
-/// Notes how far the history has come, for the metadata of the call that is being answered.
+/// Records the lag of the history for the metadata of the current call.
 pub fn note(as_of: AsOf) {
     // Outside of a call, as in the body of a stream, there is no metadata left to write.
     let _ = AS_OF.try_with(|noted| noted.set(Some(as_of)));
 }
 
-/// By how much the history lags, as far as the call that is being answered knows.
+/// Lag of the history, as recorded for the current call.
 pub fn lag() -> Option<Lag> {
     match AS_OF.try_with(Cell::get) {
         Ok(Some(AsOf::Behind { messages, time })) => Some(Lag { messages, time }),
@@ -70,7 +70,7 @@ fn write(headers: &mut http::HeaderMap, as_of: AsOf, now: Timestamp) {
     }
 }
 
-/// Adds what was noted to each response.
+/// Adds the recorded lag to each response.
 #[derive(Debug, Clone, Copy)]
 pub struct AsOfLayer;
 

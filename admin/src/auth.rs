@@ -1,8 +1,8 @@
-//! Who may call what: the bootstrap token, or a key of the catalog with the scope that the method needs.
+//! Authorisation of calls: the bootstrap token, or a key of the catalog with the scope that the method needs.
 //!
-//! One layer in front of all services decides, by the table in [`methods`], before anything of a request is read; what is
-//! not in the table is refused to all but admins. A call that was let in carries its [`Grant`], which says who acts and
-//! what the caller may see. Every call is counted, and so is every failed authentication.
+//! One layer in front of all services decides, by the table in [`methods`], before a request is read; methods that are
+//! not in the table are for admins only. An authorised call carries its [`Grant`], with its operator and what
+//! the caller may see. Every call is counted, and so is every failed authentication.
 
 use std::{
     future::ready,
@@ -33,7 +33,7 @@ pub mod methods;
 use failures::Failures;
 use methods::{Access, Limits};
 
-/// Lets calls through to the services behind it.
+/// Layer that authorises calls before they reach the services.
 #[derive(Debug, Clone)]
 pub struct Guard {
     keys: Arc<Keys>,
@@ -41,26 +41,26 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Whoever has one of these keys is let in.
+    /// Authorises calls with one of these keys.
     pub fn new(keys: Arc<Keys>) -> Self {
         metrics::describe();
         Self { keys, failures: Arc::default() }
     }
 
-    /// Decides about a call and gives it its grant.
+    /// Authorises a call and attaches its grant.
     fn admit<B>(&self, request: &mut http::Request<B>) -> Result<(), Status> {
         let Access::Key(scope, limits) = methods::access(request.uri().path()) else { return Ok(()) };
         let given = request.headers().get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
         let grant = self.keys.authorize(given.filter(|key| !key.is_empty()), scope);
         let grant = grant.map_err(|error| self.refuse(error, client(request)))?;
-        if limits == Limits::Refused {
+        if limits == Limits::Forbidden {
             grant.check_unlimited().map_err(of_key)?;
         }
         request.extensions_mut().insert(grant);
         Ok(())
     }
 
-    /// Counts a failed authentication; the answer to it. A key that lacks a scope was authenticated.
+    /// Counts a failed authentication and returns its answer. A key that lacks a scope was authenticated.
     fn refuse(&self, error: KeyError, client: Option<IpAddr>) -> Status {
         if !matches!(error, KeyError::Missing | KeyError::Unknown | KeyError::Expired) {
             return of_key(error);
@@ -81,7 +81,7 @@ impl Guard {
     }
 }
 
-/// The address that a call comes from.
+/// Address of the caller.
 fn client<B>(request: &http::Request<B>) -> Option<IpAddr> {
     request.extensions().get::<Peer>().map(|peer| peer.0)
 }
@@ -124,7 +124,7 @@ where
         };
         Box::pin(async move {
             let response = answer.await?;
-            // What is refused as a whole says so in its headers; else only the trailers tell, when all has been sent.
+            // A call that is refused at once has its status in the headers; otherwise it is in the trailers, after the body.
             let code = Status::from_header_map(response.headers()).map_or(tonic::Code::Ok, |status| status.code());
             metrics::count_request(method, code);
             Ok(response)
@@ -132,11 +132,11 @@ where
     }
 }
 
-/// What a call that was let in may do.
+/// The grant of an authorised call.
 ///
 /// # Errors
 ///
-/// INTERNAL: it was not let in by a [`Guard`].
+/// INTERNAL: it has passed no [`Guard`].
 pub fn grant<T>(request: &Request<T>) -> Result<Grant, Status> {
     let granted = request.extensions().get::<Grant>().cloned();
     granted.ok_or_else(|| refuse(Code::Internal, "the call has passed no guard"))
@@ -148,12 +148,12 @@ pub fn limited(grant: &Grant, mut filter: Filter) -> Filter {
     filter
 }
 
-/// Why a stream that has been open longer than its key ends.
+/// Last status of a stream whose key was revoked or has expired.
 pub fn ended() -> Status {
     refuse(Code::KeyInvalid, "the key was revoked or changed, or has expired; call again")
 }
 
-/// Refuses a caller who is limited to some sources, where it is not known which source something is of.
+/// Refuses a caller that is limited to some sources, where the source of an item is not known.
 ///
 /// # Errors
 ///
@@ -162,7 +162,7 @@ pub fn check_all_sources(grant: &Grant) -> Result<(), Status> {
     if grant.sources().is_empty() { Ok(()) } else { Err(of_key(KeyError::Limited)) }
 }
 
-/// Refuses a caller who is limited to some workflows, where it is not known which workflow something is of.
+/// Refuses a caller that is limited to some workflows, where the workflow of an item is not known.
 ///
 /// # Errors
 ///

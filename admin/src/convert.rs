@@ -1,4 +1,4 @@
-//! From what the log and the history say to the messages of the services.
+//! Conversion of records of the log and the history to messages of the services.
 
 use jiff::Timestamp;
 use weft_index::history::{DeadLetter, DeliveryHistory, Pause, receivers::state_name, status::reason_name};
@@ -68,7 +68,7 @@ pub fn ended(attempt: v1::Attempt) -> String {
     }
 }
 
-/// How a receiver stands that is not called freely.
+/// State of a receiver that is away or held.
 pub fn receiver(shard: ShardId, state: &v1::ReceiverState) -> v1::Receiver {
     v1::Receiver {
         state: state_name(state).to_owned(),
@@ -79,7 +79,7 @@ pub fn receiver(shard: ShardId, state: &v1::ReceiverState) -> v1::Receiver {
     }
 }
 
-/// What an attempt's class is called.
+/// Name of an attempt's class.
 pub const fn class_name(class: v1::AttemptClass) -> &'static str {
     match class {
         v1::AttemptClass::Unspecified => "",
@@ -132,7 +132,7 @@ pub fn timestamp(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: time.as_second() - borrow, nanos: nanos + borrow as i32 * 1_000_000_000 }
 }
 
-/// A request's time in unix milliseconds; `None` when it is none.
+/// A request's time in unix milliseconds; `None` if it is not a valid time.
 pub fn to_milliseconds(time: &prost_types::Timestamp) -> Option<i64> {
     let time = Timestamp::new(time.seconds, time.nanos).ok()?;
     Some(time.as_millisecond())

@@ -1,26 +1,26 @@
-//! What the admin asks of the code that delivers.
+//! Interface to the code that delivers.
 //!
-//! Deliveries are the worker's, and admin and worker never import each other. So the admin says here what it wants, and
-//! the binary, which knows both, hands it the worker's own code: whatever is judged or signed at a test is judged and
-//! signed as at a delivery.
+//! The worker delivers, and admin and worker never import each other. So the admin defines this trait, and
+//! the binary, which knows both, implements it with the worker's code: a test delivery is checked and
+//! signed like any delivery.
 
 use weft_nats::event::StoredEvent;
 use weft_proto::v1;
 
-/// Makes deliveries that are no part of the log.
+/// Makes deliveries outside of the log.
 #[tonic::async_trait]
 pub trait Deliveries: std::fmt::Debug + Send + Sync {
     /// Whether a subscription's destination may be called.
     ///
     /// # Errors
     ///
-    /// Why not, in one line. A name that cannot be resolved now is no reason.
+    /// The reason, in one line. A name that cannot be resolved at the moment is not an error.
     async fn check(&self, subscription: &v1::Subscription) -> Result<(), String>;
 
     /// One signed attempt to deliver an event.
     ///
     /// # Errors
     ///
-    /// Why there is nothing to call, in one line.
+    /// The reason why there is no destination, in one line.
     async fn deliver(&self, subscription: &v1::Subscription, event: StoredEvent) -> Result<v1::Attempt, String>;
 }

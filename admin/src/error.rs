@@ -1,4 +1,4 @@
-//! What the services refuse: the contract's codes with their canonical gRPC codes. [`rpc`] says how it is written.
+//! Refusals of the services: the contract's codes with their canonical gRPC codes. [`rpc`] encodes them.
 
 use tonic::Status;
 use weft_index::history::HistoryError;
@@ -17,7 +17,7 @@ use crate::as_of;
 /// The codes of the contract that these services answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
-    /// A field that makes no sense.
+    /// An invalid field.
     BadQuery,
     /// Neither a cursor of this log nor an event id.
     BadCursor,
@@ -25,7 +25,7 @@ pub enum Code {
     InvalidWorkflow,
     /// No such event.
     UnknownEvent,
-    /// No such thing.
+    /// No such item.
     NotFound,
     /// No key.
     KeyMissing,
@@ -33,21 +33,21 @@ pub enum Code {
     KeyInvalid,
     /// A key without the scope that this needs.
     ScopeMissing,
-    /// A key that may not touch this.
+    /// A key without access to this source or workflow.
     OutOfScope,
-    /// A source, subscription or key that nobody could work with.
+    /// An invalid source, subscription or key.
     InvalidEntry,
-    /// Something of that name is there already.
+    /// An entry of that name exists.
     AlreadyExists,
-    /// Someone else has changed it meanwhile.
+    /// It was changed in the meantime.
     Conflict,
-    /// A request id that another call had.
+    /// A request id that another call has used.
     IdReused,
-    /// What follows the cursor is no longer kept.
+    /// Events after the cursor are no longer kept.
     CursorExpired,
     /// No NATS server, no stream, no answer in time.
     LogUnavailable,
-    /// The history has not come so far.
+    /// The history lags.
     Starting,
     /// Too many failed authentications from one network.
     RateLimited,
@@ -55,7 +55,7 @@ pub enum Code {
     Overloaded,
     /// The process is about to end.
     Draining,
-    /// Ours to mend.
+    /// A fault of the admin.
     Internal,
 }
 
@@ -121,12 +121,12 @@ pub fn unknown(code: Code, message: impl Into<String>) -> Status {
 
 /// The cursor that was given cannot be followed any more; the status names the oldest one that can.
 pub fn expired(oldest: &Cursor) -> Status {
-    let message = "what follows the cursor is no longer kept, or the event is unknown; go on from oldestCursor";
+    let message = "events after the cursor are no longer kept, or the event is unknown; continue from oldestCursor";
     let code = Code::CursorExpired;
     rpc::refusal(code.canonical(), code.reason(), message, [("oldestCursor", oldest.to_string())])
 }
 
-/// What a key may not do.
+/// Status of an authorisation error.
 pub fn of_key(error: KeyError) -> Status {
     let code = match error {
         KeyError::Missing => Code::KeyMissing,
@@ -138,7 +138,7 @@ pub fn of_key(error: KeyError) -> Status {
     refuse(code, error.to_string())
 }
 
-/// What a history could not do.
+/// Status of an error of the history.
 pub fn of_history(error: HistoryError) -> Status {
     match error {
         HistoryError::Building(_) | HistoryError::Behind => refuse(Code::Starting, error.to_string()),
@@ -150,7 +150,7 @@ pub fn of_history(error: HistoryError) -> Status {
     }
 }
 
-/// What the catalog could not do.
+/// Status of an error of the catalog.
 pub fn of_catalog(error: CatalogError) -> Status {
     let message = error.to_string();
     match error {
@@ -160,7 +160,7 @@ pub fn of_catalog(error: CatalogError) -> Status {
     }
 }
 
-/// What a scan could not do.
+/// Status of an error of a scan.
 pub fn of_scan(error: ScanError) -> Status {
     match error {
         ScanError::Expired { oldest } => expired(&oldest),
@@ -169,7 +169,7 @@ pub fn of_scan(error: ScanError) -> Status {
     }
 }
 
-/// What a direct get could not do.
+/// Status of an error of a direct get.
 pub fn of_direct(error: DirectError) -> Status {
     refuse(Code::LogUnavailable, error.to_string())
 }

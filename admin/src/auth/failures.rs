@@ -1,7 +1,7 @@
 //! Failed authentications, counted for each network.
 //!
-//! A key is always verified, so a caller with a good one is served however many bad ones come from the same network. Past the
-//! limit a bad one is answered RESOURCE_EXHAUSTED. The log gets one warning a minute for each network.
+//! A key is always verified, so a caller with a valid key is served also from a network with many failures. Beyond the
+//! limit an invalid key is answered RESOURCE_EXHAUSTED. The log gets one warning a minute for each network.
 
 use std::{
     collections::HashMap,
@@ -12,11 +12,11 @@ use std::{
 
 use weft_serve::network;
 
-/// The time in which failures are counted.
+/// Period in which failures are counted.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Failures that a network may have in this time: a script with an old key comes to this in a minute, a guesser in a second.
+/// Failures of a network in this period before they are limited.
 const FAILURES_MAX: u32 = 60;
-/// Networks that are remembered. Beyond them the oldest windows go first.
+/// Maximum number of tracked networks. Beyond it the oldest windows are evicted.
 const NETWORKS_MAX: usize = 10_000;
 
 /// Failed authentications, by network.
@@ -34,7 +34,7 @@ struct Window {
 pub(super) struct Noted {
     /// It is the first of its network in this minute.
     pub first: bool,
-    /// The network has had more than it may.
+    /// The network is over its limit.
     pub limited: bool,
 }
 

@@ -1,95 +1,94 @@
-//! What each method needs.
+//! Table of the scope that each method needs, and whether limits of a key are enforced.
 
 use weft_proto::v1::Scope;
 
-use Limits::{Heeded, Refused};
+use Limits::{Enforced, Forbidden};
 
-/// Who may call a method.
+/// Access to a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Everybody.
+    /// Without a key.
     Open,
-    /// Whoever has a key with this scope.
+    /// With a key of this scope.
     Key(Scope, Limits),
 }
 
-/// What becomes of a caller whose key is limited to some sources or workflows.
+/// Treatment of a key that is limited to some sources or workflows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limits {
-    /// The method shows and touches only those.
-    Heeded,
-    /// The method concerns all, so it is not his to call.
-    Refused,
+    /// The method shows and changes only those.
+    Enforced,
+    /// The method concerns all of them, so a limited key cannot call it.
+    Forbidden,
 }
 
-/// Health and reflection: they tell nothing of the mesh.
+/// Health and reflection, which show nothing of the mesh.
 const OPEN: [&str; 2] = ["grpc.health.v1.", "grpc.reflection."];
 /// The package of all others.
 const PACKAGE: &str = "weft.v1.";
 
 /// Every method of the admin.
 const METHODS: [(&str, Scope, Limits); 48] = [
-    ("EventService/GetEvent", Scope::Read, Heeded),
-    ("EventService/EventsSince", Scope::Read, Heeded),
-    ("EventService/TailEvents", Scope::Read, Heeded),
-    ("DeadLetterService/ListDeadLetters", Scope::Read, Heeded),
-    ("DeadLetterService/GetDeadLetter", Scope::Read, Heeded),
-    ("DeadLetterService/RedriveDeadLetters", Scope::Operate, Heeded),
-    ("DeadLetterService/ResolveDeadLetters", Scope::Operate, Heeded),
-    ("DeadLetterService/DiscardDeadLetters", Scope::Operate, Heeded),
-    ("DeadLetterService/DeadLetterStats", Scope::Read, Heeded),
-    ("WorkflowService/GetWorkflow", Scope::Read, Heeded),
-    ("WorkflowService/ListLanes", Scope::Read, Heeded),
-    ("WorkflowService/RetryLane", Scope::Operate, Heeded),
-    ("WorkflowService/SkipLane", Scope::Operate, Heeded),
-    ("WorkflowService/PauseLane", Scope::Operate, Heeded),
-    ("WorkflowService/ResumeLane", Scope::Operate, Heeded),
-    ("ReplayService/PlanReplay", Scope::Read, Heeded),
-    ("ReplayService/StartReplay", Scope::Operate, Heeded),
-    ("ReplayService/GetReplay", Scope::Read, Refused),
-    ("ReplayService/ListReplays", Scope::Read, Refused),
-    ("ReplayService/PauseReplay", Scope::Operate, Refused),
-    ("ReplayService/ResumeReplay", Scope::Operate, Refused),
-    ("ReplayService/CancelReplay", Scope::Operate, Refused),
-    ("RejectedService/ListRejected", Scope::Read, Heeded),
-    ("RejectedService/GetRejected", Scope::Read, Heeded),
-    ("RejectedService/RetryRejected", Scope::Operate, Refused),
-    ("ShardService/ListShards", Scope::Read, Refused),
-    ("ShardService/AdoptShard", Scope::Admin, Refused),
-    ("CatalogService/CreateSource", Scope::Admin, Refused),
-    ("CatalogService/GetSource", Scope::Read, Refused),
-    ("CatalogService/ListSources", Scope::Read, Refused),
-    ("CatalogService/UpdateSource", Scope::Admin, Refused),
-    ("CatalogService/DeleteSource", Scope::Admin, Refused),
-    ("CatalogService/CreateSubscription", Scope::Admin, Refused),
-    ("CatalogService/GetSubscription", Scope::Read, Refused),
-    ("CatalogService/ListSubscriptions", Scope::Read, Refused),
-    ("CatalogService/UpdateSubscription", Scope::Admin, Refused),
-    ("CatalogService/DeleteSubscription", Scope::Admin, Refused),
-    ("CatalogService/PauseSubscription", Scope::Operate, Refused),
-    ("CatalogService/ResumeSubscription", Scope::Operate, Refused),
-    ("CatalogService/AdoptSubscription", Scope::Admin, Refused),
-    ("CatalogService/DiscardSubscription", Scope::Admin, Refused),
-    ("CatalogService/TestSubscription", Scope::Admin, Refused),
-    ("CatalogService/CreateApiKey", Scope::Admin, Refused),
-    ("CatalogService/GetApiKey", Scope::Read, Refused),
-    ("CatalogService/ListApiKeys", Scope::Read, Refused),
-    ("CatalogService/UpdateApiKey", Scope::Admin, Refused),
-    ("CatalogService/DeleteApiKey", Scope::Admin, Refused),
-    ("CatalogService/Apply", Scope::Admin, Refused),
+    ("EventService/GetEvent", Scope::Read, Enforced),
+    ("EventService/EventsSince", Scope::Read, Enforced),
+    ("EventService/TailEvents", Scope::Read, Enforced),
+    ("DeadLetterService/ListDeadLetters", Scope::Read, Enforced),
+    ("DeadLetterService/GetDeadLetter", Scope::Read, Enforced),
+    ("DeadLetterService/RedriveDeadLetters", Scope::Operate, Enforced),
+    ("DeadLetterService/ResolveDeadLetters", Scope::Operate, Enforced),
+    ("DeadLetterService/DiscardDeadLetters", Scope::Operate, Enforced),
+    ("DeadLetterService/DeadLetterStats", Scope::Read, Enforced),
+    ("WorkflowService/GetWorkflow", Scope::Read, Enforced),
+    ("WorkflowService/ListLanes", Scope::Read, Enforced),
+    ("WorkflowService/RetryLane", Scope::Operate, Enforced),
+    ("WorkflowService/SkipLane", Scope::Operate, Enforced),
+    ("WorkflowService/PauseLane", Scope::Operate, Enforced),
+    ("WorkflowService/ResumeLane", Scope::Operate, Enforced),
+    ("ReplayService/PlanReplay", Scope::Read, Enforced),
+    ("ReplayService/StartReplay", Scope::Operate, Enforced),
+    ("ReplayService/GetReplay", Scope::Read, Forbidden),
+    ("ReplayService/ListReplays", Scope::Read, Forbidden),
+    ("ReplayService/PauseReplay", Scope::Operate, Forbidden),
+    ("ReplayService/ResumeReplay", Scope::Operate, Forbidden),
+    ("ReplayService/CancelReplay", Scope::Operate, Forbidden),
+    ("RejectedService/ListRejected", Scope::Read, Enforced),
+    ("RejectedService/GetRejected", Scope::Read, Enforced),
+    ("RejectedService/RetryRejected", Scope::Operate, Forbidden),
+    ("ShardService/ListShards", Scope::Read, Forbidden),
+    ("ShardService/AdoptShard", Scope::Admin, Forbidden),
+    ("CatalogService/CreateSource", Scope::Admin, Forbidden),
+    ("CatalogService/GetSource", Scope::Read, Forbidden),
+    ("CatalogService/ListSources", Scope::Read, Forbidden),
+    ("CatalogService/UpdateSource", Scope::Admin, Forbidden),
+    ("CatalogService/DeleteSource", Scope::Admin, Forbidden),
+    ("CatalogService/CreateSubscription", Scope::Admin, Forbidden),
+    ("CatalogService/GetSubscription", Scope::Read, Forbidden),
+    ("CatalogService/ListSubscriptions", Scope::Read, Forbidden),
+    ("CatalogService/UpdateSubscription", Scope::Admin, Forbidden),
+    ("CatalogService/DeleteSubscription", Scope::Admin, Forbidden),
+    ("CatalogService/PauseSubscription", Scope::Operate, Forbidden),
+    ("CatalogService/ResumeSubscription", Scope::Operate, Forbidden),
+    ("CatalogService/AdoptSubscription", Scope::Admin, Forbidden),
+    ("CatalogService/DiscardSubscription", Scope::Admin, Forbidden),
+    ("CatalogService/TestSubscription", Scope::Admin, Forbidden),
+    ("CatalogService/CreateApiKey", Scope::Admin, Forbidden),
+    ("CatalogService/GetApiKey", Scope::Read, Forbidden),
+    ("CatalogService/ListApiKeys", Scope::Read, Forbidden),
+    ("CatalogService/UpdateApiKey", Scope::Admin, Forbidden),
+    ("CatalogService/DeleteApiKey", Scope::Admin, Forbidden),
+    ("CatalogService/Apply", Scope::Admin, Forbidden),
 ];
 
-/// Who may call the method of a request's path, `/<package>.<service>/<method>`. What is not known is only for admins: a
-/// method that nobody has thought about is open to nobody else.
+/// Access to the method of a request's path, `/<package>.<service>/<method>`. A method without an entry is for admins only.
 pub fn access(path: &str) -> Access {
     let name = path.strip_prefix('/').unwrap_or(path);
     if OPEN.iter().any(|package| name.starts_with(package)) {
         return Access::Open;
     }
-    known(name).unwrap_or(Access::Key(Scope::Admin, Refused))
+    known(name).unwrap_or(Access::Key(Scope::Admin, Forbidden))
 }
 
-/// The method of a request's path as a label of metrics: of those that are not known there are as many as callers like.
+/// The method of a request's path as a label of metrics. Unknown methods share one label, so that callers cannot create series.
 pub fn label(path: &str) -> &'static str {
     let name = path.strip_prefix('/').unwrap_or(path);
     if OPEN.iter().any(|package| name.starts_with(package)) {
@@ -115,7 +114,7 @@ mod tests {
     /// The services of the package that other processes serve.
     const ELSEWHERE: [&str; 1] = ["IngestService"];
 
-    /// Whoever adds a method has to say who may call it, and whoever takes one away leaves no entry behind.
+    /// A new method needs an entry, and a removed one leaves none.
     #[test]
     fn every_method_has_its_entry() {
         let files = FileDescriptorSet::decode(weft_proto::FILE_DESCRIPTOR_SET).unwrap().file;
@@ -140,12 +139,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_for_admins() {
-        let admins = Access::Key(Scope::Admin, Refused);
+    fn unknown_methods_are_for_admins() {
+        let admins = Access::Key(Scope::Admin, Forbidden);
         for path in ["/weft.v1.EventService/Erase", "/other.v1.EventService/GetEvent", "/", "", "//", "/metrics"] {
             assert_eq!(access(path), admins, "{path}");
         }
-        assert_eq!(access("/weft.v1.EventService/GetEvent"), Access::Key(Scope::Read, Heeded));
+        assert_eq!(access("/weft.v1.EventService/GetEvent"), Access::Key(Scope::Read, Enforced));
         assert_eq!(access("/grpc.health.v1.Health/Check"), Access::Open);
         assert_eq!(access("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"), Access::Open);
     }

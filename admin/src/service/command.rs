@@ -1,10 +1,8 @@
-//! Commands: cut to size, appended so that each is stored once, and found again by their request.
+//! Commands: split by size, appended so that each is stored once, and found again by their request id.
 //!
-//! A request becomes one command a shard, or several where it names many. Its request id is the commands' id, so a call
-//! that is repeated under the same id commands nothing and tells of what the first one commanded. A call that fails
-//! between two of its commands has acted partly, and says so.
-
-use std::time::Duration;
+//! A request becomes one command a shard, or several if it names many items. Its request id is the commands' id, so a call
+//! that is repeated with the same id appends nothing and returns the results of the first one. A call that fails
+//! between two of its commands has acted partly, and reports that.
 
 use jiff::Timestamp;
 use prost::Message as _;
@@ -19,17 +17,14 @@ use weft_proto::{
     v1::{self, command::Action},
 };
 
-use super::state::{Log, reused};
+use super::state::{COMMAND_TIMEOUT, LogState, reused};
 use crate::error::{Code, of_history, refuse};
 
-/// The most items of one command, so that its owner takes it in one commit.
+/// Maximum number of items of one command, so that its owner executes it in one commit.
 const ITEMS_MAX: usize = 1_000;
-/// The longest request id, in bytes.
+/// Maximum length of a request id, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 128;
-/// How long a command's way into the history may take; in rest some milliseconds.
-pub(super) const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Who asks for something, why, and under which id.
+/// Operator, reason and request id of a call.
 #[derive(Debug, Clone)]
 pub(super) struct Call {
     pub request_id: String,
@@ -40,19 +35,23 @@ pub(super) struct Call {
 impl Call {
     /// # Errors
     ///
-    /// BAD_QUERY: the request id is none.
+    /// BAD_QUERY: the request id is invalid.
     pub fn new(grant: &Grant, given_id: &str, reason: &str) -> Result<Self, Status> {
         let (operator, reason) = (grant.operator().to_owned(), cut_reason(reason));
         Ok(Self { request_id: request_id(given_id)?, operator, reason })
     }
 
-    /// What this call has commanded before; empty when it is new. `is_same` tells its commands from another call's.
+    /// The stored commands of this call; empty for a new call. `is_same` recognises its commands.
     ///
     /// # Errors
     ///
-    /// ID_REUSED where another call had the id.
-    pub async fn stored(&self, log: &Log, is_same: impl Fn(&Action) -> bool) -> Result<Vec<StoredCommand>, Status> {
-        log.history.reach_commands(COMMAND_PATIENCE).await.map_err(of_history)?;
+    /// ID_REUSED if another call has used the id.
+    pub async fn stored(
+        &self,
+        log: &LogState,
+        is_same: impl Fn(&Action) -> bool,
+    ) -> Result<Vec<StoredCommand>, Status> {
+        log.history.reach_commands(COMMAND_TIMEOUT).await.map_err(of_history)?;
         let commands = log.history.request(self.request_id.clone()).await.map_err(of_history)?;
         let other = commands.iter().find(|stored| !stored.command.action.as_ref().is_some_and(&is_same));
         match other {
@@ -61,23 +60,23 @@ impl Call {
         }
     }
 
-    /// Appends these actions, each the part of its place, and waits until the history knows them. Returns them as they
-    /// are stored: a call of the same id elsewhere may have been faster.
+    /// Appends these actions, each as the part of its index, and waits until the history knows them. Returns the stored
+    /// commands: a concurrent call with the same id may have been first.
     ///
     /// # Errors
     ///
     /// LOG_UNAVAILABLE, STARTING. Some may have been stored.
-    pub async fn command(&self, log: &Log, actions: Vec<(ShardId, Action)>) -> Result<Vec<StoredCommand>, Status> {
-        // What came last counts, whichever admin has taken it: by the clock that they share.
+    pub async fn command(&self, log: &LogState, actions: Vec<(ShardId, Action)>) -> Result<Vec<StoredCommand>, Status> {
+        // The server's clock, which all admins share: the last command counts.
         let now = log.connection.server_clock().now();
         for (shard, command) in self.commands(now, actions) {
             let run = append(log, shard, &command).await?;
-            log.history.reach_command(shard, run, COMMAND_PATIENCE).await.map_err(of_history)?;
+            log.history.reach_command(shard, run, COMMAND_TIMEOUT).await.map_err(of_history)?;
         }
         log.history.request(self.request_id.clone()).await.map_err(of_history)
     }
 
-    /// The first of a shard has the request's id, the others a number behind it: owners take each id once.
+    /// The first command of a shard has the request's id, the others a suffix: owners execute each id once.
     fn commands(&self, now: Timestamp, actions: Vec<(ShardId, Action)>) -> Vec<(ShardId, v1::Command)> {
         let mut commands: Vec<(ShardId, v1::Command)> = Vec::with_capacity(actions.len());
         let mut part = 0;
@@ -96,7 +95,7 @@ impl Call {
     }
 }
 
-/// The id that the caller gave, or a new one.
+/// The caller's request id, or a new one.
 pub(super) fn request_id(given: &str) -> Result<String, Status> {
     if given.is_empty() {
         return Ok(uuid::Uuid::now_v7().to_string());
@@ -118,7 +117,7 @@ pub(super) fn cut(
     parts.map(|(shard, part)| (shard, action(part))).collect()
 }
 
-/// What a command says of a dead letter.
+/// The item of a command for a dead letter.
 pub(super) fn item(dead_letter: &DeadLetter) -> (ShardId, v1::RedriveItem) {
     let place = &dead_letter.place;
     let item = v1::RedriveItem {
@@ -154,7 +153,7 @@ fn parts(items: &[(ShardId, v1::RedriveItem)]) -> Vec<Vec<v1::RedriveItem>> {
 }
 
 /// Appends a command. Returns its run.
-async fn append(log: &Log, shard: ShardId, command: &v1::Command) -> Result<Run, Status> {
+async fn append(log: &LogState, shard: ShardId, command: &v1::Command) -> Result<Run, Status> {
     commands::append(&log.connection, log.layout, shard, command).await.map_err(|problem| {
         let message = format!(
             "the command could not be stored: {problem}; part of it may have been: repeat the call under another \

@@ -1,4 +1,4 @@
-//! How many dead letters there are.
+//! Counts of dead letters.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,12 @@ use weft_proto::v1;
 
 use super::{
     selection::{PAGE, SELECTED_MAX},
-    state::Log,
+    state::LogState,
 };
 use crate::{convert::milliseconds, error::of_history};
 
 /// Counts the newest [`SELECTED_MAX`].
-pub(super) async fn count(log: &Log, filter: DeadLetterFilter) -> Result<v1::DeadLetterStatsResponse, Status> {
+pub(super) async fn count(log: &LogState, filter: DeadLetterFilter) -> Result<v1::DeadLetterStatsResponse, Status> {
     let mut counts: BTreeMap<(String, &str, &str), u64> = BTreeMap::new();
     let (mut oldest, mut newest) = (i64::MAX, i64::MIN);
     let (mut counted, mut after) = (0, None);

@@ -1,4 +1,4 @@
-//! `EventService`: one event with what became of it, the events after a cursor, and those to come.
+//! `EventService`: one event with its outcomes, the events after a cursor, and new events.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use weft_proto::{
 };
 
 use super::{
-    state::{Log, State},
+    state::{LogState, State},
     tail::{self, Responses},
 };
 use crate::{
@@ -24,9 +24,9 @@ use crate::{
     error::{Code, expired, of_history, of_scan, refuse, unknown},
 };
 
-/// Events of one page where the request does not say.
+/// Default number of events of one page.
 const LIMIT_DEFAULT: u32 = 100;
-/// The most events of one page.
+/// Maximum number of events of one page.
 const LIMIT_MAX: u32 = 1000;
 /// Bytes of one page's data: gRPC clients take 4 MiB of message where they are not told otherwise. An event that is
 /// larger comes alone.
@@ -116,7 +116,7 @@ impl EventService for Events {
 }
 
 /// The cursor that a client names: one it was given, or the event it saw last.
-async fn resolve(log: &Log, text: &str) -> Result<Cursor, Status> {
+async fn resolve(log: &LogState, text: &str) -> Result<Cursor, Status> {
     let Ok(id) = text.parse::<EventId>() else {
         return Cursor::parse(text, log.layout)
             .map_err(|problem| refuse(Code::BadCursor, format!("since is {problem}")));
@@ -129,7 +129,7 @@ async fn resolve(log: &Log, text: &str) -> Result<Cursor, Status> {
     match place {
         Some((shard, seq)) => scan::behind(&log.connection, log.layout, shard, seq).await.map_err(of_scan),
         None if as_of::lag().is_some() => Err(unknown(Code::UnknownEvent, format!("no event {id} is kept"))),
-        // Unknown and expired cannot be told apart.
+        // Unknown and expired events cannot be distinguished.
         None => Err(expired(&scan::oldest(&log.connection, log.layout).await.map_err(of_scan)?)),
     }
 }
@@ -155,7 +155,7 @@ pub(super) fn page_size(asked: u32, field: &str) -> Result<usize, Status> {
     }
 }
 
-/// Cuts a page to `bytes_max` of data, at least one event. A cut page goes on behind its last event: each shard's
+/// Cuts a page to `bytes_max` of data, at least one event. A cut page continues after its last event: each shard's
 /// position is that of its last event in the page, or where the page began.
 fn cut(mut page: Page, start: Cursor, layout: Layout, bytes_max: usize) -> Page {
     let mut bytes = 0;

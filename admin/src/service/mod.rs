@@ -1,11 +1,11 @@
 //! The admin as a component: bind, run, drain.
 //!
-//! - `state`: what the services share once the log is there.
-//! - `events`, `tail`: `EventService`; `dead_letters`, `selection`, `redrive`, `closing`, `dead_letter_stats`:
+//! - `state`: shared state of the services, once the log is available.
+//! - `events`, `tail`: `EventService`; `dead_letters`, `dead_letter_query`, `selection`, `redrive`, `close_item`, `dead_letter_stats`:
 //!   `DeadLetterService`; `workflows`: `WorkflowService`; `replays`: `ReplayService`; `catalog`: `CatalogService`;
 //!   `rejected`: `RejectedService`; `shards`: `ShardService`.
-//! - `command`: what they append to COMMANDS.
-//! - `readiness`: what is missing, for people and for `grpc.health.v1`.
+//! - `command`: commands on COMMANDS.
+//! - `readiness`: readiness, for people and for `grpc.health.v1`.
 
 use std::{
     net::SocketAddr,
@@ -44,8 +44,9 @@ use weft_tls::{BindError, Listener};
 use crate::{as_of::AsOfLayer, auth::Guard, deliveries::Deliveries, options::AdminOptions};
 
 mod catalog;
-mod closing;
+mod close_item;
 mod command;
+mod dead_letter_query;
 mod dead_letter_stats;
 mod dead_letters;
 mod events;
@@ -67,20 +68,20 @@ use events::Events;
 use rejected::RejectedRequests;
 use replays::Replays;
 use shards::Shards;
-use state::{Log, State};
+use state::{LogState, State};
 use workflows::Workflows;
 
 /// The pause before the catalog is resealed after a failure.
 const SEAL_RETRY: Duration = Duration::from_secs(2);
-/// Between two looks for a log that is not there.
+/// Interval of checks for a missing log.
 const LOG_RETRY: Duration = Duration::from_millis(500);
-/// How long the history may take to come as far as the log when it is asked which subscriptions the log knows.
-const HISTORY_PATIENCE: Duration = Duration::from_secs(5);
-/// How often the history looks for rows that have expired.
+/// Time-out for the history to reach the end of the log before it lists the subscriptions that the log knows.
+const HISTORY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval at which the history removes expired rows.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
-/// Connections at a time: operators and their tools.
+/// Maximum number of concurrent connections: operators and their tools.
 const CONNECTIONS_MAX: usize = 1024;
-/// The part of the process's descriptors that they may take.
+/// The part of the process's descriptors that they may use.
 const DESCRIPTORS_PART: u64 = 8;
 
 /// An admin whose port is bound and that serves nothing yet.
@@ -104,26 +105,26 @@ impl LogSubscriptions {
     ///
     /// # Errors
     ///
-    /// In one line: the history has not been opened, or has not come so far. That passes.
+    /// In one line: the history has not been opened, or lags. Transient.
     pub async fn open(&self) -> Result<Vec<(ShardId, v1::SubscriptionState)>, String> {
         let history = self.history.borrow().clone();
         let history = history.ok_or_else(|| "waits for the history".to_owned())?;
-        history.open_subscriptions_now(HISTORY_PATIENCE).await.map_err(|error| error.to_string())
+        history.open_subscriptions_now(HISTORY_TIMEOUT).await.map_err(|error| error.to_string())
     }
 }
 
-/// What ends an admin.
+/// Permanent error that ends an admin.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The log is another than the configuration says.
+    /// The log differs from the configuration.
     #[error("{0}")]
     Log(#[from] EnsureError),
     /// The folder cannot be used.
     #[error("{path}: {source}")]
     Folder {
-        /// Which.
+        /// The folder.
         path: PathBuf,
-        /// What the system or redb said.
+        /// Error of the system or of redb.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -145,18 +146,18 @@ impl Admin {
         Ok(Self { listener, token, deliveries, history, conditions })
     }
 
-    /// Reports what an operator should mend, and what does not keep the admin from its work, to these conditions.
+    /// Reports problems that an operator should correct, and that do not stop the admin, to these conditions.
     #[must_use]
     pub fn conditions(self, conditions: Conditions) -> Self {
         Self { conditions, ..self }
     }
 
-    /// What the log knows of subscriptions, once the admin has opened its history: for other roles of the same process.
+    /// The subscriptions that the log knows, once the admin has opened its history: for other roles of the same process.
     pub fn log_subscriptions(&self) -> LogSubscriptions {
         LogSubscriptions { history: self.history.subscribe() }
     }
 
-    /// Where it listens; with port 0 in the options, the port that the system gave.
+    /// Its address; with port 0 in the options, with the port that the system assigned.
     pub fn local_addr(&self) -> SocketAddr {
         self.listener.local_addr
     }
@@ -166,12 +167,13 @@ impl Admin {
         self.listener.scheme()
     }
 
-    /// Serves until `drain`: then stops to accept, finishes what is in flight, and returns. `missing` says what it still
+    /// Serves until `drain`: then stops accepting, finishes the calls in flight, and returns. `missing` states what it still
     /// waits for, `None` while it is ready. `folder` holds its redb files.
     ///
     /// # Errors
     ///
-    /// [`RunError`]: what does not pass. An absent server passes: it stays up, answers UNAVAILABLE and tells `missing`.
+    /// [`RunError`], if it is permanent. A missing server is transient: the admin stays up, answers UNAVAILABLE and reports it in
+    /// `missing`.
     pub async fn run(
         self,
         catalog: Catalog,
@@ -180,7 +182,7 @@ impl Admin {
         missing: watch::Sender<Option<String>>,
         drain: CancellationToken,
     ) -> Result<(), RunError> {
-        // What serves requests outlives them: the history ends only after the last answer.
+        // The history ends only after the last answer.
         let stop = CancellationToken::new();
         let closing = drain.child_token();
         let tasks = TaskTracker::new();
@@ -229,7 +231,7 @@ impl Admin {
     }
 }
 
-/// Serves all services on the port until `closing`, then lets what is in flight end.
+/// Serves all services on the port until `closing`, then finishes the calls in flight.
 async fn serve(
     listener: Listener,
     guard: Guard,
@@ -268,7 +270,7 @@ async fn serve(
     weft_serve::serve(listener, router, weft_serve::Options::new("admin", connections), closing.clone()).await;
 }
 
-/// The log on its way to the services.
+/// State while the log is opened for the services.
 struct Opening<'a> {
     catalog: &'a Catalog,
     watched: watch::Receiver<Arc<Snapshot>>,
@@ -303,7 +305,7 @@ impl Opening<'_> {
         let mut read = history.progress();
         published.send_replace(Some(history.clone()));
         let tails = Tails::new(connection.clone(), layout);
-        state.open(Log { connection, layout, history, tails, catalog: catalog.clone() });
+        state.open(LogState { connection, layout, history, tails, catalog: catalog.clone() });
         loop {
             progress.send_replace(read.borrow_and_update().clone());
             tokio::select! {
@@ -314,7 +316,7 @@ impl Opening<'_> {
     }
 }
 
-/// Reseals what an earlier version has written to the catalog, for as long as it takes.
+/// Reseals catalog entries of an earlier version, with retries.
 async fn reseal(catalog: Catalog, stop: CancellationToken) {
     loop {
         match catalog.reseal().await {
@@ -332,7 +334,7 @@ async fn reseal(catalog: Catalog, stop: CancellationToken) {
     }
 }
 
-/// Makes or checks the streams, for as long as it takes the server to be there.
+/// Creates or checks the streams, and waits for the server.
 async fn ensure(
     connection: &Connection,
     spec: &LogSpec,

@@ -1,4 +1,4 @@
-//! Page tokens: behind which entry the next page begins. Opaque to clients.
+//! Page tokens: the entry after which the next page begins. Opaque to clients.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tonic::Status;

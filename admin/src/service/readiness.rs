@@ -1,4 +1,4 @@
-//! Whether the admin is ready, and if not, what it waits for.
+//! Readiness of the admin, and what it waits for.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,10 +7,10 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use weft_nats::{catalog::Snapshot, changes::set_if_changed, connect::Connection};
 
-/// What `grpc.health.v1` knows: the server as a whole, and each service.
+/// Names that `grpc.health.v1` knows: the server as a whole, and each service.
 const NAMES: [&str; 5] =
     ["", "weft.v1.EventService", "weft.v1.DeadLetterService", "weft.v1.RejectedService", "weft.v1.CatalogService"];
-/// How often the connection is looked at: it tells its state only when asked.
+/// Interval of checks of the connection, which sends no notifications.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Nothing is served yet.
@@ -18,7 +18,7 @@ pub(super) async fn not_serving(reporter: &HealthReporter) {
     tell(reporter, ServingStatus::NotServing).await;
 }
 
-/// What it goes by.
+/// Inputs of the readiness.
 pub(super) struct Seen {
     pub connection: Connection,
     pub catalog: watch::Receiver<Arc<Snapshot>>,
@@ -53,7 +53,7 @@ pub(super) async fn watch(
         set_if_changed(&missing, now);
         tokio::select! {
             () = sleep(LOOK_INTERVAL) => {}
-            // Once nobody reports progress any more only the interval remains.
+            // Without further progress reports only the interval remains.
             Ok(()) = progress.changed() => {}
             () = closing.cancelled() => {
                 missing.send_replace(Some("draining".into()));

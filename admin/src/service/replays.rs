@@ -1,7 +1,7 @@
-//! `ReplayService`: settled events are delivered once more.
+//! `ReplayService`: settled events are delivered again.
 //!
-//! A replay is the commands of the request that started it: its name is their request id, and how it goes is what became
-//! of their items.
+//! A replay is the commands of the request that started it: its id is their request id, and its progress follows from their
+//! items.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use weft_proto::{
 use super::{
     command::{Call, cut},
     page_token,
-    state::{Log, State},
+    state::{LogState, State},
 };
 use crate::{
     auth, convert,
@@ -27,9 +27,9 @@ mod selection;
 
 use selection::select;
 
-/// What a plan shows.
+/// Maximum number of deliveries in a plan.
 const SAMPLE: usize = 10;
-/// Replays of one page: each is counted anew, item by item.
+/// Replays of one page: the items of each are counted.
 const PAGE_DEFAULT: u32 = 20;
 const PAGE_MAX: u32 = 100;
 
@@ -44,7 +44,7 @@ impl Replays {
         Self { state }
     }
 
-    /// Tells the parts of a replay what to do.
+    /// Appends a command for each part of a replay.
     async fn order(
         &self,
         grant: &Grant,
@@ -160,7 +160,7 @@ impl ReplayService for Replays {
     }
 }
 
-/// Why an order would change nothing about a replay in this state; `None`: it changes something.
+/// Reason why a command would not change a replay in this state; `None`: it changes it.
 fn changes_nothing(state: &str, action: ReplayAction) -> Option<&'static str> {
     match (state, action) {
         ("done", _) => Some("everything that it delivers has come to its end"),
@@ -176,7 +176,7 @@ fn count(items: usize) -> u32 {
 }
 
 /// The commands of a replay.
-async fn find(log: &Log, id: &str) -> Result<Vec<StoredCommand>, Status> {
+async fn find(log: &LogState, id: &str) -> Result<Vec<StoredCommand>, Status> {
     let parts = log.history.request(id.to_owned()).await.map_err(of_history)?;
     let is_replay = |part: &StoredCommand| matches!(part.command.action, Some(Action::Replay(_)));
     if parts.is_empty() || !parts.iter().all(is_replay) {
@@ -185,8 +185,8 @@ async fn find(log: &Log, id: &str) -> Result<Vec<StoredCommand>, Status> {
     Ok(parts)
 }
 
-/// How a replay stands.
-async fn view(log: &Log, id: &str, parts: &[StoredCommand]) -> Result<v1::Replay, Status> {
+/// State of a replay.
+async fn view(log: &LogState, id: &str, parts: &[StoredCommand]) -> Result<v1::Replay, Status> {
     let items: Vec<_> = parts.iter().flat_map(StoredCommand::items).map(|(item, _)| item).collect();
     let mut replay = v1::Replay { id: id.to_owned(), ..Default::default() };
     if let Some(first) = parts.first() {
@@ -207,7 +207,7 @@ async fn view(log: &Log, id: &str, parts: &[StoredCommand]) -> Result<v1::Replay
     }
     let order = log.history.replay_order(id.to_owned()).await.map_err(of_history)?;
     replay.state = match order {
-        // One that came when everything was delivered has changed nothing.
+        // A cancel after everything was delivered has changed nothing.
         Some(ReplayAction::Cancel) if replay.pending + replay.discarded > 0 => "cancelled",
         _ if replay.pending == 0 => "done",
         Some(ReplayAction::Pause) => "paused",

@@ -1,4 +1,4 @@
-//! Which dead letters a request names.
+//! Selection of dead letters by a request.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -8,17 +8,17 @@ use weft_nats::catalog::keys::Grant;
 use weft_proto::v1;
 
 use super::{
-    dead_letters::{by_id, filter_of, limited},
-    state::Log,
+    dead_letter_query::{by_id, filter_of, limited},
+    state::LogState,
 };
 use crate::error::{Code, of_history, refuse};
 
-/// The most dead letters of one request: what is held in memory while it is followed, some 20 MB.
+/// Maximum number of dead letters of one request: they are held in memory while it is followed, some 20 MB.
 pub(super) const SELECTED_MAX: usize = 100_000;
-/// Dead letters of one look into the history.
+/// Dead letters of one query of the history.
 pub(super) const PAGE: usize = 1_000;
 
-/// Which dead letters a request names.
+/// The selection of a request.
 #[derive(Debug, PartialEq)]
 pub(super) enum Selection {
     Ids(Vec<String>),
@@ -28,7 +28,7 @@ pub(super) enum Selection {
 impl Selection {
     /// # Errors
     ///
-    /// BAD_QUERY where it is none, or more than one of the three.
+    /// BAD_QUERY: none, or more than one of the three.
     pub fn of(ids: Vec<String>, filter: Option<v1::DeadLetterFilter>, all: bool) -> Result<Self, Status> {
         let selection = match (ids.is_empty(), filter, all) {
             (false, None, false) => Self::Ids(ids),
@@ -44,9 +44,9 @@ impl Selection {
         Ok(selection)
     }
 
-    /// The dead letters, sorted by shard and in the order of their events: a redriven lane goes in its order, too. Of ids also those that
-    /// are not open: their shard's owner says that they are not.
-    pub async fn select(self, log: &Log, grant: &Grant) -> Result<Vec<DeadLetter>, Status> {
+    /// The dead letters, sorted by shard and in the order of their events: a redriven lane keeps its order. With ids also
+    /// those that are not open: their shard's owner reports them as not applicable.
+    pub async fn select(self, log: &LogState, grant: &Grant) -> Result<Vec<DeadLetter>, Status> {
         let found = match self {
             Self::Ids(ids) => {
                 check_count(ids.len())?;
@@ -65,7 +65,7 @@ impl Selection {
     }
 }
 
-async fn by_filter(log: &Log, grant: &Grant, filter: v1::DeadLetterFilter) -> Result<Vec<DeadLetter>, Status> {
+async fn by_filter(log: &LogState, grant: &Grant, filter: v1::DeadLetterFilter) -> Result<Vec<DeadLetter>, Status> {
     let filter = limited(grant, filter_of(filter)?);
     let mut found = Vec::new();
     let mut after = None;

@@ -1,4 +1,4 @@
-//! A history that stands still although the log holds more: a condition for operators. Reads answer from what it has.
+//! A history that makes no progress although the log holds more: a condition for operators. Reads answer from its state.
 
 use std::time::{Duration, Instant};
 
@@ -8,14 +8,14 @@ use weft_index::history::{AsOf, History};
 use weft_nats::{conditions::Conditions, subject::Layout};
 use weft_proto::ids::StreamSeq;
 
-/// Time between two looks, and the longest time that one waits for the history to reach the end of the log.
+/// Interval of checks, and the maximum time of a check for the history to reach the end of the log.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// A history that commits nothing for this time, while the log holds more, stands still: ten times a slow batch.
+/// Time without a commit, while the log holds more, after which the condition is set: ten times a slow batch.
 const STALLED_AFTER: Duration = Duration::from_secs(30);
 /// Name of the condition.
 const CONDITION: &str = "history";
 
-/// Progress of a history between looks. Pure.
+/// Progress of a history between checks. Pure.
 #[derive(Debug, Default)]
 struct Stall {
     positions: Vec<StreamSeq>,
@@ -23,8 +23,8 @@ struct Stall {
 }
 
 impl Stall {
-    /// Takes the positions of a history and whether it has reached the end of the log. Returns how long it has stood still,
-    /// once that is long.
+    /// Records the positions of a history and whether it has reached the end of the log. Returns the time without progress,
+    /// once that is too long.
     fn look(&mut self, positions: Vec<StreamSeq>, is_current: bool, now: Instant) -> Option<Duration> {
         let moved = positions != self.positions;
         self.positions = positions;
@@ -44,7 +44,7 @@ pub(super) async fn watch(history: History, layout: Layout, conditions: Conditio
         let mut stall = Stall::default();
         loop {
             sleep(INTERVAL).await;
-            // A log that does not answer says nothing of the history.
+            // Without an answer of the log the history's progress is not known.
             let Ok(as_of) = history.catch_up(&shards, INTERVAL).await else { continue };
             let positions = history.changes().borrow().clone();
             let stalled = stall.look(positions, matches!(as_of, AsOf::Current), Instant::now());

@@ -1,4 +1,4 @@
-//! What the services share.
+//! Shared state of the services.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -25,28 +25,29 @@ use weft_nats::{
 };
 use weft_proto::ids::{EventId, Run, ShardId, StreamSeq};
 
-use super::command::COMMAND_PATIENCE;
 use crate::{
     as_of,
     error::{Code, of_catalog, of_direct, of_history, refuse},
 };
 
-/// Streams of answers at a time: each may hold some hundred KiB of events that its client has not taken yet.
+/// Maximum number of concurrent response streams: each may hold some hundred KiB of events that its client has not read.
 const STREAMS_MAX: usize = 64;
-/// How long a read waits for the history to come as far as the log was when it came: in rest some milliseconds.
-const READ_PATIENCE: Duration = Duration::from_secs(1);
+/// Time-out for a command to reach the history; usually some milliseconds.
+pub(super) const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum time that a read waits for the history to reach the log's end; usually some milliseconds.
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the services share: the log once it is there, and what bounds them.
+/// Shared state of the services: the log once it is available, and their limits.
 #[derive(Debug)]
 pub(super) struct State {
-    log: OnceLock<Log>,
+    log: OnceLock<LogState>,
     draining: CancellationToken,
     streams: Arc<Semaphore>,
 }
 
-/// The log, and what is known of it.
+/// The log with its history and catalog.
 #[derive(Debug, Clone)]
-pub(super) struct Log {
+pub(super) struct LogState {
     pub connection: Connection,
     pub layout: Layout,
     pub history: History,
@@ -60,52 +61,52 @@ impl State {
         Self { log: OnceLock::new(), draining, streams: Arc::new(Semaphore::new(STREAMS_MAX)) }
     }
 
-    /// From now on the services answer.
-    pub fn open(&self, log: Log) {
-        // Opened once a run; a second log would be the same.
+    /// Opens the log to the services.
+    pub fn open(&self, log: LogState) {
+        // Called once; a second log would be the same.
         let _ = self.log.set(log);
     }
 
-    pub fn log(&self) -> Result<&Log, Status> {
+    pub fn log(&self) -> Result<&LogState, Status> {
         self.log.get().ok_or_else(|| refuse(Code::Starting, "the log has not been found yet; try again in a moment"))
     }
 
-    /// A place for a stream of answers, held while it lasts.
+    /// A permit for a response stream, held while it lasts.
     pub fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
         let full = || format!("{STREAMS_MAX} streams are open already; close one, or try again later");
         Arc::clone(&self.streams).try_acquire_owned().map_err(|_| refuse(Code::Overloaded, full()))
     }
 
-    /// Ends streams: set when the process is to end.
+    /// Ends streams: cancelled when the process drains.
     pub fn draining(&self) -> &CancellationToken {
         &self.draining
     }
 }
 
-/// What a stream's last word is when the process ends.
+/// Last status of a stream when the process drains.
 pub(super) fn draining() -> Status {
-    refuse(Code::Draining, "the admin is stopping; connect again and go on from the last cursor")
+    refuse(Code::Draining, "the admin is stopping; connect again and continue from the last cursor")
 }
 
-/// What a call is told whose request id another call had.
+/// Refuses a request id that another call has used.
 pub(super) fn reused(request_id: &str, at_ms: i64) -> Status {
     let at = Timestamp::from_millisecond(at_ms).unwrap_or_default();
     refuse(Code::IdReused, format!("request_id {request_id:?} was used at {at:.0} for another call; use a new one"))
 }
 
-impl Log {
-    /// Waits for a moment until the history knows what the log holds now. A history that does not come so far answers from
-    /// what it has, and the response says how far that is.
+impl LogState {
+    /// Waits until the history reaches the present end of the log, for a short time. A lagging history answers from its state,
+    /// and the response reports the lag.
     pub async fn catch_up(&self) -> Result<(), Status> {
         let shards: Vec<ShardId> = self.layout.all().collect();
-        self.follow(&shards, READ_PATIENCE).await
+        self.follow(&shards, READ_TIMEOUT).await
     }
 
     /// As [`catch_up`](Self::catch_up), for a command to a workflow of one shard: waits for that shard only, and longer.
-    /// Commands are conditional on the state that they name, so one that was given by an older state is refused by the
-    /// shard's owner.
+    /// Commands are conditional on the state that they name, so the shard's owner refuses one that was based on an older
+    /// state.
     pub async fn catch_up_shard(&self, shard: ShardId) -> Result<(), Status> {
-        self.follow(&[shard], COMMAND_PATIENCE).await
+        self.follow(&[shard], COMMAND_TIMEOUT).await
     }
 
     async fn follow(&self, shards: &[ShardId], patience: Duration) -> Result<(), Status> {
@@ -113,16 +114,16 @@ impl Log {
         Ok(())
     }
 
-    /// What a call of this request id has been recorded with by now, in the order of its parts; empty: nothing.
+    /// The records of a call with this request id, in the order of their parts; empty: none.
     pub async fn recorded(&self, request_id: &str) -> Result<Vec<StoredCommand>, Status> {
         let stream = self.layout.commands_stream(RECORD_SHARD);
         let state = streams::state(&self.connection, &stream).await;
         let end = state.map_err(|error| of_history(HistoryError::Log(error)))?.last;
-        self.history.reach_command(RECORD_SHARD, Run(end.0), COMMAND_PATIENCE).await.map_err(of_history)?;
+        self.history.reach_command(RECORD_SHARD, Run(end.0), COMMAND_TIMEOUT).await.map_err(of_history)?;
         self.history.request(request_id.to_owned()).await.map_err(of_history)
     }
 
-    /// The catalog as it stands now, all of it.
+    /// The complete present catalog.
     pub async fn snapshot(&self) -> Result<Snapshot, Status> {
         let snapshot = self.catalog.read().await.map_err(of_catalog)?;
         match snapshot.missing() {
@@ -131,8 +132,8 @@ impl Log {
         }
     }
 
-    /// Waits until a command has been carried out and the history says so. Whether that came in time: a shard that nobody
-    /// owns does nothing.
+    /// Waits until a command has been executed and the history has its result. Returns whether that was in time: a shard
+    /// without an owner executes nothing.
     pub async fn carried_out(&self, stored: &StoredCommand, patience: Duration) -> Result<bool, Status> {
         let mut changes = self.history.changes();
         let carried_out = async {

@@ -9,19 +9,19 @@ use tonic::Status;
 use weft_nats::{catalog::keys::Grant, cursor::Cursor, scan::Filter};
 use weft_proto::v1;
 
-use super::state::{Log, draining};
+use super::state::{LogState, draining};
 use crate::{auth, convert, error::of_scan};
 
-/// What `TailEvents` answers.
+/// Response stream of `TailEvents`.
 pub(super) type Responses = Pin<Box<dyn Stream<Item = Result<v1::TailEventsResponse, Status>> + Send>>;
 
-/// Starts a tail behind `cursor`, which ends with the caller's key. `place` is held while it lasts.
+/// Starts a tail after `cursor`, which ends with the caller's key. `place` is held while it lasts.
 ///
 /// # Errors
 ///
-/// CURSOR_EXPIRED when what follows the cursor is no longer kept; LOG_UNAVAILABLE.
+/// CURSOR_EXPIRED if events after the cursor are no longer kept; LOG_UNAVAILABLE.
 pub(super) async fn open(
-    log: &Log,
+    log: &LogState,
     filter: Filter,
     cursor: Cursor,
     grant: Grant,

@@ -15,10 +15,10 @@ use weft_proto::{
 };
 
 use super::{
-    command::{COMMAND_PATIENCE, Call},
+    command::Call,
     events::page_size,
     page_token,
-    state::{Log, State},
+    state::{COMMAND_TIMEOUT, LogState, State},
 };
 use crate::{
     auth, convert,
@@ -43,8 +43,8 @@ impl Workflows {
         Self { state }
     }
 
-    /// Tells a lane what to do, and waits until its shard's owner has done it.
-    async fn order(&self, grant: Grant, order: Order) -> Result<Response<v1::LaneResponse>, Status> {
+    /// Commands a lane, and waits until its shard's owner has executed the command.
+    async fn order(&self, grant: Grant, order: LaneRequest) -> Result<Response<v1::LaneResponse>, Status> {
         let log = self.state.log()?;
         let call = Call::new(&grant, &order.request_id, &order.reason)?;
         let workflow = workflow_of(&order.workflow_id)?;
@@ -71,7 +71,7 @@ impl Workflows {
         let Some(Action::Lane(lane_order)) = &stored.command.action else {
             return Err(refuse(Code::IdReused, "request_id was used for another call; use a new one"));
         };
-        if !log.carried_out(stored, COMMAND_PATIENCE).await? {
+        if !log.carried_out(stored, COMMAND_TIMEOUT).await? {
             let message = "the command is stored, and is carried out once a worker owns the workflow's shard; \
                            call again under the same request_id to see";
             return Err(refuse(Code::Starting, message));
@@ -112,11 +112,11 @@ impl WorkflowService for Workflows {
             newest::read(log, &workflow, StreamSeq(after), limit).await?
         } else {
             let (found, last) = read(log, &workflow, StreamSeq(after + 1), limit).await?;
-            let goes_on = match last {
-                Some(last) => goes_on(log, &workflow, last).await?,
+            let has_more = match last {
+                Some(last) => has_more(log, &workflow, last).await?,
                 None => false,
             };
-            (found, last.filter(|_| goes_on))
+            (found, last.filter(|_| has_more))
         };
         let next_page_token = next.map(|last| page_token::encode_number(last.0)).unwrap_or_default();
         let seen = found.into_iter().filter(|stored| grant.check(&stored.event.source, &workflow).is_ok());
@@ -179,33 +179,36 @@ impl WorkflowService for Workflows {
         let grant = auth::grant(&request)?;
         let v1::RetryLaneRequest { subscription, workflow_id, event_id, reason, request_id } = request.into_inner();
         let action = LaneAction::Retry;
-        self.order(grant, Order { action, subscription, workflow_id, event_id, reason, request_id, force: false }).await
+        self.order(grant, LaneRequest { action, subscription, workflow_id, event_id, reason, request_id, force: false })
+            .await
     }
 
     async fn skip_lane(&self, request: Request<v1::SkipLaneRequest>) -> Result<Response<v1::LaneResponse>, Status> {
         let grant = auth::grant(&request)?;
         let v1::SkipLaneRequest { subscription, workflow_id, event_id, reason, request_id } = request.into_inner();
         let action = LaneAction::Skip;
-        self.order(grant, Order { action, subscription, workflow_id, event_id, reason, request_id, force: false }).await
+        self.order(grant, LaneRequest { action, subscription, workflow_id, event_id, reason, request_id, force: false })
+            .await
     }
 
     async fn pause_lane(&self, request: Request<v1::PauseLaneRequest>) -> Result<Response<v1::LaneResponse>, Status> {
         let grant = auth::grant(&request)?;
         let v1::PauseLaneRequest { subscription, workflow_id, reason, request_id, force } = request.into_inner();
         let (action, event_id) = (LaneAction::Pause, String::new());
-        self.order(grant, Order { action, subscription, workflow_id, event_id, reason, request_id, force }).await
+        self.order(grant, LaneRequest { action, subscription, workflow_id, event_id, reason, request_id, force }).await
     }
 
     async fn resume_lane(&self, request: Request<v1::ResumeLaneRequest>) -> Result<Response<v1::LaneResponse>, Status> {
         let grant = auth::grant(&request)?;
         let v1::ResumeLaneRequest { subscription, workflow_id, reason, request_id } = request.into_inner();
         let (action, event_id) = (LaneAction::Resume, String::new());
-        self.order(grant, Order { action, subscription, workflow_id, event_id, reason, request_id, force: true }).await
+        self.order(grant, LaneRequest { action, subscription, workflow_id, event_id, reason, request_id, force: true })
+            .await
     }
 }
 
-/// What a lane is told.
-struct Order {
+/// A request for a command to a lane.
+struct LaneRequest {
     action: LaneAction,
     subscription: String,
     workflow_id: String,
@@ -216,11 +219,11 @@ struct Order {
     force: bool,
 }
 
-impl Order {
+impl LaneRequest {
     /// The command, with the head that it is about.
     async fn command(
         &self,
-        log: &Log,
+        log: &LogState,
         uid: SubscriptionUid,
         workflow: &WorkflowId,
     ) -> Result<(ShardId, v1::LaneOrder), Status> {
@@ -253,7 +256,7 @@ impl Order {
 
     /// The places of the event that the request names, if it names one: several where its id stands at several places
     /// and the request does not say which.
-    async fn named(&self, log: &Log, workflow: &WorkflowId) -> Result<Option<Named>, Status> {
+    async fn named(&self, log: &LogState, workflow: &WorkflowId) -> Result<Option<Named>, Status> {
         let Some(event) = Some(&self.event_id).filter(|text| !text.is_empty()) else { return Ok(None) };
         let unknown = || unknown(Code::NotFound, format!("no event {event} is kept"));
         let named: EventRef = event.parse().map_err(|_| unknown())?;
@@ -284,9 +287,9 @@ fn workflow_of(text: &str) -> Result<WorkflowId, Status> {
     WorkflowId::new(text).map_err(|problem| refuse(Code::InvalidWorkflow, format!("workflow_id: {problem}")))
 }
 
-/// Refuses whoever may not touch a workflow. Its events tell which source they are of, so a key that is limited to some
-/// sources may touch none as a whole. Whether an event of it is kept.
-async fn check(log: &Log, grant: &Grant, workflow: &WorkflowId) -> Result<bool, Status> {
+/// Refuses a caller without access to a workflow: a key that is limited to some sources has none to a workflow of other
+/// sources. Returns whether an event of it is kept.
+async fn check(log: &LogState, grant: &Grant, workflow: &WorkflowId) -> Result<bool, Status> {
     let (stream, subject) =
         (log.layout.events_stream(log.layout.shard_of(workflow)), log.layout.event_subject(workflow));
     let newest = direct::last_by_subject(&log.connection, &stream, &subject).await.map_err(of_direct)?;
@@ -298,7 +301,7 @@ async fn check(log: &Log, grant: &Grant, workflow: &WorkflowId) -> Result<bool, 
 }
 
 /// The subscription of a name.
-async fn subscription(log: &Log, name: &str) -> Result<SubscriptionUid, Status> {
+async fn subscription(log: &LogState, name: &str) -> Result<SubscriptionUid, Status> {
     let snapshot = log.snapshot().await?;
     let found = snapshot.subscriptions.get(name).and_then(|found| SubscriptionUid::from_slice(&found.value.uid));
     found.ok_or_else(|| refuse(Code::NotFound, format!("no subscription {name}")))
@@ -306,7 +309,7 @@ async fn subscription(log: &Log, name: &str) -> Result<SubscriptionUid, Status> 
 
 /// A lane of a workflow with something unsettled, or paused: the first that is as wanted, by its oldest event.
 async fn find(
-    log: &Log,
+    log: &LogState,
     uid: SubscriptionUid,
     workflow: &WorkflowId,
     wanted: impl Fn(&v1::Lane) -> bool,
@@ -323,9 +326,9 @@ fn holds(lane: &v1::Lane, seq: u64) -> bool {
 }
 
 /// Some events of a workflow from a place on, oldest first, and the place of the last message that was read. A page ends at
-/// its number of events or at its bytes, whichever comes first.
+/// its maximum number of events or of bytes.
 async fn read(
-    log: &Log,
+    log: &LogState,
     workflow: &WorkflowId,
     from: StreamSeq,
     limit: usize,
@@ -343,7 +346,7 @@ async fn read(
 }
 
 /// Whether a workflow has messages after a place.
-async fn goes_on(log: &Log, workflow: &WorkflowId, after: StreamSeq) -> Result<bool, Status> {
+async fn has_more(log: &LogState, workflow: &WorkflowId, after: StreamSeq) -> Result<bool, Status> {
     let stream = log.layout.events_stream(log.layout.shard_of(workflow));
     let subject = log.layout.event_subject(workflow);
     let newest = direct::last_by_subject(&log.connection, &stream, &subject).await.map_err(of_direct)?;
@@ -351,7 +354,7 @@ async fn goes_on(log: &Log, workflow: &WorkflowId, after: StreamSeq) -> Result<b
 }
 
 /// The oldest unsettled event of a lane: of its workflow's from `next` on the first that its subscription took.
-async fn head(log: &Log, lane: &LaneHistory) -> Result<Option<StoredEvent>, Status> {
+async fn head(log: &LogState, lane: &LaneHistory) -> Result<Option<StoredEvent>, Status> {
     let matcher = match lane.filters {
         Some(_) => None,
         // Only an earlier version has written about it: by the present filter.
@@ -377,7 +380,7 @@ async fn head(log: &Log, lane: &LaneHistory) -> Result<Option<StoredEvent>, Stat
     Ok(None)
 }
 
-async fn view(log: &Log, lane: LaneHistory) -> Result<v1::WorkflowLane, Status> {
+async fn view(log: &LogState, lane: LaneHistory) -> Result<v1::WorkflowLane, Status> {
     let head = head(log, &lane).await?;
     let last = match &head {
         Some(head) => log.history.last_attempt(lane.shard, head.seq, lane.uid).await.map_err(of_history)?,

@@ -150,9 +150,9 @@ async fn lists_come_page_by_page() {
     assert!(first.sources.iter().all(|view| secrets(view) == [""]));
 }
 
-/// A key is told once; what is kept and answered of it is of no use to a thief.
+/// A key is shown once; stored and answered data does not contain it.
 #[tokio::test]
-async fn a_key_is_told_once() {
+async fn a_key_is_shown_once() {
     let mesh = Mesh::start(1).await;
     let mut client = mesh.admin.catalog();
     let request = v1::CreateApiKeyRequest {

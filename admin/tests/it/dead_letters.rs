@@ -1,4 +1,4 @@
-//! `DeadLetterService`: listed, shown, redriven; and a history that is built anew says the same.
+//! `DeadLetterService`: listed, shown, redriven; and a rebuilt history gives the same answers.
 
 use prost::Message as _;
 use tonic::{Code, Streaming};
@@ -117,7 +117,7 @@ async fn a_redrive_acts_once_and_tells_how_it_goes() {
     let mut progress = redrive(&mesh, request.clone()).await;
     let first = next(&mut progress).await.unwrap();
     assert_eq!((first.selected, first.request_id.as_str(), first.id.as_str()), (3, "again", ""));
-    // Whoever has seen the command stored sees its effect at once.
+    // A client that has seen the command stored sees its effect at once.
     assert_eq!(statuses(&mesh, &ids).await, ["redriving"; 3]);
     let [(run, command)] = &commands(&mesh, SHARD).await[..] else { panic!("one command") };
     assert_eq!((command.request_id.as_str(), command.reason.as_str()), ("again", "fixed"));
@@ -170,9 +170,9 @@ async fn a_redrive_acts_once_and_tells_how_it_goes() {
     assert_eq!(reason(answer), (Code::InvalidArgument, "BAD_QUERY".into()));
 }
 
-/// Dead letters of one event id at two places have ids of their own; the short id is refused with the full ones.
+/// Dead letters of one event id at two places have different ids; the short id is refused with the full ones.
 #[tokio::test]
-async fn dead_letters_of_one_event_id_are_told_apart_by_their_place() {
+async fn dead_letters_of_one_event_id_are_identified_by_their_place() {
     let mut mesh = Mesh::start(1).await;
     let (id, first) = mesh.event("order-1", r#""FIRST""#).await;
     let second = mesh.repeated_event("order-1", id, r#""SECOND""#).await;
@@ -283,7 +283,7 @@ async fn a_history_that_is_built_anew_says_the_same() {
     mesh.restart_admin(|folder| std::fs::write(folder.join(file), vec![0x55; 20_000]).unwrap()).await;
     assert_eq!(answers(&mesh, &places).await, before, "damaged");
 
-    // Another log under the same names: nothing of the old one is told.
+    // Another log with the same names: nothing of the old one is shown.
     for stream in ["EVENTS", "OUTCOMES", "COMMANDS", "DLQ"] {
         mesh.connection.jetstream().delete_stream(stream).await.unwrap();
     }

@@ -80,9 +80,9 @@ async fn an_event_is_told_with_its_deliveries_and_attempts() {
     assert_eq!(reason(refused), (Code::InvalidArgument, "BAD_QUERY".into()));
 }
 
-/// Pages over several shards hold everything once, go on behind an event id, and refuse what is no place in the log.
+/// Pages over several shards contain each event once, continue after an event id, and refuse an invalid position.
 #[tokio::test]
-async fn pages_go_on_behind_cursors_and_event_ids() {
+async fn pages_continue_after_cursors_and_event_ids() {
     let mut mesh = Mesh::start(3).await;
     let mut ids = Vec::new();
     for _ in 0..4 {
@@ -155,7 +155,7 @@ async fn a_tail_goes_on_through_a_restart_of_the_server() {
     assert_eq!(numbers, BTreeMap::from([("a".to_owned(), expected.clone()), ("b".to_owned(), expected)]));
     drop(tail);
 
-    // Its cursor goes on exactly, with a filter, too.
+    // Its cursor continues exactly, also with a filter.
     let filter = Some(v1::EventFilter { workflow_id: "b".into(), ..Default::default() });
     let request = v1::TailEventsRequest { since: cursor, filter, from_beginning: false };
     let mut tail = mesh.admin.events().tail_events(request).await.unwrap().into_inner();
@@ -171,9 +171,9 @@ async fn a_tail_goes_on_through_a_restart_of_the_server() {
     mesh.admin.stop().await.unwrap();
 }
 
-/// What retention has dropped is refused, never passed over.
+/// A position that retention has dropped is refused, never skipped.
 #[tokio::test]
-async fn an_expired_place_is_refused() {
+async fn an_expired_position_is_refused() {
     let mut mesh = Mesh::start(1).await;
     let (first, _) = mesh.event("a", "{}").await;
     let (second, seq) = mesh.event("a", "{}").await;

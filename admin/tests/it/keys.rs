@@ -45,7 +45,7 @@ fn dead_letters(mesh: &Mesh, key: &str) -> DeadLetterServiceClient<Client> {
     DeadLetterServiceClient::with_interceptor(mesh.admin.channel(), bearer(key))
 }
 
-/// What a key sees of the first refused request: the value of its signature header, and its body.
+/// The first refused request as seen with a key: the value of its signature header, and its body.
 async fn seen_of_refused(mesh: &Mesh, key: &str) -> (String, Vec<u8>) {
     let mut client = RejectedServiceClient::with_interceptor(mesh.admin.channel(), bearer(key));
     let entry = client.get_rejected(v1::GetRejectedRequest { id: "1".into() }).await.unwrap().into_inner();
@@ -93,7 +93,7 @@ async fn a_reading_key_cannot_send_a_refused_request_again() {
     assert_eq!(seen_of_refused(&mesh, &both).await, ("sha256=00".to_owned(), entry.body));
 }
 
-/// A key does what its scope says and no more; whatever it changes is recorded under its id.
+/// A key permits what its scope states and no more; its changes are recorded under its id.
 #[tokio::test]
 async fn a_key_opens_what_its_scope_says() {
     let mesh = Mesh::start(1).await;
@@ -131,9 +131,9 @@ async fn a_key_opens_what_its_scope_says() {
     assert!(told.contains(&("CreateSubscription".into(), "bootstrap".into())), "{told:?}");
 }
 
-/// What a limited key may not see is not there for it, and what concerns all is not its to call.
+/// For a limited key, items outside of its limits are unknown, and methods that concern the whole mesh are forbidden.
 #[tokio::test]
-async fn a_limited_key_sees_only_what_it_may_touch() {
+async fn a_limited_key_sees_only_items_within_its_limits() {
     let mut mesh = Mesh::start(1).await;
     let mut ids = Vec::new();
     for workflow in ["order-1", "user-1"] {
@@ -246,7 +246,7 @@ fn files(folder: &Path) -> Vec<Vec<u8>> {
     found
 }
 
-/// Whoever has the server's files, or a backup of them, has no secret and no key.
+/// The server's files, and their backups, contain no secret and no key.
 #[tokio::test]
 async fn no_secret_and_no_key_is_in_the_servers_files() {
     let mesh = Mesh::start(1).await;

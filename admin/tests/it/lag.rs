@@ -98,5 +98,5 @@ async fn reads_say_how_far_they_are_and_commands_wait_for_their_own_shard() {
 
     remove_consumers(&mesh, "EVENTS_0", "other-").await;
     let read = eventually(PATIENCE, async || mesh.admin.events().get_event(get(unread)).await.is_ok());
-    assert!(read.await, "the history goes on once there is room");
+    assert!(read.await, "the history continues once there is a free consumer");
 }

@@ -129,7 +129,7 @@ impl Running {
         tokio::time::timeout(PATIENCE, self.task).await.expect("the admin ends").unwrap()
     }
 
-    /// How it ends by itself.
+    /// Its result, when it ends without being stopped.
     pub async fn ended(self) -> Result<(), RunError> {
         tokio::time::timeout(PATIENCE, self.task).await.expect("the admin ends").unwrap()
     }
@@ -178,7 +178,7 @@ pub struct Mesh {
     pub folder: TempDir,
     pub admin: Running,
     appender: Appender,
-    /// What has been appended to each stream.
+    /// The last sequence appended to each stream.
     ends: BTreeMap<String, StreamSeq>,
     numbers: BTreeMap<String, u64>,
 }

@@ -1,5 +1,5 @@
-//! What operators order of lanes, replays and dead letters: commanded once, answered by what the shard's owner made of
-//! it. The test is the owner.
+//! Commands to lanes, replays and dead letters: each is appended once, and answered with the result of the shard's
+//! owner. The test is the owner.
 
 use prost::Message as _;
 use tokio::task::JoinHandle;
@@ -36,7 +36,7 @@ async fn commands(mesh: &Mesh) -> Vec<(u64, v1::Command)> {
     messages.into_iter().map(|message| (message.seq.0, v1::Command::decode(message.payload).unwrap())).collect()
 }
 
-/// Waits until there are so many commands; the last one.
+/// Waits until there are `count` commands, and returns the last one.
 async fn until_commanded(mesh: &Mesh, count: usize) -> (u64, v1::Command) {
     assert!(eventually(PATIENCE, async || commands(mesh).await.len() >= count).await);
     commands(mesh).await.remove(count - 1)

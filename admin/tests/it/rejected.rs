@@ -1,4 +1,4 @@
-//! `RejectedService`: listed newest first, shown, and retried by whichever gateway answers.
+//! `RejectedService`: listed newest first, shown, and retried by any gateway that answers.
 
 use std::sync::{
     Arc,
@@ -56,7 +56,7 @@ async fn pages(mesh: &Mesh, request: v1::ListRejectedRequest) -> (Vec<String>, u
     }
 }
 
-/// A stand-in for a gateway that answers by a rule; tells what it was asked for.
+/// A stand-in for a gateway that answers by a rule and reports the requested entries.
 async fn gateway(mesh: &Mesh, rule: impl Fn(u64) -> RetriedRejected + Send + 'static) -> mpsc::UnboundedReceiver<u64> {
     let client = mesh.server.connection("gateway").await.client().clone();
     let mut requests = client.queue_subscribe(RETRY_SUBJECT, RETRY_QUEUE.to_owned()).await.unwrap();
@@ -125,13 +125,13 @@ async fn retries_go_one_after_the_other_and_stop_at_an_outage() {
     let mesh = Mesh::start(1).await;
     let retry = |ids: &[&str]| {
         let ids = ids.iter().map(|id| (*id).to_owned()).collect();
-        let request = v1::RetryRejectedRequest { ids, reason: "mended".into(), request_id: String::new() };
+        let request = v1::RetryRejectedRequest { ids, reason: "fixed".into(), request_id: String::new() };
         let mut client = mesh.admin.rejected();
         async move { client.retry_rejected(request).await }
     };
-    let nobody = retry(&["1"]).await.unwrap_err();
-    assert_eq!(nobody.code(), Code::Unavailable, "{nobody}");
-    assert!(nobody.message().contains("no gateway") && nobody.message().contains("0 of 1"), "{nobody}");
+    let unanswered = retry(&["1"]).await.unwrap_err();
+    assert_eq!(unanswered.code(), Code::Unavailable, "{unanswered}");
+    assert!(unanswered.message().contains("no gateway") && unanswered.message().contains("0 of 1"), "{unanswered}");
 
     let mut asked = gateway(&mesh, |sequence| {
         let id = sequence.to_string();
@@ -163,14 +163,14 @@ async fn records(mesh: &Mesh) -> Vec<v1::Command> {
     stored.into_iter().map(|stored| v1::Command::decode(stored.payload).unwrap()).collect()
 }
 
-/// A retry is recorded with who wanted it, why, and what came of it, and acts once: a repeat answers what was done, or goes on
-/// where it broke off.
+/// A retry is recorded with operator, reason and results, and acts once: a repeat answers the results, or continues
+/// where the first call stopped.
 #[tokio::test]
 async fn a_retry_acts_once_and_is_recorded() {
     let mesh = Mesh::start(2).await;
     let retry = |ids: &[&str], request_id: &str| {
         let ids = ids.iter().map(|id| (*id).to_owned()).collect();
-        let request = v1::RetryRejectedRequest { ids, reason: "mended".into(), request_id: request_id.into() };
+        let request = v1::RetryRejectedRequest { ids, reason: "fixed".into(), request_id: request_id.into() };
         let mut client = mesh.admin.rejected();
         async move { client.retry_rejected(request).await.map(|answer| answer.into_inner().results) }
     };
@@ -188,22 +188,22 @@ async fn a_retry_acts_once_and_is_recorded() {
     })
     .await;
     let ids = ["30", "9", "50", "40"];
-    let broken_off = retry(&ids, "mend-1").await.unwrap_err();
-    assert!(broken_off.message().contains("2 of 4") && broken_off.message().contains("mend-1"), "{broken_off}");
+    let broken_off = retry(&ids, "fix-1").await.unwrap_err();
+    assert!(broken_off.message().contains("2 of 4") && broken_off.message().contains("fix-1"), "{broken_off}");
     full.store(false, Ordering::Relaxed);
-    let results = retry(&ids, "mend-1").await.unwrap();
+    let results = retry(&ids, "fix-1").await.unwrap();
     let told: Vec<_> = results.iter().map(|told| (told.id.as_str(), told.duplicate, told.code.as_str())).collect();
     assert_eq!(told, [("9", true, ""), ("30", false, "signature_invalid"), ("40", false, ""), ("50", false, "")]);
     assert_eq!((results[0].event_id.as_str(), results[1].detail.as_str()), (event.to_string().as_str(), "no"));
-    // In whatever order they are named, it is the same call.
-    assert_eq!(retry(&["9", "30", "40", "50", "9"], "mend-1").await.unwrap(), results);
+    // The order of the ids does not matter.
+    assert_eq!(retry(&["9", "30", "40", "50", "9"], "fix-1").await.unwrap(), results);
     let order: Vec<_> = std::iter::from_fn(|| asked.try_recv().ok()).collect();
     assert_eq!(order, [9, 30, 40, 40, 50], "no entry was given to a gateway again but the one that broke off");
 
     let records = records(&mesh).await;
     let mut recorded = Vec::new();
     for command in &records {
-        assert_eq!((command.operator.as_str(), command.reason.as_str()), ("bootstrap", "mended"));
+        assert_eq!((command.operator.as_str(), command.reason.as_str()), ("bootstrap", "fixed"));
         let Some(Action::Retry(retry)) = &command.action else { panic!("{command:?}") };
         let outcomes: Vec<_> = retry.outcomes.iter().map(|outcome| (outcome.entry, outcome.code.as_str())).collect();
         recorded.push((command.request_id.as_str(), retry.entries.clone(), outcomes));
@@ -211,15 +211,15 @@ async fn a_retry_acts_once_and_is_recorded() {
     assert_eq!(
         recorded,
         [
-            ("mend-1", vec![9, 30, 40, 50], vec![]),
-            ("mend-1#1", vec![], vec![(9, ""), (30, "signature_invalid")]),
-            ("mend-1#2", vec![], vec![(40, ""), (50, "")]),
+            ("fix-1", vec![9, 30, 40, 50], vec![]),
+            ("fix-1#1", vec![], vec![(9, ""), (30, "signature_invalid")]),
+            ("fix-1#2", vec![], vec![(40, ""), (50, "")]),
         ]
     );
 
     // An id stands for one call.
-    assert_eq!(reason(retry(&["9"], "mend-1").await).1, "ID_REUSED");
-    let delete = v1::DeleteSourceRequest { name: "shop".into(), request_id: "mend-1".into(), ..Default::default() };
+    assert_eq!(reason(retry(&["9"], "fix-1").await).1, "ID_REUSED");
+    let delete = v1::DeleteSourceRequest { name: "shop".into(), request_id: "fix-1".into(), ..Default::default() };
     assert_eq!(reason(mesh.admin.catalog().delete_source(delete).await).1, "ID_REUSED");
 }
 

@@ -1,8 +1,8 @@
 //! `CatalogService`: sources, subscriptions and keys.
 //!
-//! - `mutation`: a change that acts once, is stamped and recorded; `wanted`: what requests want.
-//! - `view`: entries as they are answered, without secrets.
-//! - `trial`: test deliveries.
+//! - `mutation`: a change that acts once, is stamped and recorded; `request`: requests, converted to entries.
+//! - `view`: entries in answers, without secrets.
+//! - `test_delivery`: test deliveries. `plan_applied`: answers of `Apply`.
 
 use std::sync::Arc;
 
@@ -17,27 +17,27 @@ use weft_nats::catalog::{
 };
 use weft_proto::v1::{self, catalog_service_server::CatalogService};
 
-use super::state::{Log, State};
+use super::state::{LogState, State};
 use crate::{
     auth, convert,
     deliveries::Deliveries,
     error::{Code, refuse},
 };
 
-mod applied;
 mod mutation;
 mod orphans;
-mod trial;
+mod plan_applied;
+mod request;
+mod test_delivery;
 mod view;
-mod wanted;
 
 use mutation::{Mutation, of_refusal};
+use request::given;
 use view::{View, hide_queries};
-use wanted::given;
 
 type Answer<T> = Result<Response<T>, Status>;
 
-/// `CatalogService` over the catalog; what it changes is recorded on COMMANDS.
+/// `CatalogService` over the catalog; changes are recorded on COMMANDS.
 #[derive(Debug)]
 pub(super) struct Catalogs {
     state: Arc<State>,
@@ -49,7 +49,7 @@ impl Catalogs {
         Self { state, deliveries }
     }
 
-    fn log(&self) -> Result<&Log, Status> {
+    fn log(&self) -> Result<&LogState, Status> {
         self.state.log()
     }
 
@@ -61,7 +61,7 @@ impl Catalogs {
         V::find(&self.snapshot().await?, name).map(Response::new)
     }
 
-    /// Changes one entry and answers what it is then.
+    /// Changes one entry and returns its new state.
     async fn change<V: View>(
         &self,
         mutation: &Mutation,
@@ -95,7 +95,7 @@ impl Catalogs {
         Ok(())
     }
 
-    /// A name that an orphaned subscription has is not given to another one: the backlog would be taken for the new one's.
+    /// Refuses the name of an orphaned subscription: its backlog would be taken for the new one's.
     async fn refuse_orphaned(&self, mutation: &Mutation, name: &str) -> Result<(), Status> {
         let log = self.log()?;
         if mutation.recorded(log).await?.is_some() {
@@ -113,7 +113,7 @@ impl Catalogs {
         Ok(())
     }
 
-    /// Whether a destination may be called is judged by the code that will call it.
+    /// Checks whether a destination may be called, with the code that will call it.
     async fn check(&self, subscription: &v1::Subscription) -> Result<(), Status> {
         let (kind, name) = (Kind::Subscription, subscription.name.clone());
         let checked = self.deliveries.check(subscription).await;
@@ -161,7 +161,7 @@ impl CatalogService for Catalogs {
     ) -> Answer<v1::SubscriptionView> {
         let asked = request.get_ref();
         let subscription = given(asked.subscription.clone(), "subscription")?;
-        let start = wanted::start(asked.start.clone())?;
+        let start = request::start(asked.start.clone())?;
         let name = &subscription.name;
         let mutation = Mutation::new(&request, "CreateSubscription", name, &asked.request_id, &asked.reason)?;
         self.check(&subscription).await?;
@@ -187,7 +187,7 @@ impl CatalogService for Catalogs {
         self.add_receivers(&mut subscriptions).await?;
         hide_queries(&auth::grant(&request)?, &mut subscriptions);
         let mut found = Vec::new();
-        // A list does not wait for the history: it shows what the history has read.
+        // A list does not wait for the history: it shows the history's current state.
         let orphans =
             if page_token.is_empty() { orphans::all(log, &snapshot).await.unwrap_or_default() } else { vec![] };
         for orphan in orphans {
@@ -276,13 +276,13 @@ impl CatalogService for Catalogs {
         let asked = request.get_ref();
         let mutation = Mutation::new(&request, "TestSubscription", &asked.name, &asked.request_id, &asked.reason)?;
         if let Some(edit) = mutation.recorded(self.log()?).await? {
-            return Ok(Response::new(trial::answer(edit.test.unwrap_or_default())));
+            return Ok(Response::new(test_delivery::answer(edit.test.unwrap_or_default())));
         }
         let snapshot = self.snapshot().await?;
         let missing = || of_refusal(&Refusal::NotFound { kind: Kind::Subscription, name: asked.name.clone() });
         let subscription = snapshot.subscriptions.get(&asked.name).ok_or_else(missing)?;
         let deliveries = self.deliveries.as_ref();
-        trial::deliver(self.log()?, deliveries, &mutation, &subscription.value, asked.data.clone())
+        test_delivery::deliver(self.log()?, deliveries, &mutation, &subscription.value, asked.data.clone())
             .await
             .map(Response::new)
     }
@@ -291,10 +291,10 @@ impl CatalogService for Catalogs {
         let asked = request.get_ref();
         let now = Timestamp::now();
         let mutation = Mutation::new(&request, "CreateApiKey", &asked.name, &asked.request_id, &asked.reason)?;
-        let (key, text) = keys::make(wanted::key(asked, now)?, now);
+        let (key, text) = keys::make(request::key(asked, now)?, now);
         let make = |snapshot: &Snapshot| create(snapshot, key.clone()).map(Some);
         let edited = mutation.change(self.log()?, make).await?;
-        // Of a call that comes again it is the key that the first one made.
+        // A repeated call returns the key that the first one made.
         let id = edited.changes.first().map_or("", |change| &change.name);
         let view = v1::ApiKeyView::find(&edited.snapshot, id)?;
         let text = if id == key.id { text.expose() } else { "" };
@@ -328,16 +328,16 @@ impl CatalogService for Catalogs {
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Answer<v1::ApplyResponse> {
         let asked = request.get_ref();
         let mutation = Mutation::new(&request, "Apply", "", &asked.request_id, &asked.reason)?;
-        let desired = wanted::desired(asked.sources.clone(), asked.subscriptions.clone())?;
+        let desired = request::desired(asked.sources.clone(), asked.subscriptions.clone())?;
         let snapshot = self.snapshot().await?;
         let new = desired.subscriptions.iter().filter(|wanted| goes_elsewhere(&snapshot, &wanted.value));
         try_join_all(new.map(|wanted| self.check(&wanted.value))).await?;
         if asked.dry_run {
             let changes = plan(&snapshot, &desired, asked.prune).map_err(|refusal| of_refusal(&refusal))?;
-            return Ok(Response::new(applied::planned(&snapshot, &changes)));
+            return Ok(Response::new(plan_applied::planned(&snapshot, &changes)));
         }
         let edited = mutation.carry_out(self.log()?, |snapshot, _| plan(snapshot, &desired, asked.prune)).await?;
-        Ok(Response::new(applied::done(edited.changes)))
+        Ok(Response::new(plan_applied::done(edited.changes)))
     }
 }
 

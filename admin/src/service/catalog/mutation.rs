@@ -1,8 +1,8 @@
 //! A change of the catalog that acts once.
 //!
 //! First the history is asked whether a call of this request id has been recorded: then nothing is done, and the answer
-//! is the entry as it is. Else it is decided, written with its stamp and recorded (`weft_nats::catalog::edit` says in
-//! which order, and why). Two admins with the same id at the same moment agree by the revision and the stamp.
+//! is the present entry. Otherwise it is decided, written with its stamp and recorded (`weft_nats::catalog::edit` documents
+//! the order). Two admins with the same id at the same moment agree by the revision and the stamp.
 
 use tonic::{Request, Status};
 use weft_nats::{
@@ -24,13 +24,13 @@ use crate::{
     auth::grant,
     error::{Code, refuse},
     service::{
-        HISTORY_PATIENCE,
+        HISTORY_TIMEOUT,
         command::request_id,
-        state::{Log, reused},
+        state::{LogState, reused},
     },
 };
 
-/// A mutation that somebody asks for.
+/// A requested mutation.
 #[derive(Debug)]
 pub(super) struct Mutation {
     stamp: Stamp,
@@ -39,7 +39,7 @@ pub(super) struct Mutation {
 }
 
 impl Mutation {
-    /// Of a call of `method` that names `name`; the request says who calls.
+    /// A mutation by a call of `method` that names `name`.
     ///
     /// # Errors
     ///
@@ -59,24 +59,24 @@ impl Mutation {
         Ok(Self { stamp, method, name: name.to_owned() })
     }
 
-    /// Who, why, by which request.
+    /// Operator, reason and request id.
     pub fn stamp(&self) -> &Stamp {
         &self.stamp
     }
 
-    /// Its record, with nothing in it.
+    /// Its record, without changes.
     pub fn edit(&self) -> v1::CatalogEdit {
         v1::CatalogEdit { method: self.method.to_owned(), name: self.name.clone(), changes: Vec::new(), test: None }
     }
 
-    /// Decides, writes, records; or tells what the first call of this request did.
+    /// Decides, writes and records; or returns the result of the first call of this request.
     ///
     /// # Errors
     ///
-    /// What cannot be, and what is not there now.
+    /// The refusal, or LOG_UNAVAILABLE.
     pub async fn carry_out(
         &self,
-        log: &Log,
+        log: &LogState,
         decide: impl Fn(&Snapshot, &[v1::CatalogChange]) -> Result<Vec<Change>, Refusal>,
     ) -> Result<Edited, Status> {
         if let Some(edit) = self.recorded(log).await? {
@@ -88,14 +88,14 @@ impl Mutation {
         editor.edit(&self.stamp, call, decide).await.map_err(of_edit)
     }
 
-    /// As [`carry_out`](Self::carry_out), of a single entry: once it has been written by this request, nothing is left.
+    /// As [`carry_out`](Self::carry_out), for a single entry: nothing is left to do once this request has written it.
     ///
     /// # Errors
     ///
     /// As [`carry_out`](Self::carry_out).
     pub async fn change(
         &self,
-        log: &Log,
+        log: &LogState,
         decide: impl Fn(&Snapshot) -> Result<Option<Change>, Refusal>,
     ) -> Result<Edited, Status> {
         let once = |snapshot: &Snapshot, written: &[v1::CatalogChange]| match written {
@@ -105,12 +105,12 @@ impl Mutation {
         self.carry_out(log, once).await
     }
 
-    /// What a call of this request id has been recorded with.
+    /// The record of a call with this request id.
     ///
     /// # Errors
     ///
-    /// ID_REUSED when it was another call; STARTING, LOG_UNAVAILABLE.
-    pub async fn recorded(&self, log: &Log) -> Result<Option<v1::CatalogEdit>, Status> {
+    /// ID_REUSED if it was another call; STARTING, LOG_UNAVAILABLE.
+    pub async fn recorded(&self, log: &LogState) -> Result<Option<v1::CatalogEdit>, Status> {
         let stored = log.recorded(&self.stamp.request_id).await?;
         let mut whole: Option<v1::CatalogEdit> = None;
         for command in stored {
@@ -127,8 +127,8 @@ impl Mutation {
     }
 }
 
-/// Where events are stored, by the history.
-impl Locate for Log {
+/// Places of events, by the history.
+impl Locate for LogState {
     async fn locate(&self, id: EventId) -> Result<Option<(ShardId, StreamSeq)>, LocateError> {
         let unavailable = |problem: String| LocateError::Unavailable(problem);
         if let Some(place) = self.history.position_of(id).await.map_err(|error| unavailable(error.to_string()))? {
@@ -143,13 +143,13 @@ impl Locate for Log {
     }
 
     async fn orphan(&self, name: &str, snapshot: &Snapshot) -> Result<Option<Orphan>, LocateError> {
-        let open = self.history.open_subscriptions_now(HISTORY_PATIENCE).await;
+        let open = self.history.open_subscriptions_now(HISTORY_TIMEOUT).await;
         let open = open.map_err(|error| LocateError::Unavailable(error.to_string()))?;
         Ok(orphans(&open, snapshot, self.layout).into_iter().find(|orphan| orphan.name == name))
     }
 }
 
-/// What an edit could not do.
+/// Status of an error of an edit.
 pub(super) fn of_edit(error: EditError) -> Status {
     let message = error.to_string();
     match error {
@@ -159,7 +159,7 @@ pub(super) fn of_edit(error: EditError) -> Status {
     }
 }
 
-/// What cannot be.
+/// Status of a refused change.
 pub(super) fn of_refusal(refusal: &Refusal) -> Status {
     let code = match refusal {
         Refusal::NotFound { .. } => Code::NotFound,

@@ -11,9 +11,9 @@ use weft_proto::{
 use crate::{
     error::{Code, of_history, refuse},
     service::{
-        HISTORY_PATIENCE,
-        command::{COMMAND_PATIENCE, Call},
-        state::Log,
+        HISTORY_TIMEOUT,
+        command::Call,
+        state::{COMMAND_TIMEOUT, LogState},
     },
 };
 
@@ -24,9 +24,9 @@ const LANES_MAX: usize = 1000;
 ///
 /// # Errors
 ///
-/// LOG_UNAVAILABLE, STARTING: the history has not come so far.
-pub(super) async fn now(log: &Log, snapshot: &Snapshot) -> Result<Vec<Orphan>, Status> {
-    let open = log.history.open_subscriptions_now(HISTORY_PATIENCE).await.map_err(of_history)?;
+/// LOG_UNAVAILABLE, STARTING: the history lags.
+pub(super) async fn now(log: &LogState, snapshot: &Snapshot) -> Result<Vec<Orphan>, Status> {
+    let open = log.history.open_subscriptions_now(HISTORY_TIMEOUT).await.map_err(of_history)?;
     Ok(orphans(&open, snapshot, log.layout))
 }
 
@@ -35,7 +35,7 @@ pub(super) async fn now(log: &Log, snapshot: &Snapshot) -> Result<Vec<Orphan>, S
 /// # Errors
 ///
 /// STARTING or LOG_UNAVAILABLE while the history lags or has no log; INTERNAL where its file cannot be read.
-pub(super) async fn all(log: &Log, snapshot: &Snapshot) -> Result<Vec<Orphan>, Status> {
+pub(super) async fn all(log: &LogState, snapshot: &Snapshot) -> Result<Vec<Orphan>, Status> {
     let open = log.history.open_subscriptions().await.map_err(of_history)?;
     Ok(orphans(&open, snapshot, log.layout))
 }
@@ -45,7 +45,7 @@ pub(super) async fn all(log: &Log, snapshot: &Snapshot) -> Result<Vec<Orphan>, S
 /// # Errors
 ///
 /// NOT_FOUND; BAD_QUERY where several have the name.
-pub(super) async fn find(log: &Log, snapshot: &Snapshot, named: &str) -> Result<Orphan, Status> {
+pub(super) async fn find(log: &LogState, snapshot: &Snapshot, named: &str) -> Result<Orphan, Status> {
     let uid = named.parse::<SubscriptionUid>().ok();
     let all = now(log, snapshot).await?;
     let mut found: Vec<_> = all.into_iter().filter(|orphan| Some(orphan.uid) == uid || orphan.name == named).collect();
@@ -63,12 +63,12 @@ pub(super) async fn find(log: &Log, snapshot: &Snapshot, named: &str) -> Result<
     }
 }
 
-/// An orphan as it is answered.
+/// The answer for an orphan.
 ///
 /// # Errors
 ///
 /// STARTING or LOG_UNAVAILABLE while the history lags or has no log; INTERNAL where its file cannot be read.
-pub(super) async fn view(log: &Log, orphan: &Orphan) -> Result<v1::OrphanedSubscription, Status> {
+pub(super) async fn view(log: &LogState, orphan: &Orphan) -> Result<v1::OrphanedSubscription, Status> {
     let filter = LaneFilter { subscription: Some(orphan.name.clone()), ..LaneFilter::default() };
     let page = log.history.lanes(filter, None, LANES_MAX).await.map_err(of_history)?;
     let lanes = page.lanes.iter().filter(|lane| lane.uid == orphan.uid).count();
@@ -88,13 +88,13 @@ fn shards(orphan: &Orphan) -> impl Iterator<Item = ShardId> {
     known.filter_map(|(shard, _)| u32::try_from(shard).ok().map(ShardId))
 }
 
-/// Has the owners of the shards close an orphan, and waits for a while until they have.
+/// Commands the owners of the shards to close an orphan, and waits for a while.
 ///
 /// # Errors
 ///
 /// NOT_FOUND, BAD_QUERY, ID_REUSED, LOG_UNAVAILABLE, STARTING.
 pub(super) async fn discard(
-    log: &Log,
+    log: &LogState,
     grant: &Grant,
     asked: &v1::DiscardSubscriptionRequest,
 ) -> Result<v1::DiscardSubscriptionResponse, Status> {
@@ -123,7 +123,7 @@ pub(super) async fn discard(
         let Some(Action::DiscardSubscription(discard)) = &stored.command.action else { continue };
         let Some(uid) = SubscriptionUid::from_slice(&discard.subscription) else { continue };
         let item = CommandItem { shard: stored.shard, seq: StreamSeq(0), uid, run: stored.run };
-        if !log.carried_out(stored, COMMAND_PATIENCE).await? {
+        if !log.carried_out(stored, COMMAND_TIMEOUT).await? {
             answer.pending += 1;
         } else if log.history.is_refused(item).await.map_err(of_history)? {
             answer.not_applicable += 1;

@@ -1,4 +1,4 @@
-//! Entries as they are answered: without their secrets. Lists of them, page by page.
+//! Entries in answers, without their secrets, and lists of them, page by page.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::{
     service::events::page_size,
 };
 
-/// An entry that is answered.
+/// An entry in an answer.
 pub(super) trait View: Sized {
     /// Of what.
     type Entry: Entry;
@@ -87,7 +87,7 @@ impl View for v1::ApiKeyView {
     }
 }
 
-/// Hides the values in the queries of destination URLs from callers who may only read: some receivers expect a token there.
+/// Hides the values in the queries of destination URLs from callers without scope `admin`: some receivers expect a token there.
 pub(super) fn hide_queries(grant: &Grant, views: &mut [v1::SubscriptionView]) {
     if grant.is_admin() {
         return;
@@ -111,7 +111,7 @@ mod tests {
         Snapshot { complete: true, sources: sources.collect(), ..Snapshot::default() }
     }
 
-    /// Pages go on by name, so an entry that comes or goes meanwhile moves no other.
+    /// Pages continue by name, so an entry that is added or removed in between moves no other.
     #[test]
     fn pages_hold_everything_once() {
         let names = |views: &[v1::SourceView]| -> Vec<String> {

@@ -1,4 +1,4 @@
-//! Redriving dead letters: selected here, commanded on COMMANDS, carried out by the shards' owners, followed in the
+//! Redriving dead letters: selected here, commanded on COMMANDS, executed by the shards' owners, followed in the
 //! history.
 
 use std::pin::Pin;
@@ -14,23 +14,23 @@ use weft_proto::v1::{self, command::Action};
 use super::{
     command::{Call, cut, item},
     selection::Selection,
-    state::Log,
+    state::LogState,
 };
 
 mod progress;
 
 use progress::Progress;
 
-/// What `RedriveDeadLetters` answers.
+/// Response stream of `RedriveDeadLetters`.
 pub(super) type Responses = Pin<Box<dyn Stream<Item = Result<v1::RedriveDeadLettersResponse, Status>> + Send>>;
 
-/// Selects, commands, and tells how it goes.
+/// Selects, commands, and streams the progress.
 ///
 /// # Errors
 ///
 /// BAD_QUERY, NOT_FOUND for an unknown id, LOG_UNAVAILABLE, STARTING.
 pub(super) async fn redrive(
-    log: &Log,
+    log: &LogState,
     grant: &Grant,
     request: v1::RedriveDeadLettersRequest,
     draining: CancellationToken,
@@ -50,7 +50,7 @@ pub(super) async fn redrive(
     Ok(Progress::new(log.history.clone(), call.request_id, &commands, draining, place).into_responses())
 }
 
-/// What a redrive would name, and nothing done about it.
+/// The dead letters that a redrive would select.
 fn dry_run(request_id: &str, selected: Vec<DeadLetter>) -> Responses {
     let first = v1::RedriveDeadLettersResponse {
         selected: u32::try_from(selected.len()).unwrap_or(u32::MAX),

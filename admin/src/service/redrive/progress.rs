@@ -1,4 +1,4 @@
-//! How a redrive goes, as the history learns it: one message with what was selected, then one for each item that
+//! Progress of a redrive, by the history: one message with the number of selected items, then one for each item that
 //! settles, until none is left.
 
 use std::{
@@ -22,7 +22,7 @@ use weft_proto::{
 use super::Responses;
 use crate::{convert, service::state::draining};
 
-/// The pause between two looks: a look costs a row an item that is not settled.
+/// Interval of checks: a check reads a row for each item that is not settled.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// One redrive that is followed.
@@ -30,7 +30,7 @@ pub(super) struct Progress {
     history: History,
     changes: watch::Receiver<Vec<StreamSeq>>,
     draining: CancellationToken,
-    /// What the next message says besides its item.
+    /// The counts of the next message.
     counts: v1::RedriveDeadLettersResponse,
     /// Not settled yet, with the dead letters' ids.
     pending: Vec<(CommandItem, String)>,

@@ -1,7 +1,7 @@
-//! `RejectedService`: the requests that gateways refused, and their second chance.
+//! `RejectedService`: requests that gateways refused, and their retries.
 //!
-//! The inbox is read where it lies: it is small, capped, and nothing is derived from it. A retry is a gateway's work; what
-//! is asked of it is a sequence, never a content. What came of it is recorded on COMMANDS (`retry`).
+//! The inbox is read directly from its stream: it is small, capped, and nothing is derived from it. A gateway retries; it is
+//! sent a sequence, never a content. The results are recorded on COMMANDS (`retry`).
 
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
 //! A retry of refused requests that acts once.
 //!
-//! First it is recorded on COMMANDS what is to be retried, by whom and why; then entry after entry is given to a gateway, and
-//! what became of them is recorded in parts. So whatever was done has a record of who wanted it, also when the admin dies
-//! between. The same request id again reads its records: what they tell is not done again, and it goes on with the entry behind
-//! them. Of what was done and not recorded any more the gateway knows the event id: it is not accepted a second time.
+//! First the entries, the operator and the reason are recorded on COMMANDS; then entry after entry is sent to a gateway, and
+//! the results are recorded in parts. So everything that was done has a record of its operator, also if the admin crashes
+//! in between. A repeat with the same request id reads the records, skips recorded entries, and continues with the next
+//! one. An entry that was retried but not recorded is retried again; its event id keeps it from being accepted twice.
 
 use std::time::Duration;
 
@@ -29,20 +29,20 @@ use crate::{
     error::{Code, refuse},
     service::{
         command::request_id,
-        state::{Log, draining, reused},
+        state::{LogState, draining, reused},
     },
 };
 
-/// The most entries of one retry: each takes some milliseconds, one after the other.
+/// Maximum number of entries of one retry: each takes some milliseconds, one after the other.
 const RETRIES_MAX: usize = 1_000;
-/// How long a gateway may take for one: longer than it waits for the log itself.
+/// Time-out of a gateway for one entry: longer than its time-out for the log.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
-/// The answers that pass by themselves. Going on behind one could take a later request of a workflow before an earlier one.
-const PASSING: [&str; 6] = ["log_unavailable", "log_full", "starting", "overloaded", "draining", "internal"];
-/// Outcomes of one record: what is done twice where the admin dies before it is stored.
+/// Transient answers. Continuing after one could accept a later request of a workflow before an earlier one.
+const TRANSIENT: [&str; 6] = ["log_unavailable", "log_full", "starting", "overloaded", "draining", "internal"];
+/// Maximum number of outcomes of one record: these are repeated if the admin crashes before it is stored.
 const RECORD_OUTCOMES_MAX: usize = 100;
 
-/// A retry that somebody asks for.
+/// A requested retry.
 #[derive(Debug)]
 pub(super) struct Retry {
     request_id: String,
@@ -53,11 +53,11 @@ pub(super) struct Retry {
 }
 
 impl Retry {
-    /// The request says who calls.
+    /// Reads the request.
     ///
     /// # Errors
     ///
-    /// BAD_QUERY: the request id or the entries are none.
+    /// BAD_QUERY: the request id or an entry is invalid.
     pub fn new(request: &Request<v1::RetryRejectedRequest>) -> Result<Self, Status> {
         let v1::RetryRejectedRequest { ids, reason, request_id: given } = request.get_ref();
         Ok(Self {
@@ -68,13 +68,13 @@ impl Retry {
         })
     }
 
-    /// Records, retries, records; of what was recorded before only tells it. One entry after the other: what passes by itself
-    /// ends the call, so that no later request of a workflow overtakes an earlier one.
+    /// Records the entries, retries them, and records the results; recorded results are returned. One entry after the other: a
+    /// transient answer ends the call, so that no later request of a workflow overtakes an earlier one.
     ///
     /// # Errors
     ///
-    /// ID_REUSED when it was another call; DRAINING, LOG_UNAVAILABLE: to be called again with the same request id.
-    pub async fn carry_out(&self, log: &Log, drain: &CancellationToken) -> Result<Vec<RetriedRejected>, Status> {
+    /// ID_REUSED if another call has used the request id; DRAINING, LOG_UNAVAILABLE: call again with the same request id.
+    pub async fn carry_out(&self, log: &LogState, drain: &CancellationToken) -> Result<Vec<RetriedRejected>, Status> {
         let recorded = log.recorded(&self.request_id).await?;
         let mut done = self.done(&recorded)?;
         let mut part = recorded.len();
@@ -100,7 +100,7 @@ impl Retry {
         }
     }
 
-    /// What these records tell; they are of this call, or of none.
+    /// The results in these records of this call.
     fn done(&self, recorded: &[StoredCommand]) -> Result<Vec<RetryOutcome>, Status> {
         let mut done = Vec::new();
         for (part, stored) in recorded.iter().enumerate() {
@@ -111,7 +111,7 @@ impl Retry {
                 return Err(other());
             }
             for outcome in &retry.outcomes {
-                // Two calls at once may both have recorded: what is not next was or will be told by another record.
+                // Two concurrent calls may both have recorded: an outcome that is not next is also in another record.
                 if self.entries.get(done.len()).is_some_and(|next| next.0 == outcome.entry) {
                     done.push(outcome.clone());
                 }
@@ -120,10 +120,10 @@ impl Retry {
         Ok(done)
     }
 
-    /// As many as fit one record, and why it were no more where that is not the reason.
+    /// Retries as many as fit one record; with the reason if it stopped earlier.
     async fn some(
         &self,
-        log: &Log,
+        log: &LogState,
         drain: &CancellationToken,
         entries: &[StreamSeq],
     ) -> (Vec<RetryOutcome>, Option<Stop>) {
@@ -137,7 +137,7 @@ impl Retry {
                 Err(problem) => return (outcomes, Some(Stop::Problem(problem))),
             }
             bytes += outcomes.last().map_or(0, RetryOutcome::encoded_len);
-            // One more has room in what is left of a message.
+            // Another outcome fits in the rest of the message.
             if bytes > ITEMS_BYTES_MAX / 2 {
                 break;
             }
@@ -145,7 +145,7 @@ impl Retry {
         (outcomes, None)
     }
 
-    async fn record(&self, log: &Log, part: usize, retry: RejectedRetry) -> Result<(), Status> {
+    async fn record(&self, log: &LogState, part: usize, retry: RejectedRetry) -> Result<(), Status> {
         let command = v1::Command {
             request_id: part_id(&self.request_id, part),
             operator: self.operator.clone(),
@@ -164,42 +164,42 @@ impl Retry {
     fn unfinished(&self, problem: &str, done: usize) -> Status {
         let (all, id) = (self.entries.len(), &self.request_id);
         let message = format!(
-            "{problem}; {done} of {all} were retried before; call again with request_id {id:?} to go on: what was accepted is not \
+            "{problem}; {done} of {all} were retried before; call again with request_id {id:?} to continue: accepted requests are not \
              accepted a second time"
         );
         refuse(Code::LogUnavailable, message)
     }
 }
 
-/// Why a retry goes no further.
+/// Reason why a retry stopped.
 enum Stop {
     Draining,
-    /// In words; it passes by itself.
+    /// A transient problem, as text.
     Problem(String),
 }
 
-/// An answer, as it is recorded.
+/// The record of an answer.
 fn outcome(entry: StreamSeq, answer: RetriedRejected) -> RetryOutcome {
     let RetriedRejected { id: _, event_id, duplicate, code, detail } = answer;
     let event_id = event_id.parse().map_or_else(|_| Vec::new(), |id: EventId| id.to_vec());
-    // Long enough for each of ours.
+    // Longer than all details of ours.
     RetryOutcome { entry: entry.0, event_id, duplicate, code, detail: cut_reason(&detail) }
 }
 
-/// A record, as it is answered.
+/// The answer for a record.
 fn result(outcome: RetryOutcome) -> RetriedRejected {
     let RetryOutcome { entry, event_id, duplicate, code, detail } = outcome;
     let event_id = EventId::from_slice(&event_id).map_or_else(String::new, |id| id.to_string());
     RetriedRejected { id: entry.to_string(), event_id, duplicate, code, detail }
 }
 
-/// Has a gateway retry one entry.
+/// Asks a gateway to retry one entry.
 ///
 /// # Errors
 ///
-/// What passes by itself.
+/// A transient problem, as text.
 async fn retry(connection: &Connection, sequence: StreamSeq) -> Result<RetriedRejected, String> {
-    // While it is disconnected the client queues: the retry would be done when nobody waits for it any more.
+    // A disconnected client queues requests: the retry would be done after the caller has given up.
     if !connection.is_connected() {
         return Err("nats is not connected".into());
     }
@@ -207,11 +207,11 @@ async fn retry(connection: &Connection, sequence: StreamSeq) -> Result<RetriedRe
     let request = async_nats::Request::new().payload(payload.into()).timeout(Some(RETRY_TIMEOUT));
     let answer =
         connection.client().send_request(RETRY_SUBJECT, request).await.map_err(|error| match error.kind() {
-            RequestErrorKind::NoResponders => "no gateway is there".to_owned(),
+            RequestErrorKind::NoResponders => "no gateway is available".to_owned(),
             _ => format!("no gateway answers: {error}"),
         })?;
     let result = RetriedRejected::decode(answer.payload).map_err(|error| format!("a gateway answers {error}"))?;
-    if PASSING.contains(&result.code.as_str()) {
+    if TRANSIENT.contains(&result.code.as_str()) {
         return Err(format!("{}: {}", result.code, result.detail));
     }
     Ok(result)

@@ -19,16 +19,16 @@ use crate::{
 
 /// Sequences of one window.
 const WINDOW: u64 = 256;
-/// The most sequences that one page looks at, so that a filter that takes little costs a bounded time.
+/// Maximum number of sequences that one page reads, so that a selective filter costs a bounded time.
 const LOOKED_MAX: u64 = 10_000;
-/// The most bytes that one page reads: bodies are read with their entries.
+/// Maximum number of bytes that one page reads: bodies are read with their entries.
 const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of one direct get.
 const CHUNK_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of one page: gRPC clients take 4 MiB of message where they are not told otherwise.
 const PAGE_BYTES_MAX: usize = 3 * 1024 * 1024;
-/// By how much an entry may be stored later than it was received, and clocks may differ: beyond that, all that is older
-/// was received before, too.
+/// Maximum delay between receipt and storage of an entry, clock skew included: entries older than that were also received
+/// before.
 const STORE_SLACK_MS: i64 = 60_000;
 
 /// Which entries are wanted. The default wants all.
@@ -61,12 +61,12 @@ impl Filter {
     }
 }
 
-/// Some entries, and where to go on.
+/// Some entries, and where to continue.
 #[derive(Debug, Default)]
 pub(super) struct Page {
     /// Newest first, without bodies.
     pub entries: Vec<Rejected>,
-    /// What is older than this has not been looked at; `None`: there is nothing older.
+    /// Older entries have not been read; `None`: there are none.
     pub next: Option<StreamSeq>,
 }
 
@@ -111,7 +111,7 @@ pub(super) async fn newest(
     Ok(page)
 }
 
-/// What is stored from `from` on in front of `before`, in order.
+/// The messages from `from` on, before `before`, in order.
 async fn window(
     connection: &Connection,
     filter: &Filter,
@@ -131,7 +131,7 @@ async fn window(
     Ok(found)
 }
 
-/// The entry of a message; `None` for what is none of ours.
+/// The entry of a message; `None` for a foreign message.
 pub(super) fn decode(stored: &Stored) -> Option<Rejected> {
     let entry = Rejected::decode(stored.payload.clone()).ok()?;
     Some(Rejected { id: stored.seq.to_string(), ..entry })

@@ -1,13 +1,13 @@
-//! What a caller that may only read does not see of a refused request. Pure.
+//! Parts of a refused request that are withheld from callers with scope `read` only. Pure.
 //!
 //! A signature and the body that it covers are a credential: with both, the request can be sent again, also one that a
-//! gateway refused for another reason. A caller without scope `operate`, who may not retry it here, sees neither whole.
+//! gateway refused for another reason. A caller without scope `operate`, which may not retry it, sees neither completely.
 
 use weft_proto::v1::Rejected;
 
-/// In place of a value.
+/// Replacement for a withheld value.
 const WITHHELD: &str = "[withheld: needs scope operate]";
-/// Headers that are no part of a proof in any scheme.
+/// Headers that are not part of a proof in any scheme.
 const SHOWN: [&str; 27] = [
     "accept",
     "accept-encoding",
@@ -37,10 +37,10 @@ const SHOWN: [&str; 27] = [
     "x-shopify-topic",
     "x-shopify-webhook-id",
 ];
-/// Bytes that are missing at the end of a body.
+/// Bytes that are withheld at the end of a body.
 const BODY_END_BYTES: usize = 32;
 
-/// The entry as a caller sees it who may not retry it.
+/// The entry for a caller that may not retry it.
 pub(super) fn withhold(mut entry: Rejected) -> Rejected {
     for header in &mut entry.headers {
         if !SHOWN.iter().any(|shown| header.name.eq_ignore_ascii_case(shown)) {

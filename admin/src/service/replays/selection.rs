@@ -1,4 +1,4 @@
-//! Which events are replayed, and to whom.
+//! Selection of the events of a replay, and of their subscriptions.
 
 use std::collections::BTreeMap;
 
@@ -19,22 +19,22 @@ use weft_proto::{
 use crate::{
     auth, convert,
     error::{Code, of_history, of_scan, refuse, unknown},
-    service::state::Log,
+    service::state::LogState,
 };
 
-/// The most deliveries of one replay: what is held in memory while it is commanded and while it runs, some 20 MB.
+/// Maximum number of deliveries of one replay: they are held in memory while it is commanded and while it runs, some 20 MB.
 const SELECTED_MAX: usize = 100_000;
-/// The most events that are named one by one.
+/// Maximum number of events that are named by id.
 const IDS_MAX: usize = 1_000;
-/// Events of one look into the log.
+/// Events of one read of the log.
 const PAGE: usize = 1_000;
-/// By how much the clocks of gateways and servers may differ.
+/// Maximum difference of the clocks of gateways and servers.
 const CLOCK_SLACK: SignedDuration = SignedDuration::from_secs(5);
 
-/// What is replayed.
+/// The selected deliveries.
 #[derive(Debug, Default)]
 pub(super) struct Selected {
-    /// The items of the commands, sorted by shard and in the order of their events: a lane goes in its order.
+    /// The items of the commands, sorted by shard and in the order of their events, so that each lane keeps its order.
     pub items: Vec<(ShardId, v1::RedriveItem)>,
     /// Deliveries that are left out because an operator has discarded them.
     pub discarded: usize,
@@ -43,7 +43,7 @@ pub(super) struct Selected {
 }
 
 impl Selected {
-    /// Why there is nothing to replay.
+    /// Reason why there is nothing to replay.
     pub fn nothing(&self) -> String {
         let Self { discarded, resolved, .. } = self;
         if discarded + resolved == 0 {
@@ -77,13 +77,12 @@ impl Included {
     }
 }
 
-/// Selects. What an operator has resolved or discarded is left out, unless its event is named by id or `include` says
-/// otherwise.
+/// Selects. Events that an operator has resolved or discarded are left out, unless they are named by id or by `include`.
 ///
 /// # Errors
 ///
 /// BAD_QUERY, NOT_FOUND for an unknown id or subscription, LOG_UNAVAILABLE.
-pub(super) async fn select(log: &Log, grant: &Grant, selection: v1::ReplaySelection) -> Result<Selected, Status> {
+pub(super) async fn select(log: &LogState, grant: &Grant, selection: v1::ReplaySelection) -> Result<Selected, Status> {
     let included = Included::of(&selection.include)?;
     let snapshot = log.snapshot().await?;
     let mut chosen =
@@ -102,7 +101,7 @@ pub(super) async fn select(log: &Log, grant: &Grant, selection: v1::ReplaySelect
     without_decided(log, chosen, included).await
 }
 
-async fn without_decided(log: &Log, chosen: Chosen, included: Included) -> Result<Selected, Status> {
+async fn without_decided(log: &LogState, chosen: Chosen, included: Included) -> Result<Selected, Status> {
     log.catch_up().await?;
     let place = |(shard, seq, uid): &(ShardId, StreamSeq, SubscriptionUid)| CommandItem {
         shard: *shard,
@@ -123,12 +122,12 @@ async fn without_decided(log: &Log, chosen: Chosen, included: Included) -> Resul
     Ok(selected)
 }
 
-/// Subscriptions as they are now, with a matcher for each shard. Where they began does not matter: a replay may bring
-/// them what came before.
+/// The present subscriptions, with a matcher for each shard. Their starts do not matter: a replay may deliver earlier
+/// events.
 struct Receivers(Vec<(SubscriptionUid, String, Vec<Matcher>)>);
 
 impl Receivers {
-    fn of(log: &Log, snapshot: &Snapshot, only: &str) -> Result<Self, Status> {
+    fn of(log: &LogState, snapshot: &Snapshot, only: &str) -> Result<Self, Status> {
         if !only.is_empty() && !snapshot.subscriptions.contains_key(only) {
             return Err(refuse(Code::NotFound, format!("no subscription {only}")));
         }
@@ -171,7 +170,7 @@ impl Chosen {
     }
 }
 
-async fn by_id(log: &Log, grant: &Grant, ids: &[String], chosen: &mut Chosen) -> Result<(), Status> {
+async fn by_id(log: &LogState, grant: &Grant, ids: &[String], chosen: &mut Chosen) -> Result<(), Status> {
     if ids.len() > IDS_MAX {
         return Err(refuse(Code::BadQuery, format!("more than {IDS_MAX} event_ids; use a filter")));
     }
@@ -189,7 +188,7 @@ async fn by_id(log: &Log, grant: &Grant, ids: &[String], chosen: &mut Chosen) ->
     Ok(())
 }
 
-async fn by_filter(log: &Log, grant: &Grant, asked: v1::ReplayFilter, chosen: &mut Chosen) -> Result<(), Status> {
+async fn by_filter(log: &LogState, grant: &Grant, asked: v1::ReplayFilter, chosen: &mut Chosen) -> Result<(), Status> {
     let (since, until) = (time(asked.since, "since")?, time(asked.until, "until")?);
     let given = |text: String| Some(text).filter(|text| !text.is_empty());
     let workflow = given(asked.workflow_id).map(|text| {
@@ -197,7 +196,7 @@ async fn by_filter(log: &Log, grant: &Grant, asked: v1::ReplayFilter, chosen: &m
     });
     let (workflow, event_type, source) = (workflow.transpose()?, given(asked.r#type), given(asked.source));
     let filter = auth::limited(grant, Filter { workflow, event_type, source, ..Filter::default() });
-    // What comes from now on is delivered by itself.
+    // Later events are delivered anyway.
     let end = scan::newest(&log.connection, log.layout).await.map_err(of_scan)?;
     let mut cursor = begin(log, &filter, since).await?;
     loop {
@@ -221,8 +220,8 @@ async fn by_filter(log: &Log, grant: &Grant, asked: v1::ReplayFilter, chosen: &m
     }
 }
 
-/// In front of the first event that may be wanted.
-async fn begin(log: &Log, filter: &Filter, since: Option<Timestamp>) -> Result<Cursor, Status> {
+/// The cursor before the first event that may match.
+async fn begin(log: &LogState, filter: &Filter, since: Option<Timestamp>) -> Result<Cursor, Status> {
     let mut cursor = scan::oldest(&log.connection, log.layout).await.map_err(of_scan)?;
     if let Some(since) = since {
         let since = since.checked_sub(CLOCK_SLACK).unwrap_or(Timestamp::MIN);

@@ -1,4 +1,4 @@
-//! Where a shard's streams and its outcomes agree: the newest commit whose position its stream still holds.
+//! The last common position of a shard's streams and its outcomes: the newest commit whose position its stream still holds.
 
 use weft_nats::{
     direct::{self, DirectError},
@@ -11,12 +11,12 @@ use weft_proto::{
     v1::{self, outcome_record::Record},
 };
 
-use super::super::state::Log;
+use super::super::state::LogState;
 
 /// Bytes of one read of a commit: commits have up to 256 KiB.
 const COMMIT_BYTES: usize = 1 << 20;
 
-/// Why there is no answer.
+/// Reason why no position was found.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SearchError {
     #[error(transparent)]
@@ -33,7 +33,7 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    pub fn name(self, log: &Log, shard: ShardId) -> String {
+    pub fn name(self, log: &LogState, shard: ShardId) -> String {
         match self {
             Self::Events => log.layout.events_stream(shard),
             Self::Commands => log.layout.commands_stream(shard),
@@ -48,15 +48,15 @@ impl Stream {
         }
     }
 
-    /// As the shard's owner knows it.
+    /// The position that the shard's owner knows.
     pub fn position(self, commit: &v1::Commit) -> v1::LogPosition {
         let (position, sequence) = self.of(commit);
         position.cloned().unwrap_or_else(|| v1::LogPosition { sequence, ..Default::default() })
     }
 }
 
-/// The newest commit of a shard; `None` where there is none.
-pub(super) async fn newest_commit(log: &Log, shard: ShardId) -> Result<Option<v1::Commit>, SearchError> {
+/// The newest commit of a shard; `None` if there is none.
+pub(super) async fn newest_commit(log: &LogState, shard: ShardId) -> Result<Option<v1::Commit>, SearchError> {
     let (stream, subject) = (log.layout.outcomes_stream(shard), log.layout.outcomes_subject(shard));
     let message = direct::last_by_subject(&log.connection, &stream, &subject).await?;
     Ok(message.as_ref().and_then(commit_of))
@@ -64,9 +64,9 @@ pub(super) async fn newest_commit(log: &Log, shard: ShardId) -> Result<Option<v1
 
 /// The last position that a stream has in common with the commits, as it is in the stream now.
 ///
-/// Commits go back, in steps that double, to one whose position the stream holds; between that and the next one the last is
-/// found by halving. Where nothing is in common it is the position before the stream's first message.
-pub(super) async fn last_common(log: &Log, shard: ShardId, stream: Stream) -> Result<Position, SearchError> {
+/// Searches commits backwards, in steps that double, for one whose position the stream holds, then finds the last one by
+/// bisection. Without a common one it is the position before the stream's first message.
+pub(super) async fn last_common(log: &LogState, shard: ShardId, stream: Stream) -> Result<Position, SearchError> {
     let state = streams::state(&log.connection, &stream.name(log, shard)).await?;
     let search = Search { log, shard, stream, state };
     let outcomes = streams::state(&log.connection, &log.layout.outcomes_stream(shard)).await?;
@@ -101,7 +101,7 @@ pub(super) async fn last_common(log: &Log, shard: ShardId, stream: Stream) -> Re
 
 /// The position of a cursor in a stream as it is now.
 pub(super) async fn position_at(
-    log: &Log,
+    log: &LogState,
     shard: ShardId,
     stream: Stream,
     cursor: StreamSeq,
@@ -111,7 +111,7 @@ pub(super) async fn position_at(
 }
 
 struct Search<'a> {
-    log: &'a Log,
+    log: &'a LogState,
     shard: ShardId,
     stream: Stream,
     state: StreamState,
@@ -129,12 +129,12 @@ impl Search<'_> {
         if cursor == StreamSeq(0) {
             return Ok(Some(cursor));
         }
-        // A commit of a version that named no position proves nothing.
+        // Commits of earlier versions have no position and prove nothing.
         let Some(position) = position.map(Position::from) else { return Ok(None) };
         let is_same_stream = position.created == self.state.created;
         let holds = match position.mark {
             Some(mark) if cursor >= self.state.first => self.mark(cursor).await? == Some(mark),
-            // What stood there is no longer kept, or nothing stood there.
+            // The message there is no longer kept, or there was none.
             _ => is_same_stream && cursor <= self.state.last,
         };
         Ok(holds.then_some(cursor))

@@ -1,4 +1,4 @@
-//! `ShardService`: whether the streams of shards are those of their outcomes, and the order to go on where they are not.
+//! `ShardService`: whether the streams of shards are those of their outcomes, and the adoption of a stopped shard.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use weft_proto::{
 
 use super::{
     command::Call,
-    state::{Log, State},
+    state::{LogState, State},
 };
 use crate::{
     auth, convert,
@@ -27,13 +27,13 @@ mod common;
 
 use common::{SearchError, Stream, last_common, newest_commit, position_at};
 
-/// Names of each kind in an answer.
+/// Maximum number of ids of each kind in an answer.
 const NAMES_MAX: usize = 100;
-/// How long the shard's owner may take: it looks for orders once a second, and commits.
-const ADOPT_PATIENCE: Duration = Duration::from_secs(15);
-/// How long the history may take to notice that a stream was restored: its readers compare after seconds of silence.
-const HISTORY_PATIENCE: Duration = Duration::from_secs(15);
-/// Between two looks whether it has.
+/// Time-out of the shard's owner, which looks for commands once a second, and commits.
+const ADOPT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time-out for the history to notice that a stream was restored: its readers compare after seconds of silence.
+const HISTORY_TIMEOUT: Duration = Duration::from_secs(15);
+/// Interval of checks whether it has.
 const ADOPT_LOOK: Duration = Duration::from_millis(200);
 
 /// `ShardService` over the log.
@@ -75,8 +75,8 @@ impl ShardService for Shards {
         let shard = shard.ok_or_else(|| {
             refuse(Code::NotFound, format!("no shard {}; the log has {}", asked.shard, log.layout.shards()))
         })?;
-        // Until the history has noticed that a stream was restored, it tells of events that no longer exist.
-        log.history.verify(shard, HISTORY_PATIENCE).await.map_err(of_history)?;
+        // Until the history has noticed that a stream was restored, it shows events that no longer exist.
+        log.history.verify(shard, HISTORY_TIMEOUT).await.map_err(of_history)?;
         log.catch_up_shard(shard).await?;
         let is_same = |action: &Action| matches!(action, Action::Adopt(adopt) if adopt.shard == shard.0);
         if let Some(stored) = call.stored(log, is_same).await?.into_iter().next() {
@@ -96,10 +96,10 @@ impl ShardService for Shards {
 }
 
 impl Shards {
-    /// The answer to a call that was given before.
+    /// The answer to a repeated call.
     async fn repeated(
         &self,
-        log: &Log,
+        log: &LogState,
         request_id: String,
         shard: ShardId,
         stored: &StoredCommand,
@@ -123,7 +123,7 @@ impl Shards {
     }
 }
 
-/// What an adoption is to do.
+/// A planned adoption.
 struct Plan {
     newest: v1::Commit,
     events: Position,
@@ -131,7 +131,7 @@ struct Plan {
 }
 
 impl Plan {
-    async fn of(log: &Log, shard: ShardId, from: u64) -> Result<Self, Status> {
+    async fn of(log: &LogState, shard: ShardId, from: u64) -> Result<Self, Status> {
         let newest = newest_commit(log, shard).await.map_err(of_search)?;
         let newest = newest.ok_or_else(|| refuse(Code::Conflict, "nothing has been committed for the shard yet"))?;
         let mut differs = false;
@@ -160,7 +160,7 @@ impl Plan {
         }
     }
 
-    async fn answer(&self, log: &Log, shard: ShardId) -> Result<v1::AdoptShardResponse, Status> {
+    async fn answer(&self, log: &LogState, shard: ShardId) -> Result<v1::AdoptShardResponse, Status> {
         let lost = log.history.lost(shard, self.events.cursor, self.commands.cursor.0, NAMES_MAX).await;
         let Lost { events, delivered, runs, dead_letters } = lost.map_err(of_history)?;
         let shown = |stream: Stream, position: &v1::LogPosition| Some(show_position(stream.name(log, shard), position));
@@ -181,8 +181,8 @@ impl Plan {
     }
 }
 
-/// The position before an earlier event than the one after the last common event.
-async fn earlier(log: &Log, shard: ShardId, common: &Position, from: u64) -> Result<Position, Status> {
+/// The position before an event that is earlier than the first one after the last common event.
+async fn earlier(log: &LogState, shard: ShardId, common: &Position, from: u64) -> Result<Position, Status> {
     let first = streams::state(&log.connection, &log.layout.events_stream(shard)).await;
     let first = first.map_err(|error| refuse(Code::LogUnavailable, error.to_string()))?.first;
     let last = common.cursor.next();
@@ -196,10 +196,10 @@ async fn earlier(log: &Log, shard: ShardId, common: &Position, from: u64) -> Res
     position_at(log, shard, Stream::Events, StreamSeq(from - 1)).await.map_err(of_search)
 }
 
-/// Waits until the shard's owner has taken an order.
-async fn until_adopted(log: &Log, shard: ShardId, stored: &StoredCommand) -> Result<(), Status> {
-    let end = Instant::now() + ADOPT_PATIENCE;
-    // Where COMMANDS lost a part, the owner has come further in the lost one than the order stands.
+/// Waits until the shard's owner has executed a command.
+async fn until_adopted(log: &LogState, shard: ShardId, stored: &StoredCommand) -> Result<(), Status> {
+    let end = Instant::now() + ADOPT_TIMEOUT;
+    // If COMMANDS lost a part, the owner's position in the lost part is after the command's.
     let before = match &stored.command.action {
         Some(Action::Adopt(adopt)) => adopt.commands_before.as_ref().map_or(0, |position| position.sequence),
         _ => 0,
@@ -221,9 +221,9 @@ async fn until_adopted(log: &Log, shard: ShardId, stored: &StoredCommand) -> Res
     }
 }
 
-/// In what a stream differs from the one of the newest commit.
+/// The difference of a stream from the one of the newest commit.
 async fn difference(
-    log: &Log,
+    log: &LogState,
     shard: ShardId,
     stream: Stream,
     newest: &v1::Commit,
@@ -242,7 +242,7 @@ async fn difference(
     })
 }
 
-async fn show(log: &Log, shard: ShardId) -> Result<v1::Shard, SearchError> {
+async fn show(log: &LogState, shard: ShardId) -> Result<v1::Shard, SearchError> {
     let last = async |stream: Stream| streams::state(&log.connection, &stream.name(log, shard)).await;
     let shown = v1::Shard {
         shard: shard.0,

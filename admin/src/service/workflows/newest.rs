@@ -14,7 +14,7 @@ use crate::error::{of_direct, of_history};
 /// Some events of a workflow, newest first: those before the place `before`, or from the newest on where that is 0. Behind
 /// them the place of the last one, if there are older ones.
 pub(super) async fn read(
-    log: &Log,
+    log: &LogState,
     workflow: &WorkflowId,
     before: StreamSeq,
     limit: usize,
@@ -40,7 +40,7 @@ pub(super) async fn read(
     Ok((events, None))
 }
 
-async fn newest(log: &Log, workflow: &WorkflowId) -> Result<Option<StoredEvent>, Status> {
+async fn newest(log: &LogState, workflow: &WorkflowId) -> Result<Option<StoredEvent>, Status> {
     let stream = log.layout.events_stream(log.layout.shard_of(workflow));
     let subject = log.layout.event_subject(workflow);
     let message = direct::last_by_subject(&log.connection, &stream, &subject).await.map_err(of_direct)?;
@@ -52,7 +52,7 @@ async fn newest(log: &Log, workflow: &WorkflowId) -> Result<Option<StoredEvent>,
 
 /// The event before another one. It names its predecessor, whose place the history knows; where that leads nowhere, because
 /// the history lags or the predecessor was lost, EVENTS is searched.
-async fn older(log: &Log, workflow: &WorkflowId, event: &StoredEvent) -> Result<Option<StoredEvent>, Status> {
+async fn older(log: &LogState, workflow: &WorkflowId, event: &StoredEvent) -> Result<Option<StoredEvent>, Status> {
     if let Some(previous) = event.event.previous {
         let shard = log.layout.shard_of(workflow);
         let place = log.history.place_before(previous, workflow.clone(), shard, event.seq).await.map_err(of_history)?;
@@ -104,14 +104,14 @@ impl Search {
     }
 }
 
-async fn first_from(log: &Log, workflow: &WorkflowId, from: u64) -> Result<Option<u64>, Status> {
+async fn first_from(log: &LogState, workflow: &WorkflowId, from: u64) -> Result<Option<u64>, Status> {
     let stream = log.layout.events_stream(log.layout.shard_of(workflow));
     let subject = log.layout.event_subject(workflow);
     let messages = direct::range(&log.connection, &stream, StreamSeq(from), &subject, 1, PAGE_BYTES).await;
     Ok(messages.map_err(of_direct)?.first().map(|message| message.seq.0))
 }
 
-async fn at(log: &Log, workflow: &WorkflowId, place: StreamSeq) -> Result<Option<StoredEvent>, Status> {
+async fn at(log: &LogState, workflow: &WorkflowId, place: StreamSeq) -> Result<Option<StoredEvent>, Status> {
     let stream = log.layout.events_stream(log.layout.shard_of(workflow));
     let message = direct::get(&log.connection, &stream, place).await.map_err(of_direct)?;
     Ok(message.and_then(|message| {

@@ -49,13 +49,13 @@ async fn a_file_is_applied() {
     assert_eq!(told(&done.into_inner()), [("subscription", "billing", "deleted")]);
     let snapshot = mesh.kv().read().await.unwrap();
     assert!(snapshot.subscriptions.is_empty());
-    // The worker discards what is pending in the name of whoever removed it.
+    // The worker discards pending events in the name of the operator who removed it.
     let removal = snapshot.removals.values().next().unwrap();
     assert_eq!((removal.operator.as_str(), removal.reason.as_str()), ("bootstrap", "gone"));
     assert_eq!(records(&mesh).await.len(), 4, "dry runs are not recorded");
 }
 
-/// A repeat does not undo what somebody else has done since.
+/// A repeat does not undo later changes.
 #[tokio::test]
 async fn a_repeated_apply_acts_once() {
     let mesh = Mesh::start(1).await;
@@ -67,7 +67,7 @@ async fn a_repeated_apply_acts_once() {
     assert!(mesh.kv().read().await.unwrap().sources.is_empty());
 }
 
-/// An apply that broke off is finished by its repeat, and its record tells of both halves.
+/// An interrupted apply is finished by its repeat, and its record contains both parts.
 #[tokio::test]
 async fn an_apply_that_broke_off_is_finished() {
     let mesh = Mesh::start(1).await;

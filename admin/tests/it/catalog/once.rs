@@ -1,4 +1,4 @@
-//! A request id acts once, whoever is asked and whatever happens in between.
+//! A request id acts once, at any admin and across other changes.
 
 use super::*;
 use crate::mesh::Running;
@@ -15,7 +15,7 @@ async fn a_repeated_request_acts_once_across_admins_and_restarts() {
     let again = other.catalog().create_source(create_source("shop", "once")).await.unwrap().into_inner();
     assert_eq!(again, first);
 
-    // What somebody else did since is not undone by the repeat.
+    // The repeat does not undo later changes.
     let delete = v1::DeleteSourceRequest { name: "shop".into(), ..Default::default() };
     other.catalog().delete_source(delete).await.unwrap();
     mesh.restart_admin(|_| {}).await;
@@ -57,7 +57,7 @@ async fn a_call_that_broke_off_is_completed_by_its_repeat() {
     assert_eq!((told[0].1.changes[0].action.as_str(), told[0].1.changes[0].revision), ("created", 1));
 }
 
-/// The same request at two admins at the same moment: one of them writes, both tell the same.
+/// The same request at two admins at the same moment: one of them writes, both answer the same.
 #[tokio::test]
 async fn two_admins_with_one_request_agree() {
     let mesh = Mesh::start(1).await;

@@ -57,9 +57,9 @@ async fn what_may_not_be_called_is_not_saved() {
     refused(client.apply(apply).await, Code::InvalidArgument, "INVALID_ENTRY");
 }
 
-/// A pause is the operator's and stays through whatever else is changed.
+/// A pause stays through other changes until the operator resumes.
 #[tokio::test]
-async fn a_subscription_is_paused_and_goes_on() {
+async fn a_subscription_is_paused_and_resumed() {
     let mesh = Mesh::start(1).await;
     let mut client = mesh.admin.catalog();
     let made = client.create_subscription(create("billing", None)).await.unwrap().into_inner();
@@ -78,8 +78,8 @@ async fn a_subscription_is_paused_and_goes_on() {
     let resume = v1::ResumeSubscriptionRequest { name: "billing".into(), ..Default::default() };
     let resumed = client.resume_subscription(resume).await.unwrap().into_inner().subscription.unwrap();
     assert_eq!((resumed.paused, resumed.pause_reason.as_str()), (false, ""));
-    let nobody = v1::PauseSubscriptionRequest { name: "nobody".into(), ..Default::default() };
-    refused(client.pause_subscription(nobody).await, Code::NotFound, "NOT_FOUND");
+    let unknown = v1::PauseSubscriptionRequest { name: "unknown".into(), ..Default::default() };
+    refused(client.pause_subscription(unknown).await, Code::NotFound, "NOT_FOUND");
     let actions: Vec<_> = records(&mesh)
         .await
         .iter()

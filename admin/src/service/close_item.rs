@@ -6,14 +6,14 @@ use weft_nats::catalog::keys::Grant;
 use weft_proto::v1::{self, OutcomeKind, command::Action};
 
 use super::{
-    command::{COMMAND_PATIENCE, Call, cut, item},
+    command::{Call, cut, item},
     selection::Selection,
-    state::Log,
+    state::{COMMAND_TIMEOUT, LogState},
 };
 use crate::error::of_history;
 
-/// What both requests say.
-pub(super) struct Closing {
+/// A request to resolve or discard dead letters.
+pub(super) struct CloseRequest {
     pub kind: OutcomeKind,
     pub ids: Vec<String>,
     pub filter: Option<v1::DeadLetterFilter>,
@@ -23,26 +23,30 @@ pub(super) struct Closing {
     pub dry_run: bool,
 }
 
-impl From<v1::ResolveDeadLettersRequest> for Closing {
+impl From<v1::ResolveDeadLettersRequest> for CloseRequest {
     fn from(request: v1::ResolveDeadLettersRequest) -> Self {
         let v1::ResolveDeadLettersRequest { ids, filter, all, reason, request_id, dry_run } = request;
         Self { kind: OutcomeKind::Resolved, ids, filter, all, reason, request_id, dry_run }
     }
 }
 
-impl From<v1::DiscardDeadLettersRequest> for Closing {
+impl From<v1::DiscardDeadLettersRequest> for CloseRequest {
     fn from(request: v1::DiscardDeadLettersRequest) -> Self {
         let v1::DiscardDeadLettersRequest { ids, filter, all, reason, request_id, dry_run } = request;
         Self { kind: OutcomeKind::Discarded, ids, filter, all, reason, request_id, dry_run }
     }
 }
 
-/// Selects, commands, and waits for a while until it is done: milliseconds where the shards are owned.
+/// Selects, commands, and waits for a while: milliseconds if the shards have owners.
 ///
 /// # Errors
 ///
 /// BAD_QUERY, NOT_FOUND for an unknown id, ID_REUSED, LOG_UNAVAILABLE, STARTING.
-pub(super) async fn close(log: &Log, grant: &Grant, asked: Closing) -> Result<v1::CloseDeadLettersResponse, Status> {
+pub(super) async fn close(
+    log: &LogState,
+    grant: &Grant,
+    asked: CloseRequest,
+) -> Result<v1::CloseDeadLettersResponse, Status> {
     let call = Call::new(grant, &asked.request_id, &asked.reason)?;
     let what = Selection::of(asked.ids, asked.filter, asked.all)?;
     log.catch_up().await?;
@@ -59,7 +63,7 @@ pub(super) async fn close(log: &Log, grant: &Grant, asked: Closing) -> Result<v1
         commands = call.command(log, cut(&items, close)).await?;
     }
     for command in &commands {
-        if !log.carried_out(command, COMMAND_PATIENCE).await? {
+        if !log.carried_out(command, COMMAND_TIMEOUT).await? {
             break;
         }
     }

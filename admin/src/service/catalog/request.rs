@@ -1,4 +1,4 @@
-//! What requests want, as the catalog's own words.
+//! Requests, converted to entries of the catalog.
 
 use jiff::Timestamp;
 use tonic::Status;
@@ -10,7 +10,7 @@ use crate::{
     error::{Code, refuse},
 };
 
-/// Where a new subscription begins; absent: now.
+/// The start of a new subscription; absent: now.
 ///
 /// # Errors
 ///
@@ -44,11 +44,11 @@ pub(super) fn desired(sources: Vec<v1::Source>, subscriptions: Vec<v1::WantedSub
     Ok(Desired { sources, subscriptions: subscriptions.collect::<Result<_, Status>>()? })
 }
 
-/// The key of a request, still without its id and digest.
+/// The key of a request, without id and digest.
 ///
 /// # Errors
 ///
-/// BAD_QUERY: it would expire before it is made.
+/// BAD_QUERY: it would expire before its creation.
 pub(super) fn key(request: &v1::CreateApiKeyRequest, now: Timestamp) -> Result<v1::ApiKey, Status> {
     let expires_at_ms = request.expires_at.as_ref().map_or(Ok(0), |time| {
         let ms = convert::to_milliseconds(time).filter(|ms| *ms > now.as_millisecond());
@@ -64,11 +64,11 @@ pub(super) fn key(request: &v1::CreateApiKeyRequest, now: Timestamp) -> Result<v
     })
 }
 
-/// What a request must hold.
+/// A required field.
 ///
 /// # Errors
 ///
-/// BAD_QUERY: it does not.
+/// BAD_QUERY: it is missing.
 pub(super) fn given<T>(value: Option<T>, field: &str) -> Result<T, Status> {
     value.ok_or_else(|| refuse(Code::BadQuery, format!("{field} is missing")))
 }

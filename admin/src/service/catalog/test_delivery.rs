@@ -1,4 +1,4 @@
-//! One delivery that is no part of the log, to see whether a receiver takes it.
+//! A test delivery, which is not part of the log.
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -17,26 +17,26 @@ use crate::{
     convert::class_name,
     deliveries::Deliveries,
     error::{Code, refuse},
-    service::state::Log,
+    service::state::LogState,
 };
 
-/// The type of a test delivery; receivers may pass it over by it.
+/// The type of a test delivery, by which receivers may ignore it.
 const TYPE: &str = "weft.test";
 /// Its workflow and its source.
 const WORKFLOW: &str = "weft-test";
 const SOURCE: &str = "weft";
-/// Its data where nobody says.
+/// Its default data.
 const EXAMPLE: &[u8] = br#"{"message":"a test delivery; nothing happened"}"#;
-/// What its data is where it is not JSON.
+/// Media type of its data if it is not JSON.
 const BYTES: &str = "application/octet-stream";
 
-/// Makes the delivery and records how it went; of a call that was recorded, only tells it.
+/// Makes the delivery and records its result; a recorded result is returned.
 ///
 /// # Errors
 ///
-/// INVALID_ENTRY: there is nothing to call.
+/// INVALID_ENTRY: there is no destination.
 pub(super) async fn deliver(
-    log: &Log,
+    log: &LogState,
     deliveries: &dyn Deliveries,
     mutation: &Mutation,
     subscription: &v1::Subscription,
@@ -51,7 +51,7 @@ pub(super) async fn deliver(
     Ok(answer(test))
 }
 
-/// What a test came to, as it is answered.
+/// The answer for a test's result.
 pub(super) fn answer(test: v1::TestResult) -> v1::TestSubscriptionResponse {
     let v1::TestResult { delivered, outcome, http_status, message, duration_ms } = test;
     v1::TestSubscriptionResponse { delivered, outcome, http_status, message, duration_ms }

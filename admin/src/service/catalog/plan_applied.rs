@@ -1,9 +1,9 @@
-//! What `Apply` has changed, or would change.
+//! Answers of `Apply`: planned and applied changes.
 
 use weft_nats::catalog::{Snapshot, change::Change};
 use weft_proto::v1;
 
-/// What would change.
+/// Planned changes.
 pub(super) fn planned(snapshot: &Snapshot, changes: &[Change]) -> v1::ApplyResponse {
     let changes = changes.iter().map(|change| v1::AppliedChange {
         kind: change.kind.as_str().to_owned(),
@@ -14,7 +14,7 @@ pub(super) fn planned(snapshot: &Snapshot, changes: &[Change]) -> v1::ApplyRespo
     v1::ApplyResponse { changes: changes.collect() }
 }
 
-/// What has changed.
+/// Applied changes.
 pub(super) fn done(changes: Vec<v1::CatalogChange>) -> v1::ApplyResponse {
     let changes = changes.into_iter().map(|change| {
         let v1::CatalogChange { kind, name, action, diff, .. } = change;

@@ -1,0 +1,113 @@
+//! Queries of dead letters: filters and ids of requests, limited to what a caller may see.
+
+use tonic::Status;
+use weft_index::history::{
+    DeadLetter, DeadLetterFilter, DeadLetterId,
+    status::{DeadLetterStatus, reason_of},
+};
+use weft_nats::catalog::keys::Grant;
+use weft_proto::v1;
+
+use super::state::LogState;
+use crate::{
+    convert,
+    error::{Code, of_history, refuse, unknown},
+};
+
+/// The dead letters of these ids, one for each id.
+///
+/// # Errors
+///
+/// BAD_QUERY: not an id, or an id of several dead letters; NOT_FOUND: unknown.
+pub(super) async fn by_id(log: &LogState, grant: &Grant, ids: &[String]) -> Result<Vec<DeadLetter>, Status> {
+    let parsed = ids.iter().map(|id| parse_id(id)).collect::<Result<Vec<_>, _>>()?;
+    let found = log.history.find_dead_letters(parsed).await.map_err(of_history)?;
+    found.into_iter().zip(ids).map(|(found, id)| only_one(grant, id, found)).collect()
+}
+
+/// The dead letter that an id names, of those that a caller may see.
+fn only_one(grant: &Grant, id: &str, found: Vec<DeadLetter>) -> Result<DeadLetter, Status> {
+    let mut seen: Vec<DeadLetter> = found.into_iter().filter(|found| sees(grant, found)).collect();
+    match seen.len() {
+        0 => Err(unknown(Code::NotFound, format!("no dead letter {id} is kept; nothing was done"))),
+        1 => Ok(seen.remove(0)),
+        several => {
+            let ids: Vec<_> = seen.iter().map(|found| found.full_id().to_string()).collect();
+            let message = format!("{id} is ambiguous, it names {several} dead letters; use one of {}", ids.join(", "));
+            Err(refuse(Code::BadQuery, message))
+        }
+    }
+}
+
+fn parse_id(id: &str) -> Result<DeadLetterId, Status> {
+    let form = || format!("{id:?} is not of the form <subscription>:<eventId> or <subscription>:<eventId>@<sequence>");
+    id.parse().map_err(|_| refuse(Code::BadQuery, form()))
+}
+
+/// The filter, narrowed to what a caller may see.
+pub(super) fn limited(grant: &Grant, filter: DeadLetterFilter) -> DeadLetterFilter {
+    let (sources, workflow_prefixes) = (grant.sources().to_vec(), grant.workflow_prefixes().to_vec());
+    DeadLetterFilter { sources, workflow_prefixes, ..filter }
+}
+
+/// Whether a caller may see a dead letter. One that it may not see is answered as unknown.
+fn sees(grant: &Grant, dead_letter: &DeadLetter) -> bool {
+    grant.check(&dead_letter.source, &dead_letter.place.workflow).is_ok()
+}
+
+/// The filter of a request; an empty field filters nothing, but no status means: open.
+pub(super) fn filter_of(filter: v1::DeadLetterFilter) -> Result<DeadLetterFilter, Status> {
+    let given = |text: String| Some(text).filter(|text| !text.is_empty());
+    let time = |time: Option<prost_types::Timestamp>, field: &str| {
+        time.map(|time| {
+            convert::to_milliseconds(&time)
+                .ok_or_else(|| refuse(Code::BadQuery, format!("filter.{field} is not a time within years 1 to 9999")))
+        })
+        .transpose()
+    };
+    let reason = given(filter.reason).map(|name| {
+        reason_of(&name).ok_or_else(|| refuse(Code::BadQuery, format!("filter.reason {name:?} is not a reason")))
+    });
+    let mut statuses = Vec::with_capacity(filter.statuses.len());
+    for name in &filter.statuses {
+        let status = DeadLetterStatus::parse(name);
+        statuses
+            .push(status.ok_or_else(|| refuse(Code::BadQuery, format!("filter.statuses: {name:?} is not a status")))?);
+    }
+    if statuses.is_empty() {
+        statuses.push(DeadLetterStatus::Open);
+    }
+    Ok(DeadLetterFilter {
+        subscription: given(filter.subscription),
+        workflow: given(filter.workflow_id),
+        event_type: given(filter.r#type),
+        source: given(filter.source),
+        reason: reason.transpose()?,
+        since_ms: time(filter.since, "since")?,
+        until_ms: time(filter.until, "until")?,
+        statuses,
+        ..DeadLetterFilter::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_read_and_refused() {
+        let open = filter_of(v1::DeadLetterFilter::default()).unwrap();
+        assert_eq!((open.statuses, open.subscription), (vec![DeadLetterStatus::Open], None));
+        let wrong = [
+            v1::DeadLetterFilter { reason: "boredom".into(), ..Default::default() },
+            v1::DeadLetterFilter { statuses: vec!["gone".into()], ..Default::default() },
+            v1::DeadLetterFilter {
+                since: Some(prost_types::Timestamp { seconds: i64::MAX, nanos: 0 }),
+                ..Default::default()
+            },
+        ];
+        for filter in wrong {
+            assert_eq!(filter_of(filter).unwrap_err().code(), tonic::Code::InvalidArgument);
+        }
+    }
+}
