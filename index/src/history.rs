@@ -1,17 +1,17 @@
-//! What an operator asks for: events, their deliveries and attempts, dead letters, and how far commands have come. A
+//! Operators' queries: events, their deliveries and attempts, dead letters, and the progress of commands. A
 //! projection of EVENTS, OUTCOMES, COMMANDS and DLQ of all shards.
 //!
-//! A delivery is keyed by (shard, sequence, subscription uid, run), and each stream writes only what it alone knows, so
-//! the streams may be read in any order against each other. Payloads are not stored: they are read from EVENTS when
-//! somebody asks, or from the copy on DLQ once the event has expired.
+//! A delivery is keyed by (shard, sequence, subscription uid, run), and each stream writes only facts that no other stream
+//! has, so the streams may be read in any order relative to each other. Payloads are not stored: queries read them from
+//! EVENTS, or from the copy on DLQ once the event has expired.
 //!
-//! - [`status`]: what deliveries, events and dead letters are called; pure.
-//! - `tables`: the rows; `apply`: how messages become rows; `copy`: the copies on DLQ; `sweep`: how rows leave.
+//! - [`status`]: statuses of deliveries, events and dead letters; pure.
+//! - `tables`: the rows; `apply`: rows from messages; `copy`: the copies on DLQ; `sweep`: removal of expired rows.
 //! - `events`, `dead_letters`, `lanes`, `replays`, `requests`: reading.
-//! - `follow`: the tasks that keep it up to date; `change`: what the writing thread does; `bootstrap`: what OUTCOMES no
+//! - `follow`: the tasks that keep it up to date; `change`: the writing thread; `bootstrap`: facts that OUTCOMES no
 //!   longer holds.
 //!
-//! Reads see what has been committed to the file. Whoever must see something in particular waits for it first:
+//! Reads see the commits to the file. A caller that must see a certain position waits for it first:
 //! [`History::catch_up`], [`History::reach_command`], [`History::reach_commands`].
 
 use std::{
@@ -44,6 +44,7 @@ mod dead_letters;
 mod events;
 mod follow;
 mod identity;
+mod ids;
 mod lanes;
 mod lost;
 mod names;
@@ -57,12 +58,11 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use apply::Source;
+use apply::StreamKind;
 use change::Committed;
-pub use dead_letters::{
-    DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterId, DeadLetterPage, DeadLetterPlace, EventRef,
-};
+pub use dead_letters::{DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterPage};
 pub use events::{DeliveryHistory, EventHistory};
+pub use ids::{DeadLetterId, DeadLetterPlace, EventRef};
 pub use lanes::{LaneCursor, LaneFilter, LaneHistory, LanePage};
 pub use lost::{Lost, Named};
 use names::Subscriptions;
@@ -73,40 +73,43 @@ pub use requests::{CommandItem, Decision, ItemProgress, StoredCommand};
 use tables::View;
 pub use weft_nats::commands::PART_SEPARATOR;
 
-/// The version of the file; another is set aside and built again.
+/// The version of the file; a file of another version is set aside and rebuilt.
 const FORMAT: &str = "history 7";
 /// The file's name in its folder.
 const FILE: &str = "history.redb";
 /// Pages of the file in memory, in bytes: operators look at the newest part, which the writer has just written.
 const CACHE_BYTES: usize = 64 * 1024 * 1024;
 
-/// What a history is told.
+/// Interval of retries while the log is missing or the file cannot be opened.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Options of a history.
 #[derive(Debug, Clone)]
 pub struct HistoryOptions {
     /// Holds its file.
     pub folder: PathBuf,
     /// How long dead letters are kept.
     pub dead_letter_retention: Duration,
-    /// How often expired rows are looked for.
+    /// Interval at which expired rows are removed.
     pub sweep_interval: Duration,
 }
 
 /// A history that follows the log. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct History {
-    shared: Arc<Shared>,
+    shared: Arc<HistoryState>,
 }
 
-/// Why a history gives no answer.
+/// Error of a query of the history.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
-    /// It is being built and has not come so far.
+    /// It is being built.
     #[error("the history is being built: {0}; try again in a moment")]
     Building(String),
-    /// It has not come so far in time.
+    /// It has not reached the requested position in time.
     #[error("the history has fallen behind the log; try again in a moment")]
     Behind,
-    /// The log does not say where it ends.
+    /// The end of the log is not known.
     #[error("{0}")]
     Log(#[from] streams::EnsureError),
     /// Its file cannot be read.
@@ -114,24 +117,24 @@ pub enum HistoryError {
     Database(#[from] redb::Error),
 }
 
-/// How far a history had come when it was asked.
+/// Lag of a history at the time of a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AsOf {
-    /// It had read everything that the log held when the question came.
+    /// It had read everything that the log held at the time of the query.
     Current,
     /// It had not, or had read messages that the log does not hold: a stream was restored or lost its tail, or its leader
     /// lags.
     Behind {
-        /// Messages that only one of the two has.
+        /// Number of messages that only one of the two has.
         messages: u64,
-        /// When the server stored the last message that had been read, of the stream that lags most. `None`: nothing of
+        /// Storage time of the last message read, of the stream that lags most. `None`: no message of
         /// that stream has been read, or more than it holds.
         time: Option<Timestamp>,
     },
 }
 
 impl AsOf {
-    /// By where streams end and how far they have been read.
+    /// From the ends of streams and the positions up to which they have been read.
     fn of(ends: &[(usize, StreamSeq)], positions: &[StreamSeq], stored_at: &[Option<Timestamp>]) -> Self {
         let left = |index: usize, end: StreamSeq| end.0.saturating_sub(positions.get(index).map_or(0, |read| read.0));
         let lagging: Vec<usize> =
@@ -146,30 +149,30 @@ impl AsOf {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct HistoryState {
     connection: Connection,
     layout: Layout,
     options: HistoryOptions,
     catalog: watch::Receiver<Arc<Snapshot>>,
-    /// What it follows; positions are in this order.
-    sources: Vec<Source>,
+    /// The streams that it follows; positions are in this order.
+    sources: Vec<StreamKind>,
     /// `None` while it is opened again.
     database: RwLock<Option<Arc<Database>>>,
-    /// What has been committed of each source.
+    /// The committed position of each source.
     positions: watch::Sender<Vec<StreamSeq>>,
-    /// When the last message that has been committed of each source was stored. `None`: nothing has been committed.
+    /// Storage time of the last committed message of each source. `None`: nothing has been committed.
     stored_at: Mutex<Vec<Option<Timestamp>>>,
-    /// What is still to be read of what was there at the start.
+    /// The rest of the messages that the log held at the start.
     progress: watch::Sender<Option<String>>,
 }
 
 impl History {
-    /// Opens or makes the file and starts to follow the log, on `tasks`, until `cancel`. The streams must have been made;
-    /// a server that is not there is waited for.
+    /// Opens or creates the file and starts to follow the log, on `tasks`, until `cancel`. The streams must exist;
+    /// a missing server is waited for.
     ///
     /// # Errors
     ///
-    /// [`OpenError`]: the folder cannot be used. A damaged file is built again.
+    /// [`OpenError`]: the folder cannot be used. A damaged file is rebuilt.
     pub async fn start(
         connection: Connection,
         layout: Layout,
@@ -178,24 +181,25 @@ impl History {
         cancel: CancellationToken,
         tasks: &TaskTracker,
     ) -> Result<Self, OpenError> {
-        let sources: Vec<Source> = layout
+        let sources: Vec<StreamKind> = layout
             .all()
-            .flat_map(|shard| [Source::Events(shard), Source::Outcomes(shard), Source::Commands(shard)])
-            .chain([Source::DeadLetters])
+            .flat_map(|shard| [StreamKind::Events(shard), StreamKind::Outcomes(shard), StreamKind::Commands(shard)])
+            .chain([StreamKind::DeadLetters])
             .collect();
         let positions = watch::Sender::new(vec![StreamSeq(0); sources.len()]);
         let progress = watch::Sender::new(Some("history: not opened yet".to_owned()));
         let database = RwLock::new(None);
         let stored_at = Mutex::new(vec![None; sources.len()]);
-        let shared = Shared { connection, layout, options, catalog, sources, database, positions, stored_at, progress };
+        let shared =
+            HistoryState { connection, layout, options, catalog, sources, database, positions, stored_at, progress };
         let shared = Arc::new(shared);
         let database = shared.open().await?;
-        // Heals itself, logs its faults, and ends with `cancel`.
+        // Recovers from faults, logs them, and ends with `cancel`.
         tasks.spawn(follow::supervise(Arc::clone(&shared), database, cancel));
         Ok(Self { shared })
     }
 
-    /// What is still to be read of what the log held at the start; `None` once that has been read.
+    /// Progress through the messages that the log held at the start; `None` once they have been read.
     pub fn progress(&self) -> watch::Receiver<Option<String>> {
         self.shared.progress.subscribe()
     }
@@ -205,18 +209,20 @@ impl History {
         self.shared.positions.subscribe()
     }
 
-    /// Waits until everything that the log of these shards holds at this moment has been read, for `patience` at most, and
-    /// says how far it has come then. What is appended meanwhile is not waited for, so a busy log starves no caller.
+    /// Waits until all messages that the log of these shards holds at this moment have been read, for at most `patience`, and
+    /// returns the lag. Later messages are not waited for, so a busy log starves no caller.
     ///
     /// # Errors
     ///
-    /// [`HistoryError::Log`] when the log does not say where it ends.
+    /// [`HistoryError::Log`] if the end of the log is not known.
     pub async fn catch_up(&self, shards: &[ShardId], patience: Duration) -> Result<AsOf, HistoryError> {
         let shared = &self.shared;
-        let wanted = |source: &Source| match source {
-            Source::Events(shard) | Source::Outcomes(shard) | Source::Commands(shard) => shards.contains(shard),
-            // The copies on DLQ follow their outcomes and say nothing that these do not.
-            Source::DeadLetters => false,
+        let wanted = |source: &StreamKind| match source {
+            StreamKind::Events(shard) | StreamKind::Outcomes(shard) | StreamKind::Commands(shard) => {
+                shards.contains(shard)
+            }
+            // The copies on DLQ follow their outcomes and contain no other facts.
+            StreamKind::DeadLetters => false,
         };
         let deadline = Instant::now() + patience;
         let ends = match self.ends_reached(wanted, patience).await? {
@@ -233,19 +239,18 @@ impl History {
         Ok(AsOf::of(&ends, &positions, &stored_at))
     }
 
-    /// Waits until all commands that the log holds at this moment have been read: whether a request has acted before is
-    /// known then.
+    /// Waits until all commands that the log holds at this moment have been read, so that repeated requests are recognised.
     ///
     /// # Errors
     ///
     /// [`HistoryError`] when that takes longer than `patience`, or the log does not answer.
     pub async fn reach_commands(&self, patience: Duration) -> Result<(), HistoryError> {
-        let ends = self.ends(|source| matches!(source, Source::Commands(_))).await?;
+        let ends = self.ends(|source| matches!(source, StreamKind::Commands(_))).await?;
         self.wait(patience, |positions| ends.iter().all(|(index, end)| positions[*index] >= *end)).await
     }
 
-    /// Where the streams of these sources end now, by the source's index.
-    async fn ends(&self, wanted: impl Fn(&Source) -> bool) -> Result<Vec<(usize, StreamSeq)>, HistoryError> {
+    /// The present ends of the streams of these sources, by the source's index.
+    async fn ends(&self, wanted: impl Fn(&StreamKind) -> bool) -> Result<Vec<(usize, StreamSeq)>, HistoryError> {
         let shared = &self.shared;
         let sources = shared.sources.iter().enumerate().filter(|(_, source)| wanted(source));
         futures_util::future::try_join_all(sources.map(|(index, source)| async move {
@@ -261,7 +266,7 @@ impl History {
     ///
     /// [`HistoryError`] when that takes longer than `patience`.
     pub async fn reach_command(&self, shard: ShardId, command: Run, patience: Duration) -> Result<(), HistoryError> {
-        let commands = Source::Commands(shard);
+        let commands = StreamKind::Commands(shard);
         let Some(index) = self.shared.sources.iter().position(|source| *source == commands) else { return Ok(()) };
         self.wait(patience, |positions| positions[index].0 >= command.0).await
     }
@@ -278,7 +283,7 @@ impl History {
         })
     }
 
-    /// What became of an event, of the newest where its id stands at several places; `None` when no such event is kept.
+    /// An event with its deliveries, the newest one if its id occurs several times; `None` if no such event is kept.
     ///
     /// # Errors
     ///
@@ -293,7 +298,7 @@ impl History {
         .await
     }
 
-    /// What became of the event at this place; `None` when it is not known.
+    /// The event at this place with its deliveries; `None` if it is not known.
     ///
     /// # Errors
     ///
@@ -326,7 +331,7 @@ impl History {
         self.read(move |view, _| events::place_before(view, id, workflow.as_str(), shard, before)).await
     }
 
-    /// Where an event stands in the log, or stood, where a dead letter of it is kept.
+    /// The place of an event in the log, or its former place if a dead letter of it is kept.
     ///
     /// # Errors
     ///
@@ -335,7 +340,7 @@ impl History {
         self.read(move |view, _| Ok(events::places(view, id)?.pop())).await
     }
 
-    /// The dead letters that each of these ids names, in the order given: several where an event's id stands at several
+    /// The dead letters that each of these ids names, in the order given: several if an event's id occurs at several
     /// places of the log.
     ///
     /// # Errors
@@ -346,8 +351,8 @@ impl History {
             .await
     }
 
-    /// Dead letters behind `after`, the newest first, at most `limit`. A page may be short, even empty, before the end: a
-    /// filter that takes little is given up for the page after some ten thousand rows.
+    /// Dead letters after `after`, the newest first, at most `limit`. A page may be short, even empty, before the end: it ends
+    /// after some ten thousand rows, also with a selective filter.
     ///
     /// # Errors
     ///
@@ -370,8 +375,7 @@ impl History {
         self.read(move |view, _| requests::request(view, &request_id)).await
     }
 
-    /// Whether the shard's owner has carried a command out; what came of its items, [`item_progress`](Self::item_progress)
-    /// says.
+    /// Whether the shard's owner has executed a command; [`item_progress`](Self::item_progress) returns the state of its items.
     ///
     /// # Errors
     ///
@@ -380,7 +384,7 @@ impl History {
         self.read(move |view, _| requests::is_carried_out(view, shard, command)).await
     }
 
-    /// Whether a shard's owner has taken an order to adopt it.
+    /// Whether a shard's owner has executed a command to adopt it.
     ///
     /// # Errors
     ///
@@ -389,7 +393,7 @@ impl History {
         self.read(move |view, _| Ok(view.adoptions.get((shard.0, command.0))?.is_some())).await
     }
 
-    /// What an adoption of a shard would change that keeps events up to `events` and runs of commands up to `commands`;
+    /// The effects of an adoption of a shard that keeps events up to `events` and runs of commands up to `commands`;
     /// names at most `limit` of each.
     ///
     /// # Errors
@@ -414,7 +418,7 @@ impl History {
         self.read(move |view, _| requests::is_refused(view, &item)).await
     }
 
-    /// Lanes behind `after`, by workflow, at most `limit`. A page may be short, even empty, before the end.
+    /// Lanes after `after`, by workflow, at most `limit`. A page may be short, even empty, before the end.
     ///
     /// # Errors
     ///
@@ -483,7 +487,7 @@ impl History {
         self.read(move |view, _| replays::page(view, after, limit)).await
     }
 
-    /// As [`open_subscriptions`](Self::open_subscriptions), once all outcomes that the log holds at this moment have been
+    /// As [`open_subscriptions`](Self::open_subscriptions), after all outcomes that the log holds at this moment have been
     /// read.
     ///
     /// # Errors
@@ -493,7 +497,7 @@ impl History {
         &self,
         patience: Duration,
     ) -> Result<Vec<(ShardId, v1::SubscriptionState)>, HistoryError> {
-        let ends = self.ends(|source| matches!(source, Source::Outcomes(_))).await?;
+        let ends = self.ends(|source| matches!(source, StreamKind::Outcomes(_))).await?;
         let reached = |positions: &Vec<StreamSeq>| ends.iter().all(|(index, end)| positions[*index] >= *end);
         self.wait(patience, reached).await?;
         self.open_subscriptions().await
@@ -508,7 +512,7 @@ impl History {
         self.read(|view, _| names::open(view)).await
     }
 
-    /// What was ordered of a replay last.
+    /// The newest command to a replay.
     ///
     /// # Errors
     ///
@@ -517,7 +521,7 @@ impl History {
         self.read(move |view, _| replays::order(view, &replay)).await
     }
 
-    /// How far commands have come with these items, in the order given.
+    /// Progress of these items of commands, in the order given.
     ///
     /// # Errors
     ///
@@ -544,7 +548,7 @@ impl History {
     }
 }
 
-impl Shared {
+impl HistoryState {
     fn file(&self) -> PathBuf {
         self.options.folder.join(FILE)
     }
@@ -557,13 +561,13 @@ impl Shared {
         })
     }
 
-    /// Notes how far the file has come.
+    /// Records the committed positions of the file.
     fn note(&self, committed: &Committed) {
         self.stored_at.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&committed.stored_at);
         self.positions.send_replace(committed.positions.clone());
     }
 
-    /// Lets readers at the file; `None`: no more.
+    /// Makes the file available to readers; `None`: not available.
     fn publish(&self, database: Option<Arc<Database>>) {
         *self.database.write().unwrap_or_else(PoisonError::into_inner) = database;
     }

@@ -1,23 +1,23 @@
-//! Which deliveries are known, and the head of every workflow: a projection of one shard's EVENTS.
+//! Known deliveries, and the head of every workflow: a projection of one shard's EVENTS.
 //!
-//! A gateway asks it three things: is this delivery a repeat, and of what; which number and which predecessor has this
-//! workflow's next event; where does an event stand in the log. Each answer is whole, so that a repeat needs no look
-//! into the log.
+//! A gateway asks it three questions: is this delivery a repeat, and of what; which number and which predecessor has this
+//! workflow's next event; where is an event in the log. Rows hold the whole receipt, so a repeat is answered without reading
+//! the log.
 //!
-//! Both kinds of rows, ids and heads, lie in sorted segments (`segments`): written once in key order and merged, since
+//! Both kinds of rows, ids and heads, are stored in sorted segments (`segments`), written once in key order and merged, since
 //! random writes into a B-tree of millions of rows write a page for each row.
 //!
-//! *Ids age by stream time.* Their segments lie in buckets, one for each stretch of an eighth of the horizon and at most a
-//! day, and a bucket is dropped whole when all of it is older than the horizon. An id counts as unknown from the moment
-//! at which the newest message of the log is younger than it by more than the horizon: a rule that reads no clock, so
-//! that all gateways that decide on the same end of the log decide alike.
+//! *Ids age by stream time.* Their segments are in buckets of an eighth of the horizon, at most a
+//! day, and a bucket is dropped whole when all of it is older than the horizon. An id is unknown as soon as
+//! the newest message of the log is younger than it by more than the horizon: a rule that reads no clock, so
+//! that all gateways at the same end of the log decide alike.
 //!
-//! *Heads stay.* A head is what the newest message says of its workflow: an event, or a record of heads carried forward
-//! ([`carry`](View::heads_due)). It counts as absent once it is older, by stream time, than workflows are remembered.
+//! *Heads stay.* A head is from the newest message about its workflow: an event, or a head record
+//! ([`heads_due`](View::heads_due)). It is unknown once it is older, by stream time, than workflows are remembered.
 //!
-//! Invariants, checked while reading: an event's number is its workflow's head + 1, and its predecessor is that head. The
-//! log is the truth: where it breaks the rule, that is logged and counted, and its newest event is the head all the same,
-//! so that all gateways go on from the same one.
+//! Invariants, checked while reading: an event's number is its workflow's head + 1, and its predecessor is that head. If the
+//! log breaks the rule, that is logged and counted, and its newest event is the head all the same,
+//! so that all gateways continue from the same one.
 
 use std::{
     path::{Path, PathBuf},
@@ -30,7 +30,7 @@ use redb::{Database, ReadableDatabase as _};
 use sha2::{Digest as _, Sha256};
 use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
 
-use crate::projection::{self, OpenError, Pace, Position, Writer, set_position};
+use crate::projection::{self, CommitInterval, OpenError, Position, Writer, set_position};
 
 mod apply;
 mod change;
@@ -48,13 +48,13 @@ pub use apply::{Apply, Changes, Committed};
 pub use change::{Change, Content};
 pub use view::{DueHeads, View};
 
-/// What the file holds, and its version.
+/// Name and version of the file's format.
 const FORMAT: &str = "weft receipts 2";
 
-/// How changes are gathered into commits. Each commit makes segments, so few large ones are wanted; a crash repeats the
-/// reading of one commit, which takes less than a second, and the sequencer holds in memory what has not been committed.
-const PACE: Pace = Pace {
-    // What a few reads and appends bring, while the thread writes a commit.
+/// Each commit makes segments, so few large commits are better; a crash repeats the
+/// reading of one commit, which takes less than a second, and the sequencer holds uncommitted events in memory.
+const COMMIT_INTERVAL: CommitInterval = CommitInterval {
+    // The changes of a few reads and appends while the thread writes a commit.
     queue: 512,
     // Messages: some 12 MiB in the sequencer's overlay and as much here.
     commit: 16_384,
@@ -63,53 +63,53 @@ const PACE: Pace = Pace {
     sync_interval: Duration::ZERO,
 };
 
-/// From one commit to the next at most. A crash repeats as much reading.
+/// Maximum interval of commits. A crash repeats as much reading.
 const INTERVAL_MAX: Duration = Duration::from_secs(20);
-/// Commits in one dedup horizon, at least: heads that are about to leave the log are looked for in the file, and retention
+/// Minimum number of commits in one dedup horizon: heads that are due for a refresh are read from the file, and retention
 /// is longer than the horizon.
 const COMMITS_IN_HORIZON: u32 = 16;
 
-/// By how much an event's time may be late in the receipts of the gateway that appended it. So it is known to the horizon
-/// there, and this much longer, where others have forgotten it: either is right, and what is appended is decided by
-/// comparison. Twice what an append and the question for its time may take.
+/// Maximum lateness of an event's time in the receipts of the gateway that appended it. That gateway knows the event this
+/// much longer than others: both are correct, and the comparison of the append decides. Twice the time-outs of an append and
+/// of the query for its time.
 pub const LATE_MAX: Duration = Duration::from_secs(10);
 
-/// An event as it is remembered: everything that its sender was told.
+/// An accepted event: its complete receipt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
-    /// Its place in its shard's EVENTS.
+    /// Sequence in its shard's EVENTS.
     pub seq: StreamSeq,
-    /// When the server stored it, in whole milliseconds. Of an event that its own gateway knows by an ack it may be late by
-    /// less than [`LATE_MAX`].
+    /// When the server stored it, in whole milliseconds. Late by less than [`LATE_MAX`] for an event that its gateway knows by
+    /// an ack.
     pub stored_at: Timestamp,
     /// [`body_digest`].
     pub digest: [u8; 32],
-    /// Its number in its workflow.
+    /// Number in its workflow.
     pub sequence_number: SequenceNumber,
-    /// Its workflow.
+    /// The workflow.
     pub workflow: WorkflowId,
     /// The event before it in its workflow.
     pub previous: Option<EventId>,
-    /// What a replay of its body under another id is recognised by ([`replay_key`]), where its source guards against that.
-    /// The file keeps it as a row of its own, so that it is `None` in what the file says.
+    /// Identifies a replay of its body under another id ([`replay_key`]), if its source has a replay guard.
+    /// The file has a separate row for it, so it is `None` in events from the file.
     pub replay_key: Option<EventId>,
 }
 
 /// The newest event of a workflow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
-    /// Its number.
+    /// Number of the event.
     pub sequence_number: SequenceNumber,
-    /// Its id.
+    /// Id of the event.
     pub event_id: EventId,
-    /// When it was stored, in whole milliseconds: what `remember_workflows` counts from.
+    /// When it was stored, in whole milliseconds: `remember_workflows` counts from it.
     pub stored_at: Timestamp,
-    /// When the newest message of the log that states this head was stored, in whole milliseconds: the event itself, or a
-    /// record of heads carried forward. What retention counts from.
+    /// When the newest message with this head was stored, in whole milliseconds: the event itself, or a
+    /// head record. Retention counts from it.
     pub carried_at: Timestamp,
 }
 
-/// For how long, by stream time, deliveries and workflows are known.
+/// Periods, in stream time, for which deliveries and workflows are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Horizons {
     dedup_ms: i64,
@@ -126,7 +126,7 @@ pub struct Receipts {
     filters: Filters,
 }
 
-/// What "the same body" means: SHA-256 of workflow id, type and body. The first two are preceded by their lengths, so
+/// SHA-256 of workflow id, type and body, which identifies the same body. The first two are preceded by their lengths, so
 /// that no two triples give the same bytes.
 pub fn body_digest(workflow: &WorkflowId, event_type: &str, body: &[u8]) -> [u8; 32] {
     let mut digest = Sha256::new();
@@ -138,8 +138,8 @@ pub fn body_digest(workflow: &WorkflowId, event_type: &str, body: &[u8]) -> [u8;
     digest.finalize().into()
 }
 
-/// What a signed body is recognised by, whatever id, type or workflow it is sent under: a UUID of SHA-256 over source and
-/// body. It has a version that no event id has.
+/// Identifies a signed body under any id, type or workflow: a UUID of SHA-256 over source and
+/// body. Its UUID version differs from that of event ids.
 pub fn replay_key(source: &str, body: &[u8]) -> EventId {
     let mut digest = Sha256::new();
     digest.update((source.len() as u64).to_be_bytes());
@@ -176,8 +176,8 @@ impl Horizons {
         }
     }
 
-    /// Whether an event is what may follow `head`. Nothing is known against the first that is seen of a workflow: the log
-    /// may begin in the middle of it.
+    /// Whether an event may follow `head`. Any first event of a workflow may: the log
+    /// may begin in the middle of the workflow.
     fn may_follow(&self, head: Option<&Head>, event: &Accepted) -> bool {
         let Some(head) = head else { return true };
         let follows = (event.sequence_number, event.previous) == (head.sequence_number.next(), Some(head.event_id));
@@ -185,7 +185,7 @@ impl Horizons {
     }
 }
 
-/// What time another gateway may have gone by that took this event for one that nothing is remembered of.
+/// The stream time by which another gateway may have decided that this event's workflow is forgotten.
 fn elsewhere(stored_at: Timestamp) -> Timestamp {
     stored_at.saturating_add(LATE_MAX).unwrap_or(stored_at)
 }
@@ -194,14 +194,14 @@ fn age_ms(stored_at: Timestamp, now: Timestamp) -> i64 {
     now.as_millisecond() - stored_at.as_millisecond()
 }
 
-/// A time as rows hold it.
+/// A time in the form of rows.
 fn whole_millis(time: Timestamp) -> Timestamp {
     Timestamp::from_millisecond(time.as_millisecond()).unwrap_or(time)
 }
 
 impl Receipts {
-    /// Opens or makes the receipts of `stream` at `path`. Made anew, with a warning, when the file is damaged, or when
-    /// it forgot ids that are to be known now, since `dedup_horizon` was shorter. Blocks.
+    /// Opens or creates the receipts of `stream` at `path`. Rebuilt, with a warning, if the file is damaged, or if
+    /// it lacks ids that must be known now because `dedup_horizon` was shorter. Blocks.
     ///
     /// # Errors
     ///
@@ -215,7 +215,7 @@ impl Receipts {
             Err(error) => Some(error.to_string()),
         };
         if let Some(reason) = reason {
-            tracing::warn!(path = %path.display(), reason, "receipts are built anew");
+            tracing::warn!(path = %path.display(), reason, "receipts are rebuilt");
             drop(database);
             projection::remove(path)?;
             database = open()?;
@@ -231,31 +231,34 @@ impl Receipts {
         })
     }
 
-    /// Where the file is.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What is known at this moment. Blocks, for as long as the disk takes.
+    /// A snapshot for reading. Blocks, for as long as the disk takes.
     ///
     /// # Errors
     ///
-    /// What redb says.
+    /// The error of redb.
     pub fn view(&self) -> Result<View, redb::Error> {
         View::new(&self.database.begin_read()?, &self.stream, &self.filters)
     }
 
-    /// Starts the thread that applies changes behind `position`, which is stored at once. Blocks.
+    /// Starts the thread that applies changes after `position`, which is stored at once. Blocks.
     ///
     /// # Errors
     ///
-    /// What redb or the system say.
+    /// The error of redb or of the system.
     pub fn writer(&self, position: Position) -> Result<Writer<Apply>, redb::Error> {
         let horizon = Duration::from_millis(self.horizons.dedup_ms.unsigned_abs());
-        self.writer_at(position, Pace { interval: (horizon / COMMITS_IN_HORIZON).min(INTERVAL_MAX), ..PACE })
+        self.writer_at(
+            position,
+            CommitInterval { interval: (horizon / COMMITS_IN_HORIZON).min(INTERVAL_MAX), ..COMMIT_INTERVAL },
+        )
     }
 
-    fn writer_at(&self, position: Position, pace: Pace) -> Result<Writer<Apply>, redb::Error> {
+    fn writer_at(&self, position: Position, pace: CommitInterval) -> Result<Writer<Apply>, redb::Error> {
         let transaction = self.database.begin_write()?;
         set_position(&transaction, &self.stream, &position)?;
         let (database, filters, stream) = (self.database.clone(), self.filters.clone(), self.stream.clone());

@@ -1,6 +1,6 @@
-//! How each message of the log becomes rows.
+//! Rows from messages of the log.
 //!
-//! What is malformed is not ours: it is passed over, and its stream's position moves on.
+//! Malformed messages are foreign: they are skipped, and the stream's position advances.
 
 use redb::ReadableTable as _;
 use weft_nats::{
@@ -22,16 +22,16 @@ use super::{
 mod adopt;
 mod outcomes;
 
-/// A stream of the log, by what it holds.
+/// Kind of a stream of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
+pub(super) enum StreamKind {
     Events(ShardId),
     Outcomes(ShardId),
     Commands(ShardId),
     DeadLetters,
 }
 
-impl Source {
+impl StreamKind {
     /// The stream's name.
     pub fn stream(self, layout: Layout) -> String {
         match self {
@@ -42,13 +42,13 @@ impl Source {
         }
     }
 
-    /// Whether a message's payload is part of what is stored of it.
+    /// Whether a message's payload is needed for its rows.
     pub fn needs_payload(self) -> bool {
         matches!(self, Self::Outcomes(_) | Self::Commands(_))
     }
 }
 
-/// The request id that an operator gave, without the number of the part that a long request was cut into.
+/// The operator's request id, without the number of the part of a long request.
 pub(super) fn base_request_id(request_id: &str) -> &str {
     request_id.split_once(super::PART_SEPARATOR).map_or(request_id, |(base, _)| base)
 }
@@ -59,18 +59,18 @@ pub(super) fn uid_of(bytes: &[u8]) -> Option<Uid> {
 }
 
 impl Tables<'_> {
-    /// Takes a message.
-    pub fn apply(&mut self, layout: Layout, source: Source, message: &Stored) -> Result<(), redb::Error> {
+    /// Applies a message.
+    pub fn apply(&mut self, layout: Layout, source: StreamKind, message: &Stored) -> Result<(), redb::Error> {
         match source {
-            Source::Events(shard) => self.apply_event(layout, shard, message),
-            Source::Outcomes(shard) => self.apply_outcome_record(layout, shard, message),
-            Source::Commands(shard) => self.apply_command(shard, message),
-            Source::DeadLetters => self.apply_copy(layout, message),
+            StreamKind::Events(shard) => self.apply_event(layout, shard, message),
+            StreamKind::Outcomes(shard) => self.apply_outcome_record(layout, shard, message),
+            StreamKind::Commands(shard) => self.apply_command(shard, message),
+            StreamKind::DeadLetters => self.apply_copy(layout, message),
         }
     }
 
     fn apply_event(&mut self, layout: Layout, shard: ShardId, message: &Stored) -> Result<(), redb::Error> {
-        // Heads carried forward and foreign messages are nothing that an operator asks for.
+        // Head records and foreign messages have no rows.
         let Entry::Event(event) = Entry::decode(layout, message) else { return Ok(()) };
         let row = EventRow {
             id: event.id.to_vec(),
@@ -89,7 +89,7 @@ impl Tables<'_> {
         let Some(command) = records::decode::<v1::Command>(message) else { return Ok(()) };
         let seq = message.seq.0;
         let request = (command.request_id.as_str(), shard.0);
-        // A request acts once: the shard's owner passes over whatever comes again under its id.
+        // A request acts once: the shard's owner ignores later commands with its id.
         if self.requests.get(request)?.is_some() {
             return Ok(());
         }
@@ -110,7 +110,7 @@ impl Tables<'_> {
                 self.replays.insert((command.at_ms, base_request_id(&command.request_id)), ())?;
             }
             Some(Action::ReplayOrder(order)) => {
-                // Streams of several shards tell of it in any order.
+                // Streams of several shards contain it in any order.
                 let known = self.replay_orders.get(order.replay.as_str())?.map_or(i64::MIN, |order| order.value().0);
                 if command.at_ms >= known {
                     self.replay_orders.insert(order.replay.as_str(), (command.at_ms, order.action))?;
@@ -141,7 +141,7 @@ impl Tables<'_> {
         self.put_dead(copy.shard, copy.seq.0, &uid, row)
     }
 
-    /// Merges what is known of a dead letter: of two runs the newer counts, of the same run either.
+    /// Merges two rows of a dead letter: of two runs the newer one is kept, of the same run either.
     pub(super) fn put_dead(&mut self, shard: ShardId, seq: u64, uid: &Uid, new: DeadRow) -> Result<(), redb::Error> {
         let key = (shard.0, seq, uid);
         let old: DeadRow = get(&self.dead, key)?.unwrap_or_default();
@@ -170,7 +170,7 @@ impl Tables<'_> {
         Ok(())
     }
 
-    /// Takes note of what has become of a dead letter's copy.
+    /// Records the state of a dead letter's copy.
     pub(super) fn put_copy_state(&mut self, shard: ShardId, copy: v1::CopyState) -> Result<(), redb::Error> {
         let kind = copy.kind();
         let Some(outcome) = copy.outcome else { return Ok(()) };
@@ -189,8 +189,8 @@ impl Tables<'_> {
         Ok(())
     }
 
-    /// Whether rows of this event have been removed for good: a late record of it must not leave a row behind that
-    /// nobody removes. Redrives are of dead letters, which outlive their events.
+    /// Whether rows of this event have expired: a late record of it must not create a row that no sweep
+    /// removes. Redrives are of dead letters, which outlive their events.
     pub(super) fn is_swept(&self, shard: ShardId, seq: u64, run: u64) -> Result<bool, redb::Error> {
         let swept = self.marks.get((SWEPT, shard.0))?.is_some_and(|swept| seq <= swept.value());
         Ok(swept && run == 0 && !self.has_dead(shard, seq)?)
@@ -202,7 +202,7 @@ impl Tables<'_> {
         Ok(self.dead.range(range)?.next().transpose()?.is_some())
     }
 
-    /// Takes note of a subscription's name. Earlier versions gave copies the uid for a name where the subscription had left
+    /// Records a subscription's name. Earlier versions gave copies the uid as name if the subscription had been removed from
     /// the catalog.
     pub(super) fn name(&mut self, uid: &Uid, name: &str) -> Result<(), redb::Error> {
         let is_name = !name.is_empty() && name != SubscriptionUid::from_bytes(*uid).to_string();
@@ -213,9 +213,9 @@ impl Tables<'_> {
     }
 }
 
-/// What stays of a message once its reader has it: the payloads of events are read from the log when somebody asks.
-pub(super) fn slim(source: Source, mut message: Stored) -> Stored {
-    if !source.needs_payload() && (event_id_of(&message).is_some() || source == Source::DeadLetters) {
+/// The part of a message that is kept: the payloads of events are read from the log by queries.
+pub(super) fn slim(source: StreamKind, mut message: Stored) -> Stored {
+    if !source.needs_payload() && (event_id_of(&message).is_some() || source == StreamKind::DeadLetters) {
         message.payload = bytes::Bytes::new();
     }
     message

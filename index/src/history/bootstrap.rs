@@ -1,5 +1,5 @@
-//! What a history that begins in the middle of OUTCOMES learns from the newest checkpoint: which dead letters are open, what
-//! the subscriptions are called, and lanes to which nothing has happened since.
+//! Start of a history in the middle of OUTCOMES, from the newest checkpoint: open dead letters, names of
+//! subscriptions, and lanes without later changes.
 //!
 //! It is applied before OUTCOMES is read. The commits up to the checkpoint's position, which are read afterwards, end in the
 //! same state.
@@ -12,17 +12,16 @@ use weft_proto::{
 };
 
 use super::{
-    Shared,
+    HistoryState, RETRY_PAUSE,
     change::{Change, CheckpointPart, Projection},
-    follow::RETRY_PAUSE,
     tables::{CHECKPOINT, FIRST_READ, MARKS},
 };
 use crate::projection::{Writer, WriterGone};
 
 /// Applies the newest checkpoint if OUTCOMES, which is read from `from` on, does not hold the whole past and no checkpoint
-/// has been applied yet. Waits for a log that does not answer.
+/// has been applied yet. Waits for an unavailable log.
 pub(super) async fn load(
-    shared: &Shared,
+    shared: &HistoryState,
     writer: &Writer<Projection>,
     shard: ShardId,
     from: StreamSeq,
@@ -37,7 +36,7 @@ pub(super) async fn load(
                 let Some(checkpoint) = tail.newest else { return Ok(()) };
                 match load_from(shared, writer, shard, from, &checkpoint).await? {
                     Ok(()) => return Ok(()),
-                    // The owner has completed a newer one meanwhile, or a replica lags.
+                    // The owner has completed a newer one in the meantime, or a replica lags.
                     Err(error) => tracing::debug!(%shard, %error, "checkpoint is read again"),
                 }
             }
@@ -47,7 +46,7 @@ pub(super) async fn load(
     }
 }
 
-fn is_needed(shared: &Shared, shard: ShardId, from: StreamSeq) -> Result<bool, redb::Error> {
+fn is_needed(shared: &HistoryState, shard: ShardId, from: StreamSeq) -> Result<bool, redb::Error> {
     let database = shared.database.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     let Some(database) = database else { return Ok(false) };
     let marks = redb::ReadableDatabase::begin_read(&*database)?.open_table(MARKS)?;
@@ -56,7 +55,7 @@ fn is_needed(shared: &Shared, shard: ShardId, from: StreamSeq) -> Result<bool, r
 }
 
 async fn load_from(
-    shared: &Shared,
+    shared: &HistoryState,
     writer: &Writer<Projection>,
     shard: ShardId,
     from: StreamSeq,
@@ -69,7 +68,7 @@ async fn load_from(
             Ok(None) => break,
             Err(error) => return Ok(Err(error)),
         };
-        // Commits that have been read already say more about the lanes.
+        // Commits that have been read already have newer states of the lanes.
         let with_lanes = checkpoint.end.position >= from.0.saturating_sub(1);
         let chunks = chunks.into_iter().map(|chunk| v1::CheckpointChunk {
             heads: Vec::new(),

@@ -1,4 +1,4 @@
-//! What the writing thread of a history does.
+//! Changes that the writing thread of a history applies.
 
 use jiff::Timestamp;
 use redb::WriteTransaction;
@@ -9,24 +9,24 @@ use weft_proto::{
 };
 
 use super::{
-    apply::Source,
+    apply::StreamKind,
     sweep::{Expired, LaneCursor},
     tables::Tables,
 };
 use crate::projection::{self, Position, Projector};
 
-/// What the writing thread is handed.
+/// A change for the writing thread.
 pub(super) enum Change {
-    /// What one read of a source brought.
+    /// Messages of one read of a source.
     Messages {
-        /// Which source.
+        /// Index of the source.
         index: usize,
         /// In order, without the payloads that are not needed.
         messages: Vec<Stored>,
     },
-    /// A source goes on at `first`: what lay before it has been dropped unread.
+    /// A source continues at `first`: earlier messages were dropped before they were read.
     Skip {
-        /// Which source.
+        /// Index of the source.
         index: usize,
         /// The first sequence kept.
         first: StreamSeq,
@@ -44,23 +44,23 @@ pub(super) enum CheckpointPart {
     End(Box<v1::CheckpointEnd>, i64),
 }
 
-/// What it tells after each commit.
+/// State after a commit.
 #[derive(Debug, Clone)]
 pub(super) struct Committed {
-    /// What has been applied of each source.
+    /// The applied position of each source.
     pub positions: Vec<StreamSeq>,
-    /// When the last message that has been applied of each source was stored.
+    /// Storage time of the last applied message of each source.
     pub stored_at: Vec<Option<Timestamp>>,
     /// Sweeps made in this round.
     pub sweeps: u64,
-    /// Whether the last one left something.
+    /// Whether the last one was incomplete.
     pub more_to_sweep: bool,
 }
 
-/// Applies changes, with the positions behind them.
+/// Applies changes, with the positions after them.
 pub(super) struct Projection {
     layout: Layout,
-    sources: Vec<Source>,
+    sources: Vec<StreamKind>,
     positions: Vec<Position>,
     sweeps: u64,
     more_to_sweep: bool,
@@ -68,12 +68,12 @@ pub(super) struct Projection {
 }
 
 impl Projection {
-    /// Goes on at these positions, one for each source.
-    pub fn new(layout: Layout, sources: Vec<Source>, positions: Vec<Position>) -> Self {
+    /// Continues at these positions, one for each source.
+    pub fn new(layout: Layout, sources: Vec<StreamKind>, positions: Vec<Position>) -> Self {
         Self { layout, sources, positions, sweeps: 0, more_to_sweep: false, lanes: LaneCursor::default() }
     }
 
-    /// What the file holds now.
+    /// The present state of the file.
     pub fn committed(&self) -> Committed {
         let positions = self.positions.iter().map(|position| position.cursor).collect();
         let stored_at = self.positions.iter().map(|position| position.mark.map(|mark| mark.stored_at)).collect();

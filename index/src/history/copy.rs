@@ -14,7 +14,7 @@ use weft_proto::{
 
 use super::{status::reason_of, tables::EventRow};
 
-/// What a copy says.
+/// The fields of a copy.
 #[derive(Debug)]
 pub(super) struct Copy {
     pub shard: ShardId,
@@ -25,7 +25,7 @@ pub(super) struct Copy {
     pub event: EventRow,
 }
 
-/// The copy of a message; `None` when it is none of ours.
+/// The copy in a message; `None` for a foreign message.
 pub(super) fn decode(layout: Layout, message: &Stored) -> Option<Copy> {
     let mut tokens = message.subject.strip_prefix("dlq.")?.split('.');
     let subscription_name = tokens.next()?.to_owned();

@@ -1,108 +1,28 @@
 //! Reading: dead letters, one by one and in pages, the newest first.
 
-use std::{fmt, str::FromStr};
-
 use weft_proto::{
-    ids::{EventId, InvalidId, Run, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
+    ids::{Run, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
     v1::{self, DeadLetterReason, OutcomeKind},
 };
 
 use super::{
     events,
+    ids::{DeadLetterId, DeadLetterPlace, EventRef},
     names::Subscriptions,
     requests::Decision,
     status::{DeadLetterFacts, DeadLetterStatus, dead_letter_status},
     tables::{CHECKPOINT, CHECKPOINT_AT, DeadRow, DeliveryRow, EventRow, UID_MAX, UID_MIN, Uid, View, decode, get},
 };
 
-/// The most rows that one page looks at, so that a filter that takes little costs a bounded time.
+/// Maximum number of rows that one page reads, so that a selective filter costs a bounded time.
 const ROWS_MAX: usize = 10_000;
-
-/// Names a dead letter and its copy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadLetterPlace {
-    /// Its event's shard.
-    pub shard: ShardId,
-    /// Its event's place in EVENTS.
-    pub seq: StreamSeq,
-    /// The subscription.
-    pub uid: SubscriptionUid,
-    /// The subscription's name: part of the copy's subject.
-    pub subscription: String,
-    /// The workflow: part of the copy's subject.
-    pub workflow: WorkflowId,
-    /// The event: part of the copy's subject.
-    pub event: EventId,
-    /// The run that ended in it: part of the copy's subject.
-    pub run: Run,
-}
-
-/// An event's id with its place where one id stands at several: `<eventId>` or `<eventId>@<sequence>`. A delivery that is
-/// repeated after the dedup horizon is another event with the same id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EventRef {
-    /// The id.
-    pub event: EventId,
-    /// The sequence in EVENTS; `None`: any.
-    pub seq: Option<StreamSeq>,
-}
-
-impl EventRef {
-    /// Whether it names what stands at `seq`.
-    pub fn is_at(&self, seq: StreamSeq) -> bool {
-        self.seq.is_none_or(|named| named == seq)
-    }
-}
-
-impl fmt::Display for EventRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.seq {
-            Some(seq) => write!(f, "{}@{seq}", self.event),
-            None => write!(f, "{}", self.event),
-        }
-    }
-}
-
-impl FromStr for EventRef {
-    type Err = InvalidId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let Some((event, seq)) = text.split_once('@') else { return Ok(Self { event: text.parse()?, seq: None }) };
-        let seq = seq.parse().map_err(|_| InvalidId::NotUuid)?;
-        Ok(Self { event: event.parse()?, seq: Some(StreamSeq(seq)) })
-    }
-}
-
-/// A dead letter's id: `<subscription>:<eventId>`, or `<subscription>:<eventId>@<sequence>`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadLetterId {
-    /// The subscription's name.
-    pub subscription: String,
-    /// The event.
-    pub event: EventRef,
-}
-
-impl fmt::Display for DeadLetterId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.subscription, self.event)
-    }
-}
-
-impl FromStr for DeadLetterId {
-    type Err = InvalidId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let (subscription, event) = text.rsplit_once(':').ok_or(InvalidId::NotUuid)?;
-        Ok(Self { subscription: subscription.to_owned(), event: event.parse()? })
-    }
-}
 
 /// A dead letter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeadLetter {
-    /// Where it is.
+    /// Identity of the dead letter.
     pub place: DeadLetterPlace,
-    /// Its event's id stands at several places of the log, so its own id needs the sequence.
+    /// The event's id occurs at several places of the log, so the dead letter's id needs the sequence.
     pub is_repeated: bool,
     /// The event's number in its workflow; 0 while neither the event nor the copy has been read.
     pub sequence_number: u64,
@@ -110,34 +30,34 @@ pub struct DeadLetter {
     pub event_type: String,
     /// The event's source.
     pub source: String,
-    /// Why.
+    /// Reason.
     pub reason: DeadLetterReason,
     /// Attempts of the run that ended in it.
     pub attempts: u32,
     /// HTTP status of the last attempt; 0: none.
     pub last_status: u32,
-    /// The last failure in words.
+    /// The last failure, as text.
     pub last_error: String,
     /// The run's first failure, in unix milliseconds; 0: unknown.
     pub first_failed_at_ms: i64,
-    /// When it was given up, in unix milliseconds.
+    /// When it was dead-lettered, in unix milliseconds.
     pub dead_lettered_at_ms: i64,
-    /// How it stands.
+    /// Status of the dead letter.
     pub status: DeadLetterStatus,
-    /// Why DLQ has no copy of it; empty: it has one.
+    /// Reason why DLQ has no copy of it; empty: it has one.
     pub copy_missing: String,
     /// The operator who resolved or discarded it, and why.
     pub decision: Decision,
 }
 
-/// Which dead letters are wanted. The default wants all.
+/// Filter of dead letters. The default matches all.
 #[derive(Debug, Clone, Default)]
 pub struct DeadLetterFilter {
     /// Only this subscription's, by name.
     pub subscription: Option<String>,
     /// Only of this workflow.
     pub workflow: Option<String>,
-    /// Only of events of types that this pattern takes.
+    /// Only of events of types that match this pattern.
     pub event_type: Option<String>,
     /// Only of events of this source.
     pub source: Option<String>,
@@ -188,25 +108,25 @@ impl DeadLetterFilter {
     }
 }
 
-/// Behind which dead letter a page goes on.
+/// The dead letter after which a page begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeadLetterCursor {
-    /// When it was given up, in unix milliseconds.
+    /// When it was dead-lettered, in unix milliseconds.
     pub at_ms: i64,
-    /// Its shard.
+    /// The shard.
     pub shard: ShardId,
-    /// Its event's place.
+    /// The event's sequence.
     pub seq: StreamSeq,
-    /// Its subscription.
+    /// The subscription.
     pub uid: SubscriptionUid,
 }
 
-/// Some dead letters, and where to go on.
+/// A page of dead letters.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeadLetterPage {
     /// The newest first.
     pub dead_letters: Vec<DeadLetter>,
-    /// `None` at the end. The filter may take none of what follows.
+    /// The next page; `None` at the end. The filter may match none of its rows.
     pub next: Option<DeadLetterCursor>,
 }
 
@@ -238,7 +158,7 @@ impl DeadLetterPlace {
 }
 
 /// The dead letters that an id names, the oldest place first: one for each place of the event. Of several subscriptions
-/// that have had the name the newest counts.
+/// that have had the name the newest is used.
 pub(super) fn find(
     view: &View,
     subscriptions: &Subscriptions,
@@ -260,7 +180,7 @@ pub(super) fn find(
     Ok(found)
 }
 
-/// A page behind `after`, with at most `limit` dead letters.
+/// A page after `after`, with at most `limit` dead letters.
 pub(super) fn page(
     view: &View,
     subscriptions: &Subscriptions,
@@ -385,22 +305,4 @@ fn facts(
         _ => false,
     };
     Ok(DeadLetterFacts { run: Run(outcome.run), reason: outcome.reason(), settled, commanded, closed_before })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_are_a_name_an_event_and_perhaps_a_sequence() {
-        let event = EventId::of_delivery("shop", "evt_1");
-        for (text, seq) in [(format!("billing:{event}"), None), (format!("billing:{event}@12"), Some(StreamSeq(12)))] {
-            let id: DeadLetterId = text.parse().unwrap();
-            assert_eq!(id, DeadLetterId { subscription: "billing".into(), event: EventRef { event, seq } });
-            assert_eq!(id.to_string(), text);
-        }
-        for wrong in ["", "billing", "billing:", "billing:evt_1", &event.to_string(), &format!("billing:{event}@")] {
-            assert!(wrong.parse::<DeadLetterId>().is_err(), "{wrong}");
-        }
-    }
 }

@@ -9,7 +9,7 @@ use weft_proto::{
 };
 
 use super::{
-    dead_letters::DeadLetterPlace,
+    ids::DeadLetterPlace,
     names::{Subscriptions, takes},
     requests::Decision,
     status::{DeliveryFacts, DeliveryStatus, EventStatus, Owed, delivery_status, event_status},
@@ -18,14 +18,14 @@ use super::{
     },
 };
 
-/// How much earlier the server's clock may stand when a commit is stored than when its events were: leaders of a cluster
-/// differ a little. A part of EVENTS that was lost is never stored again so soon.
+/// Maximum clock skew between the leaders of a cluster: a commit may have an earlier storage time than its events by this. A
+/// lost part of EVENTS is never stored again so soon.
 const CLOCK_SKEW_MS: i64 = 1_000;
 
-/// What became of an event.
+/// An event with its deliveries.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EventHistory {
-    /// Its shard.
+    /// The shard.
     pub shard: ShardId,
     /// Its place in the shard's EVENTS.
     pub seq: StreamSeq,
@@ -44,11 +44,11 @@ pub struct DeliveryHistory {
     pub subscription: String,
     /// The subscription.
     pub uid: SubscriptionUid,
-    /// Live, or the command that asked for it.
+    /// Live, or the command that started it.
     pub run: Run,
-    /// How it stands.
+    /// Status of the delivery.
     pub status: DeliveryStatus,
-    /// Attempts that have ended; attempts whose records are gone count, too.
+    /// Attempts that have ended, including those whose records have expired.
     pub attempt_count: u32,
     /// The attempts, in order. Subscription, event id and workflow id are left empty.
     pub attempts: Vec<v1::Attempt>,
@@ -60,12 +60,12 @@ pub struct DeliveryHistory {
     pub decision: Decision,
 }
 
-/// Where events of this id stand, the newest last: a delivery repeated beyond the dedup horizon is a new event with the
-/// old id.
+/// The places of the events with this id, the newest last: a delivery repeated after the dedup horizon is a new event with
+/// the old id.
 pub(super) fn places(view: &View, id: EventId) -> Result<Vec<(ShardId, StreamSeq)>, redb::Error> {
     let mut places = Vec::new();
     let (mut shard, mut segment) = (0, 0);
-    // The next segment is the one of the next row, whatever its id.
+    // The next segment is that of the next row, with any id.
     while let Some(row) = view.event_ids.range((shard, segment, &UID_MIN, 0)..)?.next() {
         (shard, segment) = {
             let key = row?.0;
@@ -75,7 +75,7 @@ pub(super) fn places(view: &View, id: EventId) -> Result<Vec<(ShardId, StreamSeq
             view.event_ids.range((shard, segment, id.as_bytes(), 0)..=(shard, segment, id.as_bytes(), u64::MAX))?
         {
             let seq = row?.0.value().3;
-            // What a dead letter of an event tells that was lost with a part of EVENTS is nothing of the event there.
+            // A dead letter of an event that was lost with a part of EVENTS does not belong to the event there.
             let there: Option<EventRow> = get(&view.events, (shard, seq))?;
             if there.is_none_or(|there| there.id == id.as_bytes()) {
                 places.push((ShardId(shard), StreamSeq(seq)));
@@ -111,7 +111,7 @@ pub(super) fn place_before(
     Ok(None)
 }
 
-/// What is known of the event at a place.
+/// The event at a place with its deliveries.
 pub(super) fn event(
     view: &View,
     subscriptions: &Subscriptions,
@@ -150,7 +150,7 @@ fn dead_rows(view: &View, shard: ShardId, seq: StreamSeq) -> Result<Vec<(Uid, De
     Ok(rows)
 }
 
-/// What a dead letter says of its event, once EVENTS no longer holds it.
+/// The fields of an event that a dead letter keeps after EVENTS has dropped it.
 fn of_dead(row: &DeadRow) -> Option<EventRow> {
     let of_outcome = |outcome: &v1::Outcome| EventRow {
         id: outcome.event_id.clone(),
@@ -162,7 +162,7 @@ fn of_dead(row: &DeadRow) -> Option<EventRow> {
 
 type Rows = BTreeMap<(Uid, u64), DeliveryRow>;
 
-/// One event, and what is known when it is asked for.
+/// A query of one event.
 struct At<'v> {
     view: &'v View,
     subscriptions: &'v Subscriptions,
@@ -190,8 +190,8 @@ impl At<'_> {
         Ok(rows)
     }
 
-    /// Whether a delivery is of this event, and not of another one that stood at the sequence before EVENTS lost a part:
-    /// nothing of an event is committed before the event is stored.
+    /// Whether a delivery is of this event, and not of another one that had the sequence before EVENTS lost a part:
+    /// no commit about an event is stored before the event.
     fn is_of_event(&self, row: &DeliveryRow) -> bool {
         let is_same = row.event_id.is_empty() || row.event_id == self.event.id;
         is_same && (row.recorded_at_ms == 0 || row.recorded_at_ms + CLOCK_SKEW_MS >= self.event.stored_at_ms)
@@ -202,7 +202,7 @@ impl At<'_> {
         let workflow = self.event.workflow.as_str();
         let mut outcomes = Vec::new();
         let mut from = UID_MIN;
-        // One look for each subscription that has any: the keys of a subscription are skipped by the next one's first.
+        // One lookup for each subscription that has any: the range starts at the next subscription's first key.
         while let Some(uid) = self.next_ranged(workflow, from)? {
             let range = (self.shard, workflow, &uid, self.seq)..=(self.shard, workflow, &uid, u64::MAX);
             if let Some(row) = self.view.ranges.range(range)?.next() {
@@ -232,7 +232,7 @@ impl At<'_> {
         Ok(self.view.ranges.range(range)?.next().transpose()?.map(|(key, _)| *key.value().2))
     }
 
-    /// Deliveries that the log tells of.
+    /// Deliveries with records in the log.
     fn recorded(&self, rows: &Rows) -> Result<Vec<DeliveryHistory>, redb::Error> {
         let mut deliveries = Vec::new();
         for ((uid, run), row) in rows.iter().filter(|((uid, _), _)| *uid != UID_MIN) {
@@ -241,7 +241,7 @@ impl At<'_> {
         Ok(deliveries)
     }
 
-    /// Deliveries that the log does not tell of yet: matched and waiting in their lane, or still to be matched.
+    /// Deliveries without records in the log yet: waiting in their lane, or not matched yet.
     fn owed(&self, rows: &Rows) -> Result<Vec<DeliveryHistory>, redb::Error> {
         let mut uids: BTreeSet<Uid> = self.subscriptions.uids().copied().collect();
         // Also those that are missing from the catalog.
@@ -270,15 +270,15 @@ impl At<'_> {
         Ok(deliveries)
     }
 
-    /// Whether a subscription takes the event: by the filter that was in force at its place, as far as the shard's owner has
-    /// said which that was, else by the catalog's. `None` where neither knows the subscription.
+    /// Whether a subscription matches the event: by the filter that was in force at its place, if the shard's owner has
+    /// recorded it, else by the catalog's. `None` if neither knows the subscription.
     fn is_taken(&self, uid: &Uid, state: Option<&v1::SubscriptionState>) -> Option<bool> {
         let EventRow { event_type, source, .. } = &self.event;
         let in_catalog = self.subscriptions.get(uid).map(|found| takes(found, self.shard, self.seq, &self.event));
         let state = state.filter(|state| !state.filters.is_empty());
         let matched = || self.view.marks.get((MATCHED, self.shard)).ok().flatten().map_or(0, |mark| mark.value());
         match (state, in_catalog) {
-            // Not matched yet: what the catalog says now counts.
+            // Not matched yet: the catalog's present filter applies.
             (Some(_), Some(in_catalog)) if self.seq > matched() => Some(in_catalog),
             (Some(state), _) => {
                 let judged = Filters::of(state).judge_kind(StreamSeq(self.seq), event_type, source);
@@ -306,10 +306,10 @@ impl At<'_> {
             outcome: row.outcome.as_ref().map(v1::Outcome::kind),
             attempts: row.attempts,
             lane_blocked: run == 0 && lane_state == Some(v1::LaneState::Blocked),
-            // One that is missing from the catalog stands still, too.
+            // A subscription that is missing from the catalog makes no attempts either.
             paused: self.workflow_lane(uid)?.is_some_and(|lane| lane.paused)
                 || self.subscriptions.is_stopped(uid, state.as_ref()),
-            // What ended with it before its uid came back stays ended.
+            // Events that were discarded before its uid was opened again stay discarded.
             closed: state.is_some_and(|state| state.closed || self.seq < state.from),
         };
         Ok(DeliveryHistory {

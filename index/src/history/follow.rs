@@ -1,7 +1,7 @@
 //! The tasks that keep a history up to date: one reader a stream, one writing thread, the sweep.
 //!
-//! Whatever goes wrong ends the round: the file is opened again where it could not be written, or removed and built anew
-//! where it does not fit the log, and the next round begins. Nothing that is odd about a cache ends the process.
+//! Any fault ends the round: the file is opened again if it could not be written, or removed and rebuilt
+//! if it does not fit the log, and the next round begins. A fault of this cache never ends the process.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,30 +19,31 @@ use weft_nats::{
 use weft_proto::ids::{ShardId, StreamSeq};
 
 use super::{
-    Shared,
-    apply::{Source, slim},
+    HistoryState, RETRY_PAUSE,
+    apply::{StreamKind, slim},
     bootstrap,
     change::{Change, Committed, Projection},
     sweep::Expired,
     tables::{SWEPT, Tables},
 };
-use crate::projection::{self, Pace, Position, PositionCheck, Writer};
+use crate::projection::{self, CommitInterval, Position, PositionCheck, Writer};
 
-/// Messages of one read: what one change holds.
+/// Messages of one read, which are one change.
 const BATCH_MESSAGES: usize = 500;
-/// Some reads wait while others are committed; an interval well below what a person notices lets commits gather. Commits
-/// between two syncs stay in memory: a page that is written once a sync is written for all of them, and after a crash the
-/// log is read again from the last sync on.
-const PACE: Pace =
-    Pace { queue: 32, commit: 16, interval: Duration::from_millis(50), sync_interval: Duration::from_secs(2) };
-/// Between two looks for a log that is not there, and between two tries to open the file.
-pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// How often the building is told in the log.
+/// A short commit interval groups reads, below a delay that a person notices. Commits between two syncs stay in memory: a page
+/// is written once a sync for all of them, and after a crash the log is read again from the last sync on.
+const COMMIT_INTERVAL: CommitInterval = CommitInterval {
+    queue: 32,
+    commit: 16,
+    interval: Duration::from_millis(50),
+    sync_interval: Duration::from_secs(2),
+};
+/// Interval at which the progress of building is logged.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
-/// With fewer messages to read, nothing is told: it is done in a moment.
-const TOLD_FROM: u64 = 10_000;
+/// Minimum number of messages to read for which progress is logged.
+const LOGGED_FROM: u64 = 10_000;
 
-/// Why a round ends.
+/// Reason why a round ends.
 #[derive(Debug)]
 enum End {
     Cancelled,
@@ -59,7 +60,7 @@ impl From<redb::Error> for End {
 }
 
 /// Follows the log until `cancel`, in rounds.
-pub(super) async fn supervise(shared: Arc<Shared>, database: Database, cancel: CancellationToken) {
+pub(super) async fn supervise(shared: Arc<HistoryState>, database: Database, cancel: CancellationToken) {
     let mut opened = Some(database);
     loop {
         let database = match opened.take() {
@@ -74,7 +75,7 @@ pub(super) async fn supervise(shared: Arc<Shared>, database: Database, cancel: C
         let remove = match &end {
             End::Cancelled => return,
             End::Rebuild(reason) => {
-                tracing::warn!(reason, "history does not fit the log and is built anew");
+                tracing::warn!(reason, "history does not fit the log and is rebuilt");
                 true
             }
             End::Failed(error) => {
@@ -94,11 +95,11 @@ pub(super) async fn supervise(shared: Arc<Shared>, database: Database, cancel: C
     }
 }
 
-async fn open_again(shared: &Shared, cancel: &CancellationToken) -> Option<Database> {
+async fn open_again(shared: &HistoryState, cancel: &CancellationToken) -> Option<Database> {
     loop {
         match shared.open().await {
             Ok(database) => return Some(database),
-            // The last reader of the old one may still hold it; a full disk may have room again.
+            // The last reader of the old file may still hold it; a full disk may have room again.
             Err(error) => tracing::warn!(%error, "history cannot be opened yet"),
         }
         tokio::select! {
@@ -108,17 +109,17 @@ async fn open_again(shared: &Shared, cancel: &CancellationToken) -> Option<Datab
     }
 }
 
-/// Where a round begins in one stream.
+/// Start of a round in one stream.
 struct Start {
     position: Position,
     /// The stream's end at that time.
     end: StreamSeq,
-    /// Not as the file says: the file has nothing of the stream, or the stream went on without us.
+    /// The start differs from the file's position: the file has none, or the stream has dropped unread messages.
     moved: bool,
 }
 
 /// One round.
-async fn follow(shared: &Arc<Shared>, database: Arc<Database>, cancel: &CancellationToken) -> End {
+async fn follow(shared: &Arc<HistoryState>, database: Arc<Database>, cancel: &CancellationToken) -> End {
     let starts = tokio::select! {
         starts = starts(shared, &database) => match starts {
             Ok(starts) => starts,
@@ -141,7 +142,7 @@ async fn follow(shared: &Arc<Shared>, database: Arc<Database>, cancel: &Cancella
     let committed = projection.committed();
     shared.note(&committed);
     shared.publish(Some(Arc::clone(&database)));
-    let writer = match Writer::start(database, projection, committed, PACE, "history".into()) {
+    let writer = match Writer::start(database, projection, committed, COMMIT_INTERVAL, "history".into()) {
         Ok(writer) => Arc::new(writer),
         Err(error) => return End::Failed(redb::Error::Io(error)),
     };
@@ -168,8 +169,8 @@ async fn follow(shared: &Arc<Shared>, database: Arc<Database>, cancel: &Cancella
     }
 }
 
-/// Where to begin, once the log answers.
-async fn starts(shared: &Shared, database: &Database) -> Result<Vec<Start>, End> {
+/// The starts, once the log answers.
+async fn starts(shared: &HistoryState, database: &Database) -> Result<Vec<Start>, End> {
     let mut starts = Vec::with_capacity(shared.sources.len());
     for source in &shared.sources {
         let stream = source.stream(shared.layout);
@@ -191,9 +192,9 @@ async fn starts(shared: &Shared, database: &Database) -> Result<Vec<Start>, End>
     Ok(starts)
 }
 
-/// Where to begin in one stream, or why the file does not fit it.
+/// The start in one stream, or the reason why the file does not fit it.
 async fn start(
-    shared: &Shared,
+    shared: &HistoryState,
     stream: &str,
     known: Option<Position>,
 ) -> Result<Result<Start, projection::Mismatch>, EnsureError> {
@@ -215,16 +216,16 @@ async fn start(
     })
 }
 
-/// Makes the tables, and writes the positions that the file does not have.
-fn prepare(shared: &Shared, database: &Database, moved: &[Option<Position>]) -> Result<(), redb::Error> {
+/// Creates the tables, and writes the positions that the file does not have.
+fn prepare(shared: &HistoryState, database: &Database, moved: &[Option<Position>]) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
         let mut tables = Tables::open(&transaction)?;
         for (source, position) in shared.sources.iter().zip(moved) {
             let Some(position) = position else { continue };
-            // What is gone of EVENTS when they are first read is gone for good: nothing that OUTCOMES still tells of it
-            // is to be kept.
-            if let Source::Events(shard) = source
+            // Events that EVENTS has dropped before it is first read get no rows, although OUTCOMES may still have
+            // records of them.
+            if let StreamKind::Events(shard) = source
                 && tables.marks.get((SWEPT, shard.0))?.is_none()
             {
                 tables.marks.insert((SWEPT, shard.0), position.cursor.0)?;
@@ -241,10 +242,10 @@ fn prepare(shared: &Shared, database: &Database, moved: &[Option<Position>]) -> 
 }
 
 /// Reads one stream into the writer.
-async fn read(shared: Arc<Shared>, writer: Arc<Writer<Projection>>, index: usize, start: Position) -> End {
+async fn read(shared: Arc<HistoryState>, writer: Arc<Writer<Projection>>, index: usize, start: Position) -> End {
     let source = shared.sources[index];
     let stream = source.stream(shared.layout);
-    if let Source::Outcomes(shard) = source
+    if let StreamKind::Outcomes(shard) = source
         && bootstrap::load(&shared, &writer, shard, start.cursor.next()).await.is_err()
     {
         return End::Rebuild("the writer has ended".into());
@@ -268,7 +269,7 @@ async fn read(shared: Arc<Shared>, writer: Arc<Writer<Projection>>, index: usize
     loop {
         let change = match messages.next().await {
             Ok(batch) => {
-                // No interior message is ever removed: a gap is what retention took while we read.
+                // No interior message is ever removed: a gap was dropped by retention while we read.
                 let gap = batch.messages.iter().fold(0, |gap, message| {
                     let gap = gap + message.seq.0.saturating_sub(next.0);
                     next = message.seq.next();
@@ -292,14 +293,14 @@ async fn read(shared: Arc<Shared>, writer: Arc<Writer<Projection>>, index: usize
             }
         };
         if writer.send(change).await.is_err() {
-            // The round ends with what the writer says.
+            // The writer's error ends the round.
             return End::Rebuild("the writer has ended".into());
         }
     }
 }
 
-/// Has expired rows removed, now and then.
-async fn sweep(shared: Arc<Shared>, writer: Arc<Writer<Projection>>) -> End {
+/// Removes expired rows from time to time.
+async fn sweep(shared: Arc<HistoryState>, writer: Arc<Writer<Projection>>) -> End {
     loop {
         sleep(shared.options.sweep_interval).await;
         match expired(&shared).await {
@@ -322,7 +323,7 @@ async fn sweep(shared: Arc<Shared>, writer: Arc<Writer<Projection>>) -> End {
     }
 }
 
-async fn expired(shared: &Shared) -> Result<Expired, EnsureError> {
+async fn expired(shared: &HistoryState) -> Result<Expired, EnsureError> {
     let mut firsts: Vec<(ShardId, StreamSeq, StreamSeq)> = Vec::new();
     for shard in shared.layout.all() {
         let events = streams::state(&shared.connection, &shared.layout.events_stream(shard)).await?;
@@ -336,10 +337,10 @@ async fn expired(shared: &Shared) -> Result<Expired, EnsureError> {
     Ok(Expired { firsts, dead_before_ms })
 }
 
-/// Passes on what has been committed, and how much is left of what was there at the start. Ends with the writer.
-async fn tell(shared: &Shared, mut committed: watch::Receiver<Committed>, starts: &[Start]) {
+/// Publishes the committed positions, and the progress through the messages present at the start. Ends with the writer.
+async fn tell(shared: &HistoryState, mut committed: watch::Receiver<Committed>, starts: &[Start]) {
     let total: u64 = starts.iter().map(|start| start.end.0.saturating_sub(start.position.cursor.0)).sum();
-    if total >= TOLD_FROM {
+    if total >= LOGGED_FROM {
         tracing::info!(messages = total, "history is being built");
     }
     let mut told = Instant::now();
@@ -353,7 +354,7 @@ async fn tell(shared: &Shared, mut committed: watch::Receiver<Committed>, starts
             building = left > 0;
             let text = format!("history: {} of {total} messages", total - left.min(total));
             shared.progress.send_replace(building.then_some(text));
-            if total >= TOLD_FROM && (!building || told.elapsed() >= PROGRESS_INTERVAL) {
+            if total >= LOGGED_FROM && (!building || told.elapsed() >= PROGRESS_INTERVAL) {
                 tracing::info!(read = total - left.min(total), messages = total, "history progress");
                 told = Instant::now();
             }

@@ -1,5 +1,5 @@
-//! Whether what has been read is what the log holds. After a stream was restored or lost its tail, the file is of the
-//! earlier one until the reader of that stream compares and the file is built again.
+//! Comparison of the positions read with the log. After a stream was restored or lost its tail, the file is of the
+//! earlier one until the reader of that stream compares and the file is rebuilt.
 
 use std::{sync::PoisonError, time::Duration};
 
@@ -7,10 +7,10 @@ use redb::ReadableDatabase as _;
 use tokio::time::{Instant, sleep};
 use weft_proto::ids::{ShardId, StreamSeq};
 
-use super::{AsOf, History, HistoryError, apply::Source};
+use super::{AsOf, History, HistoryError, apply::StreamKind};
 use crate::projection::{self, PositionCheck};
 
-/// Between two comparisons.
+/// Interval of comparisons.
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl History {
@@ -31,10 +31,10 @@ impl History {
         }
     }
 
-    /// The first stream of a shard that is not the one that has been read, and in what it differs.
+    /// The first stream of a shard that is not the one that has been read, and the difference.
     async fn mismatch(&self, shard: ShardId) -> Result<Option<String>, HistoryError> {
         let shared = &self.shared;
-        for source in [Source::Events(shard), Source::Outcomes(shard), Source::Commands(shard)] {
+        for source in [StreamKind::Events(shard), StreamKind::Outcomes(shard), StreamKind::Commands(shard)] {
             let stream = source.stream(shared.layout);
             let database = shared.database.read().unwrap_or_else(PoisonError::into_inner).clone();
             let Some(database) = database else {
@@ -55,18 +55,18 @@ impl History {
         Ok(None)
     }
 
-    /// Waits until the streams of these sources reach as far as they have been read, for `patience` at most; by how many
-    /// messages they do not, and where they end.
+    /// Waits until the streams of these sources reach the positions up to which they have been read, for at most `patience`.
+    /// Returns the number of missing messages and the ends.
     ///
     /// A stream that ends earlier lost its tail, or the leader that was asked lags.
     pub(super) async fn ends_reached(
         &self,
-        wanted: impl Fn(&Source) -> bool,
+        wanted: impl Fn(&StreamKind) -> bool,
         patience: Duration,
     ) -> Result<Result<Vec<(usize, StreamSeq)>, AsOf>, HistoryError> {
         let deadline = Instant::now() + patience;
         loop {
-            // Read before the ends are asked for: what is appended meanwhile is read meanwhile, too.
+            // Positions before the ends: messages appended in between may have been read in between.
             let read = self.shared.positions.borrow().clone();
             let ends = self.ends(&wanted).await?;
             let lost = ends.iter().map(|(index, end)| read.get(*index).map_or(0, |read| read.0.saturating_sub(end.0)));

@@ -1,4 +1,4 @@
-//! Reading: lanes with something unsettled, and those that an operator has paused.
+//! Reading: lanes with unsettled events, and those that an operator has paused.
 
 use weft_nats::{
     catalog::{Filters, edit::RECORD_SHARD},
@@ -16,7 +16,7 @@ use super::{
     tables::{UID_MIN, Uid, View, WORKFLOW_LANE, decode, get},
 };
 
-/// The most rows that one page looks at, so that a filter that takes little costs a bounded time.
+/// Maximum number of rows that one page reads, so that a selective filter costs a bounded time.
 const ROWS_MAX: usize = 10_000;
 
 /// A lane.
@@ -24,27 +24,27 @@ const ROWS_MAX: usize = 10_000;
 pub struct LaneHistory {
     /// The subscription.
     pub uid: SubscriptionUid,
-    /// Its name.
+    /// The subscription's name.
     pub subscription: String,
     /// The workflow.
     pub workflow: WorkflowId,
     /// The workflow's shard.
     pub shard: ShardId,
-    /// What its shard's owner says of it.
+    /// The lane's state, as recorded by its shard's owner.
     pub lane: v1::Lane,
     /// Its subscription is paused, or missing from the catalog; or it is the lane of one event, and an operator has stopped
     /// its workflow's.
     pub is_stopped: bool,
-    /// How its receiver stands that is away or held; `None`: it is called freely.
+    /// State of its receiver if that is away or held; `None`: available.
     pub receiver: Option<v1::ReceiverState>,
     /// Operator and reason of its pause; `None`: it is not paused.
     pub pause: Option<Pause>,
-    /// The filters that its subscription has had; none where only earlier versions have written about it.
+    /// The filters that its subscription has had; none if only earlier versions have written about it.
     pub filters: Option<Filters>,
 }
 
 impl LaneHistory {
-    /// As the contract writes it.
+    /// The state's name in the contract.
     pub fn state(&self) -> &'static str {
         if self.lane.paused || self.is_stopped {
             "paused"
@@ -62,7 +62,7 @@ impl LaneHistory {
     }
 }
 
-/// Which lanes are wanted. The default wants all.
+/// Filter of lanes. The default matches all.
 #[derive(Debug, Clone, Default)]
 pub struct LaneFilter {
     /// Only this subscription's, by name.
@@ -84,27 +84,27 @@ impl LaneFilter {
     }
 }
 
-/// Behind which lane a page goes on.
+/// The lane after which a page begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneCursor {
-    /// Its workflow.
+    /// The workflow.
     pub workflow: String,
-    /// Its subscription.
+    /// The subscription.
     pub uid: SubscriptionUid,
     /// Of the lane of one event, where that stands; 0: it is the workflow's.
     pub event: u64,
 }
 
-/// Some lanes, and where to go on.
+/// A page of lanes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LanePage {
     /// By workflow, then by subscription, then by event.
     pub lanes: Vec<LaneHistory>,
-    /// `None` at the end. The filter may take none of what follows.
+    /// The next page; `None` at the end. The filter may match none of its rows.
     pub next: Option<LaneCursor>,
 }
 
-/// A page behind `after`.
+/// A page after `after`.
 pub(super) fn page(
     view: &View,
     subscriptions: &Subscriptions,
@@ -141,7 +141,7 @@ pub(super) fn page(
     Ok(page)
 }
 
-/// The lane; `None` where its subscription is deleted.
+/// The lane; `None` if its subscription is deleted.
 fn read(
     view: &View,
     subscriptions: &Subscriptions,
@@ -153,7 +153,7 @@ fn read(
     let Ok(workflow) = WorkflowId::new(workflow) else { return Ok(None) };
     let shard = layout.shard_of(&workflow);
     let state: Option<v1::SubscriptionState> = get(&view.subscriptions, (shard.0, uid))?;
-    // Also what is left of a subscription that was closed before its uid came back.
+    // Also rows of a subscription that was closed before its uid was opened again.
     if state.as_ref().is_some_and(|state| state.closed || lane.last < state.from) {
         return Ok(None);
     }

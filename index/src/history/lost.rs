@@ -1,4 +1,4 @@
-//! Reading: what an adoption would change, as far as the history knows.
+//! Reading: the effects of an adoption, as far as the history knows.
 
 use std::collections::BTreeSet;
 
@@ -9,10 +9,10 @@ use super::{
     tables::{DeadRow, DeliveryRow, EventRow, UID_MAX, UID_MIN, View, decode},
 };
 
-/// What an adoption would change.
+/// Effects of an adoption.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lost {
-    /// Events that outcomes tell of and that no longer exist.
+    /// Events with outcomes that no longer exist.
     pub events: Named,
     /// Events that are delivered again, or for the first time.
     pub delivered: Named,
@@ -22,10 +22,10 @@ pub struct Lost {
     pub dead_letters: Named,
 }
 
-/// A number of things, and the names of the first.
+/// A number of items, and the ids of the first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Named {
-    /// All of them.
+    /// The number of all.
     pub count: u64,
     /// The first, as many as were asked for.
     pub names: Vec<String>,
@@ -40,7 +40,7 @@ impl Named {
     }
 }
 
-/// What an adoption of a shard would change that keeps events up to `events` and runs of commands up to `commands`.
+/// The effects of an adoption of a shard that keeps events up to `events` and runs of commands up to `commands`.
 pub(super) fn lost(
     view: &View,
     subscriptions: &Subscriptions,

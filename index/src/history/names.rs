@@ -13,7 +13,7 @@ use super::tables::{EventRow, UID_MIN, Uid, View, decode};
 /// Subscriptions by uid.
 pub(super) struct Subscriptions {
     by_uid: HashMap<Uid, Arc<Subscription>>,
-    /// How far the catalog has been read; `None` while not all of it has been.
+    /// Position up to which the catalog has been read; `None` until it is complete.
     position: Option<(i64, u64)>,
 }
 
@@ -27,8 +27,8 @@ impl Subscriptions {
         Self { by_uid: subscriptions.collect(), position: catalog.complete.then_some(position) }
     }
 
-    /// Whether a subscription delivers nothing: it is paused, or missing from the catalog though the log knows it. A catalog
-    /// that has not been read as far as the shard's owner had says nothing of what it lacks.
+    /// Whether a subscription delivers nothing: it is paused, or missing from the catalog although the log knows it. A catalog
+    /// that has not been read as far as the shard's owner has read it is ignored.
     pub fn is_stopped(&self, uid: &Uid, in_log: Option<&v1::SubscriptionState>) -> bool {
         let acted_on =
             in_log.map(|state| state.catalog.map_or((0, 0), |acted_on| (acted_on.created_ns, acted_on.sequence)));
@@ -44,7 +44,7 @@ impl Subscriptions {
         self.by_uid.keys()
     }
 
-    /// The subscription's name: of the catalog, else as the log remembers it, else its uid.
+    /// The subscription's name: from the catalog, else from the log, else its uid.
     pub fn name(&self, view: &View, uid: &Uid) -> Result<String, redb::Error> {
         if let Some(subscription) = self.by_uid.get(uid) {
             return Ok(subscription.name.clone());
@@ -68,7 +68,7 @@ pub(super) fn open(view: &View) -> Result<Vec<(ShardId, v1::SubscriptionState)>,
     Ok(open)
 }
 
-/// Whether a subscription, as it is now, takes an event.
+/// Whether a subscription's present filter matches an event.
 pub(super) fn takes(subscription: &Subscription, shard: u32, seq: u64, event: &EventRow) -> bool {
     let start = subscription.starts.get(shard as usize).copied().unwrap_or(1).max(1);
     seq >= start

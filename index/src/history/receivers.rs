@@ -1,4 +1,4 @@
-//! Reading: receivers that are not called freely.
+//! Reading: receivers that are away or held.
 
 use weft_proto::{
     ids::{ShardId, SubscriptionUid},
@@ -7,25 +7,25 @@ use weft_proto::{
 
 use super::tables::{UID_MIN, View, decode, get};
 
-/// How a shard's owner sees a receiver that is away or held.
+/// State of a receiver that is away or held, as recorded by a shard's owner.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReceiverHistory {
-    /// Whose.
+    /// The subscription.
     pub uid: SubscriptionUid,
-    /// Which owner says so: each finds out for itself.
+    /// Epoch of the owner that recorded it: each owner finds out independently.
     pub shard: ShardId,
-    /// What it says.
+    /// The recorded state.
     pub state: v1::ReceiverState,
 }
 
 impl ReceiverHistory {
-    /// As the contract writes it.
+    /// The state's name in the contract.
     pub fn state(&self) -> &'static str {
         state_name(&self.state)
     }
 }
 
-/// As the contract writes it.
+/// The state's name in the contract.
 pub fn state_name(state: &v1::ReceiverState) -> &'static str {
     match state.condition() {
         ReceiverCondition::Away => "away",
@@ -46,7 +46,7 @@ pub(super) fn all(view: &View) -> Result<Vec<ReceiverHistory>, redb::Error> {
     Ok(receivers)
 }
 
-/// How the receiver of a subscription stands in a shard; `None`: it is called freely.
+/// State of the receiver of a subscription in a shard; `None`: available.
 pub(super) fn of(view: &View, shard: ShardId, uid: &[u8; 16]) -> Result<Option<v1::ReceiverState>, redb::Error> {
     get(&view.receivers, (shard.0, uid))
 }

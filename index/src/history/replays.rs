@@ -4,16 +4,16 @@ use weft_proto::v1;
 
 use super::tables::View;
 
-/// Behind which replay a page goes on.
+/// The replay after which a page begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplayCursor {
     /// When it was commanded, in unix milliseconds.
     pub at_ms: i64,
-    /// Its request id.
+    /// The replay's request id.
     pub request_id: String,
 }
 
-/// Some replays, and where to go on.
+/// A page of replays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplayPage {
     /// Their request ids, the newest first.
@@ -22,7 +22,7 @@ pub struct ReplayPage {
     pub next: Option<ReplayCursor>,
 }
 
-/// A page behind `after`.
+/// A page after `after`.
 pub(super) fn page(view: &View, after: Option<ReplayCursor>, limit: usize) -> Result<ReplayPage, redb::Error> {
     let end = after.as_ref().map_or((i64::MAX, ""), |after| (after.at_ms, after.request_id.as_str()));
     let mut page = ReplayPage { request_ids: Vec::new(), next: None };
@@ -40,7 +40,7 @@ pub(super) fn page(view: &View, after: Option<ReplayCursor>, limit: usize) -> Re
     Ok(page)
 }
 
-/// What was ordered of a replay last.
+/// The newest command to a replay.
 pub(super) fn order(view: &View, replay: &str) -> Result<Option<v1::ReplayAction>, redb::Error> {
     let order = view.replay_orders.get(replay)?;
     Ok(order.and_then(|order| v1::ReplayAction::try_from(order.value().1).ok()))

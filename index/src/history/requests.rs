@@ -1,4 +1,4 @@
-//! Reading: commands by the request that they belong to, and how far they have come.
+//! Reading: commands by their request, and their progress.
 
 use weft_nats::commands::skip_reason;
 use weft_proto::{
@@ -11,7 +11,7 @@ use super::{
     tables::{COMMANDED, DeliveryRow, View, decode, get},
 };
 
-/// One thing that a command asks for.
+/// One item of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommandItem {
     /// The event's shard.
@@ -24,7 +24,7 @@ pub struct CommandItem {
     pub run: Run,
 }
 
-/// How far a command has come with one of its items.
+/// Progress of one item of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ItemProgress {
     /// Waiting, or being attempted.
@@ -47,14 +47,14 @@ pub struct StoredCommand {
 }
 
 impl StoredCommand {
-    /// What it asks for, in its order, with the item as it is stored. What is malformed is left out, as its shard's owner
-    /// leaves it out.
+    /// Its items in order, each with its stored form. Malformed items are left out, as the shard's owner
+    /// leaves them out.
     pub fn items(&self) -> impl Iterator<Item = (CommandItem, &v1::RedriveItem)> {
         let items = match &self.command.action {
             Some(Action::Redrive(redrive)) => &redrive.items[..],
             Some(Action::Replay(replay)) => &replay.items[..],
             Some(Action::Close(close)) => &close.items[..],
-            // Nothing that is under way.
+            // Records of completed changes.
             Some(
                 Action::Catalog(_)
                 | Action::Retry(_)
@@ -72,9 +72,9 @@ impl StoredCommand {
     }
 }
 
-/// The commands of a request, by the id that the operator gave; empty when it is unknown.
+/// The commands of a request, by the operator's request id; empty if it is unknown.
 pub(super) fn request(view: &View, request_id: &str) -> Result<Vec<StoredCommand>, redb::Error> {
-    // The parts' ids begin with the request's and its separator; whatever else sorts between is another's.
+    // The parts' ids begin with the request's id and the separator; other ids in the range belong to other requests.
     let end = format!("{request_id}{}", char::from_u32(super::PART_SEPARATOR as u32 + 1).unwrap_or('\u{10ffff}'));
     let mut commands = Vec::new();
     for row in view.requests.range((request_id, 0)..(end.as_str(), 0))? {
@@ -90,12 +90,12 @@ pub(super) fn request(view: &View, request_id: &str) -> Result<Vec<StoredCommand
     Ok(commands)
 }
 
-/// How far each item has come, in the order given.
+/// Progress of each item, in the order given.
 pub(super) fn progress(view: &View, items: &[CommandItem]) -> Result<Vec<ItemProgress>, redb::Error> {
     items.iter().map(|item| item_progress(view, item)).collect()
 }
 
-/// Whether the shard's owner has come behind a command.
+/// Whether the shard's owner has executed a command.
 pub(super) fn is_carried_out(view: &View, shard: ShardId, command: Run) -> Result<bool, redb::Error> {
     Ok(view.marks.get((COMMANDED, shard.0))?.is_some_and(|mark| mark.value() >= command.0))
 }
@@ -106,10 +106,10 @@ pub(super) fn is_refused(view: &View, item: &CommandItem) -> Result<bool, redb::
     Ok(view.refused.get((shard.0, run.0, seq.0, uid.as_bytes()))?.is_some())
 }
 
-/// What an operator has decided about a delivery and nothing has changed since: resolved or discarded.
+/// An operator's decision about a delivery that still applies: resolved or discarded.
 ///
-/// Attempts and redrives that were under way before say nothing against it, a later redrive or replay does. What a
-/// cancelled replay has left undelivered is no decision about the event.
+/// Attempts and redrives in progress at the time do not revoke it, a later redrive or replay does. Events that a
+/// cancelled replay left undelivered are not decisions.
 pub(super) fn decisions(view: &View, items: &[CommandItem]) -> Result<Vec<Option<OutcomeKind>>, redb::Error> {
     items.iter().map(|item| decision(view, item)).collect()
 }
@@ -135,12 +135,12 @@ fn decision(view: &View, item: &CommandItem) -> Result<Option<OutcomeKind>, redb
     Ok(None)
 }
 
-/// The operator who settled a delivery, and the reason that was given; empty where no operator did.
+/// The operator who settled a delivery, and the reason; empty if no operator did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Decision {
     /// The key's name.
     pub operator: String,
-    /// The reason of the command, where the outcome names its command or quotes it.
+    /// The reason of the command, if the outcome names its command or quotes it.
     pub reason: String,
 }
 
@@ -155,7 +155,7 @@ impl Decision {
             return Ok(Self { operator: outcome.operator.clone(), reason });
         }
         let command: Option<v1::Command> = get(&view.commands, (shard, outcome.run))?;
-        // The reason for a replay is not the reason for which what it left was discarded.
+        // The reason of a replay is not the reason of discarding its rest.
         let closes = command.filter(|command| matches!(command.action, Some(Action::Close(_))));
         let reason = closes.map(|command| command.reason).unwrap_or_default();
         Ok(Self { operator: outcome.operator.clone(), reason })
@@ -174,7 +174,7 @@ fn item_progress(view: &View, item: &CommandItem) -> Result<ItemProgress, redb::
         return Ok(ItemProgress::Settled(outcome.kind()));
     }
     let state: Option<v1::SubscriptionState> = get(&view.subscriptions, (shard.0, uid.as_bytes()))?;
-    // With its subscription deleted what was under way is discarded.
+    // Unsettled deliveries of a deleted subscription are discarded.
     let closed = state.is_some_and(|state| state.closed);
     Ok(if closed { ItemProgress::Settled(OutcomeKind::Discarded) } else { ItemProgress::Pending })
 }

@@ -1,11 +1,11 @@
-//! What a delivery, an event and a dead letter are called, by what the log says of them. Pure.
+//! Statuses of deliveries, events and dead letters, from the records of the log. Pure.
 
 use weft_proto::{
     ids::Run,
     v1::{DeadLetterReason, OutcomeKind},
 };
 
-/// How one event stands with one subscription in one run. Ordered from the best to the worst, so that the worst of
+/// Status of one event for one subscription in one run. Ordered from the best to the worst, so that the worst of
 /// several is their maximum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DeliveryStatus {
@@ -13,24 +13,24 @@ pub enum DeliveryStatus {
     Delivered,
     /// An operator has declared it done.
     Resolved,
-    /// An operator has given it up, or its subscription was deleted.
+    /// An operator has discarded it, or its subscription was deleted.
     Discarded,
     /// Not attempted yet.
     Pending,
-    /// Being attempted. The log tells only of attempts that have ended, so a history never says this.
+    /// Being attempted. The log has only finished attempts, so a history never has this status.
     Delivering,
     /// Waits because its subscription is paused.
     Paused,
     /// Failed, and to be attempted again.
     Retrying,
-    /// Given up by the retry policy.
+    /// Exhausted its retries.
     DeadLettered,
     /// Failed, and its lane waits for an operator.
     Blocked,
 }
 
 impl DeliveryStatus {
-    /// As the contract writes it.
+    /// Name in the contract.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
@@ -46,23 +46,23 @@ impl DeliveryStatus {
     }
 }
 
-/// What is known of one delivery.
+/// Facts about one delivery.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DeliveryFacts {
     /// How it was settled.
     pub outcome: Option<OutcomeKind>,
     /// Attempts that have ended.
     pub attempts: u32,
-    /// Its lane stands still until an operator decides. Only a lane's head has attempts, so of the events of a blocked
+    /// Its lane is blocked until an operator decides. Only a lane's head has attempts, so of the events of a blocked
     /// lane the one with attempts is the blocked one.
     pub lane_blocked: bool,
     /// Its subscription is paused.
     pub paused: bool,
-    /// Its subscription is deleted: what was unsettled then is discarded.
+    /// Its subscription is deleted: unsettled deliveries are discarded.
     pub closed: bool,
 }
 
-/// What a delivery is called.
+/// Status of a delivery.
 pub fn delivery_status(facts: DeliveryFacts) -> DeliveryStatus {
     match facts.outcome {
         Some(OutcomeKind::Delivered) => return DeliveryStatus::Delivered,
@@ -85,23 +85,23 @@ pub fn delivery_status(facts: DeliveryFacts) -> DeliveryStatus {
     }
 }
 
-/// Whether an event that has neither an outcome nor an attempt is still owed to a subscription.
+/// Facts that decide whether an event without outcome and attempts is pending for a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owed {
     /// The event's place.
     pub seq: u64,
-    /// First unsettled and last matched sequence of its lane, where the lane has anything unsettled.
+    /// First unsettled and last matched sequence of its lane, if the lane has unsettled events.
     pub lane: Option<(u64, u64)>,
     /// The subscription's events have been matched up to here.
     pub matched: u64,
-    /// Whether the catalog's subscription takes the event; `None` where the catalog has no such subscription.
+    /// Whether the catalog's subscription matches the event; `None` if the catalog has no such subscription.
     pub taken: Option<bool>,
 }
 
 impl Owed {
-    /// Up to where events have been matched the lane decides, and the catalog only tells which of the workflow's events
-    /// between its ends the subscription takes; behind that the catalog alone does. A filter that was changed meanwhile
-    /// is taken as it is now.
+    /// For events that have been matched the lane decides, and the catalog only which of the workflow's events
+    /// between the lane's ends match; for later events the catalog alone decides. If the filter was changed, the present
+    /// one is used.
     pub fn is_owed(self) -> bool {
         if self.lane.is_some_and(|(next, last)| (next..=last).contains(&self.seq)) {
             return self.taken != Some(false);
@@ -110,7 +110,7 @@ impl Owed {
     }
 }
 
-/// How an event stands.
+/// Status of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventStatus {
     /// No subscription took it.
@@ -120,7 +120,7 @@ pub enum EventStatus {
 }
 
 impl EventStatus {
-    /// As the contract writes it.
+    /// Name in the contract.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Unrouted => "unrouted",
@@ -129,8 +129,8 @@ impl EventStatus {
     }
 }
 
-/// An event's status by those of the newest run for each subscription: what a redrive has delivered is no longer dead. An
-/// event of which nothing is known yet is pending.
+/// An event's status, from the newest run for each subscription: a redriven and delivered event is no longer dead. An
+/// event without records is pending.
 pub fn event_status(newest_runs: impl IntoIterator<Item = DeliveryStatus>, unrouted: bool) -> EventStatus {
     match newest_runs.into_iter().max() {
         Some(worst) => EventStatus::Worst(worst),
@@ -139,18 +139,18 @@ pub fn event_status(newest_runs: impl IntoIterator<Item = DeliveryStatus>, unrou
     }
 }
 
-/// How a dead letter stands.
+/// Status of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeadLetterStatus {
-    /// Nobody has done anything about it.
+    /// Not redriven, resolved or discarded.
     Open,
     /// It is being delivered again.
     Redriving,
-    /// It has been delivered after all.
+    /// It has been delivered by a redrive.
     Redriven,
     /// An operator has declared it done.
     Resolved,
-    /// An operator has given it up.
+    /// An operator has discarded it.
     Discarded,
     /// Its payload is no longer kept, so it cannot be redriven.
     Expired,
@@ -161,7 +161,7 @@ impl DeadLetterStatus {
     pub const ALL: [Self; 6] =
         [Self::Open, Self::Redriving, Self::Redriven, Self::Resolved, Self::Discarded, Self::Expired];
 
-    /// As the contract writes it.
+    /// Name in the contract.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",
@@ -173,43 +173,43 @@ impl DeadLetterStatus {
         }
     }
 
-    /// The status of a contract's name.
+    /// The status with this name in the contract.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.as_str() == name)
     }
 }
 
-/// What is known of a dead letter.
+/// Facts about a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeadLetterFacts {
     /// The run that ended in it last.
     pub run: Run,
-    /// Why.
+    /// The reason.
     pub reason: DeadLetterReason,
-    /// The newest later run that settled otherwise than in another dead letter, and how.
+    /// The outcome of the newest later run that did not end in another dead letter.
     pub settled: Option<OutcomeKind>,
-    /// A later command asks for it and has been neither refused nor settled.
+    /// A later command redrives it and has been neither refused nor settled.
     pub commanded: bool,
-    /// Its outcome is older than the history's knowledge of OUTCOMES, and a complete checkpoint since then does not list
+    /// Its outcome is older than the part of OUTCOMES that the history has read, and a later complete checkpoint does not list
     /// it as open.
     pub closed_before: bool,
 }
 
-/// What a dead letter is called.
+/// Status of a dead letter, from these facts.
 pub fn dead_letter_status(facts: DeadLetterFacts) -> DeadLetterStatus {
     match facts.settled {
         Some(OutcomeKind::Delivered) => DeadLetterStatus::Redriven,
         Some(OutcomeKind::Discarded) => DeadLetterStatus::Discarded,
         Some(OutcomeKind::Resolved) => DeadLetterStatus::Resolved,
         _ if facts.commanded => DeadLetterStatus::Redriving,
-        // The live run expires with its payload copied; a redrive expires because there is no copy any more.
+        // The live run expires with its payload copied; a redrive expires because the copy has expired.
         _ if facts.reason == DeadLetterReason::Expired && facts.run != Run::LIVE => DeadLetterStatus::Expired,
         _ if facts.closed_before => DeadLetterStatus::Redriven,
         _ => DeadLetterStatus::Open,
     }
 }
 
-/// A dead letter's reason as the contract writes it.
+/// Name of a dead letter's reason in the contract.
 pub const fn reason_name(reason: DeadLetterReason) -> &'static str {
     match reason {
         DeadLetterReason::Unspecified => "",
@@ -222,7 +222,7 @@ pub const fn reason_name(reason: DeadLetterReason) -> &'static str {
     }
 }
 
-/// The reason of a contract's name.
+/// The reason with this name in the contract.
 pub fn reason_of(name: &str) -> Option<DeadLetterReason> {
     const ALL: [DeadLetterReason; 6] = [
         DeadLetterReason::Exhausted,
@@ -285,7 +285,7 @@ mod tests {
             (failed, "retrying"),
             (paused, "paused"),
             (blocked, "blocked"),
-            // Behind the head of a blocked lane.
+            // After the head of a blocked lane.
             (DeliveryFacts { attempts: 0, paused: false, ..blocked }, "pending"),
             (DeliveryFacts { closed: true, ..blocked }, "discarded"),
             (DeliveryFacts { outcome: Some(OutcomeKind::Delivered), closed: true, ..blocked }, "delivered"),

@@ -1,8 +1,8 @@
-//! Rows leave with what they tell of: those of events with EVENTS, those of commands with COMMANDS, dead letters by their
-//! own retention. What a dead letter is kept for stays with it.
+//! Removal of expired rows: those of events with EVENTS, those of commands with COMMANDS, dead letters after their
+//! retention. Rows that a dead letter needs stay with it.
 //!
-//! A sweep removes a bounded number of events, so that no transaction grows with what has expired; it says whether more
-//! is left.
+//! A sweep removes a bounded number of events, so that no transaction grows with the number of expired rows; it returns
+//! whether more are left.
 
 use std::collections::BTreeSet;
 
@@ -17,27 +17,27 @@ use super::apply::{base_request_id, uid_of};
 use super::pauses;
 use super::tables::{DeadRow, DeliveryRow, EventRow, SWEPT, Tables, UID_MAX, UID_MIN, Uid, decode, get, id_key};
 
-/// The most events, dead letters and commands that one sweep removes, each: some ten thousand rows, well under a
-/// second's work.
+/// Maximum number of events, dead letters and commands that one sweep removes, each: some ten thousand rows, well under a
+/// second of work.
 pub(super) const SWEEP_MAX: usize = 2_000;
-/// The most lanes that one sweep looks at.
+/// Maximum number of lanes that one sweep reads.
 const LANES_MAX: usize = 10_000;
 
-/// What has expired.
+/// Limits of expiry.
 #[derive(Debug, Clone)]
 pub(super) struct Expired {
     /// The first sequences that the shards' EVENTS and COMMANDS still hold.
     pub firsts: Vec<(ShardId, StreamSeq, StreamSeq)>,
-    /// Dead letters from before this are gone, in unix milliseconds.
+    /// Dead letters from before this have expired, in unix milliseconds.
     pub dead_before_ms: i64,
 }
 
-/// Where the sweep of lanes goes on: they have no order of age.
+/// Position of the sweep of lanes, which are not ordered by age.
 #[derive(Debug, Default)]
 pub(super) struct LaneCursor(Option<(String, Uid, u64)>);
 
 impl Tables<'_> {
-    /// Removes expired rows. Whether more is left.
+    /// Removes expired rows. Returns whether more are left.
     pub fn sweep(&mut self, layout: Layout, expired: &Expired, lanes: &mut LaneCursor) -> Result<bool, redb::Error> {
         let mut more = self.sweep_dead(expired.dead_before_ms)?;
         for (shard, events, commands) in &expired.firsts {
@@ -62,7 +62,7 @@ impl Tables<'_> {
             let row = self.dead.remove((*shard, *seq, uid))?;
             let row = row.map(|row| decode::<DeadRow>(row.value())).transpose()?;
             let swept = self.marks.get((SWEPT, *shard))?.map_or(0, |swept| swept.value());
-            // The event has expired before it and was kept for its sake.
+            // The event expired earlier and was kept for its dead letter.
             if *seq <= swept && !self.has_dead(ShardId(*shard), *seq)? {
                 let id = row.and_then(|row| row.outcome).and_then(|outcome| EventId::from_slice(&outcome.event_id));
                 self.events.remove((*shard, *seq))?;
@@ -103,13 +103,13 @@ impl Tables<'_> {
         Ok(full)
     }
 
-    /// Which of these events a dead letter is kept of.
+    /// The events among these of which a dead letter is kept.
     fn dead_among(&self, shard: ShardId, from: u64, through: u64) -> Result<BTreeSet<u64>, redb::Error> {
         let range = (shard.0, from, &UID_MIN)..=(shard.0, through, &UID_MAX);
         self.dead.range(range)?.map(|row| Ok(row.map(|(key, _)| key.value().1)?)).collect()
     }
 
-    /// Also of events that were dropped before they were read, and so have no row of their own.
+    /// Also of events that were dropped before they were read, which have no row.
     fn remove_deliveries(
         &mut self,
         shard: u32,
@@ -179,7 +179,7 @@ impl Tables<'_> {
         Ok(gone.len() == SWEEP_MAX)
     }
 
-    /// Lanes of deleted subscriptions stay to say what was discarded; they go with the last of their events.
+    /// Lanes of deleted subscriptions stay as a record of discarded events; they are removed with the last of their events.
     fn sweep_lanes(&mut self, layout: Layout, expired: &Expired, cursor: &mut LaneCursor) -> Result<(), redb::Error> {
         let from = cursor.0.take();
         let from = from.as_ref().map_or(("", &UID_MIN, 0), |(workflow, uid, event)| (workflow.as_str(), uid, *event));

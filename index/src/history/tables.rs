@@ -2,7 +2,7 @@
 //!
 //! | table | key | holds | written by |
 //! |---|---|---|---|
-//! | `events` | shard, sequence | what an event is, without its payload | EVENTS |
+//! | `events` | shard, sequence | an event without its payload | EVENTS |
 //! | `event_ids` | shard, segment, event id, sequence | – | EVENTS, OUTCOMES, DLQ |
 //! | `deliveries` | shard, sequence, uid, run | outcome, attempts, next attempt | OUTCOMES |
 //! | `ranges` | shard, workflow id, uid, last sequence | the first sequence of an outcome of several events | OUTCOMES |
@@ -24,8 +24,8 @@
 //! | `adoptions` | shard, COMMANDS sequence of the order | the last event that was kept, unix ms | OUTCOMES |
 //! | `marks` | name, shard | a number | OUTCOMES, the sweep |
 //!
-//! Where two streams write the same table, either they write the same (the copy on DLQ says what its outcome said), or the
-//! newer run wins: whichever is read first, the rows come out alike.
+//! Where two streams write the same table, either they write the same (a copy on DLQ contains the fields of its outcome), or
+//! the newer run wins: the rows do not depend on which stream is read first.
 
 use prost::Message;
 use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
@@ -44,12 +44,12 @@ type DeliveryKey = (u32, u64, Bytes16);
 type RunKey = (u32, u64, Bytes16, u64);
 type IdKey = (u32, u64, Bytes16, u64);
 
-/// Stands in the key of a workflow's lane where that of one event has its sequence.
+/// Sequence in the key of a workflow's lane; the lane of one event has the event's sequence.
 pub(super) const WORKFLOW_LANE: u64 = 0;
 
-/// Up to where the shard's COMMANDS has been carried out.
+/// Position up to which the shard's COMMANDS have been executed.
 pub(super) const COMMANDED: &str = "commanded";
-/// Up to where the shard's EVENTS has been matched.
+/// Position up to which the shard's EVENTS have been matched.
 pub(super) const MATCHED: &str = "matched";
 /// The epoch of the shard's newest owner.
 pub(super) const EPOCH: &str = "epoch";
@@ -57,7 +57,7 @@ pub(super) const EPOCH: &str = "epoch";
 pub(super) const SWEPT: &str = "swept";
 /// The first record of OUTCOMES that was read.
 pub(super) const FIRST_READ: &str = "first read";
-/// The position of the first complete checkpoint that was taken behind that.
+/// The position of the first complete checkpoint after that.
 pub(super) const CHECKPOINT: &str = "checkpoint";
 /// When that was stored, in unix milliseconds.
 pub(super) const CHECKPOINT_AT: &str = "checkpoint at";
@@ -72,7 +72,7 @@ macro_rules! tables {
         }
 
         impl<'t> Tables<'t> {
-            /// Opens, and where they are missing makes, all tables.
+            /// Opens all tables, and creates missing ones.
             pub fn open(transaction: &'t WriteTransaction) -> Result<Self, redb::Error> {
                 Ok(Self { $($field: transaction.open_table($constant)?,)* })
             }
@@ -84,7 +84,7 @@ macro_rules! tables {
         }
 
         impl View {
-            /// The tables must have been made.
+            /// The tables must exist.
             pub fn open(transaction: &ReadTransaction) -> Result<Self, redb::Error> {
                 Ok(Self { $($field: transaction.open_table($constant)?,)* })
             }
@@ -116,7 +116,7 @@ tables! {
     marks, MARKS, "marks": (&'static str, u32) => u64;
 }
 
-/// What an event is.
+/// An event without its payload.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct EventRow {
     #[prost(bytes = "vec", tag = "1")]
@@ -134,7 +134,7 @@ pub(super) struct EventRow {
     pub stored_at_ms: i64,
 }
 
-/// What became of an event for a subscription in a run.
+/// A delivery of an event to a subscription in a run.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct DeliveryRow {
     /// Once it is settled.
@@ -146,10 +146,10 @@ pub(super) struct DeliveryRow {
     /// 0: none is to come.
     #[prost(int64, tag = "3")]
     pub next_attempt_at_ms: i64,
-    /// Of which event: another one may stand at the sequence after EVENTS lost a part. Empty where a record names none.
+    /// Id of the event: another one may have the sequence after EVENTS lost a part. Empty if a record names none.
     #[prost(bytes = "vec", tag = "4")]
     pub event_id: Vec<u8>,
-    /// When the server stored the newest commit that says so, in unix milliseconds.
+    /// When the server stored the newest commit about it, in unix milliseconds.
     #[prost(int64, tag = "5")]
     pub recorded_at_ms: i64,
 }
@@ -159,19 +159,19 @@ pub(super) struct DeliveryRow {
 pub(super) struct DeadRow {
     #[prost(message, optional, tag = "1")]
     pub outcome: Option<v1::Outcome>,
-    /// Its outcome was read on OUTCOMES, so what came after it was, too.
+    /// Its outcome was read on OUTCOMES, and so were later records.
     #[prost(bool, tag = "2")]
     pub witnessed: bool,
-    /// What the event is, by its copy on DLQ: it outlives the event.
+    /// The event, from its copy on DLQ, which outlives the event.
     #[prost(message, optional, tag = "3")]
     pub event: Option<EventRow>,
-    /// Why DLQ has no copy with the payload, of the run in `outcome`; empty: it has one, or will have.
+    /// Reason why DLQ has no copy with the payload, of the run in `outcome`; empty: it has one, or will have.
     #[prost(string, tag = "4")]
     pub copy_problem: String,
 }
 
-/// Sequences of one segment of `event_ids`. Ids are random, so each insertion rewrites a page of its own wherever its
-/// neighbours are stored; within a segment they share some hundred pages. A lookup asks each segment, some thousand for ten
+/// Sequences of one segment of `event_ids`. Ids are random, so in one large table each insertion rewrites a different
+/// page; within a segment they share some hundred pages. A lookup reads each segment, some thousand for ten
 /// million events.
 const SEGMENT_SEQUENCES: u64 = 8192;
 

@@ -21,7 +21,7 @@ use weft_proto::{
 };
 
 use super::{
-    apply::Source,
+    apply::StreamKind,
     dead_letters::{self, DeadLetterFilter},
     events,
     lanes::{self, LaneFilter},
@@ -137,7 +137,7 @@ fn opened(uid: SubscriptionUid, name: &str) -> v1::SubscriptionChange {
     v1::SubscriptionChange { subscription: uid.to_vec(), change, catalog: None }
 }
 
-/// What the owner puts on DLQ after the commit with this outcome.
+/// The copy on DLQ that the owner makes after the commit with this outcome.
 fn copy(seq: u64, name: &str, outcome: &v1::Outcome) -> Stored {
     let event = event(outcome.sequence);
     let mut headers = event.encode(LAYOUT).headers;
@@ -198,7 +198,7 @@ impl Index {
         answer
     }
 
-    fn apply<'m>(&self, messages: impl IntoIterator<Item = &'m (Source, Stored)>) {
+    fn apply<'m>(&self, messages: impl IntoIterator<Item = &'m (StreamKind, Stored)>) {
         self.write(|tables| {
             for (source, message) in messages {
                 tables.apply(LAYOUT, *source, message).unwrap();
@@ -232,12 +232,12 @@ impl Index {
     }
 }
 
-fn outcomes(messages: impl IntoIterator<Item = Stored>) -> Vec<(Source, Stored)> {
-    messages.into_iter().map(|message| (Source::Outcomes(SHARD), message)).collect()
+fn outcomes(messages: impl IntoIterator<Item = Stored>) -> Vec<(StreamKind, Stored)> {
+    messages.into_iter().map(|message| (StreamKind::Outcomes(SHARD), message)).collect()
 }
 
-fn event_messages(numbers: std::ops::RangeInclusive<u64>) -> Vec<(Source, Stored)> {
-    numbers.map(|number| (Source::Events(SHARD), event_message(number))).collect()
+fn event_messages(numbers: std::ops::RangeInclusive<u64>) -> Vec<(StreamKind, Stored)> {
+    numbers.map(|number| (StreamKind::Events(SHARD), event_message(number))).collect()
 }
 
 fn catalog(types: &str, paused: bool) -> Snapshot {
@@ -254,7 +254,7 @@ fn catalog(types: &str, paused: bool) -> Snapshot {
 
 /// Four events: one delivered, one unrouted, one dead-lettered and redriven, one dead-lettered, redriven and dead again;
 /// a fifth redrive is refused.
-fn story() -> [Vec<(Source, Stored)>; 4] {
+fn story() -> [Vec<(StreamKind, Stored)>; 4] {
     let dead = |number, run, at| outcome(BILLING, number, run, OutcomeKind::DeadLettered, at);
     let unrouted = v1::Outcome { subscription: Vec::new(), ..outcome(AUDIT, 2, 0, OutcomeKind::Unrouted, 2) };
     let commits = [
@@ -309,13 +309,13 @@ fn story() -> [Vec<(Source, Stored)>; 4] {
     [
         event_messages(1..=4),
         outcomes(commits),
-        commands.map(|message| (Source::Commands(SHARD), message)).to_vec(),
-        copies.map(|message| (Source::DeadLetters, message)).to_vec(),
+        commands.map(|message| (StreamKind::Commands(SHARD), message)).to_vec(),
+        copies.map(|message| (StreamKind::DeadLetters, message)).to_vec(),
     ]
 }
 
 /// The streams one after the other as `order` says, each in its own order.
-fn interleave(streams: [Vec<(Source, Stored)>; 4], order: &[usize]) -> Vec<(Source, Stored)> {
+fn interleave(streams: [Vec<(StreamKind, Stored)>; 4], order: &[usize]) -> Vec<(StreamKind, Stored)> {
     let mut streams = streams.map(std::collections::VecDeque::from);
     let mut messages: Vec<_> = order.iter().filter_map(|stream| streams[*stream].pop_front()).collect();
     messages.extend(streams.into_iter().flatten());
@@ -362,7 +362,7 @@ fn a_range_outcome_shows_on_every_event_of_the_range() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Each stream writes only what it alone knows: in whatever order the streams are read, the answers are the same.
+    /// The answers do not depend on the order in which the streams are read.
     #[test]
     fn the_order_of_the_streams_does_not_matter(order in proptest::collection::vec(0usize..4, 0..14)) {
         let index = Index::new();
@@ -379,7 +379,7 @@ proptest! {
             index.progress("again"),
             [ItemProgress::Settled(OutcomeKind::Delivered), ItemProgress::Settled(OutcomeKind::DeadLettered)]
         );
-        // The command that came first under the id; the other never acts.
+        // The first command with the id; the other never acts.
         prop_assert_eq!(index.progress("again-3"), [ItemProgress::NotApplicable]);
         let third = index.event(&catalog, 3).unwrap();
         let deliveries: Vec<_> = third
@@ -450,7 +450,7 @@ fn what_is_not_settled_waits_in_its_lane() {
     assert_eq!([of(&gone, 1), of(&gone, 2)], ["discarded", "discarded"]);
 }
 
-/// Of a subscription that is not ordered each event stands alone, and who pauses the workflow pauses them all.
+/// In an unordered subscription each event is independent, and a pause of the workflow pauses all of them.
 #[test]
 fn what_is_not_ordered_waits_each_in_a_lane_of_its_own() {
     let index = Index::new();
@@ -488,7 +488,7 @@ fn what_is_not_ordered_waits_each_in_a_lane_of_its_own() {
     assert_eq!([1, 2, 3, 4].map(of), ["dead_lettered", "delivered", "paused", "paused"]);
 }
 
-/// Pages hold every dead letter once, whatever their size, also of the same millisecond.
+/// Pages of any size contain every dead letter once, also those of the same millisecond.
 #[test]
 fn pages_of_dead_letters_hold_everything_once() {
     let index = Index::new();
@@ -520,7 +520,7 @@ fn pages_of_dead_letters_hold_everything_once() {
     assert_eq!(numbers(&redriven, 2), [0u64; 0]);
 }
 
-/// Rows go with their events, those of dead letters with these, and late records leave nothing behind.
+/// Rows expire with their events, those of dead letters with these, and late records create none.
 #[test]
 fn expired_rows_leave() {
     let index = Index::new();
@@ -564,7 +564,8 @@ fn expired_rows_leave() {
 #[test]
 fn an_id_is_found_in_every_segment() {
     let index = Index::new();
-    let at = |number: u64, seq: u64| (Source::Events(SHARD), Stored { seq: StreamSeq(seq), ..event_message(number) });
+    let at =
+        |number: u64, seq: u64| (StreamKind::Events(SHARD), Stored { seq: StreamSeq(seq), ..event_message(number) });
     index.apply(&[at(1, 1), at(2, 2), at(1, 8191), at(1, 8192), at(3, 20_000), at(1, 100_000)]);
     let places = |number: u64| -> Vec<u64> {
         let places = events::places(&index.view(), event_id(number)).unwrap();
@@ -578,13 +579,13 @@ fn an_id_is_found_in_every_segment() {
     assert_eq!((places(1), places(2)), (vec![8192, 100_000], vec![]));
 }
 
-/// Built anew when OUTCOMES no longer tells what became of old dead letters, the history asks the checkpoint.
+/// A history that is rebuilt after OUTCOMES has dropped the records of old dead letters uses the checkpoint.
 #[test]
 fn a_checkpoint_tells_which_old_dead_letters_are_open() {
     let index = Index::new();
     let dead = |number: u64| outcome(BILLING, number, 0, OutcomeKind::DeadLettered, 1_000);
     let copies = [copy(1, "billing", &dead(1)), copy(2, "billing", &dead(2))];
-    index.apply(&copies.map(|message| (Source::DeadLetters, message)));
+    index.apply(&copies.map(|message| (StreamKind::DeadLetters, message)));
     assert_eq!(index.statuses(1..=2), [DeadLetterStatus::Open, DeadLetterStatus::Open]);
     let open = v1::OpenDeadLetter { subscription: BILLING.to_vec(), sequence: 2, run: 0, at_ms: 1_000 };
     let chunk =
@@ -595,13 +596,13 @@ fn a_checkpoint_tells_which_old_dead_letters_are_open() {
     assert_eq!(index.statuses(1..=2), [DeadLetterStatus::Open, DeadLetterStatus::Open]);
     index.apply(&outcomes([record(101, chunk(100, vec![open.clone()])), record(102, end(100))]));
     assert_eq!(index.statuses(1..=2), [DeadLetterStatus::Redriven, DeadLetterStatus::Open]);
-    // Later checkpoints say nothing new, and a dead letter that was seen to die is not asked after.
+    // Later checkpoints add nothing, and a dead letter whose outcome was read does not need them.
     index.apply(&outcomes([record(103, chunk(102, vec![open])), record(104, end(102))]));
     index.apply(&outcomes([commit(105, v1::Commit { outcomes: vec![dead(3)], ..Default::default() })]));
     assert_eq!(index.statuses(1..=2), [DeadLetterStatus::Redriven, DeadLetterStatus::Open]);
 }
 
-/// The record of a change of the catalog names its request and asks for nothing.
+/// The record of a change of the catalog names its request and has no items.
 #[test]
 fn a_record_of_the_catalog_is_found_by_its_request() {
     let index = Index::new();
@@ -609,17 +610,19 @@ fn a_record_of_the_catalog_is_found_by_its_request() {
     let action = Some(v1::command::Action::Catalog(edit));
     let command = v1::Command { request_id: "made".into(), action: action.clone(), ..Default::default() };
     let message = stored(1, "commands.0".into(), records::headers(), command.encode_to_vec());
-    index.apply(&[(Source::Commands(SHARD), message)]);
+    index.apply(&[(StreamKind::Commands(SHARD), message)]);
     let found = requests::request(&index.view(), "made").unwrap();
     assert_eq!(found.iter().map(|stored| stored.command.action.clone()).collect::<Vec<_>>(), [action]);
     assert!(index.progress("made").is_empty());
 }
 
-/// Whatever somebody else puts into the streams is passed over.
+/// Foreign messages in the streams are ignored.
 #[test]
 fn foreign_messages_are_passed_over() {
     let index = Index::new();
-    for source in [Source::Events(SHARD), Source::Outcomes(SHARD), Source::Commands(SHARD), Source::DeadLetters] {
+    for source in
+        [StreamKind::Events(SHARD), StreamKind::Outcomes(SHARD), StreamKind::Commands(SHARD), StreamKind::DeadLetters]
+    {
         for subject in ["", "events.a", "dlq.a.b.c.d", "outcomes.0"] {
             for payload in [&b""[..], b"\xff\xff\xff", b"{}"] {
                 let message = stored(1, subject.into(), Headers::default(), payload.to_vec());
@@ -630,7 +633,7 @@ fn foreign_messages_are_passed_over() {
     assert_eq!(index.view().events.range::<(u32, u64)>(..).unwrap().count(), 0);
 }
 
-/// A dead letter says why DLQ has no copy of it, in whichever order the streams are read.
+/// A dead letter shows why DLQ has no copy of it, for any order in which the streams are read.
 #[test]
 fn a_dead_letter_says_why_it_has_no_copy() {
     let index = Index::new();
@@ -647,8 +650,8 @@ fn a_dead_letter_says_why_it_has_no_copy() {
     assert_eq!(missing(), "it waits to be made");
     says(2, v1::CopyStateKind::Refused);
     assert_eq!(missing(), "DLQ refuses it: too large");
-    // What DLQ takes is a copy without payload.
-    index.apply(&[(Source::DeadLetters, copy(1, "billing", &dead))]);
+    // DLQ accepts a copy without payload.
+    index.apply(&[(StreamKind::DeadLetters, copy(1, "billing", &dead))]);
     assert_eq!(missing(), "DLQ refuses it: too large");
     says(3, v1::CopyStateKind::Stored);
     assert_eq!(missing(), "");
@@ -664,7 +667,7 @@ fn receiver(uid: SubscriptionUid, condition: v1::ReceiverCondition) -> v1::Recei
     }
 }
 
-/// What an owner says of receivers holds until it says otherwise, or another owner comes.
+/// A receiver's state applies until its owner records another one, or another owner takes over.
 #[test]
 fn receivers_that_are_away_or_held_are_listed_and_their_lanes_say_so() {
     use v1::ReceiverCondition::{Available, Away, Held};
@@ -686,14 +689,14 @@ fn receivers_that_are_away_or_held_are_listed_and_their_lanes_say_so() {
     assert_eq!(say(5, 2, vec![]), (vec![], "open"), "a new owner finds out for itself");
 }
 
-/// A replay leaves out what an operator has decided, until it is delivered once more.
+/// A replay leaves out resolved and discarded events, until they are delivered again.
 #[test]
 fn the_newest_decision_of_an_operator_stands() {
     let index = Index::new();
     index.apply(&event_messages(1..=4));
     let command = |seq: u64, action: v1::command::Action| {
         let command = v1::Command { request_id: format!("r{seq}"), action: Some(action), ..Default::default() };
-        (Source::Commands(SHARD), stored(seq, "commands.0".into(), records::headers(), command.encode_to_vec()))
+        (StreamKind::Commands(SHARD), stored(seq, "commands.0".into(), records::headers(), command.encode_to_vec()))
     };
     let close = || v1::command::Action::Close(v1::CloseDeadLetters::default());
     let replay = || v1::command::Action::Replay(v1::ReplayEvents::default());
@@ -720,9 +723,9 @@ fn the_newest_decision_of_an_operator_stands() {
     assert_eq!(decisions, [Some(OutcomeKind::Discarded), Some(OutcomeKind::Resolved), None, None, None]);
 }
 
-/// Who skipped an event, and why: of the outcome itself, since the command had no run of its own.
+/// Operator and reason of a skip are in the outcome, since the command has no run.
 #[test]
-fn a_skip_says_by_whom_and_why() {
+fn a_skip_has_operator_and_reason() {
     let index = Index::new();
     for (operator, reason) in [("ann", "refund: in dispute"), ("ann", ""), ("ann: b", "x")] {
         let outcome = v1::Outcome {
@@ -736,14 +739,14 @@ fn a_skip_says_by_whom_and_why() {
     }
 }
 
-/// An event at a sequence that another event had before EVENTS lost a part, stored after the commits of that one.
-fn event_in_place_of(lost: u64, number: u64) -> (Source, Stored) {
+/// An event at a sequence that another event had before EVENTS lost a part, stored after the commits about that one.
+fn event_in_place_of(lost: u64, number: u64) -> (StreamKind, Stored) {
     let stored_at = Timestamp::from_second(2_000_000).unwrap();
-    (Source::Events(SHARD), Stored { seq: StreamSeq(lost), stored_at, ..event_message(number) })
+    (StreamKind::Events(SHARD), Stored { seq: StreamSeq(lost), stored_at, ..event_message(number) })
 }
 
-/// P5: an event shows only what became of itself, also while the shard stands still; and the same delivery, accepted once
-/// more at the same sequence, is another event.
+/// P5: an event shows only its own outcomes, also while the shard is stopped; and the same delivery, accepted
+/// again at the same sequence, is another event.
 #[test]
 fn outcomes_of_a_lost_event_are_not_those_of_the_event_in_its_place() {
     let dead = outcome(BILLING, 3, 0, OutcomeKind::DeadLettered, 6_000);
@@ -774,8 +777,8 @@ fn outcomes_of_a_lost_event_are_not_those_of_the_event_in_its_place() {
     assert_eq!(places(30), [(SHARD, StreamSeq(3))]);
 }
 
-/// P5: after an adoption what became of the lost events is gone, whichever stream is read first; what became of the others
-/// stays, and so does what becomes of those in the lost ones' places.
+/// P5: after an adoption the outcomes of the lost events are removed, for any order of reading; those of other events
+/// stay, and so do those of the new events at the lost sequences.
 #[test]
 fn an_adoption_removes_what_became_of_lost_events() {
     let dead = |number| outcome(BILLING, number, 0, OutcomeKind::DeadLettered, 6_000);
@@ -806,7 +809,7 @@ fn an_adoption_removes_what_became_of_lost_events() {
     let copies: Vec<_> = [dead(1), dead(2)]
         .iter()
         .zip(1..)
-        .map(|(dead, seq)| (Source::DeadLetters, copy(seq, "billing", dead)))
+        .map(|(dead, seq)| (StreamKind::DeadLetters, copy(seq, "billing", dead)))
         .collect();
     let catalog = catalog("*", false);
     for order in [[&events, &outcomes, &copies], [&copies, &outcomes, &events], [&outcomes, &copies, &events]] {
@@ -841,7 +844,7 @@ fn a_paused_lane_says_who_paused_it_and_why() {
             at_ms: seq as i64 * 1_000,
             action: Some(v1::command::Action::Lane(order)),
         };
-        (Source::Commands(SHARD), stored(seq, "commands.0".into(), records::headers(), command.encode_to_vec()))
+        (StreamKind::Commands(SHARD), stored(seq, "commands.0".into(), records::headers(), command.encode_to_vec()))
     };
     let index = Index::new();
     index.apply(&event_messages(1..=1));
@@ -888,7 +891,7 @@ fn a_paused_lane_says_who_paused_it_and_why() {
             at_ms: seq as i64 * 1_000,
             action: Some(v1::command::Action::Catalog(edit)),
         };
-        (Source::Commands(SHARD), stored(seq, "commands.0".into(), records::headers(), command.encode_to_vec()))
+        (StreamKind::Commands(SHARD), stored(seq, "commands.0".into(), records::headers(), command.encode_to_vec()))
     };
     index.apply(&[edit(6, "migration")]);
     let stopped = |reason: &str| {

@@ -1,4 +1,4 @@
-//! A projection's redb file: opened, made, or set aside and made anew.
+//! A projection's redb file: opened, created, or set aside and replaced.
 
 use std::{
     fs, io, panic,
@@ -7,16 +7,16 @@ use std::{
 
 use redb::{Database, DatabaseError, ReadableDatabase as _, StorageError, TableDefinition, TableError};
 
-/// The page cache of one file, in bytes, where nothing else is said: small, since several files share a process and the
+/// Default page cache of one file, in bytes: small, since several files share a process and the
 /// system caches their pages, too.
 pub const CACHE_BYTES_DEFAULT: usize = 32 * 1024 * 1024;
 
-/// What the file is: one row, so that a file of another version or of another projection is recognised.
+/// Format of the file: one row, by which a file of another version or of another projection is recognised.
 const FORMAT: TableDefinition<&str, &str> = TableDefinition::new("format");
 /// The key of that row.
 const FORMAT_KEY: &str = "format";
 
-/// Why a projection has no file. A damaged file is no reason: it is set aside.
+/// Error of opening a projection. A damaged file is not an error: it is set aside.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The folder or the file cannot be read or written.
@@ -24,7 +24,7 @@ pub enum OpenError {
     Unusable {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },
@@ -36,8 +36,8 @@ pub enum OpenError {
     },
 }
 
-/// Opens the projection at `path`, or makes it, with the folders above it. `format` names what the file holds and its
-/// version. A file that is damaged or of another format is renamed to `<path>.old`, with a warning, and made anew. Blocks.
+/// Opens the projection at `path`, or creates it, with the folders above it. `format` names the projection and its
+/// version. A file that is damaged or of another format is renamed to `<path>.old`, with a warning, and replaced. Blocks.
 ///
 /// # Errors
 ///
@@ -51,7 +51,7 @@ pub fn open(path: &Path, format: &str, cache_bytes: usize) -> Result<Database, O
         Ok(database) => return Ok(database),
         Err(Refusal::Open(error)) => return Err(error),
         Err(Refusal::Unsound(reason)) => {
-            tracing::warn!(path = %path.display(), reason, "projection cannot be read and is built anew");
+            tracing::warn!(path = %path.display(), reason, "projection cannot be read and is rebuilt");
         }
     }
     fs::rename(path, path.with_added_extension("old")).map_err(unusable)?;
@@ -61,7 +61,7 @@ pub fn open(path: &Path, format: &str, cache_bytes: usize) -> Result<Database, O
     })
 }
 
-/// Removes the projection at `path`, so that the next [`open`] makes it anew. Views of the old file stay valid. Blocks.
+/// Removes the projection at `path`, so that the next [`open`] creates it. Views of the old file stay valid. Blocks.
 ///
 /// # Errors
 ///
@@ -75,15 +75,15 @@ pub fn remove(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Why a file was not opened.
+/// Reason why a file was not opened.
 enum Refusal {
-    /// The system does not allow it: another file would not help.
+    /// The system refuses access: another file would not help.
     Open(OpenError),
-    /// What stands in it cannot be used.
+    /// Its content cannot be used.
     Unsound(String),
 }
 
-/// redb asserts where it meets damaged pages; a cache that is damaged must not end the process.
+/// redb panics on damaged pages; a damaged cache must not end the process.
 fn open_caught(path: &Path, format: &str, cache_bytes: usize) -> Result<Database, Refusal> {
     panic::catch_unwind(|| open_sound(path, format, cache_bytes))
         .unwrap_or_else(|_| Err(Refusal::Unsound("its pages are damaged".into())))
@@ -112,10 +112,10 @@ fn open_sound(path: &Path, format: &str, cache_bytes: usize) -> Result<Database,
     }
 }
 
-/// Says whether an I/O error is about what stands in the file (then another file helps) or about the system.
+/// Whether an I/O error is about the file's content (then another file helps) or about the system.
 fn classify_io(path: &Path, source: io::Error) -> Refusal {
     match source.kind() {
-        // Not a redb file, or one that was cut short.
+        // Not a redb file, or a truncated one.
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Refusal::Unsound(source.to_string()),
         _ => Refusal::Open(OpenError::Unusable { path: path.to_owned(), source }),
     }
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(rows(&open(&path, "receipts 2", CACHE_BYTES_DEFAULT).unwrap()), 0);
     }
 
-    /// Whatever stands in the file: it opens, whole or anew.
+    /// With any content: it opens, complete or replaced.
     #[test]
     fn a_damaged_file_never_stops_a_start() {
         let folder = tempfile::tempdir().unwrap();

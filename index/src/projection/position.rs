@@ -4,17 +4,17 @@ use redb::{ReadTransaction, TableDefinition, TableError, WriteTransaction};
 use weft_nats::position::{Mark, Position, from_nanos, nanos};
 use weft_proto::ids::{EventId, StreamSeq};
 
-/// A stream's creation in unix nanoseconds, the cursor, whether a message stands at the cursor, when that was stored in
+/// A stream's creation in unix nanoseconds, the cursor, whether there is a message at the cursor, its storage time in
 /// unix nanoseconds, its event id.
 type Row = (i64, u64, bool, i64, Option<&'static [u8; 16]>);
 /// By the stream's name.
 const POSITIONS: TableDefinition<&str, Row> = TableDefinition::new("positions");
 
-/// The stored position in `stream`; `None` where the projection has none.
+/// The stored position in `stream`; `None` if the projection has none.
 ///
 /// # Errors
 ///
-/// What redb says.
+/// The error of redb.
 pub fn position(transaction: &ReadTransaction, stream: &str) -> Result<Option<Position>, redb::Error> {
     let table = match transaction.open_table(POSITIONS) {
         Ok(table) => table,
@@ -27,11 +27,11 @@ pub fn position(transaction: &ReadTransaction, stream: &str) -> Result<Option<Po
     Ok(Some(Position { created: from_nanos(created), cursor: StreamSeq(cursor), mark }))
 }
 
-/// Stores a position, as part of the transaction that applies what lies before it.
+/// Stores a position, as part of the transaction that applies the messages up to it.
 ///
 /// # Errors
 ///
-/// What redb says.
+/// The error of redb.
 pub fn set_position(transaction: &WriteTransaction, stream: &str, position: &Position) -> Result<(), redb::Error> {
     let mark = position.mark.as_ref();
     let stored_at = mark.map_or(0, |mark| nanos(mark.stored_at));

@@ -16,25 +16,25 @@ use tokio::{
     time::Instant,
 };
 
-/// How changes become rows.
+/// Applies changes to rows.
 pub trait Projector: Send + 'static {
-    /// What is applied, such as the messages of one read.
+    /// A change, such as the messages of one read.
     type Change: Send + 'static;
-    /// What is told after each commit, such as the cursor.
+    /// State published after each commit, such as the cursor.
     type Committed: Clone + Send + Sync + 'static;
 
-    /// Applies changes in order, with the cursor behind them, as part of `transaction`.
+    /// Applies changes in order, with the cursor after them, as part of `transaction`.
     ///
     /// # Errors
     ///
-    /// What redb says: nothing of the transaction is kept, and the writer ends.
+    /// The error of redb: the transaction is rolled back, and the writer ends.
     fn apply(
         &mut self,
         transaction: &WriteTransaction,
         changes: Vec<Self::Change>,
     ) -> Result<Self::Committed, redb::Error>;
 
-    /// What a change counts of [`Pace::commit`].
+    /// Weight of a change towards [`CommitInterval::commit`].
     fn weight(_change: &Self::Change) -> usize {
         1
     }
@@ -44,36 +44,36 @@ pub trait Projector: Send + 'static {
         false
     }
 
-    /// Does a part of the upkeep that can wait until no commit is due, such as merging what commits have written. Takes some
+    /// Does a part of the upkeep that can wait until no commit is due, such as merging segments. Takes some
     /// tens of milliseconds.
     ///
     /// # Errors
     ///
-    /// What redb says: nothing of the transaction is kept, and the writer ends.
+    /// The error of redb: the transaction is rolled back, and the writer ends.
     fn upkeep(&mut self, _transaction: &WriteTransaction) -> Result<(), redb::Error> {
         Ok(())
     }
 }
 
-/// How much is gathered into one commit.
+/// Size and interval of commits (group commit).
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
-    /// The most changes in the queue to the thread, which takes them from there to gather them.
+pub struct CommitInterval {
+    /// Maximum number of changes in the queue to the thread.
     pub queue: usize,
-    /// The weight of changes that fills a commit: what a crash can make the projection read again.
+    /// The weight of changes that fills a commit: a crash makes the projection read as much again.
     pub commit: usize,
-    /// From one commit to the next at least, unless a commit is full.
+    /// Minimum interval of commits, unless a commit is full.
     pub interval: Duration,
-    /// From one commit that syncs the disk, which the log's own syncs share, to the next that does. Those between are seen at
+    /// Interval of commits that sync the disk, which the log's syncs share. Commits in between are visible at
     /// once; a crash loses them, and the log is read again from the last synced one on. Zero: each is synced.
     pub sync_interval: Duration,
 }
 
-/// How often the thread takes changes from its queue while it gathers a commit: a sender that finds the queue full waits for
+/// Interval at which the thread takes changes from its queue while a commit waits: a sender that finds the queue full waits
 /// as long.
-const LOOK: Duration = Duration::from_millis(2);
+const QUEUE_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Hands changes to the writing thread.
+/// Sends changes to the writing thread.
 #[derive(Debug)]
 pub struct Writer<P: Projector> {
     sender: mpsc::Sender<P::Change>,
@@ -82,14 +82,14 @@ pub struct Writer<P: Projector> {
     flush: Flush,
 }
 
-/// Asks a writing thread not to wait for the end of its interval. Cheap to clone.
+/// Requests an early commit from the writing thread. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Flush {
     requested: Arc<AtomicBool>,
 }
 
 impl Flush {
-    /// Everything that was sent before is committed at once.
+    /// Commits all changes that were sent before at once.
     pub fn request(&self) {
         self.requested.store(true, Ordering::Release);
     }
@@ -110,16 +110,16 @@ impl Flush {
 pub struct WriterGone;
 
 impl<P: Projector> Writer<P> {
-    /// Starts the thread under `name`. `committed` is what the file holds now.
+    /// Starts the thread as `name`. `committed` is the present state of the file.
     ///
     /// # Errors
     ///
-    /// The system gives no thread.
+    /// The system cannot start a thread.
     pub fn start(
         database: Arc<Database>,
         projector: P,
         committed: P::Committed,
-        pace: Pace,
+        pace: CommitInterval,
         name: String,
     ) -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel(pace.queue.max(1));
@@ -129,14 +129,14 @@ impl<P: Projector> Writer<P> {
         let requested = flush.clone();
         thread::Builder::new().name(name).spawn(move || {
             let result = write(&database, projector, receiver, &told, &requested, pace);
-            // Whoever hears of the end may open the file again.
+            // Receivers of the end may open the file again.
             drop(database);
             let _ = end.send(result);
         })?;
         Ok(Self { sender, committed, ended, flush })
     }
 
-    /// Hands over a change; waits while as many wait as may.
+    /// Sends a change; waits while the queue is full.
     ///
     /// # Errors
     ///
@@ -145,7 +145,7 @@ impl<P: Projector> Writer<P> {
         self.sender.send(change).await.map_err(|_| WriterGone)
     }
 
-    /// Waits for room for one change. Safe to cancel.
+    /// Reserves room for one change. Cancel safe.
     ///
     /// # Errors
     ///
@@ -154,7 +154,7 @@ impl<P: Projector> Writer<P> {
         self.sender.reserve().await.map_err(|_| WriterGone)
     }
 
-    /// What has been committed. The sender's end means that the thread has ended.
+    /// State of the newest commit. A closed channel means that the thread has ended.
     pub fn committed(&self) -> watch::Receiver<P::Committed> {
         self.committed.clone()
     }
@@ -164,14 +164,14 @@ impl<P: Projector> Writer<P> {
         self.flush.clone()
     }
 
-    /// Commits what waits, ends the thread, and says how it ended.
+    /// Commits the waiting changes, ends the thread, and returns its result.
     ///
     /// # Errors
     ///
-    /// What redb said, also when that was long ago.
+    /// The error of redb that ended the thread, also an earlier one.
     pub async fn close(self) -> Result<(), redb::Error> {
         drop(self.sender);
-        // Without a word the thread has panicked: its transaction is lost, what was committed before is not.
+        // Without a result the thread has panicked: its transaction is lost, earlier commits are not.
         self.ended.await.unwrap_or_else(|_| Err(redb::Error::Corrupted("the writing thread panicked".into())))
     }
 }
@@ -182,7 +182,7 @@ fn write<P: Projector>(
     mut receiver: mpsc::Receiver<P::Change>,
     told: &watch::Sender<P::Committed>,
     flush: &Flush,
-    pace: Pace,
+    pace: CommitInterval,
 ) -> Result<(), redb::Error> {
     let mut next_commit = Instant::now();
     let mut next_sync = next_commit;
@@ -200,7 +200,7 @@ fn write<P: Projector>(
                 synced = false;
                 rest.after(started.elapsed());
             } else {
-                thread::sleep(next_commit.saturating_duration_since(Instant::now()).min(LOOK));
+                thread::sleep(next_commit.saturating_duration_since(Instant::now()).min(QUEUE_INTERVAL));
             }
             gathered.take_waiting(&mut receiver, pace);
         }
@@ -227,7 +227,7 @@ fn write<P: Projector>(
         }
     }
     if !synced {
-        // With it goes what was committed before.
+        // It also syncs the earlier commits.
         begin(database, true)?.commit()?;
     }
     Ok(())
@@ -246,7 +246,7 @@ impl<P: Projector> Default for Gathered<P> {
 }
 
 impl<P: Projector> Gathered<P> {
-    /// Waits for a change, unless something else is to be done. Whether the thread goes on.
+    /// Waits for a change, unless there is other work. Returns whether the thread continues.
     fn take_first(&mut self, receiver: &mut mpsc::Receiver<P::Change>, busy: bool) -> bool {
         if !self.changes.is_empty() {
             return true;
@@ -262,8 +262,8 @@ impl<P: Projector> Gathered<P> {
         change.map(|change| self.push(change)).is_some()
     }
 
-    /// Takes what waits, as far as it fits.
-    fn take_waiting(&mut self, receiver: &mut mpsc::Receiver<P::Change>, pace: Pace) {
+    /// Takes the waiting changes, as far as they fit.
+    fn take_waiting(&mut self, receiver: &mut mpsc::Receiver<P::Change>, pace: CommitInterval) {
         while !self.is_full(pace)
             && let Ok(change) = receiver.try_recv()
         {
@@ -276,7 +276,7 @@ impl<P: Projector> Gathered<P> {
         self.changes.push(change);
     }
 
-    fn is_full(&self, pace: Pace) -> bool {
+    fn is_full(&self, pace: CommitInterval) -> bool {
         self.weight >= pace.commit.max(1)
     }
 
@@ -286,7 +286,7 @@ impl<P: Projector> Gathered<P> {
     }
 }
 
-/// Upkeep rests for as long as it has worked, so that it takes half a processor at most.
+/// Upkeep pauses for as long as it has worked, so that it takes at most half a processor.
 #[derive(Default)]
 struct Rest {
     until: Option<Instant>,
@@ -305,7 +305,7 @@ impl Rest {
 fn begin(database: &Database, synced: bool) -> Result<WriteTransaction, redb::Error> {
     let mut transaction = database.begin_write()?;
     if synced {
-        // After a crash the file opens at once instead of being walked from end to end.
+        // After a crash the file opens at once instead of being scanned.
         transaction.set_quick_repair(true);
     } else {
         transaction.set_durability(Durability::None)?;
@@ -321,7 +321,7 @@ mod tests {
 
     const SUM: TableDefinition<(), u64> = TableDefinition::new("sum");
 
-    /// Adds numbers up and tells the sum; refuses 1313.
+    /// Adds numbers and publishes the sum; refuses 1313.
     struct Sum;
 
     impl Projector for Sum {
@@ -342,9 +342,10 @@ mod tests {
         }
     }
 
-    const PACE: Pace = Pace { queue: 8, commit: 4, interval: Duration::from_millis(5), sync_interval: Duration::ZERO };
+    const COMMIT_INTERVAL: CommitInterval =
+        CommitInterval { queue: 8, commit: 4, interval: Duration::from_millis(5), sync_interval: Duration::ZERO };
 
-    fn start(database: &Arc<Database>, pace: Pace) -> Writer<Sum> {
+    fn start(database: &Arc<Database>, pace: CommitInterval) -> Writer<Sum> {
         Writer::start(database.clone(), Sum, 0, pace, "sum".into()).unwrap()
     }
 
@@ -357,7 +358,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sum.redb");
         let database = Arc::new(Database::create(&path).unwrap());
-        let writer = start(&database, PACE);
+        let writer = start(&database, COMMIT_INTERVAL);
         let mut committed = writer.committed();
         for number in 1..=100 {
             writer.send(number).await.unwrap();
@@ -367,12 +368,12 @@ mod tests {
         writer.send(1).await.unwrap();
         writer.close().await.unwrap();
         assert_eq!(stored(&database), 5051);
-        // The thread has let go of the file.
+        // The thread has closed the file.
         drop(database);
         Database::create(&path).unwrap();
     }
 
-    /// What is committed between two syncs is seen at once; a crash loses it, an orderly end does not.
+    /// Commits between two syncs are visible at once; a crash loses them, an orderly end does not.
     #[tokio::test]
     async fn what_is_not_synced_is_seen_and_kept_by_an_orderly_end() {
         let folder = tempfile::tempdir().unwrap();
@@ -383,7 +384,7 @@ mod tests {
             stored(&Database::create(&copy).unwrap())
         };
         let database = Arc::new(Database::create(&path).unwrap());
-        let writer = start(&database, Pace { sync_interval: Duration::from_secs(3600), ..PACE });
+        let writer = start(&database, CommitInterval { sync_interval: Duration::from_secs(3600), ..COMMIT_INTERVAL });
         let mut committed = writer.committed();
         for (number, sum) in [(1, 1), (2, 3), (3, 6)] {
             writer.send(number).await.unwrap();
@@ -394,19 +395,20 @@ mod tests {
         assert_eq!(after_a_crash(), 6);
     }
 
-    /// Who sends more than waits for a commit is not held up for the rest of the interval.
+    /// A sender with more changes than a commit holds does not wait for the rest of the interval.
     #[tokio::test]
     async fn a_full_commit_waits_for_no_interval() {
         let folder = tempfile::tempdir().unwrap();
         let database = Arc::new(Database::create(folder.path().join("sum.redb")).unwrap());
-        let writer = start(&database, Pace { queue: 4, interval: Duration::from_secs(3600), ..PACE });
+        let writer =
+            start(&database, CommitInterval { queue: 4, interval: Duration::from_secs(3600), ..COMMIT_INTERVAL });
         let mut committed = writer.committed();
         let sending = async {
             writer.send(1).await.unwrap();
             committed.wait_for(|sum| *sum == 1).await.unwrap();
             for round in 1..=10 {
                 writer.send(1).await.unwrap();
-                // The thread has taken it and gathers already when the others come.
+                // The thread has taken it and waits for more when the others arrive.
                 while writer.sender.capacity() < 4 {
                     tokio::task::yield_now().await;
                 }
@@ -419,12 +421,13 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(30), sending).await.expect("a full commit is made at once");
     }
 
-    /// A caller that needs what it has sent does not wait for the interval, however many commits that takes.
+    /// A caller that requests a commit does not wait for the interval, for any number of commits.
     #[tokio::test]
     async fn a_flush_commits_what_was_sent() {
         let folder = tempfile::tempdir().unwrap();
         let database = Arc::new(Database::create(folder.path().join("sum.redb")).unwrap());
-        let writer = start(&database, Pace { queue: 8, interval: Duration::from_secs(3600), ..PACE });
+        let writer =
+            start(&database, CommitInterval { queue: 8, interval: Duration::from_secs(3600), ..COMMIT_INTERVAL });
         let mut committed = writer.committed();
         let sending = async {
             for round in 1..=3 {
@@ -442,7 +445,7 @@ mod tests {
     async fn a_failed_commit_ends_the_writer_and_says_why() {
         let folder = tempfile::tempdir().unwrap();
         let database = Arc::new(Database::create(folder.path().join("sum.redb")).unwrap());
-        let writer = start(&database, PACE);
+        let writer = start(&database, COMMIT_INTERVAL);
         writer.send(5).await.unwrap();
         writer.committed().wait_for(|sum| *sum == 5).await.unwrap();
         let mut committed = writer.committed();

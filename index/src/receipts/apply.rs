@@ -20,17 +20,17 @@ use super::{
 };
 use crate::projection::{Position, Projector, set_position};
 
-/// What one read or one append brought, in stream order.
+/// The changes of one read or one append, in stream order.
 #[derive(Debug, Clone, Default)]
 pub struct Changes {
     /// In stream order.
     pub changes: Vec<Change>,
-    /// The log is being read from far back. Then more is gathered into a commit, and an event is compared with what the
-    /// same commit says of its workflow and id only: a look-up for each would take longer than all else.
+    /// The log is being read from far back. Then commits are larger, and an event is compared only with the events of the
+    /// same commit: a look-up for each would take longer than everything else.
     pub catching_up: bool,
 }
 
-/// While catching up, a commit holds so many times more: larger segments are merged less often. Nothing else is held in
+/// Factor of a commit's size while catching up: larger segments are merged less often. The sequencer holds nothing else in
 /// memory then.
 const CATCH_UP_FACTOR: usize = 4;
 
@@ -48,14 +48,14 @@ pub struct Apply {
     merge: Option<Merge>,
 }
 
-/// What the file holds, and what was odd about it since the writer's start.
+/// State of the file, and faults since the writer's start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Committed {
     /// Everything up to here is in the file.
     pub cursor: StreamSeq,
     /// Events that broke the order of their workflow, or ids that were accepted twice.
     pub violations: u64,
-    /// Messages that are not ours.
+    /// Foreign messages.
     pub foreign: u64,
 }
 
@@ -67,7 +67,7 @@ impl Changes {
 }
 
 impl Apply {
-    /// Prepares the file for writing: removes what an unfinished merge left.
+    /// Prepares the file for writing: removes the rows of an unfinished merge.
     pub(super) fn new(
         database: Arc<Database>,
         filters: Filters,
@@ -88,8 +88,8 @@ impl Apply {
         self.committed
     }
 
-    /// The newest statement of each workflow that the changes speak of. `view` is what the file says; without it an event is
-    /// compared with the changes before it only.
+    /// The newest head of each workflow in the changes. `view` is the file; without it an event is
+    /// compared only with the changes before it.
     fn statements(&mut self, changes: &[Change], view: Option<&View>) -> Result<Statements, redb::Error> {
         let mut statements = Statements::default();
         for change in changes {
@@ -156,7 +156,7 @@ impl Apply {
             }
         }
         for (bucket, mut events) in buckets {
-            // The sort is stable: of two of one id the later one is the last.
+            // The sort is stable: of two events with one id the later one is the last.
             events.sort_by_key(|(id, _)| *id);
             let number = self.take_number(transaction)?;
             let mut filter = Filter::with_room(events.len() as u64);
@@ -209,7 +209,7 @@ impl Apply {
         Ok(())
     }
 
-    /// Removes the ids of buckets that are wholly past.
+    /// Removes the ids of buckets that are completely expired.
     fn sweep(&mut self, transaction: &WriteTransaction) -> Result<(), redb::Error> {
         let Some(now) = self.now() else { return Ok(()) };
         let past = |segment: &mut Segment| match segment.group {
@@ -316,10 +316,10 @@ impl Projector for Apply {
     }
 }
 
-/// Statements of the workflows that one commit speaks of, together with what the file said of them.
+/// Heads of the workflows in one commit, from the file and from the commit's changes.
 #[derive(Default)]
 struct Statements {
-    /// `None`: nothing is known of the workflow.
+    /// `None`: the workflow is unknown.
     touched: HashMap<WorkflowId, Option<Statement>>,
 }
 

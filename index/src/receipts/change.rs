@@ -1,4 +1,4 @@
-//! What one message of EVENTS changes.
+//! Changes of receipts by one message of EVENTS.
 
 use jiff::Timestamp;
 use weft_nats::{
@@ -14,25 +14,25 @@ use weft_proto::{
 use super::{Accepted, Head, body_digest, whole_millis};
 use crate::projection::Mark;
 
-/// One message of EVENTS, as far as receipts care.
+/// The part of a message of EVENTS that concerns receipts.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// Its place.
+    /// Sequence of the message.
     pub seq: StreamSeq,
-    /// What it is recognised by.
+    /// Identity of the message, for positions.
     pub mark: Mark,
-    /// What it says.
+    /// Content of the message.
     pub content: Content,
 }
 
-/// What a message says.
+/// Content of a message.
 #[derive(Debug, Clone)]
 pub enum Content {
     /// An event was accepted.
     Event(EventId, Accepted),
     /// These are the heads of their workflows.
     Heads(Vec<(WorkflowId, Head)>),
-    /// Somebody else's message: nothing.
+    /// A foreign message: no change.
     Foreign,
 }
 
@@ -64,7 +64,7 @@ fn accepted(event: &Event, message: &Stored) -> Accepted {
     }
 }
 
-/// The heads of a record; one that makes no sense is left out.
+/// The heads of a record; invalid ones are left out.
 fn carried(record: Heads, stored_at: Timestamp) -> Vec<(WorkflowId, Head)> {
     let heads = record.heads.into_iter().filter_map(|head| {
         let workflow = WorkflowId::new(head.workflow_id).ok()?;

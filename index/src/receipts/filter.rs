@@ -1,4 +1,4 @@
-//! A blocked Bloom filter over the keys of one segment: most look-ups of an unknown key end here, without a page being read.
+//! A blocked Bloom filter over the keys of one segment: most look-ups of an unknown key end here, without reading a page.
 //!
 //! Putze, Sanders, Singler, "Cache-, Hash- and Space-Efficient Bloom Filters" (2007): all bits of a key lie in one block of
 //! 512 bits, a cache line. With 12 bits a key and 6 bits set, about 1 in 100 unknown keys passes. A filter is built while
@@ -43,12 +43,12 @@ impl Filter {
         probes(hash).all(|(word, bit)| block[word] & bit != 0)
     }
 
-    /// As it is stored; little-endian words.
+    /// Stored form: little-endian words.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.blocks.iter().flatten().flat_map(|word| word.to_le_bytes()).collect()
     }
 
-    /// The filter that [`to_bytes`](Self::to_bytes) gave; `None` for anything else.
+    /// The inverse of [`to_bytes`](Self::to_bytes); `None` for invalid bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         if bytes.is_empty() || !bytes.len().is_multiple_of(BLOCK_BYTES) {
             return None;

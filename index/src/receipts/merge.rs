@@ -1,4 +1,4 @@
-//! Neighbouring segments become one, some rows at a time, so that no commit waits for long.
+//! Merges neighbouring segments, some rows at a time, so that no commit waits for long.
 
 use std::{ops::Bound, sync::Arc};
 
@@ -16,7 +16,7 @@ use super::{
 /// Rows of one step: some tens of milliseconds.
 const STEP_ROWS: usize = 32_768;
 
-/// A merge under way. What it has written so far is no segment yet: after a crash it is removed.
+/// A merge in progress. Its rows are not a segment until it is complete: after a crash they are removed.
 #[derive(Debug)]
 pub(super) struct Merge {
     /// The newest part of the log first.
@@ -45,7 +45,7 @@ impl Merge {
         self.inputs.iter().map(|segment| segment.number)
     }
 
-    /// Merges some rows. The segment, when that were the last ones; then it has taken its inputs' place in the file. Heads
+    /// Merges some rows. Returns the segment after the last ones; it has then replaced its inputs in the file. Heads
     /// that are not remembered at `now`, in stream time, are left out.
     pub fn step(
         &mut self,
@@ -88,7 +88,7 @@ impl Merge {
         let mut sources = Sources::new(ranges)?;
         for _ in 0..STEP_ROWS {
             let Some(rows) = sources.next()? else { return Ok(true) };
-            // The newest event of an id is the one that counts.
+            // The newest event of an id is kept.
             let Some((key, row)) = rows.first() else { continue };
             output.insert(key.value(), row.value())?;
             self.filter.insert(filter::of_id(&EventId::from_bytes(*key.value())));
@@ -128,7 +128,7 @@ impl Merge {
     }
 }
 
-/// What several parts of the log say of one workflow, the newest first.
+/// The head of a workflow from several parts of the log, the newest first.
 pub(super) fn fold(
     statements: impl DoubleEndedIterator<Item = Result<Statement, redb::Error>>,
 ) -> Result<Option<Statement>, redb::Error> {
@@ -157,7 +157,7 @@ impl<'a, K: Key + 'static, V: Value + 'static> Sources<'a, K, V> {
         Ok(Self { sources })
     }
 
-    /// The rows of the lowest key that has not been given out, the newest part of the log first; `None` at the end.
+    /// The rows of the next key, the newest part of the log first; `None` at the end.
     pub fn next(&mut self) -> Result<Option<Vec<Row<'a, K, V>>>, redb::Error> {
         let compare = |a: &Row<'a, K, V>, b: &Row<'a, K, V>| {
             let (a, b) = (a.0.value(), b.0.value());

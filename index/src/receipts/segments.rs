@@ -1,11 +1,11 @@
-//! Which segments a file of receipts has, and which of them are to be merged.
+//! Segments of a receipts file, and their merges.
 //!
-//! Rows are never changed in place: random writes into one large B-tree touch a page each. What comes between two commits
-//! is sorted and becomes a *segment*, a table of its own that is written once, in key order. Segments are merged into
-//! larger ones, so that a look-up has few to ask, and each has a [`Filter`] that answers for most of the keys that it does
-//! not have. This is a log-structured merge tree whose write-ahead log is the stream itself.
+//! A log-structured merge tree whose write-ahead log is the stream. Rows are never changed in place, since random writes into
+//! one large B-tree touch a page each. The rows of a commit are sorted and become a *segment*, a separate table that is
+//! written once, in key order. Segments are merged into larger ones, so that a look-up reads few of them, and each has a
+//! [`Filter`] that rejects most of the keys that it does not have.
 //!
-//! Segments of a group are ordered by the part of the log that they are of, and only neighbours are merged. So the newest
+//! Segments of a group are ordered by their part of the log, and only neighbours are merged. So the newest
 //! segment that has a key decides, before and after a merge.
 
 use std::{
@@ -28,15 +28,15 @@ pub(super) const SEGMENTS: TableDefinition<u64, SegmentRow> = TableDefinition::n
 /// [`Filter::to_bytes`], by the segment's number.
 pub(super) const FILTERS: TableDefinition<u64, &[u8]> = TableDefinition::new("filters");
 
-/// What the names of the segments' own tables begin with.
+/// Prefix of the names of the segments' tables.
 const ROWS: &str = "rows.";
 /// Neighbours of a level that are merged: each row is written again once a level.
 const FAN_IN: usize = 8;
-/// Levels end here: 2^57 segments of level 0.
+/// The highest level: 2^57 segments of level 0.
 pub(super) const LEVEL_MAX: u8 = 19;
-/// The most segments of one merge: after a catch-up there are many of the lowest level.
+/// Maximum number of segments of one merge: after a catch-up there are many of the lowest level.
 const FAN_IN_MAX: usize = 64;
-/// Rows up to which a segment is of level 0: what one commit writes while a gateway follows the log.
+/// Maximum number of rows of a segment of level 0: those of one commit while a gateway follows the log.
 const LEVEL_ROWS: u64 = 32_768;
 
 /// Segments that are looked up and merged together.
@@ -56,7 +56,7 @@ pub(super) struct Segment {
     pub group: Group,
     pub level: u8,
     pub rows: u64,
-    /// The last sequence that it may speak of; orders the segments of a group.
+    /// The last sequence that it covers; orders the segments of a group.
     pub end: u64,
     pub filter: Arc<Filter>,
 }
@@ -152,7 +152,7 @@ pub(super) fn remove(transaction: &WriteTransaction, number: u64) -> Result<(), 
     Ok(())
 }
 
-/// Removes the rows of segments that were not finished: a merge that a crash has ended.
+/// Removes the rows of unfinished segments: merges that a crash has ended.
 pub(super) fn remove_unfinished(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     let unfinished: Vec<u64> = {
         let segments = transaction.open_table(SEGMENTS)?;
@@ -180,9 +180,9 @@ pub(super) fn level_of(rows: u64) -> u8 {
     u8::try_from(level).unwrap_or(LEVEL_MAX).min(LEVEL_MAX)
 }
 
-/// The neighbours that are to be merged next, in the order of `segments`, which is that of [`sort`]: at the lowest level, those
-/// that together weigh as much as a segment of the next level. `newest`: the newest bucket of ids; of older ones, which get no
-/// new segments, everything becomes one.
+/// The neighbours to merge next, in the order of `segments`, which is that of [`sort`]: at the lowest level, those
+/// that together weigh as much as a segment of the next level. `newest`: the newest bucket of ids; older buckets, which get no
+/// new segments, are merged into one.
 pub(super) fn plan(segments: &[Segment], newest: Option<Bucket>) -> Option<Vec<u64>> {
     let groups = || segments.chunk_by(|a, b| a.group == b.group);
     let levels = segments.iter().map(|segment| segment.level).max().unwrap_or(0);
@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(plan(&[0; 8]), Some((1..=8).rev().collect()));
         assert_eq!(plan(&[2, 1, 0, 0, 0, 0, 0, 0, 0]), None);
         assert_eq!(plan(&[2, 1, 0, 0, 0, 0, 0, 0, 0, 0]), Some((3..=10).rev().collect()));
-        // Larger ones among small ones go with them, so that only neighbours are merged.
+        // Larger ones among small ones are merged with them, so that only neighbours are merged.
         assert_eq!(plan(&[2, 0, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0]), None);
         assert_eq!(plan(&[2, 0, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]), Some((2..=16).rev().collect()));
         assert_eq!(plan(&[1; 8]), Some((1..=8).rev().collect()));
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(level_of(8 * LEVEL_ROWS), 2);
     }
 
-    /// Each row is written again a few times at most, whatever the size of the commits, and a look-up has few segments.
+    /// Each row is written again at most a few times, for any size of commits, and a look-up has few segments.
     #[test]
     fn merging_ends_and_leaves_few_segments() {
         for commit in [10u64, 16_384, 131_072] {

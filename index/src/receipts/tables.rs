@@ -1,4 +1,4 @@
-//! How receipts lie in redb.
+//! Tables of receipts in redb.
 
 use jiff::Timestamp;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError, WriteTransaction};
@@ -8,24 +8,24 @@ use super::{Accepted, Head};
 
 /// Sequence, stored at (unix milliseconds), digest, number, predecessor, workflow.
 pub(super) type AcceptedRow = (u64, i64, &'static [u8; 32], u64, Option<&'static [u8; 16]>, &'static str);
-/// Number, event id, stored at, carried at (unix milliseconds), whether an event said so.
+/// Number, event id, stored at, carried at (unix milliseconds), whether it is from an event.
 pub(super) type HeadRow = (u64, &'static [u8; 16], i64, i64, bool);
 
-/// What the file was written under, and counters.
+/// Parameters of the file, and counters.
 const SETTINGS: TableDefinition<&str, i64> = TableDefinition::new("settings");
 const DEDUP_MS: &str = "dedup_ms";
-/// The number of the next segment. Numbers are not used again, since filters are remembered by them.
+/// The number of the next segment. Numbers are not reused, since filters are cached by them.
 const NEXT_SEGMENT: &str = "next_segment";
 
-/// A bucket is no shorter, so that a horizon of seconds does not make a table for each commit.
+/// Minimum length of a bucket, so that a horizon of seconds does not make a table for each commit.
 const BUCKET_MS_MIN: i64 = 1_000;
-/// A bucket is no longer: a day.
+/// Maximum length of a bucket: a day.
 const BUCKET_MS_MAX: i64 = 24 * 60 * 60 * 1_000;
-/// Buckets of one horizon: how much longer than the horizon the oldest ids lie about.
+/// Buckets of one horizon; the oldest ids are stored longer than the horizon by up to one bucket.
 const BUCKETS: i64 = 8;
 
-/// A stretch of stream time, whose ids lie in segments of their own, which are dropped together. Its length is part of it,
-/// so that segments of another `dedup_horizon` stay readable and are dropped in their turn.
+/// A period of stream time, whose ids have separate segments, which are dropped together. Its length is part of its identity,
+/// so that segments of another `dedup_horizon` stay readable and are dropped in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Bucket {
     /// Unix milliseconds.
@@ -57,17 +57,17 @@ impl Bucket {
     }
 }
 
-/// What a segment says of a workflow's head.
+/// A workflow's head in a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Statement {
     pub head: Head,
-    /// An event said so, so that nothing older counts. Else only records of heads carried forward, which do not undo a later
+    /// It is from an event, which replaces older heads. Otherwise it is from head records, which do not replace a later
     /// head.
     pub by_event: bool,
 }
 
 impl Statement {
-    /// What this and an `older` part of the log say together.
+    /// The head from this and an `older` part of the log.
     pub fn after(self, older: Option<Self>) -> Self {
         match older {
             Some(older) if !self.by_event && older.head.sequence_number > self.head.sequence_number => older,
@@ -111,7 +111,7 @@ pub(super) fn accepted(row: (u64, i64, &[u8; 32], u64, Option<&[u8; 16]>, &str))
     })
 }
 
-/// What is kept of an event under its replay key: all of it, with its id in place of the digest, which says nothing here.
+/// The row of an event under its replay key: the whole row, with its id in place of the digest, which is not needed here.
 pub(super) fn replayed(id: EventId, accepted: &Accepted) -> Accepted {
     let mut digest = [0; 32];
     digest[..16].copy_from_slice(id.as_bytes());
@@ -150,7 +150,7 @@ fn time(millis: i64) -> Result<Timestamp, redb::Error> {
     Timestamp::from_millisecond(millis).map_err(|error| redb::Error::Corrupted(error.to_string()))
 }
 
-/// The horizon that the file was written under; `None` in a new file.
+/// The horizon that the file was written with; `None` in a new file.
 pub(super) fn dedup_ms(database: &Database) -> Result<Option<i64>, redb::Error> {
     match database.begin_read()?.open_table(SETTINGS) {
         Ok(table) => Ok(table.get(DEDUP_MS)?.map(|value| value.value())),

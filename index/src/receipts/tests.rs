@@ -8,7 +8,7 @@ mod merging;
 const DEDUP: Duration = Duration::from_secs(80);
 const REMEMBER: Duration = Duration::from_secs(1_000);
 
-/// Cases of a property: `PROPTEST_CASES`, or as many as take a moment.
+/// Cases of a property: `PROPTEST_CASES`, or a small default.
 fn cases(usual: u32) -> u32 {
     std::env::var("PROPTEST_CASES").map_or(usual, |text| text.parse().expect("a number"))
 }
@@ -59,7 +59,7 @@ fn foreign(seq: u64, secs: i64) -> Change {
     Change { seq: StreamSeq(seq), mark: Mark { stored_at: at(secs), id: None }, content: Content::Foreign }
 }
 
-/// Receipts on a folder of their own.
+/// Receipts in a temporary folder.
 struct Fixture {
     folder: tempfile::TempDir,
 }
@@ -76,7 +76,7 @@ impl Fixture {
 
 async fn apply(receipts: &Receipts, commits: impl IntoIterator<Item = Vec<Change>>) -> Committed {
     let position = receipts.view().unwrap().position().cloned().unwrap_or(Position::start(at(0)));
-    let writer = receipts.writer_at(position, Pace { interval: Duration::ZERO, ..PACE }).unwrap();
+    let writer = receipts.writer_at(position, CommitInterval { interval: Duration::ZERO, ..COMMIT_INTERVAL }).unwrap();
     let mut committed = writer.committed();
     for changes in commits {
         let last = changes.last().unwrap().seq;
@@ -121,7 +121,7 @@ async fn what_was_accepted_is_known_whole_after_a_restart() {
     assert_eq!(view.head(&workflow("b")).unwrap(), None);
 }
 
-/// An id is known for the whole horizon and, whatever bucket it lies in, not for longer; its rows go away later.
+/// An id is known for exactly the horizon, in any bucket; its rows are removed later.
 #[tokio::test]
 async fn ids_age_by_stream_time_and_go_bucket_by_bucket() {
     let fixture = Fixture::new();
@@ -168,7 +168,7 @@ async fn what_breaks_the_order_is_counted_and_followed() {
     assert_eq!(number(&receipts, "a"), Some(10));
 }
 
-/// `remember_workflows`: an event of a forgotten workflow may begin at 1 again, and another may still go on.
+/// `remember_workflows`: an event of a forgotten workflow may begin at 1 again, and another may continue.
 #[tokio::test]
 async fn a_forgotten_workflow_may_begin_again() {
     let fixture = Fixture::new();
@@ -182,8 +182,8 @@ async fn a_forgotten_workflow_may_begin_again() {
     assert_eq!((number(&receipts, "a"), number(&receipts, "b")), (Some(1), Some(2)));
 }
 
-/// Here the first event's time is late. Elsewhere it is not, so its id and its workflow are forgotten there earlier: an event
-/// that comes of that breaks no rule, and one that comes before does.
+/// The first event's time is late at this gateway. At others it is not, so they forget its id and its workflow earlier: an
+/// event that results from that breaks no rule, an earlier one does.
 #[tokio::test]
 async fn what_others_forget_earlier_breaks_no_rule() {
     let late = LATE_MAX.as_secs() as i64;
@@ -193,7 +193,7 @@ async fn what_others_forget_earlier_breaks_no_rule() {
         }
         _ => panic!("an event"),
     };
-    // Ids are compared within a bucket: one that comes again in the same second is forgotten elsewhere where that is more
+    // Ids are compared within a bucket: others have forgotten one that is repeated in the same second if that is more
     // than the horizon late.
     let horizon = |secs| Horizons::new(Duration::from_secs(secs), REMEMBER);
     for (horizons, second, violations) in [
@@ -244,8 +244,8 @@ async fn carried_heads_stand_for_their_events() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(cases(8)))]
 
-    /// A projection: however the log was cut into commits, and wherever the process ended in between, the file says the
-    /// same.
+    /// A projection: the file does not depend on how the log was split into commits, or where the process ended in
+    /// between.
     #[test]
     fn the_file_is_a_function_of_the_log(
         log in proptest::collection::vec((0..4u8, 0..30i64), 1..40),

@@ -1,4 +1,4 @@
-//! What the receipts know at one moment.
+//! A snapshot of the receipts for reading.
 
 use std::sync::Arc;
 
@@ -15,24 +15,24 @@ use super::{
 };
 use crate::projection::{self, Position};
 
-/// The receipts as one commit left them: made once for a group of look-ups. Look-ups block for as long as the disk takes.
+/// The receipts after one commit: made once for a group of look-ups. Look-ups block for as long as the disk takes.
 pub struct View {
     position: Option<Position>,
-    /// The newest part of the log first: repeats come soon after the first, if they come.
+    /// The newest part of the log first: most repeats arrive soon after the first.
     ids: Vec<Filtered<&'static [u8; 16], AcceptedRow>>,
     /// The newest part of the log first.
     heads: Vec<Filtered<&'static str, HeadRow>>,
 }
 
-/// A segment's rows behind its filter.
+/// A segment's rows with its filter.
 type Filtered<K, V> = (Arc<Filter>, ReadOnlyTable<K, V>);
 
-/// Heads whose last statement is about to leave the log.
+/// Heads whose newest record is about to leave the log.
 #[derive(Debug, Clone, Default)]
 pub struct DueHeads {
     /// In the order of their workflows' ids.
     pub heads: Vec<(WorkflowId, Head)>,
-    /// The last workflow looked at, where there may be more.
+    /// The last workflow read, if there may be more.
     pub more_after: Option<WorkflowId>,
 }
 
@@ -54,7 +54,7 @@ impl View {
         Ok(Self { position: projection::position(transaction, stream)?, ids, heads })
     }
 
-    /// Where the receipts stand in their stream; `None` in a new file.
+    /// Position of the receipts in their stream; `None` in a new file.
     pub fn position(&self) -> Option<&Position> {
         self.position.as_ref()
     }
@@ -64,11 +64,11 @@ impl View {
         self.position.as_ref().map_or(StreamSeq(0), |position| position.cursor)
     }
 
-    /// The newest event of this id that is remembered; [`Horizons::knows`] says whether it still counts.
+    /// The newest stored event of this id; [`Horizons::knows`] decides whether it is still known.
     ///
     /// # Errors
     ///
-    /// What redb says.
+    /// The error of redb.
     pub fn receipt(&self, id: EventId) -> Result<Option<Accepted>, redb::Error> {
         let hash = filter::of_id(&id);
         for (filter, table) in &self.ids {
@@ -81,20 +81,20 @@ impl View {
         Ok(None)
     }
 
-    /// The newest event of this replay key that is remembered, and its id; [`Horizons::knows`] says whether it still counts.
+    /// The newest stored event of this replay key, and its id; [`Horizons::knows`] decides whether it is still known.
     ///
     /// # Errors
     ///
-    /// What redb says.
+    /// The error of redb.
     pub fn replayed(&self, key: EventId) -> Result<Option<(EventId, Accepted)>, redb::Error> {
         Ok(self.receipt(key)?.map(|row| (tables::id_of_replayed(&row), row)))
     }
 
-    /// The head of a workflow; [`Horizons::remembers`] says whether it still counts.
+    /// The head of a workflow; [`Horizons::remembers`] decides whether it is still known.
     ///
     /// # Errors
     ///
-    /// What redb says.
+    /// The error of redb.
     pub fn head(&self, workflow: &WorkflowId) -> Result<Option<Head>, redb::Error> {
         let hash = filter::of_workflow(workflow);
         let mut statements = Vec::new();
@@ -112,12 +112,12 @@ impl View {
         Ok(fold(statements.into_iter())?.map(|statement| statement.head))
     }
 
-    /// Remembered heads whose last statement was stored before `carried_before`: at most `max`, of workflows behind
-    /// `after`. Walks through all heads.
+    /// Remembered heads whose newest record was stored before `carried_before`: at most `max`, of workflows after
+    /// `after`. Reads all heads.
     ///
     /// # Errors
     ///
-    /// What redb says.
+    /// The error of redb.
     pub fn heads_due(
         &self,
         horizons: Horizons,

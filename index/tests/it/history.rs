@@ -1,4 +1,4 @@
-//! A history keeps up with its log, whatever happens to the server, to the streams and to what they hold.
+//! A history follows its log through faults of the server, of the streams and of their contents.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -105,8 +105,8 @@ async fn is_delivered(history: &History, number: u64) -> bool {
     event.is_ok_and(|event| event.is_some_and(|event| event.status.as_str() == "delivered"))
 }
 
-/// P5: a log is restored from a copy of ten of its thirty events. Before the history has noticed, it does not pass for
-/// complete. Before, it said for five seconds that it was current, and showed the lost events as delivered.
+/// P5: a log is restored from a copy of ten of its thirty events. Until the history has noticed that, it is not
+/// current, and does not show the lost events as delivered.
 #[tokio::test]
 async fn a_history_that_has_read_more_than_the_log_holds_is_not_current() {
     let server = TestServer::start().await;
@@ -155,7 +155,7 @@ async fn a_history_keeps_up_with_its_log() {
     assert_eq!(history.catch_up(&[SHARD], PATIENCE).await.unwrap(), AsOf::Current);
     assert!(is_delivered(&history, 1).await && is_delivered(&history, 300).await);
 
-    // The server is killed and comes again.
+    // The server is killed and restarted.
     server.kill();
     server.restart().await;
     connection.connected().await;
@@ -163,7 +163,7 @@ async fn a_history_keeps_up_with_its_log() {
     assert_eq!(history.catch_up(&[SHARD], PATIENCE).await.unwrap(), AsOf::Current);
     assert!(is_delivered(&history, 1).await && is_delivered(&history, 600).await);
 
-    // Retention drops events: what is told of them goes with them.
+    // Retention drops events: their rows expire with them.
     let stream = connection.jetstream().get_stream(layout.events_stream(SHARD)).await.unwrap();
     stream.purge().sequence(500).await.unwrap();
     let gone = async || history.position_of(event_id(499)).await.is_ok_and(|place| place.is_none());
@@ -171,7 +171,7 @@ async fn a_history_keeps_up_with_its_log() {
     assert!(history.event_at(SHARD, StreamSeq(1)).await.unwrap().is_none());
     assert!(is_delivered(&history, 500).await, "nothing else goes");
 
-    // The streams are made anew under a history that runs: it is built anew.
+    // The streams are created again while the history runs: it is rebuilt.
     for stream in [layout.events_stream(SHARD), layout.outcomes_stream(SHARD)] {
         connection.jetstream().delete_stream(stream).await.unwrap();
     }
@@ -185,8 +185,8 @@ async fn a_history_keeps_up_with_its_log() {
     cancel.cancel();
 }
 
-/// Built again when OUTCOMES no longer holds what happened to a lane, the history learns it from the checkpoint. The state of
-/// subscriptions and lanes was lost until the owner wrote the next checkpoint.
+/// A history that is rebuilt after OUTCOMES has dropped the records of a lane reads the lane, and its subscription, from the
+/// checkpoint.
 #[tokio::test]
 async fn a_history_that_begins_in_the_middle_of_outcomes_starts_at_the_checkpoint() {
     let server = TestServer::start().await;

@@ -1,4 +1,4 @@
-//! Receipts of a real log: read, compared, and told from another log.
+//! Receipts of a real log: read, compared, and distinguished from another log.
 
 use std::time::Duration;
 
@@ -76,8 +76,8 @@ async fn follow(connection: &Connection, receipts: &Receipts) {
     writer.close().await.unwrap();
 }
 
-/// What stands in the log is known as its sender was told; and the log that the receipts were made of is told from one
-/// that was emptied, made again, or restored from an earlier day.
+/// The receipts have the log's events with the receipts of their senders; and the log is distinguished from one
+/// that was emptied, created again, or restored from an earlier day.
 #[tokio::test]
 async fn receipts_follow_their_log_and_notice_another() {
     let server = TestServer::start().await;

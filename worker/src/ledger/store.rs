@@ -6,7 +6,7 @@
 use std::{collections::VecDeque, path::Path, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
-use weft_index::projection::{self, Flush, Pace, Projector, Writer};
+use weft_index::projection::{self, CommitInterval, Flush, Projector, Writer};
 use weft_proto::{
     ids::{EventId, Run, StreamSeq, SubscriptionUid},
     v1,
@@ -21,7 +21,8 @@ use crate::lane::{LaneKey, Restored};
 
 /// How commits are gathered into transactions. A transaction rewrites each page that it touches, a page for a workflow when
 /// there are many, so few large ones write less. The file is a cache: after a crash the commits are read again.
-const PACE: Pace = Pace { queue: 4096, commit: 4096, interval: Duration::from_secs(10), sync_interval: Duration::ZERO };
+const PACE: CommitInterval =
+    CommitInterval { queue: 4096, commit: 4096, interval: Duration::from_secs(10), sync_interval: Duration::ZERO };
 /// Encoded bytes of commits that wait for the file, above which they are written before the interval has passed: some
 /// 20,000 outcomes, which take a few times as much memory decoded.
 const FLUSH_BYTES: usize = 2 * 1024 * 1024;

@@ -8,7 +8,7 @@ use weft_nats::{
 };
 use weft_proto::ids::{StreamSeq, WorkflowId};
 
-use super::{Log, PAGE_BYTES};
+use super::{LogState, PAGE_BYTES};
 use crate::error::{of_direct, of_history};
 
 /// Some events of a workflow, newest first: those before the place `before`, or from the newest on where that is 0. Behind

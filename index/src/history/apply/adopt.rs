@@ -1,4 +1,4 @@
-//! What an adoption removes: everything that OUTCOMES said of events that no longer exist, by the rules of the ledger.
+//! Adoption: removes everything that OUTCOMES states about events that no longer exist, by the rules of the ledger.
 
 use redb::ReadableTable as _;
 use weft_nats::{catalog::cut_off, subject::Layout};
@@ -12,8 +12,8 @@ use crate::history::tables::{
 };
 
 impl Tables<'_> {
-    /// Applies the adoption of a commit: of the events after its cursor nothing is known any more, nor of runs that
-    /// commands after its position asked for and that have not ended.
+    /// Applies the adoption of a commit: removes the rows of the events after its cursor, and of unfinished runs of
+    /// commands after its position.
     pub(super) fn adopt(&mut self, layout: Layout, shard: ShardId, commit: &v1::Commit) -> Result<(), redb::Error> {
         let (events, commands, shard) = (commit.cursor, commit.commands_cursor, shard.0);
         let command = commit.adopted.as_ref().map_or(0, |adopted| adopted.command);
@@ -103,7 +103,7 @@ impl Tables<'_> {
 }
 
 impl DeliveryRow {
-    /// Whether an encoded row says that a delivery has not come to its end.
+    /// Whether the delivery of an encoded row is unsettled.
     fn is_pending(row: &[u8]) -> bool {
         decode::<Self>(row).is_ok_and(|row| row.outcome.is_none())
     }

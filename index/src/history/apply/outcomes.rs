@@ -1,8 +1,8 @@
-//! What a record of OUTCOMES changes.
+//! Rows from records of OUTCOMES.
 //!
-//! The rules for lanes are the ledger's: an outcome of the live run moves its lane behind the event; then the lanes that
-//! the commit lists stand as listed; a lane with nothing unsettled has no row unless it is paused. Only a deleted subscription's lanes stay
-//! as they are: they say which events were discarded with it.
+//! The rules for lanes are the ledger's: an outcome of the live run advances its lane past the event; then the lanes that
+//! the commit lists are replaced; a lane without unsettled events has no row unless it is paused. Only the lanes of a deleted
+//! subscription stay: they record which events were discarded with it.
 
 use redb::ReadableTable as _;
 use weft_nats::{catalog::apply_change, message::Stored, records, subject::Layout};
@@ -144,7 +144,7 @@ impl Tables<'_> {
         }
         self.deliveries.insert(key, &encode(&row)[..])?;
         let key = (shard.0, attempt.sequence, &uid, attempt.run, attempt.number);
-        // What the key and the event's row say is not stored again.
+        // The fields of the key and of the event's row are not stored again.
         attempt.subscription.clear();
         attempt.event_id.clear();
         attempt.workflow_id.clear();
@@ -152,8 +152,7 @@ impl Tables<'_> {
         Ok(())
     }
 
-    /// The row of a delivery, as far as it is of this event: what is known of another event that stood at the sequence does
-    /// not belong to this one.
+    /// The row of a delivery of this event: the row of another event that had the sequence before is replaced.
     fn delivery(
         &mut self,
         key: (u32, u64, &Uid, u64),
@@ -211,7 +210,7 @@ impl Tables<'_> {
         Ok(())
     }
 
-    /// An owner starts with every receiver available, so what the one before said is dropped.
+    /// An owner starts with every receiver available, so the states of the previous owner are dropped.
     fn apply_receivers(&mut self, shard: ShardId, commit: &v1::Commit) -> Result<(), redb::Error> {
         if self.mark(EPOCH, shard)? != Some(commit.epoch) {
             self.marks.insert((EPOCH, shard.0), commit.epoch)?;
@@ -251,10 +250,10 @@ impl Tables<'_> {
         Ok(())
     }
 
-    /// Of a checkpoint only what no commit that is still kept may tell: which dead letters were open, what the
-    /// subscriptions are called, and lanes that nothing has happened to since. A lane that was settled between the
-    /// checkpoint's position and the chunk comes back by this; its events have outcomes, so nothing is called pending
-    /// by it, and its next commit puts it right.
+    /// Applies the parts of a checkpoint that no kept commit may contain: open dead letters, names of
+    /// subscriptions, and lanes without later changes. A lane that was settled between the
+    /// checkpoint's position and the chunk gets a row by this; its events have outcomes, so none is shown as pending,
+    /// and its next commit corrects the row.
     fn apply_chunk(&mut self, shard: ShardId, chunk: &v1::CheckpointChunk) -> Result<(), redb::Error> {
         for state in &chunk.subscriptions {
             let Some(uid) = uid_of(&state.subscription) else { continue };
@@ -284,8 +283,8 @@ impl Tables<'_> {
         Ok(())
     }
 
-    /// From the first checkpoint on whose position lies within what was read, nothing of the dead letters before is
-    /// unknown: they are open if it lists them.
+    /// From the first checkpoint on whose position is within the part that was read, the state of earlier dead letters is
+    /// known: they are open if it lists them.
     fn apply_checkpoint_end(&mut self, shard: ShardId, end: &v1::CheckpointEnd, at_ms: i64) -> Result<(), redb::Error> {
         let covers = self.mark(FIRST_READ, shard)?.is_some_and(|first| end.position.saturating_add(1) >= first);
         if covers && self.mark(CHECKPOINT, shard)?.is_none() {

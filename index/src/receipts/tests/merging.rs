@@ -1,4 +1,4 @@
-//! Segments are merged, files are closed in the middle of a merge, and the receipts say what a plain map would say.
+//! Segments are merged, files are closed in the middle of a merge, and the receipts answer like a plain map.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use super::*;
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// A commit of these messages: workflow, what it says, seconds since the one before.
+    /// A commit of these messages: workflow, content, seconds since the one before.
     Commit(Vec<(u8, Said, i64)>, bool),
     /// Parts of the upkeep.
     Upkeep(u8),
@@ -20,11 +20,11 @@ enum Said {
     Next,
     /// An event that was accepted before, and forgotten.
     Again(u8),
-    /// The head, as it was so many numbers ago.
+    /// A head record with the head of this number of events ago.
     Carried(u8),
 }
 
-/// What receipts must say, kept in the simplest way.
+/// The model: expected answers in plain maps.
 #[derive(Default)]
 struct Model {
     seq: u64,
@@ -142,7 +142,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(cases(24)))]
 
-    /// P2, P3: repeats and numbers are decided by the same receipts, however they are merged and whenever the process ends.
+    /// P2, P3: decisions about repeats and numbers do not depend on merges or on where the process ends.
     #[test]
     fn merged_receipts_say_what_the_log_says(steps in proptest::collection::vec(step(), 1..120)) {
         let fixture = Fixture::new();
