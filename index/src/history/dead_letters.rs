@@ -1,7 +1,7 @@
 //! Reading: dead letters, one by one and in pages, the newest first.
 
 use weft_proto::{
-    ids::{Run, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
+    ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
     v1::{self, DeadLetterReason, OutcomeKind},
 };
 
