@@ -39,7 +39,7 @@ pub struct AnswerArgs {
     #[arg(long, env = SECRET_VARIABLE, hide_env_values = true)]
     secret: String,
     /// Append each event before it is answered, to a log of one shard on the server that WEFT_NATS__URL names, in groups
-    /// of so many
+    /// of this number
     #[arg(long, value_name = "CALLERS")]
     append: Option<usize>,
 }

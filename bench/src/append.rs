@@ -132,7 +132,7 @@ async fn phases(nats: &Nats, args: &AppendArgs) -> anyhow::Result<Vec<Phase>> {
     Ok(phases)
 }
 
-/// Compare-and-append alone. The log must be nobody else's: the events are numbered for nobody.
+/// Compare-and-append alone. It needs a separate log: its events have no valid numbers.
 pub struct Alone(Log);
 
 impl Alone {
@@ -141,7 +141,7 @@ impl Alone {
         Self(Log { connection, layout, payload: body(payload) })
     }
 
-    /// So many callers in a closed loop.
+    /// Runs this number of callers in a closed loop.
     ///
     /// # Errors
     ///
@@ -151,7 +151,7 @@ impl Alone {
     }
 }
 
-/// JSON of exactly so many bytes, or a little more where it would be none.
+/// JSON of this number of bytes, or slightly more if that is too short for JSON.
 pub(super) fn body(bytes: usize) -> Bytes {
     const EMPTY: &str = r#"{"type":"bench","pad":""}"#;
     let pad = "x".repeat(bytes.saturating_sub(EMPTY.len()));

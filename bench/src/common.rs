@@ -1,4 +1,4 @@
-//! What benchmarks take in common.
+//! Common arguments of benchmarks.
 
 use std::path::PathBuf;
 
@@ -46,7 +46,7 @@ impl Place {
     }
 }
 
-/// What a benchmark takes that sends events.
+/// Arguments of a benchmark that sends events.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Common {
     /// Bytes of each event's body

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::Context as _;
 
-/// What `/proc/<pid>/stat` counts in: fixed in Linux' interface to programs, whatever the kernel ticks at.
+/// Unit of `/proc/<pid>/stat`: fixed in Linux' interface to programs, independent of the kernel's tick.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// User and system time of a process so far, in seconds.

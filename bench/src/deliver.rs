@@ -1,7 +1,7 @@
 //! `weft bench deliver`: signed HTTP to 202, and signed HTTP to delivered, with the CPU time of each process.
 //!
-//! nats-server, gateway, worker and admin run as processes of their own; sender and receiver are this one. The senders
-//! are a closed loop: each waits for its answer before it comes again. First no subscription wants the events, then one
+//! nats-server, gateway, worker and admin run as separate processes; sender and receiver are this one. The senders
+//! are a closed loop: each waits for its answer before it sends again. First no subscription wants the events, then one
 //! takes them all. What each process writes to disk is counted for both phases together, until its files are written.
 
 use std::{
@@ -40,7 +40,7 @@ use weft_services::{
 const WORKFLOWS: usize = 1000;
 /// How long the last delivery may take after the last event was sent.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// CPU time is told for so many events.
+/// CPU time is reported for this number of events.
 const CPU_EVENTS: f64 = 10_000.0;
 /// How long files may lag behind the log, and some more.
 const FILES_LAG: Duration = Duration::from_secs(12);
@@ -51,7 +51,7 @@ pub struct DeliverArgs {
     /// Events of each phase
     #[arg(long, default_value_t = 20_000)]
     events: usize,
-    /// Senders, each with a connection of its own
+    /// Senders, each with a separate connection
     #[arg(long, default_value_t = 64)]
     connections: usize,
     #[command(flatten)]
@@ -129,7 +129,7 @@ struct Run {
     processes: Vec<(&'static str, u32)>,
 }
 
-/// What one sender did.
+/// Result of one sender.
 struct Sent {
     latencies: Latencies,
     /// When each event was sent, by delivery id.

@@ -15,7 +15,7 @@ const SYNCS: usize = 500;
 /// Bytes of each write: a page, as a small message costs the disk.
 const WRITE_BYTES: usize = 4096;
 
-/// What is known of a disk.
+/// Properties of a disk.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Disk {

@@ -1,5 +1,5 @@
-//! Group commit and nothing else: one append in flight, whatever waits meanwhile rides in the next. Nothing is numbered,
-//! recognised or remembered, so the log must be nobody else's.
+//! Group commit only: one append in flight, events that arrive in the meantime go into the next one. Events are not numbered,
+//! recognised or remembered, so it needs a separate log.
 
 use std::time::Duration;
 
@@ -18,18 +18,18 @@ use weft_nats::{
 };
 use weft_proto::ids::{ShardId, StreamSeq};
 
-/// Turns of the scheduler in which a group may grow: some tens of microseconds, little beside a sync.
+/// Turns of the scheduler in which a group may grow: some tens of microseconds, little compared with a sync.
 const TURNS_MAX: usize = 64;
 /// The longest that a group waits for callers who do not come again.
 const WAIT_MAX: Duration = Duration::from_millis(10);
 
-/// Whom the next group waits for. Without it the first few who have been answered would go alone, each with a sync of its
-/// own, and the rest would wait for them.
+/// Callers that the next group waits for. Without it the first few answered callers would go alone, each with a separate
+/// sync, and the others would wait for them.
 #[derive(Debug, Clone, Copy)]
 pub enum Gather {
     /// Callers in this process: as long as the queue grows from one turn of the scheduler to the next.
     Turns,
-    /// So many callers, wherever they are.
+    /// This number of callers, in any process.
     All(usize),
 }
 
@@ -47,12 +47,12 @@ struct Waiting {
 }
 
 impl Group {
-    /// Appends to the first shard of the log, behind what stands there, until all clones are gone. `callers`: so many
-    /// messages may wait.
+    /// Appends to the end of the first shard of the log, until all clones are dropped. `callers`: maximum number of waiting
+    /// messages.
     ///
     /// # Errors
     ///
-    /// When the log does not say where it ends. What appending comes to tells the task.
+    /// The end of the log is not known. The task returns the result of appending.
     pub async fn start(
         connection: Connection,
         layout: Layout,

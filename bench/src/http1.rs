@@ -16,7 +16,7 @@ pub struct Message<'a> {
     pub end: usize,
 }
 
-/// What begins `bytes`, once its head is whole.
+/// The response at the beginning of `bytes`, once its head is complete.
 ///
 /// # Errors
 ///

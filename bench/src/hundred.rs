@@ -29,13 +29,13 @@ pub mod judge;
 
 use judge::{Acknowledged, Delivered, Finding, judge};
 
-/// Senders, each with a workflow of its own.
+/// Senders, each with a separate workflow.
 const SENDERS: usize = 100;
 /// Events of each sender.
 const EVENTS: usize = 100;
-/// One event of so many is sent twice, and one of so many fails at first.
+/// One event in this number is sent twice, and one in this number fails at first.
 const ONE_OF: usize = 5;
-/// Posts of one event at the most: a 503 says to come again.
+/// Maximum number of posts of one event: a 503 asks for a retry.
 const POSTS_MAX: u32 = 10;
 /// Between a 503 and the next post.
 const POST_PAUSE: Duration = Duration::from_millis(200);
@@ -114,7 +114,7 @@ async fn send_all(up: &Up, wiring: &Wiring) -> anyhow::Result<Vec<Acknowledged>>
     let signing = Arc::new(wiring.signing());
     let mut senders = JoinSet::new();
     for number in 0..SENDERS {
-        // A connection of its own for each.
+        // A separate connection for each.
         let (sender, signing) = (up.sender()?, signing.clone());
         senders.spawn(async move {
             let mut acknowledged = Vec::new();

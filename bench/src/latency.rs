@@ -5,7 +5,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Microseconds that are told apart, up to ten minutes; longer ones count as that.
+/// Resolution of one microsecond, up to ten minutes; longer times count as that.
 const MICROS_MAX: u64 = 600_000_000;
 
 /// Collects latencies.

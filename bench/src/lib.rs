@@ -1,7 +1,7 @@
-//! `weft bench`: what a mesh of real processes on this machine does, in figures.
+//! `weft bench`: figures of a mesh of real processes on this machine.
 //!
-//! `hundred` judges (its exit code says whether the promises held); the others only measure. Whatever is
-//! measured runs against a real nats-server that syncs every write, in a fresh folder on a real disk.
+//! `hundred` judges (its exit code is 0 only if the promises held); the others only measure. All benchmarks run
+//! against a real nats-server that syncs every write, in a fresh folder on a real disk.
 
 pub mod accept;
 pub mod answer;
@@ -27,7 +27,7 @@ mod written;
 
 use weft_services::exit::Failure;
 
-/// What is measured.
+/// The measurements.
 #[derive(Debug, clap::Subcommand)]
 pub enum BenchCommand {
     /// 100 senders x 100 events, 20 % sent twice, 20 % failing at first: the promises, counted

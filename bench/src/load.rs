@@ -1,7 +1,7 @@
 //! A load generator that costs little: signed webhooks over bare HTTP/1.1 connections.
 //!
-//! What is measured shares the machine with it, so it does no more than it must: a request is one write, an answer is
-//! read up to the length that it announces, and nothing of it is parsed but status and length.
+//! The measured processes share the machine with it, so it does the minimum: a request is one write, an answer is
+//! read up to its announced length, and only status and length are parsed.
 
 use std::{
     io,
@@ -28,14 +28,14 @@ use tokio::{
 use super::{http1, latency::Latencies};
 use weft_services::mesh::SOURCE;
 
-/// What is sent.
+/// The events to send.
 #[derive(Debug, Clone)]
 pub struct Traffic {
     /// Where to.
     pub to: SocketAddr,
     /// The sender's secret, `whsec_…`.
     pub secret: String,
-    /// What delivery ids begin with; runs with different ones do not repeat each other's.
+    /// Prefix of delivery ids; runs with different ones do not repeat each other's.
     pub prefix: String,
     /// Workflows that the events are spread over, at random; 1: one hot workflow.
     pub workflows: u64,
@@ -55,7 +55,7 @@ impl Traffic {
     }
 }
 
-/// What came of it.
+/// Result of a load.
 #[derive(Debug, Clone, Default)]
 pub struct Outcome {
     /// From the first byte written to the last byte read; in an open loop from when the request was due.
@@ -88,7 +88,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// When nobody listens, or the secret is none.
+    /// No process listens, or the secret is invalid.
     pub async fn open(traffic: Arc<Traffic>, next: Arc<AtomicU64>) -> anyhow::Result<Self> {
         let socket = TcpStream::connect(traffic.to).await.with_context(|| traffic.to.to_string())?;
         socket.set_nodelay(true)?;
@@ -178,7 +178,7 @@ fn parse(answer: &[u8]) -> anyhow::Result<Option<(u16, usize)>> {
     Ok(Some((status, message.end)))
 }
 
-/// A closed loop: each of so many connections sends its next event when it has the answer to the last, for `time`.
+/// A closed loop: each connection sends its next event when it has the answer to the last, for `time`.
 ///
 /// # Errors
 ///
@@ -210,8 +210,8 @@ pub async fn closed(traffic: Traffic, connections: usize, time: Duration, status
     Ok(Outcome { latencies, elapsed: started.elapsed() })
 }
 
-/// An open loop: `rate` events a second for `warm_up`, of which none counts, and for `time`, spread evenly over so many
-/// connections, each event at its time whatever became of the others. An event whose connection still waits for an earlier
+/// An open loop: `rate` events a second for `warm_up`, of which none counts, and for `time`, spread evenly over the
+/// connections, each event at its time independent of the others. An event whose connection still waits for an earlier
 /// answer is late, and its lateness counts.
 ///
 /// # Errors

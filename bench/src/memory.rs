@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::Context as _;
 use serde::Serialize;
 
-/// What a process holds, in MiB.
+/// Memory of a process, in MiB.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Memory {

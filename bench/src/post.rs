@@ -11,7 +11,7 @@ use weft_worker::destination::signature::Signer;
 use super::{append::body, preload::Preload};
 use weft_services::exit::Failure;
 
-/// What the secret is handed over in.
+/// Environment variable of the secret.
 pub const SECRET_VARIABLE: &str = "WEFT_BENCH_SECRET";
 
 /// `weft bench post`: started by `weft bench worker http`.

@@ -14,7 +14,7 @@ use weft_proto::ids::{EventId, SequenceNumber, ShardId, StreamSeq, WorkflowId};
 use super::append::body;
 use weft_services::mesh::{Nats, SOURCE};
 
-/// What a log is filled with: events of `w-0`, `w-1`, … in turn.
+/// Content of a filled log: events of `w-0`, `w-1`, … in turn.
 #[derive(Debug, Clone, Copy)]
 pub struct Preload {
     /// Workflows that the events are spread over.

@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_millis(2);
 pub struct Request<'a> {
     /// When its first byte was read.
     pub first_byte_at: Timestamp,
-    /// Its body.
+    /// Body of the request.
     pub body: &'a [u8],
 }
 
@@ -73,7 +73,7 @@ impl Sink {
         self.answered.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many have been answered.
+    /// Waits until this number of requests has been answered.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! A whole mesh: nats-server, gateway, worker and admin, each a process of its own.
+//! A whole mesh: nats-server, gateway, worker and admin, each a separate process.
 
 use std::path::Path;
 

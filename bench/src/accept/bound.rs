@@ -59,14 +59,14 @@ struct Phase {
     cpu: CpuPerEvent,
 }
 
-/// What the phases with one number of callers say together.
+/// Summary of the phases with one number of callers.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Verdict {
     callers: usize,
     /// Signed HTTP to 202 ÷ the mean of the appender alone, before and after.
     of_appender: f64,
-    /// The same server that only appends ÷ that mean: what is left for whatever a gateway does besides.
+    /// The same server that only appends ÷ that mean: the bound for a gateway.
     append_only_of_appender: f64,
     /// The server's CPU of a 202 ÷ that of an answer without a log.
     server_cpu: f64,
@@ -172,7 +172,7 @@ async fn compare(bench: &Bench, callers: usize, time: Duration, payload: usize) 
     Ok(vec![before, answered, appended, accepted, after])
 }
 
-/// A log on a server of its own, with nothing in it.
+/// An empty log on a separate server.
 struct OwnLog {
     nats: Nats,
     layout: Layout,
@@ -238,7 +238,7 @@ async fn append_and_answer(bench: &Bench, callers: usize, time: Duration, payloa
 struct Answering<'a> {
     name: &'static str,
     nats: &'a Nats,
-    /// What its process is started with besides.
+    /// Additional arguments of its process.
     args: Vec<OsString>,
     env: Vec<(String, String)>,
 }

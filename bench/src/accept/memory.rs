@@ -1,5 +1,5 @@
-//! What a gateway holds that knows millions of workflows and ids: the log is filled first, without a gateway; then one
-//! starts on it, builds its receipts, and takes events.
+//! Memory of a gateway that knows millions of workflows and ids: the log is filled first, without a gateway; then one
+//! starts on it, builds its receipts, and accepts events.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ const CALLERS: usize = 64;
 /// Bytes of each preloaded event's body.
 const PRELOAD_PAYLOAD: usize = 64;
 
-/// What a gateway reads of its log when it starts, in events a second, at the least.
+/// Minimum rate at which a gateway reads its log when it starts, in events a second.
 const READ_PER_SECOND_MIN: u64 = 5_000;
 
 /// `weft bench accept memory`.
@@ -30,7 +30,7 @@ pub struct MemoryArgs {
     /// Workflows in the log before the gateway starts
     #[arg(long, default_value_t = 1_000_000)]
     workflows: u64,
-    /// Events, each with an id of its own, in the log before the gateway starts
+    /// Events with distinct ids in the log before the gateway starts
     #[arg(long, default_value_t = 10_000_000)]
     events: u64,
     /// Seconds of load

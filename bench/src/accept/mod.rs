@@ -1,4 +1,4 @@
-//! `weft bench accept`: signed HTTP to 202, against a gateway and a nats-server of their own and nothing else.
+//! `weft bench accept`: signed HTTP to 202, against a gateway and a nats-server in separate processes.
 //!
 //! - without a subcommand: an open loop at a fixed rate, from many connections of which half are slow or idle;
 //! - `bound`: a closed loop, against the appender alone, the same server without a log, and that server only appending;
@@ -41,14 +41,14 @@ pub struct AcceptArgs {
     open: open::OpenArgs,
 }
 
-/// What is measured.
+/// The measurements.
 #[derive(Debug, clap::Subcommand)]
 enum What {
     /// A closed loop against its bounds: the appender alone, and the same server without a log, and only appending
     Bound(bound::BoundArgs),
     /// One hot workflow, a thousand, a million
     Workflows(workflows::WorkflowsArgs),
-    /// What the gateway holds after millions of workflows and ids
+    /// Memory of the gateway after millions of workflows and ids
     Memory(memory::MemoryArgs),
 }
 
@@ -66,7 +66,7 @@ pub async fn run(args: AcceptArgs) -> Result<(), Failure> {
     }
 }
 
-/// What the gateway appends to.
+/// The log that the gateway appends to.
 #[derive(Debug, clap::Args)]
 struct LogArgs {
     /// Shards of the log
@@ -80,7 +80,7 @@ impl LogArgs {
     }
 }
 
-/// A nats-server and a gateway as processes of their own; the generator is this one.
+/// A nats-server and a gateway as separate processes; the generator is this one.
 struct Bench {
     nats: Nats,
     gateway: RoleProcess,

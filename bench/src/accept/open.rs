@@ -1,5 +1,5 @@
-//! An open loop: so many events a second, whatever becomes of the earlier ones, while as many other connections are slow
-//! or say nothing.
+//! An open loop: a fixed number of events a second, independent of earlier answers, while as many other connections are slow
+//! or silent.
 
 use std::{
     sync::{Arc, atomic::AtomicU64},

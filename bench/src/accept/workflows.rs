@@ -13,7 +13,7 @@ use weft_services::{
 
 /// Connections.
 const CALLERS: usize = 256;
-/// What the others are held against.
+/// The baseline of the other runs.
 const BASE: u64 = 1000;
 /// The runs, with the base before and after.
 const RUNS: [u64; 5] = [BASE, 1, BASE, 1_000_000, BASE];

@@ -29,9 +29,9 @@ pub struct Acknowledged {
 pub struct Delivered {
     /// The event's id.
     pub event_id: String,
-    /// Its workflow.
+    /// The workflow.
     pub workflow_id: String,
-    /// Its number.
+    /// Number in the workflow.
     pub sequence: u64,
     /// Whether the receiver took it.
     pub succeeded: bool,
@@ -42,11 +42,11 @@ pub struct Delivered {
 /// One promise and what came of it.
 #[derive(Debug, Clone, Serialize, PartialEq)]
 pub struct Finding {
-    /// What is promised.
+    /// The promise.
     pub promise: &'static str,
-    /// What is asked for.
+    /// The limit.
     pub limit: &'static str,
-    /// What was found.
+    /// The result.
     pub found: String,
     /// Whether that is enough.
     pub held: bool,
@@ -61,7 +61,7 @@ impl Row for Finding {
     }
 }
 
-/// Judges a run of so many events.
+/// Judges a run of this number of events.
 pub fn judge(
     events: usize,
     acknowledged: &[Acknowledged],

@@ -1,4 +1,4 @@
-//! A worker whose destination does nothing, in a process of its own.
+//! A worker whose destination does nothing, in a separate process.
 
 use std::path::PathBuf;
 
@@ -28,7 +28,7 @@ pub struct DiscardArgs {
     hold: bool,
 }
 
-/// Takes everything at once, or keeps everybody waiting.
+/// Accepts every delivery at once, or never answers.
 #[derive(Debug)]
 struct Discard {
     hold: bool,

@@ -12,7 +12,7 @@ use super::{
 use crate::{common::Common, disk::Disk, latency::Percentiles};
 use weft_services::{command::output, exit::Failure, mesh::Wiring};
 
-/// What 95 of 100 events may take, in milliseconds.
+/// Aim for the 95th percentile, in milliseconds.
 const P95_MS_MAX: f64 = 25.0;
 /// How long everything runs before it counts.
 const WARM_UP: Duration = Duration::from_secs(3);

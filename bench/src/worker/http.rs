@@ -22,9 +22,9 @@ use weft_services::{
     process::{Process, Spec},
 };
 
-/// What a delivery may cost the worker, in requests of the bare client.
+/// Maximum cost of a delivery for the worker, in requests of the bare client.
 const RATIO_MAX: f64 = 4.0;
-/// Deliveries a second, at the least.
+/// Minimum number of deliveries a second.
 const RATE_MIN: f64 = 10_000.0;
 
 /// `weft bench worker http`.
@@ -161,7 +161,7 @@ fn taken(_: Request<'_>) -> u16 {
     200
 }
 
-/// What so many requests to the sink cost the process that sends them.
+/// Cost of this number of requests to the sink for the sending process.
 async fn measure(name: &'static str, sink: &Sink, pid: u32, events: u64) -> anyhow::Result<Phase> {
     let cpus = || anyhow::Ok((cpu::seconds(pid)?, cpu::seconds(std::process::id())?));
     sink.until(warm_up(events), PATIENCE).await?;

@@ -1,4 +1,4 @@
-//! What a workflow whose receiver always fails costs the others: pairs of runs with the same traffic, in one of which the
+//! Cost of a workflow whose receiver always fails for the others: pairs of runs with the same traffic, in one of which the
 //! receiver answers every event of one workflow 500.
 
 use std::time::Duration;
@@ -17,7 +17,7 @@ use weft_services::{
     mesh::Wiring,
 };
 
-/// What the p99 with a sick workflow may be, in that without: the median of the pairs.
+/// Maximum ratio of the p99 with a sick workflow to that without: the median of the pairs.
 const RATIO_MAX: f64 = 1.2;
 /// How long everything runs before it counts.
 const WARM_UP: Duration = Duration::from_secs(3);

@@ -17,7 +17,7 @@ use weft_services::{
     exit::Failure,
 };
 
-/// Events for each CPU second of the worker, at the least.
+/// Minimum number of events for each CPU second of the worker.
 const PER_CPU_SECOND_MIN: f64 = 50_000.0;
 /// How long the ledger may take for what waits: its interval, and a sync.
 const LEDGER_REST: Duration = Duration::from_millis(500);
@@ -31,10 +31,10 @@ pub struct LanesArgs {
     /// Workflows that they are spread over
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     workflows: u64,
-    /// Attempts in flight at the most
+    /// Maximum number of attempts in flight
     #[arg(long, default_value_t = 256)]
     concurrency: usize,
-    /// Runs, each with a log of its own
+    /// Runs, each with a separate log
     #[arg(long, default_value_t = 3)]
     runs: u32,
     #[command(flatten)]
@@ -107,7 +107,7 @@ pub async fn run(args: LanesArgs) -> Result<(), Failure> {
         let phase = measure(&bench, &args).await;
         bench.end().await;
         phases.push(phase?);
-        // A log of its own for each, but not the disk.
+        // A separate log for each, on the same disk.
         std::fs::remove_dir_all(&folder).map_err(|error| Failure::of(&error))?;
     }
     let mut rates: Vec<f64> = phases.iter().map(|phase| phase.events_per_cpu_second).collect();

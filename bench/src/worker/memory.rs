@@ -1,4 +1,4 @@
-//! What a worker holds: for workflows whose events have all been delivered, and for lanes whose events wait.
+//! Memory of a worker: for workflows whose events have all been delivered, and for lanes whose events wait.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use weft_services::{
     exit::Failure,
 };
 
-/// What so many more idle workflows may hold, in MiB: 10 MB.
+/// Maximum memory of the additional idle workflows, in MiB: 10 MB.
 const IDLE_MIB_MAX: f64 = 10e6 / (1024.0 * 1024.0);
 /// The few idle workflows.
 const FEW: u64 = 1000;
-/// Attempts in flight at the most.
+/// Maximum number of attempts in flight.
 const CONCURRENCY: usize = 256;
 /// A process that has used next to nothing for so long rests: the allocator has given back what is not used again.
 const IDLE: Duration = Duration::from_secs(15);
@@ -53,9 +53,9 @@ struct Report {
     disk: Disk,
     payload_bytes: usize,
     phases: Vec<Phase>,
-    /// What a lane with a waiting event holds, in bytes.
+    /// Memory of a lane with a waiting event, in bytes.
     waiting_lane_bytes: f64,
-    /// What the worker counts for its event.
+    /// Bytes that the worker counts for its event.
     counted_bytes: usize,
     aims: Vec<Aim>,
 }
@@ -118,7 +118,7 @@ pub async fn run(args: MemoryArgs) -> Result<(), Failure> {
     })
 }
 
-/// What a worker holds that has been given events as they came, has delivered or holds them, and rests.
+/// Memory of a worker at rest that has read events as they came and delivered or kept them.
 async fn measure(bench: &Bench, preload: Preload, events: u64, hold: bool) -> anyhow::Result<Memory> {
     bench.subscribe(discard::DESTINATION, CONCURRENCY).await?;
     let mut command = vec!["bench", "discard"];

@@ -3,9 +3,9 @@
 //! - `lanes`: reader, lanes, commits and ledger with a destination that does nothing;
 //! - `http`: signed deliveries, against the bare client;
 //! - `first-byte`: from the gateway to the first byte at the receiver, in an open loop;
-//! - `isolation`: what a workflow whose receiver always fails costs the others;
-//! - `memory`: what idle workflows and waiting lanes hold;
-//! - `takeover`: how long a shard's new owner reads before it goes on, and what memory that takes.
+//! - `isolation`: cost of a workflow whose receiver always fails for the others;
+//! - `memory`: memory of idle workflows and waiting lanes;
+//! - `takeover`: time and memory of a take-over by a shard's new owner.
 
 use std::{
     path::{Path, PathBuf},
@@ -42,7 +42,7 @@ pub struct WorkerArgs {
     what: What,
 }
 
-/// What is measured.
+/// The measurements.
 #[derive(Debug, clap::Subcommand)]
 enum What {
     /// Reader, lanes, commits and ledger with a destination that does nothing
@@ -51,11 +51,11 @@ enum What {
     Http(http::HttpArgs),
     /// From the gateway to the first byte at the receiver, in an open loop
     FirstByte(first_byte::FirstByteArgs),
-    /// What a workflow whose receiver always fails costs the others
+    /// Cost of a workflow whose receiver always fails for the others
     Isolation(isolation::IsolationArgs),
-    /// What idle workflows and waiting lanes hold
+    /// Memory of idle workflows and waiting lanes
     Memory(memory::MemoryArgs),
-    /// How long a shard's new owner reads before it goes on
+    /// Time of a take-over by a shard's new owner
     Takeover(takeover::TakeoverArgs),
 }
 
@@ -75,7 +75,7 @@ pub async fn run(args: WorkerArgs) -> Result<(), Failure> {
     }
 }
 
-/// What was wanted, and what was found.
+/// An aim and the result.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Aim {
@@ -105,7 +105,7 @@ fn lines(aims: &[Aim]) -> String {
     aims.iter().map(Aim::line).collect::<Vec<_>>().join("\n")
 }
 
-/// A log on a nats-server of its own, and workers on it that are processes of their own.
+/// A log on a separate nats-server, and workers on it in separate processes.
 struct Bench {
     nats: Nats,
     folder: PathBuf,

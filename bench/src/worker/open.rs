@@ -23,7 +23,7 @@ use weft_services::mesh::Wiring;
 /// The workflow that a receiver may be sick for.
 pub const SICK_WORKFLOW: &str = "w-0";
 
-/// What is sent.
+/// The events to send.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
     /// Events a second.
@@ -46,7 +46,7 @@ pub struct Open {
     arrivals: Arc<Mutex<Arrivals>>,
 }
 
-/// What has arrived in a run.
+/// The arrivals of a run.
 #[derive(Debug, Default)]
 struct Arrivals {
     /// Whether [`SICK_WORKFLOW`] is answered 500.
@@ -57,7 +57,7 @@ struct Arrivals {
     taken: u64,
 }
 
-/// What an envelope says of its event. None of it needs an escape.
+/// The fields of an envelope, none of which needs an escape.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Envelope<'a> {

@@ -1,4 +1,4 @@
-//! What OUTCOMES says became of every event.
+//! The outcomes of all events, from OUTCOMES.
 
 use anyhow::Context as _;
 use prost::Message as _;
@@ -47,7 +47,7 @@ pub struct Outcomes {
 }
 
 impl Outcomes {
-    /// Begins to follow the outcomes of so many events.
+    /// Begins to follow the outcomes of this number of events.
     ///
     /// # Errors
     ///
@@ -68,7 +68,7 @@ impl Outcomes {
         Ok(Self { reader, counts: vec![0; usize::try_from(events)? + 1], settled: 0, messages: 0, bytes: 0 })
     }
 
-    /// Waits until so many events have an outcome.
+    /// Waits until this number of events has an outcome.
     ///
     /// # Errors
     ///
@@ -97,7 +97,7 @@ impl Outcomes {
         Ok(())
     }
 
-    /// What has been found so far.
+    /// The result so far.
     pub fn tally(&self) -> Tally {
         let of = |wanted: fn(u8) -> bool| self.counts[1..].iter().filter(|count| wanted(**count)).count() as u64;
         let (once, never, repeated) = (of(|count| count == 1), of(|count| count == 0), of(|count| count > 1));

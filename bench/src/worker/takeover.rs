@@ -1,6 +1,6 @@
 //! How long a new owner takes from its start to its first outcome, by what OUTCOMES holds: the worker that owned the shard
-//! and has its file, and another that has none. The owner before has given the shard up, so nobody waits for a lease; the
-//! time of a worker on an empty log is what starting and claiming take.
+//! and has its file, and another that has none. The previous owner has given the shard up, so no worker waits for a lease; the
+//! time of a worker on an empty log is that of starting and claiming.
 //!
 //! Then the same of a state of many workflows, with what its checkpoint occupies in NATS, and the memory of a worker that has
 //! no file, next to that of a worker on an empty log.
@@ -20,14 +20,14 @@ use weft_services::{
     exit::Failure,
 };
 
-/// Attempts in flight at the most.
+/// Maximum number of attempts in flight.
 const CONCURRENCY: usize = 256;
-/// What a take-over without a file may take longer than a start on an empty log, in seconds, however many outcomes are kept:
-/// it reads the newest checkpoint and what lies behind that.
+/// Maximum additional time of a take-over without a file over a start on an empty log, in seconds, for any number of outcomes:
+/// it reads the newest checkpoint and the commits after it.
 const SECONDS_MAX: f64 = 5.0;
-/// What a take-over of any number of workflows may hold more than a worker on an empty log, in MiB.
+/// Maximum additional memory of a take-over of any number of workflows over a worker on an empty log, in MiB.
 const STATE_MIB_MAX: f64 = 64.0;
-/// What the checkpoint of a million workflows may occupy in NATS, in MB.
+/// Maximum size of the checkpoint of a million workflows in NATS, in MB.
 const CHECKPOINT_MB_MAX: f64 = 500.0;
 
 /// `weft bench worker takeover`.
