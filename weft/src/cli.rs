@@ -17,16 +17,16 @@ use weft_services::{
 
 use crate::help;
 
-/// What roles log where nothing else is said. What the NATS client tells of its connections, `weft_nats` tells in our words.
+/// Default log filter of roles. `weft_nats` logs the state of NATS connections, so the client's messages are left out.
 const ROLE_LOG: &str = "info,async_nats=warn";
-/// What commands log: only what went wrong.
+/// Default log filter of commands: warnings and errors.
 const COMMAND_LOG: &str = "warn";
 
 /// An ordered, durable event mesh: webhooks in, signed webhooks out, in order per workflow.
 #[derive(Debug, Parser)]
 #[command(name = "weft", version, propagate_version = true)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -56,7 +56,7 @@ pub enum Command {
     /// Deliver settled events again, and follow the progress
     #[command(subcommand)]
     Replay(replay::ReplayCommand),
-    /// List the log's shards; let a shard go on after its streams were restored or lost a part
+    /// List the log's shards; let a shard continue after its streams were restored or lost a part
     #[command(subcommand)]
     Shard(shard::ShardCommand),
     /// Create, show, change and delete sources
@@ -129,7 +129,7 @@ impl Command {
         matches!(self, Self::Up(_) | Self::Gateway(_) | Self::Worker(_) | Self::Admin(_) | Self::Listen(_))
     }
 
-    /// What is logged where nobody says otherwise.
+    /// The default log filter.
     const fn log_default(&self) -> &'static str {
         match self {
             Self::Up(_) | Self::Gateway(_) | Self::Worker(_) | Self::Admin(_) => ROLE_LOG,
@@ -199,13 +199,13 @@ fn load(args: &RunArgs) -> Result<Config, Failure> {
 mod tests {
     use super::*;
 
-    /// No two flags of a command have one name, and whatever else only the first call would find.
+    /// clap's checks of the command line, such as duplicate flags, which otherwise fail at the first call.
     #[test]
     fn every_command_can_be_called() {
         Cli::command().debug_assert();
     }
 
-    /// Whoever logs what a command was called with logs no secret.
+    /// The debug output of a command's arguments contains no secret.
     #[test]
     fn arguments_print_without_their_secrets() {
         for line in [

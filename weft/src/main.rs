@@ -10,7 +10,7 @@ mod cli;
 mod help;
 
 /// A message of the log is some dozens of small allocations, for its headers: with the system's allocator they were a
-/// quarter of a gateway's time. A thread of its own gives back what a burst has left, also to a process that rests.
+/// quarter of a gateway's time. A background thread returns the memory of a burst, also while the process rests.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -38,7 +38,7 @@ impl Log {
         Self { _server: server, connection, layout }
     }
 
-    /// Appends so many messages behind `last`.
+    /// Appends `count` messages after `last`.
     async fn append(&self, last: u64, count: usize) {
         let message = Outgoing { subject: "events.a".into(), headers: Default::default(), payload: Bytes::from("{}") };
         let mut appender = Appender::new(self.connection.clone());
@@ -112,8 +112,8 @@ async fn who_applies_at_the_same_moment_agrees() {
     assert_eq!(a.updated + b.updated + c.updated, 0);
 }
 
-/// Nothing is decided by entries that cannot be read. Whoever has lost the key removes the catalog and applies it anew; the
-/// events stay.
+/// A catalog that cannot be decrypted is not used. After the loss of the key the operator removes the catalog and applies it
+/// again; the events stay.
 #[tokio::test]
 async fn a_catalog_of_another_key_is_not_written() {
     let log = Log::start().await;
@@ -134,7 +134,7 @@ async fn a_catalog_of_another_key_is_not_written() {
     let spec = LogSpec { body_bytes_max: 1024 * 1024, ..LogSpec::default() };
     streams::ensure(&log.connection, &spec).await.unwrap();
     assert_eq!(
-        apply(&other, log.layout, &desired, "anew").await.unwrap(),
+        apply(&other, log.layout, &desired, "after-loss").await.unwrap(),
         Applied { created: 1, ..Applied::default() }
     );
     assert_eq!(other.read().await.unwrap().subscriptions["billing"].value.starts, [1]);

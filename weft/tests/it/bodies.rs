@@ -67,7 +67,7 @@ async fn a_lower_max_body_is_for_new_events_only() {
     let id = letters().await[0]["id"].as_str().unwrap().to_owned();
     let letter = &operator.lines(&["dlq", "get", &id]).await[0];
     assert_eq!(letter["event"]["data"]["data"].as_str().map(str::len), Some(BODY_BYTES));
-    let redriven = &operator.lines(&["dlq", "redrive", &id, "--reason", "mended"]).await[0];
+    let redriven = &operator.lines(&["dlq", "redrive", &id, "--reason", "fixed"]).await[0];
     assert_eq!(redriven["delivered"], 1, "{redriven}");
     assert!(receiver.until(PATIENCE, taken("bad")).await);
     assert!(process.stop().await.unwrap().success());

@@ -243,7 +243,7 @@ async fn a_key_is_made_used_and_revoked() {
     assert_eq!(scene.operator().code(&["key", "create", "ci", "--scope", "root"]).await, Some(2));
 }
 
-/// What limits a key can be lifted again, each by itself; a flag that contradicts another is a mistake.
+/// Each limit of a key can be lifted separately; contradictory flags are an error.
 #[tokio::test]
 async fn the_limits_of_a_key_are_lifted() {
     let scene = Scene::start(|_| Answer::OK).await;

@@ -79,7 +79,7 @@ impl WallClock {
     }
 }
 
-/// A mesh of which one role has a clock of its own.
+/// A mesh of which one role has a separate clock.
 async fn mesh(
     role: &'static str,
     clock: &WallClock,

@@ -26,7 +26,7 @@ use crate::{
 
 /// By when a sender has an answer.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// What a busy machine may add to that.
+/// Additional time for a busy machine.
 const LATE: Duration = Duration::from_secs(1);
 
 /// Two gateways, a worker and three servers, of which two stand still for a while: meanwhile each sender is answered 503 by

@@ -95,13 +95,13 @@ async fn an_operator_sees_and_redrives_a_dead_letter() {
     assert_eq!(operator.code(&["event", "get", "00000000-0000-0000-0000-000000000000"]).await, Some(3));
     assert_eq!(operator.code(&["dlq", "redrive"]).await, Some(2));
     assert_eq!(operator.code(&["dlq", "list", "--token", "wrong"]).await, Some(1));
-    assert_eq!(operator.code(&["event", "send", "--source", "nobody", "--type", "a"]).await, Some(3));
+    assert_eq!(operator.code(&["event", "send", "--source", "unknown", "--type", "a"]).await, Some(3));
     up.stop().await.unwrap();
     assert_eq!(operator.code(&["dlq", "list"]).await, Some(4));
     assert_eq!(operator.code(&["event", "send", "--source", SOURCE, "--type", "a"]).await, Some(4));
 }
 
-/// What cannot be delivered is counted and given up; what was delivered comes again; a lane stops and goes on.
+/// Dead letters are counted and discarded; delivered events are replayed; a lane is paused and resumed.
 #[tokio::test]
 async fn an_operator_discards_replays_and_pauses() {
     provide_tls();
@@ -162,7 +162,7 @@ async fn an_operator_discards_replays_and_pauses() {
     let statuses: Vec<_> = workflow[0]["events"].as_array().unwrap().iter().map(|event| &event["status"]).collect();
     assert_eq!((statuses.len(), statuses[0]), (3, &Value::from("discarded")));
     assert_eq!(
-        operator.code(&[&["workflow", "skip"][..], &["nobody", "--subscription", SUBSCRIPTION]].concat()).await,
+        operator.code(&[&["workflow", "skip"][..], &["unknown", "--subscription", SUBSCRIPTION]].concat()).await,
         Some(3)
     );
     up.stop().await.unwrap();

@@ -29,7 +29,7 @@ async fn receiver(wiring: &Wiring) -> Receiver {
     Receiver::start(([127, 0, 0, 1], 0).into(), &wiring.receiver_secret, |_| Answer::OK).await.unwrap()
 }
 
-/// A mesh whose data folder is on a disk of its own.
+/// A mesh whose data folder is on a separate disk.
 async fn up(folder: &Path, wiring: &Wiring, receiver: &Receiver) -> Up {
     match Up::start(&program(), folder, &wiring.config(Some(&receiver.url()))).await {
         Ok(up) => up,

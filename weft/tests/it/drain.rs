@@ -98,8 +98,8 @@ async fn stored(mesh: &Mesh) -> BTreeSet<String> {
     }
 }
 
-/// A gateway that drains answers every request that it has taken. P1, P2: what it answered 202 is in the log, and what it
-/// did not answer is not, so nobody is left to guess.
+/// A gateway that drains answers every request that it has read. P1, P2: events answered 202 are in the log, and events
+/// without an answer are not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn draining_under_load_answers_everything_that_was_taken() {
     let mut mesh = Mesh::start(|_| Answer::OK).await;
@@ -126,7 +126,7 @@ async fn draining_under_load_answers_everything_that_was_taken() {
     assert_eq!(stored(&mesh).await, answered);
 }
 
-/// A second signal does not wait for whoever is slow.
+/// A second signal does not wait for slow requests.
 #[tokio::test]
 async fn a_second_signal_ends_at_once() {
     let mut mesh = Mesh::start(|_| Answer::OK).await;
@@ -161,7 +161,7 @@ async fn a_drain_does_not_wait_for_a_slow_receiver() {
     mesh.receiver.until(PATIENCE, again).await;
 }
 
-/// Roles that are told to end while their nats-server does not answer end with 0, in time. What they had taken is kept by
+/// Roles that get SIGTERM while their nats-server does not answer exit with 0, in time. Their events stay in
 /// the log.
 #[tokio::test(flavor = "multi_thread")]
 async fn roles_end_in_time_while_nats_is_away() {

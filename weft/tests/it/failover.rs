@@ -38,24 +38,24 @@ const KILLS: usize = 3;
 /// Events that are accepted between two kills.
 const BETWEEN: usize = 300;
 
-/// What happens to a worker.
+/// A fault of a worker.
 #[derive(Debug, Clone, Copy)]
-enum Blow {
+enum Fault {
     /// Killed and started again at once: it retakes its leases.
     Restart,
     /// Killed, and started again when the other has taken everything over.
     TakeOver,
     /// Killed together with nats-server; both are started again.
     WithServer,
-    /// Stopped past its lease, and let go on.
+    /// Stopped past its lease, and continued.
     Sleep,
 }
 
-/// Each is dealt in turn; the sleep is no kill.
-const BLOWS: [Blow; 4] = [Blow::TakeOver, Blow::Sleep, Blow::Restart, Blow::WithServer];
+/// Each is injected in turn; the sleep is no kill.
+const FAULTS: [Fault; 4] = [Fault::TakeOver, Fault::Sleep, Fault::Restart, Fault::WithServer];
 
 /// Answers of which a fifth is a failure, and some are slow, so that there is always something in flight.
-fn moody(seed: u64) -> impl Fn(&Arrival) -> Answer + Send + Sync {
+fn flaky_receiver(seed: u64) -> impl Fn(&Arrival) -> Answer + Send + Sync {
     let rng = Mutex::new(StdRng::seed_from_u64(seed));
     move |_| {
         let mut rng = rng.lock().unwrap();
@@ -78,7 +78,7 @@ impl Scene {
         // Enough retries that nothing becomes a dead letter: with a fifth failing, not in the life of the universe.
         let retry = r#"{ max_retries = 50, base = "20ms", factor = 2.0, max = "500ms" }"#;
         let wiring = Wiring { retry: retry.into(), ..Wiring::new() };
-        let mesh = Mesh::sharded(SHARDS, wiring, moody(seed)).await;
+        let mesh = Mesh::sharded(SHARDS, wiring, flaky_receiver(seed)).await;
         let second = mesh.another("worker", "second").await;
         let connection = mesh.server.connection("judge").await;
         let ids = ["worker", "second"].map(|instance| {
@@ -114,26 +114,26 @@ impl Scene {
         assert!(eventually(PATIENCE, owns).await, "worker {worker} is given nothing");
     }
 
-    async fn deal(&mut self, blow: Blow, victim: usize) {
+    async fn inject(&mut self, fault: Fault, target: usize) {
         let mut others = [SHARDS as usize; WORKERS];
-        others[victim] = 0;
-        match blow {
-            Blow::Restart => self.worker(victim).restart().await.unwrap(),
-            Blow::TakeOver => {
-                self.worker(victim).kill().await.unwrap();
+        others[target] = 0;
+        match fault {
+            Fault::Restart => self.worker(target).restart().await.unwrap(),
+            Fault::TakeOver => {
+                self.worker(target).kill().await.unwrap();
                 self.until_held(others).await;
-                self.worker(victim).restart().await.unwrap();
+                self.worker(target).restart().await.unwrap();
             }
-            Blow::WithServer => {
+            Fault::WithServer => {
                 self.mesh.server.kill();
-                self.worker(victim).kill().await.unwrap();
+                self.worker(target).kill().await.unwrap();
                 self.mesh.server.restart().await;
-                self.worker(victim).restart().await.unwrap();
+                self.worker(target).restart().await.unwrap();
             }
-            Blow::Sleep => {
-                self.worker(victim).process().signal(Signal::STOP);
+            Fault::Sleep => {
+                self.worker(target).process().signal(Signal::STOP);
                 self.until_held(others).await;
-                self.worker(victim).process().signal(Signal::CONT);
+                self.worker(target).process().signal(Signal::CONT);
             }
         }
     }
@@ -164,15 +164,15 @@ impl Scene {
     }
 }
 
-/// What each receiver of a workflow heeds that never steps back to an earlier owner.
-fn timely(arrivals: &[Arrival]) -> Vec<Arrival> {
+/// The arrivals that a receiver accepts if it ignores requests of earlier owners of a workflow's shard.
+fn of_newest_owner(arrivals: &[Arrival]) -> Vec<Arrival> {
     let mut newest = BTreeMap::<&str, u64>::new();
-    let heeded = arrivals.iter().filter(|arrival| {
+    let accepted = arrivals.iter().filter(|arrival| {
         let newest = newest.entry(&arrival.workflow_id).or_default();
         *newest = arrival.epoch.max(*newest);
         arrival.epoch == *newest
     });
-    heeded.cloned().collect()
+    accepted.cloned().collect()
 }
 
 /// P3 for a receiver that knows nothing of owners: what it sees for the first time is always the next.
@@ -226,15 +226,15 @@ async fn workers_that_die_and_sleep_lose_and_reorder_nothing() {
     let mut load = Load::steady(&scene.mesh, WORKFLOWS, PAUSE);
     // The second came later: half of what the first had was handed over.
     scene.until_held([SHARDS as usize / WORKERS; WORKERS]).await;
-    let mut dealt = 0;
-    for blow in BLOWS.into_iter().cycle() {
+    let mut injected = 0;
+    for fault in FAULTS.into_iter().cycle() {
         load.until_accepted(load.accepted() + BETWEEN).await;
-        let victim = rng.random_range(0..WORKERS);
-        scene.until_owner(victim).await;
-        eprintln!("{blow:?} of worker {victim} after {} events", load.accepted());
-        scene.deal(blow, victim).await;
-        dealt += usize::from(!matches!(blow, Blow::Sleep));
-        if dealt >= kills {
+        let target = rng.random_range(0..WORKERS);
+        scene.until_owner(target).await;
+        eprintln!("{fault:?} of worker {target} after {} events", load.accepted());
+        scene.inject(fault, target).await;
+        injected += usize::from(!matches!(fault, Fault::Sleep));
+        if injected >= kills {
             break;
         }
     }
@@ -250,7 +250,7 @@ async fn workers_that_die_and_sleep_lose_and_reorder_nothing() {
     let arrivals = scene.mesh.receiver.arrivals();
     eprintln!("{} events in {} arrivals", events.values().sum::<u64>(), arrivals.len());
     assert_first_arrivals_in_order(&arrivals, &events);
-    order::check(&timely(&arrivals), &events).unwrap();
+    order::check(&of_newest_owner(&arrivals), &events).unwrap();
     let settled = settled(&scene.connection).await;
     assert_eq!(settled.len() as u64, events.values().sum::<u64>());
     let arrived: BTreeSet<&str> = arrivals.iter().map(|arrival| arrival.event_id.as_str()).collect();

@@ -80,7 +80,7 @@ fn delete_files(folder: &Path, extension: &str) -> usize {
     deleted
 }
 
-/// nats-server stands still for ten seconds under load: senders get 503 in time, and everything goes on by itself.
+/// nats-server is stopped for ten seconds under load: senders get 503 in time, and then everything continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_stands_still_is_waited_for() {
     let mesh = Mesh::start(fails_now_and_then).await;
@@ -146,14 +146,14 @@ async fn who_hangs_up_and_sends_again_has_one_event() {
     mesh.assert_delivered(&BTreeMap::from([("hasty".to_owned(), 2)])).await;
 }
 
-/// What a receiver heeds that never steps back.
-fn timely(arrivals: &[Arrival]) -> Vec<Arrival> {
+/// The arrivals that a receiver accepts if it ignores requests of earlier owners.
+fn of_newest_owner(arrivals: &[Arrival]) -> Vec<Arrival> {
     let mut newest = 0;
-    let heeded = arrivals.iter().filter(|arrival| {
+    let accepted = arrivals.iter().filter(|arrival| {
         newest = arrival.epoch.max(newest);
         arrival.epoch == newest
     });
-    heeded.cloned().collect()
+    accepted.cloned().collect()
 }
 
 /// P3: a worker that is stopped past its lease while another takes over starts nothing when it wakes up.
@@ -170,10 +170,10 @@ async fn a_worker_that_slept_past_its_lease_does_no_harm() {
     assert!(taken_over.await, "the standby takes over");
     mesh.worker.process().signal(Signal::CONT);
     let events = load.finish().await;
-    // What was under way at the stop may arrive late; a receiver tells it by its epoch, and without it all is in order.
-    mesh.receiver.until(PATIENCE, |arrivals| order::check(&timely(arrivals), &events).is_ok()).await;
+    // Requests in flight at the stop may arrive late; a receiver recognises them by their epoch, and the others are in order.
+    mesh.receiver.until(PATIENCE, |arrivals| order::check(&of_newest_owner(arrivals), &events).is_ok()).await;
     let arrivals = mesh.receiver.arrivals();
-    order::check(&timely(&arrivals), &events).unwrap();
+    order::check(&of_newest_owner(&arrivals), &events).unwrap();
     let newest = arrivals.iter().map(|arrival| arrival.epoch).max().unwrap();
     let first_of_newest = arrivals.iter().position(|arrival| arrival.epoch == newest).unwrap();
     let stale = arrivals[first_of_newest..].iter().filter(|arrival| arrival.epoch < newest).count();

@@ -35,8 +35,8 @@ async fn send(sender: &Sender, wiring: &Wiring, workflow: &str, delivery: &str) 
     number.unwrap()
 }
 
-/// P3, P5: what is settled makes room for what comes; every workflow's number goes on, also that of one whose events have
-/// all been dropped, also at a gateway that has never seen them.
+/// P3, P5: settled events are dropped to make room; every workflow's numbers continue, also those of a workflow whose events
+/// have all been dropped, also at a gateway that has never read them.
 #[tokio::test(flavor = "multi_thread")]
 async fn numbers_go_on_when_settled_events_are_dropped() {
     let log = LogOptions { max_bytes: MaxBytes::Bytes(LIMIT), ..LogOptions::default() };

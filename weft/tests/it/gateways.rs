@@ -164,8 +164,8 @@ async fn events(connection: &Connection) -> Vec<Event> {
     }
 }
 
-/// P2, P3: each delivery stands in the log once, numbered without a gap and linked in its workflow; every sender was told
-/// where; and how many of a delivery's senders were told that it is new is in `firsts`.
+/// P2, P3: each delivery is in the log once, numbered without a gap and linked in its workflow; every sender's receipt agrees;
+/// and the number of a delivery's senders with a 202 is in `firsts`.
 async fn judge(mesh: &Mesh, receipts: &HashMap<usize, Vec<Receipt>>, firsts: std::ops::RangeInclusive<usize>) {
     let events = events(&mesh.connection).await;
     assert_eq!(events.len(), DELIVERIES);
@@ -192,7 +192,7 @@ async fn judge(mesh: &Mesh, receipts: &HashMap<usize, Vec<Receipt>>, firsts: std
             assert_eq!(*receipt, expected);
         }
         let new = told.iter().filter(|receipt| !receipt.duplicate).count();
-        assert!(firsts.contains(&new), "{new} of the senders of {delivery} were told that it is new");
+        assert!(firsts.contains(&new), "{new} of the senders of {delivery} got 202");
     }
 }
 
@@ -205,7 +205,7 @@ async fn three_gateways_accept_each_delivery_once() {
 }
 
 /// P1, P2, P3: the same while nats-server and each of the gateways, and so the one that appends for all, are killed with -9:
-/// at most one 202, and the same receipt for everyone.
+/// at most one 202, and the same receipt for all senders.
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_make_no_delivery_two() {
     let mut mesh = Mesh::start().await;
@@ -223,10 +223,10 @@ async fn kills_make_no_delivery_two() {
     judge(&mesh, &receipts, 0..=1).await;
 }
 
-/// A gateway that stands still, whichever it is, holds up nobody: the others wait for it for a moment, once, and append
-/// themselves.
+/// Any gateway that is stopped does not delay the others: they wait for it once, for a moment, and then append
+/// locally.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_that_stands_still_holds_up_nobody() {
+async fn a_stopped_gateway_does_not_delay_others() {
     const EACH: u64 = 20;
     let mut mesh = Mesh::start().await;
     let senders = mesh.senders();

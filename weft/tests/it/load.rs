@@ -62,7 +62,7 @@ impl Load {
         *self.accepted.borrow()
     }
 
-    /// Waits until so many events have been accepted.
+    /// Waits until this number of events has been accepted.
     pub async fn until_accepted(&mut self, count: usize) {
         self.accepted.wait_for(|accepted| *accepted >= count).await.unwrap();
     }

@@ -38,7 +38,7 @@ pub fn program() -> PathBuf {
 
 /// nats-server, gateway, worker, admin and receiver.
 pub struct Mesh {
-    /// The server; it takes everyone.
+    /// The server, without accounts.
     pub server: TestServer,
     pub gateway: RoleProcess,
     pub worker: RoleProcess,
@@ -55,12 +55,12 @@ impl Mesh {
         Self::with(Wiring::new(), rule).await
     }
 
-    /// As [`start`](Self::start), with a wiring of one's own.
+    /// As [`start`](Self::start), with another wiring.
     pub async fn with(wiring: Wiring, rule: impl Fn(&Arrival) -> Answer + Send + Sync + 'static) -> Self {
         Self::sharded(1, wiring, rule).await
     }
 
-    /// As [`with`](Self::with), on a log of so many shards.
+    /// As [`with`](Self::with), on a log with this number of shards.
     pub async fn sharded(
         shards: u32,
         wiring: Wiring,
@@ -69,7 +69,7 @@ impl Mesh {
         Self::on(LogOptions { shards, ..LogOptions::default() }, wiring, rule).await
     }
 
-    /// As [`with`](Self::with), on a log like this: so many shards, and so many bytes a shard.
+    /// As [`with`](Self::with), on a log with these options.
     pub async fn on(
         log: LogOptions,
         wiring: Wiring,
@@ -103,14 +103,14 @@ impl Mesh {
         Self { server, gateway, worker, admin, receiver, wiring, log, folder }
     }
 
-    /// One more process of a role, with a folder of its own, ready.
+    /// Another process of a role, with a separate folder, ready.
     pub async fn another(&self, role_name: &str, instance: &str) -> RoleProcess {
         let mut process = role_of(&self.log, role_name, instance, &self.server, self.folder.path(), Vec::new());
         process.ready().await.unwrap();
         process
     }
 
-    /// Below it, each instance has a folder of its own.
+    /// The parent of the instances' folders.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -120,7 +120,7 @@ impl Mesh {
         sender_to(&self.gateway)
     }
 
-    /// Posts one event until it is accepted, as a sender does: whatever the answer, or none, it comes again with the
+    /// Posts one event until it is accepted, as a sender does: after any other answer, or none, it is repeated with the
     /// same delivery id.
     pub async fn send(&self, workflow: &str, delivery_id: &str) -> Receipt {
         send(&self.sender(), &self.wiring, workflow, delivery_id).await
@@ -217,7 +217,7 @@ pub async fn post(
     sender.send(SOURCE, Some(workflow), &wiring.signing(), delivery_id, None, body).await
 }
 
-/// What `main` does for the binary.
+/// The setup that `main` does for the binary.
 pub fn provide_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }

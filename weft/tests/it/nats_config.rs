@@ -1,4 +1,4 @@
-//! A NATS server of one's own, configured by `weft nats config`.
+//! An external NATS server, configured by `weft nats config`.
 
 use std::{collections::BTreeMap, path::Path, process::Command};
 
@@ -22,7 +22,7 @@ use crate::{
     order,
 };
 
-/// What the command prints is enough for roles that run apart: each is its own user, only the admin creates the streams, and
+/// The printed configuration is enough for roles in separate processes: each is its own user, only the admin creates the streams, and
 /// events are delivered.
 #[tokio::test(flavor = "multi_thread")]
 async fn roles_run_apart_on_a_server_with_the_printed_accounts() {

@@ -1,4 +1,4 @@
-//! What commands say beside their results: warnings, who decided, and what to do about a wrong address.
+//! Notices of commands in addition to their results: warnings, operators of decisions, and advice for a wrong address.
 
 use std::process::Stdio;
 

@@ -8,7 +8,7 @@ use weft_services::receiver::Arrival;
 ///
 /// Within a workflow an attempt is of the event after the last one that was taken, or of that one again. Only with a new
 /// owner of the shard (a greater epoch) may it step back, to an event that was taken without the owner knowing; from
-/// there it goes on in order. Every event is taken in the end.
+/// there it continues in order. Every event is delivered in the end.
 ///
 /// # Errors
 ///

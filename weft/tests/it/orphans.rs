@@ -1,4 +1,4 @@
-//! Subscriptions that the catalog has lost although nobody removed them: adopted by the commands and by `weft up`, or
+//! Subscriptions that the catalog has lost without a removal: adopted by the commands and by `weft up`, or
 //! discarded.
 
 use std::{

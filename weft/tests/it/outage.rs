@@ -40,10 +40,10 @@ const LAYOUT: Layout = Layout::new(1);
 const EVENTS: u64 = 20_000;
 const EACH: u64 = 20;
 const PAYLOAD: usize = 1024;
-/// What the worker may grow by, whatever waits for the receiver.
+/// Maximum growth of the worker, for any backlog.
 const GROWTH_MIB_MAX: f64 = 64.0;
 
-/// Appends events to a log that nobody else writes to, `EACH` to a workflow; where the log ends.
+/// Appends events to a log without other writers, `EACH` to a workflow; returns the end of the log.
 async fn append(connection: &Connection, events: u64) -> StreamSeq {
     let workflows = events / EACH;
     let mut last = streams::state(connection, &LAYOUT.events_stream(ShardId(0))).await.unwrap().last;
@@ -122,7 +122,7 @@ async fn a_long_backlog_costs_little_memory_and_no_dead_letter() {
     assert!(taken.await, "{missing} events are missing");
     let after = Memory::of(pid).unwrap();
     eprintln!(
-        "{events} events; worker MiB: {:.1} before, {:.1} with the backlog, {:.1} at the most; {:.0} events/s afterwards",
+        "{events} events; worker MiB: {:.1} before, {:.1} with the backlog, {:.1} at most; {:.0} events/s afterwards",
         before.peak_mib,
         waiting.peak_mib,
         after.peak_mib,

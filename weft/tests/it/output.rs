@@ -1,4 +1,4 @@
-//! What commands print of payloads that senders chose, and how they end when nothing reads their output.
+//! Output of commands with payloads chosen by senders, and their end when the output is closed.
 
 use std::{
     path::{Path, PathBuf},
@@ -71,7 +71,7 @@ async fn shell(data: &Path, line: &str) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 
-/// What a command prints on a terminal.
+/// Output of a command on a terminal.
 async fn terminal(data: &Path, args: &str) -> String {
     let line = format!("{} {args}", program().display());
     let mut command = Command::new("script");
@@ -157,7 +157,7 @@ async fn payloads_are_printed_as_they_were_sent() {
     mesh.up.stop().await.unwrap();
 }
 
-/// A list that was cut says so, and a workflow is shown whole whatever the size of its events.
+/// A list that was cut says so, and a workflow is shown completely for any size of its events.
 #[tokio::test]
 async fn lists_that_are_cut_say_so() {
     let mut mesh = RefusingMesh::start().await;

@@ -86,8 +86,8 @@ fn below(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Files of a mesh are for its owner, whatever the umask that it was started with; and a folder that others may look into
-/// is warned of.
+/// Files of a mesh are readable by its owner only, with any umask; and a folder that others can read
+/// causes a warning.
 #[tokio::test]
 async fn only_the_owner_may_read_what_is_written() {
     let folder = tempfile::tempdir().unwrap();

@@ -51,7 +51,7 @@ async fn a_source_accepts_what_its_provider_sends() {
         assert_eq!(numbers[1], numbers[0] + 1, "{provider}: another event of the same workflow");
     }
 
-    // A body of one's own is sent as it is.
+    // A given body is sent unchanged.
     let body = r#"{"repository":{"full_name":"acme/other"},"n":1.10}"#;
     let send = ["event", "send", "--source", "github", "--provider", "github", "--type", "issues", "--data", body];
     let sent = operator.lines(&send).await;

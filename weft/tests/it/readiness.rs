@@ -89,7 +89,7 @@ async fn roles_on_a_server_with_a_full_disk_say_so_and_recover() {
     });
     assert!(named.await, "{text}");
 
-    // The server's own supervisor restarts it. No sender comes: the gateway finds out by itself.
+    // The server's supervisor restarts it. Without senders the gateway detects that.
     disk.make_room().unwrap();
     let ready = eventually(Duration::from_secs(10), async || {
         let (status, body) = http(&url).await;

@@ -1,4 +1,4 @@
-//! What only a person can put right ends the process: exit code 1, one line that says what to do.
+//! Permanent errors end the process: exit code 1, one line that says what to do.
 
 use std::{fs, net::TcpListener, path::Path, process::Output};
 
@@ -117,7 +117,7 @@ async fn a_file_that_is_not_there_is_named() {
     assert_one_line(&output, &["no-such.toml", "--config"]);
 }
 
-/// A second process on a data folder is refused before it binds a port, whatever its own configuration.
+/// A second process on a data folder is refused before it binds a port, with any configuration.
 #[tokio::test]
 async fn a_data_folder_that_another_process_uses_names_that_process() {
     let folder = tempfile::tempdir().unwrap();

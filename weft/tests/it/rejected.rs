@@ -29,8 +29,8 @@ async fn lines(data: &std::path::Path, args: &[&str]) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// What was refused for the operator's mistake is delivered once that is mended, each workflow in the order in which its
-/// sender sent; and a second retry changes nothing.
+/// Requests that were refused because of the operator's mistake are delivered once it is corrected, each workflow in the
+/// order of its sender; and a second retry changes nothing.
 #[tokio::test]
 async fn an_operator_mends_a_secret_and_retries_what_it_refused() {
     provide_tls();
@@ -67,7 +67,7 @@ async fn an_operator_mends_a_secret_and_retries_what_it_refused() {
     up.stop().await.unwrap();
 
     let mut up = Up::start(&program(), folder.path(), &wiring.config(Some(&receiver.url()))).await.unwrap();
-    let retried = lines(&data, &["rejected", "retry", "--source", SOURCE, "--yes", "--reason", "mended"]).await;
+    let retried = lines(&data, &["rejected", "retry", "--source", SOURCE, "--yes", "--reason", "fixed"]).await;
     let results: Vec<_> = retried.iter().map(|row| row["result"].as_str().unwrap()).collect();
     assert_eq!(results, ["accepted"; REFUSED as usize]);
     assert!(receiver.until(PATIENCE, |arrivals| arrivals.len() as u64 >= REFUSED).await);

@@ -1,5 +1,5 @@
 //! Streams that were restored, lost, or deleted, and processes on copied data folders: what processes refuse, and how an
-//! operator lets them go on.
+//! operator lets them continue.
 
 use std::{fs, path::PathBuf};
 
@@ -169,7 +169,7 @@ async fn a_log_that_disappeared_is_not_replaced_by_an_empty_one() {
         assert!(said.contains("EVENTS"), "{said}");
     }
     assert!(connection.jetstream().get_stream("EVENTS").await.is_err(), "nothing is created");
-    // An admin is told to; the others then find a log.
+    // One admin is started with `--new-log`; the others then find a log.
     mesh.admin.stop().await.unwrap();
     let data = mesh.folder().join("admin/data");
     let env = vec![
@@ -187,7 +187,7 @@ async fn a_log_that_disappeared_is_not_replaced_by_an_empty_one() {
     assert_eq!(receipt.sequence_number, 1, "nothing of the old log is left");
 }
 
-/// OUTCOMES that hold data say that there were EVENTS, also to a process with a data folder of its own.
+/// OUTCOMES with data prove that EVENTS existed, also to a process with a new data folder.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_of_which_a_stream_disappeared_is_not_completed_by_an_empty_one() {
     let scene = Scene::start().await;
@@ -226,8 +226,8 @@ async fn a_worker_on_a_copied_data_folder_is_never_ready() {
     until_ready(&mesh.worker, |status, _| status == 200).await;
 }
 
-/// P1, P3, P5: of two shards one lost a part of its commands and the other a part of its events. Each stops by itself, is
-/// adopted by itself, and then delivers what comes and carries out new commands, also those at lower sequences of COMMANDS
+/// P1, P3, P5: of two shards one lost a part of its commands and the other a part of its events. Each stops independently, is
+/// adopted separately, and then delivers new events and executes new commands, also those at lower sequences of COMMANDS
 /// than the lost ones had.
 #[tokio::test(flavor = "multi_thread")]
 async fn shards_whose_commands_or_events_were_rolled_back_go_on_by_adoption() {
@@ -301,7 +301,7 @@ async fn shards_whose_commands_or_events_were_rolled_back_go_on_by_adoption() {
     scene.until_delivered(&waits).await;
 }
 
-/// The server's folder of `weft up` was deleted: it does not begin a new log by itself, says how to, and does when told to.
+/// The server's folder of `weft up` was deleted: it does not create a new log without `--new-log`, and its message names that.
 #[tokio::test(flavor = "multi_thread")]
 async fn weft_up_does_not_replace_a_deleted_log_silently() {
     provide_tls();

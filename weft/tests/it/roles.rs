@@ -1,4 +1,4 @@
-//! The roles as processes of their own.
+//! The roles as separate processes.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use weft_services::receiver::Answer;
 
 use crate::mesh::{Mesh, PATIENCE, provide_tls, role};
 
-/// Killed in the middle and started again, the roles go on where they were: nothing lost, nothing out of order.
+/// Killed in the middle and started again, the roles continue where they were: nothing lost, nothing out of order.
 #[tokio::test]
 async fn killed_roles_go_on_where_they_were() {
     let mut mesh = Mesh::start(|arrival| if arrival.attempt == 1 { Answer::now(500) } else { Answer::OK }).await;

@@ -12,7 +12,7 @@ use crate::{
     mesh::{PATIENCE, program, provide_tls},
 };
 
-/// The total of an order is a number; who sends another one by type `order.strict` is told so.
+/// The total of an order is a number; other totals of type `order.strict` are refused.
 const SCHEMAS: &str = r#"data = { pointer = "/data" }
 schema = [
     { type = "order.strict", mode = "reject", json_schema = '{"properties":{"total":{"type":"number"}}}' },
@@ -20,8 +20,8 @@ schema = [
 ]
 "#;
 
-/// P3, P5: an event whose data breaks its schema is accepted and numbered, its workflow goes on without it, it is found
-/// among the dead letters with what is wrong, and a redrive delivers it as it was sent. Where the rule says so it is
+/// P3, P5: an event whose data breaks its schema is accepted and numbered, its workflow continues without it, it is listed
+/// as a dead letter with the violation, and a redrive delivers it as it was sent. With mode `reject` it is
 /// refused instead, and leaves no gap.
 #[tokio::test]
 async fn a_quarantined_event_waits_for_its_redrive() {

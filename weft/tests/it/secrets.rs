@@ -26,11 +26,11 @@ const KEY: &str = "weft_ab12cd34_0123456789abcdefghijklmnopqrstuv";
 /// A password that a sender puts where none belongs.
 const PASSWORD: &str = "a-senders-hunter2-password";
 
-/// What must not appear, and what it is.
+/// Texts that must not appear, with their names.
 struct Secrets(Vec<(&'static str, String)>);
 
 impl Secrets {
-    /// What of them stands in these bytes.
+    /// Names of the secrets in these bytes.
     fn in_bytes(&self, bytes: &[u8]) -> Vec<&'static str> {
         let holds = |secret: &str| bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
         self.0.iter().filter(|(_, secret)| holds(secret)).map(|(name, _)| *name).collect()
@@ -117,7 +117,7 @@ async fn provoke(gateway: &str, wiring: &Wiring) -> Vec<u8> {
         post(webhook.clone()).header("content-encoding", "gzip").bearer_auth(TOKEN),
         post(webhook.clone()).basic_auth("user", Some(PASSWORD)),
         stale,
-        post(format!("{gateway}/api/v1/webhooks/nobody?key={KEY}")).header("x-api-key", KEY),
+        post(format!("{gateway}/api/v1/webhooks/unknown?key={KEY}")).header("x-api-key", KEY),
         client.get(format!("{gateway}/api/v1/webhooks/events")).header("x-api-key", KEY),
         client.get(format!("{gateway}/api/v1/webhooks/events?since=x")).header("x-api-key", TOKEN),
         post(format!("{gateway}/api/v1/events")).header("x-api-key", KEY),
@@ -214,7 +214,7 @@ async fn a_mesh_at_its_most_talkative_tells_no_secret() {
     assert!(looked_at >= 5, "streams, their indexes, and the projections");
 }
 
-/// A wrong value is told by its key, never by its text, wherever a secret may stand.
+/// A wrong value is reported by its key, never by its text, for all keys that may hold a secret.
 #[tokio::test]
 async fn a_wrong_configuration_is_told_without_its_secrets() {
     let folder = tempfile::tempdir().unwrap();

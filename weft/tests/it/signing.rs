@@ -16,7 +16,7 @@ use crate::{
 const PUBLIC: &str = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=";
 const PRIVATE: &str = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==";
 const SHARED: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-/// A rule of one's own.
+/// A custom rule.
 const OWN: [&str; 4] = ["--template", "{timestamp}.{id}.{body}", "--encoding", "base64"];
 
 /// Scheme, the secret that signs, the one that verifies, and further flags of both.
@@ -36,7 +36,7 @@ async fn weft(folder: &Path, args: &[&str]) -> Output {
     command.args(args).current_dir(folder).env("WEFT_TEST_SECRET", "k").kill_on_drop(true).output().await.unwrap()
 }
 
-/// What it prints where it is done, and says where it is not, with the exit code.
+/// Exit code, and output or error text.
 async fn said(folder: &Path, args: &[&str]) -> (i32, String) {
     let output = weft(folder, args).await;
     let text = if output.status.success() { output.stdout } else { output.stderr };
@@ -58,7 +58,7 @@ async fn verified(folder: &Path, scheme: &str, secret: &str, headers: &[String],
     said(folder, &args).await
 }
 
-/// What one command signs the other takes, and says by which secret; with a byte of the body changed it says so and fails.
+/// A request signed by `weft sign` is verified by `weft verify`, which names the secret; with a changed byte of the body it fails.
 #[tokio::test]
 async fn what_is_signed_is_verified_whole_only() {
     let folder = tempfile::tempdir().unwrap();
@@ -78,7 +78,7 @@ async fn what_is_signed_is_verified_whole_only() {
     }
 }
 
-/// What is wrong is told by the gateway's codes; flags that make no sense are told apart.
+/// Refusals have the gateway's codes; invalid flags are usage errors.
 #[tokio::test]
 async fn what_is_wrong_with_a_request_is_said() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What is there before a worker or a subscription, and what comes at the same moment.
+//! Starts: events before a worker or a subscription exists, and events at the same moment.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -63,8 +63,8 @@ async fn the_first_worker_delivers_what_came_before_it() {
     assert_eq!(receiver.arrivals().len(), 100, "once each");
 }
 
-/// P5: whatever is answered 202 after the creation of a subscription with `start = "now"` has returned is delivered to it,
-/// however busy the log is.
+/// P5: events answered 202 after the creation of a subscription with `start = "now"` has returned are delivered to it,
+/// also under load.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_created_under_load_gets_everything_accepted_since() {
     let mesh = Mesh::sharded(SHARDS, Wiring::new(), |_| Answer::OK).await;
