@@ -1,4 +1,4 @@
-//! What a process tells whoever started it, on stdout: a line for each endpoint, then `ready`.
+//! Output of a starting process on stdout: a line for each endpoint, then `ready`.
 
 use std::{io::Write as _, time::Duration};
 
@@ -25,7 +25,7 @@ pub async fn when_ready(readiness: &Readiness, lines: &[Line]) {
     std::future::pending::<()>().await;
 }
 
-/// Prints the endpoints and `ready`. Nobody may be listening any more; that is no reason to end.
+/// Prints the endpoints and `ready`. A closed stdout is ignored.
 fn ready(lines: &[Line]) {
     let mut stdout = std::io::stdout().lock();
     for (name, place) in lines {

@@ -1,6 +1,6 @@
-//! Puts the file's sources and subscriptions into the catalog at the start of `weft up`, as often as anyone likes.
+//! Applies the file's sources and subscriptions to the catalog at the start of `weft up`. Idempotent.
 //!
-//! What is to be changed, and how it is written so that nobody is overwritten unseen, is `weft_nats::catalog`'s: the
+//! `weft_nats::catalog` plans the changes and writes them without overwriting concurrent ones: the
 //! admin's `Apply` does the same.
 
 use weft_nats::{
@@ -15,7 +15,7 @@ use weft_nats::{
 };
 use weft_proto::ids::{EventId, ShardId, StreamSeq};
 
-/// Who changes the catalog when a file does.
+/// Operator of changes by a file.
 const OPERATOR: &str = "weft up";
 /// Why.
 const REASON: &str = "the configuration at the start";
@@ -60,7 +60,7 @@ pub struct Applied {
     pub updated: usize,
 }
 
-/// What finds subscriptions that the log knows and the catalog has lost.
+/// Finds subscriptions that the log knows and the catalog has lost.
 pub trait FindOrphans: Send + Sync {
     /// The one of this name.
     fn find(&self, name: &str, snapshot: &Snapshot)

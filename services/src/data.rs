@@ -39,7 +39,7 @@ const TOKEN_CHARS_MIN: usize = 24;
 /// The permissions of a data folder that are for others than its owner.
 const OTHERS: u32 = 0o077;
 
-/// What `client.toml` holds.
+/// Content of `client.toml`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Client {

@@ -2,7 +2,7 @@
 
 use std::{fmt, process::ExitCode};
 
-/// What a command could not do, by what its caller decides on.
+/// Error of a command, by exit code.
 #[derive(Debug)]
 pub enum Failure {
     /// Exit code 1.

@@ -1,13 +1,13 @@
-//! What the `weft` binary runs: the roles in one process or in several, and the operator's commands.
+//! The `weft` binary's parts: the roles in one process or in several, and the operator's commands.
 //!
-//! - [`config`]: `weft.toml` with its environment twins; one line for whatever is wrong with it.
-//! - [`up`] and [`role`]: the processes; [`roles`] starts and drains, [`ops`] tells how they are, [`apply`] writes the
+//! - [`config`]: `weft.toml` with its environment variables; errors in one line.
+//! - [`up`] and [`role`]: the processes; [`roles`] starts and drains, [`ops`] serves health and metrics, [`apply`] writes the
 //!   file's sources and subscriptions into the catalog, [`data`] is the folder,
-//!   [`deliveries`] ties the admin's tests of receivers to the worker's code.
+//!   [`deliveries`] connects the admin's test deliveries with the worker's code.
 //! - [`command`]: `weft event`, `weft dlq`, `weft source`, `weft subscription`, `weft key`, `weft apply`, `weft sign`,
 //!   `weft listen`.
 //! - [`sender`] and [`receiver`]: both ends of a mesh, for commands, proofs and tests.
-//! - [`demo`]: a [`mesh`] of real [`process`]es, and what it is found to do.
+//! - [`demo`]: a [`mesh`] of real [`process`]es, and the proof of its promises.
 //!
 //! The library exists for the `weft` binary, its benchmarks and its tests.
 

@@ -1,4 +1,4 @@
-//! What watches a process needs: `/healthz`, `/readyz`, `/metrics`.
+//! Endpoints for monitoring: `/healthz`, `/readyz`, `/metrics`.
 
 use std::{fmt::Write as _, net::SocketAddr, sync::Arc};
 
@@ -24,7 +24,7 @@ const DESCRIPTORS_PART: u64 = 32;
 /// Requests at a time on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 8;
 
-/// What each part of the process still waits for; `None` while it is ready.
+/// Readiness of each part of the process: what it waits for; `None` while it is ready.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
     parts: Vec<(&'static str, watch::Receiver<Option<String>>)>,
@@ -32,7 +32,7 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Adds a part, which waits for its start. It tells of itself through the sender.
+    /// Adds a part, which waits for its start. It reports its state through the sender.
     pub fn add(&mut self, name: &'static str) -> watch::Sender<Option<String>> {
         let (sender, receiver) = watch::channel(Some("not started".to_owned()));
         self.parts.push((name, receiver));
@@ -44,7 +44,7 @@ impl Readiness {
         self.conditions.clone()
     }
 
-    /// What is missing, a line each; empty when the process is ready. A part that has ended counts as missing.
+    /// The missing parts, a line each; empty when the process is ready. A part that has ended counts as missing.
     pub fn missing(&self) -> Vec<String> {
         let missing = |(name, receiver): &(&str, watch::Receiver<Option<String>>)| {
             let waits_for = receiver.borrow().clone();
@@ -84,7 +84,7 @@ impl Ops {
     ///
     /// # Errors
     ///
-    /// What the system says, such as that the port is taken.
+    /// The error of the system, such as a port in use.
     pub async fn bind(listen: SocketAddr) -> std::io::Result<Self> {
         let tcp = TcpListener::bind(listen).await?;
         let local_addr = tcp.local_addr()?;
@@ -96,7 +96,7 @@ impl Ops {
         self.listener.local_addr
     }
 
-    /// Serves until `stop`, which comes last: a draining process still tells how it is.
+    /// Serves until `stop`, which comes last: a draining process still reports its state.
     pub async fn serve(self, readiness: Readiness, metrics: PrometheusHandle, stop: CancellationToken) {
         let shared = Shared { readiness: Arc::new(readiness), metrics: metrics.clone() };
         let router = Router::new()
@@ -128,7 +128,7 @@ async fn readyz(State(shared): State<Shared>) -> (StatusCode, String) {
     answer(&shared.readiness)
 }
 
-/// What is missing, or `ready`; then what is degraded, which changes nothing of the status.
+/// The missing parts, or `ready`; then degraded conditions, which do not change the status.
 fn answer(readiness: &Readiness) -> (StatusCode, String) {
     let missing = readiness.missing();
     let mut text = String::new();

@@ -26,12 +26,12 @@ const INHERITED: [&str; 3] = ["WEFT_NATS_SERVER", "WEFT_CACHE", "WEFT_LOG"];
 /// Log lines that a failure quotes.
 const QUOTED_LINES: usize = 5;
 
-/// What is started.
+/// A process to start.
 #[derive(Debug, Clone)]
 pub struct Spec {
     /// The `weft` binary.
     pub program: PathBuf,
-    /// Its arguments.
+    /// Arguments of the binary.
     pub args: Vec<OsString>,
     /// Variables on top of ours.
     pub env: Vec<(String, String)>,
@@ -47,7 +47,7 @@ pub struct Process {
     log: PathBuf,
 }
 
-/// What a process has announced, by name: `gateway`, `admin`, `ops`, `nats`, `client`, `tail`.
+/// Announced endpoints of a process, by name: `gateway`, `admin`, `ops`, `nats`, `client`, `tail`.
 #[derive(Debug, Clone, Default)]
 pub struct Endpoints(BTreeMap<String, String>);
 
@@ -81,7 +81,7 @@ impl Process {
         let log = File::options().create(true).append(true).open(&spec.log);
         let log = log.with_context(|| format!("{}", spec.log.display()))?;
         let mut command = Command::new(launcher);
-        // What configures the mesh of whoever runs us does not configure this one.
+        // The environment that configures the caller's mesh does not configure this one.
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if text.starts_with("WEFT_") && !INHERITED.contains(&text.as_ref()) {
@@ -113,7 +113,7 @@ impl Process {
         self.ready_within(READY_PATIENCE).await
     }
 
-    /// As [`ready`](Self::ready), with a patience of one's own: who starts on a long log has much to read.
+    /// As [`ready`](Self::ready), with another time-out: a process on a long log has much to read.
     ///
     /// # Errors
     ///
@@ -146,7 +146,7 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// What the system says.
+    /// The error of the system.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         Ok(self.child.kill().await?)
     }

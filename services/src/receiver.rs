@@ -1,7 +1,7 @@
-//! A receiver of deliveries: verifies each, answers by a rule, remembers what it has answered, in that order.
+//! A receiver of deliveries: verifies each, answers by a rule, records the answered ones, in that order.
 //!
-//! Who hangs up before the answer has not been answered: such a request is seen by the rule, but not remembered.
-//! What is remembered is bounded: a run that ends may leave everything here, whoever goes on for ever takes it out.
+//! A request whose client disconnects before the answer is seen by the rule, but not recorded.
+//! The record is bounded: a run that ends may leave everything in it, a continuous one takes it out.
 
 use std::{
     collections::HashMap,
@@ -25,7 +25,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// The largest body taken: the largest event in its envelope.
 const BODY_BYTES_MAX: usize = 24 * 1024 * 1024;
-/// The most arrivals that are remembered at a time, some hundred bytes each; further ones are told to come later.
+/// Maximum number of recorded arrivals, some hundred bytes each; further ones are answered 503.
 const ARRIVALS_MAX: usize = 1_000_000;
 /// The most workflows whose order is watched; further ones are taken as they come.
 const WORKFLOWS_MAX: usize = 1_000_000;
@@ -66,12 +66,12 @@ pub struct Arrival {
     pub in_order: Option<bool>,
     /// The status it was answered with.
     pub status: u16,
-    /// What of the body is kept.
+    /// The kept part of the body.
     #[serde(flatten)]
     pub payload: Payload,
 }
 
-/// What a receiver keeps of the bodies.
+/// The part of bodies that a receiver keeps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Keep {
     /// Nothing
@@ -90,10 +90,10 @@ pub struct Payload {
     /// JSON, as it was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<Box<RawValue>>,
-    /// The media type of what is not JSON.
+    /// Media type of data that is not JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_content_type: Option<String>,
-    /// What is not JSON.
+    /// Data that is not JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_base64: Option<String>,
     /// The whole body, where all of it is kept.
@@ -102,7 +102,7 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// What is to be kept of a body.
+    /// The kept part of a body.
     fn of(body: &[u8], keep: Keep) -> Self {
         match keep {
             Keep::Nothing => Self::default(),
@@ -177,7 +177,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Records {
     arrivals: Vec<Arrival>,
-    /// What was taken last, by workflow.
+    /// The last accepted event, by workflow.
     taken: HashMap<String, Taken>,
 }
 
@@ -253,7 +253,7 @@ impl Receiver {
     /// Takes nothing more, and lets the answers that are under way arrive.
     pub async fn stop(self) {
         self.stop.cancel();
-        // Whoever does not read its answer by then is cut off.
+        // Clients that have not read their answer by then are disconnected.
         let _ = tokio::time::timeout(STOP_TIMEOUT, self.server).await;
     }
 
@@ -336,7 +336,7 @@ impl Records {
     }
 }
 
-/// What the receiver reads of an envelope.
+/// The fields of an envelope that the receiver reads.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Envelope {

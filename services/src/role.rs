@@ -1,6 +1,6 @@
-//! `weft gateway`, `weft worker`, `weft admin`: one role in a process of its own, against `[nats] url`.
+//! `weft gateway`, `weft worker`, `weft admin`: one role in a separate process, against `[nats] url`.
 //!
-//! A server that is not there never ends the process: `/readyz` says what is missing until it comes.
+//! A missing server never ends the process: `/readyz` reports it until it is available.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},

@@ -26,7 +26,7 @@ pub struct Roles {
 }
 
 impl Roles {
-    /// Starts a role; `run` gets the token that tells it to drain. Its end before that is a failure of the process.
+    /// Starts a role; `run` gets its drain token. An end before that is a failure of the process.
     pub fn start<F, E>(&mut self, name: &'static str, run: impl FnOnce(CancellationToken) -> F)
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
@@ -35,7 +35,7 @@ impl Roles {
         self.start_with_delay(name, Duration::ZERO, run);
     }
 
-    /// As [`start`](Self::start), for a role that goes on for some time before it drains.
+    /// As [`start`](Self::start), for a role that continues for `delay` before it drains.
     pub fn start_with_delay<F, E>(
         &mut self,
         name: &'static str,
@@ -53,11 +53,11 @@ impl Roles {
         self.running.push((task.id(), drain));
     }
 
-    /// Waits for `drain`, or until a role ends by itself; then drains the roles one after the other.
+    /// Waits for `drain`, or until a role ends unexpectedly; then drains the roles one after the other.
     ///
     /// # Errors
     ///
-    /// The first failure: a role that ended by itself, or one that did not drain in time.
+    /// The first failure: a role that ended unexpectedly, or one that did not drain in time.
     pub async fn run(mut self, drain: &CancellationToken) -> Result<(), Failure> {
         let mut failure = None;
         tokio::select! {
@@ -65,7 +65,7 @@ impl Roles {
             Some(ended) = self.tasks.join_next_with_id() => {
                 let (id, problem) = self.ended(ended);
                 self.running.retain(|(running, _)| *running != id);
-                failure = Some(problem.unwrap_or_else(|| format!("{} ended by itself", self.names[&id])));
+                failure = Some(problem.unwrap_or_else(|| format!("{} ended unexpectedly", self.names[&id])));
             }
         }
         for (id, token) in std::mem::take(&mut self.running) {

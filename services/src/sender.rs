@@ -20,7 +20,7 @@ pub struct Receipt {
     pub event_id: String,
     /// Its number in its workflow.
     pub sequence_number: u64,
-    /// Its workflow.
+    /// Workflow of the event.
     pub workflow_id: String,
     /// The event before it.
     pub previous_event_id: Option<String>,

@@ -3,9 +3,9 @@
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// What a shell shows for a process that an interrupt ended.
+/// Exit code of a process that SIGINT ended.
 const INTERRUPTED: i32 = 130;
-/// What a shell shows for a process that a request to end has ended.
+/// Exit code of a process that SIGTERM ended.
 const TERMINATED: i32 = 143;
 
 /// Cancels the token that it returns at the first SIGTERM or SIGINT. A second one ends the process with code 130; what
@@ -13,7 +13,7 @@ const TERMINATED: i32 = 143;
 ///
 /// # Errors
 ///
-/// What the system says when it takes no handlers.
+/// The error of the system.
 pub fn drain_token() -> std::io::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -43,7 +43,7 @@ async fn next(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
 ///
 /// # Errors
 ///
-/// What the system says when it takes no handlers.
+/// The error of the system.
 pub fn end_as_first_process() -> std::io::Result<()> {
     if std::process::id() != 1 {
         return Ok(());

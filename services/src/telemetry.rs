@@ -11,7 +11,7 @@ use tracing_subscriber::{EnvFilter, filter::filter_fn, fmt, layer::SubscriberExt
 
 use crate::command::terminal;
 
-/// How often the recorder empties its buffers into its histograms, whether or not anybody asks for them.
+/// Interval at which the recorder empties its buffers into its histograms, also without scrapes.
 pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// The crates whose traces are shown.
 const OURS: [&str; 7] = ["weft", "weft_proto", "weft_nats", "weft_index", "weft_gateway", "weft_worker", "weft_admin"];
@@ -48,8 +48,8 @@ impl<W: Write> Write for Lines<W> {
     }
 }
 
-/// Our own words are chosen with care. At its finest level the code of others tells whatever passes through it: the NATS
-/// client, for one, the entries of the catalog, with the secrets in them.
+/// Whether a message may be logged: all of our crates, others up to debug. At trace level other crates log their data: the NATS
+/// client, for example, the entries of the catalog with their secrets.
 fn may_be_told(metadata: &Metadata<'_>) -> bool {
     *metadata.level() <= Level::DEBUG || OURS.iter().any(|ours| is_of(metadata.target(), ours))
 }

@@ -1,7 +1,7 @@
 //! `weft up`: every role and a supervised nats-server in one process.
 //!
-//! What can only be put right by a person (configuration, data folder, ports) is found before anything is started.
-//! What passes by itself (a server elsewhere that is not there yet) never ends the process. Draining goes from the
+//! Permanent errors (configuration, data folder, ports) are found before anything is started.
+//! Transient ones (an external server that is not available yet) never end the process. Draining goes from the
 //! outside in: gateway, worker, admin, and nats-server last.
 
 use std::{
@@ -156,7 +156,7 @@ impl Bound {
     }
 }
 
-/// What each role waits for.
+/// Readiness of each role: what it waits for.
 struct Missing {
     catalog: watch::Sender<Option<String>>,
     gateway: watch::Sender<Option<String>>,
@@ -265,7 +265,7 @@ impl Nats {
         lines
     }
 
-    /// Waits for the end of the embedded server, once it has been told.
+    /// Waits for the end of the embedded server, after it was stopped.
     async fn stopped(self) {
         if let Some(server) = self.server {
             server.stopped().await;
@@ -419,7 +419,7 @@ pub async fn connect(options: &NatsOptions, name: &str) -> Result<Connection, Fa
     Connection::connect(options, name).await.map_err(|error| Failure::of(&error))
 }
 
-/// What `weft up` lets destinations reach besides the configured networks: receivers on the same machine.
+/// Networks that destinations may reach with `weft up` in addition to the configured ones: receivers on the same machine.
 fn loopback() -> [IpNet; 2] {
     [Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8).into(), Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128).into()]
 }

@@ -26,7 +26,7 @@ use crate::{
     exit::{Failure, chain},
 };
 
-/// Heads what every command takes, apart from the options of its own.
+/// Heading of the options of every command in its help.
 pub const HEADING: &str = "Connection and output";
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,7 +64,7 @@ impl AdminArgs {
     ///
     /// # Errors
     ///
-    /// [`Failure::Usage`] when nobody says where; [`Failure::Unavailable`] when nobody answers there.
+    /// [`Failure::Usage`] without an address; [`Failure::Unavailable`] without an answer.
     pub async fn connect(self) -> Result<AdminClient, Failure> {
         let (server, token, ca, gateway) = match (self.server, self.token) {
             (Some(server), Some(token)) => (server, token, self.ca, None),
@@ -163,7 +163,7 @@ impl AdminClient {
         request
     }
 
-    /// What a refusal means.
+    /// The failure for a refusal.
     pub fn failure(&self, status: &Status) -> Failure {
         if not_grpc(status) {
             let problem = "what answers there is not an admin, or not one of this version; a gateway takes events only. See \

@@ -1,4 +1,4 @@
-//! What commands take in common.
+//! Common arguments of commands.
 
 use uuid::Uuid;
 

@@ -162,7 +162,7 @@ async fn get(args: GetArgs) -> Result<(), Failure> {
     output::one(format, &letter, || letter.human())
 }
 
-/// What a redrive came to.
+/// Result of a redrive.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Redriven {
@@ -223,7 +223,7 @@ impl Redriven {
         )
     }
 
-    /// What those that are left wait for, for people.
+    /// The receivers that the rest waits for, for people.
     fn obstacles(&self) -> String {
         let line =
             |waits_for: &WaitsFor| format!("the receiver of {} {}", waits_for.subscription, waits_for.receiver.human());
@@ -312,7 +312,7 @@ impl Closing {
     }
 }
 
-/// What closing them came to.
+/// Result of closing dead letters.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Closed {

@@ -45,7 +45,7 @@ pub fn yaml(text: &str) -> String {
     out
 }
 
-/// What is left of a text without white space between its parts.
+/// Scanner of a JSON text without the white space between its parts.
 struct Scan<'a>(&'a str);
 
 impl<'a> Scan<'a> {

@@ -30,7 +30,7 @@ pub struct LagChannel {
 }
 
 impl LagChannel {
-    /// Reports at most once, whichever clone of it notices.
+    /// Reports at most once, for all clones together.
     pub fn new(channel: Channel) -> Self {
         Self { channel, reported: Arc::default() }
     }

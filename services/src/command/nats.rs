@@ -17,7 +17,7 @@ use weft_nats::{
 use super::output;
 use crate::{config::Config, exit::Failure};
 
-/// What a password is where none is given: a variable that nats-server reads from its environment.
+/// Default of a password: a variable that nats-server reads from its environment.
 const VARIABLE: &str = "$WEFT_NATS_PASSWORD_";
 
 /// `weft nats <verb>`.

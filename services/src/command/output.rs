@@ -1,6 +1,6 @@
 //! How results are printed: tables for people, JSON for programs.
 //!
-//! JSON has camelCase names and numbers as numbers. `jsonl` is one object a line, whatever the form of the payloads in it;
+//! JSON has camelCase names and numbers as numbers. `jsonl` is one object a line, for any form of its payloads;
 //! `json` is one array or object; `yaml` is the same in block style. Payloads are printed as they were sent: no number,
 //! string or depth is changed. On a terminal, characters that control it or cannot be seen are escaped.
 
@@ -38,7 +38,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// What was asked for; else a table on a terminal and `jsonl` in a pipe.
+    /// The requested format; else a table on a terminal and `jsonl` in a pipe.
     pub fn or_default(wanted: Option<Self>) -> Self {
         wanted.unwrap_or_else(|| if std::io::stdout().is_terminal() { Self::Table } else { Self::Jsonl })
     }
@@ -89,7 +89,7 @@ pub fn one<T: Serialize>(format: Format, thing: &T, human: impl FnOnce() -> Stri
 ///
 /// # Errors
 ///
-/// [`Failure::Closed`] when the reader of the output has gone away, and whatever else stdout says.
+/// [`Failure::Closed`] if the reader has closed the output, and other errors of stdout.
 pub fn next<T: Serialize>(format: Format, thing: &T, line: impl FnOnce() -> String) -> Result<(), Failure> {
     match format {
         Format::Table => print(&line()),
@@ -114,7 +114,7 @@ pub async fn closed() {
         }
     });
     if !matches!(waiting.await, Ok(true)) {
-        // Where that cannot be watched, a write tells.
+        // If that cannot be watched, a failed write shows it.
         std::future::pending::<()>().await;
     }
 }
@@ -135,7 +135,7 @@ fn unless_closed(result: Result<(), Failure>) -> Result<(), Failure> {
     }
 }
 
-/// Tells people something beside the result: on stderr, in one line.
+/// Prints a notice on stderr, in one line.
 pub fn notice(text: &str) {
     say(&format!("weft: {text}"));
 }
@@ -149,7 +149,7 @@ pub fn say(text: &str) {
 ///
 /// # Errors
 ///
-/// What the serializer says.
+/// The error of the serializer.
 pub fn as_map<S: Serializer>(pairs: &[(&'static str, f64)], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(pairs.iter().copied())
 }

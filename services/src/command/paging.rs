@@ -34,7 +34,7 @@ fn cut(shown: usize) -> String {
 ///
 /// # Errors
 ///
-/// What `page` fails with.
+/// The error of `page`.
 pub async fn read<T>(
     limit: usize,
     page_max: u32,

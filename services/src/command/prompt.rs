@@ -1,4 +1,4 @@
-//! What a command says to people while it works: a question before, a bar meanwhile. On stderr.
+//! Interaction of a command with people, on stderr: confirmation before, a progress bar during its work.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
@@ -25,8 +25,7 @@ pub fn confirmed(question: &str) -> Result<bool, Failure> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// Refuses to go on unless it was said to, or somebody says so now. Where there is nobody to ask, the command itself is
-/// the answer.
+/// Asks for confirmation, unless it was given by an option. Without a terminal the command counts as confirmed.
 ///
 /// # Errors
 ///

@@ -197,7 +197,7 @@ async fn each(admin: &AdminClient, ids: Vec<String>) -> Result<Vec<v1::Rejected>
     Ok(entries)
 }
 
-/// In the order in which they were kept. What is no number comes first, and is refused before anything is done.
+/// Sorts ids in the order in which the entries were kept. Invalid ids come first, and are refused before anything is done.
 fn in_order(mut ids: Vec<String>) -> Vec<String> {
     ids.sort_by_cached_key(|id| id.parse::<u64>().ok());
     ids.dedup();

@@ -21,7 +21,7 @@ const SHOWN_MAX: usize = 10;
 pub enum ShardCommand {
     /// List the shards, and whether their streams are those of their outcomes
     List(CommonArgs),
-    /// Let a stopped shard go on in its streams as they are
+    /// Let a stopped shard continue in its streams as they are
     Adopt(AdoptArgs),
 }
 
@@ -212,7 +212,7 @@ impl Adoption {
         {
             if let (Some(before), Some(after)) = (before, after) {
                 let _ =
-                    writeln!(text, "outcomes reach to {}; the shard goes on after {}", before.human(), after.human());
+                    writeln!(text, "outcomes reach to {}; the shard continues after {}", before.human(), after.human());
             }
         }
         let mut line = |count: u64, what: &str, ids: &[String]| {

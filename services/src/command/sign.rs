@@ -42,7 +42,7 @@ pub struct SignArgs {
     hmac: HmacOptions,
 }
 
-/// What is printed.
+/// Form of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Output {
     /// `Name: value`, one a line
@@ -80,7 +80,7 @@ fn check_id(scheme: Scheme, id: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// What would have no effect is refused: an id beside a body with another one would be no repeat's.
+/// Refuses flags without effect: an id next to a body with another id would not be that of a repeat.
 fn check_flags(signing: &Signing, id: bool, event_type: bool, timestamp: bool) -> Result<(), Failure> {
     let scheme = signing.scheme;
     if scheme != Scheme::Hmac {

@@ -6,7 +6,7 @@
 
 use std::{borrow::Cow, fmt::Write as _};
 
-/// Ranges of invisible characters beside the controls: format characters, separators and fillers.
+/// Ranges of invisible characters besides the controls: format characters, separators and fillers.
 const INVISIBLE: [(char, char); 19] = [
     ('\u{ad}', '\u{ad}'),
     ('\u{34f}', '\u{34f}'),

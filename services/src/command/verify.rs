@@ -51,7 +51,7 @@ pub struct VerifyArgs {
     hmac: HmacOptions,
 }
 
-/// What a request that is the sender's has to say of itself.
+/// Properties of a verified request.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Genuine {
@@ -102,7 +102,7 @@ pub(crate) fn verifier(
     flags.put("verify.scheme", Some(scheme.name()));
     flags.put_list("verify.secrets", secrets);
     flags.put("verify.tolerance", tolerance);
-    // How a delivery is told from another is not the question.
+    // The delivery id does not matter here.
     flags.put("delivery_id", Some("none"));
     if scheme == Scheme::Hmac {
         let signs = |placeholder| hmac.template().contains(placeholder);

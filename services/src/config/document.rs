@@ -14,9 +14,9 @@ use super::{
     schema::{self, Key, Shape},
 };
 
-/// What the names of environment twins begin with.
+/// Prefix of the names of environment variables for keys.
 const VARIABLE_PREFIX: &str = "WEFT_";
-/// What stands between the levels of a key in the name of its twin.
+/// Separator of the levels of a key in the name of its variable.
 const VARIABLE_LEVEL: &str = "__";
 
 /// A parsed file.

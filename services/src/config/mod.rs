@@ -37,23 +37,23 @@ pub const FILE_DEFAULT: &str = "weft.toml";
 /// The data folder where none is named.
 pub const DATA_DEFAULT: &str = "./weft-data";
 
-/// Why a configuration cannot be used. One line each.
+/// Error of a configuration, in one line.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("{file}: {source}; name another file with --config")]
     Read {
-        /// Which.
+        /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: std::io::Error,
     },
-    /// Something in it is wrong.
+    /// A value is invalid.
     #[error("{place}: {problem}")]
     At {
         /// File and line, or the environment variable.
         place: String,
-        /// What is wrong and what would be right.
+        /// The fault and the correct form.
         problem: String,
     },
 }

@@ -3,7 +3,7 @@
 //! The typed options of the crates refuse unknown keys, too, but they know neither the line nor the nearest name, and an
 //! environment variable is text that only its key's shape turns into a number or a list.
 
-/// What a key holds.
+/// Shape of a key's value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Shape {
     /// Text: names, durations, sizes, addresses, secrets.
@@ -29,9 +29,9 @@ pub enum Shape {
 /// One key and what it holds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Key {
-    /// As it is written.
+    /// The key's name.
     pub name: &'static str,
-    /// What stands behind it.
+    /// Shape of its value.
     pub shape: Shape,
 }
 

@@ -131,7 +131,7 @@ start = "2026-11-21T02:00:00Z"
     assert_eq!(config.clear_secrets.len(), 4);
 }
 
-/// Zero is a value of its own and never stands for the default.
+/// Zero is a value and never means the default.
 #[test]
 fn zero_is_refused_where_nothing_could_work_with_it() {
     for text in [
@@ -267,7 +267,7 @@ fn every_scheme_can_be_written() {
     assert!(wrong.contains("signing secret") && !wrong.contains("hush"), "{wrong}");
 }
 
-/// A schema stands in the file or beside it, and one that cannot be used is refused where it is written.
+/// A schema is in the file or in a separate one, and an unusable schema is refused with its line.
 #[test]
 fn schemas_are_inline_or_in_files() {
     let folder = tempfile::tempdir().unwrap();
@@ -316,8 +316,7 @@ fn subscriptions_of_later_versions_and_mistakes_are_told_apart() {
     }
 }
 
-/// What the crates' options take and what the table of keys says are the same, so that neither refuses what the other
-/// knows.
+/// The crates' options and the table of keys agree, so that neither refuses a key of the other.
 #[test]
 fn the_table_of_keys_is_that_of_the_options() {
     for section in schema::ROOT {

@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 
-/// What a sender got back for an accepted event.
+/// A sender's receipt for an accepted event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     /// The event's id.
     pub event_id: String,
     /// Its number in its workflow.
     pub sequence_number: u64,
-    /// Its workflow.
+    /// Workflow of the event.
     pub workflow_id: String,
     /// The event before it.
     pub previous_event_id: Option<String>,
@@ -67,7 +67,7 @@ pub struct Attempt {
     pub replay: bool,
     /// Whether the signature holds.
     pub signed: bool,
-    /// What the receiver answered.
+    /// The receiver's answer.
     pub status: u16,
 }
 
@@ -80,7 +80,7 @@ impl Attempt {
 /// A dead letter, as an operator sees it before and after the redrive.
 #[derive(Debug, Clone)]
 pub struct DeadLetter {
-    /// Its event.
+    /// Id of the event.
     pub event_id: String,
     /// Why.
     pub reason: String,
@@ -106,9 +106,9 @@ pub struct Evidence {
 /// One line of the proof.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// What is claimed.
+    /// The claim.
     pub claim: String,
-    /// What was found: the proof where it holds, what is wrong where it does not.
+    /// The proof if the claim holds, the fault if it does not.
     pub finding: Result<String, String>,
 }
 
@@ -298,18 +298,18 @@ fn dead_letter(evidence: &Evidence) -> Result<String, String> {
         return Err(format!("{} dead letters where 1 was due", evidence.dead_letters.len()));
     };
     if letter.event_id != receipt.event_id {
-        return Err(format!("{} is a dead letter but was not refused for good", letter.event_id));
+        return Err(format!("{} is a dead letter but was not refused permanently", letter.event_id));
     }
     let refused = evidence.attempts.iter().filter(|attempt| attempt.event_id == letter.event_id && !attempt.replay);
     let refused = refused.filter(|attempt| !attempt.succeeded()).count();
     if refused != letter.attempts as usize {
-        return Err(format!("it tells of {} attempts, the receiver saw {refused}", letter.attempts));
+        return Err(format!("it lists {} attempts, the receiver saw {refused}", letter.attempts));
     }
     let (workflow, number) = (&receipt.workflow_id, receipt.sequence_number);
     Ok(format!("{workflow} #{number}, {} after {refused} attempts", letter.reason))
 }
 
-/// The dead letter came once more, marked as a replay, and was taken.
+/// The dead letter was delivered again, marked as a replay, and accepted.
 fn redriven(evidence: &Evidence) -> Result<String, String> {
     let receipt = poison(evidence)?;
     let replays: Vec<_> = evidence.attempts.iter().filter(|attempt| attempt.replay).collect();

@@ -136,10 +136,10 @@ struct Posting {
 }
 
 impl Posting {
-    /// Posts one event, signed so many seconds ago.
+    /// Posts one event, signed `age_secs` ago.
     async fn post(&self, kind: Kind, index: usize, age_secs: i64) -> anyhow::Result<Post> {
         let (workflow, id) = (workflow(index), delivery_id(index));
-        // What must be refused is otherwise a request like any other, of an id of its own.
+        // A request that must be refused has a separate id; the rest of it is valid.
         let id = match kind {
             Kind::Refusable(code) => format!("{id}-{code}"),
             _ => id,

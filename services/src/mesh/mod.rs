@@ -1,5 +1,5 @@
 //! A mesh of real processes between a sender and a receiver of ours: [`Up`] is one `weft up`; [`Nats`] and
-//! [`RoleProcess`] are its parts as processes of their own. The demo, the benchmarks and the process tests use it.
+//! [`RoleProcess`] are its parts as separate processes. The demo, the benchmarks and the process tests use it.
 
 mod nats;
 mod role;
@@ -23,7 +23,7 @@ pub const SUBSCRIPTION: &str = "billing";
 /// Bytes of a secret that is made.
 const SECRET_BYTES: usize = 32;
 
-/// Who sends, who receives, and how often a delivery is tried.
+/// Sender, receiver and retry policy of a mesh.
 #[derive(Clone)]
 pub struct Wiring {
     /// The sender's secret.

@@ -1,4 +1,4 @@
-//! A nats-server that syncs every write, as `weft up` runs it, under a process of its own.
+//! A nats-server that syncs every write, as `weft up` runs it, in a separate process.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ pub struct Nats {
     server: Server,
     spec: LogSpec,
     folder: PathBuf,
-    /// Roles on this server have folders of their own: they are told.
+    /// The master key, passed to roles on this server, which have separate folders.
     master_key: String,
 }
 
@@ -141,7 +141,7 @@ impl Nats {
         Ok(variables.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
     }
 
-    /// Waits for its end, once it has been told.
+    /// Waits for its end, after it was stopped.
     pub async fn stopped(self) {
         self.server.stopped().await;
     }

@@ -70,7 +70,7 @@ impl RoleProcess {
         self.process.ready().await
     }
 
-    /// As [`ready`](Self::ready), with a patience of one's own.
+    /// As [`ready`](Self::ready), with another time-out.
     ///
     /// # Errors
     ///
@@ -98,7 +98,7 @@ impl RoleProcess {
     ///
     /// # Errors
     ///
-    /// What the system says.
+    /// The error of the system.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         self.process.kill().await
     }
@@ -126,7 +126,7 @@ impl RoleProcess {
     }
 }
 
-/// A port of loopback that nobody listens at, now.
+/// A free port of loopback.
 ///
 /// # Errors
 ///

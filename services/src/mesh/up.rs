@@ -1,4 +1,4 @@
-//! One `weft up` in a folder of its own, on free ports.
+//! One `weft up` in a separate folder, on free ports.
 
 use std::{
     fs,

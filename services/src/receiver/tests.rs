@@ -26,7 +26,7 @@ fn arrival(number: u64, lane_previous: Option<u64>, status: u16) -> Arrival {
     }
 }
 
-/// What a receiver makes of the order of some arrivals.
+/// A receiver's judgement of the order of some arrivals.
 fn order(arrivals: impl IntoIterator<Item = Arrival>) -> Vec<Option<bool>> {
     let mut records = Records::default();
     arrivals.into_iter().for_each(|arrival| records.add(arrival));
@@ -40,7 +40,7 @@ fn a_gap_is_told_from_a_retry_and_a_repeat() {
     let ok = |number, previous| arrival(number, previous, 200);
     assert_eq!(order([ok(1, None), arrival(2, Some(1), 500), ok(2, Some(1)), ok(5, Some(2))]), [next; 4]);
     assert_eq!(order([ok(1, None), ok(3, Some(2))]), [next, gap], "the second is missing");
-    assert_eq!(order([ok(1, None), ok(2, None)]), [next, gap], "the chain begins anew");
+    assert_eq!(order([ok(1, None), ok(2, None)]), [next, gap], "the chain restarts");
     assert_eq!(order([arrival(1, None, 500), ok(2, Some(1))]), [next; 2], "the first may have been taken by another");
     assert_eq!(order([ok(7, Some(6)), ok(8, Some(7))]), [next; 2], "a receiver that began later");
     let tail = [ok(1, None), ok(2, Some(1)), ok(3, Some(2)), ok(2, Some(1)), ok(3, Some(2)), ok(4, Some(3))];
@@ -76,7 +76,7 @@ async fn either_secret_of_a_rotation_is_taken() {
     }
 }
 
-/// What came is what is remembered, with the verdict on its signature; what was taken out is not kept.
+/// Arrivals are recorded with the result of their verification; those taken out are not kept.
 #[tokio::test]
 async fn arrivals_are_verified_answered_and_remembered() {
     let rule = |arrival: &Arrival| if arrival.signed { Answer::now(503) } else { Answer::now(401) };

@@ -50,20 +50,20 @@ impl Scheme {
     }
 }
 
-/// What `--scheme hmac` signs, and where it puts it.
+/// Options of `--scheme hmac`.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "With --scheme hmac, as in weft.toml")]
 pub struct HmacOptions {
     /// The header with the signature [default: X-Signature]
     #[arg(long, value_name = "HEADER")]
     pub signature_header: Option<String>,
-    /// What stands before the signature [default: sha256=]
+    /// Text before the signature [default: sha256=]
     #[arg(long, value_name = "TEXT")]
     pub prefix: Option<String>,
-    /// How the signature is spelt [default: hex]
+    /// Encoding of the signature [default: hex]
     #[arg(long, value_enum)]
     pub encoding: Option<Encoding>,
-    /// What is signed, of {id}, {timestamp} and {body} [default: {body}]
+    /// Signed text, of {id}, {timestamp} and {body} [default: {body}]
     #[arg(long, value_name = "TEXT")]
     pub template: Option<String>,
     /// The header that {timestamp} stands for [default: X-Timestamp]
@@ -120,12 +120,12 @@ impl HmacOptions {
         self.signature_header.as_deref().unwrap_or("X-Signature")
     }
 
-    /// What stands before the signature.
+    /// Text before the signature.
     pub fn prefix(&self) -> &str {
         self.prefix.as_deref().unwrap_or("sha256=")
     }
 
-    /// What is signed.
+    /// Template of the signed text.
     pub fn template(&self) -> &str {
         self.template.as_deref().unwrap_or("{body}")
     }
@@ -163,7 +163,7 @@ impl HmacOptions {
     }
 }
 
-/// What a request is signed with.
+/// Parameters of a signature.
 #[derive(Clone)]
 pub struct Signing {
     /// By which rules.
@@ -277,7 +277,7 @@ fn standard(secret: &str, text: &[u8]) -> Result<String, String> {
     Ok(format!("v1,{}", BASE64_STANDARD.encode(hmac_sha256(&key, &[text])?)))
 }
 
-/// 32 bytes, or those and the public key behind them.
+/// 32 bytes, or those followed by the public key.
 fn private_key(bytes: &[u8]) -> Option<SigningKey> {
     match bytes.len() {
         32 => Some(SigningKey::from_bytes(bytes.try_into().ok()?)),

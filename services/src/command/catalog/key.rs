@@ -36,9 +36,9 @@ pub enum KeyCommand {
 /// `weft key create`.
 #[derive(Debug, clap::Args)]
 pub struct CreateArgs {
-    /// What people call it
+    /// Display name
     name: String,
-    /// What it may do: ingest, read, operate, admin
+    /// Scopes: ingest, read, operate, admin
     #[arg(long = "scope", value_name = "SCOPE", value_delimiter = ',', required = true, value_parser = parse_scope)]
     scopes: Vec<v1::Scope>,
     /// Only these sources [default: all]
@@ -61,10 +61,10 @@ pub struct CreateArgs {
 pub struct UpdateArgs {
     /// Its id: the part behind weft_
     id: String,
-    /// What people call it
+    /// Display name
     #[arg(long)]
     name: Option<String>,
-    /// What it may do from now on: ingest, read, operate, admin
+    /// New scopes: ingest, read, operate, admin
     #[arg(long = "scope", value_name = "SCOPE", value_delimiter = ',', value_parser = parse_scope)]
     scopes: Vec<v1::Scope>,
     /// Only these sources from now on

@@ -42,7 +42,7 @@ pub enum SubscriptionCommand {
     Delete(DeleteArgs),
     /// Deliver nothing to a subscription until it is resumed; its backlog is kept
     Pause(SwitchArgs),
-    /// Let a paused subscription go on
+    /// Let a paused subscription continue
     Resume(SwitchArgs),
     /// Create a subscription again that the catalog has lost: it keeps its uid and its backlog
     Adopt(AdoptArgs),
@@ -91,7 +91,7 @@ pub struct DiscardArgs {
     common: CommonArgs,
 }
 
-/// What flags say of a subscription.
+/// Flags that define a subscription.
 #[derive(Debug, Clone, clap::Args)]
 pub struct FlagArgs {
     /// Where its deliveries go

@@ -1,5 +1,5 @@
-//! What a file or flags want, as messages. Both are read as `weft.toml` is, so that they mean the same, with the same
-//! defaults and the same words for what is wrong.
+//! Entries from a file or flags, as messages. Both are read like `weft.toml`, with the same
+//! defaults and the same error messages.
 
 use std::path::Path;
 
@@ -61,7 +61,7 @@ impl Flags {
         let file = Table::from_iter([(kind.to_owned(), Value::Array(vec![Value::Table(self.0)]))]);
         let text = toml::to_string(&file).map_err(|error| Failure::of(&error))?;
         let config = Config::parse(Path::new("flags"), text, [], None).map_err(|error| match error {
-            // Nobody has seen the lines that the flags stand for.
+            // The flags have no lines.
             ConfigError::At { problem, .. } => Failure::Usage(problem.replacen(&format!("{kind}[0]"), kind, 1)),
             error @ ConfigError::Read { .. } => Failure::of(&error),
         })?;
@@ -110,7 +110,7 @@ pub fn subscription(wanted: DesiredSubscription) -> v1::WantedSubscription {
     v1::WantedSubscription { subscription: Some(wanted.value), start: Some(v1::Start { from: Some(from) }) }
 }
 
-/// What to say where neither a file nor a name is given.
+/// Failure if neither a file nor a name is given.
 pub fn nothing_named(kind: &str) -> Failure {
     Failure::Usage(format!("give the name of the {kind} and its flags, or a file with -f"))
 }

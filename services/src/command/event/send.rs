@@ -1,4 +1,4 @@
-//! `weft event send`: an event of one's own, signed and posted as a sender would.
+//! `weft event send`: an event, signed and posted as a sender would.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -190,7 +190,7 @@ fn print(format: Format, receipt: &Receipt) -> Result<(), Failure> {
     })
 }
 
-/// What the gateway's problem means for the exit code.
+/// The failure, and so the exit code, for the gateway's problem.
 fn refusal(answer: &Answer) -> Failure {
     let code = answer.code().unwrap_or_else(|| "no code".into());
     let detail = answer.detail().unwrap_or_else(|| "the answer is not of a gateway; see --gateway".into());

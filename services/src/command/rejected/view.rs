@@ -116,7 +116,7 @@ impl Row for Rejected {
     }
 }
 
-/// What became of a retry.
+/// Result of a retry.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Retried {

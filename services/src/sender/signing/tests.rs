@@ -135,15 +135,15 @@ fn ways() -> impl Strategy<Value = (Signing, String)> {
     ])
 }
 
-/// Headers that tell, but that nobody signs.
+/// Whether a header is signed: informational ones are not.
 fn is_signed(signing: &Signing, name: &HeaderName) -> bool {
     let unsigned = ["x-github-delivery", "x-github-event", "x-shopify-webhook-id", "x-shopify-topic", "x-delivery-id"];
     !unsigned.contains(&name.as_str()) || signing.hmac.template.is_some()
 }
 
 proptest! {
-    /// What is signed here, the gateway's own verifier takes. With one byte of the body or of a signed header changed it
-    /// does not.
+    /// The gateway's verifier accepts requests signed here, and refuses them with one changed byte of the body or of a signed
+    /// header.
     #[test]
     fn the_gateway_takes_what_is_signed_whole(
         (signing, secret) in ways(), body in proptest::collection::vec(any::<u8>(), 1..40), id in "[a-zA-Z0-9_]{1,20}",

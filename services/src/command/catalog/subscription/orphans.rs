@@ -92,7 +92,7 @@ pub(super) async fn adopt(args: AdoptArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What a discard came to.
+/// Result of a discard.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Discarded {
