@@ -247,8 +247,8 @@ async fn a_workflow_is_read_from_its_newest_event() {
     assert_eq!(read("order-1", 2).await.unwrap(), [7, 6, 5, 4, 3], "what is kept");
 }
 
-/// A workflow whose receiver answers 503 to it alone is not away: its lane waits by itself, and says how the last attempt ended,
-/// that it used up no retry, and when the next one is.
+/// A workflow whose receiver answers 503 to it alone is not away: only its lane waits, and shows the last attempt's end,
+/// that it used up no retry, and the time of the next one.
 #[tokio::test]
 async fn a_lane_that_waits_says_why() {
     let mut mesh = mesh().await;

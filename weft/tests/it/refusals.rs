@@ -77,7 +77,7 @@ async fn a_certificate_that_cannot_be_used_is_named() {
     }
 }
 
-/// As every other file that the configuration names: a certificate authority that is missing is told at the start, with its path,
+/// A missing certificate authority is reported at the start with its path, like every other file of the configuration,
 /// and not as a server that does not answer.
 #[tokio::test]
 async fn a_certificate_authority_that_is_missing_is_named() {
