@@ -1,4 +1,4 @@
-//! What the admin answers, as the commands print it.
+//! Answers of the admin in the form that commands print.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Serialize;
@@ -123,7 +123,7 @@ impl From<v1::Event> for Event {
     }
 }
 
-/// What became of an event at one subscription.
+/// Delivery of an event to one subscription.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Delivery {

@@ -40,7 +40,7 @@ impl Shown {
         shown
     }
 
-    /// With one thing more, such as a key that is told once.
+    /// With another field, such as a key that is shown once.
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.value.insert(key.to_owned(), value.into());
         self

@@ -132,13 +132,13 @@ impl Lane {
     }
 }
 
-/// What a lane was told.
+/// Result of a command to a lane.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ordered {
     /// The request.
     pub request_id: String,
-    /// What was retried or skipped.
+    /// The retried or skipped event.
     pub event_id: Option<String>,
     /// How the lane stands; `None` where nothing of it is unsettled.
     pub lane: Option<Lane>,
@@ -262,7 +262,7 @@ impl Row for Replay {
     }
 }
 
-/// What a replay would deliver.
+/// The plan of a replay.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Plan {
