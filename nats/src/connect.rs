@@ -61,7 +61,7 @@ struct Refused {
 
 /// Which of the connections that the client has had, one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Epoch(u64);
+pub struct Epoch(u64);
 
 /// Why a connection cannot even be attempted.
 #[derive(Debug, thiserror::Error)]
@@ -165,7 +165,7 @@ impl Connection {
     }
 
     /// The connection that is there now, or was there last.
-    pub(crate) fn epoch(&self) -> Epoch {
+    pub fn epoch(&self) -> Epoch {
         Epoch(self.client.statistics().connects.load(Ordering::Relaxed))
     }
 

@@ -369,7 +369,9 @@ impl Inner {
         // What leaves the overlay is in the file before, so in this order nothing is missed.
         let (answer, answered) = oneshot::channel();
         desk.ask(Ask::Replay { key, answer }).await?;
-        let (found, now) = answered.await.map_err(|_| SubmitError::Starting)?;
+        // It comes only from a log that answers.
+        let answered = timeout(self.submit_timeout, answered).await.map_err(|_| SubmitError::Unavailable)?;
+        let (found, now) = answered.map_err(|_| SubmitError::Starting)?;
         let known = |(_, accepted): &(EventId, Accepted)| self.horizons.knows(accepted, now);
         if let Some(found) = found.filter(known) {
             return Ok(Some(found));

@@ -147,22 +147,38 @@ impl Overlay {
         }
     }
 
-    /// The change that a message of ours makes, when this is the next of ours to be read back.
+    /// A message was read. Returns true if it is one of ours, which was known already.
+    ///
+    /// All that it says is compared with what was acked or told: after the log was rolled back, another gateway may have
+    /// stored the same id at the same sequence with another body, workflow or number.
     ///
     /// # Errors
     ///
-    /// [`Differs`].
-    pub fn read_back(&mut self, seq: StreamSeq, mark: Mark) -> Result<Option<Change>, Differs> {
-        let Some(index) = self.lines.len().checked_sub(self.unread).filter(|_| self.unread > 0) else {
-            return Ok(None);
-        };
-        let Some(line) = self.lines.get_mut(index) else { return Ok(None) };
-        if line.seq != seq || line.id != mark.id {
-            return Err(Differs(line.seq));
+    /// [`Differs`]: the message is not the one that was acked here.
+    pub fn read(&mut self, change: &Change) -> Result<bool, Differs> {
+        if self.unread > 0 {
+            let content = self.stamp_next(change.seq, change.mark)?;
+            return if content == change.content { Ok(true) } else { Err(Differs(change.seq)) };
         }
+        if change.seq <= self.end {
+            return Err(Differs(change.seq));
+        }
+        self.newest = Some((change.seq, change.mark));
+        match &change.content {
+            Content::Event(id, accepted) => self.push_event(change.mark.id, *id, accepted.clone()),
+            Content::Heads(heads) => self.push_heads(change.seq, change.mark.id, heads.clone()),
+            Content::Foreign => self.push(change.seq, change.mark.id, Says::Nothing),
+        }
+        Ok(false)
+    }
+
+    /// The next message of ours that was neither read back nor confirmed was stored when `mark` says. Returns what it says.
+    fn stamp_next(&mut self, seq: StreamSeq, mark: Mark) -> Result<Content, Differs> {
+        let index = self.lines.len().saturating_sub(self.unread);
+        let Some(line) = self.lines.get_mut(index).filter(|line| (line.seq, line.id) == (seq, mark.id)) else {
+            return Err(Differs(seq));
+        };
         let stored_at = whole_millis(mark.stored_at);
-        self.unread -= 1;
-        self.newest = Some((seq, mark));
         let content = match &mut line.says {
             Says::Event(id, workflow) => {
                 if let Some((_, head)) = self.heads.get_mut(workflow).filter(|(said, _)| *said == seq) {
@@ -196,7 +212,9 @@ impl Overlay {
             }
             Says::Nothing => Content::Foreign,
         };
-        Ok(Some(Change { seq, mark, content }))
+        self.unread -= 1;
+        self.newest = Some((seq, mark));
+        Ok(content)
     }
 
     /// Where the first message of ours stands that has been neither read back nor confirmed; if there is none, the next
@@ -211,42 +229,28 @@ impl Overlay {
         self.unread > 0
     }
 
-    /// `mark` is what stands at `seq`: the changes that the messages of ours up to there make. An ack has told that they
-    /// stand there; when each was stored nobody has asked, and it counts as stored when the one at `seq` was: a little
+    /// `at` is what stands at its sequence: the changes that the messages of ours up to there make. An ack has told that
+    /// they stand there; when each was stored nobody has asked, and it counts as stored when the one at the end was: a little
     /// later than it was, so that it is not forgotten too soon.
     ///
     /// # Errors
     ///
-    /// [`Differs`].
-    pub fn confirm(&mut self, seq: StreamSeq, mark: Mark) -> Result<Vec<Change>, Differs> {
+    /// [`Differs`]: the message is not the one that was acked here.
+    pub fn confirm(&mut self, at: &Change) -> Result<Vec<Change>, Differs> {
         let lines = self.lines.iter().skip(self.lines.len().saturating_sub(self.unread));
-        let confirmed: Vec<_> = lines.map(|line| (line.seq, line.id)).take_while(|line| line.0 <= seq).collect();
-        if confirmed.last().is_some_and(|line| *line != (seq, mark.id)) {
-            return Err(Differs(seq));
+        let confirmed: Vec<_> = lines.map(|line| (line.seq, line.id)).take_while(|line| line.0 <= at.seq).collect();
+        if confirmed.last().is_some_and(|line| *line != (at.seq, at.mark.id)) {
+            return Err(Differs(at.seq));
         }
         let mut changes = Vec::with_capacity(confirmed.len());
         for (seq, id) in confirmed {
-            changes.extend(self.read_back(seq, Mark { id, ..mark })?);
+            let mark = Mark { id, ..at.mark };
+            changes.push(Change { seq, mark, content: self.stamp_next(seq, mark)? });
+        }
+        if changes.last().is_some_and(|change| change.content != at.content) {
+            return Err(Differs(at.seq));
         }
         Ok(changes)
-    }
-
-    /// A message that is not ours was read.
-    ///
-    /// # Errors
-    ///
-    /// [`Differs`] when ours should have come first.
-    pub fn observe(&mut self, change: &Change) -> Result<(), Differs> {
-        if change.seq <= self.end || self.unread > 0 {
-            return Err(Differs(change.seq));
-        }
-        self.newest = Some((change.seq, change.mark));
-        match &change.content {
-            Content::Event(id, accepted) => self.push_event(change.mark.id, *id, accepted.clone()),
-            Content::Heads(heads) => self.push_heads(change.seq, change.mark.id, heads.clone()),
-            Content::Foreign => self.push(change.seq, change.mark.id, Says::Nothing),
-        }
-        Ok(())
     }
 
     /// The log ends at `end`, and between there and what is known is nothing.

@@ -3,11 +3,12 @@
 
 use std::{future::Future, pin::Pin, time::Duration};
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use weft_index::projection::{Mark, Position};
 use weft_nats::{
     connect::Connection,
     direct,
+    message::Stored,
     position::{self, PositionCheck},
     streams::{self, EnsureError, LeaderView, Presence},
 };
@@ -30,7 +31,7 @@ pub(super) type Confirm = Pin<Box<dyn Future<Output = Option<Confirmed>> + Send>
 pub(super) enum Probed {
     /// The stream as its leader reports it, compared with the position that was known. When it was asked, everything up to
     /// `reached` was known.
-    Log { reached: StreamSeq, view: LeaderView, check: PositionCheck },
+    Log { asked_at: Instant, reached: StreamSeq, view: LeaderView, check: PositionCheck },
     /// Whether there is a message after `after` up to `through`, and the state that says so.
     Range { after: StreamSeq, through: StreamSeq, view: LeaderView, presence: Presence },
     /// No answer.
@@ -40,8 +41,7 @@ pub(super) enum Probed {
 /// What stands at a sequence.
 #[derive(Debug)]
 pub(super) struct Confirmed {
-    pub seq: StreamSeq,
-    pub mark: Mark,
+    pub message: Stored,
     /// Whether the message that was known before it still stands where it stood, as far as the answer tells.
     pub follows: bool,
 }
@@ -56,8 +56,9 @@ pub(super) fn log(shard: &Shard, pause: Duration, known: Position, reached: Stre
         if timeout(ANSWER_MAX, connection.connected()).await.is_err() {
             return Probed::Unavailable("not connected".into());
         }
+        let asked_at = Instant::now();
         match answer(position::verify_once(&connection, &stream, &known)).await {
-            Ok((view, check)) => Probed::Log { reached, view, check },
+            Ok((view, check)) => Probed::Log { asked_at, reached, view, check },
             Err(reason) => Probed::Unavailable(reason),
         }
     })
@@ -82,18 +83,18 @@ pub(super) fn stands_at(shard: &Shard, seq: StreamSeq, known: Option<(StreamSeq,
     Box::pin(async move {
         let earlier = async {
             match known.filter(|(before, _)| *before < seq) {
-                Some((before, mark)) => mark_at(&connection, &stream, before).await.map(|found| found == mark),
+                Some((before, mark)) => at(&connection, &stream, before).await.map(|found| Mark::of(&found) == mark),
                 None => None,
             }
         };
-        let (mark, same) = tokio::join!(mark_at(&connection, &stream, seq), earlier);
-        Some(Confirmed { seq, mark: mark?, follows: same != Some(false) })
+        let (message, same) = tokio::join!(at(&connection, &stream, seq), earlier);
+        Some(Confirmed { message: message?, follows: same != Some(false) })
     })
 }
 
-/// The mark of the message at `seq`, as any replica knows it. `None`: it may not have it yet.
-async fn mark_at(connection: &Connection, stream: &str, seq: StreamSeq) -> Option<Mark> {
-    direct::get(connection, stream, seq).await.ok().flatten().map(|message| Mark::of(&message))
+/// The message at `seq`, as any replica knows it. `None`: it may not have it yet.
+async fn at(connection: &Connection, stream: &str, seq: StreamSeq) -> Option<Stored> {
+    direct::get(connection, stream, seq).await.ok().flatten()
 }
 
 async fn answer<T>(asked: impl Future<Output = Result<T, EnsureError>>) -> Result<T, String> {

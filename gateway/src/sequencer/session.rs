@@ -26,7 +26,7 @@ use weft_index::{
 };
 use weft_nats::{
     append::{AppendError, Appender, BATCH_MESSAGES_MAX},
-    connect::Connection,
+    connect::{Connection, Epoch},
     message::Outgoing,
     position::BehindWatch,
     reader::{Batch, OrderedReader, ReadError},
@@ -42,7 +42,7 @@ use super::{
     heads::{Carrier, Page},
     lookup::{self, LookedUp, Looking},
     overlay::Overlay,
-    preferred::Appended,
+    preferred::{Appended, NOTICE_AGE_MAX},
     probe::{self, Confirm, Confirmed, Probe, Probed},
     shard::{Ask, Fault, Inbox, Shard},
     submission::Submission,
@@ -90,6 +90,10 @@ pub(super) struct Session<'a> {
     connection_changed: Option<Changed>,
     /// When the reader last brought something.
     heard_at: Instant,
+    /// The connection that the session relies on.
+    epoch: Epoch,
+    /// Notices that arrive before may have been sent before the connection was lost.
+    notices_from: Instant,
     overlay: Overlay,
     unwritten: Vec<Change>,
     arrived: Vec<Submission>,
@@ -120,6 +124,8 @@ pub(super) struct Session<'a> {
     alone: usize,
     carrier: Carrier,
     reaching: Vec<(StreamSeq, oneshot::Sender<()>)>,
+    /// Questions that wait until the log has answered.
+    asks: Vec<Ask>,
     /// No submission will come any more.
     closed: bool,
     draining: bool,
@@ -134,8 +140,7 @@ struct Landed {
     full: SubmitError,
     /// Whether it was a batch.
     batched: bool,
-    /// How long it took.
-    took: Duration,
+    sent_at: Instant,
 }
 
 /// What the session has waited for.
@@ -191,7 +196,9 @@ impl<'a> Session<'a> {
             losses: Some(reader.losses()),
             reader: Some(reader),
             confirming: None,
+            epoch: shard.connection.epoch(),
             connection_changed: Some(changed(&shard.connection)),
+            notices_from: Instant::now() + NOTICE_AGE_MAX,
             heard_at: Instant::now(),
             end: LogEnd::new(overlay.end()),
             identity: Identity::verified(Instant::now()),
@@ -214,6 +221,7 @@ impl<'a> Session<'a> {
             alone: 0,
             carrier,
             reaching: Vec::new(),
+            asks: Vec::new(),
             closed: false,
             draining: false,
         }
@@ -229,13 +237,14 @@ impl<'a> Session<'a> {
             self.switch();
             self.look_up()?;
             self.settle_doubt();
+            self.answer_asks();
             self.launch();
             if self.is_drained() {
                 return Ok(());
             }
             let happening = self.happening().await?;
             if self.identity.stood_still(Instant::now()) {
-                self.doubt("this process stood still");
+                self.doubt_all("this process stood still");
             }
             self.take(happening)?;
         }
@@ -302,14 +311,8 @@ impl<'a> Session<'a> {
             Happening::Asked(ask) => self.asked(ask),
             Happening::Told(appended) => self.told(appended),
             Happening::Committed => self.prune(),
-            Happening::ConnectionChanged => {
-                self.connection_changed = Some(changed(&self.shard.connection));
-                self.follow.others();
-                // It would find out by itself, by the silence.
-                self.stop_reading();
-                self.doubt("the connection has changed");
-            }
-            Happening::Detached => self.doubt("the reader has lost its consumer"),
+            Happening::ConnectionChanged => self.connection_changed(),
+            Happening::Detached => self.doubt_all("the reader has lost its consumer"),
             Happening::Quiet => {
                 self.probe = Some(probe::range(self.shard, self.overlay.end(), self.wanted_end()));
             }

@@ -83,6 +83,17 @@ pub(super) enum Ask {
     Reach { end: StreamSeq, answer: oneshot::Sender<()> },
 }
 
+impl Ask {
+    /// Whether nobody waits for the answer.
+    pub fn is_closed(&self) -> bool {
+        match self {
+            Self::Position { answer, .. } => answer.is_closed(),
+            Self::Replay { answer, .. } => answer.is_closed(),
+            Self::Reach { answer, .. } => answer.is_closed(),
+        }
+    }
+}
+
 /// Why a session ends before its time.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
@@ -144,7 +155,7 @@ impl Shard {
                     self.current.send_replace(None);
                     // The next session finds out for itself.
                     self.connection.note_write(&self.stream, None);
-                    self.progress.set(self.id, Some("receipts: starting over".into()));
+                    self.progress.set(self.id, Some(format!("receipts: starting over: {fault}")));
                     if started_at.elapsed() >= SETTLED {
                         pause = RESTART;
                     }

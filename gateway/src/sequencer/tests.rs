@@ -414,6 +414,51 @@ fn what_was_only_acked_is_read_back_before_it_counts() {
     assert!(run(2, Mutant::AckedIsTrusted, &steps).is_err());
 }
 
+/// An event that was acked and not read back is lost with the log's tail, and another gateway stores one with the same id and
+/// another body at the same sequence: the sender of the first learns that its id was reused, not that its event is stored.
+#[tokio::test(start_paused = true)]
+async fn another_body_under_the_same_id_and_sequence_is_noticed() {
+    let accept = |gateway, delivery, other_body| {
+        [
+            Step::Submit { gateway, delivery, other_body, chain: None },
+            Step::LookUp { gateway },
+            Step::Launch { gateway, carry: false, more: 0 },
+            Step::Land { gateway, fate: Fate::Acked },
+        ]
+    };
+    let mut steps = [accept(0, 0, false), accept(0, 1, false)].concat();
+    steps.extend([Step::RollBack { keep: 1 }, Step::Compare { gateway: 1 }, Step::Read { gateway: 1, messages: 1 }]);
+    steps.extend(accept(1, 1, true));
+    let mut world = World::new(2, Mutant::None);
+    steps.into_iter().for_each(|step| world.step(step));
+    world.settle().await;
+    assert_eq!(world.restarts(), (0, 1));
+    world.step(Step::Submit { gateway: 0, delivery: 1, other_body: false, chain: None });
+    world.settle().await;
+    let answers = world.answers();
+    assert_eq!(answers.last().map(|answer| answer.answer.clone()), Some(Some(Err(SubmitError::IdReused))));
+}
+
+/// A message at the end of the log that was removed says nothing about when the one before it was stored.
+#[test]
+fn a_removed_message_at_the_end_confirms_nothing() {
+    let steps = [
+        Step::Submit { gateway: 0, delivery: 0, other_body: false, chain: None },
+        Step::LookUp { gateway: 0 },
+        Step::Launch { gateway: 0, carry: false, more: 0 },
+        Step::Land { gateway: 0, fate: Fate::Acked },
+        Step::Submit { gateway: 0, delivery: 1, other_body: false, chain: None },
+        Step::LookUp { gateway: 0 },
+        Step::Launch { gateway: 0, carry: false, more: 0 },
+        Step::Hole,
+        Step::Propose { gateway: 0 },
+        Step::Ask { gateway: 0 },
+        Step::Tell { gateway: 0, of: 0 },
+        Step::Confirm { gateway: 0, back: 0 },
+    ];
+    assert_eq!(run(1, Mutant::None, &steps), Ok(()));
+}
+
 /// The properties above hold because of the comparison, the overlay, the chains, the late word, because lines are not
 /// handed on, and because nobody takes in what is told behind a gap: without any of them, even faultless runs break them.
 #[test]

@@ -26,7 +26,7 @@ pub struct Change {
 }
 
 /// Content of a message.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// An event was accepted.
     Event(EventId, Accepted),

@@ -70,7 +70,7 @@ pub(super) mod wire;
 
 #[cfg(test)]
 pub(super) use late::{LATE_MAX, reconcile};
-pub(super) use tell::{Appended, Teller};
+pub(super) use tell::{Appended, NOTICE_AGE_MAX, Teller};
 #[cfg(test)]
 pub(super) use tell::{decode as decode_appended, encode as encode_appended};
 

@@ -35,7 +35,7 @@ const LISTENERS_MAX: usize = 64;
 const QUEUE_MAX: usize = 16;
 /// A gateway that is notified later than this, by the server's clock, reads: when an event was stored is concluded from when it was told, and
 /// is to be late by well below [`LATE_MAX`](weft_index::receipts::LATE_MAX).
-const AGE_MAX: Duration = Duration::from_secs(2);
+pub(in crate::sequencer) const NOTICE_AGE_MAX: Duration = Duration::from_secs(2);
 
 /// Events that stand one behind the other in the log. Not empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +84,7 @@ pub(in crate::sequencer) fn encode(now: Timestamp, appended: &Appended) -> Bytes
 /// What arrived at `now`. `None`: it makes no sense, or is too old.
 pub(in crate::sequencer) fn decode(payload: Bytes, now: Timestamp) -> Option<Appended> {
     let v1::Appended { sent_at_ms, behind_seq, events } = v1::Appended::decode(payload).ok()?;
-    if wire::age(sent_at_ms, now) > AGE_MAX {
+    if wire::age(sent_at_ms, now) > NOTICE_AGE_MAX {
         return None;
     }
     let mut seq = StreamSeq(behind_seq);
@@ -196,8 +196,8 @@ mod tests {
         let appended = Appended::new(vec![first.clone(), event(8, Some(first.0))]).unwrap();
         assert_eq!((appended.behind(), appended.end()), (StreamSeq(6), StreamSeq(8)));
         let sent = encode(now(), &appended);
-        assert_eq!(decode(sent.clone(), now() + AGE_MAX).as_ref(), Some(&appended));
-        assert_eq!(decode(sent, now() + AGE_MAX + Duration::from_millis(1)), None, "it lay somewhere");
+        assert_eq!(decode(sent.clone(), now() + NOTICE_AGE_MAX).as_ref(), Some(&appended));
+        assert_eq!(decode(sent, now() + NOTICE_AGE_MAX + Duration::from_millis(1)), None, "it lay somewhere");
     }
 
     #[test]

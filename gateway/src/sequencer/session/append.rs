@@ -52,7 +52,7 @@ impl Session<'_> {
             }
             let expected = flight.expected();
             self.flight = Some(flight);
-            let (lost, launched) = (changed(&self.shard.connection), Instant::now());
+            let (lost, sent_at) = (changed(&self.shard.connection), Instant::now());
             let batched = appender.batches(messages.len());
             // A write that meets the end of the disk stops the stream: it is not even tried.
             let refused = self.shard.options.storage_problem();
@@ -65,7 +65,7 @@ impl Session<'_> {
                     // No ack comes over another connection than the one that the append went over.
                     () = lost => Err(connection_lost()),
                 };
-                Box::new(Landed { appender, messages, result, full, batched, took: launched.elapsed() })
+                Box::new(Landed { appender, messages, result, full, batched, sent_at })
             }));
         }
     }
@@ -102,15 +102,16 @@ impl Session<'_> {
     }
 
     pub(super) fn land(&mut self, landed: Landed) {
-        let Landed { appender, messages, result, full, batched, took } = landed;
+        let Landed { appender, messages, result, full, batched, sent_at } = landed;
         self.appender = Some(appender);
         let Some(flight) = self.flight.take() else { return };
         let sent = messages.len();
         let stored = result.as_ref().map_or_else(|error| error.stored, |_| sent).min(sent);
         let ours = flight.expected().0 + stored as u64;
         let now = Instant::now();
-        if stored > 0 {
-            self.identity.heard(now);
+        let refused = matches!(&result, Err(AppendError { kind: AppendErrorKind::Conflict { .. }, .. }));
+        if stored > 0 || refused {
+            self.identity.answered(sent_at, now);
         }
         let Landing { landed, carried, mut left } = flight.land(stored, messages, &mut self.overlay);
         if stored > 0 && self.overlay.unread_from() <= self.overlay.end() {
@@ -126,7 +127,7 @@ impl Session<'_> {
                 self.failures = 0;
                 self.accepted();
                 if batched {
-                    self.gather.landed(sent, self.ready.len() + left.len(), took, now);
+                    self.gather.landed(sent, self.ready.len() + left.len(), now - sent_at, now);
                 } else {
                     self.gather.nobody();
                 }

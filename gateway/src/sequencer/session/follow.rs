@@ -4,7 +4,7 @@ use std::mem;
 
 use tokio::time::Instant;
 use weft_index::{
-    projection::{Mark, Mismatch, PositionCheck},
+    projection::{Mismatch, PositionCheck},
     receipts::Change,
 };
 use weft_nats::{
@@ -22,8 +22,8 @@ use crate::sequencer::{
     shard::{Ask, Fault},
 };
 
-/// Callers that may wait for the log to be read on to some end.
-const REACHING_MAX: usize = 1_000;
+/// Callers that may wait for the log to be read on to some end, or to answer.
+const WAITING_MAX: usize = 1_000;
 
 impl Session<'_> {
     pub(super) fn probed(&mut self, probed: Probed) -> Result<(), Fault> {
@@ -36,12 +36,12 @@ impl Session<'_> {
             }
             // Acks and reads since it was asked are no concern of this answer.
             Probed::Log { reached, view, .. } if view.state.last < reached => self.ends_behind(reached, &view)?,
-            Probed::Log { view, .. } => {
+            Probed::Log { asked_at, view, .. } => {
                 if self.behind.is_behind() {
                     self.behind.reached();
                     self.shard.progress.set(self.shard.id, None);
                 }
-                self.identity.compared(Instant::now());
+                self.identity.compared(asked_at, Instant::now());
                 self.end.reports(view.state.last);
             }
             Probed::Range { after, through, view, presence } => self.ranged(after, through, &view, presence)?,
@@ -108,34 +108,25 @@ impl Session<'_> {
 
     /// What stands at a sequence that was acked as ours.
     pub(super) fn confirmed(&mut self, confirmed: Confirmed) -> Result<(), Fault> {
-        let Confirmed { seq, mark, follows } = confirmed;
+        let Confirmed { message, follows } = confirmed;
         if !follows {
             self.doubt("another message stands where one was read");
             return Ok(());
         }
-        self.identity.heard(Instant::now());
-        self.unwritten.extend(self.overlay.confirm(seq, mark)?);
-        self.follow.known(seq);
+        let change = Change::of(self.shard.layout, &message);
+        self.unwritten.extend(self.overlay.confirm(&change)?);
+        self.follow.known(change.seq);
         Ok(())
     }
 
     pub(super) fn read(&mut self, batch: Batch) -> Result<(), Fault> {
         self.heard_at = Instant::now();
-        self.identity.heard(self.heard_at);
         for message in &batch.messages {
-            let mark = Mark::of(message);
-            let change = match self.overlay.read_back(message.seq, mark)? {
-                Some(change) => change,
-                None => {
-                    // While an append is in flight it may be ours, read before its ack: the ack will tell.
-                    if self.flight.is_none() {
-                        self.follow.others();
-                    }
-                    let change = Change::of(self.shard.layout, message);
-                    self.overlay.observe(&change)?;
-                    change
-                }
-            };
+            let change = Change::of(self.shard.layout, message);
+            // While an append is in flight another's may be ours, read before its ack: the ack will tell.
+            if !self.overlay.read(&change)? && self.flight.is_none() {
+                self.follow.others();
+            }
             self.follow.known(message.seq);
             self.unwritten.push(change);
         }
@@ -147,8 +138,8 @@ impl Session<'_> {
     pub(super) fn told(&mut self, appended: Appended) {
         let (behind, end, now) = (appended.behind(), appended.end(), Instant::now());
         // What has no room is read when there is some; and a log that is in doubt is read, whatever is told.
-        let room = self.overlay.len() < OVERLAY_MAX && self.identity.is_verified();
-        let gap = behind > self.overlay.end() || !room;
+        let trusted = self.identity.is_verified() && now >= self.notices_from;
+        let gap = behind > self.overlay.end() || !trusted || self.overlay.len() >= OVERLAY_MAX;
         if !gap && self.overlay.told(appended) {
             self.follow.unread(self.overlay.end(), now);
         }
@@ -177,26 +168,40 @@ impl Session<'_> {
 
     pub(super) fn asked(&mut self, ask: Option<Ask>) {
         match ask {
-            // Nothing is said of a log that may be another: the caller is told to come again.
-            Some(Ask::Position { .. } | Ask::Replay { .. }) if !self.identity.is_verified() => {}
-            Some(Ask::Replay { key, answer }) => {
-                let found = self.overlay.replayed(key).map(|(id, accepted)| (id, accepted.clone()));
-                let _ = answer.send((found, self.overlay.now()));
-            }
-            Some(Ask::Position { id, answer }) => {
-                let _ = answer.send(self.overlay.accepted(id).map(|accepted| accepted.seq));
+            Some(ask @ (Ask::Position { .. } | Ask::Replay { .. })) if self.asks.len() < WAITING_MAX => {
+                self.asks.push(ask);
             }
             Some(Ask::Reach { end, answer }) => {
                 self.reaching.retain(|(_, waiting)| !waiting.is_closed());
                 if end > self.overlay.end() {
                     self.follow.others();
                 }
-                if self.reaching.len() < REACHING_MAX {
+                if self.reaching.len() < WAITING_MAX {
                     self.reaching.push((end, answer));
                 }
                 self.answer_reached();
             }
-            None => {}
+            // Too many wait already: the caller is told to come again.
+            Some(Ask::Position { .. } | Ask::Replay { .. }) | None => {}
+        }
+    }
+
+    /// Answers who asks what is beyond the file. Nothing is said of a log that may be another.
+    pub(super) fn answer_asks(&mut self) {
+        if !self.identity.is_verified() || !self.identity.is_fresh(Instant::now()) {
+            return;
+        }
+        for ask in self.asks.drain(..) {
+            match ask {
+                Ask::Replay { key, answer } => {
+                    let found = self.overlay.replayed(key).map(|(id, accepted)| (id, accepted.clone()));
+                    let _ = answer.send((found, self.overlay.now()));
+                }
+                Ask::Position { id, answer } => {
+                    let _ = answer.send(self.overlay.accepted(id).map(|accepted| accepted.seq));
+                }
+                Ask::Reach { .. } => {}
+            }
         }
     }
 

@@ -40,6 +40,11 @@ fn foreign(seq: u64, stored_at: Timestamp) -> Change {
     Change { seq: StreamSeq(seq), mark: Mark { stored_at, id: None }, content: Content::Foreign }
 }
 
+fn event(id: EventId, accepted: Accepted) -> Change {
+    let mark = Mark { stored_at: accepted.stored_at, id: Some(id) };
+    Change { seq: accepted.seq, mark, content: Content::Event(id, accepted) }
+}
+
 /// The message at the file's cursor.
 fn newest(stored_at: Timestamp) -> Option<(StreamSeq, Mark)> {
     Some((StreamSeq(1), Mark { stored_at, id: None }))
@@ -62,12 +67,12 @@ fn repeats_are_known_to_the_horizon_and_workflows_as_long_as_remembered() {
     let anew = Decision::New { sequence_number: SequenceNumber(1), previous: None };
     let mut overlay = Overlay::new(StreamSeq(1), StreamSeq(1), newest(at(10)));
     assert_eq!(decide_one(&overlay, first, &looked), Decision::Known(accepted(1, at(0), 7)));
-    overlay.observe(&foreign(2, at(11))).unwrap();
+    overlay.read(&foreign(2, at(11))).unwrap();
     assert_eq!(decide_one(&overlay, first, &looked), next, "beyond the horizon it is a new event");
-    overlay.observe(&foreign(3, at(100))).unwrap();
+    overlay.read(&foreign(3, at(100))).unwrap();
     let unknown = Looked { accepted: None, ..looked.clone() };
     assert_eq!(decide_one(&overlay, other, &unknown), next);
-    overlay.observe(&foreign(4, at(101))).unwrap();
+    overlay.read(&foreign(4, at(101))).unwrap();
     assert_eq!(decide_one(&overlay, other, &unknown), anew, "forgotten");
 }
 
@@ -79,12 +84,10 @@ fn what_was_acked_and_not_read_is_known() {
     overlay.append(id, accepted(2, UNREAD, 1));
     let looked = Looked { cursor: StreamSeq(1), ..Looked::default() };
     assert!(matches!(decide_one(&overlay, id, &looked), Decision::Known(_)));
-    let mark = Mark { stored_at: at(5_000), id: Some(id) };
-    let change = overlay.read_back(StreamSeq(2), mark).unwrap().unwrap();
-    let Content::Event(_, read) = change.content else { panic!("an event") };
-    assert_eq!(read.stored_at, at(5_000));
+    assert_eq!(overlay.read(&event(id, accepted(2, at(5_000), 1))), Ok(true));
+    assert_eq!(overlay.accepted(id).map(|accepted| accepted.stored_at), Some(at(5_000)));
     assert!(matches!(decide_one(&overlay, id, &looked), Decision::Known(_)));
-    overlay.observe(&foreign(3, at(5_011))).unwrap();
+    overlay.read(&foreign(3, at(5_011))).unwrap();
     assert!(matches!(decide_one(&overlay, id, &looked), Decision::New { .. }));
 }
 
@@ -97,25 +100,41 @@ fn what_was_acked_counts_as_stored_with_the_newest_that_was_asked_about() {
         overlay.append(*id, accepted(seq, UNREAD, seq - 1));
     }
     let mark = |id, secs| Mark { stored_at: at(secs), id: Some(id) };
-    assert_eq!(overlay.confirm(StreamSeq(3), mark(ids[2], 7)).unwrap_err(), Differs(StreamSeq(3)));
-    let changes = overlay.confirm(StreamSeq(3), mark(ids[1], 7)).unwrap();
+    let at_3 = |id| event(id, accepted(3, at(7), 2));
+    assert_eq!(overlay.confirm(&at_3(ids[2])).unwrap_err(), Differs(StreamSeq(3)));
+    let changes = overlay.confirm(&at_3(ids[1])).unwrap();
     let marks: Vec<_> = changes.iter().map(|change| (change.seq.0, change.mark)).collect();
     assert_eq!(marks, [(2, mark(ids[0], 7)), (3, mark(ids[1], 7))]);
     assert_eq!((overlay.now(), overlay.unread_from(), overlay.end()), (at(7), StreamSeq(4), StreamSeq(4)));
-    assert!(overlay.confirm(StreamSeq(3), mark(ids[1], 7)).unwrap().is_empty(), "known already");
+    assert!(overlay.confirm(&at_3(ids[1])).unwrap().is_empty(), "known already");
     let looked = Looked { cursor: StreamSeq(1), ..Looked::default() };
     for id in ids {
         assert!(matches!(decide_one(&overlay, id, &looked), Decision::Known(_)));
     }
 }
 
-/// A log that lost what it had acked is another log.
+/// A log that lost what it had acked is another log, also where another event stands there under the same id.
 #[test]
 fn another_message_in_our_place_is_noticed() {
     let id = EventId::unique();
-    let mut overlay = Overlay::new(StreamSeq(1), StreamSeq(1), newest(at(0)));
-    overlay.append(id, accepted(2, UNREAD, 1));
-    let theirs = Mark { stored_at: at(1), id: Some(EventId::unique()) };
-    assert_eq!(overlay.read_back(StreamSeq(2), theirs).unwrap_err(), Differs(StreamSeq(2)));
-    assert_eq!(overlay.observe(&foreign(3, at(1))), Err(Differs(StreamSeq(3))));
+    let ours = accepted(2, at(1), 1);
+    let others = [
+        event(EventId::unique(), ours.clone()),
+        event(id, Accepted { digest: [2; 32], ..ours.clone() }),
+        event(id, Accepted { sequence_number: SequenceNumber(2), ..ours.clone() }),
+        event(id, Accepted { workflow: WorkflowId::new("b").unwrap(), ..ours.clone() }),
+        event(id, Accepted { previous: Some(EventId::unique()), ..ours.clone() }),
+        event(id, Accepted { replay_key: Some(EventId::unique()), ..ours }),
+        foreign(2, at(1)),
+        Change { mark: Mark { stored_at: at(1), id: Some(id) }, ..foreign(2, at(1)) },
+        foreign(3, at(1)),
+    ];
+    for other in others {
+        let mut overlay = Overlay::new(StreamSeq(1), StreamSeq(1), newest(at(0)));
+        overlay.append(id, accepted(2, UNREAD, 1));
+        let mut confirmed = Overlay::new(StreamSeq(1), StreamSeq(1), newest(at(0)));
+        confirmed.append(id, accepted(2, UNREAD, 1));
+        assert_eq!(overlay.read(&other), Err(Differs(other.seq)), "{other:?}");
+        assert_eq!(confirmed.confirm(&other).unwrap_err(), Differs(other.seq), "{other:?}");
+    }
 }

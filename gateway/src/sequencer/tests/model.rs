@@ -323,7 +323,8 @@ impl World {
             }
             Step::Propose { gateway } => self.gateways[gateway % count].propose(&mut self.log),
             Step::Apply { messages } => self.log.apply(messages.into()),
-            Step::Vanish => self.log.vanish(),
+            // With the leader goes the ack of what it has applied already.
+            Step::Vanish => self.faults |= self.log.vanish(),
             Step::Lag { messages } => self.log.lag(messages.into()),
             Step::Hole => self.log.hole(),
             Step::Ask { gateway } => self.gateways[gateway % count].ask(&self.log),

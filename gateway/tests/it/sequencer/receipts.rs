@@ -2,7 +2,11 @@
 
 use std::fs;
 
-use weft_nats::{options::Span, streams::LogSpec, testing::eventually};
+use weft_nats::{
+    options::Span,
+    streams::LogSpec,
+    testing::{SmallDisk, eventually},
+};
 
 use super::*;
 
@@ -116,4 +120,36 @@ async fn an_unusable_folder_is_an_error_that_names_it() {
     let started = sequencer::start(mesh.connection.clone(), mesh.layout, options, told, drain, &tasks).await;
     let error = started.unwrap_err().to_string();
     assert!(error.contains("file/below") && error.contains("--data"), "{error}");
+}
+
+/// Receipts that cannot be written are named on `/readyz` with the reason, and go on by themselves when they can be again.
+#[tokio::test]
+async fn receipts_on_a_full_disk_are_named_until_there_is_room() {
+    let folder = folder();
+    let Some(disk) = SmallDisk::mount(folder.path(), 16 << 20) else { return };
+    let mesh = Mesh::start().await;
+    let mut options = SequencerOptions::new(folder.path().to_owned(), &mesh.spec, weft_nats::testing::master_key());
+    // Commits every half second.
+    options.dedup_horizon = Duration::from_secs(8);
+    let mut gateway = mesh.sequencer_with(options).await;
+    gateway.insist(event("a", 1)).await;
+    disk.fill().unwrap();
+    let mut delivery = 1;
+    let named = |missing: &Option<String>| {
+        missing.as_ref().is_some_and(|missing| missing.starts_with("receipts: ") && missing.contains("No space left"))
+    };
+    let patience = tokio::time::Instant::now() + PATIENCE;
+    // A commit may still find room inside the file.
+    while !named(&gateway.missing.borrow_and_update()) {
+        assert!(tokio::time::Instant::now() < patience, "waits for {:?}", *gateway.missing.borrow());
+        match gateway.sequencer.submit(event("a", delivery + 1)).await {
+            Ok(_) => delivery += 1,
+            Err(_) => _ = tokio::time::timeout(Duration::from_millis(20), gateway.missing.changed()).await,
+        }
+    }
+    disk.make_room().unwrap();
+    gateway.ready().await;
+    assert_eq!(gateway.insist(event("a", delivery + 1)).await.sequence_number.0, delivery + 1);
+    assert_eq!(mesh.events().await.len() as u64, delivery + 1);
+    gateway.stop().await;
 }

@@ -1,14 +1,17 @@
 //! A log that is rolled back to a backup while a gateway is away, and has grown again when it comes back.
 
+use std::{path::Path, sync::Arc};
+
 use weft_nats::testing::Proxy;
 
 use super::*;
 
 impl Mesh {
     /// A sequencer that reaches the server through a proxy.
-    async fn sequencer_behind(&self, proxy: &Proxy, folder: &TempDir) -> Running {
-        let mut options = SequencerOptions::new(folder.path().to_owned(), &self.spec, weft_nats::testing::master_key());
+    async fn sequencer_behind(&self, proxy: &Proxy, folder: &Path) -> Running {
+        let mut options = SequencerOptions::new(folder.to_owned(), &self.spec, weft_nats::testing::master_key());
         options.forwards = false;
+        options.submit_timeout = Duration::from_secs(1);
         let nats = weft_nats::options::NatsOptions { url: Some(proxy.url()), ..Default::default() };
         let connection = Connection::connect(&nats, "sequencer").await.unwrap();
         tokio::time::timeout(PATIENCE, connection.connected()).await.unwrap();
@@ -25,7 +28,7 @@ async fn a_gateway_that_was_cut_off_knows_no_event_that_was_rolled_back() {
     let server = mesh.server();
     let proxy = Proxy::start(server.url()).await;
     let folders = [folder(), folder()];
-    let away = mesh.sequencer_behind(&proxy, &folders[0]).await;
+    let away = mesh.sequencer_behind(&proxy, folders[0].path()).await;
     for delivery in 1..=3 {
         away.insist(event("kept", delivery)).await;
     }
@@ -61,6 +64,49 @@ async fn a_gateway_that_was_cut_off_knows_no_event_that_was_rolled_back() {
     assert_eq!(mesh.events().await.len(), 3 + 12 + 8 + 1);
 }
 
+/// P2: a gateway that did not run while the log was restored finds messages of the log before in its socket. That they
+/// arrive just now does not say that the log is still the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_waited_while_a_gateway_did_not_run_are_no_news_of_the_log() {
+    let mesh = Arc::new(Mesh::start().await);
+    let proxy = Arc::new(Proxy::start(mesh.server().url()).await);
+    let folders = [folder(), folder()];
+    let backup = mesh.server().backup().await;
+    // One thread, so that it can be held up as a whole.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let path = folders[0].path().to_owned();
+    let (there, through) = (mesh.clone(), proxy.clone());
+    let away = runtime.spawn(async move { there.sequencer_behind(&through, &path).await }).await.unwrap();
+    let other = mesh.sequencer(&folders[1]).await;
+    away.insist(event("lost", 1)).await;
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (holds, holding) = tokio::sync::oneshot::channel();
+    runtime.spawn(async move {
+        let _ = holds.send(());
+        let _ = held.recv();
+    });
+    holding.await.unwrap();
+    // These go to its reader while it does not run.
+    for delivery in 1..=50 {
+        other.insist(event("others", delivery)).await;
+    }
+    proxy.cut();
+    mesh.server().restore(&backup).await;
+    drop(release);
+    let read = async {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    };
+    runtime.spawn(read).await.unwrap();
+    let answer = away.sequencer.submit(event("lost", 1)).await;
+    assert!(answer.is_err(), "{answer:?} of a log that does not hold it");
+    proxy.mend();
+    assert!(!away.insist(event("lost", 1)).await.duplicate);
+    away.stop().await;
+    runtime.shutdown_background();
+}
+
 /// The same where the log has grown to exactly the length that it had: no sequence tells the difference.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_of_the_same_length_is_told_by_its_messages() {
@@ -68,7 +114,7 @@ async fn a_log_of_the_same_length_is_told_by_its_messages() {
     let server = mesh.server();
     let proxy = Proxy::start(server.url()).await;
     let folders = [folder(), folder()];
-    let away = mesh.sequencer_behind(&proxy, &folders[0]).await;
+    let away = mesh.sequencer_behind(&proxy, folders[0].path()).await;
     away.insist(event("kept", 1)).await;
     let backup = server.backup().await;
     for delivery in 1..=300 {

@@ -74,8 +74,9 @@ impl Log {
         self.messages.extend(applied);
     }
 
-    pub fn vanish(&mut self) {
-        self.proposed.clear();
+    /// Whether there was anything that vanishes.
+    pub fn vanish(&mut self) -> bool {
+        !std::mem::take(&mut self.proposed).is_empty()
     }
 
     pub fn lag(&mut self, messages: usize) {
@@ -90,7 +91,7 @@ impl Log {
     }
 
     pub fn roll_back(&mut self, keep: usize) {
-        self.vanish();
+        let _ = self.vanish();
         self.lag = 0;
         self.messages.truncate(keep % (self.messages.len() + 1));
         let end = self.end();
