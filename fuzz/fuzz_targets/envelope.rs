@@ -14,9 +14,9 @@ use weft_nats::{
     event::{Entry, Event},
     headers::Headers,
     message::Outgoing,
-    pointer,
     subject::Layout,
 };
+use weft_schema::pointer;
 
 fuzz_target!(|input: &[u8]| {
     let (lines, payload) = split(input);

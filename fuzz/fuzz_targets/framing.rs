@@ -25,7 +25,8 @@ fuzz_target!(|input: &[u8]| {
     chain.extend_from_slice(BOTH);
     assert_eq!(conflicts(&chain, usize::from(*cut).max(1)), [false, true]);
     // And as a chunk.
-    let mut chain = format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n", bytes.len().max(1)).into_bytes();
+    let mut chain =
+        format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n", bytes.len().max(1)).into_bytes();
     chain.extend_from_slice(if bytes.is_empty() { b"x" } else { bytes });
     chain.extend_from_slice(b"\r\n0\r\n\r\n");
     chain.extend_from_slice(BOTH);
