@@ -11,12 +11,12 @@ use weft_nats::{
     headers::Headers,
     message::Outgoing,
     options::{LogOptions, MaxBytes},
-    reader::{OrderedReader, ReaderOptions},
+    reader::{OrderedReader, ReadError, ReaderOptions},
     records,
     server::Server,
     streams::{self, LogSpec},
     subject::Layout,
-    testing::{add_consumers, eventually, master_key},
+    testing::{TestServer, add_consumers, eventually, master_key, try_add_consumer},
 };
 use weft_proto::{
     ids::{ShardId, StreamSeq, SubscriptionUid},
@@ -35,6 +35,8 @@ struct Mesh {
     catalog: Catalog,
     worker: Connection,
     stop: CancellationToken,
+    /// Ends what answers workers.
+    answering: CancellationToken,
     _folder: tempfile::TempDir,
 }
 
@@ -53,13 +55,22 @@ impl Mesh {
         let log = LogOptions { max_bytes, ..LogOptions::default() };
         streams::ensure(&admin, &LogSpec { log, body_bytes_max: 1 << 20, ..LogSpec::default() }).await.unwrap();
         let catalog = Catalog::new(admin.clone(), master_key());
-        tokio::spawn(broker::serve(catalog.clone(), Layout::new(1), stop.clone()));
+        let answering = stop.child_token();
+        tokio::spawn(broker::serve(catalog.clone(), Layout::new(1), answering.clone()));
         let worker = connect(&server.users().worker).await;
-        let mesh = Self { server, admin, catalog, worker, stop, _folder: folder };
+        let mesh = Self { server, admin, catalog, worker, stop, answering, _folder: folder };
         // The broker may not have subscribed yet.
         let room = async || with_room(&mesh.requests(), Layout::new(1), ShardId(0), async {}).await.is_ok();
         assert!(eventually(PATIENCE, room).await);
         mesh
+    }
+
+    /// No admin answers any more.
+    async fn stop_answering(&self) {
+        self.answering.cancel();
+        let client = self.worker.client();
+        let gone = async || client.request("room.0", "".into()).await.is_err();
+        assert!(eventually(PATIENCE, gone).await);
     }
 
     /// As a worker asks.
@@ -95,6 +106,19 @@ impl Mesh {
 
 fn message(subject: &str, bytes: usize) -> Outgoing {
     Outgoing { subject: subject.into(), headers: Headers::default(), payload: vec![b'x'; bytes].into() }
+}
+
+/// A reader of EVENTS from its beginning that goes on without a consumer.
+fn pages(batch_messages_max: usize) -> ReaderOptions {
+    ReaderOptions {
+        stream: "EVENTS".into(),
+        name: "worker-events-0".into(),
+        from: StreamSeq(1),
+        filter: None,
+        batch_messages_max,
+        known: None,
+        pages: true,
+    }
 }
 
 /// A worker has that dropped which no shard's owner needs any more, and nothing else: neither events that no commit has
@@ -234,16 +258,7 @@ async fn no_users_consumers_keep_others_from_reading() {
         let consumers = streams::consumers(&mesh.admin, stream).await.unwrap();
         add_consumers(&gateway, stream, consumers.limit - consumers.count).await;
     }
-    let options = ReaderOptions {
-        stream: "EVENTS".into(),
-        name: "worker-events-0".into(),
-        from: StreamSeq(1),
-        filter: None,
-        batch_messages_max: 2,
-        known: None,
-        pages: true,
-    };
-    let mut reader = OrderedReader::new(mesh.worker.clone(), options);
+    let mut reader = OrderedReader::new(mesh.worker.clone(), pages(2));
     let mut next = 1;
     for more in [3, 4] {
         if more == 4 {
@@ -263,4 +278,55 @@ async fn no_users_consumers_keep_others_from_reading() {
     tokio::time::timeout(PATIENCE, known).await.expect("changes of the catalog are seen").unwrap();
     assert!(mesh.worker.paging_readers().unwrap().contains("reader worker-events-0 of EVENTS refused"));
     assert_eq!(mesh.worker.refused_readers(), None);
+}
+
+/// Without an admin nothing is dropped, and the reason names what is missing.
+#[tokio::test]
+async fn without_an_admin_a_worker_is_told_why_nothing_is_dropped() {
+    let mesh = Mesh::start(MaxBytes::Auto).await;
+    mesh.events(3).await;
+    mesh.commit(3).await;
+    mesh.stop_answering().await;
+    let refused = drop_through(&mesh.requests(), "EVENTS", StreamSeq(3)).await.unwrap_err().to_string();
+    assert!(refused.contains("no admin runs that could drop from EVENTS"), "{refused}");
+    assert_eq!(mesh.first("EVENTS").await, 1);
+}
+
+/// A reader of pages goes on through a restart of the server without a gap or a repeat, and notices another stream as any reader.
+#[tokio::test]
+async fn a_reader_of_pages_keeps_order_and_notices_another_stream() {
+    let server = TestServer::start().await;
+    let connection = server.connection("test").await;
+    let spec = LogSpec { body_bytes_max: 1 << 20, ..LogSpec::default() };
+    streams::ensure(&connection, &spec).await.unwrap();
+    let fill = async || {
+        let consumers = streams::consumers(&connection, "EVENTS").await.unwrap();
+        // The reader may be faster and have the last place.
+        add_consumers(&connection, "EVENTS", consumers.limit - consumers.count - 1).await;
+        let _ = try_add_consumer(&connection, "EVENTS").await;
+    };
+    fill().await;
+    let mut reader = OrderedReader::new(connection.clone(), pages(1));
+    let mut next = 1;
+    for round in 0..3 {
+        for _ in 0..50 {
+            publish(&connection, &message("events.a", 10)).await.unwrap();
+        }
+        while next <= (round + 1) * 50 {
+            let batch = tokio::time::timeout(PATIENCE, reader.next()).await.expect("it reads").unwrap();
+            for message in batch.messages {
+                assert_eq!(message.seq, StreamSeq(next));
+                next += 1;
+            }
+        }
+        server.kill();
+        server.restart().await;
+        tokio::time::timeout(PATIENCE, connection.connected()).await.unwrap();
+        fill().await;
+    }
+    connection.jetstream().delete_stream("EVENTS").await.unwrap();
+    streams::ensure(&connection, &LogSpec { new_log: true, ..spec }).await.unwrap();
+    fill().await;
+    let error = tokio::time::timeout(PATIENCE, reader.next()).await.expect("it notices").unwrap_err();
+    assert!(matches!(error, ReadError::Another { .. } | ReadError::Behind { .. }), "{error}");
 }

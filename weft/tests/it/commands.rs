@@ -259,5 +259,15 @@ async fn an_operator_sees_why_one_workflow_waits() {
     assert!(lane["nextAttemptAt"].is_string() && lane.get("receiver").is_none(), "{lane}");
     let subscription = operator.lines(&["subscription", "get", SUBSCRIPTION]).await;
     assert_eq!(subscription[0].get("receiver"), None, "{}", subscription[0]);
+
+    // Who gave the event up, and why, is shown with it.
+    let head = lane["headEventId"].as_str().unwrap().to_owned();
+    let skip =
+        ["workflow", "skip", "sick", "--subscription", SUBSCRIPTION, "--event", &head, "--reason", "booked by hand"];
+    operator.lines(&skip).await;
+    let shown = operator.lines(&["event", "get", &head]).await;
+    let delivery = &shown[0]["deliveries"][0];
+    assert_eq!((&delivery["status"], &delivery["settledReason"]), (&"dead_lettered".into(), &"booked by hand".into()));
+    assert!(delivery["settledBy"].is_string(), "{delivery}");
     up.stop().await.unwrap();
 }

@@ -1,6 +1,6 @@
 //! The server killed, silent, and overrun.
 
-use weft_nats::testing::eventually;
+use weft_nats::testing::{add_consumers, eventually};
 
 use super::*;
 
@@ -105,4 +105,29 @@ async fn an_event_that_the_server_refuses_fails_nobody_else() {
         assert_eq!(answer.as_ref().err(), (delivery == 17).then_some(&SubmitError::TooLarge), "{delivery}");
     }
     assert_eq!(mesh.events().await.len(), 39);
+}
+
+/// P2, P3: somebody has taken every consumer of EVENTS. Gateways that start, and those that append by turns, read on by pages: each
+/// delivery is accepted once, numbered without a gap.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_consumer_gateways_accept_each_event_once() {
+    let mesh = Mesh::start().await;
+    let folders = [folder(), folder()];
+    let first = mesh.sequencer(&folders[0]).await;
+    for delivery in 1..=20 {
+        first.insist(event("a", delivery)).await;
+    }
+    first.stop().await;
+    let consumers = async || streams::consumers(&mesh.connection, "EVENTS").await.unwrap();
+    assert!(eventually(PATIENCE, async || consumers().await.count == 0).await);
+    add_consumers(&mesh.connection, "EVENTS", consumers().await.limit).await;
+    let gateways = [mesh.sequencer(&folders[0]).await, mesh.sequencer(&folders[1]).await];
+    for delivery in 10..=60 {
+        let receipt = gateways[delivery as usize % 2].insist(event("a", delivery)).await;
+        assert_eq!(receipt.sequence_number.0, delivery);
+        assert!(delivery > 20 || receipt.duplicate, "{delivery}");
+        let again = gateways[(delivery as usize + 1) % 2].insist(event("a", delivery)).await;
+        assert!(again.duplicate && again.sequence_number == receipt.sequence_number, "{delivery}");
+    }
+    assert_eq!(mesh.events().await.len(), 60);
 }
