@@ -37,10 +37,13 @@ pub fn skip_error(operator: &str, reason: &str) -> String {
     }
 }
 
-/// The reason in a [`skip_error`]; empty where none was given.
-pub fn skip_reason<'a>(operator: &str, error: &'a str) -> &'a str {
-    let rest = error.strip_prefix("skipped by ").and_then(|rest| rest.strip_prefix(operator));
-    rest.and_then(|rest| rest.strip_prefix(": ")).unwrap_or_default()
+/// Operator and reason of a skip, by the outcome's operator and its [`skip_error`]. Outcomes of earlier versions name the operator,
+/// a key's id, in the latter only.
+pub fn skip_decision<'a>(operator: &'a str, error: &'a str) -> (&'a str, &'a str) {
+    let by = error.strip_prefix("skipped by ").unwrap_or_default();
+    let operator = if operator.is_empty() { by.split(": ").next().unwrap_or_default() } else { operator };
+    let reason = by.strip_prefix(operator).and_then(|rest| rest.strip_prefix(": "));
+    (operator, reason.unwrap_or_default())
 }
 
 /// The id of a request's part.

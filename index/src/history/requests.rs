@@ -1,6 +1,6 @@
 //! Reading: commands by their request, and their progress.
 
-use weft_nats::commands::skip_reason;
+use weft_nats::commands::skip_decision;
 use weft_proto::{
     ids::{Run, ShardId, StreamSeq, SubscriptionUid},
     v1::{self, DeadLetterReason, OutcomeKind, command::Action},
@@ -147,12 +147,12 @@ pub struct Decision {
 impl Decision {
     /// The decision in an outcome.
     pub(super) fn of(view: &View, shard: u32, outcome: &v1::Outcome) -> Result<Self, redb::Error> {
+        if outcome.reason() == DeadLetterReason::Skipped {
+            let (operator, reason) = skip_decision(&outcome.operator, &outcome.last_error);
+            return Ok(Self { operator: operator.to_owned(), reason: reason.to_owned() });
+        }
         if outcome.operator.is_empty() {
             return Ok(Self::default());
-        }
-        if outcome.reason() == DeadLetterReason::Skipped {
-            let reason = skip_reason(&outcome.operator, &outcome.last_error).to_owned();
-            return Ok(Self { operator: outcome.operator.clone(), reason });
         }
         let command: Option<v1::Command> = get(&view.commands, (shard, outcome.run))?;
         // The reason of a replay is not the reason of discarding its rest.

@@ -723,14 +723,20 @@ fn the_newest_decision_of_an_operator_stands() {
     assert_eq!(decisions, [Some(OutcomeKind::Discarded), Some(OutcomeKind::Resolved), None, None, None]);
 }
 
-/// Operator and reason of a skip are in the outcome, since the command has no run.
+/// Operator and reason of a skip are in the outcome, since the command has no run. Outcomes of earlier versions have no operator.
 #[test]
 fn a_skip_has_operator_and_reason() {
     let index = Index::new();
-    for (operator, reason) in [("ann", "refund: in dispute"), ("ann", ""), ("ann: b", "x")] {
+    for (stored, operator, reason) in [
+        ("ann", "ann", "refund: in dispute"),
+        ("ann", "ann", ""),
+        ("ann: b", "ann: b", "x"),
+        ("", "ann", "a: b"),
+        ("", "ann", ""),
+    ] {
         let outcome = v1::Outcome {
             reason: v1::DeadLetterReason::Skipped.into(),
-            operator: operator.into(),
+            operator: stored.into(),
             last_error: weft_nats::commands::skip_error(operator, reason),
             ..outcome(BILLING, 1, 0, OutcomeKind::DeadLettered, 5_000)
         };

@@ -18,6 +18,8 @@ pub(super) struct DeadLetter {
     pub error: String,
     /// Status of the last attempt; 0: none.
     pub status: u16,
+    /// The operator who skipped it; empty: no operator did.
+    pub operator: String,
 }
 
 /// An outcome of this work, without its kind.
@@ -49,6 +51,7 @@ pub(super) fn dead_letter_of(
         first_failed_at_ms: millis(attempts.first_failed_at),
         last_error: dead.error,
         last_status: u32::from(dead.status),
+        operator: dead.operator,
         ..outcome_of(work)
     }
 }

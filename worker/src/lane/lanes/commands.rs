@@ -178,7 +178,8 @@ impl Lanes {
         }
         let attempts = lane.head.clone();
         let error = skip_error(&command.operator, &command.reason);
-        let dead = DeadLetter { reason: v1::DeadLetterReason::Skipped, error, status: 0 };
+        let operator = command.operator.clone();
+        let dead = DeadLetter { reason: v1::DeadLetterReason::Skipped, error, status: 0, operator };
         if let Some(event) = lane.buffer.front().cloned() {
             let work = Work { lane: key.clone(), seq, run: Run::LIVE };
             self.settle(&work, Target::Head, &event, &attempts, Some(dead), now);

@@ -161,7 +161,7 @@ impl Lanes {
             let attempts = lane.head.clone();
             self.memory.give_back(key.subscription, lane.settle_head(event.seq));
             let (reason, error) = (v1::DeadLetterReason::Expired, "it was about to leave the log".to_owned());
-            let dead = DeadLetter { reason, error, status: 0 };
+            let dead = DeadLetter { reason, error, status: 0, operator: String::new() };
             self.record_dead_letter(key, event.seq, event.event.id, &attempts, dead, now);
         }
         if let Some(lane) = self.state.lanes.get_mut(key).filter(|lane| lane.blocked) {

@@ -163,7 +163,7 @@ impl Lanes {
             Outcome::Retired => self.pause_retired_endpoint(&work, target, revision, &end.error, now, actions),
             Outcome::Blocked => self.block(key),
             Outcome::Dead(reason) => {
-                let dead = DeadLetter { reason, error: end.error, status: end.status };
+                let dead = DeadLetter { reason, error: end.error, status: end.status, operator: String::new() };
                 self.settle(&work, target, &event, &attempts, Some(dead), now);
             }
         }
@@ -184,7 +184,8 @@ impl Lanes {
     /// since no wait makes it valid. A redrive of it is a run, and is attempted.
     pub(super) fn settle_quarantined(&mut self, key: LaneKey, event: &Arc<StoredEvent>, reason: &str, now: Timestamp) {
         let error = reason.strip_prefix(SCHEMA_INVALID).unwrap_or(reason).to_owned();
-        let dead = DeadLetter { reason: v1::DeadLetterReason::SchemaInvalid, error, status: 0 };
+        let dead =
+            DeadLetter { reason: v1::DeadLetterReason::SchemaInvalid, error, status: 0, operator: String::new() };
         let work = Work { lane: key, seq: event.seq, run: Run::LIVE };
         self.settle(&work, Target::Head, event, &AttemptState::default(), Some(dead), now);
     }

@@ -321,6 +321,7 @@ fn a_skip_makes_the_head_a_dead_letter_and_the_lane_goes_on() {
     let outcome = &pending.commit.outcomes[0];
     assert_eq!((outcome.kind(), outcome.reason()), (v1::OutcomeKind::DeadLettered, v1::DeadLetterReason::Skipped));
     assert_eq!((outcome.attempts, outcome.last_error.as_str()), (1, "skipped by ann"));
+    assert_eq!(outcome.operator, "ann");
     model.commits_taken.push_back(pending);
     model.commit();
     catch_up_all(&mut model);
