@@ -16,7 +16,7 @@ TODO = Path(__file__).with_suffix(".todo")
 AVOID = [
     (r"\bnobody\b", "name the role: no client, no gateway, no process"),
     (r"\b(who|whom|what|which|whose)(so)?ever\b", "name the role; any; regardless of"),
-    (r"(?<!Secret to )\b(every|some|any)body\b|\beveryone\b", "name the role: all clients, any caller"),
+    (r"(?<!Secret to )(?<!\")\b(every|some|any)body\b|\beveryone\b", "name the role: all clients, any caller"),
     (r"\bheed(s|ed|ing)?\b", "apply, enforce, process; ignored"),
     (r"\banew\b", "again; from scratch"),
     (r"\b(go|goes|going|went|gone) on\b", "continue"),

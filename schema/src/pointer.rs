@@ -1,9 +1,9 @@
 //! RFC 6901 pointers into JSON text, answered with the bytes of the text itself.
 //!
-//! What a sender signed is what a receiver gets: a value that a pointer names is cut out of the text, never parsed and
+//! A receiver gets the bytes that the sender signed: a value that a pointer names is cut out of the text, never parsed and
 //! written again, so numbers keep their digits and objects their order. Of several members with one name the last
 //! counts, as in most parsers. Depth costs no stack: values that are passed over are skipped iteratively, and each step
-//! of a pointer is a pass of its own.
+//! of a pointer is a separate pass.
 
 use std::borrow::Cow;
 
@@ -38,7 +38,7 @@ pub fn depth(text: &[u8]) -> usize {
     deepest
 }
 
-/// What follows a string of which the first quote has been read.
+/// The text after a string of which the first quote has been read.
 fn after_string(mut text: &[u8]) -> &[u8] {
     while let Some(at) = memchr::memchr2(b'"', b'\\', text) {
         let escape = text.get(at) == Some(&b'\\');

@@ -72,7 +72,7 @@ impl Key {
     }
 }
 
-/// What is said of a secret that is nothing but blanks.
+/// Error of a blank secret.
 pub(crate) fn empty(index: usize) -> String {
     format!("secret {index} is empty; give the sender's secret")
 }

@@ -28,7 +28,7 @@ pub use self::{
     verify::{CompileError, Direction, Freshness, Signer, Verified, Verifier, Verify, VerifyError},
 };
 
-/// What differs from scheme to scheme.
+/// A webhook scheme.
 pub trait WebhookScheme {
     /// The name in configurations, commands and messages.
     fn name(&self) -> &'static str;
@@ -53,7 +53,7 @@ pub trait WebhookScheme {
     ///
     /// # Errors
     ///
-    /// What it is and what is wanted, to be read after "secret 0". It never quotes the secret.
+    /// The kind of text and the required form, to be read after "secret 0". It never quotes the secret.
     fn check_secret(&self, _text: &str) -> Result<(), String> {
         Ok(())
     }
@@ -63,7 +63,7 @@ pub trait WebhookScheme {
         secrets::is_short_literal(text)
     }
 
-    /// Where the delivery id is. `None`: the scheme has none of its own, so the source must say.
+    /// Where the delivery id is. `None`: the scheme defines none, so the source must.
     fn delivery_id(&self) -> Option<IdLocation> {
         None
     }
@@ -109,7 +109,7 @@ pub trait WebhookScheme {
 pub enum IdLocation {
     /// The signature covers it, so that it is [`Verified::id`].
     Signed,
-    /// Unsigned, or in the signed body: it tells a repeat from a new delivery, not that a request is fresh.
+    /// Unsigned, or in the signed body: it identifies repeats, but does not prove that a request is fresh.
     At(Location),
 }
 
@@ -122,7 +122,7 @@ pub enum Location {
     Pointer(&'static str),
 }
 
-/// What a configuration says of a scheme; what the scheme does not read is ignored here and refused by the configuration.
+/// Configuration of a scheme; settings that the scheme does not read are ignored here and refused by the configuration.
 #[derive(Debug, Default)]
 pub struct Settings {
     /// Secrets, newest first.
@@ -131,11 +131,11 @@ pub struct Settings {
     pub tolerance_ms: Option<u64>,
     /// The header with the signature.
     pub header: String,
-    /// What precedes the signature in its header.
+    /// Text before the signature in its header.
     pub prefix: String,
     /// How the signature is encoded.
     pub encoding: SignatureEncoding,
-    /// What is signed, of `{id}`, `{timestamp}` and `{body}`.
+    /// Signed text, of `{id}`, `{timestamp}` and `{body}`.
     pub template: Option<String>,
     /// The header that `{timestamp}` stands for.
     pub timestamp_header: String,
@@ -148,7 +148,7 @@ pub struct Settings {
 pub struct Form {
     /// The value of `scheme`.
     pub name: &'static str,
-    /// The keys that it reads beside `scheme`.
+    /// The keys that it reads besides `scheme`.
     pub keys: &'static [&'static str],
     /// Makes the scheme's message.
     pub build: fn(Settings) -> Scheme,

@@ -1,18 +1,18 @@
-//! What the secret of each scheme looks like, and what is often taken for it.
+//! Forms of the schemes' secrets, and of credentials that are often taken for them.
 //!
 //! A provider's settings show several credentials, and only one of them signs. With another one the source would
-//! refuse every request, so it is refused here, where somebody can still mend it. No message holds a secret.
+//! refuse every request, so it is refused here, when it is configured. No message contains a secret.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use weft_proto::v1::verification::Scheme;
 
 use crate::{of, spelling};
 
-/// What a shared secret of Standard Webhooks begins with, and, by coincidence, one of Stripe.
+/// Prefix of a shared secret of Standard Webhooks, and, by coincidence, of Stripe.
 pub(crate) const SHARED_PREFIX: &str = "whsec_";
-/// What a public key of Standard Webhooks begins with.
+/// Prefix of a public key of Standard Webhooks.
 pub(crate) const PUBLIC_PREFIX: &str = "whpk_";
-/// What a private key of Standard Webhooks begins with. It is the sender's alone.
+/// Prefix of a private key of Standard Webhooks, which only the sender has.
 pub(crate) const PRIVATE_PREFIX: &str = "whsk_";
 /// How long the key of a shared secret may be that we or our operators make, as Standard Webhooks says.
 const SHARED_BYTES: std::ops::RangeInclusive<usize> = 24..=64;

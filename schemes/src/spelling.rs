@@ -1,12 +1,12 @@
-//! Senders' secrets as they are handed around.
+//! Senders' secrets in the spellings in which they are copied.
 //!
 //! A provider's settings, a shell and a secret store each put something around a secret: quotes, blanks, a line end, a
-//! byte order mark; and some providers show `v1,whsec_…`, several joined by `|`. The sender owns the secret, so whatever
-//! spelling it comes in is taken.
+//! byte order mark; and some providers show `v1,whsec_…`, several joined by `|`. The sender owns the secret, so all of these
+//! spellings are accepted.
 
-/// What text editors of some systems put in front of a file.
+/// Byte order mark, which some text editors put before a text.
 const BYTE_ORDER_MARK: char = '\u{feff}';
-/// What Standard Webhooks writes in front of a signature, and some senders in front of a secret.
+/// Version prefixes of Standard Webhooks before a signature, which some senders also put before a secret.
 const VERSIONS: [&str; 2] = ["v1,", "v1a,"];
 
 /// The secrets of Standard Webhooks that one configured text holds: none of them holds a blank, a quote or a `|`.
@@ -17,8 +17,8 @@ pub fn standard(text: &str) -> impl Iterator<Item = &str> {
     secrets.map(bare).filter(|secret| !secret.is_empty())
 }
 
-/// What may be the key in a configured text whose every byte may count: the text without a line end, and, where that is
-/// another, without what surrounds it.
+/// Candidates for the key in a configured text in which every byte may count: the text without a line end, and, if
+/// different, without surrounding blanks and quotes.
 pub fn literal(text: &str) -> impl Iterator<Item = &str> {
     let text = text.trim_start_matches(BYTE_ORDER_MARK).trim_end_matches(['\r', '\n']);
     let bare = bare(text);

@@ -134,14 +134,14 @@ struct Standard {
     tolerance: Duration,
 }
 
-/// What verifies.
+/// A verification key.
 #[derive(Debug)]
 enum Secret {
     Shared(Key),
     Public(VerifyingKey),
 }
 
-/// The signatures of a request that could be somebody's.
+/// The well-formed signatures of a request.
 #[derive(Default)]
 struct Signatures {
     v1: Vec<Vec<u8>>,

@@ -84,7 +84,7 @@ impl Verify for Stripe {
     }
 }
 
-/// What the header must say about the time.
+/// Rule for the time in the header.
 const TIME_RULE: &str = "must have one t=, in unix seconds";
 
 /// The header, taken apart.

@@ -23,6 +23,6 @@ struct Unsigned;
 
 impl Verify for Unsigned {
     fn verify(&self, _: &HeaderMap, _: &[u8], _: Timestamp) -> Result<Verified, VerifyError> {
-        Ok(Verified { signer: Signer::Nobody, id: None, timestamp: None })
+        Ok(Verified { signer: Signer::Unsigned, id: None, timestamp: None })
     }
 }

@@ -1,8 +1,8 @@
-//! Who sent this? The signature of a request, checked over its raw body before anything in it is read.
+//! Verification of requests: the signature over the raw body, before the body is parsed.
 //!
-//! A source is compiled once, when its configuration is read; a request is then verified without allocation of more than
-//! its signatures. Comparisons take the same time wherever the difference is. Only a timestamp that is signed says
-//! anything about freshness, so it is looked at after the signature holds.
+//! A source is compiled once, when its configuration is read; verifying a request allocates only
+//! its signatures. Comparisons are in constant time. Only a signed timestamp proves
+//! freshness, so it is checked after the signature.
 
 use std::{fmt, time::Duration};
 
@@ -15,10 +15,10 @@ use crate::{names, of};
 #[cfg(test)]
 mod tests;
 
-/// The tolerance where the configuration names none: what the reference libraries of Standard Webhooks use.
+/// Default tolerance: that of the reference libraries of Standard Webhooks.
 const TOLERANCE_DEFAULT: Duration = Duration::from_secs(300);
-/// The most signatures of one request that are looked at. A rotation makes two or three; an asymmetric one costs a pass
-/// over the body for each key, which anybody may ask for.
+/// Maximum number of checked signatures of one request. A rotation makes two or three; an asymmetric one costs a pass
+/// over the body for each key, for any unauthenticated request.
 pub(crate) const SIGNATURES_MAX: usize = 8;
 
 /// How the requests of one source are verified.
@@ -39,16 +39,16 @@ pub trait Verify: fmt::Debug + Send + Sync {
         false
     }
 
-    /// What a verified request wants to get back, where it is no event but the provider's check of the address.
+    /// The response to a verified request that is not an event but the provider's check of the URL.
     fn challenge(&self, _body: &[u8]) -> Option<String> {
         None
     }
 }
 
-/// A request that is the sender's, and what of it was signed besides the body.
+/// A verified request, with its signed fields besides the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
-    /// Who stands for it.
+    /// The authenticated signer.
     pub signer: Signer,
     /// The delivery id, where the scheme signs one.
     pub id: Option<String>,
@@ -56,10 +56,10 @@ pub struct Verified {
     pub timestamp: Option<Timestamp>,
 }
 
-/// Who stands for a request. Displayed as it is written beside the event.
+/// Signer of a request. Its display form is stored with the event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signer {
-    /// Whoever has this secret of the source: `standard/0`.
+    /// The holder of this secret of the source: `standard/0`.
     Secret {
         /// The scheme's name.
         scheme: &'static str,
@@ -71,8 +71,8 @@ pub enum Signer {
         /// The part of the key that names it.
         id: String,
     },
-    /// Nobody; the source takes what is not signed: `none`.
-    Nobody,
+    /// None; the source accepts unsigned requests: `none`.
+    Unsigned,
 }
 
 impl fmt::Display for Signer {
@@ -80,7 +80,7 @@ impl fmt::Display for Signer {
         match self {
             Self::Secret { scheme, index } => write!(f, "{scheme}/{index}"),
             Self::Key { id } => write!(f, "api_key/{id}"),
-            Self::Nobody => f.write_str("none"),
+            Self::Unsigned => f.write_str("none"),
         }
     }
 }
@@ -91,32 +91,32 @@ impl Verified {
         Self { signer: Signer::Secret { scheme, index }, id: id.map(str::to_owned), timestamp }
     }
 
-    /// Who stands for it, as it is written beside the event: `standard/0`.
+    /// The signer in the form stored with the event: `standard/0`.
     pub fn by(&self) -> String {
         self.signer.to_string()
     }
 
-    /// Sent by who holds an API key.
+    /// Sent by the holder of an API key.
     pub fn of_key(id: impl Into<String>) -> Self {
         Self { signer: Signer::Key { id: id.into() }, id: None, timestamp: None }
     }
 }
 
-/// Why a request is not taken for the sender's.
+/// Reason why a request is not accepted as the sender's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
     /// A header that the scheme needs is not there.
     #[error("header {header} is missing; the source's requests must be signed")]
     Missing {
-        /// Which.
+        /// Name of the header.
         header: HeaderName,
     },
     /// A signed header does not have the form that the scheme gives it.
     #[error("header {header} {rule}")]
     Malformed {
-        /// Which.
+        /// Name of the header.
         header: HeaderName,
-        /// What it must be.
+        /// The required form.
         rule: &'static str,
     },
     /// The source takes API keys, which are not looked at here.
@@ -172,7 +172,7 @@ impl fmt::Display for Direction {
 pub struct CompileError {
     /// The source.
     pub source_name: String,
-    /// What is wrong and what would be right.
+    /// The fault and the correct form.
     pub problem: String,
 }
 
@@ -226,8 +226,7 @@ impl Verifier {
         self.0.takes_key()
     }
 
-    /// What a verified request wants to hear back, where it is no event but the provider's question whether anybody is
-    /// there.
+    /// The response to a verified request that is not an event but the provider's check of the URL.
     pub fn challenge(&self, body: &[u8]) -> Option<String> {
         self.0.challenge(body)
     }
@@ -247,7 +246,7 @@ pub(crate) fn required<'h>(headers: &'h HeaderMap, header: &HeaderName) -> Resul
 /// Unix seconds as a signed header spells them.
 pub(crate) fn unix_seconds(header: &HeaderName, text: &str) -> Result<Timestamp, VerifyError> {
     let malformed = || VerifyError::Malformed { header: header.clone(), rule: "must be unix seconds" };
-    // One spelling of a time: beside a digit of the body, a zero in front would be cut off as part of either.
+    // One spelling of a time: a leading zero next to a digit of the body could belong to either.
     if text.starts_with('0') || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(malformed());
     }

@@ -149,7 +149,7 @@ fn freshness_is_measured_both_ways() {
     let text = |now| verify(now).unwrap_err().to_string();
     assert_eq!(text(10_301), "the signed timestamp is 301s behind the gateway's clock; at most 300s are allowed");
     assert_eq!(text(9_000), "the signed timestamp is 1000s ahead of the gateway's clock; at most 300s are allowed");
-    // A timestamp that nobody signed says nothing: the signature is what is wrong.
+    // An unsigned timestamp has no effect: the signature is invalid.
     let mut moved = request.clone();
     moved.insert("webhook-timestamp", "1".parse().unwrap());
     assert_eq!(verifier.verify(&moved, b"{}", at(10_000)), Err(VerifyError::Invalid));
@@ -178,7 +178,7 @@ fn each_missing_header_is_named() {
     assert!(matches!(github().verify(&request, b"{}", at(0)), Err(VerifyError::Missing { .. })));
 }
 
-/// A secret in whatever spelling a sender shows it and a shell hands it on.
+/// A secret in all spellings in which senders show it and shells pass it.
 #[test]
 fn secrets_verify_in_every_spelling() {
     let request = signed(STANDARD_SECRET, "m1", 1000, "{}");

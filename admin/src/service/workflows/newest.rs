@@ -73,7 +73,7 @@ async fn older(log: &LogState, workflow: &WorkflowId, event: &StoredEvent) -> Re
 }
 
 /// The search for the last place before another one, by the first place from a probe on. It steps back in doubled steps
-/// until there is a place, then halves what is after it.
+/// until there is a place, then bisects the part after it.
 struct Search {
     /// From here to the other place there is none.
     high: u64,

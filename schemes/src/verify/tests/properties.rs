@@ -1,4 +1,4 @@
-//! What holds for every scheme and any request.
+//! Properties of every scheme and any request.
 
 use jiff::SignedDuration;
 use proptest::prelude::*;
@@ -10,7 +10,7 @@ fn providers() -> impl Strategy<Value = Provider> {
 }
 
 proptest! {
-    /// What a sender signs is taken. With one byte of the body or of any signed header changed it is not: neither that of
+    /// A signed request is accepted. With one changed byte of the body or of any signed header it is not: neither of
     /// a signature, nor of an id, nor of a time.
     #[test]
     fn one_changed_byte_anywhere_fails(
@@ -42,9 +42,9 @@ proptest! {
         prop_assert!(verifier.verify(&request, &body, at(time)).is_err());
     }
 
-    /// During a rotation each of the secrets verifies, and its place is told. Another one does not.
+    /// During a rotation each of the secrets verifies, and the result has its index. Another one does not.
     #[test]
-    fn every_secret_of_a_rotation_verifies_and_is_told(
+    fn every_secret_of_a_rotation_verifies_with_its_index(
         provider in providers(), count in 1u8..5, chosen in 0u8..5, body in "[ -~]{0,40}",
     ) {
         let secrets: Vec<_> = (0..count).map(|number| provider.secret(number)).collect();
@@ -58,7 +58,7 @@ proptest! {
         }
     }
 
-    /// Who signs the time is held to it, both ways; nobody else's time counts.
+    /// A signed time is checked, in both directions; an unsigned time is not.
     #[test]
     fn freshness_is_what_was_signed(provider in providers(), offset in -100_000i64..100_000) {
         let secret = provider.secret(1);

@@ -35,7 +35,7 @@ fn stripes_time_is_held_both_ways() {
     }
 }
 
-/// What a rotation, test mode and proxies add to the header changes nothing.
+/// Additions to the header by a rotation, test mode and proxies change nothing.
 #[test]
 fn stripes_header_may_hold_what_is_for_others() {
     let other = "00".repeat(32);
@@ -184,7 +184,7 @@ fn githubs_older_signature_does_not_count() {
     }
 }
 
-/// A source that takes API keys takes nothing on a signature's strength, whatever is sent.
+/// A source that takes API keys accepts no signature.
 #[test]
 fn a_source_of_api_keys_takes_nothing_here() {
     let keyed = verifier(Configured::ApiKey(weft_proto::v1::ApiKeyScheme {})).unwrap();

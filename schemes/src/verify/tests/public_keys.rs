@@ -48,9 +48,9 @@ fn both_kinds_stand_side_by_side() {
     }
 }
 
-/// What is no public key is refused when the source is read, and said without being shown.
+/// An invalid public key is refused when the source is compiled, and not shown.
 #[test]
-fn what_is_no_public_key_is_refused() {
+fn an_invalid_public_key_is_refused() {
     let compile = |secret: &str| {
         verifier(Configured::Standard(StandardScheme { secrets: vec![secret.into()], tolerance_ms: None }))
             .map(|_| ())
