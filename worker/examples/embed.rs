@@ -1,6 +1,6 @@
-//! A worker inside a program of one's own, which delivers to code instead of to a URL.
+//! A worker embedded in a program, which delivers to code instead of to a URL.
 //!
-//! Start a mesh without a worker, with one key for all, and this beside it:
+//! Start a mesh without a worker, with one key for all, and this program:
 //!
 //! ```text
 //! export WEFT_MASTER_KEY=…                # 32 bytes in base64, the same for all
@@ -28,7 +28,7 @@ use weft_nats::catalog::MasterKey;
 use weft_proto::v1::AttemptClass;
 use weft_worker::{
     Worker,
-    destination::{Delivery, Destination, Failure, FailureKind, Taken},
+    destination::{Delivery, DeliveryResult, Destination, Failure, FailureKind},
 };
 
 /// Prints what it is given. What it refuses is tried again, by the subscription's retry policy.
@@ -37,17 +37,17 @@ struct Print;
 
 #[async_trait]
 impl Destination for Print {
-    async fn deliver(&self, deliveries: &[Delivery]) -> Taken {
+    async fn deliver(&self, deliveries: &[Delivery]) -> DeliveryResult {
         for (taken, delivery) in deliveries.iter().enumerate() {
             let event = &delivery.event.event;
             let Ok(text) = std::str::from_utf8(&event.payload) else {
                 let failure =
                     Failure { kind: FailureKind::Rejected, ..Failure::failed(AttemptClass::Protocol, "not text") };
-                return Taken { count: taken, ..Taken::failed(failure) };
+                return DeliveryResult { count: taken, ..DeliveryResult::failed(failure) };
             };
             println!("{} #{} {}: {text}", event.workflow, event.sequence_number, event.event_type);
         }
-        Taken::all(deliveries.len())
+        DeliveryResult::all(deliveries.len())
     }
 }
 

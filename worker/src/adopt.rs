@@ -1,7 +1,7 @@
-//! An operator's order that a stopped shard goes on in the streams as they are.
+//! Adoption: an operator's command that a stopped shard continues in the streams as they are.
 //!
-//! The order is a command on COMMANDS that names the positions of the commits before and those after. It takes effect by
-//! one commit that also fences off every earlier owner; how that changes the ledger says `ledger::apply`.
+//! The command names the positions of the commits before and after. It takes effect by one commit, which also fences off every
+//! earlier owner; `ledger::apply` has its effect on the ledger.
 
 use jiff::Timestamp;
 use weft_nats::{append::Appender, records, streams};
@@ -17,12 +17,12 @@ use crate::{
     log::{Bounds, Log},
 };
 
-/// Commands of one read.
+/// Bounds of one read.
 const READ: Bounds = Bounds { messages: 500, bytes: 8 << 20 };
 
-/// An order that applies.
+/// An adoption that applies.
 #[derive(Debug)]
-pub(crate) struct Order {
+pub(crate) struct Adoption {
     /// Its COMMANDS sequence.
     seq: StreamSeq,
     command: v1::Command,
@@ -30,16 +30,16 @@ pub(crate) struct Order {
     commands: v1::LogPosition,
 }
 
-/// Looks for orders; remembers how far it has come.
+/// Finds adoptions in COMMANDS.
 #[derive(Debug, Default)]
-pub(crate) struct Orders {
-    /// The COMMANDS that was read, and the next sequence of it.
+pub(crate) struct AdoptionFinder {
+    /// Creation time of the COMMANDS that was read, and its next sequence.
     at: Option<(Timestamp, StreamSeq)>,
 }
 
-impl Orders {
-    /// The newest order that applies to a shard at `positions`, among those that were stored since the last look.
-    pub async fn find(&mut self, log: &Log, positions: &Positions) -> Result<Option<Order>, RecoveryError> {
+impl AdoptionFinder {
+    /// The newest adoption that applies to a shard at `positions`, of those that were stored since the last call.
+    pub async fn find(&mut self, log: &Log, positions: &Positions) -> Result<Option<Adoption>, RecoveryError> {
         let stream = log.layout.commands_stream(log.shard);
         let state = streams::state(&log.connection, &stream).await?;
         let mut next = match self.at {
@@ -52,8 +52,8 @@ impl Orders {
             let read = log.try_range(&stream, &subject, next, state.last, READ).await?;
             for message in &read.messages {
                 let Some(command) = records::decode::<v1::Command>(message) else { continue };
-                if let Some(order) = Order::of(log, positions, message.seq, command).await? {
-                    found = Some(order);
+                if let Some(adoption) = Adoption::of(log, positions, message.seq, command).await? {
+                    found = Some(adoption);
                 }
             }
             next = read.known.next();
@@ -63,7 +63,7 @@ impl Orders {
     }
 }
 
-/// Where to begin: after what has been carried out, where that can be told.
+/// The sequence to start from: after the commands that are carried out, if those are known.
 async fn first(log: &Log, positions: &Positions) -> Result<StreamSeq, RecoveryError> {
     Ok(if identity::commands_are_known(log, positions).await? {
         StreamSeq(positions.commands + 1)
@@ -72,9 +72,8 @@ async fn first(log: &Log, positions: &Positions) -> Result<StreamSeq, RecoveryEr
     })
 }
 
-impl Order {
-    /// The order of a command, if it is one that applies: the shard stands where it says, and the streams hold the
-    /// positions where it is to go on.
+impl Adoption {
+    /// The adoption of a command, if it applies: the shard is at the positions before, and the streams have the positions after.
     async fn of(
         log: &Log,
         positions: &Positions,
@@ -90,7 +89,7 @@ impl Order {
             && identity::holds(log, log.layout.events_stream(log.shard), events).await?
             && identity::holds(log, log.layout.commands_stream(log.shard), commands).await?;
         if !holds {
-            tracing::warn!(shard = %log.shard, command = seq.0, "order to adopt the shard is of another state of it");
+            tracing::warn!(shard = %log.shard, command = seq.0, "ignored an adoption that names other positions than the shard's");
             return Ok(None);
         }
         let (events, commands) = (events.clone(), commands.clone());
@@ -98,13 +97,18 @@ impl Order {
     }
 }
 
-/// Commits an order. When this returns the ledger has to be read again.
-pub(crate) async fn commit(log: &Log, positions: &Positions, worker: &str, order: Order) -> Result<(), DriverError> {
-    let Order { seq, command, events, commands } = order;
+/// Commits an adoption. Afterwards the ledger must be recovered again.
+pub(crate) async fn commit(
+    log: &Log,
+    positions: &Positions,
+    worker: &str,
+    adoption: Adoption,
+) -> Result<(), DriverError> {
+    let Adoption { seq, command, events, commands } = adoption;
     let v1::Command { request_id, operator, reason, .. } = command;
     tracing::warn!(
         shard = %log.shard, operator, reason, events = events.sequence, commands = commands.sequence,
-        "shard is adopted: what its outcomes say of later events is void"
+        "shard adopted: outcomes of later events are void"
     );
     let commit = v1::Commit {
         epoch: positions.epoch + 1,

@@ -1,4 +1,4 @@
-//! A worker inside a program of one's own.
+//! A worker embedded in another program.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -14,10 +14,10 @@ use weft_nats::{
 
 use crate::{Worker, WorkerOptions, destination::Destination, service::RunError};
 
-/// The largest body that gateways take by default.
+/// Default maximum body size of gateways.
 const BODY_BYTES_MAX: u64 = 1024 * 1024;
 
-/// What a worker needs to run by itself: see [`Worker::builder`].
+/// Configuration of an embedded worker: see [`Worker::builder`].
 #[derive(Debug)]
 pub struct WorkerBuilder {
     nats: NatsOptions,
@@ -29,22 +29,22 @@ pub struct WorkerBuilder {
     ready: watch::Sender<Option<String>>,
 }
 
-/// Why an embedded worker does not begin, or ends.
+/// Why an embedded worker did not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedError {
-    /// Nothing opens the catalog.
+    /// There is no key to open the catalog.
     #[error("no master key was given: the catalog is sealed with the mesh's")]
     NoKey,
-    /// How the server is to be reached makes no sense. One that is not there is waited for.
+    /// The connection options are invalid. An unavailable server is waited for.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// What ended it.
+    /// Why it ended.
     #[error(transparent)]
     Run(#[from] RunError),
 }
 
 impl Worker {
-    /// A worker inside a program of one's own, with destinations that are code of that program.
+    /// A worker embedded in a program, with destinations that are code of that program.
     ///
     /// A subscription goes to such code by a destination of type `custom` with its name:
     ///
@@ -57,7 +57,7 @@ impl Worker {
     /// Every worker of the mesh has to know the name: one that does not cannot deliver what it owns.
     ///
     /// ```no_run
-    /// use weft_worker::{Worker, destination::{Delivery, Destination, Taken}};
+    /// use weft_worker::{Worker, destination::{Delivery, Destination, DeliveryResult}};
     /// # use weft_nats::catalog::MasterKey;
     ///
     /// #[derive(Debug)]
@@ -65,11 +65,11 @@ impl Worker {
     ///
     /// #[async_trait::async_trait]
     /// impl Destination for Print {
-    ///     async fn deliver(&self, deliveries: &[Delivery]) -> Taken {
+    ///     async fn deliver(&self, deliveries: &[Delivery]) -> DeliveryResult {
     ///         for delivery in deliveries {
     ///             println!("{}", delivery.event.event.id);
     ///         }
-    ///         Taken::all(deliveries.len())
+    ///         DeliveryResult::all(deliveries.len())
     ///     }
     /// }
     ///
@@ -92,62 +92,62 @@ impl Worker {
 }
 
 impl WorkerBuilder {
-    /// Where nats is: `nats://host:port`, several separated by commas.
+    /// The URL of nats-server: `nats://host:port`, several separated by commas.
     #[must_use]
     pub fn nats(mut self, url: impl Into<String>) -> Self {
         self.nats.url = Some(url.into());
         self
     }
 
-    /// Where nats is and as whom to connect.
+    /// The connection options of NATS.
     #[must_use]
     pub fn nats_options(mut self, options: NatsOptions) -> Self {
         self.nats = options;
         self
     }
 
-    /// The key that the mesh's catalog is sealed with: `WEFT_MASTER_KEY`, or `master.key` of the data folder.
+    /// The key of the mesh's catalog: `WEFT_MASTER_KEY`, or `master.key` of the data folder.
     #[must_use]
     pub fn master_key(mut self, key: MasterKey) -> Self {
         self.key = Some(key);
         self
     }
 
-    /// How the log is cut, as the mesh's other roles are told. Default: one shard, bodies of 1 MiB.
+    /// The layout of the log, as in the configuration of the mesh's other roles. Default: one shard, bodies of 1 MiB.
     #[must_use]
     pub fn log(mut self, spec: LogSpec) -> Self {
         self.log = spec;
         self
     }
 
-    /// Holds the worker's id and its redb files: nothing that cannot be built again. Default: `./weft-data/worker`.
+    /// The folder of the worker's id and its redb files, all of which can be rebuilt. Default: `./weft-data/worker`.
     #[must_use]
     pub fn folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.folder = folder.into();
         self
     }
 
-    /// Concurrency, leases, and which private networks may be called.
+    /// The options of `[worker]`.
     #[must_use]
     pub fn options(mut self, options: WorkerOptions) -> Self {
         self.options = options;
         self
     }
 
-    /// Delivers by this code what goes to `name`.
+    /// Adds the code of the custom destination `name`.
     #[must_use]
     pub fn destination(mut self, name: impl Into<String>, destination: impl Destination + 'static) -> Self {
         self.worker = self.worker.destination(name, Arc::new(destination));
         self
     }
 
-    /// Tells what the worker waits for; `None` while it is ready.
+    /// The readiness of the worker: the text of what it waits for; `None` while it is ready.
     pub fn missing(&self) -> watch::Receiver<Option<String>> {
         self.ready.subscribe()
     }
 
-    /// Owns shards and delivers until `drain`: then what is in flight ends and is committed. A server that is not there
-    /// is waited for.
+    /// Owns shards and delivers until `drain`: then attempts in flight end and are committed. An unavailable server is waited
+    /// for.
     ///
     /// # Errors
     ///

@@ -1,8 +1,8 @@
-//! Whether the streams of a shard are those of its commits.
+//! Identity of a shard's streams: whether they are those of its commits.
 //!
-//! The ledger says what is settled, by sequence. In another stream, or one that was restored from a copy, the same
-//! sequences belong to other events, and going on would skip them for ever. So nothing is attempted or committed before
-//! the positions of the newest commit have been compared with EVENTS and COMMANDS.
+//! The ledger has settled events by sequence. In another stream, or one that was restored from a copy, the same sequences are
+//! other events, which would be skipped for ever. So nothing is attempted or committed before the positions of the newest
+//! commit have been compared with EVENTS and COMMANDS.
 
 use std::fmt;
 
@@ -19,14 +19,14 @@ use crate::{
     log::Log,
 };
 
-/// The positions of a shard in its streams, compared with them.
+/// Positions of a shard that were compared with its streams.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Known {
     pub events: Position,
     pub commands: Position,
 }
 
-/// The streams of a shard, held against the positions of its commits.
+/// Result of comparing the streams of a shard with the positions of its commits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Comparison {
     /// They are those of the commits.
@@ -35,7 +35,7 @@ pub(crate) enum Comparison {
     Differs(Difference),
 }
 
-/// In what a stream differs from the one that the commits are of.
+/// The difference between a stream and that of the commits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Difference {
     stream: String,
@@ -48,13 +48,13 @@ pub(crate) struct Difference {
 }
 
 impl Difference {
-    /// Whether it is certain. The leader of a replicated stream may lag, and then reports an end that is too early.
+    /// Whether it is certain. The leader of a replicated stream may lag, and then reports an earlier end.
     pub fn is_certain(&self, watch: &mut BehindWatch) -> bool {
         !matches!(self.mismatch, Mismatch::Behind { .. }) || watch.believes(&self.view, Instant::now())
     }
 }
 
-/// What is different, with both positions.
+/// The difference, with both positions.
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { stream, ledger, view, found, mismatch } = self;
@@ -78,11 +78,11 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Compares the positions of the newest commit with the streams as they are.
+/// Compares the positions of the newest commit with the streams.
 ///
 /// # Errors
 ///
-/// [`RecoveryError::Unavailable`]: the log does not answer. Try again.
+/// [`RecoveryError::Unavailable`]: the log is unavailable. Transient.
 pub(crate) async fn compare(log: &Log, positions: &Positions) -> Result<Comparison, RecoveryError> {
     let stream = log.layout.events_stream(log.shard);
     let events = match compare_stream(log, stream, positions.events.as_ref(), positions.cursor).await? {
@@ -97,7 +97,7 @@ pub(crate) async fn compare(log: &Log, positions: &Positions) -> Result<Comparis
     })
 }
 
-/// Compares one position. Where commits of an earlier version left it unknown, it becomes that of the stream as it is.
+/// Compares one position. Where an earlier version wrote the commits, it is unknown and becomes that of the stream.
 async fn compare_stream(
     log: &Log,
     stream: String,
@@ -140,7 +140,7 @@ pub(crate) async fn holds(log: &Log, stream: String, position: &v1::LogPosition)
     Ok(compare_stream(log, stream, Some(position), StreamSeq(position.sequence)).await?.is_ok())
 }
 
-/// The message that the replica which answers has at a sequence.
+/// The message at a sequence, on the replica that answers.
 async fn at(log: &Log, stream: &str, seq: StreamSeq) -> Result<Option<Mark>, RecoveryError> {
     if seq == StreamSeq(0) {
         return Ok(None);

@@ -1,10 +1,9 @@
 //! Through: the way of an event from the log to its receivers.
 //!
 //! ordered reader → match ([`matching`]) → lanes ([`lane`], pure) → destination ([`destination`]) → commit on OUTCOMES →
-//! ledger ([`ledger`]). The driver ([`driver`]) is the only place that waits. Between this crate and the gateways only
-//! the log passes.
+//! ledger ([`ledger`]). Only the driver ([`driver`]) waits. This crate and the gateways share nothing but the log.
 //!
-//! A program may embed it, with code of its own to deliver to: [`Worker::builder`].
+//! A program may embed a worker, with destinations that are its own code: [`Worker::builder`].
 
 mod adopt;
 pub mod builder;
@@ -19,6 +18,7 @@ pub mod metrics;
 pub mod options;
 mod owner;
 pub mod ownership;
+mod readiness;
 pub mod service;
 mod shares;
 

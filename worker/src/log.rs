@@ -1,8 +1,7 @@
-//! One shard's streams, read until the answer is certain.
+//! Reads of one shard's streams, repeated until the result is certain.
 //!
-//! A direct get may be answered by a replica that lags behind, and by nobody while the server is away. What a lane or a
-//! take-over is told to be absent counts as settled, so absence needs proof: here a message is either found, or the
-//! stream's own state says that it is no longer kept.
+//! A direct get may be answered by a replica that lags, or not at all while the server is unavailable. An event that is absent
+//! counts as settled, so absence needs proof: a message is either found, or the stream's state says that it is no longer kept.
 
 use std::time::Duration;
 
@@ -16,45 +15,45 @@ use weft_nats::{
 };
 use weft_proto::ids::{EventId, ShardId, StreamSeq, WorkflowId};
 
-/// The pause before a read that failed is tried again.
+/// Pause before a failed read is repeated.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// The streams of one shard. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Log {
-    /// The server.
+    /// The connection to NATS.
     pub connection: Connection,
-    /// How the log is cut.
+    /// The layout of the log.
     pub layout: Layout,
-    /// Which shard.
+    /// The shard.
     pub shard: ShardId,
 }
 
-/// How much one read may bring.
+/// Bounds of one read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// Messages, at the most.
+    /// Maximum number of messages.
     pub messages: usize,
-    /// Bytes, about.
+    /// Approximate maximum number of bytes.
     pub bytes: usize,
 }
 
-/// A part of a stream.
+/// The result of a read.
 #[derive(Debug)]
 pub(crate) struct Read {
-    /// In order.
+    /// The messages, in order.
     pub messages: Vec<Stored>,
-    /// Between the sequence asked for and this one, nothing but `messages` is kept.
+    /// `messages` is complete up to this sequence.
     pub known: StreamSeq,
 }
 
 impl Log {
-    /// Reads `subject` (wildcards allowed) in `from..=through`. A message of that subject must once have stood at
-    /// `through`: that is what proves an answer whole.
+    /// Reads `subject` (wildcards allowed) in `from..=through`. There must be, or have been, a message of that subject at
+    /// `through`, which proves that a result is complete.
     ///
     /// # Errors
     ///
-    /// [`DirectError`], also from a replica that lags behind; it passes.
+    /// [`DirectError`], also from a replica that lags. Transient.
     pub async fn try_range(
         &self,
         stream: &str,
@@ -65,7 +64,7 @@ impl Log {
     ) -> Result<Read, DirectError> {
         let mut messages =
             direct::range(&self.connection, stream, from, subject, bounds.messages, bounds.bytes).await?;
-        // Who has what comes later lacks nothing before it.
+        // Reads are contiguous: a replica that has a later message has all earlier ones.
         let mut whole = !messages.is_empty();
         messages.retain(|message| message.seq <= through);
         let known = match messages.last() {
@@ -78,7 +77,7 @@ impl Log {
         if whole { Ok(Read { messages, known }) } else { Err(lagging(stream, through)) }
     }
 
-    /// As [`try_range`](Self::try_range), however long it takes.
+    /// As [`try_range`](Self::try_range), repeated until it succeeds.
     pub async fn range(
         &self,
         stream: &str,
@@ -90,7 +89,7 @@ impl Log {
         until_answered(|| self.try_range(stream, subject, from, through, bounds)).await
     }
 
-    /// The message that was stored at `seq`, however long it takes; `None` when it is no longer kept.
+    /// The message at `seq`, repeated until it succeeds; `None`: it is no longer kept.
     pub async fn get(&self, stream: &str, seq: StreamSeq) -> Option<Stored> {
         until_answered(|| async move {
             match direct::get(&self.connection, stream, seq).await? {
@@ -101,7 +100,7 @@ impl Log {
         .await
     }
 
-    /// The copy of a dead letter, as the replica that is asked knows it, however long it takes.
+    /// The copy of a dead letter on the replica that answers, repeated until it succeeds.
     pub async fn copy(&self, name: &CopyName<'_>) -> Option<Stored> {
         until_answered(|| dead_letter::find(&self.connection, name)).await
     }
@@ -111,7 +110,7 @@ impl Log {
         until_answered(|| dead_letter::find_any(&self.connection, workflow, event, seq)).await
     }
 
-    /// The first sequence that a stream still holds, however long it takes.
+    /// The first sequence that a stream holds, repeated until it succeeds.
     pub async fn first(&self, stream: &str) -> StreamSeq {
         until_answered(|| self.state(stream)).await.first
     }
@@ -123,10 +122,10 @@ impl Log {
 }
 
 fn lagging(stream: &str, through: StreamSeq) -> DirectError {
-    DirectError::Unavailable(format!("a replica of {stream} has not come to {through} yet"))
+    DirectError::Unavailable(format!("a replica of {stream} lags: it has not reached {through}"))
 }
 
-/// Repeats a read until the log answers. Ends with the future that waits for it, so with its shard.
+/// Repeats a read until it succeeds. Ends with the caller's future, so with its shard.
 async fn until_answered<T, F, Fut>(read: F) -> T
 where
     F: Fn() -> Fut,
@@ -136,7 +135,7 @@ where
         match read().await {
             Ok(answer) => return answer,
             Err(error) => {
-                tracing::debug!(%error, "read is tried again");
+                tracing::debug!(%error, "read failed; retrying");
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
         }

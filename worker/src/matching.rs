@@ -1,4 +1,4 @@
-//! The subscriptions of the catalog as a worker uses them, and which of them take an event.
+//! The subscriptions of the catalog with their matchers.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -12,31 +12,31 @@ mod index;
 
 use index::MatchIndex;
 
-/// A subscription of the catalog as a worker uses it for one shard.
+/// A subscription of the catalog, compiled for one shard.
 #[derive(Debug, Clone)]
-pub struct Compiled {
-    /// Which events it takes.
+pub struct CompiledSubscription {
+    /// Matches the events that it takes.
     pub matcher: Matcher,
-    /// What it says.
+    /// Its catalog entry.
     pub subscription: Revised<Arc<v1::Subscription>>,
 }
 
-/// The subscriptions of one shard, by uid and by what they take.
+/// The subscriptions of one shard, with an index of their types and sources.
 #[derive(Debug, Default)]
 pub struct Subscriptions {
-    compiled: HashMap<SubscriptionUid, Compiled>,
-    /// Holds exactly what `compiled` holds.
+    compiled: HashMap<SubscriptionUid, CompiledSubscription>,
+    /// An index of `compiled`.
     index: MatchIndex,
 }
 
 impl Subscriptions {
     /// The subscription of a uid.
-    pub fn get(&self, uid: &SubscriptionUid) -> Option<&Compiled> {
+    pub fn get(&self, uid: &SubscriptionUid) -> Option<&CompiledSubscription> {
         self.compiled.get(uid)
     }
 
     /// Adds a subscription, or replaces an earlier revision of it.
-    pub fn insert(&mut self, compiled: Compiled) {
+    pub fn insert(&mut self, compiled: CompiledSubscription) {
         let uid = compiled.matcher.uid;
         self.remove(&uid);
         self.index.insert(uid, compiled.matcher.types(), compiled.matcher.sources());
@@ -55,7 +55,7 @@ impl Subscriptions {
         self.compiled.keys().copied()
     }
 
-    /// The subscriptions that take an event, by uid.
+    /// The subscriptions that match an event, by uid.
     pub fn matching(&self, event: &StoredEvent) -> impl Iterator<Item = SubscriptionUid> {
         let candidates = self.index.candidates(&event.event.source, &event.event.event_type);
         let takes = move |uid: &SubscriptionUid| self.get(uid).is_some_and(|compiled| compiled.matcher.takes(event));

@@ -6,37 +6,37 @@ use crate::lane::AttemptEnd;
 pub const ATTEMPTS: &str = "weft_worker_attempts_total";
 /// How long attempts took, seconds.
 pub const ATTEMPT_SECONDS: &str = "weft_worker_attempt_seconds";
-/// Requests that were repeated at once and not counted as attempts, by `cause`: `unprocessed` or `connection_closed`.
+/// Requests that were repeated within an attempt, by `cause`: `unprocessed` or `connection_closed`.
 pub const REPEATED_REQUESTS: &str = "weft_worker_repeated_requests_total";
 /// Outcomes committed.
 pub const OUTCOMES: &str = "weft_worker_outcomes_total";
-/// Circuits that have turned, by the `state` that they have turned to: `open` (away or held) or `closed`.
+/// Transitions of circuit breakers, by the new `state`: `open` (away or held) or `closed`.
 pub const CIRCUITS: &str = "weft_worker_circuits_total";
-/// 1 while the receiver of a `subscription` is away, by `shard`.
+/// 1 while the receiver of a `subscription` is unavailable, by `shard`.
 pub const RECEIVER_AWAY: &str = "weft_worker_receiver_away";
-/// 1 while our own configuration keeps a `subscription` from being delivered to, by `shard`.
+/// 1 while Weft's own configuration prevents deliveries of a `subscription`, by `shard`.
 pub const RECEIVER_HELD: &str = "weft_worker_receiver_held";
-/// Messages in EVENTS that are not ours.
+/// Foreign messages in EVENTS.
 pub const FOREIGN_MESSAGES: &str = "weft_worker_foreign_messages_total";
 /// Ranges of events that EVENTS had dropped before they were settled.
 pub const LOST_RANGES: &str = "weft_worker_lost_ranges_total";
 
-/// Copies of dead letters that wait to be made, by `shard`, as far as they are in memory.
+/// Waiting copies of dead letters in memory, by `shard`.
 pub const COPIES_WAITING: &str = "weft_worker_copies_waiting";
 /// Copies of dead letters that DLQ refuses, by `shard`.
 pub const COPIES_REFUSED: &str = "weft_worker_copies_refused";
 /// Settled messages that were dropped from EVENTS because it was nearly full.
 pub const DROPPED_MESSAGES: &str = "weft_worker_dropped_messages_total";
-/// Lanes whose oldest unsettled event has come to half of its life in the log, by `shard`.
+/// Lanes whose oldest unsettled event has been in the log for half of the retention, by `shard`.
 pub const LATE_LANES: &str = "weft_worker_late_lanes";
-/// Subscriptions that are missing from the catalog though nobody has removed them, by `shard`: their backlog waits.
+/// Orphaned subscriptions, which are missing from the catalog without a removal, by `shard`: their backlog waits.
 pub const ORPHANED_SUBSCRIPTIONS: &str = "weft_worker_orphaned_subscriptions";
 /// 1 while another process uses this worker's id, so that this one owns no shard.
 pub const ID_CONFLICT: &str = "weft_worker_id_conflict";
-/// 1 while the streams of a shard are not those of its outcomes, so that it stands still, by `shard`.
+/// 1 while a shard is stopped because its streams are not those of its outcomes, by `shard`.
 pub const STOPPED: &str = "weft_worker_stopped_shards";
 
-/// Counts an attempt.
+/// Counts an attempt that has ended.
 pub fn attempt_ended(end: &AttemptEnd) {
     metrics::counter!(ATTEMPTS, "class" => end.class.as_str_name()).increment(1);
     let seconds = end.ended_at.duration_since(end.started_at).as_secs_f64();

@@ -3,15 +3,15 @@
 use serde::Deserialize;
 use weft_nats::options::Span;
 
-/// `[worker]`: delivering.
+/// Options of `[worker]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorkerOptions {
-    /// Attempts in flight in this process, at the most: divided among the shards that it owns at present.
+    /// Maximum number of attempts in flight in this process, divided among the shards that it owns.
     pub concurrency: usize,
-    /// How long a shard's lease lives without renewal; another worker takes the shard after that.
+    /// Time to live of a shard's lease, after which another worker takes the shard.
     pub lease: Span,
-    /// Private networks that destinations may lie in. `weft up` adds 127.0.0.0/8 and ::1.
+    /// Private networks that may be called. `weft up` adds 127.0.0.0/8 and ::1.
     pub allow_networks: Vec<ipnet::IpNet>,
 }
 

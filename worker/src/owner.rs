@@ -1,4 +1,4 @@
-//! One shard of a worker: claimed when the worker should own it, taken over, driven, given back, again and again.
+//! The owner of one shard of a worker: claims it when it is assigned, takes it over, drives it, and releases it.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use weft_nats::{position::BehindWatch, reader::ReadError};
 use weft_proto::ids::ShardId;
 
 use crate::{
-    adopt::{self, Orders},
+    adopt::{self, AdoptionFinder},
     driver::{Context, Driver, DriverError},
     identity::{self, Comparison, Difference, Known},
     ledger::{self, Recovered, RecoveryError, tables::Positions},
@@ -18,19 +18,18 @@ use crate::{
         assignment::ShardAction,
         membership::{Assignment, DeclinedShards},
     },
-    service::States,
+    readiness::Readiness,
     shares::{Share, Shares},
 };
 
-/// The pause before what failed is tried again.
+/// Pause after a transient failure.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// The pause before a shard is tried again whose fault does not end by itself: its log has lost something, or its file
-/// cannot be used. An operator must act, and reads of it in the log.
+/// Pause after a permanent fault, such as a log that has lost messages or a file that cannot be used. An operator must act.
 const FAULT_PAUSE: Duration = Duration::from_secs(5);
-/// Between two looks whether a stopped shard may go on: two or three requests each.
+/// Time between two checks whether a stopped shard may continue: two or three requests each.
 const STOPPED_LOOK: Duration = Duration::from_secs(1);
 
-/// Owns one shard whenever its worker should.
+/// Owns one shard while it is assigned to its worker.
 pub(crate) struct Owner {
     pub context: Context,
     pub leases: Leases,
@@ -40,13 +39,13 @@ pub(crate) struct Owner {
     pub shard: ShardId,
     /// The ledger's file.
     pub file: PathBuf,
-    pub states: Arc<States>,
+    pub readiness: Arc<Readiness>,
 }
 
 impl Owner {
     pub async fn run(mut self, drain: CancellationToken) {
-        while let Some(expected) = self.called(&drain).await {
-            // Not cancelled: a driver that drains ends by itself, with what is in flight committed.
+        while let Some(expected) = self.assigned(&drain).await {
+            // Not cancelled: a draining driver commits the attempts in flight before it ends.
             let pause = self.own(expected, &drain).await;
             tokio::select! {
                 () = drain.cancelled() => return,
@@ -55,9 +54,9 @@ impl Owner {
         }
     }
 
-    /// Waits for the word to own the shard, and the revision of the lease to claim it behind; each word is good for one
-    /// try. `None`: the worker drains.
-    async fn called(&mut self, drain: &CancellationToken) -> Option<u64> {
+    /// Waits until the shard is assigned, and returns the expected revision of its lease; each assignment is good for one claim.
+    /// `None`: the worker drains.
+    async fn assigned(&mut self, drain: &CancellationToken) -> Option<u64> {
         loop {
             tokio::select! {
                 () = drain.cancelled() => return None,
@@ -65,26 +64,26 @@ impl Owner {
             }
             match self.assignment.borrow_and_update().clone() {
                 Ok(ShardAction::Own { expected }) => return Some(expected),
-                // A standby is ready: it delivers nothing because somebody else does.
-                Ok(ShardAction::StandBy | ShardAction::HandOver) => self.states.set(self.shard, None),
-                Err(problem) => self.states.set(self.shard, Some(problem)),
+                // A standby is ready: another worker delivers the shard.
+                Ok(ShardAction::StandBy | ShardAction::HandOver) => self.readiness.set(self.shard, None),
+                Err(problem) => self.readiness.set(self.shard, Some(problem)),
             }
         }
     }
 
-    /// Claims the lease, takes the shard over, drives it until it ends. How long to wait before the next try.
+    /// Claims the lease, takes the shard over, and drives it until it ends. Returns the pause before the next try.
     async fn own(&self, expected: u64, drain: &CancellationToken) -> Duration {
         let shard = self.shard;
         let lease = match self.leases.claim(shard, expected).await {
             Ok(Some(lease)) => lease,
-            // Something has been written since: the next look says what.
+            // The lease was written since: the next view has it.
             Ok(None) => return Duration::ZERO,
             Err(problem) => {
-                self.states.set(shard, Some(format!("lease: {problem}")));
+                self.readiness.set(shard, Some(format!("lease: {problem}")));
                 return RETRY_PAUSE;
             }
         };
-        // From now on: the others' attempts that are above their shares end while this one reads its outcomes.
+        // Taken now, so that attempts of other shards above their shares end while this one reads its outcomes.
         let share = self.shares.take();
         let release = CancellationToken::new();
         let (lease, keeping) = lease.keep(release.clone());
@@ -93,23 +92,23 @@ impl Owner {
         let ended = self.drive(lease, share, drain).await;
         release.cancel();
         let _ = keeper.await;
-        // The next owner finds out by its own writes.
+        // The next owner reports the state of its writes.
         let Context { connection, layout, .. } = &self.context;
         connection.note_write(&layout.outcomes_stream(shard), None);
         let Err(error) = ended else { return Duration::ZERO };
         let problem = problem_of(&error);
         let is_transient = is_transient(&error);
         if is_transient {
-            tracing::warn!(%shard, problem, "shard is given up");
+            tracing::warn!(%shard, problem, "shard released after an error");
         } else {
-            tracing::error!(%shard, problem, "shard stops");
+            tracing::error!(%shard, problem, "shard stopped by a permanent fault");
             self.declined.add(shard);
         }
-        self.states.set(shard, Some(problem));
+        self.readiness.set(shard, Some(problem));
         if is_transient { RETRY_PAUSE } else { FAULT_PAUSE }
     }
 
-    /// Takes the shard over and drives it until `drain`, or until another worker should have it.
+    /// Takes the shard over and drives it until `drain`, or until it is assigned to another worker.
     async fn drive(&self, lease: LeaseGuard, share: Share, drain: &CancellationToken) -> Result<(), DriverError> {
         let shard = self.shard;
         let recovered = tokio::select! {
@@ -117,21 +116,21 @@ impl Owner {
             () = self.context.cut.cancelled() => return Ok(()),
         };
         let Some((recovered, known)) = recovered else { return Ok(()) };
-        self.states.set(shard, None);
+        self.readiness.set(shard, None);
         let drain = drain.child_token();
         let driving = Driver::new(self.context.clone(), shard, lease, share, recovered, known)?.run(drain.clone());
         tokio::pin!(driving);
         tokio::select! {
             ended = &mut driving => return ended,
-            () = self.dismissed() => {}
+            () = self.unassigned() => {}
         }
-        tracing::info!(%shard, "shard is handed over");
+        tracing::info!(%shard, "shard is being handed over");
         drain.cancel();
         driving.await
     }
 
-    /// Reads the shard's state, and waits until its streams are those of that state. `None`: the worker drains, or another
-    /// one should have the shard.
+    /// Recovers the shard's state, and waits until its streams are those of that state. `None`: the worker drains, or the shard
+    /// is assigned to another one.
     async fn recover(
         &self,
         lease: &LeaseGuard,
@@ -140,13 +139,13 @@ impl Owner {
         let Context { connection, layout, .. } = &self.context;
         let log = Log { connection: connection.clone(), layout: *layout, shard: self.shard };
         loop {
-            self.states.set(self.shard, Some("reading its outcomes".into()));
+            self.readiness.set(self.shard, Some("reading its outcomes".into()));
             let mut recovered = ledger::recover(connection, *layout, self.shard, &self.file).await?;
             let difference = match identity::compare(&log, &recovered.positions).await? {
                 Comparison::Same(known) => return Ok(Some((recovered, known))),
                 Comparison::Differs(difference) => difference,
             };
-            // The file is read again when the shard goes on.
+            // The file is read again when the shard continues.
             recovered.ledger.close().await;
             let positions = recovered.positions.clone();
             drop(recovered);
@@ -154,7 +153,7 @@ impl Owner {
             let goes_on = tokio::select! {
                 goes_on = stopped.wait(difference) => goes_on,
                 () = drain.cancelled() => Ok(false),
-                () = self.dismissed() => Ok(false),
+                () = self.unassigned() => Ok(false),
                 () = lease.lost().cancelled_owned() => Err(DriverError::LeaseLost),
             };
             metrics::gauge!(crate::metrics::STOPPED, "shard" => self.shard.to_string()).set(0.0);
@@ -164,8 +163,8 @@ impl Owner {
         }
     }
 
-    /// Waits until another worker should have the shard.
-    async fn dismissed(&self) {
+    /// Waits until the shard is assigned to another worker.
+    async fn unassigned(&self) {
         let mut assignment = self.assignment.clone();
         if assignment.wait_for(|assignment| *assignment == Ok(ShardAction::HandOver)).await.is_err() {
             // The worker drains.
@@ -174,8 +173,7 @@ impl Owner {
     }
 }
 
-/// A shard whose streams are not those of its commits. Nothing is attempted and nothing is committed, but that an operator
-/// has it adopted.
+/// A shard whose streams are not those of its commits. Nothing is attempted or committed, except an adoption.
 struct Stopped<'a> {
     owner: &'a Owner,
     log: &'a Log,
@@ -184,44 +182,45 @@ struct Stopped<'a> {
 }
 
 impl Stopped<'_> {
-    /// Waits until the streams are those of the commits again, or an operator has had the shard adopted: then its state is
-    /// to be read again.
+    /// Waits until the streams are those of the commits again, or the shard is adopted: then its state is recovered again.
     async fn wait(&self, mut difference: Difference) -> Result<bool, DriverError> {
         let mut watch = BehindWatch::default();
-        let mut orders = Orders::default();
-        let mut is_said = false;
+        let mut adoptions = AdoptionFinder::default();
+        let mut is_reported = false;
         loop {
             let is_certain = difference.is_certain(&mut watch);
-            if is_certain && !is_said {
-                is_said = true;
-                tracing::error!(shard = %self.owner.shard, %difference, "shard stops: {}", self.advice());
+            if is_certain && !is_reported {
+                is_reported = true;
+                tracing::error!(shard = %self.owner.shard, %difference, "shard stopped: {}", self.advice());
             }
-            self.say(&difference, is_certain);
+            self.report(&difference, is_certain);
             tokio::time::sleep(STOPPED_LOOK).await;
             match identity::compare(self.log, &self.positions).await {
                 Ok(Comparison::Same(_)) => return Ok(true),
                 Ok(Comparison::Differs(now)) => difference = now,
                 Err(error) => {
-                    tracing::debug!(shard = %self.owner.shard, %error, "streams cannot be compared now");
+                    tracing::debug!(shard = %self.owner.shard, %error, "comparing the streams failed; retrying");
                     continue;
                 }
             }
-            match orders.find(self.log, &self.positions).await {
+            match adoptions.find(self.log, &self.positions).await {
                 Ok(None) => {}
-                Ok(Some(order)) => {
-                    adopt::commit(self.log, &self.positions, self.worker, order).await?;
+                Ok(Some(adoption)) => {
+                    adopt::commit(self.log, &self.positions, self.worker, adoption).await?;
                     return Ok(true);
                 }
-                Err(error) => tracing::debug!(shard = %self.owner.shard, %error, "commands cannot be read now"),
+                Err(error) => {
+                    tracing::debug!(shard = %self.owner.shard, %error, "reading the commands failed; retrying")
+                }
             }
         }
     }
 
-    fn say(&self, difference: &Difference, is_certain: bool) {
+    fn report(&self, difference: &Difference, is_certain: bool) {
         let shard = self.owner.shard;
         let gauge = metrics::gauge!(crate::metrics::STOPPED, "shard" => shard.to_string());
         gauge.set(f64::from(u8::from(is_certain)));
-        self.owner.states.set(
+        self.owner.readiness.set(
             shard,
             Some(if is_certain {
                 format!("stopped: {difference}; {}", self.advice())
@@ -240,8 +239,8 @@ impl Stopped<'_> {
     }
 }
 
-/// Whether the next try may go better without an operator. A stream that is not that of the reader's position is compared
-/// with the ledger's position at the next try, which then waits.
+/// Whether the next try may succeed without an operator. A stream that is not that of the reader's position is compared with
+/// the ledger's position at the next try, which then waits.
 fn is_transient(error: &DriverError) -> bool {
     match error {
         DriverError::Fenced | DriverError::LeaseLost | DriverError::Recovery(RecoveryError::Unavailable(_)) => true,

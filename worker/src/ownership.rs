@@ -1,20 +1,20 @@
-//! Who owns a shard: whoever holds its lease in the bucket `weft_leases`, renewed while its holder lives.
+//! Ownership of shards: the owner of a shard holds its lease in the bucket `weft_leases`, and renews it while it runs.
 //!
-//! The lease keeps two workers from working side by side; what keeps a paused one from doing harm is the fence: the new
-//! owner's epoch record makes the old one's appends fail.
+//! The lease keeps two workers from delivering the same shard at a time. A worker that was suspended does no harm because of
+//! the fence: the new owner's epoch record makes the earlier owner's appends fail.
 //!
-//! Each worker says in a key of its own that it lives ([`Presence`]), looks at all keys a few times in a lease's life
-//! ([`member`]), and decides by what it sees ([`action`], [`assign`]: pure) which shards it takes and which it hands over.
-//! There is no leader: all who see the same workers decide alike, and where they see different ones the lease decides,
-//! which is written behind an expected revision.
+//! Each worker announces itself in a key ([`Presence`]), reads all keys a few times per lease
+//! ([`membership`]), and decides by them ([`assignment`], [`rendezvous`]: pure) which shards it takes and which it hands over.
+//! There is no leader: workers with the same view decide alike, and where views differ the lease decides, which is written
+//! with an expected revision.
 //!
 //! | key | value | lives |
 //! |---|---|---|
-//! | `<shard>` | the holder's id and incarnation ([`Holder`]) | two renewals may fail; a holder that ends deletes it |
+//! | `<shard>` | the holder's id and incarnation ([`Holder`]) | the lease's time to live; a holder that stops deletes it |
 //! | `worker.<id>` | [`Presence`] as JSON | as long as a lease |
 //!
-//! A worker's id persists in its data folder, so a copy of the folder makes two processes of one id. The incarnation tells
-//! them apart, and only the process that holds the id's presence key acts ([`identity`]: pure).
+//! A worker's id is stored in its data folder, so a copy of the folder makes two processes with one id. The incarnation
+//! distinguishes them, and only the process that holds the id's presence key owns shards ([`identity`]: pure).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,7 +36,7 @@ pub mod rendezvous;
 pub use bucket::Bucket;
 pub use lease::{Lease, LeaseGuard, Leases};
 
-/// Names a worker, through restarts: it stands in its data folder. One subject token.
+/// A worker's id, stored in its data folder. One subject token.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkerId(pub String);
 
@@ -51,12 +51,12 @@ impl fmt::Display for WorkerId {
 pub struct Holder {
     /// The worker's id.
     pub worker: WorkerId,
-    /// Random, made when the process starts. Empty for a process of a version that had none.
+    /// Random, chosen when the process starts. Empty for a process of a version without incarnations.
     pub incarnation: String,
 }
 
 impl Holder {
-    /// A new process of a worker.
+    /// A new process of a worker, with a random incarnation.
     pub fn new(worker: WorkerId) -> Self {
         Self { worker, incarnation: uuid::Uuid::new_v4().simple().to_string() }
     }
@@ -74,44 +74,43 @@ impl fmt::Display for Holder {
     }
 }
 
-/// What a worker says of itself while it lives.
+/// The value of a worker's presence key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Presence {
     /// The process that wrote it.
     pub incarnation: String,
-    /// Shards that it cannot own for now, because of a fault that does not pass by itself: somebody else's, if there is
-    /// anyone.
+    /// Shards that it cannot own for now, because of a permanent fault: assigned to other workers, if there are any.
     pub declines: BTreeSet<u32>,
 }
 
-/// A shard's lease as it was seen.
+/// A shard's lease as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseState {
-    /// `None`: it has run out or was given back.
+    /// Its holder; `None`: it has run out or was released.
     pub holder: Option<Holder>,
-    /// The key's newest message, if only that of its end.
+    /// Revision of the key's newest message, a deletion included.
     pub revision: u64,
 }
 
-/// What a look at the bucket shows.
+/// The bucket as it was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClusterView {
-    /// Who lives.
+    /// The workers that run.
     pub workers: BTreeMap<WorkerId, Presence>,
-    /// The newest message of each presence key, if only that of its end.
+    /// Revision of the newest message of each presence key, a deletion included.
     pub revisions: BTreeMap<WorkerId, u64>,
-    /// Leases, also some that have ended. A shard without one has never been owned, or not for long.
+    /// Leases, some ended ones included. A shard without one was never owned, or not for a long time.
     pub leases: BTreeMap<ShardId, LeaseState>,
 }
 
-/// No attempt of a holder starts at or after this moment of the boot clock: two thirds of the time to live after the
-/// renewal that succeeded last was sent. The server counts from later on, and nobody else can have the lease before.
+/// The time of the boot clock from which on a holder starts no attempt: two thirds of the time to live after it sent the last
+/// renewal that succeeded. The server counts from a later time, so no other worker can have the lease before.
 fn attempts_until(renewed_at: Duration, ttl: Duration) -> Duration {
     renewed_at + ttl * 2 / 3
 }
 
-/// A clock that goes on while the machine sleeps, so that a lease is not believed in after a nap.
+/// A clock that also runs while the machine is suspended, so that a lease does not outlive a suspension.
 fn boottime() -> Duration {
     let now = clock_gettime(ClockId::Boottime);
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))

@@ -1,8 +1,7 @@
-//! The bounds of the process, divided among the shards that it drives at present: one that drives a single shard has all
-//! of it for that.
+//! The limits of the process, divided among the shards that it drives.
 //!
-//! Whoever drives a shard holds a [`Share`] from the moment its lease is claimed. Shares that become smaller end nothing:
-//! what is under way above them ends by itself, within a time-out.
+//! The owner of a shard holds a [`Share`] from when its lease is claimed. A share that becomes smaller aborts nothing: attempts
+//! above it end within their timeout.
 
 use std::sync::Arc;
 
@@ -10,14 +9,14 @@ use tokio::sync::watch;
 
 use crate::lane::Limits;
 
-/// What there is to be divided, and among how many.
+/// The limits of the process, and the number of shares.
 #[derive(Debug)]
 pub(crate) struct Shares {
     whole: Limits,
     driven: watch::Sender<usize>,
 }
 
-/// One shard's part of the bounds, until it is dropped.
+/// One shard's part of the limits, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Share {
     shares: Arc<Shares>,
@@ -25,12 +24,12 @@ pub(crate) struct Share {
 }
 
 impl Shares {
-    /// Nobody has a share of `whole` yet.
+    /// The limits `whole`, without shares.
     pub fn new(whole: Limits) -> Arc<Self> {
         Arc::new(Self { whole, driven: watch::Sender::new(0) })
     }
 
-    /// One more share; the others become smaller.
+    /// Takes a share; the others become smaller.
     pub fn take(self: &Arc<Self>) -> Share {
         self.driven.send_modify(|driven| *driven += 1);
         Share { shares: Arc::clone(self), driven: self.driven.subscribe() }
@@ -38,7 +37,7 @@ impl Shares {
 }
 
 impl Share {
-    /// What it is now.
+    /// The current limits of the share.
     pub fn limits(&mut self) -> Limits {
         let (whole, shards) = (self.shares.whole, (*self.driven.borrow_and_update()).max(1));
         Limits {
@@ -48,10 +47,10 @@ impl Share {
         }
     }
 
-    /// Waits until it is another than [`limits`](Self::limits) has said. Safe to cancel.
+    /// Waits until [`limits`](Self::limits) has changed since its last call. Cancel safe.
     pub async fn changed(&mut self) {
         if self.driven.changed().await.is_err() {
-            // Not while this holds the sender.
+            // Impossible, since this holds the sender.
             std::future::pending().await
         }
     }
@@ -68,11 +67,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_whole_is_divided_among_those_who_are_there() {
+    async fn the_limits_are_divided_among_the_shares() {
         let shares = Shares::new(Limits { attempts_max: 100, buffered_bytes_max: 1000, ..Limits::default() });
         let bounds = |share: &mut Share| (share.limits().attempts_max, share.limits().buffered_bytes_max);
         let mut first = shares.take();
-        assert_eq!(bounds(&mut first), (100, 1000), "alone it has everything");
+        assert_eq!(bounds(&mut first), (100, 1000), "a single share has everything");
         let others: Vec<Share> = (0..7).map(|_| shares.take()).collect();
         first.changed().await;
         assert_eq!(bounds(&mut first), (12, 125));
@@ -80,7 +79,7 @@ mod tests {
         first.changed().await;
         assert_eq!(bounds(&mut first), (100, 1000));
         let many: Vec<Share> = (0..500).map(|_| shares.take()).collect();
-        assert_eq!(bounds(&mut first), (1, 1), "nobody is left without a place");
+        assert_eq!(bounds(&mut first), (1, 1), "each share has at least one");
         drop(many);
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use weft_worker::{
     Worker,
-    destination::{Delivery, Destination, Taken},
+    destination::{Delivery, DeliveryResult, Destination},
 };
 
 use weft_services::{config::Config, data::DataFolder, exit::Failure, signal, telemetry};
@@ -36,11 +36,11 @@ struct Discard {
 
 #[tonic::async_trait]
 impl Destination for Discard {
-    async fn deliver(&self, deliveries: &[Delivery]) -> Taken {
+    async fn deliver(&self, deliveries: &[Delivery]) -> DeliveryResult {
         if self.hold {
             std::future::pending::<()>().await;
         }
-        Taken::all(deliveries.len())
+        DeliveryResult::all(deliveries.len())
     }
 }
 

@@ -1,11 +1,11 @@
-//! Addresses that a destination must not lie at: a subscriber's URL must not make the worker call its own network.
+//! Addresses that must not be called: a subscription's URL must not make the worker call its internal network.
 //!
 //! Refused are loopback, private, link-local (with the metadata services of clouds), shared (RFC 6598), multicast,
 //! unspecified, reserved and documentation addresses, unless `[worker] allow_networks` holds them. An IPv4-mapped IPv6
 //! address is the IPv4 address. An IPv6 address that a gateway translates or tunnels to an IPv4 address (6to4, NAT64,
-//! ISATAP) is refused if that IPv4 address is, also where the IPv4 address itself is allowed: it is another way there. The
-//! check is made on the addresses that are connected to, whether they are in the URL or come from DNS, so a DNS answer that
-//! changes between check and use changes nothing.
+//! ISATAP) is refused if that IPv4 address is, also where the IPv4 address itself is allowed: the route is another one. The
+//! addresses that are connected to are checked, from the URL or from DNS, so a DNS answer that changes after an earlier check
+//! has no effect.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -14,7 +14,7 @@ use std::{
 
 use ipnet::IpNet;
 
-/// An address that is not called.
+/// An address that must not be called.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{address} is {rule} and not allowed{}", remedy(rule))]
 pub struct RefusedAddress {
@@ -31,8 +31,7 @@ fn remedy(rule: &str) -> &'static str {
     if rule == OWN_PORT { "" } else { "; to allow it add its network to [worker] allow_networks" }
 }
 
-/// Ports of this process that no delivery may go to: those of the admin, the operator and NATS, which trust their callers
-/// more than a gateway does.
+/// Ports of this process that must not be called: those of the admin, the operator and NATS, which trust local callers.
 #[derive(Debug, Default)]
 pub(super) struct OwnPorts(RwLock<Vec<SocketAddr>>);
 
@@ -54,11 +53,11 @@ impl OwnPorts {
     }
 }
 
-/// Whether an address may be called.
+/// Checks whether an address may be called.
 ///
 /// # Errors
 ///
-/// [`RefusedAddress`] says by which rule not.
+/// [`RefusedAddress`], with the rule that refuses it.
 pub fn check(address: IpAddr, allow_networks: &[IpNet]) -> Result<(), RefusedAddress> {
     let canonical = address.to_canonical();
     if allow_networks.iter().any(|network| network.contains(&address) || network.contains(&canonical)) {
@@ -103,7 +102,7 @@ fn refused_v4(address: Ipv4Addr) -> Option<&'static str> {
     })
 }
 
-/// Only global unicast, 2000::/3, can be public: whatever else is refused, also forms that are yet to be invented.
+/// Only global unicast, 2000::/3, can be public: everything else is refused, future forms included.
 fn refused_v6(address: Ipv6Addr) -> Option<&'static str> {
     Some(match address.segments() {
         [0x2001, 0, ..] => "a tunnel",

@@ -1,9 +1,8 @@
-//! The body of a request, given out only while its owner may start attempts.
+//! A request body that checks the lease before its first byte.
 //!
-//! Between an attempt's begin and its request's first byte may lie a lookup, a connection that is slow to come about, a
-//! handshake, and a sleep of the whole process. So the lease is asked where there is nothing left to wait for: a client
-//! takes up the body when the connection is ready, before it writes anything (HTTP/1.1), or before anything that could be
-//! taken for an event (HTTP/2, where the header goes first).
+//! Between the start of an attempt and the first byte of its request there may be a lookup, a slow connection, a handshake,
+//! and a suspension of the process. So the lease is checked after all waits: a client polls the body when the connection is
+//! ready, before it writes anything (HTTP/1.1), or before anything that is an event (HTTP/2, after the headers).
 
 use std::{
     pin::Pin,
@@ -20,7 +19,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::NotSent;
 use crate::ownership::LeaseGuard;
 
-/// One piece of bytes under a tenure.
+/// A body of one chunk.
 #[derive(Debug)]
 pub(super) struct LeaseGuardedBody {
     bytes: Option<Bytes>,

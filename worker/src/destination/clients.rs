@@ -1,5 +1,4 @@
-//! The HTTP client of the process, one for all receivers: connections, TLS configuration and certificate authorities are
-//! shared.
+//! The HTTP clients of the process, for all receivers: connections, TLS configuration and certificate authorities are shared.
 
 use std::{
     error::Error,
@@ -28,15 +27,14 @@ use super::{
     resolver::GuardedResolver,
 };
 
-/// Unused connections that are kept for a receiver: as many as one process makes attempts at a time by default.
+/// Idle connections kept for a receiver: the default number of attempts in flight of a process.
 const IDLE_PER_HOST: usize = 512;
-/// How long connecting may take, over all addresses of a receiver: an address that does not answer leaves time for the
-/// next.
+/// Timeout of connecting, over all addresses of a receiver: an address that does not answer leaves time for the next.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// An HTTP/2 connection on which nothing has been received for this time is asked for a sign of life.
+/// Idle time after which a ping is sent on an HTTP/2 connection.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
-/// How long the answer to that may take; then the connection is closed. With the interval less than the default time-out
-/// of an attempt, so that a request on a frozen connection is repeated on a new one within the same attempt.
+/// Timeout of a ping, after which the connection is closed. With the interval less than the default timeout of an attempt, so
+/// that a request on a frozen connection is repeated on a new one within the same attempt.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Receive windows of HTTP/2, per stream and per connection: little more of a response is ever read.
 const STREAM_WINDOW_BYTES: u32 = 65_535;
@@ -45,7 +43,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 type Connector = TrackingConnector<HttpsConnector<GuardedConnector>>;
 pub(super) type HttpClient = Client<Connector, LeaseGuardedBody>;
 
-/// The client, made when it is first needed.
+/// The clients, created when they are first needed.
 #[derive(Debug)]
 pub struct HttpClients {
     resolver: GuardedResolver,
@@ -55,18 +53,18 @@ pub struct HttpClients {
     made: Mutex<Option<Pair>>,
 }
 
-/// Clients with the same settings.
+/// Two clients with the same settings.
 #[derive(Debug, Clone)]
 pub(super) struct Pair {
-    /// Uses connections again.
+    /// Reuses connections.
     pub pooled: HttpClient,
-    /// Makes a connection for each request.
+    /// Opens a connection for each request.
     pub unpooled: HttpClient,
     pub connections: Arc<Connections>,
 }
 
 impl HttpClients {
-    /// `allow_networks`: private networks that may be called.
+    /// Clients that may call these private networks.
     pub fn new(allow_networks: Vec<IpNet>) -> Self {
         Self::with_resolver(GuardedResolver::new(allow_networks.into()))
     }
@@ -75,14 +73,13 @@ impl HttpClients {
         Self { resolver, own_ports: Arc::default(), tls: None, made: Mutex::default() }
     }
 
-    /// With a TLS configuration other than the default one, such as for a certificate authority of one's own. It must not
-    /// name ALPN protocols.
+    /// Sets a TLS configuration, such as for a private certificate authority. It must not name ALPN protocols.
     #[must_use]
     pub fn with_tls(self, tls: ClientConfig) -> Self {
         Self { tls: Some(tls), ..self }
     }
 
-    /// Refuses connections to ports of this process whose services trust local callers: also where their network is allowed.
+    /// Refuses connections to ports of this process whose services trust local callers, also where their network is allowed.
     pub fn refuse_ports(&self, ports: impl IntoIterator<Item = SocketAddr>) {
         self.own_ports.add(ports);
     }
@@ -96,12 +93,12 @@ impl HttpClients {
         self.resolver.allow_networks()
     }
 
-    /// Names to addresses that may be called.
+    /// The resolver of names to addresses that may be called.
     pub fn resolver(&self) -> &GuardedResolver {
         &self.resolver
     }
 
-    /// The clients. What could not be made is tried again with the next call.
+    /// The clients, created on the first call that succeeds.
     pub(super) fn get(&self) -> Result<Pair, String> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pair) = &*made {
@@ -131,7 +128,7 @@ impl HttpClients {
     }
 }
 
-/// Connects to what the resolver allows, and closes a connection to a port of this process before anything is sent.
+/// Connects to addresses that the resolver allows, and closes a connection to a port of this process before anything is sent.
 #[derive(Debug, Clone)]
 pub(super) struct GuardedConnector {
     http: HttpConnector<GuardedResolver>,
@@ -158,7 +155,7 @@ impl Service<Uri> for GuardedConnector {
     }
 }
 
-/// Neither follows redirects nor uses a proxy.
+/// A client that neither follows redirects nor uses a proxy.
 fn client(connector: Connector, idle_per_host: usize) -> HttpClient {
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
@@ -178,7 +175,7 @@ pub(super) struct Chain<'a>(pub &'a (dyn Error + 'static));
 
 impl<'a> Chain<'a> {
     fn causes(&self) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-        // An `io::Error` names as its source not what it wraps, but the source of that.
+        // The source of an `io::Error` is not the error that it wraps, but that one's source.
         let wrapped = |error: &'a (dyn Error + 'static)| {
             let inner: &'a (dyn Error + 'static) = error.downcast_ref::<std::io::Error>()?.get_ref()?;
             Some(inner)
@@ -189,12 +186,12 @@ impl<'a> Chain<'a> {
         })
     }
 
-    /// The first of a kind.
+    /// The first error of a type.
     pub fn find<T: Error + 'static>(&self) -> Option<&'a T> {
         self.causes().find_map(|error| error.downcast_ref::<T>())
     }
 
-    /// What happened; the outer ones only say what was being done.
+    /// The innermost cause; the outer errors only name the operation.
     pub fn innermost(&self) -> String {
         self.causes().last().map(ToString::to_string).unwrap_or_default()
     }

@@ -1,8 +1,8 @@
 //! Connections to receivers, with the state that decides whether one may be used again and whether a request that failed
 //! on one may be repeated.
 //!
-//! A receiver closes an idle HTTP/1.1 connection whenever it wants, also while a request is on its way to it. So a
-//! connection closes itself after a time for which receivers commonly keep one, or for which this one says that it does.
+//! A receiver may close an idle HTTP/1.1 connection at any time, also while a request is on its way to it. So a connection
+//! is closed from this side before receivers commonly close it, or before this receiver states that it will.
 
 use std::{
     collections::HashMap,
@@ -28,27 +28,27 @@ use tokio::{
 };
 use tower::Service;
 
-/// For how long an idle HTTP/1.1 connection is kept if the receiver does not say: below the 5 s of Node.js, Apache and
+/// Idle timeout of an HTTP/1.1 connection where the receiver states none: below the 5 s of Node.js, Apache and
 /// uvicorn.
 const IDLE_DEFAULT: Duration = Duration::from_secs(4);
-/// For how long an idle connection is kept at the most, however long the receiver keeps it.
+/// Longest idle timeout, also where the receiver keeps connections longer.
 pub(super) const IDLE_MAX: Duration = Duration::from_secs(60);
-/// By this much a connection is closed before the receiver does: what a request may take on its way.
+/// Margin by which a connection is closed before the receiver closes it: the time of a request on its way.
 const IDLE_MARGIN: Duration = Duration::from_secs(1);
 
 /// State of one connection, shared by the connection and the requests on it.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionState {
     is_http2: AtomicBool,
-    /// Whether a response has come over it.
+    /// Whether it has carried a response.
     has_answered: AtomicBool,
     usage: Mutex<Usage>,
     /// The task that drives the connection.
     driver: AtomicWaker,
 }
 
-/// What a connection is being used for. An HTTP/1.1 connection is free for the next request as soon as the response's last
-/// byte has been read, which is before the task that made the request says that it is idle.
+/// Use of a connection. An HTTP/1.1 connection is free for the next request once the response's last byte is read, which is
+/// before the task of the first request reports that it is idle.
 #[derive(Debug, Default)]
 struct Usage {
     /// Whether something was written and nothing read since.
@@ -58,13 +58,13 @@ struct Usage {
 }
 
 impl ConnectionState {
-    /// A response has come.
+    /// A response has arrived.
     pub fn answered(&self) {
         self.has_answered.store(true, Ordering::Relaxed);
     }
 
-    /// A response has been read to its end, so that the connection is idle if it is HTTP/1.1 and no other request has been
-    /// written to it meanwhile. `keep_alive`: the value of the response's `Keep-Alive` header.
+    /// A response was read to its end, so that the connection is idle if it is HTTP/1.1 and no other request was written to it
+    /// since. `keep_alive`: the value of the response's `Keep-Alive` header.
     pub fn idle(&self, keep_alive: Option<&str>) {
         let time = keep_alive.and_then(keep_alive_timeout).map_or(IDLE_DEFAULT, idle_time);
         let mut usage = self.usage();
@@ -75,16 +75,15 @@ impl ConnectionState {
         }
     }
 
-    /// Whether a request that has failed without a response may have been lost because the receiver closed the connection
-    /// before it received the request: the connection had answered others, and not a byte has come since the request was
-    /// written.
+    /// Whether a request that failed without a response may have been lost because the receiver closed the connection before it
+    /// received the request: the connection has carried responses, but no byte since the request was written.
     pub fn may_have_been_closed_before(&self) -> bool {
         let untouched = self.is_http2() || self.usage().is_unanswered;
         self.has_answered.load(Ordering::Relaxed) && untouched
     }
 
-    /// Whether a response with status 408 is that of a receiver that closes the connection because it was idle, and not that
-    /// to the request which was on its way (RFC 9110, section 15.5.9).
+    /// Whether a response with status 408 may be that of a receiver that closes an idle connection, not the response to the
+    /// request that was on its way (RFC 9110, section 15.5.9).
     pub fn may_have_timed_out_idle(&self) -> bool {
         !self.is_http2() && self.has_answered.load(Ordering::Relaxed)
     }
@@ -125,8 +124,8 @@ impl Connections {
         states.push(Arc::downgrade(state));
     }
 
-    /// Closes the idle HTTP/1.1 connections of a receiver: one of them turned out to be dead, and what ended it, such as a
-    /// restart or a middlebox that has forgotten them, has ended the others too.
+    /// Closes the idle HTTP/1.1 connections of a receiver: one of them was dead, and its cause, such as a restart or a middlebox
+    /// that has dropped its state, applies to the others as well.
     pub fn close_idle(&self, receiver: &str) {
         let receivers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let states = receivers.get(receiver).into_iter().flatten();
@@ -141,7 +140,7 @@ pub(super) fn state(captured: &CaptureConnection) -> Option<Arc<ConnectionState>
     extras.remove::<Arc<ConnectionState>>()
 }
 
-/// Keeps the connection that a request went to from being used for others.
+/// Prevents reuse of the connection that a request went to.
 pub(super) fn retire(captured: &CaptureConnection) {
     if let Some(connected) = captured.connection_metadata().as_ref() {
         connected.poison();
@@ -157,7 +156,7 @@ fn keep_alive_timeout(header: &str) -> Option<Duration> {
     })
 }
 
-/// For how long a connection is kept that its receiver keeps for `timeout`.
+/// The idle timeout of a connection whose receiver keeps it for `timeout`.
 fn idle_time(timeout: Duration) -> Duration {
     timeout.saturating_sub(IDLE_MARGIN).max(timeout / 2).min(IDLE_MAX)
 }
@@ -194,7 +193,7 @@ where
     }
 }
 
-/// A connection that reports reads and writes to its [`ConnectionState`], and ends when it has been idle for too long.
+/// A connection that reports reads and writes to its [`ConnectionState`], and ends at its idle timeout.
 #[derive(Debug)]
 pub(super) struct TrackedConnection<T> {
     inner: T,
@@ -217,12 +216,12 @@ impl<T: Connection> Connection for TrackedConnection<T> {
 }
 
 impl<T> TrackedConnection<T> {
-    /// Ready when it has been idle for too long.
+    /// Ready at the idle timeout.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.state.driver.register(cx.waker());
         let closes_at = self.state.usage().closes_at;
         let Some(closes_at) = closes_at.filter(|_| !self.state.is_http2()) else { return Poll::Pending };
-        // The timer below counts whole milliseconds, and a request may come within one.
+        // The timer has a resolution of a millisecond, within which a request may be written.
         if closes_at <= Instant::now() {
             return Poll::Ready(());
         }
@@ -317,7 +316,7 @@ mod tests {
         let (mut client, mut receiver) = connected().await;
         exchange(&mut client, &mut receiver).await;
         client.write_all(b"request").await.expect("the next request is written");
-        // The task of the first request says so only now.
+        // The task of the first request reports it only now.
         client.state.idle(None);
         client.state.close_if_idle();
         let mut buffer = [0; 8];

@@ -1,4 +1,4 @@
-//! Requests that ended without a response: whether the request may be repeated at once, and what a failure means.
+//! Requests that ended without a response: whether they are repeated at once, and the kind of the failure.
 
 use std::{
     sync::{
@@ -21,23 +21,23 @@ use super::{
     resolver::NoAddress,
 };
 
-/// One request: the connection that it went to, and how far it got.
+/// A request that was sent.
 #[derive(Debug)]
 pub(super) struct Sent {
-    /// The connection, as soon as there is one.
+    /// Its connection, once there is one.
     pub captured: CaptureConnection,
-    /// Set as soon as the event is written to it.
+    /// Set when writing the event starts.
     pub begun: Arc<AtomicBool>,
 }
 
-/// Why a request may be repeated at once, without counting as an attempt.
+/// Why a request is repeated at once, within the same attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lost {
-    /// The receiver has not processed it: it was not written, its HTTP/2 stream was refused (`REFUSED_STREAM`), or the
+    /// The receiver did not process it: it was not written, its HTTP/2 stream was refused (`REFUSED_STREAM`), or the
     /// receiver stopped accepting streams before it (`GOAWAY`). RFC 9113, sections 6.8 and 8.7.
     Unprocessed,
-    /// The connection had served others and ended before a byte of the response: most likely the receiver closed it while
-    /// it was idle. Repeating is safe also if the event was processed, since `webhook-id` stays the same (RFC 9110,
+    /// The connection had served others and ended before the first byte of the response: most likely the receiver closed it
+    /// while it was idle. A repeat is safe even if the event was processed, since `webhook-id` is the same (RFC 9110,
     /// section 9.2.2).
     ConnectionClosed,
 }
@@ -57,7 +57,7 @@ impl Sent {
         self.begun.load(Ordering::Relaxed)
     }
 
-    /// Why the request may be repeated; `None`: the error is that of an attempt.
+    /// Why the request is repeated; `None`: the attempt failed.
     pub fn lost(&self, error: &Error) -> Option<Lost> {
         let chain = Chain(error);
         if error.is_connect() || chain.find::<NotSent>().is_some() {
@@ -81,13 +81,13 @@ impl Sent {
         (!by_us && state.may_have_been_closed_before()).then_some(Lost::ConnectionClosed)
     }
 
-    /// Whether a response means that the request was lost with a connection that the receiver closed because it was idle.
+    /// Whether a response is that of a receiver that closes an idle connection, so that the request was lost.
     pub fn is_idle_time_out(&self, status: StatusCode) -> bool {
         status == StatusCode::REQUEST_TIMEOUT
             && state(&self.captured).is_some_and(|state| state.may_have_timed_out_idle())
     }
 
-    /// The request is given up; its connection may be frozen and is not used again.
+    /// The failure of a request that timed out. Its connection may be frozen and is not reused.
     pub fn timed_out(&self, at: &str, timeout: Duration) -> Failure {
         retire(&self.captured);
         let ms = timeout.as_millis();
@@ -98,7 +98,7 @@ impl Sent {
         }
     }
 
-    /// What an error means that ended the request.
+    /// The failure of a request that ended with an error.
     pub fn failed(&self, error: &Error, lost: Option<Lost>, at: &str) -> Failure {
         let chain = Chain(error);
         if let Some(not_sent) = chain.find::<NotSent>() {
@@ -130,7 +130,7 @@ impl Sent {
     }
 }
 
-/// A TLS error in words, with the remedy where it is on this side.
+/// The message of a TLS error, with the remedy where there is one on this side.
 fn tls_reason(error: &rustls::Error) -> String {
     match error {
         rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
@@ -138,7 +138,7 @@ fn tls_reason(error: &rustls::Error) -> String {
              store or to the file that SSL_CERT_FILE names"
                 .into()
         }
-        // The kind is known to the verifier only.
+        // Only the verifier knows the kind.
         rustls::Error::InvalidCertificate(CertificateError::Other(other))
             if format!("{other:?}").contains("CaUsedAsEndEntity") =>
         {

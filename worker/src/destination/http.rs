@@ -1,11 +1,11 @@
 //! Webhooks: an HTTP POST, signed by Standard Webhooks.
 //!
-//! 2xx is done. 400, 413, 415 and 422 reject the event, but for a 413 with `Retry-After`. 410 says that the receiver wants
-//! no more events. Everything else is attempted again: other answers, also redirections, which are never followed, and
-//! errors before an answer. An address that our configuration does not allow holds the subscription.
+//! 2xx accepts the event. 400, 413, 415 and 422 reject it, except a 413 with `Retry-After`. 410 retires the endpoint. Everything
+//! else is retried: other statuses, redirections included, which are never followed, and errors before a response. An address
+//! that the configuration does not allow holds the subscription.
 //!
-//! A request that the receiver surely has not processed, or that was lost because the receiver closed an idle connection,
-//! is repeated at once on another connection, within the attempt and its time-out.
+//! A request that the receiver has certainly not processed, or that was lost because the receiver closed an idle connection,
+//! is repeated at once on another connection, within the attempt and its timeout.
 
 use std::{
     net::IpAddr,
@@ -28,7 +28,7 @@ use weft_proto::{
 };
 
 use super::{
-    Delivery, Destination, Failure, InvalidDestination, Taken,
+    Delivery, DeliveryResult, Destination, Failure, InvalidDestination,
     address::{RefusedAddress, check},
     body::LeaseGuardedBody,
     clients::{HttpClient, HttpClients, Pair},
@@ -40,10 +40,10 @@ use super::{
 };
 use crate::metrics::REPEATED_REQUESTS;
 
-/// How long a name may take to be resolved for a check: somebody waits for it.
+/// Timeout of resolving a name for a check, which an operator waits for.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
-/// Repetitions of a request within one attempt: one for a connection that was closed, and one more for a receiver that
-/// shuts down several connections at a time. More would be a loop with a receiver that refuses everything.
+/// Repeats of a request within one attempt: one for a connection that was closed, and one for a receiver that closes several
+/// connections at a time. More would loop with a receiver that refuses everything.
 const REPEATS_MAX: u32 = 2;
 
 /// A receiver of webhooks.
@@ -60,7 +60,7 @@ impl HttpDestination {
     ///
     /// # Errors
     ///
-    /// [`InvalidDestination`]: its URL or one of its secrets is none, or there is no TLS in this process.
+    /// [`InvalidDestination`]: its URL or a secret is invalid, or TLS is unavailable in this process.
     pub fn new(http: &v1::HttpDestination, clients: &Arc<HttpClients>) -> Result<Self, InvalidDestination> {
         let signer = Signer::new(&http.secrets)?;
         let url = DeliveryUrl::parse(&http.url)?;
@@ -84,7 +84,7 @@ impl HttpDestination {
         }
     }
 
-    /// Sends a request until there is a response, or an error for which it is not repeated. `sent` is the last one.
+    /// Sends a request, and repeats it, until there is a response or an error that is final. `sent` is the last request.
     async fn exchange(
         &self,
         delivery: &Delivery,
@@ -95,7 +95,7 @@ impl HttpDestination {
         let mut repeats = 0;
         loop {
             let lost = match client.request(request).await {
-                // One that comes again over a new connection is the receiver's answer.
+                // On a new connection it is the response to the request.
                 Ok(response) if repeats > 0 || !sent.is_idle_time_out(response.status()) => return Ok(response),
                 Ok(_) => Lost::ConnectionClosed,
                 Err(error) => self.lost(sent, &error, repeats)?,
@@ -111,7 +111,7 @@ impl HttpDestination {
         }
     }
 
-    /// Why a request is repeated that has ended with an error, or what the error means.
+    /// Why a request that ended with an error is repeated, or its failure.
     fn lost(&self, sent: &Sent, error: &hyper_util::client::legacy::Error, repeats: u32) -> Result<Lost, Failure> {
         let lost = sent.lost(error);
         if lost.is_some() {
@@ -126,12 +126,12 @@ impl HttpDestination {
         }
     }
 
-    /// A client that uses another connection than the one that has just been retired.
+    /// A client that uses another connection than the retired one.
     fn client_to_repeat_with(&self, sent: &Sent) -> &HttpClient {
         match connection::state(&sent.captured) {
-            // Others that are idle may have been closed as well.
+            // Other idle connections may be closed as well.
             Some(state) if !state.is_http2() => &self.http.unpooled,
-            // All requests to a receiver share one, and those that are repeated share the next.
+            // All requests to a receiver share a connection, and repeated ones share the next.
             _ => &self.http.pooled,
         }
     }
@@ -164,22 +164,22 @@ impl HttpDestination {
 
 #[async_trait]
 impl Destination for HttpDestination {
-    async fn deliver(&self, deliveries: &[Delivery]) -> Taken {
-        let mut taken = Taken { count: 0, failure: None, status: 0, response: Bytes::new() };
+    async fn deliver(&self, deliveries: &[Delivery]) -> DeliveryResult {
+        let mut result = DeliveryResult { count: 0, failure: None, status: 0, response: Bytes::new() };
         for delivery in deliveries {
             match self.post(delivery).await {
                 Ok((status, response)) => {
-                    taken.count += 1;
-                    taken.status = status;
-                    taken.response = response;
+                    result.count += 1;
+                    result.status = status;
+                    result.response = response;
                 }
                 Err(failure) => {
-                    taken.failure = Some(failure);
+                    result.failure = Some(failure);
                     break;
                 }
             }
         }
-        taken
+        result
     }
 
     async fn check(&self) -> Result<(), RefusedAddress> {
@@ -192,7 +192,7 @@ impl Destination for HttpDestination {
         match timeout(LOOKUP_TIMEOUT, self.clients.resolver().addresses(name)).await {
             Ok(Err(ResolveError::Refused(refused))) => Err(refused),
             Ok(Ok(addresses)) => addresses.iter().try_for_each(|address| self.check_address(address.ip())),
-            // A name that has no address now may have one when it is called, and is judged then.
+            // A name without an address now may have one when it is called, and is checked then.
             Ok(Err(ResolveError::NoAddress(_))) | Err(_) => Ok(()),
         }
     }

@@ -1,8 +1,8 @@
-//! Look-ups of names by the system, on a few threads of their own.
+//! DNS lookups by the system's resolver, on a few dedicated threads.
 //!
-//! The system's resolver blocks its thread, for half a minute where a name server does not answer. In the runtime's pool
-//! receivers whose names hang would take the threads that files and schemas need. Here there are few threads, a name is
-//! looked up once at a time for all who ask, and names that were slow take at most half of the threads.
+//! The system's resolver blocks its thread, for half a minute where a name server does not answer. In the runtime's pool, such
+//! names would take the threads that files and schemas need. Here the number of threads is small, concurrent lookups of one
+//! name are merged, and names that were slow take at most half of the threads.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -14,23 +14,23 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// Threads at the most. They end as soon as nothing waits.
+/// Maximum number of threads. A thread ends when nothing waits.
 const THREADS_MAX: usize = 16;
-/// Of these, the ones that names may take whose last look-up was slow.
+/// Maximum number of threads for names whose last lookup was slow.
 const SLOW_THREADS_MAX: usize = THREADS_MAX / 2;
-/// Longer than a name server that answers takes, even with one repetition lost.
+/// Duration of a slow lookup: longer than a name server that answers takes, one lost packet included.
 const SLOW: Duration = Duration::from_secs(2);
-/// Names that wait or are looked up: more than receivers that one process calls at a time by default.
+/// Maximum number of names that are waiting or looked up: above the default number of attempts in flight.
 const NAMES_MAX: usize = 1024;
-/// Names that are remembered to be slow. Above it all are forgotten, which costs at most one slow look-up each.
+/// Maximum number of names known to be slow. Above it all are forgotten, which costs at most one slow lookup each.
 const SLOW_NAMES_MAX: usize = 1024;
-/// A look-up needs little; the default of two mebibytes is for deep recursions.
+/// Stack of a thread: a lookup needs little.
 const STACK_BYTES: usize = 256 * 1024;
 
-/// The addresses of a name, or why there is none.
+/// The addresses of a name, or the error.
 pub(super) type Found = Result<Vec<SocketAddr>, String>;
 
-/// Look-ups of names.
+/// DNS lookups. Clones share the threads.
 #[derive(Debug, Clone)]
 pub(super) struct Lookups {
     look_up: fn(&str) -> Found,
@@ -39,7 +39,7 @@ pub(super) struct Lookups {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Who waits for a name that is looked up or waits to be.
+    /// Callers that wait for each name.
     asking: BTreeMap<String, Vec<oneshot::Sender<Found>>>,
     waiting: VecDeque<String>,
     slow_waiting: VecDeque<String>,
@@ -48,7 +48,7 @@ struct State {
     slow: BTreeSet<String>,
 }
 
-/// One look-up that a thread makes.
+/// A lookup.
 struct Job {
     name: String,
     slow: bool,
@@ -69,7 +69,7 @@ impl State {
 }
 
 impl Lookups {
-    /// By the system's resolver.
+    /// Lookups by the system's resolver.
     pub fn system() -> Self {
         Self::with(|name| (name, 0).to_socket_addrs().map(Iterator::collect).map_err(|error| error.to_string()))
     }
@@ -82,10 +82,10 @@ impl Lookups {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The addresses of a name. May be dropped at any time.
+    /// The addresses of a name. Cancel safe.
     pub async fn look_up(&self, name: &str) -> Found {
         let answer = self.ask(name)?;
-        answer.await.unwrap_or_else(|_| Err("the look-up was given up".into()))
+        answer.await.unwrap_or_else(|_| Err("the lookup was aborted".into()))
     }
 
     fn ask(&self, name: &str) -> Result<oneshot::Receiver<Found>, String> {
@@ -114,7 +114,7 @@ impl Lookups {
         Ok(answered)
     }
 
-    /// Makes look-ups on a thread of their own, until nothing waits.
+    /// Starts a thread that makes lookups until nothing waits.
     fn start(&self, job: Job) {
         let lookups = self.clone();
         let builder = thread::Builder::new().name("weft-dns".into()).stack_size(STACK_BYTES);
@@ -136,7 +136,7 @@ impl Lookups {
         }
     }
 
-    /// A look-up has ended. The next one of the same thread; `None`: the thread ends.
+    /// A lookup has ended. Returns the next one of the same thread; `None`: the thread ends.
     fn found(&self, job: Job, found: Found, took: Duration) -> Option<Job> {
         let mut state = self.lock();
         let asking = state.asking.remove(&job.name);
@@ -159,7 +159,7 @@ impl Lookups {
 
 fn answer(asking: Option<Vec<oneshot::Sender<Found>>>, found: &Found) {
     for answer in asking.into_iter().flatten() {
-        // Nobody waits any more for an answer that was too late.
+        // An error: the caller has timed out.
         let _ = answer.send(found.clone());
     }
 }
@@ -176,7 +176,7 @@ mod tests {
         Ok(vec![SocketAddr::from(([1, 1, 1, 1], 0))])
     }
 
-    /// Ten receivers whose name servers do not answer do not keep another from being called.
+    /// Ten receivers whose name servers do not answer do not delay calls of another one.
     #[tokio::test]
     async fn names_that_hang_leave_threads_for_others_and_are_looked_up_once() {
         static HANGING: AtomicUsize = AtomicUsize::new(0);
@@ -193,7 +193,7 @@ mod tests {
         for answer in hanging {
             assert_eq!(tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap(), one_address());
         }
-        assert_eq!(HANGING.load(Ordering::SeqCst), 10, "once for all who ask");
+        assert_eq!(HANGING.load(Ordering::SeqCst), 10, "once for all callers");
 
         // Known to be slow by now: thirty of them take half of the threads.
         lookups.lock().slow.extend((0..30).map(|number| format!("hangs-{number}")));

@@ -1,8 +1,8 @@
-//! Where events go.
+//! Destinations: where events are delivered.
 //!
-//! A [`Destination`] takes events of one lane, in order, and says how many of them, counted from the first, it has taken,
-//! and why it did not take the next. [`Destinations`] holds the one of each subscription and makes single deliveries of
-//! it: HTTP, or code of the program that embeds the worker.
+//! A [`Destination`] delivers events of one lane, in order, and returns how many of them, counted from the first, were
+//! accepted, and why the next was not. [`Destinations`] holds the destination of each subscription, HTTP or code of the
+//! program that embeds the worker, and makes single attempts.
 
 use std::{
     collections::HashMap,
@@ -45,94 +45,93 @@ mod tests;
 pub struct Delivery {
     /// The event.
     pub event: Arc<StoredEvent>,
-    /// Whose.
+    /// The subscription.
     pub uid: SubscriptionUid,
     /// Live, or a redrive or replay.
     pub run: Run,
     /// Number of this attempt in its run, from 1.
     pub number: u32,
-    /// The event that the lane delivered before; `None`: none, or not known to matter.
+    /// The event that the lane delivered before; `None`: none, or it is unordered.
     pub lane_previous: Option<EventId>,
-    /// The shard's owner: grows with each.
+    /// The fencing epoch of the shard's owner.
     pub epoch: u64,
-    /// How long it may take, connecting and reading the answer included.
+    /// Timeout of the attempt, connecting and reading the response included.
     pub timeout: Duration,
-    /// The time that it is signed with: receivers refuse signatures that are some minutes off, and the local wall clock may
-    /// be.
+    /// The clock for signatures: receivers refuse timestamps that are minutes off, as those of the local clock may be.
     pub clock: ServerClock,
-    /// The owner's: once it may start no attempt, nothing of this is sent. Asked again where something was waited for.
+    /// The owner's lease: once no attempt may start, nothing is sent. To be checked again after any wait.
     pub lease: LeaseGuard,
 }
 
-/// What a failure means for the event and for the receiver's other events.
+/// Kind of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureKind {
-    /// No connection came about, so nothing was sent: the same holds for every event. Attempted again; uses up no retry.
+    /// No connection, so nothing was sent: the same applies to every event. Retried; uses up no retry.
     Unreachable,
-    /// The receiver, or what stands before it, answered that it is unavailable. Attempted again.
+    /// The receiver, or a proxy before it, answered that it is unavailable. Retried.
     Unavailable,
-    /// This attempt failed, such as by a time-out or a status that may be the event's fault. Attempted again.
+    /// This attempt failed, such as by a timeout or a status that the event may have caused. Retried.
     Failed,
-    /// The receiver never takes this event: a dead letter.
+    /// The receiver rejects this event: a dead letter.
     Rejected,
-    /// The receiver wants no event any more, whichever: its subscription pauses.
+    /// The endpoint accepts no events any more: its subscription pauses.
     EndpointRetired,
-    /// Our own configuration does not allow the call, so nothing was sent: all events of the subscription wait until it is
-    /// changed. It uses up no retry and is no attempt.
+    /// Weft's own configuration does not allow the call, so nothing was sent: all events of the subscription wait until it is
+    /// changed. It is not counted as an attempt.
     Held,
-    /// Nothing was sent, since the owner may start no attempt any more. Its successor makes the attempt.
+    /// Nothing was sent, since the owner's lease has run out. The next owner makes the attempt.
     NotSent,
 }
 
-/// Nothing was sent, since the owner may start no attempt any more: no attempt was made.
+/// No attempt was made, since the owner's lease has run out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("nothing was sent: the worker's lease has run out")]
 pub struct NotSent;
 
-/// Why an event was not taken.
+/// Why an event was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// What it means.
+    /// The kind, which decides about retries.
     pub kind: FailureKind,
-    /// What it was.
+    /// Its class for the record.
     pub class: AttemptClass,
     /// HTTP status; 0: none.
     pub status: u16,
-    /// For a person.
+    /// Error message.
     pub error: String,
     /// First [`RESPONSE_BYTES_MAX`] of the response.
     pub response: Bytes,
-    /// What the receiver asked for.
+    /// Minimum wait before the next attempt, as the receiver asked.
     pub retry_after: Option<Duration>,
 }
 
-/// How a delivery of several events ended.
+/// Result of a delivery of several events.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Taken {
-    /// How many of them, counted from the first, the receiver has. The others count as not attempted, but for the next.
+pub struct DeliveryResult {
+    /// Number of events, counted from the first, that the receiver accepted. Of the others only the next was attempted.
     pub count: usize,
-    /// Why the next was not taken; `None` when all were.
+    /// Why the next was not accepted; `None` when all were.
     pub failure: Option<Failure>,
     /// HTTP status of a success; 0: none.
     pub status: u16,
-    /// First [`RESPONSE_BYTES_MAX`] of a success' response.
+    /// First [`RESPONSE_BYTES_MAX`] of the response to the last success.
     pub response: Bytes,
 }
 
-/// What of a response is kept.
+/// Bytes of a response that are kept.
 pub const RESPONSE_BYTES_MAX: usize = 1024;
 
-/// Somewhere that events can be delivered to.
+/// A receiver of events.
 #[async_trait]
 pub trait Destination: std::fmt::Debug + Send + Sync {
-    /// Delivers events of one lane, in order, each attempt within its own time-out.
-    async fn deliver(&self, deliveries: &[Delivery]) -> Taken;
+    /// Delivers events of one lane, in order, each within its timeout.
+    async fn deliver(&self, deliveries: &[Delivery]) -> DeliveryResult;
 
-    /// Whether it may be called, as far as can be told without calling it.
+    /// Checks whether it may be called, without calling it.
     ///
     /// # Errors
     ///
-    /// [`RefusedAddress`]: it lies where nothing may be called.
+    /// [`RefusedAddress`]: its address must not be called.
     async fn check(&self) -> Result<(), RefusedAddress> {
         Ok(())
     }
@@ -141,28 +140,28 @@ pub trait Destination: std::fmt::Debug + Send + Sync {
 /// Why a subscription has no destination.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDestination {
-    /// Its uid cannot be read.
-    #[error("uid is not a UUID; create the subscription anew")]
+    /// Its uid is invalid.
+    #[error("uid is not a UUID; create the subscription again")]
     Uid,
     /// It has none, or one of a later version.
     #[error("destination is missing, or of a kind that this version does not know; give it one of type http")]
     Kind,
-    /// It goes to code that this process does not have.
+    /// It names code that this process does not have.
     #[error("destination: this worker has no code named {name:?}; start one that has")]
     Custom {
         /// As configured.
         name: String,
     },
-    /// Its URL cannot be called.
+    /// Its URL is invalid.
     #[error("destination: {0}")]
     Url(#[from] InvalidUrl),
-    /// Nothing could be signed.
+    /// Its secret is invalid.
     #[error("destination: {0}")]
     Secret(#[from] InvalidSecret),
-    /// The process cannot make a client.
+    /// The process cannot create an HTTP client.
     #[error("no HTTP client: {cause}")]
     Client {
-        /// What is missing.
+        /// The cause.
         cause: String,
     },
 }
@@ -179,44 +178,44 @@ pub struct Destinations {
 #[derive(Debug, Clone)]
 enum Entry {
     Usable(Arc<dyn Destination>),
-    /// It could not be made, and is tried again with each delivery: what is missing may be outside of the catalog.
+    /// It could not be created, and is tried again with each delivery: the cause may be outside of the catalog.
     Unusable(Arc<v1::Subscription>),
 }
 
 impl Destinations {
-    /// None yet. `allow_networks`: private networks that may be reached.
+    /// No destinations yet. `allow_networks`: private networks that may be called.
     pub fn new(allow_networks: Vec<IpNet>) -> Self {
         Self::with_clients(Arc::new(HttpClients::new(allow_networks)))
     }
 
-    /// None yet, with the clients of others.
+    /// No destinations yet, with shared clients.
     pub fn with_clients(clients: Arc<HttpClients>) -> Self {
         Self { clients, custom: HashMap::new(), by_subscription: RwLock::default() }
     }
 
-    /// With code of the process to deliver to, by name.
+    /// Adds destinations that are code of this process, by name.
     #[must_use]
     pub fn with_custom(self, custom: HashMap<String, Arc<dyn Destination>>) -> Self {
         Self { custom, ..self }
     }
 
-    /// Makes the destination of a subscription, also in the place of an earlier one.
+    /// Creates or replaces the destination of a subscription.
     ///
     /// # Errors
     ///
-    /// [`InvalidDestination`]: its deliveries are held until the destination can be made.
+    /// [`InvalidDestination`]: its deliveries are held until the destination can be created.
     pub fn put(&self, subscription: &v1::Subscription) -> Result<(), InvalidDestination> {
         let uid = SubscriptionUid::from_slice(&subscription.uid).ok_or(InvalidDestination::Uid)?;
         let (entry, made) = match self.make(subscription) {
             Ok(destination) => (Entry::Usable(destination), Ok(())),
-            // Not the earlier one: that is no longer wanted.
+            // An earlier one is out of date.
             Err(problem) => (Entry::Unusable(Arc::new(subscription.clone())), Err(problem)),
         };
         self.by_subscription.write().unwrap_or_else(PoisonError::into_inner).insert(uid, entry);
         made
     }
 
-    /// The destination that a subscription would have.
+    /// Creates the destination of a subscription without adding it.
     ///
     /// # Errors
     ///
@@ -232,12 +231,12 @@ impl Destinations {
         }
     }
 
-    /// A subscription is gone.
+    /// Removes the destination of a subscription.
     pub fn remove(&self, uid: SubscriptionUid) {
         self.by_subscription.write().unwrap_or_else(PoisonError::into_inner).remove(&uid);
     }
 
-    /// The destination of a subscription, made now where it could not be made before.
+    /// The destination of a subscription, created now where that has failed before.
     fn of(&self, uid: SubscriptionUid) -> Result<Arc<dyn Destination>, String> {
         let entry = self.by_subscription.read().unwrap_or_else(PoisonError::into_inner).get(&uid).cloned();
         match entry {
@@ -256,43 +255,35 @@ impl Destinations {
     ///
     /// [`NotSent`].
     pub async fn deliver(&self, delivery: Delivery) -> Result<AttemptEnd, NotSent> {
-        // Also for code that does not ask.
+        // Also for destinations that do not check the lease.
         if !delivery.lease.may_attempt() {
             return Err(NotSent);
         }
         let (started_at, started) = (Timestamp::now(), Instant::now());
         let taken = match self.of(delivery.uid) {
             Ok(destination) => destination.deliver(std::slice::from_ref(&delivery)).await,
-            Err(problem) => Taken::failed(Failure::held(AttemptClass::Protocol, problem)),
+            Err(problem) => DeliveryResult::failed(Failure::held(AttemptClass::Protocol, problem)),
         };
-        // The wall clock may have stepped meanwhile.
+        // The wall clock may have stepped in the meantime.
         let ended_at = started_at.checked_add(started.elapsed()).unwrap_or(started_at);
-        Ok(match taken.failure {
-            None => AttemptEnd {
-                result: AttemptResult::Delivered,
-                class: AttemptClass::Delivered,
-                status: taken.status,
-                error: String::new(),
-                response: taken.response,
-                retry_after: None,
-                started_at,
-                ended_at,
-            },
-            Some(failure) => AttemptEnd {
-                result: attempt_result(failure.kind)?,
-                class: failure.class,
-                status: failure.status,
-                error: failure.error,
-                response: failure.response,
-                retry_after: failure.retry_after,
-                started_at,
-                ended_at,
-            },
-        })
+        let delivered = AttemptEnd {
+            result: AttemptResult::Delivered,
+            class: AttemptClass::Delivered,
+            status: taken.status,
+            error: String::new(),
+            response: taken.response,
+            retry_after: None,
+            started_at,
+            ended_at,
+        };
+        let Some(Failure { kind, class, status, error, response, retry_after }) = taken.failure else {
+            return Ok(delivered);
+        };
+        Ok(AttemptEnd { result: attempt_result(kind)?, class, status, error, response, retry_after, ..delivered })
     }
 }
 
-/// What a failure means for its lane.
+/// The result of an attempt that failed.
 fn attempt_result(kind: FailureKind) -> Result<AttemptResult, NotSent> {
     match kind {
         FailureKind::Unreachable => Ok(AttemptResult::Unreachable),
@@ -318,24 +309,24 @@ impl Failure {
         }
     }
 
-    /// No connection came about.
+    /// A failure without a connection.
     pub fn unreachable(class: AttemptClass, error: impl Into<String>) -> Self {
         Self { kind: FailureKind::Unreachable, ..Self::failed(class, error) }
     }
 
-    /// Our own configuration does not allow the call.
+    /// A failure by Weft's own configuration.
     pub fn held(class: AttemptClass, error: impl Into<String>) -> Self {
         Self { kind: FailureKind::Held, ..Self::failed(class, error) }
     }
 }
 
-impl Taken {
-    /// So many were taken: all.
+impl DeliveryResult {
+    /// All `count` events were accepted.
     pub fn all(count: usize) -> Self {
         Self { count, failure: None, status: 0, response: Bytes::new() }
     }
 
-    /// None was taken.
+    /// No event was accepted.
     pub fn failed(failure: Failure) -> Self {
         Self { count: 0, failure: Some(failure), status: 0, response: Bytes::new() }
     }

@@ -1,7 +1,7 @@
-//! Names of destinations, resolved for one connection and judged at once.
+//! The resolver of destinations: resolves a name for one connection and checks its addresses.
 //!
-//! A name that was public when its subscription was made may lead inside by the time it is called. So the check sits here,
-//! where the addresses come from that are connected to, and its verdict is kept for no longer than that connection's making.
+//! A name that was public when its subscription was created may resolve to an internal address when it is called. So the
+//! addresses that are connected to are checked here, and the result is not cached.
 
 use std::{
     error::Error,
@@ -23,10 +23,10 @@ use super::{
     lookups::Lookups,
 };
 
-/// How long a look-up may take: the system's resolver has asked its servers twice by then.
+/// Timeout of a lookup: the system's resolver has tried its servers twice by then.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Resolves by the system, and leaves out what must not be called.
+/// Resolves names by the system's resolver, without addresses that must not be called.
 #[derive(Debug, Clone)]
 pub struct GuardedResolver {
     allow_networks: Arc<[IpNet]>,
@@ -34,7 +34,7 @@ pub struct GuardedResolver {
 }
 
 impl GuardedResolver {
-    /// `allow_networks`: private networks that may be called.
+    /// A resolver that allows these private networks.
     pub fn new(allow_networks: Arc<[IpNet]>) -> Self {
         Self::with_lookups(allow_networks, Lookups::system())
     }
@@ -48,7 +48,7 @@ impl GuardedResolver {
         &self.allow_networks
     }
 
-    /// The addresses of a name that may be called; at least one.
+    /// The addresses of a name that may be called, at least one.
     ///
     /// # Errors
     ///
@@ -74,13 +74,13 @@ pub struct NoAddress {
     cause: String,
 }
 
-/// Why a name is not called.
+/// Why a name has no address that may be called.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
-    /// It leads nowhere.
+    /// It has no address.
     #[error(transparent)]
     NoAddress(#[from] NoAddress),
-    /// It leads where nothing may be called.
+    /// Its addresses must not be called.
     #[error(transparent)]
     Refused(#[from] RefusedAddress),
 }
@@ -97,7 +97,7 @@ impl Service<Name> for GuardedResolver {
     fn call(&mut self, name: Name) -> Self::Future {
         let resolver = self.clone();
         Box::pin(async move {
-            // The cause itself, since its type is looked for.
+            // Not wrapped, since callers search for the type.
             match resolver.addresses(name.as_str()).await {
                 Ok(addresses) => Ok(addresses.into_iter()),
                 Err(ResolveError::NoAddress(error)) => Err(error.into()),
@@ -107,7 +107,7 @@ impl Service<Name> for GuardedResolver {
     }
 }
 
-/// Those that may be called; when none may, the reason against the first.
+/// The addresses that may be called; if there is none, why the first was refused.
 fn allowed(
     found: impl Iterator<Item = SocketAddr>,
     allow_networks: &[IpNet],

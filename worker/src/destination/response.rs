@@ -1,4 +1,4 @@
-//! Responses: the status settles the attempt; of the body an excerpt is read for a short time.
+//! Responses: the status is the result of the attempt; of the body an excerpt is read, for a short time.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ use weft_proto::v1::AttemptClass;
 
 use super::{Failure, FailureKind, RESPONSE_BYTES_MAX, connection, failure::Sent, retry_after};
 
-/// How long a body is read. A receiver that is slow to send the rest does not hold up its lane.
+/// Timeout of reading a body. A receiver that sends it slowly does not delay its lane.
 const BODY_TIMEOUT: Duration = Duration::from_millis(250);
-/// Bytes of a body that are read so that its connection can be used again: cheaper than a new one.
+/// Bytes of a body that are read so that its connection can be reused, which is cheaper than a new one.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// What a response means. Its connection is closed unless the body ended within a short time.
+/// The result of a response. Its connection is closed unless the body ends within a short time.
 pub(super) async fn settle(
     response: Response<Incoming>,
     sent: &Sent,
@@ -50,7 +50,7 @@ pub(super) async fn settle(
         status: status.as_u16(),
         error: match status {
             _ if status.is_redirection() => format!("status {status}; redirections are not followed"),
-            StatusCode::GONE => format!("status {status}: the receiver wants no more events"),
+            StatusCode::GONE => format!("status {status}: the endpoint accepts no more events"),
             _ => format!("status {status}"),
         },
         response: excerpt,
@@ -58,7 +58,7 @@ pub(super) async fn settle(
     })
 }
 
-/// Whether the body came to its end. An error while it is read changes nothing: the status has been given.
+/// Reads the body. Returns whether it ended; an error is ignored, since the status is known.
 async fn read(body: &mut Incoming, excerpt: &mut BytesMut) -> bool {
     let mut length = 0;
     while length < BODY_BYTES_MAX {
@@ -73,7 +73,7 @@ async fn read(body: &mut Incoming, excerpt: &mut BytesMut) -> bool {
     false
 }
 
-/// The wait that a receiver asks for. A date is by its own clock, if it sends one.
+/// The wait that a receiver asks for. A date is by the receiver's clock, if it sends one.
 fn retry_after(headers: &HeaderMap, now: impl FnOnce() -> Timestamp) -> Option<Duration> {
     let value = text(headers, RETRY_AFTER.as_str())?;
     let now = text(headers, DATE.as_str()).and_then(retry_after::date).unwrap_or_else(now);
@@ -84,17 +84,17 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// What a status other than 2xx means.
+/// The kind of failure of a status other than 2xx.
 fn kind(status: StatusCode, asks_to_retry: bool) -> FailureKind {
     match status {
-        // With Retry-After the receiver says that the condition is temporary (RFC 9110, section 15.5.14).
+        // With Retry-After the condition is temporary (RFC 9110, section 15.5.14).
         StatusCode::PAYLOAD_TOO_LARGE if asks_to_retry => FailureKind::Failed,
         StatusCode::BAD_REQUEST
         | StatusCode::PAYLOAD_TOO_LARGE
         | StatusCode::UNSUPPORTED_MEDIA_TYPE
         | StatusCode::UNPROCESSABLE_ENTITY => FailureKind::Rejected,
         StatusCode::GONE => FailureKind::EndpointRetired,
-        // What a proxy answers for a receiver that is being deployed.
+        // The response of a proxy while the receiver is being deployed.
         StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
             FailureKind::Unavailable
         }

@@ -4,15 +4,14 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 
-/// The longest wait that a receiver may ask for: beyond a day it is a mistake, or means never.
+/// Longest wait that a receiver may ask for: a longer one is a mistake, or means never.
 const MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The wait that a header asks for at `now`; `None` when it says nothing that can be understood. A date that has passed
-/// asks for none.
+/// The wait that a header asks for at `now`; `None` when it cannot be parsed. A date in the past asks for no wait.
 pub fn parse(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More seconds than can be counted are too many, and no mistake.
+        // More seconds than fit the type are valid, and too many.
         value.parse().map_or(MAX, Duration::from_secs)
     } else {
         let at = httpdate::parse_http_date(value).ok()?;
@@ -21,7 +20,7 @@ pub fn parse(value: &str, now: Timestamp) -> Option<Duration> {
     Some(wait.min(MAX))
 }
 
-/// The time of a `Date` header; `None` when it is none.
+/// The time of a `Date` header; `None` when it cannot be parsed.
 pub fn date(value: &str) -> Option<Timestamp> {
     Timestamp::try_from(httpdate::parse_http_date(value.trim()).ok()?).ok()
 }
@@ -52,7 +51,7 @@ mod tests {
             assert_eq!(at_seven(date), Some(Duration::from_secs(90)), "{date}");
         }
         assert_eq!(at_seven("Sat, 21 Nov 2026 06:00:00 GMT"), Some(Duration::ZERO), "a date that has passed");
-        assert_eq!(at_seven("Fri, 21 Nov 2127 07:00:00 GMT"), Some(MAX), "a date that nobody waits for");
+        assert_eq!(at_seven("Fri, 21 Nov 2127 07:00:00 GMT"), Some(MAX), "a date beyond the longest wait");
     }
 
     #[test]

@@ -4,12 +4,12 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-/// A secret that is not `whsec_` and base64. It is not shown.
+/// A secret that is not `whsec_` and base64. The message does not contain it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a secret is not whsec_ and base64; make one with: echo whsec_$(openssl rand -base64 32)")]
 pub struct InvalidSecret;
 
-/// Signs deliveries with every secret of a subscription: several during a rotation.
+/// Signs deliveries with each secret of a subscription; there are several during a rotation.
 #[derive(Clone)]
 pub struct Signer {
     keys: Vec<Hmac<Sha256>>,
@@ -26,7 +26,7 @@ impl Signer {
     ///
     /// # Errors
     ///
-    /// That one is not of that form.
+    /// [`InvalidSecret`]: a secret does not have that form.
     pub fn new(secrets: &[String]) -> Result<Self, InvalidSecret> {
         let keys = secrets.iter().map(|secret| {
             let text = secret.strip_prefix("whsec_").unwrap_or(secret);

@@ -1,8 +1,8 @@
-//! One append to a stream that only the shard's owner writes, until it is certain what became of it.
+//! Appends to the streams that only the shard's owner writes, repeated until their result is certain.
 //!
-//! An append whose answer is lost is found by reading on: the record behind our position is ours, then it was stored;
-//! or another owner's, then we are fenced; or there is none, then the same append goes again with the same expectation,
-//! so that of two copies only one can be stored.
+//! The result of an append whose ack is lost follows from the record after the expected sequence: if it is this one, it was
+//! stored; if it is another owner's, this owner is fenced; if there is none, the append is repeated with the same
+//! expectation, so only one copy can be stored.
 
 use std::time::Duration;
 
@@ -17,15 +17,15 @@ use weft_proto::ids::StreamSeq;
 
 use crate::log::Log;
 
-/// The pauses between two tries.
+/// Shortest and longest pause between two tries.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// Another owner has written, or the stream is no longer the one that was read.
+/// Another owner has written, or the stream is another one by now.
 #[derive(Debug)]
 pub(crate) struct Fenced;
 
-/// Appends one record to `stream` behind `expected`, however long it takes: a shard whose commits cannot be made stands still, and
-/// its lease ends it when that lasts.
+/// Appends one record to `stream` after `expected`, however long it takes: a shard that cannot commit makes no progress, and
+/// loses its lease if that lasts.
 pub(crate) async fn append_until_stored(
     log: Log,
     stream: String,
@@ -34,7 +34,7 @@ pub(crate) async fn append_until_stored(
     message: Outgoing,
 ) -> Result<(Appender, StreamSeq), Fenced> {
     let mut pause = PAUSE.0;
-    // Without checkpoints a shard is delivered all the same.
+    // A shard is delivered without checkpoints, but not without outcomes.
     let is_essential = stream == log.layout.outcomes_stream(log.shard);
     let note = |problem: Option<String>| {
         if is_essential {
@@ -64,7 +64,7 @@ pub(crate) async fn append_until_stored(
                 }
             },
         };
-        tracing::warn!(stream, problem, "append is retried");
+        tracing::warn!(stream, problem, "append failed; retrying");
         note(Some(problem));
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE.1);
@@ -72,7 +72,7 @@ pub(crate) async fn append_until_stored(
     }
 }
 
-/// What stands behind a position.
+/// The record after a position.
 enum NextRecord {
     Ours(StreamSeq),
     Foreign,
@@ -84,11 +84,11 @@ async fn record_after(log: &Log, stream: &str, expected: StreamSeq, payload: &By
     if state.last == expected {
         return Ok(NextRecord::Absent);
     }
-    // A stream that ends before what we have read of it is another one, or a copy of an earlier day.
+    // A stream that ends before a sequence that was read is another one, or an earlier copy.
     if state.last < expected {
         return Ok(NextRecord::Foreign);
     }
-    // None where a replica lags behind: asked again.
+    // None where a replica lags: tried again.
     let next = direct::range(&log.connection, stream, expected.next(), ">", 1, payload.len() * 2 + 4096).await;
     match next.map_err(|error| error.to_string())?.first() {
         Some(message) if message.payload == *payload => Ok(NextRecord::Ours(message.seq)),

@@ -1,17 +1,17 @@
-//! Attempts: begun on the lanes' word, while the lease allows it.
+//! Attempts: started while the lease allows it, and reported when they end.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::task::JoinError;
 use weft_nats::event::StoredEvent;
 
-use super::{Driver, DriverError};
+use super::{Driver, DriverError, aborted};
 use crate::{
     destination::{Delivery, NotSent},
     lane::{AttemptEnd, AttemptId, AttemptResult, Input, LanePrevious, Work},
 };
 
-/// An attempt, and how it ended.
+/// An attempt and its end.
 pub(super) type FinishedAttempt = (AttemptId, Result<AttemptEnd, NotSent>);
 
 impl Driver {
@@ -48,12 +48,12 @@ impl Driver {
             lease: self.lease.clone(),
         };
         let destinations = Arc::clone(&self.context.destinations);
-        // Answered by `ended`; ends with the shard.
+        // Reported by `on_attempt_finished`; ends with the shard.
         self.attempts.spawn(async move { (id, destinations.deliver(delivery).await) });
         Ok(())
     }
 
-    /// Takes an attempt's end, and those that have come with it: a turn for each would cost more than the lanes do.
+    /// Reports a finished attempt, and others that have finished by now: a turn for each would cost more than the lanes do.
     pub(super) fn on_attempt_finished(&mut self, first: Result<FinishedAttempt, JoinError>) -> Result<(), DriverError> {
         self.finish_attempt(first)?;
         for _ in 1..TURN_ATTEMPTS {
@@ -64,9 +64,9 @@ impl Driver {
     }
 
     fn finish_attempt(&mut self, ended: Result<FinishedAttempt, JoinError>) -> Result<(), DriverError> {
-        // Of a destination that has panicked nobody can say how the attempt ended.
-        let (attempt, end) = ended.map_err(|source| DriverError::Task { what: "an attempt", source })?;
-        // Also where the lease has been renewed meanwhile: no lane is told of an attempt that was not made.
+        // The result of an attempt whose destination panicked is unknown.
+        let (attempt, end) = ended.map_err(aborted("attempt"))?;
+        // Also where the lease was renewed in the meantime: the attempt was not made, so it has no end to report.
         let end = end.map_err(|NotSent| DriverError::LeaseLost)?;
         let end = self.on_lanes_clock(end);
         if end.result != AttemptResult::Held {
@@ -75,7 +75,7 @@ impl Driver {
         self.handle(Input::AttemptFinished { attempt, end })
     }
 
-    /// An end with its times by the lanes' clock, so that all times of a shard's records are by one clock.
+    /// The end with times of the lanes' clock, so that all times in a shard's records are by one clock.
     fn on_lanes_clock(&self, end: AttemptEnd) -> AttemptEnd {
         let ended_at = self.clock.now();
         let took = end.ended_at.duration_since(end.started_at);
@@ -83,7 +83,7 @@ impl Driver {
     }
 }
 
-/// Ended attempts of one turn: few enough that acks and events do not wait long.
+/// Finished attempts of one turn: few enough that acks and events do not wait long.
 const TURN_ATTEMPTS: usize = 256;
-/// For an attempt of a subscription that has just been deleted.
+/// Timeout of an attempt of a subscription that has just been removed.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);

@@ -1,9 +1,8 @@
-//! Subscriptions that begin behind the shared reader, or have had no room for an event: each reads on its own until it
-//! meets it.
+//! Backfills: the reads of detached subscriptions, until each meets the shared reader.
 //!
-//! They meet exactly. An own reader never reads beyond the shared cursor; within one step of it the shared reader waits,
-//! and who stands where the shared reader stands joins it before it goes on. So no event is taken twice and none is
-//! passed over, and however busy the log is, they meet.
+//! The hand-over is exact: a backfill never reads past the shared reader's cursor; when it is within one batch, the shared
+//! reader pauses, and a backfill that has reached the cursor joins before the shared reader continues. So no event is taken
+//! twice or missed, and they meet however busy the log is.
 
 use std::{collections::BTreeSet, ops::Bound, sync::Arc};
 
@@ -17,29 +16,30 @@ use weft_proto::{
     v1,
 };
 
-use super::{Driver, DriverError};
+use super::{Driver, DriverError, aborted};
 use crate::{
     lane::Input,
     log::{Bounds, Log, Read},
 };
 
-/// What one step reads: a turn's work.
+/// Bounds of one read: the work of a turn.
 const READ: Bounds = Bounds { messages: 256, bytes: 8 * 1024 * 1024 };
 
+/// The detached subscriptions, which take turns to read.
 #[derive(Debug)]
 pub(super) struct Backfills {
     log: Log,
-    /// Who reads on its own. How far each has come, the lanes know.
-    own: BTreeSet<SubscriptionUid>,
-    /// Whose turn it was last.
+    /// The detached subscriptions. The lanes know their positions.
+    detached: BTreeSet<SubscriptionUid>,
+    /// The subscription that had the last turn.
     turn: Option<SubscriptionUid>,
-    /// At most one reads at a time, as a task: a busy shard goes through many turns while the log answers.
+    /// The read under way, at most one, as a task: a busy shard has many turns while the log answers.
     reading: JoinSet<BackfillProgress>,
-    /// Whether the read under way may come to the shared cursor.
+    /// Whether the read under way may reach the shared cursor.
     closing: bool,
 }
 
-/// What one of them has read.
+/// The result of a read.
 #[derive(Debug)]
 pub(super) struct BackfillProgress {
     uid: SubscriptionUid,
@@ -51,35 +51,42 @@ impl Backfills {
     pub fn new(log: Log, restored: &[v1::SubscriptionState]) -> Self {
         let uid_of = |state: &v1::SubscriptionState| SubscriptionUid::from_slice(&state.subscription);
         let detached = restored.iter().filter(|state| !state.closed && state.detached.is_some());
-        Self { log, own: detached.filter_map(uid_of).collect(), turn: None, reading: JoinSet::new(), closing: false }
+        Self {
+            log,
+            detached: detached.filter_map(uid_of).collect(),
+            turn: None,
+            reading: JoinSet::new(),
+            closing: false,
+        }
     }
 
-    /// Whether a subscription reads on its own.
+    /// Whether a subscription is detached.
     pub fn has(&self, uid: SubscriptionUid) -> bool {
-        self.own.contains(&uid)
+        self.detached.contains(&uid)
     }
 
-    /// Whether the shared reader must wait for a read under way.
+    /// Whether the shared reader must wait for the read under way.
     pub fn is_closing(&self) -> bool {
         self.closing && !self.reading.is_empty()
     }
 
-    /// A subscription begins to read on its own.
+    /// A subscription is detached.
     pub fn begin(&mut self, uid: SubscriptionUid) {
-        self.own.insert(uid);
+        self.detached.insert(uid);
     }
 
-    /// Whose turn it is; `None` while one reads.
+    /// The subscription whose turn it is; `None` while one reads.
     fn next_turn(&mut self) -> Option<SubscriptionUid> {
         if !self.reading.is_empty() {
             return None;
         }
-        let behind_last = self.turn.map_or(Bound::Unbounded, Bound::Excluded);
-        self.turn = self.own.range((behind_last, Bound::Unbounded)).next().or_else(|| self.own.first()).copied();
+        let after_last = self.turn.map_or(Bound::Unbounded, Bound::Excluded);
+        self.turn =
+            self.detached.range((after_last, Bound::Unbounded)).next().or_else(|| self.detached.first()).copied();
         self.turn
     }
 
-    /// Reads behind `cursor` for a subscription, at most to the shared cursor.
+    /// Starts a read after `cursor`, up to the shared cursor at most.
     fn read(&mut self, uid: SubscriptionUid, cursor: StreamSeq, shared: StreamSeq) {
         self.closing = shared.0 - cursor.0 <= READ.messages as u64;
         let (log, from) = (self.log.clone(), cursor.next());
@@ -89,31 +96,31 @@ impl Backfills {
         });
     }
 
-    /// The end of the read under way; for ever when there is none. Safe to cancel.
+    /// Waits until the read under way ends; for ever when there is none. Cancel safe.
     pub async fn next(&mut self) -> Result<BackfillProgress, JoinError> {
         match self.reading.join_next().await {
-            Some(step) => step,
+            Some(progress) => progress,
             None => std::future::pending().await,
         }
     }
 }
 
 impl Driver {
-    /// Lets the next one read on that may, unless one is reading; who has met the shared reader joins it.
+    /// Starts the next read, unless one is under way; subscriptions that have met the shared reader join it.
     pub(super) fn backfill_next(&mut self) -> Result<(), DriverError> {
         let shared = self.lanes.cursor();
-        for _ in 0..self.backfills.own.len() {
+        for _ in 0..self.backfills.detached.len() {
             let Some(uid) = self.backfills.next_turn() else { break };
             let Some(cursor) = self.lanes.detached_through(uid) else {
-                // It has been closed.
-                self.backfills.own.remove(&uid);
+                // It was closed.
+                self.backfills.detached.remove(&uid);
                 continue;
             };
             if cursor >= shared {
                 if !self.lanes.may_join(uid) {
                     continue;
                 }
-                self.backfills.own.remove(&uid);
+                self.backfills.detached.remove(&uid);
                 self.handle(Input::Joined { uid })?;
             } else if self.lanes.reads_on(uid) {
                 self.backfills.read(uid, cursor, shared);
@@ -123,10 +130,9 @@ impl Driver {
         Ok(())
     }
 
-    pub(super) fn on_backfill(&mut self, step: Result<BackfillProgress, JoinError>) -> Result<(), DriverError> {
-        let BackfillProgress { uid, from, read } =
-            step.map_err(|source| DriverError::Task { what: "a read", source })?;
-        // Its subscription may have been deleted meanwhile.
+    pub(super) fn on_backfill(&mut self, progress: Result<BackfillProgress, JoinError>) -> Result<(), DriverError> {
+        let BackfillProgress { uid, from, read } = progress.map_err(aborted("read"))?;
+        // The subscription may have been closed in the meantime.
         if self.lanes.detached_through(uid).map(StreamSeq::next) != Some(from) {
             return Ok(());
         }

@@ -1,13 +1,13 @@
-//! News of the catalog: subscriptions that come, change, are removed, or are missing.
+//! Changes of the catalog: subscriptions are added, revised, removed or orphaned.
 //!
 //! Only a removal that names an operator closes a subscription. One that is missing without a removal is orphaned: it keeps
-//! its backlog until it is adopted or discarded. A catalog that is read less far than the shard has already acted on decides
-//! nothing, until the server confirms that there is no more of it: then it was restored from an earlier copy.
+//! its backlog until it is adopted or discarded. A snapshot that ends before the position that the shard has acted on is
+//! ignored until the server confirms that there is no more: then the catalog was restored from an earlier copy.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::{
-    task::JoinError,
+    task::{JoinError, JoinSet},
     time::{Instant, sleep},
 };
 use weft_nats::catalog::{Author, Catalog, Matcher, Removal, Revised, Snapshot, is_ordered};
@@ -16,68 +16,98 @@ use weft_proto::{
     v1,
 };
 
-use super::{Driver, DriverError};
+use super::{Driver, DriverError, aborted};
 use crate::{
     lane::{Input, OnExhausted, RetryPolicy, SubscriptionPolicy},
-    matching::Compiled,
+    matching::CompiledSubscription,
 };
 
-/// How long a catalog that ends before the position that the shard has acted on may be that of a server that lags behind.
-const CATALOG_PATIENCE: Duration = Duration::from_secs(10);
-/// Between two reads of the catalog meanwhile.
-const CATALOG_PAUSE: Duration = Duration::from_millis(200);
+/// How long a catalog that ends before the position that the shard has acted on may be that of a server that lags.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time between two reads of the catalog meanwhile.
+const CONFIRM_PAUSE: Duration = Duration::from_millis(200);
+
+/// The catalog as a shard has applied it.
+#[derive(Debug, Default)]
+pub(super) struct CatalogFollower {
+    /// A complete snapshot has been applied: nothing is matched before.
+    complete: bool,
+    /// When the bucket of the newest applied snapshot was created, unix nanoseconds.
+    bucket: i64,
+    /// The bucket was created again, and orphans are left from before.
+    created_again: bool,
+    /// Reads a catalog that ends before the position that the shard has acted on from the server.
+    confirming: JoinSet<Arc<Snapshot>>,
+    /// The end of such a catalog, as the server has confirmed it.
+    confirmed: Option<v1::CatalogPosition>,
+}
+
+impl CatalogFollower {
+    /// Whether a complete snapshot has been applied.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Waits until the server has confirmed a catalog; for ever while none is to be confirmed. Cancel safe.
+    pub async fn confirmed(&mut self) -> Result<Arc<Snapshot>, JoinError> {
+        match self.confirming.join_next().await {
+            Some(confirmed) => confirmed,
+            None => std::future::pending().await,
+        }
+    }
+}
 
 impl Driver {
-    /// Brings lanes, matching and destinations to the catalog, if it has been read to its end and as far as the shard has
+    /// Applies a snapshot to lanes, matching and destinations, if it is complete and reaches the position that the shard has
     /// acted on.
     pub(super) fn on_catalog_changed(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), DriverError> {
         if !snapshot.complete {
             return Ok(());
         }
         let acted_on = self.lanes.catalog();
-        let is_confirmed = self.confirmed.is_some_and(|confirmed| is_as_far(snapshot.position, confirmed));
+        let is_confirmed = self.catalog.confirmed.is_some_and(|confirmed| is_as_far(snapshot.position, confirmed));
         if is_as_far(snapshot.position, acted_on) || is_confirmed {
             return self.apply_catalog(snapshot);
         }
-        if self.confirming.is_empty() {
+        if self.catalog.confirming.is_empty() {
             let name = self.catalog_condition();
             let text = format!(
                 "read up to {}, and the shard has acted on {}: waiting for the rest",
                 snapshot.position.sequence, acted_on.sequence
             );
             self.context.conditions.set(&name, Some(text));
-            self.confirming.spawn(confirm(self.context.pauses.clone(), acted_on));
+            self.catalog.confirming.spawn(confirm(self.context.pauses.clone(), acted_on));
         }
         Ok(())
     }
 
-    /// The server has been asked for a catalog that was not read far enough: what it has now is what there is.
+    /// The server has confirmed the end of the catalog.
     pub(super) fn on_catalog_confirmed(
         &mut self,
         confirmed: Result<Arc<Snapshot>, JoinError>,
     ) -> Result<(), DriverError> {
-        let snapshot = confirmed.map_err(|source| DriverError::Task { what: "a read", source })?;
+        let snapshot = confirmed.map_err(aborted("read"))?;
         if !is_as_far(snapshot.position, self.lanes.catalog()) {
             tracing::error!(
                 shard = %self.shard, sequence = snapshot.position.sequence, acted_on = self.lanes.catalog().sequence,
-                "the catalog was restored from an earlier copy; what it lacks keeps its backlog and is not discarded"
+                "the catalog was restored from an earlier copy; subscriptions that it lacks keep their backlog"
             );
         }
-        self.confirmed = Some(snapshot.position);
+        self.catalog.confirmed = Some(snapshot.position);
         self.apply_catalog(&snapshot)
     }
 
     fn apply_catalog(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), DriverError> {
         let acted_on = self.lanes.catalog();
-        let same_bucket = self.bucket == snapshot.position.created_ns;
-        self.bucket = snapshot.position.created_ns;
+        let same_bucket = self.catalog.bucket == snapshot.position.created_ns;
+        self.catalog.bucket = snapshot.position.created_ns;
         let was_created_again = acted_on.created_ns != 0 && snapshot.position.created_ns > acted_on.created_ns;
-        let mut there = HashSet::new();
+        let mut present = HashSet::new();
         for (name, subscription) in &snapshot.subscriptions {
             let Some(uid) = SubscriptionUid::from_slice(&subscription.value.uid) else { continue };
-            there.insert(uid);
+            present.insert(uid);
             let known = self.subscriptions.get(&uid).map(|compiled| compiled.subscription.revision);
-            // Most of a catalog is as it was: a matcher is made for what has changed only.
+            // Most subscriptions are unchanged and keep their matcher.
             if same_bucket && known == Some(subscription.revision) {
                 continue;
             }
@@ -97,7 +127,7 @@ impl Driver {
                 self.backfills.begin(uid);
             }
         }
-        let missing: Vec<SubscriptionUid> = self.lanes.subscriptions().filter(|uid| !there.contains(uid)).collect();
+        let missing: Vec<SubscriptionUid> = self.lanes.subscriptions().filter(|uid| !present.contains(uid)).collect();
         for uid in missing {
             self.subscriptions.remove(&uid);
             self.context.destinations.remove(uid);
@@ -110,25 +140,25 @@ impl Driver {
             }
         }
         self.report_catalog(snapshot, was_created_again);
-        self.matching = true;
+        self.catalog.complete = true;
         Ok(())
     }
 
-    /// A subscription of the catalog as events are matched for it.
+    /// A subscription of the catalog with its matcher.
     pub(super) fn compiled(
         &self,
         uid: SubscriptionUid,
         subscription: &Revised<Arc<v1::Subscription>>,
-    ) -> Option<Compiled> {
+    ) -> Option<CompiledSubscription> {
         let mut matcher = Matcher::new(&subscription.value, self.shard)?;
         if let Some(known) = self.lanes.subscription(uid) {
-            // The catalog's start may have been counted in a part of EVENTS that was lost.
+            // The catalog's start may lie in a part of EVENTS that was lost.
             matcher.start = matcher.start.min(StreamSeq(known.from));
         }
-        Some(Compiled { matcher, subscription: subscription.clone() })
+        Some(CompiledSubscription { matcher, subscription: subscription.clone() })
     }
 
-    /// Who removed a subscription since the shard has known it. A removal that names nobody is none.
+    /// The removal of a subscription that the shard knows, if it names an operator.
     fn removal(&self, uid: SubscriptionUid, snapshot: &Snapshot) -> Option<Removal> {
         let removal = snapshot.removals.get(uid.as_bytes().as_slice())?;
         let known = self.lanes.subscription(uid)?;
@@ -144,15 +174,14 @@ impl Driver {
         let name = self.lanes.subscription(uid).map(|known| known.name.clone()).unwrap_or_default();
         tracing::error!(
             shard = %self.shard, subscription = name, %uid,
-            "subscription is missing from the catalog and nobody has removed it; it keeps its backlog until it is adopted \
-             or discarded"
+            "subscription is missing from the catalog without a removal; it keeps its backlog until it is adopted or discarded"
         );
         self.handle(Input::Orphaned { uid })?;
         self.backfills.begin(uid);
         Ok(())
     }
 
-    /// Shows what waits for an operator.
+    /// Shows the orphaned subscriptions as conditions.
     pub(super) fn report_orphans(&self) {
         let conditions = &self.context.conditions;
         let prefix = format!("shard {}: orphaned subscription", self.shard);
@@ -161,7 +190,7 @@ impl Driver {
         for (uid, name) in self.lanes.orphans() {
             count += 1;
             let text = format!(
-                "missing from the catalog, and nobody has removed it; its backlog waits: weft subscription adopt {name}, or \
+                "missing from the catalog without a removal; its backlog waits: weft subscription adopt {name}, or \
                  weft subscription discard {uid} --reason …"
             );
             conditions.set(&format!("{prefix} {name} ({uid})"), Some(text));
@@ -171,8 +200,8 @@ impl Driver {
     }
 
     fn report_catalog(&mut self, snapshot: &Snapshot, was_created_again: bool) {
-        self.created_again |= was_created_again;
-        self.created_again &= self.lanes.orphans().next().is_some();
+        self.catalog.created_again |= was_created_again;
+        self.catalog.created_again &= self.lanes.orphans().next().is_some();
         let acted_on = self.lanes.catalog();
         let text = if !is_as_far(snapshot.position, acted_on) {
             Some(format!(
@@ -180,7 +209,9 @@ impl Driver {
                 snapshot.position.sequence, acted_on.sequence
             ))
         } else {
-            self.created_again.then(|| "the bucket was created again, and lacks subscriptions of the shard".to_owned())
+            self.catalog
+                .created_again
+                .then(|| "the bucket was created again, and lacks subscriptions of the shard".to_owned())
         };
         self.context.conditions.set(&self.catalog_condition(), text);
         self.report_orphans();
@@ -190,7 +221,7 @@ impl Driver {
         format!("shard {}: catalog", self.shard)
     }
 
-    /// Shows nothing any more: another worker may own the shard.
+    /// Clears the conditions: another worker may own the shard.
     pub(super) fn clear_conditions(&self) {
         self.context.conditions.set(&self.catalog_condition(), None);
         self.context.conditions.clear_all(&format!("shard {}: orphaned subscription", self.shard));
@@ -199,28 +230,28 @@ impl Driver {
     }
 }
 
-/// Whether a catalog has been read as far as a position. A bucket that was created later counts as further.
+/// Whether a catalog was read up to a position. Every position of a bucket that was created later is further.
 fn is_as_far(read: v1::CatalogPosition, position: v1::CatalogPosition) -> bool {
     (read.created_ns, read.sequence) >= (position.created_ns, position.sequence)
 }
 
-/// Reads the catalog from the server until it comes to `wanted`; when it does not for long enough, there is no more of it.
+/// Reads the catalog from the server until it reaches `wanted`, or [`CONFIRM_TIMEOUT`] has passed: then there is no more of it.
 async fn confirm(catalog: Catalog, wanted: v1::CatalogPosition) -> Arc<Snapshot> {
-    let deadline = Instant::now() + CATALOG_PATIENCE;
+    let deadline = Instant::now() + CONFIRM_TIMEOUT;
     loop {
         match catalog.read().await {
             Ok(read) if read.complete && (is_as_far(read.position, wanted) || Instant::now() >= deadline) => {
                 return Arc::new(read);
             }
             Ok(_) => {}
-            Err(error) => tracing::debug!(%error, "the catalog is read again"),
+            Err(error) => tracing::debug!(%error, "reading the catalog failed; retrying"),
         }
-        sleep(CATALOG_PAUSE).await;
+        sleep(CONFIRM_PAUSE).await;
     }
 }
 
-/// What the lanes must know of a subscription. Each of the shards has its part of what the receiver bears, so that
-/// workers need not ask each other; of less than one each, each has one.
+/// The policy of a subscription in one shard. Its concurrency and its rate are divided among the shards, each of which has at
+/// least a concurrency of one, so that workers need not coordinate.
 fn policy(
     subscription: &Revised<Arc<v1::Subscription>>,
     uid: SubscriptionUid,
@@ -250,12 +281,12 @@ fn policy(
     }
 }
 
-/// The time between two attempts in one shard.
+/// Average time between two attempts in one shard.
 fn min_interval(rate: &v1::Rate, shards: u32) -> Duration {
     Duration::from_millis(rate.period_ms).saturating_mul(shards) / rate.count.max(1)
 }
 
-/// The contract's defaults where the subscription says nothing.
+/// The retry policy; without one in the catalog, the default.
 fn retry(retry: Option<&v1::Retry>) -> RetryPolicy {
     match retry {
         Some(retry) if !retry.schedule_ms.is_empty() => {
@@ -275,5 +306,35 @@ fn retry(retry: Option<&v1::Retry>) -> RetryPolicy {
             max: Duration::from_secs(3600),
             jitter: 0.2,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subscription(concurrency: u32, rate: Option<v1::Rate>) -> Revised<Arc<v1::Subscription>> {
+        let value = v1::Subscription { concurrency, rate, starts: vec![0, 5], ..Default::default() };
+        Revised { value: Arc::new(value), revision: 3 }
+    }
+
+    /// The receiver bears its concurrency and rate in all shards together.
+    #[test]
+    fn shards_divide_the_concurrency_and_the_rate_of_a_subscription() {
+        let uid = SubscriptionUid::from_bytes([1; 16]);
+        let rate = Some(v1::Rate { count: 10, period_ms: 1000 });
+        let whole = policy(&subscription(64, rate), uid, ShardId(1), 4);
+        assert_eq!((whole.concurrency, whole.min_interval), (16, Some(Duration::from_millis(400))));
+        let small = policy(&subscription(3, None), uid, ShardId(0), 4);
+        assert_eq!((small.concurrency, small.min_interval), (1, None), "at least one in each shard");
+        assert_eq!((whole.start, small.start), (StreamSeq(5), StreamSeq(1)), "sequences begin at 1");
+    }
+
+    /// A catalog whose bucket was created later is newer than any position of an earlier one.
+    #[test]
+    fn positions_are_compared_by_bucket_first() {
+        let position = |created_ns, sequence| v1::CatalogPosition { created_ns, sequence };
+        assert!(is_as_far(position(1, 7), position(1, 7)) && !is_as_far(position(1, 6), position(1, 7)));
+        assert!(is_as_far(position(2, 1), position(1, 7)) && !is_as_far(position(1, 7), position(2, 1)));
     }
 }

@@ -1,4 +1,4 @@
-//! When a checkpoint is due. Pure except for the clock value that it is handed.
+//! When a checkpoint is due. Pure: the time is an argument.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ const COMMIT_BYTES: u64 = 64 * 1024 * 1024;
 /// It bounds what checkpoints add to the bytes that an owner writes (a half), and what a take-over without a file reads
 /// (the state and twice its size of commits).
 const CHECKPOINT_BYTES_FACTOR: u64 = 2;
-/// Pause after a checkpoint that could not be written, such as on a full disk: retried often enough to be there when the
-/// cause is removed, rarely enough not to fill the stream with chunks that no end follows.
+/// Pause after a checkpoint that could not be written, such as on a full disk: short enough to succeed soon after the cause is
+/// removed, long enough not to fill the stream with chunks that no end follows.
 const RETRY_PAUSE: Duration = Duration::from_secs(60);
 
-/// How often the state of a shard is written to CHECKPOINTS.
+/// Policy for how often the state of a shard is written to CHECKPOINTS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckpointPolicy {
     /// After this many commits, which bounds what a take-over without a file reads.
@@ -52,7 +52,7 @@ impl CheckpointPolicy {
 /// When a shard's next checkpoint is due.
 #[derive(Debug)]
 pub(super) struct CheckpointSchedule {
-    pace: CheckpointPolicy,
+    policy: CheckpointPolicy,
     /// Commits after the position of the last complete checkpoint.
     since: CommitVolume,
     /// Commits since the running checkpoint was started.
@@ -68,10 +68,10 @@ pub(super) struct CheckpointSchedule {
 }
 
 impl CheckpointSchedule {
-    /// At `now` the last checkpoint is `age` old, `since` was committed after it, and checkpoints occupy `occupied` bytes.
-    pub fn new(pace: CheckpointPolicy, since: CommitVolume, occupied: u64, age: Duration, now: Instant) -> Self {
+    /// A schedule where at `now` the last checkpoint is `age` old, `since` was committed after it, and checkpoints occupy `occupied` bytes.
+    pub fn new(policy: CheckpointPolicy, since: CommitVolume, occupied: u64, age: Duration, now: Instant) -> Self {
         let during = CommitVolume::default();
-        Self { pace, since, during, occupied, age, from: now, started: now, not_before: now }
+        Self { policy, since, during, occupied, age, from: now, started: now, not_before: now }
     }
 
     /// A commit of this many bytes was stored.
@@ -104,7 +104,7 @@ impl CheckpointSchedule {
     /// Time from `now` until the next checkpoint is due.
     pub fn wait(&self, now: Instant) -> Duration {
         let age = self.age.saturating_add(now.saturating_duration_since(self.from));
-        self.pace.wait(self.since, self.occupied, age).max(self.not_before.saturating_duration_since(now))
+        self.policy.wait(self.since, self.occupied, age).max(self.not_before.saturating_duration_since(now))
     }
 }
 
@@ -121,21 +121,21 @@ mod tests {
 
     #[test]
     fn commits_time_and_half_of_the_retention_each_make_a_checkpoint_due() {
-        let pace = CheckpointPolicy::new(8 * 24 * HOUR);
-        assert_eq!(pace.wait(commits(10_000), 0, Duration::ZERO), Duration::ZERO);
-        assert_eq!(pace.wait(commits(9_999), 0, Duration::from_secs(599)), Duration::from_secs(1));
-        assert_eq!(pace.wait(commits(2), 0, Duration::from_secs(600)), Duration::ZERO);
-        let idle = pace.wait(commits(1), 0, 95 * HOUR);
+        let policy = CheckpointPolicy::new(8 * 24 * HOUR);
+        assert_eq!(policy.wait(commits(10_000), 0, Duration::ZERO), Duration::ZERO);
+        assert_eq!(policy.wait(commits(9_999), 0, Duration::from_secs(599)), Duration::from_secs(1));
+        assert_eq!(policy.wait(commits(2), 0, Duration::from_secs(600)), Duration::ZERO);
+        let idle = policy.wait(commits(1), 0, 95 * HOUR);
         assert_eq!(idle, HOUR, "an idle shard writes one before half of the retention has passed");
-        assert_eq!(pace.wait(commits(0), 0, 96 * HOUR), Duration::ZERO);
+        assert_eq!(policy.wait(commits(0), 0, 96 * HOUR), Duration::ZERO);
     }
 
     /// A large state is not rewritten every 10,000 commits or every ten minutes.
     #[test]
     fn no_trigger_but_the_retention_is_due_before_commits_exceed_a_multiple_of_the_checkpoint() {
         let now = Instant::now();
-        let pace = CheckpointPolicy::new(8 * 24 * HOUR);
-        let mut schedule = CheckpointSchedule::new(pace, commits(0), 60 * MIB as u64, Duration::ZERO, now);
+        let policy = CheckpointPolicy::new(8 * 24 * HOUR);
+        let mut schedule = CheckpointSchedule::new(policy, commits(0), 60 * MIB as u64, Duration::ZERO, now);
         for _ in 0..20_000 {
             schedule.committed(6 * 1024);
         }

@@ -1,11 +1,11 @@
 //! Writes the state of a shard to CHECKPOINTS, concurrently with the commits.
 //!
-//! A checkpoint is the state after the commits up to a position of OUTCOMES, so it is right whichever owner writes it;
-//! what must not happen is that two owners mix their chunks, or that an owner that has lost the shard removes a newer
-//! checkpoint. Therefore each record expects the sequence before it, an owner never appends after a record of a higher
-//! epoch, and it has only that removed which precedes its own complete checkpoint. Of a checkpoint that fails halfway, chunks
-//! remain that no end follows; they are removed with what precedes the next complete one. An admin removes it; while none
-//! runs, earlier checkpoints stay, which costs disk and nothing else.
+//! A checkpoint is the state after the commits up to a position of OUTCOMES, so it is correct from any owner. But two owners
+//! must not mix their chunks, and an owner that has lost the shard must not remove a newer checkpoint. Therefore each record
+//! expects the sequence before it, an owner never appends after a record of a higher epoch, and it requests the removal only
+//! of what precedes its complete checkpoint. A checkpoint that fails halfway leaves chunks without an end, which are removed
+//! with what precedes the next complete one. An admin performs the removal; while none runs, earlier checkpoints stay, which
+//! only costs disk space.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use weft_proto::{
 };
 
 use super::{
-    DriverError,
+    DriverError, aborted,
     append::{Fenced, append_until_stored},
     checkpoint_schedule::{CheckpointPolicy, CheckpointSchedule},
 };
@@ -77,18 +77,24 @@ pub(super) struct Checkpoints {
     running: Option<AbortOnDropHandle<Ended>>,
     removal: Removal,
     removing: Option<AbortOnDropHandle<()>>,
-    /// A later owner writes checkpoints: this one writes none any more.
+    /// A later owner writes checkpoints, so this one has stopped.
     superseded: bool,
 }
 
 impl Checkpoints {
-    /// For an owner of this epoch that has recovered its state next to these checkpoints.
-    pub fn new(removal: Removal, pace: CheckpointPolicy, epoch: u64, created_ns: u64, state: CheckpointState) -> Self {
+    /// The checkpoints of an owner with this epoch, given those that it found at take-over.
+    pub fn new(
+        removal: Removal,
+        policy: CheckpointPolicy,
+        epoch: u64,
+        created_ns: u64,
+        state: CheckpointState,
+    ) -> Self {
         let log = removal.log.clone();
-        // The server has stamped it.
+        // Stamped by the server.
         let now = log.connection.server_clock().now();
         let age = Duration::try_from(now.duration_since(state.at)).unwrap_or(Duration::ZERO);
-        let schedule = CheckpointSchedule::new(pace, state.since, state.occupied, age, Instant::now());
+        let schedule = CheckpointSchedule::new(policy, state.since, state.occupied, age, Instant::now());
         Self { log, epoch, created_ns, schedule, running: None, removal, removing: None, superseded: false }
     }
 
@@ -117,7 +123,7 @@ impl Checkpoints {
         }
     }
 
-    /// Waits until the running checkpoint has ended; for ever while there is none. Safe to cancel.
+    /// Waits until the running checkpoint has ended; for ever while there is none. Cancel safe.
     pub async fn ended(&mut self) -> Result<Ended, JoinError> {
         match &mut self.running {
             Some(running) => running.await,
@@ -125,14 +131,14 @@ impl Checkpoints {
         }
     }
 
-    /// Takes note of how a checkpoint ended.
+    /// Processes the end of a checkpoint.
     ///
     /// # Errors
     ///
     /// The ledger's file cannot be read, or the task has panicked.
     pub fn finish(&mut self, ended: Result<Ended, JoinError>) -> Result<(), DriverError> {
         self.running = None;
-        let Ended { bytes, result } = ended.map_err(|source| DriverError::Task { what: "a checkpoint", source })?;
+        let Ended { bytes, result } = ended.map_err(aborted("checkpoint"))?;
         match result {
             Ok(()) => {
                 self.schedule.completed(bytes);

@@ -1,6 +1,11 @@
-//! What operators ask for, from COMMANDS.
+//! Operators' commands, from COMMANDS.
 
-use weft_nats::{reader::Batch, records};
+use std::collections::HashSet;
+
+use weft_nats::{
+    reader::{Batch, OrderedReader, ReadError},
+    records,
+};
 use weft_proto::{
     ids::{EventId, Run, StreamSeq, SubscriptionUid, WorkflowId},
     v1::{self, command::Action},
@@ -9,19 +14,42 @@ use weft_proto::{
 use super::{Driver, DriverError};
 use crate::lane::{Command, CommandAction, HeadRef, Input, LaneCommand, LaneKey, RedriveItem, ReplayCommand};
 
+/// Reads the commands of a shard.
+#[derive(Debug)]
+pub(super) struct CommandReader {
+    reader: OrderedReader,
+    /// Ids of requests that the lanes have, and whose results are not committed.
+    requests: HashSet<String>,
+}
+
+impl CommandReader {
+    pub fn new(reader: OrderedReader) -> Self {
+        Self { reader, requests: HashSet::new() }
+    }
+
+    /// Waits for the next commands. Cancel safe.
+    pub async fn next(&mut self) -> Result<Batch, ReadError> {
+        self.reader.next().await
+    }
+
+    /// The result of a request is committed: the ledger has it.
+    pub fn answered(&mut self, request_id: &str) {
+        self.requests.remove(request_id);
+    }
+}
+
 impl Driver {
-    /// Hands commands to the lanes: each acts once, by its request id, and under the condition that it names.
+    /// Passes commands to the lanes: each takes effect once, by its request id, under the condition that it names.
     pub(super) fn on_commands(&mut self, batch: &Batch) -> Result<(), DriverError> {
         for message in &batch.messages {
             self.commits.commands().read(message);
             let command = message.seq.0;
             let Some(decoded) = records::decode::<v1::Command>(message) else {
-                tracing::warn!(command, "message of COMMANDS is no command of ours and is passed over");
+                tracing::warn!(command, "ignored a message of COMMANDS that is not a command");
                 self.handle(Input::CommandSkipped { command })?;
                 continue;
             };
-            // The ledger knows a request once its result is committed.
-            let is_repeated = self.requests.contains(&decoded.request_id);
+            let is_repeated = self.commands.requests.contains(&decoded.request_id);
             if is_repeated || self.commits.ledger().has_request(&decoded.request_id)? {
                 self.handle(Input::CommandSkipped { command })?;
                 continue;
@@ -29,7 +57,7 @@ impl Driver {
             match self.action(decoded.action)? {
                 Some(action) => {
                     let v1::Command { request_id, operator, reason, .. } = decoded;
-                    self.requests.insert(request_id.clone());
+                    self.commands.requests.insert(request_id.clone());
                     let command = Command { run: Run(command), request_id, operator, reason, action };
                     let discards = matches!(command.action, CommandAction::DiscardSubscription { .. });
                     self.handle(Input::CommandReceived(command))?;
@@ -43,7 +71,7 @@ impl Driver {
         Ok(())
     }
 
-    /// What a command asks for; `None` where nothing of it is a shard's to do.
+    /// The action of a command; `None` where the shard has nothing to do.
     fn action(&self, action: Option<Action>) -> Result<Option<CommandAction>, DriverError> {
         Ok(match action {
             Some(Action::Redrive(redrive)) => Some(CommandAction::Redrive(self.items(&redrive.items)?)),
@@ -65,12 +93,12 @@ impl Driver {
                 let run = Run(order.run);
                 replay_command(order.action()).map(|command| CommandAction::Runs { run, command })
             }
-            // The record of what has been done.
+            // Records of actions that are complete.
             Some(Action::Catalog(_) | Action::Retry(_)) => None,
-            // Carried out before the shard is driven, or not at all: its streams are those of its commits.
+            // Carried out only before the shard is driven, while its streams are not those of its commits.
             Some(Action::Adopt(_)) => None,
             None => {
-                tracing::warn!("command of a later version is passed over");
+                tracing::warn!("ignored a command of a later version");
                 None
             }
         })
@@ -123,5 +151,36 @@ fn replay_command(action: v1::ReplayAction) -> Option<ReplayCommand> {
         v1::ReplayAction::Resume => Some(ReplayCommand::Resume),
         v1::ReplayAction::Cancel => Some(ReplayCommand::Cancel),
         v1::ReplayAction::Unspecified => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(action: v1::LaneAction, event_id: Vec<u8>) -> v1::LaneOrder {
+        v1::LaneOrder {
+            subscription: vec![1; 16],
+            workflow_id: "order-1".into(),
+            sequence: 7,
+            next: 9,
+            event_id,
+            action: action.into(),
+            ..Default::default()
+        }
+    }
+
+    /// A head is never after the place from which it is looked for, and a skip names its event.
+    #[test]
+    fn a_lane_command_names_its_head() {
+        let lane = LaneKey::of_workflow(SubscriptionUid::from_bytes([1; 16]), WorkflowId::new("order-1").unwrap());
+        let head = HeadRef { seq: StreamSeq(7), next: StreamSeq(7) };
+        let of = |action, id| lane_command(&order(action, id));
+        let command = |command| Some(CommandAction::Lane { lane: lane.clone(), command });
+        assert_eq!(of(v1::LaneAction::Retry, vec![]), command(LaneCommand::Retry { head }));
+        let event = EventId::from_bytes([2; 16]);
+        assert_eq!(of(v1::LaneAction::Skip, event.to_vec()), command(LaneCommand::Skip { head, event }));
+        assert_eq!(of(v1::LaneAction::Skip, vec![]), None, "a skip without an event");
+        assert_eq!(of(v1::LaneAction::Unspecified, vec![]), None, "an action of a later version");
     }
 }

@@ -1,4 +1,4 @@
-//! The pipeline of commits: one append in flight, never given up while the shard is owned, nothing applied before its ack.
+//! The pipeline of commits: one append in flight, repeated while the shard is owned, and applied once it is stored.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,49 +13,50 @@ use weft_proto::{
 };
 
 use super::{
-    Context, Driver, DriverError,
+    Context, Driver, DriverError, aborted,
     append::{Fenced, append_until_stored},
     cursor_marks::CursorMarks,
 };
 use crate::{
     identity::Known,
-    lane::{Input, PendingCommit},
+    lane::{Input, Lanes, PendingCommit},
     ledger::{Ledger, tables::Positions},
     log::Log,
 };
 
-/// How long successes wait for others to be committed with. Their lanes run ahead meanwhile, so nobody waits for it; a
-/// commit costs a sync, and its readers a transaction each. A crash repeats that much more.
+/// Delay of a commit that nothing waits for, to gather more successes: their lanes run ahead meanwhile, and each commit costs
+/// a sync, and a transaction at each of its readers. After a crash the deliveries of that time are repeated.
 const COMMIT_DELAY: Duration = Duration::from_millis(5);
 
-/// Between two commits that forget something: whoever applies them walks through all that they could forget.
+/// Time between two commits that prune the ledger: applying one scans all rows that it may remove.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// An append that is under way.
+/// The append in flight.
 #[derive(Debug)]
 struct InFlight {
     task: JoinHandle<Result<(Appender, StreamSeq), Fenced>>,
-    /// What is being appended: it is applied once it is stored.
+    /// The commit, applied once it is stored.
     commit: Arc<v1::Commit>,
-    /// The draft that the commit is of; none: the record that fences off the owner before.
+    /// The lanes' decisions in it; `None`: it settles nothing.
     pending: Option<Box<PendingCommit>>,
-    /// Encoded.
+    /// Its encoded size.
     bytes: usize,
 }
 
-/// How an append ended: the task's own end, then the append's.
+/// The end of the append's task, and of the append.
 pub(super) type Answer = Result<Result<(Appender, StreamSeq), Fenced>, JoinError>;
 
 /// A commit that is stored and applied.
 #[derive(Debug)]
 pub(super) struct Stored {
-    /// The draft that it is of; none: it settles nothing.
+    /// The lanes' decisions in it; `None`: it settles nothing.
     pub pending: Option<Box<PendingCommit>>,
     pub commit: Arc<v1::Commit>,
-    /// Encoded.
+    /// Its encoded size.
     pub bytes: usize,
 }
 
+/// The commits of a shard, and its ledger.
 #[derive(Debug)]
 pub(super) struct Commits {
     log: Log,
@@ -68,25 +69,41 @@ pub(super) struct Commits {
     events: CursorMarks,
     commands: CursorMarks,
     copied: u64,
-    /// What the next commit records of copies.
+    /// Copies that the next commit records.
     copies: Vec<v1::CopyState>,
-    /// What the next commit forgets.
+    /// Rows of the ledger that the next commit prunes.
     prune: Option<Pruning>,
     clock: Anchored,
     pruned_at: Option<Instant>,
+    delay: CommitDelay,
 }
 
-/// What is of no use any more.
+/// Delays the next commit.
+#[derive(Debug, Default)]
+struct CommitDelay {
+    /// When the first decision of the next commit was seen.
+    since: Option<Instant>,
+}
+
+impl CommitDelay {
+    /// Time from `now` until the commit is due.
+    fn wait(&mut self, is_urgent: bool, now: Instant) -> Duration {
+        let since = *self.since.get_or_insert(now);
+        if is_urgent { Duration::ZERO } else { COMMIT_DELAY.saturating_sub(now.duration_since(since)) }
+    }
+}
+
+/// Rows of the ledger that are of no use any more.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pruning {
-    /// Heads of lanes whose event stood below this.
+    /// Heads of lanes whose event has a lower sequence.
     pub heads_below: StreamSeq,
     /// Open dead letters that were made before this, in unix milliseconds.
     pub dead_before_ms: i64,
 }
 
 impl Commits {
-    /// Begins behind `positions`.
+    /// A pipeline that continues after `positions`.
     pub fn new(
         context: &Context,
         log: Log,
@@ -110,6 +127,7 @@ impl Commits {
             prune: None,
             clock,
             pruned_at: None,
+            delay: CommitDelay::default(),
         }
     }
 
@@ -121,18 +139,18 @@ impl Commits {
         self.epoch
     }
 
-    /// Every dead letter in commits up to `copied` has its copy, or is recorded as refused: some by the next commit.
+    /// Every dead letter in commits up to `copied` has its copy or is recorded as refused, some of them by the next commit.
     pub fn set_copied(&mut self, copied: u64, copies: Vec<v1::CopyState>) {
         self.copied = self.copied.max(copied);
         self.copies.extend(copies);
     }
 
-    /// Whether the next commit records something of copies.
+    /// Whether the next commit records copies.
     pub fn has_copies(&self) -> bool {
         !self.copies.is_empty()
     }
 
-    /// The next commit forgets this, unless one has forgotten something not long ago.
+    /// The next commit prunes this, unless one has pruned within [`PRUNE_INTERVAL`].
     pub fn prune(&mut self, prune: Pruning) {
         if self.pruned_at.is_none_or(|at| at.elapsed() >= PRUNE_INTERVAL) {
             self.prune = Some(prune);
@@ -143,7 +161,7 @@ impl Commits {
         self.in_flight.is_some()
     }
 
-    /// The messages of EVENTS at which a commit's cursor may stand.
+    /// Messages of EVENTS that a commit's cursor may point to.
     pub fn events(&mut self) -> &mut CursorMarks {
         &mut self.events
     }
@@ -153,14 +171,14 @@ impl Commits {
         &mut self.commands
     }
 
-    /// Appends the epoch record: from its ack on the owner before can commit nothing.
+    /// Appends the epoch record: once it is stored, the previous owner can commit nothing.
     pub async fn fence(&mut self) -> Result<Stored, DriverError> {
         self.begin_empty();
         let answer = self.answer().await;
         self.finish(answer).await
     }
 
-    /// Appends a commit that settles nothing: it says who owns the shard, and how far copies are.
+    /// Appends a commit that settles nothing: it records the owner and the copies.
     pub fn begin_empty(&mut self) {
         let (events, commands) = (self.events.committed().cursor, self.commands.committed().cursor);
         let commit = v1::Commit { cursor: events.0, commands_cursor: commands.0, ..Default::default() };
@@ -168,7 +186,7 @@ impl Commits {
         self.append(commit, None);
     }
 
-    /// Fills in what is the same for every commit of this owner.
+    /// Adds what every commit of this owner has.
     fn complete(&mut self, commit: v1::Commit) -> v1::Commit {
         v1::Commit {
             events: Some(self.events.commit(commit.cursor)),
@@ -182,7 +200,18 @@ impl Commits {
         }
     }
 
+    /// Time until the next commit is due; `None` while there is nothing to commit, or an append is in flight.
+    pub fn wait(&mut self, lanes: &Lanes) -> Option<Duration> {
+        if self.in_flight() || !lanes.has_commit() {
+            return None;
+        }
+        let is_urgent = lanes.is_commit_urgent() || lanes.attempts_in_flight() == 0;
+        Some(self.delay.wait(is_urgent, Instant::now()))
+    }
+
+    /// Appends a commit of the lanes.
     pub fn begin(&mut self, mut pending: PendingCommit) {
+        self.delay = CommitDelay::default();
         if let Some(prune) = self.prune.take() {
             pending.commit.forget_heads_below = prune.heads_below.0;
             pending.commit.forget_dead_before_ms = prune.dead_before_ms;
@@ -200,12 +229,12 @@ impl Commits {
         let bytes = message.payload.len();
         let Some(appender) = self.appender.take() else { return };
         let stream = layout.outcomes_stream(shard);
-        // Ends with its answer, or with the shard: dropping the pipeline aborts it.
+        // Ends when it is stored, or with the shard: dropping the pipeline aborts it.
         let task = tokio::spawn(append_until_stored(self.log.clone(), stream, appender, self.position, message));
         self.in_flight = Some(InFlight { task, commit: Arc::new(commit), pending, bytes });
     }
 
-    /// Waits for the answer to the append in flight; for ever while there is none. Safe to cancel.
+    /// Waits until the append in flight ends; for ever while there is none. Cancel safe.
     pub async fn answer(&mut self) -> Answer {
         match &mut self.in_flight {
             Some(in_flight) => (&mut in_flight.task).await,
@@ -213,7 +242,7 @@ impl Commits {
         }
     }
 
-    /// Applies the commit that an answer is for. Not safe to cancel: what is stored must be applied.
+    /// Applies the commit that was stored. Not cancel safe: a stored commit must be applied.
     pub async fn finish(&mut self, answer: Answer) -> Result<Stored, DriverError> {
         let Some(InFlight { commit, pending, bytes, .. }) = self.in_flight.take() else {
             return Err(DriverError::Fenced);
@@ -221,7 +250,7 @@ impl Commits {
         let (appender, seq) = match answer {
             Ok(Ok(stored)) => stored,
             Ok(Err(Fenced)) => return Err(DriverError::Fenced),
-            Err(source) => return Err(DriverError::Task { what: "an append", source }),
+            Err(source) => return Err(aborted("append")(source)),
         };
         self.appender = Some(appender);
         self.position = seq;
@@ -233,7 +262,7 @@ impl Commits {
         self.position
     }
 
-    /// Ends the ledger: what was applied is on disk when this returns.
+    /// Closes the ledger: everything applied is on disk when this returns.
     pub async fn close(&mut self) {
         self.ledger.close().await;
     }
@@ -248,47 +277,51 @@ impl Drop for Commits {
 }
 
 impl Driver {
-    /// Appends the next draft, when there is one and no append is in flight.
+    /// Appends the next commit, when one is due and no append is in flight.
     pub(super) fn commit_next(&mut self) {
         if self.commits.in_flight() {
             return;
         }
-        let (copied, copies) = self.copies.progress();
+        let (copied, copies) = self.copier.progress();
         self.commits.set_copied(copied, copies);
-        if self.commit_wait().is_some_and(|wait| wait.is_zero())
+        if self.commits.wait(&self.lanes).is_some_and(|wait| wait.is_zero())
             && let Some(pending) = self.lanes.take_commit()
         {
-            self.pending_since = None;
             self.commits.begin(pending);
         } else if self.commits.has_copies() {
             self.commits.begin_empty();
         }
     }
 
-    /// How long it is until the next draft is committed; `None` while there is none, or an append is in flight.
-    pub(super) fn commit_wait(&mut self) -> Option<Duration> {
-        if self.commits.in_flight() || !self.lanes.has_commit() {
-            return None;
-        }
-        let since = *self.pending_since.get_or_insert_with(Instant::now);
-        let is_urgent = self.lanes.is_commit_urgent() || self.lanes.attempts_in_flight() == 0;
-        Some(if is_urgent { Duration::ZERO } else { COMMIT_DELAY.saturating_sub(since.elapsed()) })
-    }
-
-    /// What follows a commit: lanes go on, dead letters are copied.
+    /// A commit is stored: its lanes continue, its dead letters are copied.
     pub(super) async fn on_commit_stored(&mut self, answer: Answer) -> Result<(), DriverError> {
         let Stored { pending, commit, bytes } = self.commits.finish(answer).await?;
         self.checkpoints.committed(bytes);
         for result in &commit.results {
-            self.requests.remove(&result.request_id);
+            self.commands.answered(&result.request_id);
         }
         let position = self.commits.position();
         let Some(pending) = pending else {
-            self.copies.add(position, &commit, Vec::new());
+            self.copier.add(position, &commit, Vec::new());
             return Ok(());
         };
         metrics::counter!(crate::metrics::OUTCOMES).increment(commit.outcomes.len() as u64);
-        self.copies.add(position, &commit, pending.dead);
+        self.copier.add(position, &commit, pending.dead);
         self.handle(Input::CommitStored { number: pending.number })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_is_delayed_until_something_waits_for_it() {
+        let start = Instant::now();
+        let mut delay = CommitDelay::default();
+        assert_eq!(delay.wait(false, start), COMMIT_DELAY);
+        assert_eq!(delay.wait(false, start + COMMIT_DELAY / 5), COMMIT_DELAY - COMMIT_DELAY / 5);
+        assert_eq!(delay.wait(true, start + COMMIT_DELAY / 5), Duration::ZERO);
+        assert_eq!(delay.wait(false, start + COMMIT_DELAY), Duration::ZERO, "counted from the first decision");
     }
 }

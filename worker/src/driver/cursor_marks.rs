@@ -1,4 +1,4 @@
-//! The identity of the cursors that commits carry.
+//! The messages at the cursors of commits, which identify the stream.
 
 use std::collections::VecDeque;
 
@@ -8,10 +8,10 @@ use weft_nats::{
 };
 use weft_proto::{ids::StreamSeq, v1};
 
-/// What is known of the messages of one stream at which a commit's cursor may stand.
+/// The messages of one stream that a commit's cursor may point to.
 ///
-/// A draft's cursor is the newest message at the moment when the draft is sealed. So only those are kept: one for each
-/// sealed draft that waits for its commit, which the driver bounds, and the newest.
+/// The cursor of a commit is the newest message when it is sealed. So one message is kept for each sealed commit, whose number
+/// the driver bounds, and the newest one.
 #[derive(Debug)]
 pub(super) struct CursorMarks {
     /// The position of the newest commit.
@@ -21,7 +21,7 @@ pub(super) struct CursorMarks {
 }
 
 impl CursorMarks {
-    /// Begins at the position of the ledger, once that has been compared with the stream.
+    /// Starts at the position of the ledger, which has been compared with the stream.
     pub fn new(committed: Position) -> Self {
         let newest = (committed.cursor, committed.mark);
         Self { committed, newest, sealed: VecDeque::new() }
@@ -32,7 +32,7 @@ impl CursorMarks {
         &self.committed
     }
 
-    /// A message is about to be handed to the lanes.
+    /// A message is about to be passed to the lanes.
     pub fn read(&mut self, message: &Stored) {
         self.newest = (message.seq, Some(Mark::of(message)));
     }
@@ -42,7 +42,7 @@ impl CursorMarks {
         self.newest = (through, None);
     }
 
-    /// A draft has been sealed at the newest message.
+    /// A commit was sealed at the newest message.
     pub fn seal(&mut self) {
         if self.sealed.back().is_none_or(|(seq, _)| *seq < self.newest.0) {
             self.sealed.push_back(self.newest);
@@ -95,7 +95,7 @@ mod tests {
                 marks.seal();
             }
         }
-        assert_eq!(commit(&mut marks, 2), (7, 2, Some(20)), "a draft that was sealed before more was read");
+        assert_eq!(commit(&mut marks, 2), (7, 2, Some(20)), "a commit that was sealed before more was read");
         assert_eq!(commit(&mut marks, 3), (7, 3, Some(30)));
         assert_eq!(commit(&mut marks, 3), (7, 3, Some(30)), "a commit that moves nothing");
         assert_eq!(commit(&mut marks, 5), (7, 5, Some(50)));

@@ -1,4 +1,4 @@
-//! What the log will drop next: events that are about to reach the end of their life in it, settled or not.
+//! Watches EVENTS for events that will soon be dropped by retention, and for lanes that are late.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,40 +20,40 @@ use crate::{
     log::Log,
 };
 
-/// How often the log is asked in the life of an event, so that what is due is found well before its end, and the bounds of
-/// the pause: each time costs some fifty reads.
+/// Requests per retention, so that expiring events are found well before they are dropped, and the bounds of the pause
+/// between two: each costs about fifty reads.
 const LOOKS: u32 = 100;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(60));
 
-/// A copy on DLQ may be made so much later than its dead letter.
+/// Time that a copy on DLQ may be made after its dead letter.
 const COPY_LAG: Duration = Duration::from_secs(24 * 3600);
 
-/// How far the log has aged: everything up to here has come to that part of its life.
+/// Sequences up to which EVENTS has reached a part of its retention.
 #[derive(Debug, Clone, Copy, Default)]
 struct LogAge {
-    /// An operator should hear of it.
+    /// Half: lanes with such events are reported as late.
     half: StreamSeq,
-    /// It has to be read now, or never: 90 %.
+    /// Nine tenths: unsettled events up to here expire.
     end: StreamSeq,
-    /// The first that is still there.
+    /// The first sequence that is still held.
     first: StreamSeq,
 }
 
-/// Follows a shard's EVENTS as they age.
+/// Follows the age of a shard's EVENTS.
 #[derive(Debug)]
 pub(super) struct ExpiryWatch {
     age: watch::Receiver<LogAge>,
-    /// Late lanes that are being counted.
+    /// The count of late lanes under way.
     counting: Option<LateCount>,
-    /// Subscriptions of which it has been said that they are late.
+    /// Subscriptions that are reported as late.
     reported: BTreeSet<SubscriptionUid>,
-    /// Copies of dead letters that were missing when that was last reported.
+    /// Number of late copies of dead letters at the last report.
     copies_reported: usize,
     _task: AbortOnDropHandle<()>,
 }
 
 impl ExpiryWatch {
-    /// For a log that keeps events for `retention`. Zero: for ever.
+    /// Watches a log that keeps events for `retention`. Zero: for ever.
     pub fn start(log: Log, retention: Duration) -> Self {
         let (sender, age) = watch::channel(LogAge::default());
         // Ends with the shard.
@@ -61,7 +61,7 @@ impl ExpiryWatch {
         Self { age, counting: None, reported: BTreeSet::new(), copies_reported: 0, _task: AbortOnDropHandle::new(task) }
     }
 
-    /// Waits until more of the log has aged, or there is more to count. Safe to cancel.
+    /// Waits until more of the log has aged, or there is more to count. Cancel safe.
     pub async fn changed(&mut self) {
         if self.counting.is_some() {
             return;
@@ -82,7 +82,7 @@ async fn follow(log: Log, retention: Duration, age: watch::Sender<LogAge>) {
             Ok(found) => {
                 age.send_replace(found);
             }
-            Err(error) => tracing::debug!(%error, "the age of the log is asked again"),
+            Err(error) => tracing::debug!(%error, "reading the age of the log failed; retrying"),
         }
         tokio::time::sleep(pause).await;
     }
@@ -90,7 +90,7 @@ async fn follow(log: Log, retention: Duration, age: watch::Sender<LogAge>) {
 
 async fn look(log: &Log, retention: Duration) -> Result<LogAge, ScanError> {
     let stream = log.layout.events_stream(log.shard);
-    // The server has stamped the events, and drops them by its own clock.
+    // The server stamps the events, and drops them by the same clock.
     let now = streams::server_time(&log.connection, &stream).await;
     let now = now.map_err(|error| ScanError::Unavailable(error.to_string()))?;
     let before = |age: Duration| now.checked_sub(age).unwrap_or(Timestamp::UNIX_EPOCH);
@@ -101,7 +101,7 @@ async fn look(log: &Log, retention: Duration) -> Result<LogAge, ScanError> {
 }
 
 impl Driver {
-    /// More of the log has aged: what leaves it soon is dealt with, and who is late is named.
+    /// More of the log has aged: expires events that will soon be dropped, and reports late lanes.
     pub(super) fn on_log_aged(&mut self) -> Result<(), DriverError> {
         if let Some(mut count) = self.expiry_watch.counting.take() {
             if self.lanes.count_late(&mut count) {
@@ -118,7 +118,7 @@ impl Driver {
         if end > StreamSeq(0) { self.handle(Input::Expiring { through: end }) } else { Ok(()) }
     }
 
-    /// Dead letters from before this can be redriven no more: neither EVENTS nor DLQ holds their payload.
+    /// Dead letters from before this time cannot be redriven: neither EVENTS nor DLQ holds their payload.
     fn dead_before_ms(&self) -> i64 {
         if self.context.dead_retention.is_zero() {
             return 0;
@@ -128,12 +128,12 @@ impl Driver {
         self.clock.now().checked_sub(kept).map_or(0, |at| at.as_millisecond())
     }
 
-    /// Warns of copies that are missing of events which have come to half of their life: when the log drops these, their
+    /// Warns of missing copies whose events have been in the log for half of the retention: when these are dropped, their
     /// payload is lost.
     fn report_late_copies(&mut self, half: StreamSeq) {
-        let missing = self.copies.shared().missing_through(half);
+        let missing = self.copier.shared().missing_through(half);
         if missing > self.expiry_watch.copies_reported {
-            let problem = self.copies.shared().problem();
+            let problem = self.copier.shared().problem();
             tracing::warn!(
                 shard = %self.shard, missing, problem,
                 "copies of dead letters are missing whose events have been in the log for half of the retention"

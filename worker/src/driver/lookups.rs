@@ -1,4 +1,4 @@
-//! What lanes want to read: the next events of their workflow, and the copies of dead letters.
+//! Reads for lanes: the next events of a workflow, and the events of redrives.
 
 use std::sync::Arc;
 
@@ -11,16 +11,16 @@ use weft_nats::{
 };
 use weft_proto::ids::{EventId, Run, StreamSeq};
 
-use super::{Driver, DriverError};
+use super::{Driver, DriverError, aborted};
 use crate::{
     lane::{Input, LaneKey, Work},
     log::{Bounds, Log},
 };
 
-/// Bytes of one read: what a lane may bring into memory at once.
+/// Bytes of one read: what a lane may buffer at once.
 const READ_BYTES: usize = 4 * 1024 * 1024;
 
-/// A read that has come to its end.
+/// A read that has ended.
 #[derive(Debug)]
 pub(super) enum Lookup {
     CaughtUp { lane: LaneKey, events: Vec<Arc<StoredEvent>>, through: StreamSeq, gone: StreamSeq },
@@ -28,6 +28,7 @@ pub(super) enum Lookup {
 }
 
 impl Driver {
+    /// Starts a read of a lane's next events.
     pub(super) fn start_catch_up(&mut self, lane: LaneKey, from: StreamSeq, through: StreamSeq, limit: usize) {
         let filters = self.lanes.filters(lane.subscription);
         let log = self.log();
@@ -39,6 +40,7 @@ impl Driver {
         });
     }
 
+    /// Starts a read of the event of a run.
     pub(super) fn start_load(&mut self, work: Work, subscription_name: String, event: EventId, dead_run: Run) {
         let log = self.log();
         self.lookups.spawn(async move {
@@ -54,8 +56,8 @@ impl Driver {
         });
     }
 
-    pub(super) fn on_lookup(&mut self, looked: Result<Lookup, JoinError>) -> Result<(), DriverError> {
-        match looked.map_err(|source| DriverError::Task { what: "a read", source })? {
+    pub(super) fn on_lookup(&mut self, lookup: Result<Lookup, JoinError>) -> Result<(), DriverError> {
+        match lookup.map_err(aborted("read"))? {
             Lookup::CaughtUp { lane, events, through, gone } => {
                 self.handle(Input::CaughtUp { lane, events, through, gone })
             }
@@ -64,8 +66,8 @@ impl Driver {
     }
 }
 
-/// The next events of a workflow that the subscription's filters do not ignore, at least one if there is any, and up to
-/// where none is missing.
+/// The next events of a workflow that the subscription's filters do not ignore, at least one if there is any, and the sequence
+/// up to which they are complete.
 async fn read_lane(
     log: &Log,
     lane: &LaneKey,
@@ -93,7 +95,7 @@ async fn read_lane(
     }
 }
 
-/// Up to where the log has dropped what was asked for, of which nothing was found in `from..=end`; 0: nothing of it.
+/// The last sequence of `from..=end`, in which no event was found, that the log has dropped; 0: it has dropped none.
 async fn gone(log: &Log, from: StreamSeq, end: StreamSeq) -> StreamSeq {
     if end < from {
         return StreamSeq(0);
@@ -112,7 +114,7 @@ async fn read_dead_letter(log: &Log, name: &CopyName<'_>) -> Option<Arc<StoredEv
     let stored = log.get(&log.layout.events_stream(log.shard), name.seq).await;
     let event = match stored.and_then(decode) {
         Some(event) => event,
-        // A copy of any subscription holds the same event: this one's name may have been unknown when it was made.
+        // The copy of any subscription holds the same event: the name of this one may have been unknown when it was made.
         None => match log.copy(name).await.and_then(decode) {
             Some(event) => event,
             None => log.any_copy(name.workflow, name.event, name.seq).await.and_then(decode)?,

@@ -1,11 +1,6 @@
-//! Carries out what the lanes ask for: the only place of a shard that waits.
-//!
-//! One driver owns one shard, from its epoch record on. It takes what is there (events, ended attempts, commands, news of
-//! the catalog, acks of commits), hands it to the lanes, and carries out their actions. Commits go one after the other;
-//! what must follow a commit is done after it. If a commit cannot be made because another owner has written, the driver
-//! ends at once: it is no longer the owner, whatever its lease says.
+//! The driver of a shard: performs the lanes' actions and reports their results. It is the only part of a shard that waits.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use rand::{SeedableRng as _, rngs::StdRng};
@@ -22,10 +17,7 @@ use weft_nats::{
     reader::{OrderedReader, ReadError, ReaderOptions},
     subject::Layout,
 };
-use weft_proto::{
-    ids::{ShardId, StreamSeq, SubscriptionUid},
-    v1,
-};
+use weft_proto::ids::ShardId;
 
 use crate::{
     destination::Destinations,
@@ -59,34 +51,37 @@ mod trim;
 pub(crate) use append::append_until_stored;
 use attempts::FinishedAttempt;
 use backfill::Backfills;
+use catalog::CatalogFollower;
 pub use checkpoint_schedule::CheckpointPolicy;
 use checkpoints::{Checkpoints, Removal};
+use commands::CommandReader;
 use commits::{Commits, Stored};
 use dead_letter_copier::DeadLetterCopier;
 use expiry_watch::ExpiryWatch;
+use filters::DeferredFilters;
 use lookups::Lookup;
 use receivers::Receivers;
 use trim::Trim;
 
-/// Messages of EVENTS of one turn: few enough that ended attempts and acks do not wait long.
+/// Messages of EVENTS of one turn: few enough that finished attempts and acks do not wait long.
 const BATCH_MESSAGES: usize = 256;
-/// Sealed drafts that wait for their commit, above which nothing more is read: each is a whole commit, up to a megabyte in
-/// memory, and a few keep the commits going one after the other.
+/// Sealed commits that wait for their append, above which nothing more is read: each is up to a megabyte in memory, and a few
+/// keep the pipeline of appends busy.
 const SEALED_COMMITS_MAX: usize = 4;
-/// How long a drain waits for the copies of dead letters: long enough for a log that answers; the next owner makes the
-/// rest.
+/// How long a drain waits for the copies of dead letters: long enough while the log is available. The next owner makes the
+/// missing ones.
 const DRAIN_COPIES: Duration = Duration::from_secs(5);
 
-/// What a driver needs besides its shard's state.
+/// The parts that the drivers of a worker share.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// The log.
+    /// The connection to NATS.
     pub connection: Connection,
-    /// How it is cut.
+    /// The layout of the log.
     pub layout: Layout,
     /// The worker's id.
     pub worker: String,
-    /// How deliveries are made.
+    /// The destinations of subscriptions.
     pub destinations: Arc<Destinations>,
     /// The catalog, as it changes.
     pub catalog: watch::Receiver<Arc<Snapshot>>,
@@ -98,13 +93,13 @@ pub struct Context {
     pub retention: Duration,
     /// How long DLQ keeps a copy.
     pub dead_retention: Duration,
-    /// For how long an idle workflow's number goes on.
+    /// How long the sequence number of an idle workflow is remembered.
     pub remember: Duration,
-    /// What happens when EVENTS is nearly full.
+    /// Policy for an EVENTS that is nearly full.
     pub on_full: OnFull,
-    /// What an operator should know of.
+    /// Conditions shown to operators.
     pub conditions: Conditions,
-    /// The worker drains and waits for attempts no longer: they are left to the next owner.
+    /// Cancelled when a drain waits for attempts no longer: they are left to the next owner.
     pub cut: CancellationToken,
 }
 
@@ -117,19 +112,19 @@ pub enum DriverError {
     /// The lease ran out before it could be renewed.
     #[error("the lease has run out")]
     LeaseLost,
-    /// EVENTS is not the log that the ledger was made of, or COMMANDS has dropped what is not carried out.
+    /// EVENTS is not the stream that the ledger follows from, or COMMANDS has dropped commands that were not read.
     #[error(transparent)]
     Log(#[from] ReadError),
     /// The ledger's file.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// What OUTCOMES and EVENTS hold does not allow it to begin.
+    /// OUTCOMES and EVENTS do not allow a take-over.
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
-    /// A task has panicked. What was not committed is done again, so the shard starts over.
-    #[error("{what} has failed in the midst of it")]
+    /// A task has panicked. The shard starts over from its last commit.
+    #[error("{what} aborted")]
     Task {
-        /// What it did.
+        /// The task.
         what: &'static str,
         /// How it ended.
         #[source]
@@ -137,56 +132,47 @@ pub enum DriverError {
     },
 }
 
-/// Drives one shard.
+/// Drives one shard, from its take-over until it drains or loses the shard.
+///
+/// [`run`](Self::run) first appends the epoch record, which fences off the previous owner. Then each turn takes one thing that
+/// has happened (messages, a finished attempt, a stored commit, a change of the catalog, a timer), passes it to the
+/// [`Lanes`] as an input, and performs the actions that follow. Commits are appended one at a time, and nothing is applied
+/// or acted on before its commit is stored. If a commit cannot be stored because another owner has written, the driver ends
+/// at once: it no longer owns the shard, even if its lease has not run out.
+///
+/// Lanes live by a clock that is anchored to the server's at take-over and follows the boot clock from then on, so a step of a
+/// wall clock neither ends a wait early nor prolongs it.
 #[derive(Debug)]
 pub struct Driver {
     context: Context,
     shard: ShardId,
     lease: LeaseGuard,
     share: Share,
-    /// The lanes' clock: the log server's as it was when the shard was taken over, and from then on the boot clock. So a
-    /// step of any wall clock neither ends a wait early nor prolongs it.
     clock: Anchored,
     lanes: Lanes,
     commits: Commits,
     checkpoints: Checkpoints,
-    copies: DeadLetterCopier,
+    copier: DeadLetterCopier,
     events: OrderedReader,
-    commands: OrderedReader,
-    /// Request ids that have been handed to the lanes and whose results are not committed yet.
-    requests: HashSet<String>,
+    commands: CommandReader,
+    catalog: CatalogFollower,
+    /// The subscriptions that events are matched by.
     subscriptions: Subscriptions,
-    /// Subscriptions that events are matched for by an earlier filter than the catalog's.
-    deferred: Vec<SubscriptionUid>,
-    /// Asks for the end of EVENTS, behind which their filters in the catalog count.
-    earlier_end: JoinSet<StreamSeq>,
-    /// Asks the server for a catalog that was not read as far as the shard has acted on.
-    confirming: JoinSet<Arc<Snapshot>>,
-    /// What the server has confirmed to be all of the catalog.
-    confirmed: Option<v1::CatalogPosition>,
-    /// When the catalog's bucket was created of which the shard has been told last, in unix nanoseconds.
-    bucket: i64,
-    /// The catalog's bucket was created again, and orphans are left from before.
-    created_again: bool,
+    deferred_filters: DeferredFilters,
     backfills: Backfills,
     expiry_watch: ExpiryWatch,
-    /// Makes room in EVENTS, where that is wanted.
     _trim: Option<AbortOnDropHandle<()>>,
     attempts: JoinSet<FinishedAttempt>,
     lookups: JoinSet<Lookup>,
     receivers: Receivers,
-    /// Subscriptions that are being paused.
+    /// Pauses of subscriptions that the catalog has not taken yet.
     pauses: JoinSet<()>,
-    /// Whether the catalog has been read to its end: nothing is matched before.
-    matching: bool,
-    /// Since when there has been something to commit.
-    pending_since: Option<tokio::time::Instant>,
-    /// Attempts in flight have been given up.
+    /// The attempts in flight have been aborted.
     is_cut: bool,
 }
 
 impl Driver {
-    /// Takes over a shard that has been recovered and whose epoch record is the next thing to be committed.
+    /// A driver for a recovered shard, whose epoch record is the next thing to be appended.
     ///
     /// # Errors
     ///
@@ -212,10 +198,10 @@ impl Driver {
         let expiry_watch = ExpiryWatch::start(log.clone(), context.retention);
         let refused = ledger.refused_copies()?;
         let (copied, end, cursor) = (positions.copied, positions.outcomes, positions.cursor);
-        let copies =
+        let copier =
             DeadLetterCopier::start(&context, log.clone(), copied, end, cursor, refused, ledger.subscriptions()?);
         let trim = (context.on_full == OnFull::DropSettled)
-            .then(|| Trim::start(&context, log.clone(), ledger.settlement(), copies.shared()));
+            .then(|| Trim::start(&context, log.clone(), ledger.settlement(), copier.shared()));
         let created_ns = positions.created_ns;
         let commits = Commits::new(&context, log.clone(), ledger, &positions, known, clock);
         let (admins, conditions) = (Requests::new(&context.pauses), context.conditions.clone());
@@ -230,17 +216,12 @@ impl Driver {
             lanes,
             commits,
             checkpoints,
-            copies,
+            copier,
             events,
-            commands,
-            requests: HashSet::new(),
+            commands: CommandReader::new(commands),
+            catalog: CatalogFollower::default(),
             subscriptions: Subscriptions::default(),
-            deferred: Vec::new(),
-            earlier_end: JoinSet::new(),
-            confirming: JoinSet::new(),
-            confirmed: None,
-            bucket: 0,
-            created_again: false,
+            deferred_filters: DeferredFilters::default(),
             backfills,
             expiry_watch,
             _trim: trim,
@@ -248,17 +229,15 @@ impl Driver {
             lookups: JoinSet::new(),
             receivers,
             pauses: JoinSet::new(),
-            matching: false,
-            pending_since: None,
             is_cut: false,
         })
     }
 
-    /// Delivers until `drain`: then what is in flight ends and is committed. Ends early when it is no longer the owner.
+    /// Delivers until `drain`: then attempts in flight end and are committed. Ends early when it no longer owns the shard.
     ///
     /// # Errors
     ///
-    /// [`DriverError`]: why it had to stop. Nothing is lost; the next owner goes on from OUTCOMES.
+    /// [`DriverError`]: why it had to stop. Nothing is lost; the next owner continues from OUTCOMES.
     pub async fn run(mut self, drain: CancellationToken) -> Result<(), DriverError> {
         let lost = self.lease.lost();
         let ended = tokio::select! {
@@ -285,39 +264,38 @@ impl Driver {
             }
             self.turn(drain, &mut catalog).await?;
         }
-        // What is missing is made by the next owner.
-        let _ = tokio::time::timeout(DRAIN_COPIES, self.copies.done()).await;
+        // The next owner makes the missing copies.
+        let _ = tokio::time::timeout(DRAIN_COPIES, self.copier.done()).await;
         Ok(())
     }
 
-    /// Gives up the attempts in flight. What the receiver makes of them nobody learns: the next owner makes them again, with
-    /// the same event ids.
+    /// Aborts the attempts in flight, whose results stay unknown: the next owner makes them again, with the same event ids.
     async fn cut_attempts(&mut self) {
         self.is_cut = true;
         let attempts = self.attempts.len();
         if attempts > 0 {
-            tracing::warn!(shard = %self.shard, attempts, "attempts take longer than the drain and are left to the next owner");
+            tracing::warn!(shard = %self.shard, attempts, "attempts outlast the drain timeout and are left to the next owner");
             self.attempts.shutdown().await;
         }
     }
 
-    /// Fences off the owner before.
+    /// Fences off the previous owner.
     async fn take_over(&mut self) -> Result<(), DriverError> {
         let Stored { commit, .. } = self.commits.fence().await?;
         self.checkpoints.taken_over();
-        self.ask_earlier_end();
-        self.copies.add(self.commits.position(), &commit, Vec::new());
-        tracing::info!(shard = %self.shard, epoch = self.commits.epoch(), "shard is taken over");
+        self.deferred_filters.find_earlier_end(self.log());
+        self.copier.add(self.commits.position(), &commit, Vec::new());
+        tracing::info!(shard = %self.shard, epoch = self.commits.epoch(), "shard taken over");
         Ok(())
     }
 
-    /// From now on no attempt starts. Whether what was in flight has ended and is committed.
+    /// Starts no attempt from now on. Returns whether those in flight have ended and are committed.
     fn is_drained(&mut self) -> bool {
         self.lanes.drain();
         self.attempts.is_empty() && !self.commits.in_flight() && !self.lanes.has_commit()
     }
 
-    /// Takes one thing that has happened, whichever it is, and carries out what follows.
+    /// Takes one thing that has happened, and performs what follows.
     async fn turn(
         &mut self,
         drain: &CancellationToken,
@@ -326,40 +304,41 @@ impl Driver {
         self.commit_next();
         self.checkpoints.start_if_due(self.commits.ledger());
         let active = !drain.is_cancelled();
-        let reads = self.matching && active && self.lanes.sealed_commits() < SEALED_COMMITS_MAX;
+        let matches = self.catalog.is_complete() && active;
+        let reads = matches && self.lanes.sealed_commits() < SEALED_COMMITS_MAX;
         if reads {
             self.backfill_next()?;
         }
         let deadline = self.lanes.next_deadline();
         let checkpoint = self.checkpoints.wait();
-        let pending = self.commit_wait();
+        let commit = self.commits.wait(&self.lanes);
         tokio::select! {
             () = drain.cancelled(), if active => {}
-            // The next turn gives up what is in flight.
+            // The next turn aborts the attempts.
             () = self.context.cut.cancelled(), if !self.is_cut => {}
             Some(ended) = self.attempts.join_next() => self.on_attempt_finished(ended)?,
             answer = self.commits.answer() => self.on_commit_stored(answer).await?,
             ended = self.checkpoints.ended() => self.checkpoints.finish(ended)?,
             // The next turn records it.
-            () = self.copies.has_news(), if !self.commits.in_flight() => {}
+            () = self.copier.has_news(), if !self.commits.in_flight() => {}
             // The next turn starts it.
             () = tokio::time::sleep(checkpoint.unwrap_or_default()), if checkpoint.is_some() => {}
-            () = tokio::time::sleep(pending.unwrap_or_default()), if pending.is_some() => {}
-            Some(looked) = self.lookups.join_next() => self.on_lookup(looked)?,
+            () = tokio::time::sleep(commit.unwrap_or_default()), if commit.is_some() => {}
+            Some(lookup) = self.lookups.join_next() => self.on_lookup(lookup)?,
             Ok(()) = catalog.changed(), if active => {
                 let snapshot = Arc::clone(&catalog.borrow_and_update());
                 self.on_catalog_changed(&snapshot)?;
             }
-            Some(end) = self.earlier_end.join_next(), if active => self.on_earlier_end(end)?,
-            Some(confirmed) = self.confirming.join_next(), if active => self.on_catalog_confirmed(confirmed)?,
+            confirmed = self.catalog.confirmed(), if active => self.on_catalog_confirmed(confirmed)?,
+            end = self.deferred_filters.earlier_end(), if active => self.on_earlier_end(end)?,
             () = self.share.changed() => {
                 let limits = self.share.limits();
                 self.handle(Input::LimitsChanged(limits))?;
             }
             () = sleep_until(self.clock, deadline), if active => self.handle(Input::TimerFired)?,
-            batch = self.commands.next(), if self.matching && active => self.on_commands(&batch?)?,
-            () = self.expiry_watch.changed(), if self.matching && active => self.on_log_aged()?,
-            step = self.backfills.next(), if active => self.on_backfill(step)?,
+            batch = self.commands.next(), if matches => self.on_commands(&batch?)?,
+            () = self.expiry_watch.changed(), if matches => self.on_log_aged()?,
+            progress = self.backfills.next(), if active => self.on_backfill(progress)?,
             batch = self.events.next(), if reads && !self.backfills.is_closing() => self.on_events(batch)?,
         }
         Ok(())
@@ -370,12 +349,12 @@ impl Driver {
         Log { connection: self.context.connection.clone(), layout: self.context.layout, shard: self.shard }
     }
 
-    /// Tells the lanes, and carries out what they ask for.
+    /// Passes an input to the lanes, and performs the actions that follow.
     fn handle(&mut self, input: Input) -> Result<(), DriverError> {
         let mut actions = Vec::new();
-        let drafts = self.lanes.sealed_commits();
+        let sealed = self.lanes.sealed_commits();
         self.lanes.handle(input, self.clock.now(), &mut actions);
-        if self.lanes.sealed_commits() > drafts {
+        if self.lanes.sealed_commits() > sealed {
             self.commits.events().seal();
             self.commits.commands().seal();
         }
@@ -396,7 +375,7 @@ impl Driver {
                     tracing::error!(
                         shard = %self.shard, subscription = %lane.subscription, workflow_id = %lane.workflow,
                         from = from.0, through = through.0,
-                        "events of a lane are no longer in the log although they are unsettled"
+                        "unsettled events of a lane are no longer in the log"
                     );
                 }
             }
@@ -405,7 +384,7 @@ impl Driver {
     }
 }
 
-/// Reads what follows a position, as long as the stream is the one of that position.
+/// A reader that continues after a position, while the stream is the one of that position.
 fn reader(context: &Context, stream: String, name: &str, known: Position) -> OrderedReader {
     let (name, from) = (format!("worker-{name}"), known.cursor.next());
     let known = Some(known);
@@ -414,15 +393,20 @@ fn reader(context: &Context, stream: String, name: &str, known: Position) -> Ord
     OrderedReader::new(context.connection.clone(), options)
 }
 
-/// The server's clock, which recovery has just asked for; a server that tells no time leaves the local one.
+/// The server's clock, which recovery has just read; if that is unknown, the local one.
 fn lane_clock(connection: &Connection) -> Anchored {
     let server = connection.server_clock().anchored();
     server.unwrap_or_else(|| Anchored::new(Timestamp::now(), boot_time()))
 }
 
-/// Until a moment of the lanes' clock; for ever when there is none.
+/// Waits until a time of the lanes' clock; for ever when there is none.
 async fn sleep_until(clock: Anchored, deadline: Option<Timestamp>) {
     let Some(deadline) = deadline else { return std::future::pending().await };
     let left = Duration::try_from(deadline.duration_since(clock.now())).unwrap_or(Duration::ZERO);
     tokio::time::sleep(left).await;
+}
+
+/// The error of a task that has panicked.
+fn aborted(what: &'static str) -> impl Fn(tokio::task::JoinError) -> DriverError {
+    move |source| DriverError::Task { what, source }
 }

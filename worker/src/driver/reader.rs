@@ -1,4 +1,4 @@
-//! What the shared reader brings: each event goes to the subscriptions that take it.
+//! Batches of the shared reader: each event goes to the subscriptions that match it.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use super::{Driver, DriverError, reader};
 use crate::lane::Input;
 
 impl Driver {
-    /// Takes what the shared reader brings. Events that the log has dropped unread are lost: that is said loudly, and the
-    /// shard goes on with the oldest that is kept, since nobody can bring them back.
+    /// Takes a batch of the shared reader. Events that the log has dropped unread are lost: that is reported as an error, and
+    /// the shard continues with the oldest event that is kept.
     pub(super) fn on_events(&mut self, batch: Result<Batch, ReadError>) -> Result<(), DriverError> {
         match batch {
             Ok(batch) => self.take_events(batch),
@@ -45,14 +45,14 @@ impl Driver {
                     let event = Arc::new(StoredEvent { seq, stored_at, event: *event });
                     let (detached, matching): (Vec<_>, Vec<_>) =
                         self.subscriptions.matching(&event).partition(|uid| self.backfills.has(*uid));
-                    // A subscription that reads on its own takes it when it comes to it, an orphaned one when it is back.
+                    // A detached subscription takes it when its reader gets there, an orphaned one when it is back.
                     let later = matching.is_empty() && (!detached.is_empty() || self.lanes.waits_for_owner(&event));
                     self.handle(if later { Input::Skipped { seq } } else { Input::Arrived { event, matching } })?;
                 }
                 Entry::Heads(_) => self.handle(Input::Skipped { seq })?,
                 Entry::Foreign(problem) => {
                     metrics::counter!(crate::metrics::FOREIGN_MESSAGES).increment(1);
-                    tracing::debug!(seq = seq.0, %problem, "message is not an event and is passed over");
+                    tracing::debug!(seq = seq.0, %problem, "ignored a message that is not an event");
                     self.handle(Input::Skipped { seq })?;
                 }
             }

@@ -1,4 +1,4 @@
-//! Receivers that are away or held: in the log, in a metric of each, and among the conditions of the process.
+//! Receivers whose circuit is open, as shown in logs, metrics and the conditions of the process.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::{
     metrics::{CIRCUITS, RECEIVER_AWAY, RECEIVER_HELD},
 };
 
-/// What has been shown of a shard's receivers. Nothing is shown of one that is called freely.
+/// The receivers of a shard that are shown.
 #[derive(Debug)]
 pub(super) struct Receivers {
     shard: ShardId,
@@ -21,7 +21,7 @@ pub(super) struct Receivers {
 
 #[derive(Debug)]
 struct Shown {
-    /// The subscription's name when it was shown: what takes it back must name the same.
+    /// The subscription's name when it was shown: clearing it must use the same.
     subscription: String,
     cause: Cause,
 }
@@ -37,12 +37,12 @@ impl Receivers {
         if before != now
             && let Some(shown) = self.shown.remove(&uid)
         {
-            self.take_back(&shown);
+            self.clear(&shown);
         }
         let shard = self.shard;
         let Some(condition) = condition else {
             if before.is_some() {
-                tracing::info!(%shard, subscription, "receiver is called freely again");
+                tracing::info!(%shard, subscription, "receiver is available again");
                 metrics::counter!(CIRCUITS, "state" => "closed").increment(1);
             }
             return;
@@ -50,9 +50,9 @@ impl Receivers {
         let shown = self.shown.entry(uid).or_insert_with(|| {
             let reason = &condition.reason;
             match condition.cause {
-                Cause::Away => tracing::warn!(%shard, subscription, reason, "receiver is away and its lanes wait"),
+                Cause::Away => tracing::warn!(%shard, subscription, reason, "receiver is unavailable; its lanes wait"),
                 Cause::Held => {
-                    tracing::error!(%shard, subscription, reason, "subscription cannot be delivered to and waits");
+                    tracing::error!(%shard, subscription, reason, "configuration prevents delivery; the subscription waits");
                 }
             }
             if before.is_none() {
@@ -65,7 +65,7 @@ impl Receivers {
         self.conditions.set(&condition_name(shard, shown), Some(text(condition)));
     }
 
-    fn take_back(&self, shown: &Shown) {
+    fn clear(&self, shown: &Shown) {
         gauge(self.shard, shown, 0.0);
         self.conditions.set(&condition_name(self.shard, shown), None);
     }
@@ -83,7 +83,7 @@ fn gauge(shard: ShardId, shown: &Shown, value: f64) {
     metrics::gauge!(name, "shard" => shard.to_string(), "subscription" => shown.subscription.clone()).set(value);
 }
 
-/// What an operator reads on `/readyz`.
+/// The text on `/readyz`.
 fn text(condition: &Condition) -> String {
     let Condition { cause, since, reason, next_probe } = condition;
     match cause {
@@ -92,15 +92,15 @@ fn text(condition: &Condition) -> String {
     }
 }
 
-/// The next owner finds out for itself.
+/// Shows nothing any more: the next owner has its own circuit breakers.
 impl Drop for Receivers {
     fn drop(&mut self) {
-        self.shown.values().for_each(|shown| self.take_back(shown));
+        self.shown.values().for_each(|shown| self.clear(shown));
     }
 }
 
 impl Driver {
-    /// Shows how a receiver stands.
+    /// Shows the condition of a receiver.
     pub(super) fn show_receiver(&mut self, uid: SubscriptionUid, condition: Option<&Condition>) {
         let name = self.subscriptions.get(&uid).map(|compiled| compiled.subscription.value.name.as_str());
         self.receivers.show(uid, name.unwrap_or_default(), condition);

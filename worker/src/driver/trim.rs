@@ -1,10 +1,9 @@
-//! Makes room in EVENTS before it is full: what is settled goes, the oldest first, loudly.
+//! Trims EVENTS before it is full: settled events are dropped, the oldest first, with a warning.
 //!
-//! Dropped is only what the committed ledger says to be settled, and only before the oldest event of which a dead letter has
-//! no copy. With the events
-//! of an idle workflow its number would go, so the newest of each workflow that has nothing later is carried forward as a
-//! head first, as gateways do with what is about to expire. Whoever reads such a head takes it only where it knows of no
-//! later one, so nothing has to be compared when it is written.
+//! Only events that the committed ledger has as settled are dropped, and only before the oldest event of a dead letter without
+//! a copy. The sequence number of an idle workflow would be lost with its events, so the newest of each workflow that has no
+//! later one is first carried forward as a head, as gateways do with expiring events. A reader ignores a head where it knows
+//! a later one, so nothing has to be compared when it is written.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -34,19 +33,19 @@ use crate::{
     log::{Bounds, Log},
 };
 
-/// How often it is looked how full the stream is: less than it takes to fill the last tenth of one of a sensible size.
+/// Time between two checks of the stream's size: less than filling the last tenth of a stream of usual size takes.
 const PAUSE: Duration = Duration::from_millis(500);
-/// The same while nothing can go: each time reads what is unsettled.
+/// The same while nothing can be dropped: each check reads what is unsettled.
 const PAUSE_STUCK: Duration = Duration::from_secs(5);
-/// Room is made when so much of the limit is used, until no more than that is, in percent. What lies between is room for
-/// what comes before the next look.
+/// High-water and low-water mark, in percent of the limit: trimming starts at the first and stops at the second. The
+/// difference is room for what arrives until the next check.
 const USED: (u64, u64) = (90, 80);
-/// What goes at once.
+/// Messages that are dropped at a time.
 const PART: Bounds = Bounds { messages: 1000, bytes: 8 * 1024 * 1024 };
 /// Workflows that are looked up at a time.
 const LOOKUPS: usize = 16;
 
-/// Why room cannot be made now.
+/// Why trimming failed.
 #[derive(Debug, thiserror::Error)]
 enum TrimError {
     #[error(transparent)]
@@ -59,10 +58,10 @@ enum TrimError {
     Ledger(#[from] crate::ledger::LedgerError),
 }
 
-/// How a look at the stream ended.
+/// Result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Room {
-    /// There is enough, or some has been made.
+    /// There is enough room, or some has been made.
     Enough,
     /// The oldest event is not settled.
     Unsettled,
@@ -79,13 +78,13 @@ pub(super) struct Trim {
     admins: Requests,
     settlement: Settlement,
     copies: dead_letter_copier::Shared,
-    /// For so long the number of an idle workflow goes on.
+    /// How long the sequence number of an idle workflow is remembered.
     remember: Duration,
     conditions: Conditions,
 }
 
 impl Trim {
-    /// For as long as the shard is owned.
+    /// Trims while the shard is owned.
     pub fn start(
         context: &Context,
         log: Log,
@@ -99,25 +98,25 @@ impl Trim {
     }
 
     async fn run(self) {
-        let (mut last, mut said) = (Room::Enough, Room::Enough);
+        let (mut last, mut reported) = (Room::Enough, Room::Enough);
         loop {
             let before = last;
-            match self.look().await {
+            match self.check().await {
                 Ok(room) => {
-                    // What is settled, and copied, a moment later is not worth an operator's look.
-                    if room != said && (room == last || room == Room::Enough) {
-                        self.say(room);
-                        said = room;
+                    // Reported only when two checks in a row agree: it may be settled or copied a moment later.
+                    if room != reported && (room == last || room == Room::Enough) {
+                        self.report(room);
+                        reported = room;
                     }
                     last = room;
                 }
                 Err(error) => {
-                    tracing::warn!(shard = %self.log.shard, %error, "room is made in the log later");
+                    tracing::warn!(shard = %self.log.shard, %error, "log trim postponed");
                     last = Room::Failed;
                     if last == before {
                         let problem = format!("{} is not kept below max_bytes: {error}", self.stream());
                         self.conditions.set(&self.condition(), Some(problem));
-                        said = last;
+                        reported = last;
                     }
                 }
             }
@@ -130,7 +129,7 @@ impl Trim {
         format!("shard {}: room in the log", self.log.shard)
     }
 
-    fn say(&self, room: Room) {
+    fn report(&self, room: Room) {
         let (shard, stream) = (self.log.shard, self.stream());
         let problem = match room {
             Room::Enough | Room::Failed => return self.conditions.set(&self.condition(), None),
@@ -152,14 +151,14 @@ impl Trim {
         self.log.layout.events_stream(self.log.shard)
     }
 
-    /// Makes room where it is needed.
-    async fn look(&self) -> Result<Room, TrimError> {
+    /// Makes room if the stream is nearly full.
+    async fn check(&self) -> Result<Room, TrimError> {
         let usage = streams::usage(&self.log.connection, &self.stream()).await?;
         let Some(target) = target(usage) else { return Ok(Room::Enough) };
         let settled = self.settlement.settled().await?;
         let Horizon { outcomes, keep_from } = self.copies.horizon();
         if outcomes < settled.outcomes {
-            // The file is ahead of what the copies have been told, for a moment.
+            // The file is ahead of the copies for a moment.
             return Ok(Room::Enough);
         }
         let kept = keep_from.map_or(StreamSeq(u64::MAX), |from| StreamSeq(from.0.saturating_sub(1)));
@@ -187,9 +186,9 @@ impl Trim {
         })
     }
 
-    /// Carries the heads forward that would be lost with `messages`, which end at `through`.
+    /// Carries forward the heads that would be lost with `messages`, which end at `through`.
     async fn carry(&self, messages: &[Stored], through: StreamSeq) -> Result<(), TrimError> {
-        // `look` has just asked the server, which has stamped the heads.
+        // Heads are stamped by the server, whose clock `check` has just read.
         let now = self.log.connection.server_clock().now();
         let since = now.checked_sub(self.remember).map_or(i64::MIN, |since| since.as_millisecond());
         let newest = self.newest(messages).into_iter().filter(|(_, head)| head.stored_at_ms >= since);
@@ -210,7 +209,7 @@ impl Trim {
         Ok(())
     }
 
-    /// The newest that `messages` say of each workflow.
+    /// The newest head of each workflow in `messages`.
     fn newest(&self, messages: &[Stored]) -> BTreeMap<WorkflowId, v1::Head> {
         let mut newest: BTreeMap<WorkflowId, v1::Head> = BTreeMap::new();
         for message in messages {
@@ -243,7 +242,7 @@ impl Trim {
         }
     }
 
-    /// What makes room needs room itself, which an admin lends to a stream that is full.
+    /// Trimming needs room itself: an admin raises the limit of a full stream for this append.
     async fn append_to_full(&self, message: &Outgoing) -> Result<(), TrimError> {
         let Log { connection, layout, shard } = &self.log;
         let stored = with_room(&self.admins, *layout, *shard, publish(connection, message)).await?;
@@ -257,7 +256,7 @@ impl Drop for Trim {
     }
 }
 
-/// How much the stream may hold when room has been made; `None`: there is enough.
+/// Size that the stream is trimmed to; `None`: there is enough room.
 fn target(usage: Usage) -> Option<u64> {
     let max = usage.bytes_max?;
     (usage.bytes >= max / 100 * USED.0).then_some(max / 100 * USED.1)

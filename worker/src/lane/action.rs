@@ -32,7 +32,7 @@ pub enum Action {
     Attempt {
         /// The attempt's id.
         id: AttemptId,
-        /// What is delivered.
+        /// The delivery that it is an attempt of.
         work: Work,
         /// The event.
         event: Arc<StoredEvent>,

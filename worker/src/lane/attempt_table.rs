@@ -22,7 +22,7 @@ pub(super) struct AttemptTable {
 }
 
 impl AttemptTable {
-    /// Adds an attempt under an id of its own.
+    /// Adds an attempt, with a new id.
     pub fn start(&mut self, started: Started) -> AttemptId {
         let id = AttemptId(self.next);
         self.next += 1;

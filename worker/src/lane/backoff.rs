@@ -1,10 +1,10 @@
-//! When a failed attempt is repeated.
+//! Retry policies: when a failed attempt is retried.
 
 use std::time::Duration;
 
 use rand::{Rng, RngExt as _};
 
-/// The waits between attempts.
+/// The waits between the attempts of an event.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RetryPolicy {
     /// The n-th retry waits `min(max, base * factor^(n - 1)) * uniform(1 - jitter, 1 + jitter)`.
@@ -20,12 +20,12 @@ pub enum RetryPolicy {
         /// 0 to 1.
         jitter: f64,
     },
-    /// These waits, one a retry, without jitter.
+    /// These waits, one for each retry, without jitter.
     Schedule(Vec<Duration>),
 }
 
 impl RetryPolicy {
-    /// How many retries follow the first attempt.
+    /// Number of retries after the first attempt.
     pub fn max_retries(&self) -> u32 {
         match self {
             Self::Exponential { max_retries, .. } => *max_retries,
@@ -49,8 +49,8 @@ impl RetryPolicy {
         }
     }
 
-    /// The wait before the `retry`-th retry, with jitter; `None` when the attempts are used up. `retry_after`, what the
-    /// receiver asked for, replaces a shorter wait.
+    /// The wait before the `retry`-th retry, with jitter; `None` when the retries are exhausted. `retry_after`, the receiver's
+    /// request, replaces a shorter wait.
     pub fn delay(&self, retry: u32, retry_after: Option<Duration>, rng: &mut impl Rng) -> Option<Duration> {
         let wait = self.base_delay(retry)?;
         let wait = match self {
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schedule_is_taken_as_it_is() {
+    fn a_schedule_has_no_jitter() {
         let policy = RetryPolicy::Schedule(vec![Duration::from_secs(5), Duration::from_secs(300)]);
         let mut rng = StdRng::seed_from_u64(1);
         assert_eq!(policy.delay(1, None, &mut rng), Some(Duration::from_secs(5)));
@@ -97,7 +97,7 @@ mod tests {
     }
 
     proptest! {
-        /// L5: every wait lies within the policy's bounds, whatever the numbers.
+        /// L5: every wait is within the policy's bounds, for any values.
         #[test]
         fn waits_stay_within_jitter(
             retry in 1u32..2000, base in 1u64..100_000, factor in 1.0f64..10.0, max in 1u64..10_000_000,

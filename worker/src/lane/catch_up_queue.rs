@@ -1,5 +1,4 @@
-//! Lanes that read on from the log, a few at a time. Subscriptions take turns, so one with many such lanes does not keep
-//! the others waiting.
+//! Lanes that wait to read on from EVENTS. Subscriptions take turns, so one with many such lanes does not delay the others.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
@@ -7,13 +6,14 @@ use weft_proto::ids::SubscriptionUid;
 
 use super::input::LaneKey;
 
+/// The waiting lanes, and the number of those that read.
 #[derive(Debug, Default)]
 pub(super) struct CatchUpQueue {
     /// No entry is empty.
     waiting: HashMap<SubscriptionUid, VecDeque<LaneKey>>,
     /// The subscriptions that have an entry.
     rotation: VecDeque<SubscriptionUid>,
-    /// Lanes whose events leave the log soon: before all others, and whether their subscription may read or not.
+    /// Lanes with expiring events: before all others, also where their subscription may not read.
     first: BTreeSet<LaneKey>,
     running: usize,
 }
@@ -33,7 +33,7 @@ impl CatchUpQueue {
         self.first.insert(key);
     }
 
-    /// The next lane, of a subscription that may read. It runs until it has [`ended`](Self::ended).
+    /// The next lane, of a subscription that may read. It counts as running until it has [`ended`](Self::ended).
     pub fn start(&mut self, may_read: impl Fn(SubscriptionUid) -> bool) -> Option<LaneKey> {
         if let Some(key) = self.first.pop_first() {
             self.running += 1;
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_not_read_keeps_its_place_and_nobody_waiting() {
+    fn a_subscription_that_may_not_read_keeps_its_place_and_delays_no_other() {
         let mut catch_ups = CatchUpQueue::default();
         [key(1, 0), key(2, 0), key(2, 1)].into_iter().for_each(|key| catch_ups.push(key));
         let second = SubscriptionUid::from_bytes([2; 16]);

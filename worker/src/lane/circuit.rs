@@ -1,30 +1,29 @@
 //! The circuit breaker of one subscription's receiver.
 //!
-//! | state | attempts | ends with |
+//! | state | attempts | until |
 //! |---|---|---|
 //! | closed | all | an outage: open |
-//! | open, away | the scheduled probe; first attempts of fresh lanes at a small rate | the first answer to one of them |
+//! | open, away | the scheduled probe; first attempts of fresh lanes at a low rate | the first answer to one of them |
 //! | open, held | the scheduled probe | the first attempt that could be sent |
 //!
-//! An *outage* is a series of failures that lasts for half a second at least, with no answer between them:
+//! An *outage* is a series of failures that lasts for at least half a second without a success between them:
 //!
-//! * two attempts that got no connection, whichever workflow they were of: no event was sent, so none is to blame;
+//! * two attempts without a connection, of any workflows: no event was sent, so none is the cause;
 //! * two workflows that were answered "unavailable", or one of each kind;
 //! * attempts of five workflows that failed in any way.
 //!
-//! A failure that was answered can be the event's fault, so a workflow that is known to be *sick* does not contribute: one
-//! that failed although the receiver has answered an attempt that started later. A sick workflow therefore never opens the
-//! circuit, and its failures use up its own retries.
+//! A failure that was answered can be caused by the event, so a workflow that is known to be *sick* does not contribute: one
+//! that failed although the receiver has accepted an attempt that started later. A sick workflow therefore never opens the
+//! circuit, and its failures use up its retries.
 //!
-//! While the circuit is open, a lane that has never been attempted need not wait for the scheduled probe, so a healthy
-//! workflow is not held back where the circuit has been opened by sick ones; its success closes the circuit.
+//! While the circuit is open, a lane that was never attempted does not wait for the scheduled probe, so a healthy workflow is
+//! not delayed where sick ones have opened the circuit; its success closes it.
 //!
-//! A failure of an attempt while the circuit is open, and the failure that opens it, uses up no retry, since it is the
-//! receiver's. Nor does an attempt without a connection, or one that was answered "unavailable" while the receiver has
-//! answered nothing else since the event failed first: so an outage that is too short, or meets too few workflows, to open
-//! the circuit causes no dead letter, however few retries there are. But a receiver that answers with failures for longer
-//! than [`BELIEVED`] is not away: from then on failures count, so that sick workflows that have a subscription to
-//! themselves do not fail for ever.
+//! A failure while the circuit is open, and the failure that opens it, uses up no retry, since it is the receiver's. Nor does
+//! an attempt without a connection, or one that was answered "unavailable" while the receiver has accepted nothing since the
+//! event first failed: so an outage that is too short, or affects too few workflows, to open the circuit causes no dead
+//! letter, however few retries there are. But a receiver that answers with failures for longer than [`BELIEVED`] is not down:
+//! from then on failures count, so that sick workflows that are alone in a subscription do not fail for ever.
 
 use std::time::Duration;
 
@@ -37,45 +36,44 @@ use super::{AttemptId, input::AttemptResult};
 
 mod failing;
 
-/// The shortest outage: where a part of many attempts fails by chance, some succeed within this.
+/// Shortest outage: where a part of many attempts fails at random, some succeed within this time.
 const OUTAGE_MIN: SignedDuration = SignedDuration::from_millis(500);
-/// Failures that are surely or by its own word the receiver's and make an outage: one alone may be one of its addresses.
+/// Failures of the receiver itself that make an outage: a single one may be one of its addresses.
 const OWN_FAILURES: usize = 2;
-/// Workflows whose failures make an outage, whatever they are.
+/// Workflows whose failures of any kind make an outage.
 const FAILING_WORKFLOWS: usize = 5;
-/// The first wait for a probe.
+/// First wait for a probe.
 pub(super) const WAIT_MIN: Duration = Duration::from_secs(1);
-/// The longest wait for a probe: a receiver that is back is found within this, and one that is away for days is called no
-/// more often.
+/// Longest wait for a probe: the time within which a recovered receiver is found.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(10);
-/// The longest wait while our own configuration is the cause. A change of the subscription ends the wait at once.
+/// Longest wait while Weft's own configuration is the cause. A change of the subscription ends the wait at once.
 const HELD_WAIT_MAX: Duration = Duration::from_secs(30);
-/// Waits differ by this part, so that the shards do not call all at once.
+/// Jitter of the waits, so that the shards do not call at the same time.
 const JITTER: f64 = 0.2;
-/// The time between first attempts of fresh lanes while the receiver answers with failures: a healthy workflow waits no
-/// longer than this, and the receiver is called four times a second.
+/// Interval of first attempts of fresh lanes while the receiver answers with failures: a healthy workflow waits no longer, and
+/// the receiver is called four times a second.
 const FRESH_GAP: Duration = Duration::from_millis(250);
-/// First attempts of fresh lanes that may go at once: some sick ones must not make a healthy one wait.
+/// First attempts of fresh lanes that may start at once: a few sick ones must not delay a healthy one.
 const FRESH_BURST: u32 = 4;
-/// The same gap where there is no connection: no workflow is healthy then.
+/// The same interval without a connection: no workflow is healthy then.
 const UNREACHABLE_GAP: Duration = Duration::from_secs(1);
-/// For how long a receiver that answers with failures only is believed to be away.
+/// How long a receiver that only answers with failures is considered to be down.
 pub(super) const BELIEVED: SignedDuration = SignedDuration::from_hours(1);
-/// Bytes that are kept of the reason.
+/// Maximum size of the reason.
 const REASON_BYTES_MAX: usize = 256;
 
-/// What an attempt's end says of the receiver.
+/// The health of the receiver, as an attempt's end shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Health {
-    /// It has answered, for good or ill.
+    /// It has accepted or rejected the event.
     Up,
     /// There was no connection.
     Unreachable,
     /// It answered that it is unavailable.
     Unavailable,
-    /// The attempt failed, and it is unknown whether others would.
+    /// The attempt failed; whether others would is unknown.
     Failed,
-    /// Nothing could be sent, because of our own configuration.
+    /// Weft's own configuration prevented the call.
     Held,
 }
 
@@ -90,51 +88,51 @@ impl Health {
         }
     }
 
-    /// A failure of an event that was sent.
+    /// Whether an event was sent and failed.
     fn is_answered_failure(self) -> bool {
         matches!(self, Self::Unavailable | Self::Failed)
     }
 }
 
-/// Whether an attempt may start.
+/// When an attempt may start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Gate {
-    /// It may.
+    /// Now.
     Free,
-    /// Not before this.
+    /// At this time.
     Until(Timestamp),
-    /// Not before something else has ended.
+    /// Once another attempt has ended.
     Shut,
 }
 
-/// What an end has done.
+/// The effect of an attempt's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Transition {
-    /// Whether a failure is the event's: it uses up a retry.
+    /// Whether a failure is the event's, so that it uses up a retry.
     pub counts: bool,
-    /// Whether [`Circuit::condition`] is another than before.
+    /// Whether [`Circuit::condition`] has changed.
     pub changed: bool,
 }
 
 /// Why a circuit is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// The receiver is away.
+    /// The receiver is down.
     Away,
-    /// Our own configuration does not let us call it.
+    /// Weft's own configuration prevents calls.
     Held,
 }
 
-/// How a receiver that is not called freely stands.
+/// The condition of a receiver whose circuit is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
-    /// Why.
+    /// The cause.
     pub cause: Cause,
-    /// Since when.
+    /// When the circuit opened.
     pub since: Timestamp,
-    /// The newest failure, for a person.
+    /// The newest error.
     pub reason: String,
-    /// When it is called next.
+    /// When the next probe is due.
     pub next_probe: Timestamp,
 }
 
@@ -143,9 +141,9 @@ pub struct Condition {
 pub(super) struct Circuit {
     state: State,
     failing: Failing,
-    /// The newest attempt that has started.
+    /// The newest attempt that was started.
     newest: Option<AttemptId>,
-    /// When it answered last other than with a failure.
+    /// When it last accepted or rejected an event.
     answered_at: Option<Timestamp>,
 }
 
@@ -161,14 +159,14 @@ impl Default for State {
     }
 }
 
-/// Failures with no answer between them.
+/// Failures without a success between them.
 #[derive(Debug, Default)]
 struct Streak {
     since: Option<Timestamp>,
     unreachable: usize,
-    /// Workflows that were answered "unavailable", at most as many as decide.
+    /// Workflows that were answered "unavailable", up to [`OWN_FAILURES`].
     unavailable: Vec<WorkflowHash>,
-    /// At most as many as decide.
+    /// Workflows that failed, up to [`FAILING_WORKFLOWS`].
     workflows: Vec<WorkflowHash>,
 }
 
@@ -198,17 +196,17 @@ impl Streak {
 struct Outage {
     cause: Cause,
     since: Timestamp,
-    /// The newest attempt that had started before: those up to it say nothing of how it is now.
+    /// The newest attempt that had started before the outage: the results up to it are out of date.
     before: Option<AttemptId>,
-    /// The newest failure had no connection.
+    /// The newest failure was one without a connection.
     unreachable: bool,
-    /// Since when every failure was one of an event that was sent.
+    /// Since when events are sent and all of them fail.
     answered_since: Option<Timestamp>,
     /// When the next probe is due, and the wait that led to it.
     until: Timestamp,
     wait: Duration,
     probe: Option<AttemptId>,
-    /// When the next first attempt of a fresh lane is due if they come evenly.
+    /// When the next first attempt of a fresh lane is due at an even rate.
     fresh_due: Timestamp,
     reason: String,
 }
@@ -230,7 +228,7 @@ impl Outage {
         if self.probe.is_some() {
             return Gate::Shut;
         }
-        // A clock that was set back must not hold it open.
+        // A clock that was set back must not delay it.
         self.until = self.until.min(after(now, self.wait.mul_f64(1.0 + JITTER)));
         if self.until <= now { Gate::Free } else { Gate::Until(self.until) }
     }
@@ -257,25 +255,25 @@ impl Outage {
     }
 }
 
-/// An attempt's end as the circuit sees it.
+/// The end of an attempt, for the circuit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AttemptReport<'a> {
     pub attempt: AttemptId,
     pub health: Health,
     pub workflow: &'a WorkflowId,
-    /// When an attempt of the same event failed first, if one has.
+    /// When the event first failed, if it has.
     pub first_failed_at: Option<Timestamp>,
-    /// What went wrong, for a person.
+    /// The error message.
     pub error: &'a str,
 }
 
 impl Circuit {
-    /// Whether it lets every attempt through.
+    /// Whether all attempts may start.
     pub fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed(_))
     }
 
-    /// How the receiver stands; `None` while it is called freely.
+    /// The condition of the receiver; `None` while the circuit is closed.
     pub fn condition(&self) -> Option<Condition> {
         let State::Open(outage) = &self.state else { return None };
         Some(Condition {
@@ -286,17 +284,17 @@ impl Circuit {
         })
     }
 
-    /// The receiver is another, or is to be called in another way: what was known of it need not be true.
+    /// Forgets what is known of the receiver: its subscription has changed.
     pub fn reset(&mut self) {
         *self = Self { newest: self.newest, ..Self::default() };
     }
 
-    /// Whether a workflow's newest attempt failed.
+    /// Whether the newest attempt of a workflow failed.
     pub fn is_failing(&self, workflow: &WorkflowId) -> bool {
         self.failing.contains(Failing::hash(workflow))
     }
 
-    /// Whether an attempt may start at `now`; `fresh`: it is the first of its event, of a workflow that does not fail.
+    /// When an attempt may start; `fresh`: it is the first of its event, of a workflow that does not fail.
     pub fn gate(&mut self, fresh: bool, now: Timestamp) -> Gate {
         match &mut self.state {
             State::Closed(_) => Gate::Free,
@@ -305,7 +303,7 @@ impl Circuit {
         }
     }
 
-    /// An attempt starts that the gate has let through.
+    /// An attempt starts, as the gate has allowed.
     pub fn started(&mut self, attempt: AttemptId, now: Timestamp) {
         self.newest = self.newest.max(Some(attempt));
         if let State::Open(outage) = &mut self.state {
@@ -338,7 +336,7 @@ impl Circuit {
                 }
                 Health::Held => self.open(Cause::Held, end, now, rng),
                 Health::Unreachable | Health::Unavailable | Health::Failed => {
-                    // Without a connection no workflow is at fault.
+                    // A missing connection is not caused by a workflow.
                     if !sick || end.health == Health::Unreachable {
                         streak.add(end.health, workflow, now);
                         if streak.is_outage(now) {
@@ -348,7 +346,7 @@ impl Circuit {
                     Transition { counts, changed: false }
                 }
             },
-            // What started before the outage says nothing of how it is now.
+            // The result of an attempt that started before the outage is out of date.
             State::Open(outage) if outage.before >= Some(end.attempt) => Transition { counts: false, changed: false },
             State::Open(_) if end.health == Health::Up => {
                 self.state = State::default();
@@ -374,7 +372,7 @@ impl Circuit {
         }
     }
 
-    /// Whether a failure is the event's while the circuit is closed.
+    /// Whether a failure counts as the event's while the circuit is closed.
     fn counts(&self, end: &AttemptReport<'_>, now: Timestamp) -> bool {
         let answers_others = |failed| self.answered_at > Some(failed) || now.duration_since(failed) >= BELIEVED;
         match end.health {

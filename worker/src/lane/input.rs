@@ -83,7 +83,7 @@ pub enum OnExhausted {
 pub struct SubscriptionPolicy {
     /// The subscription.
     pub uid: SubscriptionUid,
-    /// Its name.
+    /// The subscription's name.
     pub name: String,
     /// The catalog's revision.
     pub revision: u64,
@@ -143,7 +143,7 @@ impl AttemptResult {
 /// The end of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttemptEnd {
-    /// Its result.
+    /// The result, which decides what becomes of the event.
     pub result: AttemptResult,
     /// Its class for the record.
     pub class: v1::AttemptClass,
@@ -267,7 +267,7 @@ pub struct Command {
     pub operator: String,
     /// The operator's reason.
     pub reason: String,
-    /// Its action.
+    /// The requested action.
     pub action: CommandAction,
 }
 
@@ -302,7 +302,7 @@ pub enum Input {
     },
     /// The shared reader has read a message that is not an event, or one that no attached subscription takes now.
     Skipped {
-        /// Its sequence.
+        /// The sequence of the message.
         seq: StreamSeq,
     },
     /// EVENTS has dropped messages before the shared reader has read them.
@@ -334,7 +334,7 @@ pub enum Input {
     AttemptFinished {
         /// The attempt.
         attempt: AttemptId,
-        /// Its end.
+        /// The end of the attempt.
         end: AttemptEnd,
     },
     /// The result of an [`Action::CatchUp`](super::Action::CatchUp).
@@ -370,7 +370,7 @@ pub enum Input {
     },
     /// A commit is stored in OUTCOMES.
     CommitStored {
-        /// Its number.
+        /// The number of the commit.
         number: u64,
     },
     /// The limits have changed. Attempts in flight and events in memory beyond them are not cut off.

@@ -66,8 +66,9 @@ pub(super) struct PendingRun {
 }
 
 /// Whether a lane reads on from EVENTS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum CatchUp {
+    #[default]
     No,
     /// It waits for its turn.
     Queued,
@@ -112,7 +113,8 @@ impl NextStep {
     }
 }
 
-#[derive(Debug)]
+/// The state of a lane.
+#[derive(Debug, Default)]
 pub(super) struct Lane {
     pub next: StreamSeq,
     /// `next` in the newest commit that records the lane. The lane has read the events between them, which its subscription
@@ -145,25 +147,7 @@ pub(super) struct Lane {
 impl Lane {
     /// A lane with nothing unsettled.
     pub fn settled() -> Self {
-        Self {
-            next: StreamSeq(1),
-            recorded_next: StreamSeq(1),
-            last: StreamSeq(0),
-            complete_to: StreamSeq(0),
-            buffer: VecDeque::new(),
-            head: AttemptState::default(),
-            runs: BTreeMap::new(),
-            in_flight: None,
-            catch_up: CatchUp::No,
-            hold: None,
-            blocked: false,
-            paused: false,
-            delivered: None,
-            touched: 0,
-            has_slot: false,
-            ready: false,
-            timer: None,
-        }
+        Self { next: StreamSeq(1), recorded_next: StreamSeq(1), ..Self::default() }
     }
 
     /// A lane of the ledger: parked, with nothing in memory.

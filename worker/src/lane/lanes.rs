@@ -160,7 +160,7 @@ impl Lanes {
         if self.expiry.is_scanning() { Some(Timestamp::UNIX_EPOCH) } else { self.schedule.next_deadline() }
     }
 
-    /// The next commit, of about `commit_bytes_max` at the most; `None` when there is nothing to commit.
+    /// The next commit, of at most about `commit_bytes_max`; `None` when there is nothing to commit.
     pub fn take_commit(&mut self) -> Option<PendingCommit> {
         if let Some(commit) = self.pending.take() {
             return Some(commit);
@@ -293,7 +293,7 @@ impl Lanes {
         // The most frequent case, which ends here without another search for the lane.
         if step == NextStep::Nothing {
             if lane.is_idle() && lane.touched < self.pending.oldest_unstored() {
-                self.forget(key);
+                self.remove_lane(key);
             }
             return;
         }
@@ -390,11 +390,6 @@ impl Lanes {
             self.schedule.attempt_started(work.lane.subscription, fresh, id, now);
             actions.push(Action::Attempt { id, work, event, number: ended + 1, previous });
         }
-    }
-
-    /// Removes an idle lane from memory.
-    fn forget(&mut self, key: &LaneKey) {
-        self.remove_lane(key);
     }
 
     /// Removes a lane from memory with its slot and its timer.

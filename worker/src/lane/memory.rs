@@ -1,4 +1,4 @@
-//! What events cost in memory, and whose they are.
+//! Memory of buffered events, by subscription.
 
 use std::collections::HashMap;
 
@@ -6,10 +6,10 @@ use weft_proto::ids::SubscriptionUid;
 
 use super::schedule::SHARE;
 
-/// Bytes of events in memory, at most about `max` of all subscriptions together.
+/// Bytes of buffered events, at most about `max` of all subscriptions together.
 ///
-/// No subscription takes the last of it: what it has stays below a multiple of what is free. So one whose receiver is slow
-/// or away reads its events again from the log when it can deliver them, and leaves room for the others.
+/// A subscription may take more only while it has less than [`SHARE`] times what is free. So one whose receiver is slow or
+/// down leaves room for the others, and reads its events from EVENTS again when it can deliver them.
 #[derive(Debug)]
 pub(super) struct Memory {
     max: usize,
@@ -22,7 +22,7 @@ impl Memory {
         Self { max, total: 0, by_subscription: HashMap::new() }
     }
 
-    /// What is there above a smaller bound goes as it is used.
+    /// Changes the bound. Events above it are not dropped.
     pub fn set_max(&mut self, max: usize) {
         self.max = max;
     }
@@ -44,12 +44,12 @@ impl Memory {
         self.of(uid) < SHARE.saturating_mul(self.max.saturating_sub(self.total))
     }
 
-    /// Whether a subscription may take a good part of its share: alone it has less than a third of all.
+    /// Whether a subscription may take much more: it has less than half of its share, alone less than a third of all.
     pub fn has_ample_share(&self, uid: SubscriptionUid) -> bool {
         self.of(uid).saturating_mul(2 * SHARE) < SHARE.saturating_mul(self.max.saturating_sub(self.total))
     }
 
-    /// Whether a subscription may take so many bytes more.
+    /// Whether a subscription may take this number of bytes.
     pub fn has_room(&self, uid: SubscriptionUid, bytes: usize) -> bool {
         self.has_share(uid) && self.total + bytes <= self.max
     }
@@ -74,9 +74,9 @@ impl Memory {
 mod tests {
     use super::*;
 
-    /// P4: whoever fills the memory leaves a part of it, and that is for everybody else.
+    /// P4: a subscription that fills the memory leaves a part of it to the others.
     #[test]
-    fn nobody_takes_the_last_of_it() {
+    fn a_subscription_leaves_a_part_to_the_others() {
         let [one, other] = [1, 2].map(|byte| SubscriptionUid::from_bytes([byte; 16]));
         let mut memory = Memory::new(900);
         while memory.has_room(one, 1) {

@@ -60,19 +60,16 @@ pub(super) fn dead_letter_of(
 pub(super) fn receiver_record(uid: SubscriptionUid, condition: Option<&Condition>) -> v1::ReceiverState {
     let subscription = uid.to_vec();
     let Some(condition) = condition else {
-        return v1::ReceiverState {
-            subscription,
-            condition: v1::ReceiverCondition::Available.into(),
-            ..Default::default()
-        };
+        let available = v1::ReceiverCondition::Available.into();
+        return v1::ReceiverState { subscription, condition: available, ..Default::default() };
     };
-    let of = match condition.cause {
+    let cause = match condition.cause {
         Cause::Away => v1::ReceiverCondition::Away,
         Cause::Held => v1::ReceiverCondition::Held,
     };
     v1::ReceiverState {
         subscription,
-        condition: of.into(),
+        condition: cause.into(),
         since_ms: condition.since.as_millisecond(),
         reason: condition.reason.clone(),
         next_attempt_at_ms: condition.next_probe.as_millisecond(),

@@ -1,16 +1,15 @@
-//! Whose turn it is: lanes that could start an attempt, and lanes that wait for a moment.
+//! The schedule: lanes that are ready to start an attempt, and timers of lanes that wait.
 //!
-//! Subscriptions take turns by deficit round robin, weighed in bytes: each turn is worth a quantum, what an attempt costs
-//! is taken from it, and what is left counts for the next turn. Within a subscription lanes go in the order in which they
-//! became ready. So neither many ready lanes nor large events of one subscription keep the others waiting.
+//! Subscriptions take turns by deficit round robin, weighted in bytes: each turn adds a quantum to the deficit, an attempt
+//! subtracts the size of its event, and the rest is kept for the next turn. Within a subscription lanes are served in the
+//! order in which they became ready. So neither many ready lanes nor large events of one subscription delay the others.
 //!
-//! A subscription starts nothing while its own bounds say no: its concurrency, its rate, its circuit. Nor does it take
-//! the last places of all: its attempts in flight stay below [`SHARE`] times the places that are free. So however many
-//! receivers are slow, there is a place for the next attempt of one that is not.
+//! A subscription starts nothing beyond its concurrency and its rate, or while its circuit is open. Nor does it take the last
+//! slots of the shard: its attempts in flight stay below [`SHARE`] times the number of free slots. So however many receivers
+//! are slow, the next attempt of another one finds a slot.
 //!
-//! Within a subscription a quarter of its places is kept for *fresh* lanes: those whose event has not been attempted and
-//! whose workflow does not fail. So retries that run into time-outs do not make a healthy workflow wait. While the circuit
-//! is open fresh lanes go first, else lanes go in the order in which they became ready.
+//! A quarter of a subscription's slots is kept for *fresh* lanes: those whose event was not attempted and whose workflow does
+//! not fail. So retries that time out do not delay a healthy workflow. While the circuit is open, fresh lanes go first.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -28,36 +27,36 @@ use super::{
     token_bucket::TokenBucket,
 };
 
-/// What a turn is worth, in bytes: some events of the usual size. The largest event waits for some thousand turns, each of
-/// which costs nothing but the looking.
+/// Deficit-round-robin quantum, in bytes: a few events of usual size. The largest event waits for about a thousand turns, each
+/// of which is cheap.
 const QUANTUM: usize = 4096;
-/// A subscription alone may have eight of nine places in flight, each of eight one of nine: nearly all is used, and one
-/// is always left.
+/// A subscription may start an attempt only while it has fewer than this multiple of the free slots in flight. One alone
+/// reaches 8/9 of all slots; eight equally busy ones about 1/8 each.
 pub(super) const SHARE: usize = 8;
 
-/// What a subscription may do.
+/// The bounds of a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bounds {
-    /// Attempts in flight; 0 while it is paused.
+    /// Maximum number of attempts in flight; 0 while it is inactive.
     pub concurrency: usize,
-    /// The time between two attempts.
+    /// Average time between two attempts at the highest rate.
     pub min_interval: Option<Duration>,
 }
 
-/// A lane that is ready, and what its attempt costs.
+/// A ready lane.
 #[derive(Debug)]
 struct Ready {
     key: LaneKey,
     bytes: usize,
-    /// Grows with each lane of the subscription that becomes ready.
-    place: u64,
+    /// Its number in the order in which the subscription's lanes became ready.
+    number: u64,
 }
 
-/// A lane whose turn it is.
+/// The lane that has the turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Turn {
     pub key: LaneKey,
-    /// Its event has not been attempted and its workflow does not fail.
+    /// Its event was not attempted and its workflow does not fail.
     pub fresh: bool,
 }
 
@@ -65,15 +64,15 @@ pub(super) struct Turn {
 struct Queue {
     fresh: VecDeque<Ready>,
     retries: VecDeque<Ready>,
-    places: u64,
+    numbers: u64,
     in_flight: usize,
-    /// Of those in flight, the ones that are not fresh.
+    /// Number of attempts in flight that are not of fresh lanes.
     retrying: usize,
     concurrency: usize,
     bucket: Option<TokenBucket>,
     circuit: Circuit,
     deficit: usize,
-    /// It stands in the rotation.
+    /// It is in the rotation.
     listed: bool,
 }
 
@@ -91,21 +90,21 @@ impl Queue {
         ready.front().map_or(0, |ready| ready.bytes)
     }
 
-    /// Places that retries may take: all but a quarter, and of one place that one.
-    fn retry_places(&self) -> usize {
+    /// Slots that retries may take: three quarters, but at least one.
+    fn retry_slots(&self) -> usize {
         match self.concurrency {
             one @ 0..=1 => one,
             concurrency => concurrency - concurrency.div_ceil(4),
         }
     }
 
-    /// Which kind of lane may start an attempt, as far as the subscription is concerned, or why none.
+    /// Whether a fresh lane or a retry may start within the subscription's bounds, or when one may.
     fn choose(&mut self, now: Timestamp) -> Result<bool, Gate> {
         if self.in_flight >= self.concurrency {
             return Err(Gate::Shut);
         }
-        let place = |queue: &VecDeque<Ready>| queue.front().map(|ready| ready.place);
-        let fresh_first = match (place(&self.fresh), place(&self.retries)) {
+        let number = |queue: &VecDeque<Ready>| queue.front().map(|ready| ready.number);
+        let fresh_first = match (number(&self.fresh), number(&self.retries)) {
             (Some(fresh), Some(retry)) => fresh < retry || !self.circuit.is_closed(),
             (fresh, _) => fresh.is_some(),
         };
@@ -114,7 +113,7 @@ impl Queue {
             if self.ready_mut(fresh).is_empty() {
                 continue;
             }
-            let full = self.retrying >= self.retry_places();
+            let full = self.retrying >= self.retry_slots();
             if !fresh && full {
                 continue;
             }
@@ -147,7 +146,7 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// What a subscription may do from now on.
+    /// Sets the bounds of a subscription.
     pub fn set_bounds(&mut self, uid: SubscriptionUid, bounds: Bounds) {
         let queue = self.queues.entry(uid).or_default();
         queue.concurrency = bounds.concurrency;
@@ -157,23 +156,23 @@ impl Schedule {
         self.list(uid);
     }
 
-    /// A subscription is another than it was: what is known of its receiver need not be true any more.
+    /// A subscription has changed: forgets what is known of its receiver.
     pub fn forget_outage(&mut self, uid: SubscriptionUid) {
         self.queues.entry(uid).or_default().circuit.reset();
         self.list(uid);
     }
 
-    /// Whether a subscription's circuit holds its lanes.
+    /// Whether the circuit of a subscription's receiver is open.
     pub fn is_circuit_open(&self, uid: SubscriptionUid) -> bool {
         self.queues.get(&uid).is_some_and(|queue| !queue.circuit.is_closed())
     }
 
-    /// How a subscription's receiver stands; `None` while it is called freely.
+    /// The condition of a subscription's receiver; `None` while its circuit is closed.
     pub fn condition(&self, uid: SubscriptionUid) -> Option<Condition> {
         self.queues.get(&uid)?.circuit.condition()
     }
 
-    /// A subscription is gone. Its attempts in flight still count until they end.
+    /// A subscription is closed. Its attempts in flight count until they end.
     pub fn remove(&mut self, uid: SubscriptionUid) {
         if let Some(queue) = self.queues.get_mut(&uid) {
             queue.fresh.clear();
@@ -182,28 +181,28 @@ impl Schedule {
         }
     }
 
-    /// Whether a lane is fresh; `first`: its event has not been attempted.
+    /// Whether a lane is fresh; `first`: its event was not attempted.
     pub fn is_fresh(&self, key: &LaneKey, first: bool) -> bool {
         first && !self.queues.get(&key.subscription).is_some_and(|queue| queue.circuit.is_failing(&key.workflow))
     }
 
-    /// A lane is ready for an attempt that costs this many bytes; `first`: its event has not been attempted. Not twice
-    /// before it is popped: the lane remembers.
+    /// Queues a lane for an attempt of an event of this size; `first`: the event was not attempted. At most once until it is
+    /// popped, which the lane's `ready` ensures.
     pub fn push_ready(&mut self, key: LaneKey, bytes: usize, first: bool) {
         let uid = key.subscription;
         let fresh = self.is_fresh(&key, first);
         let queue = self.queues.entry(uid).or_default();
-        queue.places += 1;
-        let place = queue.places;
-        queue.ready_mut(fresh).push_back(Ready { key, bytes, place });
+        queue.numbers += 1;
+        let number = queue.numbers;
+        queue.ready_mut(fresh).push_back(Ready { key, bytes, number });
         self.list(uid);
     }
 
-    /// The next lane whose turn it is, where `attempts_max` may be in flight in all.
+    /// The next lane that has the turn, where `attempts_max` is the number of slots.
     pub fn pop_ready(&mut self, now: Timestamp, attempts_max: usize) -> Option<Turn> {
         self.open_gates(now);
         let free = attempts_max.saturating_sub(self.in_flight);
-        // Subscriptions in a row that have their share.
+        // Consecutive subscriptions at their share.
         let mut at_share = 0;
         while let Some(uid) = self.rotation.front().copied() {
             if at_share >= self.rotation.len() || free == 0 {
@@ -245,12 +244,12 @@ impl Schedule {
         None
     }
 
-    /// Whether an attempt could start.
+    /// Whether a lane may be ready.
     pub fn has_ready(&self) -> bool {
         !self.rotation.is_empty()
     }
 
-    /// An attempt of a lane starts that [`pop_ready`](Self::pop_ready) gave with this `fresh`.
+    /// An attempt of a lane that was [popped](Self::pop_ready) with this `fresh` starts.
     pub fn attempt_started(&mut self, uid: SubscriptionUid, fresh: bool, attempt: AttemptId, now: Timestamp) {
         self.in_flight += 1;
         let queue = self.queues.entry(uid).or_default();
@@ -262,7 +261,7 @@ impl Schedule {
         }
     }
 
-    /// An attempt has ended, with `fresh` as it started. What its circuit makes of it.
+    /// An attempt that started with this `fresh` has ended. Returns the effect on the circuit.
     pub fn attempt_ended(
         &mut self,
         uid: SubscriptionUid,
@@ -280,7 +279,7 @@ impl Schedule {
         transition
     }
 
-    /// Attempts in flight, of all subscriptions.
+    /// Number of attempts in flight, of all subscriptions.
     pub fn in_flight(&self) -> usize {
         self.in_flight
     }
@@ -299,13 +298,13 @@ impl Schedule {
         timer.into_iter().chain(gate).min()
     }
 
-    /// The moments that lanes wait for, in order.
+    /// The times of all timers, in order.
     #[cfg(test)]
     pub fn timers(&self) -> impl Iterator<Item = Timestamp> {
         self.timers.iter().map(|(at, _)| *at)
     }
 
-    /// A lane whose moment has come.
+    /// Removes a timer that is due, and returns its lane.
     pub fn pop_due(&mut self, now: Timestamp) -> Option<LaneKey> {
         if self.timers.first()?.0 > now {
             return None;
@@ -313,7 +312,7 @@ impl Schedule {
         self.timers.pop_first().map(|(_, key)| key)
     }
 
-    /// Lists the subscriptions again whose moment has come.
+    /// Puts subscriptions back into the rotation whose time has come.
     fn open_gates(&mut self, now: Timestamp) {
         while self.gates.first().is_some_and(|(at, _)| *at <= now)
             && let Some((_, uid)) = self.gates.pop_first()

@@ -1,7 +1,7 @@
 //! Lanes alone, against a model: a log, a receiver, a committed record, and a driver that answers late, in any order, and
 //! crashes.
 //!
-//! The invariants: L1 the head of a lane settles before the next event is attempted, and whatever is no success is
+//! The invariants: L1 the head of a lane settles before the next event is attempted, and any outcome but a success is
 //! committed before that; L2 at most one attempt of a lane is in flight; L3 every event settles exactly once in the
 //! committed record; L4 nothing is lost: after healing, everything is settled and memory is empty; L5 no attempt before
 //! its time, none of a paused subscription or one whose receiver is gone, none beyond the bounds; L6 a quarantined event
@@ -39,6 +39,7 @@ use mutants::Mutant;
 use record::{Record, recorded_lane};
 use step::{Step, step};
 
+mod catalog;
 mod end;
 mod expiry;
 mod filters;

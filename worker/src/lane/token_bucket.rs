@@ -1,21 +1,20 @@
-//! The rate of one subscription: attempts evenly spaced, with a little room for what comes at once.
+//! The rate limit of one subscription: a token bucket, as the generic cell rate algorithm (GCRA), whose only state is a time.
 //!
-//! The generic cell rate algorithm: one moment says everything. In any time T there start at most `(T + BURST) / min_interval + 1`
-//! attempts.
+//! In any time T at most `(T + BURST) / min_interval + 1` attempts start.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// What may come at once: a tenth of a second's attempts, or one. More would be a burst that the rate is there to spare
-/// the receiver; less, a wake-up for each attempt.
+/// Size of a burst: the attempts of a tenth of a second, or one. A larger one would defeat the rate; a smaller one needs a
+/// wake-up for each attempt.
 const BURST: Duration = Duration::from_millis(100);
 
-/// A rate, and how far it has been used up.
+/// A token bucket.
 #[derive(Debug)]
 pub(super) struct TokenBucket {
     min_interval: Duration,
-    /// When the next attempt is due if all come evenly.
+    /// When the next attempt is due at an even rate: the theoretical arrival time.
     due: Timestamp,
 }
 
@@ -25,7 +24,7 @@ impl TokenBucket {
         Self { min_interval, due: Timestamp::MIN }
     }
 
-    /// The time between two attempts.
+    /// Average time between two attempts at the highest rate.
     pub fn min_interval(&self) -> Duration {
         self.min_interval
     }
@@ -33,7 +32,7 @@ impl TokenBucket {
     /// When the next attempt may start; `None`: at once.
     pub fn wait(&mut self, now: Timestamp) -> Option<Timestamp> {
         let ahead = BURST.saturating_sub(self.min_interval);
-        // A clock that was set back must not stop it.
+        // A clock that was set back must not delay it.
         self.due = self.due.min(add(now, ahead.saturating_add(self.min_interval)));
         let from = self.due.checked_sub(ahead).unwrap_or(Timestamp::MIN);
         (from > now).then_some(from)
@@ -67,7 +66,7 @@ mod tests {
         assert!(bucket.wait(at(0)).is_some_and(|from| from <= at(1_000_000)));
     }
 
-    /// In no time is the rate exceeded, and who waits as told loses nothing of it.
+    /// The rate is exceeded in no interval, and a caller that waits as required uses all of it.
     fn is_kept_and_used(gap_us: u64, waits: Vec<u64>, unlimited: bool) -> TestCaseResult {
         let mut bucket = TokenBucket::new(Duration::from_micros(gap_us));
         let (mut now, mut starts) = (0, Vec::new());
@@ -90,7 +89,7 @@ mod tests {
             now = alone.wait(now).unwrap_or(now);
             alone.take(now);
         }
-        prop_assert!(now <= at(99 * gap_us), "who waits as told gets the whole rate");
+        prop_assert!(now <= at(99 * gap_us), "a caller that waits as required gets the whole rate");
         Ok(())
     }
 

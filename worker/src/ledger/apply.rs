@@ -1,14 +1,15 @@
-//! How commits change the state.
+//! How commits change the state, which follows from them alone, independent of clocks and of transactions.
 //!
-//! The state follows from the commits alone, whatever clock the process has, and however they are cut into transactions.
+//! A commit is applied in this order:
 //!
-//! The rules of a commit, in this order: an adoption voids what the commits before say of later events ([`adopt`]); each outcome of run 0 moves its lane (the event's own where the subscription is not
-//! ordered) behind the event and ends its tries; an
-//! outcome of another run ends that run; a dead letter is open from its outcome, if that names an event, until another outcome of the
-//! same event and subscription; then the lanes, runs and subscriptions that the commit lists stand as listed; then what it
-//! says to be forgotten is. A lane with nothing
-//! unsettled has no row unless it is paused; a closed subscription has only its own. With the first commit of a day, request ids of commits
-//! older than 30 days are forgotten.
+//! 1. An adoption voids the records of events after the last common one ([`adopt`]).
+//! 2. An outcome of run 0 moves its lane past the event and resets its attempts; one of another run removes that run. A dead
+//!    letter is open from its outcome, if that names an event, until another outcome of the same event and subscription.
+//! 3. The lanes, runs and subscriptions that the commit lists replace their rows.
+//! 4. Heads and dead letters below the commit's limits are removed.
+//!
+//! A settled lane has no row unless it is paused; a closed subscription has only its own row. With the first commit of a day,
+//! request ids of commits older than 30 days are removed.
 
 use prost::Message as _;
 use redb::ReadableTable as _;
@@ -25,11 +26,11 @@ use super::{
 
 mod adopt;
 
-/// For how long a request id is known: who repeats a call after a month means it.
+/// How long a request id is kept: a call that is repeated later is a new one.
 const REQUESTS_KEPT_MS: i64 = 30 * DAY_MS;
 const DAY_MS: i64 = 24 * 3600 * 1000;
 
-/// Applies records in one transaction.
+/// Applies records in a transaction.
 pub(super) fn apply(database: &redb::Database, records: &[Applied], created_ns: u64) -> Result<(), LedgerError> {
     let transaction = database.begin_write()?;
     apply_in(&transaction, records, created_ns)?;
@@ -43,34 +44,34 @@ pub(super) fn apply_in(
     records: &[Applied],
     created_ns: u64,
 ) -> Result<(), LedgerError> {
-    let mut state = State::open(transaction)?;
+    let mut tables = Tables::open(transaction)?;
     for record in records {
         if let Some(commit) = &record.commit {
-            state.apply(commit)?;
-            state.meta.insert("commit", record.seq.0)?;
-            state.meta.insert("commit_at", u64::try_from(commit.at_ms).unwrap_or(0))?;
+            tables.apply(commit)?;
+            tables.meta.insert("commit", record.seq.0)?;
+            tables.meta.insert("commit_at", u64::try_from(commit.at_ms).unwrap_or(0))?;
         }
-        state.meta.insert("outcomes", record.seq.0)?;
+        tables.meta.insert("outcomes", record.seq.0)?;
     }
-    state.meta.insert("created", created_ns)?;
+    tables.meta.insert("created", created_ns)?;
     Ok(())
 }
 
-/// Loads chunks of a checkpoint into a file that was [cleared](clear), in the order of the checkpoint. The file counts as
-/// empty until the last of them is followed by [`end_checkpoint`].
+/// Loads chunks of a checkpoint, in order, into a file that was [cleared](clear). The file counts as empty until
+/// [`end_checkpoint`].
 pub(super) fn load_chunks(database: &redb::Database, chunks: &[v1::CheckpointChunk]) -> Result<(), LedgerError> {
     let transaction = database.begin_write()?;
     {
-        let mut state = State::open(&transaction)?;
+        let mut tables = Tables::open(&transaction)?;
         for chunk in chunks {
-            state.load(chunk)?;
+            tables.load(chunk)?;
         }
     }
     transaction.commit()?;
     Ok(())
 }
 
-/// Ends the loading of a checkpoint: sets the positions of its state.
+/// Completes the loading of a checkpoint: sets its positions.
 pub(super) fn end_checkpoint(
     database: &redb::Database,
     end: &v1::CheckpointEnd,
@@ -99,16 +100,15 @@ pub(super) fn end_checkpoint(
     Ok(())
 }
 
-/// Makes the tables that are missing.
+/// Creates missing tables.
 pub(super) fn make_tables(database: &redb::Database) -> Result<(), LedgerError> {
     let transaction = database.begin_write()?;
-    drop(State::open(&transaction)?);
+    drop(Tables::open(&transaction)?);
     transaction.commit()?;
     Ok(())
 }
 
-/// Stores what is known of the message at a cursor. A record that says nothing leaves what is known, as long as the cursor
-/// is the same.
+/// Stores the message at a cursor. A record without one keeps the known message while the cursor is the same.
 fn put_position(
     positions: &mut redb::Table<'_, &'static str, Bytes>,
     name: &'static str,
@@ -126,7 +126,7 @@ fn put_position(
     Ok(())
 }
 
-/// Forgets everything.
+/// Removes everything.
 pub(super) fn clear(database: &redb::Database) -> Result<(), LedgerError> {
     let transaction = database.begin_write()?;
     for table in [LANES, HEADS, RUNS, SUBSCRIPTIONS] {
@@ -137,13 +137,13 @@ pub(super) fn clear(database: &redb::Database) -> Result<(), LedgerError> {
     transaction.delete_table(REQUESTS)?;
     transaction.delete_table(META)?;
     transaction.delete_table(POSITIONS)?;
-    drop(State::open(&transaction)?);
+    drop(Tables::open(&transaction)?);
     transaction.commit()?;
     Ok(())
 }
 
 /// All tables of a write transaction.
-struct State<'t> {
+struct Tables<'t> {
     lanes: redb::Table<'t, Bytes, Bytes>,
     heads: redb::Table<'t, Bytes, Bytes>,
     runs: redb::Table<'t, Bytes, Bytes>,
@@ -155,7 +155,7 @@ struct State<'t> {
     positions: redb::Table<'t, &'static str, Bytes>,
 }
 
-impl<'t> State<'t> {
+impl<'t> Tables<'t> {
     fn open(transaction: &'t redb::WriteTransaction) -> Result<Self, LedgerError> {
         Ok(Self {
             lanes: transaction.open_table(LANES)?,
@@ -187,14 +187,14 @@ impl<'t> State<'t> {
         for result in &commit.results {
             self.requests.insert(result.request_id.as_str(), (result.command, commit.at_ms))?;
         }
-        self.forget_requests(commit.at_ms)?;
+        self.prune_requests(commit.at_ms)?;
         for change in &commit.subscriptions {
             self.change(change)?;
         }
         for copy in &commit.copies {
             self.put_copy(copy)?;
         }
-        self.forget_gone(commit)?;
+        self.prune(commit)?;
         self.meta.insert("cursor", commit.cursor)?;
         self.meta.insert("commands", commit.commands_cursor)?;
         self.meta.insert("epoch", commit.epoch)?;
@@ -253,7 +253,7 @@ impl<'t> State<'t> {
         let Some(outcome) = &copy.outcome else { return Ok(()) };
         let key = event_key(&outcome.subscription, outcome.sequence);
         if copy.kind() == v1::CopyStateKind::Refused {
-            // Only of what is still open: an operator may have closed it since it was refused.
+            // Only of an open dead letter: an operator may have closed it since the refusal.
             let open = self.dead.get(&key[..])?.map(|row| row.value().0);
             if open == Some(outcome.run) {
                 self.copies.insert(&key[..], &copy.encode_to_vec()[..])?;
@@ -276,14 +276,14 @@ impl<'t> State<'t> {
             state.unwrap_or_else(|| v1::SubscriptionState { subscription: uid.to_vec(), ..Default::default() });
         apply_change(&mut state, change);
         if matches!(change.change, Some(Change::Closed(_))) {
-            self.forget(uid)?;
+            self.remove_all_of(uid)?;
         }
         self.subscriptions.insert(uid, &state.encode_to_vec()[..])?;
         Ok(())
     }
 
-    /// Removes everything of a closed subscription but its own row.
-    fn forget(&mut self, uid: &[u8]) -> Result<(), LedgerError> {
+    /// Removes all rows of a closed subscription but its own.
+    fn remove_all_of(&mut self, uid: &[u8]) -> Result<(), LedgerError> {
         let mine = |key: &[u8]| key.starts_with(uid);
         self.lanes.retain(|key, _| !mine(key))?;
         self.heads.retain(|key, _| !mine(key))?;
@@ -293,8 +293,8 @@ impl<'t> State<'t> {
         Ok(())
     }
 
-    /// Forgets what the commit says to be of no use any more.
-    fn forget_gone(&mut self, commit: &v1::Commit) -> Result<(), LedgerError> {
+    /// Removes heads and dead letters below the commit's limits.
+    fn prune(&mut self, commit: &v1::Commit) -> Result<(), LedgerError> {
         if commit.forget_heads_below > 0 {
             self.heads.retain(|_, head| head_seq(head).is_none_or(|seq| seq >= commit.forget_heads_below))?;
         }
@@ -306,9 +306,9 @@ impl<'t> State<'t> {
         Ok(())
     }
 
-    /// Once a day, forgets the request ids that are old. What is old is the same all day, so that it does not matter
-    /// which commit of the day looks.
-    fn forget_requests(&mut self, now_ms: i64) -> Result<(), LedgerError> {
+    /// Removes old request ids once a day. The limit is the same all day, so the result does not depend on which commit of the
+    /// day does it.
+    fn prune_requests(&mut self, now_ms: i64) -> Result<(), LedgerError> {
         let today = u64::try_from(now_ms / DAY_MS).unwrap_or(0);
         let last = self.meta.get("requests_day")?.map_or(0, |day| day.value());
         if today > last {

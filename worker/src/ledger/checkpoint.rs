@@ -1,4 +1,4 @@
-//! The whole state as records, so that a take-over need not read OUTCOMES from its beginning.
+//! Checkpoints: the complete state as records, so that a take-over need not read OUTCOMES from its beginning.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::{
     tables::{self, Positions, UID_BYTES, decode},
 };
 
-/// Bytes of one chunk, about: as large as a commit.
+/// Approximate size of a chunk: that of a commit.
 const CHUNK_BYTES: usize = 256 * 1024;
 /// Chunks that wait to be appended.
 const CHUNKS_AHEAD: usize = 2;
@@ -28,10 +28,10 @@ pub enum Piece {
     },
 }
 
-/// Reads a consistent state out of the file, in a thread of its own.
+/// Reads a consistent state from the file, in a separate thread.
 pub(super) fn read(database: Arc<redb::Database>) -> mpsc::Receiver<Result<Piece, LedgerError>> {
     let (pieces, receiver) = mpsc::channel(CHUNKS_AHEAD);
-    // Ends when the state is read, or when nobody takes its pieces any more.
+    // Ends when the state is read, or when the receiver is dropped.
     tokio::task::spawn_blocking(move || {
         if let Err(Failure::Ledger(error)) = read_all(&database, &pieces) {
             let _ = pieces.blocking_send(Err(error));
@@ -42,8 +42,8 @@ pub(super) fn read(database: Arc<redb::Database>) -> mpsc::Receiver<Result<Piece
 
 enum Failure {
     Ledger(LedgerError),
-    /// The receiver is gone.
-    Gone,
+    /// The receiver was dropped.
+    Dropped,
 }
 
 impl<E: Into<LedgerError>> From<E> for Failure {
@@ -60,7 +60,7 @@ struct Chunks<'a> {
 }
 
 impl Chunks<'_> {
-    /// Takes note of a record of so many bytes in the chunk.
+    /// A record of this size was added to the chunk.
     fn grown(&mut self, bytes: usize) -> Result<(), Failure> {
         self.bytes += bytes;
         if self.bytes >= CHUNK_BYTES { self.send() } else { Ok(()) }
@@ -71,7 +71,7 @@ impl Chunks<'_> {
         let chunk = std::mem::replace(&mut self.chunk, next);
         self.count += 1;
         self.bytes = 0;
-        self.pieces.blocking_send(Ok(Piece::Chunk(chunk))).map_err(|_| Failure::Gone)
+        self.pieces.blocking_send(Ok(Piece::Chunk(chunk))).map_err(|_| Failure::Dropped)
     }
 }
 
@@ -90,7 +90,7 @@ fn read_all(database: &redb::Database, pieces: &mpsc::Sender<Result<Piece, Ledge
     requests(&transaction, &mut chunks)?;
     chunks.send()?;
     let end = end_of(positions, chunks.count);
-    pieces.blocking_send(Ok(Piece::End { end })).map_err(|_| Failure::Gone)
+    pieces.blocking_send(Ok(Piece::End { end })).map_err(|_| Failure::Dropped)
 }
 
 /// The rows of a table that hold records.

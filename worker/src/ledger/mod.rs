@@ -1,13 +1,13 @@
-//! The ledger: what a shard's owner has decided, as its commits on OUTCOMES say.
+//! The ledger: the state that follows from a shard's commits on OUTCOMES.
 //!
-//! The truth is OUTCOMES. The ledger is the state that follows from it: how far EVENTS is matched, which lanes are
-//! unsettled, which redrives are under way, which dead letters are open, what each lane delivered last. Everything up to
-//! the cursor that is not listed is settled. A redb file caches that state, so that a restart reads only the commits
-//! behind its position; without the file the newest checkpoint takes its place.
+//! OUTCOMES is the source of truth. The ledger has the cursor of EVENTS, the unsettled lanes, the pending redrives, the open
+//! dead letters, and the event that each lane delivered last. Everything up to the cursor that it does not list is settled.
+//! A redb file caches this state, so that a restart reads only the commits after its position; without the file, the newest
+//! checkpoint is loaded instead.
 //!
 //! - [`tables`]: the state in redb; `apply`: how a commit changes it.
-//! - [`store`]: the file and the thread that writes it; `overlay`: what has been applied but is not on disk yet.
-//! - [`recovery`]: from whatever is there to the state at the end of OUTCOMES.
+//! - [`store`]: the file and the thread that writes it; `overlay`: applied commits that are not on disk yet.
+//! - [`recovery`]: from the file or a checkpoint to the state at the end of OUTCOMES.
 //! - [`checkpoint`]: the state as records.
 
 mod apply;
@@ -20,22 +20,22 @@ pub mod tables;
 pub use recovery::{Recovered, RecoveryError, recover};
 pub use store::Ledger;
 
-/// Why the ledger's file cannot be used.
+/// Errors of the ledger's file.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The file or its folder.
     #[error(transparent)]
     File(#[from] weft_index::projection::OpenError),
-    /// The system gives no thread.
-    #[error("ledger: no thread to write it")]
+    /// The system cannot start a thread.
+    #[error("ledger: cannot start the thread that writes it")]
     Thread(#[source] std::io::Error),
-    /// It has been closed.
+    /// It is closed.
     #[error("ledger: it is closed")]
     Closed,
     /// Reading or writing the database.
     #[error("ledger: {0}")]
     Database(#[from] redb::Error),
-    /// A record in it is not what this version writes.
+    /// A record cannot be decoded.
     #[error("ledger: a record cannot be read: {0}")]
     Record(String),
 }

@@ -1,7 +1,7 @@
-//! What commits have changed that the file does not hold yet.
+//! The overlay: changes of commits that are not in the file yet.
 //!
-//! Each answer is `Some` where a commit in the overlay decides, also when it decides that there is nothing, and `None`
-//! where the file does. What the file holds by now may stay for a while: it says the same.
+//! A lookup returns `Some` where a commit in the overlay decides, also where it has removed the row, and `None` where the
+//! file decides. Changes that the file has by now may stay for a while: they are the same.
 
 use std::collections::HashMap;
 
@@ -12,12 +12,12 @@ use weft_proto::{
 
 use crate::lane::LaneKey;
 
-/// Commits from one pass of pruning to the next: a pass costs as much as what is there.
+/// Commits between two passes of pruning, each of which scans all entries.
 const PRUNE_COMMITS: u64 = 64;
-/// Entries above which every transaction of the file is followed by a pass.
+/// Entries above which each transaction of the file is followed by a pass.
 const ENTRIES_MAX: usize = 10_000;
 
-/// Every entry stands with the OUTCOMES sequence that it came by.
+/// Each entry has the OUTCOMES sequence of its commit.
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
     heads: HashMap<LaneKey, (StreamSeq, EventId)>,
@@ -28,7 +28,7 @@ pub(super) struct Overlay {
 }
 
 impl Overlay {
-    /// Takes what the commit at `seq` changes.
+    /// Adds the changes of the commit at `seq`.
     pub fn add(&mut self, seq: StreamSeq, commit: &v1::Commit) {
         for outcome in &commit.outcomes {
             let Some(uid) = SubscriptionUid::from_slice(&outcome.subscription) else { continue };
@@ -66,7 +66,7 @@ impl Overlay {
         self.heads.get(key).map(|(_, event)| Some(*event))
     }
 
-    /// The run in which a dead letter that is open was made.
+    /// The run of an open dead letter.
     pub fn open_dead_letter(&self, uid: SubscriptionUid, seq: StreamSeq) -> Option<Option<Run>> {
         if self.closed.contains_key(&uid) {
             return Some(None);
@@ -74,15 +74,15 @@ impl Overlay {
         self.dead.get(&(uid, seq)).map(|(_, run)| *run)
     }
 
-    /// Whether a commit in the overlay carries out a command with this request id.
+    /// Whether a commit in the overlay has the result of this request.
     pub fn has_request(&self, request_id: &str) -> bool {
         self.requests.contains_key(request_id)
     }
 
-    /// Forgets what the file holds, which is everything up to `durable`.
+    /// Removes what the file has: everything up to `durable`.
     pub fn prune(&mut self, durable: StreamSeq) {
         let entries = self.heads.len() + self.dead.len() + self.requests.len() + self.closed.len();
-        // Nothing has become durable since the last pass: another one would remove nothing.
+        // If nothing has become durable since the last pass, another one would remove nothing.
         let is_new = durable > self.pruned_to;
         if !is_new || (durable.0 < self.pruned_to.0 + PRUNE_COMMITS && entries < ENTRIES_MAX) {
             return;

@@ -1,10 +1,10 @@
-//! From whatever is there to the state at the end of OUTCOMES.
+//! Recovery: brings the ledger to the end of OUTCOMES.
 //!
-//! The file, when it is of this stream and the stream still has what follows it; else the newest checkpoint; else the
-//! whole stream from its first message. Then every record behind that. A stream whose beginning has expired and that has
-//! no checkpoint cannot say what is settled: then the shard is refused rather than delivered twice.
+//! It starts from the file, if that is of this stream and the stream still has what follows; else from the newest checkpoint;
+//! else from the first message of the stream. Then every later record is applied. Where the beginning of the stream has
+//! expired and there is no checkpoint, it is unknown what is settled: the shard is refused rather than delivered twice.
 //!
-//! A checkpoint is written to the file as it is read, so that the memory for it does not depend on its size.
+//! A checkpoint is written to the file while it is read, so memory does not depend on its size.
 
 use std::{
     path::{Path, PathBuf},
@@ -37,30 +37,30 @@ use crate::{
     log::{Bounds, Log},
 };
 
-/// Size of a chunk that an earlier version wrote, about.
+/// Approximate size of a chunk of an earlier version.
 const OLD_CHUNK_BYTES: u64 = 256 * 1024;
-/// Checkpoints that may be replaced by newer ones while a take-over reads them: each needs as many commits as its own
-/// size, so more than a few say that something else is wrong.
+/// Checkpoints that may be replaced by newer ones while a take-over reads them. Each follows on commits of its size, so more
+/// than a few have another cause.
 const LOADS_MAX: usize = 5;
-/// What is read at once.
+/// Bounds of one read.
 const READ: Bounds = Bounds { messages: 500, bytes: 4 * 1024 * 1024 };
-/// How often long work says how far it is.
+/// Interval of progress messages.
 const PROGRESS: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// What a take-over starts from.
+/// The state from which a take-over starts.
 #[derive(Debug)]
 pub struct Recovered {
     /// The ledger, at the end of OUTCOMES.
     pub ledger: Ledger,
-    /// Where that is.
+    /// The positions of the ledger.
     pub positions: Positions,
-    /// For the lanes.
+    /// The state for the lanes.
     pub restored: Restored,
-    /// The checkpoints that the owner finds.
+    /// The checkpoints that are stored.
     pub checkpoints: CheckpointState,
 }
 
-/// A number of commits, and their encoded size.
+/// Number and encoded size of commits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CommitVolume {
     /// Number of commits.
@@ -69,24 +69,24 @@ pub struct CommitVolume {
     pub bytes: u64,
 }
 
-/// What is stored in checkpoints, and what follows them.
+/// The stored checkpoints, and the commits after them.
 #[derive(Debug, Clone, Copy)]
 pub struct CheckpointState {
-    /// When the newest one was written; where there is none, when OUTCOMES was made.
+    /// When the newest one was written; without one, when OUTCOMES was created.
     pub at: Timestamp,
     /// Commits after its position. Their bytes are estimated.
     pub since: CommitVolume,
-    /// Bytes that all checkpoints occupy, those without an end included.
+    /// Size of all checkpoints, incomplete ones included.
     pub occupied: u64,
 }
 
 /// Why a shard cannot be taken over.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {
-    /// Passes: the log does not answer. Try again.
-    #[error("the log is not there: {0}")]
+    /// The log is unavailable. Transient: try again.
+    #[error("event log unavailable: {0}")]
     Unavailable(String),
-    /// Does not pass by itself: the log has lost what decides.
+    /// The log has lost what is needed. Permanent.
     #[error("{0}")]
     Lost(String),
     /// The file.
@@ -106,12 +106,12 @@ impl From<streams::EnsureError> for RecoveryError {
     }
 }
 
-/// The record of a message of OUTCOMES; `None` when it is none of ours.
+/// The record of a message of OUTCOMES; `None`: the message is foreign.
 pub fn decode(message: &Stored) -> Option<Record> {
     records::decode::<v1::OutcomeRecord>(message)?.record
 }
 
-/// Brings the ledger in `path` to the end of OUTCOMES. A file that cannot be read is built again.
+/// Brings the ledger in `path` to the end of OUTCOMES. A file that cannot be read is rebuilt.
 ///
 /// # Errors
 ///
@@ -125,7 +125,7 @@ pub async fn recover(
     let log = Log { connection: connection.clone(), layout, shard };
     match Recovery::begin(&log, path).await?.run().await {
         Err(RecoveryError::Ledger(error @ (LedgerError::Database(_) | LedgerError::Record(_)))) => {
-            tracing::warn!(%shard, path = %path.display(), %error, "ledger cannot be read and is built again");
+            tracing::warn!(%shard, path = %path.display(), %error, "ledger cannot be read; rebuilding it");
             projection::remove(path).map_err(LedgerError::File)?;
             Recovery::begin(&log, path).await?.run().await
         }
@@ -158,18 +158,18 @@ impl<'a> Recovery<'a> {
         let mut newest = self.newest_checkpoint().await?;
         let mut reason = mismatch(&positions, self.created_ns, self.state);
         if reason.is_none() && !self.holds_commit(&positions).await? {
-            reason = Some("another commit stands where it was");
+            reason = Some("its commit is not in the stream");
         }
         if let Some(reason) = reason {
             if positions.outcomes.0 > 0 {
-                tracing::warn!(shard = %self.log.shard, reason, "ledger is built again from the log");
+                tracing::warn!(shard = %self.log.shard, reason, "rebuilding the ledger from the log");
             }
             newest = self.load(newest).await?;
             positions = self.positions().await?;
         }
         if positions.outcomes.next() < self.state.first {
             return Err(RecoveryError::Lost(format!(
-                "{} begins at {} and no checkpoint covers what was before: nobody can say what is settled; \
+                "{} begins at {} and no checkpoint covers what was before, so what is settled is unknown; \
                  restore the stream or the ledger {}",
                 self.stream,
                 self.state.first,
@@ -182,7 +182,7 @@ impl<'a> Recovery<'a> {
         let read = positions.clone();
         let restored = blocking(move || store::restored(&database, &read)).await?;
         let checkpoints = self.checkpoint_state(&newest, &positions).await?;
-        // Epochs never decrease in CHECKPOINTS, also where OUTCOMES is another one by now.
+        // Epochs never decrease in CHECKPOINTS, also where OUTCOMES was created again.
         positions.epoch = positions.epoch.max(newest.writer_epoch);
         Ok(Recovered { ledger: Ledger::start(self.database, &positions)?, positions, restored, checkpoints })
     }
@@ -192,20 +192,20 @@ impl<'a> Recovery<'a> {
         blocking(move || tables::positions(&database)).await
     }
 
-    /// Whether OUTCOMES still has the newest commit of the file where that was, or no longer keeps anything there: a
-    /// stream that was restored and has grown again has another one.
+    /// Whether OUTCOMES has the newest commit of the file at its sequence, or no longer keeps anything there: a stream that was
+    /// restored and has grown since has another one.
     async fn holds_commit(&self, positions: &Positions) -> Result<bool, RecoveryError> {
         let Some(mark) = positions.commit.filter(|mark| mark.seq >= self.state.first) else { return Ok(true) };
         let read = self.log.try_range(&self.stream, ">", mark.seq, mark.seq, READ).await?;
         Ok(match read.messages.first().map(decode) {
             Some(Some(Record::Commit(commit))) => (commit.epoch, commit.at_ms) == (mark.epoch, mark.at_ms),
             Some(_) => false,
-            // It has just left the stream.
+            // It has just expired.
             None => true,
         })
     }
 
-    /// The newest checkpoint that is one of this OUTCOMES.
+    /// The newest checkpoint of this OUTCOMES.
     async fn newest_checkpoint(&self) -> Result<Newest, RecoveryError> {
         let Log { connection, layout, shard } = self.log;
         let tail = checkpoints::tail(connection, *layout, *shard).await?;
@@ -227,7 +227,7 @@ impl<'a> Recovery<'a> {
         Ok(newest)
     }
 
-    /// Why a checkpoint is not of this OUTCOMES.
+    /// Why a checkpoint is not one of this OUTCOMES.
     async fn foreign(&self, checkpoint: &Checkpoint) -> Result<Option<&'static str>, RecoveryError> {
         let end = &checkpoint.end;
         let position = StreamSeq(end.position);
@@ -246,8 +246,8 @@ impl<'a> Recovery<'a> {
         Ok(None)
     }
 
-    /// Puts a checkpoint in the place of everything, or nothing where there is none. Returns the one that was loaded: an
-    /// owner that still writes may replace the one that is being read.
+    /// Replaces the state by a checkpoint, or by nothing where there is none. Returns the one that was loaded: an owner that
+    /// still writes may replace the one that is being read.
     async fn load(&self, mut newest: Newest) -> Result<Newest, RecoveryError> {
         for _ in 0..LOADS_MAX {
             let database = Arc::clone(&self.database);
@@ -275,7 +275,7 @@ impl<'a> Recovery<'a> {
     async fn load_from(&self, checkpoint: &Checkpoint) -> Result<(), LoadError> {
         let end = checkpoint.end.clone();
         tracing::info!(
-            shard = %self.log.shard, position = end.position, chunks = end.chunks, "ledger is loaded from a checkpoint"
+            shard = %self.log.shard, position = end.position, chunks = end.chunks, "loading the ledger from a checkpoint"
         );
         let mut reader = checkpoint.chunks(&self.log.connection);
         while let Some(chunks) = reader.next().await? {
@@ -286,7 +286,7 @@ impl<'a> Recovery<'a> {
         Ok(blocking(move || apply::end_checkpoint(&database, &end, created_ns)).await?)
     }
 
-    /// What the owner needs to know to decide when the next checkpoint is due.
+    /// The state from which the owner schedules the next checkpoint.
     async fn checkpoint_state(&self, newest: &Newest, positions: &Positions) -> Result<CheckpointState, RecoveryError> {
         let Log { connection, layout, shard } = self.log;
         let stored = streams::usage(connection, &layout.checkpoints_stream(*shard)).await?;
@@ -300,12 +300,12 @@ impl<'a> Recovery<'a> {
         let count = positions.outcomes.0.saturating_sub(position);
         let kept = self.state.last.next().0.saturating_sub(self.state.first.0);
         let since = CommitVolume { count, bytes: outcomes.bytes.checked_div(kept).unwrap_or(0).saturating_mul(count) };
-        // What an earlier version left in OUTCOMES expires there.
+        // Checkpoints of an earlier version in OUTCOMES expire there.
         let occupied = if stored.bytes > 0 { stored.bytes } else { old_bytes };
         Ok(CheckpointState { at, since, occupied })
     }
 
-    /// Applies everything behind `from`.
+    /// Applies everything after `from`.
     async fn follow(&self, from: StreamSeq) -> Result<(), RecoveryError> {
         let (started, mut said) = (Instant::now(), Instant::now());
         let (mut position, last) = (from, self.state.last);
@@ -317,7 +317,7 @@ impl<'a> Recovery<'a> {
             position = read.known;
             if said.elapsed() > PROGRESS {
                 said = Instant::now();
-                tracing::info!(stream = self.stream, position = position.0, last = last.0, "ledger reads the log");
+                tracing::info!(stream = self.stream, position = position.0, last = last.0, "ledger is reading the log");
             }
         }
         let elapsed_ms = started.elapsed().as_millis() as u64;
@@ -351,7 +351,7 @@ impl From<LedgerError> for LoadError {
     }
 }
 
-/// Unix nanoseconds; every time that a server stamps fits.
+/// Unix nanoseconds; all times that a server stamps fit.
 pub(crate) fn unix_ns(at: Timestamp) -> i64 {
     i64::try_from(at.as_nanosecond()).unwrap_or(0)
 }
@@ -364,28 +364,28 @@ fn applied(message: &Stored) -> Applied {
     Applied { seq: message.seq, commit }
 }
 
-/// Why the file does not belong to the stream as it is.
+/// Why the file cannot be used with the stream as it is.
 fn mismatch(positions: &Positions, created_ns: u64, state: streams::StreamState) -> Option<&'static str> {
     if positions.outcomes == StreamSeq(0) {
-        Some("there is none")
+        Some("there is no file")
     } else if positions.created_ns != created_ns {
-        Some("the stream is another")
+        Some("the stream was created again")
     } else if positions.outcomes > state.last {
         Some("the stream ends before it")
     } else if positions.outcomes.next() < state.first {
-        Some("what follows it has expired")
+        Some("the commits after it have expired")
     } else {
         None
     }
 }
 
-/// Runs what waits for the disk where it keeps no task waiting.
+/// Runs blocking work where it delays no task.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, LedgerError> + Send + 'static,
 ) -> Result<T, LedgerError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        // redb asserts where it meets damaged pages.
+        // redb panics on damaged pages.
         Err(error) => Err(LedgerError::Record(error.to_string())),
     }
 }

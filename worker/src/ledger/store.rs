@@ -1,7 +1,7 @@
-//! The ledger's file, and what has been applied but is not on disk yet.
+//! The ledger's file, and the applied commits that are not on disk yet.
 //!
-//! redb commits wait for the disk, so one thread writes, batching whatever waits. Reads see everything that has been
-//! applied: first the overlay of what is not on disk yet, then the file.
+//! redb commits wait for the disk, so a thread writes them, in batches. Reads see everything that was applied: first the overlay
+//! of what is not on disk yet, then the file.
 
 use std::{collections::VecDeque, path::Path, sync::Arc, time::Duration};
 
@@ -19,18 +19,18 @@ use super::{
 };
 use crate::lane::{LaneKey, Restored};
 
-/// How commits are gathered into transactions. A transaction rewrites each page that it touches, a page for a workflow when
+/// How commits are batched into transactions. A transaction rewrites each page that it touches, a page for a workflow when
 /// there are many, so few large ones write less. The file is a cache: after a crash the commits are read again.
 const PACE: CommitInterval =
     CommitInterval { queue: 4096, commit: 4096, interval: Duration::from_secs(10), sync_interval: Duration::ZERO };
-/// Encoded bytes of commits that wait for the file, above which they are written before the interval has passed: some
-/// 20,000 outcomes, which take a few times as much memory decoded.
+/// Encoded bytes of commits above which they are written before the interval has passed: about 20,000 outcomes, which take a
+/// few times as much memory decoded.
 const FLUSH_BYTES: usize = 2 * 1024 * 1024;
-/// The same, above which the shard waits for the file.
+/// Encoded bytes of commits above which the shard waits for the file.
 const PENDING_BYTES_MAX: usize = 2 * FLUSH_BYTES;
 
-/// The page cache of the file, in bytes: small, since it is written far more than it is read, and what idle workflows
-/// leave in it is asked for once when they wake. The system caches its pages, too.
+/// Page cache of the file, in bytes: small, since the file is written far more often than read, and rows of idle workflows are
+/// read once. The system caches its pages, too.
 const CACHE_BYTES: usize = 2 * 1024 * 1024;
 
 /// A shard's ledger.
@@ -38,8 +38,8 @@ const CACHE_BYTES: usize = 2 * 1024 * 1024;
 pub struct Ledger {
     database: Arc<redb::Database>,
     /// `None` once it is closed.
-    writer: Option<Writer<Tables>>,
-    /// The sequence up to which the file has everything.
+    writer: Option<Writer<CommitProjector>>,
+    /// OUTCOMES is in the file up to here.
     durable: watch::Receiver<StreamSeq>,
     flush: Flush,
     overlay: Overlay,
@@ -47,7 +47,7 @@ pub struct Ledger {
     pending: Pending,
 }
 
-/// Commits that have been applied and are not in the file yet.
+/// Applied commits that are not in the file yet.
 #[derive(Debug, Default)]
 struct Pending {
     /// Sequence and encoded bytes.
@@ -61,7 +61,7 @@ impl Pending {
         self.bytes += bytes;
     }
 
-    /// The file holds everything up to here.
+    /// The file has everything up to here.
     fn written(&mut self, through: StreamSeq) {
         while let Some((_, bytes)) = self.commits.pop_front_if(|(seq, _)| *seq <= through) {
             self.bytes -= bytes;
@@ -71,11 +71,11 @@ impl Pending {
 
 /// Writes commits into the tables.
 #[derive(Debug)]
-struct Tables {
+struct CommitProjector {
     created_ns: u64,
 }
 
-impl Projector for Tables {
+impl Projector for CommitProjector {
     type Change = Applied;
     type Committed = StreamSeq;
 
@@ -88,22 +88,22 @@ impl Projector for Tables {
     }
 }
 
-/// Opens a shard's file; one that cannot be read is set aside: it is a cache. Blocks.
+/// Opens a shard's file; one that cannot be read is replaced, since it is a cache. Blocks.
 ///
 /// # Errors
 ///
-/// [`LedgerError::File`] when no file can be made there.
+/// [`LedgerError::File`]: no file can be created there.
 pub(super) fn open_database(path: &Path) -> Result<redb::Database, LedgerError> {
     let database = projection::open(path, tables::FORMAT, CACHE_BYTES).map_err(LedgerError::File)?;
-    // A file of an earlier version may lack some.
+    // A file of an earlier version may lack some tables.
     apply::make_tables(&database)?;
     Ok(database)
 }
 
 impl Ledger {
-    /// Takes over a database whose state is that of OUTCOMES at `positions.outcomes`.
+    /// A ledger on a database with the state of OUTCOMES at `positions.outcomes`.
     pub(super) fn start(database: Arc<redb::Database>, positions: &Positions) -> Result<Self, LedgerError> {
-        let projector = Tables { created_ns: positions.created_ns };
+        let projector = CommitProjector { created_ns: positions.created_ns };
         let writer = Writer::start(Arc::clone(&database), projector, positions.outcomes, PACE, "ledger".into())
             .map_err(LedgerError::Thread)?;
         Ok(Self {
@@ -117,8 +117,8 @@ impl Ledger {
         })
     }
 
-    /// Applies the commit at `seq` of OUTCOMES, encoded of this many bytes: from now on reads see it. Waits while too much
-    /// waits for the disk.
+    /// Applies the commit at `seq` of OUTCOMES, with its encoded size: from now on reads see it. Waits while too much is not on
+    /// disk.
     ///
     /// # Errors
     ///
@@ -150,17 +150,16 @@ impl Ledger {
         Ok(())
     }
 
-    /// Waits until what was applied is on disk, so that the next owner of the file begins there. Nothing can be applied
-    /// afterwards.
+    /// Waits until everything applied is on disk, and closes the file.
     pub async fn close(&mut self) {
         if let Some(writer) = self.writer.take()
             && let Err(error) = writer.close().await
         {
-            tracing::warn!(%error, "ledger could not be written to its end; what is missing is read again");
+            tracing::warn!(%error, "writing the ledger failed; the missing commits are read again");
         }
     }
 
-    /// OUTCOMES has been applied up to here.
+    /// OUTCOMES is applied up to here.
     pub fn position(&self) -> StreamSeq {
         self.position
     }
@@ -177,7 +176,7 @@ impl Ledger {
         }
     }
 
-    /// The run in which a dead letter that is open was made.
+    /// The run of an open dead letter.
     ///
     /// # Errors
     ///
@@ -189,7 +188,7 @@ impl Ledger {
         }
     }
 
-    /// Whether a command with this request id has been carried out.
+    /// Whether a command with this request id has a result.
     ///
     /// # Errors
     ///
@@ -198,7 +197,7 @@ impl Ledger {
         Ok(self.overlay.has_request(request_id) || tables::has_request(&self.database, request_id)?)
     }
 
-    /// Copies that are recorded as refused, as the file has them.
+    /// Copies that are recorded as refused in the file.
     ///
     /// # Errors
     ///
@@ -208,7 +207,7 @@ impl Ledger {
         tables::all(&self.database.begin_read()?, tables::COPIES)
     }
 
-    /// Every subscription that was ever opened, also those that are closed.
+    /// All subscriptions in the file, closed ones included.
     ///
     /// # Errors
     ///
@@ -218,12 +217,12 @@ impl Ledger {
         tables::all(&self.database.begin_read()?, tables::SUBSCRIPTIONS)
     }
 
-    /// Tells what is settled, from any task.
+    /// A handle to read what is settled, for other tasks.
     pub fn settlement(&self) -> Settlement {
         Settlement { database: Arc::clone(&self.database), flush: self.flush.clone() }
     }
 
-    /// The state as it is now, to be read out.
+    /// A handle to read the current state.
     pub fn state(&self) -> LedgerState {
         let (database, durable) = (Arc::clone(&self.database), self.durable.clone());
         LedgerState { database, durable, flush: self.flush.clone(), position: self.position }
@@ -240,12 +239,12 @@ pub struct LedgerState {
 }
 
 impl LedgerState {
-    /// Reads the state out, once the file has come to its position: chunks come out of the channel, then the end. A thread
-    /// reads while the shard goes on; the channel's bound keeps it from running ahead.
+    /// Reads the state once the file has reached its position: the channel gives chunks, then the end. A thread reads
+    /// concurrently with the shard, as far ahead as the channel's bound.
     ///
     /// # Errors
     ///
-    /// [`LedgerError::Closed`]: the file is no longer written.
+    /// [`LedgerError::Closed`]: the file is closed.
     pub async fn read(mut self) -> Result<mpsc::Receiver<Result<checkpoint::Piece, LedgerError>>, LedgerError> {
         self.flush.request();
         let position = self.position;
@@ -254,7 +253,7 @@ impl LedgerState {
     }
 }
 
-/// What the ledger's file says to be settled. It may lag behind the ledger, and then says less.
+/// Reads what is settled from the ledger's file. The file may lag, and then has less.
 #[derive(Debug, Clone)]
 pub struct Settlement {
     database: Arc<redb::Database>,
@@ -262,7 +261,7 @@ pub struct Settlement {
 }
 
 impl Settlement {
-    /// Up to where everything in EVENTS is settled. Has the file brought up to date for the next time.
+    /// The settled part of EVENTS. Also requests that the file is written, for the next call.
     ///
     /// # Errors
     ///
@@ -275,7 +274,7 @@ impl Settlement {
     }
 }
 
-/// The state that a new owner starts from. Blocks.
+/// The state from which a new owner starts. Blocks.
 pub(super) fn restored(database: &redb::Database, positions: &Positions) -> Result<Restored, LedgerError> {
     use redb::ReadableDatabase as _;
     let transaction = database.begin_read()?;

@@ -38,37 +38,37 @@ pub(super) const POSITIONS: TableDefinition<&str, Bytes> = TableDefinition::new(
 pub(super) const EVENTS_POSITION: &str = "events";
 pub(super) const COMMANDS_POSITION: &str = "commands";
 
-/// What the file holds, and its version.
+/// Format of the file.
 pub(super) const FORMAT: &str = "weft ledger 1";
 
-/// The bytes of a uid in a key.
+/// Size of a uid in a key.
 pub(super) const UID_BYTES: usize = 16;
 
 /// The positions of the state.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Positions {
-    /// OUTCOMES has been applied up to here.
+    /// OUTCOMES is applied up to here.
     pub outcomes: StreamSeq,
-    /// When OUTCOMES was made, unix nanoseconds: another time, another stream.
+    /// When OUTCOMES was created, unix nanoseconds: identifies the stream.
     pub created_ns: u64,
-    /// EVENTS has been matched up to here.
+    /// EVENTS is matched up to here.
     pub cursor: StreamSeq,
-    /// COMMANDS has been carried out up to here.
+    /// COMMANDS is carried out up to here.
     pub commands: u64,
-    /// The newest owner.
+    /// Epoch of the newest owner.
     pub epoch: u64,
     /// OUTCOMES sequence up to which dead letters have their copies.
     pub copied: u64,
-    /// The message at `cursor`, and in which stream; `None` where the commits are of a version that did not say.
+    /// The message at `cursor` and its stream; `None` where an earlier version wrote the commits.
     pub events: Option<v1::LogPosition>,
     /// The message at `commands`, likewise.
     pub commands_at: Option<v1::LogPosition>,
-    /// The newest commit applied; `None` where the file is of a version that did not say.
+    /// The newest commit applied; `None` where an earlier version wrote the file.
     pub commit: Option<CommitMark>,
 }
 
 impl Positions {
-    /// The position in EVENTS as commands name it, with as much of it as is known.
+    /// The position in EVENTS, as far as it is known.
     pub fn events_position(&self) -> v1::LogPosition {
         position_at(self.events.as_ref(), self.cursor.0)
     }
@@ -83,32 +83,32 @@ fn position_at(known: Option<&v1::LogPosition>, sequence: u64) -> v1::LogPositio
     known.cloned().unwrap_or_else(|| v1::LogPosition { sequence, ..Default::default() })
 }
 
-/// What a commit is recognised by, at its OUTCOMES sequence.
+/// Identity of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommitMark {
     /// Its OUTCOMES sequence.
     pub seq: StreamSeq,
-    /// Its owner.
+    /// Its owner's epoch.
     pub epoch: u64,
-    /// When it was made.
+    /// The time of the commit.
     pub at_ms: i64,
 }
 
-/// What commits have settled for good.
+/// The settled part of EVENTS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settled {
-    /// By the commits up to here on OUTCOMES.
+    /// According to the commits up to here.
     pub outcomes: StreamSeq,
     /// Everything in EVENTS up to here.
     pub through: StreamSeq,
 }
 
-/// A record of OUTCOMES with its place.
+/// A record of OUTCOMES with its sequence.
 #[derive(Debug, Clone)]
 pub struct Applied {
     /// Its OUTCOMES sequence.
     pub seq: StreamSeq,
-    /// The commit; `None` for anything else, which only moves the position.
+    /// The commit; `None`: another record, which only moves the position.
     pub commit: Option<std::sync::Arc<v1::Commit>>,
 }
 
@@ -116,7 +116,7 @@ pub(super) fn workflow_key(subscription: &[u8], workflow: &str) -> Vec<u8> {
     [subscription, workflow.as_bytes()].concat()
 }
 
-/// The key of a workflow's lane, or of the lane of one event of it. No workflow id holds the byte between.
+/// Key of a workflow's lane, or of an event lane. No workflow id contains the separator.
 pub(super) fn lane_key(subscription: &[u8], workflow: &str, event: Option<u64>) -> Vec<u8> {
     let mut key = workflow_key(subscription, workflow);
     if let Some(seq) = event {
@@ -126,7 +126,7 @@ pub(super) fn lane_key(subscription: &[u8], workflow: &str, event: Option<u64>) 
     key
 }
 
-/// Where the event of a head stands.
+/// The sequence of a head's event.
 pub(super) fn head_seq(row: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(*row.last_chunk()?))
 }
@@ -173,7 +173,7 @@ pub(super) fn positions_of(transaction: &redb::ReadTransaction) -> Result<Positi
 
 fn position_in(transaction: &redb::ReadTransaction, name: &str) -> Result<Option<v1::LogPosition>, LedgerError> {
     let table = match transaction.open_table(POSITIONS) {
-        // A file of an earlier version.
+        // Written by an earlier version.
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
         other => other?,
     };
@@ -205,19 +205,18 @@ pub(super) fn open_dead_letter(
     Ok(table.get(&event_key(uid.as_bytes(), seq.0)[..])?.map(|row| Run(row.value().0)))
 }
 
-/// Whether a request has been carried out.
+/// Whether a request has a result.
 pub(super) fn has_request(database: &redb::Database, request_id: &str) -> Result<bool, LedgerError> {
     Ok(database.begin_read()?.open_table(REQUESTS)?.get(request_id)?.is_some())
 }
 
-/// Up to where everything in EVENTS is settled, as the file has it: no lane, no run, no reader of a subscription's own
-/// needs anything of it.
+/// The part of EVENTS that is settled according to the file: no lane, run or detached subscription needs any of it.
 pub(super) fn settled(database: &redb::Database) -> Result<Settled, LedgerError> {
     let transaction = database.begin_read()?;
     let Positions { outcomes, cursor, .. } = positions_of(&transaction)?;
     let mut through = cursor;
     let mut keep = |seq: u64| through = through.min(StreamSeq(seq.saturating_sub(1)));
-    // One by one: there may be a lane for each workflow.
+    // Row by row: there may be a lane for each workflow.
     for row in transaction.open_table(LANES)?.iter()? {
         let lane: v1::Lane = decode(row?.1.value())?;
         if lane.next <= lane.last {

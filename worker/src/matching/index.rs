@@ -1,8 +1,8 @@
-//! Which subscriptions may take an event, by its source and type. Pure.
+//! An index of subscriptions by source and type. Pure.
 //!
 //! Most type patterns are a literal type or begin with one (`order.*`), so an event is looked up by its type and by each
-//! prefix length that any pattern has. Only patterns that begin with a star are asked one by one. An event then costs what
-//! its candidates cost, not what all subscriptions cost.
+//! prefix length that any pattern has. Only patterns that begin with a star are tried one by one. So the cost of an event
+//! depends on its candidates, not on the number of subscriptions.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,19 +15,19 @@ pub(super) struct MatchIndex {
     by_source: HashMap<String, TypeIndex>,
 }
 
-/// Subscriptions by their type patterns. A subscription may stand in several places.
+/// Subscriptions by their type patterns. A subscription may have several entries.
 #[derive(Debug, Default)]
 struct TypeIndex {
     /// Patterns without a star.
     exact: HashMap<String, Vec<SubscriptionUid>>,
-    /// Literal bytes in front of a pattern's first star, by their number.
+    /// Literal bytes before a pattern's first star, by their number.
     prefixes: BTreeMap<usize, HashMap<Vec<u8>, Vec<SubscriptionUid>>>,
     /// Patterns that begin with a star.
     rest: Vec<SubscriptionUid>,
 }
 
 impl MatchIndex {
-    /// Adds a subscription. `sources` empty: of all sources.
+    /// Adds a subscription; without `sources`: of all sources.
     pub fn insert(&mut self, uid: SubscriptionUid, types: &[String], sources: &[String]) {
         if sources.is_empty() {
             self.any_source.insert(uid, types);
@@ -51,7 +51,7 @@ impl MatchIndex {
         }
     }
 
-    /// Every subscription that takes an event of this source and type is among the candidates, each once.
+    /// Candidates for an event: every subscription that matches this source and type is among them, once.
     pub fn candidates(&self, source: &str, event_type: &str) -> Vec<SubscriptionUid> {
         let mut candidates = Vec::new();
         self.any_source.collect(event_type, &mut candidates);
@@ -131,7 +131,7 @@ mod tests {
 
     use super::*;
 
-    /// What a subscription takes.
+    /// Type patterns and sources of a subscription.
     type Wanted = (Vec<String>, Vec<String>);
 
     fn wanted() -> impl Strategy<Value = Wanted> {
@@ -139,7 +139,7 @@ mod tests {
     }
 
     proptest! {
-        /// Through any changes, the candidates hold whatever a look at every subscription finds, and nothing of another
+        /// After any changes, the candidates contain every subscription that a search of all of them finds, and none of another
         /// source.
         #[test]
         fn candidates_hold_every_subscription_that_takes_the_event(

@@ -1,8 +1,8 @@
-//! What a worker is to do about each shard, by what the bucket of leases shows. Pure.
+//! The action of a worker on each shard, by the keys of the bucket. Pure.
 //!
-//! Everyone decides alike by [`assign`], and nobody takes what another holds: whoever holds a shard that should be
-//! another's hands it over, and only once the same worker has been wanted for a while, so that a worker that comes and
-//! goes moves nothing. A shard that is free is taken at once, by the one that should have it.
+//! All workers compute the same assignment by [`assign`], and none takes a shard that another holds: its holder hands it over,
+//! once the same other worker has been assigned for a while, so that a worker that restarts moves nothing. A free shard is
+//! taken at once by the worker that it is assigned to.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,40 +10,40 @@ use weft_proto::ids::ShardId;
 
 use super::{ClusterView, WorkerId, rendezvous::assign};
 
-/// What a worker is to do about a shard.
+/// The action of a worker on a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ShardAction {
-    /// Nothing: the shard is another's.
+    /// None: the shard is another worker's.
     StandBy,
-    /// Own it: go on, or claim its lease behind this revision. Whatever has been written since makes the claim fail, and
-    /// the next look decides anew.
+    /// Own it: continue, or claim its lease, expecting this revision. Any write since then makes the claim fail, and the next
+    /// read of the bucket decides again.
     Own {
-        /// The lease's revision when it was decided.
+        /// The revision of the lease in the view.
         expected: u64,
     },
-    /// Give it up in good order: another should own it.
+    /// Drain and release it: it is assigned to another worker.
     HandOver,
 }
 
-/// Decides for one worker, look after look.
+/// Decides for one worker, from one view to the next.
 #[derive(Debug)]
 pub struct AssignmentPolicy {
     me: WorkerId,
     shards: u32,
-    /// For how long another must have been wanted before a shard is handed over to it.
+    /// How long another worker must have been assigned before a shard is handed over to it.
     settle: Duration,
-    /// Who should own what we hold, and since when we see it so.
+    /// The workers that held shards are assigned to, and since when.
     wanted: BTreeMap<ShardId, (WorkerId, Duration)>,
 }
 
 impl AssignmentPolicy {
-    /// Decides for `me` about shards 0 to `shards`; a shard is handed over once the same worker has been wanted for
+    /// Decides for `me` about shards 0 to `shards`; a shard is handed over once the same worker has been assigned for
     /// `settle`.
     pub fn new(me: WorkerId, shards: u32, settle: Duration) -> Self {
         Self { me, shards, settle, wanted: BTreeMap::new() }
     }
 
-    /// What to do, by what a look at `now` has shown, this worker among those who live. `now` never goes back.
+    /// The actions by a view that was read at `now` and contains this worker. `now` never goes back.
     pub fn decide(&mut self, view: &ClusterView, now: Duration) -> BTreeMap<ShardId, ShardAction> {
         let owners = assign(&view.workers, (0..self.shards).map(ShardId));
         owners.into_iter().map(|(shard, owner)| (shard, self.action(view, shard, owner, now))).collect()
@@ -53,7 +53,7 @@ impl AssignmentPolicy {
         let lease = view.leases.get(&shard);
         let expected = lease.map_or(0, |lease| lease.revision);
         let holder = lease.and_then(|lease| lease.holder.as_ref());
-        // Also of an earlier process of this worker: the caller has made sure that none of them lives.
+        // Also a lease of an earlier process of this worker: the caller has made sure that none of them runs.
         let ours = holder.is_some_and(|holder| holder.worker == self.me);
         if !ours || *owner == self.me {
             self.wanted.remove(&shard);

@@ -1,7 +1,7 @@
-//! The bucket of leases: what it shows, and writes to it.
+//! The bucket of leases: reads and writes of its keys.
 //!
-//! Writes are raw publishes with an expectation and a time to live: the client library's own creation forgets the time to
-//! live where the key has been deleted before.
+//! Writes are raw publishes with an expected revision and a time to live: the client library's `create` drops the time to live
+//! where the key was deleted before.
 
 use std::time::Duration;
 
@@ -18,9 +18,9 @@ use weft_proto::ids::{ShardId, StreamSeq};
 
 use super::{ClusterView, Holder, LeaseState, Presence, WorkerId};
 
-/// Keys of one answer. A mesh of 64 shards and ten workers has 140, ended ones and those of gateways included.
+/// Keys of one page. A mesh of 64 shards and ten workers has 140, deleted ones and those of gateways included.
 const PAGE_KEYS: usize = 1000;
-/// Bytes of one answer: keys are short.
+/// Bytes of one page: values are short.
 const PAGE_BYTES: usize = 1 << 20;
 
 /// The keys of workers and shards. Cheap to clone.
@@ -30,22 +30,22 @@ pub struct Bucket {
     ttl: Duration,
 }
 
-/// What a write does to a key.
+/// The kind of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Write {
-    /// Says something that is forgotten after the time to live.
+    /// Puts a value, which expires after the time to live.
     Put,
-    /// Ends it.
+    /// Deletes the key.
     Delete,
 }
 
 impl Bucket {
-    /// Keys live for `ttl` without renewal, in whole seconds and at least one: the server knows no parts of one.
+    /// A bucket whose keys have this time to live, in whole seconds and at least one: the server has no smaller unit.
     pub fn new(connection: Connection, ttl: Duration) -> Self {
         Self { connection, ttl: Duration::from_secs(ttl.as_secs().max(1)) }
     }
 
-    /// How long a key lives without renewal.
+    /// Time to live of a key.
     pub(super) fn ttl(&self) -> Duration {
         self.ttl
     }
@@ -54,7 +54,7 @@ impl Bucket {
     ///
     /// # Errors
     ///
-    /// What the log says; it passes.
+    /// The error of the server, which is transient.
     pub async fn look(&self) -> Result<ClusterView, String> {
         let stream = bucket_stream(LEASES_BUCKET);
         let (mut view, mut from) = (ClusterView::default(), StreamSeq(1));
@@ -63,17 +63,17 @@ impl Bucket {
             let page = page.map_err(|error| error.to_string())?;
             let Some(last) = page.last() else { return Ok(view) };
             from = last.seq.next();
-            // What was renewed meanwhile comes again, newer.
+            // A key that was renewed in the meantime comes again, with its newer value.
             page.iter().for_each(|message| note(&mut view, message));
         }
     }
 
-    /// Writes a key, behind `expected` where that is given; the key's new revision. `None`: somebody else has written.
-    /// A later answer than after `patience` is of no use.
+    /// Writes a key, expecting a revision where one is given. Returns its new revision; `None`: it was written since. An ack
+    /// after `patience` is useless.
     ///
     /// # Errors
     ///
-    /// What the server says, or that it does not; it passes.
+    /// The error of the server, or that it did not answer; both are transient.
     pub(super) async fn write(
         &self,
         key: &str,
@@ -86,12 +86,12 @@ impl Bucket {
         if let Some(expected) = expected {
             headers.insert("Nats-Expected-Last-Subject-Sequence", HeaderValue::from(expected));
         }
-        // What tells of an end is forgotten, too: otherwise a key of each worker that ever was would stay.
+        // Deletions expire, too: otherwise the key of every worker that ever ran would stay.
         headers.insert("Nats-TTL", format!("{}s", self.ttl.as_secs()).as_str());
         if write == Write::Delete {
             headers.insert("KV-Operation", "DEL");
         }
-        // While it is disconnected the client queues: a claim would be made when nobody means it any more.
+        // A disconnected client queues messages: a claim would be sent when it is out of date.
         if !self.connection.is_connected() {
             return Err("not connected".into());
         }
@@ -117,11 +117,11 @@ pub(super) fn lease_key(shard: ShardId) -> String {
     shard.to_string()
 }
 
-/// Notes what a message says. Keys of others, gateways' among them, say nothing here.
+/// Adds a message to the view. Keys of other roles are ignored.
 fn note(view: &mut ClusterView, message: &Stored) {
     let prefix = format!("$KV.{LEASES_BUCKET}.");
     let Some(key) = message.subject.strip_prefix(&prefix) else { return };
-    // A marker of a deletion is empty. A key that has expired leaves none.
+    // A deletion is empty. A key that has expired leaves no message.
     let ended = message.payload.is_empty();
     if let Some(worker) = key.strip_prefix("worker.") {
         let worker = WorkerId(worker.to_owned());
@@ -129,7 +129,7 @@ fn note(view: &mut ClusterView, message: &Stored) {
         if ended {
             view.workers.remove(&worker);
         } else {
-            // It lives, whatever a later version may say of itself.
+            // It runs, also if a later version has written a value that this one cannot read.
             let presence = serde_json::from_slice::<Presence>(&message.payload).unwrap_or_default();
             view.workers.insert(worker, presence);
         }

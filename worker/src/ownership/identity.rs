@@ -1,64 +1,64 @@
-//! Whether this process is the only one of its worker's id. Pure.
+//! Whether this process is the only one with its worker's id. Pure.
 //!
-//! A process of the id that is alive renews the presence key or a lease. The key is written by compare-and-set only, so of
-//! two processes of one id exactly one holds it: the other sees it renewed and stays out. A process that finds the key of
-//! another one takes it once nothing of that one has been renewed for `quiet`: long enough that no attempt of it may
-//! still start, and shorter than waiting until its keys run out.
+//! A running process with the id renews the presence key or a lease. The key is written by compare-and-set only, so of two
+//! processes with one id exactly one holds it: the other sees it renewed and owns nothing. A process that finds the key of
+//! another one takes it once that one has renewed nothing for `quiet`: long enough that no attempt of it can still start,
+//! and shorter than waiting until its keys run out.
 
 use std::time::Duration;
 
 use super::{ClusterView, Holder, attempts_until};
 
-/// What a process is to do about its presence key.
+/// The action of a process on its presence key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PresenceAction {
     /// Write it, expecting this revision. Only when that succeeds may the process own shards.
     Write {
-        /// The key's newest revision.
+        /// The newest revision of the key.
         expected: u64,
     },
-    /// Another process of the id wrote it last. It owns nothing before that one is known to have ended.
+    /// Wait: another process with the id wrote it last. This one owns nothing until that one is known to have ended.
     Wait {
-        /// That process.
+        /// Incarnation of that process.
         other: String,
-        /// It has been seen to renew its keys, so it is alive.
+        /// It has been seen to renew its keys, so it runs.
         alive: bool,
     },
 }
 
-/// Decides for one process, look after look.
+/// Decides for one process, from one view to the next.
 #[derive(Debug)]
 pub struct Identity {
     me: Holder,
     quiet: Duration,
-    /// For how long a key lives without renewal.
+    /// Time to live of a key.
     ttl: Duration,
     /// The newest revision that this process has written.
     written: u64,
-    /// When it began to write that.
+    /// When that write was started.
     written_at: Duration,
     other: Option<Other>,
 }
 
-/// Another process of the id, as it was seen last.
+/// Another process with the id, as it was last seen.
 #[derive(Debug)]
 struct Other {
     incarnation: String,
-    /// The newest revision of anything that it wrote.
+    /// Newest revision of any key that it wrote.
     revision: u64,
     /// Since when that is the newest.
     since: Duration,
     alive: bool,
 }
 
-/// For how long nothing of another process must have been renewed before it counts as ended: until then it may start
-/// attempts under a lease that it renewed just before the first look.
+/// How long another process must have renewed nothing before it counts as ended: until then it may start attempts under a
+/// lease that it renewed just before the first view.
 fn quiet(ttl: Duration) -> Duration {
     attempts_until(Duration::ZERO, ttl)
 }
 
 impl Identity {
-    /// Decides for `me`; keys live for `ttl`.
+    /// Decides for `me`; keys have this time to live.
     pub fn new(me: Holder, ttl: Duration) -> Self {
         Self { me, quiet: quiet(ttl), ttl, written: 0, written_at: Duration::ZERO, other: None }
     }
@@ -68,20 +68,20 @@ impl Identity {
         self.written
     }
 
-    /// Takes note of a write that was begun at `now` and succeeded.
+    /// A write that was started at `now` has succeeded.
     pub fn wrote(&mut self, revision: u64, now: Duration) {
         (self.written, self.written_at) = (revision, now);
         self.other = None;
     }
 
-    /// The next step, by what a look that was begun at `now` has shown. `now` never goes back.
+    /// The next action, by a view whose read was started at `now`. `now` never goes back.
     pub fn next_action(&mut self, view: &ClusterView, now: Duration) -> PresenceAction {
         let expected = view.revisions.get(&self.me.worker).copied().unwrap_or(0);
-        // A key that has run out leaves nothing: the next write is the first one. The leader compares, so this is safe also
-        // where a replica that lags has not shown the key.
+        // A key that has run out leaves no message: the next write is the first one. The leader compares, so this is safe
+        // also where the view is that of a replica that lags.
         let ran_out = expected == 0 && now.saturating_sub(self.written_at) >= self.ttl;
         if expected < self.written && !ran_out {
-            // A replica that lags behind has answered.
+            // The view is that of a replica that lags.
             return PresenceAction::Write { expected: self.written };
         }
         let presence = view.workers.get(&self.me.worker);
@@ -106,7 +106,7 @@ impl Identity {
         PresenceAction::Wait { other: other.incarnation.clone(), alive: other.alive }
     }
 
-    /// The newest revision of a lease that another process of the id holds.
+    /// The newest revision of a lease that another process with the id holds.
     fn newest_of_others(&self, view: &ClusterView) -> u64 {
         let of_another = |holder: &Holder| holder.worker == self.me.worker && *holder != self.me;
         let held = view.leases.values().filter(|lease| lease.holder.as_ref().is_some_and(of_another));
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_that_lags_behind_does_not_bring_an_earlier_process_back() {
+    fn a_replica_that_lags_does_not_bring_an_earlier_process_back() {
         let mut identity = Identity::new(holder("a"), TTL);
         identity.wrote(9, secs(1));
         assert_eq!(identity.next_action(&view(Some("b"), 7), secs(1)), PresenceAction::Write { expected: 9 });

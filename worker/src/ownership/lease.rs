@@ -1,4 +1,4 @@
-//! One shard's lease: claimed, renewed, given back.
+//! A shard's lease: claimed, renewed, released.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::{
     bucket::{Bucket, Write, lease_key},
 };
 
-/// Who may hold leases, and for how long.
+/// Claims leases for one process of a worker.
 #[derive(Debug, Clone)]
 pub struct Leases {
     bucket: Bucket,
@@ -29,21 +29,21 @@ pub struct Lease {
     renewed_at: Duration,
 }
 
-/// What a driver sees of its lease. Cheap to clone.
+/// A driver's view of its lease: whether attempts may start. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct LeaseGuard {
-    /// No attempt starts at or after this moment of the boot clock.
+    /// Time of the boot clock from which on no attempt starts.
     until: watch::Receiver<Duration>,
     lost: CancellationToken,
 }
 
 impl LeaseGuard {
-    /// One in which attempts start before `until` of the boot clock, as that is renewed, and that ends with `lost`.
+    /// A guard that lets attempts start before `until` of the boot clock, which renewals extend, and ends with `lost`.
     pub fn new(until: watch::Receiver<Duration>, lost: CancellationToken) -> Self {
         Self { until, lost }
     }
 
-    /// One without an end: for an attempt that is no shard owner's.
+    /// A guard without an end, for attempts outside of a shard.
     pub fn unlimited() -> Self {
         Self::new(watch::channel(Duration::MAX).1, CancellationToken::new())
     }
@@ -65,19 +65,18 @@ impl Leases {
         Self { bucket, holder }
     }
 
-    /// Takes the lease of a shard if nobody has written behind `expected`: the revision at which it was seen to be free or
-    /// our own. Else `None`.
+    /// Claims the lease of a shard, expecting the revision at which it was free or this worker's. `None`: it was written since.
     ///
     /// # Errors
     ///
-    /// What the log says; it passes.
+    /// The error of the server, which is transient.
     pub async fn claim(&self, shard: ShardId, expected: u64) -> Result<Option<Lease>, String> {
         let renewed_at = boottime();
         let revision = self.put(shard, expected, self.bucket.ttl()).await?;
         Ok(revision.map(|revision| Lease { leases: self.clone(), shard, revision, renewed_at }))
     }
 
-    /// Writes the lease behind `expected`; `None` when somebody else has written.
+    /// Writes the lease, expecting a revision; `None`: it was written since.
     async fn put(&self, shard: ShardId, expected: u64, patience: Duration) -> Result<Option<u64>, String> {
         let holder = self.holder.to_string().into();
         self.bucket.write(&lease_key(shard), Write::Put, holder, Some(expected), patience).await
@@ -85,7 +84,8 @@ impl Leases {
 }
 
 impl Lease {
-    /// Renews the lease until it is lost or `release` is cancelled, then gives it back. What the driver sees comes first.
+    /// Returns the driver's guard, and the future that renews the lease until it is lost, or releases it once `release` is
+    /// cancelled.
     pub fn keep(self, release: CancellationToken) -> (LeaseGuard, impl Future<Output = ()> + Send) {
         let (until, receiver) = watch::channel(self.attempts_until());
         let lost = CancellationToken::new();
@@ -105,7 +105,7 @@ impl Lease {
                 () = tokio::time::sleep(interval) => {}
             }
             let sent_at = boottime();
-            // A later ack is of no use: by then the lease counts as lost.
+            // A later ack is useless: by then the lease counts as lost.
             let patience = self.attempts_until().saturating_sub(sent_at);
             match self.leases.put(self.shard, self.revision, patience).await {
                 Ok(Some(revision)) => {
@@ -114,26 +114,26 @@ impl Lease {
                     until.send_replace(self.attempts_until());
                 }
                 Ok(None) => {
-                    // Either it ran out or was taken, or a renewal whose answer was lost has been stored: in each case
-                    // the lease is looked for anew, which is quick when it is still ours.
+                    // It ran out, was taken, or a renewal whose ack was lost was stored: in each case it is claimed again,
+                    // which succeeds at once if it is still this worker's.
                     tracing::warn!(shard = %self.shard, "lease is lost");
                     return;
                 }
                 Err(problem) if boottime() >= self.attempts_until() => {
-                    tracing::warn!(shard = %self.shard, problem, "lease could not be renewed in time");
+                    tracing::warn!(shard = %self.shard, problem, "timeout of the lease renewal");
                     return;
                 }
-                Err(problem) => tracing::debug!(shard = %self.shard, problem, "lease renewal is tried again"),
+                Err(problem) => tracing::debug!(shard = %self.shard, problem, "lease renewal failed; retrying"),
             }
         }
     }
 
-    /// Deletes the lease, so that another worker need not wait for it to run out.
+    /// Deletes the lease, so that another worker does not wait for its time to live.
     async fn release(self) {
         let (key, bucket) = (lease_key(self.shard), &self.leases.bucket);
         let released = bucket.write(&key, Write::Delete, Bytes::new(), Some(self.revision), bucket.ttl());
         if let Err(problem) = released.await {
-            tracing::debug!(shard = %self.shard, problem, "lease runs out by itself");
+            tracing::debug!(shard = %self.shard, problem, "releasing the lease failed; it will expire");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A worker among the others: says that it lives, looks who else does, and tells its shards what to do.
+//! Membership of a worker: it renews its presence, reads those of the others, and assigns actions to its shards.
 
 use std::{
     collections::BTreeMap,
@@ -22,23 +22,23 @@ use super::{
     identity::{Identity, PresenceAction},
 };
 
-/// Looks in a key's life: two may fail, and a shard that becomes free does not wait long.
+/// Reads per time to live of a key: two may fail, and a shard that becomes free does not wait long.
 const LOOKS: u32 = 4;
-/// Tries of one look to write the presence key, where a replica that lags behind showed an older revision of it.
+/// Tries to write the presence key per read, where a replica that lags has returned an earlier revision of it.
 const WRITES: u32 = 3;
-/// For how long a shard is declined whose fault does not pass by itself. An operator mends that and starts the worker
-/// again; until then each try interrupts the shard where it is well.
+/// How long a shard with a permanent fault is declined. An operator repairs it and restarts the worker; until then each try
+/// would interrupt the shard on the worker that can own it.
 const DECLINED: Duration = Duration::from_secs(600);
 
-/// What a shard is told: its duty, or why there is none to be known.
+/// The action on a shard, or why it is unknown.
 pub type Assignment = Result<ShardAction, String>;
 
-/// Shards that this worker cannot own for now. Cheap to clone.
+/// Shards that this worker cannot own for now. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct DeclinedShards(Arc<Mutex<BTreeMap<ShardId, Instant>>>);
 
 impl DeclinedShards {
-    /// Leaves a shard to others, for a while.
+    /// Declines a shard for ten minutes.
     pub fn add(&self, shard: ShardId) {
         self.lock().insert(shard, Instant::now() + DECLINED);
     }
@@ -54,13 +54,13 @@ impl DeclinedShards {
     }
 }
 
-/// One worker of the mesh.
+/// The membership of one process of a worker.
 #[derive(Debug)]
 pub struct Membership {
     bucket: Bucket,
     me: Holder,
     identity: Identity,
-    /// Another process of this worker's id is alive.
+    /// Another process with this worker's id runs.
     is_twin: bool,
     policy: AssignmentPolicy,
     declined: DeclinedShards,
@@ -68,9 +68,9 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// The process `me` of a worker of a log with shards 0 to `shards`.
+    /// The membership of the process `me`, in a log with shards 0 to `shards`.
     pub fn new(bucket: Bucket, me: Holder, shards: u32, declined: DeclinedShards) -> Self {
-        // As long as a worker that has gone is still seen.
+        // For as long as a worker that has stopped is still seen.
         let policy = AssignmentPolicy::new(me.worker.clone(), shards, bucket.ttl());
         let identity = Identity::new(me.clone(), bucket.ttl());
         let starting = || watch::Sender::new(Err("starting".to_owned()));
@@ -78,12 +78,12 @@ impl Membership {
         Self { bucket, me, identity, is_twin: false, policy, declined, shards }
     }
 
-    /// What a shard is told, look after look.
+    /// The assignment of each shard, as it changes.
     pub fn assignments(&self) -> BTreeMap<ShardId, watch::Receiver<Assignment>> {
         self.shards.iter().map(|(shard, sender)| (*shard, sender.subscribe())).collect()
     }
 
-    /// Lives until `drain`; then the others are told at once that they may have what it gives back.
+    /// Renews the presence until `drain`; then deletes it, so that the others take its shards at once.
     pub async fn run(mut self, drain: CancellationToken) {
         let mut looks = tokio::time::interval(self.bucket.ttl() / LOOKS);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -92,9 +92,9 @@ impl Membership {
                 () = drain.cancelled() => return self.leave().await,
                 _ = looks.tick() => {}
             }
-            // Not raced with the drain: a presence that is on its way would come after its removal.
+            // Not cancelled by the drain: a presence that is being written would follow its deletion.
             if let Err(problem) = self.look().await {
-                tracing::debug!(problem, "leases cannot be looked at");
+                tracing::debug!(problem, "reading the leases failed");
                 for shard in self.shards.values() {
                     shard.send_modify(|assignment| *assignment = Err(format!("lease: {problem}")));
                 }
@@ -121,7 +121,7 @@ impl Membership {
         Err("another process writes the presence of this worker".into())
     }
 
-    /// Renews the presence key, if `expected` is still its newest revision.
+    /// Renews the presence key, if `expected` is its newest revision.
     async fn write_presence(&mut self, expected: u64, now: Duration) -> Result<Option<Presence>, String> {
         let presence = self.declined.presence(self.me.incarnation.clone());
         let payload = serde_json::to_vec(&presence).map_err(|error| error.to_string())?;
@@ -141,7 +141,7 @@ impl Membership {
         }
     }
 
-    /// The reason why this process owns nothing while another one of its id may be alive.
+    /// Why this process owns nothing while another one with its id may run.
     fn wait_for(&mut self, other: &str, alive: bool) -> String {
         let Holder { worker, incarnation } = &self.me;
         if !alive {
@@ -169,10 +169,10 @@ impl Membership {
             return;
         }
         let key = worker_key(&self.me.worker);
-        // Where another process of this id has written meanwhile, the key is that one's.
+        // If another process with this id has written since, the key is that one's.
         let left = self.bucket.write(&key, Write::Delete, Bytes::new(), Some(written), self.bucket.ttl());
         if let Err(problem) = left.await {
-            tracing::debug!(problem, "others find out by themselves that this worker has left");
+            tracing::debug!(problem, "deleting the presence failed; it will expire");
         }
     }
 }

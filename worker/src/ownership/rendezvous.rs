@@ -1,8 +1,8 @@
-//! Which worker should own which shard: the same answer for everyone who sees the same workers. Pure.
+//! Assignment of shards to workers: the same for all workers with the same view. Pure.
 //!
-//! A rendezvous hash with room: each pair of worker and shard has a score, and shards go to their best worker in the
-//! order of scores as long as it has room. So shards are spread as evenly as their number allows, whoever decides comes
-//! to the same result without asking, and a worker that comes or goes moves few shards besides its own.
+//! Rendezvous hashing with capacities: each pair of worker and shard has a score, and shards go to their best worker, in the
+//! order of scores, while it has capacity. So the assignment is as even as the number of shards allows, all workers compute
+//! the same without coordination, and a worker that starts or stops moves few shards besides its share.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,9 +11,9 @@ use weft_proto::ids::ShardId;
 
 use super::{Presence, WorkerId};
 
-/// The worker that each shard should have; none without workers.
+/// The worker that each shard is assigned to; empty without workers.
 ///
-/// A worker is not given a shard that it declines unless all of them do: then it is for nobody to say who could.
+/// A worker gets a shard that it declines only if all workers decline it.
 pub fn assign<'a>(
     workers: &'a BTreeMap<WorkerId, Presence>,
     shards: impl Iterator<Item = ShardId>,
@@ -35,7 +35,7 @@ pub fn assign<'a>(
             owners.insert(*shard, *worker);
         }
     }
-    // Everyone who has room declines them: better a full worker than none.
+    // All workers with capacity decline them: a full worker is better than none.
     for Score { shard, worker, .. } in &scores {
         if missing.remove(shard) {
             owners.insert(*shard, *worker);
@@ -44,21 +44,20 @@ pub fn assign<'a>(
     owners
 }
 
-/// A shard and a worker that could own it.
+/// The score of a worker for a shard.
 struct Score<'a> {
     score: u64,
     shard: ShardId,
     worker: &'a WorkerId,
 }
 
-/// Equal for everyone, and unlike for each pair.
+/// The same on every worker, and different for each pair.
 fn score(worker: &WorkerId, shard: ShardId) -> u64 {
     let digest = Sha256::new().chain_update(worker.0.as_bytes()).chain_update(shard.0.to_be_bytes()).finalize();
     digest.iter().take(size_of::<u64>()).fold(0, |score, byte| score << 8 | u64::from(*byte))
 }
 
-/// How many shards each worker still takes: as many as everyone has, and one more for as many workers as shards are left
-/// over.
+/// Capacity of each worker: an equal number of shards, and one more for as many workers as there are shards left over.
 struct Capacities<'a> {
     each: usize,
     left_over: usize,
@@ -71,7 +70,7 @@ impl<'a> Capacities<'a> {
         Self { each: shards / workers, left_over: shards % workers, taken: BTreeMap::new() }
     }
 
-    /// Whether there was room.
+    /// Uses a unit of a worker's capacity. Returns whether there was one.
     fn take(&mut self, worker: &'a WorkerId) -> bool {
         let taken = self.taken.entry(worker).or_default();
         if *taken > self.each || (*taken == self.each && self.left_over == 0) {
@@ -114,7 +113,7 @@ mod tests {
             prop_assert!(loads.iter().max().unwrap() - loads.iter().min().unwrap() <= 1, "{:?}", loads);
         }
 
-        /// Nobody is given what it declines while somebody else is there, and nothing is left without an owner.
+        /// No worker gets a shard that it declines while another one accepts it, and every shard has an owner.
         #[test]
         fn what_a_worker_declines_goes_to_another(
             names in prop::collection::btree_set(any::<u16>(), 2..8),
@@ -135,7 +134,7 @@ mod tests {
         }
     }
 
-    /// A worker that comes or goes moves its own share and, for the sake of evenness, less than as much again.
+    /// A worker that starts or stops moves its share and, to keep the assignment even, less than the same number again.
     #[test]
     fn a_change_of_workers_moves_few_shards() {
         const SHARDS: u32 = 64;
@@ -150,7 +149,7 @@ mod tests {
         assert!(moved < 2 * share, "{moved} moved where {share} had to");
     }
 
-    /// Workers of different versions must agree, so what the hash gives is fixed.
+    /// Workers of different versions must agree, so the hash is fixed.
     #[test]
     fn the_spread_never_changes() {
         let workers = workers(&BTreeSet::from([1, 2, 3]));

@@ -35,7 +35,7 @@ async fn an_earlier_start_meets_a_busy_log() {
     }
 }
 
-/// The backlog of a pause outlives its worker, and comes in order and once when the subscription goes on, while more comes.
+/// The backlog of a pause outlives its worker, and comes in order and once when the subscription resumes, while more arrives.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_backlog_of_a_pause_comes_in_order_and_once() {
     let mut log = Log::start().await;
@@ -68,7 +68,7 @@ async fn the_backlog_of_a_pause_comes_in_order_and_once() {
 }
 
 /// P3, P4: the lanes of a pause are bounded, however many workflows wait: beyond the bound the subscription reads on its
-/// own, across a restart without its file, and comes in order and once when it goes on.
+/// own, across a restart without its file, and comes in order and once when it resumes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_of_many_workflows_detaches() {
     const WORKFLOWS: usize = 1500;

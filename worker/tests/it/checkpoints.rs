@@ -65,7 +65,7 @@ impl Shard {
         self.receiver.until_delivered(self.delivered).await;
     }
 
-    /// A worker without a file begins at the newest checkpoint: nothing comes again, and the order goes on.
+    /// A worker without a file begins at the newest checkpoint: nothing is repeated, and the order continues.
     async fn takes_over_from_checkpoint(&mut self, position: u64) {
         std::fs::remove_file(self.ledger()).unwrap();
         self.log.expire_outcomes(position).await;
@@ -267,7 +267,7 @@ async fn recover(log: &Log, folder: &Path) -> ledger::Recovered {
     ledger::recover(&log.connection, log.layout, SHARD, &folder.join("ledger.redb")).await.unwrap()
 }
 
-/// Messages that are not records, as anybody may publish them, are no part of any checkpoint.
+/// Foreign messages are not part of any checkpoint.
 #[tokio::test(flavor = "multi_thread")]
 async fn foreign_messages_on_the_stream_are_skipped() {
     let mut shard = Shard::start().await;

@@ -1,4 +1,4 @@
-//! What operators ask for on COMMANDS, up to the receiver and to DLQ.
+//! Operators' commands, from COMMANDS to the receiver and to DLQ.
 
 use weft_nats::{catalog::Catalog, event::Event};
 use weft_proto::v1::{self, LaneAction, OutcomeKind, command::Action};
@@ -16,7 +16,7 @@ async fn command(log: &Log, request_id: &str, action: Action) {
     log.publish("commands.0", &command).await;
 }
 
-/// What became of a command.
+/// The result of a command.
 async fn until_carried_out(log: &Log, request_id: &str) -> v1::CommandResult {
     let find = |commits: &[v1::Commit]| {
         commits.iter().flat_map(|commit| &commit.results).find(|result| result.request_id == request_id).cloned()
@@ -73,7 +73,7 @@ async fn two_commands_of_one_request_in_one_read_act_once() {
     assert_eq!(results.count(), 1);
 }
 
-/// A lane that stands still goes on behind what an operator skips, once, and the event that was only in the log has its
+/// A blocked lane continues after the event that an operator skips, once, and the event that was only in the log has its
 /// copy on DLQ.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blocked_lane_is_retried_then_skipped() {
@@ -107,7 +107,7 @@ async fn a_blocked_lane_is_retried_then_skipped() {
     assert_eq!(outcomes.iter().filter(|outcome| outcome.sequence == 1).count(), 1);
 }
 
-/// A paused lane survives a worker; the others go on meanwhile.
+/// A paused lane survives a worker; the others continue in the meantime.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_lane_stays_paused_across_workers_and_goes_on_in_order() {
     let mut log = Log::start().await;
@@ -164,7 +164,7 @@ async fn a_second_death_is_a_new_entry_and_can_be_resolved() {
     assert_eq!(log.read("DLQ", |messages| messages.len() >= 2).await.len(), 2, "copies are made once");
 }
 
-/// What was delivered comes again, in order, as a replay, once for each request.
+/// Delivered events come again, in order, as a replay, once for each request.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_delivers_again_in_order() {
     let mut log = Log::start().await;
@@ -192,7 +192,7 @@ async fn a_replay_delivers_again_in_order() {
 /// A redrive that is committed and has had no effect when the worker dies: its successor, which knows it from the log alone,
 /// delivers it once, and the same request sent again does nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_takes_effect_once_after_a_kill_behind_its_commit() {
+async fn a_command_takes_effect_once_after_a_kill_that_follows_its_commit() {
     let mut log = Log::start().await;
     let receiver = Receiver::start(|request| if request.sequence == 2 && !request.replay { 422 } else { 200 }).await;
     let subscription = log.subscribe("billing", &receiver, 1).await;

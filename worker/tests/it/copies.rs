@@ -24,7 +24,7 @@ async fn limit_copies(log: &Log, bytes: i32) {
     jetstream.update_stream(config).await.unwrap();
 }
 
-/// What the commits say of copies.
+/// Copies in the commits.
 async fn recorded(log: &Log, kind: v1::CopyStateKind) -> Vec<v1::CopyState> {
     let is_of_kind = |state: &&v1::CopyState| state.kind() == kind;
     let commits =
@@ -43,7 +43,7 @@ fn sequences(copies: &[Stored], whole: bool) -> Vec<u64> {
     sequences
 }
 
-/// P4: a copy that DLQ refuses for its size is recorded and shown, and everything else goes on: later events, other copies, a
+/// P4: a copy that DLQ refuses for its size is recorded and shown, and everything else continues: later events, other copies, a
 /// drain. When the limit is raised the copy is made. Before, the shard stood still after 64 more commits, and a drain failed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_copy_holds_back_nothing() {

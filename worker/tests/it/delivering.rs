@@ -41,7 +41,7 @@ async fn delivers_in_order_through_failures() {
     assert_eq!(outcomes.len(), 500, "P5: exactly one outcome an event");
 }
 
-/// P3, P5: a worker that is stopped anywhere goes on exactly there, with its file, without it, and with one that is
+/// P3, P5: a worker that is stopped at any point continues exactly there, with its file, without it, and with one that is
 /// damaged.
 #[tokio::test(flavor = "multi_thread")]
 async fn goes_on_where_it_stopped_with_and_without_its_file() {
@@ -71,7 +71,7 @@ async fn goes_on_where_it_stopped_with_and_without_its_file() {
     assert_eq!(log.outcomes(600).await.len(), 600, "P5: exactly one outcome an event");
 }
 
-/// A dead letter is copied with its context, the lane goes on, a redrive delivers it once, however often it is asked for.
+/// A dead letter is copied with its context, the lane continues, a redrive delivers it once, however often it is requested.
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_are_copied_and_redriven_once() {
     let mut log = Log::start().await;
@@ -94,7 +94,7 @@ async fn dead_letters_are_copied_and_redriven_once() {
 
     // The record of what others have done is nothing to carry out, and holds up nothing.
     let record = v1::command::Action::Retry(v1::RejectedRetry { entries: vec![1], ..Default::default() });
-    let record = v1::Command { request_id: "mended".into(), action: Some(record), ..Default::default() };
+    let record = v1::Command { request_id: "fixed".into(), action: Some(record), ..Default::default() };
     log.publish("commands.0", &record).await;
     for _ in 0..2 {
         redrive(&log, &subscription, &events[1], 2).await;
@@ -102,7 +102,7 @@ async fn dead_letters_are_copied_and_redriven_once() {
     let requests = receiver.until_delivered(3).await;
     let replays: Vec<_> = requests.iter().filter(|request| request.replay).collect();
     assert_eq!((replays.len(), replays[0].sequence, replays[0].attempt), (1, 2, 1));
-    // Both commands are behind it when the next event has been delivered and the worker has drained.
+    // Both commands are handled when the next event has been delivered and the worker has drained.
     log.events(1, 1).await;
     receiver.until_delivered(4).await;
     worker.stop().await;
@@ -128,7 +128,7 @@ async fn redrive(log: &Log, subscription: &v1::Subscription, event: &weft_nats::
     let command = v1::Command {
         request_id: "request-1".into(),
         operator: "test".into(),
-        reason: "receiver is mended".into(),
+        reason: "receiver is fixed".into(),
         at_ms: 1,
         action: Some(v1::command::Action::Redrive(v1::Redrive { items: vec![item] })),
     };
@@ -137,7 +137,7 @@ async fn redrive(log: &Log, subscription: &v1::Subscription, event: &weft_nats::
 
 /// A worker that loses its lease to another stops, and the other delivers everything in order.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_worker_takes_over_from_one_that_is_gone() {
+async fn a_second_worker_takes_over_from_one_that_was_aborted() {
     let mut log = Log::start().await;
     let receiver = Receiver::start(|_| 200).await;
     log.subscribe("billing", &receiver, 1).await;
@@ -174,9 +174,9 @@ async fn a_late_subscription_begins_where_it_says() {
     assert_once(&late);
 }
 
-/// P5: an event that nobody takes is settled, too.
+/// P5: an event that no subscription takes is settled, too.
 #[tokio::test(flavor = "multi_thread")]
-async fn events_that_nobody_takes_are_unrouted() {
+async fn events_that_no_subscription_takes_are_unrouted() {
     let mut log = Log::start().await;
     let folder = tempfile::tempdir().unwrap();
     let worker = Running::start(&log, folder.path());
@@ -209,7 +209,7 @@ async fn a_checkpoint_takes_the_place_of_the_file() {
     let requests = receiver.until_delivered(40).await;
     assert_in_order_but(&requests, 4, 11, 3);
     let first = requests.iter().find(|request| request.id == more[0].id.to_string()).unwrap();
-    assert_eq!(first.lane_previous, more[0].previous.map(|id| id.to_string()), "the lane's chain goes on");
+    assert_eq!(first.lane_previous, more[0].previous.map(|id| id.to_string()), "the lane's chain continues");
     let dead = events.iter().find(|event| event.sequence_number.0 == 3).unwrap();
     redrive(&log, &subscription, dead, 9).await;
     receiver.until_delivered(41).await;
@@ -218,9 +218,9 @@ async fn a_checkpoint_takes_the_place_of_the_file() {
     assert_eq!(live, 40, "nothing that was settled came again");
 }
 
-/// 410 pauses the subscription, says who and why, and keeps the event; resumed, it goes on with that event.
+/// 410 pauses the subscription with a reason, and keeps the event; resumed, it continues with that event.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receiver_that_is_gone_pauses_its_subscription() {
+async fn a_retired_endpoint_pauses_its_subscription() {
     let mut log = Log::start().await;
     let (leaving, staying) =
         (Receiver::start(|request| if request.attempt == 1 { 410 } else { 200 }).await, Receiver::start(|_| 200).await);
@@ -246,10 +246,10 @@ async fn a_receiver_that_is_gone_pauses_its_subscription() {
     worker.stop().await;
 }
 
-/// Deploys of ten seconds: what stands before one receiver answers 503, and at another's address nobody listens. With the
+/// Deploys of ten seconds: what stands before one receiver answers 503, and at another's address no process listens. With the
 /// usual retries and no circuit, everything would be dead letters after seven seconds. The neighbour is delivered to as ever.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_of_ten_seconds_makes_no_dead_letters_and_delays_nobody_else() {
+async fn an_outage_of_ten_seconds_makes_no_dead_letters_and_delays_no_other_subscription() {
     const OUTAGE: Duration = Duration::from_secs(10);
     let mut log = Log::start().await;
     let is_down = Arc::new(AtomicBool::new(false));

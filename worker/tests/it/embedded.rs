@@ -1,4 +1,4 @@
-//! A worker inside a program of one's own.
+//! An embedded worker.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,7 +8,7 @@ use weft_nats::testing::{eventually, master_key};
 use weft_proto::v1::{self, AttemptClass};
 use weft_worker::{
     Worker, WorkerOptions,
-    destination::{Delivery, Destination, Failure, Taken},
+    destination::{Delivery, DeliveryResult, Destination, Failure},
 };
 
 use crate::support::{Log, PATIENCE, Receiver, spec};
@@ -19,17 +19,17 @@ struct Remember(Arc<Mutex<Vec<(String, u64, u32)>>>);
 
 #[async_trait]
 impl Destination for Remember {
-    async fn deliver(&self, deliveries: &[Delivery]) -> Taken {
+    async fn deliver(&self, deliveries: &[Delivery]) -> DeliveryResult {
         for (taken, delivery) in deliveries.iter().enumerate() {
             let event = &delivery.event.event;
             let entry = (event.workflow.to_string(), event.sequence_number.0, delivery.number);
             self.0.lock().unwrap().push(entry);
             if delivery.number == 1 {
                 let failure = Failure::failed(AttemptClass::Protocol, "not yet");
-                return Taken { count: taken, ..Taken::failed(failure) };
+                return DeliveryResult { count: taken, ..DeliveryResult::failed(failure) };
             }
         }
-        Taken::all(deliveries.len())
+        DeliveryResult::all(deliveries.len())
     }
 }
 

@@ -1,4 +1,4 @@
-//! What leaves the log before it is settled.
+//! Events that EVENTS drops before they are settled.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ async fn what_waits_too_long_becomes_a_dead_letter_with_its_payload() {
         let copy = copies.iter().find(|copy| copy.subject == subject).unwrap();
         assert_eq!((copy.headers.get("weft-reason").unwrap().as_str(), &copy.payload), ("expired", payload));
     }
-    // The lane of the blocked event goes on with what is left of it.
+    // The lane of the blocked event continues with the rest.
     let outcomes = log.outcomes(6).await;
     worker.stop().await;
     let of_paused = outcomes.iter().filter(|outcome| outcome.subscription == paused.uid);
@@ -44,9 +44,9 @@ async fn what_waits_too_long_becomes_a_dead_letter_with_its_payload() {
     assert_eq!(of_paused.count(), 3);
 }
 
-/// P5: what the log has dropped while no worker was there is recorded, and its lane goes on behind it.
+/// P5: events that the log dropped while no worker ran are recorded, and their lane continues after them.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_gone_is_recorded() {
+async fn dropped_events_are_recorded() {
     let mut log = Log::start().await;
     let (receiver, other) = (Receiver::start(|_| 200).await, Receiver::start(|_| 200).await);
     log.subscribe("other", &other, 1).await;

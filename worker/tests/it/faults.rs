@@ -1,4 +1,4 @@
-//! What happens around a worker: servers that die or stall, owners that change, logs that are restored.
+//! Faults around a worker: servers that die or stall, owners that change, logs that are restored.
 
 use jiff::Timestamp;
 use weft_nats::{
@@ -36,7 +36,7 @@ async fn a_killed_server_costs_no_event_and_no_order() {
     assert_eq!(outcomes.len(), 1000);
 }
 
-/// P1, P3: nats-server stands still for longer than the lease lives: the shard is given up, taken again, and goes on.
+/// P1, P3: nats-server stands still for longer than the lease lives: the shard is released, taken again, and continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stalled_server_ends_the_lease_and_costs_no_order() {
     let mut log = Log::start().await;
@@ -55,7 +55,7 @@ async fn a_stalled_server_ends_the_lease_and_costs_no_order() {
     assert_eq!(log.outcomes(2000).await.len(), 2000, "P5: exactly one outcome an event");
 }
 
-/// A restart waits for exactly the moment that was committed, and goes on counting attempts.
+/// A restart waits for exactly the moment that was committed, and continues to count attempts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_keeps_its_time_and_number_through_a_restart() {
     let mut log = Log::start().await;
@@ -81,7 +81,7 @@ async fn a_retry_keeps_its_time_and_number_through_a_restart() {
     worker.stop().await;
 }
 
-/// The fence: once another owner has written, the one before can commit nothing, and begins anew behind it.
+/// The fence: once another owner has written, the previous one can commit nothing, and starts over after it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_owner_that_is_fenced_off_commits_nothing_and_starts_over() {
     let mut log = Log::start().await;

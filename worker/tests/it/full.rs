@@ -25,7 +25,7 @@ async fn first(log: &Log) -> u64 {
     streams::state(&log.connection, "EVENTS").await.unwrap().first.0
 }
 
-/// What is not settled stays, however full the log is; once it is settled there is room again, also where the log was so
+/// Unsettled events stay, however full the log is; once it is settled there is room again, also where the log was so
 /// full that not even the heads found room.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_what_is_settled_is_dropped() {

@@ -180,7 +180,7 @@ async fn a_delivery_is_signed_and_says_its_place() {
 }
 
 #[tokio::test]
-async fn answers_are_told_apart() {
+async fn responses_are_classified() {
     let (url, _taken) = receiver().await;
     let (permanent, transient) = (AttemptResult::Rejected, AttemptResult::Failed);
     for (path, result, class, status) in [

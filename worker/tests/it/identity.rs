@@ -50,7 +50,7 @@ async fn position(log: &Log, stream: &str, seq: u64) -> v1::LogPosition {
     v1::LogPosition::from(&position)
 }
 
-/// Orders that the shard goes on after these messages of EVENTS and COMMANDS.
+/// Adopts the shard after these messages of EVENTS and COMMANDS.
 async fn adopt(log: &Log, events: u64, commands: u64) {
     let newest = log.commits(|commits| !commits.is_empty()).await.pop().unwrap();
     let wanted = v1::AdoptShard {
@@ -105,7 +105,7 @@ async fn events_that_lost_a_part_and_grew_again_are_delivered_once_the_shard_is_
     worker.stop().await;
 }
 
-/// A shard that stands still goes on by itself once the right streams are back.
+/// A stopped shard continues automatically once the right streams are back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_shard_goes_on_when_its_own_stream_is_back() {
     let mut scene = Scene::with_kept(10).await;
@@ -127,7 +127,7 @@ async fn events_that_were_created_again_are_all_delivered_once_the_shard_is_adop
     scene.log.renew("EVENTS").await;
     let mut worker = Running::start(&scene.log, scene.folder.path());
     let said = worker.until_missing(|missing| missing.is_some_and(|text| text.contains("was created at"))).await;
-    assert!(said.unwrap().contains("stopped"), "that is no leader which lags behind");
+    assert!(said.unwrap().contains("stopped"), "not the difference of a leader that lags");
     scene.log.events(40, 2).await;
     adopt(&scene.log, 0, 0).await;
     scene.receiver.until_delivered(70).await;
@@ -203,7 +203,7 @@ async fn commits_without_positions_are_accepted_and_followed_by_commits_with_the
 
 /// A file of a state that OUTCOMES no longer has, since it was restored and has grown again, is built again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ledger_of_commits_that_are_gone_is_built_again() {
+async fn a_ledger_of_lost_commits_is_rebuilt() {
     let mut log = Log::start().await;
     let receiver = Receiver::start(|_| 200).await;
     log.subscribe("billing", &receiver, 1).await;

@@ -1,4 +1,4 @@
-//! P4: a stuck workflow holds back nobody.
+//! P4: a stuck workflow delays no other.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ const EACH: u64 = 30;
 const NEVER_MS: u64 = 3_600_000;
 
 /// One workflow's receiver answers 500 for the whole test, at first again and again, then with an hour to wait. There is
-/// one place for all workflows: whoever held it while it waits would let nobody through.
+/// one slot for all workflows: a workflow that kept it while it waits would block all others.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sick_workflow_holds_no_place_while_it_waits() {
     let mut log = Log::start().await;
@@ -42,11 +42,11 @@ async fn a_sick_workflow_holds_no_place_while_it_waits() {
         sick.map(|request| (request.sequence, request.attempt)).collect()
     };
     receiver.until(|requests| of_sick(requests).len() == 4).await;
-    // It waits for an hour now, and more comes for everybody.
+    // It waits for an hour now, and more events arrive for all.
     log.events(workflows * EACH as usize, workflows).await;
     let requests = receiver.until_delivered(2 * NEIGHBOURS * EACH as usize).await;
     worker.stop().await;
-    assert_eq!(of_sick(&requests), [(1, 1), (1, 2), (1, 3), (1, 4)], "its head, and nothing behind it");
+    assert_eq!(of_sick(&requests), [(1, 1), (1, 2), (1, 3), (1, 4)], "its head, and no later event");
     let of_neighbours: Vec<_> = requests.iter().filter(|request| request.workflow != "w0").cloned().collect();
     assert_eq!(of_neighbours.len(), 2 * NEIGHBOURS * EACH as usize, "one attempt each");
     assert_in_order(&of_neighbours, NEIGHBOURS, 2 * EACH);
@@ -174,17 +174,17 @@ async fn workflows_answered_503_hold_back_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workflows_that_time_out_hold_back_nobody() {
+async fn workflows_that_time_out_delay_no_other() {
     healthy_events_start_soon(Sick::TimesOut).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workflows_whose_connection_is_reset_hold_back_nobody() {
+async fn workflows_whose_connection_is_reset_delay_no_other() {
     healthy_events_start_soon(Sick::Resets).await;
 }
 
-/// Our own configuration is nobody's failure: a subscription that may not be called waits without an attempt, says why, and
-/// goes on by itself.
+/// A configuration that prevents calls is not a failure of events: the subscription waits without an attempt, reports why, and
+/// resumes automatically.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_whose_address_is_refused_is_held_and_goes_on_when_mended() {
     let mut log = Log::start().await;

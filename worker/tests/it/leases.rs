@@ -19,7 +19,7 @@ fn leases(log: &Log, worker: &str) -> Leases {
     Leases::new(bucket(log), Holder::new(WorkerId(worker.into())))
 }
 
-/// Who holds the lease, and its revision.
+/// The holder of the lease, and its revision.
 async fn held(log: &Log) -> (Option<String>, u64) {
     let roster = bucket(log).look().await.unwrap();
     let lease = roster.leases.get(&SHARD);
@@ -36,9 +36,9 @@ async fn a_lease_is_its_holders_until_it_runs_out() {
     let log = Log::start().await;
     let (one, two) = (leases(&log, "one"), leases(&log, "two"));
     let first = claim(&log, &one).await;
-    assert!(two.claim(SHARD, 0).await.unwrap().is_none(), "somebody was faster");
+    assert!(two.claim(SHARD, 0).await.unwrap().is_none(), "it was claimed first");
     assert_eq!(held(&log).await.0.as_deref(), Some("one"));
-    // Nobody renews it.
+    // It is not renewed.
     drop(first);
     assert!(eventually(PATIENCE, async || held(&log).await.0.is_none()).await, "it runs out");
     let _second = claim(&log, &two).await;

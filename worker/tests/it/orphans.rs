@@ -1,4 +1,4 @@
-//! Subscriptions that the catalog has lost: nobody has removed them, so they keep everything.
+//! Subscriptions that the catalog has lost without a removal: they keep everything.
 
 use weft_nats::{
     catalog::Catalog,
@@ -27,7 +27,7 @@ async fn until_nothing_is_said(conditions: &Conditions) {
     assert!(eventually(PATIENCE, async || conditions.lines().is_empty()).await, "{:?}", conditions.lines());
 }
 
-/// What an operator may do to an entry that cannot be read: it leaves no removal behind.
+/// Deletes an entry that cannot be read, as an operator may: it leaves no removal.
 async fn purge(log: &Log, name: &str) {
     let bucket = log.connection.jetstream().get_stream("KV_weft_catalog").await.unwrap();
     bucket.purge().filter(format!("$KV.weft_catalog.subscription.{name}")).await.unwrap();
@@ -66,7 +66,7 @@ async fn adopt(log: &Log, bar: &v1::Subscription, receiver: &Receiver) {
 }
 
 /// P5: a subscription whose entry was purged keeps its backlog and what comes meanwhile, and delivers it when its entry is
-/// there again. Before, its backlog was discarded by nobody.
+/// there again. Before, its backlog was discarded without an operator.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purged_subscription_keeps_everything_until_it_is_adopted() {
     let mut log = Log::start().await;

@@ -55,7 +55,7 @@ fn redriven(requests: &[Request]) -> Vec<String> {
     data.map(|envelope| envelope["data"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
-/// Each of two dead letters with one event id has a copy of its own, and a redrive delivers each its own body, from
+/// Each of two dead letters with one event id has a separate copy, and a redrive delivers each its own body, from
 /// EVENTS and from the copies alike.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_with_one_id_are_redriven_each_with_its_own_body() {

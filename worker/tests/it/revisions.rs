@@ -27,7 +27,7 @@ async fn three_workflows(log: &mut Log) -> usize {
 }
 
 /// P5: what a subscription has taken ends with an outcome when its filter becomes narrower meanwhile, whether the worker
-/// goes on or another one takes over. Before, what the present filter did not take vanished without an outcome.
+/// resumes or another one takes over. Before, events that the new filter did not take vanished without an outcome.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_narrower_filter_gives_up_nothing_that_was_taken() {
     for restarts in [false, true] {
@@ -43,7 +43,7 @@ async fn a_narrower_filter_gives_up_nothing_that_was_taken() {
         let taken = three_workflows(&mut log).await;
         receiver.until(|requests| ["w0", "w1", "w2"].iter().all(|w| requests.iter().any(|r| r.workflow == *w))).await;
 
-        // The lanes give their events back to the log, and read them again by whatever filter counts.
+        // The lanes are parked, and read their events again by the filter in force.
         if restarts {
             worker.stop().await;
             retype(&log, "bar", &["order.b"]).await;
@@ -82,7 +82,7 @@ async fn a_narrower_filter_gives_up_nothing_that_was_taken() {
 /// P3: events that a take-over finds unread may have been read by an owner that ignored them and delivered later ones. A filter
 /// that has become wider meanwhile takes them from the next event on only.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wider_filter_counts_behind_what_an_earlier_owner_may_have_read() {
+async fn a_wider_filter_counts_after_the_events_that_an_earlier_owner_may_have_read() {
     let mut log = Log::start().await;
     let receiver = Receiver::start(|_| 200).await;
     let narrow = |subscription: &mut v1::Subscription| subscription.types = vec!["order.b".into()];

@@ -11,14 +11,14 @@ use weft_proto::{
     v1,
 };
 use weft_worker::{
-    destination::{Delivery, Destination, Taken},
+    destination::{Delivery, DeliveryResult, Destination},
     ownership::{Bucket, Holder, Leases, WorkerId},
 };
 
 use crate::support::{Log, PATIENCE, Receiver, Running, spec};
 
 const SHARDS: u32 = 8;
-/// What [`Running`] has in all: a subscription alone leaves a place in nine.
+/// Slots of [`Running`]: a subscription alone leaves one in nine.
 const CONCURRENCY: usize = 64;
 
 /// Takes what it is given when it is let.
@@ -30,21 +30,21 @@ struct Hold {
 
 #[async_trait]
 impl Destination for Hold {
-    async fn deliver(&self, deliveries: &[Delivery]) -> Taken {
+    async fn deliver(&self, deliveries: &[Delivery]) -> DeliveryResult {
         self.in_flight.send_modify(|count| *count += 1);
         let let_go = self.let_go.acquire().await;
         self.in_flight.send_modify(|count| *count -= 1);
         drop(let_go);
-        Taken::all(deliveries.len())
+        DeliveryResult::all(deliveries.len())
     }
 }
 
 /// A worker that owns one of eight shards uses the whole of its concurrency for that one.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_owns_one_of_eight_shards_has_every_place_for_it() {
+async fn the_owner_of_one_of_eight_shards_has_every_slot_for_it() {
     let log_options = LogOptions { shards: SHARDS, ..LogOptions::default() };
     let mut log = Log::of(LogSpec { log: log_options, ..spec() }).await;
-    // The other seven are somebody else's.
+    // The other seven are another worker's.
     let bucket = Bucket::new(log.connection.clone(), Duration::from_secs(2));
     let (other, release) = (Leases::new(bucket, Holder::new(WorkerId("other".into()))), CancellationToken::new());
     let mut keepers = Vec::new();

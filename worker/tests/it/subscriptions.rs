@@ -87,7 +87,7 @@ fn resident_kib() -> u64 {
     line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or_default()
 }
 
-/// What a worker holds for workflows that fail while their receiver takes others. For people, as above.
+/// Memory of a worker for workflows that fail while their receiver accepts others. For people, as above.
 #[tokio::test(flavor = "multi_thread")]
 async fn costs_of_many_failing_lanes() {
     if std::env::var_os("WEFT_MEASURE").is_none() {

@@ -1,24 +1,10 @@
-//! A log with events, a receiver that remembers, a worker that can be stopped.
+//! Shared parts of the tests: a log with events, a receiver that records its requests, a worker that can be stopped.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    path::Path,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use axum::{
-    Router,
-    extract::State,
-    http::{HeaderMap, StatusCode},
-    response::IntoResponse,
-};
 use bytes::Bytes;
 use jiff::Timestamp;
 use prost::Message as _;
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
-use tokio_util::sync::CancellationToken;
 use weft_nats::{
     append::{AppendErrorKind, Appender},
     catalog::{Catalog, Stamp, change},
@@ -26,7 +12,6 @@ use weft_nats::{
     connect::Connection,
     event::Event,
     message::Stored,
-    options::Span,
     reader::{OrderedReader, ReaderOptions},
     records,
     streams::{self, LogSpec},
@@ -37,7 +22,12 @@ use weft_proto::{
     ids::{EventId, SequenceNumber, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
     v1,
 };
-use weft_worker::{Worker, WorkerOptions};
+
+mod receiver;
+mod running;
+
+pub use receiver::{Receiver, Request, assert_in_order, assert_in_order_but, assert_once};
+pub use running::Running;
 
 /// How long anything may take before it counts as never.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -72,7 +62,7 @@ impl Log {
         Self { server, connection, layout, spec, appender, end: StreamSeq(0), heads: BTreeMap::new() }
     }
 
-    /// Appends one event of a workflow with a payload of so many bytes. Whether there was room for it.
+    /// Appends one event of a workflow with a payload of this size. Returns whether there was room for it.
     pub async fn large_event(&mut self, workflow: &str, bytes: usize) -> bool {
         let head = self.heads.get(workflow).copied();
         let payload = Bytes::from(format!("\"{}\"", "x".repeat(bytes)));
@@ -142,7 +132,7 @@ impl Log {
         self.end.0
     }
 
-    /// Pauses a subscription, or lets it go on.
+    /// Pauses or resumes a subscription.
     pub async fn pause(&self, name: &str, paused: bool) {
         let catalog = Catalog::new(self.connection.clone(), weft_nats::testing::master_key());
         let entry = catalog.read().await.unwrap().subscriptions[name].clone();
@@ -239,7 +229,7 @@ impl Log {
         self.subscribe_at(name, receiver.address, start, with).await
     }
 
-    /// Subscribes an address, whoever is there.
+    /// Subscribes an address.
     pub async fn subscribe_at(
         &self,
         name: &str,
@@ -365,208 +355,4 @@ pub struct Saved {
     folder: tempfile::TempDir,
     end: StreamSeq,
     heads: BTreeMap<String, (u64, EventId)>,
-}
-
-/// What came in one request.
-#[derive(Debug, Clone)]
-pub struct Request {
-    pub at: Timestamp,
-    pub id: String,
-    pub workflow: String,
-    pub sequence: u64,
-    pub lane_previous: Option<String>,
-    pub attempt: u32,
-    pub epoch: u64,
-    pub replay: bool,
-    pub signed: bool,
-    pub body: Bytes,
-    pub answered: u16,
-}
-
-type Answer = dyn Fn(&Request) -> u16 + Send + Sync;
-
-/// A receiver on loopback that answers by a rule and remembers everything.
-pub struct Receiver {
-    pub address: SocketAddr,
-    pub requests: Arc<Mutex<Vec<Request>>>,
-    changed: watch::Receiver<usize>,
-    task: JoinHandle<()>,
-}
-
-#[derive(Clone)]
-struct Shared {
-    answer: Arc<Answer>,
-    requests: Arc<Mutex<Vec<Request>>>,
-    changed: Arc<watch::Sender<usize>>,
-}
-
-impl Receiver {
-    pub async fn start(answer: impl Fn(&Request) -> u16 + Send + Sync + 'static) -> Self {
-        Self::at(TcpListener::bind("127.0.0.1:0").await.unwrap(), answer)
-    }
-
-    /// As [`start`](Self::start), at an address of one's own.
-    pub fn at(listener: TcpListener, answer: impl Fn(&Request) -> u16 + Send + Sync + 'static) -> Self {
-        let address = listener.local_addr().unwrap();
-        let requests = Arc::new(Mutex::new(Vec::new()));
-        let (sender, changed) = watch::channel(0);
-        let shared = Shared { answer: Arc::new(answer), requests: requests.clone(), changed: Arc::new(sender) };
-        let router = Router::new().fallback(receive).with_state(shared);
-        let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { address, requests, changed, task }
-    }
-
-    /// Waits until the requests are as wanted.
-    pub async fn until(&self, mut enough: impl FnMut(&[Request]) -> bool) -> Vec<Request> {
-        let mut changed = self.changed.clone();
-        let waited = tokio::time::timeout(PATIENCE, async {
-            loop {
-                changed.mark_unchanged();
-                if enough(&self.requests.lock().unwrap()) {
-                    return;
-                }
-                changed.changed().await.unwrap();
-            }
-        });
-        if waited.await.is_err() {
-            panic!("the receiver has only {} requests", self.requests.lock().unwrap().len());
-        }
-        self.requests.lock().unwrap().clone()
-    }
-
-    /// Waits until so many events have been taken, repeats not counted, a redrive as one more.
-    pub async fn until_delivered(&self, count: usize) -> Vec<Request> {
-        self.until(|requests| {
-            let taken = requests.iter().filter(|request| request.answered == 200);
-            taken.map(|request| (&request.id, request.replay)).collect::<BTreeSet<_>>().len() >= count
-        })
-        .await
-    }
-}
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn receive(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> impl IntoResponse {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let number = |name: &str| text(name).and_then(|text| text.parse().ok()).unwrap_or(0);
-    let signed = standardwebhooks::Webhook::new(SECRET).unwrap().verify(&body, &headers).is_ok();
-    let mut request = Request {
-        at: Timestamp::now(),
-        id: text("webhook-id").unwrap_or_default(),
-        workflow: text("weft-workflow-id").unwrap_or_default(),
-        sequence: number("weft-sequence"),
-        lane_previous: text("weft-lane-previous-event-id"),
-        attempt: number("weft-attempt") as u32,
-        epoch: number("weft-epoch"),
-        replay: text("weft-replay").as_deref() == Some("true"),
-        signed,
-        body,
-        answered: 0,
-    };
-    request.answered = (shared.answer)(&request);
-    let status = StatusCode::from_u16(request.answered).unwrap();
-    shared.requests.lock().unwrap().push(request);
-    shared.changed.send_modify(|count| *count += 1);
-    (status, "answer")
-}
-
-/// A worker in a runtime of its own, so that it can end with everything that it has started.
-pub struct Running {
-    missing: watch::Receiver<Option<String>>,
-    drain: CancellationToken,
-    task: JoinHandle<Result<(), weft_worker::service::RunError>>,
-    runtime: Option<tokio::runtime::Runtime>,
-}
-
-impl Running {
-    pub fn start(log: &Log, folder: &Path) -> Self {
-        Self::start_with(log, folder, |worker| worker)
-    }
-
-    pub fn start_with(log: &Log, folder: &Path, with: impl FnOnce(Worker) -> Worker) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let nats = log.server.options();
-        let options = WorkerOptions {
-            concurrency: 64,
-            lease: Span::secs(2),
-            allow_networks: vec!["127.0.0.0/8".parse().unwrap()],
-        };
-        let worker = with(Worker::new(options));
-        let drain = CancellationToken::new();
-        let (missing_sender, missing) = watch::channel(None);
-        let (drained, folder, spec) = (drain.clone(), folder.to_owned(), log.spec.clone());
-        let task = runtime.spawn(async move {
-            let connection = Connection::connect(&nats, "worker").await.unwrap();
-            worker
-                .run(Catalog::new(connection, weft_nats::testing::master_key()), spec, folder, missing_sender, drained)
-                .await
-        });
-        Self { missing, drain, task, runtime: Some(runtime) }
-    }
-
-    /// Waits until what it says to be missing is as wanted.
-    pub async fn until_missing(&mut self, wanted: impl Fn(Option<&str>) -> bool) -> Option<String> {
-        let found = self.missing.wait_for(|missing| wanted(missing.as_deref()));
-        tokio::time::timeout(PATIENCE, found).await.expect("it says so").unwrap().clone()
-    }
-
-    /// The reason why it is not ready now.
-    pub fn missing(&self) -> Option<String> {
-        self.missing.borrow().clone()
-    }
-
-    /// Drains it.
-    pub async fn stop(mut self) {
-        self.drain.cancel();
-        tokio::time::timeout(PATIENCE, &mut self.task).await.expect("it drains").unwrap().unwrap();
-    }
-
-    /// Ends it in the midst of things: nothing of it runs on, its lease is not given back.
-    pub async fn abort(mut self) {
-        let runtime = self.runtime.take().unwrap();
-        tokio::task::spawn_blocking(move || drop(runtime)).await.unwrap();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-/// P3 at the receiver: every workflow's first successes are 1, 2, 3, …
-pub fn assert_in_order(requests: &[Request], workflows: usize, each: u64) {
-    assert_in_order_but(requests, workflows, each, 0);
-}
-
-/// No attempt was made twice. On a machine that is busy for seconds an answer comes too late, or a lease runs out: what
-/// comes again then has another attempt's number, or another owner's epoch.
-pub fn assert_once(receiver: &Receiver) {
-    let requests = receiver.requests.lock().unwrap();
-    let mut seen = BTreeSet::new();
-    for Request { id, epoch, attempt, replay, sequence, workflow, .. } in requests.iter() {
-        let is_new = seen.insert((id, epoch, attempt, replay));
-        assert!(is_new, "{workflow} number {sequence} came twice as attempt {attempt} of epoch {epoch}");
-    }
-}
-
-/// As [`assert_in_order`], without the number that became a dead letter.
-pub fn assert_in_order_but(requests: &[Request], workflows: usize, each: u64, dead: u64) {
-    let mut seen: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
-    for request in requests.iter().filter(|request| request.answered == 200 && !request.replay) {
-        let numbers = seen.entry(&request.workflow).or_default();
-        if !numbers.contains(&request.sequence) {
-            numbers.push(request.sequence);
-        }
-    }
-    assert_eq!(seen.len(), workflows);
-    for (workflow, numbers) in seen {
-        assert_eq!(numbers, (1..=each).filter(|number| *number != dead).collect::<Vec<_>>(), "{workflow}");
-    }
 }

@@ -13,7 +13,7 @@ fn unordered(subscription: &mut v1::Subscription) {
 /// P5: an event that fails again and again has its own retries and its own dead letter, and holds back none of its workflow;
 /// there is no chain among events that do not wait for each other.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failing_event_holds_back_nobody() {
+async fn a_failing_event_delays_no_other() {
     let mut log = Log::start().await;
     let receiver = Receiver::start(|request| if request.sequence == 2 { 500 } else { 200 }).await;
     let slow = v1::Retry { max_retries: 2, base_ms: 1500, factor: 1.0, max_ms: 1500, ..Default::default() };
@@ -37,7 +37,7 @@ async fn a_failing_event_holds_back_nobody() {
 }
 
 /// A worker that is killed with events in retry: what is unsettled is attempted again, what is settled is not, and the
-/// attempts go on counting. The file is gone, so the checkpoint and the commits behind it have to say it all.
+/// attempts continue to be counted. The file is lost, so the checkpoint and the commits after it must have all of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_take_over_knows_which_events_are_unsettled() {
     let mut log = Log::start().await;
@@ -67,7 +67,7 @@ async fn a_take_over_knows_which_events_are_unsettled() {
     assert_eq!(retried, 10, "attempts before the kill count");
 }
 
-/// The backlog of a paused subscription comes without a gap or a repeat when it goes on.
+/// The backlog of a paused subscription comes without a gap or a repeat when it resumes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_is_delivered_once() {
     let mut log = Log::start().await;

@@ -22,7 +22,7 @@ async fn attempts_that_reach_no_receiver_use_up_no_retries() {
     for (outage_ms, retry) in [(200, exponential(0)), (1500, exponential(0)), (1500, exponential(3)), (1500, schedule)]
     {
         let mut log = Log::start().await;
-        // Bound, and not listening yet: connections are refused, and nobody else takes the port.
+        // Bound, and not listening yet: connections are refused, and no other process takes the port.
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
         let address = socket.local_addr().unwrap();

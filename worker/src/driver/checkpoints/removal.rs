@@ -1,4 +1,4 @@
-//! Removing what precedes the newest complete checkpoint, which an admin does.
+//! Removal of what precedes the newest complete checkpoint, which an admin performs.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use weft_proto::ids::StreamSeq;
 
 use crate::log::Log;
 
-/// Between two tries.
+/// Time between two tries.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// What it takes to remove old checkpoints of a shard.
+/// Removes old checkpoints of a shard.
 #[derive(Debug, Clone)]
 pub(in crate::driver) struct Removal {
     pub log: Log,
@@ -25,13 +25,13 @@ pub(in crate::driver) struct Removal {
 }
 
 impl Removal {
-    /// Removes what precedes the checkpoint that is the newest now, however long that takes.
+    /// Removes what precedes the newest checkpoint, repeated until it succeeds.
     pub fn start(&self) -> AbortOnDropHandle<()> {
         let removal = self.clone();
         AbortOnDropHandle::new(tokio::spawn(async move {
             while let Err(error) = removal.remove().await {
                 let stream = removal.log.layout.checkpoints_stream(removal.log.shard);
-                tracing::warn!(stream, %error, "old checkpoints stay for now");
+                tracing::warn!(stream, %error, "removing old checkpoints failed; retrying");
                 removal.say(Some(format!("{stream} keeps them, and grows by each new one: {error}")));
                 tokio::time::sleep(PAUSE).await;
             }

@@ -1,4 +1,4 @@
-//! Owners that write at the same time, stop anywhere, and go on after they have lost the shard.
+//! Owners that write at the same time, stop at any point, and continue after they have lost the shard.
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use weft_nats::{
@@ -19,7 +19,7 @@ const SEEDS: u64 = 4;
 /// A checkpoint in progress.
 struct Progress {
     writer: CheckpointWriter,
-    /// Tells it from all others.
+    /// Identifies it.
     name: String,
     chunks: u32,
 }

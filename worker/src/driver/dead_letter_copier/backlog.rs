@@ -1,8 +1,8 @@
-//! Copies that are still to be made: which, in which order, and what they keep from being dropped. Pure.
+//! The backlog of copies to be made: their order, and the events that must be kept for them. Pure.
 //!
-//! The copies of a subscription wait for each other and for nobody else's. Only so many are in memory; of the others it is
-//! known from which commit on they are missing, and they are found again in OUTCOMES when there is room. So a copy that
-//! cannot be made holds back neither the shard nor other subscriptions, and costs bounded memory.
+//! Copies wait only for those of the same subscription. A bounded number is in memory; of the others the commit is known from
+//! which on they are missing, and they are read from OUTCOMES again when there is room. So a copy that cannot be made delays
+//! neither the shard nor other subscriptions, and uses bounded memory.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -17,24 +17,24 @@ use weft_proto::{
     v1,
 };
 
-/// Copies of one subscription in memory: some seconds' work of a log that answers.
+/// Copies of one subscription in memory: some seconds of work while the log is available.
 const QUEUE_MAX: usize = 256;
 /// Copies in memory, of all subscriptions: one or two megabytes of outcomes.
 const COPIES_MAX: usize = 4096;
-/// A subscription has at most so many times the places that are free, so that the next one finds a place.
+/// A subscription's copies in memory stay below this multiple of the free ones, so that another subscription finds room.
 const SHARE: usize = 8;
 /// Bytes of events in memory; above that, events are read again.
 const EVENT_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// The pauses of a subscription whose copy has failed.
+/// Shortest and longest pause of a subscription whose copy has failed.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
-/// Refusals of a copy after which it is recorded and the next one goes on: what refuses may be a server that is about to be
+/// Refusals after which a copy is recorded as refused and the next one is made: the refusing server may be about to be
 /// replaced.
 const REFUSALS_MAX: u32 = 3;
-/// The pause before a refused copy is tried again: somebody may have raised the limit.
+/// Pause before a refused copy is tried again: an operator may have raised the limit.
 const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 /// Refused copies of one shard. Further ones stay missing, and their subscription's other copies wait.
 const REFUSED_MAX: usize = 1000;
-/// Failures in a row after which an operator should know.
+/// Consecutive failures after which a condition is shown.
 const FAILURES_SHOWN: u32 = 3;
 
 /// A copy that is to be made.
@@ -49,10 +49,10 @@ pub struct PendingCopy {
     pub refusals: u32,
 }
 
-/// The place of a dead letter.
+/// Identity of a dead letter.
 pub type DeadLetterId = (SubscriptionUid, StreamSeq, Run);
 
-/// A copy that the log refuses for what it is.
+/// A copy that DLQ refuses, such as for its size.
 #[derive(Debug, Clone)]
 struct Refused {
     state: v1::CopyState,
@@ -60,38 +60,38 @@ struct Refused {
     try_at: Instant,
 }
 
-/// How the making of a copy ended.
+/// Result of making a copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CopyResult {
     /// It is stored.
     Stored,
     /// Its event is no longer in the log.
     Lost,
-    /// The log refuses it, and would again.
+    /// DLQ refuses it, and would again.
     Refused(String),
-    /// It may go better later.
+    /// It failed, and may succeed later.
     Failed(String),
 }
 
-/// What is to be done next.
+/// The next job.
 #[derive(Debug)]
 pub enum CopyJob {
-    /// A copy of a subscription, of which nothing else is under way.
+    /// Make a copy, the only one of its subscription under way.
     Copy(SubscriptionUid, PendingCopy),
-    /// A refused copy is tried once more.
+    /// Try a refused copy again.
     Retry(DeadLetterId, v1::Outcome),
-    /// Commits in this part of OUTCOMES hold copies that are missing.
+    /// Read commits of OUTCOMES with missing copies.
     Read { from: u64, through: u64 },
-    /// Nothing before this moment, or before something else happens.
+    /// Wait until this time, or until another job ends or a commit is added.
     Wait(Option<Instant>),
 }
 
-/// Copies that were skipped for want of room.
+/// Copies that were skipped for lack of room.
 #[derive(Debug, Clone, Copy)]
 struct Skipped {
-    /// In commits from here on.
+    /// They are in commits from here on.
     from: u64,
-    /// No event of theirs stands before this.
+    /// The lowest sequence of their events.
     lowest: u64,
 }
 
@@ -106,7 +106,7 @@ struct Queue {
 }
 
 impl PendingCopy {
-    /// Whether the copy is given up when it is refused once more.
+    /// Whether another refusal is the last one.
     pub fn is_last_try(&self) -> bool {
         self.refusals + 1 >= REFUSALS_MAX
     }
@@ -118,23 +118,23 @@ impl Queue {
     }
 }
 
-/// What must stay in EVENTS for copies.
+/// The events that must stay in EVENTS for copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Horizon {
-    /// By the commits up to here.
+    /// According to the commits up to here.
     pub outcomes: StreamSeq,
     /// From this sequence on; `None`: nothing.
     pub keep_from: Option<StreamSeq>,
 }
 
-/// What an operator should know.
+/// Problems with copies, for operators.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CopyProblems {
-    /// Copies that wait, as far as they are in memory.
+    /// Number of waiting copies in memory.
     pub waiting: usize,
-    /// Subscriptions whose copies fail, and why.
+    /// Subscriptions whose copies fail, and the error.
     pub failing: Vec<(SubscriptionUid, String)>,
-    /// Copies that are refused.
+    /// Refused copies.
     pub refused: Vec<v1::CopyState>,
 }
 
@@ -144,16 +144,16 @@ pub struct Backlog {
     queues: BTreeMap<SubscriptionUid, Queue>,
     count: usize,
     event_bytes: usize,
-    /// Commits from here on have not been looked at: they were made by owners before, or while those were read.
+    /// Commits from here on have not been read: those of earlier owners, and those stored while these are read.
     unread: Option<u64>,
     /// The newest commit.
     end: u64,
     refused: BTreeMap<DeadLetterId, Refused>,
-    /// What the next commit says of copies.
+    /// Copies that the next commit records.
     news: Vec<v1::CopyState>,
     reading: bool,
     retrying: bool,
-    /// The subscription whose copy was made last: they take turns.
+    /// The subscription that had the last turn.
     last: Option<SubscriptionUid>,
 }
 
@@ -189,13 +189,13 @@ impl Backlog {
         self.take(position, &commit.outcomes, &events, |queue| queue.skipped.is_none());
     }
 
-    /// Commits of `from..=known` as a [`CopyJob::Read`] has asked for them.
+    /// Commits of `from..=known`, read for a [`CopyJob::Read`].
     pub fn read(&mut self, from: u64, known: u64, commits: &[(u64, v1::Commit)]) {
         self.reading = false;
         let unread = self.unread;
         let wanted: BTreeMap<SubscriptionUid, u64> =
             self.queues.iter().filter_map(|(uid, queue)| Some((*uid, queue.skipped?.from))).collect();
-        // They are missing from here on; those that find no room say so again.
+        // They are missing from here on; those that find no room are skipped again.
         for uid in wanted.keys() {
             if let Some(queue) = self.queues.get_mut(uid)
                 && let Some(skipped) = &mut queue.skipped
@@ -264,7 +264,7 @@ impl Backlog {
         }
     }
 
-    /// Dead letters that a commit has settled need no copy any more; those that it makes again have another one.
+    /// Dead letters that a commit has closed need no copy any more; those that it makes again get another one.
     fn close(&mut self, commit: &v1::Commit) {
         use v1::subscription_change::Change;
         if self.refused.is_empty() {
@@ -286,7 +286,7 @@ impl Backlog {
         }
     }
 
-    /// What is to be done at `now`. What it gives is under way until its end is told.
+    /// The next job at `now`. It is under way until its result is reported.
     pub fn next(&mut self, now: Instant) -> CopyJob {
         if let Some(job) = self.read_next() {
             return job;
@@ -330,7 +330,7 @@ impl Backlog {
         Some(CopyJob::Read { from, through: self.end })
     }
 
-    /// How the making of a subscription's copy ended at `now`. Whether it has been given up: it has been refused too often.
+    /// The result of making a subscription's copy, at `now`. Returns the record of a copy that was refused too often.
     pub fn made(&mut self, uid: SubscriptionUid, made: CopyResult, now: Instant) -> Option<v1::CopyState> {
         let refused_max = self.refused.len() >= REFUSED_MAX;
         let queue = self.queues.get_mut(&uid)?;
@@ -366,7 +366,7 @@ impl Backlog {
         Some(state)
     }
 
-    /// How another try of a refused copy ended at `now`.
+    /// The result of trying a refused copy again, at `now`.
     pub fn retried(&mut self, place: DeadLetterId, made: CopyResult, now: Instant) {
         self.retrying = false;
         let Some(refused) = self.refused.get_mut(&place) else { return };
@@ -383,8 +383,7 @@ impl Backlog {
         self.news.push(state);
     }
 
-    /// How far copies are made or recorded as refused, and what the commit that says so must say of them: the two belong
-    /// together.
+    /// The sequence of [`copied`](Self::copied), and the copies that the commit with it must record: the two belong together.
     pub fn progress(&mut self) -> (u64, Vec<v1::CopyState>) {
         (self.copied(), std::mem::take(&mut self.news))
     }
@@ -399,7 +398,7 @@ impl Backlog {
         oldest.map_or(self.end, |oldest| oldest.saturating_sub(1))
     }
 
-    /// What must stay in EVENTS.
+    /// The events that must stay in EVENTS.
     pub fn horizon(&self) -> Horizon {
         let queues = self.queues.values().flat_map(|queue| {
             let copies = queue.copies.iter().map(|missing| missing.outcome.sequence);
@@ -410,25 +409,25 @@ impl Backlog {
         Horizon { outcomes: StreamSeq(self.end), keep_from }
     }
 
-    /// Copies that are missing of events up to `seq`, as far as they are in memory.
+    /// Number of missing copies of events up to `seq`, as far as they are in memory.
     pub fn missing_through(&self, seq: StreamSeq) -> usize {
         let copies = self.queues.values().flat_map(|queue| &queue.copies);
         let waiting = copies.filter(|missing| missing.outcome.sequence <= seq.0).count();
         waiting + self.refused.keys().filter(|(_, at, _)| *at <= seq).count()
     }
 
-    /// Whether the next commit has something to say of copies.
+    /// Whether the next commit records copies.
     pub fn has_news(&self) -> bool {
         !self.news.is_empty()
     }
 
-    /// Whether nothing is to be done that could be done now: no copy is missing but those that fail.
+    /// Whether no copy is missing but those that fail.
     pub fn is_done(&self) -> bool {
         let fails = |queue: &Queue| queue.failures > 0 && !queue.under_way;
         self.unread.is_none() && self.queues.values().all(fails)
     }
 
-    /// What an operator should know.
+    /// Problems with copies, for operators.
     pub fn problems(&self) -> CopyProblems {
         let failing = self.queues.iter().filter(|(_, queue)| queue.failures >= FAILURES_SHOWN);
         CopyProblems {
@@ -448,13 +447,13 @@ impl Queue {
     }
 }
 
-/// Whether a dead letter has a copy: what the log no longer held, and a run whose payload is gone, have none.
+/// Whether a dead letter has a copy: lost ranges of events, and runs whose payload is no longer kept, have none.
 fn has_copy(outcome: &v1::Outcome) -> bool {
     let is_gone = outcome.reason() == v1::DeadLetterReason::Expired && outcome.run != Run::LIVE.0;
     outcome.kind() == v1::OutcomeKind::DeadLettered && outcome.from == 0 && !is_gone
 }
 
-/// The place of a dead letter; `None` when its outcome names no subscription.
+/// The identity of a dead letter; `None` when its outcome names no subscription.
 fn dead_letter_id(outcome: &v1::Outcome) -> Option<DeadLetterId> {
     let uid = SubscriptionUid::from_slice(&outcome.subscription)?;
     Some((uid, StreamSeq(outcome.sequence), Run(outcome.run)))

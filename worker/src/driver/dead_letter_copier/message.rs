@@ -39,8 +39,8 @@ pub(super) fn copy(name: &str, outcome: &v1::Outcome, event: &StoredEvent) -> Op
     Some(Outgoing { subject, headers, payload: event.event.payload.clone() })
 }
 
-/// A copy that the log has refused, without its payload: it says where in EVENTS that is. It has a message id of its own, so
-/// that the whole copy can follow it.
+/// A copy that DLQ has refused, without its payload: it names the place of that in EVENTS. It has a separate message id, so
+/// that the complete copy can follow it.
 pub(super) fn without_payload(copy: &Outgoing, shard: ShardId) -> Outgoing {
     let mut headers = copy.headers.clone();
     let id = headers.iter().find(|(name, _)| *name == MESSAGE_ID).map(|(_, id)| format!("{id}:without-payload"));
@@ -49,7 +49,7 @@ pub(super) fn without_payload(copy: &Outgoing, shard: ShardId) -> Outgoing {
     Outgoing { subject: copy.subject.clone(), headers, payload: Bytes::new() }
 }
 
-/// Empty for 0, which stands for no time: what was never attempted has never failed.
+/// Empty for 0, which stands for no time: an event that was never attempted has never failed.
 fn time(ms: i64) -> String {
     if ms == 0 {
         return String::new();

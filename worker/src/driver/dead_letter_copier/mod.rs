@@ -1,11 +1,11 @@
-//! Copies of dead letters on DLQ: the event as it was, and in headers why it died.
+//! Copies of dead letters on DLQ: the event with the failure in headers.
 //!
-//! A copy is made after the commit that says so, and exactly once: its subject names subscription, workflow, event, sequence
-//! and run, and must be empty. How far copies are made stands in the next commit; a take-over makes those after it.
+//! A copy is made after the commit of its dead letter, and exactly once: its subject names subscription, workflow, event,
+//! sequence and run, and must be empty. Each commit records up to where copies are made; a new owner makes those after that.
 //!
-//! The driver never waits for copies. What DLQ does not take waits in a bounded [`Backlog`] and is tried again as long as the
-//! shard is owned; what DLQ refuses for what it is, such as a message above a limit, is recorded in a commit, so that
-//! the copies after it go on. Until it is resolved its event stays in EVENTS as far as that depends on the owner.
+//! The driver never waits for copies. While DLQ is unavailable they wait in a bounded [`Backlog`] and are retried as long as
+//! the shard is owned. A copy that DLQ refuses, such as one above a size limit, is recorded in a commit, so that later copies
+//! are made; the owner keeps its event in EVENTS until the dead letter is closed.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -50,11 +50,10 @@ use report::Report;
 const CONCURRENCY: usize = 8;
 /// One read of commits with missing copies.
 const READ: Bounds = Bounds { messages: 200, bytes: 8 * 1024 * 1024 };
-/// The longest that a copy may take before it counts as failed and others of its subscription are asked about again: the
-/// reads of its event have no end of their own.
+/// Time after which a copy counts as failed: the reads of its event are repeated without a limit.
 const COPY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The copies of a shard, as its driver and its trimming see them. Clones share them.
+/// The copies of a shard, shared by its driver, the copier's task and the trimming.
 #[derive(Debug, Clone)]
 pub(super) struct Shared {
     backlog: Arc<Mutex<Backlog>>,
@@ -76,24 +75,24 @@ impl Shared {
         self.steps.send_modify(|steps| *steps = steps.wrapping_add(1));
     }
 
-    /// Waits until the backlog is as wanted. Safe to cancel.
+    /// Waits until the backlog is as wanted. Cancel safe.
     async fn until(&self, wanted: impl Fn(&Backlog) -> bool) {
         let mut steps = self.steps.subscribe();
-        // An error means that the shard ends.
+        // An error: the shard ends.
         while !wanted(&self.lock()) && steps.changed().await.is_ok() {}
     }
 
-    /// What must stay in EVENTS for copies.
+    /// The events that must stay in EVENTS for copies.
     pub fn horizon(&self) -> Horizon {
         self.lock().horizon()
     }
 
-    /// Copies that are missing of events up to `seq`.
+    /// Number of missing copies of events up to `seq`.
     pub fn missing_through(&self, seq: StreamSeq) -> usize {
         self.lock().missing_through(seq)
     }
 
-    /// Copies that wait or are refused, and the first problem.
+    /// The numbers of waiting and refused copies, and the first error.
     pub fn problem(&self) -> String {
         let CopyProblems { waiting, failing, refused } = self.lock().problems();
         let failing = failing.into_iter().next().map(|(_, problem)| problem);
@@ -103,7 +102,7 @@ impl Shared {
     }
 }
 
-/// The copies of one shard. They end with it.
+/// Makes the copies of one shard, until it is dropped.
 #[derive(Debug)]
 pub(super) struct DeadLetterCopier {
     shared: Shared,
@@ -111,9 +110,9 @@ pub(super) struct DeadLetterCopier {
 }
 
 impl DeadLetterCopier {
-    /// Makes copies for an owner whose ledger stands at `end` of OUTCOMES, of every dead letter in commits after `copied`, and
-    /// goes on trying those in `refused`. A dead letter of a commit up to `end` whose event is after `cursor` was lost with a
-    /// part of EVENTS. `subscriptions` are those that the ledger knows.
+    /// Makes copies for an owner whose ledger is at `end` of OUTCOMES, of every dead letter in commits after `copied`, and
+    /// retries those in `refused`. A dead letter of a commit up to `end` whose event is after `cursor` was lost with a part
+    /// of EVENTS. `subscriptions` are those of the ledger.
     pub fn start(
         context: &Context,
         log: Log,
@@ -135,7 +134,7 @@ impl DeadLetterCopier {
         self.shared.clone()
     }
 
-    /// A commit is stored: its dead letters are to be copied. Those of them that are in memory are `events`.
+    /// A commit is stored: copies its dead letters. `events` are those of their events that are in memory.
     pub fn add(&self, position: StreamSeq, commit: &v1::Commit, events: Vec<Arc<StoredEvent>>) {
         self.shared.lock_names().add(commit);
         self.shared.lock().add(position.0, commit, events);
@@ -144,24 +143,24 @@ impl DeadLetterCopier {
         }
     }
 
-    /// OUTCOMES sequence up to which every dead letter has its copy or is recorded as refused, and what the commit that
-    /// says so must record.
+    /// OUTCOMES sequence up to which every dead letter has its copy or is recorded as refused, and the copies that the commit
+    /// with it must record.
     pub fn progress(&self) -> (u64, Vec<v1::CopyState>) {
         self.shared.lock().progress()
     }
 
-    /// Waits until there is something to record. Safe to cancel.
+    /// Waits until there is something to record. Cancel safe.
     pub async fn has_news(&self) {
         self.shared.until(Backlog::has_news).await;
     }
 
-    /// Waits until every copy is made that can be made now. Safe to cancel.
+    /// Waits until every copy is made that can be made now. Cancel safe.
     pub async fn done(&self) {
         self.shared.until(Backlog::is_done).await;
     }
 }
 
-/// How a job ended.
+/// The result of a job.
 #[derive(Debug)]
 enum Ended {
     Made(SubscriptionUid, CopyResult),
@@ -169,7 +168,7 @@ enum Ended {
     Read { from: u64, known: u64, commits: Vec<(u64, v1::Commit)> },
 }
 
-/// Makes copies as long as the shard is owned.
+/// The task that makes copies.
 struct Task {
     shared: Shared,
     catalog: watch::Receiver<Arc<Snapshot>>,
@@ -206,7 +205,7 @@ impl Task {
         }
     }
 
-    /// Starts what can be started. When there is something to be started next.
+    /// Starts the jobs that can be started. Returns when the next one is due.
     fn start_jobs(&self, jobs: &mut JoinSet<Ended>) -> Option<Instant> {
         while jobs.len() < CONCURRENCY {
             let log = self.log.clone();
@@ -268,7 +267,7 @@ fn name(shared: &Shared, catalog: &watch::Receiver<Arc<Snapshot>>, uid: Subscrip
     shared.lock_names().of(uid, &catalog.borrow())
 }
 
-/// Until a moment; for ever when there is none.
+/// Waits until a time; for ever when there is none.
 async fn sleep_until(wake: Option<Instant>) {
     match wake {
         Some(at) => tokio::time::sleep_until(at).await,
@@ -276,7 +275,7 @@ async fn sleep_until(wake: Option<Instant>) {
     }
 }
 
-/// Commits in `from..=through` of OUTCOMES, and up to where none is missing.
+/// Commits in `from..=through` of OUTCOMES, and the sequence up to which they are complete.
 async fn read(log: &Log, from: u64, through: u64) -> (u64, Vec<(u64, v1::Commit)>) {
     let stream = log.layout.outcomes_stream(log.shard);
     let read = log.range(&stream, ">", StreamSeq(from), StreamSeq(through), READ).await;
@@ -287,7 +286,7 @@ async fn read(log: &Log, from: u64, through: u64) -> (u64, Vec<(u64, v1::Commit)
     (read.known.0, commits.collect())
 }
 
-/// Makes the copy of a dead letter. On the last try, what is refused is stored without its payload.
+/// Makes the copy of a dead letter. On the last try, a refused copy is stored without its payload.
 async fn make(
     log: &Log,
     name: &str,
@@ -297,21 +296,21 @@ async fn make(
 ) -> CopyResult {
     let event = match event {
         Some(event) => Some(event),
-        // Reads go on until they are answered.
+        // Reads are repeated until they succeed.
         None => match timeout(COPY_TIMEOUT, find(log, outcome)).await {
             Ok(event) => event,
-            Err(_) => return CopyResult::Failed("its event cannot be read".into()),
+            Err(_) => return CopyResult::Failed("timeout while reading its event".into()),
         },
     };
     let Some(copy) = event.and_then(|event| message::copy(name, outcome, &event)) else {
-        tracing::error!(shard = %log.shard, sequence = outcome.sequence, "dead letter is no longer in the log and gets no copy");
+        tracing::error!(shard = %log.shard, sequence = outcome.sequence, "the event of a dead letter is no longer in the log; it gets no copy");
         return CopyResult::Lost;
     };
     let made = store(log, &copy).await;
     if is_last_try && matches!(made, CopyResult::Refused(_)) {
         let note = message::without_payload(&copy, log.shard);
         if let Err(problem) = publish_once(&log.connection, &note).await {
-            tracing::debug!(subject = note.subject, %problem, "nor does DLQ take the copy without its payload");
+            tracing::debug!(subject = note.subject, %problem, "DLQ refuses the copy without its payload as well");
         }
     }
     made
@@ -320,14 +319,14 @@ async fn make(
 async fn store(log: &Log, copy: &Outgoing) -> CopyResult {
     let problem = match publish_once(&log.connection, copy).await {
         Ok(true) => return CopyResult::Stored,
-        // There is one: the copy itself, made by an owner before, or one without payload.
+        // There is one already: the copy, made by an earlier owner, or one without payload.
         Ok(false) => match latest(&log.connection, &copy.subject).await {
             Ok(Some(stored)) if is_whole(&stored.headers) => return CopyResult::Stored,
             Ok(Some(stored)) => match publish_after(&log.connection, copy, stored.seq).await {
                 Ok(()) => return CopyResult::Stored,
                 Err(problem) => problem,
             },
-            Ok(None) => return CopyResult::Failed("a replica of DLQ is behind".into()),
+            Ok(None) => return CopyResult::Failed("a replica of DLQ lags".into()),
             Err(problem) => return CopyResult::Failed(problem.to_string()),
         },
         Err(problem) => problem,
@@ -343,7 +342,7 @@ async fn find(log: &Log, outcome: &v1::Outcome) -> Option<Arc<StoredEvent>> {
     let workflow = WorkflowId::new(outcome.workflow_id.as_str()).ok()?;
     let event_id = EventId::from_slice(&outcome.event_id)?;
     let seq = StreamSeq(outcome.sequence);
-    // Where a part of EVENTS was lost, another event may stand there.
+    // Where a part of EVENTS was lost, another event may have this sequence.
     let stored = log.get(&log.layout.events_stream(log.shard), seq).await;
     let stored = match stored.filter(|message| event_id_of(message) == Some(event_id)) {
         Some(message) => message,

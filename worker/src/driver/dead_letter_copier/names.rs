@@ -1,7 +1,7 @@
-//! The names of subscriptions for the subjects of copies.
+//! Names of subscriptions for the subjects of copies.
 //!
 //! A copy may be made long after its dead letter was committed, and by another owner. So that every owner gives it the same
-//! subject, its subscription has the name by which the log knows it, also when it has left the catalog meanwhile.
+//! subject, it uses the name by which the log knows the subscription, also when that has left the catalog since.
 
 use std::collections::HashMap;
 
@@ -11,14 +11,14 @@ use weft_proto::{
     v1::{self, subscription_change::Change},
 };
 
-/// Names by uid, as far as the commits up to now tell them.
+/// Names by uid, from the commits up to now.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     opened: HashMap<SubscriptionUid, String>,
 }
 
 impl Names {
-    /// Of the subscriptions that a ledger knows, also of closed ones.
+    /// The names of the ledger's subscriptions, closed ones included.
     pub fn new(states: Vec<v1::SubscriptionState>) -> Self {
         let mut names = Self::default();
         for state in states {
@@ -27,7 +27,7 @@ impl Names {
         names
     }
 
-    /// Takes what a commit tells.
+    /// Adds the names in a commit.
     pub fn add(&mut self, commit: &v1::Commit) {
         for change in &commit.subscriptions {
             if let Some(Change::Opened(opened)) = &change.change {
@@ -42,7 +42,7 @@ impl Names {
         }
     }
 
-    /// The name of a subscription: of the log, else of the catalog, else its uid.
+    /// The name of a subscription in the log, else in the catalog, else its uid.
     pub fn of(&self, uid: SubscriptionUid, catalog: &Snapshot) -> String {
         if let Some(name) = self.opened.get(&uid) {
             return name.clone();

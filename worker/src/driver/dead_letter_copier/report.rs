@@ -1,4 +1,4 @@
-//! What an operator sees of copies that cannot be made: a condition beside the readiness, and metrics.
+//! Shows copies that cannot be made: as a condition of the process, and in metrics.
 
 use weft_nats::conditions::Conditions;
 use weft_proto::ids::SubscriptionUid;
@@ -9,10 +9,10 @@ use crate::{
     metrics::{COPIES_REFUSED, COPIES_WAITING},
 };
 
-/// Refused copies that are named one by one.
+/// Refused copies that are listed.
 const NAMED_MAX: usize = 3;
 
-/// Shows the trouble of one shard; nothing any more when it is dropped.
+/// Shows the problems of one shard, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Report {
     conditions: Conditions,
@@ -32,7 +32,7 @@ impl Report {
         }
     }
 
-    /// `name` tells a subscription's name.
+    /// Shows problems; `name` returns the name of a subscription.
     pub fn show(&mut self, problems: CopyProblems, name: impl Fn(SubscriptionUid) -> String) {
         if problems == self.shown {
             return;
@@ -55,7 +55,7 @@ impl Drop for Report {
     }
 }
 
-/// `None`: nothing is wrong.
+/// The text of the condition; `None`: there is no problem.
 fn text(problems: &CopyProblems, name: impl Fn(SubscriptionUid) -> String) -> Option<String> {
     let CopyProblems { waiting, failing, refused } = problems;
     let mut parts = Vec::new();

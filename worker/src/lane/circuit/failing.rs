@@ -1,4 +1,4 @@
-//! Workflows whose newest attempt failed, of one receiver.
+//! The workflows of a receiver whose newest attempt failed.
 
 use std::{
     collections::{BTreeMap, VecDeque, btree_map::Entry},
@@ -9,20 +9,20 @@ use weft_proto::ids::WorkflowId;
 
 use crate::lane::AttemptId;
 
-/// Workflows that are remembered, 50 bytes each. One that is forgotten counts as healthy until it fails again.
+/// Maximum number of workflows, of 50 bytes each. A workflow that is evicted counts as healthy until it fails again.
 const WORKFLOWS_MAX: usize = 1024;
 
-/// Stands for a workflow; two of one hash are taken for one, which only makes the circuit a little slower to open.
+/// Hash of a workflow id. Two workflows with the same hash count as one, which only delays opening the circuit.
 pub(super) type WorkflowHash = u64;
 
-/// The workflows.
+/// Failing workflows.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Failing {
-    /// The newest attempt that had started when the workflow failed first since it succeeded.
+    /// The newest attempt that was started when the workflow first failed after its last success.
     marks: BTreeMap<WorkflowHash, Option<AttemptId>>,
-    /// In the order in which they were entered. May name some that are no longer there.
+    /// In the order of insertion. May contain workflows that were removed.
     order: VecDeque<WorkflowHash>,
-    /// The newest attempt that was answered.
+    /// The newest attempt that succeeded.
     answered: Option<AttemptId>,
 }
 
@@ -37,15 +37,14 @@ impl Failing {
         self.marks.contains_key(&workflow)
     }
 
-    /// Whether the workflow fails although the receiver answers: it has answered an attempt that started after this
-    /// workflow had failed.
+    /// Whether the workflow fails although the receiver is up: an attempt has succeeded that started after it failed.
     pub fn is_sick(&self, workflow: WorkflowHash) -> bool {
         self.marks.get(&workflow).is_some_and(|mark| self.answered > *mark)
     }
 
-    /// `newest`: the newest attempt that has started.
+    /// An attempt of the workflow failed; `newest`: the newest attempt that was started.
     pub fn failed(&mut self, workflow: WorkflowHash, newest: Option<AttemptId>) {
-        // The first failure's mark stays: a later one would need another answer to show that the workflow is sick.
+        // The first failure's mark is kept: with a later one, another success would be needed to show that it is sick.
         if let Entry::Vacant(vacant) = self.marks.entry(workflow) {
             vacant.insert(newest);
             self.order.push_back(workflow);

@@ -139,7 +139,8 @@ fn a_receiver_that_says_it_is_unavailable_opens_it_with_the_second_workflow_and_
     assert!(!player.circuit.is_closed());
 }
 
-/// Whether an event fails or the receiver is seen by what it answers to others. What nobody can tell is believed for an hour.
+/// Whether the event or the receiver fails is known from its responses to others; if there are none, the receiver is assumed for
+/// an hour.
 #[test]
 fn unavailable_counts_once_the_receiver_has_answered_anything_else_since() {
     let mut player = Player::new();
@@ -298,7 +299,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the model knows of an open circuit.
+/// An open circuit of the model.
 struct Opened {
     since: Timestamp,
     /// Attempts from this on started while it was open.

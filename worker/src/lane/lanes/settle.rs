@@ -22,7 +22,7 @@ use crate::lane::{
 /// for hours costs no memory.
 const PARK_AFTER: SignedDuration = SignedDuration::from_secs(5);
 
-/// What becomes of an event whose attempt has ended.
+/// The consequence of an attempt for its event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     /// It is settled.
@@ -37,7 +37,7 @@ enum Outcome {
     Dead(v1::DeadLetterReason),
 }
 
-/// What [`classify`] depends on besides the attempt's result.
+/// The state that [`classify`] depends on.
 struct Context<'a> {
     /// The attempts of the event in this run, with this one.
     attempts: &'a AttemptState,
@@ -77,7 +77,7 @@ fn classify(
         None
     } else if context.uncounted {
         let wait = delay(attempts.counted().max(1)).or(retry_after).unwrap_or(WAIT_MIN);
-        // An open circuit limits the calls by itself.
+        // An open circuit limits the calls already.
         Some(if context.circuit_open { wait } else { outage_wait(wait, attempts.uncounted) })
     } else {
         delay(attempts.counted())
@@ -241,7 +241,7 @@ impl Lanes {
                 self.pending.touch(&work.lane, lane);
                 self.pending.run(&work.lane, seq, run);
             }
-            // Its attempt is recorded by itself.
+            // Only the attempt is recorded.
             Target::Cancelled { .. } => {}
         }
     }
@@ -340,7 +340,7 @@ impl Lanes {
                 self.advance(&key, now, actions);
                 self.advance_events_of(&key, now, actions);
             } else if lane.touched <= number && lane.is_idle() {
-                self.forget(&key);
+                self.remove_lane(&key);
             }
         }
     }

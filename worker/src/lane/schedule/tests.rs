@@ -92,7 +92,7 @@ fn free(concurrency: usize) -> Bounds {
     Bounds { concurrency, min_interval: None }
 }
 
-/// Starts whatever may start, as the lanes do. Whose attempts.
+/// Starts all attempts that may start, as the lanes do, and returns their lanes.
 fn start_all(schedule: &mut Subject, now: Timestamp, attempts_max: usize) -> Vec<LaneKey> {
     let mut started = Vec::new();
     while let Some(Turn { key, .. }) = schedule.pop_ready(now, attempts_max) {
@@ -157,7 +157,7 @@ fn a_rate_spaces_attempts_and_asks_to_be_woken() {
     assert_eq!(start_all(&mut schedule, at(199), 512), []);
     assert_eq!(start_all(&mut schedule, at(200), 512), [key(1, 1)]);
     schedule.set_bounds(uid(1), free(100));
-    assert_eq!(start_all(&mut schedule, at(201), 512), [key(1, 2)], "a rate that is taken away holds nobody");
+    assert_eq!(start_all(&mut schedule, at(201), 512), [key(1, 2)], "a rate that was removed delays nothing");
 }
 
 /// While the circuit is open no retry starts, then one; its success lets the others go.
@@ -221,7 +221,7 @@ fn retries_leave_a_slot_to_fresh_lanes() {
     retries_leave_a_slot(None).unwrap();
 }
 
-/// Over any time in which all have ready lanes, what they have been given differs by a turn and an event at the most,
+/// Over any time in which all have ready lanes, their shares differ by at most a turn and an event,
 /// however large their events are.
 fn are_worth_the_same(costs: Vec<usize>, rounds: usize, mutant: Option<Mutant>) -> TestCaseResult {
     let mut schedule = Subject::of(mutant);
@@ -246,7 +246,7 @@ fn turns() -> impl Strategy<Value = (Vec<usize>, usize)> {
     (proptest::collection::vec(1usize..20_000, 2..6), 1usize..400)
 }
 
-/// No bound is ever broken, and nobody who may start is forgotten.
+/// No bound is ever exceeded, and every lane that may start does.
 fn bounds_hold(concurrencies: &[usize], attempts_max: usize, ends: Vec<u8>, mutant: Option<Mutant>) -> TestCaseResult {
     let mut schedule = Subject::of(mutant);
     for (number, concurrency) in concurrencies.iter().enumerate() {
@@ -297,7 +297,7 @@ proptest! {
     }
 
     #[test]
-    fn bounds_hold_and_nobody_is_forgotten((concurrencies, attempts_max, ends) in loads()) {
+    fn bounds_hold_and_every_lane_starts((concurrencies, attempts_max, ends) in loads()) {
         bounds_hold(&concurrencies, attempts_max, ends, None)?;
     }
 

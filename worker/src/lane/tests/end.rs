@@ -70,7 +70,7 @@ impl Model {
         self.check_waits();
     }
 
-    /// L9: nothing waits longer than the policy says, whatever the clock of the owner before.
+    /// L9: no wait is longer than the policy's, for any clock of the previous owner.
     fn check_waits(&self) {
         if let Some(at) = self.lanes.schedule.timers().last() {
             let wait = at.duration_since(self.now);
@@ -116,7 +116,7 @@ impl Model {
         panic!("L4: it does not come to an end");
     }
 
-    /// What resumes a lane or a run that an operator has paused.
+    /// A command that resumes a paused lane or run.
     fn paused_by_operators(&self) -> Option<CommandAction> {
         let lane = self.record.lanes.values().find(|lane| lane.paused).map(|lane| {
             let subscription = SubscriptionUid::from_slice(&lane.subscription).unwrap();

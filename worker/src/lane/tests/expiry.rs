@@ -1,15 +1,15 @@
 //! Events that leave the log before they are settled.
 
 use super::{
-    script::{attempted, catch_up_all, commit_all, model_with, model_with_a_blocked_lane},
+    script::{check, model_with},
     *,
 };
 
-/// Commits everything and tells what became of the first subscription's events.
+/// Commits everything, and returns the outcomes of the first subscription's events.
 fn outcomes(model: &mut Model) -> Vec<v1::Outcome> {
     let mut outcomes = vec![];
     loop {
-        catch_up_all(model);
+        model.catch_up_all();
         let Some(pending) = model.lanes.take_commit() else { return outcomes };
         outcomes
             .extend(pending.commit.outcomes.iter().filter(|outcome| outcome.subscription == uid(0).to_vec()).cloned());
@@ -26,42 +26,41 @@ fn sequences(outcomes: &[v1::Outcome]) -> Vec<u64> {
     outcomes.iter().map(|outcome| outcome.sequence).collect()
 }
 
-/// Nobody may be attempted, and still nothing leaves the log without a record; what stays in it waits on.
+/// Events of a paused subscription become dead letters before EVENTS drops them; the later ones wait on.
 #[test]
 fn the_backlog_of_a_paused_subscription_expires() {
-    let mut model = model_with(3);
-    model.pause(0, true);
-    (0..3).for_each(|_| model.read());
-    model.age(2);
-    let expired = outcomes(&mut model);
-    assert!(expired.iter().all(is_expired));
-    assert_eq!(sequences(&expired), [1, 2]);
-    assert_eq!(expired[0].event_id, model.log[0].event.id.to_vec());
-    assert!(attempted(&model).is_empty());
-    assert_eq!(model.lanes.buffered_bytes(), 0, "what nobody may attempt stays in the log");
-    let lane = model.record.lanes.values().next().unwrap();
-    assert_eq!((lane.next, lane.last), (3, 3));
+    check(
+        "pause
+         arrive 1 2 3
+         expire 2 => read 1..=3
+         read
+         commit   => dead (expired) 1, dead (expired) 2
+         memory   => 0 events
+         record   => 3..=3 attempts 0 uncounted 0",
+    );
 }
 
 #[test]
-fn a_blocked_event_expires_and_its_lane_goes_on() {
-    let mut model = model_with_a_blocked_lane();
-    model.age(1);
-    assert_eq!(sequences(&outcomes(&mut model)), [1]);
-    assert_eq!(attempted(&model), [2]);
+fn a_blocked_event_expires_and_its_lane_continues() {
+    check(
+        "block
+         arrive 1 2 => attempt 1
+         end 1 rejected | commit
+         expire 1   => read 1..=2
+         read
+         commit     => dead (expired) 1, attempt 2",
+    );
 }
 
-/// Its attempt decides; what waits behind it does not.
+/// The attempt in flight decides about its event, and the next event expires.
 #[test]
-fn an_event_that_is_being_attempted_is_waited_for() {
-    let mut model = model_with(2);
-    (0..2).for_each(|_| model.read());
-    model.age(2);
-    assert_eq!(outcomes(&mut model), []);
-    let attempt = model.attempts.pop().unwrap();
-    model.end(attempt, AttemptResult::Delivered);
-    let ended = outcomes(&mut model);
-    assert_eq!(ended.iter().map(is_expired).collect::<Vec<_>>(), [false, true]);
+fn an_event_that_is_being_attempted_does_not_expire() {
+    check(
+        "arrive 1 2      => attempt 1
+         expire 2
+         end 1 delivered
+         commit          => delivered 1, dead (expired) 2",
+    );
 }
 
 #[test]
@@ -70,7 +69,7 @@ fn a_retry_that_comes_too_late_is_not_waited_for() {
     model.read();
     let attempt = model.attempts.pop().unwrap();
     model.end(attempt, AttemptResult::Failed);
-    commit_all(&mut model);
+    model.commit_all();
     model.age(1);
     let expired = outcomes(&mut model);
     assert_eq!((sequences(&expired), expired[0].attempts), (vec![1], 1));
@@ -86,12 +85,12 @@ fn a_large_backlog_expires_bit_by_bit() {
     }
     (0..SUBSCRIPTIONS).for_each(|subscription| model.pause(subscription, true));
     (0..40).for_each(|_| model.read());
-    commit_all(&mut model);
+    model.commit_all();
     model.age(40);
     let mut expired = 0;
     loop {
         while model.backfill() {}
-        catch_up_all(&mut model);
+        model.catch_up_all();
         let most = limits().uncommitted_max + limits().lane_events_max;
         assert!(model.lanes.pending.uncommitted_outcomes() <= most);
         let Some(pending) = model.lanes.take_commit() else { break };
@@ -104,9 +103,9 @@ fn a_large_backlog_expires_bit_by_bit() {
     assert!(model.record.lanes.is_empty());
 }
 
-/// P5: what has left the log while nobody was there is recorded for its lane, which goes on behind it.
+/// P5: events that were dropped while no worker ran are recorded for their lane, which continues after them.
 #[test]
-fn what_is_gone_is_recorded_as_a_range() {
+fn dropped_events_are_recorded_as_a_range() {
     let mut model = model_with(3);
     model.pause(0, true);
     (0..3).for_each(|_| model.read());
@@ -115,7 +114,7 @@ fn what_is_gone_is_recorded_as_a_range() {
     assert_eq!((from, through), (StreamSeq(1), StreamSeq(3)));
     let events = vec![model.log[2].clone()];
     model.handle(Input::CaughtUp { lane, events, through, gone: StreamSeq(2) });
-    assert!(attempted(&model).is_empty(), "not before that is committed");
+    assert!(model.attempted().is_empty(), "not before that is committed");
     model.record.aged = 2;
     let pending = model.lanes.take_commit().unwrap();
     let outcome = &pending.commit.outcomes[0];
@@ -124,11 +123,11 @@ fn what_is_gone_is_recorded_as_a_range() {
     assert_eq!(model.lost, [(1, 2)]);
     model.commits_taken.push_back(pending);
     model.commit();
-    assert_eq!(attempted(&model), [3]);
+    assert_eq!(model.attempted(), [3]);
 }
 
 #[test]
-fn what_nobody_has_read_is_recorded_without_a_subscription() {
+fn unread_events_are_recorded_without_a_subscription() {
     let mut model = Model::new(1);
     model.handle(Input::Trimmed { through: StreamSeq(9) });
     let pending = model.lanes.take_commit().unwrap();

@@ -1,9 +1,6 @@
 //! Filters that change, and owners that see it at different moments.
 
-use super::{
-    script::{attempted, catch_up_all, commit_all, model_with},
-    *,
-};
+use super::{script::model_with, *};
 
 /// The catalog has the wide filter of the first subscription, and no owner has seen it yet.
 fn widen_unseen(model: &mut Model) {
@@ -16,14 +13,14 @@ fn widen_unseen(model: &mut Model) {
 fn narrow_model(events: u64) -> Model {
     let mut model = model_with(events);
     model.refilter(0, true);
-    commit_all(&mut model);
+    model.commit_all();
     model
 }
 
 /// P3: the owner before has delivered event 3 by the narrow filter, and nothing of that is committed. Events 1 and 2 are not
 /// delivered after it by the wide filter.
 #[test]
-fn a_wider_filter_counts_behind_what_an_earlier_owner_may_have_read() {
+fn a_wider_filter_counts_after_the_events_that_an_earlier_owner_may_have_read() {
     let mut model = narrow_model(5);
     (0..3).for_each(|_| model.read());
     let attempt = model.attempts.pop().unwrap();
@@ -33,7 +30,7 @@ fn a_wider_filter_counts_behind_what_an_earlier_owner_may_have_read() {
     model.crash(false);
     assert!(model.lanes.is_filter_deferred(uid(0)));
     (0..4).for_each(|_| model.read());
-    assert_eq!(attempted(&model), [3]);
+    assert_eq!(model.attempted(), [3]);
     model.run(Step::LearnEnd);
     assert!(model.lanes.is_filter_deferred(uid(0)));
     model.read();
@@ -54,9 +51,9 @@ fn a_narrower_filter_counts_where_a_new_owner_begins() {
     model.revisions.insert(0, model.revision);
     model.crash(false);
     assert!(!model.lanes.is_filter_deferred(uid(0)));
-    commit_all(&mut model);
+    model.commit_all();
     (0..3).for_each(|_| model.read());
-    assert_eq!(attempted(&model), [3]);
+    assert_eq!(model.attempted(), [3]);
 }
 
 /// P3: the next owner would begin by the wide filter, which is in the catalog again, and deliver event 1 after event 3.
@@ -65,24 +62,22 @@ fn nothing_is_attempted_by_a_filter_that_is_not_committed() {
     let mut model = model_with(3);
     model.refilter(0, true);
     (0..3).for_each(|_| model.read());
-    assert!(attempted(&model).is_empty());
-    commit_all(&mut model);
-    while !model.catch_ups.is_empty() {
-        model.catch_up(0, false);
-    }
-    assert_eq!(attempted(&model), [3]);
+    assert!(model.attempted().is_empty());
+    model.commit_all();
+    model.catch_up_all();
+    assert_eq!(model.attempted(), [3]);
     // A change of anything else waits for no commit.
     model.pause(0, false);
     let attempt = model.attempts.pop().unwrap();
     model.end(attempt, AttemptResult::Delivered);
     model.log.extend([event(4, 0), event(5, 0), event(6, 0)]);
     (0..3).for_each(|_| model.read());
-    assert_eq!(attempted(&model), [6]);
+    assert_eq!(model.attempted(), [6]);
 }
 
 /// A receiver that is gone is asked nothing more, also where its answer comes while a filter awaits its commit.
 #[test]
-fn a_receiver_that_is_gone_while_a_filter_awaits_its_commit_is_paused() {
+fn an_endpoint_that_retires_while_a_filter_awaits_its_commit_is_paused() {
     let mut model = narrow_model(4);
     widen_unseen(&mut model);
     model.crash(false);
@@ -93,12 +88,12 @@ fn a_receiver_that_is_gone_while_a_filter_awaits_its_commit_is_paused() {
     assert!(!model.lanes.is_filter_deferred(uid(0)));
     model.end(attempt, AttemptResult::EndpointRetired);
     assert_eq!(model.pauses.len(), 1);
-    commit_all(&mut model);
-    assert!(attempted(&model).is_empty());
+    model.commit_all();
+    assert!(model.attempted().is_empty());
 }
 
 /// A lane reads past events that the filter in force ignored, and the record still has it before them: the filter is kept until
-/// the record has the lane behind them too, or the next owner would take them by another one.
+/// the record has the lane past them too, or the next owner would take them by another one.
 #[test]
 fn a_filter_is_kept_until_no_lane_of_the_record_reads_by_it() {
     let mut model = narrow_model(6);
@@ -106,23 +101,23 @@ fn a_filter_is_kept_until_no_lane_of_the_record_reads_by_it() {
     (0..5).for_each(|_| model.read());
     model.refilter(0, false);
     model.read();
-    commit_all(&mut model);
+    model.commit_all();
     model.pause(0, false);
     model.catch_up(0, true);
     let attempt = model.attempts.pop().unwrap();
     assert_eq!(attempt.work.seq, StreamSeq(3));
     model.end(attempt, AttemptResult::Delivered);
-    commit_all(&mut model);
+    model.commit_all();
     let lane = model.record.lanes.values().find(|lane| lane.subscription == uid(0).to_vec()).unwrap();
     assert_eq!((lane.next, lane.last), (4, 6));
     model.catch_up(0, false);
-    assert_eq!(attempted(&model), [6]);
+    assert_eq!(model.attempted(), [6]);
     // Event 4 is one of the wide filter's.
     model.refilter(0, true);
-    commit_all(&mut model);
+    model.commit_all();
     model.crash(false);
-    catch_up_all(&mut model);
-    assert_eq!(attempted(&model), [6]);
+    model.catch_up_all();
+    assert_eq!(model.attempted(), [6]);
     model.heal();
 }
 

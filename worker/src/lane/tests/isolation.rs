@@ -1,4 +1,4 @@
-//! P4 in simulated time: how long healthy workflows wait beside sick ones, and how often a receiver that is away is called.
+//! P4 in simulated time: how long healthy workflows wait with sick ones, and how often a receiver that is down is called.
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
@@ -236,7 +236,7 @@ fn sick_workflows_use_up_their_own_retries() {
     }
 }
 
-/// Nobody gets an answer for ten minutes while events of new workflows keep coming.
+/// No attempt succeeds for ten minutes while events of new workflows keep arriving.
 #[test]
 fn a_receiver_that_is_away_is_called_a_few_times_a_second_and_makes_no_dead_letter() {
     for (result, most_a_second) in
@@ -264,7 +264,8 @@ fn a_receiver_that_is_away_is_called_a_few_times_a_second_and_makes_no_dead_lett
     }
 }
 
-/// Our own fault for an hour: not one attempt is recorded, nothing is lost, and it goes on by itself.
+/// A configuration that prevents calls for an hour: no attempt is recorded, nothing is lost, and deliveries resume
+/// automatically.
 #[test]
 fn what_our_configuration_holds_uses_up_nothing_and_goes_on_by_itself() {
     let held = SignedDuration::from_secs(3600);

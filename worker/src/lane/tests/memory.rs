@@ -1,4 +1,4 @@
-//! What a lane costs that waits.
+//! Memory of a lane that waits.
 
 use std::time::Duration;
 

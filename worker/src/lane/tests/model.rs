@@ -1,10 +1,10 @@
-//! The model: what the log, the receiver and the committed record hold, and a driver that answers when it is told to.
+//! The model: a log, a receiver, a committed record, and a driver that answers at chosen times.
 
 use std::collections::VecDeque;
 
 use weft_nats::catalog::{Filters, Match};
 
-use super::*;
+use super::{script::Shown, *};
 
 pub struct Attempt {
     pub id: AttemptId,
@@ -56,7 +56,7 @@ pub struct Model {
     pub earlier_end: Option<usize>,
     /// Subscriptions whose filter in the catalog is wider than the recorded one, which counts for those events.
     pub deferred: BTreeSet<u8>,
-    /// Events that nobody took when they were read.
+    /// Events that no subscription took when they were read.
     pub unrouted: BTreeSet<u64>,
     /// Up to where everything of a subscription has ended with it.
     pub closed: BTreeMap<u8, u64>,
@@ -64,15 +64,17 @@ pub struct Model {
     pub revisions: BTreeMap<u8, u64>,
     /// Revisions whose receiver is gone, as far as this process knows.
     pub gone: BTreeSet<(u8, u64)>,
-    /// What this process has seen delivered.
+    /// Deliveries that this process has seen.
     pub delivered: BTreeSet<(LaneKey, StreamSeq)>,
-    /// What the receiver saw, live, in order of first arrival.
+    /// Live events that the receiver saw, in order of first arrival.
     pub received: BTreeMap<LaneKey, Vec<StreamSeq>>,
     pub retry_at: BTreeMap<(LaneKey, StreamSeq, Run), Timestamp>,
     /// How far the clock of the next owner is ahead of this one's.
     pub skew: SignedDuration,
     pub seed: u64,
     pub mutant: Option<Mutant>,
+    /// The actions and outcomes of a script's subscription, in its words.
+    pub shown: Option<Shown>,
 }
 
 /// One that has had no owner.
@@ -133,6 +135,7 @@ impl Model {
             skew: SignedDuration::ZERO,
             seed,
             mutant,
+            shown: None,
         };
         model.subscribe();
         model.commit_all();
@@ -154,147 +157,16 @@ impl Model {
         }
     }
 
-    pub fn subscribe(&mut self) {
-        for subscription in 0..SUBSCRIPTIONS {
-            self.revisions.entry(subscription).or_insert(self.revision);
-            if self.removed.contains(&subscription) {
-                self.close(subscription);
-            } else if self.missing.contains(&subscription) {
-                self.handle(Input::Orphaned { uid: uid(subscription) });
-            } else {
-                self.put(subscription);
-            }
+    /// Answers all reads of lanes.
+    pub fn catch_up_all(&mut self) {
+        while !self.catch_ups.is_empty() {
+            self.catch_up(0, false);
         }
     }
 
-    /// Another revision of a subscription: what is known of its receiver is forgotten where that has been away.
-    pub fn subscribed(&mut self, policy: SubscriptionPolicy) {
-        if self.held.contains_key(&policy.uid) {
-            self.failing.retain(|(uid, _)| *uid != policy.uid);
-        }
-        self.handle(Input::Subscribed(policy));
-    }
-
-    /// The catalog has a subscription as the model knows it.
-    fn put(&mut self, subscription: u8) {
-        let (paused, narrow) = (self.paused.contains(&subscription), self.narrow.contains(&subscription));
-        let policy = policy_of(subscription, paused, self.revisions[&subscription], narrow);
-        if self.lanes.subscription(uid(subscription)).is_none() {
-            // What it takes of what came before, it reads on its own.
-            let closed = self.closed.get(&subscription).copied().unwrap_or_default();
-            for seq in closed + 1..=self.read as u64 {
-                self.taken.insert((subscription, seq), filter_takes(subscription, narrow, seq));
-            }
-        }
-        // Only of a subscription that an earlier owner has delivered for.
-        let is_known = self.lanes.subscription(uid(subscription)).is_some();
-        let is_wider = is_known && !narrow && self.narrow_in_force.contains(&subscription);
-        if is_wider && self.is_among_earlier() {
-            self.deferred.insert(subscription);
-        } else {
-            self.deferred.remove(&subscription);
-            self.force(subscription, narrow);
-        }
-        self.subscribed(policy);
-        if let Some(through) = self.lanes.detached_through(uid(subscription)) {
-            self.detached.entry(uid(subscription)).or_insert(through.0 as usize);
-        }
-    }
-
-    /// Whether an earlier owner may have read the next event, for all that this one knows.
-    fn is_among_earlier(&self) -> bool {
-        self.earlier_end.is_none_or(|end| self.read < end)
-    }
-
-    /// From now on events are matched by this filter.
-    pub fn force(&mut self, subscription: u8, narrow: bool) {
-        if narrow {
-            self.narrow_in_force.insert(subscription);
-        } else {
-            self.narrow_in_force.remove(&subscription);
-        }
-    }
-
-    fn close(&mut self, subscription: u8) {
-        let catalog = v1::CatalogPosition { created_ns: 1, sequence: self.revision };
-        let uid = uid(subscription);
-        if self.lanes.subscription(uid).is_some() {
-            self.handle(Input::Unsubscribed { uid, operator: "ann".into(), reason: String::new(), catalog });
-            self.detached.remove(&uid);
-            self.held.remove(&uid);
-            self.failing.retain(|(of, _)| *of != uid);
-            self.closed.insert(subscription, self.read as u64);
-            self.deferred.remove(&subscription);
-        }
-    }
-
-    /// Whether a subscription takes an event: by the filter in force when it was read.
-    pub fn takes(&self, subscription: u8, seq: StreamSeq) -> bool {
-        self.taken.get(&(subscription, seq.0)).copied().unwrap_or(false)
-    }
-
-    /// Changes the filter of a subscription.
-    pub fn refilter(&mut self, subscription: u8, narrow: bool) {
-        if narrow {
-            self.narrow.insert(subscription);
-        } else {
-            self.narrow.remove(&subscription);
-        }
-        self.renew(subscription);
-    }
-
-    /// The catalog has another revision of a subscription, if it has the subscription.
-    fn renew(&mut self, subscription: u8) {
-        self.revision += 1;
-        self.revisions.insert(subscription, self.revision);
-        if !self.missing.contains(&subscription) && !self.removed.contains(&subscription) {
-            self.put(subscription);
-        }
-    }
-
-    /// The catalog loses a subscription.
-    pub fn lose(&mut self, subscription: u8) {
-        if !self.removed.contains(&subscription) && self.missing.insert(subscription) {
-            self.handle(Input::Orphaned { uid: uid(subscription) });
-        }
-    }
-
-    /// A lost subscription is in the catalog again.
-    pub fn adopt(&mut self, subscription: u8) {
-        if self.missing.remove(&subscription) {
-            self.renew(subscription);
-        }
-    }
-
-    /// An operator removes a subscription.
-    pub fn remove(&mut self, subscription: u8) {
-        if !self.missing.contains(&subscription) && self.removed.insert(subscription) {
-            self.close(subscription);
-        }
-    }
-
-    /// An operator discards a subscription that was lost.
-    pub fn discard(&mut self, subscription: u8) {
-        let uid = uid(subscription);
-        if self.missing.contains(&subscription) && self.lanes.is_orphaned(uid) {
-            self.command(CommandAction::DiscardSubscription { uid });
-            self.missing.remove(&subscription);
-            self.removed.insert(subscription);
-            self.detached.remove(&uid);
-            self.held.remove(&uid);
-            self.failing.retain(|(of, _)| *of != uid);
-            self.closed.insert(subscription, self.read as u64);
-            self.deferred.remove(&subscription);
-        }
-    }
-
-    /// A removed subscription is in the catalog again, with its uid, as after the restoration of a copy.
-    pub fn bring_back(&mut self, subscription: u8) {
-        let is_busy = self.attempts.iter().any(|attempt| attempt.work.lane.subscription == uid(subscription));
-        if is_busy || !self.removed.remove(&subscription) {
-            return;
-        }
-        self.renew(subscription);
+    /// The sequences of the events in flight.
+    pub fn attempted(&self) -> Vec<u64> {
+        self.attempts.iter().map(|attempt| attempt.work.seq.0).collect()
     }
 
     pub fn handle(&mut self, input: Input) {
@@ -312,10 +184,13 @@ impl Model {
             let lanes = lanes_of(&self.lanes, uid);
             assert!(lanes <= before.max(limits().still_lanes_max), "bound of lanes of a paused subscription");
         }
-        // Lanes of single events have a bound of their own.
+        // Event lanes have a separate bound.
         for (number, before) in (0..UNORDERED).zip(all).filter(|_| arrival) {
             let lanes = lanes_of_number(&self.lanes, number);
             assert!(lanes <= before.max(limits_of(self.seed).lanes_max), "bound of lanes");
+        }
+        if let Some(shown) = &mut self.shown {
+            actions.iter().for_each(|action| shown.action(action));
         }
         for action in actions {
             match action {
@@ -333,7 +208,7 @@ impl Model {
         }
         let slack = limits().lane_events_max * limits().catch_ups_max * event_bytes(&event(1, 0));
         assert!(self.lanes.buffered_bytes() <= limits().buffered_bytes_max + slack, "memory bound");
-        // Runs have lanes of their own, as many as operators ask for, and what leaves the log soon is not kept waiting.
+        // Lanes with runs, and those of expiring events, are not bounded.
         let waits = |key: &LaneKey, lane: &lane::Lane| {
             key.event.is_some() && !lane.is_settled() && lane.first().0 > self.record.aged && lane.runs.is_empty()
         };
@@ -396,114 +271,6 @@ impl Model {
         match self.held.get(&uid) {
             Some(open) if open.cause == cause => assert_eq!(open.since, since),
             _ => drop(self.held.insert(uid, Open { cause, since, probe: None })),
-        }
-    }
-
-    pub fn run(&mut self, step: Step) {
-        match step {
-            Step::Append { workflow, quarantined } => {
-                let reason = quarantined.then_some(QUARANTINE);
-                self.log.push(quarantined_event(self.log.len() as u64 + 1, workflow, reason));
-            }
-            Step::Read => self.read(),
-            Step::Backfill => drop(self.backfill()),
-            Step::End { which, result } if !self.attempts.is_empty() => {
-                let attempt = self.attempts.swap_remove(usize::from(which) % self.attempts.len());
-                let (result, status) = match result {
-                    0..9 => (AttemptResult::Delivered, 200),
-                    9..14 => (AttemptResult::Failed, 500),
-                    14..17 => (AttemptResult::Unavailable, 503),
-                    17..19 => (AttemptResult::Unreachable, 0),
-                    19..21 => (AttemptResult::Rejected, 400),
-                    21..22 => (AttemptResult::EndpointRetired, 410),
-                    _ => (AttemptResult::Held, 0),
-                };
-                self.end_with(attempt, result, status);
-            }
-            Step::TakeCommit => self.commits_taken.extend(self.lanes.take_commit()),
-            Step::Commit => self.commit(),
-            Step::CatchUp { which, few } if !self.catch_ups.is_empty() => {
-                let which = usize::from(which) % self.catch_ups.len();
-                self.catch_up(which, few);
-            }
-            Step::Load { which } if !self.loads.is_empty() => {
-                let work = self.loads.swap_remove(usize::from(which) % self.loads.len());
-                let event = self.log[work.seq.0 as usize - 1].clone();
-                self.handle(Input::Loaded { work, event: Some(event) });
-            }
-            Step::TakePause => {
-                if let Some((uid, revision)) = self.pauses.pop() {
-                    let subscription = uid.as_bytes()[0] - 1;
-                    let is_there = !self.missing.contains(&subscription) && !self.removed.contains(&subscription);
-                    let is_current = self.revisions[&subscription] == revision;
-                    if is_there && is_current && !self.paused.contains(&subscription) {
-                        self.pause(subscription, true);
-                    }
-                }
-            }
-            Step::Wait { seconds } => {
-                self.now = self.now.checked_add(SignedDuration::from_secs(i64::from(seconds))).unwrap();
-                self.handle(Input::TimerFired);
-            }
-            Step::Pause { subscription } => self.pause(subscription, true),
-            Step::Resume { subscription } => self.pause(subscription, false),
-            Step::Redrive { which } => {
-                if let Some(item) = self.dead_letter(which) {
-                    self.command(CommandAction::Redrive(vec![item]));
-                }
-            }
-            Step::Resolve { which } => {
-                if let Some(item) = self.dead_letter(which) {
-                    self.command(CommandAction::Close { kind: v1::OutcomeKind::Resolved, items: vec![item] });
-                }
-            }
-            Step::Replay { subscription, which } if !self.log.is_empty() => {
-                let event = &self.log[usize::from(which) % self.log.len()];
-                let item = item(subscription, event, Run::LIVE);
-                self.command(CommandAction::Replay(vec![item]));
-            }
-            Step::OrderReplay { which, order } if !self.record.runs.is_empty() => {
-                let runs: Vec<u64> = self.record.runs.keys().map(|(_, _, run)| *run).collect();
-                let run = Run(runs[usize::from(which) % runs.len()]);
-                let order = [ReplayCommand::Pause, ReplayCommand::Resume, ReplayCommand::Cancel][usize::from(order)];
-                self.command(CommandAction::Runs { run, command: order });
-            }
-            Step::RetryLane { which } => {
-                if let Some((lane, head, _)) = self.head(which) {
-                    let key = if lane.subscription == uid(UNORDERED) { lane.of_event(head.seq) } else { lane.clone() };
-                    self.retry_at.remove(&(key, head.seq, Run::LIVE));
-                    self.command(CommandAction::Lane { lane, command: LaneCommand::Retry { head } });
-                }
-            }
-            Step::SkipLane { which } => {
-                if let Some((lane, head, event)) = self.head(which) {
-                    self.command(CommandAction::Lane { lane, command: LaneCommand::Skip { head, event } });
-                }
-            }
-            Step::PauseLane { subscription, workflow } => {
-                self.command(CommandAction::Lane { lane: lane(subscription, workflow), command: LaneCommand::Pause });
-            }
-            Step::ResumeLane { subscription, workflow } => {
-                self.command(CommandAction::Lane { lane: lane(subscription, workflow), command: LaneCommand::Resume });
-            }
-            Step::SetClock { hours } => self.skew = SignedDuration::from_hours(i64::from(hours)),
-            Step::Age { events } => self.age((self.record.aged + u64::from(events)).min(self.log.len() as u64)),
-            Step::Refilter { subscription, narrow } => self.refilter(subscription, narrow),
-            Step::Lose { subscription } => self.lose(subscription),
-            Step::Adopt { subscription } => self.adopt(subscription),
-            Step::Remove { subscription } => self.remove(subscription),
-            Step::Discard { subscription } => self.discard(subscription),
-            Step::BringBack { subscription } => self.bring_back(subscription),
-            Step::LearnEnd => {
-                self.earlier_end = Some(self.log_at_crash);
-                self.handle(Input::EarlierEnd { through: StreamSeq(self.log_at_crash as u64) });
-            }
-            Step::Crash { committed } => self.crash(committed),
-            Step::End { .. }
-            | Step::CatchUp { .. }
-            | Step::Load { .. }
-            | Step::Replay { .. }
-            | Step::OrderReplay { .. } => {}
         }
     }
 
@@ -632,6 +399,9 @@ impl Model {
 
     pub fn commit(&mut self) {
         if let Some(pending) = self.commits_taken.pop_front() {
+            if let Some(shown) = &mut self.shown {
+                shown.commit(&pending);
+            }
             self.record.apply(&pending.commit);
             self.handle(Input::CommitStored { number: pending.number });
         }
@@ -667,10 +437,6 @@ impl Model {
         self.renew(subscription);
     }
 
-    pub fn redrive(&mut self, which: u8) {
-        self.run(Step::Redrive { which });
-    }
-
     /// An open dead letter, as the committed record knows it.
     pub fn dead_letter(&self, which: u8) -> Option<RedriveItem> {
         let which = usize::from(which).checked_rem(self.record.open_dead.len())?;
@@ -678,7 +444,7 @@ impl Model {
         Some(item(subscription[0] - 1, &self.log[*seq as usize - 1], Run(*run)))
     }
 
-    /// An unsettled lane and its head, as the committed record and the log tell them.
+    /// An unsettled lane and its head, from the committed record and the log.
     pub fn head(&self, which: u8) -> Option<(LaneKey, HeadRef, EventId)> {
         let which = usize::from(which).checked_rem(self.record.lanes.len())?;
         let ((subscription, workflow, _), state) = self.record.lanes.iter().nth(which)?;

@@ -11,7 +11,7 @@ pub(super) fn recorded_lane(key: &LaneKey) -> RecordedLane {
     (key.subscription.to_vec(), key.workflow.to_string(), key.event.map(|seq| seq.0))
 }
 
-/// What the committed record says, by the rules that every reader of OUTCOMES follows.
+/// The committed record, by the rules that every reader of OUTCOMES follows.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Record {
     pub cursor: u64,
@@ -129,7 +129,7 @@ impl Record {
             });
             apply_change(state, change);
             if let Some(v1::subscription_change::Change::Closed(closed)) = &change.change {
-                assert!(!closed.operator.is_empty(), "L10: nobody has ended it");
+                assert!(!closed.operator.is_empty(), "L10: an operator closes it");
                 assert!(closed.up_to <= commit.cursor, "what is closed has been read");
                 let uid = change.subscription.clone();
                 self.lanes.retain(|(of, ..), _| *of != uid);
@@ -147,7 +147,7 @@ impl Record {
         (!is_open).then(|| self.closed.get(&uid.to_vec()).copied().unwrap_or_default())
     }
 
-    /// Who reads on its own, and up to where it has read.
+    /// Detached subscriptions, and up to where they have read.
     pub fn detached(&self) -> BTreeMap<SubscriptionUid, usize> {
         let states = self.subscriptions.values().filter(|state| !state.closed);
         let cursor = |state: &v1::SubscriptionState| {

@@ -1,10 +1,13 @@
-//! Single rules, one script each.
+//! Scripts: single rules, each as the steps of a history with the actions that follow.
+//!
+//! A line has steps, separated by `|`, and after `=>` the actions and committed outcomes that they cause. The events are those of
+//! workflow 0 unless `@` names another one; `!` is a quarantined one. The other subscriptions are paused.
 
 use super::*;
 
+/// The model with events of one workflow in the log, and only subscription 0 active.
 pub(super) fn model_with(events: u64) -> Model {
     let mut model = Model::new(1);
-    // Events of one workflow that only subscription 0 takes.
     while (model.log.len() as u64) < events {
         model.log.push(event(model.log.len() as u64 + 1, 0));
     }
@@ -13,32 +16,192 @@ pub(super) fn model_with(events: u64) -> Model {
     model
 }
 
-pub(super) fn attempted(model: &Model) -> Vec<u64> {
-    model.attempts.iter().map(|attempt| attempt.work.seq.0).collect()
+/// Performs a script, and compares what follows.
+pub(super) fn check(script: &str) {
+    let mut model = model_with(0);
+    model.commit_all();
+    model.shown = Some(Shown::default());
+    let mut found = String::new();
+    let lines: Vec<&str> = script.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    for line in &lines {
+        let steps = line.split("=>").next().unwrap().trim();
+        for step in steps.split('|') {
+            perform(&mut model, &step.split_whitespace().collect::<Vec<_>>());
+        }
+        let log = std::mem::take(&mut model.shown.as_mut().unwrap().log);
+        found += &if log.is_empty() { format!("{steps}\n") } else { format!("{steps} => {}\n", log.join(", ")) };
+    }
+    let expected: String =
+        lines.iter().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n").collect();
+    let found: String =
+        found.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n").collect();
+    assert_eq!(found, expected, "found:\n{found}");
+}
+
+fn number(text: &str) -> u64 {
+    text.parse().unwrap_or_else(|_| panic!("{text} is not a number"))
+}
+
+/// Performs one step of a script.
+fn perform(model: &mut Model, words: &[&str]) {
+    let key = lane(0, 0);
+    let head = |seq: &str| HeadRef { seq: StreamSeq(number(seq)), next: StreamSeq(number(seq)) };
+    let of = |model: &Model, seq: &str| model.log[number(seq) as usize - 1].clone();
+    let on_lane = |model: &mut Model, command| model.command(CommandAction::Lane { lane: key.clone(), command });
+    match words {
+        ["arrive", events @ ..] => events.iter().for_each(|text| {
+            let quarantine = text.ends_with('!').then_some(QUARANTINE);
+            let (seq, workflow) =
+                text.trim_end_matches('!').split_once('@').unwrap_or((text.trim_end_matches('!'), "0"));
+            model.log.push(quarantined_event(number(seq), number(workflow) as u8, quarantine));
+            model.read();
+        }),
+        ["end", seq, result] => {
+            let at = model.attempts.iter().position(|attempt| attempt.work.seq.0 == number(seq));
+            let attempt = model.attempts.remove(at.unwrap_or_else(|| panic!("{seq} is not in flight")));
+            model.end(
+                attempt,
+                match *result {
+                    "delivered" => AttemptResult::Delivered,
+                    "failed" => AttemptResult::Failed,
+                    "rejected" => AttemptResult::Rejected,
+                    "retired" => AttemptResult::EndpointRetired,
+                    other => panic!("no result {other}"),
+                },
+            );
+        }
+        ["commit"] => model.commit_all(),
+        ["read"] => model.catch_up_all(),
+        ["load"] => model.run(Step::Load { which: 0 }),
+        ["wait"] => {
+            model.now = model.lanes.next_deadline().expect("a timer is set").max(model.now);
+            model.handle(Input::TimerFired);
+        }
+        ["expire", through] => model.age(number(through)),
+        ["crash"] => model.crash(false),
+        ["pause"] => model.pause(0, true),
+        ["resume"] => model.pause(0, false),
+        ["block"] => {
+            let blocking = SubscriptionPolicy { on_exhausted: OnExhausted::Block, ..policy(0, false, 2) };
+            model.handle(Input::Subscribed(blocking));
+        }
+        ["remove"] => model.remove(0),
+        ["pause", "lane"] => on_lane(model, LaneCommand::Pause),
+        ["resume", "lane"] => on_lane(model, LaneCommand::Resume),
+        ["retry", seq] => {
+            model.retry_at.clear();
+            on_lane(model, LaneCommand::Retry { head: head(seq) });
+        }
+        ["skip", seq] => {
+            let event = of(model, seq).event.id;
+            on_lane(model, LaneCommand::Skip { head: head(seq), event });
+        }
+        ["redrive", seqs @ ..] => {
+            let items = seqs.iter().map(|seq| item(0, &of(model, seq), Run::LIVE)).collect();
+            model.command(CommandAction::Redrive(items));
+        }
+        ["replay", seqs @ ..] => {
+            let items = seqs.iter().map(|seq| item(0, &of(model, seq), Run::LIVE)).collect();
+            model.command(CommandAction::Replay(items));
+        }
+        ["discard", seq] => {
+            let items = vec![item(0, &of(model, seq), Run::LIVE)];
+            model.command(CommandAction::Close { kind: v1::OutcomeKind::Discarded, items });
+        }
+        [command, "run", run] => {
+            let command = match *command {
+                "pause" => ReplayCommand::Pause,
+                "resume" => ReplayCommand::Resume,
+                "cancel" => ReplayCommand::Cancel,
+                other => panic!("no command {other}"),
+            };
+            model.command(CommandAction::Runs { run: Run(number(run)), command });
+        }
+        ["memory"] => {
+            let events = model.lanes.buffered_bytes() / event_bytes(&event(1, 0));
+            model.shown.as_mut().unwrap().log.push(format!("{events} events"));
+        }
+        ["record"] => {
+            let lanes = model.record.lanes.values().filter(|lane| lane.subscription == uid(0).to_vec());
+            let lanes = lanes.map(|lane| {
+                let state = if lane.state() == v1::LaneState::Blocked { " blocked" } else { "" };
+                format!("{}..={} attempts {} uncounted {}{state}", lane.next, lane.last, lane.attempts, lane.uncounted)
+            });
+            model.shown.as_mut().unwrap().log.extend(lanes.collect::<Vec<_>>());
+        }
+        other => panic!("no step {other:?}"),
+    }
+}
+
+/// Actions and outcomes of subscription 0, in the words of the scripts.
+#[derive(Default)]
+pub struct Shown {
+    log: Vec<String>,
+}
+
+fn of_run(run: u64) -> String {
+    if run == 0 { String::new() } else { format!(" of run {run}") }
+}
+
+impl Shown {
+    pub fn action(&mut self, action: &Action) {
+        let (of, text) = match action {
+            Action::Attempt { work, number, .. } => {
+                let number = if *number > 1 { format!(" #{number}") } else { String::new() };
+                (work.lane.subscription, format!("attempt {}{number}{}", work.seq, of_run(work.run.0)))
+            }
+            Action::CatchUp { lane, from, through, .. } => (lane.subscription, format!("read {from}..={through}")),
+            Action::Load { work, .. } => (work.lane.subscription, format!("load {}{}", work.seq, of_run(work.run.0))),
+            Action::Detach { uid } => (*uid, "detach".into()),
+            Action::Pause { uid, .. } => (*uid, "pause".into()),
+            Action::Receiver { uid, condition: Some(_) } => (*uid, "open".into()),
+            Action::Receiver { uid, condition: None } => (*uid, "close".into()),
+            Action::Lost { lane, from, through } => (lane.subscription, format!("lost {from}..={through}")),
+        };
+        if of == uid(0) {
+            self.log.push(text);
+        }
+    }
+
+    pub fn commit(&mut self, pending: &PendingCommit) {
+        let subject = uid(0).to_vec();
+        for outcome in pending.commit.outcomes.iter().filter(|outcome| outcome.subscription == subject) {
+            let kind = match outcome.kind() {
+                v1::OutcomeKind::DeadLettered => format!("dead ({:?})", outcome.reason()).to_lowercase(),
+                kind => format!("{kind:?}").to_lowercase(),
+            };
+            let copied = pending.dead.iter().any(|event| event.seq.0 == outcome.sequence);
+            let copied = if copied { " with its event" } else { "" };
+            let by = if outcome.operator.is_empty() { String::new() } else { format!(" by {}", outcome.operator) };
+            self.log.push(format!("{kind} {}{}{by}{copied}", outcome.sequence, of_run(outcome.run)));
+        }
+        for item in pending.commit.results.iter().flat_map(|result| &result.items) {
+            let taken = item.status() == v1::CommandStatus::Taken;
+            self.log.push(if taken { "taken" } else { "not applicable" }.into());
+        }
+        for change in pending.commit.subscriptions.iter().filter(|change| change.subscription == subject) {
+            if let Some(v1::subscription_change::Change::Closed(closed)) = &change.change {
+                self.log.push(format!("closed through {} by {}", closed.up_to, closed.operator));
+            }
+        }
+    }
 }
 
 #[test]
 fn a_success_lets_the_lane_run_ahead_of_the_commit() {
-    let mut model = model_with(3);
-    (0..3).for_each(|_| model.read());
-    assert_eq!(attempted(&model), [1]);
-    let attempt = model.attempts.pop().unwrap();
-    model.end(attempt, AttemptResult::Delivered);
-    assert_eq!(attempted(&model), [2], "no commit was needed");
+    check(
+        "arrive 1 2 3    => attempt 1
+         end 1 delivered => attempt 2",
+    );
 }
 
 #[test]
 fn a_dead_letter_is_committed_before_the_next_attempt() {
-    let mut model = model_with(3);
-    (0..3).for_each(|_| model.read());
-    let attempt = model.attempts.pop().unwrap();
-    model.end(attempt, AttemptResult::Rejected);
-    assert!(attempted(&model).is_empty(), "nothing starts before the commit");
-    let pending = model.lanes.take_commit().unwrap();
-    assert_eq!(pending.dead.len(), 1, "its event is handed on for the copy");
-    model.commits_taken.push_back(pending);
-    model.commit();
-    assert_eq!(attempted(&model), [2]);
+    check(
+        "arrive 1 2 3   => attempt 1
+         end 1 rejected
+         commit         => dead (permanent) 1 with its event, attempt 2",
+    );
 }
 
 #[test]
@@ -48,521 +211,256 @@ fn a_retry_waits_and_survives_a_crash() {
     let attempt = model.attempts.pop().unwrap();
     model.end(attempt, AttemptResult::Failed);
     let due = model.lanes.next_deadline().unwrap();
-    model.run(Step::TakeCommit);
-    model.commit();
+    model.commit_all();
     model.crash(false);
-    assert!(attempted(&model).is_empty());
+    assert!(model.attempted().is_empty());
     assert_eq!(model.lanes.next_deadline(), Some(due), "the same moment as before the crash");
 }
 
+/// The second wait is longer than the parking time.
 #[test]
 fn a_long_wait_gives_the_memory_back() {
-    let mut model = model_with(2);
-    (0..2).for_each(|_| model.read());
-    for _ in 0..2 {
-        let attempt = model.attempts.pop().unwrap();
-        model.end(attempt, AttemptResult::Failed);
-        model.now = model.lanes.next_deadline().unwrap_or(model.now);
-        model.handle(Input::TimerFired);
-        if model.lanes.buffered_bytes() == 0 {
-            assert_eq!(model.catch_ups.len(), 1, "parked, and read again when it is due");
-            model.catch_up(0, false);
-        }
-    }
-    assert_eq!(attempted(&model), [1], "the second wait was longer than the parking time, and the head is back");
+    check(
+        "arrive 1 2    => attempt 1
+         end 1 failed
+         wait          => attempt 1 #2
+         end 1 failed
+         memory        => 0 events
+         wait          => read 1..=2
+         read          => attempt 1 #3",
+    );
 }
 
 #[test]
-fn a_deleted_subscription_frees_its_lanes_and_its_late_answer_is_harmless() {
-    let mut model = model_with(2);
-    (0..2).for_each(|_| model.read());
-    model.handle(Input::Unsubscribed {
-        uid: uid(0),
-        operator: "ann".into(),
-        reason: "moved".into(),
-        catalog: v1::CatalogPosition::default(),
-    });
-    assert_eq!(model.lanes.buffered_bytes(), 0);
-    let attempt = model.attempts.pop().unwrap();
-    model.end(attempt, AttemptResult::Delivered);
-    assert_eq!(model.lanes.attempts_in_flight(), 0);
-    let pending = model.lanes.take_commit().unwrap();
-    assert!(pending.commit.subscriptions.iter().any(|change| {
-        matches!(&change.change, Some(v1::subscription_change::Change::Closed(closed))
-            if closed.up_to == 2 && closed.operator == "ann" && closed.reason == "moved")
-    }));
+fn a_closed_subscription_frees_its_lanes_and_its_late_answer_is_harmless() {
+    check(
+        "arrive 1 2      => attempt 1
+         remove
+         memory          => 0 events
+         end 1 delivered
+         commit          => closed through 2 by ann",
+    );
 }
 
 #[test]
-fn a_blocking_subscription_stands_still_with_its_event_unsettled() {
-    let mut model = model_with(2);
-    let mut blocking = policy(0, false, 2);
-    blocking.on_exhausted = OnExhausted::Block;
-    model.handle(Input::Subscribed(blocking));
-    (0..2).for_each(|_| model.read());
-    let attempt = model.attempts.pop().unwrap();
-    model.end(attempt, AttemptResult::Rejected);
-    model.run(Step::TakeCommit);
-    model.commit();
-    assert!(attempted(&model).is_empty());
-    let lane = model.record.lanes.values().next().unwrap();
-    assert_eq!((lane.next, lane.last, lane.state()), (1, 2, v1::LaneState::Blocked));
-}
-
-#[test]
-fn an_earlier_start_reads_on_its_own_and_joins() {
-    let mut model = model_with(4);
-    (0..4).for_each(|_| model.read());
-    let late = SubscriptionPolicy { uid: uid(9), name: "late".into(), ..policy(9, false, 5) };
-    model.handle(Input::Subscribed(late));
-    for event in model.log.clone() {
-        model.handle(Input::Backfilled { uid: uid(9), seq: event.seq, event: None });
-    }
-    model.handle(Input::Joined { uid: uid(9) });
-    let pending = model.lanes.take_commit().unwrap();
-    let joined = v1::subscription_change::Change::Detached(v1::Detached { next: 0 });
-    assert!(pending.commit.subscriptions.iter().any(|change| change.change.as_ref() == Some(&joined)));
-}
-
-/// Otherwise each of its lanes would look for its events in the log.
-#[test]
-fn a_subscription_that_fills_the_memory_reads_on_its_own() {
-    let mut model = model_with(0);
-    model.log.extend((1..=30).map(|seq| event(seq, (seq % 3) as u8)));
-    (0..30).for_each(|_| model.read());
-    assert!(model.detached.contains_key(&uid(0)), "it waits for room");
-    while let Some(attempt) = model.attempts.pop() {
-        model.end(attempt, AttemptResult::Delivered);
-        while model.backfill() {}
-        commit_all(&mut model);
-        assert!(model.catch_ups.is_empty());
-    }
-    assert!(!model.detached.contains_key(&uid(0)), "it has met the shared reader");
-    let taken = (1..=30).filter(|seq| takes(0, StreamSeq(*seq))).count();
-    assert_eq!(model.delivered.iter().filter(|(lane, _)| lane.subscription == uid(0)).count(), taken);
-}
-
-/// Pausing costs no memory for each workflow there is, and what waits in the log is known to be late.
-#[test]
-fn a_paused_subscription_reads_on_when_it_goes_on() {
-    let mut model = model_with(0);
-    model.pause(0, true);
-    model.log.extend((1..=30).map(|seq| event(seq, (seq % 3) as u8)));
-    (0..30).for_each(|_| model.read());
-    assert_eq!(model.lanes.state.lanes_in_memory(uid(0)), limits().still_lanes_max);
-    assert_eq!(model.detached.get(&uid(0)), Some(&2), "the third workflow's first event waits in the log");
-    assert!(!model.backfill(), "until it goes on");
-    model.pause(0, true);
-    assert!(model.backfill(), "or until it is changed: it may take other events now");
-    assert_eq!((model.backfill(), model.detached.get(&uid(0))), (false, Some(&2)));
-    let late = |model: &Model, seq| {
-        let mut count = LateCount::below(StreamSeq(seq));
-        while !model.lanes.count_late(&mut count) {}
-        count.lanes.get(&uid(0)).copied()
-    };
-    assert_eq!((late(&model, 2), late(&model, 3)), (Some(2), Some(3)));
-    commit_all(&mut model);
-    model.crash(false);
-    while model.backfill() {}
-    assert_eq!(late(&model, 3), Some(3), "who takes over finds it where it stands");
-
-    model.heal();
-    assert!(!model.detached.contains_key(&uid(0)), "it has met the shared reader");
-}
-
-/// A world whose first event is quarantined, and whose second is not.
-fn model_with_a_quarantined_head() -> Model {
-    let mut model = model_with(0);
-    model.log.push(quarantined_event(1, 0, Some(QUARANTINE)));
-    model.log.push(event(2, 0));
-    model
+fn a_blocking_subscription_stops_with_its_event_unsettled() {
+    check(
+        "block
+         arrive 1 2 => attempt 1
+         end 1 rejected
+         commit
+         record     => 1..=2 attempts 1 uncounted 0 blocked",
+    );
 }
 
 #[test]
 fn a_quarantined_event_is_a_dead_letter_without_an_attempt() {
-    let mut model = model_with_a_quarantined_head();
-    (0..2).for_each(|_| model.read());
-    assert!(attempted(&model).is_empty(), "the event behind it waits for the commit");
-    let pending = model.lanes.take_commit().unwrap();
-    assert!(pending.commit.attempts.is_empty());
-    let outcome = &pending.commit.outcomes[0];
-    assert_eq!(
-        (outcome.kind(), outcome.reason()),
-        (v1::OutcomeKind::DeadLettered, v1::DeadLetterReason::SchemaInvalid)
+    check(
+        "arrive 1! 2
+         commit => dead (schemainvalid) 1 with its event, attempt 2",
     );
-    assert_eq!((outcome.attempts, outcome.last_error.as_str()), (0, "/total: value is not a number"));
-    assert_eq!(pending.dead.len(), 1, "its event is handed on for the copy");
-    model.commits_taken.push_back(pending);
-    model.commit();
-    assert_eq!(attempted(&model), [2]);
 }
 
 #[test]
 fn a_redrive_releases_a_quarantined_event() {
-    let mut model = model_with_a_quarantined_head();
-    model.read();
-    model.run(Step::TakeCommit);
-    model.commit();
-    model.redrive(0);
-    model.run(Step::TakeCommit);
-    model.commit();
-    model.run(Step::Load { which: 0 });
-    assert_eq!(attempted(&model), [1]);
-    let attempt = model.attempts.pop().unwrap();
-    model.end(attempt, AttemptResult::Delivered);
-    model.run(Step::TakeCommit);
-    model.commit();
-    assert!(model.record.open_dead.is_empty());
+    check(
+        "arrive 1!
+         commit          => dead (schemainvalid) 1 with its event
+         redrive 1
+         commit          => taken, load 1 of run 1
+         load            => attempt 1 of run 1
+         end 1 delivered
+         commit          => delivered 1 of run 1",
+    );
 }
 
-/// A quarantined event waits like any other: for its turn, behind what is unsettled, and while nobody may be attempted.
+/// A quarantined event waits like any other: for its turn, after what is unsettled, and while its subscription is paused.
 #[test]
 fn a_quarantined_event_keeps_its_place() {
-    let mut model = model_with(1);
-    model.log.push(quarantined_event(2, 0, Some(QUARANTINE)));
-    (0..2).for_each(|_| model.read());
-    assert_eq!(attempted(&model), [1]);
-    model.pause(0, true);
-    let attempt = model.attempts.pop().unwrap();
-    model.end(attempt, AttemptResult::Delivered);
-    let outcomes = |model: &Model| model.record.outcomes.len();
-    model.run(Step::TakeCommit);
-    model.commit();
-    assert_eq!(outcomes(&model), 1, "the backlog of a paused subscription stays");
-    model.pause(0, false);
-    while !model.catch_ups.is_empty() {
-        model.catch_up(0, false);
-    }
-    model.run(Step::TakeCommit);
-    model.commit();
-    assert_eq!(outcomes(&model), 2);
+    check(
+        "arrive 1 2!     => attempt 1
+         pause
+         end 1 delivered
+         commit          => delivered 1
+         resume          => read 2..=2
+         read
+         commit          => dead (schemainvalid) 2 with its event",
+    );
 }
 
-/// Blocking is for what may go better later.
+/// Blocking is for events that may succeed later.
 #[test]
-fn a_blocking_subscription_dead_letters_what_is_quarantined() {
-    let mut model = model_with_a_quarantined_head();
-    model.handle(Input::Subscribed(SubscriptionPolicy { on_exhausted: OnExhausted::Block, ..policy(0, false, 2) }));
-    (0..2).for_each(|_| model.read());
-    model.run(Step::TakeCommit);
-    model.commit();
-    assert_eq!(attempted(&model), [2]);
-}
-
-/// A world whose lane is blocked at its first event, of two.
-pub(super) fn model_with_a_blocked_lane() -> Model {
-    let mut model = model_with(2);
-    model.handle(Input::Subscribed(SubscriptionPolicy { on_exhausted: OnExhausted::Block, ..policy(0, false, 2) }));
-    (0..2).for_each(|_| model.read());
-    let attempt = model.attempts.pop().unwrap();
-    model.end(attempt, AttemptResult::Rejected);
-    commit_all(&mut model);
-    assert!(attempted(&model).is_empty());
-    model
-}
-
-pub(super) fn commit_all(model: &mut Model) {
-    while model.lanes.has_commit() {
-        model.run(Step::TakeCommit);
-        model.commit();
-    }
-}
-
-pub(super) fn catch_up_all(model: &mut Model) {
-    while !model.catch_ups.is_empty() {
-        model.catch_up(0, false);
-    }
-}
-
-/// What the newest commit in the hands of the driver says of its only command's only item.
-fn status(pending: &PendingCommit) -> v1::CommandStatus {
-    pending.commit.results[0].items[0].status()
+fn a_blocking_subscription_dead_letters_a_quarantined_event() {
+    check(
+        "block
+         arrive 1! 2
+         commit => dead (schemainvalid) 1 with its event, attempt 2",
+    );
 }
 
 #[test]
-fn a_retry_follows_its_commit_and_begins_the_policy_anew() {
-    let mut model = model_with_a_blocked_lane();
-    model.run(Step::RetryLane { which: 0 });
-    catch_up_all(&mut model);
-    assert!(attempted(&model).is_empty(), "not before the commit");
-    commit_all(&mut model);
-    catch_up_all(&mut model);
-    assert_eq!(attempted(&model), [1]);
-    let attempt = model.attempts.pop().unwrap();
-    model.end(attempt, AttemptResult::Failed);
-    assert!(model.lanes.next_deadline().is_some(), "it has its retries again");
-    commit_all(&mut model);
-    let lane = model.record.lanes.values().next().unwrap();
-    assert_eq!((lane.attempts, lane.uncounted, lane.state()), (2, 1, v1::LaneState::Open));
+fn a_retry_follows_its_commit_and_has_all_retries() {
+    check(
+        "block
+         arrive 1 2 => attempt 1
+         end 1 rejected | commit
+         retry 1
+         commit     => taken, read 1..=2
+         read       => attempt 1 #2
+         end 1 failed | commit
+         record     => 1..=2 attempts 2 uncounted 1",
+    );
 }
 
 #[test]
 fn a_retry_does_not_wait_for_the_backoff() {
-    let mut model = model_with(1);
-    model.read();
-    let attempt = model.attempts.pop().unwrap();
-    model.end(attempt, AttemptResult::Failed);
-    commit_all(&mut model);
-    model.run(Step::RetryLane { which: 0 });
-    commit_all(&mut model);
-    catch_up_all(&mut model);
-    assert_eq!(attempted(&model), [1]);
+    check(
+        "arrive 1     => attempt 1
+         end 1 failed | commit
+         retry 1
+         commit       => taken, attempt 1 #2",
+    );
 }
 
-/// Also from the log only: the lane holds positions while it is blocked.
+/// Also of a lane that holds positions only, while it is blocked.
 #[test]
-fn a_skip_makes_the_head_a_dead_letter_and_the_lane_goes_on() {
-    let mut model = model_with_a_blocked_lane();
-    model.run(Step::SkipLane { which: 0 });
-    catch_up_all(&mut model);
-    assert!(attempted(&model).is_empty(), "not before the commit");
-    let pending = model.lanes.take_commit().unwrap();
-    assert_eq!(status(&pending), v1::CommandStatus::Taken);
-    let outcome = &pending.commit.outcomes[0];
-    assert_eq!((outcome.kind(), outcome.reason()), (v1::OutcomeKind::DeadLettered, v1::DeadLetterReason::Skipped));
-    assert_eq!((outcome.attempts, outcome.last_error.as_str()), (1, "skipped by ann"));
-    assert_eq!(outcome.operator, "ann");
-    model.commits_taken.push_back(pending);
-    model.commit();
-    catch_up_all(&mut model);
-    assert_eq!(attempted(&model), [2]);
+fn a_skip_makes_the_head_a_dead_letter_and_the_lane_continues() {
+    check(
+        "block
+         arrive 1 2 => attempt 1
+         end 1 rejected | commit
+         skip 1
+         commit     => dead (skipped) 1 by ann, taken, read 2..=2
+         read       => attempt 2",
+    );
 }
 
 /// However its attempt ends: it is in the history, and the event stays settled.
 #[test]
 fn a_skipped_head_in_flight_is_settled_and_the_lane_waits_for_its_attempt() {
-    let mut model = model_with(2);
-    (0..2).for_each(|_| model.read());
-    let head = HeadRef { seq: StreamSeq(1), next: StreamSeq(1) };
-    let event = model.log[0].event.id;
-    model.command(CommandAction::Lane { lane: lane(0, 0), command: LaneCommand::Skip { head, event } });
-    commit_all(&mut model);
-    assert_eq!(attempted(&model), [1], "L2: nothing starts beside it");
-    let attempt = model.attempts.pop().unwrap();
-    model.end(attempt, AttemptResult::Delivered);
-    let pending = model.lanes.take_commit().unwrap();
-    assert_eq!((pending.commit.attempts.len(), pending.commit.outcomes.len()), (1, 0));
-    assert_eq!(attempted(&model), [2]);
+    check(
+        "arrive 1 2      => attempt 1
+         skip 1
+         commit          => dead (skipped) 1 by ann with its event, taken
+         end 1 delivered => attempt 2
+         commit",
+    );
 }
 
-/// A command is about the state that it names.
+/// A command is conditional on the state that it names.
 #[test]
-fn a_command_about_what_is_no_longer_so_changes_nothing() {
-    let mut model = model_with_a_blocked_lane();
-    let event = model.log[1].event.id;
-    let head = HeadRef { seq: StreamSeq(2), next: StreamSeq(2) };
-    let dead = item(0, &model.log[0].clone(), Run::LIVE);
-    for order in [
-        CommandAction::Lane { lane: lane(0, 0), command: LaneCommand::Skip { head, event } },
-        CommandAction::Lane { lane: lane(0, 0), command: LaneCommand::Retry { head } },
-        CommandAction::Lane { lane: lane(0, 0), command: LaneCommand::Resume },
-        CommandAction::Replay(vec![dead.clone()]),
-        CommandAction::Redrive(vec![RedriveItem { applicable: false, ..dead.clone() }]),
-        CommandAction::Close {
-            kind: v1::OutcomeKind::Discarded,
-            items: vec![RedriveItem { applicable: false, ..dead }],
-        },
-    ] {
-        model.command(order.clone());
+fn a_command_about_an_earlier_state_changes_nothing() {
+    check(
+        "block
+         arrive 1 2 => attempt 1
+         end 1 rejected | commit
+         skip 2 | commit      => not applicable
+         retry 2 | commit     => not applicable
+         resume lane | commit => not applicable
+         replay 1 | commit    => not applicable
+         record               => 1..=2 attempts 1 uncounted 0 blocked",
+    );
+}
+
+#[test]
+fn a_dead_letter_that_is_not_open_is_not_applicable() {
+    let mut model = model_with(1);
+    model.read();
+    let dead = RedriveItem { applicable: false, ..item(0, &model.log[0].clone(), Run::LIVE) };
+    let discard = CommandAction::Close { kind: v1::OutcomeKind::Discarded, items: vec![dead.clone()] };
+    for action in [CommandAction::Redrive(vec![dead]), discard] {
+        model.command(action);
         let pending = model.lanes.take_commit().unwrap();
-        assert_eq!(status(&pending), v1::CommandStatus::NotApplicable, "{order:?}");
-        assert!(pending.commit.outcomes.is_empty() && pending.commit.runs.is_empty(), "{order:?}");
+        assert_eq!(pending.commit.results[0].items[0].status(), v1::CommandStatus::NotApplicable);
+        assert!(pending.commit.outcomes.is_empty() && pending.commit.runs.is_empty());
         model.commits_taken.push_back(pending);
         model.commit();
     }
-    let lane = model.record.lanes.values().next().unwrap();
-    assert_eq!((lane.next, lane.state()), (1, v1::LaneState::Blocked));
 }
 
 #[test]
 fn a_paused_lane_survives_a_crash_and_holds_no_memory() {
-    let mut model = model_with(3);
-    model.run(Step::PauseLane { subscription: 0, workflow: 0 });
-    commit_all(&mut model);
-    model.crash(false);
-    (0..3).for_each(|_| model.read());
-    assert!(attempted(&model).is_empty() && model.catch_ups.is_empty());
-    assert_eq!(model.lanes.buffered_bytes(), 0);
-    model.run(Step::ResumeLane { subscription: 0, workflow: 0 });
-    assert!(model.catch_ups.is_empty(), "not before the commit");
-    commit_all(&mut model);
-    catch_up_all(&mut model);
-    assert_eq!(attempted(&model), [1]);
+    check(
+        "pause lane | commit => taken
+         crash
+         arrive 1 2 3
+         memory      => 0 events
+         resume lane
+         commit      => taken, read 1..=3
+         read        => attempt 1",
+    );
 }
 
-/// Nothing else may come to be committed, and an operator skips what the lane's record names as its head.
+/// Operators skip the head that the record has, so an arrival that becomes one is committed. The third event needs no commit.
 #[test]
-fn what_comes_to_what_is_paused_is_told_of_without_another_commit() {
-    for pause in [Step::PauseLane { subscription: 0, workflow: 0 }, Step::Pause { subscription: 0 }] {
-        let mut model = model_with(3);
-        model.run(pause);
-        commit_all(&mut model);
-        model.read();
-        commit_all(&mut model);
-        let lane = model.record.lanes.values().next().unwrap();
-        assert_eq!((lane.next, lane.last), (1, 1));
-        // Others take the second.
-        model.read();
-        commit_all(&mut model);
-        model.read();
-        assert!(model.lanes.take_commit().is_none(), "its head is known");
+fn the_first_event_of_a_paused_lane_is_recorded() {
+    for pause in ["pause lane | commit => taken", "pause | commit"] {
+        check(&format!(
+            "{pause}
+             arrive 1 | commit
+             record            => 1..=1 attempts 0 uncounted 0
+             arrive 2 | commit
+             arrive 3 | commit
+             record            => 1..=2 attempts 0 uncounted 0"
+        ));
     }
 }
 
-/// Its dead letter has come to an end by the first command, though nothing is committed when the second comes.
+/// The first command has closed its dead letter, though nothing is committed when the second comes.
 #[test]
 fn a_discarded_dead_letter_is_not_redriven() {
-    let mut model = model_with_a_quarantined_head();
-    model.read();
-    commit_all(&mut model);
-    let dead = model.dead_letter(0).unwrap();
-    model.command(CommandAction::Close { kind: v1::OutcomeKind::Discarded, items: vec![dead.clone()] });
-    model.command(CommandAction::Redrive(vec![dead]));
-    let pending = model.lanes.take_commit().unwrap();
-    let statuses: Vec<_> = pending.commit.results.iter().map(|result| result.items[0].status()).collect();
-    assert_eq!(statuses, [v1::CommandStatus::Taken, v1::CommandStatus::NotApplicable]);
-    assert_eq!((pending.commit.outcomes[0].operator.as_str(), pending.commit.outcomes[0].run), ("ann", 1));
+    check(
+        "arrive 1! | commit => dead (schemainvalid) 1 with its event
+         discard 1 | redrive 1
+         commit             => discarded 1 of run 1 by ann, taken, not applicable",
+    );
 }
 
-/// Several of one workflow go in the order of their events; paused ones wait, cancelled ones are discarded.
+/// The runs of one workflow go in the order of their events; paused ones wait, cancelled ones are discarded.
 #[test]
 fn a_replay_goes_in_order_waits_and_ends() {
-    let mut model = model_with(3);
-    (0..3).for_each(|_| model.read());
-    for _ in 0..3 {
-        let attempt = model.attempts.pop().unwrap();
-        model.end(attempt, AttemptResult::Delivered);
-        catch_up_all(&mut model);
-    }
-    commit_all(&mut model);
-    let items = model.log.iter().rev().map(|event| item(0, event, Run::LIVE)).collect();
-    model.command(CommandAction::Replay(items));
-    assert!(model.loads.is_empty(), "not before the commit");
-    commit_all(&mut model);
-    model.run(Step::Load { which: 0 });
-    assert_eq!(attempted(&model), [1]);
-    model.command(CommandAction::Runs { run: Run(1), command: ReplayCommand::Pause });
-    let attempt = model.attempts.pop().unwrap();
-    model.end(attempt, AttemptResult::Delivered);
-    commit_all(&mut model);
-    assert!(model.loads.is_empty() && attempted(&model).is_empty());
-    model.command(CommandAction::Runs { run: Run(1), command: ReplayCommand::Resume });
-    commit_all(&mut model);
-    model.run(Step::Load { which: 0 });
-    assert_eq!(attempted(&model), [2]);
-    model.command(CommandAction::Runs { run: Run(1), command: ReplayCommand::Cancel });
-    let attempt = model.attempts.pop().unwrap();
-    model.end(attempt, AttemptResult::Failed);
-    commit_all(&mut model);
-    let kinds: Vec<_> = (1..=3).map(|seq| model.record.outcomes[&(uid(0).to_vec(), seq, 1)].1).collect();
-    let [delivered, discarded] = [v1::OutcomeKind::Delivered, v1::OutcomeKind::Discarded].map(i32::from);
-    assert_eq!(kinds, [delivered, discarded, discarded]);
-    assert!(model.record.runs.is_empty() && model.lanes.next_deadline().is_none());
+    check(
+        "arrive 1 2 => attempt 1
+         end 1 delivered => attempt 2
+         end 2 delivered | commit => delivered 1, delivered 2
+         arrive 3        => attempt 3
+         end 3 delivered | commit => delivered 3
+         replay 3 2 1
+         commit          => taken, taken, taken, load 1 of run 1
+         load            => attempt 1 of run 1
+         pause run 1
+         end 1 delivered
+         commit          => delivered 1 of run 1
+         resume run 1
+         commit          => load 2 of run 1
+         load            => attempt 2 of run 1
+         cancel run 1
+         end 2 failed
+         commit          => discarded 2 of run 1 by ann, discarded 3 of run 1 by ann",
+    );
 }
 
-/// 410 of one event stops the whole subscription, and no event of it is lost or used up by it.
+/// 410 of one event pauses the subscription, and no event of it is lost or uses up a retry. After a crash before the catalog has
+/// the pause, the receiver is called again, once.
 #[test]
-fn a_receiver_that_is_gone_pauses_its_subscription_and_keeps_everything() {
-    let mut model = model_with(2);
-    model.log[1] = event(2, 1);
-    (0..2).for_each(|_| model.read());
-    assert_eq!(attempted(&model), [1, 2]);
-    let (first, second) = (model.attempts.remove(0), model.attempts.remove(0));
-    model.end(first, AttemptResult::EndpointRetired);
-    assert_eq!(model.pauses, [(uid(0), 1)]);
-    model.end(second, AttemptResult::EndpointRetired);
-    assert_eq!(model.pauses.len(), 1, "it is asked for once");
-    model.run(Step::TakeCommit);
-    model.commit();
-    assert!(model.record.outcomes.is_empty());
-    let lanes = model.record.lanes.iter().filter(|((subscription, ..), _)| *subscription == uid(0).to_vec());
-    assert_eq!(lanes.map(|(_, lane)| (lane.attempts, lane.uncounted)).collect::<Vec<_>>(), [(1, 1); 2]);
-    model.crash(false);
-    while !model.catch_ups.is_empty() {
-        model.catch_up(0, false);
-    }
-    assert_eq!(attempted(&model), [1], "a crash before the catalog has it asks the receiver again, once");
+fn a_retired_endpoint_pauses_its_subscription_and_keeps_everything() {
+    check(
+        "arrive 1 2@1  => attempt 1, attempt 2
+         end 1 retired => pause
+         end 2 retired
+         commit
+         record        => 1..=1 attempts 1 uncounted 1, 2..=2 attempts 1 uncounted 1
+         crash         => read 1..=1, read 2..=2
+         read          => attempt 1 #2",
+    );
 }
 
-/// An operator who has given the subscription another receiver is not answered for by the one before.
+/// An answer of the endpoint of an earlier revision pauses nothing: the event is attempted by the new policy at once.
 #[test]
-fn what_an_earlier_receiver_says_of_itself_is_of_no_account() {
-    let mut model = model_with(1);
-    model.read();
-    model.revision += 1;
-    model.revisions.insert(0, model.revision);
-    model.handle(Input::Subscribed(policy(0, false, model.revision)));
-    let attempt = model.attempts.pop().unwrap();
-    model.end(attempt, AttemptResult::EndpointRetired);
-    assert!(model.pauses.is_empty());
-    assert_eq!(attempted(&model), [1], "it is attempted by the new rules at once");
-}
-
-/// The only workflow's receiver answers 503 for so long. How many attempts were made, and how late it was found to be back.
-fn outage(retry: RetryPolicy, away: SignedDuration) -> (Model, u32, SignedDuration) {
-    let mut model = model_with(1);
-    model.revision += 1;
-    model.revisions.insert(0, model.revision);
-    model.handle(Input::Subscribed(SubscriptionPolicy { retry, ..policy(0, false, model.revision) }));
-    model.read();
-    let back = model.now.checked_add(away).unwrap();
-    let mut attempts = 0;
-    while let Some(attempt) = model.attempts.pop() {
-        attempts += 1;
-        let up = model.now >= back;
-        // The model's bound for the retry is of its own policy.
-        model.retry_at.clear();
-        model.end_with(
-            attempt,
-            if up { AttemptResult::Delivered } else { AttemptResult::Unavailable },
-            if up { 200 } else { 503 },
-        );
-        model.retry_at.clear();
-        model.run(Step::TakeCommit);
-        model.commit();
-        while model.attempts.is_empty()
-            && let Some(at) = model.lanes.next_deadline()
-        {
-            model.now = model.now.max(at);
-            model.handle(Input::TimerFired);
-            model.retry_at.clear();
-            while !model.catch_ups.is_empty() {
-                model.catch_up(0, false);
-            }
-        }
-    }
-    let late = model.now.duration_since(back);
-    (model, attempts, late)
-}
-
-fn exponential(max_retries: u32, base_ms: u64, factor: f64, max_ms: u64) -> RetryPolicy {
-    let [base, max] = [base_ms, max_ms].map(std::time::Duration::from_millis);
-    RetryPolicy::Exponential { max_retries, base, factor, max, jitter: 0.0 }
-}
-
-/// A deploy of the only receiver of the only workflow: with the usual retries it would be a dead letter after seven
-/// seconds.
-#[test]
-fn an_outage_of_ten_seconds_makes_no_dead_letter() {
-    let (model, attempts, late) = outage(exponential(3, 1000, 2.0, 3_600_000), SignedDuration::from_secs(10));
-    assert!((3..=8).contains(&attempts), "{attempts} attempts");
-    assert!(late <= SignedDuration::from_secs(12), "found {late:?} after it is back");
-    let kinds: Vec<_> = model.record.outcomes.values().map(|(_, kind)| *kind).collect();
-    assert_eq!(kinds, [i32::from(v1::OutcomeKind::Delivered)]);
-    assert!(model.record.receivers.is_empty(), "a single workflow does not open the circuit");
-}
-
-/// However few and quick the retries are: an outage that is over before it is one for the circuit uses up none.
-#[test]
-fn an_outage_too_short_for_the_circuit_makes_no_dead_letter() {
-    let none = exponential(0, 1000, 1.0, 1000);
-    for retry in [exponential(3, 100, 1.5, 500), none, RetryPolicy::Schedule(vec![]), exponential(1, 1, 1.0, 1)] {
-        for away_ms in [50, 450, 5000] {
-            let (model, attempts, late) = outage(retry.clone(), SignedDuration::from_millis(away_ms));
-            let kinds: Vec<_> = model.record.outcomes.values().map(|(_, kind)| *kind).collect();
-            assert_eq!(kinds, [i32::from(v1::OutcomeKind::Delivered)], "{retry:?}, {away_ms} ms");
-            assert!(attempts <= 16, "{retry:?}: {attempts} attempts");
-            assert!(late <= SignedDuration::from_secs(5), "{retry:?}: found {late:?} after it is back");
-        }
-    }
+fn a_retired_endpoint_of_an_earlier_revision_is_of_no_account() {
+    check(
+        "arrive 1      => attempt 1
+         resume
+         end 1 retired => attempt 1 #2",
+    );
 }

@@ -1,4 +1,4 @@
-//! Long random histories, by seeds; and histories in which a rule is not in force, which the model notices.
+//! Long random histories, by seeds; and histories of mutants, which the model notices.
 //!
 //! `WEFT_SOAK_STEPS` says how many steps, `WEFT_SOAK_SEED` by which dice; the seed of a history that fails is printed.
 
@@ -13,7 +13,7 @@ use super::*;
 
 /// Steps of one history: enough for every state, few enough to be followed.
 const HISTORY: u64 = 250;
-/// Steps of the ordinary run, beside those of the property test.
+/// Steps of the ordinary run, in addition to those of the property test.
 const STEPS: u64 = 20_000;
 /// Histories within which a mutant must be noticed.
 const MUTANT_HISTORIES: u64 = 10_000;

@@ -1,4 +1,4 @@
-//! What can happen, in random order.
+//! Steps of the model, in random order.
 
 use super::*;
 
@@ -145,4 +145,115 @@ fn ending() -> impl Strategy<Value = Step> {
         1 => (0..SUBSCRIPTIONS).prop_map(|subscription| Step::Discard { subscription }),
         3 => (0..SUBSCRIPTIONS).prop_map(|subscription| Step::BringBack { subscription }),
     ]
+}
+
+impl Model {
+    /// Performs a step, if it is possible now.
+    pub fn run(&mut self, step: Step) {
+        match step {
+            Step::Append { workflow, quarantined } => {
+                let reason = quarantined.then_some(QUARANTINE);
+                self.log.push(quarantined_event(self.log.len() as u64 + 1, workflow, reason));
+            }
+            Step::Read => self.read(),
+            Step::Backfill => drop(self.backfill()),
+            Step::End { which, result } if !self.attempts.is_empty() => {
+                let attempt = self.attempts.swap_remove(usize::from(which) % self.attempts.len());
+                let (result, status) = match result {
+                    0..9 => (AttemptResult::Delivered, 200),
+                    9..14 => (AttemptResult::Failed, 500),
+                    14..17 => (AttemptResult::Unavailable, 503),
+                    17..19 => (AttemptResult::Unreachable, 0),
+                    19..21 => (AttemptResult::Rejected, 400),
+                    21..22 => (AttemptResult::EndpointRetired, 410),
+                    _ => (AttemptResult::Held, 0),
+                };
+                self.end_with(attempt, result, status);
+            }
+            Step::TakeCommit => self.commits_taken.extend(self.lanes.take_commit()),
+            Step::Commit => self.commit(),
+            Step::CatchUp { which, few } if !self.catch_ups.is_empty() => {
+                let which = usize::from(which) % self.catch_ups.len();
+                self.catch_up(which, few);
+            }
+            Step::Load { which } if !self.loads.is_empty() => {
+                let work = self.loads.swap_remove(usize::from(which) % self.loads.len());
+                let event = self.log[work.seq.0 as usize - 1].clone();
+                self.handle(Input::Loaded { work, event: Some(event) });
+            }
+            Step::TakePause => {
+                if let Some((uid, revision)) = self.pauses.pop() {
+                    let subscription = uid.as_bytes()[0] - 1;
+                    let is_there = !self.missing.contains(&subscription) && !self.removed.contains(&subscription);
+                    let is_current = self.revisions[&subscription] == revision;
+                    if is_there && is_current && !self.paused.contains(&subscription) {
+                        self.pause(subscription, true);
+                    }
+                }
+            }
+            Step::Wait { seconds } => {
+                self.now = self.now.checked_add(SignedDuration::from_secs(i64::from(seconds))).unwrap();
+                self.handle(Input::TimerFired);
+            }
+            Step::Pause { subscription } => self.pause(subscription, true),
+            Step::Resume { subscription } => self.pause(subscription, false),
+            Step::Redrive { which } => {
+                if let Some(item) = self.dead_letter(which) {
+                    self.command(CommandAction::Redrive(vec![item]));
+                }
+            }
+            Step::Resolve { which } => {
+                if let Some(item) = self.dead_letter(which) {
+                    self.command(CommandAction::Close { kind: v1::OutcomeKind::Resolved, items: vec![item] });
+                }
+            }
+            Step::Replay { subscription, which } if !self.log.is_empty() => {
+                let event = &self.log[usize::from(which) % self.log.len()];
+                let item = item(subscription, event, Run::LIVE);
+                self.command(CommandAction::Replay(vec![item]));
+            }
+            Step::OrderReplay { which, order } if !self.record.runs.is_empty() => {
+                let runs: Vec<u64> = self.record.runs.keys().map(|(_, _, run)| *run).collect();
+                let run = Run(runs[usize::from(which) % runs.len()]);
+                let order = [ReplayCommand::Pause, ReplayCommand::Resume, ReplayCommand::Cancel][usize::from(order)];
+                self.command(CommandAction::Runs { run, command: order });
+            }
+            Step::RetryLane { which } => {
+                if let Some((lane, head, _)) = self.head(which) {
+                    let key = if lane.subscription == uid(UNORDERED) { lane.of_event(head.seq) } else { lane.clone() };
+                    self.retry_at.remove(&(key, head.seq, Run::LIVE));
+                    self.command(CommandAction::Lane { lane, command: LaneCommand::Retry { head } });
+                }
+            }
+            Step::SkipLane { which } => {
+                if let Some((lane, head, event)) = self.head(which) {
+                    self.command(CommandAction::Lane { lane, command: LaneCommand::Skip { head, event } });
+                }
+            }
+            Step::PauseLane { subscription, workflow } => {
+                self.command(CommandAction::Lane { lane: lane(subscription, workflow), command: LaneCommand::Pause });
+            }
+            Step::ResumeLane { subscription, workflow } => {
+                self.command(CommandAction::Lane { lane: lane(subscription, workflow), command: LaneCommand::Resume });
+            }
+            Step::SetClock { hours } => self.skew = SignedDuration::from_hours(i64::from(hours)),
+            Step::Age { events } => self.age((self.record.aged + u64::from(events)).min(self.log.len() as u64)),
+            Step::Refilter { subscription, narrow } => self.refilter(subscription, narrow),
+            Step::Lose { subscription } => self.lose(subscription),
+            Step::Adopt { subscription } => self.adopt(subscription),
+            Step::Remove { subscription } => self.remove(subscription),
+            Step::Discard { subscription } => self.discard(subscription),
+            Step::BringBack { subscription } => self.bring_back(subscription),
+            Step::LearnEnd => {
+                self.earlier_end = Some(self.log_at_crash);
+                self.handle(Input::EarlierEnd { through: StreamSeq(self.log_at_crash as u64) });
+            }
+            Step::Crash { committed } => self.crash(committed),
+            Step::End { .. }
+            | Step::CatchUp { .. }
+            | Step::Load { .. }
+            | Step::Replay { .. }
+            | Step::OrderReplay { .. } => {}
+        }
+    }
 }

@@ -41,20 +41,20 @@ fn go_on(model: &mut Model) {
 }
 
 #[test]
-fn a_failing_event_holds_back_none_of_its_workflow() {
+fn a_failing_event_delays_no_other_event_of_its_workflow() {
     let mut model = model_with(8);
     assert_eq!(attempted(&model), [2, 4], "as many at a time as its concurrency allows");
     end(&mut model, 2, AttemptResult::Failed);
     end(&mut model, 4, AttemptResult::Delivered);
     go_on(&mut model);
-    assert_eq!(attempted(&model), [6, 8], "the second waits for its retry and nobody for it");
+    assert_eq!(attempted(&model), [6, 8], "the second waits for its retry, and no other event for it");
     let waiting = model.record.lanes.get(&(uid(UNORDERED).to_vec(), "w0".into(), Some(2))).unwrap();
     assert_eq!((waiting.next, waiting.last, waiting.attempts, waiting.unordered), (2, 2, 1, true));
 }
 
-/// What waits beyond the bound is positions in the lane of its workflow, and is neither lost nor repeated.
+/// Events beyond the bound wait as positions in the lane of their workflow, and are neither lost nor repeated.
 #[test]
-fn what_finds_no_place_waits_in_the_log() {
+fn events_without_a_slot_wait_in_the_log() {
     let mut model = model_with(20);
     assert_eq!(model.lanes.state.lanes.values().filter(|lane| lane.has_slot).count(), limits().event_lanes_max);
     while let Some(attempt) = model.attempts.pop() {
@@ -66,7 +66,7 @@ fn what_finds_no_place_waits_in_the_log() {
 }
 
 #[test]
-fn who_stops_a_workflow_stops_all_its_events() {
+fn pausing_a_workflow_pauses_all_its_events() {
     let mut model = model_with(8);
     model.run(Step::PauseLane { subscription: UNORDERED, workflow: 0 });
     end(&mut model, 2, AttemptResult::Failed);
@@ -78,7 +78,7 @@ fn who_stops_a_workflow_stops_all_its_events() {
     model.run(Step::ResumeLane { subscription: UNORDERED, workflow: 0 });
     assert!(attempted(&model).is_empty(), "not before the commit");
     go_on(&mut model);
-    assert_eq!(attempted(&model).len(), 2, "whichever of them");
+    assert_eq!(attempted(&model).len(), 2, "any two of them");
 }
 
 /// Each by its own name: there is no head that stands for the others.

@@ -1,21 +1,21 @@
-//! How an adoption changes the state: what concerns events after the last common one is void.
+//! How an adoption changes the state: records of events after the last common one are void.
 
 use prost::Message as _;
 use redb::ReadableTable as _;
 use weft_nats::catalog::cut_off;
 use weft_proto::v1;
 
-use super::State;
+use super::Tables;
 use crate::ledger::{
     LedgerError,
     tables::{UID_BYTES, decode, head_seq},
 };
 
-impl State<'_> {
-    /// Voids everything of EVENTS after `events`, and the runs of commands after `commands`.
+impl Tables<'_> {
+    /// Removes the records of EVENTS after `events`, and the runs of commands after `commands`.
     ///
-    /// A dead letter whose redrive is void stays open. Request ids stay known: what was carried out is not carried out
-    /// again because its record is lost.
+    /// A dead letter whose redrive is void stays open. Request ids are kept: a command takes effect once, also where its record
+    /// is lost.
     pub(super) fn adopt(&mut self, events: u64, commands: u64) -> Result<(), LedgerError> {
         self.cut_lanes(events)?;
         self.heads.retain(|_, head| head_seq(head).is_none_or(|seq| seq <= events))?;
@@ -53,7 +53,7 @@ impl State<'_> {
         Ok(())
     }
 
-    /// Starts, filters and ends that were counted in the lost part count from its beginning.
+    /// Starts, filters and ends in the lost part are moved to its first sequence.
     fn cut_subscriptions(&mut self, events: u64) -> Result<(), LedgerError> {
         let states = self.subscriptions.iter()?.map(|row| decode::<v1::SubscriptionState>(row?.1.value()));
         for mut state in states.collect::<Result<Vec<_>, LedgerError>>()? {
@@ -64,7 +64,7 @@ impl State<'_> {
     }
 }
 
-/// What is left of a lane; `None` where its only event is lost.
+/// The rest of a lane; `None` where its only event is lost.
 fn cut_lane(lane: v1::Lane, events: u64) -> Option<v1::Lane> {
     if lane.unordered {
         return None;
@@ -72,7 +72,7 @@ fn cut_lane(lane: v1::Lane, events: u64) -> Option<v1::Lane> {
     if lane.next <= events {
         return Some(v1::Lane { last: events, ..lane });
     }
-    // Its head is lost: what was attempted of that says nothing of the next.
+    // Its head is lost, and so are the attempts of it.
     Some(v1::Lane {
         next: events + 1,
         last: events,

@@ -249,7 +249,7 @@ proptest! {
         prop_assert_eq!(dump(&whole), dump(&loaded));
     }
 
-    /// What has been applied is seen at once, whatever of it is on disk.
+    /// Reads see applied commits at once, whether on disk or not.
     #[test]
     fn the_overlay_says_what_the_file_will_say(commits in commits(), cut in 0..12usize, pruned in 0..12usize) {
         let (cut, all) = (cut.min(commits.len()), records(1, &commits));
@@ -440,7 +440,7 @@ fn an_adoption_voids_what_concerns_lost_events_and_keeps_the_rest() {
     assert_eq!(positions_of(&view).unwrap().cursor, StreamSeq(5));
 }
 
-/// What may be dropped from EVENTS: nothing that a lane, a run or a reader of a subscription's own still needs.
+/// Events that a lane, a run or a detached subscription needs are not settled.
 #[test]
 fn settled_is_what_nothing_needs() {
     let settled = |commits: &[v1::Commit]| {
@@ -462,7 +462,7 @@ fn settled_is_what_nothing_needs() {
     assert_eq!(through(v1::Commit { lanes: vec![paused], ..Default::default() }), 8, "it has nothing unsettled");
 }
 
-/// A file does not grow for ever: what nobody can use any more goes, at every reader by the same commit.
+/// A file does not grow for ever: useless rows are pruned, at every reader by the same commit.
 #[test]
 fn heads_and_dead_letters_are_forgotten_when_a_commit_says_so() {
     use v1::OutcomeKind::{DeadLettered, Delivered};

@@ -82,7 +82,7 @@ impl Server {
     }
 }
 
-/// What a worker holds.
+/// A lease that a worker holds.
 #[derive(Debug, Clone)]
 struct Holding {
     revision: u64,
@@ -177,7 +177,7 @@ impl Mesh {
         while self.now < end {
             self.now += STEP;
             self.server.expire(self.now);
-            // Whoever comes first, comes first.
+            // In the order of arrival.
             let first = self.rng.random_range(0..PROCESSES);
             for turn in 0..PROCESSES {
                 self.step((first + turn) % PROCESSES);
@@ -319,7 +319,7 @@ fn view(workers: &[&str], holders: &[Option<&str>]) -> ClusterView {
     }
 }
 
-/// After a crash a worker goes on with what it holds at once, wherever it should be; what it is not to have it hands over
+/// After a crash a worker continues with its leases at once; shards that are assigned to others it hands over
 /// later.
 #[test]
 fn a_worker_retakes_its_own_leases_at_once() {
@@ -337,7 +337,7 @@ fn a_worker_retakes_its_own_leases_at_once() {
     assert_eq!(later.values().filter(|action| **action == ShardAction::HandOver).count(), 1, "{later:?}");
 }
 
-/// A worker that comes and goes moves nothing: its wait begins anew.
+/// A worker that restarts moves nothing: its wait starts from the beginning.
 #[test]
 fn a_worker_that_flickers_moves_nothing() {
     let mut policy = AssignmentPolicy::new(WorkerId("me".into()), 2, TTL);

@@ -96,7 +96,7 @@ pub(super) async fn receiver<F: Future<Output = ()> + Send + 'static>(
     (url, connections)
 }
 
-/// What a receiver does with a second request on a connection.
+/// The response of a receiver to a second request on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Second {
     /// Closes the connection as if it had been idle for too long, having read the request.

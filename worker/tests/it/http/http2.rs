@@ -141,7 +141,7 @@ pub(super) fn trusting(authority: &Authority, url: &str) -> Process {
 
 /// A reload of a proxy, or its limit of requests per connection.
 #[tokio::test]
-async fn requests_behind_a_goaway_are_repeated_and_not_counted() {
+async fn requests_after_a_goaway_are_repeated_and_not_counted() {
     const MANY: usize = 20;
     let (process, connections) = receiver(|mut http| async move {
         if http.number > 1 {

@@ -114,7 +114,7 @@ fn a_refused_copy_is_recorded_and_keeps_its_event() {
 
     let resolved = v1::Outcome { run: 9, kind: v1::OutcomeKind::Resolved.into(), ..dead(1, 10) };
     backlog.add(7, &commit(vec![resolved]), vec![]);
-    assert_eq!(backlog.horizon().keep_from, None, "whoever has resolved it needs no copy");
+    assert_eq!(backlog.horizon().keep_from, None, "a resolved dead letter needs no copy");
 }
 
 /// However many copies are missing, memory is bounded, a stuck subscription leaves room for others, and none is forgotten.
@@ -154,7 +154,7 @@ fn is_bounded_and_complete(commits: &[Vec<u8>], stuck: u8, copied: usize) {
             CopyJob::Read { from, through } => {
                 let end = through.min(from + 2);
                 let part: Vec<(u64, v1::Commit)> = (from..=end).map(|at| (at, log[at as usize - 1].clone())).collect();
-                // The driver goes on meanwhile.
+                // The driver continues in the meantime.
                 if let Some(commit) = log.get(later) {
                     later += 1;
                     backlog.add(later as u64, commit, vec![]);
