@@ -30,6 +30,8 @@ clean_up() {
     if [[ -n $started_engine ]]; then
         kill "$started_engine" 2>/dev/null || true
         wait "$started_engine" 2>/dev/null || true
+        # The engine leaves its network namespace mounted.
+        umount "$work/exec/netns/"* 2>/dev/null || true
     fi
     rm -rf "$work" 2>/dev/null || true
 }
