@@ -76,12 +76,12 @@ pub struct Refusal {
 
 impl Refusal {
     /// Of a request whose body has not been looked at.
-    pub fn of_head(problem: Problem, headers: &HeaderMap) -> Self {
+    pub fn from_headers(problem: Problem, headers: &HeaderMap) -> Self {
         Self { problem, begun: Bytes::new(), size: announced(headers).unwrap_or_default() }
     }
 
     /// Of a request whose body has been read to its end.
-    pub fn of_whole(problem: Problem, body: Bytes) -> Self {
+    pub fn from_request(problem: Problem, body: Bytes) -> Self {
         Self { problem, size: body.len() as u64, begun: body }
     }
 }

@@ -364,7 +364,7 @@ impl From<SubmitError> for Problem {
             ),
             SubmitError::TooLarge => (Code::BodyTooLarge, "body and headers together are larger than the log takes"),
             SubmitError::Overloaded => (Code::Overloaded, "too many events wait; send again with the same delivery id"),
-            SubmitError::Behind => (
+            SubmitError::PredecessorRefused => (
                 Code::LogUnavailable,
                 "an event before it was not accepted; send all from there on again, with the same delivery ids",
             ),

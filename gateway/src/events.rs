@@ -34,7 +34,7 @@ use crate::{
     ingest::{self, ANSWER_TIMEOUT, Accepted},
     metrics,
     openapi::PlainEvent,
-    rejected::{Addressee, Refused},
+    rejected::{Refused, RequestOrigin},
     router::Api,
     sequencer::{NewEvent, NotTaken, SubmitError},
 };
@@ -120,7 +120,7 @@ pub async fn publish(State(api): State<Arc<Api>>, client: Client, request: Reque
         }
         Err(refusal) => {
             let received_at = ingest::now();
-            api.rejected.keep(&Refused { to: Addressee::Events, received_at, head: &head, refusal: &refusal });
+            api.rejected.keep(&Refused { to: RequestOrigin::Events, received_at, head: &head, refusal: &refusal });
             Err(refusal.problem)
         }
     }
@@ -129,10 +129,10 @@ pub async fn publish(State(api): State<Arc<Api>>, client: Client, request: Reque
 /// From a request to its answer; a refusal tells what had been read of the body.
 async fn receive(api: &Api, client: &Client, head: &Parts, body: Body) -> Result<Response, Refusal> {
     let headers = &head.headers;
-    let of_head = |problem| Refusal::of_head(problem, headers);
-    let caller = Caller::of(api, api.authorize(client, headers, Scope::Ingest).map_err(of_head)?);
-    ingest::refuse_compressed(headers).map_err(of_head)?;
-    let form = Form::of(headers).map_err(of_head)?;
+    let from_headers = |problem| Refusal::from_headers(problem, headers);
+    let caller = Caller::of(api, api.authorize(client, headers, Scope::Ingest).map_err(from_headers)?);
+    ingest::refuse_compressed(headers).map_err(from_headers)?;
+    let form = Form::of(headers).map_err(from_headers)?;
     let held = api.bodies.read(head, body, None).await?;
     let body = held.bytes.clone();
     let accepted = async {
@@ -147,7 +147,7 @@ async fn receive(api: &Api, client: &Client, head: &Parts, body: Body) -> Result
         ingest::count(metrics::API_SOURCE, &receipt);
         Ok(ingest::answer(receipt))
     };
-    accepted.await.map_err(|problem| Refusal::of_whole(problem, body))
+    accepted.await.map_err(|problem| Refusal::from_request(problem, body))
 }
 
 /// The events of a request as they would be submitted, whoever sends it. Pure; what fuzzing begins at.

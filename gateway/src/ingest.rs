@@ -28,7 +28,7 @@ use crate::{
     body::Refusal,
     error::{Code, Problem},
     identify, metrics,
-    rejected::{Addressee, Refused},
+    rejected::{Refused, RequestOrigin},
     router::Api,
     sequencer::{NewEvent, Receipt, SubmitError},
     sources::{LookupError, Source},
@@ -68,6 +68,7 @@ pub(crate) struct Accepted {
 #[utoipa::path(
     post,
     path = "/api/v1/webhooks/{source}",
+    operation_id = "ruled",
     tag = "ingest",
     security((), ("apiKey" = []), ("bearer" = [])),
     params(("source" = String, Path, description = "Name of a configured source")),
@@ -79,7 +80,7 @@ pub(crate) struct Accepted {
             headers(("Idempotent-Replayed" = String, description = "true"))),
     )
 )]
-pub async fn ruled(
+pub async fn webhook(
     State(api): State<Arc<Api>>,
     path: Result<Path<String>, PathRejection>,
     request: Request,
@@ -93,6 +94,7 @@ pub async fn ruled(
 #[utoipa::path(
     post,
     path = "/api/v1/webhooks/{source}/{workflow}",
+    operation_id = "named",
     tag = "ingest",
     security((), ("apiKey" = []), ("bearer" = [])),
     params(
@@ -107,7 +109,7 @@ pub async fn ruled(
             headers(("Idempotent-Replayed" = String, description = "true"))),
     )
 )]
-pub async fn named(
+pub async fn webhook_with_workflow(
     State(api): State<Arc<Api>>,
     path: Result<Path<(String, String)>, PathRejection>,
     request: Request,
@@ -147,7 +149,7 @@ async fn accept(api: &Api, name: &str, workflow: Option<&str>, request: Request)
         }
         Ok(Received::Challenge(text)) => Ok(text.into_response()),
         Err(refusal) => {
-            let to = Addressee::Source(&source.configured);
+            let to = RequestOrigin::Source(&source.configured);
             api.rejected.keep(&Refused { to, received_at: now(), head: &head, refusal: &refusal });
             Err(refusal.problem)
         }
@@ -162,12 +164,12 @@ async fn receive(
     head: &Parts,
     body: Body,
 ) -> Result<Received, Refusal> {
-    let of_head = |problem| Refusal::of_head(problem, &head.headers);
+    let from_headers = |problem| Refusal::from_headers(problem, &head.headers);
     let client = head.extensions.get::<Client>().cloned().unwrap_or_default();
-    refuse_compressed(&head.headers).map_err(of_head)?;
+    refuse_compressed(&head.headers).map_err(from_headers)?;
     // A key needs no body, so nothing is read for who has none.
     let grant = source.verifier.takes_key().then(|| api.authorize(&client, &head.headers, Scope::Ingest)).transpose();
-    let grant = grant.map_err(of_head)?;
+    let grant = grant.map_err(from_headers)?;
     let held = api.bodies.read(head, body, source.body_bytes_max).await?;
     let body = held.bytes.clone();
     let received = async {
@@ -191,7 +193,7 @@ async fn receive(
         drop(held);
         submit(api, event).await.map(Received::Accepted)
     };
-    received.await.map_err(|problem| Refusal::of_whole(problem, body))
+    received.await.map_err(|problem| Refusal::from_request(problem, body))
 }
 
 /// The source of a name.

@@ -33,8 +33,8 @@ use crate::{
         description = "Events in, in order per workflow, each taken once; and the events that were taken, to be read."
     ),
     paths(
-        ingest::ruled,
-        ingest::named,
+        ingest::webhook,
+        ingest::webhook_with_workflow,
         events::publish,
         since::since,
         since::event_of_delivery,

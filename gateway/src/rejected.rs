@@ -2,11 +2,11 @@
 //! and takes it after all.
 //!
 //! Best effort, and never at the cost of an answer: a refusal goes into a bounded queue or is dropped and counted, by its
-//! [`pace`]. Only requests to a source that there is are kept, and only
+//! [`rate_limiter`]. Only requests to a source that there is are kept, and only
 //! what the sender could do better; what is ours (503), a limit (429) and what nobody could be meant by (404) is only
 //! counted. Whoever reads the inbox sees no secret: `redact` says what is taken out.
 //!
-//! - `entry`: a request as it is kept; `redact`: without secrets; [`pace`]: how many.
+//! - `entry`: a request as it is kept; `redact`: without secrets; [`rate_limiter`]: how many.
 //! - [`keeper`]: from the queue into the stream.
 //! - [`retry`]: an entry verified again and taken, when an admin asks.
 
@@ -25,12 +25,12 @@ use crate::{admission::Client, body::Refusal, error::Code, metrics};
 
 mod entry;
 pub mod keeper;
-pub mod pace;
+pub mod rate_limiter;
 mod redact;
 pub mod retry;
 
 use keeper::Entry;
-use pace::{Offer, Pace};
+use rate_limiter::{Offer, RateLimiter};
 use redact::Secrets;
 
 /// The name under which refused requests to `POST /api/v1/events` are kept. No source can have it.
@@ -38,14 +38,14 @@ const EVENTS: &str = "_events";
 
 /// To whom a request was sent.
 #[derive(Debug, Clone, Copy)]
-pub enum Addressee<'r> {
+pub enum RequestOrigin<'r> {
     /// A webhook of a source.
     Source(&'r v1::Source),
     /// `POST /api/v1/events`, with an API key.
     Events,
 }
 
-impl Addressee<'_> {
+impl RequestOrigin<'_> {
     fn name(&self) -> &str {
         match self {
             Self::Source(source) => &source.name,
@@ -58,7 +58,7 @@ impl Addressee<'_> {
 #[derive(Debug)]
 pub struct Refused<'r> {
     /// To whom.
-    pub to: Addressee<'r>,
+    pub to: RequestOrigin<'r>,
     /// When.
     pub received_at: Timestamp,
     /// Its head.
@@ -71,7 +71,7 @@ pub struct Refused<'r> {
 #[derive(Debug)]
 pub struct Inbox {
     queue: OnceLock<mpsc::Sender<Entry>>,
-    pace: Mutex<Pace>,
+    rate_limiter: Mutex<RateLimiter>,
     catalog: watch::Receiver<Arc<Snapshot>>,
     /// The secrets of the catalog as it was last needed.
     secrets: Mutex<Option<(Arc<Snapshot>, Arc<Secrets>)>>,
@@ -80,14 +80,14 @@ pub struct Inbox {
 impl Inbox {
     /// An inbox that knows the secrets of a catalog's sources.
     pub fn new(catalog: watch::Receiver<Arc<Snapshot>>) -> Self {
-        let pace = Mutex::new(Pace::new(u64::MAX));
-        Self { queue: OnceLock::new(), pace, catalog, secrets: Mutex::default() }
+        let rate_limiter = Mutex::new(RateLimiter::new(u64::MAX));
+        Self { queue: OnceLock::new(), rate_limiter, catalog, secrets: Mutex::default() }
     }
 
     /// From now on what is kept goes into this queue, and from there into a stream of so many bytes. Only the first call
     /// counts.
     pub fn open(&self, queue: mpsc::Sender<Entry>, inbox_bytes: u64) {
-        *self.pace.lock().unwrap_or_else(PoisonError::into_inner) = Pace::new(inbox_bytes);
+        *self.rate_limiter.lock().unwrap_or_else(PoisonError::into_inner) = RateLimiter::new(inbox_bytes);
         if self.queue.set(queue).is_err() {
             tracing::debug!("inbox was opened before");
         }
@@ -108,7 +108,7 @@ impl Inbox {
         // Nothing in there can panic half-way through a change.
         let stranger = is_unauthenticated(code).then(|| client.and_then(Client::address));
         let offer = Offer { source, stranger, bytes: entry::bytes(refused) };
-        let granted = self.pace.lock().unwrap_or_else(PoisonError::into_inner).take(offer, Instant::now());
+        let granted = self.rate_limiter.lock().unwrap_or_else(PoisonError::into_inner).take(offer, Instant::now());
         if !granted {
             return dropped("pace");
         }
@@ -183,10 +183,10 @@ mod tests {
         let (head, ()) = Request::post("/api/v1/webhooks/shop").body(()).unwrap().into_parts();
         let source = v1::Source { name: source.into(), ..v1::Source::default() };
         inbox.keep(&Refused {
-            to: Addressee::Source(&source),
+            to: RequestOrigin::Source(&source),
             received_at: Timestamp::UNIX_EPOCH,
             head: &head,
-            refusal: &Refusal::of_whole(Problem::new(code, "no"), Bytes::from_static(b"{}")),
+            refusal: &Refusal::from_request(Problem::new(code, "no"), Bytes::from_static(b"{}")),
         });
     }
 
@@ -228,9 +228,9 @@ mod tests {
         let (queue, mut kept) = mpsc::channel(1);
         inbox.open(queue, 1 << 20);
         let (head, ()) = Request::post(format!("/api/v1/webhooks/shop/{secret}")).body(()).unwrap().into_parts();
-        let refusal = Refusal::of_whole(Problem::new(Code::SignatureInvalid, "no"), secret.into());
+        let refusal = Refusal::from_request(Problem::new(Code::SignatureInvalid, "no"), secret.into());
         inbox.keep(&Refused {
-            to: Addressee::Events,
+            to: RequestOrigin::Events,
             received_at: Timestamp::UNIX_EPOCH,
             head: &head,
             refusal: &refusal,

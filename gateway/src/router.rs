@@ -47,12 +47,12 @@ pub struct Api {
     /// Where refused requests are kept.
     pub rejected: Inbox,
     /// Set once, when the log is there.
-    log: OnceLock<Log>,
+    log: OnceLock<LogHandle>,
 }
 
 /// The log, once it is there.
 #[derive(Debug)]
-pub struct Log {
+pub struct LogHandle {
     /// Where events are read.
     pub connection: Connection,
     /// How the log is cut.
@@ -97,7 +97,7 @@ impl Api {
     }
 
     /// The log is there. Only the first call counts.
-    pub fn open(&self, log: Log) {
+    pub fn open(&self, log: LogHandle) {
         if self.log.set(log).is_err() {
             tracing::debug!("log was opened before");
         }
@@ -108,7 +108,7 @@ impl Api {
     /// # Errors
     ///
     /// A [`Problem`] with `starting` while it is not there.
-    pub fn log(&self) -> Result<&Log, Problem> {
+    pub fn log(&self) -> Result<&LogHandle, Problem> {
         self.log.get().ok_or_else(|| SubmitError::Starting.into())
     }
 }
@@ -119,10 +119,10 @@ pub fn router(api: Arc<Api>) -> Router {
     let routes = Router::new()
         .route("/api/v1/webhooks/events", get(since::since).post(ingest::events))
         .route("/api/v1/webhooks/events/", get(since::since).post(ingest::events))
-        .route("/api/v1/webhooks/{source}", post(ingest::ruled))
-        .route("/api/v1/webhooks/{source}/", post(ingest::ruled))
-        .route("/api/v1/webhooks/{source}/{workflow}", post(ingest::named))
-        .route("/api/v1/webhooks/{source}/{workflow}/", post(ingest::named))
+        .route("/api/v1/webhooks/{source}", post(ingest::webhook))
+        .route("/api/v1/webhooks/{source}/", post(ingest::webhook))
+        .route("/api/v1/webhooks/{source}/{workflow}", post(ingest::webhook_with_workflow))
+        .route("/api/v1/webhooks/{source}/{workflow}/", post(ingest::webhook_with_workflow))
         .route("/api/v1/events", get(since::event_of_delivery).post(events::publish))
         .route("/api/v1/events/", get(since::event_of_delivery).post(events::publish))
         .route("/api/v1/events/stream", get(stream::stream))

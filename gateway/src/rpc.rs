@@ -1,6 +1,6 @@
 //! gRPC, on the port of the HTTP API: `weft.v1.IngestService`, reflection, and `grpc.health.v1`.
 //!
-//! - `publish`: the calls; `line`: events of a stream on their way, in order; `status`: refusals.
+//! - `publish`: the calls; `publish_stream`: events of a stream on their way, in order; `status`: refusals.
 
 use std::sync::Arc;
 
@@ -18,8 +18,8 @@ use weft_proto::v1::ingest_service_server::IngestServiceServer;
 
 use crate::{admission, router::Api};
 
-mod line;
 mod publish;
+mod publish_stream;
 mod status;
 
 use publish::{Ingest, KeyHolders};

@@ -22,7 +22,7 @@ use crate::{
     body, metrics,
     options::GatewayOptions,
     readiness, rejected,
-    router::{Api, Log, router},
+    router::{Api, LogHandle, router},
     rpc,
     sequencer::{self, SequencerOptions},
     sources::Sources,
@@ -228,7 +228,7 @@ impl Opening {
         let connection = self.connection.clone();
         let sequencer = sequencer::start(connection, layout, options, self.progress, stop.child_token(), tasks).await?;
         let tails = Tails::new(self.connection.clone(), layout);
-        self.api.open(Log { connection: self.connection, layout, tails, sequencer });
+        self.api.open(LogHandle { connection: self.connection, layout, tails, sequencer });
         Ok(())
     }
 

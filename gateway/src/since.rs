@@ -27,7 +27,7 @@ use crate::{
     admission::Client,
     error::{Code, Problem},
     openapi,
-    router::{Api, Log},
+    router::{Api, LogHandle},
     sequencer::SubmitError,
     sources::LookupError,
 };
@@ -152,7 +152,7 @@ async fn one(api: &Api, grant: &Grant, id: EventId) -> Result<Response, Problem>
     Ok(json(envelope::to_json(&event).into()))
 }
 
-async fn find(log: &Log, id: EventId) -> Result<Option<Event>, Problem> {
+async fn find(log: &LogHandle, id: EventId) -> Result<Option<Event>, Problem> {
     let Some((shard, seq)) = log.sequencer.position_of(id).await? else { return Ok(None) };
     let message = direct::get(&log.connection, &log.layout.events_stream(shard), seq).await.map_err(|error| {
         tracing::debug!(%error, "event cannot be read");
@@ -166,7 +166,7 @@ async fn find(log: &Log, id: EventId) -> Result<Option<Event>, Problem> {
 /// # Errors
 ///
 /// A [`Problem`] with `bad_cursor`, `cursor_expired` or `log_unavailable`.
-pub async fn resolve(log: &Log, text: &str) -> Result<Cursor, Problem> {
+pub async fn resolve(log: &LogHandle, text: &str) -> Result<Cursor, Problem> {
     let Ok(id) = text.parse::<EventId>() else {
         return Cursor::parse(text, log.layout)
             .map_err(|error| Problem::new(Code::BadCursor, format!("since is {error}")));

@@ -9,9 +9,9 @@ use governor::{
 };
 
 use super::{
-    generations::{Asked, Generations},
+    limit_state::LimitState,
     rate::Rate,
-    standing::Standing,
+    two_generation_map::{Asked, Generations},
 };
 
 /// Keys of one generation, of which there are two: some MiB, and more addresses than one attacker has.
@@ -27,7 +27,7 @@ pub(super) struct Limiter<K: Hash + Eq + Clone, C: Clock = MonotonicClock> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Exceeded {
     /// How the key stands.
-    pub standing: Standing,
+    pub limit_state: LimitState,
     /// When the next one may come.
     pub wait: Duration,
 }
@@ -45,19 +45,19 @@ impl<K: Hash + Eq + Clone, C: Clock> Limiter<K, C> {
     }
 
     /// Counts one request; how the key stands after it.
-    pub(super) fn take(&self, key: K) -> Result<Standing, Exceeded> {
+    pub(super) fn take(&self, key: K) -> Result<LimitState, Exceeded> {
         self.check(&Asked::Take(key), 0)
     }
 
     /// Whether one more could be counted; how the key stands before it.
-    pub(super) fn look(&self, key: K) -> Result<Standing, Exceeded> {
+    pub(super) fn look(&self, key: K) -> Result<LimitState, Exceeded> {
         self.check(&Asked::Look(key), 1)
     }
 
     /// `untaken` of what the limiter has subtracted is still there.
-    fn check(&self, asked: &Asked<K>, untaken: u32) -> Result<Standing, Exceeded> {
+    fn check(&self, asked: &Asked<K>, untaken: u32) -> Result<LimitState, Exceeded> {
         match self.limiter.check_key(asked) {
-            Ok(state) => Ok(standing(&state, untaken)),
+            Ok(state) => Ok(limit_state(&state, untaken)),
             Err(until) => Err(self.exceeded(&until)),
         }
     }
@@ -66,15 +66,15 @@ impl<K: Hash + Eq + Clone, C: Clock> Limiter<K, C> {
         let quota = until.quota();
         let wait = until.wait_time_from(self.limiter.clock().now());
         let reset_in = wait + quota.burst_size_replenished_in().saturating_sub(quota.replenish_interval());
-        Exceeded { standing: Standing { limit: quota.burst_size().get(), remaining: 0, reset_in }, wait }
+        Exceeded { limit_state: LimitState { limit: quota.burst_size().get(), remaining: 0, reset_in }, wait }
     }
 }
 
-fn standing(state: &StateSnapshot, untaken: u32) -> Standing {
+fn limit_state(state: &StateSnapshot, untaken: u32) -> LimitState {
     let quota = state.quota();
     let limit = quota.burst_size().get();
     let remaining = state.remaining_burst_capacity().saturating_add(untaken).min(limit);
-    Standing { limit, remaining, reset_in: quota.replenish_interval().saturating_mul(limit - remaining) }
+    LimitState { limit, remaining, reset_in: quota.replenish_interval().saturating_mul(limit - remaining) }
 }
 
 #[cfg(test)]
@@ -99,7 +99,7 @@ mod tests {
             assert_eq!(limiter.take(1).unwrap().remaining, remaining);
         }
         let exceeded = limiter.take(1).unwrap_err();
-        assert_eq!((exceeded.wait, exceeded.standing.reset_in), (Duration::from_secs(20), Duration::from_secs(60)));
+        assert_eq!((exceeded.wait, exceeded.limit_state.reset_in), (Duration::from_secs(20), Duration::from_secs(60)));
         assert_eq!(limiter.look(1).unwrap_err(), exceeded);
         assert_eq!(limiter.take(2).unwrap().remaining, 2, "another key");
         clock.advance(exceeded.wait - Duration::from_millis(1));

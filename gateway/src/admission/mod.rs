@@ -38,18 +38,18 @@ use crate::{
 
 mod client;
 mod crowd;
-mod generations;
+mod limit_state;
 mod limiter;
 mod rate;
-mod standing;
 #[cfg(test)]
 mod tests;
+mod two_generation_map;
 
 pub use client::TrustedProxies;
 use crowd::Crowd;
+use limit_state::LimitState;
 use limiter::{Exceeded, Limiter};
 pub use rate::{Period, Rate};
-use standing::Standing;
 pub use weft_serve::Peer;
 
 /// What a request holds at the least while it is answered, in bytes: its connection's buffers and its task.
@@ -81,7 +81,7 @@ pub struct Client {
     over_limit: bool,
     share: Option<Arc<Share>>,
     streams: Option<Streams>,
-    standing: Arc<Mutex<Option<Standing>>>,
+    limit_state: Arc<Mutex<Option<LimitState>>>,
 }
 
 impl Admission {
@@ -166,8 +166,8 @@ impl Admission {
     fn refused(&self, client: &Client) {
         let (Some(limiter), Some(network)) = (&self.per_ip, client.network()) else { return };
         // This one has its answer; the next one is stopped.
-        let (Ok(standing) | Err(Exceeded { standing, .. })) = limiter.take(network);
-        client.note(standing);
+        let (Ok(limit_state) | Err(Exceeded { limit_state, .. })) = limiter.take(network);
+        client.note(limit_state);
     }
 }
 
@@ -208,14 +208,14 @@ impl Client {
         self.address.filter(|_| !self.is_proxy).map(network)
     }
 
-    fn met(&self, outcome: Result<Standing, Exceeded>, of: &str) -> Result<(), Problem> {
+    fn met(&self, outcome: Result<LimitState, Exceeded>, of: &str) -> Result<(), Problem> {
         match outcome {
-            Ok(standing) => {
-                self.note(standing);
+            Ok(limit_state) => {
+                self.note(limit_state);
                 Ok(())
             }
-            Err(Exceeded { standing, wait }) => {
-                self.note(standing);
+            Err(Exceeded { limit_state, wait }) => {
+                self.note(limit_state);
                 let wait = whole_secs(wait);
                 let detail = format!("too many requests {of}; send again after {wait} s");
                 Err(Problem::rate_limited(detail, wait))
@@ -223,15 +223,15 @@ impl Client {
         }
     }
 
-    fn note(&self, standing: Standing) {
-        let mut noted = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        *noted = Some(noted.map_or(standing, |noted| noted.tighter(standing)));
+    fn note(&self, limit_state: LimitState) {
+        let mut noted = self.limit_state.lock().unwrap_or_else(PoisonError::into_inner);
+        *noted = Some(noted.map_or(limit_state, |noted| noted.tighter(limit_state)));
     }
 
     fn write<B>(&self, response: &mut http::Response<B>) {
-        let noted = *self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(standing) = noted {
-            standing.write(response.headers_mut(), Timestamp::now());
+        let noted = *self.limit_state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(limit_state) = noted {
+            limit_state.write(response.headers_mut(), Timestamp::now());
         }
     }
 }

@@ -114,7 +114,7 @@ mod tests {
     use crate::{
         body::Refusal,
         error::{Code, Problem},
-        rejected::Addressee,
+        rejected::RequestOrigin,
     };
 
     fn entry(request: http::request::Builder, body: &[u8], body_size: u64) -> Rejected {
@@ -125,7 +125,7 @@ mod tests {
         let (mut head, ()) = request.body(()).unwrap().into_parts();
         head.extensions.insert(Client::at([192, 0, 2, 7].into()));
         let refused = Refused {
-            to: Addressee::Source(&v1::Source { name: "shop".into(), ..v1::Source::default() }),
+            to: RequestOrigin::Source(&v1::Source { name: "shop".into(), ..v1::Source::default() }),
             received_at: "2026-11-21T02:00:00.123Z".parse().unwrap(),
             head: &head,
             refusal: &Refusal {

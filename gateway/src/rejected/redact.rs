@@ -1,6 +1,6 @@
 //! What is taken out of a refused request before it is kept. Pure.
 //!
-//! - Values of headers that carry credentials: those named in [`CREDENTIAL_HEADERS`], and any whose name holds one of
+//! - Values of headers that carry credentials: those webhook_with_workflow in [`CREDENTIAL_HEADERS`], and any whose name holds one of
 //!   [`SECRET_WORDS`], except the headers that the source's scheme signs with: they prove a secret and do not tell it.
 //! - Values of query parameters whose name holds one of [`SECRET_WORDS`] or [`QUERY_WORDS`]. Neither a scheme nor a rule of
 //!   a source reads the query, so nothing that a retry needs is lost.
@@ -15,7 +15,7 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 use weft_proto::v1::{Source, verification::Scheme};
 use weft_schemes::spelling;
 
-use super::Addressee;
+use super::RequestOrigin;
 
 /// What stands where something was taken out.
 pub const REDACTED: &str = "[redacted]";
@@ -78,10 +78,10 @@ pub(super) struct Redactor<'s> {
 }
 
 impl<'s> Redactor<'s> {
-    pub fn new(to: Addressee<'s>, secrets: &'s Secrets) -> Self {
+    pub fn new(to: RequestOrigin<'s>, secrets: &'s Secrets) -> Self {
         let scheme = match to {
-            Addressee::Source(source) => scheme(source),
-            Addressee::Events => None,
+            RequestOrigin::Source(source) => scheme(source),
+            RequestOrigin::Events => None,
         };
         let signed = scheme.map_or_else(Vec::new, |scheme| weft_schemes::of(scheme).signing_headers());
         Self { secrets, signed }
@@ -214,7 +214,7 @@ mod tests {
     fn credentials_in_headers_are_gone_and_signatures_stay() {
         let source = standard();
         let secrets = secrets(&source);
-        let redactor = Redactor::new(Addressee::Source(&source), &secrets);
+        let redactor = Redactor::new(RequestOrigin::Source(&source), &secrets);
         for name in ["authorization", "cookie", "x-api-key", "proxy-authorization", "x-gitlab-token", "x-app-secret"] {
             assert_eq!(header(&redactor, name, "anything"), REDACTED, "{name}");
         }
@@ -235,11 +235,11 @@ mod tests {
         };
         let signs = hmac("X-Shop-Token");
         let secrets = secrets(&signs);
-        let redactor = Redactor::new(Addressee::Source(&signs), &secrets);
+        let redactor = Redactor::new(RequestOrigin::Source(&signs), &secrets);
         assert_eq!(header(&redactor, "x-shop-token", "00ff"), "00ff");
         assert_eq!(header(&redactor, "x-shop-token", "hush, hush"), REDACTED);
         let signs = hmac("Authorization");
-        assert_eq!(header(&Redactor::new(Addressee::Source(&signs), &secrets), "authorization", "00ff"), REDACTED);
+        assert_eq!(header(&Redactor::new(RequestOrigin::Source(&signs), &secrets), "authorization", "00ff"), REDACTED);
     }
 
     /// A secret that is a word of every request is not taken out of them: that would tell it.
@@ -247,7 +247,7 @@ mod tests {
     fn short_secrets_are_not_told_by_what_is_missing() {
         let short = source(Scheme::Github(GithubScheme { secrets: vec!["on".into(), "a".into()] }));
         let secrets = secrets(&short);
-        let redactor = Redactor::new(Addressee::Events, &secrets);
+        let redactor = Redactor::new(RequestOrigin::Events, &secrets);
         assert_eq!(redactor.text("the signature of application/json"), "the signature of application/json");
     }
 
@@ -255,7 +255,7 @@ mod tests {
     fn queries_lose_what_is_named_like_a_secret_and_paths_what_is_one() {
         let source = standard();
         let secrets = secrets(&source);
-        let redactor = Redactor::new(Addressee::Source(&source), &secrets);
+        let redactor = Redactor::new(RequestOrigin::Source(&source), &secrets);
         let encoded = utf8_percent_encode(CORE, NON_ALPHANUMERIC).to_string();
         for (target, kept, redacted) in [
             ("/shop/w?try=2&a", "/shop/w?try=2&a", false),
@@ -274,7 +274,7 @@ mod tests {
     fn bodies_lose_secrets_however_they_are_written() {
         let source = standard();
         let secrets = secrets(&source);
-        let redactor = Redactor::new(Addressee::Source(&source), &secrets);
+        let redactor = Redactor::new(RequestOrigin::Source(&source), &secrets);
         for written in [
             SECRET.to_owned(),
             CORE.to_owned(),
@@ -295,7 +295,7 @@ mod tests {
         #[test]
         fn no_secret_survives(before in "[ -~]{0,40}", after in "[ -~]{0,40}") {
             let secrets = secrets(&standard());
-            let redactor = Redactor::new(Addressee::Events, &secrets);
+            let redactor = Redactor::new(RequestOrigin::Events, &secrets);
             let scrubbed = redactor.text(&format!("{before}{CORE}{after}"));
             prop_assert!(!scrubbed.contains(CORE));
             prop_assert!(scrubbed.contains(REDACTED));

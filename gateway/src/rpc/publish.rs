@@ -12,7 +12,7 @@ use weft_proto::v1::{
     ingest_service_server::IngestService,
 };
 
-use super::line;
+use super::publish_stream;
 use crate::{
     admission::Client,
     auth::authorize,
@@ -80,9 +80,9 @@ impl IngestService for Ingest {
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         let full = |_| Problem::new(Code::Overloaded, format!("{STREAMS_MAX} streams are open; try again later"));
         let place = Arc::clone(&self.streams).try_acquire_owned().map_err(full)?;
-        let line = self.api.log()?.sequencer.line();
+        let line = self.api.log()?.sequencer.publish_stream();
         let (metadata, _, sent) = request.into_parts();
-        let answers = line::answers(Arc::clone(&self.api), metadata.into_headers(), line, sent, place);
+        let answers = publish_stream::answers(Arc::clone(&self.api), metadata.into_headers(), line, sent, place);
         Ok(Response::new(Box::pin(answers)))
     }
 }

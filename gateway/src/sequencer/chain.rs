@@ -37,16 +37,16 @@ pub(super) enum Reuse {
     LeftOut,
 }
 
-/// A member's part of its chain: dropped before it is [settled](Link::settle), it breaks the chain.
+/// A member's part of its chain: dropped before it is [settled](ChainPosition::settle), it breaks the chain.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct ChainPosition {
     chain: Chain,
     settled: bool,
 }
 
 /// A chain as a member sees it that wants a number.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Linked {
+pub(super) struct ChainedSubmission {
     pub key: ChainKey,
     /// A member before it was refused or forgotten.
     pub broken: bool,
@@ -64,8 +64,8 @@ impl Chain {
     }
 
     /// The next member's part.
-    pub fn link(&self) -> Link {
-        Link { chain: self.clone(), settled: false }
+    pub fn link(&self) -> ChainPosition {
+        ChainPosition { chain: self.clone(), settled: false }
     }
 
     /// Nothing more of it is to be appended.
@@ -83,12 +83,12 @@ impl Chain {
     }
 
     /// As it is at this moment.
-    pub fn linked(&self) -> Linked {
-        Linked { key: self.key(), broken: self.is_broken(), reuse_breaks: self.reuse == Reuse::Breaks }
+    pub fn linked(&self) -> ChainedSubmission {
+        ChainedSubmission { key: self.key(), broken: self.is_broken(), reuse_breaks: self.reuse == Reuse::Breaks }
     }
 }
 
-impl Link {
+impl ChainPosition {
     pub fn chain(&self) -> &Chain {
         &self.chain
     }
@@ -103,7 +103,7 @@ impl Link {
     }
 }
 
-impl Drop for Link {
+impl Drop for ChainPosition {
     fn drop(&mut self) {
         if !self.settled {
             self.chain.cut();

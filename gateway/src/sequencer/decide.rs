@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use weft_index::receipts::{Accepted, Head, Horizons};
 use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
 
-use super::{chain::Linked, overlay::Overlay};
+use super::{chain::ChainedSubmission, overlay::Overlay};
 
 /// What the receipts' file says of an event that wants a number. The default is what an empty file says.
 #[derive(Debug, Clone, Default)]
@@ -35,7 +35,7 @@ pub(super) struct Candidate<'a> {
     pub replay_key: Option<EventId>,
     pub looked: &'a Looked,
     /// The chain that it is a member of.
-    pub linked: Option<Linked>,
+    pub linked: Option<ChainedSubmission>,
 }
 
 /// What becomes of an event.
@@ -63,7 +63,7 @@ pub(super) enum Decision {
     },
     /// Not to be decided now: something before it in its chain is refused, or will be if the group is appended; or it would
     /// be refused itself, and break its chain for those before it that are yet to be stored.
-    Behind,
+    PredecessorRefused,
 }
 
 /// Decides for a group, in order. Everything up to `overlay.end()` is taken into account, and what the group itself
@@ -84,7 +84,7 @@ pub(super) fn decide<'a>(
         let Candidate { id, workflow, digest, replay_key, looked, linked } = candidate;
         debug_assert!(looked.cursor >= overlay.base(), "P2: a gap between the file's answer and the overlay");
         if linked.is_some_and(|linked| linked.broken || broken.contains(&linked.key)) {
-            return Decision::Behind;
+            return Decision::PredecessorRefused;
         }
         // Whether a member that is refused has others before it that have no answer yet.
         let mut refused = || {
@@ -95,7 +95,7 @@ pub(super) fn decide<'a>(
         if let Some((of, first)) = firsts.get(&id) {
             let same_body = *first == digest;
             if !same_body && refused() {
-                return Decision::Behind;
+                return Decision::PredecessorRefused;
             }
             begun.extend(linked.map(|linked| linked.key));
             return Decision::Repeat { of: *of, same_body };
@@ -106,7 +106,7 @@ pub(super) fn decide<'a>(
             if accepted.digest == *digest {
                 return Decision::Known(accepted);
             }
-            return if refused() { Decision::Behind } else { Decision::Reused(accepted) };
+            return if refused() { Decision::PredecessorRefused } else { Decision::Reused(accepted) };
         }
         if let Some(of) = replay_key.and_then(|key| bodies.get(&key)) {
             begun.extend(linked.map(|linked| linked.key));

@@ -32,11 +32,11 @@ pub(super) struct LookedUp {
 
 /// Where the next group is asked about, by what the last ones took.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct LookupSpeed {
     quick: bool,
 }
 
-impl Pace {
+impl LookupSpeed {
     /// Whether so many are asked about without a thread.
     pub fn at_once(&self, submissions: usize) -> bool {
         submissions <= AT_ONCE_MAX || self.quick
@@ -102,11 +102,11 @@ mod tests {
     /// A disk that has to be waited for holds up no thread that others need.
     #[test]
     fn a_large_group_is_asked_about_at_once_while_that_is_quick() {
-        let mut pace = Pace::default();
-        assert!(pace.at_once(AT_ONCE_MAX) && !pace.at_once(AT_ONCE_MAX + 1), "nothing is known yet");
-        pace.took(&looked(100, QUICK * 100));
-        assert!(pace.at_once(1000));
-        pace.took(&looked(3, QUICK * 4));
-        assert!(pace.at_once(AT_ONCE_MAX) && !pace.at_once(AT_ONCE_MAX + 1));
+        let mut speed = LookupSpeed::default();
+        assert!(speed.at_once(AT_ONCE_MAX) && !speed.at_once(AT_ONCE_MAX + 1), "nothing is known yet");
+        speed.took(&looked(100, QUICK * 100));
+        assert!(speed.at_once(1000));
+        speed.took(&looked(3, QUICK * 4));
+        assert!(speed.at_once(AT_ONCE_MAX) && !speed.at_once(AT_ONCE_MAX + 1));
     }
 }

@@ -6,11 +6,11 @@
 //!
 //! - `decide`: what becomes of each event of a group; pure.
 //! - `overlay`: the log beyond the receipts' file; `lookup`: what the file says; `end`: how far the log is known to reach.
-//! - `flight`: a decided group on its way into the log; `session`: the loop that sends one after the other; `follow`:
+//! - `in_flight`: a decided group on its way into the log; `session`: the loop that sends one after the other; `follow`:
 //!   whether it reads the log, or knows it by acks and what it is told.
-//! - `desk`: where events come in, alone, many at once, or in a line; `chain`: those that must not overtake each other.
+//! - `submit_queue`: where events come in, alone, many at once, or in a line; `chain`: those that must not overtake each other.
 //! - `shard`: opens, compares, catches up, and starts over; `heads`: carried forward.
-//! - `preferred`: of several gateways one appends for all, as long as it answers.
+//! - `forwarding`: of several gateways one appends for all, as long as it answers.
 //!
 //! A sender whose append had no answer, and whose event is then found in the log, is told that it is a duplicate: 200 is
 //! right for whoever sent it, 202 might be the second one.
@@ -33,33 +33,33 @@ use weft_proto::ids::{EventId, SequenceNumber, ShardId, StreamSeq, WorkflowId};
 
 mod chain;
 mod decide;
-mod desk;
 mod end;
-mod flight;
-mod follow;
-mod gather;
-mod heads;
+mod forwarding;
+mod group_commit;
+mod head_refresh;
+mod in_flight;
+mod log_tracker;
 mod lookup;
 mod options;
 mod overlay;
-mod preferred;
 mod probe;
 mod progress;
 mod replays;
 mod session;
 mod shard;
 mod submission;
+mod submit_queue;
 #[cfg(test)]
 mod tests;
 
-pub use desk::{Line, NotTaken, Pending};
 pub use options::SequencerOptions;
+pub use submit_queue::{NotTaken, PendingReceipt, PublishStream};
 
-use desk::Desk;
 use progress::Progress;
 use replays::Replays;
 use shard::{Ask, Inbox, Shard};
 use submission::Encoded;
+use submit_queue::SubmitQueue;
 
 /// An event that has been verified and identified and wants a number.
 #[derive(Debug, Clone)]
@@ -148,7 +148,7 @@ pub enum SubmitError {
     TooLarge,
     /// An event before it, that it must not overtake, was not accepted. Not appended.
     #[error("an event before it was not accepted")]
-    Behind,
+    PredecessorRefused,
     /// More events wait than the queue holds. Not appended.
     #[error("too many events wait for the log")]
     Overloaded,
@@ -186,7 +186,7 @@ struct Inner {
     submit_timeout: Duration,
     horizons: Horizons,
     drain: CancellationToken,
-    desks: Vec<Desk>,
+    submit_queues: Vec<SubmitQueue>,
     replays: Replays,
 }
 
@@ -205,7 +205,7 @@ pub async fn start(
     tasks: &TaskTracker,
 ) -> Result<Sequencer, OpenError> {
     let progress = Progress::new(layout.shards(), progress);
-    let mut desks = Vec::new();
+    let mut submit_queues = Vec::new();
     let mut shards = Vec::new();
     for id in layout.all() {
         let stream = layout.events_stream(id);
@@ -213,19 +213,19 @@ pub async fn start(
         let receipts = shard::open(path.clone(), stream.clone(), options.horizons()).await?;
         let (asks, asked) = mpsc::channel(QUEUE_ASKS_MAX);
         let (current, currently) = watch::channel(None);
-        let (mut desk, queued) = Desk::new(options.queue_events_max, asks, currently);
+        let (mut submit_queue, queued) = SubmitQueue::new(options.queue_events_max, asks, currently);
         let (tell, appended) = mpsc::channel(QUEUE_APPENDED_MAX);
-        let (drained, teller) = if options.forwards {
+        let (drained, notifier) = if options.forwards {
             let drained = CancellationToken::new();
-            let (connection, own) = (connection.clone(), desk.own(&options, tell));
-            let started = preferred::start(id, layout, connection, own, drain.clone(), drained.clone(), tasks).await;
-            let (preferred, teller) = started.unzip();
-            desk.preferred = preferred;
-            (drained, teller)
+            let (connection, own) = (connection.clone(), submit_queue.own(&options, tell));
+            let started = forwarding::start(id, layout, connection, own, drain.clone(), drained.clone(), tasks).await;
+            let (forwarding, notifier) = started.unzip();
+            submit_queue.forwarding = forwarding;
+            (drained, notifier)
         } else {
             (drain.clone(), None)
         };
-        desks.push(desk);
+        submit_queues.push(submit_queue);
         let shard = Shard {
             id,
             layout,
@@ -236,7 +236,7 @@ pub async fn start(
             drain: drained,
             progress: progress.clone(),
             current,
-            teller,
+            notifier,
         };
         shards.push(shard.run(Inbox { queue: queued, asks: asked, appended }, receipts));
     }
@@ -247,7 +247,7 @@ pub async fn start(
     let (message_bytes_max, submit_timeout) = (options.message_bytes_max, options.submit_timeout);
     let horizons = options.horizons();
     let replays = Replays::default();
-    let inner = Inner { connection, layout, message_bytes_max, submit_timeout, horizons, drain, desks, replays };
+    let inner = Inner { connection, layout, message_bytes_max, submit_timeout, horizons, drain, submit_queues, replays };
     Ok(Sequencer { inner: Arc::new(inner) })
 }
 
@@ -318,10 +318,10 @@ impl Inner {
         if event.bytes > self.message_bytes_max() { Err(SubmitError::TooLarge) } else { Ok(event) }
     }
 
-    /// A shard's desk, open.
-    fn desk(&self, shard: ShardId) -> Result<&Desk, SubmitError> {
-        let desk = self.desks.get(shard.0 as usize).ok_or(SubmitError::Starting)?;
-        if desk.current.borrow().is_some() { Ok(desk) } else { Err(SubmitError::Starting) }
+    /// A shard's submit_queue, open.
+    fn submit_queue(&self, shard: ShardId) -> Result<&SubmitQueue, SubmitError> {
+        let submit_queue = self.submit_queues.get(shard.0 as usize).ok_or(SubmitError::Starting)?;
+        if submit_queue.current.borrow().is_some() { Ok(submit_queue) } else { Err(SubmitError::Starting) }
     }
 
     fn message_bytes_max(&self) -> usize {
@@ -331,14 +331,14 @@ impl Inner {
     /// Looks for an event in what is known of all shards.
     async fn find(&self, id: EventId) -> Result<Option<(ShardId, StreamSeq)>, SubmitError> {
         for shard in self.layout.all() {
-            let desk = self.desk(shard)?;
+            let submit_queue = self.submit_queue(shard)?;
             // What leaves the overlay is in the file before, so in this order nothing is missed.
             let (answer, answered) = oneshot::channel();
-            desk.ask(Ask::Position { id, answer }).await?;
+            submit_queue.ask(Ask::Position { id, answer }).await?;
             if let Some(seq) = answered.await.map_err(|_| SubmitError::Starting)? {
                 return Ok(Some((shard, seq)));
             }
-            let receipts = desk.current.borrow().clone().ok_or(SubmitError::Starting)?;
+            let receipts = submit_queue.current.borrow().clone().ok_or(SubmitError::Starting)?;
             let looked = tokio::task::spawn_blocking(move || receipts.view()?.receipt(id)).await;
             match looked {
                 Ok(Ok(Some(accepted))) => return Ok(Some((shard, accepted.seq))),
@@ -365,10 +365,10 @@ impl Inner {
 
     /// The event of a shard that has this replay key, as far as that is known here.
     async fn replayed_in(&self, shard: ShardId, key: EventId) -> Result<Option<(EventId, Accepted)>, SubmitError> {
-        let desk = self.desk(shard)?;
+        let submit_queue = self.submit_queue(shard)?;
         // What leaves the overlay is in the file before, so in this order nothing is missed.
         let (answer, answered) = oneshot::channel();
-        desk.ask(Ask::Replay { key, answer }).await?;
+        submit_queue.ask(Ask::Replay { key, answer }).await?;
         // It comes only from a log that answers.
         let answered = timeout(self.submit_timeout, answered).await.map_err(|_| SubmitError::Unavailable)?;
         let (found, now) = answered.map_err(|_| SubmitError::Starting)?;
@@ -376,7 +376,7 @@ impl Inner {
         if let Some(found) = found.filter(known) {
             return Ok(Some(found));
         }
-        let receipts = desk.current.borrow().clone().ok_or(SubmitError::Starting)?;
+        let receipts = submit_queue.current.borrow().clone().ok_or(SubmitError::Starting)?;
         match tokio::task::spawn_blocking(move || receipts.view()?.replayed(key)).await {
             Ok(Ok(found)) => Ok(found.filter(known)),
             // The shard's own task will meet the same and see to it.
@@ -391,7 +391,7 @@ impl Inner {
         let view = view.ok().filter(|view| view.quorum).ok_or(SubmitError::Unavailable)?;
         let end = view.state.last;
         let (answer, answered) = oneshot::channel();
-        self.desk(shard)?.ask(Ask::Reach { end, answer }).await?;
+        self.submit_queue(shard)?.ask(Ask::Reach { end, answer }).await?;
         answered.await.map_err(|_| SubmitError::Unavailable)
     }
 }

@@ -5,7 +5,7 @@
 //! told by who appended them, and then they count as ours.
 //! Whatever has been committed to the file leaves.
 //!
-//! Invariant: `lines` has a line for each message in (`base`, `end`], and `ids` and `heads` say what follows from them.
+//! Invariant: `entries` has a entry for each message in (`base`, `end`], and `ids` and `heads` say what follows from them.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -16,11 +16,11 @@ use weft_index::{
 };
 use weft_proto::ids::{EventId, StreamSeq, WorkflowId};
 
-use super::preferred::Appended;
+use super::forwarding::AppendNotice;
 
 /// When a message was stored that has been neither read back nor confirmed: after everything that has. It is too new to be
 /// forgotten.
-pub(super) const UNREAD: Timestamp = Timestamp::MAX;
+pub(super) const UNCONFIRMED: Timestamp = Timestamp::MAX;
 
 /// The log beyond the receipts' file.
 #[derive(Debug)]
@@ -31,28 +31,28 @@ pub(super) struct Overlay {
     end: StreamSeq,
     /// The newest message that was read or confirmed, and what tells it from another: a position in the log.
     newest: Option<(StreamSeq, Mark)>,
-    lines: VecDeque<Line>,
-    /// How many lines at the end are ours and have been neither read back nor confirmed.
-    unread: usize,
+    entries: VecDeque<OverlayEntry>,
+    /// How many entries at the end are ours and have been neither read back nor confirmed.
+    unconfirmed: usize,
     ids: HashMap<EventId, Accepted>,
     /// Replay keys, with the sequence and the id of the event.
     replays: HashMap<EventId, (StreamSeq, EventId)>,
-    /// With the sequence of the message that says so.
+    /// With the sequence of the message that kind so.
     heads: HashMap<WorkflowId, (StreamSeq, Head)>,
 }
 
 #[derive(Debug)]
-struct Line {
+struct OverlayEntry {
     seq: StreamSeq,
     /// Its `Nats-Msg-Id`.
     id: Option<EventId>,
-    says: Says,
+    kind: EntryKind,
 }
 
 #[derive(Debug)]
-enum Says {
+enum EntryKind {
     Event(EventId, WorkflowId),
-    /// An event whose id a later one has taken, beyond the dedup horizon: what `ids` no longer says of it.
+    /// An event whose id a later one has taken, beyond the dedup horizon: what `ids` no longer kind of it.
     Superseded(EventId, Box<Accepted>),
     Heads(Vec<(WorkflowId, Head)>),
     Nothing,
@@ -61,7 +61,7 @@ enum Says {
 /// At a sequence that was acked as ours stands something else: the log is not the one that was appended to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("another message than the one that was appended stands at {0}")]
-pub(super) struct Differs(pub StreamSeq);
+pub(super) struct LogMismatch(pub StreamSeq);
 
 impl Overlay {
     /// On a file that holds everything up to `base`, on a log that is known up to `end`, between which there is nothing,
@@ -71,8 +71,8 @@ impl Overlay {
             base,
             end: end.max(base),
             newest,
-            lines: VecDeque::new(),
-            unread: 0,
+            entries: VecDeque::new(),
+            unconfirmed: 0,
             ids: HashMap::new(),
             replays: HashMap::new(),
             heads: HashMap::new(),
@@ -101,7 +101,7 @@ impl Overlay {
 
     /// Messages held.
     pub fn len(&self) -> usize {
-        self.lines.len()
+        self.entries.len()
     }
 
     /// The newest event of this id beyond the file.
@@ -123,14 +123,14 @@ impl Overlay {
     /// An event of ours was stored at `end` + 1, unless it has been read already.
     pub fn append(&mut self, id: EventId, accepted: Accepted) {
         if accepted.seq > self.end {
-            self.unread += 1;
+            self.unconfirmed += 1;
             self.push_event(Some(id), id, accepted);
         }
     }
 
     /// Another gateway has told what it has appended: enters what is not known yet, as if it were ours. Whether there was any.
     /// What lies before it must be known.
-    pub fn told(&mut self, appended: Appended) -> bool {
+    pub fn told(&mut self, appended: AppendNotice) -> bool {
         debug_assert!(appended.behind() <= self.end, "P2: a gap in what is known");
         let before = self.end;
         for (id, accepted) in appended.into_events() {
@@ -142,45 +142,45 @@ impl Overlay {
     /// Heads of ours were carried forward to `seq`, in a message with the id `id`, unless that has been read already.
     pub fn append_heads(&mut self, seq: StreamSeq, id: EventId, heads: Vec<(WorkflowId, Head)>) {
         if seq > self.end {
-            self.unread += 1;
+            self.unconfirmed += 1;
             self.push_heads(seq, Some(id), heads);
         }
     }
 
     /// A message was read. Returns true if it is one of ours, which was known already.
     ///
-    /// All that it says is compared with what was acked or told: after the log was rolled back, another gateway may have
+    /// All that it kind is compared with what was acked or told: after the log was rolled back, another gateway may have
     /// stored the same id at the same sequence with another body, workflow or number.
     ///
     /// # Errors
     ///
-    /// [`Differs`]: the message is not the one that was acked here.
-    pub fn read(&mut self, change: &Change) -> Result<bool, Differs> {
-        if self.unread > 0 {
+    /// [`LogMismatch`]: the message is not the one that was acked here.
+    pub fn read(&mut self, change: &Change) -> Result<bool, LogMismatch> {
+        if self.unconfirmed > 0 {
             let content = self.stamp_next(change.seq, change.mark)?;
-            return if content == change.content { Ok(true) } else { Err(Differs(change.seq)) };
+            return if content == change.content { Ok(true) } else { Err(LogMismatch(change.seq)) };
         }
         if change.seq <= self.end {
-            return Err(Differs(change.seq));
+            return Err(LogMismatch(change.seq));
         }
         self.newest = Some((change.seq, change.mark));
         match &change.content {
             Content::Event(id, accepted) => self.push_event(change.mark.id, *id, accepted.clone()),
             Content::Heads(heads) => self.push_heads(change.seq, change.mark.id, heads.clone()),
-            Content::Foreign => self.push(change.seq, change.mark.id, Says::Nothing),
+            Content::Foreign => self.push(change.seq, change.mark.id, EntryKind::Nothing),
         }
         Ok(false)
     }
 
-    /// The next message of ours that was neither read back nor confirmed was stored when `mark` says. Returns what it says.
-    fn stamp_next(&mut self, seq: StreamSeq, mark: Mark) -> Result<Content, Differs> {
-        let index = self.lines.len().saturating_sub(self.unread);
-        let Some(line) = self.lines.get_mut(index).filter(|line| (line.seq, line.id) == (seq, mark.id)) else {
-            return Err(Differs(seq));
+    /// The next message of ours that was neither read back nor confirmed was stored when `mark` kind. Returns what it kind.
+    fn stamp_next(&mut self, seq: StreamSeq, mark: Mark) -> Result<Content, LogMismatch> {
+        let index = self.entries.len().saturating_sub(self.unconfirmed);
+        let Some(entry) = self.entries.get_mut(index).filter(|entry| (entry.seq, entry.id) == (seq, mark.id)) else {
+            return Err(LogMismatch(seq));
         };
         let stored_at = whole_millis(mark.stored_at);
-        let content = match &mut line.says {
-            Says::Event(id, workflow) => {
+        let content = match &mut entry.kind {
+            EntryKind::Event(id, workflow) => {
                 if let Some((_, head)) = self.heads.get_mut(workflow).filter(|(said, _)| *said == seq) {
                     head.stored_at = stored_at;
                     head.carried_at = stored_at;
@@ -190,10 +190,10 @@ impl Overlay {
                         accepted.stored_at = stored_at;
                         Content::Event(*id, accepted.clone())
                     }
-                    None => return Err(Differs(seq)),
+                    None => return Err(LogMismatch(seq)),
                 }
             }
-            Says::Superseded(id, accepted) => {
+            EntryKind::Superseded(id, accepted) => {
                 if let Some((_, head)) = self.heads.get_mut(&accepted.workflow).filter(|(said, _)| *said == seq) {
                     head.stored_at = stored_at;
                     head.carried_at = stored_at;
@@ -201,7 +201,7 @@ impl Overlay {
                 accepted.stored_at = stored_at;
                 Content::Event(*id, Accepted::clone(accepted))
             }
-            Says::Heads(heads) => {
+            EntryKind::Heads(heads) => {
                 for (workflow, carried) in heads.iter_mut() {
                     carried.carried_at = stored_at;
                     if let Some((_, head)) = self.heads.get_mut(workflow).filter(|(said, _)| *said == seq) {
@@ -210,23 +210,23 @@ impl Overlay {
                 }
                 Content::Heads(heads.clone())
             }
-            Says::Nothing => Content::Foreign,
+            EntryKind::Nothing => Content::Foreign,
         };
-        self.unread -= 1;
+        self.unconfirmed -= 1;
         self.newest = Some((seq, mark));
         Ok(content)
     }
 
     /// Where the first message of ours stands that has been neither read back nor confirmed; if there is none, the next
     /// message of the log.
-    pub fn unread_from(&self) -> StreamSeq {
-        let first = self.lines.len().checked_sub(self.unread).and_then(|index| self.lines.get(index));
-        first.map_or(self.end.next(), |line| line.seq)
+    pub fn unconfirmed_from(&self) -> StreamSeq {
+        let first = self.entries.len().checked_sub(self.unconfirmed).and_then(|index| self.entries.get(index));
+        first.map_or(self.end.next(), |entry| entry.seq)
     }
 
     /// Whether messages of ours have been neither read back nor confirmed.
-    pub fn has_unread(&self) -> bool {
-        self.unread > 0
+    pub fn has_unconfirmed(&self) -> bool {
+        self.unconfirmed > 0
     }
 
     /// `at` is what stands at its sequence: the changes that the messages of ours up to there make. An ack has told that
@@ -235,12 +235,13 @@ impl Overlay {
     ///
     /// # Errors
     ///
-    /// [`Differs`]: the message is not the one that was acked here.
-    pub fn confirm(&mut self, at: &Change) -> Result<Vec<Change>, Differs> {
-        let lines = self.lines.iter().skip(self.lines.len().saturating_sub(self.unread));
-        let confirmed: Vec<_> = lines.map(|line| (line.seq, line.id)).take_while(|line| line.0 <= at.seq).collect();
-        if confirmed.last().is_some_and(|line| *line != (at.seq, at.mark.id)) {
-            return Err(Differs(at.seq));
+    /// [`LogMismatch`]: the message is not the one that was acked here.
+    pub fn confirm(&mut self, at: &Change) -> Result<Vec<Change>, LogMismatch> {
+        let entries = self.entries.iter().skip(self.entries.len().saturating_sub(self.unconfirmed));
+        let confirmed: Vec<_> =
+            entries.map(|entry| (entry.seq, entry.id)).take_while(|entry| entry.0 <= at.seq).collect();
+        if confirmed.last().is_some_and(|entry| *entry != (at.seq, at.mark.id)) {
+            return Err(LogMismatch(at.seq));
         }
         let mut changes = Vec::with_capacity(confirmed.len());
         for (seq, id) in confirmed {
@@ -248,7 +249,7 @@ impl Overlay {
             changes.push(Change { seq, mark, content: self.stamp_next(seq, mark)? });
         }
         if changes.last().is_some_and(|change| change.content != at.content) {
-            return Err(Differs(at.seq));
+            return Err(LogMismatch(at.seq));
         }
         Ok(changes)
     }
@@ -260,32 +261,32 @@ impl Overlay {
 
     /// The file holds everything up to `cursor`: forgets that.
     pub fn prune(&mut self, cursor: StreamSeq) {
-        while let Some(line) = self.lines.front()
-            && line.seq <= cursor
-            && self.lines.len() > self.unread
-            && let Some(line) = self.lines.pop_front()
+        while let Some(entry) = self.entries.front()
+            && entry.seq <= cursor
+            && self.entries.len() > self.unconfirmed
+            && let Some(entry) = self.entries.pop_front()
         {
-            self.base = line.seq;
-            match line.says {
-                Says::Event(id, workflow) => {
+            self.base = entry.seq;
+            match entry.kind {
+                EntryKind::Event(id, workflow) => {
                     if let Some(key) = self.ids.get(&id).and_then(|accepted| accepted.replay_key) {
-                        self.replays.remove_if(&key, |(said, _)| *said <= line.seq);
+                        self.replays.remove_if(&key, |(said, _)| *said <= entry.seq);
                     }
-                    self.ids.remove_if(&id, |accepted| accepted.seq <= line.seq);
-                    self.heads.remove_if(&workflow, |(said, _)| *said <= line.seq);
+                    self.ids.remove_if(&id, |accepted| accepted.seq <= entry.seq);
+                    self.heads.remove_if(&workflow, |(said, _)| *said <= entry.seq);
                 }
-                Says::Superseded(_, accepted) => {
+                EntryKind::Superseded(_, accepted) => {
                     if let Some(key) = accepted.replay_key {
-                        self.replays.remove_if(&key, |(said, _)| *said <= line.seq);
+                        self.replays.remove_if(&key, |(said, _)| *said <= entry.seq);
                     }
-                    self.heads.remove_if(&accepted.workflow, |(said, _)| *said <= line.seq);
+                    self.heads.remove_if(&accepted.workflow, |(said, _)| *said <= entry.seq);
                 }
-                Says::Heads(heads) => {
+                EntryKind::Heads(heads) => {
                     for (workflow, _) in heads {
-                        self.heads.remove_if(&workflow, |(said, _)| *said <= line.seq);
+                        self.heads.remove_if(&workflow, |(said, _)| *said <= entry.seq);
                     }
                 }
-                Says::Nothing => {}
+                EntryKind::Nothing => {}
             }
         }
     }
@@ -299,19 +300,19 @@ impl Overlay {
             carried_at: accepted.stored_at,
         };
         self.heads.insert(accepted.workflow.clone(), (seq, head));
-        let says = Says::Event(id, accepted.workflow.clone());
+        let kind = EntryKind::Event(id, accepted.workflow.clone());
         self.replays.extend(accepted.replay_key.map(|key| (key, (seq, id))));
         if let Some(earlier) = self.ids.insert(id, accepted) {
             self.supersede(id, earlier);
         }
-        self.push(seq, message_id, says);
+        self.push(seq, message_id, kind);
     }
 
-    /// Moves what `ids` said of an event to its line.
+    /// Moves what `ids` said of an event to its entry.
     fn supersede(&mut self, id: EventId, earlier: Accepted) {
-        let index = self.lines.partition_point(|line| line.seq < earlier.seq);
-        if let Some(line) = self.lines.get_mut(index).filter(|line| line.seq == earlier.seq) {
-            line.says = Says::Superseded(id, Box::new(earlier));
+        let index = self.entries.partition_point(|entry| entry.seq < earlier.seq);
+        if let Some(entry) = self.entries.get_mut(index).filter(|entry| entry.seq == earlier.seq) {
+            entry.kind = EntryKind::Superseded(id, Box::new(earlier));
         }
     }
 
@@ -323,12 +324,12 @@ impl Overlay {
                 self.heads.insert(workflow.clone(), (seq, *carried));
             }
         }
-        self.push(seq, message_id, Says::Heads(heads));
+        self.push(seq, message_id, EntryKind::Heads(heads));
     }
 
-    fn push(&mut self, seq: StreamSeq, id: Option<EventId>, says: Says) {
+    fn push(&mut self, seq: StreamSeq, id: Option<EventId>, kind: EntryKind) {
         self.end = seq;
-        self.lines.push_back(Line { seq, id, says });
+        self.entries.push_back(OverlayEntry { seq, id, kind });
     }
 }
 

@@ -21,14 +21,14 @@ use super::shard::Shard;
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// A question under way.
-pub(super) type Probe = Pin<Box<dyn Future<Output = Probed> + Send>>;
+pub(super) type EndProbe = Pin<Box<dyn Future<Output = ProbeAnswer> + Send>>;
 
 /// The question what stands at a sequence, under way. `None`: the log does not say.
-pub(super) type Confirm = Pin<Box<dyn Future<Output = Option<Confirmed>> + Send>>;
+pub(super) type TimestampProbe = Pin<Box<dyn Future<Output = Option<TimestampAnswer>> + Send>>;
 
 /// The answer.
 #[derive(Debug)]
-pub(super) enum Probed {
+pub(super) enum ProbeAnswer {
     /// The stream as its leader reports it, compared with the position that was known. When it was asked, everything up to
     /// `reached` was known.
     Log { asked_at: Instant, reached: StreamSeq, view: LeaderView, check: PositionCheck },
@@ -40,7 +40,7 @@ pub(super) enum Probed {
 
 /// What stands at a sequence.
 #[derive(Debug)]
-pub(super) struct Confirmed {
+pub(super) struct TimestampAnswer {
     pub message: Stored,
     /// Whether the message that was known before it still stands where it stood, as far as the answer tells.
     pub follows: bool,
@@ -48,29 +48,29 @@ pub(super) struct Confirmed {
 
 /// Where the log ends, which is known up to `reached`, and whether `known` is still a position in it: asked after a pause,
 /// and not before the server is there.
-pub(super) fn log(shard: &Shard, pause: Duration, known: Position, reached: StreamSeq) -> Probe {
+pub(super) fn log(shard: &Shard, pause: Duration, known: Position, reached: StreamSeq) -> EndProbe {
     let (connection, stream) = (shard.connection.clone(), shard.stream.clone());
     Box::pin(async move {
         tokio::time::sleep(pause).await;
         // Comes back now and then while there is no server, so that expired submissions are given up.
         if timeout(ANSWER_MAX, connection.connected()).await.is_err() {
-            return Probed::Unavailable("not connected".into());
+            return ProbeAnswer::Unavailable("not connected".into());
         }
         let asked_at = Instant::now();
         match answer(position::verify_once(&connection, &stream, &known)).await {
-            Ok((view, check)) => Probed::Log { asked_at, reached, view, check },
-            Err(reason) => Probed::Unavailable(reason),
+            Ok((view, check)) => ProbeAnswer::Log { asked_at, reached, view, check },
+            Err(reason) => ProbeAnswer::Unavailable(reason),
         }
     })
 }
 
 /// Whether there is any message after `after` up to `through`.
-pub(super) fn range(shard: &Shard, after: StreamSeq, through: StreamSeq) -> Probe {
+pub(super) fn range(shard: &Shard, after: StreamSeq, through: StreamSeq) -> EndProbe {
     let (connection, stream) = (shard.connection.clone(), shard.stream.clone());
     Box::pin(async move {
         match answer(streams::presence(&connection, &stream, after, through)).await {
-            Ok((view, presence)) => Probed::Range { after, through, view, presence },
-            Err(reason) => Probed::Unavailable(reason),
+            Ok((view, presence)) => ProbeAnswer::Range { after, through, view, presence },
+            Err(reason) => ProbeAnswer::Unavailable(reason),
         }
     })
 }
@@ -78,7 +78,7 @@ pub(super) fn range(shard: &Shard, after: StreamSeq, through: StreamSeq) -> Prob
 /// What stands at `seq`, and whether the log still holds `known`, the newest message before it that was read or
 /// confirmed: an append compares sequences only, and would also follow a log that was restored and has grown to the same
 /// length.
-pub(super) fn stands_at(shard: &Shard, seq: StreamSeq, known: Option<(StreamSeq, Mark)>) -> Confirm {
+pub(super) fn stands_at(shard: &Shard, seq: StreamSeq, known: Option<(StreamSeq, Mark)>) -> TimestampProbe {
     let (connection, stream) = (shard.connection.clone(), shard.stream.clone());
     Box::pin(async move {
         let earlier = async {
@@ -88,7 +88,7 @@ pub(super) fn stands_at(shard: &Shard, seq: StreamSeq, known: Option<(StreamSeq,
             }
         };
         let (message, same) = tokio::join!(at(&connection, &stream, seq), earlier);
-        Some(Confirmed { message: message?, follows: same != Some(false) })
+        Some(TimestampAnswer { message: message?, follows: same != Some(false) })
     })
 }
 

@@ -36,21 +36,21 @@ use weft_proto::ids::StreamSeq;
 use super::{
     SubmitError,
     end::LogEnd,
-    flight::{Carry, Flight},
-    follow::{Follow, OWN_MIN, Source},
-    gather::Gather,
-    heads::{Carrier, Page},
+    forwarding::{AppendNotice, NOTICE_AGE_MAX},
+    group_commit::GroupCommit,
+    head_refresh::{DuePage, HeadRefresher},
+    in_flight::{HeadRecord, InFlightAppend},
+    log_tracker::{LOCAL_MIN, LogTracker, TrackingMode},
     lookup::{self, LookedUp, Looking},
     overlay::Overlay,
-    preferred::{Appended, NOTICE_AGE_MAX},
-    probe::{self, Confirm, Confirmed, Probe, Probed},
+    probe::{self, EndProbe, ProbeAnswer, TimestampAnswer, TimestampProbe},
     shard::{Ask, Fault, Inbox, Shard},
     submission::Submission,
 };
 
 mod append;
-mod follow;
 mod identity;
+mod log_events;
 mod refusal;
 
 use identity::{Identity, LOOK_EVERY};
@@ -69,7 +69,7 @@ const OVERLAY_MAX: usize = 50_000;
 /// messages up to the end may have been deleted.
 const QUIET: Duration = Duration::from_millis(250);
 
-type Append = Pin<Box<dyn Future<Output = Box<Landed>> + Send>>;
+type Append = Pin<Box<dyn Future<Output = Box<AppendFinished>> + Send>>;
 type Changed = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A shard at work.
@@ -81,11 +81,11 @@ pub(super) struct Session<'a> {
     receipts: Receipts,
     writer: &'a Writer<Apply>,
     committed: watch::Receiver<Committed>,
-    follow: Follow,
+    tracker: LogTracker,
     /// Only while it is followed.
     reader: Option<OrderedReader>,
     /// Only while acks are.
-    confirming: Option<Confirm>,
+    confirming: Option<TimestampProbe>,
     /// The connection was lost, or is there again.
     connection_changed: Option<Changed>,
     /// When the reader last brought something.
@@ -100,30 +100,30 @@ pub(super) struct Session<'a> {
     /// What the file said last, as long as nothing has been committed since.
     view: Option<Arc<View>>,
     looking: Option<Looking>,
-    look_ups: lookup::Pace,
+    look_ups: lookup::LookupSpeed,
     /// What the overlay must keep for `looking`.
     looking_from: StreamSeq,
     ready: VecDeque<Submission>,
     /// Not there while it appends.
     appender: Option<Appender>,
-    flight: Option<Flight>,
+    flight: Option<InFlightAppend>,
     append: Option<Append>,
-    gather: Gather,
+    group_commit: GroupCommit,
     /// How far the log is known to reach: nothing is decided before that has been read.
     end: LogEnd,
     identity: Identity,
     /// Counts the consumers that the reader has lost.
     losses: Option<watch::Receiver<u64>>,
-    probe: Option<Probe>,
+    probe: Option<EndProbe>,
     /// Appends that failed in a row.
     failures: u32,
     refusal: Refusal,
     /// Since when leaders report that the log ends before what was acked.
-    behind: BehindWatch,
-    /// So many of the next submissions go alone.
-    alone: usize,
-    carrier: Carrier,
-    reaching: Vec<(StreamSeq, oneshot::Sender<()>)>,
+    stale_end_reports: BehindWatch,
+    /// So many of the next submissions go single_appends_left.
+    single_appends_left: usize,
+    head_refresher: HeadRefresher,
+    read_waiters: Vec<(StreamSeq, oneshot::Sender<()>)>,
     /// Questions that wait until the log has answered.
     asks: Vec<Ask>,
     /// No submission will come any more.
@@ -132,7 +132,7 @@ pub(super) struct Session<'a> {
 }
 
 /// An append has ended.
-struct Landed {
+struct AppendFinished {
     appender: Appender,
     messages: Vec<Outgoing>,
     result: Result<StreamSeq, AppendError>,
@@ -144,21 +144,21 @@ struct Landed {
 }
 
 /// What the session has waited for.
-enum Happening {
+enum SessionEvent {
     Read(Result<Batch, ReadError>),
     Confirms,
-    Confirmed(Option<Confirmed>),
-    /// Acks alone are no more enough.
+    Confirmed(Option<TimestampAnswer>),
+    /// Acks single_appends_left are no more enough.
     ReadsOn,
-    Landed(Box<Landed>),
+    AppendFinished(Box<AppendFinished>),
     Looked(Result<LookedUp, StorageError>),
-    Probed(Probed),
-    Scanned(Result<Page, StorageError>),
+    Probed(ProbeAnswer),
+    Scanned(Result<DuePage, StorageError>),
     Arrived(usize),
     Asked(Option<Ask>),
-    Told(Appended),
+    Told(AppendNotice),
     /// A group has waited long enough for others.
-    Gathered,
+    GroupComplete,
     /// Changes went to the writer.
     Written,
     Committed,
@@ -184,7 +184,7 @@ impl<'a> Session<'a> {
         reader: OrderedReader,
         overlay: Overlay,
     ) -> Self {
-        let carrier = Carrier::new(shard.options.retention, shard.layout.heads_subject(shard.id));
+        let head_refresher = HeadRefresher::new(shard.options.retention, shard.layout.heads_subject(shard.id));
         Self {
             shard,
             created,
@@ -192,7 +192,7 @@ impl<'a> Session<'a> {
             receipts,
             writer,
             committed: writer.committed(),
-            follow: Follow::new(OWN_MIN, Instant::now()),
+            tracker: LogTracker::new(LOCAL_MIN, Instant::now()),
             losses: Some(reader.losses()),
             reader: Some(reader),
             confirming: None,
@@ -207,20 +207,20 @@ impl<'a> Session<'a> {
             arrived: Vec::new(),
             view: None,
             looking: None,
-            look_ups: lookup::Pace::default(),
+            look_ups: lookup::LookupSpeed::default(),
             looking_from: StreamSeq(0),
             ready: VecDeque::new(),
             appender: Some(Appender::new(shard.connection.clone())),
             flight: None,
             append: None,
-            gather: Gather::new(GROUP_MESSAGES_MAX),
+            group_commit: GroupCommit::new(GROUP_MESSAGES_MAX),
             probe: None,
             failures: 0,
             refusal: Refusal::default(),
-            behind: BehindWatch::default(),
-            alone: 0,
-            carrier,
-            reaching: Vec::new(),
+            stale_end_reports: BehindWatch::default(),
+            single_appends_left: 0,
+            head_refresher,
+            read_waiters: Vec::new(),
             asks: Vec::new(),
             closed: false,
             draining: false,
@@ -238,114 +238,114 @@ impl<'a> Session<'a> {
             self.look_up()?;
             self.settle_doubt();
             self.answer_asks();
-            self.launch();
+            self.start_append();
             if self.is_drained() {
                 return Ok(());
             }
-            let happening = self.happening().await?;
+            let event = self.next_event().await?;
             if self.identity.stood_still(Instant::now()) {
                 self.doubt_all("this process stood still");
             }
-            self.take(happening)?;
+            self.handle(event)?;
         }
     }
 
-    async fn happening(&mut self) -> Result<Happening, Fault> {
+    async fn next_event(&mut self) -> Result<SessionEvent, Fault> {
         let takes_in = !self.closed && self.arrived.is_empty() && self.ready.len() < READY_MAX;
         let quiet_at = (self.probe.is_none() && self.wanted_end() > self.overlay.end()).then(|| self.heard_at + QUIET);
-        let gathered_at = self.gathers_until();
-        let confirms_at = self.follow.confirms_at().filter(|_| self.confirming.is_none());
-        let look_at = self.carrier.wakes_at();
+        let group_complete_at = self.group_waits_until();
+        let confirms_at = self.tracker.confirms_at().filter(|_| self.confirming.is_none());
+        let look_at = self.head_refresher.wakes_at();
         let idle = self.append.is_none() && self.probe.is_none() && self.ready.is_empty();
         let trial_at = self.refusal.wakes_at().filter(|_| idle && self.shard.connection.is_connected());
         Ok(tokio::select! {
-            batch = next(&mut self.reader), if self.unwritten.len() < UNWRITTEN_MAX => Happening::Read(batch),
-            confirmed = settled(&mut self.confirming) => Happening::Confirmed(confirmed),
-            landed = settled(&mut self.append) => Happening::Landed(landed),
-            looked = settled(&mut self.looking) => Happening::Looked(looked.unwrap_or_else(panicked)),
-            probed = settled(&mut self.probe) => Happening::Probed(probed),
-            scanned = settled(&mut self.carrier.scan) => Happening::Scanned(scanned.unwrap_or_else(panicked)),
+            batch = next(&mut self.reader), if self.unwritten.len() < UNWRITTEN_MAX => SessionEvent::Read(batch),
+            confirmed = settled(&mut self.confirming) => SessionEvent::Confirmed(confirmed),
+            finished = settled(&mut self.append) => SessionEvent::AppendFinished(finished),
+            looked = settled(&mut self.looking) => SessionEvent::Looked(looked.unwrap_or_else(panicked)),
+            probed = settled(&mut self.probe) => SessionEvent::Probed(probed),
+            scanned = settled(&mut self.head_refresher.scan) => SessionEvent::Scanned(scanned.unwrap_or_else(panicked)),
             arrived = self.inbox.queue.recv_many(&mut self.arrived, BATCH_MESSAGES_MAX), if takes_in => {
-                Happening::Arrived(arrived)
+                SessionEvent::Arrived(arrived)
             }
-            asked = self.inbox.asks.recv() => Happening::Asked(asked),
-            Some(appended) = self.inbox.appended.recv() => Happening::Told(appended),
+            asked = self.inbox.asks.recv() => SessionEvent::Asked(asked),
+            Some(appended) = self.inbox.appended.recv() => SessionEvent::Told(appended),
             room = self.writer.reserve(), if !self.unwritten.is_empty() => {
                 room.map_err(|_| Fault::Written)?.send(Changes::new(mem::take(&mut self.unwritten)));
-                Happening::Written
+                SessionEvent::Written
             }
             committed = self.committed.changed() => {
                 committed.map_err(|_| Fault::Written)?;
-                Happening::Committed
+                SessionEvent::Committed
             }
-            () = settled(&mut self.connection_changed) => Happening::ConnectionChanged,
-            () = detached(&mut self.losses) => Happening::Detached,
-            () = sleep_until(self.identity.looked_at() + LOOK_EVERY) => Happening::LookForPause,
-            () = at(gathered_at) => Happening::Gathered,
-            () = at(quiet_at) => Happening::Quiet,
-            () = at(confirms_at) => Happening::Confirms,
-            () = at(self.follow.reads_at()) => Happening::ReadsOn,
-            () = at(look_at) => Happening::LookForHeads,
-            () = at(trial_at) => Happening::TrialDue,
-            () = self.shard.drain.cancelled(), if !self.draining => Happening::Drain,
+            () = settled(&mut self.connection_changed) => SessionEvent::ConnectionChanged,
+            () = detached(&mut self.losses) => SessionEvent::Detached,
+            () = sleep_until(self.identity.looked_at() + LOOK_EVERY) => SessionEvent::LookForPause,
+            () = at(group_complete_at) => SessionEvent::GroupComplete,
+            () = at(quiet_at) => SessionEvent::Quiet,
+            () = at(confirms_at) => SessionEvent::Confirms,
+            () = at(self.tracker.reads_at()) => SessionEvent::ReadsOn,
+            () = at(look_at) => SessionEvent::LookForHeads,
+            () = at(trial_at) => SessionEvent::TrialDue,
+            () = self.shard.drain.cancelled(), if !self.draining => SessionEvent::Drain,
         })
     }
 
-    fn take(&mut self, happening: Happening) -> Result<(), Fault> {
-        match happening {
-            Happening::Read(batch) => self.read(batch?)?,
-            Happening::Confirms => {
-                self.follow.asked(Instant::now());
+    fn handle(&mut self, event: SessionEvent) -> Result<(), Fault> {
+        match event {
+            SessionEvent::Read(batch) => self.read(batch?)?,
+            SessionEvent::Confirms => {
+                self.tracker.confirmation_asked(Instant::now());
                 self.confirming = Some(probe::stands_at(self.shard, self.overlay.end(), self.overlay.newest()));
             }
-            Happening::Confirmed(Some(confirmed)) => self.confirmed(confirmed)?,
-            Happening::ReadsOn => self.follow.others(),
-            Happening::Landed(landed) => self.land(*landed),
-            Happening::Looked(looked) => {
+            SessionEvent::Confirmed(Some(confirmed)) => self.confirmed(confirmed)?,
+            SessionEvent::ReadsOn => self.tracker.foreign_appends(),
+            SessionEvent::AppendFinished(finished) => self.append_finished(*finished),
+            SessionEvent::Looked(looked) => {
                 self.looked(looked?);
                 self.prune();
             }
-            Happening::Probed(probed) => self.probed(probed)?,
-            Happening::Scanned(page) => self.carrier.found(page?),
-            Happening::Arrived(count) => self.closed = count == 0,
-            Happening::Asked(ask) => self.asked(ask),
-            Happening::Told(appended) => self.told(appended),
-            Happening::Committed => self.prune(),
-            Happening::ConnectionChanged => self.connection_changed(),
-            Happening::Detached => self.doubt_all("the reader has lost its consumer"),
-            Happening::Quiet => {
+            SessionEvent::Probed(probed) => self.probed(probed)?,
+            SessionEvent::Scanned(page) => self.head_refresher.found(page?),
+            SessionEvent::Arrived(count) => self.closed = count == 0,
+            SessionEvent::Asked(ask) => self.asked(ask),
+            SessionEvent::Told(appended) => self.told(appended),
+            SessionEvent::Committed => self.prune(),
+            SessionEvent::ConnectionChanged => self.connection_changed(),
+            SessionEvent::Detached => self.doubt_all("the reader has lost its consumer"),
+            SessionEvent::Quiet => {
                 self.probe = Some(probe::range(self.shard, self.overlay.end(), self.wanted_end()));
             }
-            Happening::LookForHeads => {
+            SessionEvent::LookForHeads => {
                 let (receipts, horizons) = (self.receipts.clone(), self.shard.horizons());
                 let server_time = self.shard.connection.server_clock().now();
-                self.carrier.look(receipts, horizons, self.overlay.now(), server_time);
+                self.head_refresher.look(receipts, horizons, self.overlay.now(), server_time);
             }
-            Happening::Drain => {
+            SessionEvent::Drain => {
                 self.draining = true;
                 self.inbox.queue.close();
             }
             // Asked again, or read after all.
-            Happening::Confirmed(None) => {}
-            Happening::LookForPause => self.give_up_expired(),
-            Happening::TrialDue => self.refusal.woken(),
-            Happening::Gathered | Happening::Written => {}
+            SessionEvent::Confirmed(None) => {}
+            SessionEvent::LookForPause => self.give_up_expired(),
+            SessionEvent::TrialDue => self.refusal.woken(),
+            SessionEvent::GroupComplete | SessionEvent::Written => {}
         }
         Ok(())
     }
 
     /// Begins or ends to read, as it is followed now.
     fn switch(&mut self) {
-        match self.follow.source() {
-            Source::Acks => self.stop_reading(),
-            Source::Reader if self.reader.is_none() => {
+        match self.tracker.mode() {
+            TrackingMode::Confirming => self.stop_reading(),
+            TrackingMode::Reading if self.reader.is_none() => {
                 self.confirming = None;
                 self.heard_at = Instant::now();
-                let reader = self.shard.reader(self.overlay.unread_from(), self.known());
+                let reader = self.shard.reader(self.overlay.unconfirmed_from(), self.known());
                 self.losses = Some(reader.losses());
                 self.reader = Some(reader);
             }
-            Source::Reader => {}
+            TrackingMode::Reading => {}
         }
     }
 

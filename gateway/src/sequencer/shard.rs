@@ -24,9 +24,9 @@ use weft_nats::{
 use weft_proto::ids::{EventId, ShardId, StreamSeq};
 
 use super::{
+    forwarding::{AppendNotice, AppendNotifier},
     options::SequencerOptions,
-    overlay::{Differs, Overlay},
-    preferred::{Appended, Teller},
+    overlay::{LogMismatch, Overlay},
     progress::{Progress, count_of},
     session::Session,
     submission::Submission,
@@ -60,7 +60,7 @@ pub(super) struct Shard {
     /// The receipts, while they have caught up with the log.
     pub current: watch::Sender<Option<Receipts>>,
     /// Tells others what is appended for them.
-    pub teller: Option<Teller>,
+    pub notifier: Option<AppendNotifier>,
 }
 
 /// What comes to a shard's sequencer.
@@ -69,7 +69,7 @@ pub(super) struct Inbox {
     pub queue: mpsc::Receiver<Submission>,
     pub asks: mpsc::Receiver<Ask>,
     /// What others have appended.
-    pub appended: mpsc::Receiver<Appended>,
+    pub appended: mpsc::Receiver<AppendNotice>,
 }
 
 /// A question to a shard's sequencer.
@@ -105,7 +105,7 @@ pub(super) enum Fault {
     Log(#[from] Mismatch),
     /// The log is another one than was appended to.
     #[error("{0}")]
-    Differs(#[from] Differs),
+    LogMismatch(#[from] LogMismatch),
     /// The log cannot be read on from where the receipts stand.
     #[error("{0}")]
     Read(#[from] ReadError),
@@ -300,7 +300,7 @@ impl Shard {
             Fault::File(_) => true,
             Fault::Storage(error) => !matches!(error, StorageError::Io(_) | StorageError::PreviousIo),
             // What was beyond the file is dropped; the file's own position is compared with the log at the next start.
-            Fault::Log(_) | Fault::Differs(_) | Fault::Read(_) | Fault::Written => false,
+            Fault::Log(_) | Fault::LogMismatch(_) | Fault::Read(_) | Fault::Written => false,
         };
         let cause = if rebuild { "rebuilt" } else { "resumed" };
         ::metrics::counter!(metrics::RECEIPTS_RESTARTED, "cause" => cause).increment(1);

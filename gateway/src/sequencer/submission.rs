@@ -11,9 +11,9 @@ use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
 
 use super::{
     NewEvent, Receipt, SubmitError,
-    chain::{ChainKey, Link, Linked},
+    chain::{ChainKey, ChainPosition, ChainedSubmission},
     decide::Looked,
-    overlay::UNREAD,
+    overlay::UNCONFIRMED,
 };
 
 /// Bytes that numbering adds to a message: `ce-previousid: <uuid>`.
@@ -42,7 +42,7 @@ pub(super) struct Submission {
     /// What the receipts' file says of it.
     pub looked: Looked,
     /// What it holds of its chain, if it is a member of one.
-    link: Option<Link>,
+    link: Option<ChainPosition>,
     answer: oneshot::Sender<Answer>,
     /// Its part of what the queue may hold.
     _room: OwnedSemaphorePermit,
@@ -100,7 +100,7 @@ impl Encoded {
         self,
         deadline: Instant,
         room: OwnedSemaphorePermit,
-        link: Option<Link>,
+        link: Option<ChainPosition>,
     ) -> (Submission, oneshot::Receiver<Answer>) {
         let (answer, answered) = oneshot::channel();
         let submission = Submission {
@@ -123,9 +123,9 @@ impl Encoded {
 
 impl Submission {
     /// Its chain at this moment.
-    pub fn linked(&self) -> Option<Linked> {
+    pub fn linked(&self) -> Option<ChainedSubmission> {
         let linked = self.link.as_ref()?.chain().linked();
-        Some(Linked { reuse_breaks: linked.reuse_breaks && !self.receipt_on_id_reuse, ..linked })
+        Some(ChainedSubmission { reuse_breaks: linked.reuse_breaks && !self.receipt_on_id_reuse, ..linked })
     }
 
     /// What tells its chain from others, if it is a member of one.
@@ -152,7 +152,7 @@ impl Submission {
     pub fn accepted(&self, seq: StreamSeq, number: SequenceNumber, previous: Option<EventId>) -> Accepted {
         Accepted {
             seq,
-            stored_at: UNREAD,
+            stored_at: UNCONFIRMED,
             digest: self.digest,
             sequence_number: number,
             workflow: self.workflow.clone(),

@@ -45,7 +45,7 @@ fn told_the_truth(events: &[Event], answers: &[Answer], faults: bool) -> Result<
         let same_body = |stored: &Event| stored.payload == body_of(sent);
         match answer {
             None | Some(Err(SubmitError::Unavailable)) if faults => {}
-            Some(Err(SubmitError::Behind)) if sent.chain.is_some() => {}
+            Some(Err(SubmitError::PredecessorRefused)) if sent.chain.is_some() => {}
             Some(Err(SubmitError::IdReused)) if stored.is_some_and(|stored| !same_body(stored)) => {}
             Some(Ok(receipt)) => {
                 let stored = stored.ok_or(format!("{id} was answered and is not in the log"))?;
@@ -95,7 +95,7 @@ fn who_is_behind_is_behind_something(answers: &[Answer]) -> Result<(), String> {
     for Answer { sent, answer } in answers {
         let Some(chain) = sent.chain else { continue };
         match answer {
-            Some(Err(SubmitError::Behind)) if !refused.contains(&chain) => {
+            Some(Err(SubmitError::PredecessorRefused)) if !refused.contains(&chain) => {
                 return Err(format!("{sent:?} is behind nothing that was refused"));
             }
             Some(Err(_)) => {

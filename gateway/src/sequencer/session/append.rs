@@ -5,10 +5,10 @@ use std::{collections::VecDeque, mem, time::Duration};
 use tokio::time::Instant;
 use weft_nats::append::{AppendError, AppendErrorKind, BATCH_BYTES_MAX};
 
-use super::{GROUP_MESSAGES_MAX, Landed, OVERLAY_MAX, Session, changed};
+use super::{AppendFinished, GROUP_MESSAGES_MAX, OVERLAY_MAX, Session, changed};
 use crate::sequencer::{
     SubmitError,
-    flight::{Flight, Landing},
+    in_flight::{AppendOutcome, InFlightAppend},
     probe,
     submission::Submission,
 };
@@ -27,8 +27,8 @@ const FAILURES_TOGETHER_MAX: u32 = 2;
 
 impl Session<'_> {
     /// Decides for what is ready and sends it off, unless something must come first.
-    pub(super) fn launch(&mut self) {
-        let gathers = self.gathers_until().is_some();
+    pub(super) fn start_append(&mut self) {
+        let gathers = self.group_waits_until().is_some();
         let reads_on = self.overlay.end() < self.end.wanted();
         let waits = gathers
             || self.probe.is_some()
@@ -38,13 +38,13 @@ impl Session<'_> {
             || self.overlay.len() >= OVERLAY_MAX;
         let mut trial = self.trial().filter(|_| !waits && !self.draining);
         while !waits
-            && (!self.ready.is_empty() || self.carrier.has_page() || trial.is_some())
+            && (!self.ready.is_empty() || self.head_refresher.has_page() || trial.is_some())
             && let Some(mut appender) = self.appender.take()
         {
-            self.gather.launched(self.ready.len(), Instant::now());
+            self.group_commit.started(self.ready.len(), Instant::now());
             let group = self.next_group(appender.batches(worth_a_batch(self.ready.len())));
-            let carry = self.carrier.board(&self.overlay).or_else(|| trial.take());
-            let (flight, messages) = Flight::decide(&self.overlay, self.shard.horizons(), group, carry);
+            let carry = self.head_refresher.next_head_record(&self.overlay).or_else(|| trial.take());
+            let (flight, messages) = InFlightAppend::decide(&self.overlay, self.shard.horizons(), group, carry);
             if messages.is_empty() {
                 // All of them were known, and have been answered.
                 self.appender = Some(appender);
@@ -65,21 +65,21 @@ impl Session<'_> {
                     // No ack comes over another connection than the one that the append went over.
                     () = lost => Err(connection_lost()),
                 };
-                Box::new(Landed { appender, messages, result, full, batched, sent_at })
+                Box::new(AppendFinished { appender, messages, result, full, batched, sent_at })
             }));
         }
     }
 
     /// Until when what is ready waits for others; `None`: it does not.
-    pub(super) fn gathers_until(&self) -> Option<Instant> {
+    pub(super) fn group_waits_until(&self) -> Option<Instant> {
         let idle = self.append.is_none() && !self.ready.is_empty() && !self.draining;
-        if idle { self.gather.waits(self.ready.len(), Instant::now()) } else { None }
+        if idle { self.group_commit.waits(self.ready.len(), Instant::now()) } else { None }
     }
 
     /// The next submissions that go together, without those that have been given up. One, where they would be published one
     /// by one: so each is answered as soon as it is stored, and whoever comes meanwhile may make a batch of the rest.
     fn next_group(&mut self, batches: bool) -> Vec<Submission> {
-        let messages_max = if batches && self.alone == 0 { GROUP_MESSAGES_MAX } else { 1 };
+        let messages_max = if batches && self.single_appends_left == 0 { GROUP_MESSAGES_MAX } else { 1 };
         let now = Instant::now();
         let mut group = Vec::with_capacity(self.ready.len().min(messages_max));
         let mut bytes = 0;
@@ -97,12 +97,12 @@ impl Session<'_> {
                 group.push(submission);
             }
         }
-        self.alone = self.alone.saturating_sub(1);
+        self.single_appends_left = self.single_appends_left.saturating_sub(1);
         group
     }
 
-    pub(super) fn land(&mut self, landed: Landed) {
-        let Landed { appender, messages, result, full, batched, sent_at } = landed;
+    pub(super) fn append_finished(&mut self, landed: AppendFinished) {
+        let AppendFinished { appender, messages, result, full, batched, sent_at } = landed;
         self.appender = Some(appender);
         let Some(flight) = self.flight.take() else { return };
         let sent = messages.len();
@@ -113,27 +113,27 @@ impl Session<'_> {
         if stored > 0 || refused {
             self.identity.answered(sent_at, now);
         }
-        let Landing { landed, carried, mut left } = flight.land(stored, messages, &mut self.overlay);
-        if stored > 0 && self.overlay.unread_from() <= self.overlay.end() {
-            self.follow.unread(self.overlay.end(), now);
+        let AppendOutcome { appended, heads_stored, mut left } = flight.complete(stored, messages, &mut self.overlay);
+        if stored > 0 && self.overlay.unconfirmed_from() <= self.overlay.end() {
+            self.tracker.unconfirmed_up_to(self.overlay.end(), now);
         }
-        if let Some(teller) = &self.shard.teller {
-            teller.tell(landed);
+        if let Some(notifier) = &self.shard.notifier {
+            notifier.notify(appended);
         }
-        self.carrier.landed(carried);
+        self.head_refresher.append_finished(heads_stored);
         self.answer_reached();
         match result {
             Ok(_) => {
                 self.failures = 0;
                 self.accepted();
                 if batched {
-                    self.gather.landed(sent, self.ready.len() + left.len(), now - sent_at, now);
+                    self.group_commit.completed(sent, self.ready.len() + left.len(), now - sent_at, now);
                 } else {
-                    self.gather.nobody();
+                    self.group_commit.cancel();
                 }
                 // A log in doubt is read, whoever else appends.
                 if self.identity.is_verified() {
-                    self.follow.landed(sent, now);
+                    self.tracker.appended(sent, now);
                 }
                 self.put_back(left);
             }
@@ -157,8 +157,8 @@ impl Session<'_> {
         tracing::debug!(shard = self.shard.id.0, %kind, left = left.len(), "append not wholly stored");
         self.failures = self.failures.saturating_add(1);
         self.refused(&kind);
-        self.gather.nobody();
-        self.follow.others();
+        self.group_commit.cancel();
+        self.tracker.foreign_appends();
         match kind {
             AppendErrorKind::Conflict { last: Some(last) } if last > self.overlay.end() => {
                 self.failures = 0;
@@ -180,7 +180,7 @@ impl Session<'_> {
             }
             kind => {
                 if !matches!(kind, AppendErrorKind::Unavailable(_)) && self.failures >= FAILURES_TOGETHER_MAX {
-                    self.alone = left.len();
+                    self.single_appends_left = left.len();
                 }
                 self.probe_end();
             }

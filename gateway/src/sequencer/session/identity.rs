@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Session, changed};
-use crate::sequencer::preferred::NOTICE_AGE_MAX;
+use crate::sequencer::forwarding::NOTICE_AGE_MAX;
 
 /// How often a session looks whether its process stood still.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -24,7 +24,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(1_500);
 
 /// A decision needs an answer of the log that was asked for so short a time ago, by an append or a comparison: shorter than
 /// a server takes to be killed, restored and started, which was seen to take 80 ms on a small store. Senders in a row pay
-/// nothing for that, and one alone a question.
+/// nothing for that, and one single_appends_left a question.
 const FRESH: Duration = Duration::from_millis(50);
 
 /// The newest answer of one kind.
@@ -120,7 +120,7 @@ impl Session<'_> {
         self.identity.state = State::Doubted;
         // What is being asked was asked before.
         self.probe = None;
-        self.follow.others();
+        self.tracker.foreign_appends();
     }
 
     /// The log may be another one by now, and whatever the reader holds may be of the log before.
@@ -143,15 +143,16 @@ impl Session<'_> {
         if self.epoch != self.shard.connection.epoch() {
             self.connection_changed();
         }
-        if self.identity.state == State::Compared && !self.overlay.has_unread() {
+        if self.identity.state == State::Compared && !self.overlay.has_unconfirmed() {
             self.identity.state = State::Verified;
         }
         self.asks.retain(|ask| !ask.is_closed());
-        let waits = !self.ready.is_empty() || !self.asks.is_empty() || self.carrier.has_page() || self.refusal.is_due();
-        let decides = waits && self.append.is_none() && self.gathers_until().is_none();
+        let waits =
+            !self.ready.is_empty() || !self.asks.is_empty() || self.head_refresher.has_page() || self.refusal.is_due();
+        let decides = waits && self.append.is_none() && self.group_waits_until().is_none();
         if decides && self.identity.state == State::Verified && !self.identity.is_fresh(Instant::now()) {
             self.identity.state = State::Doubted;
-            self.follow.others();
+            self.tracker.foreign_appends();
         }
         if self.identity.state == State::Doubted && self.probe.is_none() {
             self.probe_end();

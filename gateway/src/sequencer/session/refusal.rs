@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use weft_nats::{append::AppendErrorKind, records};
 
-use super::{Carry, Session};
+use super::{HeadRecord, Session};
 
 /// After so long without an append that fails or succeeds, one is tried.
 const TRIAL_AFTER: Duration = Duration::from_secs(2);
@@ -62,10 +62,10 @@ impl Session<'_> {
     }
 
     /// The trial append; `None` while none is due or events are waiting.
-    pub(super) fn trial(&self) -> Option<Carry> {
+    pub(super) fn trial(&self) -> Option<HeadRecord> {
         (self.refusal.is_due() && self.ready.is_empty()).then(|| {
             let (id, message) = records::heads(self.shard.layout.heads_subject(self.shard.id), Vec::new());
-            Carry { id, heads: Vec::new(), message }
+            HeadRecord { id, heads: Vec::new(), message }
         })
     }
 }

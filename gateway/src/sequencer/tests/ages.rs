@@ -11,7 +11,7 @@ use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
 
 use crate::sequencer::{
     decide::{Candidate, Decision, Looked, decide},
-    overlay::{Differs, Overlay, UNREAD},
+    overlay::{LogMismatch, Overlay, UNCONFIRMED},
 };
 
 const DIGEST: [u8; 32] = [1; 32];
@@ -81,7 +81,7 @@ fn repeats_are_known_to_the_horizon_and_workflows_as_long_as_remembered() {
 fn what_was_acked_and_not_read_is_known() {
     let id = EventId::unique();
     let mut overlay = Overlay::new(StreamSeq(1), StreamSeq(1), newest(at(0)));
-    overlay.append(id, accepted(2, UNREAD, 1));
+    overlay.append(id, accepted(2, UNCONFIRMED, 1));
     let looked = Looked { cursor: StreamSeq(1), ..Looked::default() };
     assert!(matches!(decide_one(&overlay, id, &looked), Decision::Known(_)));
     assert_eq!(overlay.read(&event(id, accepted(2, at(5_000), 1))), Ok(true));
@@ -97,15 +97,15 @@ fn what_was_acked_counts_as_stored_with_the_newest_that_was_asked_about() {
     let ids = [(); 3].map(|()| EventId::unique());
     let mut overlay = Overlay::new(StreamSeq(1), StreamSeq(1), newest(at(0)));
     for (id, seq) in ids.iter().zip(2..) {
-        overlay.append(*id, accepted(seq, UNREAD, seq - 1));
+        overlay.append(*id, accepted(seq, UNCONFIRMED, seq - 1));
     }
     let mark = |id, secs| Mark { stored_at: at(secs), id: Some(id) };
     let at_3 = |id| event(id, accepted(3, at(7), 2));
-    assert_eq!(overlay.confirm(&at_3(ids[2])).unwrap_err(), Differs(StreamSeq(3)));
+    assert_eq!(overlay.confirm(&at_3(ids[2])).unwrap_err(), LogMismatch(StreamSeq(3)));
     let changes = overlay.confirm(&at_3(ids[1])).unwrap();
     let marks: Vec<_> = changes.iter().map(|change| (change.seq.0, change.mark)).collect();
     assert_eq!(marks, [(2, mark(ids[0], 7)), (3, mark(ids[1], 7))]);
-    assert_eq!((overlay.now(), overlay.unread_from(), overlay.end()), (at(7), StreamSeq(4), StreamSeq(4)));
+    assert_eq!((overlay.now(), overlay.unconfirmed_from(), overlay.end()), (at(7), StreamSeq(4), StreamSeq(4)));
     assert!(overlay.confirm(&at_3(ids[1])).unwrap().is_empty(), "known already");
     let looked = Looked { cursor: StreamSeq(1), ..Looked::default() };
     for id in ids {
@@ -131,10 +131,10 @@ fn another_message_in_our_place_is_noticed() {
     ];
     for other in others {
         let mut overlay = Overlay::new(StreamSeq(1), StreamSeq(1), newest(at(0)));
-        overlay.append(id, accepted(2, UNREAD, 1));
+        overlay.append(id, accepted(2, UNCONFIRMED, 1));
         let mut confirmed = Overlay::new(StreamSeq(1), StreamSeq(1), newest(at(0)));
-        confirmed.append(id, accepted(2, UNREAD, 1));
-        assert_eq!(overlay.read(&other), Err(Differs(other.seq)), "{other:?}");
-        assert_eq!(confirmed.confirm(&other).unwrap_err(), Differs(other.seq), "{other:?}");
+        confirmed.append(id, accepted(2, UNCONFIRMED, 1));
+        assert_eq!(overlay.read(&other), Err(LogMismatch(other.seq)), "{other:?}");
+        assert_eq!(confirmed.confirm(&other).unwrap_err(), LogMismatch(other.seq), "{other:?}");
     }
 }

@@ -22,7 +22,7 @@ use weft_proto::ids::{EventId, StreamSeq};
 use crate::sequencer::{
     Receipt, SubmitError,
     chain::{Chain, Reuse},
-    preferred::LATE_MAX,
+    forwarding::LATE_MAX,
     submission::{self, Encoded, test_event},
 };
 use gateway::Gateway;
@@ -271,7 +271,7 @@ impl World {
                 let room = self.room.clone().try_acquire_owned().expect("room for all");
                 let (submission, answer) = Encoded::new(event, LAYOUT).submission(Instant::now(), room, link);
                 let gateway = &mut self.gateways[gateway % count];
-                // As at a desk.
+                // As at a submit_queue.
                 match (chain_at, sent.chain) {
                     (Some(at), Some(number)) if !reuse_breaks(number) => &mut gateway.batches[at % CHAINS],
                     (Some(_), _) if mutant != Mutant::LinesHandedOn => &mut gateway.arrived,
@@ -310,7 +310,7 @@ impl World {
             }
             Step::Read { gateway, messages } => self.gateways[gateway % count].read(&self.log, messages.into()),
             Step::Confirm { gateway, back } => self.gateways[gateway % count].confirm(&self.log, back.into()),
-            Step::ReadOn { gateway } => self.gateways[gateway % count].follow.others(),
+            Step::ReadOn { gateway } => self.gateways[gateway % count].tracker.foreign_appends(),
             Step::Commit { gateway } => self.gateways[gateway % count].commit(),
             Step::Kill { gateway } => {
                 self.faults = true;

@@ -36,8 +36,8 @@ async fn a_refusal_ends_its_line() {
     let folder = folder();
     let gateway = mesh.sequencer(&folder).await;
     gateway.sequencer.submit(event("a", 7)).await.unwrap();
-    let mut line = gateway.sequencer.line();
-    let mut neighbour = gateway.sequencer.line();
+    let mut line = gateway.sequencer.publish_stream();
+    let mut neighbour = gateway.sequencer.publish_stream();
     let mut pending = Vec::new();
     let mut others = Vec::new();
     for delivery in 0..40 {
@@ -51,9 +51,12 @@ async fn a_refusal_ends_its_line() {
     let answers = join_all(pending.into_iter().map(|pending| pending.receipt())).await;
     assert!(answers[..7].iter().all(Result::is_ok));
     assert_eq!(answers[7], Err(SubmitError::IdReused));
-    assert!(answers[8..].iter().all(|answer| *answer == Err(SubmitError::Behind)), "{answers:?}");
+    assert!(answers[8..].iter().all(|answer| *answer == Err(SubmitError::PredecessorRefused)), "{answers:?}");
     assert!(join_all(others.into_iter().map(|pending| pending.receipt())).await.iter().all(Result::is_ok));
-    assert_eq!(line.submit(event("a", 50), line.deadline()).unwrap().receipt().await, Err(SubmitError::Behind));
+    assert_eq!(
+        line.submit(event("a", 50), line.deadline()).unwrap().receipt().await,
+        Err(SubmitError::PredecessorRefused)
+    );
     assert_eq!(mesh.events().await.iter().filter(|event| event.workflow.as_str() == "a").count(), 8);
 }
 
@@ -71,7 +74,7 @@ async fn lines_stand_in_order_through_kills() {
     let sending = async {
         let mut next = 0;
         while next < EVENTS {
-            let mut line = gateway.sequencer.line();
+            let mut line = gateway.sequencer.publish_stream();
             let window: Vec<_> = (next..EVENTS.min(next + WINDOW))
                 .map_while(|delivery| line.submit(wanted(delivery), line.deadline()).ok())
                 .collect();

@@ -132,7 +132,7 @@ async fn chains_keep_their_order_beside_events_that_are_handed_on() {
     assert!(eventually(PATIENCE, async || requests.load(Ordering::Relaxed) > sent).await, "a batch is handed on");
 
     let sent = requests.load(Ordering::Relaxed);
-    let mut line = other.sequencer.line();
+    let mut line = other.sequencer.publish_stream();
     let mut lined = Vec::new();
     let mut alone = JoinSet::new();
     for delivery in 1..LINE {
@@ -148,7 +148,7 @@ async fn chains_keep_their_order_beside_events_that_are_handed_on() {
     let (before, behind) = answers.split_at(LINE as usize / 2 - 1);
     assert!(before.iter().all(Result::is_ok), "{before:?}");
     assert_eq!(behind[0], Err(SubmitError::IdReused));
-    assert!(behind[1..].iter().all(|answer| *answer == Err(SubmitError::Behind)), "{behind:?}");
+    assert!(behind[1..].iter().all(|answer| *answer == Err(SubmitError::PredecessorRefused)), "{behind:?}");
     assert!(alone.join_all().await.iter().all(Result::is_ok));
     assert!(requests.load(Ordering::Relaxed) > sent, "the others are handed on meanwhile");
 }

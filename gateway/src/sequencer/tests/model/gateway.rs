@@ -28,13 +28,13 @@ use crate::sequencer::{
     chain::Chain,
     decide::Looked,
     end::LogEnd,
-    flight::{Carry, Flight, Landing},
-    follow::{Follow, Source},
-    overlay::Overlay,
-    preferred::{
-        Appended, decode_appended, encode_appended, reconcile,
-        wire::{self, Verdict},
+    forwarding::{
+        AppendNotice, decode_appended, encode_appended, reconcile,
+        wire::{self, ForwardReply},
     },
+    in_flight::{AppendOutcome, HeadRecord, InFlightAppend},
+    log_tracker::{LogTracker, TrackingMode},
+    overlay::Overlay,
     submission::{self, Submission},
 };
 
@@ -80,12 +80,12 @@ pub struct Gateway {
     reconciling: JoinSet<()>,
     file: File,
     overlay: Overlay,
-    pub follow: Follow,
+    pub tracker: LogTracker,
     /// Read or confirmed, and not in the file.
     unwritten: Vec<Change>,
     pub arrived: Vec<Submission>,
     pub ready: VecDeque<Submission>,
-    flight: Option<(Flight, Vec<Outgoing>)>,
+    flight: Option<(InFlightAppend, Vec<Outgoing>)>,
     /// When the last message of the flight was proposed, if it was.
     proposed: Option<Timestamp>,
     end: LogEnd,
@@ -110,7 +110,7 @@ impl Gateway {
             file: File::default(),
             overlay: Overlay::new(StreamSeq(0), StreamSeq(0), None),
             // Given up as soon as may be.
-            follow: Follow::new(1, Instant::now()),
+            tracker: LogTracker::new(1, Instant::now()),
             unwritten: Vec::new(),
             arrived: Vec::new(),
             ready: VecDeque::new(),
@@ -157,7 +157,7 @@ impl Gateway {
         if log.mutant != Mutant::NoDoubt {
             self.identity = Identity::Doubted;
         }
-        self.follow.others();
+        self.tracker.foreign_appends();
     }
 
     pub fn compare(&mut self, log: &Log) {
@@ -173,7 +173,9 @@ impl Gateway {
             self.end.reports(view.state.last);
             self.identity = Identity::Compared;
         }
-        if self.identity == Identity::Compared && (!self.overlay.has_unread() || log.mutant == Mutant::AckedIsTrusted) {
+        if self.identity == Identity::Compared
+            && (!self.overlay.has_unconfirmed() || log.mutant == Mutant::AckedIsTrusted)
+        {
             self.identity = Identity::Verified;
         }
     }
@@ -226,10 +228,10 @@ impl Gateway {
         for Away { submission, mut there } in std::mem::take(&mut self.away) {
             match there.try_recv() {
                 Ok(answer) => {
-                    let verdict = wire::encode_verdict(Verdict::Told(answer));
+                    let verdict = wire::encode_verdict(ForwardReply::Decided(answer));
                     match wire::decode_verdict(verdict, submission.id, &submission.workflow) {
-                        Verdict::Told(answer) => submission.answer(answer),
-                        Verdict::NotTaken => panic!("it was taken"),
+                        ForwardReply::Decided(answer) => submission.answer(answer),
+                        ForwardReply::NotTaken => panic!("it was taken"),
                     }
                 }
                 Err(oneshot::error::TryRecvError::Empty) => self.away.push(Away { submission, there }),
@@ -278,7 +280,7 @@ impl Gateway {
         let empty = Overlay::new(self.overlay.base(), self.overlay.end(), self.overlay.newest());
         let overlay = if mutant == Mutant::NoOverlay { &empty } else { &self.overlay };
         let group = self.ready.drain(..self.ready.len().min(usize::from(more) + 1)).collect();
-        let (flight, messages) = Flight::decide(overlay, horizons(), group, carry.flatten());
+        let (flight, messages) = InFlightAppend::decide(overlay, horizons(), group, carry.flatten());
         self.flight = Some((flight, messages));
     }
 
@@ -346,19 +348,19 @@ impl Gateway {
         let (flight, messages) = self.flight.take()?;
         self.proposed = None;
         let sent = messages.len();
-        let Landing { landed, left, .. } = flight.land(stored, messages, &mut self.overlay);
-        if stored > 0 && self.overlay.unread_from() <= self.overlay.end() {
-            self.follow.unread(self.overlay.end(), Instant::now());
+        let AppendOutcome { appended, left, .. } = flight.complete(stored, messages, &mut self.overlay);
+        if stored > 0 && self.overlay.unconfirmed_from() <= self.overlay.end() {
+            self.tracker.unconfirmed_up_to(self.overlay.end(), Instant::now());
         }
         if stored < sent {
-            self.follow.others();
+            self.tracker.foreign_appends();
         } else if self.identity == Identity::Verified {
-            self.follow.landed(sent, Instant::now());
+            self.tracker.appended(sent, Instant::now());
         }
         for submission in left.into_iter().rev() {
             self.ready.push_front(submission);
         }
-        Appended::new(landed).map(|appended| encode_appended(NOW, &appended))
+        AppendNotice::new(appended).map(|appended| encode_appended(NOW, &appended))
     }
 
     pub fn told(&mut self, told: Bytes, mutant: Mutant) {
@@ -367,15 +369,15 @@ impl Gateway {
         let unknown = behind > self.overlay.end() || self.identity != Identity::Verified;
         let gap = unknown && mutant != Mutant::GapsUnnoticed;
         if !gap && self.overlay.told(appended) {
-            self.follow.unread(self.overlay.end(), now);
+            self.tracker.unconfirmed_up_to(self.overlay.end(), now);
         }
-        self.follow.told(behind, end, gap, now);
+        self.tracker.notified(behind, end, gap, now);
     }
 
     /// What is left of a message is when it was stored: then, or a little later.
     pub fn confirm(&mut self, log: &Log, back: u64) {
-        let unread = self.overlay.unread_from()..=self.overlay.end();
-        if self.follow.source() == Source::Reader || unread.is_empty() || self.identity != Identity::Verified {
+        let unread = self.overlay.unconfirmed_from()..=self.overlay.end();
+        if self.tracker.mode() == TrackingMode::Reading || unread.is_empty() || self.identity != Identity::Verified {
             return;
         }
         let seq = StreamSeq(unread.end().0 - back % (unread.end().0 - unread.start().0 + 1));
@@ -390,13 +392,13 @@ impl Gateway {
             let read = Change::of(LAYOUT, &read);
             assert_eq!((change.seq, change.mark, &change.content), (read.seq, read.mark, &read.content));
         }
-        self.follow.known(seq);
+        self.tracker.confirmed_up_to(seq);
         self.unwritten.extend(changes);
     }
 
     pub fn read(&mut self, log: &Log, count: usize) {
         // A reader compares before it reads.
-        if self.follow.source() == Source::Acks || self.identity == Identity::Doubted {
+        if self.tracker.mode() == TrackingMode::Confirming || self.identity == Identity::Doubted {
             return;
         }
         let read = self.unwritten.last().map_or(self.file.cursor, |change| change.seq);
@@ -405,10 +407,10 @@ impl Gateway {
             let change = Change::of(LAYOUT, message);
             match self.overlay.read(&change) {
                 Ok(ours) if ours || self.flight.is_some() => {}
-                Ok(_) => self.follow.others(),
+                Ok(_) => self.tracker.foreign_appends(),
                 Err(_) => return self.start_over(log),
             }
-            self.follow.known(message.seq);
+            self.tracker.confirmed_up_to(message.seq);
             self.unwritten.push(change);
         }
     }
@@ -452,7 +454,7 @@ fn is_of(log: &Log, cursor: StreamSeq, newest: Option<(StreamSeq, Mark)>) -> boo
     (cursor <= last || !believed(log)) && newest.is_none_or(same)
 }
 
-fn carry_of(mut heads: Vec<(WorkflowId, Head)>, overlay: &Overlay) -> Option<Carry> {
+fn carry_of(mut heads: Vec<(WorkflowId, Head)>, overlay: &Overlay) -> Option<HeadRecord> {
     heads.retain(|(workflow, _)| overlay.head(workflow).is_none());
     let records = heads.iter().map(|(workflow, head)| v1::Head {
         workflow_id: workflow.to_string(),
@@ -461,5 +463,5 @@ fn carry_of(mut heads: Vec<(WorkflowId, Head)>, overlay: &Overlay) -> Option<Car
         stored_at_ms: head.stored_at.as_millisecond(),
     });
     let (id, message) = records::heads("heads.0".into(), records.collect());
-    (!heads.is_empty()).then_some(Carry { id, heads, message })
+    (!heads.is_empty()).then_some(HeadRecord { id, heads, message })
 }

@@ -1,4 +1,4 @@
-//! The preferred appender's side: takes other gateways' events into the own queue, and tells them what became of each.
+//! The forwarding appender's side: takes other gateways' events into the own queue, and tells them what became of each.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,9 +12,9 @@ use weft_index::receipts::Receipts;
 use weft_nats::async_nats::{Message, Subject, Subscriber};
 
 use super::{
-    Shared, Standing,
-    tell::Listeners,
-    wire::{self, Arrived, Reply, Verdict},
+    ForwardingState, Leader,
+    notify::Subscribers,
+    wire::{self, Arrived, ForwardReply, Reply},
 };
 use crate::sequencer::{
     SubmitError,
@@ -27,24 +27,24 @@ const WORKING: Duration = Duration::from_millis(15);
 
 /// An event of a request: its verdict, or where that will come from.
 enum Taken {
-    Decided(Verdict),
+    Decided(ForwardReply),
     Waits(oneshot::Receiver<Answer>),
 }
 
 impl Taken {
-    async fn verdict(self) -> Verdict {
+    async fn verdict(self) -> ForwardReply {
         match self {
             Self::Decided(verdict) => verdict,
             // Where nobody answers, the session starts over.
-            Self::Waits(answer) => Verdict::Told(answer.await.unwrap_or(Err(SubmitError::Unavailable))),
+            Self::Waits(answer) => ForwardReply::Decided(answer.await.unwrap_or(Err(SubmitError::Unavailable))),
         }
     }
 }
 
 /// Takes events for one shard.
 #[derive(Debug)]
-pub(super) struct Host {
-    pub shared: Shared,
+pub(super) struct ForwardServer {
+    pub shared: ForwardingState,
     pub queue: mpsc::Sender<Submission>,
     pub room: Arc<Semaphore>,
     /// The receipts, while they have caught up with the log.
@@ -53,10 +53,10 @@ pub(super) struct Host {
     /// How old a request may be.
     pub age_max: Duration,
     /// Who is told what is appended.
-    pub listeners: Listeners,
+    pub subscribers: Subscribers,
 }
 
-impl Host {
+impl ForwardServer {
     /// Works until `drain`, then tells whoever still asks that it is leaving.
     pub async fn run(self, mut requests: Subscriber, drain: CancellationToken) {
         let pending = TaskTracker::new();
@@ -87,7 +87,7 @@ impl Host {
         if !self.shared.is_tagged(&request) {
             return self.ignore(&request);
         }
-        let serves = self.current.borrow().is_some() && !matches!(self.shared.standing(), Standing::Theirs(_));
+        let serves = self.current.borrow().is_some() && !matches!(self.shared.leader(), Leader::Remote(_));
         let events = serves.then(|| {
             wire::events(request.payload.clone(), self.shared.layout, self.shared.server_time(), self.age_max)
         });
@@ -96,7 +96,7 @@ impl Host {
         };
         self.shared.work.note();
         if let Some(name) = self.shared.layout.forward_answer_gateway(&reply).filter(|name| super::is_name(name)) {
-            self.listeners.heard(name, Instant::now());
+            self.subscribers.heard(name, Instant::now());
         }
         let deadline = Instant::now() + self.submit_timeout;
         let taken: Vec<Taken> = events.into_iter().map(|arrived| self.queue(arrived, deadline)).collect();
@@ -106,10 +106,10 @@ impl Host {
 
     /// An event that is not queued breaks its chain: its link ends here.
     fn queue(&self, Arrived { event, link }: Arrived, deadline: Instant) -> Taken {
-        let overloaded = Taken::Decided(Verdict::Told(Err(SubmitError::Overloaded)));
+        let overloaded = Taken::Decided(ForwardReply::Decided(Err(SubmitError::Overloaded)));
         let Some(event) = event.filter(|event| self.shared.layout.shard_of(&event.workflow) == self.shared.shard)
         else {
-            return Taken::Decided(Verdict::NotTaken);
+            return Taken::Decided(ForwardReply::NotTaken);
         };
         let bytes = u32::try_from(event.bytes).unwrap_or(u32::MAX);
         let Ok(room) = self.room.clone().try_acquire_many_owned(bytes) else { return overloaded };
@@ -117,7 +117,7 @@ impl Host {
         match self.queue.try_send(submission) {
             Ok(()) => Taken::Waits(answer),
             Err(mpsc::error::TrySendError::Full(_)) => overloaded,
-            Err(mpsc::error::TrySendError::Closed(_)) => Taken::Decided(Verdict::NotTaken),
+            Err(mpsc::error::TrySendError::Closed(_)) => Taken::Decided(ForwardReply::NotTaken),
         }
     }
 
@@ -137,7 +137,7 @@ impl Host {
 }
 
 /// Answers a request once all of its events have been decided, and says meanwhile that it is worked at.
-async fn answer(shared: &Shared, reply: Subject, taken: Vec<Taken>) {
+async fn answer(shared: &ForwardingState, reply: Subject, taken: Vec<Taken>) {
     let mut verdicts = std::pin::pin!(join_all(taken.into_iter().map(Taken::verdict)));
     let verdicts = loop {
         match timeout(WORKING, &mut verdicts).await {

@@ -1,4 +1,4 @@
-//! The other gateways' side: hands events to the preferred appender and its verdicts to their senders, and takes events
+//! The other gateways' side: hands events to the forwarding appender and its verdicts to their senders, and takes events
 //! back into the own queue when it does not answer.
 
 use std::collections::{HashMap, VecDeque};
@@ -13,18 +13,18 @@ use weft_nats::async_nats::{Message, StatusCode, Subscriber};
 use weft_proto::v1;
 
 use super::{
-    Appended, Name, Parcel, Shared, Standing,
-    keeper::{Doubt, Why},
-    late::{LATE_MAX, reconcile},
-    pipeline::{Pipeline, SILENCE_MAX},
-    tell,
-    wire::{self, Reply, Verdict},
+    AppendNotice, EventBatch, ForwardingState, Leader, Name,
+    election::{Suspicion, SuspicionReason},
+    in_flight::{InFlightRequests, SILENCE_MAX},
+    notify,
+    reconcile::{LATE_MAX, reconcile},
+    wire::{self, ForwardReply, Reply},
 };
 use crate::{
     metrics,
     sequencer::{
         SubmitError,
-        gather::Gather,
+        group_commit::GroupCommit,
         submission::{Answer, Submission},
     },
 };
@@ -38,25 +38,25 @@ const EVENT_OVERHEAD_BYTES: usize = 512;
 
 /// Forwards for one shard.
 #[derive(Debug)]
-pub(super) struct Forwarder {
-    shared: Shared,
+pub(super) struct ForwardClient {
+    shared: ForwardingState,
     /// What is to be forwarded.
-    queue: mpsc::Receiver<Parcel>,
+    queue: mpsc::Receiver<EventBatch>,
     /// Where this gateway's own session takes events.
     own: mpsc::Sender<Submission>,
     /// Where it hears what others have appended.
-    appended: mpsc::Sender<Appended>,
-    doubts: mpsc::Sender<Doubt>,
+    appended: mpsc::Sender<AppendNotice>,
+    suspicions: mpsc::Sender<Suspicion>,
     tasks: TaskTracker,
-    waiting: VecDeque<Parcel>,
-    pipeline: Pipeline,
-    gather: Gather,
-    /// Requests that were given up, of which the preferred appender may still say something.
-    late: HashMap<u64, Late>,
+    waiting: VecDeque<EventBatch>,
+    in_flight: InFlightRequests,
+    group_commit: GroupCommit,
+    /// Requests that were given up, of which the forwarding appender may still say something.
+    late: HashMap<u64, LateReply>,
 }
 
 #[derive(Debug)]
-struct Late {
+struct LateReply {
     since: Instant,
     events: Vec<(Told, oneshot::Sender<Answer>)>,
 }
@@ -64,27 +64,27 @@ struct Late {
 /// What makes a receipt of a verdict.
 type Told = (weft_proto::ids::EventId, weft_proto::ids::WorkflowId);
 
-impl Forwarder {
+impl ForwardClient {
     pub fn new(
-        shared: Shared,
-        queue: mpsc::Receiver<Parcel>,
+        shared: ForwardingState,
+        queue: mpsc::Receiver<EventBatch>,
         own: mpsc::Sender<Submission>,
-        appended: mpsc::Sender<Appended>,
-        doubts: mpsc::Sender<Doubt>,
+        appended: mpsc::Sender<AppendNotice>,
+        suspicions: mpsc::Sender<Suspicion>,
         tasks: TaskTracker,
     ) -> Self {
-        let (waiting, pipeline, late) = (VecDeque::new(), Pipeline::default(), HashMap::new());
-        let gather = Gather::new(REQUEST_EVENTS_MAX);
-        Self { shared, queue, own, appended, doubts, tasks, waiting, pipeline, gather, late }
+        let (waiting, in_flight, late) = (VecDeque::new(), InFlightRequests::default(), HashMap::new());
+        let group_commit = GroupCommit::new(REQUEST_EVENTS_MAX);
+        Self { shared, queue, own, appended, suspicions, tasks, waiting, in_flight, group_commit, late }
     }
 
     /// Works until `drain`, and until everything that was handed to it has been answered or taken back.
     pub async fn run(mut self, mut answers: Subscriber, drain: CancellationToken) {
         let mut arrived = Vec::new();
         let (mut closed, mut draining) = (false, false);
-        while !(closed && self.waiting.is_empty() && self.pipeline.is_empty()) {
+        while !(closed && self.waiting.is_empty() && self.in_flight.is_empty()) {
             let takes_in = !closed && self.waiting.len() < REQUEST_EVENTS_MAX;
-            let gathered_at = self.gathers_until();
+            let group_complete_at = self.group_waits_until();
             tokio::select! {
                 // What has been said counts before what has not: we may have been the ones who stood still.
                 biased;
@@ -97,40 +97,40 @@ impl Forwarder {
                     draining = true;
                     self.queue.close();
                 }
-                () = super::at(self.pipeline.silent_at()) => {
-                    self.doubt(Why::Silent);
-                    self.give_up(Why::Silent);
+                () = super::at(self.in_flight.silent_at()) => {
+                    self.suspect(SuspicionReason::Silent);
+                    self.give_up(SuspicionReason::Silent);
                 }
                 count = self.queue.recv_many(&mut arrived, REQUEST_EVENTS_MAX), if takes_in => {
                     closed = count == 0;
                     self.waiting.extend(arrived.drain(..));
                 }
-                () = super::at(gathered_at) => {}
+                () = super::at(group_complete_at) => {}
             }
             self.send().await;
         }
-        self.give_up(Why::Silent);
+        self.give_up(SuspicionReason::Silent);
     }
 
     /// Sends off what waits, as far as it may be under way.
     async fn send(&mut self) {
-        while !self.waiting.is_empty() && self.pipeline.has_room() && self.gathers_until().is_none() {
-            let to = match self.shared.standing() {
-                Standing::Theirs(holder) if self.pipeline.to().is_none_or(|to| *to == holder) => holder,
+        while !self.waiting.is_empty() && self.in_flight.has_room() && self.group_waits_until().is_none() {
+            let to = match self.shared.leader() {
+                Leader::Remote(holder) if self.in_flight.to().is_none_or(|to| *to == holder) => holder,
                 // Nobody to send it to, or the last one still owes answers.
                 _ => return self.take_back_waiting(),
             };
-            self.gather.launched(self.waiting_events(), Instant::now());
+            self.group_commit.started(self.waiting_events(), Instant::now());
             let submissions = self.next_request();
             let request = wire::request(self.shared.server_time(), &submissions);
             if !self.shared.fits(&request) {
                 submissions.into_iter().for_each(|submission| self.take_back(submission));
                 continue;
             }
-            let number = self.pipeline.send(&to, Instant::now(), submissions);
+            let number = self.in_flight.send(&to, Instant::now(), submissions);
             if !self.publish(&to, number, request).await {
-                self.doubt(Why::Silent);
-                self.give_up(Why::Silent);
+                self.suspect(SuspicionReason::Silent);
+                self.give_up(SuspicionReason::Silent);
             }
         }
     }
@@ -140,17 +140,17 @@ impl Forwarder {
     }
 
     /// Until when what waits waits for others, whose requests have just been answered; `None`: it does not.
-    fn gathers_until(&self) -> Option<Instant> {
+    fn group_waits_until(&self) -> Option<Instant> {
         let idle = !self.waiting.is_empty() && !self.queue.is_closed();
-        if idle { self.gather.waits(self.waiting_events(), Instant::now()) } else { None }
+        if idle { self.group_commit.waits(self.waiting_events(), Instant::now()) } else { None }
     }
 
-    /// At least one parcel, as many as fit.
+    /// At least one batch, as many as fit.
     fn next_request(&mut self) -> Vec<Submission> {
         let (mut events, mut bytes) = (0usize, 0usize);
-        let fitting = self.waiting.iter().take_while(|parcel| {
-            events = events.saturating_add(parcel.len());
-            for submission in *parcel {
+        let fitting = self.waiting.iter().take_while(|batch| {
+            events = events.saturating_add(batch.len());
+            for submission in *batch {
                 bytes = bytes.saturating_add(submission.bytes + EVENT_OVERHEAD_BYTES);
             }
             events <= REQUEST_EVENTS_MAX && bytes <= REQUEST_BYTES_MAX
@@ -161,7 +161,7 @@ impl Forwarder {
 
     /// Whether it went out, as far as we know.
     async fn publish(&self, to: &Name, number: u64, request: bytes::Bytes) -> bool {
-        let Shared { connection, layout, shard, me, .. } = &self.shared;
+        let ForwardingState { connection, layout, shard, me, .. } = &self.shared;
         // While it is disconnected the client queues: the request would arrive when nobody waits for it any more.
         if !connection.is_connected() {
             return false;
@@ -175,7 +175,7 @@ impl Forwarder {
 
     fn answered(&mut self, message: &Message) {
         let last = message.subject.rsplit('.').next().unwrap_or_default();
-        if last == tell::APPENDED {
+        if last == notify::APPENDED {
             return self.told(message);
         }
         let Ok(number) = last.parse() else { return };
@@ -186,19 +186,19 @@ impl Forwarder {
             return;
         }
         let reply = if nobody { None } else { wire::decode_reply(message.payload.clone()) };
-        let under_way = self.pipeline.heard(number, Instant::now());
+        let under_way = self.in_flight.heard(number, Instant::now());
         match reply {
             Some(Reply::Verdicts(verdicts)) if under_way => self.decided(number, verdicts),
             Some(Reply::Verdicts(verdicts)) => self.decided_late(number, verdicts),
             Some(Reply::Refused) if under_way => {
-                self.doubt(Why::Refused);
+                self.suspect(SuspicionReason::Refused);
                 self.take_back_request(number);
             }
             None if nobody && under_way => {
-                self.doubt(Why::Gone);
+                self.suspect(SuspicionReason::Gone);
                 // Of this one nothing was taken, of the others nothing more will be heard.
                 self.take_back_request(number);
-                self.give_up(Why::Gone);
+                self.give_up(SuspicionReason::Gone);
             }
             Some(Reply::Working | Reply::Refused) | None => {}
         }
@@ -210,23 +210,23 @@ impl Forwarder {
             tracing::warn!(subject = %message.subject, "what no gateway of this mesh has told is ignored");
             return;
         }
-        if let Some(appended) = tell::decode(message.payload.clone(), self.shared.server_time()) {
+        if let Some(appended) = notify::decode(message.payload.clone(), self.shared.server_time()) {
             let _ = self.appended.try_send(appended);
         }
     }
 
     fn decided(&mut self, number: u64, verdicts: Vec<v1::ForwardVerdict>) {
         let now = Instant::now();
-        let Some((submissions, took)) = self.pipeline.answered(number, now) else { return };
-        self.gather.landed(submissions.len(), self.waiting_events(), took, now);
+        let Some((submissions, took)) = self.in_flight.answered(number, now) else { return };
+        self.group_commit.completed(submissions.len(), self.waiting_events(), took, now);
         ::metrics::counter!(metrics::FORWARDED).increment(submissions.len() as u64);
         let mut verdicts = verdicts.into_iter();
         for submission in submissions {
             // One that is missing may have been appended.
             let verdict = verdicts.next().unwrap_or_default();
             match wire::decode_verdict(verdict, submission.id, &submission.workflow) {
-                Verdict::Told(answer) => submission.answer(answer),
-                Verdict::NotTaken => self.take_back(submission),
+                ForwardReply::Decided(answer) => submission.answer(answer),
+                ForwardReply::NotTaken => self.take_back(submission),
             }
         }
     }
@@ -235,7 +235,7 @@ impl Forwarder {
     fn decided_late(&mut self, number: u64, verdicts: Vec<v1::ForwardVerdict>) {
         let late = self.late.remove(&number).into_iter().flat_map(|late| late.events);
         for (((id, workflow), tell), verdict) in late.zip(verdicts) {
-            if let Verdict::Told(answer) = wire::decode_verdict(verdict, id, &workflow) {
+            if let ForwardReply::Decided(answer) = wire::decode_verdict(verdict, id, &workflow) {
                 // Its sender may have its answer already.
                 let _ = tell.send(answer);
             }
@@ -243,10 +243,10 @@ impl Forwarder {
     }
 
     /// Waits no more for what is under way: whoever appends it first makes it one event.
-    fn give_up(&mut self, why: Why) {
-        self.gather.nobody();
-        self.late.retain(|_, late| why != Why::Gone && late.since.elapsed() < LATE_MAX);
-        for (number, submissions) in self.pipeline.give_up() {
+    fn give_up(&mut self, reason: SuspicionReason) {
+        self.group_commit.cancel();
+        self.late.retain(|_, late| reason != SuspicionReason::Gone && late.since.elapsed() < LATE_MAX);
+        for (number, submissions) in self.in_flight.give_up() {
             let mut events = Vec::with_capacity(submissions.len());
             for mut submission in submissions {
                 let told = (submission.id, submission.workflow.clone());
@@ -261,30 +261,30 @@ impl Forwarder {
                 // It may have been appended elsewhere.
                 self.append_here(submission, SubmitError::Unavailable);
             }
-            if why != Why::Gone {
-                self.late.insert(number, Late { since: Instant::now(), events });
+            if reason != SuspicionReason::Gone {
+                self.late.insert(number, LateReply { since: Instant::now(), events });
             }
         }
         self.take_back_waiting();
     }
 
-    /// Tells the keeper, and forwards nothing more until it knows better.
-    fn doubt(&self, why: Why) {
-        let Some(holder) = self.pipeline.to().cloned() else { return };
-        self.shared.doubt(&holder);
-        // Where doubts queue up, the first says enough.
-        let _ = self.doubts.try_send(Doubt { holder, why });
+    /// Tells the election, and forwards nothing more until it knows better.
+    fn suspect(&self, reason: SuspicionReason) {
+        let Some(holder) = self.in_flight.to().cloned() else { return };
+        self.shared.suspect(&holder);
+        // Where suspicions queue up, the first says enough.
+        let _ = self.suspicions.try_send(Suspicion { holder, reason });
     }
 
     fn take_back_request(&mut self, number: u64) {
-        self.gather.nobody();
-        let answered = self.pipeline.answered(number, Instant::now());
+        self.group_commit.cancel();
+        let answered = self.in_flight.answered(number, Instant::now());
         answered.into_iter().flat_map(|(submissions, _)| submissions).for_each(|submission| self.take_back(submission));
     }
 
     fn take_back_waiting(&mut self) {
-        while let Some(parcel) = self.waiting.pop_front() {
-            parcel.into_iter().for_each(|submission| self.take_back(submission));
+        while let Some(batch) = self.waiting.pop_front() {
+            batch.into_iter().for_each(|submission| self.take_back(submission));
         }
     }
 

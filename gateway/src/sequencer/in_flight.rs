@@ -13,9 +13,9 @@ use super::{
     submission::{Submission, no_message},
 };
 
-/// Heads to be carried forward, as the first message of a group: they hold at S.
+/// Heads to be heads_stored forward, as the first message of a group: they hold at S.
 #[derive(Debug)]
-pub(super) struct Carry {
+pub(super) struct HeadRecord {
     /// The message's id.
     pub id: EventId,
     pub heads: Vec<(WorkflowId, Head)>,
@@ -24,10 +24,10 @@ pub(super) struct Carry {
 
 /// What is being appended behind `expected`: the heads, if any, then the new events in order.
 #[derive(Debug)]
-pub(super) struct Flight {
+pub(super) struct InFlightAppend {
     expected: StreamSeq,
-    carry: Option<(EventId, Vec<(WorkflowId, Head)>)>,
-    news: Vec<New>,
+    head_record: Option<(EventId, Vec<(WorkflowId, Head)>)>,
+    new_events: Vec<New>,
     /// Events whose id a new one of this group has: answered when that one is stored.
     repeats: Vec<Repeat>,
     /// Events to be decided again when those before them in their chains are stored. With their places in the group.
@@ -48,44 +48,49 @@ struct Repeat {
     /// Its place in the group.
     place: usize,
     submission: Submission,
-    /// Index in `news`.
+    /// Index in `new_events`.
     of: usize,
     same_body: bool,
 }
 
 /// What has become of a flight.
 #[derive(Debug, Default)]
-pub(super) struct Landing {
+pub(super) struct AppendOutcome {
     /// The events that were stored, in the log's order.
-    pub landed: Vec<(EventId, Accepted)>,
+    pub appended: Vec<(EventId, Accepted)>,
     /// Whether the heads were stored, if there were any.
-    pub carried: bool,
+    pub heads_stored: bool,
     /// Not certainly stored, in their order in the group.
     pub left: VecDeque<Submission>,
 }
 
-impl Flight {
+impl InFlightAppend {
     /// Decides for a group, answers what is known already, and returns the rest with the messages to be appended behind
     /// `overlay.end()`.
     pub fn decide(
         overlay: &Overlay,
         horizons: Horizons,
         group: Vec<Submission>,
-        carry: Option<Carry>,
+        head_record: Option<HeadRecord>,
     ) -> (Self, Vec<Outgoing>) {
         let candidates = group.iter().map(|submission| {
             let Submission { id, workflow, digest, replay_key, looked, .. } = submission;
             Candidate { id: *id, workflow, digest, replay_key: *replay_key, looked, linked: submission.linked() }
         });
         let decisions = decide(overlay, horizons, candidates);
-        let mut flight =
-            Self { expected: overlay.end(), carry: None, news: Vec::new(), repeats: Vec::new(), behind: Vec::new() };
+        let mut flight = Self {
+            expected: overlay.end(),
+            head_record: None,
+            new_events: Vec::new(),
+            repeats: Vec::new(),
+            behind: Vec::new(),
+        };
         let mut messages = Vec::with_capacity(group.len() + 1);
-        if let Some(carry) = carry {
-            messages.push(carry.message);
-            flight.carry = Some((carry.id, carry.heads));
+        if let Some(head_record) = head_record {
+            messages.push(head_record.message);
+            flight.head_record = Some((head_record.id, head_record.heads));
         }
-        // Place in the group → index in `news`.
+        // Place in the group → index in `new_events`.
         let mut indices = vec![0; decisions.len()];
         for (place, (mut submission, decision)) in group.into_iter().zip(decisions).enumerate() {
             match decision {
@@ -100,20 +105,20 @@ impl Flight {
                 }
                 Decision::New { sequence_number, previous } => {
                     if let Some(index) = indices.get_mut(place) {
-                        *index = flight.news.len();
+                        *index = flight.new_events.len();
                     }
                     submission.number(sequence_number, previous);
                     messages.push(std::mem::replace(&mut submission.message, no_message()));
-                    flight.news.push(New { place, submission, sequence_number, previous });
+                    flight.new_events.push(New { place, submission, sequence_number, previous });
                 }
                 Decision::Repeat { of, same_body } => {
                     let of = indices.get(of).copied().unwrap_or_default();
                     flight.repeats.push(Repeat { place, submission, of, same_body });
                 }
-                Decision::Behind if submission.linked().is_none_or(|linked| linked.broken) => {
-                    submission.answer(Err(SubmitError::Behind));
+                Decision::PredecessorRefused if submission.linked().is_none_or(|linked| linked.broken) => {
+                    submission.answer(Err(SubmitError::PredecessorRefused));
                 }
-                Decision::Behind => flight.behind.push((place, submission)),
+                Decision::PredecessorRefused => flight.behind.push((place, submission)),
             }
         }
         (flight, messages)
@@ -127,7 +132,7 @@ impl Flight {
     /// The file's cursor of the oldest look-up in it: the overlay must keep what lies behind, since what is left is
     /// decided again.
     pub fn looked_at(&self) -> Option<StreamSeq> {
-        let submissions = self.news.iter().map(|new| &new.submission);
+        let submissions = self.new_events.iter().map(|new| &new.submission);
         let submissions = submissions.chain(self.repeats.iter().map(|repeat| &repeat.submission));
         let submissions = submissions.chain(self.behind.iter().map(|(_, submission)| submission));
         submissions.map(|submission| submission.looked.cursor).min()
@@ -135,29 +140,29 @@ impl Flight {
 
     /// The first `stored` of `messages` are certainly stored behind `expected`: enters them into the overlay, answers
     /// who waits for them, and gives back the rest.
-    pub fn land(self, stored: usize, messages: Vec<Outgoing>, overlay: &mut Overlay) -> Landing {
-        let mut carried = false;
+    pub fn complete(self, stored: usize, messages: Vec<Outgoing>, overlay: &mut Overlay) -> AppendOutcome {
+        let mut heads_stored = false;
         let mut seq = self.expected;
         let mut messages = messages.into_iter();
         let mut stored_events = stored;
-        if let Some((id, heads)) = self.carry {
+        if let Some((id, heads)) = self.head_record {
             messages.next();
             if stored > 0 {
                 seq = seq.next();
                 overlay.append_heads(seq, id, heads);
                 stored_events -= 1;
-                carried = true;
+                heads_stored = true;
             }
         }
         let mut left = self.behind;
-        let mut landed: Vec<(EventId, Accepted)> = Vec::with_capacity(stored_events);
-        for (index, (new, message)) in self.news.into_iter().zip(messages).enumerate() {
+        let mut appended: Vec<(EventId, Accepted)> = Vec::with_capacity(stored_events);
+        for (index, (new, message)) in self.new_events.into_iter().zip(messages).enumerate() {
             let New { place, mut submission, sequence_number, previous } = new;
             if index < stored_events {
                 seq = seq.next();
                 let accepted = submission.accepted(seq, sequence_number, previous);
                 overlay.append(submission.id, accepted.clone());
-                landed.push((submission.id, accepted));
+                appended.push((submission.id, accepted));
                 submission.answer_new(sequence_number, previous);
             } else {
                 submission.message = message;
@@ -165,12 +170,12 @@ impl Flight {
             }
         }
         for Repeat { place, submission, of, same_body } in self.repeats {
-            match landed.get(of) {
+            match appended.get(of) {
                 Some((first, accepted)) => submission.answer_known(*first, accepted, same_body),
                 None => left.push((place, submission)),
             }
         }
         left.sort_unstable_by_key(|(place, _)| *place);
-        Landing { landed, carried, left: left.into_iter().map(|(_, submission)| submission).collect() }
+        AppendOutcome { appended, heads_stored, left: left.into_iter().map(|(_, submission)| submission).collect() }
     }
 }

@@ -18,7 +18,7 @@ use weft_proto::{
 
 use crate::sequencer::{
     Receipt, SubmitError,
-    chain::{Chain, Link, Reuse},
+    chain::{Chain, ChainPosition, Reuse},
     submission::{Answer, Encoded, Submission, numbered_bytes},
 };
 
@@ -51,7 +51,7 @@ pub(super) fn decode_optional_id(bytes: &[u8]) -> Option<Option<EventId>> {
 /// The answer to a whole request.
 #[derive(Debug)]
 pub(in crate::sequencer) enum Reply {
-    /// The preferred appender is at it.
+    /// The forwarding appender is at it.
     Working,
     /// It has taken none of it.
     Refused,
@@ -61,9 +61,9 @@ pub(in crate::sequencer) enum Reply {
 
 /// What became of an event there.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::sequencer) enum Verdict {
+pub(in crate::sequencer) enum ForwardReply {
     /// Its sender is to be told this.
-    Told(Answer),
+    Decided(Answer),
     /// It has certainly not been appended: we may.
     NotTaken,
 }
@@ -105,7 +105,7 @@ pub(in crate::sequencer) struct Arrived {
     /// `None`: it makes no sense to this version.
     pub event: Option<Encoded>,
     /// What it holds of its chain, if it is a member of one.
-    pub link: Option<Link>,
+    pub link: Option<ChainPosition>,
 }
 
 /// The events of a request that arrived at `now`. `None`: no request, or one older than `age_max`.
@@ -165,11 +165,11 @@ pub(in crate::sequencer) fn decode_reply(reply: Bytes) -> Option<Reply> {
 }
 
 /// An event's verdict as it is sent.
-pub(in crate::sequencer) fn encode_verdict(verdict: Verdict) -> v1::ForwardVerdict {
+pub(in crate::sequencer) fn encode_verdict(verdict: ForwardReply) -> v1::ForwardVerdict {
     let of = |outcome: ForwardOutcome| v1::ForwardVerdict { outcome: outcome.into(), ..Default::default() };
     let answer = match verdict {
-        Verdict::NotTaken => return of(ForwardOutcome::NotTaken),
-        Verdict::Told(answer) => answer,
+        ForwardReply::NotTaken => return of(ForwardOutcome::NotTaken),
+        ForwardReply::Decided(answer) => answer,
     };
     match answer {
         Ok(receipt) => {
@@ -187,7 +187,7 @@ pub(in crate::sequencer) fn encode_verdict(verdict: Verdict) -> v1::ForwardVerdi
         Err(SubmitError::TooLarge) => of(ForwardOutcome::TooLarge),
         Err(SubmitError::Overloaded) => of(ForwardOutcome::Overloaded),
         Err(SubmitError::Full) => of(ForwardOutcome::Full),
-        Err(SubmitError::Behind) => of(ForwardOutcome::Behind),
+        Err(SubmitError::PredecessorRefused) => of(ForwardOutcome::Behind),
         Err(SubmitError::Unavailable | SubmitError::Starting | SubmitError::Draining) => {
             of(ForwardOutcome::Unspecified)
         }
@@ -195,10 +195,14 @@ pub(in crate::sequencer) fn encode_verdict(verdict: Verdict) -> v1::ForwardVerdi
 }
 
 /// The verdict on event `id` of `workflow`. What makes no sense may have been appended.
-pub(in crate::sequencer) fn decode_verdict(verdict: v1::ForwardVerdict, id: EventId, workflow: &WorkflowId) -> Verdict {
+pub(in crate::sequencer) fn decode_verdict(
+    verdict: v1::ForwardVerdict,
+    id: EventId,
+    workflow: &WorkflowId,
+) -> ForwardReply {
     let outcome = verdict.outcome();
-    Verdict::Told(match outcome {
-        ForwardOutcome::NotTaken => return Verdict::NotTaken,
+    ForwardReply::Decided(match outcome {
+        ForwardOutcome::NotTaken => return ForwardReply::NotTaken,
         ForwardOutcome::Accepted => receipt(verdict, id, Some(workflow.clone()), false),
         ForwardOutcome::Repeated => {
             let first = WorkflowId::new(verdict.workflow_id.as_str()).ok();
@@ -208,7 +212,7 @@ pub(in crate::sequencer) fn decode_verdict(verdict: v1::ForwardVerdict, id: Even
         ForwardOutcome::TooLarge => Err(SubmitError::TooLarge),
         ForwardOutcome::Overloaded => Err(SubmitError::Overloaded),
         ForwardOutcome::Full => Err(SubmitError::Full),
-        ForwardOutcome::Behind => Err(SubmitError::Behind),
+        ForwardOutcome::Behind => Err(SubmitError::PredecessorRefused),
         ForwardOutcome::Unspecified => Err(SubmitError::Unavailable),
     })
 }
@@ -238,7 +242,7 @@ mod tests {
         Timestamp::from_second(1_700_000_000).unwrap()
     }
 
-    /// The preferred appender stores what the event's own gateway would have stored.
+    /// The forwarding appender stores what the event's own gateway would have stored.
     #[test]
     fn a_forwarded_event_is_the_same_event() {
         let layout = Layout::new(3);
@@ -306,19 +310,22 @@ mod tests {
             Err(SubmitError::TooLarge),
             Err(SubmitError::Overloaded),
             Err(SubmitError::Full),
-            Err(SubmitError::Behind),
+            Err(SubmitError::PredecessorRefused),
             Err(SubmitError::Unavailable),
         ];
         for answer in told {
-            assert_eq!(there_and_back(Verdict::Told(answer.clone())), Verdict::Told(answer));
+            assert_eq!(there_and_back(ForwardReply::Decided(answer.clone())), ForwardReply::Decided(answer));
         }
-        assert_eq!(there_and_back(Verdict::NotTaken), Verdict::NotTaken);
+        assert_eq!(there_and_back(ForwardReply::NotTaken), ForwardReply::NotTaken);
         // Of what only the other gateway is, nobody here can tell what became of the event.
         for error in [SubmitError::Starting, SubmitError::Draining] {
-            assert_eq!(there_and_back(Verdict::Told(Err(error))), Verdict::Told(Err(SubmitError::Unavailable)));
+            assert_eq!(
+                there_and_back(ForwardReply::Decided(Err(error))),
+                ForwardReply::Decided(Err(SubmitError::Unavailable))
+            );
         }
         let unknown = v1::ForwardVerdict { outcome: 99, ..Default::default() };
-        assert_eq!(decode_verdict(unknown, id, &workflow), Verdict::Told(Err(SubmitError::Unavailable)));
+        assert_eq!(decode_verdict(unknown, id, &workflow), ForwardReply::Decided(Err(SubmitError::Unavailable)));
         assert!(decode_reply(Bytes::from_static(b"not ours")).is_none());
     }
 }

@@ -19,7 +19,7 @@ use weft_proto::{
     v1,
 };
 
-use super::{flight::Carry, overlay::Overlay};
+use super::{in_flight::HeadRecord, overlay::Overlay};
 
 /// Looks in one retention.
 const LOOKS: u32 = 16;
@@ -27,18 +27,18 @@ const LOOKS: u32 = 16;
 const INTERVAL_MIN: Duration = Duration::from_millis(250);
 
 /// A look at the file.
-pub(super) type Scan = JoinHandle<Result<Page, StorageError>>;
+pub(super) type Scan = JoinHandle<Result<DuePage, StorageError>>;
 
 /// Heads that are due, as the file said at `cursor`.
 #[derive(Debug)]
-pub(super) struct Page {
+pub(super) struct DuePage {
     cursor: StreamSeq,
     due: DueHeads,
 }
 
 /// Finds heads that are due and makes messages of them, one at a time.
 #[derive(Debug)]
-pub(super) struct Carrier {
+pub(super) struct HeadRefresher {
     retention: Duration,
     interval: Duration,
     subject: String,
@@ -49,12 +49,12 @@ pub(super) struct Carrier {
     /// While this goes on, nothing else of it does.
     pub scan: Option<Scan>,
     /// Found and not boarded yet.
-    page: Option<Page>,
+    page: Option<DuePage>,
     /// Where the pass goes on when what is being appended is stored.
-    aboard: Option<Option<WorkflowId>>,
+    in_append: Option<Option<WorkflowId>>,
 }
 
-impl Carrier {
+impl HeadRefresher {
     /// For messages on `subject`. Looks at once: a gateway may have been away for long.
     pub fn new(retention: Duration, subject: String) -> Self {
         Self {
@@ -65,13 +65,13 @@ impl Carrier {
             next_scan: Instant::now(),
             scan: None,
             page: None,
-            aboard: None,
+            in_append: None,
         }
     }
 
     /// When [`look`](Self::look) is wanted; `None` while something is under way.
     pub fn wakes_at(&self) -> Option<Instant> {
-        let idle = self.scan.is_none() && self.page.is_none() && self.aboard.is_none();
+        let idle = self.scan.is_none() && self.page.is_none() && self.in_append.is_none();
         idle.then_some(self.next_scan)
     }
 
@@ -88,12 +88,12 @@ impl Carrier {
         self.scan = Some(tokio::task::spawn_blocking(move || {
             let view = receipts.view()?;
             let due = view.heads_due(horizons, stream_time, due_before, after.as_ref(), MESSAGE_HEADS_MAX)?;
-            Ok(Page { cursor: view.cursor(), due })
+            Ok(DuePage { cursor: view.cursor(), due })
         }));
     }
 
     /// What a look has found.
-    pub fn found(&mut self, page: Page) {
+    pub fn found(&mut self, page: DuePage) {
         if page.due.heads.is_empty() {
             self.finish(page.due.more_after);
         } else {
@@ -103,8 +103,8 @@ impl Carrier {
 
     /// The message to be appended behind `overlay.end()`: of the heads that were found those of which nothing has been
     /// said since.
-    pub fn board(&mut self, overlay: &Overlay) -> Option<Carry> {
-        let Page { cursor, due } = self.page.take()?;
+    pub fn next_head_record(&mut self, overlay: &Overlay) -> Option<HeadRecord> {
+        let DuePage { cursor, due } = self.page.take()?;
         if cursor < overlay.base() {
             // What was said between the two is in neither: look again.
             self.next_scan = Instant::now();
@@ -116,15 +116,15 @@ impl Carrier {
             self.finish(due.more_after);
             return None;
         }
-        self.aboard = Some(due.more_after);
+        self.in_append = Some(due.more_after);
         let (id, message) =
             records::heads(self.subject.clone(), heads.iter().map(|(workflow, head)| record(workflow, head)).collect());
-        Some(Carry { id, heads, message })
+        Some(HeadRecord { id, heads, message })
     }
 
-    /// What [`board`](Self::board) gave has been stored, or has not.
-    pub fn landed(&mut self, stored: bool) {
-        let Some(more_after) = self.aboard.take() else { return };
+    /// What [`next_head_record`](Self::next_head_record) gave has been stored, or has not.
+    pub fn append_finished(&mut self, stored: bool) {
+        let Some(more_after) = self.in_append.take() else { return };
         if stored {
             self.finish(more_after);
         } else {

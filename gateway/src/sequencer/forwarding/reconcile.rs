@@ -1,7 +1,7 @@
-//! What a sender is told when its event was handed to a preferred appender that then fell silent: the event goes into the
+//! What a sender is told when its event was handed to a forwarding appender that then fell silent: the event goes into the
 //! own queue as well, and whoever appends first makes it one event.
 //!
-//! "Known" here may then mean our own copy, appended there: its sender is the first, and only the preferred appender can
+//! "Known" here may then mean our own copy, appended there: its sender is the first, and only the forwarding appender can
 //! say so. So its late word is waited for, for a while. At most one of the two says "new": both compare before they append.
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::{sync::oneshot, time::timeout};
 
 use crate::sequencer::{SubmitError, submission::Answer};
 
-/// How long a late word of the preferred appender is waited for, once the event is known to be in the log: longer than a
+/// How long a late word of the forwarding appender is waited for, once the event is known to be in the log: longer than a
 /// busy machine makes a living one wait, and well below what a sender waits. Without it the sender is told that its event
 /// is a duplicate, which is right for whoever sent it.
 pub(in crate::sequencer) const LATE_MAX: Duration = Duration::from_secs(1);
@@ -66,7 +66,7 @@ mod tests {
     async fn reconciled(here: Option<Answer>, there: Option<Answer>, there_first: bool) -> Answer {
         let (tell_here, told_here) = oneshot::channel();
         let (tell_there, told_there) = oneshot::channel();
-        let telling = async {
+        let notifying = async {
             let ours = async { here.map(|answer| tell_here.send(answer)) };
             let theirs = async { there.map(|answer| tell_there.send(answer)) };
             if there_first {
@@ -79,7 +79,7 @@ mod tests {
                 theirs.await;
             }
         };
-        tokio::join!(reconcile(told_here, told_there), telling).0
+        tokio::join!(reconcile(told_here, told_there), notifying).0
     }
 
     /// P2: whoever of the two accepted it, its sender is told "new" exactly if it was one of them.
@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(reconciled(None, Some(receipt(false)), true).await, receipt(false));
     }
 
-    /// A preferred appender that is gone without a word costs [`LATE_MAX`] at the most.
+    /// A forwarding appender that is gone without a word costs [`LATE_MAX`] at the most.
     #[tokio::test(start_paused = true)]
     async fn silence_is_not_waited_for_long() {
         let (tell, here) = oneshot::channel();

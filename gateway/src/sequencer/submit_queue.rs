@@ -11,8 +11,8 @@ use weft_proto::ids::{ShardId, WorkflowId};
 
 use super::{
     NewEvent, Receipt, Sequencer, SequencerOptions, SubmitError,
-    chain::{Chain, Link, Reuse},
-    preferred::{Appended, Own, Parcel, Preferred},
+    chain::{Chain, ChainPosition, Reuse},
+    forwarding::{AppendNotice, EventBatch, Forwarding, LocalQueue},
     shard::Ask,
     submission::{Answer, Encoded, Submission},
 };
@@ -25,10 +25,10 @@ const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Where one shard takes events and questions.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct SubmitQueue {
     queue: mpsc::Sender<Submission>,
     /// Where events go instead while another gateway appends.
-    pub preferred: Option<Preferred>,
+    pub forwarding: Option<Forwarding>,
     asks: mpsc::Sender<Ask>,
     /// A permit for each byte that may wait.
     room: Arc<Semaphore>,
@@ -38,31 +38,31 @@ pub(super) struct Desk {
 
 /// An event that waits for its receipt. Dropping this does not cancel its append.
 #[derive(Debug)]
-pub struct Pending {
+pub struct PendingReceipt {
     answer: oneshot::Receiver<Answer>,
     deadline: Instant,
 }
 
-/// Places for events of one desk that stay together.
-enum Places<'a> {
-    Here(mpsc::PermitIterator<'a, Submission>),
+/// Reservation for events of one submit_queue that stay together.
+enum Reservation<'a> {
+    Local(mpsc::PermitIterator<'a, Submission>),
     /// They leave as one.
-    Elsewhere(mpsc::Permit<'a, Parcel>, Parcel),
+    Remote(mpsc::Permit<'a, EventBatch>, EventBatch),
 }
 
-impl Places<'_> {
+impl Reservation<'_> {
     fn fill(&mut self, submission: Submission) -> Result<(), SubmitError> {
         match self {
-            Self::Here(places) => places.next().ok_or(SubmitError::Overloaded)?.send(submission),
-            Self::Elsewhere(_, parcel) => parcel.push(submission),
+            Self::Local(places) => places.next().ok_or(SubmitError::Overloaded)?.send(submission),
+            Self::Remote(_, batch) => batch.push(submission),
         }
         Ok(())
     }
 
     /// All of them have been filled.
     fn finish(self) {
-        if let Self::Elsewhere(place, parcel) = self {
-            place.send(parcel);
+        if let Self::Remote(place, batch) = self {
+            place.send(batch);
         }
     }
 }
@@ -79,13 +79,13 @@ pub struct NotTaken {
 /// Events of one sender, each submitted before the last is answered and nevertheless never accepted without those before
 /// it: whatever of a line is accepted is a beginning of it.
 #[derive(Debug)]
-pub struct Line {
+pub struct PublishStream {
     sequencer: Sequencer,
     chain: Chain,
     shard: Option<ShardId>,
 }
 
-impl Desk {
+impl SubmitQueue {
     /// With the other end of its queue.
     pub fn new(
         queue_events_max: usize,
@@ -94,13 +94,13 @@ impl Desk {
     ) -> (Self, mpsc::Receiver<Submission>) {
         let (queue, queued) = mpsc::channel(queue_events_max);
         let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
-        (Self { queue, preferred: None, asks, room, current }, queued)
+        (Self { queue, forwarding: None, asks, room, current }, queued)
     }
 
     /// The queue behind it, for events that other gateways hand on and those that come back from them; and where what they
     /// append is told.
-    pub fn own(&self, options: &SequencerOptions, appended: mpsc::Sender<Appended>) -> Own {
-        Own {
+    pub fn own(&self, options: &SequencerOptions, appended: mpsc::Sender<AppendNotice>) -> LocalQueue {
+        LocalQueue {
             queue: self.queue.clone(),
             room: self.room.clone(),
             current: self.current.clone(),
@@ -117,7 +117,12 @@ impl Desk {
     }
 
     /// Takes in one event.
-    fn take(&self, event: Encoded, deadline: Instant, link: Option<Link>) -> Result<Pending, SubmitError> {
+    fn take(
+        &self,
+        event: Encoded,
+        deadline: Instant,
+        link: Option<ChainPosition>,
+    ) -> Result<PendingReceipt, SubmitError> {
         let room = self.room(event.bytes)?;
         // Whoever stands in a line stays with those before it.
         let stays = link.is_some();
@@ -126,22 +131,22 @@ impl Desk {
             Some(elsewhere) if !stays => elsewhere.try_send(vec![submission]).map_err(|error| refused(&error))?,
             _ => self.queue.try_send(submission).map_err(|error| refused(&error))?,
         }
-        Ok(Pending { answer, deadline })
+        Ok(PendingReceipt { answer, deadline })
     }
 
     /// Where events go that have just come, unless into the queue.
-    fn route(&self) -> Option<&mpsc::Sender<Parcel>> {
-        self.preferred.as_ref().and_then(Preferred::route)
+    fn route(&self) -> Option<&mpsc::Sender<EventBatch>> {
+        self.forwarding.as_ref().and_then(Forwarding::route)
     }
 
-    /// Places for so many events that stay together.
-    fn reserve(&self, places: usize) -> Result<Places<'_>, SubmitError> {
+    /// Reservation for so many events that stay together.
+    fn reserve(&self, places: usize) -> Result<Reservation<'_>, SubmitError> {
         match self.route() {
             Some(elsewhere) if places > 0 => {
                 let place = elsewhere.try_reserve().map_err(|error| refused(&error))?;
-                Ok(Places::Elsewhere(place, Vec::with_capacity(places)))
+                Ok(Reservation::Remote(place, Vec::with_capacity(places)))
             }
-            _ => self.queue.try_reserve_many(places).map(Places::Here).map_err(|error| refused(&error)),
+            _ => self.queue.try_reserve_many(places).map(Reservation::Local).map_err(|error| refused(&error)),
         }
     }
 
@@ -152,26 +157,30 @@ impl Desk {
     }
 }
 
-/// Takes in all of the events, in their order at each desk, or none. Each goes to the desk at the index beside it; those
-/// at one desk are a chain of which reused ids are left out.
-fn take_all(desks: &[Desk], events: Vec<(usize, Encoded)>, deadline: Instant) -> Result<Vec<Pending>, SubmitError> {
-    let mut wanted = vec![(0, 0); desks.len()];
+/// Takes in all of the events, in their order at each submit_queue, or none. Each goes to the submit_queue at the index beside it; those
+/// at one submit_queue are a chain of which reused ids are left out.
+fn take_all(
+    submit_queues: &[SubmitQueue],
+    events: Vec<(usize, Encoded)>,
+    deadline: Instant,
+) -> Result<Vec<PendingReceipt>, SubmitError> {
+    let mut wanted = vec![(0, 0); submit_queues.len()];
     for (index, event) in &events {
         let (places, bytes) = wanted.get_mut(*index).ok_or(SubmitError::Starting)?;
         *places += 1;
         *bytes += event.bytes;
     }
     // All that is needed before anything is sent: what is sent cannot be taken back.
-    let mut reserved = Vec::with_capacity(desks.len());
-    for (desk, (places, bytes)) in desks.iter().zip(wanted) {
-        reserved.push((desk.reserve(places)?, desk.room(bytes)?, Chain::new(Reuse::LeftOut)));
+    let mut reserved = Vec::with_capacity(submit_queues.len());
+    for (submit_queue, (places, bytes)) in submit_queues.iter().zip(wanted) {
+        reserved.push((submit_queue.reserve(places)?, submit_queue.room(bytes)?, Chain::new(Reuse::LeftOut)));
     }
     let take = |(index, event): (usize, Encoded)| {
         let (places, room, chain) = reserved.get_mut(index).ok_or(SubmitError::Starting)?;
         let room = room.split(event.bytes).ok_or(SubmitError::Overloaded)?;
         let (submission, answer) = event.submission(deadline, room, Some(chain.link()));
         places.fill(submission)?;
-        Ok(Pending { answer, deadline })
+        Ok(PendingReceipt { answer, deadline })
     };
     let pending = events.into_iter().map(take).collect();
     reserved.into_iter().for_each(|(places, ..)| places.finish());
@@ -185,7 +194,7 @@ fn refused<T>(error: &mpsc::error::TrySendError<T>) -> SubmitError {
     }
 }
 
-impl Pending {
+impl PendingReceipt {
     /// The receipt, by the deadline.
     ///
     /// # Errors
@@ -215,11 +224,11 @@ impl Sequencer {
         let mut encoded = Vec::with_capacity(events.len());
         for (at, event) in events.into_iter().enumerate() {
             let shard = inner.layout.shard_of(&event.workflow);
-            inner.desk(shard).map_err(none)?;
+            inner.submit_queue(shard).map_err(none)?;
             let event = inner.encode(event).map_err(|error| NotTaken { at: Some(at), error })?;
             encoded.push((shard.0 as usize, event));
         }
-        let pending = take_all(&inner.desks, encoded, inner.deadline()).map_err(none)?;
+        let pending = take_all(&inner.submit_queues, encoded, inner.deadline()).map_err(none)?;
         let mut answers = Vec::with_capacity(pending.len());
         for pending in pending {
             answers.push(pending.receipt().await);
@@ -228,24 +237,24 @@ impl Sequencer {
     }
 
     /// A line that nobody stands in yet.
-    pub fn line(&self) -> Line {
-        Line { sequencer: self.clone(), chain: Chain::new(Reuse::Breaks), shard: None }
+    pub fn publish_stream(&self) -> PublishStream {
+        PublishStream { sequencer: self.clone(), chain: Chain::new(Reuse::Breaks), shard: None }
     }
 
     pub(super) fn enqueue(
         &self,
         event: NewEvent,
         deadline: Instant,
-        link: Option<Link>,
-    ) -> Result<Pending, SubmitError> {
+        link: Option<ChainPosition>,
+    ) -> Result<PendingReceipt, SubmitError> {
         let inner = &*self.inner;
         inner.accepts()?;
-        let desk = inner.desk(inner.layout.shard_of(&event.workflow))?;
-        desk.take(inner.encode(event)?, deadline, link)
+        let submit_queue = inner.submit_queue(inner.layout.shard_of(&event.workflow))?;
+        submit_queue.take(inner.encode(event)?, deadline, link)
     }
 }
 
-impl Line {
+impl PublishStream {
     /// Whether an event of this workflow may be submitted while others wait. It may not behind events of another shard:
     /// two shards do not know of each other which of their events were accepted.
     pub fn joins(&self, workflow: &WorkflowId) -> bool {
@@ -263,7 +272,7 @@ impl Line {
     /// # Errors
     ///
     /// [`SubmitError`]: it is not taken in, and nothing may be submitted behind it.
-    pub fn submit(&mut self, event: NewEvent, deadline: Instant) -> Result<Pending, SubmitError> {
+    pub fn submit(&mut self, event: NewEvent, deadline: Instant) -> Result<PendingReceipt, SubmitError> {
         self.shard = Some(self.sequencer.inner.layout.shard_of(&event.workflow));
         self.sequencer.enqueue(event, deadline, Some(self.chain.link()))
     }

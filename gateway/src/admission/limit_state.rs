@@ -11,7 +11,7 @@ const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
 /// How a caller stands with one limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct LimitState {
     /// Requests that may come at once.
     pub limit: u32,
     /// How many of them are left.
@@ -20,7 +20,7 @@ pub(super) struct Standing {
     pub reset_in: Duration,
 }
 
-impl Standing {
+impl LimitState {
     /// The one that binds sooner.
     pub(super) fn tighter(self, other: Self) -> Self {
         match self.remaining.cmp(&other.remaining).then(self.limit.cmp(&other.limit)) {
@@ -45,11 +45,11 @@ mod tests {
 
     #[test]
     fn the_tighter_limit_is_told() {
-        let standing = |limit, remaining| Standing { limit, remaining, reset_in: Duration::from_millis(1) };
-        let (narrow, wide) = (standing(600, 3), standing(60_000, 4));
+        let limit_state = |limit, remaining| LimitState { limit, remaining, reset_in: Duration::from_millis(1) };
+        let (narrow, wide) = (limit_state(600, 3), limit_state(60_000, 4));
         assert_eq!(narrow.tighter(wide), narrow);
         assert_eq!(wide.tighter(narrow), narrow);
-        assert_eq!(standing(2, 0).tighter(standing(1, 0)), standing(1, 0));
+        assert_eq!(limit_state(2, 0).tighter(limit_state(1, 0)), limit_state(1, 0));
         let mut headers = HeaderMap::new();
         narrow.write(&mut headers, Timestamp::from_millisecond(10_000).unwrap());
         let text = |name: &HeaderName| headers[name].to_str().unwrap().to_owned();

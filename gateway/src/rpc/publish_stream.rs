@@ -1,7 +1,7 @@
 //! `PublishStream`: events are submitted before the last is answered, and answered in order.
 //!
 //! The first refusal is the last answer, and nothing behind it is accepted: what the sequencer holds by then stands in
-//! one [`Line`], of which it takes a beginning only. Nobody waits for room here: while as much is on its way as a stream
+//! one [`PublishStream`], of which it takes a beginning only. Nobody waits for room here: while as much is on its way as a stream
 //! may have, or the client takes no answers, nothing more is read, and HTTP/2 tells the client.
 
 use std::{pin::pin, sync::Arc};
@@ -22,7 +22,7 @@ use crate::{
     error::{Code, Problem},
     ingest, metrics,
     router::Api,
-    sequencer::{Line, NewEvent, Receipt, SubmitError},
+    sequencer::{NewEvent, PublishStream, Receipt, SubmitError},
 };
 
 /// Events of one stream on their way into the log: enough that each append finds some waiting.
@@ -35,14 +35,14 @@ const IN_FLIGHT_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub(super) fn answers(
     api: Arc<Api>,
     headers: HeaderMap,
-    line: Line,
+    stream: PublishStream,
     sent: impl Stream<Item = Result<PublishStreamRequest, Status>> + Send + Unpin + 'static,
     place: OwnedSemaphorePermit,
 ) -> impl Stream<Item = Result<PublishStreamResponse, Status>> + Send {
     let publishing = Publishing {
         api,
         headers,
-        line,
+        stream,
         sent,
         next: None,
         in_flight: FuturesOrdered::new(),
@@ -60,7 +60,7 @@ pub(super) fn answers(
 struct Publishing<S> {
     api: Arc<Api>,
     headers: HeaderMap,
-    line: Line,
+    stream: PublishStream,
     sent: S,
     /// The next event, while it may not be submitted yet, and by when its sender has an answer.
     next: Option<(NewEvent, Instant)>,
@@ -115,7 +115,7 @@ impl<S: Stream<Item = Result<PublishStreamRequest, Status>> + Unpin> Publishing<
     fn read(&mut self, sent: Option<Result<PublishStreamRequest, Status>>) {
         match sent {
             Some(Ok(PublishStreamRequest { event: Some(event) })) => match admit(&self.api, &self.headers, event) {
-                Ok(event) => self.next = Some((event, self.line.deadline())),
+                Ok(event) => self.next = Some((event, self.stream.deadline())),
                 Err(problem) => self.end(Some(problem.into())),
             },
             Some(Ok(PublishStreamRequest { event: None })) => {
@@ -128,10 +128,11 @@ impl<S: Stream<Item = Result<PublishStreamRequest, Status>> + Unpin> Publishing<
 
     /// Submits the next event, if there is one, as soon as it may stand in the line.
     fn submit_next(&mut self) {
-        let may = |(event, _): &mut (NewEvent, Instant)| self.in_flight.is_empty() || self.line.joins(&event.workflow);
+        let may =
+            |(event, _): &mut (NewEvent, Instant)| self.in_flight.is_empty() || self.stream.joins(&event.workflow);
         let Some((event, deadline)) = self.next.take_if(may) else { return };
         let bytes = event.payload.len();
-        match self.line.submit(event, deadline) {
+        match self.stream.submit(event, deadline) {
             Ok(pending) => {
                 self.in_flight_bytes += bytes;
                 let answered = pending.receipt().map(move |answer| Answered { bytes, answer });
@@ -150,7 +151,7 @@ impl<S: Stream<Item = Result<PublishStreamRequest, Status>> + Unpin> Publishing<
             }
             Err(error) => {
                 // What has no answer by now is not waited for: it is not accepted, or on its way with this one.
-                self.line.cut();
+                self.stream.cut();
                 self.in_flight.clear();
                 self.state = State::Ended;
                 Err(Problem::from(error).into())

@@ -1,4 +1,4 @@
-//! Requests under way to the preferred appender, and when it counts as silent. Pure.
+//! Requests under way to the forwarding appender, and when it counts as silent. Pure.
 //!
 //! It is silent when nothing at all has come from it for [`SILENCE_MAX`] while something was under way: not when one
 //! request takes long, since then it says that it is at it. So one that is overloaded, or whose disk is slow, keeps its
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::Name;
 use crate::sequencer::submission::Submission;
 
-/// Without a word for so long, the preferred appender is not waited for any more: ten times what a group commit takes, and
+/// Without a word for so long, the forwarding appender is not waited for any more: ten times what a group commit takes, and
 /// little beside what a sender waits.
 pub(super) const SILENCE_MAX: Duration = Duration::from_millis(50);
 /// Requests under way at a time: one is being appended, one waits for the next append, and one each is on its way there
@@ -20,7 +20,7 @@ const REQUESTS_MAX: usize = 4;
 
 /// Requests under way.
 #[derive(Debug, Default)]
-pub(super) struct Pipeline {
+pub(super) struct InFlightRequests {
     /// To whom, while there are any.
     to: Option<Name>,
     requests: BTreeMap<u64, Request>,
@@ -34,7 +34,7 @@ struct Request {
     submissions: Vec<Submission>,
 }
 
-impl Pipeline {
+impl InFlightRequests {
     /// Whether one more request may be sent to anyone.
     pub fn has_room(&self) -> bool {
         self.requests.len() < REQUESTS_MAX
@@ -92,28 +92,28 @@ mod tests {
 
     const STEP: Duration = Duration::from_millis(10);
 
-    /// Only a preferred appender that says nothing at all is given up, and only while something is under way.
+    /// Only a forwarding appender that says nothing at all is given up, and only while something is under way.
     #[test]
     fn silence_counts_from_the_last_word_or_the_oldest_request() {
-        let (mut pipeline, to, start) = (Pipeline::default(), Name::from("a"), Instant::now());
-        assert_eq!(pipeline.silent_at(), None);
-        let first = pipeline.send(&to, start + STEP, Vec::new());
-        let second = pipeline.send(&to, start + STEP * 2, Vec::new());
-        assert_eq!(pipeline.silent_at(), Some(start + STEP + SILENCE_MAX));
-        assert!(pipeline.heard(first, start + STEP * 3) && !pipeline.heard(second + 1, start + STEP * 4));
-        assert_eq!(pipeline.silent_at(), Some(start + STEP * 3 + SILENCE_MAX));
-        let mut took = || pipeline.answered(first, start + STEP * 3).map(|(_, took)| took);
+        let (mut in_flight, to, start) = (InFlightRequests::default(), Name::from("a"), Instant::now());
+        assert_eq!(in_flight.silent_at(), None);
+        let first = in_flight.send(&to, start + STEP, Vec::new());
+        let second = in_flight.send(&to, start + STEP * 2, Vec::new());
+        assert_eq!(in_flight.silent_at(), Some(start + STEP + SILENCE_MAX));
+        assert!(in_flight.heard(first, start + STEP * 3) && !in_flight.heard(second + 1, start + STEP * 4));
+        assert_eq!(in_flight.silent_at(), Some(start + STEP * 3 + SILENCE_MAX));
+        let mut took = || in_flight.answered(first, start + STEP * 3).map(|(_, took)| took);
         assert_eq!([took(), took()], [Some(STEP * 2), None]);
-        let given_up: Vec<u64> = pipeline.give_up().into_iter().map(|(number, _)| number).collect();
-        assert_eq!((given_up, pipeline.silent_at(), pipeline.to()), (vec![second], None, None));
+        let given_up: Vec<u64> = in_flight.give_up().into_iter().map(|(number, _)| number).collect();
+        assert_eq!((given_up, in_flight.silent_at(), in_flight.to()), (vec![second], None, None));
     }
 
     #[test]
     fn requests_under_way_are_few() {
-        let (mut pipeline, to) = (Pipeline::default(), Name::from("a"));
-        while pipeline.has_room() {
-            pipeline.send(&to, Instant::now(), Vec::new());
+        let (mut in_flight, to) = (InFlightRequests::default(), Name::from("a"));
+        while in_flight.has_room() {
+            in_flight.send(&to, Instant::now(), Vec::new());
         }
-        assert_eq!((pipeline.requests.len(), pipeline.to()), (REQUESTS_MAX, Some(&to)));
+        assert_eq!((in_flight.requests.len(), in_flight.to()), (REQUESTS_MAX, Some(&to)));
     }
 }

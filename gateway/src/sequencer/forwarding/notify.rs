@@ -1,9 +1,9 @@
-//! What the preferred appender has appended is told to those who hand events to it, so that they know the log without
+//! What the forwarding appender has appended is told to those who hand events to it, so that they know the log without
 //! reading it.
 //!
 //! Reading an event costs its reader and the server as much as appending it; what a gateway must know of it are some dozen
 //! bytes, many events in a message. Nothing depends on anybody's being told: who misses something reads on, each append is
-//! compared as ever, and what stands at the end is asked of the log now and then, as with [what acks tell](super::super::follow).
+//! compared as ever, and what stands at the end is asked of the log now and then, as with [what acks tell](super::super::log_tracker).
 
 use std::{
     collections::HashMap,
@@ -22,15 +22,15 @@ use weft_proto::{
     v1,
 };
 
-use super::{Name, Shared, wire};
-use crate::sequencer::overlay::UNREAD;
+use super::{ForwardingState, Name, wire};
+use crate::sequencer::overlay::UNCONFIRMED;
 
 /// What stands in the place of a request's number.
 pub(super) const APPENDED: &str = "appended";
 /// Whoever has handed events on is told for so long: it is not to begin to read in every pause of its senders.
-const LISTENS: Duration = Duration::from_secs(10);
+const SUBSCRIPTION_MAX: Duration = Duration::from_secs(10);
 /// Gateways that are told. More read.
-const LISTENERS_MAX: usize = 64;
+const SUBSCRIBERS_MAX: usize = 64;
 /// Appends that wait to be told. Whoever misses one reads.
 const QUEUE_MAX: usize = 16;
 /// A gateway that is notified later than this, by the server's clock, reads: when an event was stored is concluded from when it was told, and
@@ -39,11 +39,11 @@ pub(in crate::sequencer) const NOTICE_AGE_MAX: Duration = Duration::from_secs(2)
 
 /// Events that stand one behind the other in the log. Not empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::sequencer) struct Appended {
+pub(in crate::sequencer) struct AppendNotice {
     events: Vec<(EventId, Accepted)>,
 }
 
-impl Appended {
+impl AppendNotice {
     /// `None`: there is nothing, or it does not stand one behind the other.
     pub fn new(events: Vec<(EventId, Accepted)>) -> Option<Self> {
         let contiguous = events.is_sorted_by(|(_, a), (_, b)| a.seq.next() == b.seq);
@@ -68,7 +68,7 @@ impl Appended {
 }
 
 /// As it is sent at `now`.
-pub(in crate::sequencer) fn encode(now: Timestamp, appended: &Appended) -> Bytes {
+pub(in crate::sequencer) fn encode(now: Timestamp, appended: &AppendNotice) -> Bytes {
     let events = appended.events.iter().map(|(id, accepted)| v1::AppendedEvent {
         event_id: id.to_vec(),
         workflow_id: accepted.workflow.to_string(),
@@ -82,7 +82,7 @@ pub(in crate::sequencer) fn encode(now: Timestamp, appended: &Appended) -> Bytes
 }
 
 /// What arrived at `now`. `None`: it makes no sense, or is too old.
-pub(in crate::sequencer) fn decode(payload: Bytes, now: Timestamp) -> Option<Appended> {
+pub(in crate::sequencer) fn decode(payload: Bytes, now: Timestamp) -> Option<AppendNotice> {
     let v1::Appended { sent_at_ms, behind_seq, events } = v1::Appended::decode(payload).ok()?;
     if wire::age(sent_at_ms, now) > NOTICE_AGE_MAX {
         return None;
@@ -92,7 +92,7 @@ pub(in crate::sequencer) fn decode(payload: Bytes, now: Timestamp) -> Option<App
         seq = StreamSeq(seq.0.checked_add(1)?);
         let accepted = Accepted {
             seq,
-            stored_at: UNREAD,
+            stored_at: UNCONFIRMED,
             digest: event.body_digest.try_into().ok()?,
             sequence_number: SequenceNumber(event.sequence_number),
             workflow: WorkflowId::new(event.workflow_id).ok()?,
@@ -101,68 +101,68 @@ pub(in crate::sequencer) fn decode(payload: Bytes, now: Timestamp) -> Option<App
         };
         Some((EventId::from_slice(&event.event_id)?, accepted))
     });
-    Appended::new(accepted.collect::<Option<_>>()?)
+    AppendNotice::new(accepted.collect::<Option<_>>()?)
 }
 
 /// Who has handed events on, and when. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Listeners {
+pub(super) struct Subscribers {
     heard: Arc<Mutex<HashMap<Name, Instant>>>,
 }
 
-impl Listeners {
+impl Subscribers {
     /// `gateway` has handed events on.
     pub fn heard(&self, gateway: &str, now: Instant) {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = heard.get_mut(gateway) {
             *at = now;
-        } else if heard.len() < LISTENERS_MAX {
+        } else if heard.len() < SUBSCRIBERS_MAX {
             heard.insert(gateway.into(), now);
         }
     }
 
     /// Who is to be told.
-    fn listening(&self, now: Instant) -> Vec<Name> {
+    fn subscribed(&self, now: Instant) -> Vec<Name> {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.retain(|_, at| now.saturating_duration_since(*at) < LISTENS);
+        heard.retain(|_, at| now.saturating_duration_since(*at) < SUBSCRIPTION_MAX);
         heard.keys().cloned().collect()
     }
 }
 
 /// Tells what this gateway appends.
 #[derive(Debug, Clone)]
-pub(in crate::sequencer) struct Teller {
-    listeners: Listeners,
-    queue: mpsc::Sender<(Timestamp, Vec<Name>, Appended)>,
+pub(in crate::sequencer) struct AppendNotifier {
+    subscribers: Subscribers,
+    queue: mpsc::Sender<(Timestamp, Vec<Name>, AppendNotice)>,
     server_clock: ServerClock,
 }
 
-impl Teller {
+impl AppendNotifier {
     /// With the task that sends, which ends with the last clone.
-    pub(super) fn new(shared: Shared, listeners: Listeners) -> (Self, impl Future<Output = ()>) {
+    pub(super) fn new(shared: ForwardingState, subscribers: Subscribers) -> (Self, impl Future<Output = ()>) {
         let (queue, queued) = mpsc::channel(QUEUE_MAX);
         let server_clock = shared.connection.server_clock().clone();
-        (Self { listeners, queue, server_clock }, send(shared, queued))
+        (Self { subscribers, queue, server_clock }, send(shared, queued))
     }
 
     /// These have just been stored.
-    pub fn tell(&self, events: Vec<(EventId, Accepted)>) {
-        let listening = self.listeners.listening(Instant::now());
-        if !listening.is_empty()
-            && let Some(appended) = Appended::new(events)
+    pub fn notify(&self, events: Vec<(EventId, Accepted)>) {
+        let subscribed = self.subscribers.subscribed(Instant::now());
+        if !subscribed.is_empty()
+            && let Some(appended) = AppendNotice::new(events)
         {
-            let _ = self.queue.try_send((self.server_clock.now(), listening, appended));
+            let _ = self.queue.try_send((self.server_clock.now(), subscribed, appended));
         }
     }
 }
 
-async fn send(shared: Shared, mut queued: mpsc::Receiver<(Timestamp, Vec<Name>, Appended)>) {
-    while let Some((stored_at, listening, appended)) = queued.recv().await {
+async fn send(shared: ForwardingState, mut queued: mpsc::Receiver<(Timestamp, Vec<Name>, AppendNotice)>) {
+    while let Some((stored_at, subscribed, appended)) = queued.recv().await {
         let payload = encode(stored_at, &appended);
         if !shared.fits(&payload) {
             continue;
         }
-        for gateway in listening {
+        for gateway in subscribed {
             let subject = shared.layout.forward_answer_subject(shared.shard, &gateway, APPENDED);
             shared.say(subject.into(), payload.clone()).await;
         }
@@ -180,7 +180,7 @@ mod tests {
     fn event(seq: u64, previous: Option<EventId>) -> (EventId, Accepted) {
         let accepted = Accepted {
             seq: StreamSeq(seq),
-            stored_at: UNREAD,
+            stored_at: UNCONFIRMED,
             digest: [seq as u8; 32],
             sequence_number: SequenceNumber(seq * 3),
             workflow: WorkflowId::new("a ü").unwrap(),
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn what_was_appended_survives_the_way() {
         let first = event(7, None);
-        let appended = Appended::new(vec![first.clone(), event(8, Some(first.0))]).unwrap();
+        let appended = AppendNotice::new(vec![first.clone(), event(8, Some(first.0))]).unwrap();
         assert_eq!((appended.behind(), appended.end()), (StreamSeq(6), StreamSeq(8)));
         let sent = encode(now(), &appended);
         assert_eq!(decode(sent.clone(), now() + NOTICE_AGE_MAX).as_ref(), Some(&appended));
@@ -202,8 +202,8 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_nothing() {
-        assert_eq!(Appended::new(Vec::new()), None);
-        assert_eq!(Appended::new(vec![event(7, None), event(9, None)]), None, "one is missing");
+        assert_eq!(AppendNotice::new(Vec::new()), None);
+        assert_eq!(AppendNotice::new(vec![event(7, None), event(9, None)]), None, "one is missing");
         assert_eq!(decode(Bytes::from_static(b"not ours"), now()), None);
         let at_the_end =
             v1::Appended { behind_seq: u64::MAX, events: vec![v1::AppendedEvent::default()], ..Default::default() };
@@ -215,11 +215,11 @@ mod tests {
 
     #[test]
     fn who_hands_on_nothing_more_is_told_nothing_more() {
-        let (listeners, now) = (Listeners::default(), Instant::now());
-        listeners.heard("a", now);
-        listeners.heard("b", now + LISTENS / 2);
-        assert_eq!(listeners.listening(now + LISTENS), vec![Name::from("b")]);
-        (0..LISTENERS_MAX * 2).for_each(|number| listeners.heard(&number.to_string(), now + LISTENS));
-        assert_eq!(listeners.listening(now + LISTENS).len(), LISTENERS_MAX);
+        let (subscribers, now) = (Subscribers::default(), Instant::now());
+        subscribers.heard("a", now);
+        subscribers.heard("b", now + SUBSCRIPTION_MAX / 2);
+        assert_eq!(subscribers.subscribed(now + SUBSCRIPTION_MAX), vec![Name::from("b")]);
+        (0..SUBSCRIBERS_MAX * 2).for_each(|number| subscribers.heard(&number.to_string(), now + SUBSCRIPTION_MAX));
+        assert_eq!(subscribers.subscribed(now + SUBSCRIPTION_MAX).len(), SUBSCRIBERS_MAX);
     }
 }

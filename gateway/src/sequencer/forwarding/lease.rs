@@ -16,7 +16,7 @@ use weft_nats::{
 
 use super::Name;
 
-/// How long a claim lives without renewal. A preferred appender that stands still is in nobody's way, but while it is
+/// How long a claim lives without renewal. A forwarding appender that stands still is in nobody's way, but while it is
 /// named the others contend: some seconds. The server counts whole seconds, and removes up to one and a half too late.
 pub(super) const TTL: Duration = Duration::from_secs(5);
 /// How long an answer may take: the next look comes soon enough.
@@ -24,7 +24,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// What the key says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Hint {
+pub(super) struct LeaseHint {
     /// `None`: nobody appends, or did so long ago.
     pub holder: Option<Name>,
     /// The key's newest message, if only that of its deletion; 0 where there is none.
@@ -33,13 +33,13 @@ pub(super) struct Hint {
 
 /// The key of one shard.
 #[derive(Debug)]
-pub(super) struct Hints {
+pub(super) struct LeaseKey {
     connection: Connection,
     key: String,
     me: Name,
 }
 
-impl Hints {
+impl LeaseKey {
     /// Claims are in the name of `me`.
     pub fn new(connection: Connection, key: String, me: Name) -> Self {
         Self { connection, key, me }
@@ -50,16 +50,16 @@ impl Hints {
     /// # Errors
     ///
     /// What the server says, or that it does not; it passes.
-    pub async fn read(&self) -> Result<Hint, String> {
+    pub async fn read(&self) -> Result<LeaseHint, String> {
         let stream = bucket_stream(LEASES_BUCKET);
         let read = timeout(ANSWER_MAX, direct::last_by_subject(&self.connection, &stream, &self.key)).await;
         let message = read.map_err(|_| no_answer())?.map_err(|error| error.to_string())?;
         Ok(match message {
-            None => Hint { holder: None, revision: 0 },
+            None => LeaseHint { holder: None, revision: 0 },
             Some(message) => {
                 // A marker of a deletion is empty. What is no name becomes part of no subject.
                 let holder = std::str::from_utf8(&message.payload).ok().filter(|holder| super::is_name(holder));
-                Hint { holder: holder.map(Name::from), revision: message.seq.0 }
+                LeaseHint { holder: holder.map(Name::from), revision: message.seq.0 }
             }
         })
     }

@@ -38,7 +38,7 @@ pub struct Offer<'o> {
 
 /// When the last requests of each source were kept, and what is left of the shares.
 #[derive(Debug)]
-pub struct Pace {
+pub struct RateLimiter {
     kept: HashMap<String, VecDeque<Instant>>,
     /// What the share of all unauthenticated requests is, in bytes.
     share: f64,
@@ -71,7 +71,7 @@ impl Bucket {
     }
 }
 
-impl Pace {
+impl RateLimiter {
     /// For an inbox of so many bytes.
     pub fn new(inbox_bytes: u64) -> Self {
         let share = inbox_bytes as f64 / UNAUTHENTICATED_PARTS;
@@ -133,16 +133,16 @@ mod tests {
     /// However many there are without a signature, in a day they fill half of the inbox, and one network a part of that.
     #[test]
     fn strangers_leave_half_of_the_inbox() {
-        let (mut pace, mut now) = (Pace::new(1_000_000), Instant::now());
+        let (mut rate_limiter, mut now) = (RateLimiter::new(1_000_000), Instant::now());
         let mut flood = |networks: u8, hours: u64| {
             let mut kept = 0;
             for _ in 0..hours * 3600 {
                 now += SECOND;
                 for last in 0..networks {
                     let stranger = Some(Some(IpAddr::from([192, 0, 2, last])));
-                    kept += usize::from(pace.take(Offer { stranger, ..of("shop") }, now));
+                    kept += usize::from(rate_limiter.take(Offer { stranger, ..of("shop") }, now));
                 }
-                assert!(pace.take(of("shop"), now), "what is authenticated is kept");
+                assert!(rate_limiter.take(of("shop"), now), "what is authenticated is kept");
             }
             kept
         };
@@ -156,26 +156,26 @@ mod tests {
 
     #[test]
     fn sources_do_not_share_their_pace_and_old_ones_are_forgotten() {
-        let (mut pace, start) = (Pace::new(u64::MAX), Instant::now());
-        let granted = (0..1000).filter(|_| pace.take(of("shop"), start)).count();
+        let (mut rate_limiter, start) = (RateLimiter::new(u64::MAX), Instant::now());
+        let granted = (0..1000).filter(|_| rate_limiter.take(of("shop"), start)).count();
         assert_eq!(granted, PER_SECOND);
-        assert!(pace.take(of("bank"), start));
-        assert!(pace.take(of("shop"), start + SECOND));
+        assert!(rate_limiter.take(of("bank"), start));
+        assert!(rate_limiter.take(of("shop"), start + SECOND));
         for n in 0..SOURCES_REMEMBERED as u32 {
-            pace.take(of(&n.to_string()), start + SECOND * (n + 2));
+            rate_limiter.take(of(&n.to_string()), start + SECOND * (n + 2));
         }
-        assert!(pace.kept.len() < SOURCES_REMEMBERED);
+        assert!(rate_limiter.kept.len() < SOURCES_REMEMBERED);
     }
 
     proptest! {
         /// However requests come, no second has more than its share, and a source that is slow enough loses none.
         #[test]
         fn no_second_has_more(gaps in prop::collection::vec(0u64..300, 1..200)) {
-            let (mut pace, mut now) = (Pace::new(u64::MAX), Instant::now());
+            let (mut rate_limiter, mut now) = (RateLimiter::new(u64::MAX), Instant::now());
             let mut kept = Vec::new();
             for gap in &gaps {
                 now += Duration::from_millis(*gap);
-                if pace.take(of("shop"), now) {
+                if rate_limiter.take(of("shop"), now) {
                     kept.push(now);
                 }
             }

@@ -16,9 +16,9 @@ use weft_proto::ids::StreamSeq;
 use super::{OVERLAY_MAX, Session};
 use crate::sequencer::{
     SubmitError,
-    flight::Flight,
-    preferred::Appended,
-    probe::{Confirmed, Probed},
+    forwarding::AppendNotice,
+    in_flight::InFlightAppend,
+    probe::{ProbeAnswer, TimestampAnswer},
     shard::{Ask, Fault},
 };
 
@@ -26,26 +26,26 @@ use crate::sequencer::{
 const WAITING_MAX: usize = 1_000;
 
 impl Session<'_> {
-    pub(super) fn probed(&mut self, probed: Probed) -> Result<(), Fault> {
+    pub(super) fn probed(&mut self, probed: ProbeAnswer) -> Result<(), Fault> {
         self.give_up_expired();
         match probed {
-            Probed::Log { check: PositionCheck::Rebuild(mismatch), .. }
+            ProbeAnswer::Log { check: PositionCheck::Rebuild(mismatch), .. }
                 if !matches!(mismatch, Mismatch::Behind { .. }) =>
             {
                 return Err(mismatch.into());
             }
             // Acks and reads since it was asked are no concern of this answer.
-            Probed::Log { reached, view, .. } if view.state.last < reached => self.ends_behind(reached, &view)?,
-            Probed::Log { asked_at, view, .. } => {
-                if self.behind.is_behind() {
-                    self.behind.reached();
+            ProbeAnswer::Log { reached, view, .. } if view.state.last < reached => self.ends_behind(reached, &view)?,
+            ProbeAnswer::Log { asked_at, view, .. } => {
+                if self.stale_end_reports.is_behind() {
+                    self.stale_end_reports.reached();
                     self.shard.progress.set(self.shard.id, None);
                 }
                 self.identity.compared(asked_at, Instant::now());
                 self.end.reports(view.state.last);
             }
-            Probed::Range { after, through, view, presence } => self.ranged(after, through, &view, presence)?,
-            Probed::Unavailable(reason) => {
+            ProbeAnswer::Range { after, through, view, presence } => self.ranged(after, through, &view, presence)?,
+            ProbeAnswer::Unavailable(reason) => {
                 tracing::debug!(shard = self.shard.id.0, reason, "log does not answer");
                 self.failures = self.failures.saturating_add(1);
                 self.probe_end();
@@ -83,7 +83,7 @@ impl Session<'_> {
     /// nothing is decided meanwhile.
     fn ends_behind(&mut self, cursor: StreamSeq, view: &LeaderView) -> Result<(), Fault> {
         let last = view.state.last;
-        if self.behind.believes(view, Instant::now()) {
+        if self.stale_end_reports.believes(view, Instant::now()) {
             return Err(Mismatch::Behind { cursor, last }.into());
         }
         tracing::debug!(shard = self.shard.id.0, %cursor, %last, leader = view.leader, "the log's leader lags");
@@ -107,15 +107,15 @@ impl Session<'_> {
     }
 
     /// What stands at a sequence that was acked as ours.
-    pub(super) fn confirmed(&mut self, confirmed: Confirmed) -> Result<(), Fault> {
-        let Confirmed { message, follows } = confirmed;
+    pub(super) fn confirmed(&mut self, confirmed: TimestampAnswer) -> Result<(), Fault> {
+        let TimestampAnswer { message, follows } = confirmed;
         if !follows {
             self.doubt("another message stands where one was read");
             return Ok(());
         }
         let change = Change::of(self.shard.layout, &message);
         self.unwritten.extend(self.overlay.confirm(&change)?);
-        self.follow.known(change.seq);
+        self.tracker.confirmed_up_to(change.seq);
         Ok(())
     }
 
@@ -125,9 +125,9 @@ impl Session<'_> {
             let change = Change::of(self.shard.layout, message);
             // While an append is in flight another's may be ours, read before its ack: the ack will tell.
             if !self.overlay.read(&change)? && self.flight.is_none() {
-                self.follow.others();
+                self.tracker.foreign_appends();
             }
-            self.follow.known(message.seq);
+            self.tracker.confirmed_up_to(message.seq);
             self.unwritten.push(change);
         }
         self.answer_reached();
@@ -135,15 +135,15 @@ impl Session<'_> {
     }
 
     /// Another gateway has appended this.
-    pub(super) fn told(&mut self, appended: Appended) {
+    pub(super) fn told(&mut self, appended: AppendNotice) {
         let (behind, end, now) = (appended.behind(), appended.end(), Instant::now());
         // What has no room is read when there is some; and a log that is in doubt is read, whatever is told.
         let trusted = self.identity.is_verified() && now >= self.notices_from;
         let gap = behind > self.overlay.end() || !trusted || self.overlay.len() >= OVERLAY_MAX;
         if !gap && self.overlay.told(appended) {
-            self.follow.unread(self.overlay.end(), now);
+            self.tracker.unconfirmed_up_to(self.overlay.end(), now);
         }
-        self.follow.told(behind, end, gap, now);
+        self.tracker.notified(behind, end, gap, now);
         self.answer_reached();
     }
 
@@ -153,7 +153,7 @@ impl Session<'_> {
         // What is asked from now on is asked of what is there now.
         self.view.take_if(|view| view.cursor() < floor);
         let looked = self.ready.iter().map(|submission| submission.looked.cursor);
-        let in_flight = self.flight.as_ref().and_then(Flight::looked_at);
+        let in_flight = self.flight.as_ref().and_then(InFlightAppend::looked_at);
         let looking = self.looking.is_some().then_some(self.looking_from);
         for needed in looked.chain(in_flight).chain(looking) {
             floor = floor.min(needed);
@@ -172,12 +172,12 @@ impl Session<'_> {
                 self.asks.push(ask);
             }
             Some(Ask::Reach { end, answer }) => {
-                self.reaching.retain(|(_, waiting)| !waiting.is_closed());
+                self.read_waiters.retain(|(_, waiting)| !waiting.is_closed());
                 if end > self.overlay.end() {
-                    self.follow.others();
+                    self.tracker.foreign_appends();
                 }
-                if self.reaching.len() < WAITING_MAX {
-                    self.reaching.push((end, answer));
+                if self.read_waiters.len() < WAITING_MAX {
+                    self.read_waiters.push((end, answer));
                 }
                 self.answer_reached();
             }
@@ -207,13 +207,13 @@ impl Session<'_> {
 
     pub(super) fn answer_reached(&mut self) {
         let end = self.overlay.end();
-        for (_, answer) in self.reaching.extract_if(.., |(wanted, _)| *wanted <= end) {
+        for (_, answer) in self.read_waiters.extract_if(.., |(wanted, _)| *wanted <= end) {
             let _ = answer.send(());
         }
     }
 
     /// Where the overlay is to arrive for all who wait.
     pub(super) fn wanted_end(&self) -> StreamSeq {
-        self.reaching.iter().map(|(end, _)| *end).fold(self.end.wanted(), StreamSeq::max)
+        self.read_waiters.iter().map(|(end, _)| *end).fold(self.end.wanted(), StreamSeq::max)
     }
 }

@@ -11,8 +11,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Name, Shared, Standing,
-    hint::{Hint, Hints, TTL},
+    ForwardingState, Leader, Name,
+    lease::{LeaseHint, LeaseKey, TTL},
 };
 
 /// Between two looks while there is work: a few in a claim's life.
@@ -20,19 +20,19 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Reads in one look: whoever was first to claim is found by the second.
 const READS_MAX: usize = 2;
 
-/// A doubt about the preferred appender.
+/// A suspicion about the forwarding appender.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Doubt {
+pub(super) struct Suspicion {
     pub holder: Name,
-    pub why: Why,
+    pub reason: SuspicionReason,
 }
 
 /// What is wrong with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Why {
+pub(super) enum SuspicionReason {
     /// The server knows nobody who would take its requests.
     Gone,
-    /// It has refused: it is about to leave, or not the preferred appender any more.
+    /// It has refused: it is about to leave, or not the forwarding appender any more.
     Refused,
     /// It said nothing for too long.
     Silent,
@@ -40,38 +40,38 @@ pub(super) enum Why {
 
 /// What a look leads to.
 #[derive(Debug, PartialEq, Eq)]
-enum Move {
+enum Step {
     Claim {
         expected: u64,
     },
-    Follow(Name),
+    LogTracker(Name),
     /// Nobody: the one who is named did not answer, and has not renewed its claim since.
     Contend,
 }
 
-/// What follows from a hint. A holder that was in doubt at `doubted`'s revision is trusted again once it has renewed its
+/// What follows from a hint. A holder that was in suspicion at `suspected`'s revision is trusted again once it has renewed its
 /// claim, which it does only while it works.
-fn next(hint: &Hint, me: &Name, doubted: Option<&(Doubt, u64)>) -> Move {
-    let Some(holder) = &hint.holder else { return Move::Claim { expected: hint.revision } };
+fn next(hint: &LeaseHint, me: &Name, suspected: Option<&(Suspicion, u64)>) -> Step {
+    let Some(holder) = &hint.holder else { return Step::Claim { expected: hint.revision } };
     if holder == me {
-        return Move::Claim { expected: hint.revision };
+        return Step::Claim { expected: hint.revision };
     }
-    let doubted = doubted.filter(|(doubt, revision)| doubt.holder == *holder && hint.revision <= *revision);
-    match doubted.map(|(doubt, _)| doubt.why) {
-        None => Move::Follow(holder.clone()),
-        Some(Why::Gone) => Move::Claim { expected: hint.revision },
-        Some(Why::Refused | Why::Silent) => Move::Contend,
+    let suspected = suspected.filter(|(suspicion, revision)| suspicion.holder == *holder && hint.revision <= *revision);
+    match suspected.map(|(suspicion, _)| suspicion.reason) {
+        None => Step::LogTracker(holder.clone()),
+        Some(SuspicionReason::Gone) => Step::Claim { expected: hint.revision },
+        Some(SuspicionReason::Refused | SuspicionReason::Silent) => Step::Contend,
     }
 }
 
-/// Keeps the standing of one shard up to date.
+/// Keeps the leader of one shard up to date.
 #[derive(Debug)]
-pub(super) struct Keeper {
-    shared: Shared,
-    hints: Hints,
-    doubts: mpsc::Receiver<Doubt>,
-    /// The newest doubt, and the revision of the key when it came up.
-    doubted: Option<(Doubt, u64)>,
+pub(super) struct Election {
+    shared: ForwardingState,
+    hints: LeaseKey,
+    suspicions: mpsc::Receiver<Suspicion>,
+    /// The newest suspicion, and the revision of the key when it came up.
+    suspected: Option<(Suspicion, u64)>,
     /// The key's revision as it was seen last.
     revision: u64,
     /// Our claim is good until then.
@@ -79,10 +79,10 @@ pub(super) struct Keeper {
     next_look: Instant,
 }
 
-impl Keeper {
-    pub fn new(shared: Shared, hints: Hints, doubts: mpsc::Receiver<Doubt>) -> Self {
+impl Election {
+    pub fn new(shared: ForwardingState, hints: LeaseKey, suspicions: mpsc::Receiver<Suspicion>) -> Self {
         let next_look = Instant::now();
-        Self { shared, hints, doubts, doubted: None, revision: 0, claimed_until: None, next_look }
+        Self { shared, hints, suspicions, suspected: None, revision: 0, claimed_until: None, next_look }
     }
 
     /// Works until `drain`; the role is handed over first.
@@ -95,15 +95,15 @@ impl Keeper {
             };
             tokio::select! {
                 () = drain.cancelled() => return self.hand_over().await,
-                Some(doubt) = self.doubts.recv() => {
-                    let looks = doubt.why != Why::Silent;
-                    self.doubted = Some((doubt, self.revision));
+                Some(suspicion) = self.suspicions.recv() => {
+                    let looks = suspicion.reason != SuspicionReason::Silent;
+                    self.suspected = Some((suspicion, self.revision));
                     // Who is only silent is given the time to renew its claim.
                     if looks { self.look().await }
                 }
                 () = super::at(self.claimed_until) => {
                     self.claimed_until = None;
-                    self.shared.stand(Standing::Nobody);
+                    self.shared.set_leader(Leader::None);
                 }
                 () = work => self.look().await,
             }
@@ -113,9 +113,9 @@ impl Keeper {
     async fn look(&mut self) {
         self.next_look = Instant::now() + LOOK;
         if let Err(problem) = self.try_look().await {
-            tracing::debug!(shard = self.shared.shard.0, problem, "preferred appender is not known");
+            tracing::debug!(shard = self.shared.shard.0, problem, "forwarding appender is not known");
             self.claimed_until = None;
-            self.shared.stand(Standing::Nobody);
+            self.shared.set_leader(Leader::None);
         }
     }
 
@@ -123,41 +123,41 @@ impl Keeper {
         let me = self.shared.me.clone();
         let ours = self.claimed_until.take().is_some();
         // Our own claim is renewed unread.
-        let mut known = ours.then(|| Hint { holder: Some(me.clone()), revision: self.revision });
+        let mut known = ours.then(|| LeaseHint { holder: Some(me.clone()), revision: self.revision });
         for _ in 0..READS_MAX {
             let hint = match known.take() {
                 Some(hint) => hint,
                 None => self.hints.read().await?,
             };
             self.revision = hint.revision;
-            match next(&hint, &me, self.doubted.as_ref()) {
-                Move::Follow(holder) => {
-                    self.shared.stand(Standing::Theirs(holder));
+            match next(&hint, &me, self.suspected.as_ref()) {
+                Step::LogTracker(holder) => {
+                    self.shared.set_leader(Leader::Remote(holder));
                     return Ok(());
                 }
-                Move::Contend => break,
-                Move::Claim { expected } => {
+                Step::Contend => break,
+                Step::Claim { expected } => {
                     let claimed_at = Instant::now();
                     if let Some(revision) = self.hints.claim(expected).await? {
                         self.revision = revision;
-                        self.doubted = None;
+                        self.suspected = None;
                         self.claimed_until = Some(claimed_at + TTL * 2 / 3);
-                        self.shared.stand(Standing::Ours);
+                        self.shared.set_leader(Leader::Local);
                         return Ok(());
                     }
                 }
             }
         }
-        self.shared.stand(Standing::Nobody);
+        self.shared.set_leader(Leader::None);
         Ok(())
     }
 
     async fn hand_over(self) {
-        self.shared.stand(Standing::Nobody);
+        self.shared.set_leader(Leader::None);
         if self.claimed_until.is_some()
             && let Err(problem) = self.hints.release(self.revision).await
         {
-            tracing::debug!(shard = self.shared.shard.0, problem, "the role of preferred appender runs out by itself");
+            tracing::debug!(shard = self.shared.shard.0, problem, "the role of forwarding appender runs out by itself");
         }
     }
 }
@@ -166,38 +166,38 @@ impl Keeper {
 mod tests {
     use super::*;
 
-    fn hint(holder: Option<&str>, revision: u64) -> Hint {
-        Hint { holder: holder.map(Name::from), revision }
+    fn hint(holder: Option<&str>, revision: u64) -> LeaseHint {
+        LeaseHint { holder: holder.map(Name::from), revision }
     }
 
-    fn doubted(holder: &str, why: Why, revision: u64) -> Option<(Doubt, u64)> {
-        Some((Doubt { holder: holder.into(), why }, revision))
+    fn suspected(holder: &str, reason: SuspicionReason, revision: u64) -> Option<(Suspicion, u64)> {
+        Some((Suspicion { holder: holder.into(), reason }, revision))
     }
 
     /// A gateway takes the role from nobody who does his work, and not twice what was taken meanwhile.
     #[test]
     fn only_a_role_that_nobody_has_is_claimed() {
         let me = Name::from("me");
-        let claim = |expected| Move::Claim { expected };
-        let follow = Move::Follow("other".into());
+        let claim = |expected| Step::Claim { expected };
+        let follow = Step::LogTracker("other".into());
         let cases = [
             (hint(None, 0), None, claim(0)),
             (hint(None, 7), None, claim(7)),
             (hint(Some("me"), 7), None, claim(7)),
             (hint(Some("other"), 7), None, follow),
-            (hint(Some("other"), 7), doubted("other", Why::Gone, 7), claim(7)),
-            (hint(Some("other"), 7), doubted("other", Why::Silent, 7), Move::Contend),
-            (hint(Some("other"), 7), doubted("other", Why::Refused, 7), Move::Contend),
-            (hint(Some("other"), 7), doubted("third", Why::Gone, 7), Move::Follow("other".into())),
+            (hint(Some("other"), 7), suspected("other", SuspicionReason::Gone, 7), claim(7)),
+            (hint(Some("other"), 7), suspected("other", SuspicionReason::Silent, 7), Step::Contend),
+            (hint(Some("other"), 7), suspected("other", SuspicionReason::Refused, 7), Step::Contend),
+            (hint(Some("other"), 7), suspected("third", SuspicionReason::Gone, 7), Step::LogTracker("other".into())),
         ];
-        for (hint, doubted, expected) in cases {
-            assert_eq!(next(&hint, &me, doubted.as_ref()), expected, "{hint:?} {doubted:?}");
+        for (hint, suspected, expected) in cases {
+            assert_eq!(next(&hint, &me, suspected.as_ref()), expected, "{hint:?} {suspected:?}");
         }
         // It has renewed its claim since, so it works.
-        for why in [Why::Gone, Why::Silent, Why::Refused] {
+        for reason in [SuspicionReason::Gone, SuspicionReason::Silent, SuspicionReason::Refused] {
             assert_eq!(
-                next(&hint(Some("other"), 8), &me, doubted("other", why, 7).as_ref()),
-                Move::Follow("other".into())
+                next(&hint(Some("other"), 8), &me, suspected("other", reason, 7).as_ref()),
+                Step::LogTracker("other".into())
             );
         }
     }

@@ -1,4 +1,4 @@
-//! One gateway of several appends for all: the *preferred appender* of a shard.
+//! One gateway of several appends for all: the *forwarding appender* of a shard.
 //!
 //! Several gateways that append to one shard are right, and slow: whoever loses the comparison reads on and decides again.
 //! So all but one hand their events over, many in a request, and the one that appends puts them into its queue beside its
@@ -7,17 +7,17 @@
 //!
 //! ```text
 //! submit ─ Ours, Nobody ─▶ own queue ◀──────── host ◀── requests of others
-//!        └ Theirs ─▶ forwarder ═ request ═▶ its host      │
+//!        └ Theirs ─▶ client ═ request ═▶ its host      │
 //!                     │    ▲ ═══ verdicts ════╝           ▼
 //!                     └ silent, gone: own queue      verdicts to them
-//! keeper: claims, renews, follows, gives back the key
+//! election: claims, renews, follows, gives back the key
 //! ```
 //!
-//! - `keeper`, `hint`: who it is. Looked at once a second while events come; a gateway that is alone writes the key as often,
+//! - `election`, `hint`: who it is. Looked at once a second while events come; a gateway that is alone writes the key as often,
 //!   and that is all it pays.
-//! - `forwarder`, `pipeline`: requests under way; `host`: what comes from others; `wire`: what they say to each other.
+//! - `client`, `in_flight`: requests under way; `host`: what comes from others; `wire`: what they say to each other.
 //! - `tell`: what is appended for others is told to them, so that they need not read it.
-//! - `late`: a preferred appender that said nothing for 50 ms is not waited for: the events go into the own queue as well,
+//! - `late`: a forwarding appender that said nothing for 50 ms is not waited for: the events go into the own queue as well,
 //!   and the event id makes them one. Whoever decides first decides, and a late "accepted" still reaches its sender.
 //!
 //! Requests and answers are tagged with a key that only gateways of the mesh have. NATS keeps others from publishing there, but
@@ -59,26 +59,26 @@ use weft_nats::{
 };
 use weft_proto::ids::ShardId;
 
-mod forwarder;
-mod hint;
-mod host;
-mod keeper;
-mod late;
-mod pipeline;
-mod tell;
+mod client;
+mod election;
+mod in_flight;
+mod lease;
+mod notify;
+mod reconcile;
+mod server;
 pub(super) mod wire;
 
+pub(super) use notify::{AppendNotice, AppendNotifier, NOTICE_AGE_MAX};
 #[cfg(test)]
-pub(super) use late::{LATE_MAX, reconcile};
-pub(super) use tell::{Appended, NOTICE_AGE_MAX, Teller};
+pub(super) use notify::{decode as decode_appended, encode as encode_appended};
 #[cfg(test)]
-pub(super) use tell::{decode as decode_appended, encode as encode_appended};
+pub(super) use reconcile::{LATE_MAX, reconcile};
 
-use forwarder::Forwarder;
-use hint::Hints;
-use host::Host;
-use keeper::Keeper;
-use tell::Listeners;
+use client::ForwardClient;
+use election::Election;
+use lease::LeaseKey;
+use notify::Subscribers;
+use server::ForwardServer;
 
 use super::submission::Submission;
 
@@ -96,52 +96,52 @@ const TAGGED: &str = "forward";
 const TAG: &str = "weft-tag";
 /// Bytes that the headers of a request take: a line of version, name and tag, and their ends.
 const HEADER_BYTES: usize = 64 + TAG_TEXT_BYTES;
-/// Doubts that may wait for the keeper: it looks at the newest state anyway.
-const DOUBTS_MAX: usize = 8;
+/// Doubts that may wait for the election: it looks at the newest state anyway.
+const SUSPICIONS_MAX: usize = 8;
 
 /// Who appends, as far as this gateway knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum Leader {
     /// Whoever has events.
-    Nobody,
+    None,
     /// This gateway.
-    Ours,
+    Local,
     /// Another one.
-    Theirs(Name),
+    Remote(Name),
 }
 
 /// What the tasks of one shard have in common. Cheap to clone.
 #[derive(Debug, Clone)]
-struct Shared {
+struct ForwardingState {
     shard: ShardId,
     layout: Layout,
     connection: Connection,
     me: Name,
     tags: Tags,
-    standing: watch::Sender<Standing>,
-    work: Work,
+    leader: watch::Sender<Leader>,
+    work: ActivitySignal,
 }
 
 /// Whether events have come.
 #[derive(Debug, Clone, Default)]
-struct Work {
+struct ActivitySignal {
     inner: Arc<(AtomicBool, Notify)>,
 }
 
 /// Where a shard's events go, as seen by whoever submits them.
 #[derive(Debug)]
-pub(super) struct Preferred {
-    shared: Shared,
+pub(super) struct Forwarding {
+    shared: ForwardingState,
     /// What is to be forwarded.
-    queue: mpsc::Sender<Parcel>,
+    queue: mpsc::Sender<EventBatch>,
 }
 
 /// Events that stay together until they are appended: one alone, or the members of a batch in their order.
-pub(super) type Parcel = Vec<Submission>;
+pub(super) type EventBatch = Vec<Submission>;
 
 /// The queue of the session that appends for this gateway.
 #[derive(Debug, Clone)]
-pub(super) struct Own {
+pub(super) struct LocalQueue {
     pub queue: mpsc::Sender<Submission>,
     pub room: Arc<Semaphore>,
     /// The receipts, while they have caught up with the log.
@@ -154,7 +154,7 @@ pub(super) struct Own {
     /// Events that may wait, here as there.
     pub events_max: usize,
     /// Where the session hears what others have appended.
-    pub appended: mpsc::Sender<Appended>,
+    pub appended: mpsc::Sender<AppendNotice>,
 }
 
 /// Starts what is needed for one shard on `tasks`. When `drain` comes the role is handed over, and whoever waits for
@@ -164,11 +164,11 @@ pub(super) async fn start(
     shard: ShardId,
     layout: Layout,
     connection: Connection,
-    own: Own,
+    own: LocalQueue,
     drain: CancellationToken,
     drained: CancellationToken,
     tasks: &TaskTracker,
-) -> Option<(Preferred, Teller)> {
+) -> Option<(Forwarding, AppendNotifier)> {
     // Whatever comes in between, the session ends no later than this.
     let drained = drained.drop_guard();
     let me = Name::from(uuid::Uuid::new_v4().simple().to_string());
@@ -176,45 +176,53 @@ pub(super) async fn start(
     // Before anybody can learn of us.
     let requests = client.subscribe(layout.forward_subject(shard, &me)).await.ok()?;
     let answers = client.subscribe(layout.forward_answer_subject(shard, &me, '*')).await.ok()?;
-    let hints = Hints::new(connection.clone(), layout.appender_key(shard), me.clone());
-    let standing = watch::Sender::new(Standing::Nobody);
+    let hints = LeaseKey::new(connection.clone(), layout.appender_key(shard), me.clone());
+    let leader = watch::Sender::new(Leader::None);
     let tags = own.master_key.tags(TAGGED);
-    let shared = Shared { shard, layout, connection, me, tags, standing, work: Work::default() };
+    let shared = ForwardingState { shard, layout, connection, me, tags, leader, work: ActivitySignal::default() };
     let (queue, queued) = mpsc::channel(own.events_max);
-    let (doubts, doubted) = mpsc::channel(DOUBTS_MAX);
+    let (suspicions, suspected) = mpsc::channel(SUSPICIONS_MAX);
 
-    tasks.spawn(Keeper::new(shared.clone(), hints, doubted).run(drain.clone()));
-    let Own { queue: own, room, current, submit_timeout, dedup_horizon, appended, .. } = own;
+    tasks.spawn(Election::new(shared.clone(), hints, suspected).run(drain.clone()));
+    let LocalQueue { queue: own, room, current, submit_timeout, dedup_horizon, appended, .. } = own;
     let age_max = wire::age_max(dedup_horizon);
-    let listeners = Listeners::default();
-    let (teller, telling) = Teller::new(shared.clone(), listeners.clone());
-    tasks.spawn(telling);
-    let host = Host { shared: shared.clone(), queue: own.clone(), room, current, submit_timeout, age_max, listeners };
+    let subscribers = Subscribers::default();
+    let (notifier, notifying) = AppendNotifier::new(shared.clone(), subscribers.clone());
+    tasks.spawn(notifying);
+    let host = ForwardServer {
+        shared: shared.clone(),
+        queue: own.clone(),
+        room,
+        current,
+        submit_timeout,
+        age_max,
+        subscribers,
+    };
     tasks.spawn(host.run(requests, drain.clone()));
-    let forwarder = Forwarder::new(shared.clone(), queued, own, appended, doubts, tasks.clone());
+    let client = ForwardClient::new(shared.clone(), queued, own, appended, suspicions, tasks.clone());
     tasks.spawn(async move {
-        forwarder.run(answers, drain).await;
+        client.run(answers, drain).await;
         drop(drained);
     });
-    Some((Preferred { shared, queue }, teller))
+    Some((Forwarding { shared, queue }, notifier))
 }
 
-impl Preferred {
+impl Forwarding {
     /// Where one event or a batch goes that has just come, unless to the own queue.
-    pub fn route(&self) -> Option<&mpsc::Sender<Parcel>> {
+    pub fn route(&self) -> Option<&mpsc::Sender<EventBatch>> {
         self.shared.work.note();
-        matches!(*self.shared.standing.borrow(), Standing::Theirs(_)).then_some(&self.queue)
+        matches!(*self.shared.leader.borrow(), Leader::Remote(_)).then_some(&self.queue)
     }
 }
 
-impl Shared {
-    fn standing(&self) -> Standing {
-        self.standing.borrow().clone()
+impl ForwardingState {
+    fn leader(&self) -> Leader {
+        self.leader.borrow().clone()
     }
 
-    fn stand(&self, standing: Standing) {
-        if set_if_changed(&self.standing, standing.clone()) {
-            tracing::debug!(shard = self.shard.0, ?standing, "preferred appender");
+    fn set_leader(&self, leader: Leader) {
+        if set_if_changed(&self.leader, leader.clone()) {
+            tracing::debug!(shard = self.shard.0, ?leader, "forwarding appender");
         }
     }
 
@@ -248,22 +256,22 @@ impl Shared {
     }
 
     /// Forwards nothing more to `holder`.
-    fn doubt(&self, holder: &Name) {
-        self.standing.send_if_modified(|now| {
-            let followed = matches!(now, Standing::Theirs(followed) if followed == holder);
+    fn suspect(&self, holder: &Name) {
+        self.leader.send_if_modified(|now| {
+            let followed = matches!(now, Leader::Remote(followed) if followed == holder);
             if followed {
-                *now = Standing::Nobody;
+                *now = Leader::None;
             }
             followed
         });
     }
 }
 
-impl Work {
+impl ActivitySignal {
     /// An event has come.
     fn note(&self) {
         let (noted, wake) = &*self.inner;
-        // One look tells the keeper enough; the rest of a second costs no more than this load.
+        // One look tells the election enough; the rest of a second costs no more than this load.
         if !noted.load(Ordering::Relaxed) && !noted.swap(true, Ordering::Relaxed) {
             wake.notify_one();
         }
