@@ -16,7 +16,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use weft_gateway::sequencer::{self, NewEvent, Receipt, Sequencer, SequencerOptions, SubmitError};
+use weft_gateway::forwarding;
+use weft_gateway::sequencer::{NewEvent, Receipt, Sequencer, SequencerOptions, SubmitError};
 use weft_nats::{event::JSON, streams};
 use weft_proto::ids::{EventId, WorkflowId};
 
@@ -190,7 +191,7 @@ async fn gateway(nats: &Nats, folder: &Path, forwards: bool) -> anyhow::Result<G
     let options = SequencerOptions { forwards, ..options };
     let (told, mut missing) = watch::channel(None);
     let (drain, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let sequencer = sequencer::start(connection, layout, options, told, drain.clone(), &tasks).await?;
+    let sequencer = forwarding::start(connection, layout, options, told, drain.clone(), &tasks).await?;
     timeout(PATIENCE, missing.wait_for(Option::is_none)).await.context("a gateway does not become ready")??;
     Ok(Gateway { sequencer, drain, tasks })
 }

@@ -10,6 +10,7 @@ pub mod body;
 pub mod budget;
 pub mod error;
 pub mod events;
+pub mod forwarding;
 pub mod identify;
 pub mod ingest;
 pub mod metrics;

@@ -19,12 +19,12 @@ use weft_tls::{BindError, Listener};
 
 use crate::{
     admission::{Admission, TrustedProxies},
-    body, metrics,
+    body, forwarding, metrics,
     options::GatewayOptions,
     readiness, rejected,
     router::{Api, LogHandle, router},
     rpc,
-    sequencer::{self, SequencerOptions},
+    sequencer::SequencerOptions,
     sources::Sources,
 };
 
@@ -226,7 +226,8 @@ impl Opening {
             ..SequencerOptions::new(self.folder, &self.spec, self.master_key)
         };
         let connection = self.connection.clone();
-        let sequencer = sequencer::start(connection, layout, options, self.progress, stop.child_token(), tasks).await?;
+        let sequencer =
+            forwarding::start(connection, layout, options, self.progress, stop.child_token(), tasks).await?;
         let tails = Tails::new(self.connection.clone(), layout);
         self.api.open(LogHandle { connection: self.connection, layout, tails, sequencer });
         Ok(())

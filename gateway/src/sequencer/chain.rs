@@ -23,14 +23,14 @@ use super::{Receipt, SubmitError};
 
 /// What the members of a chain have in common. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Chain {
+pub(crate) struct Chain {
     broken: Arc<AtomicBool>,
     reuse: Reuse,
 }
 
 /// What a member does whose id was used before with another body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reuse {
+pub(crate) enum Reuse {
     /// It is refused and breaks the chain.
     Breaks,
     /// It is refused, and the chain goes on without it.
@@ -39,14 +39,14 @@ pub(super) enum Reuse {
 
 /// A member's part of its chain: dropped before it is [settled](ChainPosition::settle), it breaks the chain.
 #[derive(Debug)]
-pub(super) struct ChainPosition {
+pub(crate) struct ChainPosition {
     chain: Chain,
     settled: bool,
 }
 
 /// A chain as a member sees it that wants a number.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ChainedSubmission {
+pub(crate) struct ChainedSubmission {
     pub key: ChainKey,
     /// A member before it was refused or forgotten.
     pub broken: bool,
@@ -56,7 +56,7 @@ pub(super) struct ChainedSubmission {
 
 /// Tells chains apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct ChainKey(*const AtomicBool);
+pub(crate) struct ChainKey(*const AtomicBool);
 
 impl Chain {
     pub fn new(reuse: Reuse) -> Self {

@@ -13,7 +13,7 @@ use super::{chain::ChainedSubmission, overlay::Overlay};
 
 /// What the receipts' file says of an event that wants a number. The default is what an empty file says.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Looked {
+pub(crate) struct Looked {
     /// What the file knew when it was asked: everything up to here. The overlay must hold everything behind it.
     pub cursor: StreamSeq,
     /// The newest event of the same id.
@@ -26,7 +26,7 @@ pub(super) struct Looked {
 
 /// An event that wants a number.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Candidate<'a> {
+pub(crate) struct Candidate<'a> {
     pub id: EventId,
     pub workflow: &'a WorkflowId,
     /// Of workflow, type and body.
@@ -40,7 +40,7 @@ pub(super) struct Candidate<'a> {
 
 /// What becomes of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Decision {
+pub(crate) enum Decision {
     /// It is in the log: this is its receipt.
     Known(Accepted),
     /// Its body is in the log under another id, which its source takes for a replay: that event's id and receipt.
@@ -68,7 +68,7 @@ pub(super) enum Decision {
 
 /// Decides for a group, in order. Everything up to `overlay.end()` is taken into account, and what the group itself
 /// appends before each event.
-pub(super) fn decide<'a>(
+pub(crate) fn decide<'a>(
     overlay: &Overlay,
     horizons: Horizons,
     group: impl IntoIterator<Item = Candidate<'a>>,

@@ -28,7 +28,7 @@ const SKIPS_MAX: u32 = 6;
 
 /// The waiting rule of one queue.
 #[derive(Debug)]
-pub(super) struct GroupCommit {
+pub(crate) struct GroupCommit {
     /// Events of the largest group.
     group_max: usize,
     window: Option<Window>,

@@ -6,7 +6,7 @@
 //! it. All that an ack does not say is when a message was stored; that is asked of the newest one now and then
 //! (`confirm`), and what was stored before it counts as stored then.
 //!
-//! What another gateway appends for us it tells us ([`AppendNotice`](super::forwarding::AppendNotice)), and that is as good as an ack:
+//! What another gateway appends for us it tells us ([`AppendNotice`](super::append_notice::AppendNotice)), and that is as good as an ack:
 //! whoever has heard of everything up to S does not read it, either.
 //!
 //! The reader is given up after [`LOCAL_MIN`] messages in a row with nobody else's among them, or of which we were notified without

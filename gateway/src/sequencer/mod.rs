@@ -10,7 +10,7 @@
 //!   whether it reads the log, or knows it by acks and what it is told.
 //! - `submit_queue`: where events come in, alone, many at once, or in a line; `chain`: those that must not overtake each other.
 //! - `shard`: opens, compares, catches up, and starts over; `heads`: carried forward.
-//! - `forwarding`: of several gateways one appends for all, as long as it answers.
+//! - `remote`: what is needed of [`forwarding`](crate::forwarding), by which one of several gateways appends for all.
 //!
 //! A sender whose append had no answer, and whose event is then found in the log, is told that it is a duplicate: 200 is
 //! right for whoever sent it, 202 might be the second one.
@@ -31,11 +31,11 @@ use weft_index::{
 use weft_nats::{connect::Connection, event::Event, streams, subject::Layout};
 use weft_proto::ids::{EventId, SequenceNumber, ShardId, StreamSeq, WorkflowId};
 
-mod chain;
+mod append_notice;
+pub(crate) mod chain;
 mod decide;
 mod end;
-mod forwarding;
-mod group_commit;
+pub(crate) mod group_commit;
 mod head_refresh;
 mod in_flight;
 mod log_tracker;
@@ -45,9 +45,10 @@ mod overlay;
 mod probe;
 mod progress;
 mod replays;
+mod remote;
 mod session;
 mod shard;
-mod submission;
+pub(crate) mod submission;
 mod submit_queue;
 #[cfg(test)]
 mod tests;
@@ -55,10 +56,15 @@ mod tests;
 pub use options::SequencerOptions;
 pub use submit_queue::{NotTaken, PendingReceipt, PublishStream};
 
+pub(crate) use append_notice::{AppendNotice, NOTICE_AGE_MAX};
+pub(crate) use overlay::UNCONFIRMED;
 use progress::Progress;
 use replays::Replays;
+pub(crate) use remote::{AppendObserver, EventBatch, Forwarding, RemoteQueue};
 use shard::{Ask, Inbox, Shard};
 use submission::Encoded;
+pub(crate) use submit_queue::LocalQueue;
+
 use submit_queue::SubmitQueue;
 
 /// An event that has been verified and identified and wants a number.
@@ -170,7 +176,7 @@ pub enum SubmitError {
 const QUEUE_ASKS_MAX: usize = 1_000;
 
 /// What others have appended and a shard has not heard yet: more than a stolen turn brings. What does not fit is read.
-const QUEUE_APPENDED_MAX: usize = 16;
+const QUEUE_NOTICES_MAX: usize = 16;
 
 /// Hands events to the sequencers of all shards. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -190,20 +196,25 @@ struct Inner {
     replays: Replays,
 }
 
-/// Opens the receipts of every shard and starts their sequencers on `tasks`. `progress` says what they still wait for,
+/// Opens the receipts of every shard and starts their sequencers on `tasks`. `forward` starts the forwarding of a shard and
+/// returns when its session must end. `progress` says what they still wait for,
 /// `None` while all are ready. When `drain` comes they finish what waits, and end.
 ///
 /// # Errors
 ///
 /// [`OpenError`]: the folder cannot be used. An absent log is none: they wait for it.
-pub async fn start(
+pub(crate) async fn start<R>(
     connection: Connection,
     layout: Layout,
     options: SequencerOptions,
     progress: watch::Sender<Option<String>>,
     drain: CancellationToken,
     tasks: &TaskTracker,
-) -> Result<Sequencer, OpenError> {
+    forward: impl Fn(ShardId, LocalQueue) -> R,
+) -> Result<Sequencer, OpenError>
+where
+    R: Future<Output = (CancellationToken, Option<Forwarding>)>,
+{
     let progress = Progress::new(layout.shards(), progress);
     let mut submit_queues = Vec::new();
     let mut shards = Vec::new();
@@ -214,17 +225,10 @@ pub async fn start(
         let (asks, asked) = mpsc::channel(QUEUE_ASKS_MAX);
         let (current, currently) = watch::channel(None);
         let (mut submit_queue, queued) = SubmitQueue::new(options.queue_events_max, asks, currently);
-        let (tell, appended) = mpsc::channel(QUEUE_APPENDED_MAX);
-        let (drained, notifier) = if options.forwards {
-            let drained = CancellationToken::new();
-            let (connection, own) = (connection.clone(), submit_queue.own(&options, tell));
-            let started = forwarding::start(id, layout, connection, own, drain.clone(), drained.clone(), tasks).await;
-            let (forwarding, notifier) = started.unzip();
-            submit_queue.forwarding = forwarding;
-            (drained, notifier)
-        } else {
-            (drain.clone(), None)
-        };
+        let (notify, notices) = mpsc::channel(QUEUE_NOTICES_MAX);
+        let (drained, forwarding) = forward(id, submit_queue.local(&options, notify)).await;
+        let (remote, observer) = forwarding.map(|forwarding| (forwarding.remote, forwarding.observer)).unzip();
+        submit_queue.remote = remote;
         submit_queues.push(submit_queue);
         let shard = Shard {
             id,
@@ -236,9 +240,9 @@ pub async fn start(
             drain: drained,
             progress: progress.clone(),
             current,
-            notifier,
+            observer,
         };
-        shards.push(shard.run(Inbox { queue: queued, asks: asked, appended }, receipts));
+        shards.push(shard.run(Inbox { queue: queued, asks: asked, notices }, receipts));
     }
     for shard in shards {
         // Sees to its own errors; ends by `drain`.

@@ -16,11 +16,11 @@ use weft_index::{
 };
 use weft_proto::ids::{EventId, StreamSeq, WorkflowId};
 
-use super::forwarding::AppendNotice;
+use super::append_notice::AppendNotice;
 
 /// When a message was stored that has been neither read back nor confirmed: after everything that has. It is too new to be
 /// forgotten.
-pub(super) const UNCONFIRMED: Timestamp = Timestamp::MAX;
+pub(crate) const UNCONFIRMED: Timestamp = Timestamp::MAX;
 
 /// The log beyond the receipts' file.
 #[derive(Debug)]
@@ -130,10 +130,10 @@ impl Overlay {
 
     /// Another gateway has told what it has appended: enters what is not known yet, as if it were ours. Whether there was any.
     /// What lies before it must be known.
-    pub fn told(&mut self, appended: AppendNotice) -> bool {
-        debug_assert!(appended.behind() <= self.end, "P2: a gap in what is known");
+    pub fn apply_notice(&mut self, notice: AppendNotice) -> bool {
+        debug_assert!(notice.behind() <= self.end, "P2: a gap in what is known");
         let before = self.end;
-        for (id, accepted) in appended.into_events() {
+        for (id, accepted) in notice.into_events() {
             self.append(id, accepted);
         }
         self.end > before

@@ -35,8 +35,8 @@ use weft_proto::ids::StreamSeq;
 
 use super::{
     SubmitError,
+    append_notice::{AppendNotice, NOTICE_AGE_MAX},
     end::LogEnd,
-    forwarding::{AppendNotice, NOTICE_AGE_MAX},
     group_commit::GroupCommit,
     head_refresh::{DuePage, HeadRefresher},
     in_flight::{HeadRecord, InFlightAppend},
@@ -156,7 +156,7 @@ enum SessionEvent {
     Scanned(Result<DuePage, StorageError>),
     Arrived(usize),
     Asked(Option<Ask>),
-    Told(AppendNotice),
+    Notified(AppendNotice),
     /// A group has waited long enough for others.
     GroupComplete,
     /// Changes went to the writer.
@@ -269,7 +269,7 @@ impl<'a> Session<'a> {
                 SessionEvent::Arrived(arrived)
             }
             asked = self.inbox.asks.recv() => SessionEvent::Asked(asked),
-            Some(appended) = self.inbox.appended.recv() => SessionEvent::Told(appended),
+            Some(notice) = self.inbox.notices.recv() => SessionEvent::Notified(notice),
             room = self.writer.reserve(), if !self.unwritten.is_empty() => {
                 room.map_err(|_| Fault::Written)?.send(Changes::new(mem::take(&mut self.unwritten)));
                 SessionEvent::Written
@@ -309,7 +309,7 @@ impl<'a> Session<'a> {
             SessionEvent::Scanned(page) => self.head_refresher.found(page?),
             SessionEvent::Arrived(count) => self.closed = count == 0,
             SessionEvent::Asked(ask) => self.asked(ask),
-            SessionEvent::Told(appended) => self.told(appended),
+            SessionEvent::Notified(notice) => self.notified(notice),
             SessionEvent::Committed => self.prune(),
             SessionEvent::ConnectionChanged => self.connection_changed(),
             SessionEvent::Detached => self.doubt_all("the reader has lost its consumer"),

@@ -24,10 +24,11 @@ use weft_nats::{
 use weft_proto::ids::{EventId, ShardId, StreamSeq};
 
 use super::{
-    forwarding::{AppendNotice, AppendNotifier},
+    append_notice::AppendNotice,
     options::SequencerOptions,
     overlay::{LogMismatch, Overlay},
     progress::{Progress, count_of},
+    remote::AppendObserver,
     session::Session,
     submission::Submission,
 };
@@ -59,8 +60,8 @@ pub(super) struct Shard {
     pub progress: Progress,
     /// The receipts, while they have caught up with the log.
     pub current: watch::Sender<Option<Receipts>>,
-    /// Tells others what is appended for them.
-    pub notifier: Option<AppendNotifier>,
+    /// Tells others what is appended.
+    pub observer: Option<Box<dyn AppendObserver>>,
 }
 
 /// What comes to a shard's sequencer.
@@ -69,7 +70,7 @@ pub(super) struct Inbox {
     pub queue: mpsc::Receiver<Submission>,
     pub asks: mpsc::Receiver<Ask>,
     /// What others have appended.
-    pub appended: mpsc::Receiver<AppendNotice>,
+    pub notices: mpsc::Receiver<AppendNotice>,
 }
 
 /// A question to a shard's sequencer.

@@ -20,12 +20,12 @@ use super::{
 const NUMBERING_BYTES: usize = 64;
 
 /// What its sender is told.
-pub(super) type Answer = Result<Receipt, SubmitError>;
+pub(crate) type Answer = Result<Receipt, SubmitError>;
 
 /// An event, encoded but for its number and predecessor, and who waits for its receipt. It is encoded and hashed where it
 /// is submitted, not in the one task that everything passes through.
 #[derive(Debug)]
-pub(super) struct Submission {
+pub(crate) struct Submission {
     pub id: EventId,
     pub workflow: WorkflowId,
     /// Of workflow, type and body.
@@ -49,18 +49,18 @@ pub(super) struct Submission {
 }
 
 /// Bytes of a message once it is numbered.
-pub(super) fn numbered_bytes(message: &Outgoing) -> usize {
+pub(crate) fn numbered_bytes(message: &Outgoing) -> usize {
     message.encoded_size() + NUMBERING_BYTES
 }
 
 /// A message of which nothing is left, for the time in which the message is elsewhere.
-pub(super) fn no_message() -> Outgoing {
+pub(crate) fn no_message() -> Outgoing {
     Outgoing { subject: String::new(), headers: Default::default(), payload: Bytes::new() }
 }
 
 /// An event that is encoded and waits for nobody yet.
 #[derive(Debug)]
-pub(super) struct Encoded {
+pub(crate) struct Encoded {
     pub id: EventId,
     pub workflow: WorkflowId,
     /// Of workflow, type and body.
@@ -193,7 +193,7 @@ impl Submission {
 }
 
 #[cfg(test)]
-pub(super) fn test_event(id: EventId, workflow: &str, payload: &'static [u8]) -> NewEvent {
+pub(crate) fn test_event(id: EventId, workflow: &str, payload: &'static [u8]) -> NewEvent {
     use jiff::Timestamp;
     NewEvent {
         id,

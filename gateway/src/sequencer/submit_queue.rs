@@ -1,18 +1,20 @@
 //! Where events come in: one alone, many of which all or none are taken in, or a line of them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     time::{Instant, timeout_at},
 };
 use weft_index::receipts::Receipts;
+use weft_nats::catalog::MasterKey;
 use weft_proto::ids::{ShardId, WorkflowId};
 
 use super::{
     NewEvent, Receipt, Sequencer, SequencerOptions, SubmitError,
+    append_notice::AppendNotice,
     chain::{Chain, ChainPosition, Reuse},
-    forwarding::{AppendNotice, EventBatch, Forwarding, LocalQueue},
+    remote::{EventBatch, RemoteQueue},
     shard::Ask,
     submission::{Answer, Encoded, Submission},
 };
@@ -28,12 +30,30 @@ const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub(super) struct SubmitQueue {
     queue: mpsc::Sender<Submission>,
     /// Where events go instead while another gateway appends.
-    pub forwarding: Option<Forwarding>,
+    pub remote: Option<Box<dyn RemoteQueue>>,
     asks: mpsc::Sender<Ask>,
     /// A permit for each byte that may wait.
     room: Arc<Semaphore>,
     /// The receipts, while they have caught up with the log.
     pub current: watch::Receiver<Option<Receipts>>,
+}
+
+/// The queue of the session that appends for this gateway, as whoever forwards needs it.
+#[derive(Debug, Clone)]
+pub(crate) struct LocalQueue {
+    pub queue: mpsc::Sender<Submission>,
+    pub room: Arc<Semaphore>,
+    /// The receipts, while they have caught up with the log.
+    pub current: watch::Receiver<Option<Receipts>>,
+    pub submit_timeout: Duration,
+    /// The mesh's key, by which its gateways know each other.
+    pub master_key: MasterKey,
+    /// For how long ids are known.
+    pub dedup_horizon: Duration,
+    /// Events that may wait in the queue.
+    pub events_max: usize,
+    /// Where the session hears what others have appended.
+    pub notices: mpsc::Sender<AppendNotice>,
 }
 
 /// An event that waits for its receipt. Dropping this does not cancel its append.
@@ -94,12 +114,12 @@ impl SubmitQueue {
     ) -> (Self, mpsc::Receiver<Submission>) {
         let (queue, queued) = mpsc::channel(queue_events_max);
         let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
-        (Self { queue, forwarding: None, asks, room, current }, queued)
+        (Self { queue, remote: None, asks, room, current }, queued)
     }
 
     /// The queue behind it, for events that other gateways hand on and those that come back from them; and where what they
     /// append is told.
-    pub fn own(&self, options: &SequencerOptions, appended: mpsc::Sender<AppendNotice>) -> LocalQueue {
+    pub fn local(&self, options: &SequencerOptions, notices: mpsc::Sender<AppendNotice>) -> LocalQueue {
         LocalQueue {
             queue: self.queue.clone(),
             room: self.room.clone(),
@@ -108,7 +128,7 @@ impl SubmitQueue {
             master_key: options.master_key.clone(),
             dedup_horizon: options.dedup_horizon,
             events_max: self.queue.max_capacity(),
-            appended,
+            notices,
         }
     }
 
@@ -136,7 +156,7 @@ impl SubmitQueue {
 
     /// Where events go that have just come, unless into the queue.
     fn route(&self) -> Option<&mpsc::Sender<EventBatch>> {
-        self.forwarding.as_ref().and_then(Forwarding::route)
+        self.remote.as_ref().and_then(|remote| remote.route())
     }
 
     /// Reservation for so many events that stay together.

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use weft_gateway::sequencer::{self, NewEvent, Receipt, Sequencer, SequencerOptions, SubmitError};
+use weft_gateway::forwarding;
+use weft_gateway::sequencer::{NewEvent, Receipt, Sequencer, SequencerOptions, SubmitError};
 use weft_nats::{
     connect::Connection,
     direct,
@@ -83,7 +84,7 @@ impl Mesh {
     async fn sequencer_on(&self, connection: Connection, options: SequencerOptions) -> Running {
         let (told, missing) = watch::channel(None);
         let (drain, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let started = sequencer::start(connection.clone(), self.layout, options, told, drain.clone(), &tasks).await;
+        let started = forwarding::start(connection.clone(), self.layout, options, told, drain.clone(), &tasks).await;
         let mut running = Running { sequencer: started.unwrap(), connection, missing, drain, tasks };
         running.ready().await;
         running

@@ -117,8 +117,8 @@ impl Session<'_> {
         if stored > 0 && self.overlay.unconfirmed_from() <= self.overlay.end() {
             self.tracker.unconfirmed_up_to(self.overlay.end(), now);
         }
-        if let Some(notifier) = &self.shard.notifier {
-            notifier.notify(appended);
+        if let Some(observer) = &self.shard.observer {
+            observer.appended(appended);
         }
         self.head_refresher.append_finished(heads_stored);
         self.answer_reached();

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Session, changed};
-use crate::sequencer::forwarding::NOTICE_AGE_MAX;
+use crate::sequencer::append_notice::NOTICE_AGE_MAX;
 
 /// How often a session looks whether its process stood still.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);

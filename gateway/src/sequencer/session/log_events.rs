@@ -16,7 +16,7 @@ use weft_proto::ids::StreamSeq;
 use super::{OVERLAY_MAX, Session};
 use crate::sequencer::{
     SubmitError,
-    forwarding::AppendNotice,
+    append_notice::AppendNotice,
     in_flight::InFlightAppend,
     probe::{ProbeAnswer, TimestampAnswer},
     shard::{Ask, Fault},
@@ -135,12 +135,12 @@ impl Session<'_> {
     }
 
     /// Another gateway has appended this.
-    pub(super) fn told(&mut self, appended: AppendNotice) {
-        let (behind, end, now) = (appended.behind(), appended.end(), Instant::now());
+    pub(super) fn notified(&mut self, notice: AppendNotice) {
+        let (behind, end, now) = (notice.behind(), notice.end(), Instant::now());
         // What has no room is read when there is some; and a log that is in doubt is read, whatever is told.
         let trusted = self.identity.is_verified() && now >= self.notices_from;
         let gap = behind > self.overlay.end() || !trusted || self.overlay.len() >= OVERLAY_MAX;
-        if !gap && self.overlay.told(appended) {
+        if !gap && self.overlay.apply_notice(notice) {
             self.tracker.unconfirmed_up_to(self.overlay.end(), now);
         }
         self.tracker.notified(behind, end, gap, now);

@@ -19,10 +19,10 @@ use weft_nats::{
 };
 use weft_proto::ids::{EventId, StreamSeq};
 
+use crate::forwarding::LATE_MAX;
 use crate::sequencer::{
     Receipt, SubmitError,
     chain::{Chain, Reuse},
-    forwarding::LATE_MAX,
     submission::{self, Encoded, test_event},
 };
 use gateway::Gateway;

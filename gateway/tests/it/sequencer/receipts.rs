@@ -117,7 +117,7 @@ async fn an_unusable_folder_is_an_error_that_names_it() {
     let options = SequencerOptions::new(file.join("below"), &mesh.spec, weft_nats::testing::master_key());
     let (told, _missing) = watch::channel(None);
     let (drain, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let started = sequencer::start(mesh.connection.clone(), mesh.layout, options, told, drain, &tasks).await;
+    let started = forwarding::start(mesh.connection.clone(), mesh.layout, options, told, drain, &tasks).await;
     let error = started.unwrap_err().to_string();
     assert!(error.contains("file/below") && error.contains("--data"), "{error}");
 }

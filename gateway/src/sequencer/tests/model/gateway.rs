@@ -24,18 +24,21 @@ use weft_proto::{
 };
 
 use super::{CHAINS, Fate, LAYOUT, Log, Mutant, NOW, horizons};
-use crate::sequencer::{
-    chain::Chain,
-    decide::Looked,
-    end::LogEnd,
+use crate::{
     forwarding::{
-        AppendNotice, decode_appended, encode_appended, reconcile,
+        decode_notice, encode_notice, reconcile,
         wire::{self, ForwardReply},
     },
-    in_flight::{AppendOutcome, HeadRecord, InFlightAppend},
-    log_tracker::{LogTracker, TrackingMode},
-    overlay::Overlay,
-    submission::{self, Submission},
+    sequencer::{
+        append_notice::AppendNotice,
+        chain::Chain,
+        decide::Looked,
+        end::LogEnd,
+        in_flight::{AppendOutcome, HeadRecord, InFlightAppend},
+        log_tracker::{LogTracker, TrackingMode},
+        overlay::Overlay,
+        submission::{self, Submission},
+    },
 };
 
 /// The receipts' file.
@@ -360,15 +363,15 @@ impl Gateway {
         for submission in left.into_iter().rev() {
             self.ready.push_front(submission);
         }
-        AppendNotice::new(appended).map(|appended| encode_appended(NOW, &appended))
+        AppendNotice::new(appended).map(|appended| encode_notice(NOW, &appended))
     }
 
     pub fn told(&mut self, told: Bytes, mutant: Mutant) {
-        let appended = decode_appended(told, NOW).expect("what was told");
+        let appended = decode_notice(told, NOW).expect("what was told");
         let (behind, end, now) = (appended.behind(), appended.end(), Instant::now());
         let unknown = behind > self.overlay.end() || self.identity != Identity::Verified;
         let gap = unknown && mutant != Mutant::GapsUnnoticed;
-        if !gap && self.overlay.told(appended) {
+        if !gap && self.overlay.apply_notice(appended) {
             self.tracker.unconfirmed_up_to(self.overlay.end(), now);
         }
         self.tracker.notified(behind, end, gap, now);

@@ -26,32 +26,28 @@
 //! good for one process and, of an answer, one request; a request is refused when it is old, and its ids make it act once.
 //!
 //! Events that are submitted at the same time, each alone, may be appended in any order, also those of one workflow and one
-//! sender. Members of a [chain](super::chain) may not:
+//! sender. Members of a chain (`sequencer::chain`) may not:
 //!
 //! - A batch is whole when it is submitted, and goes as a whole: in one request, in which it is a chain there as well, or into
 //!   the own queue. Given up, it goes there whole, too: each of the two copies is accepted from its beginning on, and a member
 //!   that one of them has appended is known to the other, so whatever of both is accepted is a beginning.
 //! - Of a line nobody knows the next member yet. It is appended here, by the one session that all of it passes through.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::{
-    sync::{Notify, Semaphore, mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::{Instant, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use weft_index::receipts::Receipts;
+use weft_index::projection::OpenError;
 use weft_nats::{
     async_nats::{HeaderMap, Message, Subject},
-    catalog::MasterKey,
     changes::set_if_changed,
     connect::Connection,
     subject::Layout,
@@ -66,24 +62,23 @@ mod lease;
 mod notify;
 mod reconcile;
 mod server;
-pub(super) mod wire;
+pub(crate) mod wire;
 
-pub(super) use notify::{AppendNotice, AppendNotifier, NOTICE_AGE_MAX};
 #[cfg(test)]
-pub(super) use notify::{decode as decode_appended, encode as encode_appended};
+pub(crate) use notify::{decode as decode_notice, encode as encode_notice};
 #[cfg(test)]
-pub(super) use reconcile::{LATE_MAX, reconcile};
+pub(crate) use reconcile::{LATE_MAX, reconcile};
 
 use client::ForwardClient;
 use election::Election;
 use lease::LeaseKey;
-use notify::Subscribers;
+use notify::{AppendNotifier, Subscribers};
 use server::ForwardServer;
 
-use super::submission::Submission;
+use crate::sequencer::{self, AppendNotice, EventBatch, LocalQueue, RemoteQueue, Sequencer, SequencerOptions};
 
 /// What a gateway is called among gateways: a token of a subject, another one at each start.
-pub(super) type Name = Arc<str>;
+type Name = Arc<str>;
 
 /// Whether a text may be the name of a gateway.
 fn is_name(text: &str) -> bool {
@@ -101,7 +96,7 @@ const SUSPICIONS_MAX: usize = 8;
 
 /// Who appends, as far as this gateway knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Leader {
+enum Leader {
     /// Whoever has events.
     None,
     /// This gateway.
@@ -130,37 +125,46 @@ struct ActivitySignal {
 
 /// Where a shard's events go, as seen by whoever submits them.
 #[derive(Debug)]
-pub(super) struct Forwarding {
+struct Remote {
     shared: ForwardingState,
     /// What is to be forwarded.
     queue: mpsc::Sender<EventBatch>,
 }
 
-/// Events that stay together until they are appended: one alone, or the members of a batch in their order.
-pub(super) type EventBatch = Vec<Submission>;
-
-/// The queue of the session that appends for this gateway.
-#[derive(Debug, Clone)]
-pub(super) struct LocalQueue {
-    pub queue: mpsc::Sender<Submission>,
-    pub room: Arc<Semaphore>,
-    /// The receipts, while they have caught up with the log.
-    pub current: watch::Receiver<Option<Receipts>>,
-    pub submit_timeout: Duration,
-    /// The mesh's, which tells its gateways from others.
-    pub master_key: MasterKey,
-    /// For how long ids are known.
-    pub dedup_horizon: Duration,
-    /// Events that may wait, here as there.
-    pub events_max: usize,
-    /// Where the session hears what others have appended.
-    pub appended: mpsc::Sender<AppendNotice>,
+/// Opens the receipts of every shard and starts their sequencers on `tasks`, and what hands events to other gateways unless
+/// `options` say otherwise. `progress` says what they still wait for, `None` while all are ready. When `drain` comes they
+/// finish what waits, and end.
+///
+/// # Errors
+///
+/// [`OpenError`]: the folder cannot be used. An absent log is none: they wait for it.
+pub async fn start(
+    connection: Connection,
+    layout: Layout,
+    options: SequencerOptions,
+    progress: watch::Sender<Option<String>>,
+    drain: CancellationToken,
+    tasks: &TaskTracker,
+) -> Result<Sequencer, OpenError> {
+    let forwards = options.forwards;
+    let forward = |shard, queue| {
+        let (connection, drain) = (connection.clone(), drain.clone());
+        async move {
+            if !forwards {
+                return (drain, None);
+            }
+            let drained = CancellationToken::new();
+            let forwarding = start_shard(shard, layout, connection, queue, drain, drained.clone(), tasks).await;
+            (drained, forwarding)
+        }
+    };
+    sequencer::start(connection.clone(), layout, options, progress, drain.clone(), tasks, forward).await
 }
 
 /// Starts what is needed for one shard on `tasks`. When `drain` comes the role is handed over, and whoever waits for
 /// another gateway is answered; then `drained` tells the session to end as well. What the session appends it has to tell.
 /// `None`: the client has ended.
-pub(super) async fn start(
+async fn start_shard(
     shard: ShardId,
     layout: Layout,
     connection: Connection,
@@ -168,7 +172,7 @@ pub(super) async fn start(
     drain: CancellationToken,
     drained: CancellationToken,
     tasks: &TaskTracker,
-) -> Option<(Forwarding, AppendNotifier)> {
+) -> Option<sequencer::Forwarding> {
     // Whatever comes in between, the session ends no later than this.
     let drained = drained.drop_guard();
     let me = Name::from(uuid::Uuid::new_v4().simple().to_string());
@@ -184,7 +188,7 @@ pub(super) async fn start(
     let (suspicions, suspected) = mpsc::channel(SUSPICIONS_MAX);
 
     tasks.spawn(Election::new(shared.clone(), hints, suspected).run(drain.clone()));
-    let LocalQueue { queue: own, room, current, submit_timeout, dedup_horizon, appended, .. } = own;
+    let LocalQueue { queue: own, room, current, submit_timeout, dedup_horizon, notices, .. } = own;
     let age_max = wire::age_max(dedup_horizon);
     let subscribers = Subscribers::default();
     let (notifier, notifying) = AppendNotifier::new(shared.clone(), subscribers.clone());
@@ -199,17 +203,16 @@ pub(super) async fn start(
         subscribers,
     };
     tasks.spawn(host.run(requests, drain.clone()));
-    let client = ForwardClient::new(shared.clone(), queued, own, appended, suspicions, tasks.clone());
+    let client = ForwardClient::new(shared.clone(), queued, own, notices, suspicions, tasks.clone());
     tasks.spawn(async move {
         client.run(answers, drain).await;
         drop(drained);
     });
-    Some((Forwarding { shared, queue }, notifier))
+    Some(sequencer::Forwarding { remote: Box::new(Remote { shared, queue }), observer: Box::new(notifier) })
 }
 
-impl Forwarding {
-    /// Where one event or a batch goes that has just come, unless to the own queue.
-    pub fn route(&self) -> Option<&mpsc::Sender<EventBatch>> {
+impl RemoteQueue for Remote {
+    fn route(&self) -> Option<&mpsc::Sender<EventBatch>> {
         self.shared.work.note();
         matches!(*self.shared.leader.borrow(), Leader::Remote(_)).then_some(&self.queue)
     }

@@ -13,13 +13,10 @@ use crate::sequencer::{SubmitError, submission::Answer};
 /// How long a late word of the forwarding appender is waited for, once the event is known to be in the log: longer than a
 /// busy machine makes a living one wait, and well below what a sender waits. Without it the sender is told that its event
 /// is a duplicate, which is right for whoever sent it.
-pub(in crate::sequencer) const LATE_MAX: Duration = Duration::from_secs(1);
+pub(crate) const LATE_MAX: Duration = Duration::from_secs(1);
 
 /// The answer, of what is decided here and what is decided there.
-pub(in crate::sequencer) async fn reconcile(
-    mut here: oneshot::Receiver<Answer>,
-    mut there: oneshot::Receiver<Answer>,
-) -> Answer {
+pub(crate) async fn reconcile(mut here: oneshot::Receiver<Answer>, mut there: oneshot::Receiver<Answer>) -> Answer {
     let mut told = None;
     let decided = loop {
         tokio::select! {

@@ -3,7 +3,7 @@
 //!
 //! Reading an event costs its reader and the server as much as appending it; what a gateway must know of it are some dozen
 //! bytes, many events in a message. Nothing depends on anybody's being told: who misses something reads on, each append is
-//! compared as ever, and what stands at the end is asked of the log now and then, as with [what acks tell](super::super::log_tracker).
+//! compared as ever, and what stands at the end is asked of the log now and then, as with acks (`sequencer::log_tracker`).
 
 use std::{
     collections::HashMap,
@@ -23,7 +23,7 @@ use weft_proto::{
 };
 
 use super::{ForwardingState, Name, wire};
-use crate::sequencer::overlay::UNCONFIRMED;
+use crate::sequencer::{AppendNotice, AppendObserver, NOTICE_AGE_MAX, UNCONFIRMED};
 
 /// What stands in the place of a request's number.
 pub(super) const APPENDED: &str = "appended";
@@ -33,43 +33,10 @@ const SUBSCRIPTION_MAX: Duration = Duration::from_secs(10);
 const SUBSCRIBERS_MAX: usize = 64;
 /// Appends that wait to be told. Whoever misses one reads.
 const QUEUE_MAX: usize = 16;
-/// A gateway that is notified later than this, by the server's clock, reads: when an event was stored is concluded from when it was told, and
-/// is to be late by well below [`LATE_MAX`](weft_index::receipts::LATE_MAX).
-pub(in crate::sequencer) const NOTICE_AGE_MAX: Duration = Duration::from_secs(2);
-
-/// Events that stand one behind the other in the log. Not empty.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::sequencer) struct AppendNotice {
-    events: Vec<(EventId, Accepted)>,
-}
-
-impl AppendNotice {
-    /// `None`: there is nothing, or it does not stand one behind the other.
-    pub fn new(events: Vec<(EventId, Accepted)>) -> Option<Self> {
-        let contiguous = events.is_sorted_by(|(_, a), (_, b)| a.seq.next() == b.seq);
-        let begins = events.first().is_some_and(|(_, first)| first.seq > StreamSeq(0));
-        (contiguous && begins).then_some(Self { events })
-    }
-
-    /// The end of the log that they stand behind.
-    pub fn behind(&self) -> StreamSeq {
-        StreamSeq(self.events.first().map_or(0, |(_, first)| first.seq.0.saturating_sub(1)))
-    }
-
-    /// Where the last of them stands.
-    pub fn end(&self) -> StreamSeq {
-        self.events.last().map_or(StreamSeq(0), |(_, last)| last.seq)
-    }
-
-    /// In their order.
-    pub fn into_events(self) -> Vec<(EventId, Accepted)> {
-        self.events
-    }
-}
 
 /// As it is sent at `now`.
-pub(in crate::sequencer) fn encode(now: Timestamp, appended: &AppendNotice) -> Bytes {
-    let events = appended.events.iter().map(|(id, accepted)| v1::AppendedEvent {
+pub(crate) fn encode(now: Timestamp, appended: &AppendNotice) -> Bytes {
+    let events = appended.events().map(|(id, accepted)| v1::AppendedEvent {
         event_id: id.to_vec(),
         workflow_id: accepted.workflow.to_string(),
         body_digest: accepted.digest.to_vec(),
@@ -82,7 +49,7 @@ pub(in crate::sequencer) fn encode(now: Timestamp, appended: &AppendNotice) -> B
 }
 
 /// What arrived at `now`. `None`: it makes no sense, or is too old.
-pub(in crate::sequencer) fn decode(payload: Bytes, now: Timestamp) -> Option<AppendNotice> {
+pub(crate) fn decode(payload: Bytes, now: Timestamp) -> Option<AppendNotice> {
     let v1::Appended { sent_at_ms, behind_seq, events } = v1::Appended::decode(payload).ok()?;
     if wire::age(sent_at_ms, now) > NOTICE_AGE_MAX {
         return None;
@@ -131,7 +98,7 @@ impl Subscribers {
 
 /// Tells what this gateway appends.
 #[derive(Debug, Clone)]
-pub(in crate::sequencer) struct AppendNotifier {
+pub(crate) struct AppendNotifier {
     subscribers: Subscribers,
     queue: mpsc::Sender<(Timestamp, Vec<Name>, AppendNotice)>,
     server_clock: ServerClock,
@@ -144,9 +111,10 @@ impl AppendNotifier {
         let server_clock = shared.connection.server_clock().clone();
         (Self { subscribers, queue, server_clock }, send(shared, queued))
     }
+}
 
-    /// These have just been stored.
-    pub fn notify(&self, events: Vec<(EventId, Accepted)>) {
+impl AppendObserver for AppendNotifier {
+    fn appended(&self, events: Vec<(EventId, Accepted)>) {
         let subscribed = self.subscribers.subscribed(Instant::now());
         if !subscribed.is_empty()
             && let Some(appended) = AppendNotice::new(events)

@@ -28,7 +28,7 @@ const AGE_MAX: Duration = Duration::from_secs(30);
 
 /// How old a request may be where ids are known for `dedup_horizon`: what lay in a socket while a gateway stood still must
 /// not be appended when nobody knows its ids any more.
-pub(in crate::sequencer) fn age_max(dedup_horizon: Duration) -> Duration {
+pub(crate) fn age_max(dedup_horizon: Duration) -> Duration {
     AGE_MAX.min(dedup_horizon / 2)
 }
 
@@ -50,7 +50,7 @@ pub(super) fn decode_optional_id(bytes: &[u8]) -> Option<Option<EventId>> {
 
 /// The answer to a whole request.
 #[derive(Debug)]
-pub(in crate::sequencer) enum Reply {
+pub(crate) enum Reply {
     /// The forwarding appender is at it.
     Working,
     /// It has taken none of it.
@@ -61,7 +61,7 @@ pub(in crate::sequencer) enum Reply {
 
 /// What became of an event there.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::sequencer) enum ForwardReply {
+pub(crate) enum ForwardReply {
     /// Its sender is to be told this.
     Decided(Answer),
     /// It has certainly not been appended: we may.
@@ -69,10 +69,7 @@ pub(in crate::sequencer) enum ForwardReply {
 }
 
 /// A request that was sent at `now`.
-pub(in crate::sequencer) fn request<'a>(
-    now: Timestamp,
-    submissions: impl IntoIterator<Item = &'a Submission>,
-) -> Bytes {
+pub(crate) fn request<'a>(now: Timestamp, submissions: impl IntoIterator<Item = &'a Submission>) -> Bytes {
     let mut chains = HashMap::new();
     let mut number = |key| {
         let next = chains.len() as u32 + 1;
@@ -101,7 +98,7 @@ fn forwarded(submission: &Submission, chain: u32) -> v1::ForwardedEvent {
 }
 
 /// An event of a request.
-pub(in crate::sequencer) struct Arrived {
+pub(crate) struct Arrived {
     /// `None`: it makes no sense to this version.
     pub event: Option<Encoded>,
     /// What it holds of its chain, if it is a member of one.
@@ -109,12 +106,7 @@ pub(in crate::sequencer) struct Arrived {
 }
 
 /// The events of a request that arrived at `now`. `None`: no request, or one older than `age_max`.
-pub(in crate::sequencer) fn events(
-    request: Bytes,
-    layout: Layout,
-    now: Timestamp,
-    age_max: Duration,
-) -> Option<Vec<Arrived>> {
+pub(crate) fn events(request: Bytes, layout: Layout, now: Timestamp, age_max: Duration) -> Option<Vec<Arrived>> {
     let request = v1::Forward::decode(request).ok()?;
     let age = age(request.sent_at_ms, now);
     let mut chains = HashMap::new();
@@ -146,7 +138,7 @@ fn encoded(event: v1::ForwardedEvent, layout: Layout) -> Option<Encoded> {
 }
 
 /// A reply as it is sent.
-pub(in crate::sequencer) fn encode_reply(reply: Reply) -> Bytes {
+pub(crate) fn encode_reply(reply: Reply) -> Bytes {
     let answer = match reply {
         Reply::Working => forward_answer::Answer::Working(v1::ForwardWorking {}),
         Reply::Refused => forward_answer::Answer::Refused(v1::ForwardRefused {}),
@@ -156,7 +148,7 @@ pub(in crate::sequencer) fn encode_reply(reply: Reply) -> Bytes {
 }
 
 /// A reply; `None` where it makes no sense.
-pub(in crate::sequencer) fn decode_reply(reply: Bytes) -> Option<Reply> {
+pub(crate) fn decode_reply(reply: Bytes) -> Option<Reply> {
     Some(match v1::ForwardAnswer::decode(reply).ok()?.answer? {
         forward_answer::Answer::Working(_) => Reply::Working,
         forward_answer::Answer::Refused(_) => Reply::Refused,
@@ -165,7 +157,7 @@ pub(in crate::sequencer) fn decode_reply(reply: Bytes) -> Option<Reply> {
 }
 
 /// An event's verdict as it is sent.
-pub(in crate::sequencer) fn encode_verdict(verdict: ForwardReply) -> v1::ForwardVerdict {
+pub(crate) fn encode_verdict(verdict: ForwardReply) -> v1::ForwardVerdict {
     let of = |outcome: ForwardOutcome| v1::ForwardVerdict { outcome: outcome.into(), ..Default::default() };
     let answer = match verdict {
         ForwardReply::NotTaken => return of(ForwardOutcome::NotTaken),
@@ -195,11 +187,7 @@ pub(in crate::sequencer) fn encode_verdict(verdict: ForwardReply) -> v1::Forward
 }
 
 /// The verdict on event `id` of `workflow`. What makes no sense may have been appended.
-pub(in crate::sequencer) fn decode_verdict(
-    verdict: v1::ForwardVerdict,
-    id: EventId,
-    workflow: &WorkflowId,
-) -> ForwardReply {
+pub(crate) fn decode_verdict(verdict: v1::ForwardVerdict, id: EventId, workflow: &WorkflowId) -> ForwardReply {
     let outcome = verdict.outcome();
     ForwardReply::Decided(match outcome {
         ForwardOutcome::NotTaken => return ForwardReply::NotTaken,
