@@ -12,8 +12,7 @@ use axum::{
 use http::StatusCode;
 use jiff::Timestamp;
 use weft_gateway::{
-    body,
-    error::Problem,
+    http::{body, error::Problem},
     identify,
     sequencer::{NewEvent, SubmitError},
 };

@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
 use weft_fuzz::{check_event, request};
-use weft_gateway::events::{self, BATCH_EVENTS_MAX};
+use weft_gateway::http::events::{self, BATCH_EVENTS_MAX};
 use weft_proto::ids::SequenceNumber;
 
 fuzz_target!(|input: &[u8]| {

@@ -4,7 +4,7 @@ use http::{HeaderMap, header};
 use weft_nats::catalog::keys::{Grant, KeyError, Keys, bearer};
 use weft_proto::v1::Scope;
 
-use crate::error::{Code, Problem};
+use crate::http::error::{Code, Problem};
 
 const API_KEY: &str = "x-api-key";
 

@@ -6,7 +6,7 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use weft_nats::{changes::set_if_changed, connect::Connection};
 
-use crate::{router::Api, rpc::Health};
+use crate::{http::state::Api, rpc::Health};
 
 /// How often the connection is looked at: it tells its state only when asked.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);

@@ -21,7 +21,7 @@ use tokio::{
 use weft_nats::{catalog::Snapshot, subject};
 use weft_proto::v1;
 
-use crate::{admission::Client, body::Refusal, error::Code, metrics};
+use crate::{admission::Client, http::body::Refusal, http::error::Code, metrics};
 
 mod entry;
 pub mod keeper;
@@ -177,7 +177,7 @@ mod tests {
     use weft_proto::v1::verification::Scheme;
 
     use super::*;
-    use crate::error::Problem;
+    use crate::http::error::Problem;
 
     fn keep(inbox: &Inbox, source: &str, code: Code) {
         let (head, ()) = Request::post("/api/v1/webhooks/shop").body(()).unwrap().into_parts();

@@ -16,7 +16,7 @@ use tonic_health::{
 };
 use weft_proto::v1::ingest_service_server::IngestServiceServer;
 
-use crate::{admission, router::Api};
+use crate::{admission, http::state::Api};
 
 mod publish;
 mod publish_stream;

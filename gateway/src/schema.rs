@@ -21,7 +21,7 @@ use weft_proto::v1::{self, SchemaMode};
 use weft_schema::{Schema, Violation};
 
 use crate::{
-    error::{Code, Problem},
+    http::error::{Code, Problem},
     metrics,
     sequencer::NewEvent,
 };

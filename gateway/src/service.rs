@@ -19,11 +19,13 @@ use weft_tls::{BindError, Listener};
 
 use crate::{
     admission::{Admission, TrustedProxies},
-    body, forwarding, metrics,
+    forwarding,
+    http::body,
+    http::router::router,
+    http::state::{Api, LogHandle},
+    metrics,
     options::GatewayOptions,
-    readiness, rejected,
-    router::{Api, LogHandle, router},
-    rpc,
+    readiness, rejected, rpc,
     sequencer::SequencerOptions,
     sources::Sources,
 };

@@ -32,7 +32,7 @@ use weft_serve::{Malformed, Streams, network};
 
 use crate::{
     budget::{Budget, Share},
-    error::{Code, Problem},
+    http::error::{Code, Problem},
     options::RateLimits,
 };
 

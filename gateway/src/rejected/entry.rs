@@ -112,8 +112,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        body::Refusal,
-        error::{Code, Problem},
+        http::body::Refusal,
+        http::error::{Code, Problem},
         rejected::RequestOrigin,
     };
 

@@ -12,7 +12,7 @@ use weft_nats::connect::Connection;
 use weft_proto::v1::Rejected;
 
 use super::dropped;
-use crate::{metrics, router::Api};
+use crate::{http::state::Api, metrics};
 
 /// Entries that wait for the log at a time: some 100 KiB each at the worst, and what a few senders get wrong in a second.
 const QUEUE_ENTRIES_MAX: usize = 128;

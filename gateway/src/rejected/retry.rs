@@ -27,9 +27,9 @@ use super::redact::REDACTED;
 use weft_schemes::Freshness;
 
 use crate::{
-    error::{Code, Problem},
-    ingest,
-    router::Api,
+    http::error::{Code, Problem},
+    http::state::Api,
+    http::webhooks,
     sequencer::{NewEvent, Receipt},
     sources::Source,
 };
@@ -98,7 +98,7 @@ async fn retry(api: &Api, connection: &Connection, sequence: StreamSeq) -> Resul
     let stored = stored.ok_or_else(unknown)?;
     let entry = Rejected::decode(stored.payload).map_err(|_| unknown())?;
     let request = KeptRequest::of(&entry)?;
-    let source = ingest::source(api, &entry.source)?;
+    let source = webhooks::source(api, &entry.source)?;
     let mut event = request.event(&source, api.bodies.depth_max()).await?;
     if event.delivery_id.is_none() {
         // Nothing of the sender's tells a repeat, so the entry itself does: retried twice, it is taken once.
@@ -106,8 +106,8 @@ async fn retry(api: &Api, connection: &Connection, sequence: StreamSeq) -> Resul
         let entry = format!("rejected/{sequence}/{}.{:09}", received.seconds, received.nanos);
         event.id = EventId::of_delivery(&event.source, &entry);
     }
-    let receipt = ingest::submit(api, event).await?;
-    ingest::count(source.configured.name.clone(), &receipt);
+    let receipt = webhooks::submit(api, event).await?;
+    webhooks::count(source.configured.name.clone(), &receipt);
     Ok(receipt)
 }
 
@@ -153,10 +153,10 @@ impl KeptRequest {
     ///
     /// A [`Problem`]: it is refused still.
     async fn event(&self, source: &Source, depth_max: usize) -> Result<NewEvent, Problem> {
-        let (headers, body, now) = (&self.headers, &self.body, ingest::now());
+        let (headers, body, now) = (&self.headers, &self.body, webhooks::now());
         let verified = source.verifier.verify_with(Freshness::Waived, headers, body, now);
         let verified = verified.map_err(|error| self.explain(error.into()))?;
-        ingest::event(source, self.workflow.as_deref(), headers, body, &verified, now, depth_max).await
+        webhooks::event(source, self.workflow.as_deref(), headers, body, &verified, now, depth_max).await
     }
 
     /// Says so where a refusal may come from what was taken out.

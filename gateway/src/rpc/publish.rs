@@ -16,10 +16,11 @@ use super::publish_stream;
 use crate::{
     admission::Client,
     auth::authorize,
-    error::{Code, Problem},
-    events::{Caller, Draft, check_json},
-    identify, ingest, metrics,
-    router::Api,
+    http::error::{Code, Problem},
+    http::events::{Caller, Draft, check_json},
+    http::state::Api,
+    http::webhooks,
+    identify, metrics,
     sequencer::{NewEvent, Receipt},
 };
 
@@ -66,8 +67,8 @@ impl IngestService for Ingest {
         let began = Instant::now();
         let (metadata, _, event) = request.into_parts();
         let event = admit(&self.api, metadata.as_ref(), event)?;
-        let receipt = ingest::submit(&self.api, event).await?;
-        ingest::count(metrics::API_SOURCE, &receipt);
+        let receipt = webhooks::submit(&self.api, event).await?;
+        webhooks::count(metrics::API_SOURCE, &receipt);
         ::metrics::histogram!(metrics::RECEIPT_SECONDS).record(began.elapsed());
         Ok(Response::new(PublishResponse { receipt: Some(written(receipt)) }))
     }

@@ -19,9 +19,10 @@ use weft_proto::v1::{PublishStreamRequest, PublishStreamResponse};
 use super::publish::{admit, written};
 use super::status;
 use crate::{
-    error::{Code, Problem},
-    ingest, metrics,
-    router::Api,
+    http::error::{Code, Problem},
+    http::state::Api,
+    http::webhooks,
+    metrics,
     sequencer::{NewEvent, PublishStream, Receipt, SubmitError},
 };
 
@@ -146,7 +147,7 @@ impl<S: Stream<Item = Result<PublishStreamRequest, Status>> + Unpin> Publishing<
         self.in_flight_bytes = self.in_flight_bytes.saturating_sub(answered.bytes);
         match answered.answer {
             Ok(receipt) => {
-                ingest::count(metrics::API_SOURCE, &receipt);
+                webhooks::count(metrics::API_SOURCE, &receipt);
                 Ok(PublishStreamResponse { receipt: Some(written(receipt)) })
             }
             Err(error) => {

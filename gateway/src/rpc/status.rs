@@ -4,7 +4,7 @@ use tonic::Status;
 use weft_proto::rpc;
 
 use crate::{
-    error::{Code, Problem},
+    http::error::{Code, Problem},
     metrics,
 };
 

@@ -1,7 +1,7 @@
 //! `weft rejected list | get | retry`: requests that gateways refused.
 
 use jiff::Timestamp;
-use weft_gateway::error::Code;
+use weft_gateway::http::error::Code;
 use weft_proto::v1::{self, RetryRejectedRequest};
 
 use super::{

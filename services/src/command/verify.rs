@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 use serde::Serialize;
-use weft_gateway::error::Problem;
+use weft_gateway::http::error::Problem;
 use weft_nats::options::Secret;
 use weft_schemes::{Freshness, Verified, Verifier};
 

@@ -9,7 +9,7 @@ use weft_schema::pointer;
 
 use super::malformed;
 use crate::{
-    error::{Code, Problem},
+    http::error::{Code, Problem},
     identify::{self, KEPT_HEADERS_BYTES_MAX, TYPE_BYTES_MAX},
     sequencer::NewEvent,
 };

@@ -19,7 +19,7 @@ use weft_proto::{
 use super::*;
 use crate::{
     admission::{Admission, TrustedProxies},
-    body,
+    http::body,
     options::RateLimits,
     sources::Sources,
 };

@@ -17,13 +17,13 @@ use utoipa::{
 
 use weft_proto::v1::Scope;
 
-use crate::{
-    admission::Client,
+use super::{
     error::{self, Problem},
-    events, ingest,
-    router::Api,
-    since, stream,
+    events, since,
+    state::Api,
+    stream, webhooks,
 };
+use crate::admission::Client;
 
 /// The document.
 #[derive(Debug, OpenApi)]
@@ -33,8 +33,8 @@ use crate::{
         description = "Events in, in order per workflow, each taken once; and the events that were taken, to be read."
     ),
     paths(
-        ingest::webhook,
-        ingest::webhook_with_workflow,
+        webhooks::webhook,
+        webhooks::webhook_with_workflow,
         events::publish,
         since::since,
         since::event_of_delivery,
@@ -43,7 +43,7 @@ use crate::{
         document,
     ),
     components(schemas(
-        ingest::Accepted,
+        webhooks::Accepted,
         error::Body,
         error::Code,
         Envelope,

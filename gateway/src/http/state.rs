@@ -1,11 +1,7 @@
-//! The routes of the HTTP API, and what all of them share.
+//! What the routes share.
 
 use std::sync::{Arc, OnceLock};
 
-use axum::{
-    Router,
-    routing::{get, post},
-};
 use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 use weft_nats::{
@@ -16,20 +12,14 @@ use weft_nats::{
 };
 use weft_proto::v1::Scope;
 
+use super::{body, error::Problem, stream::Streams};
 use crate::{
-    admission::{self, Admission, Client},
-    auth, body,
-    error::{Code, Problem},
-    events, ingest, openapi,
+    admission::{Admission, Client},
+    auth,
     rejected::Inbox,
     sequencer::{Sequencer, SubmitError},
-    since,
     sources::Sources,
-    stream::{self, Streams},
 };
-
-#[cfg(test)]
-mod tests;
 
 /// What the routes share.
 #[derive(Debug)]
@@ -111,27 +101,4 @@ impl Api {
     pub fn log(&self) -> Result<&LogHandle, Problem> {
         self.log.get().ok_or_else(|| SubmitError::Starting.into())
     }
-}
-
-/// The routes.
-pub fn router(api: Arc<Api>) -> Router {
-    let admission = Arc::clone(&api.admission);
-    let routes = Router::new()
-        .route("/api/v1/webhooks/events", get(since::since).post(ingest::events))
-        .route("/api/v1/webhooks/events/", get(since::since).post(ingest::events))
-        .route("/api/v1/webhooks/{source}", post(ingest::webhook))
-        .route("/api/v1/webhooks/{source}/", post(ingest::webhook))
-        .route("/api/v1/webhooks/{source}/{workflow}", post(ingest::webhook_with_workflow))
-        .route("/api/v1/webhooks/{source}/{workflow}/", post(ingest::webhook_with_workflow))
-        .route("/api/v1/events", get(since::event_of_delivery).post(events::publish))
-        .route("/api/v1/events/", get(since::event_of_delivery).post(events::publish))
-        .route("/api/v1/events/stream", get(stream::stream))
-        .route("/api/v1/openapi.json", get(openapi::document))
-        .route("/api/v1/events/{event}", get(since::event))
-        .fallback(async || Problem::new(Code::NotFound, "no such route; the API is below /api/v1"))
-        .method_not_allowed_fallback(async || {
-            Problem::new(Code::MethodNotAllowed, "the route does not take this method; see header allow")
-        })
-        .with_state(api);
-    admission::around(routes, admission)
 }

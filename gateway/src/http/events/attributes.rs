@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::{Draft, json, malformed};
-use crate::{error::Problem, identify};
+use crate::{http::error::Problem, identify};
 
 const SPECVERSION: &str = "1.0";
 /// The longest name of an attribute: twice what the specification recommends.

@@ -30,9 +30,9 @@ use weft_proto::v1::Scope;
 
 use crate::{
     admission::Client,
-    error::{Code, Problem},
-    router::Api,
-    since::{Pairs, Wanted, in_time, pairs, resolve},
+    http::error::{Code, Problem},
+    http::since::{Pairs, Wanted, in_time, pairs, resolve},
+    http::state::Api,
 };
 
 mod frame;

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     admission::Client,
     budget::{Budget, Full, Share},
-    error::{Code, Problem},
+    http::error::{Code, Problem},
 };
 
 /// The most that all bodies in memory may hold, in bytes: a few hundred of the default size, so that a gateway lives in

@@ -25,11 +25,11 @@ use weft_schemes::Verified;
 
 use crate::{
     admission::Client,
-    body::Refusal,
-    error::{Code, Problem},
+    http::body::Refusal,
+    http::error::{Code, Problem},
+    http::state::Api,
     identify, metrics,
     rejected::{Refused, RequestOrigin},
-    router::Api,
     sequencer::{NewEvent, Receipt, SubmitError},
     sources::{LookupError, Source},
 };

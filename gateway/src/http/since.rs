@@ -25,9 +25,9 @@ use weft_proto::{
 
 use crate::{
     admission::Client,
-    error::{Code, Problem},
-    openapi,
-    router::{Api, LogHandle},
+    http::error::{Code, Problem},
+    http::openapi,
+    http::state::{Api, LogHandle},
     sequencer::SubmitError,
     sources::LookupError,
 };

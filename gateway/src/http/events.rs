@@ -29,13 +29,13 @@ use weft_proto::v1::Scope;
 
 use crate::{
     admission::Client,
-    body::Refusal,
-    error::{self, Code, Problem},
-    ingest::{self, ANSWER_TIMEOUT, Accepted},
+    http::body::Refusal,
+    http::error::{self, Code, Problem},
+    http::openapi::PlainEvent,
+    http::state::Api,
+    http::webhooks::{self, ANSWER_TIMEOUT, Accepted},
     metrics,
-    openapi::PlainEvent,
     rejected::{Refused, RequestOrigin},
-    router::Api,
     sequencer::{NewEvent, NotTaken, SubmitError},
 };
 
@@ -119,7 +119,7 @@ pub async fn publish(State(api): State<Arc<Api>>, client: Client, request: Reque
             Ok(answer)
         }
         Err(refusal) => {
-            let received_at = ingest::now();
+            let received_at = webhooks::now();
             api.rejected.keep(&Refused { to: RequestOrigin::Events, received_at, head: &head, refusal: &refusal });
             Err(refusal.problem)
         }
@@ -131,7 +131,7 @@ async fn receive(api: &Api, client: &Client, head: &Parts, body: Body) -> Result
     let headers = &head.headers;
     let from_headers = |problem| Refusal::from_headers(problem, headers);
     let caller = Caller::of(api, api.authorize(client, headers, Scope::Ingest).map_err(from_headers)?);
-    ingest::refuse_compressed(headers).map_err(from_headers)?;
+    webhooks::refuse_compressed(headers).map_err(from_headers)?;
     let form = Form::of(headers).map_err(from_headers)?;
     let held = api.bodies.read(head, body, None).await?;
     let body = held.bytes.clone();
@@ -143,9 +143,9 @@ async fn receive(api: &Api, client: &Client, head: &Parts, body: Body) -> Result
         }
         let draft = single(form, headers, &body)?;
         drop(held);
-        let receipt = ingest::submit(api, caller.admit(draft)?).await?;
-        ingest::count(metrics::API_SOURCE, &receipt);
-        Ok(ingest::answer(receipt))
+        let receipt = webhooks::submit(api, caller.admit(draft)?).await?;
+        webhooks::count(metrics::API_SOURCE, &receipt);
+        Ok(webhooks::answer(receipt))
     };
     accepted.await.map_err(|problem| Refusal::from_request(problem, body))
 }
@@ -229,7 +229,7 @@ async fn accept_all(api: &Api, events: Vec<NewEvent>) -> Result<Response, Proble
     for answer in answers {
         results.push(match answer {
             Ok(receipt) => {
-                ingest::count(metrics::API_SOURCE, &receipt);
+                webhooks::count(metrics::API_SOURCE, &receipt);
                 Outcome::Accepted(receipt.into())
             }
             Err(error @ SubmitError::IdReused) => Outcome::Refused(error.into()),

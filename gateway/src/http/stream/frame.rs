@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use weft_nats::{cursor::Cursor, envelope, event::Event};
 
-use crate::error::Problem;
+use crate::http::error::Problem;
 
 /// The first frame: how long to wait before connecting again.
 pub fn reconnect(millis: u64) -> Bytes {
@@ -62,7 +62,7 @@ mod tests {
     use weft_nats::subject::Layout;
 
     use super::*;
-    use crate::error::Code;
+    use crate::http::error::Code;
 
     #[test]
     fn every_line_end_begins_a_data_line() {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use weft_nats::event;
 
 use super::{Draft, json, malformed};
-use crate::error::Problem;
+use crate::http::error::Problem;
 
 /// Reads one. Its data is copied out: a small one does not keep a large body in memory while it waits. Without data it is
 /// `null`. What has no meaning is refused: an `Id` that was meant as `id` would make each repeat a new event.

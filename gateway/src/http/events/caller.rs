@@ -7,9 +7,9 @@ use super::Draft;
 use weft_schemes::Verified;
 
 use crate::{
-    error::{Code, Problem},
-    ingest,
-    router::Api,
+    http::error::{Code, Problem},
+    http::state::Api,
+    http::webhooks,
     sequencer::{NewEvent, SubmitError},
     sources::LookupError,
 };
@@ -38,7 +38,7 @@ impl<'a> Caller<'a> {
             let detail = format!("the JSON is nested more than {depth_max} levels deep");
             return Err(Problem::new(Code::MalformedBody, detail));
         }
-        let event = draft.check(ingest::now(), Verified::of_key(self.grant.operator()).by())?;
+        let event = draft.check(webhooks::now(), Verified::of_key(self.grant.operator()).by())?;
         // The ids of a source's events are made of its name: whoever may use it could take another's ids.
         match self.api.sources.get(&event.source) {
             Err(LookupError::Unknown) => {}

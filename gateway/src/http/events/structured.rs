@@ -6,7 +6,7 @@ use weft_nats::{envelope, event};
 use weft_schema::pointer;
 
 use super::{Draft, attributes::Attributes, check_json, json, malformed};
-use crate::error::Problem;
+use crate::http::error::Problem;
 
 const DATA: &str = "data";
 const DATA_BASE64: &str = "data_base64";

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, header};
 use percent_encoding::percent_decode;
 
 use super::{Draft, attributes::Attributes, check_json, malformed};
-use crate::error::Problem;
+use crate::http::error::Problem;
 
 const PREFIX: &str = "ce-";
 /// The attributes that every CloudEvent has: whoever sends one of them as a header means binary mode.

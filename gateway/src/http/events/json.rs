@@ -9,7 +9,7 @@ use weft_nats::rfc3339;
 use weft_schema::pointer;
 
 use super::malformed;
-use crate::error::{Code, Problem};
+use crate::http::error::{Code, Problem};
 
 /// Members of one event: CloudEvents have eight of their own, and some extensions.
 const MEMBERS_MAX: usize = 64;

@@ -1,0 +1,11 @@
+//! The HTTP API: its routes, what they share, and how requests are answered and refused.
+
+pub mod body;
+pub mod error;
+pub mod events;
+pub mod openapi;
+pub mod router;
+pub mod since;
+pub mod state;
+pub mod stream;
+pub mod webhooks;
