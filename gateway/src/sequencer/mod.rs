@@ -44,8 +44,8 @@ mod options;
 mod overlay;
 mod probe;
 mod progress;
-mod replays;
 mod remote;
+mod replays;
 mod session;
 mod shard;
 pub(crate) mod submission;
@@ -59,8 +59,8 @@ pub use submit_queue::{NotTaken, PendingReceipt, PublishStream};
 pub(crate) use append_notice::{AppendNotice, NOTICE_AGE_MAX};
 pub(crate) use overlay::UNCONFIRMED;
 use progress::Progress;
-use replays::Replays;
 pub(crate) use remote::{AppendObserver, EventBatch, Forwarding, RemoteQueue};
+use replays::Replays;
 use shard::{Ask, Inbox, Shard};
 use submission::Encoded;
 pub(crate) use submit_queue::LocalQueue;
@@ -251,7 +251,8 @@ where
     let (message_bytes_max, submit_timeout) = (options.message_bytes_max, options.submit_timeout);
     let horizons = options.horizons();
     let replays = Replays::default();
-    let inner = Inner { connection, layout, message_bytes_max, submit_timeout, horizons, drain, submit_queues, replays };
+    let inner =
+        Inner { connection, layout, message_bytes_max, submit_timeout, horizons, drain, submit_queues, replays };
     Ok(Sequencer { inner: Arc::new(inner) })
 }
 

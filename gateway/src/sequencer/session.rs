@@ -25,25 +25,23 @@ use weft_index::{
     receipts::{Apply, Change, Changes, Committed, Receipts, View},
 };
 use weft_nats::{
-    append::{AppendError, Appender, BATCH_MESSAGES_MAX},
+    append::{Appender, BATCH_MESSAGES_MAX},
     connect::{Connection, Epoch},
-    message::Outgoing,
     position::BehindWatch,
-    reader::{Batch, OrderedReader, ReadError},
+    reader::OrderedReader,
 };
 use weft_proto::ids::StreamSeq;
 
 use super::{
-    SubmitError,
     append_notice::{AppendNotice, NOTICE_AGE_MAX},
     end::LogEnd,
     group_commit::GroupCommit,
     head_refresh::{DuePage, HeadRefresher},
-    in_flight::{HeadRecord, InFlightAppend},
+    in_flight::HeadRecord,
     log_tracker::{LOCAL_MIN, LogTracker, TrackingMode},
     lookup::{self, LookedUp, Looking},
     overlay::Overlay,
-    probe::{self, EndProbe, ProbeAnswer, TimestampAnswer, TimestampProbe},
+    probe::{self, EndProbe, ProbeAnswer},
     shard::{Ask, Fault, Inbox, Shard},
     submission::Submission,
 };
@@ -51,9 +49,12 @@ use super::{
 mod append;
 mod identity;
 mod log_events;
+mod mode;
 mod refusal;
 
+use append::{AppendFinished, AppendState};
 use identity::{Identity, LOOK_EVERY};
+use mode::{Mode, ModeEvent};
 use refusal::Refusal;
 
 /// Events that are appended together: one place of a batch is left for heads.
@@ -69,7 +70,6 @@ const OVERLAY_MAX: usize = 50_000;
 /// messages up to the end may have been deleted.
 const QUIET: Duration = Duration::from_millis(250);
 
-type Append = Pin<Box<dyn Future<Output = Box<AppendFinished>> + Send>>;
 type Changed = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A shard at work.
@@ -82,10 +82,7 @@ pub(super) struct Session<'a> {
     writer: &'a Writer<Apply>,
     committed: watch::Receiver<Committed>,
     tracker: LogTracker,
-    /// Only while it is followed.
-    reader: Option<OrderedReader>,
-    /// Only while acks are.
-    confirming: Option<TimestampProbe>,
+    mode: Mode,
     /// The connection was lost, or is there again.
     connection_changed: Option<Changed>,
     /// When the reader last brought something.
@@ -104,16 +101,11 @@ pub(super) struct Session<'a> {
     /// What the overlay must keep for `looking`.
     looking_from: StreamSeq,
     ready: VecDeque<Submission>,
-    /// Not there while it appends.
-    appender: Option<Appender>,
-    flight: Option<InFlightAppend>,
-    append: Option<Append>,
+    append: AppendState,
     group_commit: GroupCommit,
     /// How far the log is known to reach: nothing is decided before that has been read.
     end: LogEnd,
     identity: Identity,
-    /// Counts the consumers that the reader has lost.
-    losses: Option<watch::Receiver<u64>>,
     probe: Option<EndProbe>,
     /// Appends that failed in a row.
     failures: u32,
@@ -131,23 +123,10 @@ pub(super) struct Session<'a> {
     draining: bool,
 }
 
-/// An append has ended.
-struct AppendFinished {
-    appender: Appender,
-    messages: Vec<Outgoing>,
-    result: Result<StreamSeq, AppendError>,
-    /// What senders are told where it was refused for want of room: the log is at its limit, or the disk has none.
-    full: SubmitError,
-    /// Whether it was a batch.
-    batched: bool,
-    sent_at: Instant,
-}
-
 /// What the session has waited for.
 enum SessionEvent {
-    Read(Result<Batch, ReadError>),
+    Mode(ModeEvent),
     Confirms,
-    Confirmed(Option<TimestampAnswer>),
     /// Acks single_appends_left are no more enough.
     ReadsOn,
     AppendFinished(Box<AppendFinished>),
@@ -163,8 +142,6 @@ enum SessionEvent {
     Written,
     Committed,
     ConnectionChanged,
-    /// The reader has lost its consumer.
-    Detached,
     /// It is time to look whether this process stood still, and whose deadline has passed.
     LookForPause,
     Quiet,
@@ -193,9 +170,7 @@ impl<'a> Session<'a> {
             writer,
             committed: writer.committed(),
             tracker: LogTracker::new(LOCAL_MIN, Instant::now()),
-            losses: Some(reader.losses()),
-            reader: Some(reader),
-            confirming: None,
+            mode: Mode::reading(reader),
             epoch: shard.connection.epoch(),
             connection_changed: Some(changed(&shard.connection)),
             notices_from: Instant::now() + NOTICE_AGE_MAX,
@@ -210,9 +185,7 @@ impl<'a> Session<'a> {
             look_ups: lookup::LookupSpeed::default(),
             looking_from: StreamSeq(0),
             ready: VecDeque::new(),
-            appender: Some(Appender::new(shard.connection.clone())),
-            flight: None,
-            append: None,
+            append: AppendState::Idle(Appender::new(shard.connection.clone())),
             group_commit: GroupCommit::new(GROUP_MESSAGES_MAX),
             probe: None,
             failures: 0,
@@ -254,14 +227,13 @@ impl<'a> Session<'a> {
         let takes_in = !self.closed && self.arrived.is_empty() && self.ready.len() < READY_MAX;
         let quiet_at = (self.probe.is_none() && self.wanted_end() > self.overlay.end()).then(|| self.heard_at + QUIET);
         let group_complete_at = self.group_waits_until();
-        let confirms_at = self.tracker.confirms_at().filter(|_| self.confirming.is_none());
+        let confirms_at = self.tracker.confirms_at().filter(|_| self.mode.may_confirm());
         let look_at = self.head_refresher.wakes_at();
-        let idle = self.append.is_none() && self.probe.is_none() && self.ready.is_empty();
+        let idle = self.append.is_idle() && self.probe.is_none() && self.ready.is_empty();
         let trial_at = self.refusal.wakes_at().filter(|_| idle && self.shard.connection.is_connected());
         Ok(tokio::select! {
-            batch = next(&mut self.reader), if self.unwritten.len() < UNWRITTEN_MAX => SessionEvent::Read(batch),
-            confirmed = settled(&mut self.confirming) => SessionEvent::Confirmed(confirmed),
-            finished = settled(&mut self.append) => SessionEvent::AppendFinished(finished),
+            event = self.mode.next(self.unwritten.len() < UNWRITTEN_MAX) => SessionEvent::Mode(event),
+            finished = self.append.finished() => SessionEvent::AppendFinished(finished),
             looked = settled(&mut self.looking) => SessionEvent::Looked(looked.unwrap_or_else(panicked)),
             probed = settled(&mut self.probe) => SessionEvent::Probed(probed),
             scanned = settled(&mut self.head_refresher.scan) => SessionEvent::Scanned(scanned.unwrap_or_else(panicked)),
@@ -279,7 +251,6 @@ impl<'a> Session<'a> {
                 SessionEvent::Committed
             }
             () = settled(&mut self.connection_changed) => SessionEvent::ConnectionChanged,
-            () = detached(&mut self.losses) => SessionEvent::Detached,
             () = sleep_until(self.identity.looked_at() + LOOK_EVERY) => SessionEvent::LookForPause,
             () = at(group_complete_at) => SessionEvent::GroupComplete,
             () = at(quiet_at) => SessionEvent::Quiet,
@@ -293,12 +264,16 @@ impl<'a> Session<'a> {
 
     fn handle(&mut self, event: SessionEvent) -> Result<(), Fault> {
         match event {
-            SessionEvent::Read(batch) => self.read(batch?)?,
+            SessionEvent::Mode(ModeEvent::Read(batch)) => self.read(batch?)?,
+            SessionEvent::Mode(ModeEvent::Detached) => self.doubt_all("the reader has lost its consumer"),
+            SessionEvent::Mode(ModeEvent::Confirmed(Some(confirmed))) => self.confirmed(confirmed)?,
+            // Asked again, or read after all.
+            SessionEvent::Mode(ModeEvent::Confirmed(None)) => {}
             SessionEvent::Confirms => {
                 self.tracker.confirmation_asked(Instant::now());
-                self.confirming = Some(probe::stands_at(self.shard, self.overlay.end(), self.overlay.newest()));
+                let probe = probe::stands_at(self.shard, self.overlay.end(), self.overlay.newest());
+                self.mode = Mode::Confirming(Some(probe));
             }
-            SessionEvent::Confirmed(Some(confirmed)) => self.confirmed(confirmed)?,
             SessionEvent::ReadsOn => self.tracker.foreign_appends(),
             SessionEvent::AppendFinished(finished) => self.append_finished(*finished),
             SessionEvent::Looked(looked) => {
@@ -312,7 +287,6 @@ impl<'a> Session<'a> {
             SessionEvent::Notified(notice) => self.notified(notice),
             SessionEvent::Committed => self.prune(),
             SessionEvent::ConnectionChanged => self.connection_changed(),
-            SessionEvent::Detached => self.doubt_all("the reader has lost its consumer"),
             SessionEvent::Quiet => {
                 self.probe = Some(probe::range(self.shard, self.overlay.end(), self.wanted_end()));
             }
@@ -325,8 +299,6 @@ impl<'a> Session<'a> {
                 self.draining = true;
                 self.inbox.queue.close();
             }
-            // Asked again, or read after all.
-            SessionEvent::Confirmed(None) => {}
             SessionEvent::LookForPause => self.give_up_expired(),
             SessionEvent::TrialDue => self.refusal.woken(),
             SessionEvent::GroupComplete | SessionEvent::Written => {}
@@ -337,21 +309,17 @@ impl<'a> Session<'a> {
     /// Begins or ends to read, as it is followed now.
     fn switch(&mut self) {
         match self.tracker.mode() {
-            TrackingMode::Confirming => self.stop_reading(),
-            TrackingMode::Reading if self.reader.is_none() => {
-                self.confirming = None;
+            TrackingMode::Confirming if self.mode.is_reading() => self.stop_reading(),
+            TrackingMode::Reading if !self.mode.is_reading() => {
                 self.heard_at = Instant::now();
-                let reader = self.shard.reader(self.overlay.unconfirmed_from(), self.known());
-                self.losses = Some(reader.losses());
-                self.reader = Some(reader);
+                self.mode = Mode::reading(self.shard.reader(self.overlay.unconfirmed_from(), self.known()));
             }
-            TrackingMode::Reading => {}
+            TrackingMode::Confirming | TrackingMode::Reading => {}
         }
     }
 
     fn stop_reading(&mut self) {
-        self.reader = None;
-        self.losses = None;
+        self.mode = Mode::Confirming(None);
     }
 
     /// The newest position that was read or confirmed.
@@ -362,7 +330,7 @@ impl<'a> Session<'a> {
 
     fn is_drained(&self) -> bool {
         let empty = self.arrived.is_empty() && self.ready.is_empty();
-        self.closed && empty && self.looking.is_none() && self.append.is_none()
+        self.closed && empty && self.looking.is_none() && self.append.is_idle()
     }
 
     /// Asks the file about what has arrived.
@@ -400,26 +368,6 @@ async fn settled<F: Future + Unpin>(slot: &mut Option<F>) -> F::Output {
             output
         }
         None => std::future::pending().await,
-    }
-}
-
-/// The next messages; waits for ever while there is no reader. Safe to cancel.
-async fn next(reader: &mut Option<OrderedReader>) -> Result<Batch, ReadError> {
-    match reader {
-        Some(reader) => reader.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits until the reader loses its consumer; for ever while there is no reader. Safe to cancel.
-async fn detached(losses: &mut Option<watch::Receiver<u64>>) {
-    let lost = match losses {
-        Some(losses) => losses.changed().await,
-        None => return std::future::pending().await,
-    };
-    // The reader's task has ended, with the runtime.
-    if lost.is_err() {
-        std::future::pending::<()>().await;
     }
 }
 

@@ -9,15 +9,21 @@ use jiff::Timestamp;
 use serde_json::Value;
 use standardwebhooks::Webhook;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use weft_nats::{
-    catalog::{Revised, Snapshot},
+    catalog::{Revised, Snapshot, keys::Keys},
     options::Secret,
 };
 use weft_proto::v1::{Rule, Source, StandardScheme, Verification, rule, verification::Scheme};
 
 use super::*;
-use crate::{admission::TrustedProxies, options::RateLimits};
+use crate::{
+    admission::{Admission, TrustedProxies},
+    http::body,
+    options::RateLimits,
+    sources::Sources,
+};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const KEY: &str = "reading";

@@ -1,11 +1,15 @@
 //! From what is ready to an append in flight, and what becomes of it.
 
-use std::{collections::VecDeque, mem, time::Duration};
+use std::{collections::VecDeque, mem, pin::Pin, time::Duration};
 
 use tokio::time::Instant;
-use weft_nats::append::{AppendError, AppendErrorKind, BATCH_BYTES_MAX};
+use weft_nats::{
+    append::{AppendError, AppendErrorKind, Appender, BATCH_BYTES_MAX},
+    message::Outgoing,
+};
+use weft_proto::ids::StreamSeq;
 
-use super::{AppendFinished, GROUP_MESSAGES_MAX, OVERLAY_MAX, Session, changed};
+use super::{GROUP_MESSAGES_MAX, OVERLAY_MAX, Session, changed};
 use crate::sequencer::{
     SubmitError,
     in_flight::{AppendOutcome, InFlightAppend},
@@ -25,6 +29,47 @@ const SINGLES_LONGER: (usize, usize) = (5, 4);
 /// what the server does not take. Of a batch it only says that it is incomplete.
 const FAILURES_TOGETHER_MAX: u32 = 2;
 
+/// The one append that a session may have under way.
+pub(super) enum AppendState {
+    Idle(Appender),
+    Running { append: InFlightAppend, future: Pin<Box<dyn Future<Output = Box<AppendFinished>> + Send>> },
+}
+
+/// An append has ended.
+pub(super) struct AppendFinished {
+    appender: Appender,
+    messages: Vec<Outgoing>,
+    result: Result<StreamSeq, AppendError>,
+    /// What senders are told where it was refused for want of room: the log is at its limit, or the disk has none.
+    full: SubmitError,
+    /// Whether it was a batch.
+    batched: bool,
+    sent_at: Instant,
+}
+
+impl AppendState {
+    pub fn is_idle(&self) -> bool {
+        matches!(self, Self::Idle(_))
+    }
+
+    /// What is being appended.
+    pub fn running(&self) -> Option<&InFlightAppend> {
+        match self {
+            Self::Idle(_) => None,
+            Self::Running { append, .. } => Some(append),
+        }
+    }
+
+    /// The end of the append under way, which must be handled before this is called again; waits for ever without one. Safe
+    /// to cancel.
+    pub async fn finished(&mut self) -> Box<AppendFinished> {
+        match self {
+            Self::Idle(_) => std::future::pending().await,
+            Self::Running { future, .. } => future.await,
+        }
+    }
+}
+
 impl Session<'_> {
     /// Decides for what is ready and sends it off, unless something must come first.
     pub(super) fn start_append(&mut self) {
@@ -39,25 +84,26 @@ impl Session<'_> {
         let mut trial = self.trial().filter(|_| !waits && !self.draining);
         while !waits
             && (!self.ready.is_empty() || self.head_refresher.has_page() || trial.is_some())
-            && let Some(mut appender) = self.appender.take()
+            && let AppendState::Idle(appender) = &mut self.append
         {
             self.group_commit.started(self.ready.len(), Instant::now());
-            let group = self.next_group(appender.batches(worth_a_batch(self.ready.len())));
+            let batches = appender.batches(worth_a_batch(self.ready.len()));
+            let group = self.next_group(batches);
             let carry = self.head_refresher.next_head_record(&self.overlay).or_else(|| trial.take());
             let (flight, messages) = InFlightAppend::decide(&self.overlay, self.shard.horizons(), group, carry);
             if messages.is_empty() {
                 // All of them were known, and have been answered.
-                self.appender = Some(appender);
                 continue;
             }
             let expected = flight.expected();
-            self.flight = Some(flight);
+            let spare = AppendState::Idle(Appender::new(self.shard.connection.clone()));
+            let AppendState::Idle(mut appender) = mem::replace(&mut self.append, spare) else { return };
             let (lost, sent_at) = (changed(&self.shard.connection), Instant::now());
             let batched = appender.batches(messages.len());
             // A write that meets the end of the disk stops the stream: it is not even tried.
             let refused = self.shard.options.storage_problem();
             let full = if refused.is_some() { SubmitError::Unavailable } else { SubmitError::Full };
-            self.append = Some(Box::pin(async move {
+            let future = Box::pin(async move {
                 let result = tokio::select! {
                     biased;
                     Some(problem) = std::future::ready(refused) => Err(storage_full(problem)),
@@ -66,13 +112,14 @@ impl Session<'_> {
                     () = lost => Err(connection_lost()),
                 };
                 Box::new(AppendFinished { appender, messages, result, full, batched, sent_at })
-            }));
+            });
+            self.append = AppendState::Running { append: flight, future };
         }
     }
 
     /// Until when what is ready waits for others; `None`: it does not.
     pub(super) fn group_waits_until(&self) -> Option<Instant> {
-        let idle = self.append.is_none() && !self.ready.is_empty() && !self.draining;
+        let idle = self.append.is_idle() && !self.ready.is_empty() && !self.draining;
         if idle { self.group_commit.waits(self.ready.len(), Instant::now()) } else { None }
     }
 
@@ -103,8 +150,10 @@ impl Session<'_> {
 
     pub(super) fn append_finished(&mut self, landed: AppendFinished) {
         let AppendFinished { appender, messages, result, full, batched, sent_at } = landed;
-        self.appender = Some(appender);
-        let Some(flight) = self.flight.take() else { return };
+        let AppendState::Running { append: flight, .. } = mem::replace(&mut self.append, AppendState::Idle(appender))
+        else {
+            return;
+        };
         let sent = messages.len();
         let stored = result.as_ref().map_or_else(|error| error.stored, |_| sent).min(sent);
         let ours = flight.expected().0 + stored as u64;
@@ -169,7 +218,7 @@ impl Session<'_> {
             AppendErrorKind::Conflict { .. } if moved_on => self.failures = 0,
             // Everybody has been answered.
             AppendErrorKind::Full(_) => {}
-            AppendErrorKind::Refused(_) if sent > 1 => self.alone = left.len(),
+            AppendErrorKind::Refused(_) if sent > 1 => self.single_appends_left = left.len(),
             AppendErrorKind::Refused(reason) => {
                 tracing::warn!(shard = self.shard.id.0, reason, "the log refuses an event");
                 let too_large = reason.contains("exceed");

@@ -149,7 +149,7 @@ impl Session<'_> {
         self.asks.retain(|ask| !ask.is_closed());
         let waits =
             !self.ready.is_empty() || !self.asks.is_empty() || self.head_refresher.has_page() || self.refusal.is_due();
-        let decides = waits && self.append.is_none() && self.group_waits_until().is_none();
+        let decides = waits && self.append.is_idle() && self.group_waits_until().is_none();
         if decides && self.identity.state == State::Verified && !self.identity.is_fresh(Instant::now()) {
             self.identity.state = State::Doubted;
             self.tracker.foreign_appends();

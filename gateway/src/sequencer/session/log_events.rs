@@ -124,7 +124,7 @@ impl Session<'_> {
         for message in &batch.messages {
             let change = Change::of(self.shard.layout, message);
             // While an append is in flight another's may be ours, read before its ack: the ack will tell.
-            if !self.overlay.read(&change)? && self.flight.is_none() {
+            if !self.overlay.read(&change)? && self.append.is_idle() {
                 self.tracker.foreign_appends();
             }
             self.tracker.confirmed_up_to(message.seq);
@@ -153,13 +153,13 @@ impl Session<'_> {
         // What is asked from now on is asked of what is there now.
         self.view.take_if(|view| view.cursor() < floor);
         let looked = self.ready.iter().map(|submission| submission.looked.cursor);
-        let in_flight = self.flight.as_ref().and_then(InFlightAppend::looked_at);
+        let in_flight = self.append.running().and_then(InFlightAppend::looked_at);
         let looking = self.looking.is_some().then_some(self.looking_from);
         for needed in looked.chain(in_flight).chain(looking) {
             floor = floor.min(needed);
         }
         self.overlay.prune(floor);
-        if self.overlay.len() >= OVERLAY_MAX && self.append.is_none() && self.looking.is_none() {
+        if self.overlay.len() >= OVERLAY_MAX && self.append.is_idle() && self.looking.is_none() {
             // They wait for room, and what the file told them may be what takes the room: it is asked again. They came
             // before what has arrived.
             self.arrived.splice(..0, self.ready.drain(..));
