@@ -1,66 +1,66 @@
-//! How a session learns what stands in the log: from a reader, or from the acks of its local appends and from what it is notified of
-//! another gateway's. Pure.
+//! Decides whether a session reads the log, or relies on the acks of its own appends and on append notices of other
+//! gateways. Pure.
 //!
-//! An ack with the sequence that was expected says that nothing else stands in between. So whoever appends alone knows the
-//! log without reading it, and reading back what one has just written costs the server and the gateway as much as writing
-//! it. All that an ack does not say is when a message was stored; that is asked of the newest one now and then
-//! (`confirm`), and what was stored before it counts as stored then.
+//! An ack with the expected sequence proves that no other message lies in between. A gateway that appends alone
+//! therefore knows the log without reading it, and reading its own events back would cost the server and the gateway as
+//! much as appending them. An ack does not tell when a message was stored; the session asks that of the newest one
+//! every [`CONFIRM_AFTER`], and all earlier ones count as stored then.
 //!
-//! What another gateway appends for us it tells us ([`AppendNotice`](super::append_notice::AppendNotice)), and that is as good as an ack:
-//! whoever has heard of everything up to S does not read it, either.
+//! An append notice ([`AppendNotice`](super::append_notice::AppendNotice)) is applied like an ack. Notices are best
+//! effort: if one is lost, the gateway sees the gap and resumes reading.
 //!
-//! The reader is given up after [`LOCAL_MIN`] messages in a row with nobody else's among them, or of which we were notified without
-//! a gap. It is taken up again by whatever neither tells: a gap in what we are notified; an append that failed, whose answer got
-//! lost or that somebody else was ahead of; a log that is known to reach further; a lost connection; and whenever for a while
-//! no append asks the log and nobody tells anything, since then nobody hears of foreign_appends' events. Nothing depends on the choice
-//! but what it costs: each append is compared as ever.
+//! Reading stops after [`LOCAL_MIN`] consecutive messages that were acked, or notified without a gap. It resumes with a
+//! gap, a failed or lost append, a known end beyond what was acked, a lost connection, or when nothing is acked or
+//! notified for [`IDLE_MAX`], since then events of other gateways would go unnoticed. The choice affects cost only:
+//! each append is compared with the log.
 //!
-//! Invariant: what is not confirmed was acked or notified less than [`UNCONFIRMED_MAX`] ago, or is read. So a time in the receipts
-//! is late by that and, at the most, by an append's time or by how old may be what is notified.
+//! Invariant: a message that is neither read nor confirmed was acked or notified less than [`UNCONFIRMED_MAX`] ago, or
+//! is being read. Storage times in the receipts are therefore late by at most that plus the larger of one append's
+//! duration and the maximum age of a notice.
 
 use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 use weft_proto::ids::StreamSeq;
 
-/// So many messages of ours in a row, and the reader is given up: what its end and its beginning cost is little beside
+/// Consecutive local messages after which reading stops: ending and restarting a reader costs little compared with
 /// reading these.
 pub(super) const LOCAL_MIN: usize = 256;
-/// So long after an ack the log is asked when its message was stored: a commit of the receipts holds what two of these
+/// Time from an ack to the question when its message was stored: a commit of the receipts holds what two of these
 /// bring.
 const CONFIRM_AFTER: Duration = Duration::from_millis(100);
-/// Who has no answer to that for so long reads instead.
+/// Time without an answer to that question after which the log is read.
 const UNCONFIRMED_MAX: Duration = Duration::from_secs(1);
-/// Without an append for so long, foreign_appends' events are read as they come.
+/// Time without an append or a notice after which the log is read.
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
-/// Where news of the log come from.
+/// Source of what is known of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TrackingMode {
     Reading,
     Confirming,
 }
 
-/// What the session decides by.
+/// The state of that decision.
 #[derive(Debug)]
 pub(super) struct LogTracker {
     mode: TrackingMode,
-    /// With so many messages of ours in a row the reader is given up.
+    /// Consecutive local messages after which reading stops.
     local_min: usize,
-    /// Messages of ours in a row, with nobody else's among them.
+    /// Consecutive local messages.
     local: usize,
-    /// Messages in a row that we were notified of, and where the last of them stands.
+    /// Consecutive notified messages, and the sequence of the last one.
     notified: (usize, StreamSeq),
-    /// When something was last acked or notified.
+    /// Time of the last ack or notice.
     appended_at: Instant,
-    /// When the log was last asked.
+    /// Time of the last question for a storage time.
     asked_at: Option<Instant>,
-    /// Where appends ended that have been neither read nor confirmed, and when they were acked.
+    /// Ends of appends that were neither read nor confirmed, with the times of their acks.
     unconfirmed: VecDeque<(StreamSeq, Instant)>,
 }
 
 impl LogTracker {
-    /// By a reader, until `local_min` messages of ours have come in a row.
+    /// Reads, until `local_min` consecutive local messages were stored.
     pub fn new(local_min: usize, now: Instant) -> Self {
         Self {
             mode: TrackingMode::Reading,
@@ -77,18 +77,18 @@ impl LogTracker {
         self.mode
     }
 
-    /// Messages of ours up to `end` were stored, and have not been read yet.
+    /// Local messages up to `end` were stored and not read yet.
     pub fn unconfirmed_up_to(&mut self, end: StreamSeq, now: Instant) {
         self.unconfirmed.push_back((end, now));
     }
 
-    /// An append of `messages` was stored as a whole.
+    /// An append of `messages` was stored completely.
     pub fn appended(&mut self, messages: usize, now: Instant) {
         self.local = self.local.saturating_add(messages);
         self.stop_reading_after(self.local, now);
     }
 
-    /// Another gateway has notified what stands after `after` up to `end`. `gap`: not everything before that is known.
+    /// A notice says what lies after `after` up to `end`. `gap`: something before that is unknown.
     pub fn notified(&mut self, after: StreamSeq, end: StreamSeq, gap: bool, now: Instant) {
         let (before, told_end) = self.notified;
         let messages = usize::try_from(end.0.saturating_sub(after.0)).unwrap_or(usize::MAX);
@@ -100,7 +100,7 @@ impl LogTracker {
         }
     }
 
-    /// So many messages in a row were known without the reader.
+    /// `in_a_row` consecutive messages were known without reading.
     fn stop_reading_after(&mut self, in_a_row: usize, now: Instant) {
         self.appended_at = now;
         if in_a_row >= self.local_min && self.overdue_at().is_none_or(|at| now < at) {
@@ -108,13 +108,13 @@ impl LogTracker {
         }
     }
 
-    /// There is something in the log, or may be, that no ack of ours has notified.
+    /// The log holds, or may hold, messages of others.
     pub fn foreign_appends(&mut self) {
         self.local = 0;
         self.mode = TrackingMode::Reading;
     }
 
-    /// The log is asked about the newest message of ours.
+    /// The log has been asked for a storage time.
     pub fn confirmation_asked(&mut self, now: Instant) {
         self.asked_at = Some(now);
     }
@@ -126,14 +126,13 @@ impl LogTracker {
         }
     }
 
-    /// When the log is to be asked about the newest message of ours, if it is not being asked; `None`: there is none, or the
-    /// reader brings it.
+    /// Time of the next question for a storage time; `None`: nothing is unconfirmed, or it is being read.
     pub fn confirms_at(&self) -> Option<Instant> {
         let (_, acked_at) = self.unconfirmed.front().filter(|_| self.mode == TrackingMode::Confirming)?;
         Some(self.asked_at.map_or(*acked_at, |asked_at| asked_at.max(*acked_at)) + CONFIRM_AFTER)
     }
 
-    /// When acks are no more enough; `None`: they are not what is followed.
+    /// Time at which reading resumes; `None`: the log is being read.
     pub fn reads_at(&self) -> Option<Instant> {
         let idle_at = self.appended_at + IDLE_MAX;
         (self.mode == TrackingMode::Confirming).then(|| self.overdue_at().map_or(idle_at, |at| at.min(idle_at)))
@@ -185,7 +184,7 @@ mod tests {
         assert_eq!(follow.reads_at(), Some(now + STEP + UNCONFIRMED_MAX));
         follow.confirmed_up_to(StreamSeq(261));
         assert_eq!((follow.confirms_at(), follow.reads_at()), (None, Some(now + STEP + IDLE_MAX)));
-        // Nothing is confirmed, though appends land: the invariant.
+        // Appends are acked and none is confirmed: the invariant.
         for step in 0..200 {
             let then = now + STEP * step as u32;
             follow.unconfirmed_up_to(StreamSeq(262 + step), then);
@@ -200,7 +199,7 @@ mod tests {
         );
     }
 
-    /// What is notified counts where it is notified in a row, whoever was read meanwhile; and a gap is read.
+    /// Contiguous notices stop the reader, whatever is read meanwhile; a gap resumes it.
     #[test]
     fn who_is_told_everything_reads_no_more() {
         let now = Instant::now();
@@ -222,7 +221,7 @@ mod tests {
         assert_eq!(follow.mode(), TrackingMode::Confirming);
     }
 
-    /// What the reader owes for long is not confirmed by a later message: its time would be late by that.
+    /// A message that is overdue is read, not confirmed by a later one: its time would be late.
     #[test]
     fn who_has_much_to_read_reads_it() {
         let now = Instant::now();

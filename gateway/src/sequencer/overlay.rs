@@ -1,11 +1,10 @@
-//! What is in the log beyond the receipts' file: everything from the file's cursor to S, the end that decisions are made
-//! on.
+//! The log after the cursor of the receipts' file, up to S, the end that decisions are made on.
 //!
-//! Our own events enter when they are acked, before they are read back or confirmed; others' enter when they are read, or
-//! told by who appended them, and then they count as ours.
-//! Whatever has been committed to the file leaves.
+//! Local events enter when they are acked; events of other gateways when they are read, or with an append notice, which
+//! counts like an ack. They leave when they are committed to the file.
 //!
-//! Invariant: `entries` has a entry for each message in (`base`, `end`], and `ids` and `heads` say what follows from them.
+//! Invariant: `entries` has an entry for each message in (`base`, `end`], and `ids` and `heads` follow from the
+//! entries.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -18,26 +17,26 @@ use weft_proto::ids::{EventId, StreamSeq, WorkflowId};
 
 use super::append_notice::AppendNotice;
 
-/// When a message was stored that has been neither read back nor confirmed: after everything that has. It is too new to be
+/// Storage time of a message that was neither read back nor confirmed: later than all others, so that it is not
 /// forgotten.
 pub(crate) const UNCONFIRMED: Timestamp = Timestamp::MAX;
 
-/// The log beyond the receipts' file.
+/// The overlay. See the module.
 #[derive(Debug)]
 pub(super) struct Overlay {
-    /// Everything up to here is in the file.
+    /// The file holds everything up to here.
     base: StreamSeq,
     /// S: everything up to here is known.
     end: StreamSeq,
-    /// The newest message that was read or confirmed, and what tells it from another: a position in the log.
+    /// Position of the newest message that was read or confirmed.
     newest: Option<(StreamSeq, Mark)>,
     entries: VecDeque<OverlayEntry>,
-    /// How many entries at the end are ours and have been neither read back nor confirmed.
+    /// Number of entries at the end that were neither read back nor confirmed.
     unconfirmed: usize,
     ids: HashMap<EventId, Accepted>,
     /// Replay keys, with the sequence and the id of the event.
     replays: HashMap<EventId, (StreamSeq, EventId)>,
-    /// With the sequence of the message that kind so.
+    /// Heads, with the sequence of the message that states each.
     heads: HashMap<WorkflowId, (StreamSeq, Head)>,
 }
 
@@ -52,20 +51,20 @@ struct OverlayEntry {
 #[derive(Debug)]
 enum EntryKind {
     Event(EventId, WorkflowId),
-    /// An event whose id a later one has taken, beyond the dedup horizon: what `ids` no longer kind of it.
+    /// An event whose id was used again beyond the dedup horizon: what `ids` held of it.
     Superseded(EventId, Box<Accepted>),
     Heads(Vec<(WorkflowId, Head)>),
     Nothing,
 }
 
-/// At a sequence that was acked as ours stands something else: the log is not the one that was appended to.
+/// Another message stands at a sequence that was acked to this gateway: the log is not the one that it appended to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("another message than the one that was appended stands at {0}")]
 pub(super) struct LogMismatch(pub StreamSeq);
 
 impl Overlay {
-    /// On a file that holds everything up to `base`, on a log that is known up to `end`, between which there is nothing,
-    /// and whose newest message is `newest`, as far as that is known.
+    /// A file that holds everything up to `base`, on a log that ends at `end` with nothing in between; `newest` is its
+    /// newest message, if known.
     pub fn new(base: StreamSeq, end: StreamSeq, newest: Option<(StreamSeq, Mark)>) -> Self {
         Self {
             base,
@@ -79,17 +78,17 @@ impl Overlay {
         }
     }
 
-    /// Everything up to here must be asked of the file.
+    /// Everything up to here must be looked up in the file.
     pub fn base(&self) -> StreamSeq {
         self.base
     }
 
-    /// The end of the log as far as it is known.
+    /// The known end of the log.
     pub fn end(&self) -> StreamSeq {
         self.end
     }
 
-    /// Stream time: when the newest message was stored, as far as that is known.
+    /// Stream time: storage time of the newest message that was read or confirmed.
     pub fn now(&self) -> Timestamp {
         self.newest.map_or(Timestamp::UNIX_EPOCH, |(_, mark)| mark.stored_at)
     }
@@ -115,12 +114,12 @@ impl Overlay {
         self.ids.get(id).map(|accepted| (*id, accepted))
     }
 
-    /// The head of a workflow that something beyond the file speaks of.
+    /// The head of a workflow, if a message beyond the file states it.
     pub fn head(&self, workflow: &WorkflowId) -> Option<&Head> {
         self.heads.get(workflow).map(|(_, head)| head)
     }
 
-    /// An event of ours was stored at `end` + 1, unless it has been read already.
+    /// A local event was stored at `end` + 1, unless it has been read already.
     pub fn append(&mut self, id: EventId, accepted: Accepted) {
         if accepted.seq > self.end {
             self.unconfirmed += 1;
@@ -128,8 +127,7 @@ impl Overlay {
         }
     }
 
-    /// Another gateway has told what it has appended: enters what is not known yet, as if it were ours. Whether there was any.
-    /// What lies before it must be known.
+    /// Applies an append notice, which must leave no gap. Returns true if it brought anything new.
     pub fn apply_notice(&mut self, notice: AppendNotice) -> bool {
         debug_assert!(notice.behind() <= self.end, "P2: a gap in what is known");
         let before = self.end;
@@ -139,7 +137,7 @@ impl Overlay {
         self.end > before
     }
 
-    /// Heads of ours were carried forward to `seq`, in a message with the id `id`, unless that has been read already.
+    /// A local record of heads was stored at `seq` with message id `id`, unless it has been read already.
     pub fn append_heads(&mut self, seq: StreamSeq, id: EventId, heads: Vec<(WorkflowId, Head)>) {
         if seq > self.end {
             self.unconfirmed += 1;
@@ -147,10 +145,10 @@ impl Overlay {
         }
     }
 
-    /// A message was read. Returns true if it is one of ours, which was known already.
+    /// A message was read. Returns true if it was known by an ack or a notice.
     ///
-    /// All that it kind is compared with what was acked or told: after the log was rolled back, another gateway may have
-    /// stored the same id at the same sequence with another body, workflow or number.
+    /// Its whole content is compared with what was acked: after a roll-back another gateway may have stored the same id
+    /// at the same sequence with another body, workflow or number.
     ///
     /// # Errors
     ///
@@ -172,7 +170,7 @@ impl Overlay {
         Ok(false)
     }
 
-    /// The next message of ours that was neither read back nor confirmed was stored when `mark` kind. Returns what it kind.
+    /// Sets the storage time of the next unconfirmed message. Returns its content.
     fn stamp_next(&mut self, seq: StreamSeq, mark: Mark) -> Result<Content, LogMismatch> {
         let index = self.entries.len().saturating_sub(self.unconfirmed);
         let Some(entry) = self.entries.get_mut(index).filter(|entry| (entry.seq, entry.id) == (seq, mark.id)) else {
@@ -217,21 +215,19 @@ impl Overlay {
         Ok(content)
     }
 
-    /// Where the first message of ours stands that has been neither read back nor confirmed; if there is none, the next
-    /// message of the log.
+    /// Sequence of the first unconfirmed message, or of the next message of the log.
     pub fn unconfirmed_from(&self) -> StreamSeq {
         let first = self.entries.len().checked_sub(self.unconfirmed).and_then(|index| self.entries.get(index));
         first.map_or(self.end.next(), |entry| entry.seq)
     }
 
-    /// Whether messages of ours have been neither read back nor confirmed.
+    /// True if messages were neither read back nor confirmed.
     pub fn has_unconfirmed(&self) -> bool {
         self.unconfirmed > 0
     }
 
-    /// `at` is what stands at its sequence: the changes that the messages of ours up to there make. An ack has told that
-    /// they stand there; when each was stored nobody has asked, and it counts as stored when the one at the end was: a little
-    /// later than it was, so that it is not forgotten too soon.
+    /// Confirms the messages up to that of `at`, which was read by itself, and returns their changes. Their storage
+    /// times are unknown; they count as stored with `at`, slightly late, so that they are not forgotten too soon.
     ///
     /// # Errors
     ///
@@ -254,12 +250,12 @@ impl Overlay {
         Ok(changes)
     }
 
-    /// The log ends at `end`, and between there and what is known is nothing.
+    /// There are no messages after the known end up to `end`.
     pub fn skip_to(&mut self, end: StreamSeq) {
         self.end = self.end.max(end);
     }
 
-    /// The file holds everything up to `cursor`: forgets that.
+    /// Drops what the file holds: everything up to `cursor`.
     pub fn prune(&mut self, cursor: StreamSeq) {
         while let Some(entry) = self.entries.front()
             && entry.seq <= cursor
@@ -308,7 +304,7 @@ impl Overlay {
         self.push(seq, message_id, kind);
     }
 
-    /// Moves what `ids` said of an event to its entry.
+    /// Moves the content of an event from `ids` to its entry.
     fn supersede(&mut self, id: EventId, earlier: Accepted) {
         let index = self.entries.partition_point(|entry| entry.seq < earlier.seq);
         if let Some(entry) = self.entries.get_mut(index).filter(|entry| entry.seq == earlier.seq) {
@@ -319,7 +315,7 @@ impl Overlay {
     fn push_heads(&mut self, seq: StreamSeq, message_id: Option<EventId>, heads: Vec<(WorkflowId, Head)>) {
         for (workflow, carried) in &heads {
             let head = self.heads.get(workflow).map(|(_, head)| head);
-            // A record is never behind the head that it was made of, unless somebody else made it.
+            // A record of heads is never older than the heads that it was made of, unless another program made it.
             if head.is_none_or(|head| head.sequence_number <= carried.sequence_number) {
                 self.heads.insert(workflow.clone(), (seq, *carried));
             }

@@ -1,5 +1,5 @@
-//! One shard at work: reads the log, decides, appends. One append is in flight, everything else waits and rides in the
-//! next one.
+//! The sequencer of one shard: reads the log, decides, appends. One append is under way at a time; submissions that
+//! arrive meanwhile are part of a later one.
 //!
 //! ```text
 //! inbox → arrived → looking (the file) → ready → decide → flight (append) → overlay, answers
@@ -8,10 +8,16 @@
 //!                                                reader → overlay ────────────▶ unwritten → writer (the file) → prune
 //! ```
 //!
-//! Nothing is decided before the overlay reaches the end that the log is known to have (`end`), nor while the log's identity
-//! is in doubt (`identity`). The overlay keeps what lies behind the oldest look-up that may still be used, so that
-//! the file's answer and the overlay never leave a gap. Whether there is a reader, or acks say enough, is `follow`'s to
-//! decide.
+//! Each turn of [`Session::run`] first brings the state up to date (source of the log, look-ups, identity), then starts
+//! an append if nothing forbids it, then waits for one [`SessionEvent`] and handles it. An append starts only when
+//!
+//! - the overlay has reached every end of the log that is known (`end`),
+//! - the log's identity is verified and its last answer is recent (`identity`),
+//! - no question about the log's end is open (`probe`), and
+//! - the group does not wait for more senders (`group_commit`).
+//!
+//! The overlay keeps all messages after the oldest look-up still in use, so that the file's answer and the overlay
+//! leave no gap. `log_tracker` decides whether the session reads the log or relies on acks and notices ([`Mode`]).
 
 use std::{collections::VecDeque, future::Future, mem, pin::Pin, sync::Arc, time::Duration};
 
@@ -57,25 +63,25 @@ use identity::{Identity, LOOK_EVERY};
 use mode::{Mode, ModeEvent};
 use refusal::Refusal;
 
-/// Events that are appended together: one place of a batch is left for heads.
+/// Largest group of events: one place of a batch is left for a record of heads.
 const GROUP_MESSAGES_MAX: usize = BATCH_MESSAGES_MAX - 1;
-/// Submissions that may wait for their turn, asked about already: two groups, so that the next is always there.
+/// Looked-up submissions that may wait: two groups, so that the next one is always complete.
 const READY_MAX: usize = 2 * BATCH_MESSAGES_MAX;
-/// Changes that may wait for the writer before nothing more is read: a few reads, since the writer has a queue.
+/// Changes that may wait for the writer before reading stops: a few reads, since the writer has a queue of its own.
 const UNWRITTEN_MAX: usize = 1_000;
-/// Messages beyond the file with which nothing more is appended: some seconds of the highest rate, and some 20 MiB. The
-/// file falls so far behind only on a disk that hangs.
+/// Messages beyond the file at which appending stops: some seconds of the highest rate, and some 20 MiB. The file is so
+/// late only on a disk that hangs.
 const OVERLAY_MAX: usize = 50_000;
-/// Without a message for so long while the log is known to have more, the server is asked whether there is any: the
-/// messages up to the end may have been deleted.
+/// Time without a message, while the log is known to have more, after which the server is asked whether there is any:
+/// the messages up to the end may have been deleted.
 const QUIET: Duration = Duration::from_millis(250);
 
 type Changed = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A shard at work.
+/// The sequencer of one shard. See the module for its protocol.
 pub(super) struct Session<'a> {
     shard: &'a Shard,
-    /// When the stream was made.
+    /// Creation time of the stream.
     created: Timestamp,
     inbox: &'a mut Inbox,
     receipts: Receipts,
@@ -83,51 +89,51 @@ pub(super) struct Session<'a> {
     committed: watch::Receiver<Committed>,
     tracker: LogTracker,
     mode: Mode,
-    /// The connection was lost, or is there again.
+    /// Resolves when the connection is lost or made.
     connection_changed: Option<Changed>,
-    /// When the reader last brought something.
+    /// Time of the last message of the reader.
     heard_at: Instant,
-    /// The connection that the session relies on.
+    /// The connection over which everything was learnt.
     epoch: Epoch,
-    /// Notices that arrive before may have been sent before the connection was lost.
+    /// Notices that arrive earlier are discarded: they may have been sent before the connection was lost.
     notices_from: Instant,
     overlay: Overlay,
     unwritten: Vec<Change>,
     arrived: Vec<Submission>,
-    /// What the file said last, as long as nothing has been committed since.
+    /// The newest view of the file, until something is committed.
     view: Option<Arc<View>>,
     looking: Option<Looking>,
     look_ups: lookup::LookupSpeed,
-    /// What the overlay must keep for `looking`.
+    /// Cursor of the look-up under way, which the overlay must not pass.
     looking_from: StreamSeq,
     ready: VecDeque<Submission>,
     append: AppendState,
     group_commit: GroupCommit,
-    /// How far the log is known to reach: nothing is decided before that has been read.
+    /// Known end of the log, up to which messages must be read before a decision.
     end: LogEnd,
     identity: Identity,
     probe: Option<EndProbe>,
-    /// Appends that failed in a row.
+    /// Consecutive failed appends.
     failures: u32,
     refusal: Refusal,
-    /// Since when leaders report that the log ends before what was acked.
+    /// Reports that the log ends before what was acked.
     stale_end_reports: BehindWatch,
-    /// So many of the next submissions go single_appends_left.
+    /// Number of next submissions that are appended one by one.
     single_appends_left: usize,
     head_refresher: HeadRefresher,
     read_waiters: Vec<(StreamSeq, oneshot::Sender<()>)>,
-    /// Questions that wait until the log has answered.
+    /// Questions that wait for a verified log.
     asks: Vec<Ask>,
-    /// No submission will come any more.
+    /// The queue is closed.
     closed: bool,
     draining: bool,
 }
 
-/// What the session has waited for.
+/// What a session waits for.
 enum SessionEvent {
     Mode(ModeEvent),
     Confirms,
-    /// Acks single_appends_left are no more enough.
+    /// Acks and notices alone no longer suffice.
     ReadsOn,
     AppendFinished(Box<AppendFinished>),
     Looked(Result<LookedUp, StorageError>),
@@ -136,17 +142,17 @@ enum SessionEvent {
     Arrived(usize),
     Asked(Option<Ask>),
     Notified(AppendNotice),
-    /// A group has waited long enough for others.
+    /// A group has waited for more senders.
     GroupComplete,
-    /// Changes went to the writer.
+    /// Changes were handed to the writer.
     Written,
     Committed,
     ConnectionChanged,
-    /// It is time to look whether this process stood still, and whose deadline has passed.
+    /// Time to check for a pause of this process, and for expired submissions.
     LookForPause,
     Quiet,
     LookForHeads,
-    /// A log that took nothing may take something again.
+    /// A log that refused appends is tried again.
     TrialDue,
     Drain,
 }
@@ -200,11 +206,11 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Works until it is drained.
+    /// Runs until it is drained.
     ///
     /// # Errors
     ///
-    /// [`Fault`]: the receipts cannot go on as they are. Whoever waits is told that the log is unavailable.
+    /// [`Fault`]: the session cannot continue on these receipts. Waiting senders are answered `Unavailable`.
     pub async fn run(mut self) -> Result<(), Fault> {
         loop {
             self.switch();
@@ -306,7 +312,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Begins or ends to read, as it is followed now.
+    /// Starts or stops reading, as the tracker says.
     fn switch(&mut self) {
         match self.tracker.mode() {
             TrackingMode::Confirming if self.mode.is_reading() => self.stop_reading(),
@@ -333,7 +339,7 @@ impl<'a> Session<'a> {
         self.closed && empty && self.looking.is_none() && self.append.is_idle()
     }
 
-    /// Asks the file about what has arrived.
+    /// Starts a look-up of the arrived submissions in the file.
     fn look_up(&mut self) -> Result<(), Fault> {
         if self.looking.is_some() || self.arrived.is_empty() {
             return Ok(());
@@ -359,7 +365,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Waits for what is in the slot and empties it; for ever while it is empty. Safe to cancel.
+/// Waits for the future in the slot and empties it; never returns while it is empty. Safe to cancel.
 async fn settled<F: Future + Unpin>(slot: &mut Option<F>) -> F::Output {
     match slot {
         Some(future) => {
@@ -371,7 +377,7 @@ async fn settled<F: Future + Unpin>(slot: &mut Option<F>) -> F::Output {
     }
 }
 
-/// Waits until then; for ever when there is no such time.
+/// Waits until a time; never returns without one.
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
@@ -379,7 +385,7 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-/// Waits until the connection's state changes, from now on.
+/// Waits until the connection changes, counted from this call.
 fn changed(connection: &Connection) -> Changed {
     let connection = connection.clone();
     Box::pin(async move { connection.changed().await })

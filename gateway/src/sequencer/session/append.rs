@@ -1,4 +1,4 @@
-//! From what is ready to an append in flight, and what becomes of it.
+//! Starts an append and handles its end.
 
 use std::{collections::VecDeque, mem, pin::Pin, time::Duration};
 
@@ -17,19 +17,18 @@ use crate::sequencer::{
     submission::Submission,
 };
 
-/// The pauses before an append that failed is tried again: the first as short as a stolen turn, the last as long as an
-/// outage can wait.
+/// Shortest and longest pause before a failed append is tried again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
-/// So many times as long as a batch may it take to publish one by one, as a fraction, before a group is a batch. One by one,
-/// half of the senders have their answers after half of the time, where in a batch all wait for its end; and where a batch is
-/// made as soon as it is as fast, whoever comes during it, at a rate with which single publishes could just keep up, is
-/// enough for the next one. With more than this, where publishes cannot keep up, too many wait before there is a batch.
+/// A group is published as a batch only when single publishes are expected to take more than 5/4 of its time. Published
+/// one by one, half of the senders have their answers after half of the time, whereas in a batch all wait for its end;
+/// and a batch that starts as soon as it is equally fast lets enough events arrive during it for the next one, at rates
+/// that single publishes could keep up with.
 const SINGLES_LONGER: (usize, usize) = (5, 4);
-/// After so many failures in a row without the log having moved on, events go one by one: something in the group may be
-/// what the server does not take. Of a batch it only says that it is incomplete.
+/// Consecutive failures without progress of the log after which events are published one by one: the server may refuse
+/// one event of the group, and of a batch it only says that it is incomplete.
 const FAILURES_TOGETHER_MAX: u32 = 2;
 
-/// The one append that a session may have under way.
+/// The append that may be under way.
 pub(super) enum AppendState {
     Idle(Appender),
     Running { append: InFlightAppend, future: Pin<Box<dyn Future<Output = Box<AppendFinished>> + Send>> },
@@ -40,7 +39,7 @@ pub(super) struct AppendFinished {
     appender: Appender,
     messages: Vec<Outgoing>,
     result: Result<StreamSeq, AppendError>,
-    /// What senders are told where it was refused for want of room: the log is at its limit, or the disk has none.
+    /// Answer to the senders if there was no room: the log is at its limit, or the disk is full.
     full: SubmitError,
     /// Whether it was a batch.
     batched: bool,
@@ -60,8 +59,8 @@ impl AppendState {
         }
     }
 
-    /// The end of the append under way, which must be handled before this is called again; waits for ever without one. Safe
-    /// to cancel.
+    /// Waits for the end of the append, which must be handled before the next call; never returns while idle. Safe to
+    /// cancel.
     pub async fn finished(&mut self) -> Box<AppendFinished> {
         match self {
             Self::Idle(_) => std::future::pending().await,
@@ -71,7 +70,7 @@ impl AppendState {
 }
 
 impl Session<'_> {
-    /// Decides for what is ready and sends it off, unless something must come first.
+    /// Decides for the ready submissions and starts their append, unless something forbids it.
     pub(super) fn start_append(&mut self) {
         let gathers = self.group_waits_until().is_some();
         let reads_on = self.overlay.end() < self.end.wanted();
@@ -92,7 +91,7 @@ impl Session<'_> {
             let carry = self.head_refresher.next_head_record(&self.overlay).or_else(|| trial.take());
             let (flight, messages) = InFlightAppend::decide(&self.overlay, self.shard.horizons(), group, carry);
             if messages.is_empty() {
-                // All of them were known, and have been answered.
+                // All were duplicates and have been answered.
                 continue;
             }
             let expected = flight.expected();
@@ -100,7 +99,7 @@ impl Session<'_> {
             let AppendState::Idle(mut appender) = mem::replace(&mut self.append, spare) else { return };
             let (lost, sent_at) = (changed(&self.shard.connection), Instant::now());
             let batched = appender.batches(messages.len());
-            // A write that meets the end of the disk stops the stream: it is not even tried.
+            // A write to a full disk stops the stream, so it is not tried.
             let refused = self.shard.options.storage_problem();
             let full = if refused.is_some() { SubmitError::Unavailable } else { SubmitError::Full };
             let future = Box::pin(async move {
@@ -108,7 +107,7 @@ impl Session<'_> {
                     biased;
                     Some(problem) = std::future::ready(refused) => Err(storage_full(problem)),
                     result = appender.append(expected, &messages) => result,
-                    // No ack comes over another connection than the one that the append went over.
+                    // An ack arrives only over the connection of the append.
                     () = lost => Err(connection_lost()),
                 };
                 Box::new(AppendFinished { appender, messages, result, full, batched, sent_at })
@@ -117,14 +116,15 @@ impl Session<'_> {
         }
     }
 
-    /// Until when what is ready waits for others; `None`: it does not.
+    /// Time until which the ready group waits for more senders; `None`: it does not wait.
     pub(super) fn group_waits_until(&self) -> Option<Instant> {
         let idle = self.append.is_idle() && !self.ready.is_empty() && !self.draining;
         if idle { self.group_commit.waits(self.ready.len(), Instant::now()) } else { None }
     }
 
-    /// The next submissions that go together, without those that have been given up. One, where they would be published one
-    /// by one: so each is answered as soon as it is stored, and whoever comes meanwhile may make a batch of the rest.
+    /// Takes the next group and answers expired submissions. The group has one submission if it would be published one
+    /// by one: it is answered as soon as it is stored, and submissions that arrive meanwhile may form a batch with the
+    /// rest.
     fn next_group(&mut self, batches: bool) -> Vec<Submission> {
         let messages_max = if batches && self.single_appends_left == 0 { GROUP_MESSAGES_MAX } else { 1 };
         let now = Instant::now();
@@ -180,7 +180,7 @@ impl Session<'_> {
                 } else {
                     self.group_commit.cancel();
                 }
-                // A log in doubt is read, whoever else appends.
+                // A log in doubt is read regardless of who appends.
                 if self.identity.is_verified() {
                     self.tracker.appended(sent, now);
                 }
@@ -195,13 +195,13 @@ impl Session<'_> {
         self.prune();
     }
 
-    /// Before all that is ready: it came before.
+    /// Returns submissions to the front of the queue.
     fn put_back(&mut self, mut submissions: VecDeque<Submission>) {
         submissions.append(&mut self.ready);
         self.ready = submissions;
     }
 
-    /// Sees to what is left of a flight. `moved_on`: somebody else's messages have been read since it was decided.
+    /// Handles a failed append. `moved_on`: messages of others have been read since it was decided.
     fn failed(&mut self, kind: AppendErrorKind, sent: usize, moved_on: bool, mut left: VecDeque<Submission>) {
         tracing::debug!(shard = self.shard.id.0, %kind, left = left.len(), "append not wholly stored");
         self.failures = self.failures.saturating_add(1);
@@ -212,7 +212,7 @@ impl Session<'_> {
             AppendErrorKind::Conflict { last: Some(last) } if last > self.overlay.end() => {
                 self.failures = 0;
                 self.end.refuses(last);
-                // The reader is given the time to bring it, on a log that was quiet too.
+                // Gives the reader time to deliver the messages.
                 self.heard_at = Instant::now();
             }
             AppendErrorKind::Conflict { .. } if moved_on => self.failures = 0,
@@ -235,7 +235,7 @@ impl Session<'_> {
             }
         }
         if sent == 1 && self.failures >= FAILURES_TOGETHER_MAX {
-            // What the server does not take for now holds up nobody but those behind it in its chain.
+            // A submission that the server refuses for now delays only later members of its chain.
             let chained = |waiting: &Submission| left.iter().any(|put_off| put_off.is_chained_to(waiting));
             let (mut behind, others) = mem::take(&mut self.ready).into_iter().partition(chained);
             self.ready = others;
@@ -246,7 +246,7 @@ impl Session<'_> {
         }
     }
 
-    /// Asks where the log ends and whether it is still the same, after a pause that grows with each failure in a row.
+    /// Asks for the end and the identity of the log, after a pause that doubles with each consecutive failure.
     pub(super) fn probe_end(&mut self) {
         let doubled = PAUSE.0.saturating_mul(1 << self.failures.min(8));
         let pause = if self.failures == 0 { Duration::ZERO } else { doubled.min(PAUSE.1) };
@@ -254,8 +254,7 @@ impl Session<'_> {
     }
 }
 
-/// For how many that all wait for the end a batch must be better, for it to be better for so many that are answered one by
-/// one.
+/// Number of events for which a batch must pay, if `waiting` single publishes are to take 5/4 of its time.
 fn worth_a_batch(waiting: usize) -> usize {
     (waiting * SINGLES_LONGER.1).div_ceil(SINGLES_LONGER.0)
 }

@@ -1,13 +1,13 @@
-//! Whether the log is still the one that the session has read.
+//! Verifies that the log is still the one that the session has read.
 //!
-//! While this process stood still or was cut off, the log may have been rolled back and have grown again. Receipts of events
-//! that it no longer holds must not be given then, nor may anything be numbered after them. So whatever could hide such a
-//! change, a lost connection, a lost consumer, a pause of this process, puts the log's identity in doubt, and nothing is
-//! decided or answered until a position in the log has been compared. The same where the log has not answered for a
-//! moment: a connection that was cut without a word looks like a quiet one.
+//! While this process was suspended or cut off, the log may have been rolled back and have grown again. Then receipts
+//! of lost events must not be given, and no event may be numbered after them. Anything that could hide such a change (a
+//! lost connection, a lost consumer, a pause of this process) therefore puts the identity in doubt, and nothing is
+//! decided or answered until a position in the log has been compared. The same holds when the log has not answered
+//! recently: a silently cut connection looks like an idle one.
 //!
-//! An answer counts from the moment at which it was asked for. When it arrives says nothing: it may have waited in a socket
-//! while the network was cut, or here while this process did not run. So messages that a reader brings do not count at all.
+//! An answer counts from the time of its question. Its arrival proves nothing: it may have waited in a socket while the
+//! network was cut, or in this process while it was suspended. For the same reason messages of a reader do not count.
 
 use std::time::Duration;
 
@@ -16,23 +16,23 @@ use tokio::time::Instant;
 use super::{Session, changed};
 use crate::sequencer::append_notice::NOTICE_AGE_MAX;
 
-/// How often a session looks whether its process stood still.
+/// Interval of the checks for a pause of this process.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// A process that did not run for so long may have been paused; a busy machine rarely keeps one waiting for so long, and
-/// then the comparison costs a millisecond.
+/// A gap of this length between two checks counts as a pause. A busy machine rarely causes one, and then the comparison
+/// costs a millisecond.
 const PAUSE_MAX: Duration = Duration::from_millis(1_500);
 
-/// A decision needs an answer of the log that was asked for so short a time ago, by an append or a comparison: shorter than
-/// a server takes to be killed, restored and started, which was seen to take 80 ms on a small store. Senders in a row pay
-/// nothing for that, and one single_appends_left a question.
+/// Maximum age of the answer that a decision relies on, counted from its question: shorter than the time in which a
+/// server is killed, restored and started, which was 80 ms on a small store. Back-to-back appends need no extra
+/// question; a single event after a pause needs one.
 const FRESH: Duration = Duration::from_millis(50);
 
 /// The newest answer of one kind.
 #[derive(Debug)]
 struct Answered {
     asked_at: Instant,
-    /// What an answer usually takes. It follows what answers take by a factor of two at most, so that one that was held up
-    /// does not vouch for itself.
+    /// Usual duration of an answer. It changes by at most a factor of two per answer, so that one delayed answer does
+    /// not extend its own validity.
     usual: Duration,
 }
 
@@ -47,13 +47,13 @@ impl Answered {
         self.asked_at = asked_at;
     }
 
-    /// Whether the answer is as new as a decision needs: a log that is far away, or on a slow disk, needs longer to answer.
+    /// True if a decision may rely on the answer. A slow log may take longer than `FRESH`.
     fn is_fresh(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.asked_at) < FRESH.max(self.usual * 2)
     }
 }
 
-/// What is known of the log's identity.
+/// State of the verification.
 #[derive(Debug)]
 pub(super) struct Identity {
     state: State,
@@ -65,14 +65,14 @@ pub(super) struct Identity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Doubted,
-    /// The newest message that was read or confirmed stands where it stood. Those that were only acked or told must be
+    /// The newest message that was read or confirmed is unchanged. Messages known only by an ack or a notice must be
     /// read first.
     Compared,
     Verified,
 }
 
 impl Identity {
-    /// Compared just now.
+    /// Verified at `now`.
     pub fn verified(now: Instant) -> Self {
         Self { state: State::Verified, looked_at: now, comparison: Answered::new(now), append: Answered::new(now) }
     }
@@ -81,17 +81,17 @@ impl Identity {
         self.state == State::Verified
     }
 
-    /// Whether the log has answered a moment ago.
+    /// True if the log has answered recently.
     pub fn is_fresh(&self, now: Instant) -> bool {
         self.comparison.is_fresh(now) || self.append.is_fresh(now)
     }
 
-    /// The log has taken an append that was sent at `sent_at`, or refused it since it has moved on.
+    /// The log has answered an append that was sent at `sent_at`: stored or conflict.
     pub fn answered(&mut self, sent_at: Instant, now: Instant) {
         self.append.answer(sent_at, now);
     }
 
-    /// The newest position has been compared, by a question that was asked after the last doubt.
+    /// The newest position is unchanged, by a question that was asked at `asked_at`, after the last doubt.
     pub fn compared(&mut self, asked_at: Instant, now: Instant) {
         self.comparison.answer(asked_at, now);
         if self.state == State::Doubted {
@@ -99,12 +99,12 @@ impl Identity {
         }
     }
 
-    /// When the session last looked whether its process stood still.
+    /// Time of the last check for a pause.
     pub fn looked_at(&self) -> Instant {
         self.looked_at
     }
 
-    /// Looks whether the process stood still since the last look.
+    /// Checks for a pause of this process since the last check.
     pub fn stood_still(&mut self, now: Instant) -> bool {
         let since = now.saturating_duration_since(self.looked_at);
         self.looked_at = now;
@@ -113,23 +113,22 @@ impl Identity {
 }
 
 impl Session<'_> {
-    /// The log may be another one by now: nothing is decided before it has been compared, and what was not read before has
-    /// been read.
+    /// Puts the identity in doubt: the newest position must be compared, and unconfirmed messages must be read back.
     pub(super) fn doubt(&mut self, reason: &'static str) {
         tracing::debug!(shard = self.shard.id.0, reason, "the log's identity is in doubt");
         self.identity.state = State::Doubted;
-        // What is being asked was asked before.
+        // A question under way was asked before the doubt.
         self.probe = None;
         self.tracker.foreign_appends();
     }
 
-    /// The log may be another one by now, and whatever the reader holds may be of the log before.
+    /// Like [`doubt`](Self::doubt), and discards the reader, which may hold messages of the log before.
     pub(super) fn doubt_all(&mut self, reason: &'static str) {
         self.stop_reading();
         self.doubt(reason);
     }
 
-    /// Whatever was asked or told over another connection says nothing about the log that this one leads to.
+    /// Answers and notices of the previous connection prove nothing about the log behind this one.
     pub(super) fn connection_changed(&mut self) {
         self.epoch = self.shard.connection.epoch();
         self.connection_changed = Some(changed(&self.shard.connection));
@@ -137,9 +136,9 @@ impl Session<'_> {
         self.doubt_all("the connection has changed");
     }
 
-    /// Compares the log where its identity is in doubt, or where it has not answered for a moment and somebody waits for it.
+    /// Starts a comparison if the identity is in doubt, or if the log has not answered recently and a decision is due.
     pub(super) fn settle_doubt(&mut self) {
-        // An answer may be taken before the news that its connection is no more.
+        // An answer may be handled before the loss of its connection is.
         if self.epoch != self.shard.connection.epoch() {
             self.connection_changed();
         }

@@ -1,4 +1,4 @@
-//! What is learnt of the log while it is appended to: what the reader brings, where it ends, and who waits for that.
+//! Handles what the session learns of the log: messages, notices, answers about its end; and the questions of others.
 
 use std::mem;
 
@@ -22,7 +22,7 @@ use crate::sequencer::{
     shard::{Ask, Fault},
 };
 
-/// Callers that may wait for the log to be read on to some end, or to answer.
+/// Callers that may wait for a position to be read, and questions that may wait for a verified log.
 const WAITING_MAX: usize = 1_000;
 
 impl Session<'_> {
@@ -34,7 +34,7 @@ impl Session<'_> {
             {
                 return Err(mismatch.into());
             }
-            // Acks and reads since it was asked are no concern of this answer.
+            // The answer says nothing about later acks and reads.
             ProbeAnswer::Log { reached, view, .. } if view.state.last < reached => self.ends_behind(reached, &view)?,
             ProbeAnswer::Log { asked_at, view, .. } => {
                 if self.stale_end_reports.is_behind() {
@@ -54,7 +54,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Whether there is anything that the reader has not brought.
+    /// Handles the answer whether messages exist that the reader has not delivered.
     fn ranged(
         &mut self,
         after: StreamSeq,
@@ -66,7 +66,7 @@ impl Session<'_> {
         if expected != found {
             return Err(Mismatch::Created { expected, found }.into());
         }
-        // Asked again after a while, if it is still wanted.
+        // Asked again after `QUIET`, if still needed.
         self.heard_at = Instant::now();
         if view.state.last < after {
             return self.ends_behind(after, view);
@@ -79,8 +79,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// A leader reports that the log ends before `cursor`, up to which it was acked or read. One that lags will catch up, and
-    /// nothing is decided meanwhile.
+    /// Handles a leader that reports an end before `cursor`, up to which messages were acked or read. A lagging leader
+    /// catches up; nothing is decided meanwhile.
     fn ends_behind(&mut self, cursor: StreamSeq, view: &LeaderView) -> Result<(), Fault> {
         let last = view.state.last;
         if self.stale_end_reports.believes(view, Instant::now()) {
@@ -94,7 +94,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Makes room for those who still wait.
+    /// Answers expired submissions.
     pub(super) fn give_up_expired(&mut self) {
         let now = Instant::now();
         for submission in mem::take(&mut self.ready) {
@@ -106,7 +106,7 @@ impl Session<'_> {
         }
     }
 
-    /// What stands at a sequence that was acked as ours.
+    /// Handles the message at a sequence that was acked to this gateway.
     pub(super) fn confirmed(&mut self, confirmed: TimestampAnswer) -> Result<(), Fault> {
         let TimestampAnswer { message, follows } = confirmed;
         if !follows {
@@ -123,7 +123,7 @@ impl Session<'_> {
         self.heard_at = Instant::now();
         for message in &batch.messages {
             let change = Change::of(self.shard.layout, message);
-            // While an append is in flight another's may be ours, read before its ack: the ack will tell.
+            // During an append a message read before its ack may be from this gateway; the ack tells.
             if !self.overlay.read(&change)? && self.append.is_idle() {
                 self.tracker.foreign_appends();
             }
@@ -134,10 +134,10 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Another gateway has appended this.
+    /// Applies the append notice of another gateway.
     pub(super) fn notified(&mut self, notice: AppendNotice) {
         let (behind, end, now) = (notice.behind(), notice.end(), Instant::now());
-        // What has no room is read when there is some; and a log that is in doubt is read, whatever is told.
+        // Without room, or with the log in doubt, the messages are read later.
         let trusted = self.identity.is_verified() && now >= self.notices_from;
         let gap = behind > self.overlay.end() || !trusted || self.overlay.len() >= OVERLAY_MAX;
         if !gap && self.overlay.apply_notice(notice) {
@@ -147,10 +147,10 @@ impl Session<'_> {
         self.answer_reached();
     }
 
-    /// Forgets what the file holds, as far as no look-up may still need it.
+    /// Drops what the file holds and no look-up still needs.
     pub(super) fn prune(&mut self) {
         let mut floor = self.committed.borrow_and_update().cursor;
-        // What is asked from now on is asked of what is there now.
+        // Later look-ups use a newer view.
         self.view.take_if(|view| view.cursor() < floor);
         let looked = self.ready.iter().map(|submission| submission.looked.cursor);
         let in_flight = self.append.running().and_then(InFlightAppend::looked_at);
@@ -160,8 +160,8 @@ impl Session<'_> {
         }
         self.overlay.prune(floor);
         if self.overlay.len() >= OVERLAY_MAX && self.append.is_idle() && self.looking.is_none() {
-            // They wait for room, and what the file told them may be what takes the room: it is asked again. They came
-            // before what has arrived.
+            // Ready submissions may hold back the floor and so take the room: they are looked up again, before newer
+            // ones.
             self.arrived.splice(..0, self.ready.drain(..));
         }
     }
@@ -181,12 +181,12 @@ impl Session<'_> {
                 }
                 self.answer_reached();
             }
-            // Too many wait already: the caller is told to come again.
+            // Too many wait: the caller gets `Starting` and asks again.
             Some(Ask::Position { .. } | Ask::Replay { .. }) | None => {}
         }
     }
 
-    /// Answers who asks what is beyond the file. Nothing is said of a log that may be another.
+    /// Answers the questions about events beyond the file, once the log is verified.
     pub(super) fn answer_asks(&mut self) {
         if !self.identity.is_verified() || !self.identity.is_fresh(Instant::now()) {
             return;
@@ -212,7 +212,7 @@ impl Session<'_> {
         }
     }
 
-    /// Where the overlay is to arrive for all who wait.
+    /// The end up to which messages are awaited.
     pub(super) fn wanted_end(&self) -> StreamSeq {
         self.read_waiters.iter().map(|(end, _)| *end).fold(self.end.wanted(), StreamSeq::max)
     }
