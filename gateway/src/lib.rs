@@ -1,9 +1,10 @@
 //! The gateway: from a sender's request to the log.
 //!
-//! A request passes [`http::body`], [`verify`], [`identify`], [`schema`] and [`sequencer`] before it is answered;
+//! A request passes [`http::body`], `weft_schemes`, [`identify`], [`schema`] and [`sequencer`] before it is answered;
 //! [`http::webhooks`] calls them in this order. [`http::since`] and [`http::stream`] read. With an API key,
-//! [`http::events`] accepts CloudEvents and [`rpc`] gRPC. [`http::error`] lists the refusals; [`rejected`] keeps refused
-//! requests. [`forwarding`] lets one of several gateways append for all. Gateways and workers share nothing but the log.
+//! [`http::events`] accepts CloudEvents and [`rpc`] gRPC. [`http::error`] lists the refusals; [`rejected`] keeps
+//! refused requests. [`forwarding`] lets one of several gateways append for all. Gateways and workers share nothing but
+//! the log.
 
 pub mod admission;
 pub mod auth;

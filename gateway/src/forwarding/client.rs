@@ -1,5 +1,5 @@
-//! The other gateways' side: hands events to the forwarding appender and its verdicts to their senders, and takes events
-//! back into the own queue when it does not answer.
+//! The client side: forwards events to the leader, passes its replies to the senders, and queues events locally if it
+//! does not answer.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -36,22 +36,22 @@ const REQUEST_BYTES_MAX: usize = 256 * 1024;
 /// Bytes that a request adds to the messages in it, for each: field tags and lengths, the id and the digest.
 const EVENT_OVERHEAD_BYTES: usize = 512;
 
-/// Forwards for one shard.
+/// Forwards the events of one shard.
 #[derive(Debug)]
 pub(super) struct ForwardClient {
     shared: ForwardingState,
     /// What is to be forwarded.
     queue: mpsc::Receiver<EventBatch>,
-    /// Where this gateway's own session takes events.
+    /// The local session's queue.
     own: mpsc::Sender<Submission>,
-    /// Where it hears what others have appended.
+    /// Append notices to the local session.
     appended: mpsc::Sender<AppendNotice>,
     suspicions: mpsc::Sender<Suspicion>,
     tasks: TaskTracker,
     waiting: VecDeque<EventBatch>,
     in_flight: InFlightRequests,
     group_commit: GroupCommit,
-    /// Requests that were given up, of which the forwarding appender may still say something.
+    /// Abandoned requests that may still be answered.
     late: HashMap<u64, LateReply>,
 }
 
@@ -61,7 +61,7 @@ struct LateReply {
     events: Vec<(Told, oneshot::Sender<Answer>)>,
 }
 
-/// What makes a receipt of a verdict.
+/// What a reply needs to become a receipt.
 type Told = (weft_proto::ids::EventId, weft_proto::ids::WorkflowId);
 
 impl ForwardClient {
@@ -78,7 +78,7 @@ impl ForwardClient {
         Self { shared, queue, own, appended, suspicions, tasks, waiting, in_flight, group_commit, late }
     }
 
-    /// Works until `drain`, and until everything that was handed to it has been answered or taken back.
+    /// Runs until `drain`, and until all events have been answered or queued locally.
     pub async fn run(mut self, mut answers: Subscriber, drain: CancellationToken) {
         let mut arrived = Vec::new();
         let (mut closed, mut draining) = (false, false);
@@ -86,7 +86,7 @@ impl ForwardClient {
             let takes_in = !closed && self.waiting.len() < REQUEST_EVENTS_MAX;
             let group_complete_at = self.group_waits_until();
             tokio::select! {
-                // What has been said counts before what has not: we may have been the ones who stood still.
+                // Received answers count before a timeout: this process may have been suspended.
                 biased;
                 answer = answers.next() => match answer {
                     Some(answer) => self.answered(&answer),
@@ -112,12 +112,12 @@ impl ForwardClient {
         self.give_up(SuspicionReason::Silent);
     }
 
-    /// Sends off what waits, as far as it may be under way.
+    /// Sends waiting events, as far as requests are available.
     async fn send(&mut self) {
         while !self.waiting.is_empty() && self.in_flight.has_room() && self.group_waits_until().is_none() {
             let to = match self.shared.leader() {
                 Leader::Remote(holder) if self.in_flight.to().is_none_or(|to| *to == holder) => holder,
-                // Nobody to send it to, or the last one still owes answers.
+                // No leader, or the previous one has not answered yet.
                 _ => return self.take_back_waiting(),
             };
             self.group_commit.started(self.waiting_events(), Instant::now());
@@ -139,13 +139,13 @@ impl ForwardClient {
         self.waiting.iter().map(Vec::len).sum()
     }
 
-    /// Until when what waits waits for others, whose requests have just been answered; `None`: it does not.
+    /// Time until which waiting events wait for more, of senders that were just answered; `None`: they do not wait.
     fn group_waits_until(&self) -> Option<Instant> {
         let idle = !self.waiting.is_empty() && !self.queue.is_closed();
         if idle { self.group_commit.waits(self.waiting_events(), Instant::now()) } else { None }
     }
 
-    /// At least one batch, as many as fit.
+    /// As many batches as fit, at least one.
     fn next_request(&mut self) -> Vec<Submission> {
         let (mut events, mut bytes) = (0usize, 0usize);
         let fitting = self.waiting.iter().take_while(|batch| {
@@ -159,10 +159,10 @@ impl ForwardClient {
         self.waiting.drain(..count.min(self.waiting.len())).flatten().collect()
     }
 
-    /// Whether it went out, as far as we know.
+    /// True if the request was sent, as far as is known.
     async fn publish(&self, to: &Name, number: u64, request: bytes::Bytes) -> bool {
         let ForwardingState { connection, layout, shard, me, .. } = &self.shared;
-        // While it is disconnected the client queues: the request would arrive when nobody waits for it any more.
+        // The client queues while disconnected: the request would arrive when nothing waits for it.
         if !connection.is_connected() {
             return false;
         }
@@ -179,7 +179,7 @@ impl ForwardClient {
             return self.told(message);
         }
         let Ok(number) = last.parse() else { return };
-        // The server says so to who asked only.
+        // The server reports that nobody is subscribed.
         let nobody = message.status == Some(StatusCode::NO_RESPONDERS);
         if !nobody && !self.shared.is_tagged(message) {
             tracing::warn!(subject = %message.subject, "an answer that no gateway of this mesh has given is ignored");
@@ -196,7 +196,7 @@ impl ForwardClient {
             }
             None if nobody && under_way => {
                 self.suspect(SuspicionReason::Gone);
-                // Of this one nothing was taken, of the others nothing more will be heard.
+                // This request was not taken, and the others will not be answered.
                 self.take_back_request(number);
                 self.give_up(SuspicionReason::Gone);
             }
@@ -204,7 +204,7 @@ impl ForwardClient {
         }
     }
 
-    /// What has been appended there. A session that does not follow reads it.
+    /// Handles an append notice. A session that is reading ignores it.
     fn told(&self, message: &Message) {
         if !self.shared.is_tagged(message) {
             tracing::warn!(subject = %message.subject, "what no gateway of this mesh has told is ignored");
@@ -222,7 +222,7 @@ impl ForwardClient {
         ::metrics::counter!(metrics::FORWARDED).increment(submissions.len() as u64);
         let mut verdicts = verdicts.into_iter();
         for submission in submissions {
-            // One that is missing may have been appended.
+            // A missing reply: the event may have been appended.
             let verdict = verdicts.next().unwrap_or_default();
             match wire::decode_verdict(verdict, submission.id, &submission.workflow) {
                 ForwardReply::Decided(answer) => submission.answer(answer),
@@ -231,18 +231,18 @@ impl ForwardClient {
         }
     }
 
-    /// As [`decided`](Self::decided), of a request that was given up.
+    /// As [`decided`](Self::decided), for an abandoned request.
     fn decided_late(&mut self, number: u64, verdicts: Vec<v1::ForwardVerdict>) {
         let late = self.late.remove(&number).into_iter().flat_map(|late| late.events);
         for (((id, workflow), tell), verdict) in late.zip(verdicts) {
             if let ForwardReply::Decided(answer) = wire::decode_verdict(verdict, id, &workflow) {
-                // Its sender may have its answer already.
+                // The sender may have been answered already.
                 let _ = tell.send(answer);
             }
         }
     }
 
-    /// Waits no more for what is under way: whoever appends it first makes it one event.
+    /// Abandons the requests under way and queues their events locally; event ids make one event of two copies.
     fn give_up(&mut self, reason: SuspicionReason) {
         self.group_commit.cancel();
         self.late.retain(|_, late| reason != SuspicionReason::Gone && late.since.elapsed() < LATE_MAX);
@@ -253,12 +253,12 @@ impl ForwardClient {
                 let (tell_here, here) = oneshot::channel();
                 let (tell_there, there) = oneshot::channel();
                 let sender = submission.redirect(tell_here);
-                // Ends with the submission's own answer, and a second.
+                // Ends a second after the local answer at the latest.
                 self.tasks.spawn(async move {
                     let _ = sender.send(reconcile(here, there).await);
                 });
                 events.push((told, tell_there));
-                // It may have been appended elsewhere.
+                // The leader may have appended it.
                 self.append_here(submission, SubmitError::Unavailable);
             }
             if reason != SuspicionReason::Gone {
@@ -268,11 +268,11 @@ impl ForwardClient {
         self.take_back_waiting();
     }
 
-    /// Tells the election, and forwards nothing more until it knows better.
+    /// Reports a suspicion, and stops forwarding until the election decides.
     fn suspect(&self, reason: SuspicionReason) {
         let Some(holder) = self.in_flight.to().cloned() else { return };
         self.shared.suspect(&holder);
-        // Where suspicions queue up, the first says enough.
+        // If the queue is full, an earlier suspicion has the same effect.
         let _ = self.suspicions.try_send(Suspicion { holder, reason });
     }
 
@@ -288,12 +288,12 @@ impl ForwardClient {
         }
     }
 
-    /// This gateway appends it, and nobody else has.
+    /// Queues an event locally that no other gateway has appended.
     fn take_back(&self, submission: Submission) {
         self.append_here(submission, SubmitError::Overloaded);
     }
 
-    /// This gateway appends it; where it has no room for it, the answer is `full`.
+    /// Queues an event locally; without room the answer is `full`.
     fn append_here(&self, submission: Submission, full: SubmitError) {
         ::metrics::counter!(metrics::TAKEN_BACK).increment(1);
         match self.own.try_send(submission) {

@@ -1,8 +1,8 @@
-//! Takes the role where nobody has it, renews it while there is work, follows whoever has it, and gives it back.
+//! Leader election: claims a free lease, renews it while events arrive, follows another holder, and releases it on
+//! drain.
 //!
-//! It looks only while events come: an idle gateway asks for nothing and lets its claim run out. The role is taken from
-//! nobody who does his work: only a key that has run out or was given back, or whose holder the server no longer knows, is
-//! claimed.
+//! The lease is checked only while events arrive: an idle gateway lets its lease expire. A lease is claimed only if it
+//! has expired, was released, or if the server no longer knows its holder.
 
 use tokio::{
     sync::mpsc,
@@ -15,42 +15,42 @@ use super::{
     lease::{LeaseHint, LeaseKey, TTL},
 };
 
-/// Between two looks while there is work: a few in a claim's life.
+/// Interval of checks while events arrive: a few in the lifetime of a lease.
 const LOOK: Duration = Duration::from_secs(1);
-/// Reads in one look: whoever was first to claim is found by the second.
+/// Reads per check: after a lost claim the second one finds the winner.
 const READS_MAX: usize = 2;
 
-/// A suspicion about the forwarding appender.
+/// A suspicion about the leader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Suspicion {
     pub holder: Name,
     pub reason: SuspicionReason,
 }
 
-/// What is wrong with it.
+/// Reason of a suspicion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SuspicionReason {
-    /// The server knows nobody who would take its requests.
+    /// The server has no subscriber for its requests.
     Gone,
-    /// It has refused: it is about to leave, or not the forwarding appender any more.
+    /// It has refused a request: it is draining, or not the leader.
     Refused,
-    /// It said nothing for too long.
+    /// No sign of life for too long.
     Silent,
 }
 
-/// What a look leads to.
+/// Result of a check.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
     Claim {
         expected: u64,
     },
     LogTracker(Name),
-    /// Nobody: the one who is named did not answer, and has not renewed its claim since.
+    /// No leader: the holder did not answer, and has not renewed its lease since.
     Contend,
 }
 
-/// What follows from a hint. A holder that was in suspicion at `suspected`'s revision is trusted again once it has renewed its
-/// claim, which it does only while it works.
+/// Decides on a read lease. A holder that was suspected at a revision is trusted again once it has renewed its lease,
+/// which only a working gateway does.
 fn next(hint: &LeaseHint, me: &Name, suspected: Option<&(Suspicion, u64)>) -> Step {
     let Some(holder) = &hint.holder else { return Step::Claim { expected: hint.revision } };
     if holder == me {
@@ -64,17 +64,17 @@ fn next(hint: &LeaseHint, me: &Name, suspected: Option<&(Suspicion, u64)>) -> St
     }
 }
 
-/// Keeps the leader of one shard up to date.
+/// Maintains the leader of one shard.
 #[derive(Debug)]
 pub(super) struct Election {
     shared: ForwardingState,
     hints: LeaseKey,
     suspicions: mpsc::Receiver<Suspicion>,
-    /// The newest suspicion, and the revision of the key when it came up.
+    /// The newest suspicion, and the revision of the key at that time.
     suspected: Option<(Suspicion, u64)>,
-    /// The key's revision as it was seen last.
+    /// Last known revision of the key.
     revision: u64,
-    /// Our claim is good until then.
+    /// Expiry of the local lease.
     claimed_until: Option<Instant>,
     next_look: Instant,
 }
@@ -85,7 +85,7 @@ impl Election {
         Self { shared, hints, suspicions, suspected: None, revision: 0, claimed_until: None, next_look }
     }
 
-    /// Works until `drain`; the role is handed over first.
+    /// Runs until `drain`, then releases the lease.
     pub async fn run(mut self, drain: CancellationToken) {
         loop {
             let next_look = self.next_look;
@@ -98,7 +98,7 @@ impl Election {
                 Some(suspicion) = self.suspicions.recv() => {
                     let looks = suspicion.reason != SuspicionReason::Silent;
                     self.suspected = Some((suspicion, self.revision));
-                    // Who is only silent is given the time to renew its claim.
+                    // A silent leader gets time to renew its lease.
                     if looks { self.look().await }
                 }
                 () = super::at(self.claimed_until) => {
@@ -122,7 +122,7 @@ impl Election {
     async fn try_look(&mut self) -> Result<(), String> {
         let me = self.shared.me.clone();
         let ours = self.claimed_until.take().is_some();
-        // Our own claim is renewed unread.
+        // The local lease is renewed without a read.
         let mut known = ours.then(|| LeaseHint { holder: Some(me.clone()), revision: self.revision });
         for _ in 0..READS_MAX {
             let hint = match known.take() {
@@ -174,7 +174,7 @@ mod tests {
         Some((Suspicion { holder: holder.into(), reason }, revision))
     }
 
-    /// A gateway takes the role from nobody who does his work, and not twice what was taken meanwhile.
+    /// A lease is never claimed from a working holder, nor twice.
     #[test]
     fn only_a_role_that_nobody_has_is_claimed() {
         let me = Name::from("me");

@@ -1,8 +1,8 @@
-//! Requests under way to the forwarding appender, and when it counts as silent. Pure.
+//! Requests to the leader that are under way, and its liveness. Pure.
 //!
-//! It is silent when nothing at all has come from it for [`SILENCE_MAX`] while something was under way: not when one
-//! request takes long, since then it says that it is at it. So one that is overloaded, or whose disk is slow, keeps its
-//! role, and one that is gone costs everyone this time once, not with every request.
+//! The leader counts as silent when nothing arrived from it for [`SILENCE_MAX`] while a request was under way. A long
+//! request does not count: the leader reports that it is working. An overloaded leader, or one with a slow disk,
+//! therefore keeps its lease, and a dead one costs this time once and not per request.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,17 +11,17 @@ use tokio::time::Instant;
 use super::Name;
 use crate::sequencer::submission::Submission;
 
-/// Without a word for so long, the forwarding appender is not waited for any more: ten times what a group commit takes, and
-/// little beside what a sender waits.
+/// Time without a sign of life after which the leader is abandoned: ten times a group commit, and short compared with a
+/// sender's patience.
 pub(super) const SILENCE_MAX: Duration = Duration::from_millis(50);
-/// Requests under way at a time: one is being appended, one waits for the next append, and one each is on its way there
-/// and back. More would only be smaller.
+/// Requests under way at a time: one being appended, one waiting for the next append, and one in transit each way. More
+/// would only be smaller.
 const REQUESTS_MAX: usize = 4;
 
 /// Requests under way.
 #[derive(Debug, Default)]
 pub(super) struct InFlightRequests {
-    /// To whom, while there are any.
+    /// Receiver of the requests.
     to: Option<Name>,
     requests: BTreeMap<u64, Request>,
     heard_at: Option<Instant>,
@@ -35,7 +35,7 @@ struct Request {
 }
 
 impl InFlightRequests {
-    /// Whether one more request may be sent to anyone.
+    /// True if another request may be sent.
     pub fn has_room(&self) -> bool {
         self.requests.len() < REQUESTS_MAX
     }
@@ -44,12 +44,12 @@ impl InFlightRequests {
         self.requests.is_empty()
     }
 
-    /// To whom requests are under way.
+    /// Receiver of the requests under way.
     pub fn to(&self) -> Option<&Name> {
         self.to.as_ref().filter(|_| !self.is_empty())
     }
 
-    /// A request is about to be sent; its number.
+    /// Registers a request and returns its number.
     pub fn send(&mut self, to: &Name, now: Instant, submissions: Vec<Submission>) -> u64 {
         debug_assert!(self.to().is_none_or(|under_way| under_way == to), "answers would be taken for another's");
         self.to = Some(to.clone());
@@ -58,7 +58,7 @@ impl InFlightRequests {
         self.last_number
     }
 
-    /// It said something of request `number`; whether that is under way.
+    /// Notes a sign of life for a request. Returns true if it is under way.
     pub fn heard(&mut self, number: u64, now: Instant) -> bool {
         let under_way = self.requests.contains_key(&number);
         if under_way {
@@ -67,20 +67,20 @@ impl InFlightRequests {
         under_way
     }
 
-    /// Request `number` has been answered at `now`: what was in it, and how long that took.
+    /// Removes an answered request; returns its submissions and its duration.
     pub fn answered(&mut self, number: u64, now: Instant) -> Option<(Vec<Submission>, Duration)> {
         let Request { sent_at, submissions } = self.requests.remove(&number)?;
         Some((submissions, now.saturating_duration_since(sent_at)))
     }
 
-    /// When it counts as silent, unless it says something first.
+    /// Time at which the leader counts as silent.
     pub fn silent_at(&self) -> Option<Instant> {
         let oldest = self.requests.first_key_value()?.1.sent_at;
         let since = self.heard_at.map_or(oldest, |heard| heard.max(oldest));
         Some(since + SILENCE_MAX)
     }
 
-    /// Waits no more: everything that is under way, in the order in which it was sent.
+    /// Removes all requests, in the order in which they were sent.
     pub fn give_up(&mut self) -> Vec<(u64, Vec<Submission>)> {
         std::mem::take(&mut self.requests).into_iter().map(|(number, request)| (number, request.submissions)).collect()
     }

@@ -1,7 +1,8 @@
-//! Who appends, as one key in the bucket of leases says it. A hint: nothing depends on its being true.
+//! The lease of a shard: a key in the lease bucket that names the leader. It is a hint: correctness does not depend on
+//! it.
 //!
-//! A raw publish with an expectation and a time to live, as for workers' leases: the client library's own creation forgets
-//! the time to live where the key has been deleted before.
+//! Written by a raw publish with an expected revision and a TTL: the client library drops the TTL when the key has been
+//! deleted before.
 
 use std::time::Duration;
 
@@ -16,18 +17,18 @@ use weft_nats::{
 
 use super::Name;
 
-/// How long a claim lives without renewal. A forwarding appender that stands still is in nobody's way, but while it is
-/// named the others contend: some seconds. The server counts whole seconds, and removes up to one and a half too late.
+/// Lifetime of a lease without renewal. A suspended leader harms nobody, but while it is named the others contend. The
+/// server counts whole seconds, and removes a key up to one and a half late.
 pub(super) const TTL: Duration = Duration::from_secs(5);
-/// How long an answer may take: the next look comes soon enough.
+/// Longest wait for an answer: the next check comes soon.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
-/// What the key says.
+/// The content of the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LeaseHint {
-    /// `None`: nobody appends, or did so long ago.
+    /// `None`: no leader.
     pub holder: Option<Name>,
-    /// The key's newest message, if only that of its deletion; 0 where there is none.
+    /// Revision of the newest message of the key, also of a deletion; 0 without one.
     pub revision: u64,
 }
 
@@ -40,16 +41,16 @@ pub(super) struct LeaseKey {
 }
 
 impl LeaseKey {
-    /// Claims are in the name of `me`.
+    /// Claims name `me`.
     pub fn new(connection: Connection, key: String, me: Name) -> Self {
         Self { connection, key, me }
     }
 
-    /// What the key says now.
+    /// Reads the key.
     ///
     /// # Errors
     ///
-    /// What the server says, or that it does not; it passes.
+    /// Any failure; all are transient.
     pub async fn read(&self) -> Result<LeaseHint, String> {
         let stream = bucket_stream(LEASES_BUCKET);
         let read = timeout(ANSWER_MAX, direct::last_by_subject(&self.connection, &stream, &self.key)).await;
@@ -57,14 +58,14 @@ impl LeaseKey {
         Ok(match message {
             None => LeaseHint { holder: None, revision: 0 },
             Some(message) => {
-                // A marker of a deletion is empty. What is no name becomes part of no subject.
+                // Deletion markers are empty. An invalid name must not become part of a subject.
                 let holder = std::str::from_utf8(&message.payload).ok().filter(|holder| super::is_name(holder));
                 LeaseHint { holder: holder.map(Name::from), revision: message.seq.0 }
             }
         })
     }
 
-    /// Claims the role, or renews the claim; the key's new revision. `None`: somebody has written behind `expected`.
+    /// Claims or renews the lease; returns the new revision. `None`: the revision is not `expected`.
     ///
     /// # Errors
     ///
@@ -75,11 +76,11 @@ impl LeaseKey {
         self.write(headers, self.me.as_bytes().to_vec().into()).await
     }
 
-    /// Gives the role back, unless somebody has taken it.
+    /// Releases the lease, unless another gateway holds it.
     ///
     /// # Errors
     ///
-    /// As [`read`](Self::read); then it runs out by itself.
+    /// As [`read`](Self::read); the lease then expires.
     pub async fn release(&self, expected: u64) -> Result<(), String> {
         let mut headers = expecting(expected);
         headers.insert("KV-Operation", "DEL");
@@ -87,7 +88,7 @@ impl LeaseKey {
     }
 
     async fn write(&self, headers: HeaderMap, payload: Bytes) -> Result<Option<u64>, String> {
-        // While it is disconnected the client queues: a claim would be made when nobody means it any more.
+        // The client queues while disconnected: the claim would be made too late.
         if !self.connection.is_connected() {
             return Err("not connected".into());
         }

@@ -1,37 +1,35 @@
-//! One gateway of several appends for all: the *forwarding appender* of a shard.
+//! Forwarding: of several gateways one, the *leader* of a shard, appends for all.
 //!
-//! Several gateways that append to one shard are right, and slow: whoever loses the comparison reads on and decides again.
-//! So all but one hand their events over, many in a request, and the one that appends puts them into its queue beside its
-//! own. Who that is says a key in the bucket of leases; it is a hint and not a promise: everything stays right when two
-//! gateways believe to be the one, or none does, because each append is compared as ever.
+//! Several gateways may append to a shard, but a gateway that loses the comparison must read on and decide again. So the
+//! others forward their events to the leader, many in a request, and the leader queues them with its own. The leader is named
+//! by a key in the lease bucket. The key is a hint: with two leaders, or none, each append is still compared.
 //!
 //! ```text
-//! submit ─ Ours, Nobody ─▶ own queue ◀──────── host ◀── requests of others
-//!        └ Theirs ─▶ client ═ request ═▶ its host      │
-//!                     │    ▲ ═══ verdicts ════╝           ▼
-//!                     └ silent, gone: own queue      verdicts to them
-//! election: claims, renews, follows, gives back the key
+//! submit ─ Leader::Local, None ─▶ local queue ◀──── server ◀── requests of others
+//!        └ Leader::Remote ─▶ client ═ request ═▶ its server    │
+//!                     │    ▲ ═══ replies ═════╝                ▼
+//!                     └ silent, gone: local queue         replies to them
+//! election: claims, renews, follows and releases the key
 //! ```
 //!
-//! - `election`, `hint`: who it is. Looked at once a second while events come; a gateway that is alone writes the key as often,
-//!   and that is all it pays.
-//! - `client`, `in_flight`: requests under way; `host`: what comes from others; `wire`: what they say to each other.
-//! - `tell`: what is appended for others is told to them, so that they need not read it.
-//! - `late`: a forwarding appender that said nothing for 50 ms is not waited for: the events go into the own queue as well,
-//!   and the event id makes them one. Whoever decides first decides, and a late "accepted" still reaches its sender.
+//! - `election`, `lease`: who leads. The key is checked once a second while events arrive; a single gateway pays no more.
+//! - `client`, `in_flight`: requests to the leader; `server`: requests of other gateways; `wire`: their encoding.
+//! - `notify`: append notices to forwarding gateways, so that they need not read the log.
+//! - `reconcile`: the answer to an event that was forwarded to a leader without a sign of life for 50 ms, and then also
+//!   queued locally. The event id makes one event of both; a late "accepted" of the leader still reaches the sender.
 //!
-//! Requests and answers are tagged with a key that only gateways of the mesh have. NATS keeps others from publishing there, but
-//! not from having a stored message delivered there, and a sender chooses what a stored body says: without tags it could be a
-//! request for events that nobody has verified, or a receipt for one that nobody has stored. A tag binds the subject, so it is
-//! good for one process and, of an answer, one request; a request is refused when it is old, and its ids make it act once.
+//! Requests and replies carry a MAC under a key that only gateways of the mesh have. Any NATS user allowed to create consumers
+//! can have a stored message, with a body chosen by its sender, delivered to an arbitrary subject: without the MAC it could be
+//! a request for unverified events, or a receipt for an event that was never stored. The MAC covers the subject, so it is
+//! valid for one process and, of a reply, for one request. Old requests are refused, and event ids make repeats harmless.
 //!
-//! Events that are submitted at the same time, each alone, may be appended in any order, also those of one workflow and one
-//! sender. Members of a chain (`sequencer::chain`) may not:
+//! Single events that are submitted concurrently may be appended in any order. Members of a chain (`sequencer::chain`) keep
+//! theirs:
 //!
-//! - A batch is whole when it is submitted, and goes as a whole: in one request, in which it is a chain there as well, or into
-//!   the own queue. Given up, it goes there whole, too: each of the two copies is accepted from its beginning on, and a member
-//!   that one of them has appended is known to the other, so whatever of both is accepted is a beginning.
-//! - Of a line nobody knows the next member yet. It is appended here, by the one session that all of it passes through.
+//! - A batch is forwarded completely, in one request, and is a chain at the leader, or it is queued locally. If a forwarded
+//!   batch is also queued locally, a prefix of each copy is accepted, and each copy recognises what the other appended: what is
+//!   accepted of both is a prefix.
+//! - Events of a stream are never forwarded: later members are not known yet, and one session must append them all.
 
 use std::sync::{
     Arc,
@@ -77,35 +75,35 @@ use server::ForwardServer;
 
 use crate::sequencer::{self, AppendNotice, EventBatch, LocalQueue, RemoteQueue, Sequencer, SequencerOptions};
 
-/// What a gateway is called among gateways: a token of a subject, another one at each start.
+/// Name of a gateway: a subject token, new at each start.
 type Name = Arc<str>;
 
-/// Whether a text may be the name of a gateway.
+/// True if a text may be the name of a gateway.
 fn is_name(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// What tags on requests and answers are made for.
+/// Purpose of the MACs of requests and replies.
 const TAGGED: &str = "forward";
-/// The header with the tag.
+/// The header of the MAC.
 const TAG: &str = "weft-tag";
-/// Bytes that the headers of a request take: a line of version, name and tag, and their ends.
+/// Bytes of the headers of a request: version, name and MAC, and line ends.
 const HEADER_BYTES: usize = 64 + TAG_TEXT_BYTES;
-/// Doubts that may wait for the election: it looks at the newest state anyway.
+/// Suspicions that may wait for the election, which reads the newest state anyway.
 const SUSPICIONS_MAX: usize = 8;
 
-/// Who appends, as far as this gateway knows.
+/// The gateway that appends, as far as this one knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Leader {
-    /// Whoever has events.
+    /// Each gateway for itself.
     None,
     /// This gateway.
     Local,
-    /// Another one.
+    /// Another gateway.
     Remote(Name),
 }
 
-/// What the tasks of one shard have in common. Cheap to clone.
+/// State shared by the tasks of one shard. Cheap to clone.
 #[derive(Debug, Clone)]
 struct ForwardingState {
     shard: ShardId,
@@ -117,23 +115,23 @@ struct ForwardingState {
     work: ActivitySignal,
 }
 
-/// Whether events have come.
+/// Signals that events have arrived.
 #[derive(Debug, Clone, Default)]
 struct ActivitySignal {
     inner: Arc<(AtomicBool, Notify)>,
 }
 
-/// Where a shard's events go, as seen by whoever submits them.
+/// The side of the submitter.
 #[derive(Debug)]
 struct Remote {
     shared: ForwardingState,
-    /// What is to be forwarded.
+    /// Events to forward.
     queue: mpsc::Sender<EventBatch>,
 }
 
-/// Opens the receipts of every shard and starts their sequencers on `tasks`, and what hands events to other gateways unless
-/// `options` say otherwise. `progress` says what they still wait for, `None` while all are ready. When `drain` comes they
-/// finish what waits, and end.
+/// Opens the receipts of every shard and starts their sequencers on `tasks`, with forwarding unless `options` say
+/// otherwise. `progress` says what is missing, `None` once all shards are ready. On `drain` they finish what is queued,
+/// and end.
 ///
 /// # Errors
 ///
@@ -161,9 +159,8 @@ pub async fn start(
     sequencer::start(connection.clone(), layout, options, progress, drain.clone(), tasks, forward).await
 }
 
-/// Starts what is needed for one shard on `tasks`. When `drain` comes the role is handed over, and whoever waits for
-/// another gateway is answered; then `drained` tells the session to end as well. What the session appends it has to tell.
-/// `None`: the client has ended.
+/// Starts the forwarding of one shard on `tasks`. On `drain` it releases the lease and waits for the replies under way;
+/// then `drained` ends the session. `None`: the NATS client has ended.
 async fn start_shard(
     shard: ShardId,
     layout: Layout,
@@ -173,11 +170,11 @@ async fn start_shard(
     drained: CancellationToken,
     tasks: &TaskTracker,
 ) -> Option<sequencer::Forwarding> {
-    // Whatever comes in between, the session ends no later than this.
+    // The session ends with this function at the latest.
     let drained = drained.drop_guard();
     let me = Name::from(uuid::Uuid::new_v4().simple().to_string());
     let client = connection.client();
-    // Before anybody can learn of us.
+    // Before other gateways can learn the name.
     let requests = client.subscribe(layout.forward_subject(shard, &me)).await.ok()?;
     let answers = client.subscribe(layout.forward_answer_subject(shard, &me, '*')).await.ok()?;
     let hints = LeaseKey::new(connection.clone(), layout.appender_key(shard), me.clone());
@@ -229,36 +226,36 @@ impl ForwardingState {
         }
     }
 
-    /// What a message to `subject` needs for other gateways to heed it.
+    /// Headers of a message to `subject`.
     fn tagged(&self, subject: &str, payload: &[u8]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(TAG, self.tags.tag(subject, payload));
         headers
     }
 
-    /// The log server's time, which all gateways share.
+    /// Time of the log server, shared by all gateways.
     fn server_time(&self) -> Timestamp {
         self.connection.server_clock().now()
     }
 
-    /// Whether a payload is not too large for the server.
+    /// True if the server accepts a payload of this size.
     fn fits(&self, payload: &[u8]) -> bool {
         payload.len().saturating_add(HEADER_BYTES) <= self.connection.max_payload().unwrap_or(0)
     }
 
-    /// Tells another gateway. An error means that the client has ended: then nobody hears anything.
+    /// Sends a message to another gateway. An error means that the client has ended.
     async fn say(&self, to: Subject, payload: Bytes) {
         let headers = self.tagged(&to, &payload);
         let _ = self.connection.client().publish_with_headers(to, headers, payload).await;
     }
 
-    /// Whether a gateway of this mesh has said it, here and not elsewhere.
+    /// True if the message has a valid MAC for its subject.
     fn is_tagged(&self, message: &Message) -> bool {
         let tag = message.headers.as_ref().and_then(|headers| headers.get(TAG));
         tag.is_some_and(|tag| self.tags.holds(&message.subject, &message.payload, tag.as_str()))
     }
 
-    /// Forwards nothing more to `holder`.
+    /// Stops forwarding to `holder`.
     fn suspect(&self, holder: &Name) {
         self.leader.send_if_modified(|now| {
             let followed = matches!(now, Leader::Remote(followed) if followed == holder);
@@ -271,16 +268,16 @@ impl ForwardingState {
 }
 
 impl ActivitySignal {
-    /// An event has come.
+    /// Notes an event.
     fn note(&self) {
         let (noted, wake) = &*self.inner;
-        // One look tells the election enough; the rest of a second costs no more than this load.
+        // The election needs one wake-up per interval; further events cost one load.
         if !noted.load(Ordering::Relaxed) && !noted.swap(true, Ordering::Relaxed) {
             wake.notify_one();
         }
     }
 
-    /// Waits until an event has come since this last returned.
+    /// Waits until an event has been noted since the last return.
     async fn arrived(&self) {
         let (noted, wake) = &*self.inner;
         wake.notified().await;

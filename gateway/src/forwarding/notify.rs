@@ -1,9 +1,7 @@
-//! What the forwarding appender has appended is told to those who hand events to it, so that they know the log without
-//! reading it.
+//! Append notices: the leader tells forwarding gateways what it has appended, so that they need not read the log.
 //!
-//! Reading an event costs its reader and the server as much as appending it; what a gateway must know of it are some dozen
-//! bytes, many events in a message. Nothing depends on anybody's being told: who misses something reads on, each append is
-//! compared as ever, and what stands at the end is asked of the log now and then, as with acks (`sequencer::log_tracker`).
+//! Reading an event costs the reader and the server as much as appending it; a notice takes some dozen bytes per event,
+//! many events in a message. Notices are best effort: a gateway that misses one reads the log.
 
 use std::{
     collections::HashMap,
@@ -25,16 +23,17 @@ use weft_proto::{
 use super::{ForwardingState, Name, wire};
 use crate::sequencer::{AppendNotice, AppendObserver, NOTICE_AGE_MAX, UNCONFIRMED};
 
-/// What stands in the place of a request's number.
+/// Stands in place of a request number in the subject.
 pub(super) const APPENDED: &str = "appended";
-/// Whoever has handed events on is told for so long: it is not to begin to read in every pause of its senders.
+/// Time for which a gateway gets notices after a request, so that it does not start reading in each pause of its
+/// senders.
 const SUBSCRIPTION_MAX: Duration = Duration::from_secs(10);
-/// Gateways that are told. More read.
+/// Largest number of notified gateways. Others read the log.
 const SUBSCRIBERS_MAX: usize = 64;
-/// Appends that wait to be told. Whoever misses one reads.
+/// Notices that may wait to be sent. If one is dropped, its receivers read the log.
 const QUEUE_MAX: usize = 16;
 
-/// As it is sent at `now`.
+/// Encodes a notice that is sent at `now`.
 pub(crate) fn encode(now: Timestamp, appended: &AppendNotice) -> Bytes {
     let events = appended.events().map(|(id, accepted)| v1::AppendedEvent {
         event_id: id.to_vec(),
@@ -48,7 +47,7 @@ pub(crate) fn encode(now: Timestamp, appended: &AppendNotice) -> Bytes {
     v1::Appended { sent_at_ms: now.as_millisecond(), behind_seq, events: events.collect() }.encode_to_vec().into()
 }
 
-/// What arrived at `now`. `None`: it makes no sense, or is too old.
+/// Decodes a notice that arrived at `now`. `None`: invalid or too old.
 pub(crate) fn decode(payload: Bytes, now: Timestamp) -> Option<AppendNotice> {
     let v1::Appended { sent_at_ms, behind_seq, events } = v1::Appended::decode(payload).ok()?;
     if wire::age(sent_at_ms, now) > NOTICE_AGE_MAX {
@@ -71,14 +70,14 @@ pub(crate) fn decode(payload: Bytes, now: Timestamp) -> Option<AppendNotice> {
     AppendNotice::new(accepted.collect::<Option<_>>()?)
 }
 
-/// Who has handed events on, and when. Cheap to clone.
+/// The gateways that get notices, with the times of their last requests. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Subscribers {
     heard: Arc<Mutex<HashMap<Name, Instant>>>,
 }
 
 impl Subscribers {
-    /// `gateway` has handed events on.
+    /// Notes a request of `gateway`.
     pub fn heard(&self, gateway: &str, now: Instant) {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = heard.get_mut(gateway) {
@@ -88,7 +87,7 @@ impl Subscribers {
         }
     }
 
-    /// Who is to be told.
+    /// The gateways to notify.
     fn subscribed(&self, now: Instant) -> Vec<Name> {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.retain(|_, at| now.saturating_duration_since(*at) < SUBSCRIPTION_MAX);
@@ -96,7 +95,7 @@ impl Subscribers {
     }
 }
 
-/// Tells what this gateway appends.
+/// Sends append notices.
 #[derive(Debug, Clone)]
 pub(crate) struct AppendNotifier {
     subscribers: Subscribers,
@@ -105,7 +104,7 @@ pub(crate) struct AppendNotifier {
 }
 
 impl AppendNotifier {
-    /// With the task that sends, which ends with the last clone.
+    /// The notifier and its sending task, which ends with the last clone.
     pub(super) fn new(shared: ForwardingState, subscribers: Subscribers) -> (Self, impl Future<Output = ()>) {
         let (queue, queued) = mpsc::channel(QUEUE_MAX);
         let server_clock = shared.connection.server_clock().clone();

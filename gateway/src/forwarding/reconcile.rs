@@ -1,8 +1,8 @@
-//! What a sender is told when its event was handed to a forwarding appender that then fell silent: the event goes into the
-//! own queue as well, and whoever appends first makes it one event.
+//! Reconciles the answers to an event that was forwarded to a leader that then fell silent, and was queued locally as
+//! well.
 //!
-//! "Known" here may then mean our own copy, appended there: its sender is the first, and only the forwarding appender can
-//! say so. So its late word is waited for, for a while. At most one of the two says "new": both compare before they append.
+//! A local "duplicate" may mean the copy that the leader appended. Then this sender was the first, which only the
+//! leader knows, so its late reply is awaited. At most one of the two says "new": both compare before they append.
 
 use std::time::Duration;
 
@@ -10,17 +10,16 @@ use tokio::{sync::oneshot, time::timeout};
 
 use crate::sequencer::{SubmitError, submission::Answer};
 
-/// How long a late word of the forwarding appender is waited for, once the event is known to be in the log: longer than a
-/// busy machine makes a living one wait, and well below what a sender waits. Without it the sender is told that its event
-/// is a duplicate, which is right for whoever sent it.
+/// Longest wait for the late reply once the event is known to be in the log: longer than a busy leader takes, and far
+/// less than a sender waits. Without the reply the sender is answered "duplicate", which is correct for any sender.
 pub(crate) const LATE_MAX: Duration = Duration::from_secs(1);
 
-/// The answer, of what is decided here and what is decided there.
+/// The answer to the sender, of the local and the remote decision.
 pub(crate) async fn reconcile(mut here: oneshot::Receiver<Answer>, mut there: oneshot::Receiver<Answer>) -> Answer {
     let mut told = None;
     let decided = loop {
         tokio::select! {
-            // Of two words at the same moment, theirs may be the better one.
+            // If both are ready, the remote reply may be the better one.
             biased;
             answer = &mut there, if told.is_none() => match answer {
                 Ok(answer) if is_new(&answer) => return answer,
@@ -59,7 +58,7 @@ mod tests {
         })
     }
 
-    /// `None`: the one that would have told it is gone, at once or in the end.
+    /// `None`: the decision never comes.
     async fn reconciled(here: Option<Answer>, there: Option<Answer>, there_first: bool) -> Answer {
         let (tell_here, told_here) = oneshot::channel();
         let (tell_there, told_there) = oneshot::channel();
@@ -79,7 +78,7 @@ mod tests {
         tokio::join!(reconcile(told_here, told_there), notifying).0
     }
 
-    /// P2: whoever of the two accepted it, its sender is told "new" exactly if it was one of them.
+    /// P2: the sender is answered "new" exactly if one of the two accepted its event.
     #[tokio::test(start_paused = true)]
     async fn one_of_two_says_new() {
         for there_first in [false, true] {
@@ -94,7 +93,7 @@ mod tests {
         assert_eq!(reconciled(None, Some(receipt(false)), true).await, receipt(false));
     }
 
-    /// A forwarding appender that is gone without a word costs [`LATE_MAX`] at the most.
+    /// A leader that is gone costs at most [`LATE_MAX`].
     #[tokio::test(start_paused = true)]
     async fn silence_is_not_waited_for_long() {
         let (tell, here) = oneshot::channel();

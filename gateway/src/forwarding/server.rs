@@ -1,4 +1,4 @@
-//! The forwarding appender's side: takes other gateways' events into the own queue, and tells them what became of each.
+//! The server side: queues the events of other gateways and replies with their outcomes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,11 +21,10 @@ use crate::sequencer::{
     submission::{Answer, Submission},
 };
 
-/// How often a gateway that waits is told that its request is worked at: several times in the silence after which it would
-/// wait no more.
+/// Interval of the "working" replies: several within the time after which a leader counts as silent.
 const WORKING: Duration = Duration::from_millis(15);
 
-/// An event of a request: its verdict, or where that will come from.
+/// The outcome of an event, or its source.
 enum Taken {
     Decided(ForwardReply),
     Waits(oneshot::Receiver<Answer>),
@@ -35,13 +34,13 @@ impl Taken {
     async fn verdict(self) -> ForwardReply {
         match self {
             Self::Decided(verdict) => verdict,
-            // Where nobody answers, the session starts over.
+            // Without an answer the session restarts.
             Self::Waits(answer) => ForwardReply::Decided(answer.await.unwrap_or(Err(SubmitError::Unavailable))),
         }
     }
 }
 
-/// Takes events for one shard.
+/// Serves requests for one shard.
 #[derive(Debug)]
 pub(super) struct ForwardServer {
     pub shared: ForwardingState,
@@ -50,14 +49,14 @@ pub(super) struct ForwardServer {
     /// The receipts, while they have caught up with the log.
     pub current: watch::Receiver<Option<Receipts>>,
     pub submit_timeout: Duration,
-    /// How old a request may be.
+    /// Maximum age of a request.
     pub age_max: Duration,
-    /// Who is told what is appended.
+    /// Receivers of append notices.
     pub subscribers: Subscribers,
 }
 
 impl ForwardServer {
-    /// Works until `drain`, then tells whoever still asks that it is leaving.
+    /// Runs until `drain`, then refuses the remaining requests.
     pub async fn run(self, mut requests: Subscriber, drain: CancellationToken) {
         let pending = TaskTracker::new();
         loop {
@@ -69,7 +68,7 @@ impl ForwardServer {
                 },
             }
         }
-        // Who comes from now on finds nobody here, at once.
+        // Later requests get "no responders" at once.
         if requests.drain().await.is_ok() {
             while let Some(request) = requests.next().await {
                 self.refuse(request).await;
@@ -77,12 +76,12 @@ impl ForwardServer {
         }
         pending.close();
         pending.wait().await;
-        // The answers are not to die with us. An error means that nobody could hear them anyway.
+        // Replies must leave before the process ends. An error means that nobody could receive them.
         let _ = timeout(self.submit_timeout, self.shared.connection.client().flush()).await;
     }
 
-    /// Queues the events of a request in order, before the next request is looked at; who waits for them is told by a
-    /// task of its own, of which there are no more than others may have under way.
+    /// Queues the events of a request in order, before the next request; a separate task replies. Other gateways limit
+    /// their requests under way.
     async fn take(&self, request: Message, pending: &TaskTracker) {
         if !self.shared.is_tagged(&request) {
             return self.ignore(&request);
@@ -104,7 +103,7 @@ impl ForwardServer {
         pending.spawn(async move { answer(&shared, reply, taken).await });
     }
 
-    /// An event that is not queued breaks its chain: its link ends here.
+    /// An event that is not queued breaks its chain, since its position is dropped.
     fn queue(&self, Arrived { event, link }: Arrived, deadline: Instant) -> Taken {
         let overloaded = Taken::Decided(ForwardReply::Decided(Err(SubmitError::Overloaded)));
         let Some(event) = event.filter(|event| self.shared.layout.shard_of(&event.workflow) == self.shared.shard)
@@ -121,7 +120,7 @@ impl ForwardServer {
         }
     }
 
-    /// It is not from a gateway of this mesh, or from one of a version that did not tag yet and goes on by itself.
+    /// The sender is not a gateway of this mesh, or runs a version without MACs and falls back by itself.
     fn ignore(&self, request: &Message) {
         tracing::warn!(subject = %request.subject, "events that no gateway of this mesh has sent are ignored");
     }
@@ -136,7 +135,7 @@ impl ForwardServer {
     }
 }
 
-/// Answers a request once all of its events have been decided, and says meanwhile that it is worked at.
+/// Replies once all events of a request are decided, and meanwhile that they are being processed.
 async fn answer(shared: &ForwardingState, reply: Subject, taken: Vec<Taken>) {
     let mut verdicts = std::pin::pin!(join_all(taken.into_iter().map(Taken::verdict)));
     let verdicts = loop {

@@ -1,4 +1,4 @@
-//! What gateways say to each other, and back: requests with events, answers with verdicts. Pure.
+//! Encoding of requests with events and of replies with outcomes. Pure.
 
 use std::{collections::HashMap, str::FromStr as _, time::Duration};
 
@@ -22,18 +22,18 @@ use crate::sequencer::{
     submission::{Answer, Encoded, Submission, numbered_bytes},
 };
 
-/// The age above which a request is refused. Both gateways take the time from the log server, so that a wrong wall clock
-/// neither refuses every request nor lets an old one pass.
+/// Age above which a request is refused. Both gateways use the time of the log server, so that a wrong wall clock
+/// neither refuses all requests nor lets old ones pass.
 const AGE_MAX: Duration = Duration::from_secs(30);
 
-/// How old a request may be where ids are known for `dedup_horizon`: what lay in a socket while a gateway stood still must
-/// not be appended when nobody knows its ids any more.
+/// Maximum age of a request where ids are known for `dedup_horizon`: a request that was delayed in a socket must not be
+/// appended after its ids are forgotten.
 pub(crate) fn age_max(dedup_horizon: Duration) -> Duration {
     AGE_MAX.min(dedup_horizon / 2)
 }
 
-/// The age at `now` of what was sent at `sent_at_ms`. What is from the future counts as old: two estimates of a server's
-/// clock do not differ by so much.
+/// Age at `now` of a message sent at `sent_at_ms`. The future counts as old: two estimates of a server clock do not
+/// differ by so much.
 pub(super) fn age(sent_at_ms: i64, now: Timestamp) -> Duration {
     Duration::from_millis(now.as_millisecond().abs_diff(sent_at_ms))
 }
@@ -43,32 +43,32 @@ pub(super) fn encode_optional_id(previous: Option<EventId>) -> Vec<u8> {
     previous.map(EventId::to_vec).unwrap_or_default()
 }
 
-/// What [`encode_optional_id`] gave; `None` where it makes no sense.
+/// Inverse of [`encode_optional_id`]; `None` if invalid.
 pub(super) fn decode_optional_id(bytes: &[u8]) -> Option<Option<EventId>> {
     if bytes.is_empty() { Some(None) } else { EventId::from_slice(bytes).map(Some) }
 }
 
-/// The answer to a whole request.
+/// The reply to a request.
 #[derive(Debug)]
 pub(crate) enum Reply {
-    /// The forwarding appender is at it.
+    /// The leader is working on it.
     Working,
-    /// It has taken none of it.
+    /// No event of it was taken.
     Refused,
-    /// What became of each event, in order.
+    /// The outcome of each event, in order.
     Verdicts(Vec<v1::ForwardVerdict>),
 }
 
-/// What became of an event there.
+/// The outcome of a forwarded event.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ForwardReply {
-    /// Its sender is to be told this.
+    /// The answer to its sender.
     Decided(Answer),
-    /// It has certainly not been appended: we may.
+    /// It was certainly not appended, and may be appended locally.
     NotTaken,
 }
 
-/// A request that was sent at `now`.
+/// Encodes a request that is sent at `now`.
 pub(crate) fn request<'a>(now: Timestamp, submissions: impl IntoIterator<Item = &'a Submission>) -> Bytes {
     let mut chains = HashMap::new();
     let mut number = |key| {
@@ -99,19 +99,19 @@ fn forwarded(submission: &Submission, chain: u32) -> v1::ForwardedEvent {
 
 /// An event of a request.
 pub(crate) struct Arrived {
-    /// `None`: it makes no sense to this version.
+    /// `None`: not valid for this version.
     pub event: Option<Encoded>,
-    /// What it holds of its chain, if it is a member of one.
+    /// Position in its chain, if it has one.
     pub link: Option<ChainPosition>,
 }
 
-/// The events of a request that arrived at `now`. `None`: no request, or one older than `age_max`.
+/// Decodes a request that arrived at `now`. `None`: invalid, or older than `age_max`.
 pub(crate) fn events(request: Bytes, layout: Layout, now: Timestamp, age_max: Duration) -> Option<Vec<Arrived>> {
     let request = v1::Forward::decode(request).ok()?;
     let age = age(request.sent_at_ms, now);
     let mut chains = HashMap::new();
     let arrived = |event: v1::ForwardedEvent| {
-        // What is a chain when it is handed on is a batch.
+        // A forwarded chain is a batch.
         let chain = || chains.entry(event.chain).or_insert_with(|| Chain::new(Reuse::LeftOut)).link();
         let link = (event.chain != 0).then(chain);
         Arrived { event: encoded(event, layout), link }
@@ -137,7 +137,7 @@ fn encoded(event: v1::ForwardedEvent, layout: Layout) -> Option<Encoded> {
     })
 }
 
-/// A reply as it is sent.
+/// Encodes a reply.
 pub(crate) fn encode_reply(reply: Reply) -> Bytes {
     let answer = match reply {
         Reply::Working => forward_answer::Answer::Working(v1::ForwardWorking {}),
@@ -147,7 +147,7 @@ pub(crate) fn encode_reply(reply: Reply) -> Bytes {
     v1::ForwardAnswer { answer: Some(answer) }.encode_to_vec().into()
 }
 
-/// A reply; `None` where it makes no sense.
+/// Decodes a reply; `None` if invalid.
 pub(crate) fn decode_reply(reply: Bytes) -> Option<Reply> {
     Some(match v1::ForwardAnswer::decode(reply).ok()?.answer? {
         forward_answer::Answer::Working(_) => Reply::Working,
@@ -156,7 +156,7 @@ pub(crate) fn decode_reply(reply: Bytes) -> Option<Reply> {
     })
 }
 
-/// An event's verdict as it is sent.
+/// Encodes an outcome.
 pub(crate) fn encode_verdict(verdict: ForwardReply) -> v1::ForwardVerdict {
     let of = |outcome: ForwardOutcome| v1::ForwardVerdict { outcome: outcome.into(), ..Default::default() };
     let answer = match verdict {
@@ -170,7 +170,7 @@ pub(crate) fn encode_verdict(verdict: ForwardReply) -> v1::ForwardVerdict {
                 outcome: outcome.into(),
                 sequence_number: receipt.sequence_number.0,
                 previous_event_id: encode_optional_id(receipt.previous),
-                // The sender of something new knows it.
+                // Known to the sender of a new event.
                 workflow_id: if receipt.duplicate { receipt.workflow.to_string() } else { String::new() },
                 event_id: if receipt.duplicate { receipt.event_id.to_vec() } else { Vec::new() },
             }
@@ -186,7 +186,7 @@ pub(crate) fn encode_verdict(verdict: ForwardReply) -> v1::ForwardVerdict {
     }
 }
 
-/// The verdict on event `id` of `workflow`. What makes no sense may have been appended.
+/// Decodes the outcome of event `id` of `workflow`. An invalid one may mean that the event was appended.
 pub(crate) fn decode_verdict(verdict: v1::ForwardVerdict, id: EventId, workflow: &WorkflowId) -> ForwardReply {
     let outcome = verdict.outcome();
     ForwardReply::Decided(match outcome {

@@ -1,4 +1,4 @@
-//! What another gateway has appended, as it says itself: as good as an ack of one's own append.
+//! Append notices: what another gateway has appended, applied like an ack.
 
 use std::time::Duration;
 
@@ -10,26 +10,26 @@ use weft_proto::ids::{EventId, StreamSeq};
 /// [`LATE_MAX`](weft_index::receipts::LATE_MAX).
 pub(crate) const NOTICE_AGE_MAX: Duration = Duration::from_secs(2);
 
-/// Events that stand one behind the other in the log. Not empty.
+/// Consecutive events of the log; at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AppendNotice {
     events: Vec<(EventId, Accepted)>,
 }
 
 impl AppendNotice {
-    /// `None`: there is nothing, or it does not stand one behind the other.
+    /// `None` if there are no events, or they are not consecutive.
     pub fn new(events: Vec<(EventId, Accepted)>) -> Option<Self> {
         let contiguous = events.is_sorted_by(|(_, a), (_, b)| a.seq.next() == b.seq);
         let begins = events.first().is_some_and(|(_, first)| first.seq > StreamSeq(0));
         (contiguous && begins).then_some(Self { events })
     }
 
-    /// The end of the log that they stand behind.
+    /// The sequence before the first event.
     pub fn behind(&self) -> StreamSeq {
         StreamSeq(self.events.first().map_or(0, |(_, first)| first.seq.0.saturating_sub(1)))
     }
 
-    /// Where the last of them stands.
+    /// The sequence of the last event.
     pub fn end(&self) -> StreamSeq {
         self.events.last().map_or(StreamSeq(0), |(_, last)| last.seq)
     }

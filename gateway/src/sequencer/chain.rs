@@ -1,18 +1,18 @@
-//! Events that stand in the log in their sender's order and without a hole, or not at all.
+//! Chains: events that are accepted in their sender's order and without a gap.
 //!
-//! Whoever sends events in order has sent the second before the first is answered. If then the first is refused, the
-//! second must not be accepted alone: sent again, the first would stand behind it. A chain is what such events have in
-//! common; a link is what each of them holds of it.
+//! A sender of ordered events sends the second before the first is answered. If the first is then refused, the second
+//! must not be accepted alone: the first, sent again, would follow it. A chain is shared by such events; each member
+//! holds a [`ChainPosition`].
 //!
-//! Invariant: whatever of a chain is accepted is a beginning of it, without those that were refused and do not break it.
-//! Three things keep it, all within the one task that decides for a shard:
+//! Invariant: what is accepted of a chain is a prefix of it, apart from refused members that do not break it. Three
+//! rules keep it, all in the task that decides for a shard:
 //!
 //! - the members come in order, and whatever sends one of them back sends those behind it back behind it;
 //! - a member that is refused, or forgotten, breaks the chain, and whatever is behind it is not appended any more
 //!   ([`decide`](super::decide::decide));
 //! - of what is appended together a beginning is stored.
 //!
-//! It holds within one shard. Over several, whoever submits waits until everything before has been accepted.
+//! It holds within one shard. Across shards, the submitter waits until all earlier events are accepted.
 
 use std::sync::{
     Arc,
@@ -21,14 +21,14 @@ use std::sync::{
 
 use super::{Receipt, SubmitError};
 
-/// What the members of a chain have in common. Cheap to clone.
+/// State shared by the members of a chain. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Chain {
     broken: Arc<AtomicBool>,
     reuse: Reuse,
 }
 
-/// What a member does whose id was used before with another body.
+/// Effect of a member whose id was used before with another body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reuse {
     /// It is refused and breaks the chain.
@@ -37,24 +37,24 @@ pub(crate) enum Reuse {
     LeftOut,
 }
 
-/// A member's part of its chain: dropped before it is [settled](ChainPosition::settle), it breaks the chain.
+/// The position of a member. If it is dropped before it is [settled](ChainPosition::settle), the chain breaks.
 #[derive(Debug)]
 pub(crate) struct ChainPosition {
     chain: Chain,
     settled: bool,
 }
 
-/// A chain as a member sees it that wants a number.
+/// State of the chain of a submission.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ChainedSubmission {
     pub key: ChainKey,
     /// A member before it was refused or forgotten.
     pub broken: bool,
-    /// Whether it breaks the chain if its id was used before with another body.
+    /// True if a reused id breaks the chain.
     pub reuse_breaks: bool,
 }
 
-/// Tells chains apart.
+/// Identity of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ChainKey(*const AtomicBool);
 
@@ -63,12 +63,12 @@ impl Chain {
         Self { broken: Arc::default(), reuse }
     }
 
-    /// The next member's part.
+    /// The position of the next member.
     pub fn link(&self) -> ChainPosition {
         ChainPosition { chain: self.clone(), settled: false }
     }
 
-    /// Nothing more of it is to be appended.
+    /// Breaks the chain: nothing more of it is appended.
     pub fn cut(&self) {
         self.broken.store(true, Ordering::Release);
     }

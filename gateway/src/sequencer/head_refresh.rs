@@ -1,9 +1,8 @@
-//! Heads carried forward: before the newest event of an idle workflow leaves the log, a record of it is appended, so that
-//! heads stay a function of the log.
+//! Head refresh: before the newest event of an idle workflow leaves the log, a record of its head is appended, so that
+//! heads remain a function of the log.
 //!
-//! Due is a head whose newest statement in the log is older than half the retention. It is looked for many times a
-//! retention, so there are several chances before it is too late, and any gateway may take them: whoever appends first is
-//! read by the others, for whom the head then is no longer due.
+//! A head is due for a refresh when its newest record is older than half the retention. Due heads are looked for
+//! [`LOOKS`] times per retention, by every gateway; the one that appends first refreshes the head for all.
 
 use std::time::Duration;
 
@@ -21,41 +20,41 @@ use weft_proto::{
 
 use super::{in_flight::HeadRecord, overlay::Overlay};
 
-/// Looks in one retention.
+/// Scans per retention.
 const LOOKS: u32 = 16;
-/// The shortest time between two looks: each walks through all heads.
+/// Shortest interval of scans: each walks through all heads.
 const INTERVAL_MIN: Duration = Duration::from_millis(250);
 
-/// A look at the file.
+/// A scan of the file.
 pub(super) type Scan = JoinHandle<Result<DuePage, StorageError>>;
 
-/// Heads that are due, as the file said at `cursor`.
+/// Due heads, as of `cursor`.
 #[derive(Debug)]
 pub(super) struct DuePage {
     cursor: StreamSeq,
     due: DueHeads,
 }
 
-/// Finds heads that are due and makes messages of them, one at a time.
+/// Finds due heads and makes records of them, one at a time.
 #[derive(Debug)]
 pub(super) struct HeadRefresher {
     retention: Duration,
     interval: Duration,
     subject: String,
-    /// The last workflow that was dealt with in this pass; `None` at a pass's start.
+    /// Last workflow of this pass; `None` at its start.
     after: Option<WorkflowId>,
-    /// When to look next.
+    /// Time of the next scan.
     next_scan: Instant,
-    /// While this goes on, nothing else of it does.
+    /// The scan under way.
     pub scan: Option<Scan>,
-    /// Found and not boarded yet.
+    /// Found and not yet part of an append.
     page: Option<DuePage>,
-    /// Where the pass goes on when what is being appended is stored.
+    /// Where the pass continues once the append is stored.
     in_append: Option<Option<WorkflowId>>,
 }
 
 impl HeadRefresher {
-    /// For messages on `subject`. Looks at once: a gateway may have been away for long.
+    /// Records go to `subject`. The first scan starts at once: the gateway may have been down for long.
     pub fn new(retention: Duration, subject: String) -> Self {
         Self {
             retention,
@@ -69,7 +68,7 @@ impl HeadRefresher {
         }
     }
 
-    /// When [`look`](Self::look) is wanted; `None` while something is under way.
+    /// Time of the next [`look`](Self::look); `None` while a scan or an append is under way.
     pub fn wakes_at(&self) -> Option<Instant> {
         let idle = self.scan.is_none() && self.page.is_none() && self.in_append.is_none();
         idle.then_some(self.next_scan)
@@ -80,7 +79,7 @@ impl HeadRefresher {
         self.page.is_some()
     }
 
-    /// Starts to look for heads that are due at `server_time`: a quiet log loses its messages, too, and by that clock.
+    /// Starts a scan for heads that are due at `server_time`, the clock by which an idle log expires messages.
     pub fn look(&mut self, receipts: Receipts, horizons: Horizons, stream_time: Timestamp, server_time: Timestamp) {
         let half = self.retention / 2;
         let Ok(due_before) = server_time.checked_sub(half) else { return };
@@ -92,7 +91,7 @@ impl HeadRefresher {
         }));
     }
 
-    /// What a look has found.
+    /// Handles the result of a scan.
     pub fn found(&mut self, page: DuePage) {
         if page.due.heads.is_empty() {
             self.finish(page.due.more_after);
@@ -101,12 +100,11 @@ impl HeadRefresher {
         }
     }
 
-    /// The message to be appended behind `overlay.end()`: of the heads that were found those of which nothing has been
-    /// said since.
+    /// The next record, of found heads that no later message states; it is appended after `overlay.end()`.
     pub fn next_head_record(&mut self, overlay: &Overlay) -> Option<HeadRecord> {
         let DuePage { cursor, due } = self.page.take()?;
         if cursor < overlay.base() {
-            // What was said between the two is in neither: look again.
+            // Messages between the two are in neither: scan again.
             self.next_scan = Instant::now();
             return None;
         }
@@ -122,7 +120,7 @@ impl HeadRefresher {
         Some(HeadRecord { id, heads, message })
     }
 
-    /// What [`next_head_record`](Self::next_head_record) gave has been stored, or has not.
+    /// The last record was stored, or not.
     pub fn append_finished(&mut self, stored: bool) {
         let Some(more_after) = self.in_append.take() else { return };
         if stored {

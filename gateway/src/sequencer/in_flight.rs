@@ -1,4 +1,4 @@
-//! A decided group on its way into the log, and what becomes of it there.
+//! A decided group of events, during its append and at its end.
 
 use std::collections::VecDeque;
 
@@ -13,7 +13,7 @@ use super::{
     submission::{Submission, no_message},
 };
 
-/// Heads to be heads_stored forward, as the first message of a group: they hold at S.
+/// A record of heads, as the first message of a group: the heads as of S.
 #[derive(Debug)]
 pub(super) struct HeadRecord {
     /// The message's id.
@@ -22,15 +22,15 @@ pub(super) struct HeadRecord {
     pub message: Outgoing,
 }
 
-/// What is being appended behind `expected`: the heads, if any, then the new events in order.
+/// An append after `expected`: the record of heads, if any, then the new events in order.
 #[derive(Debug)]
 pub(super) struct InFlightAppend {
     expected: StreamSeq,
     head_record: Option<(EventId, Vec<(WorkflowId, Head)>)>,
     new_events: Vec<New>,
-    /// Events whose id a new one of this group has: answered when that one is stored.
+    /// Events with the id of a new event of this group: answered when that one is stored.
     repeats: Vec<Repeat>,
-    /// Events to be decided again when those before them in their chains are stored. With their places in the group.
+    /// Events that are decided again once earlier ones of their chains are stored, with their index in the group.
     behind: Vec<(usize, Submission)>,
 }
 
@@ -53,20 +53,19 @@ struct Repeat {
     same_body: bool,
 }
 
-/// What has become of a flight.
+/// The outcome of an append.
 #[derive(Debug, Default)]
 pub(super) struct AppendOutcome {
     /// The events that were stored, in the log's order.
     pub appended: Vec<(EventId, Accepted)>,
-    /// Whether the heads were stored, if there were any.
+    /// True if a record of heads was stored.
     pub heads_stored: bool,
-    /// Not certainly stored, in their order in the group.
+    /// Submissions that may not have been stored, in the order of the group.
     pub left: VecDeque<Submission>,
 }
 
 impl InFlightAppend {
-    /// Decides for a group, answers what is known already, and returns the rest with the messages to be appended behind
-    /// `overlay.end()`.
+    /// Decides a group, answers duplicates, and returns the rest with the messages to append after `overlay.end()`.
     pub fn decide(
         overlay: &Overlay,
         horizons: Horizons,
@@ -124,13 +123,12 @@ impl InFlightAppend {
         (flight, messages)
     }
 
-    /// The end that everything in it was decided on.
+    /// S: the end that the group was decided on.
     pub fn expected(&self) -> StreamSeq {
         self.expected
     }
 
-    /// The file's cursor of the oldest look-up in it: the overlay must keep what lies behind, since what is left is
-    /// decided again.
+    /// Cursor of the oldest look-up of the group, which the overlay must not pass: what is left is decided again.
     pub fn looked_at(&self) -> Option<StreamSeq> {
         let submissions = self.new_events.iter().map(|new| &new.submission);
         let submissions = submissions.chain(self.repeats.iter().map(|repeat| &repeat.submission));
@@ -138,8 +136,8 @@ impl InFlightAppend {
         submissions.map(|submission| submission.looked.cursor).min()
     }
 
-    /// The first `stored` of `messages` are certainly stored behind `expected`: enters them into the overlay, answers
-    /// who waits for them, and gives back the rest.
+    /// The first `stored` messages are certainly stored: adds them to the overlay, answers their senders, and returns
+    /// the rest.
     pub fn complete(self, stored: usize, messages: Vec<Outgoing>, overlay: &mut Overlay) -> AppendOutcome {
         let mut heads_stored = false;
         let mut seq = self.expected;

@@ -1,4 +1,4 @@
-//! Asks the receipts' file about a group of events.
+//! Look-ups of groups of events in the receipts' file.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -14,51 +14,50 @@ use weft_index::{
 
 use super::{decide, submission::Submission};
 
-/// So many are asked about at once in any case, without a thread that may block: some milliseconds for all of them where
-/// no page is in memory.
+/// Groups up to this size are always looked up inline: some milliseconds if no page is in memory.
 const AT_ONCE_MAX: usize = 16;
-/// What one takes at the most for more than that to be asked about at once: some microseconds where the pages are in
-/// memory, so a few milliseconds for a whole group. A thread would be waited for as long, where processors are scarce.
+/// Larger groups are looked up inline while one event takes less than this: some microseconds with the pages in memory,
+/// so a few milliseconds for a group. A blocking thread would take as long to start on a busy machine.
 const QUICK: Duration = Duration::from_micros(20);
 
-/// A group that is being asked about.
+/// A look-up on a blocking thread.
 pub(super) type Looking = JoinHandle<Result<LookedUp, StorageError>>;
 
-/// A group that has been asked about.
+/// A finished look-up.
 pub(super) struct LookedUp {
     pub group: Vec<Submission>,
     took: Duration,
 }
 
-/// Where the next group is asked about, by what the last ones took.
+/// Decides where the next group is looked up, by the duration of the last look-up.
 #[derive(Debug, Default)]
 pub(super) struct LookupSpeed {
     quick: bool,
 }
 
 impl LookupSpeed {
-    /// Whether so many are asked about without a thread.
+    /// True if a group of this size is looked up inline.
     pub fn at_once(&self, submissions: usize) -> bool {
         submissions <= AT_ONCE_MAX || self.quick
     }
 
-    /// What this group took.
+    /// Notes the duration of a look-up.
     pub fn took(&mut self, looked: &LookedUp) {
         self.quick = looked.took <= QUICK * u32::try_from(looked.group.len()).unwrap_or(u32::MAX);
     }
 }
 
-/// What the file says now. Blocks for as long as the disk takes.
+/// The current view of the file. Blocks on the disk.
 pub(super) fn view(receipts: &Receipts) -> Result<Arc<View>, StorageError> {
     caught(|| receipts.view().map(Arc::new))
 }
 
-/// Asks on a thread that may block.
+/// Looks a group up on a blocking thread.
 pub(super) fn look_up(view: Arc<View>, group: Vec<Submission>) -> Looking {
     tokio::task::spawn_blocking(move || look_up_now(&view, group))
 }
 
-/// Asks. Blocks for as long as the disk takes.
+/// Looks a group up. Blocks on the disk.
 pub(super) fn look_up_now(view: &View, mut group: Vec<Submission>) -> Result<LookedUp, StorageError> {
     let started = Instant::now();
     caught(|| {

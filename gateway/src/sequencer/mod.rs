@@ -1,19 +1,18 @@
-//! Gives every new event its number and its predecessor, recognises every repeat, and appends. One task a shard.
+//! Numbers and appends new events and recognises duplicates. One task per shard.
 //!
-//! Each decision is made on everything up to one sequence S of EVENTS and is appended expecting S: if anyone else wrote
-//! meanwhile the append fails, the sequencer reads on and decides again. So two gateways never give one number twice, and
-//! a delivery that was sent to both at the same moment is accepted once.
+//! Each decision is made on everything up to a sequence S of EVENTS and is appended expecting S. If anyone else wrote
+//! meanwhile, the append fails, and the sequencer reads on and decides again. Two gateways therefore never give the
+//! same number twice, and a delivery that reaches both at the same time is accepted once.
 //!
-//! - `decide`: what becomes of each event of a group; pure.
-//! - `overlay`: the log beyond the receipts' file; `lookup`: what the file says; `end`: how far the log is known to reach.
-//! - `in_flight`: a decided group on its way into the log; `session`: the loop that sends one after the other; `follow`:
-//!   whether it reads the log, or knows it by acks and what it is told.
-//! - `submit_queue`: where events come in, alone, many at once, or in a line; `chain`: those that must not overtake each other.
-//! - `shard`: opens, compares, catches up, and starts over; `heads`: carried forward.
-//! - `remote`: what is needed of [`forwarding`](crate::forwarding), by which one of several gateways appends for all.
+//! - `submit_queue`: where events are submitted, singly, in batches or as a stream; `chain`: events that must keep their order.
+//! - `lookup`: queries of the receipts' file; `overlay`: the log beyond it; `end`: the known end of the log.
+//! - `decide`: the outcome of each event of a group; pure. `in_flight`: a decided group during its append.
+//! - `session`: the loop of one shard; `log_tracker`: whether it reads the log or relies on acks and notices.
+//! - `shard`: opens the receipts, catches up with the log, restarts sessions; `head_refresh`: keeps heads in the log.
+//! - `remote`: the interface to [`forwarding`](crate::forwarding), which lets one of several gateways append for all.
 //!
-//! A sender whose append had no answer, and whose event is then found in the log, is told that it is a duplicate: 200 is
-//! right for whoever sent it, 202 might be the second one.
+//! If an append got no answer and its event is then found in the log, the sender is answered 200 (duplicate): that is
+//! correct for any sender, whereas 202 could be the second one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -67,7 +66,7 @@ pub(crate) use submit_queue::LocalQueue;
 
 use submit_queue::SubmitQueue;
 
-/// An event that has been verified and identified and wants a number.
+/// A verified and identified event without a number.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
     /// Its id.
@@ -105,7 +104,7 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
-    /// The event as it stands in the log with this number and behind this one.
+    /// The event with its number and predecessor.
     pub fn numbered(self, sequence_number: SequenceNumber, previous: Option<EventId>) -> Event {
         Event {
             id: self.id,
@@ -152,10 +151,10 @@ pub enum SubmitError {
     /// The message would be larger than the log takes.
     #[error("the event is larger than the log takes")]
     TooLarge,
-    /// An event before it, that it must not overtake, was not accepted. Not appended.
+    /// An earlier event of its chain was not accepted. Not appended.
     #[error("an event before it was not accepted")]
     PredecessorRefused,
-    /// More events wait than the queue holds. Not appended.
+    /// The queue is full. Not appended.
     #[error("too many events wait for the log")]
     Overloaded,
     /// EVENTS is at its limit. Not appended.
@@ -175,7 +174,7 @@ pub enum SubmitError {
 /// Questions that may wait in one shard.
 const QUEUE_ASKS_MAX: usize = 1_000;
 
-/// What others have appended and a shard has not heard yet: more than a stolen turn brings. What does not fit is read.
+/// Append notices that may wait in one shard. If one does not fit, the log is read.
 const QUEUE_NOTICES_MAX: usize = 16;
 
 /// Hands events to the sequencers of all shards. Cheap to clone.
@@ -196,9 +195,9 @@ struct Inner {
     replays: Replays,
 }
 
-/// Opens the receipts of every shard and starts their sequencers on `tasks`. `forward` starts the forwarding of a shard and
-/// returns when its session must end. `progress` says what they still wait for,
-/// `None` while all are ready. When `drain` comes they finish what waits, and end.
+/// Opens the receipts of every shard and starts their sequencers on `tasks`. `forward` starts the forwarding of a
+/// shard; its token ends the session. `progress` says what is missing, `None` once all shards are ready. On `drain`
+/// they finish what is queued, and end.
 ///
 /// # Errors
 ///
@@ -245,7 +244,7 @@ where
         shards.push(shard.run(Inbox { queue: queued, asks: asked, notices }, receipts));
     }
     for shard in shards {
-        // Sees to its own errors; ends by `drain`.
+        // Handles its own errors; ends by `drain`.
         tasks.spawn(shard);
     }
     let (message_bytes_max, submit_timeout) = (options.message_bytes_max, options.submit_timeout);
@@ -271,7 +270,7 @@ impl Sequencer {
         let held = timeout_at(deadline, self.inner.replays.hold(key)).await;
         let mut held = held.map_err(|_| SubmitError::Unavailable)?;
         let sequencer = self.clone();
-        // Not dropped with a sender that hangs up: the append goes on, and nobody may overtake it.
+        // A sender that hangs up does not drop it: the append continues, and no repeat may overtake it.
         let submitting = tokio::spawn(async move {
             if let Some(first) = held.first() {
                 return Ok(first);
@@ -286,8 +285,8 @@ impl Sequencer {
         submitting.await.unwrap_or(Err(SubmitError::Unavailable))
     }
 
-    /// Where an event stands in the EVENTS of its shard: first as far as this gateway knows, then, when it does not know
-    /// the id, once it has read on to the end that the log had when it was asked. `None`: unknown, or expired.
+    /// Position of an event: first from what this gateway knows, then after reading to the end that the log has now.
+    /// `None`: unknown, or expired.
     ///
     /// # Errors
     ///
@@ -308,12 +307,12 @@ impl Sequencer {
 }
 
 impl Inner {
-    /// Nothing is taken in while it drains.
+    /// Refuses new events during a drain.
     fn accepts(&self) -> Result<(), SubmitError> {
         if self.drain.is_cancelled() { Err(SubmitError::Draining) } else { Ok(()) }
     }
 
-    /// By when what is taken in now has its answer.
+    /// Deadline of an event that is submitted now.
     fn deadline(&self) -> Instant {
         Instant::now() + self.submit_timeout
     }
@@ -323,7 +322,7 @@ impl Inner {
         if event.bytes > self.message_bytes_max() { Err(SubmitError::TooLarge) } else { Ok(event) }
     }
 
-    /// A shard's submit_queue, open.
+    /// The submit queue of a shard that is ready.
     fn submit_queue(&self, shard: ShardId) -> Result<&SubmitQueue, SubmitError> {
         let submit_queue = self.submit_queues.get(shard.0 as usize).ok_or(SubmitError::Starting)?;
         if submit_queue.current.borrow().is_some() { Ok(submit_queue) } else { Err(SubmitError::Starting) }
@@ -333,7 +332,7 @@ impl Inner {
         self.connection.max_payload().map_or(self.message_bytes_max, |max| max.min(self.message_bytes_max))
     }
 
-    /// Looks for an event in what is known of all shards.
+    /// Looks an event up in all shards.
     async fn find(&self, id: EventId) -> Result<Option<(ShardId, StreamSeq)>, SubmitError> {
         for shard in self.layout.all() {
             let submit_queue = self.submit_queue(shard)?;

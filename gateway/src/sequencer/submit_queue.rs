@@ -1,4 +1,4 @@
-//! Where events come in: one alone, many of which all or none are taken in, or a line of them.
+//! The entry of a shard: single events, batches that are taken completely or not at all, and streams.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,14 +22,14 @@ use super::{
 #[cfg(test)]
 mod tests;
 
-/// Bytes of the messages that may wait in one shard or be under way.
+/// Bytes of messages that may be queued or in flight in one shard.
 const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Where one shard takes events and questions.
+/// The queues of one shard.
 #[derive(Debug)]
 pub(super) struct SubmitQueue {
     queue: mpsc::Sender<Submission>,
-    /// Where events go instead while another gateway appends.
+    /// The queue to the gateway that appends for all.
     pub remote: Option<Box<dyn RemoteQueue>>,
     asks: mpsc::Sender<Ask>,
     /// A permit for each byte that may wait.
@@ -38,7 +38,7 @@ pub(super) struct SubmitQueue {
     pub current: watch::Receiver<Option<Receipts>>,
 }
 
-/// The queue of the session that appends for this gateway, as whoever forwards needs it.
+/// The part of a submit queue that forwarding uses.
 #[derive(Debug, Clone)]
 pub(crate) struct LocalQueue {
     pub queue: mpsc::Sender<Submission>,
@@ -48,11 +48,11 @@ pub(crate) struct LocalQueue {
     pub submit_timeout: Duration,
     /// The mesh's key, by which its gateways know each other.
     pub master_key: MasterKey,
-    /// For how long ids are known.
+    /// Dedup horizon.
     pub dedup_horizon: Duration,
     /// Events that may wait in the queue.
     pub events_max: usize,
-    /// Where the session hears what others have appended.
+    /// Append notices to the session.
     pub notices: mpsc::Sender<AppendNotice>,
 }
 
@@ -63,10 +63,10 @@ pub struct PendingReceipt {
     deadline: Instant,
 }
 
-/// Reservation for events of one submit_queue that stay together.
+/// Reserved places for events that stay together.
 enum Reservation<'a> {
     Local(mpsc::PermitIterator<'a, Submission>),
-    /// They leave as one.
+    /// Forwarded as one batch.
     Remote(mpsc::Permit<'a, EventBatch>, EventBatch),
 }
 
@@ -79,7 +79,7 @@ impl Reservation<'_> {
         Ok(())
     }
 
-    /// All of them have been filled.
+    /// Sends a batch that is complete.
     fn finish(self) {
         if let Self::Remote(place, batch) = self {
             place.send(batch);
@@ -87,17 +87,17 @@ impl Reservation<'_> {
     }
 }
 
-/// Why none of many events was taken in.
+/// Why a batch was not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotTaken {
-    /// The place among them of the one that is the reason, if it is one of them.
+    /// Index of the event that is the reason, if one is.
     pub at: Option<usize>,
     /// The reason.
     pub error: SubmitError,
 }
 
-/// Events of one sender, each submitted before the last is answered and nevertheless never accepted without those before
-/// it: whatever of a line is accepted is a beginning of it.
+/// Events of one sender, submitted before earlier ones are answered, but never accepted without them: what is accepted
+/// of a stream is a prefix of it.
 #[derive(Debug)]
 pub struct PublishStream {
     sequencer: Sequencer,
@@ -106,7 +106,7 @@ pub struct PublishStream {
 }
 
 impl SubmitQueue {
-    /// With the other end of its queue.
+    /// The queue, and its receiver.
     pub fn new(
         queue_events_max: usize,
         asks: mpsc::Sender<Ask>,
@@ -117,8 +117,7 @@ impl SubmitQueue {
         (Self { queue, remote: None, asks, room, current }, queued)
     }
 
-    /// The queue behind it, for events that other gateways hand on and those that come back from them; and where what they
-    /// append is told.
+    /// The part that forwarding uses. `notices` leads to the session.
     pub fn local(&self, options: &SequencerOptions, notices: mpsc::Sender<AppendNotice>) -> LocalQueue {
         LocalQueue {
             queue: self.queue.clone(),
@@ -136,7 +135,7 @@ impl SubmitQueue {
         self.asks.send(ask).await.map_err(|_| SubmitError::Draining)
     }
 
-    /// Takes in one event.
+    /// Queues one event.
     fn take(
         &self,
         event: Encoded,
@@ -144,7 +143,7 @@ impl SubmitQueue {
         link: Option<ChainPosition>,
     ) -> Result<PendingReceipt, SubmitError> {
         let room = self.room(event.bytes)?;
-        // Whoever stands in a line stays with those before it.
+        // Events of a stream stay in the local queue, with the earlier ones.
         let stays = link.is_some();
         let (submission, answer) = event.submission(deadline, room, link);
         match self.route() {
@@ -154,12 +153,12 @@ impl SubmitQueue {
         Ok(PendingReceipt { answer, deadline })
     }
 
-    /// Where events go that have just come, unless into the queue.
+    /// The queue for new events, if they are forwarded.
     fn route(&self) -> Option<&mpsc::Sender<EventBatch>> {
         self.remote.as_ref().and_then(|remote| remote.route())
     }
 
-    /// Reservation for so many events that stay together.
+    /// Reserves `places` for events that stay together.
     fn reserve(&self, places: usize) -> Result<Reservation<'_>, SubmitError> {
         match self.route() {
             Some(elsewhere) if places > 0 => {
@@ -170,15 +169,15 @@ impl SubmitQueue {
         }
     }
 
-    /// Room for so many bytes, at once or not at all.
+    /// Reserves `bytes`, immediately or not at all.
     fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, SubmitError> {
         let permits = u32::try_from(bytes).map_err(|_| SubmitError::Overloaded)?;
         self.room.clone().try_acquire_many_owned(permits).map_err(|_| SubmitError::Overloaded)
     }
 }
 
-/// Takes in all of the events, in their order at each submit_queue, or none. Each goes to the submit_queue at the index beside it; those
-/// at one submit_queue are a chain of which reused ids are left out.
+/// Queues all events, in order in each shard, or none. Each goes to the queue at the index beside it; those of one
+/// queue form a chain that skips reused ids.
 fn take_all(
     submit_queues: &[SubmitQueue],
     events: Vec<(usize, Encoded)>,
@@ -190,7 +189,7 @@ fn take_all(
         *places += 1;
         *bytes += event.bytes;
     }
-    // All that is needed before anything is sent: what is sent cannot be taken back.
+    // Reserves everything before sending: what was sent cannot be taken back.
     let mut reserved = Vec::with_capacity(submit_queues.len());
     for (submit_queue, (places, bytes)) in submit_queues.iter().zip(wanted) {
         reserved.push((submit_queue.reserve(places)?, submit_queue.room(bytes)?, Chain::new(Reuse::LeftOut)));
@@ -223,7 +222,7 @@ impl PendingReceipt {
     pub async fn receipt(self) -> Result<Receipt, SubmitError> {
         match timeout_at(self.deadline, self.answer).await {
             Ok(Ok(answer)) => answer,
-            // Too late, or the shard starts over.
+            // Deadline passed, or the shard restarts.
             Ok(Err(_)) | Err(_) => Err(SubmitError::Unavailable),
         }
     }
@@ -256,7 +255,7 @@ impl Sequencer {
         Ok(answers)
     }
 
-    /// A line that nobody stands in yet.
+    /// A new stream.
     pub fn publish_stream(&self) -> PublishStream {
         PublishStream { sequencer: self.clone(), chain: Chain::new(Reuse::Breaks), shard: None }
     }
@@ -275,19 +274,18 @@ impl Sequencer {
 }
 
 impl PublishStream {
-    /// Whether an event of this workflow may be submitted while others wait. It may not behind events of another shard:
-    /// two shards do not know of each other which of their events were accepted.
+    /// True if an event of this workflow may be submitted while earlier ones are pending. Events of another shard may
+    /// not: shards do not know which events of each other were accepted.
     pub fn joins(&self, workflow: &WorkflowId) -> bool {
         self.shard.is_none_or(|shard| shard == self.sequencer.inner.layout.shard_of(workflow))
     }
 
-    /// The deadline of an event that has just come.
+    /// Deadline of an event that arrives now.
     pub fn deadline(&self) -> Instant {
         self.sequencer.inner.deadline()
     }
 
-    /// Submits the next event. Where it does not [join](Self::joins), everything before it must have been accepted.
-    /// `deadline`: by when its sender has an answer, whether it had to wait before or not.
+    /// Submits the next event. If it does not [join](Self::joins), all earlier ones must have been accepted.
     ///
     /// # Errors
     ///
@@ -297,7 +295,7 @@ impl PublishStream {
         self.sequencer.enqueue(event, deadline, Some(self.chain.link()))
     }
 
-    /// What of it is not on its way into the log is not accepted any more.
+    /// Refuses what is not being appended yet.
     pub fn cut(&self) {
         self.chain.cut();
     }
