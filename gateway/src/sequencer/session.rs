@@ -191,7 +191,7 @@ impl<'a> Session<'a> {
             look_ups: lookup::LookupSpeed::default(),
             looking_from: StreamSeq(0),
             ready: VecDeque::new(),
-            append: AppendState::Idle(Appender::new(shard.connection.clone())),
+            append: AppendState::Idle(Box::new(Appender::new(shard.connection.clone()))),
             group_commit: GroupCommit::new(GROUP_MESSAGES_MAX),
             probe: None,
             failures: 0,

@@ -30,13 +30,13 @@ const FAILURES_TOGETHER_MAX: u32 = 2;
 
 /// The append that may be under way.
 pub(super) enum AppendState {
-    Idle(Appender),
+    Idle(Box<Appender>),
     Running { append: InFlightAppend, future: Pin<Box<dyn Future<Output = Box<AppendFinished>> + Send>> },
 }
 
 /// An append has ended.
 pub(super) struct AppendFinished {
-    appender: Appender,
+    appender: Box<Appender>,
     messages: Vec<Outgoing>,
     result: Result<StreamSeq, AppendError>,
     /// Answer to the senders if there was no room: the log is at its limit, or the disk is full.
@@ -95,7 +95,7 @@ impl Session<'_> {
                 continue;
             }
             let expected = flight.expected();
-            let spare = AppendState::Idle(Appender::new(self.shard.connection.clone()));
+            let spare = AppendState::Idle(Box::new(Appender::new(self.shard.connection.clone())));
             let AppendState::Idle(mut appender) = mem::replace(&mut self.append, spare) else { return };
             let (lost, sent_at) = (changed(&self.shard.connection), Instant::now());
             let batched = appender.batches(messages.len());
