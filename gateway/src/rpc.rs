@@ -18,6 +18,7 @@ use weft_proto::v1::ingest_service_server::IngestServiceServer;
 
 use crate::{admission, http::state::Api};
 
+mod event;
 mod publish;
 mod publish_stream;
 mod status;

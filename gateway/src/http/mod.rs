@@ -3,9 +3,11 @@
 pub mod body;
 pub mod error;
 pub mod events;
+mod open_streams;
 pub mod openapi;
 pub mod router;
 pub mod since;
 pub mod state;
 pub mod stream;
 pub mod webhooks;
+mod wire;

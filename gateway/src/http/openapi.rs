@@ -5,9 +5,8 @@ use std::sync::{Arc, LazyLock};
 use axum::{extract::State, response::IntoResponse};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
-use serde::Serialize;
 use utoipa::{
-    Modify, OpenApi, ToSchema,
+    Modify, OpenApi,
     openapi::{
         ContentBuilder, Ref, RefOr, Response as OpenApiResponse, ResponseBuilder,
         path::Operation,
@@ -22,6 +21,7 @@ use super::{
     events, since,
     state::Api,
     stream, webhooks,
+    wire::{Envelope, Page, PlainEvent},
 };
 use crate::admission::Client;
 
@@ -62,78 +62,6 @@ struct Document;
 
 /// What all operations share: how callers are known, and how requests are refused.
 struct Shared;
-
-/// An event as it is read and delivered. `data` is the sender's, byte for byte; where the body is not JSON,
-/// `dataContentType` and `dataBase64` stand in its place. An event without data has none of them.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Envelope {
-    /// The event's id.
-    event_id: uuid::Uuid,
-    /// Its number in its workflow, from 1.
-    #[schema(minimum = 1)]
-    sequence_number: u64,
-    /// Its workflow.
-    workflow_id: String,
-    /// The event before it in its workflow.
-    #[schema(required)]
-    previous_event_id: Option<uuid::Uuid>,
-    /// What happened, such as `order.paid`.
-    r#type: String,
-    /// Who sent it.
-    source: String,
-    /// When it happened, as the sender says; else as `receivedAt`.
-    #[schema(format = DateTime)]
-    time: String,
-    /// When the gateway received it.
-    #[schema(format = DateTime)]
-    received_at: String,
-    /// What the sender calls this delivery.
-    #[schema(required)]
-    delivery_id: Option<String>,
-    /// Any JSON.
-    #[schema(value_type = Option<Value>)]
-    data: Option<serde_json::Value>,
-    /// Media type of `dataBase64`.
-    data_content_type: Option<String>,
-    /// The body, where it is not JSON.
-    #[schema(format = Byte)]
-    data_base64: Option<String>,
-}
-
-/// Events behind a cursor, oldest first.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Page {
-    /// May be empty while `hasMore` is true: one request looks at a bounded part of the log.
-    events: Vec<Envelope>,
-    /// Where to go on. Opaque.
-    next_cursor: String,
-    /// Whether the log holds more.
-    has_more: bool,
-}
-
-/// One event in plain JSON.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct PlainEvent {
-    /// What happened, such as `order.paid`.
-    r#type: String,
-    /// Its workflow.
-    #[schema(max_length = 128)]
-    workflow_id: String,
-    /// Any JSON.
-    #[schema(value_type = Option<Value>)]
-    data: Option<serde_json::Value>,
-    /// Names this delivery: the same one again gets the first receipt. Absent: `Idempotency-Key`, else a new event.
-    #[schema(max_length = 256)]
-    id: Option<String>,
-    /// When it happened.
-    #[schema(format = DateTime)]
-    time: Option<String>,
-    /// Who sends it; `api` where nothing is said. Not the name of a configured webhook source.
-    source: Option<String>,
-}
 
 /// The document as it is served: it never changes while a gateway runs.
 static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {

@@ -26,8 +26,8 @@ use weft_proto::{
 use crate::{
     admission::Client,
     http::error::{Code, Problem},
-    http::openapi,
     http::state::{Api, LogHandle},
+    http::wire,
     sequencer::SubmitError,
     sources::LookupError,
 };
@@ -69,7 +69,7 @@ pub struct Wanted {
         ("subscription" = Option<String>, Query, description = "Only what this subscription takes"),
         ("limit" = Option<u32>, Query, description = "1 to 1000; 100 where nothing is said"),
     ),
-    responses((status = 200, description = "A page", body = openapi::Page))
+    responses((status = 200, description = "A page", body = wire::Page))
 )]
 pub async fn since(
     State(api): State<Arc<Api>>,
@@ -98,7 +98,7 @@ pub async fn since(
     tag = "read",
     security(("apiKey" = []), ("bearer" = [])),
     params(("event" = uuid::Uuid, Path, description = "Its id")),
-    responses((status = 200, description = "Its envelope", body = openapi::Envelope))
+    responses((status = 200, description = "Its envelope", body = wire::Envelope))
 )]
 pub async fn event(
     State(api): State<Arc<Api>>,
@@ -121,7 +121,7 @@ pub async fn event(
         ("source" = String, Query, description = "Who sent it"),
         ("deliveryId" = String, Query, description = "What the sender calls it"),
     ),
-    responses((status = 200, description = "Its envelope", body = openapi::Envelope))
+    responses((status = 200, description = "Its envelope", body = wire::Envelope))
 )]
 pub async fn event_of_delivery(
     State(api): State<Arc<Api>>,

@@ -12,7 +12,7 @@ use weft_nats::{
 };
 use weft_proto::v1::Scope;
 
-use super::{body, error::Problem, stream::Streams};
+use super::{body, error::Problem, open_streams::Streams};
 use crate::{
     admission::{Admission, Client},
     auth,

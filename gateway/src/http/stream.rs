@@ -19,7 +19,7 @@ use futures_util::stream::unfold;
 use http::{HeaderMap, HeaderValue, header};
 use tokio::{
     sync::{
-        OwnedSemaphorePermit, Semaphore,
+        OwnedSemaphorePermit,
         mpsc::{self, OwnedPermit},
     },
     time::{sleep, timeout},
@@ -39,8 +39,6 @@ mod frame;
 #[cfg(test)]
 mod tests;
 
-/// Streams at a time: each may hold some hundred KiB of events that its client has not taken yet.
-const STREAMS_MAX: usize = 256;
 /// Without an event for so long a heartbeat is sent: proxies cut connections that are silent for a minute.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How long a client may take nothing.
@@ -49,30 +47,6 @@ const STALL_MAX: Duration = Duration::from_secs(30);
 const FRAMES_AHEAD: usize = 4;
 /// What clients are told to wait before they connect again, in milliseconds.
 const RECONNECT_MS: u64 = 1000;
-
-/// The open streams.
-#[derive(Debug)]
-pub struct Streams {
-    places: Arc<Semaphore>,
-    closing: CancellationToken,
-}
-
-impl Streams {
-    /// None yet. `closing` ends them.
-    pub fn new(closing: CancellationToken) -> Self {
-        Self { places: Arc::new(Semaphore::new(STREAMS_MAX)), closing }
-    }
-
-    /// What ends them.
-    pub fn closing(&self) -> &CancellationToken {
-        &self.closing
-    }
-
-    fn place(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        let full = |_| Problem::new(Code::Overloaded, format!("{STREAMS_MAX} streams are open; connect again later"));
-        Arc::clone(&self.places).try_acquire_owned().map_err(full)
-    }
-}
 
 /// The events after a cursor and those to come, as Server-Sent Events.
 ///
@@ -119,7 +93,7 @@ pub async fn stream(
     // The channel is new: there is room.
     let last_words = frames.clone().try_reserve_owned().map_err(|_| Problem::new(Code::Internal, "no room"))?;
     // Ends with its client, by `closing`, or when the log has nothing more to say.
-    tokio::spawn(feed(tail, frames, last_words, api.streams.closing.clone(), grant, place));
+    tokio::spawn(feed(tail, frames, last_words, api.streams.closing().clone(), grant, place));
     let body = Body::from_stream(unfold(taken, async |mut taken| {
         let frame: Bytes = taken.recv().await?;
         Some((Ok::<_, Infallible>(frame), taken))

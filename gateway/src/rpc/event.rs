@@ -1,6 +1,17 @@
 //! Events and receipts as gRPC messages.
 
-USES
+use http::HeaderMap;
+use jiff::Timestamp;
+use weft_proto::v1::{self, PublishRequest, Scope};
+
+use crate::{
+    auth::authorize,
+    http::error::{Code, Problem},
+    http::events::{Caller, Draft, check_json},
+    http::state::Api,
+    identify,
+    sequencer::{NewEvent, Receipt},
+};
 /// The event of a message, if its sender may send it: the key is looked at again for each, so that one that is revoked
 /// ends its streams.
 pub(super) fn admit(api: &Api, headers: &HeaderMap, event: PublishRequest) -> Result<NewEvent, Problem> {

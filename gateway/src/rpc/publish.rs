@@ -3,25 +3,25 @@
 use std::{pin::Pin, sync::Arc, time::Instant};
 
 use futures_util::Stream;
-use http::HeaderMap;
-use jiff::Timestamp;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming, service::Interceptor};
 use weft_proto::v1::{
-    self, PublishRequest, PublishResponse, PublishStreamRequest, PublishStreamResponse, Scope,
+    PublishRequest, PublishResponse, PublishStreamRequest, PublishStreamResponse, Scope,
     ingest_service_server::IngestService,
 };
 
-use super::publish_stream;
+use super::{
+    event::{admit, written},
+    publish_stream,
+};
 use crate::{
     admission::Client,
-    auth::authorize,
-    http::error::{Code, Problem},
-    http::events::{Caller, Draft, check_json},
-    http::state::Api,
-    http::webhooks,
-    identify, metrics,
-    sequencer::{NewEvent, Receipt},
+    http::{
+        error::{Code, Problem},
+        state::Api,
+        webhooks,
+    },
+    metrics,
 };
 
 /// Streams at a time. Each may hold the beginning of a message of the largest size: as much as bodies may, by default,
@@ -85,43 +85,5 @@ impl IngestService for Ingest {
         let (metadata, _, sent) = request.into_parts();
         let answers = publish_stream::answers(Arc::clone(&self.api), metadata.into_headers(), line, sent, place);
         Ok(Response::new(Box::pin(answers)))
-    }
-}
-
-/// The event of a message, if its sender may send it: the key is looked at again for each, so that one that is revoked
-/// ends its streams.
-pub(super) fn admit(api: &Api, headers: &HeaderMap, event: PublishRequest) -> Result<NewEvent, Problem> {
-    let caller = Caller::of(api, authorize(&api.keys, headers, Scope::Ingest)?);
-    let bytes_max = api.bodies.bytes_max();
-    if event.data.len() > bytes_max {
-        return Err(Problem::new(Code::BodyTooLarge, format!("the data is larger than {bytes_max} bytes")));
-    }
-    let given = |text: String| Some(text).filter(|text| !text.is_empty());
-    let content_type = given(event.data_content_type).unwrap_or_else(|| weft_nats::event::JSON.to_owned());
-    check_json(&content_type, &event.data)?;
-    let time = event.time.map(|time| {
-        let time = Timestamp::new(time.seconds, time.nanos);
-        time.map_err(|_| Problem::new(Code::MalformedBody, "time is not a time"))
-    });
-    caller.admit(Draft {
-        delivery_id: given(event.delivery_id),
-        source: given(event.source),
-        event_type: given(event.r#type),
-        workflow: given(event.workflow_id),
-        time: time.transpose()?,
-        traceparent: identify::traceparent(headers),
-        kept_headers: Vec::new(),
-        content_type,
-        data: event.data,
-    })
-}
-
-pub(super) fn written(receipt: Receipt) -> v1::Receipt {
-    v1::Receipt {
-        event_id: receipt.event_id.to_string(),
-        sequence_number: receipt.sequence_number.0,
-        workflow_id: receipt.workflow.to_string(),
-        previous_event_id: receipt.previous.map(|id| id.to_string()).unwrap_or_default(),
-        duplicate: receipt.duplicate,
     }
 }

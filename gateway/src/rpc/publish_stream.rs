@@ -16,7 +16,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tonic::Status;
 use weft_proto::v1::{PublishStreamRequest, PublishStreamResponse};
 
-use super::publish::{admit, written};
+use super::event::{admit, written};
 use super::status;
 use crate::{
     http::error::{Code, Problem},

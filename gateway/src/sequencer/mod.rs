@@ -8,7 +8,7 @@
 //! - `lookup`: queries of the receipts' file; `overlay`: the log beyond it; `end`: the known end of the log.
 //! - `decide`: the outcome of each event of a group; pure. `in_flight`: a decided group during its append.
 //! - `session`: the loop of one shard; `log_tracker`: whether it reads the log or relies on acks and notices.
-//! - `shard`: opens the receipts, catches up with the log, restarts sessions; `head_refresh`: keeps heads in the log.
+//! - `lifecycle`: opens the receipts, catches up with the log, restarts sessions; `head_refresh`: keeps heads in the log.
 //! - `remote`: the interface to [`forwarding`](crate::forwarding), which lets one of several gateways append for all.
 //!
 //! If an append got no answer and its event is then found in the log, the sender is answered 200 (duplicate): that is
@@ -37,6 +37,7 @@ mod end;
 pub(crate) mod group_commit;
 mod head_refresh;
 mod in_flight;
+mod lifecycle;
 mod log_tracker;
 mod lookup;
 mod options;
@@ -220,7 +221,7 @@ where
     for id in layout.all() {
         let stream = layout.events_stream(id);
         let path = options.folder.join(format!("receipts-{id}.redb"));
-        let receipts = shard::open(path.clone(), stream.clone(), options.horizons()).await?;
+        let receipts = lifecycle::open(path.clone(), stream.clone(), options.horizons()).await?;
         let (asks, asked) = mpsc::channel(QUEUE_ASKS_MAX);
         let (current, currently) = watch::channel(None);
         let (mut submit_queue, queued) = SubmitQueue::new(options.queue_events_max, asks, currently);
