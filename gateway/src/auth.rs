@@ -1,4 +1,5 @@
-//! Who may call: an API key in `x-api-key` or as a bearer token. What it may do is `weft_nats::catalog::keys`'s to say.
+//! Authentication: an API key in `x-api-key` or as a bearer token. Its rights are decided by
+//! `weft_nats::catalog::keys`.
 
 use http::{HeaderMap, header};
 use weft_nats::catalog::keys::{Grant, KeyError, Keys, bearer};
@@ -8,7 +9,7 @@ use crate::http::error::{Code, Problem};
 
 const API_KEY: &str = "x-api-key";
 
-/// What a request with these headers may do, provided that its key has a scope.
+/// The rights of a request with these headers, whose key must have a scope.
 ///
 /// # Errors
 ///

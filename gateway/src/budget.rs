@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 const SHARE_PARTS: usize = 8;
 /// The share of a network that has had too many requests refused: it may still send good ones.
 const LIMITED_PARTS: usize = 64;
-/// Bodies of the largest size that fit into either share, whatever the fraction.
+/// Bodies of the largest size that fit into either share, regardless of the fraction.
 const SHARE_BODIES_MIN: usize = 2;
 /// How long a body may arrive before it can be given up for another.
 const EVICTION_AGE: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ struct Shared {
 struct Table {
     next: u64,
     held: usize,
-    /// What requests that are not authenticated hold.
+    /// Memory of unauthenticated requests.
     networks: HashMap<IpAddr, usize>,
     open: HashMap<u64, Open>,
 }
@@ -60,7 +60,7 @@ struct Open {
     evicted: CancellationToken,
 }
 
-/// What one request holds. Given back when this is dropped.
+/// Memory of one request, returned on drop.
 #[derive(Debug)]
 pub struct Share {
     id: u64,
@@ -74,7 +74,7 @@ pub struct Share {
 pub struct Full;
 
 impl Budget {
-    /// A budget of so many bytes, for bodies of at most `body_bytes_max` each.
+    /// A budget in bytes, for bodies of at most `body_bytes_max` each.
     pub fn new(bytes: usize, body_bytes_max: usize) -> Self {
         let least = body_bytes_max.saturating_mul(SHARE_BODIES_MIN);
         let part = |parts: usize| (bytes / parts).max(least).min(bytes);

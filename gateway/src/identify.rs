@@ -77,11 +77,11 @@ enum DeliveryId {
 pub struct Request<'a> {
     /// The workflow that the path names.
     pub path_workflow: Option<&'a str>,
-    /// Its headers.
+    /// Headers.
     pub headers: &'a HeaderMap,
     /// Its raw body.
     pub body: &'a Bytes,
-    /// What of it was signed.
+    /// The signed part.
     pub verified: &'a Verified,
     /// When it was received.
     pub received_at: Timestamp,

@@ -39,7 +39,7 @@ pub const CONNECTIONS_REFUSED: &str = "weft_gateway_connections_refused_total";
 /// should be.
 pub const LARGEST_ADDRESS_SHARE: &str = "weft_gateway_largest_address_share";
 
-/// Tells the recorder what the names mean.
+/// Describes the metrics to the recorder.
 pub fn describe() {
     describe_counter!(ACCEPTED, "events taken into the log");
     describe_counter!(DUPLICATE, "repeats answered with the first receipt");

@@ -8,7 +8,7 @@ use weft_nats::{changes::set_if_changed, connect::Connection};
 
 use crate::{http::state::Api, rpc::Health};
 
-/// How often the connection is looked at: it tells its state only when asked.
+/// Interval of checks of the connection, which reports no changes.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Inputs of the readiness.
@@ -46,7 +46,7 @@ pub async fn watch(
         set_if_changed(&missing, now);
         tokio::select! {
             () = sleep(LOOK_INTERVAL) => {}
-            // Once nobody reports progress any more only the interval remains.
+            // Once the reporter has ended only the interval remains.
             Ok(()) = progress.changed() => {}
             () = cancel.cancelled() => {
                 missing.send_replace(Some("draining".into()));
@@ -57,7 +57,7 @@ pub async fn watch(
     }
 }
 
-/// What is missing first, in the order in which things come.
+/// The first missing part, in the order of the start.
 fn first_missing(connected: bool, progress: Option<String>, catalog: Option<String>) -> Option<String> {
     if !connected {
         return Some("nats: not connected".into());

@@ -25,15 +25,15 @@ mod status;
 
 use publish::{Ingest, KeyHolders};
 
-/// What a message holds beside the data: names of some hundred bytes each, and a media type.
+/// Overhead of a message: names of some hundred bytes each, and a media type.
 const MESSAGE_OVERHEAD_BYTES: usize = 16 * 1024;
 
-/// Tells `grpc.health.v1` whether the gateway is ready. Cheap to clone.
+/// Reports readiness to `grpc.health.v1`. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Health(HealthReporter);
 
 impl Health {
-    /// Tells the server as a whole, and its one service.
+    /// Sets the state of the server and of its one service.
     pub async fn tell(&self, ready: bool) {
         let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         for name in ["", <IngestServiceServer<Ingest> as NamedService>::NAME] {
@@ -42,7 +42,7 @@ impl Health {
     }
 }
 
-/// The services' routes, and where to tell their health: not ready until told.
+/// The routes of the services, and their health reporter, which starts as not ready.
 pub async fn routes(api: &Arc<Api>) -> (Router, Health) {
     let (reporter, health_server) = health_reporter();
     let health = Health(reporter);

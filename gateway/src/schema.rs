@@ -33,13 +33,13 @@ mod tests;
 const INLINE_BYTES_MAX: usize = 32 * 1024;
 /// How long large data waits for its turn: each turn takes some ten milliseconds a MiB.
 const TURN_WAIT: Duration = Duration::from_secs(5);
-/// How often a rule that only warns is logged at the most; the counter has them all.
+/// Longest interval of log lines for a rule that only warns; the counter has all.
 const LOG_EVERY: Duration = Duration::from_secs(60);
 
-/// What data is where the source's pointer names nothing: what the envelope holds then.
+/// Data of an event whose source pointer finds nothing, as in the envelope.
 const NOTHING: Bytes = Bytes::from_static(b"null");
 
-/// Whose turn it is to judge large data: as many at a time as there are processors. Clones share the turns.
+/// Permits to judge large data: one per processor. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Turns(Arc<Semaphore>);
 

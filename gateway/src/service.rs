@@ -51,7 +51,7 @@ pub struct Gateway {
 /// Why the log cannot be written at the moment; `None` while it can.
 type Storage = watch::Receiver<Option<String>>;
 
-/// What ends a gateway.
+/// Reason for which a gateway ends.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The log is another than the configuration says.

@@ -28,7 +28,7 @@ pub struct Source {
     pub verifier: Verifier,
     /// How they are read.
     pub rules: Rules,
-    /// What their data must be.
+    /// Schemas of their data.
     pub schemas: Schemas,
     /// The largest body that it may send, in bytes; `None`: what the gateway takes.
     pub body_bytes_max: Option<usize>,
@@ -92,7 +92,7 @@ impl Sources {
         self.catalog.clone()
     }
 
-    /// What the catalog lacks for sources to be looked up in it, for people; `None`: nothing.
+    /// Missing part of the catalog, for people; `None`: sources can be looked up.
     pub fn missing(&self) -> Option<String> {
         self.catalog.borrow().missing()
     }

@@ -1,4 +1,4 @@
-//! Whose request it is: the address at the other end, or the one that a trusted proxy names.
+//! The client of a request: the peer address, or the one that a trusted proxy names.
 //!
 //! `X-Forwarded-For` and `Forwarded` are written by whoever likes, so only what trusted proxies have added counts: from the
 //! right, past the proxies, the first address that is none. What cannot be read, or two headers that name different
@@ -49,7 +49,7 @@ impl TrustedProxies {
         }
     }
 
-    /// Whom a header names: the right-most address that is no proxy's, else the left-most.
+    /// The address that a header names: the right-most that is no proxy, else the left-most.
     fn named<'h>(
         &self,
         elements: impl DoubleEndedIterator<Item = Option<&'h str>>,
@@ -67,12 +67,12 @@ impl TrustedProxies {
     }
 }
 
-/// What a header says of the client.
+/// Content of a client header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Named {
     /// Nothing: it is not there.
     Nobody,
-    /// Something that is no address.
+    /// An element that is not an address.
     Garbage,
     /// This.
     Client(IpAddr),

@@ -35,7 +35,7 @@ struct Window {
     warned_at: Option<Instant>,
 }
 
-/// What a full window says.
+/// Result of a full window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Finding {
     address: IpAddr,

@@ -1,4 +1,4 @@
-//! How a caller stands with a limit, as every answer tells it.
+//! State of a limit for a caller, as each answer reports it.
 
 use std::{cmp::Ordering, time::Duration};
 

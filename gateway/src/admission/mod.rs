@@ -52,9 +52,9 @@ use limiter::{Exceeded, Limiter};
 pub use rate::{Period, Rate};
 pub use weft_serve::Peer;
 
-/// What a request holds at the least while it is answered, in bytes: its connection's buffers and its task.
+/// Minimum memory of a request while it is answered, in bytes: buffers of its connection and its task.
 const REQUEST_BYTES: usize = 8 * 1024;
-/// What a header holds beside its text, in bytes.
+/// Overhead of a header, in bytes.
 const HEADER_BYTES: usize = 128;
 
 /// The limits of a gateway.
@@ -63,14 +63,14 @@ pub struct Admission {
     proxies: TrustedProxies,
     /// Where no proxies are trusted.
     crowd: Option<Crowd>,
-    /// What requests may hold; `None`: as much as they like.
+    /// Memory limit of requests; `None`: unlimited.
     budget: Option<Budget>,
     per_ip: Option<Limiter<IpAddr>>,
     per_source: Option<Limiter<String>>,
     per_key: Option<Limiter<String>>,
 }
 
-/// Who makes a request, and how it stands with the limits that it has met. Clones are the same client.
+/// The client of a request, with the limits that it has met. Clones are the same client.
 #[derive(Debug, Clone, Default)]
 pub struct Client {
     /// `None` for requests that did not come over a connection.
@@ -198,7 +198,7 @@ impl Client {
         }
     }
 
-    /// What its request holds.
+    /// Memory of its request.
     pub(crate) fn share(&self) -> Option<Arc<Share>> {
         self.share.clone()
     }
@@ -305,7 +305,7 @@ fn is_overload(response: &Response) -> bool {
     response.extensions().get::<Code>() == Some(&Code::Overloaded)
 }
 
-/// Never too early, and at least 1: whoever is told 0 comes again at once.
+/// Rounded up, and at least 1: with 0 clients repeat at once.
 fn whole_secs(wait: Duration) -> u32 {
     u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
 }

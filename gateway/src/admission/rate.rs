@@ -16,7 +16,7 @@ const COUNT_MAX: u32 = 1_000_000_000;
 pub enum Rate {
     /// No limit.
     Off,
-    /// So many in a period.
+    /// A number of requests in a period.
     Limited {
         /// How many.
         count: NonZeroU32,
@@ -37,7 +37,7 @@ pub enum Period {
 }
 
 impl Rate {
-    /// So many a minute; none is [`Rate::Off`].
+    /// Requests per minute; 0 is [`Rate::Off`].
     pub const fn per_minute(count: u32) -> Self {
         match NonZeroU32::new(count) {
             Some(count) => Self::Limited { count, period: Period::Minute },
@@ -45,7 +45,7 @@ impl Rate {
         }
     }
 
-    /// What it means to the limiter; `None`: no limit.
+    /// The quota of the limiter; `None`: no limit.
     pub(super) const fn quota(self) -> Option<Quota> {
         match self {
             Self::Off => None,

@@ -40,7 +40,7 @@ const EVENT_OVERHEAD_BYTES: usize = 512;
 #[derive(Debug)]
 pub(super) struct ForwardClient {
     shared: ForwardingState,
-    /// What is to be forwarded.
+    /// Events to forward.
     queue: mpsc::Receiver<EventBatch>,
     /// The local session's queue.
     own: mpsc::Sender<Submission>,
@@ -61,7 +61,7 @@ struct LateReply {
     events: Vec<(Told, oneshot::Sender<Answer>)>,
 }
 
-/// What a reply needs to become a receipt.
+/// Input of a receipt besides the reply.
 type Told = (weft_proto::ids::EventId, weft_proto::ids::WorkflowId);
 
 impl ForwardClient {
@@ -179,7 +179,7 @@ impl ForwardClient {
             return self.told(message);
         }
         let Ok(number) = last.parse() else { return };
-        // The server reports that nobody is subscribed.
+        // The server reports that there is no subscriber.
         let nobody = message.status == Some(StatusCode::NO_RESPONDERS);
         if !nobody && !self.shared.is_tagged(message) {
             tracing::warn!(subject = %message.subject, "an answer that no gateway of this mesh has given is ignored");

@@ -17,8 +17,8 @@ use weft_nats::{
 
 use super::Name;
 
-/// Lifetime of a lease without renewal. A suspended leader harms nobody, but while it is named the others contend. The
-/// server counts whole seconds, and removes a key up to one and a half late.
+/// Lifetime of a lease without renewal. While a suspended leader is named, the other gateways contend. The server
+/// counts whole seconds, and removes a key up to one and a half late.
 pub(super) const TTL: Duration = Duration::from_secs(5);
 /// Longest wait for an answer: the next check comes soon.
 const ANSWER_MAX: Duration = Duration::from_secs(2);

@@ -76,7 +76,7 @@ impl ForwardServer {
         }
         pending.close();
         pending.wait().await;
-        // Replies must leave before the process ends. An error means that nobody could receive them.
+        // Replies must leave before the process ends. An error means that the connection is closed for good.
         let _ = timeout(self.submit_timeout, self.shared.connection.client().flush()).await;
     }
 
@@ -120,7 +120,7 @@ impl ForwardServer {
         }
     }
 
-    /// The sender is not a gateway of this mesh, or runs a version without MACs and falls back by itself.
+    /// The sender is not a gateway of this mesh, or runs a version without MACs and then appends by itself.
     fn ignore(&self, request: &Message) {
         tracing::warn!(subject = %request.subject, "events that no gateway of this mesh has sent are ignored");
     }

@@ -248,7 +248,7 @@ mod tests {
         assert_eq!((theirs.subject, theirs.headers, theirs.payload), (ours.subject, ours.headers, ours.payload));
     }
 
-    /// Whatever is a chain here is one there, apart from others.
+    /// A chain remains a chain at the leader, apart from others.
     #[test]
     fn chains_survive_the_way() {
         let layout = Layout::new(1);
@@ -305,7 +305,7 @@ mod tests {
             assert_eq!(there_and_back(ForwardReply::Decided(answer.clone())), ForwardReply::Decided(answer));
         }
         assert_eq!(there_and_back(ForwardReply::NotTaken), ForwardReply::NotTaken);
-        // Of what only the other gateway is, nobody here can tell what became of the event.
+        // An unknown outcome says nothing about the event.
         for error in [SubmitError::Starting, SubmitError::Draining] {
             assert_eq!(
                 there_and_back(ForwardReply::Decided(Err(error))),

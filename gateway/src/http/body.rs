@@ -30,7 +30,7 @@ const RATE_LEAD: Duration = Duration::from_secs(5);
 /// connection lingers after the answer instead.
 const DISCARD_TIME: Duration = Duration::from_secs(1);
 
-/// What a body may take.
+/// Limits of a body.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Bytes; one that is exactly as large is taken.
@@ -93,7 +93,7 @@ impl From<Refusal> for Problem {
 }
 
 impl Reader {
-    /// A reader with a budget of its own.
+    /// A reader with a separate budget.
     pub fn new(limits: Limits) -> Self {
         let budget = BUDGET_BYTES.max(limits.bytes_max.saturating_mul(BUDGET_BODIES_MIN));
         Self { limits, budget: Budget::new(budget, limits.bytes_max) }
@@ -109,7 +109,7 @@ impl Reader {
         self.limits.depth_max
     }
 
-    /// What requests may hold together.
+    /// Memory limit of all requests.
     pub fn budget(&self) -> &Budget {
         &self.budget
     }

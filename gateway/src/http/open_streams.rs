@@ -23,7 +23,7 @@ impl Streams {
         Self { places: Arc::new(Semaphore::new(STREAMS_MAX)), closing }
     }
 
-    /// What ends them.
+    /// Cancelled when they must end.
     pub fn closing(&self) -> &CancellationToken {
         &self.closing
     }

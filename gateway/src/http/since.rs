@@ -36,13 +36,13 @@ use crate::{
 const LIMIT_DEFAULT: usize = 100;
 /// The most events of one page.
 const LIMIT_MAX: usize = 1000;
-/// How long a reader waits for its page at the most.
+/// Longest wait for a page.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The parameters of a query, in its order.
 pub type Pairs = Vec<(String, String)>;
 
-/// What a reader asks for.
+/// A query.
 #[derive(Debug, Default)]
 pub struct Wanted {
     /// A cursor or an event id; `None`: from the oldest event kept.
@@ -179,7 +179,7 @@ pub async fn resolve(log: &LogHandle, text: &str) -> Result<Cursor, Problem> {
 }
 
 impl Wanted {
-    /// What a query asks for, as far as a key may see it.
+    /// The query, restricted to the rights of its key.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! What the routes share.
+//! State shared by the routes.
 
 use std::sync::{Arc, OnceLock};
 
@@ -24,11 +24,11 @@ use crate::{
 /// What the routes share.
 #[derive(Debug)]
 pub struct Api {
-    /// Who may send.
+    /// The sources.
     pub sources: Sources,
-    /// Who may call, apart from signed webhooks.
+    /// API keys.
     pub keys: Keys,
-    /// How much of whom is taken.
+    /// Rate limits.
     pub admission: Arc<Admission>,
     /// The open event streams.
     pub streams: Streams,
@@ -69,7 +69,7 @@ impl Api {
         Self { sources, keys, admission, streams, bodies, rejected, log: OnceLock::new() }
     }
 
-    /// What a request may do, provided that its key has a scope; it counts against the limit of the key.
+    /// The rights of a request whose key must have a scope; it counts against the limit of the key.
     ///
     /// # Errors
     ///
@@ -81,7 +81,7 @@ impl Api {
         Ok(grant)
     }
 
-    /// Ends what does not end by itself.
+    /// Cancelled when streams must end.
     pub fn closing(&self) -> &CancellationToken {
         self.streams.closing()
     }

@@ -45,7 +45,7 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 const STALL_MAX: Duration = Duration::from_secs(30);
 /// Frames on their way to a client; the last place is kept for the last words.
 const FRAMES_AHEAD: usize = 4;
-/// What clients are told to wait before they connect again, in milliseconds.
+/// Reconnection delay that clients are given, in milliseconds.
 const RECONNECT_MS: u64 = 1000;
 
 /// The events after a cursor and those to come, as Server-Sent Events.
@@ -105,7 +105,7 @@ pub async fn stream(
     Ok((headers, body).into_response())
 }
 
-/// What a client that connects again has seen last; empty: nothing.
+/// The last cursor that a reconnecting client has seen; empty: none.
 fn last_event_id(headers: &HeaderMap) -> Option<String> {
     let text = headers.get("last-event-id")?.to_str().ok()?;
     Some(text.to_owned()).filter(|text| !text.is_empty())

@@ -34,10 +34,10 @@ use crate::{
     sources::{LookupError, Source},
 };
 
-/// How long a sender waits for its receipt at the most. The sequencer gives up sooner; this holds whatever happens there.
+/// Longest wait for a receipt. The sequencer gives up sooner; this holds in any case.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The header that tells a repeat's answer from a first one's.
+/// Header of an answer to a repeat.
 const REPLAYED: &str = "idempotent-replayed";
 
 /// The answer to an accepted event.
@@ -85,7 +85,7 @@ pub async fn webhook(
     path: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<Response, Problem> {
-    // A name that is not UTF-8 is nobody's.
+    // No source has a name that is not UTF-8.
     let Path(source) = path.map_err(|_| unknown_source())?;
     accept(&api, &source, None, request).await
 }
@@ -128,7 +128,7 @@ pub async fn events(State(api): State<Arc<Api>>, request: Request) -> Result<Res
     accept(&api, "events", None, request).await
 }
 
-/// What a request came to.
+/// Result of a request.
 #[derive(Debug)]
 enum Received {
     Accepted(Receipt),
@@ -189,7 +189,7 @@ async fn receive(
         if let Some(grant) = &grant {
             grant.check(&event.source, &event.workflow)?;
         }
-        // The body counts against the budget until here only: what waits for the log has a bound of its own.
+        // The body counts against the budget until here: the queue of the log has a separate limit.
         drop(held);
         submit(api, event).await.map(Received::Accepted)
     };
@@ -200,7 +200,7 @@ async fn receive(
 ///
 /// # Errors
 ///
-/// A [`Problem`] with `unknown_source`, or with what is ours to mend.
+/// A [`Problem`] with `unknown_source`, or with an internal cause.
 pub(crate) fn source(api: &Api, name: &str) -> Result<Arc<Source>, Problem> {
     api.sources.get(name).map_err(|error| match error {
         LookupError::Starting => SubmitError::Starting.into(),
@@ -213,7 +213,7 @@ pub(crate) fn source(api: &Api, name: &str) -> Result<Arc<Source>, Problem> {
 ///
 /// # Errors
 ///
-/// A [`Problem`] that is the sender's to mend.
+/// A [`Problem`] that the sender can fix.
 pub(crate) async fn event(
     source: &Source,
     path_workflow: Option<&str>,
@@ -241,7 +241,7 @@ pub(crate) async fn event(
 ///
 /// # Errors
 ///
-/// A [`Problem`]: a delivery id that was used, or what is ours to mend.
+/// A [`Problem`]: a reused delivery id, or an internal cause.
 pub(crate) async fn submit(api: &Api, event: NewEvent) -> Result<Receipt, Problem> {
     let log = api.log()?;
     let receipt = timeout(ANSWER_TIMEOUT, log.sequencer.submit(event)).await;

@@ -17,7 +17,7 @@ pub const STRANGERS_BODY_BYTES_MAX: usize = 16 * 1024;
 /// The most that the kept headers may weigh, names and values, in bytes. With the body and the rest it fits into every
 /// server of the mesh, which takes messages of 128 KiB and more.
 const HEADERS_BYTES_MAX: usize = 32 * 1024;
-/// What a header weighs beyond its name and value: the tags and lengths around them.
+/// Encoding overhead of a header.
 const HEADER_OVERHEAD_BYTES: usize = 16;
 /// The longest secret that is looked for across the end of what is kept, in bytes: some are keys of 4,096 bits.
 const SECRET_BYTES_MAX: usize = 1024;
@@ -26,7 +26,7 @@ const PATH_BYTES_MAX: usize = 8 * 1024;
 /// The most that is kept of the detail, in bytes.
 const DETAIL_BYTES_MAX: usize = 4 * 1024;
 
-/// What a refused request takes in the inbox, nearly, in bytes.
+/// Approximate size of a refused request in the inbox, in bytes.
 pub(super) fn bytes(refused: &Refused<'_>) -> usize {
     let headers = refused.head.headers.iter();
     let headers: usize = headers.map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD_BYTES).sum();

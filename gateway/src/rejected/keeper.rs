@@ -28,7 +28,7 @@ pub struct Entry {
     pub(super) content: Rejected,
 }
 
-/// Opens the inbox and stores what is handed in, in a stream of so many bytes, until `stop` and shortly after.
+/// Opens the inbox and stores entries in a stream of a given size, until `stop` and shortly after.
 pub async fn keep(api: Arc<Api>, connection: Connection, inbox_bytes: u64, stop: CancellationToken) {
     let (queue, mut entries) = mpsc::channel(QUEUE_ENTRIES_MAX);
     api.rejected.open(queue, inbox_bytes);
@@ -49,7 +49,7 @@ pub async fn keep(api: Arc<Api>, connection: Connection, inbox_bytes: u64, stop:
     }
 }
 
-/// Stores one entry, or drops it: nobody waits for it.
+/// Stores one entry, or drops it; no request waits for it.
 async fn store(connection: &Connection, entry: Entry) {
     // While it is disconnected the client would queue it without a bound.
     if !connection.is_connected() {

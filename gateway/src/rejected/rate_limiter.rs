@@ -32,7 +32,7 @@ pub struct Offer<'o> {
     pub source: &'o str,
     /// Where an unauthenticated request came from, as far as that is known; `None`: its sender was authenticated.
     pub stranger: Option<Option<IpAddr>>,
-    /// What it takes in the inbox, in bytes.
+    /// Size in the inbox, in bytes.
     pub bytes: usize,
 }
 
@@ -40,7 +40,7 @@ pub struct Offer<'o> {
 #[derive(Debug)]
 pub struct RateLimiter {
     kept: HashMap<String, VecDeque<Instant>>,
-    /// What the share of all unauthenticated requests is, in bytes.
+    /// Share of all unauthenticated requests, in bytes.
     share: f64,
     strangers: Bucket,
     networks: HashMap<IpAddr, Bucket>,
@@ -56,7 +56,7 @@ struct Bucket {
 impl Bucket {
     const FULL: Self = Self { used: 0.0, at: None };
 
-    /// What is used of `share` at `now`.
+    /// Used part of `share` at `now`.
     fn used(&self, share: f64, now: Instant) -> f64 {
         let elapsed = self.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         (self.used - share * elapsed.as_secs_f64() / SHARE_TIME.as_secs_f64()).max(0.0)
@@ -72,7 +72,7 @@ impl Bucket {
 }
 
 impl RateLimiter {
-    /// For an inbox of so many bytes.
+    /// For an inbox of this size.
     pub fn new(inbox_bytes: u64) -> Self {
         let share = inbox_bytes as f64 / UNAUTHENTICATED_PARTS;
         Self { kept: HashMap::new(), share, strangers: Bucket::FULL, networks: HashMap::new() }

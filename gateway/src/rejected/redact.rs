@@ -1,4 +1,4 @@
-//! What is taken out of a refused request before it is kept. Pure.
+//! Redaction of a refused request before it is kept. Pure.
 //!
 //! - Values of headers that carry credentials: those webhook_with_workflow in [`CREDENTIAL_HEADERS`], and any whose name holds one of
 //!   [`SECRET_WORDS`], except the headers that the source's scheme signs with: they prove a secret and do not tell it.
@@ -17,7 +17,7 @@ use weft_schemes::spelling;
 
 use super::RequestOrigin;
 
-/// What stands where something was taken out.
+/// Replacement of removed text.
 pub const REDACTED: &str = "[redacted]";
 
 /// Headers whose value is a credential.
@@ -29,7 +29,7 @@ const SECRET_WORDS: [&str; 9] =
 const QUERY_WORDS: [&str; 4] = ["key", "sig", "auth", "code"];
 /// The shortest secret that is looked for, in bytes: shorter ones are refused where sources are configured.
 const SECRET_BYTES_MIN: usize = 8;
-/// What an API key of ours begins with.
+/// Prefix of API keys of the mesh.
 const KEY_PREFIX: &str = "weft_";
 /// The fewest characters of an API key behind its prefix: less is an ordinary word.
 const KEY_CHARS_MIN: usize = 16;

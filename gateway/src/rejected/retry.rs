@@ -40,7 +40,7 @@ const CONCURRENCY: usize = 8;
 const SUBSCRIBE_RETRY: Duration = Duration::from_millis(500);
 /// Prefixes of reply subjects: a client's inbox, and the server's reply to a request of another account.
 const REPLIES: [&str; 2] = ["_INBOX", "_R_."];
-/// What the path of a webhook begins with.
+/// Prefix of webhook paths.
 const WEBHOOKS: &str = "/api/v1/webhooks/";
 
 /// Answers retries until `closing`.
@@ -111,7 +111,7 @@ async fn retry(api: &Api, connection: &Connection, sequence: StreamSeq) -> Resul
     Ok(receipt)
 }
 
-/// What of an entry is verified and read again.
+/// The part of an entry that is verified and read again.
 struct KeptRequest {
     workflow: Option<String>,
     headers: HeaderMap,

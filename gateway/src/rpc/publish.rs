@@ -35,7 +35,7 @@ pub(super) struct Ingest {
     streams: Arc<Semaphore>,
 }
 
-/// Lets in whoever has a key to send events with.
+/// Admits callers whose key may send events.
 #[derive(Debug, Clone)]
 pub(super) struct KeyHolders {
     api: Arc<Api>,

@@ -7,10 +7,11 @@
 //! Invariant: what is accepted of a chain is a prefix of it, apart from refused members that do not break it. Three
 //! rules keep it, all in the task that decides for a shard:
 //!
-//! - the members come in order, and whatever sends one of them back sends those behind it back behind it;
-//! - a member that is refused, or forgotten, breaks the chain, and whatever is behind it is not appended any more
+//! - members come in order, and returning one to the queue returns the later ones after it;
+//! - a refused or dropped member breaks the chain, and later members are not appended
 //!   ([`decide`](super::decide::decide));
-//! - of what is appended together a beginning is stored.
+//!   ([`decide`](super::decide::decide));
+//! - of what is appended together a prefix is stored.
 //!
 //! It holds within one shard. Across shards, the submitter waits until all earlier events are accepted.
 
@@ -33,7 +34,7 @@ pub(crate) struct Chain {
 pub(crate) enum Reuse {
     /// It is refused and breaks the chain.
     Breaks,
-    /// It is refused, and the chain goes on without it.
+    /// It is refused, and the chain continues without it.
     LeftOut,
 }
 
@@ -48,7 +49,7 @@ pub(crate) struct ChainPosition {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ChainedSubmission {
     pub key: ChainKey,
-    /// A member before it was refused or forgotten.
+    /// An earlier member was refused or dropped.
     pub broken: bool,
     /// True if a reused id breaks the chain.
     pub reuse_breaks: bool,
@@ -77,12 +78,12 @@ impl Chain {
         self.broken.load(Ordering::Acquire)
     }
 
-    /// The same for all members, while any of them lives.
+    /// Equal for all members, while any of them exists.
     pub fn key(&self) -> ChainKey {
         ChainKey(Arc::as_ptr(&self.broken))
     }
 
-    /// As it is at this moment.
+    /// The current state.
     pub fn linked(&self) -> ChainedSubmission {
         ChainedSubmission { key: self.key(), broken: self.is_broken(), reuse_breaks: self.reuse == Reuse::Breaks }
     }
@@ -93,7 +94,7 @@ impl ChainPosition {
         &self.chain
     }
 
-    /// The member has its answer: the chain goes on behind it, or breaks.
+    /// Records the answer of the member: the chain continues, or breaks.
     pub fn settle(mut self, answer: &Result<Receipt, SubmitError>) {
         self.settled = match answer {
             Ok(_) => true,

@@ -1,4 +1,4 @@
-//! What becomes of each event of a group: a pure function of the log up to S and of the group.
+//! Decides each event of a group: a pure function of the log up to S and of the group.
 //!
 //! Invariants, which hold for everything up to S plus what the group appends, provided that it is appended at S + 1 or
 //! not at all: one receipt an id; numbers contiguous from a workflow's head; each predecessor the event before; nothing of
@@ -11,10 +11,10 @@ use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
 
 use super::{chain::ChainedSubmission, overlay::Overlay};
 
-/// What the receipts' file says of an event that wants a number. The default is what an empty file says.
+/// Result of a look-up in the receipts' file. The default is that of an empty file.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Looked {
-    /// What the file knew when it was asked: everything up to here. The overlay must hold everything behind it.
+    /// Cursor of the file at the look-up. The overlay must hold everything after it.
     pub cursor: StreamSeq,
     /// The newest event of the same id.
     pub accepted: Option<Accepted>,
@@ -31,14 +31,14 @@ pub(crate) struct Candidate<'a> {
     pub workflow: &'a WorkflowId,
     /// Of workflow, type and body.
     pub digest: &'a [u8; 32],
-    /// What a replay of its body under another id is recognised by, where its source guards against that.
+    /// Key by which a replay of the body under another id is recognised, if the source guards against that.
     pub replay_key: Option<EventId>,
     pub looked: &'a Looked,
     /// The chain that it is a member of.
     pub linked: Option<ChainedSubmission>,
 }
 
-/// What becomes of an event.
+/// The decision on an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Decision {
     /// It is in the log: this is its receipt.

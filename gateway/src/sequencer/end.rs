@@ -1,4 +1,4 @@
-//! How far the log is known to reach, and what may be concluded from that. Pure.
+//! The known end of the log, and what may be concluded from it. Pure.
 //!
 //! Two kinds of answers speak of the log's end. A leader's *state* is what it has applied: it can be read, and it stays. The
 //! number in a *refused append* is on a replicated log only what was proposed: it cannot be read yet, and it vanishes with
@@ -23,7 +23,7 @@ impl LogEnd {
         Self { applied, proposed: StreamSeq(0) }
     }
 
-    /// Where to read on to before anything is decided.
+    /// The end up to which messages must be read before a decision.
     pub fn wanted(&self) -> StreamSeq {
         self.applied.max(self.proposed)
     }
@@ -51,7 +51,7 @@ impl LogEnd {
             Presence::Absent if after == read => Some(through),
             // It has been read meanwhile, or the reader brings it.
             Presence::Absent | Presence::Present => None,
-            // What was proposed is still under way or has vanished. The next append tells, and proves whatever it does.
+            // The proposal is pending or has vanished; the next append tells.
             Presence::Unreached => {
                 self.proposed = StreamSeq(0);
                 None

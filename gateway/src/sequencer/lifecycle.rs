@@ -27,11 +27,11 @@ use super::{
 };
 use crate::metrics;
 
-/// Between two tries of whatever does not work at the moment.
+/// Pause between attempts that failed.
 const RETRY: Duration = Duration::from_millis(300);
-/// The first pause before a session starts over. It doubles with each session that ends early, up to [`RETRY`].
+/// First pause before a session restarts. It doubles with each session that ends early, up to [`RETRY`].
 const RESTART: Duration = Duration::from_millis(5);
-/// A session that worked for so long is no reason to pause before the next.
+/// A session that ran this long resets the pause.
 const SETTLED: Duration = Duration::from_secs(10);
 /// Reads that are decoded at the same time: enough for the cores of a small machine.
 const DECODING_MAX: usize = 4;
@@ -54,7 +54,7 @@ pub(super) async fn open(path: PathBuf, stream: String, horizons: Horizons) -> R
 }
 
 impl Shard {
-    /// Works until it is drained.
+    /// Runs until it is drained.
     pub async fn run(self, mut inbox: Inbox, receipts: Receipts) {
         let mut receipts = Some(receipts);
         let mut pause = RESTART;
@@ -93,7 +93,7 @@ impl Shard {
         worked
     }
 
-    /// Compares the receipts with the log and reads it to its end. Waits for the log for as long as it takes.
+    /// Compares the receipts with the log and reads it to its end. Waits until the log is available.
     async fn start(&self, receipts: &Receipts) -> Result<Started, Fault> {
         let started_at = Instant::now();
         let (mut position, state) = self.verified(receipts).await?;
@@ -118,7 +118,7 @@ impl Shard {
         Ok(Started { created, writer, reader, overlay })
     }
 
-    /// Where the receipts stand, in a log that is the one they were made of.
+    /// The position of the receipts, in a log that is the one they were made of.
     async fn verified(&self, receipts: &Receipts) -> Result<(Position, StreamState), Fault> {
         let view = receipts.clone();
         let view = spawn_blocking(move || view.view().map(|view| view.position().cloned())).await;
@@ -151,7 +151,7 @@ impl Shard {
         mut newest: Option<(StreamSeq, Mark)>,
     ) -> Result<Overlay, Fault> {
         let (mut read, mut written) = (from, from);
-        // Hashing and decoding take as long as reading: they run beside it, and stay in order.
+        // Hashing and decoding take as long as reading: they run in parallel with it, in order.
         let mut decoding: FuturesOrdered<JoinHandle<Vec<Change>>> = FuturesOrdered::new();
         while read < last || !decoding.is_empty() {
             let batch = tokio::select! {
@@ -189,8 +189,7 @@ impl Shard {
         Ok(Overlay::new(written, read, newest))
     }
 
-    /// Makes the receipts fit to begin again, from nothing where they are not of this log. `None`: drained meanwhile.
-    /// `pause`: how long to wait first.
+    /// Reopens the receipts after `fault`, from scratch if they are of another log. `None`: drained meanwhile.
     async fn recover(&self, fault: &Fault, receipts: Receipts, mut pause: Duration) -> Option<Receipts> {
         let shard = self.id.0;
         let rebuild = match fault {

@@ -1,10 +1,10 @@
-//! Decides whether a session reads the log, or relies on the acks of its own appends and on append notices of other
-//! gateways. Pure.
+//! Decides whether a session reads the log, or relies on acks of local appends and on append notices of other gateways.
+//! Pure.
 //!
 //! An ack with the expected sequence proves that no other message lies in between. A gateway that appends alone
-//! therefore knows the log without reading it, and reading its own events back would cost the server and the gateway as
-//! much as appending them. An ack does not tell when a message was stored; the session asks that of the newest one
-//! every [`CONFIRM_AFTER`], and all earlier ones count as stored then.
+//! therefore knows the log without reading it, and reading its events back would cost the server and the gateway as
+//! much as appending them. An ack does not contain the storage time; the session asks that of the newest message every
+//! [`CONFIRM_AFTER`], and all earlier ones count as stored then.
 //!
 //! An append notice ([`AppendNotice`](super::append_notice::AppendNotice)) is applied like an ack. Notices are best
 //! effort: if one is lost, the gateway sees the gap and resumes reading.
@@ -199,7 +199,7 @@ mod tests {
         );
     }
 
-    /// Contiguous notices stop the reader, whatever is read meanwhile; a gap resumes it.
+    /// Contiguous notices stop the reader, regardless of what is read meanwhile; a gap resumes it.
     #[test]
     fn who_is_told_everything_reads_no_more() {
         let now = Instant::now();

@@ -94,7 +94,7 @@ pub struct NewEvent {
     pub traceparent: Option<String>,
     /// Why workers must not attempt it.
     pub quarantine: Option<String>,
-    /// Sender's headers handed on, lower-case names.
+    /// Headers of the sender that are passed on, lower-case names.
     pub kept_headers: Vec<(String, String)>,
     /// The body, untouched.
     pub payload: Bytes,
@@ -392,7 +392,7 @@ impl Inner {
     /// Waits until the shard has read to the end that the log has now.
     async fn read_on(&self, shard: ShardId) -> Result<(), SubmitError> {
         let view = streams::leader_view(&self.connection, &self.layout.events_stream(shard)).await;
-        // A leader that was cut off knows an old end: what lies behind it would count as unknown.
+        // A leader that was cut off reports an old end.
         let view = view.ok().filter(|view| view.quorum).ok_or(SubmitError::Unavailable)?;
         let end = view.state.last;
         let (answer, answered) = oneshot::channel();

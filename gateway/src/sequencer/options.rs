@@ -1,4 +1,4 @@
-//! What a sequencer is told.
+//! Options of a sequencer.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -13,14 +13,14 @@ const SUBMIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Events that may wait in one shard: some tenths of a second of the highest rate. More would only be answered late.
 const QUEUE_EVENTS_MAX: usize = 10_000;
 
-/// What the sequencers of a gateway are told.
+/// Options of the sequencers of a gateway.
 #[derive(Debug, Clone)]
 pub struct SequencerOptions {
     /// Where the receipts lie, a file for each shard.
     pub folder: PathBuf,
     /// For how long a delivery is known.
     pub dedup_horizon: Duration,
-    /// For how long an idle workflow's number goes on.
+    /// Time for which the number of an idle workflow is remembered.
     pub remember_workflows: Duration,
     /// How long EVENTS keeps a message.
     pub retention: Duration,
@@ -30,7 +30,7 @@ pub struct SequencerOptions {
     pub submit_timeout: Duration,
     /// Events that may wait in one shard; at least 1.
     pub queue_events_max: usize,
-    /// Whether one of several gateways appends for all. Without it each appends for itself: right, and slower.
+    /// True if one of several gateways appends for all. Otherwise each appends for itself, which is correct and slower.
     pub forwards: bool,
     /// The mesh's, by which gateways know each other.
     pub master_key: MasterKey,

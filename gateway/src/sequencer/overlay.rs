@@ -226,8 +226,8 @@ impl Overlay {
         self.unconfirmed > 0
     }
 
-    /// Confirms the messages up to that of `at`, which was read by itself, and returns their changes. Their storage
-    /// times are unknown; they count as stored with `at`, slightly late, so that they are not forgotten too soon.
+    /// Confirms the messages up to `at`, the only one that was read, and returns their changes. Their storage times are
+    /// unknown; they count as stored with `at`, slightly late, so that they are not forgotten too soon.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! Questions about the log, asked beside everything else that a session does: where it ends, whether it is still the log
-//! that was read, whether there is anything in a range, and what stands at a sequence.
+//! Questions to the log that run in parallel with the session: its end and identity, whether a range holds messages,
+//! and the message at a sequence.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
@@ -16,14 +16,14 @@ use weft_proto::ids::StreamSeq;
 
 use super::shard::Shard;
 
-/// How long an answer is waited for: far longer than a leader takes, and short enough that a log without a leader is
-/// noticed, and senders whose deadline has passed are given up, before others run into theirs.
+/// Longest wait for an answer: far longer than a leader takes, and short enough that a missing leader is noticed and
+/// expired senders are answered before others expire.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// A question under way.
 pub(super) type EndProbe = Pin<Box<dyn Future<Output = ProbeAnswer> + Send>>;
 
-/// The question what stands at a sequence, under way. `None`: the log does not say.
+/// The question for the message at a sequence, under way. `None`: no answer.
 pub(super) type TimestampProbe = Pin<Box<dyn Future<Output = Option<TimestampAnswer>> + Send>>;
 
 /// The answer.
@@ -38,11 +38,11 @@ pub(super) enum ProbeAnswer {
     Unavailable(String),
 }
 
-/// What stands at a sequence.
+/// The message at a sequence.
 #[derive(Debug)]
 pub(super) struct TimestampAnswer {
     pub message: Stored,
-    /// Whether the message that was known before it still stands where it stood, as far as the answer tells.
+    /// True if the message known before it is unchanged, as far as the answer says.
     pub follows: bool,
 }
 
@@ -75,8 +75,8 @@ pub(super) fn range(shard: &Shard, after: StreamSeq, through: StreamSeq) -> EndP
     })
 }
 
-/// What stands at `seq`, and whether the log still holds `known`, the newest message before it that was read or
-/// confirmed: an append compares sequences only, and would also follow a log that was restored and has grown to the same
+/// Asks for the message at `seq`, and whether the log still holds `known`, the newest earlier message that was read or
+/// confirmed: an append compares sequences only, and would also follow a restored log that has grown to the same
 /// length.
 pub(super) fn stands_at(shard: &Shard, seq: StreamSeq, known: Option<(StreamSeq, Mark)>) -> TimestampProbe {
     let (connection, stream) = (shard.connection.clone(), shard.stream.clone());

@@ -1,4 +1,4 @@
-//! What the shards of a gateway still wait for, as one text for `/readyz`.
+//! What the shards of a gateway wait for, as one text for `/readyz`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,14 +14,14 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Of that many shards, all of which have not started; tells `told`.
+    /// For this number of shards, none of which has started; reports to `told`.
     pub fn new(shards: u32, told: watch::Sender<Option<String>>) -> Self {
         let waiting = vec![Some("receipts: starting".to_owned()); shards as usize];
         told.send_replace(waiting.first().cloned().flatten());
         Self { shards: Arc::new(Mutex::new(waiting)), told }
     }
 
-    /// What a shard waits for; `None`: nothing. The first shard that waits speaks for all.
+    /// Sets what a shard waits for; `None`: nothing. The first shard that waits is reported.
     pub fn set(&self, shard: ShardId, waits_for: Option<String>) {
         let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = shards.get_mut(shard.0 as usize) {

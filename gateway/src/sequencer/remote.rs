@@ -1,4 +1,4 @@
-//! What a shard's sequencer needs of the gateways that append for each other: nothing but these two.
+//! The interface of a shard's sequencer to forwarding.
 
 use std::fmt;
 

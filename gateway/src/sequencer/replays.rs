@@ -14,7 +14,7 @@ use weft_proto::ids::EventId;
 
 use super::Receipt;
 
-/// Held by whoever submits a body; the receipt of the first for those who wait.
+/// Held by the submitter of a body; the receipt of the first one for those that wait.
 type Turn = Arc<tokio::sync::Mutex<Option<Receipt>>>;
 
 /// The bodies that are under way, by their replay keys: no more than there are requests. Clones share them.
@@ -23,7 +23,7 @@ pub(super) struct Replays {
     turns: Arc<Mutex<HashMap<EventId, Turn>>>,
 }
 
-/// Somebody who submits a body or waits to do so. The last one takes the body off the list.
+/// A request that submits a body or waits to do so. The last one removes the body from the map.
 #[derive(Debug)]
 struct Place {
     replays: Replays,
@@ -40,7 +40,7 @@ pub(super) struct Held {
 }
 
 impl Replays {
-    /// Waits until nobody else submits this body. Safe to cancel.
+    /// Waits until no other request submits this body. Safe to cancel.
     pub async fn hold(&self, key: EventId) -> Held {
         let turn = Turn::clone(self.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default());
         let place = Place { replays: self.clone(), key, turn };
@@ -82,7 +82,7 @@ mod tests {
 
     use super::*;
 
-    /// Those who wait go on one by one, also behind one that gave up, and nothing of a body stays behind.
+    /// Waiting requests continue one by one, also after one that gave up, and no entry remains.
     #[tokio::test]
     async fn a_body_is_submitted_by_one_at_a_time() {
         let (replays, key) = (Replays::default(), EventId::unique());

@@ -67,7 +67,7 @@ use refusal::Refusal;
 const GROUP_MESSAGES_MAX: usize = BATCH_MESSAGES_MAX - 1;
 /// Looked-up submissions that may wait: two groups, so that the next one is always complete.
 const READY_MAX: usize = 2 * BATCH_MESSAGES_MAX;
-/// Changes that may wait for the writer before reading stops: a few reads, since the writer has a queue of its own.
+/// Changes that may wait for the writer before reading stops: a few reads, since the writer has a queue itself.
 const UNWRITTEN_MAX: usize = 1_000;
 /// Messages beyond the file at which appending stops: some seconds of the highest rate, and some 20 MiB. The file is so
 /// late only on a disk that hangs.
@@ -129,7 +129,7 @@ pub(super) struct Session<'a> {
     draining: bool,
 }
 
-/// What a session waits for.
+/// The events that a session waits for.
 enum SessionEvent {
     Mode(ModeEvent),
     Confirms,

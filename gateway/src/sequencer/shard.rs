@@ -24,7 +24,7 @@ use super::{
 /// Messages of one read.
 const READ_MESSAGES_MAX: usize = 500;
 
-/// What a shard's sequencer is made of.
+/// Configuration and shared state of a shard.
 #[derive(Debug)]
 pub(super) struct Shard {
     pub id: ShardId,
@@ -37,16 +37,16 @@ pub(super) struct Shard {
     pub progress: Progress,
     /// The receipts, while they have caught up with the log.
     pub current: watch::Sender<Option<Receipts>>,
-    /// Tells others what is appended.
+    /// Observer of the appends.
     pub observer: Option<Box<dyn AppendObserver>>,
 }
 
-/// What comes to a shard's sequencer.
+/// The input of a shard.
 #[derive(Debug)]
 pub(super) struct Inbox {
     pub queue: mpsc::Receiver<Submission>,
     pub asks: mpsc::Receiver<Ask>,
-    /// What others have appended.
+    /// Append notices of other gateways.
     pub notices: mpsc::Receiver<AppendNotice>,
 }
 
@@ -57,12 +57,12 @@ pub(super) enum Ask {
     Position { id: EventId, answer: oneshot::Sender<Option<StreamSeq>> },
     /// Which event has this replay key, beyond the receipts' file? And what is stream time?
     Replay { key: EventId, answer: oneshot::Sender<(Option<(EventId, Accepted)>, Timestamp)> },
-    /// Tell me when everything up to `end` has been read.
+    /// Answers once everything up to `end` has been read.
     Reach { end: StreamSeq, answer: oneshot::Sender<()> },
 }
 
 impl Ask {
-    /// Whether nobody waits for the answer.
+    /// True if the caller no longer waits.
     pub fn is_closed(&self) -> bool {
         match self {
             Self::Position { answer, .. } => answer.is_closed(),

@@ -1,4 +1,4 @@
-//! An event on its way through the sequencer.
+//! An event between its submission and its answer.
 
 use bytes::Bytes;
 use tokio::{
@@ -19,32 +19,32 @@ use super::{
 /// Bytes that numbering adds to a message: `ce-previousid: <uuid>`.
 const NUMBERING_BYTES: usize = 64;
 
-/// What its sender is told.
+/// The answer to a sender.
 pub(crate) type Answer = Result<Receipt, SubmitError>;
 
-/// An event, encoded but for its number and predecessor, and who waits for its receipt. It is encoded and hashed where it
-/// is submitted, not in the one task that everything passes through.
+/// An event, encoded except for number and predecessor, with the channel to its sender. Encoding and hashing happen at
+/// the submission, not in the task of the shard.
 #[derive(Debug)]
 pub(crate) struct Submission {
     pub id: EventId,
     pub workflow: WorkflowId,
     /// Of workflow, type and body.
     pub digest: [u8; 32],
-    /// What a replay of its body under another id is recognised by, where its source guards against that.
+    /// Key by which a replay of the body under another id is recognised, if the source guards against that.
     pub replay_key: Option<EventId>,
     /// The message; taken out while it is being appended.
     pub message: Outgoing,
     /// Bytes of the message.
     pub bytes: usize,
     pub receipt_on_id_reuse: bool,
-    /// When its sender has been answered anyway.
+    /// Time at which the sender has been answered anyway.
     pub deadline: Instant,
-    /// What the receipts' file says of it.
+    /// Result of the look-up.
     pub looked: Looked,
-    /// What it holds of its chain, if it is a member of one.
+    /// Position in its chain, if it has one.
     link: Option<ChainPosition>,
     answer: oneshot::Sender<Answer>,
-    /// Its part of what the queue may hold.
+    /// Its share of the bytes that may be queued.
     _room: OwnedSemaphorePermit,
 }
 
@@ -53,12 +53,12 @@ pub(crate) fn numbered_bytes(message: &Outgoing) -> usize {
     message.encoded_size() + NUMBERING_BYTES
 }
 
-/// A message of which nothing is left, for the time in which the message is elsewhere.
+/// A placeholder while the message is being appended.
 pub(crate) fn no_message() -> Outgoing {
     Outgoing { subject: String::new(), headers: Default::default(), payload: Bytes::new() }
 }
 
-/// An event that is encoded and waits for nobody yet.
+/// An encoded event without a waiting sender.
 #[derive(Debug)]
 pub(crate) struct Encoded {
     pub id: EventId,
@@ -95,7 +95,7 @@ impl Encoded {
         }
     }
 
-    /// With who waits for its receipt until `deadline`, and its `room` in the queue.
+    /// With a sender that waits until `deadline`, and its `room` in the queue.
     pub fn submission(
         self,
         deadline: Instant,
@@ -122,23 +122,23 @@ impl Encoded {
 }
 
 impl Submission {
-    /// Its chain at this moment.
+    /// Current state of its chain.
     pub fn linked(&self) -> Option<ChainedSubmission> {
         let linked = self.link.as_ref()?.chain().linked();
         Some(ChainedSubmission { reuse_breaks: linked.reuse_breaks && !self.receipt_on_id_reuse, ..linked })
     }
 
-    /// What tells its chain from others, if it is a member of one.
+    /// Identity of its chain, if it has one.
     pub fn chain(&self) -> Option<ChainKey> {
         self.link.as_ref().map(|link| link.chain().key())
     }
 
-    /// Whether both are members of one chain.
+    /// True if both are members of one chain.
     pub fn is_chained_to(&self, other: &Self) -> bool {
         self.chain().is_some_and(|own| other.chain() == Some(own))
     }
 
-    /// From now on somebody else hears its answer. Who heard it before.
+    /// Redirects the answer; returns the previous channel.
     pub fn redirect(&mut self, answer: oneshot::Sender<Answer>) -> oneshot::Sender<Answer> {
         std::mem::replace(&mut self.answer, answer)
     }
@@ -148,7 +148,7 @@ impl Submission {
         event::number(&mut self.message.headers, sequence_number, previous);
     }
 
-    /// What is remembered of it once it stands at `seq`.
+    /// The receipt entry of the event at `seq`.
     pub fn accepted(&self, seq: StreamSeq, number: SequenceNumber, previous: Option<EventId>) -> Accepted {
         Accepted {
             seq,
@@ -161,7 +161,7 @@ impl Submission {
         }
     }
 
-    /// Tells the sender, if it still listens.
+    /// Answers the sender, if it still waits.
     pub fn answer(self, answer: Answer) {
         if let Some(link) = self.link {
             link.settle(&answer);
@@ -169,14 +169,14 @@ impl Submission {
         let _ = self.answer.send(answer);
     }
 
-    /// Its sender learns that it was accepted just now.
+    /// Answers that it was accepted now.
     pub fn answer_new(self, sequence_number: SequenceNumber, previous: Option<EventId>) {
         let receipt =
             Receipt { event_id: self.id, sequence_number, workflow: self.workflow.clone(), previous, duplicate: false };
         self.answer(Ok(receipt));
     }
 
-    /// Its sender learns what was accepted as event `id` before: under its own id, or with its body under another.
+    /// Answers with the event accepted before as `id`: its id is known, or its body under another id.
     pub fn answer_known(self, id: EventId, accepted: &Accepted, same_body: bool) {
         if !same_body && !self.receipt_on_id_reuse {
             return self.answer(Err(SubmitError::IdReused));

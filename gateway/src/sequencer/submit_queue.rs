@@ -176,8 +176,8 @@ impl SubmitQueue {
     }
 }
 
-/// Queues all events, in order in each shard, or none. Each goes to the queue at the index beside it; those of one
-/// queue form a chain that skips reused ids.
+/// Queues all events, in order in each shard, or none. Each goes to the queue at its index; those of one queue form a
+/// chain that skips reused ids.
 fn take_all(
     submit_queues: &[SubmitQueue],
     events: Vec<(usize, Encoded)>,
@@ -289,7 +289,7 @@ impl PublishStream {
     ///
     /// # Errors
     ///
-    /// [`SubmitError`]: it is not taken in, and nothing may be submitted behind it.
+    /// [`SubmitError`]: it is not queued, and nothing may be submitted after it.
     pub fn submit(&mut self, event: NewEvent, deadline: Instant) -> Result<PendingReceipt, SubmitError> {
         self.shard = Some(self.sequencer.inner.layout.shard_of(&event.workflow));
         self.sequencer.enqueue(event, deadline, Some(self.chain.link()))

@@ -22,7 +22,7 @@ const NAME_BYTES_MAX: usize = 40;
 /// Where the workflow stands, the first that is there. The first two stand for nothing else, so they are not kept.
 const WORKFLOW: [&str; 2] = ["partitionkey", "workflowid"];
 const SUBJECT: &str = "subject";
-/// What no attribute is called.
+/// Reserved attribute names.
 const DATA: [&str; 2] = ["data", "data_base64"];
 
 /// Attributes by name.

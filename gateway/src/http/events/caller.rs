@@ -1,4 +1,4 @@
-//! Who sends events, and what that allows.
+//! The caller of the events API and its rights.
 
 use weft_nats::{catalog::keys::Grant, envelope};
 use weft_schema::pointer;

@@ -1,4 +1,4 @@
-//! An event as a caller describes it, whichever way it came.
+//! An event as described by a caller, in any form.
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -24,7 +24,7 @@ const SOURCE_DEFAULT: &str = "api";
 /// An event as its caller describes it; nothing is checked.
 #[derive(Debug)]
 pub(crate) struct Draft {
-    /// What the caller calls this delivery.
+    /// Delivery id of the caller.
     pub delivery_id: Option<String>,
     /// `None`: `api`.
     pub source: Option<String>,
@@ -33,7 +33,7 @@ pub(crate) struct Draft {
     /// `None`: when it was received.
     pub time: Option<Timestamp>,
     pub traceparent: Option<String>,
-    /// What is to be kept beside the event, lower-case names.
+    /// Headers to keep with the event, lower-case names.
     pub kept_headers: Vec<(String, String)>,
     /// Media type of `data`.
     pub content_type: String,

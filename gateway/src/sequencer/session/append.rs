@@ -51,7 +51,7 @@ impl AppendState {
         matches!(self, Self::Idle(_))
     }
 
-    /// What is being appended.
+    /// The append under way.
     pub fn running(&self) -> Option<&InFlightAppend> {
         match self {
             Self::Idle(_) => None,
@@ -216,7 +216,7 @@ impl Session<'_> {
                 self.heard_at = Instant::now();
             }
             AppendErrorKind::Conflict { .. } if moved_on => self.failures = 0,
-            // Everybody has been answered.
+            // All senders have been answered.
             AppendErrorKind::Full(_) => {}
             AppendErrorKind::Refused(_) if sent > 1 => self.single_appends_left = left.len(),
             AppendErrorKind::Refused(reason) => {

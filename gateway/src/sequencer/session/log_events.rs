@@ -123,7 +123,7 @@ impl Session<'_> {
         self.heard_at = Instant::now();
         for message in &batch.messages {
             let change = Change::of(self.shard.layout, message);
-            // During an append a message read before its ack may be from this gateway; the ack tells.
+            // During an append a message read before its ack may be from this gateway; the ack shows.
             if !self.overlay.read(&change)? && self.append.is_idle() {
                 self.tracker.foreign_appends();
             }

@@ -14,7 +14,7 @@ pub(super) enum Mode {
     Confirming(Option<TimestampProbe>),
 }
 
-/// What a [`Mode`] waits for.
+/// The events of a [`Mode`].
 pub(super) enum ModeEvent {
     Read(Result<Batch, ReadError>),
     /// The reader has lost its consumer.
