@@ -157,7 +157,11 @@ impl Election {
         if self.claimed_until.is_some()
             && let Err(problem) = self.hints.release(self.revision).await
         {
-            tracing::debug!(shard = self.shared.shard.0, problem, "the role of forwarding appender runs out by itself");
+            tracing::debug!(
+                shard = self.shared.shard.0,
+                problem,
+                "the lease of the forwarding leader was not released and will expire"
+            );
         }
     }
 }

@@ -49,9 +49,9 @@ pub(crate) enum Decision {
     Reused(Accepted),
     /// It is to be appended.
     New {
-        /// Its number.
+        /// Number in its workflow.
         sequence_number: SequenceNumber,
-        /// Its predecessor.
+        /// Id of the event before it.
         previous: Option<EventId>,
     },
     /// The group holds an event of the same id or replay key before it, at this index, which is [`New`](Self::New).

@@ -51,7 +51,7 @@ impl LogEnd {
             Presence::Absent if after == read => Some(through),
             // It has been read meanwhile, or the reader brings it.
             Presence::Absent | Presence::Present => None,
-            // The proposal is pending or has vanished; the next append tells.
+            // The proposal is pending or has vanished; the next append shows.
             Presence::Unreached => {
                 self.proposed = StreamSeq(0);
                 None

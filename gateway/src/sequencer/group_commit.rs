@@ -5,7 +5,7 @@
 //! two groups of half the size alternate. Therefore the next group waits until as many events have arrived as were answered
 //! and arrived during the last append.
 //!
-//! Waiting pays only where senders wait for answers. They are told from independent senders by the arrival rate, which
+//! Waiting pays only where senders wait for answers. They differ from independent senders by the arrival rate, which
 //! rises after a completion. A wait is wasted when too few events arrive, or no faster than during the last append; it then
 //! ends early, and a number of following groups do not wait, doubled with each wasted wait. Single publishes open no window.
 //! Pure.

@@ -201,7 +201,7 @@ impl Shard {
         let cause = if rebuild { "rebuilt" } else { "resumed" };
         ::metrics::counter!(metrics::RECEIPTS_RESTARTED, "cause" => cause).increment(1);
         if rebuild {
-            tracing::error!(shard, reason = %fault, "receipts are built anew");
+            tracing::error!(shard, reason = %fault, "receipts are rebuilt");
         } else {
             tracing::warn!(shard, reason = %fault, "receipts resume from their file");
         }

@@ -165,7 +165,7 @@ mod tests {
         assert_eq!((follow.mode(), follow.reads_at(), follow.confirms_at()), (TrackingMode::Reading, None, None));
         follow.foreign_appends();
         follow.appended(LOCAL_MIN - 1, now);
-        assert_eq!(follow.mode(), TrackingMode::Reading, "somebody else's was among them");
+        assert_eq!(follow.mode(), TrackingMode::Reading, "a foreign message was among them");
         follow.appended(1, now);
         assert_eq!(follow.mode(), TrackingMode::Confirming);
         follow.foreign_appends();

@@ -70,19 +70,19 @@ use submit_queue::SubmitQueue;
 /// A verified and identified event without a number.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
-    /// Its id.
+    /// Event id.
     pub id: EventId,
-    /// Its workflow.
+    /// Workflow id.
     pub workflow: WorkflowId,
-    /// What happened.
+    /// Event type.
     pub event_type: String,
-    /// Who sent it.
+    /// Name of the source.
     pub source: String,
     /// When it happened.
     pub time: Timestamp,
     /// When it was received.
     pub received_at: Timestamp,
-    /// What the sender calls this delivery.
+    /// Delivery id of the sender.
     pub delivery_id: Option<String>,
     /// Media type of `payload`.
     pub content_type: String,
@@ -100,7 +100,7 @@ pub struct NewEvent {
     pub payload: Bytes,
     /// The answer to a known id with another body: the first receipt instead of an error.
     pub receipt_on_id_reuse: bool,
-    /// The answer to the same body of the same source under another id, of whatever type and workflow: the first receipt.
+    /// The answer to the same body of the same source under another id, of any type and workflow: the first receipt.
     pub replay_guard: bool,
 }
 
@@ -135,7 +135,7 @@ pub struct Receipt {
     pub event_id: EventId,
     /// Its number in its workflow.
     pub sequence_number: SequenceNumber,
-    /// Its workflow.
+    /// Workflow id.
     pub workflow: WorkflowId,
     /// The event before it.
     pub previous: Option<EventId>,

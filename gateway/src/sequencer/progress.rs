@@ -1,4 +1,4 @@
-//! What the shards of a gateway wait for, as one text for `/readyz`.
+//! The missing parts of all shards, as one text for `/readyz`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

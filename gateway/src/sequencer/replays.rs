@@ -90,7 +90,7 @@ mod tests {
         let mut waits = Box::pin(replays.hold(key));
         let mut gives_up = Box::pin(replays.hold(key));
         assert!(waits.as_mut().now_or_never().is_none() && gives_up.as_mut().now_or_never().is_none());
-        assert!(replays.hold(EventId::unique()).now_or_never().is_some(), "another body waits for nobody");
+        assert!(replays.hold(EventId::unique()).now_or_never().is_some(), "another body does not wait");
         drop(first);
         let second = waits.await;
         assert!(second.first().is_none(), "the first had no receipt");

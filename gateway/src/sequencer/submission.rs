@@ -65,7 +65,7 @@ pub(crate) struct Encoded {
     pub workflow: WorkflowId,
     /// Of workflow, type and body.
     pub digest: [u8; 32],
-    /// What a replay of its body under another id is recognised by, where its source guards against that.
+    /// Key by which a replay of the body under another id is recognised, if the source guards against that.
     pub replay_key: Option<EventId>,
     /// The message but for its number and predecessor.
     pub message: Outgoing,

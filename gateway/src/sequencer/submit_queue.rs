@@ -231,7 +231,7 @@ impl PendingReceipt {
 impl Sequencer {
     /// Submits many events of one sender: takes in all of them or none, and keeps their order in each workflow. The
     /// answers come in the order of the events. One whose id was used before with another body is left out
-    /// ([`SubmitError::IdReused`]). With any other error, events of its shard behind it are not accepted either.
+    /// ([`SubmitError::IdReused`]). With any other error, later events of its shard are not accepted either.
     ///
     /// # Errors
     ///
