@@ -1,8 +1,9 @@
 //! Compare-and-append: a writer that has read a stream up to sequence S appends what must stand at S + 1.
 //!
-//! The first message carries `Nats-Expected-Last-Sequence: S`. Whoever else wrote meanwhile makes the append fail, so
-//! every decision of the writer holds for exactly the log that it was made on. A few messages go one by one, each
-//! expecting the sequence that the last ack returned; more go as one atomic batch, whose fsync is paid once.
+//! The first message carries `Nats-Expected-Last-Sequence: S`. If another writer has appended in the meantime, the
+//! append fails, so every decision of the writer holds for exactly the log that it was made on. A few messages are
+//! published one by one, each expecting the sequence that the last ack returned; more are published as one atomic
+//! batch, whose fsync is paid once.
 //!
 //! Success is only an ack without `duplicate` and with the sequence that was expected. Everything else means: read on to
 //! the stream's end, decide again, append again. An uncertain append is no special case: of two copies, a late one and a
@@ -58,11 +59,11 @@ pub struct AppendError {
     /// How many leading messages are certainly stored, at the sequences that follow the expected one. Of an atomic batch
     /// it is none.
     pub stored: usize,
-    /// What stopped it.
+    /// The error that stopped it.
     pub kind: AppendErrorKind,
 }
 
-/// What stopped an append, and so what the writer does next.
+/// Error that stopped an append; it determines what the writer does next.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendErrorKind {
     /// Another writer was first, or an earlier copy of this append arrived after all (10071, 10164, 10158, 10201, an ack
@@ -85,8 +86,8 @@ pub enum AppendErrorKind {
     /// EVENTS is at its `max_bytes` (10077 and kin): certainly not stored.
     #[error("the log is full: {0}")]
     Full(String),
-    /// The server refuses this append for what it holds, such as a message over `max_msg_size`: certainly not stored.
-    /// A batch of several is to be repeated one by one, so that one bad message fails nobody else.
+    /// The server refuses this append because of its content, such as a message over `max_msg_size`: certainly not
+    /// stored. A batch of several is to be repeated one by one, so that one bad message fails no other message.
     #[error("the log refuses it: {0}")]
     Refused(String),
 }
@@ -98,13 +99,13 @@ impl AppendErrorKind {
 }
 
 impl Appender {
-    /// Appends to whatever stream takes the messages' subjects.
+    /// Appends to the stream that takes the messages' subjects.
     pub fn new(connection: Connection) -> Self {
         let batch_ids = uuid::Uuid::new_v4().simple().to_string();
         Self { connection, crossover: Crossover::default(), batch_ids, batches: 0 }
     }
 
-    /// Whether so many messages would go as a batch now, and not one by one.
+    /// Whether this number of messages would be published as a batch now, and not one by one.
     pub fn batches(&self, messages: usize) -> bool {
         self.crossover.prefers_batch(messages)
     }
@@ -119,7 +120,7 @@ impl Appender {
     ///
     /// [`AppendError`]: how much is certainly stored, and what to do. It comes within some seconds.
     pub async fn append(&mut self, expected: StreamSeq, messages: &[Outgoing]) -> Result<StreamSeq, AppendError> {
-        // While it is disconnected the client queues: the message would arrive when nobody waits for it any more.
+        // While it is disconnected the client queues: the message would arrive when no caller waits for it any more.
         if !self.connection.is_connected() {
             return Err(AppendErrorKind::Unavailable("not connected".into()).after(0));
         }
@@ -188,8 +189,9 @@ impl Appender {
         Ok(())
     }
 
-    /// Sends a message of a batch that another will commit. Without a reply subject: the server answers only the commit.
-    /// All go on one connection, so in order. Until the commit is sent, nothing can have been stored.
+    /// Sends a message of a batch that a later message will commit. Without a reply subject: the server answers only
+    /// the commit. All messages use one connection, so they arrive in order. Until the commit is sent, nothing can have
+    /// been stored.
     async fn stage(&self, message: &Outgoing, headers: HeaderMap, deadline: Instant) -> Result<(), AppendErrorKind> {
         let client = self.connection.client();
         let publish = client.publish_with_headers(message.subject.clone(), headers, message.payload.clone());
@@ -251,7 +253,7 @@ fn no_answer() -> String {
     format!("no answer in {} s", APPEND_TIMEOUT.as_secs())
 }
 
-/// Publishes one message, whatever stands before it: for what decides nothing.
+/// Publishes one message without an expected last sequence: for messages on which no decision depends.
 ///
 /// # Errors
 ///

@@ -34,15 +34,15 @@ const CONCURRENT_MAX: usize = 16;
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// How long an admin may take for its answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// What workers' requests are tagged for.
+/// Purpose that the key for the tags of workers' requests is derived for.
 const TAGGED: &str = "admin";
 /// The header of a tag.
 const TAG: &str = "weft-tag";
 /// The pause before subscriptions that have ended are made again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Carries requests out until `stop`, with the rights of the catalog's connection, which is an admin's. Requests come on a
-/// connection of their own, so that a flood of them slows down nothing else.
+/// Carries requests out until `stop`, with the rights of the catalog's connection, which is an admin's. Requests come
+/// on a separate connection, so that a flood of them slows down nothing else.
 pub async fn serve(catalog: Catalog, layout: Layout, stop: CancellationToken) {
     let requests = match catalog.connection().sibling("weft-broker").await {
         Ok(requests) => requests,
@@ -158,7 +158,7 @@ impl Requests {
         Self { connection: catalog.connection().clone(), tags: catalog.master_key().tags(TAGGED) }
     }
 
-    /// Refuses a request that nobody with the master key has made.
+    /// Refuses a request that was not tagged by a process with the master key.
     fn check(&self, request: &Message) -> Result<(), String> {
         let tag = request.headers.as_ref().and_then(|headers| headers.get(TAG));
         let holds = tag.is_some_and(|tag| self.tags.holds(&request.subject, &request.payload, tag.as_str()));

@@ -5,12 +5,12 @@
 //!   `filters`: which ones it took, by the filters that it has had.
 //! - [`change`] and `plan`: what is to be changed, decided on a snapshot; [`mod@diff`], [`fields`], [`entry`]: what that is,
 //!   in words and without secrets. Pure.
-//! - [`keys`]: how API keys are made, and what whoever sends one may do.
+//! - [`keys`]: how API keys are made, and what the caller that sends one may do.
 //! - [`edit`]: makes changes, stamped (`stamp`) and recorded; `start`: where a new subscription begins.
 //!
-//! A follower reads the whole bucket whenever it has been disconnected, and replaces what it knew by what it reads: a
-//! bucket that was restored or made anew meanwhile needs no case of its own, and nobody decides by half a catalog. In
-//! between it reads what comes, like any reader of a stream.
+//! A follower reads the whole bucket after each disconnection, and replaces what it knew by what it reads: a bucket
+//! that was restored or recreated in the meantime needs no special case, and no role decides by half a catalog. In
+//! between it reads new messages, like any reader of a stream.
 
 use std::{
     pin::pin,
@@ -76,16 +76,16 @@ pub use stamp::{Removal, Stamp};
 pub use start::{Locate, LocateError, Start};
 pub use validate::{source_warnings, validate_key, validate_source, validate_subscription};
 
-/// What the keys of sources begin with.
+/// First token of the keys of sources.
 const SOURCE: &str = "source";
-/// What the keys of subscriptions begin with.
+/// First token of the keys of subscriptions.
 const SUBSCRIPTION: &str = "subscription";
-/// What the keys of API keys begin with.
+/// First token of the keys of API keys.
 const KEY: &str = "key";
-/// What the keys of API keys' last uses begin with.
+/// First token of the keys of API keys' last uses.
 const KEY_USED: &str = "key-used";
 
-/// What a removed entry's value is. An entry names itself, so none is empty.
+/// Value of a removed entry. An entry's value contains its name, so no other value is empty.
 const REMOVED: &[u8] = b"";
 /// The pause between two tries to follow the catalog: a change is to be live within a second.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -117,7 +117,7 @@ pub enum CatalogError {
     Invalid {
         /// The key.
         key: String,
-        /// What is wrong and what would be right.
+        /// The problem and the fix.
         problem: String,
     },
     /// No server, no bucket, no answer. A change may have been stored all the same: read before it is tried again.
@@ -157,12 +157,12 @@ impl Catalog {
     pub fn watch(&self, cancel: CancellationToken) -> watch::Receiver<Arc<Snapshot>> {
         let (sender, receiver) = watch::channel(Arc::new(Snapshot::default()));
         let catalog = self.clone();
-        // Ends with `cancel`, or when nobody looks any more; what goes wrong passes, and is tried again.
+        // Ends with `cancel`, or when no receiver is left; errors are transient, and it retries.
         tokio::spawn(async move {
             let following = async {
                 while !sender.is_closed() {
                     let problem = catalog.follow(&sender).await;
-                    tracing::debug!(problem, "catalog is read anew");
+                    tracing::debug!(problem, "catalog is read again");
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
             };
@@ -175,7 +175,8 @@ impl Catalog {
         receiver
     }
 
-    /// Reads the whole bucket and then what comes, until that must be begun anew; says why.
+    /// Reads the whole bucket and then new messages, until the bucket must be read again from the beginning; returns
+    /// the reason.
     async fn follow(&self, sender: &watch::Sender<Arc<Snapshot>>) -> String {
         self.connection.connected().await;
         let mut disconnected = pin!(self.connection.changed());
@@ -184,7 +185,7 @@ impl Catalog {
             Ok(scanned) => scanned,
             Err(error) => return error.to_string(),
         };
-        // Uses of keys come all the time and decide nothing: nobody is woken by them.
+        // Uses of keys come all the time and decide nothing: they wake no receiver.
         reading.snapshot.keys_used.clear();
         let mut reader = OrderedReader::new(
             self.connection.clone(),
@@ -215,7 +216,7 @@ impl Catalog {
                 () = &mut disconnected => return "the connection has changed".into(),
             };
             match batch {
-                // What has come may have mended what could not be read, also by what is not there any more.
+                // New messages may have repaired what could not be read; it may also be gone from the bucket.
                 Ok(_) if !reading.snapshot.complete => return "not all of it could be read".into(),
                 Ok(batch) => {
                     if let Some(last) = batch.messages.last() {
@@ -381,8 +382,8 @@ impl Catalog {
         self.put(key, HeaderMap::new(), api_key.encode_to_vec(), expected).await
     }
 
-    /// Stores when an API key was used last, in unix milliseconds; whoever stores last is right. Not sealed: gateways may
-    /// write this and nothing else.
+    /// Stores when an API key was used last, in unix milliseconds; the last write wins. Not sealed: gateways may write
+    /// this and nothing else.
     ///
     /// # Errors
     ///
@@ -442,13 +443,14 @@ impl Catalog {
         self.store(key, headers, &value, expected).await
     }
 
-    /// Stores that an entry is removed: sealed as its values are, so that nobody else can say so.
+    /// Stores that an entry is removed: sealed as its values are, so that only a process with the master key can remove
+    /// it.
     async fn delete(&self, key: String, mut headers: HeaderMap, expected: u64) -> Result<(), CatalogError> {
         // A key that is not there has no revision, and a removal of it would be noise.
         if expected == 0 {
             return Err(CatalogError::Conflict { key });
         }
-        // For people who look with the tools of NATS; whoever reads the catalog goes by what is sealed.
+        // For people who look with the tools of NATS; readers of the catalog go by the sealed value.
         headers.insert(stamp::KV_OPERATION, "DEL");
         self.store(key, headers, REMOVED, expected).await.map(drop)
     }
@@ -475,7 +477,7 @@ fn stream() -> String {
     bucket_stream(CATALOG_BUCKET)
 }
 
-/// What the subjects of all keys begin with.
+/// Common prefix of the subjects of all keys.
 fn prefix() -> String {
     format!("$KV.{CATALOG_BUCKET}.")
 }

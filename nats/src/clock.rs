@@ -1,7 +1,8 @@
 //! The log server's clock, estimated from its answers.
 //!
-//! The age of what a server has stamped is taken by the server's clock: the local wall clock may be wrong by weeks, and may
-//! step. Between two answers the estimate runs with the boot clock, which never steps and goes on while the machine sleeps.
+//! The age of what a server has stamped is taken by the server's clock: the local wall clock may be wrong by weeks, and
+//! may step. Between two answers the estimate runs with the boot clock, which never steps and continues while the
+//! machine sleeps.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -11,7 +12,7 @@ use std::{
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
-/// The boot clock: never steps, and goes on while the machine sleeps.
+/// The boot clock: never steps, and continues while the machine sleeps.
 pub fn boot_time() -> Duration {
     let now = clock_gettime(ClockId::Boottime);
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))

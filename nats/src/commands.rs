@@ -29,7 +29,7 @@ pub fn cut_reason(reason: &str) -> String {
     reason.chars().take(REASON_CHARS_MAX).collect()
 }
 
-/// What a skipped event's dead letter says of it as its last error.
+/// Last error of a skipped event's dead letter.
 pub fn skip_error(operator: &str, reason: &str) -> String {
     match reason {
         "" => format!("skipped by {operator}"),
@@ -56,7 +56,7 @@ pub fn part_id(request_id: &str, part: usize) -> String {
 ///
 /// # Errors
 ///
-/// What the server said last. The command may have been stored all the same.
+/// The server's last error. The command may have been stored all the same.
 pub async fn append(
     connection: &Connection,
     layout: Layout,
@@ -85,7 +85,7 @@ async fn publish(
     command: &v1::Command,
     payload: Bytes,
 ) -> Result<Run, String> {
-    // While it is disconnected the client queues: the command would be stored when nobody waits for it any more.
+    // While it is disconnected the client queues: the command would be stored when no caller waits for it any more.
     if !connection.is_connected() {
         return Err("not connected".into());
     }

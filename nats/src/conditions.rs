@@ -1,6 +1,6 @@
 //! Conditions of a process that does its job, but not as it should: an operator has to act.
 //!
-//! A process that cannot do its job is not ready. What is listed here is shown beside its readiness as `degraded: …`, and
+//! A process that cannot do its job is not ready. What is listed here is shown with its readiness as `degraded: …`, and
 //! does not take the process out of service.
 
 use std::{

@@ -27,7 +27,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(3);
 /// The longest pause between two tries to connect: short, since an outage lasts at least as long as the pause.
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(500);
-/// How often a wait for a change of state looks by itself, in case that the news of it came too early.
+/// How often a wait for a change of state also polls the state, in case that the notification came too early.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// After this time without a write that succeeds a stream counts as one that takes none: longer than a restart of the server.
 const UNWRITABLE_AFTER: Duration = Duration::from_secs(3);
@@ -74,7 +74,7 @@ pub enum ConnectError {
     Client {
         /// The servers, without users and passwords.
         url: String,
-        /// What the client said.
+        /// The client's error.
         #[source]
         source: async_nats::ConnectError,
     },
@@ -82,7 +82,7 @@ pub enum ConnectError {
 
 impl Connection {
     /// Starts a connection under `name` (seen in the server's connection list). Returns at once, also when no server
-    /// answers: it keeps trying, and [`is_connected`](Self::is_connected) tells.
+    /// answers: it keeps trying, and [`is_connected`](Self::is_connected) reports the state.
     ///
     /// # Errors
     ///
@@ -169,7 +169,7 @@ impl Connection {
         Epoch(self.client.statistics().connects.load(Ordering::Relaxed))
     }
 
-    /// Waits until the connection of `epoch` is no more, also when another has taken its place long ago: whatever the
+    /// Waits until the connection of `epoch` is no more, also when another has taken its place long ago: state that the
     /// server kept for it in memory may be gone.
     pub(crate) async fn ended(&self, epoch: Epoch) {
         self.until(|now| !now.is_connected() || now.epoch() != epoch).await;
@@ -205,7 +205,7 @@ impl Connection {
         format!("{}.{request}", api_prefix(&self.options))
     }
 
-    /// The server's clock, as its answers about streams tell it.
+    /// The server's clock, estimated from its answers about streams.
     pub fn server_clock(&self) -> &ServerClock {
         &self.server_clock
     }
@@ -275,7 +275,7 @@ impl Connection {
     }
 }
 
-/// What the subjects of JetStream's API begin with.
+/// Prefix of the subjects of JetStream's API.
 fn api_prefix(options: &NatsOptions) -> &str {
     options.api_prefix.as_deref().unwrap_or("$JS.API")
 }

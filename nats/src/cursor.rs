@@ -1,4 +1,4 @@
-//! A reader's place in the whole log: the sequence behind which it goes on, for every shard.
+//! A reader's position in the whole log: the sequence after which it continues, for every shard.
 //!
 //! As text it is opaque to clients: `c1_` (the form's version) and base64url of the positions as varints, closed by a
 //! checksum, so that a cursor that was cut short or mistyped is refused instead of naming another place. The underscore
@@ -12,7 +12,7 @@ use weft_proto::ids::{ShardId, StreamSeq};
 
 use crate::subject::Layout;
 
-/// What a cursor's text begins with.
+/// Prefix of a cursor's text.
 const PREFIX: &str = "c1_";
 /// The longest text that is looked at: 256 shards of 10 bytes each, with room to spare.
 const TEXT_BYTES_MAX: usize = 4096;
@@ -25,7 +25,7 @@ pub struct Cursor {
     positions: Vec<StreamSeq>,
 }
 
-/// A text that is no cursor, or one of a log with another number of shards.
+/// Error for a text that is not a cursor, or one of a log with another number of shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a cursor of this log; use a nextCursor as it was given, or an event id")]
 pub struct InvalidCursor;

@@ -30,7 +30,7 @@ struct Head<'a> {
     delivery_id: Option<&'a str>,
 }
 
-/// The event's envelope. Always one JSON object, whatever the payload holds.
+/// The event's envelope. Always one JSON object, regardless of the payload's content.
 pub fn to_json(event: &Event) -> Bytes {
     let mut out = Vec::with_capacity(event.payload.len() + 512);
     write(event, &mut out);
@@ -60,7 +60,7 @@ pub fn write(event: &Event, out: &mut Vec<u8>) {
     }
     out.pop();
     if event.payload.is_empty() {
-        // No data, whatever its media type would be.
+        // No data, regardless of the media type.
     } else if is_json(&event.content_type) && pointer::is_json(&event.payload) {
         out.extend_from_slice(b",\"data\":");
         out.extend_from_slice(data_of(event).as_deref().unwrap_or(b"null"));

@@ -42,17 +42,16 @@ use crate::{
 /// Bytes that a CloudEvents header value may not hold as they are.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
-/// What is decided when an event is appended: its number, and what it follows.
+/// Headers that are decided when an event is appended: its number, and the event that it follows.
 const SEQUENCE: &str = "ce-sequence";
 const PREVIOUS: &str = "ce-previousid";
 /// Header names beyond the `ce-` ones are ours.
 const DATA_POINTER: &str = "weft-data";
 /// Why an event is not to be attempted.
 const QUARANTINE: &str = "weft-quarantine";
-/// What a replay of the body under another id is recognised by.
+/// Key by which a replay of the body under another id is recognised.
 const REPLAY_KEY: &str = "weft-replay-key";
-/// What [`Event::quarantine`] begins with where the data is not what the source's schema says; the validator's message
-/// follows.
+/// Prefix of [`Event::quarantine`] where the data does not match the source's schema; the validator's message follows.
 pub const SCHEMA_INVALID: &str = "schema_invalid: ";
 /// In front of the name of a sender's header that is kept.
 const KEPT: &str = "weft-kept-";
@@ -62,23 +61,23 @@ pub const JSON: &str = "application/json";
 /// An accepted event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Its id.
+    /// Id of the event.
     pub id: EventId,
     /// Its number in its workflow.
     pub sequence_number: SequenceNumber,
-    /// Its workflow.
+    /// Workflow of the event.
     pub workflow: WorkflowId,
     /// The event before it in its workflow.
     pub previous: Option<EventId>,
-    /// What happened, such as `order.paid`.
+    /// Type of the event, such as `order.paid`.
     pub event_type: String,
-    /// Who sent it.
+    /// Source that sent it.
     pub source: String,
     /// When it happened.
     pub time: Timestamp,
     /// When the gateway accepted it.
     pub received_at: Timestamp,
-    /// What the sender calls this delivery.
+    /// The sender's id of this delivery.
     pub delivery_id: Option<String>,
     /// Media type of `payload`.
     pub content_type: String,
@@ -91,20 +90,20 @@ pub struct Event {
     /// Why workers must not attempt it: [`SCHEMA_INVALID`] and a message, one line. They make it a dead letter for each
     /// subscription that takes it.
     pub quarantine: Option<String>,
-    /// Sender's headers handed on, lower-case names.
+    /// Sender's headers that are forwarded, lower-case names.
     pub kept_headers: Vec<(String, String)>,
     /// The sender's body, untouched.
     pub payload: Bytes,
 }
 
-/// What stands in EVENTS.
+/// A message of EVENTS, decoded.
 #[derive(Debug, Clone)]
 pub enum Entry {
     /// An event.
     Event(Box<Event>),
     /// Heads carried forward.
     Heads(Heads),
-    /// Somebody else's message: to be counted and passed over.
+    /// A message that Weft did not write: to be counted and passed over.
     Foreign(DecodeError),
 }
 
@@ -177,7 +176,7 @@ impl Event {
         let raw = RawHeaders::of(headers);
         let optional = |value: Option<&str>| value.and_then(unescape).map(Cow::into_owned);
         let text = |value, name| required(value, name).map(Cow::into_owned);
-        // What somebody has delivered from elsewhere says which workflow it is of.
+        // A message that a consumer delivered from elsewhere states its original workflow.
         if required(raw.partition_key, "ce-partitionkey")? != workflow.as_str() {
             return Err(DecodeError::Header("ce-partitionkey"));
         }
@@ -271,7 +270,7 @@ impl<'a> RawHeaders<'a> {
 }
 
 impl Entry {
-    /// What a message of EVENTS is. Never fails: what is not ours is [`Entry::Foreign`].
+    /// Decodes a message of EVENTS. Never fails: a message that Weft did not write is [`Entry::Foreign`].
     pub fn decode(layout: Layout, message: &Stored) -> Self {
         if message.subject.starts_with("heads.") {
             return records::decode(message).map_or(Self::Foreign(DecodeError::Record), Self::Heads);
@@ -288,7 +287,7 @@ pub fn set_replay_key(headers: &mut Headers, key: EventId) {
     headers.set(REPLAY_KEY, key);
 }
 
-/// What a replay of an event's body is recognised by, if its source guards against that.
+/// Key by which a replay of an event's body is recognised, if its source guards against that.
 pub fn replay_key(headers: &HeaderMap) -> Option<EventId> {
     headers.get(REPLAY_KEY).and_then(|value| value.as_str().parse().ok())
 }
@@ -393,8 +392,8 @@ mod tests {
             prop_assert_eq!(Event::decode(layout, &stored(outgoing)), Ok(event));
         }
 
-        /// Whoever may create consumers can have an event delivered to where another workflow, another shard, or a record
-        /// is.
+        /// A user that may create consumers can have an event delivered to the place of another workflow, another
+        /// shard, or a record.
         #[test]
         fn an_event_counts_nowhere_else(event in event(), other in event(), shards in 1u32..9) {
             let layout = Layout::new(shards);

@@ -1,8 +1,8 @@
 //! Headers of a message on its way out.
 //!
-//! The client's map costs a hash, a table entry and three allocations for each header, once more for each copy of the
-//! message; a gateway spent a tenth of its time on the fifteen headers of an event. Here they are one text, written as they
-//! go over the wire, and one copy of it is made when the message is sent.
+//! The client's map costs a hash, a table entry and three allocations for each header, again for each copy of the
+//! message; a gateway spent a tenth of its time on the fifteen headers of an event. Here they are one text, written as
+//! they go over the wire, and one copy of it is made when the message is sent.
 
 use std::fmt::{Display, Write as _};
 
@@ -21,15 +21,15 @@ pub struct Headers {
     lines: String,
 }
 
-/// The header by which the server tells messages apart.
+/// The header by which the server distinguishes messages.
 pub const MESSAGE_ID: &str = "Nats-Msg-Id";
-/// What stands between name and value.
+/// Separator between name and value.
 const COLON: &str = ": ";
-/// What ends a line.
+/// End of a line.
 const END: &str = "\r\n";
 
 impl Headers {
-    /// No headers yet, with room for lines of so many bytes.
+    /// No headers yet, with room for lines of this number of bytes.
     pub fn with_capacity(bytes: usize) -> Self {
         Self { lines: String::with_capacity(bytes) }
     }
@@ -80,7 +80,8 @@ impl Headers {
 
     /// To be handed to the client that sends them, followed by `more`.
     ///
-    /// They are one entry, of which the client writes the value as it is: the first header's with all other lines behind it.
+    /// They are one entry, of which the client writes the value as it is: the first header's with all other lines after
+    /// its value.
     pub(crate) fn to_wire(&self, more: &[(&str, &dyn Display)]) -> HeaderMap {
         const MORE_BYTES: usize = 160;
         let (name, rest) = self.lines.split_once(COLON).unwrap_or_default();
@@ -102,8 +103,9 @@ impl Headers {
     }
 }
 
-/// The client's value types check for line breaks, which would begin a header that nobody meant. Here they are meant, and
-/// what stands between them has been checked, so the value is made by the way that does not check. `None`: it does.
+/// The client's value types reject line breaks, which would begin an unintended header. Here line breaks are intended,
+/// and the text between them has been checked, so the value is made by deserialization, which does not check. `None`:
+/// this version of the client checks there, too.
 fn lines_as_value(lines: String) -> Option<HeaderValue> {
     let lines: StringDeserializer<serde::de::value::Error> = lines.into_deserializer();
     HeaderValue::deserialize(lines).ok()
@@ -143,7 +145,7 @@ mod tests {
         assert_eq!(all.to_map().get("aa").map(HeaderValue::as_str), Some("a: 2"));
     }
 
-    /// Nobody's value becomes a header of its own.
+    /// No value becomes a separate header.
     #[test]
     fn a_value_does_not_end_its_line() {
         let split = headers(&[("a", "1\r\nNats-Rollup: all")]);

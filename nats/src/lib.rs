@@ -4,18 +4,19 @@
 //! - [`event`]: an event as a NATS message (CloudEvents NATS binding, binary mode) and back.
 //! - [`envelope`]: an event as JSON.
 //! - [`clock`]: the server's clock, estimated from its answers.
-//! - [`conditions`]: what an operator should mend, shown beside a process's readiness.
+//! - [`conditions`]: conditions that an operator should fix, shown with a process's readiness.
 //! - [`connect`]: one connection, whose state can be asked.
-//! - [`streams`]: the streams and buckets, made by whoever comes first.
+//! - [`streams`]: the streams and buckets, made by the first process that needs them.
 //! - [`append`]: compare-and-append, the only way into EVENTS and OUTCOMES.
 //! - [`folder_lock`]: one process at a time in a data folder.
 //! - [`private_file`]: files with secrets, readable by their owner alone.
-//! - [`records`]: what the log holds besides events, and how it is told from them.
+//! - [`records`]: what the log holds besides events, and how it is distinguished from them.
 //! - [`position`]: a place in a stream, with proof that it is still that stream.
 //! - [`reader`]: a stream in order from a sequence on, without end, through restarts of the server.
 //! - [`direct`]: a few messages by sequence, without a consumer.
 //! - [`rfc3339`]: times as people and senders write them.
-//! - [`cursor`] and [`scan`]: a reader's place in the whole log as opaque text, and the page of events behind it.
+//! - [`cursor`] and [`scan`]: a reader's place in the whole log as opaque text, and the page of events after that
+//!   place.
 //! - [`tags`]: proof that what is said past the log comes from a process of the mesh.
 //! - [`dead_letter`]: the copies of dead letters on DLQ.
 //! - [`tail`]: the events behind a cursor and those to come.

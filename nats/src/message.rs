@@ -14,13 +14,13 @@ pub struct Outgoing {
     pub subject: String,
     /// Its headers, without the ones that appending adds (expectation, batch).
     pub headers: Headers,
-    /// Its body.
+    /// Body of the message.
     pub payload: Bytes,
 }
 
 impl Outgoing {
-    /// What the server counts against `max_payload` and `max_msg_size`, in bytes: the payload and the encoded headers,
-    /// with room for the headers that appending adds.
+    /// Size that the server counts against `max_payload` and `max_msg_size`, in bytes: the payload and the encoded
+    /// headers, with room for the headers that appending adds.
     pub fn encoded_size(&self) -> usize {
         /// `NATS/1.0`, the closing line, and the longest expectation and batch headers.
         const APPEND_HEADERS: usize = 256;
@@ -28,7 +28,7 @@ impl Outgoing {
     }
 }
 
-/// What headers take as lines: name, value, and what stands between and behind.
+/// Size of headers as lines: name, value, separator and line end.
 fn lines_size(headers: &HeaderMap) -> usize {
     let lines = headers.iter().flat_map(|(name, values)| {
         let name: &str = name.as_ref();
@@ -44,18 +44,18 @@ pub struct Stored {
     pub seq: StreamSeq,
     /// When the server stored it.
     pub stored_at: Timestamp,
-    /// Its subject.
+    /// Subject of the message.
     pub subject: String,
     /// Its headers, including the ones that appending added.
     pub headers: HeaderMap,
-    /// Its body.
+    /// Body of the message.
     pub payload: Bytes,
 }
 
 impl Stored {
-    /// What it takes in its stream, in bytes, about.
+    /// Approximate size in its stream, in bytes.
     pub fn stored_size(&self) -> usize {
-        /// `NATS/1.0`, the closing line, and what the server writes beside each message.
+        /// `NATS/1.0`, the closing line, and what the server writes with each message.
         const RECORD: usize = 30;
         self.subject.len() + self.payload.len() + lines_size(&self.headers) + RECORD
     }

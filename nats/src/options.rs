@@ -30,7 +30,7 @@ pub struct NatsOptions {
     pub nkey: Option<SecretRef>,
     /// How the connection is secured; empty: as the URL (`tls://`) or the server demands.
     pub tls: NatsTls,
-    /// What the subjects of answers begin with, where this user may subscribe to no other; `_INBOX` when absent.
+    /// Prefix of the subjects of answers, where this user may subscribe to no other; `_INBOX` when absent.
     pub inbox_prefix: Option<String>,
     /// A folder with a file for each role (`gateway`, `worker`, `admin`) that holds the password of the role's user, as
     /// `weft nats config --passwords` writes it. Every role then connects as its own user.
@@ -107,7 +107,7 @@ impl<'de> Deserialize<'de> for MaxBytes {
     }
 }
 
-/// What happens when EVENTS is at its `max_bytes`.
+/// Behaviour when EVENTS is at its `max_bytes`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFull {
@@ -132,11 +132,11 @@ pub struct LogOptions {
     pub retention: Span,
     /// The most that EVENTS may hold, a shard.
     pub max_bytes: MaxBytes,
-    /// What happens then.
+    /// Behaviour at that limit.
     pub on_full: OnFull,
     /// For how long the same delivery is recognised; below `retention`.
     pub dedup_horizon: Span,
-    /// For how long an idle workflow's number goes on.
+    /// For how long an idle workflow's numbering continues.
     pub remember_workflows: Span,
 }
 
@@ -231,7 +231,7 @@ impl Default for RejectedOptions {
     }
 }
 
-/// What the servers must let through above a body of the largest size: headers and our own.
+/// Bytes that the servers must let through above a body of the largest size: headers and our own.
 pub const MESSAGE_OVERHEAD_BYTES: u64 = 128 * 1024;
 
 #[cfg(test)]

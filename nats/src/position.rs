@@ -22,7 +22,7 @@ use crate::{
     streams::{self, EnsureError, LeaderView, StreamState},
 };
 
-/// A cursor in a stream, with what tells the stream from another one.
+/// A cursor in a stream, with the properties that distinguish the stream from another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
     /// When the stream was made.
@@ -33,7 +33,7 @@ pub struct Position {
     pub mark: Option<Mark>,
 }
 
-/// What is remembered of a message, to recognise it.
+/// Properties of a message that are remembered to recognise it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     /// When the server stored it.
@@ -42,18 +42,18 @@ pub struct Mark {
     pub id: Option<EventId>,
 }
 
-/// What to do with a projection, seen what the log looks like now.
+/// Action for a projection, given the current state of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PositionCheck {
-    /// Go on behind the cursor.
+    /// Continue after the cursor.
     Keep,
-    /// The same stream, but what followed the cursor has been dropped unread: go on at `first`. What the projection knows
-    /// still holds, and building it anew would bring none of the rest back.
+    /// The same stream, but what followed the cursor has been dropped unread: continue at `first`. What the projection
+    /// knows still holds, and rebuilding it would bring none of the rest back.
     Skip {
         /// The first sequence kept.
         first: StreamSeq,
     },
-    /// Another stream, or a restored one: build anew.
+    /// Another stream, or a restored one: rebuild from scratch.
     Rebuild(Mismatch),
 }
 
@@ -85,7 +85,7 @@ pub enum Mismatch {
 }
 
 impl Mark {
-    /// What `message` is recognised by.
+    /// Mark of `message`.
     pub fn of(message: &Stored) -> Self {
         Self { stored_at: message.stored_at, id: event_id_of(message) }
     }

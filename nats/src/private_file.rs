@@ -11,7 +11,7 @@ use std::{
 ///
 /// # Errors
 ///
-/// What the system says of the file or its folder.
+/// The system's error for the file or its folder.
 pub fn write(path: &Path, text: &str) -> io::Result<()> {
     let new = path.with_extension("new");
     // A file left over keeps its mode when it is opened again.

@@ -1,21 +1,21 @@
 //! A stream in order from a sequence on, without end.
 //!
-//! A thin reader over a plain pull consumer (ack none, in memory) that makes its consumer anew from its own position
-//! whenever anything is odd: a gap in the consumer's sequence, a missed heartbeat, a consumer that is gone, a server
-//! that restarted. The client library's own ordered consumer restarts at the stream's beginning when it is reset before
-//! its first message and needs up to a minute to notice that its consumer is gone.
+//! A thin reader over a plain pull consumer (ack none, in memory) that recreates its consumer from its own position
+//! after any irregularity: a gap in the consumer's sequence, a missed heartbeat, a consumer that is gone, a server that
+//! restarted. The client library's own ordered consumer restarts at the stream's beginning when it is reset before its
+//! first message and needs up to a minute to notice that its consumer is gone.
 //!
-//! A new consumer starts behind the last message that was taken from the old one, so a reset can neither skip nor repeat.
+//! A new consumer starts after the last message that was taken from the old one, so a reset can neither skip nor
+//! repeat.
 //!
 //! A sequence alone does not identify a message: the stream may have been restored from a backup or made again. So the
 //! reader keeps a [`Position`], the stream's creation time and a mark of the last message, and compares it with the stream
 //! whenever it makes a consumer. Where it differs it returns [`ReadError::Another`] and reads nothing.
 //!
-//! A stream takes a limited number of consumers, and whoever may create one may create them all. So readers without which a
-//! role does not do its work go on without a consumer while they are refused one, by pages.
+//! A stream takes a limited number of consumers, and any user that may create one may create them all. So readers
+//! without which a role does not do its work continue without a consumer while they are refused one, by pages.
 //!
-//! What a reader holds in memory is bounded: the messages that it has asked the server for and one batch that waits for
-//! the caller.
+//! A reader's memory is bounded: the messages that it has asked the server for and one batch that waits for the caller.
 
 use tokio::sync::{mpsc, watch};
 use weft_proto::ids::StreamSeq;
@@ -28,12 +28,12 @@ mod task;
 
 use task::Task;
 
-/// What to read.
+/// Options of a reader.
 #[derive(Debug, Clone)]
 pub struct ReaderOptions {
     /// The stream.
     pub stream: String,
-    /// The consumer's name: letters, digits, `-` and `_`. Each new consumer adds a suffix of its own, so that readers of
+    /// The consumer's name: letters, digits, `-` and `_`. Each new consumer adds a unique suffix, so that readers of
     /// the same name do not disturb each other.
     pub name: String,
     /// The first sequence wanted; 0 and 1 both mean the oldest.
@@ -55,15 +55,15 @@ pub struct ReaderOptions {
 pub struct Batch {
     /// At least one.
     pub messages: Vec<Stored>,
-    /// How many messages the stream held behind the last of these when the server sent it: 0 at the stream's end.
+    /// How many messages the stream held after the batch's last one when the server sent it: 0 at the stream's end.
     pub pending: u64,
 }
 
-/// Why a reader cannot go on. Faults that pass (no server, no leader) are not among them: it waits and tries again.
+/// Why a reader cannot continue. Transient faults (no server, no leader) are not among them: it waits and tries again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// Messages between the reader's position and the stream's first have been dropped before they were read.
-    #[error("{stream} starts at {first}, behind the position {position}: messages in between are gone")]
+    #[error("{stream} starts at {first}, after the position {position}: messages in between are gone")]
     Gone {
         /// The stream.
         stream: String,
@@ -122,8 +122,8 @@ impl OrderedReader {
         let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
         let (lost, losses) = watch::channel(0);
         let known = options.known.clone();
-        // A task of its own, so that a caller who drops the future of `next` again and again still gets its messages.
-        // It ends with this reader, and its faults come out of `next`.
+        // A separate task, so that a caller that drops the future of `next` again and again still gets its messages. It
+        // ends with this reader, and its faults come out of `next`.
         tokio::spawn(Task::new(connection, options, position, lost).run(sender));
         Self { batches, position, known, losses }
     }
@@ -135,7 +135,7 @@ impl OrderedReader {
     ///
     /// # Errors
     ///
-    /// [`ReadError`]: the reader stands at its position and says why it cannot go on; calling again tries again.
+    /// [`ReadError`]: the reader stands at its position and says why it cannot continue; calling again tries again.
     pub async fn next(&mut self) -> Result<Batch, ReadError> {
         match self.batches.recv().await {
             Some(Ok(Delivered { batch, known })) => {

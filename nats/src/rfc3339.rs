@@ -176,7 +176,7 @@ mod tests {
             prop_assert_eq!(parse(&time.to_string()), Ok(time));
         }
 
-        /// What is accepted is the time that an independent parser reads.
+        /// The time of an accepted text is the one that an independent parser reads.
         #[test]
         fn another_parser_agrees(
             text in "(00|19|20|99)[0-9]{2}-(0[1-9]|1[0-2])-[0-3][0-9][Tt][0-2][0-9]:[0-5][0-9]:[0-6][0-9]\

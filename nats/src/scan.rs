@@ -2,8 +2,9 @@
 //!
 //! Each shard is read in order by direct gets; the shards are merged by the time at which the server stored their
 //! messages. With a workflow in the filter only that workflow's subject in its shard is read, and the other shards'
-//! positions stay. A page ends after `limit` events, [`ENTRIES_MAX`] log entries or [`PAGE_BYTES_MAX`] bytes, whichever
-//! comes first; its cursor always names exactly what has been looked at, so pages neither repeat nor skip.
+//! positions stay. A page ends after `limit` events, [`ENTRIES_MAX`] log entries or [`PAGE_BYTES_MAX`] bytes, at the
+//! first limit that is reached; its cursor always names exactly what has been looked at, so pages neither repeat nor
+//! skip.
 //!
 //! That nothing was skipped is checked after the reading: a position whose successor has been dropped by then is
 //! expired, and never answered with what happens to come next.
@@ -89,7 +90,7 @@ impl Filter {
     }
 }
 
-/// Some events and where to go on.
+/// Some events and the cursor to continue from.
 #[derive(Debug, Clone)]
 pub struct Page {
     /// In the order in which they were stored; within a workflow that is the order of their numbers.
@@ -103,8 +104,8 @@ pub struct Page {
 /// Why there is no page.
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
-    /// What follows the cursor has been dropped by retention, or the cursor is of another log.
-    #[error("what follows the cursor is no longer kept; go on from the oldest event kept")]
+    /// Entries after the cursor have been dropped by retention, or the cursor is of another log.
+    #[error("events after the cursor are no longer kept; continue from the oldest event kept")]
     Expired {
         /// In front of the oldest that is kept.
         oldest: Cursor,
@@ -112,7 +113,8 @@ pub enum ScanError {
     /// No server, no stream, no answer in time.
     #[error("the log does not answer: {0}")]
     Unavailable(String),
-    /// The stream has so many consumers that what is left is reserved for the readers that deliver and project.
+    /// The stream has reached the number of consumers above which the rest is reserved for the readers that deliver and
+    /// project.
     #[error("{stream} has {consumers} of {limit} consumers, and the rest is reserved; try again later")]
     Reserved {
         /// The stream.
@@ -153,7 +155,7 @@ pub async fn scan(
         None => oldest(connection, layout).await?,
     };
     let bounds = Bounds { events: limit.max(1), bytes: PAGE_BYTES_MAX, read_ahead_bytes: CHUNK_BYTES_TOTAL };
-    // Without a cursor the oldest is whatever was oldest when it was read.
+    // Without a cursor the page starts at the event that was the oldest when it was read.
     read_page(connection, layout, &start, since.is_some(), &filter.shards(layout), filter, bounds).await
 }
 
@@ -325,7 +327,8 @@ struct Source {
 }
 
 impl Source {
-    /// Reads on where nothing is ahead. Behind it: something is ahead, or the stream's end has been reached.
+    /// Reads the next chunk where nothing is ahead. After this call something is ahead, or the stream's end has been
+    /// reached.
     async fn fill(&mut self, connection: &Connection) -> Result<(), ScanError> {
         if !self.ahead.is_empty() || self.position >= self.end {
             return Ok(());

@@ -1,8 +1,8 @@
 //! nats-server as a supervised child process.
 //!
 //! The folder holds everything: the store, the generated configuration, the users' passwords, the process id of the
-//! server, and a lock that is ours for as long as we live. The lock tells a server left over by a killed run, which is
-//! ended before another starts on the same store, from one that somebody else is using, which is left alone.
+//! server, and a lock that is ours for as long as we live. The lock distinguishes a server left over by a killed run,
+//! which is ended before another starts on the same store, from one that another process is using, which is left alone.
 //!
 //! The server must not outlive us, not even when we are killed: the store has one owner. Linux can send a process a
 //! signal when its parent dies, but only the process itself can ask for that, so the server is started through a
@@ -38,10 +38,10 @@ use supervisor::{Failure, Supervisor};
 
 /// How often a server that starts is asked whether it serves.
 const READY_POLL: Duration = Duration::from_millis(20);
-/// How often a slow start is spoken of: a store that must be indexed anew takes minutes.
+/// How often a slow start is reported: a store that must be indexed again takes minutes.
 const READY_REPORT: Duration = Duration::from_secs(10);
-/// How many ports are tried. One is free when it is chosen; that somebody takes it before the server does, again and
-/// again, has another reason.
+/// How many ports are tried. One is free when it is chosen; if another process takes it before the server does, again
+/// and again, that has another reason.
 const PORTS_MAX: usize = 3;
 
 /// How the embedded server is run.
@@ -71,9 +71,9 @@ pub enum ServerError {
     /// The folder cannot be used.
     #[error("cannot use {path}; make it usable or choose another data folder")]
     Folder {
-        /// What of it.
+        /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
@@ -187,7 +187,7 @@ async fn answers(user: &NatsOptions) -> bool {
     }
 }
 
-/// What is run: the launcher, the server, its arguments.
+/// Command line: the launcher, the server, its arguments.
 fn command(options: &ServerOptions, folder: &Folder) -> Vec<OsString> {
     let mut command = options.launcher.clone();
     command.push(options.program.clone().into());

@@ -1,8 +1,9 @@
 //! The streams and buckets of a log: created and changed by admins, awaited and checked by every other role.
 //!
 //! Number of shards, hash and format version stand in the metadata of `EVENTS`; a process that is configured otherwise
-//! is refused, since it would number and order by other rules. The number of shards stands in the bucket of leases, too,
-//! which is made before all others: whoever comes at the same moment with another number finds it there and makes nothing.
+//! is refused, since it would number and order by other rules. The number of shards stands in the bucket of leases,
+//! too, which is made before all others: a process that starts at the same moment with another number finds it there
+//! and makes nothing.
 
 use std::{collections::BTreeSet, fmt::Display};
 
@@ -120,7 +121,7 @@ pub enum EnsureError {
     Mismatch(String),
 }
 
-/// A stream as the server tells of it.
+/// A stream's state as the server reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamState {
     /// When the stream was made: another time, another stream.
@@ -131,7 +132,7 @@ pub struct StreamState {
     pub last: StreamSeq,
 }
 
-/// What a process may do about the streams of the log.
+/// Rights of a process on the streams of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Authority {
     /// Create and change them, as admins do.
@@ -186,7 +187,7 @@ pub async fn server_time(connection: &Connection, stream: &str) -> Result<Timest
     let clock = connection.server_clock().anchored();
     clock
         .map(|clock| clock.now())
-        .ok_or_else(|| EnsureError::Unavailable(format!("{stream}: the server tells no time")))
+        .ok_or_else(|| EnsureError::Unavailable(format!("{stream}: the server reports no time")))
 }
 
 /// Asks for a stream's state.
@@ -228,7 +229,7 @@ pub async fn consumers(connection: &Connection, stream: &str) -> Result<Consumer
     Ok(Consumers { count: info.state.consumer_count as u64, limit: limit.unwrap_or(CONSUMERS_DEFAULT) })
 }
 
-/// What is wrong with the server. A version that cannot be read is let through: a wrapper's, perhaps.
+/// Checks the server. A version that cannot be read is let through: a wrapper's, perhaps.
 fn check_server(connection: &Connection, spec: &LogSpec) -> Result<(), EnsureError> {
     if !connection.is_connected() {
         return Err(EnsureError::Unavailable("the server does not answer".into()));
@@ -258,7 +259,7 @@ async fn check_shards(connection: &Connection, layout: Layout) -> Result<(), Ens
     let Some(info) = info(connection, &name).await? else { return Ok(()) };
     match info.config.metadata.get(definition::SHARDS) {
         Some(theirs) => Err(mismatch(&name, definition::SHARDS, Some(theirs), &layout.shards().to_string())),
-        // Somebody else's stream that happens to have the name; the server says so when subjects overlap.
+        // A foreign stream that happens to have the name; the server says so when subjects overlap.
         None => Ok(()),
     }
 }
@@ -333,7 +334,7 @@ async fn create(connection: &Connection, config: &Config) -> Result<Option<Info>
     }
 }
 
-/// What the server knows of a stream; `None` when there is none of that name.
+/// The server's information about a stream; `None` when there is none of that name.
 async fn info(connection: &Connection, stream: &str) -> Result<Option<Info>, EnsureError> {
     if !connection.is_connected() {
         return Err(EnsureError::Unavailable("the server does not answer".into()));
@@ -383,7 +384,8 @@ async fn request<T: serde::Serialize>(
     }
 }
 
-/// What a refusal by the server means: what it says of the request itself does not pass, what it says of its own state may.
+/// Error for a refusal by the server: one of the request itself is permanent, one that comes from the server's state
+/// may be transient.
 fn refused(stream: &str, error: &async_nats::jetstream::Error) -> EnsureError {
     let permanent = match error.error_code() {
         ErrorCode::CLUSTER_NO_PEERS => false,

@@ -39,7 +39,7 @@ pub const ROOM_REQUESTS: &str = "room.*";
 pub const PAUSE_REQUESTS: &str = "pause";
 /// Where a worker asks an admin to drop a prefix of a stream that it names.
 pub const TRIM_REQUESTS: &str = "trim.*";
-/// What the requests of subscribers that an admin answers begin with.
+/// Prefix of the requests of subscribers that an admin answers.
 pub const TAIL_REQUESTS: &str = "tail";
 
 /// Every key under which gateways say who appends.
@@ -179,12 +179,13 @@ impl Layout {
         format!("forward.{shard}.{gateway}.events")
     }
 
-    /// Where the gateway `gateway` is told what became of request `number` of a shard; `*` stands for all numbers.
+    /// Subject on which the gateway `gateway` is sent the result of request `number` of a shard; `*` stands for all
+    /// numbers.
     pub fn forward_answer_subject(self, shard: ShardId, gateway: &str, number: impl fmt::Display) -> String {
         format!("forward.{shard}.{gateway}.answers.{number}")
     }
 
-    /// The gateway of [`forward_answer_subject`](Self::forward_answer_subject), of whatever shard.
+    /// The gateway of [`forward_answer_subject`](Self::forward_answer_subject), of any shard.
     pub fn forward_answer_gateway(self, subject: &str) -> Option<&str> {
         match *subject.split('.').collect::<Vec<_>>() {
             ["forward", _, gateway, "answers", _] => Some(gateway),

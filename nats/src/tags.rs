@@ -1,4 +1,5 @@
-//! Tags on what one process of a mesh says to another past the log: proof that whoever said it has the mesh's master key.
+//! Tags on messages between processes of a mesh that do not go through the log: proof that the sender has the mesh's
+//! master key.
 //!
 //! A server cannot keep a client that may create consumers from having stored messages delivered to subjects that it may
 //! not publish to. Such a message has no tag, or not the right one.
@@ -20,7 +21,7 @@ pub struct Tags {
 }
 
 impl Tags {
-    /// Whose key is derived for `purpose`: tags made for one purpose mean nothing for another.
+    /// Derives the key for `purpose`: tags made for one purpose mean nothing for another.
     pub(crate) fn derive(from: &Prk, purpose: &str) -> Self {
         let info = [purpose.as_bytes()];
         let mut key = [0; 32];

@@ -1,11 +1,11 @@
 //! Events after a cursor and those to come, without a gap, for any number of clients of one process.
 //!
 //! A process reads each shard with one consumer, shared by all of its tails, and only while there is a tail. What the
-//! shared reader brings goes into a ring of the newest entries. Each tail has a position of its own in each shard. While
+//! shared reader brings goes into a ring of the newest entries. Each tail has a separate position in each shard. While
 //! the ring covers the position, the tail takes from the ring; otherwise it reads pages of the log by direct gets, as
-//! `since` does, until the ring covers it again. Both are positions in the same stream, so the hand-over can neither skip
-//! nor repeat an event, in either direction, and a slow client costs the others nothing: it falls out of the ring and
-//! reads the log by itself.
+//! `since` does, until the ring covers it again. Both are positions in the same stream, so the hand-over can neither
+//! skip nor repeat an event, in either direction, and a slow client costs the others nothing: it falls out of the ring
+//! and reads the log alone.
 //!
 //! Within a shard, and so within a workflow, the order is the log's; shards come as they are read.
 
@@ -44,14 +44,14 @@ pub(crate) const READER: &str = "tail";
 /// Bytes of payload that the rings of a process hold, all shards together, and the least of one shard.
 const RINGS_BYTES: usize = 32 << 20;
 const RING_BYTES_MIN: usize = 256 << 10;
-/// What a tail takes at a time: small, since it waits in memory until its client asks for it.
+/// Bounds of one read of a tail: small, since its events wait in memory until its client asks for them.
 const TAKE: Bounds = Bounds { events: 256, bytes: 256 << 10, read_ahead_bytes: 1 << 20 };
 /// Entries of one shard that a tail looks at before it turns to the next shard.
 const LOOK_ENTRIES: usize = 64;
 /// Pages that are read at the same time in a process, so that many clients that read history do not crowd out writers.
 const PAGES_AT_A_TIME: usize = 8;
-/// How long a page is tried again while the log is unavailable, and the pause in between. After that the client is told,
-/// and continues from its cursor.
+/// How long a page is tried again while the log is unavailable, and the pause in between. After that the client gets an
+/// error, and continues from its cursor.
 const PAGE_PATIENCE: Duration = Duration::from_secs(60);
 const PAGE_PAUSE: Duration = Duration::from_millis(250);
 /// How long a stream that ends before a cursor is asked again: a new leader may not have applied everything yet.
@@ -167,9 +167,9 @@ pub struct Tail {
     shards: Vec<TailShard>,
     /// The shard that is looked at first: another one each time, so that a busy shard does not starve the others.
     first: usize,
-    /// After everything that has been handed on or passed over.
+    /// After everything that has been returned or passed over.
     cursor: Cursor,
-    /// Taken from the ring or the log, and not handed on yet; bounded by [`TAKE`].
+    /// Taken from the ring or the log, and not returned yet; bounded by [`TAKE`].
     ready: VecDeque<(ShardId, Arc<StoredEvent>)>,
     /// Where the cursor stands once `ready` is empty.
     after: Cursor,
@@ -186,7 +186,7 @@ impl fmt::Debug for Tail {
     }
 }
 
-/// What a look at the rings has brought.
+/// Result of a look at the rings.
 enum Look {
     /// Something is ready.
     Taken,
@@ -199,7 +199,7 @@ enum Look {
 }
 
 impl Tail {
-    /// After everything that has been handed on or passed over.
+    /// After everything that has been returned or passed over.
     pub fn cursor(&self) -> &Cursor {
         &self.cursor
     }

@@ -1,4 +1,4 @@
-//! A real nats-server for tests: on a free port, with a store of its own, gone when it is dropped and when the test is
+//! A real nats-server for tests: on a free port, with a separate store, gone when it is dropped and when the test is
 //! killed. It can be killed, restarted on the same store and port, and paused.
 
 use std::{
@@ -30,7 +30,7 @@ const START_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(5);
 
-/// The master key of test meshes as a text: always the same, so that everyone who meets on a server has it.
+/// The master key of test meshes as a text: always the same, so that all processes that share a server have it.
 pub const MASTER_KEY: &str = "dGVzdCB0ZXN0IHRlc3QgdGVzdCB0ZXN0IHRlc3QgdGU=";
 
 /// [`MASTER_KEY`] as a key.
@@ -55,7 +55,7 @@ pub struct StoreBackup {
     folder: TempDir,
 }
 
-/// What a test server may be told.
+/// Settings of a test server.
 #[derive(Debug, Clone)]
 pub struct TestServerBuilder {
     max_payload: u64,
@@ -100,7 +100,7 @@ impl TestServer {
         Self::builder().start().await
     }
 
-    /// A server that is told more.
+    /// A builder for a server with other settings.
     pub fn builder() -> TestServerBuilder {
         TestServerBuilder { max_payload: (1 << 20) + crate::options::MESSAGE_OVERHEAD_BYTES, config: String::new() }
     }
@@ -115,7 +115,7 @@ impl TestServer {
         self.node.folder()
     }
 
-    /// What a client needs to connect.
+    /// Options for a client to connect.
     pub fn options(&self) -> NatsOptions {
         NatsOptions { url: Some(self.url.clone()), ..NatsOptions::default() }
     }
@@ -207,7 +207,7 @@ impl TestServer {
         self.node.pause();
     }
 
-    /// Lets a paused server go on (SIGCONT).
+    /// Lets a paused server continue (SIGCONT).
     ///
     /// # Panics
     ///
@@ -232,7 +232,7 @@ pub async fn add_consumers(connection: &Connection, stream: &str, count: u64) {
 ///
 /// # Errors
 ///
-/// What the server says.
+/// The server's error.
 pub async fn try_add_consumer(connection: &Connection, stream: &str) -> Result<(), ConsumerError> {
     let name = Some(format!("other-{}", uuid::Uuid::new_v4().simple()));
     let config = pull::Config { name, memory_storage: true, ..pull::Config::default() };

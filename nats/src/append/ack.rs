@@ -27,7 +27,7 @@ struct ApiError {
     description: String,
 }
 
-/// What an ack must say.
+/// Expected content of an ack.
 #[derive(Debug)]
 pub(super) struct Expected {
     /// The sequence of the last message.
@@ -48,7 +48,7 @@ pub(super) fn check(answer: &[u8], expected: &Expected) -> Result<(), AppendErro
     Ok(())
 }
 
-/// As [`check`], at whatever sequence.
+/// As [`check`], at any sequence.
 pub(super) fn check_stored(answer: &[u8]) -> Result<(), AppendErrorKind> {
     parse(answer).map(drop)
 }

@@ -1,17 +1,17 @@
 //! From how many messages on a batch is faster than one publish after the other.
 //!
-//! A publish costs a sync of its own, a batch one sync and its staging store: about 0.3 ms against 2.3 ms on one server,
-//! 1.2 against 1.1 on three. Both depend on the disk, so the appender measures them: smoothed means of what a single
-//! publish takes and of what a batch takes besides its messages.
+//! A publish costs a separate sync, a batch one sync and its staging store: about 0.3 ms against 2.3 ms on one server,
+//! 1.2 against 1.1 on three. Both depend on the disk, so the appender measures them: smoothed means of the time that a
+//! single publish takes and of the time that a batch takes besides its messages.
 
 use std::time::Duration;
 
-/// What one more message adds to a batch, in microseconds: small beside what is measured.
+/// Time that one more message adds to a batch, in microseconds: small compared with the measured times.
 const BATCH_MESSAGE_US: f64 = 10.0;
 /// The weight of a new measurement.
 const WEIGHT: f64 = 0.1;
-/// A batch is never tried below the first and always from the second on, so that both are measured now and then
-/// whatever an odd moment of the disk has taught.
+/// A batch is never tried below the first and always from the second on, so that both are measured now and then even
+/// after a measurement that was distorted by an unusual state of the disk.
 const BOUNDS: (f64, f64) = (2.0, 32.0);
 
 #[derive(Debug)]
@@ -44,7 +44,7 @@ fn micros(elapsed: Duration) -> f64 {
     elapsed.as_secs_f64() * 1e6
 }
 
-/// Moves a mean towards a measurement; one that is far off counts as far off at the most tenfold.
+/// Moves a mean towards a measurement; the measurement is limited to between a tenth and ten times the mean.
 fn smooth(mean: &mut f64, measured: f64) {
     let measured = measured.clamp(*mean / 10.0, *mean * 10.0).max(1.0);
     *mean += (measured - *mean) * WEIGHT;

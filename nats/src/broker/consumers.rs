@@ -27,7 +27,7 @@ const REFUSED: u32 = 10_012;
 /// JetStream's code for too many consumers.
 const LIMIT_REACHED: u32 = 10_026;
 
-/// What a subscriber asks for.
+/// A subscriber's request to create a consumer.
 #[derive(Debug, PartialEq)]
 struct Create {
     /// The rest of the API's subject after `CONSUMER.CREATE.`.

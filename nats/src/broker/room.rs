@@ -16,7 +16,7 @@ use crate::{
     subject::Layout,
 };
 
-/// What a full stream is lent.
+/// Bytes by which the limit of a full stream is raised for a loan.
 const LOAN_BYTES: u64 = 1 << 20;
 /// When a loan is taken back that its borrower has not returned.
 const LOAN_MAX: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ pub async fn with_room<T>(
     match requests.ask(subject(), LEND.to_vec()).await {
         Ok(()) => {
             let done = work.await;
-            // Otherwise the admin takes it back by itself.
+            // Otherwise the admin takes it back when the time of the loan is over.
             let _ = requests.ask(subject(), RETURN.to_vec()).await;
             Ok(done)
         }
@@ -65,7 +65,7 @@ async fn lend(connection: &Connection, stream: &str) -> Result<Option<u64>, Ensu
     Ok(Some(max))
 }
 
-/// What an admin has lent. Cheap to clone.
+/// Loans that an admin has made. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Loans {
     admin: Connection,
@@ -100,7 +100,7 @@ impl Loans {
         if let Some(max) = lend(&self.admin, &self.layout.events_stream(shard)).await? {
             self.held().insert(shard, max);
             let loans = self.clone();
-            // Ends by itself after the time of a loan.
+            // The task ends after the time of a loan.
             tokio::spawn(async move {
                 tokio::time::sleep(LOAN_MAX).await;
                 if let Err(error) = loans.take_back(shard).await {

@@ -72,7 +72,7 @@ async fn unsettled_from(admin: &Connection, layout: Layout, shard: ShardId) -> R
     let state = streams::state(admin, &events).await.map_err(|error| error.to_string())?;
     let made = |events: v1::LogPosition| i128::from(events.created_ns) == state.created.as_nanosecond();
     if !commit.events.is_none_or(made) {
-        return Err(format!("{outcomes} tells of another {events}"));
+        return Err(format!("{outcomes} refers to another {events}"));
     }
     Ok(StreamSeq(commit.cursor).next())
 }

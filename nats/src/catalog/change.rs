@@ -1,7 +1,7 @@
 //! One change of one entry, decided on a catalog that was read. Pure.
 //!
-//! A change names the revision that it was decided on, so that nobody overwrites unseen what someone else has done
-//! meanwhile: then it is not taken, and has to be decided again.
+//! A change names the revision that it was decided on, so that no caller overwrites a concurrent change unseen: then
+//! the change is refused, and has to be decided again.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ use super::{
     start::Start,
 };
 
-/// What becomes of an entry.
+/// Kind of a change of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// It is made.
@@ -31,12 +31,12 @@ pub enum Action {
     Deleted,
     /// A subscription is paused.
     Paused,
-    /// A subscription goes on.
+    /// A subscription is resumed.
     Resumed,
 }
 
 impl Action {
-    /// What it is called.
+    /// The action's name.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -57,7 +57,7 @@ pub enum Refusal {
     NotFound {
         /// Of which kind.
         kind: Kind,
-        /// Which.
+        /// Name of the entry.
         name: String,
     },
     /// Something of that name is there already.
@@ -65,7 +65,7 @@ pub enum Refusal {
     Exists {
         /// Of which kind.
         kind: Kind,
-        /// Which.
+        /// Name of the entry.
         name: String,
     },
     /// It is not what the caller has read.
@@ -76,7 +76,7 @@ pub enum Refusal {
     Conflict {
         /// Of which kind.
         kind: Kind,
-        /// Which.
+        /// Name of the entry.
         name: String,
         /// The revision that the caller has read.
         given: u64,
@@ -88,9 +88,9 @@ pub enum Refusal {
     Invalid {
         /// Of which kind.
         kind: Kind,
-        /// Which.
+        /// Name of the entry.
         name: String,
-        /// What is wrong and what would be right.
+        /// The problem and the fix.
         problem: String,
     },
 }
@@ -102,11 +102,11 @@ pub struct Change {
     pub kind: Kind,
     /// Of which entry.
     pub name: String,
-    /// What becomes of it.
+    /// Kind of the change.
     pub action: Action,
     /// The revision that it was decided on; 0: it must not exist.
     pub expected: u64,
-    /// What it will be; `None`: it is removed.
+    /// Its new value; `None`: it is removed.
     pub(super) value: Option<Value>,
     /// Where a new subscription begins.
     pub(super) start: Start,
@@ -127,7 +127,7 @@ impl Change {
         Self { kind: T::KIND, name: name.to_owned(), action, expected, value, start: Start::Now, removed: None }
     }
 
-    /// What it makes of the catalog that it was decided on, line by line, without secrets.
+    /// Difference from the catalog that the change was decided on, line by line, without secrets.
     pub fn diff(&self, snapshot: &Snapshot) -> Vec<String> {
         match (&self.value, self.kind) {
             (Some(Value::Source(after)), _) => self.difference(snapshot, Some(after.as_ref())),
@@ -178,8 +178,8 @@ pub fn adopt_subscription(snapshot: &Snapshot, value: Subscription, orphan: &Orp
     Ok(Change { action: Action::Adopted, ..create(snapshot, value)? })
 }
 
-/// Replaces an entry that has the revision `revision`; 0: whatever it has. `None` when it is that already. What only the
-/// catalog knows of it is kept, and so are its secrets where none are given.
+/// Replaces an entry that has the revision `revision`; 0: any revision. `None` when it is that already. Fields that
+/// only the catalog knows are kept, and so are its secrets where none are given.
 ///
 /// # Errors
 ///
@@ -195,7 +195,7 @@ pub fn update<T: Entry>(snapshot: &Snapshot, mut value: T, revision: u64) -> Res
     Ok((value != *stored.value).then(|| Change::new(&name, Action::Updated, stored.revision, Some(value))))
 }
 
-/// Removes an entry that has the revision `revision`; 0: whatever it has.
+/// Removes an entry that has the revision `revision`; 0: any revision.
 ///
 /// # Errors
 ///
@@ -205,7 +205,7 @@ pub fn delete<T: Entry>(snapshot: &Snapshot, name: &str, revision: u64) -> Resul
     Ok(Change { removed: stored.value.uid(), ..Change::new::<T>(name, Action::Deleted, stored.revision, None) })
 }
 
-/// Pauses a subscription for a reason, or lets it go on. `None` when it is as it should be already.
+/// Pauses a subscription for a reason, or resumes it. `None` when it is as it should be already.
 ///
 /// # Errors
 ///
@@ -240,7 +240,7 @@ fn check<T: Entry>(value: &T) -> Result<(), Refusal> {
     value.check().map_err(invalid)
 }
 
-/// Whoever does not know the secrets may change everything else.
+/// Keeps the stored secrets where the new value has none: a caller without the secrets may change everything else.
 fn keep_secrets<T: Entry>(value: &mut T, stored: &T) {
     if !value.shares_secrets(stored) {
         return;

@@ -1,4 +1,4 @@
-//! What differs between two values of an entry, line by line, without secrets. Pure.
+//! Differences between two values of an entry, line by line, without secrets. Pure.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Changes the catalog for somebody: decided on what is there, stamped with who and why, recorded on COMMANDS.
+//! Changes the catalog for a caller: decided on the current catalog, stamped with who and why, recorded on COMMANDS.
 //!
 //! The order is: write, with the revision that the change was decided on; read again what is stamped with this request;
 //! record that. The catalog is the truth, so a crash between leaves the truth: a change that is there and says in its own
@@ -38,7 +38,7 @@ const CONFLICT_PAUSE: Duration = Duration::from_millis(50);
 /// Where records go: COMMANDS are each shard's own, and a change of the catalog is no shard's.
 pub const RECORD_SHARD: ShardId = ShardId(0);
 
-/// Why the catalog is not what somebody wants.
+/// Why a requested change of the catalog was not made or not recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
     /// Does not pass: what was asked for cannot be.
@@ -75,18 +75,18 @@ impl From<StartError> for EditError {
 pub struct Call<'a> {
     /// Such as `UpdateSource`.
     pub method: &'a str,
-    /// What it names; empty where it names no single thing.
+    /// The entry that it names; empty where it names no single entry.
     pub name: &'a str,
     /// Whether it is recorded even where nothing was left to change: a call that must act once, and no more, has to be.
     pub recorded_idle: bool,
 }
 
-/// What a call came to.
+/// Result of a call.
 #[derive(Debug)]
 pub struct Edited {
     /// The catalog with it.
     pub snapshot: Snapshot,
-    /// What this request has written, also in calls before that broke off.
+    /// Changes that this request has written, also in calls before that broke off.
     pub changes: Vec<v1::CatalogChange>,
 }
 
@@ -162,8 +162,8 @@ impl<L: Locate> Editor<L> {
         Ok(())
     }
 
-    /// Makes what only the catalog knows of a new subscription. One that the log knows under this name, and that nobody has
-    /// removed, is adopted: it goes on where it stands.
+    /// Fills in the fields of a new subscription that only the catalog knows. One that the log knows under this name,
+    /// and that was never removed, is adopted: it continues at its position.
     async fn make(
         &self,
         mut value: v1::Subscription,

@@ -1,4 +1,4 @@
-//! What the catalog holds, seen alike: sources, subscriptions and API keys. Pure.
+//! Entries of the catalog under one interface: sources, subscriptions and API keys. Pure.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -28,7 +28,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What the entries' keys in the bucket begin with, and what the kind is called.
+    /// Name of the kind, and first token of its entries' keys in the bucket.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Source => super::SOURCE,
@@ -43,7 +43,7 @@ impl Kind {
     }
 }
 
-/// An entry's value, whichever kind it is of.
+/// An entry's value, of any kind.
 #[derive(Clone, PartialEq)]
 pub enum Value {
     /// A source.
@@ -56,32 +56,32 @@ pub enum Value {
 
 /// Something that the catalog holds.
 pub trait Entry: Clone + PartialEq {
-    /// Its kind.
+    /// Kind of the entry.
     const KIND: Kind;
 
-    /// What it is found by: a name, or a key's id.
+    /// The entry's id: a name, or a key's id.
     fn id(&self) -> &str;
 
     /// All of its kind.
     fn all(snapshot: &Snapshot) -> &BTreeMap<String, Revised<Arc<Self>>>;
 
-    /// What is wrong with it, in one line; what is made when it is written may be missing.
+    /// Checks the value; fields that are filled in when it is written may be missing.
     ///
     /// # Errors
     ///
-    /// What is wrong and what would be right.
+    /// The problem and the fix, in one line.
     fn check(&self) -> Result<(), String>;
 
-    /// What may not become of `stored`, which this is to replace, in one line.
+    /// Checks that `stored` may be replaced by this value.
     ///
     /// # Errors
     ///
-    /// What may not change and what to do instead.
+    /// The field that may not change and what to do instead, in one line.
     fn check_change(&self, _stored: &Self) -> Result<(), String> {
         Ok(())
     }
 
-    /// What it says, as `weft.toml` calls it, without secrets.
+    /// Its fields, under their names in `weft.toml`, without secrets.
     fn fields(&self) -> Vec<Field>;
 
     /// Its secrets, for what is secret by the same means in both; `None` where it has none.
@@ -93,7 +93,7 @@ pub trait Entry: Clone + PartialEq {
     /// Whether the secrets of `other` would do for it.
     fn shares_secrets(&self, other: &Self) -> bool;
 
-    /// What lanes know it by.
+    /// Identity of a subscription in lanes; `None` for other kinds.
     fn uid(&self) -> Option<SubscriptionUid> {
         None
     }

@@ -1,4 +1,4 @@
-//! What an entry says, field by field, as `weft.toml` calls it: for differences, the audit log and people. Pure.
+//! Fields of an entry, under their names in `weft.toml`: for differences, the audit log and people. Pure.
 //!
 //! Secrets are counted, never shown. What only the catalog knows (uid, starts, creation) is left out.
 

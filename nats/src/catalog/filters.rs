@@ -151,7 +151,7 @@ fn filter(from: u64, revision: u64, types: &[String], sources: &[String]) -> Opt
 
 /// Adds a filter, and drops those that ended at or below `settled_below`.
 fn revise(filters: &mut Vec<v1::FilterRevision>, mut filter: v1::FilterRevision, settled_below: u64) {
-    // The filters stay sorted whatever a record says.
+    // The filters stay sorted regardless of what a record says.
     filter.from = filters.last().map_or(filter.from, |last| last.from.max(filter.from));
     let is_same = |last: &v1::FilterRevision| last.types == filter.types && last.sources == filter.sources;
     if filters.last().is_some_and(is_same) {

@@ -1,9 +1,9 @@
 //! API keys: how they are made, and what the caller of one may do. Roles that are asked over HTTP or gRPC decide by this
 //! alone.
 //!
-//! Keys are in the catalog, so one that is made, narrowed or revoked counts within a second. Of a key only the digest is
-//! kept; digests are compared in constant time, and tell nothing of a key's length either. The bootstrap key, which stands
-//! in the configuration and not in the catalog, may do everything.
+//! Keys are in the catalog, so one that is made, narrowed or revoked counts within a second. Of a key only the digest
+//! is kept; digests are compared in constant time, and reveal nothing of a key's length either. The bootstrap key,
+//! which stands in the configuration and not in the catalog, may do everything.
 //!
 //! - `make`: a new key; [`uses`]: when each was used last.
 
@@ -32,9 +32,9 @@ pub mod uses;
 pub use make::{KEY_ID_CHARS, make};
 use uses::Uses;
 
-/// What every key of the catalog begins with.
+/// Prefix of every key of the catalog.
 const PREFIX: &str = "weft_";
-/// What the audit log calls whoever has the bootstrap key.
+/// Operator's name in the audit log for a caller with the bootstrap key.
 const BOOTSTRAP: &str = "bootstrap";
 
 /// The keys of the mesh.
@@ -75,7 +75,7 @@ pub enum KeyError {
     Limited,
 }
 
-/// What the caller of one request may do.
+/// Rights of the caller of one request.
 #[derive(Debug, Clone)]
 pub struct Grant {
     /// `None`: the bootstrap key.
@@ -96,7 +96,7 @@ impl Keys {
         &self.uses
     }
 
-    /// What whoever sent this key may do, provided that it has a scope. The use of the key is noted.
+    /// Rights of the caller that sent this key, provided that the key has a scope. The use of the key is noted.
     ///
     /// # Errors
     ///
@@ -136,7 +136,7 @@ impl Grant {
         self.key.as_ref().is_none_or(|key| has_scope(key, Scope::Admin))
     }
 
-    /// Who acts, as the audit log names him: the key's id, or `bootstrap`.
+    /// Operator's name in the audit log: the key's id, or `bootstrap`.
     pub fn operator(&self) -> &str {
         self.key_id().unwrap_or(BOOTSTRAP)
     }
@@ -151,7 +151,7 @@ impl Grant {
         self.key.as_ref().map_or(&[], |key| &key.sources)
     }
 
-    /// What the workflows that it is limited to begin with; empty: all.
+    /// Prefixes of the workflows that it is limited to; empty: all.
     pub fn workflow_prefixes(&self) -> &[String] {
         self.key.as_ref().map_or(&[], |key| &key.workflow_prefixes)
     }
@@ -178,7 +178,7 @@ impl Grant {
         Ok(())
     }
 
-    /// Refuses whoever is limited in any way.
+    /// Refuses a caller whose key is limited in any way.
     ///
     /// # Errors
     ///
@@ -199,7 +199,7 @@ impl Grant {
         };
         let same = |snapshot: &Arc<Snapshot>| snapshot.keys.get(&key.id).is_some_and(|now| now.value == *key);
         let changed = async {
-            // A catalog that nobody watches any more belongs to a process that ends.
+            // A catalog without a sender belongs to a process that ends.
             if self.catalog.wait_for(|snapshot| snapshot.complete && !same(snapshot)).await.is_err() {
                 std::future::pending().await
             }
@@ -225,7 +225,7 @@ fn has_scope(key: &ApiKey, wanted: Scope) -> bool {
     key.scopes().any(|scope| scope == wanted || scope == Scope::Admin)
 }
 
-/// What a scope is called.
+/// Name of a scope.
 pub const fn scope_name(scope: Scope) -> &'static str {
     match scope {
         Scope::Ingest => "ingest",

@@ -8,10 +8,10 @@ use weft_proto::{
 use super::filters::takes;
 use crate::event::{Event, StoredEvent};
 
-/// What of a subscription decides whether it takes an event of one shard.
+/// The part of a subscription that decides whether it takes an event of one shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Matcher {
-    /// Whose.
+    /// Uid of the subscription.
     pub uid: SubscriptionUid,
     /// It takes events from this sequence on.
     pub start: StreamSeq,

@@ -1,4 +1,4 @@
-//! Subscriptions that the log knows and the catalog lacks, though nobody has removed them. Pure.
+//! Subscriptions that the log knows and the catalog lacks, though they were never removed. Pure.
 
 use std::collections::BTreeMap;
 
@@ -17,9 +17,9 @@ use crate::subject::Layout;
 /// An orphaned subscription.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Orphan {
-    /// What its lanes know it by.
+    /// Identity of the subscription in lanes.
     pub uid: SubscriptionUid,
-    /// Its name.
+    /// Name of the subscription.
     pub name: String,
     /// The first sequence that it takes, for every shard; 0 where the shard does not know it.
     pub starts: Vec<u64>,

@@ -1,6 +1,6 @@
 //! Type patterns: `*` is any run of characters, dots included; nothing else is special.
 
-/// Whether a type pattern takes a type. Takes time proportional to the product of the lengths at the most.
+/// Whether a type pattern takes a type. Takes time at most proportional to the product of the lengths.
 pub fn pattern_matches(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut p, mut t) = (0, 0);

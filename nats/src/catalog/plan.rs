@@ -1,4 +1,4 @@
-//! What has to be changed for the catalog to be what somebody wants. Pure.
+//! Changes that bring the catalog to a desired state. Pure.
 //!
 //! Subscriptions are made before sources, and go after them: no event is accepted while those that want it are not there.
 
@@ -13,16 +13,16 @@ use super::{
     start::Start,
 };
 
-/// What should be in the catalog.
+/// Desired content of the catalog.
 #[derive(Clone, Default)]
 pub struct Desired {
-    /// Sources, by whatever order.
+    /// Sources, in any order.
     pub sources: Vec<Source>,
-    /// Subscriptions, by whatever order.
+    /// Subscriptions, in any order.
     pub subscriptions: Vec<DesiredSubscription>,
 }
 
-/// A subscription as somebody wants it. Its uid and starts are made when it is created.
+/// A desired subscription. Its uid and starts are made when it is created.
 #[derive(Clone, PartialEq)]
 pub struct DesiredSubscription {
     /// Without uid, starts and creation time.
@@ -47,8 +47,8 @@ impl std::fmt::Debug for DesiredSubscription {
     }
 }
 
-/// The changes, in the order in which they are to be made; none when everything is as it should be. With `prune` sources
-/// and subscriptions that nobody wants go.
+/// The changes, in the order in which they are to be made; none when everything is as it should be. With `prune`
+/// sources and subscriptions that are not desired are deleted.
 ///
 /// # Errors
 ///

@@ -1,15 +1,16 @@
 //! The bucket's messages, taken in order: what they make of the catalog, and whether that is all there was. Pure.
 //!
-//! An entry is what its last *sound* message says: one that is sealed as this entry and for the place where it stands, with a
-//! value or with its removal. Whatever else lies on its subject, also a marker of a deletion or a purge or an earlier value that
-//! was published again, was not written there by the mesh, and changes nothing.
+//! An entry is the value of its last *sound* message: one that is sealed as this entry and for the place where it
+//! stands, with a value or with its removal. Any other message on its subject, also a marker of a deletion or a purge
+//! or an earlier value that was published again, was not written there by the mesh, and changes nothing.
 //!
-//! Values of the form before claim no place. They count up to the sequence at which the catalog was resealed, which every
-//! value sealed since then tells.
+//! Values of the form before claim no place. They count up to the sequence at which the catalog was resealed, which
+//! every value sealed since then contains.
 //!
-//! The bucket keeps only so many messages of an entry, so others can push out the sound ones. Then nobody can tell what the
-//! entry was, and the catalog is not complete. Fewer than the bucket keeps have pushed out nothing: without a sound one the
-//! entry has never been there. So whoever starts late comes to no other conclusion than who has seen all, unless to none.
+//! The bucket keeps a limited number of messages of an entry, so foreign messages can push out the sound ones. Then the
+//! entry's value is lost, and the catalog is not complete. Fewer messages than the bucket keeps have pushed out
+//! nothing: without a sound one the entry has never been there. So a reader that starts late either reaches the same
+//! conclusion as a reader that has seen all messages, or none.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +33,7 @@ pub(super) struct Reading<'a> {
     legacy_through: u64,
     /// The last value of the form before that has counted.
     legacy_last: u64,
-    /// What the messages so far make of it; whether it is complete is said by [`conclude`](Self::conclude).
+    /// The catalog as the messages so far make it; [`conclude`](Self::conclude) sets whether it is complete.
     pub snapshot: Snapshot,
     /// By the entry's name in the bucket.
     seen: BTreeMap<String, Seen>,
@@ -41,7 +42,7 @@ pub(super) struct Reading<'a> {
 /// The messages of one entry.
 #[derive(Debug, Clone, Default)]
 struct Seen {
-    /// The last one's revision, whoever has written it.
+    /// Revision of the last message, sound or not.
     last: u64,
     sound: Option<Sound>,
     /// Messages that the mesh has not written there.
@@ -93,7 +94,7 @@ impl Seen {
         }
     }
 
-    /// Whether nobody can tell what the entry is.
+    /// Whether the entry's value is lost.
     fn is_lost(&self) -> bool {
         self.sound.is_none() && (self.unsound || self.other_bucket || self.foreign >= CATALOG_HISTORY)
     }

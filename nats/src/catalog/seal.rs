@@ -2,13 +2,13 @@
 //!
 //! A removal is an entry's value as well, the empty one.
 //!
-//! Entries hold secrets, and the log's files, backups and whoever may read a stream would hold them too. Sealing also
-//! says who wrote an entry: one that was not made with the master key is passed over, wherever it came from. The name of
-//! the entry is part of what is sealed, so that one cannot be put in another's place.
+//! Entries hold secrets, which the log's files, backups and any user with read access to the stream would otherwise
+//! get. Sealing also says who wrote an entry: one that was not made with the master key is passed over, wherever it
+//! came from. The name of the entry is part of what is sealed, so that one cannot be put in another's place.
 //!
-//! A sealed value also holds for one place only: the sequence of its message in this bucket, behind the entry's last sound
-//! message, with the stamp in its headers. So an earlier value that is published again, under whatever headers, opens and does
-//! not count ([`Claims`]).
+//! A sealed value also holds for one place only: the sequence of its message in this bucket, behind the entry's last
+//! sound message, with the stamp in its headers. So an earlier value that is published again, under any headers, opens
+//! and does not count ([`Claims`]).
 //!
 //! Form of a sealed value: `wft2`, the key's id (4 bytes), a random nonce (12 bytes), the claims (40 bytes),
 //! ChaCha20-Poly1305 ciphertext and tag. Nonces may be random: a mesh would have to write some hundred million entries before
@@ -28,11 +28,11 @@ use ring::{
 use super::stamp;
 use crate::tags::Tags;
 
-/// What every sealed value begins with: the form's version.
+/// First bytes of every sealed value: the form's version.
 const MAGIC: &[u8; 4] = b"wft2";
 /// The form before.
 const MAGIC_LEGACY: &[u8; 4] = b"wft1";
-/// Salt of the keys that are derived: keeps them apart from whatever else the same bytes may be used for.
+/// Salt of the derived keys: separates them from any other use of the same bytes.
 const DERIVATION: &[u8] = b"weft derived keys 1";
 /// Bytes of a key's id.
 const ID_BYTES: usize = 4;
@@ -103,7 +103,7 @@ pub(super) struct Opened {
 #[derive(Clone)]
 pub struct MasterKey {
     key: Arc<LessSafeKey>,
-    /// What other keys are derived from.
+    /// Pseudorandom key that other keys are derived from.
     root: Arc<hkdf::Prk>,
     id: [u8; ID_BYTES],
 }
@@ -136,7 +136,7 @@ impl MasterKey {
     ///
     /// # Errors
     ///
-    /// What is wrong, and how to make one. The text is not part of it.
+    /// The problem, and how to make a key. The text is not part of it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let wrong = || "the master key is not base64 of 32 bytes; make one with: openssl rand -base64 32".to_owned();
         let bytes = BASE64_STANDARD.decode(text.trim()).map_err(|_| wrong())?;
@@ -163,7 +163,7 @@ impl MasterKey {
         Tags::derive(&self.root, purpose)
     }
 
-    /// What tells this key from others, for people: 8 hex digits.
+    /// Identifier that distinguishes this key from others, for people: 8 hex digits.
     pub fn id(&self) -> String {
         hex(&self.id)
     }
@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(key.open("a", &HeaderMap::new(), &renamed), Err(OpenError::Forged));
     }
 
-    /// Whatever is changed, cut or made up is not opened.
+    /// A changed, shortened or invented value is not opened.
     #[test]
     fn what_is_not_sealed_is_not_opened() {
         let (key, headers) = (key(), HeaderMap::new());

@@ -35,7 +35,7 @@ pub struct Snapshot {
     pub complete: bool,
     /// The id of another master key that entries are sealed with.
     pub other_key: Option<String>,
-    /// Entries that nobody can tell the value of, by their names in the bucket.
+    /// Entries whose value is lost, by their names in the bucket.
     pub lost: Vec<String>,
     /// Sources by name.
     pub sources: BTreeMap<String, Revised<Arc<Source>>>,
@@ -47,15 +47,15 @@ pub struct Snapshot {
     pub keys_used: BTreeMap<String, Timestamp>,
     /// Names of subscriptions by uid, as far as the catalog was read from its bucket.
     pub names: HashMap<Vec<u8>, String>,
-    /// Who removed a subscription, by its uid: of those whose removal the bucket still knows.
+    /// Removals of subscriptions, with their authors, by uid: those that the bucket still knows.
     pub removals: BTreeMap<Vec<u8>, Removal>,
-    /// Who wrote a subscription as it is, by its name.
+    /// Authors of the subscriptions' current values, by name.
     pub authors: BTreeMap<String, Author>,
     /// How far the bucket has been read. A follower does not count the uses of keys.
     pub position: CatalogPosition,
 }
 
-/// Who wrote an entry as it is.
+/// Author of an entry's current value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Author {
     /// The id of a key, or `bootstrap`; empty where the entry does not say.
@@ -106,7 +106,7 @@ impl Snapshot {
             self.keys_used.remove(id);
             return;
         }
-        // Whoever can write here can say anything, so it is believed no more than this.
+        // Other processes can write anything here, so only a valid time is accepted.
         let ms = std::str::from_utf8(&message.payload).ok().and_then(|text| text.parse().ok());
         let Some(used) = ms.and_then(|ms| Timestamp::from_millisecond(ms).ok()) else { return };
         let latest = self.keys_used.get(id).is_none_or(|known| *known < used);
@@ -115,7 +115,7 @@ impl Snapshot {
         }
     }
 
-    /// What is missing for it to be decided by, for people; `None`: nothing.
+    /// Reason that no decision may be based on it, for people; `None`: there is no reason.
     pub fn missing(&self) -> Option<String> {
         match &self.other_key {
             Some(id) => Some(format!(
@@ -164,7 +164,7 @@ fn change<T: Entry + Message + Default>(
     Ok(())
 }
 
-/// Whether a message only tells when a key was used.
+/// Whether a message only states when a key was used.
 pub(super) fn is_use(prefix: &str, message: &Stored) -> bool {
     let kind = message.subject.strip_prefix(prefix).and_then(|entry| entry.split_once('.'));
     kind.is_some_and(|(kind, _)| kind == KEY_USED)

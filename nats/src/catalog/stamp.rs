@@ -1,4 +1,4 @@
-//! Who changed an entry, why, and by which request: headers of the message that holds the change.
+//! Author of a change of an entry, its reason and its request: headers of the message that holds the change.
 //!
 //! Change and stamp are one message, so there is never one without the other: a call that broke off after its write is
 //! recognised by its request id when it comes again, and its audit record is completed.
@@ -32,7 +32,7 @@ pub(super) const UID: &str = "weft-uid";
 /// as one that is not there.
 pub(super) const SEALED: [&str; 5] = [REQUEST_ID, OPERATOR, REASON, ACTION, UID];
 
-/// Who changes something, why, and by which request.
+/// Author of a change, its reason and its request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp {
     /// Names the request: the same id acts once.
@@ -71,7 +71,7 @@ pub(super) fn kept(headers: &HeaderMap) -> HeaderMap {
     kept
 }
 
-/// Who removed an entry, and why; empty where its removal does not say.
+/// Author and reason of an entry's removal; empty where its removal does not say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Removal {
     /// The id of a key, or `bootstrap`.
@@ -89,7 +89,7 @@ impl Removal {
     }
 }
 
-/// Who wrote a message that counts.
+/// Author of a message that counts.
 pub(super) fn author_of(headers: &HeaderMap) -> Author {
     let is_creator = text(headers, ACTION).as_deref() == Some(Action::Created.as_str());
     Author { operator: text(headers, OPERATOR).unwrap_or_default(), is_creator }
@@ -143,7 +143,7 @@ impl<'a> Trail<'a> {
     }
 }
 
-/// What a message does to an entry; `None`: it does not count.
+/// Difference that a message makes to an entry; `None`: it does not count.
 fn difference<T: Entry>(name: &str, reading: &mut Reading<'_>, message: &Stored) -> Option<Vec<String>> {
     let find = |snapshot: &Snapshot| T::all(snapshot).get(name).map(|entry| Arc::clone(&entry.value));
     let before = find(&reading.snapshot);

@@ -32,7 +32,7 @@ pub trait Locate {
     /// [`LocateError`].
     fn locate(&self, id: EventId) -> impl Future<Output = Result<Option<(ShardId, StreamSeq)>, LocateError>> + Send;
 
-    /// The subscription of this name that the log knows, and that the catalog lacks though nobody has removed it.
+    /// The subscription of this name that the log knows, and that the catalog lacks though it was never removed.
     ///
     /// # Errors
     ///
@@ -44,13 +44,13 @@ pub trait Locate {
     ) -> impl Future<Output = Result<Option<Orphan>, LocateError>> + Send;
 }
 
-/// Why nobody says where an event is stored.
+/// Why the location of an event cannot be found.
 #[derive(Debug, thiserror::Error)]
 pub enum LocateError {
     /// Passes.
     #[error("{0}")]
     Unavailable(String),
-    /// Nobody here can ever say.
+    /// Permanent: no retry can find it.
     #[error("{0}")]
     Refused(String),
 }
@@ -85,8 +85,8 @@ impl From<LocateError> for StartError {
     }
 }
 
-/// The first sequence that a subscription takes, for every shard. On an empty log that is the beginning, whatever `start`
-/// says.
+/// The first sequence that a subscription takes, for every shard. On an empty log that is the beginning, regardless of
+/// `start`.
 pub(super) async fn resolve(
     connection: &Connection,
     layout: Layout,

@@ -64,7 +64,7 @@ impl Catalog {
         let _turn = self.writing.lock().await;
         let deadline = Instant::now() + STORE_PATIENCE;
         while Instant::now() < deadline {
-            // First the end of the bucket, then the entry: so whatever comes between the two makes the write fail.
+            // First the end of the bucket, then the entry: so any message between the two makes the write fail.
             let state = self.state().await?;
             let base = self.base(&key, expected, created_ns(&state)).await?;
             let claims = claims(&state, base, self.legacy_end.of(created_ns(&state)));
@@ -112,7 +112,7 @@ impl Catalog {
                 return Err(CatalogError::Unavailable(reading.snapshot.missing().unwrap_or_default()));
             }
             let created_ns = created_ns(&state);
-            // Where no value tells it yet, it is here: what has come since makes the first write fail.
+            // Where no value contains it yet, it is here: a later message makes the first write fail.
             let through = self.legacy_end.of(created_ns).min(state.last.0);
             let legacy = reading.legacy();
             if legacy.is_empty() {
@@ -188,7 +188,7 @@ impl Catalog {
                 Ok(ack.sequence)
             }
             Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Err(CatalogError::Conflict { key }),
-            // Another change of the key is under way on a cluster: the server has no number to tell yet.
+            // Another change of the key is under way on a cluster: the server has no sequence to report yet.
             Err(error) if error.to_string().contains("wrong last sequence") => Err(CatalogError::Conflict { key }),
             Err(error) => Err(CatalogError::Unavailable(error.to_string())),
         }

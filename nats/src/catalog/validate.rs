@@ -1,4 +1,4 @@
-//! What a source or a subscription must be, wherever it comes from: a file, the API, a test.
+//! Checks of sources, subscriptions and keys, wherever they come from: a file, the API, a test.
 
 use weft_proto::{
     ids::{SubscriptionUid, WorkflowId},
@@ -19,13 +19,13 @@ const NAME_MAX: usize = 40;
 const LABEL_BYTES_MAX: usize = 128;
 /// Bytes of a key's digest.
 const DIGEST_BYTES: usize = 32;
-/// The most entries of a key's lists: each request is held against all of them.
+/// The most entries of a key's lists: each request is compared with all of them.
 const LIMITS_MAX: usize = 256;
 /// The longest prefix of a workflow: as long as a workflow's id may be.
 const PREFIX_BYTES_MAX: usize = 128;
 /// The longest name of a header.
 const HEADER_BYTES_MAX: usize = 128;
-/// The most patterns or sources of a subscription: each event is held against all of them.
+/// The most patterns or sources of a subscription: each event is compared with all of them.
 const PATTERNS_MAX: usize = 256;
 /// The longest type pattern.
 const PATTERN_BYTES_MAX: usize = 256;
@@ -42,7 +42,7 @@ const PERIOD_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 ///
 /// # Errors
 ///
-/// What is wrong and what would be right, in one line.
+/// The problem and the fix, in one line.
 pub fn validate_source(source: &Source) -> Result<(), String> {
     check_name(&source.name)?;
     let scheme = source
@@ -75,7 +75,7 @@ pub fn validate_source(source: &Source) -> Result<(), String> {
     schemas::check_schemas(source)
 }
 
-/// What works and is probably not meant, one line each.
+/// Settings that work and are probably not meant, one line each.
 pub fn source_warnings(source: &Source) -> Vec<String> {
     let mut warnings = Vec::new();
     let Some(scheme) = source.verification.as_ref().and_then(|verification| verification.scheme.as_ref()) else {
@@ -101,7 +101,7 @@ pub fn source_warnings(source: &Source) -> Vec<String> {
 ///
 /// # Errors
 ///
-/// What is wrong and what would be right, in one line.
+/// The problem and the fix, in one line.
 pub fn validate_subscription(subscription: &Subscription) -> Result<(), String> {
     check_name(&subscription.name)?;
     if SubscriptionUid::from_slice(&subscription.uid).is_none() {
@@ -148,11 +148,11 @@ pub fn validate_subscription(subscription: &Subscription) -> Result<(), String> 
     }
 }
 
-/// Checks an API key for what nobody could work with.
+/// Checks an API key for values that no role could work with.
 ///
 /// # Errors
 ///
-/// What is wrong and what would be right, in one line.
+/// The problem and the fix, in one line.
 pub fn validate_key(key: &ApiKey) -> Result<(), String> {
     let sound =
         key.id.len() == KEY_ID_CHARS && key.id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());

@@ -19,14 +19,14 @@ use crate::{
     message::Stored,
 };
 
-/// How long the server keeps a consumer that nobody asks for messages: longer than a request lasts, and short, for the
+/// How long the server keeps a consumer without pull requests: longer than a request lasts, and short, for the
 /// consumers of readers that were killed.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(60);
 /// Messages of one pull request. A second one is sent before the first is used up, so the server never waits for us.
 const PULL_MESSAGES: usize = 2000;
-/// Bytes of one pull request: what the reader may hold in memory, twice, whatever the size of the messages.
+/// Bytes of one pull request: what the reader may hold in memory, twice, regardless of the size of the messages.
 const PULL_BYTES: usize = 16 * 1024 * 1024;
-/// When a pull request ends by itself.
+/// Time after which a pull request expires.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
 /// How often the server says that it is there while it has nothing to send.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -130,7 +130,7 @@ impl Consumer {
         Ok(true)
     }
 
-    /// Takes what has come already, behind the last message of `batch`, until that holds `messages_max`.
+    /// Takes what has come already, after the end of `batch`, until that holds `messages_max`.
     pub fn take_waiting(&mut self, messages_max: usize, batch: &mut Batch) -> Result<(), Fault> {
         while batch.messages.len() < messages_max
             && let Some(last) = batch.messages.last()
@@ -161,11 +161,12 @@ impl Consumer {
         Ok(())
     }
 
-    /// Tells the server to forget the consumer, if it may know it. Best effort: it also forgets it by itself.
+    /// Deletes the consumer on the server, if the server may know it. Best effort: the server also deletes it when it
+    /// is inactive.
     pub async fn remove(self, connection: &Connection, stream: &str) {
         if connection.is_connected() && connection.epoch() == self.epoch {
             let subject = connection.api_subject(format_args!("CONSUMER.DELETE.{stream}.{}", self.name));
-            // The answer goes where nobody listens.
+            // The answer goes to an inbox without a subscription.
             let publish = connection.client().publish_with_reply(subject, self.inbox, bytes::Bytes::new());
             if let Err(error) = publish.await {
                 tracing::debug!(stream, name = self.name, %error, "consumer not removed");

@@ -24,9 +24,9 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 const PAGE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// About what one page may hold.
 const PAGE_BYTES: usize = 8 * 1024 * 1024;
-/// So many failures in a row are no hiccup any more: somebody should know.
+/// This number of failures in a row is not a short disturbance any more: it is logged as a warning.
 const FAILURES_QUIET: u32 = 10;
-/// How long an orderly end may take. Past that the server forgets the consumer by itself.
+/// How long an orderly end may take. Past that the server deletes the consumer when it is inactive.
 const END_PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub(super) struct Task {
     connection: Connection,
     options: ReaderOptions,
     position: StreamSeq,
-    /// What tells the stream from another one. Its cursor is before `position`.
+    /// Properties that distinguish the stream from another one. Its cursor is before `position`.
     known: Option<Position>,
     consumer: Option<Consumer>,
     /// Counts the consumers that were given up.
@@ -50,7 +50,7 @@ pub(super) enum Fault {
     Passing(String),
     /// The stream has as many consumers as it may have.
     Refused(String),
-    /// Tell the caller.
+    /// Permanent: returned to the caller.
     Lasting(ReadError),
 }
 
@@ -65,7 +65,7 @@ impl Task {
         Self { connection, options, position, known, consumer: None, losses, failures: 0 }
     }
 
-    /// Reads until nobody takes the batches any more.
+    /// Reads until the receiver of the batches is dropped.
     pub async fn run(mut self, batches: mpsc::Sender<Result<Delivered, ReadError>>) {
         tokio::select! {
             () = batches.closed() => {}
@@ -100,7 +100,7 @@ impl Task {
         self.failures = self.failures.saturating_add(1);
         let (stream, position) = (&self.options.stream, self.position.0);
         if self.failures == FAILURES_QUIET {
-            tracing::warn!(stream, position, problem, "reader cannot go on");
+            tracing::warn!(stream, position, problem, "reader cannot continue");
         } else {
             tracing::debug!(stream, position, problem, "reader starts over");
         }
@@ -175,8 +175,8 @@ impl Task {
     }
 
     /// Reads a page by direct get: as right as a consumer's first messages, since the position has just been compared.
-    /// Nobody may rely on the next page as on what comes from the same consumer, so each counts as one that is lost. `None`:
-    /// nothing has come for a while.
+    /// Unlike messages of the same consumer, the next page gives no guarantee of continuity, so each page counts as a
+    /// consumer that is lost. `None`: nothing has come for a while.
     async fn page(&mut self, end: StreamSeq) -> Result<Option<Batch>, Fault> {
         let until = Instant::now() + PAGE.1;
         let Self { connection, options, position, .. } = self;

@@ -1,14 +1,14 @@
 //! The accounts of a NATS server or cluster that holds a log, and what each of them exports and imports. Pure.
 //!
-//! NATS does not check the reply subject of a publish against the sender's permissions: the answer to a request, a publish
-//! ack among them, becomes a message of the account in which it is sent, and a JetStream request of that account when its
-//! subject is one. Likewise a push consumer delivers to any subject of the stream's account. So no role's user lives in
-//! an account that holds streams. Each role has an account of its own, without JetStream, and imports as services the API
-//! requests that it needs and the subjects that it publishes to; an answer comes back to the importing account, where a
-//! subject of the API reaches only what that account imports.
+//! NATS does not check the reply subject of a publish against the sender's permissions: the answer to a request, a
+//! publish ack among them, becomes a message of the account in which it is sent, and a JetStream request of that
+//! account when its subject is one. Likewise a push consumer delivers to any subject of the stream's account. So no
+//! role's user lives in an account that holds streams. Each role has a separate account, without JetStream, and imports
+//! as services the API requests that it needs and the subjects that it publishes to; an answer comes back to the
+//! importing account, where a subject of the API reaches only what that account imports.
 //!
-//! Streams of which a role may create consumers are in an account by themselves, so that a push consumer reaches nothing
-//! but the stream that it reads (the server refuses such a cycle) and its siblings of other shards.
+//! Streams of which a role may create consumers are in separate accounts, so that a push consumer reaches nothing but
+//! the stream that it reads (the server refuses such a cycle) and its siblings of other shards.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -104,7 +104,7 @@ impl Home {
         }
     }
 
-    /// The account of a stream of the log, whatever the number of shards; `None` for any other stream.
+    /// The account of a stream of the log, for any number of shards; `None` for any other stream.
     pub(super) fn of(stream: &str) -> Option<Self> {
         let (kind, shard) = stream.rsplit_once('_').unwrap_or((stream, "0"));
         let kind = if !shard.is_empty() && shard.bytes().all(|byte| byte.is_ascii_digit()) { kind } else { stream };
@@ -151,12 +151,12 @@ struct Import {
     answers: Answers,
 }
 
-/// What a role reads or does of a stream.
+/// Use of a stream by a role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Use {
     /// Its state and single messages.
     Read,
-    /// The same, through consumers of its own.
+    /// The same, through consumers that the role creates.
     Consume,
     /// All that there is.
     Manage,
@@ -285,7 +285,7 @@ impl Imports {
         }
     }
 
-    /// Consumers that exist. Their names are random, and nobody but an admin may list them.
+    /// Consumers that exist. Their names are random, and only an admin may list them.
     fn consumers(&mut self, at: At, stream: &str) {
         self.api(at, &format!("CONSUMER.INFO.{stream}.*"), Answers::One);
         self.api(at, &format!("CONSUMER.DELETE.{stream}.*"), Answers::One);
@@ -375,7 +375,7 @@ fn mapped(from: &str, to: &str) -> Value {
     Value::Object([(from.to_owned(), to.into())].into_iter().collect())
 }
 
-/// What the user of a role may publish and subscribe to within its account.
+/// Subjects that the user of a role may publish and subscribe to within its account.
 fn permissions(role: Role, imports: &Imports) -> Value {
     let (api, server_api) = (format!("{API_PREFIX}.>"), format!("{SERVER_API}.>"));
     let prefix = format!("{API_PREFIX}.");
@@ -479,7 +479,7 @@ mod tests {
         }
         for role in Role::ALL {
             let account = &config[role.account()];
-            assert!(account.get("jetstream").is_none(), "{role:?} stores nothing of its own");
+            assert!(account.get("jetstream").is_none(), "{role:?} stores nothing in its account");
             assert_eq!(account["users"].as_array().map(Vec::len), Some(1));
         }
     }

@@ -1,5 +1,5 @@
-//! The configuration that the embedded server is given: generated anew at each start, since it holds the port and the
-//! passwords. Its form is JSON, which nats-server's own language includes.
+//! The configuration of the embedded server: generated again at each start, since it holds the port and the passwords.
+//! Its form is JSON, which nats-server's own language includes.
 
 use std::{ffi::OsString, fs, io, path::Path};
 

@@ -1,4 +1,4 @@
-//! The folder of the embedded server: one owner at a time, readable by nobody else.
+//! The folder of the embedded server: one owner at a time, readable by that owner only.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
@@ -116,7 +116,7 @@ pub(super) fn failed(path: &Path, source: io::Error) -> ServerError {
     ServerError::Folder { path: path.to_owned(), source }
 }
 
-/// `wanted` when nobody listens there, else a port that is free.
+/// `wanted` when no process listens there, else a port that is free.
 pub(super) fn free_port(wanted: u16) -> Result<u16, ServerError> {
     let bound =
         TcpListener::bind((Ipv4Addr::LOCALHOST, wanted)).or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
@@ -151,7 +151,7 @@ fn share(room: u64, shards: u32, rejected: u64) -> AutoLimits {
     AutoLimits { events, rejected }
 }
 
-/// What the store has and may still get: its own size and the free disk below it.
+/// Bytes that the store has and may still get: its own size and the free disk below it.
 fn room(store: &Path) -> io::Result<u64> {
     let existing = store.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
     let disk = rustix::fs::statvfs(existing)?;

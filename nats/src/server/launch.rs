@@ -2,7 +2,7 @@
 
 use std::{env, ffi::OsString, io, os::unix::process::CommandExt, process::Command};
 
-/// The environment variable that tells the launcher which process must live.
+/// The environment variable with the id of the process that the server must not outlive.
 pub(super) const PARENT: &str = "WEFT_LAUNCH_PARENT";
 
 /// The variables that the server is given: where programs are, the time zone of its log, and the settings of the Go runtime.
@@ -39,7 +39,7 @@ fn die_with_parent() -> io::Result<()> {
     use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    // A parent that died before the call sends nothing any more; whoever has adopted us has another id.
+    // A parent that died before the call sends nothing any more; the process that has adopted us has another id.
     let Ok(parent) = env::var(PARENT) else { return Ok(()) };
     if getppid().map(Pid::as_raw_pid) == parent.parse().ok() {
         return Ok(());

@@ -64,7 +64,7 @@ enum Level {
     Complaint,
 }
 
-/// What the server refuses its clients, which may repeat it without end.
+/// Refusals that the server reports for its clients, which may repeat them without end.
 #[derive(Debug, Default)]
 struct Refusals {
     /// When the last one was reported.

@@ -1,7 +1,7 @@
 //! Where a nats-server new enough is found.
 //!
-//! What is on the PATH may be older than we need, so every candidate is asked for its version and an old one is passed
-//! over; only the one that `WEFT_NATS_SERVER` names is taken or refused, never replaced.
+//! A program on the PATH may be older than we need, so every candidate is asked for its version and an old one is
+//! passed over; only the one that `WEFT_NATS_SERVER` names is taken or refused, never replaced.
 
 use std::{
     env, fmt, fs,
@@ -92,7 +92,7 @@ fn caches() -> Vec<PathBuf> {
     }
     let mut caches = Vec::new();
     if let Ok(here) = env::current_dir() {
-        // Only beside the script itself: a folder that merely lies above us must not choose what we run.
+        // Only next to the script itself: a folder that merely lies above us must not choose what we run.
         let project = here.ancestors().find(|folder| folder.join("nats/server.sh").is_file());
         caches.extend(project.map(|folder| folder.join(".cache")));
     }
@@ -100,7 +100,7 @@ fn caches() -> Vec<PathBuf> {
     caches
 }
 
-/// What lies in a cache as `nats-server/<version>/nats-server`, the newest first.
+/// Programs in a cache as `nats-server/<version>/nats-server`, the newest first.
 fn cached(cache: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(cache.join(PROGRAM)) else { return Vec::new() };
     let mut versions: Vec<(Version, PathBuf)> = entries
@@ -122,7 +122,7 @@ fn fitness(program: &Path) -> Result<(), String> {
     match Version::parse(&text) {
         Some(version) if version >= VERSION_MIN => Ok(()),
         Some(version) => Err(format!("is {version}")),
-        None => Err("does not tell a released version".into()),
+        None => Err("does not report a released version".into()),
     }
 }
 

@@ -26,7 +26,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// File name of the server's executable.
 const PROGRAM: &str = "nats-server";
 
-/// The file that tells which process the supervisor has started.
+/// The file that identifies the process which the supervisor has started.
 #[derive(Debug)]
 pub(super) struct IdentityFile(PathBuf);
 
@@ -61,7 +61,7 @@ pub(super) async fn end(folder: &Folder) -> Result<(), ServerError> {
     for (signal, patience) in [(Signal::TERM, TERM_PATIENCE), (Signal::KILL, KILL_PATIENCE)] {
         tracing::warn!(pid = pid.as_raw_pid(), ?signal, "a nats-server of an earlier run is ended");
         process.signal(signal);
-        // One that is stopped would not take it before it goes on.
+        // A stopped process would not handle the signal before it is continued.
         process.signal(Signal::CONT);
         let deadline = Instant::now() + patience;
         while process.is_running() && Instant::now() < deadline {
@@ -139,7 +139,7 @@ mod linux {
         }
 
         pub fn signal(&self, signal: Signal) {
-            // An error means that it is gone or not ours to end; the look that follows tells which.
+            // An error means that it is gone or not ours to end; the check that follows shows which.
             let _ = self.send(signal);
         }
 
@@ -216,7 +216,7 @@ mod elsewhere {
         }
 
         pub fn signal(&self, signal: Signal) {
-            // An error means that it is gone or not ours to end; the look that follows tells which.
+            // An error means that it is gone or not ours to end; the check that follows shows which.
             let _ = kill_process(self.0, signal);
         }
 

@@ -43,7 +43,9 @@ impl Space {
     pub(super) fn problem(self, folder: &Path) -> String {
         let folder = folder.display();
         if !self.has_inodes {
-            return format!("disk full: no inodes are free at {folder}; delete files, the mesh then resumes by itself");
+            return format!(
+                "disk full: no inodes are free at {folder}; delete files, the mesh then resumes automatically"
+            );
         }
         format!(
             "disk full: {} free at {folder}, {} needed; delete other files or enlarge the disk, the mesh then resumes by \

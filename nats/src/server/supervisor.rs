@@ -49,20 +49,20 @@ const FAILED_STOP_PATIENCE: Duration = Duration::from_secs(2);
 /// Why a server ended before it served.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Failure {
-    /// What it said.
+    /// The server's output or the system's error.
     pub(super) problem: String,
-    /// Whether somebody else listens on its port.
+    /// Whether another process listens on its port.
     pub(super) port_taken: bool,
 }
 
 impl Failure {
-    /// A failure that another port would not mend.
+    /// A failure that another port would not fix.
     pub(super) fn other(problem: impl Into<String>) -> Self {
         Self { problem: problem.into(), port_taken: false }
     }
 }
 
-/// What the thread wakes up for.
+/// Event that wakes the thread.
 enum News {
     /// The server is to end, for good.
     Stop,
@@ -127,7 +127,7 @@ impl Supervisor {
                 () = cancel.cancelled() => {}
                 _ = ended.wait_for(|_| false) => {}
             }
-            // Nobody listens once the thread has ended.
+            // The receiver is dropped once the thread has ended.
             let _ = news.send(News::Stop);
         });
     }
@@ -158,14 +158,14 @@ impl Drop for Supervisor {
     }
 }
 
-/// What the thread does.
+/// State of the supervisor's thread.
 struct Duty {
     command: Vec<OsString>,
     /// Where the server's process is noted, for the next start.
     identity: IdentityFile,
     /// The store's folder, whose disk is watched.
     store: PathBuf,
-    /// Given to whoever follows the server's log.
+    /// Given to the reader of the server's log.
     news: mpsc::Sender<News>,
     inbox: mpsc::Receiver<News>,
     report: watch::Sender<Option<Failure>>,
@@ -177,9 +177,9 @@ struct Duty {
 
 /// Why the thread no longer waits for a server.
 enum End {
-    /// It was told to.
+    /// It was requested to stop.
     Stopped,
-    /// The server ended by itself.
+    /// The server ended without a request.
     Died(String),
 }
 
@@ -230,7 +230,7 @@ impl Duty {
             .env_clear()
             .envs(launch::environment())
             .env(launch::PARENT, std::process::id().to_string())
-            // A Ctrl-C at the terminal is for us: the server ends last, when everyone has drained.
+            // A Ctrl-C at the terminal is for us: the server ends last, when all roles have drained.
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -252,7 +252,8 @@ impl Duty {
         Ok(child)
     }
 
-    /// Waits until the server ends: by itself, because it is to stop, or because it has stopped writing and there is room.
+    /// Waits until the server ends: without a request, because it is to stop, or because it has stopped writing and
+    /// there is room.
     fn wait(&mut self, mut child: Child) -> End {
         loop {
             let low = self.look_at_disk();

@@ -1,4 +1,4 @@
-//! What each stream and bucket looks like, and what may be changed of one that is there already. Pure.
+//! Configuration of each stream and bucket, and the changes that are allowed to one that exists already. Pure.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -33,13 +33,13 @@ const COMMANDS_RETENTION: Span = Span::days(400);
 /// Messages that the catalog keeps of each key, the last one among them.
 pub(crate) const CATALOG_HISTORY: i64 = 5;
 
-/// The first stream of events: by its name one shard is told from several.
+/// The first stream of events: its name distinguishes a log of one shard from one of several.
 pub(super) fn first_events_stream(layout: Layout) -> String {
     layout.events_stream(ShardId(0))
 }
 
-/// Every stream of the log. The bucket of leases comes first and decides which log there is: it has the same name
-/// whatever the number of shards, and of one name the server makes one stream only.
+/// Every stream of the log. The bucket of leases comes first and decides which log there is: it has the same name for
+/// any number of shards, and of one name the server makes one stream only.
 pub(super) fn all(layout: Layout, spec: &LogSpec) -> Vec<Config> {
     let mut streams = vec![leases(layout, spec)];
     streams.extend(layout.all().map(|shard| events(layout, shard, spec)));
@@ -50,8 +50,8 @@ pub(super) fn all(layout: Layout, spec: &LogSpec) -> Vec<Config> {
     streams
 }
 
-/// What happened. Nothing in it may be replaced or removed by a message (rollup, TTL, schedules are off) or one by one;
-/// a full stream refuses what is new, so that nothing is dropped that is not settled.
+/// Stream of events. Nothing in it may be replaced or removed by a message (rollup, TTL, schedules are off) or one by
+/// one; a full stream refuses what is new, so that nothing is dropped that is not settled.
 fn events(layout: Layout, shard: ShardId, spec: &LogSpec) -> Config {
     let max_bytes = match spec.log.max_bytes {
         MaxBytes::Bytes(bytes) => Some(bytes),
@@ -68,8 +68,8 @@ fn events(layout: Layout, shard: ShardId, spec: &LogSpec) -> Config {
     }
 }
 
-/// What became of it: commits, and the checkpoints of earlier versions. It has no limit of size, so that a full EVENTS can
-/// still be settled.
+/// Stream of outcomes: commits, and the checkpoints of earlier versions. It has no limit of size, so that a full EVENTS
+/// can still be settled.
 fn outcomes(layout: Layout, shard: ShardId, spec: &LogSpec) -> Config {
     Config {
         subjects: vec![layout.outcomes_subject(shard), layout.chunk_subject(shard), layout.checkpoint_subject(shard)],
@@ -88,7 +88,7 @@ fn checkpoints(layout: Layout, shard: ShardId, spec: &LogSpec) -> Config {
     }
 }
 
-/// What operators asked for.
+/// Stream of operators' commands.
 fn commands(layout: Layout, shard: ShardId, spec: &LogSpec) -> Config {
     Config {
         subjects: vec![layout.commands_subject(shard)],
@@ -111,19 +111,19 @@ fn rejected(spec: &LogSpec) -> Config {
     }
 }
 
-/// A message with a rollup would take away the entry's earlier messages, by which readers tell what it is.
+/// A message with a rollup would remove the entry's earlier messages, from which readers derive its value.
 fn catalog(spec: &LogSpec) -> Config {
     Config { max_messages_per_subject: CATALOG_HISTORY, allow_rollup: false, ..bucket(CATALOG_BUCKET, spec) }
 }
 
-/// Keys here expire by a TTL of their own. Without markers of that, which would need rollups.
+/// Keys here expire by a TTL for each key. Without markers of that, which would need rollups.
 fn leases(layout: Layout, spec: &LogSpec) -> Config {
     let mut config = Config { max_messages_per_subject: 1, allow_message_ttl: true, ..bucket(LEASES_BUCKET, spec) };
     config.metadata.insert(SHARDS.to_owned(), layout.shards().to_string());
     config
 }
 
-/// A KV bucket, without rollups: with them, everyone who may write one key could remove all others.
+/// A KV bucket, without rollups: with them, any user that may write one key could remove all others.
 fn bucket(name: &str, spec: &LogSpec) -> Config {
     Config { subjects: vec![format!("$KV.{name}.>")], ..plain(bucket_stream(name), spec) }
 }
@@ -136,7 +136,7 @@ fn sharded(name: String, layout: Layout, shard: ShardId, spec: &LogSpec) -> Conf
     config
 }
 
-/// What all have in common: on disk, read directly, no message removed by hand.
+/// Common part of all streams: on disk, read directly, no message removed by hand.
 fn plain(name: String, spec: &LogSpec) -> Config {
     Config {
         name,
@@ -154,7 +154,7 @@ fn plain(name: String, spec: &LogSpec) -> Config {
     }
 }
 
-/// What is to be done about a stream that is there.
+/// Action for a stream that exists.
 #[derive(Debug, PartialEq)]
 pub(super) enum Verdict {
     /// It is as it should be.
@@ -165,9 +165,9 @@ pub(super) enum Verdict {
     Mismatch {
         /// The metadata key that differs.
         key: String,
-        /// What the stream says; `None`: nothing.
+        /// The stream's value; `None`: it has none.
         theirs: Option<String>,
-        /// What this process is configured with.
+        /// The value that this process is configured with.
         ours: String,
     },
 }
@@ -214,7 +214,8 @@ pub(super) fn compare(existing: &Config, stored_bytes: u64, wanted: &Config, spe
     let is_auto = spec.log.max_bytes == MaxBytes::Auto
         && spec.auto_bytes_max.is_some_and(|bytes| i64::try_from(bytes) == Ok(wanted.max_bytes));
     if is_auto && existing.max_bytes > wanted.max_bytes {
-        // What somebody else takes of the disk must not make a log full that was not: the limit sinks with what is stored.
+        // Disk space that other processes take must not make a log full that was not: the limit sinks with what is
+        // stored.
         let stored = i64::try_from(stored_bytes).unwrap_or(i64::MAX);
         let kept = stored.saturating_add(stored / STORED_HEADROOM_PART);
         config.max_bytes = wanted.max_bytes.max(kept.min(existing.max_bytes));

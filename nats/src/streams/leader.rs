@@ -1,4 +1,4 @@
-//! A stream's state as its leader reports it, with what tells how much may be concluded from it.
+//! A stream's state as its leader reports it, with the facts that limit what may be concluded from it.
 //!
 //! On a replicated stream the leader answers from what it has *applied*. That state is always a prefix of the log, but it
 //! may be an old one: a server that was cut off believes for some seconds that it still leads, and a new leader may still
@@ -44,7 +44,7 @@ pub struct LeaderView {
 pub enum Presence {
     /// It holds at least one.
     Present,
-    /// It holds none: whatever stood there has been removed.
+    /// It holds none: any message that stood there has been removed.
     Absent,
     /// The leader's state does not reach the end of the range: nothing is known.
     Unreached,

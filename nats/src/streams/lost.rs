@@ -1,7 +1,7 @@
 //! Streams that must not be created, since they existed: a new, empty one would pass for the log.
 //!
-//! What is stored in a data folder speaks of streams, and so do the streams of the log about each other. A process that
-//! finds one of them missing says so and waits until it is restored, or an operator starts it with `--new-log`.
+//! Data in a data folder refers to streams, and so do the streams of the log to each other. A process that finds one of
+//! them missing says so and waits until it is restored, or an operator starts it with `--new-log`.
 
 use std::{
     collections::BTreeSet,

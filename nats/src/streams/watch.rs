@@ -97,14 +97,14 @@ async fn look(connection: &Connection, used: &Used, conditions: &Conditions, sen
     }
 }
 
-/// What it means, and what to do.
+/// Meaning of the condition for readers without a consumer, and advice for operators.
 const PAGING: &str = "they read on without a consumer, at a higher cost; see whose consumers these are and remove them (`nats \
                       consumer ls`)";
 /// Advice for operators.
 const ADVICE: &str = "missing on the server; restore it, or restart the admin or `weft up` to create an empty one (with \
                       --new-log for EVENTS, OUTCOMES and COMMANDS)";
 
-/// Which of these are not there; `None`: the server did not tell.
+/// Streams of this list that do not exist; `None`: the server did not answer for one of them.
 async fn missing(connection: &Connection, streams: &[String]) -> Option<Vec<String>> {
     let looks = stream::iter(streams.to_vec())
         .map(async |name| {

@@ -53,7 +53,7 @@ impl TestCluster {
         &self.urls[node]
     }
 
-    /// What a client needs to connect to any of the nodes.
+    /// Options for a client to connect to any of the nodes.
     pub fn options(&self) -> NatsOptions {
         NatsOptions { url: Some(self.urls.join(",")), ..NatsOptions::default() }
     }
@@ -127,7 +127,7 @@ impl TestCluster {
         self.nodes[node].pause();
     }
 
-    /// Lets a paused node go on (SIGCONT).
+    /// Lets a paused node continue (SIGCONT).
     ///
     /// # Panics
     ///
@@ -161,7 +161,7 @@ fn name_of(node: usize) -> String {
     format!("n{node}")
 }
 
-/// Ports that nobody uses at this moment: servers of a cluster must know each other's before they start.
+/// Ports that are unused at this moment: servers of a cluster must know each other's before they start.
 fn free_ports() -> Vec<u16> {
     let listeners: Vec<_> =
         (0..NODES).map(|_| TcpListener::bind("127.0.0.1:0").expect("the loopback has free ports")).collect();

@@ -82,7 +82,7 @@ impl SmallDisk {
     ///
     /// # Errors
     ///
-    /// What the system says.
+    /// The system's error.
     pub fn make_room(&self) -> io::Result<()> {
         fs::remove_file(self.folder.join(BALLAST))
     }

@@ -1,4 +1,4 @@
-//! One nats-server process with a folder of its own.
+//! One nats-server process with a separate folder.
 
 use std::{
     fs, io,
@@ -86,7 +86,7 @@ impl Node {
         assert!(stopped.is_some_and(|(_, status)| status.stopped()), "nats-server ended before it could be paused");
     }
 
-    /// Lets it go on (SIGCONT).
+    /// Lets it continue (SIGCONT).
     pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
@@ -155,7 +155,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The guard first: once the server's process id is free, it may become somebody else's.
+        // The guard first: once the server's process id is free, another process may get it.
         let _: [io::Result<()>; 2] = [self.guard.kill(), self.server.kill()];
         let _ = self.guard.wait();
         let _ = self.server.wait();

@@ -12,7 +12,7 @@ use tokio::{
 /// Bytes that are passed on at a time.
 const CHUNK: usize = 16 * 1024;
 
-/// A proxy on a port of its own. It ends when it is dropped.
+/// A proxy on a separate port. It ends when it is dropped.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -64,7 +64,7 @@ impl Drop for Proxy {
 }
 
 /// Passes on both directions until one side ends. A connection that was cut passes nothing any more, and is closed once
-/// the cut is mended.
+/// the cut is repaired.
 async fn pass_on(client: TcpStream, target: String, mut cut: watch::Receiver<bool>) {
     let until_cut = {
         let mut cut = cut.clone();
@@ -79,7 +79,7 @@ async fn pass_on(client: TcpStream, target: String, mut cut: watch::Receiver<boo
             () = copy(&mut from_server, &mut to_client) => {}
         }
     };
-    // What is passed on is dropped with the future; the client's side stays open until the cut is mended.
+    // What is passed on is dropped with the future; the client's side stays open until the cut is repaired.
     tokio::select! {
         biased;
         was_cut = until_cut => if !was_cut { return },

@@ -1,4 +1,4 @@
-//! What an admin does for workers under accounts: who may ask, and for what.
+//! Requests that an admin carries out for workers under accounts: who may make them, and for what.
 
 use std::time::Duration;
 
@@ -108,7 +108,7 @@ fn message(subject: &str, bytes: usize) -> Outgoing {
     Outgoing { subject: subject.into(), headers: Headers::default(), payload: vec![b'x'; bytes].into() }
 }
 
-/// A reader of EVENTS from its beginning that goes on without a consumer.
+/// A reader of EVENTS from its beginning that continues without a consumer.
 fn pages(batch_messages_max: usize) -> ReaderOptions {
     ReaderOptions {
         stream: "EVENTS".into(),
@@ -247,8 +247,8 @@ async fn a_subscription_is_paused_on_a_workers_behalf() {
     pause_subscription(&theirs, uid, revision, &stamp).await.unwrap();
 }
 
-/// The server does not limit consumers by user, so one role's user can take all of a stream. The readers by which the others do
-/// their work go on without one.
+/// The server does not limit consumers by user, so one role's user can take all of a stream. The readers by which the
+/// others do their work continue without one.
 #[tokio::test]
 async fn no_users_consumers_keep_others_from_reading() {
     let mesh = Mesh::start(MaxBytes::Auto).await;
@@ -292,7 +292,8 @@ async fn without_an_admin_a_worker_is_told_why_nothing_is_dropped() {
     assert_eq!(mesh.first("EVENTS").await, 1);
 }
 
-/// A reader of pages goes on through a restart of the server without a gap or a repeat, and notices another stream as any reader.
+/// A reader of pages continues through a restart of the server without a gap or a repeat, and notices another stream as
+/// any reader.
 #[tokio::test]
 async fn a_reader_of_pages_keeps_order_and_notices_another_stream() {
     let server = TestServer::start().await;

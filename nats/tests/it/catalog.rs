@@ -68,7 +68,7 @@ async fn a_change_needs_the_revision_that_was_read() {
     assert!(second > first);
     conflict(catalog.put_source(&source("a"), first).await.map(drop));
     conflict(catalog.delete_source("a", first).await);
-    conflict(catalog.delete_source("nobody", 0).await);
+    conflict(catalog.delete_source("absent", 0).await);
     catalog.delete_source("a", second).await.unwrap();
     assert!(catalog.read().await.unwrap().sources.is_empty());
     // After a deletion the key can be made again, and only once.
@@ -183,7 +183,7 @@ async fn a_watch_lives_through_restarts_and_sees_what_it_missed() {
     see(&mut watch, |snapshot| snapshot.sources["kept"].revision > kept).await;
 }
 
-/// A bucket that is another than before (restored, made anew) replaces what was known of the old one.
+/// A bucket that is another than before (restored, recreated) replaces what was known of the old one.
 #[tokio::test]
 async fn a_watch_follows_the_bucket_that_is_there() {
     let server = TestServer::start().await;
@@ -206,8 +206,9 @@ async fn see_disconnected(connection: &Connection) {
     assert!(away, "the connection is lost");
 }
 
-/// What others have written over an entry, as a value or as a marker of its removal, neither changes nor removes it: for who
-/// watches, for who starts later, and for who writes next. Where nothing of the entry is left, the catalog says so.
+/// Messages that others have written over an entry, as a value or as a marker of its removal, neither change nor remove
+/// it: for a follower, for a reader that starts later, and for the next writer. Where nothing of the entry is left, the
+/// catalog says so.
 #[tokio::test]
 async fn what_others_write_over_an_entry_does_not_count() {
     let server = TestServer::start().await;
@@ -227,7 +228,7 @@ async fn what_others_write_over_an_entry_does_not_count() {
     overwrite(Some(("KV-Operation", "DEL")), Vec::new()).await;
     overwrite(Some(("KV-Operation", "PURGE")), Vec::new()).await;
     overwrite(None, source("shop").encode_to_vec()).await;
-    // Behind them: who sees this has seen them.
+    // After the foreign messages: a reader that sees this one has seen them.
     catalog.put_source(&source("behind"), 0).await.unwrap();
     let seen = see(&mut watch, |snapshot| snapshot.sources.contains_key("behind")).await;
     assert_eq!((seen.sources["shop"].revision, seen.complete), (revision, true));
@@ -242,7 +243,8 @@ async fn what_others_write_over_an_entry_does_not_count() {
     see(&mut watch, |snapshot| names(snapshot) == ["behind"]).await;
     let revision = catalog.put_source(&source("shop"), 0).await.unwrap();
 
-    // Written over until nothing of it is left: who knew it goes on, who comes anew knows that it does not know.
+    // Written over until nothing of it is left: a follower that knew it keeps it, a new reader knows that it does not
+    // know.
     for _ in 0..5 {
         overwrite(Some(("KV-Operation", "DEL")), Vec::new()).await;
     }
@@ -254,7 +256,7 @@ async fn what_others_write_over_an_entry_does_not_count() {
     let mut late = catalog.watch(CancellationToken::new());
     see(&mut late, |snapshot| !snapshot.lost.is_empty() && !snapshot.complete).await;
 
-    // Mended as it says.
+    // Repaired as the message says.
     let bucket = connection.jetstream().get_stream("KV_weft_catalog").await.unwrap();
     bucket.purge().filter("$KV.weft_catalog.source.shop").await.unwrap();
     catalog.put_source(&source("shop"), 0).await.unwrap();
@@ -285,8 +287,9 @@ async fn publish_again(connection: &Connection, message: &Stored, header: Option
     let _ = ack.await;
 }
 
-/// A revoked key stays revoked, a removed subscription is not brought back or discarded again, an old URL does not come back,
-/// and stamps are those of who made the change, whatever a user of NATS without the master key publishes again.
+/// A revoked key stays revoked, a removed subscription is not brought back or discarded again, an old URL does not come
+/// back, and stamps are those of the author of the change, regardless of what a user of NATS without the master key
+/// publishes again.
 #[tokio::test]
 async fn nothing_that_is_published_again_changes_the_catalog() {
     let server = TestServer::start().await;
@@ -318,7 +321,7 @@ async fn nothing_that_is_published_again_changes_the_catalog() {
     };
     assert!(expected(&catalog.read().await.unwrap()));
     // A rollup would take away what was there before, so that a role that starts later saw nothing else.
-    for header in [None, Some(("weft-operator", "nobody")), Some(("Nats-Rollup", "sub"))] {
+    for header in [None, Some(("weft-operator", "intruder")), Some(("Nats-Rollup", "sub"))] {
         for message in &captured {
             publish_again(&connection, message, header).await;
             let snapshot = catalog.read().await.unwrap();

@@ -1,4 +1,4 @@
-//! The newest complete checkpoint is found and read, whatever else CHECKPOINTS holds.
+//! The newest complete checkpoint is found and read, regardless of what else CHECKPOINTS holds.
 
 use prost::Message as _;
 use weft_nats::{

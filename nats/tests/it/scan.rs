@@ -137,7 +137,7 @@ async fn one_workflow_is_read_alone() {
     }
 }
 
-/// A cursor whose successor has been dropped is refused with the place to go on from, filtered or not.
+/// A cursor whose successor has been dropped is refused with the cursor to continue from, filtered or not.
 #[tokio::test]
 async fn an_expired_cursor_is_never_answered_with_what_comes_next() {
     let mut log = Log::start(1).await;

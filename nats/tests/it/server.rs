@@ -164,7 +164,7 @@ async fn each_role_writes_its_own_streams_and_no_others() {
     assert!(ends(pid(folder.path())).await);
 }
 
-/// Retries are asked for by admins and answered by gateways; neither workers nor whoever may tail reaches them.
+/// Retries are asked for by admins and answered by gateways; neither workers nor the tail user reach them.
 #[tokio::test]
 async fn only_admins_ask_for_retries() {
     let folder = tempfile::tempdir().unwrap();
@@ -195,7 +195,8 @@ async fn only_admins_ask_for_retries() {
     }
 }
 
-/// Gateways hand each other events, answer more than once, and say who appends; nobody else hears any of it or has a say.
+/// Gateways forward events to each other, answer more than once, and publish the appender; no other role can read or
+/// write these messages.
 #[tokio::test]
 async fn gateways_talk_among_themselves() {
     let folder = tempfile::tempdir().unwrap();
@@ -224,7 +225,7 @@ async fn gateways_talk_among_themselves() {
     for answer in ["working", "verdicts"] {
         gateways[0].client().publish(told.clone(), answer.into()).await.unwrap();
         let heard = tokio::time::timeout(PATIENCE, answers.next()).await.expect("it comes through").unwrap();
-        assert_eq!(heard.payload, answer, "nobody else's word comes first");
+        assert_eq!(heard.payload, answer, "no other role's message comes first");
     }
     for (other, mut heard) in others.iter().zip(heard) {
         // Behind what it would have heard.
@@ -325,7 +326,7 @@ async fn a_server_left_over_does_not_block_the_next_start() {
     let stale = pid(folder.path());
     let busy = Server::start(options(folder.path()), CancellationToken::new()).await;
     assert!(matches!(busy, Err(ServerError::InUse { .. })), "{busy:?}");
-    assert!(runs(stale), "a server that somebody minds is left alone");
+    assert!(runs(stale), "a server with a running supervisor is left alone");
 
     supervisor.kill();
     // It may hang, too.
@@ -341,7 +342,7 @@ async fn a_server_left_over_does_not_block_the_next_start() {
 #[tokio::test]
 async fn what_stands_in_the_way_is_worked_around_or_said() {
     let folder = tempfile::tempdir().unwrap();
-    // A process id that by now is somebody else's.
+    // A process id that by now belongs to another process.
     std::fs::write(folder.path().join("nats.pid"), std::process::id().to_string()).unwrap();
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
@@ -363,11 +364,11 @@ async fn what_stands_in_the_way_is_worked_around_or_said() {
     assert!(matches!(&missing, Err(ServerError::Start(problem)) if problem.contains("nonexistent")), "{missing:?}");
     let ends = start(ServerOptions { program: PathBuf::from("/bin/false"), ..options(folder.path()) }).await;
     assert!(matches!(ends, Err(ServerError::Start(_))), "{ends:?}");
-    // What failed leaves nothing behind that would stop the next.
+    // A failed start leaves nothing that would stop the next.
     start(options(folder.path())).await.unwrap();
 }
 
-/// What was stored under a larger limit is published again when it becomes a dead letter's copy.
+/// An event that was stored under a larger limit is published again when it becomes a dead letter's copy.
 #[tokio::test]
 async fn max_payload_never_sinks() {
     let folder = tempfile::tempdir().unwrap();
@@ -480,7 +481,7 @@ async fn processes_that_are_not_ours_are_left_alone() {
     };
     start().await;
     let config = path.join("nats.conf").display().to_string();
-    // `cat` waits for its input; as a script's argument the configuration is no option of its own.
+    // `cat` waits for its input; as a script's argument the configuration is not an option of `cat`.
     let arguments = ["-c", "cat; true", "--config", config.as_str()];
     let shell = Innocent::start(Path::new("/bin/sh"), &arguments);
     let disguised = path.join("nats-server");
@@ -493,7 +494,7 @@ async fn processes_that_are_not_ours_are_left_alone() {
     std::fs::write(path.join("nats.pid"), shell.pid().to_string()).unwrap();
     start().await;
     assert!(runs(shell.pid()));
-    // The note tells that the process was started at another time, whatever its name and arguments.
+    // The note shows that the process was started at another time, regardless of its name and arguments.
     for innocent in [&shell, &disguised] {
         let pid = innocent.pid().as_raw_pid();
         std::fs::write(path.join("nats.pid"), pid.to_string()).unwrap();

@@ -1,4 +1,4 @@
-//! The streams of a log: made once, whoever comes first, and never another's.
+//! The streams of a log: made once, regardless of which process comes first, and never another's.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ async fn every_role_at_once_makes_one_log() {
     }
 }
 
-/// A log never changes its number of shards: workflows would be numbered anew elsewhere.
+/// A log never changes its number of shards: workflows would be numbered from the start elsewhere.
 #[tokio::test]
 async fn another_number_of_shards_is_refused() {
     for (made, configured) in [(1, 2), (2, 1), (2, 4)] {
@@ -70,8 +70,8 @@ async fn another_number_of_shards_is_refused() {
     }
 }
 
-/// Two roles that are configured differently and come first at the same moment: one makes its log, the other is told, and
-/// leaves nothing behind.
+/// Two roles that are configured differently and come first at the same moment: one makes its log, the other gets an
+/// error, and leaves nothing behind.
 #[tokio::test]
 async fn of_two_logs_made_at_the_same_moment_one_is_refused() {
     for round in 0..10 {

@@ -113,7 +113,7 @@ async fn many_clients_share_one_reader_and_each_gets_everything_once() {
     assert!(none_left, "without a tail there is no consumer");
 }
 
-/// A client that takes nothing while thousands of events pass holds nobody back and reads the rest from the log.
+/// A client that takes nothing while thousands of events pass delays no other client and reads the rest from the log.
 #[tokio::test]
 async fn a_slow_client_continues_from_the_log() {
     const EVENTS: u64 = 2500;

@@ -29,7 +29,7 @@ async fn a_paused_server_is_silent_until_it_is_resumed() {
     let connection = server.connection("test").await;
     server.pause();
     let account = tokio::time::timeout(Duration::from_millis(200), connection.jetstream().query_account()).await;
-    assert!(account.is_err(), "nobody answers while the server is paused");
+    assert!(account.is_err(), "a paused server does not answer");
     server.resume();
     assert!(eventually(PATIENCE, async || connection.jetstream().query_account().await.is_ok()).await);
 }

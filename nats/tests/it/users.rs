@@ -139,7 +139,7 @@ impl Log {
     }
 }
 
-/// Puts something into every stream, by whoever of these may.
+/// Publishes to the subjects of all streams as each of these roles; the server drops what a role may not publish.
 async fn fill(roles: &[&Connection], catalog: &Catalog) {
     let scheme = verification::Scheme::Github(GithubScheme { secrets: vec!["secret of the sender".into()] });
     let verification = Some(Verification { scheme: Some(scheme) });
@@ -183,7 +183,7 @@ async fn barrier(connection: &Connection) {
     }
 }
 
-/// Requests whose answers somebody else chooses the subject of.
+/// Requests whose reply subject another user chooses.
 fn requests(api: &str, consumer: &str) -> Vec<(String, String)> {
     let mut requests = vec![(format!("{api}.INFO"), String::new())];
     let mut ask = |request: String, payload: Value| {
@@ -351,7 +351,8 @@ async fn in_the_account_of_the_streams_a_reader_destroys_the_log() {
     assert!(gone, "answers to reads are requests");
 }
 
-/// A subscriber's consumers are few and short-lived, whatever it asks for, so that readers of shards find room.
+/// A subscriber's consumers are few and short-lived, regardless of what it asks for, so that readers of shards find
+/// room.
 #[tokio::test]
 async fn subscribers_leave_room_for_the_readers_of_the_log() {
     let log = Log::start().await;
@@ -446,7 +447,7 @@ async fn streams_of_a_store_without_accounts_are_kept() {
     }
 }
 
-/// What the tail user's file says is enough for a client, under the prefix that every client has.
+/// The tail user's file is enough for a client, under the prefix that every client has.
 #[tokio::test]
 async fn a_subscriber_reads_by_the_context_file_alone() {
     let log = Log::start().await;

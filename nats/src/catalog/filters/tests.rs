@@ -68,7 +68,7 @@ fn a_uid_that_is_opened_again_is_not_closed() {
 }
 
 proptest! {
-    /// A filter that is covered takes nothing that the other one does not take, whatever the event; and each covers itself.
+    /// A filter that is covered takes no event that the other one does not take, for any event; and each covers itself.
     #[test]
     fn a_covered_filter_takes_nothing_more(
         [types, wide] in proptest::array::uniform2(proptest::collection::vec("[ab*]{0,3}", 1..3)),

@@ -1,4 +1,4 @@
-//! New keys: `weft_<id>_<secret>`. The text is told once, and only its digest is kept.
+//! New keys: `weft_<id>_<secret>`. The text is shown only once, and only its digest is kept.
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
@@ -9,7 +9,7 @@ use crate::options::Secret;
 
 /// Characters of the part that names the key.
 pub const KEY_ID_CHARS: usize = 8;
-/// Characters of the part that nobody else knows: 190 bits.
+/// Characters of the secret part: 190 bits.
 const SECRET_CHARS: usize = 32;
 const ID_ALPHABET: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 const SECRET_ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";

@@ -95,7 +95,8 @@ fn a_bearer_is_read_however_its_scheme_is_written() {
     }
 }
 
-/// What outlives its request ends with its key: when it is revoked, changed or expires, and not before.
+/// Streams and other work that outlive their request end with its key: when it is revoked, changed or expires, and not
+/// before.
 #[tokio::test]
 async fn a_grant_ends_with_its_key() {
     let snapshot = |keys: Vec<ApiKey>| catalog(true, keys).borrow().clone();

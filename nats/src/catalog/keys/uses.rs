@@ -1,7 +1,8 @@
 //! When each key was used last, to the minute.
 //!
-//! A request notes its key in memory and goes on; one task writes what is new, so that a key costs the catalog at most one
-//! small message a minute and process. The entries are not sealed and have no revision: whoever wrote last is right enough.
+//! A request notes its key in memory and continues; one task writes what is new, so that a key costs the catalog at
+//! most one small message a minute and process. The entries are not sealed and have no revision: the last write wins,
+//! which is accurate enough.
 
 use std::{
     collections::HashMap,
@@ -52,7 +53,7 @@ impl Uses {
         self.new.notify_one();
     }
 
-    /// What has yet to be written: ids and unix milliseconds. Forgets keys that are not `known`.
+    /// Uses that have yet to be written: ids and unix milliseconds. Forgets keys that are not `known`.
     fn unwritten(&self, known: impl Fn(&str) -> bool) -> Vec<(String, i64)> {
         let mut noted = self.noted();
         noted.retain(|id, _| known(id));

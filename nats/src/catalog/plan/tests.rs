@@ -69,7 +69,7 @@ fn the_same_again_changes_nothing_and_nothing_goes_without_prune() {
     assert_eq!(plan(&stored(), &Desired::default(), false).unwrap(), []);
 }
 
-/// A subscription goes on where it is: uid, starts, creation and pause are the catalog's.
+/// A subscription continues at its position: uid, starts, creation and pause are the catalog's.
 #[test]
 fn a_change_keeps_what_only_the_catalog_knows() {
     let mut desired = desired();
@@ -93,7 +93,7 @@ fn nothing_is_planned_with_a_broken_or_doubled_entry() {
     assert!(matches!(plan(&stored(), &broken, false), Err(Refusal::Invalid { kind: Kind::Subscription, .. })));
 }
 
-/// Whoever reads an entry gets no secrets, changes what he means to change, and sends it back.
+/// A client that reads an entry gets no secrets, changes other fields, and sends it back: the secrets stay.
 #[test]
 fn an_update_without_secrets_keeps_them() {
     for secrets in [vec![], vec![String::new()]] {
@@ -125,7 +125,7 @@ fn a_change_needs_the_revision_that_was_read() {
     assert!(matches!(change::delete::<ApiKey>(&stored(), "a", 0), Err(Refusal::NotFound { kind: Kind::Key, .. })));
 }
 
-/// What is unsettled waits in line or not, as it was taken. Who says nothing of it means that it stays.
+/// Unsettled events were taken as ordered or unordered, so this cannot change. An update that does not set it keeps it.
 #[test]
 fn a_subscription_stays_ordered_or_not() {
     let with = |ordered| Subscription { ordered, timeout_ms: 2000, ..subscription("billing") };

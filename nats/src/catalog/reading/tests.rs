@@ -34,7 +34,7 @@ fn source(key: &MasterKey, entry: &str, name: &str) -> Vec<u8> {
     key.seal_legacy(entry, &Source { name: name.into(), ..Source::default() }.encode_to_vec())
 }
 
-/// What is read of these, to the end.
+/// Result of reading these messages to the end.
 fn read<'a>(key: &'a MasterKey, messages: &[Stored]) -> Reading<'a> {
     let mut reading = Reading::new(PREFIX, key, CREATED, u64::MAX);
     for message in messages {
@@ -73,7 +73,7 @@ fn the_last_sound_value_of_a_key_counts() {
     assert!(reading.snapshot.complete);
 }
 
-/// An entry is removed by who has the master key, and by nobody else, with whatever marker.
+/// An entry is removed only by a process with the master key, regardless of the markers that others write.
 #[test]
 fn only_a_sealed_removal_removes() {
     let key = key();
@@ -109,7 +109,7 @@ fn only_a_sealed_removal_removes() {
     assert_eq!(reading.snapshot.removals[&subscription.uid].operator, "ab12cd34");
 }
 
-/// Who starts late, and finds only what others have written, does not take the entry for one that is not there; unless so
+/// A reader that starts late, and finds only what others have written, does not treat the entry as absent; unless so
 /// little was written that nothing can have been pushed out.
 #[test]
 fn an_entry_that_was_written_over_leaves_the_catalog_incomplete() {
@@ -125,7 +125,7 @@ fn an_entry_that_was_written_over_leaves_the_catalog_incomplete() {
     let missing = lost.snapshot.missing().unwrap();
     assert!(missing.contains("source.a") && missing.contains("purge"), "{missing}");
 
-    // Who has seen what it was goes on with that; and what this version cannot read was there, too.
+    // A reader that has seen the value keeps it; and what this version cannot read was there, too.
     let first = message(1, "source.a", None, source(&key, "source.a", "a"));
     let seen = read(&key, &[&[first], many.as_slice()].concat());
     assert!(seen.snapshot.complete && revisions(&seen) == [("a".to_owned(), 1)]);
@@ -133,7 +133,7 @@ fn an_entry_that_was_written_over_leaves_the_catalog_incomplete() {
     assert!(!read(&key, &[unsound]).snapshot.complete);
 }
 
-/// An entry is written behind whatever lies on its subject, by who knows its revision.
+/// A writer that knows an entry's revision writes after any foreign messages on its subject.
 #[test]
 fn an_entry_is_written_behind_what_others_have_left() {
     let key = key();
@@ -151,7 +151,7 @@ fn an_entry_is_written_behind_what_others_have_left() {
     assert_eq!(bases(&messages[1..2]), [Some(2), None, None]);
 }
 
-/// The latest use counts, whichever gateway writes last; nonsense is passed over.
+/// The latest use counts, regardless of which gateway writes last; nonsense is passed over.
 #[test]
 fn the_latest_use_of_a_key_counts() {
     let key = key();
@@ -164,7 +164,7 @@ fn the_latest_use_of_a_key_counts() {
     assert!(!is_use(PREFIX, &message(1, "key.ab12cd34", None, Vec::new())));
 }
 
-/// Nothing is decided by a catalog of which a part cannot be read, and people are told what to do.
+/// Nothing is decided by a catalog of which a part cannot be read, and the message for people states what to do.
 #[test]
 fn entries_of_another_key_leave_the_catalog_incomplete() {
     let (ours, theirs) = (key(), key());
@@ -247,8 +247,8 @@ fn values_of_another_bucket_leave_the_catalog_incomplete() {
     assert!(reading.snapshot.complete && revisions(&reading) == [("a".to_owned(), 1)]);
 }
 
-/// Values of the form before count until the catalog is resealed, and those that are written later do not, whichever entry
-/// a reader learns that from, and in whichever order.
+/// Values of the form before count until the catalog is resealed, and those that are written later do not, regardless
+/// of the entry that a reader learns that from, and of the order.
 #[test]
 fn values_of_the_form_before_count_until_the_catalog_is_resealed() {
     let key = key();
@@ -263,7 +263,7 @@ fn values_of_the_form_before_count_until_the_catalog_is_resealed() {
     assert_eq!(revisions(&reading), [("a".to_owned(), 3), ("b".to_owned(), 2)]);
     assert!(!reading.is_outdated() && reading.legacy_end() == (CREATED, 2));
 
-    // Only later values tell: what has counted is read again with that knowledge.
+    // Only later values contain it: what has counted is read again with that knowledge.
     let messages = [old(4), placed(&key, claims(5, 3, 2))];
     assert!(read(&key, &messages).is_outdated());
     let mut informed = Reading::new(PREFIX, &key, CREATED, 2);

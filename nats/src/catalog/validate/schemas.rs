@@ -4,7 +4,7 @@ use weft_proto::v1::{SchemaMode, SchemaRule, Source, schema_rule::Schema};
 
 use super::PATTERN_BYTES_MAX;
 
-/// The most rules of a source: an event's type is held against each until one matches.
+/// The most rules of a source: an event's type is compared with each until one matches.
 const RULES_MAX: usize = 64;
 /// The largest schema, in bytes: far above what people write, and compiled within milliseconds.
 const SCHEMA_BYTES_MAX: usize = 256 * 1024;

@@ -161,7 +161,7 @@ fn secrets_have_their_schemes_form() {
     }
 }
 
-/// Whatever is in the way of a secret, nobody is told to make another one: the sender owns it.
+/// No error about a secret asks to make another one: the sender owns it.
 #[test]
 fn blank_and_short_secrets_are_refused() {
     for scheme in ["standard", "github", "stripe", "slack", "shopify", "hmac"] {
@@ -186,7 +186,7 @@ fn tolerances_are_bounded() {
     assert!(validate_source(&standard(Some(86_400_001))).unwrap_err().contains("tolerance"));
 }
 
-/// An id that nobody signs lets a captured request be sent again.
+/// An id that is not signed lets a captured request be sent again.
 #[test]
 fn unsigned_ids_are_warned_of() {
     let strong = |hmac: &mut HmacScheme| hmac.secrets = vec!["0123456789abcdef".into()];
@@ -206,7 +206,7 @@ fn unsigned_ids_are_warned_of() {
     assert!(source_warnings(&by_header("X-Id", signed)).is_empty());
 }
 
-/// A credential that signs nothing, or by another scheme, is told apart and not repeated.
+/// A credential that signs nothing, or by another scheme, is recognised and not repeated in the error.
 #[test]
 fn a_secret_of_something_else_is_refused() {
     for (scheme, secret, names) in [

@@ -1,4 +1,4 @@
-//! Compare-and-append: all or a prefix, never twice, never over somebody else.
+//! Compare-and-append: all or a prefix, never twice, never over another writer's messages.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -125,7 +125,7 @@ async fn a_subject_is_published_to_once() {
     assert!(publish_once(&connection, &copy).await.unwrap());
     assert!(!publish_once(&connection, &copy).await.unwrap());
     assert_eq!(streams::state(&connection, "DLQ").await.unwrap().last, StreamSeq(1));
-    copy.subject = "nobody.takes.this".into();
+    copy.subject = "unknown.subject".into();
     let error = publish_once(&connection, &copy).await.unwrap_err();
     assert!(matches!(error, AppendErrorKind::Unavailable(_)), "{error}");
 }

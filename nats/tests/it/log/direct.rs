@@ -35,7 +35,7 @@ async fn direct_gets_find_messages_by_sequence_and_subject() {
     assert!(direct::range(&connection, "EVENTS", StreamSeq(51), ">", 10, 1 << 20).await.unwrap().is_empty());
 }
 
-/// A range is bounded by bytes too, and going on behind its last message gives the rest.
+/// A range is bounded by bytes too, and continuing after its last message gives the rest.
 #[tokio::test]
 async fn ranges_of_large_messages_join_without_gap() {
     let (server, connection) = log().await;

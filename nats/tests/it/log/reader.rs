@@ -1,4 +1,4 @@
-//! The ordered reader: everything once and in order, whatever becomes of its consumer.
+//! The ordered reader: everything once and in order, regardless of what becomes of its consumer.
 
 use futures_util::TryStreamExt as _;
 use weft_nats::{
@@ -150,7 +150,7 @@ async fn the_reader_says_when_the_stream_is_another() {
     assert_eq!(read(&mut reader(&connection, 1), 5).await[0].seq, StreamSeq(6), "from the oldest kept");
 }
 
-/// A message that no other has: its id tells it from others.
+/// A unique message: its id distinguishes it from others.
 fn marked(text: &str) -> Outgoing {
     let id = EventId::of_delivery("test", text);
     let mut message = message(text);
@@ -162,7 +162,7 @@ fn marked_all(prefix: &str, count: usize) -> Vec<Outgoing> {
     (0..count).map(|number| marked(&format!("{prefix}{number}"))).collect()
 }
 
-/// The error that the reader ends with, whatever it reads before.
+/// The error that the reader ends with, after any batches that it reads before.
 async fn error_of(reader: &mut OrderedReader) -> ReadError {
     let reading = async {
         loop {
