@@ -1,8 +1,8 @@
 //! The memory that requests may hold together: heads while they are answered, bodies until their signature holds.
 //!
-//! Anybody may open a connection, so nothing is set aside for what a sender only announces, and one network cannot take
-//! it all: until a request was authenticated it counts against its network's share. Where there is no room, the slowest
-//! body that is still arriving makes it.
+//! Any client may open a connection, so no memory is reserved for a size that a sender only announces, and one network
+//! cannot take all memory: until a request is authenticated it counts against its network's share. If there is no room, the
+//! slowest body that is still arriving is evicted.
 
 use std::{
     collections::HashMap,
@@ -279,7 +279,7 @@ mod tests {
     }
 
     proptest! {
-        /// What is held is what the open requests hold, within the bounds, and nothing is left of those that are gone.
+        /// The total equals the sum over the open requests, stays within the bounds, and includes nothing of closed requests.
         #[test]
         fn the_books_balance(steps in prop::collection::vec((0usize..6, 0u8..3, 0usize..500), 0..200)) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();

@@ -250,7 +250,7 @@ impl Rules {
         found.filter(|id| is_delivery_id(id)).map(Some).ok_or(IdentifyError::MissingDeliveryId { place })
     }
 
-    /// Where the body is known to be JSON it is called so, whatever a careless sender calls it.
+    /// If the body is known to be JSON, it gets a JSON media type, even if the sender names another one.
     fn content_type(&self, headers: &HeaderMap) -> String {
         let named = header_text(headers, &http::header::CONTENT_TYPE);
         match named {
@@ -328,16 +328,17 @@ fn header_place(key: &str, name: &str) -> Result<Place, String> {
 fn delivery_id(source: &Source, scheme: &dyn WebhookScheme) -> Result<DeliveryId, String> {
     match source.delivery_id.as_ref().and_then(|rule| rule.from.as_ref()) {
         Some(DeliveryFrom::Header(name)) => Ok(match header_place("delivery_id", name)? {
-            // The header that is named may be the one of the other family, which then nobody has signed.
+            // The header may belong to the other header family, which the sender did not sign.
             Place::Header(name) if scheme.signs_id_in(&name) => DeliveryId::Signed,
             place => DeliveryId::At(place),
         }),
         Some(DeliveryFrom::Pointer(pointer)) => pointer_place("delivery_id", pointer).map(DeliveryId::At),
         Some(DeliveryFrom::Digest(_)) => Ok(DeliveryId::Digest),
         Some(DeliveryFrom::None(_)) => Ok(DeliveryId::None),
-        None => scheme.delivery_id().map(DeliveryId::of).ok_or_else(|| {
-            "delivery_id: the scheme has none of its own; name a header or a pointer, digest, or none".into()
-        }),
+        None => scheme
+            .delivery_id()
+            .map(DeliveryId::of)
+            .ok_or_else(|| "delivery_id: the scheme defines none; name a header or a pointer, digest, or none".into()),
     }
 }
 

@@ -22,9 +22,9 @@ pub struct GatewayOptions {
     pub drain_delay: Span,
     /// How many levels of objects and arrays JSON may have: what many receivers can read.
     pub max_depth: usize,
-    /// How much of whom is taken.
+    /// Limits of requests, by address, source and key.
     pub rate_limit: RateLimits,
-    /// Networks of proxies whose `X-Forwarded-For` or `Forwarded` is believed. None: nobody's is.
+    /// Networks of proxies whose `X-Forwarded-For` or `Forwarded` is trusted. Empty: these headers are ignored.
     pub trusted_proxies: Vec<IpNet>,
     /// Certificate and key. Empty: plain HTTP.
     pub tls: TlsOptions,

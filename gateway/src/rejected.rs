@@ -1,10 +1,10 @@
-//! The inbox of refused requests: kept in stream REJECTED so that an operator sees what a sender sent, mends the cause,
-//! and takes it after all.
+//! The inbox of refused requests: kept in stream REJECTED so that an operator sees what a sender sent, corrects the cause,
+//! and retries the request.
 //!
 //! Best effort, and never at the cost of an answer: a refusal goes into a bounded queue or is dropped and counted, by its
-//! [`rate_limiter`]. Only requests to a source that there is are kept, and only
-//! what the sender could do better; what is ours (503), a limit (429) and what nobody could be meant by (404) is only
-//! counted. Whoever reads the inbox sees no secret: `redact` says what is taken out.
+//! [`rate_limiter`]. Only requests to an existing source or to the route of events are kept, and only refusals with a
+//! cause that the sender or the operator can correct; failures of the gateway (503), rate limits (429) and unknown sources
+//! (404) are only counted. Readers of the inbox see no secrets: `redact` states what is removed.
 //!
 //! - `entry`: a request as it is kept; `redact`: without secrets; [`rate_limiter`]: how many.
 //! - [`keeper`]: from the queue into the stream.
@@ -61,7 +61,7 @@ pub struct Refused<'r> {
     pub to: RequestOrigin<'r>,
     /// When.
     pub received_at: Timestamp,
-    /// Its head.
+    /// The request line and the headers.
     pub head: &'r Parts,
     /// How it was answered, and what was read of its body.
     pub refusal: &'r Refusal,
@@ -84,7 +84,7 @@ impl Inbox {
         Self { queue: OnceLock::new(), rate_limiter, catalog, secrets: Mutex::default() }
     }
 
-    /// From now on what is kept goes into this queue, and from there into a stream of so many bytes. Only the first call
+    /// From now on kept requests go into this queue, and from there into a stream of `inbox_bytes`. Only the first call
     /// counts.
     pub fn open(&self, queue: mpsc::Sender<Entry>, inbox_bytes: u64) {
         *self.rate_limiter.lock().unwrap_or_else(PoisonError::into_inner) = RateLimiter::new(inbox_bytes);
@@ -134,7 +134,7 @@ impl Inbox {
     }
 }
 
-/// Whether a refusal is the sender's to mend.
+/// Whether the sender or the operator can correct the cause of a refusal.
 fn is_kept(code: Code) -> bool {
     matches!(
         code.status(),
@@ -190,7 +190,7 @@ mod tests {
         });
     }
 
-    /// What is a sender's to mend is kept; a limit's and our own refusals are not.
+    /// Refusals with a correctable cause are kept; rate limits and failures of the gateway are not.
     #[tokio::test]
     async fn refusals_are_kept_by_their_code() {
         let inbox = Inbox::new(watch::channel(Arc::default()).1);

@@ -4,8 +4,8 @@
 //! event's `data`, not the whole body. A repeat is judged as well: one whose schema has become stricter meanwhile is
 //! answered by the schema of today, not with its receipt.
 //!
-//! Judging takes time and memory proportional to the data, so large data is judged on a thread of its own, a few at a
-//! time; small data costs less than the way there and back.
+//! Judging takes time and memory proportional to the data, so large data is judged on a separate thread, a few at a
+//! time; for small data the thread switch would cost more than the judging.
 
 use std::{
     num::NonZero,

@@ -73,7 +73,8 @@ impl Gateway {
         Ok(Self { options, listener, storage: None, conditions: Conditions::default() })
     }
 
-    /// Reports what an operator should mend, and what does not keep the gateway from accepting events, to these conditions.
+    /// Reports problems that an operator should correct, and that do not stop the gateway from accepting events, to these
+    /// conditions.
     #[must_use]
     pub fn conditions(self, conditions: Conditions) -> Self {
         Self { conditions, ..self }
@@ -102,7 +103,8 @@ impl Gateway {
     ///
     /// # Errors
     ///
-    /// [`RunError`]: what does not pass. An absent server passes: it stays up, answers 503 and tells `missing`.
+    /// [`RunError`]: a permanent failure. An absent server is transient: the gateway stays up, answers 503 and reports it in
+    /// `missing`.
     pub async fn run(
         self,
         catalog: Catalog,

@@ -180,7 +180,7 @@ mod tests {
         Arc::new(Snapshot { complete, sources, ..Snapshot::default() })
     }
 
-    /// What is missing from a catalog that has not been read to its end is not unknown.
+    /// A source that is missing from a catalog that has not been read to its end is not unknown.
     #[test]
     fn a_source_is_unknown_only_when_the_catalog_is_complete() {
         let (catalog, watched) = watch::channel(snapshot(false, &[("shop", 1, true)]));

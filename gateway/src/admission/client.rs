@@ -1,8 +1,8 @@
 //! The client of a request: the peer address, or the one that a trusted proxy names.
 //!
-//! `X-Forwarded-For` and `Forwarded` are written by whoever likes, so only what trusted proxies have added counts: from the
-//! right, past the proxies, the first address that is none. What cannot be read, or two headers that name different
-//! clients, names nobody, and the request counts as the proxy's own.
+//! Any client can write `X-Forwarded-For` and `Forwarded`, so only the elements that trusted proxies have added count:
+//! read from the right, the client is the first address that is not a trusted proxy. If an element cannot be parsed, or if
+//! the two headers name different clients, no client is identified and the request counts as the proxy's.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -49,7 +49,7 @@ impl TrustedProxies {
         }
     }
 
-    /// The address that a header names: the right-most that is no proxy, else the left-most.
+    /// The address that a header names: the right-most that is not a proxy, else the left-most.
     fn named<'h>(
         &self,
         elements: impl DoubleEndedIterator<Item = Option<&'h str>>,
@@ -78,7 +78,7 @@ enum Named {
     Client(IpAddr),
 }
 
-/// The elements of a list header, of all its lines, in order. `None` for a line that is no text.
+/// The elements of a list header, of all its lines, in order. `None` for a line that is not text.
 fn values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl DoubleEndedIterator<Item = Option<&'h str>> {
     let lines: Vec<_> = headers.get_all(name).iter().map(|line| line.to_str().ok()).collect();
     let elements = lines.into_iter().flat_map(|line| {
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(
             client("10.0.0.1", &[(XFF, "x, 203.0.113.1")]),
             "203.0.113.1",
-            "what nobody vouches for is not read"
+            "elements left of the client are not read"
         );
     }
 
@@ -158,7 +158,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a client writes, it cannot become an address that no proxy vouched for: the right-most is the proxy's word.
+        /// No header text lets a client choose its address: the right-most element, written by the proxy, counts.
         #[test]
         fn a_client_cannot_choose_its_address(written in "[ -~]{0,40}") {
             let list = format!("{written}, 203.0.113.1");

@@ -87,13 +87,14 @@ impl Window {
 mod tests {
     use super::*;
 
-    /// What the windows say of requests of whom `of` names.
+    /// The findings of `windows` full windows whose `n`th request comes from the address that `of` gives.
     fn findings(window: &mut Window, at: Instant, windows: u32, of: impl Fn(u32) -> u8) -> Vec<Finding> {
         let address = |n| IpAddr::from([10, 0, 0, of(n)]);
         (0..windows * WINDOW).filter_map(|n| window.note(address(n), at)).collect()
     }
 
-    /// One address with more than nine tenths of the requests is warned of, once an hour, whatever comes first; one with less is not.
+    /// An address with more than nine tenths of the requests causes a warning, once an hour, in any order of requests; one with
+    /// less does not.
     #[test]
     fn an_address_that_makes_nearly_all_requests_is_warned_of_once_an_hour() {
         let (mut window, start) = (Window::default(), Instant::now());

@@ -1,9 +1,9 @@
-//! How much of whom is taken.
+//! Rate limits of requests, by address, source and key.
 //!
 //! - *Per address*: only refused requests count, so that good senders behind one address do not count against each other.
 //!   Past the limit a request is still read, within a small share of the memory, and verified; only a refusal is answered
-//!   429, so that nobody can lock out the good senders of an address. IPv6 counts by /64. Trusted proxies have no limit.
-//! - *Per source*: verified webhooks. What is not verified does not count here: nobody can use up another's limit.
+//!   429, so that no client can lock out the good senders of an address. IPv6 counts by /64. Trusted proxies have no limit.
+//! - *Per source*: verified webhooks. Unverified requests do not count here, so they cannot use up a source's limit.
 //! - *Per key*: requests with an API key; a stream is one. The bootstrap key is the operator's own and has no limit.
 //!
 //! [`around`] all routes the address is checked, and how its client stands is written into every answer. Routes count the

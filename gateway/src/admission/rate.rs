@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 /// The most requests of a period: beyond a nanosecond apart there is nothing left to limit.
 const COUNT_MAX: u32 = 1_000_000_000;
 
-/// `"off"`, or so many in a period: `"10/s"`, `"600/min"`, `"5000/h"`.
+/// `"off"`, or a number of requests per period: `"10/s"`, `"600/min"`, `"5000/h"`.
 ///
 /// The whole number may come at once. After that as many come back as the period brings, evenly: so in any one period at
 /// most twice the number, and in the long run never more than the number a period.

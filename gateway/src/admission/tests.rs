@@ -97,7 +97,7 @@ async fn an_address_over_its_limit_has_a_smaller_share() {
     assert!(Box::pin(ask("/stuck")).now_or_never().is_none());
 }
 
-/// Clients behind a trusted proxy have limits of their own, whatever they write in front of the proxy's word.
+/// Clients behind a trusted proxy have separate limits, regardless of what they write before the element of the proxy.
 #[tokio::test]
 async fn clients_behind_a_proxy_are_told_apart() {
     let routes = routes(limits("1/h", "off"));
@@ -114,7 +114,8 @@ async fn clients_behind_a_proxy_are_told_apart() {
     }
 }
 
-/// A source's limit holds for it alone, is not held against the address, and the tighter limit is told.
+/// A source's limit applies to that source only, does not count against the address, and the response headers state the
+/// tighter limit.
 #[tokio::test]
 async fn a_source_has_its_limit() {
     let routes = routes(limits("3/h", "1/h"));
@@ -139,7 +140,7 @@ async fn without_limits_nothing_is_told() {
     }
 }
 
-/// Requests with a key count by its id, whoever sends them; the operator's own key has no limit.
+/// Requests with a key count by its id, regardless of the sender; the operator's own key has no limit.
 #[test]
 fn a_key_has_its_limit_and_the_bootstrap_key_none() {
     const KEY: &str = "weft_abcd1234_0123456789abcdef0123456789abcdef";

@@ -1,8 +1,8 @@
-//! State by key, of which there is never too much.
+//! A map of bounded size: the entries that were written least recently are dropped.
 //!
-//! Two two_generation_map: a key that is written moves into the young one; when that is full the old one is dropped and the young
-//! one takes its place. So a key is forgotten only after as many other keys as a generation holds have been written since,
-//! and neither a clock nor a sweep is needed. What forgetting costs: a limit begins anew for that key.
+//! It has two generations: a key that is written moves into the young one; when that is full the old one is dropped and
+//! the young one takes its place. So a key is dropped only after as many other keys as a generation holds have been written
+//! since, and neither a clock nor a sweep is needed. The cost of dropping a key: its limit starts again from zero.
 
 use std::{
     collections::HashMap,

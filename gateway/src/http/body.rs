@@ -16,14 +16,14 @@ use crate::{
 };
 
 /// The most that all bodies in memory may hold, in bytes: a few hundred of the default size, so that a gateway lives in
-/// 1 GiB. At least [`BUDGET_BODIES_MIN`] of the largest size fit whatever that is.
+/// 1 GiB. At least [`BUDGET_BODIES_MIN`] bodies of the largest size fit, for any configured size.
 const BUDGET_BYTES: usize = 256 * 1024 * 1024;
 /// See [`BUDGET_BYTES`].
 const BUDGET_BODIES_MIN: usize = 32;
 /// The rate at which a body must arrive, in bytes a second: far below what any sender's network carries, and enough that a
 /// body of the default size cannot hold its memory for longer than its time.
 const RATE_MIN: u32 = 16 * 1024;
-/// How far a body may be behind that rate: as long as a connection needs to recover from a few lost packets.
+/// How far a body may lag that rate: as long as a connection needs to recover from a few lost packets.
 const RATE_LEAD: Duration = Duration::from_secs(5);
 /// How long what is left of a body that is too large is read and thrown away over HTTP/2, whose clients often take the
 /// reset of a stream for a failure even after its answer; and at most as many bytes as a body may have. An HTTP/1
@@ -114,7 +114,8 @@ impl Reader {
         &self.budget
     }
 
-    /// Reads the body of a request to its end. `bytes_max`: the sender is told to stay below what others may send.
+    /// Reads the body of a request to its end. `bytes_max`: the size limit of this sender, if it is lower than
+    /// that of the gateway.
     ///
     /// # Errors
     ///
@@ -153,7 +154,7 @@ impl Reader {
         }
     }
 
-    /// The share that the request got at the door, or one of its own.
+    /// The share that the request got on admission, or a new one.
     fn share(&self, head: &Parts) -> Result<Arc<Share>, Refused> {
         if let Some(share) = head.extensions.get::<Client>().and_then(Client::share) {
             return Ok(share);
@@ -361,7 +362,7 @@ mod tests {
         assert_eq!((refusal.problem.code(), &refusal.begun[..], refusal.size), (Code::RequestTimeout, &b"a"[..], 1));
     }
 
-    /// A body that trickles in is given up long before its time is over, one that comes at the least rate is taken.
+    /// A body below the minimum rate is refused long before its time limit; one at the minimum rate is accepted.
     #[tokio::test(start_paused = true)]
     async fn a_body_must_arrive_at_the_least_rate() {
         let reader = Reader::new(Limits { bytes_max: 1 << 20, time: Duration::from_secs(600), depth_max: 512 });

@@ -1,7 +1,7 @@
 //! Every way in which a request can be refused, as `application/problem+json` (RFC 9457) with a stable `code`.
 //!
-//! One table gives each code its status and title. A `detail` tells the sender what to do; it never holds a secret, an
-//! expected signature or anything of our insides.
+//! One table gives each code its status and title. A `detail` states what the sender can do; it never contains a secret,
+//! an expected signature or internal state.
 
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use weft_schemes::VerifyError;
 
 use crate::{identify::IdentifyError, metrics, sequencer::SubmitError};
 
-/// What went wrong, for machines.
+/// Error code, for machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
@@ -65,7 +65,7 @@ pub enum Code {
     RequestTimeout,
     /// The delivery id was used before with another body.
     IdReused,
-    /// What follows the cursor is no longer kept.
+    /// The events after the cursor are no longer kept.
     CursorExpired,
     /// Larger than the gateway takes.
     BodyTooLarge,
@@ -184,8 +184,8 @@ impl Code {
         }
     }
 
-    /// When to try again, in seconds, where trying again may help: soon for what passes by itself, later for a log that
-    /// somebody must make room in.
+    /// When to try again, in seconds, where a retry may help: soon for transient failures, later for a full log, in which an
+    /// operator must make room.
     const fn retry_after_secs(self) -> Option<u32> {
         match self {
             Self::LogUnavailable | Self::Overloaded | Self::Draining => Some(1),
@@ -216,9 +216,9 @@ pub(crate) struct Body<'a> {
     title: &'static str,
     /// The HTTP status.
     status: u16,
-    /// What is wrong and what to do, in one line.
+    /// The cause and what to do, in one line.
     detail: &'a str,
-    /// What went wrong, for machines.
+    /// Error code, for machines.
     code: Code,
     /// With `cursor_expired`: where what is kept begins.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -231,9 +231,9 @@ impl Problem {
         Self { code, detail: detail.into(), oldest: None, retry_after_secs: code.retry_after_secs() }
     }
 
-    /// The cursor in front of the oldest event kept, for who must start over.
+    /// The cursor in front of the oldest event kept, for a client that must start over.
     pub fn expired(oldest: Cursor) -> Self {
-        let detail = "unknown event id, or what follows is no longer kept; go on from oldestCursor";
+        let detail = "unknown event id, or what follows is no longer kept; continue from oldestCursor";
         Self { oldest: Some(oldest), ..Self::new(Code::CursorExpired, detail) }
     }
 
@@ -242,7 +242,7 @@ impl Problem {
         Self { detail: format!("event {index}: {}", self.detail), ..self }
     }
 
-    /// One request too many; the next may come after so many seconds.
+    /// A request over the limit; the next may come after `retry_after_secs`.
     pub fn rate_limited(detail: impl Into<String>, retry_after_secs: u32) -> Self {
         Self { retry_after_secs: Some(retry_after_secs), ..Self::new(Code::RateLimited, detail) }
     }
@@ -252,7 +252,7 @@ impl Problem {
         self.code
     }
 
-    /// What is wrong and what to do, in one line.
+    /// The cause and what to do, in one line.
     pub fn detail(&self) -> &str {
         &self.detail
     }
@@ -300,7 +300,7 @@ impl Problem {
             Code::KeyMissing | Code::KeyInvalid => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"weft\""));
             }
-            // The rest of the body may still be on its way; nobody will read it.
+            // The rest of the body may still be arriving; the gateway does not process it.
             Code::BodyTooLarge | Code::RequestTimeout => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }

@@ -7,8 +7,8 @@
 //! | any, with headers `ce-…` | the data of one CloudEvent, binary |
 //! | `application/json` | `{type, workflowId, data, id?, time?, source?}` |
 //!
-//! - `attributes`: what CloudEvents say beside their data, in whichever mode; `binary`, `structured`, `plain`: the modes.
-//! - `draft`: an event as a caller describes it, whichever way it came; `caller`: what the caller may send.
+//! - `attributes`: the CloudEvents attributes besides the data, in every mode; `binary`, `structured`, `plain`: the modes.
+//! - `draft`: an event as a caller describes it, in any mode; `caller`: what the caller may send.
 
 use std::{sync::Arc, time::Instant};
 
@@ -56,7 +56,7 @@ pub(crate) use draft::{Draft, check_json};
 pub const BATCH_EVENTS_MAX: usize = 1000;
 
 const CLOUDEVENTS: &str = "application/cloudevents";
-/// Where the API keys' callers name deliveries that have no id of their own.
+/// Headers in which callers with an API key name deliveries whose event has no id.
 const IDEMPOTENCY_KEYS: [&str; 2] = ["idempotency-key", "x-idempotency-key"];
 
 /// How a request describes its events.
@@ -75,11 +75,11 @@ pub(crate) struct Batch {
     results: Vec<Outcome>,
 }
 
-/// What became of one event of a batch.
+/// Result of one event of a batch.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 pub(crate) enum Outcome {
-    /// Its receipt.
+    /// The receipt of the event.
     Accepted(Accepted),
     /// Its delivery id was accepted before with another body.
     #[schema(value_type = error::Body)]
@@ -126,7 +126,7 @@ pub async fn publish(State(api): State<Arc<Api>>, client: Client, request: Reque
     }
 }
 
-/// From a request to its answer; a refusal tells what had been read of the body.
+/// From a request to its answer; a refusal contains the part of the body that had been read.
 async fn receive(api: &Api, client: &Client, head: &Parts, body: Body) -> Result<Response, Refusal> {
     let headers = &head.headers;
     let from_headers = |problem| Refusal::from_headers(problem, headers);
@@ -150,7 +150,7 @@ async fn receive(api: &Api, client: &Client, head: &Parts, body: Body) -> Result
     accepted.await.map_err(|problem| Refusal::from_request(problem, body))
 }
 
-/// The events of a request as they would be submitted, whoever sends it. Pure; what fuzzing begins at.
+/// The events of a request as they would be submitted, for any sender. Pure; the entry point of fuzzing.
 ///
 /// # Errors
 ///
@@ -204,7 +204,7 @@ fn batch(
     admit: impl Fn(Draft) -> Result<NewEvent, Problem>,
 ) -> Result<Vec<NewEvent>, Problem> {
     if idempotency_key(headers)?.is_some() {
-        let detail = "Idempotency-Key names one event; the events of a batch have ids of their own";
+        let detail = "Idempotency-Key names one event; each event of a batch has its own id";
         return Err(Problem::new(Code::MissingDeliveryId, detail));
     }
     let elements = json::elements(json::text(body)?, BATCH_EVENTS_MAX)?;
@@ -215,8 +215,8 @@ fn batch(
     elements.into_iter().enumerate().map(read).collect()
 }
 
-/// Submits all of a batch. One whose id was used before with another body has a problem in its place; of anything else
-/// that goes wrong the whole batch is told.
+/// Submits all events of a batch. An event whose id was used before with another body has a problem in its place; any other
+/// failure is the answer to the whole batch.
 async fn accept_all(api: &Api, events: Vec<NewEvent>) -> Result<Response, Problem> {
     let log = api.log()?;
     let answers = timeout(ANSWER_TIMEOUT, log.sequencer.submit_all(events)).await;
@@ -239,7 +239,7 @@ async fn accept_all(api: &Api, events: Vec<NewEvent>) -> Result<Response, Proble
     Ok((StatusCode::OK, Json(Batch { results })).into_response())
 }
 
-/// What the caller names this delivery.
+/// The caller's name for this delivery.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let unusable = |detail: &str| Problem::new(Code::MissingDeliveryId, detail);
     let mut key: Option<String> = None;

@@ -60,7 +60,7 @@ use crate::admission::Client;
 )]
 struct Document;
 
-/// What all operations share: how callers are known, and how requests are refused.
+/// The parts that all operations share: authentication and error responses.
 struct Shared;
 
 /// The document as it is served: it never changes while a gateway runs.
@@ -155,8 +155,8 @@ mod tests {
         object.as_object().unwrap().keys().map(String::as_str).collect()
     }
 
-    /// Whoever adds a route describes it: the document has every path of the router, without the slash at the end that some are
-    /// also served with.
+    /// Every new route needs a description: the document has every path of the router, without the trailing slash with which
+    /// some are also served.
     #[test]
     fn every_route_is_described() {
         let document = document();

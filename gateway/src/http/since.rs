@@ -173,7 +173,7 @@ pub async fn resolve(log: &LogHandle, text: &str) -> Result<Cursor, Problem> {
     };
     match log.sequencer.position_of(id).await? {
         Some((shard, seq)) => Ok(scan::behind(&log.connection, log.layout, shard, seq).await?),
-        // Unknown and expired cannot be told apart.
+        // An unknown and an expired event cannot be distinguished.
         None => Err(Problem::expired(scan::oldest(&log.connection, log.layout).await?)),
     }
 }

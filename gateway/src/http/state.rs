@@ -21,7 +21,7 @@ use crate::{
     sources::Sources,
 };
 
-/// What the routes share.
+/// State that the routes share.
 #[derive(Debug)]
 pub struct Api {
     /// The sources.

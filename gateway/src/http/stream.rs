@@ -50,7 +50,7 @@ const RECONNECT_MS: u64 = 1000;
 
 /// The events after a cursor and those to come, as Server-Sent Events.
 ///
-/// Each event's `id` is the cursor behind it.
+/// Each event's `id` is the cursor after it.
 ///
 /// # Errors
 ///

@@ -51,7 +51,7 @@ pub(crate) struct Accepted {
     /// Its number in its workflow, from 1.
     #[schema(value_type = u64, minimum = 1)]
     sequence_number: SequenceNumber,
-    /// Its workflow.
+    /// The id of its workflow.
     #[schema(value_type = String)]
     workflow_id: WorkflowId,
     /// The event before it in its workflow.
@@ -123,7 +123,7 @@ pub async fn webhook_with_workflow(
     accept(&api, &source, Some(&workflow), request).await
 }
 
-/// A webhook of a source called like the reading route beside it.
+/// A webhook of a source named `events`: its path is also the path of the route that reads events.
 pub async fn events(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
     accept(&api, "events", None, request).await
 }
@@ -156,7 +156,7 @@ async fn accept(api: &Api, name: &str, workflow: Option<&str>, request: Request)
     }
 }
 
-/// From a request to its receipt; a refusal tells what had been read of the body.
+/// From a request to its receipt; a refusal contains the part of the body that had been read.
 async fn receive(
     api: &Api,
     source: &Source,

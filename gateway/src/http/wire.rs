@@ -13,14 +13,14 @@ pub(crate) struct Envelope {
     /// Its number in its workflow, from 1.
     #[schema(minimum = 1)]
     sequence_number: u64,
-    /// Its workflow.
+    /// The id of its workflow.
     workflow_id: String,
     /// The event before it in its workflow.
     #[schema(required)]
     previous_event_id: Option<uuid::Uuid>,
-    /// What happened, such as `order.paid`.
+    /// The event's type, such as `order.paid`.
     r#type: String,
-    /// Who sent it.
+    /// The event's source.
     source: String,
     /// When it happened, as the sender says; else as `receivedAt`.
     #[schema(format = DateTime)]
@@ -28,7 +28,7 @@ pub(crate) struct Envelope {
     /// When the gateway received it.
     #[schema(format = DateTime)]
     received_at: String,
-    /// What the sender calls this delivery.
+    /// The sender's id of this delivery.
     #[schema(required)]
     delivery_id: Option<String>,
     /// Any JSON.
@@ -47,7 +47,7 @@ pub(crate) struct Envelope {
 pub(crate) struct Page {
     /// May be empty while `hasMore` is true: one request looks at a bounded part of the log.
     events: Vec<Envelope>,
-    /// Where to go on. Opaque.
+    /// The cursor from which to continue. Opaque.
     next_cursor: String,
     /// Whether the log holds more.
     has_more: bool,
@@ -57,9 +57,9 @@ pub(crate) struct Page {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PlainEvent {
-    /// What happened, such as `order.paid`.
+    /// The event's type, such as `order.paid`.
     r#type: String,
-    /// Its workflow.
+    /// The id of its workflow.
     #[schema(max_length = 128)]
     workflow_id: String,
     /// Any JSON.
@@ -71,6 +71,6 @@ pub(crate) struct PlainEvent {
     /// When it happened.
     #[schema(format = DateTime)]
     time: Option<String>,
-    /// Who sends it; `api` where nothing is said. Not the name of a configured webhook source.
+    /// The event's source; `api` by default. Not the name of a configured webhook source.
     source: Option<String>,
 }

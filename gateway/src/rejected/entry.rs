@@ -12,7 +12,7 @@ use crate::admission::Client;
 /// The most of a body that is kept, in bytes: webhooks are mostly smaller, and what is larger still shows what it is.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// The most that is kept of the body of an unauthenticated request, in bytes: enough for nearly all webhooks, which can
-/// be retried once a secret is mended.
+/// be retried after a secret is corrected.
 pub const STRANGERS_BODY_BYTES_MAX: usize = 16 * 1024;
 /// The most that the kept headers may weigh, names and values, in bytes. With the body and the rest it fits into every
 /// server of the mesh, which takes messages of 128 KiB and more.
@@ -153,7 +153,7 @@ mod tests {
         assert!(!entry.truncated && !entry.redacted);
     }
 
-    /// Whatever comes, an entry fits into the server, and says when it is not the whole request.
+    /// Every entry fits into the server, and states when it is not the whole request.
     #[test]
     fn the_largest_entry_fits() {
         let request = (0..60).fold(Request::post(format!("/{}", "p".repeat(20_000))), |request, n| {

@@ -1,11 +1,11 @@
 //! Redaction of a refused request before it is kept. Pure.
 //!
-//! - Values of headers that carry credentials: those webhook_with_workflow in [`CREDENTIAL_HEADERS`], and any whose name holds one of
-//!   [`SECRET_WORDS`], except the headers that the source's scheme signs with: they prove a secret and do not tell it.
+//! - Values of headers that carry credentials: those in [`CREDENTIAL_HEADERS`], and any whose name contains one of
+//!   [`SECRET_WORDS`], except the headers that the source's scheme signs with: they prove a secret without revealing it.
 //! - Values of query parameters whose name holds one of [`SECRET_WORDS`] or [`QUERY_WORDS`]. Neither a scheme nor a rule of
 //!   a source reads the query, so nothing that a retry needs is lost.
-//! - Wherever it stands, also in the body: a secret of any source, as it is configured, percent-encoded, or in JSON with
-//!   escaped slashes; and whatever looks like an API key of ours.
+//! - Anywhere in the request, including the body: a secret of any source, as it is configured, percent-encoded, or in JSON
+//!   with escaped slashes; and any text that looks like an API key of the mesh.
 
 use std::{borrow::Cow, ops::Range};
 
@@ -34,8 +34,8 @@ const KEY_PREFIX: &str = "weft_";
 /// The fewest characters of an API key behind its prefix: less is an ordinary word.
 const KEY_CHARS_MIN: usize = 16;
 
-/// The secrets of all sources, compiled so that a text is searched once, however many there are. A request may tell the
-/// secret of any of them, wherever it was sent to.
+/// The secrets of all sources, compiled so that a text is searched once, for any number of secrets. A request to one
+/// source may contain the secret of another.
 pub(super) struct Secrets(AhoCorasick);
 
 impl std::fmt::Debug for Secrets {
@@ -166,7 +166,7 @@ fn forms(secret: &str) -> Vec<Vec<u8>> {
     let core = secret.strip_prefix("whsec_").unwrap_or(secret).trim_end_matches('=');
     let mut forms =
         vec![core.to_owned(), utf8_percent_encode(core, NON_ALPHANUMERIC).to_string(), core.replace('/', "\\/")];
-    // What is shorter is an ordinary word of other requests, and taking it out would tell it.
+    // A shorter form is an ordinary word of other requests, and its removal would reveal it.
     forms.retain(|form| form.len() >= SECRET_BYTES_MIN);
     forms.dedup();
     forms.into_iter().map(String::into_bytes).collect()
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(header(&Redactor::new(RequestOrigin::Source(&signs), &secrets), "authorization", "00ff"), REDACTED);
     }
 
-    /// A secret that is a word of every request is not taken out of them: that would tell it.
+    /// A secret that is an ordinary word of all requests is not removed from them: the removal would reveal it.
     #[test]
     fn short_secrets_are_not_told_by_what_is_missing() {
         let short = source(Scheme::Github(GithubScheme { secrets: vec!["on".into(), "a".into()] }));

@@ -1,8 +1,8 @@
 //! An entry of the inbox verified again, with today's secrets and rules, and taken if it passes now.
 //!
 //! The request comes over NATS from an admin and names an entry by its sequence; the entry is read from REJECTED, where
-//! only gateways write. So whoever may ask for a retry can have nothing taken that no sender has sent. All is as for a new
-//! request, but for its freshness: it was signed when it was sent.
+//! only gateways write. So a caller of the retry can submit only requests that a sender has sent. Everything is as for a
+//! new request, except for its freshness: it was signed when it was sent.
 
 use std::{sync::Arc, time::Duration};
 
@@ -101,7 +101,7 @@ async fn retry(api: &Api, connection: &Connection, sequence: StreamSeq) -> Resul
     let source = webhooks::source(api, &entry.source)?;
     let mut event = request.event(&source, api.bodies.depth_max()).await?;
     if event.delivery_id.is_none() {
-        // Nothing of the sender's tells a repeat, so the entry itself does: retried twice, it is taken once.
+        // The request has no id by which a repeat is recognised, so the entry is the id: retried twice, it is accepted once.
         let received = entry.received_at.unwrap_or_default();
         let entry = format!("rejected/{sequence}/{}.{:09}", received.seconds, received.nanos);
         event.id = EventId::of_delivery(&event.source, &entry);
@@ -201,7 +201,7 @@ mod tests {
         }
     }
 
-    /// What is not whole is not retried: it could only be refused for the wrong reason.
+    /// An incomplete entry is not retried: it could only be refused for the wrong reason.
     #[test]
     fn an_entry_that_is_not_whole_is_refused() {
         let whole = entry("/api/v1/webhooks/shop");

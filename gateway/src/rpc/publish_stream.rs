@@ -1,8 +1,8 @@
 //! `PublishStream`: events are submitted before the last is answered, and answered in order.
 //!
-//! The first refusal is the last answer, and nothing behind it is accepted: what the sequencer holds by then stands in
-//! one [`PublishStream`], of which it takes a beginning only. Nobody waits for room here: while as much is on its way as a stream
-//! may have, or the client takes no answers, nothing more is read, and HTTP/2 tells the client.
+//! The first refusal is the last answer, and no event after it is accepted: the events that the sequencer holds by then
+//! are in one [`PublishStream`], of which it accepts only a prefix. No event waits for room here: while a stream has its
+//! maximum in flight, or the client reads no answers, nothing more is read, and HTTP/2 flow control stops the client.
 
 use std::{pin::pin, sync::Arc};
 
@@ -105,7 +105,7 @@ impl<S: Stream<Item = Result<PublishStreamRequest, Status>> + Unpin> Publishing<
                 Some(answered) = self.in_flight.next() => return Some(self.answered(answered)),
                 sent = self.sent.next(), if reading && room && self.next.is_none() => self.read(sent),
                 () = &mut closing, if reading => {
-                    let detail = "the gateway is shutting down; go on at another, behind the last receipt";
+                    let detail = "the gateway is shutting down; continue at another, after the last receipt";
                     self.end(Some(Problem::new(Code::Draining, detail).into()));
                 }
                 else => return None,

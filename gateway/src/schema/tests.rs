@@ -1,5 +1,5 @@
-//! Which schema an event is held against, and what each mode makes of it. What a schema takes is tested where schemas
-//! are.
+//! The choice of the schema for an event, and the effect of each mode. What a schema accepts is tested in the schema
+//! crate.
 
 use jiff::Timestamp;
 use weft_proto::{

@@ -35,8 +35,8 @@ fn contiguous_and_linked(events: &[Event]) -> Result<(), String> {
     Ok(())
 }
 
-/// P1, P2: every sender was told what stands in the log; at most one of an id's senders that it was the first, and
-/// without faults exactly one; and whoever sent another body learns that.
+/// P1, P2: every answer agrees with the log; at most one of an id's senders is answered that its event is new, and without
+/// faults exactly one; and a sender of another body is answered that the id was reused.
 fn told_the_truth(events: &[Event], answers: &[Answer], faults: bool) -> Result<(), String> {
     let mut firsts: HashMap<EventId, u32> = HashMap::new();
     for Answer { sent, answer } in answers {
@@ -61,14 +61,14 @@ fn told_the_truth(events: &[Event], answers: &[Answer], faults: bool) -> Result<
     for event in events {
         let count = firsts.get(&event.id).copied().unwrap_or_default();
         if count > 1 || (count == 0 && !faults) {
-            return Err(format!("{} of the senders of {} were told that it is new", count, event.id));
+            return Err(format!("{} senders of {} were answered that it is new", count, event.id));
         }
     }
     Ok(())
 }
 
 /// Where a member of a chain was stored, everything before it in the chain had been: as it was sent, or with another body
-/// where the chain goes on behind that.
+/// in a chain that continues after a reused id.
 fn chains_have_no_holes(events: &[Event], answers: &[Answer]) -> Result<(), String> {
     let mut members: HashMap<usize, Vec<&Sent>> = HashMap::new();
     for Answer { sent, .. } in answers {
@@ -89,7 +89,7 @@ fn chains_have_no_holes(events: &[Event], answers: &[Answer]) -> Result<(), Stri
     Ok(())
 }
 
-/// Nobody is told that something before it was refused unless something was. Faults leave answers out.
+/// No sender is answered that a predecessor was refused unless one was. Faults leave answers out.
 fn who_is_behind_is_behind_something(answers: &[Answer]) -> Result<(), String> {
     let mut refused = HashSet::new();
     for Answer { sent, answer } in answers {
@@ -163,7 +163,7 @@ fn between_gateways() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What senders do: submit, alone or in a chain, and give up waiting.
+/// Steps of senders: submit, alone or in a chain, and give up waiting.
 fn among_senders(faulty: bool) -> impl Strategy<Value = Step> {
     let (gateway, chain) = (0..3usize, 0..model::CHAINS);
     prop_oneof![
@@ -175,7 +175,7 @@ fn among_senders(faulty: bool) -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What a gateway hears of the log.
+/// Steps by which a gateway learns of the log's contents.
 fn what_the_log_says() -> impl Strategy<Value = Step> {
     let gateway = 0..3usize;
     prop_oneof![
@@ -209,7 +209,7 @@ fn faulty_steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step(fate(), true), 1..250)
 }
 
-/// What a cluster does to its log, without losing anything of it.
+/// Steps of a cluster that lose nothing of its log.
 fn of_a_cluster() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (0..3usize).prop_map(|gateway| Step::Propose { gateway }),
@@ -278,8 +278,8 @@ proptest! {
     }
 }
 
-/// P3: where the beginning of a batch that was handed on waits for too long there, nothing behind it is accepted; and the
-/// properties notice where the other gateway does not know that it is a batch.
+/// P3: if the first event of a forwarded batch waits for too long at the other gateway, no event after it is accepted; and
+/// the properties notice a gateway that does not know that the events are a batch.
 #[test]
 fn a_batch_that_is_handed_on_remains_one() {
     let submit = |delivery| Step::Submit { gateway: 0, delivery, other_body: false, chain: Some(0) };
@@ -295,8 +295,8 @@ fn a_batch_that_is_handed_on_remains_one() {
     assert!(run(2, Mutant::BatchesFallApart, &steps).is_err());
 }
 
-/// P3: a member of a line that waits with an event of the same id is not behind the member after it that is refused, when
-/// both wait for longer than expected since somebody else was ahead.
+/// P3: a member of a publish stream that waits with an event of the same id is not refused because of the member after it,
+/// when both wait for longer than expected because another gateway appended first.
 #[test]
 fn who_waits_as_a_repeat_is_not_behind_what_is_refused_after_it() {
     let submit = |gateway, delivery| Step::Submit { gateway, delivery, other_body: false, chain: None };
@@ -348,8 +348,8 @@ fn an_append_that_cannot_be_read_yet_is_not_taken_for_removed() {
     assert!(run(2, Mutant::ProposalsConclude, &steps).is_err());
 }
 
-/// What was known beyond the file is dropped where the log lost its tail; the file only where it is of another log, too. A
-/// doubt about the overlay cost the file, and with ten million ids ten minutes.
+/// If the log lost its tail, the entries beyond the file are dropped; the file is dropped only if it is of another log, too.
+/// Dropping the file for a doubt about the overlay would cost ten minutes with ten million ids.
 #[tokio::test(start_paused = true)]
 async fn a_lost_tail_costs_the_overlay_and_only_another_log_the_file() {
     for (keep, restarts) in [(2, (0, 0)), (1, (0, 1)), (0, (1, 1))] {
@@ -459,8 +459,9 @@ fn a_removed_message_at_the_end_confirms_nothing() {
     assert_eq!(run(1, Mutant::None, &steps), Ok(()));
 }
 
-/// The properties above hold because of the comparison, the overlay, the chains, the late word, because lines are not
-/// handed on, and because nobody takes in what is told behind a gap: without any of them, even faultless runs break them.
+/// The properties above hold because of the comparison, the overlay, the chains and the late replies, because members of
+/// publish streams are not forwarded, and because no gateway applies a notice after a gap: without any of them, even
+/// faultless runs break them.
 #[test]
 fn the_properties_notice_what_is_missing() {
     use proptest::{strategy::ValueTree, test_runner::TestRunner};

@@ -57,7 +57,7 @@ async fn a_source_is_limited_by_what_it_has_signed() {
     let gateway = mesh.gateway_with(limits("off", "2/h", "off")).await;
     for n in 0..5 {
         assert_eq!(send(gateway.address, &forged(&format!("bad-{n}"))).await.unwrap().code(), "signature_invalid");
-        assert_eq!(send(gateway.address, &webhook("nobody", "x", BODY)).await.unwrap().code(), "unknown_source");
+        assert_eq!(send(gateway.address, &webhook("unlisted", "x", BODY)).await.unwrap().code(), "unknown_source");
     }
     for (n, status) in [202, 202, 429].into_iter().enumerate() {
         let answer = send(gateway.address, &webhook("shop", &format!("good-{n}"), BODY)).await.unwrap();
@@ -66,7 +66,7 @@ async fn a_source_is_limited_by_what_it_has_signed() {
     }
 }
 
-/// Calls that are refused count like requests, and who has had too much refused is told so in the words of gRPC.
+/// Refused calls count like refused requests, and a client over the limit gets a gRPC status.
 #[tokio::test]
 async fn calls_count_against_their_address_too() {
     let mesh = Mesh::start(1).await;

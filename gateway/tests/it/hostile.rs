@@ -49,7 +49,7 @@ async fn one_address_cannot_take_the_memory_for_bodies() {
             let mut socket = TcpStream::connect(to).await.unwrap();
             let mut head = post("shop", &[], "").head.replace("content-length: 0", "content-length: 1000000");
             head += &" ".repeat(990_000);
-            // Those that find no room are told so while they send.
+            // Those that find no room are answered while they send.
             let _ = socket.write_all(head.as_bytes()).await;
             answer(&mut socket).await.map(|answer| answer.code().to_owned())
         });
@@ -60,7 +60,7 @@ async fn one_address_cannot_take_the_memory_for_bodies() {
         assert_eq!(from_elsewhere(to, &format!("elsewhere-{n}")).await.status, 202);
     }
     let served = eventually(PATIENCE, async || {
-        send(to, &webhook("shop", "beside", BODY)).await.is_ok_and(|answer| matches!(answer.status, 200 | 202))
+        send(to, &webhook("shop", "meanwhile", BODY)).await.is_ok_and(|answer| matches!(answer.status, 200 | 202))
     });
     assert!(served.await);
     let codes: Vec<_> = stuck.join_all().await.into_iter().flatten().collect();

@@ -95,7 +95,7 @@ pub async fn send(to: SocketAddr, request: &Request) -> io::Result<Answer> {
     answer(&mut socket).await
 }
 
-/// Reads an answer on a connection that the server closes behind it.
+/// Reads an answer on a connection that the server closes after it.
 pub async fn answer(socket: &mut (impl AsyncRead + Unpin)) -> io::Result<Answer> {
     let mut bytes = Vec::new();
     socket.read_to_end(&mut bytes).await?;

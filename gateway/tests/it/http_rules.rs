@@ -1,4 +1,4 @@
-//! What RFC 9112 asks of a server, on bare sockets.
+//! Requirements of RFC 9112 on a server, on bare sockets.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -59,7 +59,7 @@ async fn conflicting_lengths_and_unknown_codings_are_refused() {
     assert_eq!(say(gateway.address, only.as_bytes()).await.status, 202);
 }
 
-/// What is no request is answered like every refusal, and counts like one.
+/// A malformed request is answered like every refusal, and counts like one.
 #[tokio::test]
 async fn unreadable_heads_are_problems_and_count() {
     let mesh = Mesh::start(1).await;
@@ -83,7 +83,7 @@ async fn unreadable_heads_are_problems_and_count() {
 }
 
 /// A client that sends all of a body before it reads sees the answer instead of a reset, as with Go's server: the gateway
-/// goes on reading for a while after it has answered.
+/// continues to read for a while after it has answered.
 #[tokio::test]
 async fn a_refusal_of_a_large_body_reaches_its_sender() {
     let mesh = Mesh::start(1).await;
@@ -94,7 +94,7 @@ async fn a_refusal_of_a_large_body_reaches_its_sender() {
     let request = |path: &str| post(path, &[], &body);
     let coded =
         Request { head: request("shop").head.replace(&length, "transfer-encoding: chunked"), body: chunked.into() };
-    for (request, status) in [(request("shop"), 413), (coded, 413), (request("nobody"), 404)] {
+    for (request, status) in [(request("shop"), 413), (coded, 413), (request("unlisted"), 404)] {
         for _ in 0..5 {
             let refused = timeout(PATIENCE, send(gateway.address, &request)).await.unwrap();
             assert_eq!(refused.expect("no reset").status, status);

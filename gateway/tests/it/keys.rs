@@ -20,7 +20,7 @@ use crate::{
     mesh::{Mesh, PATIENCE, Running},
 };
 
-/// What the contract allows a change to take.
+/// The time that the contract allows for a change to take effect.
 const LIVE: Duration = Duration::from_secs(1);
 
 fn publish(key: &str, source: &str, workflow: &str) -> Request {

@@ -17,7 +17,7 @@ use weft_proto::v1::{Rule, Source, StandardScheme, Verification, rule, verificat
 
 use crate::http::SECRET;
 
-/// What reads are opened by.
+/// The bootstrap key, with which the tests read.
 pub const READ_TOKEN: &str = "reading";
 /// The largest body that these gateways take: the default.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -79,7 +79,7 @@ impl Mesh {
         gateway
     }
 
-    /// A gateway that is ready, with options of one's own.
+    /// A gateway that is ready, with these options.
     pub async fn gateway_with(&self, options: GatewayOptions) -> Running {
         let mut gateway = run_with(options, self.server.connection("gateway").await, self.spec.clone()).await;
         gateway.ready().await;
@@ -97,7 +97,7 @@ pub async fn run(connection: Connection, spec: LogSpec) -> Running {
     run_with(GatewayOptions::default(), connection, spec).await
 }
 
-/// As [`run`], with options of one's own.
+/// As [`run`], with these options.
 pub async fn run_with(options: GatewayOptions, connection: Connection, spec: LogSpec) -> Running {
     let folder = TempDir::new().unwrap();
     let options = GatewayOptions { listen: "127.0.0.1:0".parse().unwrap(), ..options };

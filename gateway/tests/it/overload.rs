@@ -1,4 +1,4 @@
-//! More than the log takes: the rest is refused at once, everybody is answered in time, and it passes.
+//! More than the log takes: the rest is refused at once, all senders are answered in time, and the overload is transient.
 
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,11 @@ use crate::{
 /// Bytes of each body: 64 MiB may wait in a shard, so a fraction of [`REQUESTS`] fills it.
 const BODY_BYTES: usize = 512 * 1024;
 const REQUESTS: usize = 200;
-/// Well below the 5 s that a submission waits for the log: who does not get a place is told before.
+/// Well below the 5 s that a submission waits for the log: a submission without a place is refused before.
 const AT_ONCE: Duration = Duration::from_secs(4);
 
-/// With a log that stands still, what has a place waits for its deadline and the rest is refused at once, so memory is
-/// bounded; when the log goes on, so does everything.
+/// While the log is paused, submissions with a place wait for their deadline and the rest is refused at once, so memory is
+/// bounded; when the log resumes, so does everything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_stands_still_is_answered_in_time() {
     let mesh = Mesh::start(1).await;

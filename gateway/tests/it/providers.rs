@@ -58,7 +58,7 @@ async fn stored(mesh: &Mesh) -> u64 {
     streams::state(&mesh.connection, &stream).await.unwrap().last.0
 }
 
-/// GitHub never repeats by itself, and a redelivery by hand has the id of the first attempt. P1, P2: an id is known only
+/// GitHub never redelivers automatically, and a manual redelivery has the id of the first attempt. P1, P2: an id is known only
 /// once its event is on disk, so after our failure the redelivery is accepted, and after our success it gets the receipt.
 #[tokio::test]
 async fn a_redelivery_by_hand_passes_after_our_failure_and_gets_the_receipt_after_our_success() {
@@ -79,7 +79,7 @@ async fn a_redelivery_by_hand_passes_after_our_failure_and_gets_the_receipt_afte
     let mut receipt = accepted.json.clone();
     receipt["duplicate"] = true.into();
     assert_eq!(again.json, receipt);
-    // The same delivery with another body, as GitHub makes it when it renders the event anew, is no conflict.
+    // The same delivery with another body, as GitHub makes it when it renders the event again, is not a conflict.
     let rendered = github("72d3162e-cc78-11e3-81ab-4c9367dc0958", r#"{"ref":"main","size":1}"#);
     assert_eq!(send(gateway.address, &rendered).await.unwrap().json, receipt);
     assert_eq!(stored(&mesh).await, 1);
@@ -238,7 +238,7 @@ async fn an_event_is_found_by_its_delivery_id_of_any_kind() {
         assert_eq!((found.text("deliveryId"), found.text("source")), (delivery_id, name));
         assert_eq!(send(gateway.address, &request).await.unwrap().status, 200, "{name}");
     }
-    // Without one, each request is an event of its own, to be found by the event's id.
+    // Without one, each request is a separate event, to be found by the event's id.
     let first = send(gateway.address, &own("none")).await.unwrap();
     let second = send(gateway.address, &own("none")).await.unwrap();
     assert_eq!((first.status, second.status), (202, 202));
@@ -248,7 +248,7 @@ async fn an_event_is_found_by_its_delivery_id_of_any_kind() {
     gateway.drained().await;
 }
 
-/// A source of API keys takes who has one; the key's id stands beside the event.
+/// A source of API keys accepts any caller with a key; the key's id is stored with the event.
 #[tokio::test]
 async fn a_source_may_take_api_keys_instead_of_signatures() {
     let mesh = Mesh::start(1).await;

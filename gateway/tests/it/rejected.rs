@@ -26,7 +26,7 @@ use crate::{
 };
 
 const BODY: &str = r#"{"type":"order.paid","workflow":"w"}"#;
-/// What the catalog has while the operator has made a mistake.
+/// The secret that the operator has configured by mistake.
 const WRONG_SECRET: &str = "whsec_d3Jvbmctd3Jvbmctd3Jvbmctd3Jvbmct";
 
 /// Far more than an answer takes, and less than anything that waits for a log that is away.
@@ -44,13 +44,13 @@ async fn inbox(connection: &Connection) -> Vec<(u64, Rejected)> {
     }
 }
 
-/// Waits until so many are in the inbox.
+/// Waits until `count` entries are in the inbox.
 async fn kept(connection: &Connection, count: usize) -> Vec<(u64, Rejected)> {
     assert!(eventually(PATIENCE, async || inbox(connection).await.len() == count).await);
     inbox(connection).await
 }
 
-/// What a gateway answers to an admin's request.
+/// A gateway's answer to an admin's request.
 async fn retry(connection: &Connection, sequence: u64) -> RetriedRejected {
     let request = RetryEntry { sequence }.encode_to_vec();
     let answer = connection.client().request(RETRY_SUBJECT, request.into()).await.unwrap();
@@ -75,8 +75,8 @@ async fn configure(mesh: &Mesh, secret: &str) {
     catalog.put_source(&source, revision).await.unwrap();
 }
 
-/// The operator configures a wrong secret, a sender is refused, the secret is mended, what was refused is taken: in the
-/// order in which it came, and once, although it is retried twice.
+/// The operator configures a wrong secret, a sender is refused, the secret is corrected, the refused requests are accepted:
+/// in the order in which they came, and once, although they are retried twice.
 #[tokio::test]
 async fn what_a_wrong_secret_refused_is_taken_once_it_is_mended() {
     let mesh = Mesh::start(1).await;
@@ -133,7 +133,7 @@ async fn only_freshness_is_waived() {
     assert_eq!(send(gateway.address, &request).await.unwrap().code(), "timestamp_out_of_window");
     let (sequence, entry) = kept(&mesh.connection, 1).await.remove(0);
 
-    // Whoever could write here could still not sign.
+    // A client that could write here could still not sign.
     let changed = Rejected { body: BODY.replace("paid", "void").into(), ..entry.clone() };
     let ack = mesh.connection.jetstream().publish("rejected.shop", changed.encode_to_vec().into()).await.unwrap();
     let changed = ack.await.unwrap().sequence;
@@ -198,7 +198,7 @@ async fn refusals_are_kept_whole_and_without_secrets() {
     let mut compressed = webhook("shop", "evt_3", BODY);
     compressed.head = compressed.head.replace("host: weft\r\n", "host: weft\r\ncontent-encoding: gzip\r\n");
     assert_eq!(send(gateway.address, &compressed).await.unwrap().status, 415);
-    assert_eq!(send(gateway.address, &webhook("nobody", "evt_4", BODY)).await.unwrap().status, 404);
+    assert_eq!(send(gateway.address, &webhook("unlisted", "evt_4", BODY)).await.unwrap().status, 404);
     assert_eq!(send(gateway.address, &webhook("shop", "evt_5", BODY)).await.unwrap().status, 202);
     assert_eq!(
         send(gateway.address, &webhook("shop", "evt_5", r#"{"type":"t","workflow":"w"}"#)).await.unwrap().status,
@@ -227,7 +227,7 @@ async fn refusals_are_kept_whole_and_without_secrets() {
     gateway.drained().await;
 }
 
-/// What was refused of callers with an API key is kept, too, without the key; and so it cannot be retried.
+/// Refused events of callers with an API key are kept, too, without the key; so they cannot be retried.
 #[tokio::test]
 async fn refused_events_of_callers_are_kept_without_their_keys() {
     let mesh = Mesh::start(1).await;
@@ -301,7 +301,7 @@ async fn without_nats_refusals_are_as_quick_and_not_kept() {
     let connected = async || streams::state(&mesh.connection, REJECTED_STREAM).await.is_ok();
     assert!(eventually(PATIENCE, connected).await);
     let before = inbox(&mesh.connection).await.len();
-    // It keeps again by itself.
+    // It keeps entries again automatically.
     let grows = async || {
         send(gateway.address, &forged("shop", "evt", BODY)).await.unwrap();
         inbox(&mesh.connection).await.len() > before

@@ -182,8 +182,8 @@ async fn a_stream_is_answered_in_order() {
     }
 }
 
-/// The first refusal is the last answer, and nothing behind it is accepted: neither behind what is refused here nor
-/// behind what the log refuses.
+/// The first refusal is the last answer, and no event after it is accepted: neither after a refusal by the gateway nor
+/// after one by the log.
 #[tokio::test]
 async fn a_refusal_ends_its_stream() {
     for shards in [1, 3] {
@@ -224,7 +224,7 @@ async fn draining_ends_a_stream_behind_its_receipts() {
     gateway.drain.cancel();
     let (receipts, end) = tokio::time::timeout(PATIENCE, rest(answers)).await.expect("the stream ends");
     assert!(receipts.len() <= 2);
-    assert_eq!(told(&end.expect("it is told why")), (Code::Unavailable, "DRAINING".into()));
+    assert_eq!(told(&end.expect("the status states the reason")), (Code::Unavailable, "DRAINING".into()));
     gateway.drained().await;
     let other = mesh.gateway().await;
     assert_eq!(stored(&other, "w").await, 1 + receipts.len(), "what was accepted was answered");
@@ -265,7 +265,7 @@ async fn a_stream_takes_what_it_may_have_on_its_way() {
     }
 }
 
-/// What load balancers and `grpcurl` ask.
+/// The services that load balancers and `grpcurl` use.
 #[tokio::test]
 async fn health_and_reflection_are_served() {
     let mesh = Mesh::start(1).await;

@@ -1,4 +1,4 @@
-//! Sequencers on a real log: several at once, and whatever can happen to the log, to the server and to the receipts.
+//! Sequencers on a real log: several at once, with failures of the log, of the server and of the receipts.
 
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 
@@ -226,7 +226,7 @@ async fn an_id_stands_for_one_body() {
     assert_eq!(gateway.sequencer.submit(other).await, Ok(Receipt { duplicate: true, ..first }));
 }
 
-/// The since-cursor: an event that another gateway took is found by reading on, and one that nobody took is not.
+/// The since-cursor: an event that another gateway accepted is found by reading on, and one that no gateway accepted is not.
 #[tokio::test]
 async fn an_event_of_another_gateway_has_a_position() {
     let mesh = Mesh::start().await;

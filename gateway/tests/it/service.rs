@@ -14,7 +14,7 @@ use crate::{
 
 const BODY: &str = r#"{"type":"t","workflow":"w"}"#;
 
-/// Without its log a gateway stays up, says what is missing, answers 503, and heals by itself.
+/// Without its log a gateway stays up, reports what is missing, answers 503, and recovers automatically.
 #[tokio::test]
 async fn a_gateway_waits_for_its_log() {
     let mesh = Mesh::start(1).await;

@@ -151,11 +151,11 @@ async fn filters_hold_and_a_subscription_is_one() {
     .await;
     assert!(taken, "the subscription is live");
     assert_eq!(Client::open(gateway.address, "subscription=twos", None).await.numbers(2).await, [2, 2]);
-    let unknown = send(gateway.address, &get("/api/v1/events/stream?subscription=nobody")).await.unwrap();
+    let unknown = send(gateway.address, &get("/api/v1/events/stream?subscription=unlisted")).await.unwrap();
     assert_eq!((unknown.status, unknown.code()), (400, "bad_query"));
 }
 
-/// A gateway that drains tells its clients where to go on.
+/// A gateway that drains gives its clients a cursor from which to continue.
 #[tokio::test]
 async fn draining_ends_a_stream_with_a_cursor() {
     let mesh = Mesh::start(1).await;
@@ -227,7 +227,7 @@ async fn streams_share_one_consumer_and_leave_the_reserve_alone() {
     let refused = send(other.address, &get("/api/v1/events/stream")).await.unwrap();
     assert_eq!((refused.status, refused.code()), (503, "overloaded"), "{refused:?}");
     assert!(refused.headers.contains_key("retry-after"));
-    // Needs no consumer of its own.
+    // Needs no separate consumer.
     assert_eq!(Client::open(to, "workflowId=a", None).await.numbers(1).await, [1]);
     drop(clients);
     assert!(eventually(PATIENCE, async || tails().await == 0).await, "without a stream there is no consumer");

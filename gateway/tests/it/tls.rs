@@ -15,8 +15,8 @@ fn options(tls: TlsOptions) -> GatewayOptions {
     GatewayOptions { tls, ..GatewayOptions::default() }
 }
 
-/// A webhook over TLS is a webhook; whoever does not speak TLS, or not at all, is nobody's hindrance, and a client that
-/// trusts another authority turns away.
+/// A webhook over TLS is accepted; a client that sends no TLS or nothing at all does not block others, and a client that
+/// trusts another authority closes the connection.
 #[tokio::test]
 async fn webhooks_come_over_tls() {
     let mesh = Mesh::start(1).await;

@@ -109,7 +109,7 @@ async fn the_body_limit_is_exact_and_spares_nats() {
     assert_eq!(after.json["sequenceNumber"], 2);
 }
 
-/// Whatever the workflow is called, its events are numbered on their own and found again under the same name.
+/// For every workflow id, events are numbered separately and found again under the same id.
 #[tokio::test]
 async fn odd_workflow_ids_survive() {
     let mesh = Mesh::start(1).await;
@@ -141,7 +141,7 @@ async fn odd_workflow_ids_survive() {
     assert_eq!((invalid.status, invalid.code()), (400, "invalid_workflow"));
 }
 
-/// What is refused leaves no trace in the log.
+/// A refused request leaves no trace in the log.
 #[tokio::test]
 async fn refused_requests_append_nothing() {
     let mesh = Mesh::start(1).await;
@@ -151,7 +151,7 @@ async fn refused_requests_append_nothing() {
     let unsigned = with(&|head| head.replace("webhook-signature", "x-signature"));
     let forged = Request { body: order("w", 2).into(), ..good.clone() };
     let not_json = webhook("shop", "evt_2", "{");
-    let nobody = webhook("nobody", "evt_3", &order("w", 1));
+    let nobody = webhook("unlisted", "evt_3", &order("w", 1));
     for (request, code) in [
         (unsigned, "signature_missing"),
         (forged, "signature_invalid"),

@@ -7,7 +7,7 @@
 //! | `partitionkey`, else `workflowid`, else `subject` | the workflow |
 //! | `datacontenttype` | the data's media type |
 //! | `traceparent` | the trace context |
-//! | others, `subject` too | kept beside the event, as header `ce-<name>` |
+//! | others, `subject` too | kept with the event, as header `ce-<name>` |
 
 use std::collections::BTreeMap;
 

@@ -8,7 +8,7 @@ use super::{Draft, attributes::Attributes, check_json, malformed};
 use crate::http::error::Problem;
 
 const PREFIX: &str = "ce-";
-/// The attributes that every CloudEvent has: whoever sends one of them as a header means binary mode.
+/// The attributes that every CloudEvent has: a request with one of them as a header is in binary mode.
 const REQUIRED: [&str; 4] = ["ce-specversion", "ce-id", "ce-source", "ce-type"];
 /// The media type of data of which nothing is known.
 const UNKNOWN: &str = "application/octet-stream";

@@ -39,7 +39,7 @@ impl<'a> Caller<'a> {
             return Err(Problem::new(Code::MalformedBody, detail));
         }
         let event = draft.check(webhooks::now(), Verified::of_key(self.grant.operator()).by())?;
-        // The ids of a source's events are made of its name: whoever may use it could take another's ids.
+        // The ids of a source's events are derived from its name: a caller that may use the name could take its ids.
         match self.api.sources.get(&event.source) {
             Err(LookupError::Unknown) => {}
             Err(LookupError::Starting) => return Err(SubmitError::Starting.into()),

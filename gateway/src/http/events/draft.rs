@@ -49,7 +49,7 @@ pub(crate) fn check_json(content_type: &str, data: &[u8]) -> Result<(), Problem>
 }
 
 impl Draft {
-    /// With what the request says of it: the trace context where it has none of its own, and its name.
+    /// Adds the request's name for the event, and its trace context unless the event has one.
     pub fn in_request(mut self, headers: &HeaderMap, idempotency_key: Option<String>) -> Result<Self, Problem> {
         self.traceparent = self.traceparent.or_else(|| identify::traceparent(headers));
         match (&self.delivery_id, idempotency_key) {

@@ -11,7 +11,7 @@ use weft_schema::pointer;
 use super::malformed;
 use crate::http::error::{Code, Problem};
 
-/// Members of one event: CloudEvents have eight of their own, and some extensions.
+/// Members of one event: CloudEvents define eight, and some extensions.
 const MEMBERS_MAX: usize = 64;
 /// Characters of a sender's text that a detail repeats.
 const QUOTED_CHARS_MAX: usize = 40;

@@ -1,4 +1,4 @@
-//! What each mode says, read into one event; and every refusal that needs no log.
+//! Tests of each mode, read into one event, and of every refusal that needs no log.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -57,7 +57,7 @@ fn api(complete: bool) -> Api {
     Api::new(Sources::new(catalog), keys, admission, limits, CancellationToken::new())
 }
 
-/// Who sends these headers.
+/// The caller that sends these headers.
 fn caller<'a>(api: &'a Api, given: &[(&str, &str)]) -> Caller<'a> {
     Caller::of(api, api.authorize(&Client::default(), &headers(given), Scope::Ingest).unwrap())
 }
@@ -248,7 +248,7 @@ fn plain_json_has_six_members() {
     let event = plain(r#"{"type":"t","workflowId":42}"#).unwrap();
     assert_eq!((event.source.as_str(), event.workflow.as_str(), &event.payload[..]), ("api", "42", &b"null"[..]));
     assert_eq!((event.delivery_id, event.time), (None, event.received_at));
-    assert_ne!(event.id, plain(r#"{"type":"t","workflowId":42}"#).unwrap().id, "each is an event of its own");
+    assert_ne!(event.id, plain(r#"{"type":"t","workflowId":42}"#).unwrap().id, "each is a separate event");
     for (body, code, said) in [
         (r#"{"workflowId":"w"}"#, Code::MissingType, "type"),
         (r#"{"type":"t"}"#, Code::MissingWorkflow, "workflowId"),
@@ -298,7 +298,8 @@ fn other_media_types_are_415() {
     assert_eq!(refused(&[("ce-type", "t"), ("content-type", "text/plain")], "").0, Code::MalformedBody);
 }
 
-/// A key sends what its limits allow, and a source that may be configured yet is nobody's.
+/// A caller sends what its key's limits allow, and no source name while the catalog is incomplete: the source may be
+/// configured.
 #[test]
 fn a_caller_sends_what_its_key_allows() {
     let send = |complete: bool, source: &str, workflow: &str| {

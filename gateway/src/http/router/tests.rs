@@ -143,11 +143,11 @@ async fn exactly_the_limit_is_taken_and_one_byte_more_is_413() {
 
 #[tokio::test]
 async fn a_source_is_unknown_or_not_read_yet() {
-    let (status, code, _) = answer(&routes(true), signed("/api/v1/webhooks/nobody", GOOD)).await;
+    let (status, code, _) = answer(&routes(true), signed("/api/v1/webhooks/unlisted", GOOD)).await;
     assert_eq!((status.as_u16(), code.as_str()), (404, "unknown_source"));
     assert_eq!(self::code(signed("/api/v1/webhooks/%FF", GOOD)).await, "unknown_source");
     assert_eq!(self::code(signed("/api/v1/webhooks/events", GOOD)).await, "unknown_source");
-    let (status, code, _) = answer(&routes(false), signed("/api/v1/webhooks/nobody", GOOD)).await;
+    let (status, code, _) = answer(&routes(false), signed("/api/v1/webhooks/unlisted", GOOD)).await;
     assert_eq!((status.as_u16(), code.as_str()), (503, "starting"));
 }
 

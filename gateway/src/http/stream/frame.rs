@@ -10,17 +10,18 @@ pub fn reconnect(millis: u64) -> Bytes {
     format!("retry: {millis}\n\n").into()
 }
 
-/// An event: its envelope, and the cursor behind it.
+/// An event: its envelope, and the cursor after it.
 pub fn event(cursor: &Cursor, event: &Event) -> Bytes {
     frame(None, cursor, &envelope::to_json(event))
 }
 
-/// No event, but the cursor behind what was looked at: without data it dispatches nothing and moves `Last-Event-ID`.
+/// No event, but the cursor after the messages that were examined: without data it dispatches nothing and moves
+/// `Last-Event-ID`.
 pub fn heartbeat(cursor: &Cursor) -> Bytes {
     format!("id: {cursor}\n\n").into()
 }
 
-/// The last words: why the stream ends, and where to go on.
+/// The last frame: why the stream ends, and the cursor from which to continue.
 pub fn problem(cursor: &Cursor, problem: &Problem) -> Bytes {
     frame(Some("problem"), cursor, &problem.to_json())
 }

@@ -1,4 +1,4 @@
-//! What each scheme's senders need not be asked for.
+//! Defaults of each scheme, which a source need not configure.
 
 use weft_proto::v1::{ApiKeyScheme, ShopifyScheme, SlackScheme, StripeScheme};
 
@@ -67,7 +67,7 @@ fn shopify_brings_both_in_headers_of_either_family() {
     assert_eq!(identified(&by_event, &pairs, "{}").unwrap().delivery_id.as_deref(), Some("e-1"));
 }
 
-/// The header that a rule names may be of the family that nobody signed: the signed id counts.
+/// The header that a rule names may be of the family that is not signed: the signed id counts.
 #[test]
 fn a_signed_id_cannot_be_replaced_by_a_header() {
     for name in ["webhook-id", "Svix-Id"] {
@@ -80,7 +80,7 @@ fn a_signed_id_cannot_be_replaced_by_a_header() {
     assert_eq!(event.delivery_id.as_deref(), Some("theirs"));
 }
 
-/// What the source says wins over what its scheme brings.
+/// The configuration of the source takes precedence over the defaults of its scheme.
 #[test]
 fn a_source_may_say_otherwise() {
     let source = Source {

@@ -4,7 +4,7 @@ use weft_proto::ids::EventId;
 use super::*;
 use crate::sequencer::submission::test_event;
 
-/// A submit_queue with so many places, and its queue.
+/// A `SubmitQueue` with room for `places` submissions, and the receiver of its queue.
 fn submit_queue(places: usize) -> (SubmitQueue, mpsc::Receiver<Submission>) {
     SubmitQueue::new(places, mpsc::channel(1).0, watch::channel(None).1)
 }
@@ -17,7 +17,8 @@ fn drain(queue: &mut mpsc::Receiver<Submission>) -> Vec<EventId> {
     std::iter::from_fn(|| queue.try_recv().ok()).map(|submission| submission.id).collect()
 }
 
-/// A batch that does not fit is refused as a whole, at every submit_queue, and takes nobody's place; one that fits keeps its order.
+/// A batch that does not fit is refused as a whole, at every `SubmitQueue`, and occupies no place; one that fits keeps its
+/// order.
 #[test]
 fn all_are_taken_in_or_none() {
     let (wide, mut wide_queue) = submit_queue(8);

@@ -91,7 +91,8 @@ fn what_was_acked_and_not_read_is_known() {
     assert!(matches!(decide_one(&overlay, id, &looked), Decision::New { .. }));
 }
 
-/// Nobody asks when each message was stored: a little later at the most, so it is known for long enough.
+/// The storage time of each message is not queried: the time assumed is at most a little later, so the id is known for long
+/// enough.
 #[test]
 fn what_was_acked_counts_as_stored_with_the_newest_that_was_asked_about() {
     let ids = [(); 3].map(|()| EventId::unique());

@@ -1,6 +1,6 @@
-//! A log and gateways in memory, for the pure part: several sequencers on one log, interleaved at will, that hand events to
-//! each other, tell each other what they append and do not wait for ever, with acks and appends that get lost and late copies
-//! that arrive after all. The log may be a replicated one (`log`): appends are proposed before they can be read, and may
+//! A log and gateways in memory, for the pure part: several sequencers on one log, interleaved at will, that forward events
+//! to each other, notify each other of their appends and do not wait for ever, with acks and appends that get lost and late
+//! copies that arrive after all. The log may be a replicated one (`log`): appends are proposed before they can be read, and may
 //! vanish; its leader may lag; and the whole log may be rolled back to a backup and grow again.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -33,7 +33,7 @@ mod log;
 
 pub const LAYOUT: Layout = Layout::new(1);
 
-/// What all clocks say.
+/// The time of all clocks.
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
 pub fn horizons() -> Horizons {
@@ -43,29 +43,30 @@ pub fn horizons() -> Horizons {
 /// Chains that senders add to at one gateway.
 pub const CHAINS: usize = 2;
 
-/// What is switched off, to see that the properties notice.
+/// A mechanism that is switched off, to see that the properties notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutant {
     None,
-    /// The log stores whatever comes, whatever is expected.
+    /// The log stores every append, regardless of the expected sequence.
     NoComparison,
-    /// What was appended beyond the file is forgotten.
+    /// The messages appended beyond the file are forgotten.
     NoOverlay,
-    /// Who has waited no more for another gateway hears nothing from it.
+    /// A gateway that has stopped waiting for another gateway ignores its late reply.
     NoLateWord,
-    /// Nobody is told what belongs to one chain.
+    /// Sequencers do not learn which events belong to one chain.
     NoChain,
-    /// Members of lines go to other gateways like any other event.
+    /// Members of publish streams go to other gateways like any other event.
     LinesHandedOn,
-    /// Who is told something does not look whether it knows what stands before it.
+    /// A gateway that is notified of an append does not check whether it knows the messages before it.
     GapsUnnoticed,
     /// Batches go to other gateways, which do not learn that they are batches.
     BatchesFallApart,
-    /// What a refused append says of the log's end is taken for its end, and what cannot be read up to there for removed.
+    /// The end of the log that a refused append reports is taken for its end, and messages up to there that cannot be read for
+    /// removed.
     ProposalsConclude,
     /// A leader that ends before what was acked is believed, whether it lags or not.
     LaggingLeaderBelieved,
-    /// A gateway that lost its connection goes on as if the log could not have changed.
+    /// A gateway that lost its connection continues as if the log could not have changed.
     NoDoubt,
     /// A gateway that lost its connection compares the newest message that it has read, and trusts what was only acked.
     AckedIsTrusted,
@@ -80,13 +81,13 @@ pub enum Fate {
     AckLost,
     /// It never arrives.
     Lost,
-    /// One by one, and after so many (modulo the messages) nothing arrives any more.
+    /// One by one, and after this number (modulo the messages) nothing arrives any more.
     Partial(u8),
     /// It arrives later, and the gateway has given it up by then.
     Late,
 }
 
-/// What can happen.
+/// A step of a run.
 #[derive(Debug, Clone, Copy)]
 pub enum Step {
     /// A sender sends delivery `delivery` to a gateway, with its own body or with another one, alone or as the next of
@@ -96,23 +97,23 @@ pub enum Step {
     EndChain { gateway: usize, chain: usize },
     /// The oldest that are ready have waited for too long.
     Expire { gateway: usize, count: u8 },
-    /// What was submitted to it goes to another one, as a request; lines do not.
+    /// The events that were submitted to it go to another one, as a request; members of publish streams do not.
     Forward { gateway: usize, to: usize },
-    /// It hears what has become of what it handed to others.
+    /// It receives the results of the events that it forwarded.
     Hear { gateway: usize },
-    /// It waits no more for what it handed to others, and appends it itself as well.
+    /// It stops waiting for the results of the events that it forwarded, and appends them itself as well.
     GiveUp { gateway: usize },
-    /// It appends what was submitted to it: its sequencer asks the file about that and about what others handed to it.
+    /// It appends the events that were submitted to it: its sequencer looks them up in the file, with those forwarded to it.
     LookUp { gateway: usize },
-    /// It decides for so many of those that are ready, and one more, and sends off, with heads or without.
+    /// It decides for `more` + 1 of those that are ready, and starts the append, with heads or without.
     Launch { gateway: usize, carry: bool, more: u8 },
     /// Its append ends.
     Land { gateway: usize, fate: Fate },
-    /// Its reader, while it has one, brings so many messages.
+    /// Its reader, while it has one, brings this number of messages.
     Read { gateway: usize, messages: u8 },
-    /// While it has no reader: it learns when one of its messages was stored, so far from the last that it knows of.
+    /// While it has no reader: it learns when one of its messages was stored, at this distance from the last that it knows of.
     Confirm { gateway: usize, back: u8 },
-    /// It is told of something that was appended anywhere, in whatever order, or not at all.
+    /// It is notified of an append of any gateway, in any order, or not at all.
     Tell { gateway: usize, of: u8 },
     /// It goes back to its reader: nothing was appended for a while, or nothing confirmed.
     ReadOn { gateway: usize },
@@ -124,11 +125,11 @@ pub enum Step {
     Arrive,
     /// Its append is proposed: refused by its number, or under way.
     Propose { gateway: usize },
-    /// So many of the proposed messages are applied.
+    /// This number of the proposed messages is applied.
     Apply { messages: u8 },
     /// The leader is gone, and with it what was proposed.
     Vanish,
-    /// The leader has not applied the newest so many messages.
+    /// The leader has not applied this number of the newest messages.
     Lag { messages: u8 },
     /// A message was stored and has been removed again.
     Hole,
@@ -136,14 +137,14 @@ pub enum Step {
     Ask { gateway: usize },
     /// Where the log is in doubt it compares what it knows.
     Compare { gateway: usize },
-    /// The log is restored to its first so many messages. All connections are lost.
+    /// The log is restored to its first `keep` messages. All connections are lost.
     RollBack { keep: u8 },
 }
 
-/// What was sent.
+/// A submission of a sender.
 #[derive(Debug, Clone, Copy)]
 pub struct Sent {
-    /// Tells submissions of one delivery apart, in the log too: when it was received, in seconds.
+    /// Distinguishes submissions of one delivery, in the log too: when it was received, in seconds.
     pub number: i64,
     pub delivery: u8,
     pub other_body: bool,
@@ -167,7 +168,7 @@ pub struct World {
     pub log: Log,
     gateways: Vec<Gateway>,
     late: Vec<(StreamSeq, Vec<Outgoing>)>,
-    /// What has been appended, as it is told to others.
+    /// Encoded notices of the appends.
     told: Vec<Bytes>,
     waiting: Vec<Waiting>,
     room: Arc<Semaphore>,
@@ -212,14 +213,14 @@ impl World {
         }
     }
 
-    /// How often a gateway built its receipts anew, and how often it dropped what it knew beyond them.
+    /// How often a gateway rebuilt its receipts, and how often it dropped what it knew beyond them.
     pub fn restarts(&self) -> (usize, usize) {
         self.gateways
             .iter()
             .fold((0, 0), |(rebuilt, dropped), gateway| (rebuilt + gateway.rebuilt, dropped + gateway.dropped))
     }
 
-    /// Takes what senders have been told, and compares it with the log as it is at this moment.
+    /// Takes the answers of senders, and compares them with the log as it is at this moment.
     fn hear_answers(&mut self) {
         let mut waiting = Vec::new();
         for (sent, mut answer) in self.waiting.drain(..) {
@@ -230,7 +231,7 @@ impl World {
                     if let Some(Ok(receipt)) = &answer
                         && !self.log.holds(receipt)
                     {
-                        self.lie.get_or_insert(format!("{sent:?} was told {receipt:?}, which is not in the log"));
+                        self.lie.get_or_insert(format!("{sent:?} was answered {receipt:?}, which is not in the log"));
                     }
                     self.answered.push(Answer { sent, answer });
                 }
@@ -253,7 +254,7 @@ impl World {
                 let chain = chain.map(|chain| {
                     own[chain % CHAINS].get_or_insert_with(|| {
                         self.chains += 1;
-                        // Every other one goes on behind a reused id.
+                        // Every other chain continues after a reused id.
                         let reuse = if reuse_breaks(self.chains) { Reuse::Breaks } else { Reuse::LeftOut };
                         (self.chains, Chain::new(reuse))
                     })
@@ -369,11 +370,11 @@ impl World {
                 self.step(Step::Hear { gateway });
             }
         }
-        // Whoever waits for a late word has heard it by now, or never will.
+        // Late replies have arrived by now, or never will.
         tokio::time::sleep(LATE_MAX * 2).await;
     }
 
-    /// What every sender was told.
+    /// The answers to all senders.
     pub fn answers(&mut self) -> Vec<Answer> {
         self.hear_answers();
         let silent = self.waiting.drain(..).map(|(sent, _)| Answer { sent, answer: None });

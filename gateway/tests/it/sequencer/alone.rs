@@ -11,13 +11,13 @@ async fn gateway(mesh: &Mesh, folder: &TempDir) -> Running {
     mesh.sequencer_with(SequencerOptions { forwards: false, ..options }).await
 }
 
-/// Who reads the log.
+/// Number of consumers that read the log.
 pub async fn readers(mesh: &Mesh) -> usize {
     mesh.connection.jetstream().get_stream("EVENTS").await.unwrap().cached_info().state.consumer_count
 }
 
-/// P2, P3: by its acks it recognises repeats and goes on numbering, another gateway's event is noticed by the comparison,
-/// and while it appends nothing it reads what others append.
+/// P2, P3: from its acks alone a gateway recognises repeats and continues the numbering; the comparison detects another
+/// gateway's event; and while the gateway appends nothing it reads the appends of others.
 #[tokio::test]
 async fn who_appends_alone_reads_only_what_others_append() {
     let mesh = Mesh::start().await;

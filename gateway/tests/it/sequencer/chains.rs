@@ -22,7 +22,7 @@ async fn an_overload_refuses_a_batch_as_a_whole() {
     let refused = gateway.sequencer.submit_all(large).await;
     assert_eq!(refused, Err(NotTaken { at: Some(1), error: SubmitError::TooLarge }));
     assert!(mesh.events().await.is_empty());
-    // Two at once: whichever finds too little room is refused whole.
+    // Two at once: a batch that finds too little room is refused whole.
     let both = join_all([0, PLACES].map(|from| gateway.sequencer.submit_all(batch(from, PLACES)))).await;
     let taken: Vec<_> = both.iter().filter_map(|answers| answers.as_ref().ok()).collect();
     assert!(!taken.is_empty() && taken.iter().all(|answers| answers.iter().all(Result::is_ok)));
@@ -60,7 +60,7 @@ async fn a_refusal_ends_its_line() {
     assert_eq!(mesh.events().await.iter().filter(|event| event.workflow.as_str() == "a").count(), 8);
 }
 
-/// P3 through kills of the server: a sender that goes on behind its last receipt, with everything submitted before the
+/// P3 through kills of the server: a sender that continues after its last receipt, with everything submitted before the
 /// first answer, finds its events in the log in the order in which it has them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lines_stand_in_order_through_kills() {

@@ -7,15 +7,15 @@ use weft_nats::testing::{TestCluster, eventually};
 
 use super::*;
 
-/// Two gateways, each at a node of its own.
+/// Two gateways, each at a different node.
 struct ClusterMesh {
     cluster: TestCluster,
     mesh: Mesh,
 }
 
-/// What a sender in these tests is promised: an answer by then.
+/// Time within which a sender in these tests is answered.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// What a busy machine may add to that.
+/// Additional time for a busy machine.
 const LATE: Duration = Duration::from_secs(1);
 
 impl ClusterMesh {
@@ -37,7 +37,7 @@ impl ClusterMesh {
     }
 }
 
-/// What tells a receipts' file from one that was built in its place.
+/// Inode of a receipts' file, which distinguishes it from one that was built in its place.
 fn file_of(folder: &TempDir) -> u64 {
     std::fs::metadata(receipts_file(folder)).unwrap().ino()
 }
@@ -68,7 +68,7 @@ async fn webhooks_that_meet_on_a_quiet_cluster_cost_nothing() {
             assert_eq!((receipt.sequence_number.0, receipt.duplicate), (meeting + 1, false));
         }
     }
-    assert_eq!(folders.each_ref().map(file_of), files, "no receipts were built anew");
+    assert_eq!(folders.each_ref().map(file_of), files, "no receipts were rebuilt");
     for gateway in &gateways {
         assert!(gateway.missing.borrow().is_none(), "{:?}", *gateway.missing.borrow());
     }
@@ -113,7 +113,7 @@ async fn an_append_in_flight_is_not_taken_for_deleted() {
                 mesh.cluster.resume(follower);
             }
         };
-        // Whoever has no receipt repeats, as senders do.
+        // A sender without a receipt sends again.
         let (_, ()) = tokio::join!(sent, resume);
         for (gateway, workflow, delivery) in
             [(0, "w", 10 * round), (1, "z", 10 * round), (1, "w", 10 * round + 1), (0, "w", 10 * round + 1)]
@@ -123,11 +123,11 @@ async fn an_append_in_flight_is_not_taken_for_deleted() {
         // Numbers are contiguous and each id is there once.
         assert_eq!(mesh.mesh.events().await.len() as u64, 1 + 3 * round);
     }
-    assert_eq!(folders.each_ref().map(file_of), files, "no receipts were built anew");
+    assert_eq!(folders.each_ref().map(file_of), files, "no receipts were rebuilt");
 }
 
 /// While there is no leader a sender is answered 503 by its deadline, for new events and for repeats, again and again; and
-/// afterwards everything goes on from the files that are there.
+/// afterwards the gateways continue with the existing files.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn senders_are_answered_in_time_while_there_is_no_leader() {
     let mesh = ClusterMesh::start().await;
@@ -159,11 +159,11 @@ async fn senders_are_answered_in_time_while_there_is_no_leader() {
     for delivery in 0..20 {
         assert!(gateway.insist(event("a", delivery)).await.duplicate);
     }
-    assert_eq!(file_of(&folder), file, "no receipts were built anew");
+    assert_eq!(file_of(&folder), file, "no receipts were rebuilt");
     mesh.mesh.events().await;
 }
 
-/// A leader that stands still is replaced by one that may lag, and comes back as a follower; that is no other log.
+/// A paused leader is replaced by one that may lag, and comes back as a follower; the log is still the same log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replaced_leader_is_no_other_log() {
     let mesh = ClusterMesh::start().await;
@@ -188,6 +188,6 @@ async fn a_replaced_leader_is_no_other_log() {
     for delivery in 60..80 {
         gateways[delivery as usize % 2].insist(event("a", delivery)).await;
     }
-    assert_eq!(folders.each_ref().map(file_of), files, "no receipts were built anew");
+    assert_eq!(folders.each_ref().map(file_of), files, "no receipts were rebuilt");
     assert_eq!(mesh.mesh.events().await.len(), 80);
 }

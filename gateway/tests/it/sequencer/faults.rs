@@ -5,7 +5,7 @@ use weft_nats::testing::{add_consumers, eventually};
 use super::*;
 
 /// P1, P2, P3 through `kill -9` of the server under load: nothing acknowledged is lost, nothing is double, numbers are
-/// contiguous, and at most one sender of a delivery was told that it is new.
+/// contiguous, and at most one sender of a delivery was answered that it is new.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_server_loses_and_doubles_nothing() {
     const SENDERS: u64 = 8;
@@ -47,7 +47,7 @@ async fn a_killed_server_loses_and_doubles_nothing() {
         assert_eq!((event.sequence_number, event.previous), (receipt.sequence_number, receipt.previous));
         let new = news.entry(receipt.event_id).or_default();
         *new += u32::from(!receipt.duplicate);
-        assert!(*new <= 1, "{} was told to be new twice", receipt.event_id);
+        assert!(*new <= 1, "{} was answered as new twice", receipt.event_id);
     }
 }
 
@@ -107,8 +107,8 @@ async fn an_event_that_the_server_refuses_fails_nobody_else() {
     assert_eq!(mesh.events().await.len(), 39);
 }
 
-/// P2, P3: somebody has taken every consumer of EVENTS. Gateways that start, and those that append by turns, read on by pages: each
-/// delivery is accepted once, numbered without a gap.
+/// P2, P3: other clients have taken every consumer of EVENTS. Gateways that start, and those that append by turns, read on by
+/// pages: each delivery is accepted once, numbered without a gap.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_consumer_gateways_accept_each_event_once() {
     let mesh = Mesh::start().await;

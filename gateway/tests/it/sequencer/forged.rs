@@ -1,5 +1,5 @@
-//! What others may have said among gateways counts for nothing: the test's connection may publish there, as JetStream does for
-//! whoever may create a consumer.
+//! Forged messages between gateways are ignored: the test's connection may publish on their subjects, as JetStream does for
+//! any client that may create a consumer.
 
 use futures_util::StreamExt as _;
 use prost::Message as _;
@@ -16,7 +16,7 @@ use super::{
     *,
 };
 
-/// What no sequencer of these tests says.
+/// A number that no sequencer of these tests reports.
 const MADE_UP: u64 = 777;
 /// Above the time for which a session that has just started discards notices.
 const NOTICES_COUNT_AFTER: Duration = Duration::from_secs(4);
@@ -66,7 +66,7 @@ async fn a_request_that_no_gateway_has_sent_is_ignored() {
         let payload = request(delivery).into();
         client.publish_with_reply_and_headers(subject.clone(), inbox.clone(), headers, payload).await.unwrap();
     }
-    // Behind them, and only of this a word is said: had another been heeded, its answer would come first.
+    // A valid request after them; only this one is answered: had another been processed, its answer would come first.
     let payload: Bytes = request(8).into();
     let headers = header(&tags().tag(&subject, &payload));
     client.publish_with_reply_and_headers(subject.clone(), inbox, headers, payload).await.unwrap();
@@ -76,7 +76,7 @@ async fn a_request_that_no_gateway_has_sent_is_ignored() {
     assert_eq!(end, StreamSeq(2), "of eight, two were gateways' own");
 }
 
-/// P1: a sender is told what its gateway knows, never what somebody made up.
+/// P1: a sender gets an answer of its gateway, never a forged one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_no_gateway_has_given_is_ignored() {
     let mesh = Mesh::start().await;
@@ -133,7 +133,7 @@ async fn what_no_gateway_has_told_is_ignored() {
     takes_the_role(&mesh, &gateway, 1).await;
     let name = holder(&mesh).await.unwrap();
     let subject = mesh.layout.forward_answer_subject(ShardId(0), &name, "appended");
-    // Each says that delivery is what stands behind the first event.
+    // Each claims that `delivery` is stored after the first event.
     let told = |delivery: u64| {
         let made_up = v1::AppendedEvent {
             replay_key: Vec::new(),
@@ -155,7 +155,7 @@ async fn what_no_gateway_has_told_is_ignored() {
     };
     let mut missing = gateway.missing.clone();
     missing.mark_unchanged();
-    // For longer than a session that has just started reads the log whatever it is told.
+    // Retries for longer than a new session reads the log regardless of notices.
     let believed = async || {
         publish(None, 2).await;
         publish(Some((foreign_tags(), &subject)), 3).await;
@@ -173,7 +173,7 @@ async fn what_no_gateway_has_told_is_ignored() {
     assert!(eventually(PATIENCE, believed).await, "with the mesh's key it is a gateway");
 }
 
-/// A claim to be the preferred appender that is no name is none, and the role is taken.
+/// A claim to be the preferred appender that is not a valid gateway id is ignored, and the role is taken.
 #[tokio::test]
 async fn a_made_up_name_of_a_gateway_is_none() {
     let mesh = Mesh::start().await;

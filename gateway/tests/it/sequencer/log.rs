@@ -1,4 +1,4 @@
-//! What stands in the log besides our events, and what no longer does.
+//! Foreign messages in the log, and events that it no longer holds.
 
 use weft_nats::async_nats::jetstream::stream::Stream;
 
@@ -8,7 +8,7 @@ async fn stream(mesh: &Mesh) -> Stream {
     mesh.connection.jetstream().get_stream("EVENTS").await.unwrap()
 }
 
-/// Somebody's `nats pub` stops nobody.
+/// A foreign message from `nats pub` blocks no gateway.
 #[tokio::test]
 async fn foreign_messages_are_passed_over() {
     let mesh = Mesh::start().await;
@@ -24,7 +24,7 @@ async fn foreign_messages_are_passed_over() {
     assert_eq!(fresh.insist(event("a", 6)).await.sequence_number.0, 6);
 }
 
-/// The end of a log is its last sequence also where the message there has been purged: nobody waits for it for ever.
+/// The end of a log is its last sequence also if the message there has been purged: no gateway waits for it for ever.
 #[tokio::test]
 async fn purged_messages_hold_up_nobody() {
     let mesh = Mesh::start().await;
@@ -45,7 +45,7 @@ async fn purged_messages_hold_up_nobody() {
     assert_eq!(gateway.insist(event("a", 9)).await.sequence_number.0, 4);
 }
 
-/// A log that was emptied is still the same log: numbers go on where they are known.
+/// A log that was emptied is still the same log: the numbering continues where it is known.
 #[tokio::test]
 async fn numbers_go_on_in_a_purged_log() {
     let mesh = Mesh::start().await;
@@ -90,8 +90,8 @@ async fn a_full_log_says_so() {
     assert_eq!(gateway.insist(large(delivery)).await.sequence_number.0, delivery);
 }
 
-/// `log_full` is for a log at its own limit, in which an operator may make room. While the disk is full the log is unavailable, which
-/// passes by itself; senders are told at once, and nothing is written.
+/// `log_full` is for a log at its own limit, in which an operator may make room. While the disk is full the log is unavailable,
+/// which is transient; senders are answered at once, and nothing is written.
 #[tokio::test]
 async fn a_full_disk_is_no_full_log() {
     let mesh = Mesh::start().await;

@@ -10,7 +10,7 @@ use weft_nats::testing::eventually;
 
 use super::{alone::readers, *};
 
-/// Who appends, as the key says.
+/// The gateway that appends, according to the lease key.
 pub async fn holder(mesh: &Mesh) -> Option<String> {
     let key = mesh.layout.appender_key(ShardId(0));
     let message = direct::last_by_subject(&mesh.connection, "KV_weft_leases", &key).await.unwrap()?;
@@ -37,7 +37,7 @@ async fn requests(mesh: &Mesh) -> Arc<AtomicUsize> {
     count
 }
 
-/// The first gateway takes the role, others send it their events, and everyone is told the truth.
+/// The first gateway takes the role, others forward their events to it, and all answers agree with the log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn others_send_their_events_to_who_appends() {
     let mesh = Mesh::start().await;
@@ -45,7 +45,7 @@ async fn others_send_their_events_to_who_appends() {
     let preferred = mesh.sequencer(&folders[0]).await;
     let requests = requests(&mesh).await;
     takes_the_role(&mesh, &preferred, 1).await;
-    assert_eq!(requests.load(Ordering::Relaxed), 0, "alone it sends nothing to anybody");
+    assert_eq!(requests.load(Ordering::Relaxed), 0, "a gateway alone forwards nothing");
 
     let other = mesh.sequencer(&folders[1]).await;
     let mut number = 1;
@@ -65,7 +65,8 @@ async fn others_send_their_events_to_who_appends() {
     assert_eq!(mesh.events().await.len() as u64, number);
 }
 
-/// P2, P3: who hands events on is told what is appended and does not read it; and knows all of it when the other is gone.
+/// P2, P3: a gateway that forwards events is notified of the appends and does not read them; and it knows all of them when
+/// the other gateway is gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_hands_events_on_is_told_what_is_appended() {
     let mesh = Mesh::start().await;
@@ -94,7 +95,7 @@ async fn who_hands_events_on_is_told_what_is_appended() {
         numbers.push(other.insist(event("a", delivery)).await.sequence_number.0);
     }
     assert!(numbers.iter().copied().eq(count + 1..count + 4), "{numbers:?}");
-    // What it was told is in its file.
+    // The appends that it was notified of are in its file.
     other.stop().await;
     let other = mesh.sequencer(&folders[1]).await;
     for delivery in 0..count + 3 {
@@ -103,8 +104,8 @@ async fn who_hands_events_on_is_told_what_is_appended() {
     assert_eq!(mesh.events().await.len() as u64, count + 3);
 }
 
-/// P3: a batch that is handed on stands in its order; and nothing of a line behind what is refused is accepted, also at a
-/// gateway that hands other events on meanwhile.
+/// P3: a forwarded batch keeps its order; and no event of a publish stream after a refused one is accepted, also at a
+/// gateway that forwards other events meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chains_keep_their_order_beside_events_that_are_handed_on() {
     const LINE: u64 = 40;
@@ -129,7 +130,7 @@ async fn chains_keep_their_order_beside_events_that_are_handed_on() {
     assert_eq!(batched[7], Err(SubmitError::IdReused));
     let numbers: Vec<_> = batched.into_iter().flatten().map(|receipt| receipt.sequence_number.0).collect();
     assert!(numbers.iter().copied().eq(1..LINE), "{numbers:?}");
-    assert!(eventually(PATIENCE, async || requests.load(Ordering::Relaxed) > sent).await, "a batch is handed on");
+    assert!(eventually(PATIENCE, async || requests.load(Ordering::Relaxed) > sent).await, "a batch is forwarded");
 
     let sent = requests.load(Ordering::Relaxed);
     let mut line = other.sequencer.publish_stream();
@@ -150,10 +151,10 @@ async fn chains_keep_their_order_beside_events_that_are_handed_on() {
     assert_eq!(behind[0], Err(SubmitError::IdReused));
     assert!(behind[1..].iter().all(|answer| *answer == Err(SubmitError::PredecessorRefused)), "{behind:?}");
     assert!(alone.join_all().await.iter().all(Result::is_ok));
-    assert!(requests.load(Ordering::Relaxed) > sent, "the others are handed on meanwhile");
+    assert!(requests.load(Ordering::Relaxed) > sent, "the others are forwarded meanwhile");
 }
 
-/// A drain hands the role over first, and nobody waits for who has left.
+/// A draining gateway hands the role over first, and no sender waits for a gateway that has left.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_hands_the_role_over() {
     let mesh = Mesh::start().await;

@@ -40,7 +40,7 @@ async fn lost_and_damaged_receipts_are_rebuilt_from_the_log() {
     assert_eq!(mesh.events().await.len(), 33);
 }
 
-/// A workflow whose events have all left the log goes on at its next number, also at a gateway that has never seen them.
+/// A workflow whose events have all left the log continues at its next number, also at a gateway that has never seen them.
 #[tokio::test]
 async fn heads_outlive_their_events() {
     let log = weft_nats::options::LogOptions {
@@ -75,7 +75,7 @@ async fn a_repeat_beyond_the_horizon_is_new() {
     let first = gateway.insist(event("a", 1)).await;
     let mut others = 0;
     let new_again = async || {
-        // Stream time goes on only with messages.
+        // Stream time advances only with messages.
         others += 1;
         gateway.insist(event("b", others)).await;
         let again = gateway.insist(event("a", 1)).await;
@@ -122,7 +122,7 @@ async fn an_unusable_folder_is_an_error_that_names_it() {
     assert!(error.contains("file/below") && error.contains("--data"), "{error}");
 }
 
-/// Receipts that cannot be written are named on `/readyz` with the reason, and go on by themselves when they can be again.
+/// Receipts that cannot be written are named on `/readyz` with the reason, and continue automatically when they can be again.
 #[tokio::test]
 async fn receipts_on_a_full_disk_are_named_until_there_is_room() {
     let folder = folder();

@@ -97,14 +97,15 @@ async fn replays_are_found_in_other_shards() {
     }
 }
 
-/// What is stored is the same for all versions of the code.
+/// The stored key is the same for all versions of the code.
 #[test]
 fn a_replay_key_is_a_function_of_source_and_body() {
     assert_eq!(replay_key("shop", b"{}").to_string(), "3b8868eb-aab3-879b-b1d9-eec9bded6a79");
     assert_ne!(replay_key("shop", b"{}"), replay_key("sho", b"p{}"));
 }
 
-/// The same body at the same moment to workflows of all shards, each under another id: one event, whoever of the senders hangs up.
+/// The same body at the same moment to workflows of all shards, each under another id: one event, even if some senders
+/// disconnect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_comes_to_several_shards_at_once_is_accepted_once() {
     const BODIES: u64 = 50;

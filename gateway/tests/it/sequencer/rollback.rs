@@ -107,7 +107,7 @@ async fn messages_that_waited_while_a_gateway_did_not_run_are_no_news_of_the_log
     runtime.shutdown_background();
 }
 
-/// The same where the log has grown to exactly the length that it had: no sequence tells the difference.
+/// The same where the log has grown to exactly the length that it had: the sequences are equal.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_of_the_same_length_is_told_by_its_messages() {
     let mesh = Mesh::start().await;

@@ -45,7 +45,7 @@ use crate::{
 #[derive(Debug, Default)]
 struct File {
     cursor: StreamSeq,
-    /// What tells the message at the cursor from another.
+    /// Mark that distinguishes the message at the cursor from another.
     newest: Option<(StreamSeq, Mark)>,
     ids: HashMap<EventId, Accepted>,
     heads: HashMap<WorkflowId, Head>,
@@ -95,7 +95,7 @@ pub struct Gateway {
     /// It must hear where the log ends before it decides.
     asks: bool,
     identity: Identity,
-    /// How often it built its receipts anew.
+    /// How often it rebuilt its receipts.
     pub rebuilt: usize,
     /// How often it dropped what it knew beyond its file.
     pub dropped: usize,
@@ -143,7 +143,7 @@ impl Gateway {
         *self = Self { file, overlay, end, identity: Identity::Doubted, rebuilt, dropped, ..Self::new() };
     }
 
-    /// What it knows beyond its file is of another log. The file may be, too.
+    /// Its entries beyond the file are of another log. The file may be, too.
     fn start_over(&mut self, log: &Log) {
         self.dropped += 1;
         if !is_of(log, self.file.cursor, self.file.newest) {
@@ -212,7 +212,7 @@ impl Gateway {
         self.submitted.append(&mut self.batches[chain]);
     }
 
-    /// What it would forward, as it arrives there.
+    /// The events that it would forward, as they arrive at the other gateway.
     pub fn forward(&mut self, mutant: Mutant, room: &Arc<Semaphore>) -> Vec<Submission> {
         let request = wire::request(NOW, &self.submitted);
         let events = wire::events(request, LAYOUT, NOW, Duration::ZERO).expect("a request");
@@ -310,7 +310,7 @@ impl Gateway {
         }
     }
 
-    /// What it has to tell.
+    /// Ends the append with this fate. The result is the notice to other gateways, if any.
     pub fn land(&mut self, log: &mut Log, fate: Fate, late: &mut Vec<(StreamSeq, Vec<Outgoing>)>) -> Option<Bytes> {
         let (flight, messages) = self.flight.as_ref()?;
         let expected = flight.expected();
@@ -367,7 +367,7 @@ impl Gateway {
     }
 
     pub fn told(&mut self, told: Bytes, mutant: Mutant) {
-        let appended = decode_notice(told, NOW).expect("what was told");
+        let appended = decode_notice(told, NOW).expect("a notice");
         let (behind, end, now) = (appended.behind(), appended.end(), Instant::now());
         let unknown = behind > self.overlay.end() || self.identity != Identity::Verified;
         let gap = unknown && mutant != Mutant::GapsUnnoticed;
@@ -377,7 +377,7 @@ impl Gateway {
         self.tracker.notified(behind, end, gap, now);
     }
 
-    /// What is left of a message is when it was stored: then, or a little later.
+    /// The storage time of an unconfirmed message is taken from a message at or after it.
     pub fn confirm(&mut self, log: &Log, back: u64) {
         let unread = self.overlay.unconfirmed_from()..=self.overlay.end();
         if self.tracker.mode() == TrackingMode::Reading || unread.is_empty() || self.identity != Identity::Verified {

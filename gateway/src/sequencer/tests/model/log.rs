@@ -15,15 +15,15 @@ use crate::sequencer::Receipt;
 
 #[derive(Debug)]
 pub struct Log {
-    /// What has been committed.
+    /// The committed messages.
     messages: Vec<Stored>,
     /// Sequences of messages that have been removed.
     removed: HashSet<StreamSeq>,
-    /// What a leader has accepted and not applied.
+    /// The messages that a leader has accepted and not applied.
     proposed: Vec<Stored>,
     /// Committed messages that the leader that answers has not applied.
     lag: usize,
-    /// Messages stored ever: each has a time of its own.
+    /// Messages stored ever: each has a different time.
     stored: i64,
     pub mutant: Mutant,
 }
@@ -50,7 +50,7 @@ impl Log {
         Ok(())
     }
 
-    /// All or nothing; nobody can read it yet.
+    /// All or nothing; no reader sees the messages yet.
     pub fn propose(&mut self, expected: StreamSeq, messages: &[Outgoing]) -> Result<(), StreamSeq> {
         if expected != self.proposed_end() && self.mutant != Mutant::NoComparison {
             return Err(self.proposed_end());
@@ -118,7 +118,7 @@ impl Log {
         self.messages.iter().filter(|message| !self.removed.contains(&message.seq))
     }
 
-    /// What the leader holds after `after`.
+    /// The messages after `after` that the leader holds.
     pub fn readable(&self, after: StreamSeq) -> impl Iterator<Item = &Stored> {
         let applied = self.view().state.last;
         self.held().filter(move |message| message.seq > after && message.seq <= applied)
@@ -129,7 +129,7 @@ impl Log {
         self.held().find(|message| message.seq == seq)
     }
 
-    /// What the leader says of itself.
+    /// The leader's view of the stream.
     pub fn view(&self) -> LeaderView {
         let last = StreamSeq(self.messages.len().saturating_sub(self.lag) as u64);
         let removed = self.removed.iter().filter(|seq| **seq <= last).count() as u64;
@@ -142,7 +142,7 @@ impl Log {
         self.view().state.last == self.end()
     }
 
-    /// What the leader answers about a range.
+    /// The leader's answer about a range.
     pub fn presence(&self, after: StreamSeq, through: StreamSeq) -> Presence {
         let nothing = self.readable(after).next().is_none_or(|next| next.seq > through);
         let asked = if nothing { Presence::Absent } else { Presence::Present };
