@@ -8,13 +8,16 @@ WITH_NATS = WEFT_NATS_SERVER="$(NATS_SERVER)"
 
 .PHONY: demo up test test-interop test-newcomer soak soak-models soak-kills chaos fuzz check fmt lint doc build image containers bench nats-server
 
-# Starts a whole mesh, sends signed traffic with failures, prints the proof.
-demo: nats-server build
-	$(WITH_NATS) target/release/weft demo
+# Starts a whole mesh, sends signed traffic with failures, prints the proof. With the build that `make test` uses too, which takes half
+# as long as a release build.
+demo: nats-server
+	cargo build --locked --bin weft
+	$(WITH_NATS) target/debug/weft demo
 
-# Runs the mesh of examples/quickstart.toml until Ctrl-C.
-up: nats-server build
-	$(WITH_NATS) target/release/weft up --config examples/quickstart.toml
+# Runs the mesh of examples/quickstart.toml until Ctrl-C, with the same build; `make build` makes the fast one.
+up: nats-server
+	cargo build --locked --bin weft
+	$(WITH_NATS) target/debug/weft up --config examples/quickstart.toml
 
 # The whole test suite, against real nats-servers and real processes.
 test: nats-server
