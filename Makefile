@@ -6,17 +6,15 @@
 NATS_SERVER = $(or $(WEFT_NATS_SERVER),$(shell nats/server.sh))
 WITH_NATS = WEFT_NATS_SERVER="$(NATS_SERVER)"
 
-.PHONY: demo up test test-interop test-newcomer soak soak-models soak-kills chaos fuzz check fmt lint doc build image containers bench nats-server
+.PHONY: debug demo up test test-interop test-newcomer soak soak-models soak-kills chaos fuzz check fmt lint doc build image containers bench nats-server
 
 # Starts a whole mesh, sends signed traffic with failures, prints the proof. With the build that `make test` uses too, which takes half
 # as long as a release build.
-demo: nats-server
-	cargo build --locked --bin weft
+demo: nats-server debug
 	$(WITH_NATS) target/debug/weft demo
 
 # Runs the mesh of examples/quickstart.toml until Ctrl-C, with the same build; `make build` makes the fast one.
-up: nats-server
-	cargo build --locked --bin weft
+up: nats-server debug
 	$(WITH_NATS) target/debug/weft up --config examples/quickstart.toml
 
 # The whole test suite, against real nats-servers and real processes.
@@ -108,6 +106,9 @@ bench: nats-server build
 
 build:
 	cargo build --release --locked --bin weft
+
+debug:
+	cargo build --locked --bin weft
 
 # The container image around the host's release binary, without its debug lines; `docker build .` compiles in the image.
 image: build

@@ -253,15 +253,15 @@ def install(blocks, folder):
 
 
 def lay_out(folder, weft, server):
-    """A folder that looks like the repository after `make build`."""
+    """A folder that looks like the repository after `make debug`."""
     for name in ["Makefile", "examples", "nats"]:
         (folder / name).symlink_to(ROOT / name)
-    (folder / "target/release").mkdir(parents=True)
-    (folder / "target/release/weft").symlink_to(weft)
+    (folder / "target/debug").mkdir(parents=True)
+    (folder / "target/debug/weft").symlink_to(weft)
     (folder / "bin").mkdir()
     # `make` with its build done already.
     make = folder / "bin/make"
-    make.write_text(f'#!/bin/sh\nexec {shutil.which("make")} -o build WEFT_NATS_SERVER={server} "$@"\n')
+    make.write_text(f'#!/bin/sh\nexec {shutil.which("make")} -o debug WEFT_NATS_SERVER={server} "$@"\n')
     make.chmod(0o755)
     (folder / "tmp").mkdir()
 
