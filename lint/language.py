@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Finds words to avoid in documents, comments, texts and tests, with the better form beside each.
 
-Reads *.md (without code), *.proto and *.rs (comments and string literals). Paths that begin with a line of `language.todo`
-are still to be cleaned: they are counted, not printed, and a line without a finding has to be removed. `--all` prints them.
+Reads *.md (without code), *.proto and *.rs (comments and string literals).
 """
 
 import re
@@ -11,7 +10,6 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TODO = Path(__file__).with_suffix(".todo")
 
 AVOID = [
     (r"\bnobody\b", "name the role: no client, no gateway, no process"),
@@ -52,26 +50,16 @@ def prose(path, text):
 
 
 def main():
-    todo = {line: 0 for line in TODO.read_text().split()} if TODO.exists() else {}
     files = subprocess.run(["git", "ls-files", "*.md", "*.rs", "*.proto"], cwd=ROOT, capture_output=True, text=True, check=True)
     failed = False
     for path in files.stdout.split():
         if not (ROOT / path).exists():
             continue
-        later = next((prefix for prefix in todo if path.startswith(prefix)), None)
         for number, line in enumerate(prose(path, (ROOT / path).read_text()), 1):
             for pattern, better in PATTERNS:
-                found = pattern.search(line)
-                if not found:
-                    continue
-                if later:
-                    todo[later] += 1
-                if not later or "--all" in sys.argv:
+                if found := pattern.search(line):
                     print(f"{path}:{number}: “{found[0].strip()}”: {better}")
-                failed = failed or not later
-    for prefix, count in todo.items():
-        print(f"{prefix}: {count} to be cleaned" if count else f"{prefix}: clean, remove it from {TODO.name}")
-        failed = failed or not count
+                    failed = True
     return failed
 
 
