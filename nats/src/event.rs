@@ -323,6 +323,18 @@ pub struct StoredEvent {
     pub event: Event,
 }
 
+impl StoredEvent {
+    /// The event of a message of EVENTS.
+    ///
+    /// # Errors
+    ///
+    /// As [`Event::decode`].
+    pub fn decode(layout: Layout, message: &Stored) -> Result<Self, DecodeError> {
+        let event = Event::decode(layout, message)?;
+        Ok(Self { seq: message.seq, stored_at: message.stored_at, event })
+    }
+}
+
 pub(crate) fn escape(value: &str) -> Cow<'_, str> {
     utf8_percent_encode(value, ESCAPED).into()
 }

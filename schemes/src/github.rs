@@ -81,6 +81,6 @@ impl Verify for Github {
         let signature = required(headers, &SIGNATURE)?;
         let tag = signature.strip_prefix("sha256=").and_then(lower_hex).ok_or(VerifyError::Invalid)?;
         let secret = self.keys.signer([body].into_iter(), &[tag]).ok_or(VerifyError::Invalid)?;
-        Ok(Verified::signed("github", secret, None, None))
+        Ok(Verified::signed(FORM.name, secret, None, None))
     }
 }

@@ -164,7 +164,7 @@ impl Verify for Template {
             }
             _ => None,
         };
-        Ok(Verified::signed("hmac", secret, id, timestamp))
+        Ok(Verified::signed(FORM.name, secret, id, timestamp))
     }
 }
 

@@ -25,7 +25,7 @@ mod verify;
 
 pub use self::{
     secrets::{check_secrets, check_signing, short_secrets},
-    verify::{CompileError, Direction, Freshness, Signer, Verified, Verifier, Verify, VerifyError},
+    verify::{CompileError, Direction, Freshness, Signer, TOLERANCE_DEFAULT, Verified, Verifier, Verify, VerifyError},
 };
 
 /// A webhook scheme.

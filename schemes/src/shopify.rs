@@ -87,6 +87,6 @@ impl Verify for Shopify {
         let signature = required(headers, if newer { &SIGNATURE_NEWER } else { &SIGNATURE })?;
         let tag = STANDARD.decode(signature).map_err(|_| VerifyError::Invalid)?;
         let secret = self.keys.signer([body].into_iter(), &[tag]).ok_or(VerifyError::Invalid)?;
-        Ok(Verified::signed("shopify", secret, None, None))
+        Ok(Verified::signed(FORM.name, secret, None, None))
     }
 }

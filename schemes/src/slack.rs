@@ -85,7 +85,7 @@ impl Verify for Slack {
         let parts = [b"v0:", seconds.as_bytes(), b":", body];
         let secret = self.keys.signer(parts.into_iter(), &[tag]).ok_or(VerifyError::Invalid)?;
         check_window(timestamp, now, self.tolerance)?;
-        Ok(Verified::signed("slack", secret, None, Some(timestamp)))
+        Ok(Verified::signed(FORM.name, secret, None, Some(timestamp)))
     }
 
     /// Slack asks whether an address is its owner's. Such a request is no event, even without its challenge.

@@ -190,7 +190,7 @@ impl Verify for Standard {
         let secret = self.secrets.iter().find(|(_, secret)| secret.gave(&parts, &signatures));
         let (secret, _) = secret.ok_or(VerifyError::Invalid)?;
         check_window(timestamp, now, self.tolerance)?;
-        Ok(Verified::signed("standard", *secret, Some(id), Some(timestamp)))
+        Ok(Verified::signed(FORM.name, *secret, Some(id), Some(timestamp)))
     }
 }
 

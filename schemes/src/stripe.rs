@@ -80,7 +80,7 @@ impl Verify for Stripe {
         let parts = [seconds.as_bytes(), b".", body];
         let secret = self.keys.signer(parts.into_iter(), &tags).ok_or(VerifyError::Invalid)?;
         check_window(timestamp, now, self.tolerance)?;
-        Ok(Verified::signed("stripe", secret, None, Some(timestamp)))
+        Ok(Verified::signed(FORM.name, secret, None, Some(timestamp)))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{names, of};
 mod tests;
 
 /// Default tolerance: that of the reference libraries of Standard Webhooks.
-const TOLERANCE_DEFAULT: Duration = Duration::from_secs(300);
+pub const TOLERANCE_DEFAULT: Duration = Duration::from_secs(300);
 /// Maximum number of checked signatures of one request. A rotation makes two or three; an asymmetric one costs a pass
 /// over the body for each key, for any unauthenticated request.
 pub(crate) const SIGNATURES_MAX: usize = 8;

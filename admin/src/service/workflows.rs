@@ -338,10 +338,7 @@ async fn read(
     let messages =
         direct::range(&log.connection, &stream, from, &subject, limit, PAGE_BYTES).await.map_err(of_direct)?;
     let last = messages.last().map(|message| message.seq);
-    let events = messages.into_iter().filter_map(|message| {
-        let event = Event::decode(log.layout, &message).ok()?;
-        Some(StoredEvent { seq: message.seq, stored_at: message.stored_at, event })
-    });
+    let events = messages.iter().filter_map(|message| StoredEvent::decode(log.layout, message).ok());
     Ok((events.collect(), last))
 }
 

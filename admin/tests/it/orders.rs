@@ -210,7 +210,7 @@ async fn a_replay_is_followed_to_its_end() {
 }
 
 /// A workflow is read from its newest event back, page by page, each event once; also where one id stands at several places,
-/// where an event names a predecessor that is not there, and where EVENTS no longer holds the oldest.
+/// where the predecessor that an event names is missing, and where EVENTS no longer holds the oldest.
 #[tokio::test]
 async fn a_workflow_is_read_from_its_newest_event() {
     let mut mesh = mesh().await;
@@ -220,7 +220,7 @@ async fn a_workflow_is_read_from_its_newest_event() {
     for number in 0..6 {
         mesh.event("order-2", "{}").await;
         seqs.push(match number {
-            // The fourth event names a third one that is not there.
+            // The fourth event names a predecessor that is missing.
             1 | 5 => mesh.repeated_event("order-1", first, "{}").await,
             _ => mesh.event("order-1", "{}").await.1,
         });

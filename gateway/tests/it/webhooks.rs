@@ -151,12 +151,12 @@ async fn refused_requests_append_nothing() {
     let unsigned = with(&|head| head.replace("webhook-signature", "x-signature"));
     let forged = Request { body: order("w", 2).into(), ..good.clone() };
     let not_json = webhook("shop", "evt_2", "{");
-    let nobody = webhook("unlisted", "evt_3", &order("w", 1));
+    let unlisted = webhook("unlisted", "evt_3", &order("w", 1));
     for (request, code) in [
         (unsigned, "signature_missing"),
         (forged, "signature_invalid"),
         (not_json, "malformed_body"),
-        (nobody, "unknown_source"),
+        (unlisted, "unknown_source"),
     ] {
         assert_eq!(http::send(gateway.address, &request).await.unwrap().code(), code);
     }

@@ -18,7 +18,7 @@ use weft_nats::{
     connect::Connection,
     options::{LogOptions, MESSAGE_OVERHEAD_BYTES, NatsOptions},
     server::{Server, ServerError, ServerOptions, find_program},
-    streams::{self, LogSpec},
+    streams::{self, EnsureError, LogSpec},
     subject::{FORWARD_SUBJECTS, Layout, RETRY_QUEUE, RETRY_SUBJECT},
     testing::{SmallDisk, eventually},
 };
@@ -50,8 +50,15 @@ pub async fn ensure(connection: &Connection) {
     streams::ensure(connection, &LogSpec { body_bytes_max: 1 << 20, ..LogSpec::default() }).await.unwrap();
 }
 
+/// The last sequence of a stream, as soon as the server answers: it may have been restarted a moment ago.
 async fn last(connection: &Connection, stream: &str) -> StreamSeq {
-    streams::state(connection, stream).await.unwrap().last
+    let mut last = Err(EnsureError::Unavailable(String::new()));
+    let is_answered = async || {
+        last = streams::state(connection, stream).await.map(|state| state.last);
+        !matches!(last, Err(EnsureError::Unavailable(_)))
+    };
+    eventually(PATIENCE, is_answered).await;
+    last.unwrap()
 }
 
 /// Publishes and waits until the server has seen it, stored or refused.

@@ -95,6 +95,11 @@ impl Log {
         fill(&[&connect(&server.users().gateway).await, &connect(&server.users().worker).await, &admin], &catalog)
             .await;
         tokio::spawn(broker::serve(catalog.clone(), Layout::new(1), stop.clone()));
+        // Subscribers' requests have no responder before the broker has subscribed. It refuses this one.
+        let tail = connect(&server.users().tail).await;
+        let subject = tail.api_subject("CONSUMER.CREATE.EVENTS.none");
+        let is_answered = async || tail.client().request(subject.clone(), "{}".into()).await.is_ok();
+        assert!(eventually(PATIENCE, is_answered).await, "an admin answers subscribers");
         Self { admin, catalog, server, stop, folder }
     }
 

@@ -8,12 +8,9 @@ use weft_proto::v1::{
     self, BodyKind, DeliveryIdRule, OnIdReuse, ReplayGuard, Rule, SignatureEncoding, Source, Verification,
     delivery_id_rule, rule, verification,
 };
-use weft_schemes::{Form, Settings};
+use weft_schemes::{Form, Settings, TOLERANCE_DEFAULT};
 
 use super::{KeyPath, Problem, Secrets, data_schema::SchemaForm};
-
-/// How far a signed timestamp may be off where the file does not say.
-const TOLERANCE_DEFAULT: Span = Span::secs(300);
 
 #[derive(Debug, Deserialize)]
 pub(super) struct SourceForm {
@@ -156,7 +153,7 @@ impl VerifyForm {
         }
         Ok((form.build)(Settings {
             secrets: secrets.resolve_all(&path.key("secrets"), &self.secrets)?,
-            tolerance_ms: Some(millis(self.tolerance.unwrap_or(TOLERANCE_DEFAULT))),
+            tolerance_ms: Some(millis(self.tolerance.unwrap_or(Span(TOLERANCE_DEFAULT)))),
             header: self.header,
             prefix: self.prefix,
             encoding: match self.encoding {

@@ -14,7 +14,7 @@ use crate::{
     mesh::{PATIENCE, program, provide_tls},
 };
 
-/// `weft up` with a subscription whose receiver is not there.
+/// `weft up` with a subscription whose receiver is unreachable.
 struct QuietMesh {
     up: Up,
     wiring: Wiring,

@@ -82,10 +82,7 @@ async fn read_lane(
         let events: Vec<_> = read
             .messages
             .into_iter()
-            .filter_map(|message| {
-                let event = Event::decode(log.layout, &message).ok()?;
-                Some(Arc::new(StoredEvent { seq: message.seq, stored_at: message.stored_at, event }))
-            })
+            .filter_map(|message| StoredEvent::decode(log.layout, &message).ok().map(Arc::new))
             .filter(|event| filters.is_none_or(|filters| filters.judge(event) != Match::Ignored))
             .collect();
         if !events.is_empty() || read.known >= through {

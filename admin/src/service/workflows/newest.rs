@@ -2,10 +2,7 @@
 //! it.
 
 use tonic::Status;
-use weft_nats::{
-    direct,
-    event::{Event, StoredEvent},
-};
+use weft_nats::{direct, event::StoredEvent};
 use weft_proto::ids::{StreamSeq, WorkflowId};
 
 use super::{LogState, PAGE_BYTES};
@@ -44,10 +41,7 @@ async fn newest(log: &LogState, workflow: &WorkflowId) -> Result<Option<StoredEv
     let stream = log.layout.events_stream(log.layout.shard_of(workflow));
     let subject = log.layout.event_subject(workflow);
     let message = direct::last_by_subject(&log.connection, &stream, &subject).await.map_err(of_direct)?;
-    Ok(message.and_then(|message| {
-        let event = Event::decode(log.layout, &message).ok()?;
-        Some(StoredEvent { seq: message.seq, stored_at: message.stored_at, event })
-    }))
+    Ok(message.and_then(|message| StoredEvent::decode(log.layout, &message).ok()))
 }
 
 /// The event before another one. It names its predecessor, whose place the history knows; where that leads nowhere, because
@@ -114,10 +108,8 @@ async fn first_from(log: &LogState, workflow: &WorkflowId, from: u64) -> Result<
 async fn at(log: &LogState, workflow: &WorkflowId, place: StreamSeq) -> Result<Option<StoredEvent>, Status> {
     let stream = log.layout.events_stream(log.layout.shard_of(workflow));
     let message = direct::get(&log.connection, &stream, place).await.map_err(of_direct)?;
-    Ok(message.and_then(|message| {
-        let event = Event::decode(log.layout, &message).ok().filter(|event| event.workflow == *workflow)?;
-        Some(StoredEvent { seq: message.seq, stored_at: message.stored_at, event })
-    }))
+    let stored = message.and_then(|message| StoredEvent::decode(log.layout, &message).ok());
+    Ok(stored.filter(|stored| stored.event.workflow == *workflow))
 }
 
 #[cfg(test)]
