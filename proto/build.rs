@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "weft/v1/catalog_service.proto",
             "weft/v1/dead_letter_service.proto",
             "weft/v1/event.proto",
+            "weft/v1/event_handler.proto",
             "weft/v1/event_service.proto",
             "weft/v1/forward.proto",
             "weft/v1/ingest_service.proto",

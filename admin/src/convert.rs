@@ -25,8 +25,8 @@ pub fn event(event: Event) -> v1::Event {
 }
 
 /// A delivery with its attempts.
-pub fn delivery(delivery: DeliveryHistory) -> v1::Delivery {
-    v1::Delivery {
+pub fn delivery(delivery: DeliveryHistory) -> v1::DeliveryStatus {
+    v1::DeliveryStatus {
         subscription: delivery.subscription,
         status: delivery.status.as_str().to_owned(),
         run: delivery.run.0,
@@ -91,6 +91,9 @@ pub const fn class_name(class: v1::AttemptClass) -> &'static str {
         v1::AttemptClass::Tls => "tls",
         v1::AttemptClass::RefusedAddress => "refused_address",
         v1::AttemptClass::Protocol => "protocol",
+        v1::AttemptClass::Expression => "expression",
+        v1::AttemptClass::GrpcStatus => "grpc_status",
+        v1::AttemptClass::Sql => "sql",
     }
 }
 

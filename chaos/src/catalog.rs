@@ -144,6 +144,7 @@ impl Catalog {
             url: format!("http://{}/{key}", self.receiver),
             secrets: vec![RECEIVER_SECRET.to_owned()],
             format: v1::HttpFormat::Envelope.into(),
+            ..Default::default()
         };
         v1::Subscription {
             name: name.to_owned(),

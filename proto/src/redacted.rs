@@ -6,7 +6,8 @@
 use std::fmt;
 
 use crate::v1::{
-    ApiKey, CreateApiKeyResponse, GithubScheme, HmacScheme, HttpDestination, ShopifyScheme, SlackScheme,
+    ApiKey, BasicAuth, BearerAuth, ClientTls, CreateApiKeyResponse, GithubScheme, HmacScheme, HttpDestination,
+    HttpHeader, NatsDestination, OAuth2ClientCredentials, PostgresDestination, ShopifyScheme, SlackScheme,
     StandardScheme, StripeScheme,
 };
 
@@ -71,7 +72,17 @@ redacted! {
     StripeScheme { hidden: secrets, shown: [tolerance_ms] }
     SlackScheme { hidden: secrets, shown: [tolerance_ms] }
     ShopifyScheme { hidden: secrets, shown: [] }
-    HttpDestination { hidden: secrets, shown: [url, format] }
+    HttpDestination {
+        hidden: secrets,
+        shown: [url, format, signature, headers, tls, proxy, auth, success, permanent, retry_after_max_ms]
+    }
+    HttpHeader { hidden: secret, shown: [name] }
+    ClientTls { hidden: key, shown: [ca, cert] }
+    BearerAuth { hidden: token, shown: [] }
+    BasicAuth { hidden: password, shown: [user] }
+    OAuth2ClientCredentials { hidden: client_secret, shown: [token_url, client_id, scopes] }
+    NatsDestination { hidden: creds, shown: [subject, stream, url, tls] }
+    PostgresDestination { hidden: dsns, shown: [table, create, sql, columns] }
     ApiKey {
         hidden: digest,
         shown: [id, name, scopes, sources, workflow_prefixes, created_at_ms, expires_at_ms]
@@ -133,6 +144,13 @@ mod tests {
                 "SlackScheme" => debug::<SlackScheme>(field),
                 "ShopifyScheme" => debug::<ShopifyScheme>(field),
                 "HttpDestination" => debug::<HttpDestination>(field),
+                "HttpHeader" => debug::<HttpHeader>(field),
+                "ClientTls" => debug::<ClientTls>(field),
+                "BearerAuth" => debug::<BearerAuth>(field),
+                "BasicAuth" => debug::<BasicAuth>(field),
+                "OAuth2ClientCredentials" => debug::<OAuth2ClientCredentials>(field),
+                "NatsDestination" => debug::<NatsDestination>(field),
+                "PostgresDestination" => debug::<PostgresDestination>(field),
                 "ApiKey" => debug::<ApiKey>(field),
                 "CreateApiKeyResponse" => debug::<CreateApiKeyResponse>(field),
                 other => panic!("{other} has a secret field; add it here"),

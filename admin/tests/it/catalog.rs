@@ -30,7 +30,7 @@ pub fn source(name: &str) -> v1::Source {
 }
 
 pub fn subscription(name: &str, url: &str) -> v1::Subscription {
-    let http = v1::HttpDestination { url: url.into(), secrets: vec![SECRET.into()], format: 1 };
+    let http = v1::HttpDestination { url: url.into(), secrets: vec![SECRET.into()], format: 1, ..Default::default() };
     v1::Subscription {
         name: name.into(),
         types: vec!["order.*".into()],

@@ -250,4 +250,10 @@ fn keep_secrets<T: Entry>(value: &mut T, stored: &T) {
     {
         secrets.clone_from(kept);
     }
+    let mut kept = stored.single_secrets();
+    for (key, secret) in value.single_secrets_mut() {
+        if let Some(kept) = kept.remove(&key).filter(|_| secret.is_empty()) {
+            *secret = kept;
+        }
+    }
 }

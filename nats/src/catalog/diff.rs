@@ -1,6 +1,6 @@
 //! Differences between two values of an entry, line by line, without secrets. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -17,7 +17,8 @@ const LINE_CHARS_MAX: usize = 400;
 pub fn diff<T: Entry>(before: Option<&T>, after: Option<&T>) -> Vec<String> {
     let fields = |entry: Option<&T>| entry.map(T::fields).unwrap_or_default();
     let (old, new) = (fields(before), fields(after));
-    let secrets_changed = before.zip(after).is_some_and(|(before, after)| before.secrets() != after.secrets());
+    let changed = before.zip(after);
+    let secrets_changed = changed.is_some_and(|(before, after)| before.secrets() != after.secrets());
     let mut lines = Vec::new();
     let mut told = BTreeSet::new();
     for field in old.iter().chain(&new) {
@@ -33,10 +34,29 @@ pub fn diff<T: Entry>(before: Option<&T>, after: Option<&T>) -> Vec<String> {
         lines.extend(old.map(|old| line('-', &old, false)));
         lines.extend(new.map(|new| line('+', &new, rotated)));
     }
+    let (old, new) = (single_secrets(before), single_secrets(after));
+    for key in old.keys().chain(new.keys().filter(|key| !old.contains_key(*key))) {
+        match (old.get(key), new.get(key)) {
+            (Some(old), Some(new)) if old == new => {}
+            (old, new) => {
+                lines.extend(old.map(|_| format!("- {key} = (1 secret)")));
+                lines.extend(
+                    new.map(|_| format!("+ {key} = (1 secret{})", if old.is_some() { ", changed" } else { "" })),
+                );
+            }
+        }
+    }
     if lines.is_empty() && before != after {
         lines.push("~ something that has no name in weft.toml".into());
     }
     lines
+}
+
+/// Those that are not empty.
+fn single_secrets<T: Entry>(entry: Option<&T>) -> BTreeMap<String, String> {
+    let mut secrets = entry.map(T::single_secrets).unwrap_or_default();
+    secrets.retain(|_, secret| !secret.is_empty());
+    secrets
 }
 
 fn line(sign: char, field: &Field, rotated: bool) -> String {
@@ -59,14 +79,22 @@ fn line(sign: char, field: &Field, rotated: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use weft_proto::v1::{ApiKey, Destination, HttpDestination, Scope, Subscription, destination};
+    use crate::catalog::entry::without_secrets;
+    use weft_proto::v1::{
+        ApiKey, Auth, BearerAuth, Destination, HttpDestination, HttpHeader, Scope, Subscription, auth, destination,
+    };
 
     use super::*;
 
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
     fn subscription() -> Subscription {
-        let http = HttpDestination { url: "https://a.example/".into(), secrets: vec![SECRET.into()], format: 1 };
+        let http = HttpDestination {
+            url: "https://a.example/".into(),
+            secrets: vec![SECRET.into()],
+            format: 1,
+            ..Default::default()
+        };
         Subscription {
             name: "billing".into(),
             types: vec!["order.*".into()],
@@ -110,5 +138,25 @@ mod tests {
     fn a_long_value_is_cut() {
         let long = Subscription { pause_reason: "é".repeat(1000), ..subscription() };
         assert!(diff(None, Some(&long)).iter().all(|line| line.chars().count() <= LINE_CHARS_MAX + 1));
+    }
+
+    /// A token of a destination is hidden, and that it changed is said.
+    #[test]
+    fn tokens_of_a_destination_are_hidden_and_compared() {
+        let with = |token: &str| {
+            let http = HttpDestination {
+                headers: vec![HttpHeader { name: "x-tenant".into(), secret: token.into() }],
+                auth: Some(Auth { kind: Some(auth::Kind::Bearer(BearerAuth { token: token.into() })) }),
+                ..Default::default()
+            };
+            let destination = Destination { kind: Some(destination::Kind::Http(http)) };
+            Subscription { destination: Some(destination), ..Subscription::default() }
+        };
+        let lines = diff(Some(&with("hush-1")), Some(&with("hush-2")));
+        let expected = ["auth.bearer", "headers.x-tenant"].map(|key| {
+            [format!("- destination.{key} = (1 secret)"), format!("+ destination.{key} = (1 secret, changed)")]
+        });
+        assert_eq!(lines, expected.concat());
+        assert_eq!(without_secrets(&with("hush-1")), with(""));
     }
 }

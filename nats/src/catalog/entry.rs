@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use weft_proto::{
     ids::SubscriptionUid,
-    v1::{ApiKey, Source, Subscription, destination, verification::Scheme},
+    v1::{ApiKey, Source, Subscription, auth, destination, verification::Scheme},
 };
 
 use super::{
@@ -89,6 +89,16 @@ pub trait Entry: Clone + PartialEq {
 
     /// As [`secrets`](Self::secrets).
     fn secrets_mut(&mut self) -> Option<&mut Vec<String>>;
+
+    /// Its further secrets, each under the name of its field in `weft.toml`.
+    fn single_secrets_mut(&mut self) -> Vec<(String, &mut String)> {
+        Vec::new()
+    }
+
+    /// As [`single_secrets_mut`](Self::single_secrets_mut), to compare.
+    fn single_secrets(&self) -> BTreeMap<String, String> {
+        self.clone().single_secrets_mut().into_iter().map(|(key, secret)| (key, std::mem::take(secret))).collect()
+    }
 
     /// Whether the secrets of `other` would do for it.
     fn shares_secrets(&self, other: &Self) -> bool;
@@ -178,15 +188,20 @@ impl Entry for Subscription {
     fn secrets(&self) -> Option<&Vec<String>> {
         match self.destination.as_ref()?.kind.as_ref()? {
             destination::Kind::Http(http) => Some(&http.secrets),
-            destination::Kind::Custom(_) => None,
+            _ => None,
         }
     }
 
     fn secrets_mut(&mut self) -> Option<&mut Vec<String>> {
         match self.destination.as_mut()?.kind.as_mut()? {
             destination::Kind::Http(http) => Some(&mut http.secrets),
-            destination::Kind::Custom(_) => None,
+            _ => None,
         }
+    }
+
+    fn single_secrets_mut(&mut self) -> Vec<(String, &mut String)> {
+        let destination = self.destination.as_mut().and_then(|destination| destination.kind.as_mut());
+        destination.map(destination_secrets).unwrap_or_default()
     }
 
     fn uid(&self) -> Option<SubscriptionUid> {
@@ -214,6 +229,37 @@ impl Entry for Subscription {
     fn into_value(self) -> Value {
         Value::Subscription(Box::new(self))
     }
+}
+
+/// The secrets of a destination that are no signing secrets.
+fn destination_secrets(kind: &mut destination::Kind) -> Vec<(String, &mut String)> {
+    use destination::Kind;
+    let mut secrets = Vec::new();
+    let (tls, auth) = match kind {
+        Kind::Http(http) => {
+            let headers = http.headers.iter_mut();
+            secrets.extend(headers.map(|header| (format!("headers.{}", header.name), &mut header.secret)));
+            (http.tls.as_mut(), http.auth.as_mut())
+        }
+        Kind::Grpc(grpc) => (grpc.tls.as_mut(), grpc.auth.as_mut()),
+        Kind::Nats(nats) => {
+            secrets.push(("creds".to_owned(), &mut nats.creds));
+            (nats.tls.as_mut(), None)
+        }
+        Kind::Postgres(postgres) => {
+            let dsns = postgres.dsns.iter_mut().enumerate();
+            secrets.extend(dsns.map(|(shard, dsn)| (format!("shards.{shard}"), dsn)));
+            (None, None)
+        }
+        Kind::Custom(_) => (None, None),
+    };
+    secrets.extend(tls.map(|tls| ("key".to_owned(), &mut tls.key)));
+    secrets.extend(auth.and_then(|auth| auth.kind.as_mut()).map(|kind| match kind {
+        auth::Kind::Bearer(bearer) => ("auth.bearer".to_owned(), &mut bearer.token),
+        auth::Kind::Basic(basic) => ("auth.basic.password".to_owned(), &mut basic.password),
+        auth::Kind::Oauth2(oauth2) => ("auth.oauth2.client_secret".to_owned(), &mut oauth2.client_secret),
+    }));
+    secrets.into_iter().map(|(key, secret)| (format!("destination.{key}"), secret)).collect()
 }
 
 /// Whether a subscription's events wait for those before them of the same workflow.
@@ -268,5 +314,6 @@ pub fn without_secrets<T: Entry>(entry: &T) -> T {
     if let Some(secrets) = shown.secrets_mut() {
         secrets.iter_mut().for_each(String::clear);
     }
+    shown.single_secrets_mut().into_iter().for_each(|(_, secret)| secret.clear());
     shown
 }

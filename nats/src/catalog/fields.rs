@@ -145,6 +145,9 @@ pub(super) fn of_subscription(subscription: &Subscription) -> Vec<Field> {
             fields.put("destination.secrets", http.secrets.len());
             fields.put("destination.format", "envelope");
         }
+        Some(destination::Kind::Grpc(_)) => fields.put("destination.type", "grpc"),
+        Some(destination::Kind::Nats(_)) => fields.put("destination.type", "nats"),
+        Some(destination::Kind::Postgres(_)) => fields.put("destination.type", "postgres"),
         Some(destination::Kind::Custom(custom)) => {
             fields.put("destination.type", "custom");
             fields.put("destination.name", custom.name.as_str());

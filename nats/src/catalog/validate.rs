@@ -3,7 +3,8 @@
 use weft_proto::{
     ids::{SubscriptionUid, WorkflowId},
     v1::{
-        self, ApiKey, BodyKind, Scope, Source, Subscription, delivery_id_rule, destination, rule, verification::Scheme,
+        self, ApiKey, BodyKind, HttpDestination, HttpFormat, Scope, Source, Subscription, delivery_id_rule,
+        destination, rule, verification::Scheme,
     },
 };
 
@@ -130,9 +131,24 @@ pub fn validate_subscription(subscription: &Subscription) -> Result<(), String> 
     if let Some(retry) = &subscription.retry {
         check_retry(retry)?;
     }
+    if !subscription.filter.is_empty() || !subscription.transform.is_empty() {
+        return Err("filter and transform are not supported by this version".into());
+    }
+    if subscription.batch.is_some_and(|batch| batch.max_events > 1) {
+        return Err("a batch of more than one event is not supported by this version".into());
+    }
     match subscription.destination.as_ref().and_then(|destination| destination.kind.as_ref()) {
         Some(destination::Kind::Http(http)) => {
             check_url(&http.url)?;
+            let plain = HttpDestination {
+                url: http.url.clone(),
+                secrets: http.secrets.clone(),
+                format: http.format,
+                ..HttpDestination::default()
+            };
+            if *http != plain || !matches!(http.format(), HttpFormat::Unspecified | HttpFormat::Envelope) {
+                return Err("destination: only url, secrets and format envelope are supported by this version".into());
+            }
             if http.secrets.is_empty() {
                 return Err("destination: secret is missing: receivers verify deliveries by it".into());
             }
@@ -140,6 +156,9 @@ pub fn validate_subscription(subscription: &Subscription) -> Result<(), String> 
                 .iter()
                 .try_for_each(|secret| weft_schemes::check_signing(secret))
                 .map_err(|problem| format!("destination: secret {problem}"))
+        }
+        Some(destination::Kind::Grpc(_) | destination::Kind::Nats(_) | destination::Kind::Postgres(_)) => {
+            Err("destination: this type is not supported by this version".into())
         }
         Some(destination::Kind::Custom(custom)) => {
             check_name(&custom.name).map_err(|problem| format!("destination: {problem}"))

@@ -29,7 +29,12 @@ fn source(name: &str) -> Source {
 }
 
 pub fn subscription(name: &str) -> Subscription {
-    let http = HttpDestination { url: "http://127.0.0.1:1/".into(), secrets: vec![SECRET.into()], format: 1 };
+    let http = HttpDestination {
+        url: "http://127.0.0.1:1/".into(),
+        secrets: vec![SECRET.into()],
+        format: 1,
+        ..Default::default()
+    };
     Subscription {
         uid: vec![1; 16],
         name: name.into(),

@@ -57,7 +57,7 @@ async fn last(connection: &Connection, stream: &str) -> StreamSeq {
         last = streams::state(connection, stream).await.map(|state| state.last);
         !matches!(last, Err(EnsureError::Unavailable(_)))
     };
-    eventually(PATIENCE, is_answered).await;
+    assert!(eventually(PATIENCE, is_answered).await, "the server answers");
     last.unwrap()
 }
 

@@ -157,8 +157,8 @@ struct Attempt {
     uncounted: bool,
 }
 
-impl From<v1::Delivery> for Delivery {
-    fn from(delivery: v1::Delivery) -> Self {
+impl From<v1::DeliveryStatus> for Delivery {
+    fn from(delivery: v1::DeliveryStatus) -> Self {
         Self {
             settled_at: Time::of(delivery.settled_at.as_ref()),
             next_attempt_at: Time::of(delivery.next_attempt_at.as_ref()),

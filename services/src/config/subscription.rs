@@ -159,6 +159,9 @@ impl SubscriptionForm {
             pause_reason: String::new(),
             created_at_ms: 0,
             rate: into_rate(self.rate),
+            filter: String::new(),
+            transform: String::new(),
+            batch: None,
         };
         Ok(DesiredSubscription { value, start })
     }
@@ -188,7 +191,12 @@ impl DestinationForm {
             keys.push(secrets.resolve(&path.key("secret"), secret)?);
         }
         keys.extend(secrets.resolve_all(&path.key("secrets"), &self.secrets)?);
-        let http = HttpDestination { url: self.url, secrets: keys, format: HttpFormat::Envelope.into() };
+        let http = HttpDestination {
+            url: self.url,
+            secrets: keys,
+            format: HttpFormat::Envelope.into(),
+            ..HttpDestination::default()
+        };
         Ok(Destination { kind: Some(destination::Kind::Http(http)) })
     }
 }

@@ -227,7 +227,10 @@ impl Destinations {
                 let unknown = || InvalidDestination::Custom { name: custom.name.clone() };
                 self.custom.get(&custom.name).cloned().ok_or_else(unknown)
             }
-            None => Err(InvalidDestination::Kind),
+            Some(
+                v1::destination::Kind::Grpc(_) | v1::destination::Kind::Nats(_) | v1::destination::Kind::Postgres(_),
+            )
+            | None => Err(InvalidDestination::Kind),
         }
     }
 

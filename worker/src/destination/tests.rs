@@ -157,7 +157,7 @@ fn destinations(allow_networks: &[&str], look_up: fn(&str) -> Found) -> Destinat
 
 fn subscription(uid: SubscriptionUid, url: String) -> v1::Subscription {
     let secrets = vec!["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD".into()];
-    let http = v1::HttpDestination { url, secrets, format: v1::HttpFormat::Envelope.into() };
+    let http = v1::HttpDestination { url, secrets, format: v1::HttpFormat::Envelope.into(), ..Default::default() };
     v1::Subscription {
         uid: uid.to_vec(),
         destination: Some(v1::Destination { kind: Some(v1::destination::Kind::Http(http)) }),

@@ -133,6 +133,7 @@ pub fn subscription(uid: SubscriptionUid, url: &str) -> v1::Subscription {
                 url: url.into(),
                 secrets: vec![SECRET.into(), NEW_SECRET.into()],
                 format: v1::HttpFormat::Envelope.into(),
+                ..Default::default()
             })),
         }),
         ..Default::default()

@@ -61,6 +61,7 @@ async fn a_narrower_filter_gives_up_nothing_that_was_taken() {
             url: format!("http://{}/", back.address),
             secrets: vec![crate::support::SECRET.into()],
             format: v1::HttpFormat::Envelope.into(),
+            ..Default::default()
         };
         value.destination = Some(v1::Destination { kind: Some(v1::destination::Kind::Http(http)) });
         catalog.put_subscription(&value, entry.revision).await.unwrap();

@@ -246,6 +246,7 @@ impl Log {
                     url: format!("http://{address}/"),
                     secrets: vec![SECRET.into()],
                     format: v1::HttpFormat::Envelope.into(),
+                    ..Default::default()
                 })),
             }),
             timeout_ms: 5_000,

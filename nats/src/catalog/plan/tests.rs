@@ -19,7 +19,12 @@ fn source(name: &str) -> Source {
 }
 
 fn subscription(name: &str) -> Subscription {
-    let http = HttpDestination { url: "https://a.example/".into(), secrets: vec![SECRET.into()], format: 1 };
+    let http = HttpDestination {
+        url: "https://a.example/".into(),
+        secrets: vec![SECRET.into()],
+        format: 1,
+        ..Default::default()
+    };
     Subscription {
         name: name.into(),
         types: vec!["order.*".into()],

@@ -33,7 +33,12 @@ fn hmac(change: impl FnOnce(&mut HmacScheme)) -> Source {
 }
 
 fn subscription() -> Subscription {
-    let http = HttpDestination { url: "https://billing.example/hooks".into(), secrets: vec![SECRET.into()], format: 1 };
+    let http = HttpDestination {
+        url: "https://billing.example/hooks".into(),
+        secrets: vec![SECRET.into()],
+        format: 1,
+        ..Default::default()
+    };
     Subscription {
         uid: vec![7; 16],
         name: "billing".into(),
@@ -70,7 +75,7 @@ fn refuses_subscription(change: impl FnOnce(&mut Subscription), names: &str) {
 }
 
 fn url(url: &str) -> impl FnOnce(&mut Subscription) {
-    let http = HttpDestination { url: url.into(), secrets: vec![SECRET.into()], format: 1 };
+    let http = HttpDestination { url: url.into(), secrets: vec![SECRET.into()], format: 1, ..Default::default() };
     move |subscription| subscription.destination = Some(Destination { kind: Some(destination::Kind::Http(http)) })
 }
 
@@ -232,8 +237,12 @@ fn a_secret_of_something_else_is_refused() {
     }
     // Deliveries are signed with a shared secret; what verifies a pair's signatures signs nothing.
     for secret in [PUBLIC, PRIVATE] {
-        let http =
-            HttpDestination { url: "https://billing.example/hooks".into(), secrets: vec![secret.into()], format: 1 };
+        let http = HttpDestination {
+            url: "https://billing.example/hooks".into(),
+            secrets: vec![secret.into()],
+            format: 1,
+            ..Default::default()
+        };
         refuses_subscription(
             |subscription| subscription.destination = Some(Destination { kind: Some(destination::Kind::Http(http)) }),
             "destination: secret ",

@@ -330,7 +330,7 @@ fn overlay(value: &mut v1::Subscription, flags: FlagArgs) -> Result<(), Failure>
     if let Some(url) = url {
         match value.destination.as_mut().and_then(|destination| destination.kind.as_mut()) {
             Some(destination::Kind::Http(http)) => http.url = url,
-            Some(destination::Kind::Custom(_)) | None => {
+            _ => {
                 return Err(Failure::Usage("--url is of destinations of type http".into()));
             }
         }

@@ -234,7 +234,12 @@ mod tests {
 
     #[test]
     fn a_subscription_is_nested_and_in_camel_case() {
-        let http = v1::HttpDestination { url: "https://a.example/".into(), secrets: vec![String::new()], format: 1 };
+        let http = v1::HttpDestination {
+            url: "https://a.example/".into(),
+            secrets: vec![String::new()],
+            format: 1,
+            ..Default::default()
+        };
         let subscription = v1::Subscription {
             name: "billing".into(),
             types: vec!["order.*".into()],
