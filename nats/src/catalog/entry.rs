@@ -231,7 +231,7 @@ impl Entry for Subscription {
     }
 }
 
-/// The secrets of a destination that are no signing secrets.
+/// The secrets of a destination other than signing secrets.
 fn destination_secrets(kind: &mut destination::Kind) -> Vec<(String, &mut String)> {
     use destination::Kind;
     let mut secrets = Vec::new();
