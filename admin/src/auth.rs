@@ -16,10 +16,8 @@ use futures_util::future::{BoxFuture, Either};
 use http::header::AUTHORIZATION;
 use tonic::{Request, Status};
 use tower::{Layer, Service};
-use weft_nats::{
-    catalog::keys::{Grant, KeyError, Keys, bearer},
-    scan::Filter,
-};
+use weft_catalog::keys::{Grant, KeyError, Keys, bearer};
+use weft_nats::scan::Filter;
 use weft_serve::{Peer, network};
 
 use crate::{

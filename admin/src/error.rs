@@ -1,13 +1,9 @@
 //! Refusals of the services: the contract's codes with their canonical gRPC codes. [`rpc`] encodes them.
 
 use tonic::Status;
+use weft_catalog::{CatalogError, keys::KeyError};
 use weft_index::history::HistoryError;
-use weft_nats::{
-    catalog::{CatalogError, keys::KeyError},
-    cursor::Cursor,
-    direct::DirectError,
-    scan::ScanError,
-};
+use weft_nats::{cursor::Cursor, direct::DirectError, scan::ScanError};
 use weft_proto::rpc;
 
 pub use weft_proto::rpc::reason;

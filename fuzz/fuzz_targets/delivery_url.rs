@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weft_nats::catalog::delivery_url::{DeliveryUrl, redact_query};
+use weft_catalog::delivery_url::{DeliveryUrl, redact_query};
 
 fuzz_target!(|input: &[u8]| {
     let Ok(text) = std::str::from_utf8(input) else { return };

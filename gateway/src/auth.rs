@@ -1,8 +1,8 @@
 //! Authentication: an API key in `x-api-key` or as a bearer token. Its rights are decided by
-//! `weft_nats::catalog::keys`.
+//! `weft_catalog::keys`.
 
 use http::{HeaderMap, header};
-use weft_nats::catalog::keys::{Grant, KeyError, Keys, bearer};
+use weft_catalog::keys::{Grant, KeyError, Keys, bearer};
 use weft_proto::v1::Scope;
 
 use crate::http::error::{Code, Problem};
@@ -47,7 +47,8 @@ mod tests {
     use std::sync::Arc;
 
     use tokio::sync::watch;
-    use weft_nats::{catalog::Snapshot, options::Secret};
+    use weft_catalog::Snapshot;
+    use weft_nats::options::Secret;
 
     use super::*;
 

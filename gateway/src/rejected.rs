@@ -18,7 +18,8 @@ use tokio::{
     sync::{mpsc, watch},
     time::Instant,
 };
-use weft_nats::{catalog::Snapshot, subject};
+use weft_catalog::Snapshot;
+use weft_nats::subject;
 use weft_proto::v1;
 
 use crate::{admission::Client, http::body::Refusal, http::error::Code, metrics};
@@ -173,7 +174,7 @@ mod tests {
 
     use bytes::Bytes;
     use http::Request;
-    use weft_nats::catalog::Revised;
+    use weft_catalog::Revised;
     use weft_proto::v1::verification::Scheme;
 
     use super::*;

@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
-use weft_nats::{catalog::pattern_matches, envelope, event::SCHEMA_INVALID};
+use weft_nats::{envelope, event::SCHEMA_INVALID, pattern::pattern_matches};
 use weft_proto::v1::{self, SchemaMode};
 use weft_schema::{Schema, Violation};
 

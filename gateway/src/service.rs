@@ -4,9 +4,9 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use weft_catalog::{Catalog, MasterKey, keys::Keys};
 use weft_index::projection::OpenError;
 use weft_nats::{
-    catalog::{Catalog, MasterKey, keys::Keys},
     conditions::Conditions,
     connect::Connection,
     options::{Secret, Span},

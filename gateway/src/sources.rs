@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::sync::watch;
-use weft_nats::catalog::{Revised, Snapshot, source_warnings};
+use weft_catalog::{Revised, Snapshot, source_warnings};
 use weft_proto::v1;
 use weft_schema::pointer;
 use weft_schemes::Verifier;

@@ -28,7 +28,8 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use weft_nats::{catalog::Snapshot, connect::Connection, streams, subject::Layout};
+use weft_catalog::Snapshot;
+use weft_nats::{connect::Connection, streams, subject::Layout};
 use weft_proto::{
     ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
     v1,

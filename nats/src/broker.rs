@@ -15,14 +15,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    catalog::Catalog,
     connect::Connection,
     subject::{Layout, PAUSE_REQUESTS, ROOM_REQUESTS, TAIL_REQUESTS, TRIM_REQUESTS},
     tags::Tags,
 };
 
 mod consumers;
-pub mod pause;
 pub mod room;
 pub mod trim;
 
@@ -35,25 +33,29 @@ const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// How long an admin may take for its answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Purpose that the key for the tags of workers' requests is derived for.
-const TAGGED: &str = "admin";
+pub const TAG_PURPOSE: &str = "admin";
 /// The header of a tag.
 const TAG: &str = "weft-tag";
 /// The pause before subscriptions that have ended are made again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Carries requests out until `stop`, with the rights of the catalog's connection, which is an admin's. Requests come
-/// on a separate connection, so that a flood of them slows down nothing else.
-pub async fn serve(catalog: Catalog, layout: Layout, stop: CancellationToken) {
-    let requests = match catalog.connection().sibling("weft-broker").await {
-        Ok(requests) => requests,
+/// Carries requests out until `stop`, with the rights of an admin's connection, which `admin` has; `pause` carries out those
+/// to pause a subscription. Requests come on a separate connection, so that a flood of them slows down nothing else.
+pub async fn serve<F, Done>(admin: Requests, layout: Layout, pause: F, stop: CancellationToken)
+where
+    F: Fn(Message) -> Done,
+    Done: Future<Output = Result<(), String>> + Send + 'static,
+{
+    let incoming = match admin.connection.sibling("weft-broker").await {
+        Ok(incoming) => incoming,
         // The same options have made the other connection.
         Err(error) => return tracing::error!(%error, "requests of other roles are not answered"),
     };
-    let room = room::Loans::new(catalog.connection().clone(), layout);
+    let room = room::Loans::new(admin.connection.clone(), layout);
     let serving = async {
         loop {
-            requests.connected().await;
-            if let Err(error) = answer_requests(&catalog, &requests, layout, &room).await {
+            incoming.connected().await;
+            if let Err(error) = answer_requests(&admin, incoming.client(), layout, &room, &pause).await {
                 tracing::warn!(%error, "requests of other roles are not answered for a moment");
             }
             tokio::time::sleep(RETRY_PAUSE).await;
@@ -65,19 +67,22 @@ pub async fn serve(catalog: Catalog, layout: Layout, stop: CancellationToken) {
     }
 }
 
-async fn answer_requests(
-    catalog: &Catalog,
-    requests: &Connection,
+async fn answer_requests<F, Done>(
+    admin: &Requests,
+    client: &async_nats::Client,
     layout: Layout,
     room: &room::Loans,
-) -> Result<(), async_nats::SubscribeError> {
-    let client = requests.client();
+    pause: &F,
+) -> Result<(), async_nats::SubscribeError>
+where
+    F: Fn(Message) -> Done,
+    Done: Future<Output = Result<(), String>> + Send + 'static,
+{
     let subscribe = async |subject: String| client.queue_subscribe(subject, QUEUE.to_owned()).await;
     let mut consumers = subscribe(format!("{TAIL_REQUESTS}.>")).await?;
     let mut loans = subscribe(ROOM_REQUESTS.to_owned()).await?;
     let mut trims = subscribe(TRIM_REQUESTS.to_owned()).await?;
     let mut pauses = subscribe(PAUSE_REQUESTS.to_owned()).await?;
-    let asking = Requests::new(catalog);
     let (mut creating, mut others) = (JoinSet::new(), JoinSet::new());
     loop {
         tokio::select! {
@@ -90,30 +95,31 @@ async fn answer_requests(
                     let _ = client.publish(reply, refusal).await;
                     continue;
                 }
-                let (admin, client) = (catalog.connection().clone(), client.clone());
+                let (admin, client) = (admin.connection.clone(), client.clone());
                 creating.spawn(async move {
                     let answer = consumers::create(&admin, layout, &message).await;
                     let _ = client.publish(reply, answer).await;
                 });
             }
             Some(message) = loans.next(), if others.len() < CONCURRENT_MAX => {
-                let (room, client, asking) = (room.clone(), client.clone(), asking.clone());
+                let (room, client, admin) = (room.clone(), client.clone(), admin.clone());
                 others.spawn(async move {
-                    let done = async { asking.check(&message)?; room.request(&message).await };
+                    let done = async { admin.check(&message)?; room.request(&message).await };
                     respond(&client, &message, done.await).await;
                 });
             }
             Some(message) = trims.next(), if others.len() < CONCURRENT_MAX => {
-                let (admin, client, asking) = (catalog.connection().clone(), client.clone(), asking.clone());
+                let (admin, client) = (admin.clone(), client.clone());
                 others.spawn(async move {
-                    let done = async { asking.check(&message)?; trim::carry_out(&admin, layout, &message).await };
+                    let done = async { admin.check(&message)?; trim::carry_out(&admin.connection, layout, &message).await };
                     respond(&client, &message, done.await).await;
                 });
             }
             Some(message) = pauses.next(), if others.len() < CONCURRENT_MAX => {
-                let (catalog, client, asking) = (catalog.clone(), client.clone(), asking.clone());
+                let (client, checked) = (client.clone(), admin.check(&message));
+                let done = pause(message.clone());
                 others.spawn(async move {
-                    let done = async { asking.check(&message)?; pause::carry_out(&catalog, &message).await };
+                    let done = async { checked?; done.await };
                     respond(&client, &message, done.await).await;
                 });
             }
@@ -138,7 +144,7 @@ async fn respond(client: &async_nats::Client, request: &Message, done: Result<()
 
 /// Why a request was not carried out.
 #[derive(Debug)]
-enum AskError {
+pub enum AskError {
     /// No admin listens.
     NoAdmin,
     /// An admin could not, or did not answer in time.
@@ -153,9 +159,9 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// Through the catalog's connection, tagged with its master key.
-    pub fn new(catalog: &Catalog) -> Self {
-        Self { connection: catalog.connection().clone(), tags: catalog.master_key().tags(TAGGED) }
+    /// Through a connection, tagged with the key derived for [`TAG_PURPOSE`].
+    pub fn new(connection: Connection, tags: Tags) -> Self {
+        Self { connection, tags }
     }
 
     /// Refuses a request that was not tagged by a process with the master key.
@@ -165,7 +171,12 @@ impl Requests {
         if holds { Ok(()) } else { Err("the request is not tagged with this mesh's master key".into()) }
     }
 
-    async fn ask(&self, subject: String, payload: Vec<u8>) -> Result<(), AskError> {
+    /// Asks an admin, and waits until it has been done.
+    ///
+    /// # Errors
+    ///
+    /// [`AskError`].
+    pub async fn ask(&self, subject: String, payload: Vec<u8>) -> Result<(), AskError> {
         if !self.connection.is_connected() {
             return Err(AskError::Failed("not connected".into()));
         }

@@ -335,12 +335,13 @@ impl StoredEvent {
     }
 }
 
-pub(crate) fn escape(value: &str) -> Cow<'_, str> {
+/// Text as the value of a header: percent-encoded.
+pub fn escape(value: &str) -> Cow<'_, str> {
     utf8_percent_encode(value, ESCAPED).into()
 }
 
 /// The value of a header; `None` when it is not UTF-8.
-pub(crate) fn unescape(value: &str) -> Option<Cow<'_, str>> {
+pub fn unescape(value: &str) -> Option<Cow<'_, str>> {
     // Nearly all are as they are, and this looks faster.
     if !value.contains('%') {
         return Some(Cow::Borrowed(value));

@@ -11,6 +11,7 @@
 //! - [`folder_lock`]: one process at a time in a data folder.
 //! - [`private_file`]: files with secrets, readable by their owner alone.
 //! - [`records`]: what the log holds besides events, and how it is distinguished from them.
+//! - [`pattern`]: patterns of event types.
 //! - [`position`]: a place in a stream, with proof that it is still that stream.
 //! - [`reader`]: a stream in order from a sequence on, without end, through restarts of the server.
 //! - [`direct`]: a few messages by sequence, without a consumer.
@@ -21,18 +22,16 @@
 //! - [`dead_letter`]: the copies of dead letters on DLQ.
 //! - [`tail`]: the events behind a cursor and those to come.
 //! - [`checkpoints`]: the checkpoints of a shard's owner, found and read.
-//! - [`catalog`]: sources, subscriptions and keys, watched by every role.
 //! - [`broker`]: requests that an admin carries out for users that may not do so themselves.
 //! - [`commands`]: what operators ask for, and the record of what they have changed.
 //! - [`options`]: the sections `[nats]`, `[log]`, `[dead_letters]`, `[rejected]`, and the typed durations and sizes of all sections.
 //! - [`server`]: nats-server as a supervised child process.
 //! - `testing` (with the feature of that name): a real nats-server for tests.
 //!
-//! This crate knows nothing of HTTP requests, of redb, or of what gateways, workers and admins decide.
+//! This crate knows nothing of HTTP requests, of redb, of the catalog, or of what gateways, workers and admins decide.
 
 pub mod append;
 pub mod broker;
-pub mod catalog;
 pub mod changes;
 pub mod checkpoints;
 pub mod clock;
@@ -48,6 +47,7 @@ pub mod folder_lock;
 pub mod headers;
 pub mod message;
 pub mod options;
+pub mod pattern;
 pub mod position;
 pub mod private_file;
 pub mod reader;

@@ -9,22 +9,19 @@
 //! That nothing was skipped is checked after the reading: a position whose successor has been dropped by then is
 //! expired, and never answered with what happens to come next.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, fmt, sync::Arc};
 
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use jiff::{SignedDuration, Timestamp};
-use weft_proto::{
-    ids::{ShardId, StreamSeq, WorkflowId},
-    v1::Subscription,
-};
+use weft_proto::ids::{ShardId, StreamSeq, WorkflowId};
 
 use crate::{
-    catalog::{Matcher, pattern_matches},
     connect::Connection,
     cursor::Cursor,
     direct::{self, DirectError},
     event::{Entry, StoredEvent},
     message::Stored,
+    pattern::pattern_matches,
     streams::{self, EnsureError, StreamState},
     subject::Layout,
 };
@@ -41,6 +38,12 @@ const CHUNK_BYTES_TOTAL: usize = 8 * 1024 * 1024;
 /// By how much the clocks of gateways and servers may differ when a time stands for a position.
 const CLOCK_SLACK: SignedDuration = SignedDuration::from_secs(5);
 
+/// A further condition of a [`Filter`].
+pub trait Predicate: fmt::Debug + Send + Sync {
+    /// Whether it takes an event of a shard.
+    fn takes(&self, shard: ShardId, event: &StoredEvent) -> bool;
+}
+
 /// Which events are wanted. The default wants all.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
@@ -54,18 +57,11 @@ pub struct Filter {
     pub sources: Vec<String>,
     /// Only workflows whose id begins with one of these; empty: all.
     pub workflow_prefixes: Vec<String>,
-    /// Only what a subscription takes: its matchers, in shard order.
-    pub subscription: Option<Vec<Matcher>>,
+    /// Only what a subscription takes.
+    pub subscription: Option<Arc<dyn Predicate>>,
 }
 
 impl Filter {
-    /// Wants only what a subscription takes; whether there is such a thing: its uid is one.
-    #[must_use]
-    pub fn of_subscription(&mut self, subscription: &Subscription, layout: Layout) -> bool {
-        self.subscription = layout.all().map(|shard| Matcher::new(subscription, shard)).collect();
-        self.subscription.is_some()
-    }
-
     /// The shards that may hold what is wanted.
     pub fn shards(&self, layout: Layout) -> Vec<ShardId> {
         match &self.workflow {
@@ -83,10 +79,7 @@ impl Filter {
             && (self.sources.is_empty() || self.sources.contains(&event.source))
             && (self.workflow_prefixes.is_empty()
                 || self.workflow_prefixes.iter().any(|prefix| event.workflow.as_str().starts_with(prefix)))
-            && self
-                .subscription
-                .as_ref()
-                .is_none_or(|matchers| matchers.get(shard.0 as usize).is_some_and(|matcher| matcher.takes(stored)))
+            && self.subscription.as_ref().is_none_or(|subscription| subscription.takes(shard, stored))
     }
 }
 

@@ -33,7 +33,7 @@ mod lost;
 mod room;
 mod watch;
 
-pub(crate) use definition::CATALOG_HISTORY;
+pub use definition::CATALOG_HISTORY;
 use definition::Verdict;
 pub use leader::{LeaderView, Presence, leader_message, leader_view, presence};
 pub use lost::{check_for, ensure_for};

@@ -12,12 +12,13 @@ use async_nats::jetstream::{consumer::pull, stream::ConsumerError};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tempfile::TempDir;
 
-use crate::{catalog::MasterKey, connect::Connection, options::NatsOptions};
+use crate::{connect::Connection, options::NatsOptions};
 
 mod cluster;
 mod disk;
 mod node;
 mod proxy;
+pub mod users;
 
 pub use cluster::TestCluster;
 pub use disk::SmallDisk;
@@ -29,18 +30,6 @@ use node::{Node, copy_folder};
 const START_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(5);
-
-/// The master key of test meshes as a text: always the same, so that all processes that share a server have it.
-pub const MASTER_KEY: &str = "dGVzdCB0ZXN0IHRlc3QgdGVzdCB0ZXN0IHRlc3QgdGU=";
-
-/// [`MASTER_KEY`] as a key.
-///
-/// # Panics
-///
-/// Never: the text is one.
-pub fn master_key() -> MasterKey {
-    MasterKey::parse(MASTER_KEY).expect("base64 of 32 bytes")
-}
 
 /// A server for one test, without users.
 #[derive(Debug)]

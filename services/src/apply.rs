@@ -1,18 +1,15 @@
 //! Applies the file's sources and subscriptions to the catalog at the start of `weft up`. Idempotent.
 //!
-//! `weft_nats::catalog` plans the changes and writes them without overwriting concurrent ones: the
+//! `weft_catalog` plans the changes and writes them without overwriting concurrent ones: the
 //! admin's `Apply` does the same.
 
-use weft_nats::{
-    catalog::{
-        Catalog, Desired, Locate, LocateError, Orphan, Snapshot, Stamp,
-        change::Action,
-        edit::{Call, EditError, Editor},
-        plan,
-    },
-    streams::EnsureError,
-    subject::Layout,
+use weft_catalog::{
+    Catalog, Desired, Locate, LocateError, Orphan, Snapshot, Stamp,
+    change::Action,
+    edit::{Call, EditError, Editor},
+    plan,
 };
+use weft_nats::{streams::EnsureError, subject::Layout};
 use weft_proto::ids::{EventId, ShardId, StreamSeq};
 
 /// Operator of changes by a file.

@@ -13,8 +13,8 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use weft_admin::AdminOptions;
+use weft_catalog::MasterKey;
 use weft_nats::{
-    catalog::MasterKey,
     folder_lock::FolderLock,
     options::{Secret, SecretRef},
     private_file,

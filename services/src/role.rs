@@ -9,8 +9,9 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 use weft_admin::Admin;
+use weft_catalog::Catalog;
 use weft_gateway::Gateway;
-use weft_nats::{catalog::Catalog, server};
+use weft_nats::server;
 use weft_worker::Worker;
 
 use crate::{

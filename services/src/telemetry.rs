@@ -14,7 +14,8 @@ use crate::command::terminal;
 /// Interval at which the recorder empties its buffers into its histograms, also without scrapes.
 pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// The crates whose traces are shown.
-const OURS: [&str; 7] = ["weft", "weft_proto", "weft_nats", "weft_index", "weft_gateway", "weft_worker", "weft_admin"];
+const OURS: [&str; 8] =
+    ["weft", "weft_proto", "weft_nats", "weft_catalog", "weft_index", "weft_gateway", "weft_worker", "weft_admin"];
 /// From a tenth of a millisecond to a minute: fsyncs at one end, slow receivers at the other.
 const SECONDS_BUCKETS: [f64; 16] =
     [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];

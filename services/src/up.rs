@@ -18,9 +18,9 @@ use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use weft_admin::{Admin, service::LogSubscriptions};
+use weft_catalog::{Catalog, LocateError, Orphan, Snapshot, orphans};
 use weft_gateway::Gateway;
 use weft_nats::{
-    catalog::{Catalog, LocateError, Orphan, Snapshot, orphans},
     conditions::Conditions,
     connect::Connection,
     options::{NatsOptions, Secret, servers},

@@ -24,7 +24,7 @@ use std::{env, error::Error};
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
-use weft_nats::catalog::MasterKey;
+use weft_catalog::MasterKey;
 use weft_proto::v1::AttemptClass;
 use weft_worker::{
     Worker,

@@ -4,8 +4,8 @@ use std::{path::PathBuf, sync::Arc};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use weft_catalog::{Catalog, MasterKey};
 use weft_nats::{
-    catalog::{Catalog, MasterKey},
     connect::{ConnectError, Connection},
     folder_lock::FolderLock,
     options::NatsOptions,
@@ -58,7 +58,7 @@ impl Worker {
     ///
     /// ```no_run
     /// use weft_worker::{Worker, destination::{Delivery, Destination, DeliveryResult}};
-    /// # use weft_nats::catalog::MasterKey;
+    /// # use weft_catalog::MasterKey;
     ///
     /// #[derive(Debug)]
     /// struct Print;

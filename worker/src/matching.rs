@@ -2,10 +2,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use weft_nats::{
-    catalog::{Matcher, Revised},
-    event::StoredEvent,
-};
+use weft_catalog::{Matcher, Revised};
+use weft_nats::event::StoredEvent;
 use weft_proto::{ids::SubscriptionUid, v1};
 
 mod index;

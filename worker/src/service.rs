@@ -9,8 +9,8 @@ use std::{
 
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use weft_catalog::{Catalog, Snapshot};
 use weft_nats::{
-    catalog::{Catalog, Snapshot},
     conditions::Conditions,
     connect::Connection,
     streams::{self, EnsureError, LogSpec, Used},

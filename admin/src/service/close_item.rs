@@ -1,8 +1,8 @@
 //! Dead letters that an operator closes: resolved, or discarded.
 
 use tonic::Status;
+use weft_catalog::keys::Grant;
 use weft_index::history::{CommandItem, ItemProgress, StoredCommand};
-use weft_nats::catalog::keys::Grant;
 use weft_proto::v1::{self, OutcomeKind, command::Action};
 
 use super::{

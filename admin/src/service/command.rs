@@ -7,11 +7,9 @@
 use jiff::Timestamp;
 use prost::Message as _;
 use tonic::Status;
+use weft_catalog::keys::Grant;
 use weft_index::history::{DeadLetter, PART_SEPARATOR, StoredCommand};
-use weft_nats::{
-    catalog::keys::Grant,
-    commands::{self, ITEMS_BYTES_MAX, cut_reason, part_id},
-};
+use weft_nats::commands::{self, ITEMS_BYTES_MAX, cut_reason, part_id};
 use weft_proto::{
     ids::{Run, ShardId},
     v1::{self, command::Action},

@@ -1,11 +1,11 @@
 //! Queries of dead letters: filters and ids of requests, limited to what a caller may see.
 
 use tonic::Status;
+use weft_catalog::keys::Grant;
 use weft_index::history::{
     DeadLetter, DeadLetterFilter, DeadLetterId,
     status::{DeadLetterStatus, reason_of},
 };
-use weft_nats::catalog::keys::Grant;
 use weft_proto::v1;
 
 use super::state::LogState;

@@ -18,10 +18,9 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 use tonic_health::server::health_reporter;
+use weft_catalog::{Catalog, Snapshot, keys::Keys, requests};
 use weft_index::history::{History, HistoryOptions};
 use weft_nats::{
-    broker,
-    catalog::{Catalog, Snapshot, keys::Keys},
     conditions::Conditions,
     connect::Connection,
     options::Secret,
@@ -296,7 +295,7 @@ impl Opening<'_> {
             dead_letter_retention: spec.dead_letters.retention.0,
             sweep_interval: SWEEP_INTERVAL,
         };
-        tasks.spawn(broker::serve(catalog.clone(), layout, stop.child_token()));
+        tasks.spawn(requests::serve(catalog.clone(), layout, stop.child_token()));
         let history = History::start(connection.clone(), layout, options, watched, stop.child_token(), tasks)
             .await
             .map_err(|source| RunError::Folder { path: folder, source: Box::new(source) })?;

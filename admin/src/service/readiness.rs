@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
-use weft_nats::{catalog::Snapshot, changes::set_if_changed, connect::Connection};
+use weft_catalog::Snapshot;
+use weft_nats::{changes::set_if_changed, connect::Connection};
 
 /// Names that `grpc.health.v1` knows: the server as a whole, and each service.
 const NAMES: [&str; 5] =

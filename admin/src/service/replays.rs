@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
+use weft_catalog::keys::Grant;
 use weft_index::history::{ItemProgress, StoredCommand};
-use weft_nats::catalog::keys::Grant;
 use weft_proto::{
     ids::EventId,
     v1::{self, OutcomeKind, ReplayAction, command::Action, replay_service_server::ReplayService},

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, btree_map::Entry};
 
 use tonic::Status;
+use weft_catalog::keys::Grant;
 use weft_index::history::{DeadLetter, status::DeadLetterStatus};
-use weft_nats::catalog::keys::Grant;
 use weft_proto::v1;
 
 use super::{

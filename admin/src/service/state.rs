@@ -12,9 +12,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+use weft_catalog::{Catalog, Snapshot, edit::RECORD_SHARD};
 use weft_index::history::{DeadLetterPlace, History, HistoryError, StoredCommand};
 use weft_nats::{
-    catalog::{Catalog, Snapshot, edit::RECORD_SHARD},
     connect::Connection,
     dead_letter::{self, CopyName},
     direct,

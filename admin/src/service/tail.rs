@@ -6,7 +6,8 @@ use futures_util::{Stream, StreamExt as _, stream::unfold};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use weft_nats::{catalog::keys::Grant, cursor::Cursor, scan::Filter};
+use weft_catalog::keys::Grant;
+use weft_nats::{cursor::Cursor, scan::Filter};
 use weft_proto::v1;
 
 use super::state::{LogState, draining};

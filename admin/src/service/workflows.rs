@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
+use weft_catalog::{Match, Matcher, keys::Grant};
 use weft_index::history::{CommandItem, EventRef, LaneFilter, LaneHistory};
 use weft_nats::{
-    catalog::{Match, Matcher, keys::Grant},
     direct,
     event::{Event, StoredEvent},
 };

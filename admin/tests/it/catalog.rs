@@ -3,10 +3,8 @@
 
 use prost::Message as _;
 use tonic::{Code, Status};
-use weft_nats::{
-    catalog::{Stamp, change},
-    direct, streams,
-};
+use weft_catalog::{Stamp, change};
+use weft_nats::{direct, streams};
 use weft_proto::{
     ids::{ShardId, StreamSeq},
     v1::{self, command::Action, destination, verification::Scheme},

@@ -5,11 +5,8 @@ use std::{fs, path::Path};
 
 use tokio_stream::StreamExt as _;
 use tonic::{Code, Status};
-use weft_nats::{
-    message::Outgoing,
-    subject::rejected,
-    testing::{MASTER_KEY, eventually},
-};
+use weft_catalog::testing::MASTER_KEY;
+use weft_nats::{message::Outgoing, subject::rejected, testing::eventually};
 use weft_proto::{
     ids::EventId,
     v1::{

@@ -21,9 +21,9 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use weft_admin::{Admin, AdminOptions, deliveries::Deliveries, service::RunError};
+use weft_catalog::{Catalog, testing::master_key};
 use weft_nats::{
     append::Appender,
-    catalog::Catalog,
     connect::Connection,
     event::{Event, JSON, StoredEvent},
     message::Outgoing,
@@ -31,7 +31,7 @@ use weft_nats::{
     records,
     streams::{self, LogSpec},
     subject::{Layout, dead_letter_subject},
-    testing::{TestServer, eventually, master_key},
+    testing::{TestServer, eventually},
 };
 use weft_proto::{
     ids::{EventId, Run, SequenceNumber, ShardId, StreamSeq, SubscriptionUid, WorkflowId},

@@ -27,7 +27,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header, request::Parts};
 use jiff::Timestamp;
 use tonic::Status;
-use weft_nats::catalog::keys::Grant;
+use weft_catalog::keys::Grant;
 use weft_serve::{Malformed, Streams, network};
 
 use crate::{

@@ -8,10 +8,8 @@ use http::{HeaderMap, StatusCode};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tower::ServiceExt as _;
-use weft_nats::{
-    catalog::{Revised, Snapshot, keys::Keys},
-    options::Secret,
-};
+use weft_catalog::{Revised, Snapshot, keys::Keys};
+use weft_nats::options::Secret;
 use weft_proto::v1::{ApiKey, Scope};
 
 use super::*;

@@ -11,8 +11,8 @@ use axum::{
 };
 use http::{HeaderMap, HeaderValue, header};
 use tokio::time::timeout;
+use weft_catalog::{Matcher, keys::Grant};
 use weft_nats::{
-    catalog::keys::Grant,
     cursor::Cursor,
     direct, envelope,
     event::Event,
@@ -193,9 +193,8 @@ impl Wanted {
                 LookupError::Starting => SubmitError::Starting.into(),
                 LookupError::Unknown | LookupError::Broken => unknown(),
             })?;
-            if !wanted.filter.of_subscription(&subscription, api.log()?.layout) {
-                return Err(unknown());
-            }
+            let predicate = Matcher::predicate(&subscription, api.log()?.layout);
+            wanted.filter.subscription = Some(predicate.ok_or_else(unknown)?);
         }
         Ok(wanted)
     }

@@ -4,12 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
-use weft_nats::{
-    catalog::keys::{Grant, Keys},
-    connect::Connection,
-    subject::Layout,
-    tail::Tails,
-};
+use weft_catalog::keys::{Grant, Keys};
+use weft_nats::{connect::Connection, subject::Layout, tail::Tails};
 use weft_proto::v1::Scope;
 
 use super::{body, error::Problem, open_streams::Streams};

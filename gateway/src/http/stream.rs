@@ -25,7 +25,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use weft_nats::{catalog::keys::Grant, cursor::Cursor, scan, tail::Tail};
+use weft_catalog::keys::Grant;
+use weft_nats::{cursor::Cursor, scan, tail::Tail};
 use weft_proto::v1::Scope;
 
 use crate::{

@@ -3,8 +3,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use tokio::sync::watch;
+use weft_catalog::MasterKey;
 use weft_index::receipts::Horizons;
-use weft_nats::{catalog::MasterKey, streams::LogSpec};
+use weft_nats::streams::LogSpec;
 
 /// How long a submission waits for its receipt. Below the request deadline of senders, above the ack time-out of an
 /// append, so that one lost ack still ends in a receipt.

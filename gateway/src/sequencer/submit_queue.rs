@@ -6,8 +6,8 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     time::{Instant, timeout_at},
 };
+use weft_catalog::MasterKey;
 use weft_index::receipts::Receipts;
-use weft_nats::catalog::MasterKey;
 use weft_proto::ids::{ShardId, WorkflowId};
 
 use super::{

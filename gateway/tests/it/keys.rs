@@ -9,10 +9,8 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use weft_nats::{
-    catalog::{Catalog, keys},
-    testing::{eventually, master_key},
-};
+use weft_catalog::{Catalog, keys, testing::master_key};
+use weft_nats::testing::eventually;
 use weft_proto::v1::{ApiKey, Scope};
 
 use crate::{

@@ -5,13 +5,13 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+use weft_catalog::{Catalog, testing::master_key};
 use weft_gateway::{Gateway, GatewayOptions, service::RunError};
 use weft_nats::{
-    catalog::Catalog,
     connect::Connection,
     options::{LogOptions, Secret},
     streams::{self, LogSpec},
-    testing::{TestServer, master_key},
+    testing::TestServer,
 };
 use weft_proto::v1::{Rule, Source, StandardScheme, Verification, rule, verification::Scheme};
 

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use prost::Message as _;
 use standardwebhooks::Webhook;
+use weft_catalog::{Catalog, testing::master_key};
 use weft_gateway::{GatewayOptions, admission::Rate, options::RateLimits};
 use weft_nats::{
-    catalog::Catalog,
     connect::Connection,
     direct, streams,
     subject::{REJECTED_STREAM, RETRY_SUBJECT},
-    testing::{eventually, master_key},
+    testing::eventually,
 };
 use weft_proto::{
     ids::{EventId, StreamSeq},

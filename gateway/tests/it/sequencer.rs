@@ -67,7 +67,7 @@ impl Mesh {
         self.sequencer_with(SequencerOptions::new(
             folder.path().to_owned(),
             &self.spec,
-            weft_nats::testing::master_key(),
+            weft_catalog::testing::master_key(),
         ))
         .await
     }

@@ -8,8 +8,8 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
+use weft_catalog::Catalog;
 use weft_nats::{
-    catalog::Catalog,
     streams,
     testing::{add_consumers, consumer_names, eventually},
 };
@@ -134,7 +134,7 @@ async fn filters_hold_and_a_subscription_is_one() {
         starts: vec![1, 1],
         ..Subscription::default()
     };
-    Catalog::new(mesh.connection.clone(), weft_nats::testing::master_key())
+    Catalog::new(mesh.connection.clone(), weft_catalog::testing::master_key())
         .put_subscription(&subscription, 0)
         .await
         .unwrap();

@@ -104,7 +104,7 @@ impl DeadLetterFilter {
             && self
                 .event_type
                 .as_ref()
-                .is_none_or(|pattern| weft_nats::catalog::pattern_matches(pattern, &dead_letter.event_type))
+                .is_none_or(|pattern| weft_nats::pattern::pattern_matches(pattern, &dead_letter.event_type))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weft_nats::catalog::{Filters, Match};
+use weft_catalog::{Filters, Match};
 use weft_proto::{
     ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid},
     v1,

@@ -1,9 +1,7 @@
 //! Reading: lanes with unsettled events, and those that an operator has paused.
 
-use weft_nats::{
-    catalog::{Filters, edit::RECORD_SHARD},
-    subject::Layout,
-};
+use weft_catalog::{Filters, edit::RECORD_SHARD};
+use weft_nats::subject::Layout;
 use weft_proto::{
     ids::{ShardId, SubscriptionUid, WorkflowId},
     v1,

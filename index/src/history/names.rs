@@ -2,7 +2,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use weft_nats::catalog::{Snapshot, pattern_matches};
+use weft_catalog::Snapshot;
+use weft_nats::pattern::pattern_matches;
 use weft_proto::{
     ids::ShardId,
     v1::{self, Subscription},

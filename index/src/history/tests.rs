@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 use prost::Message as _;
 use redb::{Database, ReadableDatabase as _, backends::InMemoryBackend};
+use weft_catalog::{Revised, Snapshot};
 use weft_nats::{
-    catalog::{Revised, Snapshot},
     event::{Event, JSON},
     headers::Headers,
     message::Stored,

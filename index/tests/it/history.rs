@@ -6,10 +6,10 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use weft_catalog::Snapshot;
 use weft_index::history::{AsOf, History, HistoryOptions, LaneFilter};
 use weft_nats::{
     append::Appender,
-    catalog::Snapshot,
     connect::Connection,
     event::{Event, JSON},
     records,

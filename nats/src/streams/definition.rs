@@ -31,7 +31,7 @@ const CONSUMERS_MAX: i32 = 900;
 /// How long COMMANDS keeps a command: it is the audit log.
 const COMMANDS_RETENTION: Span = Span::days(400);
 /// Messages that the catalog keeps of each key, the last one among them.
-pub(crate) const CATALOG_HISTORY: i64 = 5;
+pub const CATALOG_HISTORY: i64 = 5;
 
 /// The first stream of events: its name distinguishes a log of one shard from one of several.
 pub(super) fn first_events_stream(layout: Layout) -> String {

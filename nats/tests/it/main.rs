@@ -1,7 +1,5 @@
 //! The log against a real nats-server.
 
-mod broker;
-mod catalog;
 mod checkpoints;
 mod log;
 mod scan;
@@ -9,4 +7,3 @@ mod server;
 mod streams;
 mod tail;
 mod testing;
-mod users;

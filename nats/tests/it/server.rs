@@ -8,65 +8,17 @@ use std::{
     time::Duration,
 };
 
-use futures_util::StreamExt as _;
 use rustix::process::{Pid, Signal, getpgid, kill_process, test_kill_process};
 use tokio_util::sync::CancellationToken;
 use weft_nats::{
-    async_nats::{self, ConnectOptions, ServerAddr, jetstream::consumer},
-    broker,
-    catalog::{Catalog, CatalogError},
-    connect::Connection,
-    options::{LogOptions, MESSAGE_OVERHEAD_BYTES, NatsOptions},
-    server::{Server, ServerError, ServerOptions, find_program},
-    streams::{self, EnsureError, LogSpec},
-    subject::{FORWARD_SUBJECTS, Layout, RETRY_QUEUE, RETRY_SUBJECT},
-    testing::{SmallDisk, eventually},
+    options::LogOptions,
+    server::{Server, ServerError, ServerOptions},
+    streams::{self, LogSpec},
+    testing::{
+        SmallDisk, eventually,
+        users::{PATIENCE, connect, ensure, last, options, publish},
+    },
 };
-use weft_proto::{
-    ids::{ShardId, StreamSeq},
-    v1::{GithubScheme, Source, Verification, verification},
-};
-
-pub const PATIENCE: Duration = Duration::from_secs(20);
-
-pub fn options(folder: &Path) -> ServerOptions {
-    ServerOptions {
-        program: find_program().unwrap(),
-        folder: folder.to_owned(),
-        log: LogOptions::default(),
-        max_payload: (1 << 20) + MESSAGE_OVERHEAD_BYTES,
-        port: 0,
-        launcher: Vec::new(),
-    }
-}
-
-pub async fn connect(user: &NatsOptions) -> Connection {
-    let connection = Connection::connect(user, "test").await.unwrap();
-    tokio::time::timeout(PATIENCE, connection.connected()).await.expect("the user is let in");
-    connection
-}
-
-pub async fn ensure(connection: &Connection) {
-    streams::ensure(connection, &LogSpec { body_bytes_max: 1 << 20, ..LogSpec::default() }).await.unwrap();
-}
-
-/// The last sequence of a stream, as soon as the server answers: it may have been restarted a moment ago.
-async fn last(connection: &Connection, stream: &str) -> StreamSeq {
-    let mut last = Err(EnsureError::Unavailable(String::new()));
-    let is_answered = async || {
-        last = streams::state(connection, stream).await.map(|state| state.last);
-        !matches!(last, Err(EnsureError::Unavailable(_)))
-    };
-    assert!(eventually(PATIENCE, is_answered).await, "the server answers");
-    last.unwrap()
-}
-
-/// Publishes and waits until the server has seen it, stored or refused.
-async fn publish(connection: &Connection, subject: &str) {
-    connection.client().publish(subject.to_owned(), "x".into()).await.unwrap();
-    let seen = connection.client().request(connection.api_subject("INFO"), "".into());
-    tokio::time::timeout(PATIENCE, seen).await.expect("the server answers").unwrap();
-}
 
 fn pid(folder: &Path) -> Pid {
     let text = std::fs::read_to_string(folder.join("nats.pid")).unwrap();
@@ -118,182 +70,13 @@ impl Drop for Supervisor {
 }
 
 #[tokio::test]
-async fn each_role_writes_its_own_streams_and_no_others() {
+async fn a_server_ends_with_its_token() {
     let folder = tempfile::tempdir().unwrap();
     let cancel = CancellationToken::new();
     let server = Server::start(options(folder.path()), cancel.clone()).await.unwrap();
-    let users = server.users();
-    let (gateway, worker, admin) = tokio::join!(connect(&users.gateway), connect(&users.worker), connect(&users.admin));
-    ensure(&admin).await;
-    for role in [&gateway, &worker, &admin] {
-        assert_eq!(role.max_payload(), Some((1 << 20) + 128 * 1024));
-    }
-    for (subject, stream, writers) in [
-        ("events.w", "EVENTS", &[0][..]),
-        ("heads.0", "EVENTS", &[0, 1]),
-        ("rejected.shop", "REJECTED", &[0]),
-        ("outcomes.0", "OUTCOMES", &[1]),
-        ("outcomes.0.checkpoint", "OUTCOMES", &[1]),
-        ("checkpoints.0", "CHECKPOINTS", &[1]),
-        ("dlq.s.w.e.0", "DLQ", &[1]),
-        ("commands.0", "COMMANDS", &[2]),
-        ("$KV.weft_leases.0", "KV_weft_leases", &[1]),
-    ] {
-        // The operator's role may write any bucket.
-        let may = |index: usize| writers.contains(&index) || (index == 2 && subject.starts_with("$KV."));
-        let roles = [&gateway, &worker, &admin];
-        let before = last(&admin, stream).await;
-        // Who may not comes first: a stream stores in order, so what had slipped through would stand before the rest.
-        let (allowed, refused): (Vec<usize>, Vec<usize>) = (0..roles.len()).partition(|index| may(*index));
-        for index in refused.iter().chain(&allowed) {
-            publish(roles[*index], subject).await;
-        }
-        let wanted = StreamSeq(before.0 + allowed.len() as u64);
-        assert!(eventually(PATIENCE, async || last(&admin, stream).await >= wanted).await, "{allowed:?} on {subject}");
-        assert_eq!(last(&admin, stream).await, wanted, "{refused:?} on {subject}");
-    }
-    let scheme = verification::Scheme::Github(GithubScheme { secrets: vec!["secret of the sender".into()] });
-    let verification = Some(Verification { scheme: Some(scheme) });
-    let source = Source { name: "shop".into(), verification, ..Source::default() };
-    let refused = Catalog::new(gateway.clone(), weft_nats::testing::master_key()).put_source(&source, 0).await;
-    assert!(matches!(refused, Err(CatalogError::Unavailable(_))), "{refused:?}");
-    Catalog::new(admin, weft_nats::testing::master_key()).put_source(&source, 0).await.unwrap();
-    let used = async |role: &Connection, second: i64| {
-        Catalog::new(role.clone(), weft_nats::testing::master_key()).put_key_use("ab12cd34", second * 1000).await
-    };
-    used(&gateway, 60).await.unwrap();
-    assert!(matches!(used(&worker, 120).await, Err(CatalogError::Unavailable(_))));
-    let snapshot = Catalog::new(gateway, weft_nats::testing::master_key()).read().await.unwrap();
-    assert_eq!((snapshot.sources.len(), snapshot.keys_used["ab12cd34"].as_second()), (1, 60));
-
     cancel.cancel();
     tokio::time::timeout(PATIENCE, server.stopped()).await.expect("it ends with its token");
     assert!(ends(pid(folder.path())).await);
-}
-
-/// Retries are asked for by admins and answered by gateways; neither workers nor the tail user reach them.
-#[tokio::test]
-async fn only_admins_ask_for_retries() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = Server::start(options(folder.path()), CancellationToken::new()).await.unwrap();
-    let users = server.users();
-    let gateway = connect(&users.gateway).await;
-    let mut requests = gateway.client().queue_subscribe(RETRY_SUBJECT, RETRY_QUEUE.to_owned()).await.unwrap();
-    gateway.client().flush().await.unwrap();
-    let others = [connect(&users.worker).await, connect(&users.tail).await];
-    let mut heard = Vec::new();
-    for other in &others {
-        heard.push(other.client().subscribe(RETRY_SUBJECT).await.unwrap());
-        publish(other, RETRY_SUBJECT).await;
-    }
-    let admin = connect(&users.admin).await;
-    let answering = async {
-        let request = requests.next().await.unwrap();
-        assert_eq!(request.payload, "by an admin", "the first that comes through");
-        gateway.client().publish(request.reply.unwrap(), "answer".into()).await.unwrap();
-    };
-    let asking = admin.client().request(RETRY_SUBJECT, "by an admin".into());
-    let (answer, ()) = tokio::join!(asking, answering);
-    assert_eq!(answer.unwrap().payload, "answer");
-    for (other, mut heard) in others.iter().zip(heard) {
-        // Behind what it would have heard.
-        publish(other, "nothing").await;
-        assert!(futures_util::FutureExt::now_or_never(heard.next()).is_none());
-    }
-}
-
-/// Gateways forward events to each other, answer more than once, and publish the appender; no other role can read or
-/// write these messages.
-#[tokio::test]
-async fn gateways_talk_among_themselves() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = Server::start(options(folder.path()), CancellationToken::new()).await.unwrap();
-    let users = server.users();
-    let gateways = [connect(&users.gateway).await, connect(&users.gateway).await];
-    ensure(&connect(&users.admin).await).await;
-    let layout = Layout::new(1);
-    let (asked, told) = (layout.forward_subject(ShardId(0), "a"), layout.forward_answer_subject(ShardId(0), "b", 1));
-    let mut requests = gateways[0].client().subscribe(asked.clone()).await.unwrap();
-    let mut answers = gateways[1].client().subscribe(told.clone()).await.unwrap();
-    for gateway in &gateways {
-        gateway.client().flush().await.unwrap();
-    }
-    let others = [connect(&users.worker).await, connect(&users.admin).await, connect(&users.tail).await];
-    let mut heard = Vec::new();
-    for other in &others {
-        heard.push(other.client().subscribe(FORWARD_SUBJECTS).await.unwrap());
-        publish(other, &asked).await;
-        publish(other, &told).await;
-    }
-    let ask = gateways[1].client().publish_with_reply(asked, told.clone(), "by a gateway".into());
-    ask.await.unwrap();
-    let request = tokio::time::timeout(PATIENCE, requests.next()).await.expect("it comes through").unwrap();
-    assert_eq!((request.payload, request.reply.as_deref()), ("by a gateway".into(), Some(told.as_str())));
-    for answer in ["working", "verdicts"] {
-        gateways[0].client().publish(told.clone(), answer.into()).await.unwrap();
-        let heard = tokio::time::timeout(PATIENCE, answers.next()).await.expect("it comes through").unwrap();
-        assert_eq!(heard.payload, answer, "no other role's message comes first");
-    }
-    for (other, mut heard) in others.iter().zip(heard) {
-        // Behind what it would have heard.
-        publish(other, "nothing").await;
-        assert!(futures_util::FutureExt::now_or_never(heard.next()).is_none());
-    }
-    publish(&gateways[0], &layout.appender_key(ShardId(0))).await;
-    assert!(eventually(PATIENCE, async || last(&gateways[0], "KV_weft_leases").await == StreamSeq(1)).await);
-}
-
-/// The contract's tail: stored events through a consumer, nothing else.
-#[tokio::test]
-async fn the_tail_user_reads_events_and_changes_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = Server::start(options(folder.path()), CancellationToken::new()).await.unwrap();
-    let (gateway, admin) = tokio::join!(connect(&server.users().gateway), connect(&server.users().admin));
-    ensure(&admin).await;
-    let catalog = Catalog::new(admin.clone(), weft_nats::testing::master_key());
-    tokio::spawn(broker::serve(catalog, Layout::new(1), CancellationToken::new()));
-    for subject in ["events.a", "events.b", "events.a"] {
-        publish(&gateway, subject).await;
-    }
-
-    let url = std::fs::read_to_string(folder.path().join("tail.url")).unwrap();
-    let address: ServerAddr = url.trim().parse().unwrap();
-    let (user, password) = (address.username().unwrap(), address.password().unwrap());
-    let tail = ConnectOptions::with_user_and_password(user.into(), password.into());
-    let client = tail.connect(address).await.unwrap();
-    let jetstream = async_nats::jetstream::new(client.clone());
-    let stream = jetstream.get_stream("EVENTS").await.unwrap();
-    let filter_subject = "events.a".to_owned();
-    let pull = consumer::pull::OrderedConfig { filter_subject: filter_subject.clone(), ..Default::default() };
-    // The admin's broker may not have subscribed yet.
-    let answers = async || stream.create_consumer(pull.clone()).await.is_ok();
-    assert!(weft_nats::testing::eventually(PATIENCE, answers).await);
-    let pulled = stream.create_consumer(pull).await.unwrap().messages().await.unwrap();
-    let deliver_subject = client.new_inbox();
-    let push = consumer::push::OrderedConfig { filter_subject, deliver_subject, ..Default::default() };
-    let pushed = stream.create_consumer(push).await.unwrap().messages().await.unwrap();
-    let pulled = tokio::time::timeout(PATIENCE, pulled.take(2).collect::<Vec<_>>()).await.expect("both events");
-    let pushed = tokio::time::timeout(PATIENCE, pushed.take(2).collect::<Vec<_>>()).await.expect("both events");
-    let subjects: Vec<_> = pulled.iter().flatten().map(|message| message.subject.as_str()).collect();
-    assert_eq!(subjects, ["events.a", "events.a"]);
-    assert_eq!(pushed.iter().flatten().count(), 2);
-
-    let tail = connect(&server.users().tail).await;
-    for subject in ["events.x", "outcomes.0", "commands.0", "dlq.s", "$KV.weft_catalog.source.shop"] {
-        publish(&tail, subject).await;
-    }
-    let state = last(&admin, "EVENTS").await;
-    assert_eq!(state, StreamSeq(3));
-    for stream in ["OUTCOMES", "COMMANDS", "DLQ", "KV_weft_catalog"] {
-        assert_eq!(last(&admin, stream).await, StreamSeq(0), "{stream}");
-    }
-    // Neither what is only published nor what others are answered: the catalog's secrets go through their inboxes.
-    for subject in ["events.>", "_INBOX_gateway.>", "_INBOX_admin.>", ">"] {
-        let mut seen = tail.client().subscribe(subject).await.unwrap();
-        publish(&gateway, "events.a").await;
-        publish(&tail, "nothing").await;
-        assert!(futures_util::FutureExt::now_or_never(seen.next()).is_none(), "{subject}");
-    }
 }
 
 #[tokio::test]

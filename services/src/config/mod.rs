@@ -30,7 +30,7 @@ use document::Document;
 use key_path::KeyPath;
 use source::SourceForm;
 use subscription::SubscriptionForm;
-pub use weft_nats::catalog::{Desired as DesiredCatalog, DesiredSubscription, Start};
+pub use weft_catalog::{Desired as DesiredCatalog, DesiredSubscription, Start};
 
 /// The file that is read where none is named, if it is there.
 pub const FILE_DEFAULT: &str = "weft.toml";

@@ -4,11 +4,9 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use bytesize::ByteSize;
+use weft_catalog::{validate_source, validate_subscription};
 use weft_gateway::options::DRAIN_DELAY_MAX;
-use weft_nats::{
-    catalog::{validate_source, validate_subscription},
-    options::Span,
-};
+use weft_nats::options::Span;
 use weft_proto::{
     ids::SubscriptionUid,
     v1::{Source, Subscription},

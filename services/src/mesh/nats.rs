@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
+use weft_catalog::{Catalog, MasterKey};
 use weft_nats::{
-    catalog::{Catalog, MasterKey},
     connect::Connection,
     options::{LogOptions, NatsOptions, SecretRef},
     server::{self, Server, ServerOptions},

@@ -5,9 +5,9 @@ use std::path::Path;
 use bytes::Bytes;
 use jiff::Timestamp;
 use uuid::Uuid;
+use weft_catalog::{Catalog, MasterKey};
 use weft_nats::{
     append::Appender,
-    catalog::{Catalog, MasterKey},
     connect::Connection,
     message::Outgoing,
     streams::{self, LogSpec},
@@ -50,7 +50,7 @@ impl Log {
     }
 
     fn catalog(&self) -> Catalog {
-        Catalog::new(self.connection.clone(), weft_nats::testing::master_key())
+        Catalog::new(self.connection.clone(), weft_catalog::testing::master_key())
     }
 
     async fn starts(&self, name: &str) -> Vec<u64> {

@@ -6,12 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use weft_nats::{
-    catalog::Catalog,
-    options::LogOptions,
-    streams::LogSpec,
-    testing::{TestCluster, master_key},
-};
+use weft_catalog::{Catalog, testing::master_key};
+use weft_nats::{options::LogOptions, streams::LogSpec, testing::TestCluster};
 use weft_services::{
     apply::apply,
     config::Config,

@@ -10,15 +10,16 @@ use std::{
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinSet};
+use weft_catalog::testing::MASTER_KEY;
+use weft_catalog::{Catalog, testing::master_key};
 use weft_nats::{
-    catalog::Catalog,
     connect::Connection,
     direct,
     event::{Entry, Event},
     options::{LogOptions, Span},
     streams::{self, LogSpec},
     subject::Layout,
-    testing::{MASTER_KEY, TestServer, eventually, master_key},
+    testing::{TestServer, eventually},
 };
 use weft_proto::ids::{StreamSeq, WorkflowId};
 use weft_services::{

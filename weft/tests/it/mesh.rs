@@ -8,11 +8,12 @@ use std::{
 
 use bytes::Bytes;
 use tempfile::TempDir;
+use weft_catalog::testing::MASTER_KEY;
+use weft_catalog::{Catalog, testing::master_key};
 use weft_nats::{
-    catalog::Catalog,
     options::{LogOptions, MaxBytes},
     streams::{self, LogSpec},
-    testing::{MASTER_KEY, TestServer, master_key},
+    testing::TestServer,
 };
 use weft_services::{
     apply::apply,

@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, path::Path, process::Command};
 
+use weft_catalog::testing::MASTER_KEY;
+use weft_catalog::{Catalog, testing::master_key};
 use weft_nats::{
-    catalog::Catalog,
     connect::Connection,
     options::NatsOptions,
     server::Role,
     streams::{self, LogSpec},
-    testing::{MASTER_KEY, TestServer, eventually, master_key},
+    testing::{TestServer, eventually},
 };
 use weft_services::{
     apply::apply,

@@ -4,10 +4,8 @@
 use std::{fs, path::PathBuf};
 
 use serde_json::Value;
-use weft_nats::{
-    subject::Layout,
-    testing::{MASTER_KEY, eventually},
-};
+use weft_catalog::testing::MASTER_KEY;
+use weft_nats::{subject::Layout, testing::eventually};
 use weft_proto::ids::{ShardId, WorkflowId};
 use weft_services::{
     mesh::{RoleProcess, SUBSCRIPTION, Up, Wiring, free_port},

@@ -11,11 +11,11 @@ use std::{
 
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
+use weft_catalog::{Catalog, testing::master_key};
 use weft_nats::{
-    catalog::Catalog,
     streams::{self, LogSpec},
     subject::Layout,
-    testing::{TestServer, eventually, master_key},
+    testing::{TestServer, eventually},
 };
 use weft_services::{
     apply::apply,

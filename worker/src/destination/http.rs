@@ -21,7 +21,8 @@ use hyper_util::client::legacy::connect::capture_connection;
 use jiff::Timestamp;
 use tokio::time::timeout;
 use url::Host;
-use weft_nats::{catalog::delivery_url::DeliveryUrl, envelope, subject::encode_workflow};
+use weft_catalog::delivery_url::DeliveryUrl;
+use weft_nats::{envelope, subject::encode_workflow};
 use weft_proto::{
     ids::Run,
     v1::{self, AttemptClass},

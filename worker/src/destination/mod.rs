@@ -14,7 +14,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use ipnet::IpNet;
 use jiff::Timestamp;
-use weft_nats::{catalog::delivery_url::InvalidUrl, clock::ServerClock, event::StoredEvent};
+use weft_catalog::delivery_url::InvalidUrl;
+use weft_nats::{clock::ServerClock, event::StoredEvent};
 use weft_proto::{
     ids::{EventId, Run, SubscriptionUid},
     v1::{self, AttemptClass},

@@ -7,10 +7,8 @@
 use std::{collections::BTreeSet, ops::Bound, sync::Arc};
 
 use tokio::task::{JoinError, JoinSet};
-use weft_nats::{
-    catalog::{Filters, Match},
-    event::{Entry, StoredEvent},
-};
+use weft_catalog::{Filters, Match};
+use weft_nats::event::{Entry, StoredEvent};
 use weft_proto::{
     ids::{StreamSeq, SubscriptionUid},
     v1,

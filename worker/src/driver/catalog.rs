@@ -10,7 +10,7 @@ use tokio::{
     task::{JoinError, JoinSet},
     time::{Instant, sleep},
 };
-use weft_nats::catalog::{Author, Catalog, Matcher, Removal, Revised, Snapshot, is_ordered};
+use weft_catalog::{Author, Catalog, Matcher, Removal, Revised, Snapshot, is_ordered};
 use weft_proto::{
     ids::{ShardId, StreamSeq, SubscriptionUid},
     v1,

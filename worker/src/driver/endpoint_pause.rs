@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use weft_nats::{
-    broker::pause::pause_subscription,
-    catalog::{Catalog, CatalogError, Stamp},
-};
+use weft_catalog::{Catalog, CatalogError, Stamp, requests::pause_subscription};
 use weft_proto::ids::SubscriptionUid;
 
 use super::Driver;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use tokio::task::JoinError;
+use weft_catalog::{Filters, Match};
 use weft_nats::{
-    catalog::{Filters, Match},
     dead_letter::CopyName,
     event::{Event, StoredEvent},
     message::Stored,

@@ -6,9 +6,8 @@ use jiff::Timestamp;
 use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use weft_catalog::{Catalog, Snapshot};
 use weft_nats::{
-    broker::Requests,
-    catalog::{Catalog, Snapshot},
     clock::{Anchored, boot_time},
     conditions::Conditions,
     connect::Connection,
@@ -204,7 +203,7 @@ impl Driver {
             .then(|| Trim::start(&context, log.clone(), ledger.settlement(), copier.shared()));
         let created_ns = positions.created_ns;
         let commits = Commits::new(&context, log.clone(), ledger, &positions, known, clock);
-        let (admins, conditions) = (Requests::new(&context.pauses), context.conditions.clone());
+        let (admins, conditions) = (context.pauses.requests(), context.conditions.clone());
         let removal = Removal { log, admins, conditions };
         let checkpoints = Checkpoints::new(removal, context.checkpoints, commits.epoch(), created_ns, checkpoints);
         Ok(Self {

@@ -92,7 +92,7 @@ impl Trim {
         copies: dead_letter_copier::Shared,
     ) -> AbortOnDropHandle<()> {
         let (remember, conditions) = (context.remember, context.conditions.clone());
-        let admins = Requests::new(&context.pauses);
+        let admins = context.pauses.requests();
         let trim = Self { log, admins, settlement, copies, remember, conditions };
         AbortOnDropHandle::new(tokio::spawn(trim.run()))
     }

@@ -8,7 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use weft_nats::{catalog::Author, event::StoredEvent};
+use weft_catalog::Author;
+use weft_nats::event::StoredEvent;
 use weft_proto::{
     ids::{EventId, Run, StreamSeq, SubscriptionUid, WorkflowId},
     v1,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use weft_nats::catalog::{Filters, apply_change};
+use weft_catalog::{Filters, apply_change};
 use weft_proto::{
     ids::{EventId, Run, StreamSeq, SubscriptionUid, WorkflowId},
     v1::{self, subscription_change::Change},

@@ -13,7 +13,7 @@
 
 use prost::Message as _;
 use redb::ReadableTable as _;
-use weft_nats::catalog::apply_change;
+use weft_catalog::apply_change;
 use weft_proto::v1::{self, subscription_change::Change};
 
 use super::{

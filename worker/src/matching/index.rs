@@ -127,7 +127,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use proptest::prelude::*;
-    use weft_nats::catalog::pattern_matches;
+    use weft_nats::pattern::pattern_matches;
 
     use super::*;
 

@@ -1,13 +1,7 @@
 //! Copies of dead letters that DLQ does not take.
 
-use weft_nats::{
-    catalog::Catalog,
-    conditions::Conditions,
-    message::Stored,
-    streams,
-    subject::DLQ_STREAM,
-    testing::{eventually, master_key},
-};
+use weft_catalog::{Catalog, testing::master_key};
+use weft_nats::{conditions::Conditions, message::Stored, streams, subject::DLQ_STREAM, testing::eventually};
 use weft_proto::v1::{self, subscription_change::Change};
 
 use crate::support::{Log, PATIENCE, Receiver, Request, Running, delete};

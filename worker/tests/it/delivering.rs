@@ -8,7 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use weft_nats::{catalog::Catalog, testing::eventually};
+use weft_catalog::Catalog;
+use weft_nats::testing::eventually;
 use weft_proto::v1;
 
 use crate::support::{Log, PATIENCE, Receiver, Running, assert_in_order, assert_in_order_but, assert_once};
@@ -229,7 +230,7 @@ async fn a_retired_endpoint_pauses_its_subscription() {
     let folder = tempfile::tempdir().unwrap();
     let worker = Running::start(&log, folder.path());
     log.events(3, 1).await;
-    let catalog = Catalog::new(log.connection.clone(), weft_nats::testing::master_key());
+    let catalog = Catalog::new(log.connection.clone(), weft_catalog::testing::master_key());
     let paused = async || catalog.read().await.unwrap().subscriptions["leaving"].clone();
     assert!(eventually(PATIENCE, async || paused().await.value.paused).await);
     let entry = paused().await;

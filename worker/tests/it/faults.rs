@@ -1,8 +1,8 @@
 //! Faults around a worker: servers that die or stall, owners that change, logs that are restored.
 
 use jiff::Timestamp;
+use weft_catalog::Catalog;
 use weft_nats::{
-    catalog::Catalog,
     conditions::Conditions,
     streams,
     testing::{add_consumers, consumer_names, eventually, try_add_consumer},
@@ -125,7 +125,7 @@ async fn a_deleted_subscription_is_closed_and_stays_closed() {
     let worker = Running::start(&log, folder.path());
     log.events(4, 2).await;
     down.until(|requests| requests.len() > 3).await;
-    let catalog = Catalog::new(log.connection.clone(), weft_nats::testing::master_key());
+    let catalog = Catalog::new(log.connection.clone(), weft_catalog::testing::master_key());
     delete(&catalog, "doomed").await;
     let is_closed = |change: &v1::SubscriptionChange| {
         change.subscription == doomed.uid && matches!(change.change, Some(Change::Closed(_)))

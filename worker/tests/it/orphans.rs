@@ -1,11 +1,7 @@
 //! Subscriptions that the catalog has lost without a removal: they keep everything.
 
-use weft_nats::{
-    catalog::Catalog,
-    conditions::Conditions,
-    streams,
-    testing::{eventually, master_key},
-};
+use weft_catalog::{Catalog, testing::master_key};
+use weft_nats::{conditions::Conditions, streams, testing::eventually};
 use weft_proto::v1::{self, command::Action, outcome_record::Record, subscription_change::Change};
 
 use crate::support::{Log, PATIENCE, Receiver, Running, delete};

@@ -1,6 +1,6 @@
 //! Filters that change while events wait.
 
-use weft_nats::{catalog::Catalog, testing::master_key};
+use weft_catalog::{Catalog, testing::master_key};
 use weft_proto::v1::{self, subscription_change::Change};
 
 use crate::support::{Log, PATIENCE, Receiver, Running};

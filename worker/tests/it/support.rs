@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use jiff::Timestamp;
 use prost::Message as _;
+use weft_catalog::{Catalog, Stamp, change};
 use weft_nats::{
     append::{AppendErrorKind, Appender},
-    catalog::{Catalog, Stamp, change},
     checkpoints::{self, Checkpoint},
     connect::Connection,
     event::Event,
@@ -134,7 +134,7 @@ impl Log {
 
     /// Pauses or resumes a subscription.
     pub async fn pause(&self, name: &str, paused: bool) {
-        let catalog = Catalog::new(self.connection.clone(), weft_nats::testing::master_key());
+        let catalog = Catalog::new(self.connection.clone(), weft_catalog::testing::master_key());
         let entry = catalog.read().await.unwrap().subscriptions[name].clone();
         let value = v1::Subscription { paused, ..entry.value.as_ref().clone() };
         catalog.put_subscription(&value, entry.revision).await.unwrap();
@@ -142,7 +142,7 @@ impl Log {
 
     /// Gives a subscription another receiver.
     pub async fn point_at(&self, name: &str, receiver: &Receiver) {
-        let catalog = Catalog::new(self.connection.clone(), weft_nats::testing::master_key());
+        let catalog = Catalog::new(self.connection.clone(), weft_catalog::testing::master_key());
         let entry = catalog.read().await.unwrap().subscriptions[name].clone();
         let mut value = entry.value.as_ref().clone();
         if let Some(v1::destination::Kind::Http(http)) =
@@ -264,7 +264,7 @@ impl Log {
             ..Default::default()
         };
         with(&mut subscription);
-        Catalog::new(self.connection.clone(), weft_nats::testing::master_key())
+        Catalog::new(self.connection.clone(), weft_catalog::testing::master_key())
             .put_subscription(&subscription, 0)
             .await
             .unwrap();

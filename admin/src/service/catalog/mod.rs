@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use tonic::{Request, Response, Status};
-use weft_nats::catalog::{
+use weft_catalog::{
     Snapshot,
     change::{Change, Refusal, adopt_subscription, create, create_subscription, delete, pause, update},
     entry::{Kind, without_secrets},

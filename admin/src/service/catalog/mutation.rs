@@ -1,19 +1,17 @@
 //! A change of the catalog that acts once.
 //!
 //! First the history is asked whether a call of this request id has been recorded: then nothing is done, and the answer
-//! is the present entry. Otherwise it is decided, written with its stamp and recorded (`weft_nats::catalog::edit` documents
+//! is the present entry. Otherwise it is decided, written with its stamp and recorded (`weft_catalog::edit` documents
 //! the order). Two admins with the same id at the same moment agree by the revision and the stamp.
 
 use tonic::{Request, Status};
-use weft_nats::{
-    catalog::{
-        Locate, LocateError, Orphan, Snapshot, Stamp,
-        change::{Change, Refusal},
-        edit::{Call, EditError, Edited, Editor},
-        orphans,
-    },
-    commands::cut_reason,
+use weft_catalog::{
+    Locate, LocateError, Orphan, Snapshot, Stamp,
+    change::{Change, Refusal},
+    edit::{Call, EditError, Edited, Editor},
+    orphans,
 };
+use weft_nats::commands::cut_reason;
 use weft_proto::{
     ids::{EventId, ShardId, StreamSeq},
     v1::{self, command::Action},

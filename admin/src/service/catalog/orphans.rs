@@ -1,8 +1,8 @@
 //! Subscriptions that the log knows and the catalog has lost: found, adopted, or discarded.
 
 use tonic::Status;
+use weft_catalog::{Orphan, Snapshot, keys::Grant, orphans};
 use weft_index::history::{CommandItem, LaneFilter};
-use weft_nats::catalog::{Orphan, Snapshot, keys::Grant, orphans};
 use weft_proto::{
     ids::{ShardId, StreamSeq, SubscriptionUid},
     v1::{self, command::Action},

@@ -1,6 +1,6 @@
 //! Answers of `Apply`: planned and applied changes.
 
-use weft_nats::catalog::{Snapshot, change::Change};
+use weft_catalog::{Snapshot, change::Change};
 use weft_proto::v1;
 
 /// Planned changes.

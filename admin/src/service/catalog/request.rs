@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use tonic::Status;
-use weft_nats::catalog::{Desired, DesiredSubscription, Start};
+use weft_catalog::{Desired, DesiredSubscription, Start};
 use weft_proto::v1::{self, start::From};
 
 use crate::{

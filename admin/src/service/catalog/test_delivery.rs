@@ -3,10 +3,8 @@
 use bytes::Bytes;
 use jiff::Timestamp;
 use tonic::Status;
-use weft_nats::{
-    catalog::edit::record,
-    event::{Event, JSON, StoredEvent},
-};
+use weft_catalog::edit::record;
+use weft_nats::event::{Event, JSON, StoredEvent};
 use weft_proto::{
     ids::{EventId, InvalidId, SequenceNumber, StreamSeq, WorkflowId},
     v1,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tonic::Status;
-use weft_nats::catalog::{
+use weft_catalog::{
     Revised, Snapshot,
     change::Refusal,
     delivery_url::redact_query,

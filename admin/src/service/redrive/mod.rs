@@ -7,8 +7,8 @@ use futures_util::{Stream, StreamExt as _, stream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+use weft_catalog::keys::Grant;
 use weft_index::history::DeadLetter;
-use weft_nats::catalog::keys::Grant;
 use weft_proto::v1::{self, command::Action};
 
 use super::{

@@ -10,10 +10,10 @@ use std::time::Duration;
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
+use weft_catalog::edit::RECORD_SHARD;
 use weft_index::history::StoredCommand;
 use weft_nats::{
     async_nats::{self, client::RequestErrorKind},
-    catalog::edit::RECORD_SHARD,
     commands::{self, ITEMS_BYTES_MAX, cut_reason, part_id},
     connect::Connection,
     subject::RETRY_SUBJECT,

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use tonic::Status;
+use weft_catalog::{Matcher, Snapshot, keys::Grant};
 use weft_index::history::{CommandItem, EventRef};
 use weft_nats::{
-    catalog::{Matcher, Snapshot, keys::Grant},
     cursor::Cursor,
     event::StoredEvent,
     scan::{self, Filter},

@@ -1,6 +1,7 @@
 //! The caller of the events API and its rights.
 
-use weft_nats::{catalog::keys::Grant, envelope};
+use weft_catalog::keys::Grant;
+use weft_nats::envelope;
 use weft_schema::pointer;
 
 use super::Draft;

@@ -7,10 +7,8 @@ use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use weft_nats::{
-    catalog::{Revised, Snapshot, keys::Keys},
-    options::Secret,
-};
+use weft_catalog::{Revised, Snapshot, keys::Keys};
+use weft_nats::options::Secret;
 use weft_proto::{
     ids::EventId,
     v1::{ApiKey, Scope, Source},

@@ -11,10 +11,8 @@ use standardwebhooks::Webhook;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
-use weft_nats::{
-    catalog::{Revised, Snapshot, keys::Keys},
-    options::Secret,
-};
+use weft_catalog::{Revised, Snapshot, keys::Keys};
+use weft_nats::options::Secret;
 use weft_proto::v1::{Rule, Source, StandardScheme, Verification, rule, verification::Scheme};
 
 use super::*;

@@ -7,7 +7,7 @@ use super::*;
 
 /// Without a preferred appender: each appends for itself.
 async fn gateway(mesh: &Mesh, folder: &TempDir) -> Running {
-    let options = SequencerOptions::new(folder.path().to_owned(), &mesh.spec, weft_nats::testing::master_key());
+    let options = SequencerOptions::new(folder.path().to_owned(), &mesh.spec, weft_catalog::testing::master_key());
     mesh.sequencer_with(SequencerOptions { forwards: false, ..options }).await
 }
 

@@ -30,7 +30,7 @@ impl ClusterMesh {
     /// A sequencer that neither hands events to others nor takes theirs, so that several contend.
     async fn contender(&self, folder: &TempDir, node: usize) -> Running {
         let mut options =
-            SequencerOptions::new(folder.path().to_owned(), &self.mesh.spec, weft_nats::testing::master_key());
+            SequencerOptions::new(folder.path().to_owned(), &self.mesh.spec, weft_catalog::testing::master_key());
         options.forwards = false;
         let connection = self.cluster.connection_to(node, "sequencer").await;
         self.mesh.sequencer_on(connection, options).await

@@ -56,7 +56,7 @@ async fn a_killed_server_loses_and_doubles_nothing() {
 async fn a_silent_server_is_answered_for_in_time() {
     let mesh = Mesh::start().await;
     let folder = folder();
-    let mut options = SequencerOptions::new(folder.path().to_owned(), &mesh.spec, weft_nats::testing::master_key());
+    let mut options = SequencerOptions::new(folder.path().to_owned(), &mesh.spec, weft_catalog::testing::master_key());
     options.submit_timeout = Duration::from_millis(300);
     let gateway = mesh.sequencer_with(options).await;
     mesh.server().pause();

@@ -3,11 +3,11 @@
 
 use futures_util::StreamExt as _;
 use prost::Message as _;
+use weft_catalog::{MasterKey, testing::master_key};
 use weft_nats::{
     async_nats::{HeaderMap, Message},
-    catalog::MasterKey,
     tags::Tags,
-    testing::{eventually, master_key},
+    testing::eventually,
 };
 use weft_proto::v1::{self, ForwardOutcome, forward_answer};
 

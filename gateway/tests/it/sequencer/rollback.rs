@@ -9,7 +9,7 @@ use super::*;
 impl Mesh {
     /// A sequencer that reaches the server through a proxy.
     async fn sequencer_behind(&self, proxy: &Proxy, folder: &Path) -> Running {
-        let mut options = SequencerOptions::new(folder.to_owned(), &self.spec, weft_nats::testing::master_key());
+        let mut options = SequencerOptions::new(folder.to_owned(), &self.spec, weft_catalog::testing::master_key());
         options.forwards = false;
         options.submit_timeout = Duration::from_secs(1);
         let nats = weft_nats::options::NatsOptions { url: Some(proxy.url()), ..Default::default() };

@@ -1,7 +1,8 @@
 //! Adoption: removes everything that OUTCOMES states about events that no longer exist, by the rules of the ledger.
 
 use redb::ReadableTable as _;
-use weft_nats::{catalog::cut_off, subject::Layout};
+use weft_catalog::cut_off;
+use weft_nats::subject::Layout;
 use weft_proto::{
     ids::{EventId, ShardId, WorkflowId},
     v1,

@@ -5,7 +5,8 @@
 //! subscription stay: they record which events were discarded with it.
 
 use redb::ReadableTable as _;
-use weft_nats::{catalog::apply_change, message::Stored, records, subject::Layout};
+use weft_catalog::apply_change;
+use weft_nats::{message::Stored, records, subject::Layout};
 use weft_proto::{
     ids::{ShardId, StreamSeq},
     v1::{self, CommandStatus, OutcomeKind, ReceiverCondition, outcome_record::Record, subscription_change::Change},

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use weft_nats::catalog::entry::Entry as _;
+use weft_catalog::entry::Entry as _;
 use weft_proto::v1;
 
 use super::{

@@ -3,10 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use weft_nats::{
-    catalog::{DesiredSubscription, entry::Entry as _},
-    options::Span,
-};
+use weft_catalog::{DesiredSubscription, entry::Entry as _};
+use weft_nats::options::Span;
 use weft_proto::v1::{self, destination};
 
 use super::{

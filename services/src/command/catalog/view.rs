@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
-use weft_nats::catalog::{entry::Entry, fields::Field, keys::scope_name};
+use weft_catalog::{entry::Entry, fields::Field, keys::scope_name};
 use weft_proto::v1;
 
 use crate::command::{

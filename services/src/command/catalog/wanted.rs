@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use toml::{Table, Value};
-use weft_nats::catalog::Start;
+use weft_catalog::Start;
 use weft_proto::v1;
 
 use crate::{

@@ -1,13 +1,12 @@
 //! Owners that write at the same time, stop at any point, and continue after they have lost the shard.
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use weft_catalog::{Catalog, testing::master_key};
 use weft_nats::{
-    broker::Requests,
-    catalog::Catalog,
     checkpoints::Tail,
     conditions::Conditions,
     streams::{self, LogSpec},
-    testing::{TestServer, master_key},
+    testing::TestServer,
 };
 use weft_proto::ids::ShardId;
 
@@ -102,7 +101,7 @@ async fn the_newest_checkpoint_is_whole_whatever_owners_do() {
         let layout = streams::ensure(&connection, &spec).await.unwrap();
         let log = Log { connection: connection.clone(), layout, shard: ShardId(0) };
         let random = StdRng::seed_from_u64(seed);
-        let admins = Requests::new(&Catalog::new(connection.clone(), master_key()));
+        let admins = Catalog::new(connection.clone(), master_key()).requests();
         let removal = Removal { log: log.clone(), admins, conditions: Conditions::default() };
         let mut world = World { log, removal, epoch: 1, begun: 0, running: Vec::new(), random };
         let (mut writer_epoch, mut complete) = (0, 0);

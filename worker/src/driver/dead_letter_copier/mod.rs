@@ -18,9 +18,9 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
+use weft_catalog::Snapshot;
 use weft_nats::{
     append::{AppendErrorKind, publish_after, publish_once},
-    catalog::Snapshot,
     dead_letter::{is_whole, latest},
     event::{Event, StoredEvent, event_id_of},
     message::Outgoing,

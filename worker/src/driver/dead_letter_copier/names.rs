@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use weft_nats::catalog::Snapshot;
+use weft_catalog::Snapshot;
 use weft_proto::{
     ids::SubscriptionUid,
     v1::{self, subscription_change::Change},

@@ -12,10 +12,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
-use weft_nats::{
-    catalog::{Filters, Match, is_covered},
-    event::StoredEvent,
-};
+use weft_catalog::{Filters, Match, is_covered};
+use weft_nats::event::StoredEvent;
 use weft_proto::{
     ids::{Run, StreamSeq, SubscriptionUid},
     v1::{self, subscription_change::Change},

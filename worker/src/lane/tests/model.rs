@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use weft_nats::catalog::{Filters, Match};
+use weft_catalog::{Filters, Match};
 
 use super::{script::Shown, *};
 

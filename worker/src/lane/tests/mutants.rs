@@ -4,7 +4,7 @@
 //! (limits, the restored record, inputs) or their state before or after an input.
 
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseResult, TestRng, TestRunner};
-use weft_nats::catalog::Filters;
+use weft_catalog::Filters;
 
 use super::*;
 

@@ -1,6 +1,6 @@
 //! The committed record as the model of the lanes keeps it.
 
-use weft_nats::catalog::apply_change;
+use weft_catalog::apply_change;
 
 use super::*;
 

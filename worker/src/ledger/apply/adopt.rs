@@ -2,7 +2,7 @@
 
 use prost::Message as _;
 use redb::ReadableTable as _;
-use weft_nats::catalog::cut_off;
+use weft_catalog::cut_off;
 use weft_proto::v1;
 
 use super::Tables;

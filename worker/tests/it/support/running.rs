@@ -4,7 +4,8 @@ use std::path::Path;
 
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-use weft_nats::{catalog::Catalog, connect::Connection, options::Span};
+use weft_catalog::Catalog;
+use weft_nats::{connect::Connection, options::Span};
 use weft_worker::{Worker, WorkerOptions};
 
 use super::{Log, PATIENCE};
@@ -37,7 +38,13 @@ impl Running {
         let task = runtime.spawn(async move {
             let connection = Connection::connect(&nats, "worker").await.unwrap();
             worker
-                .run(Catalog::new(connection, weft_nats::testing::master_key()), spec, folder, missing_sender, drained)
+                .run(
+                    Catalog::new(connection, weft_catalog::testing::master_key()),
+                    spec,
+                    folder,
+                    missing_sender,
+                    drained,
+                )
                 .await
         });
         Self { missing, drain, task, runtime: Some(runtime) }

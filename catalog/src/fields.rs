@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use weft_nats::options::Span;
 use weft_proto::v1::{
     ApiKey, BodyKind, DeliveryIdRule, OnExhausted, OnIdReuse, Rate, ReplayGuard, Rule, SchemaMode, SignatureEncoding,
     Source, Subscription, delivery_id_rule, destination, rule, schema_rule, verification::Scheme,
 };
 
 use super::{entry::is_ordered, keys::scope_name};
-use crate::options::Span;
 
 /// The end of the name of what counts secrets.
 const SECRETS: &str = "secrets";

@@ -6,6 +6,10 @@
 use std::{borrow::Cow, sync::Arc};
 
 use async_nats::HeaderMap;
+use weft_nats::{
+    event::{escape, unescape},
+    message::Stored,
+};
 use weft_proto::{ids::SubscriptionUid, v1};
 
 use super::{
@@ -14,10 +18,6 @@ use super::{
     entry::{Entry, Kind},
     reading::Reading,
     snapshot::{Author, Snapshot},
-};
-use crate::{
-    event::{escape, unescape},
-    message::Stored,
 };
 
 const REQUEST_ID: &str = "weft-request-id";

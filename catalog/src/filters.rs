@@ -4,13 +4,11 @@
 //! event is settled: what a subscription has taken ends with an outcome. So the owner of a shard commits each filter with
 //! the sequence that it counts from, and every reader of OUTCOMES keeps the ones that unsettled events were matched by.
 
+use weft_nats::{event::StoredEvent, pattern::pattern_matches};
 use weft_proto::{
     ids::StreamSeq,
     v1::{self, subscription_change::Change},
 };
-
-use super::pattern_matches;
-use crate::event::StoredEvent;
 
 /// Filters kept of one subscription. Only changes of the filter while events are unsettled add to them. Beyond this many
 /// the two oldest become one that takes what either took: an event too many is delivered rather than one lost.

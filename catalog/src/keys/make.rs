@@ -2,10 +2,10 @@
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
+use weft_nats::options::Secret;
 use weft_proto::v1::ApiKey;
 
 use super::PREFIX;
-use crate::options::Secret;
 
 /// Characters of the part that names the key.
 pub const KEY_ID_CHARS: usize = 8;
@@ -32,7 +32,7 @@ mod tests {
     use weft_proto::v1::Scope;
 
     use super::*;
-    use crate::catalog::validate_key;
+    use crate::validate_key;
 
     #[test]
     fn a_key_is_of_its_form_and_only_its_digest_is_kept() {

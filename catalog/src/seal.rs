@@ -24,9 +24,9 @@ use ring::{
     digest::{SHA256, digest},
     hkdf,
 };
+use weft_nats::tags::Tags;
 
 use super::stamp;
-use crate::tags::Tags;
 
 /// First bytes of every sealed value: the form's version.
 const MAGIC: &[u8; 4] = b"wft2";

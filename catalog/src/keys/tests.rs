@@ -1,5 +1,5 @@
 use super::*;
-use crate::catalog::Revised;
+use crate::Revised;
 
 const KEY: &str = "weft_abcd1234_0123456789abcdef0123456789abcdef";
 

@@ -16,13 +16,13 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tokio::{sync::watch, time::sleep};
+use weft_nats::{options::Secret, scan::Filter};
 use weft_proto::{
     ids::WorkflowId,
     v1::{ApiKey, Scope},
 };
 
 use super::Snapshot;
-use crate::{options::Secret, scan::Filter};
 
 mod make;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use weft_nats::subject::Layout;
 use weft_proto::{
     ids::{ShardId, SubscriptionUid},
     v1,
@@ -12,7 +13,6 @@ use super::{
     change::Refusal,
     entry::{Kind, is_ordered},
 };
-use crate::subject::Layout;
 
 /// An orphaned subscription.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,7 +87,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::catalog::{Removal, Revised};
+    use crate::{Removal, Revised};
 
     fn state(uid: u8, name: &str, from: u64) -> v1::SubscriptionState {
         let filter = v1::FilterRevision { types: vec!["order.*".into()], ..Default::default() };

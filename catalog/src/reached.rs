@@ -5,9 +5,8 @@
 use std::time::Instant;
 
 use jiff::Timestamp;
+use weft_nats::{position::BehindWatch, streams::LeaderView};
 use weft_proto::ids::StreamSeq;
-
-use crate::{position::BehindWatch, streams::LeaderView};
 
 /// The end of the bucket, as far as this process knows it. Pure.
 #[derive(Debug, Default)]
@@ -46,7 +45,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{position::LAGGING_LEADER_MAX, streams::StreamState};
+    use weft_nats::{position::LAGGING_LEADER_MAX, streams::StreamState};
 
     fn view(created: i64, last: u64, clustered: bool) -> LeaderView {
         let created = Timestamp::from_second(created).unwrap();

@@ -79,7 +79,7 @@ fn line(sign: char, field: &Field, rotated: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::catalog::entry::without_secrets;
+    use crate::entry::without_secrets;
     use weft_proto::v1::{
         ApiKey, Auth, BearerAuth, Destination, HttpDestination, HttpHeader, Scope, Subscription, auth, destination,
     };

@@ -5,7 +5,7 @@ use weft_proto::v1::{
 };
 
 use super::*;
-use crate::catalog::{
+use crate::{
     Revised,
     change::{Action, pause, update},
     entry::{Kind, Value},

@@ -1,12 +1,18 @@
 //! Which events a subscription takes. Pure.
 
+use std::sync::Arc;
+
+use weft_nats::{
+    event::{Event, StoredEvent},
+    scan::Predicate,
+    subject::Layout,
+};
 use weft_proto::{
     ids::{ShardId, StreamSeq, SubscriptionUid},
     v1,
 };
 
 use super::filters::takes;
-use crate::event::{Event, StoredEvent};
 
 /// The part of a subscription that decides whether it takes an event of one shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +35,12 @@ impl Matcher {
             types: subscription.types.clone(),
             sources: subscription.sources.clone(),
         })
+    }
+
+    /// A subscription as a condition of [`Filter`](weft_nats::scan::Filter); `None` when its uid is none.
+    pub fn predicate(subscription: &v1::Subscription, layout: Layout) -> Option<Arc<dyn Predicate>> {
+        let matchers = layout.all().map(|shard| Self::new(subscription, shard)).collect::<Option<_>>()?;
+        Some(Arc::new(Matchers(matchers)))
     }
 
     /// The same subscription by another filter.
@@ -54,6 +66,16 @@ impl Matcher {
 
     fn takes_kind(&self, event: &Event) -> bool {
         takes(&self.types, &self.sources, &event.event_type, &event.source)
+    }
+}
+
+/// A subscription's matchers, in shard order.
+#[derive(Debug)]
+struct Matchers(Vec<Matcher>);
+
+impl Predicate for Matchers {
+    fn takes(&self, shard: ShardId, event: &StoredEvent) -> bool {
+        self.0.get(shard.0 as usize).is_some_and(|matcher| matcher.takes(event))
     }
 }
 

@@ -1,11 +1,12 @@
 //! Sources, subscriptions and API keys: prost messages in the KV bucket `weft_catalog`, under `source.<name>`,
 //! `subscription.<name>` and `key.<id>`, sealed (`seal`) with the master key, changed by revision and watched by every role.
 //!
-//! - `reading`, `snapshot`: what the bucket's messages make of it; `matcher`, `pattern`: which events a subscription takes;
+//! - `reading`, `snapshot`: what the bucket's messages make of it; `matcher`: which events a subscription takes;
 //!   `filters`: which ones it took, by the filters that it has had.
 //! - [`change`] and `plan`: what is to be changed, decided on a snapshot; [`mod@diff`], [`fields`], [`entry`]: what that is,
 //!   in words and without secrets. Pure.
 //! - [`keys`]: how API keys are made, and what the caller that sends one may do.
+//! - [`requests`]: what other roles ask an admin for.
 //! - [`edit`]: makes changes, stamped (`stamp`) and recorded; `start`: where a new subscription begins.
 //!
 //! A follower reads the whole bucket after each disconnection, and replaces what it knew by what it reads: a bucket
@@ -22,6 +23,15 @@ use async_nats::HeaderMap;
 use prost::Message;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use weft_nats::{
+    broker::{self, Requests},
+    connect::Connection,
+    direct,
+    position::Position,
+    reader::{OrderedReader, ReaderOptions},
+    streams::{self, Presence, StreamState},
+    subject::{CATALOG_BUCKET, bucket_stream},
+};
 use weft_proto::{
     ids::StreamSeq,
     v1::{ApiKey, CatalogChange, CatalogPosition, Source, Subscription},
@@ -35,15 +45,6 @@ use reading::Reading;
 use stamp::Trail;
 use store::LegacyEnd;
 
-use crate::{
-    connect::Connection,
-    direct,
-    position::Position,
-    reader::{OrderedReader, ReaderOptions},
-    streams::{self, Presence, StreamState},
-    subject::{CATALOG_BUCKET, bucket_stream},
-};
-
 pub mod change;
 pub mod delivery_url;
 pub mod diff;
@@ -54,21 +55,22 @@ mod filters;
 pub mod keys;
 mod matcher;
 mod orphan;
-mod pattern;
 mod plan;
 mod reached;
 mod reading;
+pub mod requests;
 mod seal;
 mod snapshot;
 mod stamp;
 mod start;
 mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod validate;
 
 pub use filters::{Filters, Match, apply_change, cut_off, is_covered};
 pub use matcher::Matcher;
 pub use orphan::{Orphan, orphans};
-pub use pattern::pattern_matches;
 pub use plan::{Desired, DesiredSubscription, plan};
 pub use seal::MasterKey;
 pub use snapshot::{Author, Revised, Snapshot};
@@ -150,6 +152,11 @@ impl Catalog {
     /// The key that it is sealed with.
     pub fn master_key(&self) -> &MasterKey {
         &self.key
+    }
+
+    /// Requests to an admin, for changes that this process's own user may not make.
+    pub fn requests(&self) -> Requests {
+        Requests::new(self.connection.clone(), self.key.tags(broker::TAG_PURPOSE))
     }
 
     /// Follows the catalog: the receiver's value changes within a second of every change. A stored value that cannot be

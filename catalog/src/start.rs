@@ -1,14 +1,14 @@
 //! Where a new subscription begins, and which sequence that is in each shard.
 
 use jiff::Timestamp;
-use weft_proto::ids::{EventId, ShardId, StreamSeq};
-
-use super::{Orphan, Snapshot};
-use crate::{
+use weft_nats::{
     connect::Connection,
     scan::{self, ScanError},
     subject::Layout,
 };
+use weft_proto::ids::{EventId, ShardId, StreamSeq};
+
+use super::{Orphan, Snapshot};
 
 /// Which events a new subscription takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

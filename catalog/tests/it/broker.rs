@@ -3,10 +3,14 @@
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use weft_catalog::{
+    Catalog, MasterKey, Stamp,
+    requests::{self, pause_subscription},
+    testing::master_key,
+};
 use weft_nats::{
     append::{AppendErrorKind, publish},
-    broker::{self, Requests, pause::pause_subscription, room::with_room, trim::drop_through},
-    catalog::{Catalog, MasterKey, Stamp},
+    broker::{Requests, room::with_room, trim::drop_through},
     connect::Connection,
     headers::Headers,
     message::Outgoing,
@@ -16,17 +20,17 @@ use weft_nats::{
     server::Server,
     streams::{self, LogSpec},
     subject::Layout,
-    testing::{TestServer, add_consumers, eventually, master_key, try_add_consumer},
+    testing::{
+        TestServer, add_consumers, eventually, try_add_consumer,
+        users::{PATIENCE, connect, options},
+    },
 };
 use weft_proto::{
     ids::{ShardId, StreamSeq, SubscriptionUid},
     v1::{self, outcome_record::Record},
 };
 
-use crate::{
-    catalog::subscription,
-    server::{PATIENCE, connect, options},
-};
+use crate::catalog::subscription;
 
 /// A server with accounts, an admin that answers, and a worker's connection.
 struct Mesh {
@@ -56,7 +60,7 @@ impl Mesh {
         streams::ensure(&admin, &LogSpec { log, body_bytes_max: 1 << 20, ..LogSpec::default() }).await.unwrap();
         let catalog = Catalog::new(admin.clone(), master_key());
         let answering = stop.child_token();
-        tokio::spawn(broker::serve(catalog.clone(), Layout::new(1), answering.clone()));
+        tokio::spawn(requests::serve(catalog.clone(), Layout::new(1), answering.clone()));
         let worker = connect(&server.users().worker).await;
         let mesh = Self { server, admin, catalog, worker, stop, answering, _folder: folder };
         // The broker may not have subscribed yet.
@@ -75,7 +79,7 @@ impl Mesh {
 
     /// As a worker asks.
     fn requests(&self) -> Requests {
-        Requests::new(&Catalog::new(self.worker.clone(), master_key()))
+        Catalog::new(self.worker.clone(), master_key()).requests()
     }
 
     async fn events(&self, count: usize) {
@@ -172,7 +176,7 @@ async fn without_the_master_key_a_workers_user_is_refused() {
     mesh.events(3).await;
     mesh.commit(3).await;
     let stolen = Catalog::new(mesh.worker.clone(), MasterKey::parse(&MasterKey::generate()).unwrap());
-    let requests = Requests::new(&stolen);
+    let requests = stolen.requests();
     assert!(drop_through(&requests, "EVENTS", StreamSeq(3)).await.is_err());
     let lent = with_room(&requests, Layout::new(1), ShardId(0), async { mesh.bytes_max().await }).await;
     assert!(lent.is_err());

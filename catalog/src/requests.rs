@@ -1,16 +1,18 @@
-//! Pausing a subscription whose receiver has asked for it, which a worker notices and an admin writes.
+//! Requests that an admin carries out for other roles: those of [`broker`], and pausing a subscription whose receiver has
+//! asked for it, which a worker notices.
 
 use async_nats::Message;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+use weft_nats::{
+    broker::{self, AskError},
+    subject::{Layout, PAUSE_REQUESTS},
+};
 use weft_proto::ids::SubscriptionUid;
 
-use super::{AskError, Requests};
 use crate::{
-    catalog::{
-        Catalog, CatalogError, Stamp,
-        change::{Action, pause},
-    },
-    subject::PAUSE_REQUESTS,
+    Catalog, CatalogError, Stamp,
+    change::{Action, pause},
 };
 
 /// The longest reason or name that a worker may give, in bytes.
@@ -23,6 +25,15 @@ struct Request {
     request_id: String,
     operator: String,
     reason: String,
+}
+
+/// Carries requests out until `stop`, with the rights of the catalog's connection, which is an admin's.
+pub async fn serve(catalog: Catalog, layout: Layout, stop: CancellationToken) {
+    let pause = |message| {
+        let catalog = catalog.clone();
+        async move { carry_out(&catalog, &message).await }
+    };
+    broker::serve(catalog.requests(), layout, pause, stop).await;
 }
 
 /// Pauses a subscription that still has the revision by which its receiver was called; otherwise does nothing.
@@ -44,7 +55,7 @@ pub async fn pause_subscription(
         reason: stamp.reason.clone(),
     };
     let payload = serde_json::to_vec(&request).map_err(|error| CatalogError::Unavailable(error.to_string()))?;
-    match Requests::new(catalog).ask(PAUSE_REQUESTS.to_owned(), payload).await {
+    match catalog.requests().ask(PAUSE_REQUESTS.to_owned(), payload).await {
         Ok(()) => Ok(()),
         // One user for all roles.
         Err(AskError::NoAdmin) => write(catalog, uid, revision, stamp).await,
@@ -53,7 +64,7 @@ pub async fn pause_subscription(
 }
 
 /// Carries a worker's request out.
-pub(super) async fn carry_out(catalog: &Catalog, message: &Message) -> Result<(), String> {
+async fn carry_out(catalog: &Catalog, message: &Message) -> Result<(), String> {
     let request: Request = serde_json::from_slice(&message.payload).map_err(|error| error.to_string())?;
     let Request { uid, revision, request_id, operator, reason } = request;
     if [&request_id, &operator, &reason].iter().any(|text| text.len() > TEXT_BYTES_MAX) {

@@ -13,6 +13,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use prost::Message as _;
 use tokio::time::sleep;
+use weft_nats::{
+    commands::{self, ITEMS_BYTES_MAX},
+    connect::Connection,
+    subject::Layout,
+};
 use weft_proto::{
     ids::{ShardId, SubscriptionUid},
     v1,
@@ -23,11 +28,6 @@ use super::{
     change::{Action, Change, Refusal},
     entry::Value,
     start::{Locate, Start, StartError, resolve},
-};
-use crate::{
-    commands::{self, ITEMS_BYTES_MAX},
-    connect::Connection,
-    subject::Layout,
 };
 
 /// How often a change that others were faster at is decided again. Only processes that start with the same file collide,

@@ -6,19 +6,19 @@ use std::{collections::BTreeMap, time::Duration};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
+use weft_catalog::{Catalog, requests, testing::master_key};
 use weft_nats::{
     async_nats::{ConnectOptions, HeaderMap, jetstream},
-    broker,
-    catalog::Catalog,
     connect::Connection,
     server::{Role, Server},
     streams::{self, LogSpec},
     subject::Layout,
-    testing::{TestServer, add_consumers, consumer_names, eventually, master_key, try_add_consumer},
+    testing::{
+        TestServer, add_consumers, consumer_names, eventually, try_add_consumer,
+        users::{PATIENCE, connect, ensure, options},
+    },
 };
 use weft_proto::v1::{GithubScheme, Source, Verification, verification};
-
-use crate::server::{PATIENCE, connect, ensure, options};
 
 const STREAMS: [&str; 8] =
     ["EVENTS", "OUTCOMES", "CHECKPOINTS", "COMMANDS", "DLQ", "REJECTED", "KV_weft_catalog", "KV_weft_leases"];
@@ -94,7 +94,7 @@ impl Log {
         let catalog = Catalog::new(admin.clone(), master_key());
         fill(&[&connect(&server.users().gateway).await, &connect(&server.users().worker).await, &admin], &catalog)
             .await;
-        tokio::spawn(broker::serve(catalog.clone(), Layout::new(1), stop.clone()));
+        tokio::spawn(requests::serve(catalog.clone(), Layout::new(1), stop.clone()));
         // Subscribers' requests have no responder before the broker has subscribed. It refuses this one.
         let tail = connect(&server.users().tail).await;
         let subject = tail.api_subject("CONSUMER.CREATE.EVENTS.none");

@@ -14,13 +14,14 @@
 
 use std::collections::BTreeMap;
 
+use weft_nats::{message::Stored, streams::CATALOG_HISTORY};
+
 use super::{
     KEY_USED, MasterKey,
     entry::Kind,
     seal::{OpenError, Opened},
     snapshot::{Snapshot, Unusable},
 };
-use crate::{message::Stored, streams::CATALOG_HISTORY};
 
 /// A catalog that is being read.
 #[derive(Debug, Clone)]

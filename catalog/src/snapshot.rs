@@ -8,6 +8,7 @@ use std::{
 use async_nats::HeaderMap;
 use jiff::Timestamp;
 use prost::Message;
+use weft_nats::{message::Stored, subject::CATALOG_BUCKET};
 use weft_proto::v1::{ApiKey, CatalogPosition, Source, Subscription};
 
 use super::{
@@ -16,7 +17,6 @@ use super::{
     seal::OpenError,
     stamp::{author_of, removed_uid},
 };
-use crate::{message::Stored, subject::CATALOG_BUCKET};
 
 /// Something of the catalog with the revision of its key: grows with every change in the bucket.
 #[derive(Debug, Clone, PartialEq)]

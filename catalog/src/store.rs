@@ -7,6 +7,7 @@ use std::{
 
 use async_nats::{HeaderMap, jetstream::context::PublishErrorKind};
 use jiff::Timestamp;
+use weft_nats::{direct, streams::StreamState};
 use weft_proto::ids::StreamSeq;
 
 use super::{
@@ -15,7 +16,6 @@ use super::{
     seal::Claims,
     stamp, stream, subject,
 };
-use crate::{direct, streams::StreamState};
 
 /// Time for a write whose sequence other writes take again and again: other admins change the catalog at the same time, and
 /// gateways note the uses of keys in the same bucket. One of all that try succeeds each time.
