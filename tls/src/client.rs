@@ -6,19 +6,28 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use rustls::{
+    ClientConfig, ConfigBuilder, RootCertStore,
+    client::WantsClientCert,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer},
+};
 use rustls_native_certs::CertificateResult;
 
 use crate::TlsError;
 
-/// A client's TLS 1.2 and 1.3 that trusts the system's authorities (or those in `SSL_CERT_FILE` and `SSL_CERT_DIR`); if
-/// there is none, such as in a minimal container image, those of Mozilla, which are built in. The authorities are read
-/// once in the life of the process.
+/// A client's TLS 1.2 and 1.3 that trusts the system's authorities, see [`system_roots`].
 ///
 /// # Errors
 ///
 /// [`TlsError::Unusable`]: the cryptography of this build supports no TLS version.
 pub fn client_config() -> Result<ClientConfig, TlsError> {
+    trusting(system_roots())
+}
+
+/// The system's authorities (or those in `SSL_CERT_FILE` and `SSL_CERT_DIR`); if there is none, such as in a minimal
+/// container image, those of Mozilla, which are built in. They are read once in the life of the process.
+pub fn system_roots() -> Arc<RootCertStore> {
     static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
     let roots = ROOTS.get_or_init(|| {
         let file = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
@@ -27,7 +36,7 @@ pub fn client_config() -> Result<ClientConfig, TlsError> {
         }
         Arc::new(roots(rustls_native_certs::load_native_certs()))
     });
-    trusting(Arc::clone(roots))
+    Arc::clone(roots)
 }
 
 /// A client's TLS that trusts `roots` only.
@@ -36,10 +45,27 @@ pub fn client_config() -> Result<ClientConfig, TlsError> {
 ///
 /// As [`client_config`].
 pub fn trusting(roots: Arc<RootCertStore>) -> Result<ClientConfig, TlsError> {
+    Ok(builder(roots)?.with_no_client_auth())
+}
+
+/// As [`trusting`], for a client with a certificate.
+///
+/// # Errors
+///
+/// [`TlsError::Unusable`]: as [`client_config`], or `key` is not the key of the first certificate.
+pub fn identified(
+    roots: Arc<RootCertStore>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<ClientConfig, TlsError> {
+    builder(roots)?.with_client_auth_cert(chain, key).map_err(|error| TlsError::Unusable(error.to_string()))
+}
+
+fn builder(roots: Arc<RootCertStore>) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsError> {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsError::Unusable(error.to_string()))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    Ok(builder.with_root_certificates(roots))
 }
 
 /// Why a file of authorities cannot be read; `None`: it can.

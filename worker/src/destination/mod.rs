@@ -40,6 +40,7 @@ pub mod retry_after;
 pub mod signature;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 
 /// One attempt to deliver an event.
 #[derive(Debug, Clone)]
