@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints circles of imports between the files of a crate, and exits with 1 for one that `circles.allow` does not list.
+"""Prints circles of imports between the files of a crate, and exits with 1 if there is one.
 
 An edge is a path (`crate::`, `super::`, `self::`, or a child module) to an item of another file; names that a file imports or
 re-exports lead to where they are defined. Tests do not count. A file and its own ancestors may name each other: a parent
@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ALLOW = Path(__file__).with_suffix(".allow")
 USE = re.compile(r"\b(pub(?:\([^)]*\))?\s+)?use\s+([^;]+);")
 INLINE = re.compile(r"(?<![:\w])((?:crate|self|super)(?:::\w+)+)")
 NOISE = re.compile(r'//[^\n]*|/\*.*?\*/|r#*".*?"#*|"(?:\\.|[^"\\])*"', re.DOTALL)
@@ -89,17 +88,13 @@ class Crate:
 
 
 def main():
-    known = set(ALLOW.read_text().split("\n")) - {""} if ALLOW.exists() else set()
-    found = {
-        f"{source.parent.name}: {' '.join(group)}"
+    found = [
+        f"circle of imports: {source.parent.name}: {' '.join(group)}"
         for source in sorted(ROOT.glob("*/src"))
         for group in Crate(source).circles()
-    }
-    for circle in sorted(found - known):
-        print(f"circle of imports: {circle}")
-    for circle in sorted(known - found):
-        print(f"no circle any more, remove it from {ALLOW.name}: {circle}")
-    return found != known
+    ]
+    print(*found, sep="\n", end="\n" if found else "")
+    return bool(found)
 
 
 if __name__ == "__main__":

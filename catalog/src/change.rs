@@ -11,9 +11,10 @@ use weft_proto::{
 };
 
 use super::{
-    Orphan,
+    defaults::is_ordered,
     diff::diff,
     entry::{Entry, Kind, Value},
+    orphan::Orphan,
     snapshot::{Revised, Snapshot},
     start::Start,
 };
@@ -174,8 +175,28 @@ pub fn create_subscription(snapshot: &Snapshot, value: Subscription, start: Star
 ///
 /// As [`create`].
 pub fn adopt_subscription(snapshot: &Snapshot, value: Subscription, orphan: &Orphan) -> Result<Change, Refusal> {
-    let value = Subscription { created_at_ms: 0, paused: false, ..orphan.adopt(value)? };
+    let value = Subscription { created_at_ms: 0, paused: false, ..adopt(orphan, value)? };
     Ok(Change { action: Action::Adopted, ..create(snapshot, value)? })
+}
+
+/// The subscription that an orphan becomes when it is adopted: with its uid and where it began. Without types it has the filter
+/// that it had last.
+///
+/// # Errors
+///
+/// [`Refusal::Invalid`] where its lanes are of another kind.
+pub(super) fn adopt(orphan: &Orphan, mut value: Subscription) -> Result<Subscription, Refusal> {
+    if orphan.ordered.is_some_and(|ordered| ordered != is_ordered(&value)) {
+        let problem = "ordered is not what it was, and cannot be changed; its backlog is kept in the other way";
+        return Err(Refusal::Invalid { kind: Kind::Subscription, name: value.name, problem: problem.to_owned() });
+    }
+    if value.types.is_empty() {
+        value.types.clone_from(&orphan.types);
+        value.sources.clone_from(&orphan.sources);
+    }
+    value.uid = orphan.uid.to_vec();
+    value.starts.clone_from(&orphan.starts);
+    Ok(value)
 }
 
 /// Replaces an entry that has the revision `revision`; 0: any revision. `None` when it is that already. Fields that

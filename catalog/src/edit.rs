@@ -24,9 +24,11 @@ use weft_proto::{
 };
 
 use super::{
-    Catalog, CatalogError, Snapshot, Stamp,
-    change::{Action, Change, Refusal},
+    catalog::{Catalog, CatalogError},
+    change::{Action, Change, Refusal, adopt},
     entry::Value,
+    snapshot::Snapshot,
+    stamp::Stamp,
     start::{Locate, Start, StartError, resolve},
 };
 
@@ -174,7 +176,7 @@ impl<L: Locate> Editor<L> {
         if value.uid.is_empty()
             && let Some(orphan) = self.index.orphan(&value.name, snapshot).await.map_err(StartError::from)?
         {
-            value = orphan.adopt(value)?;
+            value = adopt(&orphan, value)?;
             action = Action::Adopted;
         }
         if value.uid.is_empty() {

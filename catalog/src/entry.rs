@@ -8,9 +8,11 @@ use weft_proto::{
 };
 
 use super::{
-    Revised, Snapshot,
+    bucket,
+    defaults::is_ordered,
     fields::{self, Field},
-    validate_key, validate_source, validate_subscription,
+    snapshot::{Revised, Snapshot},
+    validate::{validate_key, validate_source, validate_subscription},
 };
 
 /// Stands for the uid that a subscription gets when it is written.
@@ -31,9 +33,9 @@ impl Kind {
     /// Name of the kind, and first token of its entries' keys in the bucket.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Source => super::SOURCE,
-            Self::Subscription => super::SUBSCRIPTION,
-            Self::Key => super::KEY,
+            Self::Source => bucket::SOURCE,
+            Self::Subscription => bucket::SUBSCRIPTION,
+            Self::Key => bucket::KEY,
         }
     }
 
@@ -260,11 +262,6 @@ fn destination_secrets(kind: &mut destination::Kind) -> Vec<(String, &mut String
         auth::Kind::Oauth2(oauth2) => ("auth.oauth2.client_secret".to_owned(), &mut oauth2.client_secret),
     }));
     secrets.into_iter().map(|(key, secret)| (format!("destination.{key}"), secret)).collect()
-}
-
-/// Whether a subscription's events wait for those before them of the same workflow.
-pub fn is_ordered(subscription: &Subscription) -> bool {
-    subscription.ordered.unwrap_or(true)
 }
 
 impl Entry for ApiKey {

@@ -12,7 +12,7 @@ use weft_proto::v1::{
     Source, Subscription, delivery_id_rule, destination, rule, schema_rule, verification::Scheme,
 };
 
-use super::{entry::is_ordered, keys::scope_name};
+use super::{defaults::is_ordered, keys::scope_name};
 
 /// The end of the name of what counts secrets.
 const SECRETS: &str = "secrets";

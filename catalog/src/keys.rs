@@ -22,7 +22,7 @@ use weft_proto::{
     v1::{ApiKey, Scope},
 };
 
-use super::Snapshot;
+use super::snapshot::Snapshot;
 
 mod make;
 #[cfg(test)]

@@ -8,11 +8,7 @@ use weft_proto::{
     v1,
 };
 
-use super::{
-    Snapshot,
-    change::Refusal,
-    entry::{Kind, is_ordered},
-};
+use super::snapshot::Snapshot;
 
 /// An orphaned subscription.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,28 +25,6 @@ pub struct Orphan {
     pub types: Vec<String>,
     /// As `types`.
     pub sources: Vec<String>,
-}
-
-impl Orphan {
-    /// The subscription that it becomes when it is adopted: with its uid and where it began. Without types it has the filter
-    /// that it had last.
-    ///
-    /// # Errors
-    ///
-    /// [`Refusal::Invalid`] where its lanes are of another kind.
-    pub fn adopt(&self, mut value: v1::Subscription) -> Result<v1::Subscription, Refusal> {
-        if self.ordered.is_some_and(|ordered| ordered != is_ordered(&value)) {
-            let problem = "ordered is not what it was, and cannot be changed; its backlog is kept in the other way";
-            return Err(Refusal::Invalid { kind: Kind::Subscription, name: value.name, problem: problem.to_owned() });
-        }
-        if value.types.is_empty() {
-            value.types.clone_from(&self.types);
-            value.sources.clone_from(&self.sources);
-        }
-        value.uid = self.uid.to_vec();
-        value.starts.clone_from(&self.starts);
-        Ok(value)
-    }
 }
 
 /// The subscriptions that are open in the log, by shard, and that the catalog neither has nor knows to be removed.
@@ -87,7 +61,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{Removal, Revised};
+    use crate::{
+        change::adopt,
+        snapshot::{Removal, Revised},
+    };
 
     fn state(uid: u8, name: &str, from: u64) -> v1::SubscriptionState {
         let filter = v1::FilterRevision { types: vec!["order.*".into()], ..Default::default() };
@@ -120,8 +97,8 @@ mod tests {
         assert_eq!((lost.name.as_str(), &lost.starts[..]), ("lost", &[0, 7][..]));
 
         let wanted = v1::Subscription { name: "lost".into(), ordered: Some(false), ..Default::default() };
-        let adopted = lost.adopt(wanted.clone()).unwrap();
+        let adopted = adopt(lost, wanted.clone()).unwrap();
         assert_eq!((adopted.uid, adopted.types), (vec![3; 16], vec!["order.*".to_owned()]));
-        assert!(lost.adopt(v1::Subscription { ordered: Some(true), ..wanted }).is_err());
+        assert!(adopt(lost, v1::Subscription { ordered: Some(true), ..wanted }).is_err());
     }
 }

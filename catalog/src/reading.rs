@@ -17,10 +17,11 @@ use std::collections::BTreeMap;
 use weft_nats::{message::Stored, streams::CATALOG_HISTORY};
 
 use super::{
-    KEY_USED, MasterKey,
+    apply::Unusable,
+    bucket::KEY_USED,
     entry::Kind,
-    seal::{OpenError, Opened},
-    snapshot::{Snapshot, Unusable},
+    seal::{MasterKey, OpenError, Opened},
+    snapshot::Snapshot,
 };
 
 /// A catalog that is being read.

@@ -3,27 +3,24 @@
 //! Change and stamp are one message, so there is never one without the other: a call that broke off after its write is
 //! recognised by its request id when it comes again, and its audit record is completed.
 
-use std::{borrow::Cow, sync::Arc};
+use std::borrow::Cow;
 
 use async_nats::HeaderMap;
 use weft_nats::{
     event::{escape, unescape},
     message::Stored,
 };
-use weft_proto::{ids::SubscriptionUid, v1};
+use weft_proto::ids::SubscriptionUid;
 
 use super::{
     change::Action,
-    diff::diff,
-    entry::{Entry, Kind},
-    reading::Reading,
-    snapshot::{Author, Snapshot},
+    snapshot::{Author, Removal},
 };
 
-const REQUEST_ID: &str = "weft-request-id";
+pub(super) const REQUEST_ID: &str = "weft-request-id";
 const OPERATOR: &str = "weft-operator";
 const REASON: &str = "weft-reason";
-const ACTION: &str = "weft-action";
+pub(super) const ACTION: &str = "weft-action";
 /// For people who look with the tools of NATS: whether an entry is removed.
 pub(super) const KV_OPERATION: &str = "KV-Operation";
 /// Of a subscription's removal: its uid.
@@ -71,22 +68,10 @@ pub(super) fn kept(headers: &HeaderMap) -> HeaderMap {
     kept
 }
 
-/// Author and reason of an entry's removal; empty where its removal does not say.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Removal {
-    /// The id of a key, or `bootstrap`.
-    pub operator: String,
-    /// For people.
-    pub reason: String,
-    /// The bucket's revision that says so.
-    pub revision: u64,
-}
-
-impl Removal {
-    pub(super) fn of(headers: &HeaderMap) -> Self {
-        let text = |name| text(headers, name).unwrap_or_default();
-        Self { operator: text(OPERATOR), reason: text(REASON), revision: 0 }
-    }
+/// Author and reason of the removal that a message makes.
+pub(super) fn removal(message: &Stored) -> Removal {
+    let text = |name| text(&message.headers, name).unwrap_or_default();
+    Removal { operator: text(OPERATOR), reason: text(REASON), revision: message.seq.0 }
 }
 
 /// Author of a message that counts.
@@ -100,52 +85,6 @@ pub(super) fn removed_uid(headers: &HeaderMap) -> Option<Vec<u8>> {
     text(headers, UID)?.parse().ok().map(SubscriptionUid::to_vec)
 }
 
-fn text(headers: &HeaderMap, name: &'static str) -> Option<String> {
+pub(super) fn text(headers: &HeaderMap, name: &'static str) -> Option<String> {
     unescape(headers.get(name)?.as_str()).map(Cow::into_owned)
-}
-
-/// Gathers what one request has written while the bucket is read.
-#[derive(Debug)]
-pub(super) struct Trail<'a> {
-    request_id: &'a str,
-    pub written: Vec<v1::CatalogChange>,
-}
-
-impl<'a> Trail<'a> {
-    pub fn new(request_id: &'a str) -> Self {
-        Self { request_id, written: Vec::new() }
-    }
-
-    /// Takes a message of the bucket, and notes it when this request has written it.
-    pub fn apply(&mut self, reading: &mut Reading<'_>, prefix: &str, message: &Stored) {
-        let key = message.subject.strip_prefix(prefix).and_then(|key| key.split_once('.'));
-        let kind = key.and_then(|(kind, name)| Some((Kind::parse(kind)?, name)));
-        let Some((kind, name)) =
-            kind.filter(|_| text(&message.headers, REQUEST_ID).as_deref() == Some(self.request_id))
-        else {
-            reading.apply(message);
-            return;
-        };
-        let diff = match kind {
-            Kind::Source => difference::<v1::Source>(name, reading, message),
-            Kind::Subscription => difference::<v1::Subscription>(name, reading, message),
-            Kind::Key => difference::<v1::ApiKey>(name, reading, message),
-        };
-        // A message that does not count says nothing of who wrote it either.
-        let Some(diff) = diff else { return };
-        self.written.push(v1::CatalogChange {
-            kind: kind.as_str().to_owned(),
-            name: name.to_owned(),
-            action: text(&message.headers, ACTION).unwrap_or_default(),
-            revision: message.seq.0,
-            diff,
-        });
-    }
-}
-
-/// Difference that a message makes to an entry; `None`: it does not count.
-fn difference<T: Entry>(name: &str, reading: &mut Reading<'_>, message: &Stored) -> Option<Vec<String>> {
-    let find = |snapshot: &Snapshot| T::all(snapshot).get(name).map(|entry| Arc::clone(&entry.value));
-    let before = find(&reading.snapshot);
-    reading.apply(message).then(|| diff(before.as_deref(), find(&reading.snapshot).as_deref()))
 }

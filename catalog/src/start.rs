@@ -8,7 +8,7 @@ use weft_nats::{
 };
 use weft_proto::ids::{EventId, ShardId, StreamSeq};
 
-use super::{Orphan, Snapshot};
+use super::{orphan::Orphan, snapshot::Snapshot};
 
 /// Which events a new subscription takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

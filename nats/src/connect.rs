@@ -16,8 +16,6 @@ use tokio::sync::watch;
 use crate::{
     clock::ServerClock,
     options::{NatsOptions, NatsTls, servers},
-    reader::ReaderOptions,
-    tail,
 };
 
 /// How long a try to connect may take, TLS and authentication included.
@@ -31,6 +29,8 @@ const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// After this time without a write that succeeds a stream counts as one that takes none: longer than a restart of the server.
 const UNWRITABLE_AFTER: Duration = Duration::from_secs(3);
+/// Name of the readers of live streams of events: without them a role can still do its work.
+pub(crate) const LIVE_READER: &str = "tail";
 /// How long an API request or an ack may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -211,7 +211,7 @@ impl Connection {
     }
 
     /// The readers of this connection that wait for a consumer which the server refuses, with the reason, in one line;
-    /// `None`: there is none. Live streams of events are left out: without them a role can still do its work.
+    /// `None`: there is none. Those of live streams are left out.
     pub fn refused_readers(&self) -> Option<String> {
         self.refused_of(false)
     }
@@ -223,17 +223,17 @@ impl Connection {
 
     fn refused_of(&self, pages: bool) -> Option<String> {
         let refused = self.refused();
-        let lines = refused.iter().filter(|((_, name), refused)| refused.pages == pages && name != tail::READER);
+        let lines = refused.iter().filter(|((_, name), refused)| refused.pages == pages && name != LIVE_READER);
         let lines = lines
             .map(|((stream, name), Refused { problem, .. })| format!("reader {name} of {stream} refused: {problem}"));
         Some(lines.collect::<Vec<_>>().join("; ")).filter(|text| !text.is_empty())
     }
 
-    /// Notes that a reader is refused a consumer; `None`: no longer.
-    pub(crate) fn note_refusal(&self, reader: &ReaderOptions, problem: Option<String>) {
-        let key = (reader.stream.clone(), reader.name.clone());
+    /// Notes that a reader of a stream is refused a consumer, and whether it reads pages instead; `None`: no longer.
+    pub(crate) fn note_refusal(&self, (stream, reader): (&str, &str), pages: bool, problem: Option<String>) {
+        let key = (stream.to_owned(), reader.to_owned());
         match problem {
-            Some(problem) => self.refused().insert(key, Refused { problem, pages: reader.pages }),
+            Some(problem) => self.refused().insert(key, Refused { problem, pages }),
             None => self.refused().remove(&key),
         };
     }

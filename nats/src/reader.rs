@@ -24,6 +24,7 @@ use crate::{connect::Connection, message::Stored, position::Position};
 
 mod consumer;
 mod delivery;
+mod fault;
 mod task;
 
 use task::Task;

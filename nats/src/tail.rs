@@ -39,8 +39,6 @@ mod shard;
 use ring::Coverage;
 use shard::ShardReader;
 
-/// The name of the shared readers.
-pub(crate) const READER: &str = "tail";
 /// Bytes of payload that the rings of a process hold, all shards together, and the least of one shard.
 const RINGS_BYTES: usize = 32 << 20;
 const RING_BYTES_MIN: usize = 256 << 10;

@@ -15,7 +15,7 @@ use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Keys;
-use crate::Catalog;
+use crate::catalog::Catalog;
 
 /// Milliseconds of a minute: how exactly uses are known.
 const MINUTE_MS: i64 = 60_000;

@@ -7,7 +7,7 @@ use weft_proto::{
 };
 
 use super::{
-    super::{seal::Claims, snapshot::is_use},
+    super::{apply::is_use, seal::Claims},
     *,
 };
 

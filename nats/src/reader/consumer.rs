@@ -13,7 +13,7 @@ use async_nats::{
 use futures_util::{FutureExt as _, StreamExt as _};
 use weft_proto::ids::StreamSeq;
 
-use super::{Batch, ReaderOptions, delivery::Delivery, task::Fault};
+use super::{Batch, ReaderOptions, delivery::Delivery, fault::Fault};
 use crate::{
     connect::{Connection, Epoch},
     message::Stored,
@@ -72,7 +72,7 @@ impl Consumer {
         let messages = client.subscribe(inbox.clone()).await.map_err(|error| passing(&error))?;
         let created = connection.jetstream().create_consumer_on_stream(config, &options.stream).await;
         let refused = created.as_ref().err().filter(|error| is_refused(error)).map(ToString::to_string);
-        connection.note_refusal(options, refused.clone());
+        connection.note_refusal((&options.stream, &options.name), options.pages, refused.clone());
         if let Some(problem) = refused {
             return Err(Fault::Refused(problem));
         }

@@ -9,7 +9,7 @@ use tokio::{
 };
 use weft_proto::ids::StreamSeq;
 
-use super::{Batch, Delivered, ReadError, ReaderOptions, consumer::Consumer};
+use super::{Batch, Delivered, ReadError, ReaderOptions, consumer::Consumer, fault::Fault};
 use crate::{
     connect::Connection,
     direct,
@@ -43,17 +43,6 @@ pub(super) struct Task {
     failures: u32,
 }
 
-/// Why a consumer is given up.
-#[derive(Debug)]
-pub(super) enum Fault {
-    /// Try again after a pause.
-    Passing(String),
-    /// The stream has as many consumers as it may have.
-    Refused(String),
-    /// Permanent: returned to the caller.
-    Lasting(ReadError),
-}
-
 impl Task {
     pub fn new(
         connection: Connection,
@@ -71,7 +60,8 @@ impl Task {
             () = batches.closed() => {}
             () = self.read(&batches) => {}
         }
-        self.connection.note_refusal(&self.options, None);
+        let ReaderOptions { stream, name, pages, .. } = &self.options;
+        self.connection.note_refusal((stream, name), *pages, None);
         let _ = tokio::time::timeout(END_PATIENCE, self.remove_consumer()).await;
     }
 

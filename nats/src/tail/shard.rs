@@ -11,7 +11,7 @@ use weft_proto::ids::StreamSeq;
 
 use super::ring::{Ring, RingEntry};
 use crate::{
-    connect::Connection,
+    connect::{Connection, LIVE_READER},
     event::{Entry, StoredEvent},
     reader::{OrderedReader, ReadError, ReaderOptions},
     streams,
@@ -80,7 +80,7 @@ impl Feed {
     async fn read(&self, end: StreamSeq) -> ReadError {
         let options = ReaderOptions {
             stream: self.stream.clone(),
-            name: super::READER.into(),
+            name: LIVE_READER.into(),
             from: end.next(),
             filter: None,
             batch_messages_max: BATCH_MESSAGES,

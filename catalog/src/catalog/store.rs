@@ -10,11 +10,12 @@ use jiff::Timestamp;
 use weft_nats::{direct, streams::StreamState};
 use weft_proto::ids::StreamSeq;
 
-use super::{
-    Catalog, CatalogError, READ_BYTES, READ_MESSAGES, READ_PATIENCE, created_ns, prefix,
+use super::{Catalog, CatalogError, READ_BYTES, READ_MESSAGES, READ_PATIENCE};
+use crate::{
+    bucket::{created_ns, prefix, stream, subject},
     reading::{Base, Legacy, Reading},
     seal::Claims,
-    stamp, stream, subject,
+    stamp,
 };
 
 /// Time for a write whose sequence other writes take again and again: other admins change the catalog at the same time, and
