@@ -21,6 +21,7 @@ mod config;
 mod folder;
 mod launch;
 mod log;
+mod port;
 mod program;
 mod stale;
 mod storage;
@@ -30,6 +31,7 @@ mod users;
 pub use accounts::{API_PREFIX, Role, config as accounts};
 pub use folder::{AutoLimits, auto_limits};
 pub use launch::launch;
+pub use port::free_port;
 pub use program::{VERSION_MIN, Version, find_program};
 pub use users::{Users, new_password};
 

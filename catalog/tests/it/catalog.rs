@@ -19,7 +19,7 @@ use weft_proto::v1::{
     ApiKey, Destination, HttpDestination, Source, StandardScheme, Subscription, Verification, destination, verification,
 };
 
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 fn source(name: &str) -> Source {

@@ -73,7 +73,7 @@ async fn a_redelivery_by_hand_passes_after_our_failure_and_gets_the_receipt_afte
     mesh.server.restart().await;
     gateway.ready().await;
     let accepted = send(gateway.address, &delivery).await.unwrap();
-    assert_eq!((accepted.status, &accepted.json["sequenceNumber"]), (202, &1.into()), "{accepted:?}");
+    assert_eq!((accepted.status / 100, &accepted.json["sequenceNumber"]), (2, &1.into()), "{accepted:?}");
     let again = send(gateway.address, &delivery).await.unwrap();
     assert_eq!((again.status, again.headers["idempotent-replayed"].as_str()), (200, "true"));
     let mut receipt = accepted.json.clone();

@@ -30,7 +30,7 @@ const BODY: &str = r#"{"type":"order.paid","workflow":"w"}"#;
 const WRONG_SECRET: &str = "whsec_d3Jvbmctd3Jvbmctd3Jvbmctd3Jvbmct";
 
 /// Far more than an answer takes, and less than anything that waits for a log that is away.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
+const ANSWER_PATIENCE: Duration = Duration::from_secs(4);
 
 /// Everything that is in the inbox, oldest first, by its sequence.
 async fn inbox(connection: &Connection) -> Vec<(u64, Rejected)> {

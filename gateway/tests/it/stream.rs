@@ -212,7 +212,8 @@ async fn streams_share_one_consumer_and_leave_the_reserve_alone() {
         clients.push(Client::open(to, if n.is_multiple_of(2) { "" } else { "workflowId=a" }, None).await);
         publish(to, if n.is_multiple_of(2) { "a" } else { "b" }, n as u64 + 2).await;
     }
-    assert_eq!(tails().await, 1);
+    // One that the server has lost may be there until it is removed, beside the one that has replaced it.
+    assert!(eventually(PATIENCE, async || tails().await == 1).await);
     for (n, client) in clients.iter_mut().enumerate() {
         let expected = if n.is_multiple_of(2) { CLIENTS + 1 } else { CLIENTS / 2 + 1 };
         let mut seen: Vec<u64> = client.numbers(expected).await;

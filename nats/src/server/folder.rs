@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::ServerError;
+use super::{ServerError, port};
 use crate::private_file;
 
 /// The part of a disk, without what REJECTED may hold, that EVENTS may fill, all shards together, in percent. What is left is
@@ -118,12 +118,10 @@ pub(super) fn failed(path: &Path, source: io::Error) -> ServerError {
 
 /// `wanted` when no process listens there, else a port that is free.
 pub(super) fn free_port(wanted: u16) -> Result<u16, ServerError> {
-    let bound =
-        TcpListener::bind((Ipv4Addr::LOCALHOST, wanted)).or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
-    bound
-        .and_then(|listener| listener.local_addr())
-        .map(|address| address.port())
-        .map_err(|error| ServerError::Start(format!("no free port on 127.0.0.1: {error}")))
+    if wanted != 0 && TcpListener::bind((Ipv4Addr::LOCALHOST, wanted)).is_ok() {
+        return Ok(wanted);
+    }
+    port::free_port().map_err(|error| ServerError::Start(format!("no free port on 127.0.0.1: {error}")))
 }
 
 /// Limits of streams that follow from the disk of an embedded server.

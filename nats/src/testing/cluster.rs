@@ -1,6 +1,6 @@
 //! Three nats-servers that form a cluster, for streams with three replicas. Single nodes can be paused and killed.
 
-use std::{fs, net::TcpListener, path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use async_nats::jetstream::stream;
 
@@ -8,6 +8,7 @@ use super::{START_PATIENCE, eventually, node::Node};
 use crate::{
     connect::Connection,
     options::{MESSAGE_OVERHEAD_BYTES, NatsOptions},
+    server::free_port,
     streams::{self, EnsureError, LogSpec},
     subject::Layout,
 };
@@ -163,9 +164,7 @@ fn name_of(node: usize) -> String {
 
 /// Ports that are unused at this moment: servers of a cluster must know each other's before they start.
 fn free_ports() -> Vec<u16> {
-    let listeners: Vec<_> =
-        (0..NODES).map(|_| TcpListener::bind("127.0.0.1:0").expect("the loopback has free ports")).collect();
-    listeners.iter().map(|listener| listener.local_addr().expect("it is bound").port()).collect()
+    (0..NODES).map(|_| free_port().expect("the loopback has free ports")).collect()
 }
 
 fn configure(folder: &Path, node: usize, routes: &[u16]) {

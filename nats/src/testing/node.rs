@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU16, Ordering},
+        atomic::{AtomicBool, AtomicU16, Ordering},
     },
     time::Instant,
 };
@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, WaitOptions};
 use tempfile::TempDir;
 
 use super::{POLL, START_PATIENCE};
-use crate::server::find_program;
+use crate::server::{find_program, free_port};
 
 /// A server that can be killed, started again on its store and port, and paused.
 #[derive(Debug)]
@@ -24,8 +24,9 @@ pub(super) struct Node {
     folder: TempDir,
     /// `None` while it does not run.
     process: Mutex<Option<Process>>,
-    /// 0 until it was started.
     port: AtomicU16,
+    /// Whether it has served: from then on it keeps its port.
+    has_served: AtomicBool,
 }
 
 impl Node {
@@ -34,7 +35,8 @@ impl Node {
         let program = find_program().unwrap_or_else(|error| panic!("{error}"));
         let folder = tempfile::tempdir().expect("a temporary folder");
         configure(folder.path());
-        Self { program, folder, process: Mutex::new(None), port: AtomicU16::new(0) }
+        let port = AtomicU16::new(free_port().expect("the loopback has free ports"));
+        Self { program, folder, process: Mutex::new(None), port, has_served: AtomicBool::new(false) }
     }
 
     pub fn folder(&self) -> &Path {
@@ -50,7 +52,7 @@ impl Node {
     /// Starts it, without waiting.
     pub fn launch(&self) {
         self.kill();
-        let port = Some(self.port.load(Ordering::Relaxed)).filter(|port| *port > 0);
+        let port = self.port.load(Ordering::Relaxed);
         *self.lock() = Some(Process::spawn(&self.program, self.folder.path(), port));
     }
 
@@ -60,16 +62,21 @@ impl Node {
         loop {
             if let Some(port) = self.lock().as_mut().and_then(|process| process.port(&self.program, self.folder.path()))
             {
-                let before = self.port.swap(port, Ordering::Relaxed);
-                assert!(before == 0 || before == port, "a restarted server keeps its port");
+                assert_eq!(port, self.port.load(Ordering::Relaxed), "a server serves at the port that it was given");
+                self.has_served.store(true, Ordering::Relaxed);
                 return port;
             }
             let ended = self.lock().as_mut().is_none_or(Process::has_ended);
-            assert!(
-                !ended && start.elapsed() < START_PATIENCE,
-                "nats-server does not start: {}",
-                fs::read_to_string(log_path(self.folder.path())).unwrap_or_default()
-            );
+            let log = || fs::read_to_string(log_path(self.folder.path())).unwrap_or_default();
+            assert!(start.elapsed() < START_PATIENCE, "nats-server does not start: {}", log());
+            if ended {
+                let log = log();
+                // Another process was faster; a server that has served keeps its port.
+                let is_taken = log.contains("address already in use") && !self.has_served.load(Ordering::Relaxed);
+                assert!(is_taken, "nats-server does not start: {log}");
+                self.port.store(free_port().expect("the loopback has free ports"), Ordering::Relaxed);
+                self.launch();
+            }
             tokio::time::sleep(POLL).await;
         }
     }
@@ -112,7 +119,7 @@ struct Process {
 }
 
 impl Process {
-    fn spawn(program: &Path, folder: &Path, port: Option<u16>) -> Self {
+    fn spawn(program: &Path, folder: &Path, port: u16) -> Self {
         let log = fs::OpenOptions::new().create(true).append(true).open(log_path(folder)).expect("the folder is ours");
         let server = Command::new(program)
             .arg("--config")
@@ -120,7 +127,7 @@ impl Process {
             .arg("--ports_file_dir")
             .arg(folder)
             .arg("--port")
-            .arg(port.map_or_else(|| "-1".to_owned(), |port| port.to_string()))
+            .arg(port.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -19,7 +19,7 @@ mod direct;
 mod reader;
 
 /// How long anything may take before it counts as never.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn log() -> (TestServer, Connection) {
     let server = TestServer::start().await;

@@ -156,7 +156,7 @@ async fn a_server_that_is_away_is_unavailable_and_an_empty_stream_has_a_state() 
     mismatch(streams::state(&connection, "NONE").await, &["NONE"]);
 
     server.kill();
-    let away = weft_nats::testing::eventually(Duration::from_secs(10), async || !connection.is_connected()).await;
+    let away = weft_nats::testing::eventually(Duration::from_secs(60), async || !connection.is_connected()).await;
     assert!(away);
     for result in
         [streams::ensure(&connection, &spec(1)).await.map(drop), streams::state(&connection, "DLQ").await.map(drop)]

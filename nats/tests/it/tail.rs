@@ -20,7 +20,7 @@ use weft_proto::ids::{ShardId, StreamSeq, WorkflowId};
 
 use crate::scan::event;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Log {
     server: TestServer,

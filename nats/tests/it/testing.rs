@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use weft_nats::testing::{TestServer, eventually};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn a_killed_server_comes_back_with_its_store() {

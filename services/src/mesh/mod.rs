@@ -10,7 +10,7 @@ use std::{fmt, path::PathBuf};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 pub use nats::Nats;
-pub use role::{RoleProcess, free_port};
+pub use role::RoleProcess;
 pub use up::Up;
 
 use crate::sender::{Scheme, Signing};

@@ -1,15 +1,10 @@
 //! One role as a process that can be killed and started again where it was.
 
-use std::{
-    ffi::OsString,
-    fs,
-    net::{Ipv4Addr, TcpListener},
-    path::Path,
-    process::ExitStatus,
-    time::Duration,
-};
+use std::{ffi::OsString, fs, path::Path, process::ExitStatus, time::Duration};
 
 use anyhow::Context as _;
+
+use weft_nats::server::free_port;
 
 use crate::process::{Endpoints, Process, Spec};
 
@@ -124,15 +119,6 @@ impl RoleProcess {
     pub async fn stop(&mut self) -> anyhow::Result<ExitStatus> {
         self.process.stop().await
     }
-}
-
-/// A free port of loopback.
-///
-/// # Errors
-///
-/// When there is none.
-pub fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
 fn free_address() -> anyhow::Result<String> {

@@ -13,7 +13,7 @@ use weft_services::{
 
 use crate::{
     commands::Operator,
-    mesh::{PATIENCE, program, provide_tls},
+    mesh::{PATIENCE, accepted, program, provide_tls},
 };
 
 const BODY_BYTES: usize = 5 << 19;
@@ -40,20 +40,18 @@ async fn a_lower_max_body_is_for_new_events_only() {
         (process, endpoints)
     };
     let body = Bytes::from(format!(r#"{{"type":"order.paid","data":"{}"}}"#, "x".repeat(BODY_BYTES)));
-    let post = async |endpoints: &Endpoints, workflow: &str, id: &str| {
-        let sender = Sender::new(endpoints.get("gateway").unwrap()).unwrap();
-        sender.send(SOURCE, Some(workflow), &wiring.signing(), id, None, body.clone()).await.unwrap()
-    };
+    let sender = |endpoints: &Endpoints| Sender::new(endpoints.get("gateway").unwrap()).unwrap();
 
     let (mut process, endpoints) = start("3MiB").await;
     for workflow in ["good", "bad"] {
-        assert_eq!(post(&endpoints, workflow, workflow).await.status, 202);
+        accepted(&sender(&endpoints), &wiring, workflow, workflow, body.clone()).await;
     }
     assert!(process.stop().await.unwrap().success());
 
     *status.lock().unwrap() = (200, 422);
     let (mut process, endpoints) = start("1MiB").await;
-    assert_eq!(post(&endpoints, "good", "new").await.status, 413);
+    let refused = sender(&endpoints).send(SOURCE, Some("good"), &wiring.signing(), "new", None, body).await.unwrap();
+    assert_eq!(refused.status, 413);
     let data = folder.path().join("data");
     let gateway = endpoints.get("gateway").unwrap().to_owned();
     let operator = Operator { data: &data, gateway, secret: &wiring.sender_secret };

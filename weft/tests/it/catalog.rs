@@ -95,14 +95,14 @@ async fn a_subscription_is_managed_on_a_running_mesh() {
     assert_eq!((arrivals[0].event_type.as_str(), arrivals[0].signed), ("weft.test", true));
 
     scene.send(SOURCE, "order-1", "evt_1").await;
-    assert!(scene.receiver.until(PATIENCE, |arrivals| arrivals.len() == 2).await);
+    assert!(scene.receiver.until(PATIENCE, |arrivals| arrivals.len() >= 2).await);
     let paused = scene.line(&["subscription", "pause", "billing", "--reason", "moving"]).await;
     assert_eq!((&paused["paused"], &paused["pauseReason"]), (&json!(true), &json!("moving")));
     let slower = scene.line(&["subscription", "update", "billing", "--timeout", "30s"]).await;
     assert_eq!((&slower["paused"], &slower["timeout"]), (&json!(true), &json!("30s")));
     scene.line(&["subscription", "resume", "billing"]).await;
     scene.send(SOURCE, "order-1", "evt_2").await;
-    assert!(scene.receiver.until(PATIENCE, |arrivals| arrivals.len() == 3).await);
+    assert!(scene.receiver.until(PATIENCE, |arrivals| arrivals.len() >= 3).await);
     assert!(scene.receiver.arrivals().iter().all(|arrival| arrival.signed), "an update keeps the secret");
     assert_eq!(scene.lines(&["subscription", "list"]).await.len(), 1);
 
@@ -121,7 +121,7 @@ async fn a_subscription_is_managed_on_a_running_mesh() {
         Some(2)
     );
     let inside = ["subscription", "create", "inside", "--url", "http://10.0.0.1/", "--secret", &secret];
-    let output = operator.run(&inside).await;
+    let output = operator.answer(&inside).await;
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(2) && text.contains("private and not allowed"), "{text}");
 }
@@ -135,7 +135,7 @@ async fn a_subscription_does_not_lead_to_the_mesh_itself() {
         let endpoint = scene.up.endpoints.get(endpoint).unwrap();
         let url = format!("http://{host}:{}/", endpoint.rsplit_once(':').unwrap().1);
         let create = ["subscription", "create", "inside", "--url", &url, "--secret", &secret];
-        let output = scene.operator().run(&create).await;
+        let output = scene.operator().answer(&create).await;
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(2) && text.contains("a port of Weft itself"), "{url}: {text}");
     }
@@ -149,7 +149,7 @@ async fn a_test_delivery_says_what_is_wrong() {
     let scene = Scene::start(|_| Answer::now(401)).await;
     let (url, secret) = (scene.receiver.url(), scene.secret("receiver"));
     scene.line(&["subscription", "create", "billing", "--url", &url, "--secret", &secret]).await;
-    let output = scene.operator().run(&["subscription", "test", "billing"]).await;
+    let output = scene.operator().answer(&["subscription", "test", "billing"]).await;
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&answer["delivered"], &answer["outcome"]), (&json!(false), &json!("http_status")));
     assert_eq!((output.status.code(), &answer["httpStatus"]), (Some(1), &json!(401)));
@@ -203,7 +203,7 @@ async fn a_file_is_applied_to_a_running_mesh() {
     assert!(scene.lines(&["subscription", "list"]).await.is_empty());
     assert_eq!(scene.line(&["apply", "-f", &file, "--reason", "first"]).await, dry);
     scene.send(SOURCE, "order-1", "evt_1").await;
-    assert!(scene.receiver.until(PATIENCE, |arrivals| arrivals.len() == 1).await);
+    assert!(scene.receiver.until(PATIENCE, |arrivals| !arrivals.is_empty()).await);
 
     let slower = scene.file("wanted.toml", &text.replace("[[subscription]]", "[[subscription]]\ntimeout = \"30s\""));
     let changed = scene.line(&["apply", "-f", &slower]).await;

@@ -69,17 +69,31 @@ fn address(mesh: &Mesh) -> SocketAddr {
     mesh.gateway.variable("WEFT_GATEWAY__LISTEN").unwrap().parse().unwrap()
 }
 
-/// Posts until no answer comes; the deliveries that were accepted.
-async fn post_until_cut(sender: Sender, wiring: Wiring, workflow: String, count: watch::Sender<usize>) -> Vec<String> {
-    let mut accepted = Vec::new();
+/// The deliveries of a sender.
+#[derive(Default)]
+struct Sent {
+    accepted: Vec<String>,
+    /// Answered 503 on a busy machine, and not accepted since: it may be in the log or not.
+    uncertain: Option<String>,
+}
+
+/// Posts until no answer comes.
+async fn post_until_cut(sender: Sender, wiring: Wiring, workflow: String, count: watch::Sender<usize>) -> Sent {
+    let mut sent = Sent::default();
     loop {
-        let id = format!("{workflow}-{}", accepted.len());
+        let id = format!("{workflow}-{}", sent.accepted.len());
         match post(&sender, &wiring, &workflow, &id).await {
-            Ok(answer) => assert_eq!(answer.status, 202, "{:?}", answer.detail()),
-            Err(_) => return accepted,
+            Ok(answer) if answer.receipt().is_some() => {
+                sent.uncertain = None;
+                sent.accepted.push(id);
+                count.send_modify(|count| *count += 1);
+            }
+            Ok(answer) => {
+                assert_eq!(answer.status, 503, "{:?}", answer.detail());
+                sent.uncertain = Some(id);
+            }
+            Err(_) => return sent,
         }
-        accepted.push(id);
-        count.send_modify(|count| *count += 1);
     }
 }
 
@@ -116,14 +130,17 @@ async fn draining_under_load_answers_everything_that_was_taken() {
     }
     mesh.gateway.process().signal(Signal::TERM);
     assert!(eventually(PATIENCE, async || TcpStream::connect(gateway).await.is_err()).await, "the port is closed");
-    let mut answered: BTreeSet<String> = senders.join_all().await.into_iter().flatten().collect();
+    let sent = senders.join_all().await;
+    let uncertain: BTreeSet<String> = sent.iter().filter_map(|sent| sent.uncertain.clone()).collect();
+    let mut answered: BTreeSet<String> = sent.into_iter().flat_map(|sent| sent.accepted).collect();
     for (n, request) in in_flight.into_iter().enumerate() {
         let answer = request.finish().await;
         assert!(answer.starts_with("http/1.1 202 ") && answer.contains("connection: close"), "{answer}");
         answered.insert(format!("slow-{n}"));
     }
     assert_eq!(mesh.gateway.process().ended().await.unwrap().code(), Some(0));
-    assert_eq!(stored(&mesh).await, answered);
+    let stored = stored(&mesh).await;
+    assert_eq!(stored.difference(&uncertain).cloned().collect::<BTreeSet<_>>(), answered);
 }
 
 /// A second signal does not wait for slow requests.
@@ -143,22 +160,20 @@ async fn a_second_signal_ends_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_does_not_wait_for_a_slow_receiver() {
     let wiring = Wiring { timeout: "60s".into(), ..Wiring::new() };
-    let slow = |arrival: &Arrival| Answer {
-        status: 200,
-        delay: Duration::from_secs(if arrival.epoch == 1 && arrival.workflow_id == "slow" { 45 } else { 0 }),
+    let (begins, mut begun) = watch::channel(false);
+    let slow = move |arrival: &Arrival| {
+        begins.send_replace(true);
+        Answer { status: 200, delay: Duration::from_secs(if arrival.epoch == 1 { 45 } else { 0 }) }
     };
     let mut mesh = Mesh::with(wiring, slow).await;
     mesh.send("slow", "d0").await;
-    mesh.send("quick", "d1").await;
-    mesh.receiver.until(PATIENCE, |arrivals| arrivals.iter().any(|arrival| arrival.workflow_id == "quick")).await;
+    tokio::time::timeout(PATIENCE, begun.wait_for(|begun| *begun)).await.expect("it is attempted").unwrap();
     let began = Instant::now();
     assert!(mesh.worker.stop().await.unwrap().success());
-    assert!(began.elapsed() < Duration::from_secs(29), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
     mesh.worker.restart().await.unwrap();
-    let again = |arrivals: &[Arrival]| {
-        arrivals.iter().any(|arrival| arrival.workflow_id == "slow" && arrival.epoch > 1 && arrival.status == 200)
-    };
-    mesh.receiver.until(PATIENCE, again).await;
+    let again = |arrivals: &[Arrival]| arrivals.iter().any(|arrival| arrival.epoch > 1 && arrival.status == 200);
+    assert!(mesh.receiver.until(PATIENCE, again).await, "the next owner makes it again");
 }
 
 /// Roles that get SIGTERM while their nats-server does not answer exit with 0, in time. Their events stay in
@@ -175,7 +190,7 @@ async fn roles_end_in_time_while_nats_is_away() {
     for (role, ended) in [("gateway", gateway), ("worker", worker), ("admin", admin)] {
         assert_eq!(ended.unwrap().code(), Some(0), "{role}");
     }
-    assert!(began.elapsed() < Duration::from_secs(29), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
     mesh.server.resume();
     mesh.gateway.restart().await.unwrap();
     mesh.worker.restart().await.unwrap();

@@ -81,10 +81,7 @@ impl Scene {
         let mesh = Mesh::sharded(SHARDS, wiring, flaky_receiver(seed)).await;
         let second = mesh.another("worker", "second").await;
         let connection = mesh.server.connection("judge").await;
-        let ids = ["worker", "second"].map(|instance| {
-            let path = mesh.folder().join(instance).join("data/worker/worker.id");
-            WorkerId(std::fs::read_to_string(path).unwrap().trim().to_owned())
-        });
+        let ids = ["worker", "second"].map(|instance| mesh.worker_id(instance));
         Self { mesh, second, connection, ids }
     }
 

@@ -10,10 +10,14 @@ use std::{
 use bytes::Bytes;
 use rustix::process::Signal;
 use tokio::io::AsyncWriteExt as _;
+use weft_nats::testing::eventually;
+use weft_proto::ids::ShardId;
 use weft_services::{
-    mesh::{SOURCE, Wiring},
+    mesh::{RoleProcess, SOURCE, Wiring},
     receiver::{Answer, Arrival},
 };
+
+use weft_worker::ownership::Bucket;
 
 use crate::{
     load::Load,
@@ -105,7 +109,7 @@ async fn a_log_that_stands_still_is_waited_for() {
 /// A receiver that works but answers too late gets the same `webhook-id` again, and no later event before it is settled.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_answer_is_no_answer() {
-    let wiring = Wiring { timeout: "300ms".into(), ..Wiring::new() };
+    let wiring = Wiring { timeout: "2s".into(), ..Wiring::new() };
     let came: Arc<Mutex<Vec<(u64, u32, String)>>> = Arc::default();
     let coming = came.clone();
     let mesh = Mesh::with(wiring, move |arrival| {
@@ -118,11 +122,17 @@ async fn a_late_answer_is_no_answer() {
     for number in 1..=3 {
         mesh.send("w", &format!("w-{number}")).await;
     }
-    assert!(mesh.receiver.until(PATIENCE, |arrivals| arrivals.len() == 3).await, "each was answered in time once");
-    let came = came.lock().unwrap();
-    let numbers: Vec<_> = came.iter().map(|(number, attempt, _)| (*number, *attempt)).collect();
-    assert_eq!(numbers, [(1, 1), (2, 1), (2, 2), (3, 1)], "the second is repeated before the third");
-    assert_eq!(came[1].2, came[2].2, "with the same webhook-id");
+    let third = |arrivals: &[Arrival]| arrivals.iter().any(|arrival| arrival.sequence_number == 3);
+    assert!(mesh.receiver.until(PATIENCE, third).await, "each was answered in time once");
+    // On a busy machine other answers may be late, too: such an event is repeated as well, and as often.
+    let mut came = came.lock().unwrap().clone();
+    assert!(
+        came.is_sorted_by_key(|(number, attempt, _)| (*number, *attempt)),
+        "none before the one before it: {came:?}"
+    );
+    assert!(came.iter().any(|(number, attempt, _)| (*number, *attempt) == (2, 2)), "the second is repeated: {came:?}");
+    came.dedup_by_key(|(number, _, id)| (*number, id.clone()));
+    assert_eq!(came.len(), 3, "each with the same webhook-id: {came:?}");
 }
 
 /// P2: a sender that hangs up before the answer and sends again has one event, whether the first request was read or not.
@@ -162,19 +172,49 @@ fn of_newest_owner(arrivals: &[Arrival]) -> Vec<Arrival> {
     accepted.cloned().collect()
 }
 
+/// The instance that holds the lease of the only shard; `None` while there is none.
+async fn owner_of_shard(mesh: &Mesh, leases: &Bucket) -> Option<&'static str> {
+    let view = leases.look().await.ok()?;
+    let holder = view.leases.get(&ShardId(0))?.holder.clone()?;
+    let has_id = |instance: &&'static str| mesh.worker_id(instance) == holder.worker;
+    ["worker", "standby"].into_iter().find(has_id)
+}
+
+/// Stops the worker that owns the shard, where it is sure to own it; its instance.
+async fn stop_owner(mesh: &mut Mesh, standby: &mut RoleProcess) -> &'static str {
+    let leases = Bucket::new(mesh.server.connection("judge").await, Duration::from_secs(3));
+    let mut stopped = None;
+    let is_stopped = eventually(PATIENCE, async || {
+        let Some(owner) = owner_of_shard(mesh, &leases).await else { return false };
+        let process = if owner == "standby" { &mut *standby } else { &mut mesh.worker };
+        process.process().signal(Signal::STOP);
+        stopped = Some(owner);
+        if owner_of_shard(mesh, &leases).await == stopped {
+            return true;
+        }
+        let process = if owner == "standby" { &mut *standby } else { &mut mesh.worker };
+        process.process().signal(Signal::CONT);
+        false
+    });
+    assert!(is_stopped.await, "a worker owns the shard");
+    stopped.unwrap()
+}
+
 /// P3: a worker that is stopped past its lease while another takes over starts nothing when it wakes up.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_slept_past_its_lease_does_no_harm() {
     let mut mesh = Mesh::start(|_| Answer::OK).await;
-    let _standby = mesh.another("worker", "standby").await;
+    let mut standby = mesh.another("worker", "standby").await;
     let mut load = Load::start(&mesh, 10, 60);
     load.until_accepted(100).await;
-    mesh.worker.process().signal(Signal::STOP);
-    // The standby delivers: its epoch is higher.
+    // Which of them owns the shard follows from their ids, so that it may be handed over at any moment.
+    let owner = stop_owner(&mut mesh, &mut standby).await;
+    // The other delivers: its epoch is higher.
     let epoch = mesh.receiver.arrivals().iter().map(|arrival| arrival.epoch).max().unwrap_or(1);
     let taken_over = mesh.receiver.until(PATIENCE, |arrivals| arrivals.iter().any(|arrival| arrival.epoch > epoch));
-    assert!(taken_over.await, "the standby takes over");
-    mesh.worker.process().signal(Signal::CONT);
+    assert!(taken_over.await, "the other worker takes over");
+    let slept = if owner == "standby" { &mut standby } else { &mut mesh.worker };
+    slept.process().signal(Signal::CONT);
     let events = load.finish().await;
     // Requests in flight at the stop may arrive late; a receiver recognises them by their epoch, and the others are in order.
     mesh.receiver.until(PATIENCE, |arrivals| order::check(&of_newest_owner(arrivals), &events).is_ok()).await;

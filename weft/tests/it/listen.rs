@@ -1,6 +1,6 @@
 //! `weft listen` as a process: what it answers, what it shows, and how it ends.
 
-use std::{net::TcpListener, process::Stdio};
+use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -8,6 +8,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
     process::{Child, ChildStdout, Command},
 };
+use weft_nats::server::free_port;
 use weft_services::{
     mesh::secret,
     sender::{Scheme, Signing},
@@ -76,7 +77,7 @@ async fn a_workflow_fails_by_name_and_the_payload_is_shown() {
 
 #[tokio::test]
 async fn every_attempt_fails_with_a_status_alone_on_every_address() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let port = free_port().unwrap().to_string();
     let mut listener = Listener::start(&["--host", "0.0.0.0", "--port", &port, "--status", "410"]).await;
     listener.url = format!("http://127.0.0.1:{port}/any/path");
     assert_eq!(listener.deliver("w", r#""data":{}"#).await, 410);

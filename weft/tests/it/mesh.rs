@@ -23,14 +23,16 @@ use weft_services::{
     sender::{self, Receipt, Sender},
 };
 
+use weft_worker::ownership::WorkerId;
+
 use crate::order;
 
-/// How long anything may take before it counts as never.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long anything may take before it counts as never, on a machine that runs many tests at once.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Bodies of the default size.
 const BODY_BYTES_MAX: u64 = 1024 * 1024;
 /// How often a refused event is sent again before that counts as never.
-const POSTS_MAX: usize = 600;
+const POSTS_MAX: usize = 1200;
 
 /// The `weft` binary.
 pub fn program() -> PathBuf {
@@ -116,6 +118,12 @@ impl Mesh {
         self.folder.path()
     }
 
+    /// The id of a worker's process.
+    pub fn worker_id(&self, instance: &str) -> WorkerId {
+        let path = self.folder().join(instance).join("data/worker/worker.id");
+        WorkerId(std::fs::read_to_string(path).unwrap().trim().to_owned())
+    }
+
     /// A sender to the gateway.
     pub fn sender(&self) -> Sender {
         sender_to(&self.gateway)
@@ -194,10 +202,22 @@ pub fn sender_to(gateway: &RoleProcess) -> Sender {
 
 /// As [`Mesh::send`], through any sender.
 pub async fn send(sender: &Sender, wiring: &Wiring, workflow: &str, delivery_id: &str) -> Receipt {
-    for _ in 0..POSTS_MAX {
-        let answer = post(sender, wiring, workflow, delivery_id).await;
-        match answer {
-            Ok(answer) if answer.receipt().is_some() => return answer.receipt().unwrap(),
+    let (answer, _) = accepted(sender, wiring, workflow, delivery_id, body_of(delivery_id)).await;
+    answer.receipt().unwrap()
+}
+
+/// As [`send`], with this body. The answer that has the receipt, and how many requests had none before: each of them may
+/// have been stored all the same, and then the answer is 200.
+pub async fn accepted(
+    sender: &Sender,
+    wiring: &Wiring,
+    workflow: &str,
+    delivery_id: &str,
+    body: Bytes,
+) -> (sender::Answer, usize) {
+    for refused in 0..POSTS_MAX {
+        match sender.send(SOURCE, Some(workflow), &wiring.signing(), delivery_id, None, body.clone()).await {
+            Ok(answer) if answer.receipt().is_some() => return (answer, refused),
             Ok(answer) => assert_eq!(answer.status, 503, "{:?}", answer.detail()),
             // The gateway is gone, for now.
             Err(_) => {}
@@ -207,6 +227,10 @@ pub async fn send(sender: &Sender, wiring: &Wiring, workflow: &str, delivery_id:
     panic!("{delivery_id} was never accepted");
 }
 
+fn body_of(delivery_id: &str) -> Bytes {
+    Bytes::from(format!(r#"{{"type":"order.changed","data":{{"id":"{delivery_id}"}}}}"#))
+}
+
 /// Posts one event, once.
 pub async fn post(
     sender: &Sender,
@@ -214,8 +238,7 @@ pub async fn post(
     workflow: &str,
     delivery_id: &str,
 ) -> Result<sender::Answer, String> {
-    let body = Bytes::from(format!(r#"{{"type":"order.changed","data":{{"id":"{delivery_id}"}}}}"#));
-    sender.send(SOURCE, Some(workflow), &wiring.signing(), delivery_id, None, body).await
+    sender.send(SOURCE, Some(workflow), &wiring.signing(), delivery_id, None, body_of(delivery_id)).await
 }
 
 /// The setup that `main` does for the binary.

@@ -12,13 +12,13 @@ use std::{
 use bytes::Bytes;
 use weft_nats::testing::{TestServer, eventually};
 use weft_services::{
-    mesh::{SOURCE, SUBSCRIPTION, Up, Wiring},
+    mesh::{SUBSCRIPTION, Up, Wiring},
     receiver::{Answer, Arrival, Receiver},
 };
 
 use crate::{
     commands::Operator,
-    mesh::{Mesh, PATIENCE, program, provide_tls},
+    mesh::{Mesh, PATIENCE, accepted, program, provide_tls},
     restore::until_ready,
 };
 
@@ -67,7 +67,7 @@ async fn an_operator_adopts_or_discards_a_lost_subscription() {
     let named = |status: u16, text: &str| status == 200 && text.contains("orphaned subscription billing");
     until_ready(&mesh.worker, named).await;
     mesh.send("order-1", "second").await;
-    let list = operator.run(&["subscription", "list"]).await;
+    let list = operator.answer(&["subscription", "list"]).await;
     let said = String::from_utf8_lossy(&list.stderr).into_owned();
     assert!(said.contains(&format!("weft subscription discard {uid}")), "{said}");
     let file = mesh.folder().join("billing.toml");
@@ -118,8 +118,7 @@ async fn weft_up_adopts_a_lost_subscription_of_its_file() {
     let before = uid(&up).await;
     let (sender, body) = (up.sender().unwrap(), Bytes::from_static(br#"{"type":"order.paid","data":{}}"#));
     for id in ["first", "second"] {
-        let sent = sender.send(SOURCE, Some("order-1"), &wiring.signing(), id, None, body.clone()).await.unwrap();
-        assert_eq!(sent.status, 202);
+        accepted(&sender, &wiring, "order-1", id, body.clone()).await;
     }
     assert!(receiver.until(PATIENCE, |arrivals| !arrivals.is_empty()).await, "its head is attempted");
     assert!(up.stop().await.unwrap().success());

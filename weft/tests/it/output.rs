@@ -16,7 +16,7 @@ use weft_services::{
 
 use crate::{
     commands::Operator,
-    mesh::{PATIENCE, program, provide_tls},
+    mesh::{PATIENCE, accepted, program, provide_tls},
 };
 
 /// Numbers that no 64-bit type holds, escapes that no text holds, several lines, and a depth beyond recursion limits.
@@ -58,7 +58,7 @@ impl RefusingMesh {
 }
 
 async fn text(operator: &Operator<'_>, args: &[&str]) -> String {
-    let output = operator.run(args).await;
+    let output = operator.answer(args).await;
     assert_eq!(output.status.code(), Some(0), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -89,11 +89,7 @@ async fn payloads_are_printed_as_they_were_sent() {
     let (operator, data) = (mesh.operator(), mesh.data.clone());
     let sender = mesh.up.sender().unwrap();
     for id in ["evt_1", "evt_2", "evt_3"] {
-        let answer = sender
-            .send(SOURCE, Some("order-1"), &mesh.wiring.signing(), id, None, Bytes::from(awkward()))
-            .await
-            .unwrap();
-        assert_eq!(answer.status, 202, "{:?}", answer.detail());
+        accepted(&sender, &mesh.wiring, "order-1", id, Bytes::from(awkward())).await;
     }
     let event = "adc8ac26-5f51-590c-a093-d32f0b5c22c7";
     let letter = format!("{SUBSCRIPTION}:{event}");
@@ -167,9 +163,7 @@ async fn lists_that_are_cut_say_so() {
     let body = format!(r#"{{"type":"order.paid","data":"{}"}}"#, "x".repeat(900_000));
     for number in 0..6 {
         let id = format!("evt_{number}");
-        let body = Bytes::from(body.clone());
-        let answer = sender.send(SOURCE, Some("order-1"), &mesh.wiring.signing(), &id, None, body).await.unwrap();
-        assert_eq!(answer.status, 202);
+        accepted(&sender, &mesh.wiring, "order-1", &id, Bytes::from(body.clone())).await;
     }
     assert!(eventually(PATIENCE, async || operator.lines(&["dlq", "list"]).await.len() == 6).await);
     let refused = sender.post(SOURCE, Some("order-1"), &[], Bytes::from_static(b"{}")).await.unwrap();
@@ -177,7 +171,7 @@ async fn lists_that_are_cut_say_so() {
     assert_eq!((refused.status, again.status), (401, 401));
     assert!(eventually(PATIENCE, async || operator.lines(&["rejected", "list"]).await.len() == 2).await);
 
-    let whole = operator.run(&["workflow", "get", "order-1"]).await;
+    let whole = operator.answer(&["workflow", "get", "order-1"]).await;
     let workflow: serde_json::Value = serde_json::from_slice(&whole.stdout).unwrap();
     assert_eq!(workflow["events"].as_array().map(Vec::len), Some(6));
     assert!(whole.stderr.is_empty(), "{:?}", String::from_utf8_lossy(&whole.stderr));
@@ -188,14 +182,14 @@ async fn lists_that_are_cut_say_so() {
         (&["dlq", "list", "-n", "0"], 0),
         (&["rejected", "list", "-n", "1"], 1),
     ] {
-        let output = operator.run(args).await;
+        let output = operator.answer(args).await;
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert!(stderr.contains("there are more") && stderr.lines().count() == 1, "{args:?}: {stderr}");
         assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), shown, "{args:?}");
         assert_eq!(output.status.code(), Some(0));
     }
     for args in [["dlq", "list", "-n", "6"].as_slice(), &["workflow", "get", "order-1", "-n", "6"]] {
-        assert!(operator.run(args).await.stderr.is_empty(), "{args:?}: that is all of it");
+        assert!(operator.answer(args).await.stderr.is_empty(), "{args:?}: that is all of it");
     }
     mesh.up.stop().await.unwrap();
 }

@@ -130,14 +130,18 @@ async fn failed_authentications_are_limited_logged_and_counted() {
     assert_eq!((answers[0], limited), (tonic::Code::Unauthenticated, 40));
     assert!(list(&good).await.is_ok(), "a good key is served");
     let ops = up.endpoints.get("ops").unwrap();
-    let (_, metrics) = http(&format!("{ops}/metrics")).await;
     for (code, count) in [("UNAUTHENTICATED", 60), ("RESOURCE_EXHAUSTED", 40), ("OK", 1)] {
-        let line = metrics.lines().find(|line| {
-            line.starts_with("weft_admin_requests_total{")
-                && line.contains("CatalogService/ListSources")
-                && line.contains(code)
+        let mut metrics = String::new();
+        let is_counted = eventually(PATIENCE, async || {
+            metrics = http(&format!("{ops}/metrics")).await.1;
+            metrics.lines().any(|line| {
+                line.starts_with("weft_admin_requests_total{")
+                    && line.contains("CatalogService/ListSources")
+                    && line.contains(code)
+                    && line.ends_with(&format!(" {count}"))
+            })
         });
-        assert!(line.is_some_and(|line| line.ends_with(&format!(" {count}"))), "{code}: {line:?}");
+        assert!(is_counted.await, "{code}: {metrics}");
     }
     assert_eq!(up.stop().await.unwrap().code(), Some(0));
     let log = fs::read_to_string(folder.path().join("weft.log")).unwrap();

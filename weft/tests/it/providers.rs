@@ -1,11 +1,12 @@
 //! `weft event send --provider`: what providers send is accepted by sources as docs/events.md sets them up.
 
 use serde_json::Value;
+use weft_nats::testing::eventually;
 use weft_services::mesh::{Up, Wiring, secret};
 
 use crate::{
     commands::Operator,
-    mesh::{program, provide_tls},
+    mesh::{PATIENCE, program, provide_tls},
 };
 
 #[tokio::test]
@@ -34,13 +35,14 @@ async fn a_source_accepts_what_its_provider_sends() {
         assert_eq!(created[0]["url"], *url);
         let send = ["event", "send", "--source", provider, "--provider", provider, "--id", "delivery-1"];
         // The gateway may not have seen the new source yet.
-        let patience = crate::mesh::PATIENCE;
         let live = async || operator.code(&send).await == Some(0);
-        assert!(weft_nats::testing::eventually(patience, live).await, "{provider}");
+        assert!(eventually(PATIENCE, live).await, "{provider}");
         let again = operator.lines(&send).await;
         let is_repeat = again[0]["duplicate"] == true;
         assert_eq!((&again[0]["workflowId"], is_repeat), (&Value::from(workflow), true), "{provider}");
         let id = again[0]["eventId"].as_str().unwrap();
+        // The admin's history follows the log.
+        assert!(eventually(PATIENCE, async || operator.code(&["event", "get", id]).await == Some(0)).await);
         let event = operator.lines(&["event", "get", id]).await;
         assert_eq!(
             (event[0]["type"].as_str(), event[0]["deliveryId"].as_str()),
@@ -55,9 +57,11 @@ async fn a_source_accepts_what_its_provider_sends() {
     let body = r#"{"repository":{"full_name":"acme/other"},"n":1.10}"#;
     let send = ["event", "send", "--source", "github", "--provider", "github", "--type", "issues", "--data", body];
     let sent = operator.lines(&send).await;
-    let event = operator.lines(&["event", "get", sent[0]["eventId"].as_str().unwrap()]).await;
+    let id = sent[0]["eventId"].as_str().unwrap();
+    assert!(eventually(PATIENCE, async || operator.code(&["event", "get", id]).await == Some(0)).await);
+    let event = operator.lines(&["event", "get", id]).await;
     assert_eq!((event[0]["workflowId"].as_str(), event[0]["type"].as_str()), (Some("acme/other"), Some("issues")));
-    let raw = operator.run(&["event", "get", sent[0]["eventId"].as_str().unwrap()]).await;
+    let raw = operator.answer(&["event", "get", id]).await;
     assert!(String::from_utf8(raw.stdout).unwrap().contains(body));
 
     for wrong in [
@@ -70,7 +74,7 @@ async fn a_source_accepts_what_its_provider_sends() {
         &["--scheme", "github"],
     ] {
         let args = [&["event", "send", "--source", "github"], wrong].concat();
-        let output = operator.run(&args).await;
+        let output = operator.answer(&args).await;
         assert_eq!(output.status.code(), Some(2), "{wrong:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
     up.stop().await.unwrap();

@@ -5,10 +5,10 @@ use std::{fs, path::PathBuf};
 
 use serde_json::Value;
 use weft_catalog::testing::MASTER_KEY;
-use weft_nats::{subject::Layout, testing::eventually};
+use weft_nats::{server::free_port, subject::Layout, testing::eventually};
 use weft_proto::ids::{ShardId, WorkflowId};
 use weft_services::{
-    mesh::{RoleProcess, SUBSCRIPTION, Up, Wiring, free_port},
+    mesh::{RoleProcess, SUBSCRIPTION, Up, Wiring},
     process::Process,
     receiver::{Answer, Arrival, Receiver},
     sender::Sender,
@@ -124,7 +124,7 @@ async fn a_restored_log_is_refused_until_it_is_adopted_and_then_delivers_everyth
     assert_eq!(plan["deliveredEvents"], 40 - after, "{plan}");
     assert_eq!(plan["lostEvents"], 20, "{plan}");
     assert_eq!(operator.code(&["shard", "adopt", "0"]).await, Some(2), "a reason is required");
-    let too_late = operator.run(&["shard", "adopt", "0", "--from", "30", "--reason", "restored"]).await;
+    let too_late = operator.answer(&["shard", "adopt", "0", "--from", "30", "--reason", "restored"]).await;
     assert!(String::from_utf8_lossy(&too_late.stderr).contains("undelivered"), "{too_late:?}");
     let adopted = &operator.lines(&["shard", "adopt", "0", "--reason", "restored", "-o", "jsonl"]).await[0];
     assert_eq!(adopted["adopted"], true, "{adopted}");
@@ -141,7 +141,7 @@ async fn a_restored_log_is_refused_until_it_is_adopted_and_then_delivers_everyth
     };
     assert!(eventually(PATIENCE, statuses).await, "each shows its own delivery");
     assert_eq!(operator.code(&["event", "get", &lost[0]]).await, Some(3), "a lost event is not shown");
-    let again = operator.run(&["shard", "adopt", "0", "--reason", "restored"]).await;
+    let again = operator.answer(&["shard", "adopt", "0", "--reason", "restored"]).await;
     assert!(String::from_utf8_lossy(&again.stderr).contains("not stopped"), "{again:?}");
 }
 
@@ -247,7 +247,7 @@ async fn shards_whose_commands_or_events_were_rolled_back_go_on_by_adoption() {
         let args = ["workflow", verb, commands.as_str(), "--subscription", SUBSCRIPTION];
         // Code 4 asks the operator to try again: the admin may not be connected yet after the server was restarted.
         let done = eventually(PATIENCE, async || {
-            let output = operator.run(&args).await;
+            let output = operator.answer(&args).await;
             let code = output.status.code();
             assert!(matches!(code, Some(0 | 4)), "{verb}: {}", String::from_utf8_lossy(&output.stderr));
             code == Some(0)

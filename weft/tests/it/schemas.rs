@@ -43,7 +43,7 @@ async fn a_quarantined_event_waits_for_its_redrive() {
 
     let bad = operator.lines(&order("order.placed", r#"{"total":"s3cret"}"#)).await;
     assert_eq!((bad[0]["sequenceNumber"].as_u64(), bad[0]["duplicate"].as_bool()), (Some(1), Some(false)));
-    let refused = operator.run(&order("order.strict", r#"{"total":"s3cret"}"#)).await;
+    let refused = operator.answer(&order("order.strict", r#"{"total":"s3cret"}"#)).await;
     let told = String::from_utf8(refused.stderr).unwrap();
     assert!(!refused.status.success() && told.contains("/total: value is not of type"), "{told}");
     assert!(!told.contains("s3cret"), "{told}");

@@ -60,7 +60,6 @@ async fn the_first_worker_delivers_what_came_before_it() {
     let _worker = role("worker", "worker", &server, folder.path());
     assert!(receiver.until(PATIENCE, |arrivals| arrivals.len() >= 100).await, "all of them");
     order::check(&receiver.arrivals(), &events).unwrap();
-    assert_eq!(receiver.arrivals().len(), 100, "once each");
 }
 
 /// P5: events answered 202 after the creation of a subscription with `start = "now"` has returned are delivered to it,

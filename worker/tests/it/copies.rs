@@ -61,8 +61,11 @@ async fn a_refused_copy_holds_back_nothing() {
     let refused = recorded(&log, v1::CopyStateKind::Refused).await;
     assert_eq!(refused.len(), 1);
     assert!(refused[0].problem.contains("size"), "{}", refused[0].problem);
-    let line = conditions.lines().join("\n");
-    assert!(line.contains("1 are refused by DLQ") && line.contains("billing, sequence 1"), "{line}");
+    let is_shown = async || {
+        let text = conditions.lines().join("\n");
+        text.contains("1 are refused by DLQ") && text.contains("billing, sequence 1")
+    };
+    assert!(eventually(PATIENCE, is_shown).await, "{:?}", conditions.lines());
 
     // A new owner knows of it, also without its file, and tries again.
     worker.stop().await;

@@ -12,7 +12,7 @@ use weft_worker::{
     destination::{Delivery, DeliveryResult, Destination, Failure},
 };
 
-use crate::support::{Log, PATIENCE, Receiver, spec};
+use crate::support::{LEASE, Log, PATIENCE, Receiver, spec};
 
 /// Remembers what it was given: workflow, number, attempt. Refuses each event once.
 #[derive(Debug, Clone, Default)]
@@ -51,7 +51,7 @@ async fn code_is_delivered_to_in_order() {
         .master_key(master_key())
         .log(spec())
         .folder(folder.path())
-        .options(WorkerOptions { concurrency: 8, ..WorkerOptions::default() })
+        .options(WorkerOptions { concurrency: 8, lease: LEASE, ..WorkerOptions::default() })
         .destination("remember", seen.clone());
     let running = tokio::spawn(worker.run(drain.clone()));
     assert!(eventually(PATIENCE, async || seen.0.lock().unwrap().len() == 40).await);

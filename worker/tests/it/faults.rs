@@ -12,7 +12,7 @@ use weft_proto::{
     v1::{self, outcome_record::Record, subscription_change::Change},
 };
 
-use crate::support::{Log, PATIENCE, Receiver, Running, assert_in_order, delete};
+use crate::support::{Log, PATIENCE, Receiver, Running, SHORT_LEASE, assert_in_order, delete};
 
 /// P1: nats-server killed while deliveries are under way.
 #[tokio::test(flavor = "multi_thread")]
@@ -44,7 +44,7 @@ async fn a_stalled_server_ends_the_lease_and_costs_no_order() {
     log.subscribe("billing", &receiver, 1).await;
     let folder = tempfile::tempdir().unwrap();
     log.events(2000, 10).await;
-    let mut worker = Running::start(&log, folder.path());
+    let mut worker = Running::start_leased(&log, folder.path(), SHORT_LEASE, |worker| worker);
     receiver.until_delivered(100).await;
     log.server.pause();
     worker.until_missing(|missing| missing.is_some_and(|text| text.contains("lease"))).await;
@@ -60,7 +60,7 @@ async fn a_stalled_server_ends_the_lease_and_costs_no_order() {
 async fn a_retry_keeps_its_time_and_number_through_a_restart() {
     let mut log = Log::start().await;
     let receiver = Receiver::start(|request| if request.attempt == 1 { 503 } else { 200 }).await;
-    let retry = v1::Retry { schedule_ms: vec![2_500], ..Default::default() };
+    let retry = v1::Retry { schedule_ms: vec![6_000], ..Default::default() };
     log.subscribe_with("billing", &receiver, 1, |subscription| subscription.retry = Some(retry)).await;
     let folder = tempfile::tempdir().unwrap();
     let worker = Running::start(&log, folder.path());
@@ -77,7 +77,7 @@ async fn a_retry_keeps_its_time_and_number_through_a_restart() {
     let attempts: Vec<_> = requests.iter().map(|request| (request.attempt, request.answered)).collect();
     assert_eq!(attempts, [(1, 503), (2, 200)]);
     let late = requests[1].at.duration_since(due);
-    assert!(!late.is_negative() && late.as_secs() < 2, "{late:?} after its time");
+    assert!(!late.is_negative() && late.as_secs() < 10, "{late:?} after its time");
     worker.stop().await;
 }
 
@@ -150,7 +150,7 @@ async fn without_a_consumer_the_owner_reads_on() {
     let folder = tempfile::tempdir().unwrap();
     log.events(10, 1).await;
     let conditions = Conditions::default();
-    let worker = Running::start_with(&log, folder.path(), |worker| worker.conditions(conditions.clone()));
+    let mut worker = Running::start_with(&log, folder.path(), |worker| worker.conditions(conditions.clone()));
     receiver.until_delivered(10).await;
     let consumers = streams::consumers(&log.connection, "EVENTS").await.unwrap();
     add_consumers(&log.connection, "EVENTS", consumers.limit - consumers.count).await;
@@ -173,7 +173,7 @@ async fn without_a_consumer_the_owner_reads_on() {
     }
     let says = async || conditions.lines().iter().any(|line| line.contains("reader worker-events-0 of EVENTS refused"));
     assert!(eventually(PATIENCE, says).await, "{:?}", conditions.lines());
-    assert_eq!(worker.missing(), None, "it does its work");
+    worker.until_missing(|missing| missing.is_none()).await;
     remove_consumers(&log, "other-").await;
     assert!(eventually(PATIENCE, async || names("worker-events-").await == 1).await);
     assert!(eventually(PATIENCE, async || conditions.lines().is_empty()).await, "{:?}", conditions.lines());

@@ -100,7 +100,7 @@ async fn serve(mut connection: TcpStream, sick: Sick, arrivals: Arrivals) -> std
     }
 }
 
-/// A second for a healthy event is far above what a build machine's load costs, and far below the 15 to 65 s that sick
+/// Five seconds for a healthy event are far above what a busy machine costs, and far below the 15 to 65 s that sick
 /// workflows cost when all waited for the probe of the circuit. The figure itself is measured in simulated time
 /// (`lane::tests::isolation`); `WEFT_ISOLATION_SECONDS` lets this run for longer, and then p99 is held to 250 ms.
 async fn healthy_events_start_soon(sick: Sick) {
@@ -158,7 +158,7 @@ async fn healthy_events_start_soon(sick: Sick) {
     for (count, waits) in [few, some, many] {
         let (p99, longest) = (waits[waits.len() * 99 / 100], waits[waits.len() - 1]);
         println!("{sick:?}, {count} sick: {} healthy events, p99 {p99} ms, longest {longest} ms", waits.len());
-        assert!(longest <= 1000 || longer.is_some(), "{sick:?}, {count} sick: {waits:?} ms");
+        assert!(longest <= 5000 || longer.is_some(), "{sick:?}, {count} sick: {waits:?} ms");
         assert!(p99 <= 250 || longer.is_none(), "{sick:?}, {count} sick: {waits:?} ms");
     }
 }

@@ -10,9 +10,11 @@ use weft_worker::ownership::{Bucket, Holder, Lease, Leases, WorkerId};
 use crate::support::{Log, PATIENCE};
 
 const SHARD: ShardId = ShardId(0);
+/// Time to live of a lease: several times what a busy machine needs between two requests.
+const LIFE: Duration = Duration::from_secs(3);
 
 fn bucket(log: &Log) -> Bucket {
-    Bucket::new(log.connection.clone(), Duration::from_secs(1))
+    Bucket::new(log.connection.clone(), LIFE)
 }
 
 fn leases(log: &Log, worker: &str) -> Leases {
@@ -61,7 +63,7 @@ async fn a_kept_lease_outlives_its_time_and_a_released_one_is_free_at_once() {
     let (lease, keeping) = claim(&log, &one).await.keep(release.clone());
     let keeper = tokio::spawn(keeping);
     // Longer than its time to live.
-    let outlived = tokio::time::timeout(Duration::from_secs(3), lease.lost().cancelled_owned()).await;
+    let outlived = tokio::time::timeout(2 * LIFE, lease.lost().cancelled_owned()).await;
     assert!(outlived.is_err(), "it is not lost");
     assert!(lease.may_attempt());
     assert_eq!(held(&log).await.0.as_deref(), Some("one"));

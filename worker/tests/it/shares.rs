@@ -45,7 +45,7 @@ async fn the_owner_of_one_of_eight_shards_has_every_slot_for_it() {
     let log_options = LogOptions { shards: SHARDS, ..LogOptions::default() };
     let mut log = Log::of(LogSpec { log: log_options, ..spec() }).await;
     // The other seven are another worker's.
-    let bucket = Bucket::new(log.connection.clone(), Duration::from_secs(2));
+    let bucket = Bucket::new(log.connection.clone(), Duration::from_secs(15));
     let (other, release) = (Leases::new(bucket, Holder::new(WorkerId("other".into()))), CancellationToken::new());
     let mut keepers = Vec::new();
     for shard in 1..SHARDS {

@@ -16,7 +16,8 @@ fn unordered(subscription: &mut v1::Subscription) {
 async fn a_failing_event_delays_no_other() {
     let mut log = Log::start().await;
     let receiver = Receiver::start(|request| if request.sequence == 2 { 500 } else { 200 }).await;
-    let slow = v1::Retry { max_retries: 2, base_ms: 1500, factor: 1.0, max_ms: 1500, ..Default::default() };
+    // Long enough for a busy machine to deliver the others meanwhile.
+    let slow = v1::Retry { max_retries: 1, base_ms: 8000, factor: 1.0, max_ms: 8000, ..Default::default() };
     log.subscribe_with("loose", &receiver, 1, |subscription| {
         unordered(subscription);
         subscription.retry = Some(slow);
@@ -31,7 +32,7 @@ async fn a_failing_event_delays_no_other() {
     let outcomes = log.outcomes(200).await;
     worker.stop().await;
     let dead: Vec<_> = outcomes.iter().filter(|outcome| outcome.kind() == v1::OutcomeKind::DeadLettered).collect();
-    assert_eq!((dead.len(), dead[0].sequence, dead[0].attempts), (1, 2, 3));
+    assert_eq!((dead.len(), dead[0].sequence, dead[0].attempts), (1, 2, 2));
     let settled: BTreeSet<_> = outcomes.iter().map(|outcome| outcome.sequence).collect();
     assert_eq!((outcomes.len(), settled.len()), (200, 200), "each event settles once");
 }

@@ -57,7 +57,7 @@ async fn a_silent_server_is_answered_for_in_time() {
     let mesh = Mesh::start().await;
     let folder = folder();
     let mut options = SequencerOptions::new(folder.path().to_owned(), &mesh.spec, weft_catalog::testing::master_key());
-    options.submit_timeout = Duration::from_millis(300);
+    options.submit_timeout = Duration::from_secs(3);
     let gateway = mesh.sequencer_with(options).await;
     mesh.server().pause();
     let large = |delivery| NewEvent { payload: Bytes::from(vec![b'1'; 1 << 20]), ..event("a", delivery) };

@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::Barrier,
+    sync::{Barrier, mpsc},
 };
 use weft_proto::{ids::EventId, v1::AttemptClass};
 use weft_worker::{
@@ -273,6 +273,7 @@ async fn frozen_idle_connections_cost_one_time_out() {
 /// Node.js, Apache and uvicorn close after 5 s, and some say so: an idle connection is closed before that.
 #[tokio::test]
 async fn idle_connections_are_closed_before_receivers_close_them() {
+    const TRIES: usize = 5;
     for (header, at_least, at_most) in [
         ("", 3.5, 5.0),
         ("keep-alive: timeout=5, max=100\r\n", 3.5, 5.0),
@@ -281,7 +282,7 @@ async fn idle_connections_are_closed_before_receivers_close_them() {
         ("keep-alive: timeout=0\r\n", 0.0, 1.0),
         ("keep-alive: timeout=6\r\n", 4.5, 6.0),
     ] {
-        let (idle, mut measured) = tokio::sync::mpsc::unbounded_channel();
+        let (idle, mut measured) = mpsc::unbounded_channel();
         let (url, _) = receiver(move |_, mut connection| {
             let idle = idle.clone();
             async move {
@@ -295,9 +296,15 @@ async fn idle_connections_are_closed_before_receivers_close_them() {
         })
         .await;
         let process = Process::new(&url);
-        assert_eq!(process.deliver().await.result, AttemptResult::Delivered);
-        let idle = measured.recv().await.unwrap();
-        assert!((at_least..at_most).contains(&idle), "{header:?}: closed after {idle} s");
+        // Never early, and late only where the machine was busy at that moment.
+        let mut all = Vec::new();
+        while all.last().is_none_or(|idle| *idle >= at_most) {
+            assert!(all.len() < TRIES, "{header:?}: closed after {all:?} s");
+            assert_eq!(process.deliver().await.result, AttemptResult::Delivered);
+            let idle = measured.recv().await.unwrap();
+            assert!(idle >= at_least, "{header:?}: closed after {idle} s");
+            all.push(idle);
+        }
     }
 }
 

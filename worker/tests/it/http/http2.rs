@@ -312,7 +312,7 @@ async fn a_frozen_connection_is_found_by_pings() {
     *freezing.frozen.lock().await = true;
     let end = process.deliver_within(PATIENCE).await;
     assert_eq!(end.result, AttemptResult::Delivered, "{}", end.error);
-    assert!(took(&end) < Duration::from_secs(14), "within the default time-out: {:?}", took(&end));
+    assert!(took(&end) < Duration::from_secs(15), "within the default time-out: {:?}", took(&end));
 }
 
 /// The stream of a response that does not end is given up; its connection serves others.
@@ -329,7 +329,7 @@ async fn a_status_settles_although_its_stream_does_not_end() {
     for _ in 0..5 {
         let end = process.deliver().await;
         assert_eq!((end.result, &end.response[..]), (AttemptResult::Delivered, &b"sofar"[..]), "{}", end.error);
-        assert!(took(&end) < Duration::from_secs(2), "took {:?}", took(&end));
+        assert!(took(&end) < Duration::from_secs(10), "took {:?}", took(&end));
     }
     assert_eq!(connections.load(Ordering::SeqCst), 1);
 }

@@ -68,7 +68,7 @@ async fn a_status_settles_although_the_response_does_not_end() {
         for _ in 0..2 {
             let end = process.deliver().await;
             assert_eq!((end.result, end.status), (result, status), "{begin:?}: {}", end.error);
-            assert!(took(&end) < Duration::from_secs(2), "{begin:?}: took {:?}", took(&end));
+            assert!(took(&end) < Duration::from_secs(10), "{begin:?}: took {:?}", took(&end));
             let excerpt = String::from_utf8(end.response.to_vec()).unwrap();
             assert!(excerpt.starts_with("sofar") || !begin.contains("sofar"), "{begin:?}: {excerpt:?}");
             timeout(PATIENCE, until_closed.recv()).await.expect("it is closed").unwrap();

@@ -10,6 +10,12 @@ use weft_worker::{Worker, WorkerOptions};
 
 use super::{Log, PATIENCE};
 
+/// Longer than a busy machine holds up a worker, which would lose its shards: what it has delivered and not committed would
+/// come again.
+pub const LEASE: Span = Span::secs(15);
+/// For tests in which a lease runs out.
+pub const SHORT_LEASE: Span = Span::secs(2);
+
 /// A worker in a separate runtime, so that it can be aborted with everything that it has started.
 pub struct Running {
     missing: watch::Receiver<Option<String>>,
@@ -24,13 +30,14 @@ impl Running {
     }
 
     pub fn start_with(log: &Log, folder: &Path, with: impl FnOnce(Worker) -> Worker) -> Self {
+        Self::start_leased(log, folder, LEASE, with)
+    }
+
+    /// As [`start_with`](Self::start_with), with leases that live for this time.
+    pub fn start_leased(log: &Log, folder: &Path, lease: Span, with: impl FnOnce(Worker) -> Worker) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let nats = log.server.options();
-        let options = WorkerOptions {
-            concurrency: 64,
-            lease: Span::secs(2),
-            allow_networks: vec!["127.0.0.0/8".parse().unwrap()],
-        };
+        let options = WorkerOptions { concurrency: 64, lease, allow_networks: vec!["127.0.0.0/8".parse().unwrap()] };
         let worker = with(Worker::new(options));
         let drain = CancellationToken::new();
         let (missing_sender, missing) = watch::channel(None);
