@@ -1,0 +1,282 @@
+//! Queries of the history, each on one state of its file.
+
+use std::{collections::BTreeSet, sync::PoisonError, time::Duration};
+
+use redb::ReadableDatabase as _;
+use weft_proto::{
+    ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
+    v1,
+};
+
+use super::{
+    CommandItem, DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterId, DeadLetterPage, EventHistory, EventRef,
+    History, HistoryError, ItemProgress, LaneCursor, LaneFilter, LanePage, Lost, ReceiverHistory, ReplayCursor,
+    ReplayPage, StoredCommand, apply::StreamKind, dead_letters, events, lanes, lost, names, names::Subscriptions,
+    receivers, replays, requests, tables::View,
+};
+
+impl History {
+    /// An event with its deliveries, the newest one if its id occurs several times; `None` if no such event is kept.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn event(&self, event: EventRef) -> Result<Option<EventHistory>, HistoryError> {
+        self.read(move |view, subscriptions| {
+            match events::places(view, event.event)?.into_iter().rfind(|(_, seq)| event.is_at(*seq)) {
+                Some((shard, seq)) => events::event(view, subscriptions, shard, seq),
+                None => Ok(None),
+            }
+        })
+        .await
+    }
+
+    /// The event at this place with its deliveries; `None` if it is not known.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn event_at(&self, shard: ShardId, seq: StreamSeq) -> Result<Option<EventHistory>, HistoryError> {
+        self.read(move |view, subscriptions| events::event(view, subscriptions, shard, seq)).await
+    }
+
+    /// The places in the log of all events of this id, the newest last; also where only a dead letter is kept.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn places_of(&self, id: EventId) -> Result<Vec<(ShardId, StreamSeq)>, HistoryError> {
+        self.read(move |view, _| events::places(view, id)).await
+    }
+
+    /// The newest place before `before` of an event with this id in a workflow.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn place_before(
+        &self,
+        id: EventId,
+        workflow: WorkflowId,
+        shard: ShardId,
+        before: StreamSeq,
+    ) -> Result<Option<StreamSeq>, HistoryError> {
+        self.read(move |view, _| events::place_before(view, id, workflow.as_str(), shard, before)).await
+    }
+
+    /// The place of an event in the log, or its former place if a dead letter of it is kept.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn position_of(&self, id: EventId) -> Result<Option<(ShardId, StreamSeq)>, HistoryError> {
+        self.read(move |view, _| Ok(events::places(view, id)?.pop())).await
+    }
+
+    /// The dead letters that each of these ids names, in the order given: several if an event's id occurs at several
+    /// places of the log.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn find_dead_letters(&self, ids: Vec<DeadLetterId>) -> Result<Vec<Vec<DeadLetter>>, HistoryError> {
+        self.read(move |view, subscriptions| ids.iter().map(|id| dead_letters::find(view, subscriptions, id)).collect())
+            .await
+    }
+
+    /// Dead letters after `after`, the newest first, at most `limit`. A page may be short, even empty, before the end: it ends
+    /// after some ten thousand rows, also with a selective filter.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn dead_letters(
+        &self,
+        filter: DeadLetterFilter,
+        after: Option<DeadLetterCursor>,
+        limit: usize,
+    ) -> Result<DeadLetterPage, HistoryError> {
+        self.read(move |view, subscriptions| dead_letters::page(view, subscriptions, &filter, after, limit)).await
+    }
+
+    /// The commands of a request, by shard; empty when the request is unknown.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn request(&self, request_id: String) -> Result<Vec<StoredCommand>, HistoryError> {
+        self.read(move |view, _| requests::request(view, &request_id)).await
+    }
+
+    /// Whether the shard's owner has executed a command; [`item_progress`](Self::item_progress) returns the state of its items.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn is_carried_out(&self, shard: ShardId, command: Run) -> Result<bool, HistoryError> {
+        self.read(move |view, _| requests::is_carried_out(view, shard, command)).await
+    }
+
+    /// Whether a shard's owner has executed a command to adopt it.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn is_adopted(&self, shard: ShardId, command: Run) -> Result<bool, HistoryError> {
+        self.read(move |view, _| Ok(view.adoptions.get((shard.0, command.0))?.is_some())).await
+    }
+
+    /// The effects of an adoption of a shard that keeps events up to `events` and runs of commands up to `commands`;
+    /// names at most `limit` of each.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn lost(
+        &self,
+        shard: ShardId,
+        events: StreamSeq,
+        commands: u64,
+        limit: usize,
+    ) -> Result<Lost, HistoryError> {
+        self.read(move |view, subscriptions| lost::lost(view, subscriptions, shard, events, commands, limit)).await
+    }
+
+    /// Whether a shard's owner has refused an item of a command.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn is_refused(&self, item: CommandItem) -> Result<bool, HistoryError> {
+        self.read(move |view, _| requests::is_refused(view, &item)).await
+    }
+
+    /// Lanes after `after`, by workflow, at most `limit`. A page may be short, even empty, before the end.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn lanes(
+        &self,
+        filter: LaneFilter,
+        after: Option<LaneCursor>,
+        limit: usize,
+    ) -> Result<LanePage, HistoryError> {
+        let layout = self.shared.layout;
+        self.read(move |view, subscriptions| lanes::page(view, subscriptions, layout, &filter, after, limit)).await
+    }
+
+    /// The attempt of an event's live run that has ended last.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn last_attempt(
+        &self,
+        shard: ShardId,
+        seq: StreamSeq,
+        uid: SubscriptionUid,
+    ) -> Result<Option<v1::Attempt>, HistoryError> {
+        self.read(move |view, _| events::last_attempt(view, shard, seq, uid)).await
+    }
+
+    /// Receivers that are away or held, as the owners of the shards see them.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn receivers(&self) -> Result<Vec<ReceiverHistory>, HistoryError> {
+        self.read(move |view, _| receivers::all(view)).await
+    }
+
+    /// Subscriptions that are paused, by the catalog.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn paused_subscriptions(&self) -> Result<BTreeSet<SubscriptionUid>, HistoryError> {
+        self.read(move |_, subscriptions| {
+            let paused = subscriptions.uids().filter(|uid| subscriptions.get(uid).is_some_and(|known| known.paused));
+            Ok(paused.map(|uid| SubscriptionUid::from_bytes(*uid)).collect())
+        })
+        .await
+    }
+
+    /// Which of these deliveries an operator has resolved or discarded, in the order given; `run` is not used.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn decisions(&self, items: Vec<CommandItem>) -> Result<Vec<Option<v1::OutcomeKind>>, HistoryError> {
+        self.read(move |view, _| requests::decisions(view, &items)).await
+    }
+
+    /// The request ids of replays, the newest first, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn replays(&self, after: Option<ReplayCursor>, limit: usize) -> Result<ReplayPage, HistoryError> {
+        self.read(move |view, _| replays::page(view, after, limit)).await
+    }
+
+    /// As [`open_subscriptions`](Self::open_subscriptions), after all outcomes that the log holds at this moment have been
+    /// read.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`], also when that takes longer than `patience`.
+    pub async fn open_subscriptions_now(
+        &self,
+        patience: Duration,
+    ) -> Result<Vec<(ShardId, v1::SubscriptionState)>, HistoryError> {
+        let ends = self.ends(|source| matches!(source, StreamKind::Outcomes(_))).await?;
+        let reached = |positions: &Vec<StreamSeq>| ends.iter().all(|(index, end)| positions[*index] >= *end);
+        self.wait(patience, reached).await?;
+        self.open_subscriptions().await
+    }
+
+    /// The subscriptions that the shards' owners have opened and not closed, as far as the history has read.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn open_subscriptions(&self) -> Result<Vec<(ShardId, v1::SubscriptionState)>, HistoryError> {
+        self.read(|view, _| names::open(view)).await
+    }
+
+    /// The newest command to a replay.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn replay_order(&self, replay: String) -> Result<Option<v1::ReplayAction>, HistoryError> {
+        self.read(move |view, _| replays::order(view, &replay)).await
+    }
+
+    /// Progress of these items of commands, in the order given.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn item_progress(&self, items: Vec<CommandItem>) -> Result<Vec<ItemProgress>, HistoryError> {
+        self.read(move |view, _| requests::progress(view, &items)).await
+    }
+
+    /// Runs a query on a thread that may block, on one state of the file.
+    async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&View, &Subscriptions) -> Result<T, redb::Error> + Send + 'static,
+    ) -> Result<T, HistoryError> {
+        let database = self.shared.database.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(database) = database else {
+            return Err(HistoryError::Building(self.shared.progress.borrow().clone().unwrap_or_default()));
+        };
+        let subscriptions = Subscriptions::of(&self.shared.catalog.borrow());
+        let answer = tokio::task::spawn_blocking(move || {
+            let view = View::open(&database.begin_read()?)?;
+            query(&view, &subscriptions)
+        });
+        Ok(answer.await.unwrap_or_else(|error| Err(redb::Error::Corrupted(error.to_string())))?)
+    }
+}
