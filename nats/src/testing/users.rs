@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// How long anything may take. Generous: a machine that runs many tests at once is slow.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server that is stored in a folder, on a free port.
 pub fn options(folder: &Path) -> ServerOptions {

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, getpgid, kill_process, test_kill_process};
 use tokio_util::sync::CancellationToken;
 use weft_nats::{
     options::LogOptions,
-    server::{Server, ServerError, ServerOptions},
+    server::{Server, ServerError, ServerOptions, free_port},
     streams::{self, LogSpec},
     testing::{
         SmallDisk, eventually,
@@ -112,7 +112,7 @@ async fn a_launched_server_dies_with_its_supervisor() {
 #[tokio::test]
 async fn a_server_left_over_does_not_block_the_next_start() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut supervisor, url) = Supervisor::start(folder.path(), 0, false);
+    let (mut supervisor, url) = Supervisor::start(folder.path(), free_port().unwrap(), false);
     let stale = pid(folder.path());
     let busy = Server::start(options(folder.path()), CancellationToken::new()).await;
     assert!(matches!(busy, Err(ServerError::InUse { .. })), "{busy:?}");
@@ -203,7 +203,7 @@ async fn a_full_disk_heals_once_there_is_room() {
             let request = gateway.client().request("events.w", "x".into());
             matches!(tokio::time::timeout(Duration::from_millis(500), request).await, Ok(Ok(_)))
         };
-        assert!(eventually(Duration::from_secs(10), healed).await, "it is written again");
+        assert!(eventually(PATIENCE, healed).await, "it is written again");
         assert!(last(&admin, "EVENTS").await > before, "what was stored is there");
         tokio::time::timeout(PATIENCE, storage.wait_for(Option::is_none)).await.unwrap().unwrap();
     }
