@@ -212,7 +212,7 @@ async fn streams_share_one_consumer_and_leave_the_reserve_alone() {
         clients.push(Client::open(to, if n.is_multiple_of(2) { "" } else { "workflowId=a" }, None).await);
         publish(to, if n.is_multiple_of(2) { "a" } else { "b" }, n as u64 + 2).await;
     }
-    // One that the server has lost may be there until it is removed, beside the one that has replaced it.
+    // One that the server has lost may be there until it is removed, together with the one that has replaced it.
     assert!(eventually(PATIENCE, async || tails().await == 1).await);
     for (n, client) in clients.iter_mut().enumerate() {
         let expected = if n.is_multiple_of(2) { CLIENTS + 1 } else { CLIENTS / 2 + 1 };

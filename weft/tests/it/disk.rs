@@ -35,7 +35,7 @@ async fn up(folder: &Path, wiring: &Wiring, receiver: &Receiver) -> Up {
     }
 }
 
-/// Sends an event until it is accepted, whatever it is refused for meanwhile.
+/// Sends an event until it is accepted, for any reason that it is refused for meanwhile.
 async fn is_accepted(sender: &Sender, wiring: &Wiring, workflow: &str, id: &str) -> bool {
     eventually(PATIENCE, async || {
         let answer = post(sender, wiring, workflow, id).await;

@@ -7,7 +7,7 @@ use weft_proto::v1;
 
 use crate::support::{Log, Receiver, Running, spec};
 
-/// What waits becomes a dead letter in the last tenth of it, which is long enough for a busy machine.
+/// Waiting events become dead letters in its last tenth, which is long enough for a busy machine.
 const RETENTION: Span = Span::secs(15);
 
 fn short_lived() -> LogSpec {

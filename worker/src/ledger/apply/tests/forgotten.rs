@@ -1,4 +1,4 @@
-//! What the ledger keeps, and what it forgets.
+//! Rows that the ledger keeps, and rows that it forgets.
 
 use super::*;
 
