@@ -3,7 +3,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ipnet::IpNet;
 use weft_admin::deliveries::Deliveries;
 use weft_nats::{clock::ServerClock, event::StoredEvent};
 use weft_proto::{
@@ -11,20 +10,20 @@ use weft_proto::{
     v1,
 };
 use weft_worker::{
-    destination::{Delivery, Destinations, InvalidDestination, clients::HttpClients},
+    destination::{Delivery, Destinations, InvalidDestination, address::AddressRules, clients::HttpClients},
     ownership::LeaseGuard,
 };
 
-/// Delivers as a worker with these networks does.
+/// Delivers as a worker with these rules does.
 #[derive(Debug)]
 pub struct WorkerDeliveries {
     clients: Arc<HttpClients>,
 }
 
 impl WorkerDeliveries {
-    /// `allow_networks`: private networks that may be reached.
-    pub fn new(allow_networks: Vec<IpNet>) -> Self {
-        Self::with_clients(Arc::new(HttpClients::new(allow_networks)))
+    /// The rules say which addresses may be called.
+    pub fn new(rules: AddressRules) -> Self {
+        Self::with_clients(Arc::new(HttpClients::new(rules)))
     }
 
     /// With the clients of a worker in the same process.

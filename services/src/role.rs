@@ -135,7 +135,7 @@ async fn start(
             let token = data.admin_token(&config.admin)?;
             let listen = config.admin.listen;
             let ca = config.admin.tls.cert.clone();
-            let deliveries = Arc::new(WorkerDeliveries::new(config.worker.allow_networks));
+            let deliveries = Arc::new(WorkerDeliveries::new(config.worker.address_rules()));
             let admin = Admin::bind(config.admin, token.clone(), deliveries).await;
             let admin = admin.map_err(|error| bind_failure(name, listen, &error))?;
             let line = ("admin", url(admin.scheme(), admin.local_addr()));

@@ -5,14 +5,13 @@
 //! outside in: gateway, worker, admin, and nats-server last.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use bytesize::ByteSize;
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -64,8 +63,8 @@ pub async fn up(mut config: Config) -> Result<(), Failure> {
     // The gateway takes it, too.
     configured_token(&config.admin, &[("gateway", config.gateway.listen)])?;
     let token = data.admin_token(&config.admin)?;
-    config.worker.allow_networks.extend(loopback());
-    let clients = Arc::new(HttpClients::new(config.worker.allow_networks.clone()));
+    config.worker.loopback_ports = config.loopback_ports();
+    let clients = Arc::new(HttpClients::new(config.worker.address_rules()));
     let bound = Bound::bind(&config, &token, &clients).await?;
     let drain = signal::drain_token().map_err(|error| Failure::of(&error))?;
     let metrics = telemetry::record_metrics()?;
@@ -134,7 +133,7 @@ impl Bound {
         let listen = config.ops.listen.unwrap_or(OPS_LISTEN);
         let ops = Ops::bind(listen).await.map_err(|error| bind_failure("ops", listen, &error.into()))?;
         // Loopback is allowed here, but not what trusts it.
-        clients.refuse_ports([admin.local_addr(), ops.local_addr()]);
+        clients.refuse_ports([gateway.local_addr(), admin.local_addr(), ops.local_addr()]);
         Ok(Self { gateway, admin, ops })
     }
 
@@ -417,9 +416,4 @@ impl FindOrphans for LogOrphans {
 /// A connection under a name; a server that is not there yet is no error.
 pub async fn connect(options: &NatsOptions, name: &str) -> Result<Connection, Failure> {
     Connection::connect(options, name).await.map_err(|error| Failure::of(&error))
-}
-
-/// Networks that destinations may reach with `weft up` in addition to the configured ones: receivers on the same machine.
-fn loopback() -> [IpNet; 2] {
-    [Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8).into(), Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128).into()]
 }

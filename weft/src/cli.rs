@@ -6,7 +6,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use weft_services::{
     command::{
         catalog::{apply, key, source, subscription},
-        dlq, event, healthcheck, listen, nats, rejected, replay, shard, sign, verify, workflow,
+        check, dlq, event, healthcheck, listen, nats, rejected, replay, shard, sign, verify, workflow,
     },
     config::Config,
     demo,
@@ -79,6 +79,8 @@ pub enum Command {
     Verify(verify::VerifyArgs),
     /// Receive deliveries, verify and print them, and fail on demand
     Listen(listen::ListenArgs),
+    /// Check the configuration, or whether a destination may be called
+    Check(check::CheckArgs),
     /// Configure a NATS server or cluster for a mesh
     #[command(subcommand)]
     Nats(nats::NatsCommand),
@@ -181,6 +183,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Sign(args) => sign::run(args).await,
         Command::Verify(args) => verify::run(args).await,
         Command::Listen(args) => listen::run(args).await,
+        Command::Check(args) => check::run(args).await,
         Command::Nats(command) => nats::run(command),
         Command::Bench(command) => weft_bench::run(command).await,
         Command::Healthcheck(args) => healthcheck::run(args).await,

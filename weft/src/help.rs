@@ -7,7 +7,7 @@ use clap::Command;
 /// The commands by what they are for, in the order in which a newcomer meets them.
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Run", &["up", "gateway", "worker", "admin", "nats"]),
-    ("Try", &["demo", "listen", "sign", "verify", "bench"]),
+    ("Try", &["demo", "check", "listen", "sign", "verify", "bench"]),
     ("Look at events", &["event", "workflow", "replay"]),
     ("Repair", &["dlq", "rejected", "shard"]),
     ("Configure", &["source", "subscription", "key", "apply"]),

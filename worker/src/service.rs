@@ -99,7 +99,7 @@ impl Worker {
     }
 
     fn destinations(&self) -> Destinations {
-        let own = || Arc::new(HttpClients::new(self.options.allow_networks.clone()));
+        let own = || Arc::new(HttpClients::new(self.options.address_rules()));
         Destinations::with_clients(self.clients.clone().unwrap_or_else(own)).with_custom(self.custom.clone())
     }
 

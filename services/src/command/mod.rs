@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod catalog;
+pub mod check;
 pub mod common;
 pub mod dlq;
 pub mod event;

@@ -20,10 +20,12 @@ use std::{
 use serde::Deserialize;
 use weft_admin::AdminOptions;
 use weft_gateway::GatewayOptions;
+use weft_nats::catalog::delivery_url::DeliveryUrl;
 use weft_nats::{
     options::{DeadLetterOptions, LogOptions, NatsOptions, RejectedOptions, SecretRef},
     streams::LogSpec,
 };
+use weft_proto::v1::destination;
 use weft_worker::WorkerOptions;
 
 use document::Document;
@@ -124,6 +126,18 @@ impl Config {
             Err(source) => return Err(ConfigError::Read { file: path.to_owned(), source }),
         };
         Self::parse(path, text, Self::variables()?, data)
+    }
+
+    /// The ports of the receivers that the file names: with `weft up` they may be on this machine. Subscriptions that are
+    /// created by other means may not call other ports of it.
+    pub fn loopback_ports(&self) -> Vec<u16> {
+        let subscriptions = &self.catalog.subscriptions;
+        let kinds = subscriptions.iter().filter_map(|wanted| wanted.value.destination.as_ref()?.kind.as_ref());
+        let port = |kind: &destination::Kind| match kind {
+            destination::Kind::Http(http) => Some(DeliveryUrl::parse(&http.url).ok()?.port()),
+            _ => None,
+        };
+        kinds.filter_map(port).collect()
     }
 
     /// The environment's variables for us, by name.

@@ -93,7 +93,8 @@ const RATE_LIMIT: &[Key] = &[key("per_ip", Text), key("per_source", Text), key("
 
 const TLS: &[Key] = &[key("cert", Text), key("key", Text)];
 
-const WORKER: &[Key] = &[key("concurrency", Integer), key("lease", Text), key("allow_networks", List)];
+const WORKER: &[Key] =
+    &[key("concurrency", Integer), key("lease", Text), key("allow_networks", List), key("deny_ports", List)];
 
 const SOURCE: &[Key] = &[
     key("name", Text),

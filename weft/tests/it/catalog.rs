@@ -1,6 +1,6 @@
 //! Sources, subscriptions and keys by command, on a running mesh: what is changed is live, and no secret is ever printed.
 
-use std::{fs, path::PathBuf};
+use std::{fs, net::TcpListener, path::PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -25,12 +25,22 @@ struct Scene {
 }
 
 impl Scene {
+    /// Subscriptions may call this machine.
     async fn start(rule: impl Fn(&Arrival) -> Answer + Send + Sync + 'static) -> Self {
+        let loopback = "\n[worker]\nallow_networks = [\"127.0.0.0/8\", \"::1/128\"]\n";
+        Self::start_with(rule, |wiring, _| wiring.config(None) + loopback).await
+    }
+
+    /// With the configuration for the receiver's URL.
+    async fn start_with(
+        rule: impl Fn(&Arrival) -> Answer + Send + Sync + 'static,
+        config: impl FnOnce(&Wiring, &str) -> String,
+    ) -> Self {
         provide_tls();
         let folder = tempfile::tempdir().unwrap();
         let wiring = Wiring::new();
         let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), &wiring.receiver_secret, rule).await.unwrap();
-        let up = Up::start(&program(), folder.path(), &wiring.config(None)).await.unwrap();
+        let up = Up::start(&program(), folder.path(), &config(&wiring, &receiver.url())).await.unwrap();
         fs::write(folder.path().join("receiver.secret"), &wiring.receiver_secret).unwrap();
         fs::write(folder.path().join("sender.secret"), &wiring.sender_secret).unwrap();
         let data = folder.path().join("data");
@@ -126,12 +136,15 @@ async fn a_subscription_is_managed_on_a_running_mesh() {
     assert!(output.status.code() == Some(2) && text.contains("private and not allowed"), "{text}");
 }
 
-/// `weft up` allows loopback, but no deliveries to its own services there that trust local callers.
+/// `weft up` allows the ports of its file's receivers on this machine, and no others: neither its own services, which trust local
+/// callers, nor those of somebody else.
 #[tokio::test]
 async fn a_subscription_does_not_lead_to_the_mesh_itself() {
-    let scene = Scene::start(|_| Answer::OK).await;
+    let scene = Scene::start_with(|_| Answer::OK, |wiring, receiver| wiring.config(Some(receiver))).await;
     let secret = scene.secret("receiver");
-    for (endpoint, host) in [("admin", "127.0.0.1"), ("ops", "localhost"), ("nats", "[::ffff:127.0.0.1]")] {
+    for (endpoint, host) in
+        [("admin", "127.0.0.1"), ("ops", "localhost"), ("nats", "[::ffff:127.0.0.1]"), ("gateway", "127.1")]
+    {
         let endpoint = scene.up.endpoints.get(endpoint).unwrap();
         let url = format!("http://{host}:{}/", endpoint.rsplit_once(':').unwrap().1);
         let create = ["subscription", "create", "inside", "--url", &url, "--secret", &secret];
@@ -139,8 +152,42 @@ async fn a_subscription_does_not_lead_to_the_mesh_itself() {
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(2) && text.contains("a port of Weft itself"), "{url}: {text}");
     }
-    let gateway = scene.up.endpoints.get("gateway").unwrap().to_owned();
-    scene.line(&["subscription", "create", "around", "--url", &gateway, "--secret", &secret]).await;
+    let other = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let create = ["subscription", "create", "inside", "--url", &format!("http://{other}/"), "--secret", &secret];
+    let output = scene.operator().run(&create).await;
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && text.contains("is loopback and not allowed"), "{text}");
+    let known = scene.receiver.url();
+    scene.line(&["subscription", "create", "beside", "--url", &known, "--secret", &secret]).await;
+}
+
+/// `weft check destination` says for each address whether it may be called, why not, and how to allow it.
+#[tokio::test]
+async fn a_destination_is_checked_without_a_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("weft.toml");
+    let text = "[worker]\nallow_networks = [\"10.0.0.0/8\"]\ndeny_ports = [8443]\n[[subscription]]\nname = \"billing\"\n\
+                destination = { type = \"http\", url = \"http://127.0.0.1:9999/\", secret = \"whsec_cXVpY2tzdGFydC1iaWxsaW5nLXNlY3JldC0x\" }\n";
+    std::fs::write(&file, text).unwrap();
+    for (args, code, said) in [
+        (vec!["https://192.168.0.1/"], 1, "192.168.0.1 is private and not allowed; to allow it add its network"),
+        (vec!["https://10.0.0.1/"], 0, ""),
+        (vec!["https://10.0.0.1:8443/"], 1, "10.0.0.1:8443 is a denied port; to allow it remove 8443"),
+        (vec!["http://127.0.0.1:9999/"], 1, "127.0.0.1 is loopback"),
+        (vec!["http://0x7f.1:9999/", "--up"], 0, ""),
+        (vec!["ftp://10.0.0.1/"], 2, "url begins with neither"),
+    ] {
+        let output = tokio::process::Command::new(program())
+            .args(["check", "destination"])
+            .args(&args)
+            .arg("--config")
+            .arg(&file)
+            .output()
+            .await
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(code) && text.contains(said), "{args:?}: {:?} {text}", output.status);
+    }
 }
 
 /// A receiver that refuses is found by the test, not by the first event.

@@ -1,13 +1,15 @@
 //! Addresses that must not be called: a subscription's URL must not make the worker call its internal network.
 //!
 //! Refused are loopback, private, link-local (with the metadata services of clouds), shared (RFC 6598), multicast,
-//! unspecified, reserved and documentation addresses, unless `[worker] allow_networks` holds them. An IPv4-mapped IPv6
+//! unspecified, reserved and documentation addresses, unless `[worker] allow_networks` holds them, the ports of `[worker]
+//! deny_ports`, and ports of this process. An IPv4-mapped IPv6
 //! address is the IPv4 address. An IPv6 address that a gateway translates or tunnels to an IPv4 address (6to4, NAT64,
 //! ISATAP) is refused if that IPv4 address is, also where the IPv4 address itself is allowed: the route is another one. The
 //! addresses that are connected to are checked, from the URL or from DNS, so a DNS answer that changes after an earlier check
 //! has no effect.
 
 use std::{
+    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{PoisonError, RwLock},
 };
@@ -15,59 +17,112 @@ use std::{
 use ipnet::IpNet;
 
 /// An address that must not be called.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{address} is {rule} and not allowed{}", remedy(rule))]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedAddress {
     /// The address.
     pub address: IpAddr,
+    /// The port.
+    pub port: u16,
     /// The rule that refuses it.
     pub rule: &'static str,
 }
 
 /// The rule that refuses ports of this process.
 const OWN_PORT: &str = "where a port of Weft itself listens";
+/// The rule that refuses ports on every address.
+const DENIED_PORT: &str = "a denied port";
 
-fn remedy(rule: &str) -> &'static str {
-    if rule == OWN_PORT { "" } else { "; to allow it add its network to [worker] allow_networks" }
+impl fmt::Display for RefusedAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, port, rule } = self;
+        let at = SocketAddr::new(*address, *port);
+        match *rule {
+            OWN_PORT => write!(f, "{at} is {rule} and not allowed"),
+            DENIED_PORT => write!(f, "{at} is {rule}; to allow it remove {port} from [worker] deny_ports"),
+            _ => {
+                write!(f, "{address} is {rule} and not allowed; to allow it add its network to [worker] allow_networks")
+            }
+        }
+    }
 }
 
-/// Ports of this process that must not be called: those of the admin, the operator and NATS, which trust local callers.
-#[derive(Debug, Default)]
-pub(super) struct OwnPorts(RwLock<Vec<SocketAddr>>);
+impl std::error::Error for RefusedAddress {}
 
-impl OwnPorts {
-    pub fn add(&self, ports: impl IntoIterator<Item = SocketAddr>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).extend(ports);
+/// Ports that are refused by default: services that speak other protocols than HTTP, and that text within a request could
+/// command. From the "bad ports" of the WHATWG Fetch standard, with Redis and memcached.
+pub const DENY_PORTS_DEFAULT: [u16; 22] =
+    [22, 23, 25, 53, 110, 111, 119, 135, 139, 143, 389, 445, 465, 563, 587, 636, 993, 995, 2049, 6000, 6379, 11_211];
+
+/// Configured exceptions from the rules for addresses.
+#[derive(Debug, Clone, Default)]
+pub struct AddressRules {
+    /// Private networks that may be called.
+    pub allow_networks: Vec<IpNet>,
+    /// Ports that may be called on loopback addresses although these are not in `allow_networks`.
+    pub loopback_ports: Vec<u16>,
+    /// Ports that must not be called on any address.
+    pub deny_ports: Vec<u16>,
+}
+
+/// Private networks that may be called, and the default ports that must not.
+impl From<Vec<IpNet>> for AddressRules {
+    fn from(allow_networks: Vec<IpNet>) -> Self {
+        Self { allow_networks, loopback_ports: Vec::new(), deny_ports: DENY_PORTS_DEFAULT.to_vec() }
+    }
+}
+
+/// Decides which addresses may be called.
+#[derive(Debug, Default)]
+pub struct AddressGuard {
+    rules: AddressRules,
+    /// Ports of this process that must not be called: those of the admin, the operator and NATS, which trust local callers.
+    own_ports: RwLock<Vec<SocketAddr>>,
+}
+
+impl AddressGuard {
+    /// A guard with these exceptions.
+    pub fn new(rules: AddressRules) -> Self {
+        Self { rules, own_ports: RwLock::default() }
     }
 
-    /// Refuses a connection to one of them.
+    /// Refuses ports of this process, also where their network is allowed.
+    pub fn refuse_ports(&self, ports: impl IntoIterator<Item = SocketAddr>) {
+        self.own_ports.write().unwrap_or_else(PoisonError::into_inner).extend(ports);
+    }
+
+    /// Checks whether a port of an address may be called.
+    ///
+    /// # Errors
+    ///
+    /// [`RefusedAddress`], with the rule that refuses it.
     pub fn check(&self, address: IpAddr, port: u16) -> Result<(), RefusedAddress> {
+        let refused = |rule| Err(RefusedAddress { address, port, rule });
+        let AddressRules { allow_networks, loopback_ports, deny_ports } = &self.rules;
         let canonical = address.to_canonical();
+        let allowed = allow_networks.iter().any(|network| network.contains(&address) || network.contains(&canonical))
+            || canonical.is_loopback() && loopback_ports.contains(&port);
+        let rule = match canonical {
+            _ if allowed => None,
+            IpAddr::V4(v4) => refused_v4(v4),
+            IpAddr::V6(v6) => tunnelled_to(v6).and_then(refused_v4).or_else(|| refused_v6(v6)),
+        };
+        match rule {
+            // First: it has no remedy.
+            _ if self.is_own(canonical, port) => refused(OWN_PORT),
+            Some(rule) => refused(rule),
+            None if deny_ports.contains(&port) => refused(DENIED_PORT),
+            None => Ok(()),
+        }
+    }
+
+    fn is_own(&self, canonical: IpAddr, port: u16) -> bool {
         let is_own = |own: &SocketAddr| {
             let ip = own.ip().to_canonical();
             own.port() == port
                 && (ip == canonical || ip.is_unspecified() || ip.is_loopback() && canonical.is_loopback())
         };
-        let ports = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        if ports.iter().any(is_own) { Err(RefusedAddress { address, rule: OWN_PORT }) } else { Ok(()) }
+        self.own_ports.read().unwrap_or_else(PoisonError::into_inner).iter().any(is_own)
     }
-}
-
-/// Checks whether an address may be called.
-///
-/// # Errors
-///
-/// [`RefusedAddress`], with the rule that refuses it.
-pub fn check(address: IpAddr, allow_networks: &[IpNet]) -> Result<(), RefusedAddress> {
-    let canonical = address.to_canonical();
-    if allow_networks.iter().any(|network| network.contains(&address) || network.contains(&canonical)) {
-        return Ok(());
-    }
-    let rule = match canonical {
-        IpAddr::V4(v4) => refused_v4(v4),
-        IpAddr::V6(v6) => tunnelled_to(v6).and_then(refused_v4).or_else(|| refused_v6(v6)),
-    };
-    rule.map_or(Ok(()), |rule| Err(RefusedAddress { address, rule }))
 }
 
 /// The IPv4 address that packets to an IPv6 address are translated or tunnelled to.
@@ -125,10 +180,47 @@ fn refused_v6(address: Ipv6Addr) -> Option<&'static str> {
 mod tests {
     use super::*;
 
+    fn guard(allow_networks: &[&str]) -> AddressGuard {
+        let networks = allow_networks.iter().map(|network| network.parse().unwrap()).collect::<Vec<IpNet>>();
+        AddressGuard::new(networks.into())
+    }
+
+    fn check(address: &str, guard: &AddressGuard) -> Result<(), RefusedAddress> {
+        guard.check(address.parse().unwrap(), 443)
+    }
+
+    #[test]
+    fn denied_ports_are_refused_on_allowed_addresses_too() {
+        let guard = guard(&["10.0.0.0/8"]);
+        for address in ["10.0.0.1", "1.1.1.1"].map(|address| address.parse().unwrap()) {
+            let refused = guard.check(address, 6379).unwrap_err();
+            assert_eq!(refused.rule, DENIED_PORT);
+            assert!(refused.to_string().contains(":6379 is a denied port; to allow it remove 6379"), "{refused}");
+            assert_eq!(guard.check(address, 5432), Ok(()));
+        }
+    }
+
+    /// Ports that are allowed on loopback addresses are allowed in every form of these, and nowhere else.
+    #[test]
+    fn loopback_ports_allow_loopback_addresses_alone() {
+        let rules = AddressRules { loopback_ports: vec![9999], ..AddressRules::from(Vec::new()) };
+        let guard = AddressGuard::new(rules);
+        for (address, port, allowed) in [
+            ("127.0.0.1", 9999, true),
+            ("::1", 9999, true),
+            ("::ffff:127.0.0.1", 9999, true),
+            ("127.0.0.1", 9998, false),
+            ("10.0.0.1", 9999, false),
+            ("2002:7f00:1::", 9999, false),
+        ] {
+            assert_eq!(guard.check(address.parse().unwrap(), port).is_ok(), allowed, "{address}:{port}");
+        }
+    }
+
     #[test]
     fn ports_of_this_process_are_refused_in_every_form_of_their_address() {
-        let own = OwnPorts::default();
-        own.add(["127.0.0.1:9080", "10.0.0.7:4222", "0.0.0.0:9101"].map(|port| port.parse().unwrap()));
+        let own = guard(&["127.0.0.0/8", "::1/128", "10.0.0.0/8", "192.168.0.0/16"]);
+        own.refuse_ports(["127.0.0.1:9080", "10.0.0.7:4222", "0.0.0.0:9101"].map(|port| port.parse().unwrap()));
         for (address, port, refused) in [
             ("127.0.0.1", 9080, true),
             ("127.9.9.9", 9080, true),
@@ -147,7 +239,7 @@ mod tests {
     }
 
     fn rule(text: &str) -> Option<&'static str> {
-        check(text.parse().unwrap(), &[]).err().map(|refused| refused.rule)
+        check(text, &guard(&[])).err().map(|refused| refused.rule)
     }
 
     #[test]
@@ -194,15 +286,15 @@ mod tests {
 
     #[test]
     fn an_allowed_network_passes_in_its_mapped_form_too() {
-        let allow = ["127.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        let allow = guard(&["127.0.0.0/8", "fd00::/8"]);
         for address in ["127.0.0.1", "::ffff:127.0.0.1", "fd00::7"] {
-            assert_eq!(check(address.parse().unwrap(), &allow), Ok(()), "{address}");
+            assert_eq!(check(address, &allow), Ok(()), "{address}");
         }
         for other_way in ["2002:7f00:1::", "64:ff9b::127.0.0.1", "2606:4700::5efe:127.0.0.1"] {
-            let refused = check(other_way.parse().unwrap(), &allow).unwrap_err();
+            let refused = check(other_way, &allow).unwrap_err();
             assert_eq!(refused.rule, "loopback", "{other_way}");
         }
-        let refused = check("10.0.0.1".parse().unwrap(), &allow).unwrap_err();
+        let refused = check("10.0.0.1", &allow).unwrap_err();
         assert!(refused.to_string().contains("private") && refused.to_string().contains("allow_networks"));
     }
 }

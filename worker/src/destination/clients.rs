@@ -15,13 +15,12 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
-use ipnet::IpNet;
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tower::Service;
 
 use super::{
-    address::OwnPorts,
+    address::{AddressGuard, AddressRules},
     body::LeaseGuardedBody,
     connection::{Connections, IDLE_MAX, TrackingConnector},
     resolver::GuardedResolver,
@@ -47,7 +46,6 @@ pub(super) type HttpClient = Client<Connector, LeaseGuardedBody>;
 #[derive(Debug)]
 pub struct HttpClients {
     resolver: GuardedResolver,
-    own_ports: Arc<OwnPorts>,
     /// `None`: that of [`weft_tls::client::client_config`].
     tls: Option<ClientConfig>,
     made: Mutex<Option<Pair>>,
@@ -64,13 +62,13 @@ pub(super) struct Pair {
 }
 
 impl HttpClients {
-    /// Clients that may call these private networks.
-    pub fn new(allow_networks: Vec<IpNet>) -> Self {
-        Self::with_resolver(GuardedResolver::new(allow_networks.into()))
+    /// Clients that call the addresses which these rules allow.
+    pub fn new(rules: impl Into<AddressRules>) -> Self {
+        Self::with_resolver(GuardedResolver::new(Arc::new(AddressGuard::new(rules.into()))))
     }
 
     pub(super) fn with_resolver(resolver: GuardedResolver) -> Self {
-        Self { resolver, own_ports: Arc::default(), tls: None, made: Mutex::default() }
+        Self { resolver, tls: None, made: Mutex::default() }
     }
 
     /// Sets a TLS configuration, such as for a private certificate authority. It must not name ALPN protocols.
@@ -81,16 +79,12 @@ impl HttpClients {
 
     /// Refuses connections to ports of this process whose services trust local callers, also where their network is allowed.
     pub fn refuse_ports(&self, ports: impl IntoIterator<Item = SocketAddr>) {
-        self.own_ports.add(ports);
+        self.guard().refuse_ports(ports);
     }
 
-    pub(super) fn own_ports(&self) -> &OwnPorts {
-        &self.own_ports
-    }
-
-    /// Private networks that may be called.
-    pub fn allow_networks(&self) -> &[IpNet] {
-        self.resolver.allow_networks()
+    /// Decides which addresses may be called.
+    pub fn guard(&self) -> &AddressGuard {
+        self.resolver.guard()
     }
 
     /// The resolver of names to addresses that may be called.
@@ -116,23 +110,18 @@ impl HttpClients {
     }
 
     fn connector(&self, mut tls: ClientConfig, connections: Arc<Connections>) -> Connector {
-        let mut http = HttpConnector::new_with_resolver(self.resolver.clone());
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
         // The builder names the protocols itself.
         tls.alpn_protocols.clear();
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().enable_http2();
-        let guarded = GuardedConnector { http, own_ports: Arc::clone(&self.own_ports) };
+        let guarded = GuardedConnector { resolver: self.resolver.clone() };
         TrackingConnector { inner: https.wrap_connector(guarded), connections }
     }
 }
 
-/// Connects to addresses that the resolver allows, and closes a connection to a port of this process before anything is sent.
+/// Connects to addresses that the guard allows.
 #[derive(Debug, Clone)]
 pub(super) struct GuardedConnector {
-    http: HttpConnector<GuardedResolver>,
-    own_ports: Arc<OwnPorts>,
+    resolver: GuardedResolver,
 }
 
 impl Service<Uri> for GuardedConnector {
@@ -140,17 +129,25 @@ impl Service<Uri> for GuardedConnector {
     type Error = Box<dyn Error + Send + Sync>;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.http.poll_ready(cx).map_err(Into::into)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let (connecting, own_ports) = (self.http.call(uri), Arc::clone(&self.own_ports));
+        let resolver = self.resolver.clone();
         Box::pin(async move {
-            let connection = connecting.await?;
-            let peer = connection.inner().peer_addr()?;
-            own_ports.check(peer.ip(), peer.port())?;
-            Ok(connection)
+            let is_tls = uri.scheme_str() == Some("https");
+            let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+            // Addresses in the URI itself are not resolved.
+            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+            if let Ok(address) = host.parse() {
+                resolver.guard().check(address, port)?;
+            }
+            let mut http = HttpConnector::new_with_resolver(resolver.at(port));
+            http.enforce_http(false);
+            http.set_nodelay(true);
+            http.set_connect_timeout(Some(CONNECT_TIMEOUT));
+            Ok(http.call(uri).await?)
         })
     }
 }

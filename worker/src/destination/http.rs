@@ -30,7 +30,7 @@ use weft_proto::{
 
 use super::{
     Delivery, DeliveryResult, Destination, Failure, InvalidDestination,
-    address::{RefusedAddress, check},
+    address::RefusedAddress,
     body::LeaseGuardedBody,
     clients::{HttpClient, HttpClients, Pair},
     connection,
@@ -150,8 +150,7 @@ impl HttpDestination {
     }
 
     fn check_address(&self, address: IpAddr) -> Result<(), RefusedAddress> {
-        check(address, self.clients.allow_networks())?;
-        self.clients.own_ports().check(address, self.url.port())
+        self.clients.guard().check(address, self.url.port())
     }
 
     fn literal(&self) -> Option<IpAddr> {
@@ -190,11 +189,10 @@ impl Destination for HttpDestination {
                 return self.literal().map_or(Ok(()), |address| self.check_address(address));
             }
         };
-        match timeout(LOOKUP_TIMEOUT, self.clients.resolver().addresses(name)).await {
+        match timeout(LOOKUP_TIMEOUT, self.clients.resolver().addresses(name, self.url.port())).await {
             Ok(Err(ResolveError::Refused(refused))) => Err(refused),
-            Ok(Ok(addresses)) => addresses.iter().try_for_each(|address| self.check_address(address.ip())),
             // A name without an address now may have one when it is called, and is checked then.
-            Ok(Err(ResolveError::NoAddress(_))) | Err(_) => Ok(()),
+            Ok(Ok(_) | Err(ResolveError::NoAddress(_))) | Err(_) => Ok(()),
         }
     }
 }

@@ -12,7 +12,6 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use ipnet::IpNet;
 use jiff::Timestamp;
 use weft_catalog::delivery_url::InvalidUrl;
 use weft_nats::{clock::ServerClock, event::StoredEvent};
@@ -21,7 +20,11 @@ use weft_proto::{
     v1::{self, AttemptClass},
 };
 
-use self::{address::RefusedAddress, clients::HttpClients, signature::InvalidSecret};
+use self::{
+    address::{AddressRules, RefusedAddress},
+    clients::HttpClients,
+    signature::InvalidSecret,
+};
 use crate::{
     lane::{AttemptEnd, AttemptResult},
     ownership::LeaseGuard,
@@ -185,9 +188,9 @@ enum Entry {
 }
 
 impl Destinations {
-    /// No destinations yet. `allow_networks`: private networks that may be called.
-    pub fn new(allow_networks: Vec<IpNet>) -> Self {
-        Self::with_clients(Arc::new(HttpClients::new(allow_networks)))
+    /// No destinations yet. The rules say which addresses may be called.
+    pub fn new(rules: impl Into<AddressRules>) -> Self {
+        Self::with_clients(Arc::new(HttpClients::new(rules)))
     }
 
     /// No destinations yet, with shared clients.

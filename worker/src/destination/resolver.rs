@@ -14,12 +14,11 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use hyper_util::client::legacy::connect::dns::Name;
-use ipnet::IpNet;
 use tokio::time::timeout;
 use tower::Service;
 
 use super::{
-    address::{RefusedAddress, check},
+    address::{AddressGuard, RefusedAddress},
     lookups::Lookups,
 };
 
@@ -29,41 +28,54 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Resolves names by the system's resolver, without addresses that must not be called.
 #[derive(Debug, Clone)]
 pub struct GuardedResolver {
-    allow_networks: Arc<[IpNet]>,
+    guard: Arc<AddressGuard>,
     lookups: Lookups,
 }
 
 impl GuardedResolver {
-    /// A resolver that allows these private networks.
-    pub fn new(allow_networks: Arc<[IpNet]>) -> Self {
-        Self::with_lookups(allow_networks, Lookups::system())
+    /// A resolver of addresses that this guard allows.
+    pub fn new(guard: Arc<AddressGuard>) -> Self {
+        Self::with_lookups(guard, Lookups::system())
     }
 
-    pub(super) fn with_lookups(allow_networks: Arc<[IpNet]>, lookups: Lookups) -> Self {
-        Self { allow_networks, lookups }
+    pub(super) fn with_lookups(guard: Arc<AddressGuard>, lookups: Lookups) -> Self {
+        Self { guard, lookups }
     }
 
-    /// Private networks that may be called.
-    pub fn allow_networks(&self) -> &[IpNet] {
-        &self.allow_networks
+    /// Decides about addresses.
+    pub fn guard(&self) -> &Arc<AddressGuard> {
+        &self.guard
     }
 
-    /// The addresses of a name that may be called, at least one.
+    /// The addresses of a name that may be called at a port, at least one.
     ///
     /// # Errors
     ///
     /// [`ResolveError`].
-    pub async fn addresses(&self, name: &str) -> Result<Vec<SocketAddr>, ResolveError> {
+    pub async fn addresses(&self, name: &str, port: u16) -> Result<Vec<SocketAddr>, ResolveError> {
         let no_address = |cause: String| NoAddress { name: name.to_owned(), cause };
         let found = match timeout(LOOKUP_TIMEOUT, self.lookups.look_up(name)).await {
             Ok(found) => found.map_err(no_address)?,
             Err(_) => return Err(no_address(format!("no answer within {} s", LOOKUP_TIMEOUT.as_secs())).into()),
         };
-        match allowed(found.into_iter(), &self.allow_networks)? {
+        let found = found.into_iter().map(|address| SocketAddr::new(address.ip(), port));
+        match allowed(found, &self.guard)? {
             addresses if addresses.is_empty() => Err(no_address("it has no address".into()).into()),
             addresses => Ok(addresses),
         }
     }
+
+    /// As a service that resolves names for connections to a port.
+    pub(super) fn at(&self, port: u16) -> ResolverAt {
+        ResolverAt { resolver: self.clone(), port }
+    }
+}
+
+/// A [`GuardedResolver`] for connections to one port.
+#[derive(Debug, Clone)]
+pub(super) struct ResolverAt {
+    resolver: GuardedResolver,
+    port: u16,
 }
 
 /// A name that has no address.
@@ -85,7 +97,7 @@ pub enum ResolveError {
     Refused(#[from] RefusedAddress),
 }
 
-impl Service<Name> for GuardedResolver {
+impl Service<Name> for ResolverAt {
     type Response = vec::IntoIter<SocketAddr>;
     type Error = Box<dyn Error + Send + Sync>;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
@@ -95,10 +107,10 @@ impl Service<Name> for GuardedResolver {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let resolver = self.clone();
+        let Self { resolver, port } = self.clone();
         Box::pin(async move {
             // Not wrapped, since callers search for the type.
-            match resolver.addresses(name.as_str()).await {
+            match resolver.addresses(name.as_str(), port).await {
                 Ok(addresses) => Ok(addresses.into_iter()),
                 Err(ResolveError::NoAddress(error)) => Err(error.into()),
                 Err(ResolveError::Refused(refused)) => Err(refused.into()),
@@ -108,13 +120,10 @@ impl Service<Name> for GuardedResolver {
 }
 
 /// The addresses that may be called; if there is none, why the first was refused.
-fn allowed(
-    found: impl Iterator<Item = SocketAddr>,
-    allow_networks: &[IpNet],
-) -> Result<Vec<SocketAddr>, RefusedAddress> {
+fn allowed(found: impl Iterator<Item = SocketAddr>, guard: &AddressGuard) -> Result<Vec<SocketAddr>, RefusedAddress> {
     let (mut addresses, mut first_refused) = (Vec::new(), None);
     for address in found {
-        match check(address.ip(), allow_networks) {
+        match guard.check(address.ip(), address.port()) {
             Ok(()) => addresses.push(address),
             Err(refused) => drop(first_refused.get_or_insert(refused)),
         }
@@ -131,7 +140,7 @@ mod tests {
 
     fn judged(addresses: &[&str]) -> Result<Vec<String>, &'static str> {
         let found = addresses.iter().map(|address| SocketAddr::new(address.parse().unwrap(), 0));
-        let addresses = allowed(found, &[]).map_err(|refused| refused.rule)?;
+        let addresses = allowed(found, &AddressGuard::default()).map_err(|refused| refused.rule)?;
         Ok(addresses.iter().map(|address| address.ip().to_string()).collect())
     }
 

@@ -10,6 +10,7 @@ use weft_nats::event::Event;
 use weft_proto::ids::{SequenceNumber, StreamSeq, WorkflowId};
 
 use super::{
+    address::AddressGuard,
     lookups::{Found, Lookups},
     resolver::GuardedResolver,
     *,
@@ -33,7 +34,7 @@ const METADATA: UrlResult = Refused("link-local (cloud metadata)");
 const RESERVED: UrlResult = Refused("reserved");
 
 /// Authorities of URLs, and what becomes of them without `allow_networks`.
-const TABLE: [(&str, UrlResult); 96] = [
+const TABLE: [(&str, UrlResult); 101] = [
     // IPv4 in every form that parsers know.
     ("127.0.0.1", LOOPBACK),
     ("127.1", LOOPBACK),
@@ -135,6 +136,12 @@ const TABLE: [(&str, UrlResult); 96] = [
     ("bücher.test", Invalid),
     ("１２７.0.0.1", Invalid),
     ("a..test", Invalid),
+    // Ports.
+    ("1.1.1.1:22", Refused("a denied port")),
+    ("public.test:25", Refused("a denied port")),
+    ("[2606:4700::1111]:6379", Refused("a denied port")),
+    ("private.test:22", PRIVATE),
+    ("public.test:5432", Called),
 ];
 
 fn addresses(name: &str) -> Found {
@@ -150,8 +157,9 @@ fn addresses(name: &str) -> Found {
 }
 
 fn destinations(allow_networks: &[&str], look_up: fn(&str) -> Found) -> Destinations {
-    let networks = allow_networks.iter().map(|network| network.parse().unwrap()).collect();
-    let resolver = GuardedResolver::with_lookups(networks, Lookups::with(look_up));
+    let networks = allow_networks.iter().map(|network| network.parse().unwrap()).collect::<Vec<ipnet::IpNet>>();
+    let guard = Arc::new(AddressGuard::new(networks.into()));
+    let resolver = GuardedResolver::with_lookups(guard, Lookups::with(look_up));
     Destinations::with_clients(Arc::new(HttpClients::with_resolver(resolver)))
 }
 

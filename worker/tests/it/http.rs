@@ -119,7 +119,8 @@ async fn deliver(delivery: Delivery, url: &str, allow: &[&str]) -> AttemptEnd {
 }
 
 async fn try_deliver(delivery: Delivery, url: &str, allow: &[&str]) -> Result<AttemptEnd, NotSent> {
-    let destinations = Destinations::new(allow.iter().map(|network| network.parse().unwrap()).collect());
+    let destinations =
+        Destinations::new(allow.iter().map(|network| network.parse().unwrap()).collect::<Vec<ipnet::IpNet>>());
     destinations.put(&subscription(delivery.uid, url)).unwrap();
     destinations.deliver(delivery).await
 }

@@ -32,7 +32,10 @@ pub(super) struct Process {
 
 impl Process {
     pub fn new(url: &str) -> Self {
-        Self::with(Destinations::new(LOCAL.iter().map(|network| network.parse().unwrap()).collect()), url)
+        Self::with(
+            Destinations::new(LOCAL.iter().map(|network| network.parse().unwrap()).collect::<Vec<ipnet::IpNet>>()),
+            url,
+        )
     }
 
     pub fn with(destinations: Destinations, url: &str) -> Self {

@@ -134,7 +134,7 @@ async fn receiver<F: Future<Output = Option<()>> + Send + 'static>(
 }
 
 pub(super) fn trusting(authority: &Authority, url: &str) -> Process {
-    let networks = LOCAL.iter().map(|network| network.parse().unwrap()).collect();
+    let networks = LOCAL.iter().map(|network| network.parse().unwrap()).collect::<Vec<ipnet::IpNet>>();
     let clients = HttpClients::new(networks).with_tls(authority.client_config());
     Process::with(Destinations::with_clients(Arc::new(clients)), url)
 }

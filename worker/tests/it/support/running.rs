@@ -37,7 +37,8 @@ impl Running {
     pub fn start_leased(log: &Log, folder: &Path, lease: Span, with: impl FnOnce(Worker) -> Worker) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let nats = log.server.options();
-        let options = WorkerOptions { concurrency: 64, lease, allow_networks: vec!["127.0.0.0/8".parse().unwrap()] };
+        let allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
+        let options = WorkerOptions { concurrency: 64, lease, allow_networks, ..WorkerOptions::default() };
         let worker = with(Worker::new(options));
         let drain = CancellationToken::new();
         let (missing_sender, missing) = watch::channel(None);
