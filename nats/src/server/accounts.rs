@@ -26,6 +26,8 @@ pub const API_PREFIX: &str = "weft.API";
 
 /// The server's own prefix, in the accounts that hold streams.
 const SERVER_API: &str = "$JS.API";
+/// Acks of messages of a consumer.
+const ACKS: &str = "$JS.ACK.>";
 /// How long the answers to one direct get may take; the server then forgets where they go.
 const GET_THRESHOLD: &str = "10s";
 /// The same for one pull request: longer than clients wait, 30 s.
@@ -385,6 +387,11 @@ fn permissions(role: Role, imports: &Imports) -> Value {
     let inbox = inbox(role);
     let tail_requests = format!("{TAIL_REQUESTS}.>");
     let mut subscribe = vec![inbox.as_str()];
+    if answers_requests(role) {
+        // The reply subject of each message that a consumer delivers. Without this the server would keep a permission to respond
+        // for each of them, and search through thousands at every message. In this account nothing receives the subject.
+        publish.insert(ACKS);
+    }
     match role {
         Role::Gateway => {
             // Gateways hand each other events; all of them are in this account, and nothing else is.
@@ -399,10 +406,15 @@ fn permissions(role: Role, imports: &Imports) -> Value {
         Role::Worker => {}
     }
     let mut permissions = json!({ "publish": { "allow": publish }, "subscribe": { "allow": subscribe } });
-    if matches!(role, Role::Gateway | Role::Admin) {
+    if answers_requests(role) {
         permissions["allow_responses"] = true.into();
     }
     permissions
+}
+
+/// Whether a role answers requests of others.
+fn answers_requests(role: Role) -> bool {
+    matches!(role, Role::Gateway | Role::Admin)
 }
 
 fn inbox(role: Role) -> String {

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use serde::Serialize;
 use tokio::time::timeout;
 use url::Host;
-use weft_nats::catalog::delivery_url::DeliveryUrl;
+use weft_catalog::delivery_url::DeliveryUrl;
 use weft_worker::destination::{
     address::{AddressGuard, RefusedAddress},
     resolver::{GuardedResolver, ResolveError},

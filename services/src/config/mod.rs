@@ -19,8 +19,8 @@ use std::{
 
 use serde::Deserialize;
 use weft_admin::AdminOptions;
+use weft_catalog::delivery_url::DeliveryUrl;
 use weft_gateway::GatewayOptions;
-use weft_nats::catalog::delivery_url::DeliveryUrl;
 use weft_nats::{
     options::{DeadLetterOptions, LogOptions, NatsOptions, RejectedOptions, SecretRef},
     streams::LogSpec,
