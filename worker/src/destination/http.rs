@@ -165,7 +165,8 @@ impl HttpDestination {
 #[async_trait]
 impl Destination for HttpDestination {
     async fn deliver(&self, deliveries: &[Delivery]) -> DeliveryResult {
-        let mut result = DeliveryResult { count: 0, failure: None, status: 0, response: Bytes::new() };
+        // Each has its own request.
+        let mut result = DeliveryResult { is_attributed: true, ..DeliveryResult::all(0) };
         for delivery in deliveries {
             match self.post(delivery).await {
                 Ok((status, response)) => {

@@ -121,6 +121,10 @@ pub struct DeliveryResult {
     pub status: u16,
     /// First [`RESPONSE_BYTES_MAX`] of the response to the last success.
     pub response: Bytes,
+    /// The failure is known to be of the next event, and not of all events that were sent with it. It always is if events
+    /// before it were accepted, or if there was only one. Otherwise the events are delivered again in smaller batches, until
+    /// the one at fault is alone.
+    pub is_attributed: bool,
 }
 
 /// Bytes of a response that are kept.
@@ -129,7 +133,7 @@ pub const RESPONSE_BYTES_MAX: usize = 1024;
 /// A receiver of events.
 #[async_trait]
 pub trait Destination: std::fmt::Debug + Send + Sync {
-    /// Delivers events of one lane, in order, each within its timeout.
+    /// Delivers events of one lane, in order, at least one.
     async fn deliver(&self, deliveries: &[Delivery]) -> DeliveryResult;
 
     /// Checks whether it may be called, without calling it.
@@ -257,19 +261,30 @@ impl Destinations {
         }
     }
 
-    /// Makes one attempt.
+    /// Makes one attempt of one event.
     ///
     /// # Errors
     ///
     /// [`NotSent`].
     pub async fn deliver(&self, delivery: Delivery) -> Result<AttemptEnd, NotSent> {
+        self.deliver_batch(&[delivery]).await?.pop().ok_or(NotSent)
+    }
+
+    /// Makes one attempt, of one event or several of one lane. Returns the ends of the events that were accepted, and of the
+    /// next one if it was not.
+    ///
+    /// # Errors
+    ///
+    /// [`NotSent`].
+    pub async fn deliver_batch(&self, deliveries: &[Delivery]) -> Result<Vec<AttemptEnd>, NotSent> {
+        let Some(first) = deliveries.first() else { return Ok(Vec::new()) };
         // Also for destinations that do not check the lease.
-        if !delivery.lease.may_attempt() {
+        if !first.lease.may_attempt() {
             return Err(NotSent);
         }
         let (started_at, started) = (Timestamp::now(), Instant::now());
-        let taken = match self.of(delivery.uid) {
-            Ok(destination) => destination.deliver(std::slice::from_ref(&delivery)).await,
+        let taken = match self.of(first.uid) {
+            Ok(destination) => destination.deliver(deliveries).await,
             Err(problem) => DeliveryResult::failed(Failure::held(AttemptClass::Protocol, problem)),
         };
         // The wall clock may have stepped in the meantime.
@@ -278,16 +293,25 @@ impl Destinations {
             result: AttemptResult::Delivered,
             class: AttemptClass::Delivered,
             status: taken.status,
+            is_attributed: true,
             error: String::new(),
-            response: taken.response,
+            response: Bytes::new(),
             retry_after: None,
             started_at,
             ended_at,
         };
-        let Some(Failure { kind, class, status, error, response, retry_after }) = taken.failure else {
-            return Ok(delivered);
-        };
-        Ok(AttemptEnd { result: attempt_result(kind)?, class, status, error, response, retry_after, ..delivered })
+        let sent = deliveries.len();
+        // Where a destination contradicts itself, an event is rather delivered twice than lost.
+        let accepted = if taken.failure.is_some() { taken.count.min(sent - 1) } else { sent };
+        let mut ends = vec![delivered.clone(); accepted];
+        if let Some(last) = ends.last_mut() {
+            last.response = taken.response;
+        }
+        if let Some(Failure { kind, class, status, error, response, retry_after }) = taken.failure {
+            let (result, is_attributed) = (attempt_result(kind)?, taken.is_attributed || accepted > 0 || sent == 1);
+            ends.push(AttemptEnd { result, class, status, is_attributed, error, response, retry_after, ..delivered });
+        }
+        Ok(ends)
     }
 }
 
@@ -331,11 +355,11 @@ impl Failure {
 impl DeliveryResult {
     /// All `count` events were accepted.
     pub fn all(count: usize) -> Self {
-        Self { count, failure: None, status: 0, response: Bytes::new() }
+        Self { count, failure: None, status: 0, response: Bytes::new(), is_attributed: false }
     }
 
-    /// No event was accepted.
+    /// No event was accepted. Of several events, which one is at fault is not known.
     pub fn failed(failure: Failure) -> Self {
-        Self { count: 0, failure: Some(failure), status: 0, response: Bytes::new() }
+        Self { failure: Some(failure), ..Self::all(0) }
     }
 }

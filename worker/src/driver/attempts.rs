@@ -12,14 +12,14 @@ use crate::{
 };
 
 /// An attempt and its end.
-pub(super) type FinishedAttempt = (AttemptId, Result<AttemptEnd, NotSent>);
+pub(super) type FinishedAttempt = (AttemptId, Result<Vec<AttemptEnd>, NotSent>);
 
 impl Driver {
     pub(super) fn start_attempt(
         &mut self,
         id: AttemptId,
-        work: Work,
-        event: Arc<StoredEvent>,
+        work: &Work,
+        events: Vec<Arc<StoredEvent>>,
         number: u32,
         previous: LanePrevious,
     ) -> Result<(), DriverError> {
@@ -27,7 +27,7 @@ impl Driver {
             return Err(DriverError::LeaseLost);
         }
         let uid = work.lane.subscription;
-        let lane_previous = match previous {
+        let mut lane_previous = match previous {
             LanePrevious::Known(event) => Some(event),
             LanePrevious::Unordered => None,
             LanePrevious::AskLedger => self.commits.ledger().head(&work.lane)?,
@@ -36,20 +36,25 @@ impl Driver {
             .subscriptions
             .get(&uid)
             .map_or(DEFAULT_TIMEOUT, |compiled| Duration::from_millis(compiled.subscription.value.timeout_ms));
-        let delivery = Delivery {
-            event,
-            uid,
-            run: work.run,
-            number,
-            lane_previous,
-            epoch: self.commits.epoch(),
-            timeout,
-            clock: self.context.connection.server_clock().clone(),
-            lease: self.lease.clone(),
-        };
+        let mut deliveries = Vec::with_capacity(events.len());
+        for event in events {
+            let is_first = deliveries.is_empty();
+            let event_id = event.event.id;
+            deliveries.push(Delivery {
+                event,
+                uid,
+                run: work.run,
+                number: if is_first { number } else { 1 },
+                lane_previous: lane_previous.replace(event_id),
+                epoch: self.commits.epoch(),
+                timeout,
+                clock: self.context.connection.server_clock().clone(),
+                lease: self.lease.clone(),
+            });
+        }
         let destinations = Arc::clone(&self.context.destinations);
         // Reported by `on_attempt_finished`; ends with the shard.
-        self.attempts.spawn(async move { (id, destinations.deliver(delivery).await) });
+        self.attempts.spawn(async move { (id, destinations.deliver_batch(&deliveries).await) });
         Ok(())
     }
 
@@ -65,21 +70,25 @@ impl Driver {
 
     fn finish_attempt(&mut self, ended: Result<FinishedAttempt, JoinError>) -> Result<(), DriverError> {
         // The result of an attempt whose destination panicked is unknown.
-        let (attempt, end) = ended.map_err(aborted("attempt"))?;
+        let (attempt, ends) = ended.map_err(aborted("attempt"))?;
         // Also where the lease was renewed in the meantime: the attempt was not made, so it has no end to report.
-        let end = end.map_err(|NotSent| DriverError::LeaseLost)?;
-        let end = self.on_lanes_clock(end);
-        if end.result != AttemptResult::Held {
-            crate::metrics::attempt_ended(&end);
+        let mut ends = ends.map_err(|NotSent| DriverError::LeaseLost)?;
+        self.set_lanes_clock(&mut ends);
+        // An attempt of several events ends as the last of them does.
+        if let Some(end) = ends.last().filter(|end| end.result != AttemptResult::Held) {
+            crate::metrics::attempt_ended(end);
         }
-        self.handle(Input::AttemptFinished { attempt, end })
+        self.handle(Input::AttemptFinished { attempt, ends })
     }
 
-    /// The end with times of the lanes' clock, so that all times in a shard's records are by one clock.
-    fn on_lanes_clock(&self, end: AttemptEnd) -> AttemptEnd {
+    /// Times by the lanes' clock, so that all times in a shard's records are by one clock.
+    fn set_lanes_clock(&self, ends: &mut [AttemptEnd]) {
         let ended_at = self.clock.now();
-        let took = end.ended_at.duration_since(end.started_at);
-        AttemptEnd { started_at: ended_at.checked_sub(took).unwrap_or(ended_at), ended_at, ..end }
+        for end in ends {
+            let took = end.ended_at.duration_since(end.started_at);
+            end.started_at = ended_at.checked_sub(took).unwrap_or(ended_at);
+            end.ended_at = ended_at;
+        }
     }
 }
 

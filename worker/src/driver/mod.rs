@@ -359,8 +359,8 @@ impl Driver {
         }
         for action in actions {
             match action {
-                Action::Attempt { id, work, event, number, previous } => {
-                    self.start_attempt(id, work, event, number, previous)?;
+                Action::Attempt { id, work, events, number, previous } => {
+                    self.start_attempt(id, &work, events, number, previous)?;
                 }
                 Action::CatchUp { lane, from, through, limit } => self.start_catch_up(lane, from, through, limit),
                 Action::Load { work, subscription_name, event, dead_run } => {

@@ -28,15 +28,16 @@ pub enum LanePrevious {
 /// An action for the driver.
 #[derive(Debug, Clone)]
 pub enum Action {
-    /// Deliver an event. Result: [`Input::AttemptFinished`](super::Input::AttemptFinished), in any case.
+    /// Deliver events, in order: one, or a batch. Result: [`Input::AttemptFinished`](super::Input::AttemptFinished), in any
+    /// case.
     Attempt {
         /// The attempt's id.
         id: AttemptId,
-        /// The delivery that it is an attempt of.
+        /// The delivery of the first event.
         work: Work,
-        /// The event.
-        event: Arc<StoredEvent>,
-        /// Number of this attempt in its run, from 1.
+        /// The events, at least one: consecutive ones of the lane.
+        events: Vec<Arc<StoredEvent>>,
+        /// Number of this attempt of the first event in its run, from 1. It is the first attempt of the others.
         number: u32,
         /// The event that the lane delivered before.
         previous: LanePrevious,

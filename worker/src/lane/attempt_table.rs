@@ -1,13 +1,20 @@
 //! Attempts in flight.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
+
+use weft_nats::event::StoredEvent;
 
 use super::{AttemptId, input::Work};
 
 /// An attempt in flight.
 #[derive(Debug)]
 pub(super) struct Started {
+    /// The delivery of its first event.
     pub work: Work,
+    /// Its events, in order.
+    pub events: Vec<Arc<StoredEvent>>,
+    /// Its number among the attempts of its first event.
+    pub number: u32,
     /// Revision of the subscription's policy when it started.
     pub revision: u64,
     /// As [`Turn::fresh`](super::schedule::Turn::fresh) when it started.

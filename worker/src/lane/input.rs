@@ -102,6 +102,8 @@ pub struct SubscriptionPolicy {
     pub concurrency: usize,
     /// Average time between two attempts at the highest rate; `None`: unlimited.
     pub min_interval: Option<Duration>,
+    /// Maximum number of events of one attempt, at least 1.
+    pub max_events: usize,
     /// When and how often a failed attempt is retried.
     pub retry: RetryPolicy,
     /// Policy for exhausted events.
@@ -141,7 +143,7 @@ impl AttemptResult {
     }
 }
 
-/// The end of an attempt.
+/// The end of an attempt, for one of its events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttemptEnd {
     /// The result, which decides what becomes of the event.
@@ -150,6 +152,8 @@ pub struct AttemptEnd {
     pub class: v1::AttemptClass,
     /// The receiver's status code, for the record; 0: none.
     pub status: u16,
+    /// Of a failure: it is this event's. `false`: it is that of a batch, and which of its events is at fault is not known.
+    pub is_attributed: bool,
     /// Error message; empty when delivered.
     pub error: String,
     /// First 1 KiB of the response.
@@ -335,8 +339,9 @@ pub enum Input {
     AttemptFinished {
         /// The attempt.
         attempt: AttemptId,
-        /// The end of the attempt.
-        end: AttemptEnd,
+        /// The ends of its events, in order and at least one: of those that the receiver accepted, and of the next one if it
+        /// failed. The others have not been attempted.
+        ends: Vec<AttemptEnd>,
     },
     /// The result of an [`Action::CatchUp`](super::Action::CatchUp).
     CaughtUp {

@@ -18,6 +18,10 @@ use weft_proto::{
 
 use super::AttemptId;
 
+/// Bytes of the events of one batch, with their overhead: what a gRPC server accepts as one message unless it is configured
+/// otherwise. A single larger event is attempted alone.
+pub(super) const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// Memory of an event besides its payload: its fields, their texts, the allocations, its part of a lane.
 pub const EVENT_OVERHEAD_BYTES: usize = 1024;
 
@@ -76,16 +80,20 @@ pub(super) enum CatchUp {
     Running,
 }
 
-/// The event that a lane attempts: its head, or that of a run.
+/// What a lane attempts: its head, in a batch with the events after it, or the event of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Target {
     Head,
     Run(StreamSeq, Run),
-    /// Of an attempt in flight only: an operator has settled its event. The event and the attempt's number.
-    Cancelled {
-        event: EventId,
-        number: u32,
-    },
+}
+
+/// An attempt in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct InFlight {
+    pub attempt: AttemptId,
+    pub target: Target,
+    /// The last of its events.
+    pub last: StreamSeq,
 }
 
 /// The next step of a lane.
@@ -125,7 +133,9 @@ pub(super) struct Lane {
     pub buffer: VecDeque<Arc<StoredEvent>>,
     pub head: AttemptState,
     pub runs: BTreeMap<(StreamSeq, Run), PendingRun>,
-    pub in_flight: Option<(AttemptId, Target)>,
+    pub in_flight: Option<InFlight>,
+    /// Which event of a batch is at fault is searched among the events up to here. 0: nothing is searched.
+    pub suspect_through: StreamSeq,
     pub catch_up: CatchUp,
     /// No attempt before the commit of this number is stored.
     pub hold: Option<u64>,
@@ -180,9 +190,23 @@ impl Lane {
         self.is_settled() && self.runs.is_empty() && self.in_flight.is_none() && self.hold.is_none() && !self.paused
     }
 
-    /// Whether its head is being attempted.
+    /// Whether its head is being attempted. Of a batch in flight an operator may have settled the first events, and the head
+    /// is the next one.
     pub fn is_attempting_head(&self) -> bool {
-        matches!(self.in_flight, Some((_, Target::Head)))
+        let is_held = |in_flight: InFlight| in_flight.target == Target::Head && self.first() <= in_flight.last;
+        self.in_flight.is_some_and(is_held)
+    }
+
+    /// Whether the event at fault in a batch is being searched.
+    pub fn is_searching(&self) -> bool {
+        self.first() <= self.suspect_through
+    }
+
+    /// How many of the buffered events the next batch may hold, at most `max`. While an event at fault is searched: half of
+    /// those that it is among, so that after a few batches it is alone.
+    pub fn batch_len(&self, max: usize) -> usize {
+        let suspects = self.buffer.iter().take(max).take_while(|event| event.seq <= self.suspect_through).count();
+        if suspects > 0 { suspects.div_ceil(2) } else { max }
     }
 
     /// The sequence of the oldest unsettled event; of one that has not been read, a lower bound.
@@ -278,14 +302,16 @@ impl Lane {
         match target {
             Target::Head => self.buffer.front(),
             Target::Run(seq, run) => self.runs.get(&(seq, run))?.event.as_ref(),
-            Target::Cancelled { .. } => None,
         }
     }
 
-    /// When the event in flight first failed.
-    pub fn first_failed_at(&mut self) -> Option<Timestamp> {
-        let (_, target) = self.in_flight?;
-        self.attempt_state(target)?.first_failed_at
+    /// The attempts of the event at `seq`, which was attempted as a part of `target`; `None`: an operator has settled it
+    /// meanwhile.
+    pub fn attempted(&mut self, target: Target, seq: StreamSeq) -> Option<&mut AttemptState> {
+        if target == Target::Head && self.buffer.front().is_none_or(|head| head.seq != seq) {
+            return None;
+        }
+        self.attempt_state(target)
     }
 
     /// The attempts of a target.
@@ -293,7 +319,6 @@ impl Lane {
         match target {
             Target::Head => Some(&mut self.head),
             Target::Run(seq, run) => self.runs.get_mut(&(seq, run)).map(|pending| &mut pending.attempts),
-            Target::Cancelled { .. } => None,
         }
     }
 }

@@ -16,7 +16,7 @@ use super::{
     attempt_table::{AttemptTable, Started},
     catch_up_queue::CatchUpQueue,
     input::{Input, LaneKey, Work},
-    lane::{CatchUp, Lane, NextStep, Target, event_bytes},
+    lane::{BATCH_BYTES_MAX, CatchUp, InFlight, Lane, NextStep, Target, event_bytes},
     memory::Memory,
     pending_commits::PendingCommits,
     schedule::{Schedule, Turn},
@@ -24,6 +24,7 @@ use super::{
 };
 
 mod catch_up;
+mod classify;
 mod commands;
 mod detached;
 mod event_lanes;
@@ -121,7 +122,7 @@ impl Lanes {
             Input::Expiring { through } => self.expiry.advance(through),
             Input::Backfilled { uid, seq, event } => self.backfilled(uid, seq, event, now, actions),
             Input::Joined { uid } => self.joined(uid),
-            Input::AttemptFinished { attempt, end } => self.attempt_finished(attempt, end, now, actions),
+            Input::AttemptFinished { attempt, ends } => self.attempt_finished(attempt, ends, now, actions),
             Input::CaughtUp { lane, events, through, gone } => {
                 self.caught_up(&lane, events, through, gone, now, actions);
             }
@@ -261,6 +262,7 @@ impl Lanes {
         let splits_events = self.splits_events(&key);
         let active = self.state.is_active(uid);
         let parent_allows = self.state.parent_allows(&key);
+        let events_max = self.lane_events_max(uid);
         let lane = self.state.lane_mut(&key);
         // The lane of a workflow with event lanes buffers nothing: its events wait there for a slot.
         let may_keep = !splits_events && (parent_allows && !lane.paused || self.expiry.is_expiring(event.seq));
@@ -268,9 +270,7 @@ impl Lanes {
             // Operators see, and may skip, the head of a lane that may not be attempted.
             self.pending.force(&key, lane);
         }
-        let room = may_keep
-            && lane.buffer.len() < self.limits.lane_events_max
-            && self.memory.has_room(uid, event_bytes(event));
+        let room = may_keep && lane.buffer.len() < events_max && self.memory.has_room(uid, event_bytes(event));
         if lane.arrive(Arc::clone(event), room) {
             self.memory.take(uid, event_bytes(event));
         }
@@ -366,6 +366,7 @@ impl Lanes {
                 }
             }
             let revision = self.state.policy(key.subscription).map_or(0, |policy| policy.revision);
+            let events = if target == Target::Head { self.batch(&key) } else { vec![event.clone()] };
             let Some(lane) = self.state.lanes.get_mut(&key) else { continue };
             let ended = lane.attempt_state(target).map_or(0, |attempts| attempts.ended);
             if fresh && !self.schedule.is_fresh(&key, ended == 0) {
@@ -382,14 +383,46 @@ impl Lanes {
             let run = match target {
                 Target::Head => Run::LIVE,
                 Target::Run(_, run) => run,
-                Target::Cancelled { .. } => continue,
             };
+            let (uid, number) = (key.subscription, ended + 1);
+            let last = events.last().map_or(event.seq, |last| last.seq);
+            let bytes: usize = events.iter().skip(1).map(|event| event_bytes(event)).sum();
             let work = Work { lane: key, seq: event.seq, run };
-            let id = self.attempts.start(Started { work: work.clone(), revision, fresh });
-            lane.in_flight = Some((id, target));
-            self.schedule.attempt_started(work.lane.subscription, fresh, id, now);
-            actions.push(Action::Attempt { id, work, event, number: ended + 1, previous });
+            let id =
+                self.attempts.start(Started { work: work.clone(), events: events.clone(), number, revision, fresh });
+            lane.in_flight = Some(InFlight { attempt: id, target, last });
+            self.schedule.attempt_started(uid, fresh, id, now);
+            self.schedule.charge(uid, bytes);
+            actions.push(Action::Attempt { id, work, events, number, previous });
         }
+    }
+
+    /// The events of the next attempt of a lane's head: it and the events after it that are in memory, as many as a batch may
+    /// hold. An event that settles without an attempt is not among them; it does so as the head.
+    fn batch(&self, key: &LaneKey) -> Vec<Arc<StoredEvent>> {
+        let Some(lane) = self.state.lanes.get(key) else { return Vec::new() };
+        let mut events = lane.buffer.iter().take(lane.batch_len(self.batch_events_max(key.subscription)));
+        let mut batch: Vec<_> = events.next().into_iter().cloned().collect();
+        let mut bytes: usize = batch.iter().map(|event| event_bytes(event)).sum();
+        for event in events {
+            bytes += event_bytes(event);
+            let is_attempted = event.event.quarantine.is_none() && self.discarding_operator(key, event).is_none();
+            if bytes > BATCH_BYTES_MAX || !is_attempted {
+                break;
+            }
+            batch.push(Arc::clone(event));
+        }
+        batch
+    }
+
+    /// Maximum number of events of one attempt of a subscription.
+    fn batch_events_max(&self, uid: SubscriptionUid) -> usize {
+        self.state.policy(uid).map_or(1, |policy| policy.max_events.max(1))
+    }
+
+    /// Events that one lane of a subscription buffers: at least a batch in flight and the next one.
+    fn lane_events_max(&self, uid: SubscriptionUid) -> usize {
+        self.limits.lane_events_max.max(self.batch_events_max(uid).saturating_mul(2))
     }
 
     /// Removes a lane from memory with its slot and its timer.

@@ -76,11 +76,12 @@ pub(super) fn receiver_record(uid: SubscriptionUid, condition: Option<&Condition
     }
 }
 
-/// An attempt that has ended.
+/// An attempt that has ended, of `events` events, for one of them.
 pub(super) fn attempt_record(
     work: &Work,
     event: EventId,
     number: u32,
+    events: usize,
     end: &AttemptEnd,
     uncounted: bool,
     next_attempt: Option<Timestamp>,
@@ -100,6 +101,7 @@ pub(super) fn attempt_record(
         event_id: event.to_vec(),
         workflow_id: work.lane.workflow.as_str().to_owned(),
         uncounted,
+        batch_events: if events > 1 { u32::try_from(events).unwrap_or(u32::MAX) } else { 0 },
     }
 }
 

@@ -1,7 +1,7 @@
 //! The schedule: lanes that are ready to start an attempt, and timers of lanes that wait.
 //!
 //! Subscriptions take turns by deficit round robin, weighted in bytes: each turn adds a quantum to the deficit, an attempt
-//! subtracts the size of its event, and the rest is kept for the next turn. Within a subscription lanes are served in the
+//! subtracts the size of its events, and the rest is kept for the next turn. Within a subscription lanes are served in the
 //! order in which they became ready. So neither many ready lanes nor large events of one subscription delay the others.
 //!
 //! A subscription starts nothing beyond its concurrency and its rate, or while its circuit is open. Nor does it take the last
@@ -18,11 +18,11 @@ use std::{
 
 use jiff::Timestamp;
 use rand::Rng;
-use weft_proto::ids::SubscriptionUid;
+use weft_proto::ids::{SubscriptionUid, WorkflowId};
 
 use super::{
     AttemptId,
-    circuit::{AttemptReport, Circuit, Condition, Gate, Transition},
+    circuit::{AttemptReport, Circuit, Condition, Gate, Health, Transition},
     input::LaneKey,
     token_bucket::TokenBucket,
 };
@@ -72,6 +72,8 @@ struct Queue {
     bucket: Option<TokenBucket>,
     circuit: Circuit,
     deficit: usize,
+    /// Bytes of started attempts that the deficit has not paid for.
+    owed: usize,
     /// It is in the rotation.
     listed: bool,
 }
@@ -218,6 +220,7 @@ impl Schedule {
                 Err(gate) => {
                     queue.listed = false;
                     queue.deficit = 0;
+                    queue.owed = 0;
                     self.rotation.pop_front();
                     if let Gate::Until(at) = gate {
                         self.gates.insert((at, uid));
@@ -231,13 +234,14 @@ impl Schedule {
                 continue;
             }
             at_share = 0;
-            let bytes = queue.front_bytes(fresh);
+            let bytes = queue.front_bytes(fresh) + queue.owed;
             if queue.deficit < bytes {
                 queue.deficit += QUANTUM;
                 self.rotation.rotate_left(1);
                 continue;
             }
             queue.deficit = queue.deficit.saturating_sub(bytes);
+            queue.owed = 0;
             let ready = queue.ready_mut(fresh);
             return ready.pop_front().map(|ready| Turn { key: ready.key, fresh });
         }
@@ -259,6 +263,25 @@ impl Schedule {
         if let Some(bucket) = &mut queue.bucket {
             bucket.take(now);
         }
+    }
+
+    /// An attempt holds this number of bytes beyond those of its lane's turn: the subscription's next turn pays for them.
+    pub fn charge(&mut self, uid: SubscriptionUid, bytes: usize) {
+        self.queues.entry(uid).or_default().owed += bytes;
+    }
+
+    /// Of an attempt of several events the first were accepted, and the next failed, which
+    /// [`attempt_ended`](Self::attempt_ended) reports. Returns the effect on the circuit.
+    pub fn events_accepted(
+        &mut self,
+        uid: SubscriptionUid,
+        attempt: AttemptId,
+        workflow: &WorkflowId,
+        now: Timestamp,
+        rng: &mut impl Rng,
+    ) -> Transition {
+        let accepted = AttemptReport { attempt, health: Health::Up, workflow, first_failed_at: None, error: "" };
+        self.queues.entry(uid).or_default().circuit.ended(accepted, now, rng)
     }
 
     /// An attempt that started with this `fresh` has ended. Returns the effect on the circuit.

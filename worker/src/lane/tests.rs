@@ -12,7 +12,8 @@
 //! and only that, expires. L9: no wait is longer than the retry policy's, also where the clock of the next owner shows
 //! another time. L10: an event ends for a subscription by the filter that was in force at its place; a subscription that is
 //! missing from the catalog keeps everything, and one that is removed keeps nothing of what it had, also when its uid comes
-//! back.
+//! back. L11: a batch is consecutive events of one lane within its bounds; accepted events, and no others, are delivered; and
+//! only an event that failed alone, or right after accepted ones, is exhausted or rejected.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,6 +40,7 @@ use mutants::Mutant;
 use record::{Record, recorded_lane};
 use step::{Step, step};
 
+mod batches;
 mod catalog;
 mod end;
 mod expiry;
@@ -82,6 +84,11 @@ fn limits() -> Limits {
 /// In every fourth history a subscription has fewer lanes than there are workflows.
 fn limits_of(seed: u64) -> Limits {
     Limits { lanes_max: if seed.is_multiple_of(4) { 2 } else { limits().lanes_max }, ..limits() }
+}
+
+/// Events of a batch of an ordered subscription: one in every third history, the memory's bound in another third.
+fn batch_of(seed: u64) -> usize {
+    [4, 1, 2][(seed % 3) as usize]
 }
 
 fn uid(number: u8) -> SubscriptionUid {
@@ -153,6 +160,7 @@ fn policy_of(subscription: u8, paused: bool, revision: u64, narrow: bool) -> Sub
         catalog: v1::CatalogPosition { created_ns: 1, sequence: revision },
         concurrency: 2,
         min_interval: None,
+        max_events: 1,
         retry: RetryPolicy::Exponential {
             max_retries: RETRIES,
             base: std::time::Duration::from_secs(3),

@@ -34,6 +34,7 @@ impl Lanes {
             let may_deliver = overdue || self.state.may_deliver(&key);
             let waits = !overdue && self.splits_events(&key) && !self.has_slot(key.subscription);
             let circuit_open = !overdue && self.schedule.is_circuit_open(key.subscription);
+            let events_max = self.lane_events_max(key.subscription);
             let Some(lane) = self.state.lanes.get_mut(&key) else {
                 self.catch_ups.ended();
                 continue;
@@ -50,7 +51,7 @@ impl Lanes {
                 self.catch_ups.ended();
                 continue;
             }
-            let limit = if full || circuit_open { 1 } else { self.limits.lane_events_max };
+            let limit = if full || circuit_open { 1 } else { events_max };
             lane.catch_up = CatchUp::Running;
             actions.push(Action::CatchUp { from: lane.next, through: lane.last, limit, lane: key });
         }

@@ -173,9 +173,6 @@ impl Lanes {
             return false;
         }
         let seq = head.seq;
-        if let Some((attempt, Target::Head)) = lane.in_flight {
-            lane.in_flight = Some((attempt, Target::Cancelled { event: event_id, number: lane.head.ended + 1 }));
-        }
         let attempts = lane.head.clone();
         let error = skip_error(&command.operator, &command.reason);
         let operator = command.operator.clone();
@@ -250,12 +247,6 @@ impl Lanes {
     fn cancel_run(&mut self, command: &Command, key: &LaneKey, seq: StreamSeq, run: Run, now: Timestamp) {
         let Some(lane) = self.state.lanes.get_mut(key) else { return };
         let Some(pending) = lane.runs.remove(&(seq, run)) else { return };
-        if let Some((attempt, target)) = lane.in_flight
-            && target == Target::Run(seq, run)
-        {
-            let cancelled = Target::Cancelled { event: pending.event_id, number: pending.attempts.ended + 1 };
-            lane.in_flight = Some((attempt, cancelled));
-        }
         let outcome = v1::Outcome {
             kind: v1::OutcomeKind::Discarded.into(),
             event_id: pending.event_id.to_vec(),

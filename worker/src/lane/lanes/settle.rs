@@ -1,146 +1,133 @@
 //! Finished attempts: what becomes of their events, and what must be committed before the lane continues.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use rand::Rng;
 use weft_nats::event::{SCHEMA_INVALID, StoredEvent};
-use weft_proto::{ids::Run, v1};
+use weft_proto::{
+    ids::{Run, StreamSeq, SubscriptionUid},
+    v1,
+};
 
-use super::Lanes;
+use super::{
+    Lanes,
+    classify::{Context, Outcome, classify, is_uncounted},
+};
 use crate::lane::{
     AttemptId,
     action::Action,
     attempt_table::Started,
-    circuit::{AttemptReport, Health, WAIT_MAX, WAIT_MIN},
-    input::{AttemptEnd, AttemptResult, LaneKey, OnExhausted, SubscriptionPolicy, Work},
-    lane::{AttemptState, Lane, Target, wait_ms},
-    records::{DeadLetter, attempt_record, ceil_millisecond, dead_letter_of, outcome_of},
+    circuit::{AttemptReport, Health, Transition},
+    input::{AttemptEnd, AttemptResult, LaneKey, Work},
+    lane::{AttemptState, InFlight, Target, wait_ms},
+    records::{DeadLetter, attempt_record, dead_letter_of, outcome_of},
 };
 
 /// A lane that waits longer than this is parked: reading its events again costs a round trip, and a receiver that is down
 /// for hours costs no memory.
 const PARK_AFTER: SignedDuration = SignedDuration::from_secs(5);
 
-/// The consequence of an attempt for its event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    /// It is settled.
-    Delivered,
-    /// It is attempted again, not before this.
-    Retry(Timestamp),
-    /// Its endpoint wants no more events: the subscription pauses.
-    Retired,
-    /// Its retries are exhausted, and its lane waits for an operator.
-    Blocked,
-    /// It becomes a dead letter.
-    Dead(v1::DeadLetterReason),
-}
-
-/// The state that [`classify`] depends on.
-struct Context<'a> {
-    /// The attempts of the event in this run, with this one.
-    attempts: &'a AttemptState,
-    /// This attempt uses up no retry.
-    uncounted: bool,
-    circuit_open: bool,
-    /// `None` until the catalog has the subscription.
-    policy: Option<&'a SubscriptionPolicy>,
-    is_head: bool,
-}
-
-/// Whether an attempt uses up no retry; `counts`: a failure is the event's, by the circuit breaker.
-fn is_uncounted(result: AttemptResult, counts: bool) -> bool {
-    match result {
-        AttemptResult::EndpointRetired => true,
-        AttemptResult::Unreachable | AttemptResult::Unavailable | AttemptResult::Failed => !counts,
-        AttemptResult::Delivered | AttemptResult::Rejected | AttemptResult::Held => false,
-    }
-}
-
-/// Decides what becomes of the event of an attempt that was made.
-fn classify(
-    result: AttemptResult,
-    retry_after: Option<Duration>,
-    context: &Context<'_>,
-    now: Timestamp,
-    rng: &mut impl Rng,
-) -> Outcome {
-    match result {
-        AttemptResult::Delivered => return Outcome::Delivered,
-        AttemptResult::EndpointRetired => return Outcome::Retired,
-        _ => {}
-    }
-    let Context { attempts, policy, .. } = context;
-    let mut delay = |retry: u32| policy.and_then(|policy| policy.retry.delay(retry, retry_after, rng));
-    let wait = if !result.is_transient() {
-        None
-    } else if context.uncounted {
-        let wait = delay(attempts.counted().max(1)).or(retry_after).unwrap_or(WAIT_MIN);
-        // An open circuit limits the calls already.
-        Some(if context.circuit_open { wait } else { outage_wait(wait, attempts.uncounted) })
-    } else {
-        delay(attempts.counted())
-    };
-    // Rounded up to the millisecond that is committed, so that a restart waits for exactly the same moment.
-    if let Some(at) = wait.and_then(|wait| now.checked_add(wait).ok()) {
-        Outcome::Retry(ceil_millisecond(at))
-    } else if context.is_head && policy.is_some_and(|policy| policy.on_exhausted == OnExhausted::Block) {
-        Outcome::Blocked
-    } else if result == AttemptResult::Rejected {
-        Outcome::Dead(v1::DeadLetterReason::Permanent)
-    } else {
-        Outcome::Dead(v1::DeadLetterReason::Exhausted)
-    }
-}
-
-/// The wait after a failure that uses up no retry while the circuit is closed: it doubles with each, so that a receiver that
-/// is unavailable to a single workflow is not called as often as after the first failure.
-fn outage_wait(wait: Duration, failures: u32) -> Duration {
-    let longer = wait.saturating_mul(1 << failures.saturating_sub(1).min(20));
-    longer.min(wait.max(WAIT_MAX))
+/// An attempt that has ended.
+struct Ended<'a> {
+    started: &'a Started,
+    target: Target,
+    /// A failure is the event's, by the circuit breaker.
+    counts: bool,
 }
 
 impl Lanes {
     pub(super) fn attempt_finished(
         &mut self,
         attempt: AttemptId,
+        ends: Vec<AttemptEnd>,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(started) = self.attempts.finish(attempt) else {
+            debug_assert!(false, "an attempt ends once");
+            return;
+        };
+        let counts = self.report_health(attempt, &started, &ends, now, actions);
+        let key = &started.work.lane;
+        let Some(lane) = self.state.lanes.get_mut(key) else { return };
+        // The attempt in flight may be another one, of a subscription that was closed and opened again.
+        let Some(InFlight { target, .. }) = lane.in_flight.take_if(|in_flight| in_flight.attempt == attempt) else {
+            return;
+        };
+        let ended = Ended { started: &started, target, counts };
+        for (index, end) in ends.into_iter().enumerate() {
+            // Of what was held nothing was sent, so there is no attempt to record: the lane is as it was before.
+            if end.result != AttemptResult::Held {
+                self.event_ended(&ended, index, end, now, actions);
+            }
+        }
+        self.resume(key, now, actions);
+    }
+
+    /// Reports an attempt's end to the circuit breaker. Returns whether its failure, if there is one, is the event's.
+    fn report_health(
+        &mut self,
+        attempt: AttemptId,
+        started: &Started,
+        ends: &[AttemptEnd],
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let Some(end) = ends.last() else { return true };
+        let (uid, workflow, health) =
+            (started.work.lane.subscription, &started.work.lane.workflow, Health::of(end.result));
+        if ends.len() > 1 && health != Health::Up {
+            let transition = self.schedule.events_accepted(uid, attempt, workflow, now, &mut self.rng);
+            self.circuit_reported(uid, transition, actions);
+        }
+        // An event that follows accepted ones has not failed before.
+        let lane = self.state.lanes.get_mut(&started.work.lane).filter(|_| ends.len() == 1);
+        let first_failed_at = lane.and_then(|lane| {
+            let target = lane.in_flight?.target;
+            lane.attempted(target, started.work.seq)?.first_failed_at
+        });
+        let report = AttemptReport { attempt, health, workflow, first_failed_at, error: &end.error };
+        let transition = self.schedule.attempt_ended(uid, started.fresh, report, now, &mut self.rng);
+        self.circuit_reported(uid, transition, actions);
+        transition.counts
+    }
+
+    fn circuit_reported(&mut self, uid: SubscriptionUid, transition: Transition, actions: &mut Vec<Action>) {
+        if transition.changed && self.state.subscriptions.contains_key(&uid) {
+            self.receiver_changed(uid, actions);
+        } else if transition.changed {
+            // The subscription was closed in the meantime: nothing is recorded of its receiver any more.
+            self.schedule.forget_outage(uid);
+        }
+    }
+
+    /// One of an attempt's events was accepted, or is the first that was not.
+    fn event_ended(
+        &mut self,
+        ended: &Ended<'_>,
+        index: usize,
         end: AttemptEnd,
         now: Timestamp,
         actions: &mut Vec<Action>,
     ) {
-        let Some(Started { work, revision, fresh }) = self.attempts.finish(attempt) else {
-            debug_assert!(false, "an attempt ends once");
-            return;
-        };
-        let key = &work.lane;
-        let first_failed_at = self.state.lanes.get_mut(key).and_then(Lane::first_failed_at);
-        let (health, workflow) = (Health::of(end.result), &key.workflow);
-        let report = AttemptReport { attempt, health, workflow, first_failed_at, error: &end.error };
-        let transition = self.schedule.attempt_ended(key.subscription, fresh, report, now, &mut self.rng);
-        if transition.changed && self.state.subscriptions.contains_key(&key.subscription) {
-            self.receiver_changed(key.subscription, actions);
-        } else if transition.changed {
-            // The subscription was closed in the meantime: nothing is recorded of its receiver any more.
-            self.schedule.forget_outage(key.subscription);
-        }
+        let Ended { started, target, counts } = *ended;
+        let Some(event) = started.events.get(index) else { return };
+        let (key, events) = (&started.work.lane, started.events.len());
+        let work = Work { seq: event.seq, ..started.work.clone() };
+        let uncounted = is_uncounted(end.result, counts);
+        let circuit_open = self.schedule.is_circuit_open(key.subscription);
         let Some(lane) = self.state.lanes.get_mut(key) else { return };
-        // The attempt in flight may be another one, of a subscription that was closed and opened again.
-        let Some((_, target)) = lane.in_flight.take_if(|(in_flight, _)| *in_flight == attempt) else { return };
-        if end.result == AttemptResult::Held {
-            // Nothing was sent, so there is no attempt to record: the lane is as it was before.
-            return self.resume(key, now, actions);
-        }
-        let uncounted = is_uncounted(end.result, transition.counts);
-        if let Target::Cancelled { event, number } = target {
-            self.pending.attempt(attempt_record(&work, event, number, &end, uncounted, None));
+        let is_searching = lane.is_searching();
+        let Some(attempts) = lane.attempted(target, event.seq) else {
+            // An operator has settled it meanwhile: only the attempt is recorded.
+            let number = if index == 0 { started.number } else { 1 };
+            self.pending.attempt(attempt_record(&work, event.event.id, number, events, &end, uncounted, None));
             self.pending.touch(key, lane);
             if end.result == AttemptResult::EndpointRetired {
-                self.pause_retired_endpoint(&work, target, revision, &end.error, now, actions);
+                self.pause_retired_endpoint(&work, started.revision, &end.error, now, actions);
             }
-            return self.resume(key, now, actions);
-        }
-        let (Some(event), Some(attempts)) = (lane.event(target).cloned(), lane.attempt_state(target)) else { return };
+            return;
+        };
         attempts.ended += 1;
         if end.result != AttemptResult::Delivered {
             attempts.first_failed_at.get_or_insert(end.ended_at);
@@ -150,24 +137,52 @@ impl Lanes {
         let context = Context {
             attempts: &attempts,
             uncounted,
-            circuit_open: self.schedule.is_circuit_open(key.subscription),
+            circuit_open,
             policy: self.state.policy(key.subscription),
             is_head: target == Target::Head,
+            is_attributed: end.is_attributed || events == 1 || index > 0,
+            is_searching,
         };
         let outcome = classify(end.result, end.retry_after, &context, now, &mut self.rng);
-        let next_attempt = if let Outcome::Retry(at) = outcome { Some(at) } else { None };
-        self.pending.attempt(attempt_record(&work, event.event.id, attempts.ended, &end, uncounted, next_attempt));
+        let (next_attempt, is_split) = match outcome {
+            Outcome::Retry(at) => (Some(at), false),
+            Outcome::Split(at) => (Some(at), true),
+            Outcome::Delivered | Outcome::Retired | Outcome::Blocked | Outcome::Dead(_) => (None, false),
+        };
+        let (number, uncounted) = (attempts.ended, uncounted || is_split);
+        self.pending.attempt(attempt_record(&work, event.event.id, number, events, &end, uncounted, next_attempt));
         match outcome {
-            Outcome::Delivered => self.settle(&work, target, &event, &attempts, None, now),
+            Outcome::Delivered => self.settle(&work, target, event, &attempts, None, now),
             Outcome::Retry(at) => self.retry(&work, target, at, now),
-            Outcome::Retired => self.pause_retired_endpoint(&work, target, revision, &end.error, now, actions),
+            Outcome::Split(at) => {
+                self.search(key, started.events.last().map_or(event.seq, |last| last.seq));
+                self.retry(&work, target, at, now);
+            }
+            Outcome::Retired => {
+                if let Some(attempts) = self.state.lanes.get_mut(key).and_then(|lane| lane.attempt_state(target)) {
+                    attempts.not_before = None;
+                }
+                self.record_progress(&work, target);
+                self.pause_retired_endpoint(&work, started.revision, &end.error, now, actions);
+            }
             Outcome::Blocked => self.block(key),
             Outcome::Dead(reason) => {
+                if let Some(lane) = self.state.lanes.get_mut(key).filter(|_| target == Target::Head) {
+                    // It is found; what follows it is delivered in full batches again.
+                    lane.suspect_through = event.seq;
+                }
                 let dead = DeadLetter { reason, error: end.error, status: end.status, operator: String::new() };
-                self.settle(&work, target, &event, &attempts, Some(dead), now);
+                self.settle(&work, target, event, &attempts, Some(dead), now);
             }
         }
-        self.resume(key, now, actions);
+    }
+
+    /// A batch up to `last` failed, and which of its events is at fault is not known: it is searched. The failure uses up no
+    /// retry of the head.
+    fn search(&mut self, key: &LaneKey, last: StreamSeq) {
+        let Some(lane) = self.state.lanes.get_mut(key) else { return };
+        lane.head.uncounted += 1;
+        lane.suspect_through = last;
     }
 
     /// Advances a lane, or parks it where it may not deliver any more.
@@ -209,18 +224,11 @@ impl Lanes {
     fn pause_retired_endpoint(
         &mut self,
         work: &Work,
-        target: Target,
         revision: u64,
         error: &str,
         now: Timestamp,
         actions: &mut Vec<Action>,
     ) {
-        if let Some(lane) = self.state.lanes.get_mut(&work.lane)
-            && let Some(attempts) = lane.attempt_state(target)
-        {
-            attempts.not_before = None;
-        }
-        self.record_progress(work, target);
         let uid = work.lane.subscription;
         let Some(subscription) = self.state.subscriptions.get_mut(&uid) else { return };
         let is_current = subscription.policy.as_ref().is_some_and(|policy| policy.revision == revision);
@@ -241,15 +249,14 @@ impl Lanes {
                 self.pending.touch(&work.lane, lane);
                 self.pending.run(&work.lane, seq, run);
             }
-            // Only the attempt is recorded.
-            Target::Cancelled { .. } => {}
         }
     }
 
-    /// The lane waits for an operator.
+    /// The lane waits for an operator. Its head is attempted alone when one has decided on a retry.
     fn block(&mut self, key: &LaneKey) {
         let Some(lane) = self.state.lanes.get_mut(key) else { return };
         lane.blocked = true;
+        lane.suspect_through = lane.first();
         self.memory.give_back(key.subscription, lane.park());
         self.pending.hold(key, lane);
     }
@@ -276,7 +283,6 @@ impl Lanes {
             Target::Run(seq, run) => {
                 lane.runs.remove(&(seq, run));
             }
-            Target::Cancelled { .. } => {}
         }
         if dead.is_some() || target != Target::Head {
             self.pending.hold(&work.lane, lane);
@@ -342,63 +348,6 @@ impl Lanes {
             } else if lane.touched <= number && lane.is_idle() {
                 self.remove_lane(&key);
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use rand::{SeedableRng as _, rngs::StdRng};
-
-    use super::*;
-    use crate::lane::{RetryPolicy, tests::policy};
-
-    const S: Duration = Duration::from_secs(1);
-
-    /// One retry after a second; then blocked or dead.
-    fn outcome(
-        result: AttemptResult,
-        on_exhausted: OnExhausted,
-        attempts: (u32, u32),
-        asked: Option<Duration>,
-    ) -> Outcome {
-        let retry = RetryPolicy::Schedule(vec![S]);
-        let policy = SubscriptionPolicy { retry, on_exhausted, ..policy(0, false, 1) };
-        let (ended, uncounted) = attempts;
-        let attempts = AttemptState { ended, uncounted, ..AttemptState::default() };
-        let context = Context {
-            attempts: &attempts,
-            uncounted: uncounted > 0,
-            circuit_open: false,
-            policy: Some(&policy),
-            is_head: true,
-        };
-        classify(result, asked, &context, Timestamp::UNIX_EPOCH, &mut StdRng::seed_from_u64(1))
-    }
-
-    /// L7 as a table: what becomes of an event by its result, its retries and its policy.
-    #[test]
-    fn an_attempt_is_classified_by_its_result_and_the_retries_left() {
-        use AttemptResult::{Delivered, EndpointRetired, Failed, Rejected, Unavailable, Unreachable};
-        use OnExhausted::{Block, DeadLetter};
-        use v1::DeadLetterReason::{Exhausted, Permanent};
-        let retry = |seconds: u32| Outcome::Retry(Timestamp::UNIX_EPOCH.checked_add(S * seconds).unwrap());
-        for (result, on_exhausted, attempts, asked, expected) in [
-            (Delivered, DeadLetter, (1, 0), None, Outcome::Delivered),
-            (EndpointRetired, DeadLetter, (1, 1), None, Outcome::Retired),
-            (Failed, DeadLetter, (1, 0), None, retry(1)),
-            (Failed, DeadLetter, (1, 0), Some(S * 9), retry(9)),
-            (Failed, DeadLetter, (2, 0), None, Outcome::Dead(Exhausted)),
-            (Failed, Block, (2, 0), None, Outcome::Blocked),
-            (Rejected, DeadLetter, (1, 0), None, Outcome::Dead(Permanent)),
-            (Rejected, Block, (1, 0), None, Outcome::Blocked),
-            (Unavailable, DeadLetter, (1, 1), None, retry(1)),
-            (Unavailable, DeadLetter, (3, 3), None, retry(4)),
-            (Unreachable, DeadLetter, (9, 9), None, retry(10)),
-            (Unreachable, DeadLetter, (3, 1), None, retry(1)),
-        ] {
-            let found = outcome(result, on_exhausted, attempts, asked);
-            assert_eq!(found, expected, "{result:?}, {on_exhausted:?}, {attempts:?}, asked for {asked:?}");
         }
     }
 }

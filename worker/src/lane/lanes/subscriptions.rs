@@ -337,11 +337,11 @@ impl Lanes {
     pub(super) fn discarding_operator(&self, key: &LaneKey, event: &StoredEvent) -> Option<String> {
         let subscription = self.state.subscriptions.get(&key.subscription)?;
         let policy = subscription.policy.as_ref()?;
-        let operator = match policy.author.operator.as_str() {
+        let operator = || match policy.author.operator.as_str() {
             "" => format!("catalog revision {}", policy.revision),
             operator => operator.to_owned(),
         };
-        (subscription.filters().judge(event) == Match::Unknown).then_some(operator)
+        (subscription.filters().judge(event) == Match::Unknown).then(operator)
     }
 
     /// Discards the head of a lane without an attempt.

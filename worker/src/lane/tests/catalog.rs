@@ -27,7 +27,9 @@ impl Model {
     /// The catalog has a subscription as the model knows it.
     fn put(&mut self, subscription: u8) {
         let (paused, narrow) = (self.paused.contains(&subscription), self.narrow.contains(&subscription));
+        let max_events = if subscription == UNORDERED { 1 } else { self.batch };
         let policy = policy_of(subscription, paused, self.revisions[&subscription], narrow);
+        let policy = SubscriptionPolicy { max_events, ..policy };
         if self.lanes.subscription(uid(subscription)).is_none() {
             // What it takes of what came before, it reads on its own.
             let closed = self.closed.get(&subscription).copied().unwrap_or_default();

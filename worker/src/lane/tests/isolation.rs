@@ -149,6 +149,7 @@ impl Simulation {
                     let delivered = result == AttemptResult::Delivered;
                     let end = AttemptEnd {
                         result,
+                        is_attributed: true,
                         class: if delivered { v1::AttemptClass::Delivered } else { v1::AttemptClass::HttpStatus },
                         status: 0,
                         error: if delivered { String::new() } else { "it failed".into() },
@@ -157,7 +158,7 @@ impl Simulation {
                         started_at: self.now,
                         ended_at: self.now,
                     };
-                    self.handle(Input::AttemptFinished { attempt: AttemptId(attempt), end });
+                    self.handle(Input::AttemptFinished { attempt: AttemptId(attempt), ends: vec![end] });
                 }
             }
         }

@@ -26,6 +26,7 @@ fn failing_lanes(count: u64) -> Lanes {
                 let end = AttemptEnd {
                     result: if delivered { AttemptResult::Delivered } else { AttemptResult::Failed },
                     class: v1::AttemptClass::HttpStatus,
+                    is_attributed: true,
                     status: 500,
                     error: "status 500".into(),
                     response: Bytes::new(),
@@ -33,7 +34,7 @@ fn failing_lanes(count: u64) -> Lanes {
                     started_at: now,
                     ended_at: now,
                 };
-                inputs.push(Input::AttemptFinished { attempt: id, end });
+                inputs.push(Input::AttemptFinished { attempt: id, ends: vec![end] });
             }
             if inputs.is_empty()
                 && let Some(pending) = lanes.take_commit()

@@ -8,9 +8,18 @@ use super::{script::Shown, *};
 
 pub struct Attempt {
     pub id: AttemptId,
+    /// Of the first event.
     pub work: Work,
+    pub seqs: Vec<StreamSeq>,
     pub number: u32,
     pub revision: u64,
+}
+
+impl Attempt {
+    /// The delivery of each of its events.
+    pub fn works(&self) -> impl Iterator<Item = Work> {
+        self.seqs.iter().map(|seq| Work { seq: *seq, ..self.work.clone() })
+    }
 }
 
 /// An open circuit.
@@ -72,6 +81,8 @@ pub struct Model {
     /// How far the clock of the next owner is ahead of this one's.
     pub skew: SignedDuration,
     pub seed: u64,
+    /// Events of a batch of ordered subscriptions.
+    pub batch: usize,
     pub mutant: Option<Mutant>,
     /// The actions and outcomes of a script's subscription, in its words.
     pub shown: Option<Shown>,
@@ -134,6 +145,7 @@ impl Model {
             retry_at: BTreeMap::new(),
             skew: SignedDuration::ZERO,
             seed,
+            batch: batch_of(seed),
             mutant,
             shown: None,
         };
@@ -166,7 +178,7 @@ impl Model {
 
     /// The sequences of the events in flight.
     pub fn attempted(&self) -> Vec<u64> {
-        self.attempts.iter().map(|attempt| attempt.work.seq.0).collect()
+        self.attempts.iter().flat_map(|attempt| &attempt.seqs).map(|seq| seq.0).collect()
     }
 
     pub fn handle(&mut self, input: Input) {
@@ -194,7 +206,7 @@ impl Model {
         }
         for action in actions {
             match action {
-                Action::Attempt { id, work, event, number, .. } => self.attempt(id, work, &event, number),
+                Action::Attempt { id, work, events, number, .. } => self.attempt(id, work, &events, number),
                 Action::CatchUp { lane, from, through, limit } => self.catch_ups.push((lane, from, through, limit)),
                 Action::Load { work, .. } => self.loads.push(work),
                 Action::Detach { uid } => {
@@ -206,7 +218,8 @@ impl Model {
                 Action::Lost { from, through, .. } => self.lost.push((from.0, through.0)),
             }
         }
-        let slack = limits().lane_events_max * limits().catch_ups_max * event_bytes(&event(1, 0));
+        let lane_events_max = limits().lane_events_max.max(2 * self.batch);
+        let slack = lane_events_max * limits().catch_ups_max * event_bytes(&event(1, 0));
         assert!(self.lanes.buffered_bytes() <= limits().buffered_bytes_max + slack, "memory bound");
         // Lanes with runs, and those of expiring events, are not bounded.
         let waits = |key: &LaneKey, lane: &lane::Lane| {
@@ -216,9 +229,12 @@ impl Model {
         assert!(event_lanes <= limits().event_lanes_max, "bound of lanes of events");
     }
 
-    pub fn attempt(&mut self, id: AttemptId, work: Work, event: &StoredEvent, number: u32) {
-        assert_eq!(event.seq, work.seq);
+    pub fn attempt(&mut self, id: AttemptId, work: Work, events: &[Arc<StoredEvent>], number: u32) {
+        assert_eq!(events[0].seq, work.seq);
         assert!(number >= 1);
+        let is_batch = work.lane.event.is_none() && work.run == Run::LIVE;
+        let batch_max = if is_batch { self.batch } else { 1 };
+        assert!(events.len() <= batch_max, "L11: a batch of {}", events.len());
         assert!(self.attempts.iter().all(|other| other.work.lane != work.lane), "L2: one attempt of a lane in flight");
         assert!(self.attempts.len() < limits().attempts_max, "L5: attempts in flight");
         // What is quarantined settles at its turn without an attempt: at most one a lane until that is committed.
@@ -229,7 +245,6 @@ impl Model {
         let subscription = work.lane.subscription.as_bytes()[0] - 1;
         assert!(!self.paused.contains(&subscription), "L5: paused");
         assert!(!self.missing.contains(&subscription), "L10: missing from the catalog");
-        assert!(self.takes(subscription, work.seq) || work.run != Run::LIVE, "L10: not taken at its place");
         let lane = recorded_lane(&work.lane.workflow_lane());
         assert!(!self.record.lanes.get(&lane).is_some_and(|lane| lane.paused), "L5: paused lane");
         assert_eq!(work.lane.event, (subscription == UNORDERED).then_some(work.seq), "lanes of one event");
@@ -244,23 +259,38 @@ impl Model {
         let retry_at = self.retry_at.get(&(work.lane.clone(), work.seq, work.run));
         assert!(retry_at.is_none_or(|at| *at <= self.now), "L5: before its time");
         if work.run == Run::LIVE {
-            assert_eq!(event.event.quarantine, None, "L6: what is quarantined is not attempted");
-            for earlier in self.log.iter().take_while(|earlier| earlier.seq < work.seq && work.lane.event.is_none()) {
-                if earlier.event.workflow == work.lane.workflow && self.takes(subscription, earlier.seq) {
-                    let ended = self.closed.get(&subscription).is_some_and(|closed| earlier.seq.0 <= *closed);
-                    let settled = ended
-                        || self.delivered.contains(&(work.lane.clone(), earlier.seq))
-                        || self.record.outcomes.contains_key(&(work.lane.subscription.to_vec(), earlier.seq.0, 0));
-                    assert!(settled, "L1: {} is attempted before {} is settled", work.seq, earlier.seq);
-                }
+            for (index, event) in events.iter().enumerate() {
+                self.check_live(&work.lane, event, &events[..index]);
             }
-            let settled = (work.lane.subscription.to_vec(), work.seq.0, 0);
-            assert!(!self.record.outcomes.contains_key(&settled), "L3: settled events are not attempted");
         } else {
             let key = (work.lane.subscription.to_vec(), work.seq.0, work.run.0);
             assert!(self.record.runs.contains_key(&key), "a redrive is attempted only when committed");
         }
-        self.attempts.push(Attempt { id, work, number, revision });
+        let seqs = events.iter().map(|event| event.seq).collect();
+        self.attempts.push(Attempt { id, work, seqs, number, revision });
+    }
+
+    /// A live event is attempted, in a batch behind these.
+    fn check_live(&self, lane: &LaneKey, event: &StoredEvent, batch: &[Arc<StoredEvent>]) {
+        let (uid, seq) = (lane.subscription, event.seq);
+        let subscription = uid.as_bytes()[0] - 1;
+        assert!(self.takes(subscription, seq), "L10: not taken at its place");
+        assert_eq!(event.event.quarantine, None, "L6: what is quarantined is not attempted");
+        assert_eq!(event.event.workflow, lane.workflow, "L11: a batch is of one lane");
+        for earlier in self.log.iter().take_while(|earlier| earlier.seq < seq && lane.event.is_none()) {
+            if earlier.event.workflow == lane.workflow && self.takes(subscription, earlier.seq) {
+                let ended = self.closed.get(&subscription).is_some_and(|closed| earlier.seq.0 <= *closed);
+                let settled = ended
+                    || batch.iter().any(|before| before.seq == earlier.seq)
+                    || self.delivered.contains(&(lane.clone(), earlier.seq))
+                    || self.record.outcomes.contains_key(&(uid.to_vec(), earlier.seq.0, 0));
+                assert!(settled, "L1: {seq} is attempted before {} is settled", earlier.seq);
+            }
+        }
+        let in_order = batch.last().is_none_or(|before| before.seq < seq);
+        assert!(in_order, "L11: a batch is in order");
+        let settled = (uid.to_vec(), seq.0, 0);
+        assert!(!self.record.outcomes.contains_key(&settled), "L3: settled events are not attempted");
     }
 
     pub fn receiver_changed(&mut self, uid: SubscriptionUid, condition: Option<Condition>) {
@@ -334,8 +364,37 @@ impl Model {
         self.end_with(attempt, result, if result == AttemptResult::EndpointRetired { 410 } else { 500 });
     }
 
+    /// All its events end with this result: where it is a failure, the first is as little known to be at fault as the others.
     pub fn end_with(&mut self, attempt: Attempt, result: AttemptResult, status: u16) {
-        let work = attempt.work;
+        self.end_after(attempt, 0, false, result, status);
+    }
+
+    /// The first events, of which there is a next one unless all are delivered, are accepted. `attributed`: a failure is known
+    /// to be of the next one.
+    pub fn end_after(
+        &mut self,
+        attempt: Attempt,
+        accepted: usize,
+        attributed: bool,
+        result: AttemptResult,
+        status: u16,
+    ) {
+        let events = attempt.seqs.len();
+        let accepted = if result == AttemptResult::Delivered { events } else { accepted };
+        for work in attempt.works().take(accepted) {
+            self.receive(&work);
+            self.record.accepted.insert((work.lane.subscription.to_vec(), work.seq.0, work.run.0));
+            if work.run == Run::LIVE {
+                self.delivered.insert((work.lane.clone(), work.seq));
+            }
+        }
+        let number = if accepted == 0 { attempt.number } else { 1 };
+        // Where all are accepted, the last stands for them.
+        let work = attempt.works().nth(accepted).or(attempt.works().last()).unwrap();
+        let is_attributed = attributed || accepted > 0 || events == 1;
+        if is_attributed && result != AttemptResult::Delivered {
+            self.record.at_fault.insert((work.lane.subscription.to_vec(), work.seq.0, work.run.0));
+        }
         let uid = work.lane.subscription;
         if let Some(open) = self.held.get_mut(&uid)
             && open.probe == Some(attempt.id)
@@ -344,9 +403,11 @@ impl Model {
         }
         // For as long as a receiver is believed to be away that answers with failures.
         let believed = |open: &Open| self.now.duration_since(open.since) < circuit::BELIEVED;
-        let excused = result == AttemptResult::Unreachable || self.held.get(&uid).is_some_and(believed);
+        // An accepted event closes the circuit.
+        let is_away = accepted == 0 && self.held.get(&uid).is_some_and(believed);
+        let excused = result == AttemptResult::Unreachable || is_away;
         if result.is_transient() && result != AttemptResult::Held && excused {
-            self.record.excused.insert((uid.to_vec(), work.seq.0, work.run.0, attempt.number));
+            self.record.excused.insert((uid.to_vec(), work.seq.0, work.run.0, number));
         }
         let named = (uid, work.lane.workflow.clone());
         if matches!(result, AttemptResult::Failed | AttemptResult::Unavailable) {
@@ -354,14 +415,9 @@ impl Model {
         } else if !result.is_transient() {
             self.failing.remove(&named);
         }
-        if result == AttemptResult::Delivered {
-            self.receive(&work);
-            if work.run == Run::LIVE {
-                self.delivered.insert((work.lane.clone(), work.seq));
-            }
-        }
         let end = AttemptEnd {
             result,
+            is_attributed,
             class: match result {
                 AttemptResult::Delivered => v1::AttemptClass::Delivered,
                 AttemptResult::Unreachable => v1::AttemptClass::Connect,
@@ -384,7 +440,17 @@ impl Model {
             let at = self.now.checked_add(SignedDuration::from_millis(2400)).unwrap();
             self.retry_at.insert((work.lane, work.seq, work.run), at);
         }
-        self.handle(Input::AttemptFinished { attempt: attempt.id, end });
+        let delivered = AttemptEnd {
+            result: AttemptResult::Delivered,
+            class: v1::AttemptClass::Delivered,
+            status: 200,
+            ..end.clone()
+        };
+        let mut ends = vec![delivered; accepted];
+        if result != AttemptResult::Delivered {
+            ends.push(end);
+        }
+        self.handle(Input::AttemptFinished { attempt: attempt.id, ends });
     }
 
     pub fn receive(&mut self, work: &Work) {

@@ -54,10 +54,18 @@ pub enum Mutant {
     OrphanIsClosed,
     /// A subscription that is opened again starts at its first start.
     ClosedComesBack,
+    /// The number of events of a batch has no bound.
+    UnboundedBatch,
+    /// A batch leaves out events.
+    BatchWithGap,
+    /// All events of a batch are accepted if the first is.
+    AcceptsAll,
+    /// The failure of a batch is its first event's.
+    FirstIsAtFault,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::SecondAttempt,
         Self::NotTheHead,
         Self::AheadOfCommit,
@@ -80,6 +88,10 @@ impl Mutant {
         Self::WiderAtTakeOver,
         Self::OrphanIsClosed,
         Self::ClosedComesBack,
+        Self::UnboundedBatch,
+        Self::BatchWithGap,
+        Self::AcceptsAll,
+        Self::FirstIsAtFault,
     ];
 
     pub fn limits(self, limits: Limits) -> Limits {
@@ -112,6 +124,21 @@ impl Mutant {
             (Self::PausedSubscription, Input::Subscribed(policy)) => {
                 Input::Subscribed(SubscriptionPolicy { paused: false, ..policy })
             }
+            (Self::UnboundedBatch, Input::Subscribed(policy)) => {
+                Input::Subscribed(SubscriptionPolicy { max_events: usize::MAX, ..policy })
+            }
+            (Self::AcceptsAll, Input::AttemptFinished { attempt, mut ends }) => {
+                if ends[0].result == AttemptResult::Delivered {
+                    ends.resize(limits().lanes_max, ends[0].clone());
+                    ends.iter_mut()
+                        .for_each(|end| *end = AttemptEnd { result: AttemptResult::Delivered, ..end.clone() });
+                }
+                Input::AttemptFinished { attempt, ends }
+            }
+            (Self::FirstIsAtFault, Input::AttemptFinished { attempt, mut ends }) => {
+                ends.iter_mut().for_each(|end| end.is_attributed = true);
+                Input::AttemptFinished { attempt, ends }
+            }
             (Self::OrphanIsClosed, Input::Orphaned { uid }) => Input::Unsubscribed {
                 uid,
                 operator: String::new(),
@@ -130,6 +157,11 @@ impl Mutant {
             (Self::NotTheHead, _) => all.filter(|lane| lane.in_flight.is_none()).for_each(|lane| {
                 if let Some(last) = lane.buffer.len().checked_sub(1) {
                     lane.buffer.swap(0, last);
+                }
+            }),
+            (Self::BatchWithGap, _) => all.filter(|lane| lane.in_flight.is_none()).for_each(|lane| {
+                if lane.buffer.len() > 2 {
+                    lane.buffer.swap(1, 2);
                 }
             }),
             (Self::AheadOfCommit, _) => all.for_each(|lane| lane.hold = None),

@@ -33,6 +33,9 @@ pub(super) struct Record {
     pub retries: BTreeSet<u64>,
     /// Attempts that failed while the circuit was open: subscription, sequence, run, number.
     pub excused: BTreeSet<(Vec<u8>, u64, u64, u32)>,
+    /// What the receiver has accepted, and what it is known to have refused: subscription, sequence, run.
+    pub accepted: BTreeSet<(Vec<u8>, u64, u64)>,
+    pub at_fault: BTreeSet<(Vec<u8>, u64, u64)>,
     /// Up to here everything leaves the log soon.
     pub aged: u64,
 }
@@ -86,8 +89,14 @@ impl Record {
             if outcome.reason() == v1::DeadLetterReason::Expired {
                 assert!(outcome.sequence <= self.aged, "L8: {} expires at {}", outcome.sequence, self.aged);
             }
+            let work = (outcome.subscription.clone(), outcome.sequence, outcome.run);
+            if outcome.kind() == v1::OutcomeKind::Delivered {
+                assert!(self.accepted.contains(&work), "L11: {} was not accepted", outcome.sequence);
+            }
+            if matches!(outcome.reason(), v1::DeadLetterReason::Exhausted | v1::DeadLetterReason::Permanent) {
+                assert!(self.at_fault.contains(&work), "L11: {} is not known to be at fault", outcome.sequence);
+            }
             if outcome.reason() == v1::DeadLetterReason::Exhausted {
-                let work = (outcome.subscription.clone(), outcome.sequence, outcome.run);
                 assert_eq!(self.counted.get(&work), Some(&(RETRIES + 1)), "L7: exhausted by what counts");
             }
             match outcome.kind() {

@@ -56,19 +56,28 @@ fn perform(model: &mut Model, words: &[&str]) {
             model.log.push(quarantined_event(number(seq), number(workflow) as u8, quarantine));
             model.read();
         }),
-        ["end", seq, result] => {
+        ["end", seq, result, how @ ..] => {
             let at = model.attempts.iter().position(|attempt| attempt.work.seq.0 == number(seq));
             let attempt = model.attempts.remove(at.unwrap_or_else(|| panic!("{seq} is not in flight")));
-            model.end(
-                attempt,
-                match *result {
-                    "delivered" => AttemptResult::Delivered,
-                    "failed" => AttemptResult::Failed,
-                    "rejected" => AttemptResult::Rejected,
-                    "retired" => AttemptResult::EndpointRetired,
-                    other => panic!("no result {other}"),
-                },
-            );
+            let (result, status) = match *result {
+                "delivered" => (AttemptResult::Delivered, 200),
+                "failed" => (AttemptResult::Failed, 500),
+                "unreachable" => (AttemptResult::Unreachable, 0),
+                "rejected" => (AttemptResult::Rejected, 400),
+                "retired" => (AttemptResult::EndpointRetired, 410),
+                other => panic!("no result {other}"),
+            };
+            let (accepted, attributed) = match how {
+                [] => (0, false),
+                ["alone"] => (0, true),
+                ["after", accepted] => (number(accepted) as usize, false),
+                other => panic!("no end {other:?}"),
+            };
+            model.end_after(attempt, accepted, attributed, result, status);
+        }
+        ["batch", events] => {
+            model.batch = number(events) as usize;
+            model.renew(0);
         }
         ["commit"] => model.commit_all(),
         ["read"] => model.catch_up_all(),
@@ -82,7 +91,8 @@ fn perform(model: &mut Model, words: &[&str]) {
         ["pause"] => model.pause(0, true),
         ["resume"] => model.pause(0, false),
         ["block"] => {
-            let blocking = SubscriptionPolicy { on_exhausted: OnExhausted::Block, ..policy(0, false, 2) };
+            let (on_exhausted, max_events) = (OnExhausted::Block, model.batch);
+            let blocking = SubscriptionPolicy { on_exhausted, max_events, ..policy(0, false, 2) };
             model.handle(Input::Subscribed(blocking));
         }
         ["remove"] => model.remove(0),
@@ -146,9 +156,10 @@ fn of_run(run: u64) -> String {
 impl Shown {
     pub fn action(&mut self, action: &Action) {
         let (of, text) = match action {
-            Action::Attempt { work, number, .. } => {
+            Action::Attempt { work, events, number, .. } => {
                 let number = if *number > 1 { format!(" #{number}") } else { String::new() };
-                (work.lane.subscription, format!("attempt {}{number}{}", work.seq, of_run(work.run.0)))
+                let seqs: Vec<_> = events.iter().map(|event| event.seq.to_string()).collect();
+                (work.lane.subscription, format!("attempt {}{number}{}", seqs.join("+"), of_run(work.run.0)))
             }
             Action::CatchUp { lane, from, through, .. } => (lane.subscription, format!("read {from}..={through}")),
             Action::Load { work, .. } => (work.lane.subscription, format!("load {}{}", work.seq, of_run(work.run.0))),

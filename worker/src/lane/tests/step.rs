@@ -13,6 +13,8 @@ pub enum Step {
     End {
         which: u8,
         result: u8,
+        /// Of a batch.
+        accepted: u8,
     },
     /// The catalog takes a pause that was asked for.
     TakePause,
@@ -107,7 +109,8 @@ pub fn step() -> impl Strategy<Value = Step> {
         1 => (0..WORKFLOWS).prop_map(|workflow| Step::Append { workflow, quarantined: true }),
         8 => Just(Step::Read),
         4 => Just(Step::Backfill),
-        10 => (any::<u8>(), 0u8..24).prop_map(|(which, result)| Step::End { which, result }),
+        10 => (any::<u8>(), 0u8..24, 0u8..8)
+            .prop_map(|(which, result, accepted)| Step::End { which, result, accepted }),
         6 => Just(Step::TakeCommit),
         6 => Just(Step::Commit),
         4 => (any::<u8>(), any::<bool>()).prop_map(|(which, few)| Step::CatchUp { which, few }),
@@ -157,7 +160,7 @@ impl Model {
             }
             Step::Read => self.read(),
             Step::Backfill => drop(self.backfill()),
-            Step::End { which, result } if !self.attempts.is_empty() => {
+            Step::End { which, result, accepted } if !self.attempts.is_empty() => {
                 let attempt = self.attempts.swap_remove(usize::from(which) % self.attempts.len());
                 let (result, status) = match result {
                     0..9 => (AttemptResult::Delivered, 200),
@@ -168,7 +171,10 @@ impl Model {
                     21..22 => (AttemptResult::EndpointRetired, 410),
                     _ => (AttemptResult::Held, 0),
                 };
-                self.end_with(attempt, result, status);
+                // More often than not as a whole.
+                let attributed = accepted == 0;
+                let accepted = usize::from(accepted.saturating_sub(4)).min(attempt.seqs.len() - 1);
+                self.end_after(attempt, accepted, attributed, result, status);
             }
             Step::TakeCommit => self.commits_taken.extend(self.lanes.take_commit()),
             Step::Commit => self.commit(),
