@@ -50,6 +50,7 @@ fn attempt(attempt: v1::Attempt) -> v1::DeliveryAttempt {
         response: attempt.response,
         next_attempt_at: milliseconds(attempt.next_attempt_at_ms),
         uncounted: attempt.uncounted,
+        batch_events: attempt.batch_events,
     }
 }
 

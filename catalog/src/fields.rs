@@ -174,6 +174,9 @@ pub(super) fn of_subscription(subscription: &Subscription) -> Vec<Field> {
     let block = subscription.on_exhausted() == OnExhausted::Block;
     fields.put("on_exhausted", if block { "block" } else { "dead_letter" });
     fields.put("ordered", is_ordered(subscription));
+    if let Some(batch) = &subscription.batch {
+        fields.put("batch.max_events", batch.max_events);
+    }
     fields.put("paused", subscription.paused);
     fields.put_text("pause_reason", &subscription.pause_reason);
     fields.0

@@ -10,7 +10,7 @@ use weft_proto::{
 
 use weft_schema::pointer::is_pointer;
 
-use super::{delivery_url::DeliveryUrl, keys::KEY_ID_CHARS};
+use super::{delivery_url::DeliveryUrl, entry::is_ordered, keys::KEY_ID_CHARS};
 
 mod schemas;
 
@@ -30,6 +30,8 @@ const HEADER_BYTES_MAX: usize = 128;
 const PATTERNS_MAX: usize = 256;
 /// The longest type pattern.
 const PATTERN_BYTES_MAX: usize = 256;
+/// Events of a batch: two batches of the largest number of small events are a tenth of the memory for events of a worker.
+const BATCH_EVENTS_MAX: u32 = 1000;
 /// The most waits of a retry schedule.
 const SCHEDULE_MAX: usize = 100;
 /// The longest wait between two attempts: no log keeps its events for longer.
@@ -134,8 +136,13 @@ pub fn validate_subscription(subscription: &Subscription) -> Result<(), String> 
     if !subscription.filter.is_empty() || !subscription.transform.is_empty() {
         return Err("filter and transform are not supported by this version".into());
     }
-    if subscription.batch.is_some_and(|batch| batch.max_events > 1) {
-        return Err("a batch of more than one event is not supported by this version".into());
+    if let Some(batch) = &subscription.batch {
+        if !(1..=BATCH_EVENTS_MAX).contains(&batch.max_events) {
+            return Err(format!("batch: max_events must be 1 to {BATCH_EVENTS_MAX}"));
+        }
+        if batch.max_events > 1 && !is_ordered(subscription) {
+            return Err("batch: the events of a subscription with ordered = false are delivered one by one".into());
+        }
     }
     match subscription.destination.as_ref().and_then(|destination| destination.kind.as_ref()) {
         Some(destination::Kind::Http(http)) => {

@@ -323,6 +323,15 @@ fn a_subscription_can_be_delivered() {
     refuses_subscription(|subscription| subscription.types = vec![String::new()], "types");
     refuses_subscription(|subscription| subscription.timeout_ms = 0, "timeout");
     refuses_subscription(|subscription| subscription.concurrency = 0, "concurrency");
+    for (max_events, ordered) in [(0, true), (1001, true), (2, false)] {
+        refuses_subscription(
+            |subscription| {
+                subscription.batch = Some(v1::Batch { max_events });
+                subscription.ordered = Some(ordered);
+            },
+            "batch: ",
+        );
+    }
     for (count, period_ms) in [(0, 1000), (1, 0), (1, 86_400_001)] {
         refuses_subscription(|subscription| subscription.rate = Some(v1::Rate { count, period_ms }), "rate");
     }

@@ -155,6 +155,8 @@ struct Attempt {
     next_attempt_at: Option<Time>,
     /// It used up no retry.
     uncounted: bool,
+    /// Number of events of the batch that was attempted.
+    batch_events: Option<u32>,
 }
 
 impl From<v1::DeliveryStatus> for Delivery {
@@ -182,6 +184,7 @@ impl From<v1::DeliveryAttempt> for Attempt {
             next_attempt_at: Time::of(attempt.next_attempt_at.as_ref()),
             outcome: attempt.outcome,
             uncounted: attempt.uncounted,
+            batch_events: (attempt.batch_events != 0).then_some(attempt.batch_events),
             status: (attempt.status != 0).then_some(attempt.status),
             error: (!attempt.error.is_empty()).then_some(attempt.error),
             response: (!attempt.response.is_empty()).then(|| String::from_utf8_lossy(&attempt.response).into_owned()),
@@ -274,6 +277,7 @@ impl Attempt {
         };
         let result = [
             Some(self.error.clone().unwrap_or_else(|| self.outcome.clone())),
+            self.batch_events.map(|events| format!("in a batch of {events}")),
             self.uncounted.then(|| "(used up no retry)".to_owned()),
             self.response.as_ref().map(|answer| format!("answer: {}", beginning(answer, RESPONSE_CHARS))),
         ];

@@ -9,7 +9,7 @@ use weft_nats::{
 use weft_proto::{
     ids::EventId,
     v1::{
-        self, CustomDestination, Destination, HttpDestination, HttpFormat, OnExhausted, Retry, Subscription,
+        self, Batch, CustomDestination, Destination, HttpDestination, HttpFormat, OnExhausted, Retry, Subscription,
         destination,
     },
 };
@@ -134,10 +134,6 @@ impl SubscriptionForm {
         path: &KeyPath,
         secrets: &mut Secrets,
     ) -> Result<DesiredSubscription, Problem> {
-        let later = |key: &str, what: &str| (path.key(key), format!("{what} is not supported by this version"));
-        if self.batch.max_events != 1 {
-            return Err(later("batch", "a batch of more than one event"));
-        }
         let start = parse_start(&self.start).map_err(|problem| (path.key("start"), problem))?;
         let on_exhausted = match self.on_exhausted {
             ExhaustedForm::DeadLetter => OnExhausted::DeadLetter,
@@ -161,7 +157,7 @@ impl SubscriptionForm {
             rate: into_rate(self.rate),
             filter: String::new(),
             transform: String::new(),
-            batch: None,
+            batch: (self.batch.max_events != 1).then_some(Batch { max_events: self.batch.max_events }),
         };
         Ok(DesiredSubscription { value, start })
     }

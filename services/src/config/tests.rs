@@ -302,7 +302,8 @@ fn schemas_are_inline_or_in_files() {
 #[test]
 fn subscriptions_of_later_versions_and_mistakes_are_told_apart() {
     for (rest, text) in [
-        ("batch = { max_events = 5 }", "is not supported by this version"),
+        ("batch = { max_events = 0 }", "max_events must be 1 to 1000"),
+        ("batch = { max_events = 5 }\nordered = false", "ordered = false are delivered one by one"),
         ("filter = \"data.a > 1\"", "subscription[0].filter is not supported by this version"),
         ("start = \"yesterday\"", "neither now, beginning"),
         ("retires = 3", "did you mean retry?"),

@@ -271,7 +271,7 @@ fn policy(
         catalog: v1::CatalogPosition::default(),
         concurrency: (value.concurrency / shards).max(1) as usize,
         min_interval: value.rate.as_ref().filter(|rate| rate.count > 0).map(|rate| min_interval(rate, shards)),
-        max_events: 1,
+        max_events: value.batch.map_or(1, |batch| batch.max_events.max(1) as usize),
         retry: retry(value.retry.as_ref()),
         on_exhausted: match value.on_exhausted() {
             v1::OnExhausted::Block => OnExhausted::Block,

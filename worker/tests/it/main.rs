@@ -1,5 +1,6 @@
 //! The worker against a real nats-server and real receivers.
 
+mod batches;
 mod behind;
 mod checkpoints;
 mod commands;
