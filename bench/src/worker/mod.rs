@@ -5,7 +5,8 @@
 //! - `first-byte`: from the gateway to the first byte at the receiver, in an open loop;
 //! - `isolation`: cost of a workflow whose receiver always fails for the others;
 //! - `memory`: memory of idle workflows and waiting lanes;
-//! - `takeover`: time and memory of a take-over by a shard's new owner.
+//! - `takeover`: time and memory of a take-over by a shard's new owner;
+//! - `subscriptions`: memory and start with thousands of subscriptions, and creating and listing them.
 
 use std::{
     path::{Path, PathBuf},
@@ -30,6 +31,7 @@ mod lanes;
 mod memory;
 mod open;
 mod outcomes;
+mod subscriptions;
 mod takeover;
 
 /// How long nothing may come before a benchmark gives up.
@@ -57,6 +59,8 @@ enum What {
     Memory(memory::MemoryArgs),
     /// Time of a take-over by a shard's new owner
     Takeover(takeover::TakeoverArgs),
+    /// Memory and start with thousands of subscriptions, creating and listing them
+    Subscriptions(subscriptions::SubscriptionsArgs),
 }
 
 /// Measures and prints.
@@ -72,6 +76,7 @@ pub async fn run(args: WorkerArgs) -> Result<(), Failure> {
         What::Isolation(args) => isolation::run(args).await,
         What::Memory(args) => memory::run(args).await,
         What::Takeover(args) => takeover::run(args).await,
+        What::Subscriptions(args) => subscriptions::run(args).await,
     }
 }
 
