@@ -1,6 +1,6 @@
 //! The state machine of a shard: all of its lanes.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 use rand::rngs::StdRng;
@@ -71,6 +71,8 @@ pub struct Lanes {
     expiry: Expiry,
     memory: Memory,
     filter_changes: FilterChanges,
+    /// The orphaned subscriptions.
+    orphaned: BTreeSet<SubscriptionUid>,
     cursor: StreamSeq,
     commands_cursor: u64,
     /// The cursors of the newest sealed commit.
@@ -99,6 +101,7 @@ impl Lanes {
             expiry: Expiry::default(),
             memory: Memory::new(limits.buffered_bytes_max),
             filter_changes: FilterChanges::new(restored.earlier_end),
+            orphaned: BTreeSet::new(),
             cursor: restored.cursor,
             commands_cursor: restored.commands_cursor,
             sealed_cursor: restored.cursor,

@@ -209,7 +209,8 @@ impl Lanes {
     fn retry(&mut self, work: &Work, target: Target, at: Timestamp, now: Timestamp) {
         let Some(lane) = self.state.lanes.get_mut(&work.lane) else { return };
         if let Some(attempts) = lane.attempt_state(target) {
-            attempts.not_before = Some(at);
+            // Without a wait there is no time to record: its length, 0, stands for an unknown one.
+            attempts.not_before = Some(at).filter(|at| *at > now);
             attempts.wait_ms = wait_ms(at, now);
         }
         // With the memory full, lanes that wait make room for those that need not.

@@ -70,6 +70,7 @@ impl Lanes {
         };
         let renewed = subscription.policy.as_ref().is_some_and(is_other);
         subscription.orphaned = false;
+        self.orphaned.remove(&uid);
         subscription.policy = Some(policy);
         if renewed {
             if let Some(detached) = &mut subscription.detached {
@@ -250,6 +251,7 @@ impl Lanes {
         self.schedule.remove(uid);
         self.event_lanes.remove(uid);
         self.filter_changes.deferred.remove(&uid);
+        self.orphaned.remove(&uid);
         let keys: Vec<LaneKey> = self.state.lanes_of(uid).map(|(key, _)| key.clone()).collect();
         for key in keys {
             if let Some(lane) = self.remove_lane(&key) {
@@ -267,6 +269,7 @@ impl Lanes {
         let Some(subscription) = self.state.subscriptions.get_mut(&uid).filter(|known| !known.orphaned) else { return };
         // Its policy stays: it decides on the attempts in flight.
         subscription.orphaned = true;
+        self.orphaned.insert(uid);
         if subscription.detached.is_none() {
             subscription.detached = Some(Detached { waits: true, ..Detached::from(next) });
             self.pending.detached(uid);
@@ -293,14 +296,15 @@ impl Lanes {
 
     /// The orphaned subscriptions and their names.
     pub fn orphans(&self) -> impl Iterator<Item = (SubscriptionUid, &str)> {
-        let orphans = self.state.subscriptions.iter().filter(|(_, subscription)| subscription.orphaned);
-        orphans.map(|(uid, subscription)| (*uid, subscription.state().name.as_str()))
+        let known = |uid: &SubscriptionUid| Some((*uid, self.state.subscriptions.get(uid)?.state().name.as_str()));
+        self.orphaned.iter().filter_map(known)
     }
 
     /// Whether an orphaned subscription matches an event, which it takes once it is back.
     pub fn waits_for_owner(&self, event: &StoredEvent) -> bool {
-        let orphans = self.state.subscriptions.values().filter(|subscription| subscription.orphaned);
-        orphans.into_iter().any(|subscription| subscription.filters().judge(event) == Match::Taken)
+        // Most shards have none; with thousands of subscriptions, a look at each would be the price of every event.
+        let mut orphans = self.orphaned.iter().filter_map(|uid| self.state.subscriptions.get(uid));
+        orphans.any(|subscription| subscription.filters().judge(event) == Match::Taken)
     }
 
     /// Whether commands to a subscription's lanes can be carried out: it is open, and known to be ordered or not. While it is

@@ -49,6 +49,22 @@ fn the_event_at_fault_in_a_rejected_batch_is_found_with_smaller_batches() {
     );
 }
 
+/// Whatever the clock of an owner that takes over says.
+#[test]
+fn a_rejected_batch_is_divided_without_a_wait() {
+    let mut model = script::model_with(3);
+    model.batch = 2;
+    model.renew(0);
+    (0..3).for_each(|_| model.read());
+    for result in [AttemptResult::Delivered, AttemptResult::Rejected] {
+        let attempt = model.attempts.pop().unwrap();
+        model.end(attempt, result);
+    }
+    model.commit_all();
+    let recorded: Vec<_> = model.record.lanes.values().map(|lane| (lane.attempts, lane.next_attempt_at_ms)).collect();
+    assert_eq!(recorded, [(1, 0)]);
+}
+
 /// What follows an event at fault is delivered in full batches again.
 #[test]
 fn batches_are_full_again_after_the_event_at_fault() {
