@@ -10,7 +10,7 @@ use weft_proto::{
 
 use weft_schema::pointer::is_pointer;
 
-use super::{delivery_url::DeliveryUrl, defaults::is_ordered, keys::KEY_ID_CHARS};
+use super::{defaults::is_ordered, delivery_url::DeliveryUrl, keys::KEY_ID_CHARS};
 
 mod schemas;
 

@@ -1,6 +1,6 @@
-//! What thousands of subscriptions cost: a worker's memory and start, and the admin's creating and listing of them.
+//! Cost of thousands of subscriptions: a worker's memory and start, and the admin's creating and listing of them.
 //!
-//! Each takes types of its own over HTTP, and none of them ever has an event; one more takes everything. The time of a worker
+//! Each takes other types over HTTP, and none of them ever has an event; one more takes everything. The time of a worker
 //! is that from its start to the outcome of one event, first without a file, where it opens all subscriptions, then with one.
 
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ const SINGLES: usize = 20;
 /// Subscriptions of a page.
 const PAGE: u32 = 500;
 /// The admin's token.
-const TOKEN: &str = "weft_bootstrap_of-a-bench-that-nobody-else-sees";
+const TOKEN: &str = "weft_bootstrap_of-a-bench-on-a-separate-log";
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// `weft bench worker subscriptions`.

@@ -80,7 +80,7 @@ pub(super) enum CatchUp {
     Running,
 }
 
-/// What a lane attempts: its head, in a batch with the events after it, or the event of a run.
+/// The target of an attempt: the lane's head, in a batch with the events after it, or the event of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Target {
     Head,

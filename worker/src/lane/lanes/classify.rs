@@ -1,4 +1,4 @@
-//! What becomes of an event whose attempt has ended.
+//! The consequence of an attempt for its event.
 
 use std::time::Duration;
 

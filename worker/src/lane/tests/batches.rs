@@ -49,7 +49,7 @@ fn the_event_at_fault_in_a_rejected_batch_is_found_with_smaller_batches() {
     );
 }
 
-/// Whatever the clock of an owner that takes over says.
+/// A record of the present moment would be a wait by another owner's clock.
 #[test]
 fn a_rejected_batch_is_divided_without_a_wait() {
     let mut model = script::model_with(3);
@@ -66,7 +66,7 @@ fn a_rejected_batch_is_divided_without_a_wait() {
     assert_eq!(recorded, [(1, 0)]);
 }
 
-/// What follows an event at fault is delivered in full batches again.
+/// Events after the one at fault are delivered in full batches.
 #[test]
 fn batches_are_full_again_after_the_event_at_fault() {
     check(
@@ -146,7 +146,7 @@ fn a_quarantined_event_ends_a_batch() {
     );
 }
 
-/// The receiver is away, whatever the batch holds.
+/// Without a connection no event is at fault.
 #[test]
 fn a_batch_without_a_connection_is_retried_whole() {
     check(
@@ -160,7 +160,7 @@ fn a_batch_without_a_connection_is_retried_whole() {
     );
 }
 
-/// Whatever their size: a batch ends before the bound, and a larger event goes alone.
+/// A batch ends before the bound, and a larger event goes alone.
 #[test]
 fn a_batch_is_bounded_by_bytes() {
     let (mut lanes, now) = (

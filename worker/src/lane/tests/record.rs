@@ -33,7 +33,7 @@ pub(super) struct Record {
     pub retries: BTreeSet<u64>,
     /// Attempts that failed while the circuit was open: subscription, sequence, run, number.
     pub excused: BTreeSet<(Vec<u8>, u64, u64, u32)>,
-    /// What the receiver has accepted, and what it is known to have refused: subscription, sequence, run.
+    /// Deliveries that the receiver has accepted, and those that it is known to have refused: subscription, sequence, run.
     pub accepted: BTreeSet<(Vec<u8>, u64, u64)>,
     pub at_fault: BTreeSet<(Vec<u8>, u64, u64)>,
     /// Up to here everything leaves the log soon.
