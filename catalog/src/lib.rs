@@ -36,7 +36,7 @@ mod trail;
 mod validate;
 
 pub use catalog::{Catalog, CatalogError};
-pub use defaults::is_ordered;
+pub use defaults::{default_retry, is_ordered};
 pub use filters::{Filters, Match, apply_change, cut_off, is_covered};
 pub use matcher::Matcher;
 pub use orphan::{Orphan, orphans};

@@ -1,5 +1,7 @@
 //! Names of the worker's metrics.
 
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
 use crate::lane::AttemptEnd;
 
 /// Attempts that ended, by `class`.
@@ -35,6 +37,26 @@ pub const ORPHANED_SUBSCRIPTIONS: &str = "weft_worker_orphaned_subscriptions";
 pub const ID_CONFLICT: &str = "weft_worker_id_conflict";
 /// 1 while a shard is stopped because its streams are not those of its outcomes, by `shard`.
 pub const STOPPED: &str = "weft_worker_stopped_shards";
+
+/// Describes the metrics to the recorder.
+pub fn describe() {
+    describe_counter!(ATTEMPTS, "attempts that ended, by class");
+    describe_histogram!(ATTEMPT_SECONDS, Unit::Seconds, "how long attempts took");
+    describe_counter!(REPEATED_REQUESTS, "requests repeated within an attempt, by cause");
+    describe_counter!(OUTCOMES, "outcomes committed");
+    describe_counter!(CIRCUITS, "transitions of circuit breakers, by the new state");
+    describe_gauge!(RECEIVER_AWAY, "1 while the receiver of a subscription is unavailable");
+    describe_gauge!(RECEIVER_HELD, "1 while the configuration prevents deliveries of a subscription");
+    describe_counter!(FOREIGN_MESSAGES, "messages in EVENTS that are not events");
+    describe_counter!(LOST_RANGES, "ranges of events that EVENTS had dropped before they were settled");
+    describe_gauge!(COPIES_WAITING, "copies of dead letters that wait in memory");
+    describe_gauge!(COPIES_REFUSED, "copies of dead letters that DLQ refuses");
+    describe_counter!(DROPPED_MESSAGES, "settled messages dropped from EVENTS because it was nearly full");
+    describe_gauge!(LATE_LANES, "lanes whose oldest unsettled event has been in the log for half of the retention");
+    describe_gauge!(ORPHANED_SUBSCRIPTIONS, "subscriptions missing from the catalog without a removal");
+    describe_gauge!(ID_CONFLICT, "1 while another process uses the id of this worker");
+    describe_gauge!(STOPPED, "1 while a shard is stopped because its streams are not those of its outcomes");
+}
 
 /// Counts an attempt that has ended.
 pub fn attempt_ended(end: &AttemptEnd) {

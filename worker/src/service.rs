@@ -20,6 +20,7 @@ use crate::{
     destination::{Destination, Destinations, clients::HttpClients},
     driver::{CheckpointPolicy, Context},
     lane::Limits,
+    metrics,
     options::WorkerOptions,
     owner::{Owner, RETRY_PAUSE},
     ownership::{
@@ -128,6 +129,7 @@ impl Worker {
         missing: watch::Sender<Option<String>>,
         drain: CancellationToken,
     ) -> Result<(), RunError> {
+        metrics::describe();
         let worker =
             worker_id(&folder).map_err(|source| RunError::Folder { path: folder.clone(), source: Box::new(source) })?;
         let connection = catalog.connection().clone();

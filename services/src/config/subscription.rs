@@ -1,6 +1,9 @@
 //! `[[subscription]]` as people write it, and the subscription of the catalog that it stands for.
 
+use std::time::Duration;
+
 use serde::Deserialize;
+use weft_catalog::default_retry;
 use weft_gateway::admission::{Period, Rate};
 use weft_nats::{
     options::{SecretRef, Span},
@@ -114,8 +117,9 @@ struct RetryForm {
 
 impl Default for RetryForm {
     fn default() -> Self {
-        let max = Span::secs(60 * 60);
-        Self { max_retries: 3, base: Span::secs(1), factor: 2.0, max, jitter: 0.2, schedule: Vec::new() }
+        let Retry { max_retries, base_ms, factor, max_ms, jitter, schedule_ms: _ } = default_retry();
+        let span = |ms| Span(Duration::from_millis(ms));
+        Self { max_retries, base: span(base_ms), factor, max: span(max_ms), jitter, schedule: Vec::new() }
     }
 }
 

@@ -137,7 +137,7 @@ async fn a_subscription_is_managed_on_a_running_mesh() {
 }
 
 /// `weft up` allows the ports of its file's receivers on this machine, and no others: neither its own services, which trust local
-/// callers, nor those of somebody else.
+/// callers, nor any other.
 #[tokio::test]
 async fn a_subscription_does_not_lead_to_the_mesh_itself() {
     let scene = Scene::start_with(|_| Answer::OK, |wiring, receiver| wiring.config(Some(receiver))).await;
@@ -158,7 +158,7 @@ async fn a_subscription_does_not_lead_to_the_mesh_itself() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(2) && text.contains("is loopback and not allowed"), "{text}");
     let known = scene.receiver.url();
-    scene.line(&["subscription", "create", "beside", "--url", &known, "--secret", &secret]).await;
+    scene.line(&["subscription", "create", "second", "--url", &known, "--secret", &secret]).await;
 }
 
 /// `weft check destination` says for each address whether it may be called, why not, and how to allow it.

@@ -10,7 +10,7 @@ use tokio::{
     task::{JoinError, JoinSet},
     time::{Instant, sleep},
 };
-use weft_catalog::{Author, Catalog, Matcher, Removal, Revised, Snapshot, is_ordered};
+use weft_catalog::{Author, Catalog, Matcher, Removal, Revised, Snapshot, default_retry, is_ordered};
 use weft_proto::{
     ids::{ShardId, StreamSeq, SubscriptionUid},
     v1,
@@ -300,13 +300,7 @@ fn retry(retry: Option<&v1::Retry>) -> RetryPolicy {
             max: Duration::from_millis(retry.max_ms),
             jitter: retry.jitter,
         },
-        None => RetryPolicy::Exponential {
-            max_retries: 3,
-            base: Duration::from_secs(1),
-            factor: 2.0,
-            max: Duration::from_secs(3600),
-            jitter: 0.2,
-        },
+        None => self::retry(Some(&default_retry())),
     }
 }
 
