@@ -26,7 +26,7 @@ use super::{
     group::{Gather, Group},
     post::SECRET_VARIABLE,
 };
-use weft_services::{config::Config, exit::Failure, mesh::Wiring, signal};
+use weft_services::{config::Config, failure::Failure, mesh::Wiring, signal};
 
 /// Connections at a time: as many as a gateway accepts.
 const CONNECTIONS_MAX: usize = 8192;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::folder::Folder;
 use weft_services::{
     command::output::{self, Format},
-    exit::Failure,
+    failure::Failure,
 };
 
 /// Where a benchmark works, and how it prints what it has found.

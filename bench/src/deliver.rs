@@ -30,7 +30,7 @@ use super::{
 };
 use weft_services::{
     command::output,
-    exit::Failure,
+    failure::Failure,
     mesh::{SOURCE, Wiring},
     receiver::{Answer, Receiver},
     sender::{Sender, Signing},

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use weft_services::exit::Failure;
+use weft_services::failure::Failure;
 
 /// A fresh folder on a chosen disk, gone at the end.
 #[derive(Debug)]

@@ -30,7 +30,7 @@ use super::{
 };
 use weft_services::{
     command::output::{self, Row},
-    exit::Failure,
+    failure::Failure,
     mesh::{Nats, weft_program},
 };
 

@@ -19,7 +19,7 @@ use weft_services::{
         dlq,
         output::{self, Format, Row as _},
     },
-    exit::Failure,
+    failure::Failure,
     mesh::{SOURCE, Up, Wiring, weft_program},
     receiver::{Answer, Arrival, Receiver},
     sender::{Sender, Signing},

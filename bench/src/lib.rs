@@ -25,7 +25,7 @@ pub mod whole;
 pub mod worker;
 mod written;
 
-use weft_services::exit::Failure;
+use weft_services::failure::Failure;
 
 /// The measurements.
 #[derive(Debug, clap::Subcommand)]

@@ -9,7 +9,7 @@ use weft_nats::envelope;
 use weft_worker::destination::signature::Signer;
 
 use super::{append::body, preload::Preload};
-use weft_services::exit::Failure;
+use weft_services::failure::Failure;
 
 /// Environment variable of the secret.
 pub const SECRET_VARIABLE: &str = "WEFT_BENCH_SECRET";

@@ -26,11 +26,11 @@ const EVICTION_AGE: Duration = Duration::from_secs(1);
 /// A budget. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Budget {
-    shared: Arc<Shared>,
+    shared: Arc<BudgetState>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct BudgetState {
     bytes: usize,
     per_network: usize,
     per_limited_network: usize,
@@ -65,7 +65,7 @@ struct Open {
 pub struct Share {
     id: u64,
     evicted: CancellationToken,
-    shared: Arc<Shared>,
+    shared: Arc<BudgetState>,
 }
 
 /// There is no room.
@@ -79,7 +79,7 @@ impl Budget {
         let least = body_bytes_max.saturating_mul(SHARE_BODIES_MIN);
         let part = |parts: usize| (bytes / parts).max(least).min(bytes);
         let (per_network, per_limited_network) = (part(SHARE_PARTS), part(LIMITED_PARTS));
-        Self { shared: Arc::new(Shared { bytes, per_network, per_limited_network, table: Mutex::default() }) }
+        Self { shared: Arc::new(BudgetState { bytes, per_network, per_limited_network, table: Mutex::default() }) }
     }
 
     /// Room for the head of a request from `network`. `limited`: the network has had too many requests refused.
@@ -185,7 +185,7 @@ impl Drop for Share {
     }
 }
 
-impl Shared {
+impl BudgetState {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }

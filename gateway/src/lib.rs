@@ -14,7 +14,6 @@ pub mod http;
 pub mod identify;
 pub mod metrics;
 pub mod options;
-pub mod readiness;
 pub mod rejected;
 pub mod rpc;
 pub mod schema;

@@ -10,11 +10,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use tonic::{Status, server::NamedService, service::interceptor::InterceptedService};
-use tonic_health::{
-    ServingStatus,
-    server::{HealthReporter, health_reporter},
-};
 use weft_proto::v1::ingest_service_server::IngestServiceServer;
+use weft_role::readiness::Health;
 
 use crate::{admission, http::state::Api};
 
@@ -28,25 +25,9 @@ use publish::{Ingest, KeyHolders};
 /// Overhead of a message: names of some hundred bytes each, and a media type.
 const MESSAGE_OVERHEAD_BYTES: usize = 16 * 1024;
 
-/// Reports readiness to `grpc.health.v1`. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Health(HealthReporter);
-
-impl Health {
-    /// Sets the state of the server and of its one service.
-    pub async fn tell(&self, ready: bool) {
-        let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for name in ["", <IngestServiceServer<Ingest> as NamedService>::NAME] {
-            self.0.set_service_status(name, status).await;
-        }
-    }
-}
-
 /// The routes of the services, and their health reporter, which starts as not ready.
 pub async fn routes(api: &Arc<Api>) -> (Router, Health) {
-    let (reporter, health_server) = health_reporter();
-    let health = Health(reporter);
-    health.tell(false).await;
+    let (health, health_server) = Health::new(&[<IngestServiceServer<Ingest> as NamedService>::NAME]).await;
     let message_bytes_max = api.bodies.bytes_max().saturating_add(MESSAGE_OVERHEAD_BYTES);
     let ingest = IngestServiceServer::new(Ingest::new(Arc::clone(api))).max_decoding_message_size(message_bytes_max);
     // Before anything is read of a message: what strangers send is not kept in memory.

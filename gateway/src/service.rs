@@ -5,15 +5,15 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_catalog::{Catalog, MasterKey, keys::Keys};
-use weft_index::projection::OpenError;
 use weft_nats::{
     conditions::Conditions,
     connect::Connection,
     options::{Secret, Span},
-    streams::{self, EnsureError, LogSpec, Used},
+    streams::{self, LogSpec, Used},
     subject::Layout,
     tail::Tails,
 };
+use weft_role::{Streams, readiness, wait_for_log};
 use weft_serve::{Connections, Counters};
 use weft_tls::{BindError, Listener};
 
@@ -25,7 +25,7 @@ use crate::{
     http::state::{Api, LogHandle},
     metrics,
     options::GatewayOptions,
-    readiness, rejected, rpc,
+    rejected, rpc,
     sequencer::SequencerOptions,
     sources::Sources,
 };
@@ -36,8 +36,8 @@ const BODY_TIME: Duration = Duration::from_secs(30);
 const CONNECTIONS_MAX: usize = 8192;
 /// The part of the process's descriptors that connections may take.
 const DESCRIPTORS_PART: u64 = 2;
-/// Between two looks for a log that is not there.
-const LOG_RETRY: Duration = Duration::from_millis(500);
+
+pub use weft_role::RunError;
 
 /// A gateway whose port is bound and that serves nothing yet.
 #[derive(Debug)]
@@ -50,17 +50,6 @@ pub struct Gateway {
 
 /// Why the log cannot be written at the moment; `None` while it can.
 type Storage = watch::Receiver<Option<String>>;
-
-/// Reason for which a gateway ends.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The log is another than the configuration says.
-    #[error("{0}")]
-    Log(#[from] EnsureError),
-    /// The folder cannot be used.
-    #[error(transparent)]
-    Folder(#[from] OpenError),
-}
 
 impl Gateway {
     /// Binds the port, before any serious work.
@@ -97,21 +86,21 @@ impl Gateway {
         self.listener.scheme()
     }
 
-    /// Serves until `drain`: then stops to accept, finishes what is in flight, and returns. `missing` says what it still
+    /// Serves until `drain`: then stops to accept, finishes what is in flight, and returns. `readiness` says what it still
     /// waits for, `None` while it is ready. `folder` holds its redb files. `bootstrap_key` may do everything; without
     /// one only the keys of the catalog count.
     ///
     /// # Errors
     ///
     /// [`RunError`]: a permanent failure. An absent server is transient: the gateway stays up, answers 503 and reports it in
-    /// `missing`.
+    /// `readiness`.
     pub async fn run(
         self,
         catalog: Catalog,
         spec: LogSpec,
         folder: PathBuf,
         bootstrap_key: Option<Secret>,
-        missing: watch::Sender<Option<String>>,
+        readiness: watch::Sender<Option<String>>,
         drain: CancellationToken,
     ) -> Result<(), RunError> {
         metrics::describe();
@@ -140,8 +129,14 @@ impl Gateway {
         let (services, health) = rpc::routes(&api).await;
         let used = Used::by_gateway(Layout::new(spec.log.shards));
         let streams = streams::watch_streams(connection.clone(), used, self.conditions, closing.clone());
-        let seen = readiness::Seen { connection: connection.clone(), api: api.clone(), progress: progressed, streams };
-        tasks.spawn(readiness::watch(seen, missing, health, draining.clone()));
+        let known = Arc::clone(&api);
+        let inputs = readiness::Inputs {
+            connection: connection.clone(),
+            progress: progressed,
+            streams,
+            catalog: move || known.sources.missing(),
+        };
+        tasks.spawn(readiness::watch(inputs, readiness, health, draining.clone()));
 
         let (noting, stopped) = (api.clone(), stop.child_token());
         tasks.spawn(async move { noting.keys.write_uses(&catalog, &stopped).await });
@@ -221,35 +216,18 @@ impl Opening {
     /// Waits for the log, starts the sequencer on it, and opens both to the routes. Gives up when the gateway closes
     /// first. `stop` ends the sequencer.
     async fn open(self, stop: &CancellationToken, tasks: &TaskTracker) -> Result<(), RunError> {
-        let layout = tokio::select! {
-            layout = self.ensure() => layout?,
-            () = self.closing.cancelled() => return Ok(()),
-        };
+        let streams = (Streams::Await, self.folder.clone());
+        let found = wait_for_log(&self.connection, &self.spec, streams, &self.progress, &self.closing).await?;
+        let Some(layout) = found else { return Ok(()) };
         let options = SequencerOptions {
             storage: self.storage,
             ..SequencerOptions::new(self.folder, &self.spec, self.master_key)
         };
         let connection = self.connection.clone();
-        let sequencer =
-            forwarding::start(connection, layout, options, self.progress, stop.child_token(), tasks).await?;
+        let started = forwarding::start(connection, layout, options, self.progress, stop.child_token(), tasks).await;
+        let sequencer = started.map_err(|error| RunError::Folder(error.into()))?;
         let tails = Tails::new(self.connection.clone(), layout);
         self.api.open(LogHandle { connection: self.connection, layout, tails, sequencer });
         Ok(())
-    }
-
-    /// Waits for the streams, which an admin creates, and checks them.
-    async fn ensure(&self) -> Result<Layout, EnsureError> {
-        let folders = [self.folder.clone()];
-        loop {
-            self.connection.connected().await;
-            match streams::check_for(&self.connection, &self.spec, &folders).await {
-                Ok(layout) => return Ok(layout),
-                Err(EnsureError::Unavailable(reason)) => {
-                    self.progress.send_replace(Some(format!("streams: {reason}")));
-                    sleep(LOG_RETRY).await;
-                }
-                Err(mismatch @ EnsureError::Mismatch(_)) => return Err(mismatch),
-            }
-        }
     }
 }

@@ -97,7 +97,7 @@ pub struct Accepted {
 
 /// The newest event of a workflow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Head {
+pub struct WorkflowHead {
     /// Number of the event.
     pub sequence_number: SequenceNumber,
     /// Id of the event.
@@ -164,12 +164,12 @@ impl Horizons {
     }
 
     /// Whether a workflow is still remembered when the log's newest message was stored at `now`.
-    pub fn remembers(&self, head: &Head, now: Timestamp) -> bool {
+    pub fn remembers(&self, head: &WorkflowHead, now: Timestamp) -> bool {
         age_ms(head.stored_at, now) <= self.remember_ms
     }
 
     /// The number and the predecessor of a workflow's next event, when the log's newest message was stored at `now`.
-    pub fn next(&self, head: Option<&Head>, now: Timestamp) -> (SequenceNumber, Option<EventId>) {
+    pub fn next(&self, head: Option<&WorkflowHead>, now: Timestamp) -> (SequenceNumber, Option<EventId>) {
         match head.filter(|head| self.remembers(head, now)) {
             Some(head) => (head.sequence_number.next(), Some(head.event_id)),
             None => (SequenceNumber(1), None),
@@ -178,7 +178,7 @@ impl Horizons {
 
     /// Whether an event may follow `head`. Any first event of a workflow may: the log
     /// may begin in the middle of the workflow.
-    fn may_follow(&self, head: Option<&Head>, event: &Accepted) -> bool {
+    fn may_follow(&self, head: Option<&WorkflowHead>, event: &Accepted) -> bool {
         let Some(head) = head else { return true };
         let follows = (event.sequence_number, event.previous) == (head.sequence_number.next(), Some(head.event_id));
         follows || self.next(Some(head), elsewhere(event.stored_at)) == (event.sequence_number, event.previous)

@@ -20,7 +20,7 @@ use weft_nats::{
     private_file,
 };
 
-use crate::exit::Failure;
+use crate::failure::Failure;
 
 /// Server and token for the operator's commands, inside the data folder.
 pub const CLIENT_FILE: &str = "client.toml";

@@ -1,7 +1,7 @@
 //! The `weft` binary's parts: the roles in one process or in several, and the operator's commands.
 //!
 //! - [`config`]: `weft.toml` with its environment variables; errors in one line.
-//! - [`up`] and [`role`]: the processes; [`roles`] starts and drains, [`ops`] serves health and metrics, [`apply`] writes the
+//! - [`up`] and [`role`]: the processes; [`roles`] starts and drains, [`health_http`] serves health and metrics, [`apply`] writes the
 //!   file's sources and subscriptions into the catalog, [`data`] is the folder,
 //!   [`deliveries`] connects the admin's test deliveries with the worker's code.
 //! - [`command`]: `weft event`, `weft dlq`, `weft source`, `weft subscription`, `weft key`, `weft apply`, `weft sign`,
@@ -11,17 +11,17 @@
 //!
 //! The library exists for the `weft` binary, its benchmarks and its tests.
 
-pub mod announce;
 pub mod apply;
 pub mod command;
 pub mod config;
 pub mod data;
 pub mod deliveries;
 pub mod demo;
-pub mod exit;
+pub mod failure;
+pub mod health_http;
 pub mod mesh;
-pub mod ops;
 pub mod process;
+pub mod ready_output;
 pub mod receiver;
 pub mod role;
 pub mod roles;

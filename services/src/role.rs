@@ -15,12 +15,12 @@ use weft_nats::server;
 use weft_worker::Worker;
 
 use crate::{
-    announce::{self, Line},
     config::Config,
     data::{DataFolder, configured_token, url},
     deliveries::WorkerDeliveries,
-    exit::Failure,
-    ops::{Ops, Readiness},
+    failure::Failure,
+    health_http::{Ops, Readiness},
+    ready_output::{self, Line},
     roles::{Roles, bind_failure},
     signal, telemetry,
     up::connect,
@@ -86,7 +86,7 @@ pub async fn run(role: Role, config: Config) -> Result<(), Failure> {
     let ops = tokio::spawn(ops.serve(readiness.clone(), metrics, stop.clone()));
     let result = tokio::select! {
         result = roles.run(&drain) => result,
-        () = announce::when_ready(&readiness, &lines) => Ok(()),
+        () = ready_output::when_ready(&readiness, &lines) => Ok(()),
     };
     stop.cancel();
     // Nothing of it matters any more.
@@ -106,7 +106,7 @@ async fn start(
     roles: &mut Roles,
 ) -> Result<Vec<Line>, Failure> {
     let (name, folder, spec) = (role.name(), data.role(role.name()), config.spec);
-    let missing = readiness.add(name);
+    let report = readiness.add(name);
     let key = data.master_key()?;
     let nats = config.nats.of_role(role.of_nats());
     let catalog = || async move {
@@ -122,13 +122,13 @@ async fn start(
             let token = configured_token(&config.admin, &[(name, listen)])?;
             let catalog = catalog().await?;
             let gateway = gateway.conditions(readiness.conditions());
-            roles.start_with_delay(name, delay, |drain| gateway.run(catalog, spec, folder, token, missing, drain));
+            roles.start_with_delay(name, delay, |drain| gateway.run(catalog, spec, folder, token, report, drain));
             Ok(vec![line])
         }
         Role::Worker => {
             let catalog = catalog().await?;
             let worker = Worker::new(config.worker).conditions(readiness.conditions());
-            roles.start(name, |drain| worker.run(catalog, spec, folder, missing, drain));
+            roles.start(name, |drain| worker.run(catalog, spec, folder, report, drain));
             Ok(Vec::new())
         }
         Role::Admin => {
@@ -142,7 +142,7 @@ async fn start(
             let client = data.write_client(line.1.clone(), None, &token, ca.as_ref())?;
             let catalog = catalog().await?;
             let admin = admin.conditions(readiness.conditions());
-            roles.start(name, |drain| admin.run(catalog, spec, folder, missing, drain));
+            roles.start(name, |drain| admin.run(catalog, spec, folder, report, drain));
             Ok(vec![line, ("client", client.display().to_string())])
         }
     }

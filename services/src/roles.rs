@@ -9,7 +9,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use weft_tls::BindError;
 
-use crate::exit::{Failure, chain};
+use crate::failure::{Failure, chain};
 
 /// How long one role may drain: longer than a request may wait for the log, or an attempt for its receiver by default.
 const DRAIN_MAX: Duration = Duration::from_secs(30);

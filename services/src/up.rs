@@ -31,13 +31,13 @@ use weft_proto::ids::StreamSeq;
 use weft_worker::{Worker, destination::clients::HttpClients};
 
 use crate::{
-    announce::{self, Line},
     apply::{Applied, ApplyError, FindOrphans, apply_with},
     config::{Config, DesiredCatalog},
     data::{DataFolder, configured_token, url},
     deliveries::WorkerDeliveries,
-    exit::Failure,
-    ops::{Ops, Readiness},
+    failure::Failure,
+    health_http::{Ops, Readiness},
+    ready_output::{self, Line},
     roles::{Roles, bind_failure},
     signal, telemetry,
 };
@@ -101,7 +101,7 @@ pub async fn up(mut config: Config) -> Result<(), Failure> {
     let roles = start(config, &data, &nats.access, (gateway, worker, admin), token, missing).await?;
     let result = tokio::select! {
         result = roles.run(&drain) => result,
-        () = announce::when_ready(&readiness, &lines) => Ok(()),
+        () = ready_output::when_ready(&readiness, &lines) => Ok(()),
     };
     stop.cancel();
     nats.stopped().await;
@@ -196,7 +196,7 @@ impl Nats {
         config: &mut Config,
         data: &DataFolder,
         stop: CancellationToken,
-        missing: &watch::Sender<Option<String>>,
+        readiness: &watch::Sender<Option<String>>,
     ) -> Result<Self, Failure> {
         if let Some(url) = &config.nats.url {
             let of = |role| config.nats.of_role(role);
@@ -221,7 +221,7 @@ impl Nats {
             Access { gateway: users.gateway.clone(), worker: users.worker.clone(), admin: users.admin.clone() };
         let nats = Self { access, url: server.url().to_owned(), server: Some(server) };
         let folders = ["gateway", "worker", "admin"].map(|role| data.role(role));
-        nats.make_streams(&config.spec, &folders, missing).await?;
+        nats.make_streams(&config.spec, &folders, readiness).await?;
         Ok(nats)
     }
 
@@ -231,7 +231,7 @@ impl Nats {
         &self,
         spec: &LogSpec,
         folders: &[PathBuf],
-        missing: &watch::Sender<Option<String>>,
+        readiness: &watch::Sender<Option<String>>,
     ) -> Result<(), Failure> {
         let connection = connect(&self.access.admin, "weft-streams").await?;
         loop {
@@ -240,10 +240,10 @@ impl Nats {
                 Ok(_) => return Ok(()),
                 Err(EnsureError::Unavailable(problem)) => {
                     let text = format!("streams: {problem}");
-                    if missing.borrow().as_ref() != Some(&text) {
+                    if readiness.borrow().as_ref() != Some(&text) {
                         tracing::warn!(problem, "waiting for the streams");
                     }
-                    missing.send_replace(Some(text));
+                    readiness.send_replace(Some(text));
                 }
                 Err(mismatch @ EnsureError::Mismatch(_)) => return Err(Failure::of(&mismatch)),
             }
@@ -289,17 +289,17 @@ fn fit_to_disk(spec: &mut LogSpec, folder: &Path) -> Result<(), Failure> {
 }
 
 /// Keeps the part `nats` of the readiness up to date: the embedded server's disk.
-async fn report_storage(storage: Option<watch::Receiver<Option<String>>>, missing: watch::Sender<Option<String>>) {
+async fn report_storage(storage: Option<watch::Receiver<Option<String>>>, readiness: watch::Sender<Option<String>>) {
     if let Some(mut storage) = storage {
         loop {
-            missing.send_replace(storage.borrow_and_update().clone());
+            readiness.send_replace(storage.borrow_and_update().clone());
             if storage.changed().await.is_err() {
                 break;
             }
         }
     }
     // A part whose sender is dropped counts as ended.
-    missing.closed().await;
+    readiness.closed().await;
 }
 
 /// Connects and starts the roles, and writes the file's catalog as soon as there is a log.
@@ -356,11 +356,11 @@ async fn write_catalog(
     spec: &LogSpec,
     desired: &DesiredCatalog,
     known: LogSubscriptions,
-    missing: &watch::Sender<Option<String>>,
+    readiness: &watch::Sender<Option<String>>,
 ) -> Result<(), ApplyError> {
     let request_id = Uuid::now_v7().to_string();
     loop {
-        missing.send_replace(Some("waits for nats".into()));
+        readiness.send_replace(Some("waits for nats".into()));
         kv.connection().connected().await;
         let written = async {
             let layout = streams::ensure(kv.connection(), spec).await?;
@@ -377,11 +377,11 @@ async fn write_catalog(
                     updated,
                     "sources and subscriptions of the configuration are in the catalog"
                 );
-                missing.send_replace(None);
+                readiness.send_replace(None);
                 return Ok(());
             }
             Err(ApplyError::Unavailable(problem)) => {
-                missing.send_replace(Some(problem));
+                readiness.send_replace(Some(problem));
                 sleep(CATALOG_RETRY).await;
             }
             Err(refused @ ApplyError::Refused(_)) => return Err(refused),

@@ -10,7 +10,7 @@ use weft_services::{
     },
     config::Config,
     demo,
-    exit::Failure,
+    failure::Failure,
     role::{self, Role},
     signal, telemetry, up,
 };

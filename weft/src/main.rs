@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use weft_services::{command::output, exit::Failure};
+use weft_services::{command::output, failure::Failure};
 
 use self::cli::Command;
 

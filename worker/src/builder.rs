@@ -155,7 +155,7 @@ impl WorkerBuilder {
     pub async fn run(self, drain: CancellationToken) -> Result<(), EmbeddedError> {
         let key = self.key.ok_or(EmbeddedError::NoKey)?;
         let _lock = FolderLock::take(&self.folder)
-            .map_err(|source| RunError::Folder { path: self.folder.clone(), source: Box::new(source) })?;
+            .map_err(|error| RunError::Folder(format!("{}: {error}", self.folder.display()).into()))?;
         let connection = Connection::connect(&self.nats, "worker").await?;
         let worker = self.worker.with_options(self.options);
         Ok(worker.run(Catalog::new(connection, key), self.log, self.folder, self.ready, drain).await?)

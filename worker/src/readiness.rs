@@ -18,14 +18,14 @@ pub(crate) struct Readiness {
     /// Reasons why shards are not ready; under `None`, why none is.
     waiting: Mutex<BTreeMap<Option<ShardId>, String>>,
     /// The text; `None` while all are ready.
-    missing: watch::Sender<Option<String>>,
+    text: watch::Sender<Option<String>>,
 }
 
 impl Readiness {
     /// All shards are starting.
-    pub fn new(layout: Layout, missing: watch::Sender<Option<String>>) -> Arc<Self> {
+    pub fn new(layout: Layout, text: watch::Sender<Option<String>>) -> Arc<Self> {
         let waiting = layout.all().map(|shard| (Some(shard), "starting".to_owned())).collect();
-        Arc::new(Self { waiting: Mutex::new(waiting), missing })
+        Arc::new(Self { waiting: Mutex::new(waiting), text })
     }
 
     /// Sets why a shard is not ready; `None`: it is delivered, by this or another worker.
@@ -45,7 +45,7 @@ impl Readiness {
             None => drop(waiting.remove(&shard)),
         }
         let text = (!waiting.is_empty()).then(|| in_one_line(&waiting));
-        set_if_changed(&self.missing, text);
+        set_if_changed(&self.text, text);
     }
 }
 
@@ -68,8 +68,8 @@ mod tests {
 
     #[test]
     fn the_text_lists_a_few_shards_and_is_none_when_all_are_ready() {
-        let (missing, text) = watch::channel(None);
-        let readiness = Readiness::new(Layout::new(6), missing);
+        let (sender, text) = watch::channel(None);
+        let readiness = Readiness::new(Layout::new(6), sender);
         readiness.set(ShardId(5), None);
         let starting = "shard 0: starting; shard 1: starting; shard 2: starting; shard 3: starting; and 1 more shards";
         assert_eq!(text.borrow().as_deref(), Some(starting));

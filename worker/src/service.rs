@@ -13,8 +13,9 @@ use weft_catalog::{Catalog, Snapshot};
 use weft_nats::{
     conditions::Conditions,
     connect::Connection,
-    streams::{self, EnsureError, LogSpec, Used},
+    streams::{self, LogSpec, Used},
 };
+use weft_role::{Streams, wait_for_log};
 
 use crate::{
     destination::{Destination, Destinations, clients::HttpClients},
@@ -22,7 +23,7 @@ use crate::{
     lane::Limits,
     metrics,
     options::WorkerOptions,
-    owner::{Owner, RETRY_PAUSE},
+    owner::Owner,
     ownership::{
         Bucket, Holder, Leases, WorkerId,
         membership::{DeclinedShards, Membership},
@@ -40,6 +41,8 @@ const DRAIN_ATTEMPTS: Duration = Duration::from_secs(18);
 /// How long a drain waits after that for the last commits, copies, ledgers and leases, which an unavailable log would delay.
 const DRAIN_REST: Duration = Duration::from_secs(10);
 
+pub use weft_role::RunError;
+
 /// A worker, not running yet.
 #[derive(Debug)]
 pub struct Worker {
@@ -49,23 +52,6 @@ pub struct Worker {
     /// Shared clients; `None`: the worker creates its clients by its options.
     clients: Option<Arc<HttpClients>>,
     conditions: Conditions,
-}
-
-/// Why a worker ended.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The log does not match the configuration.
-    #[error("{0}")]
-    Log(#[from] EnsureError),
-    /// The folder cannot be used.
-    #[error("{path}: {source}")]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
 }
 
 impl Worker {
@@ -116,38 +102,25 @@ impl Worker {
     }
 
     /// Owns shards and delivers until `drain`: then it starts no attempt, finishes and commits those in flight, releases its
-    /// leases, and returns. `missing` has what it waits for, `None` while it is ready. `folder` holds its redb files.
+    /// leases, and returns. `readiness` has what it waits for, `None` while it is ready. `folder` holds its redb files.
     ///
     /// # Errors
     ///
-    /// [`RunError`], for permanent errors. An unavailable server is not one: the worker waits and reports it in `missing`.
+    /// [`RunError`], for permanent errors. An unavailable server is not one: the worker waits and reports it in `readiness`.
     pub async fn run(
         self,
         catalog: Catalog,
         spec: LogSpec,
         folder: PathBuf,
-        missing: watch::Sender<Option<String>>,
+        readiness: watch::Sender<Option<String>>,
         drain: CancellationToken,
     ) -> Result<(), RunError> {
         metrics::describe();
         let worker =
-            worker_id(&folder).map_err(|source| RunError::Folder { path: folder.clone(), source: Box::new(source) })?;
+            worker_id(&folder).map_err(|error| RunError::Folder(format!("{}: {error}", folder.display()).into()))?;
         let connection = catalog.connection().clone();
-        missing.send_replace(Some("nats: not connected".into()));
-        let folders = [folder.clone()];
-        let layout = loop {
-            match streams::check_for(&connection, &spec, &folders).await {
-                Ok(layout) => break layout,
-                Err(EnsureError::Unavailable(problem)) => {
-                    missing.send_replace(Some(format!("nats: {problem}")));
-                    tokio::select! {
-                        () = drain.cancelled() => return Ok(()),
-                        () = tokio::time::sleep(RETRY_PAUSE) => {}
-                    }
-                }
-                Err(mismatch) => return Err(mismatch.into()),
-            }
-        };
+        let streams = (Streams::Await, folder.clone());
+        let Some(layout) = wait_for_log(&connection, &spec, streams, &readiness, &drain).await? else { return Ok(()) };
         let end = CancellationToken::new();
         let _end = end.clone().drop_guard();
         let context = Context {
@@ -172,7 +145,7 @@ impl Worker {
         let shares = Shares::new(Limits { attempts_max: self.options.concurrency, ..Limits::default() });
         let declined = DeclinedShards::default();
         let membership = Membership::new(bucket, me, layout.shards(), declined.clone());
-        let readiness = Readiness::new(layout, missing);
+        let readiness = Readiness::new(layout, readiness);
         let shards = TaskTracker::new();
         let (used, conditions) = (Used::by_worker(layout), self.conditions.clone());
         let streams = streams::watch_streams(connection.clone(), used, conditions, drain.clone());

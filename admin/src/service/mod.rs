@@ -7,24 +7,17 @@
 //! - `command`: commands on COMMANDS.
 //! - `readiness`: readiness, for people and for `grpc.health.v1`.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::service::Routes;
-use tonic_health::server::health_reporter;
+use tonic::{server::NamedService, service::Routes};
 use weft_catalog::{Catalog, Snapshot, keys::Keys, requests};
 use weft_index::history::{History, HistoryOptions};
 use weft_nats::{
     conditions::Conditions,
-    connect::Connection,
     options::Secret,
-    streams::{self, EnsureError, LogSpec, Used},
+    streams::{self, LogSpec, Used},
     subject::Layout,
     tail::Tails,
 };
@@ -36,6 +29,11 @@ use weft_proto::{
         replay_service_server::ReplayServiceServer, shard_service_server::ShardServiceServer,
         workflow_service_server::WorkflowServiceServer,
     },
+};
+use weft_role::{
+    Streams,
+    readiness::{self, Health},
+    wait_for_log,
 };
 use weft_serve::Connections;
 use weft_tls::{BindError, Listener};
@@ -50,7 +48,6 @@ mod dead_letter_stats;
 mod dead_letters;
 mod events;
 mod page_token;
-mod readiness;
 mod redrive;
 mod rejected;
 mod replays;
@@ -70,10 +67,20 @@ use shards::Shards;
 use state::{LogState, State};
 use workflows::Workflows;
 
+pub use weft_role::RunError;
+
+/// Services whose health is reported, by name.
+const SERVICES: &[&str] = &[
+    <EventServiceServer<Events> as NamedService>::NAME,
+    <DeadLetterServiceServer<DeadLetters> as NamedService>::NAME,
+    <RejectedServiceServer<RejectedRequests> as NamedService>::NAME,
+    <WorkflowServiceServer<Workflows> as NamedService>::NAME,
+    <ReplayServiceServer<Replays> as NamedService>::NAME,
+    <ShardServiceServer<Shards> as NamedService>::NAME,
+    <CatalogServiceServer<Catalogs> as NamedService>::NAME,
+];
 /// The pause before the catalog is resealed after a failure.
 const SEAL_RETRY: Duration = Duration::from_secs(2);
-/// Interval of checks for a missing log.
-const LOG_RETRY: Duration = Duration::from_millis(500);
 /// Time-out for the history to reach the end of the log before it lists the subscriptions that the log knows.
 const HISTORY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval at which the history removes expired rows.
@@ -110,23 +117,6 @@ impl LogSubscriptions {
         let history = history.ok_or_else(|| "waits for the history".to_owned())?;
         history.open_subscriptions_now(HISTORY_TIMEOUT).await.map_err(|error| error.to_string())
     }
-}
-
-/// Permanent error that ends an admin.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The log differs from the configuration.
-    #[error("{0}")]
-    Log(#[from] EnsureError),
-    /// The folder cannot be used.
-    #[error("{path}: {source}")]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// Error of the system or of redb.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
 }
 
 impl Admin {
@@ -166,19 +156,19 @@ impl Admin {
         self.listener.scheme()
     }
 
-    /// Serves until `drain`: then stops accepting, finishes the calls in flight, and returns. `missing` states what it still
+    /// Serves until `drain`: then stops accepting, finishes the calls in flight, and returns. `readiness` states what it still
     /// waits for, `None` while it is ready. `folder` holds its redb files.
     ///
     /// # Errors
     ///
     /// [`RunError`], if it is permanent. A missing server is transient: the admin stays up, answers UNAVAILABLE and reports it in
-    /// `missing`.
+    /// `readiness`.
     pub async fn run(
         self,
         catalog: Catalog,
         spec: LogSpec,
         folder: PathBuf,
-        missing: watch::Sender<Option<String>>,
+        readiness: watch::Sender<Option<String>>,
         drain: CancellationToken,
     ) -> Result<(), RunError> {
         // The history ends only after the last answer.
@@ -190,20 +180,21 @@ impl Admin {
         let keys = Arc::new(Keys::new(Some(&self.token), watched.clone()));
         let (noting, noted, stopped) = (catalog.clone(), Arc::clone(&keys), stop.child_token());
         tasks.spawn(async move { noted.write_uses(&noting, &stopped).await });
-        let (reporter, health) = health_reporter();
-        readiness::not_serving(&reporter).await;
+        let (health, health_server) = Health::new(SERVICES).await;
         let (progress, progressed) = watch::channel(Some("streams: not looked for yet".to_owned()));
         let connection = catalog.connection().clone();
         let used = Used::by_admin(Layout::new(spec.log.shards));
         let conditions = self.conditions;
         let streams = streams::watch_streams(connection.clone(), used, conditions.clone(), closing.clone());
-        let seen = readiness::Seen { connection, catalog: watched.clone(), progress: progressed, streams };
-        tasks.spawn(readiness::watch(seen, missing, reporter, closing.clone()));
+        let snapshot = watched.clone();
+        let missing = move || snapshot.borrow().missing();
+        let inputs = readiness::Inputs { connection, progress: progressed, streams, catalog: missing };
+        tasks.spawn(readiness::watch(inputs, readiness, health, closing.clone()));
 
         if let Some(acceptor) = self.listener.acceptor.clone() {
             tasks.spawn(acceptor.renew(stop.child_token()));
         }
-        let serving = serve(self.listener, Guard::new(keys), &state, self.deliveries, health, &closing);
+        let serving = serve(self.listener, Guard::new(keys), &state, self.deliveries, health_server, &closing);
         let published = self.history;
         let opening = async {
             let opening = Opening {
@@ -286,19 +277,18 @@ impl Opening<'_> {
     async fn open(self, stop: &CancellationToken, tasks: &TaskTracker) -> Result<(), RunError> {
         let Self { catalog, watched, spec, folder, state, progress, published, conditions } = self;
         let connection = catalog.connection().clone();
-        let layout = tokio::select! {
-            layout = ensure(&connection, spec, &folder, &progress) => layout?,
-            () = state.draining().cancelled() => return Ok(()),
-        };
+        let streams = (Streams::Create, folder.clone());
+        let found = wait_for_log(&connection, spec, streams, &progress, state.draining()).await?;
+        let Some(layout) = found else { return Ok(()) };
         let options = HistoryOptions {
-            folder: folder.clone(),
+            folder,
             dead_letter_retention: spec.dead_letters.retention.0,
             sweep_interval: SWEEP_INTERVAL,
         };
         tasks.spawn(requests::serve(catalog.clone(), layout, stop.child_token()));
         let history = History::start(connection.clone(), layout, options, watched, stop.child_token(), tasks)
             .await
-            .map_err(|source| RunError::Folder { path: folder, source: Box::new(source) })?;
+            .map_err(|error| RunError::Folder(error.into()))?;
         tasks.spawn(reseal(catalog.clone(), stop.child_token()));
         tasks.spawn(stall::watch(history.clone(), layout, conditions, stop.child_token()));
         let mut read = history.progress();
@@ -329,27 +319,6 @@ async fn reseal(catalog: Catalog, stop: CancellationToken) {
         tokio::select! {
             () = sleep(SEAL_RETRY) => {}
             () = stop.cancelled() => return,
-        }
-    }
-}
-
-/// Creates or checks the streams, and waits for the server.
-async fn ensure(
-    connection: &Connection,
-    spec: &LogSpec,
-    folder: &Path,
-    progress: &watch::Sender<Option<String>>,
-) -> Result<Layout, EnsureError> {
-    let folders = [folder.to_owned()];
-    loop {
-        connection.connected().await;
-        match streams::ensure_for(connection, spec, &folders).await {
-            Ok(layout) => return Ok(layout),
-            Err(EnsureError::Unavailable(reason)) => {
-                progress.send_replace(Some(format!("streams: {reason}")));
-                sleep(LOG_RETRY).await;
-            }
-            Err(mismatch @ EnsureError::Mismatch(_)) => return Err(mismatch),
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
 };
 use weft_services::{
     command::output::{self, Row},
-    exit::Failure,
+    failure::Failure,
     mesh::Nats,
     process::{Process, Spec},
 };

@@ -11,7 +11,7 @@ use super::Bench;
 use crate::{common::Common, disk::Disk, latency::Percentiles, memory::Memory, preload::Preload};
 use weft_services::{
     command::output,
-    exit::Failure,
+    failure::Failure,
     mesh::{Nats, weft_program},
     process::READY_PATIENCE,
 };

@@ -20,7 +20,7 @@ use super::{
     load::{self, Outcome, Traffic},
 };
 use weft_services::{
-    exit::Failure,
+    failure::Failure,
     mesh::{Nats, RoleProcess, SOURCE, Wiring, weft_program},
     process::READY_PATIENCE,
     sender::Sender,

@@ -18,7 +18,7 @@ use crate::{
     load::{self, Connection, Traffic},
     memory::Memory,
 };
-use weft_services::{command::output, exit::Failure};
+use weft_services::{command::output, failure::Failure};
 
 /// Workflows that the events are spread over.
 const WORKFLOWS: u64 = 1000;

@@ -8,7 +8,7 @@ use super::{Bench, CpuPerEvent, LogArgs};
 use crate::{common::Common, disk::Disk, latency::Percentiles};
 use weft_services::{
     command::output::{self, Row},
-    exit::Failure,
+    failure::Failure,
 };
 
 /// Connections.

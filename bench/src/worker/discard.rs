@@ -7,7 +7,7 @@ use weft_worker::{
     destination::{Delivery, DeliveryResult, Destination},
 };
 
-use weft_services::{config::Config, data::DataFolder, exit::Failure, signal, telemetry};
+use weft_services::{config::Config, data::DataFolder, failure::Failure, signal, telemetry};
 
 /// The destination's name.
 const NAME: &str = "discard";

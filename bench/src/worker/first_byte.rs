@@ -10,7 +10,7 @@ use super::{
     open::{Load, Open},
 };
 use crate::{common::Common, disk::Disk, latency::Percentiles};
-use weft_services::{command::output, exit::Failure, mesh::Wiring};
+use weft_services::{command::output, failure::Failure, mesh::Wiring};
 
 /// Aim for the 95th percentile, in milliseconds.
 const P95_MS_MAX: f64 = 25.0;

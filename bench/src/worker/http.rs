@@ -17,7 +17,7 @@ use crate::{
 };
 use weft_services::{
     command::output::{self, Row},
-    exit::Failure,
+    failure::Failure,
     mesh,
     process::{Process, Spec},
 };

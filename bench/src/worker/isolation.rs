@@ -13,7 +13,7 @@ use super::{
 use crate::{common::Common, disk::Disk, latency::Percentiles};
 use weft_services::{
     command::output::{self, Row},
-    exit::Failure,
+    failure::Failure,
     mesh::Wiring,
 };
 

@@ -14,7 +14,7 @@ use super::{
 use crate::{common::Common, cpu, disk::Disk, memory::Memory, preload::Preload};
 use weft_services::{
     command::output::{self, Row},
-    exit::Failure,
+    failure::Failure,
 };
 
 /// Minimum number of events for each CPU second of the worker.

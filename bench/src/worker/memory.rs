@@ -10,7 +10,7 @@ use super::{Aim, Bench, PATIENCE, discard, lines, outcomes::Outcomes, pid_of};
 use crate::{common::Common, cpu, disk::Disk, memory::Memory, preload::Preload};
 use weft_services::{
     command::output::{self, Row},
-    exit::Failure,
+    failure::Failure,
 };
 
 /// Maximum memory of the additional idle workflows, in MiB: 10 MB.

@@ -18,7 +18,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use weft_services::{
-    exit::Failure,
+    failure::Failure,
     mesh::{Nats, RoleProcess, weft_program},
 };
 

@@ -17,7 +17,7 @@ use super::{
 use crate::{common::Common, disk::Disk, memory::Memory, preload::Preload};
 use weft_services::{
     command::output::{self, Row},
-    exit::Failure,
+    failure::Failure,
 };
 
 /// Maximum number of attempts in flight.

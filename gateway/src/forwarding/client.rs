@@ -11,6 +11,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_nats::async_nats::{Message, StatusCode, Subscriber};
 use weft_proto::v1;
+use weft_role::sleep_until;
 
 use super::{
     AppendNotice, EventBatch, ForwardingState, Leader, Name,
@@ -97,7 +98,7 @@ impl ForwardClient {
                     draining = true;
                     self.queue.close();
                 }
-                () = super::at(self.in_flight.silent_at()) => {
+                () = sleep_until(self.in_flight.silent_at()) => {
                     self.suspect(SuspicionReason::Silent);
                     self.give_up(SuspicionReason::Silent);
                 }
@@ -105,7 +106,7 @@ impl ForwardClient {
                     closed = count == 0;
                     self.waiting.extend(arrived.drain(..));
                 }
-                () = super::at(group_complete_at) => {}
+                () = sleep_until(group_complete_at) => {}
             }
             self.send().await;
         }

@@ -6,9 +6,10 @@
 
 use tokio::{
     sync::mpsc,
-    time::{Duration, Instant, sleep_until},
+    time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
+use weft_role::sleep_until;
 
 use super::{
     ForwardingState, Leader, Name,
@@ -90,7 +91,7 @@ impl Election {
         loop {
             let next_look = self.next_look;
             let work = async {
-                sleep_until(next_look).await;
+                sleep_until(Some(next_look)).await;
                 self.shared.work.arrived().await;
             };
             tokio::select! {
@@ -101,7 +102,7 @@ impl Election {
                     // A silent leader gets time to renew its lease.
                     if looks { self.look().await }
                 }
-                () = super::at(self.claimed_until) => {
+                () = sleep_until(self.claimed_until) => {
                     self.claimed_until = None;
                     self.shared.set_leader(Leader::None);
                 }

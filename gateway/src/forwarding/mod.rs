@@ -38,10 +38,7 @@ use std::sync::{
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::{
-    sync::{Notify, mpsc, watch},
-    time::{Instant, sleep_until},
-};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_index::projection::OpenError;
 use weft_nats::{
@@ -282,13 +279,5 @@ impl ActivitySignal {
         let (noted, wake) = &*self.inner;
         wake.notified().await;
         noted.store(false, Ordering::Relaxed);
-    }
-}
-
-/// Waits until then; for ever when there is no such time.
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }

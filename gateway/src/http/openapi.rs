@@ -56,12 +56,12 @@ use crate::admission::Client;
         (name = "ingest", description = "Sending events"),
         (name = "read", description = "Reading events"),
     ),
-    modifiers(&Shared),
+    modifiers(&CommonParts),
 )]
 struct Document;
 
 /// The parts that all operations share: authentication and error responses.
-struct Shared;
+struct CommonParts;
 
 /// The document as it is served: it never changes while a gateway runs.
 static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
@@ -86,7 +86,7 @@ pub async fn document(
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], DOCUMENT.clone()))
 }
 
-impl Modify for Shared {
+impl Modify for CommonParts {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         // The crate names none.
         document.info.license = None;

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use weft_index::receipts::{Accepted, Head, Horizons};
+use weft_index::receipts::{Accepted, Horizons, WorkflowHead};
 use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
 
 use super::{chain::ChainedSubmission, overlay::Overlay};
@@ -21,7 +21,7 @@ pub(crate) struct Looked {
     /// The newest event of the same replay key, and its id.
     pub replayed: Option<(EventId, Accepted)>,
     /// The head of its workflow.
-    pub head: Option<Head>,
+    pub head: Option<WorkflowHead>,
 }
 
 /// An event that wants a number.

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tokio::{task::JoinHandle, time::Instant};
 use weft_index::{
     projection::StorageError,
-    receipts::{DueHeads, Head, Horizons, Receipts},
+    receipts::{DueHeads, Horizons, Receipts, WorkflowHead},
 };
 use weft_nats::records::{self, MESSAGE_HEADS_MAX};
 use weft_proto::{
@@ -136,7 +136,7 @@ impl HeadRefresher {
     }
 }
 
-fn record(workflow: &WorkflowId, head: &Head) -> v1::Head {
+fn record(workflow: &WorkflowId, head: &WorkflowHead) -> v1::Head {
     v1::Head {
         workflow_id: workflow.to_string(),
         sequence_number: head.sequence_number.0,

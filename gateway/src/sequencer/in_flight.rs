@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use weft_index::receipts::{Accepted, Head, Horizons};
+use weft_index::receipts::{Accepted, Horizons, WorkflowHead};
 use weft_nats::message::Outgoing;
 use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
 
@@ -18,7 +18,7 @@ use super::{
 pub(super) struct HeadRecord {
     /// The message's id.
     pub id: EventId,
-    pub heads: Vec<(WorkflowId, Head)>,
+    pub heads: Vec<(WorkflowId, WorkflowHead)>,
     pub message: Outgoing,
 }
 
@@ -26,7 +26,7 @@ pub(super) struct HeadRecord {
 #[derive(Debug)]
 pub(super) struct InFlightAppend {
     expected: StreamSeq,
-    head_record: Option<(EventId, Vec<(WorkflowId, Head)>)>,
+    head_record: Option<(EventId, Vec<(WorkflowId, WorkflowHead)>)>,
     new_events: Vec<New>,
     /// Events with the id of a new event of this group: answered when that one is stored.
     repeats: Vec<Repeat>,

@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use jiff::Timestamp;
 use weft_index::{
     projection::Mark,
-    receipts::{Accepted, Change, Content, Head},
+    receipts::{Accepted, Change, Content, WorkflowHead},
 };
 use weft_proto::ids::{EventId, StreamSeq, WorkflowId};
 
@@ -37,7 +37,7 @@ pub(super) struct Overlay {
     /// Replay keys, with the sequence and the id of the event.
     replays: HashMap<EventId, (StreamSeq, EventId)>,
     /// Heads, with the sequence of the message that states each.
-    heads: HashMap<WorkflowId, (StreamSeq, Head)>,
+    heads: HashMap<WorkflowId, (StreamSeq, WorkflowHead)>,
 }
 
 #[derive(Debug)]
@@ -53,7 +53,7 @@ enum EntryKind {
     Event(EventId, WorkflowId),
     /// An event whose id was used again beyond the dedup horizon: what `ids` held of it.
     Superseded(EventId, Box<Accepted>),
-    Heads(Vec<(WorkflowId, Head)>),
+    Heads(Vec<(WorkflowId, WorkflowHead)>),
     Nothing,
 }
 
@@ -115,7 +115,7 @@ impl Overlay {
     }
 
     /// The head of a workflow, if a message beyond the file states it.
-    pub fn head(&self, workflow: &WorkflowId) -> Option<&Head> {
+    pub fn head(&self, workflow: &WorkflowId) -> Option<&WorkflowHead> {
         self.heads.get(workflow).map(|(_, head)| head)
     }
 
@@ -138,7 +138,7 @@ impl Overlay {
     }
 
     /// A local record of heads was stored at `seq` with message id `id`, unless it has been read already.
-    pub fn append_heads(&mut self, seq: StreamSeq, id: EventId, heads: Vec<(WorkflowId, Head)>) {
+    pub fn append_heads(&mut self, seq: StreamSeq, id: EventId, heads: Vec<(WorkflowId, WorkflowHead)>) {
         if seq > self.end {
             self.unconfirmed += 1;
             self.push_heads(seq, Some(id), heads);
@@ -289,7 +289,7 @@ impl Overlay {
 
     fn push_event(&mut self, message_id: Option<EventId>, id: EventId, accepted: Accepted) {
         let seq = accepted.seq;
-        let head = Head {
+        let head = WorkflowHead {
             sequence_number: accepted.sequence_number,
             event_id: id,
             stored_at: accepted.stored_at,
@@ -312,7 +312,7 @@ impl Overlay {
         }
     }
 
-    fn push_heads(&mut self, seq: StreamSeq, message_id: Option<EventId>, heads: Vec<(WorkflowId, Head)>) {
+    fn push_heads(&mut self, seq: StreamSeq, message_id: Option<EventId>, heads: Vec<(WorkflowId, WorkflowHead)>) {
         for (workflow, carried) in &heads {
             let head = self.heads.get(workflow).map(|(_, head)| head);
             // A record of heads is never older than the heads that it was made of, unless another program made it.

@@ -24,7 +24,7 @@ use std::{collections::VecDeque, future::Future, mem, pin::Pin, sync::Arc, time:
 use jiff::Timestamp;
 use tokio::{
     sync::{oneshot, watch},
-    time::{Instant, sleep_until},
+    time::Instant,
 };
 use weft_index::{
     projection::{Position, StorageError, Writer},
@@ -37,6 +37,7 @@ use weft_nats::{
     reader::OrderedReader,
 };
 use weft_proto::ids::StreamSeq;
+use weft_role::sleep_until;
 
 use super::{
     append_notice::{AppendNotice, NOTICE_AGE_MAX},
@@ -257,13 +258,13 @@ impl<'a> Session<'a> {
                 SessionEvent::Committed
             }
             () = settled(&mut self.connection_changed) => SessionEvent::ConnectionChanged,
-            () = sleep_until(self.identity.looked_at() + LOOK_EVERY) => SessionEvent::LookForPause,
-            () = at(group_complete_at) => SessionEvent::GroupComplete,
-            () = at(quiet_at) => SessionEvent::Quiet,
-            () = at(confirms_at) => SessionEvent::Confirms,
-            () = at(self.tracker.reads_at()) => SessionEvent::ReadsOn,
-            () = at(look_at) => SessionEvent::LookForHeads,
-            () = at(trial_at) => SessionEvent::TrialDue,
+            () = sleep_until(Some(self.identity.looked_at() + LOOK_EVERY)) => SessionEvent::LookForPause,
+            () = sleep_until(group_complete_at) => SessionEvent::GroupComplete,
+            () = sleep_until(quiet_at) => SessionEvent::Quiet,
+            () = sleep_until(confirms_at) => SessionEvent::Confirms,
+            () = sleep_until(self.tracker.reads_at()) => SessionEvent::ReadsOn,
+            () = sleep_until(look_at) => SessionEvent::LookForHeads,
+            () = sleep_until(trial_at) => SessionEvent::TrialDue,
             () = self.shard.drain.cancelled(), if !self.draining => SessionEvent::Drain,
         })
     }
@@ -373,14 +374,6 @@ async fn settled<F: Future + Unpin>(slot: &mut Option<F>) -> F::Output {
             *slot = None;
             output
         }
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits until a time; never returns without one.
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
     }
 }

@@ -11,7 +11,7 @@ use redb::{Database, ReadableDatabase as _, WriteTransaction};
 use weft_proto::ids::{EventId, StreamSeq, WorkflowId};
 
 use super::{
-    Accepted, Change, Content, Head, Horizons, elsewhere,
+    Accepted, Change, Content, Horizons, WorkflowHead, elsewhere,
     filter::{self, Filter},
     merge::Merge,
     segments::{self, FILTERS, Filters, Group, SEGMENTS, Segment},
@@ -100,7 +100,7 @@ impl Apply {
                     if (head.is_some() || view.is_some()) && !self.horizons.may_follow(head.as_ref(), accepted) {
                         self.report_order(*id, accepted, head.as_ref());
                     }
-                    let head = Head {
+                    let head = WorkflowHead {
                         sequence_number: accepted.sequence_number,
                         event_id: *id,
                         stored_at: accepted.stored_at,
@@ -248,7 +248,7 @@ impl Apply {
         }
     }
 
-    fn report_order(&mut self, id: EventId, accepted: &Accepted, head: Option<&Head>) {
+    fn report_order(&mut self, id: EventId, accepted: &Accepted, head: Option<&WorkflowHead>) {
         self.committed.violations += 1;
         tracing::error!(
             stream = self.stream,

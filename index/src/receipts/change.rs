@@ -11,7 +11,7 @@ use weft_proto::{
     v1::Heads,
 };
 
-use super::{Accepted, Head, body_digest, whole_millis};
+use super::{Accepted, WorkflowHead, body_digest, whole_millis};
 use crate::projection::Mark;
 
 /// The part of a message of EVENTS that concerns receipts.
@@ -31,7 +31,7 @@ pub enum Content {
     /// An event was accepted.
     Event(EventId, Accepted),
     /// These are the heads of their workflows.
-    Heads(Vec<(WorkflowId, Head)>),
+    Heads(Vec<(WorkflowId, WorkflowHead)>),
     /// A foreign message: no change.
     Foreign,
 }
@@ -65,10 +65,10 @@ fn accepted(event: &Event, message: &Stored) -> Accepted {
 }
 
 /// The heads of a record; invalid ones are left out.
-fn carried(record: Heads, stored_at: Timestamp) -> Vec<(WorkflowId, Head)> {
+fn carried(record: Heads, stored_at: Timestamp) -> Vec<(WorkflowId, WorkflowHead)> {
     let heads = record.heads.into_iter().filter_map(|head| {
         let workflow = WorkflowId::new(head.workflow_id).ok()?;
-        let head = Head {
+        let head = WorkflowHead {
             sequence_number: SequenceNumber(head.sequence_number),
             event_id: EventId::from_slice(&head.event_id)?,
             stored_at: Timestamp::from_millisecond(head.stored_at_ms).ok()?,

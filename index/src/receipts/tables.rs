@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError, WriteTransaction};
 use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
 
-use super::{Accepted, Head};
+use super::{Accepted, WorkflowHead};
 
 /// Sequence, stored at (unix milliseconds), digest, number, predecessor, workflow.
 pub(super) type AcceptedRow = (u64, i64, &'static [u8; 32], u64, Option<&'static [u8; 16]>, &'static str);
@@ -60,7 +60,7 @@ impl Bucket {
 /// A workflow's head in a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Statement {
-    pub head: Head,
+    pub head: WorkflowHead,
     /// It is from an event, which replaces older heads. Otherwise it is from head records, which do not replace a later
     /// head.
     pub by_event: bool,
@@ -133,7 +133,7 @@ pub(super) fn statement_row(statement: &Statement) -> (u64, &[u8; 16], i64, i64,
 
 pub(super) fn statement(row: (u64, &[u8; 16], i64, i64, bool)) -> Result<Statement, redb::Error> {
     let (number, event_id, stored_at, carried_at, by_event) = row;
-    let head = Head {
+    let head = WorkflowHead {
         sequence_number: SequenceNumber(number),
         event_id: EventId::from_bytes(*event_id),
         stored_at: time(stored_at)?,

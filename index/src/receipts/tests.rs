@@ -45,7 +45,7 @@ fn event(seq: u64, secs: i64, name: &str, number: u64, previous: Option<u64>) ->
 }
 
 fn carried(seq: u64, secs: i64, name: &str, number: u64, event: u64, event_secs: i64) -> Change {
-    let head = Head {
+    let head = WorkflowHead {
         sequence_number: SequenceNumber(number),
         event_id: id(event),
         stored_at: at(event_secs),

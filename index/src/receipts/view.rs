@@ -7,7 +7,7 @@ use redb::{ReadOnlyTable, ReadTransaction, TableError};
 use weft_proto::ids::{EventId, StreamSeq, WorkflowId};
 
 use super::{
-    Accepted, Head, Horizons,
+    Accepted, Horizons, WorkflowHead,
     filter::{self, Filter},
     merge::{Sources, fold},
     segments::{self, FILTERS, Filters, Group, SEGMENTS, Segment},
@@ -31,7 +31,7 @@ type Filtered<K, V> = (Arc<Filter>, ReadOnlyTable<K, V>);
 #[derive(Debug, Clone, Default)]
 pub struct DueHeads {
     /// In the order of their workflows' ids.
-    pub heads: Vec<(WorkflowId, Head)>,
+    pub heads: Vec<(WorkflowId, WorkflowHead)>,
     /// The last workflow read, if there may be more.
     pub more_after: Option<WorkflowId>,
 }
@@ -95,7 +95,7 @@ impl View {
     /// # Errors
     ///
     /// The error of redb.
-    pub fn head(&self, workflow: &WorkflowId) -> Result<Option<Head>, redb::Error> {
+    pub fn head(&self, workflow: &WorkflowId) -> Result<Option<WorkflowHead>, redb::Error> {
         let hash = filter::of_workflow(workflow);
         let mut statements = Vec::new();
         for (filter, table) in &self.heads {

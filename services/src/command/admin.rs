@@ -23,7 +23,7 @@ use super::lag::LagChannel;
 use crate::{
     config::DATA_DEFAULT,
     data::{CLIENT_FILE, Client},
-    exit::{Failure, chain},
+    failure::{Failure, chain},
 };
 
 /// Heading of the options of every command in its help.

@@ -12,7 +12,7 @@ use super::{
     select::{DeadLetterFilterArgs, one_way},
     view,
 };
-use crate::exit::Failure;
+use crate::failure::Failure;
 
 /// Statuses of a dead letter.
 const STATUSES: [&str; 6] = ["open", "redriving", "redriven", "resolved", "discarded", "expired"];

@@ -13,7 +13,7 @@ use super::{
     select::{EventFilterArgs, Since, parse_since},
     view,
 };
-use crate::exit::Failure;
+use crate::failure::Failure;
 
 mod provider;
 pub(super) mod send;

@@ -7,7 +7,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::exit::Failure;
+use crate::failure::Failure;
 
 /// Ports of operations, unless the container's environment names another address.
 const LISTEN_DEFAULT: &str = "127.0.0.1:9101";

@@ -17,7 +17,7 @@ use super::{
     terminal,
 };
 use crate::{
-    exit::Failure,
+    failure::Failure,
     receiver::{Answer, Arrival, Keep, Receiver},
     signal,
 };

@@ -26,7 +26,7 @@ pub mod workflow;
 
 use std::{fs, io::Read as _};
 
-use crate::exit::Failure;
+use crate::failure::Failure;
 
 /// The data that a flag names: itself, @FILE, or - for standard input.
 fn read_data(flag: &str, data: &str) -> Result<String, Failure> {

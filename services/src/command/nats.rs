@@ -15,7 +15,7 @@ use weft_nats::{
 };
 
 use super::output;
-use crate::{config::Config, exit::Failure};
+use crate::{config::Config, failure::Failure};
 
 /// Default of a password: a variable that nats-server reads from its environment.
 const VARIABLE: &str = "$WEFT_NATS_PASSWORD_";

@@ -14,7 +14,7 @@ use rustix::{
 use serde::{Serialize, Serializer};
 
 use super::{json, terminal};
-use crate::exit::Failure;
+use crate::failure::Failure;
 
 /// A line below the headings and nothing else: easy to read, easy to copy.
 const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));

@@ -1,6 +1,6 @@
 //! Lists come in pages: `page_size` and `page_token` ask for one, `next_page_token` names the next.
 
-use crate::exit::Failure;
+use crate::failure::Failure;
 
 /// Entries of one page, where the service gives as many: the most that services give.
 pub const PAGE_MAX: u32 = 1000;

@@ -12,7 +12,7 @@ use super::{
     prompt,
     select::{one_way, parse_moment, to_proto},
 };
-use crate::exit::Failure;
+use crate::failure::Failure;
 
 mod view;
 

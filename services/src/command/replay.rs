@@ -11,7 +11,7 @@ use super::{
     select::{EventFilterArgs, one_way, parse_moment, to_proto},
     view,
 };
-use crate::exit::Failure;
+use crate::failure::Failure;
 
 /// Replays of one page: the most that the service gives.
 const PAGE_MAX: u32 = 100;

@@ -9,7 +9,7 @@ use weft_nats::{
 };
 use weft_proto::v1;
 
-use crate::exit::Failure;
+use crate::failure::Failure;
 
 /// Why an event became a dead letter.
 const REASONS: [&str; 6] = ["exhausted", "permanent", "transform_failed", "schema_invalid", "skipped", "expired"];

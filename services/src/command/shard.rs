@@ -11,7 +11,7 @@ use super::{
     prompt,
     view::Time,
 };
-use crate::exit::Failure;
+use crate::failure::Failure;
 
 /// Ids that a person is shown of each kind; programs get all that the admin names.
 const SHOWN_MAX: usize = 10;

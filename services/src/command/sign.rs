@@ -10,7 +10,7 @@ use weft_proto::ids::DELIVERY_ID_BYTES_MAX;
 
 use super::output;
 use crate::{
-    exit::Failure,
+    failure::Failure,
     sender::{Header, HmacOptions, Scheme, Signing},
 };
 

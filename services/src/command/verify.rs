@@ -16,7 +16,7 @@ use super::{
     sign::read,
 };
 use crate::{
-    exit::Failure,
+    failure::Failure,
     sender::{Encoding, HmacOptions, Scheme},
 };
 

@@ -12,7 +12,7 @@ use super::{
     paging::{self, PAGE_MAX},
     view,
 };
-use crate::exit::Failure;
+use crate::failure::Failure;
 
 /// Between two looks at a lane that is waited for.
 const WAIT_INTERVAL: Duration = Duration::from_millis(500);

@@ -13,7 +13,7 @@ use weft_proto::v1;
 
 use crate::{
     command::{admin::AdminClient, dlq, output},
-    exit::Failure,
+    failure::Failure,
     mesh::{self, SOURCE, Up, Wiring, weft_program},
     receiver::{Answer, Arrival, Receiver},
     sender::{self, Sender, Signing},

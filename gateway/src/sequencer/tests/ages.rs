@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use weft_index::{
     projection::Mark,
-    receipts::{Accepted, Change, Content, Head, Horizons},
+    receipts::{Accepted, Change, Content, Horizons, WorkflowHead},
 };
 use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
 
@@ -60,7 +60,8 @@ fn decide_one(overlay: &Overlay, id: EventId, looked: &Looked) -> Decision {
 #[test]
 fn repeats_are_known_to_the_horizon_and_workflows_as_long_as_remembered() {
     let (first, other) = (EventId::unique(), EventId::unique());
-    let head = Head { sequence_number: SequenceNumber(7), event_id: first, stored_at: at(0), carried_at: at(0) };
+    let head =
+        WorkflowHead { sequence_number: SequenceNumber(7), event_id: first, stored_at: at(0), carried_at: at(0) };
     let looked =
         Looked { cursor: StreamSeq(1), accepted: Some(accepted(1, at(0), 7)), replayed: None, head: Some(head) };
     let next = Decision::New { sequence_number: SequenceNumber(8), previous: Some(first) };

@@ -30,7 +30,7 @@ struct Model {
     seq: u64,
     now: i64,
     ids: HashMap<EventId, Accepted>,
-    heads: HashMap<u8, Head>,
+    heads: HashMap<u8, WorkflowHead>,
 }
 
 impl Model {
@@ -57,7 +57,8 @@ impl Model {
                 self.ids.insert(*event_id, accepted.clone());
                 let (stored_at, carried_at) = (accepted.stored_at, accepted.stored_at);
                 let sequence_number = accepted.sequence_number;
-                self.heads.insert(workflow, Head { sequence_number, event_id: *event_id, stored_at, carried_at });
+                self.heads
+                    .insert(workflow, WorkflowHead { sequence_number, event_id: *event_id, stored_at, carried_at });
             }
             Content::Heads(carried) => {
                 let known = self.heads.entry(workflow).or_insert(carried[0].1);
@@ -79,7 +80,7 @@ impl Model {
             assert_eq!(found.filter(|found| horizons().knows(found, at(self.now))).as_ref(), known.then_some(accepted));
         }
         for (workflow, head) in &self.heads {
-            let remembered = |head: &Head| horizons().remembers(head, at(self.now));
+            let remembered = |head: &WorkflowHead| horizons().remembers(head, at(self.now));
             let found = view.head(&super::workflow(&format!("w-{workflow}"))).unwrap().filter(remembered);
             assert_eq!(found, Some(*head).filter(remembered), "w-{workflow}");
         }

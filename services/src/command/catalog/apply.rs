@@ -13,7 +13,7 @@ use crate::{
         prompt::{confirm, is_attended},
     },
     config::FILE_DEFAULT,
-    exit::Failure,
+    failure::Failure,
 };
 
 /// `weft apply`.

@@ -15,7 +15,7 @@ use crate::{
         paging::{self, PAGE_MAX},
         select::to_proto,
     },
-    exit::Failure,
+    failure::Failure,
 };
 
 /// The verbs.

@@ -12,7 +12,7 @@ use super::{
     output::{self, Format},
     prompt::confirm,
 };
-use crate::exit::Failure;
+use crate::failure::Failure;
 
 pub mod apply;
 pub mod key;

@@ -17,7 +17,7 @@ use crate::{
         output::{self, Format},
         paging::{self, PAGE_MAX},
     },
-    exit::Failure,
+    failure::Failure,
 };
 
 /// The verbs.

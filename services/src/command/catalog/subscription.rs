@@ -20,7 +20,7 @@ use crate::{
         paging::{self, PAGE_MAX},
         read_data,
     },
-    exit::Failure,
+    failure::Failure,
 };
 
 mod orphans;

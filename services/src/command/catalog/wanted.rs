@@ -10,7 +10,7 @@ use weft_proto::v1;
 use crate::{
     command::{select::to_proto, sign::secret},
     config::{Config, ConfigError, DesiredCatalog, DesiredSubscription},
-    exit::Failure,
+    failure::Failure,
 };
 
 /// The `[[source]]`s and `[[subscription]]`s of a file; `-` is standard input.

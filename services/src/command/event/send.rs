@@ -13,7 +13,7 @@ use crate::{
         read_data,
         sign::secret,
     },
-    exit::{Failure, chain},
+    failure::{Failure, chain},
     sender::{Answer, Header, HmacOptions, Receipt, Scheme, Sender, Signing},
 };
 

@@ -29,6 +29,7 @@ use weft_proto::{
     ids::{EventId, StreamSeq, SubscriptionUid, WorkflowId},
     v1::{self, outcome_record::Record},
 };
+use weft_role::sleep_until;
 
 use super::Context;
 use crate::{
@@ -265,14 +266,6 @@ impl Task {
 /// The name of a subscription in the subjects of its copies.
 fn name(shared: &Shared, catalog: &watch::Receiver<Arc<Snapshot>>, uid: SubscriptionUid) -> String {
     shared.lock_names().of(uid, &catalog.borrow())
-}
-
-/// Waits until a time; for ever when there is none.
-async fn sleep_until(wake: Option<Instant>) {
-    match wake {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Commits in `from..=through` of OUTCOMES, and the sequence up to which they are complete.

@@ -15,7 +15,7 @@ use tokio::{
 };
 use weft_index::{
     projection::Mark,
-    receipts::{Accepted, Change, Content, Head},
+    receipts::{Accepted, Change, Content, WorkflowHead},
 };
 use weft_nats::{message::Outgoing, records};
 use weft_proto::{
@@ -48,7 +48,7 @@ struct File {
     /// Mark that distinguishes the message at the cursor from another.
     newest: Option<(StreamSeq, Mark)>,
     ids: HashMap<EventId, Accepted>,
-    heads: HashMap<WorkflowId, Head>,
+    heads: HashMap<WorkflowId, WorkflowHead>,
 }
 
 /// An event that another gateway is to append.
@@ -424,7 +424,7 @@ impl Gateway {
             self.file.newest = Some((change.seq, change.mark));
             match change.content {
                 Content::Event(id, accepted) => {
-                    let head = Head {
+                    let head = WorkflowHead {
                         sequence_number: accepted.sequence_number,
                         event_id: id,
                         stored_at: accepted.stored_at,
@@ -457,7 +457,7 @@ fn is_of(log: &Log, cursor: StreamSeq, newest: Option<(StreamSeq, Mark)>) -> boo
     (cursor <= last || !believed(log)) && newest.is_none_or(same)
 }
 
-fn carry_of(mut heads: Vec<(WorkflowId, Head)>, overlay: &Overlay) -> Option<HeadRecord> {
+fn carry_of(mut heads: Vec<(WorkflowId, WorkflowHead)>, overlay: &Overlay) -> Option<HeadRecord> {
     heads.retain(|(workflow, _)| overlay.head(workflow).is_none());
     let records = heads.iter().map(|(workflow, head)| v1::Head {
         workflow_id: workflow.to_string(),

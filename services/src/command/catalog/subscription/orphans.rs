@@ -6,7 +6,7 @@ use weft_proto::v1;
 use super::{AdoptArgs, DiscardArgs, of_file, of_flags, print};
 use crate::{
     command::{catalog::request_id, output, prompt},
-    exit::Failure,
+    failure::Failure,
 };
 
 /// An orphaned subscription.

@@ -4,7 +4,7 @@ use std::{io::Write as _, time::Duration};
 
 use tokio::time::{Instant, interval_at};
 
-use crate::ops::Readiness;
+use crate::health_http::Readiness;
 
 /// How often a start that takes long is spoken of.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
