@@ -19,6 +19,7 @@
 //! - [`cursor`] and [`scan`]: a reader's place in the whole log as opaque text, and the page of events after that
 //!   place.
 //! - [`tags`]: proof that what is said past the log comes from a process of the mesh.
+//! - [`leases`]: keys that expire.
 //! - [`dead_letter`]: the copies of dead letters on DLQ.
 //! - [`tail`]: the events behind a cursor and those to come.
 //! - [`checkpoints`]: the checkpoints of a shard's owner, found and read.
@@ -45,6 +46,7 @@ pub mod envelope;
 pub mod event;
 pub mod folder_lock;
 pub mod headers;
+pub mod leases;
 pub mod message;
 pub mod options;
 pub mod pattern;

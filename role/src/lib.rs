@@ -1,4 +1,4 @@
-//! What gateway, worker and admin share.
+//! Parts that gateway, worker and admin share.
 //!
 //! - [`RunError`]: the errors that end them; [`wait_for_log`]: what they wait for before anything else.
 //! - [`readiness`]: whether they are ready, and if not, what for.

@@ -119,6 +119,7 @@ impl Worker {
         let worker =
             worker_id(&folder).map_err(|error| RunError::Folder(format!("{}: {error}", folder.display()).into()))?;
         let connection = catalog.connection().clone();
+        readiness.send_replace(Some("nats: not connected".into()));
         let streams = (Streams::Await, folder.clone());
         let Some(layout) = wait_for_log(&connection, &spec, streams, &readiness, &drain).await? else { return Ok(()) };
         let end = CancellationToken::new();

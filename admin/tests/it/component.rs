@@ -19,7 +19,11 @@ use weft_tls::BindError;
 use crate::mesh::{Bearer, Mesh, PATIENCE, Receivers, Running, TOKEN, reason};
 
 async fn health(admin: &Running) -> ServingStatus {
-    let request = HealthCheckRequest { service: "weft.v1.EventService".into() };
+    health_of(admin, "weft.v1.EventService").await
+}
+
+async fn health_of(admin: &Running, service: &str) -> ServingStatus {
+    let request = HealthCheckRequest { service: service.into() };
     HealthClient::new(admin.channel()).check(request).await.unwrap().into_inner().status()
 }
 
@@ -48,6 +52,10 @@ async fn services_need_the_token_and_health_and_reflection_do_not() {
         ["weft.v1.EventService", "weft.v1.DeadLetterService", "weft.v1.RejectedService", "grpc.health.v1.Health"]
     {
         assert!(names.contains(&service), "{names:?}");
+    }
+    for noun in ["Event", "DeadLetter", "Rejected", "Workflow", "Replay", "Shard", "Catalog"] {
+        let health = health_of(&mesh.admin, &format!("weft.v1.{noun}Service")).await;
+        assert_eq!(health, ServingStatus::Serving, "{noun}");
     }
 }
 

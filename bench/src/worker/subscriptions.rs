@@ -16,7 +16,7 @@ use weft_services::{
         admin::AdminClient,
         output::{self, Row},
     },
-    exit::Failure,
+    failure::Failure,
     mesh::RoleProcess,
 };
 

@@ -1,17 +1,13 @@
 //! The lease of a shard: a key in the lease bucket that names the leader. It is a hint: correctness does not depend on
 //! it.
-//!
-//! Written by a raw publish with an expected revision and a TTL: the client library drops the TTL when the key has been
-//! deleted before.
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::timeout;
 use weft_nats::{
-    async_nats::{HeaderMap, HeaderValue, jetstream::context::PublishErrorKind},
     connect::Connection,
     direct,
+    leases::{self, Write},
     subject::{LEASES_BUCKET, bucket_stream},
 };
 
@@ -54,7 +50,7 @@ impl LeaseKey {
     pub async fn read(&self) -> Result<LeaseHint, String> {
         let stream = bucket_stream(LEASES_BUCKET);
         let read = timeout(ANSWER_MAX, direct::last_by_subject(&self.connection, &stream, &self.key)).await;
-        let message = read.map_err(|_| no_answer())?.map_err(|error| error.to_string())?;
+        let message = read.map_err(|_| "no answer in time")?.map_err(|error| error.to_string())?;
         Ok(match message {
             None => LeaseHint { holder: None, revision: 0 },
             Some(message) => {
@@ -71,9 +67,8 @@ impl LeaseKey {
     ///
     /// As [`read`](Self::read).
     pub async fn claim(&self, expected: u64) -> Result<Option<u64>, String> {
-        let mut headers = expecting(expected);
-        headers.insert("Nats-TTL", format!("{}s", TTL.as_secs()).as_str());
-        self.write(headers, self.me.as_bytes().to_vec().into()).await
+        let holder = Write::Put(self.me.as_bytes().to_vec().into());
+        leases::write(&self.connection, self.key.clone(), holder, expected, Some(TTL), ANSWER_MAX).await
     }
 
     /// Releases the lease, unless another gateway holds it.
@@ -82,33 +77,6 @@ impl LeaseKey {
     ///
     /// As [`read`](Self::read); the lease then expires.
     pub async fn release(&self, expected: u64) -> Result<(), String> {
-        let mut headers = expecting(expected);
-        headers.insert("KV-Operation", "DEL");
-        self.write(headers, Bytes::new()).await.map(|_| ())
+        leases::write(&self.connection, self.key.clone(), Write::Delete, expected, None, ANSWER_MAX).await.map(drop)
     }
-
-    async fn write(&self, headers: HeaderMap, payload: Bytes) -> Result<Option<u64>, String> {
-        // The client queues while disconnected: the claim would be made too late.
-        if !self.connection.is_connected() {
-            return Err("not connected".into());
-        }
-        let jetstream = self.connection.jetstream();
-        let written = async { jetstream.publish_with_headers(self.key.clone(), headers, payload).await?.await };
-        match timeout(ANSWER_MAX, written).await {
-            Ok(Ok(ack)) => Ok(Some(ack.sequence)),
-            Ok(Err(error)) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(None),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(no_answer()),
-        }
-    }
-}
-
-fn expecting(revision: u64) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    headers.insert("Nats-Expected-Last-Subject-Sequence", HeaderValue::from(revision));
-    headers
-}
-
-fn no_answer() -> String {
-    format!("no answer in {} s", ANSWER_MAX.as_secs())
 }

@@ -12,7 +12,7 @@ use weft_worker::destination::{
 };
 
 use super::output::{self, Format, Row};
-use crate::{config::Config, exit::Failure};
+use crate::{config::Config, failure::Failure};
 
 /// Timeout of resolving the name.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,16 +1,11 @@
 //! The bucket of leases: reads and writes of its keys.
-//!
-//! Writes are raw publishes with an expected revision and a time to live: the client library's `create` drops the time to live
-//! where the key was deleted before.
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::time::timeout;
 use weft_nats::{
-    async_nats::{HeaderMap, HeaderValue, jetstream::context::PublishErrorKind},
     connect::Connection,
     direct,
+    leases::{self, Write},
     message::Stored,
     subject::{LEASES_BUCKET, bucket_stream},
 };
@@ -28,15 +23,6 @@ const PAGE_BYTES: usize = 1 << 20;
 pub struct Bucket {
     connection: Connection,
     ttl: Duration,
-}
-
-/// The kind of a write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Write {
-    /// Puts a value, which expires after the time to live.
-    Put,
-    /// Deletes the key.
-    Delete,
 }
 
 impl Bucket {
@@ -68,42 +54,16 @@ impl Bucket {
         }
     }
 
-    /// Writes a key, expecting a revision where one is given. Returns its new revision; `None`: it was written since. An ack
-    /// after `patience` is useless.
-    ///
-    /// # Errors
-    ///
-    /// The error of the server, or that it did not answer; both are transient.
+    /// Writes a key, as [`leases::write`]. Deletions expire, too: otherwise the key of every worker that ever ran would stay.
     pub(super) async fn write(
         &self,
         key: &str,
         write: Write,
-        payload: Bytes,
-        expected: Option<u64>,
+        expected: u64,
         patience: Duration,
     ) -> Result<Option<u64>, String> {
-        let mut headers = HeaderMap::new();
-        if let Some(expected) = expected {
-            headers.insert("Nats-Expected-Last-Subject-Sequence", HeaderValue::from(expected));
-        }
-        // Deletions expire, too: otherwise the key of every worker that ever ran would stay.
-        headers.insert("Nats-TTL", format!("{}s", self.ttl.as_secs()).as_str());
-        if write == Write::Delete {
-            headers.insert("KV-Operation", "DEL");
-        }
-        // A disconnected client queues messages: a claim would be sent when it is out of date.
-        if !self.connection.is_connected() {
-            return Err("not connected".into());
-        }
-        let jetstream = self.connection.jetstream();
-        let key = format!("$KV.{LEASES_BUCKET}.{key}");
-        let written = async { jetstream.publish_with_headers(key, headers, payload).await?.await };
-        match timeout(patience, written).await {
-            Ok(Ok(ack)) => Ok(Some(ack.sequence)),
-            Ok(Err(error)) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(None),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("no answer".into()),
-        }
+        let subject = format!("$KV.{LEASES_BUCKET}.{key}");
+        leases::write(&self.connection, subject, write, expected, Some(self.ttl), patience).await
     }
 }
 

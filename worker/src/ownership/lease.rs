@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use weft_nats::leases::Write;
 use weft_proto::ids::ShardId;
 
 use super::{
     Holder, attempts_until, boottime,
-    bucket::{Bucket, Write, lease_key},
+    bucket::{Bucket, lease_key},
 };
 
 /// Claims leases for one process of a worker.
@@ -78,8 +78,8 @@ impl Leases {
 
     /// Writes the lease, expecting a revision; `None`: it was written since.
     async fn put(&self, shard: ShardId, expected: u64, patience: Duration) -> Result<Option<u64>, String> {
-        let holder = self.holder.to_string().into();
-        self.bucket.write(&lease_key(shard), Write::Put, holder, Some(expected), patience).await
+        let holder = Write::Put(self.holder.to_string().into());
+        self.bucket.write(&lease_key(shard), holder, expected, patience).await
     }
 }
 
@@ -131,7 +131,7 @@ impl Lease {
     /// Deletes the lease, so that another worker does not wait for its time to live.
     async fn release(self) {
         let (key, bucket) = (lease_key(self.shard), &self.leases.bucket);
-        let released = bucket.write(&key, Write::Delete, Bytes::new(), Some(self.revision), bucket.ttl());
+        let released = bucket.write(&key, Write::Delete, self.revision, bucket.ttl());
         if let Err(problem) = released.await {
             tracing::debug!(shard = %self.shard, problem, "releasing the lease failed; it will expire");
         }

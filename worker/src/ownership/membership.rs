@@ -6,19 +6,19 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
+use weft_nats::leases::Write;
 use weft_proto::ids::ShardId;
 
 use super::{
     Bucket, ClusterView, Holder, Presence,
     assignment::{AssignmentPolicy, ShardAction},
     boottime,
-    bucket::{Write, worker_key},
+    bucket::worker_key,
     identity::{Identity, PresenceAction},
 };
 
@@ -126,7 +126,7 @@ impl Membership {
         let presence = self.declined.presence(self.me.incarnation.clone());
         let payload = serde_json::to_vec(&presence).map_err(|error| error.to_string())?;
         let key = worker_key(&self.me.worker);
-        let written = self.bucket.write(&key, Write::Put, payload.into(), Some(expected), self.bucket.ttl()).await?;
+        let written = self.bucket.write(&key, Write::Put(payload.into()), expected, self.bucket.ttl()).await?;
         Ok(written.map(|revision| {
             self.identity.wrote(revision, now);
             presence
@@ -170,7 +170,7 @@ impl Membership {
         }
         let key = worker_key(&self.me.worker);
         // If another process with this id has written since, the key is that one's.
-        let left = self.bucket.write(&key, Write::Delete, Bytes::new(), Some(written), self.bucket.ttl());
+        let left = self.bucket.write(&key, Write::Delete, written, self.bucket.ttl());
         if let Err(problem) = left.await {
             tracing::debug!(problem, "deleting the presence failed; it will expire");
         }
