@@ -77,11 +77,11 @@ export function tampered(body) {
   return bytes;
 }
 
-/** A receiver on a free port that keeps what comes and answers 200. */
-export async function startReceiver() {
+/** A receiver on a free port that keeps what comes and answers 200. Options are those of the server of Node.js. */
+export async function startReceiver(options = {}) {
   const arrived = [];
   let told = () => {};
-  const server = createServer(async (request, response) => {
+  const server = createServer(options, async (request, response) => {
     const chunks = [];
     for await (const chunk of request) chunks.push(chunk);
     arrived.push({ headers: request.headers, body: Buffer.concat(chunks) });

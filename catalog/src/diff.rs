@@ -81,7 +81,8 @@ fn line(sign: char, field: &Field, rotated: bool) -> String {
 mod tests {
     use crate::entry::without_secrets;
     use weft_proto::v1::{
-        ApiKey, Auth, BearerAuth, Destination, HttpDestination, HttpHeader, Scope, Subscription, auth, destination,
+        ApiKey, Auth, BearerAuth, ClientTls, Destination, HttpDestination, HttpFormat, HttpHeader, HttpProxy,
+        HttpSignature, Scope, Subscription, auth, destination,
     };
 
     use super::*;
@@ -138,6 +139,33 @@ mod tests {
     fn a_long_value_is_cut() {
         let long = Subscription { pause_reason: "é".repeat(1000), ..subscription() };
         assert!(diff(None, Some(&long)).iter().all(|line| line.chars().count() <= LINE_CHARS_MAX + 1));
+    }
+
+    #[test]
+    fn settings_of_a_destination_are_told() {
+        let mut after = subscription();
+        let Some(destination::Kind::Http(http)) = after.destination.as_mut().unwrap().kind.as_mut() else { panic!() };
+        http.set_format(HttpFormat::Cloudevents);
+        http.set_signature(HttpSignature::V1a);
+        http.success = vec!["2xx".into(), "409".into()];
+        http.retry_after_max_ms = 60_000;
+        http.tls = Some(ClientTls { ca: "pem".into(), ..Default::default() });
+        http.proxy = Some(HttpProxy { url: "http://p:1".into(), user: "me".into(), password: "hush".into() });
+        let lines = diff(Some(&subscription()), Some(&after));
+        let ca = "sha256:f0aeace912cf19dc";
+        let expected = [
+            "- destination.format = \"envelope\"",
+            "+ destination.format = \"cloudevents\"",
+            "+ destination.signature = \"v1a\"",
+            &format!("+ destination.ca = \"{ca}"),
+            "+ destination.proxy.url = \"http://p:1\"",
+            "+ destination.proxy.user = \"me\"",
+            "+ destination.success = [\"2xx\",\"409\"]",
+            "+ destination.retry_after_max = \"1m\"",
+            "+ destination.proxy.password = (1 secret)",
+        ];
+        assert_eq!(lines.len(), expected.len(), "{lines:?}");
+        lines.iter().zip(expected).for_each(|(line, expected)| assert!(line.starts_with(expected), "{line}"));
     }
 
     /// A token of a destination is hidden, and that it changed is said.

@@ -241,6 +241,8 @@ fn destination_secrets(kind: &mut destination::Kind) -> Vec<(String, &mut String
         Kind::Http(http) => {
             let headers = http.headers.iter_mut();
             secrets.extend(headers.map(|header| (format!("headers.{}", header.name), &mut header.secret)));
+            let proxy = http.proxy.as_mut().filter(|proxy| !proxy.user.is_empty());
+            secrets.extend(proxy.map(|proxy| ("proxy.password".to_owned(), &mut proxy.password)));
             (http.tls.as_mut(), http.auth.as_mut())
         }
         Kind::Grpc(grpc) => (grpc.tls.as_mut(), grpc.auth.as_mut()),
@@ -255,6 +257,8 @@ fn destination_secrets(kind: &mut destination::Kind) -> Vec<(String, &mut String
         }
         Kind::Custom(_) => (None, None),
     };
+    // Without its certificate a key is not kept either.
+    let tls = tls.filter(|tls| !tls.cert.is_empty() || !tls.key.is_empty());
     secrets.extend(tls.map(|tls| ("key".to_owned(), &mut tls.key)));
     secrets.extend(auth.and_then(|auth| auth.kind.as_mut()).map(|kind| match kind {
         auth::Kind::Bearer(bearer) => ("auth.bearer".to_owned(), &mut bearer.token),

@@ -14,6 +14,8 @@ use weft_proto::v1::{
 
 use super::{defaults::is_ordered, keys::scope_name};
 
+mod http;
+
 /// The end of the name of what counts secrets.
 const SECRETS: &str = "secrets";
 
@@ -139,12 +141,7 @@ pub(super) fn of_subscription(subscription: &Subscription) -> Vec<Field> {
     fields.put("types", subscription.types.as_slice());
     fields.put_list("sources", &subscription.sources);
     match subscription.destination.as_ref().and_then(|destination| destination.kind.as_ref()) {
-        Some(destination::Kind::Http(http)) => {
-            fields.put("destination.type", "http");
-            fields.put(URL_KEY, http.url.as_str());
-            fields.put("destination.secrets", http.secrets.len());
-            fields.put("destination.format", "envelope");
-        }
+        Some(destination::Kind::Http(destination)) => http::put(&mut fields, destination),
         Some(destination::Kind::Grpc(_)) => fields.put("destination.type", "grpc"),
         Some(destination::Kind::Nats(_)) => fields.put("destination.type", "nats"),
         Some(destination::Kind::Postgres(_)) => fields.put("destination.type", "postgres"),

@@ -14,6 +14,7 @@ mod bucket;
 mod catalog;
 pub mod change;
 mod defaults;
+pub mod delivery_headers;
 pub mod delivery_url;
 pub mod diff;
 pub mod edit;
@@ -30,6 +31,7 @@ mod seal;
 mod snapshot;
 mod stamp;
 mod start;
+pub mod statuses;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod trail;

@@ -3,8 +3,7 @@
 use weft_proto::{
     ids::{SubscriptionUid, WorkflowId},
     v1::{
-        self, ApiKey, BodyKind, HttpDestination, HttpFormat, Scope, Source, Subscription, delivery_id_rule,
-        destination, rule, verification::Scheme,
+        self, ApiKey, BodyKind, Scope, Source, Subscription, delivery_id_rule, destination, rule, verification::Scheme,
     },
 };
 
@@ -12,6 +11,7 @@ use weft_schema::pointer::is_pointer;
 
 use super::{defaults::is_ordered, delivery_url::DeliveryUrl, keys::KEY_ID_CHARS};
 
+mod http;
 mod schemas;
 
 /// The longest name.
@@ -146,23 +146,7 @@ pub fn validate_subscription(subscription: &Subscription) -> Result<(), String> 
     }
     match subscription.destination.as_ref().and_then(|destination| destination.kind.as_ref()) {
         Some(destination::Kind::Http(http)) => {
-            check_url(&http.url)?;
-            let plain = HttpDestination {
-                url: http.url.clone(),
-                secrets: http.secrets.clone(),
-                format: http.format,
-                ..HttpDestination::default()
-            };
-            if *http != plain || !matches!(http.format(), HttpFormat::Unspecified | HttpFormat::Envelope) {
-                return Err("destination: only url, secrets and format envelope are supported by this version".into());
-            }
-            if http.secrets.is_empty() {
-                return Err("destination: secret is missing: receivers verify deliveries by it".into());
-            }
-            http.secrets
-                .iter()
-                .try_for_each(|secret| weft_schemes::check_signing(secret))
-                .map_err(|problem| format!("destination: secret {problem}"))
+            http::check(http, subscription.batch.is_some_and(|batch| batch.max_events > 1))
         }
         Some(destination::Kind::Grpc(_) | destination::Kind::Nats(_) | destination::Kind::Postgres(_)) => {
             Err("destination: this type is not supported by this version".into())

@@ -7,7 +7,7 @@ use std::fmt;
 
 use crate::v1::{
     ApiKey, BasicAuth, BearerAuth, ClientTls, CreateApiKeyResponse, GithubScheme, HmacScheme, HttpDestination,
-    HttpHeader, NatsDestination, OAuth2ClientCredentials, PostgresDestination, ShopifyScheme, SlackScheme,
+    HttpHeader, HttpProxy, NatsDestination, OAuth2ClientCredentials, PostgresDestination, ShopifyScheme, SlackScheme,
     StandardScheme, StripeScheme,
 };
 
@@ -77,6 +77,7 @@ redacted! {
         shown: [url, format, signature, headers, tls, proxy, auth, success, permanent, retry_after_max_ms]
     }
     HttpHeader { hidden: secret, shown: [name] }
+    HttpProxy { hidden: password, shown: [url, user] }
     ClientTls { hidden: key, shown: [ca, cert] }
     BearerAuth { hidden: token, shown: [] }
     BasicAuth { hidden: password, shown: [user] }
@@ -145,6 +146,7 @@ mod tests {
                 "ShopifyScheme" => debug::<ShopifyScheme>(field),
                 "HttpDestination" => debug::<HttpDestination>(field),
                 "HttpHeader" => debug::<HttpHeader>(field),
+                "HttpProxy" => debug::<HttpProxy>(field),
                 "ClientTls" => debug::<ClientTls>(field),
                 "BearerAuth" => debug::<BearerAuth>(field),
                 "BasicAuth" => debug::<BasicAuth>(field),

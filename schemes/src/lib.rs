@@ -25,6 +25,7 @@ mod verify;
 
 pub use self::{
     secrets::{check_secrets, check_signing, short_secrets},
+    standard::{check_private, private_key},
     verify::{CompileError, Direction, Freshness, Signer, TOLERANCE_DEFAULT, Verified, Verifier, Verify, VerifyError},
 };
 

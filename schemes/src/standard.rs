@@ -13,7 +13,7 @@ use base64::{
         general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD},
     },
 };
-use ed25519_dalek::{Signature, VerifyingKey};
+use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
 use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
 use weft_proto::v1::{StandardScheme, verification::Scheme};
@@ -120,6 +120,31 @@ fn check_spelled(secret: &str) -> Result<(), String> {
             }
         },
     }
+}
+
+/// Checks a secret that deliveries are signed with by `v1a`.
+///
+/// # Errors
+///
+/// As [`private_key`].
+pub fn check_private(secret: &str) -> Result<(), String> {
+    private_key(secret).map(drop)
+}
+
+/// The key of a secret that deliveries are signed with by `v1a`: `whsk_` and the base64 of an Ed25519 private key of 32
+/// bytes, or of 64 bytes, where its public key follows.
+///
+/// # Errors
+///
+/// The problem, in words that follow "secret".
+pub fn private_key(secret: &str) -> Result<SigningKey, String> {
+    let bytes = secret.strip_prefix(PRIVATE_PREFIX).and_then(|encoded| SECRET_BASE64.decode(encoded).ok());
+    let key = bytes.and_then(|bytes| match bytes.len() {
+        32 => Some(SigningKey::from_bytes(bytes.as_slice().try_into().ok()?)),
+        64 => SigningKey::from_keypair_bytes(bytes.as_slice().try_into().ok()?).ok(),
+        _ => None,
+    });
+    key.ok_or_else(|| "is not whsk_ and the base64 of an Ed25519 private key, which signature v1a needs".into())
 }
 
 /// The key of a shared secret.

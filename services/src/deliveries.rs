@@ -41,6 +41,8 @@ impl Deliveries for WorkerDeliveries {
     async fn check(&self, subscription: &v1::Subscription) -> Result<(), String> {
         match self.destinations().make(subscription) {
             Ok(destination) => destination.check().await.map_err(|refused| format!("destination: {refused}")),
+            // Only where they are used is known whether certificates can be.
+            Err(invalid @ (InvalidDestination::Client(_) | InvalidDestination::Auth(_))) => Err(invalid.to_string()),
             // Whether it makes sense at all is the catalog's to judge.
             Err(_) => Ok(()),
         }

@@ -1,17 +1,20 @@
 use std::sync::Arc;
 
 use weft_proto::v1::{
-    ApiKey, Destination, HttpDestination, StandardScheme, Verification, destination, verification::Scheme,
+    ApiKey, Auth, BearerAuth, ClientTls, Destination, HttpDestination, HttpHeader, HttpProxy, StandardScheme,
+    Verification, auth, destination, verification::Scheme,
 };
 
 use super::*;
 use crate::{
     Revised,
     change::{Action, pause, update},
-    entry::{Kind, Value},
+    entry::{Kind, Value, without_secrets},
 };
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+const KEY: &str = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
 
 fn source(name: &str) -> Source {
     let scheme = Scheme::Standard(StandardScheme { secrets: vec![SECRET.into()], tolerance_ms: Some(1000) });
@@ -115,6 +118,49 @@ fn an_update_without_secrets_keeps_them() {
     let github = Scheme::Github(Default::default());
     let other = Source { verification: Some(Verification { scheme: Some(github) }), ..source("shop") };
     assert!(matches!(update(&stored(), other, 0), Err(Refusal::Invalid { .. })));
+}
+
+/// The same of a destination's tokens, passwords, header values and keys; what the change removes is not kept.
+#[test]
+fn an_update_without_credentials_of_a_destination_keeps_them() {
+    let full = || HttpDestination {
+        url: "https://billing.example/".into(),
+        secrets: vec![SECRET.into()],
+        headers: vec![HttpHeader { name: "x-tenant".into(), secret: "hush-header".into() }],
+        tls: Some(ClientTls { ca: String::new(), cert: CERTIFICATE.into(), key: KEY.into() }),
+        proxy: Some(HttpProxy { url: "http://p:1".into(), user: "me".into(), password: "hush-proxy".into() }),
+        auth: Some(Auth { kind: Some(auth::Kind::Bearer(BearerAuth { token: "hush-token".into() })) }),
+        ..Default::default()
+    };
+    let with = |http: HttpDestination| {
+        let destination = Some(Destination { kind: Some(destination::Kind::Http(http)) });
+        Subscription { destination, ..subscription("billing") }
+    };
+    let mut snapshot = stored();
+    let billing = snapshot.subscriptions.get_mut("billing").unwrap();
+    billing.value = Arc::new(Subscription { destination: with(full()).destination, ..(*billing.value).clone() });
+    let updated = |change: &dyn Fn(&mut HttpDestination)| {
+        let mut shown = without_secrets(&with(full()));
+        let Some(destination::Kind::Http(http)) = shown.destination.as_mut().unwrap().kind.as_mut() else { panic!() };
+        change(http);
+        let change = update(&snapshot, shown, 0).unwrap().unwrap();
+        let Some(Value::Subscription(value)) = change.value else { panic!("a subscription") };
+        let Some(destination::Kind::Http(http)) = value.destination.unwrap().kind else { panic!("of type http") };
+        http
+    };
+    let success = vec!["2xx".to_owned(), "409".to_owned()];
+    let changed = updated(&|http| http.success.clone_from(&success));
+    assert!(changed == HttpDestination { success, ..full() });
+    let removed = updated(&|http| {
+        http.auth = None;
+        http.headers.clear();
+        *http.proxy.as_mut().unwrap() = HttpProxy { url: "http://p:1".into(), ..Default::default() };
+        *http.tls.as_mut().unwrap() = ClientTls { ca: CERTIFICATE.into(), ..Default::default() };
+    });
+    assert_eq!((&removed.auth, removed.headers.len()), (&None, 0));
+    assert_eq!((&*removed.proxy.unwrap().password, &*removed.tls.unwrap().key), ("", ""));
+    let rotated = updated(&|http| http.headers[0].secret = "hush-2".into());
+    assert_eq!(rotated.headers[0].secret, "hush-2");
 }
 
 #[test]

@@ -220,7 +220,7 @@ fn coerce(shape: Shape, text: &str) -> Result<Value, String> {
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
             Ok(Value::Array(items.map(|item| Value::String(item.to_owned())).collect()))
         }
-        Shape::Table(_) | Shape::Tables(_) => Err("is a section; set one of its keys".into()),
+        Shape::Table(_) | Shape::Tables(_) | Shape::Map => Err("is a section; set one of its keys".into()),
         Shape::Later => Err("is not supported by this version; unset it".into()),
     }
 }

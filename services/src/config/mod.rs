@@ -5,6 +5,7 @@
 //! adds: sources and subscriptions as people write them, and the rules that span sections.
 
 mod data_schema;
+mod destination;
 mod document;
 mod key_path;
 mod schema;
@@ -25,7 +26,7 @@ use weft_nats::{
     options::{DeadLetterOptions, LogOptions, NatsOptions, RejectedOptions, SecretRef},
     streams::LogSpec,
 };
-use weft_proto::v1::destination;
+use weft_proto::v1::{HttpDestination, auth, destination::Kind};
 use weft_worker::WorkerOptions;
 
 use document::Document;
@@ -128,16 +129,16 @@ impl Config {
         Self::parse(path, text, Self::variables()?, data)
     }
 
-    /// The ports of the receivers that the file names: with `weft up` they may be on this machine. Subscriptions that are
+    /// The ports of the receivers that the file names, and of their proxies and token endpoints: with `weft up` they may be on this machine. Subscriptions that are
     /// created by other means may not call other ports of it.
     pub fn loopback_ports(&self) -> Vec<u16> {
         let subscriptions = &self.catalog.subscriptions;
         let kinds = subscriptions.iter().filter_map(|wanted| wanted.value.destination.as_ref()?.kind.as_ref());
-        let port = |kind: &destination::Kind| match kind {
-            destination::Kind::Http(http) => Some(DeliveryUrl::parse(&http.url).ok()?.port()),
-            _ => None,
-        };
-        kinds.filter_map(port).collect()
+        let urls = kinds.flat_map(|kind| match kind {
+            Kind::Http(http) => vec![Some(&http.url), proxy_url(http), token_url(http)],
+            _ => Vec::new(),
+        });
+        urls.flatten().filter_map(|url| Some(DeliveryUrl::parse(url).ok()?.port())).collect()
     }
 
     /// The environment's variables for us, by name.
@@ -231,6 +232,17 @@ impl Config {
             let keys = self.clear_secrets.join(", ");
             tracing::warn!(keys, "secrets stand in the configuration in clear; env:NAME or file:PATH keep them out");
         }
+    }
+}
+
+fn proxy_url(http: &HttpDestination) -> Option<&String> {
+    Some(&http.proxy.as_ref()?.url)
+}
+
+fn token_url(http: &HttpDestination) -> Option<&String> {
+    match http.auth.as_ref()?.kind.as_ref()? {
+        auth::Kind::Oauth2(oauth2) => Some(&oauth2.token_url),
+        auth::Kind::Bearer(_) | auth::Kind::Basic(_) => None,
     }
 }
 

@@ -20,6 +20,8 @@ pub enum Shape {
     TextOrTable(&'static [Key]),
     /// A table with these keys.
     Table(&'static [Key]),
+    /// A table with keys that the file chooses.
+    Map,
     /// Any number of tables with these keys.
     Tables(&'static [Key]),
     /// Part of the format, but not of this version. Harmless only where it is left empty.
@@ -39,7 +41,7 @@ const fn key(name: &'static str, shape: Shape) -> Key {
     Key { name, shape }
 }
 
-use Shape::{Bool, Float, Integer, Later, List, Table, Tables, Text, TextOrTable};
+use Shape::{Bool, Float, Integer, Later, List, Map, Table, Tables, Text, TextOrTable};
 
 /// The whole file.
 pub const ROOT: &[Key] = &[
@@ -152,8 +154,27 @@ const DESTINATION: &[Key] = &[
     key("url", Text),
     key("secret", Text),
     key("secrets", List),
+    key("signature", Text),
     key("format", Text),
+    key("headers", Map),
+    key("ca", Text),
+    key("cert", Text),
+    key("key", Text),
+    key("proxy", Text),
+    key("auth", Table(AUTH)),
+    key("success", List),
+    key("permanent", List),
+    key("retry_after_max", Text),
 ];
+
+const AUTH: &[Key] = &[
+    key("bearer", Text),
+    key("basic", Table(&[key("user", Text), key("password", Text)])),
+    key("oauth2", Table(OAUTH2)),
+];
+
+const OAUTH2: &[Key] =
+    &[key("token_url", Text), key("client_id", Text), key("client_secret", Text), key("scopes", List)];
 
 const RETRY: &[Key] = &[
     key("max_retries", Integer),

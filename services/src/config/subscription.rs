@@ -5,24 +5,13 @@ use std::time::Duration;
 use serde::Deserialize;
 use weft_catalog::default_retry;
 use weft_gateway::admission::{Period, Rate};
-use weft_nats::{
-    options::{SecretRef, Span},
-    rfc3339,
-};
+use weft_nats::{options::Span, rfc3339};
 use weft_proto::{
     ids::EventId,
-    v1::{
-        self, Batch, CustomDestination, Destination, HttpDestination, HttpFormat, OnExhausted, Retry, Subscription,
-        destination,
-    },
+    v1::{self, Batch, OnExhausted, Retry, Subscription},
 };
 
-use super::{DesiredSubscription, KeyPath, Problem, Secrets, Start, source::millis};
-
-/// Kinds of destinations of the format that later versions bring.
-const DESTINATIONS_LATER: [&str; 3] = ["grpc", "nats", "postgres"];
-/// Formats of a delivery that later versions bring.
-const FORMATS_LATER: [&str; 2] = ["cloudevents", "raw"];
+use super::{DesiredSubscription, KeyPath, Problem, Secrets, Start, destination::DestinationForm, source::millis};
 
 #[derive(Debug, Deserialize)]
 pub(super) struct SubscriptionForm {
@@ -72,24 +61,6 @@ const fn ordered() -> bool {
 
 fn start() -> String {
     "now".into()
-}
-
-#[derive(Debug, Deserialize)]
-struct DestinationForm {
-    r#type: String,
-    #[serde(default)]
-    name: String,
-    #[serde(default)]
-    url: String,
-    secret: Option<SecretRef>,
-    #[serde(default)]
-    secrets: Vec<SecretRef>,
-    #[serde(default = "envelope")]
-    format: String,
-}
-
-fn envelope() -> String {
-    "envelope".into()
 }
 
 #[derive(Debug, Deserialize)]
@@ -164,40 +135,6 @@ impl SubscriptionForm {
             batch: (self.batch.max_events != 1).then_some(Batch { max_events: self.batch.max_events }),
         };
         Ok(DesiredSubscription { value, start })
-    }
-}
-
-impl DestinationForm {
-    fn into_destination(self, path: &KeyPath, secrets: &mut Secrets) -> Result<Destination, Problem> {
-        if DESTINATIONS_LATER.contains(&self.r#type.as_str()) {
-            let problem = format!("type {:?} is not supported by this version; use \"http\"", self.r#type);
-            return Err((path.key("type"), problem));
-        }
-        if self.r#type == "custom" {
-            return Ok(Destination { kind: Some(destination::Kind::Custom(CustomDestination { name: self.name })) });
-        }
-        if self.r#type != "http" {
-            return Err((path.key("type"), format!("unknown type {:?}; known: http, custom", self.r#type)));
-        }
-        if FORMATS_LATER.contains(&self.format.as_str()) {
-            let problem = format!("format {:?} is not supported by this version; use \"envelope\"", self.format);
-            return Err((path.key("format"), problem));
-        }
-        if self.format != "envelope" {
-            return Err((path.key("format"), format!("unknown format {:?}; known: envelope", self.format)));
-        }
-        let mut keys = Vec::new();
-        if let Some(secret) = &self.secret {
-            keys.push(secrets.resolve(&path.key("secret"), secret)?);
-        }
-        keys.extend(secrets.resolve_all(&path.key("secrets"), &self.secrets)?);
-        let http = HttpDestination {
-            url: self.url,
-            secrets: keys,
-            format: HttpFormat::Envelope.into(),
-            ..HttpDestination::default()
-        };
-        Ok(Destination { kind: Some(destination::Kind::Http(http)) })
     }
 }
 

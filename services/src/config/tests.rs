@@ -4,6 +4,8 @@ use weft_proto::v1::{self, OnIdReuse, SchemaMode, delivery_id_rule, destination,
 use super::*;
 
 const SECRET: &str = "whsec_cXVpY2tzdGFydC1zaG9wLXNlY3JldC0wMDAx";
+/// Svix's published private key.
+const PRIVATE: &str = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==";
 
 fn parse(text: &str) -> Result<Config, String> {
     Config::parse(Path::new("weft.toml"), text.to_owned(), [], None).map_err(|error| error.to_string())
@@ -129,6 +131,73 @@ start = "2026-11-21T02:00:00Z"
     assert_eq!(billing.value.retry.as_ref().map(|retry| (retry.base_ms, retry.factor)), Some((10, 3.0)));
     assert_eq!(billing.value.rate, Some(v1::Rate { count: 600, period_ms: 60_000 }));
     assert_eq!(config.clear_secrets.len(), 4);
+}
+
+/// Guards: every key of an HTTP destination in the contract reaches the catalog.
+#[test]
+fn an_http_destination_with_every_key() {
+    let pem = |label: &str| format!("-----BEGIN {label}-----\\nAAAA\\n-----END {label}-----\\n");
+    let (certificate, key) = (pem("CERTIFICATE"), pem("PRIVATE KEY"));
+    let http = |auth: &str| {
+        let text = format!(
+            r#"
+[[subscription]]
+name = "billing"
+[subscription.destination]
+type = "http"
+url = "https://billing.example/hooks"
+secrets = ["{PRIVATE}"]
+signature = "v1a"
+format = "cloudevents"
+headers = {{ "X-Tenant" = "acme", "x-token" = "hush" }}
+ca = "{certificate}"
+cert = "{certificate}"
+key = "{key}"
+proxy = "http://me:h%75sh@proxy:3128"
+auth = {auth}
+success = ["2xx", 409]
+permanent = ["4xx"]
+retry_after_max = "1h"
+"#
+        );
+        let config = parse(&text).unwrap();
+        let destination = config.catalog.subscriptions[0].value.destination.clone().unwrap();
+        let Some(destination::Kind::Http(http)) = destination.kind else { panic!("http") };
+        (http, config.clear_secrets)
+    };
+    let (bearer, clear) = http("{ bearer = \"hush\" }");
+    let header = |name: &str, secret: &str| v1::HttpHeader { name: name.into(), secret: secret.into() };
+    let (certificate, key) = (certificate.replace("\\n", "\n"), key.replace("\\n", "\n"));
+    let expected = v1::HttpDestination {
+        url: "https://billing.example/hooks".into(),
+        secrets: vec![PRIVATE.into()],
+        format: v1::HttpFormat::Cloudevents.into(),
+        signature: v1::HttpSignature::V1a.into(),
+        headers: vec![header("X-Tenant", "acme"), header("x-token", "hush")],
+        tls: Some(v1::ClientTls { ca: certificate.clone(), cert: certificate, key }),
+        proxy: Some(v1::HttpProxy { url: "http://proxy:3128/".into(), user: "me".into(), password: "hush".into() }),
+        auth: Some(v1::Auth { kind: Some(v1::auth::Kind::Bearer(v1::BearerAuth { token: "hush".into() })) }),
+        success: vec!["2xx".into(), "409".into()],
+        permanent: vec!["4xx".into()],
+        retry_after_max_ms: 3_600_000,
+    };
+    assert!(bearer == expected, "{bearer:?}");
+    let clear_keys = ["secrets[0]", "key", "proxy", "auth.bearer"];
+    assert_eq!(clear, clear_keys.map(|key| format!("subscription[0].destination.{key}")));
+
+    let (basic, _) = http("{ basic = { user = \"me\", password = \"hush\" } }");
+    let kind = v1::auth::Kind::Basic(v1::BasicAuth { user: "me".into(), password: "hush".into() });
+    assert!(basic.auth.unwrap().kind == Some(kind));
+    let (oauth2, _) = http(
+        "{ oauth2 = { token_url = \"https://id.example/token\", client_id = \"weft\", client_secret = \"hush\", scopes = [\"a\"] } }",
+    );
+    let kind = v1::auth::Kind::Oauth2(v1::OAuth2ClientCredentials {
+        token_url: "https://id.example/token".into(),
+        client_id: "weft".into(),
+        client_secret: "hush".into(),
+        scopes: vec!["a".into()],
+    });
+    assert!(oauth2.auth.unwrap().kind == Some(kind));
 }
 
 /// Zero is a value and never means the default.

@@ -1,15 +1,17 @@
-//! The HTTP clients of the process, for all receivers: connections, TLS configuration and certificate authorities are shared.
+//! The HTTP clients of the process: receivers with the same TLS settings and proxy share connections, TLS configuration and
+//! certificate authorities.
 
 use std::{
+    collections::HashMap,
     error::Error,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     task::{Context, Poll},
     time::Duration,
 };
 
 use futures_util::future::BoxFuture;
-use http::Uri;
+use http::{Uri, uri::Scheme};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -18,12 +20,16 @@ use hyper_util::{
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tower::Service;
+use weft_catalog::delivery_url::InvalidUrl;
+use weft_proto::v1;
 
 use super::{
     address::{AddressGuard, AddressRules},
     body::LeaseGuardedBody,
     connection::{Connections, IDLE_MAX, TrackingConnector},
+    proxy::Proxy,
     resolver::GuardedResolver,
+    tls::{InvalidTls, Trust, client_config},
 };
 
 /// Idle connections kept for a receiver: the default number of attempts in flight of a process.
@@ -42,23 +48,44 @@ const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 type Connector = TrackingConnector<HttpsConnector<GuardedConnector>>;
 pub(super) type HttpClient = Client<Connector, LeaseGuardedBody>;
 
-/// The clients, created when they are first needed.
+/// The clients, created when they are first needed, one for all destinations with the same settings.
 #[derive(Debug)]
 pub struct HttpClients {
     resolver: GuardedResolver,
     /// `None`: that of [`weft_tls::client::client_config`].
     tls: Option<ClientConfig>,
-    made: Mutex<Option<Pair>>,
+    made: Mutex<HashMap<ClientSettings, Weak<Pair>>>,
+}
+
+/// Settings of a client.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct ClientSettings {
+    pub tls: v1::ClientTls,
+    pub trust: Trust,
+    pub proxy: Option<v1::HttpProxy>,
 }
 
 /// Two clients with the same settings.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Pair {
     /// Reuses connections.
     pub pooled: HttpClient,
     /// Opens a connection for each request.
     pub unpooled: HttpClient,
     pub connections: Arc<Connections>,
+    /// Of requests for `http`; those for `https` are in a tunnel.
+    pub proxy: Option<Arc<Proxy>>,
+}
+
+/// Why there is no client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidClient {
+    /// Certificates or the key.
+    #[error(transparent)]
+    Tls(#[from] InvalidTls),
+    /// The proxy's URL.
+    #[error("proxy: {0}")]
+    Proxy(#[from] InvalidUrl),
 }
 
 impl HttpClients {
@@ -71,7 +98,8 @@ impl HttpClients {
         Self { resolver, tls: None, made: Mutex::default() }
     }
 
-    /// Sets a TLS configuration, such as for a private certificate authority. It must not name ALPN protocols.
+    /// Sets a TLS configuration for destinations without their own, such as for a private certificate authority. It must not
+    /// name ALPN protocols.
     #[must_use]
     pub fn with_tls(self, tls: ClientConfig) -> Self {
         Self { tls: Some(tls), ..self }
@@ -92,41 +120,78 @@ impl HttpClients {
         &self.resolver
     }
 
-    /// The clients, created on the first call that succeeds.
-    pub(super) fn get(&self) -> Result<Pair, String> {
+    /// The clients with these settings, which all destinations share that have them.
+    pub(super) fn get(&self, settings: &ClientSettings) -> Result<Arc<Pair>, InvalidClient> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pair) = &*made {
-            return Ok(pair.clone());
+        if let Some(pair) = made.get(settings).and_then(Weak::upgrade) {
+            return Ok(pair);
         }
         let tls = match &self.tls {
-            Some(tls) => tls.clone(),
-            None => weft_tls::client::client_config().map_err(|error| error.to_string())?,
+            Some(tls) if settings.tls == v1::ClientTls::default() => tls.clone(),
+            _ => client_config(&settings.tls, settings.trust)?,
         };
+        let proxy = settings.proxy.as_ref().map(Proxy::new).transpose()?.map(Arc::new);
         let connections = Arc::new(Connections::default());
-        let connector = self.connector(tls, Arc::clone(&connections));
+        let connector = self.connector(tls, Arc::clone(&connections), proxy.clone());
         let pooled = client(connector.clone(), IDLE_PER_HOST);
-        let pair = Pair { pooled, unpooled: client(connector, 0), connections };
-        Ok(made.insert(pair).clone())
+        let pair = Arc::new(Pair { pooled, unpooled: client(connector, 0), connections, proxy });
+        made.retain(|_, pair| pair.strong_count() > 0);
+        made.insert(settings.clone(), Arc::downgrade(&pair));
+        Ok(pair)
     }
 
-    fn connector(&self, mut tls: ClientConfig, connections: Arc<Connections>) -> Connector {
+    fn connector(&self, mut tls: ClientConfig, connections: Arc<Connections>, proxy: Option<Arc<Proxy>>) -> Connector {
         // The builder names the protocols itself.
         tls.alpn_protocols.clear();
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().enable_http2();
-        let guarded = GuardedConnector { resolver: self.resolver.clone() };
-        TrackingConnector { inner: https.wrap_connector(guarded), connections }
+        let is_proxied = proxy.is_some();
+        let guarded = GuardedConnector { resolver: self.resolver.clone(), proxy };
+        TrackingConnector { inner: https.wrap_connector(guarded), connections, is_proxied }
     }
 }
 
-/// Connects to addresses that the guard allows.
+/// Connects to addresses that the guard allows, or to the proxy.
 #[derive(Debug, Clone)]
 pub(super) struct GuardedConnector {
     resolver: GuardedResolver,
+    proxy: Option<Arc<Proxy>>,
+}
+
+type ConnectError = Box<dyn Error + Send + Sync>;
+
+impl GuardedConnector {
+    async fn connect(&self, uri: Uri) -> Result<TokioIo<TcpStream>, ConnectError> {
+        let port = port(&uri);
+        // Addresses in the URI itself are not resolved.
+        self.resolver.check_literal(uri.host().unwrap_or_default(), port)?;
+        let mut http = HttpConnector::new_with_resolver(self.resolver.at(port));
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        Ok(http.call(uri).await?)
+    }
+
+    async fn connect_by(&self, proxy: &Proxy, uri: Uri) -> Result<TokioIo<TcpStream>, ConnectError> {
+        self.resolver.check_host(uri.host().unwrap_or_default(), port(&uri)).await?;
+        let mut connection = self.connect(proxy.url().uri().clone()).await?;
+        if is_https(&uri) {
+            proxy.tunnel(connection.inner_mut(), &uri).await?;
+        }
+        Ok(connection)
+    }
+}
+
+pub(super) fn is_https(uri: &Uri) -> bool {
+    uri.scheme() == Some(&Scheme::HTTPS)
+}
+
+fn port(uri: &Uri) -> u16 {
+    uri.port_u16().unwrap_or(if is_https(uri) { 443 } else { 80 })
 }
 
 impl Service<Uri> for GuardedConnector {
     type Response = TokioIo<TcpStream>;
-    type Error = Box<dyn Error + Send + Sync>;
+    type Error = ConnectError;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
@@ -134,25 +199,17 @@ impl Service<Uri> for GuardedConnector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let resolver = self.resolver.clone();
+        let connector = self.clone();
         Box::pin(async move {
-            let is_tls = uri.scheme_str() == Some("https");
-            let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-            // Addresses in the URI itself are not resolved.
-            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-            if let Ok(address) = host.parse() {
-                resolver.guard().check(address, port)?;
+            match &connector.proxy {
+                Some(proxy) => connector.connect_by(proxy, uri).await,
+                None => connector.connect(uri).await,
             }
-            let mut http = HttpConnector::new_with_resolver(resolver.at(port));
-            http.enforce_http(false);
-            http.set_nodelay(true);
-            http.set_connect_timeout(Some(CONNECT_TIMEOUT));
-            Ok(http.call(uri).await?)
         })
     }
 }
 
-/// A client that neither follows redirects nor uses a proxy.
+/// A client that does not follow redirects.
 fn client(connector: Connector, idle_per_host: usize) -> HttpClient {
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
@@ -191,5 +248,38 @@ impl<'a> Chain<'a> {
     /// The innermost cause; the outer errors only name the operation.
     pub fn innermost(&self) -> String {
         self.causes().last().map(ToString::to_string).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(proxy: &str) -> ClientSettings {
+        let proxy = Some(proxy).filter(|url| !url.is_empty());
+        let proxy = proxy.map(|url| v1::HttpProxy { url: url.into(), ..Default::default() });
+        ClientSettings { tls: v1::ClientTls::default(), trust: Trust::Own, proxy }
+    }
+
+    /// Guards: ten thousand destinations with the same settings cost one client, and one without destinations none.
+    #[test]
+    fn destinations_with_the_same_settings_share_a_client() {
+        let clients = HttpClients::new(AddressRules::default());
+        let plain = clients.get(&settings("")).unwrap();
+        assert!(Arc::ptr_eq(&plain, &clients.get(&settings("")).unwrap()));
+        let proxied = clients.get(&settings("http://proxy:3128")).unwrap();
+        assert!(!Arc::ptr_eq(&plain, &proxied));
+        drop(plain);
+        drop(clients.get(&settings("http://other:3128")).unwrap());
+        drop(clients.get(&settings("http://third:3128")).unwrap());
+        assert_eq!(clients.made.lock().unwrap().len(), 2, "the one in use and the newest");
+        assert!(Arc::ptr_eq(&proxied, &clients.get(&settings("http://proxy:3128")).unwrap()));
+    }
+
+    #[test]
+    fn settings_that_cannot_be_used_are_named() {
+        let clients = HttpClients::new(AddressRules::default());
+        let problem = clients.get(&settings("proxy")).map(drop).unwrap_err();
+        assert!(problem.to_string().starts_with("proxy: "), "{problem}");
     }
 }

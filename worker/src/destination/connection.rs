@@ -17,7 +17,7 @@ use std::{
 };
 
 use futures_util::{future::BoxFuture, task::AtomicWaker};
-use http::{Extensions, Uri};
+use http::{Extensions, Uri, uri::Scheme};
 use hyper_util::{
     client::legacy::connect::{CaptureConnection, Connected, Connection},
     rt::TokioIo,
@@ -166,6 +166,8 @@ fn idle_time(timeout: Duration) -> Duration {
 pub(super) struct TrackingConnector<C> {
     pub inner: C,
     pub connections: Arc<Connections>,
+    /// Whether connections go to a forward proxy, so that requests for `http` are in absolute form.
+    pub is_proxied: bool,
 }
 
 impl<C> Service<Uri> for TrackingConnector<C>
@@ -184,9 +186,10 @@ where
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let receiver = uri.authority().map(ToString::to_string).unwrap_or_default();
+        let is_absolute = self.is_proxied && uri.scheme() == Some(&Scheme::HTTP);
         let (connecting, connections) = (self.inner.call(uri), Arc::clone(&self.connections));
         Box::pin(async move {
-            let connection = TrackedConnection::new(connecting.await?);
+            let connection = TrackedConnection::new(connecting.await?, is_absolute);
             connections.add(receiver, &connection.state);
             Ok(TokioIo::new(connection))
         })
@@ -199,19 +202,21 @@ pub(super) struct TrackedConnection<T> {
     inner: T,
     state: Arc<ConnectionState>,
     idle: Pin<Box<Sleep>>,
+    is_absolute: bool,
 }
 
 impl<T: Connection> TrackedConnection<TokioIo<T>> {
-    fn new(inner: T) -> Self {
+    fn new(inner: T, is_absolute: bool) -> Self {
         let state = ConnectionState::default();
         state.is_http2.store(inner.connected().is_negotiated_h2(), Ordering::Relaxed);
-        Self { inner: TokioIo::new(inner), state: Arc::new(state), idle: Box::pin(sleep_until(Instant::now())) }
+        let idle = Box::pin(sleep_until(Instant::now()));
+        Self { inner: TokioIo::new(inner), state: Arc::new(state), idle, is_absolute }
     }
 }
 
 impl<T: Connection> Connection for TrackedConnection<T> {
     fn connected(&self) -> Connected {
-        self.inner.connected().extra(Arc::clone(&self.state))
+        self.inner.connected().proxy(self.is_absolute).extra(Arc::clone(&self.state))
     }
 }
 
@@ -300,7 +305,7 @@ mod tests {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
         let (receiver, _) = listener.accept().await.expect("the same connection");
-        (TrackedConnection::new(TokioIo::new(client)), receiver)
+        (TrackedConnection::new(TokioIo::new(client), false), receiver)
     }
 
     async fn exchange(client: &mut Client, receiver: &mut TcpStream) {

@@ -105,18 +105,12 @@ impl Sent {
             let failure = Failure::failed(AttemptClass::Connect, not_sent.to_string());
             return Failure { kind: FailureKind::NotSent, ..failure };
         }
-        if let Some(refused) = chain.find::<RefusedAddress>() {
-            return Failure::held(AttemptClass::RefusedAddress, refused.to_string());
-        }
-        if let Some(no_address) = chain.find::<NoAddress>() {
-            return Failure::unreachable(AttemptClass::Dns, no_address.to_string());
+        if let Some(failure) = no_address(&chain) {
+            return failure;
         }
         let cause = chain.innermost();
         if error.is_connect() && !self.has_begun() {
-            return match chain.find::<rustls::Error>() {
-                Some(tls) => Failure::unreachable(AttemptClass::Tls, format!("no TLS with {at}: {}", tls_reason(tls))),
-                None => Failure::unreachable(AttemptClass::Connect, format!("no connection to {at}: {cause}")),
-            };
+            return no_connection(&chain, at);
         }
         match lost {
             Some(Lost::Unprocessed) => {
@@ -130,12 +124,34 @@ impl Sent {
     }
 }
 
+/// The failure of a request without an event that ended with an error.
+pub(super) fn without_answer(error: &Error, at: &str) -> Failure {
+    let chain = Chain(error);
+    no_address(&chain).unwrap_or_else(|| no_connection(&chain, at))
+}
+
+/// The failure of a host whose name has no address, or none that may be called.
+fn no_address(chain: &Chain<'_>) -> Option<Failure> {
+    if let Some(refused) = chain.find::<RefusedAddress>() {
+        return Some(Failure::held(AttemptClass::RefusedAddress, refused.to_string()));
+    }
+    let no_address = chain.find::<NoAddress>()?;
+    Some(Failure::unreachable(AttemptClass::Dns, no_address.to_string()))
+}
+
+fn no_connection(chain: &Chain<'_>, at: &str) -> Failure {
+    match chain.find::<rustls::Error>() {
+        Some(tls) => Failure::unreachable(AttemptClass::Tls, format!("no TLS with {at}: {}", tls_reason(tls))),
+        None => Failure::unreachable(AttemptClass::Connect, format!("no connection to {at}: {}", chain.innermost())),
+    }
+}
+
 /// The message of a TLS error, with the remedy where there is one on this side.
 fn tls_reason(error: &rustls::Error) -> String {
     match error {
         rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
-            "its certificate is signed by an authority that is not trusted here; add the authority to the system's trust \
-             store or to the file that SSL_CERT_FILE names"
+            "its certificate is signed by an authority that is not trusted here; name the authority as the destination's ca, or \
+             add it to the system's trust store or to the file that SSL_CERT_FILE names"
                 .into()
         }
         // Only the verifier knows the kind.

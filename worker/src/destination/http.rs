@@ -1,48 +1,41 @@
 //! Webhooks: an HTTP POST, signed by Standard Webhooks.
 //!
-//! 2xx accepts the event. 400, 413, 415 and 422 reject it, except a 413 with `Retry-After`. 410 retires the endpoint. Everything
-//! else is retried: other statuses, redirections included, which are never followed, and errors before a response. An address
-//! that the configuration does not allow holds the subscription.
+//! The destination's lists say which statuses accept an event (2xx) and which reject it (400, 413, 415 and 422), except a 413
+//! or 503 with `Retry-After`. 410 retires the endpoint. Everything else is retried: other statuses, redirections included,
+//! which are never followed, and errors before a response. An address that the configuration does not allow holds the
+//! subscription.
 //!
 //! A request that the receiver has certainly not processed, or that was lost because the receiver closed an idle connection,
-//! is repeated at once on another connection, within the attempt and its timeout.
+//! is repeated at once on another connection, within the attempt and its timeout. So is a request that was answered 401 to an
+//! OAuth 2 token, once, with a new token.
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::AtomicBool};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::capture_connection;
-use jiff::Timestamp;
-use tokio::time::timeout;
-use url::Host;
+use tokio::time::{Instant, timeout_at};
 use weft_catalog::delivery_url::DeliveryUrl;
-use weft_nats::{envelope, subject::encode_workflow};
-use weft_proto::{
-    ids::Run,
-    v1::{self, AttemptClass},
-};
+use weft_proto::v1::{self, AttemptClass};
 
 use super::{
     Delivery, DeliveryResult, Destination, Failure, InvalidDestination,
     address::RefusedAddress,
+    auth::Authorization,
     body::LeaseGuardedBody,
-    clients::{HttpClient, HttpClients, Pair},
+    clients::{ClientSettings, HttpClient, HttpClients, Pair, is_https},
     connection,
     failure::{Lost, Sent},
-    resolver::ResolveError,
-    response,
-    signature::Signer,
+    oauth2::TokenSources,
+    request::{Content, Template},
+    resolver::GuardedResolver,
+    response::{self, ResponseRules},
+    tls::Trust,
 };
 use crate::metrics::REPEATED_REQUESTS;
 
-/// Timeout of resolving a name for a check, which an operator waits for.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Repeats of a request within one attempt: one for a connection that was closed, and one for a receiver that closes several
 /// connections at a time. More would loop with a receiver that refuses everything.
 const REPEATS_MAX: u32 = 2;
@@ -50,37 +43,85 @@ const REPEATS_MAX: u32 = 2;
 /// A receiver of webhooks.
 #[derive(Debug)]
 pub struct HttpDestination {
-    http: Pair,
+    http: Arc<Pair>,
     url: DeliveryUrl,
-    signer: Signer,
-    clients: Arc<HttpClients>,
+    template: Template,
+    authorization: Option<Authorization>,
+    rules: ResponseRules,
+    resolver: GuardedResolver,
 }
 
 impl HttpDestination {
-    /// A receiver at `http.url`.
+    /// A receiver at `http.url`. `is_batched`: several events are one request.
     ///
     /// # Errors
     ///
-    /// [`InvalidDestination`]: its URL or a secret is invalid, or TLS is unavailable in this process.
-    pub fn new(http: &v1::HttpDestination, clients: &Arc<HttpClients>) -> Result<Self, InvalidDestination> {
-        let signer = Signer::new(&http.secrets)?;
+    /// [`InvalidDestination`]: its URL, a secret or another setting is invalid, or TLS is unavailable in this process.
+    pub(super) fn new(
+        http: &v1::HttpDestination,
+        is_batched: bool,
+        clients: &HttpClients,
+        tokens: &TokenSources,
+    ) -> Result<Self, InvalidDestination> {
         let url = DeliveryUrl::parse(&http.url)?;
-        let http = clients.get().map_err(|cause| InvalidDestination::Client { cause })?;
-        Ok(Self { http, url, signer, clients: Arc::clone(clients) })
+        let settings =
+            ClientSettings { tls: http.tls.clone().unwrap_or_default(), trust: Trust::Own, proxy: http.proxy.clone() };
+        let client = clients.get(&settings)?;
+        let auth = http.auth.as_ref().map(|auth| Authorization::new(auth, &settings, clients, tokens));
+        // In a tunnel only CONNECT is the proxy's.
+        let proxy = client.proxy.as_ref().filter(|_| !is_https(url.uri()));
+        let proxy_authorization = proxy.and_then(|proxy| proxy.authorization()).cloned();
+        Ok(Self {
+            template: Template::new(http, is_batched, proxy_authorization)?,
+            authorization: auth.transpose()?,
+            rules: ResponseRules::new(http).map_err(|problem| InvalidDestination::Http { problem })?,
+            resolver: clients.resolver().clone(),
+            http: client,
+            url,
+        })
     }
 
-    async fn post(&self, delivery: &Delivery) -> Result<(u16, Bytes), Failure> {
-        if let Some(address) = self.literal() {
-            self.check_address(address)
-                .map_err(|refused| Failure::held(AttemptClass::RefusedAddress, refused.to_string()))?;
+    /// Delivers events in one request.
+    async fn post(&self, first: &Delivery, deliveries: &[Delivery]) -> Result<(u16, Bytes), Failure> {
+        let deadline = Instant::now() + first.timeout;
+        let content = self.template.content(first, deliveries);
+        let header = self.header(first, deadline).await?;
+        let outgoing = Outgoing { first, deliveries, content: &content, authorization: header.as_ref() };
+        let (mut response, mut sent) = self.exchange_until(deadline, &outgoing).await?;
+        // The receiver may have revoked the token before its end.
+        if response.status() == StatusCode::UNAUTHORIZED
+            && let (Some(authorization), Some(refused)) = (&self.authorization, &header)
+            && authorization.refused(refused)
+        {
+            let header = self.header(first, deadline).await?;
+            let outgoing = Outgoing { authorization: header.as_ref(), ..outgoing };
+            (response, sent) = self.exchange_until(deadline, &outgoing).await?;
         }
-        let (request, mut sent) = self.request(delivery);
-        let answered = timeout(delivery.timeout, self.exchange(delivery, request, &mut sent)).await;
-        match answered {
-            Ok(answered) => response::settle(answered?, &sent, &delivery.clock).await,
+        response::settle(response, &sent, &first.clock, &self.rules).await
+    }
+
+    /// The header `authorization` of a request.
+    async fn header(&self, delivery: &Delivery, deadline: Instant) -> Result<Option<HeaderValue>, Failure> {
+        let Some(authorization) = &self.authorization else { return Ok(None) };
+        let header = timeout_at(deadline, authorization.header()).await;
+        header.map(|header| header.map(Some)).unwrap_or_else(|_| {
+            let at = authorization.token_url().map(DeliveryUrl::authority).unwrap_or_default();
+            let error = format!("no access token from {at} within {} ms", delivery.timeout.as_millis());
+            Err(Failure::unreachable(AttemptClass::Timeout, error))
+        })
+    }
+
+    async fn exchange_until(
+        &self,
+        deadline: Instant,
+        outgoing: &Outgoing<'_>,
+    ) -> Result<(Response<Incoming>, Sent), Failure> {
+        let (request, mut sent) = self.request(outgoing);
+        match timeout_at(deadline, self.exchange(outgoing, request, &mut sent)).await {
+            Ok(answered) => Ok((answered?, sent)),
             Err(_) => {
                 self.close_idle();
-                Err(sent.timed_out(&self.url.authority(), delivery.timeout))
+                Err(sent.timed_out(&self.url.authority(), outgoing.first.timeout))
             }
         }
     }
@@ -88,7 +129,7 @@ impl HttpDestination {
     /// Sends a request, and repeats it, until there is a response or an error that is final. `sent` is the last request.
     async fn exchange(
         &self,
-        delivery: &Delivery,
+        outgoing: &Outgoing<'_>,
         mut request: Request<LeaseGuardedBody>,
         sent: &mut Sent,
     ) -> Result<Response<Incoming>, Failure> {
@@ -108,7 +149,7 @@ impl HttpDestination {
             }
             repeats += 1;
             client = self.client_to_repeat_with(sent);
-            (request, *sent) = self.request(delivery);
+            (request, *sent) = self.request(outgoing);
         }
     }
 
@@ -137,40 +178,40 @@ impl HttpDestination {
         }
     }
 
-    fn request(&self, delivery: &Delivery) -> (Request<LeaseGuardedBody>, Sent) {
-        let body = envelope::to_json(&delivery.event.event);
-        let headers = headers(delivery, &self.signer, delivery.clock.now(), &body);
+    fn request(&self, outgoing: &Outgoing<'_>) -> (Request<LeaseGuardedBody>, Sent) {
+        let Outgoing { first, deliveries, content, authorization } = *outgoing;
+        let headers = self.template.headers(first, deliveries, content, first.clock.now(), authorization);
         let begun = Arc::new(AtomicBool::new(false));
-        let mut request = Request::new(LeaseGuardedBody::new(body, delivery.lease.clone(), Arc::clone(&begun)));
+        let body = LeaseGuardedBody::new(content.body.clone(), first.lease.clone(), Arc::clone(&begun));
+        let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.url.uri().clone();
         *request.headers_mut() = headers;
         let captured = capture_connection(&mut request);
         (request, Sent { captured, begun })
     }
+}
 
-    fn check_address(&self, address: IpAddr) -> Result<(), RefusedAddress> {
-        self.clients.guard().check(address, self.url.port())
-    }
-
-    fn literal(&self) -> Option<IpAddr> {
-        match self.url.host()? {
-            Host::Ipv4(address) => Some(address.into()),
-            Host::Ipv6(address) => Some(address.into()),
-            Host::Domain(_) => None,
-        }
-    }
+/// Parts of a request, also of a repeated one.
+#[derive(Clone, Copy)]
+struct Outgoing<'a> {
+    first: &'a Delivery,
+    deliveries: &'a [Delivery],
+    content: &'a Content,
+    authorization: Option<&'a HeaderValue>,
 }
 
 #[async_trait]
 impl Destination for HttpDestination {
     async fn deliver(&self, deliveries: &[Delivery]) -> DeliveryResult {
-        // Each has its own request.
-        let mut result = DeliveryResult { is_attributed: true, ..DeliveryResult::all(0) };
-        for delivery in deliveries {
-            match self.post(delivery).await {
+        let is_batched = self.template.is_batched();
+        let mut result = DeliveryResult { is_attributed: !is_batched, ..DeliveryResult::all(0) };
+        let at_a_time = if is_batched { deliveries.len().max(1) } else { 1 };
+        for deliveries in deliveries.chunks(at_a_time) {
+            let Some(first) = deliveries.first() else { break };
+            match self.post(first, deliveries).await {
                 Ok((status, response)) => {
-                    result.count += 1;
+                    result.count += deliveries.len();
                     result.status = status;
                     result.response = response;
                 }
@@ -184,53 +225,11 @@ impl Destination for HttpDestination {
     }
 
     async fn check(&self) -> Result<(), RefusedAddress> {
-        let name = match self.url.host() {
-            Some(Host::Domain(name)) => name,
-            Some(Host::Ipv4(_) | Host::Ipv6(_)) | None => {
-                return self.literal().map_or(Ok(()), |address| self.check_address(address));
-            }
-        };
-        match timeout(LOOKUP_TIMEOUT, self.clients.resolver().addresses(name, self.url.port())).await {
-            Ok(Err(ResolveError::Refused(refused))) => Err(refused),
-            // A name without an address now may have one when it is called, and is checked then.
-            Ok(Ok(_) | Err(ResolveError::NoAddress(_))) | Err(_) => Ok(()),
+        let proxy = self.http.proxy.as_ref().map(|proxy| proxy.url());
+        let token_url = self.authorization.as_ref().and_then(Authorization::token_url);
+        for url in [Some(&self.url), proxy, token_url].into_iter().flatten() {
+            self.resolver.check_url(url).await?;
         }
+        Ok(())
     }
-}
-
-/// The headers of one attempt. The workflow id is percent-encoded as in its subject, so that every id fits a header.
-fn headers(delivery: &Delivery, signer: &Signer, now: Timestamp, body: &[u8]) -> HeaderMap {
-    let event = &delivery.event.event;
-    let mut headers = HeaderMap::new();
-    let mut put = |name: &'static str, value: &str| {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            headers.insert(HeaderName::from_static(name), value);
-        }
-    };
-    let id = event.id.to_string();
-    let timestamp = now.as_second();
-    put("content-type", "application/json");
-    put("accept", "*/*");
-    put("user-agent", concat!("weft/", env!("CARGO_PKG_VERSION")));
-    put("webhook-id", &id);
-    put("webhook-timestamp", &timestamp.to_string());
-    put("webhook-signature", &signer.sign(&id, timestamp, body));
-    put("weft-workflow-id", &encode_workflow(&event.workflow));
-    put("weft-sequence", &event.sequence_number.to_string());
-    if let Some(previous) = event.previous {
-        put("weft-previous-event-id", &previous.to_string());
-    }
-    if delivery.run == Run::LIVE {
-        if let Some(previous) = delivery.lane_previous {
-            put("weft-lane-previous-event-id", &previous.to_string());
-        }
-    } else {
-        put("weft-replay", "true");
-    }
-    put("weft-attempt", &delivery.number.to_string());
-    put("weft-epoch", &delivery.epoch.to_string());
-    if let Some(traceparent) = &event.traceparent {
-        put("traceparent", traceparent);
-    }
-    headers
 }

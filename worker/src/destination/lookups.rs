@@ -14,8 +14,9 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// Maximum number of threads. A thread ends when nothing waits.
-const THREADS_MAX: usize = 16;
+/// Maximum number of threads, one a name: as many new names may hang at a time before others wait. A thread ends when nothing
+/// waits.
+const THREADS_MAX: usize = 64;
 /// Maximum number of threads for names whose last lookup was slow.
 const SLOW_THREADS_MAX: usize = THREADS_MAX / 2;
 /// Duration of a slow lookup: longer than a name server that answers takes, one lost packet included.
@@ -176,7 +177,7 @@ mod tests {
         Ok(vec![SocketAddr::from(([1, 1, 1, 1], 0))])
     }
 
-    /// Ten receivers whose name servers do not answer do not delay calls of another one.
+    /// Forty receivers whose name servers do not answer do not delay calls of another one.
     #[tokio::test]
     async fn names_that_hang_leave_threads_for_others_and_are_looked_up_once() {
         static HANGING: AtomicUsize = AtomicUsize::new(0);
@@ -187,17 +188,17 @@ mod tests {
             }
             one_address()
         });
-        let hanging: Vec<_> = (0..100).map(|number| lookups.ask(&format!("hangs-{}", number % 10)).unwrap()).collect();
+        let hanging: Vec<_> = (0..100).map(|number| lookups.ask(&format!("hangs-{}", number % 40)).unwrap()).collect();
         let other = tokio::time::timeout(Duration::from_secs(2), lookups.look_up("other")).await;
         assert_eq!(other, Ok(one_address()), "while the others hang");
         for answer in hanging {
             assert_eq!(tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap(), one_address());
         }
-        assert_eq!(HANGING.load(Ordering::SeqCst), 10, "once for all callers");
+        assert_eq!(HANGING.load(Ordering::SeqCst), 40, "once for all callers");
 
-        // Known to be slow by now: thirty of them take half of the threads.
-        lookups.lock().slow.extend((0..30).map(|number| format!("hangs-{number}")));
-        let hanging: Vec<_> = (0..30).map(|number| lookups.ask(&format!("hangs-{number}")).unwrap()).collect();
+        // Known to be slow by now: more of them than there are threads take half of these.
+        lookups.lock().slow.extend((0..80).map(|number| format!("hangs-{number}")));
+        let hanging: Vec<_> = (0..80).map(|number| lookups.ask(&format!("hangs-{number}")).unwrap()).collect();
         let other = tokio::time::timeout(Duration::from_secs(2), lookups.look_up("other")).await;
         assert_eq!(other, Ok(one_address()));
         assert!(lookups.lock().threads <= SLOW_THREADS_MAX + 1);

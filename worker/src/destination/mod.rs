@@ -22,7 +22,8 @@ use weft_proto::{
 
 use self::{
     address::{AddressRules, RefusedAddress},
-    clients::HttpClients,
+    clients::{HttpClients, InvalidClient},
+    oauth2::{InvalidAuth, TokenSources},
     signature::InvalidSecret,
 };
 use crate::{
@@ -31,12 +32,18 @@ use crate::{
 };
 
 pub mod address;
+mod auth;
 mod body;
 pub mod clients;
+mod cloudevents;
 mod connection;
+mod credentials;
 mod failure;
 pub mod http;
 mod lookups;
+pub mod oauth2;
+mod proxy;
+mod request;
 pub mod resolver;
 mod response;
 pub mod retry_after;
@@ -167,11 +174,17 @@ pub enum InvalidDestination {
     /// Its secret is invalid.
     #[error("destination: {0}")]
     Secret(#[from] InvalidSecret),
-    /// The process cannot create an HTTP client.
-    #[error("no HTTP client: {cause}")]
-    Client {
-        /// The cause.
-        cause: String,
+    /// Its certificates or its proxy cannot be used.
+    #[error("destination: {0}")]
+    Client(#[from] InvalidClient),
+    /// It cannot authenticate itself.
+    #[error("destination: {0}")]
+    Auth(#[from] InvalidAuth),
+    /// Another setting of an HTTP destination is invalid.
+    #[error("destination: {problem}")]
+    Http {
+        /// Which one, and why.
+        problem: String,
     },
 }
 
@@ -179,6 +192,7 @@ pub enum InvalidDestination {
 #[derive(Debug)]
 pub struct Destinations {
     clients: Arc<HttpClients>,
+    tokens: TokenSources,
     custom: HashMap<String, Arc<dyn Destination>>,
     by_subscription: RwLock<HashMap<SubscriptionUid, Entry>>,
 }
@@ -199,7 +213,7 @@ impl Destinations {
 
     /// No destinations yet, with shared clients.
     pub fn with_clients(clients: Arc<HttpClients>) -> Self {
-        Self { clients, custom: HashMap::new(), by_subscription: RwLock::default() }
+        Self { clients, tokens: TokenSources::default(), custom: HashMap::new(), by_subscription: RwLock::default() }
     }
 
     /// Adds destinations that are code of this process, by name.
@@ -231,7 +245,10 @@ impl Destinations {
     /// [`InvalidDestination`].
     pub fn make(&self, subscription: &v1::Subscription) -> Result<Arc<dyn Destination>, InvalidDestination> {
         match subscription.destination.as_ref().and_then(|destination| destination.kind.as_ref()) {
-            Some(v1::destination::Kind::Http(http)) => Ok(Arc::new(http::HttpDestination::new(http, &self.clients)?)),
+            Some(v1::destination::Kind::Http(http)) => {
+                let is_batched = subscription.batch.is_some_and(|batch| batch.max_events > 1);
+                Ok(Arc::new(http::HttpDestination::new(http, is_batched, &self.clients, &self.tokens)?))
+            }
             Some(v1::destination::Kind::Custom(custom)) => {
                 let unknown = || InvalidDestination::Custom { name: custom.name.clone() };
                 self.custom.get(&custom.name).cloned().ok_or_else(unknown)

@@ -5,7 +5,7 @@
 
 use std::{
     error::Error,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -16,6 +16,7 @@ use futures_util::future::BoxFuture;
 use hyper_util::client::legacy::connect::dns::Name;
 use tokio::time::timeout;
 use tower::Service;
+use weft_catalog::delivery_url::DeliveryUrl;
 
 use super::{
     address::{AddressGuard, RefusedAddress},
@@ -24,6 +25,8 @@ use super::{
 
 /// Timeout of a lookup: the system's resolver has tried its servers twice by then.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout of resolving a name for a check, which an operator or a connection to a proxy waits for.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Resolves names by the system's resolver, without addresses that must not be called.
 #[derive(Debug, Clone)]
@@ -63,6 +66,32 @@ impl GuardedResolver {
             addresses if addresses.is_empty() => Err(no_address("it has no address".into()).into()),
             addresses => Ok(addresses),
         }
+    }
+
+    /// Checks a host that may be an address. The addresses of a name are checked when it is resolved.
+    ///
+    /// # Errors
+    ///
+    /// [`RefusedAddress`].
+    pub(super) fn check_literal(&self, host: &str, port: u16) -> Result<(), RefusedAddress> {
+        host.trim_matches(['[', ']']).parse().map_or(Ok(()), |address| self.guard.check(address, port))
+    }
+
+    /// Checks a host and, where it is a name, the addresses that it has here. A name without an address passes: it may have
+    /// one when it is called, or for a proxy.
+    pub(super) async fn check_host(&self, host: &str, port: u16) -> Result<(), RefusedAddress> {
+        if host.starts_with('[') || host.parse::<IpAddr>().is_ok() {
+            return self.check_literal(host, port);
+        }
+        match timeout(CHECK_TIMEOUT, self.addresses(host, port)).await {
+            Ok(Err(ResolveError::Refused(refused))) => Err(refused),
+            Ok(Ok(_) | Err(ResolveError::NoAddress(_))) | Err(_) => Ok(()),
+        }
+    }
+
+    /// As [`check_host`](Self::check_host), of a URL.
+    pub(super) async fn check_url(&self, url: &DeliveryUrl) -> Result<(), RefusedAddress> {
+        self.check_host(url.uri().host().unwrap_or_default(), url.port()).await
     }
 
     /// As a service that resolves names for connections to a port.

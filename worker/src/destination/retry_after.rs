@@ -4,20 +4,21 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 
-/// Longest wait that a receiver may ask for: a longer one is a mistake, or means never.
-const MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Longest wait that a receiver may ask for where its destination names none: a longer one is a mistake, or means never.
+pub const MAX_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The wait that a header asks for at `now`; `None` when it cannot be parsed. A date in the past asks for no wait.
-pub fn parse(value: &str, now: Timestamp) -> Option<Duration> {
+/// The wait that a header asks for at `now`, at most `max`; `None` when it cannot be parsed. A date in the past asks for no
+/// wait.
+pub fn parse(value: &str, now: Timestamp, max: Duration) -> Option<Duration> {
     let value = value.trim();
     let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
         // More seconds than fit the type are valid, and too many.
-        value.parse().map_or(MAX, Duration::from_secs)
+        value.parse().map_or(max, Duration::from_secs)
     } else {
         let at = httpdate::parse_http_date(value).ok()?;
         at.duration_since(SystemTime::from(now)).unwrap_or(Duration::ZERO)
     };
-    Some(wait.min(MAX))
+    Some(wait.min(max))
 }
 
 /// The time of a `Date` header; `None` when it cannot be parsed.
@@ -29,8 +30,10 @@ pub fn date(value: &str) -> Option<Timestamp> {
 mod tests {
     use super::*;
 
+    const MAX: Duration = MAX_DEFAULT;
+
     fn at_seven(value: &str) -> Option<Duration> {
-        parse(value, "2026-11-21T07:00:00Z".parse().unwrap())
+        parse(value, "2026-11-21T07:00:00Z".parse().unwrap(), MAX)
     }
 
     #[test]
@@ -57,7 +60,8 @@ mod tests {
     #[test]
     fn the_receivers_own_date_is_understood() {
         let now = date("Sat, 21 Nov 2026 07:00:00 GMT").unwrap();
-        assert_eq!(parse("Sat, 21 Nov 2026 07:01:30 GMT", now), Some(Duration::from_secs(90)));
+        assert_eq!(parse("Sat, 21 Nov 2026 07:01:30 GMT", now, MAX), Some(Duration::from_secs(90)));
+        assert_eq!(parse("Sat, 21 Nov 2026 07:01:30 GMT", now, Duration::from_secs(7)), Some(Duration::from_secs(7)));
         assert_eq!(date("yesterday"), None);
     }
 

@@ -33,9 +33,13 @@ use weft_worker::{
 
 use crate::support::{PATIENCE, SECRET};
 
+mod formats;
 mod http1;
 mod http2;
+mod oauth2;
+mod proxy;
 mod responses;
+mod statuses;
 mod tls;
 
 /// Another secret, during a rotation.
@@ -139,6 +143,20 @@ pub fn subscription(uid: SubscriptionUid, url: &str) -> v1::Subscription {
         }),
         ..Default::default()
     }
+}
+
+/// The same with other settings.
+fn changed(url: &str, change: impl FnOnce(&mut v1::HttpDestination)) -> v1::Subscription {
+    let mut subscription = subscription(SubscriptionUid::unique(), url);
+    let kind = subscription.destination.as_mut().and_then(|destination| destination.kind.as_mut());
+    let Some(v1::destination::Kind::Http(http)) = kind else { panic!("of type http") };
+    change(http);
+    subscription
+}
+
+/// Destinations of one process that may call this machine.
+fn destinations() -> Destinations {
+    Destinations::new(LOCAL.iter().map(|network| network.parse().unwrap()).collect::<Vec<ipnet::IpNet>>())
 }
 
 async fn attempt(url: &str, allow: &[&str]) -> AttemptEnd {

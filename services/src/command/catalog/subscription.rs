@@ -104,6 +104,12 @@ pub struct FlagArgs {
     /// The secret that signs its deliveries: env:NAME or file:PATH; several while they are rotated, newest first
     #[arg(long = "secret", value_name = "SECRET")]
     secrets: Vec<String>,
+    /// Body of its deliveries
+    #[arg(long, value_parser = ["envelope", "cloudevents", "raw"])]
+    format: Option<String>,
+    /// Signature of its deliveries: v1 is HMAC-SHA256, v1a is Ed25519
+    #[arg(long, value_parser = ["v1", "v1a", "none"])]
+    signature: Option<String>,
     /// How long an attempt may take, such as 15s
     #[arg(long, value_name = "DURATION")]
     timeout: Option<Span>,
@@ -114,8 +120,10 @@ pub struct FlagArgs {
 
 impl FlagArgs {
     fn is_empty(&self) -> bool {
-        let Self { url, types, sources, secrets, timeout, concurrency } = self;
+        let Self { url, types, sources, secrets, format, signature, timeout, concurrency } = self;
         url.is_none()
+            && format.is_none()
+            && signature.is_none()
             && types.is_empty()
             && sources.is_empty()
             && secrets.is_empty()
@@ -240,6 +248,8 @@ fn of_flags(name: &str, args: &FlagArgs, start: Option<&str>) -> Result<Vec<Desi
     flags.put("destination.type", Some("http"));
     flags.put("destination.url", args.url.as_deref());
     flags.put_list("destination.secrets", &args.secrets);
+    flags.put("destination.format", args.format.as_deref());
+    flags.put("destination.signature", args.signature.as_deref());
     flags.put("timeout", args.timeout.map(|span| span.to_string()));
     flags.put("concurrency", args.concurrency.map(i64::from));
     flags.put("start", start);
@@ -314,7 +324,7 @@ async fn update(args: UpdateArgs) -> Result<(), Failure> {
 
 /// Changes what the flags name.
 fn overlay(value: &mut v1::Subscription, flags: FlagArgs) -> Result<(), Failure> {
-    let FlagArgs { url, types, sources, secrets, timeout, concurrency } = flags;
+    let FlagArgs { url, types, sources, secrets, format, signature, timeout, concurrency } = flags;
     if !types.is_empty() {
         value.types = types;
     }
@@ -325,12 +335,24 @@ fn overlay(value: &mut v1::Subscription, flags: FlagArgs) -> Result<(), Failure>
         value.timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     }
     value.concurrency = concurrency.unwrap_or(value.concurrency);
-    if let Some(url) = url {
-        match value.destination.as_mut().and_then(|destination| destination.kind.as_mut()) {
-            Some(destination::Kind::Http(http)) => http.url = url,
-            _ => {
-                return Err(Failure::Usage("--url is of destinations of type http".into()));
-            }
+    if url.is_some() || format.is_some() || signature.is_some() {
+        let Some(destination::Kind::Http(http)) =
+            value.destination.as_mut().and_then(|destination| destination.kind.as_mut())
+        else {
+            return Err(Failure::Usage("--url, --format and --signature are of destinations of type http".into()));
+        };
+        http.url = url.unwrap_or_else(|| http.url.clone());
+        match format.as_deref() {
+            Some("cloudevents") => http.set_format(v1::HttpFormat::Cloudevents),
+            Some("raw") => http.set_format(v1::HttpFormat::Raw),
+            Some(_) => http.set_format(v1::HttpFormat::Envelope),
+            None => {}
+        }
+        match signature.as_deref() {
+            Some("v1a") => http.set_signature(v1::HttpSignature::V1a),
+            Some("none") => http.set_signature(v1::HttpSignature::None),
+            Some(_) => http.set_signature(v1::HttpSignature::Unspecified),
+            None => {}
         }
     }
     if !secrets.is_empty() {

@@ -10,19 +10,22 @@ use std::{
 
 use futures_util::future::join_all;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::{Barrier, mpsc},
 };
-use weft_proto::{ids::EventId, v1::AttemptClass};
+use weft_proto::{
+    ids::{EventId, SubscriptionUid},
+    v1::{self, AttemptClass},
+};
 use weft_worker::{
     destination::{Delivery, Destinations},
     lane::{AttemptEnd, AttemptResult},
 };
 
-use super::{LOCAL, PATIENCE, delivery, subscription};
+use super::{PATIENCE, delivery, destinations, subscription};
 
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+pub(super) const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 /// Destinations of one process, with a receiver at `url`.
 pub(super) struct Process {
@@ -32,15 +35,17 @@ pub(super) struct Process {
 
 impl Process {
     pub fn new(url: &str) -> Self {
-        Self::with(
-            Destinations::new(LOCAL.iter().map(|network| network.parse().unwrap()).collect::<Vec<ipnet::IpNet>>()),
-            url,
-        )
+        Self::with(destinations(), url)
     }
 
     pub fn with(destinations: Destinations, url: &str) -> Self {
-        let template = Delivery { timeout: PATIENCE, ..delivery() };
-        destinations.put(&subscription(template.uid, url)).unwrap();
+        Self::with_subscription(destinations, subscription(SubscriptionUid::unique(), url))
+    }
+
+    pub fn with_subscription(destinations: Destinations, subscription: v1::Subscription) -> Self {
+        let uid = SubscriptionUid::from_slice(&subscription.uid).unwrap();
+        let template = Delivery { timeout: PATIENCE, uid, ..delivery() };
+        destinations.put(&subscription).unwrap();
         Self { destinations, template }
     }
 
@@ -61,7 +66,7 @@ pub(super) fn took(end: &AttemptEnd) -> Duration {
 }
 
 /// Reads one request; `None`: the client has closed the connection.
-pub(super) async fn read_request(connection: &mut TcpStream) -> Option<Vec<u8>> {
+pub(super) async fn read_request(connection: &mut (impl AsyncRead + Unpin)) -> Option<Vec<u8>> {
     let mut request = Vec::new();
     let head = loop {
         if connection.read_buf(&mut request).await.unwrap_or(0) == 0 {
@@ -79,6 +84,15 @@ pub(super) async fn read_request(connection: &mut TcpStream) -> Option<Vec<u8>> 
         }
     }
     Some(request)
+}
+
+/// Reads a request up to the end of its head, byte by byte.
+pub(super) async fn read_head(connection: &mut (impl AsyncRead + Unpin)) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(connection.read_u8().await.ok()?);
+    }
+    String::from_utf8(head).ok()
 }
 
 /// A receiver that hands each connection, with its number from 1, to a function.
