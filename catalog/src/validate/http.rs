@@ -233,7 +233,8 @@ mod tests {
             let basic = BasicAuth { user: user.into(), password: "hush".into() };
             refuses(|http| http.auth = auth(auth::Kind::Basic(basic)), "auth: ");
         }
-        let broken: [(fn(&mut OAuth2ClientCredentials), &str); 4] = [
+        type Change = fn(&mut OAuth2ClientCredentials);
+        let broken: [(Change, &str); 4] = [
             (|oauth2| oauth2.token_url = "id.example".into(), "token_url"),
             (|oauth2| oauth2.client_id.clear(), "client_id"),
             (|oauth2| oauth2.client_secret.clear(), "client_secret"),

@@ -37,12 +37,12 @@ impl Signer {
     ///
     /// [`InvalidSecret`]: a secret does not have that form.
     pub fn new(secrets: &[String], signature: HttpSignature) -> Result<Self, InvalidSecret> {
-        let key: fn(&String) -> Result<Key, InvalidSecret> = match signature {
+        let key: fn(&str) -> Result<Key, InvalidSecret> = match signature {
             HttpSignature::V1 | HttpSignature::Unspecified => shared,
             HttpSignature::V1a => private,
             HttpSignature::None => return Ok(Self { keys: Vec::new() }),
         };
-        Ok(Self { keys: secrets.iter().map(key).collect::<Result<_, _>>()? })
+        Ok(Self { keys: secrets.iter().map(|secret| key(secret)).collect::<Result<_, _>>()? })
     }
 
     /// The value of `webhook-signature`: one signature a secret, separated by spaces. `None`: deliveries are not signed.
@@ -64,14 +64,14 @@ impl Signer {
     }
 }
 
-fn shared(secret: &String) -> Result<Key, InvalidSecret> {
+fn shared(secret: &str) -> Result<Key, InvalidSecret> {
     const FORM: &str = "is not whsec_ and base64; make one with: echo whsec_$(openssl rand -base64 32)";
     let text = secret.strip_prefix("whsec_").unwrap_or(secret);
     let key = BASE64_STANDARD.decode(text).map_err(|_| InvalidSecret(FORM.into()))?;
     Hmac::new_from_slice(&key).map(Key::Shared).map_err(|_| InvalidSecret(FORM.into()))
 }
 
-fn private(secret: &String) -> Result<Key, InvalidSecret> {
+fn private(secret: &str) -> Result<Key, InvalidSecret> {
     weft_schemes::private_key(secret).map(|key| Key::Private(Box::new(key))).map_err(InvalidSecret)
 }
 
@@ -101,7 +101,7 @@ mod tests {
     /// Guards: a v1a signature holds by another implementation of Ed25519, with the key in either of its forms.
     #[test]
     fn an_asymmetric_signature_holds_by_another_implementation() {
-        let seed = format!("whsk_{}", &BASE64_STANDARD.encode(&BASE64_STANDARD.decode(&PRIVATE[5..]).unwrap()[..32]));
+        let seed = format!("whsk_{}", BASE64_STANDARD.encode(&BASE64_STANDARD.decode(&PRIVATE[5..]).unwrap()[..32]));
         for secret in [PRIVATE, &seed] {
             let signature = signer(&[secret], HttpSignature::V1a).unwrap().sign("id", 7, b"body").unwrap();
             let signature = BASE64_STANDARD.decode(signature.strip_prefix("v1a,").unwrap()).unwrap();

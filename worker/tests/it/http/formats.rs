@@ -122,7 +122,7 @@ async fn cloudevents_are_in_binary_mode() {
             .map(|(name, value)| (name.into(), value.into()))
             .to_vec();
     let (_, requests) =
-        received(&[delivery.clone()], |subscription| format(subscription, HttpFormat::Cloudevents)).await;
+        received(std::slice::from_ref(&delivery), |subscription| format(subscription, HttpFormat::Cloudevents)).await;
     let (headers, body) = &requests[0];
     let event = &delivery.event.event;
     for (name, value) in [
@@ -184,7 +184,8 @@ async fn raw_is_the_senders_body_with_its_kept_headers() {
     event.kept_headers = [("x-github-event", "push"), ("webhook-id", "forged"), ("content-length", "7"), ("host", "a")]
         .map(|(name, value)| (name.into(), value.into()))
         .to_vec();
-    let (_, requests) = received(&[delivery.clone()], |subscription| format(subscription, HttpFormat::Raw)).await;
+    let (_, requests) =
+        received(std::slice::from_ref(&delivery), |subscription| format(subscription, HttpFormat::Raw)).await;
     let (headers, body) = &requests[0];
     assert_eq!((body, &headers["content-type"]), (&"a;b\n".into(), &"text/csv; charset=utf-8".parse().unwrap()));
     assert_eq!(
