@@ -22,7 +22,7 @@ use weft_nats::{
 use weft_proto::ids::{EventId, SequenceNumber, WorkflowId};
 
 use super::{
-    common::Common,
+    args::EventArgs,
     disk::Disk,
     group::{Gather, Group},
     latency::{Latencies, Percentiles},
@@ -48,7 +48,7 @@ pub struct AppendArgs {
     #[arg(long, default_value_t = 5)]
     seconds: u64,
     #[command(flatten)]
-    common: Common,
+    event: EventArgs,
 }
 
 /// One phase.
@@ -97,15 +97,15 @@ impl Row for Phase {
 ///
 /// [`Failure`]: no server, no disk, or an append that did not go through.
 pub async fn run(args: AppendArgs) -> Result<(), Failure> {
-    let folder = args.common.place.folder()?;
+    let folder = args.event.output.folder()?;
     let disk = Disk::measure(folder.path())?;
     let stop = CancellationToken::new();
     let nats = Nats::start(&weft_program()?, folder.path(), stop.clone()).await?;
     let phases = phases(&nats, &args).await;
     stop.cancel();
     nats.stopped().await;
-    let report = Report { disk, payload_bytes: args.common.payload, phases: phases? };
-    args.common.place.print(&report, || {
+    let report = Report { disk, payload_bytes: args.event.payload, phases: phases? };
+    args.event.output.print(&report, || {
         let table = output::table(Phase::HEADINGS, report.phases.iter().map(Row::cells));
         format!("{}\n{table}", report.disk.line(folder.path()))
     })
@@ -115,7 +115,7 @@ async fn phases(nats: &Nats, args: &AppendArgs) -> anyhow::Result<Vec<Phase>> {
     let admin = nats.connection("admin", "weft-bench-streams").await?;
     let layout = streams::ensure(&admin, nats.spec()).await?;
     let connection = nats.connection("gateway", "weft-bench").await?;
-    let log = Log { connection, layout, payload: body(args.common.payload) };
+    let log = Log { connection, layout, payload: body(args.event.payload) };
     let time = Duration::from_secs(args.seconds.max(1));
 
     log.plain(WARM_UP).await?;

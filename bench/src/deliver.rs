@@ -21,11 +21,11 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::{
-    common::Common,
+    args::EventArgs,
     cpu,
     disk::Disk,
     latency::{Latencies, Percentiles},
-    whole::WholeMesh,
+    process_mesh::ProcessMesh,
     written,
 };
 use weft_services::{
@@ -55,7 +55,7 @@ pub struct DeliverArgs {
     #[arg(long, default_value_t = 64)]
     connections: usize,
     #[command(flatten)]
-    common: Common,
+    event: EventArgs,
 }
 
 /// One phase.
@@ -90,17 +90,17 @@ struct Report {
 ///
 /// [`Failure`]: something does not start, or an event was refused or did not arrive.
 pub async fn run(args: DeliverArgs) -> Result<(), Failure> {
-    let folder = args.common.place.folder()?;
+    let folder = args.event.output.folder()?;
     let disk = Disk::measure(folder.path())?;
     let (phases, written_bytes) = measure(&args, folder.path()).await?;
-    let payload_bytes = args.common.payload;
+    let payload_bytes = args.event.payload;
     let report = Report { disk, connections: args.connections, payload_bytes, phases, written_bytes };
-    args.common.place.print(&report, || human(&report, folder.path()))
+    args.event.output.print(&report, || human(&report, folder.path()))
 }
 
 async fn measure(args: &DeliverArgs, folder: &Path) -> anyhow::Result<(Vec<Phase>, Vec<(&'static str, f64)>)> {
     let wiring = Wiring::new();
-    let mesh = WholeMesh::start(folder, &wiring.config(None)).await?;
+    let mesh = ProcessMesh::start(folder, &wiring.config(None)).await?;
     let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), &wiring.receiver_secret, |_| Answer::OK).await;
     let receiver = receiver.map_err(|problem| anyhow!(problem))?;
     let mut processes = mesh.pids()?;
@@ -192,7 +192,7 @@ impl Run {
         for _ in 0..self.args.connections.max(1) {
             let sender = Sender::new(&self.url).map_err(|problem| anyhow!(problem))?;
             let (signing, next, prefix) = (signing.clone(), next.clone(), prefix.to_owned());
-            let (events, payload) = (self.args.events, self.args.common.payload);
+            let (events, payload) = (self.args.events, self.args.event.payload);
             senders.spawn(async move {
                 let mut sent = Sent { latencies: Latencies::new(), at: Vec::new() };
                 loop {

@@ -23,7 +23,7 @@ use weft_proto::ids::{EventId, WorkflowId};
 
 use super::{
     append::body,
-    common::Common,
+    args::EventArgs,
     cpu,
     disk::Disk,
     latency::{Latencies, Percentiles},
@@ -57,7 +57,7 @@ pub struct GatewaysArgs {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
     batch: u64,
     #[command(flatten)]
-    common: Common,
+    event: EventArgs,
 }
 
 /// One phase.
@@ -113,7 +113,7 @@ impl Row for Phase {
 ///
 /// [`Failure`]: no server, no disk, or an event that was not accepted.
 pub async fn run(args: GatewaysArgs) -> Result<(), Failure> {
-    let folder = args.common.place.folder()?;
+    let folder = args.event.output.folder()?;
     let disk = Disk::measure(folder.path())?;
     let mut phases = Vec::new();
     for (index, (name, gateways, forwards)) in [
@@ -133,8 +133,8 @@ pub async fn run(args: GatewaysArgs) -> Result<(), Failure> {
     for phase in phases.iter_mut().filter(|phase| phase.gateways > 1) {
         phase.ratio = Some(phase.events_per_second / one);
     }
-    let report = Report { disk, payload_bytes: args.common.payload, callers: args.callers, batch: args.batch, phases };
-    args.common.place.print(&report, || {
+    let report = Report { disk, payload_bytes: args.event.payload, callers: args.callers, batch: args.batch, phases };
+    args.event.output.print(&report, || {
         let table = output::table(Phase::HEADINGS, report.phases.iter().map(Row::cells));
         format!("{}\n{table}", report.disk.line(folder.path()))
     })
@@ -198,7 +198,7 @@ async fn gateway(nats: &Nats, folder: &Path, forwards: bool) -> anyhow::Result<G
 
 /// Callers in a closed loop, spread over the gateways. Each event counts with the time that its batch took.
 async fn load(sequencers: &Arc<[Sequencer]>, args: &GatewaysArgs, time: Duration) -> anyhow::Result<Latencies> {
-    let (started, payload) = (Instant::now(), body(args.common.payload));
+    let (started, payload) = (Instant::now(), body(args.event.payload));
     let (callers, batch) = (args.callers, args.batch);
     let mut tasks = JoinSet::new();
     for caller in 0..callers {

@@ -14,11 +14,11 @@ use weft_nats::{streams, subject::Layout};
 use super::{Bench, CpuPerEvent, LogArgs, cpu_of};
 use crate::{
     append,
-    common::Common,
+    args::EventArgs,
+    baseline_client::SECRET_VARIABLE,
     disk::Disk,
     latency::Percentiles,
     load::{self, Outcome, Traffic},
-    post::SECRET_VARIABLE,
 };
 use weft_services::{
     command::output::{self, Row},
@@ -43,7 +43,7 @@ pub struct BoundArgs {
     #[command(flatten)]
     log: LogArgs,
     #[command(flatten)]
-    common: Common,
+    event: EventArgs,
 }
 
 /// One phase.
@@ -129,20 +129,20 @@ impl Row for Verdict {
 ///
 /// [`Failure`]: something does not start, or an event was not accepted.
 pub async fn run(args: BoundArgs) -> Result<(), Failure> {
-    let folder = args.common.place.folder()?;
+    let folder = args.event.output.folder()?;
     let disk = Disk::measure(folder.path())?;
     let bench = Bench::start(args.log.options(), folder.path()).await?;
     let time = Duration::from_secs(args.seconds.max(1));
     let mut phases = Vec::new();
     let mut verdicts = Vec::new();
     for callers in CALLERS {
-        let measured = compare(&bench, callers, time, args.common.payload).await?;
+        let measured = compare(&bench, callers, time, args.event.payload).await?;
         verdicts.push(verdict(callers, &measured));
         phases.extend(measured);
     }
     bench.end().await?;
-    let report = Report { disk, payload_bytes: args.common.payload, shards: args.log.shards, phases, verdicts };
-    args.common.place.print(&report, || {
+    let report = Report { disk, payload_bytes: args.event.payload, shards: args.log.shards, phases, verdicts };
+    args.event.output.print(&report, || {
         let phases = output::table(Phase::HEADINGS, report.phases.iter().map(Row::cells));
         let verdicts = output::table(Verdict::HEADINGS, report.verdicts.iter().map(Row::cells));
         format!("{}; shards: {}\n{phases}\n\n{verdicts}", report.disk.line(folder.path()), report.shards)

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use weft_nats::options::LogOptions;
 
 use super::Bench;
-use crate::{common::Common, disk::Disk, latency::Percentiles, memory::Memory, preload::Preload};
+use crate::{args::EventArgs, disk::Disk, latency::Percentiles, memory::Memory, preload::Preload};
 use weft_services::{
     command::output,
     failure::Failure,
@@ -37,7 +37,7 @@ pub struct MemoryArgs {
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     #[command(flatten)]
-    common: Common,
+    event: EventArgs,
 }
 
 #[derive(Debug, Serialize)]
@@ -62,7 +62,7 @@ struct Report {
 ///
 /// [`Failure`]: something does not start, or an event was not accepted.
 pub async fn run(args: MemoryArgs) -> Result<(), Failure> {
-    let folder = args.common.place.folder()?;
+    let folder = args.event.output.folder()?;
     let disk = Disk::measure(folder.path())?;
     let started = Instant::now();
     preload(folder.path(), args.workflows.max(1), args.events).await?;
@@ -73,7 +73,7 @@ pub async fn run(args: MemoryArgs) -> Result<(), Failure> {
     let bench = Bench::start_within(patience, LogOptions::default(), folder.path()).await?;
     let receipts_seconds = started.elapsed().as_secs_f64();
     let when_ready = Memory::of(bench.gateway_pid()?)?;
-    let traffic = bench.traffic("load", args.workflows.max(1), args.common.payload)?;
+    let traffic = bench.traffic("load", args.workflows.max(1), args.event.payload)?;
     let (outcome, _) = bench.closed(traffic, CALLERS, Duration::from_secs(args.seconds.max(1))).await?;
     let after_load = Memory::of(bench.gateway_pid()?)?;
     bench.end().await?;
@@ -88,7 +88,7 @@ pub async fn run(args: MemoryArgs) -> Result<(), Failure> {
         latency: outcome.latencies.percentiles(),
         after_load,
     };
-    args.common.place.print(&report, || human(&report))
+    args.event.output.print(&report, || human(&report))
 }
 
 /// Fills a new log below `folder`, before a gateway is there.

@@ -12,7 +12,7 @@ use weft_nats::options::Span;
 
 use super::{Bench, CpuPerEvent, LogArgs};
 use crate::{
-    common::Common,
+    args::EventArgs,
     disk::Disk,
     latency::Percentiles,
     load::{self, Connection, Traffic},
@@ -44,7 +44,7 @@ pub struct OpenArgs {
     #[command(flatten)]
     log: LogArgs,
     #[command(flatten)]
-    common: Common,
+    event: EventArgs,
 }
 
 #[derive(Debug, Serialize)]
@@ -74,17 +74,17 @@ struct Report {
 ///
 /// [`Failure`]: something does not start, or an event was not accepted.
 pub async fn run(args: OpenArgs) -> Result<(), Failure> {
-    let folder = args.common.place.folder()?;
+    let folder = args.event.output.folder()?;
     let disk = Disk::measure(folder.path())?;
     let bench = Bench::start(args.log.options(), folder.path()).await?;
     let report = measure(&args, disk, &bench).await;
     bench.end().await?;
     let report = report?;
-    args.common.place.print(&report, || human(&report))
+    args.event.output.print(&report, || human(&report))
 }
 
 async fn measure(args: &OpenArgs, disk: Disk, bench: &Bench) -> anyhow::Result<Report> {
-    let payload = args.common.payload;
+    let payload = args.event.payload;
     let traffic = |prefix: &str| bench.traffic(prefix, WORKFLOWS, payload);
     let time = args.duration.0;
     let busy = (args.connections / 2).max(1);

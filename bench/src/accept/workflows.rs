@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{Bench, CpuPerEvent, LogArgs};
-use crate::{common::Common, disk::Disk, latency::Percentiles};
+use crate::{args::EventArgs, disk::Disk, latency::Percentiles};
 use weft_services::{
     command::output::{self, Row},
     failure::Failure,
@@ -27,7 +27,7 @@ pub struct WorkflowsArgs {
     #[command(flatten)]
     log: LogArgs,
     #[command(flatten)]
-    common: Common,
+    event: EventArgs,
 }
 
 /// One phase.
@@ -79,11 +79,11 @@ impl Row for Phase {
 ///
 /// [`Failure`]: something does not start, or an event was not accepted.
 pub async fn run(args: WorkflowsArgs) -> Result<(), Failure> {
-    let folder = args.common.place.folder()?;
+    let folder = args.event.output.folder()?;
     let disk = Disk::measure(folder.path())?;
     let bench = Bench::start(args.log.options(), folder.path()).await?;
     let time = Duration::from_secs(args.seconds.max(1));
-    let payload = args.common.payload;
+    let payload = args.event.payload;
     let mut phases = Vec::new();
     for (index, workflows) in RUNS.into_iter().enumerate() {
         let traffic = bench.traffic(&format!("p{index}"), workflows, payload)?;
@@ -97,7 +97,7 @@ pub async fn run(args: WorkflowsArgs) -> Result<(), Failure> {
     let mean = base.iter().sum::<f64>() / base.len() as f64;
     phases.iter_mut().for_each(|phase| phase.ratio = phase.events_per_second / mean);
     let report = Report { disk, payload_bytes: payload, shards: args.log.shards, callers: CALLERS, phases };
-    args.common.place.print(&report, || {
+    args.event.output.print(&report, || {
         let table = output::table(Phase::HEADINGS, report.phases.iter().map(Row::cells));
         format!("{CALLERS} connections; shards: {}; {}\n{table}", report.shards, report.disk.line(folder.path()))
     })

@@ -9,7 +9,7 @@ use super::{
     Aim, lines,
     open::{Load, Open},
 };
-use crate::{common::Common, disk::Disk, latency::Percentiles};
+use crate::{args::EventArgs, disk::Disk, latency::Percentiles};
 use weft_services::{command::output, failure::Failure, mesh::Wiring};
 
 /// Aim for the 95th percentile, in milliseconds.
@@ -33,7 +33,7 @@ pub struct FirstByteArgs {
     #[arg(long, default_value_t = 1000)]
     workflows: u64,
     #[command(flatten)]
-    common: Common,
+    event: EventArgs,
 }
 
 #[derive(Debug, Serialize)]
@@ -59,10 +59,10 @@ struct Report {
 ///
 /// [`Failure`]: something does not start, or an event did not arrive.
 pub async fn run(args: FirstByteArgs) -> Result<(), Failure> {
-    let folder = args.common.place.folder()?;
+    let folder = args.event.output.folder()?;
     let disk = Disk::measure(folder.path())?;
     let open = Open::start(folder.path(), Wiring::new()).await?;
-    let Common { payload, place } = args.common;
+    let EventArgs { payload, output } = args.event;
     let FirstByteArgs { rate, connections, workflows, .. } = args;
     let load = Load { rate, time: WARM_UP, workflows, connections, payload };
     open.run("warm-up", load, false).await?;
@@ -80,7 +80,7 @@ pub async fn run(args: FirstByteArgs) -> Result<(), Failure> {
         cpu_us: run.cpu.iter().map(|(name, seconds)| (*name, us(*seconds))).collect(),
         aims: vec![Aim::at_most("p95 ms from the gateway's reading to the first byte", P95_MS_MAX, first_byte.p95_ms)],
     };
-    place.print(&report, || {
+    output.print(&report, || {
         let latency = [("first byte at the receiver", report.first_byte), ("202 at the sender", report.accepted)];
         let latency = latency.into_iter().map(|(name, of)| {
             let times = [of.p50_ms, of.p95_ms, of.p99_ms, of.max_ms];

@@ -8,12 +8,11 @@ use serde::Serialize;
 
 use super::{Aim, Bench, PATIENCE, lines, pid_of};
 use crate::{
-    common::Common,
-    cpu,
+    args::EventArgs,
+    bare_receiver::{BareReceiver, Request},
+    baseline_client, cpu,
     disk::Disk,
-    post,
     preload::Preload,
-    sink::{Request, Sink},
 };
 use weft_services::{
     command::output::{self, Row},
@@ -40,7 +39,7 @@ pub struct HttpArgs {
     #[arg(long, default_value_t = 64)]
     connections: usize,
     #[command(flatten)]
-    common: Common,
+    event: EventArgs,
 }
 
 #[derive(Debug, Serialize)]
@@ -81,7 +80,7 @@ impl Row for Phase {
 ///
 /// [`Failure`]: something does not start, or an event did not arrive.
 pub async fn run(args: HttpArgs) -> Result<(), Failure> {
-    let folder = args.common.place.folder()?;
+    let folder = args.event.output.folder()?;
     let disk = Disk::measure(folder.path())?;
     let bench = Bench::start(folder.path()).await?;
     let phases = phases(&bench, &args).await;
@@ -96,9 +95,9 @@ pub async fn run(args: HttpArgs) -> Result<(), Failure> {
         ),
         Aim::at_least("deliveries a second", RATE_MIN, phases[1].per_second),
     ];
-    let Common { payload: payload_bytes, place } = args.common;
+    let EventArgs { payload: payload_bytes, output } = args.event;
     let report = Report { disk, connections: args.connections, payload_bytes, phases, aims };
-    place.print(&report, || {
+    output.print(&report, || {
         let table = output::table(Phase::HEADINGS, report.phases.iter().map(Row::cells));
         format!(
             "{} connections, {}\n{table}\n{}",
@@ -123,36 +122,36 @@ const fn warm_up(events: u64) -> u64 {
 }
 
 async fn delivered(bench: &Bench, args: &HttpArgs, secret: &str) -> anyhow::Result<Phase> {
-    let sink = Sink::start(taken).await?;
-    let preload = Preload { workflows: args.workflows, payload: args.common.payload };
-    let destination = format!("{{ type = \"http\", url = \"{}\", secret = \"{secret}\" }}", sink.url());
+    let receiver = BareReceiver::start(taken).await?;
+    let preload = Preload { workflows: args.workflows, payload: args.event.payload };
+    let destination = format!("{{ type = \"http\", url = \"{}\", secret = \"{secret}\" }}", receiver.url());
     preload.fill(&bench.nats, warm_up(args.events) + args.events).await?;
     bench.subscribe(&destination, args.connections).await?;
     let mut worker = bench.worker(&["worker"], "worker")?;
-    let phase = measure("delivered by the worker", &sink, pid_of(&worker)?, args.events).await?;
+    let phase = measure("delivered by the worker", &receiver, pid_of(&worker)?, args.events).await?;
     worker.stop().await?;
     Ok(phase)
 }
 
 async fn bare(bench: &Bench, args: &HttpArgs, secret: &str) -> anyhow::Result<Phase> {
-    let sink = Sink::start(taken).await?;
+    let receiver = BareReceiver::start(taken).await?;
     let mut client = Process::start(&Spec {
         program: bench.program.clone(),
         args: vec![
             "bench".into(),
             "post".into(),
             "--url".into(),
-            sink.url().into(),
+            receiver.url().into(),
             "--connections".into(),
             args.connections.to_string().into(),
             "--payload".into(),
-            args.common.payload.to_string().into(),
+            args.event.payload.to_string().into(),
         ],
-        env: vec![(post::SECRET_VARIABLE.into(), secret.to_owned())],
+        env: vec![(baseline_client::SECRET_VARIABLE.into(), secret.to_owned())],
         log: bench.folder.join("post.log"),
     })?;
     let pid = client.pid().context("the client has ended")?;
-    let phase = measure("the bare client", &sink, pid, args.events).await?;
+    let phase = measure("the bare client", &receiver, pid, args.events).await?;
     client.kill().await?;
     Ok(phase)
 }
@@ -161,14 +160,14 @@ fn taken(_: Request<'_>) -> u16 {
     200
 }
 
-/// Cost of this number of requests to the sink for the sending process.
-async fn measure(name: &'static str, sink: &Sink, pid: u32, events: u64) -> anyhow::Result<Phase> {
+/// Cost of this number of requests to the receiver for the sending process.
+async fn measure(name: &'static str, receiver: &BareReceiver, pid: u32, events: u64) -> anyhow::Result<Phase> {
     let cpus = || anyhow::Ok((cpu::seconds(pid)?, cpu::seconds(std::process::id())?));
-    sink.until(warm_up(events), PATIENCE).await?;
-    let (before, started, first) = (cpus()?, Instant::now(), sink.answered());
+    receiver.until(warm_up(events), PATIENCE).await?;
+    let (before, started, first) = (cpus()?, Instant::now(), receiver.answered());
     // What is in flight at the end of the log is no closed loop any more.
-    sink.until(events, PATIENCE).await?;
-    let (after, elapsed, count) = (cpus()?, started.elapsed(), sink.answered() - first);
+    receiver.until(events, PATIENCE).await?;
+    let (after, elapsed, count) = (cpus()?, started.elapsed(), receiver.answered() - first);
     let us = |seconds: f64| seconds * 1e6 / count as f64;
     Ok(Phase {
         name,

@@ -10,7 +10,7 @@ use super::{
     Aim, lines,
     open::{Load, Open},
 };
-use crate::{common::Common, disk::Disk, latency::Percentiles};
+use crate::{args::EventArgs, disk::Disk, latency::Percentiles};
 use weft_services::{
     command::output::{self, Row},
     failure::Failure,
@@ -43,7 +43,7 @@ pub struct IsolationArgs {
     #[arg(long, default_value_t = 64)]
     connections: usize,
     #[command(flatten)]
-    common: Common,
+    event: EventArgs,
 }
 
 /// A pair of runs.
@@ -82,10 +82,10 @@ impl Row for Pair {
 ///
 /// [`Failure`]: something does not start, or an event did not arrive.
 pub async fn run(args: IsolationArgs) -> Result<(), Failure> {
-    let folder = args.common.place.folder()?;
+    let folder = args.event.output.folder()?;
     let disk = Disk::measure(folder.path())?;
     let open = Open::start(folder.path(), Wiring { retry: RETRY.into(), ..Wiring::new() }).await?;
-    let Common { payload, place } = args.common;
+    let EventArgs { payload, output } = args.event;
     let IsolationArgs { rate, workflows, connections, .. } = args;
     let load = Load { rate, time: WARM_UP, workflows, connections, payload };
     open.run("warm-up", load, false).await?;
@@ -108,7 +108,7 @@ pub async fn run(args: IsolationArgs) -> Result<(), Failure> {
     let aims =
         vec![Aim::at_most("p99 with ÷ p99 without, the median of the pairs", RATIO_MAX, ratios[ratios.len() / 2])];
     let report = Report { disk, payload_bytes: payload, rate, workflows, pairs, aims };
-    place.print(&report, || {
+    output.print(&report, || {
         let table = output::table(Pair::HEADINGS, report.pairs.iter().map(Row::cells));
         let disk = report.disk.line(folder.path());
         format!("{rate} events/s, {workflows} workflows, {disk}\n{table}\n{}", lines(&report.aims))

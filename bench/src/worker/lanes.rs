@@ -11,7 +11,7 @@ use super::{
     outcomes::{Outcomes, Tally},
     pid_of,
 };
-use crate::{common::Common, cpu, disk::Disk, memory::Memory, preload::Preload};
+use crate::{args::EventArgs, cpu, disk::Disk, memory::Memory, preload::Preload};
 use weft_services::{
     command::output::{self, Row},
     failure::Failure,
@@ -38,7 +38,7 @@ pub struct LanesArgs {
     #[arg(long, default_value_t = 3)]
     runs: u32,
     #[command(flatten)]
-    common: Common,
+    event: EventArgs,
 }
 
 #[derive(Debug, Serialize)]
@@ -97,7 +97,7 @@ impl Row for Phase {
 ///
 /// [`Failure`]: something does not start, or an event has no outcome.
 pub async fn run(args: LanesArgs) -> Result<(), Failure> {
-    let folder = args.common.place.folder()?;
+    let folder = args.event.output.folder()?;
     let disk = Disk::measure(folder.path())?;
     let mut phases = Vec::new();
     for run in 0..args.runs.max(1) {
@@ -117,16 +117,16 @@ pub async fn run(args: LanesArgs) -> Result<(), Failure> {
         Aim::at_least("events for each CPU second of the worker (median)", PER_CPU_SECOND_MIN, rates[rates.len() / 2]),
         Aim::at_most("events without exactly one outcome", 0.0, wrong as f64),
     ];
-    let Common { payload: payload_bytes, place } = args.common;
+    let EventArgs { payload: payload_bytes, output } = args.event;
     let report = Report { disk, events: args.events, workflows: args.workflows, payload_bytes, phases, aims };
-    place.print(&report, || {
+    output.print(&report, || {
         let table = output::table(Phase::HEADINGS, report.phases.iter().map(Row::cells));
         format!("{}\n{table}\n{}", report.disk.line(folder.path()), lines(&report.aims))
     })
 }
 
 async fn measure(bench: &Bench, args: &LanesArgs) -> anyhow::Result<Phase> {
-    let preload = Preload { workflows: args.workflows, payload: args.common.payload };
+    let preload = Preload { workflows: args.workflows, payload: args.event.payload };
     preload.fill(&bench.nats, args.events).await?;
     bench.subscribe(discard::DESTINATION, args.concurrency).await?;
     let mut outcomes = Outcomes::follow(&bench.nats, args.events).await?;

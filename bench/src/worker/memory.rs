@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use weft_worker::lane::EVENT_OVERHEAD_BYTES;
 
 use super::{Aim, Bench, PATIENCE, discard, lines, outcomes::Outcomes, pid_of};
-use crate::{common::Common, cpu, disk::Disk, memory::Memory, preload::Preload};
+use crate::{args::EventArgs, cpu, disk::Disk, memory::Memory, preload::Preload};
 use weft_services::{
     command::output::{self, Row},
     failure::Failure,
@@ -34,7 +34,7 @@ pub struct MemoryArgs {
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     waiting: u64,
     #[command(flatten)]
-    common: Common,
+    event: EventArgs,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -80,9 +80,9 @@ impl Row for Phase {
 ///
 /// [`Failure`]: something does not start, or an event has no outcome.
 pub async fn run(args: MemoryArgs) -> Result<(), Failure> {
-    let folder = args.common.place.folder()?;
+    let folder = args.event.output.folder()?;
     let disk = Disk::measure(folder.path())?;
-    let Common { payload, place } = args.common;
+    let EventArgs { payload, output } = args.event;
     let mut phases = Vec::new();
     for (name, workflows, events) in [
         ("idle", FEW, FEW),
@@ -107,7 +107,7 @@ pub async fn run(args: MemoryArgs) -> Result<(), Failure> {
     let waiting_lane_bytes = (mib(4) - mib(3)) * 1024.0 * 1024.0 / args.waiting as f64;
     let counted_bytes = payload + EVENT_OVERHEAD_BYTES;
     let report = Report { disk, payload_bytes: payload, phases, waiting_lane_bytes, counted_bytes, aims };
-    place.print(&report, || {
+    output.print(&report, || {
         let table = output::table(Phase::HEADINGS, report.phases.iter().map(Row::cells));
         format!(
             "{}\n{table}\na lane with a waiting event holds {waiting_lane_bytes:.0} bytes; {counted_bytes} are counted for \

@@ -13,10 +13,10 @@ use serde::Deserialize;
 
 use super::PATIENCE;
 use crate::{
+    bare_receiver::{BareReceiver, Request},
     latency::Latencies,
     load::{self, Traffic},
-    sink::{Request, Sink},
-    whole::WholeMesh,
+    process_mesh::ProcessMesh,
 };
 use weft_services::mesh::Wiring;
 
@@ -40,9 +40,9 @@ pub struct Load {
 
 /// A mesh, and the receiver of everything.
 pub struct Open {
-    pub mesh: WholeMesh,
+    pub mesh: ProcessMesh,
     wiring: Wiring,
-    sink: Sink,
+    receiver: BareReceiver,
     arrivals: Arc<Mutex<Arrivals>>,
 }
 
@@ -83,9 +83,9 @@ impl Open {
     pub async fn start(folder: &Path, wiring: Wiring) -> anyhow::Result<Self> {
         let arrivals = Arc::new(Mutex::new(Arrivals::default()));
         let shared = Arc::clone(&arrivals);
-        let sink = Sink::start(move |request| lock(&shared).add(request)).await?;
-        let mesh = WholeMesh::start(folder, &wiring.config(Some(&sink.url()))).await?;
-        Ok(Self { mesh, wiring, sink, arrivals })
+        let receiver = BareReceiver::start(move |request| lock(&shared).add(request)).await?;
+        let mesh = ProcessMesh::start(folder, &wiring.config(Some(&receiver.url()))).await?;
+        Ok(Self { mesh, wiring, receiver, arrivals })
     }
 
     /// Sends, with one workflow's receiver sick meanwhile or not, and waits until everything has been taken. `name` is new
@@ -99,10 +99,10 @@ impl Open {
         let after: HashMap<_, _> = self.mesh.cpu()?.into_iter().collect();
         let events = outcome.latencies.count();
         lock(&self.arrivals).sick = false;
-        let mut answered = self.sink.answered();
+        let mut answered = self.receiver.answered();
         while lock(&self.arrivals).taken < events {
             answered += 1;
-            self.sink.until(answered, PATIENCE).await?;
+            self.receiver.until(answered, PATIENCE).await?;
         }
         let latencies = std::mem::take(&mut lock(&self.arrivals).latencies);
         let cpu = before.into_iter().map(|(name, before)| (name, after.get(name).map_or(0.0, |after| after - before)));

@@ -14,7 +14,7 @@ use super::{
     outcomes::{Outcomes, Tally},
     pid_of,
 };
-use crate::{common::Common, disk::Disk, memory::Memory, preload::Preload};
+use crate::{args::EventArgs, disk::Disk, memory::Memory, preload::Preload};
 use weft_services::{
     command::output::{self, Row},
     failure::Failure,
@@ -43,7 +43,7 @@ pub struct TakeoverArgs {
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     state: u64,
     #[command(flatten)]
-    common: Common,
+    event: EventArgs,
 }
 
 /// A take-over without a file from a checkpoint.
@@ -109,9 +109,9 @@ impl Row for State {
 ///
 /// [`Failure`]: something does not start, or an event has no outcome.
 pub async fn run(args: TakeoverArgs) -> Result<(), Failure> {
-    let folder = args.common.place.folder()?;
+    let folder = args.event.output.folder()?;
     let disk = Disk::measure(folder.path())?;
-    let Common { payload, place } = args.common;
+    let EventArgs { payload, output } = args.event;
     let preload = Preload { workflows: args.workflows, payload };
     let mut phases = Vec::new();
     for outcomes in [1, args.outcomes / 10, args.outcomes] {
@@ -141,7 +141,7 @@ pub async fn run(args: TakeoverArgs) -> Result<(), Failure> {
         Aim::at_most("MB that the checkpoint occupies", CHECKPOINT_MB_MAX, states[1].checkpoint_mb),
     ];
     let report = Report { disk, workflows: args.workflows, phases, states, aims };
-    place.print(&report, || {
+    output.print(&report, || {
         let table = output::table(Phase::HEADINGS, report.phases.iter().map(Row::cells));
         let states = output::table(State::HEADINGS, report.states.iter().map(Row::cells));
         format!("{}\n{table}\n\n{states}\n{}", report.disk.line(folder.path()), lines(&report.aims))

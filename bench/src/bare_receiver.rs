@@ -37,13 +37,13 @@ type Rule = dyn Fn(Request<'_>) -> u16 + Send + Sync;
 
 /// Runs until it is dropped.
 #[derive(Debug)]
-pub struct Sink {
+pub struct BareReceiver {
     address: SocketAddr,
     answered: Arc<AtomicU64>,
     _server: AbortOnDropHandle<()>,
 }
 
-impl Sink {
+impl BareReceiver {
     /// Listens at a free port of loopback.
     ///
     /// # Errors
@@ -121,8 +121,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_is_answered_by_the_rule_and_counted() {
-        let sink = Sink::start(|request| if request.body == b"ab" { 500 } else { 200 }).await.unwrap();
-        let mut socket = TcpStream::connect(sink.address).await.unwrap();
+        let receiver = BareReceiver::start(|request| if request.body == b"ab" { 500 } else { 200 }).await.unwrap();
+        let mut socket = TcpStream::connect(receiver.address).await.unwrap();
         for (body, status) in [("ab", "500"), ("c", "200")] {
             let request = format!("POST / HTTP/1.1\r\ncontent-length: {}\r\n\r\n{body}", body.len());
             socket.write_all(request.as_bytes()).await.unwrap();
@@ -131,6 +131,6 @@ mod tests {
             let answer = std::str::from_utf8(&answer[..read]).unwrap();
             assert_eq!(answer.split(' ').nth(1), Some(status), "{answer}");
         }
-        sink.until(2, Duration::from_secs(10)).await.unwrap();
+        receiver.until(2, Duration::from_secs(10)).await.unwrap();
     }
 }

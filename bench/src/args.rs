@@ -1,10 +1,10 @@
-//! Common arguments of benchmarks.
+//! Arguments that several benchmarks have.
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::folder::Folder;
+use super::tmpdir::TmpDir;
 use weft_services::{
     command::output::{self, Format},
     failure::Failure,
@@ -12,7 +12,7 @@ use weft_services::{
 
 /// Where a benchmark works, and how it prints what it has found.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Place {
+pub struct OutputArgs {
     /// A folder on the disk to be used; a new one is made inside and removed at the end
     #[arg(long, value_name = "DIR", default_value = ".")]
     data: PathBuf,
@@ -21,14 +21,14 @@ pub struct Place {
     output: Option<Format>,
 }
 
-impl Place {
+impl OutputArgs {
     /// A fresh folder to work in.
     ///
     /// # Errors
     ///
-    /// As [`Folder::new`].
-    pub fn folder(&self) -> Result<Folder, Failure> {
-        Folder::new(&self.data)
+    /// As [`TmpDir::new`].
+    pub fn folder(&self) -> Result<TmpDir, Failure> {
+        TmpDir::new(&self.data)
     }
 
     /// How to print.
@@ -48,11 +48,11 @@ impl Place {
 
 /// Arguments of a benchmark that sends events.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Common {
+pub struct EventArgs {
     /// Bytes of each event's body
     #[arg(long, default_value_t = 512)]
     pub payload: usize,
     /// Where, and how to print.
     #[command(flatten)]
-    pub place: Place,
+    pub output: OutputArgs,
 }

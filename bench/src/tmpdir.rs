@@ -8,9 +8,9 @@ use weft_services::failure::Failure;
 
 /// A fresh folder on a chosen disk, gone at the end.
 #[derive(Debug)]
-pub struct Folder(TempDir);
+pub struct TmpDir(TempDir);
 
-impl Folder {
+impl TmpDir {
     /// Makes the folder inside `parent`.
     ///
     /// # Errors

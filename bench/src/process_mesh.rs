@@ -10,7 +10,7 @@ use weft_services::mesh::{Nats, RoleProcess, weft_program};
 
 /// A running mesh.
 #[derive(Debug)]
-pub struct WholeMesh {
+pub struct ProcessMesh {
     /// The server, and the catalog in it.
     pub nats: Nats,
     /// Where the gateway is.
@@ -19,7 +19,7 @@ pub struct WholeMesh {
     stop: CancellationToken,
 }
 
-impl WholeMesh {
+impl ProcessMesh {
     /// Starts it below `folder` with the sources and subscriptions of a configuration, and waits until it is ready.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ pub const SECRET_VARIABLE: &str = "WEFT_BENCH_SECRET";
 
 /// `weft bench post`: started by `weft bench worker http`.
 #[derive(Debug, clap::Args)]
-pub struct PostArgs {
+pub struct BaselineClientArgs {
     /// Where to
     #[arg(long)]
     url: String,
@@ -36,7 +36,7 @@ pub struct PostArgs {
 /// # Errors
 ///
 /// [`Failure`]: a request that was not taken.
-pub async fn run(args: PostArgs) -> Result<(), Failure> {
+pub async fn run(args: BaselineClientArgs) -> Result<(), Failure> {
     let signer = Signer::new(&[args.secret]).map_err(|error| Failure::of(&error))?;
     let event = Preload { workflows: 1, payload: args.payload }.event(1, &body(args.payload))?;
     let (id, body) = (event.id.to_string(), envelope::to_json(&event));

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use weft_proto::v1;
 
-use super::{common::Place, disk::Disk};
+use super::{args::OutputArgs, disk::Disk};
 use weft_services::{
     command::{
         admin::AdminClient,
@@ -44,9 +44,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// `weft bench hundred`.
 #[derive(Debug, clap::Args)]
-pub struct HundredArgs {
+pub struct PromisesArgs {
     #[command(flatten)]
-    place: Place,
+    output: OutputArgs,
 }
 
 /// Measures, judges, prints.
@@ -54,8 +54,8 @@ pub struct HundredArgs {
 /// # Errors
 ///
 /// [`Failure`]: the mesh does not start, or a promise did not hold.
-pub async fn run(args: HundredArgs) -> Result<(), Failure> {
-    let folder = args.place.folder()?;
+pub async fn run(args: PromisesArgs) -> Result<(), Failure> {
+    let folder = args.output.folder()?;
     let disk = Disk::measure(folder.path())?;
     let wiring = Wiring::new();
     let listen = ([127, 0, 0, 1], 0).into();
@@ -72,7 +72,7 @@ pub async fn run(args: HundredArgs) -> Result<(), Failure> {
     let findings = judge(SENDERS * EVENTS, &acknowledged, &delivered, &dead);
     up.stop().await?;
 
-    match args.place.format() {
+    match args.output.format() {
         Format::Table => {
             let events = (SENDERS * EVENTS) as f64;
             output::text(&format!(

@@ -23,8 +23,8 @@ use weft_serve::Connections;
 use weft_tls::{Listener, TlsOptions};
 
 use super::{
+    baseline_client::SECRET_VARIABLE,
     group::{Gather, Group},
-    post::SECRET_VARIABLE,
 };
 use weft_services::{config::Config, failure::Failure, mesh::Wiring, signal};
 
@@ -33,7 +33,7 @@ const CONNECTIONS_MAX: usize = 8192;
 
 /// `weft bench answer`: started by `weft bench accept`.
 #[derive(Debug, clap::Args)]
-pub struct AnswerArgs {
+pub struct BaselineServerArgs {
     /// The senders' secret
     #[arg(long, env = SECRET_VARIABLE, hide_env_values = true)]
     secret: String,
@@ -60,7 +60,7 @@ struct Log {
 /// # Errors
 ///
 /// [`Failure`]: no port, or a secret that is none.
-pub async fn run(args: AnswerArgs) -> Result<(), Failure> {
+pub async fn run(args: BaselineServerArgs) -> Result<(), Failure> {
     let wiring = Wiring { sender_secret: args.secret, ..Wiring::new() };
     let variables = Config::variables().map_err(|error| Failure::of(&error))?;
     let config =
