@@ -281,7 +281,7 @@ mod tests {
     proptest! {
         /// The total equals the sum over the open requests, stays within the bounds, and includes nothing of closed requests.
         #[test]
-        fn the_books_balance(steps in prop::collection::vec((0usize..6, 0u8..3, 0usize..500), 0..200)) {
+        fn bytes_taken_and_returned_balance(steps in prop::collection::vec((0usize..6, 0u8..3, 0usize..500), 0..200)) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
             runtime.block_on(async {
                 let budget = budget();

@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stars_take_any_run() {
+    fn a_star_matches_any_text() {
         for (pattern, text, expected) in [
             ("*", "", true),
             ("*", "order.paid", true),

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_of_time() {
+    fn the_earliest_and_latest_times_are_read() {
         assert!(parse("0000-01-01T00:00:00Z").is_ok());
         assert!(parse("0000-01-01T00:00:00+23:59").is_ok());
         assert_eq!(parse("9999-12-31T23:59:59Z"), Err(Rfc3339Error::TooLate));

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ready_is_when_every_part_is() {
+    async fn a_process_is_ready_when_every_part_is() {
         let mut readiness = Readiness::default();
         let (gateway, worker) = (readiness.add("gateway"), readiness.add("worker"));
         gateway.send_replace(None);

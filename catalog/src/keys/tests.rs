@@ -36,7 +36,7 @@ fn the_bootstrap_key_opens_everything() {
 
 /// A mesh without a bootstrap key is closed, not open.
 #[test]
-fn without_a_key_nobody_enters() {
+fn requests_without_a_key_are_refused() {
     for bootstrap in [None, Some(Secret::new(""))] {
         let keys = Keys::new(bootstrap.as_ref(), catalog(true, Vec::new()));
         assert_eq!(check(&keys, Some(""), Scope::Read), Err(KeyError::Unknown));

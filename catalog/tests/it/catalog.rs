@@ -127,7 +127,7 @@ async fn a_burst_of_changes_is_published_in_few_snapshots() {
 
 /// Of many who decide on the same revision one is taken: the control plane loses no change.
 #[tokio::test]
-async fn of_racing_changes_one_is_taken() {
+async fn one_of_concurrent_changes_succeeds() {
     let server = TestServer::start().await;
     let connection = server.connection("test").await;
     ensure(&connection).await;

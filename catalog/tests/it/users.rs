@@ -330,7 +330,7 @@ async fn a_subscribers_user_destroys_nothing() {
 /// The attacks are real: where users live in the account of the streams, reading is enough to remove every stream, a
 /// publish with a header empties a bucket that takes rollups, and a consumer writes where its owner may not.
 #[tokio::test]
-async fn in_the_account_of_the_streams_a_reader_destroys_the_log() {
+async fn a_reader_in_the_streams_account_could_destroy_the_log() {
     let users = r#"authorization { users: [
         { user: all, password: p }
         { user: reader, password: p, permissions: {

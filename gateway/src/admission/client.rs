@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_names_nobody() {
+    fn malformed_forwarded_headers_name_no_client() {
         for garbage in ["", "unknown", "203.0.113.1, ", "203.0.113.1, x", "300.0.0.1", "203.0.113.1 10.0.0.2"] {
             assert_eq!(client("10.0.0.1", &[(XFF, garbage)]), "10.0.0.1", "{garbage:?}");
         }

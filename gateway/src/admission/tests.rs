@@ -129,7 +129,7 @@ async fn a_source_has_its_limit() {
 }
 
 #[tokio::test]
-async fn without_limits_nothing_is_told() {
+async fn without_limits_no_header_is_sent() {
     let routes = routes(limits("off", "off"));
     for path in ["/good", "/forged", "/source"] {
         let (status, headers) = ask(&routes, "192.0.2.1", path).await;

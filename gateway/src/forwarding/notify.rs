@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_appended_survives_the_way() {
+    fn notifications_are_decoded_as_they_were_encoded() {
         let first = event(7, None);
         let appended = AppendNotice::new(vec![first.clone(), event(8, Some(first.0))]).unwrap();
         assert_eq!((appended.behind(), appended.end()), (StreamSeq(6), StreamSeq(8)));
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_nothing() {
+    fn incomplete_and_malformed_notices_are_refused() {
         assert_eq!(AppendNotice::new(Vec::new()), None);
         assert_eq!(AppendNotice::new(vec![event(7, None), event(9, None)]), None, "one is missing");
         assert_eq!(decode(Bytes::from_static(b"not ours"), now()), None);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn who_hands_on_nothing_more_is_told_nothing_more() {
+    fn subscriptions_expire_and_are_bounded() {
         let (subscribers, now) = (Subscribers::default(), Instant::now());
         subscribers.heard("a", now);
         subscribers.heard("b", now + SUBSCRIPTION_MAX / 2);

@@ -80,7 +80,7 @@ mod tests {
 
     /// P2: the sender is answered "new" exactly if one of the two accepted its event.
     #[tokio::test(start_paused = true)]
-    async fn one_of_two_says_new() {
+    async fn only_one_of_two_gateways_calls_an_event_new() {
         for there_first in [false, true] {
             let told = async |here, there| reconciled(here, there, there_first).await;
             assert_eq!(told(Some(receipt(false)), Some(receipt(true))).await, receipt(false));
@@ -95,7 +95,7 @@ mod tests {
 
     /// A leader that is gone costs at most [`LATE_MAX`].
     #[tokio::test(start_paused = true)]
-    async fn silence_is_not_waited_for_long() {
+    async fn a_silent_gateway_is_not_waited_for_long() {
         let (tell, here) = oneshot::channel();
         let (_never, there) = oneshot::channel();
         tell.send(receipt(true)).unwrap();

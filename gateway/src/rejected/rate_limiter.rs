@@ -132,7 +132,7 @@ mod tests {
 
     /// However many there are without a signature, in a day they fill half of the inbox, and one network a part of that.
     #[test]
-    fn strangers_leave_half_of_the_inbox() {
+    fn unauthenticated_requests_use_at_most_half_of_the_room() {
         let (mut rate_limiter, mut now) = (RateLimiter::new(1_000_000), Instant::now());
         let mut flood = |networks: u8, hours: u64| {
             let mut kept = 0;
@@ -170,7 +170,7 @@ mod tests {
     proptest! {
         /// However requests come, no second has more than its share, and a source that is slow enough loses none.
         #[test]
-        fn no_second_has_more(gaps in prop::collection::vec(0u64..300, 1..200)) {
+        fn at_most_the_rate_is_kept_in_any_second(gaps in prop::collection::vec(0u64..300, 1..200)) {
             let (mut rate_limiter, mut now) = (RateLimiter::new(u64::MAX), Instant::now());
             let mut kept = Vec::new();
             for gap in &gaps {

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_alone_for_a_while_reads_no_more() {
+    fn a_lone_writer_stops_reading_its_own_events() {
         let now = Instant::now();
         let mut follow = LogTracker::new(LOCAL_MIN, now);
         follow.appended(LOCAL_MIN - 1, now);
@@ -201,7 +201,7 @@ mod tests {
 
     /// Contiguous notices stop the reader, regardless of what is read meanwhile; a gap resumes it.
     #[test]
-    fn who_is_told_everything_reads_no_more() {
+    fn a_gateway_that_is_notified_of_every_append_stops_reading() {
         let now = Instant::now();
         let mut follow = LogTracker::new(LOCAL_MIN, now);
         let half = LOCAL_MIN as u64 / 2;
@@ -223,7 +223,7 @@ mod tests {
 
     /// A message that is overdue is read, not confirmed by a later one: its time would be late.
     #[test]
-    fn who_has_much_to_read_reads_it() {
+    fn a_gateway_reads_while_a_message_stays_unconfirmed() {
         let now = Instant::now();
         let mut follow = LogTracker::new(LOCAL_MIN, now);
         follow.unconfirmed_up_to(StreamSeq(1), now);

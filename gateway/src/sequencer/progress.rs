@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_shard_that_waits_speaks_for_all() {
+    fn readiness_shows_the_first_waiting_shard() {
         let (told, telling) = watch::channel(None);
         let progress = Progress::new(2, told);
         assert!(telling.borrow().is_some());

@@ -251,7 +251,7 @@ fn faultless_steps() -> impl Strategy<Value = Vec<Step>> {
 
 proptest! {
     #[test]
-    fn whatever_gets_lost_ids_stay_single_and_numbers_contiguous(
+    fn ids_are_unique_and_numbers_contiguous_whatever_messages_get_lost(
         gateways in 1..4usize, steps in faulty_steps(),
     ) {
         prop_assert_eq!(run(gateways, Mutant::None, &steps), Ok(()));
@@ -298,7 +298,7 @@ fn a_batch_that_is_handed_on_remains_one() {
 /// P3: a member of a publish stream that waits with an event of the same id is not refused because of the member after it,
 /// when both wait for longer than expected because another gateway appended first.
 #[test]
-fn who_waits_as_a_repeat_is_not_behind_what_is_refused_after_it() {
+fn a_waiting_repeat_is_answered_before_later_refusals() {
     let submit = |gateway, delivery| Step::Submit { gateway, delivery, other_body: false, chain: None };
     let line = |delivery, other_body| Step::Submit { gateway: 1, delivery, other_body, chain: Some(1) };
     let steps = [

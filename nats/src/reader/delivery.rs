@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_none() {
+    fn other_reply_subjects_are_not_parsed() {
         for reply in ["", "_INBOX.x", "$JS.ACK.a.b.c", "$JS.ACK.EVENTS.reader.1.x.7.1.3"] {
             assert_eq!(Delivery::parse(reply), None, "{reply}");
         }

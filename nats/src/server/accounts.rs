@@ -484,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_but_a_roles_own_account_holds_its_user() {
+    fn each_role_user_is_in_its_own_account_only() {
         let config = config(Layout::new(1), |role| format!("secret-of-{}", role.name()));
         for home in Home::ALL {
             assert!(config[home.account()].get("users").is_none(), "{home:?}");

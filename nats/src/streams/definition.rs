@@ -292,7 +292,7 @@ mod tests {
 
     /// With less disk than before, what is stored still fits, with headroom; the limit never grows by that.
     #[test]
-    fn an_automatic_limit_never_sinks_below_what_is_stored() {
+    fn an_automatic_limit_is_never_below_the_stored_bytes() {
         let spec = LogSpec { auto_bytes_max: Some(10 << 20), ..spec() };
         let wanted = first_events(1, &spec);
         let before = Config { max_bytes: 100 << 20, ..wanted.clone() };

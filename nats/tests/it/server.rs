@@ -130,7 +130,7 @@ async fn a_server_left_over_does_not_block_the_next_start() {
 }
 
 #[tokio::test]
-async fn what_stands_in_the_way_is_worked_around_or_said() {
+async fn obstacles_at_start_are_worked_around_or_reported() {
     let folder = tempfile::tempdir().unwrap();
     // A process id that by now belongs to another process.
     std::fs::write(folder.path().join("nats.pid"), std::process::id().to_string()).unwrap();
@@ -160,7 +160,7 @@ async fn what_stands_in_the_way_is_worked_around_or_said() {
 
 /// An event that was stored under a larger limit is published again when it becomes a dead letter's copy.
 #[tokio::test]
-async fn max_payload_never_sinks() {
+async fn max_payload_is_never_lowered() {
     let folder = tempfile::tempdir().unwrap();
     for (wanted, expected) in [(4 << 20, 4 << 20), (1 << 20, 4 << 20), (5 << 20, 5 << 20)] {
         let cancel = CancellationToken::new();

@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_whatever_the_form() {
+    fn compact_json_is_one_line() {
         let pretty = "{\r\n \"a b\" : [ 1.10 ,\t-0 , 1e400,9007199254740993 ],\"q\\\" \\\\\":\" \\n \" }\n";
         assert_eq!(compact(pretty), r#"{"a b":[1.10,-0,1e400,9007199254740993],"q\" \\":" \n "}"#);
         assert!(matches!(compact("[1,2]"), Cow::Borrowed("[1,2]")));

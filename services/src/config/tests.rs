@@ -29,7 +29,7 @@ fn subscription(rest: &str) -> String {
 }
 
 #[test]
-fn nothing_written_is_the_contracts_defaults() {
+fn an_empty_file_gives_the_documented_defaults() {
     let config = parse("").unwrap();
     assert_eq!(config.data, Path::new("./weft-data"));
     assert_eq!(config.gateway.listen.to_string(), "127.0.0.1:8080");

@@ -103,7 +103,7 @@ mod tests {
     use crate::config::Config;
 
     #[test]
-    fn its_configuration_is_one() {
+    fn its_configuration_is_valid() {
         let text = Wiring::new().config(Some("http://127.0.0.1:1/"));
         let config = Config::parse(Path::new("weft.toml"), text, [], None).unwrap();
         assert_eq!((config.catalog.sources.len(), config.catalog.subscriptions.len()), (1, 1));

@@ -103,7 +103,7 @@ async fn starts_are_resolved_when_a_subscription_is_made() {
 
 /// Several processes with one file at the same moment: each subscription is made once.
 #[tokio::test]
-async fn who_applies_at_the_same_moment_agrees() {
+async fn concurrent_applies_agree() {
     let log = Log::start().await;
     let text: String = (0..5).map(|number| subscription(&format!("s-{number}"), "now")).collect();
     let desired = desired(text);

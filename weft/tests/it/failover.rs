@@ -213,7 +213,7 @@ async fn settled(connection: &Connection) -> BTreeMap<String, u64> {
 /// P1, P3, P5: workers are killed with -9, alone and together with nats-server, and put to sleep past their leases; every
 /// workflow arrives whole and in order, and only what no owner had committed comes again.
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_that_die_and_sleep_lose_and_reorder_nothing() {
+async fn killed_and_paused_workers_lose_and_reorder_nothing() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let kills = number("WEFT_SOAK_KILLS").map_or(KILLS, |kills| kills as usize);
     let seed = number("WEFT_SOAK_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()));

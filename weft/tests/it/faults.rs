@@ -108,7 +108,7 @@ async fn a_log_that_stands_still_is_waited_for() {
 
 /// A receiver that works but answers too late gets the same `webhook-id` again, and no later event before it is settled.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_late_answer_is_no_answer() {
+async fn an_answer_after_the_time_out_does_not_count() {
     let wiring = Wiring { timeout: "2s".into(), ..Wiring::new() };
     let came: Arc<Mutex<Vec<(u64, u32, String)>>> = Arc::default();
     let coming = came.clone();
@@ -137,7 +137,7 @@ async fn a_late_answer_is_no_answer() {
 
 /// P2: a sender that hangs up before the answer and sends again has one event, whether the first request was read or not.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_hangs_up_and_sends_again_has_one_event() {
+async fn a_delivery_repeated_after_a_hang_up_is_one_event() {
     let mesh = Mesh::start(|_| Answer::OK).await;
     let body = Bytes::from_static(b"{\"type\":\"order.changed\",\"data\":{\"id\":\"impatient\"}}");
     let signing = mesh.wiring.signing();
@@ -202,7 +202,7 @@ async fn stop_owner(mesh: &mut Mesh, standby: &mut RoleProcess) -> &'static str 
 
 /// P3: a worker that is stopped past its lease while another takes over starts nothing when it wakes up.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_slept_past_its_lease_does_no_harm() {
+async fn a_worker_paused_past_its_lease_delivers_nothing_out_of_order() {
     let mut mesh = Mesh::start(|_| Answer::OK).await;
     let mut standby = mesh.another("worker", "standby").await;
     let mut load = Load::start(&mesh, 10, 60);

@@ -141,7 +141,7 @@ async fn weft(data: &Path, args: &[&str]) -> Output {
 }
 
 #[tokio::test]
-async fn a_mesh_at_its_most_talkative_tells_no_secret() {
+async fn debug_logs_hold_no_secret() {
     provide_tls();
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
@@ -216,7 +216,7 @@ async fn a_mesh_at_its_most_talkative_tells_no_secret() {
 
 /// A wrong value is reported by its key, never by its text, for all keys that may hold a secret.
 #[tokio::test]
-async fn a_wrong_configuration_is_told_without_its_secrets() {
+async fn configuration_errors_hold_no_secret() {
     let folder = tempfile::tempdir().unwrap();
     let source = |verify: &str| format!("[[source]]\nname = \"shop\"\nverify = {verify}\n");
     let subscription = |destination: &str| {

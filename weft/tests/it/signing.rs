@@ -60,7 +60,7 @@ async fn verified(folder: &Path, scheme: &str, secret: &str, headers: &[String],
 
 /// A request signed by `weft sign` is verified by `weft verify`, which names the secret; with a changed byte of the body it fails.
 #[tokio::test]
-async fn what_is_signed_is_verified_whole_only() {
+async fn a_signed_request_is_verified_only_if_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let body = folder.join("body.json");
@@ -80,7 +80,7 @@ async fn what_is_signed_is_verified_whole_only() {
 
 /// Refusals have the gateway's codes; invalid flags are usage errors.
 #[tokio::test]
-async fn what_is_wrong_with_a_request_is_said() {
+async fn verify_names_what_is_wrong_with_a_request() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     std::fs::write(folder.join("body.json"), "{}").unwrap();

@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_says_nothing() {
+    fn other_values_are_ignored() {
         for nonsense in ["", "soon", "-5", "+5", "1.5", "5s", "2026-11-21T07:01:30Z", "Sat, 32 Nov 2026 07:00:00 GMT"] {
             assert_eq!(at_seven(nonsense), None, "{nonsense:?}");
         }

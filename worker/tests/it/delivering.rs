@@ -47,7 +47,7 @@ async fn delivers_in_order_through_failures() {
 /// P3, P5: a worker that is stopped at any point continues exactly there, with its file, without it, and with one that is
 /// damaged.
 #[tokio::test(flavor = "multi_thread")]
-async fn goes_on_where_it_stopped_with_and_without_its_file() {
+async fn a_worker_continues_where_it_stopped_with_and_without_its_file() {
     let mut log = Log::start().await;
     let receiver =
         Receiver::start(|request| if request.attempt == 1 && request.sequence % 7 == 0 { 503 } else { 200 }).await;

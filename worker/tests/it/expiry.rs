@@ -19,7 +19,7 @@ fn short_lived() -> LogSpec {
 
 /// P5: a paused backlog and a blocked event become dead letters with their payload before the log drops them.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_too_long_becomes_a_dead_letter_with_its_payload() {
+async fn an_event_that_waits_too_long_becomes_a_dead_letter_with_its_payload() {
     let mut log = Log::of(short_lived()).await;
     let receiver = Receiver::start(|request| if request.sequence == 1 { 422 } else { 200 }).await;
     let blocks = |subscription: &mut v1::Subscription| subscription.set_on_exhausted(v1::OnExhausted::Block);

@@ -96,7 +96,7 @@ fn binary(more: &[(&'static str, &'static str)], body: &'static str) -> Result<N
 
 /// The same event says the same in every mode, and its data is the sender's bytes.
 #[test]
-fn all_modes_say_the_same() {
+fn all_content_modes_give_the_same_event() {
     let data = r#"{ "b" : 1.50, "a" : 2 }"#;
     let attributes = r#""id":"A234-1234","source":"/mycontext","type":"com.example","time":"2018-04-05T17:31:00Z""#;
     let structured = format!(

@@ -56,7 +56,7 @@ fn id(frame: &Bytes) -> String {
 /// A client that takes nothing is let go, its last words name the last event that it was given, and from there on
 /// nothing is missing.
 #[tokio::test]
-async fn who_stalls_is_let_go_with_a_cursor() {
+async fn a_stalled_client_is_disconnected_with_a_cursor() {
     let server = TestServer::start().await;
     let (connection, layout) = log(&server).await;
     let tails = Tails::new(connection, layout);

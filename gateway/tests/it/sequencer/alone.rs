@@ -19,7 +19,7 @@ pub async fn readers(mesh: &Mesh) -> usize {
 /// P2, P3: from its acks alone a gateway recognises repeats and continues the numbering; the comparison detects another
 /// gateway's event; and while the gateway appends nothing it reads the appends of others.
 #[tokio::test]
-async fn who_appends_alone_reads_only_what_others_append() {
+async fn a_lone_writer_reads_only_events_of_others() {
     let mesh = Mesh::start().await;
     let folders = [folder(), folder()];
     let one = gateway(&mesh, &folders[0]).await;
@@ -55,7 +55,7 @@ async fn who_appends_alone_reads_only_what_others_append() {
 
 /// Failure row "nats-server killed": what was acked and not yet confirmed is read after all.
 #[tokio::test]
-async fn who_appends_alone_goes_on_behind_a_restart_of_the_server() {
+async fn a_lone_writer_continues_after_a_server_restart() {
     let mesh = Mesh::start().await;
     let folder = folder();
     let gateway = gateway(&mesh, &folder).await;

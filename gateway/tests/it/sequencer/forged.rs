@@ -34,7 +34,7 @@ fn header(tag: &str) -> HeaderMap {
 
 /// Only what a gateway has verified is stored: a request without the right tag puts nothing into the log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_that_no_gateway_has_sent_is_ignored() {
+async fn a_forged_request_is_ignored() {
     let mesh = Mesh::start().await;
     let folder = folder();
     let host = mesh.sequencer(&folder).await;
@@ -78,7 +78,7 @@ async fn a_request_that_no_gateway_has_sent_is_ignored() {
 
 /// P1: a sender gets an answer of its gateway, never a forged one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_no_gateway_has_given_is_ignored() {
+async fn a_forged_answer_is_ignored() {
     let mesh = Mesh::start().await;
     let folder = folder();
     let name = "f".repeat(32);
@@ -126,7 +126,7 @@ async fn an_answer_that_no_gateway_has_given_is_ignored() {
 
 /// P1, P2: what stands in the log is believed of gateways only.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_no_gateway_has_told_is_ignored() {
+async fn a_forged_notification_is_ignored() {
     let mesh = Mesh::start().await;
     let folder = folder();
     let gateway = mesh.sequencer(&folder).await;
@@ -175,7 +175,7 @@ async fn what_no_gateway_has_told_is_ignored() {
 
 /// A claim to be the preferred appender that is not a valid gateway id is ignored, and the role is taken.
 #[tokio::test]
-async fn a_made_up_name_of_a_gateway_is_none() {
+async fn an_invented_gateway_name_is_ignored() {
     let mesh = Mesh::start().await;
     let key = mesh.layout.appender_key(ShardId(0));
     mesh.connection.jetstream().publish(key, "a.b >\r\nPUB x 0".into()).await.unwrap().await.unwrap();

@@ -26,7 +26,7 @@ async fn foreign_messages_are_passed_over() {
 
 /// The end of a log is its last sequence also if the message there has been purged: no gateway waits for it for ever.
 #[tokio::test]
-async fn purged_messages_hold_up_nobody() {
+async fn purged_messages_delay_no_append() {
     let mesh = Mesh::start().await;
     let folders = [folder(), folder()];
     let gateway = mesh.sequencer(&folders[0]).await;
@@ -93,7 +93,7 @@ async fn a_full_log_says_so() {
 /// `log_full` is for a log at its own limit, in which an operator may make room. While the disk is full the log is unavailable,
 /// which is transient; senders are answered at once, and nothing is written.
 #[tokio::test]
-async fn a_full_disk_is_no_full_log() {
+async fn a_full_disk_is_not_reported_as_a_full_log() {
     let mesh = Mesh::start().await;
     let folder = folder();
     let (disk, storage) = watch::channel(Some("disk full: 3.1 MiB free".to_owned()));

@@ -39,7 +39,7 @@ async fn requests(mesh: &Mesh) -> Arc<AtomicUsize> {
 
 /// The first gateway takes the role, others forward their events to it, and all answers agree with the log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn others_send_their_events_to_who_appends() {
+async fn gateways_forward_their_events_to_the_preferred_one() {
     let mesh = Mesh::start().await;
     let folders = [folder(), folder()];
     let preferred = mesh.sequencer(&folders[0]).await;
@@ -68,7 +68,7 @@ async fn others_send_their_events_to_who_appends() {
 /// P2, P3: a gateway that forwards events is notified of the appends and does not read them; and it knows all of them when
 /// the other gateway is gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_hands_events_on_is_told_what_is_appended() {
+async fn a_forwarding_gateway_is_notified_of_appends() {
     let mesh = Mesh::start().await;
     let folders = [folder(), folder()];
     let preferred = mesh.sequencer(&folders[0]).await;

@@ -17,7 +17,7 @@ use weft_nats::{
 use super::PATIENCE;
 
 #[tokio::test]
-async fn it_may_begin_before_the_server_does_and_says_where_it_stands() {
+async fn a_client_may_start_before_the_server_and_reports_its_state() {
     let server = TestServer::start().await;
     server.kill();
     let connection = Connection::connect(&server.options(), "test").await.unwrap();
@@ -32,7 +32,7 @@ async fn it_may_begin_before_the_server_does_and_says_where_it_stands() {
 
 /// A server in lame duck mode keeps its clients for a while and takes no others: who goes at once is served elsewhere.
 #[tokio::test]
-async fn a_server_that_is_about_to_stop_is_left_at_once() {
+async fn a_client_leaves_a_server_in_lame_duck_mode_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let pid_file = |name: &str| folder.path().join(name);
     let (first, second) = (pid_file("first"), pid_file("second"));

@@ -106,7 +106,7 @@ fn sound_evidence_holds_and_shows_what_was_received() {
 }
 
 #[test]
-fn no_evidence_proves_nothing() {
+fn a_check_without_evidence_fails() {
     let broken = broken(&Evidence::default());
     assert!(
         ["accepted", "duplicates", "rejected", "dead letter", "redrive"]

@@ -391,13 +391,13 @@ fn histories() -> impl Strategy<Value = (Vec<Step>, u64)> {
 
 proptest! {
     #[test]
-    fn it_keeps_its_promises((steps, seed) in histories()) {
+    fn the_circuit_keeps_its_promises((steps, seed) in histories()) {
         keeps_its_promises(steps, seed, None)?;
     }
 }
 
 #[test]
-fn its_mutants_are_noticed() {
+fn mutants_are_detected() {
     for mutant in [
         Mutant::EarlyProbe,
         Mutant::SecondProbe,

@@ -308,7 +308,7 @@ proptest! {
 }
 
 #[test]
-fn its_mutants_are_noticed() {
+fn mutants_are_detected() {
     let noticed = is_noticed(&turns(), |(costs, rounds)| are_worth_the_same(costs, rounds, Some(Mutant::NoTurns)));
     assert!(noticed, "{:?}", Mutant::NoTurns);
     for mutant in [Mutant::UnboundedAttempts, Mutant::UnboundedSubscription] {
