@@ -12,13 +12,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use weft_nats::{
-    connect::Connection,
-    event::{Event, JSON},
-    message::Outgoing,
-    streams,
-    subject::Layout,
-};
+use weft_gateway::sequencer::NewEvent;
+use weft_nats::{connect::Connection, event::JSON, message::Outgoing, streams, subject::Layout};
 use weft_proto::ids::{EventId, SequenceNumber, WorkflowId};
 
 use super::{
@@ -37,7 +32,7 @@ use weft_services::{
 /// Plain publishes in flight.
 const PLAIN_IN_FLIGHT: usize = 256;
 /// Workflows that the events are spread over.
-const WORKFLOWS: usize = 1000;
+const WORKFLOWS: u64 = 1000;
 /// How long everything runs before it counts: files are made, caches filled.
 const WARM_UP: Duration = Duration::from_secs(1);
 
@@ -238,12 +233,16 @@ impl Log {
 
 /// An event as a gateway appends it.
 fn message(layout: Layout, payload: &Bytes, number: u64) -> anyhow::Result<Outgoing> {
+    let event = new_event(payload, number % WORKFLOWS)?;
+    Ok(event.numbered(SequenceNumber(number + 1), None).encode(layout))
+}
+
+/// An event with an id of its own.
+pub(super) fn new_event(payload: &Bytes, workflow: u64) -> anyhow::Result<NewEvent> {
     let now = Timestamp::now();
-    let event = Event {
+    Ok(NewEvent {
         id: EventId::unique(),
-        sequence_number: SequenceNumber(number + 1),
-        workflow: WorkflowId::new(format!("bench-{}", number as usize % WORKFLOWS))?,
-        previous: None,
+        workflow: WorkflowId::new(format!("bench-{workflow}"))?,
         event_type: "bench".into(),
         source: "bench".into(),
         time: now,
@@ -256,8 +255,9 @@ fn message(layout: Layout, payload: &Bytes, number: u64) -> anyhow::Result<Outgo
         quarantine: None,
         kept_headers: Vec::new(),
         payload: payload.clone(),
-    };
-    Ok(event.encode(layout))
+        receipt_on_id_reuse: false,
+        replay_guard: false,
+    })
 }
 
 fn phase(name: &str, in_flight: usize, latencies: &Latencies, elapsed: Duration) -> Phase {

@@ -11,18 +11,15 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use bytes::Bytes;
-use jiff::Timestamp;
 use serde::Serialize;
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_gateway::forwarding;
 use weft_gateway::sequencer::{NewEvent, Receipt, Sequencer, SequencerOptions, SubmitError};
-use weft_nats::{event::JSON, streams};
-use weft_proto::ids::{EventId, WorkflowId};
+use weft_nats::streams;
 
 use super::{
-    append::body,
+    append::{body, new_event},
     args::EventArgs,
     cpu,
     disk::Disk,
@@ -211,7 +208,7 @@ async fn load(sequencers: &Arc<[Sequencer]>, args: &GatewaysArgs, time: Duration
                 let events: Vec<_> = workflows
                     .by_ref()
                     .take(batch as usize)
-                    .map(|workflow| event(&payload, workflow))
+                    .map(|workflow| new_event(&payload, workflow))
                     .collect::<anyhow::Result<_>>()?;
                 let sent = Instant::now();
                 for receipt in submit(sequencer, events).await? {
@@ -239,26 +236,4 @@ async fn submit(sequencer: &Sequencer, mut events: Vec<NewEvent>) -> anyhow::Res
     }
     let event = events.pop().context("no event")?;
     Ok(vec![sequencer.submit(event).await])
-}
-
-fn event(payload: &Bytes, workflow: u64) -> anyhow::Result<NewEvent> {
-    let now = Timestamp::now();
-    Ok(NewEvent {
-        id: EventId::unique(),
-        workflow: WorkflowId::new(format!("bench-{workflow}"))?,
-        event_type: "bench".into(),
-        source: "bench".into(),
-        time: now,
-        received_at: now,
-        delivery_id: None,
-        content_type: JSON.into(),
-        data_pointer: String::new(),
-        verified_by: "none".into(),
-        traceparent: None,
-        quarantine: None,
-        kept_headers: Vec::new(),
-        payload: payload.clone(),
-        receipt_on_id_reuse: false,
-        replay_guard: false,
-    })
 }

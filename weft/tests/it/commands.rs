@@ -22,7 +22,13 @@ pub struct Operator<'a> {
     pub secret: &'a str,
 }
 
-impl Operator<'_> {
+impl<'a> Operator<'a> {
+    /// The operator of a mesh in one process, whose data folder is `data`.
+    pub fn of(up: &Up, data: &'a Path, wiring: &'a Wiring) -> Self {
+        let gateway = up.endpoints.get("gateway").unwrap().to_owned();
+        Self { data, gateway, secret: &wiring.sender_secret }
+    }
+
     pub async fn run(&self, args: &[&str]) -> Output {
         let mut command = Command::new(program());
         command
@@ -69,11 +75,8 @@ async fn an_operator_sees_and_redrives_a_dead_letter() {
     };
     let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), &wiring.receiver_secret, rule).await.unwrap();
     let mut up = Up::start(&program(), folder.path(), &wiring.config(Some(&receiver.url()))).await.unwrap();
-    let operator = Operator {
-        data: &folder.path().join("data"),
-        gateway: up.endpoints.get("gateway").unwrap().to_owned(),
-        secret: &wiring.sender_secret,
-    };
+    let data = folder.path().join("data");
+    let operator = Operator::of(&up, &data, &wiring);
 
     let send = ["event", "send", "--source", SOURCE, "--workflow", "order-1", "--data", r#"{"total":1.50}"#];
     let bad = operator.lines(&[&send[..], &["--type", "order.bad", "--id", "evt_1"]].concat()).await;
@@ -125,11 +128,8 @@ async fn an_operator_discards_replays_and_pauses() {
     };
     let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), &wiring.receiver_secret, rule).await.unwrap();
     let mut up = Up::start(&program(), folder.path(), &wiring.config(Some(&receiver.url()))).await.unwrap();
-    let operator = Operator {
-        data: &folder.path().join("data"),
-        gateway: up.endpoints.get("gateway").unwrap().to_owned(),
-        secret: &wiring.sender_secret,
-    };
+    let data = folder.path().join("data");
+    let operator = Operator::of(&up, &data, &wiring);
     let send = ["event", "send", "--source", SOURCE, "--workflow", "order-1", "--data", "{}"];
     operator.lines(&[&send[..], &["--type", "order.bad"]].concat()).await;
     let good = operator.lines(&[&send[..], &["--type", "order.good"]].concat()).await;
@@ -193,11 +193,8 @@ async fn an_operator_sees_that_a_receiver_is_away_and_waits_only_if_asked_to() {
     let address = ([127, 0, 0, 1], free_port().unwrap()).into();
     let receiver = Receiver::start(address, &wiring.receiver_secret, rule).await.unwrap();
     let mut up = Up::start(&program(), folder.path(), &wiring.config(Some(&receiver.url()))).await.unwrap();
-    let operator = Operator {
-        data: &folder.path().join("data"),
-        gateway: up.endpoints.get("gateway").unwrap().to_owned(),
-        secret: &wiring.sender_secret,
-    };
+    let data = folder.path().join("data");
+    let operator = Operator::of(&up, &data, &wiring);
     let send = ["event", "send", "--source", SOURCE, "--data", "{}"];
     operator.lines(&[&send[..], &["--workflow", "order-1", "--type", "order.bad"]].concat()).await;
     assert!(eventually(PATIENCE, async || operator.lines(&["dlq", "list"]).await.len() == 1).await);
@@ -259,11 +256,8 @@ async fn an_operator_sees_why_one_workflow_waits() {
     };
     let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), &wiring.receiver_secret, rule).await.unwrap();
     let mut up = Up::start(&program(), folder.path(), &wiring.config(Some(&receiver.url()))).await.unwrap();
-    let operator = Operator {
-        data: &folder.path().join("data"),
-        gateway: up.endpoints.get("gateway").unwrap().to_owned(),
-        secret: &wiring.sender_secret,
-    };
+    let data = folder.path().join("data");
+    let operator = Operator::of(&up, &data, &wiring);
     for workflow in ["sick", "well", "sick"] {
         let send = ["event", "send", "--source", SOURCE, "--data", "{}", "--type", "t", "--workflow", workflow];
         operator.lines(&send).await;

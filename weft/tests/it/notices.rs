@@ -29,11 +29,7 @@ async fn commands_say_what_an_operator_would_miss() {
     let data = folder.path().join("data");
     std::fs::write(folder.path().join("secret"), &wiring.receiver_secret).unwrap();
     let reference = format!("file:{}", folder.path().join("secret").display());
-    let operator = Operator {
-        data: &data,
-        gateway: up.endpoints.get("gateway").unwrap().to_owned(),
-        secret: &wiring.sender_secret,
-    };
+    let operator = Operator::of(&up, &data, &wiring);
     let said = async |args: &[&str]| {
         let output = operator.answer(args).await;
         let stderr = String::from_utf8(output.stderr).unwrap();

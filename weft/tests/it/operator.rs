@@ -42,8 +42,7 @@ impl QuietMesh {
 
     async fn run(&self, args: &[&str]) -> Output {
         let data = self.folder.path().join("data");
-        let gateway = self.up.endpoints.get("gateway").unwrap().to_owned();
-        Operator { data: &data, gateway, secret: &self.wiring.sender_secret }.answer(args).await
+        Operator::of(&self.up, &data, &self.wiring).answer(args).await
     }
 
     /// Standard output and standard error of a command that succeeds.
@@ -57,8 +56,7 @@ impl QuietMesh {
     /// A line about a command that does not end with this code.
     async fn unlike(&self, code: i32, args: &[&str]) -> Option<String> {
         let data = self.folder.path().join("data");
-        let gateway = self.up.endpoints.get("gateway").unwrap().to_owned();
-        let operator = Operator { data: &data, gateway, secret: &self.wiring.sender_secret };
+        let operator = Operator::of(&self.up, &data, &self.wiring);
         let answer = if code == 4 { operator.run(args).await } else { operator.answer(args).await };
         let Output { status, stderr, .. } = answer;
         let text = || format!("{code} expected, {status}: {args:?}: {}", String::from_utf8_lossy(&stderr));

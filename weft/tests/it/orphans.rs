@@ -111,8 +111,7 @@ async fn weft_up_adopts_a_lost_subscription_of_its_file() {
     let mut up = Up::start(&program(), folder.path(), &config).await.unwrap();
     let data = folder.path().join("data");
     let uid = async |up: &Up| {
-        let gateway = up.endpoints.get("gateway").unwrap().to_owned();
-        let operator = Operator { data: &data, gateway, secret: &wiring.sender_secret };
+        let operator = Operator::of(up, &data, &wiring);
         operator.lines(&["subscription", "get", SUBSCRIPTION]).await[0]["uid"].clone()
     };
     let before = uid(&up).await;

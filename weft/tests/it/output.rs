@@ -52,8 +52,7 @@ impl RefusingMesh {
     }
 
     fn operator(&self) -> Operator<'_> {
-        let gateway = self.up.endpoints.get("gateway").unwrap().to_owned();
-        Operator { data: &self.data, gateway, secret: &self.wiring.sender_secret }
+        Operator::of(&self.up, &self.data, &self.wiring)
     }
 }
 

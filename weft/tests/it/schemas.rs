@@ -32,11 +32,8 @@ async fn a_quarantined_event_waits_for_its_redrive() {
     let config =
         wiring.config(Some(&receiver.url())).replace("[[subscription]]", &format!("{SCHEMAS}[[subscription]]"));
     let mut up = Up::start(&program(), folder.path(), &config).await.unwrap();
-    let operator = Operator {
-        data: &folder.path().join("data"),
-        gateway: up.endpoints.get("gateway").unwrap().to_owned(),
-        secret: &wiring.sender_secret,
-    };
+    let data = folder.path().join("data");
+    let operator = Operator::of(&up, &data, &wiring);
     let order = |event_type: &'static str, data: &'static str| {
         ["event", "send", "--source", SOURCE, "--workflow", "order-1", "--type", event_type, "--data", data]
     };
