@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     /// The services of the package that other processes serve.
-    const ELSEWHERE: [&str; 1] = ["IngestService"];
+    const ELSEWHERE: [&str; 2] = ["IngestService", "EventHandler"];
 
     /// A new method needs an entry, and a removed one leaves none.
     #[test]
