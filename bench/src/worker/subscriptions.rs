@@ -10,7 +10,7 @@ use serde::Serialize;
 use weft_proto::v1;
 
 use super::{Aim, Bench, discard, lines, outcomes::Outcomes, pid_of};
-use crate::{common::Place, cpu, disk::Disk, memory::Memory, preload::Preload};
+use crate::{args::OutputArgs, cpu, disk::Disk, memory::Memory, preload::Preload};
 use weft_services::{
     command::{
         admin::AdminClient,
@@ -41,7 +41,7 @@ pub struct SubscriptionsArgs {
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(4..))]
     subscriptions: u32,
     #[command(flatten)]
-    place: Place,
+    output: OutputArgs,
 }
 
 #[derive(Debug, Serialize)]
@@ -111,7 +111,7 @@ impl Row for Phase {
 ///
 /// [`Failure`]: something does not start, or the event has no outcome.
 pub async fn run(args: SubscriptionsArgs) -> Result<(), Failure> {
-    let folder = args.place.folder()?;
+    let folder = args.output.folder()?;
     let disk = Disk::measure(folder.path())?;
     let mut phases = Vec::new();
     for subscriptions in [0, args.subscriptions / 4, args.subscriptions] {
@@ -130,7 +130,7 @@ pub async fn run(args: SubscriptionsArgs) -> Result<(), Failure> {
         Aim::at_most("seconds from a later start to an outcome", SECONDS_MAX, all.start_seconds),
     ];
     let report = Report { disk, phases, aims };
-    args.place.print(&report, || {
+    args.output.print(&report, || {
         let table = output::table(Phase::HEADINGS, report.phases.iter().map(Row::cells));
         format!("{}\n{table}\n{}", report.disk.line(folder.path()), lines(&report.aims))
     })
