@@ -237,7 +237,7 @@ fn message(layout: Layout, payload: &Bytes, number: u64) -> anyhow::Result<Outgo
     Ok(event.numbered(SequenceNumber(number + 1), None).encode(layout))
 }
 
-/// An event with an id of its own.
+/// An event with a new id.
 pub(super) fn new_event(payload: &Bytes, workflow: u64) -> anyhow::Result<NewEvent> {
     let now = Timestamp::now();
     Ok(NewEvent {
