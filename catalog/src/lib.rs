@@ -32,8 +32,6 @@ mod snapshot;
 mod stamp;
 mod start;
 pub mod statuses;
-#[cfg(feature = "testing")]
-pub mod testing;
 mod trail;
 mod validate;
 

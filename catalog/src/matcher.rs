@@ -81,9 +81,8 @@ impl Predicate for Matchers {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
+
     use jiff::Timestamp;
-    use weft_proto::ids::{EventId, SequenceNumber, WorkflowId};
 
     use super::*;
 
@@ -91,24 +90,7 @@ mod tests {
         StoredEvent {
             seq: StreamSeq(seq),
             stored_at: Timestamp::UNIX_EPOCH,
-            event: Event {
-                id: EventId::unique(),
-                sequence_number: SequenceNumber(1),
-                workflow: WorkflowId::new("w").unwrap(),
-                previous: None,
-                event_type: event_type.into(),
-                source: source.into(),
-                time: Timestamp::UNIX_EPOCH,
-                received_at: Timestamp::UNIX_EPOCH,
-                delivery_id: None,
-                content_type: "application/json".into(),
-                data_pointer: String::new(),
-                verified_by: String::new(),
-                traceparent: None,
-                quarantine: None,
-                kept_headers: vec![],
-                payload: Bytes::new(),
-            },
+            event: Event { event_type: event_type.into(), source: source.into(), ..weft_testkit::event("w").build() },
         }
     }
 

@@ -181,7 +181,7 @@ impl MasterKey {
     }
 
     /// Seals in the form before, as earlier versions did: for tests of what they have left.
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(test)]
     pub fn seal_legacy(&self, entry: &str, value: &[u8]) -> Vec<u8> {
         let nonce: [u8; NONCE_LEN] = rand::random();
         let sealed = [&MAGIC_LEGACY[..], &self.id, &nonce].concat();

@@ -27,7 +27,6 @@
 //! - [`commands`]: what operators ask for, and the record of what they have changed.
 //! - [`options`]: the sections `[nats]`, `[log]`, `[dead_letters]`, `[rejected]`, and the typed durations and sizes of all sections.
 //! - [`server`]: nats-server as a supervised child process.
-//! - `testing` (with the feature of that name): a real nats-server for tests.
 //!
 //! This crate knows nothing of HTTP requests, of redb, of the catalog, or of what gateways, workers and admins decide.
 
@@ -61,7 +60,5 @@ pub mod streams;
 pub mod subject;
 pub mod tags;
 pub mod tail;
-#[cfg(feature = "testing")]
-pub mod testing;
 
 pub use async_nats;

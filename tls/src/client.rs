@@ -92,9 +92,9 @@ fn roots(found: CertificateResult) -> RootCertStore {
 #[cfg(test)]
 mod tests {
     use rustls_native_certs::load_certs_from_paths;
+    use weft_testkit::Authority;
 
     use super::*;
-    use crate::testing::Authority;
 
     fn subjects(file: &Path) -> usize {
         roots(load_certs_from_paths(Some(file), None)).len()

@@ -13,8 +13,6 @@ pub mod client;
 mod identity;
 pub mod listener;
 pub mod options;
-#[cfg(feature = "testing")]
-pub mod testing;
 #[cfg(test)]
 mod tests;
 

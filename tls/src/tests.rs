@@ -7,12 +7,17 @@ use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
 use weft_nats::options::SecretRef;
+use weft_testkit::Authority;
 
 use super::*;
-use crate::testing::Authority;
+
+/// Serves with the certificate that an authority signed last.
+fn options(authority: &Authority) -> TlsOptions {
+    TlsOptions { cert: Some(SecretRef::File(authority.cert())), key: Some(SecretRef::File(authority.key())) }
+}
 
 fn acceptor(authority: &Authority) -> Acceptor {
-    Acceptor::open(&authority.options()).unwrap().unwrap()
+    Acceptor::open(&options(authority)).unwrap().unwrap()
 }
 
 /// A handshake from both ends, with a client that trusts the authority and speaks `protocol`.
@@ -59,12 +64,12 @@ async fn a_renewed_certificate_is_used_for_new_connections() {
 #[test]
 fn wrong_files_are_reported_in_one_line() {
     let (authority, other) = (Authority::new(), Authority::new());
-    let sound = authority.options();
+    let sound = options(&authority);
     let problem = |options: TlsOptions| Acceptor::open(&options).unwrap_err().to_string();
     let absent = || Some(SecretRef::File(authority.path("absent.pem")));
     let swapped = TlsOptions { cert: sound.key.clone(), key: sound.cert.clone() };
     let keyless = TlsOptions { key: sound.cert.clone(), ..sound.clone() };
-    let foreign = TlsOptions { key: other.options().key, ..sound.clone() };
+    let foreign = TlsOptions { key: options(&other).key, ..sound.clone() };
     for (options, part) in [
         (TlsOptions { key: None, ..sound.clone() }, "both or neither"),
         (TlsOptions { cert: absent(), ..sound.clone() }, "absent.pem"),

@@ -178,32 +178,15 @@ fn cut(mut page: Page, start: Cursor, layout: Layout, bytes_max: usize) -> Page 
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
+
     use jiff::Timestamp;
-    use weft_nats::event::{Event, JSON};
-    use weft_proto::ids::{SequenceNumber, ShardId, StreamSeq};
+
+    use weft_proto::ids::{ShardId, StreamSeq};
 
     use super::*;
 
     fn stored(workflow: &str, seq: u64, bytes: usize) -> StoredEvent {
-        let event = Event {
-            id: EventId::unique(),
-            sequence_number: SequenceNumber(seq),
-            workflow: WorkflowId::new(workflow).unwrap(),
-            previous: None,
-            event_type: "order.paid".into(),
-            source: "shop".into(),
-            time: Timestamp::UNIX_EPOCH,
-            received_at: Timestamp::UNIX_EPOCH,
-            delivery_id: None,
-            content_type: JSON.into(),
-            data_pointer: String::new(),
-            verified_by: String::new(),
-            traceparent: None,
-            quarantine: None,
-            kept_headers: Vec::new(),
-            payload: Bytes::from(vec![b'1'; bytes]),
-        };
+        let event = weft_testkit::event(workflow).number(seq).payload(vec![b'1'; bytes]).build();
         StoredEvent { seq: StreamSeq(seq), stored_at: Timestamp::UNIX_EPOCH, event }
     }
 

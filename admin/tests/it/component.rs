@@ -9,11 +9,9 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 use weft_admin::{Admin, AdminOptions, service::RunError};
-use weft_nats::{
-    options::Secret,
-    testing::{TestServer, eventually},
-};
+use weft_nats::options::Secret;
 use weft_proto::v1::{self, event_service_client::EventServiceClient};
+use weft_testkit::{TestServer, eventually};
 use weft_tls::BindError;
 
 use crate::mesh::{Bearer, Mesh, PATIENCE, Receivers, Running, TOKEN, reason};

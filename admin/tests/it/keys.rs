@@ -5,8 +5,7 @@ use std::{fs, path::Path};
 
 use tokio_stream::StreamExt as _;
 use tonic::{Code, Status};
-use weft_catalog::testing::MASTER_KEY;
-use weft_nats::{message::Outgoing, subject::rejected, testing::eventually};
+use weft_nats::{message::Outgoing, subject::rejected};
 use weft_proto::{
     ids::EventId,
     v1::{
@@ -14,6 +13,7 @@ use weft_proto::{
         event_service_client::EventServiceClient, rejected_service_client::RejectedServiceClient,
     },
 };
+use weft_testkit::{MASTER_KEY, eventually};
 
 use crate::{
     catalog::{OTHER_SECRET, SECRET, create_source, records, refused, source, subscription},

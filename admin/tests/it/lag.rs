@@ -2,15 +2,13 @@
 
 use prost::Message as _;
 use tonic::Code;
-use weft_nats::{
-    direct, streams,
-    testing::{add_consumers, consumer_names, eventually, try_add_consumer},
-};
+use weft_nats::{direct, streams};
 use weft_proto::{
     ids::{ShardId, StreamSeq, WorkflowId},
     rpc,
     v1::{self, CommandStatus},
 };
+use weft_testkit::{add_consumers, consumer_names, eventually, try_add_consumer};
 
 use crate::{
     catalog::subscription,

@@ -7,10 +7,8 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
 };
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinHandle};
@@ -21,20 +19,18 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use weft_admin::{Admin, AdminOptions, deliveries::Deliveries, service::RunError};
-use weft_catalog::{Catalog, testing::master_key};
+use weft_catalog::Catalog;
 use weft_nats::{
     append::Appender,
     connect::Connection,
-    event::{Event, JSON, StoredEvent},
+    event::{Event, StoredEvent},
     message::Outgoing,
-    options::{LogOptions, NatsOptions, Secret},
-    records,
-    streams::{self, LogSpec},
+    options::{NatsOptions, Secret},
+    records, streams,
     subject::{Layout, dead_letter_subject},
-    testing::{TestServer, eventually},
 };
 use weft_proto::{
-    ids::{EventId, Run, SequenceNumber, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
+    ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
     v1::{
         self, OutcomeKind, catalog_service_client::CatalogServiceClient,
         dead_letter_service_client::DeadLetterServiceClient, event_service_client::EventServiceClient,
@@ -42,10 +38,10 @@ use weft_proto::{
         replay_service_client::ReplayServiceClient, workflow_service_client::WorkflowServiceClient,
     },
 };
+pub use weft_testkit::{PATIENCE, spec};
+use weft_testkit::{TestLog, TestServer, eventually, master_key};
 
 pub const TOKEN: &str = "weft-token";
-/// How long anything may take before it counts as never, on a machine that runs many tests at once.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 pub const BILLING: SubscriptionUid = SubscriptionUid::from_bytes([7; 16]);
 
 /// A running admin.
@@ -165,11 +161,6 @@ impl Running {
     }
 }
 
-pub fn spec(shards: u32) -> LogSpec {
-    let log = LogOptions { shards, ..LogOptions::default() };
-    LogSpec { log, body_bytes_max: 1 << 20, ..LogSpec::default() }
-}
-
 /// A log, and an admin that is ready.
 pub struct Mesh {
     pub server: TestServer,
@@ -190,9 +181,7 @@ impl Mesh {
     }
 
     pub async fn start(shards: u32) -> Self {
-        let server = TestServer::start().await;
-        let connection = server.connection("test").await;
-        let layout = streams::ensure(&connection, &spec(shards)).await.unwrap();
+        let TestLog { server, connection, layout, .. } = TestLog::of(spec(shards)).await;
         let folder = tempfile::tempdir().unwrap();
         let mut admin = Running::start(&server.options(), shards, folder.path()).await;
         admin.ready().await;
@@ -292,24 +281,9 @@ impl Mesh {
 }
 
 pub fn event(workflow: &str, number: u64, payload: &str) -> Event {
-    let id = |number| EventId::of_delivery("shop", &format!("{workflow}-{number}"));
     Event {
-        id: id(number),
-        sequence_number: SequenceNumber(number),
-        workflow: WorkflowId::new(workflow).unwrap(),
-        previous: (number > 1).then(|| id(number - 1)),
-        event_type: "order.paid".into(),
-        source: "shop".into(),
         time: "2026-11-21T02:00:00.123Z".parse().unwrap(),
-        received_at: Timestamp::now(),
-        delivery_id: Some(format!("{workflow}-{number}")),
-        content_type: JSON.into(),
-        data_pointer: String::new(),
-        verified_by: "standard/0".into(),
-        traceparent: None,
-        quarantine: None,
-        kept_headers: Vec::new(),
-        payload: Bytes::copy_from_slice(payload.as_bytes()),
+        ..weft_testkit::event(workflow).number(number).payload(payload.to_owned()).build()
     }
 }
 

@@ -4,11 +4,12 @@
 use prost::Message as _;
 use tokio::task::JoinHandle;
 use tonic::Code;
-use weft_nats::{direct, testing::eventually};
+use weft_nats::direct;
 use weft_proto::{
     ids::{EventId, ShardId, StreamSeq},
     v1::{self, CommandStatus, LaneAction, OutcomeKind, command::Action},
 };
+use weft_testkit::eventually;
 
 use crate::{
     catalog::subscription,

@@ -2,20 +2,20 @@
 
 use futures_util::StreamExt as _;
 use tokio_util::sync::CancellationToken;
-use weft_catalog::{Catalog, CatalogError, requests, testing::master_key};
+use weft_catalog::{Catalog, CatalogError, requests};
 use weft_nats::{
     async_nats::{self, ConnectOptions, ServerAddr, jetstream::consumer},
     connect::Connection,
     server::Server,
     subject::{FORWARD_SUBJECTS, Layout, RETRY_QUEUE, RETRY_SUBJECT},
-    testing::{
-        eventually,
-        users::{PATIENCE, connect, ensure, last, options, publish},
-    },
 };
 use weft_proto::{
     ids::{ShardId, StreamSeq},
     v1::{GithubScheme, Source, Verification, verification},
+};
+use weft_testkit::{
+    PATIENCE, eventually, master_key,
+    users::{connect, ensure, last, options, publish},
 };
 
 #[tokio::test]

@@ -4,7 +4,6 @@ use tokio_util::sync::CancellationToken;
 use weft_catalog::{
     Catalog, MasterKey, Stamp,
     requests::{self, pause_subscription},
-    testing::master_key,
 };
 use weft_nats::{
     append::{AppendErrorKind, publish},
@@ -18,14 +17,14 @@ use weft_nats::{
     server::Server,
     streams::{self, LogSpec},
     subject::Layout,
-    testing::{
-        TestServer, add_consumers, eventually, try_add_consumer,
-        users::{PATIENCE, connect, options},
-    },
 };
 use weft_proto::{
     ids::{ShardId, StreamSeq, SubscriptionUid},
     v1::{self, outcome_record::Record},
+};
+use weft_testkit::{
+    PATIENCE, TestServer, add_consumers, eventually, master_key, try_add_consumer,
+    users::{connect, options},
 };
 
 use crate::catalog::subscription;

@@ -2,7 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use prost::Message as _;
+use ring::{
+    aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    digest::{SHA256, digest},
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_catalog::{Catalog, CatalogError, Snapshot};
@@ -12,14 +17,13 @@ use weft_nats::{
     direct,
     message::Stored,
     streams::{self, LogSpec},
-    testing::TestServer,
 };
 use weft_proto::ids::StreamSeq;
 use weft_proto::v1::{
     ApiKey, Destination, HttpDestination, Source, StandardScheme, Subscription, Verification, destination, verification,
 };
+use weft_testkit::{MASTER_KEY, PATIENCE, TestServer};
 
-const PATIENCE: Duration = Duration::from_secs(60);
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 fn source(name: &str) -> Source {
@@ -62,7 +66,7 @@ fn names(snapshot: &Snapshot) -> Vec<&str> {
 async fn a_change_needs_the_revision_that_was_read() {
     let server = TestServer::start().await;
     let connection = server.connection("test").await;
-    let catalog = Catalog::new(connection.clone(), weft_catalog::testing::master_key());
+    let catalog = Catalog::new(connection.clone(), weft_testkit::master_key());
     assert!(matches!(catalog.put_source(&source("a"), 0).await, Err(CatalogError::Unavailable(_))), "no bucket yet");
     ensure(&connection).await;
 
@@ -97,7 +101,7 @@ async fn a_burst_of_changes_is_published_in_few_snapshots() {
     let server = TestServer::start().await;
     let connection = server.connection("test").await;
     ensure(&connection).await;
-    let catalog = Catalog::new(connection, weft_catalog::testing::master_key());
+    let catalog = Catalog::new(connection, weft_testkit::master_key());
     let mut watch = catalog.watch(CancellationToken::new());
     see(&mut watch, |snapshot| snapshot.complete).await;
     let start = std::time::Instant::now();
@@ -131,7 +135,7 @@ async fn one_of_concurrent_changes_succeeds() {
     let server = TestServer::start().await;
     let connection = server.connection("test").await;
     ensure(&connection).await;
-    let catalog = Catalog::new(connection, weft_catalog::testing::master_key());
+    let catalog = Catalog::new(connection, weft_testkit::master_key());
     let first = source("a");
     let puts = futures_util::future::join_all((0..8).map(|_| catalog.put_source(&first, 0))).await;
     assert_eq!(puts.iter().filter(|put| put.is_ok()).count(), 1, "{puts:?}");
@@ -142,7 +146,7 @@ async fn one_of_concurrent_changes_succeeds() {
 async fn a_watch_is_complete_only_when_the_bucket_has_been_read() {
     let server = TestServer::start().await;
     let connection = server.connection("test").await;
-    let catalog = Catalog::new(connection.clone(), weft_catalog::testing::master_key());
+    let catalog = Catalog::new(connection.clone(), weft_testkit::master_key());
     let mut early = catalog.watch(CancellationToken::new());
     assert!(!early.borrow().complete);
     ensure(&connection).await;
@@ -166,9 +170,8 @@ async fn a_watch_lives_through_restarts_and_sees_what_it_missed() {
     let server = TestServer::start().await;
     let connection = server.connection("watcher").await;
     ensure(&connection).await;
-    let mut watch =
-        Catalog::new(connection.clone(), weft_catalog::testing::master_key()).watch(CancellationToken::new());
-    let catalog = Catalog::new(server.connection("writer").await, weft_catalog::testing::master_key());
+    let mut watch = Catalog::new(connection.clone(), weft_testkit::master_key()).watch(CancellationToken::new());
+    let catalog = Catalog::new(server.connection("writer").await, weft_testkit::master_key());
     let kept = catalog.put_source(&source("kept"), 0).await.unwrap();
     let gone = catalog.put_source(&source("gone"), 0).await.unwrap();
     see(&mut watch, |snapshot| names(snapshot) == ["gone", "kept"]).await;
@@ -178,7 +181,7 @@ async fn a_watch_lives_through_restarts_and_sees_what_it_missed() {
     see_disconnected(&connection).await;
     assert_eq!(names(&watch.borrow()), ["gone", "kept"], "what was known stays in force");
     server.restart().await;
-    let catalog = Catalog::new(server.connection("writer again").await, weft_catalog::testing::master_key());
+    let catalog = Catalog::new(server.connection("writer again").await, weft_testkit::master_key());
     catalog.delete_source("gone", gone).await.unwrap();
     catalog.put_source(&source("new"), 0).await.unwrap();
     let snapshot = see(&mut watch, |snapshot| names(snapshot) == ["kept", "new"]).await;
@@ -195,7 +198,7 @@ async fn a_watch_follows_the_bucket_that_is_there() {
     let server = TestServer::start().await;
     let connection = server.connection("watcher").await;
     ensure(&connection).await;
-    let catalog = Catalog::new(connection.clone(), weft_catalog::testing::master_key());
+    let catalog = Catalog::new(connection.clone(), weft_testkit::master_key());
     let mut watch = catalog.watch(CancellationToken::new());
     for name in ["a", "b", "c"] {
         catalog.put_source(&source(name), 0).await.unwrap();
@@ -208,7 +211,7 @@ async fn a_watch_follows_the_bucket_that_is_there() {
 }
 
 async fn see_disconnected(connection: &Connection) {
-    let away = weft_nats::testing::eventually(PATIENCE, async || !connection.is_connected()).await;
+    let away = weft_testkit::eventually(PATIENCE, async || !connection.is_connected()).await;
     assert!(away, "the connection is lost");
 }
 
@@ -220,7 +223,7 @@ async fn what_others_write_over_an_entry_does_not_count() {
     let server = TestServer::start().await;
     let connection = server.connection("test").await;
     ensure(&connection).await;
-    let catalog = Catalog::new(connection.clone(), weft_catalog::testing::master_key());
+    let catalog = Catalog::new(connection.clone(), weft_testkit::master_key());
     let revision = catalog.put_source(&source("shop"), 0).await.unwrap();
     let mut watch = catalog.watch(CancellationToken::new());
     see(&mut watch, |snapshot| names(snapshot) == ["shop"]).await;
@@ -301,7 +304,7 @@ async fn nothing_that_is_published_again_changes_the_catalog() {
     let server = TestServer::start().await;
     let connection = server.connection("test").await;
     ensure(&connection).await;
-    let catalog = Catalog::new(connection.clone(), weft_catalog::testing::master_key());
+    let catalog = Catalog::new(connection.clone(), weft_testkit::master_key());
     let mut watch = catalog.watch(CancellationToken::new());
     let key = ApiKey { id: "ab12cd34".into(), digest: vec![7; 32], scopes: vec![1], ..ApiKey::default() };
     let revision = catalog.put_key(&key, 0).await.unwrap();
@@ -338,8 +341,20 @@ async fn nothing_that_is_published_again_changes_the_catalog() {
     let follower = see(&mut watch, |snapshot| snapshot.position.sequence >= last.0).await;
     assert!(expected(&follower), "who follows keeps what it knew");
     // A role that starts late finds entries lost and decides nothing; it never finds the old values.
-    let late = Catalog::new(server.connection("late").await, weft_catalog::testing::master_key()).read().await.unwrap();
+    let late = Catalog::new(server.connection("late").await, weft_testkit::master_key()).read().await.unwrap();
     assert!(!late.complete && late.keys.is_empty(), "{:?}", late.lost);
+}
+
+/// Seals a value in the form of an earlier version: `wft1`, the key's id, a nonce, ciphertext and tag; the entry's name is
+/// authenticated with it.
+fn seal_as_before(entry: &str, value: &[u8]) -> Vec<u8> {
+    let master = BASE64_STANDARD.decode(MASTER_KEY).unwrap();
+    let key = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &master).unwrap());
+    let nonce: [u8; NONCE_LEN] = rand::random();
+    let mut text = value.to_vec();
+    let nonce_of = Nonce::assume_unique_for_key(nonce);
+    key.seal_in_place_append_tag(nonce_of, Aad::from(entry.as_bytes()), &mut text).unwrap();
+    [&b"wft1"[..], &digest(&SHA256, &master).as_ref()[..4], &nonce, &text].concat()
 }
 
 /// Entries of an earlier version are read, resealed with their stamp, and count from then on only where they stand.
@@ -348,14 +363,14 @@ async fn a_catalog_of_the_form_before_is_read_and_resealed() {
     let server = TestServer::start().await;
     let connection = server.connection("test").await;
     ensure(&connection).await;
-    let master = weft_catalog::testing::master_key();
+    let master = weft_testkit::master_key();
     let publish = async |entry: &str, value: &[u8]| {
         let subject = format!("$KV.weft_catalog.{entry}");
         let mut headers = HeaderMap::new();
         headers.insert("weft-operator", "ab12cd34");
         headers.insert("weft-action", "created");
         headers.insert("weft-request-id", "r-1");
-        let sealed = master.seal_legacy(entry, value);
+        let sealed = seal_as_before(entry, value);
         connection.jetstream().publish_with_headers(subject, headers, sealed.into()).await.unwrap().await.unwrap();
     };
     let key = ApiKey { id: "ab12cd34".into(), digest: vec![7; 32], scopes: vec![1], ..ApiKey::default() };
@@ -398,7 +413,7 @@ async fn changes_are_stored_while_the_uses_of_keys_are_noted() {
     let server = TestServer::start().await;
     let connection = server.connection("test").await;
     ensure(&connection).await;
-    let catalog = Catalog::new(connection, weft_catalog::testing::master_key());
+    let catalog = Catalog::new(connection, weft_testkit::master_key());
     let stop = CancellationToken::new();
     let noting = {
         let (catalog, stop) = (catalog.clone(), stop.clone());

@@ -6,19 +6,19 @@ use std::{collections::BTreeMap, time::Duration};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use weft_catalog::{Catalog, requests, testing::master_key};
+use weft_catalog::{Catalog, requests};
 use weft_nats::{
     async_nats::{ConnectOptions, HeaderMap, jetstream},
     connect::Connection,
     server::{Role, Server},
     streams::{self, LogSpec},
     subject::Layout,
-    testing::{
-        TestServer, add_consumers, consumer_names, eventually, try_add_consumer,
-        users::{PATIENCE, connect, ensure, options},
-    },
 };
 use weft_proto::v1::{GithubScheme, Source, Verification, verification};
+use weft_testkit::{
+    PATIENCE, TestServer, add_consumers, consumer_names, eventually, master_key, try_add_consumer,
+    users::{connect, ensure, options},
+};
 
 const STREAMS: [&str; 8] =
     ["EVENTS", "OUTCOMES", "CHECKPOINTS", "COMMANDS", "DLQ", "REJECTED", "KV_weft_catalog", "KV_weft_leases"];
@@ -466,7 +466,7 @@ async fn a_subscriber_reads_by_the_context_file_alone() {
         let pull = jetstream::consumer::pull::OrderedConfig { filter_subject: "events.a".into(), ..Default::default() };
         // The admin's broker may not have subscribed yet.
         let answers = async || stream.create_consumer(pull.clone()).await.is_ok();
-        assert!(weft_nats::testing::eventually(PATIENCE, answers).await);
+        assert!(weft_testkit::eventually(PATIENCE, answers).await);
         let events = stream.create_consumer(pull).await.unwrap().messages().await.unwrap();
         let events = tokio::time::timeout(PATIENCE, events.take(3).collect::<Vec<_>>()).await.expect("the events");
         assert!(events.iter().all(Result::is_ok));

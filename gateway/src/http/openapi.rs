@@ -122,7 +122,6 @@ mod tests {
 
     use serde_json::{Value, json};
     use weft_nats::{envelope, event::Event};
-    use weft_proto::ids::{EventId, SequenceNumber, WorkflowId};
 
     use super::*;
 
@@ -131,24 +130,7 @@ mod tests {
     }
 
     fn event() -> Event {
-        Event {
-            id: EventId::unique(),
-            sequence_number: SequenceNumber(1),
-            workflow: WorkflowId::new("w").unwrap(),
-            previous: None,
-            event_type: "t".into(),
-            source: "shop".into(),
-            time: jiff::Timestamp::UNIX_EPOCH,
-            received_at: jiff::Timestamp::UNIX_EPOCH,
-            delivery_id: None,
-            content_type: String::new(),
-            data_pointer: String::new(),
-            verified_by: "none".into(),
-            traceparent: None,
-            quarantine: None,
-            kept_headers: Vec::new(),
-            payload: Bytes::from_static(b"{}"),
-        }
+        Event { delivery_id: None, content_type: String::new(), ..weft_testkit::event("w").build() }
     }
 
     fn names(object: &Value) -> BTreeSet<&str> {

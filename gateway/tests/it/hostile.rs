@@ -15,12 +15,12 @@ use tokio::{
     net::{TcpSocket, TcpStream},
     task::JoinSet,
 };
-use weft_nats::testing::eventually;
 
 use crate::{
     http::{Answer, answer, post, send, webhook},
     mesh::{Mesh, PATIENCE},
 };
+use weft_testkit::eventually;
 
 const BODY: &str = r#"{"type":"t","workflow":"w"}"#;
 /// How long a body may take.

@@ -9,9 +9,9 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use weft_catalog::{Catalog, keys, testing::master_key};
-use weft_nats::testing::eventually;
+use weft_catalog::{Catalog, keys};
 use weft_proto::v1::{ApiKey, Scope};
+use weft_testkit::{eventually, master_key};
 
 use crate::{
     http::{Request, events, get, send},

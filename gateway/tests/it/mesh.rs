@@ -1,19 +1,16 @@
 //! A nats-server and gateways on it.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{net::SocketAddr, path::Path};
 
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-use weft_catalog::{Catalog, testing::master_key};
+use weft_catalog::Catalog;
 use weft_gateway::{Gateway, GatewayOptions, service::RunError};
-use weft_nats::{
-    connect::Connection,
-    options::{LogOptions, Secret},
-    streams::{self, LogSpec},
-    testing::TestServer,
-};
+use weft_nats::{connect::Connection, options::Secret, streams::LogSpec};
 use weft_proto::v1::{Rule, Source, StandardScheme, Verification, rule, verification::Scheme};
+pub use weft_testkit::{PATIENCE, spec};
+use weft_testkit::{TestLog, TestServer, master_key};
 
 use crate::http::SECRET;
 
@@ -21,8 +18,6 @@ use crate::http::SECRET;
 pub const READ_TOKEN: &str = "reading";
 /// The largest body that these gateways take: the default.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
-/// How long anything may take before it counts as never, on a machine that runs many tests at once.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A nats-server with a log and the source `shop`, and gateways.
 pub struct Mesh {
@@ -40,11 +35,6 @@ pub struct Running {
     _folder: TempDir,
 }
 
-pub fn spec(shards: u32) -> LogSpec {
-    let log = LogOptions { shards, ..LogOptions::default() };
-    LogSpec { log, body_bytes_max: BODY_BYTES_MAX as u64, ..LogSpec::default() }
-}
-
 /// Takes its workflow from `/workflow` and its type from `/type`.
 pub fn shop() -> Source {
     let scheme = Scheme::Standard(StandardScheme { secrets: vec![SECRET.into()], tolerance_ms: None });
@@ -58,10 +48,7 @@ pub fn shop() -> Source {
 
 impl Mesh {
     pub async fn start(shards: u32) -> Self {
-        let server = TestServer::start().await;
-        let connection = server.connection("test").await;
-        let spec = spec(shards);
-        streams::ensure(&connection, &spec).await.unwrap();
+        let TestLog { server, connection, spec, .. } = TestLog::of(spec(shards)).await;
         let mesh = Self { server, connection, spec };
         mesh.add(&shop()).await;
         mesh

@@ -42,7 +42,7 @@ async fn a_log_that_stands_still_is_answered_in_time() {
     assert!(overloaded.iter().any(|(_, took)| *took < DEADLINE), "refused at once");
     assert!(answers.iter().all(|(answer, took)| answer.headers.contains_key("retry-after") && *took < 6 * DEADLINE));
     mesh.server.resume();
-    let healed = weft_nats::testing::eventually(PATIENCE, async || {
+    let healed = weft_testkit::eventually(PATIENCE, async || {
         let answer = send(to, &webhook("shop", "after", r#"{"type":"t","workflow":"after"}"#)).await.unwrap();
         matches!(answer.status, 200 | 202)
     });

@@ -5,13 +5,12 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use prost::Message as _;
 use standardwebhooks::Webhook;
-use weft_catalog::{Catalog, testing::master_key};
+use weft_catalog::Catalog;
 use weft_gateway::{GatewayOptions, admission::Rate, options::RateLimits};
 use weft_nats::{
     connect::Connection,
     direct, streams,
     subject::{REJECTED_STREAM, RETRY_SUBJECT},
-    testing::eventually,
 };
 use weft_proto::{
     ids::{EventId, StreamSeq},
@@ -19,6 +18,7 @@ use weft_proto::{
         DeliveryIdRule, Rejected, RetriedRejected, RetryEntry, StandardScheme, delivery_id_rule, verification::Scheme,
     },
 };
+use weft_testkit::{eventually, master_key};
 
 use crate::{
     http::{Request, SECRET, events, get, send, webhook},

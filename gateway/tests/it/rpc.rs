@@ -275,7 +275,7 @@ async fn health_and_reflection_are_served() {
     for service in ["", "weft.v1.IngestService"] {
         let asked = HealthCheckRequest { service: service.into() };
         let serving = || async { health.clone().check(asked.clone()).await.unwrap().into_inner().status() };
-        let served = weft_nats::testing::eventually(PATIENCE, async || serving().await == ServingStatus::Serving).await;
+        let served = weft_testkit::eventually(PATIENCE, async || serving().await == ServingStatus::Serving).await;
         assert!(served, "{service:?}");
     }
     let list = MessageRequest::ListServices(String::new());

@@ -15,9 +15,9 @@ use weft_nats::{
     event::{Entry, Event},
     streams::{self, LogSpec},
     subject::Layout,
-    testing::TestServer,
 };
 use weft_proto::ids::{EventId, ShardId, StreamSeq, WorkflowId};
+use weft_testkit::{TestLog, TestServer};
 
 use crate::mesh::{PATIENCE, spec};
 
@@ -56,20 +56,14 @@ impl Mesh {
     }
 
     async fn with(spec: LogSpec) -> Self {
-        let server = TestServer::start().await;
-        let connection = server.connection("test").await;
-        let layout = streams::ensure(&connection, &spec).await.unwrap();
+        let TestLog { server, connection, layout, spec } = TestLog::of(spec).await;
         Self { server: Some(server), connection, spec, layout }
     }
 
     /// A sequencer that has caught up, with its receipts in `folder`.
     async fn sequencer(&self, folder: &TempDir) -> Running {
-        self.sequencer_with(SequencerOptions::new(
-            folder.path().to_owned(),
-            &self.spec,
-            weft_catalog::testing::master_key(),
-        ))
-        .await
+        self.sequencer_with(SequencerOptions::new(folder.path().to_owned(), &self.spec, weft_testkit::master_key()))
+            .await
     }
 
     async fn sequencer_with(&self, options: SequencerOptions) -> Running {

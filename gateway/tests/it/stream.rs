@@ -9,14 +9,12 @@ use tokio::{
     time::timeout,
 };
 use weft_catalog::Catalog;
-use weft_nats::{
-    streams,
-    testing::{add_consumers, consumer_names, eventually},
-};
+use weft_nats::streams;
 use weft_proto::{
     ids::SubscriptionUid,
     v1::{Destination, HttpDestination, Subscription, destination},
 };
+use weft_testkit::{add_consumers, consumer_names, eventually};
 
 use crate::{
     http::{get, send, webhook},
@@ -134,17 +132,14 @@ async fn filters_hold_and_a_subscription_is_one() {
         starts: vec![1, 1],
         ..Subscription::default()
     };
-    Catalog::new(mesh.connection.clone(), weft_catalog::testing::master_key())
-        .put_subscription(&subscription, 0)
-        .await
-        .unwrap();
+    Catalog::new(mesh.connection.clone(), weft_testkit::master_key()).put_subscription(&subscription, 0).await.unwrap();
     for n in 1..=3 {
         publish(gateway.address, "a", n).await;
         publish(gateway.address, "b", n).await;
     }
     assert_eq!(Client::open(gateway.address, "workflowId=a", None).await.numbers(3).await, [1, 2, 3]);
     assert_eq!(Client::open(gateway.address, "type=order.3", None).await.numbers(2).await, [3, 3]);
-    let taken = weft_nats::testing::eventually(PATIENCE, async || {
+    let taken = weft_testkit::eventually(PATIENCE, async || {
         let page = send(gateway.address, &get("/api/v1/webhooks/events?subscription=twos")).await.unwrap();
         page.status == 200 && page.json["events"].as_array().is_some_and(|events| events.len() == 2)
     })

@@ -2,7 +2,8 @@
 
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 use weft_gateway::{Gateway, GatewayOptions};
-use weft_tls::{BindError, TlsError, TlsOptions, testing::Authority};
+use weft_testkit::Authority;
+use weft_tls::{BindError, TlsError, TlsOptions};
 
 use crate::{
     http::{answer, send, webhook},

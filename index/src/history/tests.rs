@@ -2,21 +2,20 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use proptest::prelude::*;
 use prost::Message as _;
 use redb::{Database, ReadableDatabase as _, backends::InMemoryBackend};
 use weft_catalog::{Revised, Snapshot};
 use weft_nats::{
-    event::{Event, JSON},
+    event::Event,
     headers::Headers,
     message::Stored,
     records,
     subject::{Layout, dead_letter_subject},
 };
 use weft_proto::{
-    ids::{EventId, Run, SequenceNumber, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
+    ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid},
     v1::{self, CommandStatus, OutcomeKind, outcome_record::Record},
 };
 
@@ -45,28 +44,11 @@ const BILLING: SubscriptionUid = SubscriptionUid::from_bytes([1; 16]);
 const AUDIT: SubscriptionUid = SubscriptionUid::from_bytes([2; 16]);
 
 fn event_id(number: u64) -> EventId {
-    EventId::of_delivery("shop", &number.to_string())
+    weft_testkit::event::id("order-1", number)
 }
 
 fn event(number: u64) -> Event {
-    Event {
-        id: event_id(number),
-        sequence_number: SequenceNumber(number),
-        workflow: WorkflowId::new("order-1").unwrap(),
-        previous: (number > 1).then(|| event_id(number - 1)),
-        event_type: "order.paid".into(),
-        source: "shop".into(),
-        time: Timestamp::UNIX_EPOCH,
-        received_at: Timestamp::UNIX_EPOCH,
-        delivery_id: None,
-        content_type: JSON.into(),
-        data_pointer: String::new(),
-        verified_by: "standard/0".into(),
-        traceparent: None,
-        quarantine: None,
-        kept_headers: Vec::new(),
-        payload: Bytes::from_static(b"{}"),
-    }
+    weft_testkit::event("order-1").number(number).build()
 }
 
 fn stored(seq: u64, subject: String, headers: Headers, payload: Vec<u8>) -> Stored {

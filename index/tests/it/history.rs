@@ -2,8 +2,6 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_catalog::Snapshot;
@@ -11,22 +9,21 @@ use weft_index::history::{AsOf, History, HistoryOptions, LaneFilter};
 use weft_nats::{
     append::Appender,
     connect::Connection,
-    event::{Event, JSON},
+    event::Event,
     records,
     streams::{self, LogSpec},
     subject::Layout,
-    testing::{TestServer, eventually},
 };
 use weft_proto::{
-    ids::{EventId, SequenceNumber, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
+    ids::{EventId, ShardId, StreamSeq, SubscriptionUid},
     v1::{self, OutcomeKind, outcome_record::Record},
 };
+use weft_testkit::{PATIENCE, TestServer, eventually};
 
-const PATIENCE: Duration = Duration::from_secs(20);
 const SHARD: ShardId = ShardId(0);
 
 fn event_id(number: u64) -> EventId {
-    EventId::of_delivery("shop", &number.to_string())
+    weft_testkit::event::id(&format!("order-{number}"), 1)
 }
 
 /// Appends events that are delivered at once.
@@ -57,24 +54,7 @@ impl Writer {
 }
 
 fn event(number: u64) -> Event {
-    Event {
-        id: event_id(number),
-        sequence_number: SequenceNumber(1),
-        workflow: WorkflowId::new(format!("order-{number}")).unwrap(),
-        previous: None,
-        event_type: "order.paid".into(),
-        source: "shop".into(),
-        time: Timestamp::now(),
-        received_at: Timestamp::now(),
-        delivery_id: None,
-        content_type: JSON.into(),
-        data_pointer: String::new(),
-        verified_by: "standard/0".into(),
-        traceparent: None,
-        quarantine: None,
-        kept_headers: Vec::new(),
-        payload: Bytes::from_static(b"{}"),
-    }
+    weft_testkit::event(&format!("order-{number}")).build()
 }
 
 fn outcome(number: u64) -> v1::Outcome {

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use jiff::Timestamp;
 use weft_index::{
     projection::{self, Mismatch, Position, PositionCheck},
     receipts::{Change, Changes, Horizons, Receipts, body_digest},
@@ -11,13 +9,13 @@ use weft_index::{
 use weft_nats::{
     append::Appender,
     connect::Connection,
-    event::{Event, JSON},
+    event::Event,
     reader::{OrderedReader, ReaderOptions},
     streams::{self, LogSpec},
     subject::Layout,
-    testing::TestServer,
 };
-use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
+use weft_proto::ids::{EventId, SequenceNumber, StreamSeq};
+use weft_testkit::TestServer;
 
 const LAYOUT: Layout = Layout::new(1);
 
@@ -26,25 +24,8 @@ fn spec() -> LogSpec {
 }
 
 fn event(number: u64) -> Event {
-    let id = |number: u64| EventId::of_delivery("shop", &number.to_string());
-    Event {
-        id: id(number),
-        sequence_number: SequenceNumber(number),
-        workflow: WorkflowId::new("a").unwrap(),
-        previous: (number > 1).then(|| id(number - 1)),
-        event_type: "order.paid".into(),
-        source: "shop".into(),
-        time: Timestamp::UNIX_EPOCH,
-        received_at: Timestamp::UNIX_EPOCH,
-        delivery_id: Some(number.to_string()),
-        content_type: JSON.into(),
-        data_pointer: String::new(),
-        verified_by: "standard/0".into(),
-        traceparent: None,
-        quarantine: None,
-        kept_headers: Vec::new(),
-        payload: Bytes::from(number.to_string()),
-    }
+    let _id = |number: u64| EventId::of_delivery("shop", &number.to_string());
+    weft_testkit::event("a").number(number).payload(number.to_string()).build()
 }
 
 async fn append(connection: &Connection, numbers: std::ops::RangeInclusive<u64>) {

@@ -3,38 +3,29 @@
 use prost::Message as _;
 use weft_nats::{
     checkpoints::{self, ChunkError},
-    connect::Connection,
-    records,
-    streams::{self, LogSpec},
-    subject::Layout,
-    testing::TestServer,
+    records, streams,
 };
 use weft_proto::{
     ids::{ShardId, StreamSeq},
     v1::{self, outcome_record::Record},
 };
+use weft_testkit::TestLog;
 
 const SHARD: ShardId = ShardId(0);
 
 struct Log {
-    _server: TestServer,
-    connection: Connection,
-    layout: Layout,
+    log: TestLog,
     last: u64,
 }
 
 impl Log {
     async fn start() -> Self {
-        let server = TestServer::start().await;
-        let connection = server.connection("test").await;
-        let spec = LogSpec { body_bytes_max: 1 << 20, ..LogSpec::default() };
-        let layout = streams::ensure(&connection, &spec).await.unwrap();
-        Self { _server: server, connection, layout, last: 0 }
+        Self { log: TestLog::start().await, last: 0 }
     }
 
     async fn publish(&mut self, record: Record) {
         let payload = v1::OutcomeRecord { record: Some(record) }.encode_to_vec();
-        let (jetstream, headers) = (self.connection.jetstream(), records::headers().to_map());
+        let (jetstream, headers) = (self.log.connection.jetstream(), records::headers().to_map());
         let ack = jetstream.publish_with_headers("checkpoints.0", headers, payload.into()).await.unwrap();
         self.last = ack.await.unwrap().sequence;
     }
@@ -53,7 +44,7 @@ impl Log {
     }
 
     async fn tail(&self) -> checkpoints::Tail {
-        checkpoints::tail(&self.connection, self.layout, SHARD).await.unwrap()
+        checkpoints::tail(&self.log.connection, self.log.layout, SHARD).await.unwrap()
     }
 }
 
@@ -65,14 +56,14 @@ async fn the_newest_complete_checkpoint_is_found_among_remains_and_foreign_messa
     assert_eq!(log.tail().await.newest, None, "chunks without an end");
     log.checkpoint(7, 2).await;
     log.chunks(8, 3).await;
-    log.connection.jetstream().publish("checkpoints.0", "foreign".into()).await.unwrap().await.unwrap();
+    log.log.connection.jetstream().publish("checkpoints.0", "foreign".into()).await.unwrap().await.unwrap();
     log.chunks(9, 1).await;
     let tail = log.tail().await;
     assert_eq!((tail.newest.unwrap().end.position, tail.first, tail.last.0), (7, StreamSeq(1), log.last));
 
     log.checkpoint(10, 1).await;
     assert_eq!(log.tail().await.newest.unwrap().end.position, 10);
-    streams::drop_through(&log.connection, "CHECKPOINTS", StreamSeq(log.last)).await.unwrap();
+    streams::drop_through(&log.log.connection, "CHECKPOINTS", StreamSeq(log.last)).await.unwrap();
     assert_eq!(log.tail().await.newest, None, "an empty stream that has held something");
 }
 
@@ -82,7 +73,7 @@ async fn chunks_are_read_in_order_and_a_purged_one_is_noticed() {
     let mut log = Log::start().await;
     log.checkpoint(7, CHUNKS).await;
     let newest = log.tail().await.newest.unwrap();
-    let mut reader = newest.chunks(&log.connection);
+    let mut reader = newest.chunks(&log.log.connection);
     let mut read = Vec::new();
     while let Some(chunks) = reader.next().await.unwrap() {
         read.extend(chunks.into_iter().map(|chunk| chunk.heads[0].sequence));
@@ -90,12 +81,12 @@ async fn chunks_are_read_in_order_and_a_purged_one_is_noticed() {
     assert_eq!(read, (0..u64::from(CHUNKS)).collect::<Vec<_>>());
 
     // A newer one replaces it while it is read.
-    let connection = log.connection.clone();
+    let connection = log.log.connection.clone();
     let mut reader = newest.chunks(&connection);
     assert!(reader.next().await.unwrap().is_some_and(|chunks| chunks.len() < CHUNKS as usize));
     let through = StreamSeq(log.last);
     log.checkpoint(8, 1).await;
-    streams::drop_through(&log.connection, "CHECKPOINTS", through).await.unwrap();
+    streams::drop_through(&log.log.connection, "CHECKPOINTS", through).await.unwrap();
     let problem = loop {
         match reader.next().await {
             Ok(Some(_)) => {}

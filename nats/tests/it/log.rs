@@ -1,35 +1,23 @@
 //! The log's own operations against a real nats-server.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use weft_nats::{
     connect::Connection,
     headers::Headers,
     message::{Outgoing, Stored},
     reader::{OrderedReader, ReaderOptions},
-    streams::{self, LogSpec},
-    testing::TestServer,
 };
 use weft_proto::ids::StreamSeq;
+use weft_testkit::{PATIENCE, TestLog, TestServer};
 
 mod append;
 mod connect;
 mod direct;
 mod reader;
 
-/// How long anything may take before it counts as never.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 async fn log() -> (TestServer, Connection) {
-    let server = TestServer::start().await;
-    let connection = server.connection("test").await;
-    streams::ensure(&connection, &spec()).await.unwrap();
+    let TestLog { server, connection, .. } = TestLog::start().await;
     (server, connection)
-}
-
-fn spec() -> LogSpec {
-    LogSpec { body_bytes_max: 1 << 20, ..LogSpec::default() }
 }
 
 fn message(text: &str) -> Outgoing {

@@ -8,14 +8,12 @@ use weft_nats::{
     append::Appender,
     connect::Connection,
     cursor::Cursor,
-    event::{Event, JSON, StoredEvent},
-    options::LogOptions,
+    event::StoredEvent,
     scan::{self, Filter, PAGE_BYTES_MAX, Page, ScanError},
-    streams::{self, LogSpec},
     subject::Layout,
-    testing::TestServer,
 };
-use weft_proto::ids::{EventId, SequenceNumber, ShardId, StreamSeq, WorkflowId};
+use weft_proto::ids::{ShardId, StreamSeq, WorkflowId};
+use weft_testkit::{TestLog, TestServer, event, spec};
 
 struct Log {
     _server: TestServer,
@@ -27,18 +25,14 @@ struct Log {
 
 impl Log {
     async fn start(shards: u32) -> Self {
-        let server = TestServer::start().await;
-        let connection = server.connection("test").await;
-        let log = LogOptions { shards, ..LogOptions::default() };
-        let spec = LogSpec { log, body_bytes_max: 1 << 20, ..LogSpec::default() };
-        let layout = streams::ensure(&connection, &spec).await.unwrap();
+        let TestLog { server, connection, layout, .. } = TestLog::of(spec(shards)).await;
         let appender = Appender::new(connection.clone());
         Self { _server: server, connection, layout, ends: BTreeMap::new(), appender }
     }
 
     /// Appends event `number` of a workflow.
     async fn append(&mut self, workflow: &str, number: u64, payload: Bytes) {
-        let event = event(workflow, number, payload);
+        let event = event(workflow).number(number).payload(payload).build();
         let end = self.ends.entry(self.layout.shard_of(&event.workflow)).or_default();
         *end = self.appender.append(*end, &[event.encode(self.layout)]).await.unwrap();
     }
@@ -50,29 +44,6 @@ impl Log {
     async fn purge_below(&self, shard: ShardId, seq: u64) {
         let stream = self.connection.jetstream().get_stream(self.layout.events_stream(shard)).await.unwrap();
         stream.purge().sequence(seq).await.unwrap();
-    }
-}
-
-/// Event `number` of a workflow.
-pub fn event(workflow: &str, number: u64, payload: Bytes) -> Event {
-    let id = |number| EventId::of_delivery("shop", &format!("{workflow}-{number}"));
-    Event {
-        id: id(number),
-        sequence_number: SequenceNumber(number),
-        workflow: WorkflowId::new(workflow).unwrap(),
-        previous: (number > 1).then(|| id(number - 1)),
-        event_type: "order.paid".into(),
-        source: "shop".into(),
-        time: Timestamp::now(),
-        received_at: Timestamp::now(),
-        delivery_id: None,
-        content_type: JSON.into(),
-        data_pointer: String::new(),
-        verified_by: "standard/0".into(),
-        traceparent: None,
-        quarantine: None,
-        kept_headers: Vec::new(),
-        payload,
     }
 }
 

@@ -14,10 +14,10 @@ use weft_nats::{
     options::LogOptions,
     server::{Server, ServerError, ServerOptions, free_port},
     streams::{self, LogSpec},
-    testing::{
-        SmallDisk, eventually,
-        users::{PATIENCE, connect, ensure, last, options, publish},
-    },
+};
+use weft_testkit::{
+    PATIENCE, SmallDisk, eventually,
+    users::{connect, ensure, last, options, publish},
 };
 
 fn pid(folder: &Path) -> Pid {

@@ -8,9 +8,9 @@ use weft_nats::{
     connect::Connection,
     options::{LogOptions, MESSAGE_OVERHEAD_BYTES, MaxBytes, Span},
     streams::{self, EnsureError, LogSpec},
-    testing::TestServer,
 };
 use weft_proto::ids::StreamSeq;
+use weft_testkit::TestServer;
 
 fn spec(shards: u32) -> LogSpec {
     LogSpec { log: LogOptions { shards, ..LogOptions::default() }, body_bytes_max: 1 << 20, ..LogSpec::default() }
@@ -156,7 +156,7 @@ async fn a_server_that_is_away_is_unavailable_and_an_empty_stream_has_a_state() 
     mismatch(streams::state(&connection, "NONE").await, &["NONE"]);
 
     server.kill();
-    let away = weft_nats::testing::eventually(Duration::from_secs(60), async || !connection.is_connected()).await;
+    let away = weft_testkit::eventually(Duration::from_secs(60), async || !connection.is_connected()).await;
     assert!(away);
     for result in
         [streams::ensure(&connection, &spec(1)).await.map(drop), streams::state(&connection, "DLQ").await.map(drop)]

@@ -1,32 +1,19 @@
 //! Tails: history and live events without a gap, from one consumer a shard however many clients there are.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 use weft_nats::{
     append::Appender,
-    connect::Connection,
     cursor::Cursor,
-    options::LogOptions,
     scan::{self, Filter, ScanError},
-    streams::{self, LogSpec},
+    streams,
     subject::Layout,
     tail::{Tail, Tails},
-    testing::{TestServer, add_consumers, consumer_names, eventually},
 };
 use weft_proto::ids::{ShardId, StreamSeq, WorkflowId};
-
-use crate::scan::event;
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-struct Log {
-    server: TestServer,
-    connection: Connection,
-    layout: Layout,
-}
+use weft_testkit::{PATIENCE, TestLog, add_consumers, consumer_names, event, eventually, spec};
 
 /// Appends events to a log, and knows where each of its streams ends.
 struct Writer {
@@ -35,16 +22,10 @@ struct Writer {
     ends: BTreeMap<ShardId, StreamSeq>,
 }
 
-impl Log {
-    async fn start(shards: u32) -> (Self, Writer) {
-        let server = TestServer::start().await;
-        let connection = server.connection("test").await;
-        let log = LogOptions { shards, ..LogOptions::default() };
-        let spec = LogSpec { log, body_bytes_max: 1 << 20, ..LogSpec::default() };
-        let layout = streams::ensure(&connection, &spec).await.unwrap();
-        let writer = Writer { layout, appender: Appender::new(connection.clone()), ends: BTreeMap::new() };
-        (Self { server, connection, layout }, writer)
-    }
+async fn start(shards: u32) -> (TestLog, Writer) {
+    let log = TestLog::of(spec(shards)).await;
+    let writer = Writer { layout: log.layout, appender: Appender::new(log.connection.clone()), ends: BTreeMap::new() };
+    (log, writer)
 }
 
 impl Writer {
@@ -52,7 +33,7 @@ impl Writer {
     async fn append(&mut self, workflows: &[String], numbers: std::ops::RangeInclusive<u64>) {
         for number in numbers {
             for workflow in workflows {
-                let event = event(workflow, number, Bytes::from_static(b"{}"));
+                let event = event(workflow).number(number).build();
                 let end = self.ends.entry(self.layout.shard_of(&event.workflow)).or_default();
                 *end = self.appender.append(*end, &[event.encode(self.layout)]).await.unwrap();
             }
@@ -71,7 +52,7 @@ async fn next(tail: &mut Tail) -> (String, u64) {
 async fn many_clients_share_one_reader_and_each_gets_everything_once() {
     const EVENTS: u64 = 60;
     const CLIENTS: usize = 60;
-    let (log, mut writer) = Log::start(2).await;
+    let (log, mut writer) = start(2).await;
     let workflows: Vec<String> = (0..8).map(|n| format!("w{n}")).collect();
     let tails = Tails::new(log.connection.clone(), log.layout);
     let first_stream = log.layout.events_stream(ShardId(0));
@@ -117,7 +98,7 @@ async fn many_clients_share_one_reader_and_each_gets_everything_once() {
 #[tokio::test]
 async fn a_slow_client_continues_from_the_log() {
     const EVENTS: u64 = 2500;
-    let (log, mut writer) = Log::start(1).await;
+    let (log, mut writer) = start(1).await;
     let workflows = ["w".to_owned()];
     let tails = Tails::new(log.connection.clone(), log.layout);
     let open = async || tails.open(Filter::default(), Cursor::new(log.layout, [])).await.unwrap();
@@ -138,7 +119,7 @@ async fn a_slow_client_continues_from_the_log() {
 /// A restart of the server ends no tail.
 #[tokio::test]
 async fn a_tail_survives_a_restart_of_the_server() {
-    let (log, mut writer) = Log::start(1).await;
+    let (log, mut writer) = start(1).await;
     let workflows = ["w".to_owned()];
     let tails = Tails::new(log.connection.clone(), log.layout);
     let mut tail = tails.open(Filter::default(), Cursor::new(log.layout, [])).await.unwrap();
@@ -155,7 +136,7 @@ async fn a_tail_survives_a_restart_of_the_server() {
 /// Retention that overtakes a slow client is said, and never passed over.
 #[tokio::test]
 async fn a_client_that_retention_overtakes_is_told() {
-    let (log, mut writer) = Log::start(1).await;
+    let (log, mut writer) = start(1).await;
     let tails = Tails::new(log.connection.clone(), log.layout);
     let mut tail = tails.open(Filter::default(), Cursor::new(log.layout, [])).await.unwrap();
     writer.append(&["w".to_owned()], 1..=2000).await;
@@ -177,7 +158,7 @@ async fn a_client_that_retention_overtakes_is_told() {
 /// not. One that needs no consumer, because another tail reads the shard already, is opened.
 #[tokio::test]
 async fn tails_leave_consumers_to_the_other_readers() {
-    let (log, _) = Log::start(1).await;
+    let (log, _) = start(1).await;
     let tails = Tails::new(log.connection.clone(), log.layout);
     let open = async |tails: &Tails| tails.open(Filter::default(), Cursor::new(log.layout, [])).await;
     let first = open(&tails).await.unwrap();

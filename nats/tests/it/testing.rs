@@ -1,10 +1,7 @@
 //! The test server itself: what every other test rests on.
 
 use std::time::Duration;
-
-use weft_nats::testing::{TestServer, eventually};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use weft_testkit::{PATIENCE, TestServer, eventually};
 
 #[tokio::test]
 async fn a_killed_server_comes_back_with_its_store() {

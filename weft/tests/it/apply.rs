@@ -6,20 +6,14 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use uuid::Uuid;
 use weft_catalog::{Catalog, MasterKey};
-use weft_nats::{
-    append::Appender,
-    connect::Connection,
-    message::Outgoing,
-    streams::{self, LogSpec},
-    subject::Layout,
-    testing::{TestServer, eventually},
-};
+use weft_nats::{append::Appender, connect::Connection, message::Outgoing, streams, subject::Layout};
 use weft_proto::ids::StreamSeq;
 use weft_services::{
     apply::{Applied, ApplyError, apply},
     config::{Config, DesiredCatalog},
     mesh::Wiring,
 };
+use weft_testkit::{TestLog, TestServer, eventually, spec};
 
 use crate::mesh::PATIENCE;
 
@@ -31,10 +25,7 @@ struct Log {
 
 impl Log {
     async fn start() -> Self {
-        let server = TestServer::start().await;
-        let connection = server.connection("apply").await;
-        let spec = LogSpec { body_bytes_max: 1024 * 1024, ..LogSpec::default() };
-        let layout = streams::ensure(&connection, &spec).await.unwrap();
+        let TestLog { server, connection, layout, .. } = TestLog::start().await;
         Self { _server: server, connection, layout }
     }
 
@@ -50,7 +41,7 @@ impl Log {
     }
 
     fn catalog(&self) -> Catalog {
-        Catalog::new(self.connection.clone(), weft_catalog::testing::master_key())
+        Catalog::new(self.connection.clone(), weft_testkit::master_key())
     }
 
     async fn starts(&self, name: &str) -> Vec<u64> {
@@ -131,8 +122,7 @@ async fn a_catalog_of_another_key_is_not_written() {
     assert_eq!(log.catalog().read().await.unwrap(), before);
 
     log.connection.jetstream().delete_stream("KV_weft_catalog").await.unwrap();
-    let spec = LogSpec { body_bytes_max: 1024 * 1024, ..LogSpec::default() };
-    streams::ensure(&log.connection, &spec).await.unwrap();
+    streams::ensure(&log.connection, &spec(1)).await.unwrap();
     assert_eq!(
         apply(&other, log.layout, &desired, "after-loss").await.unwrap(),
         Applied { created: 1, ..Applied::default() }

@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use weft_nats::testing::eventually;
 use weft_services::{
     mesh::{SOURCE, SUBSCRIPTION, Up, Wiring},
     process::{Endpoints, Process},
     receiver::{Answer, Arrival, Receiver},
     sender::Sender,
 };
+use weft_testkit::eventually;
 
 use crate::{
     commands::Operator,

@@ -4,11 +4,11 @@ use std::{fs, net::TcpListener, path::PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use weft_nats::testing::eventually;
 use weft_services::{
     mesh::{SOURCE, SUBSCRIPTION, Up, Wiring},
     receiver::{Answer, Arrival, Receiver},
 };
+use weft_testkit::eventually;
 
 use crate::{
     commands::Operator,

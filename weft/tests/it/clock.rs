@@ -19,13 +19,14 @@ use std::{
 use bytes::Bytes;
 use jiff::SignedDuration;
 use tempfile::TempDir;
-use weft_nats::{direct, options::LogOptions, streams, testing::eventually};
+use weft_nats::{direct, options::LogOptions, streams};
 use weft_proto::{ids::StreamSeq, v1};
 use weft_services::{
     mesh::{RoleProcess, SOURCE, SUBSCRIPTION, Wiring},
     receiver::Answer,
     sender::{Receipt, Sender},
 };
+use weft_testkit::eventually;
 
 use crate::{
     commands::Operator,

@@ -6,14 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use weft_catalog::{Catalog, testing::master_key};
-use weft_nats::{options::LogOptions, streams::LogSpec, testing::TestCluster};
+use weft_catalog::Catalog;
+use weft_nats::{options::LogOptions, streams::LogSpec};
 use weft_services::{
     apply::apply,
     config::Config,
     mesh::Wiring,
     receiver::{Answer, Arrival, Receiver},
 };
+use weft_testkit::{TestCluster, master_key};
 
 use crate::{
     mesh::{PATIENCE, post, provide_tls, role_at, send, sender_to},

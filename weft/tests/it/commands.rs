@@ -4,11 +4,12 @@ use std::{path::Path, process::Output, time::Instant};
 
 use serde_json::Value;
 use tokio::process::Command;
-use weft_nats::{server::free_port, testing::eventually};
+use weft_nats::server::free_port;
 use weft_services::{
     mesh::{SOURCE, SUBSCRIPTION, Up, Wiring},
     receiver::{Answer, Receiver},
 };
+use weft_testkit::eventually;
 
 use crate::{
     mesh::{PATIENCE, program, provide_tls},

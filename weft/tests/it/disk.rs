@@ -6,12 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use weft_nats::testing::{SmallDisk, eventually};
 use weft_services::{
     mesh::{Up, Wiring},
     receiver::{Answer, Receiver},
     sender::Sender,
 };
+use weft_testkit::{SmallDisk, eventually};
 
 use crate::{
     mesh::{PATIENCE, post, program, provide_tls},

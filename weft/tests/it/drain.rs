@@ -13,12 +13,13 @@ use tokio::{
     sync::watch,
     task::JoinSet,
 };
-use weft_nats::{scan, subject::Layout, testing::eventually};
+use weft_nats::{scan, subject::Layout};
 use weft_services::{
     mesh::{SOURCE, Wiring},
     receiver::{Answer, Arrival},
     sender::Sender,
 };
+use weft_testkit::eventually;
 
 use crate::mesh::{Mesh, PATIENCE, post};
 

@@ -11,7 +11,7 @@ use std::{
 use prost::Message as _;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use rustix::process::Signal;
-use weft_nats::{connect::Connection, direct, subject::Layout, testing::eventually};
+use weft_nats::{connect::Connection, direct, subject::Layout};
 use weft_proto::{
     ids::{EventId, StreamSeq},
     v1::{self, OutcomeKind, outcome_record::Record},
@@ -20,6 +20,7 @@ use weft_services::{
     mesh::{RoleProcess, Wiring},
     receiver::{Answer, Arrival},
 };
+use weft_testkit::eventually;
 use weft_worker::ownership::{Bucket, LeaseState, WorkerId};
 
 use crate::{

@@ -10,13 +10,13 @@ use std::{
 use bytes::Bytes;
 use rustix::process::Signal;
 use tokio::io::AsyncWriteExt as _;
-use weft_nats::testing::eventually;
 use weft_proto::ids::ShardId;
 use weft_services::{
     mesh::{RoleProcess, SOURCE, Wiring},
     receiver::{Answer, Arrival},
 };
 
+use weft_testkit::eventually;
 use weft_worker::ownership::Bucket;
 
 use crate::{

@@ -6,13 +6,13 @@ use bytes::Bytes;
 use weft_nats::{
     options::{LogOptions, MaxBytes},
     streams,
-    testing::eventually,
 };
 use weft_services::{
     mesh::{SOURCE, Wiring},
     receiver::Answer,
     sender::Sender,
 };
+use weft_testkit::eventually;
 
 use crate::mesh::{Mesh, PATIENCE, sender_to};
 

@@ -10,8 +10,7 @@ use std::{
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinSet};
-use weft_catalog::testing::MASTER_KEY;
-use weft_catalog::{Catalog, testing::master_key};
+use weft_catalog::Catalog;
 use weft_nats::{
     connect::Connection,
     direct,
@@ -19,7 +18,6 @@ use weft_nats::{
     options::{LogOptions, Span},
     streams::{self, LogSpec},
     subject::Layout,
-    testing::{TestServer, eventually},
 };
 use weft_proto::ids::{StreamSeq, WorkflowId};
 use weft_services::{
@@ -28,6 +26,7 @@ use weft_services::{
     mesh::{RoleProcess, Wiring},
     sender::{Receipt, Sender},
 };
+use weft_testkit::{MASTER_KEY, TestServer, eventually, master_key};
 
 use crate::mesh::{PATIENCE, program, provide_tls, role, send, sender_to};
 

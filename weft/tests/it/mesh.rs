@@ -8,12 +8,10 @@ use std::{
 
 use bytes::Bytes;
 use tempfile::TempDir;
-use weft_catalog::testing::MASTER_KEY;
-use weft_catalog::{Catalog, testing::master_key};
+use weft_catalog::Catalog;
 use weft_nats::{
     options::{LogOptions, MaxBytes},
     streams::{self, LogSpec},
-    testing::TestServer,
 };
 use weft_services::{
     apply::apply,
@@ -23,12 +21,12 @@ use weft_services::{
     sender::{self, Receipt, Sender},
 };
 
+pub use weft_testkit::PATIENCE;
+use weft_testkit::{MASTER_KEY, TestServer, master_key};
 use weft_worker::ownership::WorkerId;
 
 use crate::order;
 
-/// How long anything may take before it counts as never, on a machine that runs many tests at once.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Bodies of the default size.
 const BODY_BYTES_MAX: u64 = 1024 * 1024;
 /// How often a refused event is sent again before that counts as never.

@@ -2,14 +2,12 @@
 
 use std::{collections::BTreeMap, path::Path, process::Command};
 
-use weft_catalog::testing::MASTER_KEY;
-use weft_catalog::{Catalog, testing::master_key};
+use weft_catalog::Catalog;
 use weft_nats::{
     connect::Connection,
     options::NatsOptions,
     server::Role,
     streams::{self, LogSpec},
-    testing::{TestServer, eventually},
 };
 use weft_services::{
     apply::apply,
@@ -17,6 +15,7 @@ use weft_services::{
     mesh::{RoleProcess, Wiring},
     receiver::{Answer, Receiver},
 };
+use weft_testkit::{MASTER_KEY, TestServer, eventually, master_key};
 
 use crate::{
     mesh::{PATIENCE, post, program, provide_tls, send, sender_to},

@@ -3,13 +3,13 @@
 use std::process::Stdio;
 
 use tokio::{io::AsyncWriteExt as _, process::Command};
-use weft_nats::testing::eventually;
 use weft_services::{
     mesh::{SOURCE, SUBSCRIPTION, Up, Wiring},
     process::Process,
     receiver::{Answer, Receiver},
     sender::Sender,
 };
+use weft_testkit::eventually;
 
 use crate::{
     commands::Operator,

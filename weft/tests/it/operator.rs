@@ -7,8 +7,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tempfile::TempDir;
 use tokio::process::Command;
-use weft_nats::testing::eventually;
 use weft_services::mesh::{SOURCE, SUBSCRIPTION, Up, Wiring};
+use weft_testkit::eventually;
 
 use crate::{
     commands::Operator,

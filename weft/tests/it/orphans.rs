@@ -10,11 +10,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use weft_nats::testing::{TestServer, eventually};
 use weft_services::{
     mesh::{SUBSCRIPTION, Up, Wiring},
     receiver::{Answer, Arrival, Receiver},
 };
+use weft_testkit::{TestServer, eventually};
 
 use crate::{
     commands::Operator,

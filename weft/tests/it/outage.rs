@@ -12,26 +12,25 @@ use std::{
 };
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use prost::Message as _;
 use weft_bench::memory::Memory;
 use weft_nats::{
     append::{Appender, BATCH_MESSAGES_MAX},
     connect::Connection,
     direct,
-    event::{Event, JSON},
+    event::Event,
     streams,
     subject::{DLQ_STREAM, Layout},
-    testing::eventually,
 };
 use weft_proto::{
-    ids::{EventId, SequenceNumber, ShardId, StreamSeq, WorkflowId},
+    ids::{EventId, SequenceNumber, ShardId, StreamSeq},
     v1::{self, outcome_record::Record},
 };
 use weft_services::{
     mesh::{SOURCE, Wiring},
     receiver::{Answer, Arrival},
 };
+use weft_testkit::eventually;
 
 use crate::{mesh::Mesh, order};
 
@@ -57,21 +56,11 @@ async fn append(connection: &Connection, events: u64) -> StreamSeq {
             .map(|&number| {
                 let event = Event {
                     id: id(number),
-                    sequence_number: SequenceNumber(number / workflows + 1),
-                    workflow: WorkflowId::new(format!("w{}", number % workflows)).unwrap(),
                     previous: number.checked_sub(workflows).map(id),
+                    sequence_number: SequenceNumber(number / workflows + 1),
                     event_type: "order.changed".into(),
-                    source: SOURCE.into(),
-                    time: Timestamp::now(),
-                    received_at: Timestamp::now(),
                     delivery_id: Some(number.to_string()),
-                    content_type: JSON.into(),
-                    data_pointer: String::new(),
-                    verified_by: "standard/0".into(),
-                    traceparent: None,
-                    quarantine: None,
-                    kept_headers: Vec::new(),
-                    payload: payload.clone(),
+                    ..weft_testkit::event(&format!("w{}", number % workflows)).payload(payload.clone()).build()
                 };
                 event.encode(LAYOUT)
             })

@@ -8,11 +8,11 @@ use std::{
 use bytes::Bytes;
 use tempfile::TempDir;
 use tokio::process::Command;
-use weft_nats::testing::eventually;
 use weft_services::{
     mesh::{SOURCE, SUBSCRIPTION, Up, Wiring},
     receiver::{Answer, Receiver},
 };
+use weft_testkit::eventually;
 
 use crate::{
     commands::Operator,

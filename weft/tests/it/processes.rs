@@ -12,13 +12,13 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use weft_nats::testing::eventually;
 use weft_services::{
     command::admin::AdminClient,
     mesh::{Up, Wiring},
     process::Process,
     receiver::{Answer, Receiver},
 };
+use weft_testkit::eventually;
 
 use crate::{
     mesh::{PATIENCE, program, provide_tls, send},

@@ -1,8 +1,8 @@
 //! `weft event send --provider`: what providers send is accepted by sources as docs/events.md sets them up.
 
 use serde_json::Value;
-use weft_nats::testing::eventually;
 use weft_services::mesh::{Up, Wiring, secret};
+use weft_testkit::eventually;
 
 use crate::{
     commands::Operator,

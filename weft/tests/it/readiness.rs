@@ -1,12 +1,12 @@
 //! `/readyz` of a log of which something is missing or takes no writes.
 
 use tokio_util::sync::CancellationToken;
-use weft_nats::testing::{SmallDisk, eventually};
 use weft_services::{
     mesh::{Nats, RoleProcess, Wiring},
     receiver::Answer,
     sender::Sender,
 };
+use weft_testkit::{SmallDisk, eventually};
 
 use crate::{
     mesh::{Mesh, PATIENCE, post, program, provide_tls},

@@ -1,11 +1,11 @@
 //! A wrong secret in the configuration, from the sender's first 401 to the last event taken after all.
 
 use bytes::Bytes;
-use weft_nats::testing::eventually;
 use weft_services::{
     mesh::{SOURCE, Up, Wiring, secret},
     receiver::{Answer, Receiver},
 };
+use weft_testkit::eventually;
 
 use crate::{
     commands::Operator,

@@ -4,8 +4,7 @@
 use std::{fs, path::PathBuf};
 
 use serde_json::Value;
-use weft_catalog::testing::MASTER_KEY;
-use weft_nats::{server::free_port, subject::Layout, testing::eventually};
+use weft_nats::{server::free_port, subject::Layout};
 use weft_proto::ids::{ShardId, WorkflowId};
 use weft_services::{
     mesh::{RoleProcess, SUBSCRIPTION, Up, Wiring},
@@ -13,6 +12,7 @@ use weft_services::{
     receiver::{Answer, Arrival, Receiver},
     sender::Sender,
 };
+use weft_testkit::{MASTER_KEY, eventually};
 
 use crate::{
     commands::Operator,

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use weft_nats::{
-    streams::{self, LogSpec},
-    testing::{TestServer, eventually},
-};
+use weft_nats::streams::{self, LogSpec};
 use weft_services::receiver::Answer;
+use weft_testkit::{TestServer, eventually};
 
 use crate::mesh::{Mesh, PATIENCE, provide_tls, role};
 

@@ -1,11 +1,11 @@
 //! Schemas from the configuration to the receiver.
 
 use serde_json::Value;
-use weft_nats::testing::eventually;
 use weft_services::{
     mesh::{SOURCE, SUBSCRIPTION, Up, Wiring},
     receiver::{Answer, Arrival, Receiver},
 };
+use weft_testkit::eventually;
 
 use crate::{
     commands::Operator,

@@ -9,13 +9,13 @@ use std::{
 
 use bytes::Bytes;
 use tokio::process::Command;
-use weft_nats::testing::eventually;
 use weft_services::{
     mesh::{SOURCE, Up, Wiring},
     process::{Endpoints, Process},
     receiver::{Answer, Receiver},
     sender::{Sender, Signing},
 };
+use weft_testkit::eventually;
 
 use crate::mesh::{PATIENCE, accepted, program, provide_tls};
 

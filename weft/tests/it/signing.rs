@@ -4,8 +4,8 @@ use std::{path::Path, process::Output};
 
 use serde_json::Value;
 use tokio::process::Command;
-use weft_nats::testing::eventually;
 use weft_services::mesh::Up;
+use weft_testkit::eventually;
 
 use crate::{
     commands::Operator,

@@ -11,11 +11,10 @@ use std::{
 
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use weft_catalog::{Catalog, testing::master_key};
+use weft_catalog::Catalog;
 use weft_nats::{
     streams::{self, LogSpec},
     subject::Layout,
-    testing::{TestServer, eventually},
 };
 use weft_services::{
     apply::apply,
@@ -23,6 +22,7 @@ use weft_services::{
     mesh::Wiring,
     receiver::{Answer, Receiver},
 };
+use weft_testkit::{TestServer, eventually, master_key};
 
 use crate::{
     mesh::{Mesh, PATIENCE, post, provide_tls, role, send, sender_to},

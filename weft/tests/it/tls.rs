@@ -8,13 +8,13 @@ use std::{
 
 use futures_util::StreamExt as _;
 use tokio::process::Command;
-use weft_nats::testing::eventually;
 use weft_services::{
     mesh::{SOURCE, SUBSCRIPTION, Up, Wiring},
     process::Process,
     receiver::{Answer, Receiver},
 };
-use weft_tls::{Listener, testing::Authority};
+use weft_testkit::{Authority, eventually};
+use weft_tls::Listener;
 
 use crate::{
     mesh::{PATIENCE, program, provide_tls},

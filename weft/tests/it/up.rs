@@ -3,11 +3,11 @@
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use bytes::Bytes;
-use weft_nats::testing::eventually;
 use weft_services::{
     mesh::{Up, Wiring},
     receiver::{Answer, Arrival, Receiver},
 };
+use weft_testkit::eventually;
 
 use crate::mesh::{PATIENCE, accepted, program, provide_tls};
 

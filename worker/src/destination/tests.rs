@@ -6,8 +6,7 @@ use std::{
     time::Duration,
 };
 
-use weft_nats::event::Event;
-use weft_proto::ids::{SequenceNumber, StreamSeq, WorkflowId};
+use weft_proto::ids::StreamSeq;
 
 use super::{
     address::AddressGuard,
@@ -174,24 +173,7 @@ fn subscription(uid: SubscriptionUid, url: String) -> v1::Subscription {
 }
 
 fn delivery() -> Delivery {
-    let event = Event {
-        id: EventId::unique(),
-        sequence_number: SequenceNumber(1),
-        workflow: WorkflowId::new("w").unwrap(),
-        previous: None,
-        event_type: "t".into(),
-        source: "s".into(),
-        time: Timestamp::now(),
-        received_at: Timestamp::now(),
-        delivery_id: None,
-        content_type: "application/json".into(),
-        data_pointer: String::new(),
-        verified_by: String::new(),
-        traceparent: None,
-        quarantine: None,
-        kept_headers: vec![],
-        payload: Bytes::from_static(b"{}"),
-    };
+    let event = weft_testkit::event("w").build();
     Delivery {
         event: Arc::new(StoredEvent { seq: StreamSeq(1), stored_at: Timestamp::now(), event }),
         uid: SubscriptionUid::unique(),

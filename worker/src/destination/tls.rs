@@ -78,7 +78,7 @@ fn certificates(pem: &str) -> Option<Vec<CertificateDer<'static>>> {
 mod tests {
     use std::{fs, path::PathBuf};
 
-    use weft_tls::testing::Authority;
+    use weft_testkit::Authority;
 
     use super::*;
 

@@ -26,7 +26,7 @@ use proptest::prelude::*;
 use rand::{SeedableRng, rngs::StdRng};
 use weft_nats::event::{Event, StoredEvent};
 use weft_proto::{
-    ids::{EventId, Run, SequenceNumber, StreamSeq, SubscriptionUid, WorkflowId},
+    ids::{EventId, Run, StreamSeq, SubscriptionUid, WorkflowId},
     v1,
 };
 
@@ -105,21 +105,12 @@ fn quarantined_event(seq: u64, workflow: u8, quarantine: Option<&str>) -> Arc<St
         stored_at: Timestamp::UNIX_EPOCH,
         event: Event {
             id: EventId::from_bytes(u128::from(seq).to_be_bytes()),
-            sequence_number: SequenceNumber(seq),
-            workflow: WorkflowId::new(format!("w{workflow}")).unwrap(),
             previous: None,
             event_type: kind(seq),
             source: "s".into(),
-            time: Timestamp::UNIX_EPOCH,
-            received_at: Timestamp::UNIX_EPOCH,
-            delivery_id: None,
-            content_type: "application/json".into(),
-            data_pointer: String::new(),
-            verified_by: String::new(),
-            traceparent: None,
             quarantine: quarantine.map(str::to_owned),
-            kept_headers: vec![],
             payload: Bytes::from_static(PAYLOAD),
+            ..weft_testkit::event(&format!("w{workflow}")).number(seq).build()
         },
     })
 }

@@ -6,8 +6,8 @@ use std::{
 };
 
 use async_trait::async_trait;
-use weft_nats::testing::eventually;
 use weft_proto::v1::{self, AttemptClass};
+use weft_testkit::eventually;
 use weft_worker::destination::{Delivery, DeliveryResult, Destination, Failure, FailureKind};
 
 use crate::support::{Log, PATIENCE, Receiver, Running};

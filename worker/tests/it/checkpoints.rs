@@ -7,12 +7,12 @@ use tokio::time::Instant;
 use weft_nats::{
     checkpoints::{self, Checkpoint},
     direct, records, streams,
-    testing::eventually,
 };
 use weft_proto::{
     ids::{ShardId, StreamSeq},
     v1::{self, outcome_record::Record},
 };
+use weft_testkit::eventually;
 use weft_worker::ledger;
 
 use crate::support::{Log, PATIENCE, Receiver, Running, assert_in_order};

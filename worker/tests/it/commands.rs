@@ -202,7 +202,7 @@ async fn a_command_takes_effect_once_after_a_kill_that_follows_its_commit() {
     let worker = Running::start(&log, folder.path());
     log.outcomes(3).await;
     // Paused: what is committed now waits.
-    let catalog = Catalog::new(log.connection.clone(), weft_catalog::testing::master_key());
+    let catalog = Catalog::new(log.connection.clone(), weft_testkit::master_key());
     let found = async || catalog.read().await.unwrap().subscriptions["billing"].clone();
     let set_paused = async |paused: bool| {
         let found = found().await;

@@ -1,8 +1,9 @@
 //! Copies of dead letters that DLQ does not take.
 
-use weft_catalog::{Catalog, testing::master_key};
-use weft_nats::{conditions::Conditions, message::Stored, streams, subject::DLQ_STREAM, testing::eventually};
+use weft_catalog::Catalog;
+use weft_nats::{conditions::Conditions, message::Stored, streams, subject::DLQ_STREAM};
 use weft_proto::v1::{self, subscription_change::Change};
+use weft_testkit::{eventually, master_key};
 
 use crate::support::{Log, PATIENCE, Receiver, Request, Running, delete};
 

@@ -9,8 +9,8 @@ use std::{
 };
 
 use weft_catalog::Catalog;
-use weft_nats::testing::eventually;
 use weft_proto::v1;
+use weft_testkit::eventually;
 
 use crate::support::{
     Log, PATIENCE, Receiver, Running, SHORT_LEASE, assert_in_order, assert_in_order_but, assert_once,
@@ -232,7 +232,7 @@ async fn a_retired_endpoint_pauses_its_subscription() {
     let folder = tempfile::tempdir().unwrap();
     let worker = Running::start(&log, folder.path());
     log.events(3, 1).await;
-    let catalog = Catalog::new(log.connection.clone(), weft_catalog::testing::master_key());
+    let catalog = Catalog::new(log.connection.clone(), weft_testkit::master_key());
     let paused = async || catalog.read().await.unwrap().subscriptions["leaving"].clone();
     assert!(eventually(PATIENCE, async || paused().await.value.paused).await);
     let entry = paused().await;

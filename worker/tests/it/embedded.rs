@@ -4,9 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
-use weft_catalog::testing::master_key;
-use weft_nats::testing::eventually;
 use weft_proto::v1::{self, AttemptClass};
+use weft_testkit::{eventually, master_key};
 use weft_worker::{
     Worker, WorkerOptions,
     destination::{Delivery, DeliveryResult, Destination, Failure},

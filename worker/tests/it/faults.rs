@@ -2,15 +2,12 @@
 
 use jiff::Timestamp;
 use weft_catalog::Catalog;
-use weft_nats::{
-    conditions::Conditions,
-    streams,
-    testing::{add_consumers, consumer_names, eventually, try_add_consumer},
-};
+use weft_nats::{conditions::Conditions, streams};
 use weft_proto::{
     ids::SubscriptionUid,
     v1::{self, outcome_record::Record, subscription_change::Change},
 };
+use weft_testkit::{add_consumers, consumer_names, eventually, try_add_consumer};
 
 use crate::support::{Log, PATIENCE, Receiver, Running, SHORT_LEASE, assert_in_order, delete};
 
@@ -125,7 +122,7 @@ async fn a_deleted_subscription_is_closed_and_stays_closed() {
     let worker = Running::start(&log, folder.path());
     log.events(4, 2).await;
     down.until(|requests| requests.len() > 3).await;
-    let catalog = Catalog::new(log.connection.clone(), weft_catalog::testing::master_key());
+    let catalog = Catalog::new(log.connection.clone(), weft_testkit::master_key());
     delete(&catalog, "doomed").await;
     let is_closed = |change: &v1::SubscriptionChange| {
         change.subscription == doomed.uid && matches!(change.change, Some(Change::Closed(_)))

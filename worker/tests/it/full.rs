@@ -5,9 +5,9 @@ use weft_nats::{
     options::{MaxBytes, OnFull},
     streams::{self, LogSpec},
     subject::DLQ_STREAM,
-    testing::eventually,
 };
 use weft_proto::v1;
+use weft_testkit::eventually;
 
 use crate::support::{Log, PATIENCE, Receiver, Running, spec};
 

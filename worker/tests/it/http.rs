@@ -22,7 +22,7 @@ use weft_nats::{
     event::{Event, StoredEvent},
 };
 use weft_proto::{
-    ids::{EventId, Run, SequenceNumber, StreamSeq, SubscriptionUid, WorkflowId},
+    ids::{EventId, Run, StreamSeq, SubscriptionUid},
     v1::{self, AttemptClass},
 };
 use weft_worker::{
@@ -88,22 +88,10 @@ async fn stuck() -> impl IntoResponse {
 
 pub fn delivery() -> Delivery {
     let event = Event {
-        id: EventId::unique(),
-        sequence_number: SequenceNumber(7),
-        workflow: WorkflowId::new("größe 1").unwrap(),
         previous: Some(EventId::unique()),
-        event_type: "t".into(),
-        source: "s".into(),
-        time: Timestamp::now(),
-        received_at: Timestamp::now(),
-        delivery_id: None,
-        content_type: "application/json".into(),
-        data_pointer: String::new(),
-        verified_by: String::new(),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
-        quarantine: None,
-        kept_headers: vec![],
         payload: Bytes::from_static(b"{\"exact\": 1.50}"),
+        ..weft_testkit::event("größe 1").number(7).build()
     };
     Delivery {
         event: Arc::new(StoredEvent { seq: StreamSeq(1), stored_at: Timestamp::now(), event }),

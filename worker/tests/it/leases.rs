@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use weft_nats::testing::eventually;
 use weft_proto::ids::ShardId;
+use weft_testkit::eventually;
 use weft_worker::ownership::{Bucket, Holder, Lease, Leases, WorkerId};
 
 use crate::support::{Log, PATIENCE};

@@ -1,8 +1,9 @@
 //! Subscriptions that the catalog has lost without a removal: they keep everything.
 
-use weft_catalog::{Catalog, testing::master_key};
-use weft_nats::{conditions::Conditions, streams, testing::eventually};
+use weft_catalog::Catalog;
+use weft_nats::{conditions::Conditions, streams};
 use weft_proto::v1::{self, command::Action, outcome_record::Record, subscription_change::Change};
+use weft_testkit::{eventually, master_key};
 
 use crate::support::{Log, PATIENCE, Receiver, Running, delete};
 

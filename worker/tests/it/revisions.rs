@@ -1,7 +1,8 @@
 //! Filters that change while events wait.
 
-use weft_catalog::{Catalog, testing::master_key};
+use weft_catalog::Catalog;
 use weft_proto::v1::{self, subscription_change::Change};
+use weft_testkit::master_key;
 
 use crate::support::{Log, PATIENCE, Receiver, Running};
 

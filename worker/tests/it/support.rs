@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use prost::Message as _;
 use weft_catalog::{Catalog, Stamp, change};
 use weft_nats::{
@@ -16,21 +15,20 @@ use weft_nats::{
     records,
     streams::{self, LogSpec},
     subject::Layout,
-    testing::{TestServer, eventually},
 };
 use weft_proto::{
-    ids::{EventId, SequenceNumber, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
+    ids::{EventId, ShardId, StreamSeq, SubscriptionUid},
     v1,
 };
+pub use weft_testkit::PATIENCE;
+use weft_testkit::{TestLog, TestServer, eventually};
 
 mod receiver;
 mod running;
 
-pub use receiver::{Receiver, Request, assert_in_order, assert_in_order_but, assert_once};
+pub use receiver::{Receiver, Request, assert_in_order, assert_in_order_but, assert_once, assert_order_of};
 pub use running::{LEASE, Running, SHORT_LEASE};
 
-/// How long anything may take before it counts as never, on a machine that runs many tests at once.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 pub const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// A log, and what appends to it.
@@ -44,8 +42,9 @@ pub struct Log {
     heads: BTreeMap<String, (u64, EventId)>,
 }
 
+/// A log of one shard.
 pub fn spec() -> LogSpec {
-    LogSpec { body_bytes_max: 1 << 20, ..LogSpec::default() }
+    weft_testkit::spec(1)
 }
 
 impl Log {
@@ -55,9 +54,7 @@ impl Log {
 
     /// As [`start`](Self::start), cut otherwise.
     pub async fn of(spec: LogSpec) -> Self {
-        let server = TestServer::start().await;
-        let connection = server.connection("test").await;
-        let layout = streams::ensure(&connection, &spec).await.unwrap();
+        let TestLog { server, connection, layout, spec } = TestLog::of(spec).await;
         let appender = Appender::new(connection.clone());
         Self { server, connection, layout, spec, appender, end: StreamSeq(0), heads: BTreeMap::new() }
     }
@@ -124,7 +121,7 @@ impl Log {
         self.server.restart().await;
         tokio::time::timeout(PATIENCE, self.connection.connected()).await.expect("the server is back");
         let answers = async || streams::state(&self.connection, "EVENTS").await.is_ok();
-        assert!(weft_nats::testing::eventually(PATIENCE, answers).await, "the stream is back");
+        assert!(weft_testkit::eventually(PATIENCE, answers).await, "the stream is back");
     }
 
     /// The last sequence of EVENTS.
@@ -134,7 +131,7 @@ impl Log {
 
     /// Pauses or resumes a subscription.
     pub async fn pause(&self, name: &str, paused: bool) {
-        let catalog = Catalog::new(self.connection.clone(), weft_catalog::testing::master_key());
+        let catalog = Catalog::new(self.connection.clone(), weft_testkit::master_key());
         let entry = catalog.read().await.unwrap().subscriptions[name].clone();
         let value = v1::Subscription { paused, ..entry.value.as_ref().clone() };
         catalog.put_subscription(&value, entry.revision).await.unwrap();
@@ -142,7 +139,7 @@ impl Log {
 
     /// Gives a subscription another receiver.
     pub async fn point_at(&self, name: &str, receiver: &Receiver) {
-        let catalog = Catalog::new(self.connection.clone(), weft_catalog::testing::master_key());
+        let catalog = Catalog::new(self.connection.clone(), weft_testkit::master_key());
         let entry = catalog.read().await.unwrap().subscriptions[name].clone();
         let mut value = entry.value.as_ref().clone();
         if let Some(v1::destination::Kind::Http(http)) =
@@ -196,21 +193,10 @@ impl Log {
         self.heads.insert(workflow.to_owned(), (number, id));
         Event {
             id,
-            sequence_number: SequenceNumber(number),
-            workflow: WorkflowId::new(workflow).unwrap(),
             previous: head.map(|(_, id)| id),
-            event_type: "order.paid".into(),
-            source: "shop".into(),
-            time: Timestamp::now(),
-            received_at: Timestamp::now(),
             delivery_id: None,
-            content_type: "application/json".into(),
-            data_pointer: String::new(),
-            verified_by: "none/0".into(),
-            traceparent: None,
-            quarantine: None,
-            kept_headers: vec![],
             payload: Bytes::from(format!("{{\"number\":{number}}}")),
+            ..weft_testkit::event(workflow).number(number).build()
         }
     }
 
@@ -264,7 +250,7 @@ impl Log {
             ..Default::default()
         };
         with(&mut subscription);
-        Catalog::new(self.connection.clone(), weft_catalog::testing::master_key())
+        Catalog::new(self.connection.clone(), weft_testkit::master_key())
             .put_subscription(&subscription, 0)
             .await
             .unwrap();

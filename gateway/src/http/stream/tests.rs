@@ -1,13 +1,6 @@
-use weft_nats::{
-    event::{Event, JSON},
-    options::LogOptions,
-    scan::Filter,
-    streams::{self, LogSpec},
-    subject::Layout,
-    tail::Tails,
-    testing::TestServer,
-};
-use weft_proto::ids::{EventId, SequenceNumber, WorkflowId};
+use weft_nats::{scan::Filter, streams, subject::Layout, tail::Tails};
+use weft_proto::ids::SequenceNumber;
+use weft_testkit::{TestServer, event, spec};
 
 use super::*;
 
@@ -16,28 +9,9 @@ const EVENTS: u64 = 10;
 /// The events 1 to [`EVENTS`] of workflow `w`, as gateways would have numbered them.
 async fn log(server: &TestServer) -> (weft_nats::connect::Connection, Layout) {
     let connection = server.connection("test").await;
-    let spec = LogSpec { log: LogOptions::default(), body_bytes_max: 1 << 20, ..LogSpec::default() };
-    let layout = streams::ensure(&connection, &spec).await.unwrap();
+    let layout = streams::ensure(&connection, &spec(1)).await.unwrap();
     for number in 1..=EVENTS {
-        let message = Event {
-            id: EventId::unique(),
-            sequence_number: SequenceNumber(number),
-            workflow: WorkflowId::new("w").unwrap(),
-            previous: None,
-            event_type: "t".into(),
-            source: "shop".into(),
-            time: jiff::Timestamp::UNIX_EPOCH,
-            received_at: jiff::Timestamp::UNIX_EPOCH,
-            delivery_id: None,
-            content_type: JSON.into(),
-            data_pointer: String::new(),
-            verified_by: "none".into(),
-            traceparent: None,
-            quarantine: None,
-            kept_headers: Vec::new(),
-            payload: Bytes::from_static(b"{}"),
-        }
-        .encode(layout);
+        let message = event("w").number(number).build().encode(layout);
         let published = connection
             .jetstream()
             .publish_with_headers(message.subject, message.headers.to_map(), message.payload)

@@ -1,13 +1,13 @@
 //! A gateway that appends alone does not read its own events back, and knows them and others' all the same.
 
 use futures_util::future::join_all;
-use weft_nats::testing::eventually;
 
 use super::*;
+use weft_testkit::eventually;
 
 /// Without a preferred appender: each appends for itself.
 async fn gateway(mesh: &Mesh, folder: &TempDir) -> Running {
-    let options = SequencerOptions::new(folder.path().to_owned(), &mesh.spec, weft_catalog::testing::master_key());
+    let options = SequencerOptions::new(folder.path().to_owned(), &mesh.spec, weft_testkit::master_key());
     mesh.sequencer_with(SequencerOptions { forwards: false, ..options }).await
 }
 

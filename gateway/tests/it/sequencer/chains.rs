@@ -11,7 +11,7 @@ async fn an_overload_refuses_a_batch_as_a_whole() {
     const PLACES: u64 = 16;
     let mesh = Mesh::start().await;
     let folder = folder();
-    let mut options = SequencerOptions::new(folder.path().to_owned(), &mesh.spec, weft_catalog::testing::master_key());
+    let mut options = SequencerOptions::new(folder.path().to_owned(), &mesh.spec, weft_testkit::master_key());
     options.queue_events_max = PLACES as usize;
     let gateway = mesh.sequencer_with(options).await;
     let batch = |from: u64, count: u64| (from..from + count).map(|delivery| event("a", delivery)).collect();

@@ -3,9 +3,8 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
-use weft_nats::testing::{TestCluster, eventually};
-
 use super::*;
+use weft_testkit::{TestCluster, eventually};
 
 /// Two gateways, each at a different node.
 struct ClusterMesh {
@@ -29,8 +28,7 @@ impl ClusterMesh {
 
     /// A sequencer that neither hands events to others nor takes theirs, so that several contend.
     async fn contender(&self, folder: &TempDir, node: usize) -> Running {
-        let mut options =
-            SequencerOptions::new(folder.path().to_owned(), &self.mesh.spec, weft_catalog::testing::master_key());
+        let mut options = SequencerOptions::new(folder.path().to_owned(), &self.mesh.spec, weft_testkit::master_key());
         options.forwards = false;
         let connection = self.cluster.connection_to(node, "sequencer").await;
         self.mesh.sequencer_on(connection, options).await

@@ -1,8 +1,7 @@
 //! The server killed, silent, and overrun.
 
-use weft_nats::testing::{add_consumers, eventually};
-
 use super::*;
+use weft_testkit::{add_consumers, eventually};
 
 /// P1, P2, P3 through `kill -9` of the server under load: nothing acknowledged is lost, nothing is double, numbers are
 /// contiguous, and at most one sender of a delivery was answered that it is new.
@@ -56,7 +55,7 @@ async fn a_killed_server_loses_and_doubles_nothing() {
 async fn a_silent_server_is_answered_for_in_time() {
     let mesh = Mesh::start().await;
     let folder = folder();
-    let mut options = SequencerOptions::new(folder.path().to_owned(), &mesh.spec, weft_catalog::testing::master_key());
+    let mut options = SequencerOptions::new(folder.path().to_owned(), &mesh.spec, weft_testkit::master_key());
     options.submit_timeout = Duration::from_secs(3);
     let gateway = mesh.sequencer_with(options).await;
     mesh.server().pause();

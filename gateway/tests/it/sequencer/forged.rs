@@ -3,13 +3,13 @@
 
 use futures_util::StreamExt as _;
 use prost::Message as _;
-use weft_catalog::{MasterKey, testing::master_key};
+use weft_catalog::MasterKey;
 use weft_nats::{
     async_nats::{HeaderMap, Message},
     tags::Tags,
-    testing::eventually,
 };
 use weft_proto::v1::{self, ForwardOutcome, forward_answer};
+use weft_testkit::{eventually, master_key};
 
 use super::{
     preferred::{holder, takes_the_role},

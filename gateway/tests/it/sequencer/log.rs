@@ -97,7 +97,7 @@ async fn a_full_disk_is_not_reported_as_a_full_log() {
     let mesh = Mesh::start().await;
     let folder = folder();
     let (disk, storage) = watch::channel(Some("disk full: 3.1 MiB free".to_owned()));
-    let options = SequencerOptions::new(folder.path().to_owned(), &mesh.spec, weft_catalog::testing::master_key());
+    let options = SequencerOptions::new(folder.path().to_owned(), &mesh.spec, weft_testkit::master_key());
     let gateway = mesh.sequencer_with(SequencerOptions { storage: Some(storage), ..options }).await;
     let asked = tokio::time::Instant::now();
     let refused = gateway.sequencer.submit(event("w", 1)).await.unwrap_err();

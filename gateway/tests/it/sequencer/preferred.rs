@@ -6,9 +6,9 @@ use std::sync::{
 };
 
 use futures_util::{StreamExt as _, future::join_all};
-use weft_nats::testing::eventually;
 
 use super::{alone::readers, *};
+use weft_testkit::eventually;
 
 /// The gateway that appends, according to the lease key.
 pub async fn holder(mesh: &Mesh) -> Option<String> {

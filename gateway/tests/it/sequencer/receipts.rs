@@ -2,11 +2,8 @@
 
 use std::fs;
 
-use weft_nats::{
-    options::Span,
-    streams::LogSpec,
-    testing::{SmallDisk, eventually},
-};
+use weft_nats::{options::Span, streams::LogSpec};
+use weft_testkit::{SmallDisk, eventually};
 
 use super::*;
 
@@ -115,7 +112,7 @@ async fn an_unusable_folder_is_an_error_that_names_it() {
     let folder = folder();
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
-    let options = SequencerOptions::new(file.join("below"), &mesh.spec, weft_catalog::testing::master_key());
+    let options = SequencerOptions::new(file.join("below"), &mesh.spec, weft_testkit::master_key());
     let (told, _missing) = watch::channel(None);
     let (drain, tasks) = (CancellationToken::new(), TaskTracker::new());
     let started = forwarding::start(mesh.connection.clone(), mesh.layout, options, told, drain, &tasks).await;
@@ -129,7 +126,7 @@ async fn receipts_on_a_full_disk_are_named_until_there_is_room() {
     let folder = folder();
     let Some(disk) = SmallDisk::mount(folder.path(), 16 << 20) else { return };
     let mesh = Mesh::start().await;
-    let mut options = SequencerOptions::new(folder.path().to_owned(), &mesh.spec, weft_catalog::testing::master_key());
+    let mut options = SequencerOptions::new(folder.path().to_owned(), &mesh.spec, weft_testkit::master_key());
     // Commits every half second.
     options.dedup_horizon = Duration::from_secs(8);
     let mut gateway = mesh.sequencer_with(options).await;

@@ -2,14 +2,13 @@
 
 use std::{path::Path, sync::Arc};
 
-use weft_nats::testing::Proxy;
-
 use super::*;
+use weft_testkit::Proxy;
 
 impl Mesh {
     /// A sequencer that reaches the server through a proxy.
     async fn sequencer_behind(&self, proxy: &Proxy, folder: &Path) -> Running {
-        let mut options = SequencerOptions::new(folder.to_owned(), &self.spec, weft_catalog::testing::master_key());
+        let mut options = SequencerOptions::new(folder.to_owned(), &self.spec, weft_testkit::master_key());
         options.forwards = false;
         options.submit_timeout = Duration::from_secs(1);
         let nats = weft_nats::options::NatsOptions { url: Some(proxy.url()), ..Default::default() };

@@ -108,7 +108,7 @@ async fn nothing_is_queued_for_a_server_that_is_away() {
     let (server, connection) = log().await;
     let mut appender = Appender::new(connection.clone());
     server.kill();
-    let away = weft_nats::testing::eventually(PATIENCE, async || !connection.is_connected()).await;
+    let away = weft_testkit::eventually(PATIENCE, async || !connection.is_connected()).await;
     assert!(away);
     let error = appender.append(StreamSeq(0), &messages(3)).await.unwrap_err();
     assert!(matches!(error.kind, AppendErrorKind::Unavailable(_)), "{error}");

@@ -11,8 +11,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use weft_nats::{
     connect::Connection,
     options::{FileRef, NatsOptions, NatsTls},
-    testing::{TestServer, eventually},
 };
+use weft_testkit::{TestServer, eventually};
 
 use super::PATIENCE;
 

@@ -4,9 +4,9 @@ use weft_nats::{
     append::Appender,
     direct::{self, DirectError},
     message::Stored,
-    testing::eventually,
 };
 use weft_proto::ids::StreamSeq;
+use weft_testkit::eventually;
 
 use super::{PATIENCE, log, message, messages};
 

@@ -9,11 +9,11 @@ use weft_nats::{
     position::Position,
     reader::{OrderedReader, ReadError, ReaderOptions},
     streams,
-    testing::{Proxy, eventually},
 };
 use weft_proto::ids::{EventId, StreamSeq};
+use weft_testkit::{Proxy, eventually, spec};
 
-use super::{PATIENCE, log, message, messages, read, reader, spec};
+use super::{PATIENCE, log, message, messages, read, reader};
 
 /// P3: far more than a request brings, from the middle, with what comes while it is read.
 #[tokio::test]
@@ -216,7 +216,7 @@ async fn a_stream_made_again_is_noticed_without_a_reconnect() {
     let mut reader = reader(&connection, 1);
     read(&mut reader, 5).await;
     connection.jetstream().delete_stream("EVENTS").await.unwrap();
-    streams::ensure(&connection, &spec()).await.unwrap();
+    streams::ensure(&connection, &spec(1)).await.unwrap();
     appender.append(StreamSeq(0), &marked_all("other", 8)).await.unwrap();
     let error = error_of(&mut reader).await;
     let ReadError::Another { known, found, .. } = &error else { panic!("{error}") };

@@ -1,14 +1,14 @@
 //! Owners that write at the same time, stop at any point, and continue after they have lost the shard.
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use weft_catalog::{Catalog, testing::master_key};
+use weft_catalog::Catalog;
 use weft_nats::{
     checkpoints::Tail,
     conditions::Conditions,
     streams::{self, LogSpec},
-    testing::TestServer,
 };
 use weft_proto::ids::ShardId;
+use weft_testkit::{TestServer, master_key};
 
 use super::*;
 

@@ -18,7 +18,8 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 use weft_proto::v1::AttemptClass;
-use weft_tls::{Acceptor, testing::Authority};
+use weft_testkit::Authority;
+use weft_tls::Acceptor;
 use weft_worker::{
     destination::{Destinations, clients::HttpClients},
     lane::AttemptResult,

@@ -10,7 +10,8 @@ use rustls::{
 use tokio::io::AsyncWriteExt as _;
 use tokio_rustls::TlsAcceptor;
 use weft_proto::v1::{AttemptClass, ClientTls};
-use weft_tls::{Acceptor, TlsOptions, testing::Authority};
+use weft_testkit::Authority;
+use weft_tls::{Acceptor, TlsOptions};
 use weft_worker::lane::{AttemptEnd, AttemptResult};
 
 use super::{

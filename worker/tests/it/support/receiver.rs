@@ -16,7 +16,12 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-use super::{PATIENCE, SECRET};
+use weft_testkit::{
+    PATIENCE,
+    order::{self, Attempt},
+};
+
+use super::SECRET;
 
 /// A request that was received.
 #[derive(Debug, Clone)]
@@ -125,9 +130,27 @@ async fn receive(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) 
     (status, "answer")
 }
 
-/// P3 at the receiver: every workflow's first successes are 1, 2, 3, …
+/// P3 at the receiver, for workflows `w0`, `w1`, … with this number of events each.
 pub fn assert_in_order(requests: &[Request], workflows: usize, each: u64) {
-    assert_in_order_but(requests, workflows, each, 0);
+    assert_order_of(requests, 0, workflows, each);
+}
+
+/// As [`assert_in_order`], for workflows from `w<first>` on.
+pub fn assert_order_of(requests: &[Request], first: usize, workflows: usize, each: u64) {
+    fn attempt(request: &Request) -> Attempt<'_> {
+        Attempt {
+            workflow: &request.workflow,
+            number: request.sequence,
+            event_id: &request.id,
+            previous: None,
+            epoch: request.epoch,
+            signed: request.signed,
+            replay: request.replay,
+            accepted: request.answered == 200,
+        }
+    }
+    let events = (first..first + workflows).map(|workflow| (format!("w{workflow}"), each)).collect();
+    order::check(requests.iter().map(attempt), &events).unwrap();
 }
 
 /// No attempt was made twice. On a machine that is busy for seconds an answer comes too late, or a lease runs out: what
@@ -141,7 +164,7 @@ pub fn assert_once(receiver: &Receiver) {
     }
 }
 
-/// As [`assert_in_order`], without the number that became a dead letter.
+/// Every workflow's first successes are 1, 2, 3, …, without the number that became a dead letter.
 pub fn assert_in_order_but(requests: &[Request], workflows: usize, each: u64, dead: u64) {
     let mut seen: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
     for request in requests.iter().filter(|request| request.answered == 200 && !request.replay) {

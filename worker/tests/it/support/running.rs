@@ -46,13 +46,7 @@ impl Running {
         let task = runtime.spawn(async move {
             let connection = Connection::connect(&nats, "worker").await.unwrap();
             worker
-                .run(
-                    Catalog::new(connection, weft_catalog::testing::master_key()),
-                    spec,
-                    folder,
-                    missing_sender,
-                    drained,
-                )
+                .run(Catalog::new(connection, weft_testkit::master_key()), spec, folder, missing_sender, drained)
                 .await
         });
         Self { missing, drain, task, runtime: Some(runtime) }

@@ -1,8 +1,5 @@
-use bytes::Bytes;
 use jiff::Timestamp;
 use proptest::prelude::*;
-use weft_nats::event::Event;
-use weft_proto::ids::{EventId, SequenceNumber, WorkflowId};
 
 use super::*;
 
@@ -28,24 +25,7 @@ fn event(sequence: u64, bytes: usize) -> Arc<StoredEvent> {
     Arc::new(StoredEvent {
         seq: StreamSeq(sequence),
         stored_at: Timestamp::UNIX_EPOCH,
-        event: Event {
-            id: EventId::from_bytes(u128::from(sequence).to_be_bytes()),
-            sequence_number: SequenceNumber(sequence),
-            workflow: WorkflowId::new("w").unwrap(),
-            previous: None,
-            event_type: "t".into(),
-            source: "s".into(),
-            time: Timestamp::UNIX_EPOCH,
-            received_at: Timestamp::UNIX_EPOCH,
-            delivery_id: None,
-            content_type: "application/json".into(),
-            data_pointer: String::new(),
-            verified_by: String::new(),
-            traceparent: None,
-            quarantine: None,
-            kept_headers: vec![],
-            payload: Bytes::from(vec![b'x'; bytes]),
-        },
+        event: weft_testkit::event("w").number(sequence).payload(vec![b'x'; bytes]).build(),
     })
 }
 

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use weft_nats::options::SecretRef;
 
-use crate::{TlsOptions, client::trusting};
+use weft_tls::{TlsOptions, client::trusting};
 
 /// Names and addresses of this machine.
 const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];

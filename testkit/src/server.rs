@@ -1,35 +1,18 @@
 //! A real nats-server for tests: on a free port, with a separate store, gone when it is dropped and when the test is
 //! killed. It can be killed, restarted on the same store and port, and paused.
 
-use std::{
-    fmt::Write as _,
-    fs,
-    path::Path,
-    time::{Duration, Instant},
+use std::{fmt::Write as _, fs, path::Path};
+
+use tempfile::TempDir;
+use weft_nats::{
+    connect::Connection,
+    options::{MESSAGE_OVERHEAD_BYTES, NatsOptions},
 };
 
-use async_nats::jetstream::{consumer::pull, stream::ConsumerError};
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use tempfile::TempDir;
-
-use crate::{connect::Connection, options::NatsOptions};
-
-mod cluster;
-mod disk;
-mod node;
-mod proxy;
-pub mod users;
-
-pub use cluster::TestCluster;
-pub use disk::SmallDisk;
-pub use proxy::Proxy;
-
-use node::{Node, copy_folder};
-
-/// How long a server may take to serve. Generous: a machine that runs many tests at once is slow.
-const START_PATIENCE: Duration = Duration::from_secs(30);
-/// How often a condition is looked at.
-const POLL: Duration = Duration::from_millis(5);
+use crate::{
+    PATIENCE,
+    node::{Node, copy_folder},
+};
 
 /// A server for one test, without users.
 #[derive(Debug)]
@@ -91,7 +74,7 @@ impl TestServer {
 
     /// A builder for a server with other settings.
     pub fn builder() -> TestServerBuilder {
-        TestServerBuilder { max_payload: (1 << 20) + crate::options::MESSAGE_OVERHEAD_BYTES, config: String::new() }
+        TestServerBuilder { max_payload: (1 << 20) + MESSAGE_OVERHEAD_BYTES, config: String::new() }
     }
 
     /// `nats://127.0.0.1:<port>`; the same after a restart.
@@ -116,7 +99,7 @@ impl TestServer {
     /// When the server does not answer in time.
     pub async fn connection(&self, name: &str) -> Connection {
         let connection = Connection::connect(&self.options(), name).await.expect("sound options");
-        tokio::time::timeout(START_PATIENCE, connection.connected()).await.expect("the server answers");
+        tokio::time::timeout(PATIENCE, connection.connected()).await.expect("the server answers");
         connection
     }
 
@@ -203,53 +186,6 @@ impl TestServer {
     /// When it does not run.
     pub fn resume(&self) {
         self.node.resume();
-    }
-}
-
-/// Gives a stream `count` more consumers, which nothing reads from.
-///
-/// # Panics
-///
-/// When the server refuses one.
-pub async fn add_consumers(connection: &Connection, stream: &str, count: u64) {
-    let made = stream::iter(0..count).map(|_| try_add_consumer(connection, stream));
-    let failed = made.buffer_unordered(32).filter_map(async |made| made.err()).collect::<Vec<_>>().await;
-    assert!(failed.is_empty(), "{failed:?}");
-}
-
-/// Gives a stream one more consumer, which nothing reads from.
-///
-/// # Errors
-///
-/// The server's error.
-pub async fn try_add_consumer(connection: &Connection, stream: &str) -> Result<(), ConsumerError> {
-    let name = Some(format!("other-{}", uuid::Uuid::new_v4().simple()));
-    let config = pull::Config { name, memory_storage: true, ..pull::Config::default() };
-    connection.jetstream().create_consumer_on_stream(config, stream).await.map(drop)
-}
-
-/// The names of a stream's consumers.
-///
-/// # Panics
-///
-/// When the server does not answer.
-pub async fn consumer_names(connection: &Connection, stream: &str) -> Vec<String> {
-    let stream = connection.jetstream().get_stream(stream).await.expect("the stream");
-    stream.consumer_names().try_collect().await.expect("names")
-}
-
-/// Waits until `condition` holds; `false` when it still does not after `patience`.
-#[must_use = "a condition that never came must fail the test"]
-pub async fn eventually<C: AsyncFnMut() -> bool>(patience: Duration, mut condition: C) -> bool {
-    let start = Instant::now();
-    loop {
-        if condition().await {
-            return true;
-        }
-        if start.elapsed() > patience {
-            return false;
-        }
-        tokio::time::sleep(POLL).await;
     }
 }
 

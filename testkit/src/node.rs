@@ -14,12 +14,13 @@ use std::{
 use rustix::process::{Pid, Signal, WaitOptions};
 use tempfile::TempDir;
 
-use super::{POLL, START_PATIENCE};
-use crate::server::{find_program, free_port};
+use weft_nats::server::{find_program, free_port};
+
+use crate::{PATIENCE, POLL};
 
 /// A server that can be killed, started again on its store and port, and paused.
 #[derive(Debug)]
-pub(super) struct Node {
+pub(crate) struct Node {
     program: PathBuf,
     folder: TempDir,
     /// `None` while it does not run.
@@ -68,7 +69,7 @@ impl Node {
             }
             let ended = self.lock().as_mut().is_none_or(Process::has_ended);
             let log = || fs::read_to_string(log_path(self.folder.path())).unwrap_or_default();
-            assert!(start.elapsed() < START_PATIENCE, "nats-server does not start: {}", log());
+            assert!(start.elapsed() < PATIENCE, "nats-server does not start: {}", log());
             if ended {
                 let log = log();
                 // Another process was faster; a server that has served keeps its port.
@@ -179,7 +180,7 @@ fn port_of(text: &[u8]) -> Option<u16> {
     ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
 }
 
-pub(super) fn copy_folder(from: &Path, to: &Path) {
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a folder is made");
     for entry in fs::read_dir(from).expect("a folder") {
         let entry = entry.expect("an entry");

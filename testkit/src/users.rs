@@ -1,19 +1,16 @@
 //! A supervised server with its users, as tests start it and connect to it.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
-use weft_proto::ids::StreamSeq;
-
-use super::eventually;
-use crate::{
+use weft_nats::{
     connect::Connection,
     options::{LogOptions, MESSAGE_OVERHEAD_BYTES, NatsOptions},
     server::{ServerOptions, find_program},
     streams::{self, EnsureError, LogSpec},
 };
+use weft_proto::ids::StreamSeq;
 
-/// How long anything may take. Generous: a machine that runs many tests at once is slow.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+use crate::{PATIENCE, eventually};
 
 /// A server that is stored in a folder, on a free port.
 pub fn options(folder: &Path) -> ServerOptions {

@@ -1,11 +1,9 @@
 //! Three nats-servers that form a cluster, for streams with three replicas. Single nodes can be paused and killed.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path};
 
-use async_nats::jetstream::stream;
-
-use super::{START_PATIENCE, eventually, node::Node};
-use crate::{
+use weft_nats::{
+    async_nats::jetstream::stream,
     connect::Connection,
     options::{MESSAGE_OVERHEAD_BYTES, NatsOptions},
     server::free_port,
@@ -13,10 +11,10 @@ use crate::{
     subject::Layout,
 };
 
+use crate::{PATIENCE, eventually, node::Node};
+
 /// Nodes of a cluster.
 const NODES: usize = 3;
-/// How long a cluster may take to elect leaders: some elections on a busy machine.
-const ELECTION_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A cluster for one test, without users. Clients stay with the nodes that they were given.
 #[derive(Debug)]
@@ -43,9 +41,9 @@ impl TestCluster {
         let connection = cluster.connection("start").await;
         let probe = stream::Config { name: "PROBE".into(), num_replicas: NODES, ..stream::Config::default() };
         let made = async || connection.jetstream().create_stream(probe.clone()).await.is_ok();
-        assert!(eventually(ELECTION_PATIENCE, made).await, "the servers form no cluster");
+        assert!(eventually(PATIENCE, made).await, "the servers form no cluster");
         let removed = async || connection.jetstream().delete_stream("PROBE").await.is_ok();
-        assert!(eventually(ELECTION_PATIENCE, removed).await, "the cluster has a leader");
+        assert!(eventually(PATIENCE, removed).await, "the cluster has a leader");
         cluster
     }
 
@@ -93,7 +91,7 @@ impl TestCluster {
             Err(EnsureError::Unavailable(_)) => false,
             Err(error @ EnsureError::Mismatch(_)) => panic!("{error}"),
         };
-        assert!(eventually(ELECTION_PATIENCE, ensured).await, "the log can be made");
+        assert!(eventually(PATIENCE, ensured).await, "the log can be made");
         layout.expect("it was made")
     }
 
@@ -110,7 +108,7 @@ impl TestCluster {
             leader = (0..NODES).find(|node| name.as_deref() == Some(&name_of(*node)));
             leader.is_some()
         };
-        assert!(eventually(ELECTION_PATIENCE, led).await, "{stream} has a leader");
+        assert!(eventually(PATIENCE, led).await, "{stream} has a leader");
         leader.expect("it was found")
     }
 
@@ -154,7 +152,7 @@ impl TestCluster {
 
 async fn connect(options: &NatsOptions, name: &str) -> Connection {
     let connection = Connection::connect(options, name).await.expect("sound options");
-    tokio::time::timeout(START_PATIENCE, connection.connected()).await.expect("the server answers");
+    tokio::time::timeout(PATIENCE, connection.connected()).await.expect("the server answers");
     connection
 }
 
