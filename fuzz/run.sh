@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 RUNS=${RUNS:-1000000}
-if (($#)); then targets=("$@"); else targets=(signatures cloudevents schema envelope pointer cursor framing spelling rfc3339 delivery_url); fi
+if (($#)); then targets=("$@"); else targets=(signatures cloudevents schema envelope pointer cursor framing spelling rfc3339 delivery_url expression); fi
 
 host=$(rustc -vV | sed -n 's/^host: //p')
 coverage=(-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4

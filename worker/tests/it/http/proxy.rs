@@ -11,7 +11,7 @@ use tokio::{
     sync::mpsc,
 };
 use weft_proto::v1::{AttemptClass, HttpProxy};
-use weft_tls::testing::Authority;
+use weft_testkit::Authority;
 use weft_worker::{
     destination::{Destinations, address::AddressRules},
     lane::AttemptResult,
