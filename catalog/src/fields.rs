@@ -140,6 +140,8 @@ pub(super) fn of_subscription(subscription: &Subscription) -> Vec<Field> {
     let mut fields = Fields::default();
     fields.put("types", subscription.types.as_slice());
     fields.put_list("sources", &subscription.sources);
+    fields.put_text("filter", &subscription.filter);
+    fields.put_text("transform", &subscription.transform);
     match subscription.destination.as_ref().and_then(|destination| destination.kind.as_ref()) {
         Some(destination::Kind::Http(destination)) => http::put(&mut fields, destination),
         Some(destination::Kind::Grpc(_)) => fields.put("destination.type", "grpc"),

@@ -4,11 +4,14 @@
 //! event is settled: what a subscription has taken ends with an outcome. So the owner of a shard commits each filter with
 //! the sequence that it counts from, and every reader of OUTCOMES keeps the ones that unsettled events were matched by.
 
+use weft_expression::Input;
 use weft_nats::{event::StoredEvent, pattern::pattern_matches};
 use weft_proto::{
     ids::StreamSeq,
     v1::{self, subscription_change::Change},
 };
+
+use super::expression::{FilterExpression, Verdict, input_of};
 
 /// Filters kept of one subscription. Only changes of the filter while events are unsettled add to them. Beyond this many
 /// the two oldest become one that takes what either took: an event too many is delivered rather than one lost.
@@ -30,40 +33,81 @@ pub enum Match {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Filters {
     start: StreamSeq,
-    filters: Vec<v1::FilterRevision>,
+    filters: Vec<Filter>,
+}
+
+/// A filter of the record with its compiled expression.
+#[derive(Debug, Clone, PartialEq)]
+struct Filter {
+    revision: v1::FilterRevision,
+    expression: FilterExpression,
+}
+
+impl Filter {
+    fn of(revision: &v1::FilterRevision) -> Self {
+        Self { expression: FilterExpression::of(&revision.expression), revision: revision.clone() }
+    }
+
+    fn takes_kind(&self, event_type: &str, source: &str) -> bool {
+        takes(&self.revision.types, &self.revision.sources, event_type, source)
+    }
 }
 
 impl Filters {
     /// The filters that the committed record holds.
     pub fn of(state: &v1::SubscriptionState) -> Self {
-        Self { start: StreamSeq(state.from), filters: state.filters.clone() }
+        Self { start: StreamSeq(state.from), filters: state.filters.iter().map(Filter::of).collect() }
     }
 
     /// Only the newest filter, as if it had always been in force.
     pub fn present(&self) -> Self {
-        let filters = self.filters.last().map(|last| v1::FilterRevision { from: 0, ..last.clone() });
-        Self { start: self.start, filters: filters.into_iter().collect() }
+        let mut filters: Vec<_> = self.filters.last().cloned().into_iter().collect();
+        filters.iter_mut().for_each(|filter| filter.revision.from = 0);
+        Self { start: self.start, filters }
     }
 
     /// The filter that came into force last; `None` where no version of Weft has recorded one.
     pub fn newest(&self) -> Option<&v1::FilterRevision> {
-        self.filters.last()
+        self.filters.last().map(|filter| &filter.revision)
     }
 
     /// How an event stands. Without any known filter everything from the start on counts as taken.
     pub fn judge(&self, event: &StoredEvent) -> Match {
-        self.judge_kind(event.seq, &event.event.event_type, &event.event.source)
+        let (kind, source) = (&event.event.event_type, &event.event.source);
+        let input = input_of(&event.event);
+        self.judged(event.seq, |filter| filter.takes_kind(kind, source) && filter.expression.takes(&input))
     }
 
-    /// As [`judge`](Self::judge), of the parts of an event that count.
+    /// As [`judge`](Self::judge), of an event whose data is not at hand: where the type and the source match, so may the
+    /// expression.
     pub fn judge_kind(&self, seq: StreamSeq, event_type: &str, source: &str) -> Match {
+        self.judged(seq, |filter| filter.takes_kind(event_type, source))
+    }
+
+    /// Why nothing can be said about an event that was taken: the expression in force at its place has failed on it, and so
+    /// does the newest. An event that either takes is delivered.
+    pub fn failure(&self, event: &StoredEvent) -> Option<String> {
+        let in_force = self.in_force(event.seq).or(self.filters.first())?;
+        let newest = self.filters.last()?;
+        let input = input_of(&event.event);
+        let failed = |filter: &Filter, input: &Input<'_>| match filter.expression.verdict(input) {
+            Verdict::Failed(error) => Some(error),
+            Verdict::Taken | Verdict::Ignored => None,
+        };
+        let error = failed(in_force, &input)?;
+        if newest.expression == in_force.expression { Some(error) } else { failed(newest, &input) }
+    }
+
+    fn in_force(&self, seq: StreamSeq) -> Option<&Filter> {
+        self.filters.iter().rfind(|filter| filter.revision.from <= seq.0)
+    }
+
+    fn judged(&self, seq: StreamSeq, taken: impl Fn(&Filter) -> bool) -> Match {
         if seq < self.start {
             return Match::Ignored;
         }
         let Some(oldest) = self.filters.first() else { return Match::Taken };
-        let in_force = self.filters.iter().rfind(|filter| filter.from <= seq.0);
-        let taken = |filter: &v1::FilterRevision| takes(&filter.types, &filter.sources, event_type, source);
-        match in_force {
+        match self.in_force(seq) {
             Some(filter) if taken(filter) => Match::Taken,
             Some(_) => Match::Ignored,
             None if taken(oldest) => Match::Taken,
@@ -72,9 +116,12 @@ impl Filters {
     }
 }
 
-/// Whether a filter surely takes no event that `wide` does not take. Patterns are not compared with each other, so a
-/// pattern counts as covered only where `wide` holds the same one.
-pub fn is_covered(types: &[String], sources: &[String], wide: &v1::FilterRevision) -> bool {
+/// Whether a filter surely takes no event that `wide` does not take. Patterns and expressions are not compared with each
+/// other, so each counts as covered only where `wide` holds the same one, or no expression.
+pub fn is_covered(types: &[String], sources: &[String], expression: &str, wide: &v1::FilterRevision) -> bool {
+    if !wide.expression.is_empty() && wide.expression != expression {
+        return false;
+    }
     let covers = |wide: &String, kind: &String| wide == kind || !kind.contains('*') && pattern_matches(wide, kind);
     let all_types = types.iter().all(|kind| wide.types.iter().any(|pattern| covers(pattern, kind)));
     let all_sources = !sources.is_empty() && sources.iter().all(|source| wide.sources.contains(source));
@@ -91,7 +138,7 @@ pub(super) fn takes(types: &[String], sources: &[String], event_type: &str, sour
 pub fn apply_change(state: &mut v1::SubscriptionState, change: &v1::SubscriptionChange) {
     match &change.change {
         Some(Change::Opened(opened)) => {
-            let filter = filter(opened.from, opened.revision, &opened.types, &opened.sources);
+            let filter = filter(opened.from, opened.revision, &opened.types, &opened.sources, &opened.expression);
             *state = v1::SubscriptionState {
                 name: opened.name.clone(),
                 revision: opened.revision,
@@ -107,7 +154,8 @@ pub fn apply_change(state: &mut v1::SubscriptionState, change: &v1::Subscription
         Some(Change::Revised(revised)) => {
             state.revision = revised.revision;
             state.ordered = revised.ordered.or(state.ordered);
-            if let Some(filter) = filter(revised.from, revised.revision, &revised.types, &revised.sources) {
+            let v1::Revised { from, revision, types, sources, expression, .. } = revised;
+            if let Some(filter) = filter(*from, *revision, types, sources, expression) {
                 revise(&mut state.filters, filter, revised.settled_below);
             }
         }
@@ -142,16 +190,24 @@ pub fn cut_off(state: &mut v1::SubscriptionState, kept: u64) {
 }
 
 /// The filter of a record; `None` where an earlier version wrote it.
-fn filter(from: u64, revision: u64, types: &[String], sources: &[String]) -> Option<v1::FilterRevision> {
-    let (types, sources) = (types.to_vec(), sources.to_vec());
-    (!types.is_empty()).then_some(v1::FilterRevision { from, revision, types, sources })
+fn filter(
+    from: u64,
+    revision: u64,
+    types: &[String],
+    sources: &[String],
+    expression: &str,
+) -> Option<v1::FilterRevision> {
+    let (types, sources, expression) = (types.to_vec(), sources.to_vec(), expression.to_owned());
+    (!types.is_empty()).then_some(v1::FilterRevision { from, revision, types, sources, expression })
 }
 
 /// Adds a filter, and drops those that ended at or below `settled_below`.
 fn revise(filters: &mut Vec<v1::FilterRevision>, mut filter: v1::FilterRevision, settled_below: u64) {
     // The filters stay sorted regardless of what a record says.
     filter.from = filters.last().map_or(filter.from, |last| last.from.max(filter.from));
-    let is_same = |last: &v1::FilterRevision| last.types == filter.types && last.sources == filter.sources;
+    let is_same = |last: &v1::FilterRevision| {
+        last.types == filter.types && last.sources == filter.sources && last.expression == filter.expression
+    };
     if filters.last().is_some_and(is_same) {
         return;
     }
@@ -183,6 +239,9 @@ fn merge(next: &mut v1::FilterRevision, earlier: v1::FilterRevision) {
         add_missing(&mut next.sources, earlier.sources);
     }
     add_missing(&mut next.types, earlier.types);
+    if next.expression != earlier.expression {
+        next.expression.clear();
+    }
 }
 
 fn add_missing(list: &mut Vec<String>, more: Vec<String>) {

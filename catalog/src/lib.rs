@@ -19,6 +19,7 @@ pub mod delivery_url;
 pub mod diff;
 pub mod edit;
 pub mod entry;
+mod expression;
 pub mod fields;
 mod filters;
 pub mod keys;
@@ -37,6 +38,7 @@ mod validate;
 
 pub use catalog::{Catalog, CatalogError};
 pub use defaults::{default_retry, is_ordered};
+pub use expression::{FilterExpression, Verdict, input_of};
 pub use filters::{Filters, Match, apply_change, cut_off, is_covered};
 pub use matcher::Matcher;
 pub use orphan::{Orphan, orphans};

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use weft_nats::{
-    event::{Event, StoredEvent},
-    scan::Predicate,
-    subject::Layout,
-};
+use weft_expression::Input;
+use weft_nats::{event::StoredEvent, scan::Predicate, subject::Layout};
 use weft_proto::{
     ids::{ShardId, StreamSeq, SubscriptionUid},
     v1,
 };
 
-use super::filters::takes;
+use super::{
+    expression::{FilterExpression, input_of},
+    filters::takes,
+};
 
 /// The part of a subscription that decides whether it takes an event of one shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,7 @@ pub struct Matcher {
     pub start: StreamSeq,
     types: Vec<String>,
     sources: Vec<String>,
+    expression: FilterExpression,
 }
 
 impl Matcher {
@@ -34,6 +35,7 @@ impl Matcher {
             start: StreamSeq(start),
             types: subscription.types.clone(),
             sources: subscription.sources.clone(),
+            expression: FilterExpression::of(&subscription.filter),
         })
     }
 
@@ -46,7 +48,8 @@ impl Matcher {
     /// The same subscription by another filter.
     #[must_use]
     pub fn with_filter(self, filter: &v1::FilterRevision) -> Self {
-        Self { types: filter.types.clone(), sources: filter.sources.clone(), ..self }
+        let expression = FilterExpression::of(&filter.expression);
+        Self { types: filter.types.clone(), sources: filter.sources.clone(), expression, ..self }
     }
 
     /// Its type patterns.
@@ -59,13 +62,16 @@ impl Matcher {
         &self.sources
     }
 
-    /// Whether it takes this event.
+    /// Whether it takes this event; also where its expression fails on the event.
     pub fn takes(&self, event: &StoredEvent) -> bool {
-        event.seq >= self.start && self.takes_kind(&event.event)
+        self.takes_with(event, &input_of(&event.event))
     }
 
-    fn takes_kind(&self, event: &Event) -> bool {
-        takes(&self.types, &self.sources, &event.event_type, &event.source)
+    /// As [`takes`](Self::takes), with the event as expressions see it: several matchers parse its data once.
+    pub fn takes_with(&self, event: &StoredEvent, input: &Input<'_>) -> bool {
+        event.seq >= self.start
+            && takes(&self.types, &self.sources, &event.event.event_type, &event.event.source)
+            && self.expression.takes(input)
     }
 }
 
@@ -83,6 +89,7 @@ impl Predicate for Matchers {
 mod tests {
 
     use jiff::Timestamp;
+    use weft_nats::event::Event;
 
     use super::*;
 

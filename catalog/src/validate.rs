@@ -1,5 +1,6 @@
 //! Checks of sources, subscriptions and keys, wherever they come from: a file, the API, a test.
 
+use weft_expression::Expression;
 use weft_proto::{
     ids::{SubscriptionUid, WorkflowId},
     v1::{
@@ -133,8 +134,10 @@ pub fn validate_subscription(subscription: &Subscription) -> Result<(), String> 
     if let Some(retry) = &subscription.retry {
         check_retry(retry)?;
     }
-    if !subscription.filter.is_empty() || !subscription.transform.is_empty() {
-        return Err("filter and transform are not supported by this version".into());
+    for (field, text) in [("filter", &subscription.filter), ("transform", &subscription.transform)] {
+        if !text.is_empty() {
+            Expression::shared(text).map_err(|problem| format!("{field}: {problem}"))?;
+        }
     }
     if let Some(batch) = &subscription.batch {
         if !(1..=BATCH_EVENTS_MAX).contains(&batch.max_events) {

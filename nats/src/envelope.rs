@@ -61,7 +61,7 @@ pub fn write(event: &Event, out: &mut Vec<u8>) {
     out.pop();
     if event.payload.is_empty() {
         // No data, regardless of the media type.
-    } else if is_json(&event.content_type) && pointer::is_json(&event.payload) {
+    } else if has_json(event) {
         out.extend_from_slice(b",\"data\":");
         out.extend_from_slice(data_of(event).as_deref().unwrap_or(b"null"));
     } else {
@@ -75,6 +75,11 @@ pub fn write(event: &Event, out: &mut Vec<u8>) {
         out.push(b'"');
     }
     out.push(b'}');
+}
+
+/// Whether the event's data is JSON, by its media type and in fact.
+pub fn has_json(event: &Event) -> bool {
+    is_json(&event.content_type) && pointer::is_json(&event.payload)
 }
 
 /// The part of the payload that is `data`, byte for byte; without copying. `None` when the event's pointer names nothing

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use weft_catalog::{Matcher, Revised};
+use weft_catalog::{Matcher, Revised, input_of};
 use weft_nats::event::StoredEvent;
 use weft_proto::{ids::SubscriptionUid, v1};
 
@@ -56,7 +56,9 @@ impl Subscriptions {
     /// The subscriptions that match an event, by uid.
     pub fn matching(&self, event: &StoredEvent) -> impl Iterator<Item = SubscriptionUid> {
         let candidates = self.index.candidates(&event.event.source, &event.event.event_type);
-        let takes = move |uid: &SubscriptionUid| self.get(uid).is_some_and(|compiled| compiled.matcher.takes(event));
+        let input = input_of(&event.event);
+        let takes =
+            move |uid: &SubscriptionUid| self.get(uid).is_some_and(|found| found.matcher.takes_with(event, &input));
         candidates.into_iter().filter(takes)
     }
 }

@@ -403,3 +403,16 @@ fn a_key_is_of_its_form() {
     refuses(|key| key.workflow_prefixes = vec![String::new()], "workflow_prefixes");
     refuses(|key| key.workflow_prefixes = vec!["x".repeat(129)], "workflow_prefixes");
 }
+
+/// Expressions are compiled before they are stored; the refusal says where they are wrong.
+#[test]
+fn a_wrong_expression_is_refused_with_its_place() {
+    let with = |filter: &str, transform: &str| {
+        let subscription = Subscription { filter: filter.into(), transform: transform.into(), ..subscription() };
+        validate_subscription(&subscription)
+    };
+    assert_eq!(with("data.total > 100 && event.source == 'shop'", "{'id': data.orderId}"), Ok(()));
+    assert_eq!(with("total > 100", ""), Err("filter: 1:1: unknown name total; there are event and data".into()));
+    let refused = with("", "{'id': data.orderId").unwrap_err();
+    assert!(refused.starts_with("transform: 1:20: "), "{refused}");
+}

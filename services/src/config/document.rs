@@ -189,23 +189,11 @@ fn check_table(keys: &'static [Key], table: &Table, path: &KeyPath) -> Result<()
                     }
                 }
             }
-            (Shape::Later, value) if !is_empty(value) => {
-                let problem = format!("{path} is not supported by this version; remove it");
-                return Err((path, problem));
-            }
             // A value of another type is refused by the typed options, which say what they want instead.
             _ => {}
         }
     }
     Ok(())
-}
-
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Table(table) => table.is_empty(),
-        Value::Array(array) => array.is_empty(),
-        _ => false,
-    }
 }
 
 /// The value that a variable's text stands for.
@@ -221,7 +209,6 @@ fn coerce(shape: Shape, text: &str) -> Result<Value, String> {
             Ok(Value::Array(items.map(|item| Value::String(item.to_owned())).collect()))
         }
         Shape::Table(_) | Shape::Tables(_) | Shape::Map => Err("is a section; set one of its keys".into()),
-        Shape::Later => Err("is not supported by this version; unset it".into()),
     }
 }
 

@@ -24,8 +24,6 @@ pub enum Shape {
     Map,
     /// Any number of tables with these keys.
     Tables(&'static [Key]),
-    /// Part of the format, but not of this version. Harmless only where it is left empty.
-    Later,
 }
 
 /// One key and what it holds.
@@ -41,7 +39,7 @@ const fn key(name: &'static str, shape: Shape) -> Key {
     Key { name, shape }
 }
 
-use Shape::{Bool, Float, Integer, Later, List, Map, Table, Tables, Text, TextOrTable};
+use Shape::{Bool, Float, Integer, List, Map, Table, Tables, Text, TextOrTable};
 
 /// The whole file.
 pub const ROOT: &[Key] = &[
@@ -143,8 +141,8 @@ const SUBSCRIPTION: &[Key] = &[
     key("on_exhausted", Text),
     key("ordered", Bool),
     key("start", Text),
-    key("filter", Later),
-    key("transform", Later),
+    key("filter", Text),
+    key("transform", Text),
     key("rate", Text),
 ];
 

@@ -20,6 +20,10 @@ pub(super) struct SubscriptionForm {
     types: Vec<String>,
     #[serde(default)]
     sources: Vec<String>,
+    #[serde(default)]
+    filter: String,
+    #[serde(default)]
+    transform: String,
     destination: DestinationForm,
     #[serde(default)]
     batch: BatchForm,
@@ -130,8 +134,8 @@ impl SubscriptionForm {
             pause_reason: String::new(),
             created_at_ms: 0,
             rate: into_rate(self.rate),
-            filter: String::new(),
-            transform: String::new(),
+            filter: self.filter,
+            transform: self.transform,
             batch: (self.batch.max_events != 1).then_some(Batch { max_events: self.batch.max_events }),
         };
         Ok(DesiredSubscription { value, start })

@@ -13,7 +13,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
-use weft_catalog::delivery_url::InvalidUrl;
+use weft_catalog::{Filters, delivery_url::InvalidUrl};
+use weft_expression::{CompileError, Expression};
 use weft_nats::{clock::ServerClock, event::StoredEvent};
 use weft_proto::{
     ids::{EventId, Run, SubscriptionUid},
@@ -23,6 +24,7 @@ use weft_proto::{
 use self::{
     address::{AddressRules, RefusedAddress},
     clients::{HttpClients, InvalidClient},
+    expression::ExpressionFailure,
     oauth2::{InvalidAuth, TokenSources},
     signature::InvalidSecret,
 };
@@ -38,6 +40,7 @@ pub mod clients;
 mod cloudevents;
 mod connection;
 mod credentials;
+mod expression;
 mod failure;
 pub mod http;
 mod lookups;
@@ -50,6 +53,8 @@ pub mod retry_after;
 pub mod signature;
 #[cfg(test)]
 mod tests;
+
+pub use expression::transformed;
 pub mod tls;
 
 /// One attempt to deliver an event.
@@ -186,6 +191,14 @@ pub enum InvalidDestination {
         /// Which one, and why.
         problem: String,
     },
+    /// An expression of the subscription is not one of this version.
+    #[error("{field}: {problem}")]
+    Expression {
+        /// The field of the subscription.
+        field: &'static str,
+        /// As the compiler says.
+        problem: CompileError,
+    },
 }
 
 /// The destination of each subscription.
@@ -197,10 +210,17 @@ pub struct Destinations {
     by_subscription: RwLock<HashMap<SubscriptionUid, Entry>>,
 }
 
+/// A destination, and the transform of what it is given.
+#[derive(Debug, Clone)]
+struct Usable {
+    destination: Arc<dyn Destination>,
+    transform: Option<Arc<Expression>>,
+}
+
 /// A subscription's destination.
 #[derive(Debug, Clone)]
 enum Entry {
-    Usable(Arc<dyn Destination>),
+    Usable(Usable),
     /// It could not be created, and is tried again with each delivery: the cause may be outside of the catalog.
     Unusable(Arc<v1::Subscription>),
 }
@@ -229,8 +249,10 @@ impl Destinations {
     /// [`InvalidDestination`]: its deliveries are held until the destination can be created.
     pub fn put(&self, subscription: &v1::Subscription) -> Result<(), InvalidDestination> {
         let uid = SubscriptionUid::from_slice(&subscription.uid).ok_or(InvalidDestination::Uid)?;
-        let (entry, made) = match self.make(subscription) {
-            Ok(destination) => (Entry::Usable(destination), Ok(())),
+        let usable = expression::transform_of(subscription)
+            .and_then(|transform| Ok(Usable { destination: self.make(subscription)?, transform }));
+        let (entry, made) = match usable {
+            Ok(usable) => (Entry::Usable(usable), Ok(())),
             // An earlier one is out of date.
             Err(problem) => (Entry::Unusable(Arc::new(subscription.clone())), Err(problem)),
         };
@@ -266,10 +288,10 @@ impl Destinations {
     }
 
     /// The destination of a subscription, created now where that has failed before.
-    fn of(&self, uid: SubscriptionUid) -> Result<Arc<dyn Destination>, String> {
+    fn of(&self, uid: SubscriptionUid) -> Result<Usable, String> {
         let entry = self.by_subscription.read().unwrap_or_else(PoisonError::into_inner).get(&uid).cloned();
         match entry {
-            Some(Entry::Usable(destination)) => Ok(destination),
+            Some(Entry::Usable(usable)) => Ok(usable),
             Some(Entry::Unusable(subscription)) => {
                 self.put(&subscription).map_err(|problem| problem.to_string())?;
                 self.of(uid)
@@ -284,52 +306,86 @@ impl Destinations {
     ///
     /// [`NotSent`].
     pub async fn deliver(&self, delivery: Delivery) -> Result<AttemptEnd, NotSent> {
-        self.deliver_batch(&[delivery]).await?.pop().ok_or(NotSent)
+        self.deliver_batch(&[delivery], None).await?.pop().ok_or(NotSent)
     }
 
     /// Makes one attempt, of one event or several of one lane. Returns the ends of the events that were accepted, and of the
-    /// next one if it was not.
+    /// next one if it was not. An event on which the filters or the transform fail is not sent: those before it are, and it
+    /// is the next one.
     ///
     /// # Errors
     ///
     /// [`NotSent`].
-    pub async fn deliver_batch(&self, deliveries: &[Delivery]) -> Result<Vec<AttemptEnd>, NotSent> {
+    pub async fn deliver_batch(
+        &self,
+        deliveries: &[Delivery],
+        filters: Option<&Filters>,
+    ) -> Result<Vec<AttemptEnd>, NotSent> {
         let Some(first) = deliveries.first() else { return Ok(Vec::new()) };
         // Also for destinations that do not check the lease.
         if !first.lease.may_attempt() {
             return Err(NotSent);
         }
-        let (started_at, started) = (Timestamp::now(), Instant::now());
-        let taken = match self.of(first.uid) {
-            Ok(destination) => destination.deliver(deliveries).await,
-            Err(problem) => DeliveryResult::failed(Failure::held(AttemptClass::Protocol, problem)),
+        let (destination, transform) = match self.of(first.uid) {
+            Ok(Usable { destination, transform }) => (Ok(destination), transform),
+            Err(problem) => (Err(problem), None),
         };
-        // The wall clock may have stepped in the meantime.
-        let ended_at = started_at.checked_add(started.elapsed()).unwrap_or(started_at);
-        let delivered = AttemptEnd {
-            result: AttemptResult::Delivered,
-            class: AttemptClass::Delivered,
-            status: taken.status,
-            is_attributed: true,
-            error: String::new(),
-            response: Bytes::new(),
-            retry_after: None,
-            started_at,
-            ended_at,
-        };
-        let sent = deliveries.len();
-        // Where a destination contradicts itself, an event is rather delivered twice than lost.
-        let accepted = if taken.failure.is_some() { taken.count.min(sent - 1) } else { sent };
-        let mut ends = vec![delivered.clone(); accepted];
-        if let Some(last) = ends.last_mut() {
-            last.response = taken.response;
-        }
-        if let Some(Failure { kind, class, status, error, response, retry_after }) = taken.failure {
-            let (result, is_attributed) = (attempt_result(kind)?, taken.is_attributed || accepted > 0 || sent == 1);
-            ends.push(AttemptEnd { result, class, status, is_attributed, error, response, retry_after, ..delivered });
+        let (ready, failure) = expression::prepare(deliveries, filters, transform.as_deref());
+        let mut ends = if ready.is_empty() { Vec::new() } else { send(destination, &ready).await? };
+        let all_accepted = ends.len() == ready.len() && ends.iter().all(|end| end.result == AttemptResult::Delivered);
+        if let Some(ExpressionFailure { result, error }) = failure.filter(|_| all_accepted) {
+            let now = Timestamp::now();
+            ends.push(AttemptEnd {
+                result,
+                class: AttemptClass::Expression,
+                status: 0,
+                is_attributed: true,
+                error,
+                response: Bytes::new(),
+                retry_after: None,
+                started_at: now,
+                ended_at: now,
+            });
         }
         Ok(ends)
     }
+}
+
+/// Gives events to a destination, at least one.
+async fn send(
+    destination: Result<Arc<dyn Destination>, String>,
+    deliveries: &[Delivery],
+) -> Result<Vec<AttemptEnd>, NotSent> {
+    let (started_at, started) = (Timestamp::now(), Instant::now());
+    let taken = match destination {
+        Ok(destination) => destination.deliver(deliveries).await,
+        Err(problem) => DeliveryResult::failed(Failure::held(AttemptClass::Protocol, problem)),
+    };
+    // The wall clock may have stepped in the meantime.
+    let ended_at = started_at.checked_add(started.elapsed()).unwrap_or(started_at);
+    let delivered = AttemptEnd {
+        result: AttemptResult::Delivered,
+        class: AttemptClass::Delivered,
+        status: taken.status,
+        is_attributed: true,
+        error: String::new(),
+        response: Bytes::new(),
+        retry_after: None,
+        started_at,
+        ended_at,
+    };
+    let sent = deliveries.len();
+    // Where a destination contradicts itself, an event is rather delivered twice than lost.
+    let accepted = if taken.failure.is_some() { taken.count.min(sent - 1) } else { sent };
+    let mut ends = vec![delivered.clone(); accepted];
+    if let Some(last) = ends.last_mut() {
+        last.response = taken.response;
+    }
+    if let Some(Failure { kind, class, status, error, response, retry_after }) = taken.failure {
+        let (result, is_attributed) = (attempt_result(kind)?, taken.is_attributed || accepted > 0 || sent == 1);
+        ends.push(AttemptEnd { result, class, status, is_attributed, error, response, retry_after, ..delivered });
+    }
+    Ok(ends)
 }
 
 /// The result of an attempt that failed.

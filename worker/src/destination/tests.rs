@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use weft_catalog::Filters;
 use weft_proto::ids::StreamSeq;
 
 use super::{
@@ -255,4 +256,64 @@ async fn a_name_that_rebinds_is_not_called() {
         end.error
     );
     assert!(listener.accept().is_err(), "nothing connected");
+}
+
+/// Accepts everything, and keeps what it was given.
+#[derive(Debug, Default)]
+struct Recorder(std::sync::Mutex<Vec<Vec<String>>>);
+
+#[async_trait::async_trait]
+impl Destination for Recorder {
+    async fn deliver(&self, deliveries: &[Delivery]) -> DeliveryResult {
+        let data = |delivery: &Delivery| String::from_utf8(delivery.event.event.payload.to_vec()).unwrap();
+        self.0.lock().unwrap().push(deliveries.iter().map(data).collect());
+        DeliveryResult::all(deliveries.len())
+    }
+}
+
+/// Of a batch the events before one that cannot be transformed are sent, and that one fails alone.
+#[tokio::test]
+async fn expressions_of_a_batch_fail_one_event_alone() {
+    let recorder = Arc::new(Recorder::default());
+    let custom: HashMap<String, Arc<dyn Destination>> = HashMap::from([("recorder".to_owned(), recorder.clone() as _)]);
+    let destinations = Destinations::new(vec![]).with_custom(custom);
+    let uid = SubscriptionUid::unique();
+    let kind = v1::destination::Kind::Custom(v1::CustomDestination { name: "recorder".into() });
+    let mut subscription = v1::Subscription {
+        uid: uid.to_vec(),
+        destination: Some(v1::Destination { kind: Some(kind) }),
+        transform: "[data.n]".into(),
+        ..Default::default()
+    };
+    destinations.put(&subscription).unwrap();
+    let with = |payload: &'static str| {
+        let delivery = delivery();
+        let mut event = delivery.event.as_ref().clone();
+        event.event.payload = payload.into();
+        Delivery { event: Arc::new(event), uid, ..delivery }
+    };
+    let batch = [r#"{"n":1}"#, r#"{"n":2}"#, "{}", r#"{"n":3}"#].map(with);
+    let ends = destinations.deliver_batch(&batch, None).await.unwrap();
+    let results: Vec<_> = ends.iter().map(|end| (end.result, end.is_attributed)).collect();
+    use crate::lane::AttemptResult::{Delivered, FilterFailed, Held, TransformFailed};
+    assert_eq!(results, [(Delivered, true), (Delivered, true), (TransformFailed, true)]);
+    assert_eq!(
+        (ends[2].class, ends[2].error.as_str()),
+        (AttemptClass::Expression, "transform: 1:6: no such member: n")
+    );
+    let alone = destinations.deliver_batch(&batch[2..], None).await.unwrap();
+    assert_eq!(alone.iter().map(|end| end.result).collect::<Vec<_>>(), [TransformFailed]);
+    assert_eq!(*recorder.0.lock().unwrap(), [["[1]", "[2]"]], "nothing is sent for the other two");
+
+    let filter = v1::FilterRevision { types: vec!["*".into()], expression: "data.n < 2".into(), ..Default::default() };
+    let filters = Filters::of(&v1::SubscriptionState { filters: vec![filter], ..Default::default() });
+    let ends = destinations.deliver_batch(&batch, Some(&filters)).await.unwrap();
+    assert_eq!(ends.iter().map(|end| end.result).collect::<Vec<_>>(), [Delivered, Delivered, FilterFailed]);
+    assert_eq!(ends[2].error, "filter: 1:5: no such member: n");
+
+    // One that a later version has stored holds the events.
+    subscription.transform = "data.later()".into();
+    let invalid = destinations.put(&subscription).unwrap_err();
+    assert_eq!(invalid.to_string(), "transform: 1:11: unknown function later");
+    assert_eq!(destinations.deliver_batch(&batch[..1], None).await.unwrap()[0].result, Held);
 }

@@ -54,7 +54,8 @@ impl Driver {
         }
         let destinations = Arc::clone(&self.context.destinations);
         // Reported by `on_attempt_finished`; ends with the shard.
-        self.attempts.spawn(async move { (id, destinations.deliver_batch(&deliveries).await) });
+        let filters = self.lanes.filters(uid);
+        self.attempts.spawn(async move { (id, destinations.deliver_batch(&deliveries, filters.as_deref()).await) });
         Ok(())
     }
 

@@ -267,6 +267,7 @@ fn policy(
         start: StreamSeq(start),
         types: value.types.clone(),
         sources: value.sources.clone(),
+        expression: value.filter.clone(),
         author: Author::default(),
         catalog: v1::CatalogPosition::default(),
         concurrency: (value.concurrency / shards).max(1) as usize,

@@ -75,6 +75,8 @@ pub(super) enum Health {
     Failed,
     /// Weft's own configuration prevented the call.
     Held,
+    /// Nothing was sent because of the event: nothing is known of the receiver.
+    Unknown,
 }
 
 impl Health {
@@ -85,6 +87,7 @@ impl Health {
             AttemptResult::Unavailable => Self::Unavailable,
             AttemptResult::Failed => Self::Failed,
             AttemptResult::Held => Self::Held,
+            AttemptResult::FilterFailed | AttemptResult::TransformFailed => Self::Unknown,
         }
     }
 
@@ -178,7 +181,7 @@ impl Streak {
             Health::Unavailable if !self.unavailable.contains(&workflow) && self.unavailable.len() < OWN_FAILURES => {
                 self.unavailable.push(workflow);
             }
-            Health::Unavailable | Health::Failed | Health::Up | Health::Held => {}
+            Health::Unavailable | Health::Failed | Health::Up | Health::Held | Health::Unknown => {}
         }
         if self.workflows.len() < FAILING_WORKFLOWS && !self.workflows.contains(&workflow) {
             self.workflows.push(workflow);
@@ -317,6 +320,13 @@ impl Circuit {
 
     /// An attempt has ended.
     pub fn ended(&mut self, end: AttemptReport<'_>, now: Timestamp, rng: &mut impl Rng) -> Transition {
+        if end.health == Health::Unknown {
+            // Another attempt is the probe.
+            if let State::Open(outage) = &mut self.state {
+                outage.probe.take_if(|probe| *probe == end.attempt);
+            }
+            return Transition { counts: true, changed: false };
+        }
         let workflow = Failing::hash(end.workflow);
         let sick = self.failing.is_sick(workflow);
         let counts = self.counts(&end, now);
@@ -326,7 +336,7 @@ impl Circuit {
                 self.failing.succeeded(workflow, end.attempt);
             }
             health if health.is_answered_failure() => self.failing.failed(workflow, self.newest),
-            Health::Unreachable | Health::Held | Health::Unavailable | Health::Failed => {}
+            Health::Unreachable | Health::Held | Health::Unavailable | Health::Failed | Health::Unknown => {}
         }
         match &mut self.state {
             State::Closed(streak) => match end.health {
@@ -335,7 +345,7 @@ impl Circuit {
                     Transition { counts: true, changed: false }
                 }
                 Health::Held => self.open(Cause::Held, end, now, rng),
-                Health::Unreachable | Health::Unavailable | Health::Failed => {
+                Health::Unreachable | Health::Unavailable | Health::Failed | Health::Unknown => {
                     // A missing connection is not caused by a workflow.
                     if !sick || end.health == Health::Unreachable {
                         streak.add(end.health, workflow, now);
@@ -378,7 +388,7 @@ impl Circuit {
         match end.health {
             Health::Failed => true,
             Health::Unavailable => end.first_failed_at.is_some_and(answers_others),
-            Health::Up | Health::Unreachable | Health::Held => false,
+            Health::Up | Health::Unreachable | Health::Held | Health::Unknown => false,
         }
     }
 

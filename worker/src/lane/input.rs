@@ -94,6 +94,8 @@ pub struct SubscriptionPolicy {
     pub types: Vec<String>,
     /// Sources of the events that it takes; empty: all.
     pub sources: Vec<String>,
+    /// Expression of the events that it takes; empty: none.
+    pub expression: String,
     /// The author of this revision.
     pub author: Author,
     /// The position of the catalog snapshot.
@@ -131,6 +133,10 @@ pub enum AttemptResult {
     EndpointRetired,
     /// Weft's own configuration does not allow the call: no attempt was made.
     Held,
+    /// The filter has no result for the event, so nothing was sent: a dead letter at once.
+    FilterFailed,
+    /// The transform has no result for the event, so nothing was sent: a dead letter at once.
+    TransformFailed,
 }
 
 impl AttemptResult {
@@ -138,7 +144,9 @@ impl AttemptResult {
     pub fn is_transient(self) -> bool {
         match self {
             Self::Unreachable | Self::Unavailable | Self::Failed | Self::Held => true,
-            Self::Delivered | Self::Rejected | Self::EndpointRetired => false,
+            Self::Delivered | Self::Rejected | Self::EndpointRetired | Self::FilterFailed | Self::TransformFailed => {
+                false
+            }
         }
     }
 }

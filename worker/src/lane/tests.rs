@@ -147,6 +147,7 @@ fn policy_of(subscription: u8, paused: bool, revision: u64, narrow: bool) -> Sub
         start: StreamSeq(1),
         types: (0..KINDS).filter(|kind| filter_takes(subscription, narrow, *kind)).map(kind).collect(),
         sources: vec![],
+        expression: String::new(),
         author: weft_catalog::Author { operator: "ann".into(), is_creator: true },
         catalog: v1::CatalogPosition { created_ns: 1, sequence: revision },
         concurrency: 2,

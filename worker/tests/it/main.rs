@@ -8,6 +8,7 @@ mod copies;
 mod delivering;
 mod embedded;
 mod expiry;
+mod expressions;
 mod faults;
 mod full;
 mod http;

@@ -101,6 +101,12 @@ pub struct FlagArgs {
     /// The sources that it takes [default: all]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     sources: Vec<String>,
+    /// A CEL expression that is true for the events that it takes, such as 'data.total > 100'
+    #[arg(long, value_name = "CEL")]
+    filter: Option<String>,
+    /// A CEL expression whose value is delivered as data, such as "{'id': data.orderId}"
+    #[arg(long, value_name = "CEL")]
+    transform: Option<String>,
     /// The secret that signs its deliveries: env:NAME or file:PATH; several while they are rotated, newest first
     #[arg(long = "secret", value_name = "SECRET")]
     secrets: Vec<String>,
@@ -120,12 +126,14 @@ pub struct FlagArgs {
 
 impl FlagArgs {
     fn is_empty(&self) -> bool {
-        let Self { url, types, sources, secrets, format, signature, timeout, concurrency } = self;
+        let Self { url, types, sources, filter, transform, secrets, format, signature, timeout, concurrency } = self;
         url.is_none()
             && format.is_none()
             && signature.is_none()
             && types.is_empty()
             && sources.is_empty()
+            && filter.is_none()
+            && transform.is_none()
             && secrets.is_empty()
             && timeout.is_none()
             && concurrency.is_none()
@@ -245,6 +253,8 @@ fn of_flags(name: &str, args: &FlagArgs, start: Option<&str>) -> Result<Vec<Desi
     flags.put("name", Some(name));
     flags.put_list("types", &args.types);
     flags.put_list("sources", &args.sources);
+    flags.put("filter", args.filter.as_deref());
+    flags.put("transform", args.transform.as_deref());
     flags.put("destination.type", Some("http"));
     flags.put("destination.url", args.url.as_deref());
     flags.put_list("destination.secrets", &args.secrets);
@@ -324,13 +334,16 @@ async fn update(args: UpdateArgs) -> Result<(), Failure> {
 
 /// Changes what the flags name.
 fn overlay(value: &mut v1::Subscription, flags: FlagArgs) -> Result<(), Failure> {
-    let FlagArgs { url, types, sources, secrets, format, signature, timeout, concurrency } = flags;
+    let FlagArgs { url, types, sources, filter, transform, secrets, format, signature, timeout, concurrency } = flags;
     if !types.is_empty() {
         value.types = types;
     }
     if !sources.is_empty() {
         value.sources = sources;
     }
+    // An empty expression removes the stored one.
+    value.filter = filter.unwrap_or_else(|| std::mem::take(&mut value.filter));
+    value.transform = transform.unwrap_or_else(|| std::mem::take(&mut value.transform));
     if let Some(Span(timeout)) = timeout {
         value.timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     }

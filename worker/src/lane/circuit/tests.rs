@@ -101,7 +101,7 @@ impl Player {
                     Unavailable | Failed => {
                         self.circuit.failing.failed(Failing::hash(&workflow(number)), self.circuit.newest);
                     }
-                    Unreachable | Held => {}
+                    Unreachable | Held | Health::Unknown => {}
                 }
             }
             _ => {}
@@ -409,4 +409,28 @@ fn mutants_are_detected() {
         let noticed = is_noticed(&histories(), |(steps, seed)| keeps_its_promises(steps, seed, Some(mutant)));
         assert!(noticed, "{mutant:?}");
     }
+}
+
+/// Of an event that is not sent, nothing follows for the receiver: the circuit stays open, and another attempt is the probe.
+#[test]
+fn a_probe_that_is_not_sent_says_nothing_of_the_receiver() {
+    let (mut circuit, mut rng) = (Circuit::default(), StdRng::seed_from_u64(1));
+    let workflow = workflow(1);
+    let report = |attempt, health| AttemptReport {
+        attempt: AttemptId(attempt),
+        health,
+        workflow: &workflow,
+        first_failed_at: None,
+        error: "",
+    };
+    assert_eq!(circuit.ended(report(1, Health::Unknown), at(0), &mut rng), Transition { counts: true, changed: false });
+    assert!(circuit.is_closed());
+    circuit.ended(report(2, Held), at(0), &mut rng);
+    let due = circuit.condition().unwrap().next_probe;
+    assert_eq!(circuit.gate(false, due), Gate::Free);
+    circuit.started(AttemptId(3), due);
+    assert_eq!(circuit.gate(false, due), Gate::Shut);
+    assert_eq!(circuit.ended(report(3, Health::Unknown), due, &mut rng), Transition { counts: true, changed: false });
+    assert!(!circuit.is_closed());
+    assert_eq!(circuit.gate(false, due), Gate::Free);
 }

@@ -51,7 +51,11 @@ pub(super) fn is_uncounted(result: AttemptResult, counts: bool) -> bool {
     match result {
         AttemptResult::EndpointRetired => true,
         AttemptResult::Unreachable | AttemptResult::Unavailable | AttemptResult::Failed => !counts,
-        AttemptResult::Delivered | AttemptResult::Rejected | AttemptResult::Held => false,
+        AttemptResult::Delivered
+        | AttemptResult::Rejected
+        | AttemptResult::Held
+        | AttemptResult::FilterFailed
+        | AttemptResult::TransformFailed => false,
     }
 }
 
@@ -94,10 +98,12 @@ pub(super) fn classify(
         Outcome::Split(ceil_millisecond(now.checked_add(wait).unwrap_or(now)))
     } else if context.is_head && policy.is_some_and(|policy| policy.on_exhausted == OnExhausted::Block) {
         Outcome::Blocked
-    } else if result == AttemptResult::Rejected {
-        Outcome::Dead(v1::DeadLetterReason::Permanent)
     } else {
-        Outcome::Dead(v1::DeadLetterReason::Exhausted)
+        Outcome::Dead(match result {
+            AttemptResult::Rejected | AttemptResult::FilterFailed => v1::DeadLetterReason::Permanent,
+            AttemptResult::TransformFailed => v1::DeadLetterReason::TransformFailed,
+            _ => v1::DeadLetterReason::Exhausted,
+        })
     }
 }
 
@@ -153,7 +159,9 @@ mod tests {
     /// L7 as a table: what becomes of an event by its result, its retries and its policy.
     #[test]
     fn an_attempt_is_classified_by_its_result_and_the_retries_left() {
-        use AttemptResult::{Delivered, EndpointRetired, Failed, Rejected, Unavailable, Unreachable};
+        use AttemptResult::{
+            Delivered, EndpointRetired, Failed, FilterFailed, Rejected, TransformFailed, Unavailable, Unreachable,
+        };
         use OnExhausted::{Block, DeadLetter};
         use v1::DeadLetterReason::{Exhausted, Permanent};
         let retry = |seconds: u32| Outcome::Retry(Timestamp::UNIX_EPOCH.checked_add(S * seconds).unwrap());
@@ -166,6 +174,9 @@ mod tests {
             (Failed, Block, (2, 0), None, Outcome::Blocked),
             (Rejected, DeadLetter, (1, 0), None, Outcome::Dead(Permanent)),
             (Rejected, Block, (1, 0), None, Outcome::Blocked),
+            (FilterFailed, DeadLetter, (1, 0), Some(S * 9), Outcome::Dead(Permanent)),
+            (TransformFailed, DeadLetter, (1, 0), None, Outcome::Dead(v1::DeadLetterReason::TransformFailed)),
+            (TransformFailed, Block, (1, 0), None, Outcome::Blocked),
             (Unavailable, DeadLetter, (1, 1), None, retry(1)),
             (Unavailable, DeadLetter, (3, 3), None, retry(4)),
             (Unreachable, DeadLetter, (9, 9), None, retry(10)),

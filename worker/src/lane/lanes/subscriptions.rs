@@ -105,6 +105,7 @@ impl Lanes {
             types: policy.types.clone(),
             sources: policy.sources.clone(),
             ordered: Some(policy.ordered),
+            expression: policy.expression.clone(),
         };
         self.change(uid, Change::Opened(opened), Some(policy.catalog));
         self.await_commit(uid, closed.is_some());
@@ -171,8 +172,10 @@ impl Lanes {
             return;
         }
         let in_force = state.filters.last();
-        let is_other = in_force.is_none_or(|last| (&last.types, &last.sources) != (&policy.types, &policy.sources));
-        let is_wider = in_force.is_some_and(|last| !is_covered(&policy.types, &policy.sources, last));
+        let SubscriptionPolicy { types, sources, expression, .. } = policy;
+        let is_other =
+            in_force.is_none_or(|last| (&last.types, &last.sources, &last.expression) != (types, sources, expression));
+        let is_wider = in_force.is_some_and(|last| !is_covered(types, sources, expression, last));
         if is_wider && self.filter_changes.is_among_earlier(self.cursor) {
             self.filter_changes.deferred.insert(uid);
             return;
@@ -187,6 +190,7 @@ impl Lanes {
             sources: policy.sources.clone(),
             settled_below: self.settled_below(uid).0,
             ordered: Some(policy.ordered),
+            expression: policy.expression.clone(),
         };
         self.change(uid, Change::Revised(revised), Some(policy.catalog));
         if is_other {
