@@ -17,6 +17,13 @@ pub trait Deliveries: std::fmt::Debug + Send + Sync {
     /// The reason, in one line. A name that cannot be resolved at the moment is not an error.
     async fn check(&self, subscription: &v1::Subscription) -> Result<(), String>;
 
+    /// What a delivery of an event would be. Nothing is called.
+    ///
+    /// # Errors
+    ///
+    /// The reason why there is no destination, in one line.
+    async fn plan(&self, subscription: &v1::Subscription, event: StoredEvent) -> Result<v1::PlannedDelivery, String>;
+
     /// One signed attempt to deliver an event.
     ///
     /// # Errors

@@ -40,7 +40,7 @@ pub use catalog::{Catalog, CatalogError};
 pub use defaults::{default_retry, is_ordered};
 pub use expression::{FilterExpression, Verdict, input_of};
 pub use filters::{Filters, Match, apply_change, cut_off, is_covered};
-pub use matcher::Matcher;
+pub use matcher::{Matcher, Mismatch, explain};
 pub use orphan::{Orphan, orphans};
 pub use plan::{Desired, DesiredSubscription, plan};
 pub use seal::MasterKey;

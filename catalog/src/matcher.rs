@@ -3,14 +3,18 @@
 use std::sync::Arc;
 
 use weft_expression::Input;
-use weft_nats::{event::StoredEvent, scan::Predicate, subject::Layout};
+use weft_nats::{
+    event::{Event, StoredEvent},
+    scan::Predicate,
+    subject::Layout,
+};
 use weft_proto::{
     ids::{ShardId, StreamSeq, SubscriptionUid},
     v1,
 };
 
 use super::{
-    expression::{FilterExpression, input_of},
+    expression::{FilterExpression, Verdict, input_of},
     filters::takes,
 };
 
@@ -75,6 +79,47 @@ impl Matcher {
     }
 }
 
+/// Why a subscription does not take an event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// No type pattern matches.
+    #[error("type {event_type:?} matches none of its types")]
+    Type {
+        /// The event's.
+        event_type: String,
+    },
+    /// It takes other sources.
+    #[error("source {source_name:?} is none of its sources")]
+    Source {
+        /// The event's.
+        source_name: String,
+    },
+    /// Its filter is false.
+    #[error("its filter is false")]
+    Filter,
+}
+
+/// Whether a subscription takes an event, regardless of its start, and why not. `Ok` with a text: it takes the event because
+/// its filter fails, with this error.
+///
+/// # Errors
+///
+/// [`Mismatch`]: it does not.
+pub fn explain(subscription: &v1::Subscription, event: &Event) -> Result<Option<String>, Mismatch> {
+    let (event_type, source) = (&event.event_type, &event.source);
+    if !takes(&subscription.types, &[], event_type, source) {
+        return Err(Mismatch::Type { event_type: event_type.clone() });
+    }
+    if !takes(&subscription.types, &subscription.sources, event_type, source) {
+        return Err(Mismatch::Source { source_name: source.clone() });
+    }
+    match FilterExpression::of(&subscription.filter).verdict(&input_of(event)) {
+        Verdict::Taken => Ok(None),
+        Verdict::Ignored => Err(Mismatch::Filter),
+        Verdict::Failed(error) => Ok(Some(error)),
+    }
+}
+
 /// A subscription's matchers, in shard order.
 #[derive(Debug)]
 struct Matchers(Vec<Matcher>);
@@ -117,5 +162,25 @@ mod tests {
         assert!(!matcher.takes(&event(9, "order.paid", "other")), "another source");
         assert!(!matcher.takes(&event(4, "order.paid", "shop")), "before its start");
         assert!(Matcher::new(&v1::Subscription::default(), ShardId(0)).is_none(), "no uid");
+    }
+
+    #[test]
+    fn a_mismatch_names_what_does_not_match() {
+        let subscription = v1::Subscription {
+            types: vec!["order.*".into()],
+            sources: vec!["shop".into()],
+            filter: "event.workflowId != 'w' || data.total > 1".into(),
+            ..Default::default()
+        };
+        let explained = |event_type: &str, source: &str, data: &'static str| {
+            let mut event = event(1, event_type, source).event;
+            event.payload = Bytes::from_static(data.as_bytes());
+            explain(&subscription, &event).map_err(|mismatch| mismatch.to_string())
+        };
+        assert_eq!(explained("order.paid", "shop", r#"{"total":2}"#), Ok(None));
+        assert_eq!(explained("order.paid", "shop", r#"{"total":1}"#), Err("its filter is false".into()));
+        assert_eq!(explained("order.paid", "shop", "{}"), Ok(Some("1:32: no such member: total".into())));
+        assert_eq!(explained("refund", "shop", "{}"), Err("type \"refund\" matches none of its types".into()));
+        assert_eq!(explained("order.paid", "crm", "{}"), Err("source \"crm\" is none of its sources".into()));
     }
 }

@@ -4,13 +4,17 @@
 use std::{sync::Arc, time::Duration};
 
 use weft_admin::deliveries::Deliveries;
-use weft_nats::{clock::ServerClock, event::StoredEvent};
+use weft_expression::Expression;
+use weft_nats::{clock::ServerClock, envelope, event::StoredEvent};
 use weft_proto::{
     ids::{Run, SubscriptionUid},
     v1,
 };
 use weft_worker::{
-    destination::{Delivery, Destinations, InvalidDestination, address::AddressRules, clients::HttpClients},
+    destination::{
+        Delivery, Destinations, InvalidDestination, PlannedRequest, address::AddressRules, clients::HttpClients,
+        transformed,
+    },
     ownership::LeaseGuard,
 };
 
@@ -48,25 +52,31 @@ impl Deliveries for WorkerDeliveries {
         }
     }
 
+    async fn plan(&self, subscription: &v1::Subscription, event: StoredEvent) -> Result<v1::PlannedDelivery, String> {
+        let destination = self.destinations().make(subscription).map_err(|invalid| invalid.to_string())?;
+        let mut planned = v1::PlannedDelivery::default();
+        if let Err(refused) = destination.check().await {
+            planned.refused = refused.to_string();
+        }
+        let event = match transform(subscription, &event) {
+            Ok(transformed) => transformed.unwrap_or(event),
+            Err(error) => {
+                planned.transform_error = error;
+                return Ok(planned);
+            }
+        };
+        planned.data = envelope::data_of(&event.event).unwrap_or_default().to_vec();
+        let PlannedRequest { method, target, headers, body } = destination.planned(&[delivery(subscription, event)?]);
+        let headers = headers.into_iter().map(|(name, value)| v1::PlannedHeader { name, value }).collect();
+        planned.request = Some(v1::PlannedRequest { method, target, headers, body: body.to_vec() });
+        Ok(planned)
+    }
+
     async fn deliver(&self, subscription: &v1::Subscription, event: StoredEvent) -> Result<v1::Attempt, String> {
         let destinations = self.destinations();
         destinations.put(subscription).map_err(|invalid| invalid.to_string())?;
-        let uid = SubscriptionUid::from_slice(&subscription.uid).ok_or(InvalidDestination::Uid);
-        let event = Arc::new(event);
         let event_id = event.event.id.to_vec();
-        let delivery = Delivery {
-            event,
-            uid: uid.map_err(|invalid| invalid.to_string())?,
-            run: Run::LIVE,
-            number: 1,
-            lane_previous: None,
-            // No owner of a shard makes it.
-            epoch: 0,
-            timeout: Duration::from_millis(subscription.timeout_ms),
-            // Nothing has asked the log's server: the local clock.
-            clock: ServerClock::default(),
-            lease: LeaseGuard::unlimited(),
-        };
+        let delivery = delivery(subscription, event)?;
         let end = destinations.deliver(delivery).await.map_err(|not_sent| not_sent.to_string())?;
         Ok(v1::Attempt {
             subscription: subscription.uid.clone(),
@@ -81,4 +91,30 @@ impl Deliveries for WorkerDeliveries {
             ..Default::default()
         })
     }
+}
+
+/// A delivery outside of the log: no owner of a shard makes it.
+fn delivery(subscription: &v1::Subscription, event: StoredEvent) -> Result<Delivery, String> {
+    let uid = SubscriptionUid::from_slice(&subscription.uid).ok_or(InvalidDestination::Uid);
+    Ok(Delivery {
+        event: Arc::new(event),
+        uid: uid.map_err(|invalid| invalid.to_string())?,
+        run: Run::LIVE,
+        number: 1,
+        lane_previous: None,
+        epoch: 0,
+        timeout: Duration::from_millis(subscription.timeout_ms),
+        // Nothing has asked the log's server: the local clock.
+        clock: ServerClock::default(),
+        lease: LeaseGuard::unlimited(),
+    })
+}
+
+/// The event with the data that the subscription's transform makes; `None` without a transform.
+fn transform(subscription: &v1::Subscription, event: &StoredEvent) -> Result<Option<StoredEvent>, String> {
+    if subscription.transform.is_empty() {
+        return Ok(None);
+    }
+    let transform = Expression::shared(&subscription.transform).map_err(|problem| format!("transform: {problem}"))?;
+    transformed(event, &transform).map(Some)
 }

@@ -94,6 +94,10 @@ impl Deliveries for Receivers {
         }
     }
 
+    async fn plan(&self, _subscription: &v1::Subscription, event: StoredEvent) -> Result<v1::PlannedDelivery, String> {
+        Ok(v1::PlannedDelivery { data: event.event.payload.to_vec(), ..Default::default() })
+    }
+
     async fn deliver(&self, _subscription: &v1::Subscription, event: StoredEvent) -> Result<v1::Attempt, String> {
         assert_eq!(event.event.event_type, "weft.test");
         let status = 200 + self.deliveries.fetch_add(1, Ordering::Relaxed);

@@ -236,13 +236,6 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_later_versions_are_refused_unless_empty() {
-        let error = document("[[subscription]]\nfilter = \"data.a > 1\"\n").check_keys().unwrap_err();
-        assert!(error.to_string().contains("subscription[0].filter is not supported by this version"), "{error}");
-        document("[[subscription]]\nfilter = {}\n").check_keys().unwrap();
-    }
-
-    #[test]
     fn what_is_not_toml_is_one_line() {
         let error = Document::parse(Path::new("weft.toml"), "a = 1\nb = = 2\n".into()).unwrap_err().to_string();
         assert!(error.starts_with("weft.toml:2: "), "{error}");

@@ -373,7 +373,8 @@ fn subscriptions_of_later_versions_and_mistakes_are_told_apart() {
     for (rest, text) in [
         ("batch = { max_events = 0 }", "max_events must be 1 to 1000"),
         ("batch = { max_events = 5 }\nordered = false", "ordered = false are delivered one by one"),
-        ("filter = \"data.a > 1\"", "subscription[0].filter is not supported by this version"),
+        ("filter = \"total > 1\"", "filter: 1:1: unknown name total"),
+        ("transform = \"data.a +\"", "transform: 1:9: "),
         ("start = \"yesterday\"", "neither now, beginning"),
         ("retires = 3", "did you mean retry?"),
         (

@@ -21,7 +21,7 @@ use weft_catalog::delivery_url::DeliveryUrl;
 use weft_proto::v1::{self, AttemptClass};
 
 use super::{
-    Delivery, DeliveryResult, Destination, Failure, InvalidDestination,
+    Delivery, DeliveryResult, Destination, Failure, InvalidDestination, PlannedRequest,
     address::RefusedAddress,
     auth::Authorization,
     body::LeaseGuardedBody,
@@ -231,5 +231,12 @@ impl Destination for HttpDestination {
             self.resolver.check_url(url).await?;
         }
         Ok(())
+    }
+
+    fn planned(&self, deliveries: &[Delivery]) -> PlannedRequest {
+        let Some(delivery) = deliveries.first() else { return PlannedRequest::default() };
+        let (request, _) = self.request(delivery);
+        let body = envelope::to_json(&delivery.event.event);
+        PlannedRequest::of_http(request.method(), request.uri(), request.headers(), body)
     }
 }

@@ -45,6 +45,7 @@ mod failure;
 pub mod http;
 mod lookups;
 pub mod oauth2;
+mod planned;
 mod proxy;
 mod request;
 pub mod resolver;
@@ -55,6 +56,7 @@ pub mod signature;
 mod tests;
 
 pub use expression::transformed;
+pub use planned::PlannedRequest;
 pub mod tls;
 
 /// One attempt to deliver an event.
@@ -155,6 +157,11 @@ pub trait Destination: std::fmt::Debug + Send + Sync {
     /// [`RefusedAddress`]: its address must not be called.
     async fn check(&self) -> Result<(), RefusedAddress> {
         Ok(())
+    }
+
+    /// The request that a delivery of these events would make, with its secrets hidden. Nothing is called.
+    fn planned(&self, deliveries: &[Delivery]) -> PlannedRequest {
+        PlannedRequest::envelopes(deliveries)
     }
 }
 

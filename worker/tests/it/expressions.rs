@@ -103,7 +103,7 @@ async fn a_transform_makes_the_data_that_is_delivered() {
     assert!(requests.iter().all(|request| request.signed), "the signature is that of the transformed body");
     let dead = outcomes.iter().find(|outcome| outcome.kind() == OutcomeKind::DeadLettered).unwrap();
     assert_eq!(dead.reason(), DeadLetterReason::TransformFailed);
-    assert_eq!((dead.sequence, dead.last_error.as_str()), (2, "transform: 1:40: no such member: total"));
+    assert_eq!((dead.sequence, dead.last_error.as_str()), (2, "transform: 1:35: no such member: total"));
     assert_eq!(copies[0].payload, broken.payload);
     worker.stop().await;
 }

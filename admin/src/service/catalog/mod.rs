@@ -281,10 +281,13 @@ impl CatalogService for Catalogs {
         let snapshot = self.snapshot().await?;
         let missing = || of_refusal(&Refusal::NotFound { kind: Kind::Subscription, name: asked.name.clone() });
         let subscription = snapshot.subscriptions.get(&asked.name).ok_or_else(missing)?;
-        let deliveries = self.deliveries.as_ref();
-        test_delivery::deliver(self.log()?, deliveries, &mutation, &subscription.value, asked.data.clone())
-            .await
-            .map(Response::new)
+        let (log, deliveries, subscription) = (self.log()?, self.deliveries.as_ref(), &subscription.value);
+        let event = test_delivery::event_of(log, asked).await?;
+        let planned = test_delivery::plan(deliveries, subscription, event.clone()).await?;
+        if !asked.send {
+            return Ok(Response::new(planned));
+        }
+        test_delivery::deliver(log, deliveries, &mutation, subscription, event, planned).await.map(Response::new)
     }
 
     async fn create_api_key(&self, request: Request<v1::CreateApiKeyRequest>) -> Answer<v1::CreateApiKeyResponse> {

@@ -1,9 +1,13 @@
 //! A test delivery, which is not part of the log.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use tonic::Status;
-use weft_catalog::edit::record;
+use weft_catalog::{edit::record, explain};
+use weft_index::history::EventRef;
 use weft_nats::event::{Event, JSON, StoredEvent};
 use weft_proto::{
     ids::{EventId, InvalidId, SequenceNumber, StreamSeq, WorkflowId},
@@ -14,7 +18,7 @@ use super::mutation::{Mutation, of_edit};
 use crate::{
     convert::class_name,
     deliveries::Deliveries,
-    error::{Code, refuse},
+    error::{Code, of_history, refuse},
     service::state::LogState,
 };
 
@@ -28,7 +32,30 @@ const EXAMPLE: &[u8] = br#"{"message":"a test delivery; nothing happened"}"#;
 /// Media type of its data if it is not JSON.
 const BYTES: &str = "application/octet-stream";
 
-/// Makes the delivery and records its result; a recorded result is returned.
+/// What becomes of an event, without a call or a record.
+///
+/// # Errors
+///
+/// INVALID_ENTRY: there is no destination.
+pub(super) async fn plan(
+    deliveries: &dyn Deliveries,
+    subscription: &v1::Subscription,
+    event: StoredEvent,
+) -> Result<v1::TestSubscriptionResponse, Status> {
+    let mut answer = v1::TestSubscriptionResponse::default();
+    match explain(subscription, &event.event) {
+        Ok(failed) => {
+            answer.matched = true;
+            answer.filter_error = failed.unwrap_or_default();
+        }
+        Err(mismatch) => answer.mismatch = mismatch.to_string(),
+    }
+    let planned = deliveries.plan(subscription, event).await;
+    answer.planned = Some(planned.map_err(|problem| refuse(Code::InvalidEntry, problem))?);
+    Ok(answer)
+}
+
+/// Makes the delivery and records its result, which is added to the answer.
 ///
 /// # Errors
 ///
@@ -38,21 +65,54 @@ pub(super) async fn deliver(
     deliveries: &dyn Deliveries,
     mutation: &Mutation,
     subscription: &v1::Subscription,
-    data: Vec<u8>,
+    event: StoredEvent,
+    planned: v1::TestSubscriptionResponse,
 ) -> Result<v1::TestSubscriptionResponse, Status> {
-    let event = event(data, Timestamp::now()).map_err(|problem| refuse(Code::Internal, problem.to_string()))?;
     let attempt = deliveries.deliver(subscription, event).await;
     let attempt = attempt.map_err(|problem| refuse(Code::InvalidEntry, problem))?;
     let test = result(&attempt);
     let edit = v1::CatalogEdit { test: Some(test.clone()), ..mutation.edit() };
     record(&log.connection, log.layout, mutation.stamp(), 0, edit).await.map_err(of_edit)?;
-    Ok(answer(test))
+    let v1::TestSubscriptionResponse { matched, mismatch, filter_error, planned, .. } = planned;
+    Ok(v1::TestSubscriptionResponse { matched, mismatch, filter_error, planned, ..answer(test) })
 }
 
 /// The answer for a test's result.
 pub(super) fn answer(test: v1::TestResult) -> v1::TestSubscriptionResponse {
     let v1::TestResult { delivered, outcome, http_status, message, duration_ms } = test;
-    v1::TestSubscriptionResponse { delivered, outcome, http_status, message, duration_ms }
+    v1::TestSubscriptionResponse {
+        delivered,
+        outcome,
+        http_status,
+        message,
+        duration_ms,
+        sent: true,
+        ..Default::default()
+    }
+}
+
+/// The event that a test is about: a stored one, one that is given, or an example.
+///
+/// # Errors
+///
+/// BAD_QUERY, UNKNOWN_EVENT.
+pub(super) async fn event_of(log: &LogState, asked: &v1::TestSubscriptionRequest) -> Result<StoredEvent, Status> {
+    let now = Timestamp::now();
+    if !asked.event_id.is_empty() {
+        let named: EventRef =
+            asked.event_id.parse().map_err(|problem| refuse(Code::BadQuery, format!("event_id {problem}")))?;
+        log.catch_up().await?;
+        let unknown = || refuse(Code::UnknownEvent, format!("no event {named} is kept"));
+        let found = log.history.event(named).await.map_err(of_history)?.ok_or_else(unknown)?;
+        let event = log.event(named.event, found.shard, found.seq, found.dead_letter.as_ref()).await?;
+        return Ok(StoredEvent { seq: found.seq, stored_at: now, event: event.ok_or_else(unknown)? });
+    }
+    let event = if asked.event.is_empty() {
+        example(asked.data.clone(), now).map_err(|problem| refuse(Code::Internal, problem.to_string()))?
+    } else {
+        given(&asked.event, now).map_err(|problem| refuse(Code::BadQuery, format!("event: {problem}")))?
+    };
+    Ok(StoredEvent { seq: StreamSeq(0), stored_at: now, event })
 }
 
 fn result(attempt: &v1::Attempt) -> v1::TestResult {
@@ -70,11 +130,62 @@ fn result(attempt: &v1::Attempt) -> v1::TestResult {
     }
 }
 
+/// An event as its envelope. What is absent is that of the example.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Given<'a> {
+    event_id: Option<EventId>,
+    sequence_number: Option<SequenceNumber>,
+    workflow_id: Option<String>,
+    previous_event_id: Option<EventId>,
+    r#type: Option<String>,
+    source: Option<String>,
+    time: Option<Timestamp>,
+    received_at: Option<Timestamp>,
+    delivery_id: Option<String>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    data_base64: Option<String>,
+    data_content_type: Option<String>,
+}
+
+fn given(text: &[u8], now: Timestamp) -> Result<Event, String> {
+    let given: Given<'_> = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    let example = example(Vec::new(), now).map_err(|problem| problem.to_string())?;
+    let (payload, content_type) = match (given.data, given.data_base64) {
+        (Some(data), _) => (Bytes::copy_from_slice(data.get().as_bytes()), JSON.to_owned()),
+        (None, Some(text)) => {
+            let bytes = STANDARD.decode(text).map_err(|error| format!("dataBase64: {error}"))?;
+            (bytes.into(), given.data_content_type.unwrap_or_else(|| BYTES.into()))
+        }
+        (None, None) => (Bytes::new(), JSON.to_owned()),
+    };
+    let workflow = given.workflow_id.map(WorkflowId::new).transpose().map_err(|problem| problem.to_string())?;
+    Ok(Event {
+        id: given.event_id.unwrap_or(example.id),
+        sequence_number: given.sequence_number.unwrap_or(example.sequence_number),
+        workflow: workflow.unwrap_or(example.workflow),
+        previous: given.previous_event_id,
+        event_type: given.r#type.unwrap_or(example.event_type),
+        source: given.source.unwrap_or(example.source),
+        time: given.time.unwrap_or(now),
+        received_at: given.received_at.unwrap_or(now),
+        delivery_id: given.delivery_id,
+        content_type,
+        payload,
+        data_pointer: String::new(),
+        verified_by: String::new(),
+        traceparent: None,
+        quarantine: None,
+        kept_headers: Vec::new(),
+    })
+}
+
 /// An event with number 0: no workflow has one.
-fn event(data: Vec<u8>, now: Timestamp) -> Result<StoredEvent, InvalidId> {
+fn example(data: Vec<u8>, now: Timestamp) -> Result<Event, InvalidId> {
     let payload = if data.is_empty() { Bytes::from_static(EXAMPLE) } else { Bytes::from(data) };
     let json = serde_json::from_slice::<serde::de::IgnoredAny>(&payload).is_ok();
-    let event = Event {
+    Ok(Event {
         id: EventId::unique(),
         sequence_number: SequenceNumber(0),
         workflow: WorkflowId::new(WORKFLOW)?,
@@ -91,6 +202,5 @@ fn event(data: Vec<u8>, now: Timestamp) -> Result<StoredEvent, InvalidId> {
         quarantine: None,
         kept_headers: Vec::new(),
         payload,
-    };
-    Ok(StoredEvent { seq: StreamSeq(0), stored_at: now, event })
+    })
 }

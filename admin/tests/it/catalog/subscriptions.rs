@@ -94,8 +94,15 @@ async fn a_test_delivery_is_recorded_and_not_stored() {
     let mesh = Mesh::start(1).await;
     let mut client = mesh.admin.catalog();
     client.create_subscription(create("billing", None)).await.unwrap();
-    let test = v1::TestSubscriptionRequest { name: "billing".into(), request_id: "t1".into(), ..Default::default() };
+    let test = v1::TestSubscriptionRequest {
+        name: "billing".into(),
+        request_id: "t1".into(),
+        send: true,
+        ..Default::default()
+    };
     let answer = client.test_subscription(test.clone()).await.unwrap().into_inner();
+    assert!(answer.sent && answer.planned.is_some());
+    let answer = v1::TestSubscriptionResponse { matched: false, mismatch: String::new(), planned: None, ..answer };
     assert_eq!((answer.delivered, answer.outcome.as_str(), answer.http_status), (true, "delivered", 200));
     assert_eq!(answer.duration_ms, 7);
     assert_eq!(client.test_subscription(test.clone()).await.unwrap().into_inner(), answer, "not delivered again");
@@ -104,4 +111,42 @@ async fn a_test_delivery_is_recorded_and_not_stored() {
     assert_eq!(streams::state(&mesh.connection, "EVENTS").await.unwrap().last, StreamSeq(0));
     let records = records(&mesh).await;
     assert_eq!(records[1].1.test.as_ref().map(|test| test.http_status), Some(200));
+}
+
+/// Without `send` nothing is called and nothing recorded; the answer says whether the subscription takes the event.
+#[tokio::test]
+async fn a_test_says_whether_an_event_is_taken_and_what_would_be_sent() {
+    let mut mesh = Mesh::start(1).await;
+    let (id, _) = mesh.event("order-1", r#"{"total":1}"#).await;
+    let mut client = mesh.admin.catalog();
+    let mut request = create("billing", None);
+    if let Some(subscription) = &mut request.subscription {
+        subscription.types = vec!["order.*".into()];
+        subscription.filter = "event.workflowId == 'order-1' || data.total > 100".into();
+    }
+    client.create_subscription(request).await.unwrap();
+    let edits = records(&mesh).await.len();
+    let test = |event: &str, event_id: String| v1::TestSubscriptionRequest {
+        name: "billing".into(),
+        event: event.as_bytes().to_vec(),
+        event_id,
+        ..Default::default()
+    };
+    let answer = client.test_subscription(test("", id.to_string())).await.unwrap().into_inner();
+    assert!(answer.matched && !answer.sent && !answer.delivered, "{answer:?}");
+    assert_eq!(answer.planned.unwrap().data, br#"{"total":1}"#);
+    for (event, mismatch, failed) in [
+        (r#"{"type":"order.paid","data":{"total":101}}"#, "", ""),
+        (r#"{"type":"order.paid","data":{"total":100}}"#, "its filter is false", ""),
+        (r#"{"type":"order.paid","workflowId":"order-1"}"#, "", ""),
+        (r#"{"type":"order.paid","data":{}}"#, "", "1:38: no such member: total"),
+        (r#"{"type":"refund","data":{}}"#, "type \"refund\" matches none of its types", ""),
+    ] {
+        let answer = client.test_subscription(test(event, String::new())).await.unwrap().into_inner();
+        let found = (answer.mismatch.as_str(), answer.filter_error.as_str());
+        assert_eq!((found, answer.matched), ((mismatch, failed), mismatch.is_empty()), "{event}");
+    }
+    let refused = client.test_subscription(test("{", String::new())).await.unwrap_err();
+    assert!(refused.message().starts_with("event: "), "{refused}");
+    assert_eq!(records(&mesh).await.len(), edits, "nothing is recorded");
 }

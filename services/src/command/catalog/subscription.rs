@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use weft_catalog::{DesiredSubscription, entry::Entry as _};
 use weft_nats::options::Span;
 use weft_proto::v1::{self, destination};
@@ -18,12 +17,12 @@ use crate::{
         admin::AdminClient,
         output::{self, Format},
         paging::{self, PAGE_MAX},
-        read_data,
     },
     failure::Failure,
 };
 
 mod orphans;
+mod test;
 
 /// The verbs.
 #[derive(Debug, clap::Subcommand)]
@@ -46,8 +45,8 @@ pub enum SubscriptionCommand {
     Adopt(AdoptArgs),
     /// Give up a subscription that the catalog has lost: what it has pending is discarded
     Discard(DiscardArgs),
-    /// Make one signed test delivery
-    Test(TestArgs),
+    /// Show whether a subscription takes an event, and the request that would be made; --send makes it
+    Test(test::TestArgs),
 }
 
 /// `weft subscription adopt`.
@@ -186,20 +185,6 @@ pub struct SwitchArgs {
     common: CommonArgs,
 }
 
-/// `weft subscription test`.
-#[derive(Debug, clap::Args)]
-pub struct TestArgs {
-    /// The name
-    name: String,
-    /// The event's data: JSON, @FILE, or - for standard input [default: an example]
-    #[arg(long, value_name = "JSON|@FILE|-")]
-    body: Option<String>,
-    #[command(flatten)]
-    reason: ReasonArgs,
-    #[command(flatten)]
-    common: CommonArgs,
-}
-
 /// Carries out one verb.
 ///
 /// # Errors
@@ -216,7 +201,7 @@ pub async fn run(command: SubscriptionCommand) -> Result<(), Failure> {
         SubscriptionCommand::Resume(args) => resume(args).await,
         SubscriptionCommand::Adopt(args) => orphans::adopt(args).await,
         SubscriptionCommand::Discard(args) => orphans::discard(args).await,
-        SubscriptionCommand::Test(args) => test(args).await,
+        SubscriptionCommand::Test(args) => test::run(args).await,
     }
 }
 
@@ -416,43 +401,6 @@ async fn resume(args: SwitchArgs) -> Result<(), Failure> {
     report_unchanged("subscription", &args.name, before, view.revision);
     let text = format!("{} is delivered to again, from where it stopped", args.name);
     output::one(format, &Subscription::from(view), || text)
-}
-
-/// How a test delivery went.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Tested {
-    delivered: bool,
-    outcome: String,
-    http_status: Option<u32>,
-    message: String,
-    duration_ms: u64,
-}
-
-async fn test(args: TestArgs) -> Result<(), Failure> {
-    let format = args.common.format();
-    let data = args.body.as_deref().map(|body| read_data("--body", body)).transpose()?.unwrap_or_default();
-    let admin = args.common.admin.connect().await?;
-    let request = v1::TestSubscriptionRequest {
-        name: args.name.clone(),
-        data: data.into_bytes(),
-        reason: args.reason.reason,
-        request_id: request_id(),
-    };
-    let answer = admin.catalog().test_subscription(admin.request(request)).await;
-    let answer = answer.map_err(|status| admin.failure(&status))?.into_inner();
-    let tested = Tested {
-        delivered: answer.delivered,
-        outcome: answer.outcome,
-        http_status: (answer.http_status != 0).then_some(answer.http_status),
-        message: answer.message,
-        duration_ms: answer.duration_ms,
-    };
-    output::one(format, &tested, || format!("{} in {} ms: {}", tested.outcome, tested.duration_ms, tested.message))?;
-    match tested.delivered {
-        true => Ok(()),
-        false => Err(Failure::Failed(format!("the test delivery to {} failed: {}", args.name, tested.message))),
-    }
 }
 
 fn print(format: Format, view: v1::SubscriptionView) -> Result<(), Failure> {
