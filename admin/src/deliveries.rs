@@ -17,7 +17,7 @@ pub trait Deliveries: std::fmt::Debug + Send + Sync {
     /// The reason, in one line. A name that cannot be resolved at the moment is not an error.
     async fn check(&self, subscription: &v1::Subscription) -> Result<(), String>;
 
-    /// What a delivery of an event would be. Nothing is called.
+    /// Plans the delivery of an event; nothing is called.
     ///
     /// # Errors
     ///

@@ -98,7 +98,7 @@ async fn a_subscription_is_managed_on_a_running_mesh() {
     assert_eq!((&made["name"], &made["destination"]["secrets"]), (&json!("billing"), &json!(1)));
     assert_eq!((&made["paused"], &made["timeout"]), (&json!(false), &json!("15s")));
 
-    let tested = scene.line(&["subscription", "test", "billing", "--body", r#"{"hello":"world"}"#]).await;
+    let tested = scene.line(&["subscription", "test", "billing", "--send", "--body", r#"{"hello":"world"}"#]).await;
     assert_eq!((&tested["delivered"], &tested["httpStatus"]), (&json!(true), &json!(200)));
     let arrivals = scene.receiver.arrivals();
     assert_eq!((arrivals[0].event_type.as_str(), arrivals[0].signed), ("weft.test", true));
@@ -195,10 +195,43 @@ async fn a_test_delivery_says_what_is_wrong() {
     let scene = Scene::start(|_| Answer::now(401)).await;
     let (url, secret) = (scene.receiver.url(), scene.secret("receiver"));
     scene.line(&["subscription", "create", "billing", "--url", &url, "--secret", &secret]).await;
-    let output = scene.operator().answer(&["subscription", "test", "billing"]).await;
+    let output = scene.operator().answer(&["subscription", "test", "billing", "--send"]).await;
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&answer["delivered"], &answer["outcome"]), (&json!(false), &json!("http_status")));
     assert_eq!((output.status.code(), &answer["httpStatus"]), (Some(1), &json!(401)));
+}
+
+/// Filter and transform are set, shown and taken away by flags; a wrong one is refused with its place. A test shows what would
+/// be sent, and calls nothing.
+#[tokio::test]
+async fn a_filter_and_a_transform_are_set_and_tested() {
+    let scene = Scene::start(|_| Answer::OK).await;
+    let (url, secret) = (scene.receiver.url(), scene.secret("receiver"));
+    let filter = "data.total > 100";
+    let create = ["subscription", "create", "billing", "--url", &url, "--secret", &secret, "--filter", filter];
+    let made = scene.line(&[&create[..], &["--transform", "{'cents': data.total * 100}"]].concat()).await;
+    assert_eq!((&made["filter"], &made["transform"]), (&json!(filter), &json!("{'cents': data.total * 100}")));
+    let wrong = scene.operator().answer(&["subscription", "update", "billing", "--filter", "total > 100"]).await;
+    let text = String::from_utf8_lossy(&wrong.stderr);
+    assert!(text.contains("filter: 1:1: unknown name total"), "{text}");
+
+    let event = scene.file("event.json", r#"{"type":"order.paid","workflowId":"order-42","data":{"total":120}}"#);
+    let tested = scene.line(&["subscription", "test", "billing", "--file", &event]).await;
+    assert_eq!((&tested["matched"], &tested["sent"]), (&json!(true), &json!(false)));
+    assert_eq!(tested["data"], json!({ "cents": 12000 }));
+    assert_eq!((&tested["request"]["method"], &tested["request"]["target"]), (&json!("POST"), &json!(url)));
+    let headers = tested["request"]["headers"].as_array().unwrap();
+    assert!(headers.contains(&json!(["weft-workflow-id", "order-42"])), "{headers:?}");
+    assert!(headers.iter().any(|header| header[0] == "webhook-signature"), "{headers:?}");
+    let body: Value = serde_json::from_str(tested["request"]["body"].as_str().unwrap()).unwrap();
+    assert_eq!((&body["data"], &body["workflowId"]), (&json!({ "cents": 12000 }), &json!("order-42")));
+
+    let small = scene.file("small.json", r#"{"type":"order.paid","data":{"total":1}}"#);
+    let output = scene.operator().answer(&["subscription", "test", "billing", "--file", &small]).await;
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &answer["mismatch"]), (Some(1), &json!("its filter is false")));
+    let plain = scene.line(&["subscription", "update", "billing", "--filter", "", "--transform", ""]).await;
+    assert_eq!((&plain["filter"], &plain["transform"]), (&Value::Null, &Value::Null));
 }
 
 /// A source is made by flags, sent to, its secret rotated, and removed; a file does the same.

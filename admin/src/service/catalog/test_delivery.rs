@@ -32,7 +32,7 @@ const EXAMPLE: &[u8] = br#"{"message":"a test delivery; nothing happened"}"#;
 /// Media type of its data if it is not JSON.
 const BYTES: &str = "application/octet-stream";
 
-/// What becomes of an event, without a call or a record.
+/// Says what becomes of an event, without a call or a record.
 ///
 /// # Errors
 ///

@@ -36,7 +36,7 @@ pub struct TestArgs {
     common: CommonArgs,
 }
 
-/// What becomes of an event, and how its test delivery went.
+/// The fate of an event, and how its test delivery went.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Tested {
