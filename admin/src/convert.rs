@@ -2,26 +2,13 @@
 
 use jiff::Timestamp;
 use weft_index::history::{DeadLetter, DeliveryHistory, Pause, receivers::state_name, status::reason_name};
+pub use weft_nats::envelope::timestamp;
 use weft_nats::{envelope, event::Event};
 use weft_proto::{ids::ShardId, v1};
 
 /// The envelope of an event.
 pub fn event(event: Event) -> v1::Event {
-    // A pointer that names nothing makes a null, as in the envelope in JSON.
-    let data = envelope::data_of(&event).unwrap_or_else(|| bytes::Bytes::from_static(b"null"));
-    v1::Event {
-        event_id: event.id.to_string(),
-        sequence_number: event.sequence_number.0,
-        workflow_id: event.workflow.as_str().to_owned(),
-        previous_event_id: event.previous.map(|id| id.to_string()),
-        r#type: event.event_type,
-        source: event.source,
-        time: Some(timestamp(event.time)),
-        received_at: Some(timestamp(event.received_at)),
-        delivery_id: event.delivery_id,
-        data,
-        data_content_type: event.content_type,
-    }
+    envelope::to_message(&event)
 }
 
 /// A delivery with its attempts.
@@ -126,14 +113,6 @@ pub fn dead_letter(dead_letter: DeadLetter) -> v1::DeadLetter {
 /// A time of the log's records; `None` for 0, which stands for no time.
 pub fn milliseconds(ms: i64) -> Option<prost_types::Timestamp> {
     if ms == 0 { None } else { Timestamp::from_millisecond(ms).ok().map(timestamp) }
-}
-
-/// A time of a message.
-pub fn timestamp(time: Timestamp) -> prost_types::Timestamp {
-    // Nanoseconds count forward from the second in protobuf, also before the epoch.
-    let nanos = time.subsec_nanosecond();
-    let borrow = i64::from(nanos < 0);
-    prost_types::Timestamp { seconds: time.as_second() - borrow, nanos: nanos + borrow as i32 * 1_000_000_000 }
 }
 
 /// A request's time in unix milliseconds; `None` if it is not a valid time.

@@ -144,8 +144,25 @@ pub(super) fn of_subscription(subscription: &Subscription) -> Vec<Field> {
     fields.put_text("transform", &subscription.transform);
     match subscription.destination.as_ref().and_then(|destination| destination.kind.as_ref()) {
         Some(destination::Kind::Http(destination)) => http::put(&mut fields, destination),
-        Some(destination::Kind::Grpc(_)) => fields.put("destination.type", "grpc"),
-        Some(destination::Kind::Nats(_)) => fields.put("destination.type", "nats"),
+        Some(destination::Kind::Grpc(grpc)) => {
+            fields.put("destination.type", "grpc");
+            fields.put(URL_KEY, grpc.url.as_str());
+            if let Some(tls) = &grpc.tls {
+                http::put_tls(&mut fields, tls);
+            }
+            if let Some(auth) = &grpc.auth {
+                http::put_auth(&mut fields, auth);
+            }
+        }
+        Some(destination::Kind::Nats(nats)) => {
+            fields.put("destination.type", "nats");
+            fields.put("destination.subject", nats.subject.as_str());
+            fields.put("destination.stream", nats.stream.as_str());
+            fields.put_text(URL_KEY, &nats.url);
+            if let Some(tls) = &nats.tls {
+                http::put_tls(&mut fields, tls);
+            }
+        }
         Some(destination::Kind::Postgres(_)) => fields.put("destination.type", "postgres"),
         Some(destination::Kind::Custom(custom)) => {
             fields.put("destination.type", "custom");

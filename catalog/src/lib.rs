@@ -24,6 +24,7 @@ pub mod fields;
 mod filters;
 pub mod keys;
 mod matcher;
+pub mod nats_url;
 mod orphan;
 mod plan;
 mod reading;
@@ -33,6 +34,7 @@ mod snapshot;
 mod stamp;
 mod start;
 pub mod statuses;
+pub mod subject_template;
 mod trail;
 mod validate;
 

@@ -12,7 +12,9 @@ use weft_schema::pointer::is_pointer;
 
 use super::{defaults::is_ordered, delivery_url::DeliveryUrl, keys::KEY_ID_CHARS};
 
+mod grpc;
 mod http;
+mod nats;
 mod schemas;
 
 /// The longest name.
@@ -151,9 +153,9 @@ pub fn validate_subscription(subscription: &Subscription) -> Result<(), String> 
         Some(destination::Kind::Http(http)) => {
             http::check(http, subscription.batch.is_some_and(|batch| batch.max_events > 1))
         }
-        Some(destination::Kind::Grpc(_) | destination::Kind::Nats(_) | destination::Kind::Postgres(_)) => {
-            Err("destination: this type is not supported by this version".into())
-        }
+        Some(destination::Kind::Nats(nats)) => nats::check(nats),
+        Some(destination::Kind::Grpc(grpc)) => grpc::check(grpc),
+        Some(destination::Kind::Postgres(_)) => Err("destination: this type is not supported by this version".into()),
         Some(destination::Kind::Custom(custom)) => {
             check_name(&custom.name).map_err(|problem| format!("destination: {problem}"))
         }

@@ -200,6 +200,21 @@ impl Connection {
         &self.jetstream
     }
 
+    /// The options that it was made with.
+    pub fn options(&self) -> &NatsOptions {
+        &self.options
+    }
+
+    /// Whether its user is in an account that imports the streams of the log, as generated accounts do.
+    pub(crate) fn has_accounts(&self) -> bool {
+        self.options.api_prefix.as_deref() == Some(crate::server::API_PREFIX)
+    }
+
+    /// Prefix of the subjects of JetStream's API.
+    pub(crate) fn api_prefix(&self) -> &str {
+        api_prefix(&self.options)
+    }
+
     /// The subject of a request of JetStream's API, such as `STREAM.INFO.EVENTS`.
     pub fn api_subject(&self, request: impl Display) -> String {
         format!("{}.{request}", api_prefix(&self.options))

@@ -7,7 +7,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
-use weft_proto::ids::{EventId, SequenceNumber, WorkflowId};
+use weft_proto::{
+    ids::{EventId, SequenceNumber, WorkflowId},
+    v1,
+};
 
 use weft_schema::pointer;
 
@@ -80,6 +83,31 @@ pub fn write(event: &Event, out: &mut Vec<u8>) {
 /// Whether the event's data is JSON, by its media type and in fact.
 pub fn has_json(event: &Event) -> bool {
     is_json(&event.content_type) && pointer::is_json(&event.payload)
+}
+
+/// The envelope as a message of the API. Data that is missing is `null`, as in JSON.
+pub fn to_message(event: &Event) -> v1::Event {
+    v1::Event {
+        event_id: event.id.to_string(),
+        sequence_number: event.sequence_number.0,
+        workflow_id: event.workflow.as_str().to_owned(),
+        previous_event_id: event.previous.map(|id| id.to_string()),
+        r#type: event.event_type.clone(),
+        source: event.source.clone(),
+        time: Some(timestamp(event.time)),
+        received_at: Some(timestamp(event.received_at)),
+        delivery_id: event.delivery_id.clone(),
+        data: data_of(event).unwrap_or_else(|| Bytes::from_static(b"null")),
+        data_content_type: event.content_type.clone(),
+    }
+}
+
+/// A time as a message of the API.
+pub fn timestamp(time: Timestamp) -> prost_types::Timestamp {
+    // Nanoseconds count forward from the second in protobuf, also before the epoch.
+    let nanos = time.subsec_nanosecond();
+    let borrow = i64::from(nanos < 0);
+    prost_types::Timestamp { seconds: time.as_second() - borrow, nanos: nanos + borrow as i32 * 1_000_000_000 }
 }
 
 /// The part of the payload that is `data`, byte for byte; without copying. `None` when the event's pointer names nothing

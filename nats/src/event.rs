@@ -207,6 +207,19 @@ impl Event {
     }
 }
 
+/// The headers of an event that is published to a stream of users: those that describe it, without those by which Weft reads
+/// it again.
+pub fn delivered_headers(event: &Event) -> Headers {
+    let mut headers = event.encode(Layout::new(1)).headers;
+    for name in [DATA_POINTER, QUARANTINE, "ce-verifiedby"] {
+        headers.remove(name);
+    }
+    for (name, _) in &event.kept_headers {
+        headers.remove(&format!("{KEPT}{name}"));
+    }
+    headers
+}
+
 /// The value of a header that every event has.
 fn required<'a>(value: Option<&'a str>, name: &'static str) -> Result<Cow<'a, str>, DecodeError> {
     value.and_then(unescape).ok_or(DecodeError::Header(name))

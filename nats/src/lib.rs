@@ -27,6 +27,7 @@
 //! - [`commands`]: what operators ask for, and the record of what they have changed.
 //! - [`options`]: the sections `[nats]`, `[log]`, `[dead_letters]`, `[rejected]`, and the typed durations and sizes of all sections.
 //! - [`server`]: nats-server as a supervised child process.
+//! - [`user_streams`] and [`user_subjects`]: streams of users, and the subjects of the mesh's server that are theirs.
 //!
 //! This crate knows nothing of HTTP requests, of redb, of the catalog, or of what gateways, workers and admins decide.
 
@@ -60,5 +61,7 @@ pub mod streams;
 pub mod subject;
 pub mod tags;
 pub mod tail;
+pub mod user_streams;
+pub mod user_subjects;
 
 pub use async_nats;

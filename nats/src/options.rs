@@ -2,7 +2,10 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use crate::server::{API_PREFIX, Role};
+use crate::{
+    server::{API_PREFIX, Role},
+    user_subjects,
+};
 use serde::{Deserialize, Deserializer, Serialize};
 
 mod file_ref;
@@ -37,9 +40,20 @@ pub struct NatsOptions {
     pub passwords: Option<PathBuf>,
     /// Prefix of the JetStream API's subjects, where the account imports it under another than `$JS.API`.
     pub api_prefix: Option<String>,
+    /// Subjects of this server that subscriptions with a destination of type `nats` may publish to, such as `orders.>`.
+    pub publish: Vec<String>,
 }
 
 impl NatsOptions {
+    /// Checks what no connection shows.
+    ///
+    /// # Errors
+    ///
+    /// The key, its value, and what would be right, in one line.
+    pub fn validate(&self) -> Result<(), String> {
+        user_subjects::check_patterns(&self.publish)
+    }
+
     /// How `role` connects: as its own user where there are `passwords`, else as these options say.
     #[must_use]
     pub fn of_role(&self, role: Role) -> Self {
@@ -58,7 +72,7 @@ impl NatsOptions {
 /// Without the users and passwords that stand in the URL.
 impl fmt::Debug for NatsOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { url, creds, user, password, nkey, tls, inbox_prefix, passwords, api_prefix } = self;
+        let Self { url, creds, user, password, nkey, tls, inbox_prefix, passwords, api_prefix, publish } = self;
         f.debug_struct("NatsOptions")
             .field("url", &url.as_deref().map(servers::shown))
             .field("creds", creds)
@@ -69,6 +83,7 @@ impl fmt::Debug for NatsOptions {
             .field("inbox_prefix", inbox_prefix)
             .field("passwords", passwords)
             .field("api_prefix", api_prefix)
+            .field("publish", publish)
             .finish()
     }
 }

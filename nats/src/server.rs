@@ -28,7 +28,7 @@ mod storage;
 mod supervisor;
 mod users;
 
-pub use accounts::{API_PREFIX, Role, config as accounts};
+pub use accounts::{API_PREFIX, APP_API_PREFIX, APP_USER, AppAccount, Role, config as accounts};
 pub use folder::{AutoLimits, auto_limits};
 pub use launch::launch;
 pub use port::free_port;
@@ -59,6 +59,8 @@ pub struct ServerOptions {
     pub max_payload: u64,
     /// Wanted port; taken, or 0: a free one.
     pub port: u16,
+    /// `[nats] publish`: subjects of the account of users' streams that workers may publish to; empty: no such account.
+    pub publish: Vec<String>,
     /// The program and first arguments that run `nats-server` so that it dies with us: `[<weft>, "launch"]`. Called as
     /// `<weft> launch <nats-server> <args…>`. Empty: it is run directly, and outlives us when we are killed.
     pub launcher: Vec<OsString>,
@@ -116,7 +118,7 @@ impl Server {
                 tracing::warn!(wanted = options.port, port, "nats port is taken, another is used");
             }
             let url = format!("nats://127.0.0.1:{port}");
-            let users = Users::load(&folder, &url)?;
+            let users = Users::load(&folder, &url, &options.publish)?;
             config::write(&folder, &options, port, &users)?;
             let mut supervisor = Supervisor::start(command(&options, &folder), folder.clone())?;
             let served = tokio::select! {

@@ -50,6 +50,11 @@ pub fn encode_workflow(workflow: &WorkflowId) -> Cow<'_, str> {
     utf8_percent_encode(workflow.as_str(), ESCAPED).into()
 }
 
+/// The subject token of any text, encoded as workflow ids are. Empty only where the text is.
+pub fn encode_token(text: &str) -> Cow<'_, str> {
+    utf8_percent_encode(text, ESCAPED).into()
+}
+
 /// The workflow id of a subject token.
 ///
 /// # Errors

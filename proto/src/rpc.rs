@@ -1,7 +1,7 @@
 //! Refusals on the wire: a canonical gRPC code, a line that says what to do, and a `google.rpc.ErrorInfo`
 //! whose reason is the contract's code in upper case.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use prost::Message;
 use tonic::{Code, Status};
@@ -63,6 +63,23 @@ pub fn reason(status: &Status) -> Option<String> {
     Some(ErrorInfo::decode(&info.value[..]).ok()?.reason)
 }
 
+/// Type URL of `google.rpc.RetryInfo` in a status's details.
+const RETRY_INFO: &str = "type.googleapis.com/google.rpc.RetryInfo";
+
+/// `google.rpc.RetryInfo`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    retry_delay: Option<prost_types::Duration>,
+}
+
+/// The wait before a repeat that a status asks for by its `google.rpc.RetryInfo`.
+pub fn retry_delay(status: &Status) -> Option<Duration> {
+    let details = RpcStatus::decode(status.details()).ok()?.details;
+    let info = details.iter().find(|detail| detail.type_url == RETRY_INFO)?;
+    Duration::try_from(RetryInfo::decode(&info.value[..]).ok()?.retry_delay?).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +96,15 @@ mod tests {
         assert_eq!(info.metadata["oldestCursor"], "c");
         assert_eq!(reason(&status).as_deref(), Some("UNKNOWN_EVENT"));
         assert_eq!(reason(&Status::not_found("no")), None);
+    }
+
+    #[test]
+    fn a_status_asks_for_a_wait() {
+        let info = RetryInfo { retry_delay: Some(prost_types::Duration { seconds: 7, nanos: 500_000_000 }) };
+        let info = prost_types::Any { type_url: RETRY_INFO.into(), value: info.encode_to_vec() };
+        let status = RpcStatus { code: 8, message: String::new(), details: vec![info] };
+        let status = Status::with_details(Code::ResourceExhausted, "", status.encode_to_vec().into());
+        assert_eq!(retry_delay(&status), Some(Duration::from_millis(7500)));
+        assert_eq!(retry_delay(&Status::unavailable("no")), None);
     }
 }

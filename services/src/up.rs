@@ -213,6 +213,7 @@ impl Nats {
             log: config.spec.log.clone(),
             max_payload: config.spec.message_bytes_max(),
             port: NATS_PORT,
+            publish: config.nats.publish.clone(),
             launcher: vec![weft.into(), "launch".into()],
         };
         let server = Server::start(options, stop).await.map_err(|error| Failure::of(&error))?;

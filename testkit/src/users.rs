@@ -20,6 +20,7 @@ pub fn options(folder: &Path) -> ServerOptions {
         log: LogOptions::default(),
         max_payload: (1 << 20) + MESSAGE_OVERHEAD_BYTES,
         port: 0,
+        publish: Vec::new(),
         launcher: Vec::new(),
     }
 }

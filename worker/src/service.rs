@@ -127,7 +127,7 @@ impl Worker {
         let context = Context {
             catalog: catalog.watch(end),
             pauses: catalog,
-            destinations: Arc::new(self.destinations()),
+            destinations: Arc::new(self.destinations().with_own_nats(connection.clone())),
             checkpoints: self.checkpoints(&spec),
             retention: spec.log.retention.0,
             dead_retention: spec.dead_letters.retention.0,

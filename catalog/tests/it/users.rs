@@ -10,11 +10,17 @@ use weft_catalog::{Catalog, requests};
 use weft_nats::{
     async_nats::{ConnectOptions, HeaderMap, jetstream},
     connect::Connection,
-    server::{Role, Server},
+    headers::Headers,
+    message::Outgoing,
+    server::{Role, Server, ServerOptions},
     streams::{self, LogSpec},
     subject::Layout,
+    user_streams::{PublishError, UserStreams},
 };
-use weft_proto::v1::{GithubScheme, Source, Verification, verification};
+use weft_proto::{
+    ids::StreamSeq,
+    v1::{GithubScheme, Source, Verification, verification},
+};
 use weft_testkit::{
     PATIENCE, TestServer, add_consumers, consumer_names, eventually, master_key, try_add_consumer,
     users::{connect, ensure, options},
@@ -88,7 +94,9 @@ impl Log {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let stop = CancellationToken::new();
-        let server = Server::start(options(folder.path()), stop.clone()).await.unwrap();
+        // With streams of users, so that the attacks also try what workers may do there.
+        let options = ServerOptions { publish: vec!["orders.>".into()], ..options(folder.path()) };
+        let server = Server::start(options, stop.clone()).await.unwrap();
         let admin = connect(&server.users().admin).await;
         ensure(&admin).await;
         let catalog = Catalog::new(admin.clone(), master_key());
@@ -471,4 +479,53 @@ async fn a_subscriber_reads_by_the_context_file_alone() {
         let events = tokio::time::timeout(PATIENCE, events.take(3).collect::<Vec<_>>()).await.expect("the events");
         assert!(events.iter().all(Result::is_ok));
     }
+}
+
+/// Guards: streams of a service on the server of the log. Workers publish to the allowed subjects and read single messages; the service's
+/// user does what it likes in its account and reaches nothing of the mesh.
+#[tokio::test]
+async fn streams_of_users_are_published_to_and_reach_nothing_of_the_mesh() {
+    let log = Log::start().await;
+    let before = settled(&log.admin).await;
+    let app = connect(log.server.users().app.as_ref().unwrap()).await;
+    let orders = jetstream::stream::Config {
+        name: "ORDERS".into(),
+        subjects: vec!["orders.>".into(), "private.>".into()],
+        ..Default::default()
+    };
+    app.jetstream().create_stream(orders).await.unwrap();
+    let worker = log.connect(Role::Worker).await;
+    let streams = UserStreams::on_own_server(&worker);
+    let message =
+        |subject: &str| Outgoing { subject: subject.into(), headers: Headers::default(), payload: "1".into() };
+    let ack = streams.publish("ORDERS", &message("orders.a"), Some(StreamSeq(0))).await.unwrap();
+    assert_eq!((ack.seq, ack.duplicate), (StreamSeq(1), false));
+    let conflict = streams.publish("ORDERS", &message("orders.a"), Some(StreamSeq(0))).await;
+    assert_eq!(conflict, Err(PublishError::Conflict));
+    assert_eq!(streams.last("ORDERS", "orders.a").await.unwrap().unwrap().sequence, 1);
+    assert_eq!(streams.last("ORDERS", "orders.b").await.unwrap().map(|message| message.sequence), None);
+    assert_eq!(streams.get("ORDERS", StreamSeq(1)).await.unwrap().unwrap().subject.as_str(), "orders.a");
+
+    // What is not allowed, by the worker, also by a reply subject.
+    let client = worker.client();
+    for subject in
+        ["private.a", "$JS.API.STREAM.DELETE.ORDERS", "weft.APP.STREAM.DELETE.ORDERS", "weft.API.STREAM.DELETE.ORDERS"]
+    {
+        client.publish(subject.to_owned(), "{}".into()).await.unwrap();
+        client.publish_with_reply("orders.a", subject.to_owned(), "{}".into()).await.unwrap();
+    }
+    client.flush().await.unwrap();
+    // By the service's user, every request that removes something, and every subject of the mesh.
+    for subject in targets("$JS.API").iter().chain(&targets("weft.API")).map(String::as_str).chain(SUBJECTS) {
+        app.client().publish(subject.to_owned(), "{}".into()).await.unwrap();
+    }
+    app.client().flush().await.unwrap();
+    let after = settled(&log.admin).await;
+    for stream in STREAMS {
+        assert_eq!(before[stream]["created"], after[stream]["created"], "{stream}");
+        assert_eq!(before[stream]["state"]["messages"], after[stream]["state"]["messages"], "{stream}");
+    }
+    let info = app.jetstream().get_stream("ORDERS").await.unwrap().get_info().await.unwrap();
+    assert_eq!(info.state.subjects_count, 1, "nothing on private.a");
+    assert_eq!(info.config.name, "ORDERS");
 }

@@ -24,6 +24,13 @@ use crate::subject::{
 /// subscribers, whose requests are mapped to this prefix, so that every client works as it is.
 pub const API_PREFIX: &str = "weft.API";
 
+/// Prefix of the JetStream API of the account of users' streams, in the worker's account.
+pub const APP_API_PREFIX: &str = "weft.APP";
+/// The user of that account.
+pub const APP_USER: &str = "app";
+/// That account: streams that subscriptions publish to. Its user does there what it likes, and reaches nothing else.
+const APP_ACCOUNT: &str = "WEFT_APP";
+
 /// The server's own prefix, in the accounts that hold streams.
 const SERVER_API: &str = "$JS.API";
 /// Acks of messages of a consumer.
@@ -122,6 +129,15 @@ impl Home {
     }
 }
 
+/// The account of users' streams.
+#[derive(Debug)]
+pub struct AppAccount<'a> {
+    /// The subjects that workers may publish to.
+    pub publish: &'a [String],
+    /// The password of its user.
+    pub password: String,
+}
+
 /// How a service answers, and for how long the server keeps the way of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answers {
@@ -134,6 +150,7 @@ enum Answers {
 enum At {
     Streams(Home),
     Role(Role),
+    App,
 }
 
 impl At {
@@ -141,6 +158,7 @@ impl At {
         match self {
             Self::Streams(home) => home.account(),
             Self::Role(role) => role.account(),
+            Self::App => APP_ACCOUNT,
         }
     }
 }
@@ -169,12 +187,15 @@ enum Use {
 struct Imports(BTreeMap<(At, String), Import>);
 
 impl Imports {
-    fn of(role: Role, layout: Layout) -> Self {
+    fn of(role: Role, layout: Layout, app: Option<&AppAccount<'_>>) -> Self {
         let mut imports = Self::default();
         imports.api(At::Streams(Home::Events), "INFO", Answers::One);
         match role {
             Role::Gateway => imports.gateway(layout),
-            Role::Worker => imports.worker(layout),
+            Role::Worker => {
+                imports.worker(layout);
+                imports.app(app);
+            }
             Role::Admin => imports.admin(layout),
             Role::Tail => imports.tail(layout),
         }
@@ -213,6 +234,16 @@ impl Imports {
         for subject in [ROOM_REQUESTS, TRIM_REQUESTS, PAUSE_REQUESTS] {
             self.asks(At::Role(Role::Admin), subject);
         }
+    }
+
+    /// Streams of users: publishing to the allowed subjects, and reading single messages to see what was stored.
+    fn app(&mut self, app: Option<&AppAccount<'_>>) {
+        let Some(app) = app else { return };
+        for subject in app.publish {
+            self.service(At::App, subject.clone(), None, Answers::One);
+        }
+        let local = format!("{APP_API_PREFIX}.STREAM.MSG.GET.*");
+        self.service(At::App, format!("{SERVER_API}.STREAM.MSG.GET.*"), Some(local), Answers::One);
     }
 
     fn admin(&mut self, layout: Layout) {
@@ -314,9 +345,9 @@ impl Imports {
 
 /// The accounts, with the users' passwords by role, as `accounts` of the server's
 /// configuration.
-pub fn config(layout: Layout, password: impl Fn(Role) -> String) -> Value {
+pub fn config(layout: Layout, app: Option<&AppAccount<'_>>, password: impl Fn(Role) -> String) -> Value {
     let imports: BTreeMap<Role, Imports> =
-        Role::ALL.into_iter().map(|role| (role, Imports::of(role, layout))).collect();
+        Role::ALL.into_iter().map(|role| (role, Imports::of(role, layout, app))).collect();
     let mut accounts = serde_json::Map::new();
     for home in Home::ALL {
         let mut exports = exports(At::Streams(home), &imports);
@@ -325,6 +356,11 @@ pub fn config(layout: Layout, password: impl Fn(Role) -> String) -> Value {
             exports.push(json!({ "stream": inbox(Role::Tail), "accounts": [Role::Tail.account()] }));
         }
         accounts.insert(home.account().into(), json!({ "jetstream": "enabled", "exports": exports }));
+    }
+    if let Some(app) = app {
+        let user = json!({ "user": APP_USER, "password": app.password });
+        let exports = exports(At::App, &imports);
+        accounts.insert(APP_ACCOUNT.into(), json!({ "jetstream": "enabled", "users": [user], "exports": exports }));
     }
     for role in Role::ALL {
         let mut imported: Vec<Value> = imports[&role].0.iter().map(|(place, service)| import(place, service)).collect();
@@ -445,7 +481,7 @@ mod tests {
 
     /// The subjects in the exporting accounts that a role reaches.
     fn reached(role: Role, layout: Layout) -> Vec<String> {
-        Imports::of(role, layout).0.into_keys().map(|(_, subject)| subject).collect()
+        Imports::of(role, layout, None).0.into_keys().map(|(_, subject)| subject).collect()
     }
 
     #[test]
@@ -485,7 +521,7 @@ mod tests {
 
     #[test]
     fn each_role_user_is_in_its_own_account_only() {
-        let config = config(Layout::new(1), |role| format!("secret-of-{}", role.name()));
+        let config = config(Layout::new(1), None, |role| format!("secret-of-{}", role.name()));
         for home in Home::ALL {
             assert!(config[home.account()].get("users").is_none(), "{home:?}");
         }

@@ -39,7 +39,7 @@ pub(super) fn write(folder: &Folder, options: &ServerOptions, port: u16, users: 
         store_bytes_max: folder.store_bytes_max()?,
         max_payload: max_payload(folder, options.max_payload),
         sync_interval: sync_interval(&options.log.fsync),
-        accounts: users.config(Layout::new(options.log.shards)),
+        accounts: users.config(Layout::new(options.log.shards), &options.publish),
     });
     let config = serde_json::to_string_pretty(&config).expect("a JSON value is JSON");
     write_private(&folder.config(), &config)

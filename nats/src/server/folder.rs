@@ -77,6 +77,11 @@ impl Folder {
         self.path.join("tail.url")
     }
 
+    /// The URL for services whose streams subscriptions publish to.
+    pub(super) fn app_url(&self) -> PathBuf {
+        self.path.join("app.url")
+    }
+
     /// The same as a context of the `nats` command, named `tail` where `XDG_CONFIG_HOME` is the folder above this one.
     pub(super) fn tail_context(&self) -> PathBuf {
         self.path.join("context/tail.json")

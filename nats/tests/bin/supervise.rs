@@ -31,6 +31,7 @@ async fn run(args: Vec<OsString>) -> Result<(), Box<dyn Error>> {
         log: LogOptions::default(),
         max_payload: 1 << 20,
         port: port.to_str().unwrap_or_default().parse()?,
+        publish: Vec::new(),
         launcher,
     };
     let server = Server::start(options, CancellationToken::new()).await?;

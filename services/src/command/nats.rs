@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Value, json};
 use weft_nats::{
     private_file,
-    server::{Role, accounts, new_password},
+    server::{APP_USER, AppAccount, Role, accounts, new_password},
     subject::Layout,
 };
 
@@ -53,14 +53,24 @@ pub fn run(command: NatsCommand) -> Result<(), Failure> {
     let mut passwords = Vec::new();
     for role in Role::ALL {
         passwords.push(match &args.passwords {
-            Some(folder) => password(folder, role)?,
+            Some(folder) => password(folder, role.name())?,
             None => format!("{VARIABLE}{}", role.name().to_uppercase()),
         });
     }
+    let app = match &config.nats.publish[..] {
+        [] => None,
+        publish => Some(AppAccount {
+            publish,
+            password: match &args.passwords {
+                Some(folder) => password(folder, APP_USER)?,
+                None => format!("{VARIABLE}{}", APP_USER.to_uppercase()),
+            },
+        }),
+    };
     let password = |role: Role| passwords[role as usize].clone();
     let rendered = render(&json!({
         "max_payload": config.spec.message_bytes_max(),
-        "accounts": accounts(Layout::new(config.spec.log.shards), password),
+        "accounts": accounts(Layout::new(config.spec.log.shards), app.as_ref(), password),
     }));
     match &args.output {
         None => output::text(&rendered)?,
@@ -80,9 +90,9 @@ fn render(config: &Value) -> String {
     lines.collect()
 }
 
-/// A role's password in a folder, made where it is missing.
-fn password(folder: &Path, role: Role) -> Result<String, Failure> {
-    let path = folder.join(role.name());
+/// A user's password in a folder, made where it is missing.
+fn password(folder: &Path, user: &str) -> Result<String, Failure> {
+    let path = folder.join(user);
     let failed = |error: io::Error| Failure::Failed(format!("--passwords {}: {error}", path.display()));
     match fs::read_to_string(&path) {
         Ok(text) => {
@@ -118,10 +128,10 @@ mod tests {
 
         let folder = tempfile::tempdir().unwrap();
         let secrets = folder.path().join("secrets");
-        let first = password(&secrets, Role::Gateway).unwrap();
-        assert_eq!(password(&secrets, Role::Gateway).unwrap(), first);
-        assert_ne!(password(&secrets, Role::Worker).unwrap(), first);
+        let first = password(&secrets, "gateway").unwrap();
+        assert_eq!(password(&secrets, "gateway").unwrap(), first);
+        assert_ne!(password(&secrets, "worker").unwrap(), first);
         fs::write(secrets.join("worker"), "\n").unwrap();
-        assert!(password(&secrets, Role::Worker).is_err());
+        assert!(password(&secrets, "worker").is_err());
     }
 }

@@ -7,14 +7,15 @@ use serde::Deserialize;
 use url::Url;
 use weft_nats::options::{SecretRef, Span};
 use weft_proto::v1::{
-    Auth, BasicAuth, BearerAuth, ClientTls, CustomDestination, Destination, HttpDestination, HttpFormat, HttpHeader,
-    HttpProxy, HttpSignature, OAuth2ClientCredentials, auth, destination::Kind,
+    Auth, BasicAuth, BearerAuth, ClientTls, CustomDestination, Destination, GrpcDestination, HttpDestination,
+    HttpFormat, HttpHeader, HttpProxy, HttpSignature, NatsDestination, OAuth2ClientCredentials, auth,
+    destination::Kind,
 };
 
 use super::{KeyPath, Problem, Secrets, source::millis};
 
 /// Kinds of destinations of the format that later versions bring.
-const LATER: [&str; 3] = ["grpc", "nats", "postgres"];
+const LATER: [&str; 1] = ["postgres"];
 
 #[derive(Debug, Deserialize)]
 pub(super) struct DestinationForm {
@@ -42,6 +43,11 @@ pub(super) struct DestinationForm {
     #[serde(default)]
     permanent: Vec<StatusForm>,
     retry_after_max: Option<Span>,
+    #[serde(default)]
+    subject: String,
+    #[serde(default)]
+    stream: String,
+    creds: Option<SecretRef>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -97,12 +103,16 @@ impl DestinationForm {
     pub(super) fn into_destination(self, path: &KeyPath, secrets: &mut Secrets) -> Result<Destination, Problem> {
         let kind = match self.r#type.as_str() {
             "http" => Kind::Http(self.into_http(path, secrets)?),
+            "grpc" => Kind::Grpc(self.into_grpc(path, secrets)?),
+            "nats" => Kind::Nats(self.into_nats(path, secrets)?),
             "custom" => Kind::Custom(CustomDestination { name: self.name }),
             later if LATER.contains(&later) => {
                 let problem = format!("type {later:?} is not supported by this version; use \"http\"");
                 return Err((path.key("type"), problem));
             }
-            other => return Err((path.key("type"), format!("unknown type {other:?}; known: http, custom"))),
+            other => {
+                return Err((path.key("type"), format!("unknown type {other:?}; known: http, grpc, nats, custom")));
+            }
         };
         Ok(Destination { kind: Some(kind) })
     }
@@ -145,6 +155,27 @@ impl DestinationForm {
             success: self.success.into_iter().map(StatusForm::into_text).collect(),
             permanent: self.permanent.into_iter().map(StatusForm::into_text).collect(),
             retry_after_max_ms: retry_after_max.unwrap_or_default(),
+        })
+    }
+}
+
+impl DestinationForm {
+    fn into_grpc(self, path: &KeyPath, secrets: &mut Secrets) -> Result<GrpcDestination, Problem> {
+        Ok(GrpcDestination {
+            url: self.url,
+            tls: into_tls([self.ca, self.cert, self.key], path, secrets)?,
+            auth: self.auth.map(|auth| auth.into_auth(&path.key("auth"), secrets)).transpose()?,
+        })
+    }
+
+    fn into_nats(self, path: &KeyPath, secrets: &mut Secrets) -> Result<NatsDestination, Problem> {
+        let creds = self.creds.map(|creds| secrets.resolve(&path.key("creds"), &creds)).transpose()?;
+        Ok(NatsDestination {
+            subject: self.subject,
+            stream: self.stream,
+            url: self.url,
+            creds: creds.unwrap_or_default(),
+            tls: into_tls([self.ca, self.cert, self.key], path, secrets)?,
         })
     }
 }

@@ -20,13 +20,13 @@ use std::{
 
 use serde::Deserialize;
 use weft_admin::AdminOptions;
-use weft_catalog::delivery_url::DeliveryUrl;
+use weft_catalog::{delivery_url::DeliveryUrl, nats_url::NatsUrl};
 use weft_gateway::GatewayOptions;
 use weft_nats::{
     options::{DeadLetterOptions, LogOptions, NatsOptions, RejectedOptions, SecretRef},
     streams::LogSpec,
 };
-use weft_proto::v1::{HttpDestination, auth, destination::Kind};
+use weft_proto::v1::{Auth, HttpDestination, auth, destination::Kind};
 use weft_worker::WorkerOptions;
 
 use document::Document;
@@ -134,11 +134,16 @@ impl Config {
     pub fn loopback_ports(&self) -> Vec<u16> {
         let subscriptions = &self.catalog.subscriptions;
         let kinds = subscriptions.iter().filter_map(|wanted| wanted.value.destination.as_ref()?.kind.as_ref());
-        let urls = kinds.flat_map(|kind| match kind {
-            Kind::Http(http) => vec![Some(&http.url), proxy_url(http), token_url(http)],
+        let port = |url: &String| Some(DeliveryUrl::parse(url).ok()?.port());
+        let ports = kinds.flat_map(|kind| match kind {
+            Kind::Http(http) => {
+                [Some(&http.url), proxy_url(http), token_url(http.auth.as_ref())].map(|url| url.and_then(port)).to_vec()
+            }
+            Kind::Grpc(grpc) => vec![port(&grpc.url), token_url(grpc.auth.as_ref()).and_then(port)],
+            Kind::Nats(nats) => vec![NatsUrl::parse(&nats.url).ok().map(|url| url.port())],
             _ => Vec::new(),
         });
-        urls.flatten().filter_map(|url| Some(DeliveryUrl::parse(url).ok()?.port())).collect()
+        ports.flatten().collect()
     }
 
     /// The environment's variables for us, by name.
@@ -239,8 +244,8 @@ fn proxy_url(http: &HttpDestination) -> Option<&String> {
     Some(&http.proxy.as_ref()?.url)
 }
 
-fn token_url(http: &HttpDestination) -> Option<&String> {
-    match http.auth.as_ref()?.kind.as_ref()? {
+fn token_url(auth: Option<&Auth>) -> Option<&String> {
+    match auth?.kind.as_ref()? {
         auth::Kind::Oauth2(oauth2) => Some(&oauth2.token_url),
         auth::Kind::Bearer(_) | auth::Kind::Basic(_) => None,
     }

@@ -65,6 +65,7 @@ const NATS: &[Key] = &[
     key("passwords", Text),
     key("inbox_prefix", Text),
     key("api_prefix", Text),
+    key("publish", List),
     key("tls", Table(&[key("ca", Text), key("cert", Text), key("key", Text)])),
 ];
 
@@ -163,6 +164,9 @@ const DESTINATION: &[Key] = &[
     key("success", List),
     key("permanent", List),
     key("retry_after_max", Text),
+    key("subject", Text),
+    key("stream", Text),
+    key("creds", Text),
 ];
 
 const AUTH: &[Key] = &[

@@ -200,6 +200,41 @@ retry_after_max = "1h"
     assert!(oauth2.auth.unwrap().kind == Some(kind));
 }
 
+/// Guards: every key of gRPC and NATS destinations reaches the catalog, and what belongs to no version is refused.
+#[test]
+fn grpc_and_nats_destinations_with_every_key() {
+    let certificate = "-----BEGIN CERTIFICATE-----\\nAAAA\\n-----END CERTIFICATE-----\\n";
+    let of = |destination: &str| {
+        let config = parse(&format!("[[subscription]]\nname = \"a\"\ndestination = {destination}\n"))?;
+        Ok::<_, String>(config.catalog.subscriptions[0].value.destination.clone().unwrap().kind.unwrap())
+    };
+    let ca = certificate.replace("\\n", "\n");
+    let tls = Some(v1::ClientTls { ca, ..Default::default() });
+    let auth = Some(v1::Auth { kind: Some(v1::auth::Kind::Bearer(v1::BearerAuth { token: "hush".into() })) });
+    let grpc = of(&format!(
+        "{{ type = \"grpc\", url = \"https://svc:443\", ca = \"{certificate}\", auth = {{ bearer = \"hush\" }} }}"
+    ));
+    let expected = v1::GrpcDestination { url: "https://svc:443".into(), tls: tls.clone(), auth };
+    assert!(grpc.unwrap() == destination::Kind::Grpc(expected));
+    let nats = of(&format!(
+        "{{ type = \"nats\", subject = \"orders.{{workflow}}\", stream = \"ORDERS\", url = \"nats://a:1\", creds = \"hush\", \
+         ca = \"{certificate}\" }}"
+    ));
+    let expected = v1::NatsDestination {
+        subject: "orders.{workflow}".into(),
+        stream: "ORDERS".into(),
+        url: "nats://a:1".into(),
+        creds: "hush".into(),
+        tls,
+    };
+    assert!(nats.unwrap() == destination::Kind::Nats(expected));
+    let refused = of("{ type = \"nats\", subject = \"events.{workflow}\", stream = \"EVENTS\" }");
+    assert!(refused.unwrap_err().contains("Weft itself uses"));
+    let config = parse("[nats]\npublish = [\"orders.>\"]\n").unwrap();
+    assert_eq!(config.nats.publish, ["orders.>"]);
+    assert!(parse("[nats]\npublish = [\"events.>\"]\n").unwrap_err().contains("weft.toml:2: nats.publish"));
+}
+
 /// Zero is a value and never means the default.
 #[test]
 fn zero_is_refused_where_nothing_could_work_with_it() {

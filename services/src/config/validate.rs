@@ -28,6 +28,7 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
 
 fn check_log(config: &Config) -> Result<(), Problem> {
     config.spec.validate().map_err(placed)?;
+    config.nats.validate().map_err(placed)?;
     let replicas = config.spec.log.replicas;
     if replicas > 1 && config.nats.url.is_none() {
         let problem = format!("{replicas} copies need a cluster; name its servers with [nats] url");

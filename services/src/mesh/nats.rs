@@ -56,6 +56,7 @@ impl Nats {
             log: spec.log.clone(),
             max_payload: spec.message_bytes_max(),
             port: 0,
+            publish: Vec::new(),
             launcher: vec![program.into(), "launch".into()],
         };
         let server = Server::start(options, stop).await?;

@@ -12,6 +12,7 @@ mod failover;
 mod faults;
 mod full;
 mod gateways;
+mod jetstream;
 mod listen;
 mod load;
 mod mesh;

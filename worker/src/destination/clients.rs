@@ -12,6 +12,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use http::{Uri, uri::Scheme};
+use http_body::Body;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -46,6 +47,8 @@ const STREAM_WINDOW_BYTES: u32 = 65_535;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 
 type Connector = TrackingConnector<HttpsConnector<GuardedConnector>>;
+/// A client of HTTP/2 alone.
+pub(super) type Http2Client<B> = Client<Connector, B>;
 pub(super) type HttpClient = Client<Connector, LeaseGuardedBody>;
 
 /// The clients, created when they are first needed, one for all destinations with the same settings.
@@ -140,13 +143,24 @@ impl HttpClients {
         Ok(pair)
     }
 
+    /// A client of HTTP/2 alone, also without TLS, with its own connections.
+    pub(super) fn http2<B>(&self, tls: &v1::ClientTls) -> Result<Http2Client<B>, InvalidClient>
+    where
+        B: Body + Send + 'static + Unpin,
+        B::Data: Send,
+    {
+        let tls = client_config(tls, Trust::Own)?;
+        let connector = TrackingConnector { is_http2: true, ..self.connector(tls, Arc::default(), None) };
+        Ok(builder().http2_only(true).build(connector))
+    }
+
     fn connector(&self, mut tls: ClientConfig, connections: Arc<Connections>, proxy: Option<Arc<Proxy>>) -> Connector {
         // The builder names the protocols itself.
         tls.alpn_protocols.clear();
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().enable_http2();
         let is_proxied = proxy.is_some();
         let guarded = GuardedConnector { resolver: self.resolver.clone(), proxy };
-        TrackingConnector { inner: https.wrap_connector(guarded), connections, is_proxied }
+        TrackingConnector { inner: https.wrap_connector(guarded), connections, is_proxied, is_http2: false }
     }
 }
 
@@ -211,17 +225,21 @@ impl Service<Uri> for GuardedConnector {
 
 /// A client that does not follow redirects.
 fn client(connector: Connector, idle_per_host: usize) -> HttpClient {
-    Client::builder(TokioExecutor::new())
+    builder().pool_max_idle_per_host(idle_per_host).build(connector)
+}
+
+fn builder() -> hyper_util::client::legacy::Builder {
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder
         .pool_timer(TokioTimer::new())
         .timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_MAX)
-        .pool_max_idle_per_host(idle_per_host)
         .http2_keep_alive_interval(PING_INTERVAL)
         .http2_keep_alive_timeout(PING_TIMEOUT)
         .http2_keep_alive_while_idle(true)
         .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .build(connector)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    builder
 }
 
 /// An error and its causes.

@@ -168,6 +168,8 @@ pub(super) struct TrackingConnector<C> {
     pub connections: Arc<Connections>,
     /// Whether connections go to a forward proxy, so that requests for `http` are in absolute form.
     pub is_proxied: bool,
+    /// Whether they are HTTP/2 without negotiation.
+    pub is_http2: bool,
 }
 
 impl<C> Service<Uri> for TrackingConnector<C>
@@ -188,8 +190,10 @@ where
         let receiver = uri.authority().map(ToString::to_string).unwrap_or_default();
         let is_absolute = self.is_proxied && uri.scheme() == Some(&Scheme::HTTP);
         let (connecting, connections) = (self.inner.call(uri), Arc::clone(&self.connections));
+        let is_http2 = self.is_http2;
         Box::pin(async move {
             let connection = TrackedConnection::new(connecting.await?, is_absolute);
+            connection.state.is_http2.fetch_or(is_http2, Ordering::Relaxed);
             connections.add(receiver, &connection.state);
             Ok(TokioIo::new(connection))
         })

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use weft_catalog::{Filters, delivery_url::InvalidUrl};
 use weft_expression::{CompileError, Expression};
-use weft_nats::{clock::ServerClock, event::StoredEvent};
+use weft_nats::{clock::ServerClock, connect::Connection, event::StoredEvent};
 use weft_proto::{
     ids::{EventId, Run, SubscriptionUid},
     v1::{self, AttemptClass},
@@ -42,8 +42,10 @@ mod connection;
 mod credentials;
 mod expression;
 mod failure;
+pub mod grpc;
 pub mod http;
 mod lookups;
+pub mod nats;
 pub mod oauth2;
 mod planned;
 mod proxy;
@@ -206,6 +208,12 @@ pub enum InvalidDestination {
         /// As the compiler says.
         problem: CompileError,
     },
+    /// A field of a NATS destination is invalid.
+    #[error("destination: {problem}")]
+    Nats {
+        /// The field and the problem.
+        problem: String,
+    },
 }
 
 /// The destination of each subscription.
@@ -213,6 +221,9 @@ pub enum InvalidDestination {
 pub struct Destinations {
     clients: Arc<HttpClients>,
     tokens: TokenSources,
+    nats_clients: nats::NatsClients,
+    /// The process' connection to the mesh's server.
+    own_nats: Option<Connection>,
     custom: HashMap<String, Arc<dyn Destination>>,
     by_subscription: RwLock<HashMap<SubscriptionUid, Entry>>,
 }
@@ -240,7 +251,15 @@ impl Destinations {
 
     /// No destinations yet, with shared clients.
     pub fn with_clients(clients: Arc<HttpClients>) -> Self {
-        Self { clients, tokens: TokenSources::default(), custom: HashMap::new(), by_subscription: RwLock::default() }
+        let nats_clients = nats::NatsClients::new(clients.resolver().clone());
+        let (custom, by_subscription) = (HashMap::new(), RwLock::default());
+        Self { clients, tokens: TokenSources::default(), nats_clients, own_nats: None, custom, by_subscription }
+    }
+
+    /// Publishes on the mesh's server through this connection.
+    #[must_use]
+    pub fn with_own_nats(self, connection: Connection) -> Self {
+        Self { own_nats: Some(connection), ..self }
     }
 
     /// Adds destinations that are code of this process, by name.
@@ -282,10 +301,14 @@ impl Destinations {
                 let unknown = || InvalidDestination::Custom { name: custom.name.clone() };
                 self.custom.get(&custom.name).cloned().ok_or_else(unknown)
             }
-            Some(
-                v1::destination::Kind::Grpc(_) | v1::destination::Kind::Nats(_) | v1::destination::Kind::Postgres(_),
-            )
-            | None => Err(InvalidDestination::Kind),
+            Some(v1::destination::Kind::Nats(nats)) => {
+                let own = self.own_nats.as_ref();
+                Ok(Arc::new(nats::NatsDestination::new(subscription, nats, own, &self.nats_clients)?))
+            }
+            Some(v1::destination::Kind::Grpc(grpc)) => {
+                Ok(Arc::new(grpc::GrpcDestination::new(subscription, grpc, &self.clients, &self.tokens)?))
+            }
+            Some(v1::destination::Kind::Postgres(_)) | None => Err(InvalidDestination::Kind),
         }
     }
 

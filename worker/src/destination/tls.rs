@@ -56,7 +56,8 @@ pub fn client_config(tls: &ClientTls, trust: Trust) -> Result<ClientConfig, Inva
     }
 }
 
-fn roots(ca: &str, trust: Trust) -> Result<Arc<RootCertStore>, InvalidTls> {
+/// The authorities that a client trusts.
+pub(super) fn roots(ca: &str, trust: Trust) -> Result<Arc<RootCertStore>, InvalidTls> {
     if ca.is_empty() {
         return Ok(client::system_roots());
     }

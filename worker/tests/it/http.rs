@@ -143,7 +143,7 @@ fn changed(url: &str, change: impl FnOnce(&mut v1::HttpDestination)) -> v1::Subs
 }
 
 /// Destinations of one process that may call this machine.
-fn destinations() -> Destinations {
+pub fn destinations() -> Destinations {
     Destinations::new(LOCAL.iter().map(|network| network.parse().unwrap()).collect::<Vec<ipnet::IpNet>>())
 }
 

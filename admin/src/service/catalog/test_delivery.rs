@@ -118,6 +118,7 @@ pub(super) async fn event_of(log: &LogState, asked: &v1::TestSubscriptionRequest
 fn result(attempt: &v1::Attempt) -> v1::TestResult {
     let delivered = attempt.class() == v1::AttemptClass::Delivered;
     let message = match delivered {
+        true if attempt.status == 0 => "the receiver accepted it".to_owned(),
         true => format!("the receiver answered {}", attempt.status),
         false => attempt.error.clone(),
     };

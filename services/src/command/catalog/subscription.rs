@@ -333,13 +333,19 @@ fn overlay(value: &mut v1::Subscription, flags: FlagArgs) -> Result<(), Failure>
         value.timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     }
     value.concurrency = concurrency.unwrap_or(value.concurrency);
-    if url.is_some() || format.is_some() || signature.is_some() {
-        let Some(destination::Kind::Http(http)) =
-            value.destination.as_mut().and_then(|destination| destination.kind.as_mut())
-        else {
-            return Err(Failure::Usage("--url, --format and --signature are of destinations of type http".into()));
+    let mut kind = value.destination.as_mut().and_then(|destination| destination.kind.as_mut());
+    if let Some(url) = url {
+        match kind.as_deref_mut() {
+            Some(destination::Kind::Http(http)) => http.url = url,
+            Some(destination::Kind::Grpc(grpc)) => grpc.url = url,
+            Some(destination::Kind::Nats(nats)) => nats.url = url,
+            _ => return Err(Failure::Usage("its destination has no url".into())),
+        }
+    }
+    if format.is_some() || signature.is_some() {
+        let Some(destination::Kind::Http(http)) = kind else {
+            return Err(Failure::Usage("--format and --signature are of destinations of type http".into()));
         };
-        http.url = url.unwrap_or_else(|| http.url.clone());
         match format.as_deref() {
             Some("cloudevents") => http.set_format(v1::HttpFormat::Cloudevents),
             Some("raw") => http.set_format(v1::HttpFormat::Raw),

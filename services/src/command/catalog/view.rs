@@ -165,9 +165,10 @@ impl Row for Subscription {
         &["NAME", "TYPES", "SOURCES", "DESTINATION", "PAUSED", "REVISION", "RECEIVER"];
 
     fn cells(&self) -> Vec<String> {
-        ["name", "types", "sources", "destination.url", "paused", "revision", "receiver"]
-            .map(|key| self.0.cell(key))
-            .into()
+        let destination = ["destination.url", "destination.subject", "destination.name"].map(|key| self.0.cell(key));
+        let destination = destination.into_iter().find(|cell| cell != "-").unwrap_or_else(|| "-".to_owned());
+        let cell = |key| if key == "destination" { destination.clone() } else { self.0.cell(key) };
+        ["name", "types", "sources", "destination", "paused", "revision", "receiver"].map(cell).into()
     }
 }
 

@@ -1,0 +1,159 @@
+//! The last message of each subject, and the events that a stream may hold although no commit says so.
+//!
+//! Each message names the one before it on its subject, by the expectation that it was published with, so the messages of a
+//! subject can be read from the last one backwards. The events of a workflow are stored in order: what was stored by a live
+//! attempt of this subscription before a smaller number need not be read.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use weft_nats::{
+    async_nats::{HeaderMap, jetstream::message::StreamMessage},
+    user_streams::{EXPECTED_LAST_SUBJECT_SEQUENCE, UserStreams},
+};
+use weft_proto::ids::{EventId, Run, StreamSeq};
+
+use super::{
+    super::Delivery,
+    message::{REPLAY, SUBSCRIPTION_UID},
+};
+
+/// Subjects that are remembered: beyond, all are forgotten, which costs a read each.
+const SUBJECTS_MAX: usize = 16_384;
+/// Messages that are read backwards: as many as a shard may have delivered without a commit.
+const MESSAGES_MAX: usize = 10_000;
+
+/// State of the subjects, as far as it is known.
+#[derive(Debug, Default)]
+pub(super) struct KnownSubjects(Mutex<HashMap<String, Known>>);
+
+#[derive(Debug, Default, Clone)]
+struct Known {
+    /// The last message; 0: none.
+    last: StreamSeq,
+    /// Events that the stream holds near its end.
+    stored: HashSet<EventId>,
+}
+
+/// Whether an event is to be published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Last {
+    /// After the message at this place.
+    At(StreamSeq),
+    /// It is stored.
+    Stored,
+}
+
+/// Reads a stream.
+pub(super) struct Reader<'a> {
+    pub streams: &'a UserStreams,
+    pub stream: &'a str,
+    /// Of the subscription.
+    pub uid: &'a str,
+}
+
+impl KnownSubjects {
+    /// The last message of a subject, read where it is not known.
+    ///
+    /// # Errors
+    ///
+    /// The stream cannot be read: the problem, in one line.
+    pub async fn last(&self, reader: &Reader<'_>, subject: &str, delivery: &Delivery) -> Result<Last, String> {
+        let event = &delivery.event.event;
+        // A redrive or replay may have been stored at any time before.
+        let known = self.lock().get(subject).filter(|_| delivery.run == Run::LIVE).cloned();
+        let known = match known {
+            Some(known) => known,
+            None => {
+                let known = reader.read(subject, delivery).await?;
+                self.put(subject, known.clone());
+                known
+            }
+        };
+        Ok(if known.stored.contains(&event.id) { Last::Stored } else { Last::At(known.last) })
+    }
+
+    /// The stream has stored a message after the last one.
+    pub fn stored(&self, subject: &str, seq: StreamSeq) {
+        self.put(subject, Known { last: seq, stored: HashSet::new() });
+    }
+
+    /// The last message is not certain any more.
+    pub fn forget(&self, subject: &str) {
+        self.lock().remove(subject);
+    }
+
+    fn put(&self, subject: &str, known: Known) {
+        let mut subjects = self.lock();
+        if subjects.len() >= SUBJECTS_MAX && !subjects.contains_key(subject) {
+            subjects.clear();
+        }
+        subjects.insert(subject.to_owned(), known);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reader<'_> {
+    /// Reads a subject backwards, until it is certain whether the event is stored.
+    async fn read(&self, subject: &str, delivery: &Delivery) -> Result<Known, String> {
+        let mut known = Known::default();
+        let mut next = self.streams.last(self.stream, subject).await?;
+        if let Some(last) = &next {
+            known.last = StreamSeq(last.sequence);
+        }
+        for _ in 0..MESSAGES_MAX {
+            let Some(message) = next else { break };
+            let headers = Parsed::of(&message);
+            known.stored.extend(headers.event);
+            let is_found = headers.event == Some(delivery.event.event.id);
+            let is_before = delivery.run == Run::LIVE
+                && headers.is_live_of(self.uid)
+                && headers.sequence < Some(delivery.event.event.sequence_number.0);
+            let Some(previous) = headers.previous.filter(|_| !is_found && !is_before) else { break };
+            next = self.streams.get(self.stream, previous).await?;
+            // Another message is there only in another stream of this name.
+            next = next.filter(|message| message.subject.as_str() == subject);
+        }
+        Ok(known)
+    }
+}
+
+/// The headers that count.
+#[derive(Debug, PartialEq)]
+struct Parsed<'a> {
+    event: Option<EventId>,
+    sequence: Option<u64>,
+    uid: Option<&'a str>,
+    is_replay: bool,
+    previous: Option<StreamSeq>,
+}
+
+impl<'a> Parsed<'a> {
+    fn of(message: &'a StreamMessage) -> Self {
+        let text = |name: &str| text(&message.headers, name);
+        Self {
+            event: text("ce-id").and_then(|id| id.parse().ok()),
+            sequence: text("ce-sequence").and_then(|number| number.parse().ok()),
+            uid: text(SUBSCRIPTION_UID),
+            is_replay: text(REPLAY).is_some(),
+            previous: text(EXPECTED_LAST_SUBJECT_SEQUENCE)
+                .and_then(|seq| seq.parse().ok())
+                .filter(|seq| (1..message.sequence).contains(seq))
+                .map(StreamSeq),
+        }
+    }
+
+    /// Whether a live attempt of a subscription stored it.
+    fn is_live_of(&self, uid: &str) -> bool {
+        self.uid == Some(uid) && !self.is_replay
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).map(|value| value.as_str())
+}
