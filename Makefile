@@ -17,7 +17,7 @@ demo: nats-server debug
 up: nats-server debug
 	$(WITH_NATS) target/debug/weft up --config examples/quickstart.toml
 
-# The whole test suite, against real nats-servers and real processes.
+# The whole test suite, against real nats-servers, PostgreSQL and real processes. Needs Debian's postgresql.
 test: nats-server
 	$(WITH_NATS) cargo test --workspace --locked
 
@@ -67,7 +67,7 @@ RECEIPTS_CASES = 4000
 soak-kills: nats-server
 	$(WITH_NATS) WEFT_SOAK_KILLS="$(or $(WEFT_SOAK_KILLS),20)" WEFT_SOAK_EVENTS="$(or $(WEFT_SOAK_EVENTS),200000)" \
 		WEFT_SOAK_SERVER_FAULTS="$(or $(WEFT_SOAK_SERVER_FAULTS),50)" WEFT_SOAK_STOP_SECONDS=60 \
-		cargo test --package weft --test it --locked -- --nocapture --test-threads 1 failover:: jetstream:: outage:: processes::a_server
+		cargo test --package weft --test it --locked -- --nocapture --test-threads 1 failover:: jetstream:: outage:: postgres:: processes::a_server
 
 # Real processes through faults that a seed decides (kills, stops, restarts, network cuts, delays, steps of the clock, changes
 # of the catalog): one nats-server, then a cluster of three. Every promise is judged from the outside. SECONDS=240 of each,

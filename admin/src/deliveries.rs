@@ -7,6 +7,15 @@
 use weft_nats::event::StoredEvent;
 use weft_proto::v1;
 
+/// Statements that create tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Migration {
+    /// The statements.
+    pub statements: Vec<String>,
+    /// Host, port and name of each database that they were run in.
+    pub databases: Vec<String>,
+}
+
 /// Makes deliveries outside of the log.
 #[tonic::async_trait]
 pub trait Deliveries: std::fmt::Debug + Send + Sync {
@@ -30,4 +39,13 @@ pub trait Deliveries: std::fmt::Debug + Send + Sync {
     ///
     /// The reason why there is no destination, in one line.
     async fn deliver(&self, subscription: &v1::Subscription, event: StoredEvent) -> Result<v1::Attempt, String>;
+
+    /// Creates the tables that a destination needs, where they are missing.
+    ///
+    /// # Errors
+    ///
+    /// The problem, in one line; of a destination without tables that it has none.
+    async fn migrate(&self, _subscription: &v1::Subscription, _dry_run: bool) -> Result<Migration, String> {
+        Err("only a destination of type postgres has tables".into())
+    }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use weft_proto::{
     ids::SubscriptionUid,
-    v1::{ApiKey, Source, Subscription, auth, destination, verification::Scheme},
+    v1::{ApiKey, PostgresDestination, Source, Subscription, auth, destination, verification::Scheme},
 };
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
     defaults::is_ordered,
     fields::{self, Field},
     snapshot::{Revised, Snapshot},
-    validate::{validate_key, validate_source, validate_subscription},
+    validate::{check_shards, validate_key, validate_source, validate_subscription},
 };
 
 /// Stands for the uid that a subscription gets when it is written.
@@ -176,11 +176,16 @@ impl Entry for Subscription {
     }
 
     fn check_change(&self, stored: &Self) -> Result<(), String> {
-        if is_ordered(self) == is_ordered(stored) {
-            return Ok(());
+        if is_ordered(self) != is_ordered(stored) {
+            // What is unsettled waits in line or not, as it was taken.
+            return Err(
+                "ordered cannot be changed; create another subscription that starts now, then delete this one".into()
+            );
         }
-        // What is unsettled waits in line or not, as it was taken.
-        Err("ordered cannot be changed; create another subscription that starts now, then delete this one".into())
+        match (postgres(self), postgres(stored)) {
+            (Some(new), Some(stored)) => check_shards(new, stored),
+            _ => Ok(()),
+        }
     }
 
     fn fields(&self) -> Vec<Field> {
@@ -230,6 +235,13 @@ impl Entry for Subscription {
 
     fn into_value(self) -> Value {
         Value::Subscription(Box::new(self))
+    }
+}
+
+fn postgres(subscription: &Subscription) -> Option<&PostgresDestination> {
+    match subscription.destination.as_ref()?.kind.as_ref()? {
+        destination::Kind::Postgres(postgres) => Some(postgres),
+        _ => None,
     }
 }
 

@@ -8,8 +8,9 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use weft_nats::options::Span;
 use weft_proto::v1::{
-    ApiKey, BodyKind, DeliveryIdRule, OnExhausted, OnIdReuse, Rate, ReplayGuard, Rule, SchemaMode, SignatureEncoding,
-    Source, Subscription, delivery_id_rule, destination, rule, schema_rule, verification::Scheme,
+    ApiKey, BodyKind, DeliveryIdRule, OnExhausted, OnIdReuse, PostgresColumn, PostgresDestination, Rate, ReplayGuard,
+    Rule, SchemaMode, SignatureEncoding, Source, Subscription, delivery_id_rule, destination, rule, schema_rule,
+    verification::Scheme,
 };
 
 use super::{defaults::is_ordered, keys::scope_name};
@@ -163,7 +164,7 @@ pub(super) fn of_subscription(subscription: &Subscription) -> Vec<Field> {
                 http::put_tls(&mut fields, tls);
             }
         }
-        Some(destination::Kind::Postgres(_)) => fields.put("destination.type", "postgres"),
+        Some(destination::Kind::Postgres(postgres)) => of_postgres(&mut fields, postgres),
         Some(destination::Kind::Custom(custom)) => {
             fields.put("destination.type", "custom");
             fields.put("destination.name", custom.name.as_str());
@@ -196,6 +197,18 @@ pub(super) fn of_subscription(subscription: &Subscription) -> Vec<Field> {
     fields.put("paused", subscription.paused);
     fields.put_text("pause_reason", &subscription.pause_reason);
     fields.0
+}
+
+/// Connection strings are secrets: they are compared apart from the fields.
+fn of_postgres(fields: &mut Fields, postgres: &PostgresDestination) {
+    fields.put("destination.type", "postgres");
+    fields.put("destination.shards", postgres.dsns.len());
+    fields.put_text("destination.table", &postgres.table);
+    fields.put("destination.create", postgres.create);
+    fields.put_text("destination.sql", &postgres.sql);
+    for PostgresColumn { field, column } in &postgres.columns {
+        fields.put(format!("destination.columns.{field}"), column.as_str());
+    }
 }
 
 pub(super) fn of_key(key: &ApiKey) -> Vec<Field> {

@@ -15,7 +15,10 @@ use super::{defaults::is_ordered, delivery_url::DeliveryUrl, keys::KEY_ID_CHARS}
 mod grpc;
 mod http;
 mod nats;
+mod postgres;
 mod schemas;
+
+pub(crate) use postgres::check_shards;
 
 /// The longest name.
 const NAME_MAX: usize = 40;
@@ -155,7 +158,7 @@ pub fn validate_subscription(subscription: &Subscription) -> Result<(), String> 
         }
         Some(destination::Kind::Nats(nats)) => nats::check(nats),
         Some(destination::Kind::Grpc(grpc)) => grpc::check(grpc),
-        Some(destination::Kind::Postgres(_)) => Err("destination: this type is not supported by this version".into()),
+        Some(destination::Kind::Postgres(postgres)) => postgres::check_postgres(postgres),
         Some(destination::Kind::Custom(custom)) => {
             check_name(&custom.name).map_err(|problem| format!("destination: {problem}"))
         }

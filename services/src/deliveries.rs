@@ -3,16 +3,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use weft_admin::deliveries::Deliveries;
+use weft_admin::deliveries::{Deliveries, Migration};
 use weft_expression::Expression;
 use weft_nats::{clock::ServerClock, envelope, event::StoredEvent};
 use weft_proto::{
-    ids::{Run, SubscriptionUid},
+    ids::{Run, ShardId, SubscriptionUid},
     v1,
 };
 use weft_worker::{
     destination::{
-        Delivery, Destinations, InvalidDestination, PlannedRequest, address::AddressRules, clients::HttpClients,
+        Delivery, Destinations, InvalidDestination, PlannedRequest,
+        address::AddressRules,
+        clients::HttpClients,
+        postgres::{Pools, PostgresDestination},
         transformed,
     },
     ownership::LeaseGuard,
@@ -45,8 +48,12 @@ impl Deliveries for WorkerDeliveries {
     async fn check(&self, subscription: &v1::Subscription) -> Result<(), String> {
         match self.destinations().make(subscription) {
             Ok(destination) => destination.check().await.map_err(|refused| format!("destination: {refused}")),
-            // Only where they are used is known whether certificates can be.
-            Err(invalid @ (InvalidDestination::Client(_) | InvalidDestination::Auth(_))) => Err(invalid.to_string()),
+            // Only where they are used is known whether certificates and connection strings can be.
+            Err(
+                invalid @ (InvalidDestination::Client(_)
+                | InvalidDestination::Auth(_)
+                | InvalidDestination::Postgres { .. }),
+            ) => Err(invalid.to_string()),
             // Whether it makes sense at all is the catalog's to judge.
             Err(_) => Ok(()),
         }
@@ -91,6 +98,17 @@ impl Deliveries for WorkerDeliveries {
             ..Default::default()
         })
     }
+
+    async fn migrate(&self, subscription: &v1::Subscription, dry_run: bool) -> Result<Migration, String> {
+        let destination = subscription.destination.as_ref().and_then(|destination| destination.kind.as_ref());
+        let Some(v1::destination::Kind::Postgres(postgres)) = destination else {
+            return Err("only a destination of type postgres has tables".into());
+        };
+        let postgres = PostgresDestination::new(postgres, &self.clients, &Pools::default())
+            .map_err(|invalid| invalid.to_string())?;
+        let databases = if dry_run { Vec::new() } else { postgres.migrate().await? };
+        Ok(Migration { statements: postgres.migration().to_vec(), databases })
+    }
 }
 
 /// A delivery outside of the log: no owner of a shard makes it.
@@ -102,6 +120,8 @@ fn delivery(subscription: &v1::Subscription, event: StoredEvent) -> Result<Deliv
         run: Run::LIVE,
         number: 1,
         lane_previous: None,
+        shard: ShardId(0),
+        // No owner of a shard makes it.
         epoch: 0,
         timeout: Duration::from_millis(subscription.timeout_ms),
         // Nothing has asked the log's server: the local clock.

@@ -21,6 +21,8 @@ pub mod ownership;
 mod readiness;
 pub mod service;
 mod shares;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use builder::WorkerBuilder;
 pub use options::WorkerOptions;

@@ -28,7 +28,7 @@ const OPEN: [&str; 2] = ["grpc.health.v1.", "grpc.reflection."];
 const PACKAGE: &str = "weft.v1.";
 
 /// Every method of the admin.
-const METHODS: [(&str, Scope, Limits); 48] = [
+const METHODS: [(&str, Scope, Limits); 49] = [
     ("EventService/GetEvent", Scope::Read, Enforced),
     ("EventService/EventsSince", Scope::Read, Enforced),
     ("EventService/TailEvents", Scope::Read, Enforced),
@@ -71,6 +71,7 @@ const METHODS: [(&str, Scope, Limits); 48] = [
     ("CatalogService/AdoptSubscription", Scope::Admin, Forbidden),
     ("CatalogService/DiscardSubscription", Scope::Admin, Forbidden),
     ("CatalogService/TestSubscription", Scope::Admin, Forbidden),
+    ("CatalogService/MigrateSubscription", Scope::Admin, Forbidden),
     ("CatalogService/CreateApiKey", Scope::Admin, Forbidden),
     ("CatalogService/GetApiKey", Scope::Read, Forbidden),
     ("CatalogService/ListApiKeys", Scope::Read, Forbidden),

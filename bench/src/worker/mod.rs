@@ -2,6 +2,7 @@
 //!
 //! - `lanes`: reader, lanes, commits and ledger with a destination that does nothing;
 //! - `http`: signed deliveries, against the bare client;
+//! - `postgres`: deliveries into PostgreSQL, against the bare client;
 //! - `first-byte`: from the gateway to the first byte at the receiver, in an open loop;
 //! - `isolation`: cost of a workflow whose receiver always fails for the others;
 //! - `memory`: memory of idle workflows and waiting lanes;
@@ -31,6 +32,7 @@ mod lanes;
 mod memory;
 mod open;
 mod outcomes;
+mod postgres;
 mod subscriptions;
 mod takeover;
 
@@ -51,6 +53,8 @@ enum What {
     Lanes(lanes::LanesArgs),
     /// Signed deliveries against the bare client
     Http(http::HttpArgs),
+    /// Deliveries into PostgreSQL against a bare client
+    Postgres(postgres::PostgresArgs),
     /// From the gateway to the first byte at the receiver, in an open loop
     FirstByte(first_byte::FirstByteArgs),
     /// Cost of a workflow whose receiver always fails for the others
@@ -72,6 +76,7 @@ pub async fn run(args: WorkerArgs) -> Result<(), Failure> {
     match args.what {
         What::Lanes(args) => lanes::run(args).await,
         What::Http(args) => http::run(args).await,
+        What::Postgres(args) => postgres::run(args).await,
         What::FirstByte(args) => first_byte::run(args).await,
         What::Isolation(args) => isolation::run(args).await,
         What::Memory(args) => memory::run(args).await,

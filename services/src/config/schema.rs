@@ -167,6 +167,24 @@ const DESTINATION: &[Key] = &[
     key("subject", Text),
     key("stream", Text),
     key("creds", Text),
+    key("shards", List),
+    key("table", Text),
+    key("create", Bool),
+    key("sql", Text),
+    key("columns", Table(COLUMNS)),
+];
+
+const COLUMNS: &[Key] = &[
+    key("position", Text),
+    key("event_id", Text),
+    key("workflow_id", Text),
+    key("sequence_number", Text),
+    key("previous_event_id", Text),
+    key("type", Text),
+    key("source", Text),
+    key("time", Text),
+    key("received_at", Text),
+    key("data", Text),
 ];
 
 const AUTH: &[Key] = &[

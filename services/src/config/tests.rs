@@ -422,6 +422,22 @@ fn subscriptions_of_later_versions_and_mistakes_are_told_apart() {
     }
 }
 
+#[test]
+fn a_postgres_destination_names_databases_and_columns() {
+    let text = "[[subscription]]\nname = \"ledger\"\ndestination = { type = \"postgres\", shards = [\"host=a user=u\", \
+                \"host=b user=u\"], table = \"app.events\", create = true, columns = { event_id = \"id\", data = \"\" } }\n";
+    let config = parse(text).unwrap();
+    let shards = [0, 1].map(|index| format!("subscription[0].destination.shards[{index}]"));
+    assert_eq!(config.clear_secrets, shards);
+    let destination = config.catalog.subscriptions[0].value.destination.clone().unwrap().kind.unwrap();
+    let destination::Kind::Postgres(postgres) = destination else { panic!("{destination:?}") };
+    assert_eq!((postgres.dsns.len(), postgres.table.as_str(), postgres.create), (2, "app.events", true));
+    let columns: Vec<_> = postgres.columns.iter().map(|column| (&column.field[..], &column.column[..])).collect();
+    assert_eq!(columns, [("data", ""), ("event_id", "id")]);
+    let error = refused(&text.replace("event_id = ", "event = "));
+    assert!(error.contains("did you mean event_id?"), "{error}");
+}
+
 /// The crates' options and the table of keys agree, so that neither refuses a key of the other.
 #[test]
 fn the_table_of_keys_is_that_of_the_options() {

@@ -23,6 +23,7 @@ mod order;
 mod orphans;
 mod outage;
 mod output;
+mod postgres;
 mod processes;
 mod providers;
 mod readiness;

@@ -143,6 +143,14 @@ impl HttpClients {
         Ok(pair)
     }
 
+    /// The TLS configuration of clients without settings.
+    pub(super) fn tls(&self) -> Result<ClientConfig, String> {
+        match &self.tls {
+            Some(tls) => Ok(tls.clone()),
+            None => weft_tls::client::client_config().map_err(|error| error.to_string()),
+        }
+    }
+
     /// A client of HTTP/2 alone, also without TLS, with its own connections.
     pub(super) fn http2<B>(&self, tls: &v1::ClientTls) -> Result<Http2Client<B>, InvalidClient>
     where

@@ -17,7 +17,7 @@ use weft_catalog::{Filters, delivery_url::InvalidUrl};
 use weft_expression::{CompileError, Expression};
 use weft_nats::{clock::ServerClock, connect::Connection, event::StoredEvent};
 use weft_proto::{
-    ids::{EventId, Run, SubscriptionUid},
+    ids::{EventId, Run, ShardId, SubscriptionUid},
     v1::{self, AttemptClass},
 };
 
@@ -48,6 +48,7 @@ mod lookups;
 pub mod nats;
 pub mod oauth2;
 mod planned;
+pub mod postgres;
 mod proxy;
 mod request;
 pub mod resolver;
@@ -74,7 +75,9 @@ pub struct Delivery {
     pub number: u32,
     /// The event that the lane delivered before; `None`: none, or it is unordered.
     pub lane_previous: Option<EventId>,
-    /// The fencing epoch of the shard's owner.
+    /// The event's shard of the log.
+    pub shard: ShardId,
+    /// The fencing epoch of the shard's owner; 0: a test, which no owner makes.
     pub epoch: u64,
     /// Timeout of the attempt, connecting and reading the response included.
     pub timeout: Duration,
@@ -185,6 +188,12 @@ pub enum InvalidDestination {
     /// Its URL is invalid.
     #[error("destination: {0}")]
     Url(#[from] InvalidUrl),
+    /// A connection string, a name or the SQL is invalid.
+    #[error("destination: {problem}")]
+    Postgres {
+        /// The problem and the fix.
+        problem: String,
+    },
     /// Its secret is invalid.
     #[error("destination: {0}")]
     Secret(#[from] InvalidSecret),
@@ -224,6 +233,8 @@ pub struct Destinations {
     nats_clients: nats::NatsClients,
     /// The process' connection to the mesh's server.
     own_nats: Option<Connection>,
+    /// Connections to PostgreSQL.
+    pools: postgres::Pools,
     custom: HashMap<String, Arc<dyn Destination>>,
     by_subscription: RwLock<HashMap<SubscriptionUid, Entry>>,
 }
@@ -252,8 +263,8 @@ impl Destinations {
     /// No destinations yet, with shared clients.
     pub fn with_clients(clients: Arc<HttpClients>) -> Self {
         let nats_clients = nats::NatsClients::new(clients.resolver().clone());
-        let (custom, by_subscription) = (HashMap::new(), RwLock::default());
-        Self { clients, tokens: TokenSources::default(), nats_clients, own_nats: None, custom, by_subscription }
+        let (pools, custom, by_subscription) = (postgres::Pools::default(), HashMap::new(), RwLock::default());
+        Self { clients, tokens: TokenSources::default(), nats_clients, own_nats: None, pools, custom, by_subscription }
     }
 
     /// Publishes on the mesh's server through this connection.
@@ -308,7 +319,10 @@ impl Destinations {
             Some(v1::destination::Kind::Grpc(grpc)) => {
                 Ok(Arc::new(grpc::GrpcDestination::new(subscription, grpc, &self.clients, &self.tokens)?))
             }
-            Some(v1::destination::Kind::Postgres(_)) | None => Err(InvalidDestination::Kind),
+            Some(v1::destination::Kind::Postgres(postgres)) => {
+                Ok(Arc::new(postgres::PostgresDestination::new(postgres, &self.clients, &self.pools)?))
+            }
+            None => Err(InvalidDestination::Kind),
         }
     }
 

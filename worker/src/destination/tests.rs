@@ -181,6 +181,7 @@ fn delivery() -> Delivery {
         run: Run::LIVE,
         number: 1,
         lane_previous: None,
+        shard: ShardId(0),
         epoch: 1,
         timeout: Duration::from_secs(5),
         clock: ServerClock::default(),

@@ -46,6 +46,7 @@ impl Driver {
                 run: work.run,
                 number: if is_first { number } else { 1 },
                 lane_previous: lane_previous.replace(event_id),
+                shard: self.shard,
                 epoch: self.commits.epoch(),
                 timeout,
                 clock: self.context.connection.server_clock().clone(),

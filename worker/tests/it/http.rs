@@ -22,7 +22,7 @@ use weft_nats::{
     event::{Event, StoredEvent},
 };
 use weft_proto::{
-    ids::{EventId, Run, StreamSeq, SubscriptionUid},
+    ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid},
     v1::{self, AttemptClass},
 };
 use weft_worker::{
@@ -99,6 +99,7 @@ pub fn delivery() -> Delivery {
         run: Run::LIVE,
         number: 3,
         lane_previous: Some(EventId::unique()),
+        shard: ShardId(0),
         epoch: 9,
         timeout: TIMEOUT,
         clock: ServerClock::default(),

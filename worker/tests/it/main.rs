@@ -18,6 +18,7 @@ mod isolation;
 mod leases;
 mod nats;
 mod orphans;
+mod postgres;
 mod repeated;
 mod revisions;
 mod shares;

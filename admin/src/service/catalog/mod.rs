@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 use weft_catalog::{
     Snapshot,
     change::{Change, Refusal, adopt_subscription, create, create_subscription, delete, pause, update},
+    edit::record,
     entry::{Kind, without_secrets},
     keys, plan,
 };
@@ -20,7 +21,7 @@ use weft_proto::v1::{self, catalog_service_server::CatalogService};
 use super::state::{LogState, State};
 use crate::{
     auth, convert,
-    deliveries::Deliveries,
+    deliveries::{Deliveries, Migration},
     error::{Code, refuse},
 };
 
@@ -31,7 +32,7 @@ mod request;
 mod test_delivery;
 mod view;
 
-use mutation::{Mutation, of_refusal};
+use mutation::{Mutation, of_edit, of_refusal};
 use request::given;
 use view::{View, hide_queries};
 
@@ -288,6 +289,25 @@ impl CatalogService for Catalogs {
             return Ok(Response::new(planned));
         }
         test_delivery::deliver(log, deliveries, &mutation, subscription, event, planned).await.map(Response::new)
+    }
+
+    async fn migrate_subscription(
+        &self,
+        request: Request<v1::MigrateSubscriptionRequest>,
+    ) -> Answer<v1::MigrateSubscriptionResponse> {
+        let asked = request.get_ref();
+        let mutation = Mutation::new(&request, "MigrateSubscription", &asked.name, &asked.request_id, &asked.reason)?;
+        let (log, snapshot) = (self.log()?, self.snapshot().await?);
+        // A repeated call changes nothing: the tables are there.
+        let recorded = mutation.recorded(log).await?.is_some();
+        let missing = || of_refusal(&Refusal::NotFound { kind: Kind::Subscription, name: asked.name.clone() });
+        let subscription = &snapshot.subscriptions.get(&asked.name).ok_or_else(missing)?.value;
+        let migrated = self.deliveries.migrate(subscription, asked.dry_run || recorded).await;
+        let Migration { statements, databases } = migrated.map_err(|problem| refuse(Code::InvalidEntry, problem))?;
+        if !asked.dry_run && !recorded {
+            record(&log.connection, log.layout, mutation.stamp(), 0, mutation.edit()).await.map_err(of_edit)?;
+        }
+        Ok(Response::new(v1::MigrateSubscriptionResponse { statements, databases }))
     }
 
     async fn create_api_key(&self, request: Request<v1::CreateApiKeyRequest>) -> Answer<v1::CreateApiKeyResponse> {

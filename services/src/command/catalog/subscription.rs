@@ -1,4 +1,4 @@
-//! `weft subscription create | get | list | update | delete | pause | resume | adopt | discard | test`.
+//! `weft subscription create | get | list | update | delete | pause | resume | adopt | discard | test | migrate`.
 
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,7 @@ use crate::{
     failure::Failure,
 };
 
+mod migrate;
 mod orphans;
 mod test;
 
@@ -47,7 +48,11 @@ pub enum SubscriptionCommand {
     Discard(DiscardArgs),
     /// Show whether a subscription takes an event, and the request that would be made; --send makes it
     Test(test::TestArgs),
+    /// Create the tables that a destination of type postgres needs, where they are missing
+    Migrate(MigrateArgs),
 }
+
+pub use migrate::MigrateArgs;
 
 /// `weft subscription adopt`.
 #[derive(Debug, clap::Args)]
@@ -202,6 +207,7 @@ pub async fn run(command: SubscriptionCommand) -> Result<(), Failure> {
         SubscriptionCommand::Adopt(args) => orphans::adopt(args).await,
         SubscriptionCommand::Discard(args) => orphans::discard(args).await,
         SubscriptionCommand::Test(args) => test::run(args).await,
+        SubscriptionCommand::Migrate(args) => migrate::migrate(args).await,
     }
 }
 

@@ -1,0 +1,279 @@
+//! PostgreSQL: each event has its effect in the database once, in a transaction with what says that it has.
+//!
+//! - `dsn`: connection strings. `tls`, `pool`: connections.
+//! - `sql`: statements. `row`: values of an event.
+//! - `transaction`: the transaction with its fence. `failure`: errors by SQLSTATE.
+//!
+//! The database of a workflow is chosen by the hash of its subject token, as its shard of the log is.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use tokio::time::timeout;
+use weft_nats::subject::Layout;
+use weft_proto::{
+    ids::{ShardId, SubscriptionUid},
+    v1::{self, AttemptClass},
+};
+
+use self::{
+    failure::{Phase, failure, is_lost},
+    pool::{Lease, Pool},
+    row::Row,
+    sql::Statements,
+    transaction::{Aborted, Batch, create},
+};
+use super::{
+    Delivery, DeliveryResult, Destination, Failure, FailureKind, InvalidDestination, address::RefusedAddress,
+    clients::HttpClients,
+};
+
+mod dsn;
+mod failure;
+mod pool;
+mod row;
+mod sql;
+mod tls;
+mod transaction;
+
+pub use self::pool::Pools;
+
+/// Repeats of a transaction within one attempt: after a deadlock, a lost connection that had served others, or the creation
+/// of a table.
+const REPEATS_MAX: u32 = 3;
+
+/// PostgreSQL databases.
+#[derive(Debug)]
+pub struct PostgresDestination {
+    databases: Vec<Database>,
+    layout: Layout,
+    statements: Statements,
+    create: bool,
+}
+
+/// One of the databases.
+struct Database {
+    pool: Arc<Pool>,
+    /// Epochs that the fence was raised to, by shard of the log.
+    raised: Mutex<HashMap<(SubscriptionUid, u32), u64>>,
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Database({})", self.pool.name())
+    }
+}
+
+/// Continuation after a transaction that was not committed.
+enum Next {
+    /// The event is rejected. `index`: where it is; `None`: unknown.
+    Rejected {
+        failure: Failure,
+        index: Option<usize>,
+    },
+    /// The same transaction may succeed at once.
+    Repeat(Failure),
+    Fail(Failure),
+}
+
+impl PostgresDestination {
+    /// The databases of `postgres.dsns`, with connections of `pools`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidDestination`]: a connection string, a name or the SQL is invalid.
+    pub fn new(
+        postgres: &v1::PostgresDestination,
+        clients: &Arc<HttpClients>,
+        pools: &Pools,
+    ) -> Result<Self, InvalidDestination> {
+        let invalid = |problem| InvalidDestination::Postgres { problem };
+        let statements = Statements::new(postgres).map_err(invalid)?;
+        let database = |(index, dsn): (usize, &String)| {
+            let pool = pools.get(dsn, clients);
+            let pool = pool.map_err(|problem| invalid(format!("shards[{index}]: {problem}")))?;
+            Ok::<_, InvalidDestination>(Database { pool, raised: Mutex::default() })
+        };
+        let databases: Vec<_> = postgres.dsns.iter().enumerate().map(database).collect::<Result<_, _>>()?;
+        let count = u32::try_from(databases.len()).unwrap_or(u32::MAX);
+        if count == 0 {
+            return Err(invalid("shards is empty: say which databases".into()));
+        }
+        Ok(Self { databases, layout: Layout::new(count), statements, create: postgres.create })
+    }
+
+    /// The statements that create missing tables.
+    pub fn migration(&self) -> &[String] {
+        &self.statements.create
+    }
+
+    /// Creates missing tables in each database. Returns the names of the databases.
+    ///
+    /// # Errors
+    ///
+    /// The problem, in one line, with the name of the database. Those before it have their tables.
+    pub async fn migrate(&self) -> Result<Vec<String>, String> {
+        let mut names = Vec::new();
+        for Database { pool, .. } in &self.databases {
+            let lease = pool.get().await.map_err(|failure| failure.error)?;
+            let created = create(&lease.connection.client, &self.statements).await;
+            created.map_err(|error| failure(&error, Phase::Prepare, &pool.name()).error)?;
+            lease.give_back();
+            names.push(pool.name());
+        }
+        Ok(names)
+    }
+
+    /// Delivers as many events as are not rejected.
+    async fn attempt(&self, database: &Database, deliveries: &[Delivery], lease: &mut Option<Lease>) -> DeliveryResult {
+        let Some(first) = deliveries.first() else { return DeliveryResult::all(0) };
+        let rows: Vec<Row> = deliveries.iter().map(|delivery| Row::new(&delivery.event.event)).collect();
+        let mut rejected = None;
+        let mut count = rows.len();
+        let mut repeats = 0;
+        while count > 0 {
+            let batch = Batch {
+                rows: &rows[..count],
+                statements: &self.statements,
+                subscription: first.uid,
+                shard: first.shard,
+                epoch: first.epoch,
+                timeout: first.timeout,
+                lease: &first.lease,
+            };
+            match self.commit(database, &batch, lease).await {
+                Ok(()) => break,
+                // Those before it are delivered without it.
+                Err(Next::Rejected { failure, index: Some(index) }) => {
+                    (rejected, count) = (Some(failure), index.min(count - 1))
+                }
+                Err(Next::Repeat(_)) if repeats < REPEATS_MAX => repeats += 1,
+                Err(Next::Rejected { failure, index: None } | Next::Repeat(failure) | Next::Fail(failure)) => {
+                    return DeliveryResult::failed(failure);
+                }
+            }
+        }
+        let is_attributed = rejected.is_some();
+        DeliveryResult { failure: rejected, is_attributed, ..DeliveryResult::all(count) }
+    }
+
+    /// Commits the effects of events. `lease` is the connection while it is in use.
+    async fn commit(&self, database: &Database, batch: &Batch<'_>, lease: &mut Option<Lease>) -> Result<(), Next> {
+        let used = database.pool.get().await.map_err(Next::Fail)?;
+        let reused = used.reused;
+        let aborted = match database.commit(batch, lease.insert(used)).await {
+            Ok(()) => {
+                give_back(lease);
+                return Ok(());
+            }
+            Err(aborted) => aborted,
+        };
+        let at = database.pool.name();
+        let (error, phase, index) = match aborted {
+            Aborted::NotSent => {
+                give_back(lease);
+                let failure = Failure::failed(AttemptClass::Sql, super::NotSent.to_string());
+                return Err(Next::Fail(Failure { kind: FailureKind::NotSent, ..failure }));
+            }
+            Aborted::Fenced => {
+                give_back(lease);
+                return Err(Next::Fail(Failure::held(AttemptClass::Sql, fenced(batch, &at))));
+            }
+            Aborted::Database { error, phase, index } => (error, phase, index),
+        };
+        let failure = failure(&error, phase, &at);
+        let code = error.code().map_or("", |code| code.code());
+        let Some(used) = lease.take() else { return Err(Next::Fail(failure)) };
+        if code == "42P01" && self.create {
+            let created = create(&used.connection.client, &self.statements).await;
+            return match created {
+                Ok(()) => Err(Next::Repeat(failure)),
+                Err(error) => Err(Next::Fail(self::failure(&error, Phase::Prepare, &at))),
+            };
+        }
+        if failure.kind == FailureKind::Rejected {
+            used.give_back();
+            return Err(Next::Rejected { failure, index });
+        }
+        // The connection is closed: the others may have the same problem.
+        if failure.kind == FailureKind::Unavailable {
+            database.pool.close_idle();
+        }
+        let alone = code.starts_with("40");
+        // An idle connection of a server that was shut down or crashed has ended, possibly with a last message.
+        let ended = is_lost(&error) || code.starts_with("57P");
+        if alone || reused && ended { Err(Next::Repeat(failure)) } else { Err(Next::Fail(failure)) }
+    }
+}
+
+fn give_back(lease: &mut Option<Lease>) {
+    if let Some(lease) = lease.take() {
+        lease.give_back();
+    }
+}
+
+impl Database {
+    async fn commit(&self, batch: &Batch<'_>, lease: &mut Lease) -> Result<(), Aborted> {
+        let connection = &mut lease.connection;
+        let key = (batch.subscription, batch.shard.0);
+        let is_raised = batch.epoch == 0 || self.raised().get(&key) == Some(&batch.epoch);
+        if is_raised {
+            match batch.commit(connection).await {
+                // By a later owner; or the database was restored from a backup.
+                Err(Aborted::Fenced) => {}
+                end => return end,
+            }
+        }
+        if batch.raise(connection).await? != batch.epoch {
+            return Err(Aborted::Fenced);
+        }
+        self.raised().insert(key, batch.epoch);
+        batch.commit(connection).await
+    }
+
+    fn raised(&self) -> std::sync::MutexGuard<'_, HashMap<(SubscriptionUid, u32), u64>> {
+        self.raised.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Error of an owner that is fenced off. A later one exists, or the log was restored from a backup of an earlier time.
+fn fenced(batch: &Batch<'_>, at: &str) -> String {
+    let Batch { epoch, shard: ShardId(shard), statements, subscription, .. } = batch;
+    format!(
+        "{at} was written by an owner of shard {shard} with a higher epoch than {epoch}; if the log was restored from a \
+         backup, run DELETE FROM {} WHERE subscription = '{subscription}'",
+        statements.fence
+    )
+}
+
+#[async_trait]
+impl Destination for PostgresDestination {
+    async fn deliver(&self, deliveries: &[Delivery]) -> DeliveryResult {
+        let Some(first) = deliveries.first() else { return DeliveryResult::all(0) };
+        let ShardId(index) = self.layout.shard_of(&first.event.event.workflow);
+        let Some(database) = self.databases.get(index as usize) else { return DeliveryResult::all(0) };
+        let mut lease = None;
+        if let Ok(result) = timeout(first.timeout, self.attempt(database, deliveries, &mut lease)).await {
+            return result;
+        }
+        let (at, ms) = (database.pool.name(), first.timeout.as_millis());
+        let Some(lease) = lease else {
+            let error = format!("no free connection to {at} within {ms} ms");
+            return DeliveryResult::failed(Failure::unreachable(AttemptClass::Connect, error));
+        };
+        lease.cancel().await;
+        database.pool.close_idle();
+        DeliveryResult::failed(Failure::failed(AttemptClass::Timeout, format!("no answer from {at} within {ms} ms")))
+    }
+
+    async fn check(&self) -> Result<(), RefusedAddress> {
+        for database in &self.databases {
+            database.pool.check().await?;
+        }
+        Ok(())
+    }
+}
