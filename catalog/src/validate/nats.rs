@@ -52,7 +52,8 @@ mod tests {
         assert_eq!(check(&sound), Ok(()));
         let own = NatsDestination { url: String::new(), creds: String::new(), ..sound.clone() };
         assert_eq!(check(&own), Ok(()));
-        let wrong: [(fn(&mut NatsDestination), &str); 7] = [
+        type Change = fn(&mut NatsDestination);
+        let wrong: [(Change, &str); 7] = [
             (|nats| nats.subject.clear(), "subject is missing"),
             (|nats| nats.subject = "events.{workflow}".into(), "Weft itself"),
             (|nats| nats.subject = "$KV.weft_catalog.x".into(), "reserved by NATS"),

@@ -191,7 +191,7 @@ async fn events_that_are_delivered_again_after_the_duplicate_window_are_not_stor
     let next = orders.process();
     for number in 3..=7 {
         let end = delivered(&next, orders.delivery(number)).await;
-        assert_eq!(&end.response[..] == b"ORDERS: stored before", number <= 5, "{number}: {:?}", end.response);
+        assert_eq!(end.response.starts_with(b"ORDERS: stored before"), number <= 5, "{number}: {:?}", end.response);
     }
     assert_eq!(orders.numbers().await, [1, 2, 3, 4, 5, 6, 7]);
     // The one before did not end, but slept, and knows nothing of what was stored since.

@@ -67,7 +67,7 @@ enum Link {
 /// The mesh's server, as this process sees it.
 #[derive(Debug)]
 enum Own {
-    Usable(UserStreams),
+    Usable(Box<UserStreams>),
     /// Reason, with the remedy.
     Unusable(String),
 }
@@ -106,7 +106,7 @@ impl NatsDestination {
     /// JetStream, connected.
     async fn streams(&self) -> Result<UserStreams, Failure> {
         match &self.link {
-            Link::Own(Own::Usable(streams)) => Ok(streams.clone()),
+            Link::Own(Own::Usable(streams)) => Ok(streams.as_ref().clone()),
             Link::Own(Own::Unusable(problem)) => Err(Failure::held(AttemptClass::Protocol, problem.clone())),
             Link::Other(client) => client.streams().await,
         }
@@ -199,7 +199,7 @@ fn own_server(own: Option<&Connection>, subject: &SubjectTemplate, text: &str) -
              mesh's own server that may be published to"
         ));
     }
-    Own::Usable(UserStreams::on_own_server(connection))
+    Own::Usable(Box::new(UserStreams::on_own_server(connection)))
 }
 
 #[async_trait]
