@@ -24,9 +24,11 @@ use super::{
 
 mod follow;
 mod reached;
+mod scan;
 mod store;
 
 use reached::Reached;
+use scan::Kept;
 use store::LegacyEnd;
 
 /// Value of a removed entry. An entry's value contains its name, so no other value is empty.
@@ -67,6 +69,8 @@ pub struct Catalog {
     key: MasterKey,
     reached: Arc<Mutex<Reached>>,
     legacy_end: Arc<LegacyEnd>,
+    /// The newest reading of [`present`](Self::present).
+    kept: Arc<tokio::sync::Mutex<Option<Kept>>>,
     /// Held while an entry is written.
     writing: Arc<tokio::sync::Mutex<()>>,
 }
@@ -74,7 +78,14 @@ pub struct Catalog {
 impl Catalog {
     /// The bucket need not exist yet.
     pub fn new(connection: Connection, key: MasterKey) -> Self {
-        Self { connection, key, reached: Arc::default(), legacy_end: Arc::default(), writing: Arc::default() }
+        Self {
+            connection,
+            key,
+            reached: Arc::default(),
+            legacy_end: Arc::default(),
+            kept: Arc::default(),
+            writing: Arc::default(),
+        }
     }
 
     /// The connection that it is read and changed through.

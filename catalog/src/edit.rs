@@ -8,7 +8,7 @@
 //! Whether a request has been recorded before is for the caller to ask, who has the history. A stamp is found for as long
 //! as fewer than five later changes of the same entry have followed it: more than enough for a call that comes again.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use prost::Message as _;
@@ -87,7 +87,7 @@ pub struct Call<'a> {
 #[derive(Debug)]
 pub struct Edited {
     /// The catalog with it.
-    pub snapshot: Snapshot,
+    pub snapshot: Arc<Snapshot>,
     /// Changes that this request has written, also in calls before that broke off.
     pub changes: Vec<v1::CatalogChange>,
 }
@@ -120,7 +120,7 @@ impl<L: Locate> Editor<L> {
     ) -> Result<Edited, EditError> {
         let mut settled = false;
         for _ in 0..CONFLICTS_MAX {
-            let (snapshot, changes) = self.catalog.read_with_trail(&stamp.request_id).await?;
+            let (snapshot, changes) = self.catalog.present_with_trail(&stamp.request_id).await?;
             if let Some(missing) = snapshot.missing() {
                 return Err(EditError::Unavailable(missing));
             }

@@ -29,12 +29,8 @@ pub struct Orphan {
 
 /// The subscriptions that are open in the log, by shard, and that the catalog neither has nor knows to be removed.
 pub fn orphans(open: &[(ShardId, v1::SubscriptionState)], snapshot: &Snapshot, layout: Layout) -> Vec<Orphan> {
-    let is_known = |uid: &[u8]| {
-        snapshot.removals.contains_key(uid)
-            || snapshot.subscriptions.values().any(|subscription| subscription.value.uid == uid)
-    };
     let mut found: BTreeMap<SubscriptionUid, Orphan> = BTreeMap::new();
-    for (shard, state) in open.iter().filter(|(_, state)| !is_known(&state.subscription)) {
+    for (shard, state) in open.iter().filter(|(_, state)| !snapshot.knows(&state.subscription)) {
         let Some(uid) = SubscriptionUid::from_slice(&state.subscription) else { continue };
         let orphan = found.entry(uid).or_insert_with(|| Orphan {
             uid,
@@ -88,6 +84,7 @@ mod tests {
         let kept = v1::Subscription { uid: vec![1; 16], name: "kept".into(), ..Default::default() };
         let kept = Revised { revision: 1, value: Arc::new(kept) };
         let snapshot = Snapshot {
+            names: [(vec![1; 16], "kept".to_owned())].into(),
             subscriptions: [("kept".to_owned(), kept)].into(),
             removals: [(vec![2; 16], Removal::default())].into(),
             ..Snapshot::default()

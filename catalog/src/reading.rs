@@ -12,7 +12,7 @@
 //! nothing: without a sound one the entry has never been there. So a reader that starts late either reaches the same
 //! conclusion as a reader that has seen all messages, or none.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use weft_nats::{message::Stored, streams::CATALOG_HISTORY};
 
@@ -26,9 +26,9 @@ use super::{
 
 /// A catalog that is being read.
 #[derive(Debug, Clone)]
-pub(super) struct Reading<'a> {
-    prefix: &'a str,
-    master: &'a MasterKey,
+pub(super) struct Reading {
+    prefix: String,
+    master: MasterKey,
     /// When the bucket was created, in unix nanoseconds.
     bucket_created_ns: i64,
     /// Values of the form before count up to this sequence.
@@ -36,7 +36,7 @@ pub(super) struct Reading<'a> {
     /// The last value of the form before that has counted.
     legacy_last: u64,
     /// The catalog as the messages so far make it; [`conclude`](Self::conclude) sets whether it is complete.
-    pub snapshot: Snapshot,
+    pub snapshot: Arc<Snapshot>,
     /// By the entry's name in the bucket.
     seen: BTreeMap<String, Seen>,
 }
@@ -110,17 +110,17 @@ impl Seen {
     }
 }
 
-impl<'a> Reading<'a> {
+impl Reading {
     /// Of subjects that begin with `prefix`, in a bucket that was created at `bucket_created_ns`; nothing has been read yet.
     /// Values of the form before count up to `legacy_through`, the greatest number where that is not known.
-    pub fn new(prefix: &'a str, master: &'a MasterKey, bucket_created_ns: i64, legacy_through: u64) -> Self {
+    pub fn new(prefix: &str, master: &MasterKey, bucket_created_ns: i64, legacy_through: u64) -> Self {
         Self {
-            prefix,
-            master,
+            prefix: prefix.to_owned(),
+            master: master.clone(),
             bucket_created_ns,
             legacy_through,
             legacy_last: 0,
-            snapshot: Snapshot::default(),
+            snapshot: Arc::default(),
             seen: BTreeMap::new(),
         }
     }
@@ -148,10 +148,10 @@ impl<'a> Reading<'a> {
     /// Takes a message. Whether it counts, that is, has made its entry what it is now. What does not is logged and passed
     /// over: the last sound value stays.
     pub fn apply(&mut self, message: &Stored) -> bool {
-        let Some(entry) = message.subject.strip_prefix(self.prefix) else { return false };
+        let Some(entry) = self.entry_of(message) else { return false };
         let Some((kind, name)) = entry.split_once('.') else { return false };
         if kind == KEY_USED {
-            self.snapshot.note_use(name, message);
+            self.snapshot_mut().note_use(name, message);
             return true;
         }
         let Some(kind) = Kind::parse(kind) else { return false };
@@ -170,7 +170,7 @@ impl<'a> Reading<'a> {
             previous: seen.sound.map(|sound| sound.revision),
         };
         let counts = opened.and_then(|opened| place.check(opened)).map_err(Unusable::from);
-        match counts.and_then(|value| self.snapshot.take(kind, name, &value, message)) {
+        match counts.and_then(|value| Arc::make_mut(&mut self.snapshot).take(kind, name, &value, message)) {
             Ok(removed) => {
                 let legacy = claims.is_none();
                 if legacy {
@@ -190,10 +190,25 @@ impl<'a> Reading<'a> {
 
     /// Says whether the catalog is complete, once all that was there has been taken.
     pub fn conclude(&mut self) {
-        let snapshot = &mut self.snapshot;
-        snapshot.other_key = self.seen.values().find_map(Seen::unknown_key).cloned();
-        snapshot.lost = self.seen.iter().filter(|(_, seen)| seen.is_lost()).map(|(entry, _)| entry.clone()).collect();
-        snapshot.complete = snapshot.other_key.is_none() && snapshot.lost.is_empty();
+        let other_key = self.seen.values().find_map(Seen::unknown_key).cloned();
+        let lost: Vec<_> =
+            self.seen.iter().filter(|(_, seen)| seen.is_lost()).map(|(entry, _)| entry.clone()).collect();
+        let complete = other_key.is_none() && lost.is_empty();
+        let known = &self.snapshot;
+        if (&known.other_key, &known.lost, known.complete) != (&other_key, &lost, complete) {
+            let snapshot = self.snapshot_mut();
+            (snapshot.other_key, snapshot.lost, snapshot.complete) = (other_key, lost, complete);
+        }
+    }
+
+    /// The name of a message's entry in the bucket.
+    pub fn entry_of<'a>(&self, message: &'a Stored) -> Option<&'a str> {
+        message.subject.strip_prefix(&self.prefix)
+    }
+
+    /// The snapshot, to be changed: copied where someone has it.
+    pub fn snapshot_mut(&mut self) -> &mut Snapshot {
+        Arc::make_mut(&mut self.snapshot)
     }
 
     /// Where an entry may be written that has the revision `expected`, 0: that is not there. `None`: it has another revision,

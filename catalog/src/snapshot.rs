@@ -72,6 +72,11 @@ impl Snapshot {
         self.names.get(uid).and_then(|name| self.subscriptions.get(name))
     }
 
+    /// Whether a uid is that of a subscription, or of one that was removed.
+    pub fn knows(&self, uid: &[u8]) -> bool {
+        self.subscription_of(uid).is_some() || self.removals.contains_key(uid)
+    }
+
     /// Reason that no decision may be based on it, for people; `None`: there is no reason.
     pub fn missing(&self) -> Option<String> {
         match &self.other_key {

@@ -25,9 +25,14 @@ impl<'a> Trail<'a> {
         Self { request_id, written: Vec::new() }
     }
 
+    /// The request.
+    pub fn request_id(&self) -> &str {
+        self.request_id
+    }
+
     /// Takes a message of the bucket, and notes it when this request has written it.
-    pub fn apply(&mut self, reading: &mut Reading<'_>, prefix: &str, message: &Stored) {
-        let key = message.subject.strip_prefix(prefix).and_then(|key| key.split_once('.'));
+    pub fn apply(&mut self, reading: &mut Reading, message: &Stored) {
+        let key = reading.entry_of(message).and_then(|key| key.split_once('.'));
         let kind = key.and_then(|(kind, name)| Some((Kind::parse(kind)?, name)));
         let Some((kind, name)) =
             kind.filter(|_| text(&message.headers, REQUEST_ID).as_deref() == Some(self.request_id))
@@ -53,7 +58,7 @@ impl<'a> Trail<'a> {
 }
 
 /// Difference that a message makes to an entry; `None`: it does not count.
-fn difference<T: Entry>(name: &str, reading: &mut Reading<'_>, message: &Stored) -> Option<Vec<String>> {
+fn difference<T: Entry>(name: &str, reading: &mut Reading, message: &Stored) -> Option<Vec<String>> {
     let find = |snapshot: &Snapshot| T::all(snapshot).get(name).map(|entry| Arc::clone(&entry.value));
     let before = find(&reading.snapshot);
     reading.apply(message).then(|| diff(before.as_deref(), find(&reading.snapshot).as_deref()))

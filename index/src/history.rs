@@ -65,6 +65,7 @@ pub use events::{DeliveryHistory, EventHistory};
 pub use ids::{DeadLetterId, DeadLetterPlace, EventRef};
 pub use lanes::{LaneCursor, LaneFilter, LaneHistory, LanePage};
 pub use lost::{Lost, Named};
+use names::Subscriptions;
 pub use pauses::Pause;
 pub use receivers::ReceiverHistory;
 pub use replays::{ReplayCursor, ReplayPage};
@@ -121,6 +122,8 @@ struct HistoryState {
     layout: Layout,
     options: HistoryOptions,
     catalog: watch::Receiver<Arc<Snapshot>>,
+    /// The newest catalog that a query has asked for, and its subscriptions by uid.
+    subscriptions: Mutex<(Arc<Snapshot>, Arc<Subscriptions>)>,
     /// The streams that it follows; positions are in this order.
     sources: Vec<StreamKind>,
     /// `None` while it is opened again.
@@ -157,9 +160,19 @@ impl History {
         let progress = watch::Sender::new(Some("history: not opened yet".to_owned()));
         let database = RwLock::new(None);
         let stored_at = Mutex::new(vec![None; sources.len()]);
-        let shared =
-            HistoryState { connection, layout, options, catalog, sources, database, positions, stored_at, progress };
-        let shared = Arc::new(shared);
+        let subscriptions = Mutex::new((Arc::default(), Arc::new(Subscriptions::of(&Snapshot::default()))));
+        let shared = Arc::new(HistoryState {
+            connection,
+            layout,
+            options,
+            catalog,
+            subscriptions,
+            sources,
+            database,
+            positions,
+            stored_at,
+            progress,
+        });
         let database = shared.open().await?;
         // Recovers from faults, logs them, and ends with `cancel`.
         tasks.spawn(follow::supervise(Arc::clone(&shared), database, cancel));
@@ -254,6 +267,16 @@ impl History {
 impl HistoryState {
     fn file(&self) -> PathBuf {
         self.options.folder.join(FILE)
+    }
+
+    /// The catalog's subscriptions by uid: made once for each snapshot, not for each query.
+    fn subscriptions(&self) -> Arc<Subscriptions> {
+        let catalog = Arc::clone(&self.catalog.borrow());
+        let mut known = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&known.0, &catalog) {
+            *known = (Arc::clone(&catalog), Arc::new(Subscriptions::of(&catalog)));
+        }
+        Arc::clone(&known.1)
     }
 
     async fn open(&self) -> Result<Database, OpenError> {

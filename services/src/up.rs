@@ -409,7 +409,7 @@ impl FindOrphans for LogOrphans {
         if !used {
             return Ok(None);
         }
-        let open = self.known.open().await.map_err(unavailable)?;
+        let open = self.known.unknown(snapshot).await.map_err(unavailable)?;
         Ok(orphans(&open, snapshot, self.layout).into_iter().find(|orphan| orphan.name == name))
     }
 }

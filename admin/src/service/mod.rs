@@ -107,15 +107,16 @@ pub struct LogSubscriptions {
 }
 
 impl LogSubscriptions {
-    /// The subscriptions that the shards' owners have opened and not closed, as of this moment.
+    /// The subscriptions that the shards' owners have opened and not closed, as of this moment, and that a catalog neither has
+    /// nor knows to be removed.
     ///
     /// # Errors
     ///
     /// In one line: the history has not been opened, or lags. Transient.
-    pub async fn open(&self) -> Result<Vec<(ShardId, v1::SubscriptionState)>, String> {
+    pub async fn unknown(&self, catalog: &Snapshot) -> Result<Vec<(ShardId, v1::SubscriptionState)>, String> {
         let history = self.history.borrow().clone();
         let history = history.ok_or_else(|| "waits for the history".to_owned())?;
-        history.open_subscriptions_now(HISTORY_TIMEOUT).await.map_err(|error| error.to_string())
+        history.unknown_subscriptions_now(catalog, HISTORY_TIMEOUT).await.map_err(|error| error.to_string())
     }
 }
 

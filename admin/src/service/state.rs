@@ -124,8 +124,8 @@ impl LogState {
     }
 
     /// The complete present catalog.
-    pub async fn snapshot(&self) -> Result<Snapshot, Status> {
-        let snapshot = self.catalog.read().await.map_err(of_catalog)?;
+    pub async fn snapshot(&self) -> Result<Arc<Snapshot>, Status> {
+        let snapshot = self.catalog.present().await.map_err(of_catalog)?;
         match snapshot.missing() {
             Some(missing) => Err(refuse(Code::LogUnavailable, missing)),
             None => Ok(snapshot),

@@ -1,4 +1,4 @@
-//! Reads the bucket to its end, and follows it.
+//! Follows the bucket.
 //!
 //! A follower reads the whole bucket after each disconnection, and replaces what it knew by what it reads: a bucket
 //! that was restored or recreated in the meantime needs no special case, and no role decides by half a catalog. In
@@ -13,29 +13,19 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_nats::{
-    direct,
-    position::Position,
     reader::{OrderedReader, ReaderOptions},
-    streams::{self, Presence, StreamState},
-};
-use weft_proto::{
-    ids::StreamSeq,
-    v1::{CatalogChange, CatalogPosition},
+    streams::{self, StreamState},
 };
 
-use super::{Catalog, CatalogError, READ_BYTES, READ_MESSAGES, READ_PATIENCE};
+use super::{Catalog, CatalogError, READ_MESSAGES, scan::Scanned};
 use crate::{
     apply::is_use,
-    bucket::{created_ns, prefix, stream},
-    reading::Reading,
+    bucket::{prefix, stream},
     snapshot::Snapshot,
-    trail::Trail,
 };
 
 /// The pause between two tries to follow the catalog: a change is to be live within a second.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
-/// The pause before a replica is asked again that had less than the leader says there is.
-const REPLICA_PAUSE: Duration = Duration::from_millis(20);
 /// The pause before a leader is asked again that lags: it catches up, or another is elected, within seconds.
 const LEADER_PAUSE: Duration = Duration::from_millis(100);
 /// At most one snapshot is published in this time: each costs its followers a look at all entries, and changes of thousands
@@ -71,12 +61,12 @@ impl Catalog {
         self.connection.connected().await;
         let mut disconnected = pin!(self.connection.changed());
         let prefix = prefix();
-        let (mut reading, known) = match self.scan(&prefix, None).await {
+        let Scanned { mut reading, position: known, .. } = match self.scan(None).await {
             Ok(scanned) => scanned,
             Err(error) => return error.to_string(),
         };
         // Uses of keys come all the time and decide nothing: they wake no receiver.
-        reading.snapshot.keys_used.clear();
+        reading.snapshot_mut().keys_used.clear();
         let mut reader = OrderedReader::new(
             self.connection.clone(),
             ReaderOptions {
@@ -116,7 +106,7 @@ impl Catalog {
                     for message in decisive {
                         reading.apply(message);
                         changed = true;
-                        reading.snapshot.position.sequence = message.seq.0;
+                        reading.snapshot_mut().position.sequence = message.seq.0;
                     }
                     if reading.is_outdated() {
                         return "the catalog has been resealed".into();
@@ -127,95 +117,6 @@ impl Catalog {
                 Err(error) => return error.to_string(),
             }
         }
-    }
-
-    /// The catalog as it stands now, read to its end.
-    ///
-    /// # Errors
-    ///
-    /// [`CatalogError::Unavailable`].
-    pub async fn read(&self) -> Result<Snapshot, CatalogError> {
-        self.scan(&prefix(), None).await.map(|(reading, _)| reading.snapshot)
-    }
-
-    /// The catalog as it stands now, and what of it was written by one request.
-    pub(crate) async fn read_with_trail(
-        &self,
-        request_id: &str,
-    ) -> Result<(Snapshot, Vec<CatalogChange>), CatalogError> {
-        let mut trail = Trail::new(request_id);
-        let snapshot = self.scan(&prefix(), Some(&mut trail)).await?.0.snapshot;
-        Ok((snapshot, trail.written))
-    }
-
-    /// Reads the bucket up to where the leader says that it ends. Returns what it holds, and the position after it.
-    pub(super) async fn scan<'a>(
-        &'a self,
-        prefix: &'a str,
-        mut trail: Option<&mut Trail<'_>>,
-    ) -> Result<(Reading<'a>, Position), CatalogError> {
-        loop {
-            if let Some(trail) = trail.as_deref_mut() {
-                trail.written.clear();
-            }
-            let (reading, position) = self.scan_once(prefix, trail.as_deref_mut()).await?;
-            self.legacy_end.learn(&reading);
-            // Once: what was learned holds from the start of the next reading.
-            if !reading.is_outdated() {
-                return Ok((reading, position));
-            }
-        }
-    }
-
-    async fn scan_once<'a>(
-        &'a self,
-        prefix: &'a str,
-        mut trail: Option<&mut Trail<'_>>,
-    ) -> Result<(Reading<'a>, Position), CatalogError> {
-        let unavailable = |error: &dyn std::fmt::Display| CatalogError::Unavailable(error.to_string());
-        let deadline = Instant::now() + READ_PATIENCE;
-        let stream = stream();
-        let state = self.end(&stream, deadline).await?;
-        let created_ns = created_ns(&state);
-        let mut reading = Reading::new(prefix, &self.key, created_ns, self.legacy_end.of(created_ns));
-        reading.snapshot.position = CatalogPosition { created_ns, sequence: state.last.0 };
-        let before_first = StreamSeq(state.first.0.saturating_sub(1));
-        let mut position = Position { cursor: before_first, ..Position::start(state.created) };
-        while position.cursor < state.last {
-            let found =
-                direct::range(&self.connection, &stream, position.cursor.next(), ">", READ_MESSAGES, READ_BYTES);
-            let messages = found.await.map_err(|error| unavailable(&error))?;
-            let Some(last) = messages.last() else {
-                // The last messages may have been purged; else the replica that answered is behind.
-                let presence = streams::presence(&self.connection, &stream, position.cursor, state.last).await;
-                if presence.is_ok_and(|(_, presence)| presence == Presence::Absent) {
-                    break;
-                }
-                if Instant::now() > deadline {
-                    return Err(CatalogError::Unavailable(format!(
-                        "{stream} is known up to {}, and not readable",
-                        state.last
-                    )));
-                }
-                tokio::time::sleep(REPLICA_PAUSE).await;
-                continue;
-            };
-            // More may have come meanwhile.
-            let read = &mut reading.snapshot.position;
-            read.sequence = read.sequence.max(last.seq.0);
-            self.reached().note(last.seq);
-            position.advance(last);
-            for message in &messages {
-                match trail.as_deref_mut() {
-                    Some(trail) => trail.apply(&mut reading, prefix, message),
-                    None => {
-                        reading.apply(message);
-                    }
-                }
-            }
-        }
-        reading.conclude();
-        Ok((reading, position))
     }
 
     /// The state of the bucket's stream by a leader that reaches as far as this process knows.
@@ -237,11 +138,11 @@ impl Catalog {
 }
 
 /// Notifies the followers of a snapshot that differs from the one that they have.
-fn publish(sender: &watch::Sender<Arc<Snapshot>>, snapshot: &Snapshot) {
+fn publish(sender: &watch::Sender<Arc<Snapshot>>, snapshot: &Arc<Snapshot>) {
     sender.send_if_modified(|known| {
-        let changed = **known != *snapshot;
+        let changed = known != snapshot;
         if changed {
-            *known = Arc::new(snapshot.clone());
+            *known = Arc::clone(snapshot);
         }
         changed
     });

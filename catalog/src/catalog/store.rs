@@ -46,7 +46,7 @@ impl LegacyEnd {
     }
 
     /// Takes what a reading has found.
-    pub fn learn(&self, reading: &Reading<'_>) {
+    pub fn learn(&self, reading: &Reading) {
         let (created_ns, through) = reading.legacy_end();
         self.lower(created_ns, through);
     }
@@ -103,11 +103,10 @@ impl Catalog {
     ///
     /// [`CatalogError::Unavailable`].
     pub async fn reseal(&self) -> Result<usize, CatalogError> {
-        let prefix = prefix();
         let mut sealed = 0;
         for _ in 0..SEAL_ROUNDS {
             let state = self.state().await?;
-            let (reading, _) = self.scan(&prefix, None).await?;
+            let reading = self.scan(None).await?.reading;
             if !reading.snapshot.complete {
                 // Entries that cannot be read must not become entries that do not count.
                 return Err(CatalogError::Unavailable(reading.snapshot.missing().unwrap_or_default()));

@@ -35,7 +35,7 @@ fn source(key: &MasterKey, entry: &str, name: &str) -> Vec<u8> {
 }
 
 /// Result of reading these messages to the end.
-fn read<'a>(key: &'a MasterKey, messages: &[Stored]) -> Reading<'a> {
+fn read(key: &MasterKey, messages: &[Stored]) -> Reading {
     let mut reading = Reading::new(PREFIX, key, CREATED, u64::MAX);
     for message in messages {
         reading.apply(message);
@@ -44,7 +44,7 @@ fn read<'a>(key: &'a MasterKey, messages: &[Stored]) -> Reading<'a> {
     reading
 }
 
-fn revisions(reading: &Reading<'_>) -> Vec<(String, u64)> {
+fn revisions(reading: &Reading) -> Vec<(String, u64)> {
     reading.snapshot.sources.iter().map(|(name, source)| (name.clone(), source.revision)).collect()
 }
 

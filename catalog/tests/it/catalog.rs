@@ -93,6 +93,42 @@ async fn a_change_needs_the_revision_that_was_read() {
     assert!(matches!(invalid, Err(CatalogError::Invalid { .. })));
 }
 
+/// A series of requests reads each change once, so that it costs no more with thousands of entries; and what it reads is the
+/// catalog as it stands, whoever has changed it and through which connection.
+#[tokio::test]
+async fn a_series_of_readings_reads_what_has_come_and_sees_every_change() {
+    const ENTRIES: u16 = 200;
+    let server = TestServer::start().await;
+    let connection = server.connection("test").await;
+    ensure(&connection).await;
+    let other = Catalog::new(server.connection("other").await, weft_catalog::testing::master_key());
+    for number in 0..ENTRIES {
+        other.put_source(&source(&format!("s{number}")), 0).await.unwrap();
+    }
+    let catalog = Catalog::new(connection.clone(), weft_catalog::testing::master_key());
+    let received = || connection.client().statistics().in_bytes.load(std::sync::atomic::Ordering::Relaxed);
+    let before = received();
+    let first = catalog.present().await.unwrap();
+    let whole = received() - before;
+    assert_eq!((first.sources.len(), first.complete), (usize::from(ENTRIES), true));
+
+    let before = received();
+    other.delete_source("s0", first.sources["s0"].revision).await.unwrap();
+    let second = catalog.present().await.unwrap();
+    let further = received() - before;
+    assert!(!second.sources.contains_key("s0") && first.sources.contains_key("s0"), "the first one stays as it was");
+    assert!(further * 10 < whole, "{further} bytes after {whole}");
+    let created = other.put_source(&source("s0"), 0).await.unwrap();
+    assert_eq!(catalog.present().await.unwrap().sources["s0"].revision, created);
+    assert_eq!(*catalog.present().await.unwrap(), *catalog.read().await.unwrap());
+
+    // Another bucket under the same name.
+    connection.jetstream().delete_stream("KV_weft_catalog").await.unwrap();
+    ensure(&connection).await;
+    other.put_source(&source("only"), 0).await.unwrap();
+    assert_eq!(names(&*catalog.present().await.unwrap()), ["only"]);
+}
+
 /// A burst of changes wakes the followers a few times, not once for each: each time costs them a look at all entries. The
 /// last of them is seen all the same, and entries are found by the uid of their subscription.
 #[tokio::test]
@@ -241,7 +277,7 @@ async fn what_others_write_over_an_entry_does_not_count() {
     catalog.put_source(&source("behind"), 0).await.unwrap();
     let seen = see(&mut watch, |snapshot| snapshot.sources.contains_key("behind")).await;
     assert_eq!((seen.sources["shop"].revision, seen.complete), (revision, true));
-    assert_eq!(*seen, catalog.read().await.unwrap(), "who starts late concludes the same");
+    assert_eq!(*seen, *catalog.read().await.unwrap(), "who starts late concludes the same");
 
     // It is changed and removed as ever.
     assert!(matches!(catalog.put_source(&source("shop"), 0).await, Err(CatalogError::Conflict { .. })));

@@ -12,6 +12,7 @@ use weft_proto::{
 use super::tables::{EventRow, UID_MIN, Uid, View, decode};
 
 /// Subscriptions by uid.
+#[derive(Debug)]
 pub(super) struct Subscriptions {
     by_uid: HashMap<Uid, Arc<Subscription>>,
     /// Position up to which the catalog has been read; `None` until it is complete.
@@ -55,15 +56,25 @@ impl Subscriptions {
     }
 }
 
-/// The subscriptions that are open, by shard.
-pub(super) fn open(view: &View) -> Result<Vec<(ShardId, v1::SubscriptionState)>, redb::Error> {
-    let mut open = Vec::new();
+/// The subscriptions that owners have opened, closed ones included, by shard.
+pub(super) fn uids(view: &View) -> Result<Vec<(u32, Uid)>, redb::Error> {
+    let mut uids = Vec::new();
     for row in view.subscriptions.range((0, &UID_MIN)..)? {
-        let (key, state) = row?;
+        let (key, _) = row?;
         let (shard, uid) = key.value();
+        uids.push((shard, *uid));
+    }
+    Ok(uids)
+}
+
+/// Those of the subscriptions that are open.
+pub(super) fn open(view: &View, uids: &[(u32, Uid)]) -> Result<Vec<(ShardId, v1::SubscriptionState)>, redb::Error> {
+    let mut open = Vec::new();
+    for (shard, uid) in uids {
+        let Some(state) = view.subscriptions.get((*shard, uid))? else { continue };
         let state: v1::SubscriptionState = decode(state.value())?;
         if !state.closed {
-            open.push((ShardId(shard), v1::SubscriptionState { subscription: uid.to_vec(), ..state }));
+            open.push((ShardId(*shard), v1::SubscriptionState { subscription: uid.to_vec(), ..state }));
         }
     }
     Ok(open)

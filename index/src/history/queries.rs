@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::PoisonError, time::Duration};
 
 use redb::ReadableDatabase as _;
+use weft_catalog::Snapshot;
 use weft_proto::{
     ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
     v1,
@@ -220,29 +221,39 @@ impl History {
         self.read(move |view, _| replays::page(view, after, limit)).await
     }
 
-    /// As [`open_subscriptions`](Self::open_subscriptions), after all outcomes that the log holds at this moment have been
-    /// read.
+    /// As [`unknown_subscriptions`](Self::unknown_subscriptions), after all outcomes that the log holds at this moment have
+    /// been read.
     ///
     /// # Errors
     ///
     /// [`HistoryError`], also when that takes longer than `patience`.
-    pub async fn open_subscriptions_now(
+    pub async fn unknown_subscriptions_now(
         &self,
+        catalog: &Snapshot,
         patience: Duration,
     ) -> Result<Vec<(ShardId, v1::SubscriptionState)>, HistoryError> {
         let ends = self.ends(|source| matches!(source, StreamKind::Outcomes(_))).await?;
         let reached = |positions: &Vec<StreamSeq>| ends.iter().all(|(index, end)| positions[*index] >= *end);
         self.wait(patience, reached).await?;
-        self.open_subscriptions().await
+        self.unknown_subscriptions(catalog).await
     }
 
-    /// The subscriptions that the shards' owners have opened and not closed, as far as the history has read.
+    /// The subscriptions that the shards' owners have opened and not closed, as far as the history has read, and that a
+    /// catalog neither has nor knows to be removed.
     ///
     /// # Errors
     ///
     /// [`HistoryError`].
-    pub async fn open_subscriptions(&self) -> Result<Vec<(ShardId, v1::SubscriptionState)>, HistoryError> {
-        self.read(|view, _| names::open(view)).await
+    pub async fn unknown_subscriptions(
+        &self,
+        catalog: &Snapshot,
+    ) -> Result<Vec<(ShardId, v1::SubscriptionState)>, HistoryError> {
+        let mut uids = self.read(|view, _| names::uids(view)).await?;
+        uids.retain(|(_, uid)| !catalog.knows(uid));
+        if uids.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.read(move |view, _| names::open(view, &uids)).await
     }
 
     /// The newest command to a replay.
@@ -272,7 +283,7 @@ impl History {
         let Some(database) = database else {
             return Err(HistoryError::Building(self.shared.progress.borrow().clone().unwrap_or_default()));
         };
-        let subscriptions = Subscriptions::of(&self.shared.catalog.borrow());
+        let subscriptions = self.shared.subscriptions();
         let answer = tokio::task::spawn_blocking(move || {
             let view = View::open(&database.begin_read()?)?;
             query(&view, &subscriptions)

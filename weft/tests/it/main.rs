@@ -35,5 +35,6 @@ mod schemas;
 mod secrets;
 mod signing;
 mod starts;
+mod thousands;
 mod tls;
 mod up;

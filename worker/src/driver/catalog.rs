@@ -241,7 +241,7 @@ async fn confirm(catalog: Catalog, wanted: v1::CatalogPosition) -> Arc<Snapshot>
     loop {
         match catalog.read().await {
             Ok(read) if read.complete && (is_as_far(read.position, wanted) || Instant::now() >= deadline) => {
-                return Arc::new(read);
+                return read;
             }
             Ok(_) => {}
             Err(error) => tracing::debug!(%error, "reading the catalog failed; retrying"),

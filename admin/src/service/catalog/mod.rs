@@ -54,12 +54,12 @@ impl Catalogs {
         self.state.log()
     }
 
-    async fn snapshot(&self) -> Result<Snapshot, Status> {
+    async fn snapshot(&self) -> Result<Arc<Snapshot>, Status> {
         self.log()?.snapshot().await
     }
 
     async fn get<V: View>(&self, name: &str) -> Answer<V> {
-        V::find(&self.snapshot().await?, name).map(Response::new)
+        V::find(&*self.snapshot().await?, name).map(Response::new)
     }
 
     /// Changes one entry and returns its new state.
@@ -138,7 +138,7 @@ impl CatalogService for Catalogs {
 
     async fn list_sources(&self, request: Request<v1::ListSourcesRequest>) -> Answer<v1::ListSourcesResponse> {
         let v1::ListSourcesRequest { page_size, page_token } = request.get_ref();
-        let (sources, next_page_token) = View::page(&self.snapshot().await?, *page_size, page_token)?;
+        let (sources, next_page_token) = View::page(&*self.snapshot().await?, *page_size, page_token)?;
         Ok(Response::new(v1::ListSourcesResponse { sources, next_page_token }))
     }
 
@@ -245,7 +245,7 @@ impl CatalogService for Catalogs {
         let mutation = Mutation::new(&request, method, &asked.orphan, &asked.request_id, &asked.reason)?;
         let log = self.log()?;
         if mutation.recorded(log).await?.is_some() {
-            let view = v1::SubscriptionView::find(&self.snapshot().await?, &subscription.name)?;
+            let view = v1::SubscriptionView::find(&*self.snapshot().await?, &subscription.name)?;
             return Ok(Response::new(v1::AdoptSubscriptionResponse { orphan: None, view: Some(view) }));
         }
         self.check(&subscription).await?;
@@ -330,7 +330,7 @@ impl CatalogService for Catalogs {
 
     async fn list_api_keys(&self, request: Request<v1::ListApiKeysRequest>) -> Answer<v1::ListApiKeysResponse> {
         let v1::ListApiKeysRequest { page_size, page_token } = request.get_ref();
-        let (keys, next_page_token) = View::page(&self.snapshot().await?, *page_size, page_token)?;
+        let (keys, next_page_token) = View::page(&*self.snapshot().await?, *page_size, page_token)?;
         Ok(Response::new(v1::ListApiKeysResponse { keys, next_page_token }))
     }
 

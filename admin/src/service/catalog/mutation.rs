@@ -141,7 +141,7 @@ impl Locate for LogState {
     }
 
     async fn orphan(&self, name: &str, snapshot: &Snapshot) -> Result<Option<Orphan>, LocateError> {
-        let open = self.history.open_subscriptions_now(HISTORY_TIMEOUT).await;
+        let open = self.history.unknown_subscriptions_now(snapshot, HISTORY_TIMEOUT).await;
         let open = open.map_err(|error| LocateError::Unavailable(error.to_string()))?;
         Ok(orphans(&open, snapshot, self.layout).into_iter().find(|orphan| orphan.name == name))
     }

@@ -26,7 +26,7 @@ const LANES_MAX: usize = 1000;
 ///
 /// LOG_UNAVAILABLE, STARTING: the history lags.
 pub(super) async fn now(log: &LogState, snapshot: &Snapshot) -> Result<Vec<Orphan>, Status> {
-    let open = log.history.open_subscriptions_now(HISTORY_TIMEOUT).await.map_err(of_history)?;
+    let open = log.history.unknown_subscriptions_now(snapshot, HISTORY_TIMEOUT).await.map_err(of_history)?;
     Ok(orphans(&open, snapshot, log.layout))
 }
 
@@ -36,7 +36,7 @@ pub(super) async fn now(log: &LogState, snapshot: &Snapshot) -> Result<Vec<Orpha
 ///
 /// STARTING or LOG_UNAVAILABLE while the history lags or has no log; INTERNAL where its file cannot be read.
 pub(super) async fn all(log: &LogState, snapshot: &Snapshot) -> Result<Vec<Orphan>, Status> {
-    let open = log.history.open_subscriptions().await.map_err(of_history)?;
+    let open = log.history.unknown_subscriptions(snapshot).await.map_err(of_history)?;
     Ok(orphans(&open, snapshot, log.layout))
 }
 
@@ -106,7 +106,7 @@ pub(super) async fn discard(
         if asked.reason.trim().is_empty() && !asked.dry_run {
             return Err(refuse(Code::BadQuery, "reason is missing: what is pending is discarded, say why"));
         }
-        let orphan = find(log, &log.snapshot().await?, &asked.orphan).await?;
+        let orphan = find(log, &*log.snapshot().await?, &asked.orphan).await?;
         answer.orphan = Some(view(log, &orphan).await?);
         if asked.dry_run {
             return Ok(answer);
