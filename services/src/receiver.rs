@@ -1,5 +1,6 @@
 //! A receiver of deliveries: verifies each, answers by a rule, records the answered ones, in that order.
 //!
+//! A batch is an arrival for each of its events where it is accepted; where it is refused, its first event stands for it.
 //! A request whose client disconnects before the answer is seen by the rule, but not recorded.
 //! The record is bounded: a run that ends may leave everything in it, a continuous one takes it out.
 
@@ -29,6 +30,8 @@ const BODY_BYTES_MAX: usize = 24 * 1024 * 1024;
 const ARRIVALS_MAX: usize = 1_000_000;
 /// The most workflows whose order is watched; further ones are taken as they come.
 const WORKFLOWS_MAX: usize = 1_000_000;
+/// Header of a batch: the number of its events.
+const BATCH_SIZE: &str = "weft-batch-size";
 /// How long answers that are being sent may take when the receiver stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -38,7 +41,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Arrival {
     /// When it arrived.
     pub at: Timestamp,
-    /// `webhook-id`.
+    /// `webhook-id`; of an event of a batch, out of the body.
     pub event_id: String,
     /// The workflow, out of the body.
     pub workflow_id: String,
@@ -59,6 +62,9 @@ pub struct Arrival {
     pub replay: bool,
     /// `weft-epoch`.
     pub epoch: u64,
+    /// `weft-batch-size`: events of the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<u32>,
     /// Whether the signature holds.
     pub signed: bool,
     /// Whether the lane's chain holds: this event follows the one that was taken before it, as far as this receiver has
@@ -305,18 +311,34 @@ async fn receive(State(shared): State<Arc<Shared>>, request: Request) -> Respons
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
     let signed = shared.verifiers.iter().any(|verifier| verifier.verify(&body, &parts.headers).is_ok());
-    let mut arrival = read(&parts.headers, &body, at);
-    arrival.signed = signed;
-    arrival.payload = Payload::of(&body, shared.keep);
-    let answer = (shared.rule)(&arrival);
-    arrival.status = answer.status;
+    let mut arrivals = read(&parts.headers, &body, at, shared.keep);
+    arrivals.iter_mut().for_each(|arrival| arrival.signed = signed);
+    let answer = answer(&arrivals, &*shared.rule);
+    if !(200..300).contains(&answer.status) {
+        arrivals.truncate(1);
+    }
     if !answer.delay.is_zero() {
         tokio::time::sleep(answer.delay).await;
     }
-    shared.lock().add(arrival);
-    shared.arrived.send_modify(|count| *count += 1);
+    let recorded = arrivals.len();
+    for arrival in arrivals {
+        shared.lock().add(Arrival { status: answer.status, ..arrival });
+    }
+    shared.arrived.send_modify(|count| *count += recorded);
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     (status, Body::empty()).into_response()
+}
+
+/// The answer to a request: the first that refuses one of its events, else that to the last.
+fn answer(arrivals: &[Arrival], rule: &Rule) -> Answer {
+    let mut answer = Answer::OK;
+    for arrival in arrivals {
+        answer = rule(arrival);
+        if !(200..300).contains(&answer.status) {
+            break;
+        }
+    }
+    answer
 }
 
 impl Records {
@@ -344,9 +366,37 @@ struct Envelope {
     event_type: String,
     workflow_id: String,
     delivery_id: Option<String>,
+    event_id: String,
+    sequence_number: u64,
+    previous_event_id: Option<String>,
 }
 
-fn read(headers: &HeaderMap, body: &[u8], at: Timestamp) -> Arrival {
+/// The events of a request: one, or those of a batch.
+fn read(headers: &HeaderMap, body: &[u8], at: Timestamp, keep: Keep) -> Vec<Arrival> {
+    let first = Arrival { payload: Payload::of(body, keep), ..read_one(headers, body, at) };
+    let elements = first.batch_size.and_then(|_| serde_json::from_slice::<Vec<Box<RawValue>>>(body).ok());
+    let Some(elements) = elements.filter(|elements| !elements.is_empty()) else { return vec![first] };
+    let mut lane_previous = first.lane_previous_event_id.clone();
+    let mut arrivals = Vec::with_capacity(elements.len());
+    for element in elements {
+        let body = element.get().as_bytes();
+        let envelope: Envelope = serde_json::from_slice(body).unwrap_or_default();
+        arrivals.push(Arrival {
+            lane_previous_event_id: lane_previous.replace(envelope.event_id.clone()),
+            event_id: envelope.event_id,
+            workflow_id: envelope.workflow_id,
+            sequence_number: envelope.sequence_number,
+            previous_event_id: envelope.previous_event_id,
+            event_type: envelope.event_type,
+            delivery_id: envelope.delivery_id,
+            payload: Payload::of(body, keep),
+            ..first.clone()
+        });
+    }
+    arrivals
+}
+
+fn read_one(headers: &HeaderMap, body: &[u8], at: Timestamp) -> Arrival {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let number = |name: &str| text(name).and_then(|text| text.parse().ok()).unwrap_or(0u64);
     let envelope: Envelope = serde_json::from_slice(body).unwrap_or_default();
@@ -362,6 +412,7 @@ fn read(headers: &HeaderMap, body: &[u8], at: Timestamp) -> Arrival {
         attempt: u32::try_from(number("weft-attempt")).unwrap_or(u32::MAX),
         replay: text("weft-replay").as_deref() == Some("true"),
         epoch: number("weft-epoch"),
+        batch_size: text(BATCH_SIZE).and_then(|text| text.parse().ok()),
         signed: false,
         in_order: None,
         status: 0,

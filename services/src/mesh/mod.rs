@@ -34,6 +34,8 @@ pub struct Wiring {
     pub retry: String,
     /// The subscription's `timeout`, as the configuration writes it.
     pub timeout: String,
+    /// The subscription's `batch.max_events`.
+    pub max_events: u32,
 }
 
 impl Wiring {
@@ -44,6 +46,7 @@ impl Wiring {
             receiver_secret: secret(),
             retry: r#"{ max_retries = 3, base = "50ms", factor = 2.0, max = "1s" }"#.into(),
             timeout: "5s".into(),
+            max_events: 1,
         }
     }
 
@@ -54,13 +57,14 @@ impl Wiring {
 
     /// The configuration: the source, and the subscription of the receiver at `receiver`; without one, only the source.
     pub fn config(&self, receiver: Option<&str>) -> String {
-        let Self { sender_secret, receiver_secret, retry, timeout } = self;
+        let Self { sender_secret, receiver_secret, retry, timeout, max_events } = self;
         let mut text = format!(
             "[[source]]\nname = \"{SOURCE}\"\nverify = {{ scheme = \"standard\", secrets = [\"{sender_secret}\"] }}\n"
         );
         if let Some(url) = receiver {
             text.push_str(&format!(
                 "[[subscription]]\nname = \"{SUBSCRIPTION}\"\ntimeout = \"{timeout}\"\nretry = {retry}\n\
+                 batch = {{ max_events = {max_events} }}\n\
                  destination = {{ type = \"http\", url = \"{url}\", secret = \"{receiver_secret}\" }}\n"
             ));
         }

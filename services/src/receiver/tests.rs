@@ -19,6 +19,7 @@ fn arrival(number: u64, lane_previous: Option<u64>, status: u16) -> Arrival {
         attempt: 1,
         replay: false,
         epoch: 1,
+        batch_size: None,
         signed: true,
         in_order: None,
         status,
@@ -61,6 +62,39 @@ async fn post(url: String, secret: &str, number: u64) -> u16 {
         request = request.header(name, value);
     }
     request.send().await.unwrap().status().as_u16()
+}
+
+/// A batch is one request, with a list of envelopes, and an arrival for each event once it is accepted.
+#[test]
+fn a_batch_is_read_as_its_events() {
+    let headers: HeaderMap = [
+        ("webhook-id", "id-3"),
+        ("weft-batch-size", "2"),
+        ("weft-sequence", "3"),
+        ("weft-lane-previous-event-id", "id-1"),
+        ("weft-epoch", "7"),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.parse::<axum::http::HeaderName>().unwrap(), value.parse().unwrap()))
+    .collect();
+    let envelope = |number: u64| {
+        format!(
+            r#"{{"eventId":"id-{number}","workflowId":"w","sequenceNumber":{number},"previousEventId":"id-{}","type":"t","data":{number}}}"#,
+            number - 1
+        )
+    };
+    let body = format!("[{},{}]", envelope(2), envelope(3));
+    let arrivals = read(&headers, body.as_bytes(), Timestamp::UNIX_EPOCH, Keep::Data);
+    let seen: Vec<_> = arrivals
+        .iter()
+        .map(|one| (one.event_id.as_str(), one.sequence_number, one.lane_previous_event_id.as_deref(), one.epoch))
+        .collect();
+    assert_eq!(seen, [("id-2", 2, Some("id-1"), 7), ("id-3", 3, Some("id-2"), 7)]);
+    assert_eq!(arrivals[1].payload.data.as_ref().unwrap().get(), "3");
+    assert_eq!(order(arrivals.iter().map(|one| Arrival { status: 200, ..one.clone() })), [Some(true); 2]);
+    let refuses_the_second = |one: &Arrival| Answer::now(if one.sequence_number == 3 { 500 } else { 200 });
+    assert_eq!(answer(&arrivals, &refuses_the_second).status, 500);
+    assert_eq!(answer(&arrivals, &|_: &Arrival| Answer::OK).status, 200);
 }
 
 /// During a rotation a delivery signed with either secret counts as signed, one with another does not.

@@ -33,8 +33,21 @@ fn fails_now_and_then(arrival: &Arrival) -> Answer {
 /// P1, P2, P3: nats-server, gateway and worker are each killed with -9 under load, then all at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_lose_repeat_and_reorder_nothing() {
-    let mut mesh = Mesh::start(fails_now_and_then).await;
-    let mut load = Load::start(&mesh, 20, 60);
+    kill_under_load(&mut Mesh::start(fails_now_and_then).await).await;
+}
+
+/// P1, P2, P3 of deliveries in batches, to a receiver that is slower than the senders.
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_lose_repeat_and_reorder_nothing_of_batches() {
+    let slow = |arrival: &Arrival| Answer { delay: Duration::from_millis(50), ..fails_now_and_then(arrival) };
+    let mut mesh = Mesh::with(Wiring { max_events: 8, ..Wiring::new() }, slow).await;
+    kill_under_load(&mut mesh).await;
+    let largest = mesh.receiver.arrivals().iter().filter_map(|arrival| arrival.batch_size).max();
+    assert!(largest.is_some_and(|events| (2..=8).contains(&events)), "the largest batch: {largest:?}");
+}
+
+async fn kill_under_load(mesh: &mut Mesh) {
+    let mut load = Load::start(mesh, 20, 60);
     load.until_accepted(200).await;
     mesh.gateway.restart().await.unwrap();
     load.until_accepted(400).await;
