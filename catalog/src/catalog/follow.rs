@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_nats::{
     reader::{OrderedReader, ReaderOptions},
-    streams::{self, StreamState},
+    streams::{self, LeaderView, StreamState},
 };
 
 use super::{Catalog, CatalogError, READ_MESSAGES, scan::Scanned};
@@ -121,11 +121,16 @@ impl Catalog {
 
     /// The state of the bucket's stream by a leader that reaches as far as this process knows.
     pub(super) async fn end(&self, stream: &str, deadline: Instant) -> Result<StreamState, CatalogError> {
+        Ok(self.leader(stream, deadline).await?.state)
+    }
+
+    /// The view of a leader that reaches as far as this process knows.
+    pub(super) async fn leader(&self, stream: &str, deadline: Instant) -> Result<LeaderView, CatalogError> {
         loop {
             let view = streams::leader_view(&self.connection, stream).await;
             let view = view.map_err(|error| CatalogError::Unavailable(error.to_string()))?;
             if self.reached().accepts(&view, Instant::now()) {
-                return Ok(view.state);
+                return Ok(view);
             }
             if Instant::now() > deadline {
                 let known = self.reached().sequence();

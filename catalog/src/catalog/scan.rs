@@ -1,8 +1,9 @@
 //! Readings of the whole bucket, and what one of them keeps for the next.
 //!
 //! With thousands of entries, reading all of them for each of a series of requests would make the series quadratic. So a
-//! reading is kept for a short time, and the next request reads only what has come since. It knows then what a follower of the
-//! catalog knows. A write is conditional on the entry as the bucket has it, whatever was read before.
+//! reading is kept for a short time, and the next request reads only what has come since. Where messages have been removed from
+//! the bucket, by a purge or by its limit of messages for an entry, it is read from its beginning. A write is conditional on
+//! the entry as the bucket has it, in any case.
 
 use std::{
     collections::HashSet,
@@ -16,7 +17,7 @@ use weft_nats::{
     direct,
     message::Stored,
     position::Position,
-    streams::{self, Presence, StreamState},
+    streams::{self, LeaderView, Presence, StreamState},
 };
 use weft_proto::{
     ids::StreamSeq,
@@ -34,7 +35,7 @@ use crate::{
 
 /// The pause before a replica is asked again that had less than the leader says there is.
 const REPLICA_PAUSE: Duration = Duration::from_millis(20);
-/// How long a reading is continued: what a purge has removed from the bucket meanwhile is still in it.
+/// How long a reading is continued, so that no fault of this memory lasts longer.
 const KEPT_MAX: Duration = Duration::from_secs(10);
 
 /// The bucket, read up to a position.
@@ -44,6 +45,8 @@ pub(super) struct Scanned {
     pub position: Position,
     /// Hashes of the ids of all requests that have written something of it.
     requests: HashSet<u64>,
+    /// Messages that had been removed from the bucket when the reading began.
+    removed: u64,
 }
 
 /// A reading that the next one may continue.
@@ -82,6 +85,11 @@ fn hash(request_id: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     request_id.hash(&mut hasher);
     hasher.finish()
+}
+
+/// Number of messages that have been removed from the bucket, as a leader sees it.
+fn removed_from(view: &LeaderView) -> u64 {
+    view.state.first.0.saturating_sub(1) + view.removed
 }
 
 impl Catalog {
@@ -134,12 +142,13 @@ impl Catalog {
     /// Continues a reading up to where the leader says that the bucket ends; `None`: it must be read from its beginning.
     async fn continued(&self, mut kept: Kept, trail: Option<&mut Trail<'_>>) -> Result<Option<Kept>, CatalogError> {
         let deadline = Instant::now() + READ_PATIENCE;
-        let state = self.end(&stream(), deadline).await?;
-        let Scanned { reading, position, .. } = &kept.scanned;
-        if reading.legacy_end().0 != created_ns(&state) || state.last < position.cursor {
+        let view = self.leader(&stream(), deadline).await?;
+        let Scanned { reading, position, removed, .. } = &kept.scanned;
+        let is_same = reading.legacy_end().0 == created_ns(&view.state) && *removed == removed_from(&view);
+        if !is_same || view.state.last < position.cursor {
             return Ok(None);
         }
-        self.scan_through(&mut kept.scanned, &state, deadline, trail).await?;
+        self.scan_through(&mut kept.scanned, &view.state, deadline, trail).await?;
         self.legacy_end.learn(&kept.scanned.reading);
         Ok(Some(kept).filter(|kept| !kept.scanned.reading.is_outdated()))
     }
@@ -151,13 +160,15 @@ impl Catalog {
                 trail.written.clear();
             }
             let deadline = Instant::now() + READ_PATIENCE;
-            let state = self.end(&stream(), deadline).await?;
+            let view = self.leader(&stream(), deadline).await?;
+            let (state, removed) = (view.state, removed_from(&view));
             let created_ns = created_ns(&state);
             let before_first = StreamSeq(state.first.0.saturating_sub(1));
             let mut scanned = Scanned {
                 reading: Reading::new(&prefix(), &self.key, created_ns, self.legacy_end.of(created_ns)),
                 position: Position { cursor: before_first, ..Position::start(state.created) },
                 requests: HashSet::new(),
+                removed,
             };
             self.scan_through(&mut scanned, &state, deadline, trail.as_deref_mut()).await?;
             self.legacy_end.learn(&scanned.reading);

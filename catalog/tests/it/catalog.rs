@@ -122,6 +122,11 @@ async fn a_series_of_readings_reads_what_has_come_and_sees_every_change() {
     assert_eq!(catalog.present().await.unwrap().sources["s0"].revision, created);
     assert_eq!(*catalog.present().await.unwrap(), *catalog.read().await.unwrap());
 
+    // A purge, which no message of the bucket shows.
+    let bucket = connection.jetstream().get_stream("KV_weft_catalog").await.unwrap();
+    bucket.purge().filter("$KV.weft_catalog.source.s7").await.unwrap();
+    assert!(!catalog.present().await.unwrap().sources.contains_key("s7"));
+
     // Another bucket under the same name.
     connection.jetstream().delete_stream("KV_weft_catalog").await.unwrap();
     ensure(&connection).await;
