@@ -93,8 +93,8 @@ async fn a_change_needs_the_revision_that_was_read() {
     assert!(matches!(invalid, Err(CatalogError::Invalid { .. })));
 }
 
-/// A series of requests reads each change once, so that it costs no more with thousands of entries; and what it reads is the
-/// catalog as it stands, whoever has changed it and through which connection.
+/// A series of requests reads each change once, so that it costs no more with thousands of entries. It reads the catalog as it
+/// stands, changed by any client.
 #[tokio::test]
 async fn a_series_of_readings_reads_what_has_come_and_sees_every_change() {
     const ENTRIES: u16 = 200;
