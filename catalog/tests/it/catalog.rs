@@ -131,7 +131,7 @@ async fn a_series_of_readings_reads_what_has_come_and_sees_every_change() {
     connection.jetstream().delete_stream("KV_weft_catalog").await.unwrap();
     ensure(&connection).await;
     other.put_source(&source("only"), 0).await.unwrap();
-    assert_eq!(names(&*catalog.present().await.unwrap()), ["only"]);
+    assert_eq!(names(&catalog.present().await.unwrap()), ["only"]);
 }
 
 /// A burst of changes wakes the followers a few times, not once for each: each time costs them a look at all entries. The
