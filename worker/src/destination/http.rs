@@ -234,9 +234,17 @@ impl Destination for HttpDestination {
     }
 
     fn planned(&self, deliveries: &[Delivery]) -> PlannedRequest {
-        let Some(delivery) = deliveries.first() else { return PlannedRequest::default() };
-        let (request, _) = self.request(delivery);
-        let body = envelope::to_json(&delivery.event.event);
-        PlannedRequest::of_http(request.method(), request.uri(), request.headers(), body)
+        let Some(first) = deliveries.first() else { return PlannedRequest::default() };
+        let deliveries = if self.template.is_batched() { deliveries } else { std::slice::from_ref(first) };
+        let content = self.template.content(first, deliveries);
+        // A token is not asked for: only that there would be one is shown.
+        let authorization = self.authorization.as_ref().map(|_| {
+            let mut hidden = HeaderValue::from_static("");
+            hidden.set_sensitive(true);
+            hidden
+        });
+        let authorization = authorization.as_ref();
+        let (request, _) = self.request(&Outgoing { first, deliveries, content: &content, authorization });
+        PlannedRequest::of_http(request.method(), request.uri(), request.headers(), content.body.clone())
     }
 }

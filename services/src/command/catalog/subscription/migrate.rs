@@ -4,7 +4,7 @@ use serde::Serialize;
 use weft_proto::v1;
 
 use super::super::{CommonArgs, ReasonArgs, request_id};
-use crate::{command::output, exit::Failure};
+use crate::{command::output, failure::Failure};
 
 /// `weft subscription migrate`.
 #[derive(Debug, clap::Args)]

@@ -9,7 +9,7 @@ use weft_proto::v1;
 use super::{CommonArgs, ReasonArgs, request_id};
 use crate::{
     command::{output, read_data},
-    exit::Failure,
+    failure::Failure,
 };
 
 /// `weft subscription test`.
