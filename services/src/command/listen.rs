@@ -229,6 +229,7 @@ mod tests {
             attempt: 3,
             replay: false,
             epoch: 1,
+            batch_size: None,
             signed: false,
             in_order: Some(false),
             status: 500,
