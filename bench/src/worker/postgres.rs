@@ -10,10 +10,10 @@ use tokio_postgres::{Client, NoTls, Statement, types::ToSql};
 use weft_nats::{envelope, event::Event};
 
 use super::{Aim, Bench, lines, outcomes::Outcomes, pid_of};
-use crate::{append::body, common::Common, cpu, disk::Disk, preload::Preload};
+use crate::{append::body, args::EventArgs, cpu, disk::Disk, preload::Preload};
 use weft_services::{
     command::output::{self, Row},
-    exit::Failure,
+    failure::Failure,
 };
 
 /// Minimum number of events a second, unless the share is reached.
@@ -44,7 +44,7 @@ pub struct PostgresArgs {
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=16))]
     connections: u64,
     #[command(flatten)]
-    common: Common,
+    event: EventArgs,
 }
 
 #[derive(Debug, Serialize)]
@@ -80,7 +80,7 @@ struct Report {
 ///
 /// [`Failure`]: something does not start, or an event has no outcome.
 pub async fn run(args: PostgresArgs) -> Result<(), Failure> {
-    let folder = args.common.place.folder()?;
+    let folder = args.event.output.folder()?;
     let disk = Disk::measure(folder.path())?;
     let bench = Bench::start(folder.path()).await?;
     let phases =
@@ -92,9 +92,9 @@ pub async fn run(args: PostgresArgs) -> Result<(), Failure> {
         Aim::at_least("events a second", RATE_MIN, phases[1].per_second),
         Aim::at_least("or events a second ÷ those of the bare client", SHARE_MIN, share),
     ];
-    let PostgresArgs { connections, batch, common: Common { payload: payload_bytes, place }, .. } = args;
+    let PostgresArgs { connections, batch, event: EventArgs { payload: payload_bytes, output }, .. } = args;
     let report = Report { disk, connections, batch, payload_bytes, phases, aims };
-    place.print(&report, || {
+    output.print(&report, || {
         let table = output::table(Phase::HEADINGS, report.phases.iter().map(Row::cells));
         format!("{}\n{table}\n{}", report.disk.line(folder.path()), lines(&report.aims))
     })
@@ -110,7 +110,7 @@ async fn connect(dsn: &str) -> anyhow::Result<Client> {
 async fn delivered(bench: &Bench, args: &PostgresArgs) -> anyhow::Result<Phase> {
     let database = connect(&args.dsn).await?;
     database.batch_execute("DROP TABLE IF EXISTS weft_events, weft_fence").await?;
-    Preload { workflows: args.workflows, payload: args.common.payload }.fill(&bench.nats, args.events).await?;
+    Preload { workflows: args.workflows, payload: args.event.payload }.fill(&bench.nats, args.events).await?;
     let text = format!(
         "[[subscription]]\nname = \"bench\"\nstart = \"beginning\"\nconcurrency = {}\nbatch = {{ max_events = {} }}\n\
          destination = {{ type = \"postgres\", shards = [\"{}\"], create = true }}\n",
@@ -140,9 +140,9 @@ async fn bare(args: &PostgresArgs) -> anyhow::Result<Phase> {
     let (cpu_before, started) = (cpu::seconds(std::process::id())?, Instant::now());
     let mut tasks = JoinSet::new();
     for connection in 0..args.connections {
-        let (client, payload) = (connect(&args.dsn).await?, body(args.common.payload));
+        let (client, payload) = (connect(&args.dsn).await?, body(args.event.payload));
         let (batch, connections, events) = (args.batch, args.connections, args.events);
-        let preload = Preload { workflows: args.workflows, payload: args.common.payload };
+        let preload = Preload { workflows: args.workflows, payload: args.event.payload };
         tasks.spawn(async move {
             let (batches, statement) = (events / batch, client.prepare(&statement(batch)).await?);
             for number in (0..batches).filter(|number| number % connections == connection) {

@@ -22,7 +22,7 @@ use weft_proto::ids::StreamSeq;
 use weft_proto::v1::{
     ApiKey, Destination, HttpDestination, Source, StandardScheme, Subscription, Verification, destination, verification,
 };
-use weft_testkit::{MASTER_KEY, PATIENCE, TestServer};
+use weft_testkit::{MASTER_KEY, PATIENCE, TestServer, master_key};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -66,7 +66,7 @@ fn names(snapshot: &Snapshot) -> Vec<&str> {
 async fn a_change_needs_the_revision_that_was_read() {
     let server = TestServer::start().await;
     let connection = server.connection("test").await;
-    let catalog = Catalog::new(connection.clone(), weft_testkit::master_key());
+    let catalog = Catalog::new(connection.clone(), master_key());
     assert!(matches!(catalog.put_source(&source("a"), 0).await, Err(CatalogError::Unavailable(_))), "no bucket yet");
     ensure(&connection).await;
 
@@ -101,11 +101,11 @@ async fn a_series_of_readings_reads_what_has_come_and_sees_every_change() {
     let server = TestServer::start().await;
     let connection = server.connection("test").await;
     ensure(&connection).await;
-    let other = Catalog::new(server.connection("other").await, weft_catalog::testing::master_key());
+    let other = Catalog::new(server.connection("other").await, master_key());
     for number in 0..ENTRIES {
         other.put_source(&source(&format!("s{number}")), 0).await.unwrap();
     }
-    let catalog = Catalog::new(connection.clone(), weft_catalog::testing::master_key());
+    let catalog = Catalog::new(connection.clone(), master_key());
     let received = || connection.client().statistics().in_bytes.load(std::sync::atomic::Ordering::Relaxed);
     let before = received();
     let first = catalog.present().await.unwrap();
@@ -142,7 +142,7 @@ async fn a_burst_of_changes_is_published_in_few_snapshots() {
     let server = TestServer::start().await;
     let connection = server.connection("test").await;
     ensure(&connection).await;
-    let catalog = Catalog::new(connection, weft_testkit::master_key());
+    let catalog = Catalog::new(connection, master_key());
     let mut watch = catalog.watch(CancellationToken::new());
     see(&mut watch, |snapshot| snapshot.complete).await;
     let start = std::time::Instant::now();
@@ -176,7 +176,7 @@ async fn one_of_concurrent_changes_succeeds() {
     let server = TestServer::start().await;
     let connection = server.connection("test").await;
     ensure(&connection).await;
-    let catalog = Catalog::new(connection, weft_testkit::master_key());
+    let catalog = Catalog::new(connection, master_key());
     let first = source("a");
     let puts = futures_util::future::join_all((0..8).map(|_| catalog.put_source(&first, 0))).await;
     assert_eq!(puts.iter().filter(|put| put.is_ok()).count(), 1, "{puts:?}");
@@ -187,7 +187,7 @@ async fn one_of_concurrent_changes_succeeds() {
 async fn a_watch_is_complete_only_when_the_bucket_has_been_read() {
     let server = TestServer::start().await;
     let connection = server.connection("test").await;
-    let catalog = Catalog::new(connection.clone(), weft_testkit::master_key());
+    let catalog = Catalog::new(connection.clone(), master_key());
     let mut early = catalog.watch(CancellationToken::new());
     assert!(!early.borrow().complete);
     ensure(&connection).await;
@@ -211,8 +211,8 @@ async fn a_watch_lives_through_restarts_and_sees_what_it_missed() {
     let server = TestServer::start().await;
     let connection = server.connection("watcher").await;
     ensure(&connection).await;
-    let mut watch = Catalog::new(connection.clone(), weft_testkit::master_key()).watch(CancellationToken::new());
-    let catalog = Catalog::new(server.connection("writer").await, weft_testkit::master_key());
+    let mut watch = Catalog::new(connection.clone(), master_key()).watch(CancellationToken::new());
+    let catalog = Catalog::new(server.connection("writer").await, master_key());
     let kept = catalog.put_source(&source("kept"), 0).await.unwrap();
     let gone = catalog.put_source(&source("gone"), 0).await.unwrap();
     see(&mut watch, |snapshot| names(snapshot) == ["gone", "kept"]).await;
@@ -222,7 +222,7 @@ async fn a_watch_lives_through_restarts_and_sees_what_it_missed() {
     see_disconnected(&connection).await;
     assert_eq!(names(&watch.borrow()), ["gone", "kept"], "what was known stays in force");
     server.restart().await;
-    let catalog = Catalog::new(server.connection("writer again").await, weft_testkit::master_key());
+    let catalog = Catalog::new(server.connection("writer again").await, master_key());
     catalog.delete_source("gone", gone).await.unwrap();
     catalog.put_source(&source("new"), 0).await.unwrap();
     let snapshot = see(&mut watch, |snapshot| names(snapshot) == ["kept", "new"]).await;
@@ -239,7 +239,7 @@ async fn a_watch_follows_the_bucket_that_is_there() {
     let server = TestServer::start().await;
     let connection = server.connection("watcher").await;
     ensure(&connection).await;
-    let catalog = Catalog::new(connection.clone(), weft_testkit::master_key());
+    let catalog = Catalog::new(connection.clone(), master_key());
     let mut watch = catalog.watch(CancellationToken::new());
     for name in ["a", "b", "c"] {
         catalog.put_source(&source(name), 0).await.unwrap();
@@ -264,7 +264,7 @@ async fn what_others_write_over_an_entry_does_not_count() {
     let server = TestServer::start().await;
     let connection = server.connection("test").await;
     ensure(&connection).await;
-    let catalog = Catalog::new(connection.clone(), weft_testkit::master_key());
+    let catalog = Catalog::new(connection.clone(), master_key());
     let revision = catalog.put_source(&source("shop"), 0).await.unwrap();
     let mut watch = catalog.watch(CancellationToken::new());
     see(&mut watch, |snapshot| names(snapshot) == ["shop"]).await;
@@ -345,7 +345,7 @@ async fn nothing_that_is_published_again_changes_the_catalog() {
     let server = TestServer::start().await;
     let connection = server.connection("test").await;
     ensure(&connection).await;
-    let catalog = Catalog::new(connection.clone(), weft_testkit::master_key());
+    let catalog = Catalog::new(connection.clone(), master_key());
     let mut watch = catalog.watch(CancellationToken::new());
     let key = ApiKey { id: "ab12cd34".into(), digest: vec![7; 32], scopes: vec![1], ..ApiKey::default() };
     let revision = catalog.put_key(&key, 0).await.unwrap();
@@ -382,7 +382,7 @@ async fn nothing_that_is_published_again_changes_the_catalog() {
     let follower = see(&mut watch, |snapshot| snapshot.position.sequence >= last.0).await;
     assert!(expected(&follower), "who follows keeps what it knew");
     // A role that starts late finds entries lost and decides nothing; it never finds the old values.
-    let late = Catalog::new(server.connection("late").await, weft_testkit::master_key()).read().await.unwrap();
+    let late = Catalog::new(server.connection("late").await, master_key()).read().await.unwrap();
     assert!(!late.complete && late.keys.is_empty(), "{:?}", late.lost);
 }
 
@@ -404,7 +404,7 @@ async fn a_catalog_of_the_form_before_is_read_and_resealed() {
     let server = TestServer::start().await;
     let connection = server.connection("test").await;
     ensure(&connection).await;
-    let master = weft_testkit::master_key();
+    let master = master_key();
     let publish = async |entry: &str, value: &[u8]| {
         let subject = format!("$KV.weft_catalog.{entry}");
         let mut headers = HeaderMap::new();
@@ -454,7 +454,7 @@ async fn changes_are_stored_while_the_uses_of_keys_are_noted() {
     let server = TestServer::start().await;
     let connection = server.connection("test").await;
     ensure(&connection).await;
-    let catalog = Catalog::new(connection, weft_testkit::master_key());
+    let catalog = Catalog::new(connection, master_key());
     let stop = CancellationToken::new();
     let noting = {
         let (catalog, stop) = (catalog.clone(), stop.clone());

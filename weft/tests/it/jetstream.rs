@@ -6,15 +6,15 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use futures_util::StreamExt as _;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use weft_catalog::{Catalog, testing::master_key};
+use weft_catalog::Catalog;
 use weft_nats::{
     async_nats::jetstream::{consumer, stream},
     connect::Connection,
     options::LogOptions,
     streams::{self, LogSpec},
-    testing::eventually,
 };
 use weft_services::{apply::apply, config::Config, mesh::Wiring, receiver::Answer};
+use weft_testkit::{eventually, master_key};
 
 use crate::{
     load::Load,

@@ -9,14 +9,15 @@ use std::{
 };
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use weft_catalog::{Catalog, testing::master_key};
-use weft_nats::{subject::Layout, testing::eventually};
+use weft_catalog::Catalog;
+use weft_nats::subject::Layout;
 use weft_services::{
     apply::apply,
     config::Config,
     mesh::{SOURCE, Up, Wiring},
     receiver::Answer,
 };
+use weft_testkit::{eventually, master_key};
 use weft_worker::testing::TestPostgres;
 
 use crate::{

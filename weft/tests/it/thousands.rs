@@ -6,18 +6,18 @@
 use std::{fs, path::Path};
 
 use prost::Message as _;
-use weft_catalog::{Catalog, testing::master_key};
+use weft_catalog::Catalog;
 use weft_nats::{
     connect::Connection,
     reader::{OrderedReader, ReaderOptions},
     streams::{self, LogSpec},
-    testing::TestServer,
 };
 use weft_proto::{
     ids::StreamSeq,
     v1::{self, outcome_record::Record, subscription_change::Change},
 };
 use weft_services::{apply::apply, config::Config, mesh::RoleProcess};
+use weft_testkit::{TestServer, master_key};
 
 use crate::mesh::{PATIENCE, role};
 

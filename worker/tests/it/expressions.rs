@@ -1,9 +1,10 @@
 //! Filters and transforms: CEL expressions of subscriptions.
 
 use serde_json::{Value, json};
-use weft_catalog::{Catalog, testing::master_key};
+use weft_catalog::Catalog;
 use weft_nats::event::Event;
 use weft_proto::v1::{self, DeadLetterReason, OutcomeKind};
+use weft_testkit::master_key;
 
 use crate::support::{Log, PATIENCE, Receiver, Request, Running};
 

@@ -14,7 +14,6 @@ use tonic::{
     Code, Request, Response, Status,
     transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming},
 };
-use weft_nats::testing::eventually;
 use weft_proto::{
     ids::{Run, SubscriptionUid},
     rpc,
@@ -23,7 +22,7 @@ use weft_proto::{
         event_handler_server::{EventHandler, EventHandlerServer},
     },
 };
-use weft_tls::testing::Authority;
+use weft_testkit::{Authority, eventually};
 use weft_worker::{
     destination::{Delivery, DeliveryResult, Destination, Destinations, FailureKind},
     ownership::LeaseGuard,

@@ -9,12 +9,12 @@ use weft_nats::{
     connect::Connection,
     event::{Event, StoredEvent},
     options::NatsOptions,
-    testing::{TestServer, eventually},
 };
 use weft_proto::{
     ids::{EventId, Run, SequenceNumber, StreamSeq, SubscriptionUid, WorkflowId},
     v1::{self, AttemptClass},
 };
+use weft_testkit::{TestServer, eventually};
 use weft_worker::{
     destination::{Delivery, Destinations},
     lane::{AttemptEnd, AttemptResult},

@@ -5,11 +5,12 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
-use weft_nats::{event::StoredEvent, subject::Layout, testing::eventually};
+use weft_nats::{event::StoredEvent, subject::Layout};
 use weft_proto::{
     ids::{EventId, SequenceNumber, ShardId, WorkflowId},
     v1::{self, AttemptClass},
 };
+use weft_testkit::eventually;
 use weft_worker::{
     destination::{
         Delivery, DeliveryResult, Destination, Destinations, Failure, FailureKind, InvalidDestination,

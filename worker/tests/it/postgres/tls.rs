@@ -1,6 +1,6 @@
 //! `sslmode` and `sslrootcert` as in libpq.
 
-use weft_tls::testing::Authority;
+use weft_testkit::Authority;
 
 use super::*;
 
