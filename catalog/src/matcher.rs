@@ -132,7 +132,7 @@ impl Predicate for Matchers {
 
 #[cfg(test)]
 mod tests {
-
+    use bytes::Bytes;
     use jiff::Timestamp;
     use weft_nats::event::Event;
 
