@@ -8,14 +8,11 @@ use url::Url;
 use weft_nats::options::{SecretRef, Span};
 use weft_proto::v1::{
     Auth, BasicAuth, BearerAuth, ClientTls, CustomDestination, Destination, GrpcDestination, HttpDestination,
-    HttpFormat, HttpHeader, HttpProxy, HttpSignature, NatsDestination, OAuth2ClientCredentials, auth,
-    destination::Kind,
+    HttpFormat, HttpHeader, HttpProxy, HttpSignature, NatsDestination, OAuth2ClientCredentials, PostgresColumn,
+    PostgresDestination, auth, destination::Kind,
 };
 
 use super::{KeyPath, Problem, Secrets, source::millis};
-
-/// Kinds of destinations of the format that later versions bring.
-const LATER: [&str; 1] = ["postgres"];
 
 #[derive(Debug, Deserialize)]
 pub(super) struct DestinationForm {
@@ -48,6 +45,16 @@ pub(super) struct DestinationForm {
     #[serde(default)]
     stream: String,
     creds: Option<SecretRef>,
+    #[serde(default)]
+    shards: Vec<SecretRef>,
+    #[serde(default)]
+    table: String,
+    #[serde(default)]
+    create: bool,
+    #[serde(default)]
+    sql: String,
+    #[serde(default)]
+    columns: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -106,12 +113,10 @@ impl DestinationForm {
             "grpc" => Kind::Grpc(self.into_grpc(path, secrets)?),
             "nats" => Kind::Nats(self.into_nats(path, secrets)?),
             "custom" => Kind::Custom(CustomDestination { name: self.name }),
-            later if LATER.contains(&later) => {
-                let problem = format!("type {later:?} is not supported by this version; use \"http\"");
-                return Err((path.key("type"), problem));
-            }
+            "postgres" => Kind::Postgres(self.into_postgres(path, secrets)?),
             other => {
-                return Err((path.key("type"), format!("unknown type {other:?}; known: http, grpc, nats, custom")));
+                let problem = format!("unknown type {other:?}; known: http, grpc, nats, postgres, custom");
+                return Err((path.key("type"), problem));
             }
         };
         Ok(Destination { kind: Some(kind) })
@@ -165,6 +170,16 @@ impl DestinationForm {
             url: self.url,
             tls: into_tls([self.ca, self.cert, self.key], path, secrets)?,
             auth: self.auth.map(|auth| auth.into_auth(&path.key("auth"), secrets)).transpose()?,
+        })
+    }
+
+    fn into_postgres(self, path: &KeyPath, secrets: &mut Secrets) -> Result<PostgresDestination, Problem> {
+        Ok(PostgresDestination {
+            dsns: secrets.resolve_all(&path.key("shards"), &self.shards)?,
+            table: self.table,
+            create: self.create,
+            sql: self.sql,
+            columns: self.columns.into_iter().map(|(field, column)| PostgresColumn { field, column }).collect(),
         })
     }
 

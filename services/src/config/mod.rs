@@ -27,7 +27,7 @@ use weft_nats::{
     streams::LogSpec,
 };
 use weft_proto::v1::{Auth, HttpDestination, auth, destination::Kind};
-use weft_worker::WorkerOptions;
+use weft_worker::{WorkerOptions, destination::postgres};
 
 use document::Document;
 use key_path::KeyPath;
@@ -141,7 +141,8 @@ impl Config {
             }
             Kind::Grpc(grpc) => vec![port(&grpc.url), token_url(grpc.auth.as_ref()).and_then(port)],
             Kind::Nats(nats) => vec![NatsUrl::parse(&nats.url).ok().map(|url| url.port())],
-            _ => Vec::new(),
+            Kind::Postgres(postgres) => postgres.dsns.iter().flat_map(|dsn| postgres::ports(dsn)).map(Some).collect(),
+            Kind::Custom(_) => Vec::new(),
         });
         ports.flatten().collect()
     }

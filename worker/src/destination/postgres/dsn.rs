@@ -87,6 +87,11 @@ impl Dsn {
         Ok(Self { config, addresses, verification, root_certificates })
     }
 
+    /// The ports of its hosts.
+    pub fn ports(&self) -> impl Iterator<Item = u16> {
+        self.addresses.iter().map(|address| address.port)
+    }
+
     /// Host, port and database: what may be shown.
     pub fn name(&self) -> String {
         let hosts = self.addresses.iter().map(|address| format!("{}:{}", address.host, address.port));

@@ -40,6 +40,11 @@ mod sql;
 mod tls;
 mod transaction;
 
+/// The ports of a connection string; none if it is not valid.
+pub fn ports(dsn: &str) -> Vec<u16> {
+    dsn::Dsn::parse(dsn).map(|dsn| dsn.ports().collect()).unwrap_or_default()
+}
+
 pub use self::pool::Pools;
 
 /// Repeats of a transaction within one attempt: after a deadlock, a lost connection that had served others, or the creation
