@@ -11,7 +11,10 @@ use weft_nats::{
     broker::{self, Requests},
     connect::Connection,
 };
-use weft_proto::v1::{ApiKey, Source, Subscription};
+use weft_proto::{
+    ids::StreamSeq,
+    v1::{ApiKey, Source, Subscription},
+};
 
 use super::{
     bucket::{KEY, KEY_USED, SOURCE, SUBSCRIPTION},
@@ -73,6 +76,8 @@ pub struct Catalog {
     kept: Arc<tokio::sync::Mutex<Option<Kept>>>,
     /// Held while an entry is written.
     writing: Arc<tokio::sync::Mutex<()>>,
+    /// The sequence up to which the newest value of [`watch`](Self::watch) holds every change.
+    followed: Arc<tokio::sync::watch::Sender<StreamSeq>>,
 }
 
 impl Catalog {
@@ -85,6 +90,7 @@ impl Catalog {
             legacy_end: Arc::default(),
             kept: Arc::default(),
             writing: Arc::default(),
+            followed: Arc::new(tokio::sync::watch::Sender::new(StreamSeq(0))),
         }
     }
 

@@ -322,41 +322,44 @@ async fn start(
     let kv = catalog(&access.admin, "weft-catalog").await?;
     let (catalog_spec, desired) = (spec.clone(), config.catalog);
     let known = admin.log_subscriptions();
+    let of_gateway = catalog(&access.gateway, "weft-gateway").await?;
+    let of_worker = catalog(&access.worker, "weft-worker").await?;
+    let of_admin = catalog(&access.admin, "weft-admin").await?;
+    let followers = [&of_gateway, &of_worker, &of_admin].map(Catalog::clone);
     roles.start("catalog", |drain| async move {
         tokio::select! {
-            written = write_catalog(&kv, &catalog_spec, &desired, known, &missing.catalog) => written?,
+            written = write_catalog(&kv, &catalog_spec, &desired, known, &followers, &missing.catalog) => written?,
             () = drain.cancelled() => return Ok(()),
         }
         drain.cancelled().await;
         Ok::<(), ApplyError>(())
     });
 
-    let kv = catalog(&access.gateway, "weft-gateway").await?;
     let (gateway_spec, folder) = (spec.clone(), data.role("gateway"));
     let delay = config.gateway.drain_delay.0;
     let gateway = gateway.conditions(missing.conditions.clone());
     roles.start_with_delay("gateway", delay, |drain| {
-        gateway.run(kv, gateway_spec, folder, Some(token), missing.gateway, drain)
+        gateway.run(of_gateway, gateway_spec, folder, Some(token), missing.gateway, drain)
     });
 
-    let kv = catalog(&access.worker, "weft-worker").await?;
     let (worker_spec, folder) = (spec.clone(), data.role("worker"));
     let worker = worker.conditions(missing.conditions.clone());
-    roles.start("worker", |drain| worker.run(kv, worker_spec, folder, missing.worker, drain));
+    roles.start("worker", |drain| worker.run(of_worker, worker_spec, folder, missing.worker, drain));
 
-    let kv = catalog(&access.admin, "weft-admin").await?;
     let folder = data.role("admin");
     let admin = admin.conditions(missing.conditions);
-    roles.start("admin", |drain| admin.run(kv, spec, folder, missing.admin, drain));
+    roles.start("admin", |drain| admin.run(of_admin, spec, folder, missing.admin, drain));
     Ok(roles)
 }
 
-/// Makes the streams and writes the file's sources and subscriptions, for as long as it takes the log to be there.
+/// Makes the streams and writes the file's sources and subscriptions, for as long as it takes the log to be there. Until the
+/// roles know them, the mesh is not ready.
 async fn write_catalog(
     kv: &Catalog,
     spec: &LogSpec,
     desired: &DesiredCatalog,
     known: LogSubscriptions,
+    followers: &[Catalog],
     readiness: &watch::Sender<Option<String>>,
 ) -> Result<(), ApplyError> {
     let request_id = Uuid::now_v7().to_string();
@@ -367,10 +370,12 @@ async fn write_catalog(
             let layout = streams::ensure(kv.connection(), spec).await?;
             kv.reseal().await.map_err(|error| ApplyError::Unavailable(error.to_string()))?;
             let orphans = LogOrphans { connection: kv.connection().clone(), layout, known: known.clone() };
-            apply_with(kv, layout, desired, &request_id, orphans).await
+            let applied = apply_with(kv, layout, desired, &request_id, orphans).await?;
+            let present = kv.present().await.map_err(|error| ApplyError::Unavailable(error.to_string()))?;
+            Ok((applied, StreamSeq(present.position.sequence)))
         };
         match written.await {
-            Ok(applied) => {
+            Ok((applied, end)) => {
                 let Applied { created, adopted, updated } = applied;
                 tracing::info!(
                     created,
@@ -378,6 +383,9 @@ async fn write_catalog(
                     updated,
                     "sources and subscriptions of the configuration are in the catalog"
                 );
+                for follower in followers {
+                    follower.followed_to(end).await;
+                }
                 readiness.send_replace(None);
                 return Ok(());
             }

@@ -16,6 +16,7 @@ use weft_nats::{
     reader::{OrderedReader, ReaderOptions},
     streams::{self, LeaderView, StreamState},
 };
+use weft_proto::ids::StreamSeq;
 
 use super::{Catalog, CatalogError, READ_MESSAGES, scan::Scanned};
 use crate::{
@@ -55,6 +56,12 @@ impl Catalog {
         receiver
     }
 
+    /// Waits until the value of [`watch`](Self::watch), for which there must be a receiver, has every change up to a sequence.
+    pub async fn followed_to(&self, sequence: StreamSeq) {
+        // The sender lives as long as this catalog.
+        let _ = self.followed.subscribe().wait_for(|followed| *followed >= sequence).await;
+    }
+
     /// Reads the whole bucket and then new messages, until the bucket must be read again from the beginning; returns
     /// the reason.
     async fn follow(&self, sender: &watch::Sender<Arc<Snapshot>>) -> String {
@@ -67,6 +74,7 @@ impl Catalog {
         };
         // Uses of keys come all the time and decide nothing: they wake no receiver.
         reading.snapshot_mut().keys_used.clear();
+        let mut read = known.cursor;
         let mut reader = OrderedReader::new(
             self.connection.clone(),
             ReaderOptions {
@@ -80,6 +88,7 @@ impl Catalog {
             },
         );
         publish(sender, &reading.snapshot);
+        self.followed.send_replace(read);
         let mut published = Instant::now();
         // Whether something has come that is not published yet.
         let mut changed = false;
@@ -89,6 +98,7 @@ impl Catalog {
                 biased;
                 () = tokio::time::sleep(wait), if changed => {
                     publish(sender, &reading.snapshot);
+                    self.followed.send_replace(read);
                     (published, changed) = (Instant::now(), false);
                     continue;
                 }
@@ -101,6 +111,7 @@ impl Catalog {
                 Ok(batch) => {
                     if let Some(last) = batch.messages.last() {
                         self.reached().note(last.seq);
+                        read = last.seq;
                     }
                     let decisive = batch.messages.iter().filter(|message| !is_use(&prefix, message));
                     for message in decisive {
@@ -113,6 +124,9 @@ impl Catalog {
                     }
                     self.legacy_end.learn(&reading);
                     reading.conclude();
+                    if !changed {
+                        self.followed.send_replace(read);
+                    }
                 }
                 Err(error) => return error.to_string(),
             }
