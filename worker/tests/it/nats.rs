@@ -161,7 +161,7 @@ async fn a_message_is_a_cloudevent_with_the_facts_of_its_delivery() {
         ("ce-id", &id),
         ("ce-specversion", "1.0"),
         ("ce-type", "paid"),
-        ("ce-source", "s"),
+        ("ce-source", "shop"),
         ("ce-partitionkey", "order.42"),
         ("ce-sequence", "00000000000000000007"),
         ("ce-previousid", &event.previous.unwrap().to_string()),
@@ -209,7 +209,12 @@ async fn another_event_with_a_number_that_is_stored_is_stored() {
         delivered(&first, orders.delivery(number)).await;
     }
     let restored = orders.process();
-    let again = |number| orders.delivery_of(|event| event.sequence_number = SequenceNumber(number));
+    let again = |number| {
+        orders.delivery_of(|event| {
+            event.id = EventId::unique();
+            event.sequence_number = SequenceNumber(number);
+        })
+    };
     for number in 3..=4 {
         delivered(&restored, again(number)).await;
     }

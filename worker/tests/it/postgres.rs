@@ -106,7 +106,11 @@ async fn events_are_rows_in_order_each_once() {
     let first = events.swap_remove(0).event.event.clone();
     let common = |number: &str, previous: &str| {
         let data = format!("{{\"n\": {number}}}");
-        ["größe 1", number, previous, "t", "s"].map(str::to_owned).into_iter().chain([data]).collect::<Vec<_>>()
+        ["größe 1", number, previous, "order.paid", "shop"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain([data])
+            .collect::<Vec<_>>()
     };
     let rows: Vec<Vec<String>> = row
         .await

@@ -129,7 +129,7 @@ async fn cloudevents_are_in_binary_mode() {
         ("content-type", "application/json"),
         ("ce-specversion", "1.0"),
         ("ce-id", &event.id.to_string()),
-        ("ce-source", "s"),
+        ("ce-source", "shop"),
         ("ce-type", "order%20paid"),
         ("ce-time", &event.time.to_string()),
         ("ce-partitionkey", "gr%C3%B6%C3%9Fe%201"),
