@@ -61,7 +61,7 @@ pub enum CatalogError {
         problem: String,
     },
     /// No server, no bucket, no answer. A change may have been stored all the same: read before it is tried again.
-    #[error("the catalog is not there: {0}")]
+    #[error("the catalog is unavailable: {0}")]
     Unavailable(String),
 }
 
@@ -210,7 +210,7 @@ impl Catalog {
     /// Stores that an entry is removed: sealed as its values are, so that only a process with the master key can remove
     /// it.
     async fn delete(&self, key: String, mut headers: HeaderMap, expected: u64) -> Result<(), CatalogError> {
-        // A key that is not there has no revision, and a removal of it would be noise.
+        // A missing key has no revision, and its removal would only add a message.
         if expected == 0 {
             return Err(CatalogError::Conflict { key });
         }

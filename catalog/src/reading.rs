@@ -211,7 +211,7 @@ impl Reading {
         Arc::make_mut(&mut self.snapshot)
     }
 
-    /// Where an entry may be written that has the revision `expected`, 0: that is not there. `None`: it has another revision,
+    /// Where an entry with the revision `expected` may be written; 0: a missing entry. `None`: it has another revision,
     /// or its value is lost.
     pub fn base(&self, entry: &str, expected: u64) -> Option<Base> {
         let Some(seen) = self.seen.get(entry) else {

@@ -26,7 +26,7 @@ pub(super) const KV_OPERATION: &str = "KV-Operation";
 /// Of a subscription's removal: its uid.
 pub(super) const UID: &str = "weft-uid";
 /// The headers that are authenticated with the value, in this order. Part of the form of sealed values. An empty header counts
-/// as one that is not there.
+/// as a missing one.
 pub(super) const SEALED: [&str; 5] = [REQUEST_ID, OPERATOR, REASON, ACTION, UID];
 
 /// Author of a change, its reason and its request.

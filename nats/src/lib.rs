@@ -3,6 +3,7 @@
 //! - [`subject`]: names of streams and subjects, the escaping of workflow ids, the shard of a workflow.
 //! - [`event`]: an event as a NATS message (CloudEvents NATS binding, binary mode) and back.
 //! - [`envelope`]: an event as JSON.
+//! - [`error_chain`]: an error and its causes, in one line.
 //! - [`clock`]: the server's clock, estimated from its answers.
 //! - [`conditions`]: conditions that an operator should fix, shown with a process's readiness.
 //! - [`connect`]: one connection, whose state can be asked.
@@ -31,6 +32,7 @@
 //!
 //! This crate knows nothing of HTTP requests, of redb, of the catalog, or of what gateways, workers and admins decide.
 
+mod api_error;
 pub mod append;
 pub mod broker;
 pub mod changes;
@@ -43,6 +45,7 @@ pub mod cursor;
 pub mod dead_letter;
 pub mod direct;
 pub mod envelope;
+pub mod error_chain;
 pub mod event;
 pub mod folder_lock;
 pub mod headers;

@@ -13,7 +13,9 @@ use serde::Deserialize;
 use tokio::time::{interval, timeout};
 use weft_proto::ids::StreamSeq;
 
-use crate::{connect::Connection, message::Outgoing, server::APP_API_PREFIX};
+use crate::{
+    api_error::ApiError, connect::Connection, error_chain::in_one_line, message::Outgoing, server::APP_API_PREFIX,
+};
 
 /// The stream sequence of the last message of a subject, as a publish expects it. The server stores it with the message, so
 /// that each message names the one before it on its subject.
@@ -88,17 +90,6 @@ struct Answer {
     error: Option<ApiError>,
 }
 
-#[derive(Debug, Deserialize)]
-struct ApiError {
-    /// As in HTTP.
-    #[serde(default)]
-    code: u16,
-    #[serde(default)]
-    err_code: u64,
-    #[serde(default)]
-    description: String,
-}
-
 impl UserStreams {
     /// Those that the mesh's server shows to the user of this connection.
     pub fn on_own_server(connection: &Connection) -> Self {
@@ -133,7 +124,7 @@ impl UserStreams {
         }
         options = options.tls_client_config(tls).require_tls(tls_required);
         let addresses: Vec<String> = addresses.iter().map(|address| format!("nats://{address}")).collect();
-        let client = options.connect(addresses.as_slice()).await.map_err(|error| chain(&error))?;
+        let client = options.connect(addresses.as_slice()).await.map_err(|error| in_one_line(&error))?;
         Ok(Self::with_prefix(client, "$JS.API"))
     }
 
@@ -199,7 +190,7 @@ impl UserStreams {
             Ok(message) => Ok(Some(message)),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) if is_no_message(&error.kind()) => Ok(None),
-            Err(error) => Err(chain(&error)),
+            Err(error) => Err(in_one_line(&error)),
         }
     }
 
@@ -214,7 +205,7 @@ impl UserStreams {
             Ok(message) => Ok(Some(message)),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) if is_no_message(&error.kind()) => Ok(None),
-            Err(error) => Err(chain(&error)),
+            Err(error) => Err(in_one_line(&error)),
         }
     }
 
@@ -222,7 +213,7 @@ impl UserStreams {
         if !self.is_connected() {
             return Err("not connected".into());
         }
-        self.jetstream.get_stream_no_info(name).await.map_err(|error| chain(&error))
+        self.jetstream.get_stream_no_info(name).await.map_err(|error| in_one_line(&error))
     }
 
     /// Waits until the connection is lost, also when another has taken its place.
@@ -242,19 +233,6 @@ fn is_no_message(kind: &LastRawMessageErrorKind) -> bool {
 
 fn no_answer() -> String {
     format!("no answer within {} s", READ_TIMEOUT.as_secs())
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// The error codes of nats-server 2.15, `server/errors.json`.

@@ -2,6 +2,8 @@
 
 use std::{fmt, process::ExitCode};
 
+use weft_nats::error_chain::in_one_line;
+
 /// Error of a command, by exit code.
 #[derive(Debug)]
 pub enum Failure {
@@ -20,7 +22,7 @@ pub enum Failure {
 impl Failure {
     /// A failure with the whole chain of causes, in one line.
     pub fn of(error: &(dyn std::error::Error + 'static)) -> Self {
-        Self::Failed(chain(error))
+        Self::Failed(in_one_line(error))
     }
 
     /// The exit code.
@@ -53,21 +55,6 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// An error and its causes, in one line. A cause that the error has already told is not told again.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text.lines().collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +63,6 @@ mod tests {
     fn a_chain_is_one_line_and_repeats_nothing() {
         let inner = std::io::Error::other("disk\nfull");
         let error = anyhow::Error::new(inner).context("weft-data: disk\nfull").context("outer");
-        assert_eq!(chain(error.as_ref()), "outer: weft-data: disk full");
+        assert_eq!(in_one_line(error.as_ref()), "outer: weft-data: disk full");
     }
 }

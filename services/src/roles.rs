@@ -7,9 +7,10 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
+use weft_nats::error_chain::in_one_line;
 use weft_tls::BindError;
 
-use crate::failure::{Failure, chain};
+use crate::failure::Failure;
 
 /// How long one role may drain: longer than a request may wait for the log, or an attempt for its receiver by default.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
@@ -47,7 +48,7 @@ impl Roles {
     {
         let drain = CancellationToken::new();
         let role = run(drain.clone());
-        let task = self.tasks.spawn(async move { role.await.map_err(|error| chain(&error)) });
+        let task = self.tasks.spawn(async move { role.await.map_err(|error| in_one_line(&error)) });
         self.names.insert(task.id(), name);
         self.patience.insert(task.id(), DRAIN_MAX + delay);
         self.running.push((task.id(), drain));

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use weft_nats::{position::BehindWatch, reader::ReadError};
+use weft_nats::{error_chain::in_one_line, position::BehindWatch, reader::ReadError};
 use weft_proto::ids::ShardId;
 
 use crate::{
@@ -96,7 +96,7 @@ impl Owner {
         let Context { connection, layout, .. } = &self.context;
         connection.note_write(&layout.outcomes_stream(shard), None);
         let Err(error) = ended else { return Duration::ZERO };
-        let problem = problem_of(&error);
+        let problem = in_one_line(&error);
         let is_transient = is_transient(&error);
         if is_transient {
             tracing::warn!(%shard, problem, "shard released after an error");
@@ -247,18 +247,4 @@ fn is_transient(error: &DriverError) -> bool {
         DriverError::Log(error) => !matches!(error, ReadError::Gone { .. }),
         DriverError::Ledger(_) | DriverError::Recovery(_) | DriverError::Task { .. } => false,
     }
-}
-
-/// An error with its causes, in one line.
-fn problem_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -53,7 +53,7 @@ impl LegacyEnd {
 }
 
 impl Catalog {
-    /// Seals and stores a value for a key that has the revision `expected`, 0: that is not there.
+    /// Seals and stores a value for a key that has the revision `expected`; 0: for a missing key.
     pub(super) async fn store(
         &self,
         key: String,

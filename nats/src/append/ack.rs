@@ -4,6 +4,7 @@ use serde::Deserialize;
 use weft_proto::ids::StreamSeq;
 
 use super::AppendErrorKind;
+use crate::api_error::ApiError;
 
 #[derive(Debug, Deserialize)]
 struct Ack {
@@ -14,17 +15,6 @@ struct Ack {
     /// Messages of the atomic batch that this ack commits.
     count: Option<usize>,
     error: Option<ApiError>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ApiError {
-    /// As in HTTP.
-    #[serde(default)]
-    code: u16,
-    #[serde(default)]
-    err_code: u64,
-    #[serde(default)]
-    description: String,
 }
 
 /// Expected content of an ack.

@@ -11,7 +11,7 @@ use tonic::{
     metadata::{Ascii, MetadataValue},
     transport::{Certificate, ClientTlsConfig, Endpoint},
 };
-use weft_nats::options::Secret;
+use weft_nats::{error_chain::in_one_line, options::Secret};
 use weft_proto::v1::{
     catalog_service_client::CatalogServiceClient, dead_letter_service_client::DeadLetterServiceClient,
     event_service_client::EventServiceClient, rejected_service_client::RejectedServiceClient,
@@ -23,7 +23,7 @@ use super::lag::LagChannel;
 use crate::{
     config::DATA_DEFAULT,
     data::{CLIENT_FILE, Client},
-    failure::{Failure, chain},
+    failure::Failure,
 };
 
 /// Heading of the options of every command in its help.
@@ -111,7 +111,10 @@ impl AdminClient {
             endpoint = endpoint.tls_config(trusting(ca)?).map_err(|error| Failure::of(&error))?;
         }
         let channel = endpoint.connect().await.map_err(|error| {
-            Failure::Unavailable(format!("no admin answers at {server}: {}; is `weft up` running?", chain(&error)))
+            Failure::Unavailable(format!(
+                "no admin answers at {server}: {}; is `weft up` running?",
+                in_one_line(&error)
+            ))
         })?;
         Ok(Self { channel: LagChannel::new(channel), authorization, server, gateway: None })
     }

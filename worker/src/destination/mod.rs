@@ -77,7 +77,7 @@ pub struct Delivery {
     pub lane_previous: Option<EventId>,
     /// The event's shard of the log.
     pub shard: ShardId,
-    /// The fencing epoch of the shard's owner; 0: a test, which no owner makes.
+    /// The fencing epoch of the shard's owner; 0: a test delivery, which an admin makes.
     pub epoch: u64,
     /// Timeout of the attempt, connecting and reading the response included.
     pub timeout: Duration,

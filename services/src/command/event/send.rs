@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
-use weft_nats::options::Secret;
+use weft_nats::{error_chain::in_one_line, options::Secret};
 
 use super::provider::Provider;
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
         read_data,
         sign::secret,
     },
-    failure::{Failure, chain},
+    failure::Failure,
     sender::{Answer, Header, HmacOptions, Receipt, Scheme, Sender, Signing},
 };
 
@@ -120,7 +120,7 @@ pub(super) async fn run(args: SendArgs) -> Result<(), Failure> {
     let sender = Sender::new(&gateway).map_err(Failure::Failed)?;
     let answer = sender.post(&source, workflow.as_deref(), &headers, body).await;
     let answer = answer.map_err(|error| {
-        Failure::Unavailable(format!("no gateway answers at {gateway}: {}; is `weft up` running?", chain(&error)))
+        Failure::Unavailable(format!("no gateway answers at {gateway}: {}; is `weft up` running?", in_one_line(&error)))
     })?;
     match answer.receipt() {
         Some(receipt) => print(Format::or_default(format), &receipt),

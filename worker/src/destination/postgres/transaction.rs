@@ -41,7 +41,7 @@ pub(super) struct Batch<'a> {
     pub subscription: SubscriptionUid,
     /// Shard of the log.
     pub shard: ShardId,
-    /// Epoch of its owner; 0: a test, which no owner makes.
+    /// Epoch of its owner; 0: a test delivery, which an admin makes.
     pub epoch: u64,
     pub timeout: Duration,
     pub lease: &'a LeaseGuard,
