@@ -52,14 +52,14 @@ impl Connect {
         let mut config = match (&dsn.verification, &dsn.root_certificates) {
             (Verification::Host, None) => system()?,
             (Verification::Authority, None) => return Err(VERIFY_CA_WITHOUT_ROOTS.into()),
-            (Verification::Off, _) => without_verifier(Arc::new(Unverified(ring::default_provider())))?,
+            (Verification::Off, _) => with_verifier(Arc::new(Lenient::new(None)))?,
             (verification, Some(file)) => {
                 let pem =
                     tokio::fs::read(file).await.map_err(|error| format!("sslrootcert {}: {error}", file.display()))?;
                 let verifier =
                     verifier(&pem).map_err(|problem| format!("sslrootcert {}: {problem}", file.display()))?;
                 let host = *verification == Verification::Host;
-                without_verifier(if host { verifier } else { Arc::new(AuthorityOnly(verifier)) })?
+                with_verifier(if host { verifier } else { Arc::new(Lenient::new(Some(verifier))) })?
             }
         };
         config.alpn_protocols.clear();
@@ -74,7 +74,7 @@ impl Connect {
 const VERIFY_CA_WITHOUT_ROOTS: &str =
     "sslmode=verify-ca needs sslrootcert: any certificate of a public authority would do; use verify-full";
 
-fn without_verifier(verifier: Arc<dyn ServerCertVerifier>) -> Result<ClientConfig, String> {
+fn with_verifier(verifier: Arc<dyn ServerCertVerifier>) -> Result<ClientConfig, String> {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
@@ -93,52 +93,20 @@ fn verifier(pem: &[u8]) -> Result<Arc<WebPkiServerVerifier>, String> {
         .map_err(|error| error.to_string())
 }
 
-/// Accepts every certificate, as `sslmode=require` of libpq does.
+/// Accepts a certificate for any host: of these authorities, or every one as `sslmode=require` of libpq does.
 #[derive(Debug)]
-struct Unverified(CryptoProvider);
+struct Lenient {
+    authorities: Option<Arc<WebPkiServerVerifier>>,
+    provider: CryptoProvider,
+}
 
-/// Accepts a certificate of a trusted authority for any host.
-#[derive(Debug)]
-struct AuthorityOnly(Arc<WebPkiServerVerifier>);
-
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+impl Lenient {
+    fn new(authorities: Option<Arc<WebPkiServerVerifier>>) -> Self {
+        Self { authorities, provider: ring::default_provider() }
     }
 }
 
-impl ServerCertVerifier for AuthorityOnly {
+impl ServerCertVerifier for Lenient {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -147,7 +115,8 @@ impl ServerCertVerifier for AuthorityOnly {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        match self.0.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+        let Some(authorities) = &self.authorities else { return Ok(ServerCertVerified::assertion()) };
+        match authorities.verify_server_cert(certificate, intermediates, name, ocsp, now) {
             // The name is checked last.
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
@@ -162,7 +131,8 @@ impl ServerCertVerifier for AuthorityOnly {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, certificate, signature)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
     }
 
     fn verify_tls13_signature(
@@ -171,11 +141,12 @@ impl ServerCertVerifier for AuthorityOnly {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, certificate, signature)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
