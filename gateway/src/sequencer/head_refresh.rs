@@ -47,8 +47,8 @@ pub(super) struct HeadRefresher {
     next_scan: Instant,
     /// The scan under way.
     pub scan: Option<Scan>,
-    /// Found and not yet part of an append.
-    page: Option<DuePage>,
+    /// Found and not yet part of an append, with the time at which it was found.
+    page: Option<(Instant, DuePage)>,
     /// Where the pass continues once the append is stored.
     in_append: Option<Option<WorkflowId>>,
 }
@@ -74,9 +74,9 @@ impl HeadRefresher {
         idle.then_some(self.next_scan)
     }
 
-    /// Whether heads wait to be appended.
-    pub fn has_page(&self) -> bool {
-        self.page.is_some()
+    /// Time since which heads have waited to be appended; `None`: none do.
+    pub fn page_found_at(&self) -> Option<Instant> {
+        self.page.as_ref().map(|(found_at, _)| *found_at)
     }
 
     /// Starts a scan for heads that are due at `server_time`, the clock by which an idle log expires messages.
@@ -92,17 +92,17 @@ impl HeadRefresher {
     }
 
     /// Handles the result of a scan.
-    pub fn found(&mut self, page: DuePage) {
+    pub fn found(&mut self, page: DuePage, now: Instant) {
         if page.due.heads.is_empty() {
             self.finish(page.due.more_after);
         } else {
-            self.page = Some(page);
+            self.page = Some((now, page));
         }
     }
 
     /// The next record, of found heads that no later message states; it is appended after `overlay.end()`.
     pub fn next_head_record(&mut self, overlay: &Overlay) -> Option<HeadRecord> {
-        let DuePage { cursor, due } = self.page.take()?;
+        let (_, DuePage { cursor, due }) = self.page.take()?;
         if cursor < overlay.base() {
             // Messages between the two are in neither: scan again.
             self.next_scan = Instant::now();

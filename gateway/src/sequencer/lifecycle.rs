@@ -4,7 +4,6 @@
 use std::{path::PathBuf, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesOrdered};
-use jiff::Timestamp;
 use tokio::{
     task::{JoinError, JoinHandle, spawn_blocking},
     time::{Instant, sleep, timeout},
@@ -22,7 +21,7 @@ use weft_proto::ids::StreamSeq;
 use super::{
     overlay::Overlay,
     progress::count_of,
-    session::Session,
+    session::{CaughtUp, Session},
     shard::{Fault, Inbox, Shard},
 };
 use crate::metrics;
@@ -37,14 +36,6 @@ const SETTLED: Duration = Duration::from_secs(10);
 const DECODING_MAX: usize = 4;
 /// Without a message for so long while the log is known to have more, the server is asked whether there is any.
 const QUIET: Duration = Duration::from_millis(250);
-
-/// A session's beginning: the receipts have caught up.
-struct Started {
-    created: Timestamp,
-    writer: Writer<Apply>,
-    reader: OrderedReader,
-    overlay: Overlay,
-}
 
 /// Opens a shard's receipts on a thread that may block.
 pub(super) async fn open(path: PathBuf, stream: String, horizons: Horizons) -> Result<Receipts, OpenError> {
@@ -83,10 +74,10 @@ impl Shard {
             started = self.start(receipts) => started?,
             () = self.drain.cancelled() => return Ok(()),
         };
-        let Started { created, writer, reader, overlay } = started;
+        let (writer, caught_up) = started;
         self.current.send_replace(Some(receipts.clone()));
         self.progress.set(self.id, None);
-        let session = Session::new(self, created, inbox, receipts.clone(), &writer, reader, overlay);
+        let session = Session::new(self, inbox, receipts.clone(), &writer, caught_up);
         let worked = session.run().await;
         // Where the writer has failed, that is the reason for everything else.
         writer.close().await?;
@@ -94,7 +85,7 @@ impl Shard {
     }
 
     /// Compares the receipts with the log and reads it to its end. Waits until the log is available.
-    async fn start(&self, receipts: &Receipts) -> Result<Started, Fault> {
+    async fn start(&self, receipts: &Receipts) -> Result<(Writer<Apply>, CaughtUp), Fault> {
         let started_at = Instant::now();
         let (mut position, state) = self.verified(receipts).await?;
         if position.cursor.next() < state.first {
@@ -115,7 +106,7 @@ impl Shard {
         let overlay = self.catch_up(&mut reader, &writer, from, state.last, newest).await?;
         let (events, secs) = (overlay.end().0 - from.0, started_at.elapsed().as_secs_f64());
         tracing::info!(shard = self.id.0, events, secs, "receipts have caught up");
-        Ok(Started { created, writer, reader, overlay })
+        Ok((writer, CaughtUp { created, reader, overlay, verified_at: started_at }))
     }
 
     /// The position of the receipts, in a log that is the one they were made of.

@@ -123,8 +123,8 @@ pub(super) struct Session<'a> {
     single_appends_left: usize,
     head_refresher: HeadRefresher,
     read_waiters: Vec<(StreamSeq, oneshot::Sender<()>)>,
-    /// Questions that wait for a verified log.
-    asks: Vec<Ask>,
+    /// Questions that wait for a verified log, each with its time.
+    asks: Vec<(Instant, Ask)>,
     /// The queue is closed.
     closed: bool,
     draining: bool,
@@ -158,16 +158,26 @@ enum SessionEvent {
     Drain,
 }
 
+/// Receipts that have caught up with the log, where a session begins.
+pub(super) struct CaughtUp {
+    /// Creation time of the log.
+    pub created: Timestamp,
+    /// Reads on behind the overlay.
+    pub reader: OrderedReader,
+    pub overlay: Overlay,
+    /// Time from which the log is known to be the one that the receipts were made of.
+    pub verified_at: Instant,
+}
+
 impl<'a> Session<'a> {
     pub fn new(
         shard: &'a Shard,
-        created: Timestamp,
         inbox: &'a mut Inbox,
         receipts: Receipts,
         writer: &'a Writer<Apply>,
-        reader: OrderedReader,
-        overlay: Overlay,
+        caught_up: CaughtUp,
     ) -> Self {
+        let CaughtUp { created, reader, overlay, verified_at } = caught_up;
         let head_refresher = HeadRefresher::new(shard.options.retention, shard.layout.heads_subject(shard.id));
         Self {
             shard,
@@ -183,7 +193,7 @@ impl<'a> Session<'a> {
             notices_from: Instant::now() + NOTICE_AGE_MAX,
             heard_at: Instant::now(),
             end: LogEnd::new(overlay.end()),
-            identity: Identity::verified(Instant::now()),
+            identity: Identity::verified(verified_at, Instant::now()),
             overlay,
             unwritten: Vec::new(),
             arrived: Vec::new(),
@@ -288,7 +298,7 @@ impl<'a> Session<'a> {
                 self.prune();
             }
             SessionEvent::Probed(probed) => self.probed(probed)?,
-            SessionEvent::Scanned(page) => self.head_refresher.found(page?),
+            SessionEvent::Scanned(page) => self.head_refresher.found(page?, Instant::now()),
             SessionEvent::Arrived(count) => self.closed = count == 0,
             SessionEvent::Asked(ask) => self.asked(ask),
             SessionEvent::Notified(notice) => self.notified(notice),

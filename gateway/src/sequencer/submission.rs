@@ -37,6 +37,8 @@ pub(crate) struct Submission {
     /// Bytes of the message.
     pub bytes: usize,
     pub receipt_on_id_reuse: bool,
+    /// Time at which it came to this gateway.
+    pub arrived_at: Instant,
     /// Time at which the sender has been answered anyway.
     pub deadline: Instant,
     /// Result of the look-up.
@@ -111,6 +113,7 @@ impl Encoded {
             message: self.message,
             bytes: self.bytes,
             receipt_on_id_reuse: self.receipt_on_id_reuse,
+            arrived_at: Instant::now(),
             deadline,
             looked: Looked::default(),
             link,

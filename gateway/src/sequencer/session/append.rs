@@ -77,18 +77,20 @@ impl Session<'_> {
         let waits = gathers
             || self.probe.is_some()
             || !self.identity.is_verified()
-            || !self.identity.is_fresh(Instant::now())
             || reads_on
             || self.overlay.len() >= OVERLAY_MAX;
-        let mut trial = self.trial().filter(|_| !waits && !self.draining);
+        let now = Instant::now();
+        let mut trial = self.trial(now).filter(|_| !waits && !self.draining);
         while !waits
-            && (!self.ready.is_empty() || self.head_refresher.has_page() || trial.is_some())
+            && (self.may_decide_next(now) || self.may_refresh_heads(now) || trial.is_some())
             && let AppendState::Idle(appender) = &mut self.append
         {
             self.group_commit.started(self.ready.len(), Instant::now());
             let batches = appender.batches(worth_a_batch(self.ready.len()));
             let group = self.next_group(batches);
-            let carry = self.head_refresher.next_head_record(&self.overlay).or_else(|| trial.take());
+            let heads =
+                if self.may_refresh_heads(now) { self.head_refresher.next_head_record(&self.overlay) } else { None };
+            let carry = heads.or_else(|| trial.take());
             let (flight, messages) = InFlightAppend::decide(&self.overlay, self.shard.horizons(), group, carry);
             if messages.is_empty() {
                 // All were duplicates and have been answered.
@@ -116,6 +118,16 @@ impl Session<'_> {
         }
     }
 
+    /// True if the first ready submission may be decided by what is known of the log.
+    fn may_decide_next(&self, now: Instant) -> bool {
+        self.ready.front().is_some_and(|next| self.identity.covers(next.arrived_at, now))
+    }
+
+    /// True if there are due heads that may be appended by what is known of the log.
+    fn may_refresh_heads(&self, now: Instant) -> bool {
+        self.head_refresher.page_found_at().is_some_and(|found_at| self.identity.covers(found_at, now))
+    }
+
     /// Time until which the ready group waits for more senders; `None`: it does not wait.
     pub(super) fn group_waits_until(&self) -> Option<Instant> {
         let idle = self.append.is_idle() && !self.ready.is_empty() && !self.draining;
@@ -131,6 +143,7 @@ impl Session<'_> {
         let mut group = Vec::with_capacity(self.ready.len().min(messages_max));
         let mut bytes = 0;
         while group.len() < messages_max
+            && self.may_decide_next(now)
             && let Some(next) = self.ready.front()
             && (group.is_empty() || bytes + next.bytes <= BATCH_BYTES_MAX)
             && let Some(submission) = self.ready.pop_front()
@@ -160,7 +173,7 @@ impl Session<'_> {
         let now = Instant::now();
         let refused = matches!(&result, Err(AppendError { kind: AppendErrorKind::Conflict { .. }, .. }));
         if stored > 0 || refused {
-            self.identity.answered(sent_at, now);
+            self.identity.answered(sent_at);
         }
         let AppendOutcome { appended, heads_stored, mut left } = flight.complete(stored, messages, &mut self.overlay);
         if stored > 0 && self.overlay.unconfirmed_from() <= self.overlay.end() {

@@ -22,44 +22,18 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// costs a millisecond.
 const PAUSE_MAX: Duration = Duration::from_millis(1_500);
 
-/// Maximum age of the answer that a decision relies on, counted from its question: shorter than the time in which a
-/// server is killed, restored and started, which was 80 ms on a small store. Back-to-back appends need no extra
-/// question; a single event after a pause needs one.
+/// Age up to which the newest answer of the log is enough for a decision: shorter than the time in which a server is
+/// killed, restored and started, which was 80 ms on a small store. Back-to-back appends need no extra question. A single
+/// event after a pause needs one, and so does each group on a log that takes longer than this to store one.
 const FRESH: Duration = Duration::from_millis(50);
-
-/// The newest answer of one kind.
-#[derive(Debug)]
-struct Answered {
-    asked_at: Instant,
-    /// Usual duration of an answer. It changes by at most a factor of two per answer, so that one delayed answer does
-    /// not extend its own validity.
-    usual: Duration,
-}
-
-impl Answered {
-    fn new(asked_at: Instant) -> Self {
-        Self { asked_at, usual: Duration::ZERO }
-    }
-
-    fn answer(&mut self, asked_at: Instant, now: Instant) {
-        let took = now.saturating_duration_since(asked_at);
-        self.usual = took.clamp(self.usual * 3 / 4, FRESH.max(self.usual * 2));
-        self.asked_at = asked_at;
-    }
-
-    /// True if a decision may rely on the answer. A slow log may take longer than `FRESH`.
-    fn is_fresh(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.asked_at) < FRESH.max(self.usual * 2)
-    }
-}
 
 /// State of the verification.
 #[derive(Debug)]
 pub(super) struct Identity {
     state: State,
     looked_at: Instant,
-    comparison: Answered,
-    append: Answered,
+    /// Time of the newest question that the log has answered.
+    asked_at: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,28 +46,29 @@ enum State {
 }
 
 impl Identity {
-    /// Verified at `now`.
-    pub fn verified(now: Instant) -> Self {
-        Self { state: State::Verified, looked_at: now, comparison: Answered::new(now), append: Answered::new(now) }
+    /// Verified by a question that was asked at `asked_at`.
+    pub fn verified(asked_at: Instant, now: Instant) -> Self {
+        Self { state: State::Verified, looked_at: now, asked_at }
     }
 
     pub fn is_verified(&self) -> bool {
         self.state == State::Verified
     }
 
-    /// True if the log has answered recently.
-    pub fn is_fresh(&self, now: Instant) -> bool {
-        self.comparison.is_fresh(now) || self.append.is_fresh(now)
+    /// True if a decision for a sender who has waited since `waits_since` may rely on what is known: the log has been
+    /// asked after that, however long its answer took, or a moment ago.
+    pub fn covers(&self, waits_since: Instant, now: Instant) -> bool {
+        waits_since <= self.asked_at || now.saturating_duration_since(self.asked_at) < FRESH
     }
 
     /// The log has answered an append that was sent at `sent_at`: stored or conflict.
-    pub fn answered(&mut self, sent_at: Instant, now: Instant) {
-        self.append.answer(sent_at, now);
+    pub fn answered(&mut self, sent_at: Instant) {
+        self.asked_at = self.asked_at.max(sent_at);
     }
 
     /// The newest position is unchanged, by a question that was asked at `asked_at`, after the last doubt.
-    pub fn compared(&mut self, asked_at: Instant, now: Instant) {
-        self.comparison.answer(asked_at, now);
+    pub fn compared(&mut self, asked_at: Instant) {
+        self.asked_at = self.asked_at.max(asked_at);
         if self.state == State::Doubted {
             self.state = State::Compared;
         }
@@ -136,6 +111,15 @@ impl Session<'_> {
         self.doubt_all("the connection has changed");
     }
 
+    /// True if the decisions that are due may rely on what is known. Submissions are decided in order, so the first counts.
+    fn covers_all(&self, now: Instant) -> bool {
+        let first = self.ready.front().map(|submission| submission.arrived_at);
+        let asked = self.asks.iter().map(|(asked_at, _)| *asked_at);
+        let waiting =
+            first.into_iter().chain(asked).chain(self.head_refresher.page_found_at()).chain(self.refusal.due_at(now));
+        waiting.into_iter().all(|waits_since| self.identity.covers(waits_since, now))
+    }
+
     /// Starts a comparison if the identity is in doubt, or if the log has not answered recently and a decision is due.
     pub(super) fn settle_doubt(&mut self) {
         // An answer may be handled before the loss of its connection is.
@@ -145,11 +129,9 @@ impl Session<'_> {
         if self.identity.state == State::Compared && !self.overlay.has_unconfirmed() {
             self.identity.state = State::Verified;
         }
-        self.asks.retain(|ask| !ask.is_closed());
-        let waits =
-            !self.ready.is_empty() || !self.asks.is_empty() || self.head_refresher.has_page() || self.refusal.is_due();
-        let decides = waits && self.append.is_idle() && self.group_waits_until().is_none();
-        if decides && self.identity.state == State::Verified && !self.identity.is_fresh(Instant::now()) {
+        self.asks.retain(|(_, ask)| !ask.is_closed());
+        let decides = self.append.is_idle() && self.group_waits_until().is_none();
+        if decides && self.identity.state == State::Verified && !self.covers_all(Instant::now()) {
             self.identity.state = State::Doubted;
             self.tracker.foreign_appends();
         }
@@ -169,30 +151,15 @@ mod tests {
     #[test]
     fn an_answer_counts_from_when_it_was_asked_for() {
         let now = Instant::now();
-        let mut identity = Identity::verified(now);
-        identity.answered(now + MS, now + 2 * MS);
-        assert!(identity.is_fresh(now + 50 * MS) && !identity.is_fresh(now + 51 * MS));
-        identity.answered(now + 100 * MS, now + 400 * MS);
-        assert!(!identity.is_fresh(now + 400 * MS), "an ack that came late");
-        identity.compared(now + 401 * MS, now + 900 * MS);
-        assert!(!identity.is_fresh(now + 900 * MS), "a comparison that came late");
-        identity.compared(now + 901 * MS, now + 902 * MS);
-        assert!(identity.is_fresh(now + 950 * MS));
-    }
-
-    /// A log that is far away is decided on as well, after a few questions.
-    #[test]
-    fn a_log_that_is_slow_is_fresh_after_a_few_answers() {
-        for took in [MS, 60 * MS, 500 * MS, 1_900 * MS] {
-            let mut now = Instant::now();
-            let mut answered = Answered::new(now);
-            let questions = (1..20).find(|_| {
-                let asked_at = now;
-                now += took;
-                answered.answer(asked_at, now);
-                answered.is_fresh(now)
-            });
-            assert!(questions.is_some_and(|questions| questions <= 7), "{took:?}: {questions:?}");
-        }
+        let mut identity = Identity::verified(now, now);
+        identity.answered(now + MS);
+        assert!(identity.covers(now + 50 * MS, now + 50 * MS), "answered a moment ago");
+        assert!(!identity.covers(now + 51 * MS, now + 51 * MS));
+        identity.answered(now + 100 * MS);
+        assert!(!identity.covers(now + 399 * MS, now + 400 * MS), "an ack that came late");
+        identity.compared(now + 401 * MS);
+        assert!(!identity.covers(now + 402 * MS, now + 900 * MS), "a comparison that came late");
+        identity.answered(now + 300 * MS);
+        assert!(identity.covers(now + 401 * MS, now + 900 * MS), "who came before the question may be answered");
     }
 }

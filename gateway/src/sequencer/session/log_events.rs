@@ -41,7 +41,7 @@ impl Session<'_> {
                     self.stale_end_reports.reached();
                     self.shard.progress.set(self.shard.id, None);
                 }
-                self.identity.compared(asked_at, Instant::now());
+                self.identity.compared(asked_at);
                 self.end.reports(view.state.last);
             }
             ProbeAnswer::Range { after, through, view, presence } => self.ranged(after, through, &view, presence)?,
@@ -169,7 +169,7 @@ impl Session<'_> {
     pub(super) fn asked(&mut self, ask: Option<Ask>) {
         match ask {
             Some(ask @ (Ask::Position { .. } | Ask::Replay { .. })) if self.asks.len() < WAITING_MAX => {
-                self.asks.push(ask);
+                self.asks.push((Instant::now(), ask));
             }
             Some(Ask::Reach { end, answer }) => {
                 self.read_waiters.retain(|(_, waiting)| !waiting.is_closed());
@@ -188,10 +188,11 @@ impl Session<'_> {
 
     /// Answers the questions about events beyond the file, once the log is verified.
     pub(super) fn answer_asks(&mut self) {
-        if !self.identity.is_verified() || !self.identity.is_fresh(Instant::now()) {
+        if !self.identity.is_verified() {
             return;
         }
-        for ask in self.asks.drain(..) {
+        let now = Instant::now();
+        for (_, ask) in self.asks.extract_if(.., |(asked_at, _)| self.identity.covers(*asked_at, now)) {
             match ask {
                 Ask::Replay { key, answer } => {
                     let found = self.overlay.replayed(key).map(|(id, accepted)| (id, accepted.clone()));

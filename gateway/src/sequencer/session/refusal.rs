@@ -36,9 +36,9 @@ impl Refusal {
         self.woken_at = Some(Instant::now());
     }
 
-    /// True if a trial is due.
-    pub fn is_due(&self) -> bool {
-        self.failed_at.is_some_and(|failed_at| failed_at + TRIAL_AFTER <= Instant::now())
+    /// Time since which a trial has been due; `None`: none is due at `now`.
+    pub fn due_at(&self, now: Instant) -> Option<Instant> {
+        self.failed_at.map(|failed_at| failed_at + TRIAL_AFTER).filter(|due_at| *due_at <= now)
     }
 }
 
@@ -61,9 +61,10 @@ impl Session<'_> {
         }
     }
 
-    /// The trial append; `None` while none is due or events are waiting.
-    pub(super) fn trial(&self) -> Option<HeadRecord> {
-        (self.refusal.is_due() && self.ready.is_empty()).then(|| {
+    /// The trial append; `None` while none is due, events are waiting, or the log must be compared first.
+    pub(super) fn trial(&self, now: Instant) -> Option<HeadRecord> {
+        let due_at = self.refusal.due_at(now).filter(|_| self.ready.is_empty())?;
+        self.identity.covers(due_at, now).then(|| {
             let (id, message) = records::heads(self.shard.layout.heads_subject(self.shard.id), Vec::new());
             HeadRecord { id, heads: Vec::new(), message }
         })

@@ -63,6 +63,35 @@ async fn a_gateway_that_was_cut_off_knows_no_event_that_was_rolled_back() {
     assert_eq!(mesh.events().await.len(), 3 + 12 + 8 + 1);
 }
 
+/// P2: the same where each append has taken the log long. How long an answer takes says nothing of how long
+/// it may be relied on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_was_slow_is_compared_before_a_repeat_is_answered() {
+    const SLOW: Duration = Duration::from_millis(400);
+    let mesh = Mesh::start().await;
+    let server = mesh.server();
+    let proxy = Proxy::start(server.url()).await;
+    let folder = folder();
+    let away = mesh.sequencer_behind(&proxy, folder.path()).await;
+    let backup = server.backup().await;
+    away.insist(event("lost", 1)).await;
+    for delivery in 2..=16 {
+        server.pause();
+        let append = away.insist(event("lost", delivery));
+        let resume = async {
+            tokio::time::sleep(SLOW).await;
+            server.resume();
+        };
+        tokio::join!(append, resume);
+    }
+    proxy.cut();
+    server.restore(&backup).await;
+    let answer = away.sequencer.submit(event("lost", 1)).await;
+    assert!(answer.is_err(), "{answer:?} of a log that does not hold it");
+    proxy.mend();
+    assert!(!away.insist(event("lost", 1)).await.duplicate);
+}
+
 /// P2: a gateway that did not run while the log was restored finds messages of the log before in its socket. That they
 /// arrive just now does not say that the log is still the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
