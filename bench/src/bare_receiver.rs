@@ -68,12 +68,12 @@ impl BareReceiver {
         format!("http://{}/", self.address)
     }
 
-    /// Requests answered so far.
+    /// Events of the requests answered so far.
     pub fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
     }
 
-    /// Waits until this number of requests has been answered.
+    /// Waits until requests with this number of events have been answered.
     ///
     /// # Errors
     ///
@@ -86,7 +86,7 @@ impl BareReceiver {
             if now > seen {
                 (seen, since) = (now, Instant::now());
             } else if since.elapsed() > patience {
-                bail!("{now} requests of {count} have come, and none for {} s", patience.as_secs());
+                bail!("{now} events of {count} have come, and none for {} s", patience.as_secs());
             }
         }
         Ok(())
@@ -108,10 +108,10 @@ async fn serve(mut socket: TcpStream, rule: Arc<Rule>, answered: Arc<AtomicU64>)
         }
         let Some(message) = http1::message(&buffer)?.filter(|message| message.end <= buffer.len()) else { continue };
         let status = rule(Request { first_byte_at, body: &buffer[message.body_at..message.end] });
-        let end = message.end;
+        let (end, events) = (message.end, http1::number(message.headers, "weft-batch-size").unwrap_or(1));
         buffer.drain(..end);
         socket.write_all(format!("HTTP/1.1 {status} \r\ncontent-length: 0\r\n\r\n").as_bytes()).await?;
-        answered.fetch_add(1, Ordering::Relaxed);
+        answered.fetch_add(events as u64, Ordering::Relaxed);
     }
 }
 

@@ -10,6 +10,8 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 pub struct Message<'a> {
     /// Such as `HTTP/1.1 200 OK`.
     pub first_line: &'a str,
+    /// The lines of its headers.
+    pub headers: &'a str,
     /// Where the body begins.
     pub body_at: usize,
     /// Where the message ends.
@@ -28,13 +30,15 @@ pub fn message(bytes: &[u8]) -> anyhow::Result<Option<Message<'_>>> {
     };
     let head = std::str::from_utf8(&bytes[..end])?;
     let (first_line, headers) = head.split_once("\r\n").unwrap_or((head, ""));
-    let length = headers
-        .split("\r\n")
-        .filter_map(|line| line.split_once(':'))
-        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
-        .and_then(|(_, length)| length.trim().parse::<usize>().ok())
-        .context("no content-length")?;
-    Ok(Some(Message { first_line, body_at: end + 4, end: end + 4 + length }))
+    let length = number(headers, "content-length").context("no content-length")?;
+    Ok(Some(Message { first_line, headers, body_at: end + 4, end: end + 4 + length }))
+}
+
+/// The value of a header that is a number.
+pub fn number(headers: &str, name: &str) -> Option<usize> {
+    let mut fields = headers.split("\r\n").filter_map(|line| line.split_once(':'));
+    let (_, value) = fields.find(|(found, _)| found.eq_ignore_ascii_case(name))?;
+    value.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -45,7 +49,8 @@ mod tests {
     fn a_message_is_known_once_its_head_is_there() {
         assert_eq!(message(b"HTTP/1.1 202 Accepted\r\ncontent-le").unwrap(), None);
         let answer = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\n{";
-        let known = Message { first_line: "HTTP/1.1 202 Accepted", body_at: 44, end: 46 };
+        let headers = "Content-Length: 2";
+        let known = Message { first_line: "HTTP/1.1 202 Accepted", headers, body_at: 44, end: 46 };
         assert_eq!(message(answer).unwrap(), Some(known));
         assert!(message(b"HTTP/1.1 202 Accepted\r\n\r\n").is_err(), "no length");
     }

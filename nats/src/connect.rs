@@ -14,6 +14,7 @@ use async_nats::{Client, ConnectOptions, Event, ServerAddr, connection::State, j
 use tokio::sync::watch;
 
 use crate::{
+    backoff::Backoff,
     clock::ServerClock,
     options::{NatsOptions, NatsTls, servers},
 };
@@ -23,8 +24,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often an idle server is pinged; two unanswered pings end the connection, so a dead server is noticed within
 /// three of these.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
-/// The longest pause between two tries to connect: short, since an outage lasts at least as long as the pause.
-const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(500);
+/// The pauses between tries to connect: short, since an outage lasts at least as long as the pause.
+const RECONNECT: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
 /// How often a wait for a change of state also polls the state, in case that the notification came too early.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// After this time without a write that succeeds a stream counts as one that takes none: longer than a restart of the server.
@@ -103,10 +104,7 @@ impl Connection {
             .connection_timeout(CONNECT_TIMEOUT)
             .ping_interval(PING_INTERVAL)
             .request_timeout(Some(REQUEST_TIMEOUT))
-            .reconnect_delay_callback(|attempts| {
-                let doubled = Duration::from_millis(10).saturating_mul(1 << attempts.min(6));
-                if attempts == 0 { Duration::ZERO } else { doubled.min(RECONNECT_PAUSE_MAX) }
-            })
+            .reconnect_delay_callback(|attempts| RECONNECT.after(u32::try_from(attempts).unwrap_or(u32::MAX)))
             .event_callback(move |event| {
                 if matches!(event, Event::Connected | Event::Disconnected | Event::Closed) {
                     sender.send_modify(|changes| *changes += 1);

@@ -34,6 +34,7 @@
 
 mod api_error;
 pub mod append;
+pub mod backoff;
 pub mod broker;
 pub mod changes;
 pub mod checkpoints;

@@ -15,6 +15,7 @@ use weft_proto::{
 };
 
 use crate::{
+    backoff::Backoff,
     connect::Connection,
     direct,
     event::event_id_of,
@@ -171,15 +172,15 @@ pub(crate) async fn verify_reaching(
     through: StreamSeq,
 ) -> Result<(StreamState, PositionCheck, Option<Mark>), EnsureError> {
     let mut watch = BehindWatch::default();
-    let mut pause = BEHIND_PAUSE.0;
+    let mut reports = 0;
     loop {
         let (view, found, mark) = compare(connection, stream, position, through).await?;
         let behind = matches!(found, PositionCheck::Rebuild(Mismatch::Behind { .. }));
         if !behind || watch.believes(&view, Instant::now()) {
             return Ok((view.state, found, mark));
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(BEHIND_PAUSE.1);
+        reports += 1;
+        tokio::time::sleep(BEHIND_RETRY.after(reports)).await;
     }
 }
 
@@ -248,7 +249,7 @@ async fn at_cursor(
 /// cut off steps down within 10 s, and a new one has applied its log within a few.
 pub const LAGGING_LEADER_MAX: Duration = Duration::from_secs(30);
 /// The first and the longest pause between two questions to a leader that lags.
-const BEHIND_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+const BEHIND_RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
 
 /// Decides when to believe that a stream ends before a known position: that it lost its tail.
 ///

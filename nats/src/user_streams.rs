@@ -21,7 +21,7 @@ use crate::{
 /// that each message names the one before it on its subject.
 pub const EXPECTED_LAST_SUBJECT_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
 /// The stream that must store the message.
-const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
+pub const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
 /// Timeout of connecting to one address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval of pings to an idle server, and timeout of a read.

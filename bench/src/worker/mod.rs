@@ -2,6 +2,7 @@
 //!
 //! - `lanes`: reader, lanes, commits and ledger with a destination that does nothing;
 //! - `http`: signed deliveries, against the bare client;
+//! - `grpc`: deliveries over gRPC, against those over HTTP;
 //! - `postgres`: deliveries into PostgreSQL, against the bare client;
 //! - `first-byte`: from the gateway to the first byte at the receiver, in an open loop;
 //! - `isolation`: cost of a workflow whose receiver always fails for the others;
@@ -26,6 +27,7 @@ use weft_services::{
 mod checkpoint;
 pub mod discard;
 mod first_byte;
+mod grpc;
 mod http;
 mod isolation;
 mod lanes;
@@ -53,6 +55,8 @@ enum What {
     Lanes(lanes::LanesArgs),
     /// Signed deliveries against the bare client
     Http(http::HttpArgs),
+    /// Deliveries over gRPC against deliveries over HTTP
+    Grpc(grpc::GrpcArgs),
     /// Deliveries into PostgreSQL against a bare client
     Postgres(postgres::PostgresArgs),
     /// From the gateway to the first byte at the receiver, in an open loop
@@ -76,6 +80,7 @@ pub async fn run(args: WorkerArgs) -> Result<(), Failure> {
     match args.what {
         What::Lanes(args) => lanes::run(args).await,
         What::Http(args) => http::run(args).await,
+        What::Grpc(args) => grpc::run(args).await,
         What::Postgres(args) => postgres::run(args).await,
         What::FirstByte(args) => first_byte::run(args).await,
         What::Isolation(args) => isolation::run(args).await,
@@ -133,9 +138,13 @@ impl Bench {
 
     /// Makes the one subscription, which takes everything from the beginning on.
     async fn subscribe(&self, destination: &str, concurrency: usize) -> anyhow::Result<()> {
+        self.subscribe_in_batches(destination, concurrency, 1).await
+    }
+
+    async fn subscribe_in_batches(&self, destination: &str, concurrency: usize, batch: u64) -> anyhow::Result<()> {
         let text = format!(
             "[[subscription]]\nname = \"bench\"\nstart = \"beginning\"\nconcurrency = {concurrency}\n\
-             destination = {destination}\n"
+             batch = {{ max_events = {batch} }}\ndestination = {destination}\n"
         );
         self.nats.configure(&text).await
     }

@@ -13,6 +13,7 @@ use weft_index::{
     receipts::{Apply, Change, Changes, Horizons, Receipts},
 };
 use weft_nats::{
+    backoff::Backoff,
     reader::OrderedReader,
     streams::{self, EnsureError, Presence, StreamState},
 };
@@ -28,8 +29,8 @@ use crate::metrics;
 
 /// Pause between attempts that failed.
 const RETRY: Duration = Duration::from_millis(300);
-/// First pause before a session restarts. It doubles with each session that ends early, up to [`RETRY`].
-const RESTART: Duration = Duration::from_millis(5);
+/// Pauses before a session restarts, by the number of sessions that ended early.
+const RESTART: Backoff = Backoff::new(Duration::from_millis(5), RETRY);
 /// A session that ran this long resets the pause.
 const SETTLED: Duration = Duration::from_secs(10);
 /// Reads that are decoded at the same time: enough for the cores of a small machine.
@@ -48,7 +49,7 @@ impl Shard {
     /// Runs until it is drained.
     pub async fn run(self, mut inbox: Inbox, receipts: Receipts) {
         let mut receipts = Some(receipts);
-        let mut pause = RESTART;
+        let mut failures = 0;
         while let Some(opened) = receipts.take() {
             let started_at = Instant::now();
             match self.session(&mut inbox, &opened).await {
@@ -59,10 +60,10 @@ impl Shard {
                     self.connection.note_write(&self.stream, None);
                     self.progress.set(self.id, Some(format!("receipts: starting over: {fault}")));
                     if started_at.elapsed() >= SETTLED {
-                        pause = RESTART;
+                        failures = 0;
                     }
-                    receipts = self.recover(&fault, opened, pause).await;
-                    pause = (pause * 2).min(RETRY);
+                    failures += 1;
+                    receipts = self.recover(&fault, opened, RESTART.after(failures)).await;
                 }
             }
         }

@@ -11,6 +11,7 @@ use weft_proto::ids::StreamSeq;
 
 use super::{Batch, Delivered, ReadError, ReaderOptions, consumer::Consumer, fault::Fault};
 use crate::{
+    backoff::Backoff,
     connect::Connection,
     direct,
     position::{self, Mark, Mismatch, Position, PositionCheck},
@@ -19,7 +20,7 @@ use crate::{
 
 /// The pauses between two tries to make a consumer: a server that comes back is read from at once, one that does not is
 /// left alone.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+const RETRY: Backoff = Backoff::new(Duration::from_millis(40), Duration::from_secs(1));
 /// How often the stream's end is looked at while pages are read, and for how long until a consumer is tried again.
 const PAGE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// About what one page may hold.
@@ -81,7 +82,7 @@ impl Task {
             }
             if failed {
                 self.remove_consumer().await;
-                tokio::time::sleep(PAUSE.1).await;
+                tokio::time::sleep(RETRY.max()).await;
             }
         }
     }
@@ -108,8 +109,7 @@ impl Task {
 
     /// A pause that grows with each failure, jittered so that readers do not come all at once.
     fn pause(&self) -> Duration {
-        let doubled = PAUSE.0.saturating_mul(1 << self.failures.min(8));
-        doubled.min(PAUSE.1).mul_f64(rand::rng().random_range(0.5..=1.0))
+        RETRY.after(self.failures).mul_f64(rand::rng().random_range(0.5..=1.0))
     }
 
     /// Waits for a message and takes what is there with it.

@@ -30,13 +30,11 @@ use super::{
     stale::IdentityFile,
     storage::Space,
 };
-use crate::changes::set_if_changed;
+use crate::{backoff::Backoff, changes::set_if_changed};
 
-/// The pause before the first restart; each further one is twice as long.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-/// The longest pause: an operator who has made room on the disk does not wait longer than this, and the roles need a few
-/// seconds more.
-const PAUSE_MAX: Duration = Duration::from_secs(4);
+/// The pauses before a restart. An operator who has made room on the disk does not wait longer than the longest, and the
+/// roles need a few seconds more.
+const RESTART: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(4));
 /// Interval at which the disk is checked.
 const DISK_INTERVAL: Duration = Duration::from_millis(500);
 /// A server that has run this long was sound: the next pause is short again.
@@ -187,7 +185,7 @@ impl Duty {
     /// Runs the server until it is to stop.
     fn run(&mut self) {
         let complaints = Arc::new(Complaints::default());
-        let mut pause = PAUSE_MIN;
+        let mut ends = 0;
         loop {
             let started = Instant::now();
             self.write_failed = false;
@@ -207,11 +205,13 @@ impl Duty {
                 continue;
             }
             if started.elapsed() >= STEADY {
-                pause = PAUSE_MIN;
+                ends = 0;
             }
+            ends += 1;
+            let pause = RESTART.after(ends);
             tracing::error!(end = died, ?said, ?pause, "nats-server has ended and is started again");
             match self.inbox.recv_timeout(pause) {
-                Err(RecvTimeoutError::Timeout) => pause = (pause * 2).min(PAUSE_MAX),
+                Err(RecvTimeoutError::Timeout) => {}
                 _ => return,
             }
         }

@@ -7,9 +7,14 @@ use weft_nats::envelope;
 use super::Delivery;
 
 /// Stands for a secret.
-const HIDDEN: &str = "[secret]";
+pub(super) const HIDDEN: &str = "[secret]";
 
 /// A request, without secrets.
+///
+/// Of destinations that are not called over HTTP, the parts stand for what comes nearest: see [`Destination::planned`] of
+/// each.
+///
+/// [`Destination::planned`]: super::Destination::planned
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PlannedRequest {
     /// Such as `POST`.

@@ -318,3 +318,59 @@ async fn expressions_of_a_batch_fail_one_event_alone() {
     assert_eq!(invalid.to_string(), "transform: 1:11: unknown function later");
     assert_eq!(destinations.deliver_batch(&batch[..1], None).await.unwrap()[0].result, Held);
 }
+
+/// Guards: `weft subscription test` shows the request that each kind of destination would make, without its secrets.
+#[tokio::test]
+async fn what_would_be_sent_is_shown_for_each_kind() {
+    use v1::destination::Kind;
+
+    let destinations = destinations(&[], addresses);
+    let planned = |kind| {
+        let destination = Some(v1::Destination { kind: Some(kind) });
+        let uid = SubscriptionUid::unique().to_vec();
+        let subscription = v1::Subscription { name: "orders".into(), uid, destination, ..Default::default() };
+        destinations.make(&subscription).unwrap().planned(&[delivery()])
+    };
+    let header = |planned: &PlannedRequest, name: &str| {
+        planned.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone())
+    };
+    let event = weft_testkit::event("w").build();
+
+    let auth = v1::auth::Kind::Bearer(v1::BearerAuth { token: "hidden-token".into() });
+    let grpc = planned(Kind::Grpc(v1::GrpcDestination {
+        url: "https://public.test".into(),
+        auth: Some(v1::Auth { kind: Some(auth) }),
+        ..Default::default()
+    }));
+    assert_eq!(grpc.target, "https://public.test/weft.v1.EventHandler/Handle");
+    assert_eq!(header(&grpc, "authorization").as_deref(), Some("[secret]"));
+    let message: serde_json::Value = serde_json::from_slice(&grpc.body).unwrap();
+    assert_eq!(message["subscription"], "orders");
+    assert_eq!(message["deliveries"][0]["event"]["eventId"], event.id.to_string());
+    assert_eq!(message["deliveries"][0]["attempt"], 1);
+
+    let nats = planned(Kind::Nats(v1::NatsDestination {
+        subject: "orders.{workflow}.{type}".into(),
+        stream: "ORDERS".into(),
+        url: "nats://public.test:4222".into(),
+        ..Default::default()
+    }));
+    assert_eq!(nats.target, format!("orders.w.{}", event.event_type.replace('.', "%2E")));
+    assert_eq!(header(&nats, "Nats-Msg-Id"), Some(event.id.to_string()));
+    assert_eq!(header(&nats, "Nats-Expected-Stream").as_deref(), Some("ORDERS"));
+    assert_eq!(nats.body, event.payload);
+
+    let dsn = "postgres://weft:hidden-password@public.test/orders";
+    let postgres = planned(Kind::Postgres(v1::PostgresDestination { dsns: vec![dsn.into()], ..Default::default() }));
+    assert!(postgres.target.contains("public.test") && !postgres.target.contains("hidden"), "{}", postgres.target);
+    assert_eq!(header(&postgres, "event_id"), Some(event.id.to_string()));
+    let statement = String::from_utf8(postgres.body.to_vec()).unwrap();
+    assert!(statement.starts_with("INSERT INTO \"weft_events\"") && statement.ends_with("DO NOTHING"), "{statement}");
+    let sql = "INSERT INTO orders VALUES (:workflow_id, :data)";
+    let own = planned(Kind::Postgres(v1::PostgresDestination {
+        dsns: vec![dsn.into()],
+        sql: sql.into(),
+        ..Default::default()
+    }));
+    assert_eq!((&own.headers[0].0[..], &own.headers[0].1[..]), ("workflow_id", "w"));
+}

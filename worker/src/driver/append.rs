@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use weft_nats::{
     append::{AppendErrorKind, Appender},
+    backoff::Backoff,
     direct,
     message::Outgoing,
     streams,
@@ -17,8 +18,8 @@ use weft_proto::ids::StreamSeq;
 
 use crate::log::Log;
 
-/// Shortest and longest pause between two tries.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// Pauses between two tries.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
 
 /// Another owner has written, or the stream is another one by now.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ pub(crate) async fn append_until_stored(
     expected: StreamSeq,
     message: Outgoing,
 ) -> Result<(Appender, StreamSeq), Fenced> {
-    let mut pause = PAUSE.0;
+    let mut failures = 0;
     // A shard is delivered without checkpoints, but not without outcomes.
     let is_essential = stream == log.layout.outcomes_stream(log.shard);
     let note = |problem: Option<String>| {
@@ -66,8 +67,8 @@ pub(crate) async fn append_until_stored(
         };
         tracing::warn!(stream, problem, "append failed; retrying");
         note(Some(problem));
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE.1);
+        failures += 1;
+        tokio::time::sleep(RETRY.after(failures)).await;
         log.connection.connected().await;
     }
 }

@@ -57,6 +57,11 @@ impl CatchUpQueue {
         self.running = self.running.saturating_sub(1);
     }
 
+    /// Lanes of a subscription that wait.
+    pub fn waiting(&self, uid: SubscriptionUid) -> usize {
+        self.waiting.get(&uid).map_or(0, VecDeque::len)
+    }
+
     pub fn running(&self) -> usize {
         self.running
     }

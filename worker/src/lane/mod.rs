@@ -59,6 +59,10 @@ pub struct Limits {
     pub uncommitted_max: usize,
     /// Lanes that read from EVENTS at a time.
     pub catch_ups_max: usize,
+    /// Lanes of one active subscription that may wait to read from EVENTS while its reader continues. A lane that has to read
+    /// buffers no event that arrives meanwhile, so a reader that outruns many of them leaves every event to be searched
+    /// by workflow.
+    pub catch_ups_waiting_max: usize,
     /// Bytes of one commit.
     pub commit_bytes_max: usize,
 }
@@ -77,6 +81,8 @@ impl Default for Limits {
             buffered_bytes_max: 16 * 1024 * 1024,
             uncommitted_max: 10_000,
             catch_ups_max: 4,
+            // On a log with a thousand workflows, searching all events takes ten times as long as reading them in order.
+            catch_ups_waiting_max: 64,
             commit_bytes_max: 256 * 1024,
         }
     }

@@ -77,6 +77,7 @@ fn limits() -> Limits {
         buffered_bytes_max: 4 * (PAYLOAD.len() + EVENT_OVERHEAD_BYTES),
         uncommitted_max: 6,
         catch_ups_max: 2,
+        catch_ups_waiting_max: 1,
         commit_bytes_max: 1500,
     }
 }

@@ -5,6 +5,7 @@ use std::{collections::VecDeque, mem, pin::Pin, time::Duration};
 use tokio::time::Instant;
 use weft_nats::{
     append::{AppendError, AppendErrorKind, Appender, BATCH_BYTES_MAX},
+    backoff::Backoff,
     message::Outgoing,
 };
 use weft_proto::ids::StreamSeq;
@@ -17,8 +18,8 @@ use crate::sequencer::{
     submission::Submission,
 };
 
-/// Shortest and longest pause before a failed append is tried again.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+/// Pauses before a failed append is tried again.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
 /// A group is published as a batch only when single publishes are expected to take more than 5/4 of its time. Published
 /// one by one, half of the senders have their answers after half of the time, whereas in a batch all wait for its end;
 /// and a batch that starts as soon as it is equally fast lets enough events arrive during it for the next one, at rates
@@ -261,9 +262,7 @@ impl Session<'_> {
 
     /// Asks for the end and the identity of the log, after a pause that doubles with each consecutive failure.
     pub(super) fn probe_end(&mut self) {
-        let doubled = PAUSE.0.saturating_mul(1 << self.failures.min(8));
-        let pause = if self.failures == 0 { Duration::ZERO } else { doubled.min(PAUSE.1) };
-        self.probe = Some(probe::log(self.shard, pause, self.known(), self.overlay.end()));
+        self.probe = Some(probe::log(self.shard, RETRY.after(self.failures), self.known(), self.overlay.end()));
     }
 }
 

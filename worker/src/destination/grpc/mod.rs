@@ -6,7 +6,10 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
+use serde::Serialize;
+use serde_json::value::RawValue;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 use weft_catalog::delivery_url::DeliveryUrl;
@@ -18,13 +21,14 @@ use weft_proto::{
 
 use self::call::{Call, Progress};
 use super::{
-    Delivery, DeliveryResult, Destination, Failure, FailureKind, InvalidDestination, NotSent,
+    Delivery, DeliveryResult, Destination, Failure, FailureKind, InvalidDestination, NotSent, PlannedRequest,
     address::RefusedAddress,
     auth::Authorization,
     clients::{Chain, ClientSettings, Http2Client, HttpClients},
     connection,
     failure::Lost,
     oauth2::TokenSources,
+    planned::HIDDEN,
     resolver::GuardedResolver,
     tls::Trust,
 };
@@ -35,6 +39,8 @@ mod status;
 
 pub(super) use call::GuardedBody;
 
+/// Path of the method, of `proto/proto/weft/v1/event_handler.proto`.
+const METHOD_PATH: &str = "/weft.v1.EventHandler/Handle";
 /// Repeats of a call within one attempt: one for a connection that was closed, and one for the next.
 const REPEATS_MAX: u32 = 2;
 /// The longest response: it holds a number.
@@ -200,6 +206,59 @@ impl Destination for GrpcDestination {
         }
         Ok(())
     }
+
+    /// The message is shown as JSON, with each event as its envelope.
+    fn planned(&self, deliveries: &[Delivery]) -> PlannedRequest {
+        let Some(first) = deliveries.first() else { return PlannedRequest::default() };
+        let mut headers = vec![
+            ("content-type".to_owned(), "application/grpc".to_owned()),
+            ("grpc-timeout".to_owned(), format!("{}m", first.timeout.as_millis())),
+        ];
+        if self.authorization.is_some() {
+            headers.push((AUTHORIZATION.to_string(), HIDDEN.to_owned()));
+        }
+        if let Some(traceparent) = &first.event.event.traceparent {
+            headers.push(("traceparent".to_owned(), traceparent.clone()));
+        }
+        PlannedRequest {
+            method: "POST".into(),
+            target: format!("{}{METHOD_PATH}", self.url.uri().to_string().trim_end_matches('/')),
+            headers,
+            body: shown(&self.subscription, deliveries),
+        }
+    }
+}
+
+/// The message of a call as JSON.
+fn shown(subscription: &str, deliveries: &[Delivery]) -> Bytes {
+    let deliveries: Vec<_> = deliveries
+        .iter()
+        .map(|each| {
+            let v1::Delivery { attempt, epoch, lane_previous_event_id, replay, .. } = delivery(each);
+            let mut event = Vec::new();
+            envelope::write(&each.event.event, &mut event);
+            // Byte for byte, as the envelope is.
+            let event = String::from_utf8(event).ok().and_then(|event| RawValue::from_string(event).ok());
+            ShownDelivery { event, attempt, epoch, lane_previous_event_id, replay }
+        })
+        .collect();
+    serde_json::to_vec(&ShownCall { subscription, deliveries }).unwrap_or_default().into()
+}
+
+#[derive(Serialize)]
+struct ShownCall<'a> {
+    subscription: &'a str,
+    deliveries: Vec<ShownDelivery>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ShownDelivery {
+    event: Option<Box<RawValue>>,
+    attempt: u32,
+    epoch: u64,
+    lane_previous_event_id: String,
+    replay: bool,
 }
 
 fn delivery(delivery: &Delivery) -> v1::Delivery {

@@ -20,7 +20,7 @@ use weft_catalog::subject_template::SubjectTemplate;
 use weft_nats::{
     connect::Connection,
     message::Outgoing,
-    user_streams::{PublishError, UserStreams},
+    user_streams::{EXPECTED_STREAM, PublishError, UserStreams},
 };
 use weft_proto::{
     ids::SubscriptionUid,
@@ -29,7 +29,8 @@ use weft_proto::{
 
 use self::{clients::NatsClient, known::KnownSubjects};
 use super::{
-    Delivery, DeliveryResult, Destination, Failure, FailureKind, InvalidDestination, NotSent, address::RefusedAddress,
+    Delivery, DeliveryResult, Destination, Failure, FailureKind, InvalidDestination, NotSent, PlannedRequest,
+    address::RefusedAddress,
 };
 
 pub(super) mod clients;
@@ -229,6 +230,22 @@ impl Destination for NatsDestination {
         match &self.link {
             Link::Own(_) => Ok(()),
             Link::Other(client) => client.check().await,
+        }
+    }
+
+    /// The first event as a message: the target is its subject, and the headers are the message's. The server is also
+    /// asked to take the subject's expected last sequence, which is not known without a call.
+    fn planned(&self, deliveries: &[Delivery]) -> PlannedRequest {
+        let Some(first) = deliveries.first() else { return PlannedRequest::default() };
+        let event = &first.event.event;
+        let message = message::headers(first, &self.subscription, &self.uid);
+        let expected = (EXPECTED_STREAM.to_string(), self.stream.clone());
+        let headers = message.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        PlannedRequest {
+            method: "PUB".into(),
+            target: self.subject.subject(event).unwrap_or_else(|problem| format!("none: {problem}")),
+            headers: headers.chain([expected]).collect(),
+            body: message::payload(event),
         }
     }
 }

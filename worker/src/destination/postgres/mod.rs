@@ -24,12 +24,12 @@ use self::{
     failure::{Phase, failure, is_lost},
     pool::{Lease, Pool},
     row::Row,
-    sql::Statements,
+    sql::{Field, Statements},
     transaction::{Aborted, Batch, create},
 };
 use super::{
-    Delivery, DeliveryResult, Destination, Failure, FailureKind, InvalidDestination, address::RefusedAddress,
-    clients::HttpClients,
+    Delivery, DeliveryResult, Destination, Failure, FailureKind, InvalidDestination, PlannedRequest,
+    address::RefusedAddress, clients::HttpClients,
 };
 
 mod dsn;
@@ -280,5 +280,22 @@ impl Destination for PostgresDestination {
             database.pool.check().await?;
         }
         Ok(())
+    }
+
+    /// The first event's statement: the target is its database, the body the statement, and the headers are its parameters
+    /// in order. It runs in a transaction with the fence, and a batch of inserts is one statement.
+    fn planned(&self, deliveries: &[Delivery]) -> PlannedRequest {
+        let Some(first) = deliveries.first() else { return PlannedRequest::default() };
+        let event = &first.event.event;
+        let ShardId(index) = self.layout.shard_of(&event.workflow);
+        let row = Row::new(event);
+        let (statement, fields) = self.statements.effect.planned();
+        let parameter = |field: Field| (field.name().to_owned(), row.get(field).unwrap_or("NULL").to_owned());
+        PlannedRequest {
+            method: "EXECUTE".into(),
+            target: self.databases.get(index as usize).map(|database| database.pool.name()).unwrap_or_default(),
+            headers: fields.into_iter().map(parameter).collect(),
+            body: statement.into(),
+        }
     }
 }

@@ -98,6 +98,16 @@ pub(super) enum Effect {
     Sql(UserSql),
 }
 
+impl Effect {
+    /// The statement for one event, and the field of each of its parameters.
+    pub fn planned(&self) -> (String, Vec<Field>) {
+        match self {
+            Self::Insert(insert) => (insert.single(), insert.fields().collect()),
+            Self::Sql(sql) => (sql.text.clone(), sql.fields.clone()),
+        }
+    }
+}
+
 /// Inserts into a table, each event once by its id.
 #[derive(Debug, Clone)]
 pub(super) struct TableInsert {
@@ -175,20 +185,29 @@ impl TableInsert {
         )
     }
 
+    /// The statement for one event.
+    fn single(&self) -> String {
+        format!("{} ON CONFLICT ({}) DO NOTHING", self.probe(), self.event_id_column())
+    }
+
     /// Inserts any number of events, in order: each parameter is an array of one column's values.
     pub fn batched(&self, types: &[Type]) -> String {
         let arrays = types
             .iter()
             .enumerate()
             .map(|(index, column)| format!("${}::{}.{}[]", index + 1, quoted(column.schema()), quoted(column.name())));
-        let event_id = self.columns.iter().find(|(field, _)| *field == Field::EventId);
         format!(
             "INSERT INTO {} ({}) SELECT * FROM unnest({}) ON CONFLICT ({}) DO NOTHING",
             self.table,
             self.column_list(),
             arrays.collect::<Vec<_>>().join(", "),
-            event_id.map_or_else(|| quoted(Field::EventId.name()), |(_, column)| column.clone()),
+            self.event_id_column(),
         )
+    }
+
+    fn event_id_column(&self) -> String {
+        let event_id = self.columns.iter().find(|(field, _)| *field == Field::EventId);
+        event_id.map_or_else(|| quoted(Field::EventId.name()), |(_, column)| column.clone())
     }
 
     fn column_list(&self) -> String {

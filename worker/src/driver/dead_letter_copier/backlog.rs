@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::time::Instant;
-use weft_nats::event::StoredEvent;
+use weft_nats::{backoff::Backoff, event::StoredEvent};
 use weft_proto::{
     ids::{Run, StreamSeq, SubscriptionUid},
     v1,
@@ -26,7 +26,7 @@ const SHARE: usize = 8;
 /// Bytes of events in memory; above that, events are read again.
 const EVENT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Shortest and longest pause of a subscription whose copy has failed.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+const RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 /// Refusals after which a copy is recorded as refused and the next one is made: the refusing server may be about to be
 /// replaced.
 const REFUSALS_MAX: u32 = 3;
@@ -440,9 +440,8 @@ impl Backlog {
 
 impl Queue {
     fn fail(&mut self, problem: String, now: Instant) {
-        let pause = PAUSE.0.saturating_mul(1 << self.failures.min(10)).min(PAUSE.1);
         self.failures = self.failures.saturating_add(1);
-        self.not_before = Some(now + pause);
+        self.not_before = Some(now + RETRY.after(self.failures));
         self.problem = problem;
     }
 }

@@ -5,7 +5,7 @@
 //! An active subscription has room while its events fit into its share of the memory. The lanes of an inactive one, which is
 //! paused or whose endpoint has retired, keep positions only, so their number is bounded. That of an active one is bounded
 //! too, but far higher: a lane whose head waits for a retry or an operator keeps positions only, and a few failing workflows
-//! must not delay the healthy ones.
+//! must not delay the healthy ones. While many lanes wait to read on from EVENTS, there is no room either.
 //!
 //! Its reader stops right before the event that there is no room for. So it is known whether an event of the subscription
 //! waits there, and a subscription without events meets the shared reader and joins it, paused or not.
@@ -25,8 +25,14 @@ use crate::lane::{action::Action, input::LaneKey, lane::event_bytes, state::Deta
 impl Lanes {
     /// Whether a subscription has room for an event.
     pub(super) fn has_room_for(&self, uid: SubscriptionUid, event: &StoredEvent) -> bool {
-        let has_memory = !self.state.is_active(uid) || self.memory.has_room(uid, event_bytes(event));
+        let has_memory = !self.state.is_active(uid)
+            || self.memory.has_room(uid, event_bytes(event)) && !self.has_many_catch_ups(uid);
         has_memory && self.has_lane_for(uid, event)
+    }
+
+    /// Whether the subscription's reader waits for the lanes that have to read from EVENTS.
+    fn has_many_catch_ups(&self, uid: SubscriptionUid) -> bool {
+        self.catch_ups.waiting(uid) > self.limits.catch_ups_waiting_max
     }
 
     /// Whether an event has a lane already, or there is room for another one.
@@ -75,7 +81,9 @@ impl Lanes {
             return false;
         }
         if self.state.is_active(uid) {
-            return self.memory.has_ample_share(uid) && (!detached.waits || self.has_room_for_many_lanes(uid));
+            return self.memory.has_ample_share(uid)
+                && self.catch_ups.waiting(uid) <= self.limits.catch_ups_waiting_max / 8
+                && (!detached.waits || self.has_room_for_many_lanes(uid));
         }
         !detached.waits || self.has_room_for_lanes(uid)
     }
@@ -98,7 +106,10 @@ impl Lanes {
         // An event larger than any share is taken while there is ample memory: its lane reads it from EVENTS at its turn.
         let fits = |event: &Arc<StoredEvent>| {
             let is_active = self.state.is_active(uid);
-            let is_ample = is_active && self.memory.has_ample_share(uid) && self.has_lane_for(uid, event);
+            let is_ample = is_active
+                && self.memory.has_ample_share(uid)
+                && !self.has_many_catch_ups(uid)
+                && self.has_lane_for(uid, event);
             is_ample || self.expiry.is_expiring(event.seq) || self.has_room_for(uid, event)
         };
         let waits = event.as_ref().is_some_and(|event| !fits(event));

@@ -35,6 +35,30 @@ fn a_subscription_that_fills_the_memory_reads_on_its_own() {
     assert_eq!(model.delivered.iter().filter(|(lane, _)| lane.subscription == uid(0)).count(), taken);
 }
 
+/// A reader that outran many lanes would stay ahead of them: none of their later events would be buffered, and each would be
+/// searched in the log a second time.
+#[test]
+fn a_reader_waits_for_lanes_that_read_on() {
+    let mut model = model_with(0);
+    let roomy = Limits { buffered_bytes_max: 100 * limits().buffered_bytes_max, ..limits() };
+    model.handle(Input::LimitsChanged(roomy));
+    // At least three events of each of five workflows; a lane buffers two.
+    model.log.extend((1..=20).map(|seq| event(seq, (seq % 5) as u8)));
+    model.log.extend([event(21, 6), event(22, 6)]);
+    (0..20).for_each(|_| model.read());
+    while let Some(attempt) = model.attempts.pop() {
+        model.end(attempt, AttemptResult::Delivered);
+        model.commit_all();
+    }
+    assert_eq!(model.catch_ups.len(), limits().catch_ups_max, "the others wait");
+    (0..2).for_each(|_| model.read());
+    assert!(model.detached.contains_key(&uid(0)) && !model.lanes.reads_on(uid(0)), "its reader waits, too");
+    model.catch_up_all();
+    assert!(model.lanes.reads_on(uid(0)));
+    model.heal();
+    assert!(!model.detached.contains_key(&uid(0)));
+}
+
 /// Pausing costs no memory for each workflow there is, and what waits in the log is known to be late.
 #[test]
 fn a_paused_subscription_reads_on_when_it_goes_on() {

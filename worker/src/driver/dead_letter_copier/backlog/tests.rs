@@ -51,7 +51,7 @@ fn a_copy_that_fails_holds_back_its_own_subscription_only() {
     assert!(matches!(backlog.next(now), CopyJob::Wait(Some(at)) if at > now));
     assert_eq!((backlog.copied(), backlog.horizon().keep_from), (4, Some(StreamSeq(10))));
     assert!(backlog.is_done(), "what is missing fails");
-    assert_eq!(copy(backlog.next(now + PAUSE.1)), (uid(1), 10));
+    assert_eq!(copy(backlog.next(now + RETRY.max())), (uid(1), 10));
     backlog.made(uid(1), CopyResult::Stored, now);
     assert_eq!((backlog.copied(), backlog.horizon().keep_from), (5, Some(StreamSeq(12))));
     assert_eq!(copy(backlog.next(now)), (uid(1), 12));
@@ -68,7 +68,7 @@ fn a_refused_copy_is_recorded_and_keeps_its_event() {
     let mut backlog = Backlog::new(4, 4, vec![], now);
     backlog.add(5, &commit(vec![dead(1, 10), dead(1, 11)]), vec![]);
     for tries in 1..=REFUSALS_MAX {
-        now += PAUSE.1;
+        now += RETRY.max();
         assert_eq!(copy(backlog.next(now)), (uid(1), 10));
         let given_up = backlog.made(uid(1), CopyResult::Refused("too large".into()), now);
         assert_eq!(given_up.is_some(), tries == REFUSALS_MAX);
