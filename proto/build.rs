@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=src/secret_fields.rs");
     let descriptors = protox::compile(
         [
+            "weft/v1/audit_service.proto",
             "weft/v1/catalog.proto",
             "weft/v1/catalog_service.proto",
             "weft/v1/dead_letter_service.proto",

@@ -35,6 +35,7 @@ use crate::projection::{self, OpenError};
 
 mod apply;
 mod as_of;
+mod audit;
 mod bootstrap;
 mod change;
 mod copy;
@@ -59,6 +60,7 @@ mod tests;
 
 use apply::StreamKind;
 pub use as_of::AsOf;
+pub use audit::{AuditCursor, AuditEntry, AuditFilter, AuditPage};
 use change::Committed;
 pub use dead_letters::{DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterPage};
 pub use events::{DeliveryHistory, EventHistory};

@@ -15,6 +15,8 @@ pub enum Failure {
     NotFound(String),
     /// Exit code 4: the server cannot be reached, or cannot answer now.
     Unavailable(String),
+    /// The exit code of a check whose result is printed already.
+    Check(u8),
     /// Exit code 0, without a word: what read the output has gone away, as `head` does when it has enough.
     Closed,
 }
@@ -29,6 +31,7 @@ impl Failure {
     pub fn code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Closed => 0,
+            Self::Check(code) => *code,
             Self::Failed(_) => 1,
             Self::Usage(_) => 2,
             Self::NotFound(_) => 3,
@@ -43,6 +46,7 @@ impl fmt::Display for Failure {
             Self::Failed(text) | Self::Usage(text) | Self::NotFound(text) | Self::Unavailable(text) => {
                 f.write_str(text)
             }
+            Self::Check(code) => write!(f, "the check ends with exit code {code}"),
             Self::Closed => f.write_str("the reader of the output has gone away"),
         }
     }

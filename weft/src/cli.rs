@@ -5,8 +5,9 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use weft_services::{
     command::{
+        audit,
         catalog::{apply, key, source, subscription},
-        check, dlq, event, healthcheck, listen, nats, rejected, replay, shard, sign, verify, workflow,
+        check, config, dlq, event, healthcheck, listen, nats, rejected, replay, shard, sign, verify, workflow,
     },
     config::Config,
     demo,
@@ -15,7 +16,7 @@ use weft_services::{
     signal, telemetry, up,
 };
 
-use crate::help;
+use crate::{generate, help};
 
 /// Default log filter of roles. `weft_nats` logs the state of NATS connections, so the client's messages are left out.
 const ROLE_LOG: &str = "info,async_nats=warn";
@@ -73,20 +74,30 @@ pub enum Command {
     /// List, get and retry refused requests
     #[command(subcommand)]
     Rejected(rejected::RejectedCommand),
+    /// List what operators have done: who, what, why and when
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Print the headers with which a sender would sign a body
     Sign(sign::SignArgs),
     /// Verify a request as a gateway does, and say why it would be refused
     Verify(verify::VerifyArgs),
     /// Receive deliveries, verify and print them, and fail on demand
     Listen(listen::ListenArgs),
-    /// Check the configuration, or whether a destination may be called
+    /// Check the configuration, whether a destination may be called, or how a running mesh is
     Check(check::CheckArgs),
+    /// Show the effective configuration, and where each value comes from
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Configure a NATS server or cluster for a mesh
     #[command(subcommand)]
     Nats(nats::NatsCommand),
     /// Run benchmarks
     #[command(subcommand)]
     Bench(weft_bench::BenchCommand),
+    /// Print the completion script of a shell
+    Completion(generate::CompletionArgs),
+    /// Print the manual page, or write those of all commands into a folder
+    Man(generate::ManArgs),
     /// Succeed if this machine's operations port reports ready
     #[command(hide = true)]
     Healthcheck(healthcheck::HealthcheckArgs),
@@ -180,10 +191,14 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Key(command) => key::run(command).await,
         Command::Apply(args) => apply::run(args).await,
         Command::Rejected(command) => rejected::run(command).await,
+        Command::Audit(command) => audit::run(command).await,
         Command::Sign(args) => sign::run(args).await,
         Command::Verify(args) => verify::run(args).await,
         Command::Listen(args) => listen::run(args).await,
         Command::Check(args) => check::run(args).await,
+        Command::Config(command) => config::run(command),
+        Command::Completion(args) => generate::completion(&args, Cli::command()),
+        Command::Man(args) => generate::man(&args, Cli::command()),
         Command::Nats(command) => nats::run(command),
         Command::Bench(command) => weft_bench::run(command).await,
         Command::Healthcheck(args) => healthcheck::run(args).await,

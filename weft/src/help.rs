@@ -2,19 +2,21 @@
 
 use std::fmt::Write as _;
 
-use clap::Command;
+use clap::{Arg, Command};
+use weft_services::command::admin::HEADING;
 
 /// The commands by what they are for, in the order in which a newcomer meets them.
-const GROUPS: [(&str, &[&str]); 5] = [
+const GROUPS: [(&str, &[&str]); 6] = [
     ("Run", &["up", "gateway", "worker", "admin", "nats"]),
     ("Try", &["demo", "check", "listen", "sign", "verify", "bench"]),
     ("Look at events", &["event", "workflow", "replay"]),
-    ("Repair", &["dlq", "rejected", "shard"]),
-    ("Configure", &["source", "subscription", "key", "apply"]),
+    ("Repair", &["dlq", "rejected", "shard", "audit"]),
+    ("Configure", &["source", "subscription", "key", "apply", "config"]),
+    ("Shell", &["completion", "man"]),
 ];
 
 /// Command lines by noun, each with what it does; first those of `weft` itself.
-const EXAMPLES: [(&str, &[(&str, &str)]); 11] = [
+const EXAMPLES: [(&str, &[(&str, &str)]); 15] = [
     (
         "weft",
         &[
@@ -99,6 +101,36 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 11] = [
             ("weft shard adopt 0 --dry-run", "what would be given up"),
         ],
     ),
+    (
+        "audit",
+        &[
+            ("weft audit list --since 1d", "who did what, why and when"),
+            ("weft audit list --target billing --action '*Subscription'", "what was done to a subscription"),
+            ("weft audit list --operator 7h3k2m9q -o json", "everything of one key, with the differences"),
+        ],
+    ),
+    (
+        "check",
+        &[
+            ("weft check -c weft.toml", "whether the file is valid, without a server"),
+            ("weft check health --critical-dead-letters 100", "for monitoring: 0 ok, 1 warning, 2 critical, 3 unknown"),
+            ("weft check destination https://billing.example/hooks", "whether it may be called from here"),
+        ],
+    ),
+    (
+        "config",
+        &[
+            ("weft config show", "every key, its value, and where that comes from"),
+            ("weft config show --set", "only what the file or the environment sets"),
+        ],
+    ),
+    (
+        "completion",
+        &[
+            ("weft completion bash > /etc/bash_completion.d/weft", "for all users of bash"),
+            ("weft completion fish > ~/.config/fish/completions/weft.fish", "for one user of fish"),
+        ],
+    ),
     ("nats", &[("weft nats config --passwords /etc/weft/nats", "accounts, users and permissions for your own server")]),
 ];
 
@@ -113,12 +145,44 @@ pub fn grouped(mut command: Command) -> Command {
         groups(&command),
         heading(&command, "Options"),
     );
-    let end = format!("{}\n{EXIT_CODES}", examples(&command, "weft"));
+    let shared = shared_options(&command);
+    let end = format!("{shared}\n{}\n{EXIT_CODES}", examples(&command, "weft"));
     for (noun, _) in EXAMPLES.iter().skip(1) {
         let text = examples(&command, noun);
         command = command.mut_subcommand(noun, |noun| noun.after_help(text));
     }
-    command.help_template(template).after_help(end)
+    command.mut_subcommands(without_shared_options).help_template(template).after_help(end)
+}
+
+/// The options of every command that talks to the admin, once, for `weft --help`.
+fn shared_options(command: &Command) -> String {
+    let list = command.find_subcommand("dlq").and_then(|dlq| dlq.find_subcommand("list"));
+    let mut text = heading(command, "Options of every command that asks the admin");
+    for arg in list.iter().flat_map(|list| list.get_arguments()).filter(|arg| is_shared(arg)) {
+        let short = arg.get_short().map(|short| format!("-{short}, ")).unwrap_or_default();
+        let value = arg.get_value_names().and_then(<[_]>::first).map(|name| format!(" <{name}>")).unwrap_or_default();
+        let name = format!("{short}--{}{value}", arg.get_long().unwrap_or_default());
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        // Into a string nothing fails.
+        let _ = write!(text, "\n  {name:<24}  {help}");
+    }
+    text.push('\n');
+    text
+}
+
+fn is_shared(arg: &Arg) -> bool {
+    arg.get_help_heading() == Some(HEADING)
+}
+
+/// The command without those options in its help, which names where they are.
+fn without_shared_options(command: Command) -> Command {
+    let command = command.mut_subcommands(without_shared_options);
+    if !command.get_arguments().any(is_shared) {
+        return command;
+    }
+    let command = command.mut_args(|arg| if is_shared(&arg) { arg.hide(true) } else { arg });
+    let text = command.get_after_help().map(|text| format!("{text}\n")).unwrap_or_default();
+    command.after_help(format!("{text}--server, --token, --ca, --data and -o: see weft --help"))
 }
 
 fn heading(command: &Command, text: &str) -> String {
@@ -193,6 +257,10 @@ mod tests {
             assert!(text.contains(part), "{part:?}: {text}");
         }
         assert!(!text.contains("launch"), "{text}");
+        assert!(text.contains("\n  --server <URL> ") && text.contains("-o, --output <FORMAT>"), "{text}");
+        let list = command.find_subcommand_mut("dlq").unwrap().find_subcommand_mut("list").unwrap();
+        let list = list.render_help().to_string();
+        assert!(!list.contains("--token <") && list.contains("see weft --help"), "{list}");
         let dlq = command.find_subcommand_mut("dlq").unwrap().render_help().to_string();
         assert!(dlq.contains("Examples:\n  weft dlq stats "), "{dlq}");
     }

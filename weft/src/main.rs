@@ -7,6 +7,7 @@ use weft_services::{command::output, failure::Failure};
 use self::cli::Command;
 
 mod cli;
+mod generate;
 mod help;
 
 /// A message of the log is some dozens of small allocations, for its headers: with the system's allocator they were a
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     let command = cli::parse().command;
     match run(command) {
         Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,
+        Err(failure @ Failure::Check(_)) => failure.code(),
         Err(failure) => {
             // It may quote a sender or a receiver.
             output::notice(&failure.to_string());

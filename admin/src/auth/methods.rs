@@ -28,7 +28,7 @@ const OPEN: [&str; 2] = ["grpc.health.v1.", "grpc.reflection."];
 const PACKAGE: &str = "weft.v1.";
 
 /// Every method of the admin.
-const METHODS: [(&str, Scope, Limits); 49] = [
+const METHODS: [(&str, Scope, Limits); 50] = [
     ("EventService/GetEvent", Scope::Read, Enforced),
     ("EventService/EventsSince", Scope::Read, Enforced),
     ("EventService/TailEvents", Scope::Read, Enforced),
@@ -56,6 +56,7 @@ const METHODS: [(&str, Scope, Limits); 49] = [
     ("RejectedService/RetryRejected", Scope::Operate, Forbidden),
     ("ShardService/ListShards", Scope::Read, Forbidden),
     ("ShardService/AdoptShard", Scope::Admin, Forbidden),
+    ("AuditService/ListAudit", Scope::Read, Forbidden),
     ("CatalogService/CreateSource", Scope::Admin, Forbidden),
     ("CatalogService/GetSource", Scope::Read, Forbidden),
     ("CatalogService/ListSources", Scope::Read, Forbidden),

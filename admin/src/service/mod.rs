@@ -4,6 +4,7 @@
 //! - `events`, `tail`: `EventService`; `dead_letters`, `dead_letter_query`, `selection`, `redrive`, `close_item`, `dead_letter_stats`:
 //!   `DeadLetterService`; `workflows`: `WorkflowService`; `replays`: `ReplayService`; `catalog`: `CatalogService`;
 //!   `rejected`: `RejectedService`; `shards`: `ShardService`.
+//! - `audit`: `AuditService`, what operators have done.
 //! - `command`: commands on COMMANDS.
 //! - `readiness`: readiness, for people and for `grpc.health.v1`.
 
@@ -24,10 +25,10 @@ use weft_nats::{
 use weft_proto::{
     ids::ShardId,
     v1::{
-        self, catalog_service_server::CatalogServiceServer, dead_letter_service_server::DeadLetterServiceServer,
-        event_service_server::EventServiceServer, rejected_service_server::RejectedServiceServer,
-        replay_service_server::ReplayServiceServer, shard_service_server::ShardServiceServer,
-        workflow_service_server::WorkflowServiceServer,
+        self, audit_service_server::AuditServiceServer, catalog_service_server::CatalogServiceServer,
+        dead_letter_service_server::DeadLetterServiceServer, event_service_server::EventServiceServer,
+        rejected_service_server::RejectedServiceServer, replay_service_server::ReplayServiceServer,
+        shard_service_server::ShardServiceServer, workflow_service_server::WorkflowServiceServer,
     },
 };
 use weft_role::{
@@ -40,6 +41,7 @@ use weft_tls::{BindError, Listener};
 
 use crate::{as_of::AsOfLayer, auth::Guard, deliveries::Deliveries, options::AdminOptions};
 
+mod audit;
 mod catalog;
 mod close_item;
 mod command;
@@ -58,6 +60,7 @@ mod state;
 mod tail;
 mod workflows;
 
+use audit::Audit;
 use catalog::Catalogs;
 use dead_letters::DeadLetters;
 use events::Events;
@@ -78,6 +81,7 @@ const SERVICES: &[&str] = &[
     <ReplayServiceServer<Replays> as NamedService>::NAME,
     <ShardServiceServer<Shards> as NamedService>::NAME,
     <CatalogServiceServer<Catalogs> as NamedService>::NAME,
+    <AuditServiceServer<Audit> as NamedService>::NAME,
 ];
 /// The pause before the catalog is resealed after a failure.
 const SEAL_RETRY: Duration = Duration::from_secs(2);
@@ -238,6 +242,7 @@ async fn serve(
     let replays = ReplayServiceServer::new(Replays::new(Arc::clone(state)));
     let shards = ShardServiceServer::new(Shards::new(Arc::clone(state)));
     let catalog = CatalogServiceServer::new(Catalogs::new(Arc::clone(state), deliveries));
+    let audit = AuditServiceServer::new(Audit::new(Arc::clone(state)));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(weft_proto::FILE_DESCRIPTOR_SET)
@@ -250,7 +255,8 @@ async fn serve(
         .add_service(workflows)
         .add_service(replays)
         .add_service(shards)
-        .add_service(catalog);
+        .add_service(catalog)
+        .add_service(audit);
     // The descriptors are compiled in: a failure shows in every test, and costs only the reflection.
     match (reflection().build_v1(), reflection().build_v1alpha()) {
         (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),

@@ -2,7 +2,7 @@
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tonic::Status;
-use weft_index::history::{DeadLetterCursor, LaneCursor, ReplayCursor};
+use weft_index::history::{AuditCursor, DeadLetterCursor, LaneCursor, ReplayCursor};
 use weft_proto::ids::{ShardId, StreamSeq, SubscriptionUid};
 
 use crate::error::{Code, refuse};
@@ -67,6 +67,19 @@ pub(super) fn decode_replay(token: &str) -> Result<Option<ReplayCursor>, Status>
         Some(ReplayCursor { at_ms: i64::from_be_bytes(*at_ms), request_id })
     };
     read(token, parse)
+}
+
+pub(super) fn encode_audit(cursor: &AuditCursor) -> String {
+    URL_SAFE_NO_PAD.encode(cursor.0.iter().flat_map(|end| end.to_be_bytes()).collect::<Vec<_>>())
+}
+
+/// `None` for the empty token: the first page.
+pub(super) fn decode_audit(token: &str, shards: u32) -> Result<Option<AuditCursor>, Status> {
+    read(token, |bytes| {
+        let (ends, rest) = bytes.as_chunks();
+        let ends: Vec<_> = ends.iter().map(|end| u64::from_be_bytes(*end)).collect();
+        (rest.is_empty() && u32::try_from(ends.len()) == Ok(shards)).then_some(AuditCursor(ends))
+    })
 }
 
 pub(super) fn encode_number(number: u64) -> String {

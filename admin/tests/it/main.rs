@@ -1,6 +1,7 @@
 //! The admin over a real nats-server and real sockets. The test plays gateway and worker: it appends events, commits and
 //! copies itself.
 
+mod audit;
 mod catalog;
 mod component;
 mod dead_letters;

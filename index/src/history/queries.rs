@@ -10,10 +10,10 @@ use weft_proto::{
 };
 
 use super::{
-    CommandItem, DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterId, DeadLetterPage, EventHistory, EventRef,
-    History, HistoryError, ItemProgress, LaneCursor, LaneFilter, LanePage, Lost, ReceiverHistory, ReplayCursor,
-    ReplayPage, StoredCommand, apply::StreamKind, dead_letters, events, lanes, lost, names, names::Subscriptions,
-    receivers, replays, requests, tables::View,
+    AuditCursor, AuditFilter, AuditPage, CommandItem, DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterId,
+    DeadLetterPage, EventHistory, EventRef, History, HistoryError, ItemProgress, LaneCursor, LaneFilter, LanePage,
+    Lost, ReceiverHistory, ReplayCursor, ReplayPage, StoredCommand, apply::StreamKind, audit, dead_letters, events,
+    lanes, lost, names, names::Subscriptions, receivers, replays, requests, tables::View,
 };
 
 impl History {
@@ -254,6 +254,21 @@ impl History {
             return Ok(Vec::new());
         }
         self.read(move |view, _| names::open(view, &uids)).await
+    }
+
+    /// Calls of operators before `before`, the newest first, at most `limit`. A page may be short, even empty, before the end.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn audit(
+        &self,
+        filter: AuditFilter,
+        before: Option<AuditCursor>,
+        limit: usize,
+    ) -> Result<AuditPage, HistoryError> {
+        let shards = self.shared.layout.shards();
+        self.read(move |view, _| audit::page(view, shards, &filter, before, limit)).await
     }
 
     /// The newest command to a replay.

@@ -13,10 +13,10 @@ use tonic::{
 };
 use weft_nats::{error_chain::in_one_line, options::Secret};
 use weft_proto::v1::{
-    catalog_service_client::CatalogServiceClient, dead_letter_service_client::DeadLetterServiceClient,
-    event_service_client::EventServiceClient, rejected_service_client::RejectedServiceClient,
-    replay_service_client::ReplayServiceClient, shard_service_client::ShardServiceClient,
-    workflow_service_client::WorkflowServiceClient,
+    audit_service_client::AuditServiceClient, catalog_service_client::CatalogServiceClient,
+    dead_letter_service_client::DeadLetterServiceClient, event_service_client::EventServiceClient,
+    rejected_service_client::RejectedServiceClient, replay_service_client::ReplayServiceClient,
+    shard_service_client::ShardServiceClient, workflow_service_client::WorkflowServiceClient,
 };
 
 use super::lag::LagChannel;
@@ -152,6 +152,11 @@ impl AdminClient {
     /// The shard service.
     pub fn shards(&self) -> ShardServiceClient<LagChannel> {
         ShardServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// The audit service.
+    pub fn audit(&self) -> AuditServiceClient<LagChannel> {
+        AuditServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// The replay service.

@@ -1,4 +1,5 @@
-//! `weft check`: whether a configuration is sound, and whether a destination may be called, without calling anything.
+//! `weft check`: whether a configuration is sound, whether a destination may be called, without calling anything, and whether
+//! a running mesh is well.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -13,6 +14,8 @@ use weft_worker::destination::{
 
 use super::output::{self, Format, Row};
 use crate::{config::Config, failure::Failure};
+
+mod health;
 
 /// Timeout of resolving the name.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,8 +38,19 @@ struct FileArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
+    /// Say how a running mesh is, for monitoring: exit code 0 ok, 1 warning, 2 critical, 3 unknown
+    Health(HealthArgs),
     /// Say whether a destination's URL may be called from here, why not, and how to allow it
     Destination(DestinationArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct HealthArgs {
+    #[command(flatten)]
+    health: health::HealthArgs,
+    /// The output format [default: one line for monitoring]
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -75,10 +89,16 @@ impl Row for Verdict {
 /// # Errors
 ///
 /// [`Failure::Failed`]: the configuration is wrong, or no address may be called. [`Failure::Usage`]: it is no URL of a
-/// destination. [`Failure::Unavailable`]: its name has no address now.
+/// destination. [`Failure::Unavailable`]: its name has no address now. [`Failure::Check`]: the mesh is not well.
 pub async fn run(args: CheckArgs) -> Result<(), Failure> {
-    let mut config = Config::load(args.file.config.as_deref(), None).map_err(|error| Failure::of(&error))?;
-    let Some(What::Destination(args)) = args.what else {
+    let load = || Config::load(args.file.config.as_deref(), None).map_err(|error| Failure::of(&error));
+    let args = match args.what {
+        Some(What::Health(args)) => return health::run(args.health, args.output).await,
+        Some(What::Destination(args)) => Some(args),
+        None => None,
+    };
+    let mut config = load()?;
+    let Some(args) = args else {
         config.warn();
         let (sources, subscriptions) = (config.catalog.sources.len(), config.catalog.subscriptions.len());
         let valid = format!("the configuration is valid: {sources} sources, {subscriptions} subscriptions");

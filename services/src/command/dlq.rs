@@ -96,8 +96,11 @@ pub struct RedriveAndWaitArgs {
     #[command(flatten)]
     which: RedriveArgs,
     /// Wait to the end, also while their receivers are away
-    #[arg(long)]
+    #[arg(long, conflicts_with = "no_wait")]
     wait: bool,
+    /// End as soon as the redrive is recorded; `weft audit list` shows how it goes
+    #[arg(long)]
+    no_wait: bool,
 }
 
 impl RedriveArgs {
@@ -214,7 +217,8 @@ impl Redriven {
             "redriven {selected}: {delivered} delivered, {failed} failed again, {not_applicable} not applicable"
         );
         if self.waits_for.is_empty() {
-            return counts;
+            let left = selected - self.settled();
+            return if left == 0 { counts } else { format!("{counts}, {left} under way") };
         }
         format!(
             "{counts}, {} waiting\n{}\nthey are delivered when that is over; --wait waits for it",
@@ -232,7 +236,12 @@ impl Redriven {
 }
 
 async fn redrive(args: RedriveAndWaitArgs) -> Result<(), Failure> {
-    let RedriveAndWaitArgs { which: args, wait } = args;
+    let RedriveAndWaitArgs { which: args, wait, no_wait } = args;
+    let patience = match (wait, no_wait) {
+        (true, _) => Patience::ToTheEnd,
+        (_, true) => Patience::None,
+        _ => Patience::WhileAvailable,
+    };
     one_way("redrive", "--subscription", args.given())?;
     let by_id = !args.ids.is_empty();
     let format = args.common.format();
@@ -246,12 +255,13 @@ async fn redrive(args: RedriveAndWaitArgs) -> Result<(), Failure> {
         dry_run: args.dry_run,
     };
     if !args.dry_run && !args.yes && !by_id && prompt::is_attended() {
-        let planned = carry_out(&admin, RedriveDeadLettersRequest { dry_run: true, ..request.clone() }, wait).await?;
+        let planned =
+            carry_out(&admin, RedriveDeadLettersRequest { dry_run: true, ..request.clone() }, patience).await?;
         if planned.selected > 0 && !prompt::confirmed(&format!("redrive {} dead letters?", planned.selected))? {
             return Err(Failure::Failed("nothing was redriven".into()));
         }
     }
-    let result = carry_out(&admin, request, wait).await?;
+    let result = carry_out(&admin, request, patience).await?;
     output::one(format, &result, || result.human())?;
     changed_something(result.dry_run, result.selected, result.selected - result.not_applicable)?;
     if result.failed > 0 {
@@ -273,9 +283,22 @@ fn changed_something(dry_run: bool, selected: u32, changed: u32) -> Result<(), F
     }
 }
 
-/// Sends the request and follows its progress to the end, or, without `wait`, until all that are left wait for receivers
-/// that are away or held.
-async fn carry_out(admin: &AdminClient, request: RedriveDeadLettersRequest, wait: bool) -> Result<Redriven, Failure> {
+/// How long a redrive is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// Until it is recorded.
+    None,
+    /// Until all that are left wait for receivers that are away or held.
+    WhileAvailable,
+    ToTheEnd,
+}
+
+/// Sends the request and follows its progress.
+async fn carry_out(
+    admin: &AdminClient,
+    request: RedriveDeadLettersRequest,
+    patience: Patience,
+) -> Result<Redriven, Failure> {
     let mut result =
         Redriven { request_id: request.request_id.clone(), dry_run: request.dry_run, ..Redriven::default() };
     let answer = admin.dead_letters().redrive_dead_letters(admin.request(request)).await;
@@ -285,8 +308,11 @@ async fn carry_out(admin: &AdminClient, request: RedriveDeadLettersRequest, wait
         result.take(&step);
         bar.set_length(result.selected.into());
         bar.set_position(result.settled().into());
+        if patience == Patience::None && !result.dry_run {
+            break;
+        }
         if !result.waits_for.is_empty() {
-            if !wait {
+            if patience != Patience::ToTheEnd {
                 break;
             }
             bar.suspend(|| result.obstacles().lines().for_each(output::notice));

@@ -1,9 +1,11 @@
 //! The operator's commands: `weft <noun> <verb>`.
 
 pub mod admin;
+pub mod audit;
 pub mod catalog;
 pub mod check;
 pub mod common;
+pub mod config;
 pub mod dlq;
 pub mod event;
 pub mod healthcheck;

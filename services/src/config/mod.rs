@@ -7,6 +7,7 @@
 mod data_schema;
 mod destination;
 mod document;
+mod effective;
 mod key_path;
 mod schema;
 mod source;
@@ -30,6 +31,7 @@ use weft_proto::v1::{Auth, HttpDestination, auth, destination::Kind};
 use weft_worker::{WorkerOptions, destination::postgres};
 
 use document::Document;
+pub use effective::Setting;
 use key_path::KeyPath;
 use source::SourceForm;
 use subscription::SubscriptionForm;
@@ -120,13 +122,18 @@ impl Config {
     ///
     /// [`ConfigError`].
     pub fn load(file: Option<&Path>, data: Option<&Path>) -> Result<Self, ConfigError> {
-        let path = file.unwrap_or(Path::new(FILE_DEFAULT));
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(ConfigError::Read { file: path.to_owned(), source }),
-        };
+        let (path, text) = Self::read(file)?;
         Self::parse(path, text, Self::variables()?, data)
+    }
+
+    /// The file's text; empty where none is named and the default one is missing.
+    fn read(file: Option<&Path>) -> Result<(&Path, String), ConfigError> {
+        let path = file.unwrap_or(Path::new(FILE_DEFAULT));
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok((path, text)),
+            Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => Ok((path, String::new())),
+            Err(source) => Err(ConfigError::Read { file: path.to_owned(), source }),
+        }
     }
 
     /// The ports of the receivers that the file names, and of their proxies and token endpoints: with `weft up` they may be on this machine. Subscriptions that are
