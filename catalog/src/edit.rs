@@ -43,16 +43,16 @@ pub const RECORD_SHARD: ShardId = ShardId(0);
 /// Why a requested change of the catalog was not made or not recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
-    /// Does not pass: what was asked for cannot be.
+    /// Permanent: what was asked for cannot be.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Does not pass: a start that stands for no sequence.
+    /// Permanent: a start that stands for no sequence.
     #[error("{0}")]
     Start(String),
-    /// Passes: no server, no answer. What was written before stays; the same request again completes it.
+    /// Transient: no server, no answer. What was written before stays; the same request again completes it.
     #[error("the catalog cannot be written: {0}")]
     Unavailable(String),
-    /// Passes: everything is written, and only the record is missing; the same request again completes it.
+    /// Transient: everything is written, and only the record is missing; the same request again completes it.
     #[error("the change is made, but its record could not be stored: {0}; repeat it with the same request id")]
     Unrecorded(String),
 }
@@ -134,7 +134,7 @@ impl<L: Locate> Editor<L> {
                 sleep(CONFLICT_PAUSE).await;
             }
         }
-        Err(EditError::Unavailable("others change the same entries all the time".into()))
+        Err(EditError::Unavailable("too many concurrent catalog updates; retry".into()))
     }
 
     /// Whether all were taken. One that was not does not keep the others from being written.

@@ -47,7 +47,7 @@ pub trait Locate {
 /// Why the location of an event cannot be found.
 #[derive(Debug, thiserror::Error)]
 pub enum LocateError {
-    /// Passes.
+    /// Transient.
     #[error("{0}")]
     Unavailable(String),
     /// Permanent: no retry can find it.
@@ -58,10 +58,10 @@ pub enum LocateError {
 /// Why a start stands for no sequence.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Passes.
+    /// Transient.
     #[error("{0}")]
     Unavailable(String),
-    /// Does not pass.
+    /// Permanent.
     #[error("{0}")]
     Refused(String),
 }

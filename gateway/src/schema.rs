@@ -127,7 +127,7 @@ impl Schemas {
             schema.check(&data, is_json)
         });
         judged.await.map_err(|error| {
-            tracing::error!(source = self.source, %error, "validation has failed in the midst of it");
+            tracing::error!(source = self.source, %error, "schema validation aborted");
             Problem::new(Code::Internal, "the data could not be validated")
         })
     }

@@ -2,7 +2,7 @@
 //!
 //! A projection reads streams in order, applies each message to a redb file in batches, and stores its cursor in the same
 //! transaction. Delete the file and it is built again. It also stores the stream's creation time and the event id at its
-//! cursor and compares both with the log at start: a log that was restored from yesterday is noticed, loudly.
+//! cursor, and compares both with the stream whenever a reader is made: a restored log is detected and logged.
 //!
 //! - [`projection`]: what all projections share: the file, its one writing thread, the cursor and its check.
 //! - [`receipts`]: for gateways: which deliveries are known, and the head of every workflow.

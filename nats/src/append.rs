@@ -81,7 +81,7 @@ pub enum AppendErrorKind {
     Unknown(String),
     /// No server, no stream, no leader, or a disk that takes nothing. Not stored, save that a disk which fails midway may
     /// keep a prefix: read on before deciding again.
-    #[error("the log is not there: {0}")]
+    #[error("event log unavailable: {0}")]
     Unavailable(String),
     /// EVENTS is at its `max_bytes` (10077 and kin): certainly not stored.
     #[error("the log is full: {0}")]

@@ -7,7 +7,7 @@
 //! - [`clock`]: the server's clock, estimated from its answers.
 //! - [`conditions`]: conditions that an operator should fix, shown with a process's readiness.
 //! - [`connect`]: one connection, whose state can be asked.
-//! - [`streams`]: the streams and buckets, made by the first process that needs them.
+//! - [`streams`]: the streams and buckets: created and changed by admins, checked by all roles.
 //! - [`append`]: compare-and-append, the only way into EVENTS and OUTCOMES.
 //! - [`folder_lock`]: one process at a time in a data folder.
 //! - [`private_file`]: files with secrets, readable by their owner alone.

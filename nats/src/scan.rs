@@ -1,4 +1,4 @@
-//! A page of events behind a cursor, oldest first: what every `since` is made of.
+//! Pages of events after a cursor, oldest first; used by every `since` query.
 //!
 //! Each shard is read in order by direct gets; the shards are merged by the time at which the server stored their
 //! messages. With a workflow in the filter only that workflow's subject in its shard is read, and the other shards'

@@ -113,10 +113,10 @@ impl LogSpec {
 /// Why the log cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum EnsureError {
-    /// Passes: no server, no leader, a time-out. Try again.
-    #[error("the log is not there: {0}")]
+    /// Transient: no server, no leader, or a timeout. Retry.
+    #[error("event log unavailable: {0}")]
     Unavailable(String),
-    /// Does not pass: the configuration contradicts the log or itself, or the server is too old or refuses the limits.
+    /// Permanent: the configuration contradicts the log or itself, or the server is too old or refuses the limits.
     #[error("{0}")]
     Mismatch(String),
 }

@@ -23,7 +23,8 @@ const ROLE_LOG: &str = "info,async_nats=warn";
 /// Default log filter of commands: warnings and errors.
 const COMMAND_LOG: &str = "warn";
 
-/// An ordered, durable event mesh: webhooks in, signed webhooks out, in order per workflow.
+/// An ordered, durable event mesh: webhooks in; signed webhooks, gRPC calls, JetStream messages or PostgreSQL rows out, in
+/// order per workflow.
 #[derive(Debug, Parser)]
 #[command(name = "weft", version, propagate_version = true)]
 pub struct Cli {

@@ -1,4 +1,4 @@
-//! `weft completion` and `weft man`: made from the command line's own definition, so that they never lag behind it.
+//! `weft completion` and `weft man`: generated from the definition of the command line.
 
 use std::{fs, io, path::PathBuf};
 

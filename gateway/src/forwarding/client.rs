@@ -183,7 +183,7 @@ impl ForwardClient {
         // The server reports that there is no subscriber.
         let nobody = message.status == Some(StatusCode::NO_RESPONDERS);
         if !nobody && !self.shared.is_tagged(message) {
-            tracing::warn!(subject = %message.subject, "an answer that no gateway of this mesh has given is ignored");
+            tracing::warn!(subject = %message.subject, "ignored a reply with an invalid MAC");
             return;
         }
         let reply = if nobody { None } else { wire::decode_reply(message.payload.clone()) };
@@ -208,7 +208,7 @@ impl ForwardClient {
     /// Handles an append notice. A session that is reading ignores it.
     fn told(&self, message: &Message) {
         if !self.shared.is_tagged(message) {
-            tracing::warn!(subject = %message.subject, "what no gateway of this mesh has told is ignored");
+            tracing::warn!(subject = %message.subject, "ignored an append notice with an invalid MAC");
             return;
         }
         if let Some(appended) = notify::decode(message.payload.clone(), self.shared.server_time()) {

@@ -122,7 +122,7 @@ impl ForwardServer {
 
     /// The sender is not a gateway of this mesh, or runs a version without MACs and then appends its events alone.
     fn ignore(&self, request: &Message) {
-        tracing::warn!(subject = %request.subject, "events that no gateway of this mesh has sent are ignored");
+        tracing::warn!(subject = %request.subject, "ignored a request with an invalid MAC");
     }
 
     async fn refuse(&self, request: Message) {

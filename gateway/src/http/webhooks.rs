@@ -167,7 +167,7 @@ async fn receive(
     let from_headers = |problem| Refusal::from_headers(problem, &head.headers);
     let client = head.extensions.get::<Client>().cloned().unwrap_or_default();
     refuse_compressed(&head.headers).map_err(from_headers)?;
-    // A key needs no body, so nothing is read for who has none.
+    // A key is checked without the body, so the body of a request without a valid key is not read.
     let grant = source.verifier.takes_key().then(|| api.authorize(&client, &head.headers, Scope::Ingest)).transpose();
     let grant = grant.map_err(from_headers)?;
     let held = api.bodies.read(head, body, source.body_bytes_max).await?;

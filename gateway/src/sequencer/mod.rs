@@ -348,7 +348,7 @@ impl Inner {
             match looked {
                 Ok(Ok(Some(accepted))) => return Ok(Some((shard, accepted.seq))),
                 Ok(Ok(None)) => {}
-                // The shard's own task will meet the same and see to it.
+                // The shard's task gets the same error and handles it.
                 Ok(Err(_)) | Err(_) => return Err(SubmitError::Unavailable),
             }
         }
@@ -384,7 +384,7 @@ impl Inner {
         let receipts = submit_queue.current.borrow().clone().ok_or(SubmitError::Starting)?;
         match tokio::task::spawn_blocking(move || receipts.view()?.replayed(key)).await {
             Ok(Ok(found)) => Ok(found.filter(known)),
-            // The shard's own task will meet the same and see to it.
+            // The shard's task gets the same error and handles it.
             Ok(Err(_)) | Err(_) => Err(SubmitError::Unavailable),
         }
     }

@@ -1,7 +1,7 @@
 //! Reading: the audit log, which is COMMANDS as a person reads it. One entry a call, the newest first.
 //!
 //! Each shard has its own commands, in the order of their sequences; a page merges them by their times. The cursor holds the
-//! position in each shard, so that a page continues exactly, whatever is appended meanwhile.
+//! position in each shard, so that a page continues exactly, regardless of later appends.
 
 use weft_nats::pattern::pattern_matches;
 use weft_proto::{
@@ -18,7 +18,7 @@ use super::{
 
 /// Maximum number of commands that one page reads, so that a selective filter costs a bounded time.
 const READ_MAX: usize = 10_000;
-/// Maximum number of items whose progress one page counts. An entry with more is a page of its own.
+/// Maximum number of items whose progress one page counts. An entry with more is a separate page.
 const ITEMS_MAX: usize = 20_000;
 /// Targets of one entry that are named.
 const TARGETS_MAX: usize = 100;
@@ -32,7 +32,7 @@ pub struct AuditFilter {
     pub operator: Option<String>,
     /// Methods, with `*` for any run of characters.
     pub action: Option<String>,
-    /// What it was done to.
+    /// The target of the action.
     pub target: Option<String>,
     /// Of this request.
     pub request_id: Option<String>,
@@ -66,12 +66,12 @@ pub struct AuditEntry {
     pub targets: Vec<v1::AuditTarget>,
     /// How many there are.
     pub target_count: usize,
-    /// What became of it.
+    /// The result.
     pub counts: v1::AuditCounts,
 }
 
 impl AuditEntry {
-    /// What became of it, in one word.
+    /// The result, in one word.
     pub fn result(&self) -> AuditResult {
         let v1::AuditCounts { selected, done, failed, not_applicable, pending, .. } = self.counts;
         match () {
@@ -234,7 +234,7 @@ fn action_name(command: &v1::Command) -> &str {
     }
 }
 
-/// What a command is about.
+/// The target of a command.
 fn targets(part: &StoredCommand) -> Vec<v1::AuditTarget> {
     let target = |kind: AuditTargetKind, name: String| v1::AuditTarget { kind: kind.into(), name };
     let items = |items: &[v1::RedriveItem], kind| items.iter().map(|item| target(kind, item_id(item))).collect();

@@ -59,7 +59,7 @@ pub(super) async fn end(folder: &Folder) -> Result<(), ServerError> {
     let Some(process) = left_over(folder) else { return Ok(()) };
     let pid = process.pid();
     for (signal, patience) in [(Signal::TERM, TERM_PATIENCE), (Signal::KILL, KILL_PATIENCE)] {
-        tracing::warn!(pid = pid.as_raw_pid(), ?signal, "a nats-server of an earlier run is ended");
+        tracing::warn!(pid = pid.as_raw_pid(), ?signal, "stopped leftover nats-server");
         process.signal(signal);
         // A stopped process would not handle the signal before it is continued.
         process.signal(Signal::CONT);

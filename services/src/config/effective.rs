@@ -14,7 +14,7 @@ use super::{
 
 /// Stands for a secret.
 const MASK: &str = "[secret]";
-/// What a key without a value has.
+/// The value of a key that has none.
 const NONE: &str = "none";
 /// Where a value comes from that is set nowhere.
 const DEFAULT: &str = "default";

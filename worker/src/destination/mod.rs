@@ -1,8 +1,8 @@
 //! Destinations: where events are delivered.
 //!
 //! A [`Destination`] delivers events of one lane, in order, and returns how many of them, counted from the first, were
-//! accepted, and why the next was not. [`Destinations`] holds the destination of each subscription, HTTP or code of the
-//! program that embeds the worker, and makes single attempts.
+//! accepted, and why the next was not. [`Destinations`] holds the destination of each subscription (HTTP, gRPC, NATS,
+//! PostgreSQL, or code of the embedding program) and makes single attempts.
 
 use std::{
     collections::HashMap,
@@ -177,7 +177,9 @@ pub enum InvalidDestination {
     #[error("uid is not a UUID; create the subscription again")]
     Uid,
     /// It has none, or one of a later version.
-    #[error("destination is missing, or of a kind that this version does not know; give it one of type http")]
+    #[error(
+        "destination is missing, or of a kind that this version does not know; give it a type: http, grpc, nats or postgres"
+    )]
     Kind,
     /// It names code that this process does not have.
     #[error("destination: this worker has no code named {name:?}; start one that has")]

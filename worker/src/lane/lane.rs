@@ -134,7 +134,7 @@ pub(super) struct Lane {
     pub head: AttemptState,
     pub runs: BTreeMap<(StreamSeq, Run), PendingRun>,
     pub in_flight: Option<InFlight>,
-    /// Which event of a batch is at fault is searched among the events up to here. 0: nothing is searched.
+    /// The last event that may be at fault in a failed batch; 0: no search is in progress.
     pub suspect_through: StreamSeq,
     pub catch_up: CatchUp,
     /// No attempt before the commit of this number is stored.

@@ -1,4 +1,4 @@
-//! What each role imports, by where it is.
+//! The imports of each role: the services of other accounts that it may use.
 
 use std::collections::BTreeMap;
 

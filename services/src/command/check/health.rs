@@ -61,7 +61,7 @@ impl fmt::Display for State {
     }
 }
 
-/// What was found.
+/// The result of a check.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Findings {
@@ -148,7 +148,7 @@ pub async fn run(args: HealthArgs, format: Option<Format>) -> Result<(), Failure
             }
             (health.state, health.line())
         }
-        // Nobody is there to deliver.
+        // No worker delivers.
         Err(Failure::Unavailable(problem)) => (State::Critical, format!("CRITICAL: {problem}")),
         Err(other) => (State::Unknown, format!("UNKNOWN: {other}")),
     };

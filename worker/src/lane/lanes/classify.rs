@@ -20,7 +20,7 @@ pub(super) enum Outcome {
     Delivered,
     /// It is attempted again, not before this.
     Retry(Timestamp),
-    /// One of the events of its batch is at fault, and is searched: smaller batches follow, not before this.
+    /// One event of the batch is at fault and is not known yet: retry with smaller batches, not before this.
     Split(Timestamp),
     /// Its endpoint wants no more events: the subscription pauses.
     Retired,
@@ -62,7 +62,7 @@ pub(super) fn is_uncounted(result: AttemptResult, counts: bool) -> bool {
 /// Decides what becomes of an event whose attempt has ended: an accepted one, or the first that was not.
 ///
 /// Only a failure that is the event's own blocks it or makes it a dead letter. Where a batch is rejected, or has used up the
-/// retries of its first event, which of its events is at fault is searched with smaller batches, down to a single event.
+/// retries of its first event, smaller batches follow, down to a single event, until the event at fault is alone.
 pub(super) fn classify(
     result: AttemptResult,
     retry_after: Option<Duration>,
