@@ -2,16 +2,12 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use tokio::sync::watch;
 use weft_catalog::{Revised, Snapshot, source_warnings};
 use weft_proto::v1;
-use weft_schema::pointer;
 use weft_schemes::Verifier;
 
 use crate::{
@@ -32,26 +28,6 @@ pub struct Source {
     pub schemas: Schemas,
     /// The largest body that it may send, in bytes; `None`: what the gateway takes.
     pub body_bytes_max: Option<usize>,
-    /// The log has said that `data` was not found.
-    warned: AtomicBool,
-}
-
-impl Source {
-    /// Says once for each revision of the source that its pointer to `data` finds nothing in a body.
-    pub fn warn_of_missing_data(&self, body: &[u8]) {
-        let pointer = &*self.configured.data_pointer;
-        if pointer.is_empty() || self.warned.load(Ordering::Relaxed) || pointer::find(body, pointer).is_some() {
-            return;
-        }
-        if !self.warned.swap(true, Ordering::Relaxed) {
-            let source = self.configured.name.as_str();
-            tracing::warn!(
-                source,
-                pointer,
-                "the source's data pointer finds nothing in a body; receivers get null as data"
-            );
-        }
-    }
 }
 
 /// Why there is no source.
@@ -145,8 +121,7 @@ fn compile(configured: &Revised<Arc<v1::Source>>, turns: &Turns) -> Option<Arc<S
             let body_bytes_max = usize::try_from(source.max_body_bytes).unwrap_or(usize::MAX);
             let body_bytes_max = Some(body_bytes_max).filter(|bytes| *bytes > 0);
             let configured = Arc::clone(source);
-            let warned = AtomicBool::new(false);
-            Some(Arc::new(Source { configured, verifier, rules, schemas, body_bytes_max, warned }))
+            Some(Arc::new(Source { configured, verifier, rules, schemas, body_bytes_max }))
         }
         (Err(problem), ..) | (_, Err(problem), _) | (.., Err(problem)) => {
             tracing::error!(source = source.name, revision = configured.revision, problem, "source cannot be used");

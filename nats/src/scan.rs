@@ -36,7 +36,7 @@ const CHUNK_MESSAGES: usize = 256;
 /// Bytes that the direct gets of all shards may hold at a time.
 const CHUNK_BYTES_TOTAL: usize = 8 * 1024 * 1024;
 /// By how much the clocks of gateways and servers may differ when a time stands for a position.
-const CLOCK_SLACK: SignedDuration = SignedDuration::from_secs(5);
+pub const CLOCK_SLACK: SignedDuration = SignedDuration::from_secs(5);
 
 /// A further condition of a [`Filter`].
 pub trait Predicate: fmt::Debug + Send + Sync {

@@ -185,7 +185,6 @@ async fn receive(
         }
         let event =
             event(source, workflow, &head.headers, &body, &verified, received_at, api.bodies.depth_max()).await?;
-        source.warn_of_missing_data(&body);
         if let Some(grant) = &grant {
             grant.check(&event.source, &event.workflow)?;
         }

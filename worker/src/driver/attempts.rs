@@ -54,8 +54,8 @@ impl Driver {
             });
         }
         let destinations = Arc::clone(&self.context.destinations);
-        // Reported by `on_attempt_finished`; ends with the shard.
         let filters = self.lanes.filters(uid);
+        // Reported by `on_attempt_finished`; ends with the shard.
         self.attempts.spawn(async move { (id, destinations.deliver_batch(&deliveries, filters.as_deref()).await) });
         Ok(())
     }

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tonic::Status;
 use weft_catalog::{Matcher, Snapshot, keys::Grant};
 use weft_index::history::{CommandItem, EventRef};
 use weft_nats::{
     cursor::Cursor,
     event::StoredEvent,
-    scan::{self, Filter},
+    scan::{self, CLOCK_SLACK, Filter},
 };
 use weft_proto::{
     ids::{Run, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
@@ -28,8 +28,6 @@ const SELECTED_MAX: usize = 100_000;
 const IDS_MAX: usize = 1_000;
 /// Events of one read of the log.
 const PAGE: usize = 1_000;
-/// Maximum difference of the clocks of gateways and servers.
-const CLOCK_SLACK: SignedDuration = SignedDuration::from_secs(5);
 
 /// The selected deliveries.
 #[derive(Debug, Default)]
