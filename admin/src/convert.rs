@@ -26,6 +26,13 @@ pub fn delivery(delivery: DeliveryHistory) -> v1::DeliveryStatus {
     }
 }
 
+/// A delivery with its last attempt only.
+pub fn delivery_with_last_attempt(mut of: DeliveryHistory) -> v1::DeliveryStatus {
+    let last = of.attempts.pop();
+    of.attempts = last.into_iter().collect();
+    delivery(of)
+}
+
 fn attempt(attempt: v1::Attempt) -> v1::DeliveryAttempt {
     v1::DeliveryAttempt {
         number: attempt.number,
@@ -38,7 +45,14 @@ fn attempt(attempt: v1::Attempt) -> v1::DeliveryAttempt {
         next_attempt_at: milliseconds(attempt.next_attempt_at_ms),
         uncounted: attempt.uncounted,
         batch_events: attempt.batch_events,
+        connected_at: stage(attempt.started_at_ms, attempt.connected_ms),
+        answered_at: stage(attempt.started_at_ms, attempt.answered_ms),
     }
+}
+
+/// The time of a stage of an attempt; `None` where it was not reached, or is not known.
+fn stage(started_at_ms: i64, after_ms: Option<u32>) -> Option<prost_types::Timestamp> {
+    milliseconds(started_at_ms.checked_add(i64::from(after_ms?))?)
 }
 
 /// Operator and reason of a pause.
@@ -48,9 +62,9 @@ pub fn pause(pause: Pause) -> v1::LanePause {
 }
 
 /// How an attempt ended, for a person.
-pub fn ended(attempt: v1::Attempt) -> String {
+pub fn ended(attempt: &v1::Attempt) -> String {
     match (attempt.error.is_empty(), attempt.class(), attempt.status) {
-        (false, ..) => attempt.error,
+        (false, ..) => attempt.error.clone(),
         (true, v1::AttemptClass::HttpStatus, status) => format!("answered {status}"),
         (true, class, _) => class_name(class).to_owned(),
     }

@@ -14,6 +14,7 @@ pub mod deliver;
 pub mod disk;
 pub mod gateways;
 pub mod group;
+pub mod history;
 pub mod http1;
 pub mod latency;
 pub mod load;
@@ -50,6 +51,8 @@ pub enum BenchCommand {
     BaselineClient(baseline_client::BaselineClientArgs),
     /// Several gateways on one shard against one alone
     Gateways(gateways::GatewaysArgs),
+    /// The admin's history: how fast it reads, each look-up, a restart
+    History(history::HistoryArgs),
     /// Signed HTTP to 202 and to delivered, with CPU seconds of each process
     Deliver(deliver::DeliverArgs),
 }
@@ -69,6 +72,7 @@ pub async fn run(command: BenchCommand) -> Result<(), Failure> {
         BenchCommand::Discard(args) => worker::discard::run(args).await,
         BenchCommand::BaselineClient(args) => baseline_client::run(args).await,
         BenchCommand::Gateways(args) => gateways::run(args).await,
+        BenchCommand::History(args) => history::run(args).await,
         BenchCommand::Deliver(args) => deliver::run(args).await,
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! - [`status`]: statuses of deliveries, events and dead letters; pure.
 //! - `tables`: the rows; `apply`: rows from messages; `copy`: the copies on DLQ; `sweep`: removal of expired rows.
+//! - `postings`: the secondary index of events, of the sets in `bits`; `list` and `with_status`: events by filters.
 //! - `queries`: reading, by `events`, `dead_letters`, `lanes`, `replays`, `requests`; `as_of`: how far an answer is.
 //! - `follow`: the tasks that keep it up to date; `change`: the writing thread; `bootstrap`: facts that OUTCOMES no
 //!   longer holds.
@@ -36,6 +37,7 @@ use crate::projection::{self, OpenError};
 mod apply;
 mod as_of;
 mod audit;
+mod bits;
 mod bootstrap;
 mod change;
 mod copy;
@@ -45,9 +47,11 @@ mod follow;
 mod identity;
 mod ids;
 mod lanes;
+mod list;
 mod lost;
 mod names;
 mod pauses;
+mod postings;
 mod queries;
 pub mod receivers;
 mod replays;
@@ -55,8 +59,10 @@ mod requests;
 pub mod status;
 mod sweep;
 mod tables;
+mod terms;
 #[cfg(test)]
 mod tests;
+mod with_status;
 
 use apply::StreamKind;
 pub use as_of::AsOf;
@@ -66,6 +72,7 @@ pub use dead_letters::{DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLette
 pub use events::{DeliveryHistory, EventHistory};
 pub use ids::{DeadLetterId, DeadLetterPlace, EventRef};
 pub use lanes::{LaneCursor, LaneFilter, LaneHistory, LanePage};
+pub use list::{EventPage, EventQuery, ListedEvent};
 pub use lost::{Lost, Named};
 use names::Subscriptions;
 pub use pauses::Pause;
@@ -75,7 +82,7 @@ pub use requests::{CommandItem, Decision, ItemProgress, StoredCommand};
 pub use weft_nats::commands::PART_SEPARATOR;
 
 /// The version of the file; a file of another version is set aside and rebuilt.
-const FORMAT: &str = "history 7";
+const FORMAT: &str = "history 8";
 /// The file's name in its folder.
 const FILE: &str = "history.redb";
 /// Pages of the file in memory, in bytes: operators look at the newest part, which the writer has just written.

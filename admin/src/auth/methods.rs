@@ -28,7 +28,8 @@ const OPEN: [&str; 2] = ["grpc.health.v1.", "grpc.reflection."];
 const PACKAGE: &str = "weft.v1.";
 
 /// Every method of the admin.
-const METHODS: [(&str, Scope, Limits); 50] = [
+const METHODS: [(&str, Scope, Limits); 51] = [
+    ("EventService/ListEvents", Scope::Read, Enforced),
     ("EventService/GetEvent", Scope::Read, Enforced),
     ("EventService/EventsSince", Scope::Read, Enforced),
     ("EventService/TailEvents", Scope::Read, Enforced),

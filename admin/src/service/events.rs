@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
-use weft_index::history::EventRef;
 use weft_nats::{
     cursor::Cursor,
     event::StoredEvent,
@@ -23,6 +22,9 @@ use crate::{
     as_of, auth, convert,
     error::{Code, expired, of_history, of_scan, refuse, unknown},
 };
+
+mod list;
+mod named;
 
 /// Default number of events of one page.
 const LIMIT_DEFAULT: u32 = 100;
@@ -46,13 +48,21 @@ impl Events {
 
 #[tonic::async_trait]
 impl EventService for Events {
+    async fn list_events(
+        &self,
+        request: Request<v1::ListEventsRequest>,
+    ) -> Result<Response<v1::ListEventsResponse>, Status> {
+        let log = self.state.log()?;
+        let grant = auth::grant(&request)?;
+        list::list(log, &grant, request.into_inner()).await.map(Response::new)
+    }
+
     async fn get_event(&self, request: Request<v1::GetEventRequest>) -> Result<Response<v1::GetEventResponse>, Status> {
         let log = self.state.log()?;
         let grant = auth::grant(&request)?;
-        let named: EventRef = request.into_inner().event_id.parse().map_err(|problem| {
-            refuse(Code::BadQuery, format!("event_id {problem}; it is the eventId of an accepted event"))
-        })?;
+        let v1::GetEventRequest { event_id, source } = request.into_inner();
         log.catch_up().await?;
+        let named = named::one(log, &grant, &event_id, &source).await?;
         let unknown = || unknown(Code::UnknownEvent, format!("no event {named} is kept"));
         let found = log.history.event(named).await.map_err(of_history)?.ok_or_else(unknown)?;
         let event = log.event(named.event, found.shard, found.seq, found.dead_letter.as_ref()).await?;
@@ -63,6 +73,7 @@ impl EventService for Events {
             event: Some(convert::event(event)),
             status: found.status.as_str().to_owned(),
             deliveries: found.deliveries.into_iter().map(convert::delivery).collect(),
+            stored_at: found.stored_at_ms.and_then(convert::milliseconds),
         }))
     }
 

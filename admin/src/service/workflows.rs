@@ -383,8 +383,14 @@ async fn view(log: &LogState, lane: LaneHistory) -> Result<v1::WorkflowLane, Sta
         Some(head) => log.history.last_attempt(lane.shard, head.seq, lane.uid).await.map_err(of_history)?,
         None => None,
     };
+    let last = last.filter(|_| lane.lane.attempts > 0);
     Ok(v1::WorkflowLane {
-        last_error: last.filter(|_| lane.lane.attempts > 0).map(convert::ended).unwrap_or_default(),
+        last_error: last.as_ref().map(convert::ended).unwrap_or_default(),
+        last_attempt_at: last.as_ref().and_then(|last| convert::milliseconds(last.ended_at_ms)),
+        last_response: last.map(|last| last.response).unwrap_or_default(),
+        head_sequence_number: head.as_ref().map_or(0, |head| head.event.sequence_number.0),
+        head_stored_at: head.as_ref().map(|head| convert::timestamp(head.stored_at)),
+        waiting_events: lane.waiting,
         uncounted: lane.lane.uncounted,
         state: lane.state().to_owned(),
         subscription: lane.subscription,

@@ -83,7 +83,7 @@ async fn dead_letters_are_listed_and_shown() {
     let request = v1::GetDeadLetterRequest { id: ids[0].clone() };
     let shown = mesh.admin.dead_letters().get_dead_letter(request).await.unwrap().into_inner();
     assert_eq!(&shown.event.unwrap().data[..], br#"{"total":1}"#);
-    let request = v1::GetEventRequest { event_id: places[0].1.to_string() };
+    let request = v1::GetEventRequest { event_id: places[0].1.to_string(), ..Default::default() };
     let event = mesh.admin.events().get_event(request).await.unwrap().into_inner();
     assert_eq!((event.status.as_str(), event.event.unwrap().event_id), ("dead_lettered", places[0].1.to_string()));
 
@@ -212,7 +212,7 @@ async fn dead_letters_of_one_event_id_are_identified_by_their_place() {
     assert_eq!((settled.id.as_str(), settled.status.as_str()), (ids[0].as_str(), "redriven"));
     assert_eq!(statuses(&mesh, &ids).await, ["redriven", "open"]);
     for (seq, status) in [(first, "dead_lettered"), (second, "delivered")] {
-        let request = v1::GetEventRequest { event_id: format!("{id}@{seq}") };
+        let request = v1::GetEventRequest { event_id: format!("{id}@{seq}"), ..Default::default() };
         let event = mesh.admin.events().get_event(request).await.unwrap().into_inner();
         assert_eq!(event.status, status, "at {seq}");
     }
@@ -265,7 +265,7 @@ async fn a_history_that_is_built_anew_says_the_same() {
         let listed = list(mesh, v1::ListDeadLettersRequest { filter, ..Default::default() }).await.dead_letters;
         let mut events = Vec::new();
         for (_, id, _) in places {
-            let request = v1::GetEventRequest { event_id: id.to_string() };
+            let request = v1::GetEventRequest { event_id: id.to_string(), ..Default::default() };
             events.push(mesh.admin.events().get_event(request).await.unwrap().into_inner());
         }
         (listed, events)

@@ -14,7 +14,7 @@ use crate::mesh::{BILLING, Mesh, PATIENCE, attempt, opening, outcome, reason};
 const SHARD: ShardId = ShardId(0);
 
 async fn get(mesh: &Mesh, id: EventId) -> Result<v1::GetEventResponse, tonic::Status> {
-    let request = v1::GetEventRequest { event_id: id.to_string() };
+    let request = v1::GetEventRequest { event_id: id.to_string(), source: String::new() };
     mesh.admin.events().get_event(request).await.map(tonic::Response::into_inner)
 }
 
@@ -75,9 +75,8 @@ async fn an_event_is_told_with_its_deliveries_and_attempts() {
 
     let unknown = get(&mesh, EventId::unique()).await;
     assert_eq!(reason(unknown), (Code::NotFound, "UNKNOWN_EVENT".into()));
-    let nonsense = v1::GetEventRequest { event_id: "evt_1".into() };
-    let refused = mesh.admin.events().get_event(nonsense).await;
-    assert_eq!(reason(refused), (Code::InvalidArgument, "BAD_QUERY".into()));
+    let nothing = mesh.admin.events().get_event(v1::GetEventRequest::default()).await;
+    assert_eq!(reason(nothing), (Code::InvalidArgument, "BAD_QUERY".into()));
 }
 
 /// Pages over several shards contain each event once, continue after an event id, and refuse an invalid position.

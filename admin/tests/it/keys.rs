@@ -147,7 +147,7 @@ async fn a_limited_key_sees_only_items_within_its_limits() {
     let (_, key) = create(&mesh, limited.clone()).await;
     opens(&mesh, &key).await;
     assert_eq!(since(&mesh, &key).await.unwrap(), ["order-1"]);
-    let get = |id: EventId| v1::GetEventRequest { event_id: id.to_string() };
+    let get = |id: EventId| v1::GetEventRequest { event_id: id.to_string(), ..Default::default() };
     assert!(events(&mesh, &key).get_event(get(ids[0])).await.is_ok());
     refused(events(&mesh, &key).get_event(get(ids[1])).await, Code::NotFound, "UNKNOWN_EVENT");
     let tail = v1::TailEventsRequest { from_beginning: true, ..Default::default() };

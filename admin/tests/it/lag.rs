@@ -51,7 +51,7 @@ async fn reads_say_how_far_they_are_and_commands_wait_for_their_own_shard() {
     mesh.kv().put_subscription(&billing, 0).await.unwrap();
     let (lagging, working) = (workflow_of(&mesh, 0), workflow_of(&mesh, 1));
     let (known, _) = mesh.event(&lagging, "{}").await;
-    let get = |id: weft_proto::ids::EventId| v1::GetEventRequest { event_id: id.to_string() };
+    let get = |id: weft_proto::ids::EventId| v1::GetEventRequest { event_id: id.to_string(), ..Default::default() };
     let current = mesh.admin.events().get_event(get(known)).await.unwrap();
     assert_eq!(current.metadata().get(rpc::AS_OF_MESSAGES).unwrap(), "0");
     assert!(current.metadata().contains_key(rpc::AS_OF));

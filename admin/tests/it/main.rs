@@ -8,6 +8,7 @@ mod dead_letters;
 mod events;
 mod keys;
 mod lag;
+mod listed;
 mod mesh;
 mod orders;
 mod rejected;

@@ -157,7 +157,7 @@ async fn dead_letters_are_closed_and_counted() {
     let request = v1::GetDeadLetterRequest { id: format!("billing:{}", places[0].0) };
     let found = mesh.admin.dead_letters().get_dead_letter(request).await.unwrap().into_inner();
     assert_eq!(found.dead_letter.unwrap().status, "resolved");
-    let request = v1::GetEventRequest { event_id: places[0].0.to_string() };
+    let request = v1::GetEventRequest { event_id: places[0].0.to_string(), ..Default::default() };
     assert_eq!(mesh.admin.events().get_event(request).await.unwrap().into_inner().status, "resolved");
     let stats = mesh.admin.dead_letters().dead_letter_stats(v1::DeadLetterStatsRequest::default()).await;
     let counts = stats.unwrap().into_inner().counts;

@@ -2,9 +2,10 @@
 //!
 //! Malformed messages are foreign: they are skipped, and the stream's position advances.
 
+use jiff::Timestamp;
 use redb::ReadableTable as _;
 use weft_nats::{
-    event::{Entry, event_id_of},
+    event::{Entry, Event, JSON, event_id_of},
     message::Stored,
     records,
     subject::Layout,
@@ -16,7 +17,7 @@ use weft_proto::{
 
 use super::{
     copy, pauses,
-    tables::{DeadRow, EventRow, SWEPT, Tables, UID_MAX, UID_MIN, Uid, encode, get, id_key},
+    tables::{DeadRow, EventRow, SWEPT, Tables, UID_MAX, UID_MIN, Uid, decode, encode, get, id_key},
 };
 
 mod adopt;
@@ -72,15 +73,14 @@ impl Tables<'_> {
     fn apply_event(&mut self, layout: Layout, shard: ShardId, message: &Stored) -> Result<(), redb::Error> {
         // Head records and foreign messages have no rows.
         let Entry::Event(event) = Entry::decode(layout, message) else { return Ok(()) };
-        let row = EventRow {
-            id: event.id.to_vec(),
-            workflow: event.workflow.as_str().to_owned(),
-            event_type: event.event_type,
-            source: event.source,
-            sequence_number: event.sequence_number.0,
-            stored_at_ms: message.stored_at.as_millisecond(),
-        };
-        self.events.insert((shard.0, message.seq.0), &encode(&row)[..])?;
+        let row = EventRow { stored_at_ms: message.stored_at.as_millisecond(), ..EventRow::of(&event) };
+        let before = self.events.insert((shard.0, message.seq.0), &encode(&row)[..])?;
+        let before = before.map(|row| decode::<EventRow>(row.value())).transpose()?;
+        // Another event had the place before EVENTS lost a part.
+        if let Some(lost) = before.filter(|before| before.id != row.id) {
+            self.changes.event(shard.0, message.seq.0, lost.terms(), false);
+        }
+        self.changes.event(shard.0, message.seq.0, row.terms(), true);
         self.event_ids.insert(id_key(event.id.as_bytes(), shard.0, message.seq.0), ())?;
         Ok(())
     }
@@ -210,6 +210,27 @@ impl Tables<'_> {
             self.names.insert(uid, name)?;
         }
         Ok(())
+    }
+}
+
+impl EventRow {
+    /// The fields of an event.
+    pub(super) fn of(event: &Event) -> Self {
+        let nanoseconds = |time: Timestamp| i64::try_from(time.as_nanosecond()).unwrap_or_default();
+        let (received_at_ns, time_ns) = (nanoseconds(event.received_at), nanoseconds(event.time));
+        Self {
+            id: event.id.to_vec(),
+            workflow: event.workflow.as_str().to_owned(),
+            event_type: event.event_type.clone(),
+            source: event.source.clone(),
+            sequence_number: event.sequence_number.0,
+            stored_at_ms: 0,
+            received_at_ns,
+            time_ns: if time_ns == received_at_ns { 0 } else { time_ns },
+            delivery_id: event.delivery_id.clone().unwrap_or_default(),
+            previous: event.previous.map(|id| id.to_vec()).unwrap_or_default(),
+            content_type: if event.content_type == JSON { String::new() } else { event.content_type.clone() },
+        }
     }
 }
 

@@ -106,11 +106,13 @@ impl Projector for Projection {
                     }
                     Change::Checkpoint { shard, from, part } => tables.apply_checkpoint(shard, from, &part)?,
                     Change::Sweep(expired) => {
+                        tables.flush()?;
                         self.more_to_sweep = tables.sweep(self.layout, &expired, &mut self.lanes)?;
                         self.sweeps += 1;
                     }
                 }
             }
+            tables.flush()?;
         }
         for (index, _) in touched.iter().enumerate().filter(|(_, touched)| **touched) {
             let stream = self.sources[index].stream(self.layout);

@@ -56,13 +56,6 @@ pub(super) fn decode(layout: Layout, message: &Stored) -> Option<Copy> {
         from: 0,
     };
     let shard = layout.shard_of(&workflow);
-    let event = EventRow {
-        id: event.id.to_vec(),
-        workflow: workflow.as_str().to_owned(),
-        event_type: event.event_type,
-        source: event.source,
-        sequence_number: event.sequence_number.0,
-        ..EventRow::default()
-    };
+    let event = EventRow::of(&event);
     Some(Copy { shard, seq: StreamSeq(seq), subscription, subscription_name, outcome, event })
 }

@@ -20,7 +20,7 @@ use super::{
 
 /// Maximum clock skew between the leaders of a cluster: a commit may have an earlier storage time than its events by this. A
 /// lost part of EVENTS is never stored again so soon.
-const CLOCK_SKEW_MS: i64 = 1_000;
+pub(super) const CLOCK_SKEW_MS: i64 = 1_000;
 
 /// An event with its deliveries.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +29,8 @@ pub struct EventHistory {
     pub shard: ShardId,
     /// Its place in the shard's EVENTS.
     pub seq: StreamSeq,
+    /// When the log stored it, in unix milliseconds; `None` where only a dead letter of it is kept.
+    pub stored_at_ms: Option<i64>,
     /// Worst of its deliveries.
     pub status: EventStatus,
     /// By subscription's name, then by run.
@@ -64,26 +66,45 @@ pub struct DeliveryHistory {
 /// the old id.
 pub(super) fn places(view: &View, id: EventId) -> Result<Vec<(ShardId, StreamSeq)>, redb::Error> {
     let mut places = Vec::new();
-    let (mut shard, mut segment) = (0, 0);
-    // The next segment is that of the next row, with any id.
-    while let Some(row) = view.event_ids.range((shard, segment, &UID_MIN, 0)..)?.next() {
-        (shard, segment) = {
-            let key = row?.0;
-            (key.value().0, key.value().1)
-        };
-        for row in
-            view.event_ids.range((shard, segment, id.as_bytes(), 0)..=(shard, segment, id.as_bytes(), u64::MAX))?
-        {
-            let seq = row?.0.value().3;
-            // A dead letter of an event that was lost with a part of EVENTS does not belong to the event there.
-            let there: Option<EventRow> = get(&view.events, (shard, seq))?;
-            if there.is_none_or(|there| there.id == id.as_bytes()) {
-                places.push((ShardId(shard), StreamSeq(seq)));
-            }
+    for (shard, seq, _) in ids_between(view, id.as_bytes(), id.as_bytes(), usize::MAX)? {
+        // A dead letter of an event that was lost with a part of EVENTS does not belong to the event there.
+        let there: Option<EventRow> = get(&view.events, (shard.0, seq.0))?;
+        if there.is_none_or(|there| there.id == id.as_bytes()) {
+            places.push((shard, seq));
         }
-        segment += 1;
     }
     Ok(places)
+}
+
+/// The events whose ids are in a range, at most `limit`. One look-up a segment: where it finds nothing, it finds the next row.
+pub(super) fn ids_between(
+    view: &View,
+    first: &[u8; 16],
+    last: &[u8; 16],
+    limit: usize,
+) -> Result<Vec<(ShardId, StreamSeq, EventId)>, redb::Error> {
+    let mut found = Vec::new();
+    let (mut shard, mut segment) = (0, 0);
+    loop {
+        let mut beyond = None;
+        for row in view.event_ids.range((shard, segment, first, 0)..)? {
+            let key = row?.0;
+            let (row_shard, row_segment, id, seq) = key.value();
+            if (row_shard, row_segment) != (shard, segment) || id > last {
+                beyond = Some((row_shard, row_segment));
+                break;
+            }
+            found.push((ShardId(shard), StreamSeq(seq), EventId::from_bytes(*id)));
+            if found.len() >= limit {
+                return Ok(found);
+            }
+        }
+        match beyond {
+            None => return Ok(found),
+            Some(same) if same == (shard, segment) => segment += 1,
+            Some(next) => (shard, segment) = next,
+        }
+    }
 }
 
 /// The newest place before `before` of an event with this id in a workflow. Segments are searched from there backwards: the
@@ -124,6 +145,7 @@ pub(super) fn event(
         dead.retain(|(_, row)| row.outcome.as_ref().is_some_and(|outcome| outcome.event_id == stored.id));
     }
     let Some(event) = stored.or_else(|| dead.iter().find_map(|(_, row)| of_dead(row))) else { return Ok(None) };
+    let stored_at_ms = Some(event.stored_at_ms).filter(|at| *at != 0);
     let at = At { view, subscriptions, shard: shard.0, seq: seq.0, event };
     let rows = at.rows()?;
     let unrouted = rows.contains_key(&(UID_MIN, 0));
@@ -137,7 +159,8 @@ pub(super) fn event(
         Some((uid, row)) => DeadLetterPlace::of(view, subscriptions, shard.0, seq.0, uid, row)?,
         None => None,
     };
-    Ok(Some(EventHistory { shard, seq, status: event_status(newest.into_values(), unrouted), deliveries, dead_letter }))
+    let status = event_status(newest.into_values(), unrouted);
+    Ok(Some(EventHistory { shard, seq, stored_at_ms, status, deliveries, dead_letter }))
 }
 
 /// The dead letters of an event.

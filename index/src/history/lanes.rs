@@ -8,14 +8,18 @@ use weft_proto::{
 };
 
 use super::{
+    bits::place,
     names::Subscriptions,
     pauses::{self, Pause},
+    postings::{Segment, Taker},
     receivers::{self, state_name},
     tables::{UID_MIN, Uid, View, WORKFLOW_LANE, decode, get},
 };
 
 /// Maximum number of rows that one page reads, so that a selective filter costs a bounded time.
 const ROWS_MAX: usize = 10_000;
+/// Maximum number of segments that are read to count the waiting events of a lane: several million events.
+const SEGMENTS_MAX: usize = 500;
 
 /// A lane.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +41,8 @@ pub struct LaneHistory {
     pub receiver: Option<v1::ReceiverState>,
     /// Operator and reason of its pause; `None`: it is not paused.
     pub pause: Option<Pause>,
+    /// Its events after the head, by type and source.
+    pub waiting: u64,
     /// The filters that its subscription has had; none if only earlier versions have written about it.
     pub filters: Option<Filters>,
 }
@@ -171,5 +177,36 @@ fn read(
     };
     let subscription = subscriptions.name(view, uid)?;
     let (receiver, uid) = (receivers::of(view, shard, uid)?, SubscriptionUid::from_bytes(*uid));
-    Ok(Some(LaneHistory { uid, subscription, workflow, shard, lane, is_stopped, receiver, pause, filters }))
+    let waiting = waiting(view, subscriptions, shard, uid.as_bytes(), &lane)?;
+    Ok(Some(LaneHistory { uid, subscription, workflow, shard, lane, is_stopped, receiver, pause, waiting, filters }))
+}
+
+/// The events of a lane after its head.
+fn waiting(
+    view: &View,
+    subscriptions: &Subscriptions,
+    shard: ShardId,
+    uid: &Uid,
+    lane: &v1::Lane,
+) -> Result<u64, redb::Error> {
+    if lane.unordered || lane.next >= lane.last {
+        return Ok(0);
+    }
+    let Some(taker) = Taker::of(view, subscriptions, shard, uid)? else { return Ok(0) };
+    let ((first, from), (last, through)) = (place(lane.next), place(lane.last));
+    let mut count = 0;
+    for segment in (first..=last).take(SEGMENTS_MAX) {
+        let segment = Segment { view, shard, segment };
+        let mut events = segment.workflow(&lane.workflow_id)?;
+        if events.is_empty() {
+            continue;
+        }
+        events.keep(&taker.taken(&segment)?);
+        events.keep_between(
+            if segment.segment == first { from } else { 0 },
+            if segment.segment == last { through } else { u16::MAX },
+        );
+        count += events.count() as u64;
+    }
+    Ok(count.saturating_sub(1))
 }

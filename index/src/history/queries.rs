@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeSet, sync::PoisonError, time::Duration};
 
-use redb::ReadableDatabase as _;
+use redb::{ReadableDatabase as _, ReadableTable as _};
 use weft_catalog::Snapshot;
+use weft_nats::cursor::Cursor;
 use weft_proto::{
     ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
     v1,
@@ -11,9 +12,9 @@ use weft_proto::{
 
 use super::{
     AuditCursor, AuditFilter, AuditPage, CommandItem, DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterId,
-    DeadLetterPage, EventHistory, EventRef, History, HistoryError, ItemProgress, LaneCursor, LaneFilter, LanePage,
-    Lost, ReceiverHistory, ReplayCursor, ReplayPage, StoredCommand, apply::StreamKind, audit, dead_letters, events,
-    lanes, lost, names, names::Subscriptions, receivers, replays, requests, tables::View,
+    DeadLetterPage, EventHistory, EventPage, EventQuery, EventRef, History, HistoryError, ItemProgress, LaneCursor,
+    LaneFilter, LanePage, Lost, ReceiverHistory, ReplayCursor, ReplayPage, StoredCommand, apply::StreamKind, audit,
+    dead_letters, events, lanes, list, lost, names, names::Subscriptions, receivers, replays, requests, tables::View,
 };
 
 impl History {
@@ -63,6 +64,75 @@ impl History {
         before: StreamSeq,
     ) -> Result<Option<StreamSeq>, HistoryError> {
         self.read(move |view, _| events::place_before(view, id, workflow.as_str(), shard, before)).await
+    }
+
+    /// Events after `after`, at most `limit`. A page does a bounded amount of work, so it may be short, even empty, before the end.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn list(
+        &self,
+        query: EventQuery,
+        after: Option<Cursor>,
+        limit: usize,
+    ) -> Result<EventPage, HistoryError> {
+        let layout = self.shared.layout;
+        self.read(move |view, subscriptions| list::page(view, subscriptions, layout, &query, after.as_ref(), limit))
+            .await
+    }
+
+    /// The events at these places with their deliveries, in the order given; `None` where none is known.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn events_at(
+        &self,
+        places: Vec<(ShardId, StreamSeq)>,
+    ) -> Result<Vec<Option<EventHistory>>, HistoryError> {
+        self.read(move |view, subscriptions| list::histories(view, subscriptions, &places)).await
+    }
+
+    /// Ids of events that are between these two, at most `limit`; the same id several times if it occurs so often.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn ids_between(&self, first: EventId, last: EventId, limit: usize) -> Result<Vec<EventId>, HistoryError> {
+        self.read(move |view, _| {
+            let found = events::ids_between(view, first.as_bytes(), last.as_bytes(), limit)?;
+            Ok(found.into_iter().map(|(_, _, id)| id).collect())
+        })
+        .await
+    }
+
+    /// Those of these ids that events have, in the order given.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn known(&self, ids: Vec<EventId>) -> Result<Vec<EventId>, HistoryError> {
+        self.read(move |view, _| {
+            let mut known = Vec::new();
+            for id in ids {
+                if !events::places(view, id)?.is_empty() {
+                    known.push(id);
+                }
+            }
+            Ok(known)
+        })
+        .await
+    }
+
+    /// The sources that events have had, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn sources(&self, limit: usize) -> Result<Vec<String>, HistoryError> {
+        self.read(move |view, _| view.sources.iter()?.take(limit).map(|row| Ok(row?.0.value().to_owned())).collect())
+            .await
     }
 
     /// The place of an event in the log, or its former place if a dead letter of it is kept.

@@ -100,6 +100,7 @@ impl Tables<'_> {
         }
         self.remove_deliveries(shard.0, swept + 1, through, &kept)?;
         self.marks.insert((SWEPT, shard.0), through)?;
+        self.sweep_postings(shard.0, through)?;
         Ok(full)
     }
 

@@ -4,6 +4,8 @@
 //! |---|---|---|---|
 //! | `events` | shard, sequence | an event without its payload | EVENTS |
 //! | `event_ids` | shard, segment, event id, sequence | – | EVENTS, OUTCOMES, DLQ |
+//! | `postings` | shard, segment, term | the set of events with the term (see `postings`) | EVENTS, OUTCOMES |
+//! | `sources` | source | the first of its events that was read | EVENTS |
 //! | `deliveries` | shard, sequence, uid, run | outcome, attempts, next attempt | OUTCOMES |
 //! | `ranges` | shard, workflow id, uid, last sequence | the first sequence of an outcome of several events | OUTCOMES |
 //! | `attempts` | shard, sequence, uid, run, number | `v1::Attempt` | OUTCOMES |
@@ -30,6 +32,11 @@
 use prost::Message;
 use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
 use weft_proto::v1;
+
+use super::{
+    bits::SEGMENT_SEQUENCES,
+    terms::{Changes, Terms},
+};
 
 /// A subscription's uid as part of a key.
 pub(super) type Uid = [u8; 16];
@@ -69,12 +76,14 @@ macro_rules! tables {
         /// All tables of a write transaction.
         pub(super) struct Tables<'t> {
             $(pub $field: Table<'t, $key, $value>,)*
+            /// Changes of the index that [`Tables::flush`] writes.
+            pub changes: Changes,
         }
 
         impl<'t> Tables<'t> {
             /// Opens all tables, and creates missing ones.
             pub fn open(transaction: &'t WriteTransaction) -> Result<Self, redb::Error> {
-                Ok(Self { $($field: transaction.open_table($constant)?,)* })
+                Ok(Self { $($field: transaction.open_table($constant)?,)* changes: Changes::default() })
             }
         }
 
@@ -95,6 +104,8 @@ macro_rules! tables {
 tables! {
     events, EVENTS, "events": (u32, u64) => Row;
     event_ids, EVENT_IDS, "event_ids": IdKey => ();
+    postings, POSTINGS, "postings": (u32, u64, Row) => Row;
+    sources, SOURCES, "sources": &'static str => u64;
     deliveries, DELIVERIES, "deliveries": RunKey => Row;
     adoptions, ADOPTIONS, "adoptions": (u32, u64) => (u64, i64);
     ranges, RANGES, "ranges": (u32, &'static str, Bytes16, u64) => u64;
@@ -132,6 +143,28 @@ pub(super) struct EventRow {
     /// When the server stored it, in unix milliseconds; 0: not said.
     #[prost(int64, tag = "6")]
     pub stored_at_ms: i64,
+    /// When the gateway accepted it, in unix nanoseconds.
+    #[prost(sfixed64, tag = "7")]
+    pub received_at_ns: i64,
+    /// When it happened, in unix nanoseconds; 0: when it was accepted.
+    #[prost(sfixed64, tag = "8")]
+    pub time_ns: i64,
+    /// The sender's id of the delivery; empty: none.
+    #[prost(string, tag = "9")]
+    pub delivery_id: String,
+    /// Id of the event before it in its workflow; empty: it is the first.
+    #[prost(bytes = "vec", tag = "10")]
+    pub previous: Vec<u8>,
+    /// Media type of its payload; empty: JSON.
+    #[prost(string, tag = "11")]
+    pub content_type: String,
+}
+
+impl EventRow {
+    /// The terms that it is indexed by.
+    pub fn terms(&self) -> Terms<'_> {
+        Terms { workflow: &self.workflow, event_type: &self.event_type, source: &self.source }
+    }
 }
 
 /// A delivery of an event to a subscription in a run.
@@ -169,11 +202,6 @@ pub(super) struct DeadRow {
     #[prost(string, tag = "4")]
     pub copy_problem: String,
 }
-
-/// Sequences of one segment of `event_ids`. Ids are random, so in one large table each insertion rewrites a different
-/// page; within a segment they share some hundred pages. A lookup reads each segment, some thousand for ten
-/// million events.
-const SEGMENT_SEQUENCES: u64 = 8192;
 
 /// The key of an event's id.
 pub(super) fn id_key(id: &[u8; 16], shard: u32, seq: u64) -> (u32, u64, &[u8; 16], u64) {

@@ -35,6 +35,7 @@ use super::{
 
 mod expired;
 mod letters;
+mod listed;
 mod restored;
 mod waiting;
 
@@ -180,7 +181,10 @@ impl Index {
 
     fn write<T>(&self, change: impl FnOnce(&mut Tables<'_>) -> T) -> T {
         let transaction = self.database.begin_write().unwrap();
-        let answer = change(&mut Tables::open(&transaction).unwrap());
+        let mut tables = Tables::open(&transaction).unwrap();
+        let answer = change(&mut tables);
+        tables.flush().unwrap();
+        drop(tables);
         transaction.commit().unwrap();
         answer
     }

@@ -1,4 +1,4 @@
-//! `weft event send | get | tail | replay`.
+//! `weft event send | list | get | explain | tail | replay`.
 
 use std::pin::pin;
 
@@ -9,12 +9,14 @@ use super::{
     admin::AdminClient,
     common::CommonArgs,
     output::{self, Format},
+    paging::PAGE_MAX,
     replay,
     select::{EventFilterArgs, Since, parse_since},
     view,
 };
 use crate::failure::Failure;
 
+mod list;
 mod provider;
 pub(super) mod send;
 
@@ -23,19 +25,26 @@ pub(super) mod send;
 pub enum EventCommand {
     /// Sign an event and post it, as a sender would
     Send(send::SendArgs),
-    /// Show an event and what became of it
+    /// List events with what became of them, newest first
+    List(list::ListArgs),
+    /// Show an event, what became of it, and its times stage by stage
     Get(GetArgs),
+    /// Say what an event waits for, since when, and what can be done
+    Explain(GetArgs),
     /// Show events as they are accepted
     Tail(TailArgs),
     /// Deliver settled events again, as `weft replay start`
     Replay(replay::StartArgs),
 }
 
-/// `weft event get`.
+/// `weft event get | explain`.
 #[derive(Debug, clap::Args)]
 pub struct GetArgs {
-    /// The event's id
+    /// The event's id, at least 8 characters that it begins with, or the sender's delivery id
     event_id: String,
+    /// Of a delivery id: only this source's
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -66,7 +75,9 @@ pub struct TailArgs {
 pub async fn run(command: EventCommand) -> Result<(), Failure> {
     match command {
         EventCommand::Send(args) => send::run(args).await,
+        EventCommand::List(args) => list::run(args).await,
         EventCommand::Get(args) => get(args).await,
+        EventCommand::Explain(args) => explain(args).await,
         EventCommand::Tail(args) => tail(args).await,
         EventCommand::Replay(args) => replay::start(args).await,
     }
@@ -74,12 +85,40 @@ pub async fn run(command: EventCommand) -> Result<(), Failure> {
 
 async fn get(args: GetArgs) -> Result<(), Failure> {
     let format = args.common.format();
-    let admin = args.common.admin.connect().await?;
-    let request = admin.request(v1::GetEventRequest { event_id: args.event_id.clone() });
-    let answer = admin.events().get_event(request).await.map_err(|status| admin.failure(&status))?;
-    let event = view::EventWithDeliveries::new(answer.into_inner())
-        .ok_or_else(|| Failure::NotFound(format!("no event {}", args.event_id)))?;
+    let GetArgs { event_id, source, common } = args;
+    let admin = common.admin.connect().await?;
+    let answer = found(&admin, &event_id, source).await?;
+    let event = view::EventWithDeliveries::new(answer).ok_or_else(|| unknown(&event_id))?;
     output::one(format, &event, || event.human())
+}
+
+async fn explain(args: GetArgs) -> Result<(), Failure> {
+    let format = args.common.format();
+    let GetArgs { event_id, source, common } = args;
+    let admin = common.admin.connect().await?;
+    let answer = found(&admin, &event_id, source).await?;
+    let workflow_id = answer.event.as_ref().map(|event| event.workflow_id.clone()).unwrap_or_default();
+    let request = v1::ListLanesRequest { workflow_id, page_size: PAGE_MAX, ..Default::default() };
+    let lanes = match admin.workflows().list_lanes(admin.request(request)).await {
+        Ok(lanes) => lanes.into_inner().lanes,
+        // A key for some sources only sees no lanes.
+        Err(status) if status.code() == Code::PermissionDenied => Vec::new(),
+        Err(status) => return Err(admin.failure(&status)),
+    };
+    let explanation = view::Explanation::of_event(answer, &lanes).ok_or_else(|| unknown(&event_id))?;
+    output::one(format, &explanation, || explanation.human())
+}
+
+/// The event that the arguments name.
+async fn found(admin: &AdminClient, event_id: &str, source: Option<String>) -> Result<v1::GetEventResponse, Failure> {
+    let source = source.unwrap_or_default();
+    let request = admin.request(v1::GetEventRequest { event_id: event_id.to_owned(), source });
+    let answer = admin.events().get_event(request).await.map_err(|status| admin.failure(&status))?;
+    Ok(answer.into_inner())
+}
+
+fn unknown(event_id: &str) -> Failure {
+    Failure::NotFound(format!("no event {event_id}"))
 }
 
 async fn tail(args: TailArgs) -> Result<(), Failure> {

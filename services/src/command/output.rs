@@ -23,6 +23,20 @@ const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().f
 const PROSE: [&str; 6] = ["WHY", "OUTCOME", "DETAIL", "LAST", "RECEIVER", "DESTINATION"];
 /// The narrowest that a column of free text becomes, in characters.
 const PROSE_CHARS_MIN: usize = 24;
+/// Columns that a table leaves out where the terminal is too narrow for all, the first ones first. Ids and states stay.
+const DISPENSABLE: [&str; 11] = [
+    "SOURCE",
+    "DELIVERY ID",
+    "FIRST FAILED",
+    "OPERATOR",
+    "BEHIND",
+    "SEQ",
+    "ATTEMPTS",
+    "TYPE",
+    "NEXT ATTEMPT",
+    "RECEIVED",
+    "SINCE",
+];
 
 /// `-o`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -163,15 +177,48 @@ pub fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> 
 fn table_within(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>, columns: Option<usize>) -> String {
     let clean = |cells: Vec<String>| cells.iter().map(|cell| terminal::line(cell).into_owned()).collect::<Vec<_>>();
     let mut rows: Vec<Vec<String>> = rows.into_iter().map(clean).collect();
+    let mut headings = headings.to_vec();
+    let mut left_out = Vec::new();
     if let Some(columns) = columns {
-        shorten(headings, &mut rows, columns);
+        left_out = leave_out(&mut headings, &mut rows, columns);
+        shorten(&headings, &mut rows, columns);
     }
     let mut table = Table::new();
     table.load_style(STYLE).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headings.iter().copied());
     table.add_rows(rows);
     // Cells are padded to their column's width, the last ones as well.
-    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+    let mut lines: Vec<_> = table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
+    if !left_out.is_empty() {
+        lines.push(format!("(without {}; -o json has all)", left_out.join(", ")));
+    }
+    lines.join("\n")
+}
+
+/// Removes columns until a row fits into `columns` with its free text as short as it gets. Returns the removed headings.
+fn leave_out(headings: &mut Vec<&str>, rows: &mut [Vec<String>], columns: usize) -> Vec<String> {
+    let mut left_out = Vec::new();
+    for heading in DISPENSABLE {
+        if least_width(headings, rows) <= columns {
+            break;
+        }
+        let Some(column) = headings.iter().position(|known| *known == heading) else { continue };
+        headings.remove(column);
+        rows.iter_mut().filter(|row| column < row.len()).for_each(|row| drop(row.remove(column)));
+        left_out.push(heading.to_owned());
+    }
+    left_out
+}
+
+/// Width of a row whose free text is as short as it gets.
+fn least_width(headings: &[&str], rows: &[Vec<String>]) -> usize {
+    let chars = |text: &str| text.chars().count();
+    let width = |(column, heading): (usize, &&str)| {
+        let widest = rows.iter().filter_map(|row| row.get(column)).map(|cell| chars(cell)).max().unwrap_or(0);
+        let least = if PROSE.contains(heading) { widest.min(PROSE_CHARS_MIN) } else { widest };
+        least.max(chars(heading)) + 3
+    };
+    headings.iter().enumerate().map(width).sum()
 }
 
 /// Shortens the cells of free text so that a row fits into `columns`, but not below [`PROSE_CHARS_MIN`].
@@ -270,6 +317,22 @@ mod tests {
         assert!(lines[2].contains(id) && lines[2].ends_with('…') && lines[2].chars().count() <= 80, "{narrow}");
         let ids = table_within(&["ID", "WORKFLOW"], [vec![id.to_owned(), id.to_owned()]], Some(20));
         assert!(ids.lines().last().unwrap().contains(&format!("{id}   {id}")), "{ids}");
+    }
+
+    #[test]
+    fn narrow_tables_leave_out_columns_and_name_them() {
+        let id = "adc8ac26-5f51-590c-a093-d32f0b5c22c7";
+        let row =
+            || [id, "delivered", "order.paid", "shop", "answered 500 for some reason"].map(str::to_owned).to_vec();
+        let headings = ["EVENT", "STATUS", "TYPE", "SOURCE", "LAST"];
+        let wide = table_within(&headings, [row()], Some(140));
+        assert!(wide.contains("order.paid") && wide.contains("shop") && !wide.contains("(without"), "{wide}");
+        let narrow = table_within(&headings, [row()], Some(80));
+        assert!(narrow.contains(id) && narrow.contains("delivered") && narrow.contains("answered"), "{narrow}");
+        assert!(
+            !narrow.contains("order.paid") && narrow.ends_with("(without SOURCE, TYPE; -o json has all)"),
+            "{narrow}"
+        );
     }
 
     #[test]

@@ -12,9 +12,13 @@ use super::{
     terminal,
 };
 
+mod explain;
+mod listed;
 mod orders;
 mod time;
 
+pub use explain::Explanation;
+pub use listed::ListedEvent;
 pub use orders::{DeadLetterCount, Lane, Ordered, Plan, Replay, Workflow};
 pub use time::{Time, when};
 
@@ -153,6 +157,12 @@ struct Attempt {
     error: Option<String>,
     response: Option<String>,
     next_attempt_at: Option<Time>,
+    /// When the connection was ready and the request was written to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connected_at: Option<Time>,
+    /// When the head of the response came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answered_at: Option<Time>,
     /// It used up no retry.
     uncounted: bool,
     /// Number of events of the batch that was attempted.
@@ -182,6 +192,8 @@ impl From<v1::DeliveryAttempt> for Attempt {
             started_at: Time::of(attempt.started_at.as_ref()),
             ended_at: Time::of(attempt.ended_at.as_ref()),
             next_attempt_at: Time::of(attempt.next_attempt_at.as_ref()),
+            connected_at: Time::of(attempt.connected_at.as_ref()),
+            answered_at: Time::of(attempt.answered_at.as_ref()),
             outcome: attempt.outcome,
             uncounted: attempt.uncounted,
             batch_events: (attempt.batch_events != 0).then_some(attempt.batch_events),
@@ -199,6 +211,7 @@ pub struct EventWithDeliveries {
     #[serde(flatten)]
     event: Event,
     status: String,
+    stored_at: Option<Time>,
     deliveries: Vec<Delivery>,
 }
 
@@ -208,11 +221,12 @@ impl EventWithDeliveries {
         Some(Self {
             event: answer.event?.into(),
             status: answer.status,
+            stored_at: Time::of(answer.stored_at.as_ref()),
             deliveries: answer.deliveries.into_iter().map(Delivery::from).collect(),
         })
     }
 
-    /// For people: the event, its deliveries, their attempts.
+    /// For people: the event, its deliveries, their attempts, and all stages on one scale of time.
     pub fn human(&self) -> String {
         let event = &self.event;
         let status = match self.status.as_str() {
@@ -228,6 +242,7 @@ impl EventWithDeliveries {
             ("delivery id", text_or_dash(event.delivery_id.as_ref())),
             ("time", when(event.time.as_ref())),
             ("received", when(event.received_at.as_ref())),
+            ("stored", when(self.stored_at.as_ref())),
             ("status", status),
             ("data", event.shown_data()),
         ]);
@@ -239,7 +254,8 @@ impl EventWithDeliveries {
             .iter()
             .flat_map(|delivery| std::iter::once(delivery.row()).chain(delivery.attempts.iter().map(Attempt::row)));
         let table = output::table(&["SUBSCRIPTION", "RUN", "STATUS", "ATTEMPT", "AT", "TOOK", "RESULT"], rows);
-        format!("{text}\n\n{table}")
+        let stages = listed::waterfall(event, self.stored_at, &self.deliveries);
+        [Some(text), Some(table), stages].into_iter().flatten().collect::<Vec<_>>().join("\n\n")
     }
 }
 

@@ -1,4 +1,4 @@
-//! `weft workflow get | lanes | retry | skip | pause | resume`.
+//! `weft workflow get | explain | lanes | retry | skip | pause | resume`.
 
 use std::{mem, time::Duration};
 
@@ -22,6 +22,8 @@ const WAIT_INTERVAL: Duration = Duration::from_millis(500);
 pub enum WorkflowCommand {
     /// Show a workflow's events in order, and its lanes
     Get(GetArgs),
+    /// Say what a workflow waits for, since when, and what can be done
+    Explain(ExplainArgs),
     /// List lanes that have something unsettled or are paused
     Lanes(LanesArgs),
     /// Attempt the head of a lane now, whether it waits or is blocked
@@ -45,6 +47,15 @@ pub struct GetArgs {
     /// Show the newest events, newest first, instead of the oldest
     #[arg(long)]
     newest: bool,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// `weft workflow explain`.
+#[derive(Debug, clap::Args)]
+pub struct ExplainArgs {
+    /// The workflow's id
+    workflow: String,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -120,6 +131,7 @@ pub struct PauseArgs {
 pub async fn run(command: WorkflowCommand) -> Result<(), Failure> {
     match command {
         WorkflowCommand::Get(args) => get(args).await,
+        WorkflowCommand::Explain(args) => explain(args).await,
         WorkflowCommand::Lanes(args) => lanes(args).await,
         WorkflowCommand::Retry(RetryArgs { head: HeadArgs { lane, event }, wait }) => {
             let wait = wait.then(|| (lane.subscription.clone(), lane.workflow.clone()));
@@ -197,6 +209,27 @@ async fn get(args: GetArgs) -> Result<(), Failure> {
     workflow = v1::GetWorkflowResponse { events: listed.entries, ..workflow };
     let workflow = view::Workflow::from(workflow);
     output::one(format, &workflow, || workflow.human())
+}
+
+async fn explain(args: ExplainArgs) -> Result<(), Failure> {
+    let format = args.common.format();
+    let admin = args.common.admin.connect().await?;
+    let workflow_id = args.workflow;
+    let request = v1::GetWorkflowRequest {
+        workflow_id: workflow_id.clone(),
+        page_size: 1,
+        newest_first: true,
+        ..Default::default()
+    };
+    let answer = admin.workflows().get_workflow(admin.request(request)).await;
+    let workflow = answer.map_err(|status| admin.failure(&status))?.into_inner();
+    let filter = Some(v1::DeadLetterFilter { workflow_id, ..Default::default() });
+    let request = v1::ListDeadLettersRequest { filter, page_size: PAGE_MAX, ..Default::default() };
+    let answer = admin.dead_letters().list_dead_letters(admin.request(request)).await;
+    let dead = answer.map_err(|status| admin.failure(&status))?.into_inner();
+    let more = !dead.next_page_token.is_empty();
+    let explanation = view::Explanation::of_workflow(workflow, &dead.dead_letters, more);
+    output::one(format, &explanation, || explanation.human())
 }
 
 /// The line for a workflow of which only a part is shown.

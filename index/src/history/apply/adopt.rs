@@ -30,7 +30,18 @@ impl Tables<'_> {
         self.ranges.retain_in((shard, "", &UID_MIN, 0)..(shard + 1, "", &UID_MIN, 0), |(.., seq), _| seq <= events)?;
         let is_void = |row: &[u8]| DeliveryRow::is_pending(row);
         let runs = (shard, 0, &UID_MIN, 0)..(shard, lost, &UID_MIN, 0);
-        self.deliveries.retain_in(runs, |(.., run), row| run <= commands || !is_void(row))?;
+        let mut void = Vec::new();
+        self.deliveries.retain_in(runs, |(_, seq, uid, run), row| {
+            let stays = run <= commands || !is_void(row);
+            if !stays {
+                void.push((seq, *uid));
+            }
+            stays
+        })?;
+        self.void_postings(shard, lost)?;
+        for (seq, uid) in void {
+            self.classify(shard, seq, &uid)?;
+        }
         self.void_dead_letters(shard, lost)?;
         self.cut_lanes(layout, ShardId(shard), events)?;
         self.cut_subscriptions(shard, events)

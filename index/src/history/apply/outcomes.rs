@@ -128,7 +128,7 @@ impl Tables<'_> {
             self.ranges.insert((shard.0, outcome.workflow_id.as_str(), &uid, seq), outcome.from)?;
         }
         row.outcome = Some(outcome);
-        self.deliveries.insert(key, &encode(&row)[..])?;
+        self.put_delivery(key, &row)?;
         Ok(())
     }
 
@@ -143,7 +143,7 @@ impl Tables<'_> {
         if row.outcome.is_none() {
             row.next_attempt_at_ms = attempt.next_attempt_at_ms;
         }
-        self.deliveries.insert(key, &encode(&row)[..])?;
+        self.put_delivery(key, &row)?;
         let key = (shard.0, attempt.sequence, &uid, attempt.run, attempt.number);
         // The fields of the key and of the event's row are not stored again.
         attempt.subscription.clear();
@@ -207,7 +207,7 @@ impl Tables<'_> {
         let mut row = self.delivery(key, &run.event_id, at_ms)?;
         row.attempts = row.attempts.max(run.attempts);
         row.next_attempt_at_ms = run.next_attempt_at_ms;
-        self.deliveries.insert(key, &encode(&row)[..])?;
+        self.put_delivery(key, &row)?;
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use weft_proto::v1;
 
-use super::{Event, Receiver, Time, given, text_or_dash, when};
+use super::{Event, Receiver, Time, given, listed::said, text_or_dash, when};
 use crate::command::output::{self, Row};
 
 /// A lane.
@@ -19,6 +19,10 @@ pub struct Lane {
     first_failed_at: Option<Time>,
     /// How the last attempt of its head ended.
     last_error: Option<String>,
+    /// The beginning of the receiver's answer to it.
+    last_response: Option<String>,
+    /// Events that wait behind its head.
+    waiting_events: u64,
     /// Of the attempts, those that used up no retry.
     uncounted: u32,
     /// While it is not called freely.
@@ -72,6 +76,8 @@ impl From<v1::WorkflowLane> for Lane {
             head_event_id: given(lane.head_event_id),
             attempts: lane.attempts,
             last_error: given(lane.last_error),
+            last_response: given(String::from_utf8_lossy(&lane.last_response).into_owned()),
+            waiting_events: lane.waiting_events,
             uncounted: lane.uncounted,
             receiver: lane.receiver.map(Receiver::from),
             pause: lane.pause.map(Pause::from),
@@ -80,8 +86,18 @@ impl From<v1::WorkflowLane> for Lane {
 }
 
 impl Row for Lane {
-    const HEADINGS: &'static [&'static str] =
-        &["SUBSCRIPTION", "WORKFLOW", "STATE", "SINCE", "HEAD", "ATTEMPTS", "NEXT ATTEMPT", "FIRST FAILED", "WHY"];
+    const HEADINGS: &'static [&'static str] = &[
+        "SUBSCRIPTION",
+        "WORKFLOW",
+        "STATE",
+        "SINCE",
+        "HEAD",
+        "BEHIND",
+        "ATTEMPTS",
+        "NEXT ATTEMPT",
+        "FIRST FAILED",
+        "WHY",
+    ];
 
     fn cells(&self) -> Vec<String> {
         let receiver = self.receiver.as_ref().filter(|receiver| receiver.state == self.state);
@@ -97,6 +113,7 @@ impl Row for Lane {
             self.state.clone(),
             when(since),
             text_or_dash(self.head_event_id.as_ref()),
+            self.waiting_events.to_string(),
             self.attempts.to_string(),
             when(next),
             when(self.first_failed_at.as_ref()),
@@ -110,7 +127,8 @@ impl Lane {
     fn shown_error(&self) -> Option<String> {
         let error = self.last_error.as_ref()?;
         let retries = if self.uncounted >= self.attempts { " (no retry used up)" } else { "" };
-        Some(format!("{error}{retries}"))
+        let said = said(error, self.last_response.as_deref().unwrap_or_default());
+        Some(format!("{said}{retries}"))
     }
 
     /// Why its head is not attempted now, for people; `None` where nothing keeps it.
