@@ -261,6 +261,14 @@ fn check<T: Entry>(value: &T) -> Result<(), Refusal> {
     value.check().map_err(invalid)
 }
 
+/// A subscription with the stored secrets where it has none, as an update would store it.
+pub fn with_kept_secrets(snapshot: &Snapshot, mut subscription: Subscription) -> Subscription {
+    if let Some(stored) = snapshot.subscriptions.get(&subscription.name) {
+        keep_secrets(&mut subscription, &stored.value);
+    }
+    subscription
+}
+
 /// Keeps the stored secrets where the new value has none: a caller without the secrets may change everything else.
 fn keep_secrets<T: Entry>(value: &mut T, stored: &T) {
     if !value.shares_secrets(stored) {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{
     delivery_url::redact_query,
     entry::Entry,
-    fields::{Field, URL_KEY},
+    fields::{Field, TOKEN_URL_KEY, URL_KEY},
 };
 
 /// The longest line, in characters: a JSON Schema may be long, and the lines stand in the audit log.
@@ -64,7 +64,7 @@ fn line(sign: char, field: &Field, rotated: bool) -> String {
         let count = field.value.as_u64().unwrap_or_default();
         let noun = if count == 1 { "secret" } else { "secrets" };
         format!("({count} {noun}{})", if rotated { ", changed" } else { "" })
-    } else if let Some(url) = field.value.as_str().filter(|_| field.key == URL_KEY) {
+    } else if let Some(url) = field.value.as_str().filter(|_| [URL_KEY, TOKEN_URL_KEY].contains(&field.key.as_str())) {
         // The lines are kept in the audit log, for all who may read.
         Value::from(redact_query(url)).to_string()
     } else {

@@ -22,6 +22,8 @@ const SECRETS: &str = "secrets";
 
 /// The name of a destination's URL.
 pub(super) const URL_KEY: &str = "destination.url";
+/// Key of the URL of an OAuth2 token endpoint.
+pub(super) const TOKEN_URL_KEY: &str = "destination.auth.token_url";
 
 /// One thing that an entry says.
 #[derive(Debug, Clone, PartialEq)]

@@ -131,6 +131,9 @@ pub fn validate_subscription(subscription: &Subscription) -> Result<(), String> 
     if subscription.timeout_ms == 0 || subscription.concurrency == 0 {
         return Err("timeout and concurrency must not be 0: nothing could be delivered".into());
     }
+    if subscription.timeout_ms > PERIOD_MS_MAX {
+        return Err("timeout must be a day or less".into());
+    }
     if let Some(rate) = &subscription.rate
         && (rate.count == 0 || !(1..=PERIOD_MS_MAX).contains(&rate.period_ms))
     {

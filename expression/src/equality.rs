@@ -46,6 +46,7 @@ pub(crate) fn equal(budget: &mut Budget, node: &Node, one: &Value, other: &Value
                 return Ok(false);
             }
             for (key, one) in one.iter() {
+                budget.spend_bytes(node, key.text_len())?;
                 let Some(other) = other.get(key) else { return Ok(false) };
                 if !equal(budget, node, one, other)? {
                     return Ok(false);

@@ -7,7 +7,7 @@ use crate::{
     equality,
     functions::call,
     input::Input,
-    node::{Fault, Kind, Loop, LoopKind, Node, Pattern},
+    node::{Attribute, Fault, Kind, Loop, LoopKind, Node, Pattern},
     number::{self, Problem},
     operator::Operator,
     time,
@@ -39,7 +39,10 @@ impl<'a, 'i> Machine<'a, 'i> {
         match &node.kind {
             Kind::Literal(value) => Ok(value.clone()),
             Kind::Data => self.input.data().map_err(|problem| node.fault(problem)),
-            Kind::Event => Ok(self.input.event()),
+            Kind::Event => {
+                self.budget.allocate(node, Attribute::ALL.len() * MEMBER_BYTES)?;
+                Ok(self.input.event())
+            }
             Kind::Attribute(attribute) => Ok(self.input.attribute(*attribute)),
             Kind::Variable(depth) => Ok(self.variables.get(*depth).cloned().unwrap_or(Value::Null)),
             Kind::Select(operand, field) => self.select(node, operand, field),
@@ -98,6 +101,7 @@ impl<'a, 'i> Machine<'a, 'i> {
             let Some(of) = of.key().filter(|_| !matches!(of, Value::Double(_))) else {
                 return Err(key.fault(format!("a key is a string, an int, a uint or a bool, not {}", of.type_name())));
             };
+            self.budget.spend_bytes(node, of.text_len())?;
             let value = self.eval(value)?;
             if map.insert(of, value).is_some() {
                 return Err(key.fault("the key is repeated"));
@@ -164,7 +168,7 @@ impl<'a, 'i> Machine<'a, 'i> {
                 }
             }
             Operator::In => self.is_in(node, one, other),
-            Operator::Index => index(node, one, other),
+            Operator::Index => index(&mut self.budget, node, one, other),
             Operator::Add => self.add(node, one, other),
             Operator::Subtract | Operator::Multiply | Operator::Divide | Operator::Modulo => {
                 arithmetic(node, operator, one, other)
@@ -182,7 +186,11 @@ impl<'a, 'i> Machine<'a, 'i> {
                 }
                 Ok(Value::Bool(false))
             }
-            Value::Map(map) => Ok(Value::Bool(one.key().is_some_and(|key| map.contains_key(&key)))),
+            Value::Map(map) => {
+                let Some(key) = one.key() else { return Ok(Value::Bool(false)) };
+                self.budget.spend_bytes(node, key.text_len())?;
+                Ok(Value::Bool(map.contains_key(&key)))
+            }
             _ => Err(node.no_overload("in", &[one, other])),
         }
     }
@@ -280,7 +288,7 @@ impl<'a, 'i> Machine<'a, 'i> {
     }
 }
 
-fn index(node: &Node, one: &Value, other: &Value) -> Evaluated {
+fn index(budget: &mut Budget, node: &Node, one: &Value, other: &Value) -> Evaluated {
     match one {
         Value::List(list) => {
             let at = match other {
@@ -297,6 +305,7 @@ fn index(node: &Node, one: &Value, other: &Value) -> Evaluated {
         }
         Value::Map(map) => {
             let key = other.key().ok_or_else(|| node.no_overload("[]", &[one, other]))?;
+            budget.spend_bytes(node, key.text_len())?;
             map.get(&key).cloned().ok_or_else(|| node.fault("no such key"))
         }
         _ => Err(node.no_overload("[]", &[one, other])),

@@ -10,6 +10,10 @@ use crate::{
     value::Value,
 };
 
+/// The longest text that is read as a number or a time: as many digits as a double may need, and few enough that reading it
+/// costs no more than other steps.
+const PARSED_BYTES_MAX: usize = 1024;
+
 /// Why a function has no result.
 enum Refused {
     /// It does not take values of these types.
@@ -39,6 +43,14 @@ pub(crate) fn call(budget: &mut Budget, node: &Node, function: Function, argumen
 
 fn unary(budget: &mut Budget, node: &Node, function: Function, value: &Value) -> Result<Value, Refused> {
     const RANGE: Refused = Refused::Problem("the value is out of range");
+    if let (
+        Function::Double | Function::Duration | Function::Int | Function::Timestamp | Function::Uint,
+        Value::String(text),
+    ) = (function, value)
+        && text.len() > PARSED_BYTES_MAX
+    {
+        return Err(Refused::Problem("the text is too long for a number or a time"));
+    }
     match (function, value) {
         (Function::Size, Value::String(text)) => {
             budget.spend_bytes(node, text.len())?;

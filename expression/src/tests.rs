@@ -381,3 +381,26 @@ proptest! {
         }
     }
 }
+
+/// P4: what a sender can put into an event costs what it takes. A look-up hashes its whole key, so a long one in a loop cost
+/// minutes and no steps.
+#[test]
+fn long_keys_and_numbers_cost_what_they_take() {
+    let items = vec!["{\"price\":1}"; 20_000].join(",");
+    let data = format!(r#"{{"items":[{items}],"limits":{{"a":1}},"currency":"{}"}}"#, "x".repeat(900_000));
+    let started = std::time::Instant::now();
+    for text in [
+        "data.items.exists(i, data.currency in data.limits)",
+        "data.items.all(i, data.currency == 'x' || !(data.currency in data.limits))",
+        "data.items.map(i, event)",
+    ] {
+        let failed = result(text, &data).unwrap_err();
+        assert!(
+            failed.contains("the expression needs more than") || failed.contains("makes more than"),
+            "{text}: {failed}"
+        );
+    }
+    let failed = result("double(data.currency)", &data).unwrap_err();
+    assert!(failed.contains("too long for a number"), "{failed}");
+    assert!(started.elapsed() < std::time::Duration::from_secs(20), "{:?}", started.elapsed());
+}

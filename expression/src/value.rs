@@ -83,6 +83,16 @@ impl Value {
     }
 }
 
+impl Key {
+    /// Length of the text that a look-up hashes.
+    pub fn text_len(&self) -> usize {
+        match self {
+            Self::String(text) => text.len(),
+            Self::Bool(_) | Self::Int(_) | Self::Uint(_) => 0,
+        }
+    }
+}
+
 impl From<&Key> for Value {
     fn from(key: &Key) -> Self {
         match key {

@@ -3,7 +3,7 @@
 use sha2::{Digest as _, Sha256};
 use weft_proto::v1::{Auth, ClientTls, HttpDestination, HttpFormat, HttpSignature, auth};
 
-use super::{Fields, URL_KEY, span};
+use super::{Fields, TOKEN_URL_KEY, URL_KEY, span};
 
 pub(super) fn put(fields: &mut Fields, http: &HttpDestination) {
     fields.put("destination.type", "http");
@@ -59,7 +59,7 @@ pub(super) fn put_auth(fields: &mut Fields, auth: &Auth) {
         }
         Some(auth::Kind::Oauth2(oauth2)) => {
             fields.put("destination.auth.type", "oauth2");
-            fields.put("destination.auth.token_url", oauth2.token_url.as_str());
+            fields.put(TOKEN_URL_KEY, oauth2.token_url.as_str());
             fields.put("destination.auth.client_id", oauth2.client_id.as_str());
             fields.put_list("destination.auth.scopes", &oauth2.scopes);
         }

@@ -37,8 +37,19 @@ impl KeyPath {
 
     /// Whether the value is a secret, so that messages must not quote it.
     pub fn names_secret(&self) -> bool {
-        const SECRETS: [&str; 7] = ["secret", "secrets", "token", "password", "nkey", "creds", "key"];
+        const SECRETS: [&str; 9] =
+            ["secret", "secrets", "token", "password", "nkey", "creds", "key", "bearer", "client_secret"];
         self.0.iter().any(|step| matches!(step, Step::Key(name) if SECRETS.contains(&name.as_str())))
+    }
+}
+
+impl KeyPath {
+    /// Whether a value of another form than is expected may hold a secret, so that an error must not quote it: such as a text in
+    /// the place of a list of connection strings.
+    pub fn may_hold_secret(&self) -> bool {
+        const TABLES: [&str; 4] = ["auth", "headers", "proxy", "shards"];
+        self.names_secret()
+            || self.0.iter().any(|step| matches!(step, Step::Key(name) if TABLES.contains(&name.as_str())))
     }
 }
 

@@ -187,7 +187,7 @@ impl Config {
             let path = KeyPath::from(error.path());
             let inner = error.into_inner();
             // The parser's message quotes the value.
-            let problem = if path.names_secret() {
+            let problem = if path.may_hold_secret() {
                 "is of the wrong kind: one secret is a text, several are a list of texts".to_owned()
             } else {
                 inner.message().lines().collect::<Vec<_>>().join(" ")

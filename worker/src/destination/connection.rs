@@ -24,7 +24,7 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep, sleep_until},
+    time::{Instant, Sleep, sleep_until, timeout},
 };
 use tower::Service;
 
@@ -161,6 +161,10 @@ fn idle_time(timeout: Duration) -> Duration {
     timeout.saturating_sub(IDLE_MARGIN).max(timeout / 2).min(IDLE_MAX)
 }
 
+/// Timeout of a connection until it can take requests, with the handshakes of TLS and of a proxy. The client continues to
+/// connect in the background when the attempt has got another connection.
+const CONNECTING_MAX: Duration = Duration::from_secs(30);
+
 /// A connector whose connections have a [`ConnectionState`].
 #[derive(Debug, Clone)]
 pub(super) struct TrackingConnector<C> {
@@ -176,6 +180,7 @@ impl<C> Service<Uri> for TrackingConnector<C>
 where
     C: Service<Uri>,
     C::Response: Connection,
+    C::Error: From<io::Error>,
     C::Future: Send + 'static,
 {
     type Response = TokioIo<TrackedConnection<TokioIo<C::Response>>>;
@@ -192,7 +197,9 @@ where
         let (connecting, connections) = (self.inner.call(uri), Arc::clone(&self.connections));
         let is_http2 = self.is_http2;
         Box::pin(async move {
-            let connection = TrackedConnection::new(connecting.await?, is_absolute);
+            let connected = timeout(CONNECTING_MAX, connecting).await;
+            let slow = |_| io::Error::new(io::ErrorKind::TimedOut, "the connection was not ready in time");
+            let connection = TrackedConnection::new(connected.map_err(slow)??, is_absolute);
             connection.state.is_http2.fetch_or(is_http2, Ordering::Relaxed);
             connections.add(receiver, &connection.state);
             Ok(TokioIo::new(connection))

@@ -8,7 +8,7 @@ use weft_nats::event::{Event, JSON, StoredEvent};
 use weft_proto::v1;
 
 use super::{Delivery, InvalidDestination};
-use crate::lane::AttemptResult;
+use crate::lane::{AttemptResult, BATCH_BYTES_MAX};
 
 /// Why an event cannot be delivered, although its destination might accept it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +17,8 @@ pub(super) struct ExpressionFailure {
     pub error: String,
 }
 
-/// The leading events that can be delivered, with the data that the transform makes of theirs, and why the next cannot.
+/// The leading events that can be delivered, with the data that the transform makes of theirs, and why the next cannot. A
+/// transform may make more of them than a batch may hold: then those behind are left for the next attempt.
 pub(super) fn prepare<'d>(
     deliveries: &'d [Delivery],
     filters: Option<&Filters>,
@@ -31,10 +32,16 @@ pub(super) fn prepare<'d>(
     let (count, failure) = failure.map_or((deliveries.len(), None), |(at, failure)| (at, Some(failure)));
     let taken = deliveries.get(..count).unwrap_or_default();
     let Some(transform) = transform else { return (Cow::Borrowed(taken), failure) };
-    let mut ready = Vec::with_capacity(taken.len());
+    let (mut ready, mut bytes) = (Vec::with_capacity(taken.len()), 0);
     for delivery in taken {
         match transformed(&delivery.event, transform) {
-            Ok(event) => ready.push(Delivery { event: Arc::new(event), ..delivery.clone() }),
+            Ok(event) => {
+                bytes += event.event.payload.len();
+                if bytes > BATCH_BYTES_MAX && !ready.is_empty() {
+                    return (Cow::Owned(ready), None);
+                }
+                ready.push(Delivery { event: Arc::new(event), ..delivery.clone() });
+            }
             Err(error) => {
                 let failure = ExpressionFailure { result: AttemptResult::TransformFailed, error };
                 return (Cow::Owned(ready), Some(failure));

@@ -6,12 +6,14 @@
 
 use std::{
     collections::HashMap,
+    panic::AssertUnwindSafe,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use weft_catalog::{Filters, delivery_url::InvalidUrl};
 use weft_expression::{CompileError, Expression};
@@ -404,7 +406,15 @@ async fn send(
 ) -> Result<Vec<AttemptEnd>, NotSent> {
     let (started_at, started) = (Timestamp::now(), Instant::now());
     let taken = match destination {
-        Ok(destination) => destination.deliver(deliveries).await,
+        // A panic on one event is a failure of that event, not of the shard.
+        Ok(destination) => {
+            AssertUnwindSafe(destination.deliver(deliveries)).catch_unwind().await.unwrap_or_else(|_| {
+                DeliveryResult::failed(Failure::failed(
+                    AttemptClass::Protocol,
+                    "the destination panicked; see the worker's log",
+                ))
+            })
+        }
         Err(problem) => DeliveryResult::failed(Failure::held(AttemptClass::Protocol, problem)),
     };
     // The wall clock may have stepped in the meantime.
@@ -422,12 +432,16 @@ async fn send(
     };
     let sent = deliveries.len();
     // Where a destination contradicts itself, an event is rather delivered twice than lost.
-    let accepted = if taken.failure.is_some() { taken.count.min(sent - 1) } else { sent };
+    let failure = taken.failure.or_else(|| {
+        let incomplete = || format!("the destination took {} of {sent} events and names no failure", taken.count);
+        (taken.count < sent).then(|| Failure::failed(AttemptClass::Protocol, incomplete()))
+    });
+    let accepted = if failure.is_some() { taken.count.min(sent - 1) } else { sent };
     let mut ends = vec![delivered.clone(); accepted];
     if let Some(last) = ends.last_mut() {
         last.response = taken.response;
     }
-    if let Some(Failure { kind, class, status, error, response, retry_after }) = taken.failure {
+    if let Some(Failure { kind, class, status, error, response, retry_after }) = failure {
         let (result, is_attributed) = (attempt_result(kind)?, taken.is_attributed || accepted > 0 || sent == 1);
         ends.push(AttemptEnd { result, class, status, is_attributed, error, response, retry_after, ..delivered });
     }

@@ -374,3 +374,56 @@ async fn what_would_be_sent_is_shown_for_each_kind() {
     }));
     assert_eq!((&own.headers[0].0[..], &own.headers[0].1[..]), ("workflow_id", "w"));
 }
+
+/// Takes as many events as it is set to, and panics on an event without data.
+#[derive(Debug)]
+struct Partial(usize);
+
+#[async_trait::async_trait]
+impl Destination for Partial {
+    async fn deliver(&self, deliveries: &[Delivery]) -> DeliveryResult {
+        assert!(!deliveries[0].event.event.payload.is_empty(), "no data");
+        DeliveryResult::all(self.0)
+    }
+}
+
+/// P1, P4: a custom destination that takes fewer events than it was given loses none of the others, and one that panics on an
+/// event fails that attempt and not its shard.
+#[tokio::test]
+async fn a_destination_that_contradicts_itself_loses_nothing() {
+    use crate::lane::AttemptResult::{Delivered, Failed};
+    let custom: HashMap<String, Arc<dyn Destination>> =
+        HashMap::from([("partial".to_owned(), Arc::new(Partial(1)) as _)]);
+    let destinations = Destinations::new(vec![]).with_custom(custom);
+    let uid = SubscriptionUid::unique();
+    let kind = v1::destination::Kind::Custom(v1::CustomDestination { name: "partial".into() });
+    let destination = Some(v1::Destination { kind: Some(kind) });
+    destinations.put(&v1::Subscription { uid: uid.to_vec(), destination, ..Default::default() }).unwrap();
+    let batch = [(); 3].map(|()| Delivery { uid, ..delivery() });
+    let ends = destinations.deliver_batch(&batch, None).await.unwrap();
+    assert_eq!(ends.iter().map(|end| end.result).collect::<Vec<_>>(), [Delivered, Failed], "{ends:?}");
+    let mut empty = delivery().event.as_ref().clone();
+    empty.event.payload = Bytes::new();
+    let ends = destinations.deliver_batch(&[Delivery { uid, event: Arc::new(empty), ..delivery() }], None).await;
+    assert_eq!(ends.unwrap()[0].result, Failed);
+}
+
+/// A transform that makes much of little does not make a batch larger than a receiver accepts.
+#[tokio::test]
+async fn transformed_events_keep_to_the_bytes_of_a_batch() {
+    let recorder = Arc::new(Recorder::default());
+    let custom: HashMap<String, Arc<dyn Destination>> = HashMap::from([("recorder".to_owned(), recorder.clone() as _)]);
+    let destinations = Destinations::new(vec![]).with_custom(custom);
+    let uid = SubscriptionUid::unique();
+    let kind = v1::destination::Kind::Custom(v1::CustomDestination { name: "recorder".into() });
+    let destination = Some(v1::Destination { kind: Some(kind) });
+    let transform = "[data.t, data.t, data.t]".into();
+    destinations.put(&v1::Subscription { uid: uid.to_vec(), destination, transform, ..Default::default() }).unwrap();
+    let mut event = delivery().event.as_ref().clone();
+    event.event.payload = format!(r#"{{"t":"{}"}}"#, "x".repeat(crate::lane::BATCH_BYTES_MAX / 8)).into();
+    let event = Arc::new(event);
+    let batch = [(); 4].map(|()| Delivery { uid, event: Arc::clone(&event), ..delivery() });
+    let ends = destinations.deliver_batch(&batch, None).await.unwrap();
+    assert_eq!(ends.len(), 2, "the others are left for the next attempt");
+    assert_eq!(recorder.0.lock().unwrap()[0].len(), 2);
+}

@@ -20,7 +20,7 @@ use super::AttemptId;
 
 /// Bytes of the events of one batch, with their overhead: what a gRPC server accepts as one message unless it is configured
 /// otherwise. A single larger event is attempted alone.
-pub(super) const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub(crate) const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Memory of an event besides its payload: its fields, their texts, the allocations, its part of a lane.
 pub const EVENT_OVERHEAD_BYTES: usize = 1024;

@@ -33,6 +33,7 @@ pub use input::{
     AttemptEnd, AttemptResult, Command, CommandAction, HeadRef, Input, LaneCommand, LaneKey, OnExhausted, RedriveItem,
     ReplayCommand, SubscriptionPolicy, Work,
 };
+pub(crate) use lane::BATCH_BYTES_MAX;
 pub use lane::EVENT_OVERHEAD_BYTES;
 pub use lanes::{Lanes, LateCount};
 

@@ -11,7 +11,9 @@ use jiff::Timestamp;
 use tonic::{Request, Response, Status};
 use weft_catalog::{
     Snapshot,
-    change::{Change, Refusal, adopt_subscription, create, create_subscription, delete, pause, update},
+    change::{
+        Change, Refusal, adopt_subscription, create, create_subscription, delete, pause, update, with_kept_secrets,
+    },
     edit::record,
     entry::{Kind, without_secrets},
     keys, plan,
@@ -205,7 +207,8 @@ impl CatalogService for Catalogs {
         let subscription = given(asked.subscription.clone(), "subscription")?;
         let name = &subscription.name;
         let mutation = Mutation::new(&request, "UpdateSubscription", name, &asked.request_id, &asked.reason)?;
-        self.check(&subscription).await?;
+        // As it would be stored: whether a connection string or a certificate can be used shows only with its secrets.
+        self.check(&with_kept_secrets(&*self.snapshot().await?, subscription.clone())).await?;
         self.change(&mutation, name, |snapshot| update(snapshot, subscription.clone(), asked.revision)).await
     }
 

@@ -87,15 +87,22 @@ impl View for v1::ApiKeyView {
     }
 }
 
-/// Hides the values in the queries of destination URLs from callers without scope `admin`: some receivers expect a token there.
+/// Hides the values in the queries of URLs of destinations and token endpoints from callers without scope `admin`: some
+/// receivers expect a token there.
 pub(super) fn hide_queries(grant: &Grant, views: &mut [v1::SubscriptionView]) {
     if grant.is_admin() {
         return;
     }
     for subscription in views.iter_mut().filter_map(|view| view.subscription.as_mut()) {
         let destination = subscription.destination.as_mut().and_then(|destination| destination.kind.as_mut());
-        if let Some(v1::destination::Kind::Http(http)) = destination {
-            http.url = redact_query(&http.url);
+        let (url, auth) = match destination {
+            Some(v1::destination::Kind::Http(http)) => (&mut http.url, &mut http.auth),
+            Some(v1::destination::Kind::Grpc(grpc)) => (&mut grpc.url, &mut grpc.auth),
+            _ => continue,
+        };
+        *url = redact_query(url);
+        if let Some(v1::auth::Kind::Oauth2(oauth2)) = auth.as_mut().and_then(|auth| auth.kind.as_mut()) {
+            oauth2.token_url = redact_query(&oauth2.token_url);
         }
     }
 }

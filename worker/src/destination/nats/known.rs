@@ -25,9 +25,47 @@ const SUBJECTS_MAX: usize = 16_384;
 /// Messages that are read backwards: as many as a shard may have delivered without a commit.
 const MESSAGES_MAX: usize = 10_000;
 
+/// Reads that a timeout has interrupted. Beyond, all start again.
+const READS_MAX: usize = 256;
+
 /// State of the subjects, as far as it is known.
 #[derive(Debug, Default)]
-pub(super) struct KnownSubjects(Mutex<HashMap<String, Known>>);
+pub(super) struct KnownSubjects {
+    subjects: Mutex<HashMap<String, Known>>,
+    /// Reads that a timeout has interrupted, by subject. They continue where they were: a subject may hold more messages than
+    /// can be read in one attempt.
+    interrupted: Mutex<HashMap<String, Walk>>,
+}
+
+/// A read of a subject backwards.
+#[derive(Debug, Default)]
+struct Walk {
+    /// The event that is searched.
+    event: Option<EventId>,
+    known: Known,
+    /// The next message to be read; `None`: the read has not begun, or has ended.
+    next: Option<StreamSeq>,
+    read: usize,
+}
+
+/// A read under way, which is kept if it is dropped before its end.
+struct Reading<'a> {
+    subjects: &'a KnownSubjects,
+    subject: &'a str,
+    walk: Walk,
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        if self.walk.next.is_some() {
+            let mut interrupted = self.subjects.interrupted.lock().unwrap_or_else(PoisonError::into_inner);
+            if interrupted.len() >= READS_MAX {
+                interrupted.clear();
+            }
+            interrupted.insert(self.subject.to_owned(), std::mem::take(&mut self.walk));
+        }
+    }
+}
 
 #[derive(Debug, Default, Clone)]
 struct Known {
@@ -67,7 +105,7 @@ impl KnownSubjects {
         let known = match known {
             Some(known) => known,
             None => {
-                let known = reader.read(subject, delivery).await?;
+                let known = self.read(reader, subject, delivery).await?;
                 self.put(subject, known.clone());
                 known
             }
@@ -93,33 +131,59 @@ impl KnownSubjects {
         subjects.insert(subject.to_owned(), known);
     }
 
+    /// Reads a subject backwards, until it is certain whether the event is stored.
+    async fn read(&self, reader: &Reader<'_>, subject: &str, delivery: &Delivery) -> Result<Known, String> {
+        let event = Some(delivery.event.event.id);
+        let interrupted = self.interrupted.lock().unwrap_or_else(PoisonError::into_inner).remove(subject);
+        let mut message = reader.streams.last(reader.stream, subject).await?;
+        let last = message.as_ref().map_or(StreamSeq(0), |last| StreamSeq(last.sequence));
+        let same = |walk: &Walk| walk.event == event && walk.known.last == last;
+        let walk = match interrupted.filter(same) {
+            Some(walk) => {
+                message = match walk.next {
+                    Some(next) => reader.get(subject, next).await?,
+                    None => None,
+                };
+                walk
+            }
+            None => Walk { event, known: Known { last, ..Known::default() }, ..Walk::default() },
+        };
+        let mut reading = Reading { subjects: self, subject, walk };
+        while let Some(read) = message {
+            let walk = &mut reading.walk;
+            walk.next = reader.examine(&read, &mut walk.known, delivery);
+            walk.read += 1;
+            if walk.read >= MESSAGES_MAX {
+                walk.next = None;
+            }
+            let Some(next) = walk.next else { break };
+            message = reader.get(subject, next).await?;
+        }
+        reading.walk.next = None;
+        Ok(std::mem::take(&mut reading.walk.known))
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.subjects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Reader<'_> {
-    /// Reads a subject backwards, until it is certain whether the event is stored.
-    async fn read(&self, subject: &str, delivery: &Delivery) -> Result<Known, String> {
-        let mut known = Known::default();
-        let mut next = self.streams.last(self.stream, subject).await?;
-        if let Some(last) = &next {
-            known.last = StreamSeq(last.sequence);
-        }
-        for _ in 0..MESSAGES_MAX {
-            let Some(message) = next else { break };
-            let headers = Parsed::of(&message);
-            known.stored.extend(headers.event);
-            let is_found = headers.event == Some(delivery.event.event.id);
-            let is_before = delivery.run == Run::LIVE
-                && headers.is_live_of(self.uid)
-                && headers.sequence < Some(delivery.event.event.sequence_number.0);
-            let Some(previous) = headers.previous.filter(|_| !is_found && !is_before) else { break };
-            next = self.streams.get(self.stream, previous).await?;
-            // Another message is there only in another stream of this name.
-            next = next.filter(|message| message.subject.as_str() == subject);
-        }
-        Ok(known)
+    /// A message of the subject. Another message is there only in another stream of this name.
+    async fn get(&self, subject: &str, seq: StreamSeq) -> Result<Option<StreamMessage>, String> {
+        let message = self.streams.get(self.stream, seq).await?;
+        Ok(message.filter(|message| message.subject.as_str() == subject))
+    }
+
+    /// Notes a message's event. Returns the message before it, unless it is certain by now whether the event is stored.
+    fn examine(&self, message: &StreamMessage, known: &mut Known, delivery: &Delivery) -> Option<StreamSeq> {
+        let headers = Parsed::of(message);
+        known.stored.extend(headers.event);
+        let is_found = headers.event == Some(delivery.event.event.id);
+        let is_before = delivery.run == Run::LIVE
+            && headers.is_live_of(self.uid)
+            && headers.sequence < Some(delivery.event.event.sequence_number.0);
+        headers.previous.filter(|_| !is_found && !is_before)
     }
 }
 

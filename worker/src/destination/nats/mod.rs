@@ -23,7 +23,7 @@ use weft_nats::{
     user_streams::{EXPECTED_STREAM, PublishError, UserStreams},
 };
 use weft_proto::{
-    ids::SubscriptionUid,
+    ids::{Run, SubscriptionUid},
     v1::{self, AttemptClass},
 };
 
@@ -158,8 +158,9 @@ impl NatsDestination {
             match streams.publish(&self.stream, &message, last).await {
                 Ok(ack) => {
                     if let Some(known) = &self.known {
-                        // A duplicate is not the last message.
-                        if ack.duplicate { known.forget(subject) } else { known.stored(subject, ack.seq) }
+                        // A duplicate is not the last message, and a redrive may precede live events that are stored.
+                        let is_last = !ack.duplicate && delivery.run == Run::LIVE;
+                        if is_last { known.stored(subject, ack.seq) } else { known.forget(subject) }
                     }
                     let how = if ack.duplicate { "duplicate of" } else { "sequence" };
                     return Ok(shown(&self.stream, &format!("{how} {}", ack.seq)));

@@ -13,7 +13,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, time::timeout};
 use weft_nats::subject::Layout;
 use weft_proto::{
     ids::{ShardId, SubscriptionUid},
@@ -22,7 +22,7 @@ use weft_proto::{
 
 use self::{
     failure::{Phase, failure, is_lost},
-    pool::{Lease, Pool},
+    pool::{Lease, Pool, Turn},
     row::Row,
     sql::{Field, Statements},
     transaction::{Aborted, Batch, create},
@@ -63,6 +63,8 @@ pub struct PostgresDestination {
 /// One of the databases.
 struct Database {
     pool: Arc<Pool>,
+    /// The subscription's share of the pool.
+    share: Arc<Semaphore>,
     /// Epochs that the fence was raised to, by shard of the log.
     raised: Mutex<HashMap<(SubscriptionUid, u32), u64>>,
 }
@@ -101,7 +103,8 @@ impl PostgresDestination {
         let database = |(index, dsn): (usize, &String)| {
             let pool = pools.get(dsn, clients);
             let pool = pool.map_err(|problem| invalid(format!("shards[{index}]: {problem}")))?;
-            Ok::<_, InvalidDestination>(Database { pool, raised: Mutex::default() })
+            let share = Arc::new(Semaphore::new(pool::SHARE_MAX));
+            Ok::<_, InvalidDestination>(Database { pool, share, raised: Mutex::default() })
         };
         let databases: Vec<_> = postgres.dsns.iter().enumerate().map(database).collect::<Result<_, _>>()?;
         let count = u32::try_from(databases.len()).unwrap_or(u32::MAX);
@@ -123,8 +126,9 @@ impl PostgresDestination {
     /// The problem, in one line, with the name of the database. Those before it have their tables.
     pub async fn migrate(&self) -> Result<Vec<String>, String> {
         let mut names = Vec::new();
-        for Database { pool, .. } in &self.databases {
-            let lease = pool.get().await.map_err(|failure| failure.error)?;
+        for Database { pool, share, .. } in &self.databases {
+            let turn = pool.turn(share).await.map_err(|failure| failure.error)?;
+            let lease = pool.get(&turn).await.map_err(|failure| failure.error)?;
             let created = create(&lease.connection.client, &self.statements).await;
             created.map_err(|error| failure(&error, Phase::Prepare, &pool.name()).error)?;
             lease.give_back();
@@ -134,7 +138,13 @@ impl PostgresDestination {
     }
 
     /// Delivers as many events as are not rejected.
-    async fn attempt(&self, database: &Database, deliveries: &[Delivery], lease: &mut Option<Lease>) -> DeliveryResult {
+    async fn attempt(
+        &self,
+        database: &Database,
+        turn: &Turn,
+        deliveries: &[Delivery],
+        lease: &mut Option<Lease>,
+    ) -> DeliveryResult {
         let Some(first) = deliveries.first() else { return DeliveryResult::all(0) };
         let rows: Vec<Row> = deliveries.iter().map(|delivery| Row::new(&delivery.event.event)).collect();
         let mut rejected = None;
@@ -150,7 +160,7 @@ impl PostgresDestination {
                 timeout: first.timeout,
                 lease: &first.lease,
             };
-            match self.commit(database, &batch, lease).await {
+            match self.commit(database, turn, &batch, lease).await {
                 Ok(()) => break,
                 // Those before it are delivered without it.
                 Err(Next::Rejected { failure, index: Some(index) }) => {
@@ -166,9 +176,23 @@ impl PostgresDestination {
         DeliveryResult { failure: rejected, is_attributed, ..DeliveryResult::all(count) }
     }
 
+    /// A database that does not serve uses up no retries, also where others of the same destination serve: nothing was committed.
+    fn of_one_database(&self, failure: Failure, code: &str) -> Failure {
+        // A lock may be held because of this very event.
+        let is_away = failure.kind == FailureKind::Unavailable && !code.starts_with("55");
+        let kind = if is_away && self.databases.len() > 1 { FailureKind::Unreachable } else { failure.kind };
+        Failure { kind, ..failure }
+    }
+
     /// Commits the effects of events. `lease` is the connection while it is in use.
-    async fn commit(&self, database: &Database, batch: &Batch<'_>, lease: &mut Option<Lease>) -> Result<(), Next> {
-        let used = database.pool.get().await.map_err(Next::Fail)?;
+    async fn commit(
+        &self,
+        database: &Database,
+        turn: &Turn,
+        batch: &Batch<'_>,
+        lease: &mut Option<Lease>,
+    ) -> Result<(), Next> {
+        let used = database.pool.get(turn).await.map_err(|failure| Next::Fail(self.of_one_database(failure, "")))?;
         let reused = used.reused;
         let aborted = match database.commit(batch, lease.insert(used)).await {
             Ok(()) => {
@@ -190,8 +214,8 @@ impl PostgresDestination {
             }
             Aborted::Database { error, phase, index } => (error, phase, index),
         };
-        let failure = failure(&error, phase, &at);
         let code = error.code().map_or("", |code| code.code());
+        let failure = self.of_one_database(failure(&error, phase, &at), code);
         let Some(used) = lease.take() else { return Err(Next::Fail(failure)) };
         if code == "42P01" && self.create {
             let created = create(&used.connection.client, &self.statements).await;
@@ -205,7 +229,7 @@ impl PostgresDestination {
             return Err(Next::Rejected { failure, index });
         }
         // The connection is closed: the others may have the same problem.
-        if failure.kind == FailureKind::Unavailable {
+        if matches!(failure.kind, FailureKind::Unavailable | FailureKind::Unreachable) {
             database.pool.close_idle();
         }
         let alone = code.starts_with("40");
@@ -261,13 +285,22 @@ impl Destination for PostgresDestination {
         let Some(first) = deliveries.first() else { return DeliveryResult::all(0) };
         let ShardId(index) = self.layout.shard_of(&first.event.event.workflow);
         let Some(database) = self.databases.get(index as usize) else { return DeliveryResult::all(0) };
+        let (at, ms) = (database.pool.name(), first.timeout.as_millis());
+        // The wait for a connection of ours takes nothing of the transaction's time.
+        let turn = match timeout(first.timeout, database.pool.turn(&database.share)).await {
+            Ok(Ok(turn)) => turn,
+            Ok(Err(failure)) => return DeliveryResult::failed(failure),
+            Err(_) => {
+                let error = format!("no free connection to {at} within {ms} ms");
+                return DeliveryResult::failed(Failure::unreachable(AttemptClass::Connect, error));
+            }
+        };
         let mut lease = None;
-        if let Ok(result) = timeout(first.timeout, self.attempt(database, deliveries, &mut lease)).await {
+        if let Ok(result) = timeout(first.timeout, self.attempt(database, &turn, deliveries, &mut lease)).await {
             return result;
         }
-        let (at, ms) = (database.pool.name(), first.timeout.as_millis());
         let Some(lease) = lease else {
-            let error = format!("no free connection to {at} within {ms} ms");
+            let error = format!("no connection to {at} within {ms} ms");
             return DeliveryResult::failed(Failure::unreachable(AttemptClass::Connect, error));
         };
         lease.cancel().await;

@@ -29,6 +29,8 @@ use crate::destination::{Failure, FailureKind, address::RefusedAddress, clients:
 /// Connections of a process to one database: a sixth of the default `max_connections`, and more transactions at a time gain
 /// nothing on a database of a few cores.
 const CONNECTIONS_MAX: usize = 16;
+/// Connections of them that one subscription may use, so that slow statements of one leave some to the others.
+pub(super) const SHARE_MAX: usize = 12;
 /// Idle time after which a connection is not used again: firewalls forget connections after a few minutes.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Age after which a connection is not used again, so that a changed address of a name is noticed.
@@ -97,6 +99,12 @@ pub(super) struct Lease {
     /// Whether it has served others before.
     pub reused: bool,
     pool: Arc<Pool>,
+}
+
+/// The right to use one connection at a time.
+#[derive(Debug)]
+pub(super) struct Turn {
+    _share: OwnedSemaphorePermit,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -106,15 +114,21 @@ impl Pool {
         self.dsn.name()
     }
 
-    /// A connection, an idle one if there is one. Waits while all are in use.
-    pub(super) async fn get(self: &Arc<Self>) -> Result<Lease, Failure> {
+    /// The right to a connection, and what is needed to have others left for other subscriptions. Waits while all are in use.
+    pub(super) async fn turn(&self, share: &Arc<Semaphore>) -> Result<Turn, Failure> {
         let closed = |_| Failure::unreachable(AttemptClass::Connect, "the pool of connections is closed");
+        let share = Arc::clone(share).acquire_owned().await.map_err(closed)?;
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(closed)?;
+        Ok(Turn { _share: share, _permit: permit })
+    }
+
+    /// A connection, an idle one if there is one.
+    pub(super) async fn get(self: &Arc<Self>, _: &Turn) -> Result<Lease, Failure> {
         let (connection, reused) = match self.take_idle() {
             Some(connection) => (connection, true),
             None => (self.connect().await?, false),
         };
-        Ok(Lease { connection, reused, pool: Arc::clone(self), _permit: permit })
+        Ok(Lease { connection, reused, pool: Arc::clone(self) })
     }
 
     fn take_idle(&self) -> Option<Connection> {

@@ -89,6 +89,10 @@ impl Field {
     }
 }
 
+/// True in a transaction of ours. Statements are sent without waiting for the start of their transaction: should that fail,
+/// they have no effect, where each would otherwise be a separate transaction, without the fence.
+pub(super) const IN_TRANSACTION: &str = "current_setting('weft.transaction', true) = 'on'";
+
 /// Effect of an event.
 #[derive(Debug, Clone)]
 pub(super) enum Effect {
@@ -197,7 +201,7 @@ impl TableInsert {
             .enumerate()
             .map(|(index, column)| format!("${}::{}.{}[]", index + 1, quoted(column.schema()), quoted(column.name())));
         format!(
-            "INSERT INTO {} ({}) SELECT * FROM unnest({}) ON CONFLICT ({}) DO NOTHING",
+            "INSERT INTO {} ({}) SELECT * FROM unnest({}) WHERE {IN_TRANSACTION} ON CONFLICT ({}) DO NOTHING",
             self.table,
             self.column_list(),
             arrays.collect::<Vec<_>>().join(", "),

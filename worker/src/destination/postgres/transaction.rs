@@ -23,7 +23,7 @@ use super::{
     failure::{Phase, kind},
     pool::Connection,
     row::{Row, Text, array},
-    sql::{Effect, Field, Statements, TableInsert, UserSql},
+    sql::{Effect, Field, IN_TRANSACTION, Statements, TableInsert, UserSql},
 };
 use crate::{destination::FailureKind, ownership::LeaseGuard};
 
@@ -106,7 +106,8 @@ impl Batch<'_> {
     async fn run_sql(&self, connection: &mut Connection, sql: &UserSql) -> Result<(), Aborted> {
         let types: Vec<Type> = sql.fields.iter().map(|field| field.sql_type()).collect();
         let claim = format!(
-            "INSERT INTO {} (subscription, event_id) SELECT $1, unnest($2) ON CONFLICT DO NOTHING RETURNING event_id::text",
+            "INSERT INTO {} (subscription, event_id) SELECT $1, event_id FROM unnest($2) AS event_id WHERE {IN_TRANSACTION} \
+             ON CONFLICT DO NOTHING RETURNING event_id::text",
             self.statements.delivered
         );
         let prepared = async {
@@ -127,7 +128,7 @@ impl Batch<'_> {
                 .and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect())
                 .map_err(|error| Aborted::of(error, Phase::Run)),
         };
-        let new = match new {
+        let mut new = match new {
             Ok(new) => new,
             Err(aborted) => {
                 // If it fails, the connection is of no use, which the next operation finds.
@@ -135,7 +136,8 @@ impl Batch<'_> {
                 return Err(aborted);
             }
         };
-        let is_new = |row: &Row| row.get(Field::EventId).is_some_and(|id| new.contains(id));
+        // An id may be in a batch twice, and has its effect once.
+        let mut is_new = |row: &Row| row.get(Field::EventId).is_some_and(|id| new.remove(id));
         let todo: Vec<usize> = (0..self.rows.len()).filter(|index| is_new(&self.rows[*index])).collect();
         let mut requests: Vec<_> = todo
             .iter()
@@ -205,7 +207,7 @@ impl Batch<'_> {
         let statement = self.timeout.as_millis().max(1);
         format!(
             // A statement that waits for a lock ends first, so that the error names the lock.
-            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {}; \
+            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL weft.transaction = 'on'; SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {}; \
              SET LOCAL idle_in_transaction_session_timeout = {}",
             (statement * 2 / 3).max(1),
             IDLE_IN_TRANSACTION.as_millis(),
