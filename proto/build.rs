@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "weft/v1/rejected_service.proto",
             "weft/v1/replay_service.proto",
             "weft/v1/shard_service.proto",
+            "weft/v1/stats_service.proto",
             "weft/v1/workflow_service.proto",
         ],
         ["proto"],

@@ -5,7 +5,10 @@
 //! the sequence that it counts from, and every reader of OUTCOMES keeps the ones that unsettled events were matched by.
 
 use weft_expression::Input;
-use weft_nats::{event::StoredEvent, pattern::pattern_matches};
+use weft_nats::{
+    event::{OWN_SOURCE, StoredEvent},
+    pattern::pattern_matches,
+};
 use weft_proto::{
     ids::StreamSeq,
     v1::{self, subscription_change::Change},
@@ -125,12 +128,13 @@ pub fn is_covered(types: &[String], sources: &[String], expression: &str, wide: 
     let covers = |wide: &String, kind: &String| wide == kind || !kind.contains('*') && pattern_matches(wide, kind);
     let all_types = types.iter().all(|kind| wide.types.iter().any(|pattern| covers(pattern, kind)));
     let all_sources = !sources.is_empty() && sources.iter().all(|source| wide.sources.contains(source));
-    all_types && (wide.sources.is_empty() || all_sources)
+    let is_within_all = wide.sources.is_empty() && sources.iter().all(|source| source != OWN_SOURCE);
+    all_types && (is_within_all || all_sources)
 }
 
-/// Whether a filter takes an event; no sources stand for all.
+/// Whether a filter takes an event; no sources stand for all but the mesh's own, whose events would surprise a receiver.
 pub(super) fn takes(types: &[String], sources: &[String], event_type: &str, source: &str) -> bool {
-    (sources.is_empty() || sources.iter().any(|name| name == source))
+    (sources.is_empty() && source != OWN_SOURCE || sources.iter().any(|name| name == source))
         && types.iter().any(|pattern| pattern_matches(pattern, event_type))
 }
 

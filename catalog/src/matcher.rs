@@ -107,7 +107,7 @@ pub enum Mismatch {
 /// [`Mismatch`]: it does not.
 pub fn explain(subscription: &v1::Subscription, event: &Event) -> Result<Option<String>, Mismatch> {
     let (event_type, source) = (&event.event_type, &event.source);
-    if !takes(&subscription.types, &[], event_type, source) {
+    if !takes(&subscription.types, std::slice::from_ref(source), event_type, source) {
         return Err(Mismatch::Type { event_type: event_type.clone() });
     }
     if !takes(&subscription.types, &subscription.sources, event_type, source) {

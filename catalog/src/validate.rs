@@ -1,6 +1,7 @@
 //! Checks of sources, subscriptions and keys, wherever they come from: a file, the API, a test.
 
 use weft_expression::Expression;
+use weft_nats::event::OWN_SOURCE;
 use weft_proto::{
     ids::{SubscriptionUid, WorkflowId},
     v1::{
@@ -54,6 +55,9 @@ const PERIOD_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 /// The problem and the fix, in one line.
 pub fn validate_source(source: &Source) -> Result<(), String> {
     check_name(&source.name)?;
+    if source.name == OWN_SOURCE {
+        return Err(format!("name: {OWN_SOURCE} is the source of the mesh's own events; choose another"));
+    }
     let scheme = source
         .verification
         .as_ref()

@@ -1,6 +1,7 @@
 //! The names of what a gateway counts.
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use weft_catalog::Snapshot;
 
 /// Events taken into the log, by `source`.
 pub const ACCEPTED: &str = "weft_gateway_events_accepted_total";
@@ -39,8 +40,8 @@ pub const CONNECTIONS_REFUSED: &str = "weft_gateway_connections_refused_total";
 /// should be.
 pub const LARGEST_ADDRESS_SHARE: &str = "weft_gateway_largest_address_share";
 
-/// Describes the metrics to the recorder.
-pub fn describe() {
+/// Describes the metrics to the recorder, and starts them at zero. `codes` are those of problems.
+pub fn describe(codes: impl IntoIterator<Item = &'static str>) {
     describe_counter!(ACCEPTED, "events taken into the log");
     describe_counter!(DUPLICATE, "repeats answered with the first receipt");
     describe_counter!(REFUSED, "requests answered with an error, by its code");
@@ -58,4 +59,37 @@ pub fn describe() {
         LARGEST_ADDRESS_SHARE,
         "part of the last 1,000 requests made by one address, without trusted proxies"
     );
+    start(codes);
+}
+
+/// Starts the series without labels of senders at zero.
+fn start(codes: impl IntoIterator<Item = &'static str>) {
+    let names = [FORWARDED, TAKEN_BACK, CONNECTIONS_OPENED, CONNECTIONS_CLOSED, CONNECTIONS_REFUSED];
+    names.into_iter().for_each(|name| counter!(name).increment(0));
+    for name in [ACCEPTED, DUPLICATE] {
+        counter!(name, "source" => API_SOURCE).increment(0);
+    }
+    for code in codes {
+        counter!(REFUSED, "code" => code).increment(0);
+    }
+    for reason in ["pace", "limit", "queue", "log", "secrets", "closed"] {
+        counter!(REJECTED_DROPPED, "reason" => reason).increment(0);
+    }
+    for cause in ["rebuilt", "resumed"] {
+        counter!(RECEIPTS_RESTARTED, "cause" => cause).increment(0);
+    }
+    let _ = histogram!(RECEIPT_SECONDS);
+    gauge!(LARGEST_ADDRESS_SHARE).increment(0.0);
+}
+
+/// Starts the series of the catalog's sources at zero, where they do not exist.
+pub fn sources_known(catalog: &Snapshot) {
+    for source in catalog.sources.keys() {
+        for name in [ACCEPTED, DUPLICATE, REJECTED_KEPT] {
+            counter!(name, "source" => source.clone()).increment(0);
+        }
+        for mode in ["warn", "reject", "quarantine"] {
+            counter!(SCHEMA_VIOLATIONS, "source" => source.clone(), "mode" => mode).increment(0);
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use weft_catalog::{Catalog, MasterKey, keys::Keys};
+use weft_catalog::{Catalog, MasterKey, Snapshot, keys::Keys};
 use weft_nats::{
     conditions::Conditions,
     connect::Connection,
@@ -21,11 +21,12 @@ use crate::{
     admission::{Admission, TrustedProxies},
     forwarding,
     http::body,
+    http::error::Code,
     http::router::router,
     http::state::{Api, LogHandle},
     metrics,
     options::GatewayOptions,
-    rejected, rpc,
+    own_events, rejected, rpc,
     sequencer::SequencerOptions,
     sources::Sources,
 };
@@ -103,7 +104,7 @@ impl Gateway {
         readiness: watch::Sender<Option<String>>,
         drain: CancellationToken,
     ) -> Result<(), RunError> {
-        metrics::describe();
+        metrics::describe(Code::ALL.map(Code::as_str));
         warn_of_exposure(&self.options, self.listener.acceptor.is_some());
         // What serves requests outlives them: the catalog's watch and the sequencer end only after the last answer.
         let stop = CancellationToken::new();
@@ -117,10 +118,12 @@ impl Gateway {
             depth_max: self.options.max_depth,
         };
         let keys = Keys::new(bootstrap_key.as_ref(), watched.clone());
+        let known = watched.clone();
         let proxies = TrustedProxies::new(self.options.trusted_proxies);
         let admission = Admission::new(&self.options.rate_limit, proxies.clone());
         let api = Arc::new(Api::new(Sources::new(watched), keys, admission, limits, closing.clone()));
         let tasks = TaskTracker::new();
+        tasks.spawn(start_series(known, stop.child_token()));
         tasks.spawn(close_after(self.options.drain_delay, draining.clone(), closing.clone()));
         if let Some(acceptor) = self.listener.acceptor.clone() {
             tasks.spawn(acceptor.renew(stop.child_token()));
@@ -143,6 +146,7 @@ impl Gateway {
         let inbox_bytes = spec.rejected.max_bytes.as_u64();
         tasks.spawn(rejected::keeper::keep(api.clone(), connection.clone(), inbox_bytes, stop.child_token()));
         tasks.spawn(rejected::retry::serve(api.clone(), connection.clone(), closing.clone()));
+        tasks.spawn(own_events::serve(api.clone(), connection.clone(), closing.clone()));
 
         let port = port(api.admission.clone(), proxies);
         let serving = weft_serve::serve(self.listener, router(api.clone()).merge(services), port, closing.clone());
@@ -229,5 +233,16 @@ impl Opening {
         let tails = Tails::new(self.connection.clone(), layout);
         self.api.open(LogHandle { connection: self.connection, layout, tails, sequencer });
         Ok(())
+    }
+}
+
+/// Starts the metrics of new sources at zero, until `stop`.
+async fn start_series(mut catalog: watch::Receiver<Arc<Snapshot>>, stop: CancellationToken) {
+    loop {
+        metrics::sources_known(&catalog.borrow_and_update().clone());
+        tokio::select! {
+            changed = catalog.changed() => if changed.is_err() { return },
+            () = stop.cancelled() => return,
+        }
     }
 }

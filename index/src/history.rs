@@ -1,11 +1,12 @@
 //! Operators' queries: events, their deliveries and attempts, dead letters, and the progress of commands. A
-//! projection of EVENTS, OUTCOMES, COMMANDS and DLQ of all shards.
+//! projection of EVENTS, OUTCOMES, COMMANDS, DLQ and REJECTED of all shards.
 //!
 //! A delivery is keyed by (shard, sequence, subscription uid, run), and each stream writes only facts that no other stream
 //! has, so the streams may be read in any order relative to each other. Payloads are not stored: queries read them from
 //! EVENTS, or from the copy on DLQ once the event has expired.
 //!
 //! - [`status`]: statuses of deliveries, events and dead letters; pure.
+//! - [`stats`]: counts and durations by minute; backlogs.
 //! - `tables`: the rows; `apply`: rows from messages; `copy`: the copies on DLQ; `sweep`: removal of expired rows.
 //! - `postings`: the secondary index of events, of the sets in `bits`; `list` and `with_status`: events by filters.
 //! - `queries`: reading, by `events`, `dead_letters`, `lanes`, `replays`, `requests`; `as_of`: how far an answer is.
@@ -56,6 +57,7 @@ mod queries;
 pub mod receivers;
 mod replays;
 mod requests;
+pub mod stats;
 pub mod status;
 mod sweep;
 mod tables;
@@ -82,7 +84,7 @@ pub use requests::{CommandItem, Decision, ItemProgress, StoredCommand};
 pub use weft_nats::commands::PART_SEPARATOR;
 
 /// The version of the file; a file of another version is set aside and rebuilt.
-const FORMAT: &str = "history 8";
+const FORMAT: &str = "history 9";
 /// The file's name in its folder.
 const FILE: &str = "history.redb";
 /// Pages of the file in memory, in bytes: operators look at the newest part, which the writer has just written.
@@ -163,7 +165,7 @@ impl History {
         let sources: Vec<StreamKind> = layout
             .all()
             .flat_map(|shard| [StreamKind::Events(shard), StreamKind::Outcomes(shard), StreamKind::Commands(shard)])
-            .chain([StreamKind::DeadLetters])
+            .chain([StreamKind::DeadLetters, StreamKind::Rejected])
             .collect();
         let positions = watch::Sender::new(vec![StreamSeq(0); sources.len()]);
         let progress = watch::Sender::new(Some("history: not opened yet".to_owned()));
@@ -212,6 +214,8 @@ impl History {
             }
             // The copies on DLQ follow their outcomes and contain no other facts.
             StreamKind::DeadLetters => false,
+            // Refused requests are only counted.
+            StreamKind::Rejected => false,
         };
         let deadline = Instant::now() + patience;
         let ends = match self.ends_reached(wanted, patience).await? {

@@ -55,6 +55,10 @@ const REPLAY_KEY: &str = "weft-replay-key";
 pub const SCHEMA_INVALID: &str = "schema_invalid: ";
 /// In front of the name of a sender's header that is kept.
 const KEPT: &str = "weft-kept-";
+/// The source of the mesh's own events. Subscriptions without sources do not take them.
+pub const OWN_SOURCE: &str = "weft";
+/// Prefix of the ids of the workflows that they belong to.
+pub const OWN_WORKFLOWS: &str = "weft:";
 /// The media type of JSON.
 pub const JSON: &str = "application/json";
 

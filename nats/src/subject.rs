@@ -19,6 +19,8 @@ pub const DLQ_STREAM: &str = "DLQ";
 pub const REJECTED_STREAM: &str = "REJECTED";
 /// Where admins ask gateways to take a refused request after all.
 pub const RETRY_SUBJECT: &str = "gateway.retry";
+/// Where admins ask gateways to take an event of the mesh's own.
+pub const OWN_EVENTS_SUBJECT: &str = "gateway.own";
 /// The queue group of the gateways there: one of them answers.
 pub const RETRY_QUEUE: &str = "gateway";
 /// The bucket of sources and subscriptions.

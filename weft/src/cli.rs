@@ -7,7 +7,8 @@ use weft_services::{
     command::{
         audit,
         catalog::{apply, key, source, subscription},
-        check, config, dlq, event, healthcheck, listen, nats, rejected, replay, shard, sign, verify, workflow,
+        check, config, dlq, event, healthcheck, listen, nats, rejected, replay, shard, sign, stats, top, verify,
+        workflow,
     },
     config::Config,
     demo,
@@ -61,6 +62,10 @@ pub enum Command {
     /// List the log's shards; let a shard continue after its streams were restored or lost a part
     #[command(subcommand)]
     Shard(shard::ShardCommand),
+    /// Show how much the mesh carries, how fast, and what waits
+    Stats(stats::StatsArgs),
+    /// Show rates, percentiles, backlogs, stuck lanes and shards on the terminal, live
+    Top(top::TopArgs),
     /// Create, show, change and delete sources
     #[command(subcommand)]
     Source(source::SourceCommand),
@@ -187,6 +192,8 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Dlq(command) => dlq::run(command).await,
         Command::Replay(command) => replay::run(command).await,
         Command::Shard(command) => shard::run(command).await,
+        Command::Stats(args) => stats::run(args).await,
+        Command::Top(args) => top::run(args).await,
         Command::Source(command) => source::run(command).await,
         Command::Subscription(command) => subscription::run(command).await,
         Command::Key(command) => key::run(command).await,

@@ -9,14 +9,14 @@ use weft_services::command::admin::HEADING;
 const GROUPS: [(&str, &[&str]); 6] = [
     ("Run", &["up", "gateway", "worker", "admin", "nats"]),
     ("Try", &["demo", "check", "listen", "sign", "verify", "bench"]),
-    ("Look at events", &["event", "workflow", "replay"]),
+    ("Look at events", &["event", "workflow", "replay", "stats", "top"]),
     ("Repair", &["dlq", "rejected", "shard", "audit"]),
     ("Configure", &["source", "subscription", "key", "apply", "config"]),
     ("Shell", &["completion", "man"]),
 ];
 
 /// Command lines by noun, each with what it does; first those of `weft` itself.
-const EXAMPLES: [(&str, &[(&str, &str)]); 15] = [
+const EXAMPLES: [(&str, &[(&str, &str)]); 16] = [
     (
         "weft",
         &[
@@ -129,6 +129,13 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 15] = [
         &[
             ("weft completion bash > /etc/bash_completion.d/weft", "for all users of bash"),
             ("weft completion fish > ~/.config/fish/completions/weft.fish", "for one user of fish"),
+        ],
+    ),
+    (
+        "stats",
+        &[
+            ("weft stats --since 24h", "counts, percentiles and backlogs of a day"),
+            ("weft stats -o json", "with the series by minutes"),
         ],
     ),
     ("nats", &[("weft nats config --passwords /etc/weft/nats", "accounts, users and permissions for your own server")]),

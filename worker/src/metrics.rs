@@ -1,17 +1,26 @@
 //! Names of the worker's metrics.
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use jiff::SignedDuration;
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use weft_proto::{
+    ids::{ShardId, SubscriptionUid},
+    v1::{AttemptClass, Outcome, OutcomeKind},
+};
 
-use crate::lane::AttemptEnd;
+use crate::lane::{AttemptEnd, AttemptResult};
 
-/// Attempts that ended, by `class`.
+/// Attempts that ended, by `subscription` and `class`.
 pub const ATTEMPTS: &str = "weft_worker_attempts_total";
-/// How long attempts took, seconds.
+/// How long attempts took, in seconds, by `subscription`.
 pub const ATTEMPT_SECONDS: &str = "weft_worker_attempt_seconds";
 /// Requests that were repeated within an attempt, by `cause`: `unprocessed` or `connection_closed`.
 pub const REPEATED_REQUESTS: &str = "weft_worker_repeated_requests_total";
-/// Outcomes committed.
+/// From the receipt of an event to its delivery, in seconds, by `subscription`. Not of redrives and replays.
+pub const DELIVERY_SECONDS: &str = "weft_worker_delivery_seconds";
+/// Outcomes committed, by `subscription` and `outcome`.
 pub const OUTCOMES: &str = "weft_worker_outcomes_total";
+/// Events that no subscription took.
+pub const UNROUTED: &str = "weft_worker_unrouted_events_total";
 /// Transitions of circuit breakers, by the new `state`: `open` (away or held) or `closed`.
 pub const CIRCUITS: &str = "weft_worker_circuits_total";
 /// 1 while the receiver of a `subscription` is unavailable, by `shard`.
@@ -42,8 +51,10 @@ pub const STOPPED: &str = "weft_worker_stopped_shards";
 pub fn describe() {
     describe_counter!(ATTEMPTS, "attempts that ended, by class");
     describe_histogram!(ATTEMPT_SECONDS, Unit::Seconds, "how long attempts took");
+    describe_histogram!(DELIVERY_SECONDS, Unit::Seconds, "time from the receipt of an event to its first delivery");
     describe_counter!(REPEATED_REQUESTS, "requests repeated within an attempt, by cause");
-    describe_counter!(OUTCOMES, "outcomes committed");
+    describe_counter!(OUTCOMES, "deliveries settled, by outcome");
+    describe_counter!(UNROUTED, "events that no subscription took");
     describe_counter!(CIRCUITS, "transitions of circuit breakers, by the new state");
     describe_gauge!(RECEIVER_AWAY, "1 while the receiver of a subscription is unavailable");
     describe_gauge!(RECEIVER_HELD, "1 while the configuration prevents deliveries of a subscription");
@@ -56,11 +67,92 @@ pub fn describe() {
     describe_gauge!(ORPHANED_SUBSCRIPTIONS, "subscriptions missing from the catalog without a removal");
     describe_gauge!(ID_CONFLICT, "1 while another process uses the id of this worker");
     describe_gauge!(STOPPED, "1 while a shard is stopped because its streams are not those of its outcomes");
+    start();
 }
 
-/// Counts an attempt that has ended.
-pub fn attempt_ended(end: &AttemptEnd) {
-    metrics::counter!(ATTEMPTS, "class" => end.class.as_str_name()).increment(1);
+/// The outcomes of deliveries, as labels.
+const OUTCOME_LABELS: [(OutcomeKind, &str); 4] = [
+    (OutcomeKind::Delivered, "delivered"),
+    (OutcomeKind::DeadLettered, "dead_lettered"),
+    (OutcomeKind::Discarded, "discarded"),
+    (OutcomeKind::Resolved, "resolved"),
+];
+/// The classes of attempts, as labels.
+const CLASS_LABELS: [(AttemptClass, &str); 11] = [
+    (AttemptClass::Delivered, "delivered"),
+    (AttemptClass::HttpStatus, "http_status"),
+    (AttemptClass::GrpcStatus, "grpc_status"),
+    (AttemptClass::Sql, "sql"),
+    (AttemptClass::Timeout, "timeout"),
+    (AttemptClass::Connect, "connect"),
+    (AttemptClass::Dns, "dns"),
+    (AttemptClass::Tls, "tls"),
+    (AttemptClass::RefusedAddress, "refused_address"),
+    (AttemptClass::Protocol, "protocol"),
+    (AttemptClass::Expression, "expression"),
+];
+
+/// Starts the series without labels at zero.
+fn start() {
+    for name in [FOREIGN_MESSAGES, LOST_RANGES, DROPPED_MESSAGES, UNROUTED] {
+        counter!(name).increment(0);
+    }
+    for state in ["open", "closed"] {
+        counter!(CIRCUITS, "state" => state).increment(0);
+    }
+    for cause in ["unprocessed", "connection_closed"] {
+        counter!(REPEATED_REQUESTS, "cause" => cause).increment(0);
+    }
+    gauge!(ID_CONFLICT).increment(0.0);
+}
+
+/// Starts the series of a subscription at zero, where they do not exist.
+pub fn subscription_known(shard: ShardId, subscription: &str) {
+    let name = || subscription.to_owned();
+    for (_, class) in CLASS_LABELS {
+        counter!(ATTEMPTS, "subscription" => name(), "class" => class).increment(0);
+    }
+    for (_, outcome) in OUTCOME_LABELS {
+        counter!(OUTCOMES, "subscription" => name(), "outcome" => outcome).increment(0);
+    }
+    for seconds in [ATTEMPT_SECONDS, DELIVERY_SECONDS] {
+        let _ = histogram!(seconds, "subscription" => name());
+    }
+    for state in [RECEIVER_AWAY, RECEIVER_HELD] {
+        gauge!(state, "shard" => shard.to_string(), "subscription" => name()).increment(0.0);
+    }
+}
+
+/// Starts the series of a shard that is taken over at zero, where they do not exist.
+pub fn shard_owned(shard: ShardId) {
+    for name in [COPIES_WAITING, COPIES_REFUSED, LATE_LANES, ORPHANED_SUBSCRIPTIONS, STOPPED] {
+        gauge!(name, "shard" => shard.to_string()).increment(0.0);
+    }
+}
+
+/// Counts an attempt of one event that has ended, `since` a gateway received the event; `None` of a redrive or replay.
+pub fn attempt_ended(subscription: &str, end: &AttemptEnd, since: Option<SignedDuration>) {
+    if end.result == AttemptResult::Held {
+        return;
+    }
+    let class = CLASS_LABELS.iter().find(|(class, _)| *class == end.class).map_or("unknown", |(_, label)| label);
+    counter!(ATTEMPTS, "subscription" => subscription.to_owned(), "class" => class).increment(1);
     let seconds = end.ended_at.duration_since(end.started_at).as_secs_f64();
-    metrics::histogram!(ATTEMPT_SECONDS).record(seconds);
+    histogram!(ATTEMPT_SECONDS, "subscription" => subscription.to_owned()).record(seconds);
+    if let Some(since) = since.filter(|_| end.class == AttemptClass::Delivered) {
+        histogram!(DELIVERY_SECONDS, "subscription" => subscription.to_owned()).record(since.as_secs_f64().max(0.0));
+    }
+}
+
+/// Counts the outcomes of a commit.
+pub fn outcomes_committed<'a>(outcomes: &[Outcome], name: impl Fn(SubscriptionUid) -> Option<&'a str>) {
+    for outcome in outcomes {
+        let Some((_, label)) = OUTCOME_LABELS.iter().find(|(kind, _)| *kind == outcome.kind()) else {
+            counter!(UNROUTED).increment(1);
+            continue;
+        };
+        // Those of a removed subscription are its discards.
+        let name = SubscriptionUid::from_slice(&outcome.subscription).and_then(&name).unwrap_or("removed").to_owned();
+        counter!(OUTCOMES, "subscription" => name, "outcome" => *label).increment(1);
+    }
 }

@@ -28,7 +28,7 @@ const OPEN: [&str; 2] = ["grpc.health.v1.", "grpc.reflection."];
 const PACKAGE: &str = "weft.v1.";
 
 /// Every method of the admin.
-const METHODS: [(&str, Scope, Limits); 51] = [
+const METHODS: [(&str, Scope, Limits); 53] = [
     ("EventService/ListEvents", Scope::Read, Enforced),
     ("EventService/GetEvent", Scope::Read, Enforced),
     ("EventService/EventsSince", Scope::Read, Enforced),
@@ -58,6 +58,8 @@ const METHODS: [(&str, Scope, Limits); 51] = [
     ("ShardService/ListShards", Scope::Read, Forbidden),
     ("ShardService/AdoptShard", Scope::Admin, Forbidden),
     ("AuditService/ListAudit", Scope::Read, Forbidden),
+    ("StatsService/GetStats", Scope::Read, Forbidden),
+    ("StatsService/WatchStats", Scope::Read, Forbidden),
     ("CatalogService/CreateSource", Scope::Admin, Forbidden),
     ("CatalogService/GetSource", Scope::Read, Forbidden),
     ("CatalogService/ListSources", Scope::Read, Forbidden),
@@ -89,6 +91,11 @@ pub fn access(path: &str) -> Access {
         return Access::Open;
     }
     known(name).unwrap_or(Access::Key(Scope::Admin, Forbidden))
+}
+
+/// The names of all methods, as labels of metrics.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    METHODS.iter().map(|(name, ..)| *name)
 }
 
 /// The method of a request's path as a label of metrics. Unknown methods share one label, so that callers cannot create series.

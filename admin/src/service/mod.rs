@@ -3,8 +3,9 @@
 //! - `state`: shared state of the services, once the log is available.
 //! - `events`, `tail`: `EventService`; `dead_letters`, `dead_letter_query`, `selection`, `redrive`, `close_item`, `dead_letter_stats`:
 //!   `DeadLetterService`; `workflows`: `WorkflowService`; `replays`: `ReplayService`; `catalog`: `CatalogService`;
-//!   `rejected`: `RejectedService`; `shards`: `ShardService`.
+//!   `rejected`: `RejectedService`; `shards`: `ShardService`; `stats`: `StatsService`.
 //! - `audit`: `AuditService`, what operators have done.
+//! - `alerts`: the mesh's own events.
 //! - `command`: commands on COMMANDS.
 //! - `readiness`: readiness, for people and for `grpc.health.v1`.
 
@@ -28,7 +29,8 @@ use weft_proto::{
         self, audit_service_server::AuditServiceServer, catalog_service_server::CatalogServiceServer,
         dead_letter_service_server::DeadLetterServiceServer, event_service_server::EventServiceServer,
         rejected_service_server::RejectedServiceServer, replay_service_server::ReplayServiceServer,
-        shard_service_server::ShardServiceServer, workflow_service_server::WorkflowServiceServer,
+        shard_service_server::ShardServiceServer, stats_service_server::StatsServiceServer,
+        workflow_service_server::WorkflowServiceServer,
     },
 };
 use weft_role::{
@@ -41,6 +43,7 @@ use weft_tls::{BindError, Listener};
 
 use crate::{as_of::AsOfLayer, auth::Guard, deliveries::Deliveries, options::AdminOptions};
 
+mod alerts;
 mod audit;
 mod catalog;
 mod close_item;
@@ -57,9 +60,11 @@ mod selection;
 mod shards;
 mod stall;
 mod state;
+mod stats;
 mod tail;
 mod workflows;
 
+use alerts::{AlertOptions, Alerts};
 use audit::Audit;
 use catalog::Catalogs;
 use dead_letters::DeadLetters;
@@ -68,6 +73,8 @@ use rejected::RejectedRequests;
 use replays::Replays;
 use shards::Shards;
 use state::{LogState, State};
+use stats::StatsOfMesh;
+use stats::observe::Observer;
 use workflows::Workflows;
 
 pub use weft_role::RunError;
@@ -80,6 +87,7 @@ const SERVICES: &[&str] = &[
     <WorkflowServiceServer<Workflows> as NamedService>::NAME,
     <ReplayServiceServer<Replays> as NamedService>::NAME,
     <ShardServiceServer<Shards> as NamedService>::NAME,
+    <StatsServiceServer<StatsOfMesh> as NamedService>::NAME,
     <CatalogServiceServer<Catalogs> as NamedService>::NAME,
     <AuditServiceServer<Audit> as NamedService>::NAME,
 ];
@@ -241,6 +249,7 @@ async fn serve(
     let workflows = WorkflowServiceServer::new(Workflows::new(Arc::clone(state)));
     let replays = ReplayServiceServer::new(Replays::new(Arc::clone(state)));
     let shards = ShardServiceServer::new(Shards::new(Arc::clone(state)));
+    let stats = StatsServiceServer::new(StatsOfMesh::new(Arc::clone(state)));
     let catalog = CatalogServiceServer::new(Catalogs::new(Arc::clone(state), deliveries));
     let audit = AuditServiceServer::new(Audit::new(Arc::clone(state)));
     let reflection = || {
@@ -255,6 +264,7 @@ async fn serve(
         .add_service(workflows)
         .add_service(replays)
         .add_service(shards)
+        .add_service(stats)
         .add_service(catalog)
         .add_service(audit);
     // The descriptors are compiled in: a failure shows in every test, and costs only the reflection.
@@ -293,15 +303,28 @@ impl Opening<'_> {
             sweep_interval: SWEEP_INTERVAL,
         };
         tasks.spawn(requests::serve(catalog.clone(), layout, stop.child_token()));
-        let history = History::start(connection.clone(), layout, options, watched, stop.child_token(), tasks)
+        let history = History::start(connection.clone(), layout, options, watched.clone(), stop.child_token(), tasks)
             .await
             .map_err(|error| RunError::Folder(error.into()))?;
         tasks.spawn(reseal(catalog.clone(), stop.child_token()));
-        tasks.spawn(stall::watch(history.clone(), layout, conditions, stop.child_token()));
+        tasks.spawn(stall::watch(history.clone(), layout, conditions.clone(), stop.child_token()));
         let mut read = history.progress();
         published.send_replace(Some(history.clone()));
         let tails = Tails::new(connection.clone(), layout);
-        state.open(LogState { connection, layout, history, tails, catalog: catalog.clone() });
+        let (observations, observed) = watch::channel(None);
+        let observer =
+            Observer { connection: connection.clone(), layout, history: history.clone(), catalog: watched.clone() };
+        let alerts = Alerts {
+            connection: connection.clone(),
+            history: history.clone(),
+            catalog: watched,
+            observed: observed.clone(),
+            options: AlertOptions::of(spec),
+            conditions: conditions.clone(),
+        };
+        tasks.spawn(alerts.run(stop.child_token()));
+        tasks.spawn(observer.run(observations, stop.child_token()));
+        state.open(LogState { connection, layout, history, tails, catalog: catalog.clone(), observed });
         loop {
             progress.send_replace(read.borrow_and_update().clone());
             tokio::select! {

@@ -8,6 +8,8 @@ use weft_index::history::{AsOf, History};
 use weft_nats::{conditions::Conditions, subject::Layout};
 use weft_proto::ids::StreamSeq;
 
+use crate::metrics;
+
 /// Interval of checks, and the maximum time of a check for the history to reach the end of the log.
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Time without a commit, while the log holds more, after which the condition is set: ten times a slow batch.
@@ -46,6 +48,10 @@ pub(super) async fn watch(history: History, layout: Layout, conditions: Conditio
             sleep(INTERVAL).await;
             // Without an answer of the log the history's progress is not known.
             let Ok(as_of) = history.catch_up(&shards, INTERVAL).await else { continue };
+            metrics::history_lag(match as_of {
+                AsOf::Current => 0,
+                AsOf::Behind { messages, .. } => messages,
+            });
             let positions = history.changes().borrow().clone();
             let stalled = stall.look(positions, matches!(as_of, AsOf::Current), Instant::now());
             let text = stalled.map(|stalled| {

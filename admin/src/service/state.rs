@@ -25,6 +25,7 @@ use weft_nats::{
 };
 use weft_proto::ids::{EventId, Run, ShardId, StreamSeq};
 
+use super::stats::observe::Observed;
 use crate::{
     as_of,
     error::{Code, of_catalog, of_direct, of_history, refuse},
@@ -54,6 +55,8 @@ pub(super) struct LogState {
     /// Live streams of events, which share one reader a shard.
     pub tails: Tails,
     pub catalog: Catalog,
+    /// The newest observation of the mesh.
+    pub observed: Observed,
 }
 
 impl State {

@@ -12,3 +12,4 @@ mod listed;
 mod mesh;
 mod orders;
 mod rejected;
+mod stats;

@@ -35,7 +35,8 @@ use weft_proto::{
         self, OutcomeKind, catalog_service_client::CatalogServiceClient,
         dead_letter_service_client::DeadLetterServiceClient, event_service_client::EventServiceClient,
         outcome_record::Record, rejected_service_client::RejectedServiceClient,
-        replay_service_client::ReplayServiceClient, workflow_service_client::WorkflowServiceClient,
+        replay_service_client::ReplayServiceClient, stats_service_client::StatsServiceClient,
+        workflow_service_client::WorkflowServiceClient,
     },
 };
 pub use weft_testkit::{PATIENCE, spec};
@@ -158,6 +159,10 @@ impl Running {
 
     pub fn replays(&self) -> ReplayServiceClient<Client> {
         ReplayServiceClient::with_interceptor(self.channel(), bearer(TOKEN))
+    }
+
+    pub fn stats(&self) -> StatsServiceClient<Client> {
+        StatsServiceClient::with_interceptor(self.channel(), bearer(TOKEN))
     }
 
     pub fn rejected(&self) -> RejectedServiceClient<Client> {

@@ -7,7 +7,7 @@ use weft_nats::{
     async_nats::{self, ConnectOptions, ServerAddr, jetstream::consumer},
     connect::Connection,
     server::Server,
-    subject::{FORWARD_SUBJECTS, Layout, RETRY_QUEUE, RETRY_SUBJECT},
+    subject::{FORWARD_SUBJECTS, Layout, OWN_EVENTS_SUBJECT, RETRY_QUEUE, RETRY_SUBJECT},
 };
 use weft_proto::{
     ids::{ShardId, StreamSeq},
@@ -67,34 +67,37 @@ async fn each_role_writes_its_own_streams_and_no_others() {
     assert_eq!((snapshot.sources.len(), snapshot.keys_used["ab12cd34"].as_second()), (1, 60));
 }
 
-/// Retries are asked for by admins and answered by gateways; neither workers nor the tail user reach them.
+/// Retries, and events of the mesh's own, are asked for by admins and answered by gateways; neither workers nor the tail user
+/// reach them.
 #[tokio::test]
-async fn only_admins_ask_for_retries() {
+async fn only_admins_ask_gateways_for_events() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(options(folder.path()), CancellationToken::new()).await.unwrap();
     let users = server.users();
-    let gateway = connect(&users.gateway).await;
-    let mut requests = gateway.client().queue_subscribe(RETRY_SUBJECT, RETRY_QUEUE.to_owned()).await.unwrap();
-    gateway.client().flush().await.unwrap();
-    let others = [connect(&users.worker).await, connect(&users.tail).await];
-    let mut heard = Vec::new();
-    for other in &others {
-        heard.push(other.client().subscribe(RETRY_SUBJECT).await.unwrap());
-        publish(other, RETRY_SUBJECT).await;
-    }
-    let admin = connect(&users.admin).await;
-    let answering = async {
-        let request = requests.next().await.unwrap();
-        assert_eq!(request.payload, "by an admin", "the first that comes through");
-        gateway.client().publish(request.reply.unwrap(), "answer".into()).await.unwrap();
-    };
-    let asking = admin.client().request(RETRY_SUBJECT, "by an admin".into());
-    let (answer, ()) = tokio::join!(asking, answering);
-    assert_eq!(answer.unwrap().payload, "answer");
-    for (other, mut heard) in others.iter().zip(heard) {
-        // Behind what it would have heard.
-        publish(other, "nothing").await;
-        assert!(futures_util::FutureExt::now_or_never(heard.next()).is_none());
+    for subject in [RETRY_SUBJECT, OWN_EVENTS_SUBJECT] {
+        let gateway = connect(&users.gateway).await;
+        let mut requests = gateway.client().queue_subscribe(subject, RETRY_QUEUE.to_owned()).await.unwrap();
+        gateway.client().flush().await.unwrap();
+        let others = [connect(&users.worker).await, connect(&users.tail).await];
+        let mut heard = Vec::new();
+        for other in &others {
+            heard.push(other.client().subscribe(subject).await.unwrap());
+            publish(other, subject).await;
+        }
+        let admin = connect(&users.admin).await;
+        let answering = async {
+            let request = requests.next().await.unwrap();
+            assert_eq!(request.payload, "by an admin", "the first that comes through");
+            gateway.client().publish(request.reply.unwrap(), "answer".into()).await.unwrap();
+        };
+        let asking = admin.client().request(subject, "by an admin".into());
+        let (answer, ()) = tokio::join!(asking, answering);
+        assert_eq!(answer.unwrap().payload, "answer");
+        for (other, mut heard) in others.iter().zip(heard) {
+            // Behind what it would have heard.
+            publish(other, "nothing").await;
+            assert!(futures_util::FutureExt::now_or_never(heard.next()).is_none());
+        }
     }
 }
 

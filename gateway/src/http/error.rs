@@ -133,6 +133,44 @@ impl Code {
         }
     }
 
+    /// All of them.
+    pub const ALL: [Self; 34] = [
+        Self::BadRequest,
+        Self::HeadersTooLarge,
+        Self::NotImplemented,
+        Self::MalformedBody,
+        Self::MissingWorkflow,
+        Self::InvalidWorkflow,
+        Self::MissingType,
+        Self::MissingDeliveryId,
+        Self::BadCursor,
+        Self::BadQuery,
+        Self::SignatureMissing,
+        Self::SignatureInvalid,
+        Self::TimestampOutOfWindow,
+        Self::KeyMissing,
+        Self::KeyInvalid,
+        Self::ScopeMissing,
+        Self::OutOfScope,
+        Self::UnknownSource,
+        Self::UnknownEvent,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::RequestTimeout,
+        Self::IdReused,
+        Self::CursorExpired,
+        Self::BodyTooLarge,
+        Self::UnsupportedMediaType,
+        Self::SchemaInvalid,
+        Self::RateLimited,
+        Self::Internal,
+        Self::LogUnavailable,
+        Self::LogFull,
+        Self::Starting,
+        Self::Overloaded,
+        Self::Draining,
+    ];
+
     /// The HTTP status.
     pub const fn status(self) -> StatusCode {
         self.row().0

@@ -4,23 +4,21 @@
 //! only gateways write. So a caller of the retry can submit only requests that a sender has sent. Everything is as for a
 //! new request, except for its freshness: it was signed when it was sent.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 use weft_nats::{
-    async_nats::Message,
     connect::Connection,
     direct,
-    subject::{REJECTED_STREAM, RETRY_QUEUE, RETRY_SUBJECT},
+    subject::{REJECTED_STREAM, RETRY_SUBJECT},
 };
 use weft_proto::{
     ids::{EventId, StreamSeq},
-    v1::{Rejected, RetriedRejected, RetryEntry},
+    v1::{Rejected, RetryEntry},
 };
 
 use super::redact::REDACTED;
@@ -30,58 +28,22 @@ use crate::{
     http::error::{Code, Problem},
     http::state::Api,
     http::webhooks,
+    requests,
     sequencer::{NewEvent, Receipt},
     sources::Source,
 };
 
-/// Retries at a time. Admins ask one by one, so this bounds what a mistake of theirs costs.
-const CONCURRENCY: usize = 8;
-/// Between two tries to subscribe, which fail only when the client has ended.
-const SUBSCRIBE_RETRY: Duration = Duration::from_millis(500);
-/// Prefixes of reply subjects: a client's inbox, and the server's reply to a request of another account.
-const REPLIES: [&str; 2] = ["_INBOX", "_R_."];
 /// Prefix of webhook paths.
 const WEBHOOKS: &str = "/api/v1/webhooks/";
 
 /// Answers retries until `closing`.
 pub async fn serve(api: Arc<Api>, connection: Connection, closing: CancellationToken) {
-    let client = connection.client();
-    let requests = loop {
-        match client.queue_subscribe(RETRY_SUBJECT, RETRY_QUEUE.to_owned()).await {
-            Ok(requests) => break requests,
-            Err(error) => tracing::debug!(%error, "retries are not subscribed to"),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(SUBSCRIBE_RETRY) => {}
-            () = closing.cancelled() => return,
-        }
+    let retry = |request: Bytes| {
+        let sequence = RetryEntry::decode(request).map_or(0, |entry| entry.sequence);
+        let (api, connection) = (Arc::clone(&api), connection.clone());
+        async move { (sequence.to_string(), retry(&api, &connection, StreamSeq(sequence)).await) }
     };
-    requests
-        .take_until(closing.cancelled())
-        .for_each_concurrent(CONCURRENCY, |request| answer(&api, &connection, request))
-        .await;
-}
-
-async fn answer(api: &Api, connection: &Connection, request: Message) {
-    // An answer goes to who asked and nowhere else: neither into a stream, nor to a consumer that delivers here.
-    let Some(reply) = request.reply.filter(|reply| REPLIES.iter().any(|prefix| reply.starts_with(prefix))) else {
-        return;
-    };
-    let sequence = RetryEntry::decode(request.payload).map_or(0, |entry| entry.sequence);
-    let mut answer = RetriedRejected { id: sequence.to_string(), ..RetriedRejected::default() };
-    match retry(api, connection, StreamSeq(sequence)).await {
-        Ok(receipt) => {
-            answer.event_id = receipt.event_id.to_string();
-            answer.duplicate = receipt.duplicate;
-        }
-        Err(problem) => {
-            answer.code = problem.code().as_str().to_owned();
-            answer.detail = problem.detail().to_owned();
-        }
-    }
-    if let Err(error) = connection.client().publish(reply, answer.encode_to_vec().into()).await {
-        tracing::debug!(%error, "a retry's answer is not sent");
-    }
+    requests::serve(&connection, RETRY_SUBJECT, retry, closing).await;
 }
 
 /// Takes an entry now.

@@ -30,6 +30,7 @@ pub(super) enum StreamKind {
     Outcomes(ShardId),
     Commands(ShardId),
     DeadLetters,
+    Rejected,
 }
 
 impl StreamKind {
@@ -40,12 +41,13 @@ impl StreamKind {
             Self::Outcomes(shard) => layout.outcomes_stream(shard),
             Self::Commands(shard) => layout.commands_stream(shard),
             Self::DeadLetters => weft_nats::subject::DLQ_STREAM.into(),
+            Self::Rejected => weft_nats::subject::REJECTED_STREAM.into(),
         }
     }
 
     /// Whether a message's payload is needed for its rows.
     pub fn needs_payload(self) -> bool {
-        matches!(self, Self::Outcomes(_) | Self::Commands(_))
+        matches!(self, Self::Outcomes(_) | Self::Commands(_) | Self::Rejected)
     }
 }
 
@@ -67,6 +69,10 @@ impl Tables<'_> {
             StreamKind::Outcomes(shard) => self.apply_outcome_record(layout, shard, message),
             StreamKind::Commands(shard) => self.apply_command(shard, message),
             StreamKind::DeadLetters => self.apply_copy(layout, message),
+            StreamKind::Rejected => {
+                self.count_rejected(message);
+                Ok(())
+            }
         }
     }
 
@@ -74,6 +80,7 @@ impl Tables<'_> {
         // Head records and foreign messages have no rows.
         let Entry::Event(event) = Entry::decode(layout, message) else { return Ok(()) };
         let row = EventRow { stored_at_ms: message.stored_at.as_millisecond(), ..EventRow::of(&event) };
+        self.count_event(shard, message.seq.0, &row)?;
         let before = self.events.insert((shard.0, message.seq.0), &encode(&row)[..])?;
         let before = before.map(|row| decode::<EventRow>(row.value())).transpose()?;
         // Another event had the place before EVENTS lost a part.

@@ -113,6 +113,7 @@ impl Projector for Projection {
                 }
             }
             tables.flush()?;
+            tables.write_stats()?;
         }
         for (index, _) in touched.iter().enumerate().filter(|(_, touched)| **touched) {
             let stream = self.sources[index].stream(self.layout);

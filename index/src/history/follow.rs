@@ -49,6 +49,8 @@ enum End {
     Cancelled,
     /// The file does not fit the log.
     Rebuild(String),
+    /// REJECTED, of which only counts are kept, is another stream or was restored.
+    Reopen(String),
     /// The file could not be read or written.
     Failed(redb::Error),
 }
@@ -77,6 +79,10 @@ pub(super) async fn supervise(shared: Arc<HistoryState>, database: Database, can
             End::Rebuild(reason) => {
                 tracing::warn!(reason, "history does not fit the log and is rebuilt");
                 true
+            }
+            End::Reopen(reason) => {
+                tracing::warn!(reason, "history is opened again");
+                false
             }
             End::Failed(error) => {
                 tracing::error!(%error, "history cannot be written and is opened again");
@@ -175,12 +181,14 @@ async fn starts(shared: &HistoryState, database: &Database) -> Result<Vec<Start>
     for source in &shared.sources {
         let stream = source.stream(shared.layout);
         let transaction = redb::ReadableDatabase::begin_read(database).map_err(redb::Error::from)?;
-        let known = projection::position(&transaction, &stream)?;
+        let mut known = projection::position(&transaction, &stream)?;
         drop(transaction);
         starts.push(loop {
             shared.connection.connected().await;
             match start(shared, &stream, known.clone()).await {
                 Ok(Ok(start)) => break start,
+                // Counts of refused requests stay as they are.
+                Ok(Err(_)) if *source == StreamKind::Rejected => known = None,
                 Ok(Err(reason)) => return Err(End::Rebuild(format!("{stream}: {reason}"))),
                 Err(error) => {
                     shared.progress.send_replace(Some(format!("history: {error}")));
@@ -288,6 +296,7 @@ async fn read(shared: Arc<HistoryState>, writer: Arc<Writer<Projection>>, index:
                 next = first;
                 Change::Skip { index, first }
             }
+            Err(other) if source == StreamKind::Rejected => return End::Reopen(other.to_string()),
             Err(other @ (ReadError::Another { .. } | ReadError::Behind { .. })) => {
                 return End::Rebuild(other.to_string());
             }

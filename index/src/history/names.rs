@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use weft_catalog::Snapshot;
-use weft_nats::pattern::pattern_matches;
+use weft_nats::{event::OWN_SOURCE, pattern::pattern_matches};
 use weft_proto::{
     ids::ShardId,
     v1::{self, Subscription},
@@ -84,6 +84,7 @@ pub(super) fn open(view: &View, uids: &[(u32, Uid)]) -> Result<Vec<(ShardId, v1:
 pub(super) fn takes(subscription: &Subscription, shard: u32, seq: u64, event: &EventRow) -> bool {
     let start = subscription.starts.get(shard as usize).copied().unwrap_or(1).max(1);
     seq >= start
-        && (subscription.sources.is_empty() || subscription.sources.contains(&event.source))
+        && (subscription.sources.is_empty() && event.source != OWN_SOURCE
+            || subscription.sources.contains(&event.source))
         && subscription.types.iter().any(|pattern| pattern_matches(pattern, &event.event_type))
 }

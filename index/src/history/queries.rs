@@ -13,8 +13,13 @@ use weft_proto::{
 use super::{
     AuditCursor, AuditFilter, AuditPage, CommandItem, DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterId,
     DeadLetterPage, EventHistory, EventPage, EventQuery, EventRef, History, HistoryError, ItemProgress, LaneCursor,
-    LaneFilter, LanePage, Lost, ReceiverHistory, ReplayCursor, ReplayPage, StoredCommand, apply::StreamKind, audit,
-    dead_letters, events, lanes, list, lost, names, names::Subscriptions, receivers, replays, requests, tables::View,
+    LaneFilter, LanePage, Lost, ReceiverHistory, ReplayCursor, ReplayPage, StoredCommand,
+    apply::StreamKind,
+    audit, dead_letters, events, lanes, list, lost, names,
+    names::Subscriptions,
+    receivers, replays, requests,
+    stats::{self, Backlogs, Minutes, StatsQuery, StatsReport},
+    tables::View,
 };
 
 impl History {
@@ -339,6 +344,34 @@ impl History {
     ) -> Result<AuditPage, HistoryError> {
         let shards = self.shared.layout.shards();
         self.read(move |view, _| audit::page(view, shards, &filter, before, limit)).await
+    }
+
+    /// Sums of counts and durations over a period.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn stats(&self, query: StatsQuery) -> Result<StatsReport, HistoryError> {
+        self.read(move |view, subscriptions| stats::report(view, subscriptions, query)).await
+    }
+
+    /// Counts of sources and dead letters of subscriptions, minute by minute, in [`from`, `until`).
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn minutes(&self, from: u64, until: u64) -> Result<Minutes, HistoryError> {
+        self.read(move |view, _| stats::minutes(view, from, until)).await
+    }
+
+    /// Backlogs of subscriptions.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn backlogs(&self) -> Result<Backlogs, HistoryError> {
+        let layout = self.shared.layout;
+        self.read(move |view, subscriptions| stats::backlogs(view, subscriptions, layout)).await
     }
 
     /// The newest command to a replay.

@@ -45,6 +45,7 @@ impl Tables<'_> {
             more |= self.sweep_commands(*shard, *commands)?;
         }
         self.sweep_lanes(layout, expired, lanes)?;
+        more |= self.sweep_stats()?;
         Ok(more)
     }
 

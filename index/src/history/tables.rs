@@ -24,6 +24,9 @@
 //! | `replay_orders` | the replay's request id | unix ms and action of the newest order | COMMANDS |
 //! | `pauses` | workflow id, uid, COMMANDS sequence; of a subscription: its name, nil uid, sequence | – | COMMANDS |
 //! | `adoptions` | shard, COMMANDS sequence of the order | the last event that was kept, unix ms | OUTCOMES |
+//! | `stats_rows` | minute, kind of label, label | counts and histograms | EVENTS, OUTCOMES, REJECTED |
+//! | `stat_labels` | kind of label, label | the newest minute with it | EVENTS, OUTCOMES, REJECTED |
+//! | `stat_waiting` | shard, sequence | facts to be counted once the event is read | OUTCOMES |
 //! | `marks` | name, shard | a number | OUTCOMES, the sweep |
 //!
 //! Where two streams write the same table, either they write the same (a copy on DLQ contains the fields of its outcome), or
@@ -35,6 +38,7 @@ use weft_proto::v1;
 
 use super::{
     bits::SEGMENT_SEQUENCES,
+    stats::batch::Batch,
     terms::{Changes, Terms},
 };
 
@@ -69,6 +73,9 @@ pub(super) const CHECKPOINT: &str = "checkpoint";
 /// When that was stored, in unix milliseconds.
 pub(super) const CHECKPOINT_AT: &str = "checkpoint at";
 
+const STAT_LABELS: TableDefinition<(u8, &str), u64> = TableDefinition::new("stat_labels");
+const STAT_WAITING: TableDefinition<(u32, u64), Row> = TableDefinition::new("stat_waiting");
+
 macro_rules! tables {
     ($($field:ident, $constant:ident, $name:literal: $key:ty => $value:ty;)*) => {
         $(pub(super) const $constant: TableDefinition<$key, $value> = TableDefinition::new($name);)*
@@ -78,12 +85,21 @@ macro_rules! tables {
             $(pub $field: Table<'t, $key, $value>,)*
             /// Changes of the index that [`Tables::flush`] writes.
             pub changes: Changes,
+            /// Counts that are not written yet.
+            pub stats: Batch,
+            pub stat_labels: Table<'t, (u8, &'static str), u64>,
+            pub stat_waiting: Table<'t, (u32, u64), Row>,
         }
 
         impl<'t> Tables<'t> {
             /// Opens all tables, and creates missing ones.
             pub fn open(transaction: &'t WriteTransaction) -> Result<Self, redb::Error> {
-                Ok(Self { $($field: transaction.open_table($constant)?,)* changes: Changes::default() })
+                Ok(Self { $($field: transaction.open_table($constant)?,)*
+                    changes: Changes::default(),
+                    stats: Batch::default(),
+                    stat_labels: transaction.open_table(STAT_LABELS)?,
+                    stat_waiting: transaction.open_table(STAT_WAITING)?,
+                })
             }
         }
 
@@ -124,6 +140,7 @@ tables! {
     replays, REPLAYS, "replays": (i64, &'static str) => ();
     replay_orders, REPLAY_ORDERS, "replay_orders": &'static str => (i64, i32);
     pauses, PAUSES, "pauses": (&'static str, Bytes16, u64) => ();
+    stats_rows, STATS_ROWS, "stats": (u64, u8, &'static str) => Row;
     marks, MARKS, "marks": (&'static str, u32) => u64;
 }
 

@@ -37,6 +37,7 @@ mod expired;
 mod letters;
 mod listed;
 mod restored;
+mod stats;
 mod waiting;
 
 const LAYOUT: Layout = Layout::new(1);

@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use weft_proto::ids::ShardId;
 
 use crate::subject::{
-    CATALOG_BUCKET, DLQ_STREAM, FORWARD_SUBJECTS, LEASES_BUCKET, Layout, PAUSE_REQUESTS, REJECTED_STREAM,
-    RETRY_SUBJECT, ROOM_REQUESTS, TAIL_REQUESTS, TRIM_REQUESTS, bucket_stream,
+    CATALOG_BUCKET, DLQ_STREAM, FORWARD_SUBJECTS, LEASES_BUCKET, Layout, OWN_EVENTS_SUBJECT, PAUSE_REQUESTS,
+    REJECTED_STREAM, RETRY_SUBJECT, ROOM_REQUESTS, TAIL_REQUESTS, TRIM_REQUESTS, bucket_stream,
 };
 
 use self::imports::{Answers, At, Import, Imports};
@@ -231,7 +231,7 @@ fn permissions(role: Role, imports: &Imports) -> Value {
         Role::Gateway => {
             // Gateways hand each other events; all of them are in this account, and nothing else is.
             publish.insert(FORWARD_SUBJECTS);
-            subscribe.extend([FORWARD_SUBJECTS, RETRY_SUBJECT]);
+            subscribe.extend([FORWARD_SUBJECTS, RETRY_SUBJECT, OWN_EVENTS_SUBJECT]);
         }
         Role::Admin => subscribe.extend([ROOM_REQUESTS, TRIM_REQUESTS, PAUSE_REQUESTS, tail_requests.as_str()]),
         // Mapped to the other prefix.

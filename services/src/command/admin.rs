@@ -16,7 +16,8 @@ use weft_proto::v1::{
     audit_service_client::AuditServiceClient, catalog_service_client::CatalogServiceClient,
     dead_letter_service_client::DeadLetterServiceClient, event_service_client::EventServiceClient,
     rejected_service_client::RejectedServiceClient, replay_service_client::ReplayServiceClient,
-    shard_service_client::ShardServiceClient, workflow_service_client::WorkflowServiceClient,
+    shard_service_client::ShardServiceClient, stats_service_client::StatsServiceClient,
+    workflow_service_client::WorkflowServiceClient,
 };
 
 use super::lag::LagChannel;
@@ -162,6 +163,11 @@ impl AdminClient {
     /// The replay service.
     pub fn replays(&self) -> ReplayServiceClient<LagChannel> {
         ReplayServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// The stats service.
+    pub fn stats(&self) -> StatsServiceClient<LagChannel> {
+        StatsServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// A request with the token.

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, time::Duration};
 use bytesize::ByteSize;
 use weft_catalog::{validate_source, validate_subscription};
 use weft_gateway::options::DRAIN_DELAY_MAX;
-use weft_nats::options::Span;
+use weft_nats::{event::OWN_SOURCE, options::Span};
 use weft_proto::{
     ids::SubscriptionUid,
     v1::{Source, Subscription},
@@ -137,7 +137,8 @@ fn check_catalog(config: &Config) -> Result<(), Problem> {
         validate_subscription(&created).map_err(|problem| (path.clone(), problem))?;
         // A misspelt source would be a subscription that waits for ever.
         let sources = &config.catalog.sources;
-        let unknown = value.sources.iter().find(|name| !sources.iter().any(|source| source.name == **name));
+        let is_known = |name: &String| name == OWN_SOURCE || sources.iter().any(|source| source.name == *name);
+        let unknown = value.sources.iter().find(|name| !is_known(name));
         if let (Some(name), false) = (unknown, sources.is_empty()) {
             return Err((path.key("sources"), format!("{name:?} is not a [[source]] of this file")));
         }

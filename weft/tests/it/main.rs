@@ -1,5 +1,6 @@
 //! The binary as a process: what it says when it cannot start, and what it does when it can.
 
+mod alerts;
 mod apply;
 mod bodies;
 mod catalog;
@@ -16,6 +17,7 @@ mod jetstream;
 mod listen;
 mod load;
 mod mesh;
+mod metrics;
 mod nats_config;
 mod notices;
 mod operator;

@@ -4,11 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::task::JoinError;
 use weft_nats::event::StoredEvent;
+use weft_proto::ids::Run;
 
 use super::{Driver, DriverError, aborted};
 use crate::{
     destination::{Delivery, NotSent},
-    lane::{AttemptEnd, AttemptId, AttemptResult, Input, LanePrevious, Work},
+    lane::{AttemptEnd, AttemptId, Input, LanePrevious, Work},
 };
 
 /// An attempt and its end.
@@ -55,8 +56,18 @@ impl Driver {
         }
         let destinations = Arc::clone(&self.context.destinations);
         let filters = self.lanes.filters(uid);
+        let name = self.subscriptions.get(&uid).map(|compiled| compiled.subscription.value.name.clone());
+        let name = name.unwrap_or_default();
         // Reported by `on_attempt_finished`; ends with the shard.
-        self.attempts.spawn(async move { (id, destinations.deliver_batch(&deliveries, filters.as_deref()).await) });
+        self.attempts.spawn(async move {
+            let ends = destinations.deliver_batch(&deliveries, filters.as_deref()).await;
+            for (delivery, end) in deliveries.iter().zip(ends.iter().flatten()) {
+                let received_at = (delivery.run == Run::LIVE).then_some(delivery.event.event.received_at);
+                let since = received_at.map(|at| delivery.clock.now().duration_since(at));
+                crate::metrics::attempt_ended(&name, end, since);
+            }
+            (id, ends)
+        });
         Ok(())
     }
 
@@ -76,10 +87,6 @@ impl Driver {
         // Also where the lease was renewed in the meantime: the attempt was not made, so it has no end to report.
         let mut ends = ends.map_err(|NotSent| DriverError::LeaseLost)?;
         self.set_lanes_clock(&mut ends);
-        // An attempt of several events ends as the last of them does.
-        if let Some(end) = ends.last().filter(|end| end.result != AttemptResult::Held) {
-            crate::metrics::attempt_ended(end);
-        }
         self.handle(Input::AttemptFinished { attempt, ends })
     }
 

@@ -155,6 +155,7 @@ impl Driver {
             // The catalog's start may lie in a part of EVENTS that was lost.
             matcher.start = matcher.start.min(StreamSeq(known.from));
         }
+        crate::metrics::subscription_known(self.shard, &subscription.value.name);
         Some(CompiledSubscription { matcher, subscription: subscription.clone() })
     }
 

@@ -305,7 +305,9 @@ impl Driver {
             self.copier.add(position, &commit, Vec::new());
             return Ok(());
         };
-        metrics::counter!(crate::metrics::OUTCOMES).increment(commit.outcomes.len() as u64);
+        crate::metrics::outcomes_committed(&commit.outcomes, |uid| {
+            self.subscriptions.get(&uid).map(|compiled| compiled.subscription.value.name.as_str())
+        });
         self.copier.add(position, &commit, pending.dead);
         self.handle(Input::CommitStored { number: pending.number })
     }

@@ -190,6 +190,7 @@ impl Driver {
         let events = reader(&context, stream, &format!("events-{shard}"), known.events.clone());
         let stream = context.layout.commands_stream(shard);
         let commands = reader(&context, stream, &format!("commands-{shard}"), known.commands.clone());
+        crate::metrics::shard_owned(shard);
         let receivers = Receivers::new(shard, context.conditions.clone());
         let backfills = Backfills::new(log.clone(), &restored.subscriptions);
         let clock = lane_clock(&context.connection);

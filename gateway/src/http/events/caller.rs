@@ -1,7 +1,7 @@
 //! The caller of the events API and its rights.
 
 use weft_catalog::keys::Grant;
-use weft_nats::envelope;
+use weft_nats::{envelope, event::OWN_SOURCE};
 use weft_schema::pointer;
 
 use super::Draft;
@@ -40,6 +40,10 @@ impl<'a> Caller<'a> {
             return Err(Problem::new(Code::MalformedBody, detail));
         }
         let event = draft.check(webhooks::now(), Verified::of_key(self.grant.operator()).by())?;
+        if event.source == OWN_SOURCE {
+            let detail = "the source is that of the mesh's own events; name another";
+            return Err(Problem::new(Code::OutOfScope, detail));
+        }
         // The ids of a source's events are derived from its name: a caller that may use the name could take its ids.
         match self.api.sources.get(&event.source) {
             Err(LookupError::Unknown) => {}

@@ -306,7 +306,7 @@ fn a_caller_sends_what_its_key_allows() {
         caller(&api, &[("authorization", &format!("Bearer {LIMITED}"))]).admit(plain::read(&body)?)
     };
     assert_eq!(send(true, "orders", "order-1").unwrap().verified_by, "api_key/abcd1234");
-    for (source, workflow) in [("orders", "cart-1"), ("api", "order-1"), ("shop", "order-1")] {
+    for (source, workflow) in [("orders", "cart-1"), ("api", "order-1"), ("shop", "order-1"), ("weft", "order-1")] {
         assert_eq!(send(true, source, workflow).unwrap_err().code(), Code::OutOfScope, "{source} {workflow}");
     }
     assert_eq!(send(false, "orders", "order-1").unwrap_err().code(), Code::Starting);

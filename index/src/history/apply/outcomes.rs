@@ -113,6 +113,7 @@ impl Tables<'_> {
         if kind != OutcomeKind::DeadLettered && self.is_swept(shard, seq, run)? {
             return Ok(());
         }
+        self.count_outcome(shard, &outcome)?;
         if run == 0 && uid != UID_MIN {
             self.settle_lane(&uid, &outcome)?;
         }
@@ -137,6 +138,7 @@ impl Tables<'_> {
         if self.is_swept(shard, attempt.sequence, attempt.run)? {
             return Ok(());
         }
+        self.count_attempt(shard, &attempt)?;
         let key = (shard.0, attempt.sequence, &uid, attempt.run);
         let mut row = self.delivery(key, &attempt.event_id, at_ms)?;
         row.attempts = row.attempts.max(attempt.number);

@@ -1,0 +1,135 @@
+//! The present state of the mesh, read every few seconds: backlogs, receivers, streams. Answers and metrics share it.
+
+use std::{collections::BTreeSet, mem, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio::{sync::watch, time::sleep};
+use tokio_util::sync::CancellationToken;
+use weft_catalog::Snapshot;
+use weft_index::history::{
+    History, ReceiverHistory,
+    stats::{Backlog, Backlogs},
+};
+use weft_nats::{
+    connect::Connection,
+    streams::{self, EnsureError, Usage},
+    subject::{DLQ_STREAM, Layout, REJECTED_STREAM},
+};
+use weft_proto::{
+    ids::{ShardId, StreamSeq, SubscriptionUid},
+    v1,
+};
+
+use crate::metrics;
+
+/// Interval of observations: a backlog of 100,000 lanes takes a second to read.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// The mesh at one moment.
+#[derive(Debug, Clone)]
+pub(crate) struct Observation {
+    /// When it was made, by the log server's clock.
+    pub at: Timestamp,
+    /// The backlogs.
+    pub backlogs: Backlogs,
+    /// Receivers that are away or held.
+    pub receivers: Vec<ReceiverHistory>,
+    /// The streams of the log.
+    pub streams: Vec<StreamState>,
+    /// Subscriptions that are missing from the catalog without a removal.
+    pub orphaned: Vec<(ShardId, v1::SubscriptionState)>,
+}
+
+/// A stream at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StreamState {
+    pub name: String,
+    /// Of a stream of events.
+    pub shard: Option<ShardId>,
+    pub usage: Usage,
+    pub last: StreamSeq,
+}
+
+/// The newest observation; `None` before the first.
+pub(in crate::service) type Observed = watch::Receiver<Option<Arc<Observation>>>;
+
+/// The task that observes.
+#[derive(Debug, Clone)]
+pub(in crate::service) struct Observer {
+    pub connection: Connection,
+    pub layout: Layout,
+    pub history: History,
+    pub catalog: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl Observer {
+    /// Observes until `stop`.
+    pub async fn run(self, observed: watch::Sender<Option<Arc<Observation>>>, stop: CancellationToken) {
+        let observing = async {
+            let mut names = BTreeSet::new();
+            loop {
+                match self.observe().await {
+                    Ok(observation) => {
+                        let catalog = self.catalog.borrow().clone();
+                        let before = mem::replace(&mut names, catalog.subscriptions.keys().cloned().collect());
+                        metrics::forget(before.difference(&names));
+                        record(&observation, &catalog);
+                        observed.send_replace(Some(Arc::new(observation)));
+                    }
+                    Err(problem) => tracing::debug!(problem, "the mesh cannot be observed now"),
+                }
+                sleep(INTERVAL).await;
+            }
+        };
+        tokio::select! {
+            () = observing => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    async fn observe(&self) -> Result<Observation, String> {
+        let catalog = self.catalog.borrow().clone();
+        let at = self.connection.server_clock().now();
+        let streams = self.streams().await.map_err(|error| error.to_string())?;
+        let history = async {
+            let backlogs = self.history.backlogs().await?;
+            let receivers = self.history.receivers().await?;
+            let orphaned =
+                if catalog.complete { self.history.unknown_subscriptions(&catalog).await? } else { Vec::new() };
+            Ok::<_, weft_index::history::HistoryError>((backlogs, receivers, orphaned))
+        };
+        let (backlogs, receivers, orphaned) = history.await.map_err(|error| error.to_string())?;
+        Ok(Observation { at, backlogs, receivers, streams, orphaned })
+    }
+
+    async fn streams(&self) -> Result<Vec<StreamState>, EnsureError> {
+        let layout = self.layout;
+        let sharded = layout
+            .all()
+            .flat_map(|shard| [(layout.events_stream(shard), Some(shard)), (layout.outcomes_stream(shard), None)]);
+        let mut states = Vec::new();
+        for (name, shard) in sharded.chain([(DLQ_STREAM.to_owned(), None), (REJECTED_STREAM.to_owned(), None)]) {
+            let usage = streams::usage(&self.connection, &name).await?;
+            let last = streams::state(&self.connection, &name).await?.last;
+            states.push(StreamState { name, shard, usage, last });
+        }
+        Ok(states)
+    }
+}
+
+/// Records an observation in metrics, for every subscription of the catalog.
+fn record(observation: &Observation, catalog: &Snapshot) {
+    let none = Backlog::default();
+    for (name, subscription) in &catalog.subscriptions {
+        let uid = SubscriptionUid::from_slice(&subscription.value.uid);
+        let backlog = uid.and_then(|uid| observation.backlogs.subscriptions.get(&uid)).unwrap_or(&none);
+        metrics::backlog(name, backlog, observation.at);
+    }
+    for stream in &observation.streams {
+        metrics::stream(&stream.name, stream.usage.bytes, stream.usage.bytes_max.unwrap_or(0));
+        if let Some(shard) = stream.shard {
+            let matched = observation.backlogs.matched.get(&shard).map_or(0, |matched| matched.0);
+            metrics::unmatched(shard, stream.last.0.saturating_sub(matched));
+        }
+    }
+}

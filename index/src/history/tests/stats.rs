@@ -1,0 +1,128 @@
+//! Counts and durations by minute.
+
+use super::*;
+use crate::history::stats::{self, Counts, KEPT_MINUTES, OTHER, StatsQuery, StatsReport};
+
+const ALL: StatsQuery = StatsQuery { from: 0, until: u64::MAX, step: u64::MAX };
+
+fn report(index: &Index) -> StatsReport {
+    stats::report(&index.view(), &Subscriptions::of(&Snapshot::default()), ALL).unwrap()
+}
+
+fn apply(index: &Index, messages: &[(StreamKind, Stored)]) {
+    index.write(|tables| {
+        for (source, message) in messages {
+            tables.apply(LAYOUT, *source, message).unwrap();
+        }
+        tables.write_stats().unwrap();
+    });
+}
+
+fn rejected(seq: u64, source: &str, code: &str) -> (StreamKind, Stored) {
+    let entry = v1::Rejected { source: source.into(), code: code.into(), ..Default::default() };
+    (StreamKind::Rejected, stored(seq, format!("rejected.{source}"), Headers::default(), entry.encode_to_vec()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// Each fact is counted once, in any order of the streams.
+    #[test]
+    fn counts_do_not_depend_on_the_order_of_the_streams(order in proptest::collection::vec(0usize..4, 0..14)) {
+        let index = Index::new();
+        // One message a transaction: facts wait in the file.
+        for message in interleave(story(), &order) {
+            apply(&index, &[message]);
+        }
+        let report = report(&index);
+        let expected = Counts {
+            accepted: 4, delivered: 2, dead_lettered: 3, unrouted: 1, attempts: 4, retried: 1, failed: 4,
+            ..Counts::default()
+        };
+        prop_assert_eq!(report.total.counts, expected);
+        prop_assert_eq!(report.sources.into_iter().collect::<Vec<_>>(), [("shop".to_owned(), expected)]);
+        let of_billing = Counts { accepted: 0, unrouted: 0, ..expected };
+        let (name, billing) = &report.subscriptions[&Some(BILLING)];
+        prop_assert_eq!((name.as_str(), billing.counts), ("billing", of_billing));
+        prop_assert_eq!(report.total.latencies.accept.count(), 4);
+        prop_assert_eq!(billing.latencies.total.count(), 1, "of live deliveries only");
+    }
+}
+
+#[test]
+fn refused_requests_are_counted_by_code_and_source() {
+    let index = Index::new();
+    apply(
+        &index,
+        &[
+            rejected(1, "shop", "signature_invalid"),
+            rejected(2, "shop", "missing_type"),
+            rejected(3, "ci", "missing_type"),
+        ],
+    );
+    let report = report(&index);
+    assert_eq!(report.codes, [("missing_type".to_owned(), 2), ("signature_invalid".to_owned(), 1)].into());
+    assert_eq!((report.total.counts.rejected, report.sources["shop"].rejected), (3, 2));
+}
+
+/// Senders choose types: the first have separate rows, the rest share one.
+#[test]
+fn the_number_of_labels_is_bounded() {
+    let index = Index::new();
+    let of_type = |number: u64| {
+        let event = Event { event_type: format!("type-{number:03}"), ..event(number) };
+        let outgoing = event.encode(LAYOUT);
+        (StreamKind::Events(SHARD), stored(number, outgoing.subject, outgoing.headers, outgoing.payload.to_vec()))
+    };
+    for number in 1..=60 {
+        apply(&index, &[of_type(number)]);
+    }
+    apply(&index, &[of_type(1)]);
+    let types = report(&index).types;
+    assert_eq!(types.len(), 51);
+    assert_eq!((types["type-001"].accepted, types[OTHER].accepted), (2, 10));
+}
+
+#[test]
+fn minutes_leave_after_eight_days() {
+    let index = Index::new();
+    let late = |seq, minute: i64| {
+        let (kind, message) = rejected(seq, "shop", "missing_type");
+        (kind, Stored { stored_at: Timestamp::from_second(minute * 60).unwrap(), ..message })
+    };
+    let kept = i64::try_from(KEPT_MINUTES).unwrap();
+    apply(&index, &[late(1, 10), late(2, 11), late(3, 11 + kept)]);
+    assert_eq!(report(&index).total.counts.rejected, 3);
+    let expired = Expired { firsts: Vec::new(), dead_before_ms: 0 };
+    index.write(|tables| tables.sweep(LAYOUT, &expired, &mut LaneCursor::default()).unwrap());
+    assert_eq!(report(&index).total.counts.rejected, 2);
+}
+
+/// Numbers in a workflow are contiguous, so the ends of a lane say how many events wait in it.
+#[test]
+fn a_backlog_counts_the_events_of_lanes_and_knows_the_oldest() {
+    let index = Index::new();
+    apply(&index, &event_messages(1..=9));
+    let blocked = v1::Lane { attempts: 1, ..lane(BILLING, 3, 9, v1::LaneState::Blocked) };
+    let own = v1::SubscriptionChange {
+        change: Some(v1::subscription_change::Change::Detached(v1::Detached { next: 5 })),
+        ..opened(AUDIT, "audit")
+    };
+    let commit_of = v1::Commit {
+        cursor: 9,
+        subscriptions: vec![opened(BILLING, "billing"), opened(AUDIT, "audit"), own],
+        lanes: vec![blocked],
+        ..Default::default()
+    };
+    apply(&index, &outcomes([commit(1, commit_of)]));
+    let mut catalog = catalog("*", false);
+    let audit = v1::Subscription { uid: AUDIT.to_vec(), name: "audit".into(), ..Default::default() };
+    catalog.subscriptions.insert("audit".into(), Revised { revision: 1, value: Arc::new(audit) });
+    let backlogs = stats::backlogs(&index.view(), &Subscriptions::of(&catalog), LAYOUT).unwrap();
+    let billing = &backlogs.subscriptions[&BILLING];
+    assert_eq!((billing.events, billing.is_bound, billing.blocked), (7, false, 1));
+    assert_eq!(billing.oldest_ms, Some(3_000));
+    let audit = &backlogs.subscriptions[&AUDIT];
+    assert_eq!((audit.events, audit.is_bound, audit.oldest_ms), (5, true, Some(5_000)), "at most what it has not read");
+    assert_eq!(backlogs.matched[&SHARD], StreamSeq(9));
+}
